@@ -1,0 +1,157 @@
+//! SPIFFE identities: `spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/ACCOUNT`.
+//!
+//! The form is that of the SPIFFE ID standard (section 2), with the path that meshes on Kubernetes use. A service's
+//! account bears the service's name.
+
+use std::{fmt, str::FromStr, sync::Arc};
+
+use crate::names::{NameError, ServiceName, is_label};
+
+/// The namespace and account of the control plane.
+const CONTROL: (&str, &str) = ("weft", "control");
+
+/// The name of a trust domain: what shares roots of trust.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct TrustDomain(Arc<str>);
+
+/// Who a workload is.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct SpiffeId {
+    trust_domain: TrustDomain,
+    service: ServiceName,
+}
+
+/// Why a text is no identity of the mesh.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum IdentityError {
+    /// Not a trust domain.
+    #[error("`{0}` is not a trust domain: 1 to 255 of a-z, 0-9, ., - and _")]
+    TrustDomain(String),
+    /// Not a SPIFFE ID of the mesh's form.
+    #[error("`{0}` is not of the form spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/ACCOUNT")]
+    Shape(String),
+    /// The namespace or account is no label.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// A certificate without exactly one SPIFFE ID.
+    #[error("the certificate has {0} URI names; an SVID has exactly one")]
+    UriNames(usize),
+    /// Bytes that are no certificate.
+    #[error("not an X.509 certificate: {0}")]
+    Certificate(String),
+}
+
+impl FromStr for TrustDomain {
+    type Err = IdentityError;
+
+    fn from_str(text: &str) -> Result<Self, IdentityError> {
+        let is_valid = (1..=255).contains(&text.len())
+            && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b".-_".contains(&b));
+        if is_valid { Ok(Self(text.into())) } else { Err(IdentityError::TrustDomain(text.to_owned())) }
+    }
+}
+
+impl fmt::Display for TrustDomain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl TrustDomain {
+    /// `weft.local`
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl SpiffeId {
+    /// The identity of a service's workloads.
+    pub fn of_service(trust_domain: &TrustDomain, service: &ServiceName) -> Self {
+        Self { trust_domain: trust_domain.clone(), service: service.clone() }
+    }
+
+    /// The identity of the control plane.
+    pub fn of_control_plane(trust_domain: &TrustDomain) -> Self {
+        let service = ServiceName::new(CONTROL.1, CONTROL.0).expect("both are labels");
+        Self { trust_domain: trust_domain.clone(), service }
+    }
+
+    /// The identity in an SVID: its one URI name.
+    ///
+    /// # Errors
+    /// Not a certificate, not exactly one URI name, or a name of another form.
+    pub fn of_certificate(der: &[u8]) -> Result<Self, IdentityError> {
+        use x509_parser::{extensions::GeneralName, prelude::FromDer};
+        let invalid = |e: &dyn fmt::Display| IdentityError::Certificate(e.to_string());
+        let (_, certificate) = x509_parser::certificate::X509Certificate::from_der(der).map_err(|e| invalid(&e))?;
+        let names = certificate.subject_alternative_name().map_err(|e| invalid(&e))?;
+        let uris: Vec<&str> = names
+            .iter()
+            .flat_map(|names| &names.value.general_names)
+            .filter_map(|name| if let GeneralName::URI(uri) = name { Some(*uri) } else { None })
+            .collect();
+        match uris[..] {
+            [uri] => uri.parse(),
+            _ => Err(IdentityError::UriNames(uris.len())),
+        }
+    }
+
+    /// The trust domain.
+    pub fn trust_domain(&self) -> &TrustDomain {
+        &self.trust_domain
+    }
+
+    /// The service whose workloads bear this identity.
+    pub fn service(&self) -> &ServiceName {
+        &self.service
+    }
+}
+
+impl FromStr for SpiffeId {
+    type Err = IdentityError;
+
+    fn from_str(text: &str) -> Result<Self, IdentityError> {
+        let shape = || IdentityError::Shape(text.to_owned());
+        let (domain, path) = text.strip_prefix("spiffe://").and_then(|t| t.split_once('/')).ok_or_else(shape)?;
+        let parts: Vec<&str> = path.split('/').collect();
+        let ["ns", namespace, "sa", account] = parts[..] else { return Err(shape()) };
+        if !is_label(namespace) || !is_label(account) {
+            return Err(shape());
+        }
+        Ok(Self { trust_domain: domain.parse()?, service: ServiceName::new(account, namespace)? })
+    }
+}
+
+impl fmt::Display for SpiffeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { trust_domain, service } = self;
+        write!(f, "spiffe://{trust_domain}/ns/{}/sa/{}", service.namespace(), service.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_identity_reads_as_it_is_written() {
+        let id: SpiffeId = "spiffe://weft.local/ns/shop/sa/users".parse().unwrap();
+        assert_eq!(id.to_string(), "spiffe://weft.local/ns/shop/sa/users");
+        assert_eq!(id.service().as_str(), "users.shop");
+    }
+
+    #[test]
+    fn other_forms_are_refused() {
+        for text in [
+            "",
+            "https://weft.local/ns/shop/sa/users",
+            "spiffe://weft.local/ns/shop/sa/users/",
+            "spiffe://weft.local/ns//sa/users",
+            "spiffe://Weft.local/ns/shop/sa/users",
+            "spiffe://weft.local/ns/shop/sa/users?x",
+            "spiffe:///ns/shop/sa/users",
+        ] {
+            assert!(text.parse::<SpiffeId>().is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! The one table of limits: whatever can grow has a bound here, with its reason.
+
+use std::time::Duration;
+
+/// A row of the table, for the docs and the admin page.
+#[derive(Debug, Clone, Copy)]
+pub struct Limit {
+    /// The constant's name.
+    pub name: &'static str,
+    /// Its value with its unit.
+    pub value: &'static str,
+    /// What is bounded, why there, and what happens at the bound.
+    pub why: &'static str,
+}
+
+macro_rules! limits {
+    ($($name:ident: $type:ty = $value:expr, $why:literal;)*) => {
+        $(#[doc = $why] pub const $name: $type = $value;)*
+
+        /// Every limit.
+        pub const ALL: &[Limit] =
+            &[$(Limit { name: stringify!($name), value: stringify!($value), why: $why },)*];
+    };
+}
+
+limits! {
+    STREAMS_PER_CONNECTION: u32 = 1_000,
+        "Calls at once on a connection that a sidecar accepts; a client that knows HTTP/2 waits or opens another.";
+    CONNECTIONS_PER_ENDPOINT: usize = 8,
+        "Connections that one worker opens to one endpoint when the peer's stream limit is reached; past it a call \
+         is answered `overloaded`.";
+    CALLS_IN_FLIGHT: usize = 20_000,
+        "Calls at once through a worker's outbound or inbound side; past it a call is answered `overloaded`.";
+    CONNECTIONS_PER_LISTENER: usize = 20_000,
+        "Connections at once on one listener of a worker; past it a new one is closed at once and counted.";
+    HEADER_LIST_BYTES: u32 = 64 * 1024,
+        "Size of a header list as RFC 9113, section 6.5.2, counts it; a longer one is refused with 431 or a reset.";
+    STREAM_WINDOW_BYTES: u32 = 256 * 1024,
+        "What one call may have under way before its reader has taken it: bounds the memory of a slow reader.";
+    CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024,
+        "What all calls of a connection may have under way.";
+    SEND_BUFFER_BYTES: usize = 256 * 1024,
+        "What one stream may have buffered for sending; past it its body is not read further.";
+    MAX_FRAME_BYTES: u32 = 16 * 1024,
+        "The largest HTTP/2 frame that is accepted: the protocol's own default.";
+    LOCAL_RESETS: usize = 1_024,
+        "Streams that a peer's protocol errors may make us reset before its connection ends (RUSTSEC-2024-0003).";
+    RESETS_PENDING_ACCEPT: usize = 256,
+        "Streams that a client has reset before we took them before its connection ends (CVE-2023-44487).";
+    RESET_STREAMS_KEPT: usize = 64,
+        "Streams that are remembered after we reset them, to tell late frames from errors.";
+    REPLAY_BYTES_PER_CALL: usize = 64 * 1024,
+        "Request body kept so that a call can be sent again; a longer one is not tried again.";
+    REPLAY_BYTES: usize = 16 * 1024 * 1024,
+        "Request bodies kept by a worker for all calls; past it calls are not tried again.";
+    TRIES: u32 = 2,
+        "How often a call is sent at most.";
+    DETECT_TIMEOUT: Duration = Duration::from_secs(10),
+        "For a client's first bytes and HTTP/1.1 head; then its connection is closed.";
+    HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5),
+        "For a TLS handshake with its certificate checks, either side.";
+    CONNECT_TIMEOUT: Duration = Duration::from_secs(1),
+        "For a TCP connection to an endpoint or the local service: the mesh is near.";
+    DISCOVERY_WAIT: Duration = Duration::from_secs(3),
+        "How long a call waits for the first snapshot of its service.";
+    DISCOVERY_QUEUE: usize = 1_024,
+        "Questions of workers to discovery that wait; past it a call is answered `overloaded`.";
+    SERVICES_WATCHED: usize = 10_000,
+        "Services that one sidecar, or one watch stream, follows; past it a new one is refused.";
+    WATCH_QUEUE: usize = 256,
+        "Changes that wait for a slow watcher; past it they are dropped for one fresh snapshot.";
+    WATCH_IDLE: Duration = Duration::from_secs(600),
+        "A service that was not called for so long is no longer watched.";
+    HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5),
+        "How often a sidecar says that it lives.";
+    ENDPOINT_EXPIRY: Duration = Duration::from_secs(90),
+        "An endpoint of which nothing was heard for so long is gone.";
+    SETTLING_TIME: Duration = Duration::from_secs(10),
+        "For so long after its start the control plane says nothing is complete: announcements are still coming in.";
+    CONTROL_MESSAGE_BYTES: usize = 8 * 1024 * 1024,
+        "The largest message between sidecar and control plane; descriptor sets are what is large.";
+    SPANS_QUEUED: usize = 8_192,
+        "Spans that wait for export; past it they are dropped and counted.";
+    METRIC_SERIES: usize = 10_000,
+        "Rows of calls that a sidecar's metrics hold; past it a call is counted under `_other`.";
+    HEALTH_CHECK_TIMEOUT: Duration = Duration::from_secs(1),
+        "For one health check of the local service.";
+    HEALTH_CHECK_INTERVAL: Duration = Duration::from_secs(1),
+        "Between two health checks of the local service; a broken connection makes one at once.";
+    SVID_LIFE: Duration = Duration::from_secs(24 * 3600),
+        "The life of a workload's certificate; it is renewed at two thirds of it.";
+    KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5),
+        "Between two PINGs on a connection to the control plane.";
+    KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5),
+        "For the answer to a PING; then the connection is dead.";
+    TRACES_KEPT: usize = 2_000,
+        "Traces in the built-in store; past it the one that began to arrive first makes room.";
+    SPANS_PER_TRACE: usize = 2_000,
+        "Spans of one trace in the built-in store; past it a span is refused, which its exporter is told.";
+    TRACE_STORE_BYTES: usize = 64 * 1024 * 1024,
+        "Memory of all spans in the built-in store; past it the trace that began to arrive first makes room.";
+    SPAN_NAME_BYTES: usize = 256,
+        "A span's, service's, event's or attribute's name in the built-in store; a longer one is cut.";
+    SPAN_VALUE_BYTES: usize = 4 * 1024,
+        "One value of an attribute in the built-in store; a longer one is cut.";
+    SPAN_ATTRIBUTES: usize = 64,
+        "Attributes of one span, event, link or resource in the built-in store; more are dropped and counted.";
+    SPAN_EVENTS: usize = 64,
+        "Events, and likewise links, of one span in the built-in store; more are dropped and counted.";
+    OTLP_MESSAGE_BYTES: usize = 4 * 1024 * 1024,
+        "One export of spans as the built-in store takes it; a larger one is refused with RESOURCE_EXHAUSTED.";
+    DASHBOARD_CONNECTIONS: usize = 512,
+        "Connections of browsers and span exporters to the dashboard; past it a new one is closed at once.";
+    DASHBOARD_STREAMS: u32 = 64,
+        "Requests at once on one HTTP/2 connection to the dashboard; a client waits or opens another.";
+    DASHBOARD_HEADER_BYTES: u32 = 16 * 1024,
+        "A request's head at the dashboard; a longer one is refused.";
+    DASHBOARD_TIMEOUT: Duration = Duration::from_secs(10),
+        "For a client's first bytes, a request's head and a whole request at the dashboard, and for open ones at stop.";
+    IDLE_CONNECTION: Duration = Duration::from_secs(300),
+        "A connection to an endpoint on which nothing ran for so long is closed.";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_limit_says_why() {
+        for limit in ALL {
+            assert!(limit.why.len() > 20, "{}", limit.name);
+        }
+    }
+}

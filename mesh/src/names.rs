@@ -1,0 +1,186 @@
+//! The names of the mesh: services, the headers it reads and writes, the ports of its parts.
+
+use std::{fmt, net::IpAddr, sync::Arc};
+
+/// Headers that have a meaning to the mesh, all in lower case.
+pub mod header {
+    /// Request: the service asked for, above all else that could name one. Removed on the way.
+    pub const SERVICE: &str = "x-weft-service";
+    /// Answer: the mesh made it, for this reason (see [`crate::errors::Reason`]).
+    pub const ERROR: &str = "x-weft-error";
+    /// Request, set by the inbound side: who calls, in Envoy's format. Removed when it comes from outside.
+    pub const CLIENT_CERT: &str = "x-forwarded-client-cert";
+    /// Request: an id that a service carries from call to call.
+    pub const REQUEST_ID: &str = "x-request-id";
+    /// Answer: do not try again before so many milliseconds (gRFC A6).
+    pub const PUSHBACK: &str = "grpc-retry-pushback-ms";
+}
+
+/// Default ports.
+pub mod port {
+    /// The sidecar's port for its own service's calls, on loopback.
+    pub const OUTBOUND: u16 = 15001;
+    /// The sidecar's port for calls from other sidecars.
+    pub const INBOUND: u16 = 15006;
+    /// The sidecar's admin port, on loopback.
+    pub const ADMIN: u16 = 15000;
+    /// The sidecar's metrics and probes.
+    pub const METRICS: u16 = 15020;
+    /// The control plane's gRPC port.
+    pub const CONTROL: u16 = 15010;
+    /// The dashboard, with the receiver of its trace store.
+    pub const DASHBOARD: u16 = 15080;
+}
+
+/// The namespace of a service that names none.
+pub const DEFAULT_NAMESPACE: &str = "default";
+
+/// A service of the mesh: `NAME.NAMESPACE`, each a DNS label (RFC 1123). Cheap to clone.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ServiceName {
+    full: Arc<str>,
+    name_len: u8,
+}
+
+/// Why a text is not a name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    /// Not a DNS label.
+    #[error("`{0}` is not a DNS label: 1 to 63 of a-z, 0-9 and -, no - at either end")]
+    Label(String),
+    /// Not two labels.
+    #[error("`{0}` is not a service's full name: NAME.NAMESPACE")]
+    Shape(String),
+}
+
+impl ServiceName {
+    /// A service by its two labels.
+    ///
+    /// # Errors
+    /// Either is not a DNS label.
+    pub fn new(name: &str, namespace: &str) -> Result<Self, NameError> {
+        for label in [name, namespace] {
+            if !is_label(label) {
+                return Err(NameError::Label(label.to_owned()));
+            }
+        }
+        Ok(Self { full: format!("{name}.{namespace}").into(), name_len: name.len() as u8 })
+    }
+
+    /// Reads `NAME.NAMESPACE`.
+    ///
+    /// # Errors
+    /// It has another shape.
+    pub fn parse(full: &str) -> Result<Self, NameError> {
+        let (name, namespace) = full.split_once('.').ok_or_else(|| NameError::Shape(full.to_owned()))?;
+        Self::new(name, namespace)
+    }
+
+    /// Reads `NAME` or `NAME.NAMESPACE`.
+    ///
+    /// # Errors
+    /// It has another shape.
+    pub fn parse_in(text: &str, namespace: &str) -> Result<Self, NameError> {
+        if text.contains('.') { Self::parse(text) } else { Self::new(text, namespace) }
+    }
+
+    /// The service that an HTTP authority names, if it is of a form that names one: `users`, `users.shop`,
+    /// `users.shop.svc`, `users.shop.svc.cluster.local`, each with or without a port. An IP address, `localhost` or
+    /// any other domain names none.
+    pub fn from_authority(authority: &str, namespace: &str) -> Option<Self> {
+        let host = match authority.rsplit_once(':') {
+            Some((host, port)) if !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) => host,
+            _ => authority,
+        };
+        if host.parse::<IpAddr>().is_ok() || host.starts_with('[') || host.eq_ignore_ascii_case("localhost") {
+            return None;
+        }
+        let mut labels = host.trim_end_matches('.').split('.');
+        let name = labels.next()?;
+        let namespace = labels.next().unwrap_or(namespace);
+        match (labels.next(), labels.next(), labels.next(), labels.next()) {
+            (None, ..) | (Some("svc"), None, ..) | (Some("svc"), Some("cluster"), Some("local"), None) => {
+                Self::new(name, namespace).ok()
+            }
+            _ => None,
+        }
+    }
+
+    /// `users` of `users.shop`.
+    pub fn name(&self) -> &str {
+        &self.full[..usize::from(self.name_len)]
+    }
+
+    /// `shop` of `users.shop`.
+    pub fn namespace(&self) -> &str {
+        &self.full[usize::from(self.name_len) + 1..]
+    }
+
+    /// `users.shop`
+    pub fn as_str(&self) -> &str {
+        &self.full
+    }
+}
+
+impl fmt::Display for ServiceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.full)
+    }
+}
+
+impl fmt::Debug for ServiceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.full)
+    }
+}
+
+/// Whether a text is a DNS label in lower case.
+pub fn is_label(text: &str) -> bool {
+    (1..=63).contains(&text.len())
+        && !text.starts_with('-')
+        && !text.ends_with('-')
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+}
+
+/// The candidate that someone who typed `asked` most likely meant, if any comes close.
+pub fn closest<'a>(asked: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    candidates
+        .into_iter()
+        .map(|c| (strsim::jaro_winkler(&asked.to_ascii_lowercase(), &c.to_ascii_lowercase()), c))
+        .filter(|(likeness, _)| *likeness > 0.75)
+        .max_by(|(a, _), (b, _)| a.total_cmp(b))
+        .map(|(_, c)| c)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_authority_names_a_service_only_in_the_mesh_s_forms() {
+        let of = |a: &str| ServiceName::from_authority(a, "shop").map(|s| s.to_string());
+        for a in ["users", "users:8080", "users.shop", "users.shop.svc", "users.shop.svc.cluster.local:80", "users."] {
+            assert_eq!(of(a).as_deref(), Some("users.shop"), "{a}");
+        }
+        assert_eq!(of("users.other").as_deref(), Some("users.other"));
+        for a in ["127.0.0.1:15001", "[::1]:15001", "localhost:15001", "api.example.com", "users.shop.pod", "", "a_b", "U"] {
+            assert_eq!(of(a), None, "{a}");
+        }
+    }
+
+    #[test]
+    fn the_closest_name_is_near_or_none() {
+        let known = ["users.shop", "orders.shop"];
+        assert_eq!(closest("usrs.shop", known), Some("users.shop"));
+        assert_eq!(closest("zzz", known), None);
+    }
+
+    #[test]
+    fn a_service_name_is_two_labels() {
+        let users = ServiceName::parse("users.shop").unwrap();
+        assert_eq!((users.name(), users.namespace()), ("users", "shop"));
+        assert!(ServiceName::parse("users").is_err());
+        assert!(ServiceName::parse("users.shop.svc").is_err());
+        assert!(ServiceName::new("-x", "shop").is_err());
+    }
+}
