@@ -1,0 +1,221 @@
+//! The dashboard with a made-up shop and some calls in it, to work on its pages without running a mesh:
+//! `cargo run -p weft-control --example dashboard`, then <http://127.0.0.1:15080>.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use opentelemetry_proto::tonic::{
+    collector::trace::v1::ExportTraceServiceRequest,
+    common::v1::{AnyValue, KeyValue, any_value::Value},
+    resource::v1::Resource,
+    trace::v1::{ResourceSpans, ScopeSpans, Span, Status, span},
+};
+use weft_contracts::weft::{
+    discovery::v1::{Endpoint, Health, Protocol, Service},
+    policy::v1::{Breaker, Contract, Idempotency, Method, Origin, ServicePolicy, Timeout},
+};
+use weft_control::{
+    dashboard::{Catalog, State, serve},
+    traces::Store,
+};
+
+const SERVER: i32 = 2;
+const CLIENT: i32 = 3;
+
+#[tokio::main]
+async fn main() -> std::io::Result<()> {
+    let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:15080".to_owned());
+    let store = Arc::new(Store::new());
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_nanos() as u64);
+    for (number, seconds) in [190, 95, 61, 44, 30, 12, 3].into_iter().enumerate() {
+        let at = now - Duration::from_secs(seconds).as_nanos() as u64;
+        match number % 3 {
+            2 => get(&store, number as u8 + 1, at),
+            _ => create(&store, number as u8 + 1, at, number == 4),
+        }
+    }
+    let listener = tokio::net::TcpListener::bind(&address).await?;
+    println!("http://{}", listener.local_addr()?);
+    serve(listener, State::new(store, Arc::new(Shop)), std::future::pending()).await
+}
+
+/// Where a call's spans go: one trace, ids counted up.
+struct Call<'a> {
+    store: &'a Store,
+    trace: u8,
+    at: u64,
+    next: u8,
+}
+
+impl Call<'_> {
+    /// Adds a span of (service, whether of its sidecar), microseconds after the call's beginning; gives its id.
+    fn span(&mut self, by: (&str, bool), parent: u8, kind: i32, name: &str, from: u64, to: u64) -> u8 {
+        self.span_with(by, parent, kind, name, from, to, |_| {})
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn span_with(
+        &mut self,
+        (service, sidecar): (&str, bool),
+        parent: u8,
+        kind: i32,
+        name: &str,
+        from: u64,
+        to: u64,
+        more: impl FnOnce(&mut Span),
+    ) -> u8 {
+        self.next += 1;
+        let (contract, method) = name.split_once('/').unwrap_or((name, ""));
+        let mut span = Span {
+            trace_id: vec![self.trace.wrapping_mul(37); 16],
+            span_id: vec![self.next; 8],
+            parent_span_id: if parent == 0 { Vec::new() } else { vec![parent; 8] },
+            name: name.to_owned(),
+            kind,
+            start_time_unix_nano: self.at + from * 1_000,
+            end_time_unix_nano: self.at + to * 1_000,
+            attributes: vec![
+                text("rpc.system.name", "grpc"),
+                text("rpc.service", contract),
+                text("rpc.method", method),
+                text("server.address", "127.0.0.1"),
+                KeyValue { value: Some(AnyValue { value: Some(Value::IntValue(15006)) }), ..text("server.port", "") },
+            ],
+            ..Span::default()
+        };
+        more(&mut span);
+        let component = if sidecar { "sidecar" } else { "service" };
+        let attributes = vec![
+            text("service.name", service),
+            text("service.namespace", "shop"),
+            text("weft.component", component),
+            text("service.instance.id", "3f1c9a52"),
+        ];
+        let resource = Some(Resource { attributes, ..Resource::default() });
+        let scope_spans = vec![ScopeSpans { spans: vec![span], ..ScopeSpans::default() }];
+        let spans = ResourceSpans { resource, scope_spans, ..ResourceSpans::default() };
+        self.store.export(ExportTraceServiceRequest { resource_spans: vec![spans] });
+        self.next
+    }
+
+    /// A call from one service to another through both sidecars; gives the id of the span in the service called.
+    fn hop(&mut self, from: &str, to: &str, parent: u8, name: &str, start: u64, end: u64) -> u8 {
+        let out = self.span((from, true), parent, CLIENT, name, start, end);
+        let attempt = self.span((from, true), out, CLIENT, name, start + 45, end - 30);
+        let inside = self.span((to, true), attempt, SERVER, name, start + 160, end - 120);
+        self.span((to, false), inside, SERVER, name, start + 240, end - 190)
+    }
+}
+
+fn create(store: &Store, trace: u8, at: u64, fails: bool) {
+    let mut call = Call { store, trace, at, next: 0 };
+    let name = "shop.users.v1.Users/Create";
+    let users = call.hop("keyboard", "users", 0, name, 0, 11_400);
+    let client = call.span(("users", false), users, CLIENT, "shop.auth.v1.Auth/Validate", 400, 3_300);
+    if fails {
+        let refused = |span: &mut Span| {
+            span.status =
+                Some(Status { code: 2, message: "connect to 127.0.0.1:40123: connection refused".to_owned() });
+            span.events.push(span::Event {
+                name: "exception".to_owned(),
+                time_unix_nano: span.end_time_unix_nano - 90_000,
+                attributes: vec![text("exception.type", "weft.connect"), text("exception.message", "refused")],
+                ..span::Event::default()
+            });
+            span.attributes.push(text("error.type", "UNAVAILABLE"));
+        };
+        let name = "shop.auth.v1.Auth/Validate";
+        let out = call.span_with(("users", true), client, CLIENT, name, 480, 3_200, refused);
+        call.span_with(("users", true), out, CLIENT, name, 520, 1_300, refused);
+        call.span_with(("users", true), out, CLIENT, name, 1_340, 3_100, refused);
+        // Its parent never comes.
+        call.span(("notifications", false), 200, 5, "users.created process", 5_000, 7_000);
+        return;
+    }
+    call.hop("users", "auth", client, "shop.auth.v1.Auth/Validate", 480, 3_200);
+    call.span_with(("users", false), users, 1, "store: write", 3_400, 6_900, |span| {
+        span.events.push(span::Event {
+            name: "fsync".to_owned(),
+            time_unix_nano: span.start_time_unix_nano + 1_200_000,
+            ..span::Event::default()
+        });
+    });
+    let client = call.span(("users", false), users, CLIENT, "shop.notifications.v1.Notifications/Send", 7_000, 10_700);
+    let sent = call.hop("users", "notifications", client, "shop.notifications.v1.Notifications/Send", 7_060, 10_600);
+    let link = span::Link { trace_id: vec![37; 16], span_id: vec![1; 8], ..span::Link::default() };
+    call.span_with(("notifications", false), sent, 4, "<b>mail</b> & queue", 7_500, 9_800, |span| {
+        span.links.push(link);
+        span.attributes.push(text("note", "<script>alert('from a span')</script>"));
+    });
+}
+
+fn get(store: &Store, trace: u8, at: u64) {
+    let mut call = Call { store, trace, at, next: 0 };
+    call.hop("keyboard", "products", 0, "shop.products.v1.Products/Get", 0, 1_250);
+}
+
+fn text(key: &str, value: &str) -> KeyValue {
+    let value = Some(AnyValue { value: Some(Value::StringValue(value.to_owned())) });
+    KeyValue { key: key.to_owned(), value, ..KeyValue::default() }
+}
+
+/// Five services, some of them with troubles.
+struct Shop;
+
+impl Catalog for Shop {
+    fn services(&self) -> Vec<Service> {
+        let all = ["auth", "notifications", "orders", "products", "users"];
+        all.iter().enumerate().map(|(number, name)| service(name, number)).collect()
+    }
+}
+
+fn service(name: &str, number: usize) -> Service {
+    let endpoint = |replica: usize, health: Health| Endpoint {
+        id: format!("{name}-{replica}"),
+        address: format!("127.0.0.1:{}", 40_100 + 10 * number + replica),
+        spiffe_id: format!("spiffe://weft.local/ns/shop/sa/{name}"),
+        health: health.into(),
+    };
+    let endpoints = match name {
+        "auth" => vec![endpoint(0, Health::Up), endpoint(1, Health::Down)],
+        "orders" => vec![endpoint(0, Health::Draining), endpoint(1, Health::Up)],
+        _ => vec![endpoint(0, Health::Up)],
+    };
+    let duration = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
+    let method = |name: &str, idempotency: Idempotency, timeout: Option<(i64, Origin)>| Method {
+        name: name.to_owned(),
+        server_streaming: name == "Watch",
+        idempotency: idempotency.into(),
+        timeout: timeout.map(|(seconds, origin)| Timeout { value: duration(seconds), origin: origin.into() }),
+        ..Method::default()
+    };
+    let title = name[..1].to_uppercase() + &name[1..];
+    let methods = vec![
+        method("Create", Idempotency::Unknown, Some((2, Origin::MethodOption))),
+        method("Get", Idempotency::NoSideEffects, Some((1, Origin::ServiceOption))),
+        method("Delete", Idempotency::Idempotent, Some((15, Origin::Default))),
+        method("Watch", Idempotency::Unknown, None),
+    ];
+    let breaker = Breaker {
+        consecutive_failures: 5,
+        failure_ratio: 0.5,
+        minimum_calls: 20,
+        window: duration(10),
+        open_for: duration(5),
+        probes: 1,
+        origin: if name == "users" { Origin::ServiceOption } else { Origin::Default }.into(),
+    };
+    Service {
+        name: format!("{name}.shop"),
+        protocol: Protocol::Http2.into(),
+        endpoints,
+        policy: Some(ServicePolicy {
+            contracts: vec![Contract { name: format!("shop.{name}.v1.{title}"), methods }],
+            breaker: Some(breaker),
+        }),
+        complete: true,
+        ..Service::default()
+    }
+}

@@ -1,0 +1,41 @@
+"use strict";
+
+// Links to a span open it: those of the page itself and the one it was reached by.
+const openTarget = () => {
+  const span = location.hash.startsWith("#s-") && document.getElementById(location.hash.slice(1));
+  if (span) { span.open = true; span.scrollIntoView({ block: "nearest" }); }
+};
+addEventListener("hashchange", openTarget);
+openTarget();
+
+// Keeps what is under #live as the server shows it now, unless someone is at work in it.
+const EVERY_MS = 2000, live = document.getElementById("live"), places = document.getElementById("live-switch");
+let shown = live && live.outerHTML;
+
+const busy = () => document.hidden || String(getSelection()) !== "" || live.contains(document.activeElement);
+
+const refresh = async () => {
+  const answer = await fetch(location.href, { headers: { accept: "text/html" }, signal: AbortSignal.timeout(5000) });
+  if (!answer.ok) return;
+  const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+  const fresh = page.getElementById("live");
+  if (!fresh || fresh.outerHTML === shown || busy()) return;
+  shown = fresh.outerHTML;
+  const open = [...live.querySelectorAll("details[open]")].map((details) => details.id);
+  for (const id of open) fresh.querySelector("#" + CSS.escape(id))?.setAttribute("open", "");
+  live.replaceChildren(...fresh.childNodes);
+};
+
+if (live) {
+  const label = document.createElement("label"), box = document.createElement("input");
+  box.type = "checkbox";
+  box.checked = sessionStorage.getItem("live") !== "off";
+  box.addEventListener("change", () => sessionStorage.setItem("live", box.checked ? "on" : "off"));
+  label.append(box, " live");
+  places.append(label);
+  const turn = () => {
+    const done = box.checked && !document.hidden ? refresh().catch(() => {}) : Promise.resolve();
+    done.finally(() => setTimeout(turn, EVERY_MS));
+  };
+  setTimeout(turn, EVERY_MS);
+}

@@ -1,0 +1,224 @@
+//! The HTML pages. Whatever comes from spans goes through maud, which escapes it; nothing here is marked as safe.
+
+mod overview;
+mod trace;
+mod trace_list;
+
+use std::collections::HashMap;
+
+use maud::{DOCTYPE, Markup, html};
+
+use super::format;
+use crate::traces::{Component, Counts, Summary};
+
+pub(super) use overview::overview;
+pub(super) use trace::trace;
+pub(super) use trace_list::trace_list;
+
+/// Which of the head's links is the page's own.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Tab {
+    Overview,
+    Traces,
+    None,
+}
+
+/// A whole page.
+fn page(title: &str, tab: Tab, main: Markup) -> Markup {
+    let link = |to: &str, text: &str, own: bool| {
+        html! { a href=(to) aria-current=[own.then_some("page")] { (text) } }
+    };
+    html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta name="color-scheme" content="light dark";
+                title { (title) " · weft" }
+                link rel="icon" href="/assets/weft.svg" type="image/svg+xml";
+                link rel="stylesheet" href="/assets/weft.css";
+                script src="/assets/weft.js" defer {}
+            }
+            body {
+                header.top {
+                    a.brand href="/" { img src="/assets/weft.svg" alt="" width="20" height="20"; "weft" }
+                    nav {
+                        (link("/", "Overview", tab == Tab::Overview))
+                        (link("/traces", "Traces", tab == Tab::Traces))
+                    }
+                    // Filled by the script, so that it is not there without one.
+                    span #live-switch {}
+                }
+                main { (main) }
+            }
+        }
+    }
+}
+
+/// A page that says what is wrong.
+pub(super) fn problem(title: &str, why: &str) -> Markup {
+    page(
+        title,
+        Tab::None,
+        html! {
+            section.empty {
+                h1 { (title) }
+                p { (why) }
+                p { a href="/traces" { "To the traces" } " · " a href="/" { "To the overview" } }
+            }
+        },
+    )
+}
+
+/// Why a trace is not here.
+pub(super) enum Missing {
+    /// It went to make room.
+    Evicted,
+    /// Nothing of it was seen, as far as is known.
+    NotSeen,
+    /// Such an id cannot be.
+    NotAnId,
+}
+
+/// The page of a trace that is not here.
+pub(super) fn no_trace(why: Missing, id: &str) -> Markup {
+    page(
+        "No such trace",
+        Tab::Traces,
+        html! {
+            section.empty {
+                @match why {
+                    Missing::Evicted => {
+                        h1 { "This trace is no longer here" }
+                        p { "The store is bounded: the oldest trace goes when a new one needs the room. Send traces to \
+                             an OTLP endpoint as well to keep them for longer." }
+                    }
+                    Missing::NotSeen => {
+                        h1 { "This trace is not here" }
+                        p { "Either it has not arrived yet, or it was not sampled, or it went long ago." }
+                        ul {
+                            li { "Spans are exported in batches, so they come some seconds after the call. "
+                                 a href="" { "Look again" } "." }
+                            li { "A call whose " code { "traceparent" } " says not to sample leaves no spans." }
+                            li { "The store is in memory and bounded: it begins empty, and its oldest trace goes when a \
+                                 new one needs the room." }
+                        }
+                    }
+                    Missing::NotAnId => {
+                        h1 { "This is not the id of a trace" }
+                        p { "A trace's id is 32 hexadecimal digits, not all of them zero." }
+                    }
+                }
+                p.id { (id) }
+                p { a href="/traces" { "To the traces" } }
+            }
+        },
+    )
+}
+
+/// The colours of a page's services: each keeps its own from page to page while there are enough of them.
+#[derive(Default)]
+struct Colours {
+    of: HashMap<String, usize>,
+    used: [bool; Self::COUNT],
+}
+
+impl Colours {
+    /// As many as the stylesheet has.
+    const COUNT: usize = 10;
+
+    /// The class of a service's colour.
+    fn class(&mut self, service: &str) -> String {
+        if let Some(number) = self.of.get(service) {
+            return format!("c{number}");
+        }
+        // FNV-1a, for it is the same in every process.
+        let hash = service
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+        let wanted = (hash % Self::COUNT as u64) as usize;
+        let free = (0..Self::COUNT).map(|step| (wanted + step) % Self::COUNT).find(|number| !self.used[*number]);
+        let number = free.unwrap_or(wanted);
+        self.used[number] = true;
+        self.of.insert(service.to_owned(), number);
+        format!("c{number}")
+    }
+}
+
+/// A service's name with its colour; a sidecar has its mark.
+fn service_tag(service: &str, component: Component, colours: &mut Colours) -> Markup {
+    let sidecar = component == Component::Sidecar;
+    html! {
+        span.service.(colours.class(service)) {
+            svg.dot width="10" height="10" aria-hidden="true" { circle.side[sidecar] cx="5" cy="5" r="4" {} }
+            (service)
+        }
+        @if sidecar { " " span.tag { "sidecar" } }
+    }
+}
+
+/// A number of errors, said by a sign and a word beside the colour.
+fn error_tag(errors: usize) -> Markup {
+    html! { @if errors > 0 { span.error { "✕ " (format::count(errors, "error")) } } }
+}
+
+/// Traces as a table.
+fn trace_table(traces: &[Summary]) -> Markup {
+    let longest = traces.iter().map(|trace| trace.duration_nano).max().unwrap_or(0);
+    let mut colours = Colours::default();
+    html! {
+        table.traces {
+            thead { tr { th { "Call" } th { "Services" } th.num { "Spans" } th { "Duration" } th { "Began" } } }
+            tbody {
+                @for trace in traces {
+                    tr {
+                        td.call {
+                            a href={ "/traces/" (trace.trace_id) } title=(trace.name) {
+                                @if trace.name.is_empty() { "(no name)" } @else { (format::short(&trace.name)) }
+                            }
+                            " " (error_tag(trace.errors))
+                            @if !trace.root_seen { " " span.tag title="The span that began it has not arrived" { "begin not seen" } }
+                            div.sub { (trace.service) " · " span.id { (&trace.trace_id.to_string()[..16]) "…" } }
+                        }
+                        td.services {
+                            @for service in &trace.services { (service_tag(service, Component::Service, &mut colours)) " " }
+                        }
+                        td.num data-label="spans" { (trace.spans) }
+                        td.duration {
+                            svg.length width="100%" height="6" aria-hidden="true" {
+                                rect.bad[trace.errors > 0] rx="3" height="6"
+                                    width={ (format!("{:.2}", format::percent(trace.duration_nano, longest).max(1.0))) "%" } {}
+                            }
+                            span.value { (format::duration(trace.duration_nano)) }
+                        }
+                        td.when {
+                            span.ago { (format::ago(trace.start_unix_nano)) }
+                            div.sub { (moment(trace.start_unix_nano)) }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A moment for people and for programs.
+fn moment(unix_nano: u64) -> Markup {
+    let text = format::time(unix_nano);
+    html! { time datetime=(text) { (text) } }
+}
+
+/// How full the store is and what it did not keep.
+fn store_line(counts: Counts) -> Markup {
+    use weft_mesh::limits;
+    html! {
+        p.store {
+            "The store holds " (counts.traces) " of " (limits::TRACES_KEPT) " traces, "
+            (format::bytes(counts.bytes)) " of " (format::bytes(limits::TRACE_STORE_BYTES)) "."
+            @if counts.evicted_traces > 0 { " " (counts.evicted_traces) " older traces made room." }
+            @if counts.refused_spans > 0 { " " (counts.refused_spans) " spans were refused: their traces were full." }
+            @if counts.invalid_spans > 0 { " " (counts.invalid_spans) " spans had no valid ids." }
+        }
+    }
+}

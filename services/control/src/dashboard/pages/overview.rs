@@ -1,0 +1,158 @@
+//! The overview: what runs in the mesh, what it speaks, and what it did last.
+
+use maud::{Markup, html};
+use weft_contracts::weft::{
+    discovery::v1::{Endpoint, Health, Service},
+    policy::v1::{Breaker, Contract, Method, Origin, ServicePolicy},
+};
+
+use super::{Tab, page, store_line, trace_table};
+use crate::{
+    dashboard::{
+        format::{self, count, duration},
+        words::{self, nano},
+    },
+    traces::{Counts, Summary},
+};
+
+/// `/`
+pub(in crate::dashboard) fn overview(services: &[Service], latest: &[Summary], counts: Counts) -> Markup {
+    let endpoints = services.iter().map(|service| service.endpoints.len()).sum();
+    let up = services.iter().flat_map(|service| &service.endpoints).filter(|e| e.health() == Health::Up).count();
+    page(
+        "Overview",
+        Tab::Overview,
+        html! {
+            h1 { "Overview" }
+            div #live {
+                @if services.is_empty() {
+                    section.empty {
+                        h2 { "No service yet" }
+                        p { "A service is here as soon as its sidecar has announced it." }
+                    }
+                } @else {
+                    p.facts {
+                        span { b { (services.len()) } " " (plural(services.len(), "service")) }
+                        span { b { (up) } " of " (count(endpoints, "endpoint")) " up" }
+                        @if services.iter().any(|service| !service.complete) {
+                            span { "the control plane has just started: announcements are still coming in" }
+                        }
+                    }
+                    div.cards { @for service in services { (card(service)) } }
+                }
+                h2 { "Latest traces" }
+                @if latest.is_empty() {
+                    section.empty { p { "None yet. Make a call through the mesh, and it is here a moment later." } }
+                } @else {
+                    (trace_table(latest))
+                    p { a href="/traces" { "All traces" } }
+                }
+                (store_line(counts))
+            }
+        },
+    )
+}
+
+fn plural(number: usize, noun: &'static str) -> String {
+    if number == 1 { noun.to_owned() } else { format!("{noun}s") }
+}
+
+fn card(service: &Service) -> Markup {
+    // A span knows its service without the namespace.
+    let (name, namespace) = service.name.split_once('.').unwrap_or((&service.name, ""));
+    let policy = service.policy.as_ref();
+    html! {
+        section.card {
+            header {
+                h2 { (name) @if !namespace.is_empty() { span.sub { "." (namespace) } } }
+                span.tag { (words::protocol(service.protocol())) }
+                a href={ "/traces?service=" (format::query(name)) } { "traces" }
+            }
+            @if service.endpoints.is_empty() { p.error { "✕ no endpoint" } }
+            ul.endpoints { @for endpoint in &service.endpoints { (self::endpoint(endpoint)) } }
+            @if let Some(policy) = policy {
+                @for contract in &policy.contracts { (self::contract(contract)) }
+                @if policy.contracts.is_empty() { p.sub { "No contract announced." } }
+                (breaker_line(policy))
+            }
+        }
+    }
+}
+
+fn endpoint(endpoint: &Endpoint) -> Markup {
+    let health = endpoint.health();
+    let sign = match health {
+        Health::Up => "●",
+        Health::Down => "✕",
+        Health::Draining => "◐",
+        Health::Unspecified => "?",
+    };
+    html! {
+        li title={ (endpoint.spiffe_id) " · " (endpoint.id) } {
+            span.health.(words::health(health)) { (sign) " " (words::health(health)) }
+            " " code { (endpoint.address) }
+            " " span.sub.identity { (endpoint.spiffe_id) }
+        }
+    }
+}
+
+fn contract(contract: &Contract) -> Markup {
+    html! {
+        details.contract id={ "contract-" (contract.name) } {
+            summary { code { (contract.name) } " " span.sub { (count(contract.methods.len(), "method")) } }
+            table.methods {
+                thead { tr { th { "Method" } th { "Timeout" } th { "Repeating it" } } }
+                tbody { @for method in &contract.methods { (self::method(method)) } }
+            }
+        }
+    }
+}
+
+fn method(method: &Method) -> Markup {
+    let streams = match (method.client_streaming, method.server_streaming) {
+        (false, false) => None,
+        (true, false) => Some("client streams"),
+        (false, true) => Some("server streams"),
+        (true, true) => Some("both stream"),
+    };
+    html! {
+        tr {
+            td { code { (method.name) } @if let Some(streams) = streams { " " span.tag { (streams) } } }
+            td {
+                @match method.timeout.as_ref() {
+                    Some(timeout) => {
+                        (timeout.value.as_ref().map(|value| duration(nano(value))).unwrap_or_default())
+                        " " (origin(timeout.origin()))
+                    }
+                    None => span.sub { "the caller's" }
+                }
+            }
+            td { (words::idempotency(method.idempotency())) }
+        }
+    }
+}
+
+fn breaker_line(policy: &ServicePolicy) -> Markup {
+    let text = |breaker: &Breaker| {
+        let time =
+            |value: &Option<prost_types::Duration>| value.as_ref().map(|d| duration(nano(d))).unwrap_or_default();
+        format!(
+            "opens after {} failures in a row, or at {:.0} % of at least {} calls in {}; for {}, then {}",
+            breaker.consecutive_failures,
+            breaker.failure_ratio * 100.0,
+            breaker.minimum_calls,
+            time(&breaker.window),
+            time(&breaker.open_for),
+            count(breaker.probes as usize, "probe"),
+        )
+    };
+    html! {
+        @if let Some(breaker) = &policy.breaker {
+            p.breaker { b { "Breaker" } " " (text(breaker)) " " (origin(breaker.origin())) }
+        }
+    }
+}
+
+fn origin(origin: Origin) -> Markup {
+    html! { span.tag.origin title="Where the value comes from" { (words::origin(origin)) } }
+}

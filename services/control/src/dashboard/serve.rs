@@ -1,0 +1,110 @@
+//! Connections: taken, bounded in number and time, and ended gracefully.
+
+use std::{io, time::Duration};
+
+use axum::Router;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+    service::TowerToHyperService,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::{JoinError, JoinSet},
+};
+use weft_mesh::limits;
+
+use super::{State, routes};
+
+/// Serves the dashboard until `shutdown` is done; then what is under way may end, within
+/// [`limits::DASHBOARD_TIMEOUT`]. Dropping the future closes every connection at once.
+///
+/// # Errors
+/// None but that the listener has no address; a bad connection is logged and costs nobody else anything.
+pub async fn serve(
+    listener: TcpListener,
+    state: State,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
+    let address = listener.local_addr()?;
+    tracing::debug!(%address, "the dashboard takes connections");
+    let app = routes(state);
+    let (stop, stopping) = watch::channel(false);
+    let mut connections = JoinSet::new();
+    tokio::pin!(shutdown);
+    loop {
+        tokio::select! {
+            () = &mut shutdown => break,
+            Some(ended) = connections.join_next() => look_at(ended),
+            accepted = listener.accept() => match accepted {
+                Ok(_) if connections.len() >= limits::DASHBOARD_CONNECTIONS => {
+                    tracing::warn!(limit = limits::DASHBOARD_CONNECTIONS, "too many connections to the dashboard");
+                }
+                Ok((stream, _)) => {
+                    connections.spawn(connection(stream, app.clone(), stopping.clone()));
+                }
+                Err(error) => {
+                    // Of one connection that is gone already, or of file descriptors, which others must give back.
+                    tracing::warn!(%error, "the dashboard could not take a connection");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            },
+        }
+    }
+    drop(listener);
+    stop.send_replace(true);
+    let all = async {
+        while let Some(ended) = connections.join_next().await {
+            look_at(ended);
+        }
+    };
+    if tokio::time::timeout(limits::DASHBOARD_TIMEOUT, all).await.is_err() {
+        connections.shutdown().await;
+    }
+    Ok(())
+}
+
+fn look_at(ended: Result<(), JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        tracing::error!(%error, "a connection to the dashboard panicked");
+    }
+}
+
+/// One connection's life.
+async fn connection(stream: TcpStream, app: Router, mut stopping: watch::Receiver<bool>) {
+    // hyper waits for the first bytes, which tell HTTP/1.1 from HTTP/2, without a limit.
+    let mut byte = [0];
+    let first = tokio::time::timeout(limits::DASHBOARD_TIMEOUT, stream.peek(&mut byte));
+    tokio::select! {
+        first = first => if !matches!(first, Ok(Ok(1..))) { return },
+        _ = stopping.wait_for(|stop| *stop) => return,
+    }
+    let mut server = auto::Builder::new(TokioExecutor::new());
+    server
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits::DASHBOARD_TIMEOUT)
+        .max_buf_size(limits::DASHBOARD_HEADER_BYTES as usize);
+    server
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(limits::KEEP_ALIVE_INTERVAL)
+        .keep_alive_timeout(limits::KEEP_ALIVE_TIMEOUT)
+        .max_concurrent_streams(limits::DASHBOARD_STREAMS)
+        .max_header_list_size(limits::DASHBOARD_HEADER_BYTES);
+    let serving = server.serve_connection(TokioIo::new(stream), TowerToHyperService::new(app));
+    tokio::pin!(serving);
+    let result = tokio::select! {
+        result = &mut serving => result,
+        _ = stopping.wait_for(|stop| *stop) => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(error, "a connection to the dashboard ended badly");
+    }
+}
