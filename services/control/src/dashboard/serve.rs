@@ -73,6 +73,11 @@ fn look_at(ended: Result<(), JoinError>) {
     }
 }
 
+/// Waits for the word to stop, or for the one who would give it to be gone.
+async fn told(stopping: &mut watch::Receiver<bool>) {
+    drop(stopping.wait_for(|stop| *stop).await);
+}
+
 /// One connection's life.
 async fn connection(stream: TcpStream, app: Router, mut stopping: watch::Receiver<bool>) {
     // hyper waits for the first bytes, which tell HTTP/1.1 from HTTP/2, without a limit.
@@ -80,7 +85,7 @@ async fn connection(stream: TcpStream, app: Router, mut stopping: watch::Receive
     let first = tokio::time::timeout(limits::DASHBOARD_TIMEOUT, stream.peek(&mut byte));
     tokio::select! {
         first = first => if !matches!(first, Ok(Ok(1..))) { return },
-        _ = stopping.wait_for(|stop| *stop) => return,
+        () = told(&mut stopping) => return,
     }
     let mut server = auto::Builder::new(TokioExecutor::new());
     server
@@ -99,7 +104,7 @@ async fn connection(stream: TcpStream, app: Router, mut stopping: watch::Receive
     tokio::pin!(serving);
     let result = tokio::select! {
         result = &mut serving => result,
-        _ = stopping.wait_for(|stop| *stop) => {
+        () = told(&mut stopping) => {
             serving.as_mut().graceful_shutdown();
             serving.await
         }
