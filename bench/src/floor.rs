@@ -1,0 +1,132 @@
+//! The floor: a relay pair on the h2 crate and rustls with no features at all. It is the yardstick for the sidecars, so
+//! it must be correct where they are (flow control from end to end, trailers, resets, half-close) and do nothing else.
+//!
+//! Each relay has one connection to what is behind it, opened before it says that it is ready: the out-relay over
+//! mutual TLS to the in-relay, the in-relay in plain text to the server.
+
+use std::{future::poll_fn, net::SocketAddr, path::Path, pin::Pin, sync::Arc, task::Poll};
+
+use anyhow::{Context, Result};
+use bytes::Bytes;
+use futures_util::future::try_join;
+use h2::{Reason, RecvStream, SendStream, client, server::SendResponse};
+use http::{Request, Response};
+use rustls_pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+use crate::{http2, tls};
+
+type Upstream = client::SendRequest<Bytes>;
+
+/// The relay beside the client: plain text in, mutual TLS out.
+pub(crate) async fn run_out(certificates: &Path, to: SocketAddr) -> Result<()> {
+    let connector = TlsConnector::from(Arc::new(tls::client_config(certificates)?));
+    let io = connector.connect(ServerName::try_from(tls::NAME)?, http2::dial(to).await?).await?;
+    let upstream = http2::connect(io, upstream_has_gone).await?;
+    let listener = http2::listen_and_say().await?;
+    loop {
+        let (io, _) = listener.accept().await?;
+        io.set_nodelay(true)?;
+        tokio::spawn(serve(io, upstream.clone()));
+    }
+}
+
+/// The relay beside the server: mutual TLS in, plain text out.
+pub(crate) async fn run_in(certificates: &Path, to: SocketAddr) -> Result<()> {
+    let acceptor = TlsAcceptor::from(Arc::new(tls::server_config(certificates)?));
+    let upstream = http2::connect(http2::dial(to).await?, upstream_has_gone).await?;
+    let listener = http2::listen_and_say().await?;
+    loop {
+        let (io, _) = listener.accept().await?;
+        io.set_nodelay(true)?;
+        let (acceptor, upstream) = (acceptor.clone(), upstream.clone());
+        tokio::spawn(async move {
+            match acceptor.accept(io).await.context("TLS") {
+                Ok(io) => serve(io, upstream).await,
+                Err(error) => eprintln!("weft-bench: {error:#}"),
+            }
+        });
+    }
+}
+
+/// A relay without its one connection is of no more use.
+fn upstream_has_gone() {
+    eprintln!("weft-bench: a relay has lost its connection");
+    std::process::exit(1);
+}
+
+/// One connection from downstream, a task for each of its calls.
+async fn serve<T: AsyncRead + AsyncWrite + Unpin>(io: T, upstream: Upstream) {
+    let Ok(mut connection) = http2::accept(io).await else { return };
+    while let Some(Ok((request, respond))) = connection.accept().await {
+        tokio::spawn(relay(request, respond, upstream.clone()));
+    }
+}
+
+/// One call: both directions at once; what breaks one resets both with the same reason.
+async fn relay(request: Request<RecvStream>, mut respond: SendResponse<Bytes>, upstream: Upstream) {
+    let (head, mut body) = request.into_parts();
+    let has_ended = body.is_end_stream();
+    let opened = match upstream.ready().await {
+        Ok(mut upstream) => upstream.send_request(Request::from_parts(head, ()), has_ended),
+        Err(error) => Err(error),
+    };
+    let (answer, mut to_server) = match opened {
+        Ok(opened) => opened,
+        Err(_) => return respond.send_reset(Reason::REFUSED_STREAM),
+    };
+    let forth = async {
+        if has_ended {
+            return Ok(());
+        }
+        match pump(&mut body, &mut to_server).await {
+            // The server has answered and wants no more of the request (RFC 9113, section 8.1).
+            Err(error) if error.reason() == Some(Reason::NO_ERROR) => Ok(()),
+            other => other,
+        }
+    };
+    let back = async {
+        let (head, mut body) = answer_or_reset(answer, &mut respond).await?.into_parts();
+        let has_ended = body.is_end_stream();
+        let mut to_client = respond.send_response(Response::from_parts(head, ()), has_ended)?;
+        if has_ended { Ok(()) } else { pump(&mut body, &mut to_client).await }
+    };
+    if let Err(error) = try_join(forth, back).await {
+        let reason = error.reason().unwrap_or(Reason::INTERNAL_ERROR);
+        to_server.send_reset(reason);
+        respond.send_reset(reason);
+    }
+}
+
+/// The head of the answer, unless the client resets the call first.
+async fn answer_or_reset(
+    mut answer: client::ResponseFuture,
+    respond: &mut SendResponse<Bytes>,
+) -> Result<Response<RecvStream>, h2::Error> {
+    poll_fn(|cx| {
+        if let Poll::Ready(answer) = Pin::new(&mut answer).poll(cx) {
+            return Poll::Ready(answer);
+        }
+        respond.poll_reset(cx).map(|reason| Err(reason.map_or_else(|error| error, Into::into)))
+    })
+    .await
+}
+
+/// One direction's body and trailers. The sender's window grows only by what was passed on, so a slow reader slows
+/// its writer and not the relay's memory.
+async fn pump(from: &mut RecvStream, to: &mut SendStream<Bytes>) -> Result<(), h2::Error> {
+    while let Some(data) = http2::data_or_reset(from, to).await {
+        let data = data?;
+        let (len, has_ended) = (data.len(), from.is_end_stream());
+        http2::send(to, data, has_ended).await?;
+        from.flow_control().release_capacity(len)?;
+        if has_ended {
+            return Ok(());
+        }
+    }
+    match from.trailers().await? {
+        Some(trailers) => to.send_trailers(trailers),
+        None => to.send_data(Bytes::new(), true),
+    }
+}

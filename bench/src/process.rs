@@ -1,0 +1,166 @@
+//! A child process, and what the kernel says of its CPU time and memory.
+
+use std::{collections::HashMap, ffi::OsStr, fs, io::Read, path::Path, process::Stdio, time::Duration};
+
+use anyhow::{Context, Result, bail, ensure};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
+    process::{Child, ChildStdout, Command},
+    time::timeout,
+};
+
+/// How long a child may take to say something, beyond what it was told to do.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A child that is killed when this is dropped.
+pub(crate) struct Process {
+    child: Child,
+    pid: u32,
+}
+
+impl Process {
+    /// Starts `program` with what it prints going to `log`.
+    pub(crate) fn start(program: &Path, args: impl IntoIterator<Item: AsRef<OsStr>>, log: &Path) -> Result<Self> {
+        let file = fs::OpenOptions::new().create(true).append(true).open(log)?;
+        let mut command = Command::new(program);
+        command.args(args).stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
+        Self::spawn(command)
+    }
+
+    fn spawn(mut command: Command) -> Result<Self> {
+        let child = command.kill_on_drop(true).spawn().with_context(|| format!("can't start {command:?}"))?;
+        let pid = child.id().context("a child ended at once")?;
+        Ok(Self { child, pid })
+    }
+
+    /// An error when the process has ended.
+    pub(crate) fn check_alive(&mut self) -> Result<()> {
+        match self.child.try_wait()? {
+            None => Ok(()),
+            Some(status) => bail!("it ended with {status}"),
+        }
+    }
+
+    /// Kills the process and waits until it has gone.
+    pub(crate) async fn kill(mut self) {
+        // An error says that it has ended already.
+        let _ = self.child.kill().await;
+    }
+
+    /// Time on a CPU so far, of each thread.
+    pub(crate) fn cpu(&self) -> Result<Cpu> {
+        Cpu::read(self.pid)
+    }
+
+    /// Resident memory now, in bytes.
+    pub(crate) fn rss_bytes(&self) -> Result<u64> {
+        self.status_bytes("VmRSS:")
+    }
+
+    /// The most resident memory that it ever had, in bytes.
+    pub(crate) fn peak_rss_bytes(&self) -> Result<u64> {
+        self.status_bytes("VmHWM:")
+    }
+
+    fn status_bytes(&self, field: &str) -> Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid))?;
+        parse_status_bytes(&status, field).with_context(|| format!("no {field} of process {}", self.pid))
+    }
+}
+
+fn parse_status_bytes(status: &str, field: &str) -> Option<u64> {
+    let kibibytes = status.lines().find_map(|line| line.strip_prefix(field))?.trim().strip_suffix(" kB")?;
+    kibibytes.parse::<u64>().ok().map(|kibibytes| kibibytes * 1024)
+}
+
+/// CPU time of a process by thread, to the nanosecond. (`/proc/PID/stat` counts in ticks of 10 ms.)
+pub(crate) struct Cpu(HashMap<u32, u64>);
+
+impl Cpu {
+    fn read(pid: u32) -> Result<Self> {
+        let mut threads = HashMap::new();
+        for entry in fs::read_dir(format!("/proc/{pid}/task"))? {
+            let entry = entry?;
+            // A thread may end between the listing and the reading.
+            let Ok(line) = fs::read_to_string(entry.path().join("schedstat")) else { continue };
+            let nanos = line.split(' ').next().context("an empty schedstat")?.parse()?;
+            threads.insert(entry.file_name().to_string_lossy().parse()?, nanos);
+        }
+        ensure!(!threads.is_empty(), "process {pid} has gone, or the kernel gives no schedstat");
+        Ok(Self(threads))
+    }
+
+    /// CPU time from `earlier` to this reading. Threads that have ended in between are missed.
+    pub(crate) fn since(&self, earlier: &Self) -> Duration {
+        let nanos = self.0.iter().map(|(id, now)| now.saturating_sub(earlier.0.get(id).copied().unwrap_or(0)));
+        Duration::from_nanos(nanos.sum())
+    }
+}
+
+/// A child that is this executable itself, and tells its parent things line by line.
+pub(crate) struct Role {
+    /// The process, which also keeps the child's stdin open: at its end the child ends.
+    pub(crate) process: Process,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Role {
+    /// Starts `weft-bench ARGS` and waits for its line `ready WHAT`, which is given back; the wait ends after
+    /// `at_most` and some patience.
+    pub(crate) async fn start(
+        args: impl IntoIterator<Item: AsRef<OsStr>>,
+        at_most: Duration,
+    ) -> Result<(Self, String)> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut process = Process::spawn(command)?;
+        let stdout = process.child.stdout.take().context("no stdout")?;
+        let mut role = Self { process, lines: BufReader::new(stdout).lines() };
+        let line = role.line(at_most).await?;
+        match line.strip_prefix("ready ") {
+            Some(what) => Ok((role, what.to_owned())),
+            None => bail!("{line}"),
+        }
+    }
+
+    /// Sends the child an empty line: go.
+    pub(crate) async fn go(&mut self) -> Result<()> {
+        let stdin = self.process.child.stdin.as_mut().context("no stdin")?;
+        Ok(stdin.write_all(b"\n").await?)
+    }
+
+    /// The child's next line.
+    pub(crate) async fn line(&mut self, at_most: Duration) -> Result<String> {
+        let line = timeout(at_most + PATIENCE, self.lines.next_line()).await.context("a child says nothing")??;
+        line.context("a child has ended early")
+    }
+}
+
+/// Ends this process when its parent, who holds the other end of stdin, has gone.
+pub(crate) fn exit_with_parent() {
+    std::thread::spawn(|| {
+        // An error is as good as the end.
+        let _ = std::io::stdin().read_to_end(&mut Vec::new());
+        std::process::exit(0);
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_read_from_the_kernels_table() {
+        let status = "Name:\tx\nVmHWM:\t    2048 kB\nVmRSS:\t    1024 kB\n";
+        assert_eq!(parse_status_bytes(status, "VmRSS:"), Some(1024 * 1024));
+        assert_eq!(parse_status_bytes(status, "VmHWM:"), Some(2048 * 1024));
+        assert_eq!(parse_status_bytes(status, "VmSwap:"), None);
+    }
+
+    #[test]
+    fn cpu_time_counts_new_threads_from_zero() {
+        let earlier = Cpu(HashMap::from([(1, 100), (2, 50)]));
+        let later = Cpu(HashMap::from([(1, 150), (3, 7)]));
+        assert_eq!(later.since(&earlier), Duration::from_nanos(57));
+    }
+}
