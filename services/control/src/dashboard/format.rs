@@ -20,6 +20,17 @@ pub(super) fn duration(nano: u64) -> String {
     }
 }
 
+/// A duration that someone has set, with no more digits than it was set with: `10 s`, `250 ms`.
+pub(super) fn setting(nano: u64) -> String {
+    match nano {
+        0 => "0 s".to_owned(),
+        _ if nano.is_multiple_of(60_000_000_000) => format!("{} min", nano / 60_000_000_000),
+        _ if nano.is_multiple_of(1_000_000_000) => format!("{} s", nano / 1_000_000_000),
+        _ if nano.is_multiple_of(1_000_000) => format!("{} ms", nano / 1_000_000),
+        _ => duration(nano),
+    }
+}
+
 /// A moment as ISO 8601 in UTC, to the millisecond.
 pub(super) fn time(unix_nano: u64) -> String {
     // A u64 of nanoseconds ends in the year 2554, which `time` knows.
@@ -104,6 +115,9 @@ mod tests {
         ];
         for (nano, text) in cases {
             assert_eq!(duration(nano), text);
+        }
+        for (nano, text) in [(10_000_000_000, "10 s"), (1_500_000_000, "1500 ms"), (120_000_000_000, "2 min")] {
+            assert_eq!(setting(nano), text);
         }
     }
 

@@ -8,22 +8,28 @@ const openTarget = () => {
 addEventListener("hashchange", openTarget);
 openTarget();
 
-// Keeps what is under #live as the server shows it now, unless someone is at work in it.
-const EVERY_MS = 2000, live = document.getElementById("live"), places = document.getElementById("live-switch");
+// Keeps what is under #live as the server shows it now, unless someone is at work in it. What is open stays open.
+const EVERY_MS = 2000, live = document.getElementById("live"), place = document.getElementById("live-switch");
 let shown = live && live.outerHTML;
 
-const busy = () => document.hidden || String(getSelection()) !== "" || live.contains(document.activeElement);
+const openedBy = (element) => element.matches("details[id] > summary") && element.parentElement.id;
+const isBusy = () => {
+  const at = document.activeElement;
+  return document.hidden || String(getSelection()) !== "" || (live.contains(at) && !openedBy(at));
+};
 
 const refresh = async () => {
-  const answer = await fetch(location.href, { headers: { accept: "text/html" }, signal: AbortSignal.timeout(5000) });
+  const answer = await fetch(location.href, { signal: AbortSignal.timeout(5000) });
   if (!answer.ok) return;
   const page = new DOMParser().parseFromString(await answer.text(), "text/html");
   const fresh = page.getElementById("live");
-  if (!fresh || fresh.outerHTML === shown || busy()) return;
+  if (!fresh || fresh.outerHTML === shown || isBusy()) return;
   shown = fresh.outerHTML;
-  const open = [...live.querySelectorAll("details[open]")].map((details) => details.id);
-  for (const id of open) fresh.querySelector("#" + CSS.escape(id))?.setAttribute("open", "");
+  const focused = live.contains(document.activeElement) && openedBy(document.activeElement);
+  const isOpen = new Set([...live.querySelectorAll("details[open]")].map((details) => details.id));
+  for (const details of fresh.querySelectorAll("details")) details.open = isOpen.has(details.id);
   live.replaceChildren(...fresh.childNodes);
+  if (focused) document.getElementById(focused)?.firstElementChild.focus({ preventScroll: true });
 };
 
 if (live) {
@@ -32,7 +38,7 @@ if (live) {
   box.checked = sessionStorage.getItem("live") !== "off";
   box.addEventListener("change", () => sessionStorage.setItem("live", box.checked ? "on" : "off"));
   label.append(box, " live");
-  places.append(label);
+  place.append(label);
   const turn = () => {
     const done = box.checked && !document.hidden ? refresh().catch(() => {}) : Promise.resolve();
     done.finally(() => setTimeout(turn, EVERY_MS));

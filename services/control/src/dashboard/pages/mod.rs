@@ -147,14 +147,22 @@ impl Colours {
 }
 
 /// A service's name with its colour; a sidecar has its mark.
-fn service_tag(service: &str, component: Component, colours: &mut Colours) -> Markup {
-    let sidecar = component == Component::Sidecar;
+fn service_name(service: &str, component: Component, colours: &mut Colours) -> Markup {
     html! {
         span.service.(colours.class(service)) {
-            svg.dot width="10" height="10" aria-hidden="true" { circle.side[sidecar] cx="5" cy="5" r="4" {} }
+            svg.dot width="10" height="10" aria-hidden="true" {
+                circle.side[component == Component::Sidecar] cx="5" cy="5" r="4" {}
+            }
             (service)
         }
-        @if sidecar { " " span.tag { "sidecar" } }
+    }
+}
+
+/// The same, and in words when it is a sidecar.
+fn service_tag(service: &str, component: Component, colours: &mut Colours) -> Markup {
+    html! {
+        (service_name(service, component, colours))
+        @if component == Component::Sidecar { " " span.tag { "sidecar" } }
     }
 }
 

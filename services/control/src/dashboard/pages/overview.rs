@@ -9,7 +9,7 @@ use weft_contracts::weft::{
 use super::{Tab, page, store_line, trace_table};
 use crate::{
     dashboard::{
-        format::{self, count, duration},
+        format::{self, count, setting},
         words::{self, nano},
     },
     traces::{Counts, Summary},
@@ -121,7 +121,7 @@ fn method(method: &Method) -> Markup {
             td {
                 @match method.timeout.as_ref() {
                     Some(timeout) => {
-                        (timeout.value.as_ref().map(|value| duration(nano(value))).unwrap_or_default())
+                        (timeout.value.as_ref().map(|value| setting(nano(value))).unwrap_or_default())
                         " " (origin(timeout.origin()))
                     }
                     None => span.sub { "the caller's" }
@@ -134,10 +134,9 @@ fn method(method: &Method) -> Markup {
 
 fn breaker_line(policy: &ServicePolicy) -> Markup {
     let text = |breaker: &Breaker| {
-        let time =
-            |value: &Option<prost_types::Duration>| value.as_ref().map(|d| duration(nano(d))).unwrap_or_default();
+        let time = |value: &Option<prost_types::Duration>| value.as_ref().map(|d| setting(nano(d))).unwrap_or_default();
         format!(
-            "opens after {} failures in a row, or at {:.0} % of at least {} calls in {}; for {}, then {}",
+            "{} failures in a row, or {:.0} % of {} or more calls in {}; open for {}, then {}",
             breaker.consecutive_failures,
             breaker.failure_ratio * 100.0,
             breaker.minimum_calls,

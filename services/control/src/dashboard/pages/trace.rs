@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use super::{Colours, Tab, error_tag, moment, page, service_tag};
+use super::{Colours, Tab, error_tag, moment, page, service_name, service_tag};
 use crate::{
     dashboard::format::{count, duration, percent, short},
     traces::{Attributes, Component, Kind, Parent, Row, Span, StatusCode, Stored, TraceId, Tree},
@@ -127,7 +127,7 @@ fn span_row(row: &Row, tree: &Tree, trace: TraceId, colours: &mut Colours) -> Ma
                 span.label.{ "d" (depth) } {
                     @if span.is_error() { span.error title="ended in an error" { "✕" span.hidden { " error" } } " " }
                     @if matches!(row.parent, Parent::NotSeen(_)) { span.note title="its parent was not seen" { "▲" } " " }
-                    (service_tag(&span.resource.service, span.resource.component, colours))
+                    (service_name(&span.resource.service, span.resource.component, colours))
                     " " span.tag.kind { (role(row)) }
                     " " span.name title=(span.name) { @if span.name.is_empty() { "(no name)" } @else { (short(&span.name)) } }
                 }
@@ -149,9 +149,10 @@ fn role(row: &Row) -> &'static str {
         _ => false,
     };
     match (row.span.resource.component, row.span.kind) {
-        (Component::Sidecar, Kind::Server) => "in",
-        (Component::Sidecar, Kind::Client) if above(Component::Sidecar, Kind::Client) => "attempt",
-        (Component::Sidecar, Kind::Client) => "out",
+        (Component::Sidecar, Kind::Server) => "sidecar in",
+        (Component::Sidecar, Kind::Client) if above(Component::Sidecar, Kind::Client) => "sidecar attempt",
+        (Component::Sidecar, Kind::Client) => "sidecar out",
+        (Component::Sidecar, _) => "sidecar",
         (_, kind) => kind.as_str(),
     }
 }
@@ -177,7 +178,7 @@ fn bar(span: &Span, tree: &Tree, colours: &mut Colours) -> Markup {
                 @let at = format!("{:.3}%", place(event.time_unix_nano));
                 line.event x1=(at) x2=(at) y1="3" y2="23" { title { (event.name) } }
             }
-            text.inside[inside] x={ (format!("{text_at:.3}")) "%" } dx=(shift) y="17" text-anchor=(anchor) {
+            text.inside[inside].on-side[inside && sidecar] x={ (format!("{text_at:.3}")) "%" } dx=(shift) y="17" text-anchor=(anchor) {
                 @if span.is_error() { "✕ " } (duration(span.duration_nano))
             }
         }
