@@ -1,1 +1,46 @@
-//! placeholder
+//! What a Rust service in the mesh is built on.
+//!
+//! A service says its name, its contracts and what it depends on, and hands over its gRPC services; the rest comes
+//! from the environment ([`Settings`]) and from here:
+//!
+//! ```no_run
+//! use weft_kit::{Routes, Service};
+//!
+//! fn main() -> std::process::ExitCode {
+//!     Service::new("greeter").contracts(weft_contracts::FILE_DESCRIPTOR_SET).depends_on("users").serve(|ctx| async move {
+//!         let _users = ctx.channel(); // every contract of the mesh is behind this one channel
+//!         Ok(Routes::default()) // Routes::new(GreeterServer::new(Greeter { users }))
+//!     })
+//! }
+//! ```
+//!
+//! A call's way through a service: [`inbound`] reads the [`call::Call`] from its headers (request id, trace, deadline),
+//! opens its span, counts it, and runs the author's method with both as the current ones; each call that the method
+//! makes through a [`Channel`] carries them on. Nothing has to be handed from one to the other, unless the method
+//! spawns a task: then [`spawn`] takes them along where `tokio::spawn` would lose them.
+//!
+//! Modules, from the outside in: [`service`] starts and stops, with its [`settings`] and its [`health`]; [`inbound`]
+//! and [`outbound`] are the two sides of a call, with [`call`] between them and the record of how it went in
+//! `record`, which ends in spans and [`metrics`]; [`status`] makes and reads errors with
+//! details, [`ids`] makes the names of what a service keeps.
+
+pub mod call;
+mod deadline;
+pub mod health;
+pub mod ids;
+pub mod inbound;
+pub mod metrics;
+pub mod outbound;
+mod record;
+pub mod service;
+pub mod settings;
+pub mod status;
+mod telemetry;
+mod trace;
+
+pub use call::spawn;
+pub use health::Dependency;
+pub use outbound::Channel;
+pub use service::{Context, Running, Service, StartError, Stopping};
+pub use settings::Settings;
+pub use tonic::service::Routes;

@@ -1,1 +1,31 @@
-fn main() {}
+//! The shop's auth service: which e-mail addresses are well formed, and signed tokens for users.
+
+mod email;
+mod service;
+mod tokens;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::Parser;
+use weft_contracts::shop::auth::v1::auth_server::AuthServer;
+use weft_kit::{Routes, Service};
+
+/// The shop's auth service.
+#[derive(Parser)]
+struct Args {
+    /// The EC P-256 key that tokens are signed with, PKCS#8 in PEM. Without it one is made at the start, and tokens
+    /// are good until the service ends.
+    #[arg(long, value_name = "FILE")]
+    key: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    Service::new("auth").contracts(weft_contracts::FILE_DESCRIPTOR_SET).serve(|_| async move {
+        let tokens = match &args.key {
+            Some(file) => tokens::Tokens::open(file)?,
+            None => tokens::Tokens::with_new_key()?,
+        };
+        Ok(Routes::new(AuthServer::new(service::Auth::new(tokens))))
+    })
+}

@@ -1,1 +1,15 @@
-fn main() {}
+//! The shop's notifications service: what users are told. The latest ones are kept in memory.
+
+mod service;
+mod store;
+
+use std::process::ExitCode;
+
+use weft_contracts::shop::notifications::v1::notifications_server::NotificationsServer;
+use weft_kit::{Routes, Service};
+
+fn main() -> ExitCode {
+    Service::new("notifications")
+        .contracts(weft_contracts::FILE_DESCRIPTOR_SET)
+        .serve(|_| async { Ok(Routes::new(NotificationsServer::new(service::Notifications::default()))) })
+}

@@ -1,1 +1,32 @@
-fn main() {}
+//! The shop's users service: who shops here. It keeps users in an embedded database, asks auth whether an address is
+//! well formed, and has notifications welcome the new ones.
+
+mod service;
+mod store;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::Parser;
+use weft_contracts::shop::users::v1::users_server::UsersServer;
+use weft_kit::{Routes, Service};
+
+/// The shop's users service.
+#[derive(Parser)]
+struct Args {
+    /// Where the users are kept.
+    #[arg(long, value_name = "DIR", default_value = "./data/users")]
+    data: PathBuf,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    Service::new("users")
+        .contracts(weft_contracts::FILE_DESCRIPTOR_SET)
+        .depends_on("auth")
+        .depends_on("notifications")
+        .serve(|ctx| async move {
+            let store = store::Store::open(&args.data)?;
+            let users = service::Users::new(store, ctx.channel(), ctx.stopping());
+            Ok(Routes::new(UsersServer::new(users)))
+        })
+}

@@ -1,0 +1,182 @@
+//! Health by the [gRPC health protocol](https://github.com/grpc/grpc/blob/master/doc/health-checking.md): of the
+//! service itself under the empty name, and of each dependency under `dependency/NAME`.
+//!
+//! A dependency that is *required* takes the service down with it: right for its own database, wrong for another
+//! service of the mesh, whose failure would spread to all who call it. That one is *optional*: it is checked, shown
+//! and counted, and the service stays up.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use futures_util::future::BoxFuture;
+use tokio::{sync::Mutex, time::MissedTickBehavior};
+use tonic_health::{
+    ServingStatus,
+    pb::{HealthCheckRequest, health_check_response, health_client::HealthClient, health_server::HealthServer},
+    server::{HealthReporter, HealthService},
+};
+
+use crate::{Channel, metrics::Metrics};
+
+/// Between two checks of a dependency.
+pub const CHECK_INTERVAL: Duration = Duration::from_secs(5);
+/// For one check of a dependency.
+pub const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
+
+type Check = Arc<dyn Fn() -> BoxFuture<'static, anyhow::Result<()>> + Send + Sync>;
+
+/// Something that a service can't work without, or not wholly.
+#[derive(Clone)]
+pub struct Dependency {
+    name: String,
+    is_required: bool,
+    interval: Duration,
+    check: Check,
+}
+
+impl Dependency {
+    /// One without which the service can answer nothing: until its check succeeds the service is `NOT_SERVING`.
+    pub fn required<F, Fut>(name: &str, check: F) -> Self
+    where
+        F: Fn() -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = anyhow::Result<()>> + Send + 'static,
+    {
+        let check: Check = Arc::new(move || Box::pin(check()));
+        Self { name: name.to_owned(), is_required: true, interval: CHECK_INTERVAL, check }
+    }
+
+    /// One without which the service can still answer something.
+    pub fn optional<F, Fut>(name: &str, check: F) -> Self
+    where
+        F: Fn() -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = anyhow::Result<()>> + Send + 'static,
+    {
+        Self { is_required: false, ..Self::required(name, check) }
+    }
+
+    /// Another service of the mesh, asked for its health through the local sidecar.
+    pub(crate) fn service(name: &str, channel: Channel) -> Self {
+        Self::optional(name, move || {
+            let mut health = HealthClient::new(channel.clone());
+            async move {
+                let answer = health.check(HealthCheckRequest { service: String::new() }).await;
+                let answer = answer.map_err(|status| anyhow::anyhow!("{:?}: {}", status.code(), status.message()))?;
+                let state = answer.into_inner().status();
+                anyhow::ensure!(
+                    state == health_check_response::ServingStatus::Serving,
+                    "it says {}",
+                    state.as_str_name()
+                );
+                Ok(())
+            }
+        })
+    }
+
+    /// Checks at another pace than [`CHECK_INTERVAL`].
+    #[must_use]
+    pub fn every(self, interval: Duration) -> Self {
+        Self { interval, ..self }
+    }
+}
+
+/// The service's health, as it is told to whoever asks. Cheap to clone.
+#[derive(Clone)]
+pub struct Health {
+    reporter: HealthReporter,
+    state: Arc<Mutex<State>>,
+}
+
+struct State {
+    /// Once the service's own code is ready.
+    is_up: bool,
+    is_stopping: bool,
+    says_serving: bool,
+    required_down: BTreeSet<String>,
+}
+
+impl Health {
+    /// Down until [`Health::set_up`] and until every required dependency has been seen.
+    pub(crate) async fn new(dependencies: &[Dependency]) -> Self {
+        let required_down = dependencies.iter().filter(|d| d.is_required).map(|d| d.name.clone()).collect();
+        let state = State { is_up: false, is_stopping: false, says_serving: true, required_down };
+        let health = Self { reporter: HealthReporter::new(), state: Arc::new(Mutex::new(state)) };
+        health.update(|_| ()).await;
+        for dependency in dependencies {
+            health.reporter.set_service_status(entry(&dependency.name), ServingStatus::Unknown).await;
+        }
+        health
+    }
+
+    /// The gRPC service that answers.
+    pub(crate) fn server(&self) -> HealthServer<HealthService> {
+        HealthServer::new(HealthService::from_health_reporter(self.reporter.clone()))
+    }
+
+    /// The author's own word: a service that says no gets no new calls from the mesh.
+    pub async fn set_serving(&self, is_serving: bool) {
+        self.update(|state| state.says_serving = is_serving).await;
+    }
+
+    /// The service's code has started.
+    pub(crate) async fn set_up(&self) {
+        self.update(|state| state.is_up = true).await;
+    }
+
+    /// The service is stopping. Ends the watches of its health, which would keep their connections open otherwise.
+    pub(crate) async fn set_stopping(&self) {
+        self.update(|state| state.is_up = false).await;
+        self.state.lock().await.is_stopping = true;
+        self.reporter.clone().clear_service_status("").await;
+    }
+
+    /// Checks one dependency for as long as it is polled.
+    pub(crate) async fn watch(self, dependency: Dependency, metrics: Metrics) {
+        let gauge = metrics.dependency(&dependency.name);
+        let name = dependency.name.as_str();
+        let mut was_up = None;
+        let mut ticks = tokio::time::interval(dependency.interval);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let outcome = match tokio::time::timeout(CHECK_TIMEOUT, (dependency.check)()).await {
+                Ok(outcome) => outcome,
+                Err(_) => Err(anyhow::anyhow!("no answer within {CHECK_TIMEOUT:?}")),
+            };
+            let is_up = outcome.is_ok();
+            if was_up.replace(is_up) == Some(is_up) {
+                continue;
+            }
+            match &outcome {
+                Ok(()) => tracing::info!(dependency = name, "dependency is up"),
+                Err(error) => tracing::warn!(dependency = name, error = format!("{error:#}"), "dependency is down"),
+            }
+            gauge.set(i64::from(is_up));
+            self.reporter.set_service_status(entry(name), serving(is_up)).await;
+            if dependency.is_required {
+                self.update(|state| match is_up {
+                    true => drop(state.required_down.remove(name)),
+                    false => drop(state.required_down.insert(name.to_owned())),
+                })
+                .await;
+            }
+        }
+    }
+
+    /// Changes the state and says so, as one step: nobody else's change comes between.
+    async fn update(&self, change: impl FnOnce(&mut State)) {
+        let mut state = self.state.lock().await;
+        if state.is_stopping {
+            return;
+        }
+        change(&mut state);
+        let is_serving = state.is_up && state.says_serving && state.required_down.is_empty();
+        self.reporter.set_service_status("", serving(is_serving)).await;
+    }
+}
+
+fn entry(name: &str) -> String {
+    format!("dependency/{name}")
+}
+
+fn serving(is_serving: bool) -> ServingStatus {
+    if is_serving { ServingStatus::Serving } else { ServingStatus::NotServing }
+}

@@ -1,0 +1,128 @@
+//! The calls that a service answers.
+
+use std::{
+    convert::Infallible,
+    panic::AssertUnwindSafe,
+    task::{Context, Poll},
+};
+
+use futures_util::{FutureExt, future::BoxFuture};
+use http::{Request, Response};
+use tokio::time::Instant;
+use tonic::{Status, body::Body, server::NamedService};
+use tower::{Layer, Service};
+use tracing::Instrument;
+
+use crate::{
+    call::{self, Call},
+    metrics::Metrics,
+    record::{self, Record, Side},
+    trace,
+};
+
+/// Makes each gRPC call the current one while it is answered, in a span of its own, and counts it.
+#[derive(Clone)]
+pub struct InboundLayer {
+    metrics: Metrics,
+}
+
+impl InboundLayer {
+    /// Counts into `metrics`.
+    pub fn new(metrics: Metrics) -> Self {
+        Self { metrics }
+    }
+}
+
+impl<S> Layer<S> for InboundLayer {
+    type Service = Inbound<S>;
+
+    fn layer(&self, inner: S) -> Inbound<S> {
+        Inbound { inner, metrics: self.metrics.clone() }
+    }
+}
+
+/// See [`InboundLayer`].
+#[derive(Clone)]
+pub struct Inbound<S> {
+    inner: S,
+    metrics: Metrics,
+}
+
+impl<S> Service<Request<Body>> for Inbound<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        // The clone that stays is not known to be ready; the one that was asked is.
+        let ready = self.inner.clone();
+        let inner = std::mem::replace(&mut self.inner, ready);
+        if !is_grpc(&request) || is_health_check(request.uri().path()) {
+            let mut inner = inner;
+            return Box::pin(inner.call(request));
+        }
+        Box::pin(answer(inner, request, self.metrics.clone()))
+    }
+}
+
+async fn answer<S>(mut inner: S, request: Request<Body>, metrics: Metrics) -> Result<Response<Body>, Infallible>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+{
+    let call = Call::from_headers(request.headers(), Instant::now());
+    let method = request.uri().path().trim_start_matches('/');
+    let span = record::span(Side::Server, method);
+    if let Some(trace) = &call.trace {
+        trace::continue_from(&span, trace, call.tracestate.as_ref());
+    }
+    span.record("request_id", call.request_id());
+    if let Some(trace) = trace::position(&span).or(call.trace) {
+        span.record("trace_id", trace::id(&trace));
+    }
+    let record =
+        Record::begin(Side::Server, span.clone(), metrics.label(method), metrics.server.clone(), call.deadline);
+
+    // A method that panics fails its own call, aloud, and no other.
+    let future = span.in_scope(|| call::within(&call, || inner.call(request)));
+    let outcome = AssertUnwindSafe(call::with(call.clone(), future)).catch_unwind().instrument(span.clone()).await;
+    let answer = match outcome {
+        Ok(answer) => answer?,
+        Err(panic) => {
+            let said = panic_message(panic.as_ref());
+            span.in_scope(|| tracing::error!(panic = said, "the method panicked"));
+            Status::internal("the service failed at this call").into_http()
+        }
+    };
+    Ok(record::observe(answer, record, Some(call)))
+}
+
+fn is_grpc(request: &Request<Body>) -> bool {
+    request
+        .headers()
+        .get(http::header::CONTENT_TYPE)
+        .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// Health is asked every second by the sidecar: no one wants to see that in a trace.
+pub(crate) fn is_health_check(path: &str) -> bool {
+    type Health = tonic_health::pb::health_server::HealthServer<tonic_health::server::HealthService>;
+    path.strip_prefix('/')
+        .and_then(|path| path.strip_prefix(<Health as NamedService>::NAME))
+        .is_some_and(|rest| rest.starts_with('/'))
+}
+
+fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
+}

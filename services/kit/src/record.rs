@@ -1,0 +1,202 @@
+//! What is kept of a call until it has ended: its span, its count and its clock.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Frame, SizeHint};
+use tokio::time::Instant;
+use tonic::{Code, Status, body::Body};
+use tracing::{Span, field};
+
+use crate::{
+    call::{self, Call},
+    metrics::{Calls, code_name},
+};
+
+/// Which end of the call this is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    Server,
+    Client,
+}
+
+/// A call under way. However it ends, it is counted, timed and its span closed: one that is dropped was cancelled,
+/// or ran out of time.
+pub(crate) struct Record {
+    side: Side,
+    span: Span,
+    method: String,
+    calls: Calls,
+    began: Instant,
+    deadline: Option<Instant>,
+    is_finished: bool,
+}
+
+impl Record {
+    pub(crate) fn begin(side: Side, span: Span, method: String, calls: Calls, deadline: Option<Instant>) -> Self {
+        calls.in_flight.inc();
+        Self { side, span, method, calls, began: Instant::now(), deadline, is_finished: false }
+    }
+
+    pub(crate) fn span(&self) -> &Span {
+        &self.span
+    }
+
+    /// The call has ended.
+    pub(crate) fn finish(mut self, code: Code, message: &str) {
+        self.end(code, message);
+    }
+
+    fn end(&mut self, code: Code, message: &str) {
+        if std::mem::replace(&mut self.is_finished, true) {
+            return;
+        }
+        let took = self.began.elapsed();
+        self.calls.in_flight.dec();
+        self.calls.record(&self.method, code, took);
+
+        self.span.record("rpc.grpc.status_code", code as i64);
+        let is_error = code != Code::Ok && (self.side == Side::Client || is_server_fault(code));
+        if is_error {
+            self.span.record("otel.status_code", "ERROR");
+            self.span.record("otel.status_description", message);
+            self.span.record("error.type", code_name(code));
+        }
+        let _entered = self.span.enter();
+        let ms = took.as_secs_f64() * 1e3;
+        match (self.side, code) {
+            (Side::Server, code) if is_server_fault(code) => {
+                tracing::warn!(code = code_name(code), ms, message, "call failed");
+            }
+            (Side::Server, Code::Ok) => tracing::debug!(code = code_name(code), ms, "call answered"),
+            (Side::Server, _) => tracing::info!(code = code_name(code), ms, message, "call refused"),
+            (Side::Client, _) => tracing::debug!(code = code_name(code), ms, message, "call made"),
+        }
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        let is_late = self.deadline.is_some_and(|deadline| deadline <= Instant::now());
+        let (code, why) = match (is_late, self.side) {
+            (true, _) => (Code::DeadlineExceeded, "the deadline passed"),
+            (false, Side::Server) => (Code::Cancelled, "the caller went away"),
+            (false, Side::Client) => (Code::Cancelled, "given up before its end"),
+        };
+        self.end(code, why);
+    }
+}
+
+/// The codes that OpenTelemetry's conventions for RPC count as the server's fault.
+fn is_server_fault(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Unknown
+            | Code::DeadlineExceeded
+            | Code::Unimplemented
+            | Code::Internal
+            | Code::Unavailable
+            | Code::DataLoss
+    )
+}
+
+/// A span for one side of a call. The fields that are empty are filled when the call ends.
+pub(crate) fn span(side: Side, method: &str) -> Span {
+    let (service, name) = method.split_once('/').unwrap_or((method, ""));
+    let kind = match side {
+        Side::Server => "server",
+        Side::Client => "client",
+    };
+    tracing::info_span!(
+        "call",
+        otel.name = method,
+        otel.kind = kind,
+        otel.status_code = field::Empty,
+        otel.status_description = field::Empty,
+        rpc.system = "grpc",
+        rpc.service = service,
+        rpc.method = name,
+        rpc.grpc.status_code = field::Empty,
+        error.type = field::Empty,
+        request_id = field::Empty,
+        trace_id = field::Empty,
+    )
+}
+
+/// Attaches a record to an answer: it ends with the answer's status, wherever that comes.
+pub(crate) fn observe(answer: http::Response<Body>, record: Record, call: Option<Call>) -> http::Response<Body> {
+    // An answer that has no body ("trailers only") bears its status among the headers.
+    if let Some((code, message)) = status_in(answer.headers()) {
+        record.finish(code, &message);
+        return answer;
+    }
+    if !answer.status().is_success() {
+        let message = format!("HTTP {}", answer.status());
+        record.finish(Code::Unknown, &message);
+        return answer;
+    }
+    answer.map(|inner| Body::new(Observed { inner, record: Some(record), call }))
+}
+
+fn status_in(headers: &HeaderMap) -> Option<(Code, String)> {
+    let code = Code::from_bytes(headers.get("grpc-status")?.as_bytes());
+    if code == Code::Ok {
+        return Some((code, String::new()));
+    }
+    let message = Status::from_header_map(headers).map(|status| status.message().to_owned());
+    Some((code, message.unwrap_or_default()))
+}
+
+/// A body that is read with its call and span as the current ones, and whose end ends the record.
+struct Observed {
+    inner: Body,
+    record: Option<Record>,
+    call: Option<Call>,
+}
+
+impl Observed {
+    fn saw(&mut self, frame: Option<&Result<Frame<Bytes>, Status>>) {
+        let (code, message) = match frame {
+            Some(Ok(frame)) => match frame.trailers_ref().map(status_in) {
+                Some(Some(end)) => end,
+                Some(None) => (Code::Unknown, "no grpc-status at the end".to_owned()),
+                None => return,
+            },
+            Some(Err(status)) => (status.code(), status.message().to_owned()),
+            None => (Code::Unknown, "the stream ended with no status".to_owned()),
+        };
+        if let Some(record) = self.record.take() {
+            record.finish(code, &message);
+        }
+    }
+}
+
+impl http_body::Body for Observed {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = &mut *self;
+        let span = this.record.as_ref().map_or_else(Span::none, |record| record.span().clone());
+        let _entered = span.enter();
+        let inner = Pin::new(&mut this.inner);
+        let frame = ready!(match &this.call {
+            Some(call) => call::within(call, || inner.poll_frame(cx)),
+            None => inner.poll_frame(cx),
+        });
+        this.saw(frame.as_ref());
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}

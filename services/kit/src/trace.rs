@@ -1,0 +1,49 @@
+//! Between `tracing`'s spans and the trace that the headers name.
+
+use http::HeaderValue;
+use opentelemetry::{
+    Context,
+    trace::{SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState},
+};
+use tracing::Span;
+use tracing_opentelemetry::OpenTelemetrySpanExt;
+use weft_mesh::trace_context::TraceContext;
+
+/// Puts a span below the one that the caller named.
+pub(crate) fn continue_from(span: &Span, trace: &TraceContext, tracestate: Option<&HeaderValue>) {
+    let state = tracestate
+        .and_then(|value| value.to_str().ok())
+        .and_then(|text| text.parse::<TraceState>().ok())
+        .unwrap_or_default();
+    let flags = if trace.is_sampled { TraceFlags::SAMPLED } else { TraceFlags::default() };
+    let parent =
+        SpanContext::new(TraceId::from_bytes(trace.trace_id), SpanId::from_bytes(trace.span_id), flags, true, state);
+    // It fails where no spans are recorded; the call carries its caller's context on then.
+    let _ = span.set_parent(Context::new().with_remote_span_context(parent));
+}
+
+/// Where a span stands in its trace; `None` where spans are not recorded.
+pub(crate) fn position(span: &Span) -> Option<TraceContext> {
+    let context = span.context();
+    let context = context.span().span_context().clone();
+    context.is_valid().then(|| TraceContext {
+        trace_id: context.trace_id().to_bytes(),
+        span_id: context.span_id().to_bytes(),
+        is_sampled: context.is_sampled(),
+    })
+}
+
+/// A context that no one records, for calls that are no part of anyone's work, such as health checks.
+pub(crate) fn unrecorded() -> TraceContext {
+    TraceContext::new_root(fastrand::u128(..), fastrand::u64(..), false)
+}
+
+/// A context as `traceparent`.
+pub(crate) fn header_value(trace: &TraceContext) -> HeaderValue {
+    HeaderValue::from_bytes(&trace.to_traceparent()).expect("a traceparent is ASCII")
+}
+
+/// The trace's id in hexadecimal.
+pub(crate) fn id(trace: &TraceContext) -> String {
+    String::from_utf8_lossy(&trace.trace_id_hex()).into_owned()
+}
