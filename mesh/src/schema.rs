@@ -1,0 +1,214 @@
+//! Users' schemas at run time: what services and messages their descriptors define, and messages as JSON.
+//!
+//! The rest of Weft sees [`Schema`] only; the library behind it stands in one module. Descriptors come from outside:
+//! their size is limited, and nothing that is wrong with them is more than an error.
+
+mod files;
+mod json;
+mod pool;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use weft_contracts::weft::options::v1::{MethodOptions, ServiceOptions};
+
+/// What a set of `.proto` files defines.
+pub trait Schema: Send + Sync {
+    /// Every protobuf service, in the order of their full names.
+    fn services(&self) -> &[Service];
+
+    /// The protobuf service of that full name: `shop.users.v1.Users`.
+    fn service(&self, name: &str) -> Option<&Service> {
+        let services = self.services();
+        services.binary_search_by(|service| service.name.as_str().cmp(name)).ok().map(|at| &services[at])
+    }
+
+    /// The method of that service and name: `("shop.users.v1.Users", "Create")`.
+    fn method(&self, service: &str, method: &str) -> Option<&Method> {
+        self.service(service)?.methods.iter().find(|candidate| candidate.name == method)
+    }
+
+    /// Whether a message of that full name is defined.
+    fn has_message(&self, name: &str) -> bool;
+
+    /// Encodes a message that is written in protobuf's JSON mapping. A field that the message does not have is an
+    /// error, and so is anything after the message.
+    fn json_to_binary(&self, message: &str, json: &str) -> Result<Vec<u8>, SchemaError>;
+
+    /// Writes an encoded message in protobuf's JSON mapping, on one line. Fields that are not known are left out.
+    fn binary_to_json(&self, message: &str, binary: &[u8]) -> Result<String, SchemaError>;
+
+    /// Writes what an `Any` holds in protobuf's JSON mapping: an object with `@type`.
+    fn any_to_json(&self, any: &prost_types::Any) -> Result<String, SchemaError>;
+}
+
+/// Reads a serialized `google.protobuf.FileDescriptorSet` that holds all its imports.
+pub fn from_descriptor_set(descriptor_set: &[u8]) -> Result<Arc<dyn Schema>, SchemaError> {
+    from_files(files::split(descriptor_set)?)
+}
+
+/// Reads serialized `google.protobuf.FileDescriptorProto`s, in any order, that come with all their imports.
+///
+/// A file may come more than once when it says the same each time; of protobuf's own files, which every compiler
+/// brings along in its own version, the first is taken.
+pub fn from_files(files: impl IntoIterator<Item = Bytes>) -> Result<Arc<dyn Schema>, SchemaError> {
+    Ok(Arc::new(pool::PoolSchema::new(&files::merge(files)?)?))
+}
+
+/// A protobuf service.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Service {
+    /// Its full name: `shop.users.v1.Users`.
+    pub name: String,
+    /// The file that defines it: `shop/users/v1/users.proto`.
+    pub file: String,
+    /// Its option `(weft.options.v1.service)`.
+    pub options: Option<ServiceOptions>,
+    /// Its methods, as they stand in the file.
+    pub methods: Vec<Method>,
+}
+
+/// A method of a protobuf service.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Method {
+    /// Its name without its service: `Create`.
+    pub name: String,
+    /// The full name of the message that the caller sends.
+    pub input: String,
+    /// The full name of the message that the service sends.
+    pub output: String,
+    /// Whether the caller sends any number of messages.
+    pub client_streaming: bool,
+    /// Whether the service sends any number of messages.
+    pub server_streaming: bool,
+    /// Its `idempotency_level`.
+    pub idempotency: Idempotency,
+    /// Its option `(weft.options.v1.method)`.
+    pub options: Option<MethodOptions>,
+}
+
+/// What repeating a call does, by the method's `idempotency_level`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Idempotency {
+    /// Nothing is said: only what was provably never seen may be sent again.
+    #[default]
+    Unknown,
+    /// Twice is as once.
+    Idempotent,
+    /// A read.
+    NoSideEffects,
+}
+
+impl Idempotency {
+    /// Whether a call that the service may have seen may be sent again.
+    pub fn is_safe_to_repeat(self) -> bool {
+        self != Self::Unknown
+    }
+}
+
+/// What is wrong with descriptors, or with a message under them.
+#[derive(Debug, thiserror::Error)]
+pub enum SchemaError {
+    /// More descriptors than Weft takes.
+    #[error("the descriptors have {found} bytes; allowed are {allowed}")]
+    TooLarge {
+        /// Their size.
+        found: usize,
+        /// [`crate::limits::DESCRIPTOR_SET_BYTES`]
+        allowed: usize,
+    },
+    /// The bytes are no descriptors, or descriptors that contradict themselves or lack an import.
+    #[error("the descriptors are malformed: {reason}")]
+    Malformed {
+        /// What is wrong.
+        reason: String,
+    },
+    /// A file has no name.
+    #[error("the descriptors hold a file without a name")]
+    NamelessFile,
+    /// Two files of one name.
+    #[error("the descriptors hold two different files named {file}")]
+    FileConflict {
+        /// Their name.
+        file: String,
+    },
+    /// A service or a method bears Weft's option, but the set leaves open whether the option is Weft's.
+    #[error(
+        "{file}: {element} bears an option of number {number}, but the descriptors lack the file that defines it; \
+         write the descriptor set with all imports (`protoc --include_imports`)"
+    )]
+    UndefinedOption {
+        /// The file that the option stands in.
+        file: String,
+        /// `service a.b.C` or `method a.b.C/D`.
+        element: String,
+        /// The option's field number.
+        number: u32,
+    },
+    /// Weft's option does not decode.
+    #[error("{file}: the weft option of {element} is malformed: {reason}")]
+    MalformedOption {
+        /// The file that the option stands in.
+        file: String,
+        /// `service a.b.C` or `method a.b.C/D`.
+        element: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// There is no such message.
+    #[error("the descriptors define no message `{message}`{}", closest.as_ref().map_or(String::new(), |name| format!("; did you mean `{name}`?")))]
+    UnknownMessage {
+        /// What was asked for.
+        message: String,
+        /// The most alike of the messages that there are.
+        closest: Option<String>,
+    },
+    /// A text that is not the JSON of the message.
+    #[error("this is no JSON of `{message}`: {}{reason}", field.as_ref().map_or(String::new(), |field| format!("{field}: ")))]
+    Json {
+        /// The message.
+        message: String,
+        /// The way to the field that is wrong: `lines[2].quantity`.
+        field: Option<String>,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Bytes that are not the message.
+    #[error("these bytes are no `{message}`: {reason}")]
+    Binary {
+        /// The message.
+        message: String,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use std::path::Path;
+
+    use protox::file::{ChainFileResolver, File, FileResolver, GoogleFileResolver, IncludeFileResolver};
+
+    /// Compiles sources, given as `(name, text)`, to a descriptor set with all imports.
+    pub(crate) fn compile(sources: &[(&str, &str)]) -> Vec<u8> {
+        struct Sources(Vec<(String, String)>);
+        impl FileResolver for Sources {
+            fn open_file(&self, name: &str) -> Result<File, protox::Error> {
+                match self.0.iter().find(|(known, _)| known == name) {
+                    Some((_, text)) => File::from_source(name, text),
+                    None => Err(protox::Error::file_not_found(name)),
+                }
+            }
+        }
+        let mut resolver = ChainFileResolver::new();
+        resolver.add(Sources(sources.iter().map(|(name, text)| (name.to_string(), text.to_string())).collect()));
+        resolver.add(IncludeFileResolver::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("../proto")));
+        resolver.add(GoogleFileResolver::new());
+        let mut compiler = protox::Compiler::with_file_resolver(resolver);
+        compiler.include_imports(true);
+        for (name, _) in sources {
+            compiler.open_file(name).unwrap_or_else(|error| panic!("{error:?}"));
+        }
+        compiler.encode_file_descriptor_set()
+    }
+}
