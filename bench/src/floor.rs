@@ -56,28 +56,28 @@ fn upstream_has_gone() {
     std::process::exit(1);
 }
 
-/// One connection from downstream, a task for each of its calls.
+/// One connection from downstream: each call is opened upstream at once and then has a task.
 async fn serve<T: AsyncRead + AsyncWrite + Unpin>(io: T, upstream: Upstream) {
     let Ok(mut connection) = http2::accept(io).await else { return };
-    while let Some(Ok((request, respond))) = connection.accept().await {
-        tokio::spawn(relay(request, respond, upstream.clone()));
+    while let Some(Ok((request, mut respond))) = connection.accept().await {
+        let (head, body) = request.into_parts();
+        // Past the peer's stream limit h2 lets the call wait; a clone of its own never has to be waited for.
+        match upstream.clone().send_request(Request::from_parts(head, ()), body.is_end_stream()) {
+            Ok((answer, to_server)) => drop(tokio::spawn(relay(body, respond, answer, to_server))),
+            Err(_) => respond.send_reset(Reason::REFUSED_STREAM),
+        }
     }
 }
 
 /// One call: both directions at once; what breaks one resets both with the same reason.
-async fn relay(request: Request<RecvStream>, mut respond: SendResponse<Bytes>, upstream: Upstream) {
-    let (head, mut body) = request.into_parts();
-    let has_ended = body.is_end_stream();
-    let opened = match upstream.ready().await {
-        Ok(mut upstream) => upstream.send_request(Request::from_parts(head, ()), has_ended),
-        Err(error) => Err(error),
-    };
-    let (answer, mut to_server) = match opened {
-        Ok(opened) => opened,
-        Err(_) => return respond.send_reset(Reason::REFUSED_STREAM),
-    };
+async fn relay(
+    mut body: RecvStream,
+    mut respond: SendResponse<Bytes>,
+    answer: client::ResponseFuture,
+    mut to_server: SendStream<Bytes>,
+) {
     let forth = async {
-        if has_ended {
+        if body.is_end_stream() {
             return Ok(());
         }
         match pump(&mut body, &mut to_server).await {

@@ -28,7 +28,9 @@ impl Process {
     }
 
     fn spawn(mut command: Command) -> Result<Self> {
-        let child = command.kill_on_drop(true).spawn().with_context(|| format!("can't start {command:?}"))?;
+        // A group of its own: Ctrl-C reaches the parent only, which then kills its children.
+        let child =
+            command.process_group(0).kill_on_drop(true).spawn().with_context(|| format!("can't start {command:?}"))?;
         let pid = child.id().context("a child ended at once")?;
         Ok(Self { child, pid })
     }
