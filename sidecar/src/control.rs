@@ -1,0 +1,176 @@
+//! The control side: everything that is not on a call's way, on the main thread.
+//!
+//! [`identity`] proves who this sidecar is, [`announce`] tells the registry of its service, whose [`health`] it asks
+//! for, [`discovery`] learns of the services that are called. All of them reach the control plane through
+//! [`channel`]. [`reflection`], [`admin`] and [`probes`] answer who asks. Whatever fails is tried again ([`retry`]);
+//! a task that ends in an error or a panic ends the process, so that its supervisor starts a fresh one.
+
+mod admin;
+mod announce;
+pub(crate) mod channel;
+mod discovery;
+mod health;
+mod identity;
+mod probes;
+pub(crate) mod reflection;
+mod retry;
+mod serve;
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering::Relaxed},
+};
+
+use anyhow::Context;
+use bytes::Bytes;
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+    task::{JoinError, JoinSet},
+};
+use weft_contracts::weft::discovery::v1::Health;
+use weft_mesh::tls::TrustBundle;
+
+use self::{announce::Front, channel::ControlPlane};
+use crate::{
+    catalog::Question,
+    shared::{Phase, Shared},
+};
+
+/// What the tasks of the control side share.
+pub(crate) struct Control {
+    shared: Arc<Shared>,
+    plane: ControlPlane,
+    /// Of the local service; [`Shared`] has it for the workers.
+    health: watch::Sender<Health>,
+    /// The registry has answered an announcement.
+    was_announced: AtomicBool,
+}
+
+/// What the control side takes over at the start.
+pub(crate) struct Inputs {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) plane: ControlPlane,
+    pub(crate) bundle: TrustBundle,
+    pub(crate) questions: mpsc::Receiver<Question>,
+    /// A serialized `FileDescriptorSet`.
+    pub(crate) descriptors: Option<Bytes>,
+    pub(crate) admin: TcpListener,
+    pub(crate) metrics: TcpListener,
+}
+
+/// The tasks of the control side. Dropping it ends them.
+pub(crate) struct Tasks {
+    set: JoinSet<(&'static str, anyhow::Result<()>)>,
+    control: Arc<Control>,
+}
+
+impl Tasks {
+    /// Starts them, on the current runtime.
+    pub(crate) fn start(inputs: Inputs) -> Self {
+        let Inputs { shared, plane, bundle, questions, descriptors, admin, metrics } = inputs;
+        let control = Arc::new(Control {
+            shared: Arc::clone(&shared),
+            plane,
+            health: watch::Sender::new(Health::Unspecified),
+            was_announced: AtomicBool::new(false),
+        });
+        let mut tasks = Self { set: JoinSet::new(), control: Arc::clone(&control) };
+        tasks.own("identity", identity::run(Arc::clone(&control), bundle));
+        tasks.own("discovery", discovery::run(Arc::clone(&control), questions));
+        tasks.own("admin", admin::run(Arc::clone(&control), admin));
+        tasks.own("probes", probes::run(Arc::clone(&control), metrics));
+        if let (Some(service), Some(app)) = (&shared.own, shared.args.app) {
+            tasks.own("health", health::run(Arc::clone(&control), app));
+            tasks.own("announce", announce::run(Arc::clone(&control), Front::new(service, descriptors)));
+        }
+        tasks
+    }
+
+    fn own(&mut self, name: &'static str, task: impl Future<Output = anyhow::Result<()>> + Send + 'static) {
+        self.set.spawn(async move { (name, task.await) });
+    }
+
+    /// The first task that fails. Dropping the future loses nothing.
+    ///
+    /// # Errors
+    /// What the task failed of.
+    pub(crate) async fn failure(&mut self) -> anyhow::Error {
+        while let Some(ended) = self.set.join_next().await {
+            match ended {
+                Ok((name, Ok(()))) => tracing::debug!(task = name, "is done"),
+                Ok((name, Err(error))) => return error.context(format!("the task `{name}` failed")),
+                Err(error) => {
+                    self.control.look_at(&error);
+                    return anyhow::Error::new(error).context("a task of the control side panicked");
+                }
+            }
+        }
+        std::future::pending().await
+    }
+
+    /// Waits for those tasks that end when the sidecar stops; the others are ended.
+    pub(crate) async fn stop(&mut self, limit: std::time::Duration) -> anyhow::Result<()> {
+        let own_end = async {
+            // Discovery saves what it knows; all others may be cut off at any point.
+            while let Some(ended) = self.set.join_next().await {
+                match ended {
+                    Ok(("discovery", _)) => break,
+                    Ok(_) => {}
+                    Err(error) => self.control.look_at(&error),
+                }
+            }
+        };
+        let result = tokio::time::timeout(limit, own_end).await.context("discovery did not end in time");
+        self.set.shutdown().await;
+        result
+    }
+}
+
+impl Control {
+    fn set_local_health(&self, health: Health) {
+        self.shared.set_local_health(health);
+        self.health.send_replace(health);
+    }
+
+    /// How this sidecar is called in the metrics of calls that it makes.
+    fn caller_label(&self) -> String {
+        let by_identity = || self.shared.identity.load().as_ref().map(|identity| identity.svid.id().service().clone());
+        self.shared.own.clone().or_else(by_identity).map_or_else(String::new, |service| service.to_string())
+    }
+
+    /// Leaves discovery and takes no new inbound calls.
+    fn drain(&self) {
+        self.shared.advance_to(Phase::Draining);
+    }
+
+    /// Why this sidecar can't do its work yet.
+    fn unready_reason(&self) -> Option<&'static str> {
+        let shared = &self.shared;
+        if shared.phase() != Phase::Running {
+            return Some("draining");
+        }
+        if shared.identity.load().is_none() {
+            return Some("no identity from the control plane yet");
+        }
+        if shared.own.is_none() {
+            return None;
+        }
+        if shared.local_health() != Health::Up {
+            return Some("the local service is not up");
+        }
+        // Once announced, an outage of the control plane does not take the sidecar out of service.
+        if !self.was_announced.load(Relaxed) {
+            return Some("not announced to the control plane yet");
+        }
+        None
+    }
+
+    /// Of each task's end: a panic is never silent.
+    fn look_at(&self, error: &JoinError) {
+        if error.is_panic() {
+            self.shared.metrics.counters.panics.fetch_add(1, Relaxed);
+            tracing::error!(%error, "a task of the control side panicked");
+        }
+    }
+}

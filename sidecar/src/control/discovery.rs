@@ -1,0 +1,271 @@
+//! Learns of the services that this sidecar calls: owns what is known, answers the workers' questions, and follows
+//! the control plane's stream of snapshots and changes.
+//!
+//! What is known stays in use whatever happens to the stream. The rules are in [`watches`], without I/O; this file
+//! moves messages between them, the stream, the workers and the disk.
+
+mod build;
+mod snapshots;
+mod watches;
+
+use std::{
+    collections::VecDeque,
+    future::pending,
+    pin::Pin,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+use futures_util::FutureExt;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, MissedTickBehavior, sleep_until, timeout},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
+use weft_contracts::weft::discovery::v1::{WatchRequest, WatchResponse, discovery_client::DiscoveryClient};
+use weft_mesh::limits;
+
+use self::{
+    build::Builder,
+    snapshots::SnapshotFile,
+    watches::{Effects, Watches},
+};
+use super::{
+    Control,
+    channel::CALL_TIMEOUT,
+    retry::{Backoff, Trouble, status},
+};
+use crate::{catalog::Question, shared::Phase};
+
+/// Requests handed to the stream that it has not taken; the others wait in the outbox, whose size what is watched
+/// bounds.
+const REQUESTS_QUEUED: usize = 64;
+/// Messages taken in before the workers see their sum: after a reconnect they come in crowds.
+const MESSAGES_PER_VIEW: usize = 256;
+const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(5);
+/// Changes are written to the disk together, so long after the first of them.
+const SAVE_DELAY: Duration = Duration::from_millis(500);
+
+/// Follows until the sidecar stops.
+pub(super) async fn run(control: Arc<Control>, questions: mpsc::Receiver<Question>) -> anyhow::Result<()> {
+    // Without an identity no endpoint can be called: until there is one, questions wait in their queue. Who asks
+    // waits no longer than its own time.
+    tokio::select! {
+        _ = control.plane.ready() => {}
+        () = control.shared.reached(Phase::Stopping) => return Ok(()),
+    }
+    let own_label = control.caller_label();
+    let builder = Builder::new(Arc::clone(&control.shared.metrics), own_label, control.shared.started);
+    let file = control.shared.args.state_dir.as_deref().map(SnapshotFile::new);
+    let mut watches = Watches::new(builder);
+    if let Some(saved) = file.as_ref().and_then(SnapshotFile::load) {
+        let effects = watches.restore(saved, Instant::now());
+        tracing::info!(services = watches.len(), "knows services from its last run");
+        effects.publish_to(&control, &watches);
+    }
+    let link = Link::new(&control);
+    Discovery { control, watches, link, outbox: VecDeque::new(), file, save_at: None }.run(questions).await;
+    Ok(())
+}
+
+struct Discovery {
+    control: Arc<Control>,
+    watches: Watches,
+    link: Link,
+    /// Requests to the control plane, oldest first. Empty while the stream is down.
+    outbox: VecDeque<WatchRequest>,
+    file: Option<SnapshotFile>,
+    save_at: Option<Instant>,
+}
+
+impl Discovery {
+    async fn run(mut self, mut questions: mpsc::Receiver<Question>) {
+        let shared = Arc::clone(&self.control.shared);
+        let mut housekeeping = tokio::time::interval(HOUSEKEEPING_INTERVAL);
+        housekeeping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let save_at = self.save_at;
+            let effects = tokio::select! {
+                Some(question) = questions.recv() => self.watches.ask(question, Instant::now()),
+                event = self.link.next(&mut self.outbox) => self.take(event),
+                _ = housekeeping.tick() => self.watches.tidy(Instant::now()),
+                () = at(save_at) => {
+                    self.save();
+                    continue;
+                }
+                () = shared.reached(Phase::Stopping) => break,
+            };
+            self.apply(effects);
+        }
+        self.save();
+    }
+
+    fn take(&mut self, event: Event) -> Effects {
+        match event {
+            Event::Up => {
+                self.control.shared.is_control_plane_connected.store(true, Relaxed);
+                self.watches.connected()
+            }
+            Event::Down => {
+                self.control.shared.is_control_plane_connected.store(false, Relaxed);
+                self.outbox.clear();
+                self.watches.disconnected();
+                Effects::default()
+            }
+            Event::Message(first) => {
+                let mut effects = self.watches.take(first, Instant::now());
+                for _ in 1..MESSAGES_PER_VIEW {
+                    let Some(message) = self.link.message_at_hand() else { break };
+                    effects.and(self.watches.take(message, Instant::now()));
+                }
+                effects
+            }
+        }
+    }
+
+    fn apply(&mut self, mut effects: Effects) {
+        if self.link.is_up() {
+            self.outbox.extend(effects.take_requests());
+        }
+        if effects.is_view_changed {
+            self.save_at.get_or_insert_with(|| Instant::now() + SAVE_DELAY);
+        }
+        effects.publish_to(&self.control, &self.watches);
+    }
+
+    /// Small, and without waiting for the disk itself: what a crash of the machine costs is a cache.
+    fn save(&mut self) {
+        if let (Some(_), Some(file)) = (self.save_at.take(), &mut self.file) {
+            file.save(&self.watches.saved());
+        }
+    }
+}
+
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => pending().await,
+    }
+}
+
+enum Event {
+    /// A new stream: nothing is subscribed on it yet.
+    Up,
+    Down,
+    Message(WatchResponse),
+}
+
+/// The stream to the control plane, opened again whenever it breaks.
+struct Link {
+    control: Arc<Control>,
+    state: LinkState,
+    trouble: Trouble,
+    backoff: Backoff,
+}
+
+enum LinkState {
+    Down { until: Instant },
+    Opening(Pin<Box<dyn Future<Output = Result<Open, Status>> + Send>>),
+    Open(Open),
+}
+
+struct Open {
+    requests: mpsc::Sender<WatchRequest>,
+    answers: Streaming<WatchResponse>,
+}
+
+impl Link {
+    fn new(control: &Arc<Control>) -> Self {
+        Self {
+            control: Arc::clone(control),
+            state: LinkState::Down { until: Instant::now() },
+            trouble: Trouble::new("watching the control plane"),
+            backoff: Backoff::new(Duration::from_millis(50), Duration::from_secs(2)),
+        }
+    }
+
+    fn is_up(&self) -> bool {
+        matches!(self.state, LinkState::Open(_))
+    }
+
+    /// The next thing that happens to the stream; meanwhile requests leave the outbox. Dropping the future loses
+    /// nothing: all state is in `self`.
+    async fn next(&mut self, outbox: &mut VecDeque<WatchRequest>) -> Event {
+        loop {
+            match &mut self.state {
+                LinkState::Down { until } => {
+                    sleep_until(*until).await;
+                    self.state = LinkState::Opening(Box::pin(open(Arc::clone(&self.control))));
+                }
+                LinkState::Opening(opening) => match opening.await {
+                    Ok(open) => {
+                        self.state = LinkState::Open(open);
+                        self.trouble.is_over();
+                        self.backoff.reset();
+                        return Event::Up;
+                    }
+                    Err(error) => self.broke(&status(&error)),
+                },
+                LinkState::Open(open) => match open.next(outbox).await {
+                    Ok(message) => return Event::Message(message),
+                    Err(error) => {
+                        self.broke(&error);
+                        return Event::Down;
+                    }
+                },
+            }
+        }
+    }
+
+    /// A message that has arrived already.
+    fn message_at_hand(&mut self) -> Option<WatchResponse> {
+        match &mut self.state {
+            // An end or an error is met again by `next`.
+            LinkState::Open(open) => open.answers.message().now_or_never()?.ok().flatten(),
+            _ => None,
+        }
+    }
+
+    fn broke(&mut self, error: &str) {
+        self.trouble.is(&error);
+        self.state = LinkState::Down { until: Instant::now() + self.backoff.wait() };
+    }
+}
+
+async fn open(control: Arc<Control>) -> Result<Open, Status> {
+    let channel = control.plane.ready().await;
+    let (requests, queue) = mpsc::channel(REQUESTS_QUEUED);
+    let mut client = DiscoveryClient::new(channel).max_decoding_message_size(limits::CONTROL_MESSAGE_BYTES);
+    let opened = timeout(CALL_TIMEOUT, client.watch(ReceiverStream::new(queue))).await;
+    let answers = opened.map_err(|_| Status::deadline_exceeded("no answer"))??.into_inner();
+    Ok(Open { requests, answers })
+}
+
+impl Open {
+    async fn next(&mut self, outbox: &mut VecDeque<WatchRequest>) -> Result<WatchResponse, String> {
+        loop {
+            tokio::select! {
+                permit = self.requests.reserve(), if !outbox.is_empty() => match (permit, outbox.pop_front()) {
+                    (Ok(permit), Some(request)) => permit.send(request),
+                    _ => return Err("the control plane takes no more requests".into()),
+                },
+                message = self.answers.message() => return match message {
+                    Ok(Some(message)) => Ok(message),
+                    Ok(None) => Err("the control plane ended the stream".into()),
+                    Err(error) => Err(status(&error)),
+                },
+            }
+        }
+    }
+}
+
+impl Effects {
+    /// First the view, then the answers: who is answered finds the service there from then on.
+    fn publish_to(self, control: &Control, watches: &Watches) {
+        if self.is_view_changed {
+            control.shared.catalog.publish(watches.view());
+        }
+        self.answer();
+    }
+}

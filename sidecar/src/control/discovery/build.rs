@@ -1,0 +1,194 @@
+//! Makes [`Service`]s of what the control plane says, keeping what must outlive a change.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use tokio::time::Instant;
+use weft_contracts::weft::discovery::v1 as wire;
+use weft_mesh::{names::ServiceName, policy::{BreakerPolicy, Idempotency, ServicePolicy}};
+
+use crate::{
+    breaker::Breaker,
+    catalog::{Endpoint, Method, Service},
+    metrics::{CallLabels, CallMetrics, Direction, Metrics, OTHER},
+};
+
+/// See the module.
+pub(super) struct Builder {
+    metrics: Arc<Metrics>,
+    /// Who calls: a label of metrics.
+    caller: String,
+    started: Instant,
+}
+
+/// What a service is made of, decoded.
+pub(super) struct Parts {
+    pub(super) name: ServiceName,
+    pub(super) protocol: wire::Protocol,
+    pub(super) version: wire::Version,
+    pub(super) policy: ServicePolicy,
+    pub(super) endpoints: Vec<EndpointParts>,
+}
+
+/// An endpoint, decoded.
+#[derive(Clone)]
+pub(super) struct EndpointParts {
+    pub(super) id: String,
+    address: std::net::SocketAddr,
+    spiffe_id: weft_mesh::identity::SpiffeId,
+    health: wire::Health,
+}
+
+impl EndpointParts {
+    /// Whether the other can only be what stood at this place before.
+    pub(super) fn replaces(&self, other: &Endpoint) -> bool {
+        self.id == other.id || self.address == other.address
+    }
+
+    pub(super) fn of(endpoint: &Endpoint) -> Self {
+        Self {
+            id: endpoint.id.clone(),
+            address: endpoint.address,
+            spiffe_id: endpoint.spiffe_id.clone(),
+            health: endpoint.health(),
+        }
+    }
+}
+
+impl TryFrom<wire::Endpoint> for EndpointParts {
+    type Error = String;
+
+    fn try_from(endpoint: wire::Endpoint) -> Result<Self, String> {
+        Ok(Self {
+            address: endpoint.address.parse().map_err(|e| format!("{}: {e}", endpoint.address))?,
+            spiffe_id: endpoint.spiffe_id.parse().map_err(|e: weft_mesh::identity::IdentityError| e.to_string())?,
+            health: endpoint.health(),
+            id: endpoint.id,
+        })
+    }
+}
+
+impl Builder {
+    pub(super) fn new(metrics: Arc<Metrics>, caller: String, started: Instant) -> Self {
+        Self { metrics, caller, started }
+    }
+
+    /// As [`Service::last_used`] counts.
+    pub(super) fn seconds(&self, now: Instant) -> u64 {
+        now.saturating_duration_since(self.started).as_secs()
+    }
+
+    /// The service, with what `before` is worth keeping of.
+    pub(super) fn service(&self, parts: Parts, before: Option<&Service>, now: Instant) -> Service {
+        let breaker_policy = &parts.policy.breaker.value;
+        let breaker = match before {
+            Some(before) if before.breaker.policy() == breaker_policy => Arc::clone(&before.breaker),
+            _ => Arc::new(Breaker::new(breaker_policy.clone(), now)),
+        };
+        let (methods, other) = match before {
+            Some(before) if before.policy == parts.policy => (before.methods.clone(), Arc::clone(&before.other)),
+            _ => (self.methods(&parts), Arc::new(self.other(&parts.name))),
+        };
+        let before_endpoints = before.map_or(&[][..], |before| &before.endpoints);
+        let endpoints =
+            parts.endpoints.into_iter().map(|new| endpoint(new, before_endpoints, breaker_policy, now)).collect();
+        Service {
+            name: parts.name,
+            protocol: parts.protocol,
+            version: parts.version,
+            endpoints,
+            breaker,
+            methods,
+            other,
+            last_used: before
+                .map_or_else(|| Arc::new(AtomicU64::new(self.seconds(now))), |before| Arc::clone(&before.last_used)),
+            policy: parts.policy,
+        }
+    }
+
+    fn methods(&self, parts: &Parts) -> HashMap<Box<str>, Arc<Method>> {
+        let mut methods = HashMap::new();
+        for contract in &parts.policy.contracts {
+            for policy in &contract.methods {
+                let name = format!("{}/{}", contract.name, policy.name);
+                let method = Method {
+                    timeout: policy.timeout.as_ref().map(|timeout| timeout.value),
+                    idempotency: policy.idempotency,
+                    metrics: self.counters(&parts.name, &name),
+                    name: name.as_str().into(),
+                };
+                methods.insert(format!("/{name}").into(), Arc::new(method));
+            }
+        }
+        methods
+    }
+
+    fn other(&self, service: &ServiceName) -> Method {
+        Method {
+            name: OTHER.into(),
+            timeout: None,
+            idempotency: Idempotency::Unknown,
+            metrics: self.counters(service, OTHER),
+        }
+    }
+
+    fn counters(&self, service: &ServiceName, method: &str) -> Arc<CallMetrics> {
+        self.metrics.calls(CallLabels {
+            direction: Direction::Outbound,
+            service: service.to_string(),
+            method: method.to_owned(),
+            peer: self.caller.clone(),
+        })
+    }
+}
+
+/// One that stays what and where it was stays itself: its connections and its breaker's memory are worth keeping.
+fn endpoint(new: EndpointParts, before: &[Arc<Endpoint>], breaker: &BreakerPolicy, now: Instant) -> Arc<Endpoint> {
+    let same = before.iter().find(|old| {
+        old.id == new.id
+            && old.address == new.address
+            && old.spiffe_id == new.spiffe_id
+            && old.breaker.policy() == breaker
+    });
+    match same {
+        Some(old) => {
+            old.set_health(new.health);
+            Arc::clone(old)
+        }
+        None => {
+            let breaker = Breaker::new(breaker.clone(), now);
+            Arc::new(Endpoint::new(new.id, new.address, new.spiffe_id, new.health, breaker))
+        }
+    }
+}
+
+/// A service as the wire has it, for the disk.
+pub(super) fn to_wire(service: &Service) -> wire::Service {
+    wire::Service {
+        name: service.name.to_string(),
+        protocol: service.protocol.into(),
+        endpoints: service
+            .endpoints
+            .iter()
+            .map(|endpoint| wire::Endpoint {
+                id: endpoint.id.clone(),
+                address: endpoint.address.to_string(),
+                spiffe_id: endpoint.spiffe_id.to_string(),
+                health: endpoint.health().into(),
+            })
+            .collect(),
+        policy: Some((&service.policy).into()),
+        version: Some(service.version),
+        complete: false,
+    }
+}
+
+/// Whether a service was called within a time.
+pub(super) fn was_used_within(service: &Service, seconds: u64, now_seconds: u64) -> bool {
+    service.last_used.load(Relaxed) + seconds >= now_seconds
+}

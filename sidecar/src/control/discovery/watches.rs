@@ -1,0 +1,399 @@
+//! What is known and what is asked for, as a plain state machine: it is given messages, questions and `now`, and says
+//! what is to be sent, answered and published.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use tokio::{sync::oneshot, time::Instant};
+use weft_contracts::weft::discovery::v1::{
+    self as wire, ContractOwner, NotFound, Version, WatchRequest, WatchResponse, not_found, watch_request::What,
+    watch_response,
+};
+use weft_mesh::{limits, names::ServiceName, policy::ServicePolicy};
+
+use super::{
+    build::{Builder, EndpointParts, Parts, to_wire, was_used_within},
+    snapshots::Saved,
+};
+use crate::catalog::{Asked, Question, Service, Unknown, View};
+
+/// Questions for one name that wait together.
+const ASKERS_PER_NAME: usize = limits::DISCOVERY_QUEUE;
+
+type Answer = Result<Arc<Service>, Unknown>;
+
+/// See the module.
+pub(super) struct Watches {
+    builder: Builder,
+    known: HashMap<ServiceName, Known>,
+    /// Which service implements a protobuf service, as the control plane says: it knows when several do.
+    owners: HashMap<Box<str>, ServiceName>,
+    /// What was asked for and is not known. At most [`limits::SERVICES_WATCHED`] with what is known.
+    waiting: HashMap<Asked, Vec<oneshot::Sender<Answer>>>,
+}
+
+struct Known {
+    service: Arc<Service>,
+    /// The control plane has said all that there is. From then on its word replaces ours, before that it adds.
+    is_complete: bool,
+}
+
+/// What is to be done after a step.
+#[derive(Default)]
+pub(super) struct Effects {
+    requests: Vec<WatchRequest>,
+    answers: Vec<(oneshot::Sender<Answer>, Answer)>,
+    pub(super) is_view_changed: bool,
+}
+
+impl Effects {
+    pub(super) fn and(&mut self, more: Self) {
+        self.requests.extend(more.requests);
+        self.answers.extend(more.answers);
+        self.is_view_changed |= more.is_view_changed;
+    }
+
+    /// What goes to the control plane if the stream is up; where it is not, [`Watches::connected`] says it all again.
+    pub(super) fn take_requests(&mut self) -> Vec<WatchRequest> {
+        std::mem::take(&mut self.requests)
+    }
+
+    pub(super) fn answer(self) {
+        for (asker, answer) in self.answers {
+            // Who has given up waiting is not told.
+            let _ = asker.send(answer);
+        }
+    }
+
+    fn request(&mut self, what: What) {
+        self.requests.push(WatchRequest { what: Some(what) });
+    }
+
+    fn answer_all(&mut self, askers: Vec<oneshot::Sender<Answer>>, answer: &Answer) {
+        self.answers.extend(askers.into_iter().map(|asker| (asker, answer.clone())));
+    }
+}
+
+fn subscribe(asked: &Asked) -> What {
+    match asked {
+        Asked::Service(name) => What::SubscribeService(name.to_string()),
+        Asked::Contract(name) => What::SubscribeContract(name.to_string()),
+    }
+}
+
+impl Watches {
+    pub(super) fn new(builder: Builder) -> Self {
+        Self { builder, known: HashMap::new(), owners: HashMap::new(), waiting: HashMap::new() }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.known.len()
+    }
+
+    /// Takes over what an earlier run knew. It is in use until the control plane says otherwise.
+    pub(super) fn restore(&mut self, saved: Saved, now: Instant) -> Effects {
+        for service in saved.services.into_iter().take(limits::SERVICES_WATCHED) {
+            if let Some(parts) = decode(service) {
+                self.put(parts, false, now);
+            }
+        }
+        for owner in saved.owners {
+            if let Some(name) = ServiceName::parse(&owner.service).ok().filter(|name| self.known.contains_key(name)) {
+                self.owners.insert(owner.contract.into(), name);
+            }
+        }
+        Effects { is_view_changed: true, ..Effects::default() }
+    }
+
+    /// What is worth keeping for a later run.
+    pub(super) fn saved(&self) -> Saved {
+        Saved {
+            services: self.known.values().map(|known| to_wire(&known.service)).collect(),
+            owners: self
+                .owners
+                .iter()
+                .map(|(contract, service)| ContractOwner { contract: contract.to_string(), service: service.to_string() })
+                .collect(),
+        }
+    }
+
+    pub(super) fn view(&self) -> View {
+        let owned = |(contract, name): (&Box<str>, &ServiceName)| {
+            Some((contract.clone(), Arc::clone(&self.known.get(name)?.service)))
+        };
+        View {
+            services: self.known.iter().map(|(name, known)| (name.clone(), Arc::clone(&known.service))).collect(),
+            contracts: self.owners.iter().filter_map(owned).collect(),
+        }
+    }
+
+    /// A worker's question.
+    pub(super) fn ask(&mut self, Question { asked, answer }: Question, now: Instant) -> Effects {
+        let mut effects = Effects::default();
+        let name = match &asked {
+            Asked::Service(name) => Some(name),
+            Asked::Contract(contract) => self.owners.get(contract),
+        };
+        if let Some(known) = name.and_then(|name| self.known.get(name)) {
+            let service = Arc::clone(&known.service);
+            service.last_used.store(self.builder.seconds(now), std::sync::atomic::Ordering::Relaxed);
+            effects.answers.push((answer, Ok(service)));
+            return effects;
+        }
+        let is_new = !self.waiting.contains_key(&asked);
+        if is_new && self.known.len() + self.waiting.len() >= limits::SERVICES_WATCHED {
+            effects.answers.push((answer, Err(Unknown::Full)));
+            return effects;
+        }
+        if is_new {
+            effects.request(subscribe(&asked));
+        }
+        let askers = self.waiting.entry(asked).or_default();
+        if askers.len() >= ASKERS_PER_NAME {
+            // Those whose time was up need no room.
+            askers.retain(|asker| !asker.is_closed());
+        }
+        if askers.len() >= ASKERS_PER_NAME {
+            effects.answers.push((answer, Err(Unknown::Full)));
+        } else {
+            askers.push(answer);
+        }
+        effects
+    }
+
+    /// A new stream, on which nothing is subscribed.
+    pub(super) fn connected(&self) -> Effects {
+        let mut effects = Effects::default();
+        for name in self.known.keys() {
+            effects.request(What::SubscribeService(name.to_string()));
+        }
+        for asked in self.waiting.keys() {
+            effects.request(subscribe(asked));
+        }
+        effects
+    }
+
+    /// The stream broke: what is known stays as it is, and what nobody waits for is not asked for again.
+    pub(super) fn disconnected(&mut self) {
+        self.drop_abandoned();
+    }
+
+    /// A message of the control plane.
+    pub(super) fn take(&mut self, message: WatchResponse, now: Instant) -> Effects {
+        match message.what {
+            Some(watch_response::What::Snapshot(snapshot)) => self.snapshot(snapshot, now),
+            Some(watch_response::What::Change(change)) => self.change(change, now),
+            Some(watch_response::What::NotFound(not_found)) => self.not_found(not_found),
+            Some(watch_response::What::Owner(owner)) => self.owner(owner),
+            None => Effects::default(),
+        }
+    }
+
+    fn snapshot(&mut self, snapshot: wire::Service, now: Instant) -> Effects {
+        let is_complete = snapshot.complete;
+        let mut effects = Effects::default();
+        let Some(mut parts) = decode(snapshot) else { return effects };
+        let name = parts.name.clone();
+        let asked = Asked::Service(name.clone());
+        match self.known.get(&name) {
+            Some(known) if is_older(&parts.version, &known.service.version) => {
+                tracing::warn!(service = %name, "an outdated snapshot is ignored");
+                return effects;
+            }
+            Some(known) if !is_complete => merge(&mut parts, &known.service),
+            Some(_) => {}
+            None if self.waiting.contains_key(&asked) => {}
+            None => {
+                // Nobody wants it any more.
+                effects.request(What::UnsubscribeService(name.to_string()));
+                return effects;
+            }
+        }
+        if is_complete {
+            let policy = &parts.policy;
+            self.owners.retain(|contract, owner| *owner != name || policy.contract(contract).is_some());
+        }
+        let service = self.put(parts, is_complete, now);
+        effects.is_view_changed = true;
+        if let Some(askers) = self.waiting.remove(&asked) {
+            effects.answer_all(askers, &Ok(service));
+        }
+        effects
+    }
+
+    /// Changes reach us in order and without gaps, as the stream is one HTTP/2 stream and a watcher that can't keep
+    /// up is sent a snapshot; but versions count what happens to all services, so that only order can be checked.
+    fn change(&mut self, change: wire::Change, now: Instant) -> Effects {
+        let mut effects = Effects::default();
+        let Some(name) = ServiceName::parse(&change.service).ok() else { return effects };
+        // One that crossed with our unsubscribing.
+        let Some(known) = self.known.get(&name) else { return effects };
+        let service = &known.service;
+        let version = change.version.unwrap_or_default();
+        if version.epoch != service.version.epoch || version.counter <= service.version.counter {
+            tracing::warn!(service = %name, ?version, after = ?service.version, "a change out of order; asking anew");
+            effects.request(What::UnsubscribeService(name.to_string()));
+            effects.request(What::SubscribeService(name.to_string()));
+            return effects;
+        }
+        let upserted: Vec<EndpointParts> = change.upserted.into_iter().filter_map(decode_endpoint).collect();
+        let removed: HashSet<String> = change.removed_ids.into_iter().collect();
+        let is_complete = known.is_complete;
+        let is_replaced = |old: &crate::catalog::Endpoint| {
+            upserted.iter().any(|new| if is_complete { new.id == old.id } else { new.replaces(old) })
+        };
+        let mut endpoints: Vec<EndpointParts> = service
+            .endpoints
+            .iter()
+            .filter(|old| !removed.contains(&old.id) && !is_replaced(old))
+            .map(|old| EndpointParts::of(old))
+            .collect();
+        endpoints.extend(upserted);
+        let parts = Parts {
+            name,
+            protocol: service.protocol,
+            version,
+            policy: service.policy.clone(),
+            endpoints,
+        };
+        self.put(parts, is_complete, now);
+        effects.is_view_changed = true;
+        effects
+    }
+
+    fn not_found(&mut self, answer: NotFound) -> Effects {
+        let mut effects = Effects::default();
+        // Announcements may yet come: what is known stays, who asks waits on.
+        if !answer.complete {
+            return effects;
+        }
+        let closest = Some(answer.closest).filter(|closest| !closest.is_empty());
+        let asked = match answer.what {
+            Some(not_found::What::Service(name)) => match ServiceName::parse(&name) {
+                Ok(name) => {
+                    if self.known.remove(&name).is_some() {
+                        self.owners.retain(|_, owner| *owner != name);
+                        effects.is_view_changed = true;
+                    }
+                    Asked::Service(name)
+                }
+                Err(_) => return effects,
+            },
+            Some(not_found::What::Contract(name)) => {
+                effects.is_view_changed = self.owners.remove(name.as_str()).is_some();
+                Asked::Contract(name.into())
+            }
+            None => return effects,
+        };
+        if let Some(askers) = self.waiting.remove(&asked) {
+            effects.answer_all(askers, &Err(Unknown::NotFound { closest }));
+        }
+        effects
+    }
+
+    /// From now on the askers wait for that service, whose snapshot follows.
+    fn owner(&mut self, owner: ContractOwner) -> Effects {
+        let mut effects = Effects::default();
+        let Ok(name) = ServiceName::parse(&owner.service) else { return effects };
+        let contract: Box<str> = owner.contract.into();
+        let askers = match self.waiting.remove(&Asked::Contract(contract.clone())) {
+            Some(askers) => askers,
+            // It moved to another service.
+            None if self.owners.contains_key(&contract) => Vec::new(),
+            None => return effects,
+        };
+        self.owners.insert(contract, name.clone());
+        match self.known.get(&name) {
+            Some(known) => {
+                effects.is_view_changed = true;
+                effects.answer_all(askers, &Ok(Arc::clone(&known.service)));
+            }
+            None => self.waiting.entry(Asked::Service(name)).or_default().extend(askers),
+        }
+        effects
+    }
+
+    /// Drops what nobody has used for [`limits::WATCH_IDLE`], and questions that nobody waits for.
+    pub(super) fn tidy(&mut self, now: Instant) -> Effects {
+        let mut effects = Effects::default();
+        let now = self.builder.seconds(now);
+        let idle = |known: &Known| !was_used_within(&known.service, limits::WATCH_IDLE.as_secs(), now);
+        for (name, _) in self.known.extract_if(|_, known| idle(known)) {
+            tracing::debug!(service = %name, "is no longer watched: it was not called for long");
+            effects.request(What::UnsubscribeService(name.to_string()));
+            effects.is_view_changed = true;
+        }
+        let (known, waiting) = (&self.known, &self.waiting);
+        self.owners
+            .retain(|_, owner| known.contains_key(owner) || waiting.contains_key(&Asked::Service(owner.clone())));
+        self.drop_abandoned();
+        effects
+    }
+
+    /// Without a word to the control plane: should it answer after all, it is told then.
+    fn drop_abandoned(&mut self) {
+        self.waiting.retain(|_, askers| {
+            askers.retain(|asker| !asker.is_closed());
+            !askers.is_empty()
+        });
+    }
+
+    fn put(&mut self, parts: Parts, is_complete: bool, now: Instant) -> Arc<Service> {
+        let name = parts.name.clone();
+        let before = self.known.get(&name).map(|known| &*known.service);
+        let service = Arc::new(self.builder.service(parts, before, now));
+        self.known.insert(name, Known { service: Arc::clone(&service), is_complete });
+        service
+    }
+}
+
+/// Another epoch is another process of the control plane: neither is older.
+fn is_older(new: &Version, known: &Version) -> bool {
+    new.epoch == known.epoch && new.counter < known.counter
+}
+
+/// Adds what was known before to a snapshot that may lack it.
+fn merge(parts: &mut Parts, known: &Service) {
+    let missing: Vec<EndpointParts> = known
+        .endpoints
+        .iter()
+        .filter(|old| !parts.endpoints.iter().any(|new| new.replaces(old)))
+        .map(|old| EndpointParts::of(old))
+        .collect();
+    parts.endpoints.extend(missing);
+    // Descriptors come after the announcement that names them.
+    if parts.policy.contracts.is_empty() {
+        parts.policy = known.policy.clone();
+    }
+}
+
+/// What can't be read is logged, and is as if it had not been said.
+fn decode(service: wire::Service) -> Option<Parts> {
+    let protocol = service.protocol();
+    let name = ServiceName::parse(&service.name)
+        .inspect_err(|error| tracing::error!(%error, "the control plane sent a service with a bad name"))
+        .ok()?;
+    let policy = service
+        .policy
+        .map_or_else(|| Ok(ServicePolicy::default()), ServicePolicy::try_from)
+        .inspect_err(|error| tracing::error!(service = %name, %error, "the control plane sent a policy that can't be read"))
+        .ok()?;
+    Some(Parts {
+        name,
+        protocol,
+        version: service.version.unwrap_or_default(),
+        policy,
+        endpoints: service.endpoints.into_iter().filter_map(decode_endpoint).collect(),
+    })
+}
+
+fn decode_endpoint(endpoint: wire::Endpoint) -> Option<EndpointParts> {
+    EndpointParts::try_from(endpoint)
+        .inspect_err(|error| tracing::error!(error, "the control plane sent an endpoint that can't be read"))
+        .ok()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,252 @@
+use std::time::Duration;
+
+use tokio::time::advance;
+use weft_contracts::weft::{
+    discovery::v1::{Change, Endpoint, Health, Protocol},
+    policy::v1::{Breaker, Contract, Method, ServicePolicy as WirePolicy},
+};
+
+use super::*;
+use crate::metrics::Metrics;
+
+const USERS: &str = "users.shop";
+const CONTRACT: &str = "shop.users.v1.Users";
+
+fn watches() -> Watches {
+    Watches::new(Builder::new(Arc::new(Metrics::default()), "orders.shop".into(), Instant::now()))
+}
+
+fn endpoint(id: &str, port: u16, health: Health) -> Endpoint {
+    Endpoint {
+        id: id.into(),
+        address: format!("127.0.0.1:{port}"),
+        spiffe_id: "spiffe://weft.local/ns/shop/sa/users".into(),
+        health: health.into(),
+    }
+}
+
+fn policy(consecutive_failures: u32) -> WirePolicy {
+    let default: WirePolicy = (&ServicePolicy::default()).into();
+    WirePolicy {
+        contracts: vec![Contract {
+            name: CONTRACT.into(),
+            methods: vec![Method { name: "Get".into(), idempotency: 3, ..Default::default() }],
+        }],
+        breaker: default.breaker.map(|breaker| Breaker { consecutive_failures, ..breaker }),
+    }
+}
+
+fn snapshot(version: (u64, u64), complete: bool, endpoints: Vec<Endpoint>) -> WatchResponse {
+    message(watch_response::What::Snapshot(wire::Service {
+        name: USERS.into(),
+        protocol: Protocol::Http2.into(),
+        endpoints,
+        policy: Some(policy(5)),
+        version: Some(Version { epoch: version.0, counter: version.1 }),
+        complete,
+    }))
+}
+
+fn change(version: (u64, u64), upserted: Vec<Endpoint>, removed: &[&str]) -> WatchResponse {
+    message(watch_response::What::Change(Change {
+        service: USERS.into(),
+        upserted,
+        removed_ids: removed.iter().map(|id| (*id).to_owned()).collect(),
+        version: Some(Version { epoch: version.0, counter: version.1 }),
+    }))
+}
+
+fn not_found(what: not_found::What, complete: bool) -> WatchResponse {
+    message(watch_response::What::NotFound(NotFound { what: Some(what), closest: "users.shop".into(), complete }))
+}
+
+fn message(what: watch_response::What) -> WatchResponse {
+    WatchResponse { what: Some(what) }
+}
+
+fn users() -> Asked {
+    Asked::Service(ServiceName::parse(USERS).unwrap())
+}
+
+/// Asks, and gives what was requested of the control plane for it.
+fn ask(watches: &mut Watches, asked: Asked) -> (oneshot::Receiver<Answer>, Vec<What>) {
+    let (answer, answered) = oneshot::channel();
+    let mut effects = watches.ask(Question { asked, answer }, Instant::now());
+    let requests = requests(&mut effects);
+    effects.answer();
+    (answered, requests)
+}
+
+fn take(watches: &mut Watches, message: WatchResponse) -> Vec<What> {
+    let mut effects = watches.take(message, Instant::now());
+    let requests = requests(&mut effects);
+    effects.answer();
+    requests
+}
+
+fn requests(effects: &mut Effects) -> Vec<What> {
+    effects.take_requests().into_iter().filter_map(|request| request.what).collect()
+}
+
+fn ids(watches: &Watches) -> Vec<String> {
+    let view = watches.view();
+    let service = &view.services[&ServiceName::parse(USERS).unwrap()];
+    let mut ids: Vec<String> = service.endpoints.iter().map(|endpoint| endpoint.id.clone()).collect();
+    ids.sort();
+    ids
+}
+
+/// Watches that know users with two endpoints, by a complete snapshot at version 1.5.
+fn knowing_users() -> Watches {
+    let mut watches = watches();
+    let (mut answered, _) = ask(&mut watches, users());
+    let endpoints = vec![endpoint("a", 1, Health::Up), endpoint("b", 2, Health::Up)];
+    take(&mut watches, snapshot((1, 5), true, endpoints));
+    assert!(answered.try_recv().unwrap().is_ok());
+    watches
+}
+
+#[tokio::test(start_paused = true)]
+async fn questions_for_one_name_share_a_subscription_and_its_answer() {
+    let mut watches = watches();
+    let (mut first, requests) = ask(&mut watches, users());
+    assert_eq!(requests, [What::SubscribeService(USERS.into())]);
+    let (mut second, requests) = ask(&mut watches, users());
+    assert_eq!(requests, []);
+    take(&mut watches, snapshot((1, 1), true, vec![endpoint("a", 1, Health::Up)]));
+    for answered in [&mut first, &mut second] {
+        assert_eq!(answered.try_recv().unwrap().unwrap().endpoints.len(), 1);
+    }
+    let (mut third, requests) = ask(&mut watches, users());
+    assert_eq!(requests, []);
+    let service = third.try_recv().unwrap().unwrap();
+    assert_eq!(&*service.method("/shop.users.v1.Users/Get").name, "shop.users.v1.Users/Get");
+    assert_eq!(&*service.method("/x.Y/Z").name, "_other");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_contract_is_answered_with_its_owner() {
+    let mut watches = watches();
+    let (mut answered, requests) = ask(&mut watches, Asked::Contract(CONTRACT.into()));
+    assert_eq!(requests, [What::SubscribeContract(CONTRACT.into())]);
+    let owner = ContractOwner { contract: CONTRACT.into(), service: USERS.into() };
+    take(&mut watches, message(watch_response::What::Owner(owner)));
+    assert!(answered.try_recv().is_err());
+    take(&mut watches, snapshot((1, 1), true, vec![]));
+    assert_eq!(answered.try_recv().unwrap().unwrap().name.as_str(), USERS);
+    assert!(watches.view().contracts.contains_key(CONTRACT));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_found_is_answered_only_when_all_is_known() {
+    let mut watches = watches();
+    let asked = Asked::Service(ServiceName::parse("usrs.shop").unwrap());
+    let (mut answered, _) = ask(&mut watches, asked.clone());
+    take(&mut watches, not_found(not_found::What::Service("usrs.shop".into()), false));
+    assert!(answered.try_recv().is_err());
+    take(&mut watches, not_found(not_found::What::Service("usrs.shop".into()), true));
+    let closest = Some("users.shop".into());
+    assert_eq!(answered.try_recv().unwrap().unwrap_err(), Unknown::NotFound { closest });
+    let (_answered, requests) = ask(&mut watches, asked);
+    assert_eq!(requests.len(), 1, "a later question is a new one");
+}
+
+#[tokio::test(start_paused = true)]
+async fn changes_keep_what_stays_and_its_breaker() {
+    let mut watches = knowing_users();
+    let before = watches.view();
+    let before = &before.services[&ServiceName::parse(USERS).unwrap()];
+    let upserted = vec![endpoint("a", 1, Health::Down), endpoint("c", 3, Health::Up)];
+    assert_eq!(take(&mut watches, change((1, 9), upserted, &["b"])), []);
+    assert_eq!(ids(&watches), ["a", "c"]);
+    let after = watches.view();
+    let after = &after.services[&ServiceName::parse(USERS).unwrap()];
+    let a = after.endpoints.iter().find(|endpoint| endpoint.id == "a").unwrap();
+    assert!(before.endpoints.iter().any(|old| Arc::ptr_eq(old, a)), "its connections go on");
+    assert_eq!(a.health(), Health::Down);
+    assert!(Arc::ptr_eq(&before.breaker, &after.breaker));
+    assert!(Arc::ptr_eq(&before.last_used, &after.last_used));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_out_of_order_is_ignored_and_all_is_asked_anew() {
+    let mut watches = knowing_users();
+    for version in [(1, 5), (1, 4), (2, 6)] {
+        let requests = take(&mut watches, change(version, vec![], &["a", "b"]));
+        assert_eq!(requests, [What::UnsubscribeService(USERS.into()), What::SubscribeService(USERS.into())]);
+        assert_eq!(ids(&watches), ["a", "b"]);
+    }
+    take(&mut watches, snapshot((1, 4), true, vec![]));
+    assert_eq!(ids(&watches), ["a", "b"], "an outdated snapshot");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restarted_control_plane_takes_nothing_away_before_it_knows_all() {
+    let mut watches = knowing_users();
+    watches.disconnected();
+    assert_eq!(ids(&watches), ["a", "b"]);
+    assert_eq!(requests(&mut watches.connected()), [What::SubscribeService(USERS.into())]);
+
+    take(&mut watches, not_found(not_found::What::Service(USERS.into()), false));
+    assert_eq!(ids(&watches), ["a", "b"], "known to nobody yet");
+    take(&mut watches, snapshot((2, 1), false, vec![endpoint("a", 1, Health::Up)]));
+    assert_eq!(ids(&watches), ["a", "b"], "b has not announced itself yet");
+    // The sidecar of b was restarted at its old address.
+    take(&mut watches, change((2, 2), vec![endpoint("b2", 2, Health::Up)], &[]));
+    assert_eq!(ids(&watches), ["a", "b2"]);
+    take(&mut watches, snapshot((2, 3), true, vec![endpoint("a", 1, Health::Up)]));
+    assert_eq!(ids(&watches), ["a"], "what is missing now is gone");
+    take(&mut watches, not_found(not_found::What::Service(USERS.into()), true));
+    assert!(watches.view().services.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_called_for_long_is_dropped() {
+    let mut watches = knowing_users();
+    advance(limits::WATCH_IDLE).await;
+    assert_eq!(requests(&mut watches.tidy(Instant::now())), []);
+    let (mut answered, _) = ask(&mut watches, users());
+    assert!(answered.try_recv().is_ok());
+    advance(limits::WATCH_IDLE).await;
+    assert_eq!(requests(&mut watches.tidy(Instant::now())), []);
+    advance(Duration::from_secs(1)).await;
+    assert_eq!(requests(&mut watches.tidy(Instant::now())), [What::UnsubscribeService(USERS.into())]);
+    assert!(watches.view().services.is_empty());
+    let requests = take(&mut watches, snapshot((1, 6), true, vec![]));
+    assert_eq!(requests, [What::UnsubscribeService(USERS.into())], "one that crossed with it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_saved_is_in_use_until_the_control_plane_says_otherwise() {
+    let mut first = knowing_users();
+    let (_answered, _) = ask(&mut first, Asked::Contract(CONTRACT.into()));
+    let owner = ContractOwner { contract: CONTRACT.into(), service: USERS.into() };
+    take(&mut first, message(watch_response::What::Owner(owner)));
+
+    let mut second = watches();
+    second.restore(first.saved(), Instant::now());
+    assert_eq!(ids(&second), ["a", "b"]);
+    let (mut answered, requests_made) = ask(&mut second, Asked::Contract(CONTRACT.into()));
+    assert_eq!(answered.try_recv().unwrap().unwrap().endpoints.len(), 2);
+    assert_eq!(requests_made, []);
+    assert_eq!(requests(&mut second.connected()), [What::SubscribeService(USERS.into())]);
+    take(&mut second, snapshot((7, 1), false, vec![endpoint("a", 1, Health::Up)]));
+    assert_eq!(ids(&second), ["a", "b"]);
+    take(&mut second, snapshot((7, 2), true, vec![endpoint("a", 1, Health::Up)]));
+    assert_eq!(ids(&second), ["a"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_number_of_watched_services_is_bounded() {
+    let mut watches = watches();
+    let mut waiting = Vec::new();
+    for n in 0..limits::SERVICES_WATCHED {
+        waiting.push(ask(&mut watches, Asked::Contract(n.to_string().into())).0);
+    }
+    let (mut refused, requests_made) = ask(&mut watches, users());
+    assert_eq!(refused.try_recv().unwrap().unwrap_err(), Unknown::Full);
+    assert_eq!(requests_made, []);
+    drop(waiting);
+    watches.tidy(Instant::now());
+    assert_eq!(ask(&mut watches, users()).1.len(), 1, "those who gave up make room");
+}

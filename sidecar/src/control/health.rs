@@ -1,0 +1,226 @@
+//! The health of the local service: asked for every second, and at once when a call to it went wrong.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use http_body_util::Empty;
+use hyper_util::rt::TokioIo;
+use tokio::{
+    net::TcpStream,
+    time::{Instant, sleep, timeout},
+};
+use tonic::{
+    Code,
+    transport::{Channel, Endpoint},
+};
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+use weft_contracts::weft::discovery::v1::Health;
+use weft_mesh::limits;
+
+use super::{
+    Control,
+    retry::{Trouble, status},
+};
+use crate::args::HealthCheck;
+
+/// Between checks of a service that is not up, for as long as [`EAGER_FOR`]: it was most likely just started.
+const EAGER_INTERVAL: Duration = Duration::from_millis(25);
+const EAGER_FOR: Duration = Duration::from_secs(10);
+/// So many checks in a row that end without an answer say that the service is down; one may be chance.
+const UNANSWERED_UNTIL_DOWN: u8 = 2;
+
+/// Checks for as long as the sidecar runs.
+pub(super) async fn run(control: Arc<Control>, app: SocketAddr) -> anyhow::Result<()> {
+    let checker = Checker::new(app, control.shared.args.health_check())?;
+    let mut judge = Judge::default();
+    let mut trouble = Trouble::new("the health check of the local service");
+    let mut not_up_since = Instant::now();
+    loop {
+        let outcome = timeout(limits::HEALTH_CHECK_TIMEOUT, checker.check()).await.unwrap_or(Outcome::Unanswered);
+        match &outcome {
+            Outcome::Up => trouble.is_over(),
+            Outcome::Down(why) => trouble.is(why),
+            Outcome::Unanswered => trouble.is(&"no answer in time"),
+        }
+        let before = judge.health;
+        let health = judge.take(&outcome);
+        if health != before {
+            control.set_local_health(health);
+            not_up_since = Instant::now();
+            tracing::info!(health = health.as_str_name(), "the local service");
+        }
+        let is_eager = health != Health::Up && not_up_since.elapsed() < EAGER_FOR;
+        let pause = if is_eager { EAGER_INTERVAL } else { limits::HEALTH_CHECK_INTERVAL };
+        tokio::select! {
+            () = sleep(pause) => {}
+            () = control.shared.check_health_now.notified() => {
+                // Many calls may go wrong at once: they share a check.
+                sleep(EAGER_INTERVAL.min(pause) / 5).await;
+            }
+        }
+    }
+}
+
+/// What one check said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Outcome {
+    Up,
+    /// It refused, or it said so itself.
+    Down(String),
+    Unanswered,
+}
+
+/// Turns outcomes into health.
+#[derive(Debug)]
+struct Judge {
+    health: Health,
+    unanswered: u8,
+}
+
+impl Default for Judge {
+    fn default() -> Self {
+        Self { health: Health::Unspecified, unanswered: 0 }
+    }
+}
+
+impl Judge {
+    fn take(&mut self, outcome: &Outcome) -> Health {
+        self.unanswered = if *outcome == Outcome::Unanswered { self.unanswered.saturating_add(1) } else { 0 };
+        match outcome {
+            Outcome::Up => self.health = Health::Up,
+            Outcome::Down(_) => self.health = Health::Down,
+            Outcome::Unanswered if self.unanswered >= UNANSWERED_UNTIL_DOWN => self.health = Health::Down,
+            Outcome::Unanswered => {}
+        }
+        self.health
+    }
+}
+
+enum Checker {
+    /// The channel is kept, so that a check costs no connection.
+    Grpc(HealthClient<Channel>),
+    Http {
+        app: SocketAddr,
+        path: http::Uri,
+    },
+    Tcp(SocketAddr),
+}
+
+impl Checker {
+    fn new(app: SocketAddr, check: HealthCheck) -> anyhow::Result<Self> {
+        Ok(match check {
+            HealthCheck::Grpc => {
+                let endpoint = Endpoint::from_shared(format!("http://{app}"))?.connect_timeout(limits::CONNECT_TIMEOUT);
+                Self::Grpc(HealthClient::new(endpoint.connect_lazy()))
+            }
+            HealthCheck::Http(path) => Self::Http { app, path: path.parse()? },
+            HealthCheck::Tcp => Self::Tcp(app),
+        })
+    }
+
+    async fn check(&self) -> Outcome {
+        match self {
+            Self::Grpc(client) => grpc(client.clone()).await,
+            Self::Http { app, path } => http(*app, path).await,
+            Self::Tcp(app) => match TcpStream::connect(app).await {
+                Ok(_) => Outcome::Up,
+                Err(error) => Outcome::Down(format!("{app}: {error}")),
+            },
+        }
+    }
+}
+
+async fn grpc(mut client: HealthClient<Channel>) -> Outcome {
+    match client.check(HealthCheckRequest::default()).await {
+        Ok(answer) => match answer.into_inner().status() {
+            ServingStatus::Serving => Outcome::Up,
+            other => Outcome::Down(format!("the service says {}", other.as_str_name())),
+        },
+        // A server without the health service, or without an entry for the whole of it, runs all the same.
+        Err(answer) if matches!(answer.code(), Code::Unimplemented | Code::NotFound) => Outcome::Up,
+        Err(answer) if matches!(answer.code(), Code::DeadlineExceeded | Code::Cancelled) => Outcome::Unanswered,
+        Err(answer) => Outcome::Down(status(&answer)),
+    }
+}
+
+async fn http(app: SocketAddr, path: &http::Uri) -> Outcome {
+    match http_status(app, path).await {
+        Ok(status) if status.is_success() => Outcome::Up,
+        Ok(status) => Outcome::Down(format!("GET {path} is answered {status}")),
+        Err(error) => Outcome::Down(format!("GET {path} at {app}: {error}")),
+    }
+}
+
+async fn http_status(app: SocketAddr, path: &http::Uri) -> anyhow::Result<http::StatusCode> {
+    let io = TokioIo::new(TcpStream::connect(app).await?);
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await?;
+    let request = http::Request::get(path.clone())
+        .header(http::header::HOST, app.to_string())
+        .header(http::header::USER_AGENT, "weft-health-check")
+        .header(http::header::CONNECTION, "close")
+        .body(Empty::<bytes::Bytes>::new())?;
+    let answer = async { Ok(sender.send_request(request).await?.status()) };
+    // The connection ends with this call: its body is of no interest.
+    tokio::pin!(connection, answer);
+    tokio::select! {
+        biased;
+        status = &mut answer => status,
+        ended = &mut connection => match ended {
+            // The answer was complete, and may still wait to be picked up.
+            Ok(()) => answer.await,
+            Err(error) => Err(error.into()),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    #[test]
+    fn a_refusal_counts_at_once_and_silence_only_twice() {
+        let mut judge = Judge::default();
+        assert_eq!(judge.take(&Outcome::Up), Health::Up);
+        assert_eq!(judge.take(&Outcome::Unanswered), Health::Up);
+        assert_eq!(judge.take(&Outcome::Up), Health::Up);
+        assert_eq!(judge.take(&Outcome::Unanswered), Health::Up);
+        assert_eq!(judge.take(&Outcome::Unanswered), Health::Down);
+        assert_eq!(judge.take(&Outcome::Up), Health::Up);
+        assert_eq!(judge.take(&Outcome::Down("refused".into())), Health::Down);
+    }
+
+    #[tokio::test]
+    async fn each_kind_of_check_tells_a_service_from_none() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let app = listener.local_addr().unwrap();
+        let server = tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut head = [0; 512];
+                let read = stream.read(&mut head).await.unwrap();
+                let is_known = head[..read].starts_with(b"GET /healthy ");
+                let line = if is_known { "HTTP/1.1 204 No Content" } else { "HTTP/1.1 503 Service Unavailable" };
+                let _ = stream.write_all(format!("{line}\r\ncontent-length: 0\r\n\r\n").as_bytes()).await;
+            }
+        });
+        let check = async |kind| Checker::new(app, kind).unwrap().check().await;
+        assert_eq!(check(HealthCheck::Tcp).await, Outcome::Up);
+        assert_eq!(check(HealthCheck::Http("/healthy".into())).await, Outcome::Up);
+        assert!(matches!(check(HealthCheck::Http("/other".into())).await, Outcome::Down(why) if why.contains("503")));
+        server.abort();
+        let _ = server.await;
+        for kind in [HealthCheck::Tcp, HealthCheck::Http("/healthy".into()), HealthCheck::Grpc] {
+            assert!(matches!(check(kind).await, Outcome::Down(_)));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_grpc_server_without_the_health_service_is_up() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let app = listener.local_addr().unwrap();
+        let routes = tonic::service::Routes::default().into_axum_router();
+        let server = tokio::spawn(async move { axum::serve(listener, routes).await });
+        assert_eq!(Checker::new(app, HealthCheck::Grpc).unwrap().check().await, Outcome::Up);
+        server.abort();
+    }
+}

@@ -1,0 +1,258 @@
+//! Who this sidecar is: its key is made here, its certificate fetched from the control plane and renewed in time.
+
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::{Duration, SystemTime},
+};
+
+use anyhow::{Context, bail};
+use tokio::time::timeout;
+use tonic::{Status, Streaming, transport::Channel};
+use weft_contracts::weft::identity::v1::{
+    SignRequest, WatchBundleRequest, WatchBundleResponse, identity_client::IdentityClient,
+};
+use weft_mesh::{
+    limits,
+    tls::{TrustBundle, WorkloadKey},
+};
+
+use super::{
+    Control,
+    channel::CALL_TIMEOUT,
+    retry::{Backoff, Trouble, status},
+};
+use crate::shared::Identity;
+
+/// A clock that was set, or a machine that slept, is noticed within this time.
+const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+const FIRST_WAIT: Duration = Duration::from_millis(50);
+
+/// Gets the first identity, then keeps it and the trust bundle fresh for as long as the sidecar runs.
+///
+/// # Errors
+/// The control plane says that this is another service than the one that the sidecar was told to front: nothing that
+/// waiting could mend.
+pub(super) async fn run(control: Arc<Control>, bundle: TrustBundle) -> anyhow::Result<()> {
+    let mut trouble = Trouble::new("getting an identity");
+    let mut backoff = Backoff::new(FIRST_WAIT, Duration::from_secs(2));
+    let mut identity = loop {
+        match by_token(&control, &bundle).await {
+            Ok(identity) => break identity,
+            Err(error) => trouble.is(&format_args!("{error:#}")),
+        }
+        tokio::time::sleep(backoff.wait()).await;
+    };
+    trouble.is_over();
+    check_service(&control, &identity)?;
+    publish(&control, &identity)?;
+    tracing::info!(id = %identity.svid.id(), "has its identity");
+
+    let mut bundles = Bundles::new(Arc::clone(&control));
+    let mut renewal = Renewal::of(&identity);
+    loop {
+        tokio::select! {
+            () = renewal.due() => match renew(&control, &identity).await {
+                Ok(renewed) => {
+                    renewal.succeeded(&renewed);
+                    identity = renewed;
+                }
+                Err(error) => {
+                    renewal.failed(&error);
+                    continue;
+                }
+            },
+            roots = bundles.next() => match changed_bundle(&identity, roots) {
+                Ok(None) => continue,
+                Ok(Some(with_new_bundle)) => {
+                    tracing::info!(bundle = ?with_new_bundle.bundle, "the trust bundle changed");
+                    identity = with_new_bundle;
+                }
+                Err(error) => {
+                    tracing::error!(error = %format_args!("{error:#}"), "a trust bundle that can't be used is ignored");
+                    continue;
+                }
+            },
+        }
+        publish(&control, &identity)?;
+    }
+}
+
+fn publish(control: &Control, identity: &Arc<Identity>) -> anyhow::Result<()> {
+    let expiry = identity.svid.not_after().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    control.shared.metrics.svid_not_after.store(expiry.as_secs(), Relaxed);
+    control.shared.identity.store(Some(Arc::clone(identity)));
+    control.plane.use_identity(identity).context("the new identity can't be used towards the control plane")
+}
+
+/// A wrong service is no passing trouble: the flags and the token disagree.
+fn check_service(control: &Control, identity: &Identity) -> anyhow::Result<()> {
+    let id = identity.svid.id();
+    match &control.shared.own {
+        Some(own) if own != id.service() => bail!(
+            "the join token in {} is for {id}, but this sidecar is told to front {own}; give it a token for that \
+             service, or set --service {} --namespace {}",
+            control.shared.args.join_token_file.display(),
+            id.service().name(),
+            id.service().namespace(),
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// The token is read anew each time: it may have been replaced since.
+async fn by_token(control: &Control, bundle: &TrustBundle) -> anyhow::Result<Arc<Identity>> {
+    let file = &control.shared.args.join_token_file;
+    let token = std::fs::read_to_string(file)
+        .with_context(|| format!("the join token {} can't be read", file.display()))?
+        .trim()
+        .to_owned();
+    sign(control.plane.without_identity(bundle)?, token).await
+}
+
+/// With the own SVID as the proof; with the token where that is no longer taken.
+async fn renew(control: &Control, current: &Identity) -> anyhow::Result<Arc<Identity>> {
+    let by_svid = match control.plane.channel() {
+        Some(channel) => sign(channel, String::new()).await,
+        None => Err(anyhow::anyhow!("there is no channel that shows the SVID")),
+    };
+    let renewed = match by_svid {
+        Ok(renewed) => renewed,
+        Err(error) => {
+            by_token(control, &current.bundle).await.with_context(|| format!("by its SVID: {error:#}; by its token"))?
+        }
+    };
+    if renewed.svid.id() != current.svid.id() {
+        bail!("the control plane answers with {}, but this is {}", renewed.svid.id(), current.svid.id());
+    }
+    Ok(renewed)
+}
+
+async fn sign(channel: Channel, join_token: String) -> anyhow::Result<Arc<Identity>> {
+    let key = WorkloadKey::generate()?;
+    let request = SignRequest { csr_der: key.signing_request()?.into(), join_token };
+    let mut client = client(channel);
+    let answer = timeout(CALL_TIMEOUT, client.sign(request)).await.context("the control plane did not answer")?;
+    let answer = answer.map_err(|s| anyhow::anyhow!("{}", status(&s)))?.into_inner();
+    let chain = answer.chain_der.into_iter().map(Into::into).collect();
+    let bundle = TrustBundle::from_der(answer.bundle_der.into_iter().map(Into::into))?;
+    Ok(Arc::new(Identity::new(key.into_svid(chain)?, bundle)?))
+}
+
+fn client(channel: Channel) -> IdentityClient<Channel> {
+    IdentityClient::new(channel).max_decoding_message_size(limits::CONTROL_MESSAGE_BYTES)
+}
+
+/// The same identity with another bundle, if it is another.
+fn changed_bundle(identity: &Identity, roots: WatchBundleResponse) -> anyhow::Result<Option<Arc<Identity>>> {
+    let bundle = TrustBundle::from_der(roots.bundle_der.into_iter().map(Into::into))?;
+    if bundle == identity.bundle {
+        return Ok(None);
+    }
+    Ok(Some(Arc::new(Identity::new(identity.svid.clone(), bundle)?)))
+}
+
+/// When the SVID is renewed, by the wall clock, which is what certificates go by.
+struct Renewal {
+    at: SystemTime,
+    not_after: SystemTime,
+    trouble: Trouble,
+    backoff: Backoff,
+}
+
+impl Renewal {
+    fn of(identity: &Identity) -> Self {
+        Self {
+            at: renewal_time(identity.svid.not_before(), identity.svid.not_after(), fastrand::f64()),
+            not_after: identity.svid.not_after(),
+            trouble: Trouble::new("renewing the certificate"),
+            backoff: Backoff::new(Duration::from_secs(1), LONGEST_SLEEP),
+        }
+    }
+
+    async fn due(&self) {
+        while let Ok(left) = self.at.duration_since(SystemTime::now()) {
+            tokio::time::sleep(left.min(LONGEST_SLEEP)).await;
+        }
+    }
+
+    fn succeeded(&mut self, identity: &Identity) {
+        self.trouble.is_over();
+        *self = Self::of(identity);
+        tracing::info!(id = %identity.svid.id(), "has renewed its certificate");
+    }
+
+    fn failed(&mut self, error: &anyhow::Error) {
+        self.trouble.is(&format_args!("{error:#}"));
+        let now = SystemTime::now();
+        if now >= self.not_after {
+            tracing::error!("the certificate has expired: other sidecars take no connection from this one");
+        }
+        self.at = now + self.backoff.wait();
+    }
+}
+
+/// At two thirds of the life, or up to a tenth of it before, so that what started together does not renew together.
+fn renewal_time(not_before: SystemTime, not_after: SystemTime, chance: f64) -> SystemTime {
+    let life = not_after.duration_since(not_before).unwrap_or_default();
+    not_before + life.mul_f64(2.0 / 3.0 - 0.1 * chance)
+}
+
+/// The trust bundle as the control plane tells it, across broken streams.
+struct Bundles {
+    control: Arc<Control>,
+    stream: Option<Streaming<WatchBundleResponse>>,
+    backoff: Backoff,
+    /// Kept here, so that a wait that is dropped half-way goes on where it was.
+    not_before: tokio::time::Instant,
+}
+
+impl Bundles {
+    fn new(control: Arc<Control>) -> Self {
+        let backoff = Backoff::new(FIRST_WAIT, Duration::from_secs(5));
+        Self { control, stream: None, backoff, not_before: tokio::time::Instant::now() }
+    }
+
+    /// The next bundle. Dropping the future loses none: the stream tells the whole bundle when it is opened again.
+    async fn next(&mut self) -> WatchBundleResponse {
+        loop {
+            match self.try_next().await {
+                Ok(Some(bundle)) => {
+                    self.backoff.reset();
+                    return bundle;
+                }
+                // The other tasks on the same connection say what is wrong with it.
+                Ok(None) => tracing::debug!("the stream of trust bundles ended"),
+                Err(error) => tracing::debug!(error = status(&error), "no trust bundles"),
+            }
+            self.stream = None;
+            self.not_before = tokio::time::Instant::now() + self.backoff.wait();
+        }
+    }
+
+    async fn try_next(&mut self) -> Result<Option<WatchBundleResponse>, Status> {
+        if self.stream.is_none() {
+            tokio::time::sleep_until(self.not_before).await;
+            let mut client = client(self.control.plane.ready().await);
+            let opened = timeout(CALL_TIMEOUT, client.watch_bundle(WatchBundleRequest {})).await;
+            self.stream = Some(opened.map_err(|_| Status::deadline_exceeded("no answer"))??.into_inner());
+        }
+        match &mut self.stream {
+            Some(stream) => stream.message().await,
+            None => Ok(None),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn renewal_comes_before_two_thirds_of_the_life_and_after_half() {
+        let start = SystemTime::UNIX_EPOCH;
+        let hours = |h: u64| start + Duration::from_secs(h * 3600);
+        assert!(renewal_time(start, hours(24), 0.0) <= hours(16));
+        assert!(renewal_time(start, hours(24), 0.0) > hours(15));
+        assert!(renewal_time(start, hours(24), 1.0) > hours(13));
+    }
+}

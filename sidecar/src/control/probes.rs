@@ -1,0 +1,45 @@
+//! The metrics port: `/metrics` for Prometheus, `/healthz` and `/readyz` for whoever supervises the process.
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::State,
+    http::{StatusCode, header::CONTENT_TYPE},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use prometheus_client::{encoding::text, registry::Registry};
+use tokio::net::TcpListener;
+
+use super::{Control, serve::serve};
+use crate::metrics::MetricsCollector;
+
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Serves the port for as long as the sidecar runs.
+pub(super) async fn run(control: Arc<Control>, listener: TcpListener) -> anyhow::Result<()> {
+    let app = Router::new()
+        .route("/healthz", get(async || "ok\n"))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .with_state(Arc::clone(&control));
+    serve(control, listener, app).await
+}
+
+async fn readyz(State(control): State<Arc<Control>>) -> Response {
+    match control.unready_reason() {
+        None => "ready\n".into_response(),
+        Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response(),
+    }
+}
+
+async fn metrics(State(control): State<Arc<Control>>) -> Response {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(MetricsCollector(Arc::clone(&control.shared.metrics))));
+    let mut text = String::new();
+    match text::encode(&mut text, &registry) {
+        Ok(()) => ([(CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    }
+}

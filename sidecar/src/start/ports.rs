@@ -1,0 +1,109 @@
+//! Takes all ports before anything else is done, so that nothing is half-started when one is in use.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::{args::Args, worker};
+
+/// Connections that the kernel holds until they are accepted.
+const BACKLOG: i32 = 1024;
+
+/// Bound and listening, none of them blocking.
+pub(super) struct Ports {
+    pub(super) admin: TcpListener,
+    pub(super) metrics: TcpListener,
+    /// One for each worker.
+    pub(super) worker_listeners: Vec<worker::Listeners>,
+}
+
+impl Ports {
+    pub(super) fn bind(args: &Args) -> anyhow::Result<Self> {
+        let workers = usize::from(args.workers);
+        let outbound = bind_for("--outbound", args.outbound, workers)?;
+        let inbound = match args.service {
+            Some(_) => bind_for("--inbound", args.inbound, workers)?.into_iter().map(Some).collect(),
+            None => Vec::from_iter((0..workers).map(|_| None)),
+        };
+        let admin = bind_for("--admin", args.admin, 1)?.remove(0);
+        let metrics = bind_for("--metrics", args.metrics, 1)?.remove(0);
+        let worker_listeners = outbound
+            .into_iter()
+            .zip(inbound)
+            .map(|(outbound, inbound)| worker::Listeners { outbound, inbound })
+            .collect();
+        Ok(Self { admin, metrics, worker_listeners })
+    }
+
+    /// Where it was asked for port 0, the arguments get the port that the kernel gave.
+    pub(super) fn write_to(&self, args: &mut Args) {
+        let set = |at: &mut SocketAddr, listener: &TcpListener| {
+            if let Ok(address) = listener.local_addr() {
+                *at = address;
+            }
+        };
+        set(&mut args.admin, &self.admin);
+        set(&mut args.metrics, &self.metrics);
+        if let Some(first) = self.worker_listeners.first() {
+            set(&mut args.outbound, &first.outbound);
+            if let Some(inbound) = &first.inbound {
+                set(&mut args.inbound, inbound);
+            }
+        }
+    }
+}
+
+/// So many listeners of one address.
+///
+/// One alone takes the address for itself. Several share it by `SO_REUSEPORT`, which would also let a second sidecar
+/// of the same user in: so it is taken exclusively first, which fails where anyone else has it.
+fn bind_for(flag: &str, address: SocketAddr, count: usize) -> anyhow::Result<Vec<TcpListener>> {
+    let bound = || {
+        let first = listen(address, false)?;
+        if count == 1 {
+            return Ok(vec![first]);
+        }
+        let address = first.local_addr()?;
+        drop(first);
+        (0..count).map(|_| listen(address, true)).collect()
+    };
+    bound().map_err(|error: io::Error| match error.kind() {
+        io::ErrorKind::AddrInUse => anyhow::anyhow!("{flag} {address}: the port is in use by another process"),
+        io::ErrorKind::AddrNotAvailable => anyhow::anyhow!("{flag} {address}: this host has no such address"),
+        _ => anyhow::Error::new(error).context(format!("{flag} {address}: can't listen there")),
+    })
+}
+
+fn listen(address: SocketAddr, shares_port: bool) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // Connections of an earlier process that linger in TIME_WAIT do not keep the port.
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(shares_port)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_sidecar_on_the_same_port_fails_and_is_told_which() {
+        let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        for count in [1, 3] {
+            let first = bind_for("--outbound", any, count).unwrap();
+            assert_eq!(first.len(), count);
+            let address = first[0].local_addr().unwrap();
+            assert!(first.iter().all(|listener| listener.local_addr().unwrap() == address));
+            for other_count in [1, 3] {
+                let error = bind_for("--outbound", address, other_count).unwrap_err().to_string();
+                assert!(error.contains("--outbound") && error.contains(&address.to_string()), "{error}");
+            }
+        }
+    }
+}
