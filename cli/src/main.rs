@@ -1,1 +1,77 @@
-fn main() {}
+//! `weft`: the command line of the mesh, and the mesh itself in one program.
+
+mod call;
+mod down;
+mod mesh_file;
+mod up;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+use mesh_file::{MeshFile, Programs};
+
+/// A gRPC service mesh: services defined in .proto files, mutual TLS between them, one trace for every call
+#[derive(Parser)]
+#[command(name = "weft", version, propagate_version = true, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the mesh of a mesh.yaml on this machine: control plane, services, and a sidecar beside each
+    Up(up::Args),
+    /// End what `weft up` started, also when it was killed
+    Down(down::Args),
+    /// Call a method of a service in the mesh with JSON, or list what could be called
+    Call(call::Args),
+    /// Check a mesh.yaml, its programs, its .proto files and their options; start nothing
+    Check(CheckArgs),
+}
+
+#[derive(clap::Args)]
+struct CheckArgs {
+    /// The mesh file
+    #[arg(long, short, default_value = "mesh.yaml", value_name = "FILE")]
+    file: PathBuf,
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("{}", error_text(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Up(args) => up::run(args),
+        Command::Down(args) => down::run(&args),
+        Command::Call(args) => call::run(args),
+        Command::Check(args) => check(&args),
+    }
+}
+
+/// Problems of a file name their place; anything else names the program.
+fn error_text(error: &anyhow::Error) -> String {
+    match error.downcast_ref::<mesh_file::Problems>() {
+        Some(problems) => problems.to_string(),
+        None => format!("weft: {error:#}"),
+    }
+}
+
+fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
+    let mesh = MeshFile::load(&args.file, Programs::MayBeBuilt)?;
+    let contracts = mesh.services.iter().filter_map(|service| service.contracts.as_ref());
+    println!(
+        "{}: good; {} services, {} contracts",
+        mesh.path.display(),
+        mesh.services.len(),
+        contracts.map(|contracts| contracts.implements.len()).sum::<usize>(),
+    );
+    Ok(ExitCode::SUCCESS)
+}

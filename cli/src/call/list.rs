@@ -1,0 +1,64 @@
+//! What could be called.
+
+use anyhow::bail;
+use weft_mesh::names::closest;
+
+use super::reflection::{Method, Reflection};
+
+/// Prints every contract of the mesh with its methods, or those of one.
+pub(super) async fn print(reflection: &mut Reflection, only: Option<&str>) -> anyhow::Result<()> {
+    let only = only.map(|name| name.trim_matches('/'));
+    let contracts = reflection.services().await?;
+    let chosen: Vec<&String> = contracts.iter().filter(|name| only.is_none_or(|only| *name == only)).collect();
+    if chosen.is_empty() {
+        match only {
+            Some(name) => {
+                let near = super::hint(closest(name, contracts.iter().map(String::as_str)));
+                bail!("the mesh has no contract `{name}`{near}; `weft call` lists what there is")
+            }
+            None => bail!("the mesh has no contract yet; are its services up?"),
+        }
+    }
+    for (index, contract) in chosen.into_iter().enumerate() {
+        if index > 0 {
+            println!();
+        }
+        println!("{contract}");
+        // One that goes away in between has no methods left to print.
+        reflection.fetch_symbol(contract).await?;
+        let methods = reflection.methods(contract);
+        let width = methods.iter().map(|method| method.name.len()).max().unwrap_or(0);
+        for method in &methods {
+            println!("  {:width$}  {}", method.name, shape(method, contract));
+        }
+    }
+    Ok(())
+}
+
+/// `CreateRequest → stream Event`; types of the contract's own package without its name.
+fn shape(method: &Method, contract: &str) -> String {
+    let package = contract.rsplit_once('.').map_or("", |(package, _)| package);
+    let kind = |name: &str, is_stream: bool| {
+        let own = name.strip_prefix(package).and_then(|rest| rest.strip_prefix('.')).filter(|rest| !rest.contains('.'));
+        format!("{}{}", if is_stream { "stream " } else { "" }, own.unwrap_or(name))
+    };
+    format!("{} → {}", kind(&method.input, method.client_streaming), kind(&method.output, method.server_streaming))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shape_of_a_method_is_short() {
+        let method = Method {
+            name: "Watch".to_owned(),
+            path: "/a.v1.B/Watch".parse().unwrap(),
+            input: "google.protobuf.Empty".to_owned(),
+            output: "a.v1.Event".to_owned(),
+            client_streaming: false,
+            server_streaming: true,
+        };
+        assert_eq!(shape(&method, "a.v1.B"), "google.protobuf.Empty → stream Event");
+    }
+}

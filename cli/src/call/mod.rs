@@ -1,0 +1,330 @@
+//! `weft call`: any method of any contract in the mesh, with JSON in and out.
+//!
+//! The contracts come from the mesh itself ([`reflection`]); the [`input`] is read value by value and sent as it is
+//! read, which makes one path of all four kinds of method; what comes back is printed by [`output`].
+
+mod codec;
+mod input;
+mod list;
+mod metadata;
+mod output;
+mod reflection;
+mod schema;
+
+use std::{process::ExitCode, time::Duration};
+
+use anyhow::{Context as _, bail};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use tokio::{sync::oneshot, time::timeout};
+use tonic::{
+    Code, Request, Status, Streaming,
+    metadata::MetadataMap,
+    transport::{Channel, Endpoint},
+};
+use weft_mesh::{
+    names::{closest, port},
+    trace_context::TraceContext,
+};
+
+use self::{codec::RawCodec, output::Printer, reflection::Reflection, schema::Messages};
+use crate::up::run_file::Run;
+
+const CONNECT_LIMIT: Duration = Duration::from_secs(3);
+/// How much longer than its deadline a call is waited for: the mesh ends it, unless it hangs itself.
+const DEADLINE_GRACE: Duration = Duration::from_secs(2);
+/// The largest message that is taken.
+const MESSAGE_BYTES: usize = 256 * 1024 * 1024;
+/// A call that ends with a gRPC status exits with this and the status's number.
+const EXIT_STATUS_BASE: u8 = 64;
+
+const AFTER_HELP: &str = "\
+Examples:
+  weft call                                   list every method of the mesh
+  weft call shop.users.v1.Users               list the methods of one contract
+  weft call shop.users.v1.Users/Get '{\"id\":\"1\"}'
+  weft call shop.users.v1.Users/Watch         print what comes, until Ctrl-C
+  weft call shop.products.v1.Products/Import -d - < products.jsonl
+  weft call shop.users.v1.Users/List -v --timeout 500ms -H 'x-tenant: a'
+
+Answers go to standard output, all else to standard error. The exit code is 0, or 64 and the number of the gRPC
+status (NOT_FOUND is 5: 69), or 1 when there was no answer at all.";
+
+/// The flags of `weft call`.
+#[derive(Debug, Clone, clap::Args)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct Args {
+    /// The method, as shop.users.v1.Users/Create; a contract or nothing lists what there is
+    #[arg(value_name = "SERVICE/METHOD")]
+    method: Option<String>,
+    /// The request as JSON; several values, one after the other, for a method that takes a stream [default: {}]
+    #[arg(value_name = "JSON", conflicts_with = "data")]
+    json: Option<String>,
+    /// The request as JSON, from @FILE or from standard input (-)
+    #[arg(long, short, value_name = "JSON|@FILE|-")]
+    data: Option<String>,
+    /// Send a header; the value of one that ends in -bin is base64
+    #[arg(long = "header", short = 'H', value_name = "KEY: VALUE")]
+    headers: Vec<String>,
+    /// How long the call may take: 300ms, 2s, 1m
+    #[arg(long, short, value_name = "TIME", value_parser = parse_duration)]
+    timeout: Option<Duration>,
+    /// The service to ask, where more than one implements the contract: users or users.shop
+    #[arg(long, value_name = "NAME")]
+    service: Option<String>,
+    /// The sidecar to call through [default: that of the running `weft up`, else http://127.0.0.1:15001]
+    #[arg(long, env = "WEFT_OUTBOUND", value_name = "URL")]
+    address: Option<String>,
+    /// Where traces are shown [default: that of the running `weft up`, else http://127.0.0.1:15080]
+    #[arg(long, env = "WEFT_DASHBOARD", value_name = "URL")]
+    dashboard: Option<String>,
+    /// Print each answer on one line
+    #[arg(long, short)]
+    compact: bool,
+    /// Show the headers that are sent, and the headers and trailers that come back
+    #[arg(long, short)]
+    verbose: bool,
+}
+
+/// Makes one call, or lists what could be called.
+///
+/// # Errors
+/// Nobody answers at the address, there is no such method, or the request is not as its contract says.
+pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let code = runtime.block_on(call(&args));
+    // The thread that reads standard input may wait for a line that never comes.
+    runtime.shutdown_background();
+    code
+}
+
+async fn call(args: &Args) -> anyhow::Result<ExitCode> {
+    let run = std::env::current_dir().ok().and_then(|dir| Run::nearest(&dir)).filter(|run| run.up.is_alive());
+    let address = args.address.clone().or_else(|| run.as_ref().map(|run| run.outbound_url.clone()));
+    let address = address.unwrap_or_else(|| format!("http://127.0.0.1:{}", port::OUTBOUND));
+    let dashboard = args.dashboard.clone().or_else(|| run.map(|run| run.dashboard_url));
+    let dashboard = dashboard.unwrap_or_else(|| format!("http://127.0.0.1:{}", port::DASHBOARD));
+
+    let channel = connect(&address).await?;
+    let mut reflection = Reflection::new(channel.clone());
+    let Some((contract, method)) = args.method.as_deref().and_then(split_method) else {
+        list::print(&mut reflection, args.method.as_deref()).await?;
+        return Ok(ExitCode::SUCCESS);
+    };
+    let method = find_method(&mut reflection, contract, method).await?;
+    let messages = Messages::new(&reflection.descriptor_set())?;
+    let headers = metadata::parse(&args.headers, args.service.as_deref())?;
+    let (headers, trace_id) = with_trace(headers)?;
+    let printer = Printer { is_compact: args.compact, is_verbose: args.verbose };
+    let outcome = exchange(args, channel, &method, &messages, headers, &printer).await;
+    let code = match outcome {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(status)) => {
+            let known = output::details(&status, &mut reflection).await;
+            printer.status(&status, known.as_ref().unwrap_or(&messages));
+            ExitCode::from(EXIT_STATUS_BASE + status.code() as i32 as u8)
+        }
+        Err(error) => return Err(error),
+    };
+    eprintln!("trace: {}/traces/{trace_id}", dashboard.trim_end_matches('/'));
+    Ok(code)
+}
+
+/// One exchange of any kind. The outer error is ours, the inner one is the answer's.
+async fn exchange(
+    args: &Args,
+    channel: Channel,
+    method: &reflection::Method,
+    messages: &Messages,
+    headers: MetadataMap,
+    printer: &Printer,
+) -> anyhow::Result<Result<(), Status>> {
+    let (failed, failure) = oneshot::channel();
+    let source = input::Source::new(args.json.as_deref().or(args.data.as_deref()), args.json.is_some());
+    let requests: futures_util::stream::BoxStream<'static, Bytes> = if method.client_streaming {
+        input::stream(source, messages.clone(), method.input.clone(), failed)
+    } else {
+        // A request that is wrong is told before anything is sent.
+        let message = input::single(source, messages, &method.input).await?;
+        futures_util::stream::once(async move { message }).boxed()
+    };
+    let mut request = Request::new(requests);
+    *request.metadata_mut() = headers;
+    if let Some(limit) = args.timeout {
+        request.set_timeout(limit);
+    }
+    printer.request(method, request.metadata());
+    let limit = args.timeout.map_or(Duration::MAX, |limit| limit + DEADLINE_GRACE);
+    let call = timeout(limit, receive(channel, request, method, messages, printer));
+    tokio::select! {
+        outcome = call => match outcome {
+            Ok(outcome) => outcome,
+            Err(_) => bail!("no answer, not even that the deadline of {:?} has passed", args.timeout.unwrap_or_default()),
+        },
+        // Dropping the call resets it: the service must not take a part for the whole.
+        Ok(error) = failure => Err(error),
+    }
+}
+
+async fn receive(
+    channel: Channel,
+    request: Request<futures_util::stream::BoxStream<'static, Bytes>>,
+    method: &reflection::Method,
+    messages: &Messages,
+    printer: &Printer,
+) -> anyhow::Result<Result<(), Status>> {
+    let mut client = tonic::client::Grpc::new(channel).max_decoding_message_size(MESSAGE_BYTES);
+    client.ready().await.context("the connection broke")?;
+    let response = match client.streaming(request, method.path.clone(), RawCodec).await {
+        Ok(response) => response,
+        Err(status) => return Ok(Err(status)),
+    };
+    printer.headers("answered with the headers", response.metadata());
+    let mut answers: Streaming<Bytes> = response.into_inner();
+    loop {
+        match answers.message().await {
+            Ok(Some(bytes)) => {
+                let json = messages.to_json(&method.output, &bytes, !printer.is_compact);
+                println!("{}", json.with_context(|| format!("an answer is no {}", method.output))?);
+            }
+            Ok(None) => break,
+            Err(status) => return Ok(Err(status)),
+        }
+    }
+    if let Ok(Some(trailers)) = answers.trailers().await {
+        printer.headers("ended with the trailers", &trailers);
+    }
+    Ok(Ok(()))
+}
+
+async fn connect(address: &str) -> anyhow::Result<Channel> {
+    let with_scheme = if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
+    let endpoint = Endpoint::from_shared(with_scheme)
+        .with_context(|| format!("{address:?} is not an address; allowed: one as http://127.0.0.1:15001"))?;
+    endpoint
+        .connect_timeout(CONNECT_LIMIT)
+        .connect()
+        .await
+        .map_err(|_| anyhow::anyhow!("nothing answers at {address}; is `weft up` running, and is --address right?"))
+}
+
+async fn find_method(reflection: &mut Reflection, contract: &str, method: &str) -> anyhow::Result<reflection::Method> {
+    if !reflection.fetch_symbol(contract).await? {
+        let contracts = reflection.services().await?;
+        let near = hint(closest(contract, contracts.iter().map(String::as_str)));
+        bail!("the mesh has no contract `{contract}`{near}; `weft call` lists what there is");
+    }
+    let methods = reflection.methods(contract);
+    if methods.is_empty() {
+        bail!("`{contract}` is a message, not a contract; `weft call` lists what there is");
+    }
+    match methods.iter().find(|candidate| candidate.name == method) {
+        Some(found) => Ok(found.clone()),
+        None => {
+            let near = hint(closest(method, methods.iter().map(|m| m.name.as_str())));
+            let names = methods.iter().map(|m| m.name.as_str()).collect::<Vec<_>>().join(", ");
+            bail!("{contract} has no method `{method}`{near}; it has {names}")
+        }
+    }
+}
+
+fn hint(near: Option<&str>) -> String {
+    near.map_or_else(String::new, |near| format!(" (did you mean `{near}`?)"))
+}
+
+/// `a.b.C/D`, `/a.b.C/D` or, where that can only mean this, nothing.
+fn split_method(text: &str) -> Option<(&str, &str)> {
+    text.trim_start_matches('/').split_once('/').filter(|(_, method)| !method.is_empty())
+}
+
+/// The trace of a call: a new one, or that of a `traceparent` among the headers.
+fn with_trace(mut headers: MetadataMap) -> anyhow::Result<(MetadataMap, String)> {
+    if let Some(given) = headers.get("traceparent") {
+        let context = TraceContext::parse_traceparent(given.as_bytes()).context("the traceparent is malformed")?;
+        return Ok((headers, hex(&context)));
+    }
+    let context = TraceContext::new_root(fastrand::u128(..), fastrand::u64(..), true);
+    let value = String::from_utf8_lossy(&context.to_traceparent()).parse().context("a traceparent is ASCII")?;
+    headers.insert("traceparent", value);
+    Ok((headers, hex(&context)))
+}
+
+fn hex(context: &TraceContext) -> String {
+    String::from_utf8_lossy(&context.trace_id_hex()).into_owned()
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let unit = match &text[split..] {
+        "ms" => 0.001,
+        "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3_600.0,
+        _ => return Err("allowed: a number and ms, s, m or h, as 300ms or 2s".to_owned()),
+    };
+    let number: f64 =
+        text[..split].parse().map_err(|_| "allowed: a number and ms, s, m or h, as 300ms or 2s".to_owned())?;
+    match Duration::try_from_secs_f64(number * unit) {
+        Ok(time) if !time.is_zero() => Ok(time),
+        _ => Err("allowed: more than nothing, and not for ever".to_owned()),
+    }
+}
+
+/// The name of a status as gRPC writes it.
+fn status_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_has_a_unit() {
+        assert_eq!(parse_duration("300ms"), Ok(Duration::from_millis(300)));
+        assert_eq!(parse_duration("1.5s"), Ok(Duration::from_millis(1_500)));
+        assert_eq!(parse_duration("2m"), Ok(Duration::from_secs(120)));
+        for text in ["", "2", "s", "-1s", "0s", "1.2.3s", "1e9s", "99999999999999999999h"] {
+            assert!(parse_duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_method_is_behind_the_last_part_of_its_contract() {
+        assert_eq!(split_method("a.b.C/D"), Some(("a.b.C", "D")));
+        assert_eq!(split_method("/a.b.C/D"), Some(("a.b.C", "D")));
+        assert_eq!(split_method("a.b.C"), None);
+        assert_eq!(split_method("a.b.C/"), None);
+    }
+
+    #[test]
+    fn a_given_trace_is_kept() {
+        let given = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let mut headers = MetadataMap::new();
+        headers.insert("traceparent", given.parse().unwrap());
+        let (headers, trace) = with_trace(headers).unwrap();
+        assert_eq!(trace, "0af7651916cd43dd8448eb211c80319c");
+        assert_eq!(headers.get("traceparent").unwrap(), given);
+
+        let (headers, trace) = with_trace(MetadataMap::new()).unwrap();
+        assert!(headers.get("traceparent").unwrap().to_str().unwrap().contains(&trace));
+    }
+}

@@ -1,0 +1,87 @@
+//! What is shown beside the answers: headers where they are asked for, and errors with everything that is in them.
+
+use prost::Message;
+use tonic::{
+    Status,
+    metadata::{KeyAndValueRef, MetadataMap},
+};
+use tonic_types::pb;
+use weft_mesh::names::header;
+
+use super::{
+    reflection::{Method, Reflection},
+    schema::Messages,
+    status_name,
+};
+
+/// How things are shown.
+pub(super) struct Printer {
+    pub(super) is_compact: bool,
+    pub(super) is_verbose: bool,
+}
+
+impl Printer {
+    pub(super) fn request(&self, method: &Method, headers: &MetadataMap) {
+        if self.is_verbose {
+            eprintln!("calling {}", method.path);
+        }
+        self.headers("with the headers", headers);
+    }
+
+    pub(super) fn headers(&self, what: &str, headers: &MetadataMap) {
+        if !self.is_verbose {
+            return;
+        }
+        eprintln!("{what}");
+        for entry in headers.iter() {
+            match entry {
+                KeyAndValueRef::Ascii(key, value) => eprintln!("  {key}: {}", value.to_str().unwrap_or("(not ASCII)")),
+                KeyAndValueRef::Binary(key, value) => {
+                    eprintln!("  {key}: {}", String::from_utf8_lossy(value.as_encoded_bytes()));
+                }
+            }
+        }
+    }
+
+    /// An answer that is an error.
+    pub(super) fn status(&self, status: &Status, messages: &Messages) {
+        self.headers("ended with the trailers", status.metadata());
+        eprintln!("error: {}: {}", status_name(status.code()), status.message());
+        if let Some(reason) = status.metadata().get(header::ERROR) {
+            let reason = reason.to_str().unwrap_or("?");
+            eprintln!("made by the mesh, not by the service: {}: {reason}", header::ERROR);
+        }
+        for any in any_details(status) {
+            let name = type_name(&any);
+            match messages.to_json(name, &any.value, !self.is_compact) {
+                Ok(json) => eprintln!("{name} {json}"),
+                Err(_) => eprintln!("{name}, which the mesh does not know: {} bytes", any.value.len()),
+            }
+        }
+    }
+}
+
+fn any_details(status: &Status) -> Vec<prost_types::Any> {
+    pb::Status::decode(status.details()).map(|status| status.details).unwrap_or_default()
+}
+
+fn type_name(any: &prost_types::Any) -> &str {
+    any.type_url.rsplit('/').next().unwrap_or(&any.type_url)
+}
+
+/// The messages that a status's details are made of: `google.rpc.*`, and whatever the mesh knows besides. `None` where
+/// there are no details.
+pub(super) async fn details(status: &Status, reflection: &mut Reflection) -> Option<Messages> {
+    let details = any_details(status);
+    if details.is_empty() {
+        return None;
+    }
+    reflection.add(pb::FILE_DESCRIPTOR_SET);
+    for any in &details {
+        if !type_name(any).starts_with("google.rpc.") {
+            // Whoever made it may know more than the mesh: then its size is all that can be told.
+            let _ = reflection.fetch_symbol(type_name(any)).await;
+        }
+    }
+    Messages::new(&reflection.descriptor_set()).ok()
+}

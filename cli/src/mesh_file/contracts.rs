@@ -1,0 +1,114 @@
+//! A service's `.proto` files: compiled here, so that nobody needs `protoc`, and judged before anything starts.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
+
+use prost::Message;
+use weft_mesh::{names::closest, policy::ServicePolicy};
+
+use super::{Located, reader::Reader};
+
+/// What a service's `.proto` files say.
+#[derive(Debug, Clone)]
+pub(crate) struct Contracts {
+    /// A serialized `google.protobuf.FileDescriptorSet`: the files, their imports, every option.
+    pub(crate) descriptor_set: Vec<u8>,
+    /// The protobuf services defined in the files themselves: what this service implements.
+    pub(crate) implements: Vec<String>,
+}
+
+impl Contracts {
+    /// Compiles the files and checks the options in them.
+    pub(super) fn compile(
+        reader: &mut Reader<'_>,
+        field: &str,
+        files: &[Located<String>],
+        include: &[PathBuf],
+        folder: &Path,
+    ) -> Option<Self> {
+        let first_line = files.first()?.line;
+        let before = reader.problems.len();
+        let mut compiler = match protox::Compiler::new(include) {
+            Ok(compiler) => compiler,
+            Err(error) => {
+                reader.problem(first_line, field, format!("{error:?}"));
+                return None;
+            }
+        };
+        compiler.include_imports(true).include_source_info(false);
+        let mut told = BTreeSet::new();
+        for file in files {
+            // The same broken import is told once, though many files may want it.
+            if let Err(text) = open(&mut compiler, file, include, folder)
+                && told.insert(text.clone())
+            {
+                reader.problem(file.line, field, text);
+            }
+        }
+        if reader.problems.len() > before {
+            return None;
+        }
+        let own: BTreeSet<&str> = compiler.files().filter(|file| !file.is_import()).map(|file| file.name()).collect();
+        // Not `file_descriptor_set()`: that goes through types that know no custom options, and drops them.
+        let descriptor_set = compiler.encode_file_descriptor_set();
+        let implements = services_in(&descriptor_set, &own);
+        if implements.is_empty() {
+            let names = files.iter().map(|f| f.value.as_str()).collect::<Vec<_>>().join(", ");
+            reader.problem(
+                first_line,
+                field,
+                format!("no `service` is defined in {names}; allowed: files that define one"),
+            );
+            return None;
+        }
+        if let Err(error) = ServicePolicy::from_descriptors(&descriptor_set, Some(&implements)) {
+            reader.problem(first_line, field, error.to_string());
+            return None;
+        }
+        Some(Self { descriptor_set, implements })
+    }
+}
+
+fn open(
+    compiler: &mut protox::Compiler,
+    file: &Located<String>,
+    include: &[PathBuf],
+    folder: &Path,
+) -> Result<(), String> {
+    let path = folder.join(&file.value);
+    if !path.is_file() {
+        let near = like_it(&path, folder).map_or_else(String::new, |near| format!(" (did you mean `{near}`?)"));
+        return Err(format!("no such file: {}{near}; allowed: .proto files, from the file's folder", path.display()));
+    }
+    if !include.iter().any(|root| path.starts_with(root)) {
+        let roots = include.iter().map(|root| root.display().to_string()).collect::<Vec<_>>().join(", ");
+        return Err(format!("{} is outside of `proto_path`; allowed: files under {roots}", path.display()));
+    }
+    // `Debug` is the form of this library's errors that has the file and the line in it.
+    compiler.open_file(&path).map(|_| ()).map_err(|error| format!("{error:?}"))
+}
+
+fn like_it(path: &Path, folder: &Path) -> Option<String> {
+    let names: Vec<String> = std::fs::read_dir(path.parent()?)
+        .ok()?
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|name| name.ends_with(".proto"))
+        .collect();
+    let near = path.with_file_name(closest(path.file_name()?.to_str()?, names.iter().map(String::as_str))?);
+    Some(near.strip_prefix(folder).unwrap_or(&near).display().to_string())
+}
+
+fn services_in(descriptor_set: &[u8], own: &BTreeSet<&str>) -> Vec<String> {
+    let set = prost_types::FileDescriptorSet::decode(descriptor_set).unwrap_or_default();
+    let files = set.file.iter().filter(|file| own.contains(file.name()));
+    files
+        .flat_map(|file| {
+            file.service.iter().map(|service| match file.package() {
+                "" => service.name().to_owned(),
+                package => format!("{package}.{}", service.name()),
+            })
+        })
+        .collect()
+}

@@ -1,0 +1,164 @@
+//! `mesh.yaml`: read, checked, and made into a model that needs no second look.
+//!
+//! A file goes through four steps: [`yaml`] makes a tree of it in which everything knows its line, [`reader`] and
+//! [`model`] take the values out of that tree, [`program`] looks for what is to be run, and [`contracts`] compiles the
+//! `.proto` files and judges their options. Each step notes what it dislikes as a [`Problem`] and goes on, so that one
+//! run tells everything that is wrong.
+
+mod contracts;
+pub(crate) mod model;
+mod problem;
+mod program;
+mod reader;
+#[cfg(test)]
+mod tests;
+mod yaml;
+
+use std::path::{Path, PathBuf};
+
+pub(crate) use self::model::check_otlp;
+pub(crate) use self::{
+    contracts::Contracts,
+    problem::{Problem, Problems},
+    program::CommandLine,
+};
+use weft_mesh::{identity::TrustDomain, names::ServiceName};
+
+/// A value of the file and its line.
+#[derive(Debug, Clone)]
+pub(crate) struct Located<T> {
+    /// The value.
+    pub(crate) value: T,
+    /// Its line, from 1.
+    pub(crate) line: u64,
+}
+
+/// A mesh file that was found good.
+#[derive(Debug)]
+pub(crate) struct MeshFile {
+    /// As the user named it.
+    pub(crate) path: PathBuf,
+    /// The absolute folder that everything in the file is relative to.
+    pub(crate) folder: PathBuf,
+    /// The namespace of its services.
+    pub(crate) namespace: String,
+    /// The trust domain of its identities.
+    pub(crate) trust_domain: TrustDomain,
+    /// What is run before the start.
+    pub(crate) build: Vec<CommandLine>,
+    /// The ports that someone outside must know.
+    pub(crate) ports: Ports,
+    /// Where traces go besides the built-in store.
+    pub(crate) otlp: Option<String>,
+    /// The share of calls that are traced when the caller did not decide.
+    pub(crate) sample: f64,
+    /// In the order of the file.
+    pub(crate) services: Vec<Service>,
+}
+
+/// The ports that someone outside must know.
+#[derive(Debug, Clone)]
+pub(crate) struct Ports {
+    /// The sidecar of the person at the keyboard.
+    pub(crate) outbound: Port,
+    /// The dashboard.
+    pub(crate) dashboard: Port,
+    /// The control plane.
+    pub(crate) control: Port,
+}
+
+/// A port and where its number comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Port {
+    /// 0: any that is free.
+    pub(crate) number: u16,
+    /// None: the default.
+    pub(crate) line: Option<u64>,
+}
+
+/// A service of the mesh.
+#[derive(Debug)]
+pub(crate) struct Service {
+    /// Its name.
+    pub(crate) name: ServiceName,
+    /// What is run.
+    pub(crate) run: CommandLine,
+    /// What its port speaks.
+    pub(crate) protocol: Protocol,
+    /// `grpc`, `tcp` or `http:/path`, as the sidecar takes it.
+    pub(crate) health: Option<String>,
+    /// How many of it.
+    pub(crate) replicas: u16,
+    /// A port of its own choice, where it has one.
+    pub(crate) port: Option<Port>,
+    /// Added to its environment.
+    pub(crate) env: Vec<(String, String)>,
+    /// What its `.proto` files say.
+    pub(crate) contracts: Option<Contracts>,
+}
+
+/// What a service's port speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    /// gRPC over HTTP/2.
+    Grpc,
+    /// HTTP/1.1.
+    Http1,
+}
+
+impl Protocol {
+    /// As in the file and in the sidecar's flags.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Grpc => "grpc",
+            Self::Http1 => "http1",
+        }
+    }
+}
+
+/// Whether programs have to be there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Programs {
+    /// All.
+    MustExist,
+    /// Only if the file names no `build`, which could make them.
+    MayBeBuilt,
+}
+
+impl MeshFile {
+    /// Reads and checks a mesh file.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub(crate) fn load(path: &Path, programs: Programs) -> Result<Self, Problems> {
+        let shown = path.display().to_string();
+        let whole = |text: String| Problems::new(vec![Problem::new(&shown, 0, "", text)]);
+        let text = std::fs::read_to_string(path).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => {
+                whole("no such file; run this in the folder of a mesh.yaml, or name the file with --file".to_owned())
+            }
+            _ => whole(format!("cannot be read: {error}")),
+        })?;
+        let folder = std::path::absolute(path)
+            .map_err(|error| whole(format!("cannot be found: {error}")))?
+            .parent()
+            .map_or_else(|| PathBuf::from("/"), Path::to_path_buf);
+        Self::check(path, &folder, &text, programs)
+    }
+
+    fn check(path: &Path, folder: &Path, text: &str, programs: Programs) -> Result<Self, Problems> {
+        let shown = path.display().to_string();
+        let root = yaml::Node::parse(&shown, text).map_err(|problem| Problems::new(vec![problem]))?;
+        let mut reader = reader::Reader { file: &shown, problems: Vec::new() };
+        let mesh = model::read(&mut reader, &root, path, folder, programs);
+        match mesh {
+            Some(mesh) if reader.problems.is_empty() => Ok(mesh),
+            _ => Err(Problems::new(reader.problems)),
+        }
+    }
+
+    /// The folder of what `weft up` keeps beside the file.
+    pub(crate) fn state_dir(&self) -> PathBuf {
+        self.folder.join(".weft")
+    }
+}

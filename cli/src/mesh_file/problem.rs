@@ -1,0 +1,59 @@
+//! What is wrong with a mesh file, told so that it can be put right without a look into the docs.
+
+use std::fmt;
+
+/// One thing that is wrong, and where.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Problem {
+    file: String,
+    line: u64,
+    field: String,
+    text: String,
+}
+
+impl Problem {
+    /// `field` is the way to the value (`services.users.port`), or empty for the file as a whole.
+    pub(crate) fn new(file: impl Into<String>, line: u64, field: impl Into<String>, text: impl Into<String>) -> Self {
+        Self { file: file.into(), line, field: field.into(), text: text.into() }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.file)?;
+        if self.line > 0 {
+            write!(f, ":{}", self.line)?;
+        }
+        if !self.field.is_empty() {
+            write!(f, ": {}", self.field)?;
+        }
+        write!(f, ": {}", self.text)
+    }
+}
+
+/// Everything that is wrong: one line each, in the order of the file.
+#[derive(Debug)]
+pub(crate) struct Problems(Vec<Problem>);
+
+impl Problems {
+    /// All of them; there is at least one.
+    pub(crate) fn new(mut problems: Vec<Problem>) -> Self {
+        problems.sort_by(|a, b| (&a.file, a.line).cmp(&(&b.file, b.line)));
+        problems.dedup();
+        Self(problems)
+    }
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for problem in &self.0 {
+            writeln!(f, "{problem}")?;
+        }
+        match self.0.len() {
+            1 => write!(f, "1 problem; nothing was started"),
+            n => write!(f, "{n} problems; nothing was started"),
+        }
+    }
+}
+
+impl std::error::Error for Problems {}

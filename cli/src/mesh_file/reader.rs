@@ -1,0 +1,179 @@
+//! Takes values out of the tree, and notes whatever is not as it should be.
+
+use std::{fmt::Display, ops::RangeInclusive};
+
+use weft_mesh::names::closest;
+
+use super::{
+    Located,
+    problem::Problem,
+    yaml::{Node, Value},
+};
+
+/// Collects problems on the way through the tree.
+pub(super) struct Reader<'a> {
+    pub(super) file: &'a str,
+    pub(super) problems: Vec<Problem>,
+}
+
+/// A map of the file and the way to it.
+pub(super) struct Table<'a> {
+    /// `services.users`; empty for the root.
+    pub(super) field: String,
+    entries: Vec<Entry<'a>>,
+}
+
+pub(super) struct Entry<'a> {
+    pub(super) key: String,
+    /// The key's line.
+    pub(super) line: u64,
+    pub(super) node: &'a Node,
+}
+
+impl<'a> Table<'a> {
+    pub(super) fn get(&self, key: &str) -> Option<&'a Node> {
+        // A key without a value counts as left out.
+        self.entries.iter().find(|e| e.key == key && !matches!(e.node.value, Value::Null)).map(|e| e.node)
+    }
+
+    pub(super) fn path(&self, key: &str) -> String {
+        join(&self.field, key)
+    }
+
+    pub(super) fn entries(&self) -> &[Entry<'a>] {
+        &self.entries
+    }
+}
+
+fn join(field: &str, key: &str) -> String {
+    if field.is_empty() { key.to_owned() } else { format!("{field}.{key}") }
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn problem(&mut self, line: u64, field: &str, text: impl Into<String>) {
+        self.problems.push(Problem::new(self.file, line, field, text));
+    }
+
+    fn wrong_type(&mut self, node: &Node, field: &str, allowed: impl Display) {
+        self.problem(node.line, field, format!("found {}; allowed: {allowed}", node.describe()));
+    }
+
+    /// A map with these keys and no other.
+    pub(super) fn table<'n>(&mut self, field: &str, node: &'n Node, allowed: &[&str]) -> Option<Table<'n>> {
+        let table = self.open_table(field, node, &format!("a table of {}", allowed.join(", ")))?;
+        for Entry { key, line, .. } in &table.entries {
+            if !allowed.contains(&key.as_str()) {
+                let hint = closest(key, allowed.iter().copied())
+                    .map_or_else(String::new, |near| format!(" (did you mean `{near}`?)"));
+                let allowed = allowed.join(", ");
+                self.problem(*line, &table.path(key), format!("unknown key; allowed: {allowed}{hint}"));
+            }
+        }
+        Some(table)
+    }
+
+    /// A map with keys of the user's own.
+    pub(super) fn open_table<'n>(&mut self, field: &str, node: &'n Node, allowed: &str) -> Option<Table<'n>> {
+        let Value::Map(entries) = &node.value else {
+            self.wrong_type(node, field, allowed);
+            return None;
+        };
+        let mut table = Table { field: field.to_owned(), entries: Vec::with_capacity(entries.len()) };
+        for (key_node, value) in entries {
+            let Some(key) = key_node.scalar_text() else {
+                self.wrong_type(key_node, field, "text as a key");
+                continue;
+            };
+            if let Some(first) = table.entries.iter().find(|e| e.key == key) {
+                let text = format!("there twice, first in line {}; allowed: once", first.line);
+                self.problem(key_node.line, &table.path(&key), text);
+                continue;
+            }
+            table.entries.push(Entry { key, line: key_node.line, node: value });
+        }
+        Some(table)
+    }
+
+    pub(super) fn text(&mut self, table: &Table<'_>, key: &str, allowed: &str) -> Option<Located<String>> {
+        let node = table.get(key)?;
+        match &node.value {
+            Value::Text(value) if !value.trim().is_empty() => Some(Located { value: value.clone(), line: node.line }),
+            Value::Text(_) => {
+                self.problem(node.line, &table.path(key), format!("found an empty text; allowed: {allowed}"));
+                None
+            }
+            _ => {
+                self.wrong_type(node, &table.path(key), allowed);
+                None
+            }
+        }
+    }
+
+    /// A text, or a list of texts.
+    pub(super) fn texts(&mut self, table: &Table<'_>, key: &str, allowed: &str) -> Option<Vec<Located<String>>> {
+        let node = table.get(key)?;
+        let field = table.path(key);
+        let Value::List(items) = &node.value else {
+            return self.text(table, key, allowed).map(|text| vec![text]);
+        };
+        let mut texts = Vec::with_capacity(items.len());
+        for item in items {
+            match &item.value {
+                Value::Text(value) => texts.push(Located { value: value.clone(), line: item.line }),
+                _ => self.wrong_type(item, &field, format!("a list of which each is {allowed}")),
+            }
+        }
+        Some(texts)
+    }
+
+    pub(super) fn whole_number(
+        &mut self,
+        table: &Table<'_>,
+        key: &str,
+        range: RangeInclusive<i64>,
+        note: &str,
+    ) -> Option<Located<i64>> {
+        let node = table.get(key)?;
+        match node.value {
+            Value::Int(value) if range.contains(&value) => Some(Located { value, line: node.line }),
+            _ => {
+                let allowed = format!("a whole number from {} to {}{note}", range.start(), range.end());
+                self.wrong_type(node, &table.path(key), allowed);
+                None
+            }
+        }
+    }
+
+    /// A share from 0 to 1.
+    pub(super) fn share(&mut self, table: &Table<'_>, key: &str) -> Option<f64> {
+        let node = table.get(key)?;
+        let value = match node.value {
+            Value::Int(value) => value as f64,
+            Value::Float(value) => value,
+            _ => f64::NAN,
+        };
+        if (0.0..=1.0).contains(&value) {
+            return Some(value);
+        }
+        self.wrong_type(node, &table.path(key), "a number from 0 to 1");
+        None
+    }
+
+    /// What a parse function of the mesh's own makes of a text; its error says what is allowed.
+    pub(super) fn parsed<T, E: Display>(
+        &mut self,
+        table: &Table<'_>,
+        key: &str,
+        allowed: &str,
+        parse: impl FnOnce(&str) -> Result<T, E>,
+    ) -> Option<T> {
+        let text = self.text(table, key, allowed)?;
+        match parse(&text.value) {
+            Ok(value) => Some(value),
+            Err(error) => {
+                self.problem(text.line, &table.path(key), error.to_string());
+                None
+            }
+        }
+    }
+}

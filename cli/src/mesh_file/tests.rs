@@ -1,0 +1,232 @@
+use std::{fs, os::unix::fs::PermissionsExt, path::Path};
+
+use super::*;
+
+const OPTIONS: &str = include_str!("../../../proto/weft/options/v1/options.proto");
+const USERS: &str = r#"
+syntax = "proto3";
+package demo.v1;
+import "weft/options/v1/options.proto";
+service Users {
+  option (weft.options.v1.service) = { timeout: { seconds: 5 } };
+  rpc Get(Request) returns (Request);
+}
+message Request { string id = 1; }
+"#;
+
+/// A folder with a program and a contract in it.
+fn folder() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    };
+    write("proto/weft/options/v1/options.proto", OPTIONS);
+    write("proto/users.proto", USERS);
+    write("proto/broken.proto", "syntax = \"proto3\";\nmessage {\n");
+    write("proto/empty.proto", "syntax = \"proto3\";\n");
+    write("proto/future.proto", "edition = \"2023\";\nservice S {}\n");
+    write("proto/wrong.proto", &USERS.replace("seconds: 5", "seconds: -5"));
+    write("bin/users", "#!/bin/sh\n");
+    write("bin/data", "no program");
+    fs::set_permissions(dir.path().join("bin/users"), fs::Permissions::from_mode(0o755)).unwrap();
+    dir
+}
+
+fn check(folder: &Path, text: &str) -> Result<MeshFile, Problems> {
+    MeshFile::check(Path::new("mesh.yaml"), folder, text, Programs::MustExist)
+}
+
+/// The problems of a file, without the folder's changing name, and without the last line.
+fn problems(text: &str) -> String {
+    let dir = folder();
+    let told = check(dir.path(), text).expect_err("a file with problems").to_string();
+    let told =
+        told.replace(&format!("{}/", dir.path().display()), "FOLDER/").replace(dir.path().to_str().unwrap(), "FOLDER");
+    told.lines().filter(|line| !line.ends_with("nothing was started")).collect::<Vec<_>>().join("\n")
+}
+
+#[track_caller]
+fn assert_told(text: &str, expected: &[&str]) {
+    assert_eq!(problems(text), expected.join("\n"));
+}
+
+#[test]
+fn a_good_file_is_read_whole() {
+    let dir = folder();
+    let mesh = check(
+        dir.path(),
+        r#"
+namespace: shop
+ports: { outbound: 0, control: 16000 }
+traces: { otlp: http://127.0.0.1:4317/, sample: 0.5 }
+services:
+  users:
+    run: bin/users --port ${PORT} --name '${NAME} x'
+    protos: [proto/users.proto]
+    env: { NUMBER: 007, TRUE: yes, FLOAT: 1.50 }
+  web:
+    run: bin/users
+    protocol: http1
+    health: http:/ready
+    port: 9000
+"#,
+    )
+    .unwrap();
+    assert_eq!(mesh.namespace, "shop");
+    assert_eq!(mesh.trust_domain.as_str(), "weft.local");
+    assert_eq!(mesh.ports.outbound, Port { number: 0, line: Some(3) });
+    assert_eq!(mesh.ports.dashboard, Port { number: 15080, line: None });
+    assert_eq!(mesh.otlp.as_deref(), Some("http://127.0.0.1:4317"));
+    assert_eq!(mesh.sample, 0.5);
+    let [users, web] = &mesh.services[..] else { panic!("two services") };
+    assert_eq!(users.run.arguments_with(7, "users-1"), ["--port", "7", "--name", "users-1 x"]);
+    assert_eq!(users.run.program, dir.path().join("bin/users"));
+    assert_eq!(users.contracts.as_ref().unwrap().implements, ["demo.v1.Users"]);
+    let env: Vec<_> = users.env.iter().map(|(k, v)| format!("{k}={v}")).collect();
+    assert_eq!(env, ["NUMBER=007", "TRUE=yes", "FLOAT=1.50"]);
+    assert_eq!((web.protocol, web.health.as_deref()), (Protocol::Http1, Some("http:/ready")));
+    assert_eq!(web.port, Some(Port { number: 9000, line: Some(14) }));
+}
+
+#[test]
+fn every_unknown_key_is_told_with_the_closest_known_one() {
+    assert_told(
+        "namespaces: shop\nservices:\n  users:\n    run: bin/users\n    replica: 2\n    colour: red\n",
+        &[
+            "mesh.yaml:1: namespaces: unknown key; allowed: namespace, trust_domain, build, ports, traces, services \
+             (did you mean `namespace`?)",
+            "mesh.yaml:5: services.users.replica: unknown key; allowed: run, protos, proto_path, protocol, health, \
+             replicas, port, env (did you mean `replicas`?)",
+            "mesh.yaml:6: services.users.colour: unknown key; allowed: run, protos, proto_path, protocol, health, \
+             replicas, port, env",
+        ],
+    );
+}
+
+#[test]
+fn a_wrong_type_or_value_is_told_with_what_was_found() {
+    assert_told(
+        "namespace: [shop]\ntrust_domain: Weft\nports: { outbound: 70000, control: x }\ntraces: { otlp: localhost, sample: 2 }\n\
+         services:\n  users:\n    run: bin/users\n    replicas: two\n    protocol: http2\n    health: http:ready\n  Web: { run: 5 }\n  orders:\n",
+        &[
+            "mesh.yaml:1: namespace: found a list; allowed: 1 to 63 of a-z, 0-9 and -, no - at either end",
+            "mesh.yaml:2: trust_domain: `Weft` is not a trust domain: 1 to 255 of a-z, 0-9, ., - and _",
+            "mesh.yaml:3: ports.outbound: found the number 70000; allowed: a whole number from 0 to 65535 (0: any that is free)",
+            "mesh.yaml:3: ports.control: found the text \"x\"; allowed: a whole number from 0 to 65535 (0: any that is free)",
+            "mesh.yaml:4: traces.otlp: found the text \"localhost\"; allowed: the address of an OTLP/gRPC receiver, as \
+             http://127.0.0.1:4317",
+            "mesh.yaml:4: traces.sample: found the number 2; allowed: a number from 0 to 1",
+            "mesh.yaml:8: services.users.replicas: found the text \"two\"; allowed: a whole number from 1 to 50",
+            "mesh.yaml:9: services.users.protocol: found the text \"http2\"; allowed: grpc, http1",
+            "mesh.yaml:10: services.users.health: found the text \"http:ready\"; allowed: grpc, tcp, http:/path",
+            "mesh.yaml:11: services.Web: found the name \"Web\"; allowed: 1 to 63 of a-z, 0-9 and -, no - at either end",
+            "mesh.yaml:11: services.Web.run: found the number 5; allowed: a command line, split as a shell does but run without one",
+            "mesh.yaml:12: services.orders: found nothing; allowed: a table of run, protos, proto_path, protocol, health, \
+             replicas, port, env",
+        ],
+    );
+}
+
+#[test]
+fn two_services_of_one_name_and_the_mesh_s_own_name_are_refused() {
+    assert_told(
+        "services:\n  users: { run: bin/users }\n  users: { run: bin/users }\n  keyboard: { run: bin/users }\n",
+        &[
+            "mesh.yaml:3: services.users: there twice, first in line 2; allowed: once",
+            "mesh.yaml:4: services.keyboard: this name is the mesh's own, for the person at the keyboard; allowed: any other",
+        ],
+    );
+}
+
+#[test]
+fn what_cannot_be_run_is_told() {
+    assert_told(
+        "services:\n  a: { run: bin/user }\n  b: { run: bin/data }\n  c: { run: no-such-program }\n  d: { run: \"bin/users 'x\" }\n  \
+         e: { run: 'bin/users ${PROT}' }\n  f: { protocol: grpc }\n  g: { run: bin }\n  h: { run: ./bin }\n",
+        &[
+            "mesh.yaml:2: services.a.run: no program FOLDER/bin/user (did you mean `bin/users`?); allowed: an executable file, \
+             from the file's folder",
+            "mesh.yaml:3: services.b.run: FOLDER/bin/data is not executable; allowed: an executable file, from the file's folder",
+            "mesh.yaml:4: services.c.run: no program `no-such-program` in PATH; allowed: a program in PATH, or a path with a / \
+             from the file's folder",
+            "mesh.yaml:5: services.d.run: found \"bin/users 'x\"; allowed: a command line whose quotes are closed",
+            "mesh.yaml:6: services.e.run: unknown variable `${PROT}`; allowed: ${PORT}, ${NAME}",
+            "mesh.yaml:7: services.f.run: missing; allowed: a command line, split as a shell does but run without one",
+            "mesh.yaml:8: services.g.run: no program `bin` in PATH; allowed: a program in PATH, or a path with a / from the \
+             file's folder",
+            "mesh.yaml:9: services.h.run: FOLDER/./bin is a folder; allowed: an executable file, from the file's folder",
+        ],
+    );
+}
+
+#[test]
+fn a_program_that_is_still_to_be_built_may_be_missing() {
+    let dir = folder();
+    let text = "build: bin/users\nservices:\n  users: { run: bin/later }\n";
+    let load = |programs| MeshFile::check(Path::new("mesh.yaml"), dir.path(), text, programs);
+    assert!(load(Programs::MayBeBuilt).is_ok());
+    assert!(load(Programs::MustExist).is_err());
+}
+
+#[test]
+fn contracts_that_are_missing_broken_or_badly_configured_are_told() {
+    let of = |proto: &str| problems(&format!("services:\n  users:\n    run: bin/users\n    protos: [{proto}]\n"));
+    assert_eq!(
+        of("proto/user.proto"),
+        "mesh.yaml:4: services.users.protos: no such file: FOLDER/proto/user.proto (did you mean `proto/users.proto`?); \
+         allowed: .proto files, from the file's folder"
+    );
+    let broken = of("proto/broken.proto");
+    assert!(
+        broken.starts_with("mesh.yaml:4: services.users.protos: broken.proto:2:9: expected an identifier"),
+        "{broken}"
+    );
+    assert_eq!(
+        of("proto/empty.proto"),
+        "mesh.yaml:4: services.users.protos: no `service` is defined in proto/empty.proto; allowed: files that define one"
+    );
+    let wrong = of("proto/wrong.proto");
+    assert!(wrong.starts_with("mesh.yaml:4: services.users.protos: wrong.proto: option"), "{wrong}");
+    let outside = of("../x.proto");
+    assert!(outside.contains("no such file"), "{outside}");
+    let future = of("proto/future.proto");
+    assert!(future.starts_with("mesh.yaml:4: services.users.protos: future.proto:1:1:"), "{future}");
+}
+
+#[test]
+fn ports_that_clash_are_told() {
+    assert_told(
+        "ports: { dashboard: 15001 }\nservices:\n  a: { run: bin/users, port: 9000 }\n  b: { run: bin/users, port: 9000 }\n  \
+         c: { run: bin/users, port: 9001, replicas: 2 }\n",
+        &[
+            "mesh.yaml:1: ports.dashboard: found port 15001, which ports.outbound has too; allowed: one that is free",
+            "mesh.yaml:4: services.b.port: found port 9000, which services.a.port has too; allowed: one that is free",
+            "mesh.yaml:5: services.c.port: found a fixed port with 2 replicas; allowed: one or the other",
+        ],
+    );
+}
+
+#[test]
+fn what_is_no_yaml_or_no_mesh_is_told() {
+    assert_told("services: [\n", &["mesh.yaml:1: not YAML: unclosed bracket '['"]);
+    assert_told(
+        "just a text\n",
+        &[
+            "mesh.yaml:1: found the text \"just a text\"; allowed: a table of namespace, trust_domain, build, ports, traces, services",
+        ],
+    );
+    assert_told("namespace: x\n", &["mesh.yaml:1: services: missing; allowed: a table of services by name"]);
+    assert_told("services: {}\n", &["mesh.yaml:1: services: found no service; allowed: one or more by name"]);
+    assert_told(
+        "",
+        &["mesh.yaml:1: found nothing; allowed: a table of namespace, trust_domain, build, ports, traces, services"],
+    );
+}
+
+#[test]
+fn a_missing_file_is_told_with_the_way_out() {
+    let told = MeshFile::load(Path::new("/nowhere/mesh.yaml"), Programs::MustExist).unwrap_err().to_string();
+    assert!(told.starts_with("/nowhere/mesh.yaml: no such file; run this in the folder of a mesh.yaml"), "{told}");
+}

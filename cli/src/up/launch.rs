@@ -1,0 +1,262 @@
+//! What is started: the control plane, and for each replica a sidecar and the service itself.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use tokio::{process::Command, sync::watch};
+use weft_control::{ca::Ca, join_token};
+use weft_mesh::{
+    identity::{SpiffeId, TrustDomain},
+    names::ServiceName,
+};
+
+use super::{
+    ports::{self, Ports, loopback},
+    process::RUN_VARIABLE,
+    run_file::ReplicaPorts,
+};
+use crate::mesh_file::{CommandLine, MeshFile, Protocol, Service, model::KEYBOARD};
+
+/// How long a join token is good for; each start of a sidecar gets a new one.
+const TOKEN_LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// For how long a sidecar lets running calls go on; less than what `weft up` waits for it.
+const DRAIN_SECONDS: u64 = 10;
+
+/// What all processes of a run have in common.
+pub(crate) struct Mesh {
+    /// This very program: the control plane and the sidecars are in it.
+    pub(crate) weft: PathBuf,
+    pub(crate) folder: PathBuf,
+    pub(crate) state_dir: PathBuf,
+    pub(crate) run_id: String,
+    pub(crate) namespace: String,
+    pub(crate) trust_domain: TrustDomain,
+    pub(crate) sample: f64,
+    /// OTLP receivers, the dashboard's own first.
+    pub(crate) otlp: Vec<String>,
+    pub(crate) control: u16,
+    pub(crate) dashboard: u16,
+    pub(crate) ca: Ca,
+    pub(crate) ports: Ports,
+}
+
+/// One replica of a service with its sidecar; or the sidecar of the person at the keyboard, which fronts nothing.
+pub(crate) struct Replica {
+    /// `users-1`
+    pub(crate) name: String,
+    pub(crate) service: Option<Arc<ServiceLaunch>>,
+    identity: SpiffeId,
+    /// The ports that two processes must agree on, and those that the sidecar has now.
+    pub(crate) ports: watch::Sender<ReplicaPorts>,
+    has_fixed_app_port: bool,
+    has_fixed_outbound: bool,
+}
+
+/// What the replicas of a service share.
+pub(crate) struct ServiceLaunch {
+    pub(crate) name: ServiceName,
+    run: CommandLine,
+    protocol: Protocol,
+    health: Option<String>,
+    env: Vec<(String, String)>,
+    /// Where the compiled contracts are.
+    descriptors: Option<PathBuf>,
+}
+
+impl Mesh {
+    /// A command with what every process gets, and without what the caller's shell says to some other Weft.
+    fn command(&self, program: &Path) -> Command {
+        let mut command = Command::new(program);
+        for (name, _) in std::env::vars_os() {
+            if name.to_str().is_some_and(|name| name.starts_with("WEFT_")) {
+                command.env_remove(name);
+            }
+        }
+        command.current_dir(&self.folder).env(RUN_VARIABLE, &self.run_id);
+        command
+    }
+
+    /// `weft control …`
+    pub(crate) fn control_command(&self) -> Command {
+        let mut command = self.command(&self.weft);
+        command
+            .arg("control")
+            .arg("--state-dir")
+            .arg(self.state_dir.join("control"))
+            .args(["--listen", &loopback(self.control).to_string()])
+            .args(["--dashboard", &loopback(self.dashboard).to_string()])
+            .args(["--trust-domain", self.trust_domain.as_str()]);
+        command
+    }
+
+    /// `weft sidecar …`, with ports of its own, picked anew at each start.
+    pub(crate) fn sidecar_command(&self, replica: &Replica) -> anyhow::Result<Command> {
+        let ports = self.pick_own_ports(replica).context("no ports for the sidecar")?;
+        let dir = self.state_dir.join("sidecars").join(&replica.name);
+        std::fs::create_dir_all(&dir).with_context(|| format!("{} can't be made", dir.display()))?;
+        let token_file = dir.join("join-token");
+        let token = join_token::issue(&self.ca, &replica.identity, TOKEN_LIFE)?;
+        write_secret(&token_file, &token).with_context(|| format!("{} can't be written", token_file.display()))?;
+
+        let mut command = self.command(&self.weft);
+        command
+            .arg("sidecar")
+            .args(["--namespace", &self.namespace, "--trust-domain", self.trust_domain.as_str()])
+            .args(["--control-plane", &format!("https://{}", loopback(self.control))])
+            .arg("--trust-bundle")
+            .arg(self.state_dir.join("control").join("bundle.pem"))
+            .arg("--join-token-file")
+            .arg(token_file)
+            .arg("--state-dir")
+            .arg(dir)
+            .args(["--outbound", &loopback(ports.outbound).to_string()])
+            .args(["--inbound", &loopback(ports.inbound).to_string()])
+            .args(["--admin", &loopback(ports.admin).to_string()])
+            .args(["--metrics", &loopback(ports.metrics).to_string()])
+            .args(["--sample-ratio", &self.sample.to_string()])
+            .args(["--drain-seconds", &DRAIN_SECONDS.to_string()]);
+        for url in &self.otlp {
+            command.args(["--otlp", url]);
+        }
+        if let Some(service) = &replica.service {
+            command
+                .args(["--service", service.name.name(), "--app", &loopback(ports.app).to_string()])
+                .args(["--protocol", service.protocol.as_str()]);
+            if let Some(health) = &service.health {
+                command.args(["--health", health]);
+            }
+            if let Some(descriptors) = &service.descriptors {
+                command.arg("--descriptors").arg(descriptors);
+            }
+        }
+        Ok(command)
+    }
+
+    fn pick_own_ports(&self, replica: &Replica) -> io::Result<ReplicaPorts> {
+        let (inbound, admin, metrics) = (self.ports.pick()?, self.ports.pick()?, self.ports.pick()?);
+        replica.ports.send_modify(|ports| *ports = ReplicaPorts { inbound, admin, metrics, ..*ports });
+        Ok(*replica.ports.borrow())
+    }
+
+    /// The service's own program.
+    pub(crate) fn app_command(&self, replica: &Replica, service: &ServiceLaunch) -> Command {
+        let ports = *replica.ports.borrow();
+        let mut command = self.command(&service.run.program);
+        command
+            .args(service.run.arguments_with(ports.app, &replica.name))
+            .env("PORT", ports.app.to_string())
+            .env("WEFT_SERVICE", service.name.name())
+            .env("WEFT_NAMESPACE", &self.namespace)
+            .env("WEFT_LISTEN", loopback(ports.app).to_string())
+            .env("WEFT_OUTBOUND", format!("http://{}", loopback(ports.outbound)))
+            .env("WEFT_OTLP", self.otlp.join(","))
+            .env("WEFT_LOG_FORMAT", "text")
+            // So that a program that knows OpenTelemetry, but not Weft, is part of the same traces.
+            .env("OTEL_SERVICE_NAME", service.name.name())
+            .env("OTEL_EXPORTER_OTLP_ENDPOINT", &self.otlp[0])
+            .env("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
+            .env("OTEL_PROPAGATORS", "tracecontext,baggage")
+            .env("OTEL_METRICS_EXPORTER", "none")
+            .env("OTEL_LOGS_EXPORTER", "none")
+            .envs(service.env.iter().map(|(name, value)| (name, value)));
+        command
+    }
+}
+
+impl Replica {
+    /// Every replica of every service, and the keyboard's sidecar, with the ports that two processes must agree on.
+    pub(crate) fn all(file: &MeshFile, mesh: &Mesh, outbound: u16) -> anyhow::Result<Vec<Arc<Self>>> {
+        let identity = |name: &ServiceName| SpiffeId::of_service(&file.trust_domain, name);
+        let mut replicas = Vec::new();
+        for service in &file.services {
+            let launch = Arc::new(ServiceLaunch::new(service, &mesh.state_dir)?);
+            for number in 1..=service.replicas {
+                let app = match service.port {
+                    Some(port) => port.number,
+                    None => mesh.ports.pick()?,
+                };
+                replicas.push(Arc::new(Self {
+                    name: format!("{}-{number}", service.name.name()),
+                    service: Some(Arc::clone(&launch)),
+                    identity: identity(&service.name),
+                    ports: watch::Sender::new(ReplicaPorts { app, outbound: mesh.ports.pick()?, ..Default::default() }),
+                    has_fixed_app_port: service.port.is_some(),
+                    has_fixed_outbound: false,
+                }));
+            }
+        }
+        let keyboard = ServiceName::new(KEYBOARD, &file.namespace)?;
+        replicas.push(Arc::new(Self {
+            name: KEYBOARD.to_owned(),
+            service: None,
+            identity: identity(&keyboard),
+            ports: watch::Sender::new(ReplicaPorts { outbound, ..Default::default() }),
+            has_fixed_app_port: true,
+            has_fixed_outbound: true,
+        }));
+        Ok(replicas)
+    }
+
+    /// The sidecar's name in the logs.
+    pub(crate) fn sidecar_name(&self) -> String {
+        format!("{}·sidecar", self.name)
+    }
+
+    /// What both processes were told: whoever was started with other ports must be started again.
+    pub(crate) fn agreed(&self) -> (u16, u16) {
+        let ports = self.ports.borrow();
+        (ports.app, ports.outbound)
+    }
+
+    /// After an early death: if somebody else has taken the port in the meantime, both get another.
+    pub(crate) fn move_if_taken(&self, mesh: &Mesh, is_sidecar: bool) -> io::Result<()> {
+        let (app, outbound) = self.agreed();
+        if is_sidecar && !self.has_fixed_outbound && !ports::is_free(outbound) {
+            let outbound = mesh.ports.pick()?;
+            self.ports.send_modify(|ports| ports.outbound = outbound);
+        }
+        if !is_sidecar && !self.has_fixed_app_port && !ports::is_free(app) {
+            let app = mesh.ports.pick()?;
+            self.ports.send_modify(|ports| ports.app = app);
+        }
+        Ok(())
+    }
+}
+
+impl ServiceLaunch {
+    fn new(service: &Service, state_dir: &Path) -> anyhow::Result<Self> {
+        let descriptors = match &service.contracts {
+            Some(contracts) => {
+                let file = state_dir.join("sidecars").join(format!("{}.binpb", service.name.name()));
+                std::fs::write(&file, &contracts.descriptor_set)
+                    .with_context(|| format!("{} can't be written", file.display()))?;
+                Some(file)
+            }
+            None => None,
+        };
+        Ok(Self {
+            name: service.name.clone(),
+            run: service.run.clone(),
+            protocol: service.protocol,
+            health: service.health.clone(),
+            env: service.env.clone(),
+            descriptors,
+        })
+    }
+}
+
+/// Replaces a file that only its owner may read.
+fn write_secret(path: &Path, text: &str) -> io::Result<()> {
+    use std::{io::Write, os::unix::fs::OpenOptionsExt};
+    let temporary = path.with_extension("new");
+    let _ = std::fs::remove_file(&temporary);
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+    file.write_all(text.as_bytes())?;
+    std::fs::rename(&temporary, path)
+}

@@ -1,0 +1,369 @@
+//! `weft up`: the whole mesh of a `mesh.yaml` on this machine.
+//!
+//! Reads top to bottom: check the file and its ports, build, start everything at once ([`launch`] says what,
+//! [`supervisor`] keeps it running), wait until it is ready ([`ready`]), show the [`table`], then the [`logs`] until
+//! someone asks for an end.
+
+mod backoff;
+mod launch;
+mod logs;
+mod ports;
+pub(crate) mod process;
+mod ready;
+pub(crate) mod run_file;
+mod supervisor;
+mod table;
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File, OpenOptions},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+    task::JoinSet,
+    time::{Instant, sleep, timeout},
+};
+use weft_control::ca::Ca;
+
+use self::{
+    launch::{Mesh, Replica},
+    logs::Logs,
+    ports::{Ports, loopback},
+    process::ProcessId,
+    run_file::{Run, RunFile},
+    supervisor::{Context, Phase, Role, Stop, supervise},
+};
+use crate::{
+    down,
+    mesh_file::{MeshFile, Problems, Programs, check_otlp},
+};
+
+/// For everything to come to its end after it was asked to; then it is killed.
+const STOP_LIMIT: Duration = Duration::from_secs(12);
+/// Of this, for calls from the keyboard that are still running.
+const KEYBOARD_LIMIT: Duration = Duration::from_secs(4);
+/// For the control plane, once all others are gone.
+const CONTROL_LIMIT: Duration = Duration::from_secs(3);
+/// For what was killed to be gone.
+const KILLED_LIMIT: Duration = Duration::from_secs(3);
+/// For the control plane's readiness; without it there is no mesh.
+const CONTROL_READY_LIMIT: Duration = Duration::from_secs(15);
+/// For the readiness of a replica, before it is told that it is not.
+const READY_LIMIT: Duration = Duration::from_secs(20);
+
+/// The flags of `weft up`.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Args {
+    /// The mesh file
+    #[arg(long, short, default_value = "mesh.yaml", value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// Send traces to this OTLP/gRPC receiver too, as http://127.0.0.1:4317; goes before `traces.otlp`
+    #[arg(long, value_name = "URL", value_parser = parse_otlp)]
+    pub(crate) otlp: Option<String>,
+    /// Leave out the file's `build`
+    #[arg(long)]
+    pub(crate) no_build: bool,
+}
+
+fn parse_otlp(text: &str) -> Result<String, String> {
+    check_otlp(text).map_err(|error| format!("{error}; allowed: an address as http://127.0.0.1:4317"))
+}
+
+/// Runs the mesh until it is asked to stop.
+///
+/// # Errors
+/// The file, a port or a program is not as it must be, the build failed, or the control plane did not come up.
+pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let programs = if args.no_build { Programs::MustExist } else { Programs::MayBeBuilt };
+    let mut file = MeshFile::load(&args.file, programs)?;
+    let state_dir = file.state_dir();
+    prepare_state_dir(&state_dir)?;
+    let _lock = lock(&state_dir, &file.path)?;
+    end_earlier_run(&state_dir)?;
+    let problems = ports::check_named(&file);
+    if !problems.is_empty() {
+        return Err(Problems::new(problems).into());
+    }
+    if !args.no_build && !file.build.is_empty() {
+        build(&file)?;
+        file = MeshFile::load(&args.file, Programs::MustExist)?;
+    }
+    if args.otlp.is_some() {
+        file.otlp = args.otlp;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(run_mesh(&file, &state_dir))
+}
+
+fn prepare_state_dir(state_dir: &Path) -> anyhow::Result<()> {
+    let made = fs::create_dir_all(state_dir.join("sidecars"))
+        // Whoever keeps the mesh file in git wants none of this in it.
+        .and_then(|()| fs::write(state_dir.join(".gitignore"), "*\n"));
+    made.with_context(|| format!("{} can't be written", state_dir.display()))
+}
+
+/// Held for as long as this process lives: two of them would fight over the ports and the run file.
+fn lock(state_dir: &Path, mesh_file: &Path) -> anyhow::Result<File> {
+    let path = state_dir.join("up.lock");
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(fs::TryLockError::WouldBlock) => {
+            let run = Run::read(state_dir).ok().flatten();
+            let pid = run.map_or_else(String::new, |run| format!(" (pid {})", run.up.pid));
+            bail!(
+                "`weft up` already runs for {}{pid}: end it with Ctrl-C where it runs, or with `weft down`",
+                mesh_file.display()
+            )
+        }
+        Err(fs::TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("{} can't be locked", path.display()))
+        }
+    }
+}
+
+/// The lock is ours, so whatever the run file tells of was left by a `weft up` that was killed.
+fn end_earlier_run(state_dir: &Path) -> anyhow::Result<()> {
+    match Run::read(state_dir) {
+        Ok(Some(run)) => {
+            let ended = down::end_processes(&run)?;
+            if ended > 0 {
+                eprintln!("weft: an earlier `weft up` was killed; the {ended} processes that it left were ended");
+            }
+            Run::remove(state_dir);
+        }
+        Ok(None) => {}
+        Err(error) => bail!("{error}; look for processes that an earlier `weft up` left, then remove it"),
+    }
+    Ok(())
+}
+
+fn build(file: &MeshFile) -> anyhow::Result<()> {
+    for command_line in &file.build {
+        eprintln!("weft: {}", command_line.text);
+        let mut command = std::process::Command::new(&command_line.program);
+        command.args(&command_line.arguments).current_dir(&file.folder);
+        // What `cargo run` says about the package that it runs would make another cargo build things anew.
+        for (name, _) in std::env::vars_os() {
+            let is_about_the_caller =
+                |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+            if name.to_str().is_some_and(is_about_the_caller) {
+                command.env_remove(name);
+            }
+        }
+        let status = command.status().with_context(|| format!("build: `{}` can't be started", command_line.text))?;
+        if !status.success() {
+            bail!("build: `{}` failed ({status}); nothing was started", command_line.text);
+        }
+    }
+    Ok(())
+}
+
+async fn run_mesh(file: &MeshFile, state_dir: &Path) -> anyhow::Result<ExitCode> {
+    let began = Instant::now();
+    let mut signals = Signals::new()?;
+    let (mesh, outbound) = plan(file, state_dir)?;
+    let mesh = Arc::new(mesh);
+    let replicas = Replica::all(file, &mesh, outbound)?;
+    let roles = roles(&replicas);
+    let logs = Logs::start(roles.iter().map(Role::name).collect());
+    let run_file = Arc::new(RunFile::create(state_dir, describe(file, &mesh, outbound))?);
+    let (stop, stopped) = watch::channel(Stop { phase: Phase::Run, kill_at: None });
+    let context = Context { mesh: Arc::clone(&mesh), logs: logs.clone(), run_file, stop: stopped };
+
+    let mut processes: BTreeMap<Phase, JoinSet<()>> = BTreeMap::new();
+    for role in roles {
+        processes.entry(role.phase()).or_default().spawn(supervise(role, context.clone()));
+    }
+    let outcome = tokio::select! {
+        outcome = serve(file, &mesh, &replicas, &logs, began) => outcome,
+        name = signals.next() => {
+            logs.release().await;
+            logs.say(format!("{name}: stopping; once more to end at once")).await;
+            Ok(())
+        }
+    };
+    if let Err(error) = &outcome {
+        logs.say(format!("{error:#}")).await;
+    }
+    let was_killed = tokio::select! {
+        () = end(&stop, &mut processes) => false,
+        _ = signals.next() => {
+            logs.say("killing what is left").await;
+            true
+        }
+    };
+    kill_what_is_left(&stop, &mut processes, &mesh.run_id).await;
+    Run::remove(state_dir);
+    logs.say(if was_killed { "stopped, not in order" } else { "stopped; no process is left" }).await;
+    logs.flush().await;
+    Ok(if outcome.is_err() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn plan(file: &MeshFile, state_dir: &Path) -> anyhow::Result<(Mesh, u16)> {
+    let ports = Ports::default();
+    // What is named is kept from being picked before anything is.
+    let named = [file.ports.outbound, file.ports.dashboard, file.ports.control];
+    for port in named.iter().chain(file.services.iter().filter_map(|service| service.port.as_ref())) {
+        ports.reserve(port.number);
+    }
+    let number = |wanted: u16| if wanted == 0 { ports.pick() } else { Ok(wanted) };
+    let [outbound, dashboard, control] = [number(named[0].number)?, number(named[1].number)?, number(named[2].number)?];
+    let ca = Ca::open_or_create(&state_dir.join("control"), &file.trust_domain)?;
+    let mesh = Mesh {
+        weft: std::env::current_exe().context("this program's own path is not known")?,
+        folder: file.folder.clone(),
+        state_dir: state_dir.to_owned(),
+        run_id: format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..)),
+        namespace: file.namespace.clone(),
+        trust_domain: file.trust_domain.clone(),
+        sample: file.sample,
+        otlp: std::iter::once(format!("http://{}", loopback(dashboard))).chain(file.otlp.clone()).collect(),
+        control,
+        dashboard,
+        ca,
+        ports,
+    };
+    Ok((mesh, outbound))
+}
+
+fn roles(replicas: &[Arc<Replica>]) -> Vec<Role> {
+    let of_replica = |replica: &Arc<Replica>| {
+        let app = replica.service.is_some().then(|| Role::App(Arc::clone(replica)));
+        app.into_iter().chain([Role::Sidecar(Arc::clone(replica))])
+    };
+    std::iter::once(Role::Control).chain(replicas.iter().flat_map(of_replica)).collect()
+}
+
+fn describe(file: &MeshFile, mesh: &Mesh, outbound: u16) -> Run {
+    Run {
+        run_id: mesh.run_id.clone(),
+        mesh_file: std::path::absolute(&file.path).unwrap_or_else(|_| file.path.clone()),
+        up: ProcessId::of(std::process::id()),
+        outbound_url: format!("http://{}", loopback(outbound)),
+        dashboard_url: format!("http://{}", loopback(mesh.dashboard)),
+        control_url: format!("https://{}", loopback(mesh.control)),
+        replicas: BTreeMap::new(),
+        processes: BTreeMap::new(),
+    }
+}
+
+/// Waits until the mesh is ready, shows it, and then only listens to its logs; ends only when there is no mesh.
+async fn serve(
+    file: &MeshFile,
+    mesh: &Mesh,
+    replicas: &[Arc<Replica>],
+    logs: &Logs,
+    began: Instant,
+) -> anyhow::Result<()> {
+    if let Err(reason) = ready::wait(|| loopback(mesh.dashboard), CONTROL_READY_LIMIT).await {
+        logs.release().await;
+        bail!("the control plane is not ready after {CONTROL_READY_LIMIT:?}: {reason}");
+    }
+    let mut waiting = JoinSet::new();
+    for (index, replica) in replicas.iter().cloned().enumerate() {
+        waiting.spawn(async move {
+            let address = || loopback(replica.ports.borrow().metrics);
+            (index, ready::wait(address, READY_LIMIT).await)
+        });
+    }
+    let mut unready: BTreeMap<usize, String> = BTreeMap::new();
+    while let Some(joined) = waiting.join_next().await {
+        if let Ok((index, Err(reason))) = joined {
+            unready.insert(index, reason);
+        }
+    }
+    logs.say(table::render(file, mesh, replicas, &unready, began.elapsed())).await;
+    for (index, reason) in &unready {
+        logs.say(explain(&replicas[*index], reason, logs)).await;
+    }
+    logs.release().await;
+    let late = unready.keys().map(|index| announce_late(&replicas[*index], logs));
+    futures_util::future::join_all(late).await;
+    std::future::pending().await
+}
+
+fn explain(replica: &Replica, reason: &str, logs: &Logs) -> String {
+    let mut text = format!("{} is NOT READY after {READY_LIMIT:?}: {reason}", replica.name);
+    for name in [replica.name.clone(), replica.sidecar_name()] {
+        let last = logs.last_lines(&name);
+        if !last.is_empty() {
+            text.push_str(&format!("\n  the last lines of {name}:\n    {}", last.join("\n    ")));
+        }
+    }
+    text
+}
+
+async fn announce_late(replica: &Replica, logs: &Logs) {
+    while ready::wait(|| loopback(replica.ports.borrow().metrics), READY_LIMIT).await.is_err() {
+        sleep(Duration::from_secs(1)).await;
+    }
+    logs.say(format!("{} is ready now", replica.name)).await;
+}
+
+/// Asks everything to come to its end, in order, and waits for it.
+async fn end(stop: &watch::Sender<Stop>, processes: &mut BTreeMap<Phase, JoinSet<()>>) {
+    let kill_at = Instant::now() + STOP_LIMIT;
+    let ask = |phase, kill_at| {
+        stop.send_replace(Stop { phase, kill_at: Some(kill_at) });
+    };
+    ask(Phase::Keyboard, kill_at);
+    // Its last calls may take longer: the others can stop meanwhile, as they let running calls end too.
+    let _ = timeout(KEYBOARD_LIMIT, all_ended(processes.entry(Phase::Keyboard).or_default())).await;
+    ask(Phase::Services, kill_at);
+    for phase in [Phase::Keyboard, Phase::Services] {
+        all_ended(processes.entry(phase).or_default()).await;
+    }
+    ask(Phase::Control, Instant::now() + CONTROL_LIMIT);
+    all_ended(processes.entry(Phase::Control).or_default()).await;
+}
+
+async fn all_ended(processes: &mut JoinSet<()>) {
+    while processes.join_next().await.is_some() {}
+}
+
+async fn kill_what_is_left(stop: &watch::Sender<Stop>, processes: &mut BTreeMap<Phase, JoinSet<()>>, run_id: &str) {
+    stop.send_replace(Stop { phase: Phase::Kill, kill_at: Some(Instant::now()) });
+    let ended = async {
+        for set in processes.values_mut() {
+            all_ended(set).await;
+        }
+    };
+    let _ = timeout(KILLED_LIMIT, ended).await;
+    // What left its group, as a daemon does, still has the run's id in its environment.
+    for process in process::of_run(run_id) {
+        process::signal(process.pid, rustix::process::Signal::KILL);
+    }
+}
+
+/// The signals that ask for an end.
+struct Signals {
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+    hang_up: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.interrupt.recv() => "Ctrl-C",
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.hang_up.recv() => "SIGHUP",
+        }
+    }
+}

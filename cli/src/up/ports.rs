@@ -1,0 +1,119 @@
+//! Ports: those that someone outside must know are checked, all others are picked by the kernel.
+
+use std::{
+    collections::HashSet,
+    io,
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    sync::Mutex,
+};
+
+use super::process;
+use crate::mesh_file::{MeshFile, Port, Problem};
+
+/// Hands out ports that nobody listens on, none of them twice.
+#[derive(Debug, Default)]
+pub(crate) struct Ports {
+    given: Mutex<HashSet<u16>>,
+}
+
+/// How often the kernel may answer with a port that was handed out before.
+const TRIES: usize = 1_000;
+
+impl Ports {
+    /// A free port. The listener that found it is closed again, so whoever gets it should be quick.
+    ///
+    /// # Errors
+    /// The kernel has none left.
+    pub(crate) fn pick(&self) -> io::Result<u16> {
+        for _ in 0..TRIES {
+            let port = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0))?.local_addr()?.port();
+            if self.reserve(port) {
+                return Ok(port);
+            }
+        }
+        Err(io::Error::other(format!("no free port found in {TRIES} tries")))
+    }
+
+    /// Keeps a port from being handed out; false if it was already.
+    pub(crate) fn reserve(&self, port: u16) -> bool {
+        self.given.lock().unwrap_or_else(|broken| broken.into_inner()).insert(port)
+    }
+}
+
+/// Whether someone could listen there now.
+pub(crate) fn is_free(port: u16) -> bool {
+    matches!(bind(port), Ok(()))
+}
+
+fn bind(port: u16) -> io::Result<()> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).map(|_| ())
+}
+
+/// An address on loopback.
+pub(crate) fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+}
+
+/// What is wrong with the ports that a mesh file names, or that it leaves at their defaults.
+pub(crate) fn check_named(mesh: &MeshFile) -> Vec<Problem> {
+    let ports = &mesh.ports;
+    let named =
+        [("ports.outbound", ports.outbound), ("ports.dashboard", ports.dashboard), ("ports.control", ports.control)];
+    let of_services = mesh.services.iter().filter_map(|s| Some((format!("services.{}.port", s.name.name()), s.port?)));
+    named
+        .map(|(field, port)| (field.to_owned(), port))
+        .into_iter()
+        .chain(of_services)
+        .filter(|(_, port)| port.number != 0)
+        .filter_map(|(field, port)| {
+            let error = bind(port.number).err()?;
+            Some(problem(&mesh.path.display().to_string(), &field, port, &error))
+        })
+        .collect()
+}
+
+fn problem(file: &str, field: &str, port: Port, error: &io::Error) -> Problem {
+    let number = port.number;
+    let is_mesh_port = field.starts_with("ports.");
+    let what = match error.kind() {
+        io::ErrorKind::AddrInUse => match process::listener_on(number) {
+            Some(owner) => format!("port {number} is in use by {owner}"),
+            None => format!("port {number} is in use"),
+        },
+        _ => format!("port {number} can't be listened on: {error}"),
+    };
+    let allowed = if is_mesh_port { "a free port, or 0 for any" } else { "a free port, or none for any" };
+    match port.line {
+        Some(line) => Problem::new(file, line, field, format!("{what}; allowed: {allowed}")),
+        None => Problem::new(file, 0, field, format!("{what}, which is the default; allowed: {allowed}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_port_is_handed_out_twice() {
+        let ports = Ports::default();
+        let picked: Vec<u16> = (0..200).map(|_| ports.pick().unwrap()).collect();
+        let distinct: HashSet<_> = picked.iter().collect();
+        assert_eq!(distinct.len(), picked.len());
+        assert!(!ports.reserve(picked[0]));
+    }
+
+    #[test]
+    fn a_port_in_use_is_told_with_its_place_and_its_owner() {
+        let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let number = taken.local_addr().unwrap().port();
+        assert!(!is_free(number));
+        let error = bind(number).unwrap_err();
+        let told = problem("mesh.yaml", "ports.outbound", Port { number, line: Some(3) }, &error).to_string();
+        assert!(told.starts_with(&format!("mesh.yaml:3: ports.outbound: port {number} is in use by ")), "{told}");
+        assert!(told.contains(&format!("(pid {})", std::process::id())), "{told}");
+        assert!(told.ends_with("; allowed: a free port, or 0 for any"), "{told}");
+        let told = problem("mesh.yaml", "ports.control", Port { number, line: None }, &error).to_string();
+        assert!(told.starts_with("mesh.yaml: ports.control: port "), "{told}");
+        assert!(told.contains(", which is the default; "), "{told}");
+    }
+}

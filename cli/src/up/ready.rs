@@ -1,0 +1,87 @@
+//! Asks processes whether they are ready.
+
+use std::{net::SocketAddr, time::Duration};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::{Instant, sleep, timeout},
+};
+
+/// Between two questions.
+const INTERVAL: Duration = Duration::from_millis(15);
+/// For one answer.
+const ANSWER_LIMIT: Duration = Duration::from_secs(1);
+const ANSWER_BYTES: u64 = 4_096;
+
+/// Waits until someone listens there, but not longer than `limit`.
+pub(crate) async fn listening(address: SocketAddr, limit: Duration) {
+    let listens = async {
+        while TcpStream::connect(address).await.is_err() {
+            sleep(INTERVAL).await;
+        }
+    };
+    // Past the limit whoever waits goes on, and finds out for itself.
+    let _ = timeout(limit, listens).await;
+}
+
+/// Asks `/readyz` there: `Ok` when it is answered with 200, else what was said instead.
+pub(crate) async fn ask(address: SocketAddr) -> Result<(), String> {
+    match timeout(ANSWER_LIMIT, get(address, "/readyz")).await {
+        Ok(Ok((200, _))) => Ok(()),
+        Ok(Ok((status, body))) => match body.trim() {
+            "" => Err(format!("it answers {status}")),
+            reason => Err(reason.to_owned()),
+        },
+        Ok(Err(error)) => Err(format!("{address}: {error}")),
+        Err(_) => Err(format!("{address}: no answer within {ANSWER_LIMIT:?}")),
+    }
+}
+
+/// Waits until `/readyz` is answered with 200, for at most `limit`; the error is what was said last.
+pub(crate) async fn wait(address: impl Fn() -> SocketAddr, limit: Duration) -> Result<(), String> {
+    let until = Instant::now() + limit;
+    loop {
+        match ask(address()).await {
+            Ok(()) => return Ok(()),
+            Err(reason) if Instant::now() >= until => return Err(reason),
+            Err(_) => sleep(INTERVAL).await,
+        }
+    }
+}
+
+async fn get(address: SocketAddr, path: &str) -> std::io::Result<(u16, String)> {
+    let mut stream = TcpStream::connect(address).await?;
+    let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = Vec::new();
+    stream.take(ANSWER_BYTES).read_to_end(&mut answer).await?;
+    let answer = String::from_utf8_lossy(&answer);
+    let status = answer.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)?.parse().ok());
+    let status = status.ok_or_else(|| std::io::Error::other("not an HTTP answer"))?;
+    let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+    Ok((status, body.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_answer_s_reason_is_passed_on() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = tokio::spawn(async move {
+            for answer in ["503 Service Unavailable\r\ncontent-length: 10\r\n\r\nno SVID yet", "200 OK\r\n\r\n"] {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut request = [0; 1_024];
+                let _ = stream.read(&mut request).await.unwrap();
+                stream.write_all(format!("HTTP/1.1 {answer}").as_bytes()).await.unwrap();
+            }
+        });
+        assert_eq!(ask(address).await, Err("no SVID yet".to_owned()));
+        assert_eq!(ask(address).await, Ok(()));
+        server.await.unwrap();
+        assert!(ask(address).await.is_err());
+    }
+}

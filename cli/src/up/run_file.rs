@@ -1,0 +1,147 @@
+//! `.weft/run.json`: what runs, so that `weft down` can end it and `weft call` can find the dashboard.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Mutex,
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::process::ProcessId;
+
+const NAME: &str = "run.json";
+
+/// What a run of `weft up` says about itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Run {
+    /// In the environment of every process of the run.
+    pub(crate) run_id: String,
+    pub(crate) mesh_file: PathBuf,
+    /// `weft up` itself.
+    pub(crate) up: ProcessId,
+    pub(crate) outbound_url: String,
+    pub(crate) dashboard_url: String,
+    pub(crate) control_url: String,
+    /// The ports of each replica.
+    #[serde(default)]
+    pub(crate) replicas: BTreeMap<String, ReplicaPorts>,
+    /// What was started, by its name in the logs; each leads a group of its own.
+    #[serde(default)]
+    pub(crate) processes: BTreeMap<String, ProcessId>,
+}
+
+/// The ports of one replica and its sidecar.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ReplicaPorts {
+    /// The service itself; 0 where the sidecar fronts nothing.
+    pub(crate) app: u16,
+    /// Its sidecar, for its own calls.
+    pub(crate) outbound: u16,
+    /// Its sidecar, for the calls of others.
+    pub(crate) inbound: u16,
+    pub(crate) admin: u16,
+    pub(crate) metrics: u16,
+}
+
+impl Run {
+    /// The file's content, if there is one that can be read.
+    pub(crate) fn read(state_dir: &Path) -> io::Result<Option<Self>> {
+        match fs::read(state_dir.join(NAME)) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|error| {
+                io::Error::other(format!("{} is not as `weft up` writes it: {error}", state_dir.join(NAME).display()))
+            }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The run of the nearest `.weft` folder, upward from `from`.
+    pub(crate) fn nearest(from: &Path) -> Option<Self> {
+        from.ancestors().find_map(|dir| Self::read(&dir.join(".weft")).ok().flatten())
+    }
+
+    fn write(&self, state_dir: &Path) -> io::Result<()> {
+        let temporary = state_dir.join(format!("{NAME}.new"));
+        fs::write(&temporary, serde_json::to_vec_pretty(self).map_err(io::Error::other)?)?;
+        fs::rename(&temporary, state_dir.join(NAME))
+    }
+
+    /// Forgets a run that is over.
+    pub(crate) fn remove(state_dir: &Path) {
+        let _ = fs::remove_file(state_dir.join(NAME));
+    }
+}
+
+/// The file of the run of this very process, kept up to date.
+#[derive(Debug)]
+pub(crate) struct RunFile {
+    state_dir: PathBuf,
+    run: Mutex<Run>,
+}
+
+impl RunFile {
+    /// Writes it for the first time.
+    pub(crate) fn create(state_dir: &Path, run: Run) -> io::Result<Self> {
+        run.write(state_dir)?;
+        Ok(Self { state_dir: state_dir.to_owned(), run: Mutex::new(run) })
+    }
+
+    /// Changes and writes it.
+    pub(crate) fn update(&self, change: impl FnOnce(&mut Run)) -> io::Result<()> {
+        let mut run = self.run.lock().unwrap_or_else(|broken| broken.into_inner());
+        change(&mut run);
+        run.write(&self.state_dir)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run() -> Run {
+        Run {
+            run_id: "4711".to_owned(),
+            mesh_file: "mesh.yaml".into(),
+            up: ProcessId { pid: 1, start_time: 2 },
+            outbound_url: "http://127.0.0.1:15001".to_owned(),
+            dashboard_url: "http://127.0.0.1:15080".to_owned(),
+            control_url: "https://127.0.0.1:15010".to_owned(),
+            replicas: BTreeMap::new(),
+            processes: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn a_run_is_read_as_it_was_written_from_anywhere_below() {
+        let dir = tempfile::tempdir().unwrap();
+        let state_dir = dir.path().join(".weft");
+        let below = dir.path().join("a/b");
+        fs::create_dir_all(&state_dir).unwrap();
+        fs::create_dir_all(&below).unwrap();
+        assert_eq!(Run::read(&state_dir).unwrap(), None);
+
+        let file = RunFile::create(&state_dir, run()).unwrap();
+        let process = ProcessId { pid: 7, start_time: 8 };
+        file.update(|run| {
+            run.processes.insert("users-1".to_owned(), process);
+        })
+        .unwrap();
+        let read = Run::nearest(&below).unwrap();
+        assert_eq!(Run { processes: BTreeMap::new(), ..read.clone() }, run());
+        assert_eq!(read.processes["users-1"], process);
+        assert_eq!(fs::read_dir(&state_dir).unwrap().count(), 1, "no temporary file stays");
+
+        Run::remove(&state_dir);
+        assert_eq!(Run::read(&state_dir).unwrap(), None);
+    }
+
+    #[test]
+    fn a_spoilt_file_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(NAME), "{").unwrap();
+        let told = Run::read(dir.path()).unwrap_err().to_string();
+        assert!(told.contains("run.json is not as `weft up` writes it"), "{told}");
+    }
+}

@@ -1,0 +1,322 @@
+//! Keeps one process running: starts it, follows its lines, starts it again when it dies, and ends it when asked to.
+
+use std::{process::ExitStatus, sync::Arc, time::Duration};
+
+use rustix::process::Signal;
+use tokio::{
+    process::{Child, Command},
+    sync::watch,
+    time::{Instant, sleep, sleep_until, timeout},
+};
+
+use super::{
+    backoff::Backoff,
+    launch::{Mesh, Replica},
+    logs::Logs,
+    ports::loopback,
+    process::{self, ProcessId},
+    ready,
+    run_file::RunFile,
+};
+
+/// A death within this time may have to do with a port that someone else took.
+const EARLY: Duration = Duration::from_secs(3);
+/// For what a process leaves behind when it dies.
+const LEFTOVER_GRACE: Duration = Duration::from_secs(2);
+/// For a process to come to an end after a kill.
+const KILL_GRACE: Duration = Duration::from_secs(2);
+/// How long a process waits for the one that it depends on before it is started anyway.
+const GATE_LIMIT: Duration = Duration::from_secs(10);
+/// Deaths in a row after which the last lines are shown.
+const LOUD_AFTER: u32 = 5;
+
+/// The order in which processes are asked to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Phase {
+    /// Nothing stops.
+    Run,
+    /// Calls from the keyboard come to their end.
+    Keyboard,
+    /// The services and their sidecars.
+    Services,
+    /// The control plane, which the others leave by.
+    Control,
+    /// At once.
+    Kill,
+}
+
+/// What the supervisor is asked.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Stop {
+    /// Everything up to this phase stops.
+    pub(crate) phase: Phase,
+    /// Who has not ended by then is killed.
+    pub(crate) kill_at: Option<Instant>,
+}
+
+/// What is run.
+#[derive(Clone)]
+pub(crate) enum Role {
+    Control,
+    Sidecar(Arc<Replica>),
+    App(Arc<Replica>),
+}
+
+/// What all supervisors share. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Context {
+    pub(crate) mesh: Arc<Mesh>,
+    pub(crate) logs: Logs,
+    pub(crate) run_file: Arc<RunFile>,
+    pub(crate) stop: watch::Receiver<Stop>,
+}
+
+enum End {
+    Died(std::io::Result<ExitStatus>),
+    Asked,
+    Moved,
+}
+
+impl Role {
+    /// The name in the logs.
+    pub(crate) fn name(&self) -> String {
+        match self {
+            Self::Control => "control".to_owned(),
+            Self::Sidecar(replica) => replica.sidecar_name(),
+            Self::App(replica) => replica.name.clone(),
+        }
+    }
+
+    /// When it stops.
+    pub(crate) fn phase(&self) -> Phase {
+        match self {
+            Self::Control => Phase::Control,
+            Self::Sidecar(replica) if replica.service.is_none() => Phase::Keyboard,
+            Self::Sidecar(_) | Self::App(_) => Phase::Services,
+        }
+    }
+
+    fn command(&self, mesh: &Mesh) -> anyhow::Result<Command> {
+        match self {
+            Self::Control => Ok(mesh.control_command()),
+            Self::Sidecar(replica) => mesh.sidecar_command(replica),
+            Self::App(replica) => match &replica.service {
+                Some(service) => Ok(mesh.app_command(replica, service)),
+                None => anyhow::bail!("{} fronts nothing", replica.name),
+            },
+        }
+    }
+
+    /// A sidecar begins with the control plane, and a service's first call needs its sidecar.
+    async fn wait_for_what_it_needs(&self, mesh: &Mesh) {
+        match self {
+            Self::Control => {}
+            Self::Sidecar(_) => ready::listening(loopback(mesh.control), GATE_LIMIT).await,
+            Self::App(replica) => ready::listening(loopback(replica.agreed().1), GATE_LIMIT).await,
+        }
+    }
+
+    fn agreed_ports(&self) -> Option<(u16, u16)> {
+        match self {
+            Self::Control => None,
+            Self::Sidecar(replica) | Self::App(replica) => Some(replica.agreed()),
+        }
+    }
+}
+
+/// Runs it until it is asked to stop; when this returns, nothing of it is left.
+pub(crate) async fn supervise(role: Role, mut context: Context) {
+    let name = role.name();
+    let mut backoff = Backoff::default();
+    let mut starts = 0_u32;
+    while !is_asked(&context.stop, role.phase()) {
+        tokio::select! {
+            () = role.wait_for_what_it_needs(&context.mesh) => {}
+            () = asked(&mut context.stop, role.phase()) => return,
+        }
+        let started = Instant::now();
+        let agreed = role.agreed_ports();
+        let why = match start(&role, &name, &context) {
+            Err(error) => format!("could not be started: {error:#}"),
+            Ok((mut child, pid)) => {
+                if starts > 0 {
+                    context.logs.say(format!("{name}: started again (pid {pid})")).await;
+                }
+                starts += 1;
+                let readers = follow(&name, &mut child, &context.logs);
+                let end = wait(&role, &mut child, agreed, &mut context.stop).await;
+                let why = finish(end, &mut child, pid, &mut context.stop).await;
+                for reader in readers {
+                    let _ = timeout(KILL_GRACE, reader).await;
+                }
+                forget(&name, &context).await;
+                match why {
+                    Some(why) => why,
+                    None if is_asked(&context.stop, role.phase()) => return,
+                    None => continue,
+                }
+            }
+        };
+        let pause = backoff.after_death(started);
+        report(&name, &why, started, pause, backoff.deaths(), &context.logs).await;
+        if started.elapsed() < EARLY
+            && let Err(error) = avoid_taken_ports(&role, &context.mesh)
+        {
+            context.logs.say(format!("{name}: no free port: {error}")).await;
+        }
+        tokio::select! {
+            () = sleep(pause) => {}
+            () = asked(&mut context.stop, role.phase()) => return,
+        }
+    }
+}
+
+fn start(role: &Role, name: &str, context: &Context) -> anyhow::Result<(Child, u32)> {
+    let mut command = role.command(&context.mesh)?;
+    command
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        // A Ctrl-C at the terminal is for weft, which ends the others in their order.
+        .process_group(0)
+        .kill_on_drop(true);
+    let program = command.as_std().get_program().to_owned();
+    let child = command.spawn().map_err(|error| anyhow::anyhow!("{}: {error}", program.to_string_lossy()))?;
+    let pid = child.id().ok_or_else(|| anyhow::anyhow!("it ended at once"))?;
+    context.run_file.update(|run| {
+        run.processes.insert(name.to_owned(), ProcessId::of(pid));
+        if let Role::Sidecar(replica) | Role::App(replica) = role {
+            run.replicas.insert(replica.name.clone(), *replica.ports.borrow());
+        }
+    })?;
+    Ok((child, pid))
+}
+
+fn follow(name: &str, child: &mut Child, logs: &Logs) -> Vec<tokio::task::JoinHandle<()>> {
+    let stdout = child.stdout.take().and_then(|stream| logs.follow(name, stream));
+    let stderr = child.stderr.take().and_then(|stream| logs.follow(name, stream));
+    stdout.into_iter().chain(stderr).collect()
+}
+
+async fn wait(role: &Role, child: &mut Child, agreed: Option<(u16, u16)>, stop: &mut watch::Receiver<Stop>) -> End {
+    tokio::select! {
+        status = child.wait() => End::Died(status),
+        () = asked(stop, role.phase()) => End::Asked,
+        () = moved(role, agreed) => End::Moved,
+    }
+}
+
+/// The ports that this process was started with are no longer those that its other half uses.
+async fn moved(role: &Role, agreed: Option<(u16, u16)>) {
+    if let Role::Sidecar(replica) | Role::App(replica) = role {
+        let mut ports = replica.ports.subscribe();
+        let _ = ports.wait_for(|ports| Some((ports.app, ports.outbound)) != agreed).await;
+        return;
+    }
+    std::future::pending().await
+}
+
+/// Brings a process and its group to an end. `None`: as it was asked to.
+async fn finish(end: End, child: &mut Child, pid: u32, stop: &mut watch::Receiver<Stop>) -> Option<String> {
+    let why = match end {
+        End::Died(status) => Some(status.map_or_else(|error| format!("ended: {error}"), |status| ended(&status))),
+        End::Asked | End::Moved => {
+            process::signal_group(pid, Signal::TERM);
+            tokio::select! {
+                _ = child.wait() => {}
+                () = kill_time(stop) => {}
+                // One that must move, not stop, has the time of a stop.
+                () = sleep(super::STOP_LIMIT) => {}
+            }
+            None
+        }
+    };
+    if child.try_wait().ok().flatten().is_none() {
+        process::signal_group(pid, Signal::KILL);
+        let _ = timeout(KILL_GRACE, child.wait()).await;
+    }
+    let grace = if stop.borrow().phase == Phase::Kill { Duration::ZERO } else { LEFTOVER_GRACE };
+    process::end_group(pid, grace).await;
+    why
+}
+
+async fn forget(name: &str, context: &Context) {
+    let forgotten = context.run_file.update(|run| {
+        run.processes.remove(name);
+    });
+    if let Err(error) = forgotten {
+        context.logs.say(format!("the run file can't be written: {error}")).await;
+    }
+}
+
+fn avoid_taken_ports(role: &Role, mesh: &Mesh) -> std::io::Result<()> {
+    match role {
+        Role::Control => Ok(()),
+        Role::Sidecar(replica) => replica.move_if_taken(mesh, true),
+        Role::App(replica) => replica.move_if_taken(mesh, false),
+    }
+}
+
+async fn report(name: &str, why: &str, started: Instant, pause: Duration, deaths: u32, logs: &Logs) {
+    let lived = started.elapsed();
+    logs.say(format!("{name}: {why} after {lived:.1?}; again in {pause:?}")).await;
+    if deaths >= LOUD_AFTER && deaths.is_multiple_of(LOUD_AFTER) {
+        let last = logs.last_lines(name);
+        let last = if last.is_empty() {
+            "it said nothing".to_owned()
+        } else {
+            format!("its last lines:\n  {}", last.join("\n  "))
+        };
+        logs.say(format!("{name}: IT KEEPS FAILING, {deaths} times in a row now; {last}")).await;
+    }
+}
+
+fn ended(status: &ExitStatus) -> String {
+    use std::os::unix::process::ExitStatusExt;
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("ended with exit code {code}"),
+        (None, Some(signal)) => format!("was ended by signal {signal}{}", signal_name(signal)),
+        (None, None) => format!("ended: {status}"),
+    }
+}
+
+fn signal_name(signal: i32) -> String {
+    let name = match signal {
+        1 => "SIGHUP",
+        2 => "SIGINT",
+        3 => "SIGQUIT",
+        4 => "SIGILL",
+        6 => "SIGABRT",
+        7 => "SIGBUS",
+        8 => "SIGFPE",
+        9 => "SIGKILL",
+        11 => "SIGSEGV",
+        13 => "SIGPIPE",
+        15 => "SIGTERM",
+        _ => return String::new(),
+    };
+    format!(" ({name})")
+}
+
+fn is_asked(stop: &watch::Receiver<Stop>, phase: Phase) -> bool {
+    stop.borrow().phase >= phase
+}
+
+async fn asked(stop: &mut watch::Receiver<Stop>, phase: Phase) {
+    // Without its sender nobody could ever ask: that is as good as asking.
+    let _ = stop.wait_for(|stop| stop.phase >= phase).await;
+}
+
+/// Completes when whoever was asked to stop has had its time.
+async fn kill_time(stop: &mut watch::Receiver<Stop>) {
+    loop {
+        let Stop { phase, kill_at } = *stop.borrow_and_update();
+        if phase == Phase::Kill {
+            return;
+        }
+        tokio::select! {
+            () = async { match kill_at { Some(at) => sleep_until(at).await, None => std::future::pending().await } } => return,
+            changed = stop.changed() => if changed.is_err() { return },
+        }
+    }
+}
