@@ -28,23 +28,45 @@ const CLIENT: i32 = 3;
 async fn main() -> std::io::Result<()> {
     let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:15080".to_owned());
     let store = Arc::new(Store::new());
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_nanos() as u64);
-    for (number, seconds) in [190, 95, 61, 44, 30, 12, 3].into_iter().enumerate() {
-        let at = now - Duration::from_secs(seconds).as_nanos() as u64;
+    let mut number = 0;
+    let mut call = |store: &Store, seconds_ago: u64| {
+        number += 1;
+        let at = now() - Duration::from_secs(seconds_ago).as_nanos() as u64;
         match number % 3 {
-            2 => get(&store, number as u8 + 1, at),
-            _ => create(&store, number as u8 + 1, at, number == 4),
+            0 => get(store, number, at),
+            _ => create(store, number, at, number % 5 == 0),
         }
+    };
+    for seconds_ago in [190, 95, 61, 44, 30, 12, 3] {
+        call(&store, seconds_ago);
     }
     let listener = tokio::net::TcpListener::bind(&address).await?;
     println!("http://{}", listener.local_addr()?);
-    serve(listener, State::new(store, Arc::new(Shop)), std::future::pending()).await
+    let more = async {
+        loop {
+            tokio::time::sleep(Duration::from_secs(4)).await;
+            call(&store, 0);
+        }
+    };
+    tokio::select! {
+        served = serve(listener, State::new(store.clone(), Arc::new(Shop)), std::future::pending()) => served,
+        () = more => Ok(()),
+    }
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_nanos() as u64)
+}
+
+/// The id of the trace of this number.
+fn trace_id(number: u64) -> Vec<u8> {
+    u128::from(number).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835).to_be_bytes().to_vec()
 }
 
 /// Where a call's spans go: one trace, ids counted up.
 struct Call<'a> {
     store: &'a Store,
-    trace: u8,
+    trace: u64,
     at: u64,
     next: u8,
 }
@@ -69,7 +91,7 @@ impl Call<'_> {
         self.next += 1;
         let (contract, method) = name.split_once('/').unwrap_or((name, ""));
         let mut span = Span {
-            trace_id: vec![self.trace.wrapping_mul(37); 16],
+            trace_id: trace_id(self.trace),
             span_id: vec![self.next; 8],
             parent_span_id: if parent == 0 { Vec::new() } else { vec![parent; 8] },
             name: name.to_owned(),
@@ -109,7 +131,7 @@ impl Call<'_> {
     }
 }
 
-fn create(store: &Store, trace: u8, at: u64, fails: bool) {
+fn create(store: &Store, trace: u64, at: u64, fails: bool) {
     let mut call = Call { store, trace, at, next: 0 };
     let name = "shop.users.v1.Users/Create";
     let users = call.hop("keyboard", "users", 0, name, 0, 11_400);
@@ -144,14 +166,14 @@ fn create(store: &Store, trace: u8, at: u64, fails: bool) {
     });
     let client = call.span(("users", false), users, CLIENT, "shop.notifications.v1.Notifications/Send", 7_000, 10_700);
     let sent = call.hop("users", "notifications", client, "shop.notifications.v1.Notifications/Send", 7_060, 10_600);
-    let link = span::Link { trace_id: vec![37; 16], span_id: vec![1; 8], ..span::Link::default() };
+    let link = span::Link { trace_id: trace_id(1), span_id: vec![1; 8], ..span::Link::default() };
     call.span_with(("notifications", false), sent, 4, "<b>mail</b> & queue", 7_500, 9_800, |span| {
         span.links.push(link);
         span.attributes.push(text("note", "<script>alert('from a span')</script>"));
     });
 }
 
-fn get(store: &Store, trace: u8, at: u64) {
+fn get(store: &Store, trace: u64, at: u64) {
     let mut call = Call { store, trace, at, next: 0 };
     call.hop("keyboard", "products", 0, "shop.products.v1.Products/Get", 0, 1_250);
 }

@@ -118,7 +118,7 @@ async fn readyz(Shared(state): Shared<State>) -> Response {
 
 async fn overview(Shared(state): Shared<State>) -> Response {
     let latest = state.store.list(&Filter { service: None, errors: false, name: None, limit: LIST_LATEST });
-    html(pages::overview(&state.catalog.services(), &latest, state.store.counts()))
+    html(pages::overview(&state.catalog.services(), &latest, &state.store.services(), state.store.counts()))
 }
 
 /// A list's query as it comes, every part of it optional.
@@ -172,7 +172,7 @@ async fn api_traces(Shared(state): Shared<State>, Query(query): Query<ListQuery>
 async fn trace(Shared(state): Shared<State>, Path(id): Path<String>) -> Response {
     let (why, id) = match id.parse::<TraceId>() {
         Ok(id) => match state.store.get(id) {
-            Some(stored) => return html(pages::trace(&stored)),
+            Some(stored) => return html(pages::trace(&stored, &state.store.services())),
             None if state.store.was_evicted(id) => (pages::Missing::Evicted, id.to_string()),
             None => (pages::Missing::NotSeen, id.to_string()),
         },

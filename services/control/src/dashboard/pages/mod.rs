@@ -4,7 +4,7 @@ mod overview;
 mod trace;
 mod trace_list;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use maud::{DOCTYPE, Markup, html};
 
@@ -117,37 +117,40 @@ pub(super) fn no_trace(why: Missing, id: &str) -> Markup {
     )
 }
 
-/// The colours of a page's services: each keeps its own from page to page while there are enough of them.
-#[derive(Default)]
-struct Colours {
-    of: HashMap<String, usize>,
-    used: [bool; Self::COUNT],
-}
+/// The colours of services. A service has the same on every page while there are enough for all of them; past that,
+/// services of one page differ from each other while there are enough for those.
+struct Colours(HashMap<String, usize>);
 
 impl Colours {
     /// As many as the stylesheet has.
     const COUNT: usize = 10;
 
-    /// The class of a service's colour.
-    fn class(&mut self, service: &str) -> String {
-        if let Some(number) = self.of.get(service) {
-            return format!("c{number}");
+    /// Gives out the colours, to `all` services or, where those are too many, to the page's `own`.
+    fn new(all: &BTreeSet<String>, own: BTreeSet<&str>) -> Self {
+        let services = if all.len() > Self::COUNT { own } else { all.iter().map(String::as_str).chain(own).collect() };
+        let (mut of, mut used) = (HashMap::new(), [false; Self::COUNT]);
+        for service in services {
+            // FNV-1a, for it is the same in every process.
+            let hash = service
+                .bytes()
+                .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+            let wanted = (hash % Self::COUNT as u64) as usize;
+            let free = (0..Self::COUNT).map(|step| (wanted + step) % Self::COUNT).find(|number| !used[*number]);
+            let number = free.unwrap_or(wanted);
+            used[number] = true;
+            of.insert(service.to_owned(), number);
         }
-        // FNV-1a, for it is the same in every process.
-        let hash = service
-            .bytes()
-            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
-        let wanted = (hash % Self::COUNT as u64) as usize;
-        let free = (0..Self::COUNT).map(|step| (wanted + step) % Self::COUNT).find(|number| !self.used[*number]);
-        let number = free.unwrap_or(wanted);
-        self.used[number] = true;
-        self.of.insert(service.to_owned(), number);
-        format!("c{number}")
+        Self(of)
+    }
+
+    /// The class of a service's colour.
+    fn class(&self, service: &str) -> String {
+        format!("c{}", self.0.get(service).unwrap_or(&0))
     }
 }
 
 /// A service's name with its colour; a sidecar has its mark.
-fn service_name(service: &str, component: Component, colours: &mut Colours) -> Markup {
+fn service_name(service: &str, component: Component, colours: &Colours) -> Markup {
     html! {
         span.service.(colours.class(service)) {
             svg.dot width="10" height="10" aria-hidden="true" {
@@ -159,7 +162,7 @@ fn service_name(service: &str, component: Component, colours: &mut Colours) -> M
 }
 
 /// The same, and in words when it is a sidecar.
-fn service_tag(service: &str, component: Component, colours: &mut Colours) -> Markup {
+fn service_tag(service: &str, component: Component, colours: &Colours) -> Markup {
     html! {
         (service_name(service, component, colours))
         @if component == Component::Sidecar { " " span.tag { "sidecar" } }
@@ -172,9 +175,10 @@ fn error_tag(errors: usize) -> Markup {
 }
 
 /// Traces as a table.
-fn trace_table(traces: &[Summary]) -> Markup {
+fn trace_table(traces: &[Summary], services: &BTreeSet<String>) -> Markup {
     let longest = traces.iter().map(|trace| trace.duration_nano).max().unwrap_or(0);
-    let mut colours = Colours::default();
+    let own = traces.iter().flat_map(|trace| &trace.services).map(String::as_str).collect();
+    let colours = Colours::new(services, own);
     html! {
         table.traces {
             thead { tr { th { "Call" } th { "Services" } th.num { "Spans" } th { "Duration" } th { "Began" } } }
@@ -190,7 +194,7 @@ fn trace_table(traces: &[Summary]) -> Markup {
                             div.sub { (trace.service) " · " span.id { (&trace.trace_id.to_string()[..16]) "…" } }
                         }
                         td.services {
-                            @for service in &trace.services { (service_tag(service, Component::Service, &mut colours)) " " }
+                            @for service in &trace.services { (service_tag(service, Component::Service, &colours)) " " }
                         }
                         td.num data-label="spans" { (trace.spans) }
                         td.duration {
@@ -228,5 +232,25 @@ fn store_line(counts: Counts) -> Markup {
             @if counts.refused_spans > 0 { " " (counts.refused_spans) " spans were refused: their traces were full." }
             @if counts.invalid_spans > 0 { " " (counts.invalid_spans) " spans had no valid ids." }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn services_have_their_own_colours_and_keep_them_from_page_to_page() {
+        let all: BTreeSet<String> = (0..Colours::COUNT).map(|number| format!("service-{number}")).collect();
+        let one = Colours::new(&all, BTreeSet::from(["service-3"]));
+        let other = Colours::new(&all, BTreeSet::from(["service-7", "service-3"]));
+        let classes: BTreeSet<String> = all.iter().map(|service| one.class(service)).collect();
+        assert_eq!(classes.len(), Colours::COUNT);
+        assert!(all.iter().all(|service| one.class(service) == other.class(service)));
+
+        let many: BTreeSet<String> = (0..50).map(|number| format!("service-{number}")).collect();
+        let own: BTreeSet<&str> = many.iter().take(Colours::COUNT).map(String::as_str).collect();
+        let page = Colours::new(&many, own.clone());
+        assert_eq!(own.iter().map(|service| page.class(service)).collect::<BTreeSet<_>>().len(), Colours::COUNT);
     }
 }

@@ -1,5 +1,7 @@
 //! The overview: what runs in the mesh, what it speaks, and what it did last.
 
+use std::collections::BTreeSet;
+
 use maud::{Markup, html};
 use weft_contracts::weft::{
     discovery::v1::{Endpoint, Health, Service},
@@ -16,7 +18,12 @@ use crate::{
 };
 
 /// `/`
-pub(in crate::dashboard) fn overview(services: &[Service], latest: &[Summary], counts: Counts) -> Markup {
+pub(in crate::dashboard) fn overview(
+    services: &[Service],
+    latest: &[Summary],
+    traced: &BTreeSet<String>,
+    counts: Counts,
+) -> Markup {
     let endpoints = services.iter().map(|service| service.endpoints.len()).sum();
     let up = services.iter().flat_map(|service| &service.endpoints).filter(|e| e.health() == Health::Up).count();
     page(
@@ -44,7 +51,7 @@ pub(in crate::dashboard) fn overview(services: &[Service], latest: &[Summary], c
                 @if latest.is_empty() {
                     section.empty { p { "None yet. Make a call through the mesh, and it is here a moment later." } }
                 } @else {
-                    (trace_table(latest))
+                    (trace_table(latest, traced))
                     p { a href="/traces" { "All traces" } }
                 }
                 (store_line(counts))

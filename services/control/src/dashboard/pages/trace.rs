@@ -1,5 +1,7 @@
 //! A trace as a waterfall: a row a span, its bar by time, its details on demand.
 
+use std::collections::BTreeSet;
+
 use maud::{Markup, html};
 
 use super::{Colours, Tab, error_tag, moment, page, service_name, service_tag};
@@ -14,9 +16,10 @@ const DEEPEST: usize = 12;
 const MARKS: [u64; 5] = [0, 25, 50, 75, 100];
 
 /// `/traces/{id}`
-pub(in crate::dashboard) fn trace(stored: &Stored) -> Markup {
+pub(in crate::dashboard) fn trace(stored: &Stored, services: &BTreeSet<String>) -> Markup {
     let tree = Tree::new(stored);
-    let mut colours = Colours::default();
+    let own = tree.shares.iter().map(|share| share.service.as_str()).collect();
+    let colours = Colours::new(services, own);
     let first = tree.rows.first();
     let name = first.map_or("", |row| row.span.name.as_str());
     let not_seen = tree.rows.iter().filter(|row| matches!(row.parent, Parent::NotSeen(_))).count();
@@ -40,10 +43,10 @@ pub(in crate::dashboard) fn trace(stored: &Stored) -> Markup {
                 @if stored.refused > 0 {
                     p.note { "▲ " (count(stored.refused as usize, "span")) " of this trace were refused: it was full." }
                 }
-                (shares(&tree, &mut colours))
+                (shares(&tree, &colours))
                 section.waterfall {
                     (axis(&tree))
-                    @for row in &tree.rows { (span_row(row, &tree, stored.id, &mut colours)) }
+                    @for row in &tree.rows { (span_row(row, &tree, stored.id, &colours)) }
                 }
                 p.legend {
                     span.c0 { (swatch(false)) " service" }
@@ -64,7 +67,7 @@ fn swatch(sidecar: bool) -> Markup {
 }
 
 /// Where the time went: one bar, and each service's and sidecar's part of it in numbers.
-fn shares(tree: &Tree, colours: &mut Colours) -> Markup {
+fn shares(tree: &Tree, colours: &Colours) -> Markup {
     let whole: u64 = tree.shares.iter().map(|share| share.self_nano).fold(0, u64::saturating_add);
     let mut at = 0.0;
     let parts: Vec<_> = tree
@@ -118,7 +121,7 @@ fn axis(tree: &Tree) -> Markup {
     }
 }
 
-fn span_row(row: &Row, tree: &Tree, trace: TraceId, colours: &mut Colours) -> Markup {
+fn span_row(row: &Row, tree: &Tree, trace: TraceId, colours: &Colours) -> Markup {
     let span = &*row.span;
     let depth = row.depth.min(DEEPEST);
     html! {
@@ -158,7 +161,7 @@ fn role(row: &Row) -> &'static str {
 }
 
 /// A span's bar, its events as marks in it, and its duration where there is room beside or in it.
-fn bar(span: &Span, tree: &Tree, colours: &mut Colours) -> Markup {
+fn bar(span: &Span, tree: &Tree, colours: &Colours) -> Markup {
     let place = |unix_nano: u64| percent(unix_nano.saturating_sub(tree.start_unix_nano), tree.duration_nano).min(100.0);
     let (from, to) = (place(span.start_unix_nano), place(span.end_unix_nano()));
     let (text_at, anchor, shift) = match (from, to) {

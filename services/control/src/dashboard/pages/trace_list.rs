@@ -47,7 +47,7 @@ pub(in crate::dashboard) fn trace_list(
             }
             div #live {
                 @if !found.is_empty() {
-                    (trace_table(found))
+                    (trace_table(found, services))
                 } @else if is_filtered {
                     section.empty { p { "None of the " (counts.traces) " traces here is like that." } }
                 } @else {
