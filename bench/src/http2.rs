@@ -1,4 +1,5 @@
-//! What the client, the server and the floor's relays share of HTTP/2: settings, and sending under flow control.
+//! What the client, the server and the floor's relays share of HTTP/2: settings (those of the sidecars, for a fair
+//! comparison), and sending under flow control.
 
 use std::{future::poll_fn, net::SocketAddr, task::Poll};
 
@@ -9,13 +10,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
 };
-
-/// Calls at once on a connection, windows and buffers: those of the sidecars, for a fair comparison.
-const STREAMS_PER_CONNECTION: u32 = 1_000;
-const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
-const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
-const SEND_BUFFER_BYTES: usize = 256 * 1024;
-const HEADER_LIST_BYTES: u32 = 64 * 1024;
+use weft_mesh::limits;
 
 /// The client's side of a connection; its driver runs as a task, and `on_close` runs when the connection has ended.
 pub(crate) async fn connect<T>(io: T, on_close: fn()) -> Result<client::SendRequest<Bytes>>
@@ -23,10 +18,11 @@ where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (requests, connection) = client::Builder::new()
-        .initial_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .max_send_buffer_size(SEND_BUFFER_BYTES)
-        .max_header_list_size(HEADER_LIST_BYTES)
+        .initial_window_size(limits::STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES)
+        .max_send_buffer_size(limits::SEND_BUFFER_BYTES)
+        .max_header_list_size(limits::HEADER_LIST_BYTES)
+        .max_frame_size(limits::MAX_FRAME_BYTES)
         .enable_push(false)
         .handshake(io)
         .await
@@ -45,11 +41,12 @@ where
     T: AsyncRead + AsyncWrite + Unpin,
 {
     server::Builder::new()
-        .initial_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .max_concurrent_streams(STREAMS_PER_CONNECTION)
-        .max_send_buffer_size(SEND_BUFFER_BYTES)
-        .max_header_list_size(HEADER_LIST_BYTES)
+        .initial_window_size(limits::STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES)
+        .max_concurrent_streams(limits::STREAMS_PER_CONNECTION)
+        .max_send_buffer_size(limits::SEND_BUFFER_BYTES)
+        .max_header_list_size(limits::HEADER_LIST_BYTES)
+        .max_frame_size(limits::MAX_FRAME_BYTES)
         .handshake(io)
         .await
 }

@@ -24,6 +24,10 @@ impl Process {
         let file = fs::OpenOptions::new().create(true).append(true).open(log)?;
         let mut command = Command::new(program);
         command.args(args).stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
+        // Settings of the mesh that are meant for another one.
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"WEFT_")) {
+            command.env_remove(name);
+        }
         Self::spawn(command)
     }
 
