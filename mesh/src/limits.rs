@@ -69,6 +69,8 @@ limits! {
         "Services that one sidecar, or one watch stream, follows; past it a new one is refused.";
     WATCH_QUEUE: usize = 256,
         "Changes that wait for a slow watcher; past it they are dropped for one fresh snapshot.";
+    SNAPSHOT_FILE_BYTES: u64 = 64 * 1024 * 1024,
+        "The file of last good snapshots; a longer one is neither written nor read.";
     WATCH_IDLE: Duration = Duration::from_secs(600),
         "A service that was not called for so long is no longer watched.";
     HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5),
@@ -81,6 +83,19 @@ limits! {
         "The largest message between sidecar and control plane; descriptor sets are what is large.";
     SPANS_QUEUED: usize = 8_192,
         "Spans that wait for export; past it they are dropped and counted.";
+    SPAN_BATCH: usize = 512,
+        "Spans in one export; a batch that is full leaves at once.";
+    SPAN_BATCH_WAIT: Duration = Duration::from_secs(1),
+        "How long a span waits at most for others to join its batch.";
+    SPAN_EXPORT_TIMEOUT: Duration = Duration::from_secs(10),
+        "For one export of spans to one target; then the batch is lost for that target.";
+    SPAN_FLUSH_TIMEOUT: Duration = Duration::from_secs(3),
+        "For the spans that still wait when a process stops; then they are lost.";
+    DESCRIPTOR_SET_BYTES: usize = 8 * 1024 * 1024,
+        "A serialized descriptor set; a larger one is refused. No message to the control plane could carry it.";
+    DESCRIPTOR_MEMORY_BYTES: usize = 64 * 1024 * 1024,
+        "Memory of the parts of a decoded descriptor set, which take several times their serialized size; past it \
+         the set is refused.";
     METRIC_SERIES: usize = 10_000,
         "Rows of calls that a sidecar's metrics hold; past it a call is counted under `_other`.";
     HEALTH_CHECK_TIMEOUT: Duration = Duration::from_secs(1),
@@ -93,6 +108,38 @@ limits! {
         "Between two PINGs on a connection to the control plane.";
     KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5),
         "For the answer to a PING; then the connection is dead.";
+    SERVICES_KNOWN: usize = 10_000,
+        "Services that the control plane knows; past it the announcement of a new one is refused.";
+    ENDPOINTS_PER_SERVICE: usize = 5_000,
+        "Endpoints of one service; past it an announcement is refused.";
+    CONTRACTS_PER_SERVICE: usize = 1_000,
+        "Protobuf services that one service implements; an announcement of more is refused.";
+    CONTRACT_NAME_BYTES: usize = 512,
+        "The full name of a protobuf service; an announcement of a longer one is refused.";
+    ENDPOINT_ID_BYTES: usize = 128,
+        "The id of an endpoint; an announcement with a longer one is refused.";
+    DESCRIPTORS_HELD_BYTES: usize = 256 * 1024 * 1024,
+        "All descriptor sets in the control plane; past it a new one is refused, its service has default policy.";
+    SERVICE_MEMORY: Duration = Duration::from_secs(3600),
+        "A service without endpoints is remembered for so long: a call to it says `no-endpoint`, not `no-such-service`.";
+    ANNOUNCE_WAIT: Duration = Duration::from_secs(10),
+        "For the first message of an announcing stream; then it is ended.";
+    CONTROL_CONNECTIONS: usize = 10_000,
+        "Connections to the control plane, those in their handshake included; past it a new one is closed at once.";
+    CONTROL_STREAMS: u32 = 64,
+        "Calls at once on one connection to the control plane; a sidecar needs a handful.";
+    CONTROL_HEADER_BYTES: u32 = 16 * 1024,
+        "A request's header list at the control plane; a longer one is refused.";
+    CONTROL_STOP: Duration = Duration::from_secs(5),
+        "For the calls that the control plane still answers when it stops.";
+    ADMIN_CONNECTIONS: usize = 128,
+        "Connections at once on each of a sidecar's admin and metrics ports; past it a new one is closed at once.";
+    ADMIN_STREAMS: u32 = 32,
+        "Requests at once on one HTTP/2 connection to the admin port; a client waits or opens another.";
+    ADMIN_HEADER_BYTES: u32 = 16 * 1024,
+        "A request's head on the admin and metrics ports; a longer one is refused.";
+    ADMIN_TIMEOUT: Duration = Duration::from_secs(10),
+        "For a client's first bytes and a request's head on the admin and metrics ports.";
     TRACES_KEPT: usize = 2_000,
         "Traces in the built-in store; past it the one that began to arrive first makes room.";
     SPANS_PER_TRACE: usize = 2_000,
@@ -108,7 +155,7 @@ limits! {
     SPAN_EVENTS: usize = 64,
         "Events, and likewise links, of one span in the built-in store; more are dropped and counted.";
     OTLP_MESSAGE_BYTES: usize = 4 * 1024 * 1024,
-        "One export of spans as the built-in store takes it; a larger one is refused with RESOURCE_EXHAUSTED.";
+        "One export of spans as the built-in store takes it; a larger one is refused with OUT_OF_RANGE, as tonic does.";
     DASHBOARD_CONNECTIONS: usize = 512,
         "Connections of browsers and span exporters to the dashboard; past it a new one is closed at once.";
     DASHBOARD_STREAMS: u32 = 64,

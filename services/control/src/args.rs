@@ -1,0 +1,110 @@
+//! What is said on the command line or in the environment.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use weft_mesh::{
+    identity::{SpiffeId, TrustDomain},
+    names::{ServiceName, port},
+    telemetry::LogFormat,
+};
+
+/// How the control plane runs.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Args {
+    /// Where the CA, its key and the trust bundle are kept; made at the first start.
+    #[arg(long, env = "WEFT_CONTROL_STATE_DIR", value_name = "DIR", default_value = "./weft-control-state")]
+    pub state_dir: PathBuf,
+    /// Where sidecars reach it: gRPC over TLS.
+    #[arg(long, env = "WEFT_CONTROL_LISTEN", value_name = "IP:PORT", default_value_t = local(port::CONTROL))]
+    pub listen: SocketAddr,
+    /// Where the dashboard is served, and spans are taken (OTLP over gRPC): no TLS, so keep it on loopback.
+    #[arg(long, env = "WEFT_CONTROL_DASHBOARD", value_name = "IP:PORT", default_value_t = local(port::DASHBOARD))]
+    pub dashboard: SocketAddr,
+    /// The trust domain whose identities it gives out.
+    #[arg(long, env = "WEFT_CONTROL_TRUST_DOMAIN", value_name = "NAME", default_value = "weft.local")]
+    pub trust_domain: TrustDomain,
+    /// How log lines are written.
+    #[arg(long, env = "WEFT_CONTROL_LOG_FORMAT", value_name = "text|json", default_value = "text")]
+    pub log_format: LogFormat,
+}
+
+/// A join token that is to be made.
+#[derive(Debug, Clone, clap::Args)]
+pub struct TokenArgs {
+    /// Whom the token is good for: `spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/NAME`, or NAME.NAMESPACE for short.
+    #[arg(long, value_name = "ID")]
+    pub identity: String,
+    /// How long it may be used: a number with s, m, h or d.
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = duration)]
+    pub ttl: Duration,
+    /// The control plane's state folder.
+    #[arg(long, env = "WEFT_CONTROL_STATE_DIR", value_name = "DIR", default_value = "./weft-control-state")]
+    pub state_dir: PathBuf,
+    /// The control plane's trust domain.
+    #[arg(long, env = "WEFT_CONTROL_TRUST_DOMAIN", value_name = "NAME", default_value = "weft.local")]
+    pub trust_domain: TrustDomain,
+}
+
+impl TokenArgs {
+    pub(crate) fn spiffe_id(&self) -> anyhow::Result<SpiffeId> {
+        if self.identity.starts_with("spiffe:") {
+            return Ok(self.identity.parse()?);
+        }
+        Ok(SpiffeId::of_service(&self.trust_domain, &ServiceName::parse(&self.identity)?))
+    }
+}
+
+fn local(port: u16) -> SocketAddr {
+    ([127, 0, 0, 1], port).into()
+}
+
+/// Reads `30s`, `15m`, `24h` or `7d`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let allowed = || format!("`{text}` is not a time: a positive number with s, m, h or d, as in 24h");
+    let unit = text.chars().next_back().ok_or_else(allowed)?;
+    let seconds: u64 = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 3_600,
+        'd' => 86_400,
+        _ => return Err(allowed()),
+    };
+    // A century is for ever, and more could overflow a clock.
+    let longest = 100 * 365 * 86_400;
+    let number: u64 = text[..text.len() - 1].parse().map_err(|_| allowed())?;
+    match number.checked_mul(seconds) {
+        Some(seconds @ 1..) if seconds <= longest => Ok(Duration::from_secs(seconds)),
+        _ => Err(allowed()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_a_number_with_its_unit() {
+        assert_eq!(duration("24h"), Ok(Duration::from_secs(86_400)));
+        assert_eq!(duration("90s"), Ok(Duration::from_secs(90)));
+        for wrong in ["", "h", "24", "0s", "-1s", "1.5h", "1w", "99999999999999999999s", "18446744073709551615d", "1é"]
+        {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_identity_may_be_said_in_short() {
+        let of = |identity: &str| {
+            let args = TokenArgs {
+                identity: identity.into(),
+                ttl: Duration::from_secs(1),
+                state_dir: PathBuf::new(),
+                trust_domain: "weft.test".parse().unwrap(),
+            };
+            args.spiffe_id().map(|id| id.to_string())
+        };
+        assert_eq!(of("users.shop").unwrap(), "spiffe://weft.test/ns/shop/sa/users");
+        assert_eq!(of("spiffe://a.b/ns/shop/sa/users").unwrap(), "spiffe://a.b/ns/shop/sa/users");
+        assert!(of("users").is_err());
+    }
+}

@@ -1,0 +1,109 @@
+//! `weft.discovery.v1.Discovery`: where sidecars learn of the services they call.
+//!
+//! The stream has no task: it is driven by whoever reads it. While a sidecar does not read, its questions are not
+//! read either, and what there is to tell waits in its [`crate::watcher::Watcher`], which is bounded.
+
+use std::{pin::Pin, sync::Arc};
+
+use futures_util::stream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+use weft_contracts::weft::discovery::v1::{WatchRequest, WatchResponse, discovery_server, watch_request::What};
+
+use crate::{
+    directory::{Directory, Watching},
+    peer::authenticated,
+};
+
+/// See the module.
+pub(crate) struct DiscoveryService {
+    pub(crate) directory: Arc<Directory>,
+    pub(crate) stopping: CancellationToken,
+}
+
+#[tonic::async_trait]
+impl discovery_server::Discovery for DiscoveryService {
+    type WatchStream = Pin<Box<dyn stream::Stream<Item = Result<WatchResponse, Status>> + Send>>;
+
+    async fn watch(&self, request: Request<Streaming<WatchRequest>>) -> Result<Response<Self::WatchStream>, Status> {
+        let peer = authenticated(&request)?;
+        tracing::debug!(%peer, "watches");
+        let watch = Watch {
+            watching: self.directory.watch(),
+            requests: Some(request.into_inner()),
+            stopping: self.stopping.clone(),
+            is_over: false,
+        };
+        let answers = stream::unfold(watch, async |mut watch| watch.next().await.map(|answer| (answer, watch)));
+        Ok(Response::new(Box::pin(answers)))
+    }
+}
+
+struct Watch {
+    watching: Watching,
+    /// `None` when the sidecar has said all that it will: it is still told what it asked for.
+    requests: Option<Streaming<WatchRequest>>,
+    stopping: CancellationToken,
+    is_over: bool,
+}
+
+enum Step {
+    Stop,
+    Request(Result<Option<WatchRequest>, Status>),
+    News,
+}
+
+impl Watch {
+    /// The next that the sidecar is told; `None` at the end. Dropping the future loses nothing.
+    async fn next(&mut self) -> Option<Result<WatchResponse, Status>> {
+        if self.is_over {
+            return None;
+        }
+        loop {
+            if let Some(answer) = self.watching.next() {
+                return Some(Ok(answer));
+            }
+            let step = tokio::select! {
+                biased;
+                () = self.stopping.cancelled() => Step::Stop,
+                request = next_request(&mut self.requests) => Step::Request(request),
+                () = self.watching.news() => Step::News,
+            };
+            let taken = match step {
+                Step::Stop => Err(Status::unavailable("the control plane is stopping")),
+                Step::News => Ok(()),
+                Step::Request(Ok(Some(request))) => self.take(request),
+                Step::Request(Ok(None)) => {
+                    self.requests = None;
+                    Ok(())
+                }
+                Step::Request(Err(status)) => Err(status),
+            };
+            if let Err(status) = taken {
+                self.is_over = true;
+                return Some(Err(status));
+            }
+        }
+    }
+
+    fn take(&self, request: WatchRequest) -> Result<(), Status> {
+        // What a newer sidecar may ask that is not known here is no reason to cut it off.
+        let Some(what) = request.what else { return Ok(()) };
+        let taken = self.watching.update(|watcher| match &what {
+            What::SubscribeService(name) => watcher.subscribe_service(name),
+            What::SubscribeContract(contract) => watcher.subscribe_contract(contract),
+            What::UnsubscribeService(name) => {
+                watcher.unsubscribe_service(name);
+                Ok(())
+            }
+        });
+        taken.map_err(|e| Status::resource_exhausted(e.to_string()))
+    }
+}
+
+async fn next_request(requests: &mut Option<Streaming<WatchRequest>>) -> Result<Option<WatchRequest>, Status> {
+    match requests {
+        Some(requests) => requests.message().await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,30 @@
+//! `weft-control`: the control plane as a program of its own. `weft control` is the same.
+
+use clap::Parser;
+use weft_control::{Args, TokenArgs};
+
+/// The control plane of a Weft mesh: identities, discovery, contracts, dashboard.
+#[derive(Debug, Parser)]
+#[command(name = "weft-control", version, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    args: Args,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Print a join token, with which a sidecar gets its first identity.
+    Token(TokenArgs),
+}
+
+fn main() -> anyhow::Result<()> {
+    match Cli::parse() {
+        Cli { command: Some(Command::Token(args)), .. } => {
+            println!("{}", weft_control::token(&args)?);
+            Ok(())
+        }
+        Cli { command: None, args } => weft_control::run(args),
+    }
+}

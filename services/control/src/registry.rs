@@ -1,0 +1,427 @@
+//! The registry: which services there are, where they run, how they are, and what they implement.
+//!
+//! A plain state machine: it takes what sidecars say and `now`, and gives [`Event`]s; it does no I/O and has no
+//! clock. Its truth is what the members announced to this process: nothing of it is kept on disk.
+//!
+//! An endpoint is a member from its announcement on. Its stream is its [`Session`]: when that breaks the member is
+//! down at once and gone when nothing was heard of it for [`limits::ENDPOINT_EXPIRY`]. A newer announcement of the
+//! same id takes over, and what an older session still says or how it ends is ignored. A service whose members have
+//! all gone stays known for [`limits::SERVICE_MEMORY`].
+
+mod contracts;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
+
+use tokio::time::Instant;
+use weft_contracts::weft::{
+    discovery::v1::{Change, Endpoint, Health, Protocol, Service, Version},
+    policy::v1::ServicePolicy,
+};
+use weft_mesh::{limits, names::ServiceName};
+
+use contracts::Claims;
+
+/// The SHA-256 of a descriptor set.
+pub(crate) type Digest = [u8; 32];
+
+/// An announcement whose parts have been checked.
+#[derive(Debug, Clone)]
+pub(crate) struct Announcement {
+    pub(crate) service: ServiceName,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) protocol: Protocol,
+    pub(crate) contracts: BTreeSet<String>,
+    pub(crate) descriptors: Option<Digest>,
+    /// What the descriptors say, where they are known already.
+    pub(crate) policy: Option<Arc<ServicePolicy>>,
+}
+
+/// The right of a stream to speak for an endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Session {
+    pub(crate) service: ServiceName,
+    pub(crate) endpoint: String,
+    number: u64,
+}
+
+/// What became of an announcement.
+#[derive(Debug)]
+pub(crate) struct Joined {
+    pub(crate) session: Session,
+    /// It took the place of an older announcement of the same endpoint.
+    pub(crate) is_again: bool,
+    /// Contracts that another service had before, and keeps.
+    pub(crate) contested: Vec<(String, ServiceName)>,
+}
+
+/// Why an announcement was not taken.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Refusal {
+    #[error("the endpoint `{id}` is one of {owner}: an id is unique in the mesh")]
+    TakenId { id: String, owner: ServiceName },
+    #[error("{service} has {} endpoints, which is the limit", limits::ENDPOINTS_PER_SERVICE)]
+    TooManyEndpoints { service: ServiceName },
+    #[error("the mesh has {} services, which is the limit", limits::SERVICES_KNOWN)]
+    TooManyServices,
+}
+
+/// The session is over: its endpoint was evicted, or announced anew by another stream.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("this announcement no longer holds: announce again")]
+pub(crate) struct SessionOver;
+
+/// What changed, for those who watch.
+#[derive(Debug, Clone)]
+pub(crate) enum Event {
+    /// Only endpoints of a service did.
+    Endpoints(ServiceName, Arc<Change>),
+    /// A service came, was forgotten, or has another protocol or policy.
+    Service(ServiceName),
+    /// A contract has another owner.
+    Contract(String),
+    /// What is missing from now on is not there.
+    Settled,
+}
+
+/// A member of which nothing was heard.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Evicted {
+    pub(crate) service: ServiceName,
+    pub(crate) endpoint: String,
+    pub(crate) address: String,
+}
+
+#[derive(Debug)]
+struct Member {
+    /// As watchers see it.
+    endpoint: Endpoint,
+    protocol: Protocol,
+    contracts: BTreeSet<String>,
+    descriptors: Option<Digest>,
+    policy: Option<Arc<ServicePolicy>>,
+    /// The number of its session: the highest is the newest announcement.
+    session: u64,
+    is_connected: bool,
+    heard: Instant,
+}
+
+#[derive(Debug)]
+struct Entry {
+    members: BTreeMap<String, Member>,
+    /// Of the newest member, or of the last one when all have gone.
+    protocol: Protocol,
+    /// Those of the newest member whose descriptors are known, and what they say: until those of a new version have
+    /// come, and when they are refused, what held before holds on.
+    described: Option<(Digest, Arc<ServicePolicy>)>,
+    /// Of all members together, as while a new version rolls out both are there.
+    contracts: BTreeSet<String>,
+    policy: ServicePolicy,
+    empty_since: Option<Instant>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Registry {
+    version: Version,
+    sessions: u64,
+    settles_at: Instant,
+    is_settled: bool,
+    services: BTreeMap<ServiceName, Entry>,
+    /// Whose each endpoint id is.
+    ids: HashMap<String, ServiceName>,
+    claims: Claims,
+    events: Vec<Event>,
+}
+
+impl Registry {
+    /// An empty registry; a later process must have a higher `epoch`.
+    pub(crate) fn new(epoch: u64, now: Instant) -> Self {
+        Self {
+            version: Version { epoch, counter: 0 },
+            sessions: 0,
+            settles_at: now + limits::SETTLING_TIME,
+            is_settled: false,
+            services: BTreeMap::new(),
+            ids: HashMap::new(),
+            claims: Claims::default(),
+            events: Vec::new(),
+        }
+    }
+
+    /// Takes an endpoint in, or takes its newer announcement in place of the older.
+    pub(crate) fn announce(&mut self, announcement: Announcement, now: Instant) -> Result<Joined, Refusal> {
+        let Announcement { service, endpoint, protocol, contracts, descriptors, policy } = announcement;
+        self.check_room(&service, &endpoint)?;
+        self.sessions += 1;
+        let session = Session { service: service.clone(), endpoint: endpoint.id.clone(), number: self.sessions };
+        self.ids.insert(endpoint.id.clone(), service.clone());
+        let is_new = !self.services.contains_key(&service);
+        let entry = self.services.entry(service.clone()).or_insert_with(|| Entry::new(protocol));
+        // A sidecar that was started again listens where its predecessor did, which can't be there any more.
+        let replaced: Vec<String> = entry
+            .members
+            .values()
+            .filter(|m| m.endpoint.address == endpoint.address && m.endpoint.id != endpoint.id)
+            .map(|m| m.endpoint.id.clone())
+            .collect();
+        for id in &replaced {
+            entry.members.remove(id);
+            self.ids.remove(id);
+        }
+        let member = Member {
+            endpoint: endpoint.clone(),
+            protocol,
+            contracts: contracts.clone(),
+            descriptors,
+            policy,
+            session: session.number,
+            is_connected: true,
+            heard: now,
+        };
+        let before = entry.members.insert(endpoint.id.clone(), member);
+        if is_new {
+            self.bump();
+            self.events.push(Event::Service(service.clone()));
+        } else if !replaced.is_empty() || before.as_ref().is_none_or(|b| b.endpoint != endpoint) {
+            self.emit_change(&service, vec![endpoint], replaced);
+        }
+        self.refresh(&service, now);
+        let contested = contracts.into_iter().filter_map(|contract| {
+            let owner = self.claims.owner(&contract).filter(|owner| **owner != service)?.clone();
+            Some((contract, owner))
+        });
+        Ok(Joined { contested: contested.collect(), session, is_again: before.is_some() })
+    }
+
+    fn check_room(&self, service: &ServiceName, endpoint: &Endpoint) -> Result<(), Refusal> {
+        if let Some(owner) = self.ids.get(&endpoint.id)
+            && owner != service
+        {
+            return Err(Refusal::TakenId { id: endpoint.id.clone(), owner: owner.clone() });
+        }
+        match self.services.get(service) {
+            None if self.services.len() >= limits::SERVICES_KNOWN => Err(Refusal::TooManyServices),
+            Some(entry)
+                if entry.members.len() >= limits::ENDPOINTS_PER_SERVICE
+                    && !entry.members.contains_key(&endpoint.id) =>
+            {
+                Err(Refusal::TooManyEndpoints { service: service.clone() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A member lives; `Unspecified` says nothing new of its health.
+    pub(crate) fn heartbeat(&mut self, session: &Session, health: Health, now: Instant) -> Result<(), SessionOver> {
+        let member = self.member(session).ok_or(SessionOver)?;
+        member.heard = now;
+        if health != Health::Unspecified && member.endpoint.health() != health {
+            member.endpoint.set_health(health);
+            let endpoint = member.endpoint.clone();
+            self.emit_change(&session.service, vec![endpoint], Vec::new());
+        }
+        Ok(())
+    }
+
+    /// A member leaves of its own will. False when the session was over anyway.
+    pub(crate) fn deregister(&mut self, session: &Session, now: Instant) -> bool {
+        let is_member = self.member(session).is_some();
+        if is_member {
+            self.remove(&session.service, &session.endpoint, now);
+        }
+        is_member
+    }
+
+    /// A member's stream has ended: it gets no new calls, but is not forgotten yet. False when the session was over
+    /// anyway.
+    pub(crate) fn stream_broken(&mut self, session: &Session) -> bool {
+        let Some(member) = self.member(session) else { return false };
+        member.is_connected = false;
+        if member.endpoint.health() != Health::Down {
+            member.endpoint.set_health(Health::Down);
+            let endpoint = member.endpoint.clone();
+            self.emit_change(&session.service, vec![endpoint], Vec::new());
+        }
+        true
+    }
+
+    /// Does what is due at `now`, and says who was evicted.
+    pub(crate) fn tick(&mut self, now: Instant) -> Vec<Evicted> {
+        let silent = |member: &&Member| now.saturating_duration_since(member.heard) >= limits::ENDPOINT_EXPIRY;
+        let evicted: Vec<Evicted> = self
+            .services
+            .iter()
+            .flat_map(|(service, entry)| entry.members.values().filter(silent).map(move |m| (service, m)))
+            .map(|(service, member)| Evicted {
+                service: service.clone(),
+                endpoint: member.endpoint.id.clone(),
+                address: member.endpoint.address.clone(),
+            })
+            .collect();
+        for Evicted { service, endpoint, .. } in &evicted {
+            self.remove(service, endpoint, now);
+        }
+        self.forget(now);
+        if !self.is_settled && now >= self.settles_at {
+            self.is_settled = true;
+            self.bump();
+            self.events.push(Event::Settled);
+        }
+        evicted
+    }
+
+    fn forget(&mut self, now: Instant) {
+        let is_over = |entry: &Entry| {
+            entry.empty_since.is_some_and(|since| now.saturating_duration_since(since) >= limits::SERVICE_MEMORY)
+        };
+        let over: Vec<ServiceName> =
+            self.services.iter().filter(|(_, entry)| is_over(entry)).map(|(name, _)| name.clone()).collect();
+        for service in over {
+            self.services.remove(&service);
+            self.bump();
+            self.events.push(Event::Service(service.clone()));
+            self.update_claims(&service);
+        }
+    }
+
+    /// Whether what is missing is not there, rather than not yet.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.is_settled
+    }
+
+    /// The descriptor sets that members announced, or that a service's policy comes from.
+    pub(crate) fn descriptors_in_use(&self) -> HashSet<Digest> {
+        let of_members = self.services.values().flat_map(|e| e.members.values()).filter_map(|m| m.descriptors);
+        self.services.values().filter_map(|e| Some(e.described.as_ref()?.0)).chain(of_members).collect()
+    }
+
+    /// Takes what a member's descriptors say.
+    pub(crate) fn describe(
+        &mut self,
+        session: &Session,
+        policy: Arc<ServicePolicy>,
+        now: Instant,
+    ) -> Result<(), SessionOver> {
+        self.member(session).ok_or(SessionOver)?.policy = Some(policy);
+        self.refresh(&session.service, now);
+        Ok(())
+    }
+
+    /// A service with all that a caller needs; `None` when it is not known.
+    pub(crate) fn snapshot(&self, service: &ServiceName) -> Option<Service> {
+        let entry = self.services.get(service)?;
+        Some(Service {
+            name: service.to_string(),
+            protocol: entry.protocol.into(),
+            endpoints: entry.members.values().map(|m| m.endpoint.clone()).collect(),
+            policy: Some(entry.policy.clone()),
+            version: Some(self.version),
+            complete: self.is_settled,
+        })
+    }
+
+    /// Every service, sorted.
+    pub(crate) fn service_names(&self) -> impl Iterator<Item = &ServiceName> {
+        self.services.keys()
+    }
+
+    /// Every contract that has an owner, sorted.
+    pub(crate) fn contract_names(&self) -> impl Iterator<Item = &str> {
+        self.claims.contracts()
+    }
+
+    /// The service that implements a contract.
+    pub(crate) fn owner(&self, contract: &str) -> Option<&ServiceName> {
+        self.claims.owner(contract)
+    }
+
+    /// The descriptor set that a service's policy comes from.
+    pub(crate) fn descriptors(&self, service: &ServiceName) -> Option<&Digest> {
+        self.services.get(service)?.described.as_ref().map(|(digest, _)| digest)
+    }
+
+    /// What happened since this was last asked, in order.
+    pub(crate) fn take_events(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.events)
+    }
+
+    fn member(&mut self, session: &Session) -> Option<&mut Member> {
+        let member = self.services.get_mut(&session.service)?.members.get_mut(&session.endpoint)?;
+        (member.session == session.number).then_some(member)
+    }
+
+    fn remove(&mut self, service: &ServiceName, endpoint: &str, now: Instant) {
+        if let Some(entry) = self.services.get_mut(service) {
+            entry.members.remove(endpoint);
+            self.ids.remove(endpoint);
+            self.emit_change(service, Vec::new(), vec![endpoint.to_owned()]);
+            self.refresh(service, now);
+        }
+    }
+
+    fn bump(&mut self) -> Version {
+        self.version.counter += 1;
+        self.version
+    }
+
+    fn emit_change(&mut self, service: &ServiceName, upserted: Vec<Endpoint>, removed_ids: Vec<String>) {
+        let version = Some(self.bump());
+        let change = Change { service: service.to_string(), upserted, removed_ids, version };
+        self.events.push(Event::Endpoints(service.clone(), Arc::new(change)));
+    }
+
+    /// Works out what follows from a service's members.
+    fn refresh(&mut self, service: &ServiceName, now: Instant) {
+        let Some(entry) = self.services.get_mut(service) else { return };
+        if let Some(newest) = entry.members.values().max_by_key(|m| m.session) {
+            let protocol = newest.protocol;
+            let is_other_protocol = std::mem::replace(&mut entry.protocol, protocol) != protocol;
+            let described = entry.members.values().filter(|m| m.policy.is_some()).max_by_key(|m| m.session);
+            if let Some(described) = described.and_then(|m| Some((m.descriptors?, m.policy.clone()?))) {
+                entry.described = Some(described);
+            } else if entry.members.values().all(|m| m.descriptors.is_none()) {
+                entry.described = None;
+            }
+            entry.contracts = entry.members.values().flat_map(|m| &m.contracts).cloned().collect();
+            entry.empty_since = None;
+            let policy = contracts::policy_of(&entry.contracts, entry.described.as_ref().map(|(_, policy)| &**policy));
+            let is_other_policy = std::mem::replace(&mut entry.policy, policy.clone()) != policy;
+            if is_other_protocol || is_other_policy {
+                self.bump();
+                self.events.push(Event::Service(service.clone()));
+            }
+        } else if entry.empty_since.is_none() {
+            entry.empty_since = Some(now);
+        }
+        self.update_claims(service);
+    }
+
+    fn update_claims(&mut self, service: &ServiceName) {
+        let none = BTreeSet::new();
+        let claimed = self.services.get(service).map_or(&none, |entry| &entry.contracts);
+        let is_alive = |name: &ServiceName| self.services.get(name).is_some_and(|e| !e.members.is_empty());
+        let moved = self.claims.update(service, claimed, is_alive);
+        if !moved.is_empty() {
+            self.bump();
+        }
+        self.events.extend(moved.into_iter().map(Event::Contract));
+    }
+}
+
+impl Entry {
+    fn new(protocol: Protocol) -> Self {
+        Self {
+            members: BTreeMap::new(),
+            protocol,
+            described: None,
+            contracts: BTreeSet::new(),
+            policy: contracts::policy_of(&BTreeSet::new(), None),
+            empty_since: None,
+        }
+    }
+}

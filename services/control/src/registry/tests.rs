@@ -1,0 +1,436 @@
+use std::{collections::HashMap, time::Duration};
+
+use proptest::prelude::*;
+use tokio::time::advance;
+use weft_contracts::weft::{
+    discovery::v1::{WatchResponse, watch_response::What},
+    policy::v1::{Contract, Method},
+};
+
+use super::*;
+use crate::watcher::Watcher;
+
+fn name(service: &str) -> ServiceName {
+    ServiceName::parse(service).unwrap()
+}
+
+fn endpoint(id: &str, port: u16) -> Endpoint {
+    Endpoint { id: id.into(), address: format!("10.0.0.1:{port}"), spiffe_id: String::new(), health: Health::Up.into() }
+}
+
+fn announcement(service: &str, id: &str, port: u16) -> Announcement {
+    Announcement {
+        service: name(service),
+        endpoint: endpoint(id, port),
+        protocol: Protocol::Http2,
+        contracts: BTreeSet::new(),
+        descriptors: None,
+        policy: None,
+    }
+}
+
+fn of_contracts(service: &str, id: &str, port: u16, contracts: &[&str]) -> Announcement {
+    let contracts = contracts.iter().map(|c| (*c).to_owned()).collect();
+    Announcement { contracts, ..announcement(service, id, port) }
+}
+
+fn healths(registry: &Registry, service: &str) -> Vec<(String, Health)> {
+    let service = registry.snapshot(&name(service)).unwrap();
+    service.endpoints.iter().map(|e| (e.id.clone(), e.health())).collect()
+}
+
+fn up(id: &str) -> (String, Health) {
+    (id.to_owned(), Health::Up)
+}
+
+fn down(id: &str) -> (String, Health) {
+    (id.to_owned(), Health::Down)
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_says_nothing_is_gone_after_90_s_and_not_before() {
+    let mut registry = Registry::new(1, Instant::now());
+    let silent = registry.announce(announcement("users.shop", "silent", 1), Instant::now()).unwrap().session;
+    let alive = registry.announce(announcement("users.shop", "alive", 2), Instant::now()).unwrap().session;
+    for _ in 0..17 {
+        advance(Duration::from_secs(5)).await;
+        registry.heartbeat(&alive, Health::Up, Instant::now()).unwrap();
+        assert!(registry.tick(Instant::now()).is_empty());
+    }
+    advance(Duration::from_millis(4_999)).await;
+    assert!(registry.tick(Instant::now()).is_empty());
+    advance(Duration::from_millis(1)).await;
+    let evicted = registry.tick(Instant::now());
+    assert_eq!(evicted.iter().map(|e| e.endpoint.as_str()).collect::<Vec<_>>(), ["silent"]);
+    assert_eq!(healths(&registry, "users.shop"), [up("alive")]);
+    assert_eq!(registry.heartbeat(&silent, Health::Up, Instant::now()), Err(SessionOver));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broken_stream_takes_its_endpoint_down_at_once_and_evicts_it_90_s_after_it_was_last_heard() {
+    let mut registry = Registry::new(1, Instant::now());
+    let session = registry.announce(announcement("users.shop", "a", 1), Instant::now()).unwrap().session;
+    advance(Duration::from_secs(30)).await;
+    registry.heartbeat(&session, Health::Up, Instant::now()).unwrap();
+    registry.take_events();
+    advance(Duration::from_secs(10)).await;
+    assert!(registry.stream_broken(&session));
+    assert_eq!(healths(&registry, "users.shop"), [down("a")]);
+    assert!(matches!(&registry.take_events()[..], [Event::Endpoints(..)]));
+    advance(Duration::from_secs(79)).await;
+    assert!(registry.tick(Instant::now()).is_empty());
+    advance(Duration::from_secs(1)).await;
+    assert_eq!(registry.tick(Instant::now()).len(), 1);
+    assert!(healths(&registry, "users.shop").is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_newest_stream_of_an_endpoint_counts_and_the_end_of_the_older_means_nothing() {
+    let now = Instant::now();
+    let mut registry = Registry::new(1, now);
+    let older = registry.announce(announcement("users.shop", "a", 1), now).unwrap().session;
+    let newer = registry.announce(announcement("users.shop", "a", 2), now).unwrap();
+    assert!(newer.is_again);
+    assert!(!registry.stream_broken(&older));
+    assert_eq!(registry.heartbeat(&older, Health::Down, now), Err(SessionOver));
+    assert!(!registry.deregister(&older, now));
+    let service = registry.snapshot(&name("users.shop")).unwrap();
+    assert_eq!(service.endpoints, [endpoint("a", 2)]);
+    assert!(registry.stream_broken(&newer.session));
+    let again = registry.announce(announcement("users.shop", "a", 2), now).unwrap().session;
+    assert_eq!(healths(&registry, "users.shop"), [up("a")]);
+    assert!(registry.deregister(&again, now));
+    assert!(healths(&registry, "users.shop").is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_id_of_another_service_can_not_be_taken_but_an_address_of_ones_own_can() {
+    let now = Instant::now();
+    let mut registry = Registry::new(1, now);
+    registry.announce(announcement("users.shop", "a", 1), now).unwrap();
+    let refused = registry.announce(announcement("orders.shop", "a", 2), now).unwrap_err();
+    assert_eq!(refused, Refusal::TakenId { id: "a".into(), owner: name("users.shop") });
+    assert!(registry.snapshot(&name("orders.shop")).is_none());
+    // A sidecar that was started again, before anyone saw that the former is gone.
+    registry.announce(announcement("users.shop", "b", 1), now).unwrap();
+    assert_eq!(healths(&registry, "users.shop"), [up("b")]);
+    assert!(registry.announce(announcement("orders.shop", "a", 2), now).is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_without_endpoints_is_remembered_for_an_hour() {
+    let mut registry = Registry::new(1, Instant::now());
+    let announce = of_contracts("users.shop", "a", 1, &["shop.Users"]);
+    let session = registry.announce(announce, Instant::now()).unwrap().session;
+    registry.deregister(&session, Instant::now());
+    assert_eq!(registry.owner("shop.Users"), Some(&name("users.shop")));
+    advance(limits::SERVICE_MEMORY - Duration::from_secs(1)).await;
+    registry.tick(Instant::now());
+    assert!(registry.snapshot(&name("users.shop")).is_some());
+    advance(Duration::from_secs(1)).await;
+    registry.tick(Instant::now());
+    assert!(registry.snapshot(&name("users.shop")).is_none());
+    assert_eq!(registry.owner("shop.Users"), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_owner_of_a_contract_keeps_it_while_it_lives() {
+    let now = Instant::now();
+    let mut registry = Registry::new(1, now);
+    let announce = |registry: &mut Registry, service: &str, port| {
+        registry.announce(of_contracts(service, service, port, &["shop.Users"]), now).unwrap()
+    };
+    let first = announce(&mut registry, "users.shop", 1);
+    assert!(first.contested.is_empty());
+    let second = announce(&mut registry, "impostor.shop", 2);
+    assert_eq!(second.contested, [("shop.Users".to_owned(), name("users.shop"))]);
+    registry.stream_broken(&first.session);
+    assert_eq!(registry.owner("shop.Users"), Some(&name("users.shop")));
+    registry.take_events();
+    registry.deregister(&first.session, now);
+    assert_eq!(registry.owner("shop.Users"), Some(&name("impostor.shop")));
+    assert!(registry.take_events().iter().any(|e| matches!(e, Event::Contract(c) if c == "shop.Users")));
+    announce(&mut registry, "users.shop", 1);
+    assert_eq!(registry.owner("shop.Users"), Some(&name("impostor.shop")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn policy_is_the_newest_known_and_survives_until_a_newer_one_is() {
+    let now = Instant::now();
+    let mut registry = Registry::new(1, now);
+    let policy = |method: &str| {
+        let methods = vec![Method { name: method.into(), ..Method::default() }];
+        let contracts = vec![Contract { name: "shop.Users".into(), methods }];
+        Arc::new(ServicePolicy { contracts, breaker: None })
+    };
+    let methods = |registry: &Registry| -> Vec<String> {
+        let policy = registry.snapshot(&name("users.shop")).unwrap().policy.unwrap();
+        assert_eq!(policy.contracts.len(), 1);
+        policy.contracts[0].methods.iter().map(|m| m.name.clone()).collect()
+    };
+    let announce = |registry: &mut Registry, id: &str, port, digest| {
+        let descriptors = Some([digest; 32]);
+        let announcement = of_contracts("users.shop", id, port, &["shop.Users"]);
+        registry.announce(Announcement { descriptors, ..announcement }, now).unwrap().session
+    };
+    let old = announce(&mut registry, "old", 1, 1);
+    assert!(methods(&registry).is_empty());
+    registry.describe(&old, policy("Old"), now).unwrap();
+    assert_eq!(methods(&registry), ["Old"]);
+    let new = announce(&mut registry, "new", 2, 2);
+    assert_eq!(methods(&registry), ["Old"]);
+    registry.describe(&new, policy("New"), now).unwrap();
+    assert_eq!(methods(&registry), ["New"]);
+    assert_eq!(registry.descriptors_in_use(), HashSet::from([[1; 32], [2; 32]]));
+    // Rolled back.
+    registry.deregister(&new, now);
+    assert_eq!(methods(&registry), ["Old"]);
+    registry.deregister(&old, now);
+    assert_eq!(methods(&registry), ["Old"]);
+    assert_eq!(registry.descriptors_in_use(), HashSet::from([[1; 32]]));
+}
+
+/// What a sidecar makes of what it is told.
+#[derive(Default)]
+struct Told {
+    services: HashMap<String, Service>,
+    not_found: Vec<String>,
+    owners: HashMap<String, String>,
+    versions: HashMap<String, Version>,
+}
+
+impl Told {
+    fn take(&mut self, answer: WatchResponse) {
+        match answer.what.unwrap() {
+            What::Snapshot(service) => {
+                self.rises(&service.name, service.version.unwrap(), true);
+                self.services.insert(service.name.clone(), service);
+            }
+            What::Change(change) => {
+                self.rises(&change.service, change.version.unwrap(), false);
+                let service = self.services.get_mut(&change.service).expect("a snapshot comes first");
+                let is_kept = |e: &Endpoint| {
+                    !change.removed_ids.contains(&e.id) && change.upserted.iter().all(|upserted| upserted.id != e.id)
+                };
+                service.endpoints.retain(is_kept);
+                service.endpoints.extend(change.upserted);
+                service.endpoints.sort_by(|a, b| a.id.cmp(&b.id));
+            }
+            What::NotFound(not_found) => {
+                let text = format!("{:?} {} {}", not_found.what.unwrap(), not_found.closest, not_found.complete);
+                self.not_found.push(text);
+            }
+            What::Owner(owner) => {
+                self.owners.insert(owner.contract, owner.service);
+            }
+        }
+    }
+
+    fn rises(&mut self, service: &str, version: Version, may_repeat: bool) {
+        if let Some(last) = self.versions.insert(service.to_owned(), version) {
+            assert_eq!(last.epoch, version.epoch);
+            assert!(last.counter < version.counter || may_repeat && last.counter == version.counter);
+        }
+    }
+
+    fn read_all(&mut self, watcher: &mut Watcher, registry: &mut Registry) {
+        for event in registry.take_events() {
+            watcher.observe(&event);
+        }
+        while let Some(answer) = watcher.next(registry) {
+            self.take(answer);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn until_it_has_settled_nothing_is_complete_and_then_all_are_told_again() {
+    let mut registry = Registry::new(1, Instant::now());
+    registry.announce(announcement("users.shop", "a", 1), Instant::now()).unwrap();
+    let (mut watcher, mut told) = (Watcher::default(), Told::default());
+    watcher.subscribe_service("users.shop").unwrap();
+    watcher.subscribe_service("usrs.shop").unwrap();
+    watcher.subscribe_contract("shop.Users").unwrap();
+    told.read_all(&mut watcher, &mut registry);
+    assert!(!told.services["users.shop"].complete);
+    let early = [r#"Service("usrs.shop") users.shop false"#, r#"Contract("shop.Users")  false"#];
+    assert_eq!(told.not_found, early);
+    advance(limits::SETTLING_TIME - Duration::from_millis(1)).await;
+    registry.tick(Instant::now());
+    told.read_all(&mut watcher, &mut registry);
+    assert!(!told.services["users.shop"].complete);
+    advance(Duration::from_millis(1)).await;
+    told.not_found.clear();
+    registry.tick(Instant::now());
+    told.read_all(&mut watcher, &mut registry);
+    assert!(told.services["users.shop"].complete);
+    told.not_found.sort();
+    assert_eq!(told.not_found, [r#"Contract("shop.Users")  true"#, r#"Service("usrs.shop") users.shop true"#]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_for_what_is_not_there_is_told_when_it_comes_and_when_it_moves() {
+    let now = Instant::now();
+    let mut registry = Registry::new(1, now);
+    let (mut watcher, mut told) = (Watcher::default(), Told::default());
+    watcher.subscribe_service("orders.shop").unwrap();
+    watcher.subscribe_contract("shop.Users").unwrap();
+    watcher.subscribe_service("not a name").unwrap();
+    told.read_all(&mut watcher, &mut registry);
+    assert_eq!(told.not_found.len(), 3);
+    registry.announce(announcement("orders.shop", "o", 1), now).unwrap();
+    let users = registry.announce(of_contracts("users.shop", "u", 2, &["shop.Users"]), now).unwrap().session;
+    told.read_all(&mut watcher, &mut registry);
+    assert_eq!(told.services["orders.shop"].endpoints.len(), 1);
+    assert_eq!(told.services["users.shop"].endpoints.len(), 1);
+    assert_eq!(told.owners["shop.Users"], "users.shop");
+    registry.deregister(&users, now);
+    registry.announce(of_contracts("people.shop", "p", 3, &["shop.Users"]), now).unwrap();
+    told.read_all(&mut watcher, &mut registry);
+    assert_eq!(told.owners["shop.Users"], "people.shop");
+    assert_eq!(told.services["people.shop"].endpoints.len(), 1);
+    // What is no longer followed is no longer told.
+    watcher.unsubscribe_service("people.shop");
+    registry.announce(of_contracts("people.shop", "p2", 4, &["shop.Users"]), now).unwrap();
+    told.read_all(&mut watcher, &mut registry);
+    assert_eq!(told.services["people.shop"].endpoints.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watcher_that_does_not_read_gets_one_snapshot_instead_of_every_change() {
+    let now = Instant::now();
+    let mut registry = Registry::new(1, now);
+    let session = registry.announce(announcement("users.shop", "a", 1), now).unwrap().session;
+    let (mut watcher, mut told) = (Watcher::default(), Told::default());
+    watcher.subscribe_service("users.shop").unwrap();
+    told.read_all(&mut watcher, &mut registry);
+    for turn in 0..=limits::WATCH_QUEUE {
+        let health = if turn % 2 == 0 { Health::Down } else { Health::Up };
+        registry.heartbeat(&session, health, now).unwrap();
+    }
+    for event in registry.take_events() {
+        watcher.observe(&event);
+    }
+    let answer = watcher.next(&registry).unwrap();
+    assert!(matches!(answer.what, Some(What::Snapshot(_))));
+    told.take(answer);
+    assert!(watcher.next(&registry).is_none());
+    assert_eq!(told.services["users.shop"].endpoints[0].health(), Health::Down);
+}
+
+#[test]
+fn a_watcher_follows_so_many_and_no_more() {
+    let mut watcher = Watcher::default();
+    for number in 0..limits::SERVICES_WATCHED {
+        watcher.subscribe_service(&format!("s{number}.shop")).unwrap();
+    }
+    assert!(watcher.subscribe_service("users.shop").is_err());
+    assert!(watcher.subscribe_contract("shop.Users").is_err());
+    assert!(watcher.subscribe_service("s0.shop").is_ok());
+    watcher.unsubscribe_service("s0.shop");
+    assert!(watcher.subscribe_contract("shop.Users").is_ok());
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Announce { service: usize, endpoint: u16, port: u16, contract: usize },
+    Heartbeat { session: usize, health: Health },
+    Break { session: usize },
+    Deregister { session: usize },
+    Pass { seconds: u64 },
+    Subscribe { service: usize },
+    SubscribeContract { contract: usize },
+    Unsubscribe { service: usize },
+    Read { answers: usize },
+}
+
+const SERVICES: [&str; 3] = ["users.shop", "orders.shop", "auth.shop"];
+const CONTRACTS: [&str; 3] = ["shop.Users", "shop.Orders", "shop.Auth"];
+
+fn step() -> impl Strategy<Value = Step> {
+    let health = prop_oneof![Just(Health::Up), Just(Health::Down), Just(Health::Draining)];
+    prop_oneof![
+        4 => (0..3usize, 0..4u16, 0..6u16, 0..3usize).prop_map(|(service, endpoint, port, contract)| {
+            Step::Announce { service, endpoint, port, contract }
+        }),
+        6 => (any::<usize>(), health).prop_map(|(session, health)| Step::Heartbeat { session, health }),
+        2 => any::<usize>().prop_map(|session| Step::Break { session }),
+        1 => any::<usize>().prop_map(|session| Step::Deregister { session }),
+        2 => prop_oneof![1..10u64, 80..100u64, Just(3_600u64)].prop_map(|seconds| Step::Pass { seconds }),
+        2 => (0..3usize).prop_map(|service| Step::Subscribe { service }),
+        1 => (0..3usize).prop_map(|contract| Step::SubscribeContract { contract }),
+        1 => (0..3usize).prop_map(|service| Step::Unsubscribe { service }),
+        3 => (0..5usize).prop_map(|answers| Step::Read { answers }),
+    ]
+}
+
+proptest! {
+    /// Whatever happens, and however slowly a watcher reads: what it has put together from snapshots and changes is
+    /// in the end what the registry says.
+    #[test]
+    fn a_watcher_that_has_read_all_knows_what_the_registry_knows(steps in prop::collection::vec(step(), 1..120)) {
+        let mut now = Instant::now();
+        let mut registry = Registry::new(1, now);
+        let (mut watcher, mut told) = (Watcher::default(), Told::default());
+        let mut sessions: Vec<Session> = Vec::new();
+        let mut followed = BTreeSet::new();
+        for step in steps {
+            let session = |number: usize| sessions.get(number % sessions.len().max(1)).cloned();
+            match step {
+                Step::Announce { service, endpoint, port, contract } => {
+                    let (service, id) = (SERVICES[service], format!("{service}-{endpoint}"));
+                    let announcement = of_contracts(service, &id, port, &[CONTRACTS[contract]]);
+                    sessions.push(registry.announce(announcement, now).unwrap().session);
+                }
+                Step::Heartbeat { session: s, health } => {
+                    let _ = session(s).map(|s| registry.heartbeat(&s, health, now));
+                }
+                Step::Break { session: s } => {
+                    session(s).map(|s| registry.stream_broken(&s));
+                }
+                Step::Deregister { session: s } => {
+                    session(s).map(|s| registry.deregister(&s, now));
+                }
+                Step::Pass { seconds } => {
+                    now += Duration::from_secs(seconds);
+                    registry.tick(now);
+                }
+                Step::Subscribe { service } => {
+                    watcher.subscribe_service(SERVICES[service]).unwrap();
+                    followed.insert(SERVICES[service]);
+                }
+                Step::SubscribeContract { contract } => watcher.subscribe_contract(CONTRACTS[contract]).unwrap(),
+                Step::Unsubscribe { service } => {
+                    watcher.unsubscribe_service(SERVICES[service]);
+                    followed.remove(SERVICES[service]);
+                    told.services.remove(SERVICES[service]);
+                }
+                Step::Read { answers } => {
+                    for answer in (0..answers).map_while(|_| watcher.next(&registry)) {
+                        told.take(answer);
+                    }
+                }
+            }
+            for event in registry.take_events() {
+                watcher.observe(&event);
+            }
+        }
+        told.read_all(&mut watcher, &mut registry);
+        for service in followed {
+            if let Some(truth) = registry.snapshot(&name(service)) {
+                let told = &told.services[service];
+                prop_assert_eq!(&told.endpoints, &truth.endpoints);
+                prop_assert_eq!(&told.policy, &truth.policy);
+                prop_assert_eq!(told.complete, truth.complete);
+            }
+        }
+        for (contract, owner) in &told.owners {
+            let is_followed = told.services.contains_key(owner);
+            if let Some(truth) = registry.owner(contract).filter(|_| is_followed) {
+                // Unless it was given up together with its service.
+                let is_asked = watcher.asks_for(contract);
+                prop_assert!(!is_asked || owner == truth.as_str());
+            }
+        }
+    }
+}

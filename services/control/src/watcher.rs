@@ -1,0 +1,228 @@
+//! One watcher of the registry: what it follows, and what it has yet to be told.
+//!
+//! A plain state machine. What waits is bounded by what is followed: changes of a service that was not yet told pile
+//! up to [`limits::WATCH_QUEUE`], and are then dropped for one snapshot, which is taken when the watcher has room for
+//! it. So a watcher that reads slowly costs little and is never told what is no longer true.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
+
+use weft_contracts::weft::discovery::v1::{
+    Change, ContractOwner, NotFound, WatchResponse, not_found, watch_response::What,
+};
+use weft_mesh::{
+    limits,
+    names::{ServiceName, closest},
+};
+
+use crate::registry::{Event, Registry};
+
+/// The watcher follows [`limits::SERVICES_WATCHED`] services and contracts already.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("one stream follows {} services and contracts at most", limits::SERVICES_WATCHED)]
+pub(crate) struct TooManyWatched;
+
+/// What waits of one service.
+#[derive(Debug, Default)]
+enum Pending {
+    #[default]
+    Nothing,
+    Changes(VecDeque<Arc<Change>>),
+    Snapshot,
+}
+
+/// A contract that was asked for.
+#[derive(Debug, Default)]
+struct Asked {
+    owner: Option<ServiceName>,
+    is_pending: bool,
+}
+
+#[derive(Debug)]
+enum Item {
+    Service(ServiceName),
+    Contract(String),
+    /// A name that no service can have is answered once.
+    Impossible(String),
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Watcher {
+    services: HashMap<ServiceName, Pending>,
+    contracts: HashMap<String, Asked>,
+    /// For whom something waits, each once, in the order in which it came.
+    queue: VecDeque<Item>,
+}
+
+impl Watcher {
+    /// Follows a service by its full name, and tells all of it.
+    pub(crate) fn subscribe_service(&mut self, name: &str) -> Result<(), TooManyWatched> {
+        let Ok(service) = ServiceName::parse(name) else {
+            self.queue.push_back(Item::Impossible(name.to_owned()));
+            return Ok(());
+        };
+        if !self.services.contains_key(&service) {
+            self.check_room()?;
+        }
+        self.owe_snapshot(service);
+        Ok(())
+    }
+
+    /// Follows a contract, and with it the service that implements it.
+    pub(crate) fn subscribe_contract(&mut self, contract: &str) -> Result<(), TooManyWatched> {
+        if !self.contracts.contains_key(contract) {
+            self.check_room()?;
+            self.contracts.insert(contract.to_owned(), Asked::default());
+        }
+        self.owe_owner(contract);
+        Ok(())
+    }
+
+    /// Follows a service no longer, nor the contracts for which it was followed.
+    pub(crate) fn unsubscribe_service(&mut self, name: &str) {
+        if let Ok(service) = ServiceName::parse(name) {
+            self.services.remove(&service);
+            self.contracts.retain(|_, asked| asked.owner.as_ref() != Some(&service));
+        }
+    }
+
+    fn check_room(&self) -> Result<(), TooManyWatched> {
+        if self.services.len() + self.contracts.len() < limits::SERVICES_WATCHED { Ok(()) } else { Err(TooManyWatched) }
+    }
+
+    /// Notes what happened; true when there is something to tell.
+    pub(crate) fn observe(&mut self, event: &Event) -> bool {
+        match event {
+            Event::Endpoints(service, change) => self.owe_change(service, change),
+            Event::Service(service) => {
+                if self.services.contains_key(service) {
+                    self.owe_snapshot(service.clone());
+                }
+            }
+            Event::Contract(contract) => {
+                if self.contracts.contains_key(contract) {
+                    self.owe_owner(contract);
+                }
+            }
+            Event::Settled => {
+                let services: Vec<ServiceName> = self.services.keys().cloned().collect();
+                services.into_iter().for_each(|service| self.owe_snapshot(service));
+                let unknown = self.contracts.iter().filter(|(_, asked)| asked.owner.is_none());
+                let unknown: Vec<String> = unknown.map(|(contract, _)| contract.clone()).collect();
+                unknown.iter().for_each(|contract| self.owe_owner(contract));
+            }
+        }
+        self.has_news()
+    }
+
+    /// Whether [`Self::next`] has something.
+    pub(crate) fn has_news(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
+    fn owe_change(&mut self, service: &ServiceName, change: &Arc<Change>) {
+        let Some(pending) = self.services.get_mut(service) else { return };
+        match pending {
+            Pending::Nothing => {
+                *pending = Pending::Changes(VecDeque::from([Arc::clone(change)]));
+                self.queue.push_back(Item::Service(service.clone()));
+            }
+            Pending::Changes(changes) if changes.len() < limits::WATCH_QUEUE => changes.push_back(Arc::clone(change)),
+            Pending::Changes(_) => *pending = Pending::Snapshot,
+            // It will be taken when it is told, so the change is in it.
+            Pending::Snapshot => {}
+        }
+    }
+
+    fn owe_snapshot(&mut self, service: ServiceName) {
+        let before = self.services.insert(service.clone(), Pending::Snapshot);
+        if matches!(before, None | Some(Pending::Nothing)) {
+            self.queue.push_back(Item::Service(service));
+        }
+    }
+
+    fn owe_owner(&mut self, contract: &str) {
+        if let Some(asked) = self.contracts.get_mut(contract)
+            && !asked.is_pending
+        {
+            asked.is_pending = true;
+            self.queue.push_back(Item::Contract(contract.to_owned()));
+        }
+    }
+
+    /// The next that the watcher is to be told.
+    pub(crate) fn next(&mut self, registry: &Registry) -> Option<WatchResponse> {
+        loop {
+            let what = match self.queue.pop_front()? {
+                Item::Service(service) => self.next_of_service(service, registry),
+                Item::Contract(contract) => self.next_of_contract(contract, registry),
+                Item::Impossible(name) => Some(no_service(name, registry)),
+            };
+            if let Some(what) = what {
+                return Some(WatchResponse { what: Some(what) });
+            }
+        }
+    }
+
+    /// `None` when nobody follows it any longer.
+    fn next_of_service(&mut self, service: ServiceName, registry: &Registry) -> Option<What> {
+        let pending = self.services.get_mut(&service)?;
+        match pending {
+            Pending::Nothing => None,
+            Pending::Changes(changes) => {
+                let change = changes.pop_front();
+                if changes.is_empty() {
+                    *pending = Pending::Nothing;
+                } else {
+                    self.queue.push_front(Item::Service(service));
+                }
+                change.map(|change| What::Change(Arc::unwrap_or_clone(change)))
+            }
+            Pending::Snapshot => {
+                *pending = Pending::Nothing;
+                Some(match registry.snapshot(&service) {
+                    Some(snapshot) => What::Snapshot(snapshot),
+                    None => no_service(service.to_string(), registry),
+                })
+            }
+        }
+    }
+
+    fn next_of_contract(&mut self, contract: String, registry: &Registry) -> Option<What> {
+        let asked = self.contracts.get_mut(&contract)?;
+        asked.is_pending = false;
+        asked.owner = registry.owner(&contract).cloned();
+        Some(match asked.owner.clone() {
+            Some(owner) => {
+                let service = owner.to_string();
+                self.owe_snapshot(owner);
+                What::Owner(ContractOwner { contract, service })
+            }
+            None => What::NotFound(NotFound {
+                closest: closest(&contract, registry.contract_names()).unwrap_or_default().to_owned(),
+                what: Some(not_found::What::Contract(contract)),
+                complete: registry.is_settled(),
+            }),
+        })
+    }
+}
+
+fn no_service(name: String, registry: &Registry) -> What {
+    let known = registry.service_names().map(ServiceName::as_str);
+    What::NotFound(NotFound {
+        closest: closest(&name, known).unwrap_or_default().to_owned(),
+        what: Some(not_found::What::Service(name)),
+        complete: registry.is_settled(),
+    })
+}
+
+#[cfg(test)]
+impl Watcher {
+    /// Whether a contract is followed.
+    pub(crate) fn asks_for(&self, contract: &str) -> bool {
+        self.contracts.contains_key(contract)
+    }
+}
