@@ -1,1 +1,59 @@
-//! placeholder
+//! What the end-to-end tests stand on: the binaries, built once; a mesh of real processes in a folder of its own; and
+//! clients of it.
+//!
+//! Every port is picked by the kernel, so that tests run at once and beside other work.
+
+mod bed;
+mod programs;
+
+use std::{env, time::Duration};
+
+pub use bed::{Bed, EndpointView, ReplicaPorts};
+pub use programs::{binary, outside, root};
+use tonic::{Request, Response, Status, transport::Channel};
+use tonic_prost::ProstCodec;
+
+/// `probe.v1.Message`
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Text {
+    /// What is said.
+    #[prost(string, tag = "1")]
+    pub text: String,
+}
+
+/// Calls a unary method of `probe.v1.Probe` with headers.
+///
+/// # Errors
+/// The status that the call ended with.
+pub async fn probe(channel: &Channel, method: &str, headers: &[(&'static str, &str)]) -> Result<Response<Text>, Status> {
+    let mut request = Request::new(Text { text: "hello".into() });
+    for (name, value) in headers {
+        request.metadata_mut().insert(*name, value.parse().expect("an ASCII value"));
+    }
+    let mut client = tonic::client::Grpc::new(channel.clone());
+    client.ready().await.map_err(|e| Status::unavailable(e.to_string()))?;
+    let path = http::uri::PathAndQuery::try_from(format!("/probe.v1.Probe/{method}")).expect("a path");
+    client.unary(request, path, ProstCodec::<Text, Text>::default()).await
+}
+
+/// Asks again and again until the answer is yes.
+///
+/// # Panics
+/// When it is still no after `limit`: with what was waited for.
+pub async fn eventually<F: Future<Output = bool>>(what: &str, limit: Duration, mut is_so: impl FnMut() -> F) {
+    let end = tokio::time::Instant::now() + limit;
+    while !is_so().await {
+        assert!(tokio::time::Instant::now() < end, "not within {limit:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Says that a test is skipped, or fails where none may be.
+///
+/// # Panics
+/// In CI, and with `WEFT_TEST_ALL`.
+pub fn skip(why: &str) {
+    let must_run = env::var_os("CI").is_some() || env::var_os("WEFT_TEST_ALL").is_some();
+    assert!(!must_run, "this test may not be skipped here: {why}");
+    eprintln!("skipped: {why}");
+}

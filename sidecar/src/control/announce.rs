@@ -130,7 +130,7 @@ impl Session {
     }
 
     async fn run(&mut self, control: &Control, front: &Front) -> Result<Ended, Status> {
-            let mut heartbeat_at = Instant::now() + self.heartbeat_interval;
+        let mut heartbeat_at = Instant::now() + self.heartbeat_interval;
         loop {
             tokio::select! {
                 answer = self.answers.message() => {

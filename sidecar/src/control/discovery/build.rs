@@ -10,7 +10,10 @@ use std::{
 
 use tokio::time::Instant;
 use weft_contracts::weft::discovery::v1 as wire;
-use weft_mesh::{names::ServiceName, policy::{BreakerPolicy, Idempotency, ServicePolicy}};
+use weft_mesh::{
+    names::ServiceName,
+    policy::{BreakerPolicy, Idempotency, ServicePolicy},
+};
 
 use crate::{
     breaker::Breaker,

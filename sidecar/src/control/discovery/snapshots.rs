@@ -100,7 +100,8 @@ mod tests {
         let state_dir = dir.path().join("state");
         let mut file = SnapshotFile::new(&state_dir);
         assert_eq!(file.load(), None);
-        let saved = Saved { services: vec![Service { name: "users.shop".into(), ..Default::default() }], owners: vec![] };
+        let saved =
+            Saved { services: vec![Service { name: "users.shop".into(), ..Default::default() }], owners: vec![] };
         file.save(&Saved::default());
         file.save(&saved);
         assert_eq!(file.load(), Some(saved));

@@ -114,7 +114,10 @@ impl Watches {
             owners: self
                 .owners
                 .iter()
-                .map(|(contract, service)| ContractOwner { contract: contract.to_string(), service: service.to_string() })
+                .map(|(contract, service)| ContractOwner {
+                    contract: contract.to_string(),
+                    service: service.to_string(),
+                })
                 .collect(),
         }
     }
@@ -251,13 +254,7 @@ impl Watches {
             .map(|old| EndpointParts::of(old))
             .collect();
         endpoints.extend(upserted);
-        let parts = Parts {
-            name,
-            protocol: service.protocol,
-            version,
-            policy: service.policy.clone(),
-            endpoints,
-        };
+        let parts = Parts { name, protocol: service.protocol, version, policy: service.policy.clone(), endpoints };
         self.put(parts, is_complete, now);
         effects.is_view_changed = true;
         effects
@@ -378,7 +375,9 @@ fn decode(service: wire::Service) -> Option<Parts> {
     let policy = service
         .policy
         .map_or_else(|| Ok(ServicePolicy::default()), ServicePolicy::try_from)
-        .inspect_err(|error| tracing::error!(service = %name, %error, "the control plane sent a policy that can't be read"))
+        .inspect_err(
+            |error| tracing::error!(service = %name, %error, "the control plane sent a policy that can't be read"),
+        )
         .ok()?;
     Some(Parts {
         name,

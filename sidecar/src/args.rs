@@ -1,0 +1,169 @@
+//! What a sidecar is told at its start: flags, each with an environment variable.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    str::FromStr,
+};
+
+use clap::ValueEnum;
+use weft_mesh::{
+    identity::TrustDomain,
+    names::{DEFAULT_NAMESPACE, NameError, ServiceName, port},
+    telemetry::{ExportTarget, LogFormat},
+};
+
+/// The flags of a sidecar.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// The service that it fronts; without one it only carries calls out
+    #[arg(long, env = "WEFT_SERVICE", requires = "app")]
+    pub service: Option<String>,
+    /// The namespace of its service, and of the names in calls that give none
+    #[arg(long, env = "WEFT_NAMESPACE", default_value = DEFAULT_NAMESPACE)]
+    pub namespace: String,
+    /// The trust domain that it belongs to
+    #[arg(long, env = "WEFT_TRUST_DOMAIN", default_value = "weft.local")]
+    pub trust_domain: TrustDomain,
+    /// Where the control plane listens: https://HOST:PORT
+    #[arg(long, env = "WEFT_CONTROL_PLANE", default_value = "https://127.0.0.1:15010")]
+    pub control_plane: http::Uri,
+    /// The roots to trust at the start, PEM
+    #[arg(long, env = "WEFT_TRUST_BUNDLE", value_name = "FILE")]
+    pub trust_bundle: PathBuf,
+    /// The join token that proves who this is
+    #[arg(long, env = "WEFT_JOIN_TOKEN_FILE", value_name = "FILE")]
+    pub join_token_file: PathBuf,
+
+    /// Where its service listens
+    #[arg(long, env = "WEFT_APP", value_name = "IP:PORT", requires = "service")]
+    pub app: Option<SocketAddr>,
+    /// What its service speaks
+    #[arg(long, env = "WEFT_PROTOCOL", default_value = "grpc")]
+    pub protocol: AppProtocol,
+    /// The service's contracts: a serialized google.protobuf.FileDescriptorSet
+    #[arg(long, env = "WEFT_DESCRIPTORS", value_name = "FILE")]
+    pub descriptors: Option<PathBuf>,
+    /// How its service's health is asked for: grpc, tcp, http:/PATH [default: grpc for grpc, tcp for http1]
+    #[arg(long, env = "WEFT_HEALTH")]
+    pub health: Option<HealthCheck>,
+
+    /// Where it takes its own service's calls
+    #[arg(long, env = "WEFT_OUTBOUND_LISTEN", default_value_t = loopback(port::OUTBOUND))]
+    pub outbound: SocketAddr,
+    /// Where it takes other sidecars' calls
+    #[arg(long, env = "WEFT_INBOUND_LISTEN", default_value_t = everywhere(port::INBOUND))]
+    pub inbound: SocketAddr,
+    /// The address that others reach it at [default: that of --inbound, or loopback where that is unspecified]
+    #[arg(long, env = "WEFT_ADVERTISE", value_name = "IP:PORT")]
+    pub advertise: Option<SocketAddr>,
+    /// Its admin page and API
+    #[arg(long, env = "WEFT_ADMIN_LISTEN", default_value_t = loopback(port::ADMIN))]
+    pub admin: SocketAddr,
+    /// Its metrics and probes
+    #[arg(long, env = "WEFT_METRICS_LISTEN", default_value_t = everywhere(port::METRICS))]
+    pub metrics: SocketAddr,
+
+    /// Where it keeps the last good snapshots [default: nowhere]
+    #[arg(long, env = "WEFT_STATE_DIR", value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Where spans go: http://HOST:PORT (OTLP/gRPC) or console; may be given several times
+    #[arg(long, env = "WEFT_OTLP", value_delimiter = ',')]
+    pub otlp: Vec<ExportTarget>,
+    /// The share of new traces that is sampled, 0 to 1; the caller's decision goes first
+    #[arg(long, env = "WEFT_SAMPLE_RATIO", default_value_t = 0.01)]
+    pub sample_ratio: f64,
+    /// Threads that carry calls
+    #[arg(long, env = "WEFT_WORKERS", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub workers: u8,
+    /// How an endpoint is chosen for a call
+    #[arg(long, env = "WEFT_BALANCE", default_value = "p2c")]
+    pub balance: Balance,
+    /// For how long running calls may go on after a stop is asked for
+    #[arg(long, env = "WEFT_DRAIN_SECONDS", default_value_t = 10)]
+    pub drain_seconds: u64,
+    /// How log lines look
+    #[arg(long, env = "WEFT_LOG_FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)
+}
+
+fn everywhere(port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port)
+}
+
+/// What a local service speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AppProtocol {
+    /// HTTP/2 without TLS: gRPC.
+    Grpc,
+    /// HTTP/1.1.
+    Http1,
+}
+
+/// How an endpoint is chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Balance {
+    /// Of two at random the one with fewer calls in flight (Mitzenmacher, "The Power of Two Choices", 2001).
+    P2c,
+    /// One after the other.
+    RoundRobin,
+    /// Any.
+    Random,
+}
+
+/// How the health of the local service is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HealthCheck {
+    /// `grpc.health.v1.Health/Check`
+    Grpc,
+    /// It accepts a TCP connection.
+    Tcp,
+    /// A GET of this path is answered with 2xx.
+    Http(String),
+}
+
+impl FromStr for HealthCheck {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "grpc" => Ok(Self::Grpc),
+            "tcp" => Ok(Self::Tcp),
+            _ => match text.strip_prefix("http:") {
+                Some(path) if path.starts_with('/') => Ok(Self::Http(path.to_owned())),
+                _ => Err(format!("`{text}` is no health check; allowed: grpc, tcp, http:/PATH")),
+            },
+        }
+    }
+}
+
+impl Args {
+    /// The full name of the service that it fronts.
+    ///
+    /// # Errors
+    /// A part of it is not a DNS label.
+    pub fn service_name(&self) -> Result<Option<ServiceName>, NameError> {
+        self.service.as_deref().map(|name| ServiceName::new(name, &self.namespace)).transpose()
+    }
+
+    /// How its service's health is asked for.
+    pub fn health_check(&self) -> HealthCheck {
+        self.health.clone().unwrap_or(match self.protocol {
+            AppProtocol::Grpc => HealthCheck::Grpc,
+            AppProtocol::Http1 => HealthCheck::Tcp,
+        })
+    }
+
+    /// The address that other sidecars reach it at.
+    pub fn advertised(&self) -> SocketAddr {
+        self.advertise.unwrap_or_else(|| {
+            let ip = self.inbound.ip();
+            let ip = if ip.is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { ip };
+            SocketAddr::new(ip, self.inbound.port())
+        })
+    }
+}

@@ -1,0 +1,223 @@
+//! What is known of the services that this sidecar calls: read by workers without waiting, written by discovery.
+//!
+//! A worker looks a service up in the current [`View`]; only for one that is not in it does it put a [`Question`] to
+//! discovery and wait, bounded, for the first snapshot.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
+use weft_contracts::weft::discovery::v1::{Health, Protocol, Version};
+use weft_mesh::{
+    identity::SpiffeId,
+    limits,
+    names::ServiceName,
+    policy::{Idempotency, ServicePolicy},
+};
+
+use crate::{breaker::Breaker, metrics::CallMetrics};
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Catalog {
+    view: ArcSwap<View>,
+    questions: mpsc::Sender<Question>,
+}
+
+/// All that is known at one moment.
+#[derive(Debug, Default)]
+pub(crate) struct View {
+    pub(crate) services: HashMap<ServiceName, Arc<Service>>,
+    /// Protobuf services by their full names.
+    pub(crate) contracts: HashMap<Box<str>, Arc<Service>>,
+}
+
+/// A service as its callers see it. A change of it makes another; what must outlive a change is behind an `Arc`.
+#[derive(Debug)]
+pub(crate) struct Service {
+    pub(crate) name: ServiceName,
+    pub(crate) protocol: Protocol,
+    pub(crate) version: Version,
+    pub(crate) policy: ServicePolicy,
+    /// In any state of health.
+    pub(crate) endpoints: Vec<Arc<Endpoint>>,
+    pub(crate) breaker: Arc<Breaker>,
+    /// By path: `/shop.users.v1.Users/Create`.
+    pub(crate) methods: HashMap<Box<str>, Arc<Method>>,
+    /// What holds for a path that no descriptor knows.
+    pub(crate) other: Arc<Method>,
+    /// When it was last called, in seconds since the sidecar's start.
+    pub(crate) last_used: Arc<AtomicU64>,
+}
+
+impl Service {
+    /// What holds for a path.
+    pub(crate) fn method(&self, path: &str) -> &Arc<Method> {
+        self.methods.get(path).unwrap_or(&self.other)
+    }
+}
+
+/// One method of a service, with all that can be prepared before a call.
+#[derive(Debug)]
+pub(crate) struct Method {
+    /// `shop.users.v1.Users/Create`; `_other` for what no descriptor knows.
+    pub(crate) name: Box<str>,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) idempotency: Idempotency,
+    pub(crate) metrics: Arc<CallMetrics>,
+}
+
+/// One replica of a service.
+#[derive(Debug)]
+pub(crate) struct Endpoint {
+    /// Unique in this process: what a worker's connections are kept by.
+    pub(crate) number: u64,
+    pub(crate) id: String,
+    pub(crate) address: SocketAddr,
+    pub(crate) spiffe_id: SpiffeId,
+    health: AtomicU8,
+    pub(crate) breaker: Breaker,
+    pub(crate) in_flight: AtomicU32,
+    pub(crate) connections: AtomicU32,
+    shunned_until_ms: AtomicU64,
+}
+
+/// For how long an endpoint that did not take a call comes last.
+const SHUN_TIME: Duration = Duration::from_secs(1);
+
+fn ms_since_start(at: Instant) -> u64 {
+    static START: OnceLock<Instant> = OnceLock::new();
+    at.saturating_duration_since(*START.get_or_init(Instant::now)).as_millis() as u64
+}
+
+impl Endpoint {
+    pub(crate) fn new(id: String, address: SocketAddr, spiffe_id: SpiffeId, health: Health, breaker: Breaker) -> Self {
+        static NUMBERS: AtomicU64 = AtomicU64::new(0);
+        Self {
+            number: NUMBERS.fetch_add(1, Relaxed),
+            id,
+            address,
+            spiffe_id,
+            health: AtomicU8::new(health as u8),
+            breaker,
+            in_flight: AtomicU32::new(0),
+            connections: AtomicU32::new(0),
+            shunned_until_ms: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn health(&self) -> Health {
+        Health::try_from(i32::from(self.health.load(Relaxed))).unwrap_or(Health::Unspecified)
+    }
+
+    /// What the registry says. One that comes back is met without prejudice.
+    pub(crate) fn set_health(&self, health: Health) {
+        let before = self.health.swap(health as u8, Relaxed);
+        if health == Health::Up && before != Health::Up as u8 {
+            self.breaker.close();
+            self.shunned_until_ms.store(0, Relaxed);
+        }
+    }
+
+    /// Prefers others for a while: it did not take a call.
+    pub(crate) fn shun(&self, now: Instant) {
+        self.shunned_until_ms.store(ms_since_start(now + SHUN_TIME), Relaxed);
+    }
+
+    /// Whether others are preferred.
+    pub(crate) fn is_shunned(&self, now: Instant) -> bool {
+        match self.shunned_until_ms.load(Relaxed) {
+            0 => false,
+            until => ms_since_start(now) < until,
+        }
+    }
+
+    pub(crate) fn is_up(&self) -> bool {
+        self.health.load(Relaxed) == Health::Up as u8
+    }
+}
+
+/// What a worker asks discovery for.
+#[derive(Debug)]
+pub(crate) struct Question {
+    pub(crate) asked: Asked,
+    pub(crate) answer: oneshot::Sender<Result<Arc<Service>, Unknown>>,
+}
+
+/// A service by its name, or by what it implements.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Asked {
+    Service(ServiceName),
+    Contract(Box<str>),
+}
+
+impl std::fmt::Display for Asked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Service(name) => write!(f, "service {name}"),
+            Self::Contract(name) => write!(f, "contract {name}"),
+        }
+    }
+}
+
+/// Why there is no service to call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Unknown {
+    /// The mesh has none of that name.
+    NotFound { closest: Option<String> },
+    /// The control plane did not answer in time, and nothing is known from before.
+    Away,
+    /// Too many questions wait.
+    Full,
+}
+
+impl Catalog {
+    /// An empty catalog and the questions that are put to it.
+    pub(crate) fn new() -> (Self, mpsc::Receiver<Question>) {
+        let (questions, receiver) = mpsc::channel(limits::DISCOVERY_QUEUE);
+        (Self { view: ArcSwap::default(), questions }, receiver)
+    }
+
+    /// What is known now.
+    pub(crate) fn view(&self) -> arc_swap::Guard<Arc<View>> {
+        self.view.load()
+    }
+
+    /// Puts a new view in place. Only discovery does.
+    pub(crate) fn publish(&self, view: View) {
+        self.view.store(Arc::new(view));
+    }
+
+    /// The service, if it is known already.
+    pub(crate) fn known(&self, asked: &Asked) -> Option<Arc<Service>> {
+        let view = self.view.load();
+        match asked {
+            Asked::Service(name) => view.services.get(name).cloned(),
+            Asked::Contract(name) => view.contracts.get(&**name).cloned(),
+        }
+    }
+
+    /// The service, asking discovery for one that is not known yet. Waits at most [`limits::DISCOVERY_WAIT`].
+    pub(crate) async fn find(&self, asked: Asked) -> Result<Arc<Service>, Unknown> {
+        if let Some(service) = self.known(&asked) {
+            return Ok(service);
+        }
+        let (answer, answered) = oneshot::channel();
+        self.questions.try_send(Question { asked, answer }).map_err(|_| Unknown::Full)?;
+        match tokio::time::timeout(limits::DISCOVERY_WAIT, answered).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) | Err(_) => Err(Unknown::Away),
+        }
+    }
+}

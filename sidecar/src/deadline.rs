@@ -1,0 +1,119 @@
+//! Deadlines: read from `grpc-timeout`, bounded by policy, passed on less the time that is spent already.
+
+use std::{future::pending, time::Duration};
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use tokio::time::Instant;
+
+pub(crate) static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+
+/// When a call that began at `start` must be over: the sooner of what its caller and its policy say.
+pub(crate) fn of(headers: &HeaderMap, policy: Option<Duration>, start: Instant) -> Option<Instant> {
+    let caller = headers.get(&GRPC_TIMEOUT).and_then(|value| parse(value.as_bytes()));
+    let limit = match (caller, policy) {
+        (Some(caller), Some(policy)) => caller.min(policy),
+        (caller, policy) => caller.or(policy)?,
+    };
+    // A time limit past the end of time is none.
+    start.checked_add(limit)
+}
+
+/// Writes what is left into the headers.
+pub(crate) fn pass_on(headers: &mut HeaderMap, deadline: Option<Instant>, now: Instant) {
+    if let Some(deadline) = deadline {
+        headers.insert(&GRPC_TIMEOUT, format(deadline.saturating_duration_since(now)));
+    }
+}
+
+/// Ready when the deadline has passed.
+pub(crate) async fn passed(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => pending().await,
+    }
+}
+
+/// At most eight digits and a unit (gRPC over HTTP/2, "Timeout").
+fn parse(value: &[u8]) -> Option<Duration> {
+    let (unit, digits) = value.split_last()?;
+    if digits.is_empty() || digits.len() > 8 || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let n = digits.iter().fold(0u64, |n, digit| n * 10 + u64::from(digit - b'0'));
+    Some(match unit {
+        b'H' => Duration::from_secs(n * 3600),
+        b'M' => Duration::from_secs(n * 60),
+        b'S' => Duration::from_secs(n),
+        b'm' => Duration::from_millis(n),
+        b'u' => Duration::from_micros(n),
+        b'n' => Duration::from_nanos(n),
+        _ => return None,
+    })
+}
+
+/// The finest unit that fits eight digits.
+fn format(left: Duration) -> HeaderValue {
+    const MOST: u128 = 99_999_999;
+    let (n, unit) = match (left.as_micros(), left.as_millis(), u128::from(left.as_secs())) {
+        (us, ..) if us <= MOST => (us, b'u'),
+        (_, ms, _) if ms <= MOST => (ms, b'm'),
+        (.., s) if s <= MOST => (s, b'S'),
+        (.., s) => ((s / 3600).min(MOST), b'H'),
+    };
+    let mut text = [0; 9];
+    let mut at = text.len() - 1;
+    text[at] = unit;
+    let mut rest = n as u64;
+    loop {
+        at -= 1;
+        text[at] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    HeaderValue::from_bytes(&text[at..]).expect("digits and a letter are a header value")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_reads_the_same_but_for_its_unit() {
+        for (left, text) in [
+            (Duration::ZERO, "0u"),
+            (Duration::from_micros(1), "1u"),
+            (Duration::from_secs(2), "2000000u"),
+            (Duration::from_secs(100), "100000m"),
+            (Duration::from_secs(99_999_999), "99999999S"),
+            (Duration::from_secs(u64::MAX), "99999999H"),
+        ] {
+            assert_eq!(format(left), text);
+            assert!(parse(text.as_bytes()).is_some());
+        }
+    }
+
+    #[test]
+    fn odd_timeouts_are_none() {
+        for text in ["", "S", "1", "123456789S", "-1S", "1 S", "1x", "1.5S"] {
+            assert_eq!(parse(text.as_bytes()), None, "{text}");
+        }
+        assert_eq!(parse(b"99999999H"), Some(Duration::from_secs(99_999_999 * 3600)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_sooner_of_caller_and_policy_wins() {
+        let now = Instant::now();
+        let mut headers = HeaderMap::new();
+        assert_eq!(of(&headers, None, now), None);
+        assert_eq!(of(&headers, Some(Duration::from_secs(5)), now), Some(now + Duration::from_secs(5)));
+        headers.insert(&GRPC_TIMEOUT, HeaderValue::from_static("2S"));
+        assert_eq!(of(&headers, Some(Duration::from_secs(5)), now), Some(now + Duration::from_secs(2)));
+        assert_eq!(of(&headers, Some(Duration::from_secs(1)), now), Some(now + Duration::from_secs(1)));
+
+        tokio::time::advance(Duration::from_millis(500)).await;
+        pass_on(&mut headers, Some(now + Duration::from_secs(2)), Instant::now());
+        assert_eq!(headers[&GRPC_TIMEOUT], "1500000u");
+    }
+}

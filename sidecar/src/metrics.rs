@@ -1,0 +1,284 @@
+//! What is counted. Handles are resolved once per route; a call only adds to atomics.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric},
+    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
+};
+use weft_mesh::{errors::Reason, limits};
+
+/// Upper bounds of the latency histogram's buckets, in seconds.
+const LATENCY_BOUNDS: [f64; 14] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+/// gRPC's codes, 0 to 16, and what a status is when none was seen.
+const CODES: usize = 18;
+/// The index of a call that ended without a status: the caller went away.
+pub(crate) const CANCELLED_BY_CALLER: u8 = 17;
+/// The method's or peer's label when there are too many rows, or a method that no descriptor knows.
+pub(crate) const OTHER: &str = "_other";
+
+/// Which way a call goes, from the sidecar's own service's point of view.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Direction {
+    Outbound,
+    Inbound,
+}
+
+/// The labels of a row.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct CallLabels {
+    pub(crate) direction: Direction,
+    /// The service that is called.
+    pub(crate) service: String,
+    /// `shop.users.v1.Users/Create`, or [`OTHER`].
+    pub(crate) method: String,
+    /// The service that calls.
+    pub(crate) peer: String,
+}
+
+/// One row: calls of one method by one peer.
+#[derive(Debug, Default)]
+pub(crate) struct CallMetrics {
+    by_code: [AtomicU64; CODES],
+    latency: [AtomicU64; LATENCY_BOUNDS.len() + 1],
+    latency_sum_us: AtomicU64,
+    pub(crate) in_flight: AtomicI64,
+    pub(crate) retries: AtomicU64,
+}
+
+impl CallMetrics {
+    /// Counts a call that ended.
+    pub(crate) fn record(&self, code: u8, took: Duration) {
+        self.by_code[usize::from(code).min(CODES - 1)].fetch_add(1, Relaxed);
+        let seconds = took.as_secs_f64();
+        let bucket = LATENCY_BOUNDS.partition_point(|bound| *bound < seconds);
+        self.latency[bucket].fetch_add(1, Relaxed);
+        self.latency_sum_us.fetch_add(took.as_micros() as u64, Relaxed);
+    }
+}
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident = $help:literal;)*) => {
+        /// Everything that is counted besides calls.
+        #[derive(Debug, Default)]
+        pub(crate) struct Counters { $($(#[$doc])* pub(crate) $name: AtomicU64,)* }
+
+        impl Counters {
+            fn all(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
+                [$((stringify!($name), $help, self.$name.load(Relaxed)),)*].into_iter()
+            }
+        }
+    };
+}
+
+counters! {
+    connections_accepted = "Connections taken on the outbound and inbound ports";
+    connections_refused = "Connections closed at once because of a limit";
+    handshakes_failed = "TLS handshakes that a peer did not pass";
+    connections_malformed = "Connections closed because of what came over them";
+    upstream_connections_opened = "Connections made to endpoints";
+    upstream_connects_failed = "Connections to endpoints or the local service that could not be made";
+    not_retried_unsafe = "Calls not sent again as the service may have seen them";
+    not_retried_body = "Calls not sent again as their body was not kept";
+    panics = "Tasks that ended in a panic";
+    spans_dropped = "Spans that found the export queue full";
+}
+
+/// All of a sidecar's metrics.
+#[derive(Debug, Default)]
+pub(crate) struct Metrics {
+    /// Taken when a route is made and when metrics are read, never for a call.
+    calls: Mutex<HashMap<CallLabels, Arc<CallMetrics>>>,
+    failures: [AtomicU64; Reason::ALL.len()],
+    pub(crate) counters: Counters,
+    /// Seconds since the epoch at which the own SVID expires; 0 before there is one.
+    pub(crate) svid_not_after: AtomicU64,
+}
+
+impl Metrics {
+    /// The row of these labels, made when it is new.
+    pub(crate) fn calls(&self, labels: CallLabels) -> Arc<CallMetrics> {
+        let mut rows = self.calls.lock().unwrap_or_else(|e| e.into_inner());
+        if rows.len() >= limits::METRIC_SERIES && !rows.contains_key(&labels) {
+            let rest = CallLabels { method: OTHER.into(), peer: OTHER.into(), ..labels };
+            return Arc::clone(rows.entry(rest).or_default());
+        }
+        Arc::clone(rows.entry(labels).or_default())
+    }
+
+    /// Counts an answer that the mesh made.
+    pub(crate) fn failure(&self, reason: Reason) {
+        self.failures[reason as usize].fetch_add(1, Relaxed);
+    }
+
+    fn rows(&self) -> Vec<(CallLabels, Arc<CallMetrics>)> {
+        let rows = self.calls.lock().unwrap_or_else(|e| e.into_inner());
+        rows.iter().map(|(labels, row)| (labels.clone(), Arc::clone(row))).collect()
+    }
+}
+
+type Pairs<'a> = Vec<(&'a str, &'a str)>;
+
+/// Gives [`Metrics`] to a `prometheus_client` registry.
+#[derive(Debug)]
+pub(crate) struct MetricsCollector(pub(crate) Arc<Metrics>);
+
+impl Collector for MetricsCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let rows = self.0.rows();
+        encode_calls(&rows, &mut encoder)?;
+        encode_latency(&rows, &mut encoder)?;
+        let mut in_flight =
+            encoder.encode_descriptor("weft_calls_in_flight", "Calls that run", None, MetricType::Gauge)?;
+        for (labels, row) in &rows {
+            let gauge = ConstGauge::new(row.in_flight.load(Relaxed));
+            gauge.encode(in_flight.encode_family(&pairs(labels))?)?;
+        }
+        let mut retries = encoder.encode_descriptor("weft_retries", "Calls sent again", None, MetricType::Counter)?;
+        for (labels, row) in &rows {
+            ConstCounter::new(row.retries.load(Relaxed)).encode(retries.encode_family(&pairs(labels))?)?;
+        }
+        let mut made = encoder.encode_descriptor(
+            "weft_failures",
+            "Answers that the mesh made in a service's stead",
+            None,
+            MetricType::Counter,
+        )?;
+        for (reason, count) in Reason::ALL.iter().zip(&self.0.failures) {
+            let labels = [("reason", reason.as_str())];
+            ConstCounter::new(count.load(Relaxed)).encode(made.encode_family(&labels)?)?;
+        }
+        for (name, help, value) in self.0.counters.all() {
+            let name = format!("weft_{name}");
+            let mut one = encoder.encode_descriptor(&name, help, None, MetricType::Counter)?;
+            ConstCounter::new(value).encode(one.encode_family(&NO_LABELS)?)?;
+        }
+        let mut svid = encoder.encode_descriptor(
+            "weft_svid_not_after_seconds",
+            "When the own certificate expires, in seconds since the epoch",
+            None,
+            MetricType::Gauge,
+        )?;
+        ConstGauge::new(self.0.svid_not_after.load(Relaxed) as i64).encode(svid.encode_family(&NO_LABELS)?)
+    }
+}
+
+const NO_LABELS: [(&str, &str); 0] = [];
+
+fn pairs(labels: &CallLabels) -> Pairs<'_> {
+    let direction = match labels.direction {
+        Direction::Outbound => "outbound",
+        Direction::Inbound => "inbound",
+    };
+    vec![("direction", direction), ("service", &labels.service), ("method", &labels.method), ("peer", &labels.peer)]
+}
+
+fn encode_calls(
+    rows: &[(CallLabels, Arc<CallMetrics>)],
+    encoder: &mut DescriptorEncoder<'_>,
+) -> Result<(), std::fmt::Error> {
+    let help = "Calls that ended, by gRPC status; HTTP statuses are mapped to gRPC's";
+    let mut calls = encoder.encode_descriptor("weft_calls", help, None, MetricType::Counter)?;
+    for (labels, row) in rows {
+        for (code, count) in row.by_code.iter().enumerate() {
+            let count = count.load(Relaxed);
+            if count > 0 {
+                let mut pairs = pairs(labels);
+                pairs.push(("code", CODE_NAMES[code]));
+                ConstCounter::new(count).encode(calls.encode_family(&pairs)?)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn encode_latency(
+    rows: &[(CallLabels, Arc<CallMetrics>)],
+    encoder: &mut DescriptorEncoder<'_>,
+) -> Result<(), std::fmt::Error> {
+    let help = "From the head of a call to the end of its answer";
+    let mut latency = encoder.encode_descriptor("weft_call_duration_seconds", help, None, MetricType::Histogram)?;
+    for (labels, row) in rows {
+        let counts: Vec<u64> = row.latency.iter().map(|bucket| bucket.load(Relaxed)).collect();
+        let bounds = LATENCY_BOUNDS.iter().copied().chain([f64::MAX]);
+        let buckets: Vec<(f64, u64)> = bounds.zip(counts.iter().copied()).collect();
+        let sum = row.latency_sum_us.load(Relaxed) as f64 / 1e6;
+        latency.encode_family(&pairs(labels))?.encode_histogram::<[(&str, &str); 0]>(
+            sum,
+            counts.iter().sum(),
+            &buckets,
+            None,
+        )?;
+    }
+    Ok(())
+}
+
+/// The names of gRPC's codes.
+pub(crate) const CODE_NAMES: [&str; CODES] = [
+    "OK",
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
+    "CALLER_GONE",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_is_read_back_in_the_text_format() {
+        let metrics = Arc::new(Metrics::default());
+        let labels = CallLabels {
+            direction: Direction::Inbound,
+            service: "users.shop".into(),
+            method: "shop.users.v1.Users/Get".into(),
+            peer: "orders.shop".into(),
+        };
+        metrics.calls(labels).record(0, Duration::from_millis(2));
+        metrics.failure(Reason::NoEndpoint);
+        let mut registry = prometheus_client::registry::Registry::default();
+        registry.register_collector(Box::new(MetricsCollector(metrics)));
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        assert!(text.contains(r#"weft_calls_total{direction="inbound",service="users.shop",method="shop.users.v1.Users/Get",peer="orders.shop",code="OK"} 1"#), "{text}");
+        assert!(text.contains(r#"le="0.0025"} 1"#), "{text}");
+        assert!(text.contains(r#"weft_failures_total{reason="no-endpoint"} 1"#), "{text}");
+    }
+
+    #[test]
+    fn the_number_of_rows_is_bounded() {
+        let metrics = Metrics::default();
+        for n in 0..limits::METRIC_SERIES + 10 {
+            metrics.calls(CallLabels {
+                direction: Direction::Inbound,
+                service: "s.d".into(),
+                method: n.to_string(),
+                peer: "p.d".into(),
+            });
+        }
+        assert_eq!(metrics.rows().len(), limits::METRIC_SERIES + 1);
+    }
+}

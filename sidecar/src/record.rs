@@ -1,0 +1,151 @@
+//! What is kept of a call: its metrics, its span, its verdict for the breaker, and a log line when the mesh failed it.
+//! Written when the record is dropped, so that a call which was given up half-way is recorded too.
+
+use std::{
+    cell::Cell,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
+
+use tokio::time::Instant;
+use weft_mesh::errors::Reason;
+
+use crate::{
+    breaker::{Breaker, Permit},
+    catalog::Endpoint,
+    classify,
+    metrics::{CANCELLED_BY_CALLER, CallMetrics},
+    shared::Shared,
+    span::Span,
+};
+
+/// A call from its head to the end of its answer.
+pub(crate) struct CallRecord {
+    shared: Arc<Shared>,
+    metrics: Arc<CallMetrics>,
+    breaker: Option<(Arc<Breaker>, Permit)>,
+    started: Instant,
+    pub(crate) span: Option<Box<Span>>,
+    code: Option<u8>,
+    reason: Option<Reason>,
+}
+
+impl CallRecord {
+    pub(crate) fn begin(
+        shared: &Arc<Shared>,
+        metrics: &Arc<CallMetrics>,
+        started: Instant,
+        span: Option<Box<Span>>,
+    ) -> Self {
+        metrics.in_flight.fetch_add(1, Relaxed);
+        let (shared, metrics) = (Arc::clone(shared), Arc::clone(metrics));
+        Self { shared, metrics, breaker: None, started, span, code: None, reason: None }
+    }
+
+    /// The breaker that let the call through, to be told how it ended.
+    pub(crate) fn admitted(&mut self, breaker: &Arc<Breaker>, permit: Permit) {
+        self.breaker = Some((Arc::clone(breaker), permit));
+    }
+
+    /// Counts one more try.
+    pub(crate) fn retried(&self) {
+        self.metrics.retries.fetch_add(1, Relaxed);
+    }
+
+    /// The service's own answer.
+    pub(crate) fn ended(&mut self, code: u8) {
+        self.code = Some(code);
+    }
+
+    /// The mesh's answer in its stead.
+    pub(crate) fn failed(&mut self, reason: Reason) {
+        self.code = Some(reason.grpc());
+        self.reason = Some(reason);
+    }
+}
+
+impl Drop for CallRecord {
+    fn drop(&mut self) {
+        let now = Instant::now();
+        let code = self.code.unwrap_or(CANCELLED_BY_CALLER);
+        self.metrics.in_flight.fetch_sub(1, Relaxed);
+        self.metrics.record(code, now.saturating_duration_since(self.started));
+        if let Some((breaker, permit)) = &self.breaker {
+            breaker.settle(*permit, classify::verdict(code), now);
+        }
+        if let (Some(span), Some(sink)) = (self.span.take(), &self.shared.spans) {
+            span.end(code, self.reason.map(Reason::as_str), sink);
+        }
+    }
+}
+
+/// A try to have a call served by one endpoint.
+pub(crate) struct AttemptRecord {
+    shared: Arc<Shared>,
+    pub(crate) endpoint: Arc<Endpoint>,
+    permit: Permit,
+    pub(crate) span: Option<Box<Span>>,
+    code: Option<u8>,
+    error: Option<&'static str>,
+}
+
+impl AttemptRecord {
+    pub(crate) fn begin(
+        shared: &Arc<Shared>,
+        endpoint: &Arc<Endpoint>,
+        permit: Permit,
+        span: Option<Box<Span>>,
+    ) -> Self {
+        endpoint.in_flight.fetch_add(1, Relaxed);
+        let (shared, endpoint) = (Arc::clone(shared), Arc::clone(endpoint));
+        Self { shared, endpoint, permit, span, code: None, error: None }
+    }
+
+    /// The endpoint's answer.
+    pub(crate) fn ended(&mut self, code: u8) {
+        self.code = Some(code);
+    }
+
+    /// It failed before it answered; with no code nothing is held against the service itself.
+    pub(crate) fn failed(&mut self, code: Option<u8>, error: &'static str) {
+        self.code = code;
+        self.error = Some(error);
+    }
+}
+
+impl Drop for AttemptRecord {
+    fn drop(&mut self) {
+        self.endpoint.in_flight.fetch_sub(1, Relaxed);
+        let code = self.code.unwrap_or(CANCELLED_BY_CALLER);
+        self.endpoint.breaker.settle(self.permit, classify::verdict(code), Instant::now());
+        if let (Some(span), Some(sink)) = (self.span.take(), &self.shared.spans) {
+            span.end(code, self.error, sink);
+        }
+    }
+}
+
+/// Lets a bounded number of log lines through: what a bad peer can cause at will must not fill a disk.
+#[derive(Debug)]
+pub(crate) struct LogLimit {
+    second: Cell<u64>,
+    lines: Cell<u32>,
+    start: Instant,
+}
+
+/// Lines a second, of one worker.
+const LOG_LINES: u32 = 20;
+
+impl LogLimit {
+    pub(crate) fn new() -> Self {
+        Self { second: Cell::new(0), lines: Cell::new(0), start: Instant::now() }
+    }
+
+    /// Whether a line may be written now.
+    pub(crate) fn allows(&self) -> bool {
+        let second = self.start.elapsed().as_secs();
+        if self.second.replace(second) != second {
+            self.lines.set(0);
+        }
+        self.lines.set(self.lines.get().saturating_add(1));
+        self.lines.get() <= LOG_LINES
+    }
+}

@@ -1,0 +1,154 @@
+//! What the control side and the workers share: written by the one, read by the others without a lock.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, AtomicUsize, Ordering::Relaxed},
+    },
+};
+
+use arc_swap::ArcSwapOption;
+use rustls::{ClientConfig, ServerConfig};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
+use weft_contracts::weft::discovery::v1::Health;
+use weft_mesh::{
+    identity::SpiffeId,
+    names::ServiceName,
+    policy::ServicePolicy,
+    telemetry::SpanSink,
+    tls::{ClientCertificate, Svid, TlsSetupError, TrustBundle, client_config, server_config},
+};
+
+use crate::{args::Args, catalog::Catalog, metrics::Metrics};
+
+/// See the module.
+pub(crate) struct Shared {
+    pub(crate) args: Args,
+    /// The service that this sidecar fronts.
+    pub(crate) own: Option<ServiceName>,
+    /// The policy of that service, by its own descriptors.
+    pub(crate) own_policy: ServicePolicy,
+    /// `None` until the control plane has issued one.
+    pub(crate) identity: ArcSwapOption<Identity>,
+    pub(crate) catalog: Catalog,
+    pub(crate) metrics: Arc<Metrics>,
+    /// Where finished spans go; `None` when nobody wants them.
+    pub(crate) spans: Option<SpanSink>,
+    /// New traces whose id lies below this are sampled.
+    pub(crate) sample_threshold: u64,
+    pub(crate) phase: watch::Sender<Phase>,
+    /// Calls that run in this sidecar's service.
+    pub(crate) inbound_in_flight: AtomicUsize,
+    /// Wakes the health check of the local service: something went wrong with it.
+    pub(crate) check_health_now: Notify,
+    pub(crate) is_control_plane_connected: std::sync::atomic::AtomicBool,
+    /// Answers reflection on the outbound port.
+    pub(crate) reflection: tonic::service::Routes,
+    pub(crate) started: Instant,
+    local_health: AtomicU8,
+}
+
+/// How far a sidecar's life is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Phase {
+    /// Takes calls both ways.
+    Running,
+    /// Has left discovery and takes no new inbound calls; those that run end, outbound ones go on.
+    Draining,
+    /// Takes nothing.
+    Stopping,
+}
+
+impl Shared {
+    /// What the last check of the local service said.
+    pub(crate) fn local_health(&self) -> Health {
+        Health::try_from(i32::from(self.local_health.load(Relaxed))).unwrap_or(Health::Unspecified)
+    }
+
+    pub(crate) fn set_local_health(&self, health: Health) {
+        self.local_health.store(health as u8, Relaxed);
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        *self.phase.borrow()
+    }
+
+    /// Ready when the sidecar's life has come to `phase`.
+    pub(crate) async fn reached(&self, phase: Phase) {
+        // The sender lives as long as `self`.
+        let _ = self.phase.subscribe().wait_for(|now| *now >= phase).await;
+    }
+
+    /// Phases only ever go on.
+    pub(crate) fn advance_to(&self, phase: Phase) {
+        self.phase.send_if_modified(|now| {
+            let is_later = *now < phase;
+            *now = phase.max(*now);
+            is_later
+        });
+    }
+}
+
+/// The parts of [`Shared`] that are known before it is made.
+pub(crate) struct Start {
+    pub(crate) args: Args,
+    pub(crate) own: Option<ServiceName>,
+    pub(crate) own_policy: ServicePolicy,
+    pub(crate) catalog: Catalog,
+    pub(crate) spans: Option<SpanSink>,
+    pub(crate) reflection: tonic::service::Routes,
+}
+
+impl From<Start> for Shared {
+    fn from(start: Start) -> Self {
+        Self {
+            sample_threshold: weft_mesh::trace_context::threshold_of(start.args.sample_ratio),
+            args: start.args,
+            own: start.own,
+            own_policy: start.own_policy,
+            identity: ArcSwapOption::empty(),
+            catalog: start.catalog,
+            metrics: Arc::default(),
+            spans: start.spans,
+            phase: watch::channel(Phase::Running).0,
+            inbound_in_flight: AtomicUsize::new(0),
+            check_health_now: Notify::new(),
+            is_control_plane_connected: false.into(),
+            reflection: start.reflection,
+            started: Instant::now(),
+            local_health: AtomicU8::new(Health::Unspecified as u8),
+        }
+    }
+}
+
+/// Who this sidecar is, and the TLS configurations that follow from it.
+#[derive(Debug)]
+pub(crate) struct Identity {
+    pub(crate) svid: Svid,
+    pub(crate) bundle: TrustBundle,
+    pub(crate) server: Arc<ServerConfig>,
+    /// One a peer: a configuration is bound to whom it expects to meet.
+    clients: std::sync::Mutex<HashMap<SpiffeId, Arc<ClientConfig>>>,
+}
+
+impl Identity {
+    pub(crate) fn new(svid: Svid, bundle: TrustBundle) -> Result<Self, TlsSetupError> {
+        let server = server_config(&svid, &bundle, ClientCertificate::Required)?;
+        Ok(Self { svid, bundle, server, clients: Default::default() })
+    }
+
+    /// The configuration for a connection to a peer. Asked for once a connection, not once a call.
+    pub(crate) fn client(&self, expected: &SpiffeId) -> Result<Arc<ClientConfig>, TlsSetupError> {
+        let mut clients = self.clients.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(config) = clients.get(expected) {
+            return Ok(Arc::clone(config));
+        }
+        let config = client_config(Some(&self.svid), &self.bundle, expected.clone())?;
+        clients.insert(expected.clone(), Arc::clone(&config));
+        Ok(config)
+    }
+}

@@ -1,0 +1,156 @@
+//! Spans of calls, by OpenTelemetry's conventions for RPC. Built only for a trace that is sampled: for any other call
+//! all that happens is that its trace context is passed on.
+
+use std::time::SystemTime;
+
+use http::{HeaderMap, HeaderValue};
+use opentelemetry::{
+    InstrumentationScope, KeyValue, SpanId, TraceFlags, TraceId, Value,
+    trace::{Event, SpanContext, SpanKind, Status, TraceState},
+};
+use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
+use weft_mesh::{
+    telemetry::SpanSink,
+    trace_context::{TRACEPARENT, TraceContext, ratio_sampled},
+};
+
+use crate::{classify, metrics::CODE_NAMES, shared::Shared};
+
+/// A call's place in its trace.
+#[derive(Debug)]
+pub(crate) struct CallTrace {
+    /// What is passed on, with the call's own span as the current one.
+    context: TraceContext,
+    /// The span that the caller's head named.
+    parent: Option<[u8; 8]>,
+    is_recorded: bool,
+}
+
+impl CallTrace {
+    /// Continues the trace in the headers or begins one.
+    pub(crate) fn begin(headers: &HeaderMap, shared: &Shared) -> Self {
+        let incoming = TraceContext::from_headers(headers);
+        let (context, parent) = match incoming {
+            Some(incoming) if !incoming.is_sampled => (incoming, Some(incoming.span_id)),
+            Some(incoming) => (incoming.child(new_span_id()), Some(incoming.span_id)),
+            None => {
+                let mut root = TraceContext::new_root(fastrand::u128(..), fastrand::u64(..), false);
+                root.is_sampled = ratio_sampled(&root.trace_id, shared.sample_threshold);
+                (root, None)
+            }
+        };
+        Self { context, parent, is_recorded: context.is_sampled && shared.spans.is_some() }
+    }
+
+    /// The trace's id in hex, if anyone will find it.
+    pub(crate) fn recorded_id(&self) -> Option<TraceId> {
+        self.is_recorded.then(|| TraceId::from_bytes(self.context.trace_id))
+    }
+
+    /// Writes the context into the head of the call that goes on.
+    pub(crate) fn pass_on(&self, headers: &mut HeaderMap) {
+        write(self.context, headers);
+    }
+
+    /// The span of the call itself, if it is recorded.
+    pub(crate) fn span(&self, kind: SpanKind, name: &str) -> Option<Box<Span>> {
+        self.is_recorded.then(|| Box::new(Span::new(self.context, self.parent, true, kind, name)))
+    }
+}
+
+/// A span that has begun.
+#[derive(Debug)]
+pub(crate) struct Span {
+    context: TraceContext,
+    parent: Option<[u8; 8]>,
+    is_parent_remote: bool,
+    kind: SpanKind,
+    name: String,
+    start: SystemTime,
+    attributes: Vec<KeyValue>,
+    events: Vec<Event>,
+}
+
+impl Span {
+    fn new(context: TraceContext, parent: Option<[u8; 8]>, is_parent_remote: bool, kind: SpanKind, name: &str) -> Self {
+        let mut attributes = Vec::with_capacity(10);
+        match name.split_once('/') {
+            Some((service, method)) if !service.is_empty() && !service.contains(' ') => attributes.extend([
+                KeyValue::new("rpc.system", "grpc"),
+                KeyValue::new("rpc.service", service.to_owned()),
+                KeyValue::new("rpc.method", method.to_owned()),
+            ]),
+            _ => {}
+        }
+        let (name, start, events) = (name.to_owned(), SystemTime::now(), Vec::new());
+        Self { context, parent, is_parent_remote, kind, name, start, attributes, events }
+    }
+
+    /// A span of one attempt under the span of a call.
+    pub(crate) fn attempt(&self, number: u32) -> Self {
+        let context = self.context.child(new_span_id());
+        let mut span = Self::new(context, Some(self.context.span_id), false, SpanKind::Client, &self.name);
+        span.set("weft.attempt", i64::from(number));
+        span
+    }
+
+    /// Writes this span's context into the head of the call that goes on.
+    pub(crate) fn pass_on(&self, headers: &mut HeaderMap) {
+        write(self.context, headers);
+    }
+
+    pub(crate) fn set(&mut self, key: &'static str, value: impl Into<Value>) {
+        self.attributes.push(KeyValue::new(key, value));
+    }
+
+    pub(crate) fn event(&mut self, name: &'static str, attributes: Vec<KeyValue>) {
+        self.events.push(Event::new(name, SystemTime::now(), attributes, 0));
+    }
+
+    /// Ends it with a gRPC code, and why if the mesh knows, and hands it over.
+    pub(crate) fn end(mut self, code: u8, error: Option<&str>, sink: &SpanSink) {
+        let name = CODE_NAMES[usize::from(code).min(CODE_NAMES.len() - 1)];
+        let is_error = match self.kind {
+            SpanKind::Server => classify::is_server_error(code),
+            _ => code != classify::code::OK,
+        };
+        if code <= 16 && self.attributes.iter().any(|a| a.key.as_str() == "rpc.system") {
+            self.set("rpc.grpc.status_code", i64::from(code));
+        }
+        if is_error {
+            self.set("error.type", error.unwrap_or(name).to_owned());
+        }
+        let mut events = SpanEvents::default();
+        events.events = self.events;
+        sink.push(SpanData {
+            span_context: SpanContext::new(
+                TraceId::from_bytes(self.context.trace_id),
+                SpanId::from_bytes(self.context.span_id),
+                TraceFlags::SAMPLED,
+                false,
+                TraceState::NONE,
+            ),
+            parent_span_id: self.parent.map_or(SpanId::INVALID, SpanId::from_bytes),
+            parent_span_is_remote: self.is_parent_remote && self.parent.is_some(),
+            span_kind: self.kind,
+            name: self.name.into(),
+            start_time: self.start,
+            end_time: SystemTime::now(),
+            attributes: self.attributes,
+            dropped_attributes_count: 0,
+            events,
+            links: SpanLinks::default(),
+            status: if is_error { Status::error(error.unwrap_or(name).to_owned()) } else { Status::Unset },
+            instrumentation_scope: InstrumentationScope::builder("weft-sidecar").build(),
+        });
+    }
+}
+
+fn write(context: TraceContext, headers: &mut HeaderMap) {
+    let value = HeaderValue::from_bytes(&context.to_traceparent()).expect("hex and dashes are a header value");
+    headers.insert(&TRACEPARENT, value);
+}
+
+fn new_span_id() -> [u8; 8] {
+    fastrand::u64(1..).to_be_bytes()
+}

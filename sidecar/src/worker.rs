@@ -1,0 +1,210 @@
+//! A worker: a thread with its own listeners, connections and balancer, on which calls are carried. What workers share
+//! is atomic or swapped whole, so that none waits for another.
+
+use std::{
+    cell::Cell,
+    io,
+    net::{SocketAddr, TcpListener as StdListener},
+    rc::Rc,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    thread,
+    time::Duration,
+};
+
+use tokio::{
+    net::{TcpListener, TcpStream},
+    runtime,
+    sync::Notify,
+    task::{JoinHandle, spawn_local},
+    time::{Instant, interval, timeout_at},
+};
+use weft_mesh::limits;
+
+use crate::{
+    balance::Balancer,
+    inbound::{self, LocalService},
+    outbound,
+    pool::Pools,
+    record::LogLimit,
+    shared::{Phase, Shared},
+};
+
+/// The listening sockets of a worker, bound before it starts.
+#[derive(Debug)]
+pub(crate) struct Listeners {
+    pub(crate) outbound: StdListener,
+    /// `None` for a sidecar that fronts nothing.
+    pub(crate) inbound: Option<StdListener>,
+}
+
+/// What a worker's connections share.
+pub(crate) struct Worker {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) pools: Pools,
+    pub(crate) balancer: Balancer,
+    pub(crate) local: Option<LocalService>,
+    pub(crate) log_limit: LogLimit,
+    /// Bytes of request bodies kept for another try.
+    pub(crate) replay_bytes: Cell<usize>,
+    calls: Cell<usize>,
+    connections: Cell<usize>,
+    connection_ended: Notify,
+}
+
+/// One of a worker's calls.
+pub(crate) struct CallSlot(Rc<Worker>);
+
+impl Drop for CallSlot {
+    fn drop(&mut self) {
+        self.0.calls.set(self.0.calls.get() - 1);
+        self.0.note_panic("a call");
+    }
+}
+
+/// One of a worker's connections.
+struct ConnectionSlot(Rc<Worker>);
+
+impl Drop for ConnectionSlot {
+    fn drop(&mut self) {
+        self.0.connections.set(self.0.connections.get() - 1);
+        self.0.connection_ended.notify_one();
+        self.0.note_panic("a connection");
+    }
+}
+
+impl Worker {
+    /// A place for one more call, if there is one.
+    pub(crate) fn call_slot(self: &Rc<Self>) -> Option<CallSlot> {
+        let calls = self.calls.get();
+        (calls < limits::CALLS_IN_FLIGHT).then(|| {
+            self.calls.set(calls + 1);
+            CallSlot(Rc::clone(self))
+        })
+    }
+
+    /// Logs why something was refused or closed, as long as such lines stay few.
+    pub(crate) fn log(&self, line: impl FnOnce() -> String) {
+        if self.log_limit.allows() {
+            tracing::info!("{}", line());
+        }
+    }
+
+    /// The runtime swallows a task's panic: this is where it is seen.
+    fn note_panic(&self, what: &str) {
+        if thread::panicking() {
+            self.shared.metrics.counters.panics.fetch_add(1, Relaxed);
+            tracing::error!("{what} ended in a panic: a bug of Weft's");
+        }
+    }
+
+    /// Ready when the sidecar's life has come to `phase`.
+    pub(crate) async fn reached(&self, phase: Phase) {
+        let mut phases = self.shared.phase.subscribe();
+        // The sender lives as long as `shared`.
+        let _ = phases.wait_for(|now| *now >= phase).await;
+    }
+}
+
+/// Starts a worker's thread. It returns when the sidecar stops and its connections have ended, or their time is up.
+pub(crate) fn spawn(index: u8, shared: Arc<Shared>, listeners: Listeners) -> io::Result<thread::JoinHandle<()>> {
+    thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+        // A local runtime stays on the thread that made it.
+        let runtime = runtime::Builder::new_current_thread().enable_all().build_local(Default::default());
+        match runtime {
+            Ok(runtime) => runtime.block_on(run(shared, listeners)),
+            Err(e) => tracing::error!("worker {index} has no runtime: {e}"),
+        }
+    })
+}
+
+async fn run(shared: Arc<Shared>, listeners: Listeners) {
+    let worker = Rc::new(Worker {
+        pools: Pools::new(Arc::clone(&shared)),
+        balancer: Balancer::new(shared.args.balance),
+        local: LocalService::new(&shared),
+        log_limit: LogLimit::new(),
+        replay_bytes: Cell::new(0),
+        calls: Cell::new(0),
+        connections: Cell::new(0),
+        connection_ended: Notify::new(),
+        shared,
+    });
+    let mut tasks = vec![
+        spawn_local(listen(Rc::clone(&worker), listeners.outbound, Side::Outbound)),
+        spawn_local(keep_house(Rc::clone(&worker))),
+    ];
+    tasks.extend(listeners.inbound.map(|inbound| spawn_local(listen(Rc::clone(&worker), inbound, Side::Inbound))));
+    worker.reached(Phase::Stopping).await;
+    let grace = Duration::from_secs(worker.shared.args.drain_seconds.min(MOST_GRACE_SECONDS));
+    let end = Instant::now() + grace;
+    while worker.connections.get() > 0 && timeout_at(end, worker.connection_ended.notified()).await.is_ok() {}
+    tasks.iter().for_each(JoinHandle::abort);
+}
+
+/// After draining what is left are idle connections and outbound calls: they get this much and no more.
+const MOST_GRACE_SECONDS: u64 = 2;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    Outbound,
+    Inbound,
+}
+
+/// Takes connections until the sidecar's life says otherwise.
+async fn listen(worker: Rc<Worker>, listener: StdListener, side: Side) {
+    let listener = match listener.set_nonblocking(true).and_then(|()| TcpListener::from_std(listener)) {
+        Ok(listener) => listener,
+        Err(e) => return tracing::error!("the {side:?} listener can't be used: {e}"),
+    };
+    let end = match side {
+        Side::Outbound => Phase::Stopping,
+        Side::Inbound => Phase::Draining,
+    };
+    let accept_all = async {
+        loop {
+            match listener.accept().await {
+                Ok((stream, from)) => take(&worker, stream, from, side),
+                Err(e) => {
+                    worker.log(|| format!("accept failed: {e}"));
+                    // Out of descriptors, most likely: others must end before one more can begin.
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    };
+    tokio::select! {
+        () = worker.reached(end) => {}
+        () = accept_all => {}
+    }
+}
+
+const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+
+fn take(worker: &Rc<Worker>, stream: TcpStream, from: SocketAddr, side: Side) {
+    let counters = &worker.shared.metrics.counters;
+    if worker.connections.get() >= limits::CONNECTIONS_PER_LISTENER {
+        counters.connections_refused.fetch_add(1, Relaxed);
+        return worker.log(|| format!("connection from {from} closed: {} are open", limits::CONNECTIONS_PER_LISTENER));
+    }
+    counters.connections_accepted.fetch_add(1, Relaxed);
+    worker.connections.set(worker.connections.get() + 1);
+    let slot = ConnectionSlot(Rc::clone(worker));
+    // Without it small answers wait for acknowledgements; a socket that refuses it works all the same.
+    let _ = stream.set_nodelay(true);
+    spawn_local(async move {
+        let worker = Rc::clone(&slot.0);
+        match side {
+            Side::Outbound => outbound::serve(worker, stream, from).await,
+            Side::Inbound => inbound::serve(worker, stream, from).await,
+        }
+        drop(slot);
+    });
+}
+
+async fn keep_house(worker: Rc<Worker>) {
+    let mut tick = interval(Duration::from_secs(30));
+    loop {
+        tick.tick().await;
+        worker.pools.close_idle(Instant::now());
+    }
+}

@@ -1,0 +1,121 @@
+//! A gRPC service for tests, on the bare h2 crate: it echoes, and does as the caller says in `x-do`:
+//!
+//! - `status:N` answers with that gRPC status and no message;
+//! - `sleep:MS` waits before it answers;
+//! - `die` ends the process without answering;
+//! - `headers` answers with the request's headers, a line each;
+//! - `break` sends the head of an answer and half a message, then ends the process.
+//!
+//! Every answer bears `x-pid`, and `x-calls`: how many calls this process has seen.
+
+use std::{
+    env,
+    net::SocketAddr,
+    process,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
+
+use anyhow::Context;
+use bytes::{BufMut, Bytes, BytesMut};
+use h2::{RecvStream, server};
+use http::{HeaderMap, HeaderValue, Request, Response};
+use prost::Message;
+use tokio::net::{TcpListener, TcpStream};
+use weft_tests::Text;
+
+static CALLS: AtomicU64 = AtomicU64::new(0);
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> anyhow::Result<()> {
+    let port: u16 = env::var("PORT").context("PORT is not set")?.parse()?;
+    let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], port))).await?;
+    loop {
+        let (stream, _) = listener.accept().await?;
+        tokio::spawn(serve(stream));
+    }
+}
+
+async fn serve(stream: TcpStream) -> Result<(), h2::Error> {
+    let mut connection = server::handshake(stream).await?;
+    while let Some(accepted) = connection.accept().await {
+        let (request, respond) = accepted?;
+        tokio::spawn(answer(request, respond));
+    }
+    Ok(())
+}
+
+async fn answer(mut request: Request<RecvStream>, mut respond: server::SendResponse<Bytes>) -> Result<(), h2::Error> {
+    let calls = CALLS.fetch_add(1, Relaxed) + 1;
+    let what = request.headers().get("x-do").and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
+    if request.uri().path() == "/grpc.health.v1.Health/Check" {
+        CALLS.fetch_sub(1, Relaxed);
+        // SERVING
+        return send(&mut respond, calls, Bytes::from_static(&[0, 0, 0, 0, 2, 8, 1]));
+    }
+    match what.split_once(':').unwrap_or((&what, "")) {
+        ("status", code) => {
+            let head = Response::builder()
+                .header("content-type", "application/grpc")
+                .header("grpc-status", code)
+                .header("x-calls", calls)
+                .body(())
+                .expect("static names");
+            respond.send_response(head, true)?;
+            return Ok(());
+        }
+        ("sleep", ms) => tokio::time::sleep(Duration::from_millis(ms.parse().unwrap_or(0))).await,
+        ("die", _) => process::exit(9),
+        ("break", _) => {
+            let mut stream = respond.send_response(head(calls), false)?;
+            stream.send_data(Bytes::from_static(&[0, 0, 0, 0, 9, 1]), false)?;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            process::exit(9)
+        }
+        ("headers", _) => {
+            let lines = request.headers().iter().map(|(k, v)| format!("{k}: {}\n", v.to_str().unwrap_or("?")));
+            let text = lines.collect();
+            return send(&mut respond, calls, framed(&Text { text }));
+        }
+        _ => {}
+    }
+    if request.uri().path().ends_with("/Chat") {
+        let mut stream = respond.send_response(head(calls), false)?;
+        while let Some(data) = request.body_mut().data().await {
+            let data = data?;
+            let _ = request.body_mut().flow_control().release_capacity(data.len());
+            stream.send_data(data, false)?;
+        }
+        return stream.send_trailers(ok());
+    }
+    let mut body = BytesMut::new();
+    while let Some(data) = request.body_mut().data().await {
+        let data = data?;
+        let _ = request.body_mut().flow_control().release_capacity(data.len());
+        body.extend_from_slice(&data);
+    }
+    send(&mut respond, calls, body.freeze())
+}
+
+fn head(calls: u64) -> Response<()> {
+    let builder = Response::builder().header("content-type", "application/grpc");
+    builder.header("x-pid", process::id()).header("x-calls", calls).body(()).expect("static names")
+}
+
+fn ok() -> HeaderMap {
+    HeaderMap::from_iter([(http::HeaderName::from_static("grpc-status"), HeaderValue::from_static("0"))])
+}
+
+fn send(respond: &mut server::SendResponse<Bytes>, calls: u64, body: Bytes) -> Result<(), h2::Error> {
+    let mut stream = respond.send_response(head(calls), false)?;
+    stream.send_data(body, false)?;
+    stream.send_trailers(ok())
+}
+
+fn framed(message: &impl Message) -> Bytes {
+    let mut frame = BytesMut::new();
+    frame.put_u8(0);
+    frame.put_u32(message.encoded_len() as u32);
+    message.encode(&mut frame).expect("a growing buffer has room");
+    frame.freeze()
+}

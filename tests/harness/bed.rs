@@ -1,0 +1,281 @@
+//! A mesh of real processes, started by `weft up` in a folder of its own and ended with the test.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use serde::Deserialize;
+use tempfile::TempDir;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::{binary, root};
+
+/// See the module.
+pub struct Bed {
+    dir: TempDir,
+    up: Child,
+    outbound: u16,
+    dashboard: u16,
+    control: u16,
+}
+
+/// What `weft up` says of its processes.
+#[derive(Debug, Deserialize)]
+struct Run {
+    replicas: BTreeMap<String, ReplicaPorts>,
+    processes: BTreeMap<String, Process>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Process {
+    pid: u32,
+}
+
+/// The ports of one replica and its sidecar.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct ReplicaPorts {
+    /// The service itself.
+    pub app: u16,
+    /// Its sidecar, for its own calls.
+    pub outbound: u16,
+    /// Its sidecar, for the calls of others.
+    pub inbound: u16,
+    /// Its sidecar's admin page.
+    pub admin: u16,
+    /// Its sidecar's metrics and probes.
+    pub metrics: u16,
+}
+
+/// An endpoint as a sidecar's admin page shows it.
+#[derive(Clone, Debug)]
+pub struct EndpointView {
+    /// `IP:PORT`
+    pub address: String,
+    /// `CLOSED`, `OPEN` or `HALF_OPEN`
+    pub breaker: String,
+}
+
+/// How long a mesh may take to come up: on a busy machine, with unoptimized binaries.
+const READY: Duration = Duration::from_secs(60);
+
+impl Bed {
+    /// A mesh of the services in `services`: the value of that key in `mesh.yaml`. `${BIN}` stands for the folder of the
+    /// workspace's binaries.
+    ///
+    /// # Panics
+    /// It is not ready in time: with all of its output.
+    pub async fn start(services: &str) -> Self {
+        Self::start_with(services, &[]).await
+    }
+
+    /// As [`Self::start`], with further arguments for `weft up`.
+    ///
+    /// # Panics
+    /// As there.
+    pub async fn start_with(services: &str, args: &[&str]) -> Self {
+        let weft = binary("weft");
+        let dir = TempDir::new().expect("a folder of its own");
+        let [outbound, dashboard, control] = free_ports();
+        let bin = weft.parent().expect("a binary lies in a folder").display().to_string();
+        let protos = format!("[{}, {}]", root().join("proto").display(), root().join("tests/proto").display());
+        let services = services.replace("${BIN}", &bin).replace("${PROTOS}", &protos);
+        let ports = format!("{{ outbound: {outbound}, dashboard: {dashboard}, control: {control} }}");
+        let yaml = format!("namespace: shop\nports: {ports}\nservices:\n{services}\n");
+        fs::write(dir.path().join("mesh.yaml"), yaml).expect("the folder can be written");
+        let up = Self::spawn(&weft, dir.path(), args);
+        let mut bed = Self { dir, up, outbound, dashboard, control };
+        bed.wait_until_ready().await;
+        bed
+    }
+
+    fn spawn(weft: &Path, dir: &Path, args: &[&str]) -> Child {
+        let log = File::create(dir.join("up.log")).expect("the folder can be written");
+        let mut command = Command::new(weft);
+        command.arg("up").args(args).current_dir(dir).stdin(Stdio::null());
+        command.stdout(log.try_clone().expect("a file can be shared")).stderr(log);
+        command.spawn().expect("weft starts")
+    }
+
+    async fn wait_until_ready(&mut self) {
+        let end = Instant::now() + READY;
+        while !self.log().contains("ready: all") {
+            let ended = self.up.try_wait().expect("a child can be asked");
+            assert!(ended.is_none() && Instant::now() < end, "the mesh is not ready ({ended:?}):\n{}", self.log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// All that `weft up` and its processes have printed.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.dir.path().join("up.log")).unwrap_or_default()
+    }
+
+    /// The folder of its `mesh.yaml`.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The sidecar for the person at the keyboard.
+    pub fn outbound(&self) -> u16 {
+        self.outbound
+    }
+
+    /// The port of pages and traces.
+    pub fn dashboard(&self) -> u16 {
+        self.dashboard
+    }
+
+    /// The control plane's port.
+    pub fn control(&self) -> u16 {
+        self.control
+    }
+
+    /// A channel to the sidecar for the person at the keyboard.
+    pub fn channel(&self) -> Channel {
+        channel(self.outbound)
+    }
+
+    /// The ports of a replica: `users-1`.
+    ///
+    /// # Panics
+    /// There is none of that name.
+    pub fn ports(&self, replica: &str) -> ReplicaPorts {
+        *self.run().replicas.get(replica).unwrap_or_else(|| panic!("no replica {replica}: {:?}", self.run().replicas))
+    }
+
+    /// The process of that name: `control`, `users-1`, `users-1·sidecar`.
+    ///
+    /// # Panics
+    /// There is none of that name.
+    pub fn pid(&self, process: &str) -> u32 {
+        let run = self.run();
+        run.processes.get(process).unwrap_or_else(|| panic!("no process {process}: {:?}", run.processes)).pid
+    }
+
+    /// Every process, `weft up` not among them.
+    pub fn pids(&self) -> Vec<u32> {
+        self.run().processes.values().map(|process| process.pid).collect()
+    }
+
+    /// `kill -9`
+    pub fn kill(&self, process: &str) {
+        signal("-KILL", self.pid(process));
+    }
+
+    /// `.weft/`
+    pub fn state_dir(&self) -> PathBuf {
+        self.dir.path().join(".weft")
+    }
+
+    /// Runs the command line in the mesh's folder.
+    ///
+    /// # Panics
+    /// It does not start.
+    pub fn weft(&self, args: &[&str]) -> std::process::Output {
+        let mut command = Command::new(binary("weft"));
+        command.args(args).current_dir(self.dir.path()).env("WEFT_OUTBOUND", self.url()).output().expect("weft starts")
+    }
+
+    /// `http://127.0.0.1:PORT` of the sidecar for the person at the keyboard.
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.outbound)
+    }
+
+    /// The JSON of a GET on a loopback port.
+    ///
+    /// # Panics
+    /// There is no such answer.
+    pub async fn json(&self, port: u16, path: &str) -> serde_json::Value {
+        let (status, body) = crate::bed::get(port, path).await;
+        serde_json::from_str(&body).unwrap_or_else(|e| panic!("{path}: {status} is not JSON ({e}): {body}"))
+    }
+
+    /// Asks `weft up` to stop, as Ctrl-C does, and waits until it has.
+    ///
+    /// # Panics
+    /// It does not stop in time.
+    pub async fn stop(&mut self) -> std::process::ExitStatus {
+        signal("-INT", self.up.id());
+        let end = Instant::now() + Duration::from_secs(30);
+        loop {
+            if let Some(status) = self.up.try_wait().expect("a child can be asked") {
+                return status;
+            }
+            assert!(Instant::now() < end, "weft up does not stop:\n{}", self.log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// `kill -9` of `weft up` itself.
+    pub fn kill_up(&mut self) {
+        let _ = self.up.kill();
+        let _ = self.up.wait();
+    }
+
+    fn run(&self) -> Run {
+        let text = fs::read(self.state_dir().join("run.json")).expect("a mesh that runs has a run.json");
+        serde_json::from_slice(&text).expect("run.json is JSON")
+    }
+}
+
+impl Drop for Bed {
+    fn drop(&mut self) {
+        if self.up.try_wait().is_ok_and(|ended| ended.is_none()) {
+            signal("-INT", self.up.id());
+            let end = Instant::now() + Duration::from_secs(20);
+            while self.up.try_wait().is_ok_and(|ended| ended.is_none()) && Instant::now() < end {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+        let _ = self.up.kill();
+        let _ = Command::new(binary("weft")).arg("down").current_dir(self.dir.path()).output();
+        if std::thread::panicking() {
+            eprintln!("--- what the mesh printed ---\n{}", self.log());
+        }
+    }
+}
+
+/// A channel to a sidecar's outbound port.
+pub fn channel(port: u16) -> Channel {
+    Endpoint::from_shared(format!("http://127.0.0.1:{port}")).expect("a URL").connect_lazy()
+}
+
+/// Status and body of a GET over HTTP/1.1.
+///
+/// # Panics
+/// There is no answer.
+pub async fn get(port: u16, path: &str) -> (u16, String) {
+    use http_body_util::BodyExt;
+    let stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.expect("something listens");
+    let io = hyper_util::rt::TokioIo::new(stream);
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.expect("HTTP/1.1 begins");
+    tokio::spawn(connection);
+    let request = http::Request::get(path).header("host", format!("127.0.0.1:{port}"));
+    let request = request.body(http_body_util::Empty::<bytes::Bytes>::new()).expect("a request");
+    let response = sender.send_request(request).await.expect("an answer");
+    let status = response.status().as_u16();
+    let body = response.into_body().collect().await.expect("a whole body").to_bytes();
+    (status, String::from_utf8_lossy(&body).into_owned())
+}
+
+/// Sends a signal: by `kill`, as there is no safe call for it in std.
+pub fn signal(which: &str, pid: u32) {
+    let _ = Command::new("kill").args([which, &pid.to_string()]).status();
+}
+
+/// Whether a process runs.
+pub fn is_alive(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| !stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z')))
+}
+
+/// Ports that were free a moment ago.
+fn free_ports<const N: usize>() -> [u16; N] {
+    let held: [TcpListener; N] = std::array::from_fn(|_| TcpListener::bind("127.0.0.1:0").expect("a free port"));
+    held.map(|listener| listener.local_addr().expect("a bound socket").port())
+}
