@@ -60,3 +60,23 @@ pub(crate) fn authenticated<T>(request: &Request<T>) -> Result<SpiffeId, Status>
 pub(crate) fn remote<T>(request: &Request<T>) -> String {
     request.extensions().get::<Peer>().map_or_else(String::new, |peer| peer.address.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_svid_that_expired_on_an_open_connection_counts_no_longer() {
+        let request = |not_after| {
+            let id = "spiffe://weft.test/ns/shop/sa/users".parse().unwrap();
+            let address = SocketAddr::from(([127, 0, 0, 1], 1));
+            let mut request = Request::new(());
+            request.extensions_mut().insert(Peer { address, svid: Some(PeerSvid { id, not_after }) });
+            request
+        };
+        let now = SystemTime::now();
+        assert!(authenticated(&request(now + Duration::from_secs(60))).is_ok());
+        let refused = authenticated(&request(now - Duration::from_secs(1))).unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::Unauthenticated);
+    }
+}

@@ -23,7 +23,7 @@ const RUNTIME_STOP: Duration = Duration::from_millis(200);
 /// The state folder is unusable, or a port is taken.
 pub fn run(args: Args) -> anyhow::Result<()> {
     tls::install_crypto_provider();
-    telemetry::init_logging(args.log_format);
+    telemetry::init_logging(args.log_format)?;
     log_panics();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
