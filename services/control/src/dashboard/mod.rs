@@ -1,8 +1,8 @@
 //! The dashboard: the mesh and its traces as pages for people and as JSON for programs, and the door through which
 //! spans come in, all on one port.
 //!
-//! [`serve()`] takes connections, HTTP/1.1 and HTTP/2; the routes are in this file; [`pages`] makes the HTML, which
-//! works without a script, and [`json`] the JSON. There is no log-in: it listens on loopback unless told otherwise.
+//! [`serve()`] takes connections, HTTP/1.1 and HTTP/2; the routes are in this file; `pages` makes the HTML, which
+//! works without a script, and `json` the JSON. There is no log-in: it listens on loopback unless told otherwise.
 //! What is shown comes from spans, so from anyone who can send one: maud escapes every text, and the pages' content
 //! security policy lets nothing run or load but the two files in `assets/`.
 
