@@ -162,16 +162,25 @@ pub(super) struct DurationRange {
 
 impl DurationRange {
     pub(super) fn check(&self, value: &prost_types::Duration) -> Result<Duration, Rule> {
-        Duration::try_from(*value)
-            .ok()
+        is_well_formed(value)
+            .then(|| Duration::try_from(*value).ok())
+            .flatten()
             .filter(|duration| (self.min..=self.max).contains(duration))
             .ok_or_else(|| Rule { found: describe_duration(value), allowed: self.allowed })
     }
 }
 
+/// Whether a duration lies in protobuf's own range. Beyond it the library's conversions overflow.
+fn is_well_formed(value: &prost_types::Duration) -> bool {
+    value.seconds.unsigned_abs() <= LONGEST_SECONDS && value.nanos.unsigned_abs() < 1_000_000_000
+}
+
 fn describe_duration(value: &prost_types::Duration) -> String {
-    // The library's own formatting overflows far outside of the range that protobuf allows.
-    if value.seconds.unsigned_abs() > LONGEST_SECONDS { format!("{} s", value.seconds) } else { value.to_string() }
+    if is_well_formed(value) {
+        value.to_string()
+    } else {
+        format!("{{ seconds: {} nanos: {} }}", value.seconds, value.nanos)
+    }
 }
 
 pub(super) fn checked_ratio(ratio: f64) -> Result<f64, Rule> {
@@ -280,7 +289,11 @@ mod tests {
             ("window: { seconds: 601 }", "breaker.window is 601s;"),
             ("open_for: { nanos: 99000000 }", "breaker.open_for is 0.099s;"),
             ("open_for: { seconds: -1 }", "breaker.open_for is -1s;"),
-            ("open_for: { seconds: -9223372036854775808 }", "breaker.open_for is -9223372036854775808 s;"),
+            (
+                "open_for: { seconds: -9223372036854775808 }",
+                "breaker.open_for is { seconds: -9223372036854775808 nanos: 0 };",
+            ),
+            ("open_for: { nanos: -2147483648 }", "breaker.open_for is { seconds: 0 nanos: -2147483648 };"),
             ("probes: 0", "breaker.probes is 0;"),
         ] {
             let error = breaker(field);
@@ -291,7 +304,7 @@ mod tests {
         let error = refusal(
             "rpc Do(M) returns (M) { option (weft.options.v1.method) = { timeout: { seconds: 9223372036854775807 } }; }",
         );
-        assert!(error.contains("of method t.S/Do: timeout is 9223372036854775807 s;"), "{error}");
+        assert!(error.contains("of method t.S/Do: timeout is { seconds: 9223372036854775807 nanos: 0 };"), "{error}");
     }
 
     #[test]
@@ -315,12 +328,17 @@ mod tests {
 
     #[test]
     fn editions_are_read() {
-        let policy = policy(
-            r#"edition = "2023"; package t; import "weft/options/v1/options.proto";
-               message M {}
-               service S { rpc Do(M) returns (M) { option (weft.options.v1.method) = { timeout: { seconds: 3 } }; } }"#,
-        )
-        .unwrap();
+        use buffa::Message as _;
+        use buffa_descriptor::generated::descriptor::{Edition, FileDescriptorSet};
+
+        // The compiler at hand writes no editions, so the file becomes one afterwards.
+        let source =
+            service("rpc Do(M) returns (M) { option (weft.options.v1.method) = { timeout: { seconds: 3 } }; }");
+        let mut set = FileDescriptorSet::decode_from_slice(&compile(&[("t.proto", &source)])).unwrap();
+        let file = set.file.iter_mut().find(|file| file.name.as_deref() == Some("t.proto")).unwrap();
+        file.syntax = Some("editions".to_owned());
+        file.edition = Some(Edition::EDITION_2023);
+        let policy = ServicePolicy::from_descriptors(&set.encode_to_vec(), None).unwrap();
         assert_eq!(policy.method("t.S", "Do").unwrap().timeout.unwrap().value, Duration::from_secs(3));
     }
 }

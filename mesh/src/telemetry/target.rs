@@ -1,0 +1,104 @@
+//! Where spans go.
+
+use std::{fmt, str::FromStr};
+
+use http::Uri;
+
+/// A place that spans are exported to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ExportTarget {
+    /// A collector that takes OTLP over gRPC: `http://HOST:PORT`.
+    Otlp(String),
+    /// Standard output, a line a span.
+    Console,
+}
+
+/// A text that names no [`ExportTarget`].
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{found}` is no target for spans: {problem}; allowed are `http://HOST:PORT` (OTLP over gRPC) and `console`")]
+pub struct BadTarget {
+    found: String,
+    problem: &'static str,
+}
+
+impl ExportTarget {
+    /// Reads targets that are separated by commas, as in `WEFT_OTLP`. Empty parts are skipped.
+    pub fn parse_list(list: &str) -> Result<Vec<Self>, BadTarget> {
+        list.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::parse).collect()
+    }
+}
+
+impl FromStr for ExportTarget {
+    type Err = BadTarget;
+
+    fn from_str(text: &str) -> Result<Self, BadTarget> {
+        if text == "console" {
+            return Ok(Self::Console);
+        }
+        let bad = |problem| BadTarget { found: text.to_owned(), problem };
+        let uri: Uri = text.parse().map_err(|_| bad("it is not a URL"))?;
+        match uri.scheme_str() {
+            Some("http") => {}
+            Some("https") => return Err(bad("export over TLS is not supported")),
+            _ => return Err(bad("it does not start with `http://`")),
+        }
+        if uri.host().is_none_or(str::is_empty) {
+            return Err(bad("it has no host"));
+        }
+        if uri.port_u16().is_none_or(|port| port == 0) {
+            return Err(bad("it has no valid port; collectors listen on 4317 as a rule"));
+        }
+        if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+            return Err(bad("it has a user name"));
+        }
+        if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
+            return Err(bad("it has a path; OTLP over gRPC has none"));
+        }
+        Ok(Self::Otlp(text.trim_end_matches('/').to_owned()))
+    }
+}
+
+impl fmt::Display for ExportTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Otlp(url) => f.write_str(url),
+            Self::Console => f.write_str("console"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_are_read_one_or_many() {
+        let otlp = |url: &str| ExportTarget::Otlp(url.to_owned());
+        assert_eq!("console".parse(), Ok(ExportTarget::Console));
+        assert_eq!("http://127.0.0.1:4317".parse(), Ok(otlp("http://127.0.0.1:4317")));
+        assert_eq!("http://[::1]:4317/".parse(), Ok(otlp("http://[::1]:4317")));
+        let list = ExportTarget::parse_list(" http://a:1,,console,http://b:2 ").unwrap();
+        assert_eq!(list, [otlp("http://a:1"), ExportTarget::Console, otlp("http://b:2")]);
+        assert_eq!(ExportTarget::parse_list(""), Ok(vec![]));
+    }
+
+    #[test]
+    fn bad_targets_are_told_what_is_wrong() {
+        for (text, problem) in [
+            ("", "not a URL"),
+            ("Console", "does not start with `http://`"),
+            ("localhost:4317", "does not start with `http://`"),
+            ("https://host:4317", "TLS is not supported"),
+            ("http://host", "no valid port"),
+            ("http://host:0", "no valid port"),
+            ("http://host:99999", "no valid port"),
+            ("http://me@host:1", "a user name"),
+            ("http://host:4318/v1/traces", "has a path"),
+            ("http://ho st:1", "not a URL"),
+        ] {
+            let error = text.parse::<ExportTarget>().unwrap_err().to_string();
+            assert!(error.contains(problem), "{text}: {error}");
+            assert!(error.contains("allowed are `http://HOST:PORT`"), "{error}");
+        }
+    }
+}
