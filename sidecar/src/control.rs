@@ -53,6 +53,8 @@ pub(crate) struct Inputs {
     pub(crate) plane: ControlPlane,
     pub(crate) bundle: TrustBundle,
     pub(crate) questions: mpsc::Receiver<Question>,
+    /// Unique among the replicas of the service, in the mesh and for all time.
+    pub(crate) instance: String,
     /// A serialized `FileDescriptorSet`.
     pub(crate) descriptors: Option<Bytes>,
     pub(crate) admin: TcpListener,
@@ -68,7 +70,7 @@ pub(crate) struct Tasks {
 impl Tasks {
     /// Starts them, on the current runtime.
     pub(crate) fn start(inputs: Inputs) -> Self {
-        let Inputs { shared, plane, bundle, questions, descriptors, admin, metrics } = inputs;
+        let Inputs { shared, plane, bundle, questions, instance, descriptors, admin, metrics } = inputs;
         let control = Arc::new(Control {
             shared: Arc::clone(&shared),
             plane,
@@ -82,7 +84,7 @@ impl Tasks {
         tasks.own("probes", probes::run(Arc::clone(&control), metrics));
         if let (Some(service), Some(app)) = (&shared.own, shared.args.app) {
             tasks.own("health", health::run(Arc::clone(&control), app));
-            tasks.own("announce", announce::run(Arc::clone(&control), Front::new(service, descriptors)));
+            tasks.own("announce", announce::run(Arc::clone(&control), Front::new(service, instance, descriptors)));
         }
         tasks
     }
@@ -153,14 +155,12 @@ impl Control {
         if shared.identity.load().is_none() {
             return Some("no identity from the control plane yet");
         }
-        if shared.own.is_none() {
-            return None;
-        }
-        if shared.local_health() != Health::Up {
+        let fronts_service = shared.own.is_some();
+        if fronts_service && shared.local_health() != Health::Up {
             return Some("the local service is not up");
         }
         // Once announced, an outage of the control plane does not take the sidecar out of service.
-        if !self.was_announced.load(Relaxed) {
+        if fronts_service && !self.was_announced.load(Relaxed) {
             return Some("not announced to the control plane yet");
         }
         None

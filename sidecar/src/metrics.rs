@@ -209,7 +209,7 @@ fn encode_latency(
     let mut latency = encoder.encode_descriptor("weft_call_duration_seconds", help, None, MetricType::Histogram)?;
     for (labels, row) in rows {
         let counts: Vec<u64> = row.latency.iter().map(|bucket| bucket.load(Relaxed)).collect();
-        let bounds = LATENCY_BOUNDS.iter().copied().chain([f64::MAX]);
+        let bounds = LATENCY_BOUNDS.iter().copied().chain([f64::INFINITY]);
         let buckets: Vec<(f64, u64)> = bounds.zip(counts.iter().copied()).collect();
         let sum = row.latency_sum_us.load(Relaxed) as f64 / 1e6;
         latency.encode_family(&pairs(labels))?.encode_histogram::<[(&str, &str); 0]>(
@@ -264,7 +264,10 @@ mod tests {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
         assert!(text.contains(r#"weft_calls_total{direction="inbound",service="users.shop",method="shop.users.v1.Users/Get",peer="orders.shop",code="OK"} 1"#), "{text}");
-        assert!(text.contains(r#"le="0.0025"} 1"#), "{text}");
+        assert!(
+            text.contains(r#"_bucket{le="0.0025",direction="inbound","#) && text.contains(r#"le="+Inf""#),
+            "{text}"
+        );
         assert!(text.contains(r#"weft_failures_total{reason="no-endpoint"} 1"#), "{text}");
     }
 

@@ -18,9 +18,10 @@ use tokio::{
     time::{Instant, sleep},
 };
 use weft_mesh::{
+    identity::SpiffeId,
     names::ServiceName,
     policy::ServicePolicy,
-    telemetry::{self, Telemetry},
+    telemetry::{Component, Origin, SpanExport, SpanSink, init_logging},
     tls::{TrustBundle, install_crypto_provider},
 };
 
@@ -38,6 +39,8 @@ const SHORTEST_DRAIN: Duration = Duration::from_millis(200);
 /// How often it is looked whether the last call has ended, or a worker has.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 const WORKER_LOOK_INTERVAL: Duration = Duration::from_millis(500);
+/// The name of a sidecar that fronts nothing and whose token does not say who it is.
+const NAMELESS: &str = "sidecar";
 /// What workers may take past their own limit, and what each of the last steps may take.
 const STOP_GRACE: Duration = Duration::from_secs(2);
 
@@ -47,7 +50,7 @@ const STOP_GRACE: Duration = Duration::from_secs(2);
 /// What it was told makes no sense, a port is in use, or a part of it failed so that only a fresh process helps.
 pub fn run(args: Args) -> anyhow::Result<()> {
     install_crypto_provider();
-    telemetry::init_logging(args.log_format);
+    init_logging(args.log_format)?;
     let told = Told::check(&args)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -64,6 +67,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 struct Told {
     own: Option<ServiceName>,
     own_policy: ServicePolicy,
+    /// The service that its spans are of, and which replica of it.
+    name: String,
+    instance: String,
     descriptors: Option<Bytes>,
     bundle: TrustBundle,
     plane: ControlPlane,
@@ -73,11 +79,7 @@ impl Told {
     fn check(args: &Args) -> anyhow::Result<Self> {
         let own = args.service_name().context("--service and --namespace")?;
         ensure!(own.is_some() == args.app.is_some(), "--service and --app go together: give both, or neither");
-        ensure!(
-            (0.0..=1.0).contains(&args.sample_ratio),
-            "--sample-ratio is {}; allowed is 0 to 1",
-            args.sample_ratio
-        );
+        ensure!((0.0..=1.0).contains(&args.sample_ratio), "--sample-ratio is {}; allowed is 0 to 1", args.sample_ratio);
         ensure!(
             own.is_some() || args.descriptors.is_none(),
             "--descriptors are those of a service: give --service and --app too"
@@ -103,8 +105,22 @@ impl Told {
                 .with_context(|| format!("--descriptors {}", file.display()))?,
             _ => ServicePolicy::default(),
         };
-        Ok(Self { own, own_policy, descriptors: descriptors.map(Bytes::from), bundle, plane })
+        let name = match &own {
+            Some(own) => own.name().to_owned(),
+            None => named_in(&token).map_or_else(|| NAMELESS.to_owned(), |id| id.service().name().to_owned()),
+        };
+        let instance = format!("{name}-{:016x}", fastrand::u64(..));
+        Ok(Self { own, own_policy, name, instance, descriptors: descriptors.map(Bytes::from), bundle, plane })
     }
+}
+
+/// Who a join token (a JWT) says it is for. Not verified, and good for nothing but a name in traces: the control plane
+/// alone decides who this is.
+fn named_in(token: &[u8]) -> Option<SpiffeId> {
+    use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+    let payload = str::from_utf8(token).ok()?.trim().split('.').nth(1)?;
+    let claims: serde_json::Value = serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(payload).ok()?).ok()?;
+    claims.get("sub")?.as_str()?.parse().ok()
 }
 
 fn read(flag: &str, file: &Path) -> anyhow::Result<Vec<u8>> {
@@ -116,13 +132,13 @@ async fn live(mut args: Args, told: Told) -> anyhow::Result<()> {
     let ports = Ports::bind(&args)?;
     // From here on a port that the kernel picked is the port.
     ports.write_to(&mut args);
-    let telemetry = None::<Telemetry>;
+    let (spans, span_export) = start_export(&args, &told)?.unzip();
     let (catalog, questions) = Catalog::new();
     let shared = Arc::new(Shared::from(Start {
         own: told.own,
         own_policy: told.own_policy,
         catalog,
-        spans: telemetry.as_ref().map(Telemetry::sink),
+        spans,
         reflection: reflection::routes(told.plane.clone()),
         args,
     }));
@@ -133,6 +149,7 @@ async fn live(mut args: Args, told: Told) -> anyhow::Result<()> {
         plane: told.plane,
         bundle: told.bundle,
         questions,
+        instance: told.instance,
         descriptors: told.descriptors,
         admin: tokio::net::TcpListener::from_std(admin)?,
         metrics: tokio::net::TcpListener::from_std(metrics)?,
@@ -158,10 +175,25 @@ async fn live(mut args: Args, told: Told) -> anyhow::Result<()> {
         }
     }
     tokio::select! {
-        () = stop(&shared, workers, tasks, telemetry) => {}
+        () = stop(&shared, workers, tasks, span_export) => {}
         () = signals.next() => exit_at_once(),
     }
     result
+}
+
+/// Starts the export of spans if anybody wants them.
+fn start_export(args: &Args, told: &Told) -> anyhow::Result<Option<(SpanSink, SpanExport)>> {
+    if args.otlp.is_empty() {
+        return Ok(None);
+    }
+    let origin = Origin {
+        service: told.name.clone(),
+        namespace: args.namespace.clone(),
+        instance: told.instance.clone(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        component: Component::Sidecar,
+    };
+    Ok(Some(SpanExport::start(&args.otlp, &origin)?))
 }
 
 fn exit_at_once() {
@@ -188,14 +220,14 @@ async fn drain(shared: &Shared) {
     }
 }
 
-async fn stop(shared: &Shared, workers: Workers, mut tasks: Tasks, telemetry: Option<Telemetry>) {
+async fn stop(shared: &Shared, workers: Workers, mut tasks: Tasks, spans: Option<SpanExport>) {
     shared.advance_to(Phase::Stopping);
     workers.join(Duration::from_secs(shared.args.drain_seconds) + STOP_GRACE).await;
     if let Err(error) = tasks.stop(STOP_GRACE).await {
         tracing::warn!(%error, "the control side did not stop cleanly");
     }
-    if let Some(telemetry) = telemetry {
-        telemetry.shutdown(STOP_GRACE);
+    if let Some(spans) = spans {
+        spans.shutdown().await;
     }
     tracing::info!("has stopped");
 }
@@ -256,6 +288,22 @@ impl Workers {
             if worker.join().is_err() {
                 tracing::error!("a worker panicked while it stopped");
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_join_token_says_who_it_is_for() {
+        use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+        let claims = BASE64_URL_SAFE_NO_PAD.encode(r#"{"sub":"spiffe://weft.local/ns/shop/sa/keyboard","exp":1}"#);
+        let id = named_in(format!("e30.{claims}.c2ln\n").as_bytes()).unwrap();
+        assert_eq!(id.service().name(), "keyboard");
+        for other in ["", "x", "a.b.c", "e30.e30.e30"] {
+            assert_eq!(named_in(other.as_bytes()), None, "{other}");
         }
     }
 }

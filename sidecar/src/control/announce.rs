@@ -43,11 +43,10 @@ pub(super) struct Front {
 }
 
 impl Front {
-    pub(super) fn new(service: &ServiceName, descriptors: Option<Bytes>) -> Self {
+    pub(super) fn new(service: &ServiceName, id: String, descriptors: Option<Bytes>) -> Self {
         use sha2::Digest;
         let descriptors_sha256 =
             descriptors.as_ref().map(|set| Bytes::copy_from_slice(&sha2::Sha256::digest(set))).unwrap_or_default();
-        let id = format!("{}-{:016x}", service.name(), fastrand::u64(..));
         Self { service: service.clone(), id, descriptors, descriptors_sha256 }
     }
 

@@ -167,7 +167,7 @@ struct Link {
 enum LinkState {
     Down { until: Instant },
     Opening(Pin<Box<dyn Future<Output = Result<Open, Status>> + Send>>),
-    Open(Open),
+    Open(Box<Open>),
 }
 
 struct Open {
@@ -200,7 +200,7 @@ impl Link {
                 }
                 LinkState::Opening(opening) => match opening.await {
                     Ok(open) => {
-                        self.state = LinkState::Open(open);
+                        self.state = LinkState::Open(Box::new(open));
                         self.trouble.is_over();
                         self.backoff.reset();
                         return Event::Up;

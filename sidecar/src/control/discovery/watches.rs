@@ -123,12 +123,13 @@ impl Watches {
     }
 
     pub(super) fn view(&self) -> View {
-        let owned = |(contract, name): (&Box<str>, &ServiceName)| {
-            Some((contract.clone(), Arc::clone(&self.known.get(name)?.service)))
-        };
+        let owned = self.owners.iter().filter_map(|(contract, name)| {
+            let known = self.known.get(name)?;
+            Some((contract.clone(), Arc::clone(&known.service)))
+        });
         View {
             services: self.known.iter().map(|(name, known)| (name.clone(), Arc::clone(&known.service))).collect(),
-            contracts: self.owners.iter().filter_map(owned).collect(),
+            contracts: owned.collect(),
         }
     }
 
