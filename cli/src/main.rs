@@ -28,6 +28,25 @@ enum Command {
     Call(call::Args),
     /// Check a mesh.yaml, its programs, its .proto files and their options; start nothing
     Check(CheckArgs),
+    /// The control plane: identities, discovery, contracts, dashboard
+    #[command(args_conflicts_with_subcommands = true)]
+    Control(ControlArgs),
+    /// The proxy beside a service
+    Sidecar(Box<weft_sidecar::Args>),
+}
+
+#[derive(clap::Args)]
+struct ControlArgs {
+    #[command(subcommand)]
+    command: Option<ControlCommand>,
+    #[command(flatten)]
+    args: weft_control::Args,
+}
+
+#[derive(Subcommand)]
+enum ControlCommand {
+    /// Print a join token, with which a sidecar gets its first identity
+    Token(weft_control::TokenArgs),
 }
 
 #[derive(clap::Args)]
@@ -53,6 +72,12 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Down(args) => down::run(&args),
         Command::Call(args) => call::run(args),
         Command::Check(args) => check(&args),
+        Command::Control(ControlArgs { command: Some(ControlCommand::Token(args)), .. }) => {
+            println!("{}", weft_control::token(&args)?);
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Control(ControlArgs { command: None, args }) => weft_control::run(args).map(|()| ExitCode::SUCCESS),
+        Command::Sidecar(args) => weft_sidecar::run(*args).map(|()| ExitCode::SUCCESS),
     }
 }
 

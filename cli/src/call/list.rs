@@ -1,5 +1,7 @@
 //! What could be called.
 
+use std::io::Write;
+
 use anyhow::bail;
 use weft_mesh::names::closest;
 
@@ -19,19 +21,22 @@ pub(super) async fn print(reflection: &mut Reflection, only: Option<&str>) -> an
             None => bail!("the mesh has no contract yet; are its services up?"),
         }
     }
+    let mut text = String::new();
     for (index, contract) in chosen.into_iter().enumerate() {
         if index > 0 {
-            println!();
+            text.push('\n');
         }
-        println!("{contract}");
+        text.push_str(&format!("{contract}\n"));
         // One that goes away in between has no methods left to print.
         reflection.fetch_symbol(contract).await?;
         let methods = reflection.methods(contract);
         let width = methods.iter().map(|method| method.name.len()).max().unwrap_or(0);
         for method in &methods {
-            println!("  {:width$}  {}", method.name, shape(method, contract));
+            text.push_str(&format!("  {:width$}  {}\n", method.name, shape(method, contract)));
         }
     }
+    // A reader that has seen enough is no failure.
+    let _ = std::io::stdout().write_all(text.as_bytes());
     Ok(())
 }
 

@@ -11,7 +11,7 @@ mod output;
 mod reflection;
 mod schema;
 
-use std::{process::ExitCode, time::Duration};
+use std::{io::Write, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
@@ -185,7 +185,11 @@ async fn receive(
         match answers.message().await {
             Ok(Some(bytes)) => {
                 let json = messages.to_json(&method.output, &bytes, !printer.is_compact);
-                println!("{}", json.with_context(|| format!("an answer is no {}", method.output))?);
+                let json = json.with_context(|| format!("an answer is no {}", method.output))?;
+                if writeln!(std::io::stdout(), "{json}").is_err() {
+                    // Whoever read the answers wants no more: the call is given up.
+                    return Ok(Ok(()));
+                }
             }
             Ok(None) => break,
             Err(status) => return Ok(Err(status)),

@@ -82,9 +82,14 @@ impl Mesh {
         command
     }
 
+    /// This program itself, even if its file was replaced by a build since.
+    fn weft_command(&self) -> Command {
+        self.command(if self.weft.exists() { &self.weft } else { Path::new("/proc/self/exe") })
+    }
+
     /// `weft control …`
     pub(crate) fn control_command(&self) -> Command {
-        let mut command = self.command(&self.weft);
+        let mut command = self.weft_command();
         command
             .arg("control")
             .arg("--state-dir")
@@ -104,7 +109,7 @@ impl Mesh {
         let token = join_token::issue(&self.ca, &replica.identity, TOKEN_LIFE)?;
         write_secret(&token_file, &token).with_context(|| format!("{} can't be written", token_file.display()))?;
 
-        let mut command = self.command(&self.weft);
+        let mut command = self.weft_command();
         command
             .arg("sidecar")
             .args(["--namespace", &self.namespace, "--trust-domain", self.trust_domain.as_str()])

@@ -326,7 +326,11 @@ async fn end(stop: &watch::Sender<Stop>, processes: &mut BTreeMap<Phase, JoinSet
 }
 
 async fn all_ended(processes: &mut JoinSet<()>) {
-    while processes.join_next().await.is_some() {}
+    while let Some(ended) = processes.join_next().await {
+        if let Err(error) = ended {
+            eprintln!("weft: a supervisor failed, which is a bug in weft: {error}");
+        }
+    }
 }
 
 async fn kill_what_is_left(stop: &watch::Sender<Stop>, processes: &mut BTreeMap<Phase, JoinSet<()>>, run_id: &str) {
@@ -347,7 +351,8 @@ async fn kill_what_is_left(stop: &watch::Sender<Stop>, processes: &mut BTreeMap<
 struct Signals {
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
-    hang_up: tokio::signal::unix::Signal,
+    /// `None` where whoever started us wants it ignored, as `nohup` does.
+    hang_up: Option<tokio::signal::unix::Signal>,
 }
 
 impl Signals {
@@ -355,15 +360,21 @@ impl Signals {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
-            hang_up: signal(SignalKind::hangup())?,
+            hang_up: if process::ignores_hang_up() { None } else { Some(signal(SignalKind::hangup())?) },
         })
     }
 
     async fn next(&mut self) -> &'static str {
+        let hang_up = async {
+            match &mut self.hang_up {
+                Some(signal) => signal.recv().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             _ = self.interrupt.recv() => "Ctrl-C",
             _ = self.terminate.recv() => "SIGTERM",
-            _ = self.hang_up.recv() => "SIGHUP",
+            _ = hang_up => "SIGHUP",
         }
     }
 }

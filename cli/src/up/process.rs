@@ -46,7 +46,7 @@ pub(crate) fn signal(process: u32, signal: Signal) {
 /// Ends what the leader of a group left behind: asked first, killed after `grace`.
 pub(crate) async fn end_group(leader: u32, grace: Duration) {
     let Some(group) = pid(leader) else { return };
-    let is_there = || rustix::process::test_kill_process_group(group).is_ok();
+    let is_there = || rustix::process::test_kill_process_group(group).is_ok() && has_living_member(leader);
     if !is_there() {
         return;
     }
@@ -56,6 +56,16 @@ pub(crate) async fn end_group(leader: u32, grace: Duration) {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     signal_group(leader, Signal::KILL);
+}
+
+/// Whether there is more in a group than zombies, for which only their parent can do something.
+fn has_living_member(leader: u32) -> bool {
+    if !std::path::Path::new("/proc/self/stat").exists() {
+        return true;
+    }
+    all()
+        .filter_map(|pid| fs::read_to_string(format!("/proc/{pid}/stat")).ok())
+        .any(|stat| parse_stat(&stat).is_some_and(|stat| stat.group == leader && stat.state != 'Z'))
 }
 
 fn pid(number: u32) -> Option<Pid> {
@@ -81,18 +91,39 @@ fn all() -> impl Iterator<Item = u32> {
 
 fn start_time(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (state, start_time) = parse_stat(&stat)?;
+    let stat = parse_stat(&stat)?;
     // A zombie has ended; only its parent has not asked yet.
-    (state != 'Z').then_some(start_time)
+    (stat.state != 'Z').then_some(stat.start_time)
 }
 
-/// The state and the start time. The name before them may itself have spaces and brackets in it.
-fn parse_stat(stat: &str) -> Option<(char, u64)> {
+/// What is needed of proc_pid_stat(5).
+#[derive(Debug, PartialEq, Eq)]
+struct Stat {
+    state: char,
+    group: u32,
+    start_time: u64,
+}
+
+/// The name at the beginning may itself have spaces and brackets in it.
+fn parse_stat(stat: &str) -> Option<Stat> {
     let (_, after_name) = stat.rsplit_once(") ")?;
-    let mut fields = after_name.split(' ');
-    let state = fields.next()?.chars().next()?;
-    // The state is field 3, so 22 is the 18th after it.
-    Some((state, fields.nth(18)?.parse().ok()?))
+    // These begin with field 3.
+    let fields: Vec<&str> = after_name.split(' ').collect();
+    let field = |number: usize| fields.get(number - 3).copied();
+    Some(Stat {
+        state: field(3)?.chars().next()?,
+        group: field(5)?.parse().ok()?,
+        start_time: field(22)?.parse().ok()?,
+    })
+}
+
+/// Whether this process was started with SIGHUP ignored.
+pub(crate) fn ignores_hang_up() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    // Signal 1 is bit 0.
+    mask & 1 == 1
 }
 
 /// `NAME (pid N)` of who listens on a TCP port, if the system tells us.
@@ -137,7 +168,7 @@ mod tests {
     #[test]
     fn the_start_time_is_found_behind_any_name() {
         let tail = "S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20";
-        assert_eq!(parse_stat(&format!("7 (a) b) {tail}")), Some(('S', 4711)));
+        assert_eq!(parse_stat(&format!("7 (a) b) {tail}")), Some(Stat { state: 'S', group: 2, start_time: 4711 }));
         assert_eq!(parse_stat("7 (a"), None);
     }
 

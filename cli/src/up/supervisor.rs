@@ -136,6 +136,7 @@ pub(crate) async fn supervise(role: Role, mut context: Context) {
         }
         let started = Instant::now();
         let agreed = role.agreed_ports();
+        let mut lived = Duration::ZERO;
         let why = match start(&role, &name, &context) {
             Err(error) => format!("could not be started: {error:#}"),
             Ok((mut child, pid)) => {
@@ -145,9 +146,13 @@ pub(crate) async fn supervise(role: Role, mut context: Context) {
                 starts += 1;
                 let readers = follow(&name, &mut child, &context.logs);
                 let end = wait(&role, &mut child, agreed, &mut context.stop).await;
+                lived = started.elapsed();
                 let why = finish(end, &mut child, pid, &mut context.stop).await;
-                for reader in readers {
-                    let _ = timeout(KILL_GRACE, reader).await;
+                for mut reader in readers {
+                    // What left its group may hold the stream open for ever.
+                    if timeout(KILL_GRACE, &mut reader).await.is_err() {
+                        reader.abort();
+                    }
                 }
                 forget(&name, &context).await;
                 match why {
@@ -157,9 +162,9 @@ pub(crate) async fn supervise(role: Role, mut context: Context) {
                 }
             }
         };
-        let pause = backoff.after_death(started);
-        report(&name, &why, started, pause, backoff.deaths(), &context.logs).await;
-        if started.elapsed() < EARLY
+        let pause = backoff.after_death(lived);
+        report(&name, &why, lived, pause, backoff.deaths(), &context.logs).await;
+        if lived < EARLY
             && let Err(error) = avoid_taken_ports(&role, &context.mesh)
         {
             context.logs.say(format!("{name}: no free port: {error}")).await;
@@ -257,8 +262,7 @@ fn avoid_taken_ports(role: &Role, mesh: &Mesh) -> std::io::Result<()> {
     }
 }
 
-async fn report(name: &str, why: &str, started: Instant, pause: Duration, deaths: u32, logs: &Logs) {
-    let lived = started.elapsed();
+async fn report(name: &str, why: &str, lived: Duration, pause: Duration, deaths: u32, logs: &Logs) {
     logs.say(format!("{name}: {why} after {lived:.1?}; again in {pause:?}")).await;
     if deaths >= LOUD_AFTER && deaths.is_multiple_of(LOUD_AFTER) {
         let last = logs.last_lines(name);
@@ -320,3 +324,6 @@ async fn kill_time(stop: &mut watch::Receiver<Stop>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,128 @@
+//! Real processes, in real time: what is tested is what the system does with them.
+
+use std::{net::TcpListener, path::Path};
+
+use weft_control::ca::Ca;
+
+use super::*;
+use crate::{
+    mesh_file::{MeshFile, Programs},
+    up::{
+        ports::Ports,
+        run_file::{Run, RunFile},
+    },
+};
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// One service whose program is a shell script, with a listener in the place of its sidecar.
+struct Supervised {
+    dir: tempfile::TempDir,
+    run_id: String,
+    stop: watch::Sender<Stop>,
+    task: tokio::task::JoinHandle<()>,
+    _sidecar: TcpListener,
+}
+
+fn supervised(script: &str) -> Supervised {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("script"), script).unwrap();
+    std::fs::write(dir.path().join("mesh.yaml"), "services: { users: { run: sh script } }\n").unwrap();
+    let file = MeshFile::load(&dir.path().join("mesh.yaml"), Programs::MustExist).unwrap();
+    let state_dir = dir.path().join(".weft");
+    let run_id = format!("test-{:016x}", fastrand::u64(..));
+    let mesh = Arc::new(Mesh {
+        weft: "/nowhere".into(),
+        folder: dir.path().to_owned(),
+        state_dir: state_dir.clone(),
+        run_id: run_id.clone(),
+        namespace: file.namespace.clone(),
+        trust_domain: file.trust_domain.clone(),
+        sample: 1.0,
+        otlp: vec!["http://127.0.0.1:1".to_owned()],
+        control: 1,
+        dashboard: 1,
+        ca: Ca::open_or_create(&state_dir.join("control"), &file.trust_domain).unwrap(),
+        ports: Ports::default(),
+    });
+    let replica = Arc::clone(&Replica::all(&file, &mesh, 1).unwrap()[0]);
+    let sidecar = TcpListener::bind(loopback(replica.agreed().1)).unwrap();
+    let run = Run {
+        run_id: run_id.clone(),
+        mesh_file: file.path.clone(),
+        up: ProcessId::of(std::process::id()),
+        outbound_url: String::new(),
+        dashboard_url: String::new(),
+        control_url: String::new(),
+        replicas: Default::default(),
+        processes: Default::default(),
+    };
+    let run_file = Arc::new(RunFile::create(&state_dir, run).unwrap());
+    let (stop, stopped) = watch::channel(Stop { phase: Phase::Run, kill_at: None });
+    let context = Context { mesh, logs: Logs::start(vec![replica.name.clone()]), run_file, stop: stopped };
+    let task = tokio::spawn(supervise(Role::App(replica), context));
+    Supervised { dir, run_id, stop, task, _sidecar: sidecar }
+}
+
+impl Supervised {
+    /// What the script has written, once it has written so many lines.
+    async fn lines(&self, count: usize) -> Vec<String> {
+        let path = self.dir.path().join("lines");
+        let written = async {
+            loop {
+                let text = std::fs::read_to_string(&path).unwrap_or_default();
+                if text.lines().count() >= count {
+                    return text.lines().map(str::to_owned).collect();
+                }
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(LIMIT, written).await.expect("the script wrote its lines")
+    }
+
+    async fn stop(self, kill_after: Duration) {
+        let kill_at = Some(Instant::now() + kill_after);
+        self.stop.send_replace(Stop { phase: Phase::Services, kill_at });
+        timeout(LIMIT, self.task).await.expect("the supervisor ends").unwrap();
+        assert_eq!(process::of_run(&self.run_id), [], "no process is left");
+        let run = Run::read(&self.dir.path().join(".weft")).unwrap().unwrap();
+        assert!(run.processes.is_empty(), "{run:?}");
+    }
+}
+
+fn is_alive(pid: &str) -> bool {
+    Path::new("/proc").join(pid).join("cmdline").metadata().is_ok()
+        && std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|cmdline| !cmdline.is_empty())
+}
+
+#[tokio::test]
+async fn what_dies_is_started_again_and_leaves_nobody_behind() {
+    let supervised = supervised("sleep 600 &\necho $! >> lines\nexit 3\n");
+    let [first, second] = &supervised.lines(2).await[..2] else { panic!("two lines") };
+    assert_ne!(first, second);
+    assert!(!is_alive(first), "the first one's child is gone before the second starts");
+    supervised.stop(LIMIT).await;
+}
+
+#[tokio::test]
+async fn a_program_is_told_where_to_listen_and_whom_to_call_through() {
+    let supervised = supervised("echo $WEFT_SERVICE $PORT $WEFT_LISTEN $WEFT_OUTBOUND >> lines\nexec sleep 600\n");
+    let line = supervised.lines(1).await.remove(0);
+    let [service, port, listen, outbound] = line.split(' ').collect::<Vec<_>>()[..] else { panic!("{line}") };
+    assert_eq!((service, listen), ("users", format!("127.0.0.1:{port}").as_str()));
+    assert!(outbound.starts_with("http://127.0.0.1:"), "{outbound}");
+    let run = Run::read(&supervised.dir.path().join(".weft")).unwrap().unwrap();
+    assert!(run.processes["users-1"].is_alive());
+    assert_eq!(run.replicas["users-1"].app.to_string(), port);
+    supervised.stop(LIMIT).await;
+}
+
+#[tokio::test]
+async fn a_program_that_does_not_want_to_stop_is_killed_with_its_children() {
+    let supervised = supervised("trap '' TERM\nsleep 600 &\necho $! >> lines\nwhile :; do sleep 600; done\n");
+    let child = supervised.lines(1).await.remove(0);
+    let began = Instant::now();
+    supervised.stop(Duration::from_millis(300)).await;
+    assert!(began.elapsed() >= Duration::from_millis(300));
+    assert!(!is_alive(&child));
+}
