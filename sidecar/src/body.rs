@@ -16,7 +16,6 @@ use crate::http2::{self, Code, Part, Receiver, Sender};
 /// A body that is read.
 pub(crate) enum Body {
     Empty,
-    Full(Bytes),
     H2(Receiver),
     H1(hyper::body::Incoming),
     /// Of a service inside the sidecar.
@@ -60,7 +59,6 @@ impl Body {
     pub(crate) fn is_end(&self) -> bool {
         match self {
             Self::Empty => true,
-            Self::Full(data) => data.is_empty(),
             Self::H2(receiver) => receiver.is_end(),
             Self::H1(body) => http_body::Body::is_end_stream(body),
             Self::Local(body) => http_body::Body::is_end_stream(body),
@@ -72,10 +70,6 @@ impl Body {
     pub(crate) fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Part, BodyError>>> {
         match self {
             Self::Empty => Poll::Ready(None),
-            Self::Full(data) => {
-                let data = std::mem::take(data);
-                Poll::Ready((!data.is_empty()).then_some(Ok(Part::Data(data))))
-            }
             Self::H2(receiver) => receiver.poll_part(cx).map(|part| part.map(|part| part.map_err(BodyError::H2))),
             Self::H1(body) => poll_frame(body, cx, BodyError::H1),
             Self::Local(body) => poll_frame(body, cx, BodyError::Local),
@@ -128,7 +122,6 @@ impl http_body::Body for Body {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
-            Self::Full(data) => SizeHint::with_exact(data.len() as u64),
             Self::H1(body) => http_body::Body::size_hint(body),
             Self::H2(_) | Self::Local(_) | Self::Replayed(..) => SizeHint::default(),
         }
@@ -148,8 +141,8 @@ pub(crate) trait Watch {
 pub(crate) enum MoveError {
     /// Where it came from broke; the stream it went to is still open.
     Source(BodyError),
-    /// Where it went to wants no more.
-    Sink(Option<http2::Error>),
+    /// Where it went to wants no more, or has gone.
+    Sink,
 }
 
 /// Moves a body into a stream. Polled until it is ready.
@@ -170,11 +163,6 @@ impl<W: Watch> Transfer<W> {
         self.is_done
     }
 
-    /// Whether the stream can be ended by the head alone.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.body.is_end()
-    }
-
     /// Marks a body that the head has ended.
     pub(crate) fn set_done(&mut self) {
         self.is_done = true;
@@ -186,9 +174,9 @@ impl<W: Watch> Transfer<W> {
                 let is_end = self.body.is_end();
                 let sent = to.poll_send(data, is_end, cx);
                 if sent.is_pending() && to.poll_gone(cx).is_ready() {
-                    return Poll::Ready(Err(MoveError::Sink(None)));
+                    return Poll::Ready(Err(MoveError::Sink));
                 }
-                ready!(sent).map_err(|e| MoveError::Sink(Some(e)))?;
+                ready!(sent).map_err(|_| MoveError::Sink)?;
                 self.pending = None;
                 if is_end {
                     self.is_done = true;
@@ -199,7 +187,7 @@ impl<W: Watch> Transfer<W> {
                 Poll::Ready(part) => part,
                 Poll::Pending => {
                     ready!(to.poll_gone(cx));
-                    return Poll::Ready(Err(MoveError::Sink(None)));
+                    return Poll::Ready(Err(MoveError::Sink));
                 }
             };
             let sent = match part {
@@ -216,7 +204,7 @@ impl<W: Watch> Transfer<W> {
                 Some(Err(e)) => return Poll::Ready(Err(MoveError::Source(e))),
             };
             self.is_done = true;
-            sent.map_err(|e| MoveError::Sink(Some(e)))?;
+            sent.map_err(|_| MoveError::Sink)?;
         }
         Poll::Ready(Ok(()))
     }

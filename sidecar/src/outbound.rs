@@ -388,7 +388,7 @@ impl Answer {
                 return Poll::Ready(match moved {
                     Ok(()) => Delivery::Whole,
                     Err(MoveError::Source(e)) => broken(&e),
-                    Err(MoveError::Sink(_)) => Delivery::CallerGone,
+                    Err(MoveError::Sink) => Delivery::CallerGone,
                 });
             }
             expired.as_mut().poll(cx).map(|()| Delivery::Failed(deadline_passed()))

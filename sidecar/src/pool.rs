@@ -74,13 +74,16 @@ impl fmt::Display for Destination {
     }
 }
 
+/// One who waits for a connection to be made.
+type Waiting = oneshot::Sender<Result<(), ConnectError>>;
+
 /// The connections to one destination.
 pub(crate) struct Pool {
     shared: Arc<Shared>,
     destination: Destination,
     connections: RefCell<Vec<Rc<Connection>>>,
     /// Who waits for the connection that is being made; `None` while none is.
-    waiting: RefCell<Option<Vec<oneshot::Sender<Result<(), ConnectError>>>>>,
+    waiting: RefCell<Option<Vec<Waiting>>>,
 }
 
 /// Why there is no connection.

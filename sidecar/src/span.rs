@@ -42,11 +42,6 @@ impl CallTrace {
         Self { context, parent, is_recorded: context.is_sampled && shared.spans.is_some() }
     }
 
-    /// The trace's id in hex, if anyone will find it.
-    pub(crate) fn recorded_id(&self) -> Option<TraceId> {
-        self.is_recorded.then(|| TraceId::from_bytes(self.context.trace_id))
-    }
-
     /// Writes the context into the head of the call that goes on.
     pub(crate) fn pass_on(&self, headers: &mut HeaderMap) {
         write(self.context, headers);
