@@ -1,5 +1,7 @@
 //! `weft-sidecar`: the proxy beside each service.
 
+use std::process::ExitCode;
+
 use clap::Parser;
 
 /// The proxy beside a service of the mesh: mutual TLS, discovery, balancing, deadlines, breakers and traces
@@ -10,6 +12,13 @@ struct Cli {
     args: weft_sidecar::Args,
 }
 
-fn main() -> anyhow::Result<()> {
-    weft_sidecar::run(Cli::parse().args)
+fn main() -> ExitCode {
+    match weft_sidecar::run(Cli::parse().args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // On one line, with its causes and without a backtrace: most often it is about a flag.
+            eprintln!("weft-sidecar: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! The metrics port: `/metrics` for Prometheus, `/healthz` and `/readyz` for whoever supervises the process.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use axum::{
     Router,
@@ -35,8 +35,12 @@ async fn readyz(State(control): State<Arc<Control>>) -> Response {
 }
 
 async fn metrics(State(control): State<Arc<Control>>) -> Response {
+    let shared = &control.shared;
+    if let Some(spans) = &shared.spans {
+        shared.metrics.counters.spans_dropped.store(spans.dropped(), Relaxed);
+    }
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(MetricsCollector(Arc::clone(&control.shared.metrics))));
+    registry.register_collector(Box::new(MetricsCollector(Arc::clone(&shared.metrics))));
     let mut text = String::new();
     match text::encode(&mut text, &registry) {
         Ok(()) => ([(CONTENT_TYPE, OPEN_METRICS)], text).into_response(),

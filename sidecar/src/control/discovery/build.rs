@@ -98,8 +98,13 @@ impl Builder {
             _ => (self.methods(&parts), Arc::new(self.other(&parts.name))),
         };
         let before_endpoints = before.map_or(&[][..], |before| &before.endpoints);
-        let endpoints =
+        let was_up = before_endpoints.iter().any(|endpoint| endpoint.is_up());
+        let endpoints: Vec<_> =
             parts.endpoints.into_iter().map(|new| endpoint(new, before_endpoints, breaker_policy, now)).collect();
+        if !was_up && endpoints.iter().any(|endpoint| endpoint.is_up()) {
+            // What failed while nothing was up says nothing of what is up now.
+            breaker.close();
+        }
         Service {
             name: parts.name,
             protocol: parts.protocol,

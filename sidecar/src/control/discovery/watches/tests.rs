@@ -7,7 +7,7 @@ use weft_contracts::weft::{
 };
 
 use super::*;
-use crate::metrics::Metrics;
+use crate::{breaker::Verdict, metrics::Metrics};
 
 const USERS: &str = "users.shop";
 const CONTRACT: &str = "shop.users.v1.Users";
@@ -166,6 +166,22 @@ async fn changes_keep_what_stays_and_its_breaker() {
     assert_eq!(a.health(), Health::Down);
     assert!(Arc::ptr_eq(&before.breaker, &after.breaker));
     assert!(Arc::ptr_eq(&before.last_used, &after.last_used));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_comes_back_is_met_without_prejudice() {
+    let mut watches = knowing_users();
+    let name = ServiceName::parse(USERS).unwrap();
+    take(&mut watches, change((1, 6), vec![endpoint("a", 1, Health::Down)], &["b"]));
+    let breaker = Arc::clone(&watches.view().services[&name].breaker);
+    for _ in 0..5 {
+        let permit = breaker.admit(Instant::now()).unwrap();
+        breaker.settle(permit, Verdict::Failure, Instant::now());
+    }
+    take(&mut watches, change((1, 7), vec![endpoint("c", 3, Health::Down)], &[]));
+    assert!(breaker.is_open(Instant::now()));
+    take(&mut watches, change((1, 8), vec![endpoint("c", 3, Health::Up)], &[]));
+    assert!(!breaker.is_open(Instant::now()));
 }
 
 #[tokio::test(start_paused = true)]
