@@ -92,11 +92,13 @@ fn error_text(error: &anyhow::Error) -> String {
 fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let mesh = MeshFile::load(&args.file, Programs::MayBeBuilt)?;
     let contracts = mesh.services.iter().filter_map(|service| service.contracts.as_ref());
+    let contracts = contracts.map(|contracts| contracts.implements.len()).sum();
+    let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
     println!(
-        "{}: good; {} services, {} contracts",
+        "{}: good; {}, {}",
         mesh.path.display(),
-        mesh.services.len(),
-        contracts.map(|contracts| contracts.implements.len()).sum::<usize>(),
+        count(mesh.services.len(), "service"),
+        count(contracts, "contract")
     );
     Ok(ExitCode::SUCCESS)
 }
