@@ -40,7 +40,7 @@ impl Bed {
     /// Starts every process of every way and waits until they are ready.
     pub(crate) async fn start(weft: &WeftOptions) -> Result<Self> {
         let mut ways = vec![bare().await?, floor().await?];
-        if weft.missing().is_none() {
+        if weft.missing.is_none() {
             ways.push(sidecars("weft", weft, None).await?);
             if let Some(ratio) = weft.traced {
                 ways.push(sidecars("weft traced", weft, Some(ratio)).await?);

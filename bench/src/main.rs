@@ -146,8 +146,11 @@ async fn until_signal(options: Options) -> Result<ExitCode> {
 
 async fn bench(options: Options) -> Result<ExitCode> {
     let weft = WeftOptions::find(options.bin_dir.clone(), options.traced, options.sidecar_arg.clone())?;
-    if let Some(missing) = weft.missing() {
-        eprintln!("No rows for weft: {missing} is not there. `cargo build --release --workspace` builds it.");
+    if let Some(missing) = &weft.missing {
+        eprintln!(
+            "No rows for weft: {} is not there. `cargo build --release --workspace` builds it.",
+            missing.display()
+        );
     }
     let machine = Machine::read();
     if machine.load_average > 1.0 {
@@ -157,19 +160,26 @@ async fn bench(options: Options) -> Result<ExitCode> {
         );
     }
     let mut report = Report::new(machine, options.rounds, options.quick);
-    for case in cases::all() {
-        if options.only.is_empty() || options.only.iter().any(|name| name == case.name) {
-            let case = if options.quick { case.quick() } else { case };
-            report.cases.push(run_case(case, options.rounds, &weft).await?);
-        }
-    }
+    let outcome = run_cases(&options, &weft, &mut report).await;
+    // What was measured before an error is worth having.
     print!("{}", report.text());
     report.write(&options.json)?;
     println!("\nAll figures are in {}.", options.json.display());
+    outcome?;
     if let Some(failure) = report.first_failure() {
         bail!("calls failed, so the figures are worth nothing: {failure}");
     }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn run_cases(options: &Options, weft: &WeftOptions, report: &mut Report) -> Result<()> {
+    for case in cases::all() {
+        if options.only.is_empty() || options.only.iter().any(|name| name == case.name) {
+            let case = if options.quick { case.quick() } else { case };
+            report.cases.push(run_case(case, options.rounds, weft).await?);
+        }
+    }
+    Ok(())
 }
 
 /// One load over every way, with fresh processes, so that their memory tells of this load alone.

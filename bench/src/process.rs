@@ -117,7 +117,8 @@ impl Role {
         args: impl IntoIterator<Item: AsRef<OsStr>>,
         at_most: Duration,
     ) -> Result<(Self, String)> {
-        let mut command = Command::new(std::env::current_exe()?);
+        // Not by its path: a build may replace the file while it runs.
+        let mut command = Command::new("/proc/self/exe");
         command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut process = Process::spawn(command)?;
         let stdout = process.child.stdout.take().context("no stdout")?;

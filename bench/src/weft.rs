@@ -18,6 +18,9 @@ use tokio::{
 
 use crate::process::Process;
 
+const CONTROL: &str = "weft-control";
+const SIDECAR: &str = "weft-sidecar";
+
 const TRUST_DOMAIN: &str = "weft.local";
 const NAMESPACE: &str = "bench";
 const SERVICE: &str = "echo";
@@ -27,28 +30,39 @@ const CLIENT: &str = "load";
 /// How long a part of the mesh may take to say that it is ready.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Where the mesh's programs are, and how the sidecars are to be run.
+/// The mesh's programs, and how the sidecars are to be run.
 pub(crate) struct WeftOptions {
-    control: PathBuf,
-    sidecar: PathBuf,
+    /// Copies of the programs, so that a build in the middle of a run changes nothing.
+    programs: TempDir,
+    /// The program that is not there, if any.
+    pub(crate) missing: Option<PathBuf>,
     /// Measure a way with this share of traced calls too.
     pub(crate) traced: Option<f64>,
     sidecar_args: Vec<String>,
 }
 
 impl WeftOptions {
-    /// The programs in `bin_dir`, or beside this one.
+    /// Takes the programs in `bin_dir`, or beside this one.
     pub(crate) fn find(bin_dir: Option<PathBuf>, traced: Option<f64>, sidecar_args: Vec<String>) -> Result<Self> {
         let dir = match bin_dir {
             Some(dir) => dir,
             None => std::env::current_exe()?.parent().context("this program is in no folder")?.to_owned(),
         };
-        Ok(Self { control: dir.join("weft-control"), sidecar: dir.join("weft-sidecar"), traced, sidecar_args })
+        let programs = TempDir::new()?;
+        let mut missing = None;
+        for program in [CONTROL, SIDECAR] {
+            let file = dir.join(program);
+            if file.is_file() {
+                fs::copy(&file, programs.path().join(program))?;
+            } else {
+                missing = Some(file);
+            }
+        }
+        Ok(Self { programs, missing, traced, sidecar_args })
     }
 
-    /// The program that is not there, if any.
-    pub(crate) fn missing(&self) -> Option<String> {
-        [&self.control, &self.sidecar].into_iter().find(|file| !file.is_file()).map(|file| file.display().to_string())
+    fn program(&self, name: &str) -> PathBuf {
+        self.programs.path().join(name)
     }
 }
 
@@ -77,7 +91,7 @@ impl Weft {
             format!("--dashboard={dashboard}"),
             format!("--trust-domain={TRUST_DOMAIN}"),
         ];
-        let mut control = Process::start(&options.control, args, &log)?;
+        let mut control = Process::start(&options.program(CONTROL), args, &log)?;
         until_ready(&mut control, dashboard, &log).await.context("the control plane")?;
 
         let mesh = Mesh { options, dir: dir.path(), control: listen, dashboard, traced };
@@ -140,14 +154,14 @@ impl Mesh<'_> {
         args.extend_from_slice(&self.options.sidecar_args);
 
         let start = Instant::now();
-        let mut process = Process::start(&self.options.sidecar, args, &log)?;
+        let mut process = Process::start(&self.options.program(SIDECAR), args, &log)?;
         until_ready(&mut process, metrics, &log).await?;
         Ok(Sidecar { process, ready_after: start.elapsed(), outbound })
     }
 
     async fn join_token(&self, account: &str) -> Result<String> {
         let identity = format!("spiffe://{TRUST_DOMAIN}/ns/{NAMESPACE}/sa/{account}");
-        let output = Command::new(&self.options.control)
+        let output = Command::new(self.options.program(CONTROL))
             .args(["token", "--identity", &identity, "--ttl", "24h", "--state-dir"])
             .arg(self.dir.join("control"))
             .kill_on_drop(true)
