@@ -29,6 +29,8 @@ pub struct Call {
     pub(crate) trace: Option<TraceContext>,
     pub(crate) tracestate: Option<HeaderValue>,
     pub(crate) deadline: Option<Instant>,
+    /// Of the span that was opened for the call, where spans are recorded: the caller may have named no trace.
+    pub(crate) position: Option<TraceContext>,
 }
 
 impl Call {
@@ -42,6 +44,7 @@ impl Call {
             trace: TraceContext::from_headers(headers),
             tracestate: headers.get(&TRACESTATE).cloned(),
             deadline: deadline::read(headers).and_then(|left| now.checked_add(left)),
+            position: None,
         }
     }
 
@@ -50,9 +53,11 @@ impl Call {
         self.request_id.to_str().unwrap_or_default()
     }
 
-    /// The trace that the caller's call belongs to, if it named one.
-    pub fn trace(&self) -> Option<TraceContext> {
-        self.trace
+    /// The id of the trace that the call belongs to, in hexadecimal; `None` where the caller named none and spans are
+    /// not recorded.
+    pub fn trace_id(&self) -> Option<String> {
+        let trace = self.position.or(self.trace)?;
+        Some(String::from_utf8_lossy(&trace.trace_id_hex()).into_owned())
     }
 
     /// What remains of the time that the caller gave, zero when it has passed; `None` when it gave no limit.

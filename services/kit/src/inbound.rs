@@ -77,18 +77,16 @@ async fn answer<S>(mut inner: S, request: Request<Body>, metrics: Metrics) -> Re
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
 {
-    let call = Call::from_headers(request.headers(), Instant::now());
+    let mut call = Call::from_headers(request.headers(), Instant::now());
     let method = request.uri().path().trim_start_matches('/');
     let span = record::span(Side::Server, method);
     if let Some(trace) = &call.trace {
         trace::continue_from(&span, trace, call.tracestate.as_ref());
     }
     span.record("request_id", call.request_id());
-    if let Some(trace) = trace::position(&span).or(call.trace) {
-        span.record("trace_id", trace::id(&trace));
-    }
+    call.position = trace::position(&span);
     let record =
-        Record::begin(Side::Server, span.clone(), metrics.label(method), metrics.server.clone(), call.deadline);
+        Record::begin(Side::Server, span.clone(), metrics.label(method), metrics.server.clone(), Some(call.clone()));
 
     // A method that panics fails its own call, aloud, and no other.
     let future = span.in_scope(|| call::within(&call, || inner.call(request)));
@@ -97,11 +95,11 @@ where
         Ok(answer) => answer?,
         Err(panic) => {
             let said = panic_message(panic.as_ref());
-            span.in_scope(|| tracing::error!(panic = said, "the method panicked"));
+            call::within(&call, || tracing::error!(panic = said, "the method panicked"));
             Status::internal("the service failed at this call").into_http()
         }
     };
-    Ok(record::observe(answer, record, Some(call)))
+    Ok(record::observe(answer, record))
 }
 
 fn is_grpc(request: &Request<Body>) -> bool {

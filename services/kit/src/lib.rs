@@ -21,7 +21,7 @@
 //!
 //! Modules, from the outside in: [`service`] starts and stops, with its [`settings`] and its [`health`]; [`inbound`]
 //! and [`outbound`] are the two sides of a call, with [`call`] between them and the record of how it went in
-//! `record`, which ends in spans and [`metrics`]; [`status`] makes and reads errors with
+//! `record`, which ends in spans, [`metrics`] and logs; [`status`] makes and reads errors with
 //! details, [`ids`] makes the names of what a service keeps.
 
 pub mod call;
@@ -29,6 +29,7 @@ mod deadline;
 pub mod health;
 pub mod ids;
 pub mod inbound;
+mod logs;
 pub mod metrics;
 pub mod outbound;
 mod record;

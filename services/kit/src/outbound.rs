@@ -79,7 +79,7 @@ impl Service<Request<Body>> for Channel {
         let span = record::span(Side::Client, method);
         let label = self.metrics.label(method);
         let deadline = carry(current.as_ref(), &span, &mut request);
-        let record = Record::begin(Side::Client, span.clone(), label, self.metrics.client.clone(), deadline);
+        let record = Record::begin(Side::Client, span.clone(), label, self.metrics.client.clone(), current);
         if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
             let late = Status::deadline_exceeded("no time is left for this call: the caller's deadline has passed");
             record.finish(late.code(), late.message());
@@ -89,7 +89,7 @@ impl Service<Request<Body>> for Channel {
         let answer = span.in_scope(|| self.inner.call(request));
         Box::pin(async move {
             match answer.instrument(span).await {
-                Ok(answer) => Ok(record::observe(answer, record, None)),
+                Ok(answer) => Ok(record::observe(answer, record)),
                 Err(error) => {
                     let status = match deadline.is_some_and(|deadline| deadline <= Instant::now()) {
                         true => Status::deadline_exceeded("the deadline passed before the call was answered"),

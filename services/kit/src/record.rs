@@ -3,6 +3,7 @@
 use std::{
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -32,14 +33,15 @@ pub(crate) struct Record {
     method: String,
     calls: Calls,
     began: Instant,
-    deadline: Option<Instant>,
+    /// The call that is being answered: this one, or the one that this one was made for.
+    call: Option<Call>,
     is_finished: bool,
 }
 
 impl Record {
-    pub(crate) fn begin(side: Side, span: Span, method: String, calls: Calls, deadline: Option<Instant>) -> Self {
+    pub(crate) fn begin(side: Side, span: Span, method: String, calls: Calls, call: Option<Call>) -> Self {
         calls.in_flight.inc();
-        Self { side, span, method, calls, began: Instant::now(), deadline, is_finished: false }
+        Self { side, span, method, calls, began: Instant::now(), call, is_finished: false }
     }
 
     pub(crate) fn span(&self) -> &Span {
@@ -66,22 +68,29 @@ impl Record {
             self.span.record("otel.status_description", message);
             self.span.record("error.type", code_name(code));
         }
-        let _entered = self.span.enter();
-        let ms = took.as_secs_f64() * 1e3;
+        match &self.call {
+            Some(call) => call::within(call, || self.log(code, message, took)),
+            None => self.log(code, message, took),
+        }
+    }
+
+    fn log(&self, code: Code, why: &str, took: Duration) {
+        let (method, ms) = (&self.method, took.as_secs_f64() * 1e3);
+        let name = code_name(code);
         match (self.side, code) {
             (Side::Server, code) if is_server_fault(code) => {
-                tracing::warn!(code = code_name(code), ms, message, "call failed");
+                tracing::warn!(method, code = name, ms, why, "call failed")
             }
-            (Side::Server, Code::Ok) => tracing::debug!(code = code_name(code), ms, "call answered"),
-            (Side::Server, _) => tracing::info!(code = code_name(code), ms, message, "call refused"),
-            (Side::Client, _) => tracing::debug!(code = code_name(code), ms, message, "call made"),
+            (Side::Server, Code::Ok) => tracing::debug!(method, ms, "call answered"),
+            (Side::Server, _) => tracing::info!(method, code = name, ms, why, "call refused"),
+            (Side::Client, _) => tracing::debug!(method, code = name, ms, why, "call made"),
         }
     }
 }
 
 impl Drop for Record {
     fn drop(&mut self) {
-        let is_late = self.deadline.is_some_and(|deadline| deadline <= Instant::now());
+        let is_late = self.call.as_ref().and_then(Call::remaining).is_some_and(|left| left.is_zero());
         let (code, why) = match (is_late, self.side) {
             (true, _) => (Code::DeadlineExceeded, "the deadline passed"),
             (false, Side::Server) => (Code::Cancelled, "the caller went away"),
@@ -123,12 +132,11 @@ pub(crate) fn span(side: Side, method: &str) -> Span {
         rpc.grpc.status_code = field::Empty,
         error.type = field::Empty,
         request_id = field::Empty,
-        trace_id = field::Empty,
     )
 }
 
 /// Attaches a record to an answer: it ends with the answer's status, wherever that comes.
-pub(crate) fn observe(answer: http::Response<Body>, record: Record, call: Option<Call>) -> http::Response<Body> {
+pub(crate) fn observe(answer: http::Response<Body>, record: Record) -> http::Response<Body> {
     // An answer that has no body ("trailers only") bears its status among the headers.
     if let Some((code, message)) = status_in(answer.headers()) {
         record.finish(code, &message);
@@ -139,6 +147,8 @@ pub(crate) fn observe(answer: http::Response<Body>, record: Record, call: Option
         record.finish(Code::Unknown, &message);
         return answer;
     }
+    // Only what is polled for the call that is answered needs it as the current one.
+    let call = record.call.clone().filter(|_| record.side == Side::Server);
     answer.map(|inner| Body::new(Observed { inner, record: Some(record), call }))
 }
 

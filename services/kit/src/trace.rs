@@ -42,8 +42,3 @@ pub(crate) fn unrecorded() -> TraceContext {
 pub(crate) fn header_value(trace: &TraceContext) -> HeaderValue {
     HeaderValue::from_bytes(&trace.to_traceparent()).expect("a traceparent is ASCII")
 }
-
-/// The trace's id in hexadecimal.
-pub(crate) fn id(trace: &TraceContext) -> String {
-    String::from_utf8_lossy(&trace.trace_id_hex()).into_owned()
-}
