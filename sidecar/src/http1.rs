@@ -84,7 +84,8 @@ async fn answer(downstream: &Downstream, request: Request<Incoming>) -> Response
     match carried {
         Ok(mut answer) => {
             let head = std::mem::replace(&mut answer.head, Response::new(()).into_parts().0);
-            let mut response = Response::from_parts(head, AnswerBody::of(answer));
+            let length = head.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+            let mut response = Response::from_parts(head, AnswerBody::of(answer, length));
             *response.version_mut() = Version::HTTP_11;
             response
         }
@@ -152,17 +153,28 @@ enum AnswerBody {
 struct Moving {
     answer: Answer,
     expired: Option<Pin<Box<Sleep>>>,
+    /// By `Content-Length`: hyper asks for no more than that.
+    left_bytes: Option<u64>,
     is_over: bool,
 }
 
-impl AnswerBody {
-    fn of(mut answer: Answer) -> Self {
-        let expired = answer.deadline().map(|deadline: Instant| Box::pin(sleep_until(deadline)));
-        let is_over = answer.body().is_end();
-        if is_over {
-            answer.settle(&Delivery::Whole);
+impl Drop for Moving {
+    fn drop(&mut self) {
+        if self.left_bytes == Some(0) {
+            self.end(&Delivery::Whole);
         }
-        Self::Answer(Box::new(Moving { answer, expired, is_over }))
+    }
+}
+
+impl AnswerBody {
+    fn of(mut answer: Answer, left_bytes: Option<u64>) -> Self {
+        let expired = answer.deadline().map(|deadline: Instant| Box::pin(sleep_until(deadline)));
+        let is_end = answer.body().is_end();
+        let mut moving = Moving { answer, expired, left_bytes, is_over: false };
+        if is_end {
+            moving.end(&Delivery::Whole);
+        }
+        Self::Answer(Box::new(moving))
     }
 }
 
@@ -200,10 +212,20 @@ impl http_body::Body for AnswerBody {
 }
 
 impl Moving {
+    fn end(&mut self, delivery: &Delivery) {
+        if !self.is_over {
+            self.is_over = true;
+            self.answer.settle(delivery);
+        }
+    }
+
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokeOff>>> {
         self.answer.poll_upload(cx);
         let delivery = match self.answer.body().poll_part(cx) {
-            Poll::Ready(Some(Ok(Part::Data(data)))) => return Poll::Ready(Some(Ok(Frame::data(data)))),
+            Poll::Ready(Some(Ok(Part::Data(data)))) => {
+                self.left_bytes = self.left_bytes.map(|left| left.saturating_sub(data.len() as u64));
+                return Poll::Ready(Some(Ok(Frame::data(data))));
+            }
             Poll::Ready(Some(Ok(Part::Trailers(mut trailers)))) => {
                 self.answer.saw_trailers(&mut trailers);
                 return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
@@ -215,10 +237,7 @@ impl Moving {
                 _ => return Poll::Pending,
             },
         };
-        if !self.is_over {
-            self.is_over = true;
-            self.answer.settle(&delivery);
-        }
+        self.end(&delivery);
         Poll::Ready(if matches!(delivery, Delivery::Whole) { None } else { Some(Err(BrokeOff)) })
     }
 }

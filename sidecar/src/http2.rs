@@ -231,7 +231,9 @@ impl Sender {
         is_end: bool,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Error>> {
-        if !self.is_ahead && data.len() <= limits::MAX_FRAME_BYTES as usize {
+        // An empty part takes no room; it may well be what ends the stream.
+        let is_free = data.is_empty() || (!self.is_ahead && data.len() <= limits::MAX_FRAME_BYTES as usize);
+        if is_free {
             self.is_ahead = true;
             return Poll::Ready(self.stream.send_data(std::mem::take(data), is_end).map_err(Error));
         }

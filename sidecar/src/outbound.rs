@@ -225,7 +225,9 @@ async fn find(worker: &Worker, asked: Asked) -> Result<Arc<Service>, Stopped> {
         }
         Err(Unknown::Away) => Failure::new(
             Reason::ControlPlaneAway,
-            format!("{name} is not known here yet, and the control plane does not answer; try again"),
+            format!(
+                "{name} is not known here, and the control plane could not say yet whether there is one; try again"
+            ),
         ),
         Err(Unknown::Full) => {
             Failure::new(Reason::Overloaded, "too many calls wait for discovery; slow down").retry_after(RETRY_SOON)

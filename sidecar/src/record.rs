@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use weft_mesh::errors::Reason;
 
 use crate::{
-    breaker::{Breaker, Permit},
+    breaker::{Breaker, Permit, Verdict},
     catalog::Endpoint,
     classify,
     metrics::{CANCELLED_BY_CALLER, CallMetrics},
@@ -63,6 +63,18 @@ impl CallRecord {
     }
 }
 
+impl CallRecord {
+    /// A call that reached no endpoint says nothing of the service, and must not hide why behind an open breaker.
+    fn verdict(&self, code: u8) -> Verdict {
+        match self.reason {
+            Some(Reason::NoEndpoint | Reason::ConnectFailed | Reason::BreakerOpen | Reason::Overloaded) => {
+                Verdict::Nothing
+            }
+            _ => classify::verdict(code),
+        }
+    }
+}
+
 impl Drop for CallRecord {
     fn drop(&mut self) {
         let now = Instant::now();
@@ -70,7 +82,7 @@ impl Drop for CallRecord {
         self.metrics.in_flight.fetch_sub(1, Relaxed);
         self.metrics.record(code, now.saturating_duration_since(self.started));
         if let Some((breaker, permit)) = &self.breaker {
-            breaker.settle(*permit, classify::verdict(code), now);
+            breaker.settle(*permit, self.verdict(code), now);
         }
         if let (Some(span), Some(sink)) = (self.span.take(), &self.shared.spans) {
             span.end(code, self.reason.map(Reason::as_str), sink);

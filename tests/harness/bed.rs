@@ -51,21 +51,12 @@ pub struct ReplicaPorts {
     pub metrics: u16,
 }
 
-/// An endpoint as a sidecar's admin page shows it.
-#[derive(Clone, Debug)]
-pub struct EndpointView {
-    /// `IP:PORT`
-    pub address: String,
-    /// `CLOSED`, `OPEN` or `HALF_OPEN`
-    pub breaker: String,
-}
-
 /// How long a mesh may take to come up: on a busy machine, with unoptimized binaries.
 const READY: Duration = Duration::from_secs(60);
 
 impl Bed {
     /// A mesh of the services in `services`: the value of that key in `mesh.yaml`. `${BIN}` stands for the folder of the
-    /// workspace's binaries.
+    /// workspace's binaries, `${PROTO_PATH}` for the folders of its `.proto` files.
     ///
     /// # Panics
     /// It is not ready in time: with all of its output.
@@ -83,7 +74,7 @@ impl Bed {
         let [outbound, dashboard, control] = free_ports();
         let bin = weft.parent().expect("a binary lies in a folder").display().to_string();
         let protos = format!("[{}, {}]", root().join("proto").display(), root().join("tests/proto").display());
-        let services = services.replace("${BIN}", &bin).replace("${PROTOS}", &protos);
+        let services = services.replace("${BIN}", &bin).replace("${PROTO_PATH}", &protos);
         let ports = format!("{{ outbound: {outbound}, dashboard: {dashboard}, control: {control} }}");
         let yaml = format!("namespace: shop\nports: {ports}\nservices:\n{services}\n");
         fs::write(dir.path().join("mesh.yaml"), yaml).expect("the folder can be written");
@@ -103,7 +94,7 @@ impl Bed {
 
     async fn wait_until_ready(&mut self) {
         let end = Instant::now() + READY;
-        while !self.log().contains("ready: all") {
+        while !self.log().contains("the mesh is up after") {
             let ended = self.up.try_wait().expect("a child can be asked");
             assert!(ended.is_none() && Instant::now() < end, "the mesh is not ready ({ended:?}):\n{}", self.log());
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -191,7 +182,7 @@ impl Bed {
     /// # Panics
     /// There is no such answer.
     pub async fn json(&self, port: u16, path: &str) -> serde_json::Value {
-        let (status, body) = crate::bed::get(port, path).await;
+        let (status, body) = get(port, path).await;
         serde_json::from_str(&body).unwrap_or_else(|e| panic!("{path}: {status} is not JSON ({e}): {body}"))
     }
 

@@ -8,7 +8,7 @@ mod programs;
 
 use std::{env, time::Duration};
 
-pub use bed::{Bed, EndpointView, ReplicaPorts};
+pub use bed::{Bed, ReplicaPorts, channel, get, is_alive, signal};
 pub use programs::{binary, outside, root};
 use tonic::{Request, Response, Status, transport::Channel};
 use tonic_prost::ProstCodec;
@@ -21,11 +21,24 @@ pub struct Text {
     pub text: String,
 }
 
+/// One service of the name `probe`: `weft-test-app` with `tests/proto/probe/v1/probe.proto`, in so many replicas.
+pub fn probe_service(replicas: usize) -> String {
+    format!(
+        "  probe:\n    run: ${{BIN}}/weft-test-app\n    protos: [{}/probe/v1/probe.proto]\n    proto_path: ${{PROTO_PATH}}\n    \
+         replicas: {replicas}\n",
+        root().join("tests/proto").display()
+    )
+}
+
 /// Calls a unary method of `probe.v1.Probe` with headers.
 ///
 /// # Errors
 /// The status that the call ended with.
-pub async fn probe(channel: &Channel, method: &str, headers: &[(&'static str, &str)]) -> Result<Response<Text>, Status> {
+pub async fn probe(
+    channel: &Channel,
+    method: &str,
+    headers: &[(&'static str, &str)],
+) -> Result<Response<Text>, Status> {
     let mut request = Request::new(Text { text: "hello".into() });
     for (name, value) in headers {
         request.metadata_mut().insert(*name, value.parse().expect("an ASCII value"));

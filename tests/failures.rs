@@ -1,0 +1,1 @@
+//! Parts of the mesh die, and calls go on.

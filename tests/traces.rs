@@ -1,0 +1,1 @@
+//! A call's trace, read back from the built-in store and from a real Jaeger.

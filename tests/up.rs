@@ -1,0 +1,1 @@
+//! `weft up`, `down`, `check` and `call` as a person uses them.
