@@ -163,7 +163,9 @@ mod tests {
             assert_eq!(of(a).as_deref(), Some("users.shop"), "{a}");
         }
         assert_eq!(of("users.other").as_deref(), Some("users.other"));
-        for a in ["127.0.0.1:15001", "[::1]:15001", "localhost:15001", "api.example.com", "users.shop.pod", "", "a_b", "U"] {
+        for a in
+            ["127.0.0.1:15001", "[::1]:15001", "localhost:15001", "api.example.com", "users.shop.pod", "", "a_b", "U"]
+        {
             assert_eq!(of(a), None, "{a}");
         }
     }
