@@ -1,1 +1,228 @@
 //! A call's trace, read back from the built-in store and from a real Jaeger.
+
+use std::{
+    collections::HashMap,
+    net::TcpListener,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use serde_json::Value;
+use weft_tests::{Bed, eventually, get, outside, root, skip};
+
+/// The services that take part in the creation of a user.
+fn shop() -> String {
+    ["users", "auth", "notifications"]
+        .map(|name| {
+            let data = if name == "users" { " --data users-data" } else { "" };
+            let proto = root().join(format!("proto/shop/{name}/v1/{name}.proto"));
+            format!(
+                "  {name}:\n    run: ${{BIN}}/shop-{name}{data}\n    protos: [{}]\n    proto_path: ${{PROTO_PATH}}\n",
+                proto.display()
+            )
+        })
+        .concat()
+}
+
+/// Creates a user by `weft call`, and returns the id of the trace that it says.
+fn create(bed: &Bed) -> String {
+    let call = bed.weft(&["call", "shop.users.v1.Users/Create", r#"{"name":"Ada","email":"ada@example.com"}"#]);
+    let told = String::from_utf8_lossy(&call.stderr).into_owned();
+    assert!(call.status.success(), "{told}");
+    let address = told.lines().find_map(|line| line.strip_prefix("trace: ")).expect("the trace's address");
+    assert!(address.contains(&format!(":{}/", bed.dashboard())), "{address}");
+    address.rsplit('/').next().expect("an id").to_owned()
+}
+
+/// A span, whoever tells of it.
+#[derive(Debug)]
+struct Span {
+    id: String,
+    parent: Option<String>,
+    name: String,
+    kind: String,
+    service: String,
+    component: String,
+    is_error: bool,
+}
+
+/// Each hop of `Create` is there once, below the one before it, and none failed:
+/// keyboard's sidecar (call, attempt) → users' sidecar → users → (its client span →) users' sidecar → auth's sidecar → auth.
+fn check(spans: &[Span]) {
+    let by_id: HashMap<&str, &Span> = spans.iter().map(|span| (span.id.as_str(), span)).collect();
+    let one = |service: &str, component: &str, kind: &str, method: &str, parent_kind: Option<&str>| -> &Span {
+        let is_it = |span: &&Span| {
+            let parent = span.parent.as_deref().and_then(|id| by_id.get(id));
+            let parent_fits = parent_kind.is_none_or(|kind| parent.is_some_and(|parent| parent.kind == kind));
+            let who = span.service == service && span.component == component && span.kind == kind;
+            who && span.name.ends_with(method) && parent_fits
+        };
+        let found: Vec<_> = spans.iter().filter(is_it).collect();
+        let [span] = found[..] else { panic!("{service} {component} {kind} {method}: {found:#?}\nof {spans:#?}") };
+        span
+    };
+    let way_up = |span: &Span| {
+        let mut names = vec![];
+        let mut at = Some(span);
+        while let Some(span) = at {
+            names.push(format!("{}/{}/{}", span.service, span.component, span.kind));
+            at = span.parent.as_deref().and_then(|id| by_id.get(id).copied());
+        }
+        names
+    };
+    let auth = one("auth", "service", "server", "shop.auth.v1.Auth/Validate", None);
+    assert_eq!(
+        way_up(auth),
+        [
+            "auth/service/server",
+            "auth/sidecar/server",
+            "users/sidecar/client",
+            "users/sidecar/client",
+            "users/service/client",
+            "users/service/server",
+            "users/sidecar/server",
+            "keyboard/sidecar/client",
+            "keyboard/sidecar/client",
+        ]
+    );
+    one("notifications", "service", "server", "shop.notifications.v1.Notifications/Notify", None);
+    one("users", "service", "server", "shop.users.v1.Users/Create", None);
+    for span in spans {
+        assert!(!span.is_error, "{span:?}");
+        let is_known = span.parent.as_deref().is_none_or(|id| by_id.contains_key(id));
+        // `weft call` makes the trace's id and the first parent, and records no span of its own.
+        assert!(is_known || span.service == "keyboard", "a span is missing above {span:?}");
+    }
+}
+
+/// Spans of the whole way of `Create`: two services called, each by five spans, and the way in.
+const SPANS: usize = 14;
+
+#[tokio::test]
+async fn a_call_is_one_trace_in_the_built_in_store() {
+    let bed = Bed::start(&shop()).await;
+    let id = create(&bed);
+    let path = format!("/api/traces/{id}");
+    eventually("all spans are in the store", Duration::from_secs(30), async || {
+        get(bed.dashboard(), &path).await.1.matches("\"span_id\"").count() >= SPANS
+    })
+    .await;
+    let trace = bed.json(bed.dashboard(), &path).await;
+    let text = |span: &Value, key: &str| span[key].as_str().unwrap_or_default().to_owned();
+    let spans: Vec<Span> = trace["spans"]
+        .as_array()
+        .expect("spans")
+        .iter()
+        .map(|span| Span {
+            id: text(span, "span_id"),
+            parent: span["parent_span_id"].as_str().map(str::to_owned),
+            name: text(span, "name"),
+            kind: text(span, "kind"),
+            service: text(span, "service"),
+            component: text(span, "component"),
+            is_error: span["status"]["code"] == "error",
+        })
+        .collect();
+    check(&spans);
+    let (status, page) = get(bed.dashboard(), &format!("/traces/{id}")).await;
+    assert_eq!(status, 200);
+    assert!(page.contains("<svg") && page.contains("shop.auth.v1.Auth/Validate"), "{page}");
+
+    // A call that fails is marked as such.
+    let call = bed.weft(&["call", "shop.users.v1.Users/Get", r#"{"id":"nobody"}"#]);
+    assert!(!call.status.success());
+    eventually("the failed call is found by its filter", Duration::from_secs(30), async || {
+        get(bed.dashboard(), "/api/traces?errors=true").await.1.contains("shop.users.v1.Users/Get")
+    })
+    .await;
+}
+
+/// Jaeger, ended with the test.
+struct Jaeger {
+    process: Child,
+    otlp: u16,
+    query: u16,
+}
+
+impl Jaeger {
+    fn start(program: &std::path::Path) -> Self {
+        let held: Vec<TcpListener> = (0..12).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
+        let port = |n: usize| held[n].local_addr().expect("a bound socket").port();
+        let (otlp, query) = (port(0), port(1));
+        let at = |flag: &str, n: usize| format!("--{flag}=127.0.0.1:{}", port(n));
+        let args = [
+            at("collector.otlp.grpc.host-port", 0),
+            at("query.http-server.host-port", 1),
+            at("collector.otlp.http.host-port", 2),
+            at("query.grpc-server.host-port", 3),
+            at("collector.grpc-server.host-port", 4),
+            at("collector.http-server.host-port", 5),
+            at("admin.http.host-port", 6),
+            at("processor.jaeger-compact.server-host-port", 7),
+            at("processor.jaeger-binary.server-host-port", 8),
+            at("processor.zipkin-compact.server-host-port", 9),
+            at("http-server.host-port", 10),
+        ];
+        drop(held);
+        let mut command = Command::new(program);
+        command.env("COLLECTOR_OTLP_ENABLED", "true").args(args).stdout(Stdio::null()).stderr(Stdio::null());
+        Self { process: command.spawn().expect("Jaeger starts"), otlp, query }
+    }
+}
+
+impl Drop for Jaeger {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[tokio::test]
+async fn a_call_is_one_trace_in_jaeger() {
+    let Some(program) = outside("jaeger") else {
+        return skip("no Jaeger: see CONTRIBUTING.md for how to build it");
+    };
+    let jaeger = Jaeger::start(&program);
+    eventually("Jaeger listens", Duration::from_secs(30), async || {
+        tokio::net::TcpStream::connect(("127.0.0.1", jaeger.query)).await.is_ok()
+            && tokio::net::TcpStream::connect(("127.0.0.1", jaeger.otlp)).await.is_ok()
+    })
+    .await;
+    let bed = Bed::start_with(&shop(), &["--otlp", &format!("http://127.0.0.1:{}", jaeger.otlp)]).await;
+    let id = create(&bed);
+    let path = format!("/api/traces/{id}");
+    eventually("all spans are in Jaeger", Duration::from_secs(30), async || {
+        get(jaeger.query, &path).await.1.matches("\"operationName\"").count() >= SPANS
+    })
+    .await;
+    let answer: Value = bed.json(jaeger.query, &path).await;
+    let trace = &answer["data"][0];
+    let tag = |tags: &Value, key: &str| {
+        let tags = tags.as_array().cloned().unwrap_or_default();
+        tags.iter().find(|tag| tag["key"] == key).map(|tag| tag["value"].to_string().trim_matches('"').to_owned())
+    };
+    let spans: Vec<Span> = trace["spans"]
+        .as_array()
+        .expect("spans")
+        .iter()
+        .map(|span| {
+            let process = &trace["processes"][span["processID"].as_str().expect("a process")];
+            Span {
+                id: span["spanID"].as_str().expect("an id").to_owned(),
+                parent: span["references"][0]["spanID"].as_str().map(str::to_owned),
+                name: span["operationName"].as_str().expect("a name").to_owned(),
+                kind: tag(&span["tags"], "span.kind").unwrap_or_default(),
+                service: process["serviceName"].as_str().expect("a name").to_owned(),
+                component: tag(&process["tags"], "weft.component").unwrap_or_default(),
+                is_error: tag(&span["tags"], "error").is_some_and(|error| error == "true"),
+            }
+        })
+        .collect();
+    check(&spans);
+    let root = trace["spans"]
+        .as_array()
+        .expect("spans")
+        .iter()
+        .find(|span| span["operationName"] == "shop.auth.v1.Auth/Validate");
+    assert_eq!(tag(&root.expect("the call to auth")["tags"], "rpc.system").as_deref(), Some("grpc"));
+}
