@@ -1,1 +1,200 @@
 //! Parts of the mesh die, and calls go on.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use serde_json::Value;
+use tokio::time::{Instant, sleep};
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+use weft_tests::{Bed, Load, Outcome, eventually, probe, probe_service, signal};
+
+/// For what is only slow on a slow machine.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// After a `kill -9` the system takes apart what it killed: for a moment its connections still take what is sent.
+const DYING: Duration = Duration::from_secs(1);
+
+/// The state of the keyboard's sidecar.
+async fn state(bed: &Bed) -> Value {
+    bed.json(bed.ports("keyboard").admin, "/state").await
+}
+
+/// What the keyboard's sidecar knows of the one service there is.
+async fn watched(bed: &Bed) -> Value {
+    state(bed).await["services"][0].clone()
+}
+
+/// How many endpoints the keyboard's sidecar may choose from.
+async fn endpoints_up(bed: &Bed) -> usize {
+    let endpoints = watched(bed).await["endpoints"].as_array().cloned().unwrap_or_default();
+    endpoints.iter().filter(|endpoint| endpoint["health"] == "HEALTH_UP").count()
+}
+
+/// Waits until as many replicas answer calls.
+async fn answering(bed: &Bed, replicas: usize) {
+    let channel = bed.channel();
+    let pids = std::cell::RefCell::new(BTreeSet::new());
+    eventually("every replica answers", LIMIT, async || {
+        if let Ok(answer) = probe(&channel, "Say", &[]).await {
+            let pid = answer.metadata().get("x-pid").expect("every answer has it").to_str().expect("digits");
+            pids.borrow_mut().insert(pid.to_owned());
+        }
+        pids.borrow().len() >= replicas
+    })
+    .await;
+}
+
+fn failed(outcomes: &[Outcome]) -> Vec<(Instant, &Status)> {
+    outcomes.iter().filter_map(|outcome| Some((outcome.began, outcome.answer.as_ref().err()?))).collect()
+}
+
+fn reason(status: &Status) -> &str {
+    status.metadata().get("x-weft-error").and_then(|reason| reason.to_str().ok()).unwrap_or_default()
+}
+
+#[tokio::test]
+async fn no_call_fails_while_the_control_plane_is_away_and_comes_back() {
+    let bed = Bed::start(&probe_service(1)).await;
+    probe(&bed.channel(), "Say", &[]).await.expect("an answer");
+    let epoch = watched(&bed).await["version"]["epoch"].clone();
+    let load = Load::start(bed.channel(), "");
+
+    // It hangs before it dies: neither may be noticed.
+    let first = bed.pid("control");
+    signal("-STOP", first);
+    sleep(Duration::from_secs(2)).await;
+    bed.kill("control");
+    eventually("the new control plane's snapshot is in use", LIMIT, async || {
+        let (state, service) = (state(&bed).await, watched(&bed).await);
+        state["controlPlaneConnected"] == true && service["version"]["epoch"] != epoch
+    })
+    .await;
+    assert_ne!(bed.pid("control"), first);
+    assert_eq!(endpoints_up(&bed).await, 1);
+    sleep(Duration::from_secs(1)).await;
+
+    let outcomes = load.stop().await;
+    let failed = failed(&outcomes);
+    assert!(failed.is_empty(), "{} of {} calls failed: {:?}", failed.len(), outcomes.len(), failed[0].1);
+    assert!(outcomes.len() > 20, "there was a load");
+    assert!(bed.log().contains("control: was ended by signal 9 (SIGKILL)"), "weft up says what died");
+}
+
+#[tokio::test]
+async fn replicas_and_sidecars_die_and_come_back() {
+    let bed = Bed::start(&probe_service(2)).await;
+    answering(&bed, 2).await;
+
+    replica_dies(&bed).await;
+    sidecar_dies(&bed).await;
+    sidecar_hangs(&bed).await;
+}
+
+/// Only calls inside the replica may fail.
+async fn replica_dies(bed: &Bed) {
+    let load = Load::start(bed.channel(), "sleep:30");
+    sleep(Duration::from_millis(500)).await;
+    let first = bed.pid("probe-1");
+    bed.kill("probe-1");
+    let killed = Instant::now();
+    eventually("weft up starts it again", LIMIT, async || bed.log().contains("probe-1: started again")).await;
+    sleep(2 * DYING).await;
+    let outcomes = load.stop().await;
+    for (began, status) in failed(&outcomes) {
+        assert!(began < killed + DYING, "a call failed that began {:?} after the death: {status:?}", began - killed);
+        assert_eq!(reason(status), "connection-broke", "{status:?}");
+    }
+    assert!(outcomes.iter().any(|outcome| outcome.began > killed + DYING));
+    assert_ne!(bed.pid("probe-1"), first);
+    eventually("both replicas are known to be up again", LIMIT, async || endpoints_up(bed).await == 2).await;
+    answering(bed, 2).await;
+}
+
+/// Its endpoint is gone for others at once.
+async fn sidecar_dies(bed: &Bed) {
+    let load = Load::start(bed.channel(), "sleep:30");
+    sleep(Duration::from_millis(500)).await;
+    let old = bed.ports("probe-1").inbound;
+    bed.kill("probe-1·sidecar");
+    let killed = Instant::now();
+    let gets_calls = async || {
+        let service = watched(bed).await;
+        let mut endpoints = service["endpoints"].as_array().expect("a list").iter();
+        endpoints.any(|e| e["address"] == format!("127.0.0.1:{old}") && e["health"] == "HEALTH_UP")
+    };
+    eventually("its endpoint is gone", LIMIT, async || !gets_calls().await).await;
+    // Ninety seconds are for those that say nothing any more; a broken stream says enough.
+    assert!(killed.elapsed() < Duration::from_secs(30), "{:?}", killed.elapsed());
+    eventually("both replicas are known to be up again", LIMIT, async || endpoints_up(bed).await == 2).await;
+    sleep(2 * DYING).await;
+    for (began, status) in failed(&load.stop().await) {
+        assert!(began < killed + DYING, "a call failed that began {:?} after the death: {status:?}", began - killed);
+    }
+    answering(bed, 2).await;
+}
+
+/// A process that stands still keeps its connections, and answers nothing.
+async fn sidecar_hangs(bed: &Bed) {
+    let hung = bed.pid("probe-2·sidecar");
+    signal("-STOP", hung);
+    eventually("the half-dead sidecar gets no more calls", LIMIT, async || endpoints_up(bed).await == 1).await;
+    let (channel, alive) = (bed.channel(), bed.pid("probe-1").to_string());
+    for _ in 0..20 {
+        let answer = probe(&channel, "Say", &[]).await.expect("the other replica answers");
+        assert_eq!(answer.metadata().get("x-pid").expect("every answer has it"), alive.as_str());
+    }
+    signal("-CONT", hung);
+    eventually("both replicas are known to be up again", LIMIT, async || endpoints_up(bed).await == 2).await;
+    answering(bed, 2).await;
+}
+
+#[tokio::test]
+async fn a_breaker_opens_refuses_with_a_time_to_come_again_and_closes_by_a_probe() {
+    let bed = Bed::start(&probe_service(1)).await;
+    let channel = bed.channel();
+    probe(&channel, "Say", &[]).await.expect("an answer");
+
+    let mut calls_failed = 0;
+    let refused = loop {
+        let status = probe(&channel, "Say", &[("x-do", "status:14")]).await.expect_err("no answer");
+        match reason(&status) {
+            "" => calls_failed += 1,
+            "breaker-open" => break status,
+            other => panic!("{other}: {status:?}"),
+        }
+        assert!(calls_failed < 50, "the breaker does not open");
+    };
+    // The contract says three; on a machine that stands still for a second a probe may come between.
+    assert!(calls_failed >= 3, "{calls_failed}");
+    assert_eq!(refused.code(), Code::Unavailable);
+    let details = refused.get_error_details();
+    let info = details.error_info().expect("google.rpc.ErrorInfo");
+    assert_eq!((info.reason.as_str(), info.domain.as_str()), ("breaker-open", "weft"));
+    let again_in = details.retry_info().and_then(|info| info.retry_delay).expect("google.rpc.RetryInfo");
+    assert!(!again_in.is_zero() && again_in <= Duration::from_secs(1), "{again_in:?}");
+    let pushback = refused.metadata().get("grpc-retry-pushback-ms").expect("gRFC A6").to_str().expect("digits");
+    assert_eq!(u128::from(pushback.parse::<u64>().expect("milliseconds")), again_in.as_millis());
+
+    eventually("the admin port shows it open", LIMIT, async || {
+        let _ = probe(&channel, "Say", &[("x-do", "status:14")]).await;
+        watched(&bed).await["breaker"]["state"] == "STATE_OPEN"
+    })
+    .await;
+    let admin = bed.ports("keyboard").admin;
+    eventually("so does its page", LIMIT, async || {
+        let _ = probe(&channel, "Say", &[("x-do", "status:14")]).await;
+        weft_tests::get(admin, "/").await.1.contains(r#"<span class="bad">open</span>"#)
+    })
+    .await;
+
+    eventually("a probe closes it", LIMIT, async || probe(&channel, "Say", &[]).await.is_ok()).await;
+    eventually("the admin port shows it closed", LIMIT, async || {
+        let shown = watched(&bed).await;
+        shown["breaker"]["state"] == "STATE_CLOSED" && shown["endpoints"][0]["breaker"]["state"] == "STATE_CLOSED"
+    })
+    .await;
+    let shown = watched(&bed).await;
+    let count = |name: &str| shown["breaker"][name].as_str().expect("a 64-bit number").parse::<u64>().expect("digits");
+    assert!(count("timesOpened") >= 1 && count("callsRefused") >= 1, "{shown}");
+    probe(&channel, "Say", &[]).await.expect("an answer");
+}

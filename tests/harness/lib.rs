@@ -4,11 +4,13 @@
 //! Every port is picked by the kernel, so that tests run at once and beside other work.
 
 mod bed;
+mod load;
 mod programs;
 
 use std::{env, time::Duration};
 
 pub use bed::{Bed, ReplicaPorts, channel, get, is_alive, signal};
+pub use load::{Load, Outcome};
 pub use programs::{binary, outside, root};
 use tonic::{Request, Response, Status, transport::Channel};
 use tonic_prost::ProstCodec;
