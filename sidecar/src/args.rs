@@ -44,6 +44,9 @@ pub struct Args {
     /// The service's contracts: a serialized google.protobuf.FileDescriptorSet
     #[arg(long, env = "WEFT_DESCRIPTORS", value_name = "FILE")]
     pub descriptors: Option<PathBuf>,
+    /// The contracts that it implements [default: all that --descriptors define, but google.*, grpc.* and weft.*]
+    #[arg(long, env = "WEFT_CONTRACTS", value_name = "NAME", value_delimiter = ',', requires = "descriptors")]
+    pub contracts: Vec<String>,
     /// How its service's health is asked for: grpc, tcp, http:/PATH [default: grpc for grpc, tcp for http1]
     #[arg(long, env = "WEFT_HEALTH")]
     pub health: Option<HealthCheck>,
