@@ -119,6 +119,9 @@ async fn call(args: &Args) -> anyhow::Result<ExitCode> {
     let outcome = exchange(args, channel, &method, &messages, headers, &printer).await;
     let code = match outcome {
         Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(status)) if is_of_the_connection(&status) => {
+            bail!("the connection to {address} broke before the call had ended; trace: {trace_id}")
+        }
         Ok(Err(status)) => {
             let known = output::details(&status, &mut reflection).await;
             printer.status(&status, known.as_ref().unwrap_or(&messages));
@@ -220,7 +223,9 @@ async fn find_method(reflection: &mut Reflection, contract: &str, method: &str) 
     }
     let methods = reflection.methods(contract);
     if methods.is_empty() {
-        bail!("`{contract}` is a message, not a contract; `weft call` lists what there is");
+        let contracts = reflection.services().await?;
+        let near = hint(closest(contract, contracts.iter().map(String::as_str)));
+        bail!("`{contract}` is no contract with methods{near}; `weft call` lists what there is");
     }
     match methods.iter().find(|candidate| candidate.name == method) {
         Some(found) => Ok(found.clone()),
@@ -230,6 +235,11 @@ async fn find_method(reflection: &mut Reflection, contract: &str, method: &str) 
             bail!("{contract} has no method `{method}`{near}; it has {names}")
         }
     }
+}
+
+/// Whether nobody answered so: the connection to the sidecar itself failed.
+fn is_of_the_connection(status: &Status) -> bool {
+    std::error::Error::source(status).is_some_and(|source| source.is::<tonic::transport::Error>())
 }
 
 fn hint(near: Option<&str>) -> String {

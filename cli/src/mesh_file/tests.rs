@@ -1,5 +1,7 @@
 use std::{fs, os::unix::fs::PermissionsExt, path::Path};
 
+use weft_mesh::policy::ServicePolicy;
+
 use super::*;
 
 const OPTIONS: &str = include_str!("../../../proto/weft/options/v1/options.proto");
@@ -27,6 +29,10 @@ fn folder() -> tempfile::TempDir {
     write("proto/broken.proto", "syntax = \"proto3\";\nmessage {\n");
     write("proto/empty.proto", "syntax = \"proto3\";\n");
     write("proto/future.proto", "edition = \"2023\";\nservice S {}\n");
+    write(
+        "proto/more.proto",
+        "syntax = \"proto3\";\nimport \"users.proto\";\nservice More { rpc Get(demo.v1.Request) returns (demo.v1.Request); }\n",
+    );
     write("proto/wrong.proto", &USERS.replace("seconds: 5", "seconds: -5"));
     write("bin/users", "#!/bin/sh\n");
     write("bin/data", "no program");
@@ -168,6 +174,16 @@ fn a_program_that_is_still_to_be_built_may_be_missing() {
     let load = |programs| MeshFile::check(Path::new("mesh.yaml"), dir.path(), text, programs);
     assert!(load(Programs::MayBeBuilt).is_ok());
     assert!(load(Programs::MustExist).is_err());
+}
+
+#[test]
+fn a_service_implements_what_its_own_files_define_and_not_what_they_import() {
+    let dir = folder();
+    let mesh = check(dir.path(), "services: { more: { run: bin/users, protos: proto/more.proto } }\n").unwrap();
+    let contracts = mesh.services[0].contracts.as_ref().unwrap();
+    assert_eq!(contracts.implements, ["More"]);
+    let whole = ServicePolicy::from_descriptors(&contracts.descriptor_set, None).unwrap();
+    assert!(whole.contract("demo.v1.Users").is_some(), "the import is in the set");
 }
 
 #[test]

@@ -67,6 +67,8 @@ pub(crate) struct ServiceLaunch {
     env: Vec<(String, String)>,
     /// Where the compiled contracts are.
     descriptors: Option<PathBuf>,
+    /// Those of them that it implements; others only come along as imports.
+    implements: Vec<String>,
 }
 
 impl Mesh {
@@ -137,7 +139,7 @@ impl Mesh {
                 command.args(["--health", health]);
             }
             if let Some(descriptors) = &service.descriptors {
-                command.arg("--descriptors").arg(descriptors);
+                command.arg("--descriptors").arg(descriptors).args(["--contracts", &service.implements.join(",")]);
             }
         }
         Ok(command)
@@ -252,6 +254,7 @@ impl ServiceLaunch {
             health: service.health.clone(),
             env: service.env.clone(),
             descriptors,
+            implements: service.contracts.as_ref().map_or_else(Vec::new, |contracts| contracts.implements.clone()),
         })
     }
 }

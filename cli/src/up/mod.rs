@@ -98,15 +98,26 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     if args.otlp.is_some() {
         file.otlp = args.otlp;
     }
+    clear_sidecars(&state_dir)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(run_mesh(&file, &state_dir))
 }
 
 fn prepare_state_dir(state_dir: &Path) -> anyhow::Result<()> {
-    let made = fs::create_dir_all(state_dir.join("sidecars"))
+    let made = fs::create_dir_all(state_dir)
         // Whoever keeps the mesh file in git wants none of this in it.
         .and_then(|()| fs::write(state_dir.join(".gitignore"), "*\n"));
     made.with_context(|| format!("{} can't be written", state_dir.display()))
+}
+
+/// The endpoints that sidecars of an earlier run have kept ended with it.
+fn clear_sidecars(state_dir: &Path) -> anyhow::Result<()> {
+    let dir = state_dir.join("sidecars");
+    let cleared = match fs::remove_dir_all(&dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => fs::create_dir_all(&dir),
+    };
+    cleared.with_context(|| format!("{} can't be made anew", dir.display()))
 }
 
 /// Held for as long as this process lives: two of them would fight over the ports and the run file.

@@ -1,6 +1,6 @@
 //! What is shown once the mesh is there: the services, where they are, and what to try.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use prost::Message;
 use prost_types::{FileDescriptorSet, method_options::IdempotencyLevel};
@@ -47,7 +47,7 @@ pub(crate) fn render(
     if let Some(otlp) = &file.otlp {
         lines.push(format!("traces to   {otlp}, too"));
     }
-    lines.extend(examples(file, outbound));
+    lines.extend(examples(file, mesh, outbound));
     lines.push("stop        Ctrl-C".to_owned());
     lines.push(String::new());
     lines.join("\n")
@@ -64,15 +64,16 @@ fn aligned(rows: &[[String; 5]]) -> Vec<String> {
 }
 
 /// Calls that can be typed as they stand.
-fn examples(file: &MeshFile, outbound: u16) -> Vec<String> {
+fn examples(file: &MeshFile, mesh: &Mesh, outbound: u16) -> Vec<String> {
     let mut examples = Vec::new();
+    let weft = typed_name(&mesh.weft);
     let address = match outbound {
         weft_mesh::names::port::OUTBOUND => String::new(),
         port => format!(" --address http://{}", loopback(port)),
     };
     if let Some(method) = file.services.iter().find_map(harmless_method) {
-        examples.push(format!("weft call{address}"));
-        examples.push(format!("weft call{address} {method} '{{}}'"));
+        examples.push(format!("{weft} call{address}"));
+        examples.push(format!("{weft} call{address} {method} '{{}}'"));
         examples.push(format!("grpcurl -plaintext {} list", loopback(outbound)));
     }
     if let Some(service) = file.services.iter().find(|service| service.protocol == Protocol::Http1) {
@@ -82,6 +83,17 @@ fn examples(file: &MeshFile, outbound: u16) -> Vec<String> {
         format!("{}{example}", if index == 0 { "try         " } else { "            " })
     };
     examples.into_iter().enumerate().map(label).collect()
+}
+
+/// How this program is called from here: by its name where it is the one in `PATH`, else by the way to it.
+fn typed_name(weft: &Path) -> String {
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    let in_path = std::env::split_paths(&paths).map(|dir| dir.join("weft")).find(|path| path.is_file());
+    if in_path.and_then(|path| path.canonicalize().ok()).is_some_and(|path| path == weft) {
+        return "weft".to_owned();
+    }
+    let here = std::env::current_dir().unwrap_or_default();
+    weft.strip_prefix(here).unwrap_or(weft).display().to_string()
 }
 
 /// A unary method that only reads, best one that needs nothing in particular: `List`.
