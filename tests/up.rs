@@ -1,1 +1,292 @@
 //! `weft up`, `down`, `check` and `call` as a person uses them.
+
+use std::{
+    fs,
+    io::Write,
+    net::TcpListener,
+    path::Path,
+    process::{Command, Output, Stdio},
+    time::Duration,
+};
+
+use serde_json::Value;
+use weft_tests::{Bed, binary, eventually, is_alive, probe_service, root};
+
+/// For what is only slow on a slow machine.
+const LIMIT: Duration = Duration::from_secs(60);
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Runs `weft` in a folder, away from what the developer's shell says to some other mesh.
+fn weft(folder: &Path, args: &[&str]) -> Output {
+    let mut command = Command::new(binary("weft"));
+    command.args(args).current_dir(folder).env_remove("WEFT_OUTBOUND").output().expect("weft starts")
+}
+
+#[test]
+fn a_mesh_file_with_a_mistake_is_told_by_line_and_field_and_starts_nothing() {
+    let folder = tempfile::tempdir().expect("a folder of its own");
+    let app = binary("weft-test-app").display().to_string();
+    let cases = [
+        (
+            format!("services:\n  probe:\n    run: {app}\n    replica: 2\n"),
+            "mesh.yaml:4: services.probe.replica: unknown key; allowed: run, ",
+        ),
+        (
+            format!("services:\n  probe:\n    run: {app}\n    replicas: two\n"),
+            "mesh.yaml:4: services.probe.replicas: found the text \"two\"; allowed: a whole number from 1 to 50",
+        ),
+        (
+            format!("services:\n  probe:\n    run: {app}\n  probe:\n    run: {app}\n"),
+            "mesh.yaml:4: services.probe: there twice, first in line 2; allowed: once",
+        ),
+        (
+            "services:\n  probe:\n    run: bin/no-such-program\n".to_owned(),
+            "mesh.yaml:3: services.probe.run: no program ",
+        ),
+        (
+            format!("services:\n  probe:\n    run: {app}\n    protos: [no-such.proto]\n"),
+            "mesh.yaml:4: services.probe.protos: no such file: ",
+        ),
+        ("services: [\n".to_owned(), "mesh.yaml:"),
+    ];
+    for (yaml, told) in cases {
+        fs::write(folder.path().join("mesh.yaml"), &yaml).expect("the folder can be written");
+        for command in ["check", "up"] {
+            let output = weft(folder.path(), &[command]);
+            let text = stderr(&output);
+            assert!(!output.status.success(), "weft {command} took\n{yaml}\n{text}");
+            assert!(text.contains(told) && text.ends_with("1 problem; nothing was started\n"), "{command}: {text}");
+            assert!(!folder.path().join(".weft").exists(), "weft {command} began something for\n{yaml}");
+        }
+    }
+}
+
+#[test]
+fn a_port_in_use_and_no_file_at_all_start_nothing() {
+    let folder = tempfile::tempdir().expect("a folder of its own");
+    let output = weft(folder.path(), &["up"]);
+    assert!(!output.status.success());
+    assert!(stderr(&output).contains("mesh.yaml: no such file; run this in the folder of a mesh.yaml"), "{output:?}");
+
+    let held = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = held.local_addr().expect("a bound socket").port();
+    let app = binary("weft-test-app").display().to_string();
+    let yaml = format!(
+        "ports:\n  outbound: 0\n  dashboard: {port}\n  control: 0\nservices:\n  probe:\n    run: {app}\n    health: tcp\n"
+    );
+    fs::write(folder.path().join("mesh.yaml"), yaml).expect("the folder can be written");
+    let output = weft(folder.path(), &["up"]);
+    let text = stderr(&output);
+    assert!(!output.status.success(), "{text}");
+    assert!(text.contains(&format!("mesh.yaml:3: ports.dashboard: port {port} is in use")), "{text}");
+    assert!(text.contains("; allowed: a free port, or 0 for any"), "{text}");
+    assert!(!folder.path().join(".weft/run.json").exists());
+    // It is a good file all the same: who only checks it does not want the ports.
+    let output = weft(folder.path(), &["check"]);
+    assert!(
+        output.status.success() && stdout(&output).contains("mesh.yaml: good; 1 service, 0 contracts"),
+        "{output:?}"
+    );
+}
+
+/// Services of the shop that `users` needs, and two with streams.
+fn shop() -> String {
+    let service = |name: &str, args: &str| {
+        let proto = root().join(format!("proto/shop/{name}/v1/{name}.proto"));
+        format!(
+            "  {name}:\n    run: ${{BIN}}/shop-{name}{args}\n    protos: [{}]\n    proto_path: ${{PROTO_PATH}}\n",
+            proto.display()
+        )
+    };
+    [service("users", " --data users-data"), service("auth", ""), service("notifications", ""), service("products", "")]
+        .concat()
+}
+
+#[tokio::test]
+async fn weft_call_speaks_to_the_shop_and_ctrl_c_leaves_no_process_behind() {
+    let mut bed = Bed::start(&shop()).await;
+    lists_what_there_is(&bed);
+    let ada = calls_unary_methods(&bed).await;
+    calls_streaming_methods(&bed);
+    tells_what_is_wrong(&bed).await;
+    a_user_survives_the_death_of_users(&bed, &ada).await;
+
+    let mut pids = bed.pids();
+    assert_eq!(pids.len(), 10, "control, keyboard, and two for each service");
+    assert!(bed.stop().await.success(), "Ctrl-C is a good end");
+    pids.retain(|pid| is_alive(*pid));
+    assert!(pids.is_empty(), "{pids:?} are left:\n{}", bed.log());
+    assert!(bed.log().contains("stopped; no process is left"));
+    assert!(!bed.state_dir().join("run.json").exists());
+    let output = bed.weft(&["down"]);
+    assert!(output.status.success() && stdout(&output).starts_with("nothing runs for"), "{output:?}");
+}
+
+fn lists_what_there_is(bed: &Bed) {
+    let output = bed.weft(&["call"]);
+    let text = stdout(&output);
+    assert!(output.status.success(), "{}", stderr(&output));
+    for line in [
+        "shop.users.v1.Users\n",
+        "  Create  CreateRequest → User\n",
+        "  Watch   WatchRequest → stream Event\n",
+        "shop.products.v1.Products\n",
+        "  Import  stream Product → ImportResponse\n",
+        "  Stream  stream NotifyRequest → stream Notification\n",
+    ] {
+        assert!(text.contains(line), "{line:?} is not in\n{text}");
+    }
+    let one = stdout(&bed.weft(&["call", "shop.auth.v1.Auth"]));
+    assert!(one.starts_with("shop.auth.v1.Auth\n") && !one.contains("Users"), "{one}");
+}
+
+/// The id of a user that is there afterwards.
+async fn calls_unary_methods(bed: &Bed) -> String {
+    let ada = r#"{"name":"Ada","email":"ada@Example.com"}"#;
+    let output = bed.weft(&["call", "shop.users.v1.Users/Create", ada]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let user: Value = serde_json::from_slice(&output.stdout).expect("an answer is JSON");
+    // That auth and notifications were called, too.
+    assert_eq!(user["email"], "ada@example.com");
+    let id = user["id"].as_str().expect("an id").to_owned();
+    let told = bed.weft(&[
+        "call",
+        "--compact",
+        "shop.notifications.v1.Notifications/List",
+        &format!("{{\"userId\":\"{id}\"}}"),
+    ]);
+    assert!(stdout(&told).contains("Welcome to the shop, Ada!"), "{told:?}");
+    assert_eq!(stdout(&told).lines().count(), 1);
+
+    // The address that it prints is that of its trace.
+    let text = stderr(&output);
+    let trace = text.lines().find_map(|line| line.strip_prefix("trace: ")).expect("the trace's address");
+    let start = format!("http://127.0.0.1:{}/traces/", bed.dashboard());
+    let trace = trace.strip_prefix(&start).unwrap_or_else(|| panic!("{trace} does not begin with {start}"));
+    let page = format!("/traces/{trace}");
+    eventually("the trace is shown there", LIMIT, async || {
+        let (status, body) = weft_tests::get(bed.dashboard(), &page).await;
+        status == 200 && body.contains("shop.users.v1.Users/Create") && body.contains("shop.auth.v1.Auth/Validate")
+    })
+    .await;
+    id
+}
+
+fn calls_streaming_methods(bed: &Bed) {
+    let output = bed.weft(&["call", "-c", "shop.products.v1.Products/Search", r#"{"query":"tea"}"#]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(lines(&output)[0]["id"], "teapot");
+    assert!(lines(&bed.weft(&["call", "-c", "shop.products.v1.Products/Search"])).len() >= 12);
+
+    let mut import = Command::new(binary("weft"))
+        .args(["call", "-c", "shop.products.v1.Products/Import", "-d", "-"])
+        .current_dir(bed.dir())
+        .env("WEFT_OUTBOUND", bed.url())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("weft starts");
+    let products = b"{\"id\":\"tray\",\"name\":\"Tray\",\"priceCents\":\"100\"}\n{\"id\":\"jug\",\"name\":\"Jug\"}";
+    import.stdin.take().expect("a pipe").write_all(products).expect("it reads");
+    let output = import.wait_with_output().expect("it ends");
+    assert_eq!(lines(&output), [serde_json::json!({"imported": 2})]);
+    let tray = bed.weft(&["call", "-c", "shop.products.v1.Products/Get", r#"{"id":"tray"}"#]);
+    assert_eq!(lines(&tray)[0]["priceCents"], "100");
+
+    let two = r#"{"userId":"bob","text":"one"} {"userId":"bob","text":"two"}"#;
+    let output = bed.weft(&["call", "-c", "shop.notifications.v1.Notifications/Stream", two]);
+    let texts: Vec<Value> = lines(&output).into_iter().map(|answer| answer["text"].clone()).collect();
+    assert_eq!(texts, ["one", "two"], "{}", stderr(&output));
+}
+
+/// The answers of a call with `--compact`.
+fn lines(output: &Output) -> Vec<Value> {
+    stdout(output).lines().map(|line| serde_json::from_str(line).expect("an answer is JSON")).collect()
+}
+
+async fn tells_what_is_wrong(bed: &Bed) {
+    let failed = |args: &[&str], code: i32, told: &[&str]| {
+        let output = bed.weft(&[&["call"], args].concat());
+        let text = stderr(&output);
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {text}");
+        assert!(output.stdout.is_empty(), "{args:?}: {output:?}");
+        for part in told {
+            assert!(text.contains(part), "{part:?} is not in the answer to {args:?}:\n{text}");
+        }
+    };
+    let create = "shop.users.v1.Users/Create";
+    failed(
+        &[create, r#"{"name":"Bob","email":"bob"}"#],
+        64 + 3,
+        &["error: INVALID_ARGUMENT: ", "google.rpc.BadRequest ", "\"field\": \"email\"", "trace: http://"],
+    );
+    failed(&[create, r#"{"nam":"Bob"}"#], 1, &["nam"]);
+    failed(&[create, "{"], 1, &["the request is not JSON, in value 1"]);
+    failed(&["shop.users.v1.Users/Creat"], 1, &["has no method `Creat` (did you mean `Create`?)"]);
+    failed(
+        &["shop.user.v1.Users/Create"],
+        1,
+        &["no contract `shop.user.v1.Users` (did you mean `shop.users.v1.Users`?)"],
+    );
+    let get = "shop.users.v1.Users/Get";
+    let nobody = r#"{"id":"00000000000000000000000000000000"}"#;
+    failed(&[get, nobody], 64 + 5, &["error: NOT_FOUND: ", "google.rpc.ResourceInfo "]);
+    // Nothing ends a watch but its deadline, and that is the mesh's answer.
+    failed(
+        &["--timeout", "300ms", "shop.users.v1.Users/Watch"],
+        64 + 4,
+        &["error: DEADLINE_EXCEEDED: ", "x-weft-error: deadline-exceeded"],
+    );
+    failed(&["--address", "127.0.0.1:1", get], 1, &["nothing answers at 127.0.0.1:1; is `weft up` running"]);
+    // A control plane that has just begun does not yet say what is not there.
+    eventually("an unknown service is told with the closest known one", LIMIT, async || {
+        let output = bed.weft(&["call", "--service", "user", get]);
+        output.status.code() == Some(64 + 12)
+            && ["x-weft-error: no-such-service", "users"].iter().all(|part| stderr(&output).contains(part))
+    })
+    .await;
+}
+
+/// `kill -9` at once after the answer: what was acknowledged is on the disk.
+async fn a_user_survives_the_death_of_users(bed: &Bed, ada: &str) {
+    let eve = r#"{"name":"Eve","email":"eve@example.com"}"#;
+    let output = bed.weft(&["call", "shop.users.v1.Users/Create", eve]);
+    bed.kill("users-1");
+    assert!(output.status.success(), "{}", stderr(&output));
+    let user: Value = serde_json::from_slice(&output.stdout).expect("an answer is JSON");
+    let eve = user["id"].as_str().expect("an id");
+    for (id, name) in [(ada, "Ada"), (eve, "Eve")] {
+        let request = format!("{{\"id\":\"{id}\"}}");
+        eventually("users is back", LIMIT, async || {
+            let output = bed.weft(&["call", "-c", "shop.users.v1.Users/Get", &request]);
+            output.status.success() && lines(&output)[0]["name"] == name
+        })
+        .await;
+    }
+    eventually("weft up says so", LIMIT, async || bed.log().contains("users-1: started again")).await;
+}
+
+#[tokio::test]
+async fn weft_down_ends_what_a_killed_weft_up_left() {
+    let mut bed = Bed::start(&probe_service(2)).await;
+    let second = weft(bed.dir(), &["up"]);
+    assert!(!second.status.success() && stderr(&second).contains("`weft up` already runs for mesh.yaml"), "{second:?}");
+
+    let pids = bed.pids();
+    bed.kill_up();
+    assert!(pids.iter().any(|pid| is_alive(*pid)), "there is something left to end");
+    let output = bed.weft(&["down"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(stdout(&output).contains("stopped; 6 processes were left and were ended"), "{}", stdout(&output));
+    let alive: Vec<u32> = pids.into_iter().filter(|pid| is_alive(*pid)).collect();
+    assert!(alive.is_empty(), "{alive:?} are left");
+    assert!(!bed.state_dir().join("run.json").exists());
+}
