@@ -55,7 +55,8 @@ pub(crate) async fn serve(downstream: Rc<Downstream>, stream: TcpStream, from: S
             .timer(TokioTimer::new())
             .header_read_timeout(limits::DETECT_TIMEOUT)
             .max_buf_size(limits::HEADER_LIST_BYTES as usize)
-            .half_close(true)
+            // Who closes one side only counts as gone: else nothing would tell that a waiting client has left.
+            .half_close(false)
             .serve_connection(TokioIo::new(stream), service)
     );
     let ended = tokio::select! {
