@@ -1,30 +1,378 @@
 //! Calls through a pair of sidecars, good and bad.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use weft_tests::{Bed, probe, probe_service};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty};
+use tokio_stream::StreamExt;
+use tonic::{Code, Request, Status};
+use tonic_prost::ProstCodec;
+use tonic_reflection::pb::v1::{
+    ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+    server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+};
+use tonic_types::StatusExt;
+use weft_mesh::policy::ServicePolicy;
+use weft_tests::{Bed, Text, Wire, eventually, framed, get, metric, outside, probe, probe_service, raw};
+
+const SOON: Duration = Duration::from_secs(10);
 
 #[tokio::test]
-async fn a_call_by_contract_crosses_two_sidecars_and_comes_back() {
-    let bed = Bed::start(&probe_service(1)).await;
-    let answer = probe(&bed.channel(), "Say", &[]).await.expect("an answer");
-    assert_eq!(answer.into_inner().text, "hello");
-
-    // What the service sees: who called, and how much time is left.
-    let answer = probe(&bed.channel(), "Quick", &[("x-do", "headers")]).await.expect("an answer");
-    let headers = answer.into_inner().text;
-    assert!(headers.contains("URI=spiffe://weft.local/ns/shop/sa/keyboard"), "{headers}");
-    let timeout = headers.lines().find_map(|line| line.strip_prefix("grpc-timeout: ")).expect("the contract's timeout");
-    let micros: u64 = timeout.trim_end_matches('u').parse().expect("microseconds");
-    assert!((1..300_000).contains(&micros), "less than the contract's 300 ms is left: {timeout}");
+async fn what_a_service_is_asked_it_answers() {
+    let web = "  web:\n    run: ${BIN}/shop-web\n    protocol: http1\n    health: http:/health\n";
+    let bed = Bed::start(&format!("{}{web}", probe_service(1))).await;
+    a_call_by_contract_crosses_two_sidecars_and_comes_back(&bed).await;
+    the_sooner_of_two_deadlines_ends_a_call(&bed).await;
+    a_stream_of_both_sides_is_echoed_and_half_closed(&bed).await;
+    a_large_body_goes_both_ways(&bed).await;
+    a_broken_answer_is_said_to_be_one(&bed).await;
+    reflection_shows_every_contract_with_its_options(&bed).await;
+    http1_finds_a_service_by_path_and_by_host(&bed).await;
+    grpcurl_lists_and_calls(&bed);
 }
 
 #[tokio::test]
-async fn a_contract_s_timeout_ends_a_call() {
-    let bed = Bed::start(&probe_service(1)).await;
-    let began = std::time::Instant::now();
-    let status = probe(&bed.channel(), "Quick", &[("x-do", "sleep:10000")]).await.expect_err("too late");
-    assert_eq!(status.code(), tonic::Code::DeadlineExceeded, "{status}");
-    assert_eq!(status.metadata().get("x-weft-error").expect("made by the mesh"), "deadline-exceeded");
-    assert!(began.elapsed() < Duration::from_secs(5));
+async fn bad_input_gets_its_answer_and_no_other_call_notices() {
+    let sick = "  sick:\n    run: ${BIN}/weft-test-app\n";
+    let bed = Bed::start(&format!("{}{sick}", probe_service(1))).await;
+    // A stream that runs through all of it, and is whole at its end.
+    let (says, heard) = bystander(&bed).await;
+    an_unknown_name_is_answered_with_the_closest(&bed).await;
+    a_service_with_no_endpoint_up_is_said_to_have_none(&bed).await;
+    garbage_closes_its_own_connection_only(&bed).await;
+    an_over_long_head_is_refused(&bed).await;
+    a_body_that_stops_half_way_ends_its_call(&bed).await;
+    a_client_that_goes_away_ends_its_call(&bed).await;
+    says.send(Text { text: "last".into() }).await.expect("the bystander is heard");
+    drop(says);
+    assert_eq!(heard.await.expect("no panic"), ["first", "last"]);
+    assert_eq!(metric(bed.ports("keyboard").metrics, "weft_panics_total", "").await, 0.0);
+    assert_eq!(metric(bed.ports("probe-1").metrics, "weft_panics_total", "").await, 0.0);
+}
+
+#[tokio::test]
+async fn only_what_may_be_repeated_is_sent_again() {
+    let bed = Bed::start(&probe_service(2)).await;
+    let once = |name: &str| format!("die-once:{}", bed.dir().join(name).display());
+
+    let answer = probe(&bed.channel(), "Read", &[("x-do", &once("read"))]).await.expect("the other replica answers");
+    assert_eq!(answer.into_inner().text, "hello");
+    assert!(bed.dir().join("read").exists(), "one replica has died");
+    assert_eq!(metric(bed.ports("keyboard").metrics, "weft_retries_total", "Probe/Read").await, 1.0);
+
+    let status = probe(&bed.channel(), "Say", &[("x-do", &once("say"))]).await.expect_err("it may not be repeated");
+    assert_made_by_mesh(&status, Code::Unavailable, "connection-broke");
+    assert_eq!(metric(bed.ports("keyboard").metrics, "weft_retries_total", "Probe/Say").await, 0.0);
+
+    // What was never seen is sent elsewhere, whatever it is.
+    for _ in 0..10 {
+        eventually("a replica answers", SOON, async || probe(&bed.channel(), "Say", &[]).await.is_ok()).await;
+    }
+}
+
+fn assert_made_by_mesh(status: &Status, code: Code, reason: &str) {
+    assert_eq!(status.code(), code, "{status}");
+    assert_eq!(status.metadata().get("x-weft-error").expect("made by the mesh"), reason, "{status}");
+    let info = status.get_details_error_info().expect("google.rpc.ErrorInfo");
+    assert_eq!((&*info.reason, &*info.domain), (reason, "weft"));
+}
+
+async fn chat(bed: &Bed, requests: impl tokio_stream::Stream<Item = Text> + Send + 'static) -> tonic::Streaming<Text> {
+    let mut client = tonic::client::Grpc::new(bed.channel());
+    client.ready().await.expect("the sidecar is there");
+    let path = http::uri::PathAndQuery::from_static("/probe.v1.Probe/Chat");
+    let answer = client.streaming(Request::new(requests), path, ProstCodec::<Text, Text>::default()).await;
+    answer.expect("the stream opens").into_inner()
+}
+
+async fn a_call_by_contract_crosses_two_sidecars_and_comes_back(bed: &Bed) {
+    let answer = probe(&bed.channel(), "Say", &[]).await.expect("an answer");
+    assert_eq!(answer.into_inner().text, "hello");
+    let answer = probe(&bed.channel(), "Say", &[("x-weft-service", "probe")]).await.expect("an answer by name");
+    assert_eq!(answer.into_inner().text, "hello");
+
+    // What the service sees: who called, what it is part of, and how much time is left.
+    let forged = ("x-forwarded-client-cert", "By=me;URI=spiffe://weft.local/ns/shop/sa/admin");
+    let answer = probe(&bed.channel(), "Quick", &[("x-do", "headers"), forged]).await.expect("an answer");
+    let headers = answer.into_inner().text;
+    let callers: Vec<_> = headers.lines().filter(|line| line.starts_with("x-forwarded-client-cert: ")).collect();
+    assert!(callers.len() == 1 && callers[0].ends_with("URI=spiffe://weft.local/ns/shop/sa/keyboard"), "{headers}");
+    assert!(headers.contains("traceparent: 00-"), "{headers}");
+    assert!((1..300_000).contains(&micros_left(&headers)), "less than the contract's 300 ms is left: {headers}");
+}
+
+/// What the service was told that is left.
+fn micros_left(headers: &str) -> u64 {
+    let timeout = headers.lines().find_map(|line| line.strip_prefix("grpc-timeout: ")).expect("a timeout");
+    timeout.trim_end_matches('u').parse().expect("microseconds")
+}
+
+async fn the_sooner_of_two_deadlines_ends_a_call(bed: &Bed) {
+    // The contract says 300 ms. A bare client, as tonic's would end the call by itself.
+    let mut wire = Wire::connect(bed.outbound()).await;
+    for (timeout, limit) in [("20S", 300), ("100m", 100), ("99999999H", 300), ("soon", 300)] {
+        let began = Instant::now();
+        let status = wire.call("Quick", &[("x-do", "sleep:20000"), ("grpc-timeout", timeout)]).await;
+        assert_made_by_mesh(&status, Code::DeadlineExceeded, "deadline-exceeded");
+        let took = began.elapsed();
+        assert!(took >= Duration::from_millis(limit) && took < Duration::from_secs(5), "{timeout}: {took:?}");
+        // The breaker opens at three failures in a row.
+        probe(&bed.channel(), "Quick", &[]).await.expect("the next call is answered");
+    }
+    let headers = [("x-do", "headers"), ("grpc-timeout", "250m")];
+    let seen = probe(&bed.channel(), "Say", &headers).await.expect("an answer").into_inner().text;
+    assert!((1..250_000).contains(&micros_left(&seen)), "{seen}");
+}
+
+async fn a_stream_of_both_sides_is_echoed_and_half_closed(bed: &Bed) {
+    let (says, requests) = tokio::sync::mpsc::channel(1);
+    let mut answers = chat(bed, tokio_stream::wrappers::ReceiverStream::new(requests)).await;
+    for word in ["one", "two", "three"] {
+        says.send(Text { text: word.into() }).await.expect("the stream is open");
+        // Before the next is sent: nothing waits for the end.
+        assert_eq!(answers.message().await.expect("an echo").expect("a message").text, word);
+    }
+    drop(says);
+    assert_eq!(answers.message().await.expect("a good end"), None);
+}
+
+async fn a_large_body_goes_both_ways(bed: &Bed) {
+    let text = "0123456789abcdef".repeat(3 * 1024 * 1024 / 16);
+    let mut client = tonic::client::Grpc::new(bed.channel());
+    client.ready().await.expect("the sidecar is there");
+    let path = http::uri::PathAndQuery::from_static("/probe.v1.Probe/Say");
+    let request = Request::new(Text { text: text.clone() });
+    let answer = client.unary(request, path, ProstCodec::<Text, Text>::default()).await.expect("an answer");
+    assert!(answer.into_inner().text == text, "3 MB come back as they went");
+}
+
+async fn a_broken_answer_is_said_to_be_one(bed: &Bed) {
+    let status = probe(&bed.channel(), "Say", &[("x-do", "break")]).await.expect_err("half an answer is none");
+    assert_eq!(status.code(), Code::Unavailable, "{status}");
+    eventually("it comes back", SOON, async || probe(&bed.channel(), "Say", &[]).await.is_ok()).await;
+}
+
+async fn reflection_shows_every_contract_with_its_options(bed: &Bed) {
+    let mut client = ServerReflectionClient::new(bed.channel());
+    let asked =
+        [MessageRequest::ListServices(String::new()), MessageRequest::FileContainingSymbol("probe.v1.Probe".into())];
+    let asked = asked.map(|what| ServerReflectionRequest { host: String::new(), message_request: Some(what) });
+    let answers = client.server_reflection_info(tokio_stream::iter(asked)).await.expect("reflection answers");
+    let answers: Vec<_> = answers.into_inner().collect().await;
+    let mut answers = answers.into_iter().map(|answer| answer.expect("an answer").message_response);
+
+    let Some(Some(MessageResponse::ListServicesResponse(list))) = answers.next() else { panic!("no list") };
+    assert!(list.service.iter().any(|service| service.name == "probe.v1.Probe"), "{list:?}");
+    let Some(Some(MessageResponse::FileDescriptorResponse(files))) = answers.next() else { panic!("no files") };
+    // The files of a FileDescriptorSet: field 1, each with its length.
+    let set: Vec<u8> = files
+        .file_descriptor_proto
+        .iter()
+        .flat_map(|file| {
+            let mut field = vec![0x0a];
+            prost::encode_length_delimiter(file.len(), &mut field).expect("a growing buffer has room");
+            field.extend(file);
+            field
+        })
+        .collect();
+    let policy = ServicePolicy::from_descriptors(&set, None).expect("the files are whole");
+    let quick = policy.method("probe.v1.Probe", "Quick").expect("the method is there");
+    assert_eq!(quick.timeout.expect("its option is there").value, Duration::from_millis(300));
+    assert_eq!(policy.breaker.value.consecutive_failures, 3);
+}
+
+async fn http1_finds_a_service_by_path_and_by_host(bed: &Bed) {
+    let port = bed.outbound();
+    assert_eq!(get(port, "/web/health").await, (200, "ok\n".to_owned()));
+    assert!(get(port, "/web").await.1.contains("<html"), "the path without a slash is the root");
+    assert_eq!(http1(port, "web", "/health").await.0, 200);
+    assert_eq!(http1(port, "web.shop:80", "/health").await.0, 200);
+    // What the service itself answers is passed on as it is.
+    let (status, headers, _) = http1(port, "web", "/no-such-page").await;
+    assert_eq!((status, headers.get("x-weft-error")), (404, None));
+    // gRPC's contracts are no paths, and what is no service is said to be none.
+    let is_settled = async || http1(port, "127.0.0.1", "/wbe/health").await.0 != 503;
+    eventually("the control plane has settled", weft_mesh::limits::SETTLING_TIME * 2, is_settled).await;
+    let (status, headers, text) = http1(port, "127.0.0.1", "/wbe/health").await;
+    assert_eq!((status, headers["x-weft-error"].to_str().expect("text")), (404, "no-such-service"), "{text}");
+    assert!(text.contains("the closest is web.shop"), "{text}");
+    let (status, headers, text) = http1(port, "127.0.0.1", "/").await;
+    assert_eq!((status, headers["x-weft-error"].to_str().expect("text")), (404, "no-such-service"), "{text}");
+}
+
+async fn http1(port: u16, host: &str, path: &str) -> (u16, http::HeaderMap, String) {
+    let stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.expect("something listens");
+    let io = hyper_util::rt::TokioIo::new(stream);
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.expect("HTTP/1.1 begins");
+    tokio::spawn(connection);
+    let request = http::Request::get(path).header("host", host).body(Empty::<Bytes>::new()).expect("a request");
+    let (head, body) = sender.send_request(request).await.expect("an answer").into_parts();
+    let body = body.collect().await.expect("a whole body").to_bytes();
+    (head.status.as_u16(), head.headers, String::from_utf8_lossy(&body).into_owned())
+}
+
+fn grpcurl_lists_and_calls(bed: &Bed) {
+    let Some(grpcurl) = outside("grpcurl") else { return weft_tests::skip("grpcurl is not installed") };
+    let address = format!("127.0.0.1:{}", bed.outbound());
+    let run = |args: &[&str]| {
+        let output = std::process::Command::new(&grpcurl).arg("-plaintext").args(args).output().expect("it starts");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    assert!(run(&[&address, "list"]).contains("probe.v1.Probe"));
+    assert!(run(&[&address, "describe", "probe.v1.Probe.Quick"]).contains("weft.options.v1.method"));
+    assert!(run(&["-d", r#"{"text":"Ada"}"#, &address, "probe.v1.Probe/Say"]).contains(r#""text": "Ada""#));
+}
+
+async fn bystander(bed: &Bed) -> (tokio::sync::mpsc::Sender<Text>, tokio::task::JoinHandle<Vec<String>>) {
+    let (says, requests) = tokio::sync::mpsc::channel(1);
+    let mut answers = chat(bed, tokio_stream::wrappers::ReceiverStream::new(requests)).await;
+    says.send(Text { text: "first".into() }).await.expect("the stream is open");
+    let heard = tokio::spawn(async move {
+        let mut words = Vec::new();
+        while let Some(message) = answers.message().await.expect("the bystander's stream is whole") {
+            words.push(message.text);
+        }
+        words
+    });
+    (says, heard)
+}
+
+async fn an_unknown_name_is_answered_with_the_closest(bed: &Bed) {
+    let unknown = async |path: &'static str, service: Option<&str>| {
+        let mut request = Request::new(Text::default());
+        if let Some(service) = service {
+            request.metadata_mut().insert("x-weft-service", service.parse().expect("ASCII"));
+        }
+        let mut client = tonic::client::Grpc::new(bed.channel());
+        client.ready().await.expect("the sidecar is there");
+        let path = http::uri::PathAndQuery::from_static(path);
+        let status = client.unary(request, path, ProstCodec::<Text, Text>::default()).await.expect_err("unknown");
+        if status.metadata().get("x-weft-error").is_some_and(|reason| reason == "control-plane-away") {
+            return None;
+        }
+        assert_made_by_mesh(&status, Code::Unimplemented, "no-such-service");
+        Some(status.message().to_owned())
+    };
+    // Just started, the control plane can't say yet what does not exist.
+    let settled = async || unknown("/probe.v1.Prob/Say", None).await.is_some();
+    eventually("the control plane has settled", weft_mesh::limits::SETTLING_TIME * 2, settled).await;
+    let unknown = async |path, service| unknown(path, service).await.expect("it has settled");
+    let message = unknown("/probe.v1.Prob/Say", None).await;
+    assert!(message.contains("probe.v1.Prob") && message.contains("the closest is probe.v1.Probe"), "{message}");
+    let message = unknown("/probe.v1.Probe/Say", Some("prode")).await;
+    assert!(message.contains("prode.shop") && message.contains("the closest is probe.shop"), "{message}");
+    let message = unknown("/xyz.Nothing/At", None).await;
+    assert!(!message.contains("closest"), "{message}");
+    unknown("/probe.v1.Probe/Say", Some("no such name")).await;
+}
+
+async fn a_service_with_no_endpoint_up_is_said_to_have_none(bed: &Bed) {
+    let ask = async |what| probe(&bed.channel(), "Say", &[("x-weft-service", "sick"), ("x-do", what)]).await;
+    ask("sicken").await.expect("it is up still");
+    let refused = async || ask("").await.is_err_and(|status| status.message().contains("none of its endpoints is up"));
+    eventually("its health is known", SOON, refused).await;
+    let status = ask("").await.expect_err("it is sick");
+    assert_made_by_mesh(&status, Code::Unavailable, "no-endpoint");
+    let (http, headers, _) = http1(bed.outbound(), "sick", "/").await;
+    assert_eq!((http, headers["x-weft-error"].to_str().expect("text")), (503, "no-endpoint"));
+}
+
+async fn garbage_closes_its_own_connection_only(bed: &Bed) {
+    let (port, metrics) = (bed.outbound(), bed.ports("keyboard").metrics);
+    let malformed = async || metric(metrics, "weft_connections_malformed_total", "").await;
+    let tls_hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 a TLS client at the plain-text port";
+    let bad_frame = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x01\x04\x00\x00\x00\x00\x00!";
+    let cases: [(&str, &[u8]); 4] = [
+        ("TLS", tls_hello),
+        ("a wrong preface", b"PRI * HTTP/9.9\r\n\r\nxx\r\n\r\n"),
+        ("a SETTINGS frame of a wrong length", bad_frame),
+        ("no HTTP/1.1", b"HELLO\x00\x01\x02 THERE\r\n\r\n"),
+    ];
+    for (what, bytes) in cases {
+        let before = malformed().await;
+        raw(port, bytes).await;
+        eventually(&format!("{what} is counted"), SOON, async || malformed().await == before + 1.0).await;
+        probe(&bed.channel(), "Say", &[]).await.expect("others are answered");
+    }
+    eventually("the log says why", SOON, async || bed.log().contains("are neither HTTP/2 nor HTTP/1.1")).await;
+}
+
+async fn an_over_long_head_is_refused(bed: &Bed) {
+    // Over the bound of 64 KiB: its call is refused, and the connection's others go on.
+    let mut wire = Wire::connect(bed.outbound()).await;
+    let long = "x".repeat(10_000);
+    let headers: Vec<_> = ["x-a", "x-b", "x-c", "x-d", "x-e", "x-f", "x-g", "x-h"].map(|name| (name, &*long)).into();
+    let (other, mut other_body) = wire.open("Say", &[]).await;
+    let (refused, _body) = wire.open("Say", &headers).await;
+    match refused.await {
+        Ok(answer) => assert_eq!(answer.status(), 431),
+        Err(e) => assert!(e.is_reset(), "{e}"),
+    }
+    other_body.send_data(framed("hello"), true).expect("the connection is whole");
+    assert_eq!(other.await.expect("an answer").status(), 200);
+    wire.cut();
+
+    // Over HTTP/1.1.
+    let head = format!("GET /x HTTP/1.1\r\nhost: probe\r\nx-long: {}\r\n\r\n", "x".repeat(200_000));
+    let answer = raw(bed.outbound(), head.as_bytes()).await;
+    assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 431"), "{}", answer.escape_ascii());
+    probe(&bed.channel(), "Say", &[]).await.expect("others are answered");
+}
+
+/// How many calls the service saw break off.
+async fn broken(bed: &Bed) -> u64 {
+    let answer = probe(&bed.channel(), "Say", &[]).await.expect("the next call is answered");
+    answer.metadata().get("x-broken").expect("a count").to_str().expect("text").parse().expect("a number")
+}
+
+async fn in_flight(bed: &Bed) -> f64 {
+    metric(bed.ports("probe-1").metrics, "weft_calls_in_flight", "Probe/Say").await
+}
+
+async fn a_body_that_stops_half_way_ends_its_call(bed: &Bed) {
+    let half = framed("a message of which only a part is sent").slice(..20);
+    for is_reset in [true, false] {
+        let before = broken(bed).await;
+        let mut wire = Wire::connect(bed.outbound()).await;
+        let (_answer, mut body) = wire.open("Say", &[]).await;
+        body.send_data(half.clone(), false).expect("the connection is whole");
+        eventually("the service has it", SOON, async || in_flight(bed).await == 1.0).await;
+        if is_reset {
+            body.send_reset(h2::Reason::CANCEL);
+        } else {
+            wire.cut();
+        }
+        eventually("its call ends", SOON, async || in_flight(bed).await == 0.0).await;
+        eventually("the service knows", SOON, async || broken(bed).await == before + 1).await;
+    }
+    // Over HTTP/1.1: less than it said.
+    let before = broken(bed).await;
+    let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", bed.outbound())).await.expect("it listens");
+    let head = "POST /probe.v1.Probe/Say HTTP/1.1\r\nhost: probe\r\ncontent-type: application/grpc\r\ncontent-length: 99\r\n\r\n\0\0";
+    tokio::io::AsyncWriteExt::write_all(&mut stream, head.as_bytes()).await.expect("it is taken");
+    eventually("the service has it", SOON, async || in_flight(bed).await == 1.0).await;
+    drop(stream);
+    eventually("its call ends", SOON, async || in_flight(bed).await == 0.0).await;
+    eventually("the service knows", SOON, async || broken(bed).await == before + 1).await;
+}
+
+async fn a_client_that_goes_away_ends_its_call(bed: &Bed) {
+    let before = broken(bed).await;
+    let mut wire = Wire::connect(bed.outbound()).await;
+    let (_answer, mut body) = wire.open("Say", &[("x-do", "sleep:60000")]).await;
+    body.send_data(framed("hello"), true).expect("the connection is whole");
+    eventually("the service works on it", SOON, async || in_flight(bed).await == 1.0).await;
+    wire.cut();
+    eventually("its call ends", SOON, async || in_flight(bed).await == 0.0).await;
+    eventually("the service knows", SOON, async || broken(bed).await == before + 1).await;
+
+    // Over HTTP/1.1, where only the closed connection says so.
+    let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", bed.outbound())).await.expect("it listens");
+    let head = "POST /probe.v1.Probe/Say HTTP/1.1\r\nhost: probe\r\ncontent-type: application/grpc\r\nx-do: sleep:60000\r\ncontent-length: 5\r\n\r\n\0\0\0\0\0";
+    tokio::io::AsyncWriteExt::write_all(&mut stream, head.as_bytes()).await.expect("it is taken");
+    eventually("the service works on it", SOON, async || in_flight(bed).await == 1.0).await;
+    drop(stream);
+    eventually("its call ends", SOON, async || in_flight(bed).await == 0.0).await;
+    eventually("the service knows", SOON, async || broken(bed).await == before + 2).await;
 }

@@ -3,16 +3,20 @@
 //! - `status:N` answers with that gRPC status and no message;
 //! - `sleep:MS` waits before it answers;
 //! - `die` ends the process without answering;
+//! - `die-once:FILE` does so if that file is not there yet, and makes it;
+//! - `sicken` makes its health check say NOT_SERVING from now on;
 //! - `headers` answers with the request's headers, a line each;
 //! - `break` sends the head of an answer and half a message, then ends the process.
 //!
-//! Every answer bears `x-pid`, and `x-calls`: how many calls this process has seen.
+//! Every answer bears `x-pid`, and `x-calls` and `x-broken`: how many calls this process has seen, and how many of them
+//! broke off, because their caller went away or stopped half-way.
 
 use std::{
-    env,
+    env, fs,
+    future::poll_fn,
     net::SocketAddr,
     process,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     time::Duration,
 };
 
@@ -25,6 +29,8 @@ use tokio::net::{TcpListener, TcpStream};
 use weft_tests::Text;
 
 static CALLS: AtomicU64 = AtomicU64::new(0);
+static BROKEN: AtomicU64 = AtomicU64::new(0);
+static IS_SICK: AtomicBool = AtomicBool::new(false);
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
@@ -40,7 +46,11 @@ async fn serve(stream: TcpStream) -> Result<(), h2::Error> {
     let mut connection = server::handshake(stream).await?;
     while let Some(accepted) = connection.accept().await {
         let (request, respond) = accepted?;
-        tokio::spawn(answer(request, respond));
+        tokio::spawn(async move {
+            if answer(request, respond).await.is_err() {
+                BROKEN.fetch_add(1, Relaxed);
+            }
+        });
     }
     Ok(())
 }
@@ -50,8 +60,9 @@ async fn answer(mut request: Request<RecvStream>, mut respond: server::SendRespo
     let what = request.headers().get("x-do").and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
     if request.uri().path() == "/grpc.health.v1.Health/Check" {
         CALLS.fetch_sub(1, Relaxed);
-        // SERVING
-        return send(&mut respond, calls, Bytes::from_static(&[0, 0, 0, 0, 2, 8, 1]));
+        // SERVING or NOT_SERVING
+        let status = if IS_SICK.load(Relaxed) { 2 } else { 1 };
+        return send(&mut respond, calls, Bytes::copy_from_slice(&[0, 0, 0, 0, 2, 8, status]));
     }
     match what.split_once(':').unwrap_or((&what, "")) {
         ("status", code) => {
@@ -64,8 +75,13 @@ async fn answer(mut request: Request<RecvStream>, mut respond: server::SendRespo
             respond.send_response(head, true)?;
             return Ok(());
         }
-        ("sleep", ms) => tokio::time::sleep(Duration::from_millis(ms.parse().unwrap_or(0))).await,
+        ("sleep", ms) => tokio::select! {
+            () = tokio::time::sleep(Duration::from_millis(ms.parse().unwrap_or(0))) => {}
+            gone = poll_fn(|cx| respond.poll_reset(cx)) => return Err(gone?.into()),
+        },
+        ("sicken", _) => IS_SICK.store(true, Relaxed),
         ("die", _) => process::exit(9),
+        ("die-once", file) if fs::File::create_new(file).is_ok() => process::exit(9),
         ("break", _) => {
             let mut stream = respond.send_response(head(calls), false)?;
             stream.send_data(Bytes::from_static(&[0, 0, 0, 0, 9, 1]), false)?;
@@ -99,7 +115,8 @@ async fn answer(mut request: Request<RecvStream>, mut respond: server::SendRespo
 
 fn head(calls: u64) -> Response<()> {
     let builder = Response::builder().header("content-type", "application/grpc");
-    builder.header("x-pid", process::id()).header("x-calls", calls).body(()).expect("static names")
+    let builder = builder.header("x-pid", process::id()).header("x-calls", calls);
+    builder.header("x-broken", BROKEN.load(Relaxed)).body(()).expect("static names")
 }
 
 fn ok() -> HeaderMap {

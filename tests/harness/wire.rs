@@ -1,0 +1,111 @@
+//! Clients that do what no well-behaved client does.
+
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use h2::{SendStream, client};
+use http::Request;
+use prost::Message;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    task::JoinHandle,
+};
+use tonic::Status;
+
+use crate::{Text, get};
+
+/// A bare HTTP/2 connection, whose calls can be left half done.
+pub struct Wire {
+    sender: client::SendRequest<Bytes>,
+    connection: JoinHandle<Result<(), h2::Error>>,
+}
+
+impl Wire {
+    /// To a loopback port.
+    ///
+    /// # Panics
+    /// Nothing speaks HTTP/2 there.
+    pub async fn connect(port: u16) -> Self {
+        let stream = TcpStream::connect(("127.0.0.1", port)).await.expect("something listens");
+        let (sender, connection) = client::handshake(stream).await.expect("HTTP/2 begins");
+        Self { sender, connection: tokio::spawn(connection) }
+    }
+
+    /// Opens a call of `probe.v1.Probe` with headers; its body is the caller's to send.
+    ///
+    /// # Panics
+    /// The connection is gone.
+    pub async fn open(
+        &mut self,
+        method: &str,
+        headers: &[(&'static str, &str)],
+    ) -> (client::ResponseFuture, SendStream<Bytes>) {
+        let mut request = Request::post(format!("http://127.0.0.1/probe.v1.Probe/{method}"));
+        request = request.header("content-type", "application/grpc").header("te", "trailers");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(()).expect("a request");
+        let mut ready = self.sender.clone().ready().await.expect("the connection is there");
+        ready.send_request(request, false).expect("the call opens")
+    }
+
+    /// A call with a message, and the status that it ended with.
+    ///
+    /// # Panics
+    /// It ended without one.
+    pub async fn call(&mut self, method: &str, headers: &[(&'static str, &str)]) -> Status {
+        let (answer, mut body) = self.open(method, headers).await;
+        body.send_data(framed("hello"), true).expect("the connection is whole");
+        let mut answer = answer.await.expect("an answer");
+        if let Some(status) = Status::from_header_map(answer.headers()) {
+            return status;
+        }
+        while answer.body_mut().data().await.is_some() {}
+        let trailers = answer.body_mut().trailers().await.expect("a whole answer").expect("trailers");
+        Status::from_header_map(&trailers).expect("a status")
+    }
+
+    /// Ends the connection at once, with all that runs on it.
+    pub fn cut(self) {
+        self.connection.abort();
+    }
+}
+
+/// A message as it stands in a gRPC body.
+///
+/// # Panics
+/// Never: the buffer grows.
+pub fn framed(text: &str) -> Bytes {
+    let message = Text { text: text.into() };
+    let mut frame = BytesMut::new();
+    frame.put_u8(0);
+    frame.put_u32(message.encoded_len() as u32);
+    message.encode(&mut frame).expect("a growing buffer has room");
+    frame.freeze()
+}
+
+/// Sends bytes to a loopback port, and gives what comes back until the other side closes the connection.
+///
+/// # Panics
+/// It does not close it.
+pub async fn raw(port: u16, bytes: &[u8]) -> Vec<u8> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.expect("something listens");
+    // Both may fail when the other side closes early: then what came before counts.
+    let _ = stream.write_all(bytes).await;
+    let mut answer = Vec::new();
+    let reading = tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut answer)).await;
+    assert!(reading.is_ok(), "the connection stays open: {}", answer.escape_ascii());
+    answer
+}
+
+/// A metric from a sidecar's page, summed over its rows whose line contains `label`.
+///
+/// # Panics
+/// There is no such page.
+pub async fn metric(port: u16, name: &str, label: &str) -> f64 {
+    let (_, page) = get(port, "/metrics").await;
+    let rows = page.lines().filter(|line| line.starts_with(name) && line.contains(label));
+    rows.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum()
+}
