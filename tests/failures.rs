@@ -62,7 +62,8 @@ async fn no_call_fails_while_the_control_plane_is_away_and_comes_back() {
     // It hangs before it dies: neither may be noticed.
     let first = bed.pid("control");
     signal("-STOP", first);
-    sleep(Duration::from_secs(2)).await;
+    let unknown = probe(&bed.channel(), "Say", &[("x-weft-service", "nobody")]).await.expect_err("nobody is there");
+    assert_eq!(reason(&unknown), "control-plane-away", "who is there is not known: {unknown:?}");
     bed.kill("control");
     eventually("the new control plane's snapshot is in use", LIMIT, async || {
         let (state, service) = (state(&bed).await, watched(&bed).await);
@@ -78,6 +79,14 @@ async fn no_call_fails_while_the_control_plane_is_away_and_comes_back() {
     assert!(failed.is_empty(), "{} of {} calls failed: {:?}", failed.len(), outcomes.len(), failed[0].1);
     assert!(outcomes.len() > 20, "there was a load");
     assert!(bed.log().contains("control: was ended by signal 9 (SIGKILL)"), "weft up says what died");
+
+    // A sidecar that begins anew beside a control plane that does, too.
+    let keyboard = bed.pid("keyboard·sidecar");
+    bed.kill("control");
+    bed.kill("keyboard·sidecar");
+    let channel = bed.channel();
+    eventually("calls work again", LIMIT, async || probe(&channel, "Say", &[]).await.is_ok()).await;
+    assert_ne!(bed.pid("keyboard·sidecar"), keyboard);
 }
 
 #[tokio::test]
