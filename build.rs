@@ -29,7 +29,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn prost_types_from(encoded: &[u8]) -> Result<protox::prost_reflect::prost_types::FileDescriptorSet, prost::DecodeError> {
+fn prost_types_from(
+    encoded: &[u8],
+) -> Result<protox::prost_reflect::prost_types::FileDescriptorSet, prost::DecodeError> {
     Message::decode(encoded)
 }
 
