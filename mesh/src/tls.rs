@@ -285,11 +285,18 @@ fn refused(why: impl std::error::Error + Send + Sync + 'static) -> TlsError {
 }
 
 /// A certificate of someone else than expected.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[error("the peer is {found}, expected {expected}")]
 struct WrongPeer {
     found: String,
     expected: String,
+}
+
+/// rustls shows its callers' errors by this, and so do the logs and answers of whoever was refused.
+impl fmt::Debug for WrongPeer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 /// Accepts one identity.
