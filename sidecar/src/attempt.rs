@@ -78,11 +78,13 @@ pub(crate) async fn run(
     let mut moving = Transfer::new(body, Replay::new(Rc::clone(call.worker)));
     let mut tried = Vec::new();
     let mut sent = 0;
+    let mut last = None;
     loop {
         let now = Instant::now();
         let endpoint = match call.worker.balancer.pick(&call.service.endpoints, &tried, now) {
             Ok(endpoint) => endpoint,
-            Err(why) => return Err(no_choice(call, why, !tried.is_empty()).into()),
+            // What went wrong before says more than that nothing is left to try.
+            Err(why) => return Err(last.unwrap_or_else(|| no_choice(call, why)).into()),
         };
         tried.push(endpoint.number);
         let Ok(permit) = endpoint.breaker.admit(now) else { continue };
@@ -150,19 +152,18 @@ pub(crate) async fn run(
         if let Some(span) = &mut record.span {
             span.event("retry", vec![opentelemetry::KeyValue::new("reason", failure.message.to_string())]);
         }
+        last = Some(failure);
     }
 }
 
-fn no_choice(call: &Call<'_>, why: NoChoice, was_tried: bool) -> Failure {
+fn no_choice(call: &Call<'_>, why: NoChoice) -> Failure {
     let name = &call.service.name;
     match why {
-        NoChoice::NoneUp | NoChoice::AllTried if was_tried => {
-            Failure::new(Reason::ConnectFailed, format!("no endpoint of {name} took the call"))
-        }
-        NoChoice::NoneUp | NoChoice::AllTried => {
+        NoChoice::NoneUp => {
             Failure::new(Reason::NoEndpoint, format!("{name} is known, but none of its endpoints is up"))
         }
-        NoChoice::BreakersOpen => {
+        // Tried, and yet nothing went wrong: their breakers have just let another call be the probe.
+        NoChoice::BreakersOpen | NoChoice::AllTried => {
             let after = call.service.breaker.policy().open_for;
             Failure::new(Reason::BreakerOpen, format!("the breaker of each endpoint of {name} is open"))
                 .retry_after(after)
