@@ -1,1 +1,329 @@
 //! Who may speak to whom, seen from outside.
+
+use std::{path::Path, time::Duration};
+
+use bytes::Bytes;
+use hyper_util::rt::TokioIo;
+use prost::Message;
+use rcgen::{
+    CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType, date_time_ymd,
+};
+use rustls::{NamedGroup, ProtocolVersion};
+use rustls_pki_types::{CertificateDer, pem::PemObject};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{
+    Code, Status, Streaming,
+    transport::{Channel, Endpoint},
+};
+use weft_contracts::weft::discovery::v1::{
+    self as discovery, Announce, AnnounceRequest, AnnounceResponse, Health, Protocol, announce_request::What,
+    registry_client::RegistryClient,
+};
+use weft_control::ca::Ca;
+use weft_mesh::{
+    identity::SpiffeId,
+    tls::{Svid, TrustBundle, client_config, server_name},
+};
+use weft_tests::{Bed, Text, Wire, eventually, framed, metric, probe, probe_service, raw};
+
+const SOON: Duration = Duration::from_secs(10);
+const PROBE: &str = "spiffe://weft.local/ns/shop/sa/probe";
+const STRANGER: &str = "spiffe://weft.local/ns/shop/sa/stranger";
+
+#[tokio::test]
+async fn nobody_speaks_to_another_without_the_right_certificate() {
+    weft_mesh::tls::install_crypto_provider();
+    let bed = Bed::start(&probe_service(1)).await;
+    let ca = Forge::of(&bed.state_dir().join("control"));
+    the_right_certificate_is_taken_over_tls13_with_a_hybrid_key(&bed, &ca).await;
+    plain_text_is_refused(&bed).await;
+    every_wrong_certificate_is_refused(&bed, &ca).await;
+    who_calls_is_what_the_certificate_says(&bed, &ca).await;
+    a_server_of_another_identity_is_refused(&bed, &ca).await;
+    nobody_announces_for_another(&bed, &ca).await;
+    an_endpoint_with_another_identity_than_announced_gets_no_call(&bed, &ca).await;
+    what_crosses_the_wire_is_encrypted(&bed, &ca).await;
+}
+
+/// A CA as its thief would have it: it signs anything.
+struct Forge {
+    issuer: Issuer<'static, KeyPair>,
+    bundle: TrustBundle,
+}
+
+impl Forge {
+    /// With the CA that is kept in a folder.
+    fn of(dir: &Path) -> Self {
+        let read = |file| std::fs::read_to_string(dir.join(file)).expect("a CA is kept there");
+        let key = KeyPair::from_pem(&read("ca.key.pem")).expect("a key");
+        let root = CertificateDer::from_pem_slice(read("ca.pem").as_bytes()).expect("a certificate");
+        let issuer = Issuer::from_ca_cert_der(&root, key).expect("a CA");
+        Self { issuer, bundle: TrustBundle::from_der([root.to_vec()]).expect("a root") }
+    }
+
+    fn svid(&self, uris: &[&str], years: (i32, i32)) -> Svid {
+        let key = KeyPair::generate().expect("a key");
+        let mut params = CertificateParams::default();
+        params.subject_alt_names =
+            uris.iter().map(|uri| SanType::URI((*uri).try_into().expect("an ASCII name"))).collect();
+        params.not_before = date_time_ymd(years.0, 1, 1);
+        params.not_after = date_time_ymd(years.1, 1, 1);
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        let leaf = params.signed_by(&key, &self.issuer).expect("it is signed");
+        Svid::new(vec![leaf.der().to_vec()], key.serialize_der()).expect("an SVID")
+    }
+
+    fn good(&self, id: &str) -> Svid {
+        self.svid(&[id], (2020, 2099))
+    }
+}
+
+fn id(text: &str) -> SpiffeId {
+    text.parse().expect("a SPIFFE ID")
+}
+
+/// A TLS connection to a loopback port, as far as the client can tell.
+async fn dial(
+    port: u16,
+    svid: Option<&Svid>,
+    bundle: &TrustBundle,
+    expected: &str,
+) -> std::io::Result<TlsStream<TcpStream>> {
+    let config = client_config(svid, bundle, id(expected)).expect("a configuration");
+    let tcp = TcpStream::connect(("127.0.0.1", port)).await?;
+    TlsConnector::from(config).connect(server_name(&id(expected)), tcp).await
+}
+
+/// Calls the probe's inbound port directly, and gives the headers that the service saw.
+async fn knock(bed: &Bed, svid: Option<&Svid>, bundle: &TrustBundle) -> Result<String, String> {
+    // In TLS 1.3 a client learns only after its handshake that it was refused.
+    let tls = dial(bed.ports("probe-1").inbound, svid, bundle, PROBE).await.map_err(|e| e.to_string())?;
+    let (sender, connection) = h2::client::handshake(tls).await.map_err(|e| e.to_string())?;
+    tokio::spawn(connection);
+    let mut sender = sender.ready().await.map_err(|e| e.to_string())?;
+    let request = http::Request::post("http://probe.shop/probe.v1.Probe/Say")
+        .header("content-type", "application/grpc")
+        .header("x-do", "headers")
+        .header("x-forwarded-client-cert", "By=me;URI=spiffe://weft.local/ns/shop/sa/admin");
+    let (answer, mut body) =
+        sender.send_request(request.body(()).expect("a request"), false).map_err(|e| e.to_string())?;
+    body.send_data(framed("hello"), true).map_err(|e| e.to_string())?;
+    let mut answer = answer.await.map_err(|e| e.to_string())?;
+    let mut message = Vec::new();
+    while let Some(data) = answer.body_mut().data().await {
+        message.extend_from_slice(&data.map_err(|e| e.to_string())?);
+    }
+    Ok(Text::decode(&message[5..]).map_err(|e| e.to_string())?.text)
+}
+
+async fn handshakes_failed(bed: &Bed) -> f64 {
+    metric(bed.ports("probe-1").metrics, "weft_handshakes_failed_total", "").await
+}
+
+async fn the_right_certificate_is_taken_over_tls13_with_a_hybrid_key(bed: &Bed, ca: &Forge) {
+    let svid = ca.good(STRANGER);
+    let tls = dial(bed.ports("probe-1").inbound, Some(&svid), &ca.bundle, PROBE).await.expect("it is taken");
+    let session = tls.get_ref().1;
+    assert_eq!(session.protocol_version(), Some(ProtocolVersion::TLSv1_3));
+    let group = session.negotiated_key_exchange_group().expect("keys are exchanged").name();
+    assert_eq!(group, NamedGroup::X25519MLKEM768);
+    let chain = session.peer_certificates().expect("the server shows who it is");
+    assert_eq!(SpiffeId::of_certificate(&chain[0]).expect("an SVID").to_string(), PROBE);
+    // One URI name and no other: nothing that a DNS check would take for it.
+    let (_, leaf) = x509_parser::parse_x509_certificate(&chain[0]).expect("a certificate");
+    let names = leaf.subject_alternative_name().expect("well-formed").expect("it has names");
+    assert_eq!(names.value.general_names.len(), 1, "{names:?}");
+    drop(tls);
+    assert!(knock(bed, Some(&svid), &ca.bundle).await.is_ok_and(|seen| seen.contains(STRANGER)));
+}
+
+async fn plain_text_is_refused(bed: &Bed) {
+    let before = handshakes_failed(bed).await;
+    let port = bed.ports("probe-1").inbound;
+    let answer = raw(port, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00").await;
+    assert!(!answer.windows(3).any(|bytes| bytes == b"\x00\x00\x04"), "no SETTINGS: {}", answer.escape_ascii());
+    let answer = raw(port, b"GET / HTTP/1.1\r\nhost: probe\r\n\r\n").await;
+    assert!(!answer.starts_with(b"HTTP/"), "{}", answer.escape_ascii());
+    eventually("both are counted", SOON, async || handshakes_failed(bed).await == before + 2.0).await;
+    eventually("the log says why", SOON, async || bed.log().contains("only mutual TLS with an SVID")).await;
+}
+
+async fn every_wrong_certificate_is_refused(bed: &Bed, ca: &Forge) {
+    let folder = tempfile::tempdir().expect("a folder");
+    Ca::open_or_create(folder.path(), &"weft.local".parse().expect("a trust domain")).expect("another CA");
+    let foreign = Forge::of(folder.path());
+    let other_domain = "spiffe://elsewhere.example/ns/shop/sa/stranger";
+    let cases = [
+        ("none at all", None),
+        ("of a foreign CA", Some(foreign.good(STRANGER))),
+        ("of a foreign CA and trust domain", Some(foreign.good(other_domain))),
+        ("of another trust domain", Some(ca.good(other_domain))),
+        ("expired", Some(ca.svid(&[STRANGER], (2020, 2021)))),
+        ("not yet good", Some(ca.svid(&[STRANGER], (2098, 2099)))),
+    ];
+    for (what, svid) in &cases {
+        let before = handshakes_failed(bed).await;
+        let answer = knock(bed, svid.as_ref(), &ca.bundle).await;
+        assert!(answer.is_err(), "a certificate {what}: {answer:?}");
+        eventually(what, SOON, async || handshakes_failed(bed).await == before + 1.0).await;
+        probe(&bed.channel(), "Say", &[]).await.expect("others are answered");
+    }
+    for why in ["BadSignature", "certificate expired", "elsewhere.example"] {
+        eventually(why, SOON, async || bed.log().contains(why)).await;
+    }
+}
+
+async fn who_calls_is_what_the_certificate_says(bed: &Bed, ca: &Forge) {
+    let seen = knock(bed, Some(&ca.good(STRANGER)), &ca.bundle).await.expect("it is taken");
+    let callers: Vec<_> = seen.lines().filter(|line| line.starts_with("x-forwarded-client-cert: ")).collect();
+    assert!(callers.len() == 1 && callers[0].ends_with(&format!("URI={STRANGER}")), "{seen}");
+}
+
+async fn a_server_of_another_identity_is_refused(bed: &Bed, ca: &Forge) {
+    let expected = "spiffe://weft.local/ns/shop/sa/users";
+    let port = bed.ports("probe-1").inbound;
+    let refused = dial(port, Some(&ca.good(STRANGER)), &ca.bundle, expected).await.expect_err("it is the probe");
+    assert!(refused.to_string().contains(&format!("the peer is {PROBE}, expected {expected}")), "{refused}");
+}
+
+/// An announcing stream; the endpoint is gone when it is dropped.
+struct Announced {
+    _requests: mpsc::Sender<AnnounceRequest>,
+    _answers: Streaming<AnnounceResponse>,
+}
+
+/// Announces an endpoint of `service` as `spiffe_id`, over a connection with `svid`.
+async fn announce(
+    bed: &Bed,
+    ca: &Forge,
+    svid: Option<Svid>,
+    service: &str,
+    spiffe_id: &str,
+    port: u16,
+) -> Result<Announced, Status> {
+    let mut client = RegistryClient::new(control(bed, svid, ca.bundle.clone()));
+    let (requests, stream) = mpsc::channel(1);
+    let endpoint = discovery::Endpoint {
+        id: format!("test-{port}"),
+        address: format!("127.0.0.1:{port}"),
+        spiffe_id: spiffe_id.into(),
+        health: Health::Up.into(),
+    };
+    let announce = Announce {
+        service: service.into(),
+        endpoint: Some(endpoint),
+        protocol: Protocol::Http2.into(),
+        ..Announce::default()
+    };
+    requests.send(AnnounceRequest { what: Some(What::Announce(announce)) }).await.expect("there is room");
+    let mut answers = client.announce(ReceiverStream::new(stream)).await?.into_inner();
+    answers.message().await?.expect("an answer");
+    Ok(Announced { _requests: requests, _answers: answers })
+}
+
+fn control(bed: &Bed, svid: Option<Svid>, bundle: TrustBundle) -> Channel {
+    let port = bed.control();
+    let connect = move |_: http::Uri| {
+        let (svid, bundle) = (svid.clone(), bundle.clone());
+        async move {
+            let tls = dial(port, svid.as_ref(), &bundle, "spiffe://weft.local/ns/weft/sa/control").await;
+            tls.map(TokioIo::new)
+        }
+    };
+    let endpoint = Endpoint::from_shared(format!("https://127.0.0.1:{port}")).expect("a URL");
+    endpoint.connect_with_connector_lazy(tower::service_fn(connect))
+}
+
+async fn nobody_announces_for_another(bed: &Bed, ca: &Forge) {
+    let port = bed.ports("probe-1").inbound;
+    let stranger = || Some(ca.good(STRANGER));
+    for (svid, service, spiffe_id, code) in [
+        (stranger(), "probe.shop", STRANGER, Code::PermissionDenied),
+        (stranger(), "probe.shop", PROBE, Code::PermissionDenied),
+        (stranger(), "stranger.shop", PROBE, Code::PermissionDenied),
+        (None, "stranger.shop", STRANGER, Code::Unauthenticated),
+        (Some(ca.svid(&[STRANGER], (2020, 2021))), "stranger.shop", STRANGER, Code::Unavailable),
+    ] {
+        let refused = announce(bed, ca, svid, service, spiffe_id, port).await.err().expect("it is refused");
+        assert!(refused.code() == code || code == Code::Unavailable, "{service} by {spiffe_id}: {refused}");
+    }
+    eventually("the log says why", SOON, async || bed.log().contains("its identity names another")).await;
+}
+
+async fn an_endpoint_with_another_identity_than_announced_gets_no_call(bed: &Bed, ca: &Forge) {
+    let calls = async || {
+        let answer = probe(&bed.channel(), "Say", &[]).await.expect("an answer");
+        answer.metadata().get("x-calls").expect("a count").to_str().expect("text").parse::<u64>().expect("a number")
+    };
+    let before = calls().await;
+    let port = bed.ports("probe-1").inbound;
+    let _announced = announce(bed, ca, Some(ca.good(STRANGER)), "stranger.shop", STRANGER, port).await.expect("it may");
+    let status = probe(&bed.channel(), "Say", &[("x-weft-service", "stranger")]).await.expect_err("it is the probe");
+    assert_eq!(status.code(), Code::Unavailable, "{status}");
+    assert_eq!(status.metadata().get("x-weft-error").expect("made by the mesh"), "connect-failed");
+    assert!(status.message().contains(&format!("the peer is {PROBE}, expected {STRANGER}")), "{status}");
+    assert_eq!(calls().await, before + 1, "the probe saw but the calls that were meant for it");
+}
+
+async fn what_crosses_the_wire_is_encrypted(bed: &Bed, ca: &Forge) {
+    let (port, mut seen) = wiretap(bed.ports("probe-1").inbound).await;
+    let _announced = announce(bed, ca, Some(ca.good(PROBE)), "probe.shop", PROBE, port).await.expect("it may");
+    let mut wire = Wire::connect(bed.outbound()).await;
+    let mut bytes = Vec::new();
+    // Calls are spread over both ways to the one replica.
+    let end = tokio::time::Instant::now() + SOON;
+    while bytes.len() < 4_000 {
+        assert!(tokio::time::Instant::now() < end, "no call took the watched way");
+        let status = wire.call("Say", &[("x-secret", "a-word-that-nobody-may-read")]).await;
+        assert_eq!(status.code(), Code::Ok, "{status}");
+        while let Ok(chunk) = seen.try_recv() {
+            bytes.extend_from_slice(&chunk);
+        }
+    }
+    let has = |part: &[u8]| bytes.windows(part.len()).any(|window| window == part);
+    assert!(!has(b"a-word-that") && !has(b"hello") && !has(b"probe.v1"), "something crossed in the clear");
+    // In the ServerHello (RFC 8446, section 4.2): supported_versions is TLS 1.3, and the key share is of group 0x11ec,
+    // X25519MLKEM768, with its 1120 bytes.
+    assert!(has(b"\x00\x2b\x00\x02\x03\x04"), "TLS 1.3");
+    assert!(has(b"\x00\x33\x04\x64\x11\xec\x04\x60"), "X25519MLKEM768");
+    // The certificates are encrypted, too.
+    assert!(!has(b"spiffe://"), "identities crossed in the clear");
+}
+
+/// Passes connections on to a loopback port, and tells what crosses in either direction.
+async fn wiretap(to: u16) -> (u16, mpsc::UnboundedReceiver<Bytes>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let port = listener.local_addr().expect("a bound socket").port();
+    let (tells, seen) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let target = TcpStream::connect(("127.0.0.1", to)).await.expect("something listens");
+            let (a, b) = (stream.into_split(), target.into_split());
+            tokio::spawn(pass_on(a.0, b.1, tells.clone()));
+            tokio::spawn(pass_on(b.0, a.1, tells.clone()));
+        }
+    });
+    (port, seen)
+}
+
+async fn pass_on(
+    mut from: tokio::net::tcp::OwnedReadHalf,
+    mut to: tokio::net::tcp::OwnedWriteHalf,
+    tells: mpsc::UnboundedSender<Bytes>,
+) {
+    let mut buffer = vec![0; 16 * 1024];
+    while let Ok(count @ 1..) = from.read(&mut buffer).await {
+        let _ = tells.send(Bytes::copy_from_slice(&buffer[..count]));
+        if to.write_all(&buffer[..count]).await.is_err() {
+            return;
+        }
+    }
+}
