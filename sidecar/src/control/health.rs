@@ -20,7 +20,7 @@ use super::{
     Control,
     retry::{Trouble, status},
 };
-use crate::args::HealthCheck;
+use crate::{args::HealthCheck, shared::Phase};
 
 /// Between checks of a service that is not up, for as long as [`EAGER_FOR`]: it was most likely just started.
 const EAGER_INTERVAL: Duration = Duration::from_millis(25);
@@ -36,17 +36,22 @@ pub(super) async fn run(control: Arc<Control>, app: SocketAddr) -> anyhow::Resul
     let mut not_up_since = Instant::now();
     loop {
         let outcome = timeout(limits::HEALTH_CHECK_TIMEOUT, checker.check()).await.unwrap_or(Outcome::Unanswered);
+        // The service most likely stops as well, which is no trouble; nobody else hears of its health any more.
+        let is_news = control.shared.phase() == Phase::Running;
         match &outcome {
             Outcome::Up => trouble.is_over(),
-            Outcome::Down(why) => trouble.is(why),
-            Outcome::Unanswered => trouble.is(&"no answer in time"),
+            Outcome::Down(why) if is_news => trouble.is(why),
+            Outcome::Unanswered if is_news => trouble.is(&"no answer in time"),
+            Outcome::Down(_) | Outcome::Unanswered => {}
         }
         let before = judge.health;
         let health = judge.take(&outcome);
         if health != before {
             control.set_local_health(health);
             not_up_since = Instant::now();
-            tracing::info!(health = health.as_str_name(), "the local service");
+            if is_news {
+                tracing::info!(health = health.as_str_name(), "the local service");
+            }
         }
         let is_eager = health != Health::Up && not_up_since.elapsed() < EAGER_FOR;
         let pause = if is_eager { EAGER_INTERVAL } else { limits::HEALTH_CHECK_INTERVAL };
