@@ -62,7 +62,7 @@ async fn only_what_may_be_repeated_is_sent_again() {
 
     let status = probe(&bed.channel(), "Say", &[("x-do", &once("say"))]).await.expect_err("it may not be repeated");
     assert_made_by_mesh(&status, Code::Unavailable, "connection-broke");
-    assert_eq!(metric(bed.ports("keyboard").metrics, "weft_retries_total", "Probe/Say").await, 0.0);
+    assert_eq!(metric(bed.ports("keyboard").metrics, "weft_not_retried_unsafe_total", "").await, 1.0);
 
     // What was never seen is sent elsewhere, whatever it is.
     for _ in 0..10 {
