@@ -18,7 +18,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use tokio::{sync::oneshot, time::timeout};
 use tonic::{
-    Code, Request, Status, Streaming,
+    Code, Request, Status, Streaming, TimeoutExpired,
     metadata::MetadataMap,
     transport::{Channel, Endpoint},
 };
@@ -116,18 +116,13 @@ async fn call(args: &Args) -> anyhow::Result<ExitCode> {
     let headers = metadata::parse(&args.headers, args.service.as_deref())?;
     let (headers, trace_id) = with_trace(headers)?;
     let printer = Printer { is_compact: args.compact, is_verbose: args.verbose };
-    let outcome = exchange(args, channel, &method, &messages, headers, &printer).await;
-    let code = match outcome {
-        Ok(Ok(())) => ExitCode::SUCCESS,
-        Ok(Err(status)) if is_of_the_connection(&status) => {
-            bail!("the connection to {address} broke before the call had ended; trace: {trace_id}")
-        }
-        Ok(Err(status)) => {
+    let code = match exchange(args, channel, &method, &messages, headers, &printer).await? {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(status) => {
             let known = output::details(&status, &mut reflection).await;
             printer.status(&status, known.as_ref().unwrap_or(&messages));
             ExitCode::from(EXIT_STATUS_BASE + status.code() as i32 as u8)
         }
-        Err(error) => return Err(error),
     };
     eprintln!("trace: {}/traces/{trace_id}", dashboard.trim_end_matches('/'));
     Ok(code)
@@ -180,7 +175,7 @@ async fn receive(
     client.ready().await.context("the connection broke")?;
     let response = match client.streaming(request, method.path.clone(), RawCodec).await {
         Ok(response) => response,
-        Err(status) => return Ok(Err(status)),
+        Err(status) => return own_status(status).map(Err),
     };
     printer.headers("answered with the headers", response.metadata());
     let mut answers: Streaming<Bytes> = response.into_inner();
@@ -195,7 +190,7 @@ async fn receive(
                 }
             }
             Ok(None) => break,
-            Err(status) => return Ok(Err(status)),
+            Err(status) => return own_status(status).map(Err),
         }
     }
     if let Ok(Some(trailers)) = answers.trailers().await {
@@ -237,9 +232,15 @@ async fn find_method(reflection: &mut Reflection, contract: &str, method: &str) 
     }
 }
 
-/// Whether nobody answered so: the connection to the sidecar itself failed.
-fn is_of_the_connection(status: &Status) -> bool {
-    std::error::Error::source(status).is_some_and(|source| source.is::<tonic::transport::Error>())
+/// A status that nobody has sent: it was made here, of a connection that broke or a deadline that passed.
+fn own_status(status: Status) -> anyhow::Result<Status> {
+    match std::error::Error::source(&status) {
+        None => Ok(status),
+        Some(source) if source.is::<TimeoutExpired>() => {
+            Ok(Status::deadline_exceeded("the deadline passed before anything was answered"))
+        }
+        Some(_) => bail!("the connection to the sidecar broke before the call had ended: {}", status.message()),
+    }
 }
 
 fn hint(near: Option<&str>) -> String {

@@ -46,7 +46,8 @@ impl Printer {
     /// An answer that is an error.
     pub(super) fn status(&self, status: &Status, messages: &Messages) {
         self.headers("ended with the trailers", status.metadata());
-        eprintln!("error: {}: {}", status_name(status.code()), status.message());
+        let message = if status.message().is_empty() { "it says no more" } else { status.message() };
+        eprintln!("error: {}: {message}", status_name(status.code()));
         if let Some(reason) = status.metadata().get(header::ERROR) {
             let reason = reason.to_str().unwrap_or("?");
             eprintln!("made by the mesh, not by the service: {}: {reason}", header::ERROR);
