@@ -101,8 +101,10 @@ impl Told {
         }
         let descriptors = args.descriptors.as_deref().map(|file| read("--descriptors", file)).transpose()?;
         let own_policy = match (&descriptors, &args.descriptors) {
-            (Some(bytes), Some(file)) => ServicePolicy::from_descriptors(bytes, (!args.contracts.is_empty()).then_some(&args.contracts))
-                .with_context(|| format!("--descriptors {}", file.display()))?,
+            (Some(bytes), Some(file)) => {
+                ServicePolicy::from_descriptors(bytes, (!args.contracts.is_empty()).then_some(&args.contracts))
+                    .with_context(|| format!("--descriptors {}", file.display()))?
+            }
             _ => ServicePolicy::default(),
         };
         let name = match &own {
