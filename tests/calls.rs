@@ -17,7 +17,7 @@ use weft_tests::{Bed, Text, Wire, eventually, framed, get, metric, outside, prob
 
 const SOON: Duration = Duration::from_secs(10);
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn what_a_service_is_asked_it_answers() {
     let web = "  web:\n    run: ${BIN}/shop-web\n    protocol: http1\n    health: http:/health\n";
     let bed = Bed::start(&format!("{}{web}", probe_service(1))).await;
@@ -31,7 +31,7 @@ async fn what_a_service_is_asked_it_answers() {
     grpcurl_lists_and_calls(&bed);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn bad_input_gets_its_answer_and_no_other_call_notices() {
     let sick = "  sick:\n    run: ${BIN}/weft-test-app\n";
     let bed = Bed::start(&format!("{}{sick}", probe_service(1))).await;
@@ -50,7 +50,7 @@ async fn bad_input_gets_its_answer_and_no_other_call_notices() {
     assert_eq!(metric(bed.ports("probe-1").metrics, "weft_panics_total", "").await, 0.0);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn only_what_may_be_repeated_is_sent_again() {
     let bed = Bed::start(&probe_service(2)).await;
     let once = |name: &str| format!("die-once:{}", bed.dir().join(name).display());

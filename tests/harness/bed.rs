@@ -1,4 +1,7 @@
 //! A mesh of real processes, started by `weft up` in a folder of its own and ended with the test.
+//!
+//! The end is waited for, and the mesh waits for its clients: a test that holds connections until then is quicker on a
+//! runtime with a thread of its own, which closes them meanwhile.
 
 use std::{
     collections::BTreeMap,
