@@ -12,7 +12,7 @@ use std::{
     io::IsTerminal,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -42,6 +42,7 @@ const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 pub(crate) struct Logs {
     queue: mpsc::Sender<Message>,
     sources: Arc<[Source]>,
+    is_held: Arc<AtomicBool>,
 }
 
 struct Source {
@@ -59,7 +60,7 @@ impl Logs {
         let printer = print::Printer::new(&names, colours);
         std::thread::spawn(move || printer.run(messages, std::io::stdout()));
         let source = |name| Source { name, last: Mutex::default(), dropped: AtomicU64::new(0) };
-        Self { queue, sources: names.into_iter().map(source).collect() }
+        Self { queue, sources: names.into_iter().map(source).collect(), is_held: Arc::new(AtomicBool::new(true)) }
     }
 
     /// Prints a line of weft's own.
@@ -69,7 +70,13 @@ impl Logs {
 
     /// Prints what was held back, and from now on everything as it comes.
     pub(crate) async fn release(&self) {
+        self.is_held.store(false, Relaxed);
         let _ = timeout(FLUSH_LIMIT, self.queue.send(Message::Release)).await;
+    }
+
+    /// Whether what processes say is still held back.
+    pub(crate) fn is_held(&self) -> bool {
+        self.is_held.load(Relaxed)
     }
 
     /// Waits until everything so far was printed, but not for ever.
@@ -163,7 +170,7 @@ mod tests {
     fn unprinted(queue: usize) -> (Logs, mpsc::Receiver<Message>) {
         let (queue, messages) = mpsc::channel(queue);
         let source = Source { name: "users-1".to_owned(), last: Mutex::default(), dropped: AtomicU64::new(0) };
-        (Logs { queue, sources: [source].into() }, messages)
+        (Logs { queue, sources: [source].into(), is_held: Arc::default() }, messages)
     }
 
     #[tokio::test(start_paused = true)]

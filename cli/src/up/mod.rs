@@ -15,9 +15,10 @@ mod supervisor;
 mod table;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File, OpenOptions},
     path::{Path, PathBuf},
+    pin::pin,
     process::ExitCode,
     sync::Arc,
     time::Duration,
@@ -57,6 +58,9 @@ const KILLED_LIMIT: Duration = Duration::from_secs(3);
 const CONTROL_READY_LIMIT: Duration = Duration::from_secs(15);
 /// For the readiness of a replica, before it is told that it is not.
 const READY_LIMIT: Duration = Duration::from_secs(20);
+
+/// After so long it is said who is waited for.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The flags of `weft up`.
 #[derive(Debug, Clone, clap::Args)]
@@ -285,12 +289,7 @@ async fn serve(
             (index, ready::wait(address, READY_LIMIT).await)
         });
     }
-    let mut unready: BTreeMap<usize, String> = BTreeMap::new();
-    while let Some(joined) = waiting.join_next().await {
-        if let Ok((index, Err(reason))) = joined {
-            unready.insert(index, reason);
-        }
-    }
+    let unready = wait_for_all(waiting, replicas, logs).await;
     logs.say(table::render(file, mesh, replicas, &unready, began.elapsed())).await;
     for (index, reason) in &unready {
         logs.say(explain(&replicas[*index], reason, logs)).await;
@@ -299,6 +298,37 @@ async fn serve(
     let late = unready.keys().map(|index| announce_late(&replicas[*index], logs));
     futures_util::future::join_all(late).await;
     std::future::pending().await
+}
+
+/// Waits for the readiness of all, and says once whom it is waiting for; answers with who is not ready.
+async fn wait_for_all(
+    mut waiting: JoinSet<(usize, Result<(), String>)>,
+    replicas: &[Arc<Replica>],
+    logs: &Logs,
+) -> BTreeMap<usize, String> {
+    let mut left: BTreeSet<usize> = (0..replicas.len()).collect();
+    let mut unready = BTreeMap::new();
+    let mut patience = pin!(sleep(PATIENCE));
+    let mut has_told = false;
+    loop {
+        tokio::select! {
+            joined = waiting.join_next() => match joined {
+                None => return unready,
+                Some(Ok((index, outcome))) => {
+                    left.remove(&index);
+                    if let Err(reason) = outcome {
+                        unready.insert(index, reason);
+                    }
+                }
+                Some(Err(_)) => {}
+            },
+            () = &mut patience, if !has_told => {
+                has_told = true;
+                let names: Vec<&str> = left.iter().map(|index| replicas[*index].name.as_str()).collect();
+                logs.say(format!("still waiting for {}", names.join(", "))).await;
+            }
+        }
+    }
 }
 
 fn explain(replica: &Replica, reason: &str, logs: &Logs) -> String {

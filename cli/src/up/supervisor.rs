@@ -265,8 +265,12 @@ fn avoid_taken_ports(role: &Role, mesh: &Mesh) -> std::io::Result<()> {
 
 async fn report(name: &str, why: &str, lived: Duration, pause: Duration, deaths: u32, logs: &Logs) {
     logs.say(format!("{name}: {why} after {lived:.1?}; again in {pause:?}")).await;
+    let last = logs.last_lines(name);
+    if deaths == 1 && logs.is_held() && !last.is_empty() {
+        // Nobody has seen yet what it said.
+        logs.say(format!("  its last lines:\n    {}", last.join("\n    "))).await;
+    }
     if deaths >= LOUD_AFTER && deaths.is_multiple_of(LOUD_AFTER) {
-        let last = logs.last_lines(name);
         let last = if last.is_empty() {
             "it said nothing".to_owned()
         } else {
