@@ -132,6 +132,8 @@ mod tests {
         let recycled = ProcessId { pid: foreign.id(), start_time: 1 };
         // A child that nobody has waited for is no longer alive: the test can wait afterwards.
         let run = run_of(&run_id, BTreeMap::from([("users-1".to_owned(), recycled)]));
+        // Just after exec the kernel may not show a process's environment yet.
+        assert!(until(Duration::from_secs(10), || living(&run).len() == 1), "{:?}", living(&run));
         assert_eq!(end_processes(&run).unwrap(), 1);
         assert!(!ours.wait().unwrap().success());
         assert!(foreign.try_wait().unwrap().is_none(), "the foreign process still runs");

@@ -22,7 +22,7 @@ use crate::{
     body::{Body, MoveError, Transfer, Watch},
     catalog::{Method, Service},
     classify, deadline, http1,
-    http2::{self, Receiver, Sender},
+    http2::{self, Receiver, Responding, Sender},
     outbound::{Stopped, deadline_passed},
     pool::{ConnectError, Lease},
     record::{AttemptRecord, CallRecord},
@@ -99,7 +99,7 @@ pub(crate) async fn run(
         let miss = match try_one(call, &attempt, &mut moving, gone, now).await {
             Ok((answered, upload)) => {
                 let (head, stream) = answered.into_parts();
-                let body = Body::H2(Receiver::new(stream));
+                let body = Body::H2(stream);
                 return Ok(Served { head, body, upload: Some(upload), attempt: Some(attempt), lease: None });
             }
             Err(miss) => miss,
@@ -178,7 +178,7 @@ async fn try_one(
     moving: &mut Transfer<Replay>,
     gone: &mut impl FnMut(&mut Context<'_>) -> Poll<()>,
     now: Instant,
-) -> Result<(http::Response<h2::RecvStream>, Upload), Miss> {
+) -> Result<(http::Response<Receiver>, Upload), Miss> {
     let pool = call.worker.pools.of(&attempt.endpoint);
     let lease = until(pool.lease(), call.deadline, gone).await?.map_err(Miss::NotSent)?;
 
@@ -203,7 +203,7 @@ pub(crate) async fn exchange(
     body: Transfer<Replay>,
     deadline: Option<Instant>,
     gone: &mut impl FnMut(&mut Context<'_>) -> Poll<()>,
-) -> Result<(http::Response<h2::RecvStream>, Upload), (Miss, Transfer<Replay>)> {
+) -> Result<(http::Response<Receiver>, Upload), (Miss, Transfer<Replay>)> {
     let is_end = body.body.is_end();
     let (responding, sender) = match lease.open(head, is_end).await {
         Ok(opened) => opened,
@@ -229,20 +229,17 @@ pub(crate) async fn exchange(
 
 fn poll_head(
     upload: &mut Upload,
-    responding: Pin<&mut h2::client::ResponseFuture>,
+    responding: Pin<&mut Responding>,
     cx: &mut Context<'_>,
-) -> Poll<Result<http::Response<h2::RecvStream>, Miss>> {
+) -> Poll<Result<http::Response<Receiver>, Miss>> {
     if let Poll::Ready(Err(MoveError::Source(_))) = upload.poll(cx) {
         // The caller stopped half-way: there is nobody to answer.
         return Poll::Ready(Err(Miss::CallerGone));
     }
-    responding.poll(cx).map_err(|e| {
-        let e = http2::Error::from(e);
-        match e.reset_by_peer() {
-            _ if e.is_unseen() => Miss::Unseen(e),
-            Some(code) => Miss::Reset(code),
-            None => Miss::Broke(e.to_string()),
-        }
+    responding.poll(cx).map_err(|e| match e.reset_by_peer() {
+        _ if e.is_unseen() => Miss::Unseen(e),
+        Some(code) => Miss::Reset(code),
+        None => Miss::Broke(e.to_string()),
     })
 }
 

@@ -4,6 +4,7 @@
 use std::{
     fmt,
     future::poll_fn,
+    pin::Pin,
     task::{Context, Poll, ready},
 };
 
@@ -148,19 +149,27 @@ impl Client {
     }
 
     /// Opens a call. Fails without having sent anything when the connection is gone or going.
-    pub(crate) async fn open(
-        &mut self,
-        head: Request<()>,
-        is_end: bool,
-    ) -> Result<(h2::client::ResponseFuture, Sender), Error> {
+    pub(crate) async fn open(&mut self, head: Request<()>, is_end: bool) -> Result<(Responding, Sender), Error> {
         poll_fn(|cx| self.0.poll_ready(cx)).await?;
         let (response, stream) = self.0.send_request(head, is_end)?;
-        Ok((response, Sender::new(stream)))
+        Ok((Responding(response), Sender::new(stream)))
     }
 
     /// Another handle of the same connection.
     pub(crate) fn another(&self) -> Self {
         Self(self.0.clone())
+    }
+}
+
+/// The head of an answer to come. Dropping it, and its stream's other half, cancels the call.
+pub(crate) struct Responding(h2::client::ResponseFuture);
+
+impl Future for Responding {
+    type Output = Result<Response<Receiver>, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let head = Pin::new(&mut self.0).poll(cx);
+        head.map(|head| head.map(|head| head.map(Receiver::new)).map_err(Error))
     }
 }
 

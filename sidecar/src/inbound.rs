@@ -228,7 +228,7 @@ async fn over_http2(
     let sent = attempt::exchange(lease, request, body, deadline, gone).await;
     let (answered, upload) = sent.map_err(|(miss, _)| miss)?;
     let (head, stream) = answered.into_parts();
-    Ok(Served { head, body: Body::H2(Receiver::new(stream)), upload: Some(upload), attempt: None, lease: None })
+    Ok(Served { head, body: Body::H2(stream), upload: Some(upload), attempt: None, lease: None })
 }
 
 /// What the caller is told when the own service did not answer.

@@ -14,13 +14,16 @@ use prometheus_client::{
     encoding::{DescriptorEncoder, EncodeMetric},
     metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
 };
-use weft_mesh::{errors::Reason, limits};
+use weft_mesh::{
+    errors::{GRPC_CODES, Reason},
+    limits,
+};
 
 /// Upper bounds of the latency histogram's buckets, in seconds.
 const LATENCY_BOUNDS: [f64; 14] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 /// gRPC's codes, 0 to 16, and what a status is when none was seen.
-const CODES: usize = 18;
+const CODES: usize = GRPC_CODES.len() + 1;
 /// The index of a call that ended without a status: the caller went away.
 pub(crate) const CANCELLED_BY_CALLER: u8 = 17;
 /// The method's or peer's label when there are too many rows, or a method that no descriptor knows.
@@ -193,7 +196,7 @@ fn encode_calls(
             let count = count.load(Relaxed);
             if count > 0 {
                 let mut pairs = pairs(labels);
-                pairs.push(("code", CODE_NAMES[code]));
+                pairs.push(("code", code_name(code as u8)));
                 ConstCounter::new(count).encode(calls.encode_family(&pairs)?)?;
             }
         }
@@ -222,27 +225,10 @@ fn encode_latency(
     Ok(())
 }
 
-/// The names of gRPC's codes.
-pub(crate) const CODE_NAMES: [&str; CODES] = [
-    "OK",
-    "CANCELLED",
-    "UNKNOWN",
-    "INVALID_ARGUMENT",
-    "DEADLINE_EXCEEDED",
-    "NOT_FOUND",
-    "ALREADY_EXISTS",
-    "PERMISSION_DENIED",
-    "RESOURCE_EXHAUSTED",
-    "FAILED_PRECONDITION",
-    "ABORTED",
-    "OUT_OF_RANGE",
-    "UNIMPLEMENTED",
-    "INTERNAL",
-    "UNAVAILABLE",
-    "DATA_LOSS",
-    "UNAUTHENTICATED",
-    "CALLER_GONE",
-];
+/// The name of a gRPC code, or of what stands for none.
+pub(crate) fn code_name(code: u8) -> &'static str {
+    GRPC_CODES.get(usize::from(code)).copied().unwrap_or("CALLER_GONE")
+}
 
 #[cfg(test)]
 mod tests {

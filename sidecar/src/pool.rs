@@ -24,7 +24,7 @@ use weft_mesh::{limits, tls};
 
 use crate::{
     catalog::Endpoint,
-    http2::{self, Client, Sender},
+    http2::{self, Client, Responding, Sender},
     shared::Shared,
 };
 
@@ -133,11 +133,7 @@ impl Lease {
     }
 
     /// Opens a call. When it fails nothing was sent, and the connection is not used again.
-    pub(crate) async fn open(
-        &self,
-        head: Request<()>,
-        is_end: bool,
-    ) -> Result<(h2::client::ResponseFuture, Sender), http2::Error> {
+    pub(crate) async fn open(&self, head: Request<()>, is_end: bool) -> Result<(Responding, Sender), http2::Error> {
         let mut client = self.0.client.borrow().another();
         let opened = client.open(head, is_end).await;
         if opened.is_err() {

@@ -14,7 +14,7 @@ use weft_mesh::{
     trace_context::{TRACEPARENT, TraceContext, ratio_sampled},
 };
 
-use crate::{classify, metrics::CODE_NAMES, shared::Shared};
+use crate::{classify, metrics::code_name, shared::Shared};
 
 /// A call's place in its trace.
 #[derive(Debug)]
@@ -104,7 +104,7 @@ impl Span {
 
     /// Ends it with a gRPC code, and why if the mesh knows, and hands it over.
     pub(crate) fn end(mut self, code: u8, error: Option<&str>, sink: &SpanSink) {
-        let name = CODE_NAMES[usize::from(code).min(CODE_NAMES.len() - 1)];
+        let name = code_name(code);
         let is_error = match self.kind {
             SpanKind::Server => classify::is_server_error(code),
             _ => code != classify::code::OK,

@@ -14,6 +14,7 @@ use prometheus_client::{
 };
 use prost::Message;
 use tonic::Code;
+use weft_mesh::errors::GRPC_CODES;
 
 /// The label of a method that no contract of the service's names, so that callers can't make up new rows.
 const OTHER: &str = "_other";
@@ -143,25 +144,7 @@ fn method_names(descriptors: &[u8]) -> Result<HashSet<String>, prost::DecodeErro
 
 /// A code as the gRPC specification writes it.
 pub(crate) fn code_name(code: Code) -> &'static str {
-    match code {
-        Code::Ok => "OK",
-        Code::Cancelled => "CANCELLED",
-        Code::Unknown => "UNKNOWN",
-        Code::InvalidArgument => "INVALID_ARGUMENT",
-        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
-        Code::NotFound => "NOT_FOUND",
-        Code::AlreadyExists => "ALREADY_EXISTS",
-        Code::PermissionDenied => "PERMISSION_DENIED",
-        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
-        Code::FailedPrecondition => "FAILED_PRECONDITION",
-        Code::Aborted => "ABORTED",
-        Code::OutOfRange => "OUT_OF_RANGE",
-        Code::Unimplemented => "UNIMPLEMENTED",
-        Code::Internal => "INTERNAL",
-        Code::Unavailable => "UNAVAILABLE",
-        Code::DataLoss => "DATA_LOSS",
-        Code::Unauthenticated => "UNAUTHENTICATED",
-    }
+    GRPC_CODES[code as usize]
 }
 
 #[cfg(test)]
