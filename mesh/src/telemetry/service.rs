@@ -16,10 +16,10 @@ use opentelemetry_sdk::{
 use tokio::{runtime, sync::oneshot};
 use tracing::{Metadata, Subscriber, level_filters::LevelFilter};
 use tracing_subscriber::{
-    Layer, filter::FilterFn, layer::SubscriberExt as _, registry::LookupSpan, util::SubscriberInitExt as _,
+    Layer, Registry, filter::FilterFn, layer::SubscriberExt as _, registry::LookupSpan, util::SubscriberInitExt as _,
 };
 
-use super::{ExportTarget, LogFormat, Origin, SpanExport, SpanSink, TelemetryError, logging};
+use super::{ExportTarget, Origin, SpanExport, SpanSink, TelemetryError};
 
 /// Crates whose spans are about the mechanics of calls, those of the exporter itself included: exported, each export
 /// would make the next one.
@@ -38,8 +38,6 @@ const MECHANICS: [&str; 9] = [
 /// What a service's telemetry is set up with.
 #[derive(Clone, Debug)]
 pub struct ServiceTelemetry {
-    /// How log lines are written.
-    pub format: LogFormat,
     /// Whose spans these are.
     pub origin: Origin,
     /// Where spans go. Without any, spans are made all the same, so that a call's trace context is carried on.
@@ -48,17 +46,17 @@ pub struct ServiceTelemetry {
     pub sample_ratio: f64,
 }
 
-/// Sets up logs and spans of this process, and W3C Trace Context as the global propagator.
+/// Sets up the logs of this process by `logs`, its spans, and W3C Trace Context as the global propagator.
 ///
 /// Spans are exported by a thread of their own; [`TelemetryGuard`] ends it.
-pub fn init_service_telemetry(settings: ServiceTelemetry) -> Result<TelemetryGuard, TelemetryError> {
-    let (guard, provider) = start(&settings)?;
-    let layer = span_layer(&provider);
-    tracing_subscriber::registry()
-        .with(logging::log_layer(settings.format)?)
-        .with(layer)
-        .try_init()
-        .map_err(|_| TelemetryError::AlreadySet)?;
+pub fn init_service_telemetry<L>(settings: &ServiceTelemetry, logs: L) -> Result<TelemetryGuard, TelemetryError>
+where
+    L: Layer<Registry> + Send + Sync + 'static,
+{
+    let (guard, provider) = start(settings)?;
+    let spans = span_layer(&provider);
+    let subscriber = tracing_subscriber::registry().with(logs).with(spans);
+    subscriber.try_init().map_err(|_| TelemetryError::AlreadySet)?;
     global::set_text_map_propagator(TraceContextPropagator::new());
     global::set_tracer_provider(provider);
     Ok(guard)

@@ -196,12 +196,7 @@ async fn a_stop_does_not_wait_for_a_target_that_hangs() {
 #[tokio::test]
 async fn spans_of_tracing_are_exported_but_not_those_of_the_mechanics() {
     let mut collector = Collector::start().await;
-    let settings = ServiceTelemetry {
-        format: LogFormat::Text,
-        origin: origin(),
-        targets: vec![collector.target.clone()],
-        sample_ratio: 1.0,
-    };
+    let settings = ServiceTelemetry { origin: origin(), targets: vec![collector.target.clone()], sample_ratio: 1.0 };
     let (guard, provider) = service::start(&settings).unwrap();
     let subscriber = Arc::new(tracing_subscriber::registry().with(service::span_layer(&provider)));
     tracing::subscriber::with_default(subscriber, || {
@@ -224,12 +219,7 @@ async fn spans_of_tracing_are_exported_but_not_those_of_the_mechanics() {
 #[tokio::test]
 async fn what_is_not_sampled_is_not_exported() {
     let mut collector = Collector::start().await;
-    let settings = ServiceTelemetry {
-        format: LogFormat::Text,
-        origin: origin(),
-        targets: vec![collector.target.clone()],
-        sample_ratio: 0.0,
-    };
+    let settings = ServiceTelemetry { origin: origin(), targets: vec![collector.target.clone()], sample_ratio: 0.0 };
     let (guard, provider) = service::start(&settings).unwrap();
     let subscriber = tracing_subscriber::registry().with(service::span_layer(&provider));
     tracing::subscriber::with_default(subscriber, || tracing::info_span!("call").in_scope(|| ()));
