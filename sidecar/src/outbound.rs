@@ -302,8 +302,9 @@ pub(crate) struct Answer {
 
 /// How a call ended, as its trailers or its head say.
 struct Outcome {
-    record: Option<CallRecord>,
+    // Dropped, and so ended, before the call that it belongs to.
     attempt: Option<AttemptRecord>,
+    record: Option<CallRecord>,
     /// By the head: for plain HTTP, and for gRPC's answers without a body.
     code: Option<u8>,
 }
