@@ -104,38 +104,7 @@ pub(crate) async fn run(
             }
             Err(miss) => miss,
         };
-        let failure = match miss {
-            Miss::CallerGone => return Err(Stopped::CallerGone),
-            Miss::Reset(code) => {
-                attempt.ended(classify::code_of_reset(code));
-                return Err(Stopped::Reset(code));
-            }
-            Miss::DeadlinePassed => {
-                attempt.failed(Some(Reason::DeadlineExceeded.grpc()), Reason::DeadlineExceeded.as_str());
-                return Err(deadline_passed().into());
-            }
-            Miss::NotSent(ConnectError::Full) => {
-                attempt.failed(None, Reason::Overloaded.as_str());
-                Failure::new(Reason::Overloaded, format!("{}: {}", call.service.name, ConnectError::Full))
-            }
-            Miss::NotSent(why) => {
-                endpoint.shun(now);
-                attempt.failed(Some(Reason::ConnectFailed.grpc()), Reason::ConnectFailed.as_str());
-                Failure::new(Reason::ConnectFailed, format!("{} could not be reached: {why}", call.service.name))
-            }
-            Miss::Unseen(why) => {
-                endpoint.shun(now);
-                sent += 1;
-                attempt.failed(None, "refused");
-                Failure::new(Reason::ConnectFailed, format!("{} did not take the call: {why}", call.service.name))
-            }
-            Miss::Broke(why) => {
-                sent = if call.method.idempotency.is_safe_to_repeat() { sent + 1 } else { limits::TRIES };
-                attempt.failed(Some(Reason::ConnectionBroke.grpc()), Reason::ConnectionBroke.as_str());
-                let message = format!("the connection to {} broke before it answered: {why}", call.service.name);
-                Failure::new(Reason::ConnectionBroke, message)
-            }
-        };
+        let failure = missed(call, &mut attempt, miss, &mut sent, now)?;
         if sent >= limits::TRIES {
             shared.metrics.counters.not_retried_unsafe.fetch_add(1, Relaxed);
             return Err(failure.into());
@@ -154,6 +123,50 @@ pub(crate) async fn run(
         }
         last = Some(failure);
     }
+}
+
+/// Writes down how a try failed, and says what the caller is told if it was the last. `sent` counts the tries that may
+/// not be had again.
+fn missed(
+    call: &Call<'_>,
+    attempt: &mut AttemptRecord,
+    miss: Miss,
+    sent: &mut u32,
+    now: Instant,
+) -> Result<Failure, Stopped> {
+    let name = &call.service.name;
+    Ok(match miss {
+        Miss::CallerGone => return Err(Stopped::CallerGone),
+        Miss::Reset(code) => {
+            attempt.ended(classify::code_of_reset(code));
+            return Err(Stopped::Reset(code));
+        }
+        Miss::DeadlinePassed => {
+            attempt.failed(Some(Reason::DeadlineExceeded.grpc()), Reason::DeadlineExceeded.as_str());
+            return Err(deadline_passed().into());
+        }
+        Miss::NotSent(ConnectError::Full) => {
+            attempt.failed(None, Reason::Overloaded.as_str());
+            Failure::new(Reason::Overloaded, format!("{name}: {}", ConnectError::Full))
+        }
+        Miss::NotSent(why) => {
+            attempt.endpoint.shun(now);
+            attempt.failed(Some(Reason::ConnectFailed.grpc()), Reason::ConnectFailed.as_str());
+            Failure::new(Reason::ConnectFailed, format!("{name} could not be reached: {why}"))
+        }
+        Miss::Unseen(why) => {
+            attempt.endpoint.shun(now);
+            *sent += 1;
+            attempt.failed(None, "refused");
+            Failure::new(Reason::ConnectFailed, format!("{name} did not take the call: {why}"))
+        }
+        Miss::Broke(why) => {
+            *sent = if call.method.idempotency.is_safe_to_repeat() { *sent + 1 } else { limits::TRIES };
+            attempt.failed(Some(Reason::ConnectionBroke.grpc()), Reason::ConnectionBroke.as_str());
+            let message = format!("the connection to {name} broke before it answered: {why}");
+            Failure::new(Reason::ConnectionBroke, message)
+        }
+    })
 }
 
 fn no_choice(call: &Call<'_>, why: NoChoice) -> Failure {

@@ -61,7 +61,7 @@ pub(crate) async fn serve(downstream: Rc<Downstream>, stream: TcpStream, from: S
     );
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        () = worker.reached(Phase::Stopping) => {
+        () = worker.shared.reached(Phase::Stopping) => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }

@@ -95,7 +95,7 @@ pub(crate) async fn serve_http2<IO>(
         let handshake = tokio::time::timeout(limits::DETECT_TIMEOUT, Server::handshake(stream)).await;
         let Ok(handshake) = handshake else { return Ok(()) };
         let mut server = handshake?;
-        let mut draining = pin!(worker.reached(last));
+        let mut draining = pin!(worker.shared.reached(last));
         let mut is_draining = false;
         loop {
             tokio::select! {

@@ -96,13 +96,6 @@ impl Worker {
             tracing::error!("{what} ended in a panic: a bug of Weft's");
         }
     }
-
-    /// Ready when the sidecar's life has come to `phase`.
-    pub(crate) async fn reached(&self, phase: Phase) {
-        let mut phases = self.shared.phase.subscribe();
-        // The sender lives as long as `shared`.
-        let _ = phases.wait_for(|now| *now >= phase).await;
-    }
 }
 
 /// Starts a worker's thread. It returns when the sidecar stops and its connections have ended, or their time is up.
@@ -134,7 +127,7 @@ async fn run(shared: Arc<Shared>, listeners: Listeners) {
         spawn_local(keep_house(Rc::clone(&worker))),
     ];
     tasks.extend(listeners.inbound.map(|inbound| spawn_local(listen(Rc::clone(&worker), inbound, Side::Inbound))));
-    worker.reached(Phase::Stopping).await;
+    worker.shared.reached(Phase::Stopping).await;
     let grace = Duration::from_secs(worker.shared.args.drain_seconds.min(MOST_GRACE_SECONDS));
     let end = Instant::now() + grace;
     while worker.connections.get() > 0 && timeout_at(end, worker.connection_ended.notified()).await.is_ok() {}
@@ -173,7 +166,7 @@ async fn listen(worker: Rc<Worker>, listener: StdListener, side: Side) {
         }
     };
     tokio::select! {
-        () = worker.reached(end) => {}
+        () = worker.shared.reached(end) => {}
         () = accept_all => {}
     }
 }
