@@ -1,0 +1,352 @@
+//! A header block's fields, as one flat list.
+//!
+//! A relay reads a handful of fields and passes all of them on, so there is no map: a field is a record of fixed size, names that
+//! are known are numbers without text, and everything else lies in one buffer. A list that is used again allocates nothing.
+
+use std::fmt;
+
+pub(crate) mod name;
+#[cfg(test)]
+mod tests;
+
+pub use name::Name;
+use name::{Id, LAST_PSEUDO, OTHER, TEXTS};
+
+/// What RFC 9113, section 6.5.2 and RFC 7541, section 4.1 add to the size of each field.
+pub(crate) const FIELD_OVERHEAD: usize = 32;
+
+/// Buffers that [`Headers::shrink`] leaves.
+const KEPT_TEXT_BYTES: usize = 1024;
+const KEPT_FIELDS: usize = 32;
+
+/// One header block: a flat list in one reusable buffer. Pseudo-headers are in it and are found without a search.
+///
+/// In front of the fields come the pseudo-headers: those that are set after fields are put there. Names are in lower case.
+#[derive(Clone, Default)]
+pub struct Headers {
+    /// Names that are not known, each with its value after it, and the values of the others.
+    text: Vec<u8>,
+    fields: Vec<Field>,
+    /// Where the first pseudo-header of each name is in `fields`, plus one; 0 when there is none.
+    pseudo: [u32; LAST_PSEUDO as usize],
+    /// Names that are (or were) in the list: a bit for each id, the lowest for those not known.
+    present: u128,
+    len: usize,
+    list_bytes: usize,
+}
+
+const _: () = assert!(TEXTS.len() <= 128, "`Headers::present` has a bit for each known name");
+
+/// A field of a list; the bytes are in [`Headers::text`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Field {
+    start: u32,
+    /// 0 when the name is known.
+    name_len: u32,
+    value_len: u32,
+    pub(crate) origin: Origin,
+    pub(crate) id: Id,
+    pub(crate) is_sensitive: bool,
+    is_removed: bool,
+}
+
+/// What decoding a field has shown, and encoding it again can use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Origin {
+    /// The hash of name and value; 0 when it is not known.
+    pub(crate) hash: u32,
+    /// The index in the static table of the field as a whole; 0 when it is not there or that is not known.
+    pub(crate) static_index: u8,
+    /// It came as an index into the dynamic table, so its sender repeats it.
+    pub(crate) is_repeated: bool,
+}
+
+/// A field of a list that is not a pseudo-header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FieldRef<'a> {
+    /// The name, in lower case.
+    pub name: &'a [u8],
+    /// The value.
+    pub value: &'a [u8],
+    /// It must never be put into a compression table (RFC 7541, section 7.1.3).
+    pub is_sensitive: bool,
+}
+
+impl Headers {
+    /// An empty list, which has allocated nothing.
+    pub fn new() -> Headers {
+        Headers::default()
+    }
+
+    /// Empties the list and keeps its buffers.
+    pub fn clear(&mut self) {
+        self.text.clear();
+        self.fields.clear();
+        self.pseudo = Default::default();
+        self.present = 0;
+        self.len = 0;
+        self.list_bytes = 0;
+    }
+
+    /// Whether there is no field, not even a pseudo-header.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// How many fields there are, pseudo-headers included.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The list's size as RFC 9113, section 6.5.2 counts it: names, values, and 32 bytes for each field.
+    pub fn list_bytes(&self) -> usize {
+        self.list_bytes
+    }
+
+    /// `:method`
+    pub fn method(&self) -> Option<&[u8]> {
+        self.pseudo(Name::METHOD.id())
+    }
+
+    /// `:scheme`
+    pub fn scheme(&self) -> Option<&[u8]> {
+        self.pseudo(Name::SCHEME.id())
+    }
+
+    /// `:authority`
+    pub fn authority(&self) -> Option<&[u8]> {
+        self.pseudo(Name::AUTHORITY.id())
+    }
+
+    /// `:path`
+    pub fn path(&self) -> Option<&[u8]> {
+        self.pseudo(Name::PATH.id())
+    }
+
+    /// `:protocol` (RFC 8441)
+    pub fn protocol(&self) -> Option<&[u8]> {
+        self.pseudo(Name::PROTOCOL.id())
+    }
+
+    /// `:status`, when it is there and has three digits.
+    pub fn status(&self) -> Option<u16> {
+        match *self.pseudo(Name::STATUS.id())? {
+            [a @ b'1'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9'] => {
+                Some(u16::from(a - b'0') * 100 + u16::from(b - b'0') * 10 + u16::from(c - b'0'))
+            }
+            _ => None,
+        }
+    }
+
+    fn pseudo(&self, id: Id) -> Option<&[u8]> {
+        let at = self.pseudo[usize::from(id) - 1];
+        (at != 0).then(|| self.value(&self.fields[at as usize - 1]))
+    }
+
+    /// The first value of the fields of this name.
+    pub fn get(&self, name: Name) -> Option<&[u8]> {
+        self.all(name).next()
+    }
+
+    /// The value of the only field of this name: nothing when there is none or more than one.
+    pub fn get_single(&self, name: Name) -> Option<&[u8]> {
+        let mut all = self.all(name);
+        all.next().filter(|_| all.next().is_none())
+    }
+
+    /// The values of the fields of this name, in order.
+    pub fn all(&self, name: Name) -> impl Iterator<Item = &[u8]> {
+        let is_there = self.present & (1 << name.id()) != 0;
+        let fields: &[Field] = if is_there { &self.fields } else { &[] };
+        fields.iter().filter(move |field| self.has_name(field, name)).map(|field| self.value(field))
+    }
+
+    /// Makes this the only value of the name. A field that was there keeps its place.
+    pub fn set(&mut self, name: Name, value: &[u8]) {
+        if self.present & (1 << name.id()) == 0 {
+            return self.append(name, value);
+        }
+        let Some(at) = self.fields.iter().position(|field| self.has_name(field, name)) else {
+            return self.append(name, value);
+        };
+        if self.len > 1 {
+            self.remove_from(at + 1, name);
+        }
+        self.replace(at, name, value);
+    }
+
+    fn replace(&mut self, at: usize, name: Name, value: &[u8]) {
+        let old = self.fields[at];
+        self.list_bytes = self.list_bytes - old.value_len as usize + value.len();
+        let field = &mut self.fields[at];
+        field.origin = Origin::default();
+        field.value_len = length(value.len());
+        if value.len() <= old.value_len as usize {
+            let start = (old.start + old.name_len) as usize;
+            self.text[start..start + value.len()].copy_from_slice(value);
+            return;
+        }
+        field.start = length(self.text.len());
+        if name.id() == OTHER {
+            self.text.extend_from_slice(name.as_str().as_bytes());
+        }
+        self.text.extend_from_slice(value);
+    }
+
+    /// Adds a field; a pseudo-header is put in front of those that are none.
+    pub fn append(&mut self, name: Name, value: &[u8]) {
+        let text = if name.id() == OTHER { name.as_str().as_bytes() } else { &[] };
+        self.add(name.id(), text, value, false, Origin::default());
+    }
+
+    /// Adds a field by the text of its name, which is in lower case.
+    pub fn append_bytes(&mut self, name: &[u8], value: &[u8]) {
+        let id = name::find(name);
+        self.add(id, if id == OTHER { name } else { &[] }, value, false, Origin::default());
+    }
+
+    /// Adds a field that is never put into a compression table, here or further on (RFC 7541, section 7.1.3).
+    pub fn append_sensitive(&mut self, name: &[u8], value: &[u8]) {
+        let id = name::find(name);
+        self.add(id, if id == OTHER { name } else { &[] }, value, true, Origin::default());
+    }
+
+    /// Adds a field whose name is known by `id` or else is `name`.
+    pub(crate) fn add(&mut self, id: Id, name: &[u8], value: &[u8], is_sensitive: bool, origin: Origin) {
+        let start = length(self.text.len());
+        self.text.extend_from_slice(name);
+        self.text.extend_from_slice(value);
+        let (name_len, value_len) = (length(name.len()), length(value.len()));
+        self.push(Field { start, name_len, value_len, origin, id, is_sensitive, is_removed: false });
+    }
+
+    fn push(&mut self, field: Field) {
+        self.present |= 1 << field.id;
+        self.len += 1;
+        self.list_bytes += self.name(&field).len() + field.value_len as usize + FIELD_OVERHEAD;
+        if !is_pseudo(field.id) {
+            self.fields.push(field);
+            return;
+        }
+        let mut at = self.fields.len();
+        if self.fields.last().is_none_or(|last| is_pseudo(last.id)) {
+            self.fields.push(field);
+        } else {
+            at = self.fields.iter().position(|field| !is_pseudo(field.id)).unwrap_or(at);
+            self.fields.insert(at, field);
+        }
+        let slot = &mut self.pseudo[usize::from(field.id) - 1];
+        if *slot == 0 {
+            *slot = length(at + 1);
+        }
+    }
+
+    /// Removes all fields of this name, and says whether there was one.
+    pub fn remove(&mut self, name: Name) -> bool {
+        self.present & (1 << name.id()) != 0 && self.remove_from(0, name)
+    }
+
+    fn remove_from(&mut self, start: usize, name: Name) -> bool {
+        let before = self.len;
+        for at in start..self.fields.len() {
+            let field = self.fields[at];
+            if !self.has_name(&field, name) {
+                continue;
+            }
+            self.fields[at].is_removed = true;
+            self.len -= 1;
+            self.list_bytes -= self.name(&field).len() + field.value_len as usize + FIELD_OVERHEAD;
+            if is_pseudo(field.id) && self.pseudo[usize::from(field.id) - 1] as usize == at + 1 {
+                self.pseudo[usize::from(field.id) - 1] = 0;
+            }
+        }
+        self.len < before
+    }
+
+    /// All fields in order, pseudo-headers included, as name and value.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.raw().map(|field| (self.name(field), self.value(field)))
+    }
+
+    /// The fields that are no pseudo-headers, in order.
+    pub fn fields(&self) -> impl Iterator<Item = FieldRef<'_>> {
+        self.raw().filter(|field| !is_pseudo(field.id)).map(|field| FieldRef {
+            name: self.name(field),
+            value: self.value(field),
+            is_sensitive: field.is_sensitive,
+        })
+    }
+
+    /// Makes this a copy of `other`, in the buffers that are here.
+    pub fn copy_from(&mut self, other: &Headers) {
+        self.text.clear();
+        self.text.extend_from_slice(&other.text);
+        self.fields.clear();
+        self.fields.extend_from_slice(&other.fields);
+        self.pseudo = other.pseudo;
+        self.present = other.present;
+        self.len = other.len;
+        self.list_bytes = other.list_bytes;
+    }
+
+    /// Gives large buffers back.
+    pub fn shrink(&mut self) {
+        self.text.shrink_to(KEPT_TEXT_BYTES);
+        self.fields.shrink_to(KEPT_FIELDS);
+    }
+
+    /// The records of the fields, in order.
+    pub(crate) fn raw(&self) -> impl Iterator<Item = &Field> {
+        self.fields.iter().filter(|field| !field.is_removed)
+    }
+
+    pub(crate) fn name(&self, field: &Field) -> &[u8] {
+        if field.id != OTHER {
+            return TEXTS[usize::from(field.id)].as_bytes();
+        }
+        let start = field.start as usize;
+        &self.text[start..start + field.name_len as usize]
+    }
+
+    pub(crate) fn value(&self, field: &Field) -> &[u8] {
+        let start = (field.start + field.name_len) as usize;
+        &self.text[start..start + field.value_len as usize]
+    }
+
+    fn has_name(&self, field: &Field, name: Name) -> bool {
+        field.id == name.id()
+            && !field.is_removed
+            && (field.id != OTHER || self.name(field) == name.as_str().as_bytes())
+    }
+}
+
+/// Whether the id is that of a known pseudo-header.
+pub(crate) fn is_pseudo(id: Id) -> bool {
+    id.wrapping_sub(1) < LAST_PSEUDO
+}
+
+/// A length or a place in a list. Lists are bounded far below this, by the limit on what a peer may send.
+fn length(bytes: usize) -> u32 {
+    u32::try_from(bytes).expect("a header list is smaller than 4 GiB")
+}
+
+/// Equal lists have the same fields in the same order.
+impl PartialEq for Headers {
+    fn eq(&self, other: &Headers) -> bool {
+        self.len == other.len && self.iter().eq(other.iter())
+    }
+}
+
+impl Eq for Headers {}
+
+/// Without the values of sensitive fields, since this ends in logs.
+impl fmt::Debug for Headers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let fields = self.raw().map(|field| {
+            let value =
+                if field.is_sensitive { "(sensitive)".into() } else { self.value(field).escape_ascii().to_string() };
+            (self.name(field).escape_ascii().to_string(), value)
+        });
+        f.debug_map().entries(fields).finish()
+    }
+}
