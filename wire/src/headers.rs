@@ -313,6 +313,11 @@ impl Headers {
         &self.text[start..start + field.value_len as usize]
     }
 
+    /// Whether the list ever had a field of this known name since it was cleared.
+    pub(crate) fn has_known(&self, id: Id) -> bool {
+        self.present & (1 << id) != 0
+    }
+
     fn has_name(&self, field: &Field, name: Name) -> bool {
         field.id == name.id()
             && !field.is_removed

@@ -1,6 +1,9 @@
 //! From a header block to a list of fields.
 
-use crate::headers::Headers;
+use super::table::{DEFAULT_TABLE_BYTES, Table};
+use super::{hash, huffman, static_table};
+use crate::headers::name::{self, Id, OTHER, TEXTS};
+use crate::headers::{FIELD_OVERHEAD, Headers, Origin, is_pseudo};
 
 /// Why a header block can't be decoded. The tables of the two ends are out of step from there on, so it is an error of the connection:
 /// COMPRESSION_ERROR (RFC 9113, section 4.3).
@@ -43,25 +46,45 @@ pub enum Malformed {
 pub struct Decoded {
     /// The list is over the limit; what came after that is not in it.
     pub is_too_large: bool,
-    /// The first fault of the list.
+    /// The first fault of the list; what came after that is not in it.
     pub malformed: Option<Malformed>,
 }
 
 /// One direction of a connection: the end that receives.
 #[derive(Debug)]
 pub struct Decoder {
+    table: Table,
+    /// What the peer may make of its table (SETTINGS_HEADER_TABLE_SIZE).
     max_table_bytes: u32,
+    /// The table must shrink to this at the start of the next block.
+    owed_shrink: Option<u32>,
+    /// The strings of one field, as far as they don't lie in the block as they are.
+    strings: Vec<u8>,
 }
 
+/// What is kept of [`Decoder::strings`] after a block.
+const KEPT_STRING_BYTES: usize = 4096;
+
 impl Decoder {
-    /// A decoder that lets the peer use this much for its table (SETTINGS_HEADER_TABLE_SIZE).
+    /// A decoder for a peer that knows that its table may take this much: [`DEFAULT_TABLE_BYTES`] when a connection begins.
     pub fn new(max_table_bytes: u32) -> Decoder {
-        Decoder { max_table_bytes }
+        let table = Table::new(max_table_bytes.min(DEFAULT_TABLE_BYTES));
+        Decoder { table, max_table_bytes, owed_shrink: None, strings: Vec::new() }
+    }
+
+    /// Another value of SETTINGS_HEADER_TABLE_SIZE, once the peer has acknowledged it. When the peer's table is larger, its next block
+    /// must begin with making it smaller (RFC 7541, section 4.2).
+    pub fn set_max_table_bytes(&mut self, bytes: u32) {
+        self.max_table_bytes = bytes;
+        if self.table.max_bytes() > bytes as usize || self.owed_shrink.is_some_and(|owed| bytes < owed) {
+            self.owed_shrink = Some(bytes);
+        }
     }
 
     /// Decodes a whole header block into `headers`, which is cleared first.
     ///
-    /// A list over `max_list_bytes` is decoded to its end, since the table must stay in step, but no more of it is stored.
+    /// A list over `max_list_bytes` is decoded to its end, since the table must stay in step, but no more of it is stored. It is the same
+    /// with a list that is malformed.
     pub fn decode(
         &mut self,
         block: &[u8],
@@ -69,12 +92,228 @@ impl Decoder {
         headers: &mut Headers,
     ) -> Result<Decoded, HpackError> {
         headers.clear();
-        let _ = (block, max_list_bytes, self.max_table_bytes);
-        Ok(Decoded::default())
+        let mut list = List { headers, decoded: Decoded::default(), bytes_left: max_list_bytes, has_fields: false };
+        let mut block = Block(block);
+        self.resize(&mut block)?;
+        while let Some(&first) = block.0.first() {
+            match first {
+                0x80.. => self.indexed(block.integer(7)?, &mut list)?,
+                0x40.. => self.literal(&mut block, 6, Literal::Indexed, &mut list)?,
+                0x20.. => return Err(HpackError::TableSize),
+                0x10.. => self.literal(&mut block, 4, Literal::NeverIndexed, &mut list)?,
+                _ => self.literal(&mut block, 4, Literal::NotIndexed, &mut list)?,
+            }
+        }
+        self.strings.clear();
+        self.strings.shrink_to(KEPT_STRING_BYTES);
+        Ok(list.decoded)
     }
 
-    /// Another value of SETTINGS_HEADER_TABLE_SIZE, once the peer has acknowledged it.
-    pub fn set_max_table_bytes(&mut self, bytes: u32) {
-        self.max_table_bytes = bytes;
+    /// Changes of the table's size, which are allowed only at the start of a block.
+    fn resize(&mut self, block: &mut Block<'_>) -> Result<(), HpackError> {
+        while let Some(0x20..0x40) = block.0.first() {
+            let bytes = block.integer(5)?;
+            if bytes > self.max_table_bytes {
+                return Err(HpackError::TableSize);
+            }
+            self.table.set_max_bytes(bytes);
+            self.owed_shrink = self.owed_shrink.filter(|&owed| bytes > owed);
+        }
+        if self.owed_shrink.is_some() && !block.0.is_empty() {
+            return Err(HpackError::TableSize);
+        }
+        Ok(())
     }
+
+    fn indexed(&mut self, index: u32, list: &mut List<'_>) -> Result<(), HpackError> {
+        let index = index as usize;
+        if index == 0 {
+            return Err(HpackError::Index);
+        }
+        if index <= static_table::STATIC_LEN {
+            let (id, value) = static_table::field(index);
+            let origin = Origin { static_index: index as u8, ..Origin::default() };
+            list.add(id, b"", value, None, false, origin);
+            return Ok(());
+        }
+        let entry = self.table.get(index - static_table::STATIC_LEN - 1).ok_or(HpackError::Index)?;
+        let origin = Origin { hash: entry.hash, static_index: 0, is_repeated: true };
+        list.add(entry.id, self.table.name(entry), self.table.value(entry), entry.fault, false, origin);
+        Ok(())
+    }
+
+    fn literal(
+        &mut self,
+        block: &mut Block<'_>,
+        prefix: u32,
+        kind: Literal,
+        list: &mut List<'_>,
+    ) -> Result<(), HpackError> {
+        self.strings.clear();
+        let index = block.integer(prefix)? as usize;
+        let (id, name) = match index {
+            0 => {
+                let name = block.string(&mut self.strings)?;
+                (name::find(name.of(&self.strings)), name)
+            }
+            1..=static_table::STATIC_LEN => (static_table::field(index).0, Text::InBlock(b"")),
+            _ => {
+                let entry = self.table.get(index - static_table::STATIC_LEN - 1).ok_or(HpackError::Index)?;
+                self.strings.extend_from_slice(self.table.name(entry));
+                (entry.id, Text::Decoded { start: 0, end: self.strings.len() })
+            }
+        };
+        let value = block.string(&mut self.strings)?;
+        let (name, value) = (name.of(&self.strings), value.of(&self.strings));
+        let fault = (id == OTHER).then(|| name_fault(name)).flatten().or_else(|| value_fault(value));
+        let mut origin = Origin::default();
+        if kind == Literal::Indexed {
+            origin.hash = hash::of_field(id, name, value);
+            self.table.insert(id, name, value, origin.hash, fault);
+        }
+        list.add(id, name, value, fault, kind == Literal::NeverIndexed, origin);
+        Ok(())
+    }
+}
+
+/// What the sender of a literal field wants of tables (RFC 7541, section 6.2).
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Literal {
+    Indexed,
+    NotIndexed,
+    NeverIndexed,
+}
+
+/// The list that a block is decoded into.
+struct List<'h> {
+    headers: &'h mut Headers,
+    decoded: Decoded,
+    bytes_left: usize,
+    has_fields: bool,
+}
+
+impl List<'_> {
+    #[inline]
+    fn add(&mut self, id: Id, name: &[u8], value: &[u8], fault: Option<Malformed>, is_sensitive: bool, origin: Origin) {
+        // Of a known name, one of the two is empty.
+        let bytes =
+            TEXTS[usize::from(id)].len() + if id == OTHER { name.len() } else { 0 } + value.len() + FIELD_OVERHEAD;
+        match self.bytes_left.checked_sub(bytes) {
+            Some(left) => self.bytes_left = left,
+            None => {
+                self.bytes_left = 0;
+                self.decoded.is_too_large = true;
+            }
+        }
+        if self.decoded != Decoded::default() {
+            return;
+        }
+        let fault = fault.or_else(|| {
+            if !is_pseudo(id) {
+                self.has_fields = true;
+                return None;
+            }
+            let late = self.has_fields.then_some(Malformed::LatePseudo);
+            late.or_else(|| self.headers.has_known(id).then_some(Malformed::RepeatedPseudo))
+        });
+        if fault.is_some() {
+            self.decoded.malformed = fault;
+            return;
+        }
+        self.headers.add(id, name, value, is_sensitive, origin);
+    }
+}
+
+/// What is left of a block.
+struct Block<'b>(&'b [u8]);
+
+/// A string of a field.
+#[derive(Clone, Copy)]
+enum Text<'b> {
+    /// As it lies in the block.
+    InBlock(&'b [u8]),
+    /// A range of [`Decoder::strings`].
+    Decoded { start: usize, end: usize },
+}
+
+impl<'b> Text<'b> {
+    fn of<'s>(self, strings: &'s [u8]) -> &'s [u8]
+    where
+        'b: 's,
+    {
+        match self {
+            Text::InBlock(text) => text,
+            Text::Decoded { start, end } => &strings[start..end],
+        }
+    }
+}
+
+impl<'b> Block<'b> {
+    fn byte(&mut self) -> Result<u8, HpackError> {
+        let (&byte, rest) = self.0.split_first().ok_or(HpackError::Truncated)?;
+        self.0 = rest;
+        Ok(byte)
+    }
+
+    /// An integer whose first byte has `prefix` bits of it (RFC 7541, section 5.1).
+    #[inline]
+    fn integer(&mut self, prefix: u32) -> Result<u32, HpackError> {
+        let max = (1 << prefix) - 1;
+        let first = u32::from(self.byte()?) & max;
+        if first < max { Ok(first) } else { self.long_integer(max) }
+    }
+
+    fn long_integer(&mut self, first: u32) -> Result<u32, HpackError> {
+        let mut value = u64::from(first);
+        for shift in (0..35).step_by(7) {
+            let byte = self.byte()?;
+            value += u64::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                return u32::try_from(value).map_err(|_| HpackError::Integer);
+            }
+        }
+        Err(HpackError::Integer)
+    }
+
+    fn string(&mut self, strings: &mut Vec<u8>) -> Result<Text<'b>, HpackError> {
+        let is_coded = self.0.first().is_some_and(|first| first & 0x80 != 0);
+        let len = self.integer(7)? as usize;
+        let (text, rest) = self.0.split_at_checked(len).ok_or(HpackError::Truncated)?;
+        self.0 = rest;
+        if !is_coded {
+            return Ok(Text::InBlock(text));
+        }
+        let start = strings.len();
+        huffman::decode(text, strings)?;
+        Ok(Text::Decoded { start, end: strings.len() })
+    }
+}
+
+/// What is wrong with a name that is not a known one.
+fn name_fault(name: &[u8]) -> Option<Malformed> {
+    if name.first() == Some(&b':') {
+        return Some(Malformed::UnknownPseudo);
+    }
+    let is_name = !name.is_empty() && name.iter().all(|&byte| IS_NAME[usize::from(byte)]);
+    (!is_name).then_some(Malformed::Name)
+}
+
+/// The characters of a token (RFC 9110, section 5.6.2) but for capitals.
+static IS_NAME: [bool; 256] = {
+    let mut is_name = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        is_name[byte] = matches!(byte as u8, b'a'..=b'z' | b'0'..=b'9' | b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.'
+            | b'^'..=b'`' | b'|' | b'~');
+        byte += 1;
+    }
+    is_name
+};
+
+/// What is wrong with a value. RFC 9113, section 8.2.1 names NUL, CR and LF, and RFC 9110, section 5.5 the other control characters.
+fn value_fault(value: &[u8]) -> Option<Malformed> {
+    // Without a way out of the loop, so that it takes many bytes at once.
+    let has_control = value.iter().fold(false, |has, &byte| has | ((byte < b' ') & (byte != b'\t')) | (byte == 0x7f));
+    let is_space = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    (has_control || is_space(value.first()) || is_space(value.last())).then_some(Malformed::Value)
 }

@@ -1,43 +1,193 @@
 //! From a list of fields to a header block.
 
-use crate::headers::Headers;
+use super::index::{Index, Recent};
+use super::policy::{self, Policy};
+use super::static_table::{self, STATIC_LEN};
+use super::table::{DEFAULT_TABLE_BYTES, Table, field_bytes};
+use super::{hash, huffman};
+use crate::headers::name::{Id, OTHER, static_index};
+use crate::headers::{Field, Headers};
 
 /// One direction of a connection: the end that sends.
 #[derive(Debug)]
 pub struct Encoder {
-    max_table_bytes: u32,
+    table: Table,
+    index: Index,
+    recent: Recent,
+    /// What our table may take, whatever the peer allows.
+    own_max_bytes: u32,
+    /// The table's size as the peer knows it.
+    said_bytes: u32,
+    /// The smallest size since the peer was told one, when it has changed.
+    unsaid_min_bytes: Option<u32>,
 }
 
+/// The first bits of a literal field (RFC 7541, section 6.2), and those of the index in its first byte.
+#[derive(Clone, Copy)]
+struct Literal {
+    pattern: u8,
+    prefix: u32,
+}
+
+const INDEXED: Literal = Literal { pattern: 0x40, prefix: 6 };
+const NOT_INDEXED: Literal = Literal { pattern: 0, prefix: 4 };
+const NEVER_INDEXED: Literal = Literal { pattern: 0x10, prefix: 4 };
+
 impl Encoder {
-    /// An encoder whose table never takes more than this.
+    /// An encoder whose table never takes more than this, and no more than [`DEFAULT_TABLE_BYTES`] until the peer allows it.
     pub fn new(max_table_bytes: u32) -> Encoder {
-        Encoder { max_table_bytes }
+        let mut encoder = Encoder {
+            table: Table::new(DEFAULT_TABLE_BYTES),
+            index: Index::default(),
+            recent: Recent::default(),
+            own_max_bytes: max_table_bytes,
+            said_bytes: DEFAULT_TABLE_BYTES,
+            unsaid_min_bytes: None,
+        };
+        encoder.set_peer_table_bytes(DEFAULT_TABLE_BYTES);
+        encoder
     }
 
     /// The peer's SETTINGS_HEADER_TABLE_SIZE.
     pub fn set_peer_table_bytes(&mut self, bytes: u32) {
-        self.max_table_bytes = self.max_table_bytes.min(bytes);
+        let bytes = bytes.min(self.own_max_bytes);
+        if bytes as usize == self.table.max_bytes() {
+            return;
+        }
+        self.table.set_max_bytes(bytes);
+        self.unsaid_min_bytes = Some(self.unsaid_min_bytes.map_or(bytes, |min| min.min(bytes)));
+        // Their sizes follow from the table's.
+        self.index.clear();
+        self.recent.clear();
     }
 
     /// Appends the list as a header block.
     pub fn encode(&mut self, headers: &Headers, out: &mut Vec<u8>) {
-        for (name, value) in headers.iter() {
-            out.push(0);
-            for text in [name, value] {
-                let mut rest = text.len();
-                if rest < 127 {
-                    out.push(rest as u8);
-                } else {
-                    out.push(127);
-                    rest -= 127;
-                    while rest >= 128 {
-                        out.push((rest % 128) as u8 | 128);
-                        rest /= 128;
-                    }
-                    out.push(rest as u8);
-                }
-                out.extend_from_slice(text);
+        self.say_size(out);
+        for field in headers.raw() {
+            self.field(headers, field, out);
+        }
+    }
+
+    /// The changes of the table's size since the last block. The smallest is told too, since it has evicted what a size that grew
+    /// again doesn't bring back (RFC 7541, section 4.2).
+    fn say_size(&mut self, out: &mut Vec<u8>) {
+        let Some(min) = self.unsaid_min_bytes.take() else { return };
+        if min < self.said_bytes {
+            put_integer(0x20, 5, min as usize, out);
+            self.said_bytes = min;
+        }
+        let bytes = self.table.max_bytes() as u32;
+        if bytes != self.said_bytes {
+            put_integer(0x20, 5, bytes as usize, out);
+            self.said_bytes = bytes;
+        }
+    }
+
+    #[inline]
+    fn field(&mut self, headers: &Headers, field: &Field, out: &mut Vec<u8>) {
+        if field.origin.static_index != 0 {
+            return out.push(0x80 | field.origin.static_index);
+        }
+        let (id, value) = (field.id, headers.value(field));
+        let name = if id == OTHER { headers.name(field) } else { b"" };
+        if field.is_sensitive {
+            return self.literal(NEVER_INDEXED, id, name, value, out);
+        }
+        let mut hash = field.origin.hash;
+        if hash == 0 {
+            // The hash is known of what came with a table entry, which no field of the static table does.
+            let index = static_table::find(id, value);
+            if index != 0 {
+                return out.push(0x80 | index);
+            }
+            if policy::may_repeat(id) {
+                hash = hash::of_field(id, name, value);
             }
         }
+        if hash != 0 && policy::may_repeat(id) {
+            let table = &self.table;
+            let is_it = |entry: &super::table::Entry| {
+                entry.id == id && table.value(entry) == value && table.name(entry) == name
+            };
+            if let Some(position) = self.index.find(hash, table, is_it) {
+                return put_integer(0x80, 7, STATIC_LEN + 1 + position, out);
+            }
+        }
+        self.new_field(id, name, value, hash, field.origin.is_repeated, out);
+    }
+
+    /// A field that isn't in the table.
+    fn new_field(&mut self, id: Id, name: &[u8], value: &[u8], hash: u32, is_repeated: bool, out: &mut Vec<u8>) {
+        let fits = field_bytes(id, name, value) <= self.table.max_bytes() / 2;
+        let is_indexed = match policy::of(id, name, value) {
+            Policy::Secret => return self.literal(NEVER_INDEXED, id, name, value, out),
+            Policy::Repeats => fits && (self.recent.note(hash) || is_repeated),
+            Policy::Varies => {
+                fits && static_index(id) == 0
+                    && self.name_position(id, name).is_none()
+                    && self.recent.note(hash::of_name(id, name))
+            }
+        };
+        if !is_indexed {
+            return self.literal(NOT_INDEXED, id, name, value, out);
+        }
+        self.literal(INDEXED, id, name, value, out);
+        let hash = if hash == 0 { hash::of_field(id, name, value) } else { hash };
+        self.table.insert(id, name, value, hash, None);
+        self.index.insert(hash, &self.table);
+        if static_index(id) == 0 {
+            self.index.insert(hash::of_name(id, name), &self.table);
+        }
+    }
+
+    /// Where in the table there is a field of this name.
+    fn name_position(&self, id: Id, name: &[u8]) -> Option<usize> {
+        let is_it = |entry: &super::table::Entry| entry.id == id && self.table.name(entry) == name;
+        if self.table.len() == 0 {
+            return None;
+        }
+        self.index.find(hash::of_name(id, name), &self.table, is_it)
+    }
+
+    fn literal(&self, literal: Literal, id: Id, name: &[u8], value: &[u8], out: &mut Vec<u8>) {
+        let index = match static_index(id) {
+            0 => self.name_position(id, name).map_or(0, |position| STATIC_LEN + 1 + position),
+            index => usize::from(index),
+        };
+        put_integer(literal.pattern, literal.prefix, index, out);
+        if index == 0 {
+            let name = if id == OTHER { name } else { crate::headers::name::TEXTS[usize::from(id)].as_bytes() };
+            put_string(name, out);
+        }
+        put_string(value, out);
+    }
+}
+
+/// An integer after the bits of `pattern`, which leave `prefix` bits of the first byte (RFC 7541, section 5.1).
+#[inline]
+fn put_integer(pattern: u8, prefix: u32, value: usize, out: &mut Vec<u8>) {
+    let max = (1_usize << prefix) - 1;
+    if value < max {
+        return out.push(pattern | value as u8);
+    }
+    out.push(pattern | max as u8);
+    let mut rest = value - max;
+    while rest >= 0x80 {
+        out.push(rest as u8 | 0x80);
+        rest >>= 7;
+    }
+    out.push(rest as u8);
+}
+
+/// A string, as Huffman code when that is shorter.
+fn put_string(text: &[u8], out: &mut Vec<u8>) {
+    let coded_len = huffman::encoded_len(text);
+    if coded_len < text.len() {
+        put_integer(0x80, 7, coded_len, out);
+        huffman::encode(text, out);
+    } else {
+        put_integer(0, 7, text.len(), out);
+        out.extend_from_slice(text);
     }
 }

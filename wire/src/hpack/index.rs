@@ -1,0 +1,83 @@
+//! How the encoder finds what is in its table.
+
+use super::table::{Entry, Table};
+
+/// Places in which a hash may be.
+const WAYS: usize = 4;
+
+/// The numbers of table entries by hash: of whole fields, and of names that the static table hasn't.
+///
+/// It forgets: when the places for a hash are taken, the oldest goes. A field that is forgotten is sent in full again, which costs no
+/// more than bytes, so there is nothing to keep in step with evictions and nothing that colliding hashes can break.
+#[derive(Debug, Default)]
+pub(crate) struct Index {
+    slots: Box<[[Slot; WAYS]]>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Slot {
+    /// 0 when it is free.
+    hash: u32,
+    number: u32,
+}
+
+impl Index {
+    /// The position of the entry with this hash that `is_it`.
+    #[inline]
+    pub(crate) fn find(&self, hash: u32, table: &Table, is_it: impl Fn(&Entry) -> bool) -> Option<usize> {
+        let slots = self.slots.get(self.place(hash))?;
+        slots.iter().filter(|slot| slot.hash == hash).find_map(|slot| {
+            let position = table.position(slot.number)?;
+            table.get(position).is_some_and(&is_it).then_some(position)
+        })
+    }
+
+    /// Remembers the newest entry of the table.
+    pub(crate) fn insert(&mut self, hash: u32, table: &Table) {
+        if self.slots.is_empty() {
+            // Most fields are larger than 64 bytes in the table, and some are in here twice.
+            let places = (table.max_bytes() / 32 / WAYS).next_power_of_two();
+            self.slots = vec![[Slot::default(); WAYS]; places].into_boxed_slice();
+        }
+        let place = self.place(hash);
+        let age = |slot: &Slot| match slot.hash {
+            0 => usize::MAX,
+            taken if taken == hash => usize::MAX,
+            _ => table.position(slot.number).unwrap_or(usize::MAX),
+        };
+        if let Some(oldest) = self.slots[place].iter_mut().max_by_key(|slot| age(slot)) {
+            *oldest = Slot { hash, number: table.newest() };
+        }
+    }
+
+    fn place(&self, hash: u32) -> usize {
+        hash as usize & self.slots.len().wrapping_sub(1)
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.slots = Box::default();
+    }
+}
+
+/// Fields that were sent not long ago: only what comes again is worth a place in the table.
+#[derive(Debug, Default)]
+pub(crate) struct Recent {
+    hashes: Box<[u32]>,
+}
+
+const RECENT: usize = 64;
+
+impl Recent {
+    /// Whether this hash was noted not long ago; it is now.
+    pub(crate) fn note(&mut self, hash: u32) -> bool {
+        if self.hashes.is_empty() {
+            self.hashes = vec![0; RECENT].into_boxed_slice();
+        }
+        let place = (hash >> 16) as usize % RECENT;
+        std::mem::replace(&mut self.hashes[place], hash) == hash
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.hashes = Box::default();
+    }
+}

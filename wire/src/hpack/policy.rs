@@ -1,0 +1,84 @@
+//! Which fields are worth a place in the encoder's table, and which must not get one.
+
+use crate::headers::Name;
+use crate::headers::name::{Id, OTHER, TEXTS};
+
+/// What the encoder does with a field that isn't in its table yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Policy {
+    /// Put in when it comes again.
+    Repeats,
+    /// The values differ from call to call: at most the name is worth a place.
+    Varies,
+    /// A secret, which a compression table would let others guess at (RFC 7541, section 7.1).
+    Secret,
+}
+
+const SECRETS: [Name; 4] = [Name::AUTHORIZATION, Name::PROXY_AUTHORIZATION, Name::COOKIE, Name::SET_COOKIE];
+
+/// Parts of names that say that the value is a secret.
+const SECRET_PARTS: [&[u8]; 3] = [b"token", b"secret", b"api-key"];
+
+const VARYING: [Name; 29] = [
+    Name::AGE,
+    Name::CONTENT_LENGTH,
+    Name::CONTENT_LOCATION,
+    Name::CONTENT_RANGE,
+    Name::DATE,
+    Name::ETAG,
+    Name::EXPIRES,
+    Name::IF_MATCH,
+    Name::IF_MODIFIED_SINCE,
+    Name::IF_NONE_MATCH,
+    Name::IF_RANGE,
+    Name::IF_UNMODIFIED_SINCE,
+    Name::LAST_MODIFIED,
+    Name::LOCATION,
+    Name::RANGE,
+    Name::RETRY_AFTER,
+    Name::GRPC_MESSAGE,
+    Name::GRPC_TIMEOUT,
+    Name::GRPC_STATUS_DETAILS_BIN,
+    Name::GRPC_RETRY_PUSHBACK_MS,
+    Name::GRPC_TRACE_BIN,
+    Name::TRACEPARENT,
+    Name::TRACESTATE,
+    Name::BAGGAGE,
+    Name::B3,
+    Name::X_B3_TRACE_ID,
+    Name::X_B3_SPAN_ID,
+    Name::X_B3_PARENT_SPAN_ID,
+    Name::X_REQUEST_ID,
+];
+
+/// By the number of the name; that of the others is found by their text.
+static POLICIES: [Policy; TEXTS.len()] = {
+    let mut policies = [Policy::Repeats; TEXTS.len()];
+    let mut at = 0;
+    while at < VARYING.len() {
+        policies[VARYING[at].id() as usize] = Policy::Varies;
+        at += 1;
+    }
+    at = 0;
+    while at < SECRETS.len() {
+        policies[SECRETS[at].id() as usize] = Policy::Secret;
+        at += 1;
+    }
+    policies
+};
+
+/// Whether a field may be in the table at all, so that looking for it makes sense.
+pub(crate) fn may_repeat(id: Id) -> bool {
+    POLICIES[usize::from(id)] == Policy::Repeats
+}
+
+/// What to do with a field that isn't in the table.
+pub(crate) fn of(id: Id, name: &[u8], value: &[u8]) -> Policy {
+    if id == OTHER && SECRET_PARTS.iter().any(|part| name.windows(part.len()).any(|window| window == *part)) {
+        return Policy::Secret;
+    }
+    if id == Name::PATH.id() && value.contains(&b'?') {
+        return Policy::Varies;
+    }
+    POLICIES[usize::from(id)]
+}
