@@ -8,8 +8,9 @@
 //! - `headers` answers with the request's headers, a line each;
 //! - `break` sends the head of an answer and half a message, then ends the process.
 //!
-//! Every answer bears `x-pid`, and `x-calls` and `x-broken`: how many calls this process has seen, and how many of them
-//! broke off, because their caller went away or stopped half-way.
+//! A GET, which is no gRPC, is answered with a line of text. Every other answer bears `x-pid`, and `x-calls` and
+//! `x-broken`: how many calls this process has seen, and how many of them broke off, because their caller went away or
+//! stopped half-way.
 
 use std::{
     env, fs,
@@ -94,6 +95,10 @@ async fn answer(mut request: Request<RecvStream>, mut respond: server::SendRespo
             return send(&mut respond, calls, framed(&Text { text }));
         }
         _ => {}
+    }
+    if request.method() == http::Method::GET {
+        let head = Response::builder().header("content-type", "text/plain").body(()).expect("static names");
+        return respond.send_response(head, false)?.send_data(Bytes::from_static(b"hello\n"), true);
     }
     if request.uri().path().ends_with("/Chat") {
         let mut stream = respond.send_response(head(calls), false)?;

@@ -6,6 +6,7 @@
 mod bed;
 mod load;
 mod programs;
+mod tunnel;
 mod wire;
 
 use std::{env, time::Duration};
@@ -15,6 +16,7 @@ pub use load::{Load, Outcome};
 pub use programs::{binary, outside, root};
 use tonic::{Request, Response, Status, transport::Channel};
 use tonic_prost::ProstCodec;
+pub use tunnel::tunnel;
 pub use wire::{Wire, framed, metric, raw};
 
 /// `probe.v1.Message`

@@ -1,0 +1,60 @@
+//! What the suites are asked, and what they are not asked, with the reason.
+
+/// How many cases h2spec has, its strict ones among them.
+pub(crate) const H2SPEC_CASES: usize = 146;
+
+/// Cases of h2spec that do not pass at the outbound port, by their names in h2spec: `h2spec http2/6.5.3/1` runs one.
+pub(crate) const H2SPEC_OUTBOUND: &[(&str, &str)] = &[(
+    "http2/3.5/2",
+    "what does not begin as HTTP/2 does is taken for HTTP/1.1, and `INVALID CONNECTION PREFACE` is answered there: 400",
+)];
+
+/// The same at the inbound port, which speaks nothing but HTTP/2.
+pub(crate) const H2SPEC_INBOUND: &[(&str, &str)] = &[];
+
+/// Cases of gRPC's interop client that pass through a pair of sidecars, with further arguments.
+pub(crate) const INTEROP: &[(&str, &[&str])] = &[
+    ("empty_unary", &[]),
+    ("large_unary", &[]),
+    ("client_streaming", &[]),
+    ("server_streaming", &[]),
+    ("ping_pong", &[]),
+    ("empty_stream", &[]),
+    ("timeout_on_sleeping_server", &[]),
+    ("cancel_after_begin", &[]),
+    ("cancel_after_first_response", &[]),
+    ("status_code_and_message", &[]),
+    ("special_status_message", &[]),
+    ("custom_metadata", &[]),
+    ("unimplemented_method", &[]),
+    ("unimplemented_service", &[]),
+    ("orca_per_rpc", &["--service_config_json", ORCA]),
+    ("rpc_soak", SOAK),
+    ("channel_soak", SOAK),
+];
+
+/// The client's own balancer, which looks at what a server says of its load.
+const ORCA: &str = r#"{"loadBalancingConfig":[{"test_backend_metrics_load_balancer":{}}]}"#;
+
+/// Four at once, and as much time as a busy machine takes.
+const SOAK: &[&str] = &[
+    "--soak_iterations=40",
+    "--soak_num_threads=4",
+    "--soak_per_iteration_max_acceptable_latency_ms=20000",
+    "--soak_overall_timeout_seconds=240",
+];
+
+/// Cases of the interop client that are not run.
+pub(crate) const INTEROP_LEFT_OUT: &[(&str, &str)] = &[
+    ("compute_engine_creds", CLOUD),
+    ("service_account_creds", CLOUD),
+    ("jwt_token_creds", CLOUD),
+    ("per_rpc_creds", CLOUD),
+    ("oauth2_auth_token", CLOUD),
+    ("google_default_credentials", CLOUD),
+    ("compute_engine_channel_credentials", CLOUD),
+    ("pick_first_unary", "it wants the server to say which one it is, and gRPC's Go server does not"),
+    ("orca_oob", "it is about a connection to one endpoint, and a sidecar's is to all of them"),
+];
+
+const CLOUD: &str = "it needs credentials of Google's cloud, over TLS that the client ends itself";
