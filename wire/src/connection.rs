@@ -1,109 +1,303 @@
 //! One side of an HTTP/2 connection.
+//!
+//! A frame's way in: [`receive`](Connection::receive) takes it off the input (`receive.rs`) and gives it to what knows
+//! its type: DATA (`data.rs`), header blocks (`heads.rs`, which checks them with `message.rs`), SETTINGS
+//! (`settings.rs`), GOAWAY and what ends a connection (`shutdown.rs`), and the rest at the end of `receive.rs`. The way
+//! out is `send.rs`: into the output, or into the stream's queue when a window is closed or the output is full.
 
+mod data;
 mod event;
+mod heads;
+mod message;
+mod output;
+mod receive;
+mod send;
+mod settings;
+mod shutdown;
+#[cfg(test)]
+mod tests;
 
 pub use event::{CannotOpen, ConnectionError, Event, Notice, Side};
 
-use std::marker::PhantomData;
+use std::collections::VecDeque;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::code::Code;
+use crate::flow::{INITIAL_WINDOW, Queues, Window};
+use crate::frame::PREFACE;
 use crate::headers::Headers;
-use crate::limits::Limits;
-use crate::stream::StreamId;
+use crate::hpack::{Decoder, Encoder};
+use crate::limits::{Bucket, Limits};
+use crate::stream::{Closed, ClosedStreams, NO_QUEUE, StreamId, Streams};
+use data::Partial;
+use heads::Block;
+use output::Output;
+use settings::Peer;
+use shutdown::{Ending, Timers};
+
+/// The size with which HPACK tables begin (RFC 9113 section 6.5.2).
+const INITIAL_TABLE_BYTES: u32 = 4096;
+
+/// Header lists that are kept to be used again, and how large one may have been to be kept as it is.
+const SPARE_LISTS: usize = 32;
+const SPARE_LIST_BYTES: usize = 8 << 10;
 
 /// One side of an HTTP/2 connection, without its transport. `T` is what the user attaches to a stream.
+///
+/// All that is sent goes into one output, which the driver writes when it has nothing more to read. After an error, or
+/// [`close`](Connection::close), all methods do nothing; what was attached to streams is left for `take_all`.
 pub struct Connection<T> {
-    call: PhantomData<T>,
+    limits: Arc<Limits>,
+    is_server: bool,
+    output: Output,
+    streams: Streams<T>,
+    closed: ClosedStreams,
+    queues: Queues,
+    /// Slots of streams with something queued and an open window of their own: the connection's window or the output's
+    /// high water stops them. Each sends one frame in turn.
+    ready: VecDeque<u32>,
+    notices: VecDeque<Notice<T>>,
+    decoder: Decoder,
+    encoder: Encoder,
+    spare: Vec<Headers>,
+    send_window: Window,
+    receive_window: Window,
+    /// The window of new streams: what the peer knows of our SETTINGS.
+    stream_window: i32,
+    /// DATA that the user has, or will have once its frame is whole, and has not released.
+    held_bytes: usize,
+    /// WINDOW_UPDATEs that our own DATA explains.
+    updates_due: u32,
+    peer: Peer,
+    /// What is missing of the client's preface.
+    preface_left: usize,
+    /// The DATA frame that is being received.
+    partial: Partial,
+    /// The header block that is being received.
+    block: Block,
+    /// The highest stream that the peer has opened.
+    last_peer_stream: u32,
+    /// The next stream that we open.
+    next_stream: u32,
+    ending: Ending,
+    timers: Timers,
+    rates: Rates,
+    /// What was attached to streams when the connection ended.
+    orphans: Vec<T>,
 }
 
-#[allow(unused_variables, missing_docs, clippy::unimplemented)]
+/// What is left of the limits' rates.
+struct Rates {
+    cancels: Bucket,
+    stream_errors: Bucket,
+    pings: Bucket,
+    settings: Bucket,
+    empty_frames: Bucket,
+}
+
 impl<T: Clone> Connection<T> {
     /// A client's side. The preface and SETTINGS are in the output at once.
     pub fn client(limits: &Arc<Limits>, now: Instant) -> Connection<T> {
-        unimplemented!()
+        let mut connection = Connection::new(limits, false, now);
+        connection.output.bytes.extend_from_slice(PREFACE);
+        connection.send_settings();
+        connection
     }
+
+    /// A server's side, which expects the client's preface first. SETTINGS are in the output at once.
     pub fn server(limits: &Arc<Limits>, now: Instant) -> Connection<T> {
-        unimplemented!()
+        let mut connection = Connection::new(limits, true, now);
+        connection.preface_left = PREFACE.len();
+        connection.send_settings();
+        connection
     }
-    pub fn receive<'a>(&mut self, input: &mut &'a [u8], now: Instant) -> Result<Option<Event<'a, T>>, ConnectionError> {
-        unimplemented!()
+
+    fn new(limits: &Arc<Limits>, is_server: bool, now: Instant) -> Connection<T> {
+        Connection {
+            is_server,
+            output: Output::default(),
+            streams: Streams::new(),
+            closed: ClosedStreams::default(),
+            queues: Queues::default(),
+            ready: VecDeque::new(),
+            notices: VecDeque::new(),
+            decoder: Decoder::new(limits.table_bytes.max(INITIAL_TABLE_BYTES)),
+            encoder: Encoder::new(limits.table_bytes),
+            spare: Vec::new(),
+            send_window: Window::new(INITIAL_WINDOW),
+            receive_window: Window::new(INITIAL_WINDOW),
+            stream_window: INITIAL_WINDOW,
+            held_bytes: 0,
+            updates_due: 0,
+            peer: Peer::new(),
+            preface_left: 0,
+            partial: Partial::default(),
+            block: Block::default(),
+            last_peer_stream: 0,
+            next_stream: 1,
+            ending: Ending::default(),
+            timers: Timers::new(limits, now),
+            rates: Rates {
+                cancels: Bucket::new(&limits.cancels, now),
+                stream_errors: Bucket::new(&limits.stream_errors, now),
+                pings: Bucket::new(&limits.pings, now),
+                settings: Bucket::new(&limits.settings, now),
+                empty_frames: Bucket::new(&limits.empty_frames, now),
+            },
+            orphans: Vec::new(),
+            limits: limits.clone(),
+        }
     }
+
+    /// What happened besides the events. To be drained after `receive`, `wrote` and `on_timeout`.
+    #[inline]
     pub fn next_notice(&mut self) -> Option<Notice<T>> {
-        unimplemented!()
+        self.notices.pop_front()
     }
+
+    /// Attaches what the stream's further events are about, in answer to [`Event::Request`]. A stream that has nothing
+    /// attached discards its DATA and makes no events.
+    #[inline]
     pub fn attach(&mut self, stream: StreamId, call: T) {
-        unimplemented!()
+        if let Some(slot) = self.streams.slot(stream) {
+            self.streams.at(slot).call = Some(call);
+        }
     }
-    pub fn open(&mut self, headers: &Headers, is_end: bool, call: T) -> Result<StreamId, CannotOpen> {
-        unimplemented!()
-    }
-    pub fn respond(&mut self, stream: StreamId, headers: &Headers, is_end: bool) {
-        unimplemented!()
-    }
-    pub fn send_data(&mut self, stream: StreamId, data: &[u8], is_end: bool) -> usize {
-        unimplemented!()
-    }
-    pub fn send_trailers(&mut self, stream: StreamId, headers: &Headers) {
-        unimplemented!()
-    }
-    pub fn reset(&mut self, stream: StreamId, code: Code) {
-        unimplemented!()
-    }
+
+    /// Makes the stream silent. It lives on until it has ended: what is queued is still sent, what comes is discarded.
     pub fn detach(&mut self, stream: StreamId) {
-        unimplemented!()
+        if let Some(slot) = self.streams.slot(stream) {
+            self.streams.at(slot).call = None;
+        }
     }
-    pub fn release(&mut self, stream: StreamId, bytes: usize) {
-        unimplemented!()
-    }
+
+    /// What waits to be written.
+    #[inline]
     pub fn output(&self) -> &[u8] {
-        unimplemented!()
+        self.output.unsent()
     }
+
+    /// So much of the output was written. Queued data may take its place.
+    #[inline]
     pub fn wrote(&mut self, bytes: usize) {
-        unimplemented!()
+        self.output.wrote(bytes);
+        if !self.ready.is_empty() {
+            self.send_queued();
+        }
     }
+
+    /// Whether the output is over its high water: the driver should write before it reads on.
+    #[inline]
     pub fn is_congested(&self) -> bool {
-        unimplemented!()
+        self.output.len() >= self.limits.output_bytes
     }
-    pub fn can_open(&self) -> bool {
-        unimplemented!()
-    }
+
+    /// Streams that have not ended.
+    #[inline]
     pub fn streams(&self) -> usize {
-        unimplemented!()
+        self.streams.len()
     }
+
+    /// How many streams the peer lets us have open (SETTINGS_MAX_CONCURRENT_STREAMS).
+    #[inline]
     pub fn peer_stream_limit(&self) -> usize {
-        unimplemented!()
+        self.peer.streams as usize
     }
+
+    /// Whether the peer's first SETTINGS have come.
+    #[inline]
     pub fn has_settings(&self) -> bool {
-        unimplemented!()
+        self.peer.has_settings
     }
-    /// Whether the peer allows RFC 8441's extended CONNECT.
+
+    /// Whether the server takes RFC 8441's extended CONNECT.
     pub fn is_connect_protocol_enabled(&self) -> bool {
-        unimplemented!()
+        self.peer.is_connect_protocol_enabled
     }
-    pub fn drain(&mut self, now: Instant) {
-        unimplemented!()
+
+    /// Takes back a header list of an event, for the next one.
+    #[inline]
+    pub fn recycle(&mut self, mut headers: Headers) {
+        if self.spare.len() < SPARE_LISTS {
+            if headers.list_bytes() > SPARE_LIST_BYTES {
+                headers.clear();
+                headers.shrink();
+            }
+            self.spare.push(headers);
+        }
     }
-    pub fn is_finished(&self) -> bool {
-        unimplemented!()
-    }
-    pub fn close(&mut self, code: Code) {
-        unimplemented!()
-    }
-    pub fn take_all(&mut self) -> Vec<T> {
-        unimplemented!()
-    }
-    pub fn next_timeout(&self) -> Option<Instant> {
-        unimplemented!()
-    }
-    pub fn on_timeout(&mut self, now: Instant) -> Result<(), ConnectionError> {
-        unimplemented!()
-    }
-    pub fn recycle(&mut self, headers: Headers) {
-        unimplemented!()
-    }
+
+    /// Gives buffers back. For connections that have been idle for a while.
     pub fn shrink(&mut self) {
-        unimplemented!()
+        self.output.shrink();
+        self.spare = Vec::new();
+        self.queues.shrink();
+        self.ready.shrink_to_fit();
+        self.notices.shrink_to_fit();
+        self.block.shrink();
+        if self.streams.is_empty() {
+            self.streams.clear();
+        }
+    }
+
+    /// The transport has ended: what was attached to streams that still ran. Nothing follows.
+    pub fn take_all(&mut self) -> Vec<T> {
+        self.abandon();
+        std::mem::take(&mut self.orphans)
+    }
+
+    /// Forgets all streams but what was attached to them.
+    fn abandon(&mut self) {
+        self.ending.is_closed = true;
+        self.orphans.extend(self.streams.iter_mut().filter_map(|(_, stream)| stream.call.take()));
+        self.streams.clear();
+        self.queues.clear();
+        self.ready.clear();
+    }
+
+    /// Ends the peer's half of a stream, and returns what is attached: the event that this makes is the last when our
+    /// half has ended, too.
+    #[inline]
+    fn end_receive(&mut self, slot: usize) -> Option<T> {
+        let stream = self.streams.at(slot);
+        stream.is_receive_closed = true;
+        if stream.is_send_closed { self.remove(slot, Closed::Ended) } else { stream.call.clone() }
+    }
+
+    /// Ends our half of a stream.
+    #[inline]
+    fn end_send(&mut self, slot: usize) {
+        let stream = self.streams.at(slot);
+        stream.is_ending = true;
+        stream.is_send_closed = true;
+        if stream.is_receive_closed {
+            self.remove(slot, Closed::Ended);
+        }
+    }
+
+    /// Removes a stream, with what it has queued.
+    #[inline]
+    fn remove(&mut self, slot: usize, how: Closed) -> Option<T> {
+        let stream = self.streams.at(slot);
+        if stream.is_ready {
+            self.ready.retain(|ready| *ready as usize != slot);
+        }
+        if stream.queue != NO_QUEUE {
+            let trailers = self.queues.remove(stream.queue);
+            trailers.into_iter().for_each(|trailers| self.recycle(trailers));
+        }
+        self.closed.add(self.streams.at(slot).id, how, self.limits.closed_streams);
+        self.streams.remove(slot)
+    }
+}
+
+impl<T> fmt::Debug for Connection<T> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Connection")
+            .field("is_server", &self.is_server)
+            .field("streams", &self.streams.len())
+            .field("output_bytes", &self.output.len())
+            .finish_non_exhaustive()
     }
 }

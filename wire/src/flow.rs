@@ -1,1 +1,171 @@
-//! Windows of flow control.
+//! Windows of flow control (RFC 9113 section 5.2), and data that waits for one.
+
+use crate::headers::Headers;
+
+/// What every window is at the start of a connection.
+pub(crate) const INITIAL_WINDOW: i32 = 65_535;
+
+/// The largest window.
+pub(crate) const MAX_WINDOW: u32 = (1 << 31) - 1;
+
+/// Queues that keep a buffer above this give it back once they are empty.
+const KEPT_QUEUE_BYTES: usize = 64 << 10;
+
+/// How much may still be sent one way. Negative after SETTINGS have made it smaller.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Window(i32);
+
+impl Window {
+    pub(crate) fn new(bytes: i32) -> Window {
+        Window(bytes)
+    }
+
+    /// What may be sent now.
+    #[inline]
+    pub(crate) fn open(self) -> usize {
+        self.0.max(0) as usize
+    }
+
+    #[inline]
+    pub(crate) fn get(self) -> i32 {
+        self.0
+    }
+
+    /// Uses some of it. `false`, and unchanged, when there is not as much.
+    #[inline]
+    pub(crate) fn take(&mut self, bytes: usize) -> bool {
+        let is_enough = bytes <= self.open();
+        if is_enough {
+            self.0 -= bytes as i32;
+        }
+        is_enough
+    }
+
+    /// Moves it by so much. `false`, and unchanged, when it would leave what a window may be.
+    #[inline]
+    pub(crate) fn add(&mut self, bytes: i64) -> bool {
+        match i32::try_from(i64::from(self.0) + bytes) {
+            Ok(sum) => {
+                self.0 = sum;
+                true
+            }
+            Err(_) => false,
+        }
+    }
+}
+
+/// What a stream still has to send.
+#[derive(Debug, Default)]
+pub(crate) struct Queue {
+    bytes: Vec<u8>,
+    start: usize,
+    /// The stream ends after it.
+    pub(crate) is_end: bool,
+    /// What the stream ends with, after the bytes.
+    pub(crate) trailers: Option<Headers>,
+}
+
+impl Queue {
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len() - self.start
+    }
+
+    /// The bytes that are next.
+    pub(crate) fn front(&self, bytes: usize) -> &[u8] {
+        &self.bytes[self.start..self.start + bytes]
+    }
+
+    pub(crate) fn advance(&mut self, bytes: usize) {
+        self.start += bytes;
+        if self.start == self.bytes.len() {
+            self.bytes.clear();
+            self.start = 0;
+        }
+    }
+
+    pub(crate) fn push(&mut self, data: &[u8]) {
+        if self.start > 0 && self.start >= self.bytes.len() / 2 {
+            self.bytes.drain(..self.start);
+            self.start = 0;
+        }
+        self.bytes.extend_from_slice(data);
+    }
+}
+
+/// The queues of all streams that have one. They are used again, so that waiting allocates nothing either.
+#[derive(Debug, Default)]
+pub(crate) struct Queues {
+    entries: Vec<Queue>,
+    free: Vec<u32>,
+}
+
+impl Queues {
+    pub(crate) fn add(&mut self) -> u32 {
+        self.free.pop().unwrap_or_else(|| {
+            self.entries.push(Queue::default());
+            self.entries.len() as u32 - 1
+        })
+    }
+
+    #[inline]
+    pub(crate) fn get(&mut self, at: u32) -> &mut Queue {
+        &mut self.entries[at as usize]
+    }
+
+    /// Empties a queue, and returns the trailers that were in it.
+    pub(crate) fn remove(&mut self, at: u32) -> Option<Headers> {
+        let queue = &mut self.entries[at as usize];
+        queue.bytes.clear();
+        queue.start = 0;
+        queue.is_end = false;
+        if queue.bytes.capacity() > KEPT_QUEUE_BYTES {
+            queue.bytes = Vec::new();
+        }
+        self.free.push(at);
+        queue.trailers.take()
+    }
+
+    pub(crate) fn clear(&mut self) {
+        *self = Queues::default();
+    }
+
+    /// Gives everything back, when no queue is in use.
+    pub(crate) fn shrink(&mut self) {
+        if self.free.len() == self.entries.len() {
+            self.clear();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_can_be_negative_but_not_overflow() {
+        let mut window = Window::new(10);
+        assert!(window.take(10) && !window.take(1));
+        assert!(window.add(-30));
+        assert_eq!((window.get(), window.open()), (-30, 0));
+        assert!(window.add(i64::from(MAX_WINDOW)));
+        assert!(window.add(30) && !window.add(1));
+        assert_eq!(window.get(), i32::MAX);
+    }
+
+    #[test]
+    fn a_queue_gives_its_bytes_in_order() {
+        let mut queues = Queues::default();
+        let at = queues.add();
+        let queue = queues.get(at);
+        let mut seen = Vec::new();
+        for round in 0..50u8 {
+            queue.push(&[round; 7]);
+            seen.extend_from_slice(queue.front(5));
+            queue.advance(5);
+        }
+        seen.extend_from_slice(queue.front(queue.len()));
+        assert!(seen.is_sorted() && seen.len() == 350);
+        queues.remove(at);
+        assert_eq!((queues.add(), queues.get(at).len()), (at, 0));
+    }
+}

@@ -1,0 +1,262 @@
+//! Header blocks that come in: requests, answers and trailers.
+
+use std::time::Instant;
+
+use super::event::{ConnectionError, Event};
+use super::receive::Taken;
+use super::{Connection, message};
+use crate::code::Code;
+use crate::frame::{self, Head, flag};
+use crate::headers::{Headers, Name};
+use crate::stream::{ANY_LENGTH, Closed, Stream};
+
+/// The buffer for header blocks in parts is given back when it has grown above this.
+const KEPT_BLOCK_BYTES: usize = 32 << 10;
+
+/// A header block that is not whole yet.
+#[derive(Debug, Default)]
+pub(super) struct Block {
+    /// Its stream; 0: there is none.
+    pub(super) stream: u32,
+    frames: u32,
+    facts: Facts,
+    bytes: Vec<u8>,
+}
+
+/// What is known of a header block besides its fields.
+#[derive(Clone, Copy, Debug, Default)]
+struct Facts {
+    /// Its half of the stream ends with it.
+    is_end: bool,
+    /// Its list is over the limit, and not all there.
+    is_too_large: bool,
+    /// Its fields, or the priority in front of it, are not as they must be, whatever the message.
+    is_malformed: bool,
+}
+
+impl Block {
+    #[inline]
+    pub(super) fn is_open(&self) -> bool {
+        self.stream != 0
+    }
+
+    pub(super) fn shrink(&mut self) {
+        if !self.is_open() {
+            self.bytes = Vec::new();
+        }
+    }
+}
+
+impl<T: Clone> Connection<T> {
+    #[inline]
+    pub(super) fn take_headers<'a>(&mut self, head: Head, payload: &[u8], now: Instant) -> Taken<'a, T> {
+        if head.stream == 0 {
+            return Err(ConnectionError::protocol("HEADERS of the connection"));
+        }
+        let mut facts = Facts { is_end: head.has(flag::END_STREAM), ..Facts::default() };
+        let mut fragment = payload;
+        if head.has(flag::PADDED | flag::PRIORITY) {
+            (fragment, facts.is_malformed) = strip(head, payload)?;
+        }
+        if head.has(flag::END_HEADERS) {
+            return self.take_block(head.stream, facts, fragment, now);
+        }
+        self.block.stream = head.stream;
+        self.block.facts = facts;
+        self.block.frames = 0;
+        self.block.bytes.clear();
+        self.block.bytes.extend_from_slice(fragment);
+        self.timers.block = Some(now + self.limits.settings_timeout);
+        Ok(None)
+    }
+
+    pub(super) fn take_continuation<'a>(&mut self, head: Head, payload: &[u8], now: Instant) -> Taken<'a, T> {
+        if !self.block.is_open() {
+            return Err(ConnectionError::protocol("CONTINUATION without a header block"));
+        }
+        self.block.frames += 1;
+        if self.block.frames > self.limits.header_block_frames {
+            return Err(ConnectionError::calm("a header block has too many CONTINUATIONs"));
+        }
+        self.block.bytes.extend_from_slice(payload);
+        if !head.has(flag::END_HEADERS) {
+            return Ok(None);
+        }
+        let bytes = std::mem::take(&mut self.block.bytes);
+        self.block.stream = 0;
+        self.timers.block = None;
+        let event = self.take_block(head.stream, self.block.facts, &bytes, now);
+        if bytes.capacity() <= KEPT_BLOCK_BYTES {
+            self.block.bytes = bytes;
+        }
+        event
+    }
+
+    /// Takes a whole header block. It is decoded whatever becomes of its stream: the table must stay in step.
+    #[inline]
+    fn take_block<'a>(&mut self, id: u32, mut facts: Facts, block: &[u8], now: Instant) -> Taken<'a, T> {
+        let mut headers = self.spare.pop().unwrap_or_default();
+        let decoded = self
+            .decoder
+            .decode(block, self.limits.header_list_bytes as usize, &mut headers)
+            .map_err(|_| ConnectionError::new(Code::COMPRESSION_ERROR, "a header block cannot be decoded"))?;
+        facts.is_too_large = decoded.is_too_large;
+        facts.is_malformed |= decoded.malformed.is_some();
+        if self.is_server && id > self.last_peer_stream {
+            return self.take_request(id, facts, headers, now);
+        }
+        let Some(slot) = self.streams.find(id) else {
+            self.recycle(headers);
+            return self.take_late(id, true, now).map(|()| None);
+        };
+        match self.check_message(slot, facts, &headers) {
+            Ok(part) => Ok(self.message_event(slot, facts.is_end, part, headers)),
+            Err(code) => {
+                self.recycle(headers);
+                self.stream_error(slot, code, now)
+            }
+        }
+    }
+
+    /// A client opens a stream.
+    #[inline]
+    fn take_request<'a>(&mut self, id: u32, facts: Facts, headers: Headers, now: Instant) -> Taken<'a, T> {
+        if id.is_multiple_of(2) {
+            return Err(ConnectionError::protocol("a client's stream has an even identifier"));
+        }
+        self.last_peer_stream = id;
+        if id > self.ending.last_taken {
+            self.recycle(headers);
+            return Ok(None);
+        }
+        if self.streams.len() >= self.limits.streams as usize {
+            return self.refuse_request(id, headers, now).map(|()| None);
+        }
+        let is_end = facts.is_end;
+        if facts.is_too_large {
+            return self.answer_too_large(id, is_end, headers).map(|()| None);
+        }
+        let length = match message::check_request(&headers, self.limits.is_connect_protocol_enabled) {
+            Ok(length) if !facts.is_malformed && (!is_end || length.is_none_or(|length| length == 0)) => length,
+            _ => {
+                self.recycle(headers);
+                self.closed.add(id, Closed::ByUs, self.limits.closed_streams);
+                return self.refuse(id, Code::PROTOCOL_ERROR, now).map(|()| None);
+            }
+        };
+        let mut stream = Stream::new(id, self.peer.stream_window, self.stream_window, None);
+        stream.is_head_received = true;
+        stream.is_receive_closed = is_end;
+        stream.content_left = length.unwrap_or(ANY_LENGTH);
+        let slot = self.streams.insert(stream);
+        Ok(Some(Event::Request { stream: self.streams.id(slot), headers, is_end }))
+    }
+
+    /// More streams than we allow. Until our SETTINGS are acknowledged the peer can't know.
+    #[cold]
+    fn refuse_request(&mut self, id: u32, headers: Headers, now: Instant) -> Result<(), ConnectionError> {
+        self.recycle(headers);
+        self.closed.add(id, Closed::ByUs, self.limits.closed_streams);
+        if self.timers.settings.is_none() {
+            return self.refuse(id, Code::REFUSED_STREAM, now);
+        }
+        self.write_reset(id, Code::REFUSED_STREAM);
+        self.count_answer(frame::HEAD_BYTES + 4)
+    }
+
+    /// A request's head is over the limit: 431 (RFC 6585 section 5).
+    #[cold]
+    fn answer_too_large(&mut self, id: u32, is_end: bool, mut headers: Headers) -> Result<(), ConnectionError> {
+        let before = self.output.len();
+        headers.clear();
+        headers.append(Name::STATUS, b"431");
+        self.write_headers(id, &headers, true);
+        self.recycle(headers);
+        if is_end {
+            self.closed.add(id, Closed::Ended, self.limits.closed_streams);
+        } else {
+            self.closed.add(id, Closed::ByUs, self.limits.closed_streams);
+            self.write_reset(id, Code::NO_ERROR);
+        }
+        self.count_answer(self.output.len() - before)
+    }
+
+    /// Which part of a message the block is on the stream as it is now; or, when it may not come, the code with which
+    /// the stream is reset.
+    #[inline]
+    fn check_message(&mut self, slot: usize, facts: Facts, headers: &Headers) -> Result<Part, Code> {
+        const MALFORMED: Code = Code::PROTOCOL_ERROR;
+        let stream = self.streams.at(slot);
+        if stream.is_receive_closed {
+            return Err(Code::STREAM_CLOSED);
+        }
+        if facts.is_too_large {
+            return Err(Code::ENHANCE_YOUR_CALM);
+        }
+        if facts.is_malformed {
+            return Err(MALFORMED);
+        }
+        let part = if stream.is_head_received {
+            message::check_trailers(headers).map_err(|_| MALFORMED)?;
+            Part::Trailers
+        } else {
+            let (status, length) = message::check_response(headers).map_err(|_| MALFORMED)?;
+            if status < 200 {
+                // An interim answer does not end the stream (section 8.1).
+                return if facts.is_end { Err(MALFORMED) } else { Ok(Part::Head) };
+            }
+            stream.is_head_received = true;
+            if !stream.is_bodiless && status != 204 && status != 304 {
+                stream.content_left = length.unwrap_or(ANY_LENGTH);
+            }
+            Part::Head
+        };
+        let is_end_missing = part == Part::Trailers && !facts.is_end;
+        let is_body_missing = facts.is_end && !matches!(stream.content_left, 0 | ANY_LENGTH);
+        if is_end_missing || is_body_missing { Err(MALFORMED) } else { Ok(part) }
+    }
+
+    /// What the user is told of a block that was found to be well-formed.
+    #[inline]
+    fn message_event<'a>(&mut self, slot: usize, is_end: bool, part: Part, headers: Headers) -> Option<Event<'a, T>> {
+        let stream = self.streams.id(slot);
+        let call = if is_end { self.end_receive(slot) } else { self.streams.at(slot).call.clone() };
+        match (call, part) {
+            (Some(call), Part::Head) => Some(Event::Response { stream, call, headers, is_end }),
+            (Some(call), Part::Trailers) => Some(Event::Trailers { stream, call, headers }),
+            (None, _) => {
+                self.recycle(headers);
+                None
+            }
+        }
+    }
+}
+
+/// A part of a message that is a header block.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Head,
+    Trailers,
+}
+
+/// What is left of HEADERS without padding and priority, and whether the stream depends on itself.
+fn strip(head: Head, payload: &[u8]) -> Result<(&[u8], bool), ConnectionError> {
+    const SHORT: ConnectionError = ConnectionError::frame_size("HEADERS are shorter than their flags say");
+    let mut fragment = payload;
+    let mut padding = 0;
+    if head.has(flag::PADDED) {
+        let (bytes, rest) = fragment.split_first().ok_or(SHORT)?;
+        (padding, fragment) = (usize::from(*bytes), rest);
+    }
+    let mut is_self_dependent = false;
+    if head.has(flag::PRIORITY) {
+        let (priority, rest) = fragment.split_at_checked(5).ok_or(SHORT)?;
+        is_self_dependent = frame::number(priority) & frame::MAX_STREAM == head.stream;
+        fragment = rest;
+    }
+    let bytes = fragment
+        .len()
+        .checked_sub(padding)
+        .ok_or(ConnectionError::protocol("HEADERS are shorter than their padding"))?;
+    Ok((&fragment[..bytes], is_self_dependent))
+}

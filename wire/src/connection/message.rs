@@ -1,0 +1,207 @@
+//! What a well-formed message is (RFC 9113 sections 8.1 to 8.3 and 8.5, RFC 8441 section 4). Names, values and the order
+//! of pseudo-headers were checked while they were decoded.
+
+use crate::headers::{Headers, Name};
+
+/// A message is malformed: its stream is reset with PROTOCOL_ERROR.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Malformed;
+
+const CONNECTION_SPECIFIC: [Name; 5] =
+    [Name::CONNECTION, Name::KEEP_ALIVE, Name::PROXY_CONNECTION, Name::TRANSFER_ENCODING, Name::UPGRADE];
+
+/// Checks a request's head, and returns its content-length.
+pub(super) fn check_request(headers: &Headers, is_protocol_allowed: bool) -> Result<Option<u64>, Malformed> {
+    let method = headers.method().ok_or(Malformed)?;
+    let is_status_absent = headers.get(Name::STATUS).is_none();
+    let is_target_whole = if headers.protocol().is_some() {
+        is_protocol_allowed
+            && method == b"CONNECT"
+            && headers.scheme().is_some()
+            && headers.path().is_some()
+            && headers.authority().is_some_and(is_authority)
+    } else if method == b"CONNECT" {
+        headers.scheme().is_none() && headers.path().is_none() && headers.authority().is_some_and(is_authority)
+    } else {
+        is_token(method) && is_origin_form(headers, method) && headers.authority().is_none_or(is_authority)
+    };
+    if !is_status_absent || !is_target_whole {
+        return Err(Malformed);
+    }
+    check_fields(headers)?;
+    content_length(headers)
+}
+
+fn is_origin_form(headers: &Headers, method: &[u8]) -> bool {
+    let (Some(scheme), Some(path)) = (headers.scheme(), headers.path()) else { return false };
+    match scheme {
+        b"http" | b"https" => path.starts_with(b"/") || (path == b"*" && method == b"OPTIONS"),
+        _ => !scheme.is_empty(),
+    }
+}
+
+/// Section 8.3.1 forbids the deprecated userinfo.
+fn is_authority(authority: &[u8]) -> bool {
+    !authority.contains(&b'@')
+}
+
+fn is_token(method: &[u8]) -> bool {
+    !method.is_empty() && method.iter().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte))
+}
+
+/// Checks an answer's head, and returns its status and content-length.
+pub(super) fn check_response(headers: &Headers) -> Result<(u16, Option<u64>), Malformed> {
+    let status = headers.status().ok_or(Malformed)?;
+    // Section 8.6: there is no upgrade from within HTTP/2.
+    let has_request_fields = headers.method().is_some()
+        || headers.scheme().is_some()
+        || headers.path().is_some()
+        || headers.authority().is_some()
+        || headers.protocol().is_some();
+    if status == 101 || has_request_fields {
+        return Err(Malformed);
+    }
+    check_fields(headers)?;
+    Ok((status, content_length(headers)?))
+}
+
+/// Checks trailers, which have no pseudo-headers.
+pub(super) fn check_trailers(headers: &Headers) -> Result<(), Malformed> {
+    if headers.iter().next().is_some_and(|(name, _)| name.starts_with(b":")) {
+        return Err(Malformed);
+    }
+    check_fields(headers)
+}
+
+/// Section 8.2.2: fields that concern one connection have no place in HTTP/2.
+fn check_fields(headers: &Headers) -> Result<(), Malformed> {
+    let is_specific = CONNECTION_SPECIFIC.iter().any(|name| headers.get(*name).is_some());
+    let is_te_fine = headers.all(Name::TE).all(|value| value.eq_ignore_ascii_case(b"trailers"));
+    if is_specific || !is_te_fine { Err(Malformed) } else { Ok(()) }
+}
+
+/// Several fields may say the same (RFC 9110 section 8.6).
+fn content_length(headers: &Headers) -> Result<Option<u64>, Malformed> {
+    let mut length = None;
+    for value in headers.all(Name::CONTENT_LENGTH) {
+        let said = number(value).ok_or(Malformed)?;
+        if length.is_some_and(|earlier| earlier != said) {
+            return Err(Malformed);
+        }
+        length = Some(said);
+    }
+    Ok(length)
+}
+
+fn number(digits: &[u8]) -> Option<u64> {
+    if digits.is_empty() {
+        return None;
+    }
+    // The largest number stands for any length, so it is none.
+    digits
+        .iter()
+        .try_fold(0u64, |sum, digit| {
+            digit.is_ascii_digit().then_some(())?;
+            sum.checked_mul(10)?.checked_add(u64::from(digit - b'0'))
+        })
+        .filter(|sum| *sum < u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list(fields: &[(&str, &str)]) -> Headers {
+        let mut headers = Headers::new();
+        for (name, value) in fields {
+            headers.append_bytes(name.as_bytes(), value.as_bytes());
+        }
+        headers
+    }
+
+    const GET: [(&str, &str); 4] = [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "a")];
+
+    fn get_with(field: (&'static str, &'static str)) -> Result<Option<u64>, Malformed> {
+        let mut fields: Vec<_> = GET.into_iter().filter(|(name, _)| *name != field.0).collect();
+        fields.push(field);
+        check_request(&list(&fields), false)
+    }
+
+    #[test]
+    fn requests_need_their_pseudo_headers() {
+        assert_eq!(check_request(&list(&GET), false), Ok(None));
+        for missing in 0..3 {
+            let mut fields = GET.to_vec();
+            fields.remove(missing);
+            assert_eq!(check_request(&list(&fields), false), Err(Malformed), "without {}", GET[missing].0);
+        }
+        let malformed = [
+            (":status", "200"),
+            (":path", ""),
+            (":path", "*"),
+            (":path", "x"),
+            (":method", ""),
+            (":method", "A B"),
+            (":authority", "user@a"),
+            (":protocol", "websocket"),
+        ];
+        for field in malformed {
+            assert_eq!(get_with(field), Err(Malformed), "{field:?}");
+        }
+        assert_eq!(
+            check_request(&list(&[(":method", "OPTIONS"), (":scheme", "http"), (":path", "*")]), false),
+            Ok(None)
+        );
+    }
+
+    #[test]
+    fn connect_has_an_authority_and_extended_connect_all_of_them() {
+        let plain = [(":method", "CONNECT"), (":authority", "a:1")];
+        assert_eq!(check_request(&list(&plain), false), Ok(None));
+        assert_eq!(check_request(&list(&plain[..1]), false), Err(Malformed));
+        let mut extended = plain.to_vec();
+        extended.extend([(":scheme", "https"), (":path", "/")]);
+        assert_eq!(check_request(&list(&extended), true), Err(Malformed));
+        extended.push((":protocol", "websocket"));
+        assert_eq!(check_request(&list(&extended), true), Ok(None));
+        assert_eq!(check_request(&list(&extended), false), Err(Malformed));
+    }
+
+    #[test]
+    fn fields_of_a_connection_are_malformed() {
+        for name in CONNECTION_SPECIFIC {
+            assert_eq!(get_with((name.as_str(), "x")), Err(Malformed));
+            let mut trailers = Headers::new();
+            trailers.append(name, b"x");
+            assert_eq!(check_trailers(&trailers), Err(Malformed));
+        }
+        assert_eq!(get_with(("te", "trailers")), Ok(None));
+        assert_eq!(get_with(("te", "trailers, deflate")), Err(Malformed));
+    }
+
+    #[test]
+    fn content_lengths_are_numbers_that_agree() {
+        assert_eq!(get_with(("content-length", "10")), Ok(Some(10)));
+        for value in ["", "-1", "+1", "1,1", "18446744073709551615", "99999999999999999999"] {
+            assert_eq!(get_with(("content-length", value)), Err(Malformed), "{value:?}");
+        }
+        let mut headers = list(&GET);
+        headers.append(Name::CONTENT_LENGTH, b"7");
+        headers.append(Name::CONTENT_LENGTH, b"7");
+        assert_eq!(check_request(&headers, false), Ok(Some(7)));
+        headers.append(Name::CONTENT_LENGTH, b"8");
+        assert_eq!(check_request(&headers, false), Err(Malformed));
+    }
+
+    #[test]
+    fn answers_have_a_status_and_nothing_of_a_request() {
+        assert_eq!(check_response(&list(&[(":status", "200"), ("content-length", "3")])), Ok((200, Some(3))));
+        for status in ["", "20", "2000", "abc", "101", "099"] {
+            assert_eq!(check_response(&list(&[(":status", status)])), Err(Malformed), "{status:?}");
+        }
+        assert_eq!(check_response(&list(&[(":status", "200"), (":path", "/")])), Err(Malformed));
+        assert_eq!(check_response(&list(&[("x", "y")])), Err(Malformed));
+        assert_eq!(check_trailers(&list(&[(":status", "200")])), Err(Malformed));
+        assert_eq!(check_trailers(&list(&[("grpc-status", "0")])), Ok(()));
+    }
+}

@@ -1,0 +1,182 @@
+//! Each limit, hit once.
+
+use super::*;
+
+const NONE: Rate = Rate { burst: 3, per_second: 0 };
+
+/// Sends until the connection fails, and returns the code and how often it went well.
+fn until_failure(end: &mut End, mut send: impl FnMut(&mut End, u32) -> Result<(), ConnectionError>) -> (Code, u32) {
+    for round in 0..100_000 {
+        if let Err(error) = send(end, round) {
+            return (error.code, round);
+        }
+    }
+    panic!("nothing stops it");
+}
+
+#[test]
+fn rates_of_what_a_peer_does() {
+    let calm = Code::ENHANCE_YOUR_CALM;
+    let mut server = End::served(&Limits { pings: NONE, ..Limits::default() });
+    let ping = |end: &mut End, _| {
+        let result = end.frame(kind::PING, 0, 0, &[7; 8]);
+        end.sent();
+        result
+    };
+    assert_eq!(until_failure(&mut server, ping), (calm, 3));
+
+    let mut server = End::served(&Limits { settings: NONE, ..Limits::default() });
+    assert_eq!(until_failure(&mut server, |end, _| end.frame(kind::SETTINGS, 0, 0, &[])), (calm, 3));
+
+    let mut server = End::served(&Limits { cancels: NONE, ..Limits::default() });
+    let cancel = |end: &mut End, round: u32| {
+        end.headers(round * 2 + 1, flag::END_STREAM, &POST)?;
+        end.frame(kind::RST_STREAM, 0, round * 2 + 1, &[0, 0, 0, 8])
+    };
+    assert_eq!(until_failure(&mut server, cancel), (calm, 3));
+
+    let mut server = End::served(&Limits { stream_errors: NONE, ..Limits::default() });
+    let malformed = |end: &mut End, round: u32| {
+        end.headers(round * 2 + 1, flag::END_STREAM, &POST)?;
+        end.frame(kind::WINDOW_UPDATE, 0, round * 2 + 1, &[0; 4])
+    };
+    assert_eq!(until_failure(&mut server, malformed), (calm, 3));
+}
+
+#[test]
+fn frames_that_carry_nothing() {
+    for frame in [
+        (kind::DATA, 0, 1, &[][..]),
+        (kind::DATA, flag::PADDED, 1, &[1, 0]),
+        (kind::PRIORITY, 0, 9, &[0; 5]),
+        (0x99, 0, 0, b"x"),
+        (kind::WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1]),
+        (kind::WINDOW_UPDATE, 0, 1, &[0, 0, 0, 1]),
+        (kind::SETTINGS, flag::ACK, 0, &[]),
+    ] {
+        let mut server = End::served(&Limits { empty_frames: NONE, ..Limits::default() });
+        server.headers(1, 0, &POST).expect("it is fine");
+        let flood = |end: &mut End, _| end.frame(frame.0, frame.1, frame.2, frame.3);
+        assert_eq!(until_failure(&mut server, flood), (Code::ENHANCE_YOUR_CALM, 3), "{frame:?}");
+    }
+}
+
+#[test]
+fn window_updates_for_what_was_sent_are_free_but_crumbs_are_not() {
+    let mut client = End::connected(&Limits { empty_frames: NONE, ..Limits::default() });
+    let stream = client.connection.open(&post(), false, "one").expect("it can open");
+    for _ in 0..100 {
+        client.connection.send_data(stream, &[0; 100], false);
+        client.frame(kind::WINDOW_UPDATE, 0, 0, &[0, 0, 0, 100]).expect("it is due");
+        client.frame(kind::WINDOW_UPDATE, 0, 1, &[0, 0, 0, 100]).expect("it is due");
+        client.sent();
+    }
+    client.connection.send_data(stream, &[0; 200_000], false);
+    let crumb = |end: &mut End, _| {
+        end.frame(kind::WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1])?;
+        end.frame(kind::WINDOW_UPDATE, 0, 1, &[0, 0, 0, 1])?;
+        end.sent();
+        Ok(())
+    };
+    let (code, rounds) = until_failure(&mut client, crumb);
+    assert!(code == Code::ENHANCE_YOUR_CALM && rounds < 20, "{code} after {rounds}");
+}
+
+#[test]
+fn answers_that_nobody_reads() {
+    let plenty = Rate { burst: u32::MAX, per_second: 1 };
+    let limits =
+        Limits { pings: plenty.clone(), stream_errors: plenty, control_output_bytes: 1000, ..Limits::default() };
+    let mut server = End::served(&limits);
+    let (code, rounds) = until_failure(&mut server, |end, _| end.frame(kind::PING, 0, 0, &[7; 8]));
+    assert_eq!((code, rounds), (Code::ENHANCE_YOUR_CALM, 1000 / 17));
+    assert!(server.connection.output().len() < 1200);
+    let mut server = End::served(&Limits { streams: 0, ..limits });
+    let open = |end: &mut End, round: u32| end.headers(round * 2 + 1, 0, &POST);
+    assert_eq!(until_failure(&mut server, open), (Code::ENHANCE_YOUR_CALM, 1000 / 13));
+}
+
+#[test]
+fn more_streams_than_allowed_are_refused() {
+    let mut server = End::served(&Limits { streams: 2, ..Limits::default() });
+    for stream in [1, 3, 5] {
+        server.headers(stream, 0, &POST).expect("the connection goes on");
+    }
+    assert_eq!((server.requests.len(), server.connection.streams()), (2, 2));
+    assert_eq!(server.sent_resets(), [(5, Code::REFUSED_STREAM)]);
+    server.frame(kind::DATA, flag::END_STREAM, 5, b"under way").expect("it is ignored");
+}
+
+#[test]
+fn header_blocks_without_end() {
+    let mut server = End::served(&Limits { header_block_frames: 3, ..Limits::default() });
+    server.frame(kind::HEADERS, 0, 1, &[]).expect("it is fine");
+    let more = |end: &mut End, _| end.frame(kind::CONTINUATION, 0, 1, &[]);
+    assert_eq!(until_failure(&mut server, more), (Code::ENHANCE_YOUR_CALM, 3));
+
+    let mut server = End::served(&Limits::default());
+    server.frame(kind::HEADERS, 0, 1, &[]).expect("it is fine");
+    let due = server.connection.next_timeout().expect("it waits for the rest");
+    assert_eq!(server.connection.on_timeout(due).map_err(|error| error.code), Err(Code::ENHANCE_YOUR_CALM));
+}
+
+#[test]
+fn header_lists_that_are_too_large() {
+    let long = "x".repeat(200);
+    let mut fields = POST.to_vec();
+    fields.extend([("a", &long[..]), ("b", &long)]);
+    let limits = Limits { header_list_bytes: 400, ..Limits::default() };
+    let mut server = End::served(&limits);
+    server.headers(1, 0, &fields).expect("the connection goes on");
+    assert_eq!(
+        server.sent_kinds(),
+        [(kind::HEADERS, flag::END_HEADERS | flag::END_STREAM, 1), (kind::RST_STREAM, 0, 1)]
+    );
+    server.frame(kind::DATA, flag::END_STREAM, 1, b"under way").expect("it is ignored");
+    server.headers(3, flag::END_STREAM, &fields).expect("the connection goes on");
+    assert_eq!(server.sent_kinds(), [(kind::HEADERS, flag::END_HEADERS | flag::END_STREAM, 3)]);
+    assert_eq!(server.take_seen(), []);
+
+    let mut client = End::connected(&limits);
+    client.connection.open(&post(), true, "one").expect("it can open");
+    client.headers(1, 0, &[(":status", "200"), ("a", &long), ("b", &long)]).expect("the connection goes on");
+    assert_eq!(client.take_seen(), [Seen::Reset("one", Code::ENHANCE_YOUR_CALM, Side::Local)]);
+}
+
+#[test]
+fn data_beyond_the_windows() {
+    let limits = Limits { stream_window_bytes: 1 << 20, connection_window_bytes: 65_535, ..Limits::default() };
+    let mut server = End::served(&limits);
+    server.is_holding = true;
+    server.headers(1, 0, &POST).expect("it is fine");
+    let data = |end: &mut End, _| end.frame(kind::DATA, 0, 1, &[0; 16_000]);
+    assert_eq!(until_failure(&mut server, data), (Code::FLOW_CONTROL_ERROR, 4));
+}
+
+#[test]
+fn settings_that_are_never_acknowledged() {
+    let limits = Limits::default();
+    let mut server = End::server(&limits);
+    assert_eq!(server.connection.next_timeout(), Some(server.now + limits.settings_timeout));
+    server.take(frame::PREFACE).expect("it is the preface");
+    server.frame(kind::SETTINGS, 0, 0, &[]).expect("it is fine");
+    let late = server.now + limits.settings_timeout;
+    assert_eq!(server.connection.on_timeout(late).map_err(|error| error.code), Err(Code::SETTINGS_TIMEOUT));
+    assert_eq!(End::served(&limits).connection.next_timeout(), None);
+}
+
+#[test]
+fn closed_streams_are_forgotten() {
+    let mut server = End::served(&Limits { closed_streams: 2, ..Limits::default() });
+    for stream in [1, 3, 5] {
+        server.headers(stream, 0, &POST).expect("it is fine");
+    }
+    for stream in std::mem::take(&mut server.requests) {
+        server.connection.reset(stream, Code::CANCEL);
+    }
+    server.sent();
+    server.frame(kind::DATA, 0, 3, b"x").expect("it is remembered");
+    assert_eq!(server.sent_resets(), []);
+    server.frame(kind::DATA, 0, 1, b"x").expect("the connection goes on");
+    assert_eq!(server.sent_resets(), [(1, Code::STREAM_CLOSED)]);
+}
