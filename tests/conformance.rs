@@ -1,4 +1,4 @@
-//! Public suites through real sidecars: h2spec on both of their ports, gRPC's interop client and server with a pair of
+//! Public suites through real sidecars: h2spec on both of their ports, h2specd behind them, gRPC's interop client and server with a pair of
 //! sidecars between them, and bodies that nobody chose.
 
 use std::{
@@ -16,6 +16,8 @@ use tonic::{Request, Streaming, transport::Channel};
 use tonic_prost::ProstCodec;
 use weft_tests::{Bed, metric, outside, probe, probe_service, skip, tunnel};
 
+#[path = "conformance/h2specd.rs"]
+mod h2specd;
 #[path = "conformance/lists.rs"]
 mod lists;
 
@@ -23,19 +25,19 @@ mod lists;
 const LIMIT: Duration = Duration::from_secs(300);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn http2_is_spoken_by_its_standard() {
+async fn a_client_that_breaks_http2_is_told_so() {
     let Some(h2spec) = outside("h2spec") else { return skip("h2spec is not installed") };
     let bed = Bed::start(&probe_service(1)).await;
     let inbound = tunnel(&bed, "probe").await;
-    let mut failures = h2spec_failures(&h2spec, bed.outbound(), "/probe/", lists::H2SPEC_OUTBOUND).await;
-    failures.extend(h2spec_failures(&h2spec, inbound, "/", lists::H2SPEC_INBOUND).await);
-    assert!(failures.is_empty(), "{} cases are not as they should be:\n{}", failures.len(), failures.join("\n"));
+    let mut faults = h2spec_faults(&h2spec, bed.outbound(), "/probe/", lists::H2SPEC_OUTBOUND).await;
+    faults.extend(h2spec_faults(&h2spec, inbound, "/", lists::H2SPEC_INBOUND).await);
+    assert_all_as_listed(&faults);
     probe(&bed.channel(), "Say", &[]).await.expect("both sidecars go on");
     assert_no_panics(&bed, "probe-1").await;
 }
 
 /// Runs all of h2spec, and gives what is not as it should be: a line each. `listed` do not pass.
-async fn h2spec_failures(h2spec: &Path, port: u16, path: &str, listed: &[(&str, &str)]) -> Vec<String> {
+async fn h2spec_faults(h2spec: &Path, port: u16, path: &str, listed: &[(&str, &str)]) -> Vec<String> {
     let dir = TempDir::new().expect("a folder");
     let report = dir.path().join("report.xml");
     let mut command = Command::new(h2spec);
@@ -45,13 +47,34 @@ async fn h2spec_failures(h2spec: &Path, port: u16, path: &str, listed: &[(&str, 
     let Ok(report) = fs::read_to_string(report) else { panic!("h2spec ended early: {}", text(&output)) };
     let cases = cases(&report);
     assert_eq!(cases.len(), lists::H2SPEC_CASES, "{}", text(&output));
-    cases
-        .iter()
-        .filter_map(|case| Some(format!("{path}: {}: {}: {}", case.id, case.what, case.fault(listed)?)))
-        .collect()
+    cases.iter().filter_map(|case| case.fault(path, listed)).collect()
 }
 
-/// A case of h2spec's report.
+/// The other side: each case of h2specd is a server that the sidecar calls as it would its own service.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_service_that_breaks_http2_is_told_so() {
+    let Some(program) = outside("h2specd") else { return skip("h2specd is not installed") };
+    let files = TempDir::new().expect("a folder");
+    let port_file = files.path().join("port");
+    let suite = "run: ${BIN}/weft-test-app\n    health: tcp";
+    let bed = Bed::start(&format!("  suite:\n    {suite}\n    env: {{ FORWARD_TO: {} }}\n", port_file.display())).await;
+    let inbound = tunnel(&bed, "suite").await;
+    let mut server = h2specd::Server::start(&program).await;
+    let mut cases = Vec::new();
+    for case in server.cases().await {
+        fs::write(&port_file, case.port.to_string()).expect("the folder can be written");
+        cases.push(timeout(LIMIT, server.judge(inbound, &case)).await.expect("the sidecar calls the service"));
+    }
+    assert_eq!(cases.len(), lists::H2SPECD_CASES);
+    assert_all_as_listed(&cases.iter().filter_map(|case| case.fault("", lists::H2SPECD)).collect::<Vec<_>>());
+    assert_no_panics(&bed, "suite-1").await;
+}
+
+fn assert_all_as_listed(faults: &[String]) {
+    assert!(faults.is_empty(), "{} cases are not as they should be:\n{}", faults.len(), faults.join("\n"));
+}
+
+/// A case of a report.
 struct Case {
     /// What h2spec takes as an argument to run it alone: `http2/6.5.3/1`.
     id: String,
@@ -62,13 +85,14 @@ struct Case {
 
 impl Case {
     /// What is not as it should be, where `listed` do not pass.
-    fn fault(&self, listed: &[(&str, &str)]) -> Option<&str> {
+    fn fault(&self, path: &str, listed: &[(&str, &str)]) -> Option<String> {
         let is_listed = listed.iter().any(|(id, _)| *id == self.id);
-        match &self.trouble {
-            Some(trouble) if !is_listed => Some(trouble),
-            None if is_listed => Some("passes, and is listed as one that does not"),
-            _ => None,
-        }
+        let fault = match &self.trouble {
+            Some(trouble) if !is_listed => trouble,
+            None if is_listed => "passes, and is listed as one that does not",
+            _ => return None,
+        };
+        Some(format!("{path} {}: {}: {fault}", self.id, self.what))
     }
 }
 

@@ -11,11 +11,15 @@
 //! A GET, which is no gRPC, is answered with a line of text. Every other answer bears `x-pid`, and `x-calls` and
 //! `x-broken`: how many calls this process has seen, and how many of them broke off, because their caller went away or
 //! stopped half-way.
+//!
+//! With `FORWARD_TO` in its environment it serves nothing itself, but passes each connection on to the loopback port that
+//! the file of that name holds at the time.
 
 use std::{
     env, fs,
     future::poll_fn,
     net::SocketAddr,
+    path::PathBuf,
     process,
     sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     time::Duration,
@@ -37,10 +41,27 @@ static IS_SICK: AtomicBool = AtomicBool::new(false);
 async fn main() -> anyhow::Result<()> {
     let port: u16 = env::var("PORT").context("PORT is not set")?.parse()?;
     let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], port))).await?;
+    let forward_to = env::var_os("FORWARD_TO").map(PathBuf::from);
     loop {
         let (stream, _) = listener.accept().await?;
-        tokio::spawn(serve(stream));
+        match forward_to.clone() {
+            Some(file) => drop(tokio::spawn(forward(stream, file))),
+            None => drop(tokio::spawn(serve(stream))),
+        }
     }
+}
+
+async fn forward(mut stream: TcpStream, file: PathBuf) -> anyhow::Result<()> {
+    // Who only looks whether something listens here says nothing.
+    if stream.peek(&mut [0]).await? == 0 {
+        return Ok(());
+    }
+    let port: u16 = fs::read_to_string(file)?.trim().parse()?;
+    let mut target = TcpStream::connect(SocketAddr::from(([127, 0, 0, 1], port))).await?;
+    target.set_nodelay(true)?;
+    stream.set_nodelay(true)?;
+    tokio::io::copy_bidirectional(&mut stream, &mut target).await?;
+    Ok(())
 }
 
 async fn serve(stream: TcpStream) -> Result<(), h2::Error> {

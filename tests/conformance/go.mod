@@ -4,6 +4,7 @@ go 1.26.0
 
 tool (
 	github.com/summerwind/h2spec/cmd/h2spec
+	github.com/summerwind/h2spec/cmd/h2specd
 	google.golang.org/grpc/interop/client
 	google.golang.org/grpc/interop/server
 )
