@@ -196,46 +196,61 @@ impl Headers {
     /// Adds a field; a pseudo-header is put in front of those that are none.
     pub fn append(&mut self, name: Name, value: &[u8]) {
         let text = if name.id() == OTHER { name.as_str().as_bytes() } else { &[] };
-        self.add(name.id(), text, value, false, Origin::default());
+        self.add(name.id(), text, value, false);
     }
 
     /// Adds a field by the text of its name, which is in lower case.
     pub fn append_bytes(&mut self, name: &[u8], value: &[u8]) {
         let id = name::find(name);
-        self.add(id, if id == OTHER { name } else { &[] }, value, false, Origin::default());
+        self.add(id, if id == OTHER { name } else { &[] }, value, false);
     }
 
     /// Adds a field that is never put into a compression table, here or further on (RFC 7541, section 7.1.3).
     pub fn append_sensitive(&mut self, name: &[u8], value: &[u8]) {
         let id = name::find(name);
-        self.add(id, if id == OTHER { name } else { &[] }, value, true, Origin::default());
+        self.add(id, if id == OTHER { name } else { &[] }, value, true);
     }
 
-    /// Adds a field whose name is known by `id` or else is `name`.
-    pub(crate) fn add(&mut self, id: Id, name: &[u8], value: &[u8], is_sensitive: bool, origin: Origin) {
+    fn add(&mut self, id: Id, name: &[u8], value: &[u8], is_sensitive: bool) {
+        let name_len = if id == OTHER { name.len() } else { TEXTS[usize::from(id)].len() };
+        let bytes = name_len + value.len() + FIELD_OVERHEAD;
+        self.add_decoded(id, name, value, bytes, is_sensitive, Origin::default());
+    }
+
+    /// Adds a field whose name is known by `id`, and empty, or else is `name`. `bytes` is what it adds to the list's size.
+    #[inline]
+    pub(crate) fn add_decoded(
+        &mut self,
+        id: Id,
+        name: &[u8],
+        value: &[u8],
+        bytes: usize,
+        is_sensitive: bool,
+        origin: Origin,
+    ) {
         let start = length(self.text.len());
-        self.text.extend_from_slice(name);
+        if id == OTHER {
+            self.text.extend_from_slice(name);
+        }
         self.text.extend_from_slice(value);
         let (name_len, value_len) = (length(name.len()), length(value.len()));
-        self.push(Field { start, name_len, value_len, origin, id, is_sensitive, is_removed: false });
+        self.present |= 1 << id;
+        self.len += 1;
+        self.list_bytes += bytes;
+        let at = self.fields.len();
+        self.fields.push(Field { start, name_len, value_len, origin, id, is_sensitive, is_removed: false });
+        if is_pseudo(id) {
+            self.place_pseudo(id, at);
+        }
     }
 
-    fn push(&mut self, field: Field) {
-        self.present |= 1 << field.id;
-        self.len += 1;
-        self.list_bytes += self.name(&field).len() + field.value_len as usize + FIELD_OVERHEAD;
-        if !is_pseudo(field.id) {
-            self.fields.push(field);
-            return;
-        }
-        let mut at = self.fields.len();
-        if self.fields.last().is_none_or(|last| is_pseudo(last.id)) {
-            self.fields.push(field);
-        } else {
+    /// Moves the pseudo-header that was put at the end to where it belongs, and notes where it is.
+    fn place_pseudo(&mut self, id: Id, mut at: usize) {
+        if at > 0 && !is_pseudo(self.fields[at - 1].id) {
             at = self.fields.iter().position(|field| !is_pseudo(field.id)).unwrap_or(at);
-            self.fields.insert(at, field);
+            self.fields[at..].rotate_right(1);
         }
-        let slot = &mut self.pseudo[usize::from(field.id) - 1];
+        let slot = &mut self.pseudo[usize::from(id) - 1];
         if *slot == 0 {
             *slot = length(at + 1);
         }
@@ -326,6 +341,7 @@ impl Headers {
 }
 
 /// Whether the id is that of a known pseudo-header.
+#[inline]
 pub(crate) fn is_pseudo(id: Id) -> bool {
     id.wrapping_sub(1) < LAST_PSEUDO
 }

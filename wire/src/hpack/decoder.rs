@@ -1,9 +1,9 @@
 //! From a header block to a list of fields.
 
-use super::table::{DEFAULT_TABLE_BYTES, Table};
+use super::table::{DEFAULT_TABLE_BYTES, Table, field_bytes};
 use super::{hash, huffman, static_table};
-use crate::headers::name::{self, Id, OTHER, TEXTS};
-use crate::headers::{FIELD_OVERHEAD, Headers, Origin, is_pseudo};
+use crate::headers::name::{self, Id, OTHER};
+use crate::headers::{Headers, Origin, is_pseudo};
 
 /// Why a header block can't be decoded. The tables of the two ends are out of step from there on, so it is an error of the connection:
 /// COMPRESSION_ERROR (RFC 9113, section 4.3).
@@ -53,7 +53,7 @@ pub struct Decoded {
 /// One direction of a connection: the end that receives.
 #[derive(Debug)]
 pub struct Decoder {
-    table: Table,
+    pub(super) table: Table,
     /// What the peer may make of its table (SETTINGS_HEADER_TABLE_SIZE).
     max_table_bytes: u32,
     /// The table must shrink to this at the start of the next block.
@@ -76,9 +76,8 @@ impl Decoder {
     /// must begin with making it smaller (RFC 7541, section 4.2).
     pub fn set_max_table_bytes(&mut self, bytes: u32) {
         self.max_table_bytes = bytes;
-        if self.table.max_bytes() > bytes as usize || self.owed_shrink.is_some_and(|owed| bytes < owed) {
-            self.owed_shrink = Some(bytes);
-        }
+        let owed = self.owed_shrink.unwrap_or(u32::MAX).min(bytes);
+        self.owed_shrink = (self.table.max_bytes() > owed as usize).then_some(owed);
     }
 
     /// Decodes a whole header block into `headers`, which is cleared first.
@@ -92,7 +91,13 @@ impl Decoder {
         headers: &mut Headers,
     ) -> Result<Decoded, HpackError> {
         headers.clear();
-        let mut list = List { headers, decoded: Decoded::default(), bytes_left: max_list_bytes, has_fields: false };
+        let mut list = List {
+            headers,
+            decoded: Decoded::default(),
+            bytes_left: max_list_bytes,
+            is_full: false,
+            has_fields: false,
+        };
         let mut block = Block(block);
         self.resize(&mut block)?;
         while let Some(&first) = block.0.first() {
@@ -133,12 +138,13 @@ impl Decoder {
         if index <= static_table::STATIC_LEN {
             let (id, value) = static_table::field(index);
             let origin = Origin { static_index: index as u8, ..Origin::default() };
-            list.add(id, b"", value, None, false, origin);
+            list.add(id, b"", value, field_bytes(id, b"", value), None, false, origin);
             return Ok(());
         }
         let entry = self.table.get(index - static_table::STATIC_LEN - 1).ok_or(HpackError::Index)?;
         let origin = Origin { hash: entry.hash, static_index: 0, is_repeated: true };
-        list.add(entry.id, self.table.name(entry), self.table.value(entry), entry.fault, false, origin);
+        let (name, value) = (self.table.name(entry), self.table.value(entry));
+        list.add(entry.id, name, value, entry.bytes as usize, entry.fault, false, origin);
         Ok(())
     }
 
@@ -171,7 +177,7 @@ impl Decoder {
             origin.hash = hash::of_field(id, name, value);
             self.table.insert(id, name, value, origin.hash, fault);
         }
-        list.add(id, name, value, fault, kind == Literal::NeverIndexed, origin);
+        list.add(id, name, value, field_bytes(id, name, value), fault, kind == Literal::NeverIndexed, origin);
         Ok(())
     }
 }
@@ -189,38 +195,45 @@ struct List<'h> {
     headers: &'h mut Headers,
     decoded: Decoded,
     bytes_left: usize,
+    /// Nothing more is stored.
+    is_full: bool,
     has_fields: bool,
 }
 
 impl List<'_> {
     #[inline]
-    fn add(&mut self, id: Id, name: &[u8], value: &[u8], fault: Option<Malformed>, is_sensitive: bool, origin: Origin) {
-        // Of a known name, one of the two is empty.
-        let bytes =
-            TEXTS[usize::from(id)].len() + if id == OTHER { name.len() } else { 0 } + value.len() + FIELD_OVERHEAD;
-        match self.bytes_left.checked_sub(bytes) {
-            Some(left) => self.bytes_left = left,
-            None => {
-                self.bytes_left = 0;
-                self.decoded.is_too_large = true;
-            }
-        }
-        if self.decoded != Decoded::default() {
+    #[expect(clippy::too_many_arguments, reason = "what is known of a field differs with where it comes from")]
+    fn add(
+        &mut self,
+        id: Id,
+        name: &[u8],
+        value: &[u8],
+        bytes: usize,
+        fault: Option<Malformed>,
+        is_sensitive: bool,
+        origin: Origin,
+    ) {
+        if self.is_full {
             return;
         }
-        let fault = fault.or_else(|| {
-            if !is_pseudo(id) {
-                self.has_fields = true;
-                return None;
-            }
-            let late = self.has_fields.then_some(Malformed::LatePseudo);
-            late.or_else(|| self.headers.has_known(id).then_some(Malformed::RepeatedPseudo))
-        });
+        let Some(left) = self.bytes_left.checked_sub(bytes) else {
+            (self.is_full, self.decoded.is_too_large) = (true, true);
+            return;
+        };
+        self.bytes_left = left;
+        let fault = if is_pseudo(id) { fault.or_else(|| self.pseudo_fault(id)) } else { fault };
         if fault.is_some() {
-            self.decoded.malformed = fault;
+            (self.is_full, self.decoded.malformed) = (true, fault);
             return;
         }
-        self.headers.add(id, name, value, is_sensitive, origin);
+        self.has_fields |= !is_pseudo(id);
+        let name = if id == OTHER { name } else { b"" };
+        self.headers.add_decoded(id, name, value, bytes, is_sensitive, origin);
+    }
+
+    fn pseudo_fault(&self, id: Id) -> Option<Malformed> {
+        let late = self.has_fields.then_some(Malformed::LatePseudo);
+        late.or_else(|| self.headers.has_known(id).then_some(Malformed::RepeatedPseudo))
     }
 }
 

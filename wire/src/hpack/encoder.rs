@@ -11,7 +11,7 @@ use crate::headers::{Field, Headers};
 /// One direction of a connection: the end that sends.
 #[derive(Debug)]
 pub struct Encoder {
-    table: Table,
+    pub(super) table: Table,
     index: Index,
     recent: Recent,
     /// What our table may take, whatever the peer allows.
@@ -108,7 +108,7 @@ impl Encoder {
         if hash != 0 && policy::may_repeat(id) {
             let table = &self.table;
             let is_it = |entry: &super::table::Entry| {
-                entry.id == id && table.value(entry) == value && table.name(entry) == name
+                entry.id == id && equal(table.value(entry), value) && equal(table.name(entry), name)
             };
             if let Some(position) = self.index.find(hash, table, is_it) {
                 return put_integer(0x80, 7, STATIC_LEN + 1 + position, out);
@@ -144,7 +144,7 @@ impl Encoder {
     /// Where in the table there is a field of this name.
     fn name_position(&self, id: Id, name: &[u8]) -> Option<usize> {
         let is_it = |entry: &super::table::Entry| entry.id == id && self.table.name(entry) == name;
-        if self.table.len() == 0 {
+        if self.table.is_empty() {
             return None;
         }
         self.index.find(hash::of_name(id, name), &self.table, is_it)
@@ -164,9 +164,22 @@ impl Encoder {
     }
 }
 
+/// `==` that calls nothing: most values are short.
+#[inline]
+fn equal(a: &[u8], b: &[u8]) -> bool {
+    if a.len() != b.len() {
+        return false;
+    }
+    if let (Some(a_last), Some(b_last)) = (a.last_chunk::<8>(), b.last_chunk::<8>()) {
+        let chunks = a.as_chunks::<8>().0.iter().zip(b.as_chunks::<8>().0);
+        return a_last == b_last && chunks.into_iter().all(|(a, b)| a == b);
+    }
+    a.iter().zip(b).all(|(a, b)| a == b)
+}
+
 /// An integer after the bits of `pattern`, which leave `prefix` bits of the first byte (RFC 7541, section 5.1).
 #[inline]
-fn put_integer(pattern: u8, prefix: u32, value: usize, out: &mut Vec<u8>) {
+pub(super) fn put_integer(pattern: u8, prefix: u32, value: usize, out: &mut Vec<u8>) {
     let max = (1_usize << prefix) - 1;
     if value < max {
         return out.push(pattern | value as u8);

@@ -16,7 +16,6 @@ const LENGTHS: [u8; 257] = [
     27, 27, 27, 27, 27, 26, 30,
 ];
 
-const EOS: usize = 256;
 const MAX_LENGTH: usize = 30;
 
 /// The code of each symbol, and its length.
@@ -197,6 +196,8 @@ fn long(bits: u64) -> Option<(u8, u8)> {
 mod tests {
     use super::*;
 
+    const EOS: usize = 256;
+
     fn coded(text: &[u8]) -> Vec<u8> {
         let mut code = Vec::new();
         encode(text, &mut code);
@@ -243,9 +244,9 @@ mod tests {
     #[test]
     fn padding_is_less_than_a_byte_of_ones() {
         // "0" is 00000.
-        assert_eq!(decoded(&[0b00000_111]).as_deref(), Ok(b"0".as_slice()));
-        assert_eq!(decoded(&[0b00000_110]), Err(HpackError::Huffman));
-        assert_eq!(decoded(&[0b00000_111, 0xff]), Err(HpackError::Huffman));
+        assert_eq!(decoded(&[0b0000_0111]).as_deref(), Ok(b"0".as_slice()));
+        assert_eq!(decoded(&[0b0000_0110]), Err(HpackError::Huffman));
+        assert_eq!(decoded(&[0b0000_0111, 0xff]), Err(HpackError::Huffman));
         assert_eq!(decoded(&[0xff]), Err(HpackError::Huffman));
         // Eight symbols of five bits leave no room for padding.
         assert_eq!(decoded(&[0; 5]).as_deref(), Ok(b"00000000".as_slice()));
@@ -257,7 +258,7 @@ mod tests {
     fn eos_is_an_error_wherever_it_is() {
         assert_eq!(decoded(&[0xff, 0xff, 0xff, 0xff]), Err(HpackError::Huffman));
         assert_eq!(decoded(&[0xff, 0xff, 0xff, 0xfc]), Err(HpackError::Huffman));
-        assert_eq!(decoded(&[0b00000_111, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]), Err(HpackError::Huffman));
+        assert_eq!(decoded(&[0b0000_0111, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]), Err(HpackError::Huffman));
         // A code that is cut off.
         let code = coded(b"\n");
         assert_eq!(decoded(&code[..3]), Err(HpackError::Huffman));

@@ -25,11 +25,16 @@ impl Index {
     /// The position of the entry with this hash that `is_it`.
     #[inline]
     pub(crate) fn find(&self, hash: u32, table: &Table, is_it: impl Fn(&Entry) -> bool) -> Option<usize> {
-        let slots = self.slots.get(self.place(hash))?;
-        slots.iter().filter(|slot| slot.hash == hash).find_map(|slot| {
-            let position = table.position(slot.number)?;
-            table.get(position).is_some_and(&is_it).then_some(position)
-        })
+        for slot in self.slots.get(self.place(hash))? {
+            if slot.hash != hash {
+                continue;
+            }
+            let Some(position) = table.position(slot.number) else { continue };
+            if table.get(position).is_some_and(&is_it) {
+                return Some(position);
+            }
+        }
+        None
     }
 
     /// Remembers the newest entry of the table.
@@ -62,9 +67,12 @@ impl Index {
 /// Fields that were sent not long ago: only what comes again is worth a place in the table.
 #[derive(Debug, Default)]
 pub(crate) struct Recent {
+    /// A ring.
     hashes: Box<[u32]>,
+    next: u8,
 }
 
+/// Those of some ten calls, as of each only the fields that are not in the table are noted.
 const RECENT: usize = 64;
 
 impl Recent {
@@ -73,11 +81,16 @@ impl Recent {
         if self.hashes.is_empty() {
             self.hashes = vec![0; RECENT].into_boxed_slice();
         }
-        let place = (hash >> 16) as usize % RECENT;
-        std::mem::replace(&mut self.hashes[place], hash) == hash
+        // Without a way out of the loop, so that it takes many at once.
+        if self.hashes.iter().fold(false, |is_there, &noted| is_there | (noted == hash)) {
+            return true;
+        }
+        self.hashes[usize::from(self.next)] = hash;
+        self.next = (self.next + 1) % RECENT as u8;
+        false
     }
 
     pub(crate) fn clear(&mut self) {
-        self.hashes = Box::default();
+        *self = Recent::default();
     }
 }

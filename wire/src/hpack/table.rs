@@ -1,7 +1,5 @@
 //! The dynamic table (RFC 7541, section 2.3.2), as both ends of a direction keep it.
 
-use std::collections::VecDeque;
-
 use super::decoder::Malformed;
 use crate::headers::FIELD_OVERHEAD;
 use crate::headers::name::{Id, OTHER, TEXTS};
@@ -12,8 +10,9 @@ pub const DEFAULT_TABLE_BYTES: u32 = 4096;
 /// Fields in the order in which they came, bounded by their bytes. Nothing is allocated before the first one.
 #[derive(Debug)]
 pub(crate) struct Table {
-    /// The newest is the first.
-    entries: VecDeque<Entry>,
+    /// A ring, whose length is a power of two: each entry is where its number says.
+    entries: Vec<Entry>,
+    len: usize,
     /// What the entries hold, oldest first, behind what those that were evicted held.
     text: Vec<u8>,
     bytes: usize,
@@ -23,24 +22,19 @@ pub(crate) struct Table {
 }
 
 /// A field of the table.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Entry {
     start: u32,
     /// 0 when the name is known.
     name_len: u32,
     value_len: u32,
+    /// What it takes in the table, and in a list of fields.
+    pub(crate) bytes: u32,
     /// Of name and value.
     pub(crate) hash: u32,
     pub(crate) id: Id,
     /// What was found when the field came, so that it isn't looked for again.
     pub(crate) fault: Option<Malformed>,
-}
-
-impl Entry {
-    fn bytes(&self) -> usize {
-        let known = TEXTS[usize::from(self.id)].len();
-        known + self.name_len as usize + self.value_len as usize + FIELD_OVERHEAD
-    }
 }
 
 /// What a field takes in the table.
@@ -52,15 +46,15 @@ pub(crate) fn field_bytes(id: Id, name: &[u8], value: &[u8]) -> usize {
 impl Table {
     pub(crate) fn new(max_bytes: u32) -> Table {
         let max_bytes = max_bytes as usize;
-        Table { entries: VecDeque::new(), text: Vec::new(), bytes: 0, max_bytes, inserted: 0 }
+        Table { entries: Vec::new(), len: 0, text: Vec::new(), bytes: 0, max_bytes, inserted: 0 }
     }
 
     pub(crate) fn max_bytes(&self) -> usize {
         self.max_bytes
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.entries.len()
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len == 0
     }
 
     /// Number of the newest entry.
@@ -69,21 +63,30 @@ impl Table {
     }
 
     /// Where the entry with this number is by now, counted from the newest; nothing when it was evicted.
+    #[inline]
     pub(crate) fn position(&self, number: u32) -> Option<usize> {
         let age = self.inserted.wrapping_sub(number) as usize;
-        (age < self.entries.len()).then_some(age)
+        (age < self.len).then_some(age)
     }
 
+    /// The entry at a position, counted from the newest.
+    #[inline]
     pub(crate) fn get(&self, position: usize) -> Option<&Entry> {
-        self.entries.get(position)
+        if position < self.len { self.entries.get(self.slot(position)) } else { None }
+    }
+
+    fn slot(&self, position: usize) -> usize {
+        self.inserted.wrapping_sub(position as u32) as usize & self.entries.len().wrapping_sub(1)
     }
 
     /// The text of the name; known names have none here.
+    #[inline]
     pub(crate) fn name(&self, entry: &Entry) -> &[u8] {
         let start = entry.start as usize;
         &self.text[start..start + entry.name_len as usize]
     }
 
+    #[inline]
     pub(crate) fn value(&self, entry: &Entry) -> &[u8] {
         let start = (entry.start + entry.name_len) as usize;
         &self.text[start..start + entry.value_len as usize]
@@ -102,21 +105,38 @@ impl Table {
         self.text.extend_from_slice(name);
         self.text.extend_from_slice(value);
         let (name_len, value_len) = (name.len() as u32, value.len() as u32);
-        self.entries.push_front(Entry { start, name_len, value_len, hash, id, fault });
         self.bytes += needed;
         self.inserted = self.inserted.wrapping_add(1);
+        self.len += 1;
+        let newest = self.slot(0);
+        self.entries[newest] = Entry { start, name_len, value_len, bytes: needed as u32, hash, id, fault };
     }
 
-    /// Moves the text to the front rather than let it grow, when at least half of it is of entries that are gone: so it stays within
-    /// four times the table's size, and each byte is moved once on average.
+    /// Makes room for another entry and its text. The text is moved to the front rather than let grow when at least half of it is of
+    /// entries that are gone: so it stays within four times the table's size, and each byte is moved once on average.
     fn make_room(&mut self, bytes: usize) {
+        if self.len == self.entries.len() {
+            let mut entries = vec![Entry::default(); (2 * self.len).max(16)];
+            let mask = entries.len() - 1;
+            for position in 0..self.len {
+                let number = self.inserted.wrapping_sub(position as u32) as usize;
+                entries[number & mask] = self.entries[self.slot(position)];
+            }
+            self.entries = entries;
+        }
         if self.text.len() + bytes <= self.text.capacity() {
             return;
         }
-        let gone = self.entries.back().map_or(self.text.len(), |oldest| oldest.start as usize);
+        let gone = match self.len.checked_sub(1) {
+            Some(oldest) => self.entries[self.slot(oldest)].start as usize,
+            None => self.text.len(),
+        };
         if gone >= self.text.len() - gone {
             self.text.drain(..gone);
-            self.entries.iter_mut().for_each(|entry| entry.start -= gone as u32);
+            for position in 0..self.len {
+                let slot = self.slot(position);
+                self.entries[slot].start -= gone as u32;
+            }
         }
     }
 
@@ -124,17 +144,32 @@ impl Table {
     pub(crate) fn set_max_bytes(&mut self, max_bytes: u32) {
         self.max_bytes = max_bytes as usize;
         self.evict(self.max_bytes);
-        if self.entries.is_empty() {
+        if self.len == 0 {
             self.text = Vec::new();
-            self.entries = VecDeque::new();
+            self.entries = Vec::new();
         }
     }
 
     fn evict(&mut self, max_bytes: usize) {
         while self.bytes > max_bytes {
-            let Some(oldest) = self.entries.pop_back() else { break };
-            self.bytes -= oldest.bytes();
+            self.len -= 1;
+            self.bytes -= self.entries[self.slot(self.len)].bytes as usize;
         }
+    }
+}
+
+#[cfg(test)]
+impl Table {
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(crate) fn text_capacity(&self) -> usize {
+        self.text.capacity()
     }
 }
 
@@ -151,14 +186,15 @@ mod tests {
             let id = if round % 3 == 0 { Name::TE.id() } else { OTHER };
             table.insert(id, b"x-name", &value, 1, None);
             assert!(table.bytes <= 1000);
-            assert_eq!(table.bytes, table.entries.iter().map(Entry::bytes).sum::<usize>());
+            let all = (0..table.len).filter_map(|position| table.get(position));
+            assert_eq!(table.bytes, all.map(|entry| entry.bytes as usize).sum::<usize>());
             let newest = table.get(0).expect("it has room");
             assert_eq!(table.value(newest), value);
             assert_eq!(table.name(newest), if id == OTHER { b"x-name".as_slice() } else { b"" });
             let oldest = table.get(table.len() - 1).expect("it has one");
             assert!(table.value(oldest).iter().all(|&byte| byte == b'v'));
         }
-        assert!(table.text.capacity() <= 4000, "{}", table.text.capacity());
+        assert!(table.text.capacity() <= 4000 && table.entries.len() <= 32);
         let kept = table.newest() - 3;
         assert_eq!(table.position(kept), Some(3));
         table.set_max_bytes(40);
