@@ -49,7 +49,7 @@ pub struct Limits {
     pub cancels: Rate,
     /// Streams that we reset because the peer broke a rule on them (CVE-2025-8671).
     pub stream_errors: Rate,
-    /// PING frames that want an answer.
+    /// PING frames that want an answer. To be generous with: estimators of bandwidth send one in each round trip.
     pub pings: Rate,
     /// SETTINGS frames after the first.
     pub settings: Rate,
@@ -81,9 +81,9 @@ impl Default for Limits {
             buffered_bytes: 0,
             cancels: Rate { burst: 200, per_second: 100 },
             stream_errors: Rate { burst: 100, per_second: 20 },
-            pings: Rate { burst: 20, per_second: 5 },
+            pings: Rate { burst: 1000, per_second: 1000 },
             settings: Rate { burst: 10, per_second: 1 },
-            empty_frames: Rate { burst: 1000, per_second: 200 },
+            empty_frames: Rate { burst: 1000, per_second: 500 },
             closed_streams: 256,
             settings_timeout: Duration::from_secs(10),
             keep_alive: None,

@@ -7,14 +7,14 @@ use crate::headers::{Headers, Name};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Malformed;
 
+const REQUEST_PSEUDO: [Name; 5] = [Name::METHOD, Name::SCHEME, Name::AUTHORITY, Name::PATH, Name::PROTOCOL];
 const CONNECTION_SPECIFIC: [Name; 5] =
     [Name::CONNECTION, Name::KEEP_ALIVE, Name::PROXY_CONNECTION, Name::TRANSFER_ENCODING, Name::UPGRADE];
 
 /// Checks a request's head, and returns its content-length.
 pub(super) fn check_request(headers: &Headers, is_protocol_allowed: bool) -> Result<Option<u64>, Malformed> {
     let method = headers.method().ok_or(Malformed)?;
-    let is_status_absent = headers.get(Name::STATUS).is_none();
-    let is_target_whole = if headers.protocol().is_some() {
+    let is_target_whole = if headers.has_known(Name::PROTOCOL.id()) {
         is_protocol_allowed
             && method == b"CONNECT"
             && headers.scheme().is_some()
@@ -25,7 +25,7 @@ pub(super) fn check_request(headers: &Headers, is_protocol_allowed: bool) -> Res
     } else {
         is_token(method) && is_origin_form(headers, method) && headers.authority().is_none_or(is_authority)
     };
-    if !is_status_absent || !is_target_whole {
+    if headers.has_known(Name::STATUS.id()) || !is_target_whole {
         return Err(Malformed);
     }
     check_fields(headers)?;
@@ -53,12 +53,7 @@ fn is_token(method: &[u8]) -> bool {
 pub(super) fn check_response(headers: &Headers) -> Result<(u16, Option<u64>), Malformed> {
     let status = headers.status().ok_or(Malformed)?;
     // Section 8.6: there is no upgrade from within HTTP/2.
-    let has_request_fields = headers.method().is_some()
-        || headers.scheme().is_some()
-        || headers.path().is_some()
-        || headers.authority().is_some()
-        || headers.protocol().is_some();
-    if status == 101 || has_request_fields {
+    if status == 101 || has_any(headers, &REQUEST_PSEUDO) {
         return Err(Malformed);
     }
     check_fields(headers)?;
@@ -67,7 +62,7 @@ pub(super) fn check_response(headers: &Headers) -> Result<(u16, Option<u64>), Ma
 
 /// Checks trailers, which have no pseudo-headers.
 pub(super) fn check_trailers(headers: &Headers) -> Result<(), Malformed> {
-    if headers.iter().next().is_some_and(|(name, _)| name.starts_with(b":")) {
+    if headers.has_known(Name::STATUS.id()) || has_any(headers, &REQUEST_PSEUDO) {
         return Err(Malformed);
     }
     check_fields(headers)
@@ -75,14 +70,23 @@ pub(super) fn check_trailers(headers: &Headers) -> Result<(), Malformed> {
 
 /// Section 8.2.2: fields that concern one connection have no place in HTTP/2.
 fn check_fields(headers: &Headers) -> Result<(), Malformed> {
-    let is_specific = CONNECTION_SPECIFIC.iter().any(|name| headers.get(*name).is_some());
-    let is_te_fine = headers.all(Name::TE).all(|value| value.eq_ignore_ascii_case(b"trailers"));
-    if is_specific || !is_te_fine { Err(Malformed) } else { Ok(()) }
+    let is_te_fine =
+        !headers.has_known(Name::TE.id()) || headers.all(Name::TE).all(|value| value.eq_ignore_ascii_case(b"trailers"));
+    if has_any(headers, &CONNECTION_SPECIFIC) || !is_te_fine { Err(Malformed) } else { Ok(()) }
+}
+
+/// Asks only whether the names were met while the list was decoded, which takes no search.
+#[inline]
+fn has_any(headers: &Headers, names: &[Name; 5]) -> bool {
+    names.iter().any(|name| headers.has_known(name.id()))
 }
 
 /// Several fields may say the same (RFC 9110 section 8.6).
 fn content_length(headers: &Headers) -> Result<Option<u64>, Malformed> {
     let mut length = None;
+    if !headers.has_known(Name::CONTENT_LENGTH.id()) {
+        return Ok(None);
+    }
     for value in headers.all(Name::CONTENT_LENGTH) {
         let said = number(value).ok_or(Malformed)?;
         if length.is_some_and(|earlier| earlier != said) {

@@ -198,7 +198,10 @@ fn what_is_held_of_a_stream_that_is_gone_counts_until_it_is_released() {
     server.release();
     assert_eq!(server.connection.held_bytes, 0);
     let given: u32 = server.sent().iter().map(|(_, bytes)| frame::number(bytes)).sum();
-    assert_eq!(given, 65_000, "all that had come was handed back");
+    assert!(
+        given > 65_000 - 65_535 / 2,
+        "all that had come was handed back, but for what is not worth a frame: {given}"
+    );
 }
 
 #[test]
