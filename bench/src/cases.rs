@@ -2,58 +2,158 @@
 
 use std::time::Duration;
 
-use clap::builder::PossibleValuesParser;
+use clap::{ValueEnum, builder::PossibleValuesParser};
+use serde::Serialize;
 
-/// A closed loop of unary calls: `connections × streams` callers, each with one call under way at any time.
-#[derive(Clone, Copy, serde::Serialize)]
+/// What one call is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Kind {
+    /// One gRPC message there, the same one back.
+    Unary,
+    /// One gRPC message there, [`STREAM_MESSAGES`] times the same one back.
+    ServerStream,
+    /// As unary, each call over a connection of its own.
+    NewConnection,
+    /// A plain POST whose body comes back: over HTTP/1.1 where the way takes it, else over HTTP/2.
+    Post,
+}
+
+/// Messages in the answer of a [`Kind::ServerStream`].
+pub(crate) const STREAM_MESSAGES: usize = 100;
+
+/// `connections × streams` callers, each with one call under way at any time.
+#[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct Case {
     /// Its name on the command line and in the table.
     pub(crate) name: &'static str,
+    /// What it is, in a few words.
+    pub(crate) title: &'static str,
+    /// What one call is.
+    pub(crate) kind: Kind,
     /// Connections from the load generator.
     pub(crate) connections: usize,
     /// Callers on each of them.
     pub(crate) streams: usize,
-    /// The size of the message in each direction, without gRPC's five bytes of framing.
+    /// The size of a message, without gRPC's five bytes of framing.
     pub(crate) message_bytes: usize,
+    /// Whether each request has a request id, a trace context and a session of its own.
+    pub(crate) has_differing_headers: bool,
+    /// Begin calls at a steady pace, this share of what the floor can do, instead of each when the one before is
+    /// answered.
+    pub(crate) share_of_floor: Option<f64>,
+    /// Paths that the calls are spread over.
+    pub(crate) methods: usize,
+    /// Connections that are open besides, over each of which one call was made.
+    pub(crate) idle_connections: usize,
+    /// Calls before a measurement that are not counted …
+    pub(crate) warm_up: u64,
+    /// … for this time at most.
+    pub(crate) warm_up_at_most: Duration,
     /// A measurement ends after so many calls …
     pub(crate) calls: u64,
     /// … or after this time, whichever is first.
     pub(crate) at_most: Duration,
 }
 
-const AT_MOST: Duration = Duration::from_secs(8);
+/// The plainest load; the others are told by what is different.
+pub(crate) const UNARY: Case = Case {
+    name: "8x32",
+    title: "128 B, 8 connections × 32 calls",
+    kind: Kind::Unary,
+    connections: 8,
+    streams: 32,
+    message_bytes: 128,
+    has_differing_headers: false,
+    share_of_floor: None,
+    methods: 1,
+    idle_connections: 0,
+    warm_up: 10_000,
+    warm_up_at_most: Duration::from_millis(400),
+    calls: 100_000,
+    at_most: Duration::from_secs(2),
+};
 
 /// Every load, in the order of the table.
-pub(crate) fn all() -> [Case; 4] {
-    let case = |name, connections, streams, message_bytes, calls| Case {
-        name,
-        connections,
-        streams,
-        message_bytes,
-        calls,
-        at_most: AT_MOST,
-    };
-    [
-        case("8x32", 8, 32, 128, 100_000),
-        case("1x1", 1, 1, 128, 20_000),
-        case("64KiB", 8, 4, 64 * 1024, 10_000),
-        case("500x1", 500, 1, 128, 100_000),
-    ]
-}
+pub(crate) const ALL: [Case; 10] = [
+    UNARY,
+    Case { name: "8x4", title: "128 B, 8 connections × 4 calls", streams: 4, ..UNARY },
+    Case { name: "1x1", title: "128 B, one call at a time", connections: 1, streams: 1, warm_up: 2_000, ..UNARY },
+    Case { name: "500x1", title: "128 B, 500 connections × 1 call", connections: 500, streams: 1, ..UNARY },
+    Case {
+        name: "headers",
+        title: "8 × 32, headers that differ in each request",
+        has_differing_headers: true,
+        ..UNARY
+    },
+    Case {
+        name: "paced",
+        title: "8 × 32, at a third of the floor's capacity",
+        share_of_floor: Some(1.0 / 3.0),
+        ..UNARY
+    },
+    Case {
+        name: "64KiB",
+        title: "64 KiB each way, 8 × 4",
+        streams: 4,
+        message_bytes: 64 * 1024,
+        warm_up: 1_000,
+        ..UNARY
+    },
+    Case {
+        name: "stream",
+        title: "server streams of 100 × 128 B, 8 × 4",
+        kind: Kind::ServerStream,
+        streams: 4,
+        warm_up: 1_000,
+        ..UNARY
+    },
+    Case {
+        name: "connect",
+        title: "128 B, a new connection for each call",
+        kind: Kind::NewConnection,
+        streams: 1,
+        warm_up: 1_000,
+        ..UNARY
+    },
+    Case {
+        name: "http1",
+        title: "HTTP/1.1 keep-alive, 32 connections",
+        kind: Kind::Post,
+        connections: 32,
+        streams: 1,
+        ..UNARY
+    },
+];
 
 /// The names for the command line.
 pub(crate) fn names() -> PossibleValuesParser {
-    PossibleValuesParser::new(all().map(|case| case.name))
+    PossibleValuesParser::new(ALL.map(|case| case.name))
 }
 
 impl Case {
-    /// The same load, measured for a tenth of the calls and a second at most.
+    /// The same load, measured for half a second at most.
     pub(crate) fn quick(self) -> Self {
-        Self { calls: self.calls / 10, at_most: Duration::from_secs(1), ..self }
+        Self {
+            warm_up_at_most: Duration::from_millis(100),
+            calls: self.calls / 4,
+            at_most: Duration::from_millis(500),
+            ..self
+        }
     }
 
-    /// Calls before a measurement that are not counted.
-    pub(crate) fn warm_up(&self) -> u64 {
-        self.calls / 10
+    /// One call alone, to see whether a way works at all.
+    pub(crate) fn probe(self) -> Self {
+        Self {
+            name: "probe",
+            connections: 1,
+            streams: 1,
+            share_of_floor: None,
+            idle_connections: 0,
+            warm_up: 1,
+            warm_up_at_most: Duration::from_secs(5),
+            calls: 0,
+            ..self
+        }
     }
 }

@@ -1,11 +1,12 @@
-//! The server of the benchmark: takes a whole gRPC message and sends the same bytes back with `grpc-status: 0`.
+//! The server of the benchmark: takes a whole body and sends the same bytes back; to gRPC with `grpc-status: 0`, for
+//! [`contract::STREAM`] many times.
 
 use anyhow::Result;
 use bytes::Bytes;
 use h2::{RecvStream, server::SendResponse};
-use http::{HeaderMap, HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response, header};
 
-use crate::http2;
+use crate::{cases::STREAM_MESSAGES, contract, http2};
 
 /// Serves until the process is ended.
 pub(crate) async fn run() -> Result<()> {
@@ -26,20 +27,34 @@ pub(crate) async fn run() -> Result<()> {
 }
 
 async fn answer(request: Request<RecvStream>, mut respond: SendResponse<Bytes>) -> Result<(), h2::Error> {
-    let mut body = request.into_body();
+    let (request, mut body) = request.into_parts();
     let mut message = Vec::new();
     while let Some(data) = body.data().await {
         let data = data?;
         body.flow_control().release_capacity(data.len())?;
         message.push(data);
     }
+    let content_type = request.headers.get(header::CONTENT_TYPE);
+    let is_grpc = content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
     let mut head = Response::new(());
-    head.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    let mut stream = respond.send_response(head, false)?;
-    for data in message {
-        http2::send(&mut stream, data, false).await?;
+    if is_grpc {
+        head.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        let mut stream = respond.send_response(head, false)?;
+        let times = if request.uri.path() == contract::STREAM { STREAM_MESSAGES } else { 1 };
+        for data in std::iter::repeat_n(message, times).flatten() {
+            http2::send(&mut stream, data, false).await?;
+        }
+        let mut trailers = HeaderMap::new();
+        trailers.insert("grpc-status", HeaderValue::from_static("0"));
+        stream.send_trailers(trailers)
+    } else {
+        let size = message.iter().map(Bytes::len).sum::<usize>();
+        head.headers_mut().insert(header::CONTENT_LENGTH, size.into());
+        let mut stream = respond.send_response(head, size == 0)?;
+        let last = message.len().saturating_sub(1);
+        for (index, data) in message.into_iter().enumerate() {
+            http2::send(&mut stream, data, index == last).await?;
+        }
+        Ok(())
     }
-    let mut trailers = HeaderMap::new();
-    trailers.insert("grpc-status", HeaderValue::from_static("0"));
-    stream.send_trailers(trailers)
 }

@@ -1,24 +1,19 @@
-//! The load generator: a closed loop of unary gRPC calls, each answer checked, each latency kept.
+//! The load generator: calls, each answer checked, each latency kept.
 //!
 //! It opens its connections, warms up, prints `ready` and waits for a line, so that its parent can read the clocks of
 //! all processes in between; then it measures, prints a [`LoadResult`] as one line of JSON, and waits until it is
 //! killed, so that its own clocks can be read too.
+//!
+//! [`call`] is one call and what it goes over; [`turns`] says when the next one may begin.
 
-use std::{
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::{Duration, Instant},
-};
+mod call;
+mod turns;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
-use bytes::Bytes;
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
-use h2::client::SendRequest;
 use hdrhistogram::Histogram;
-use http::{HeaderMap, Request, Uri};
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::AsyncReadExt,
@@ -26,13 +21,16 @@ use tokio::{
     time::{error::Elapsed, timeout},
 };
 
-use crate::http2;
+use crate::cases::{Case, Kind};
+
+use call::{Call, Link};
+use turns::Turns;
 
 /// How long calls that are under way may take when a measurement's time is over.
 pub(crate) const GRACE: Duration = Duration::from_secs(10);
 
-/// What to call, how often and by how many.
-#[derive(Args)]
+/// What to call, how often and by how many: a [`Case`] over one way.
+#[derive(Args, Clone)]
 pub(crate) struct LoadArgs {
     #[arg(long)]
     pub(crate) to: SocketAddr,
@@ -40,17 +38,73 @@ pub(crate) struct LoadArgs {
     #[arg(long)]
     pub(crate) authority: String,
     #[arg(long)]
+    pub(crate) kind: Kind,
+    /// Speak HTTP/1.1.
+    #[arg(long)]
+    pub(crate) http1: bool,
+    #[arg(long)]
     pub(crate) connections: usize,
     #[arg(long)]
     pub(crate) streams: usize,
     #[arg(long)]
     pub(crate) message_bytes: usize,
     #[arg(long)]
+    pub(crate) differing_headers: bool,
+    #[arg(long)]
+    pub(crate) methods: usize,
+    #[arg(long)]
+    pub(crate) idle_connections: usize,
+    /// Calls that begin in a second; as many as can be where it is not given.
+    #[arg(long)]
+    pub(crate) per_second: Option<f64>,
+    #[arg(long)]
     pub(crate) warm_up: u64,
+    #[arg(long)]
+    pub(crate) warm_up_at_most_millis: u128,
     #[arg(long)]
     pub(crate) calls: u64,
     #[arg(long)]
-    pub(crate) at_most_millis: u64,
+    pub(crate) at_most_millis: u128,
+}
+
+impl LoadArgs {
+    /// The command line that [`run`] is started with.
+    pub(crate) fn of(
+        case: &Case,
+        to: SocketAddr,
+        authority: &str,
+        http1: bool,
+        per_second: Option<f64>,
+    ) -> Vec<String> {
+        let kind = clap::ValueEnum::to_possible_value(&case.kind).expect("no kind is hidden");
+        let mut args = vec![
+            "load".to_owned(),
+            format!("--to={to}"),
+            format!("--authority={authority}"),
+            format!("--kind={}", kind.get_name()),
+            format!("--connections={}", case.connections),
+            format!("--streams={}", case.streams),
+            format!("--message-bytes={}", case.message_bytes),
+            format!("--methods={}", case.methods),
+            format!("--idle-connections={}", case.idle_connections),
+            format!("--warm-up={}", case.warm_up),
+            format!("--warm-up-at-most-millis={}", case.warm_up_at_most.as_millis()),
+            format!("--calls={}", case.calls),
+            format!("--at-most-millis={}", case.at_most.as_millis()),
+        ];
+        args.extend(http1.then(|| "--http1".to_owned()));
+        args.extend(case.has_differing_headers.then(|| "--differing-headers".to_owned()));
+        args.extend(per_second.map(|rate| format!("--per-second={rate}")));
+        args
+    }
+
+    fn warm_up_at_most(&self) -> Duration {
+        Duration::from_millis(u64::try_from(self.warm_up_at_most_millis).unwrap_or(u64::MAX))
+    }
+
+    fn at_most(&self) -> Duration {
+        Duration::from_millis(u64::try_from(self.at_most_millis).unwrap_or(u64::MAX))
+    }
 }
 
 /// What a measurement has found.
@@ -81,10 +135,9 @@ pub(crate) struct Latency {
 
 /// The `load` child. What stops it before it is ready is told to the parent in place of `ready`.
 pub(crate) async fn run(args: LoadArgs) -> Result<()> {
-    let at_most = Duration::from_millis(args.at_most_millis);
     let call = Arc::new(Call::new(&args)?);
-    let connections = match warm_up(&args, &call, at_most).await {
-        Ok(connections) => connections,
+    let (links, _idle) = match prepare(&args, &call).await {
+        Ok(ready) => ready,
         Err(error) => {
             println!("{error:#}");
             return Ok(());
@@ -92,7 +145,8 @@ pub(crate) async fn run(args: LoadArgs) -> Result<()> {
     };
     println!("ready {}", args.to);
     if told_to_go_on().await? {
-        let result = phase(&connections, args.streams, &call, args.calls, at_most).await?;
+        let turns = Turns::new(args.calls, args.at_most(), args.per_second);
+        let (_links, result) = phase(links, &call, turns, args.at_most()).await?;
         println!("{}", serde_json::to_string(&result)?);
         told_to_go_on().await?;
     }
@@ -104,62 +158,64 @@ async fn told_to_go_on() -> Result<bool> {
     Ok(tokio::io::stdin().read(&mut [0; 16]).await? > 0)
 }
 
-async fn warm_up(args: &LoadArgs, call: &Arc<Call>, at_most: Duration) -> Result<Vec<SendRequest<Bytes>>> {
-    let mut connections = Vec::new();
-    for _ in 0..args.connections {
-        connections.push(http2::connect(http2::dial(args.to).await?, || ()).await?);
+/// Opens what is called over and what is idle, and makes the calls that are not counted.
+async fn prepare(args: &LoadArgs, call: &Arc<Call>) -> Result<(Vec<Link>, Vec<Link>)> {
+    let mut idle = Vec::new();
+    for _ in 0..args.idle_connections {
+        let mut links = Link::open(args, 1).await?;
+        call.make(&mut links[0]).await.context("a call failed on a connection that is to be idle")?;
+        idle.append(&mut links);
     }
-    match phase(&connections, args.streams, call, args.warm_up, at_most).await?.first_failure {
-        None => Ok(connections),
+    let mut links = Vec::new();
+    for _ in 0..args.connections {
+        links.append(&mut Link::open(args, args.streams).await?);
+    }
+    let turns = Turns::new(args.warm_up, args.warm_up_at_most(), None);
+    let (links, result) = phase(links, call, turns, args.warm_up_at_most()).await?;
+    match result.first_failure {
+        None => Ok((links, idle)),
         Some(failure) => bail!("a call failed while warming up: {failure}"),
     }
 }
 
-/// `calls` calls, or as many as can begin within `at_most`.
-async fn phase(
-    connections: &[SendRequest<Bytes>],
-    streams: usize,
-    call: &Arc<Call>,
-    calls: u64,
-    at_most: Duration,
-) -> Result<LoadResult> {
-    let begun = Arc::new(AtomicU64::new(0));
-    let start = Instant::now();
+/// What became of one caller.
+struct Outcome {
+    link: Link,
+    latencies: Vec<Duration>,
+    failure: Option<anyhow::Error>,
+}
+
+/// Calls over each link for as long as there are turns, which end after `at_most`.
+async fn phase(links: Vec<Link>, call: &Arc<Call>, turns: Turns, at_most: Duration) -> Result<(Vec<Link>, LoadResult)> {
+    let turns = Arc::new(turns);
+    let start = turns.begin();
     let mut callers = JoinSet::new();
-    for connection in connections {
-        for _ in 0..streams {
-            let (connection, call, begun) = (connection.clone(), Arc::clone(call), Arc::clone(&begun));
-            callers.spawn(async move {
-                let mut latencies = Vec::new();
-                while begun.fetch_add(1, Ordering::Relaxed) < calls && start.elapsed() < at_most {
-                    let sent = Instant::now();
-                    if let Err(error) = call.make(&connection).await {
-                        return (latencies, Some(error));
-                    }
-                    latencies.push(sent.elapsed());
+    for mut link in links {
+        let (call, turns) = (Arc::clone(call), Arc::clone(&turns));
+        callers.spawn(async move {
+            let mut latencies = Vec::new();
+            while let Some(due) = turns.next().await {
+                if let Err(error) = call.make(&mut link).await {
+                    return Outcome { link, latencies, failure: Some(error) };
                 }
-                (latencies, None)
-            });
-        }
+                latencies.push(due.elapsed());
+            }
+            Outcome { link, latencies, failure: None }
+        });
     }
     let outcomes = timeout(at_most + GRACE, callers.join_all())
         .await
         .map_err(|_: Elapsed| anyhow!("calls hang: no answer {GRACE:?} after the end of the measurement"))?;
-    summarise(outcomes, start.elapsed())
+    let result = summarise(&outcomes, start.elapsed())?;
+    Ok((outcomes.into_iter().map(|outcome| outcome.link).collect(), result))
 }
 
-fn summarise(outcomes: Vec<(Vec<Duration>, Option<anyhow::Error>)>, elapsed: Duration) -> Result<LoadResult> {
+fn summarise(outcomes: &[Outcome], elapsed: Duration) -> Result<LoadResult> {
     let mut histogram: Histogram<u64> = Histogram::new(3)?;
-    let (mut failed, mut first_failure) = (0, None);
-    for (latencies, failure) in outcomes {
-        for latency in latencies {
-            histogram.record(u64::try_from(latency.as_nanos())?)?;
-        }
-        if let Some(failure) = failure {
-            failed += 1;
-            first_failure.get_or_insert(format!("{failure:#}"));
-        }
+    for latency in outcomes.iter().flat_map(|outcome| &outcome.latencies) {
+        histogram.record(u64::try_from(latency.as_nanos())?)?;
     }
+    let failures: Vec<_> = outcomes.iter().filter_map(|outcome| outcome.failure.as_ref()).collect();
     let micros = |nanos: u64| nanos as f64 / 1e3;
     let latency = Latency {
         mean: histogram.mean() / 1e3,
@@ -169,82 +225,49 @@ fn summarise(outcomes: Vec<(Vec<Duration>, Option<anyhow::Error>)>, elapsed: Dur
         p99_9: micros(histogram.value_at_quantile(0.999)),
         max: micros(histogram.max()),
     };
-    Ok(LoadResult { calls: histogram.len(), failed, first_failure, elapsed_seconds: elapsed.as_secs_f64(), latency })
-}
-
-/// The call that is made again and again.
-struct Call {
-    uri: Uri,
-    /// gRPC's frame: no compression, length, message.
-    body: Bytes,
-}
-
-impl Call {
-    fn new(args: &LoadArgs) -> Result<Self> {
-        let mut body = vec![0];
-        body.extend(u32::try_from(args.message_bytes)?.to_be_bytes());
-        body.extend(std::iter::repeat_with(|| fastrand::u8(..)).take(args.message_bytes));
-        let uri = format!("http://{}/weft.bench.v1.Echo/Unary", args.authority).parse()?;
-        Ok(Self { uri, body: body.into() })
-    }
-
-    /// One call, checked: HTTP 200, the message of the request, `grpc-status: 0`.
-    async fn make(&self, connection: &SendRequest<Bytes>) -> Result<()> {
-        let request = Request::post(self.uri.clone())
-            .header("te", "trailers")
-            .header("content-type", "application/grpc")
-            .header("user-agent", "weft-bench")
-            .body(())?;
-        let (answer, mut sending) = connection.clone().ready().await?.send_request(request, false)?;
-        http2::send(&mut sending, self.body.clone(), true).await?;
-        let (head, mut body) = answer.await?.into_parts();
-        ensure!(head.status == 200, "the answer is {}", head.status);
-        let mut received = 0;
-        while let Some(data) = body.data().await {
-            let data = data?;
-            body.flow_control().release_capacity(data.len())?;
-            let is_echo = self.body.get(received..received + data.len()) == Some(&data[..]);
-            ensure!(is_echo, "the answer is not what was sent, within {} bytes at {received}", data.len());
-            received += data.len();
-        }
-        // An answer that is trailers only has its status in the head.
-        let trailers = body.trailers().await?.unwrap_or(head.headers);
-        check_status(&trailers)?;
-        ensure!(received == self.body.len(), "the answer has {received} bytes");
-        Ok(())
-    }
-}
-
-fn check_status(trailers: &HeaderMap) -> Result<()> {
-    let status = trailers.get("grpc-status").context("the answer has no grpc-status")?;
-    if status == "0" {
-        return Ok(());
-    }
-    let text = |name| trailers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes())).unwrap_or_default();
-    bail!("grpc-status {}: {} {}", text("grpc-status"), text("grpc-message"), text("x-weft-error"))
+    Ok(LoadResult {
+        calls: histogram.len(),
+        failed: u64::try_from(failures.len())?,
+        first_failure: failures.first().map(|failure| format!("{failure:#}")),
+        elapsed_seconds: elapsed.as_secs_f64(),
+        latency,
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use clap::Parser;
 
-    fn trailers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
-        pairs.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect()
+    use super::*;
+    use crate::cases;
+
+    #[derive(Parser)]
+    struct Child {
+        #[command(flatten)]
+        args: LoadArgs,
     }
 
     #[test]
-    fn an_error_of_grpc_is_a_failure_though_http_says_200() {
-        assert!(check_status(&trailers(&[("grpc-status", "0")])).is_ok());
-        assert!(check_status(&trailers(&[])).is_err());
-        let error = check_status(&trailers(&[("grpc-status", "14"), ("x-weft-error", "no_endpoint")])).unwrap_err();
-        assert!(error.to_string().contains("14") && error.to_string().contains("no_endpoint"), "{error}");
+    fn a_child_reads_what_its_parent_means() {
+        for case in cases::ALL {
+            let argv = LoadArgs::of(&case, "127.0.0.1:80".parse().unwrap(), "echo", true, Some(0.5));
+            let args = Child::try_parse_from(argv).unwrap_or_else(|e| panic!("{}: {e}", case.name)).args;
+            assert_eq!((args.kind, args.connections, args.streams), (case.kind, case.connections, case.streams));
+            assert_eq!((args.at_most(), args.warm_up_at_most()), (case.at_most, case.warm_up_at_most));
+            assert_eq!((args.http1, args.per_second), (true, Some(0.5)));
+            assert_eq!(args.differing_headers, case.has_differing_headers);
+        }
     }
 
     #[test]
     fn failures_do_not_count_as_calls() {
         let millis = Duration::from_millis;
-        let outcomes = vec![(vec![millis(1), millis(3)], None), (vec![millis(2)], Some(anyhow!("gone")))];
-        let result = summarise(outcomes, millis(5)).unwrap();
+        let link = || Link::New("127.0.0.1:80".parse().unwrap());
+        let outcomes = [
+            Outcome { link: link(), latencies: vec![millis(1), millis(3)], failure: None },
+            Outcome { link: link(), latencies: vec![millis(2)], failure: Some(anyhow!("gone")) },
+        ];
+        let result = summarise(&outcomes, millis(5)).unwrap();
         assert_eq!((result.calls, result.failed, result.first_failure.as_deref()), (3, 1, Some("gone")));
         assert!((result.latency.p50 - 2000.0).abs() < 5.0, "{:?}", result.latency);
     }

@@ -8,8 +8,8 @@ use tokio::time::sleep;
 
 use crate::{
     bed::{AUTHORITY, Way},
-    cases::Case,
-    load::{GRACE, Latency, LoadResult},
+    cases::{Case, Kind},
+    load::{GRACE, Latency, LoadArgs, LoadResult},
     process::{Cpu, Process, Role},
 };
 
@@ -23,6 +23,8 @@ pub(crate) struct Sample {
     /// CPU time of each process divided by the calls, in microseconds.
     pub(crate) cpu_micros: CpuMicros,
     pub(crate) latency_micros: Latency,
+    /// Memory of the relays when all connections were open, before the calls that count.
+    pub(crate) open_rss_bytes: Option<[u64; 2]>,
 }
 
 /// CPU time per call in microseconds.
@@ -34,9 +36,20 @@ pub(crate) struct CpuMicros {
     pub(crate) relays: Option<[f64; 2]>,
 }
 
-/// Measures `case` over `way`: connections and warm-up first, then the calls that count.
-pub(crate) async fn measure(case: &Case, way: &Way) -> Result<Sample> {
-    let (mut load, _) = start_load(case, way, case.warm_up(), case.calls).await?;
+/// Whether the way is called over HTTP/1.1.
+pub(crate) fn is_http1(case: &Case, way: &Way) -> bool {
+    case.kind == Kind::Post && way.takes_http1
+}
+
+/// Measures `case` over `way`: connections and warm-up first, then the calls that count. `per_second` is the pace, where
+/// the load has one.
+pub(crate) async fn measure(case: &Case, way: &Way, per_second: Option<f64>) -> Result<Sample> {
+    let mut load = start_load(case, way, per_second).await?;
+    let relays = way.relays.as_ref();
+    let open_rss_bytes = match relays {
+        Some([out, inward]) => Some([out.rss_bytes()?, inward.rss_bytes()?]),
+        None => None,
+    };
     let before = clocks(&load.process, way)?;
     load.go().await?;
     let line = load.line(case.at_most + GRACE).await?;
@@ -52,12 +65,9 @@ pub(crate) async fn measure(case: &Case, way: &Way) -> Result<Sample> {
         failed: result.failed,
         first_failure: result.first_failure,
         calls_per_second: result.calls as f64 / result.elapsed_seconds,
-        cpu_micros: CpuMicros {
-            client: micros[0],
-            server: micros[1],
-            relays: way.relays.as_ref().map(|_| [micros[2], micros[3]]),
-        },
+        cpu_micros: CpuMicros { client: micros[0], server: micros[1], relays: relays.map(|_| [micros[2], micros[3]]) },
         latency_micros: result.latency,
+        open_rss_bytes,
     })
 }
 
@@ -67,19 +77,12 @@ fn clocks(client: &Process, way: &Way) -> Result<Vec<Cpu>> {
 }
 
 /// Tries single calls until one is answered, for at most `patience`: a mesh learns of its members in its own time.
-pub(crate) async fn probe(way: &Way, patience: Duration) -> Result<()> {
-    let single = Case {
-        name: "probe",
-        connections: 1,
-        streams: 1,
-        message_bytes: 128,
-        calls: 1,
-        at_most: Duration::from_secs(5),
-    };
+pub(crate) async fn probe(case: &Case, way: &Way, patience: Duration) -> Result<()> {
+    let single = case.probe();
     let start = Instant::now();
     loop {
-        match start_load(&single, way, 1, 0).await {
-            Ok((load, _)) => {
+        match start_load(&single, way, None).await {
+            Ok(load) => {
                 load.process.kill().await;
                 return Ok(());
             }
@@ -91,17 +94,11 @@ pub(crate) async fn probe(way: &Way, patience: Duration) -> Result<()> {
     }
 }
 
-async fn start_load(case: &Case, way: &Way, warm_up: u64, calls: u64) -> Result<(Role, String)> {
-    let args = [
-        "load".to_owned(),
-        format!("--to={}", way.address),
-        format!("--authority={AUTHORITY}"),
-        format!("--connections={}", case.connections),
-        format!("--streams={}", case.streams),
-        format!("--message-bytes={}", case.message_bytes),
-        format!("--warm-up={warm_up}"),
-        format!("--calls={calls}"),
-        format!("--at-most-millis={}", case.at_most.as_millis()),
-    ];
-    Role::start(args, case.at_most).await.with_context(|| format!("load {} over {}", case.name, way.name))
+/// A load generator that has opened its connections and warmed up.
+async fn start_load(case: &Case, way: &Way, per_second: Option<f64>) -> Result<Role> {
+    let args = LoadArgs::of(case, way.address, AUTHORITY, is_http1(case, way), per_second);
+    // Connections that are to be idle are opened one after the other.
+    let opening = Duration::from_millis(2) * u32::try_from(case.idle_connections)?;
+    let started = Role::start(args, case.warm_up_at_most + GRACE + opening).await;
+    Ok(started.with_context(|| format!("load {} over {}", case.name, way.name))?.0)
 }

@@ -1,21 +1,34 @@
 //! A child process, and what the kernel says of its CPU time and memory.
 
-use std::{collections::HashMap, ffi::OsStr, fs, io::Read, path::Path, process::Stdio, time::Duration};
+use std::{
+    collections::HashMap,
+    ffi::OsStr,
+    fs,
+    io::Read,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
     process::{Child, ChildStdout, Command},
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 /// How long a child may take to say something, beyond what it was told to do.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a program may take from its start until it is ready.
+const START: Duration = Duration::from_secs(30);
 
 /// A child that is killed when this is dropped.
 pub(crate) struct Process {
     child: Child,
     pid: u32,
+    /// Where what it prints goes to.
+    log: Option<PathBuf>,
 }
 
 impl Process {
@@ -28,7 +41,7 @@ impl Process {
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"WEFT_")) {
             command.env_remove(name);
         }
-        Self::spawn(command)
+        Ok(Self { log: Some(log.to_owned()), ..Self::spawn(command)? })
     }
 
     fn spawn(mut command: Command) -> Result<Self> {
@@ -36,15 +49,24 @@ impl Process {
         let child =
             command.process_group(0).kill_on_drop(true).spawn().with_context(|| format!("can't start {command:?}"))?;
         let pid = child.id().context("a child ended at once")?;
-        Ok(Self { child, pid })
+        Ok(Self { child, pid, log: None })
     }
 
-    /// An error when the process has ended.
-    pub(crate) fn check_alive(&mut self) -> Result<()> {
-        match self.child.try_wait()? {
-            None => Ok(()),
-            Some(status) => bail!("it ended with {status}"),
+    /// Asks every millisecond whether the process is ready, until it is. An error has what it said last.
+    pub(crate) async fn until_ready(&mut self, is_ready: impl AsyncFn() -> bool) -> Result<()> {
+        let start = Instant::now();
+        while !is_ready().await {
+            let end = self.child.try_wait()?;
+            if end.is_some() || start.elapsed() > START {
+                let said = self.log.as_ref().map(fs::read_to_string).transpose()?.unwrap_or_default();
+                let mut last: Vec<_> = said.lines().rev().take(10).collect();
+                last.reverse();
+                let what = end.map_or(format!("not ready after {START:?}"), |status| format!("it ended with {status}"));
+                bail!("{what}; it said last:\n{}", last.join("\n"));
+            }
+            sleep(Duration::from_millis(1)).await;
         }
+        Ok(())
     }
 
     /// Kills the process and waits until it has gone.
@@ -141,6 +163,18 @@ impl Role {
         let line = timeout(at_most + PATIENCE, self.lines.next_line()).await.context("a child says nothing")??;
         line.context("a child has ended early")
     }
+}
+
+/// Lets this process and its children have as many open files as the system allows: one for each connection.
+pub(crate) fn raise_file_limit() -> Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
+        .context("the limit of open files can't be raised")
+}
+
+/// How many open files a process may have.
+pub(crate) fn file_limit() -> u64 {
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
 /// Ends this process when its parent, who holds the other end of stdin, has gone.

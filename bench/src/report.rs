@@ -1,4 +1,9 @@
-//! From samples to figures: medians over the rounds, ratios to the floor, one table, one JSON file.
+//! From samples to figures: medians over the rounds, ratios to the floor; [`text`] prints them, [`goals`] says what the
+//! project wants of them.
+
+pub(crate) mod goals;
+pub(crate) mod spread;
+mod text;
 
 use std::{fs, path::Path};
 
@@ -6,12 +11,14 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use crate::{
-    bed::{Bed, Way},
-    cases::Case,
-    measure::Sample,
+    bed::{FLOOR, Way},
+    cases::{Case, Kind},
+    measure::{Sample, is_http1},
+    peers::Found,
     process::Process,
-    table::Table,
 };
+
+use spread::{Spread, ratios};
 
 /// Everything a run has found.
 #[derive(Serialize)]
@@ -19,15 +26,18 @@ pub(crate) struct Report {
     machine: Machine,
     rounds: u32,
     quick: bool,
+    /// The share of calls that the sidecars traced.
+    traced: f64,
+    peers: Vec<Found>,
     pub(crate) cases: Vec<CaseReport>,
 }
 
 /// Where it was measured.
 #[derive(Serialize)]
 pub(crate) struct Machine {
-    cpus: usize,
-    cpu_model: String,
-    kernel: String,
+    pub(crate) cpus: usize,
+    pub(crate) cpu_model: String,
+    pub(crate) kernel: String,
     /// Of the minute before the run.
     pub(crate) load_average: f64,
 }
@@ -36,67 +46,76 @@ pub(crate) struct Machine {
 #[derive(Serialize)]
 pub(crate) struct CaseReport {
     #[serde(flatten)]
-    case: Case,
+    pub(crate) case: Case,
+    /// Of a load with a pace: calls that fell due in a second.
+    pub(crate) per_second: Option<f64>,
+    /// Ways that could not be measured.
+    pub(crate) absent: Vec<Absent>,
     pub(crate) ways: Vec<WayReport>,
+}
+
+/// A way that could not be measured.
+#[derive(Serialize)]
+pub(crate) struct Absent {
+    pub(crate) name: &'static str,
+    pub(crate) why: String,
 }
 
 /// One load over one way.
 #[derive(Serialize)]
 pub(crate) struct WayReport {
-    name: &'static str,
+    pub(crate) name: &'static str,
+    /// What the load generator spoke.
+    pub(crate) protocol: &'static str,
     pub(crate) samples: Vec<Sample>,
-    memory: Vec<Memory>,
-    sidecar_ready_millis: Vec<f64>,
+    /// Why there are no more samples.
+    pub(crate) error: Option<String>,
+    pub(crate) memory: Vec<Memory>,
+    pub(crate) sidecar_ready_millis: Vec<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    summary: Option<Summary>,
+    pub(crate) summary: Option<Summary>,
 }
 
 /// Resident memory of one process.
 #[derive(Serialize)]
-struct Memory {
-    process: &'static str,
+pub(crate) struct Memory {
+    pub(crate) process: &'static str,
     /// After one call, before the load.
-    idle_bytes: u64,
+    pub(crate) idle_bytes: u64,
     /// The most, at the end of all rounds.
-    peak_bytes: u64,
-}
-
-/// Median and extremes over the rounds.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub(crate) struct Spread {
-    median: f64,
-    min: f64,
-    max: f64,
+    pub(crate) peak_bytes: u64,
 }
 
 /// The figures of a [`WayReport`]; CPU times and latencies in microseconds.
 #[derive(Serialize)]
-struct Summary {
-    calls_per_second: Spread,
-    client_cpu: Spread,
-    server_cpu: Spread,
-    relays: Option<RelaySummary>,
-    latency: LatencySummary,
+pub(crate) struct Summary {
+    pub(crate) calls_per_second: Spread,
+    pub(crate) client_cpu: Spread,
+    pub(crate) server_cpu: Spread,
+    pub(crate) relays: Option<RelaySummary>,
+    pub(crate) latency: LatencySummary,
 }
 
 /// CPU time of the relays: each, their mean, and that of the same round's floor as 1.
 #[derive(Serialize)]
-struct RelaySummary {
-    out_cpu: Spread,
-    in_cpu: Spread,
-    mean_cpu: Spread,
-    out_to_floor: Spread,
-    in_to_floor: Spread,
-    mean_to_floor: Spread,
+pub(crate) struct RelaySummary {
+    pub(crate) out_cpu: Spread,
+    pub(crate) in_cpu: Spread,
+    pub(crate) mean_cpu: Spread,
+    pub(crate) out_to_floor: Spread,
+    pub(crate) in_to_floor: Spread,
+    pub(crate) mean_to_floor: Spread,
 }
 
 #[derive(Serialize)]
-struct LatencySummary {
-    mean: Spread,
-    p50: Spread,
-    p90: Spread,
-    p99: Spread,
-    p99_9: Spread,
+pub(crate) struct LatencySummary {
+    pub(crate) mean: Spread,
+    pub(crate) p50: Spread,
+    pub(crate) p90: Spread,
+    pub(crate) p99: Spread,
+    pub(crate) p99_9: Spread,
+    /// That of the same round's floor as 1.
+    pub(crate) mean_to_floor: Spread,
 }
 
 impl Machine {
@@ -113,37 +132,52 @@ impl Machine {
             load_average: read("/proc/loadavg").split(' ').next().and_then(|load| load.parse().ok()).unwrap_or(0.0),
         }
     }
+
+    /// Says so when others use the machine.
+    pub(crate) fn warn_if_busy(&self) {
+        if self.load_average > 1.0 {
+            let load = self.load_average;
+            eprintln!("The load average is {load}: others are using this machine, do not trust the figures.");
+        }
+    }
 }
 
 impl CaseReport {
-    /// Takes the idle memory of the processes in `bed`.
-    pub(crate) fn new(case: Case, bed: &Bed) -> Result<Self> {
+    /// Takes the idle memory of the processes.
+    pub(crate) fn new(case: Case, per_second: Option<f64>, ways: &[Way], absent: Vec<Absent>) -> Result<Self> {
         let way = |way: &Way| {
             let memory =
                 processes(way).map(|(process, of)| Ok(Memory { process, idle_bytes: of.rss_bytes()?, peak_bytes: 0 }));
             Ok(WayReport {
                 name: way.name,
+                protocol: if is_http1(&case, way) { "HTTP/1.1" } else { "HTTP/2" },
                 samples: Vec::new(),
+                error: None,
                 memory: memory.collect::<Result<_>>()?,
                 sidecar_ready_millis: way.ready_after.iter().map(|after| after.as_secs_f64() * 1e3).collect(),
                 summary: None,
             })
         };
-        Ok(Self { case, ways: bed.ways.iter().map(way).collect::<Result<_>>()? })
+        Ok(Self { case, per_second, absent, ways: ways.iter().map(way).collect::<Result<_>>()? })
     }
 
     /// Takes the peaks of memory and works out the figures, when all rounds are over.
-    pub(crate) fn finish(&mut self, bed: &Bed) -> Result<()> {
-        for (report, way) in std::iter::zip(&mut self.ways, &bed.ways) {
+    pub(crate) fn finish(&mut self, ways: &[Way]) {
+        for (report, way) in std::iter::zip(&mut self.ways, ways) {
             for (memory, (_, process)) in std::iter::zip(&mut report.memory, processes(way)) {
-                memory.peak_bytes = process.peak_rss_bytes()?;
+                // Of a process that has ended there is nothing to be read; the samples' error says why.
+                memory.peak_bytes = process.peak_rss_bytes().unwrap_or_default();
             }
         }
-        let floor: Vec<[f64; 2]> = self.ways.iter().find(|way| way.name == "floor").map_or(Vec::new(), relay_cpu);
+        let floor = self.way(FLOOR).map_or(Vec::new(), |floor| floor.samples.clone());
         for way in &mut self.ways {
-            way.summary = Some(Summary::of(way, &floor).with_context(|| format!("no samples of {}", way.name))?);
+            way.summary = Summary::of(&way.samples, &floor);
         }
-        Ok(())
+    }
+
+    /// One of its ways.
+    pub(crate) fn way(&self, name: &str) -> Option<&WayReport> {
+        self.ways.iter().find(|way| way.name == name)
     }
 }
 
@@ -152,24 +186,39 @@ fn processes(way: &Way) -> impl Iterator<Item = (&'static str, &Process)> {
     std::iter::once(("server", &way.server.process)).chain(relays)
 }
 
-fn relay_cpu(way: &WayReport) -> Vec<[f64; 2]> {
-    way.samples.iter().filter_map(|sample| sample.cpu_micros.relays).collect()
+impl WayReport {
+    /// Its name, and its protocol where the load would have another.
+    pub(crate) fn title(&self, case: &Case) -> String {
+        match (case.kind, self.protocol) {
+            (Kind::Post, "HTTP/2") => format!("{} (HTTP/2)", self.name),
+            _ => self.name.to_owned(),
+        }
+    }
+
+    /// CPU per call of a relay as a ratio to the floor.
+    pub(crate) fn ratio(&self) -> Option<f64> {
+        Some(self.summary.as_ref()?.relays.as_ref()?.mean_to_floor.median)
+    }
 }
 
 impl Summary {
-    fn of(way: &WayReport, floor: &[[f64; 2]]) -> Option<Self> {
-        let spread = |of: fn(&Sample) -> f64| Spread::of(way.samples.iter().map(of));
+    /// `None` without samples.
+    pub(crate) fn of(samples: &[Sample], floor: &[Sample]) -> Option<Self> {
+        let spread = |of: fn(&Sample) -> f64| Spread::of(samples.iter().map(of));
+        let relays =
+            |samples: &[Sample]| samples.iter().filter_map(|sample| sample.cpu_micros.relays).collect::<Vec<_>>();
         Some(Self {
             calls_per_second: spread(|sample| sample.calls_per_second)?,
             client_cpu: spread(|sample| sample.cpu_micros.client)?,
             server_cpu: spread(|sample| sample.cpu_micros.server)?,
-            relays: RelaySummary::of(&relay_cpu(way), floor),
+            relays: RelaySummary::of(&relays(samples), &relays(floor)),
             latency: LatencySummary {
                 mean: spread(|sample| sample.latency_micros.mean)?,
                 p50: spread(|sample| sample.latency_micros.p50)?,
                 p90: spread(|sample| sample.latency_micros.p90)?,
                 p99: spread(|sample| sample.latency_micros.p99)?,
                 p99_9: spread(|sample| sample.latency_micros.p99_9)?,
+                mean_to_floor: ratios(samples, floor, |sample| sample.latency_micros.mean)?,
             },
         })
     }
@@ -177,170 +226,47 @@ impl Summary {
 
 impl RelaySummary {
     fn of(relays: &[[f64; 2]], floor: &[[f64; 2]]) -> Option<Self> {
-        let mean = |[out, inward]: [f64; 2]| (out + inward) / 2.0;
-        let spread = |of: &dyn Fn([f64; 2]) -> f64| Spread::of(relays.iter().copied().map(of));
-        let to_floor = |of: &dyn Fn([f64; 2]) -> f64| {
-            Spread::of(std::iter::zip(relays, floor).map(|(relays, floor)| of(*relays) / of(*floor)))
-        };
+        let mean = |[out, inward]: &[f64; 2]| (out + inward) / 2.0;
         Some(Self {
-            out_cpu: spread(&|[out, _]| out)?,
-            in_cpu: spread(&|[_, inward]| inward)?,
-            mean_cpu: spread(&mean)?,
-            out_to_floor: to_floor(&|[out, _]| out)?,
-            in_to_floor: to_floor(&|[_, inward]| inward)?,
-            mean_to_floor: to_floor(&mean)?,
+            out_cpu: Spread::of(relays.iter().map(|[out, _]| *out))?,
+            in_cpu: Spread::of(relays.iter().map(|[_, inward]| *inward))?,
+            mean_cpu: Spread::of(relays.iter().map(mean))?,
+            out_to_floor: ratios(relays, floor, |[out, _]| *out)?,
+            in_to_floor: ratios(relays, floor, |[_, inward]| *inward)?,
+            mean_to_floor: ratios(relays, floor, mean)?,
         })
-    }
-}
-
-impl Spread {
-    fn of(values: impl Iterator<Item = f64>) -> Option<Self> {
-        let mut values: Vec<f64> = values.collect();
-        values.sort_by(f64::total_cmp);
-        let (min, max) = (*values.first()?, *values.last()?);
-        let upper = values.len() / 2;
-        let median = if values.len() % 2 == 1 { values[upper] } else { (values[upper - 1] + values[upper]) / 2.0 };
-        Some(Self { median, min, max })
-    }
-
-    fn cell(&self, digits: usize) -> String {
-        format!("{:.digits$}", self.median)
-    }
-
-    fn wide_cell(&self, digits: usize) -> String {
-        format!("{:.digits$} ({:.digits$}-{:.digits$})", self.median, self.min, self.max)
     }
 }
 
 impl Report {
     /// An empty one.
-    pub(crate) fn new(machine: Machine, rounds: u32, quick: bool) -> Self {
-        Self { machine, rounds, quick, cases: Vec::new() }
+    pub(crate) fn new(machine: Machine, rounds: u32, quick: bool, traced: f64, peers: &[Found]) -> Self {
+        Self { machine, rounds, quick, traced, peers: peers.to_vec(), cases: Vec::new() }
     }
 
-    /// Writes everything, samples included.
-    pub(crate) fn write(&self, file: &Path) -> Result<()> {
-        if let Some(dir) = file.parent() {
-            fs::create_dir_all(dir)?;
-        }
-        let json = serde_json::to_string_pretty(self)? + "\n";
-        fs::write(file, json).with_context(|| format!("can't write {}", file.display()))
-    }
-
-    /// The first call that failed anywhere.
+    /// The first thing that went wrong anywhere.
     pub(crate) fn first_failure(&self) -> Option<String> {
         self.cases.iter().find_map(|case| {
             case.ways.iter().find_map(|way| {
-                let failure = way.samples.iter().find_map(|sample| sample.first_failure.as_ref())?;
+                let in_samples = || way.samples.iter().find_map(|sample| sample.first_failure.as_ref());
+                let failure = way.error.as_ref().or_else(in_samples)?;
                 Some(format!("{} over {}: {failure}", case.case.name, way.name))
             })
         })
     }
-
-    /// What is printed.
-    pub(crate) fn text(&self) -> String {
-        let mut table = Table::new(&[
-            "load",
-            "way",
-            "calls/s",
-            "client",
-            "server",
-            "out",
-            "in",
-            "out+in /2",
-            "x floor",
-            "out x",
-            "in x",
-            "p50",
-            "p90",
-            "p99",
-            "p99.9",
-            "mean",
-            "RSS out",
-            "RSS in",
-        ]);
-        for case in &self.cases {
-            for (index, way) in case.ways.iter().enumerate() {
-                let name = if index == 0 { case.case.name } else { "" };
-                table.row([name.to_owned(), way.name.to_owned()].into_iter().chain(way.cells()));
-            }
-            table.rule();
-        }
-        let Machine { cpus, cpu_model, kernel, load_average } = &self.machine;
-        let rounds = self.rounds;
-        format!(
-            "{cpus} CPUs {cpu_model}, kernel {kernel}, load average before {load_average}\n\
-             Medians (min-max) of {rounds} rounds. client … in: CPU µs per call of each process; x floor: ratio to the \
-             floor of the same round;\np50 … mean: latency in µs; RSS: MiB idle > at peak.\n\n{table}\n{}",
-            self.figures()
-        )
-    }
-
-    /// The figures that the project wants to reach, and what was measured.
-    fn figures(&self) -> String {
-        let weft = |name: &str| {
-            let case = self.cases.iter().find(|case| case.case.name == name)?;
-            case.ways.iter().find(|way| way.name == "weft")
-        };
-        let ratio = |name| Some(weft(name)?.summary.as_ref()?.relays.as_ref()?.mean_to_floor.median);
-        let ways = || self.cases.iter().flat_map(|case| &case.ways).filter(|way| way.name == "weft");
-        let idle = ways().flat_map(|way| &way.memory).filter(|memory| memory.process != "server");
-        let idle = Spread::of(idle.map(|memory| memory.idle_bytes as f64 / 1e6));
-        let ready = Spread::of(ways().flat_map(|way| way.sidecar_ready_millis.iter().copied()));
-        let rows = [
-            ("CPU per call and sidecar at 8x32", ratio("8x32"), 2.0, "x floor"),
-            ("CPU per call and sidecar at 1x1", ratio("1x1"), 1.3, "x floor"),
-            ("RSS of an idle sidecar, the largest", idle.map(|idle| idle.max), 15.0, "MB"),
-            ("Sidecar ready after its start, median", ready.map(|ready| ready.median), 100.0, "ms"),
-        ];
-        let line = |(what, value, wanted, unit): (&str, Option<f64>, f64, &str)| {
-            let value = value?;
-            let verdict = if value <= wanted { "reached" } else { "missed" };
-            Some(format!("{what}: {value:.2} {unit} (wanted: at most {wanted}): {verdict}\n"))
-        };
-        rows.into_iter().filter_map(line).collect()
-    }
 }
 
-impl WayReport {
-    /// The cells of the table after load and way.
-    fn cells(&self) -> Vec<String> {
-        let Some(Summary { calls_per_second, client_cpu, server_cpu, relays, latency }) = &self.summary else {
-            return Vec::new();
-        };
-        let mut cells = vec![calls_per_second.cell(0), client_cpu.cell(1), server_cpu.cell(1)];
-        match relays {
-            Some(relays) => cells.extend([
-                relays.out_cpu.cell(1),
-                relays.in_cpu.cell(1),
-                relays.mean_cpu.wide_cell(1),
-                relays.mean_to_floor.wide_cell(2),
-                relays.out_to_floor.cell(2),
-                relays.in_to_floor.cell(2),
-            ]),
-            None => cells.extend(vec![String::new(); 6]),
-        }
-        let LatencySummary { mean, p50, p90, p99, p99_9 } = latency;
-        cells.extend([p50, p90, p99, p99_9, mean].map(|spread| spread.cell(0)));
-        let relays = self.memory.iter().filter(|memory| memory.process != "server");
-        let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
-        cells.extend(
-            relays.map(|memory| format!("{:.1} > {:.1}", mebibytes(memory.idle_bytes), mebibytes(memory.peak_bytes))),
-        );
-        cells
+/// Writes a file, and the folder that it is in.
+pub(crate) fn write(file: &Path, text: &str) -> Result<()> {
+    if let Some(dir) = file.parent() {
+        fs::create_dir_all(dir)?;
     }
+    fs::write(file, text).with_context(|| format!("can't write {}", file.display()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_median_of_an_even_number_is_between_the_middle_two() {
-        assert_eq!(Spread::of([3.0, 1.0].into_iter()), Some(Spread { median: 2.0, min: 1.0, max: 3.0 }));
-        assert_eq!(Spread::of([5.0, 1.0, 2.0].into_iter()).map(|spread| spread.median), Some(2.0));
-        assert_eq!(Spread::of(std::iter::empty()), None);
-    }
 
     #[test]
     fn ratios_are_taken_within_a_round() {

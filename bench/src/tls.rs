@@ -1,12 +1,12 @@
-//! Certificates and TLS settings of the floor: those of the sidecars (P-256, TLS 1.3, X25519MLKEM768, no resumption),
-//! but with names checked by rustls itself.
+//! Certificates of the floor and of the peers, and TLS settings of the floor: those of the sidecars (P-256, TLS 1.3,
+//! X25519MLKEM768, no resumption), but with names checked by rustls itself.
 
 use std::{path::Path, sync::Arc};
 
 use anyhow::{Context, Result};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
-    PKCS_ECDSA_P256_SHA256,
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
 };
 use rustls::{
     ClientConfig, RootCertStore, ServerConfig,
@@ -17,22 +17,27 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 
-/// The name in the certificate of both relays.
+/// The name in the certificate of both relays; the peers' configurations have it too.
 pub(crate) const NAME: &str = "floor.bench";
 
 const ROOT: &str = "root.pem";
 const CERTIFICATE: &str = "relay.pem";
 const KEY: &str = "relay.key.pem";
+/// Certificate and key, as HAProxy wants them.
+const BOTH: &str = "relay.both.pem";
 
 /// Makes a root and one certificate for both relays, as files in `dir`.
 pub(crate) fn write_certificates(dir: &Path) -> Result<()> {
     let mut root = CertificateParams::new([])?;
+    root.distinguished_name.push(DnType::CommonName, "weft-bench");
     root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     root.key_usages = vec![KeyUsagePurpose::KeyCertSign];
     let root = CertifiedIssuer::self_signed(root, KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?)?;
 
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
     let mut leaf = CertificateParams::new([NAME.to_owned()])?;
+    // For those who can't check the alternative name. Also, a certificate with its issuer's name passes for self-signed.
+    leaf.distinguished_name.push(DnType::CommonName, NAME);
     leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     let leaf = leaf.signed_by(&key, &root)?;
@@ -40,6 +45,7 @@ pub(crate) fn write_certificates(dir: &Path) -> Result<()> {
     std::fs::write(dir.join(ROOT), root.pem())?;
     std::fs::write(dir.join(CERTIFICATE), leaf.pem())?;
     std::fs::write(dir.join(KEY), key.serialize_pem())?;
+    std::fs::write(dir.join(BOTH), leaf.pem() + &key.serialize_pem())?;
     Ok(())
 }
 

@@ -2,33 +2,31 @@
 
 use std::{
     fs,
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     process::Command,
-    time::sleep,
 };
 
-use crate::process::Process;
+use crate::{contract, ports::free_ports, process::Process};
 
 const CONTROL: &str = "weft-control";
 const SIDECAR: &str = "weft-sidecar";
 
-const TRUST_DOMAIN: &str = "weft.local";
+/// Of every mesh here.
+pub(crate) const TRUST_DOMAIN: &str = "weft.local";
 const NAMESPACE: &str = "bench";
-const SERVICE: &str = "echo";
+/// The service that is called.
+pub(crate) const SERVICE: &str = "echo";
 /// The account of the load generator.
 const CLIENT: &str = "load";
-
-/// How long a part of the mesh may take to say that it is ready.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The mesh's programs, and how the sidecars are to be run.
 pub(crate) struct WeftOptions {
@@ -36,16 +34,14 @@ pub(crate) struct WeftOptions {
     programs: TempDir,
     /// The program that is not there, if any.
     pub(crate) missing: Option<PathBuf>,
-    /// Measure a way with this share of traced calls too.
-    pub(crate) traced: Option<f64>,
     sidecar_args: Vec<String>,
 }
 
 impl WeftOptions {
     /// Takes the programs in `bin_dir`, or beside this one.
-    pub(crate) fn find(bin_dir: Option<PathBuf>, traced: Option<f64>, sidecar_args: Vec<String>) -> Result<Self> {
+    pub(crate) fn find(bin_dir: Option<&Path>, sidecar_args: Vec<String>) -> Result<Self> {
         let dir = match bin_dir {
-            Some(dir) => dir,
+            Some(dir) => dir.to_owned(),
             None => std::env::current_exe()?.parent().context("this program is in no folder")?.to_owned(),
         };
         let programs = TempDir::new()?;
@@ -58,7 +54,7 @@ impl WeftOptions {
                 missing = Some(file);
             }
         }
-        Ok(Self { programs, missing, traced, sidecar_args })
+        Ok(Self { programs, missing, sidecar_args })
     }
 
     fn program(&self, name: &str) -> PathBuf {
@@ -66,21 +62,43 @@ impl WeftOptions {
     }
 }
 
+/// What is particular to one mesh.
+pub(crate) struct Setup {
+    /// The share of calls whose traces go to the control plane; none where nobody is told to take them.
+    pub(crate) traced: Option<f64>,
+    /// The methods of the echo server's contract.
+    pub(crate) methods: usize,
+    /// Whether the server's sidecar listens on every address, so that it can be announced many times.
+    pub(crate) is_everywhere: bool,
+    /// For both sidecars.
+    pub(crate) workers: usize,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self { traced: None, methods: 1, is_everywhere: false, workers: 1 }
+    }
+}
+
 /// A running mesh.
 pub(crate) struct Weft {
     pub(crate) control: Process,
+    /// Where the control plane takes calls.
+    pub(crate) control_address: SocketAddr,
     /// The client's and the server's.
     pub(crate) sidecars: [Process; 2],
     /// From the start of each sidecar until it was ready.
     pub(crate) ready_after: [Duration; 2],
     /// Where the client's sidecar takes calls.
     pub(crate) outbound: SocketAddr,
+    /// Where the server's sidecar takes those of others.
+    pub(crate) inbound: SocketAddr,
     pub(crate) dir: TempDir,
 }
 
 impl Weft {
-    /// Starts the parts one after the other. `traced` is the share of calls whose traces go to the control plane.
-    pub(crate) async fn start(options: &WeftOptions, echo: SocketAddr, traced: Option<f64>) -> Result<Self> {
+    /// Starts the parts one after the other.
+    pub(crate) async fn start(options: &WeftOptions, echo: SocketAddr, setup: &Setup) -> Result<Self> {
         let dir = TempDir::new()?;
         let [listen, dashboard] = free_ports()?;
         let state = dir.path().join("control");
@@ -92,13 +110,16 @@ impl Weft {
             format!("--trust-domain={TRUST_DOMAIN}"),
         ];
         let mut control = Process::start(&options.program(CONTROL), args, &log)?;
-        until_ready(&mut control, dashboard, &log).await.context("the control plane")?;
+        until_ready(&mut control, dashboard).await.context("the control plane")?;
 
-        let mesh = Mesh { options, dir: dir.path(), control: listen, dashboard, traced };
+        let descriptors = dir.path().join("echo.binpb");
+        fs::write(&descriptors, contract::descriptors(setup.methods))?;
+        let mesh = Mesh { options, dir: dir.path(), control: listen, dashboard, setup };
         let fronted = [
             format!("--service={SERVICE}"),
             format!("--namespace={NAMESPACE}"),
             format!("--app={echo}"),
+            format!("--descriptors={}", descriptors.display()),
             "--protocol=grpc".to_owned(),
             "--health=tcp".to_owned(),
         ];
@@ -106,11 +127,23 @@ impl Weft {
         let outer = mesh.sidecar(CLIENT, &[]).await.context("the client's sidecar")?;
         Ok(Self {
             control,
+            control_address: listen,
             sidecars: [outer.process, inner.process],
             ready_after: [outer.ready_after, inner.ready_after],
             outbound: outer.outbound,
+            inbound: inner.inbound,
             dir,
         })
+    }
+
+    /// The roots of this mesh, PEM.
+    pub(crate) fn bundle(&self) -> Result<Vec<u8>> {
+        Ok(fs::read(self.dir.path().join("control/bundle.pem"))?)
+    }
+
+    /// A token with which one more endpoint of the service joins.
+    pub(crate) async fn join_token(&self, options: &WeftOptions) -> Result<String> {
+        join_token(options, self.dir.path(), SERVICE).await
     }
 }
 
@@ -120,22 +153,24 @@ struct Mesh<'a> {
     dir: &'a Path,
     control: SocketAddr,
     dashboard: SocketAddr,
-    traced: Option<f64>,
+    setup: &'a Setup,
 }
 
 struct Sidecar {
     process: Process,
     ready_after: Duration,
     outbound: SocketAddr,
+    inbound: SocketAddr,
 }
 
 impl Mesh<'_> {
     async fn sidecar(&self, account: &str, more: &[String]) -> Result<Sidecar> {
         let [outbound, inbound, admin, metrics] = free_ports()?;
         let token = self.dir.join(format!("{account}.token"));
-        fs::write(&token, self.join_token(account).await?)?;
+        fs::write(&token, join_token(self.options, self.dir, account).await?)?;
         let log = self.dir.join(format!("{account}.log"));
         let bundle = self.dir.join("control/bundle.pem");
+        let inbound_ip = if self.setup.is_everywhere { "0.0.0.0" } else { "127.0.0.1" };
         let mut args = vec![
             format!("--trust-domain={TRUST_DOMAIN}"),
             format!("--control-plane=https://{}", self.control),
@@ -143,11 +178,12 @@ impl Mesh<'_> {
             format!("--join-token-file={}", token.display()),
             format!("--state-dir={}", self.dir.join(account).display()),
             format!("--outbound={outbound}"),
-            format!("--inbound={inbound}"),
+            format!("--inbound={inbound_ip}:{}", inbound.port()),
             format!("--admin={admin}"),
             format!("--metrics={metrics}"),
+            format!("--workers={}", self.setup.workers),
         ];
-        if let Some(ratio) = self.traced {
+        if let Some(ratio) = self.setup.traced {
             args.extend([format!("--otlp=http://{}", self.dashboard), format!("--sample-ratio={ratio}")]);
         }
         args.extend_from_slice(more);
@@ -155,39 +191,27 @@ impl Mesh<'_> {
 
         let start = Instant::now();
         let mut process = Process::start(&self.options.program(SIDECAR), args, &log)?;
-        until_ready(&mut process, metrics, &log).await?;
-        Ok(Sidecar { process, ready_after: start.elapsed(), outbound })
-    }
-
-    async fn join_token(&self, account: &str) -> Result<String> {
-        let identity = format!("spiffe://{TRUST_DOMAIN}/ns/{NAMESPACE}/sa/{account}");
-        let output = Command::new(self.options.program(CONTROL))
-            .args(["token", "--identity", &identity, "--ttl", "24h", "--state-dir"])
-            .arg(self.dir.join("control"))
-            .kill_on_drop(true)
-            .output()
-            .await?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "no join token for {identity}: {said}");
-        Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+        until_ready(&mut process, metrics).await?;
+        Ok(Sidecar { process, ready_after: start.elapsed(), outbound, inbound })
     }
 }
 
+async fn join_token(options: &WeftOptions, dir: &Path, account: &str) -> Result<String> {
+    let identity = format!("spiffe://{TRUST_DOMAIN}/ns/{NAMESPACE}/sa/{account}");
+    let output = Command::new(options.program(CONTROL))
+        .args(["token", "--identity", &identity, "--ttl", "24h", "--state-dir"])
+        .arg(dir.join("control"))
+        .kill_on_drop(true)
+        .output()
+        .await?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "no join token for {identity}: {said}");
+    Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+}
+
 /// Asks `/readyz` until the answer is 200.
-async fn until_ready(process: &mut Process, probe: SocketAddr, log: &Path) -> Result<()> {
-    let start = Instant::now();
-    while !is_ready(probe).await {
-        let alive = process.check_alive();
-        if alive.is_err() || start.elapsed() > PATIENCE {
-            let said = fs::read_to_string(log).unwrap_or_default();
-            let mut last: Vec<_> = said.lines().rev().take(10).collect();
-            last.reverse();
-            alive.with_context(|| last.join("\n"))?;
-            bail!("not ready after {PATIENCE:?}; it said last:\n{}", last.join("\n"));
-        }
-        sleep(Duration::from_millis(1)).await;
-    }
-    Ok(())
+async fn until_ready(process: &mut Process, probe: SocketAddr) -> Result<()> {
+    process.until_ready(async || is_ready(probe).await).await
 }
 
 async fn is_ready(probe: SocketAddr) -> bool {
@@ -201,11 +225,4 @@ async fn is_ready(probe: SocketAddr) -> bool {
         std::io::Result::Ok(&status == b"HTTP/1.1 200")
     };
     matches!(tokio::time::timeout(Duration::from_secs(1), ask).await, Ok(Ok(true)))
-}
-
-/// Ports that were free a moment ago: all are taken before the first is given back, so they differ.
-fn free_ports<const N: usize>() -> Result<[SocketAddr; N]> {
-    let listeners = (0..N).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<std::io::Result<Vec<_>>>()?;
-    let addresses = listeners.iter().map(TcpListener::local_addr).collect::<std::io::Result<Vec<_>>>()?;
-    addresses.try_into().ok().context("as many addresses as listeners")
 }

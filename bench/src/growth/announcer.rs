@@ -1,0 +1,150 @@
+//! Endpoints that are only announced: each is another address of the one sidecar that is there, which listens on all of
+//! loopback. They join as its service does, with a token, and show the same identity.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use hyper_util::rt::TokioIo;
+use tokio::{net::TcpStream, sync::mpsc, task::JoinHandle};
+use tokio_rustls::TlsConnector;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{
+    Streaming,
+    transport::{Channel, Endpoint as ChannelEndpoint, Uri},
+};
+use weft_contracts::weft::{
+    discovery::v1::{
+        Announce, AnnounceRequest, AnnounceResponse, Endpoint, Health, Heartbeat, Protocol, announce_request::What,
+        registry_client::RegistryClient,
+    },
+    identity::v1::{SignRequest, identity_client::IdentityClient},
+};
+use weft_mesh::{
+    identity::SpiffeId,
+    limits,
+    tls::{self, Svid, TrustBundle, WorkloadKey},
+};
+
+use crate::{
+    bed::{AUTHORITY, Joinable},
+    weft::TRUST_DOMAIN,
+};
+
+/// Streams on one connection to the control plane, which takes few more.
+const STREAMS: usize = limits::CONTROL_STREAMS as usize / 2;
+/// The control plane forgets who is silent for longer.
+const HEARTBEAT: Duration = Duration::from_secs(limits::ENDPOINT_EXPIRY.as_secs() / 3);
+
+/// Announces endpoints for as long as it lives.
+pub(super) struct Announcer {
+    heartbeats: JoinHandle<()>,
+}
+
+/// One endpoint's stream.
+struct Membership {
+    requests: mpsc::Sender<AnnounceRequest>,
+    /// The control plane ends a stream that nobody reads.
+    _answers: Streaming<AnnounceResponse>,
+}
+
+impl Announcer {
+    /// Announces so many endpoints, and returns when the control plane has taken them all.
+    pub(super) async fn start(mesh: &Joinable, count: usize) -> Result<Self> {
+        let bundle = TrustBundle::from_pem(&mesh.bundle)?;
+        let svid = join(mesh, &bundle).await?;
+        let mut members = Vec::new();
+        let mut channel = connect(mesh.control, Some(&svid), &bundle).await?;
+        for index in 0..count {
+            if index % STREAMS == STREAMS - 1 {
+                channel = connect(mesh.control, Some(&svid), &bundle).await?;
+            }
+            let address = SocketAddr::from((address(index), mesh.inbound.port()));
+            members.push(announce(channel.clone(), index, address, svid.id()).await?);
+        }
+        Ok(Self { heartbeats: tokio::spawn(keep(members)) })
+    }
+}
+
+impl Drop for Announcer {
+    fn drop(&mut self) {
+        self.heartbeats.abort();
+    }
+}
+
+/// An address of loopback that no other endpoint has; 127.0.0.x are left to what is there anyway.
+fn address(index: usize) -> Ipv4Addr {
+    let host = u32::try_from(index).unwrap_or(u32::MAX) + 0x7f00_0100;
+    Ipv4Addr::from(host)
+}
+
+async fn join(mesh: &Joinable, bundle: &TrustBundle) -> Result<Svid> {
+    let key = WorkloadKey::generate()?;
+    let request = SignRequest { csr_der: key.signing_request()?.into(), join_token: mesh.join_token.clone() };
+    let channel = connect(mesh.control, None, bundle).await?;
+    let signed = IdentityClient::new(channel).sign(request).await.context("no identity for endpoints")?.into_inner();
+    Ok(key.into_svid(signed.chain_der.into_iter().map(Into::into).collect())?)
+}
+
+async fn connect(to: SocketAddr, svid: Option<&Svid>, bundle: &TrustBundle) -> Result<Channel> {
+    let control = SpiffeId::of_control_plane(&TRUST_DOMAIN.parse()?);
+    let name = tls::server_name(&control);
+    let connector = TlsConnector::from(tls::client_config(svid, bundle, control)?);
+    let connector = tower::service_fn(move |_: Uri| {
+        let (connector, name) = (connector.clone(), name.clone());
+        async move { connector.connect(name, TcpStream::connect(to).await?).await.map(TokioIo::new) }
+    });
+    let channel = ChannelEndpoint::from_static("http://control.weft").connect_with_connector(connector).await;
+    channel.context("no connection to the control plane")
+}
+
+async fn announce(channel: Channel, index: usize, address: SocketAddr, id: &SpiffeId) -> Result<Membership> {
+    let endpoint = Endpoint {
+        id: format!("announced-{index}"),
+        address: address.to_string(),
+        spiffe_id: id.to_string(),
+        health: Health::Up.into(),
+    };
+    // Without contracts: the sidecar that is there has told them.
+    let announce = Announce {
+        service: AUTHORITY.to_owned(),
+        endpoint: Some(endpoint),
+        protocol: Protocol::Http2.into(),
+        ..Announce::default()
+    };
+    let (requests, queue) = mpsc::channel(2);
+    requests.send(AnnounceRequest { what: Some(What::Announce(announce)) }).await?;
+    let opened = RegistryClient::new(channel).announce(ReceiverStream::new(queue)).await;
+    let mut answers = opened.context("an endpoint can't be announced")?.into_inner();
+    answers.message().await.context("an endpoint was not taken")?.context("an endpoint was not answered")?;
+    Ok(Membership { requests, _answers: answers })
+}
+
+/// Says that all endpoints are alive.
+async fn keep(members: Vec<Membership>) {
+    let mut ticks = tokio::time::interval(HEARTBEAT);
+    loop {
+        ticks.tick().await;
+        for member in &members {
+            let what = Some(What::Heartbeat(Heartbeat { health: Health::Up.into() }));
+            // A member whose stream has ended is missed by the calls that fail.
+            let _ = member.requests.try_send(AnnounceRequest { what });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn every_endpoint_has_an_address_of_its_own_on_loopback() {
+        let addresses: HashSet<_> = (0..999).map(address).collect();
+        assert_eq!(addresses.len(), 999);
+        assert!(addresses.iter().all(Ipv4Addr::is_loopback));
+    }
+}
