@@ -29,25 +29,34 @@ pub struct Headers {
     fields: Vec<Field>,
     /// Where the first pseudo-header of each name is in `fields`, plus one; 0 when there is none.
     pseudo: [u32; LAST_PSEUDO as usize],
-    /// Names that are (or were) in the list: a bit for each id, the lowest for those not known.
-    present: u128,
-    len: usize,
+    /// A bit for each name that is (or was) in the list, by [`bit`]: most look-ups are of names that are not there.
+    present: u64,
+    removed: usize,
     list_bytes: usize,
 }
-
-const _: () = assert!(TEXTS.len() <= 128, "`Headers::present` has a bit for each known name");
 
 /// A field of a list; the bytes are in [`Headers::text`].
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Field {
     start: u32,
     /// 0 when the name is known.
-    name_len: u32,
+    pub(crate) name_len: u32,
     value_len: u32,
     pub(crate) origin: Origin,
     pub(crate) id: Id,
     pub(crate) is_sensitive: bool,
     is_removed: bool,
+}
+
+/// What there is to say of a field that is added, but for its text.
+pub(crate) struct Record {
+    pub(crate) id: Id,
+    pub(crate) is_sensitive: bool,
+    /// 0 when the name is known.
+    pub(crate) name_len: u32,
+    /// What it adds to the list's size.
+    pub(crate) bytes: u32,
+    pub(crate) origin: Origin,
 }
 
 /// What decoding a field has shown, and encoding it again can use.
@@ -84,18 +93,18 @@ impl Headers {
         self.fields.clear();
         self.pseudo = Default::default();
         self.present = 0;
-        self.len = 0;
+        self.removed = 0;
         self.list_bytes = 0;
     }
 
     /// Whether there is no field, not even a pseudo-header.
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.len() == 0
     }
 
     /// How many fields there are, pseudo-headers included.
     pub fn len(&self) -> usize {
-        self.len
+        self.fields.len() - self.removed
     }
 
     /// The list's size as RFC 9113, section 6.5.2 counts it: names, values, and 32 bytes for each field.
@@ -156,20 +165,20 @@ impl Headers {
 
     /// The values of the fields of this name, in order.
     pub fn all(&self, name: Name) -> impl Iterator<Item = &[u8]> {
-        let is_there = self.present & (1 << name.id()) != 0;
+        let is_there = self.may_have(name);
         let fields: &[Field] = if is_there { &self.fields } else { &[] };
         fields.iter().filter(move |field| self.has_name(field, name)).map(|field| self.value(field))
     }
 
     /// Makes this the only value of the name. A field that was there keeps its place.
     pub fn set(&mut self, name: Name, value: &[u8]) {
-        if self.present & (1 << name.id()) == 0 {
+        if !self.may_have(name) {
             return self.append(name, value);
         }
         let Some(at) = self.fields.iter().position(|field| self.has_name(field, name)) else {
             return self.append(name, value);
         };
-        if self.len > 1 {
+        if self.len() > 1 {
             self.remove_from(at + 1, name);
         }
         self.replace(at, name, value);
@@ -212,70 +221,76 @@ impl Headers {
     }
 
     fn add(&mut self, id: Id, name: &[u8], value: &[u8], is_sensitive: bool) {
-        let name_len = if id == OTHER { name.len() } else { TEXTS[usize::from(id)].len() };
-        let bytes = name_len + value.len() + FIELD_OVERHEAD;
-        self.add_decoded(id, name, value, bytes, is_sensitive, Origin::default());
+        let start = self.text.len();
+        self.text.extend_from_slice(name);
+        self.text.extend_from_slice(value);
+        let known_len = TEXTS[usize::from(id)].len();
+        let bytes = length(known_len + name.len() + value.len() + FIELD_OVERHEAD);
+        self.push(start, Record { id, is_sensitive, name_len: length(name.len()), bytes, origin: Origin::default() });
     }
 
-    /// Adds a field whose name is known by `id`, and empty, or else is `name`. `bytes` is what it adds to the list's size.
-    #[inline]
-    pub(crate) fn add_decoded(
-        &mut self,
-        id: Id,
-        name: &[u8],
-        value: &[u8],
-        bytes: usize,
-        is_sensitive: bool,
-        origin: Origin,
-    ) {
-        let start = length(self.text.len());
-        if id == OTHER {
-            self.text.extend_from_slice(name);
-        }
-        self.text.extend_from_slice(value);
-        let (name_len, value_len) = (length(name.len()), length(value.len()));
-        self.present |= 1 << id;
-        self.len += 1;
-        self.list_bytes += bytes;
+    /// Adds a field; `text` is its name, when that is not known, and its value behind it.
+    #[inline(always)]
+    pub(crate) fn add_decoded(&mut self, text: &[u8], record: Record) {
+        let start = self.text.len();
+        self.text.extend_from_slice(text);
+        self.push(start, record);
+    }
+
+    /// Adds the field whose text is from `start` on.
+    #[inline(always)]
+    fn push(&mut self, start: usize, record: Record) {
+        let Record { id, is_sensitive, name_len, bytes, origin } = record;
+        let end = length(self.text.len());
+        self.present |= bit(id);
+        self.list_bytes += bytes as usize;
         let at = self.fields.len();
+        let (start, value_len) = (start as u32, end - start as u32 - name_len);
         self.fields.push(Field { start, name_len, value_len, origin, id, is_sensitive, is_removed: false });
         if is_pseudo(id) {
             self.place_pseudo(id, at);
         }
     }
 
-    /// Moves the pseudo-header that was put at the end to where it belongs, and notes where it is.
+    /// Notes where the pseudo-header is that was put at the end, or has to be moved to.
+    #[inline(always)]
     fn place_pseudo(&mut self, id: Id, mut at: usize) {
         if at > 0 && !is_pseudo(self.fields[at - 1].id) {
-            at = self.fields.iter().position(|field| !is_pseudo(field.id)).unwrap_or(at);
-            self.fields[at..].rotate_right(1);
+            at = self.move_pseudo(at);
         }
         let slot = &mut self.pseudo[usize::from(id) - 1];
         if *slot == 0 {
-            *slot = length(at + 1);
+            *slot = at as u32 + 1;
         }
+    }
+
+    #[cold]
+    fn move_pseudo(&mut self, at: usize) -> usize {
+        let at = self.fields.iter().position(|field| !is_pseudo(field.id)).unwrap_or(at);
+        self.fields[at..].rotate_right(1);
+        at
     }
 
     /// Removes all fields of this name, and says whether there was one.
     pub fn remove(&mut self, name: Name) -> bool {
-        self.present & (1 << name.id()) != 0 && self.remove_from(0, name)
+        self.may_have(name) && self.remove_from(0, name)
     }
 
     fn remove_from(&mut self, start: usize, name: Name) -> bool {
-        let before = self.len;
+        let before = self.removed;
         for at in start..self.fields.len() {
             let field = self.fields[at];
             if !self.has_name(&field, name) {
                 continue;
             }
             self.fields[at].is_removed = true;
-            self.len -= 1;
+            self.removed += 1;
             self.list_bytes -= self.name(&field).len() + field.value_len as usize + FIELD_OVERHEAD;
             if is_pseudo(field.id) && self.pseudo[usize::from(field.id) - 1] as usize == at + 1 {
                 self.pseudo[usize::from(field.id) - 1] = 0;
             }
         }
-        self.len < before
+        self.removed > before
     }
 
     /// All fields in order, pseudo-headers included, as name and value.
@@ -300,7 +315,7 @@ impl Headers {
         self.fields.extend_from_slice(&other.fields);
         self.pseudo = other.pseudo;
         self.present = other.present;
-        self.len = other.len;
+        self.removed = other.removed;
         self.list_bytes = other.list_bytes;
     }
 
@@ -328,9 +343,25 @@ impl Headers {
         &self.text[start..start + field.value_len as usize]
     }
 
-    /// Whether the list ever had a field of this known name since it was cleared.
-    pub(crate) fn has_known(&self, id: Id) -> bool {
-        self.present & (1 << id) != 0
+    /// Name and value, or the value alone when the name is known.
+    #[inline]
+    pub(crate) fn text(&self, field: &Field) -> &[u8] {
+        let start = field.start as usize;
+        &self.text[start..start + (field.name_len + field.value_len) as usize]
+    }
+
+    /// Whether this pseudo-header could be added: it is not there, and no other field is.
+    #[inline]
+    pub(crate) fn takes_pseudo(&self, id: Id) -> bool {
+        self.pseudo[usize::from(id) - 1] == 0 && self.fields.last().is_none_or(|last| is_pseudo(last.id))
+    }
+
+    pub(crate) fn has_pseudo(&self, id: Id) -> bool {
+        self.pseudo[usize::from(id) - 1] != 0
+    }
+
+    fn may_have(&self, name: Name) -> bool {
+        self.present & bit(name.id()) != 0
     }
 
     fn has_name(&self, field: &Field, name: Name) -> bool {
@@ -340,6 +371,12 @@ impl Headers {
     }
 }
 
+/// Its place in [`Headers::present`], which some names share.
+#[inline]
+fn bit(id: Id) -> u64 {
+    1 << (id % 64)
+}
+
 /// Whether the id is that of a known pseudo-header.
 #[inline]
 pub(crate) fn is_pseudo(id: Id) -> bool {
@@ -347,6 +384,7 @@ pub(crate) fn is_pseudo(id: Id) -> bool {
 }
 
 /// A length or a place in a list. Lists are bounded far below this, by the limit on what a peer may send.
+#[inline]
 fn length(bytes: usize) -> u32 {
     u32::try_from(bytes).expect("a header list is smaller than 4 GiB")
 }
@@ -354,7 +392,7 @@ fn length(bytes: usize) -> u32 {
 /// Equal lists have the same fields in the same order.
 impl PartialEq for Headers {
     fn eq(&self, other: &Headers) -> bool {
-        self.len == other.len && self.iter().eq(other.iter())
+        self.len() == other.len() && self.iter().eq(other.iter())
     }
 }
 

@@ -1,9 +1,10 @@
 //! From a header block to a list of fields.
 
-use super::table::{DEFAULT_TABLE_BYTES, Table, field_bytes};
-use super::{hash, huffman, static_table};
+use super::static_table::{self, STATIC_LEN};
+use super::table::{DEFAULT_TABLE_BYTES, Entry, Table, field_bytes};
+use super::{hash, huffman};
 use crate::headers::name::{self, Id, OTHER};
-use crate::headers::{Headers, Origin, is_pseudo};
+use crate::headers::{Headers, Origin, Record, is_pseudo};
 
 /// Why a header block can't be decoded. The tables of the two ends are out of step from there on, so it is an error of the connection:
 /// COMPRESSION_ERROR (RFC 9113, section 4.3).
@@ -91,13 +92,7 @@ impl Decoder {
         headers: &mut Headers,
     ) -> Result<Decoded, HpackError> {
         headers.clear();
-        let mut list = List {
-            headers,
-            decoded: Decoded::default(),
-            bytes_left: max_list_bytes,
-            is_full: false,
-            has_fields: false,
-        };
+        let mut list = List { headers, decoded: Decoded::default(), max_bytes: max_list_bytes };
         let mut block = Block(block);
         self.resize(&mut block)?;
         while let Some(&first) = block.0.first() {
@@ -130,21 +125,22 @@ impl Decoder {
         Ok(())
     }
 
+    #[inline]
     fn indexed(&mut self, index: u32, list: &mut List<'_>) -> Result<(), HpackError> {
         let index = index as usize;
-        if index == 0 {
-            return Err(HpackError::Index);
-        }
-        if index <= static_table::STATIC_LEN {
-            let (id, value) = static_table::field(index);
-            let origin = Origin { static_index: index as u8, ..Origin::default() };
-            list.add(id, b"", value, field_bytes(id, b"", value), None, false, origin);
+        if let Some(entry) = self.table.get(index.wrapping_sub(STATIC_LEN + 1)) {
+            let origin = Origin { hash: entry.hash, static_index: 0, is_repeated: true };
+            let Entry { id, name_len, bytes, fault, .. } = *entry;
+            list.add(self.table.text(entry), Record { id, is_sensitive: false, name_len, bytes, origin }, fault);
             return Ok(());
         }
-        let entry = self.table.get(index - static_table::STATIC_LEN - 1).ok_or(HpackError::Index)?;
-        let origin = Origin { hash: entry.hash, static_index: 0, is_repeated: true };
-        let (name, value) = (self.table.name(entry), self.table.value(entry));
-        list.add(entry.id, name, value, entry.bytes as usize, entry.fault, false, origin);
+        if index == 0 || index > STATIC_LEN {
+            return Err(HpackError::Index);
+        }
+        let (id, value) = static_table::field(index);
+        let origin = Origin { static_index: index as u8, ..Origin::default() };
+        let bytes = field_bytes(id, b"", value) as u32;
+        list.add(value, Record { id, is_sensitive: false, name_len: 0, bytes, origin }, None);
         Ok(())
     }
 
@@ -156,29 +152,47 @@ impl Decoder {
         list: &mut List<'_>,
     ) -> Result<(), HpackError> {
         self.strings.clear();
-        let index = block.integer(prefix)? as usize;
-        let (id, name) = match index {
-            0 => {
-                let name = block.string(&mut self.strings)?;
-                (name::find(name.of(&self.strings)), name)
-            }
-            1..=static_table::STATIC_LEN => (static_table::field(index).0, Text::InBlock(b"")),
-            _ => {
-                let entry = self.table.get(index - static_table::STATIC_LEN - 1).ok_or(HpackError::Index)?;
-                self.strings.extend_from_slice(self.table.name(entry));
-                (entry.id, Text::Decoded { start: 0, end: self.strings.len() })
-            }
-        };
-        let value = block.string(&mut self.strings)?;
-        let (name, value) = (name.of(&self.strings), value.of(&self.strings));
-        let fault = (id == OTHER).then(|| name_fault(name)).flatten().or_else(|| value_fault(value));
+        let id = self.name(block, prefix)?;
+        let name_len = self.strings.len();
+        let in_block = block.string(&mut self.strings, name_len == 0)?;
+        // Name and value, or the value alone when the name is known.
+        let text = in_block.unwrap_or(&self.strings);
+        let (name, value) = text.split_at(name_len);
+        let fault = if id == OTHER { name_fault(name) } else { None }.or_else(|| value_fault(value));
+        let bytes = field_bytes(id, name, value);
         let mut origin = Origin::default();
         if kind == Literal::Indexed {
             origin.hash = hash::of_field(id, name, value);
             self.table.insert(id, name, value, origin.hash, fault);
         }
-        list.add(id, name, value, field_bytes(id, name, value), fault, kind == Literal::NeverIndexed, origin);
+        let (is_sensitive, name_len) = (kind == Literal::NeverIndexed, name_len as u32);
+        // A block is smaller than 4 GiB, as is every list that has a limit.
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        list.add(text, Record { id, is_sensitive, name_len, bytes, origin }, fault);
         Ok(())
+    }
+
+    /// The name of a literal field: its number, or its text in `strings` when it is not a known one.
+    fn name(&mut self, block: &mut Block<'_>, prefix: u32) -> Result<Id, HpackError> {
+        let index = block.integer(prefix)? as usize;
+        if let Some(entry) = self.table.get(index.wrapping_sub(STATIC_LEN + 1)) {
+            self.strings.extend_from_slice(self.table.name(entry));
+            return Ok(entry.id);
+        }
+        if index > STATIC_LEN {
+            return Err(HpackError::Index);
+        }
+        if index > 0 {
+            return Ok(static_table::field(index).0);
+        }
+        let in_block = block.string(&mut self.strings, true)?;
+        let id = name::find(in_block.unwrap_or(&self.strings));
+        if id != OTHER {
+            self.strings.clear();
+        } else if let Some(name) = in_block {
+            self.strings.extend_from_slice(name);
+        }
+        Ok(id)
     }
 }
 
@@ -194,72 +208,37 @@ enum Literal {
 struct List<'h> {
     headers: &'h mut Headers,
     decoded: Decoded,
-    bytes_left: usize,
-    /// Nothing more is stored.
-    is_full: bool,
-    has_fields: bool,
+    /// 0 when nothing more is to be stored.
+    max_bytes: usize,
 }
 
 impl List<'_> {
     #[inline]
-    #[expect(clippy::too_many_arguments, reason = "what is known of a field differs with where it comes from")]
-    fn add(
-        &mut self,
-        id: Id,
-        name: &[u8],
-        value: &[u8],
-        bytes: usize,
-        fault: Option<Malformed>,
-        is_sensitive: bool,
-        origin: Origin,
-    ) {
-        if self.is_full {
-            return;
+    fn add(&mut self, text: &[u8], record: Record, fault: Option<Malformed>) {
+        let fits = self.headers.list_bytes() + record.bytes as usize <= self.max_bytes;
+        if fits && fault.is_none() && (!is_pseudo(record.id) || self.headers.takes_pseudo(record.id)) {
+            self.headers.add_decoded(text, record);
+        } else {
+            self.refuse(record.id, fits, fault);
         }
-        let Some(left) = self.bytes_left.checked_sub(bytes) else {
-            (self.is_full, self.decoded.is_too_large) = (true, true);
-            return;
-        };
-        self.bytes_left = left;
-        let fault = if is_pseudo(id) { fault.or_else(|| self.pseudo_fault(id)) } else { fault };
-        if fault.is_some() {
-            (self.is_full, self.decoded.malformed) = (true, fault);
-            return;
-        }
-        self.has_fields |= !is_pseudo(id);
-        let name = if id == OTHER { name } else { b"" };
-        self.headers.add_decoded(id, name, value, bytes, is_sensitive, origin);
     }
 
-    fn pseudo_fault(&self, id: Id) -> Option<Malformed> {
-        let late = self.has_fields.then_some(Malformed::LatePseudo);
-        late.or_else(|| self.headers.has_known(id).then_some(Malformed::RepeatedPseudo))
+    /// Notes why the list is not taken, when this is the first reason.
+    #[cold]
+    fn refuse(&mut self, id: Id, fits: bool, fault: Option<Malformed>) {
+        if self.decoded != Decoded::default() {
+            return;
+        }
+        self.max_bytes = 0;
+        self.decoded.is_too_large = !fits;
+        let is_repeated = is_pseudo(id) && self.headers.has_pseudo(id);
+        let pseudo_fault = if is_repeated { Malformed::RepeatedPseudo } else { Malformed::LatePseudo };
+        self.decoded.malformed = fits.then_some(fault.unwrap_or(pseudo_fault));
     }
 }
 
 /// What is left of a block.
 struct Block<'b>(&'b [u8]);
-
-/// A string of a field.
-#[derive(Clone, Copy)]
-enum Text<'b> {
-    /// As it lies in the block.
-    InBlock(&'b [u8]),
-    /// A range of [`Decoder::strings`].
-    Decoded { start: usize, end: usize },
-}
-
-impl<'b> Text<'b> {
-    fn of<'s>(self, strings: &'s [u8]) -> &'s [u8]
-    where
-        'b: 's,
-    {
-        match self {
-            Text::InBlock(text) => text,
-            Text::Decoded { start, end } => &strings[start..end],
-        }
-    }
-}
 
 impl<'b> Block<'b> {
     fn byte(&mut self) -> Result<u8, HpackError> {
@@ -288,17 +267,20 @@ impl<'b> Block<'b> {
         Err(HpackError::Integer)
     }
 
-    fn string(&mut self, strings: &mut Vec<u8>) -> Result<Text<'b>, HpackError> {
+    /// A string. It is put behind `strings`, unless it can and `may` be taken as it lies in the block.
+    fn string(&mut self, strings: &mut Vec<u8>, may: bool) -> Result<Option<&'b [u8]>, HpackError> {
         let is_coded = self.0.first().is_some_and(|first| first & 0x80 != 0);
         let len = self.integer(7)? as usize;
         let (text, rest) = self.0.split_at_checked(len).ok_or(HpackError::Truncated)?;
         self.0 = rest;
-        if !is_coded {
-            return Ok(Text::InBlock(text));
+        if is_coded {
+            huffman::decode(text, strings)?;
+        } else if may {
+            return Ok(Some(text));
+        } else {
+            strings.extend_from_slice(text);
         }
-        let start = strings.len();
-        huffman::decode(text, strings)?;
-        Ok(Text::Decoded { start, end: strings.len() })
+        Ok(None)
     }
 }
 

@@ -84,11 +84,29 @@ impl Encoder {
         }
     }
 
+    /// A field that comes through with what its decoder knew of it: all but new ones, once calls repeat each other.
     #[inline]
     fn field(&mut self, headers: &Headers, field: &Field, out: &mut Vec<u8>) {
         if field.origin.static_index != 0 {
             return out.push(0x80 | field.origin.static_index);
         }
+        if field.origin.hash != 0
+            && let Some(position) = self.position(headers, field, field.origin.hash)
+        {
+            return put_integer(0x80, 7, STATIC_LEN + 1 + position, out);
+        }
+        self.other_field(headers, field, out);
+    }
+
+    #[inline]
+    fn position(&self, headers: &Headers, field: &Field, hash: u32) -> Option<usize> {
+        self.index.find(hash, &self.table, |entry| {
+            let is_alike = (entry.id, entry.name_len) == (field.id, field.name_len);
+            is_alike && equal(self.table.text(entry), headers.text(field))
+        })
+    }
+
+    fn other_field(&mut self, headers: &Headers, field: &Field, out: &mut Vec<u8>) {
         let (id, value) = (field.id, headers.value(field));
         let name = if id == OTHER { headers.name(field) } else { b"" };
         if field.is_sensitive {
@@ -96,22 +114,15 @@ impl Encoder {
         }
         let mut hash = field.origin.hash;
         if hash == 0 {
-            // The hash is known of what came with a table entry, which no field of the static table does.
             let index = static_table::find(id, value);
             if index != 0 {
                 return out.push(0x80 | index);
             }
             if policy::may_repeat(id) {
                 hash = hash::of_field(id, name, value);
-            }
-        }
-        if hash != 0 && policy::may_repeat(id) {
-            let table = &self.table;
-            let is_it = |entry: &super::table::Entry| {
-                entry.id == id && equal(table.value(entry), value) && equal(table.name(entry), name)
-            };
-            if let Some(position) = self.index.find(hash, table, is_it) {
-                return put_integer(0x80, 7, STATIC_LEN + 1 + position, out);
+                if let Some(position) = self.position(headers, field, hash) {
+                    return put_integer(0x80, 7, STATIC_LEN + 1 + position, out);
+                }
             }
         }
         self.new_field(id, name, value, hash, field.origin.is_repeated, out);
@@ -164,15 +175,17 @@ impl Encoder {
     }
 }
 
-/// `==` that calls nothing: most values are short.
+/// `==` that calls nothing: most fields are short.
 #[inline]
 fn equal(a: &[u8], b: &[u8]) -> bool {
     if a.len() != b.len() {
         return false;
     }
+    if let (Some(a_last), Some(b_last)) = (a.last_chunk::<16>(), b.last_chunk::<16>()) {
+        return a_last == b_last && a.as_chunks::<16>().0 == b.as_chunks::<16>().0;
+    }
     if let (Some(a_last), Some(b_last)) = (a.last_chunk::<8>(), b.last_chunk::<8>()) {
-        let chunks = a.as_chunks::<8>().0.iter().zip(b.as_chunks::<8>().0);
-        return a_last == b_last && chunks.into_iter().all(|(a, b)| a == b);
+        return a_last == b_last && a.first_chunk::<8>() == b.first_chunk::<8>();
     }
     a.iter().zip(b).all(|(a, b)| a == b)
 }

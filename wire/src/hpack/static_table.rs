@@ -49,6 +49,7 @@ const fn fields() -> [(Id, &'static str); STATIC_LEN + 1] {
 }
 
 /// The field at an index from 1 to [`STATIC_LEN`].
+#[inline]
 pub(crate) fn field(index: usize) -> (Id, &'static [u8]) {
     let (id, value) = FIELDS[index];
     (id, value.as_bytes())

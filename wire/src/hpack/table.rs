@@ -26,7 +26,7 @@ pub(crate) struct Table {
 pub(crate) struct Entry {
     start: u32,
     /// 0 when the name is known.
-    name_len: u32,
+    pub(crate) name_len: u32,
     value_len: u32,
     /// What it takes in the table, and in a list of fields.
     pub(crate) bytes: u32,
@@ -80,19 +80,18 @@ impl Table {
     }
 
     /// The text of the name; known names have none here.
-    #[inline]
     pub(crate) fn name(&self, entry: &Entry) -> &[u8] {
-        let start = entry.start as usize;
-        &self.text[start..start + entry.name_len as usize]
+        &self.text(entry)[..entry.name_len as usize]
     }
 
+    /// Name and value, or the value alone when the name is known.
     #[inline]
-    pub(crate) fn value(&self, entry: &Entry) -> &[u8] {
-        let start = (entry.start + entry.name_len) as usize;
-        &self.text[start..start + entry.value_len as usize]
+    pub(crate) fn text(&self, entry: &Entry) -> &[u8] {
+        let start = entry.start as usize;
+        &self.text[start..start + (entry.name_len + entry.value_len) as usize]
     }
 
-    /// Evicts until the field has room, and puts it in. One that is larger than the table empties it (RFC 7541, section 4.4).
+    /// Evicts until the field has room, and puts it in; the name is looked at only when it is not known. One that is larger than the table empties it (RFC 7541, section 4.4).
     pub(crate) fn insert(&mut self, id: Id, name: &[u8], value: &[u8], hash: u32, fault: Option<Malformed>) {
         let name = if id == OTHER { name } else { &[] };
         let needed = field_bytes(id, name, value);
@@ -160,6 +159,10 @@ impl Table {
 
 #[cfg(test)]
 impl Table {
+    pub(crate) fn value(&self, entry: &Entry) -> &[u8] {
+        &self.text(entry)[entry.name_len as usize..]
+    }
+
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
