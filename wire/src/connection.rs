@@ -280,15 +280,25 @@ impl<T: Clone> Connection<T> {
     #[inline]
     fn remove(&mut self, slot: usize, how: Closed) -> Option<T> {
         let stream = self.streams.at(slot);
-        if stream.is_ready {
+        let id = stream.id;
+        if stream.queue != NO_QUEUE {
+            self.drop_queue(slot);
+        }
+        self.closed.add(id, how, self.limits.closed_streams);
+        self.streams.remove(slot)
+    }
+
+    /// Drops what a stream has queued.
+    #[cold]
+    fn drop_queue(&mut self, slot: usize) {
+        let stream = self.streams.at(slot);
+        let queue = std::mem::replace(&mut stream.queue, NO_QUEUE);
+        if std::mem::take(&mut stream.is_ready) {
             self.ready.retain(|ready| *ready as usize != slot);
         }
-        if stream.queue != NO_QUEUE {
-            let trailers = self.queues.remove(stream.queue);
-            trailers.into_iter().for_each(|trailers| self.recycle(trailers));
+        if let Some(trailers) = self.queues.remove(queue) {
+            self.recycle(trailers);
         }
-        self.closed.add(self.streams.at(slot).id, how, self.limits.closed_streams);
-        self.streams.remove(slot)
     }
 }
 

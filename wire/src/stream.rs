@@ -165,8 +165,9 @@ impl<T> Streams<T> {
     }
 }
 
-/// From identifiers to slots: open addressing with linear probing, at most half full. Identifiers grow by two, so their
-/// halves fill the table evenly without a hash.
+/// From identifiers to slots: open addressing, at most half full, in which entries lie in the order of their homes (Robin
+/// Hood hashing). Identifiers grow by two, so their halves fill the table evenly without a hash, and an entry is removed
+/// without a look at the whole row of entries that follow it.
 #[derive(Debug, Default)]
 struct Index {
     /// Identifier and slot; 0 and 0 where nothing is. The length is a power of two, or 0.
@@ -176,20 +177,37 @@ struct Index {
 
 impl Index {
     #[inline]
-    fn find(&self, id: u32) -> Option<usize> {
+    fn mask(&self) -> usize {
+        self.table.len() - 1
+    }
+
+    /// How far the entry at a place is from its home.
+    #[inline]
+    fn distance(&self, at: usize) -> usize {
+        at.wrapping_sub((self.table[at].0 >> 1) as usize) & self.mask()
+    }
+
+    /// Where in the table an identifier is.
+    #[inline]
+    fn place_of(&self, id: u32) -> Option<usize> {
         let mask = self.table.len().checked_sub(1)?;
         let mut at = (id >> 1) as usize & mask;
         loop {
-            let (found, slot) = self.table[at];
+            let found = self.table[at].0;
             // First of all, since 0 is no stream but can be asked for.
             if found == 0 {
                 return None;
             }
             if found == id {
-                return Some(slot as usize);
+                return Some(at);
             }
             at = (at + 1) & mask;
         }
+    }
+
+    #[inline]
+    fn find(&self, id: u32) -> Option<usize> {
+        self.place_of(id).map(|at| self.table[at].1 as usize)
     }
 
     #[inline]
@@ -203,12 +221,19 @@ impl Index {
 
     #[inline]
     fn place(&mut self, id: u32, slot: u32) {
-        let mask = self.table.len() - 1;
-        let mut at = (id >> 1) as usize & mask;
+        let mut entry = (id, slot);
+        let mut at = (id >> 1) as usize & self.mask();
+        let mut distance = 0;
         while self.table[at].0 != 0 {
-            at = (at + 1) & mask;
+            let other = self.distance(at);
+            if other < distance {
+                std::mem::swap(&mut self.table[at], &mut entry);
+                distance = other;
+            }
+            at = (at + 1) & self.mask();
+            distance += 1;
         }
-        self.table[at] = (id, slot);
+        self.table[at] = entry;
     }
 
     #[cold]
@@ -221,30 +246,18 @@ impl Index {
         }
     }
 
-    /// Removes an entry and moves those behind it forward that would not be found across the gap.
+    /// Removes an entry, and moves those behind it up that are not at home.
     #[inline]
     fn remove(&mut self, id: u32) {
-        let Some(mask) = self.table.len().checked_sub(1) else { return };
-        let mut gap = (id >> 1) as usize & mask;
-        while self.table[gap].0 != id {
-            if self.table[gap].0 == 0 {
-                return;
-            }
-            gap = (gap + 1) & mask;
-        }
+        let Some(mut gap) = self.place_of(id) else { return };
         self.len -= 1;
-        let mut at = gap;
         loop {
-            at = (at + 1) & mask;
-            let (next, slot) = self.table[at];
-            if next == 0 {
+            let next = (gap + 1) & self.mask();
+            if self.table[next].0 == 0 || self.distance(next) == 0 {
                 break;
             }
-            let home = (next >> 1) as usize & mask;
-            if at.wrapping_sub(home) & mask >= at.wrapping_sub(gap) & mask {
-                self.table[gap] = (next, slot);
-                gap = at;
-            }
+            self.table[gap] = self.table[next];
+            gap = next;
         }
         self.table[gap] = (0, 0);
     }

@@ -295,7 +295,8 @@ fn call_and_answer(limits: &Limits, body: &[u8], mut piece: impl FnMut() -> usiz
         assert_eq!(client.body("one"), (body.to_vec(), false));
         assert_eq!(client.seen.last(), Some(&Seen::Trailers("one", "0".into())));
         assert_eq!((client.connection.streams(), server.connection.streams()), (0, 0));
-        (client.take_seen(), server.take_seen());
+        client.take_seen();
+        server.take_seen();
     }
 }
 

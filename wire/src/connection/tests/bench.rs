@@ -87,7 +87,7 @@ impl Chain {
 #[ignore = "measures"]
 fn a_relayed_call() {
     const CALLS: u32 = 32;
-    const ROUNDS: u32 = 20_000;
+    const ROUNDS: u32 = 2_000;
     let request = list(&[
         (":method", "POST"),
         (":scheme", "http"),
