@@ -213,7 +213,8 @@ struct List<'h> {
 }
 
 impl List<'_> {
-    #[inline]
+    // Inlined, since a record that goes through memory costs more than all else that is done here.
+    #[inline(always)]
     fn add(&mut self, text: &[u8], record: Record, fault: Option<Malformed>) {
         let fits = self.headers.list_bytes() + record.bytes as usize <= self.max_bytes;
         if fits && fault.is_none() && (!is_pseudo(record.id) || self.headers.takes_pseudo(record.id)) {

@@ -3,9 +3,9 @@
 use super::index::{Index, Recent};
 use super::policy::{self, Policy};
 use super::static_table::{self, STATIC_LEN};
-use super::table::{DEFAULT_TABLE_BYTES, Table, field_bytes};
+use super::table::{DEFAULT_TABLE_BYTES, Entry, Table, field_bytes};
 use super::{hash, huffman};
-use crate::headers::name::{Id, OTHER, static_index};
+use crate::headers::name::{Id, OTHER, TEXTS, static_index};
 use crate::headers::{Field, Headers};
 
 /// One direction of a connection: the end that sends.
@@ -23,7 +23,7 @@ pub struct Encoder {
 }
 
 /// The first bits of a literal field (RFC 7541, section 6.2), and those of the index in its first byte.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 struct Literal {
     pattern: u8,
     prefix: u32,
@@ -118,7 +118,7 @@ impl Encoder {
             if index != 0 {
                 return out.push(0x80 | index);
             }
-            if policy::may_repeat(id) {
+            if policy::may_repeat(id, value) {
                 hash = hash::of_field(id, name, value);
                 if let Some(position) = self.position(headers, field, hash) {
                     return put_integer(0x80, 7, STATIC_LEN + 1 + position, out);
@@ -154,7 +154,7 @@ impl Encoder {
 
     /// Where in the table there is a field of this name.
     fn name_position(&self, id: Id, name: &[u8]) -> Option<usize> {
-        let is_it = |entry: &super::table::Entry| entry.id == id && self.table.name(entry) == name;
+        let is_it = |entry: &Entry| entry.id == id && self.table.name(entry) == name;
         if self.table.is_empty() {
             return None;
         }
@@ -168,10 +168,16 @@ impl Encoder {
         };
         put_integer(literal.pattern, literal.prefix, index, out);
         if index == 0 {
-            let name = if id == OTHER { name } else { crate::headers::name::TEXTS[usize::from(id)].as_bytes() };
+            let name = if id == OTHER { name } else { TEXTS[usize::from(id)].as_bytes() };
             put_string(name, out);
         }
-        put_string(value, out);
+        if literal == INDEXED {
+            put_string(value, out);
+        } else {
+            // What goes into the table is sent once and used often. Of the rest, the code would cost both ends of each hop more time
+            // than its fewer bytes save: a deadline and a `traceparent` as code take three times as long.
+            put_plain(value, out);
+        }
     }
 }
 
@@ -213,7 +219,11 @@ fn put_string(text: &[u8], out: &mut Vec<u8>) {
         put_integer(0x80, 7, coded_len, out);
         huffman::encode(text, out);
     } else {
-        put_integer(0, 7, text.len(), out);
-        out.extend_from_slice(text);
+        put_plain(text, out);
     }
+}
+
+fn put_plain(text: &[u8], out: &mut Vec<u8>) {
+    put_integer(0, 7, text.len(), out);
+    out.extend_from_slice(text);
 }

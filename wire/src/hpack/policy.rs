@@ -68,17 +68,23 @@ static POLICIES: [Policy; TEXTS.len()] = {
 };
 
 /// Whether a field may be in the table at all, so that looking for it makes sense.
-pub(crate) fn may_repeat(id: Id) -> bool {
-    POLICIES[usize::from(id)] == Policy::Repeats
+pub(crate) fn may_repeat(id: Id, value: &[u8]) -> bool {
+    match POLICIES[usize::from(id)] {
+        Policy::Repeats => true,
+        // As `grpc-message` mostly is.
+        Policy::Varies => value.is_empty(),
+        Policy::Secret => false,
+    }
 }
 
 /// What to do with a field that isn't in the table.
 pub(crate) fn of(id: Id, name: &[u8], value: &[u8]) -> Policy {
-    if id == OTHER && SECRET_PARTS.iter().any(|part| name.windows(part.len()).any(|window| window == *part)) {
-        return Policy::Secret;
+    let is_secret =
+        |name: &[u8]| SECRET_PARTS.iter().any(|part| name.windows(part.len()).any(|window| window == *part));
+    match POLICIES[usize::from(id)] {
+        Policy::Repeats if id == OTHER && is_secret(name) => Policy::Secret,
+        Policy::Repeats if id == Name::PATH.id() && value.contains(&b'?') => Policy::Varies,
+        Policy::Varies if value.is_empty() => Policy::Repeats,
+        policy => policy,
     }
-    if id == Name::PATH.id() && value.contains(&b'?') {
-        return Policy::Varies;
-    }
-    POLICIES[usize::from(id)]
 }

@@ -86,9 +86,12 @@ fn a_varying_field_takes_one_entry_for_its_name() {
     }
     assert_eq!(encoder.table.len(), 1);
     assert!(lengths[9] + 8 < lengths[0], "{lengths:?}");
+    // Without a value, it is as any other.
+    (0..3).for_each(|_| drop(encoded(&mut encoder, &list(&[("grpc-message", "")]))));
+    assert_eq!(encoded(&mut encoder, &list(&[("grpc-message", "")])), [0xbe]);
     let paths = ["/a?q=1", "/a?q=1", "/a?q=1"];
     paths.iter().for_each(|path| drop(encoded(&mut encoder, &list(&[(":path", path)]))));
-    assert_eq!(encoder.table.len(), 1);
+    assert_eq!(encoder.table.len(), 2);
 }
 
 #[test]
