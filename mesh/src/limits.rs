@@ -39,14 +39,37 @@ limits! {
         "What one call may have under way before its reader has taken it: bounds the memory of a slow reader.";
     CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024,
         "What all calls of a connection may have under way.";
+    CONNECTION_BUFFER_BYTES: usize = 16 * 1024 * 1024,
+        "What the calls of a connection may hold back together before a slow one holds back the others: up to here \
+         the connection's window is given back at once.";
     SEND_BUFFER_BYTES: usize = 256 * 1024,
-        "What one stream may have buffered for sending; past it its body is not read further.";
+        "What a connection may have ready for a peer that does not read; past it no more DATA is framed for it, and \
+         nothing is read from it.";
+    CONTROL_OUTPUT_BYTES: usize = 64 * 1024,
+        "Acknowledgements and resets that a peer has provoked and does not read; past it its connection ends.";
     MAX_FRAME_BYTES: u32 = 16 * 1024,
         "The largest HTTP/2 frame that is accepted: the protocol's own default.";
-    LOCAL_RESETS: usize = 1_024,
-        "Streams that a peer's protocol errors may make us reset before its connection ends (RUSTSEC-2024-0003).";
-    RESETS_PENDING_ACCEPT: usize = 256,
-        "Streams that a client has reset before we took them before its connection ends (CVE-2023-44487).";
+    HEADER_BLOCK_FRAMES: u32 = 16,
+        "CONTINUATION frames of one header block; past it the connection ends (CVE-2024-27316).";
+    HPACK_TABLE_BYTES: u32 = 4 * 1024,
+        "HPACK's dynamic table, either way: the protocol's own default.";
+    CANCELS: (u32, u32) = (20_000, 20_000),
+        "Calls that a peer may cancel before they are answered, at once and a second; past it the connection ends \
+         (CVE-2023-44487). A call costs as much whether it is cancelled or not, so the bound is far above honest use.";
+    STREAM_ERRORS: (u32, u32) = (1_024, 128),
+        "Streams that a peer's protocol errors may make us reset, at once and a second; past it the connection ends \
+         (RUSTSEC-2024-0003).";
+    PINGS: (u32, u32) = (100, 20),
+        "PINGs that a peer may send, at once and a second; past it the connection ends (CVE-2019-9512).";
+    SETTINGS: (u32, u32) = (50, 10),
+        "SETTINGS that a peer may send, at once and a second; past it the connection ends (CVE-2019-9515).";
+    EMPTY_FRAMES: (u32, u32) = (10_000, 1_000),
+        "Frames that move nothing (empty DATA, PRIORITY, unknown ones), at once and a second; past it the connection \
+         ends (CVE-2019-9518).";
+    HTTP2_TIMEOUT: Duration = Duration::from_secs(10),
+        "For a peer's HTTP/2 preface and SETTINGS, and for its acknowledgement of ours; then its connection is closed.";
+    IDLE_PING_INTERVAL: Duration = Duration::from_secs(20),
+        "A connection on which nothing was heard for so long is asked for a sign of life.";
     RESET_STREAMS_KEPT: usize = 64,
         "Streams that are remembered after we reset them, to tell late frames from errors.";
     REPLAY_BYTES_PER_CALL: usize = 64 * 1024,
@@ -128,6 +151,12 @@ limits! {
         "Connections to the control plane, those in their handshake included; past it a new one is closed at once.";
     CONTROL_STREAMS: u32 = 64,
         "Calls at once on one connection to the control plane; a sidecar needs a handful.";
+    LOCAL_RESETS: usize = 1_024,
+        "Streams that a peer's protocol errors may make the control plane reset before its connection ends \
+         (RUSTSEC-2024-0003).";
+    RESETS_PENDING_ACCEPT: usize = 256,
+        "Streams that a client of the control plane has reset before they were taken before its connection ends \
+         (CVE-2023-44487).";
     CONTROL_HEADER_BYTES: u32 = 16 * 1024,
         "A request's header list at the control plane; a longer one is refused.";
     CONTROL_STOP: Duration = Duration::from_secs(5),

@@ -12,12 +12,6 @@ pub static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// `tracestate`, the vendors' companion of [`TRACEPARENT`], passed on as it is.
 pub static TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
-static B3: HeaderName = HeaderName::from_static("b3");
-static B3_TRACE_ID: HeaderName = HeaderName::from_static("x-b3-traceid");
-static B3_SPAN_ID: HeaderName = HeaderName::from_static("x-b3-spanid");
-static B3_SAMPLED: HeaderName = HeaderName::from_static("x-b3-sampled");
-static B3_FLAGS: HeaderName = HeaderName::from_static("x-b3-flags");
-
 /// The length of a `traceparent` of version 00, in bytes.
 pub const TRACEPARENT_BYTES: usize = 55;
 
@@ -48,20 +42,25 @@ impl TraceContext {
     ///
     /// A header that comes twice counts as invalid: nobody can say which of the two is meant.
     pub fn from_headers(headers: &HeaderMap) -> Option<Self> {
-        let single = |name: &HeaderName| {
+        Self::read(|name| {
             let mut values = headers.get_all(name).iter();
             let first = values.next()?;
             values.next().is_none().then(|| first.as_bytes())
-        };
-        if let Some(context) = single(&TRACEPARENT).and_then(Self::parse_traceparent) {
+        })
+    }
+
+    /// The same of any kind of header list: `single` gives the value of a field that comes exactly once.
+    pub fn read<'a>(single: impl Fn(&'static str) -> Option<&'a [u8]>) -> Option<Self> {
+        if let Some(context) = single("traceparent").and_then(Self::parse_traceparent) {
             return Some(context);
         }
-        if let Some(context) = single(&B3).and_then(Self::parse_b3_single) {
+        if let Some(context) = single("b3").and_then(Self::parse_b3_single) {
             return Some(context);
         }
-        let is_debug = single(&B3_FLAGS) == Some(b"1");
-        let sampled = if is_debug { Some(&b"d"[..]) } else { single(&B3_SAMPLED) };
-        Self::parse_b3_multi(single(&B3_TRACE_ID)?, single(&B3_SPAN_ID)?, sampled)
+        let trace = single("x-b3-traceid")?;
+        let is_debug = single("x-b3-flags") == Some(b"1");
+        let sampled = if is_debug { Some(&b"d"[..]) } else { single("x-b3-sampled") };
+        Self::parse_b3_multi(trace, single("x-b3-spanid")?, sampled)
     }
 
     /// Reads a `traceparent` (W3C Trace Context, section 3.2).

@@ -2,16 +2,18 @@
 
 use std::{borrow::Cow, time::Duration};
 
-use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
+use http::HeaderMap;
 use tonic_types::{ErrorDetails, StatusExt};
 use weft_mesh::{
     errors::Reason,
     names::header::{ERROR, PUSHBACK},
 };
+use weft_wire::{Headers, Name};
 
-pub(crate) static ERROR_HEADER: HeaderName = HeaderName::from_static(ERROR);
-static PUSHBACK_HEADER: HeaderName = HeaderName::from_static(PUSHBACK);
+use crate::headers;
+
+pub(crate) const ERROR_HEADER: Name = Name::other(ERROR);
+const PUSHBACK_HEADER: Name = Name::other(PUSHBACK);
 /// The `domain` of `google.rpc.ErrorInfo`.
 const DOMAIN: &str = "weft";
 
@@ -50,15 +52,22 @@ impl Failure {
     }
 
     /// The whole answer to a gRPC call: trailers only, HTTP status 200.
-    pub(crate) fn to_grpc(&self, hop: Hop) -> Response<()> {
-        let mut response = Response::new(());
-        *response.headers_mut() = self.grpc_status(hop);
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        response
+    pub(crate) fn to_grpc(&self, hop: Hop) -> Headers {
+        let mut head = Headers::new();
+        head.set(Name::STATUS, b"200");
+        head.append(Name::CONTENT_TYPE, b"application/grpc");
+        self.append_grpc_status(hop, &mut head);
+        head
     }
 
     /// The gRPC status with its details, as it stands in trailers.
-    pub(crate) fn grpc_status(&self, hop: Hop) -> HeaderMap {
+    pub(crate) fn grpc_status(&self, hop: Hop) -> Headers {
+        let mut trailers = Headers::new();
+        self.append_grpc_status(hop, &mut trailers);
+        trailers
+    }
+
+    fn append_grpc_status(&self, hop: Hop, to: &mut Headers) {
         let mut metadata = std::collections::HashMap::new();
         let hop = match hop {
             Hop::Outbound => "outbound",
@@ -74,31 +83,31 @@ impl Failure {
         }
         let code = tonic::Code::from_i32(i32::from(self.reason.grpc()));
         let status = tonic::Status::with_error_details(code, &*self.message, details);
-        let mut headers = HeaderMap::with_capacity(6);
-        if status.add_header(&mut headers).is_err() {
+        let mut map = HeaderMap::with_capacity(6);
+        match status.add_header(&mut map) {
+            Ok(()) => headers::append(to, &map),
             // The message can't be written as a header: the code alone says enough.
-            headers.insert("grpc-status", HeaderValue::from(u16::from(self.reason.grpc())));
+            Err(_) => to.append(Name::GRPC_STATUS, self.reason.grpc().to_string().as_bytes()),
         }
-        headers.insert(&ERROR_HEADER, HeaderValue::from_static(self.reason.as_str()));
+        to.append(ERROR_HEADER, self.reason.as_str().as_bytes());
         if let Some(after) = self.retry_after {
-            headers.insert(&PUSHBACK_HEADER, HeaderValue::from(after.as_millis() as u64));
+            to.append(PUSHBACK_HEADER, after.as_millis().to_string().as_bytes());
         }
-        headers
     }
 
     /// The whole answer to a plain HTTP request.
-    pub(crate) fn to_http(&self) -> Response<Bytes> {
+    pub(crate) fn to_http(&self) -> (Headers, String) {
         let text = format!("{}\n", self.message);
-        let mut response = Response::new(Bytes::from(text));
-        *response.status_mut() = StatusCode::from_u16(self.reason.http()).expect("the table has HTTP statuses");
-        let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-        headers.insert(&ERROR_HEADER, HeaderValue::from_static(self.reason.as_str()));
+        let mut head = Headers::new();
+        head.set(Name::STATUS, self.reason.http().to_string().as_bytes());
+        head.append(Name::CONTENT_TYPE, b"text/plain; charset=utf-8");
+        head.append(Name::CONTENT_LENGTH, text.len().to_string().as_bytes());
+        head.append(ERROR_HEADER, self.reason.as_str().as_bytes());
         if let Some(after) = self.retry_after {
             // Whole seconds, rounded up: RFC 9110, section 10.2.3.
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(after.as_millis().div_ceil(1_000) as u64));
+            head.append(Name::RETRY_AFTER, after.as_millis().div_ceil(1_000).to_string().as_bytes());
         }
-        response
+        (head, text)
     }
 }
 
@@ -111,16 +120,16 @@ mod tests {
         let failure = Failure::new(Reason::BreakerOpen, "users.shop fails; wait")
             .of_service("users.shop")
             .retry_after(Duration::from_millis(1_200));
-        let grpc = failure.to_grpc(Hop::Outbound);
-        assert_eq!(grpc.headers()["grpc-status"], "14");
-        assert_eq!(grpc.headers()["x-weft-error"], "breaker-open");
-        assert_eq!(grpc.headers()["grpc-retry-pushback-ms"], "1200");
-        let status = tonic::Status::from_header_map(grpc.headers()).unwrap();
+        let grpc = headers::to_header_map(&failure.to_grpc(Hop::Outbound));
+        assert_eq!(grpc["grpc-status"], "14");
+        assert_eq!(grpc["x-weft-error"], "breaker-open");
+        assert_eq!(grpc["grpc-retry-pushback-ms"], "1200");
+        let status = tonic::Status::from_header_map(&grpc).unwrap();
         let details = status.get_error_details();
         assert_eq!(details.retry_info().unwrap().retry_delay, Some(Duration::from_millis(1_200)));
         assert_eq!(details.error_info().unwrap().metadata["service"], "users.shop");
 
-        let http = failure.to_http();
-        assert_eq!((http.status().as_u16(), &http.headers()["retry-after"]), (503, &HeaderValue::from(2)));
+        let (http, _) = failure.to_http();
+        assert_eq!((http.status(), http.get(Name::RETRY_AFTER)), (Some(503), Some(&b"2"[..])));
     }
 }

@@ -8,7 +8,10 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed},
+        atomic::{
+            AtomicU8, AtomicU32, AtomicU64,
+            Ordering::{Acquire, Relaxed, Release},
+        },
     },
     time::Duration,
 };
@@ -32,6 +35,8 @@ use crate::{breaker::Breaker, metrics::CallMetrics};
 #[derive(Debug)]
 pub(crate) struct Catalog {
     view: ArcSwap<View>,
+    /// Counts views, so that who has looked something up can tell cheaply whether it still holds.
+    version: AtomicU64,
     questions: mpsc::Sender<Question>,
 }
 
@@ -62,6 +67,14 @@ pub(crate) struct Service {
 }
 
 impl Service {
+    /// Notes that it is called, so long after the sidecar's start.
+    pub(crate) fn used(&self, after: Duration) {
+        // Written once a second only: a store takes the line from the other workers.
+        if self.last_used.load(Relaxed) != after.as_secs() {
+            self.last_used.store(after.as_secs(), Relaxed);
+        }
+    }
+
     /// What holds for a path.
     pub(crate) fn method(&self, path: &str) -> &Arc<Method> {
         self.methods.get(path).unwrap_or(&self.other)
@@ -186,7 +199,7 @@ impl Catalog {
     /// An empty catalog and the questions that are put to it.
     pub(crate) fn new() -> (Self, mpsc::Receiver<Question>) {
         let (questions, receiver) = mpsc::channel(limits::DISCOVERY_QUEUE);
-        (Self { view: ArcSwap::default(), questions }, receiver)
+        (Self { view: ArcSwap::default(), version: AtomicU64::new(0), questions }, receiver)
     }
 
     /// What is known now.
@@ -197,6 +210,13 @@ impl Catalog {
     /// Puts a new view in place. Only discovery does.
     pub(crate) fn publish(&self, view: View) {
         self.view.store(Arc::new(view));
+        // After the view: who sees the number sees at least that view.
+        self.version.fetch_add(1, Release);
+    }
+
+    /// Of the view that is in place, or of one before it.
+    pub(crate) fn version(&self) -> u64 {
+        self.version.load(Acquire)
     }
 
     /// The service, if it is known already.

@@ -1,10 +1,8 @@
 //! What an answer says of the service that gave it.
 
-use http::{HeaderMap, HeaderName, StatusCode};
+use weft_wire::{Code, Headers, Name};
 
-use crate::{breaker::Verdict, http2::Code};
-
-static GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+use crate::breaker::Verdict;
 
 /// gRPC's codes that the data path names.
 pub(crate) mod code {
@@ -14,9 +12,8 @@ pub(crate) mod code {
 }
 
 /// The gRPC status in trailers, or in the head of an answer that is nothing else.
-pub(crate) fn grpc_status(headers: &HeaderMap) -> Option<u8> {
-    let value = headers.get(&GRPC_STATUS)?.as_bytes();
-    match value {
+pub(crate) fn grpc_status(headers: &Headers) -> Option<u8> {
+    match headers.get(Name::GRPC_STATUS)? {
         [one @ b'0'..=b'9'] => Some(one - b'0'),
         [b'1', one @ b'0'..=b'6'] => Some(10 + one - b'0'),
         _ => Some(code::UNKNOWN),
@@ -24,8 +21,8 @@ pub(crate) fn grpc_status(headers: &HeaderMap) -> Option<u8> {
 }
 
 /// The gRPC code that stands for an HTTP status, by the mapping of google/rpc/code.proto.
-pub(crate) fn code_of_http(status: StatusCode) -> u8 {
-    match status.as_u16() {
+pub(crate) fn code_of_http(status: u16) -> u8 {
+    match status {
         100..=399 => code::OK,
         400 => 3,
         401 => 16,
@@ -57,9 +54,9 @@ pub(crate) fn code_of_reset(reset: Code) -> u8 {
 
 /// The code that an answer's head settles: of a plain HTTP answer, or of a gRPC answer that is nothing but a head.
 /// `None` when trailers will say.
-pub(crate) fn of_head(head: &http::response::Parts) -> Option<u8> {
-    let is_grpc = crate::target::is_grpc(&head.headers) && head.status == StatusCode::OK;
-    if is_grpc { grpc_status(&head.headers) } else { Some(code_of_http(head.status)) }
+pub(crate) fn of_head(head: &Headers, status: u16) -> Option<u8> {
+    let is_grpc = status == 200 && crate::target::is_grpc(head);
+    if is_grpc { grpc_status(head) } else { Some(code_of_http(status)) }
 }
 
 /// What a code says of the callee: its own failures count, those of the request do not.
@@ -85,9 +82,10 @@ mod tests {
     #[test]
     fn a_status_is_read_from_its_text() {
         for (text, code) in [("0", 0), ("9", 9), ("16", 16), ("17", 2), ("", 2), ("-1", 2), ("007", 2)] {
-            let headers = HeaderMap::from_iter([(GRPC_STATUS.clone(), text.parse().unwrap())]);
+            let mut headers = Headers::new();
+            headers.append(Name::GRPC_STATUS, text.as_bytes());
             assert_eq!(grpc_status(&headers), Some(code), "{text}");
         }
-        assert_eq!(grpc_status(&HeaderMap::new()), None);
+        assert_eq!(grpc_status(&Headers::new()), None);
     }
 }

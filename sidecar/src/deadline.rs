@@ -1,15 +1,13 @@
 //! Deadlines: read from `grpc-timeout`, bounded by policy, passed on less the time that is spent already.
 
-use std::{future::pending, time::Duration};
+use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::time::Instant;
-
-pub(crate) static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+use weft_wire::{Headers, Name};
 
 /// When a call that began at `start` must be over: the sooner of what its caller and its policy say.
-pub(crate) fn of(headers: &HeaderMap, policy: Option<Duration>, start: Instant) -> Option<Instant> {
-    let caller = headers.get(&GRPC_TIMEOUT).and_then(|value| parse(value.as_bytes()));
+pub(crate) fn of(headers: &Headers, policy: Option<Duration>, start: Instant) -> Option<Instant> {
+    let caller = headers.get(Name::GRPC_TIMEOUT).and_then(parse);
     let limit = match (caller, policy) {
         (Some(caller), Some(policy)) => caller.min(policy),
         (caller, policy) => caller.or(policy)?,
@@ -19,17 +17,10 @@ pub(crate) fn of(headers: &HeaderMap, policy: Option<Duration>, start: Instant) 
 }
 
 /// Writes what is left into the headers.
-pub(crate) fn pass_on(headers: &mut HeaderMap, deadline: Option<Instant>, now: Instant) {
+pub(crate) fn pass_on(headers: &mut Headers, deadline: Option<Instant>, now: Instant) {
     if let Some(deadline) = deadline {
-        headers.insert(&GRPC_TIMEOUT, format(deadline.saturating_duration_since(now)));
-    }
-}
-
-/// Ready when the deadline has passed.
-pub(crate) async fn passed(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline).await,
-        None => pending().await,
+        let mut text = [0; TEXT_BYTES];
+        headers.set(Name::GRPC_TIMEOUT, format(deadline.saturating_duration_since(now), &mut text));
     }
 }
 
@@ -51,8 +42,11 @@ fn parse(value: &[u8]) -> Option<Duration> {
     })
 }
 
+/// Eight digits and a unit.
+const TEXT_BYTES: usize = 9;
+
 /// The finest unit that fits eight digits.
-fn format(left: Duration) -> HeaderValue {
+fn format(left: Duration, text: &mut [u8; TEXT_BYTES]) -> &[u8] {
     const MOST: u128 = 99_999_999;
     let (n, unit) = match (left.as_micros(), left.as_millis(), u128::from(left.as_secs())) {
         (us, ..) if us <= MOST => (us, b'u'),
@@ -60,7 +54,6 @@ fn format(left: Duration) -> HeaderValue {
         (.., s) if s <= MOST => (s, b'S'),
         (.., s) => ((s / 3600).min(MOST), b'H'),
     };
-    let mut text = [0; 9];
     let mut at = text.len() - 1;
     text[at] = unit;
     let mut rest = n as u64;
@@ -72,7 +65,7 @@ fn format(left: Duration) -> HeaderValue {
             break;
         }
     }
-    HeaderValue::from_bytes(&text[at..]).expect("digits and a letter are a header value")
+    &text[at..]
 }
 
 #[cfg(test)]
@@ -89,7 +82,7 @@ mod tests {
             (Duration::from_secs(99_999_999), "99999999S"),
             (Duration::from_secs(u64::MAX), "99999999H"),
         ] {
-            assert_eq!(format(left), text);
+            assert_eq!(format(left, &mut [0; TEXT_BYTES]), text.as_bytes());
             assert!(parse(text.as_bytes()).is_some());
         }
     }
@@ -105,15 +98,15 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_sooner_of_caller_and_policy_wins() {
         let now = Instant::now();
-        let mut headers = HeaderMap::new();
+        let mut headers = Headers::new();
         assert_eq!(of(&headers, None, now), None);
         assert_eq!(of(&headers, Some(Duration::from_secs(5)), now), Some(now + Duration::from_secs(5)));
-        headers.insert(&GRPC_TIMEOUT, HeaderValue::from_static("2S"));
+        headers.set(Name::GRPC_TIMEOUT, b"2S");
         assert_eq!(of(&headers, Some(Duration::from_secs(5)), now), Some(now + Duration::from_secs(2)));
         assert_eq!(of(&headers, Some(Duration::from_secs(1)), now), Some(now + Duration::from_secs(1)));
 
         tokio::time::advance(Duration::from_millis(500)).await;
         pass_on(&mut headers, Some(now + Duration::from_secs(2)), Instant::now());
-        assert_eq!(headers[&GRPC_TIMEOUT], "1500000u");
+        assert_eq!(headers.get(Name::GRPC_TIMEOUT), Some(&b"1500000u"[..]));
     }
 }

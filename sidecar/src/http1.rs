@@ -5,30 +5,29 @@ use std::{
     cell::RefCell,
     convert::Infallible,
     net::SocketAddr,
-    pin::{Pin, pin},
+    pin::pin,
     rc::Rc,
     sync::{Arc, atomic::Ordering::Relaxed},
-    task::{Context, Poll},
 };
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Uri, Version, header, request, uri};
-use http_body::Frame;
+use http_body::Body;
+use http_body_util::{Either, Full};
 use hyper::{body::Incoming, client::conn::http1 as client, server::conn::http1 as server, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{
-    net::TcpStream,
-    task::spawn_local,
-    time::{Instant, Sleep, sleep_until, timeout},
-};
-use weft_mesh::limits;
+use tokio::{net::TcpStream, task::spawn_local, time::timeout};
+use weft_mesh::{errors::Reason, limits};
+use weft_wire::{Code, Headers, Name};
 
 use crate::{
     answer::Failure,
-    attempt::{Miss, Served},
-    body::Body,
-    http2::Part,
-    outbound::{Answer, Delivery, Downstream, Stopped, broken, carry, deadline_passed},
+    attempt::{Miss, Tries},
+    call::{Call, Side, Way},
+    headers,
+    local::{answer_with, attended, pump, request_with},
+    outbound::{Downstream, carry, too_many_calls},
+    pipe::{News, Pipe, PipeBody},
     pool::ConnectError,
     shared::{Phase, Shared},
 };
@@ -74,30 +73,53 @@ pub(crate) async fn serve(downstream: Rc<Downstream>, stream: TcpStream, from: S
     }
 }
 
-async fn answer(downstream: &Downstream, request: Request<Incoming>) -> Response<AnswerBody> {
+type AnswerBody = Either<PipeBody, Full<Bytes>>;
+
+async fn answer(downstream: &Rc<Downstream>, request: Request<Incoming>) -> Response<AnswerBody> {
+    let worker = &downstream.worker;
+    worker.tick();
     let (mut head, body) = request.into_parts();
     remove_hop_by_hop(&mut head.headers);
-    let carried = match make_absolute(&mut head) {
-        // hyper drops this future when the client goes, so there is no one to watch.
-        Ok(()) => carry(downstream, head, Body::H1(body), |_| Poll::Pending).await,
-        Err(failure) => Err(failure.into()),
-    };
-    match carried {
-        Ok(mut answer) => {
-            let head = std::mem::replace(&mut answer.head, Response::new(()).into_parts().0);
-            let length = head.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-            let mut response = Response::from_parts(head, AnswerBody::of(answer, length));
-            *response.version_mut() = Version::HTTP_11;
-            response
+    if let Err(failure) = make_absolute(&mut head) {
+        return refused(downstream, &failure);
+    }
+    let Some(slot) = worker.call_slot() else { return refused(downstream, &too_many_calls()) };
+
+    let head = headers::of_request(&head);
+    let pipe = Pipe::default();
+    // From here on hyper drops it when the client goes, which ends the call.
+    let answer = PipeBody::new(pipe.clone());
+    let caller = Side::Pipe(pipe.clone());
+    let call = Call::begin(worker, Way::Outbound(Tries::default()), caller, &head, body.is_end_stream(), slot);
+    spawn_local(attend(Rc::clone(&call), pipe.clone(), body));
+    let carrying = spawn_local(carry(Rc::clone(downstream), Rc::clone(&call), head));
+    call.waits_in(Some(carrying.abort_handle()));
+    match pipe.head().await {
+        Ok(head) => {
+            let length = head.get_single(Name::CONTENT_LENGTH).and_then(|text| std::str::from_utf8(text).ok()?.parse().ok());
+            headers::to_response(&head, Either::Left(answer.expecting(length)))
         }
-        Err(Stopped::Failed(failure)) => refused(downstream, &failure),
-        Err(Stopped::Reset(code)) => {
+        Err(code) => {
             let message = format!("the service ended the request without an answer: {code}");
-            refused(downstream, &Failure::new(weft_mesh::errors::Reason::ConnectionBroke, message))
+            refused(downstream, &Failure::new(Reason::ConnectionBroke, message))
         }
-        // Only a request that broke off comes here: its connection is closed after this.
-        Err(Stopped::CallerGone) => {
-            refused(downstream, &Failure::new(weft_mesh::errors::Reason::Malformed, "the request broke off"))
+    }
+}
+
+/// Moves a request's body into its call, and tells the call what the client has taken of the answer.
+async fn attend(call: Rc<Call>, pipe: Pipe, body: Incoming) {
+    let mut pumping = pin!(pump(body, &pipe, |part| request_with(&call, part)));
+    let mut is_pumped = false;
+    loop {
+        tokio::select! {
+            () = &mut pumping, if !is_pumped => is_pumped = true,
+            news = pipe.news() => {
+                call.worker.tick();
+                match news {
+                    News::Taken(bytes) => call.response_sent(bytes),
+                    News::Over => return call.caller_gone(Code::CANCEL),
+                }
+            }
         }
     }
 }
@@ -105,13 +127,14 @@ async fn answer(downstream: &Downstream, request: Request<Incoming>) -> Response
 fn refused(downstream: &Downstream, failure: &Failure) -> Response<AnswerBody> {
     downstream.worker.shared.metrics.failure(failure.reason);
     downstream.worker.log(|| format!("request refused ({}): {}", failure.reason.as_str(), failure.message));
-    failure.to_http().map(AnswerBody::Text)
+    let (head, text) = failure.to_http();
+    headers::to_response(&head, Either::Right(Full::from(text)))
 }
 
 /// HTTP/2 wants scheme and authority in each head.
 fn make_absolute(head: &mut request::Parts) -> Result<(), Failure> {
     let malformed =
-        |what: &str| Failure::new(weft_mesh::errors::Reason::Malformed, format!("{what}: RFC 9112, section 3.2"));
+        |what: &str| Failure::new(Reason::Malformed, format!("{what}: RFC 9112, section 3.2"));
     let mut parts = std::mem::take(&mut head.uri).into_parts();
     if parts.authority.is_none() {
         let mut hosts = head.headers.get_all(header::HOST).iter();
@@ -145,109 +168,11 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// The body of an answer, as hyper reads it.
-enum AnswerBody {
-    Text(Bytes),
-    Answer(Box<Moving>),
-}
-
-struct Moving {
-    answer: Answer,
-    expired: Option<Pin<Box<Sleep>>>,
-    /// By `Content-Length`: hyper asks for no more than that.
-    left_bytes: Option<u64>,
-    is_over: bool,
-}
-
-impl Drop for Moving {
-    fn drop(&mut self) {
-        if self.left_bytes == Some(0) {
-            self.end(&Delivery::Whole);
-        }
-    }
-}
-
-impl AnswerBody {
-    fn of(mut answer: Answer, left_bytes: Option<u64>) -> Self {
-        let expired = answer.deadline().map(|deadline: Instant| Box::pin(sleep_until(deadline)));
-        let is_end = answer.body().is_end();
-        let mut moving = Moving { answer, expired, left_bytes, is_over: false };
-        if is_end {
-            moving.end(&Delivery::Whole);
-        }
-        Self::Answer(Box::new(moving))
-    }
-}
-
-/// An answer that can't be finished: hyper closes the connection, which is how HTTP/1.1 says so.
-#[derive(Debug, thiserror::Error)]
-#[error("the answer broke off")]
-struct BrokeOff;
-
-impl http_body::Body for AnswerBody {
-    type Data = Bytes;
-    type Error = BrokeOff;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokeOff>>> {
-        match &mut *self {
-            Self::Text(text) if text.is_empty() => Poll::Ready(None),
-            Self::Text(text) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(text))))),
-            Self::Answer(moving) => moving.poll_frame(cx),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Text(text) => text.is_empty(),
-            Self::Answer(moving) => moving.is_over,
-        }
-    }
-
-    fn size_hint(&self) -> http_body::SizeHint {
-        match self {
-            Self::Text(text) => http_body::SizeHint::with_exact(text.len() as u64),
-            Self::Answer(moving) if moving.is_over => http_body::SizeHint::with_exact(0),
-            Self::Answer(_) => http_body::SizeHint::default(),
-        }
-    }
-}
-
-impl Moving {
-    fn end(&mut self, delivery: &Delivery) {
-        if !self.is_over {
-            self.is_over = true;
-            self.answer.settle(delivery);
-        }
-    }
-
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokeOff>>> {
-        self.answer.poll_upload(cx);
-        let delivery = match self.answer.body().poll_part(cx) {
-            Poll::Ready(Some(Ok(Part::Data(data)))) => {
-                self.left_bytes = self.left_bytes.map(|left| left.saturating_sub(data.len() as u64));
-                return Poll::Ready(Some(Ok(Frame::data(data))));
-            }
-            Poll::Ready(Some(Ok(Part::Trailers(mut trailers)))) => {
-                self.answer.saw_trailers(&mut trailers);
-                return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
-            }
-            Poll::Ready(None) => Delivery::Whole,
-            Poll::Ready(Some(Err(e))) => broken(&e),
-            Poll::Pending => match self.expired.as_mut().map(|expired| expired.as_mut().poll(cx)) {
-                Some(Poll::Ready(())) => Delivery::Failed(deadline_passed()),
-                _ => return Poll::Pending,
-            },
-        };
-        self.end(&delivery);
-        Poll::Ready(if matches!(delivery, Delivery::Whole) { None } else { Some(Err(BrokeOff)) })
-    }
-}
-
 /// One worker's connections to an own service that speaks HTTP/1.1.
 pub(crate) struct Pool {
     shared: Arc<Shared>,
     address: SocketAddr,
-    idle: RefCell<Vec<client::SendRequest<Body>>>,
+    idle: RefCell<Vec<client::SendRequest<PipeBody>>>,
 }
 
 /// Connections kept for the next request.
@@ -258,7 +183,7 @@ impl Pool {
         Rc::new(Self { shared, address, idle: RefCell::default() })
     }
 
-    fn idle(&self) -> Option<client::SendRequest<Body>> {
+    fn idle(&self) -> Option<client::SendRequest<PipeBody>> {
         let mut idle = self.idle.borrow_mut();
         while let Some(connection) = idle.pop() {
             if connection.is_ready() {
@@ -268,7 +193,7 @@ impl Pool {
         None
     }
 
-    async fn connect(&self) -> Result<client::SendRequest<Body>, ConnectError> {
+    async fn connect(&self) -> Result<client::SendRequest<PipeBody>, ConnectError> {
         let failed = |why: String| {
             self.shared.metrics.counters.upstream_connects_failed.fetch_add(1, Relaxed);
             ConnectError::Failed(why.into())
@@ -294,7 +219,7 @@ impl Pool {
 /// A connection in use, given back when dropped.
 pub(crate) struct Lease {
     pool: Rc<Pool>,
-    connection: Option<client::SendRequest<Body>>,
+    connection: Option<client::SendRequest<PipeBody>>,
 }
 
 impl Drop for Lease {
@@ -309,22 +234,40 @@ impl Drop for Lease {
     }
 }
 
-/// Sends a request to the own service.
-pub(crate) async fn send(pool: &Rc<Pool>, head: request::Parts, body: Body) -> Result<Served, Miss> {
-    let mut request = to_http1(head, body).map_err(|e| Miss::Broke(e.to_string()))?;
+/// Sends a call to the own service.
+pub(crate) fn send(pool: &Rc<Pool>, call: &Rc<Call>) {
+    let pipe = Pipe::default();
+    let head = call.send_into(pipe.clone());
+    let sending = exchange(Rc::clone(pool), Rc::clone(call), pipe.clone(), head);
+    let sending = spawn_local(attended(Rc::clone(call), pipe, sending));
+    call.waits_in(Some(sending.abort_handle()));
+}
+
+async fn exchange(pool: Rc<Pool>, call: Rc<Call>, pipe: Pipe, head: Headers) {
+    let answered = match to_http1(&head, PipeBody::new(pipe.clone())) {
+        Ok(request) => try_send(&pool, request).await,
+        Err(e) => Err(Miss::Broke(e.to_string())),
+    };
+    call.worker.tick();
+    match answered {
+        Ok((response, _lease)) => {
+            let (mut head, body) = response.into_parts();
+            remove_hop_by_hop(&mut head.headers);
+            call.response_head(headers::of_response(&head), body.is_end_stream());
+            pump(body, &pipe, |part| answer_with(&call, part)).await;
+        }
+        Err(miss) => call.missed(miss),
+    }
+}
+
+async fn try_send(pool: &Rc<Pool>, mut request: Request<PipeBody>) -> Result<(Response<Incoming>, Lease), Miss> {
     loop {
         let (mut connection, is_fresh) = match pool.idle() {
             Some(connection) => (connection, false),
             None => (pool.connect().await.map_err(Miss::NotSent)?, true),
         };
         match connection.try_send_request(request).await {
-            Ok(response) => {
-                let (mut head, body) = response.into_parts();
-                remove_hop_by_hop(&mut head.headers);
-                head.version = Version::HTTP_2;
-                let lease = Lease { pool: Rc::clone(pool), connection: Some(connection) };
-                return Ok(Served { head, body: Body::H1(body), upload: None, attempt: None, lease: Some(lease) });
-            }
+            Ok(response) => return Ok((response, Lease { pool: Rc::clone(pool), connection: Some(connection) })),
             Err(mut failed) => match failed.take_message() {
                 // Kept too long: the service had closed it.
                 Some(unsent) if !is_fresh => request = unsent,
@@ -335,14 +278,12 @@ pub(crate) async fn send(pool: &Rc<Pool>, head: request::Parts, body: Body) -> R
     }
 }
 
-fn to_http1(mut head: request::Parts, body: Body) -> Result<Request<Body>, http::Error> {
-    let path = head.uri.path_and_query().map_or("/", uri::PathAndQuery::as_str);
-    if let Some(authority) = head.uri.authority() {
-        head.headers.insert(header::HOST, HeaderValue::from_str(authority.as_str())?);
+fn to_http1(head: &Headers, body: PipeBody) -> Result<Request<PipeBody>, http::Error> {
+    let mut request = headers::to_request(head, Uri::try_from(head.path().unwrap_or(b"/"))?, body)?;
+    if let Some(authority) = head.authority() {
+        request.headers_mut().insert(header::HOST, HeaderValue::from_bytes(authority)?);
     }
-    head.uri = Uri::try_from(path)?;
-    head.version = Version::HTTP_11;
-    remove_hop_by_hop(&mut head.headers);
-    let body = if body.is_end() { Body::Empty } else { body };
-    Ok(Request::from_parts(head, body))
+    *request.version_mut() = Version::HTTP_11;
+    remove_hop_by_hop(request.headers_mut());
+    Ok(request)
 }

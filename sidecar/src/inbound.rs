@@ -1,42 +1,41 @@
 //! The way of a call to the own service:
 //!
-//! accept → mTLS → peer identity → deadline → trace → local service → record
+//! accept → mTLS → peer identity → trace → deadline → local service → (the call's two sides move each other's parts:
+//! [`crate::call`]) → record
 
 use std::{
     cell::RefCell,
+    collections::HashMap,
     net::SocketAddr,
-    rc::Rc,
+    rc::{Rc, Weak},
     sync::{
         Arc,
         atomic::Ordering::{Acquire, Relaxed, Release},
     },
-    task::{Context, Poll},
 };
 
-use http::{HeaderValue, Request, Version, request};
 use opentelemetry::trace::SpanKind;
-use tokio::{
-    net::TcpStream,
-    task::spawn_local,
-    time::{Instant, timeout},
-};
+use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::TlsAcceptor;
 use weft_mesh::{errors::Reason, identity::SpiffeId, limits};
+use weft_wire::{CannotOpen, Code, Headers};
 
 use crate::{
-    answer::{Failure, Hop},
+    answer::Failure,
     args::AppProtocol,
-    attempt::{self, Miss, Replay, Served, until},
-    body::{Body, Transfer},
+    attempt::{Miss, Verdict},
+    call::{Call, Side, Way},
     deadline, http1,
-    http2::{Code, Incoming, Receiver, Responder},
+    link::Link,
     metrics::{CallLabels, CallMetrics, Direction, OTHER},
-    outbound::{Answer, CLIENT_CERT, deadline_passed, refuse, serve_http2, span_name},
-    pool::{Destination, Pool},
+    outbound::{CLIENT_CERT, deadline_passed, serve_http2, span_name},
+    pool::{ConnectError, Destination, Pool},
     record::CallRecord,
     shared::{Identity, Phase, Shared},
     span::CallTrace,
+    step::Steps,
     target,
+    tls_stream::TlsStream,
     worker::Worker,
 };
 
@@ -44,7 +43,7 @@ use crate::{
 pub(crate) struct LocalService {
     name: String,
     /// Names of methods by path, and their places in [`Peer::metrics`].
-    methods: std::collections::HashMap<Box<str>, (usize, Box<str>)>,
+    methods: HashMap<Box<str>, (usize, Box<str>)>,
     connections: Connections,
 }
 
@@ -55,7 +54,7 @@ enum Connections {
 
 impl LocalService {
     /// `None` for a sidecar that fronts nothing.
-    pub(crate) fn new(shared: &Arc<Shared>) -> Option<Self> {
+    pub(crate) fn new(worker: Weak<Worker>, shared: &Arc<Shared>) -> Option<Self> {
         let (name, address) = (shared.own.as_ref()?.to_string(), shared.args.app?);
         let contracts = shared.own_policy.contracts.iter();
         let methods = contracts
@@ -66,7 +65,9 @@ impl LocalService {
             .map(|(place, name)| (format!("/{name}").into(), (place, name.into())))
             .collect();
         let connections = match shared.args.protocol {
-            AppProtocol::Grpc => Connections::Http2(Pool::new(Arc::clone(shared), Destination::Local(address))),
+            AppProtocol::Grpc => {
+                Connections::Http2(Pool::new(worker, Arc::clone(shared), Destination::Local(address)))
+            },
             AppProtocol::Http1 => Connections::Http1(http1::Pool::new(Arc::clone(shared), address)),
         };
         Some(Self { name, methods, connections })
@@ -78,7 +79,7 @@ struct Peer {
     worker: Rc<Worker>,
     id: SpiffeId,
     /// What the service is told of it, in Envoy's format.
-    client_cert: HeaderValue,
+    client_cert: Vec<u8>,
     /// Rows for this peer, by a method's place; the last is for what no descriptor knows.
     metrics: RefCell<Vec<Option<Arc<CallMetrics>>>>,
 }
@@ -109,8 +110,16 @@ pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, from: SocketAdd
         Ok(Ok(stream)) => match peer_of(&worker, &identity, stream.get_ref().1) {
             Ok(peer) => {
                 let (name, peer) = (format!("inbound connection of {} from {from}", peer.id), Rc::new(peer));
-                let answer = |incoming| drop(spawn_local(answer(Rc::clone(&peer), incoming)));
-                return serve_http2(&worker, stream, Phase::Draining, &name, answer).await;
+                let mut steps = Steps::new();
+                let begin = |link: &Rc<Link>, stream, head: Headers, is_whole| {
+                    let Some(slot) = worker.call_slot() else { return link.reset(stream, Code::REFUSED_STREAM) };
+                    let caller = Side::Stream(Rc::clone(link), stream);
+                    let way = Way::Inbound(Running::new(&worker.shared));
+                    let call = Call::begin(&worker, way, caller, &head, is_whole, slot);
+                    call.waits_in(steps.run(carry(Rc::clone(&peer), Rc::clone(&call), head)));
+                };
+                let stream = TlsStream::server(stream);
+                return serve_http2(&worker, stream, Phase::Draining, &name, begin).await;
             }
             Err(why) => why,
         },
@@ -126,8 +135,7 @@ fn peer_of(worker: &Rc<Worker>, own: &Identity, tls: &rustls::ServerConnection) 
     let leaf = tls.peer_certificates().and_then(<[_]>::first).ok_or("it showed no certificate")?;
     let id = SpiffeId::of_certificate(leaf).map_err(|e| e.to_string())?;
     let hash: String = sha256(leaf).iter().map(|byte| format!("{byte:02x}")).collect();
-    let text = format!("By={};Hash={hash};URI={id}", own.svid.id());
-    let client_cert = HeaderValue::try_from(text).map_err(|e| e.to_string())?;
+    let client_cert = format!("By={};Hash={hash};URI={id}", own.svid.id()).into_bytes();
     Ok(Peer { worker: Rc::clone(worker), id, client_cert, metrics: RefCell::default() })
 }
 
@@ -137,12 +145,20 @@ fn sha256(bytes: &[u8]) -> impl AsRef<[u8]> + std::ops::Deref<Target = [u8]> {
 }
 
 /// Counts a call into the drain.
-struct Running(Arc<Shared>);
+pub(crate) struct Running(Arc<Shared>);
 
 impl Running {
     fn new(shared: &Arc<Shared>) -> Self {
         shared.inbound_in_flight.fetch_add(1, Acquire);
         Self(Arc::clone(shared))
+    }
+
+    /// What the caller is told when time is up.
+    pub(crate) fn deadline_passed(&self) -> Failure {
+        match &self.0.own {
+            Some(own) => deadline_passed().of_service(own.as_str()),
+            None => deadline_passed(),
+        }
     }
 }
 
@@ -152,108 +168,75 @@ impl Drop for Running {
     }
 }
 
-async fn answer(peer: Rc<Peer>, incoming: Incoming) {
-    let Incoming { head, body, mut responder } = incoming;
-    let _running = Running::new(&peer.worker.shared);
-    let is_grpc = target::is_grpc(&head.headers);
-    match serve_call(&peer, head, body, &mut responder).await {
-        Ok(answer) => answer.deliver(responder, Hop::Inbound).await,
-        Err(Ended::Failed(failure)) => refuse(&peer.worker, responder, is_grpc, &failure, Hop::Inbound).await,
-        Err(Ended::Reset(code)) => responder.reset(code),
-        Err(Ended::CallerGone) => {}
+/// Carries a call to the own service.
+async fn carry(peer: Rc<Peer>, call: Rc<Call>, head: Headers) {
+    let worker = &peer.worker;
+    // The listener exists only where there is a service.
+    let Some(local) = &worker.local else { return call.reset(Code::REFUSED_STREAM) };
+    admit(&peer, local, &call, head);
+    let sent = match &local.connections {
+        Connections::Http1(pool) => {
+            http1::send(pool, &call);
+            Ok(())
+        }
+        Connections::Http2(pool) => send(pool, &call).await,
+    };
+    if let Err(miss) = sent {
+        call.missed(miss);
     }
 }
 
-/// Why the own service does not answer.
-enum Ended {
-    Failed(Failure),
-    /// REFUSED_STREAM says that it has not seen the call, so that the caller's sidecar tries another.
-    Reset(Code),
-    CallerGone,
-}
-
-async fn serve_call(
-    peer: &Rc<Peer>,
-    mut head: request::Parts,
-    body: Receiver,
-    responder: &mut Responder,
-) -> Result<Answer, Ended> {
+/// What is looked at and written into the head before a call goes on.
+fn admit(peer: &Peer, local: &LocalService, call: &Rc<Call>, mut head: Headers) {
     let worker = &peer.worker;
-    let shared = &worker.shared;
-    let started = Instant::now();
-    // The listener exists only where there is a service.
-    let local = worker.local.as_ref().ok_or(Ended::Reset(Code::REFUSED_STREAM))?;
-    let slot = worker.call_slot().ok_or(Ended::Reset(Code::REFUSED_STREAM))?;
-
-    let (place, method) = match local.methods.get(head.uri.path()) {
+    let (place, method) = match local.methods.get(target::without_query(head.path().unwrap_or_default())) {
         Some((place, name)) => (Some(*place), &**name),
         None => (None, OTHER),
     };
-    let trace = CallTrace::begin(&head.headers, shared);
-    let span = trace.span(SpanKind::Server, span_name(method, &head));
-    let mut record = CallRecord::begin(shared, &peer.metrics(local, place, method), started, span);
+    let trace = CallTrace::begin(&head, &worker.shared);
+    let span = trace.span(SpanKind::Server, || span_name(method, &head));
+    let mut record = CallRecord::begin(worker, &peer.metrics(local, place, method), call.started, span);
     if let Some(span) = &mut record.span {
         span.set("weft.peer", peer.id.to_string());
     }
-    let deadline = deadline::of(&head.headers, None, started);
-    deadline::pass_on(&mut head.headers, deadline, started);
-    head.headers.insert(&CLIENT_CERT, peer.client_cert.clone());
-    trace.pass_on(&mut head.headers);
-
-    let mut gone = |cx: &mut Context<'_>| responder.poll_gone(cx);
-    let served = match &local.connections {
-        Connections::Http2(pool) => over_http2(worker, pool, head, body, deadline, &mut gone).await,
-        Connections::Http1(pool) => {
-            until(http1::send(pool, head, Body::H2(body)), deadline, &mut gone).await.and_then(|sent| sent)
-        }
-    };
-    match served {
-        Ok(served) => Ok(Answer::new(served, record, deadline, slot, Rc::clone(worker))),
-        Err(miss) => Err(missed(shared, &mut record, local, miss)),
-    }
+    call.record(record);
+    call.end_by(deadline::of(&head, None, call.started));
+    head.set(CLIENT_CERT, &peer.client_cert);
+    trace.pass_on(&mut head);
+    call.keep_head(head);
 }
 
-async fn over_http2(
-    worker: &Rc<Worker>,
-    pool: &Rc<Pool>,
-    head: request::Parts,
-    body: Receiver,
-    deadline: Option<Instant>,
-    gone: &mut impl FnMut(&mut Context<'_>) -> Poll<()>,
-) -> Result<Served, Miss> {
-    let lease = until(pool.lease(), deadline, gone).await?.map_err(Miss::NotSent)?;
-    let mut request = Request::from_parts(head, ());
-    *request.version_mut() = Version::HTTP_2;
-    let body = Transfer::new(Body::H2(body), Replay::off(Rc::clone(worker)));
-    let sent = attempt::exchange(lease, request, body, deadline, gone).await;
-    let (answered, upload) = sent.map_err(|(miss, _)| miss)?;
-    let (head, stream) = answered.into_parts();
-    Ok(Served { head, body: Body::H2(stream), upload: Some(upload), attempt: None, lease: None })
+async fn send(pool: &Rc<Pool>, call: &Rc<Call>) -> Result<(), Miss> {
+    let link = match pool.ready() {
+        Some(link) => link,
+        None => pool.link().await.map_err(Miss::NotSent)?,
+    };
+    let now = call.worker.now();
+    call.send_over(&link, |head, _, deadline| deadline::pass_on(head, deadline, now)).map_err(|why| {
+        Miss::NotSent(match why {
+            CannotOpen::Full | CannotOpen::Congested => ConnectError::Full,
+            CannotOpen::Going => ConnectError::Failed("its connection is going away".into()),
+        })
+    })
 }
 
 /// What the caller is told when the own service did not answer.
-fn missed(shared: &Shared, record: &mut CallRecord, local: &LocalService, miss: Miss) -> Ended {
+pub(crate) fn missed(call: &Call, miss: Miss) -> Verdict {
+    let shared = &call.worker.shared;
     match miss {
-        Miss::CallerGone => Ended::CallerGone,
-        Miss::Reset(code) => {
-            record.ended(crate::classify::code_of_reset(code));
-            Ended::Reset(code)
-        }
+        Miss::Reset(code) => Verdict::Reset(code),
+        // The service has not seen the call: the caller's sidecar tries another.
         Miss::NotSent(_) | Miss::Unseen(_) => {
-            record.failed(Reason::ConnectFailed);
+            call.with_record(|record| record.failed(Reason::ConnectFailed));
             shared.metrics.failure(Reason::ConnectFailed);
             shared.check_health_now.notify_one();
-            Ended::Reset(Code::REFUSED_STREAM)
+            Verdict::Reset(Code::REFUSED_STREAM)
         }
         Miss::Broke(why) => {
-            record.failed(Reason::ConnectionBroke);
             shared.check_health_now.notify_one();
-            let message = format!("the connection to {} broke before it answered: {why}", local.name);
-            Ended::Failed(Failure::new(Reason::ConnectionBroke, message).of_service(&local.name))
-        }
-        Miss::DeadlinePassed => {
-            record.failed(Reason::DeadlineExceeded);
-            Ended::Failed(deadline_passed().of_service(&local.name))
+            let name = shared.own.as_ref().map_or("the service", |own| own.as_str());
+            let message = format!("the connection to {name} broke before it answered: {why}");
+            Verdict::Fail(Failure::new(Reason::ConnectionBroke, message).of_service(name))
         }
     }
 }

@@ -4,29 +4,39 @@
 //! to it. Each of their steps is a module that knows nothing of the steps around it. Workers (`worker`) carry calls,
 //! each on a thread with its own connections; `control` runs beside them on the main thread and hands them what it
 //! learns through `shared` and `catalog`.
+//!
+//! Once it is sent, a call is moved by the events of its two connections: `call` holds what both sides of it do to one
+//! another, `link` drives a connection over the HTTP/2 core, `pipe` stands in for a side that speaks something else.
 
 mod answer;
 mod args;
 mod attempt;
 mod balance;
-mod body;
 mod breaker;
+mod call;
 mod catalog;
 mod classify;
 mod control;
 mod deadline;
 mod detect;
+mod headers;
 mod http1;
-mod http2;
 mod inbound;
+mod link;
+mod local;
 mod metrics;
 mod outbound;
+mod pipe;
 mod pool;
 mod record;
 mod shared;
 mod span;
 mod start;
+mod step;
 mod target;
+mod timer;
+mod tls_stream;
+mod wire_limits;
 mod worker;
 
 pub use args::{AppProtocol, Args, HealthCheck};

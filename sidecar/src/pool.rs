@@ -2,7 +2,7 @@
 //! identity), made one at a time, opened anew when the peer's stream limit is reached, closed when idle.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::RefCell,
     collections::HashMap,
     fmt,
     net::SocketAddr,
@@ -11,7 +11,6 @@ use std::{
     time::Duration,
 };
 
-use http::Request;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -24,35 +23,41 @@ use weft_mesh::{limits, tls};
 
 use crate::{
     catalog::Endpoint,
-    http2::{self, Client, Responding, Sender},
+    link::{Driver, Link, LinkError, Role},
     shared::Shared,
+    tls_stream::TlsStream,
+    worker::Worker,
 };
 
 /// All connections of a worker.
 pub(crate) struct Pools {
+    worker: Weak<Worker>,
     shared: Arc<Shared>,
     by_endpoint: RefCell<HashMap<u64, Rc<Pool>>>,
 }
 
 impl Pools {
-    pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, by_endpoint: RefCell::default() }
+    pub(crate) fn new(worker: Weak<Worker>, shared: Arc<Shared>) -> Self {
+        Self { worker, shared, by_endpoint: RefCell::default() }
     }
 
     /// The connections to an endpoint.
     pub(crate) fn of(&self, endpoint: &Arc<Endpoint>) -> Rc<Pool> {
         let mut pools = self.by_endpoint.borrow_mut();
-        let pool = pools
-            .entry(endpoint.number)
-            .or_insert_with(|| Pool::new(Arc::clone(&self.shared), Destination::Endpoint(Arc::clone(endpoint))));
+        let pool = pools.entry(endpoint.number).or_insert_with(|| {
+            let destination = Destination::Endpoint(Arc::clone(endpoint));
+            Pool::new(Weak::clone(&self.worker), Arc::clone(&self.shared), destination)
+        });
         Rc::clone(pool)
     }
 
     /// Closes what has been idle for [`limits::IDLE_CONNECTION`]. To be called now and then.
     pub(crate) fn close_idle(&self, now: Instant) {
         self.by_endpoint.borrow_mut().retain(|_, pool| {
-            pool.connections.borrow_mut().retain(|connection| !connection.is_idle(now));
-            !pool.connections.borrow().is_empty() || pool.waiting.borrow().is_some()
+            for link in pool.links.borrow().iter().filter(|link| is_idle(link, now)) {
+                link.drain(now);
+            }
+            !pool.links.borrow().is_empty() || pool.waiting.borrow().is_some()
         });
     }
 }
@@ -79,9 +84,10 @@ type Waiting = oneshot::Sender<Result<(), ConnectError>>;
 
 /// The connections to one destination.
 pub(crate) struct Pool {
+    worker: Weak<Worker>,
     shared: Arc<Shared>,
     destination: Destination,
-    connections: RefCell<Vec<Rc<Connection>>>,
+    links: RefCell<Vec<Rc<Link>>>,
     /// Who waits for the connection that is being made; `None` while none is.
     waiting: RefCell<Option<Vec<Waiting>>>,
 }
@@ -104,70 +110,34 @@ impl fmt::Display for ConnectError {
     }
 }
 
-/// A connection over which many calls go.
-struct Connection {
-    client: RefCell<Client>,
-    in_flight: Cell<usize>,
-    is_gone: Cell<bool>,
-    idle_since: Cell<Instant>,
-}
-
-impl Connection {
-    fn has_room(&self) -> bool {
-        // In another step than opening: a stream limit that shrinks meanwhile only makes h2 queue one call.
-        !self.is_gone.get() && self.in_flight.get() < self.client.borrow().stream_limit()
-    }
-
-    fn is_idle(&self, now: Instant) -> bool {
-        self.is_gone.get() || (self.in_flight.get() == 0 && now - self.idle_since.get() > limits::IDLE_CONNECTION)
-    }
-}
-
-/// A place on a connection for one call, given back when dropped.
-pub(crate) struct Lease(Rc<Connection>);
-
-impl Lease {
-    fn new(connection: &Rc<Connection>) -> Self {
-        connection.in_flight.set(connection.in_flight.get() + 1);
-        Self(Rc::clone(connection))
-    }
-
-    /// Opens a call. When it fails nothing was sent, and the connection is not used again.
-    pub(crate) async fn open(&self, head: Request<()>, is_end: bool) -> Result<(Responding, Sender), http2::Error> {
-        let mut client = self.0.client.borrow().another();
-        let opened = client.open(head, is_end).await;
-        if opened.is_err() {
-            self.0.is_gone.set(true);
-        }
-        opened
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        let in_flight = self.0.in_flight.get() - 1;
-        self.0.in_flight.set(in_flight);
-        if in_flight == 0 {
-            self.0.idle_since.set(Instant::now());
-        }
-    }
+fn is_idle(link: &Link, now: Instant) -> bool {
+    link.idle_since().is_some_and(|since| now.saturating_duration_since(since) > limits::IDLE_CONNECTION)
 }
 
 impl Pool {
-    pub(crate) fn new(shared: Arc<Shared>, destination: Destination) -> Rc<Self> {
-        Rc::new(Self { shared, destination, connections: RefCell::default(), waiting: RefCell::default() })
+    pub(crate) fn new(worker: Weak<Worker>, shared: Arc<Shared>, destination: Destination) -> Rc<Self> {
+        Rc::new(Self { worker, shared, destination, links: RefCell::default(), waiting: RefCell::default() })
     }
 
-    /// A place on a connection, made if there is none with room. Dropping the future leaves the making to the others
-    /// who wait for it.
-    pub(crate) async fn lease(self: &Rc<Self>) -> Result<Lease, ConnectError> {
+    /// A connection with room, if there is one.
+    pub(crate) fn ready(&self) -> Option<Rc<Link>> {
+        self.links.borrow().iter().find(|link| link.has_room()).cloned()
+    }
+
+    /// A connection with room, made if there is none. Dropping the future leaves the making to the others who wait for
+    /// it.
+    pub(crate) async fn link(self: &Rc<Self>) -> Result<Rc<Link>, ConnectError> {
         loop {
-            if let Some(connection) = self.connections.borrow().iter().find(|connection| connection.has_room()) {
-                return Ok(Lease::new(connection));
+            if let Some(link) = self.ready() {
+                return Ok(link);
             }
             let made = self.join_connect()?;
             // A sender that goes without a word was dropped with its worker.
-            made.await.unwrap_or(Err(ConnectError::Failed("the sidecar is stopping".into())))?;
+            let made = made.await.unwrap_or(Err(ConnectError::Failed("the sidecar is stopping".into())));
+            if let Some(worker) = self.worker.upgrade() {
+                worker.tick();
+            }
+            made?;
         }
     }
 
@@ -178,8 +148,7 @@ impl Pool {
             waiting.push(sender);
             return Ok(made);
         }
-        self.connections.borrow_mut().retain(|connection| !connection.is_gone.get());
-        if self.connections.borrow().len() >= limits::CONNECTIONS_PER_ENDPOINT {
+        if self.links.borrow().iter().filter(|link| !link.is_gone()).count() >= limits::CONNECTIONS_PER_ENDPOINT {
             return Err(ConnectError::Full);
         }
         *waiting = Some(vec![sender]);
@@ -213,7 +182,7 @@ impl Pool {
         let stream = connect_tcp(endpoint.address).await?;
         let name = tls::server_name(&endpoint.spiffe_id);
         let stream = within(limits::HANDSHAKE_TIMEOUT, TlsConnector::from(config).connect(name, stream)).await?;
-        self.drive(stream).await
+        self.drive(TlsStream::client(stream)).await
     }
 
     async fn connect_local(self: &Rc<Self>, address: SocketAddr) -> Result<(), String> {
@@ -223,45 +192,49 @@ impl Pool {
 
     /// Begins HTTP/2 on a stream and takes the connection in.
     async fn drive(self: &Rc<Self>, stream: impl AsyncRead + AsyncWrite + Unpin + 'static) -> Result<(), String> {
-        let (client, driver) = within(limits::HANDSHAKE_TIMEOUT, Client::handshake(stream)).await?;
-        let connection = Rc::new(Connection {
-            client: RefCell::new(client),
-            in_flight: Cell::new(0),
-            is_gone: Cell::new(false),
-            idle_since: Cell::new(Instant::now()),
-        });
-        if let Destination::Endpoint(endpoint) = &self.destination {
-            endpoint.connections.fetch_add(1, Relaxed);
+        let worker = self.worker.upgrade().ok_or("the sidecar is stopping")?;
+        worker.tick();
+        let link = Link::client(&worker);
+        let driver = Driver::new(&worker, &link, Role::Client, stream, |_, _, _| {});
+        let ended = spawn_local(Rc::clone(self).attend(Rc::downgrade(&link), driver));
+        // What the peer takes at once is known only then.
+        if let Err(why) = within(limits::HANDSHAKE_TIMEOUT, link.settled()).await {
+            ended.abort();
+            return Err(why);
         }
-        let (pool, weak) = (Rc::downgrade(self), Rc::downgrade(&connection));
-        self.connections.borrow_mut().push(connection);
-        let endpoint = match &self.destination {
-            Destination::Endpoint(endpoint) => Some(Arc::clone(endpoint)),
+        self.links.borrow_mut().push(link);
+        Ok(())
+    }
+
+    /// Keeps a connection until it ends, and then takes it out of the pool.
+    async fn attend(self: Rc<Self>, link: Weak<Link>, driver: impl Future<Output = Result<(), LinkError>>) {
+        let _open = match &self.destination {
+            Destination::Endpoint(endpoint) => Some(OpenConnection::new(endpoint)),
             Destination::Local(_) => None,
         };
-        spawn_local(async move {
-            let ended = driver.await;
-            if let Some(endpoint) = endpoint {
-                endpoint.connections.fetch_sub(1, Relaxed);
-            }
-            forget(&pool, &weak, ended);
-        });
-        Ok(())
+        if let Err(e) = driver.await {
+            tracing::debug!("the connection to {} broke: {e}", self.destination);
+        }
+        self.links.borrow_mut().retain(|other| !std::ptr::eq(Rc::as_ptr(other), link.as_ptr()));
+        if let Destination::Local(_) = self.destination {
+            self.shared.check_health_now.notify_one();
+        }
     }
 }
 
-/// Takes a connection that has ended out of its pool.
-fn forget(pool: &Weak<Pool>, connection: &Weak<Connection>, ended: Result<(), http2::Error>) {
-    let Some(pool) = pool.upgrade() else { return };
-    if let Err(e) = ended {
-        tracing::debug!("the connection to {} broke: {e}", pool.destination);
+/// Counts a connection for as long as it is there.
+struct OpenConnection(Arc<Endpoint>);
+
+impl OpenConnection {
+    fn new(endpoint: &Arc<Endpoint>) -> Self {
+        endpoint.connections.fetch_add(1, Relaxed);
+        Self(Arc::clone(endpoint))
     }
-    if let Some(connection) = connection.upgrade() {
-        connection.is_gone.set(true);
-        pool.connections.borrow_mut().retain(|other| !Rc::ptr_eq(other, &connection));
-    }
-    if let Destination::Local(_) = pool.destination {
-        pool.shared.check_health_now.notify_one();
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Relaxed);
     }
 }
 

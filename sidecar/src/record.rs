@@ -3,6 +3,7 @@
 
 use std::{
     cell::Cell,
+    rc::Rc,
     sync::{Arc, atomic::Ordering::Relaxed},
 };
 
@@ -14,13 +15,13 @@ use crate::{
     catalog::Endpoint,
     classify,
     metrics::{CANCELLED_BY_CALLER, CallMetrics},
-    shared::Shared,
     span::Span,
+    worker::Worker,
 };
 
 /// A call from its head to the end of its answer.
 pub(crate) struct CallRecord {
-    shared: Arc<Shared>,
+    worker: Rc<Worker>,
     metrics: Arc<CallMetrics>,
     breaker: Option<(Arc<Breaker>, Permit)>,
     started: Instant,
@@ -31,14 +32,14 @@ pub(crate) struct CallRecord {
 
 impl CallRecord {
     pub(crate) fn begin(
-        shared: &Arc<Shared>,
+        worker: &Rc<Worker>,
         metrics: &Arc<CallMetrics>,
         started: Instant,
         span: Option<Box<Span>>,
     ) -> Self {
         metrics.in_flight.fetch_add(1, Relaxed);
-        let (shared, metrics) = (Arc::clone(shared), Arc::clone(metrics));
-        Self { shared, metrics, breaker: None, started, span, code: None, reason: None }
+        let (worker, metrics) = (Rc::clone(worker), Arc::clone(metrics));
+        Self { worker, metrics, breaker: None, started, span, code: None, reason: None }
     }
 
     /// The breaker that let the call through, to be told how it ended.
@@ -46,9 +47,21 @@ impl CallRecord {
         self.breaker = Some((Arc::clone(breaker), permit));
     }
 
-    /// Counts one more try.
-    pub(crate) fn retried(&self) {
+    /// Counts one more try, which this made necessary.
+    pub(crate) fn retried(&mut self, why: &str) {
         self.metrics.retries.fetch_add(1, Relaxed);
+        if let Some(span) = &mut self.span {
+            span.event("retry", vec![opentelemetry::KeyValue::new("reason", why.to_owned())]);
+        }
+    }
+
+    /// A span for a try at an endpoint, where the call has one.
+    pub(crate) fn span_of_attempt(&self, number: u32, endpoint: &Endpoint) -> Option<Box<Span>> {
+        let mut span = Box::new(self.span.as_ref()?.attempt(number));
+        span.set("weft.endpoint", endpoint.id.clone());
+        span.set("server.address", endpoint.address.ip().to_string());
+        span.set("server.port", i64::from(endpoint.address.port()));
+        Some(span)
     }
 
     /// The service's own answer.
@@ -77,14 +90,14 @@ impl CallRecord {
 
 impl Drop for CallRecord {
     fn drop(&mut self) {
-        let now = Instant::now();
+        let now = self.worker.now();
         let code = self.code.unwrap_or(CANCELLED_BY_CALLER);
         self.metrics.in_flight.fetch_sub(1, Relaxed);
         self.metrics.record(code, now.saturating_duration_since(self.started));
         if let Some((breaker, permit)) = &self.breaker {
             breaker.settle(*permit, self.verdict(code), now);
         }
-        if let (Some(span), Some(sink)) = (self.span.take(), &self.shared.spans) {
+        if let (Some(span), Some(sink)) = (self.span.take(), &self.worker.shared.spans) {
             span.end(code, self.reason.map(Reason::as_str), sink);
         }
     }
@@ -92,7 +105,7 @@ impl Drop for CallRecord {
 
 /// A try to have a call served by one endpoint.
 pub(crate) struct AttemptRecord {
-    shared: Arc<Shared>,
+    worker: Rc<Worker>,
     pub(crate) endpoint: Arc<Endpoint>,
     permit: Permit,
     pub(crate) span: Option<Box<Span>>,
@@ -102,14 +115,14 @@ pub(crate) struct AttemptRecord {
 
 impl AttemptRecord {
     pub(crate) fn begin(
-        shared: &Arc<Shared>,
+        worker: &Rc<Worker>,
         endpoint: &Arc<Endpoint>,
         permit: Permit,
         span: Option<Box<Span>>,
     ) -> Self {
         endpoint.in_flight.fetch_add(1, Relaxed);
-        let (shared, endpoint) = (Arc::clone(shared), Arc::clone(endpoint));
-        Self { shared, endpoint, permit, span, code: None, error: None }
+        let (worker, endpoint) = (Rc::clone(worker), Arc::clone(endpoint));
+        Self { worker, endpoint, permit, span, code: None, error: None }
     }
 
     /// The endpoint's answer.
@@ -128,8 +141,8 @@ impl Drop for AttemptRecord {
     fn drop(&mut self) {
         self.endpoint.in_flight.fetch_sub(1, Relaxed);
         let code = self.code.unwrap_or(CANCELLED_BY_CALLER);
-        self.endpoint.breaker.settle(self.permit, classify::verdict(code), Instant::now());
-        if let (Some(span), Some(sink)) = (self.span.take(), &self.shared.spans) {
+        self.endpoint.breaker.settle(self.permit, classify::verdict(code), self.worker.now());
+        if let (Some(span), Some(sink)) = (self.span.take(), &self.worker.shared.spans) {
             span.end(code, self.error, sink);
         }
     }

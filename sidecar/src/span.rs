@@ -3,7 +3,6 @@
 
 use std::time::SystemTime;
 
-use http::{HeaderMap, HeaderValue};
 use opentelemetry::{
     InstrumentationScope, KeyValue, SpanId, TraceFlags, TraceId, Value,
     trace::{Event, SpanContext, SpanKind, Status, TraceState},
@@ -11,8 +10,9 @@ use opentelemetry::{
 use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
 use weft_mesh::{
     telemetry::SpanSink,
-    trace_context::{TRACEPARENT, TraceContext, ratio_sampled},
+    trace_context::{TraceContext, ratio_sampled},
 };
+use weft_wire::{Headers, Name};
 
 use crate::{classify, metrics::code_name, shared::Shared};
 
@@ -28,8 +28,8 @@ pub(crate) struct CallTrace {
 
 impl CallTrace {
     /// Continues the trace in the headers or begins one.
-    pub(crate) fn begin(headers: &HeaderMap, shared: &Shared) -> Self {
-        let incoming = TraceContext::from_headers(headers);
+    pub(crate) fn begin(headers: &Headers, shared: &Shared) -> Self {
+        let incoming = TraceContext::read(|name| headers.get_single(known(name)));
         let (context, parent) = match incoming {
             Some(incoming) if !incoming.is_sampled => (incoming, Some(incoming.span_id)),
             Some(incoming) => (incoming.child(new_span_id()), Some(incoming.span_id)),
@@ -43,13 +43,13 @@ impl CallTrace {
     }
 
     /// Writes the context into the head of the call that goes on.
-    pub(crate) fn pass_on(&self, headers: &mut HeaderMap) {
+    pub(crate) fn pass_on(&self, headers: &mut Headers) {
         write(self.context, headers);
     }
 
     /// The span of the call itself, if it is recorded.
-    pub(crate) fn span(&self, kind: SpanKind, name: &str) -> Option<Box<Span>> {
-        self.is_recorded.then(|| Box::new(Span::new(self.context, self.parent, true, kind, name)))
+    pub(crate) fn span(&self, kind: SpanKind, name: impl FnOnce() -> String) -> Option<Box<Span>> {
+        self.is_recorded.then(|| Box::new(Span::new(self.context, self.parent, true, kind, name())))
     }
 }
 
@@ -67,7 +67,7 @@ pub(crate) struct Span {
 }
 
 impl Span {
-    fn new(context: TraceContext, parent: Option<[u8; 8]>, is_parent_remote: bool, kind: SpanKind, name: &str) -> Self {
+    fn new(context: TraceContext, parent: Option<[u8; 8]>, is_parent_remote: bool, kind: SpanKind, name: String) -> Self {
         let mut attributes = Vec::with_capacity(10);
         match name.split_once('/') {
             Some((service, method)) if !service.is_empty() && !service.contains(' ') => attributes.extend([
@@ -77,20 +77,20 @@ impl Span {
             ]),
             _ => {}
         }
-        let (name, start, events) = (name.to_owned(), SystemTime::now(), Vec::new());
+        let (start, events) = (SystemTime::now(), Vec::new());
         Self { context, parent, is_parent_remote, kind, name, start, attributes, events }
     }
 
     /// A span of one attempt under the span of a call.
     pub(crate) fn attempt(&self, number: u32) -> Self {
         let context = self.context.child(new_span_id());
-        let mut span = Self::new(context, Some(self.context.span_id), false, SpanKind::Client, &self.name);
+        let mut span = Self::new(context, Some(self.context.span_id), false, SpanKind::Client, self.name.clone());
         span.set("weft.attempt", i64::from(number));
         span
     }
 
     /// Writes this span's context into the head of the call that goes on.
-    pub(crate) fn pass_on(&self, headers: &mut HeaderMap) {
+    pub(crate) fn pass_on(&self, headers: &mut Headers) {
         write(self.context, headers);
     }
 
@@ -141,9 +141,17 @@ impl Span {
     }
 }
 
-fn write(context: TraceContext, headers: &mut HeaderMap) {
-    let value = HeaderValue::from_bytes(&context.to_traceparent()).expect("hex and dashes are a header value");
-    headers.insert(&TRACEPARENT, value);
+fn write(context: TraceContext, headers: &mut Headers) {
+    headers.set(Name::TRACEPARENT, &context.to_traceparent());
+}
+
+/// Those that nearly every call is asked for are found without comparing text.
+fn known(name: &'static str) -> Name {
+    match name {
+        "traceparent" => Name::TRACEPARENT,
+        "b3" => Name::B3,
+        name => Name::other(name),
+    }
 }
 
 fn new_span_id() -> [u8; 8] {

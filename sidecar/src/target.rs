@@ -1,9 +1,9 @@
 //! Which service a call is for.
 
-use http::{HeaderMap, HeaderName, HeaderValue, header, request::Parts, uri::PathAndQuery};
 use weft_mesh::names::{self, NameError, ServiceName};
+use weft_wire::{Headers, Name};
 
-static SERVICE: HeaderName = HeaderName::from_static(names::header::SERVICE);
+const SERVICE: Name = Name::other(names::header::SERVICE);
 
 /// What a head asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,58 +27,58 @@ pub(crate) enum TargetError {
     Nothing,
 }
 
-/// The names that a connection's last call was resolved with: most connections always say the same.
-#[derive(Debug, Default)]
-pub(crate) struct AuthorityCache {
-    authority: String,
-    service: Option<ServiceName>,
-}
-
-impl AuthorityCache {
-    fn resolve(&mut self, authority: &str, namespace: &str) -> Option<ServiceName> {
-        if self.authority != authority {
-            authority.clone_into(&mut self.authority);
-            self.service = ServiceName::from_authority(authority, namespace);
-        }
-        self.service.clone()
-    }
-}
-
 /// Finds the target in a head, in this order: `x-weft-service` (removed), an authority that names a service, for
 /// gRPC the protobuf service in the path, else the first part of the path (stripped).
-pub(crate) fn resolve(head: &mut Parts, namespace: &str, cache: &mut AuthorityCache) -> Result<Target, TargetError> {
-    if let Some(name) = head.headers.remove(&SERVICE) {
-        let name = String::from_utf8_lossy(name.as_bytes());
-        return ServiceName::parse_in(&name, namespace).map(Target::Service).map_err(TargetError::Header);
+pub(crate) fn resolve(head: &mut Headers, namespace: &str) -> Result<Target, TargetError> {
+    if let Some(name) = head.get(SERVICE) {
+        let name = String::from_utf8_lossy(name);
+        let target = ServiceName::parse_in(&name, namespace).map(Target::Service).map_err(TargetError::Header);
+        head.remove(SERVICE);
+        return target;
     }
-    let authority = match head.uri.authority() {
-        Some(authority) => authority.as_str(),
-        None => head.headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default(),
-    };
-    if let Some(service) = cache.resolve(authority, namespace) {
+    if let Some(service) = ServiceName::from_authority(&authority(head), namespace) {
         return Ok(Target::Service(service));
     }
-    if is_grpc(&head.headers) {
-        let is_reflection = contract(head.uri.path()).is_some_and(|name| name.starts_with("grpc.reflection.v1"));
+    if is_grpc(head) {
+        let is_reflection = contract(&path(head)).is_some_and(|name| name.starts_with("grpc.reflection.v1"));
         return Ok(if is_reflection { Target::Reflection } else { Target::Contract });
     }
     by_path(head, namespace).ok_or(TargetError::Nothing)
 }
 
+/// Whether a head says which service it is for with the header for it.
+pub(crate) fn is_named(head: &Headers) -> bool {
+    head.get(SERVICE).is_some()
+}
+
+fn authority(head: &Headers) -> std::borrow::Cow<'_, str> {
+    String::from_utf8_lossy(head.authority().or_else(|| head.get(Name::HOST)).unwrap_or_default())
+}
+
+/// The path with its query.
+pub(crate) fn path(head: &Headers) -> std::borrow::Cow<'_, str> {
+    String::from_utf8_lossy(head.path().unwrap_or_default())
+}
+
+/// A path without its query, which is how methods are known.
+pub(crate) fn without_query(path: &[u8]) -> &str {
+    let end = path.iter().position(|byte| *byte == b'?').unwrap_or(path.len());
+    std::str::from_utf8(&path[..end]).unwrap_or_default()
+}
+
 /// Takes the service out of `/{service}/…`.
-fn by_path(head: &mut Parts, namespace: &str) -> Option<Target> {
-    let path = head.uri.path_and_query()?.as_str();
+fn by_path(head: &mut Headers, namespace: &str) -> Option<Target> {
+    let path = path(head).into_owned();
     let rest = path.strip_prefix('/')?;
     let end = rest.find(['/', '?']).unwrap_or(rest.len());
     let service = ServiceName::parse_in(&rest[..end], namespace).ok()?;
     let rest = &rest[end..];
     let stripped = if rest.starts_with('/') { rest.to_owned() } else { format!("/{rest}") };
-    let mut uri = head.uri.clone().into_parts();
-    uri.path_and_query = Some(PathAndQuery::try_from(stripped).ok()?);
-    uri.scheme = Some(http::uri::Scheme::HTTP);
-    uri.authority = Some(service.as_str().parse().ok()?);
-    head.uri = http::Uri::from_parts(uri).ok()?;
-    head.headers.insert(header::HOST, HeaderValue::from_str(service.as_str()).ok()?);
+    head.set(Name::PATH, stripped.as_bytes());
+    head.set(Name::AUTHORITY, service.as_str().as_bytes());
+    if head.get(Name::HOST).is_some() {
+        head.set(Name::HOST, service.as_str().as_bytes());
+    }
     Some(Target::Service(service))
 }
 
@@ -89,21 +89,22 @@ pub(crate) fn contract(path: &str) -> Option<&str> {
 }
 
 /// Whether a head belongs to gRPC.
-pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
-    headers.get(header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+pub(crate) fn is_grpc(headers: &Headers) -> bool {
+    headers.get(Name::CONTENT_TYPE).is_some_and(|value| value.starts_with(b"application/grpc"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn resolved(uri: &str, headers: &[(&'static str, &str)]) -> (Result<Target, TargetError>, Parts) {
-        let mut request = http::Request::builder().uri(uri);
-        for (name, value) in headers {
-            request = request.header(*name, *value);
+    fn resolved(authority: &str, path: &str, fields: &[(&str, &str)]) -> (Result<Target, TargetError>, Headers) {
+        let mut head = Headers::new();
+        head.set(Name::AUTHORITY, authority.as_bytes());
+        head.set(Name::PATH, path.as_bytes());
+        for (name, value) in fields {
+            head.append_bytes(name.as_bytes(), value.as_bytes());
         }
-        let (mut head, ()) = request.body(()).unwrap().into_parts();
-        (resolve(&mut head, "shop", &mut AuthorityCache::default()), head)
+        (resolve(&mut head, "shop"), head)
     }
 
     fn service(name: &str) -> Result<Target, TargetError> {
@@ -114,31 +115,31 @@ mod tests {
 
     #[test]
     fn the_header_wins_over_the_authority_and_that_over_the_path() {
-        let (target, head) = resolved("http://users/a.B/C", &[GRPC, ("x-weft-service", "orders")]);
+        let (target, head) = resolved("users", "/a.B/C", &[GRPC, ("x-weft-service", "orders")]);
         assert_eq!(target, service("orders.shop"));
-        assert!(head.headers.get("x-weft-service").is_none());
-        assert_eq!(resolved("http://users.other:80/a.B/C", &[GRPC]).0, service("users.other"));
-        assert_eq!(resolved("http://127.0.0.1:15001/a.B/C", &[GRPC]).0, Ok(Target::Contract));
+        assert!(head.get(SERVICE).is_none());
+        assert_eq!(resolved("users.other:80", "/a.B/C", &[GRPC]).0, service("users.other"));
+        assert_eq!(resolved("127.0.0.1:15001", "/a.B/C", &[GRPC]).0, Ok(Target::Contract));
         assert_eq!(
-            resolved("http://127.0.0.1:1/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", &[GRPC]).0,
+            resolved("127.0.0.1:1", "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", &[GRPC]).0,
             Ok(Target::Reflection)
         );
     }
 
     #[test]
     fn http_names_a_service_by_its_host_or_the_first_part_of_its_path() {
-        assert_eq!(resolved("/x", &[("host", "web:8080")]).0, service("web.shop"));
+        assert_eq!(resolved("web:8080", "/x", &[]).0, service("web.shop"));
         for (path, rest) in [("/web/a/b?c=d", "/a/b?c=d"), ("/web", "/"), ("/web?x", "/?x"), ("/web/", "/")] {
-            let (target, head) = resolved(path, &[("host", "127.0.0.1:15001")]);
+            let (target, head) = resolved("127.0.0.1:15001", path, &[("host", "127.0.0.1:15001")]);
             assert_eq!(target, service("web.shop"));
-            assert_eq!(head.uri.path_and_query().unwrap(), rest);
-            assert_eq!(head.headers["host"], "web.shop");
+            assert_eq!(head.path(), Some(rest.as_bytes()));
+            assert_eq!((head.authority(), head.get(Name::HOST)), (Some(&b"web.shop"[..]), Some(&b"web.shop"[..])));
         }
-        assert_eq!(resolved("/", &[("host", "localhost")]).0, Err(TargetError::Nothing));
+        assert_eq!(resolved("localhost", "/", &[]).0, Err(TargetError::Nothing));
     }
 
     #[test]
     fn a_bad_name_is_said_to_be_one() {
-        assert!(matches!(resolved("/", &[("x-weft-service", "no such")]).0, Err(TargetError::Header(_))));
+        assert!(matches!(resolved("", "/", &[("x-weft-service", "no such")]).0, Err(TargetError::Header(_))));
     }
 }

@@ -2,7 +2,8 @@
 //! is atomic or swapped whole, so that none waits for another.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
+    collections::HashMap,
     io,
     net::{SocketAddr, TcpListener as StdListener},
     rc::Rc,
@@ -19,14 +20,19 @@ use tokio::{
     time::{Instant, interval, timeout_at},
 };
 use weft_mesh::limits;
+use weft_wire::Limits;
 
 use crate::{
     balance::Balancer,
+    call::Call,
     inbound::{self, LocalService},
+    link::Link,
     outbound,
     pool::Pools,
     record::LogLimit,
     shared::{Phase, Shared},
+    timer::Wheel,
+    wire_limits::wire_limits,
 };
 
 /// The listening sockets of a worker, bound before it starts.
@@ -44,6 +50,13 @@ pub(crate) struct Worker {
     pub(crate) balancer: Balancer,
     pub(crate) local: Option<LocalService>,
     pub(crate) log_limit: LogLimit,
+    pub(crate) deadlines: Wheel<Call>,
+    pub(crate) wire_limits: Arc<Limits>,
+    now: Cell<Instant>,
+    /// What is read goes in here first: one for all connections, as only one has its turn at a time.
+    read_buffer: RefCell<Vec<u8>>,
+    /// Connections on which calls come in, with the phase in which each is drained.
+    accepted: RefCell<HashMap<*const Link, (Rc<Link>, Phase)>>,
     /// Bytes of request bodies kept for another try.
     pub(crate) replay_bytes: Cell<usize>,
     calls: Cell<usize>,
@@ -72,7 +85,53 @@ impl Drop for ConnectionSlot {
     }
 }
 
+/// What one read takes at most, and before it the begin of a frame that has not come whole yet.
+const READ_BYTES: usize = 64 * 1024 + FRAME_BYTES;
+const FRAME_BYTES: usize = limits::MAX_FRAME_BYTES as usize + 9;
+
 impl Worker {
+    /// The time of this turn. Reading the clock once a turn is exact enough, and much cheaper.
+    pub(crate) fn now(&self) -> Instant {
+        self.now.get()
+    }
+
+    /// Reads the clock: at the begin of each turn, and after each wait.
+    pub(crate) fn tick(&self) {
+        self.now.set(Instant::now());
+    }
+
+    /// The buffer for reading, to be given back.
+    pub(crate) fn read_buffer(&self) -> Vec<u8> {
+        let mut buffer = self.read_buffer.take();
+        buffer.resize(READ_BYTES, 0);
+        buffer
+    }
+
+    pub(crate) fn give_back(&self, buffer: Vec<u8>) {
+        self.read_buffer.replace(buffer);
+    }
+
+    /// Sees to it that a connection is drained when the sidecar's life comes to `last`.
+    pub(crate) fn accepted(self: &Rc<Self>, link: &Rc<Link>, last: Phase) -> Accepted {
+        if self.shared.phase() >= last {
+            link.drain(self.now());
+        }
+        self.accepted.borrow_mut().insert(Rc::as_ptr(link), (Rc::clone(link), last));
+        Accepted { worker: Rc::clone(self), link: Rc::as_ptr(link) }
+    }
+
+    async fn drain_accepted(self: Rc<Self>) {
+        for phase in [Phase::Draining, Phase::Stopping] {
+            self.shared.reached(phase).await;
+            self.tick();
+            for (link, last) in self.accepted.borrow().values() {
+                if *last == phase {
+                    link.drain(self.now());
+                }
+            }
+        }
+    }
+
     /// A place for one more call, if there is one.
     pub(crate) fn call_slot(self: &Rc<Self>) -> Option<CallSlot> {
         let calls = self.calls.get();
@@ -98,6 +157,18 @@ impl Worker {
     }
 }
 
+/// A connection that is known to be there.
+pub(crate) struct Accepted {
+    worker: Rc<Worker>,
+    link: *const Link,
+}
+
+impl Drop for Accepted {
+    fn drop(&mut self) {
+        self.worker.accepted.borrow_mut().remove(&self.link);
+    }
+}
+
 /// Starts a worker's thread. It returns when the sidecar stops and its connections have ended, or their time is up.
 pub(crate) fn spawn(index: u8, shared: Arc<Shared>, listeners: Listeners) -> io::Result<thread::JoinHandle<()>> {
     thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
@@ -111,11 +182,16 @@ pub(crate) fn spawn(index: u8, shared: Arc<Shared>, listeners: Listeners) -> io:
 }
 
 async fn run(shared: Arc<Shared>, listeners: Listeners) {
-    let worker = Rc::new(Worker {
-        pools: Pools::new(Arc::clone(&shared)),
+    let worker = Rc::new_cyclic(|worker| Worker {
+        pools: Pools::new(worker.clone(), Arc::clone(&shared)),
         balancer: Balancer::new(shared.args.balance),
-        local: LocalService::new(&shared),
+        local: LocalService::new(worker.clone(), &shared),
         log_limit: LogLimit::new(),
+        deadlines: Wheel::new(),
+        wire_limits: Arc::new(wire_limits()),
+        now: Cell::new(Instant::now()),
+        read_buffer: RefCell::default(),
+        accepted: RefCell::default(),
         replay_bytes: Cell::new(0),
         calls: Cell::new(0),
         connections: Cell::new(0),
@@ -125,6 +201,8 @@ async fn run(shared: Arc<Shared>, listeners: Listeners) {
     let mut tasks = vec![
         spawn_local(listen(Rc::clone(&worker), listeners.outbound, Side::Outbound)),
         spawn_local(keep_house(Rc::clone(&worker))),
+        spawn_local(Rc::clone(&worker).drain_accepted()),
+        spawn_local(keep_deadlines(Rc::clone(&worker))),
     ];
     tasks.extend(listeners.inbound.map(|inbound| spawn_local(listen(Rc::clone(&worker), inbound, Side::Inbound))));
     worker.shared.reached(Phase::Stopping).await;
@@ -192,6 +270,10 @@ fn take(worker: &Rc<Worker>, stream: TcpStream, from: SocketAddr, side: Side) {
         }
         drop(slot);
     });
+}
+
+async fn keep_deadlines(worker: Rc<Worker>) {
+    worker.deadlines.run().await;
 }
 
 async fn keep_house(worker: Rc<Worker>) {

@@ -1,0 +1,632 @@
+//! A call on its way: two sides that move each other's parts. Whatever comes in on one side goes out on the other at
+//! once; what the other can't take yet holds the sender back by its window.
+//!
+//! A call is begun by [`crate::outbound`] or [`crate::inbound`], which decide where it goes; from then on the events
+//! of its two connections drive it, and nothing waits in a task. It ends in one place, [`State::end`].
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+};
+
+use tokio::{task::AbortHandle, time::Instant};
+use weft_mesh::{errors::Reason, limits};
+use weft_wire::{CannotOpen, Code, Headers, StreamId};
+
+use crate::{
+    answer::{Failure, Hop},
+    attempt::{self, Miss, Verdict},
+    classify,
+    headers::to_header_map,
+    inbound,
+    link::Link,
+    outbound,
+    pipe::Pipe,
+    record::{AttemptRecord, CallRecord},
+    target,
+    timer::{Place, Timed},
+    worker::{CallSlot, Worker},
+};
+
+/// See the module.
+pub(crate) struct Call {
+    pub(crate) worker: Rc<Worker>,
+    pub(crate) way: Way,
+    pub(crate) started: Instant,
+    /// Whether the caller speaks gRPC.
+    is_grpc: bool,
+    caller: Side,
+    deadline: Cell<Option<Instant>>,
+    place: Cell<Option<Place>>,
+    state: RefCell<State>,
+}
+
+/// Which way a call goes, with what its steps keep.
+pub(crate) enum Way {
+    Outbound(attempt::Tries),
+    Inbound(inbound::Running),
+}
+
+/// Where parts come from and go to.
+pub(crate) enum Side {
+    Stream(Rc<Link>, StreamId),
+    Pipe(Pipe),
+}
+
+struct State {
+    endpoint: Option<Side>,
+    request: Request,
+    answer: Answer,
+    record: Option<CallRecord>,
+    attempt: Option<AttemptRecord>,
+    /// The task in which its steps wait.
+    waiting: Option<AbortHandle>,
+    slot: Option<CallSlot>,
+}
+
+/// The request, as far as it has come.
+#[derive(Default)]
+struct Request {
+    head: Headers,
+    /// Its body from the beginning: until there is somewhere to send it, and then as long as it may be sent again.
+    kept: Vec<u8>,
+    trailers: Option<Headers>,
+    is_kept: bool,
+    /// All of it is here.
+    is_over: bool,
+    /// Bytes of the body that this try has sent, and those that wait for the endpoint's window.
+    sent: usize,
+    waiting: usize,
+    /// Bytes of the body for which the caller got its window back.
+    released: usize,
+}
+
+/// How far the answer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Answer {
+    Awaited,
+    /// The head has been passed on.
+    Begun {
+        is_grpc: bool,
+        /// What the call ended with, by its head.
+        code: Option<u8>,
+        /// Bytes that wait for the caller's window.
+        waiting: usize,
+    },
+    /// The call has ended; what it has sent may still be under way.
+    Over,
+}
+
+impl Side {
+    /// How many bytes were not sent at once.
+    fn send_data(&self, data: &[u8], is_end: bool) -> usize {
+        match self {
+            Self::Stream(link, stream) => link.send_data(*stream, data, is_end),
+            Self::Pipe(pipe) => {
+                pipe.put_data(data, is_end);
+                data.len()
+            }
+        }
+    }
+
+    fn send_trailers(&self, trailers: &Headers) {
+        match self {
+            Self::Stream(link, stream) => link.send_trailers(*stream, trailers),
+            Self::Pipe(pipe) => pipe.put_trailers(to_header_map(trailers)),
+        }
+    }
+
+    /// Gives back the head's list where it is not needed any more.
+    fn respond(&self, head: Headers, is_end: bool) -> Option<Headers> {
+        match self {
+            Self::Stream(link, stream) => {
+                link.respond(*stream, &head, is_end);
+                Some(head)
+            }
+            Self::Pipe(pipe) => {
+                // A body may not come after an interim answer, and hyper makes its own.
+                if head.status().is_some_and(|status| status >= 200) {
+                    pipe.put_head(head, is_end);
+                }
+                None
+            }
+        }
+    }
+
+    fn reset(&self, code: Code) {
+        match self {
+            Self::Stream(link, stream) => link.reset(*stream, code),
+            Self::Pipe(pipe) => pipe.break_off(code),
+        }
+    }
+
+    fn detach(&self) {
+        if let Self::Stream(link, stream) = self {
+            link.detach(*stream);
+        }
+    }
+
+    fn release(&self, bytes: usize) {
+        match self {
+            _ if bytes == 0 => {}
+            Self::Stream(link, stream) => link.release(*stream, bytes),
+            Self::Pipe(pipe) => pipe.grant(bytes),
+        }
+    }
+}
+
+impl Call {
+    /// Takes a call in. `is_whole` when its head is all of it.
+    pub(crate) fn begin(
+        worker: &Rc<Worker>,
+        way: Way,
+        caller: Side,
+        head: &Headers,
+        is_whole: bool,
+        slot: CallSlot,
+    ) -> Rc<Self> {
+        let request = Request { is_kept: true, is_over: is_whole, ..Request::default() };
+        let call = Rc::new(Self {
+            worker: Rc::clone(worker),
+            way,
+            started: worker.now(),
+            is_grpc: target::is_grpc(head),
+            caller,
+            deadline: Cell::new(None),
+            place: Cell::new(None),
+            state: RefCell::new(State {
+                endpoint: None,
+                request,
+                answer: Answer::Awaited,
+                record: None,
+                attempt: None,
+                waiting: None,
+                slot: Some(slot),
+            }),
+        });
+        if let Side::Stream(link, stream) = &call.caller {
+            link.attach(*stream, Rc::clone(&call));
+        }
+        call
+    }
+
+    /// What its steps wait in, to be stopped when the call ends before them.
+    pub(crate) fn waits_in(&self, task: Option<AbortHandle>) {
+        if let Some(task) = task {
+            self.state.borrow_mut().waiting = Some(task);
+        }
+    }
+
+    pub(crate) fn record(&self, record: CallRecord) {
+        self.state.borrow_mut().record = Some(record);
+    }
+
+    /// Looks at or changes what is recorded of the call.
+    pub(crate) fn with_record<R>(&self, act: impl FnOnce(&mut CallRecord) -> R) -> Option<R> {
+        self.state.borrow_mut().record.as_mut().map(act)
+    }
+
+    /// Begins another try, whose predecessor is thereby recorded.
+    pub(crate) fn attempt(&self, attempt: AttemptRecord) {
+        self.state.borrow_mut().attempt = Some(attempt);
+    }
+
+    pub(crate) fn with_attempt<R>(&self, act: impl FnOnce(&mut AttemptRecord) -> R) -> Option<R> {
+        self.state.borrow_mut().attempt.as_mut().map(act)
+    }
+
+    /// Sets the time at which the call must be over.
+    pub(crate) fn end_by(self: &Rc<Self>, deadline: Option<Instant>) {
+        self.deadline.set(deadline);
+        if let Some(deadline) = deadline {
+            self.worker.deadlines.set(self, deadline);
+        }
+    }
+
+    /// The request's head, as it goes on.
+    pub(crate) fn keep_head(&self, head: Headers) {
+        self.state.borrow_mut().request.head = head;
+    }
+
+    /// Whether all of the request that was sent can be sent again.
+    pub(crate) fn is_repeatable(&self) -> bool {
+        self.state.borrow().request.is_kept
+    }
+
+    fn is_over(&self) -> bool {
+        self.state.borrow().answer == Answer::Over
+    }
+
+    /// Sends the request, as far as it has come, over a connection; `adapt` finishes its head for this try.
+    pub(crate) fn send_over(
+        self: &Rc<Self>,
+        link: &Rc<Link>,
+        adapt: impl FnOnce(&mut Headers, Option<&AttemptRecord>, Option<Instant>),
+    ) -> Result<(), CannotOpen> {
+        let mut state = self.state.borrow_mut();
+        let state = &mut *state;
+        let request = &mut state.request;
+        adapt(&mut request.head, state.attempt.as_ref(), self.deadline.get());
+        let is_head_all = request.is_over && request.kept.is_empty() && request.trailers.is_none();
+        let stream = link.open(&request.head, is_head_all, Rc::clone(self))?;
+        let endpoint = Side::Stream(Rc::clone(link), stream);
+        state.waiting = None;
+        (request.sent, request.waiting) = (0, 0);
+        if !is_head_all {
+            request.resend(&endpoint, &self.caller, &self.worker);
+        }
+        state.endpoint = Some(endpoint);
+        Ok(())
+    }
+
+    /// Sends the request to a service that does not speak HTTP/2. It can be sent once only.
+    pub(crate) fn send_into(&self, pipe: Pipe) -> Headers {
+        let mut state = self.state.borrow_mut();
+        let state = &mut *state;
+        let endpoint = Side::Pipe(pipe);
+        state.request.resend(&endpoint, &self.caller, &self.worker);
+        state.request.forget(&self.worker);
+        state.endpoint = Some(endpoint);
+        std::mem::take(&mut state.request.head)
+    }
+
+    /// A part of the request's body.
+    pub(crate) fn request_data(&self, data: &[u8], is_end: bool) {
+        let mut state = self.state.borrow_mut();
+        let state = &mut *state;
+        if state.answer == Answer::Over {
+            return self.caller.release(data.len());
+        }
+        let request = &mut state.request;
+        request.is_over |= is_end;
+        let Some(endpoint) = &state.endpoint else {
+            // It waits under the caller's window.
+            return request.keep(data, &self.worker);
+        };
+        if request.is_kept && request.may_keep(data.len(), &self.worker) {
+            request.keep(data, &self.worker);
+        } else {
+            request.forget(&self.worker);
+        }
+        request.send(data, is_end, endpoint, &self.caller);
+    }
+
+    pub(crate) fn request_trailers(&self, trailers: &Headers) {
+        let mut state = self.state.borrow_mut();
+        state.request.is_over = true;
+        if let Some(endpoint) = &state.endpoint {
+            endpoint.send_trailers(trailers);
+            // gRPC's requests have none: not worth keeping.
+            state.request.forget(&self.worker);
+        } else if state.answer != Answer::Over {
+            state.request.trailers = Some(trailers.clone());
+        }
+    }
+
+    /// Parts of the request that had to wait have been sent.
+    pub(crate) fn request_sent(&self, bytes: usize) {
+        let mut state = self.state.borrow_mut();
+        state.request.waiting -= bytes.min(state.request.waiting);
+        state.request.sent(bytes, &self.caller);
+    }
+
+    /// Parts of the answer that had to wait have been sent.
+    pub(crate) fn response_sent(&self, bytes: usize) {
+        let mut state = self.state.borrow_mut();
+        if let Answer::Begun { waiting, .. } = &mut state.answer {
+            *waiting -= bytes.min(*waiting);
+        }
+        if let Some(endpoint) = &state.endpoint {
+            endpoint.release(bytes);
+        }
+    }
+
+    /// The head of the answer. Gives the list back when it is done with it.
+    pub(crate) fn response_head(self: &Rc<Self>, head: Headers, is_end: bool) -> Option<Headers> {
+        let status = head.status().unwrap_or_default();
+        if status < 200 {
+            return self.caller.respond(head, false);
+        }
+        if matches!(self.way, Way::Outbound(_)) && outbound::is_broken_behind(&head) {
+            self.missed(Miss::Broke("its sidecar lost it".into()));
+            return Some(head);
+        }
+        let mut state = self.state.borrow_mut();
+        if state.answer != Answer::Awaited {
+            return Some(head);
+        }
+        state.request.forget(&self.worker);
+        let code = classify::of_head(&head, status);
+        state.answer = Answer::Begun { is_grpc: target::is_grpc(&head), code, waiting: 0 };
+        let head = self.caller.respond(head, is_end);
+        if is_end {
+            state.end(self, code.unwrap_or(classify::code::UNKNOWN));
+        }
+        head
+    }
+
+    pub(crate) fn response_data(&self, data: &[u8], is_end: bool) {
+        let mut state = self.state.borrow_mut();
+        let state = &mut *state;
+        let Answer::Begun { waiting, code, .. } = &mut state.answer else { return };
+        let waits = self.caller.send_data(data, is_end);
+        *waiting += waits;
+        let code = *code;
+        if is_end {
+            return state.end(self, code.unwrap_or(classify::code::UNKNOWN));
+        }
+        if let Some(endpoint) = &state.endpoint {
+            endpoint.release(data.len() - waits);
+        }
+    }
+
+    pub(crate) fn response_trailers(&self, trailers: &Headers) {
+        let mut state = self.state.borrow_mut();
+        let Answer::Begun { code, .. } = state.answer else { return };
+        self.caller.send_trailers(trailers);
+        let code = classify::grpc_status(trailers).or(code).unwrap_or(classify::code::UNKNOWN);
+        state.end(self, code);
+    }
+
+    /// The caller has given the call up with this code, or its connection is gone.
+    pub(crate) fn caller_gone(&self, code: Code) {
+        let mut state = self.state.borrow_mut();
+        if state.answer == Answer::Over {
+            return;
+        }
+        if let Some(endpoint) = state.endpoint.take() {
+            endpoint.reset(if code == Code::NO_ERROR { Code::CANCEL } else { code });
+        }
+        state.close(self);
+    }
+
+    /// The endpoint has ended the call with a code.
+    pub(crate) fn endpoint_reset(self: &Rc<Self>, code: Code, by: weft_wire::Side) {
+        self.state.borrow_mut().endpoint = None;
+        let is_peers = by == weft_wire::Side::Peer;
+        if !self.is_begun() {
+            return self.missed(match code {
+                Code::REFUSED_STREAM if is_peers => Miss::Unseen("it refused the stream"),
+                code if is_peers => Miss::Reset(code),
+                code => Miss::Broke(format!("it broke HTTP/2's rules ({code})")),
+            });
+        }
+        if is_peers {
+            self.reset(code);
+        } else {
+            self.fail(&outbound::broke_within(&format_args!("it broke HTTP/2's rules ({code})")));
+        }
+    }
+
+    /// The endpoint has provably not looked at the call.
+    pub(crate) fn endpoint_unseen(self: &Rc<Self>) {
+        self.state.borrow_mut().endpoint = None;
+        self.missed(Miss::Unseen("it is going away"));
+    }
+
+    /// The connection to the endpoint is gone.
+    pub(crate) fn endpoint_lost(self: &Rc<Self>, why: &str) {
+        self.state.borrow_mut().endpoint = None;
+        if self.is_begun() {
+            self.fail(&outbound::broke_within(&why));
+        } else {
+            self.missed(Miss::Broke(why.to_owned()));
+        }
+    }
+
+    fn is_begun(&self) -> bool {
+        matches!(self.state.borrow().answer, Answer::Begun { .. })
+    }
+
+    /// A try has come to nothing.
+    pub(crate) fn missed(self: &Rc<Self>, miss: Miss) {
+        if self.is_over() {
+            return;
+        }
+        if let Some(endpoint) = self.state.borrow_mut().endpoint.take() {
+            endpoint.reset(Code::CANCEL);
+        }
+        let verdict = match &self.way {
+            Way::Outbound(tries) => tries.missed(self, miss),
+            Way::Inbound(_) => inbound::missed(self, miss),
+        };
+        self.apply(verdict);
+    }
+
+    /// Goes on after a try.
+    pub(crate) fn apply(self: &Rc<Self>, verdict: Verdict) {
+        match verdict {
+            Verdict::Again => {
+                let again = tokio::task::spawn_local(attempt::again(Rc::clone(self)));
+                self.waits_in(Some(again.abort_handle()));
+            }
+            Verdict::Fail(failure) => self.fail(&failure),
+            Verdict::Reset(code) => self.reset(code),
+        }
+    }
+
+    /// Ends the call with a code instead of an answer.
+    pub(crate) fn reset(&self, code: Code) {
+        let mut state = self.state.borrow_mut();
+        if state.answer == Answer::Over {
+            return;
+        }
+        self.caller.reset(code);
+        state.settle(classify::code_of_reset(code));
+        // The stream is gone: there is nothing to hold back any more.
+        state.request.is_over = true;
+        state.close(self);
+    }
+
+    /// Ends the call in the service's stead: with a whole answer if it has none yet, else by its trailers.
+    pub(crate) fn fail(&self, failure: &Failure) {
+        let mut state = self.state.borrow_mut();
+        let hop = self.hop();
+        match state.answer {
+            Answer::Over => return,
+            Answer::Awaited => {
+                self.log_refused(failure);
+                self.answer_with(failure, hop);
+            }
+            Answer::Begun { is_grpc, .. } => {
+                let reason = failure.reason.as_str();
+                self.worker.log(|| format!("call failed ({reason}): {}", failure.message));
+                if is_grpc {
+                    self.caller.send_trailers(&failure.grpc_status(hop));
+                } else {
+                    self.caller.reset(Code::INTERNAL_ERROR);
+                    state.request.is_over = true;
+                }
+            }
+        }
+        self.worker.shared.metrics.failure(failure.reason);
+        if let Some(record) = &mut state.record {
+            record.failed(failure.reason);
+        }
+        if let Some(attempt) = &mut state.attempt
+            && matches!(failure.reason, Reason::DeadlineExceeded | Reason::ConnectionBroke)
+        {
+            attempt.failed(Some(failure.reason.grpc()), failure.reason.as_str());
+        }
+        state.close(self);
+    }
+
+    fn hop(&self) -> Hop {
+        match self.way {
+            Way::Outbound(_) => Hop::Outbound,
+            Way::Inbound(_) => Hop::Inbound,
+        }
+    }
+
+    fn log_refused(&self, failure: &Failure) {
+        self.worker.log(|| {
+            let service = failure.service.as_deref().unwrap_or("-");
+            format!("call refused ({}) service={service}: {}", failure.reason.as_str(), failure.message)
+        });
+    }
+
+    fn answer_with(&self, failure: &Failure, hop: Hop) {
+        if self.is_grpc {
+            self.caller.respond(failure.to_grpc(hop), true);
+            return;
+        }
+        let (head, text) = failure.to_http();
+        self.caller.respond(head, false);
+        self.caller.send_data(text.as_bytes(), true);
+    }
+}
+
+impl Timed for Call {
+    fn place(&self) -> &Cell<Option<Place>> {
+        &self.place
+    }
+
+    fn expired(self: Rc<Self>) {
+        self.worker.tick();
+        let failure = match &self.way {
+            Way::Outbound(tries) => tries.deadline_passed(),
+            Way::Inbound(running) => running.deadline_passed(),
+        };
+        self.fail(&failure);
+    }
+}
+
+impl Request {
+    /// Sends what is kept, as the beginning of a try.
+    fn resend(&mut self, endpoint: &Side, caller: &Side, worker: &Worker) {
+        let kept = std::mem::take(&mut self.kept);
+        let is_end = self.is_over && self.trailers.is_none();
+        if !kept.is_empty() || is_end {
+            self.send(&kept, is_end, endpoint, caller);
+        }
+        self.kept = kept;
+        if let Some(trailers) = &self.trailers {
+            endpoint.send_trailers(trailers);
+        }
+        if !self.may_keep(0, worker) {
+            self.forget(worker);
+        }
+    }
+
+    fn send(&mut self, data: &[u8], is_end: bool, endpoint: &Side, caller: &Side) {
+        let waiting = endpoint.send_data(data, is_end);
+        self.waiting += waiting;
+        self.sent(data.len() - waiting, caller);
+    }
+
+    /// Lets the caller send as much again as was sent on, but for what an earlier try had sent already.
+    fn sent(&mut self, bytes: usize, caller: &Side) {
+        self.sent += bytes;
+        if self.sent > self.released {
+            caller.release(self.sent - self.released);
+            self.released = self.sent;
+        }
+    }
+
+    /// Whether so much more may be kept for another try.
+    fn may_keep(&self, more: usize, worker: &Worker) -> bool {
+        self.kept.len() + more <= limits::REPLAY_BYTES_PER_CALL
+            && worker.replay_bytes.get() + more <= limits::REPLAY_BYTES
+    }
+
+    fn keep(&mut self, data: &[u8], worker: &Worker) {
+        worker.replay_bytes.set(worker.replay_bytes.get() + data.len());
+        self.kept.extend_from_slice(data);
+    }
+
+    /// It won't be sent again.
+    fn forget(&mut self, worker: &Worker) {
+        self.is_kept = false;
+        if !self.kept.is_empty() {
+            worker.replay_bytes.set(worker.replay_bytes.get() - self.kept.len());
+            self.kept = Vec::new();
+        }
+    }
+}
+
+impl State {
+    /// The service's own end of its answer.
+    fn end(&mut self, call: &Call, code: u8) {
+        self.settle(code);
+        self.close(call);
+    }
+
+    fn settle(&mut self, code: u8) {
+        if let Some(record) = &mut self.record {
+            record.ended(code);
+        }
+        if let Some(attempt) = &mut self.attempt {
+            attempt.ended(code);
+        }
+    }
+
+    /// The one place where calls end: nothing may refer to them after, and what was held for them is given back.
+    fn close(&mut self, call: &Call) {
+        let waiting = match self.answer {
+            Answer::Begun { waiting, .. } => waiting,
+            Answer::Awaited | Answer::Over => 0,
+        };
+        self.answer = Answer::Over;
+        if let Some(task) = self.waiting.take() {
+            task.abort();
+        }
+        call.worker.deadlines.remove(call);
+        if let Some(endpoint) = self.endpoint.take()
+            && (!self.request.is_over || self.request.waiting > 0)
+        {
+            endpoint.reset(Code::CANCEL);
+        }
+        if !self.request.is_over {
+            // The caller need not send the rest (RFC 9113, section 8.1), once the answer is out.
+            if waiting == 0 { call.caller.reset(Code::NO_ERROR) } else { call.caller.detach() }
+        }
+        self.request.forget(&call.worker);
+        if let Side::Stream(link, _) = &call.caller {
+            link.recycle(std::mem::take(&mut self.request.head));
+        }
+        // The try ends before the call that it belongs to.
+        self.attempt = None;
+        self.record = None;
+        self.slot = None;
+    }
+}

@@ -1,0 +1,424 @@
+//! One HTTP/2 connection: the protocol's core, which does no I/O, and the driver that carries its bytes.
+//!
+//! A driver has turns. In each it reads all that is there, hands every event to the call that it belongs to, and then
+//! writes once all that has come together: its own connection's answers and what calls of other connections have sent
+//! over this one meanwhile. So the busier a connection is, the more calls share a wake-up, a system call and a TLS
+//! record.
+//!
+//! [`Link`] is what calls hold. Each of its methods borrows the core for no longer than the method runs and calls
+//! nobody back, so that two connections which move each other's bytes never meet in one another.
+
+use std::{
+    cell::{Cell, RefCell},
+    future::poll_fn,
+    io,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, Waker},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Instant, Sleep, sleep_until},
+};
+use weft_wire::{CannotOpen, Code, ConnectionError, Event, Headers, Notice, StreamId};
+
+use crate::{call::Call, worker::Worker};
+
+type Core = weft_wire::Connection<Rc<Call>>;
+
+/// See the module.
+pub(crate) struct Link {
+    core: RefCell<Core>,
+    driver: RefCell<Waker>,
+    /// The driver has its turn, or was woken for one.
+    is_awake: Cell<bool>,
+    is_gone: Cell<bool>,
+    idle_since: Cell<Instant>,
+    /// Who waits for the peer's settings.
+    settling: RefCell<Option<Waker>>,
+}
+
+impl Link {
+    /// A connection on which calls come in.
+    pub(crate) fn server(worker: &Worker) -> Rc<Self> {
+        Self::new(worker, Core::server(&worker.wire_limits, worker.now().into_std()))
+    }
+
+    /// A connection on which calls go out.
+    pub(crate) fn client(worker: &Worker) -> Rc<Self> {
+        Self::new(worker, Core::client(&worker.wire_limits, worker.now().into_std()))
+    }
+
+    fn new(worker: &Worker, core: Core) -> Rc<Self> {
+        Rc::new(Self {
+            core: RefCell::new(core),
+            driver: RefCell::new(Waker::noop().clone()),
+            is_awake: Cell::new(false),
+            is_gone: Cell::new(false),
+            idle_since: Cell::new(worker.now()),
+            settling: RefCell::default(),
+        })
+    }
+
+    /// Whether a call can be opened now.
+    pub(crate) fn has_room(&self) -> bool {
+        !self.is_gone.get() && self.core.borrow().can_open()
+    }
+
+    /// Whether it will never take a call again.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.is_gone.get()
+    }
+
+    /// Waits until the peer has said what it takes.
+    pub(crate) async fn settled(&self) -> Result<(), &'static str> {
+        poll_fn(|cx| {
+            if self.is_gone.get() {
+                return Poll::Ready(Err("the connection ended before HTTP/2 began"));
+            }
+            if self.core.borrow().has_settings() {
+                return Poll::Ready(Ok(()));
+            }
+            *self.settling.borrow_mut() = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Since when nothing runs on it; `None` while something does.
+    pub(crate) fn idle_since(&self) -> Option<Instant> {
+        (self.core.borrow().streams() == 0).then(|| self.idle_since.get())
+    }
+
+    /// Opens a call. When it fails nothing was sent.
+    pub(crate) fn open(&self, head: &Headers, is_end: bool, call: Rc<Call>) -> Result<StreamId, CannotOpen> {
+        self.act(|core| core.open(head, is_end, call))
+    }
+
+    /// Makes a stream's events those of a call.
+    pub(crate) fn attach(&self, stream: StreamId, call: Rc<Call>) {
+        self.core.borrow_mut().attach(stream, call);
+    }
+
+    pub(crate) fn respond(&self, stream: StreamId, head: &Headers, is_end: bool) {
+        self.act(|core| core.respond(stream, head, is_end));
+    }
+
+    /// Sends a part of a body; gives back how many bytes have to wait for the peer's window.
+    pub(crate) fn send_data(&self, stream: StreamId, data: &[u8], is_end: bool) -> usize {
+        self.act(|core| core.send_data(stream, data, is_end))
+    }
+
+    pub(crate) fn send_trailers(&self, stream: StreamId, trailers: &Headers) {
+        self.act(|core| core.send_trailers(stream, trailers));
+    }
+
+    pub(crate) fn reset(&self, stream: StreamId, code: Code) {
+        self.act(|core| core.reset(stream, code));
+    }
+
+    /// Lets a stream end by itself: nobody wants to hear of it.
+    pub(crate) fn detach(&self, stream: StreamId) {
+        self.act(|core| core.detach(stream));
+    }
+
+    /// Lets the peer send `bytes` more: as many have been passed on.
+    pub(crate) fn release(&self, stream: StreamId, bytes: usize) {
+        self.act(|core| core.release(stream, bytes));
+    }
+
+    /// Takes a list of an event back, for the next one.
+    pub(crate) fn recycle(&self, headers: Headers) {
+        self.core.borrow_mut().recycle(headers);
+    }
+
+    /// Says GOAWAY; the connection ends when its last call has.
+    pub(crate) fn drain(&self, now: Instant) {
+        self.act(|core| core.drain(now.into_std()));
+    }
+
+    fn wake_settling(&self) {
+        if let Some(waker) = self.settling.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+
+    fn act<R>(&self, act: impl FnOnce(&mut Core) -> R) -> R {
+        let mut core = self.core.borrow_mut();
+        let result = act(&mut core);
+        if !self.is_awake.get() && !core.output().is_empty() {
+            self.is_awake.set(true);
+            self.driver.borrow().wake_by_ref();
+        }
+        result
+    }
+}
+
+/// Why a connection has ended before its time.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LinkError {
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("{0}")]
+    Protocol(#[from] ConnectionError),
+}
+
+/// Which end of a connection we are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    Server,
+    Client,
+}
+
+/// Carries the bytes of a connection and hands out its events.
+pub(crate) struct Driver<IO, F> {
+    worker: Rc<Worker>,
+    link: Rc<Link>,
+    role: Role,
+    io: IO,
+    on_request: F,
+    /// The begin of a frame whose rest has not come yet.
+    unread: Vec<u8>,
+    has_ended: bool,
+    /// What the sleep is set to, which may be sooner than what is next due: setting it anew costs more than a turn too
+    /// many.
+    wakes_at: Option<Instant>,
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+/// Bytes that one turn reads at most, so that one busy connection does not make the others wait.
+const BYTES_A_TURN: usize = 512 * 1024;
+
+impl<IO, F> Driver<IO, F>
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+    F: FnMut(StreamId, Headers, bool) + Unpin,
+{
+    pub(crate) fn new(worker: &Rc<Worker>, link: &Rc<Link>, role: Role, io: IO, on_request: F) -> Self {
+        Self {
+            worker: Rc::clone(worker),
+            link: Rc::clone(link),
+            role,
+            io,
+            on_request,
+            unread: Vec::new(),
+            has_ended: false,
+            wakes_at: None,
+            sleep: None,
+        }
+    }
+
+    fn turn(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
+        if !self.link.driver.borrow().will_wake(cx.waker()) {
+            *self.link.driver.borrow_mut() = cx.waker().clone();
+        }
+        self.link.is_awake.set(true);
+        self.worker.tick();
+        let read = self.read(cx);
+        self.take_notices();
+        // What came before an error is answered, and so is the error itself.
+        let written = self.write(cx);
+        read?;
+        let is_written = written?.is_ready();
+        self.keep_time(cx)?;
+        let is_finished = self.has_ended || self.link.core.borrow().is_finished();
+        if is_finished && (is_written || self.has_ended) {
+            // To be polite; the connection is over all the same.
+            let _ = Pin::new(&mut self.io).poll_shutdown(cx);
+            return Poll::Ready(Ok(()));
+        }
+        self.rest();
+        Poll::Pending
+    }
+
+    /// Reads until there is nothing more, and handles what came.
+    fn read(&mut self, cx: &mut Context<'_>) -> Result<(), LinkError> {
+        let mut buffer = self.worker.read_buffer();
+        let result = self.read_into(&mut buffer, cx);
+        self.worker.give_back(buffer);
+        result
+    }
+
+    fn read_into(&mut self, buffer: &mut [u8], cx: &mut Context<'_>) -> Result<(), LinkError> {
+        let mut left = BYTES_A_TURN;
+        // A peer that does not read its answers is not read either.
+        while !self.has_ended && !self.link.core.borrow().is_congested() {
+            if left == 0 {
+                cx.waker().wake_by_ref();
+                break;
+            }
+            let begin = self.unread.len();
+            buffer[..begin].copy_from_slice(&self.unread);
+            let mut read = ReadBuf::new(&mut buffer[begin..]);
+            match Pin::new(&mut self.io).poll_read(cx, &mut read) {
+                Poll::Pending => break,
+                Poll::Ready(result) => result?,
+            }
+            let count = read.filled().len();
+            if count == 0 {
+                self.has_ended = true;
+                break;
+            }
+            left = left.saturating_sub(count);
+            let mut input = &buffer[..begin + count];
+            let handled = self.handle(&mut input);
+            self.unread.clear();
+            self.unread.extend_from_slice(input);
+            handled?;
+        }
+        Ok(())
+    }
+
+    fn handle(&mut self, input: &mut &[u8]) -> Result<(), LinkError> {
+        let now = self.worker.now().into_std();
+        loop {
+            let event = self.link.core.borrow_mut().receive(input, now)?;
+            match event {
+                Some(event) => self.dispatch(event),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    fn dispatch(&mut self, event: Event<'_, Rc<Call>>) {
+        match event {
+            Event::Request { stream, headers, is_end } => (self.on_request)(stream, headers, is_end),
+            Event::Response { call, headers, is_end, .. } => {
+                if let Some(headers) = call.response_head(headers, is_end) {
+                    self.link.recycle(headers);
+                }
+            }
+            Event::Data { call, data, is_end, .. } => match self.role {
+                Role::Server => call.request_data(data, is_end),
+                Role::Client => call.response_data(data, is_end),
+            },
+            Event::Trailers { call, headers, .. } => {
+                match self.role {
+                    Role::Server => call.request_trailers(&headers),
+                    Role::Client => call.response_trailers(&headers),
+                }
+                self.link.recycle(headers);
+            }
+            Event::Reset { call, code, by, .. } => match self.role {
+                Role::Server => call.caller_gone(code),
+                Role::Client => call.endpoint_reset(code, by),
+            },
+            Event::Settings => self.link.wake_settling(),
+            // Room and windows have changed within the core.
+            _ => {}
+        }
+    }
+
+    fn take_notices(&mut self) {
+        loop {
+            let notice = self.link.core.borrow_mut().next_notice();
+            match (notice, self.role) {
+                (None, _) => return,
+                (Some(Notice::Sent { call, bytes, .. }), Role::Server) => call.response_sent(bytes),
+                (Some(Notice::Sent { call, bytes, .. }), Role::Client) => call.request_sent(bytes),
+                (Some(Notice::Unseen { call, .. }), _) => call.endpoint_unseen(),
+            }
+        }
+    }
+
+    fn write(&mut self, cx: &mut Context<'_>) -> io::Result<Poll<()>> {
+        loop {
+            {
+                let mut core = self.link.core.borrow_mut();
+                if core.output().is_empty() {
+                    break;
+                }
+                match Pin::new(&mut self.io).poll_write(cx, core.output())? {
+                    Poll::Ready(0) => return Err(io::ErrorKind::WriteZero.into()),
+                    Poll::Ready(written) => core.wrote(written),
+                    Poll::Pending => return Ok(Poll::Pending),
+                }
+            }
+            // What waited for room has gone out: there may be more now.
+            self.take_notices();
+        }
+        match Pin::new(&mut self.io).poll_flush(cx) {
+            Poll::Ready(result) => result.map(Poll::Ready),
+            Poll::Pending => Ok(Poll::Pending),
+        }
+    }
+
+    /// Does what is due, and sees to it that there is a turn when something is.
+    fn keep_time(&mut self, cx: &mut Context<'_>) -> Result<(), LinkError> {
+        loop {
+            let due = self.link.core.borrow().next_timeout().map(Instant::from_std);
+            let now = self.worker.now();
+            match due {
+                None => return Ok(()),
+                Some(due) if due <= now => {
+                    self.link.core.borrow_mut().on_timeout(now.into_std())?;
+                    cx.waker().wake_by_ref();
+                    if self.link.core.borrow().next_timeout().map(Instant::from_std) == Some(due) {
+                        return Ok(());
+                    }
+                }
+                Some(due) if self.wakes_at.is_some_and(|at| now < at && at <= due) => return Ok(()),
+                Some(due) => {
+                    let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(due)));
+                    sleep.as_mut().reset(due);
+                    self.wakes_at = Some(due);
+                    if sleep.as_mut().poll(cx).is_pending() {
+                        return Ok(());
+                    }
+                    self.worker.tick();
+                }
+            }
+        }
+    }
+
+    /// Nothing is left to do: from now on the link wakes us when there is.
+    fn rest(&mut self) {
+        self.link.is_awake.set(false);
+        let mut core = self.link.core.borrow_mut();
+        if core.streams() == 0 {
+            self.link.idle_since.set(self.worker.now());
+            core.shrink();
+            if self.unread.is_empty() {
+                self.unread = Vec::new();
+            }
+        }
+    }
+
+    /// Tells the calls that still run.
+    fn end(&mut self, why: &dyn std::fmt::Display) {
+        self.link.is_gone.set(true);
+        self.link.wake_settling();
+        let calls = self.link.core.borrow_mut().take_all();
+        if calls.is_empty() {
+            return;
+        }
+        let why = why.to_string();
+        for call in calls {
+            match self.role {
+                Role::Server => call.caller_gone(Code::CANCEL),
+                Role::Client => call.endpoint_lost(&why),
+            }
+        }
+    }
+}
+
+/// Ends with the connection. Dropping it ends the connection, and every call on it.
+impl<IO, F> Future for Driver<IO, F>
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+    F: FnMut(StreamId, Headers, bool) + Unpin,
+{
+    type Output = Result<(), LinkError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let turn = self.turn(cx);
+        if let Poll::Ready(result) = &turn {
+            match result {
+                Ok(()) => self.end(&"it was closed"),
+                Err(e) => self.end(e),
+            }
+        }
+        turn
+    }
+}

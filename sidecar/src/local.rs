@@ -1,0 +1,124 @@
+//! Calls answered within the sidecar, and what every side has in common that does not speak HTTP/2 itself: an
+//! attendant for what the call gives it, and a pump for what it gives the call.
+
+use std::{pin::pin, rc::Rc};
+
+use bytes::Bytes;
+use http_body::Body;
+use http_body_util::BodyExt;
+use tokio::task::spawn_local;
+use tower::ServiceExt;
+use weft_wire::{Code, Headers};
+
+use crate::{
+    attempt::Miss,
+    call::Call,
+    headers,
+    pipe::{News, Pipe, PipeBody},
+};
+
+/// Answers server reflection from what the control plane knows.
+pub(crate) fn reflect(call: &Rc<Call>) {
+    let pipe = Pipe::default();
+    let head = call.send_into(pipe.clone());
+    let reflecting = spawn_local(attended(Rc::clone(call), pipe.clone(), {
+        let call = Rc::clone(call);
+        async move {
+            let path = http::Uri::try_from(head.path().unwrap_or_default()).map_err(http::Error::from);
+            let body = tonic::body::Body::new(PipeBody::new(pipe.clone()));
+            let request = match path.and_then(|path| headers::to_request(&head, path, body)) {
+                Ok(request) => request,
+                Err(e) => return call.missed(Miss::Broke(e.to_string())),
+            };
+            let Ok(response) = call.worker.shared.reflection.clone().oneshot(request).await;
+            let (head, body) = response.into_parts();
+            call.response_head(headers::of_response(&head), body.is_end_stream());
+            pump(body, &pipe, |part| answer_with(&call, part)).await;
+        }
+    }));
+    call.waits_in(Some(reflecting.abort_handle()));
+}
+
+/// Serves a call whose request is read from a pipe, and tells the call meanwhile what is read.
+pub(crate) async fn attended(call: Rc<Call>, pipe: Pipe, serving: impl Future<Output = ()>) {
+    let mut serving = pin!(serving);
+    let mut is_over = false;
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut serving => return,
+            news = pipe.news(), if !is_over => match news {
+                News::Taken(bytes) => {
+                    call.worker.tick();
+                    call.request_sent(bytes);
+                }
+                News::Over => is_over = true,
+            },
+        }
+    }
+}
+
+/// A part that is pumped into a call.
+pub(crate) enum Part<'a> {
+    Data(&'a [u8], bool),
+    Trailers(Headers),
+    /// It broke off.
+    Broken(String),
+}
+
+/// Gives a call the parts of an answer.
+pub(crate) fn answer_with(call: &Rc<Call>, part: Part<'_>) {
+    call.worker.tick();
+    match part {
+        Part::Data(data, is_end) => call.response_data(data, is_end),
+        Part::Trailers(trailers) => call.response_trailers(&trailers),
+        Part::Broken(why) => call.endpoint_lost(&why),
+    }
+}
+
+/// Gives a call the parts of a request.
+pub(crate) fn request_with(call: &Rc<Call>, part: Part<'_>) {
+    call.worker.tick();
+    match part {
+        Part::Data(data, is_end) => call.request_data(data, is_end),
+        Part::Trailers(trailers) => call.request_trailers(&trailers),
+        Part::Broken(_) => call.caller_gone(Code::CANCEL),
+    }
+}
+
+/// Bytes that may be in a call at once from a pump.
+const PUMP_BYTES: usize = 64 * 1024;
+
+/// Reads a body into a call, no faster than the call passes it on.
+pub(crate) async fn pump<B>(body: B, pipe: &Pipe, mut put: impl FnMut(Part<'_>))
+where
+    B: Body<Data = Bytes, Error: std::fmt::Display>,
+{
+    if body.is_end_stream() {
+        return;
+    }
+    let mut body = pin!(body);
+    let mut under_way = 0;
+    while let Some(frame) = body.frame().await {
+        match frame.map(|frame| frame.into_data().map_err(|frame| frame.into_trailers())) {
+            Ok(Ok(data)) => {
+                let is_end = body.is_end_stream();
+                put(Part::Data(&data, is_end));
+                if is_end {
+                    return;
+                }
+                under_way += data.len();
+            }
+            Ok(Err(trailers)) => {
+                let mut list = Headers::new();
+                headers::append(&mut list, &trailers.unwrap_or_default());
+                return put(Part::Trailers(list));
+            }
+            Err(e) => return put(Part::Broken(e.to_string())),
+        }
+        while under_way > PUMP_BYTES {
+            under_way -= pipe.granted().await.min(under_way);
+        }
+    }
+    put(Part::Data(&[], true));
+}

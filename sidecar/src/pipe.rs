@@ -1,0 +1,236 @@
+//! A side of a call that does not speak HTTP/2 itself: a client or a service behind hyper, or a service inside the
+//! sidecar. The call puts a message in, whoever reads it takes it out as an [`http_body::Body`], and an attendant on
+//! the worker's thread tells the call what was taken.
+
+use std::{
+    collections::VecDeque,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard},
+    task::{Context, Poll, Waker},
+};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::Frame;
+use weft_wire::{Code, Headers};
+
+/// One message on its way out of a call, and the window of the one that is pumped in from the same place. Bounded by the windows of whoever sends it: it is given back its window only
+/// for what was taken.
+#[derive(Clone, Default)]
+pub(crate) struct Pipe(Arc<Mutex<Message>>);
+
+#[derive(Default)]
+struct Message {
+    head: Option<Headers>,
+    parts: VecDeque<Part>,
+    is_whole: bool,
+    broke: Option<Code>,
+    /// Bytes taken since the attendant last asked.
+    taken: usize,
+    has_reader_gone: bool,
+    /// Bytes that whoever pumps the other way may pump again.
+    granted: usize,
+    reader: Option<Waker>,
+    attendant: Option<Waker>,
+    pump: Option<Waker>,
+}
+
+enum Part {
+    Data(Bytes),
+    Trailers(HeaderMap),
+}
+
+/// What a call is told of a pipe.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum News {
+    /// So many bytes were taken out.
+    Taken(usize),
+    /// All of it was taken, or nobody wants the rest.
+    Over,
+}
+
+impl Pipe {
+    fn lock(&self) -> MutexGuard<'_, Message> {
+        self.0.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Message)) {
+        let mut message = self.lock();
+        change(&mut message);
+        if let Some(reader) = message.reader.take() {
+            reader.wake();
+        }
+    }
+
+    pub(crate) fn put_head(&self, head: Headers, is_end: bool) {
+        self.change(|message| {
+            message.head = Some(head);
+            message.is_whole |= is_end;
+        });
+    }
+
+    pub(crate) fn put_data(&self, data: &[u8], is_end: bool) {
+        self.change(|message| {
+            if !data.is_empty() {
+                message.parts.push_back(Part::Data(Bytes::copy_from_slice(data)));
+            }
+            message.is_whole |= is_end;
+        });
+    }
+
+    pub(crate) fn put_trailers(&self, trailers: HeaderMap) {
+        self.change(|message| {
+            message.parts.push_back(Part::Trailers(trailers));
+            message.is_whole = true;
+        });
+    }
+
+    /// Nothing more will come, though it is not whole.
+    pub(crate) fn break_off(&self, code: Code) {
+        self.change(|message| {
+            if !message.is_whole {
+                message.broke = Some(code);
+            }
+        });
+    }
+
+    /// The head, for which everything else waits.
+    pub(crate) async fn head(&self) -> Result<Headers, Code> {
+        std::future::poll_fn(|cx| {
+            let mut message = self.lock();
+            if let Some(head) = message.head.take() {
+                return Poll::Ready(Ok(head));
+            }
+            if let Some(code) = message.broke {
+                return Poll::Ready(Err(code));
+            }
+            message.reader = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// What was pumped into the call from here has been passed on.
+    pub(crate) fn grant(&self, bytes: usize) {
+        let mut message = self.lock();
+        message.granted += bytes;
+        if let Some(pump) = message.pump.take() {
+            pump.wake();
+        }
+    }
+
+    /// For the pump: waits until something of it has been passed on.
+    pub(crate) async fn granted(&self) -> usize {
+        std::future::poll_fn(|cx| {
+            let mut message = self.lock();
+            if message.granted > 0 {
+                return Poll::Ready(std::mem::take(&mut message.granted));
+            }
+            message.pump = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// For the attendant: what has become of what was put in.
+    pub(crate) async fn news(&self) -> News {
+        std::future::poll_fn(|cx| {
+            let mut message = self.lock();
+            if message.taken > 0 {
+                return Poll::Ready(News::Taken(std::mem::take(&mut message.taken)));
+            }
+            if message.has_reader_gone {
+                return Poll::Ready(News::Over);
+            }
+            message.attendant = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+/// The reader's end: a body for hyper or tonic.
+pub(crate) struct PipeBody {
+    pipe: Pipe,
+    /// By `content-length`: hyper asks for no more than that.
+    left: Option<u64>,
+}
+
+/// A message that ended before it was whole.
+#[derive(Debug, thiserror::Error)]
+#[error("the message broke off: {0}")]
+pub(crate) struct BrokeOff(Code);
+
+impl PipeBody {
+    pub(crate) fn new(pipe: Pipe) -> Self {
+        Self { pipe, left: None }
+    }
+
+    /// A body of which so many bytes are all, if it is known.
+    pub(crate) fn expecting(mut self, bytes: Option<u64>) -> Self {
+        self.left = bytes;
+        self
+    }
+
+    fn taken(message: &mut Message, bytes: usize) {
+        message.taken += bytes;
+        if let Some(attendant) = message.attendant.take() {
+            attendant.wake();
+        }
+    }
+}
+
+impl http_body::Body for PipeBody {
+    type Data = Bytes;
+    type Error = BrokeOff;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokeOff>>> {
+        let this = &mut *self;
+        let mut message = this.pipe.lock();
+        match message.parts.pop_front() {
+            Some(Part::Data(data)) => {
+                this.left = this.left.map(|left| left.saturating_sub(data.len() as u64));
+                Self::taken(&mut message, data.len());
+                Poll::Ready(Some(Ok(Frame::data(data))))
+            }
+            Some(Part::Trailers(trailers)) => Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
+            None if message.is_whole => Poll::Ready(None),
+            None => match message.broke {
+                Some(code) => Poll::Ready(Some(Err(BrokeOff(code)))),
+                None => {
+                    message.reader = Some(cx.waker().clone());
+                    Poll::Pending
+                }
+            },
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let message = self.pipe.lock();
+        message.is_whole && message.parts.is_empty()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        let message = self.pipe.lock();
+        let is_data = |part: &Part| matches!(part, Part::Data(_));
+        if message.is_whole && message.parts.iter().all(is_data) {
+            let bytes = |part: &Part| if let Part::Data(data) = part { data.len() as u64 } else { 0 };
+            return http_body::SizeHint::with_exact(message.parts.iter().map(bytes).sum());
+        }
+        http_body::SizeHint::default()
+    }
+}
+
+impl Drop for PipeBody {
+    fn drop(&mut self) {
+        // All that was announced has been taken: the end is on its way, and nobody has gone.
+        if self.left == Some(0) {
+            return;
+        }
+        let mut message = self.pipe.lock();
+        message.has_reader_gone = true;
+        if let Some(attendant) = message.attendant.take() {
+            attendant.wake();
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! Steps of a call that may have to wait, but nearly never do: they are tried at once, where they begin, and become a
+//! task only if they must.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, Waker},
+};
+
+use tokio::task::{AbortHandle, spawn_local};
+
+/// Runs futures of one kind, in one piece of memory as long as none of them waits.
+pub(crate) struct Steps<F> {
+    spare: Option<Pin<Box<F>>>,
+}
+
+impl<F: Future<Output = ()> + 'static> Steps<F> {
+    pub(crate) fn new() -> Self {
+        Self { spare: None }
+    }
+
+    /// Runs `steps` as far as they go at once. If they have to wait they go on as a task, which the handle stops.
+    pub(crate) fn run(&mut self, steps: F) -> Option<AbortHandle> {
+        let mut steps = match self.spare.take() {
+            Some(mut spare) => {
+                spare.set(steps);
+                spare
+            }
+            None => Box::pin(steps),
+        };
+        // What they wait for wakes the task, which polls them once more at its begin.
+        match steps.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(()) => {
+                self.spare = Some(steps);
+                None
+            }
+            Poll::Pending => Some(spawn_local(steps).abort_handle()),
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! Deadlines of a worker's calls: a wheel of time slots, so that setting one and taking it back, which nearly every
+//! call does, costs a few steps and no search.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    time::Duration,
+};
+
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep_until},
+};
+
+/// What a wheel wakes when its time has come.
+pub(crate) trait Timed {
+    /// Where it is in the wheel: only for the wheel's use.
+    fn place(&self) -> &Cell<Option<Place>>;
+    /// Its time has come. It is no longer in the wheel.
+    fn expired(self: Rc<Self>);
+}
+
+/// A place in a wheel.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    slot: usize,
+    index: usize,
+    tick: u64,
+}
+
+/// One slot's time: a deadline is met at most so much late, and never early.
+const TICK: Duration = Duration::from_millis(2);
+/// A deadline that is further off than all slots stays in its slot for another turn of the wheel.
+const SLOTS: usize = 2048;
+const WORD_BITS: usize = u64::BITS as usize;
+
+/// See the module.
+pub(crate) struct Wheel<T> {
+    epoch: Instant,
+    slots: RefCell<Vec<Vec<Rc<T>>>>,
+    /// One bit a slot: whether something is in it.
+    filled: RefCell<[u64; SLOTS / WORD_BITS]>,
+    /// The tick for which [`Self::run`] sleeps, [`NEVER`] while the wheel is empty.
+    awake_at: Cell<u64>,
+    sooner: Notify,
+}
+
+const NEVER: u64 = u64::MAX;
+
+impl<T: Timed> Wheel<T> {
+    pub(crate) fn new() -> Self {
+        Self {
+            epoch: Instant::now(),
+            slots: RefCell::default(),
+            filled: RefCell::new([0; SLOTS / WORD_BITS]),
+            awake_at: Cell::new(NEVER),
+            sooner: Notify::new(),
+        }
+    }
+
+    /// Wakes `what` at `at`. It must not be in the wheel yet.
+    pub(crate) fn set(&self, what: &Rc<T>, at: Instant) {
+        let tick = self.tick_after(at);
+        let slot = (tick % SLOTS as u64) as usize;
+        let mut slots = self.slots.borrow_mut();
+        // Made at the first deadline: a worker without calls needs no wheel.
+        if slots.is_empty() {
+            slots.resize_with(SLOTS, Vec::new);
+        }
+        let index = slots[slot].len();
+        slots[slot].push(Rc::clone(what));
+        what.place().set(Some(Place { slot, index, tick }));
+        self.filled.borrow_mut()[slot / WORD_BITS] |= 1 << (slot % WORD_BITS);
+        if tick < self.awake_at.get() {
+            self.awake_at.set(tick);
+            self.sooner.notify_one();
+        }
+    }
+
+    /// Takes `what` out of the wheel, if it is in it.
+    pub(crate) fn remove(&self, what: &T) {
+        let Some(place) = what.place().take() else { return };
+        let mut slots = self.slots.borrow_mut();
+        let slot = &mut slots[place.slot];
+        // Its last reference may be this one, but then nobody could have called us with it.
+        slot.swap_remove(place.index);
+        if let Some(moved) = slot.get(place.index) {
+            let at = moved.place();
+            at.set(at.get().map(|at| Place { index: place.index, ..at }));
+        }
+        if slot.is_empty() {
+            self.filled.borrow_mut()[place.slot / WORD_BITS] &= !(1 << (place.slot % WORD_BITS));
+        }
+    }
+
+    /// Wakes what is due, for as long as it is polled.
+    pub(crate) async fn run(&self) {
+        let mut seen = 0;
+        loop {
+            let next = self.next_filled(seen);
+            self.awake_at.set(next.unwrap_or(NEVER));
+            match next {
+                None => self.sooner.notified().await,
+                Some(tick) => tokio::select! {
+                    () = sleep_until(self.epoch + Duration::from_nanos(TICK.as_nanos() as u64 * tick)) => {}
+                    () = self.sooner.notified() => continue,
+                },
+            }
+            let now = self.tick_before(Instant::now());
+            self.expire(seen, now);
+            seen = now;
+        }
+    }
+
+    /// The tick, after `seen`, at which the next filled slot is passed.
+    fn next_filled(&self, seen: u64) -> Option<u64> {
+        let filled = self.filled.borrow();
+        let first = seen + 1;
+        let start = (first % SLOTS as u64) as usize;
+        // From the word of the first slot on, all around, and the first part of that word at last.
+        for step in 0..=filled.len() {
+            let word = (start / WORD_BITS + step) % filled.len();
+            let mut bits = filled[word];
+            if step == 0 {
+                bits &= u64::MAX << (start % WORD_BITS);
+            }
+            if bits != 0 {
+                let slot = word * WORD_BITS + bits.trailing_zeros() as usize;
+                return Some(first + ((slot + SLOTS - start) % SLOTS) as u64);
+            }
+        }
+        None
+    }
+
+    fn expire(&self, seen: u64, now: u64) {
+        // After a long sleep each slot is looked at once.
+        for tick in (seen + 1..=now).take(SLOTS) {
+            let slot = (tick % SLOTS as u64) as usize;
+            let mut index = 0;
+            loop {
+                let due = self.slots.borrow().get(slot).and_then(|slot| slot.get(index)).map(Rc::clone);
+                let Some(due) = due else { break };
+                if due.place().get().is_some_and(|place| place.tick <= now) {
+                    self.remove(&due);
+                    due.expired();
+                } else {
+                    index += 1;
+                }
+            }
+        }
+    }
+
+    fn tick_after(&self, at: Instant) -> u64 {
+        let since = at.saturating_duration_since(self.epoch);
+        (since.as_nanos().div_ceil(TICK.as_nanos()) as u64).max(1)
+    }
+
+    fn tick_before(&self, now: Instant) -> u64 {
+        (now.saturating_duration_since(self.epoch).as_nanos() / TICK.as_nanos()) as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Alarm {
+        at: Instant,
+        place: Cell<Option<Place>>,
+        rang: Cell<Option<Instant>>,
+    }
+
+    impl Timed for Alarm {
+        fn place(&self) -> &Cell<Option<Place>> {
+            &self.place
+        }
+
+        fn expired(self: Rc<Self>) {
+            assert!(self.rang.replace(Some(Instant::now())).is_none(), "rang twice");
+        }
+    }
+
+    fn alarm(wheel: &Wheel<Alarm>, after_ms: u64) -> Rc<Alarm> {
+        let at = Instant::now() + Duration::from_millis(after_ms);
+        let alarm = Rc::new(Alarm { at, place: Cell::default(), rang: Cell::default() });
+        wheel.set(&alarm, at);
+        alarm
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_rings_once_in_time_and_what_was_removed_does_not() {
+        let wheel = Wheel::new();
+        fastrand::seed(7);
+        let scenario = async {
+            let mut alarms = Vec::new();
+            let mut removed = Vec::new();
+            for _ in 0..2_000 {
+                alarms.push(alarm(&wheel, fastrand::u64(0..20_000)));
+                if fastrand::bool() {
+                    let gone = alarms.swap_remove(fastrand::usize(..alarms.len()));
+                    wheel.remove(&gone);
+                    removed.push(gone);
+                }
+                tokio::time::sleep(Duration::from_millis(fastrand::u64(0..20))).await;
+            }
+            tokio::time::sleep(Duration::from_secs(30)).await;
+            for alarm in &alarms {
+                let rang = alarm.rang.get().expect("rang");
+                // Tokio's own timer is exact to a millisecond.
+                let late = rang.checked_duration_since(alarm.at).expect("not early");
+                assert!(late <= TICK + Duration::from_millis(1), "{late:?}");
+            }
+            // One that had rung before it was removed is not asked.
+            for alarm in removed.iter().filter(|alarm| alarm.rang.get().is_some()) {
+                assert!(alarm.rang.get() >= Some(alarm.at));
+            }
+            assert!(wheel.slots.borrow().iter().all(Vec::is_empty));
+        };
+        tokio::select! { () = wheel.run() => unreachable!("runs for ever"), () = scenario => {} }
+    }
+}

@@ -1,0 +1,33 @@
+//! The rows of the limits' table that the HTTP/2 core keeps.
+
+use weft_mesh::limits;
+use weft_wire::{KeepAlive, Limits, Rate};
+
+/// For every connection of a sidecar.
+pub(crate) fn wire_limits() -> Limits {
+    Limits {
+        streams: limits::STREAMS_PER_CONNECTION,
+        stream_window_bytes: limits::STREAM_WINDOW_BYTES,
+        connection_window_bytes: limits::CONNECTION_WINDOW_BYTES,
+        frame_bytes: limits::MAX_FRAME_BYTES,
+        header_list_bytes: limits::HEADER_LIST_BYTES,
+        header_block_frames: limits::HEADER_BLOCK_FRAMES,
+        table_bytes: limits::HPACK_TABLE_BYTES,
+        output_bytes: limits::SEND_BUFFER_BYTES,
+        control_output_bytes: limits::CONTROL_OUTPUT_BYTES,
+        buffered_bytes: limits::CONNECTION_BUFFER_BYTES,
+        cancels: rate(limits::CANCELS),
+        stream_errors: rate(limits::STREAM_ERRORS),
+        pings: rate(limits::PINGS),
+        settings: rate(limits::SETTINGS),
+        empty_frames: rate(limits::EMPTY_FRAMES),
+        closed_streams: limits::RESET_STREAMS_KEPT,
+        settings_timeout: limits::HTTP2_TIMEOUT,
+        keep_alive: Some(KeepAlive { interval: limits::IDLE_PING_INTERVAL, timeout: limits::KEEP_ALIVE_TIMEOUT }),
+        is_connect_protocol_enabled: true,
+    }
+}
+
+fn rate((burst, per_second): (u32, u32)) -> Rate {
+    Rate { burst, per_second }
+}
