@@ -94,8 +94,6 @@ fn draw_panel(svg: &mut String, panel: &Panel, left: f64, top: f64, scale: f64) 
     writeln!(svg, r#"<text class="load" x="{left:.1}" y="{:.1}">{}</text>"#, top + 14.0, escape(panel.title))?;
     let first = top + HEADING;
     let (floor, bottom) = (zero + scale, first + ROW * panel.bars.len() as f64 - (ROW - BAR) + 2.0);
-    let above = first - 3.0;
-    writeln!(svg, r#"<line class="floor" x1="{floor:.1}" y1="{above:.1}" x2="{floor:.1}" y2="{bottom:.1}"/>"#)?;
     for (index, Bar { name, ratio }) in panel.bars.iter().enumerate() {
         let y = first + ROW * index as f64;
         let width = (ratio.min(LONGEST_RATIO) * scale).max(1.0);
@@ -115,6 +113,8 @@ fn draw_panel(svg: &mut String, panel: &Panel, left: f64, top: f64, scale: f64) 
         )?;
         writeln!(svg, r#"<text x="{value_x:.1}" y="{text_y:.1}">{ratio:.2}</text>"#)?;
     }
+    let above = first - 3.0;
+    writeln!(svg, r#"<line class="floor" x1="{floor:.1}" y1="{above:.1}" x2="{floor:.1}" y2="{bottom:.1}"/>"#)?;
     Ok(())
 }
 
