@@ -1,0 +1,20 @@
+//! A client that sends anything, a relay of two connections, and a server that must not notice.
+#![no_main]
+
+#[path = "../../tests/peer/mod.rs"]
+mod peer;
+
+use libfuzzer_sys::fuzz_target;
+use peer::chain;
+use peer::choices::Choices;
+use peer::script::{Role, Script};
+
+fuzz_target!(|data: &[u8]| {
+    let Some((&first, rest)) = data.split_first() else { return };
+    let script = match first & 1 {
+        0 => Script::write_for(Role::Server, &mut Choices::bytes(rest)),
+        _ => Script::read(Role::Server, first, rest),
+    };
+    let piece = [usize::MAX, usize::MAX, 100, 7][usize::from(first >> 6)];
+    chain::play(&script, first & 2 != 0, || piece);
+});

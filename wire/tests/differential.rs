@@ -1,0 +1,68 @@
+//! The same bytes to our connection and to the h2 crate's: what one accepts, resets or refuses, so does the other, but
+//! where a table says why not.
+
+mod peer;
+
+use std::collections::BTreeMap;
+
+use peer::by_design::{BY_DESIGN, by_design};
+use peer::choices::Choices;
+use peer::differences::{Difference, compare};
+use peer::script::Script;
+
+const SCRIPTS: u64 = 6_000;
+
+#[test]
+fn connections_judge_frames_as_the_h2_crate_does() {
+    let scripts = std::env::var("SCRIPTS").map_or(SCRIPTS, |scripts| scripts.parse().expect("SCRIPTS is a number"));
+    let first = std::env::var("SEED").map_or(0, |seed| seed.parse().expect("SEED is a number"));
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for seed in first..first + scripts {
+        let script = Script::write(&mut Choices::seeded(seed));
+        let Some(difference) = unexplained(&script, Some(&mut counts)) else { continue };
+        let (script, difference) = smallest(script, difference);
+        panic!(
+            "seed {seed}: {:?} {:?}, is_reading {}\n{:#?}\nat {} {:?}\nours   {:?}\ntheirs {:?}",
+            script.role,
+            script.answer,
+            script.is_reading,
+            script.frames,
+            difference.at,
+            difference.frame,
+            difference.ours,
+            difference.theirs
+        );
+    }
+    println!("{scripts} scripts; by design: {counts:#?}");
+    if first == 0 && scripts >= SCRIPTS {
+        for row in BY_DESIGN {
+            assert!(counts.contains_key(row.what), "no script shows that {}: {}", row.what, row.why);
+        }
+    }
+}
+
+fn unexplained(script: &Script, counts: Option<&mut BTreeMap<&str, usize>>) -> Option<Difference> {
+    let difference = compare(script)?;
+    let Some(row) = by_design(script, &difference) else { return Some(difference) };
+    if let Some(counts) = counts {
+        *counts.entry(row.what).or_default() += 1;
+    }
+    None
+}
+
+/// The script without the frames that the difference does not need.
+fn smallest(mut script: Script, mut difference: Difference) -> (Script, Difference) {
+    script.frames.truncate(difference.at + 1);
+    let mut at = script.frames.len();
+    while at > 2 {
+        at -= 1;
+        let mut shorter = script.clone();
+        shorter.frames.remove(at.min(shorter.frames.len() - 1));
+        if let Some(still) = unexplained(&shorter, None) {
+            (script, difference) = (shorter, still);
+            script.frames.truncate(difference.at + 1);
+            at = at.min(script.frames.len());
+        }
+    }
+    (script, difference)
+}

@@ -1,0 +1,369 @@
+//! Where the two differ by design.
+
+use weft_wire::hpack::Malformed;
+
+use super::differences::{Block, Difference};
+use super::frames::*;
+use super::script::{CLIENT_STREAMS, Role, Script};
+use super::seen::Seen;
+
+/// A difference that is meant to be.
+pub struct ByDesign {
+    pub what: &'static str,
+    pub why: &'static str,
+    pub is: fn(&Script, &Difference) -> bool,
+}
+
+/// The row of the table that explains a difference.
+pub fn by_design(script: &Script, difference: &Difference) -> Option<&'static ByDesign> {
+    BY_DESIGN.iter().find(|row| (row.is)(script, difference))
+}
+
+const OK: u32 = 0;
+const PROTOCOL_ERROR: u32 = 1;
+const FLOW_CONTROL_ERROR: u32 = 3;
+const STREAM_CLOSED: u32 = 5;
+const FRAME_SIZE_ERROR: u32 = 6;
+const REFUSED_STREAM: u32 = 7;
+const COMPRESSION_ERROR: u32 = 9;
+const ENHANCE_YOUR_CALM: u32 = 11;
+
+pub const BY_DESIGN: &[ByDesign] = &[
+    ByDesign {
+        what: "a wrong length is FRAME_SIZE_ERROR",
+        why: "RFC 9113, section 4.2; h2 calls it PROTOCOL_ERROR",
+        is: |_, this| this.both(FRAME_SIZE_ERROR, PROTOCOL_ERROR),
+    },
+    ByDesign {
+        what: "a header block that can't be decoded is COMPRESSION_ERROR",
+        why: "RFC 9113, section 4.3; h2 calls it PROTOCOL_ERROR",
+        is: |_, this| this.both(COMPRESSION_ERROR, PROTOCOL_ERROR),
+    },
+    ByDesign {
+        what: "an initial window over 2^31-1 is FLOW_CONTROL_ERROR",
+        why: "RFC 9113, section 6.5.2; h2 calls it PROTOCOL_ERROR",
+        is: |_, this| this.frame.kind == SETTINGS && this.both(FLOW_CONTROL_ERROR, PROTOCOL_ERROR),
+    },
+    ByDesign {
+        what: "SETTINGS that make a window overflow are FLOW_CONTROL_ERROR although all was sent",
+        why: "RFC 9113, section 6.9.2 makes no exception; h2 does",
+        is: |_, this| {
+            this.frame.kind == SETTINGS && this.ours.goaway == Some(FLOW_CONTROL_ERROR) && this.theirs.goaway.is_none()
+        },
+    },
+    ByDesign {
+        what: "a length is judged when the frame's head is whole",
+        why: "no difference once the rest has come; h2 looks at the first three bytes",
+        is: |_, this| this.theirs.goaway == Some(FRAME_SIZE_ERROR) && this.ours == this.before,
+    },
+    ByDesign {
+        what: "extended CONNECT is not taken back",
+        why: "RFC 8441, section 3; h2 lets it pass",
+        is: |_, this| {
+            this.frame.kind == SETTINGS
+                && this.ours.goaway == Some(PROTOCOL_ERROR)
+                && this.frame.payload.chunks(6).any(|setting| setting == [0, 8, 0, 0, 0, 0])
+        },
+    },
+    ByDesign {
+        what: "the block of a stream that depends on itself counts",
+        why: "RFC 9113, section 4.3: it changes the table; h2 does not decode it",
+        is: |_, this| this.is_headers() && this.is_self_dependent && this.theirs.goaway != Some(OK),
+    },
+    ByDesign {
+        what: "frames of streams that we gave up are ignored",
+        why: "RFC 9113, section 5.1: they may have been under way; h2 resets streams again",
+        is: |_, this| {
+            let has_given_up = this.is_going || this.before.resets.contains_key(&this.frame.stream);
+            has_given_up && this.ours == this.before && this.theirs.goaway != Some(OK)
+        },
+    },
+    ByDesign {
+        what: "faults in the first frames of a block count",
+        why: "RFC 9113, section 8.1.1; h2 forgets them when a frame ends inside a field",
+        is: |_, this| {
+            this.frame.kind == CONTINUATION && this.our_reset() == Some(PROTOCOL_ERROR) && this.theirs.goaway.is_none()
+        },
+    },
+    ByDesign {
+        what: "CONNECT needs an authority",
+        why: "RFC 9113, section 8.5; h2 lets it pass",
+        is: |_, this| {
+            this.value(":method") == Some(b"CONNECT")
+                && this.our_reset() == Some(PROTOCOL_ERROR)
+                && this.value(":authority").is_none()
+        },
+    },
+    ByDesign {
+        what: "an answer without content may promise some",
+        why: "RFC 9110, section 8.6; h2 does not know when trailers follow",
+        is: |script, this| {
+            script.role == Role::Client
+                && this.ours.call_of(&this.frame).is_ended
+                && this.theirs.call_of(&this.frame).reset == Some(PROTOCOL_ERROR)
+                && this.before.call_of(&this.frame).has_no_content()
+        },
+    },
+    ByDesign {
+        what: "an interim answer says nothing of the answer's length",
+        why: "RFC 9110, section 8.6; h2 takes its content-length for that of the answer",
+        is: |script, this| {
+            let call = this.before.call_of(&this.frame);
+            let is_promise = |(name, _): &(Vec<u8>, Vec<u8>)| name == b"content-length";
+            script.role == Role::Client
+                && this.their_reset() == Some(PROTOCOL_ERROR)
+                && call.heads.iter().any(|list| list[0].1.starts_with(b"1") && list.iter().any(is_promise))
+        },
+    },
+    ByDesign {
+        what: "who gets the connection's window first is free",
+        why: "RFC 9113, section 5.3: the sender chooses; h2 chooses otherwise",
+        is: |_, this| {
+            let ours = Seen { ends_sent: this.theirs.ends_sent.clone(), ..this.ours.clone() };
+            ours == this.theirs && this.ours.data_sent > 0
+        },
+    },
+    ByDesign {
+        what: "trailers have no pseudo-headers",
+        why: "RFC 9113, section 8.1; h2 lets them pass",
+        is: |_, this| {
+            let is_pseudo = |block: &Block| block.list.iter().any(|(name, _)| name.starts_with(b":"));
+            this.our_reset() == Some(PROTOCOL_ERROR)
+                && !this.before.call_of(&this.frame).heads.is_empty()
+                && this.block.as_ref().is_some_and(is_pseudo)
+        },
+    },
+    ByDesign {
+        what: "refused streams are not looked into",
+        why: "the call may be sent again all the same; h2 judges its list first",
+        is: |_, this| this.our_reset() == Some(REFUSED_STREAM) && this.frame.stream % 2 == 1,
+    },
+    ByDesign {
+        what: "a head on a stream that can't be is the connection's fault, whatever it says",
+        why: "RFC 9113, section 5.1.1; h2 judges its list first",
+        is: |script, this| {
+            let mut known = this.before.calls.keys().chain(this.before.resets.keys());
+            let is_below = known.any(|stream| *stream >= this.frame.stream);
+            let is_possible = match script.role {
+                Role::Server => !is_below && this.frame.stream % 2 == 1,
+                Role::Client => CLIENT_STREAMS.contains(&this.frame.stream),
+            };
+            this.is_headers() && this.ours.goaway == Some(PROTOCOL_ERROR) && !is_possible
+        },
+    },
+    ByDesign {
+        what: "a block is decoded to its end",
+        why: "RFC 9113, section 4.3; h2 gives up when its first frames are malformed",
+        is: |_, this| {
+            this.frame.kind == CONTINUATION
+                && this.ours.goaway == Some(COMPRESSION_ERROR)
+                && this.theirs.goaway.is_none()
+        },
+    },
+    ByDesign {
+        what: "streams that GOAWAY gives back are told by a notice",
+        why: "see Notice::Unseen; h2 makes errors of them",
+        is: |script, this| {
+            script.role == Role::Client
+                && this.frame.kind == GOAWAY
+                && this.ours == this.before
+                && this.theirs.goaway.is_none()
+        },
+    },
+    ByDesign {
+        what: "content-length is digits",
+        why: "RFC 9110, section 8.6; h2 takes an empty one",
+        is: |_, this| {
+            let is_empty = |(name, value): &(Vec<u8>, Vec<u8>)| name == b"content-length" && value.is_empty();
+            this.our_reset() == Some(PROTOCOL_ERROR)
+                && this.block.as_ref().is_some_and(|block| block.list.iter().any(is_empty))
+        },
+    },
+    ByDesign {
+        what: "te: trailers in any case",
+        why: "RFC 9110, section 10.1.4; h2 wants lower case",
+        is: |_, this| {
+            let value = this.value("te").map(<[u8]>::to_ascii_lowercase);
+            this.their_reset() == Some(PROTOCOL_ERROR) && value.as_deref() == Some(b"trailers")
+        },
+    },
+    ByDesign {
+        what: "an acknowledgement of nothing is let pass",
+        why: "RFC 9113 has no rule for it; h2 ends the connection",
+        is: |_, this| this.frame.kind == SETTINGS && this.frame.has(ACK) && this.theirs.goaway == Some(PROTOCOL_ERROR),
+    },
+    ByDesign {
+        what: "a malformed list is the stream's fault",
+        why: "RFC 9113, section 8.1.1; h2 ends the connection for characters that its types refuse",
+        is: |_, this| {
+            let is_fault_of_stream = this.our_reset() == Some(PROTOCOL_ERROR) || this.ours == this.before;
+            this.is_decoded() && is_fault_of_stream && this.theirs.goaway == Some(PROTOCOL_ERROR)
+        },
+    },
+    ByDesign {
+        what: "a value has no white space at its ends, nor DEL",
+        why: "RFC 9113, section 8.2.1; h2 lets it pass",
+        is: |_, this| this.malformed() == Some(Malformed::Value) && this.our_reset() == Some(PROTOCOL_ERROR),
+    },
+    ByDesign {
+        what: "targets are not parsed",
+        why: "a relay passes them on; h2 refuses what its URI type does not take",
+        is: |_, this| {
+            let is_uri = |name| this.value(name).is_none_or(|value| http::Uri::try_from(value).is_ok());
+            let is_refused = this.their_reset().or(this.theirs.goaway) == Some(PROTOCOL_ERROR);
+            let is_taken = this.ours.call_of(&this.frame).heads.len() > this.before.call_of(&this.frame).heads.len();
+            is_refused && is_taken && ![":path", ":authority", ":scheme"].into_iter().all(is_uri)
+        },
+    },
+    ByDesign {
+        what: "there is a path, which begins with a slash or is the asterisk of OPTIONS, and a scheme is not empty",
+        why: "RFC 9113, section 8.3.1; h2 lets others pass",
+        is: |_, this| {
+            let is_path = this.value(":path").is_some_and(|path| path.starts_with(b"/"));
+            this.our_reset() == Some(PROTOCOL_ERROR) && !(is_path && this.value(":scheme") != Some(b""))
+        },
+    },
+    ByDesign {
+        what: "a head over the limit is answered even when it is malformed",
+        why: "what is too much is not looked into; h2 judges its list first",
+        is: |script, this| {
+            let is_answered = this.ours.heads_sent.get(&this.frame.stream) == Some(&1);
+            script.role == Role::Server
+                && is_answered
+                && this.ours.call_of(&this.frame).heads.is_empty()
+                && this.their_reset().or(this.theirs.goaway) == Some(PROTOCOL_ERROR)
+        },
+    },
+    ByDesign {
+        what: "targets keep their fragment",
+        why: "as above; h2 drops what is after '#'",
+        is: |_, this| {
+            let is_taken = this.ours.call_of(&this.frame).heads.len() == this.theirs.call_of(&this.frame).heads.len();
+            is_taken && this.value(":path").is_some_and(|path| path.contains(&b'#'))
+        },
+    },
+    ByDesign {
+        what: "a head over the limit is answered with 431 and NO_ERROR",
+        why: "RFC 9113, section 8.1: the request is not wanted, but not wrong; h2 says PROTOCOL_ERROR",
+        is: |_, this| this.our_reset() == Some(OK) && this.their_reset() == Some(PROTOCOL_ERROR),
+    },
+    ByDesign {
+        what: "an answer or trailers over the limit are reset with ENHANCE_YOUR_CALM",
+        why: "RFC 9113, section 7; h2 says PROTOCOL_ERROR, and lets trailers pass",
+        is: |_, this| this.our_reset() == Some(ENHANCE_YOUR_CALM),
+    },
+    ByDesign {
+        what: "WINDOW_UPDATE of a stream by 0 is the stream's fault",
+        why: "RFC 9113, section 6.9; h2 ends the connection",
+        is: |_, this| {
+            this.frame.kind == WINDOW_UPDATE
+                && this.frame.stream != 0
+                && this.frame.number(0) & 0x7fff_ffff == 0
+                && this.theirs.goaway == Some(PROTOCOL_ERROR)
+                && this.ours.goaway.is_none()
+        },
+    },
+    ByDesign {
+        what: "a window over 2^31-1 is an error although all was sent",
+        why: "RFC 9113, section 6.9.1 makes no exception; h2 does",
+        is: |_, this| {
+            this.frame.kind == WINDOW_UPDATE
+                && this.our_reset() == Some(FLOW_CONTROL_ERROR)
+                && this.theirs == this.before
+        },
+    },
+    ByDesign {
+        what: "RST_STREAM is told while the end still waits to be sent",
+        why: "the call is lost; h2 takes a stream as closed once its end is queued",
+        is: |_, this| {
+            this.frame.kind == RST_STREAM
+                && this.theirs == this.before
+                && this.ours.call_of(&this.frame).reset.is_some()
+        },
+    },
+    ByDesign {
+        what: "PRIORITY can be the connection's fault",
+        why: "RFC 9113 has no rule left; a stream that is not there can't be reset, which h2 does",
+        is: |_, this| this.frame.kind == PRIORITY && this.ours.goaway == Some(PROTOCOL_ERROR),
+    },
+    ByDesign {
+        what: "PRIORITY of a wrong length is the stream's fault",
+        why: "RFC 9113, section 6.3; h2 ends the connection",
+        is: |_, this| this.frame.kind == PRIORITY && this.our_reset() == Some(FRAME_SIZE_ERROR),
+    },
+    ByDesign {
+        what: "PUSH_PROMISE is refused at once",
+        why: "RFC 9113, section 8.4: nobody may push to us; h2 waits for the end of its block, and judges its list first",
+        is: |_, this| this.frame.kind == PUSH_PROMISE && this.ours.goaway == Some(PROTOCOL_ERROR),
+    },
+    ByDesign {
+        what: "a server can't turn push on",
+        why: "RFC 9113, section 6.5.2; h2 lets it pass",
+        is: |script, this| {
+            script.role == Role::Client
+                && this.frame.kind == SETTINGS
+                && this.ours.goaway == Some(PROTOCOL_ERROR)
+                && this.frame.payload.chunks(6).any(|setting| setting == [0, 2, 0, 0, 0, 1])
+        },
+    },
+    ByDesign {
+        what: "frames after the end are STREAM_CLOSED",
+        why: "RFC 9113, section 5.1: of the stream, or of the connection once both halves have ended; h2 has other codes",
+        is: |_, this| {
+            let call = this.before.call_of(&this.frame);
+            matches!(this.frame.kind, DATA | HEADERS | CONTINUATION)
+                && (this.our_reset() == Some(STREAM_CLOSED) || this.ours.goaway == Some(STREAM_CLOSED))
+                && (call.is_ended || call.reset.is_some() || this.before.ends_sent.contains(&this.frame.stream))
+        },
+    },
+    ByDesign {
+        what: "a stream whose answer was malformed is reset also when the answer has ended with it",
+        why: "our half may still be open; h2 then sends nothing",
+        is: |_, this| {
+            let reset = Some(PROTOCOL_ERROR);
+            this.our_reset() == reset && this.theirs.call_of(&this.frame).reset == reset && this.their_reset().is_none()
+        },
+    },
+    ByDesign {
+        what: "a header block is judged when it is whole",
+        why: "its table entries count even when it is malformed; h2 gives up at the first frame, and then at the next one",
+        is: |_, this| this.is_headers() && !this.frame.has(END_HEADERS) && this.ours == this.before,
+    },
+    ByDesign {
+        what: "an answer has no pseudo-header of requests",
+        why: "RFC 9113, section 8.3; h2 lets it pass",
+        is: |script, this| {
+            script.role == Role::Client
+                && this.our_reset() == Some(PROTOCOL_ERROR)
+                && [":method", ":path", ":scheme", ":authority", ":protocol"]
+                    .iter()
+                    .any(|name| this.value(name).is_some())
+        },
+    },
+    ByDesign {
+        what: "an interim answer does not end the stream",
+        why: "RFC 9113, section 8.1; h2 lets it pass, and fails once no other comes",
+        is: |script, this| {
+            script.role == Role::Client
+                && this.our_reset() == Some(PROTOCOL_ERROR)
+                && this.value(":status").is_some_and(|status| status.starts_with(b"1"))
+        },
+    },
+    ByDesign {
+        what: "when to close after GOAWAY is for the user to say",
+        why: "see Connection::is_finished; h2 closes when it has no streams",
+        is: |_, this| {
+            (this.is_going || this.frame.kind == GOAWAY) && this.theirs.goaway == Some(OK) && this.ours.goaway.is_none()
+        },
+    },
+    ByDesign {
+        what: "DATA before an answer's head is the stream's fault",
+        why: "RFC 9113, section 8.1.1: malformed; h2 ends the connection",
+        is: |script, this| {
+            script.role == Role::Client
+                && this.frame.kind == DATA
+                && this.our_reset() == Some(PROTOCOL_ERROR)
+                && this.theirs.goaway == Some(PROTOCOL_ERROR)
+        },
+    },
+];

@@ -1,0 +1,78 @@
+//! What holds for all bodies, windows, chunks and pauses, and whatever a peer may send.
+
+mod peer;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use peer::chain;
+use peer::chaos::Chaos;
+use peer::choices::Choices;
+use peer::frames::Frame;
+use peer::script::{Role, Script};
+use peer::transfer::Transfer;
+
+/// Runs a property with many seeds, and names the one with which it fails.
+fn for_seeds(seeds: u64, property: impl Fn(u64, &mut Choices)) {
+    let first = std::env::var("SEED").map_or(0, |seed| seed.parse().expect("SEED is a number"));
+    for seed in first..first + seeds {
+        let outcome = catch_unwind(AssertUnwindSafe(|| property(seed, &mut Choices::seeded(seed))));
+        if let Err(panic) = outcome {
+            println!("it fails with SEED={seed}");
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+#[test]
+fn bodies_arrive_whole_and_in_order_through_any_windows() {
+    for_seeds(150, |seed, choices| {
+        let bytes = if seed % 10 == 0 { 3_000_000 } else { 200_000 };
+        Transfer::new(choices, 6, bytes).run(choices);
+    });
+}
+
+#[test]
+fn no_bytes_and_no_user_make_a_connection_panic_or_grow() {
+    for_seeds(2_000, |_, choices| {
+        let mut script = Script::write(choices);
+        if choices.one_in(4) {
+            garble(&mut script, choices);
+        }
+        let bytes: Vec<u8> = script.frames.iter().flat_map(Frame::to_bytes).collect();
+        Chaos::new(script.role, choices).play(choices, &bytes);
+    });
+}
+
+#[test]
+fn arbitrary_bytes_are_taken_or_refused() {
+    for_seeds(1_000, |_, choices| {
+        let bytes: Vec<u8> = (0..choices.below(2_000)).map(|_| choices.below(256) as u8).collect();
+        let role = choices.pick(&[Role::Server, Role::Client]);
+        Chaos::new(role, choices).play(choices, &bytes);
+    });
+}
+
+/// Whatever a client sends, what a relay makes of it is proper HTTP/2 to the server behind it.
+#[test]
+fn a_relay_sends_on_only_what_is_proper() {
+    for_seeds(1_500, |seed, choices| {
+        let mut script = Script::write(choices);
+        if script.role == Role::Client {
+            return;
+        }
+        script.is_reading |= seed % 4 > 0;
+        let pieces = choices.pick(&[1, 7, 100, usize::MAX]);
+        chain::play(&script, seed % 2 == 0, || pieces);
+    });
+}
+
+fn garble(script: &mut Script, choices: &mut Choices) {
+    for _ in 0..choices.between(1, 8) {
+        let frame = choices.below(script.frames.len());
+        let payload = &mut script.frames[frame].payload;
+        if !payload.is_empty() {
+            let at = choices.below(payload.len());
+            payload[at] = choices.below(256) as u8;
+        }
+    }
+}
