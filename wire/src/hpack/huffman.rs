@@ -18,10 +18,22 @@ const LENGTHS: [u8; 257] = [
 
 const MAX_LENGTH: usize = 30;
 
+/// Bits that are looked at together: as most characters take 5 or 6, they mostly hold two.
+const STEP: usize = 12;
+
+/// One or two symbols that follow each other.
+#[derive(Clone, Copy)]
+struct Step {
+    symbols: [u8; 2],
+    /// The bits of their codes together; 0 when not even one is whole.
+    bits: u8,
+    count: u8,
+}
+
 /// The code of each symbol, and its length.
 static CODES: [(u32, u8); 257] = CODE.codes;
-/// By the next eight bits: the symbol that they begin with and its length, which is 0 when it is longer than that.
-static SHORT: [(u8, u8); 256] = short();
+/// By the next [`STEP`] bits: the symbols whose codes they begin with.
+static STEPS: [Step; 1 << STEP] = steps();
 /// Symbols in the order of their codes.
 static SORTED: [u16; 257] = CODE.sorted;
 /// For each length: the first 32 bits that are above its codes, its first code, and where that is in [`SORTED`].
@@ -71,22 +83,37 @@ const fn code() -> Code {
     Code { codes, sorted, lengths }
 }
 
-const fn short() -> [(u8, u8); 256] {
-    let mut short = [(0, 0); 256];
-    let mut symbol = 0;
-    while symbol < 256 {
-        let (code, length) = CODE.codes[symbol];
-        if length <= 8 {
-            let first = (code << (8 - length)) as usize;
-            let mut at = first;
-            while at < first + (1 << (8 - length)) {
-                short[at] = (symbol as u8, length);
-                at += 1;
-            }
+const fn steps() -> [Step; 1 << STEP] {
+    let mut steps = [Step { symbols: [0; 2], bits: 0, count: 0 }; 1 << STEP];
+    let mut bits = 0;
+    while bits < 1 << STEP {
+        let step = &mut steps[bits];
+        while step.count < 2
+            && let Some((symbol, length)) = first_symbol(bits, step.bits)
+        {
+            step.symbols[step.count as usize] = symbol;
+            step.count += 1;
+            step.bits += length;
         }
-        symbol += 1;
+        bits += 1;
     }
-    short
+    steps
+}
+
+/// The symbol whose code begins after the first `from` of [`STEP`] bits, when it is whole.
+const fn first_symbol(bits: usize, from: u8) -> Option<(u8, u8)> {
+    let left = STEP - from as usize;
+    let bits = bits & ((1 << left) - 1);
+    let mut length = 1;
+    while length <= left {
+        let Length { end, first, at } = CODE.lengths[length];
+        let code = bits >> (left - length);
+        if (code as u64) << (32 - length) < end {
+            return Some((CODE.sorted[at as usize + code - first as usize] as u8, length as u8));
+        }
+        length += 1;
+    }
+    None
 }
 
 /// How many bytes the text takes as Huffman code.
@@ -119,8 +146,8 @@ pub(crate) fn encode(text: &[u8], out: &mut Vec<u8>) {
 /// Appends the text that is coded.
 pub(crate) fn decode(code: &[u8], out: &mut Vec<u8>) -> Result<(), HpackError> {
     let start = out.len();
-    // No code is shorter than 5 bits.
-    out.resize(start + code.len() * 8 / 5, 0);
+    // No code is shorter than 5 bits; a step writes two symbols also when it has one.
+    out.resize(start + code.len() * 8 / 5 + 1, 0);
     let len = decode_into(code, &mut out[start..])?;
     out.truncate(start + len);
     Ok(())
@@ -147,14 +174,19 @@ fn decode_into(mut code: &[u8], out: &mut [u8]) -> Result<usize, HpackError> {
             }
         }
         while len >= 30 {
-            let (mut symbol, mut length) = SHORT[(bits >> 56) as usize];
-            if length == 0 {
-                (symbol, length) = long(bits).ok_or(HpackError::Huffman)?;
+            let Step { symbols, bits: taken, count } = STEPS[(bits >> (64 - STEP)) as usize];
+            if count == 0 {
+                let (symbol, length) = long(bits).ok_or(HpackError::Huffman)?;
+                out[at] = symbol;
+                at += 1;
+                bits <<= length;
+                len -= u32::from(length);
+                continue;
             }
-            out[at] = symbol;
-            at += 1;
-            bits <<= length;
-            len -= u32::from(length);
+            out[at..at + 2].copy_from_slice(&symbols);
+            at += usize::from(count);
+            bits <<= taken;
+            len -= u32::from(taken);
         }
     }
 }
@@ -164,29 +196,41 @@ fn finish(mut bits: u64, mut len: u32, out: &mut [u8], mut at: usize) -> Result<
     // With ones behind the end, what is left of proper padding looks like EOS, and of a code that is cut off like one too long.
     bits |= u64::MAX.checked_shr(len).unwrap_or(0);
     loop {
-        let (mut symbol, mut length) = SHORT[(bits >> 56) as usize];
-        if length == 0 {
-            match long(bits) {
-                Some(found) => (symbol, length) = found,
-                None if len < 8 => return Ok(at),
-                None => return Err(HpackError::Huffman),
+        let Step { symbols, bits: taken, count } = STEPS[(bits >> (64 - STEP)) as usize];
+        if count > 0 && u32::from(taken) <= len {
+            out[at..at + 2].copy_from_slice(&symbols);
+            at += usize::from(count);
+            bits = bits << taken | ((1 << taken) - 1);
+            len -= u32::from(taken);
+            continue;
+        }
+        // A long symbol, or the last one.
+        match symbol(bits) {
+            Some((symbol, length)) if u32::from(length) <= len => {
+                out[at] = symbol;
+                at += 1;
+                bits = bits << length | ((1 << length) - 1);
+                len -= u32::from(length);
             }
+            None if len < 8 => return Ok(at),
+            _ => return Err(HpackError::Huffman),
         }
-        if u32::from(length) > len {
-            return Err(HpackError::Huffman);
-        }
-        out[at] = symbol;
-        at += 1;
-        bits = bits << length | ((1 << length) - 1);
-        len -= u32::from(length);
     }
 }
 
-/// The symbol of more than eight bits that these begin with; nothing for EOS.
+/// The symbol that the bits begin with, and its length; nothing for EOS.
+fn symbol(bits: u64) -> Option<(u8, u8)> {
+    match STEPS[(bits >> (64 - STEP)) as usize] {
+        Step { count: 0, .. } => long(bits),
+        Step { symbols: [symbol, _], .. } => Some((symbol, LENGTHS[usize::from(symbol)])),
+    }
+}
+
+/// The symbol of more than [`STEP`] bits that these begin with; nothing for EOS.
 #[cold]
 fn long(bits: u64) -> Option<(u8, u8)> {
     let top = bits >> 32;
-    let length = (9..=MAX_LENGTH).find(|&length| top < LONG[length].end)?;
+    let length = (STEP + 1..=MAX_LENGTH).find(|&length| top < LONG[length].end)?;
     let Length { first, at, .. } = LONG[length];
     let symbol = SORTED[usize::from(at) + ((top >> (32 - length)) as u32 - first) as usize];
     u8::try_from(symbol).ok().map(|symbol| (symbol, length as u8))
