@@ -27,6 +27,17 @@ pub(crate) const NO_QUEUE: u32 = u32::MAX;
 /// No content-length was said, or it does not count.
 pub(crate) const ANY_LENGTH: u64 = u64::MAX;
 
+/// What the request's method says of an answer's body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Body {
+    /// As long as the content-length, if there is one.
+    Any,
+    /// None, although there may be a content-length (HEAD).
+    None,
+    /// What is sent through a tunnel, to which no content-length applies (CONNECT).
+    Tunnel,
+}
+
 /// A stream that is open or half-closed.
 #[derive(Debug)]
 pub(crate) struct Stream<T> {
@@ -52,8 +63,8 @@ pub(crate) struct Stream<T> {
     pub(crate) is_send_closed: bool,
     /// It is among those that could send, were it not for the connection.
     pub(crate) is_ready: bool,
-    /// An answer to it has no body, whatever its content-length says (HEAD, CONNECT).
-    pub(crate) is_bodiless: bool,
+    /// What an answer's body may be.
+    pub(crate) body: Body,
     pub(crate) call: Option<T>,
 }
 
@@ -72,7 +83,7 @@ impl<T> Stream<T> {
             is_ending: false,
             is_send_closed: false,
             is_ready: false,
-            is_bodiless: false,
+            body: Body::Any,
             call,
         }
     }

@@ -8,7 +8,7 @@ use super::{Connection, message};
 use crate::code::Code;
 use crate::frame::{self, Head, flag};
 use crate::headers::{Headers, Name};
-use crate::stream::{ANY_LENGTH, Closed, Stream};
+use crate::stream::{ANY_LENGTH, Body, Closed, Stream};
 
 /// The buffer for header blocks in parts is given back when it has grown above this.
 const KEPT_BLOCK_BYTES: usize = 32 << 10;
@@ -206,9 +206,12 @@ impl<T: Clone> Connection<T> {
                 return if facts.is_end { Err(MALFORMED) } else { Ok(Part::Head) };
             }
             stream.is_head_received = true;
-            if !stream.is_bodiless && status != 204 && status != 304 {
-                stream.content_left = length.unwrap_or(ANY_LENGTH);
-            }
+            stream.content_left = match stream.body {
+                Body::Any if status != 204 && status != 304 => length.unwrap_or(ANY_LENGTH),
+                // Whatever its length says (RFC 9110 section 6.4.1).
+                Body::Any | Body::None => 0,
+                Body::Tunnel => ANY_LENGTH,
+            };
             Part::Head
         };
         let is_end_missing = part == Part::Trailers && !facts.is_end;

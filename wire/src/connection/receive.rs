@@ -40,10 +40,11 @@ impl<T: Clone> Connection<T> {
         if !input.is_empty() {
             self.timers.note_received(now);
         }
-        match self.next_event(input, now) {
-            Ok(event) => Ok(event),
-            Err(error) => Err(self.fail(error)),
+        let taken = self.next_event(input, now);
+        if let Err(error) = taken {
+            self.fail(error);
         }
+        taken
     }
 
     fn next_event<'a>(&mut self, input: &mut &'a [u8], now: Instant) -> Taken<'a, T> {
@@ -72,8 +73,9 @@ impl<T: Clone> Connection<T> {
             let end = HEAD_BYTES + head.length;
             let Some(payload) = input.get(HEAD_BYTES..end) else { return Ok(None) };
             *input = &input[end..];
-            if let Some(event) = self.take_frame(head, payload, now)? {
-                return Ok(Some(event));
+            let taken = self.take_frame(head, payload, now);
+            if !matches!(taken, Ok(None)) {
+                return taken;
             }
         }
     }

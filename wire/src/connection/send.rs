@@ -5,7 +5,7 @@ use super::{Connection, StreamId};
 use crate::code::Code;
 use crate::frame::{HEAD_BYTES, Head, MAX_STREAM, flag, kind};
 use crate::headers::Headers;
-use crate::stream::{Closed, NO_QUEUE, Stream};
+use crate::stream::{Body, Closed, NO_QUEUE, Stream};
 
 /// The most WINDOW_UPDATEs that DATA explains in advance.
 const MAX_UPDATES_DUE: u32 = 1024;
@@ -43,7 +43,11 @@ impl<T: Clone> Connection<T> {
         stream.is_head_sent = true;
         stream.is_ending = is_end;
         stream.is_send_closed = is_end;
-        stream.is_bodiless = matches!(headers.method(), Some(b"HEAD" | b"CONNECT"));
+        stream.body = match headers.method() {
+            Some(b"HEAD") => Body::None,
+            Some(b"CONNECT") => Body::Tunnel,
+            _ => Body::Any,
+        };
         let slot = self.streams.insert(stream);
         self.write_headers(id, headers, is_end);
         Ok(self.streams.id(slot))

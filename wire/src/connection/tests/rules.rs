@@ -188,6 +188,11 @@ fn answers_without_a_body_may_have_a_length() {
         client.connection.open(&head, true, "one").expect("it can open");
         client.headers(1, flag::END_STREAM, &[(":status", status), ("content-length", "9")]).expect("it is fine");
         assert!(matches!(client.take_seen()[..], [Seen::Response("one", _, true)]), "{method} {status}");
+        client.connection.open(&head, true, "two").expect("it can open");
+        client.headers(3, 0, &[(":status", status), ("content-length", "9")]).expect("it is fine");
+        client.take_seen();
+        client.frame(kind::DATA, flag::END_STREAM, 3, b"nine byte").expect("the connection goes on");
+        assert_eq!(client.take_seen(), [Seen::Reset("two", Code::PROTOCOL_ERROR, Side::Local)], "{method} {status}");
     }
 }
 
