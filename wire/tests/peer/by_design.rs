@@ -52,11 +52,6 @@ pub const BY_DESIGN: &[ByDesign] = &[
         },
     },
     ByDesign {
-        what: "a length is judged when the frame's head is whole",
-        why: "no difference once the rest has come; h2 looks at the first three bytes",
-        is: |_, this| this.theirs.goaway == Some(FRAME_SIZE_ERROR) && this.ours == this.before,
-    },
-    ByDesign {
         what: "extended CONNECT is not taken back",
         why: "RFC 8441, section 3; h2 lets it pass",
         is: |_, this| {
@@ -92,6 +87,16 @@ pub const BY_DESIGN: &[ByDesign] = &[
             this.value(":method") == Some(b"CONNECT")
                 && this.our_reset() == Some(PROTOCOL_ERROR)
                 && this.value(":authority").is_none()
+        },
+    },
+    ByDesign {
+        what: "an answer without content has none",
+        why: "RFC 9110, section 6.4.1; h2 lets 204 and 304 have some",
+        is: |script, this| {
+            script.role == Role::Client
+                && this.frame.kind == DATA
+                && this.our_reset() == Some(PROTOCOL_ERROR)
+                && this.before.call_of(&this.frame).has_no_content()
         },
     },
     ByDesign {
@@ -171,12 +176,16 @@ pub const BY_DESIGN: &[ByDesign] = &[
         },
     },
     ByDesign {
-        what: "content-length is digits",
-        why: "RFC 9110, section 8.6; h2 takes an empty one",
+        what: "content-length is digits, and always the same",
+        why: "RFC 9110, section 8.6; h2 takes an empty one, and does not look at those of trailers",
         is: |_, this| {
-            let is_empty = |(name, value): &(Vec<u8>, Vec<u8>)| name == b"content-length" && value.is_empty();
-            this.our_reset() == Some(PROTOCOL_ERROR)
-                && this.block.as_ref().is_some_and(|block| block.list.iter().any(is_empty))
+            let is_length = |(name, _): &&(Vec<u8>, Vec<u8>)| name == b"content-length";
+            let is_odd = |value: &[u8]| value.is_empty() || !value.iter().all(u8::is_ascii_digit);
+            let is_wrong = |block: &Block| {
+                let mut lengths = block.list.iter().filter(is_length);
+                lengths.clone().any(|(_, value)| is_odd(value)) || lengths.next() != lengths.next_back()
+            };
+            this.our_reset() == Some(PROTOCOL_ERROR) && this.block.as_ref().is_some_and(is_wrong)
         },
     },
     ByDesign {
@@ -218,18 +227,23 @@ pub const BY_DESIGN: &[ByDesign] = &[
     ByDesign {
         what: "there is a path, which begins with a slash or is the asterisk of OPTIONS, and a scheme is not empty",
         why: "RFC 9113, section 8.3.1; h2 lets others pass",
-        is: |_, this| {
+        is: |script, this| {
             let is_path = this.value(":path").is_some_and(|path| path.starts_with(b"/"));
-            this.our_reset() == Some(PROTOCOL_ERROR) && !(is_path && this.value(":scheme") != Some(b""))
+            script.role == Role::Server
+                && this.before.call_of(&this.frame).heads.is_empty()
+                && this.our_reset() == Some(PROTOCOL_ERROR)
+                && this.is_decoded()
+                && !(is_path && this.value(":scheme").is_some_and(|scheme| !scheme.is_empty()))
         },
     },
     ByDesign {
-        what: "a head over the limit is answered even when it is malformed",
-        why: "what is too much is not looked into; h2 judges its list first",
+        what: "a head over the limit is answered with 431 and NO_ERROR, even when it is malformed",
+        why: "RFC 9113, section 8.1: it is not wanted, but not wrong; h2 judges its list first, or says PROTOCOL_ERROR",
         is: |script, this| {
             let is_answered = this.ours.heads_sent.get(&this.frame.stream) == Some(&1);
             script.role == Role::Server
                 && is_answered
+                && matches!(this.our_reset(), None | Some(OK))
                 && this.ours.call_of(&this.frame).heads.is_empty()
                 && this.their_reset().or(this.theirs.goaway) == Some(PROTOCOL_ERROR)
         },
@@ -241,11 +255,6 @@ pub const BY_DESIGN: &[ByDesign] = &[
             let is_taken = this.ours.call_of(&this.frame).heads.len() == this.theirs.call_of(&this.frame).heads.len();
             is_taken && this.value(":path").is_some_and(|path| path.contains(&b'#'))
         },
-    },
-    ByDesign {
-        what: "a head over the limit is answered with 431 and NO_ERROR",
-        why: "RFC 9113, section 8.1: the request is not wanted, but not wrong; h2 says PROTOCOL_ERROR",
-        is: |_, this| this.our_reset() == Some(OK) && this.their_reset() == Some(PROTOCOL_ERROR),
     },
     ByDesign {
         what: "an answer or trailers over the limit are reset with ENHANCE_YOUR_CALM",
