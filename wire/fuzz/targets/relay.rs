@@ -1,4 +1,4 @@
-//! A client that sends anything, a relay of two connections, and a server that must not notice.
+//! A peer that sends anything, a relay of two connections, and a peer on its other side that must not notice.
 #![no_main]
 
 #[path = "../../tests/peer/mod.rs"]
@@ -11,9 +11,10 @@ use peer::script::{Role, Script};
 
 fuzz_target!(|data: &[u8]| {
     let Some((&first, rest)) = data.split_first() else { return };
+    let role = if first & 32 == 0 { Role::Server } else { Role::Client };
     let script = match first & 1 {
-        0 => Script::write_for(Role::Server, &mut Choices::bytes(rest)),
-        _ => Script::read(Role::Server, first, rest),
+        0 => Script::write_for(role, &mut Choices::bytes(rest)),
+        _ => Script::read(role, first, rest),
     };
     let piece = [usize::MAX, usize::MAX, 100, 7][usize::from(first >> 6)];
     chain::play(&script, first & 2 != 0, || piece);

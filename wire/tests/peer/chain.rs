@@ -1,28 +1,28 @@
-//! A client made of a script, our relay, and a server, which must see nothing but HTTP/2 as it should be.
+//! Our relay between a peer made of a script and one that is in order, which must see nothing but proper HTTP/2.
 
 use std::sync::Arc;
 
-use super::frames::PREFACE;
+use super::frames::{Frame, PREFACE};
 use super::ours::{Ours, script_limits};
 use super::relay::{Leg, Relay};
 use super::script::{Role, Script};
 use super::seen::{Seen, Tap};
 use super::theirs::Theirs;
 
-/// The server behind the relay.
-pub enum Backend {
+/// The peer that is in order.
+enum Proper {
     Ours(Box<Ours>),
     Theirs(Box<Theirs>),
 }
 
-impl Backend {
+impl Proper {
     fn feed(&mut self, bytes: &[u8]) -> Vec<u8> {
         match self {
-            Backend::Ours(ours) => {
+            Proper::Ours(ours) => {
                 ours.feed(bytes);
                 std::mem::take(&mut ours.written)
             }
-            Backend::Theirs(theirs) => {
+            Proper::Theirs(theirs) => {
                 theirs.feed(bytes);
                 std::mem::take(&mut theirs.written)
             }
@@ -31,47 +31,85 @@ impl Backend {
 
     fn seen(&self) -> &Seen {
         match self {
-            Backend::Ours(ours) => &ours.seen,
-            Backend::Theirs(theirs) => &theirs.seen,
+            Proper::Ours(ours) => &ours.seen,
+            Proper::Theirs(theirs) => &theirs.seen,
         }
     }
 }
 
-/// Plays a script, in pieces that `cut` gives the lengths of, and says what the server saw.
+struct Chain {
+    relay: Relay,
+    /// Where the proper peer is, and the other one.
+    near: Leg,
+    far: Leg,
+    proper: Proper,
+    tap: Tap,
+}
+
+/// Plays a script, in pieces that `cut` gives the lengths of, and says what the peer on the other side saw: a server
+/// when the script is a client's, and a client when it is a server's.
 pub fn play(script: &Script, with_h2: bool, mut cut: impl FnMut() -> usize) -> Seen {
-    let backend = Script { role: Role::Server, ..script.clone() };
-    let mut backend = match with_h2 {
-        true => Backend::Theirs(Box::new(Theirs::new(&backend))),
-        false => Backend::Ours(Box::new(Ours::new(&backend))),
-    };
-    let mut relay = Relay::new(&Arc::new(script_limits()));
-    let mut client = Tap::new(false);
-    relay.receive(Leg::Down, PREFACE);
-    let hello = relay.take_output(Leg::Up);
-    let hello = backend.feed(hello.strip_prefix(PREFACE).expect("a client begins with its preface"));
-    relay.receive(Leg::Up, &hello);
-    pump(&mut relay, &mut backend, &mut client);
+    let mut chain = Chain::new(script, with_h2);
     for frame in &script.frames {
         for piece in frame.to_bytes().chunks(cut().max(1)) {
-            relay.receive(Leg::Down, piece);
-            pump(&mut relay, &mut backend, &mut client);
+            chain.relay.receive(chain.far, piece);
+            chain.pump();
         }
-        assert!(matches!(backend.seen().goaway, None | Some(0)), "the server saw an error after {frame:?}");
+        chain.assert_proper(frame);
     }
-    relay.end(Leg::Down);
-    pump(&mut relay, &mut backend, &mut client);
-    assert_eq!(relay.streams()[1], 0, "calls go on without their client");
-    backend.seen().clone()
+    chain.relay.end(chain.far);
+    chain.pump();
+    if chain.near == Leg::Up {
+        assert_eq!(chain.relay.streams()[1], 0, "calls go on without their client");
+    }
+    chain.proper.seen().clone()
 }
 
-fn pump(relay: &mut Relay, backend: &mut Backend, client: &mut Tap) {
-    loop {
-        client.take(&relay.take_output(Leg::Down));
-        let up = relay.take_output(Leg::Up);
-        let back = backend.feed(&up);
-        relay.receive(Leg::Up, &back);
-        if up.is_empty() && back.is_empty() && relay.is_quiet() {
-            return;
+impl Chain {
+    fn new(script: &Script, with_h2: bool) -> Self {
+        // The proper peer has the role for which the script was made.
+        let mut proper = match with_h2 {
+            true => Proper::Theirs(Box::new(Theirs::new(script))),
+            false => Proper::Ours(Box::new(Ours::new(script))),
+        };
+        let mut relay = Relay::new(&Arc::new(script_limits()));
+        let (near, far) = match script.role {
+            Role::Server => (Leg::Up, Leg::Down),
+            Role::Client => (Leg::Down, Leg::Up),
+        };
+        let hello = match script.role {
+            Role::Server => {
+                relay.receive(Leg::Down, PREFACE);
+                let hello = relay.take_output(Leg::Up);
+                proper.feed(hello.strip_prefix(PREFACE).expect("a client begins with its preface"))
+            }
+            Role::Client => proper.feed(&[]),
+        };
+        relay.receive(near, &hello);
+        let mut this = Self { relay, near, far, proper, tap: Tap::new(script.role == Role::Client) };
+        this.pump();
+        this
+    }
+
+    fn pump(&mut self) {
+        loop {
+            self.tap.take(&self.relay.take_output(self.far));
+            let there = self.relay.take_output(self.near);
+            let back = self.proper.feed(&there);
+            self.relay.receive(self.near, &back);
+            if there.is_empty() && back.is_empty() && self.relay.is_quiet() {
+                return;
+            }
+        }
+    }
+
+    fn assert_proper(&self, frame: &Frame) {
+        const PROTOCOL_ERROR: u32 = 1;
+        let seen = self.proper.seen();
+        assert!(matches!(seen.goaway, None | Some(0)), "the proper peer saw an error after {frame:?}");
+        if matches!(self.proper, Proper::Ours(_)) {
+            let error = seen.resets.iter().find(|(_, code)| **code == PROTOCOL_ERROR);
+            assert_eq!(error, None, "the proper peer saw a stream's error after {frame:?}");
         }
     }
 }

@@ -16,3 +16,4 @@ pub mod script;
 pub mod seen;
 pub mod theirs;
 pub mod transfer;
+pub mod uploader;
