@@ -59,8 +59,9 @@ limits! {
     STREAM_ERRORS: (u32, u32) = (1_024, 128),
         "Streams that a peer's protocol errors may make us reset, at once and a second; past it the connection ends \
          (RUSTSEC-2024-0003).";
-    PINGS: (u32, u32) = (100, 20),
-        "PINGs that a peer may send, at once and a second; past it the connection ends (CVE-2019-9512).";
+    PINGS: (u32, u32) = (1_000, 1_000),
+        "PINGs that a peer may send, at once and a second; past it the connection ends (CVE-2019-9512). gRPC clients send \
+         one a round trip to learn the bandwidth.";
     SETTINGS: (u32, u32) = (50, 10),
         "SETTINGS that a peer may send, at once and a second; past it the connection ends (CVE-2019-9515).";
     EMPTY_FRAMES: (u32, u32) = (10_000, 1_000),

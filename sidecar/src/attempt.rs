@@ -217,12 +217,7 @@ pub(crate) async fn run(call: &Rc<Call>) -> Result<(), Verdict> {
 }
 
 /// What is said anew in each try: the time that is left, and whose child it is.
-fn adapt(
-    head: &mut weft_wire::Headers,
-    attempt: Option<&AttemptRecord>,
-    deadline: Option<Instant>,
-    now: Instant,
-) {
+fn adapt(head: &mut weft_wire::Headers, attempt: Option<&AttemptRecord>, deadline: Option<Instant>, now: Instant) {
     deadline::pass_on(head, deadline, now);
     if let Some(span) = attempt.and_then(|attempt| attempt.span.as_ref()) {
         span.pass_on(head);

@@ -8,9 +8,7 @@ pub(crate) fn to_header_map(headers: &Headers) -> HeaderMap {
     let mut map = HeaderMap::with_capacity(headers.len());
     for field in headers.fields() {
         // The core lets no other bytes through.
-        if let (Ok(name), Ok(mut value)) =
-            (HeaderName::from_bytes(field.name), HeaderValue::from_bytes(field.value))
-        {
+        if let (Ok(name), Ok(mut value)) = (HeaderName::from_bytes(field.name), HeaderValue::from_bytes(field.value)) {
             value.set_sensitive(field.is_sensitive);
             map.append(name, value);
         }

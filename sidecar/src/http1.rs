@@ -96,7 +96,8 @@ async fn answer(downstream: &Rc<Downstream>, request: Request<Incoming>) -> Resp
     call.waits_in(Some(carrying.abort_handle()));
     match pipe.head().await {
         Ok(head) => {
-            let length = head.get_single(Name::CONTENT_LENGTH).and_then(|text| std::str::from_utf8(text).ok()?.parse().ok());
+            let length =
+                head.get_single(Name::CONTENT_LENGTH).and_then(|text| std::str::from_utf8(text).ok()?.parse().ok());
             headers::to_response(&head, Either::Left(answer.expecting(length)))
         }
         Err(code) => {
@@ -133,8 +134,7 @@ fn refused(downstream: &Downstream, failure: &Failure) -> Response<AnswerBody> {
 
 /// HTTP/2 wants scheme and authority in each head.
 fn make_absolute(head: &mut request::Parts) -> Result<(), Failure> {
-    let malformed =
-        |what: &str| Failure::new(Reason::Malformed, format!("{what}: RFC 9112, section 3.2"));
+    let malformed = |what: &str| Failure::new(Reason::Malformed, format!("{what}: RFC 9112, section 3.2"));
     let mut parts = std::mem::take(&mut head.uri).into_parts();
     if parts.authority.is_none() {
         let mut hosts = head.headers.get_all(header::HOST).iter();

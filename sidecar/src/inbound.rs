@@ -65,9 +65,7 @@ impl LocalService {
             .map(|(place, name)| (format!("/{name}").into(), (place, name.into())))
             .collect();
         let connections = match shared.args.protocol {
-            AppProtocol::Grpc => {
-                Connections::Http2(Pool::new(worker, Arc::clone(shared), Destination::Local(address)))
-            },
+            AppProtocol::Grpc => Connections::Http2(Pool::new(worker, Arc::clone(shared), Destination::Local(address))),
             AppProtocol::Http1 => Connections::Http1(http1::Pool::new(Arc::clone(shared), address)),
         };
         Some(Self { name, methods, connections })

@@ -181,6 +181,8 @@ pub(crate) struct Driver<IO, F> {
     /// The begin of a frame whose rest has not come yet.
     unread: Vec<u8>,
     has_ended: bool,
+    /// Reading was stopped before the socket had no more.
+    is_held_back: bool,
     /// What the sleep is set to, which may be sooner than what is next due: setting it anew costs more than a turn too
     /// many.
     wakes_at: Option<Instant>,
@@ -204,6 +206,7 @@ where
             on_request,
             unread: Vec::new(),
             has_ended: false,
+            is_held_back: false,
             wakes_at: None,
             sleep: None,
         }
@@ -222,6 +225,11 @@ where
         read?;
         let is_written = written?.is_ready();
         self.keep_time(cx)?;
+        // There may be more to read, of which the socket says nothing as it was not asked. While writing waits for the
+        // peer, it is that which gives the next turn.
+        if self.is_held_back && is_written {
+            cx.waker().wake_by_ref();
+        }
         let is_finished = self.has_ended || self.link.core.borrow().is_finished();
         if is_finished && (is_written || self.has_ended) {
             // To be polite; the connection is over all the same.
@@ -242,10 +250,11 @@ where
 
     fn read_into(&mut self, buffer: &mut [u8], cx: &mut Context<'_>) -> Result<(), LinkError> {
         let mut left = BYTES_A_TURN;
-        // A peer that does not read its answers is not read either.
-        while !self.has_ended && !self.link.core.borrow().is_congested() {
-            if left == 0 {
-                cx.waker().wake_by_ref();
+        self.is_held_back = false;
+        while !self.has_ended {
+            // A peer that does not read its answers is not read either.
+            if left == 0 || self.link.core.borrow().is_congested() {
+                self.is_held_back = true;
                 break;
             }
             let begin = self.unread.len();

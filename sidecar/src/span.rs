@@ -67,7 +67,13 @@ pub(crate) struct Span {
 }
 
 impl Span {
-    fn new(context: TraceContext, parent: Option<[u8; 8]>, is_parent_remote: bool, kind: SpanKind, name: String) -> Self {
+    fn new(
+        context: TraceContext,
+        parent: Option<[u8; 8]>,
+        is_parent_remote: bool,
+        kind: SpanKind,
+        name: String,
+    ) -> Self {
         let mut attributes = Vec::with_capacity(10);
         match name.split_once('/') {
             Some((service, method)) if !service.is_empty() && !service.contains(' ') => attributes.extend([
