@@ -16,13 +16,7 @@ pub(crate) const H2SPEC_INBOUND: &[(&str, &str)] = &[];
 pub(crate) const H2SPECD_CASES: usize = 57;
 
 /// Cases of h2specd that do not pass.
-pub(crate) const H2SPECD: &[(&str, &str)] = &[
-    ("client/5.1/8", LATE),
-    ("client/5.1/9", LATE),
-    ("client/6.9.1/2", "the window of a stream that has been sent to its end is of no interest, however wide"),
-];
-
-const LATE: &str = "a frame after the end of an answer costs that stream, and not all others on its connection";
+pub(crate) const H2SPECD: &[(&str, &str)] = &[];
 
 /// Cases of gRPC's interop client that pass through a pair of sidecars, with further arguments.
 pub(crate) const INTEROP: &[(&str, &[&str])] = &[
