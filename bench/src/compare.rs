@@ -8,7 +8,7 @@ use clap::Args;
 use crate::{
     bed::{FLOOR, Plan, WEFT, Way, Which},
     cases::{self, Case, Kind},
-    measure::{self, is_http1},
+    measure::{self, Sample, is_http1},
     report::{self, Absent, CaseReport, Machine, Report},
     svg,
     weft::WeftOptions,
@@ -102,6 +102,8 @@ async fn run_case(case: Case, rounds: u32, plan: &Plan) -> Result<CaseReport> {
             }
             eprintln!("{}: round {round} of {rounds}, {}", case.name, way.name);
             match measure::measure(&case, way, per_second).await {
+                // A round with failures is no measurement: what failed may have cost next to nothing.
+                Ok(Sample { failed: 1.., first_failure, .. }) => report.error = first_failure,
                 Ok(sample) => report.samples.push(sample),
                 Err(error) => report.error = Some(format!("{error:#}")),
             }

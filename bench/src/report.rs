@@ -248,8 +248,7 @@ impl Report {
     pub(crate) fn first_failure(&self) -> Option<String> {
         self.cases.iter().find_map(|case| {
             case.ways.iter().find_map(|way| {
-                let in_samples = || way.samples.iter().find_map(|sample| sample.first_failure.as_ref());
-                let failure = way.error.as_ref().or_else(in_samples)?;
+                let failure = way.error.as_ref()?;
                 Some(format!("{} over {}: {failure}", case.case.name, way.name))
             })
         })
