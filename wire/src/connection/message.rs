@@ -69,11 +69,11 @@ fn look_through(headers: &Headers) -> Result<Found, Malformed> {
 /// Checks a request's head, and returns its content-length.
 pub(super) fn check_request(headers: &Headers, is_protocol_allowed: bool) -> Result<Option<u64>, Malformed> {
     let method = headers.method().ok_or(Malformed)?;
-    let is_target_whole = if headers.protocol().is_some() {
+    let is_target_whole = if let Some(protocol) = headers.protocol() {
         is_protocol_allowed
             && method == b"CONNECT"
-            && headers.scheme().is_some()
-            && headers.path().is_some()
+            && is_token(protocol)
+            && is_origin_form(headers, method)
             && headers.authority().is_some_and(is_authority)
     } else if method == b"CONNECT" {
         headers.scheme().is_none() && headers.path().is_none() && headers.authority().is_some_and(is_authority)
@@ -86,16 +86,29 @@ pub(super) fn check_request(headers: &Headers, is_protocol_allowed: bool) -> Res
 
 fn is_origin_form(headers: &Headers, method: &[u8]) -> bool {
     let (Some(scheme), Some(path)) = (headers.scheme(), headers.path()) else { return false };
-    match scheme {
+    let is_path = match scheme {
         b"http" | b"https" => path.starts_with(b"/") || (path == b"*" && method == b"OPTIONS"),
-        _ => !scheme.is_empty(),
-    }
+        _ => is_scheme(scheme),
+    };
+    is_path && is_uri_text(path)
+}
+
+/// RFC 3986 section 3.1
+fn is_scheme(scheme: &[u8]) -> bool {
+    !scheme.is_empty() && scheme.iter().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(byte))
 }
 
 /// Section 8.3.1 forbids the deprecated userinfo.
 fn is_authority(authority: &[u8]) -> bool {
     // Not `contains`, which is made for long texts.
-    authority.iter().fold(true, |is_fine, byte| is_fine & (*byte != b'@'))
+    authority.iter().fold(true, |is_fine, byte| is_fine & (*byte != b'@')) && is_uri_text(authority)
+}
+
+/// URIs are visible ASCII (RFC 3986 section 2). It matters to a relay: there are servers that end the connection, with the
+/// calls of everyone on it, when they can't make a text of a path.
+fn is_uri_text(text: &[u8]) -> bool {
+    // Without a way out of the loop, so that it takes many bytes at once.
+    text.iter().fold(true, |is_fine, byte| is_fine & (*byte > b' ') & (*byte < 0x7f))
 }
 
 #[inline]
@@ -168,6 +181,11 @@ mod tests {
             (":path", ""),
             (":path", "*"),
             (":path", "x"),
+            (":path", "/a b"),
+            (":path", "/\u{e4}"),
+            (":authority", "\u{e4}"),
+            (":scheme", ""),
+            (":scheme", "h\u{e4}"),
             (":method", ""),
             (":method", "A B"),
             (":authority", "user@a"),
@@ -193,6 +211,8 @@ mod tests {
         extended.push((":protocol", "websocket"));
         assert_eq!(check_request(&list(&extended), true), Ok(None));
         assert_eq!(check_request(&list(&extended), false), Err(Malformed));
+        *extended.last_mut().expect("it has fields") = (":protocol", "web socket");
+        assert_eq!(check_request(&list(&extended), true), Err(Malformed));
     }
 
     #[test]

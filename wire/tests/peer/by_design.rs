@@ -219,7 +219,7 @@ pub const BY_DESIGN: &[ByDesign] = &[
         why: "a relay passes them on; h2 refuses what its URI type does not take",
         is: |_, this| {
             let is_uri = |name| this.value(name).is_none_or(|value| http::Uri::try_from(value).is_ok());
-            let is_refused = this.their_reset().or(this.theirs.goaway) == Some(PROTOCOL_ERROR);
+            let is_refused = this.their_reset() == Some(PROTOCOL_ERROR);
             let is_taken = this.ours.call_of(&this.frame).heads.len() > this.before.call_of(&this.frame).heads.len();
             is_refused && is_taken && ![":path", ":authority", ":scheme"].into_iter().all(is_uri)
         },
