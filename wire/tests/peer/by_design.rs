@@ -4,7 +4,7 @@ use weft_wire::hpack::Malformed;
 
 use super::differences::{Block, Difference};
 use super::frames::*;
-use super::script::{CLIENT_STREAMS, Role, Script};
+use super::script::{CLIENT_STREAMS, HEADER_LIST_BYTES, Role, Script};
 use super::seen::Seen;
 
 /// A difference that is meant to be.
@@ -234,6 +234,14 @@ pub const BY_DESIGN: &[ByDesign] = &[
                 && this.our_reset() == Some(PROTOCOL_ERROR)
                 && this.is_decoded()
                 && !(is_path && this.value(":scheme").is_some_and(|scheme| !scheme.is_empty()))
+        },
+    },
+    ByDesign {
+        what: "a list that is just as large as the limit is within it",
+        why: "RFC 9113, section 6.5.2: it is the maximum; h2 refuses it",
+        is: |_, this| {
+            let size = |block: &Block| block.list.iter().map(|(name, value)| name.len() + value.len() + 32).sum();
+            this.our_reset().is_none() && this.block.as_ref().map(size) == Some(HEADER_LIST_BYTES)
         },
     },
     ByDesign {

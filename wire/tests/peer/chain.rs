@@ -59,7 +59,8 @@ pub fn play(script: &Script, with_h2: bool, mut cut: impl FnMut() -> usize) -> S
     }
     chain.relay.end(chain.far);
     chain.pump();
-    if chain.near == Leg::Up {
+    // A server that does not read may have answered: then what waits for it goes on waiting.
+    if chain.near == Leg::Up && script.is_reading {
         assert_eq!(chain.relay.streams()[1], 0, "calls go on without their client");
     }
     chain.proper.seen().clone()

@@ -82,8 +82,15 @@ pub fn spoil(list: &mut List, role: Role, choices: &mut Choices) {
         15 => list[at].0.clear(),
         16 => list[at].0.push(choices.pick(b" \r:(\x7f\x80")),
         17 => list[at].1 = choices.pick(&[b" a".as_slice(), b"a ", b"\xc3\xa4", b"a\x7f"]).to_vec(),
-        18 => list
-            .push((b"x-big".to_vec(), vec![b'b'; choices.between(HEADER_LIST_BYTES - 300, HEADER_LIST_BYTES + 300)])),
+        18 => {
+            let size: usize = list.iter().map(|(name, value)| name.len() + value.len() + 32).sum();
+            let bytes = match choices.below(4) {
+                // The whole list is as large as it may be, or a byte more.
+                0 => HEADER_LIST_BYTES - (size + 37).min(HEADER_LIST_BYTES) + choices.below(2),
+                _ => choices.between(HEADER_LIST_BYTES - 300, HEADER_LIST_BYTES + 300),
+            };
+            list.push((b"x-big".to_vec(), vec![b'b'; bytes]));
+        }
         19 => list.extend((0..choices.between(80, 110)).map(|at| field("x-many", &at.to_string()))),
         20 => list.push(field(
             "content-length",
