@@ -73,7 +73,7 @@ limits! {
         "A connection on which nothing was heard for so long is asked for a sign of life.";
     RESET_STREAMS_KEPT: usize = 64,
         "Streams that are remembered after we reset them, to tell late frames from errors.";
-    REPLAY_BYTES_PER_CALL: usize = 64 * 1024,
+    REPLAY_BYTES_PER_CALL: usize = 16 * 1024,
         "Request body kept so that a call can be sent again; a longer one is not tried again.";
     REPLAY_BYTES: usize = 16 * 1024 * 1024,
         "Request bodies kept by a worker for all calls; past it calls are not tried again.";

@@ -2,7 +2,7 @@
 //! once; what the other can't take yet holds the sender back by its window.
 //!
 //! A call is begun by [`crate::outbound`] or [`crate::inbound`], which decide where it goes; from then on the events
-//! of its two connections drive it, and nothing waits in a task. It ends in one place, [`State::end`].
+//! of its two connections drive it, and nothing waits in a task. It ends in one place, [`State::close`].
 
 use std::{
     cell::{Cell, RefCell},
@@ -571,6 +571,9 @@ impl Request {
 
     fn keep(&mut self, data: &[u8], worker: &Worker) {
         worker.replay_bytes.set(worker.replay_bytes.get() + data.len());
+        if self.kept.capacity() == 0 {
+            self.kept = worker.body_buffer();
+        }
         self.kept.extend_from_slice(data);
     }
 
@@ -579,7 +582,7 @@ impl Request {
         self.is_kept = false;
         if !self.kept.is_empty() {
             worker.replay_bytes.set(worker.replay_bytes.get() - self.kept.len());
-            self.kept = Vec::new();
+            worker.give_back_body(std::mem::take(&mut self.kept));
         }
     }
 }

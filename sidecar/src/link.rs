@@ -14,6 +14,7 @@ use std::{
     io,
     pin::Pin,
     rc::Rc,
+    sync::Arc,
     task::{Context, Poll, Waker},
 };
 
@@ -21,7 +22,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::{Instant, Sleep, sleep_until},
 };
-use weft_wire::{CannotOpen, Code, ConnectionError, Event, Headers, Notice, StreamId};
+use weft_wire::{CannotOpen, Code, ConnectionError, Event, Headers, Limits, Notice, StreamId};
 
 use crate::{call::Call, worker::Worker};
 
@@ -41,13 +42,13 @@ pub(crate) struct Link {
 
 impl Link {
     /// A connection on which calls come in.
-    pub(crate) fn server(worker: &Worker) -> Rc<Self> {
-        Self::new(worker, Core::server(&worker.wire_limits, worker.now().into_std()))
+    pub(crate) fn server(worker: &Worker, limits: &Arc<Limits>) -> Rc<Self> {
+        Self::new(worker, Core::server(limits, worker.now().into_std()))
     }
 
     /// A connection on which calls go out.
-    pub(crate) fn client(worker: &Worker) -> Rc<Self> {
-        Self::new(worker, Core::client(&worker.wire_limits, worker.now().into_std()))
+    pub(crate) fn client(worker: &Worker, limits: &Arc<Limits>) -> Rc<Self> {
+        Self::new(worker, Core::client(limits, worker.now().into_std()))
     }
 
     fn new(worker: &Worker, core: Core) -> Rc<Self> {
@@ -131,6 +132,11 @@ impl Link {
     /// Takes a list of an event back, for the next one.
     pub(crate) fn recycle(&self, headers: Headers) {
         self.core.borrow_mut().recycle(headers);
+    }
+
+    /// Gives buffers back, as it is idle.
+    pub(crate) fn shrink(&self) {
+        self.core.borrow_mut().shrink();
     }
 
     /// Says GOAWAY; the connection ends when its last call has.
@@ -272,8 +278,8 @@ where
             left = left.saturating_sub(count);
             let mut input = &buffer[..begin + count];
             let handled = self.handle(&mut input);
-            self.unread.clear();
-            self.unread.extend_from_slice(input);
+            // Nearly always nothing is left, and then nothing is held either.
+            self.unread = if input.is_empty() { Vec::new() } else { input.to_vec() };
             handled?;
         }
         Ok(())
@@ -384,13 +390,8 @@ where
     /// Nothing is left to do: from now on the link wakes us when there is.
     fn rest(&mut self) {
         self.link.is_awake.set(false);
-        let mut core = self.link.core.borrow_mut();
-        if core.streams() == 0 {
+        if self.link.core.borrow().streams() == 0 {
             self.link.idle_since.set(self.worker.now());
-            core.shrink();
-            if self.unread.is_empty() {
-                self.unread = Vec::new();
-            }
         }
     }
 

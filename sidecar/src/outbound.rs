@@ -98,7 +98,9 @@ pub(crate) async fn serve_http2<IO>(
     IO: AsyncRead + AsyncWrite + Unpin,
 {
     worker.tick();
-    let link = Link::server(worker);
+    // Only sidecars are let in from outside, and only they are drained so early.
+    let limits = if last == Phase::Draining { &worker.wire_limits.mesh } else { &worker.wire_limits.local };
+    let link = Link::server(worker, limits);
     let _accepted = worker.accepted(&link, last);
     let on_request = |stream, head, is_whole| begin(&link, stream, head, is_whole);
     let ended = Driver::new(worker, &link, Role::Server, stream, on_request).await;

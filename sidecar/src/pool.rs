@@ -51,6 +51,13 @@ impl Pools {
         Rc::clone(pool)
     }
 
+    /// Gives back what those connections hold that `is_idle` names.
+    pub(crate) fn shrink(&self, is_idle: impl Fn(&Link) -> bool) {
+        for pool in self.by_endpoint.borrow().values() {
+            pool.links.borrow().iter().filter(|link| is_idle(link)).for_each(|link| link.shrink());
+        }
+    }
+
     /// Closes what has been idle for [`limits::IDLE_CONNECTION`]. To be called now and then.
     pub(crate) fn close_idle(&self, now: Instant) {
         self.by_endpoint.borrow_mut().retain(|_, pool| {
@@ -194,7 +201,11 @@ impl Pool {
     async fn drive(self: &Rc<Self>, stream: impl AsyncRead + AsyncWrite + Unpin + 'static) -> Result<(), String> {
         let worker = self.worker.upgrade().ok_or("the sidecar is stopping")?;
         worker.tick();
-        let link = Link::client(&worker);
+        let limits = match self.destination {
+            Destination::Endpoint(_) => &worker.wire_limits.mesh,
+            Destination::Local(_) => &worker.wire_limits.local,
+        };
+        let link = Link::client(&worker, limits);
         let driver = Driver::new(&worker, &link, Role::Client, stream, |_, _, _| {});
         let ended = spawn_local(Rc::clone(self).attend(Rc::downgrade(&link), driver));
         // What the peer takes at once is known only then.

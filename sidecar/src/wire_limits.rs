@@ -1,10 +1,27 @@
 //! The rows of the limits' table that the HTTP/2 core keeps.
 
+use std::sync::Arc;
+
 use weft_mesh::limits;
 use weft_wire::{KeepAlive, Limits, Rate};
 
-/// For every connection of a sidecar.
-pub(crate) fn wire_limits() -> Limits {
+/// What holds for a worker's connections.
+pub(crate) struct WireLimits {
+    /// With another sidecar.
+    pub(crate) mesh: Arc<Limits>,
+    /// With the own service and its clients. They get no PINGs: both ends are on one machine, and servers of gRPC take
+    /// a PING every few seconds for an attack.
+    pub(crate) local: Arc<Limits>,
+}
+
+impl WireLimits {
+    pub(crate) fn new() -> Self {
+        let keep_alive = KeepAlive { interval: limits::IDLE_PING_INTERVAL, timeout: limits::KEEP_ALIVE_TIMEOUT };
+        Self { mesh: Arc::new(limits_with(Some(keep_alive))), local: Arc::new(limits_with(None)) }
+    }
+}
+
+fn limits_with(keep_alive: Option<KeepAlive>) -> Limits {
     Limits {
         streams: limits::STREAMS_PER_CONNECTION,
         stream_window_bytes: limits::STREAM_WINDOW_BYTES,
@@ -23,7 +40,7 @@ pub(crate) fn wire_limits() -> Limits {
         empty_frames: rate(limits::EMPTY_FRAMES),
         closed_streams: limits::RESET_STREAMS_KEPT,
         settings_timeout: limits::HTTP2_TIMEOUT,
-        keep_alive: Some(KeepAlive { interval: limits::IDLE_PING_INTERVAL, timeout: limits::KEEP_ALIVE_TIMEOUT }),
+        keep_alive,
         is_connect_protocol_enabled: true,
     }
 }

@@ -20,7 +20,6 @@ use tokio::{
     time::{Instant, interval, timeout_at},
 };
 use weft_mesh::limits;
-use weft_wire::Limits;
 
 use crate::{
     balance::Balancer,
@@ -32,7 +31,7 @@ use crate::{
     record::LogLimit,
     shared::{Phase, Shared},
     timer::Wheel,
-    wire_limits::wire_limits,
+    wire_limits::WireLimits,
 };
 
 /// The listening sockets of a worker, bound before it starts.
@@ -51,10 +50,12 @@ pub(crate) struct Worker {
     pub(crate) local: Option<LocalService>,
     pub(crate) log_limit: LogLimit,
     pub(crate) deadlines: Wheel<Call>,
-    pub(crate) wire_limits: Arc<Limits>,
+    pub(crate) wire_limits: WireLimits,
     now: Cell<Instant>,
     /// What is read goes in here first: one for all connections, as only one has its turn at a time.
     read_buffer: RefCell<Vec<u8>>,
+    /// Emptied buffers of request bodies, for the next calls.
+    spare_bodies: RefCell<Vec<Vec<u8>>>,
     /// Connections on which calls come in, with the phase in which each is drained.
     accepted: RefCell<HashMap<*const Link, (Rc<Link>, Phase)>>,
     /// Bytes of request bodies kept for another try.
@@ -87,6 +88,10 @@ impl Drop for ConnectionSlot {
 
 /// What one read takes at most, and before it the begin of a frame that has not come whole yet.
 const READ_BYTES: usize = 64 * 1024 + FRAME_BYTES;
+/// Enough for the calls that begin and end in one turn.
+const SPARE_BODIES: usize = 256;
+const SPARE_BODY_BYTES: usize = limits::REPLAY_BYTES_PER_CALL;
+const IDLE_BEFORE_SHRINKING: Duration = Duration::from_secs(2);
 const FRAME_BYTES: usize = limits::MAX_FRAME_BYTES as usize + 9;
 
 impl Worker {
@@ -109,6 +114,34 @@ impl Worker {
 
     pub(crate) fn give_back(&self, buffer: Vec<u8>) {
         self.read_buffer.replace(buffer);
+    }
+
+    /// A buffer for a request's body.
+    pub(crate) fn body_buffer(&self) -> Vec<u8> {
+        self.spare_bodies.borrow_mut().pop().unwrap_or_default()
+    }
+
+    pub(crate) fn give_back_body(&self, mut body: Vec<u8>) {
+        let mut spare = self.spare_bodies.borrow_mut();
+        if spare.len() < SPARE_BODIES && body.capacity() <= SPARE_BODY_BYTES {
+            body.clear();
+            spare.push(body);
+        }
+    }
+
+    /// Gives back what connections hold that have been idle for a while.
+    fn shrink(&self, now: Instant) {
+        let is_idle = |link: &Link| link.idle_since().is_some_and(|since| now - since > IDLE_BEFORE_SHRINKING);
+        self.accepted
+            .borrow()
+            .values()
+            .map(|(link, _)| link)
+            .filter(|link| is_idle(link))
+            .for_each(|link| link.shrink());
+        self.pools.shrink(is_idle);
+        if self.calls.get() == 0 {
+            self.spare_bodies.take();
+        }
     }
 
     /// Sees to it that a connection is drained when the sidecar's life comes to `last`.
@@ -188,9 +221,10 @@ async fn run(shared: Arc<Shared>, listeners: Listeners) {
         local: LocalService::new(worker.clone(), &shared),
         log_limit: LogLimit::new(),
         deadlines: Wheel::new(),
-        wire_limits: Arc::new(wire_limits()),
+        wire_limits: WireLimits::new(),
         now: Cell::new(Instant::now()),
         read_buffer: RefCell::default(),
+        spare_bodies: RefCell::default(),
         accepted: RefCell::default(),
         replay_bytes: Cell::new(0),
         calls: Cell::new(0),
@@ -277,9 +311,11 @@ async fn keep_deadlines(worker: Rc<Worker>) {
 }
 
 async fn keep_house(worker: Rc<Worker>) {
-    let mut tick = interval(Duration::from_secs(30));
+    let mut tick = interval(Duration::from_secs(5));
     loop {
         tick.tick().await;
-        worker.pools.close_idle(Instant::now());
+        let now = Instant::now();
+        worker.shrink(now);
+        worker.pools.close_idle(now);
     }
 }
