@@ -141,6 +141,7 @@ impl Worker {
         self.pools.shrink(is_idle);
         if self.calls.get() == 0 {
             self.spare_bodies.take();
+            self.read_buffer.take();
         }
     }
 

@@ -40,7 +40,7 @@ use shutdown::{Ending, Timers};
 const INITIAL_TABLE_BYTES: u32 = 4096;
 
 /// Header lists that are kept to be used again, and how large one may have been to be kept as it is.
-const SPARE_LISTS: usize = 32;
+const SPARE_LISTS: usize = 64;
 const SPARE_LIST_BYTES: usize = 8 << 10;
 
 /// One side of an HTTP/2 connection, without its transport. `T` is what the user attaches to a stream.
