@@ -63,7 +63,7 @@ pub const BY_DESIGN: &[ByDesign] = &[
     ByDesign {
         what: "the block of a stream that depends on itself counts",
         why: "RFC 9113, section 4.3: it changes the table; h2 does not decode it",
-        is: |_, this| this.is_headers() && this.is_self_dependent && this.theirs.goaway != Some(OK),
+        is: |_, this| this.is_headers() && this.is_self_dependent,
     },
     ByDesign {
         what: "frames of streams that we gave up are ignored",
@@ -77,7 +77,9 @@ pub const BY_DESIGN: &[ByDesign] = &[
         what: "faults in the first frames of a block count",
         why: "RFC 9113, section 8.1.1; h2 forgets them when a frame ends inside a field",
         is: |_, this| {
-            this.frame.kind == CONTINUATION && this.our_reset() == Some(PROTOCOL_ERROR) && this.theirs.goaway.is_none()
+            let is_answered = this.ours.heads_sent != this.before.heads_sent && this.ours.calls == this.before.calls;
+            let is_refused = this.our_reset() == Some(PROTOCOL_ERROR) || is_answered;
+            this.frame.kind == CONTINUATION && is_refused && this.theirs.goaway.is_none()
         },
     },
     ByDesign {
@@ -116,7 +118,7 @@ pub const BY_DESIGN: &[ByDesign] = &[
             let call = this.before.call_of(&this.frame);
             let is_promise = |(name, _): &(Vec<u8>, Vec<u8>)| name == b"content-length";
             script.role == Role::Client
-                && this.their_reset() == Some(PROTOCOL_ERROR)
+                && this.theirs.call_of(&this.frame).reset == Some(PROTOCOL_ERROR)
                 && call.heads.iter().any(|list| list[0].1.starts_with(b"1") && list.iter().any(is_promise))
         },
     },
@@ -124,8 +126,10 @@ pub const BY_DESIGN: &[ByDesign] = &[
         what: "who gets the connection's window first is free",
         why: "RFC 9113, section 5.3: the sender chooses; h2 chooses otherwise",
         is: |_, this| {
-            let ours = Seen { ends_sent: this.theirs.ends_sent.clone(), ..this.ours.clone() };
-            ours == this.theirs && this.ours.data_sent > 0
+            let (ends_sent, data_sent) = (this.theirs.ends_sent.clone(), this.theirs.data_sent);
+            // What is left of the windows of streams then differs too.
+            let has_choice = this.ours.heads_sent.len() > 1;
+            has_choice && Seen { ends_sent, data_sent, ..this.ours.clone() } == this.theirs
         },
     },
     ByDesign {
