@@ -394,7 +394,9 @@ where
             self.link.idle_since.set(self.worker.now());
         }
     }
+}
 
+impl<IO, F> Driver<IO, F> {
     /// Tells the calls that still run.
     fn end(&mut self, why: &dyn std::fmt::Display) {
         self.link.is_gone.set(true);
@@ -413,7 +415,16 @@ where
     }
 }
 
-/// Ends with the connection. Dropping it ends the connection, and every call on it.
+/// A panic must not leave calls behind for which nobody cares any more. Where a worker just ends, its calls end with it.
+impl<IO, F> Drop for Driver<IO, F> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.end(&"of a bug of Weft's");
+        }
+    }
+}
+
+/// Ends with the connection, and with it every call on it.
 impl<IO, F> Future for Driver<IO, F>
 where
     IO: AsyncRead + AsyncWrite + Unpin,

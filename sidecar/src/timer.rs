@@ -42,6 +42,8 @@ pub(crate) struct Wheel<T> {
     filled: RefCell<[u64; SLOTS / WORD_BITS]>,
     /// The tick for which [`Self::run`] sleeps, [`NEVER`] while the wheel is empty.
     awake_at: Cell<u64>,
+    /// The last tick whose slot was looked at.
+    seen: Cell<u64>,
     sooner: Notify,
 }
 
@@ -54,13 +56,15 @@ impl<T: Timed> Wheel<T> {
             slots: RefCell::default(),
             filled: RefCell::new([0; SLOTS / WORD_BITS]),
             awake_at: Cell::new(NEVER),
+            seen: Cell::new(0),
             sooner: Notify::new(),
         }
     }
 
     /// Wakes `what` at `at`. It must not be in the wheel yet.
     pub(crate) fn set(&self, what: &Rc<T>, at: Instant) {
-        let tick = self.tick_after(at);
+        // One that is past already comes next: its own slot would have to wait for another turn of the wheel.
+        let tick = self.tick_after(at).max(self.seen.get() + 1);
         let slot = (tick % SLOTS as u64) as usize;
         let mut slots = self.slots.borrow_mut();
         // Made at the first deadline: a worker without calls needs no wheel.
@@ -95,8 +99,8 @@ impl<T: Timed> Wheel<T> {
 
     /// Wakes what is due, for as long as it is polled.
     pub(crate) async fn run(&self) {
-        let mut seen = 0;
         loop {
+            let seen = self.seen.get();
             let next = self.next_filled(seen);
             self.awake_at.set(next.unwrap_or(NEVER));
             match next {
@@ -107,8 +111,9 @@ impl<T: Timed> Wheel<T> {
                 },
             }
             let now = self.tick_before(Instant::now());
+            // First, so that what is set meanwhile comes after.
+            self.seen.set(now);
             self.expire(seen, now);
-            seen = now;
         }
     }
 
@@ -152,7 +157,7 @@ impl<T: Timed> Wheel<T> {
 
     fn tick_after(&self, at: Instant) -> u64 {
         let since = at.saturating_duration_since(self.epoch);
-        (since.as_nanos().div_ceil(TICK.as_nanos()) as u64).max(1)
+        since.as_nanos().div_ceil(TICK.as_nanos()) as u64
     }
 
     fn tick_before(&self, now: Instant) -> u64 {
@@ -195,7 +200,8 @@ mod tests {
             let mut alarms = Vec::new();
             let mut removed = Vec::new();
             for _ in 0..2_000 {
-                alarms.push(alarm(&wheel, fastrand::u64(0..20_000)));
+                // Some are due at once.
+                alarms.push(alarm(&wheel, fastrand::u64(0..20_000).saturating_sub(1_000)));
                 if fastrand::bool() {
                     let gone = alarms.swap_remove(fastrand::usize(..alarms.len()));
                     wheel.remove(&gone);
