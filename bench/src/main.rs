@@ -7,6 +7,7 @@
 //! of its own, so that its CPU time and its memory can be read from the kernel.
 //!
 //! - [`compare`]: the comparison; [`growth`]: what a call costs as a mesh grows;
+//! - [`cost`]: the instructions and allocations of a call, counted and compared with those that were recorded;
 //! - [`cases`]: the loads; [`contract`]: what is called;
 //! - [`bed`]: starts the processes of each way; [`weft`] those of a mesh, [`peers`] the other proxies; [`process`] is one
 //!   child and what the kernel says of it;
@@ -28,6 +29,7 @@ mod bed;
 mod cases;
 mod compare;
 mod contract;
+mod cost;
 mod echo;
 mod floor;
 mod growth;
@@ -83,6 +85,13 @@ enum Role {
         #[command(flatten)]
         sidecars: SidecarOptions,
     },
+    /// What a call costs in instructions and allocations, counted by valgrind, against what was recorded.
+    Cost {
+        #[command(flatten)]
+        options: cost::Options,
+        #[command(flatten)]
+        sidecars: SidecarOptions,
+    },
     /// The server: answers each call with its own body.
     #[command(hide = true)]
     Echo,
@@ -127,6 +136,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode> {
     match cli.role {
         None => until_signal(compare::run(&cli.compare, cli.sidecars.find()?)).await,
         Some(Role::Growth { options, sidecars }) => until_signal(growth::run(&options, sidecars.find()?)).await,
+        Some(Role::Cost { options, sidecars }) => until_signal(cost::run(&options, sidecars.find()?)).await,
         Some(Role::Load(args)) => load::run(args).await.map(|()| ExitCode::SUCCESS),
         Some(role) => {
             process::exit_with_parent();
@@ -134,7 +144,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode> {
                 Role::Echo => echo::run().await,
                 Role::FloorIn { tls, to } => floor::run_in(&tls, to).await,
                 Role::FloorOut { tls, to } => floor::run_out(&tls, to).await,
-                Role::Growth { .. } | Role::Load(_) => unreachable!("taken by the arms above"),
+                Role::Growth { .. } | Role::Cost { .. } | Role::Load(_) => unreachable!("taken by the arms above"),
             }?;
             Ok(ExitCode::SUCCESS)
         }

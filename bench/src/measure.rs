@@ -95,7 +95,7 @@ pub(crate) async fn probe(case: &Case, way: &Way, patience: Duration) -> Result<
 }
 
 /// A load generator that has opened its connections and warmed up.
-async fn start_load(case: &Case, way: &Way, per_second: Option<f64>) -> Result<Role> {
+pub(crate) async fn start_load(case: &Case, way: &Way, per_second: Option<f64>) -> Result<Role> {
     let args = LoadArgs::of(case, way.address, AUTHORITY, is_http1(case, way), per_second);
     // Connections that are to be idle are opened one after the other.
     let opening = Duration::from_millis(2) * u32::try_from(case.idle_connections)?;

@@ -52,6 +52,11 @@ impl Process {
         Ok(Self { child, pid, log: None })
     }
 
+    /// Its number for the kernel.
+    pub(crate) fn id(&self) -> u32 {
+        self.pid
+    }
+
     /// Asks every millisecond whether the process is ready, until it is. An error has what it said last.
     pub(crate) async fn until_ready(&mut self, is_ready: impl AsyncFn() -> bool) -> Result<()> {
         let start = Instant::now();

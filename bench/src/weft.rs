@@ -35,6 +35,8 @@ pub(crate) struct WeftOptions {
     /// The program that is not there, if any.
     pub(crate) missing: Option<PathBuf>,
     sidecar_args: Vec<String>,
+    /// The program under which sidecars run, with its arguments.
+    under: Vec<String>,
 }
 
 impl WeftOptions {
@@ -54,7 +56,17 @@ impl WeftOptions {
                 missing = Some(file);
             }
         }
-        Ok(Self { programs, missing, sidecar_args })
+        Ok(Self { programs, missing, sidecar_args, under: Vec::new() })
+    }
+
+    /// Runs the sidecars under another program, given with its arguments. It must become the sidecar, not start it.
+    pub(crate) fn under(self, command: Vec<String>) -> Self {
+        Self { under: command, ..self }
+    }
+
+    /// The sidecar's executable.
+    pub(crate) fn sidecar(&self) -> PathBuf {
+        self.program(SIDECAR)
     }
 
     fn program(&self, name: &str) -> PathBuf {
@@ -190,7 +202,10 @@ impl Mesh<'_> {
         args.extend_from_slice(&self.options.sidecar_args);
 
         let start = Instant::now();
-        let mut process = Process::start(&self.options.program(SIDECAR), args, &log)?;
+        let mut command = self.options.under.clone();
+        command.push(self.options.sidecar().display().to_string());
+        command.append(&mut args);
+        let mut process = Process::start(Path::new(&command[0]), &command[1..], &log)?;
         until_ready(&mut process, metrics).await?;
         Ok(Sidecar { process, ready_after: start.elapsed(), outbound, inbound })
     }
