@@ -102,7 +102,7 @@ impl Plan {
                 Which::Weft | Which::WeftNoTraces => match &weft.missing {
                     None => Ok(()),
                     Some(file) => Err(anyhow::anyhow!(
-                        "{} is not there; `cargo build --release --workspace` makes it",
+                        "{} is not there; `cargo build --profile dist -p weft-sidecar -p weft-control -p weft-bench --bins` makes it",
                         file.display()
                     )),
                 },

@@ -120,7 +120,10 @@ struct Measured {
 /// Measures all rows.
 pub(crate) async fn run(options: &Options, weft: WeftOptions) -> Result<ExitCode> {
     if let Some(missing) = &weft.missing {
-        bail!("{} is not there; `cargo build --release --workspace` makes it", missing.display());
+        bail!(
+            "{} is not there; `cargo build --profile dist -p weft-sidecar -p weft-control -p weft-bench --bins` makes it",
+            missing.display()
+        );
     }
     let machine = Machine::read();
     machine.warn_if_busy();

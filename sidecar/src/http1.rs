@@ -118,7 +118,8 @@ async fn attend(call: Rc<Call>, pipe: Pipe, body: Incoming) {
                 call.worker.tick();
                 match news {
                     News::Taken(bytes) => call.response_sent(bytes),
-                    News::Over => return call.caller_gone(Code::CANCEL),
+                    News::All => return,
+                    News::Gone => return call.caller_gone(Code::CANCEL),
                 }
             }
         }

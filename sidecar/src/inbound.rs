@@ -36,7 +36,7 @@ use crate::{
     step::Steps,
     target,
     tls_stream::TlsStream,
-    worker::Worker,
+    worker::{ConnectionSlot, Worker},
 };
 
 /// The way from a worker to the service that its sidecar fronts.
@@ -99,13 +99,15 @@ impl Peer {
 }
 
 /// Serves one connection of another sidecar.
-pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, from: SocketAddr) {
+pub(crate) async fn serve(slot: ConnectionSlot, stream: TcpStream, from: SocketAddr) {
+    let worker = slot.worker();
     let Some(identity) = worker.shared.identity.load_full() else {
         return worker.log(|| format!("inbound connection from {from} closed: there is no identity yet"));
     };
-    let accepting = TlsAcceptor::from(Arc::clone(&identity.server)).accept(stream);
+    // In a box, which is gone when the handshake is done.
+    let accepting = Box::pin(TlsAcceptor::from(Arc::clone(&identity.server)).accept(stream));
     let refused = match timeout(limits::HANDSHAKE_TIMEOUT, accepting).await {
-        Ok(Ok(stream)) => match peer_of(&worker, &identity, stream.get_ref().1) {
+        Ok(Ok(stream)) => match peer_of(worker, &identity, stream.get_ref().1) {
             Ok(peer) => {
                 let (name, peer) = (format!("inbound connection of {} from {from}", peer.id), Rc::new(peer));
                 let mut steps = Steps::new();
@@ -113,11 +115,11 @@ pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, from: SocketAdd
                     let Some(slot) = worker.call_slot() else { return link.reset(stream, Code::REFUSED_STREAM) };
                     let caller = Side::Stream(Rc::clone(link), stream);
                     let way = Way::Inbound(Running::new(&worker.shared));
-                    let call = Call::begin(&worker, way, caller, &head, is_whole, slot);
+                    let call = Call::begin(worker, way, caller, &head, is_whole, slot);
                     call.waits_in(steps.run(carry(Rc::clone(&peer), Rc::clone(&call), head)));
                 };
                 let stream = TlsStream::server(stream);
-                return serve_http2(&worker, stream, Phase::Draining, &name, begin).await;
+                return serve_http2(worker, stream, Phase::Draining, &name, begin).await;
             }
             Err(why) => why,
         },

@@ -52,7 +52,7 @@ pub(crate) async fn attended(call: Rc<Call>, pipe: Pipe, serving: impl Future<Ou
                     call.worker.tick();
                     call.request_sent(bytes);
                 }
-                News::Over => is_over = true,
+                News::All | News::Gone => is_over = true,
             },
         }
     }

@@ -37,7 +37,7 @@ use crate::{
     span::CallTrace,
     step::Steps,
     target::{self, Target, TargetError},
-    worker::Worker,
+    worker::{ConnectionSlot, Worker},
 };
 
 pub(crate) const CLIENT_CERT: Name = Name::other(names::header::CLIENT_CERT);
@@ -59,7 +59,8 @@ struct LastRoute {
 }
 
 /// Serves one connection of the own service.
-pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, from: SocketAddr) {
+pub(crate) async fn serve(slot: ConnectionSlot, stream: TcpStream, from: SocketAddr) {
+    let worker = slot.worker();
     let wire = match detect::wire(&stream).await {
         Ok(wire) => wire,
         Err(detect::Undetected::Gone) => return,
@@ -68,21 +69,22 @@ pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, from: SocketAdd
             return worker.log(|| format!("outbound connection from {from} closed: {why}"));
         }
     };
-    let downstream = Rc::new(Downstream { worker: Rc::clone(&worker), last_route: RefCell::default() });
+    let downstream = Rc::new(Downstream { worker: Rc::clone(worker), last_route: RefCell::default() });
     match wire {
-        Wire::Http1 => http1::serve(downstream, stream, from).await,
+        // In a box, or each connection of HTTP/2 would have room for it.
+        Wire::Http1 => Box::pin(http1::serve(downstream, stream, from)).await,
         Wire::Http2 => {
             let mut steps = Steps::new();
             let begin = |link: &Rc<Link>, stream, head: Headers, is_whole| {
                 let Some(slot) = worker.call_slot() else {
-                    return refuse(&worker, link, stream, &head, &too_many_calls());
+                    return refuse(worker, link, stream, &head, &too_many_calls());
                 };
                 let caller = Side::Stream(Rc::clone(link), stream);
-                let call = Call::begin(&worker, Way::Outbound(Tries::default()), caller, &head, is_whole, slot);
+                let call = Call::begin(worker, Way::Outbound(Tries::default()), caller, &head, is_whole, slot);
                 call.waits_in(steps.run(carry(Rc::clone(&downstream), Rc::clone(&call), head)));
             };
             let name = format_args!("outbound connection from {from}");
-            serve_http2(&worker, stream, Phase::Stopping, &name, begin).await;
+            serve_http2(worker, stream, Phase::Stopping, &name, begin).await;
         }
     }
 }

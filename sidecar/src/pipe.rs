@@ -14,8 +14,8 @@ use http::HeaderMap;
 use http_body::Frame;
 use weft_wire::{Code, Headers};
 
-/// One message on its way out of a call, and the window of the one that is pumped in from the same place. Bounded by the windows of whoever sends it: it is given back its window only
-/// for what was taken.
+/// One message on its way out of a call, and the window of the one that is pumped in from the same place. Bounded by
+/// the windows of whoever sends it: it is given back its window only for what was taken.
 #[derive(Clone, Default)]
 pub(crate) struct Pipe(Arc<Mutex<Message>>);
 
@@ -27,7 +27,8 @@ struct Message {
     broke: Option<Code>,
     /// Bytes taken since the attendant last asked.
     taken: usize,
-    has_reader_gone: bool,
+    /// The reader has gone, and why.
+    left: Option<News>,
     /// Bytes that whoever pumps the other way may pump again.
     granted: usize,
     reader: Option<Waker>,
@@ -41,12 +42,14 @@ enum Part {
 }
 
 /// What a call is told of a pipe.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum News {
     /// So many bytes were taken out.
     Taken(usize),
-    /// All of it was taken, or nobody wants the rest.
-    Over,
+    /// All that was announced was taken; that it is the end may not have come yet. Nothing follows.
+    All,
+    /// Nobody wants the rest, if there is one. Nothing follows.
+    Gone,
 }
 
 impl Pipe {
@@ -139,8 +142,8 @@ impl Pipe {
             if message.taken > 0 {
                 return Poll::Ready(News::Taken(std::mem::take(&mut message.taken)));
             }
-            if message.has_reader_gone {
-                return Poll::Ready(News::Over);
+            if let Some(news) = message.left {
+                return Poll::Ready(news);
             }
             message.attendant = Some(cx.waker().clone());
             Poll::Pending
@@ -223,14 +226,31 @@ impl http_body::Body for PipeBody {
 
 impl Drop for PipeBody {
     fn drop(&mut self) {
-        // All that was announced has been taken: the end is on its way, and nobody has gone.
-        if self.left == Some(0) {
-            return;
-        }
         let mut message = self.pipe.lock();
-        message.has_reader_gone = true;
+        message.left = Some(if self.left == Some(0) { News::All } else { News::Gone });
         if let Some(attendant) = message.attendant.take() {
             attendant.wake();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_attendant_is_told_of_the_readers_end() {
+        // A reader that knows the length asks for no end; one that stops before it has given up.
+        for (announced, last) in [(5, News::All), (6, News::Gone)] {
+            let pipe = Pipe::default();
+            let mut body = PipeBody::new(pipe.clone()).expecting(Some(announced));
+            pipe.put_data(b"hello", false);
+            assert!(body.frame().await.is_some());
+            drop(body);
+            assert_eq!(pipe.news().await, News::Taken(5));
+            assert_eq!(pipe.news().await, last);
         }
     }
 }

@@ -76,7 +76,13 @@ impl Drop for CallSlot {
 }
 
 /// One of a worker's connections.
-struct ConnectionSlot(Rc<Worker>);
+pub(crate) struct ConnectionSlot(Rc<Worker>);
+
+impl ConnectionSlot {
+    pub(crate) fn worker(&self) -> &Rc<Worker> {
+        &self.0
+    }
+}
 
 impl Drop for ConnectionSlot {
     fn drop(&mut self) {
@@ -297,14 +303,11 @@ fn take(worker: &Rc<Worker>, stream: TcpStream, from: SocketAddr, side: Side) {
     let slot = ConnectionSlot(Rc::clone(worker));
     // Without it small answers wait for acknowledgements; a socket that refuses it works all the same.
     let _ = stream.set_nodelay(true);
-    spawn_local(async move {
-        let worker = Rc::clone(&slot.0);
-        match side {
-            Side::Outbound => outbound::serve(worker, stream, from).await,
-            Side::Inbound => inbound::serve(worker, stream, from).await,
-        }
-        drop(slot);
-    });
+    // Each a task of its own size: what a handshake needs is no concern of a thousand local connections.
+    match side {
+        Side::Outbound => spawn_local(outbound::serve(slot, stream, from)),
+        Side::Inbound => spawn_local(inbound::serve(slot, stream, from)),
+    };
 }
 
 async fn keep_deadlines(worker: Rc<Worker>) {

@@ -1,9 +1,11 @@
 //! From finished spans to batches at every target.
 
 use std::{
+    collections::VecDeque,
     mem,
+    pin::pin,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -15,7 +17,7 @@ use opentelemetry_sdk::{
     trace::{SpanData, SpanExporter as _},
 };
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{Notify, mpsc, oneshot},
     task::{JoinHandle, JoinSet},
     time::{self, Instant},
 };
@@ -31,34 +33,88 @@ const COMPLAINT_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Where finished spans go in; cheap to clone, used from any thread.
 #[derive(Clone, Debug)]
-pub struct SpanSink {
-    queue: mpsc::Sender<SpanData>,
-    losses: Arc<Losses>,
-}
+pub struct SpanSink(Arc<Queue>);
 
+/// Finished spans that wait for a batch. The collecting task is woken twice a batch only, by its first span and when it
+/// is full: a wake-up costs more than all else that is done for a span on the way of its call.
 #[derive(Debug, Default)]
-struct Losses {
+struct Queue {
+    spans: Mutex<Waiting>,
+    changed: Notify,
     dropped: AtomicU64,
     undelivered: AtomicU64,
 }
 
+#[derive(Debug, Default)]
+struct Waiting {
+    spans: VecDeque<SpanData>,
+    /// The export has ended.
+    is_closed: bool,
+}
+
 impl SpanSink {
-    /// Takes a finished span for export. It never waits: when the queue is full, or the export has ended, the span is
-    /// dropped and counted.
+    /// Takes a finished span for export. It never waits for anybody: when the queue is full, or the export has ended,
+    /// the span is dropped and counted.
     pub fn push(&self, span: SpanData) {
-        if self.queue.try_send(span).is_err() {
-            self.losses.dropped.fetch_add(1, Ordering::Relaxed);
+        let mut waiting = self.0.lock();
+        if waiting.is_closed || waiting.spans.len() >= limits::SPANS_QUEUED {
+            drop(waiting);
+            self.0.dropped.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        waiting.spans.push_back(span);
+        let count = waiting.spans.len();
+        drop(waiting);
+        if count == 1 || count == limits::SPAN_BATCH {
+            self.0.changed.notify_one();
         }
     }
 
     /// Spans that found no room in the queue.
     pub fn dropped(&self) -> u64 {
-        self.losses.dropped.load(Ordering::Relaxed)
+        self.0.dropped.load(Ordering::Relaxed)
     }
 
     /// Spans that did not reach a target because it was slow or failed, counted for each target.
     pub fn undelivered(&self) -> u64 {
-        self.losses.undelivered.load(Ordering::Relaxed)
+        self.0.undelivered.load(Ordering::Relaxed)
+    }
+}
+
+impl Queue {
+    /// Held for a few instructions only.
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.spans.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    fn len(&self) -> usize {
+        self.lock().spans.len()
+    }
+
+    /// Waits until a batch is full, or its first span has waited long enough.
+    async fn batch(&self) {
+        while self.len() == 0 {
+            self.changed.notified().await;
+        }
+        let leaves = time::sleep(limits::SPAN_BATCH_WAIT);
+        let mut leaves = pin!(leaves);
+        while self.len() < limits::SPAN_BATCH {
+            tokio::select! {
+                () = &mut leaves => return,
+                () = self.changed.notified() => {}
+            }
+        }
+    }
+
+    fn take_batch(&self) -> Vec<SpanData> {
+        let mut waiting = self.lock();
+        let count = waiting.spans.len().min(limits::SPAN_BATCH);
+        waiting.spans.drain(..count).collect()
+    }
+
+    /// Takes no more spans.
+    fn close(&self) {
+        self.lock().is_closed = true;
     }
 }
 
@@ -76,11 +132,10 @@ impl SpanExport {
     pub fn start(targets: &[ExportTarget], origin: &Origin) -> Result<(SpanSink, Self), TelemetryError> {
         let resource = origin.resource();
         let exporters = targets.iter().map(|target| Exporter::new(target, &resource)).collect::<Result<Vec<_>, _>>()?;
-        let (queue, spans) = mpsc::channel(limits::SPANS_QUEUED);
-        let losses = Arc::new(Losses::default());
+        let queue = Arc::<Queue>::default();
         let (stop, stopped) = oneshot::channel();
-        let task = tokio::spawn(collect(spans, stopped, exporters, Arc::clone(&losses)));
-        Ok((SpanSink { queue, losses }, Self { stop: Some(stop), task }))
+        let task = tokio::spawn(collect(Arc::clone(&queue), stopped, exporters));
+        Ok((SpanSink(queue), Self { stop: Some(stop), task }))
     }
 
     /// Takes no more spans, and waits for those that were taken to be exported, [`limits::SPAN_FLUSH_TIMEOUT`] at most.
@@ -103,41 +158,38 @@ impl Drop for SpanExport {
     }
 }
 
-/// Collects spans to batches and hands each batch to every target's own task.
-async fn collect(
-    mut spans: mpsc::Receiver<SpanData>,
-    mut stopped: oneshot::Receiver<()>,
-    exporters: Vec<Exporter>,
-    losses: Arc<Losses>,
-) {
+/// Collects spans to batches and hands each batch to every target's own task, until it is told to stop.
+async fn collect(queue: Arc<Queue>, mut stopped: oneshot::Receiver<()>, exporters: Vec<Exporter>) {
     let mut tasks = JoinSet::new();
     let mut outlets = Vec::new();
     for exporter in exporters {
         let (outlet, batches) = mpsc::channel(BATCHES_QUEUED);
-        tasks.spawn(deliver(exporter, batches, Arc::clone(&losses)));
+        tasks.spawn(deliver(exporter, batches, Arc::clone(&queue)));
         outlets.push(outlet);
     }
 
-    let mut batch = Vec::with_capacity(limits::SPAN_BATCH);
-    // A sink that is gone ends the collecting too: nothing more can come.
-    while next_batch(&mut spans, &mut stopped, &mut batch).await {
+    loop {
+        tokio::select! {
+            _ = &mut stopped => break,
+            () = queue.batch() => {}
+        }
+        let batch = queue.take_batch();
         for outlet in &outlets {
             if outlet.try_send(batch.clone()).is_err() {
-                losses.undelivered.fetch_add(batch.len() as u64, Ordering::Relaxed);
+                queue.undelivered.fetch_add(batch.len() as u64, Ordering::Relaxed);
             }
         }
-        batch.clear();
     }
 
-    spans.close();
+    queue.close();
     loop {
-        for outlet in outlets.iter().filter(|_| !batch.is_empty()) {
+        let batch = queue.take_batch();
+        if batch.is_empty() {
+            break;
+        }
+        for outlet in &outlets {
             // The time of all this is limited by whoever waits for it. It fails when the target's task is gone.
             let _ = outlet.send(batch.clone()).await;
-        }
-        batch.clear();
-        if spans.recv_many(&mut batch, limits::SPAN_BATCH).await == 0 {
-            break;
         }
     }
     drop(outlets);
@@ -148,37 +200,13 @@ async fn collect(
     }
 }
 
-/// Fills a batch. `false`: it is the last one, and may be empty.
-async fn next_batch(
-    spans: &mut mpsc::Receiver<SpanData>,
-    stopped: &mut oneshot::Receiver<()>,
-    batch: &mut Vec<SpanData>,
-) -> bool {
-    let mut leaves_at = None;
-    while batch.len() < limits::SPAN_BATCH {
-        let room = limits::SPAN_BATCH - batch.len();
-        tokio::select! {
-            _ = &mut *stopped => return false,
-            taken = spans.recv_many(batch, room) => {
-                if taken == 0 {
-                    return false;
-                }
-                leaves_at.get_or_insert_with(|| Instant::now() + limits::SPAN_BATCH_WAIT);
-            }
-            // Without a first span there is nothing to leave.
-            () = time::sleep_until(leaves_at.unwrap_or_else(Instant::now)), if leaves_at.is_some() => break,
-        }
-    }
-    true
-}
-
 /// Exports batches to one target, one after the other.
-async fn deliver(exporter: Exporter, mut batches: mpsc::Receiver<Vec<SpanData>>, losses: Arc<Losses>) {
+async fn deliver(exporter: Exporter, mut batches: mpsc::Receiver<Vec<SpanData>>, queue: Arc<Queue>) {
     let mut complaint = Complaint::default();
     while let Some(batch) = batches.recv().await {
         let count = batch.len() as u64;
         if let Err(reason) = exporter.export(batch).await {
-            losses.undelivered.fetch_add(count, Ordering::Relaxed);
+            queue.undelivered.fetch_add(count, Ordering::Relaxed);
             if let Some(lost) = complaint.is_due(Instant::now(), count) {
                 tracing::warn!(target = %exporter.target, spans_lost = lost, reason, "spans can't be exported");
             }

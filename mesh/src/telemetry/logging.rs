@@ -8,7 +8,11 @@ use std::{
 
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{
-    EnvFilter, Layer, Registry, fmt::layer, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+    Layer, Registry,
+    filter::{ParseError, Targets},
+    fmt::layer,
+    layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
 };
 
 use super::TelemetryError;
@@ -50,7 +54,7 @@ pub fn init_logging(format: LogFormat) -> Result<(), TelemetryError> {
 }
 
 pub(super) fn log_layer(format: LogFormat) -> Result<Box<dyn Layer<Registry> + Send + Sync>, TelemetryError> {
-    let filter = filter(env::var_os(EnvFilter::DEFAULT_ENV).map(|value| value.to_string_lossy().into_owned()))?;
+    let filter = log_filter()?;
     Ok(match format {
         LogFormat::Text => {
             let has_colours =
@@ -63,11 +67,20 @@ pub(super) fn log_layer(format: LogFormat) -> Result<Box<dyn Layer<Registry> + S
     })
 }
 
-fn filter(directives: Option<String>) -> Result<EnvFilter, TelemetryError> {
-    EnvFilter::builder()
-        .with_default_directive(LevelFilter::INFO.into())
-        .parse(directives.unwrap_or_default())
-        .map_err(|error| TelemetryError::Filter(error.to_string()))
+/// What is logged by `RUST_LOG`: from `info` on where that says nothing.
+pub fn log_filter() -> Result<Targets, TelemetryError> {
+    filter(&env::var_os("RUST_LOG").unwrap_or_default().to_string_lossy())
+}
+
+fn filter(directives: &str) -> Result<Targets, TelemetryError> {
+    let filter: Targets = match directives {
+        "" => Targets::new(),
+        directives => directives.parse().map_err(|e: ParseError| TelemetryError::Filter(e.to_string()))?,
+    };
+    Ok(match filter.default_level() {
+        Some(_) => filter,
+        None => filter.with_default(LevelFilter::INFO),
+    })
 }
 
 #[cfg(test)]
@@ -76,11 +89,13 @@ mod tests {
 
     #[test]
     fn the_filter_is_info_unless_told_otherwise() {
-        let of = |directives: Option<&str>| filter(directives.map(str::to_owned)).unwrap().max_level_hint();
-        assert_eq!(of(None), Some(LevelFilter::INFO));
-        assert_eq!(of(Some("")), Some(LevelFilter::INFO));
-        assert_eq!(of(Some("debug")), Some(LevelFilter::DEBUG));
-        let error = filter(Some("weft=loud".to_owned())).unwrap_err().to_string();
+        use tracing::Level;
+        let logs = |directives: &str, target, level: &Level| filter(directives).unwrap().would_enable(target, level);
+        assert!(logs("", "weft", &Level::INFO) && !logs("", "weft", &Level::DEBUG));
+        assert!(logs("debug", "weft", &Level::DEBUG));
+        assert!(logs("weft=debug", "weft::link", &Level::DEBUG) && logs("weft=debug", "hyper", &Level::INFO));
+        assert!(!logs("off", "weft", &Level::ERROR));
+        let error = filter("weft=loud").unwrap_err().to_string();
         assert!(error.starts_with("RUST_LOG is wrong: "), "{error}");
     }
 

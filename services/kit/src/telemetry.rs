@@ -1,8 +1,9 @@
 //! Logs and traces of the process.
 
-use tracing::level_filters::LevelFilter;
-use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
-use weft_mesh::telemetry::{Component, ExportTarget, Origin, ServiceTelemetry, TelemetryGuard, init_service_telemetry};
+use tracing_subscriber::{Layer, layer::SubscriberExt, util::SubscriberInitExt};
+use weft_mesh::telemetry::{
+    Component, ExportTarget, Origin, ServiceTelemetry, TelemetryGuard, init_service_telemetry, log_filter,
+};
 
 use crate::{Settings, logs::LogFormat};
 
@@ -11,12 +12,11 @@ use crate::{Settings, logs::LogFormat};
 /// # Errors
 /// An OTLP address can't be used, or the process has a subscriber already; in one line.
 pub(crate) fn start(service: &str, settings: &Settings) -> Result<Option<TelemetryGuard>, String> {
-    let log_filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env();
     let format = LogFormat { service: service.to_owned(), is_json: settings.is_log_json };
     let logs = tracing_subscriber::fmt::layer()
         .event_format(format)
         .with_writer(std::io::stderr)
-        .with_filter(log_filter.map_err(|error| format!("RUST_LOG: {error}"))?);
+        .with_filter(log_filter().map_err(|error| error.to_string())?);
     if settings.otlp.is_empty() {
         tracing_subscriber::registry().with(logs).try_init().map_err(|error| error.to_string())?;
         return Ok(None);
