@@ -4,21 +4,24 @@
 //! A call is begun by [`crate::outbound`] or [`crate::inbound`], which decide where it goes; from then on the events
 //! of its two connections drive it, and nothing waits in a task. It ends in one place, [`State::close`].
 
+mod request;
+mod side;
+
+pub(crate) use side::Side;
+
 use std::{
     cell::{Cell, RefCell},
     rc::Rc,
 };
 
 use tokio::{task::AbortHandle, time::Instant};
-use weft_mesh::{errors::Reason, limits};
-use weft_wire::{CannotOpen, Code, Headers, StreamId};
+use weft_mesh::errors::Reason;
+use weft_wire::{CannotOpen, Code, Headers};
 
 use crate::{
     answer::{Failure, Hop},
     attempt::{self, Miss, Verdict},
-    classify,
-    headers::to_header_map,
-    inbound,
+    classify, inbound,
     link::Link,
     outbound,
     pipe::Pipe,
@@ -27,6 +30,7 @@ use crate::{
     timer::{Place, Timed},
     worker::{CallSlot, Worker},
 };
+use request::Request;
 
 /// See the module.
 pub(crate) struct Call {
@@ -47,12 +51,6 @@ pub(crate) enum Way {
     Inbound(inbound::Running),
 }
 
-/// Where parts come from and go to.
-pub(crate) enum Side {
-    Stream(Rc<Link>, StreamId),
-    Pipe(Pipe),
-}
-
 struct State {
     endpoint: Option<Side>,
     request: Request,
@@ -62,23 +60,6 @@ struct State {
     /// The task in which its steps wait.
     waiting: Option<AbortHandle>,
     slot: Option<CallSlot>,
-}
-
-/// The request, as far as it has come.
-#[derive(Default)]
-struct Request {
-    head: Headers,
-    /// Its body from the beginning: until there is somewhere to send it, and then as long as it may be sent again.
-    kept: Vec<u8>,
-    trailers: Option<Headers>,
-    is_kept: bool,
-    /// All of it is here.
-    is_over: bool,
-    /// Bytes of the body that this try has sent, and those that wait for the endpoint's window.
-    sent: usize,
-    waiting: usize,
-    /// Bytes of the body for which the caller got its window back.
-    released: usize,
 }
 
 /// How far the answer is.
@@ -95,64 +76,6 @@ enum Answer {
     },
     /// The call has ended; what it has sent may still be under way.
     Over,
-}
-
-impl Side {
-    /// How many bytes were not sent at once.
-    fn send_data(&self, data: &[u8], is_end: bool) -> usize {
-        match self {
-            Self::Stream(link, stream) => link.send_data(*stream, data, is_end),
-            Self::Pipe(pipe) => {
-                pipe.put_data(data, is_end);
-                data.len()
-            }
-        }
-    }
-
-    fn send_trailers(&self, trailers: &Headers) {
-        match self {
-            Self::Stream(link, stream) => link.send_trailers(*stream, trailers),
-            Self::Pipe(pipe) => pipe.put_trailers(to_header_map(trailers)),
-        }
-    }
-
-    /// Gives back the head's list where it is not needed any more.
-    fn respond(&self, head: Headers, is_end: bool) -> Option<Headers> {
-        match self {
-            Self::Stream(link, stream) => {
-                link.respond(*stream, &head, is_end);
-                Some(head)
-            }
-            Self::Pipe(pipe) => {
-                // A body may not come after an interim answer, and hyper makes its own.
-                if head.status().is_some_and(|status| status >= 200) {
-                    pipe.put_head(head, is_end);
-                }
-                None
-            }
-        }
-    }
-
-    fn reset(&self, code: Code) {
-        match self {
-            Self::Stream(link, stream) => link.reset(*stream, code),
-            Self::Pipe(pipe) => pipe.break_off(code),
-        }
-    }
-
-    fn detach(&self) {
-        if let Self::Stream(link, stream) = self {
-            link.detach(*stream);
-        }
-    }
-
-    fn release(&self, bytes: usize) {
-        match self {
-            _ if bytes == 0 => {}
-            Self::Stream(link, stream) => link.release(*stream, bytes),
-            Self::Pipe(pipe) => pipe.grant(bytes),
-        }
-    }
 }
 
 impl Call {
@@ -299,7 +222,7 @@ impl Call {
             // gRPC's requests have none: not worth keeping.
             state.request.forget(&self.worker);
         } else if state.answer != Answer::Over {
-            state.request.trailers = Some(trailers.clone());
+            state.request.trailers = Some(Box::new(trailers.clone()));
         }
     }
 
@@ -528,62 +451,6 @@ impl Timed for Call {
             Way::Inbound(running) => running.deadline_passed(),
         };
         self.fail(&failure);
-    }
-}
-
-impl Request {
-    /// Sends what is kept, as the beginning of a try.
-    fn resend(&mut self, endpoint: &Side, caller: &Side, worker: &Worker) {
-        let kept = std::mem::take(&mut self.kept);
-        let is_end = self.is_over && self.trailers.is_none();
-        if !kept.is_empty() || is_end {
-            self.send(&kept, is_end, endpoint, caller);
-        }
-        self.kept = kept;
-        if let Some(trailers) = &self.trailers {
-            endpoint.send_trailers(trailers);
-        }
-        if !self.may_keep(0, worker) {
-            self.forget(worker);
-        }
-    }
-
-    fn send(&mut self, data: &[u8], is_end: bool, endpoint: &Side, caller: &Side) {
-        let waiting = endpoint.send_data(data, is_end);
-        self.waiting += waiting;
-        self.sent(data.len() - waiting, caller);
-    }
-
-    /// Lets the caller send as much again as was sent on, but for what an earlier try had sent already.
-    fn sent(&mut self, bytes: usize, caller: &Side) {
-        self.sent += bytes;
-        if self.sent > self.released {
-            caller.release(self.sent - self.released);
-            self.released = self.sent;
-        }
-    }
-
-    /// Whether so much more may be kept for another try.
-    fn may_keep(&self, more: usize, worker: &Worker) -> bool {
-        self.kept.len() + more <= limits::REPLAY_BYTES_PER_CALL
-            && worker.replay_bytes.get() + more <= limits::REPLAY_BYTES
-    }
-
-    fn keep(&mut self, data: &[u8], worker: &Worker) {
-        worker.replay_bytes.set(worker.replay_bytes.get() + data.len());
-        if self.kept.capacity() == 0 {
-            self.kept = worker.body_buffer();
-        }
-        self.kept.extend_from_slice(data);
-    }
-
-    /// It won't be sent again.
-    fn forget(&mut self, worker: &Worker) {
-        self.is_kept = false;
-        if !self.kept.is_empty() {
-            worker.replay_bytes.set(worker.replay_bytes.get() - self.kept.len());
-            worker.give_back_body(std::mem::take(&mut self.kept));
-        }
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::{
     cell::{Cell, RefCell},
+    num::NonZeroU64,
     rc::Rc,
     time::Duration,
 };
@@ -23,9 +24,8 @@ pub(crate) trait Timed {
 /// A place in a wheel.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Place {
-    slot: usize,
-    index: usize,
-    tick: u64,
+    tick: NonZeroU64,
+    index: u32,
 }
 
 /// One slot's time: a deadline is met at most so much late, and never early.
@@ -49,6 +49,10 @@ pub(crate) struct Wheel<T> {
 
 const NEVER: u64 = u64::MAX;
 
+fn slot_of(tick: u64) -> usize {
+    (tick % SLOTS as u64) as usize
+}
+
 impl<T: Timed> Wheel<T> {
     pub(crate) fn new() -> Self {
         Self {
@@ -64,8 +68,9 @@ impl<T: Timed> Wheel<T> {
     /// Wakes `what` at `at`. It must not be in the wheel yet.
     pub(crate) fn set(&self, what: &Rc<T>, at: Instant) {
         // One that is past already comes next: its own slot would have to wait for another turn of the wheel.
-        let tick = self.tick_after(at).max(self.seen.get() + 1);
-        let slot = (tick % SLOTS as u64) as usize;
+        let next = NonZeroU64::MIN.saturating_add(self.seen.get());
+        let tick = NonZeroU64::new(self.tick_after(at)).map_or(next, |tick| tick.max(next));
+        let slot = slot_of(tick.get());
         let mut slots = self.slots.borrow_mut();
         // Made at the first deadline: a worker without calls needs no wheel.
         if slots.is_empty() {
@@ -73,10 +78,10 @@ impl<T: Timed> Wheel<T> {
         }
         let index = slots[slot].len();
         slots[slot].push(Rc::clone(what));
-        what.place().set(Some(Place { slot, index, tick }));
+        what.place().set(Some(Place { tick, index: index as u32 }));
         self.filled.borrow_mut()[slot / WORD_BITS] |= 1 << (slot % WORD_BITS);
-        if tick < self.awake_at.get() {
-            self.awake_at.set(tick);
+        if tick.get() < self.awake_at.get() {
+            self.awake_at.set(tick.get());
             self.sooner.notify_one();
         }
     }
@@ -85,15 +90,16 @@ impl<T: Timed> Wheel<T> {
     pub(crate) fn remove(&self, what: &T) {
         let Some(place) = what.place().take() else { return };
         let mut slots = self.slots.borrow_mut();
-        let slot = &mut slots[place.slot];
+        let (number, index) = (slot_of(place.tick.get()), place.index as usize);
+        let slot = &mut slots[number];
         // Its last reference may be this one, but then nobody could have called us with it.
-        slot.swap_remove(place.index);
-        if let Some(moved) = slot.get(place.index) {
+        slot.swap_remove(index);
+        if let Some(moved) = slot.get(index) {
             let at = moved.place();
             at.set(at.get().map(|at| Place { index: place.index, ..at }));
         }
         if slot.is_empty() {
-            self.filled.borrow_mut()[place.slot / WORD_BITS] &= !(1 << (place.slot % WORD_BITS));
+            self.filled.borrow_mut()[number / WORD_BITS] &= !(1 << (number % WORD_BITS));
         }
     }
 
@@ -121,7 +127,7 @@ impl<T: Timed> Wheel<T> {
     fn next_filled(&self, seen: u64) -> Option<u64> {
         let filled = self.filled.borrow();
         let first = seen + 1;
-        let start = (first % SLOTS as u64) as usize;
+        let start = slot_of(first);
         // From the word of the first slot on, all around, and the first part of that word at last.
         for step in 0..=filled.len() {
             let word = (start / WORD_BITS + step) % filled.len();
@@ -140,12 +146,12 @@ impl<T: Timed> Wheel<T> {
     fn expire(&self, seen: u64, now: u64) {
         // After a long sleep each slot is looked at once.
         for tick in (seen + 1..=now).take(SLOTS) {
-            let slot = (tick % SLOTS as u64) as usize;
+            let slot = slot_of(tick);
             let mut index = 0;
             loop {
                 let due = self.slots.borrow().get(slot).and_then(|slot| slot.get(index)).map(Rc::clone);
                 let Some(due) = due else { break };
-                if due.place().get().is_some_and(|place| place.tick <= now) {
+                if due.place().get().is_some_and(|place| place.tick.get() <= now) {
                     self.remove(&due);
                     due.expired();
                 } else {

@@ -4,11 +4,13 @@ use super::table::{Entry, Table};
 
 /// Places in which a hash may be.
 const WAYS: usize = 4;
+const LEAST_PLACES: usize = 4;
 
 /// The numbers of table entries by hash: of whole fields, and of names that the static table hasn't.
 ///
-/// It forgets: when the places for a hash are taken, the oldest goes. A field that is forgotten is sent in full again, which costs no
-/// more than bytes, so there is nothing to keep in step with evictions and nothing that colliding hashes can break.
+/// It forgets: when the places for a hash are taken, the oldest goes. A field that is forgotten is sent in full again,
+/// which costs no more than bytes, so there is nothing to keep in step with evictions and nothing that colliding hashes
+/// can break.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
     slots: Box<[[Slot; WAYS]]>,
@@ -39,10 +41,9 @@ impl Index {
 
     /// Remembers the newest entry of the table.
     pub(crate) fn insert(&mut self, hash: u32, table: &Table) {
-        if self.slots.is_empty() {
-            // Most fields are larger than 64 bytes in the table, and some are in here twice.
-            let places = (table.max_bytes() / 32 / WAYS).next_power_of_two();
-            self.slots = vec![[Slot::default(); WAYS]; places].into_boxed_slice();
+        // Some are in here twice.
+        if 2 * table.len() > self.slots.len() * WAYS {
+            self.grow();
         }
         let place = self.place(hash);
         let age = |slot: &Slot| match slot.hash {
@@ -52,6 +53,21 @@ impl Index {
         };
         if let Some(oldest) = self.slots[place].iter_mut().max_by_key(|slot| age(slot)) {
             *oldest = Slot { hash, number: table.newest() };
+        }
+    }
+
+    /// From small beginnings: what a server answers a client with is but a field or two, and there may be thousands of
+    /// clients.
+    #[cold]
+    fn grow(&mut self) {
+        let places = (2 * self.slots.len()).max(LEAST_PLACES);
+        let old = std::mem::replace(&mut self.slots, vec![[Slot::default(); WAYS]; places].into_boxed_slice());
+        for slot in old.iter().flatten().filter(|slot| slot.hash != 0) {
+            // What was in one place goes to two, so there is room.
+            let place = self.place(slot.hash);
+            if let Some(free) = self.slots[place].iter_mut().find(|slot| slot.hash == 0) {
+                *free = *slot;
+            }
         }
     }
 

@@ -7,6 +7,9 @@ use crate::headers::name::{Id, OTHER, TEXTS};
 /// SETTINGS_HEADER_TABLE_SIZE as long as nothing was said (RFC 9113, section 6.5.2).
 pub const DEFAULT_TABLE_BYTES: u32 = 4096;
 
+/// Room for so many is made with the first one.
+const LEAST_ENTRIES: usize = 8;
+
 /// Fields in the order in which they came, bounded by their bytes. Nothing is allocated before the first one.
 #[derive(Debug)]
 pub(crate) struct Table {
@@ -57,6 +60,11 @@ impl Table {
         self.len == 0
     }
 
+    /// How many entries there are.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
     /// Number of the newest entry.
     pub(crate) fn newest(&self) -> u32 {
         self.inserted
@@ -91,7 +99,8 @@ impl Table {
         &self.text[start..start + (entry.name_len + entry.value_len) as usize]
     }
 
-    /// Evicts until the field has room, and puts it in; the name is looked at only when it is not known. One that is larger than the table empties it (RFC 7541, section 4.4).
+    /// Evicts until the field has room, and puts it in; the name is looked at only when it is not known. One that is
+    /// larger than the table empties it (RFC 7541, section 4.4).
     pub(crate) fn insert(&mut self, id: Id, name: &[u8], value: &[u8], hash: u32, fault: Option<Malformed>) {
         let name = if id == OTHER { name } else { &[] };
         let needed = field_bytes(id, name, value);
@@ -111,11 +120,12 @@ impl Table {
         self.entries[newest] = Entry { start, name_len, value_len, bytes: needed as u32, hash, id, fault };
     }
 
-    /// Makes room for another entry and its text. The text is moved to the front rather than let grow when at least half of it is of
-    /// entries that are gone: so it stays within four times the table's size, and each byte is moved once on average.
+    /// Makes room for another entry and its text. The text is moved to the front rather than let grow when at least half
+    /// of it is of entries that are gone: so it stays within four times the table's size, and each byte is moved once on
+    /// average.
     fn make_room(&mut self, bytes: usize) {
         if self.len == self.entries.len() {
-            let mut entries = vec![Entry::default(); (2 * self.len).max(16)];
+            let mut entries = vec![Entry::default(); (2 * self.len).max(LEAST_ENTRIES)];
             let mask = entries.len() - 1;
             for position in 0..self.len {
                 let number = self.inserted.wrapping_sub(position as u32) as usize;
@@ -165,10 +175,6 @@ impl Table {
 
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.len
     }
 
     pub(crate) fn text_capacity(&self) -> usize {

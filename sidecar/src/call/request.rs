@@ -1,0 +1,81 @@
+//! A call's request: what has come of it, what was sent on, and what is kept to be sent again.
+
+use weft_mesh::limits;
+use weft_wire::Headers;
+
+use super::Side;
+use crate::worker::Worker;
+
+/// The request, as far as it has come.
+#[derive(Default)]
+pub(super) struct Request {
+    pub(super) head: Headers,
+    /// Its body from the beginning: until there is somewhere to send it, and then as long as it may be sent again.
+    pub(super) kept: Vec<u8>,
+    /// In a box, as hardly any request has them.
+    pub(super) trailers: Option<Box<Headers>>,
+    pub(super) is_kept: bool,
+    /// All of it is here.
+    pub(super) is_over: bool,
+    /// Bytes of the body that this try has sent, and those that wait for the endpoint's window.
+    pub(super) sent: usize,
+    pub(super) waiting: usize,
+    /// Bytes of the body for which the caller got its window back.
+    pub(super) released: usize,
+}
+
+impl Request {
+    /// Sends what is kept, as the beginning of a try.
+    pub(super) fn resend(&mut self, endpoint: &Side, caller: &Side, worker: &Worker) {
+        let kept = std::mem::take(&mut self.kept);
+        let is_end = self.is_over && self.trailers.is_none();
+        if !kept.is_empty() || is_end {
+            self.send(&kept, is_end, endpoint, caller);
+        }
+        self.kept = kept;
+        if let Some(trailers) = &self.trailers {
+            endpoint.send_trailers(trailers);
+        }
+        if !self.may_keep(0, worker) {
+            self.forget(worker);
+        }
+    }
+
+    pub(super) fn send(&mut self, data: &[u8], is_end: bool, endpoint: &Side, caller: &Side) {
+        let waiting = endpoint.send_data(data, is_end);
+        self.waiting += waiting;
+        self.sent(data.len() - waiting, caller);
+    }
+
+    /// Lets the caller send as much again as was sent on, but for what an earlier try had sent already.
+    pub(super) fn sent(&mut self, bytes: usize, caller: &Side) {
+        self.sent += bytes;
+        if self.sent > self.released {
+            caller.release(self.sent - self.released);
+            self.released = self.sent;
+        }
+    }
+
+    /// Whether so much more may be kept for another try.
+    pub(super) fn may_keep(&self, more: usize, worker: &Worker) -> bool {
+        self.kept.len() + more <= limits::REPLAY_BYTES_PER_CALL
+            && worker.replay_bytes.get() + more <= limits::REPLAY_BYTES
+    }
+
+    pub(super) fn keep(&mut self, data: &[u8], worker: &Worker) {
+        worker.replay_bytes.set(worker.replay_bytes.get() + data.len());
+        if self.kept.capacity() == 0 {
+            self.kept = worker.body_buffer();
+        }
+        self.kept.extend_from_slice(data);
+    }
+
+    /// It won't be sent again.
+    pub(super) fn forget(&mut self, worker: &Worker) {
+        self.is_kept = false;
+        if !self.kept.is_empty() {
+            worker.replay_bytes.set(worker.replay_bytes.get() - self.kept.len());
+            worker.give_back_body(std::mem::take(&mut self.kept));
+        }
+    }
+}
