@@ -39,6 +39,8 @@ pub(crate) struct Case {
     pub(crate) message_bytes: usize,
     /// Whether each request has a request id, a trace context and a session of its own.
     pub(crate) has_differing_headers: bool,
+    /// Whether a request's head and body go out in one piece: else it is chance whether a relay reads them together.
+    pub(crate) is_sent_at_once: bool,
     /// Begin calls at a steady pace, this share of what the floor can do, instead of each when the one before is
     /// answered.
     pub(crate) share_of_floor: Option<f64>,
@@ -65,6 +67,7 @@ pub(crate) const UNARY: Case = Case {
     streams: 32,
     message_bytes: 128,
     has_differing_headers: false,
+    is_sent_at_once: false,
     share_of_floor: None,
     methods: 1,
     idle_connections: 0,

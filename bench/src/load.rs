@@ -50,6 +50,9 @@ pub(crate) struct LoadArgs {
     pub(crate) message_bytes: usize,
     #[arg(long)]
     pub(crate) differing_headers: bool,
+    /// Send a request's head and body in one piece.
+    #[arg(long)]
+    pub(crate) at_once: bool,
     #[arg(long)]
     pub(crate) methods: usize,
     #[arg(long)]
@@ -94,6 +97,7 @@ impl LoadArgs {
         ];
         args.extend(http1.then(|| "--http1".to_owned()));
         args.extend(case.has_differing_headers.then(|| "--differing-headers".to_owned()));
+        args.extend(case.is_sent_at_once.then(|| "--at-once".to_owned()));
         args.extend(per_second.map(|rate| format!("--per-second={rate}")));
         args
     }

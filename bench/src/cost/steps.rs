@@ -1,62 +1,74 @@
-//! What a call's instructions are spent on, told by the names of functions.
+//! What a call's instructions, allocations and system calls are for, told by the names of functions.
 
-use std::collections::BTreeMap;
+use super::callgrind::{Call, Function, Profile};
 
-use super::callgrind::Profile;
-
-/// What a function belongs to, in the order of the table. A function that the optimiser has put into another one counts
-/// where it has ended up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Step {
-    HeaderBlocks,
-    Frames,
-    Turns,
-    Calls,
-    Tls,
-    Crypto,
-    Runtime,
-    Allocator,
-    Memory,
-    SystemCalls,
-    Other,
+/// A part of a call's way.
+struct Step {
+    /// In the table.
+    title: &'static str,
+    /// The begins of its functions' names: the longest of all steps that fits says what a function is of.
+    begins: &'static [&'static str],
 }
 
-/// All of them.
-pub(super) const STEPS: [Step; 11] = [
-    Step::HeaderBlocks,
-    Step::Frames,
-    Step::Turns,
-    Step::Calls,
-    Step::Tls,
-    Step::Crypto,
-    Step::Runtime,
-    Step::Allocator,
-    Step::Memory,
-    Step::SystemCalls,
-    Step::Other,
-];
+const fn step(title: &'static str, begins: &'static [&'static str]) -> Step {
+    Step { title, begins }
+}
 
-/// The begins of the names of each step's functions; the first that fits says what a function is.
-const BEGINS: [(Step, &[&str]); 10] = [
-    (Step::HeaderBlocks, &["weft_wire::hpack", "weft_wire::headers"]),
-    (Step::Frames, &["weft_wire::"]),
-    (Step::Turns, &["weft_sidecar::link", "weft_sidecar::tls_stream", "weft_sidecar::worker"]),
-    (Step::Calls, &["weft_sidecar::", "weft_mesh::"]),
-    (Step::Tls, &["rustls::", "tokio_rustls::", "webpki::"]),
-    (Step::Crypto, &["aws_lc", "OPENSSL_", "EVP_", "aes_", "aesni_", "gcm_"]),
-    (Step::Runtime, &["tokio::", "mio::", "futures_", "parking_lot", "std::thread", "std::sys::thread_local"]),
-    (Step::Allocator, &ALLOCATOR),
-    (Step::Memory, &["mem", "__mem", "bcmp", "__bcmp", "core::intrinsics::copy"]),
-    (Step::SystemCalls, &SYSTEM_CALLS),
+/// The steps in the order of the table. A function that the optimiser has put into another one counts where it has
+/// ended up.
+const STEPS: &[Step] = &[
+    step(
+        "sockets: read and write",
+        &[
+            "weft_sidecar::tls_stream",
+            // The reading of records, which is all that borrows something of the thread's.
+            "std::thread::local::LocalKey",
+            "tokio::net::",
+            "tokio::runtime::io::registration",
+            "tokio::runtime::io::scheduled_io",
+            "mio::net",
+            "std::net",
+            "std::fs::File",
+            "std::io::",
+        ],
+    ),
+    step("TLS: records", &["rustls::", "tokio_rustls::", "[u8] as std::io::Read"]),
+    step("TLS: encryption", &["aws_lc", "OPENSSL_", "EVP_", "aead_", "aes_", "aesni_", "_aesni_", "gcm_"]),
+    step(
+        "HTTP/2: turns of a connection",
+        &["weft_sidecar::link", "weft_sidecar::pool::Pool::attend", "weft_sidecar::worker"],
+    ),
+    step("HTTP/2: frames, streams, windows", &["weft_wire::"]),
+    step("HTTP/2: checks of messages", &["weft_wire::connection::message"]),
+    step("HPACK: decode", &["weft_wire::hpack::decoder", "weft_wire::hpack::huffman", "weft_wire::hpack::table"]),
+    step("HPACK: encode", &["weft_wire::hpack"]),
+    step("lists of header fields", &["weft_wire::headers"]),
+    step("call: from target to connection", &["weft_sidecar::", "weft_mesh::"]),
+    step("call: trace", &["weft_sidecar::span", "weft_mesh::trace_context"]),
+    step("call: breaker, balancer", &["weft_sidecar::breaker", "weft_sidecar::balance"]),
+    step("call: deadline", &["weft_sidecar::deadline", "weft_sidecar::timer"]),
+    step("call: state of its two sides", &["weft_sidecar::call", "weft_sidecar::pipe"]),
+    step("call: record, metrics", &["weft_sidecar::record", "weft_sidecar::metrics", "weft_sidecar::classify"]),
+    step("tokio: tasks, wake-ups", &["tokio::", "parking_lot"]),
+    step(
+        "tokio: waiting, timers",
+        &["tokio::runtime::driver", "tokio::runtime::io", "tokio::runtime::time", "tokio::time", "mio::"],
+    ),
+    step("clock", &["std::time", "std::sys::pal::unix::time", "tokio::time::instant", "clock_gettime", "__vdso"]),
+    step("allocator", &ALLOCATOR),
+    step("memory moved and compared", &["mem", "__mem", "bcmp", "__bcmp", "core::intrinsics::copy"]),
+    step(
+        "around system calls",
+        &["epoll", "read", "recv", "write", "send", "syscall", "__errno", "__pthread", "__internal_syscall"],
+    ),
+    step("standard library", &["core::", "alloc::", "std::", "hashbrown::", "__udivti3"]),
+    step("other", &[""]),
 ];
+const COUNT: usize = STEPS.len();
 
-/// mimalloc's, the C library's, and what Rust has between them and the code.
-const ALLOCATOR: [&str; 17] = [
-    "mi_",
-    "_mi_",
+/// The C library's, and what Rust has between it and the code.
+const ALLOCATOR: [&str; 11] = [
     "__rust",
-    "_RNvCs",
-    "__rg_",
     "__rdl_",
     "malloc",
     "calloc",
@@ -64,83 +76,134 @@ const ALLOCATOR: [&str; 17] = [
     "free",
     "cfree",
     "_int_",
-    "__libc_malloc",
     "posix_memalign",
-    "aligned_alloc",
-    "unlink_chunk",
-    "alloc::alloc",
+    "alloc_perturb",
+    "sysmalloc",
 ];
 
-/// The C library's functions around them; what the kernel does is not counted.
-const SYSTEM_CALLS: [&str; 13] = [
-    "epoll",
-    "read",
-    "recv",
-    "write",
-    "send",
-    "clock_gettime",
-    "__errno",
-    "__write",
-    "__recv",
-    "__send",
-    "__read",
-    "__pthread",
-    "__internal_syscall",
+/// What asks the C library for memory.
+const ALLOCATE: [&str; 6] = ["malloc", "calloc", "realloc", "memalign", "posix_memalign", "aligned_alloc"];
+
+/// The C library's functions that ask the kernel for something, in the order of the table.
+const SYSTEM_CALLS: [(&str, &[&str]); 4] = [
+    ("reads", &["recv", "recvfrom", "recvmsg", "read", "readv"]),
+    ("writes", &["send", "sendto", "sendmsg", "write", "writev"]),
+    ("waits", &["epoll_wait", "epoll_pwait", "epoll_pwait2"]),
+    ("others", &["syscall", "epoll_ctl", "mmap", "munmap", "mprotect", "madvise", "brk"]),
 ];
 
-impl Step {
-    /// In the table.
-    pub(super) fn title(self) -> &'static str {
-        match self {
-            Self::HeaderBlocks => "header blocks: HPACK, lists of fields",
-            Self::Frames => "frames, streams, windows",
-            Self::Turns => "turns of a connection: read, hand over, write",
-            Self::Calls => "the call: target, endpoint, breaker, deadline, metrics",
-            Self::Tls => "TLS records",
-            Self::Crypto => "encryption",
-            Self::Runtime => "tokio: wake-ups, timers, sockets",
-            Self::Allocator => "allocator",
-            Self::Memory => "memory moved and compared",
-            Self::SystemCalls => "around system calls",
-            Self::Other => "other",
-        }
-    }
+/// One figure for each step.
+pub(super) struct BySteps([f64; COUNT]);
 
-    fn of(name: &str) -> Self {
-        let name = plain(name);
-        let fits = |begins: &[&str]| begins.iter().any(|begin| name.starts_with(begin));
-        BEGINS.iter().find(|(_, begins)| fits(begins)).map_or(Self::Other, |(step, _)| *step)
+impl BySteps {
+    /// With the steps' names.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&'static str, f64)> {
+        std::iter::zip(STEPS, self.0).map(|(step, figure)| (step.title, figure))
     }
+}
+
+/// The place of a function's step in the table.
+fn step_of(name: &str) -> usize {
+    let name = plain(name);
+    let fit = |step: &Step| step.begins.iter().filter(|begin| name.starts_with(**begin)).map(|it| it.len()).max();
+    let fits = STEPS.iter().enumerate().filter_map(|(index, step)| Some((fit(step)?, index)));
+    fits.max_by_key(|(length, _)| *length).map_or(COUNT - 1, |(_, index)| index)
 }
 
 /// What a function is of: `a::B` of `<a::B as c::D>::e`, and what is dropped of the code that drops it.
 fn plain(name: &str) -> &str {
-    let name = name.strip_prefix("core::ptr::drop_in_place").unwrap_or(name);
-    let name = name.trim_start_matches(['<', '&']);
-    let name = name.strip_prefix("core::option::Option<").unwrap_or(name);
-    name.strip_prefix("alloc::rc::Rc<").unwrap_or(name)
+    const AROUND: [&str; 6] = [
+        "core::option::Option<",
+        "core::cell::RefCell<",
+        "alloc::rc::Rc<",
+        "alloc::sync::Arc<",
+        "alloc::boxed::Box<",
+        "<",
+    ];
+    let name = name.trim_start_matches("__rustc::");
+    let Some(mut dropped) = name.strip_prefix("core::ptr::drop_in_place<") else {
+        return name.trim_start_matches(['<', '&']);
+    };
+    while let Some(inner) = AROUND.iter().find_map(|around| dropped.strip_prefix(around)) {
+        dropped = inner;
+    }
+    dropped
 }
 
 /// The instructions of each step.
-pub(super) fn instructions(profile: &Profile) -> BTreeMap<Step, u64> {
-    let mut steps = BTreeMap::new();
+pub(super) fn instructions(profile: &Profile) -> BySteps {
+    let mut steps = [0.0; COUNT];
     for function in profile.functions() {
-        *steps.entry(Step::of(&function.name)).or_default() += function.instructions;
+        steps[step_of(&function.name)] += function.instructions as f64;
     }
-    steps
+    BySteps(steps)
 }
 
-/// How often memory was asked for. What an allocator's function asks of another one is not counted again.
+/// How often memory was asked for.
 pub(super) fn allocations(profile: &Profile) -> u64 {
-    let is_allocator = |name: &str| Step::of(name) == Step::Allocator;
-    let calls = profile.calls().filter(|(caller, callee, _)| is_allocation(callee) && !is_allocator(caller));
-    calls.map(|(_, _, call)| call.times).sum()
+    direct_allocations(profile).iter().sum()
 }
 
-fn is_allocation(name: &str) -> bool {
-    Step::of(name) == Step::Allocator
-        && ["alloc", "memalign", "strdup", "mi_new"].iter().any(|what| name.contains(what))
-        && !["dealloc", "free", "usable", "error"].iter().any(|what| name.contains(what))
+/// How often a list had to grow.
+pub(super) fn growths(profile: &Profile) -> u64 {
+    let grows = |call: &Call| profile.functions()[call.callee].name.contains("raw_vec::RawVecInner");
+    profile.calls().filter(|(_, call)| grows(call)).map(|(_, call)| call.times).sum()
+}
+
+/// How often each function has asked the C library for memory. What the C library's own functions ask one another is
+/// not counted again.
+fn direct_allocations(profile: &Profile) -> Vec<u64> {
+    let is_one = |function: usize| ALLOCATE.contains(&c_name(&profile.functions()[function].name));
+    let count = |(caller, function): (usize, &Function)| {
+        if is_one(caller) {
+            return 0;
+        }
+        function.calls.iter().filter(|call| is_one(call.callee)).map(|call| call.times).sum()
+    };
+    profile.functions().iter().enumerate().map(count).collect()
+}
+
+/// How often memory was asked for on behalf of each step. What a library's function asks for counts for its callers, by
+/// how often each calls it.
+pub(super) fn allocations_by_step(profile: &Profile) -> BySteps {
+    /// Library functions between the code and the allocator, at most.
+    const DEPTH: usize = 16;
+    let functions = profile.functions();
+    let is_library =
+        |function: usize| ["allocator", "standard library"].contains(&STEPS[step_of(&functions[function].name)].title);
+    let mut called = vec![0; functions.len()];
+    for (_, call) in profile.calls() {
+        called[call.callee] += call.times;
+    }
+    let mut asked: Vec<f64> = direct_allocations(profile).into_iter().map(|count| count as f64).collect();
+    for _ in 0..DEPTH {
+        let mut next: Vec<f64> = (0..functions.len())
+            .map(|function| if is_library(function) && called[function] > 0 { 0.0 } else { asked[function] })
+            .collect();
+        for (caller, call) in profile.calls().filter(|(_, call)| is_library(call.callee) && call.times > 0) {
+            next[caller] += asked[call.callee] * call.times as f64 / called[call.callee] as f64;
+        }
+        asked = next;
+    }
+    let mut steps = [0.0; COUNT];
+    for (function, count) in asked.into_iter().enumerate() {
+        steps[step_of(&functions[function].name)] += count;
+    }
+    BySteps(steps)
+}
+
+/// How often the kernel was asked for something, by what it was.
+pub(super) fn system_calls(profile: &Profile) -> [(&'static str, u64); SYSTEM_CALLS.len()] {
+    let name = |function: usize| c_name(&profile.functions()[function].name);
+    SYSTEM_CALLS.map(|(title, names)| {
+        let calls = profile.calls().filter(|(_, call)| names.contains(&name(call.callee)));
+        (title, calls.map(|(_, call)| call.times).sum())
+    })
+}
+
+/// A function of the C library without its version.
+fn c_name(name: &str) -> &str {
+    name.split_once('@').map_or(name, |(name, _)| name)
 }
 
 #[cfg(test)]
@@ -149,27 +212,76 @@ mod tests {
 
     #[test]
     fn functions_belong_to_what_they_are_of() {
-        for (name, step) in [
-            ("weft_wire::hpack::encoder::Encoder::encode", Step::HeaderBlocks),
-            ("weft_wire::connection::receive::<impl weft_wire::connection::Connection<T>>::receive", Step::Frames),
-            ("core::ptr::drop_in_place<weft_wire::headers::Headers>", Step::HeaderBlocks),
-            ("core::ptr::drop_in_place<core::option::Option<weft_wire::headers::Headers>>", Step::HeaderBlocks),
-            ("<weft_sidecar::tls_stream::Socket as std::io::Write>::write_vectored", Step::Turns),
-            ("weft_sidecar::breaker::Breaker::admit", Step::Calls),
-            ("aws_lc_0_40_0_aes_gcm_enc_update_vaes", Step::Crypto),
-            ("mi_malloc_aligned", Step::Allocator),
-            ("__memcpy_avx_unaligned_erms", Step::Memory),
-            ("core::fmt::write", Step::Other),
+        for (name, title) in [
+            ("weft_wire::hpack::encoder::Encoder::encode", "HPACK: encode"),
+            ("weft_wire::hpack::decoder::Block::string", "HPACK: decode"),
+            (
+                "weft_wire::connection::receive::<impl weft_wire::connection::Connection<T>>::receive",
+                "HTTP/2: frames, streams, windows",
+            ),
+            ("core::ptr::drop_in_place<core::option::Option<weft_wire::headers::Headers>>", "lists of header fields"),
+            (
+                "core::ptr::drop_in_place<core::option::Option<alloc::boxed::Box<weft_sidecar::span::Span>>>",
+                "call: trace",
+            ),
+            ("<weft_sidecar::tls_stream::Socket as std::io::Write>::write_vectored", "sockets: read and write"),
+            ("weft_sidecar::outbound::carry::{{closure}}", "call: from target to connection"),
+            ("weft_sidecar::breaker::Breaker::admit", "call: breaker, balancer"),
+            ("aws_lc_0_40_0_aes_gcm_enc_update_vaes", "TLS: encryption"),
+            ("clock_gettime@@GLIBC_2.17", "clock"),
+            ("__rustc::__rust_alloc", "allocator"),
+            ("alloc::rc::Rc<T,A>::drop_slow", "standard library"),
+            ("__memcpy_avx_unaligned_erms", "memory moved and compared"),
+            ("0x00000000001", "other"),
         ] {
-            assert_eq!(Step::of(name), step, "{name}");
+            assert_eq!(STEPS[step_of(name)].title, title, "{name}");
         }
     }
 
+    const DUMP: &str = "events: Ir
+fn=(1) weft_sidecar::call::Call::begin
+cfn=(2) __rustc::__rust_alloc
+calls=3 0
+0 30
+cfn=(3) alloc::raw_vec::finish_grow
+calls=1 0
+0 30
+cfn=(8) recv
+calls=5 0
+0 5
+fn=(4) weft_sidecar::timer::Wheel<T>::set
+cfn=(3)
+calls=1 0
+0 30
+fn=(3)
+cfn=(2)
+calls=2 0
+0 10
+fn=(2)
+cfn=(5) malloc
+calls=5 0
+0 30
+fn=(6) realloc
+cfn=(5)
+calls=1 0
+0 5
+fn=(7) aws_lc_0_40_0_OPENSSL_malloc
+cfn=(5)
+calls=1 0
+0 5
+";
+
     #[test]
-    fn an_allocation_counts_once() {
-        let dump = "events: Ir\nfn=(1) weft_sidecar::serve\ncfn=(2) mi_malloc_aligned\ncalls=3 0\n0 30\n\
-                    cfn=(3) mi_free\ncalls=4 0\n0 40\nfn=(2)\n0 20\ncfn=(4) mi_malloc\ncalls=2 0\n0 10\n\
-                    fn=(5) aws_lc_0_40_0_OPENSSL_malloc\ncfn=(6) malloc\ncalls=1 0\n0 5\n";
-        assert_eq!(allocations(&Profile::parse(dump).unwrap()), 4);
+    fn an_allocation_counts_once_and_for_whom_it_is_made() {
+        let profile = Profile::parse(DUMP).unwrap();
+        assert_eq!(allocations(&profile), 6);
+        let found: Vec<_> = allocations_by_step(&profile).iter().filter(|(_, count)| *count > 0.0).collect();
+        assert_eq!(found, [("TLS: encryption", 1.0), ("call: deadline", 1.0), ("call: state of its two sides", 4.0)]);
+    }
+
+    #[test]
+    fn system_calls_are_told_apart() {
+        let profile = Profile::parse(DUMP).unwrap();
+        assert_eq!(system_calls(&profile), [("reads", 5), ("writes", 0), ("waits", 0), ("others", 0)]);
     }
 }

@@ -53,6 +53,7 @@ pub(super) struct Call {
     /// gRPC's frame (no compression, length, message), or the message alone where it is not gRPC.
     body: Bytes,
     has_differing_headers: bool,
+    is_sent_at_once: bool,
     authority: HeaderValue,
 }
 
@@ -82,6 +83,7 @@ impl Call {
             uris: uris.collect::<Result<_, _>>()?,
             body: body.into(),
             has_differing_headers: args.differing_headers,
+            is_sent_at_once: args.at_once,
             authority: args.authority.parse()?,
         })
     }
@@ -98,7 +100,12 @@ impl Call {
     async fn over_http2(&self, requests: &SendRequest<Bytes>) -> Result<()> {
         let request = self.request().body(())?;
         let (answer, mut sending) = requests.clone().ready().await?.send_request(request, false)?;
-        http2::send(&mut sending, self.body.clone(), true).await?;
+        if self.is_sent_at_once {
+            // To wait for room is to wait until the head is on its way.
+            sending.send_data(self.body.clone(), true)?;
+        } else {
+            http2::send(&mut sending, self.body.clone(), true).await?;
+        }
         let (head, mut body) = answer.await?.into_parts();
         check_head(head.status)?;
         let mut received = 0;
