@@ -6,7 +6,7 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
-use weft_tests::{Bed, Load, Outcome, eventually, probe, probe_service, signal};
+use weft_tests::{Bed, Load, Outcome, Wire, eventually, probe, probe_service, signal};
 
 /// For what is only slow on a slow machine.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -50,6 +50,29 @@ fn failed(outcomes: &[Outcome]) -> Vec<(Instant, &Status)> {
 
 fn reason(status: &Status) -> &str {
     status.metadata().get("x-weft-error").and_then(|reason| reason.to_str().ok()).unwrap_or_default()
+}
+
+#[tokio::test]
+async fn calls_that_are_given_up_before_the_service_looks_end_no_other_call() {
+    let bed = Bed::start(&probe_service(1)).await;
+    probe(&bed.channel(), "Say", &[]).await.expect("an answer");
+    let load = Load::start(bed.channel(), "");
+    for _ in 0..3 {
+        let mut client = Wire::connect(bed.outbound()).await;
+        let mut calls = Vec::new();
+        // More than servers on the h2 crate take at once of requests that have ended before they were looked at.
+        signal("-STOP", bed.pid("probe-1"));
+        for _ in 0..60 {
+            calls.push(client.open("Say", &[("x-do", "sleep:60000")]).await);
+        }
+        sleep(Duration::from_millis(200)).await;
+        client.cut();
+        sleep(Duration::from_millis(200)).await;
+        signal("-CONT", bed.pid("probe-1"));
+        sleep(Duration::from_millis(300)).await;
+    }
+    let outcomes = load.stop().await;
+    assert!(failed(&outcomes).is_empty(), "{:?}", failed(&outcomes));
 }
 
 #[tokio::test]

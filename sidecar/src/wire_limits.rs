@@ -10,18 +10,19 @@ pub(crate) struct WireLimits {
     /// With another sidecar.
     pub(crate) mesh: Arc<Limits>,
     /// With the own service and its clients. They get no PINGs: both ends are on one machine, and servers of gRPC take
-    /// a PING every few seconds for an attack.
+    /// a PING every few seconds for an attack. As they do with calls that are cancelled before they were looked at, and
+    /// all callers share the connection to the service.
     pub(crate) local: Arc<Limits>,
 }
 
 impl WireLimits {
     pub(crate) fn new() -> Self {
         let keep_alive = KeepAlive { interval: limits::IDLE_PING_INTERVAL, timeout: limits::KEEP_ALIVE_TIMEOUT };
-        Self { mesh: Arc::new(limits_with(Some(keep_alive))), local: Arc::new(limits_with(None)) }
+        Self { mesh: Arc::new(limits_with(Some(keep_alive), false)), local: Arc::new(limits_with(None, true)) }
     }
 }
 
-fn limits_with(keep_alive: Option<KeepAlive>) -> Limits {
+fn limits_with(keep_alive: Option<KeepAlive>, are_cancels_paced: bool) -> Limits {
     Limits {
         streams: limits::STREAMS_PER_CONNECTION,
         stream_window_bytes: limits::STREAM_WINDOW_BYTES,
@@ -41,6 +42,7 @@ fn limits_with(keep_alive: Option<KeepAlive>) -> Limits {
         closed_streams: limits::RESET_STREAMS_KEPT,
         settings_timeout: limits::HTTP2_TIMEOUT,
         keep_alive,
+        are_cancels_paced,
         is_connect_protocol_enabled: true,
     }
 }

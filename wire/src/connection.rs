@@ -3,8 +3,10 @@
 //! A frame's way in: [`receive`](Connection::receive) takes it off the input (`receive.rs`) and gives it to what knows
 //! its type: DATA (`data.rs`), header blocks (`heads.rs`, which checks them with `message.rs`), SETTINGS
 //! (`settings.rs`), GOAWAY and what ends a connection (`shutdown.rs`), and the rest at the end of `receive.rs`. The way
-//! out is `send.rs`: into the output, or into the stream's queue when a window is closed or the output is full.
+//! out is `send.rs`: into the output, or into the stream's queue when a window is closed or the output is full; cancels
+//! may wait for the server (`cancel.rs`).
 
+mod cancel;
 mod data;
 mod event;
 mod heads;
@@ -30,6 +32,7 @@ use crate::headers::Headers;
 use crate::hpack::{Decoder, Encoder};
 use crate::limits::{Bucket, Limits};
 use crate::stream::{Closed, ClosedStreams, NO_QUEUE, StreamId, Streams};
+use cancel::Cancels;
 use data::Partial;
 use heads::Block;
 use output::Output;
@@ -81,6 +84,8 @@ pub struct Connection<T> {
     last_peer_stream: u32,
     /// The next stream that we open.
     next_stream: u32,
+    /// Our own cancels, where the server has to be spared.
+    cancels: Cancels,
     ending: Ending,
     timers: Timers,
     rates: Rates,
@@ -137,6 +142,7 @@ impl<T: Clone> Connection<T> {
             block: Block::default(),
             last_peer_stream: 0,
             next_stream: 1,
+            cancels: Cancels::default(),
             ending: Ending::default(),
             timers: Timers::new(limits, now),
             rates: Rates {

@@ -62,6 +62,10 @@ pub struct Limits {
     pub settings_timeout: Duration,
     /// Asking whether a silent peer is still there; `None`: never.
     pub keep_alive: Option<KeepAlive>,
+    /// Clients: whether a stream that the server may not have looked at yet is reset only once it has. A server that
+    /// finds requests and their ends in one read takes them for an attack (CVE-2023-44487), and ends the connection for
+    /// all who share it.
+    pub are_cancels_paced: bool,
     /// Servers: whether clients may use RFC 8441's extended CONNECT (SETTINGS_ENABLE_CONNECT_PROTOCOL).
     pub is_connect_protocol_enabled: bool,
 }
@@ -87,6 +91,7 @@ impl Default for Limits {
             closed_streams: 256,
             settings_timeout: Duration::from_secs(10),
             keep_alive: None,
+            are_cancels_paced: false,
             is_connect_protocol_enabled: false,
         }
     }

@@ -126,10 +126,12 @@ impl<T: Clone> Connection<T> {
 
     /// Ends the stream with RST_STREAM. What is queued is dropped, and nothing more is told of it.
     pub fn reset(&mut self, stream: StreamId, code: Code) {
-        if let Some(slot) = self.streams.slot(stream) {
-            self.remove(slot, Closed::ByUs);
-            self.write_reset(stream.get(), code);
+        let Some(slot) = self.streams.slot(stream) else { return };
+        if self.is_cancel_early(slot) {
+            return self.hold_cancel(slot, code);
         }
+        self.remove(slot, Closed::ByUs);
+        self.write_reset(stream.get(), code);
     }
 
     pub(super) fn write_reset(&mut self, id: u32, code: Code) {

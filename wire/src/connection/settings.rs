@@ -151,8 +151,8 @@ impl<T: Clone> Connection<T> {
     /// The peer knows our SETTINGS, and has moved the windows of the streams that there are.
     fn apply_own_settings(&mut self, now: Instant) -> Result<(), ConnectionError> {
         if self.timers.settings.take().is_none() {
-            // An acknowledgement of nothing.
-            return self.count_empty_frame(now);
+            // Else it is an acknowledgement of nothing.
+            return if self.release_cancels() { Ok(()) } else { self.count_empty_frame(now) };
         }
         let window = self.limits.stream_window_bytes.min(MAX_WINDOW) as i32;
         let change = i64::from(window) - i64::from(self.stream_window);

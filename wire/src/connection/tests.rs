@@ -389,6 +389,38 @@ fn resets_go_both_ways_and_drop_what_is_queued() {
 }
 
 #[test]
+fn cancels_wait_until_the_server_has_looked_and_all_go_with_one_question() {
+    let mut client = End::connected(&Limits { are_cancels_paced: true, ..Limits::default() });
+    let open = |call| client.connection.open(&post(), call != "d", call).expect("room");
+    let streams = ["a", "b", "c", "d"].map(open);
+    client.sent();
+    client.connection.send_data(streams[3], &[0; 70_000], false);
+    client.sent();
+    for stream in &streams[1..] {
+        client.connection.reset(*stream, Code::CANCEL);
+    }
+    let late = client.connection.open(&post(), true, "e").expect("room");
+    client.connection.reset(late, Code::CANCEL);
+    assert_eq!(client.sent_kinds(), [(kind::SETTINGS, 0, 0), (kind::HEADERS, flag::END_STREAM | flag::END_HEADERS, 9)]);
+    assert_eq!(client.connection.streams(), 5, "they count until they are gone");
+
+    // One is answered before, which is nobody's business any more.
+    client.headers(3, flag::END_STREAM, &[(":status", "200")]).expect("an answer is fine");
+    assert!(client.take_seen().is_empty());
+    client.frame(kind::SETTINGS, flag::ACK, 0, &[]).expect("it was asked for");
+    let kinds = client.sent();
+    let resets = kinds.iter().filter(|(head, _)| head.kind == kind::RST_STREAM).map(|(head, _)| head.stream);
+    assert_eq!(resets.collect::<Vec<_>>(), [5, 7]);
+    assert_eq!(kinds.last().map(|(head, _)| head.kind), Some(kind::SETTINGS), "of the one that came later");
+    // What was looked at before is cancelled at once.
+    client.connection.reset(streams[0], Code::CANCEL);
+    assert_eq!(client.sent_resets(), [(1, Code::CANCEL)]);
+    client.frame(kind::SETTINGS, flag::ACK, 0, &[]).expect("it was asked for");
+    assert_eq!(client.sent_resets(), [(9, Code::CANCEL)]);
+    assert_eq!(client.connection.streams(), 0);
+}
+
+#[test]
 fn a_server_drains_in_two_steps() {
     let (mut client, mut server) = pair(&Limits::default());
     client.connection.open(&post(), false, "before").expect("it can open");

@@ -45,6 +45,7 @@ pub fn script_limits() -> Limits {
         closed_streams: 1000,
         settings_timeout: Duration::from_secs(3600),
         keep_alive: None,
+        are_cancels_paced: false,
         is_connect_protocol_enabled: false,
     }
 }
