@@ -37,8 +37,9 @@ use crate::{
 use callgrind::{Profile, Tell};
 use recorded::{Cost, Costs};
 
-/// What makes the programs. The recorded figures hold for this profile: others put functions together in other ways.
-const BUILD: &str = "cargo build --release -p weft-sidecar -p weft-control -p weft-bench --bins";
+/// What makes the programs. The recorded figures hold for this profile and these packages: others put functions together
+/// in other ways.
+const BUILD: &str = "cargo build --release -p weft-cli -p weft-sidecar -p weft-control -p weft-bench --bins";
 /// How long the sidecars may take until a call is answered.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long all calls may take.

@@ -36,7 +36,14 @@ const STEPS: &[Step] = &[
     step("TLS: encryption", &["aws_lc", "OPENSSL_", "EVP_", "aead_", "aes_", "aesni_", "_aesni_", "gcm_"]),
     step(
         "HTTP/2: turns of a connection",
-        &["weft_sidecar::link", "weft_sidecar::pool::Pool::attend", "weft_sidecar::worker"],
+        // Whoever serves a connection has its driver put into it.
+        &[
+            "weft_sidecar::link",
+            "weft_sidecar::outbound::serve",
+            "weft_sidecar::inbound::serve",
+            "weft_sidecar::pool::Pool::attend",
+            "weft_sidecar::worker",
+        ],
     ),
     step("HTTP/2: frames, streams, windows", &["weft_wire::"]),
     step("HTTP/2: checks of messages", &["weft_wire::connection::message"]),
