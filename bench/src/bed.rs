@@ -11,7 +11,7 @@ use crate::{
     process::{Process, Role},
     report::Absent,
     tls,
-    weft::{Setup, Weft, WeftOptions},
+    weft::{BUILD, Setup, Weft, WeftOptions},
 };
 
 /// The authority of every call; to a sidecar it names the service.
@@ -99,13 +99,7 @@ impl Plan {
             }
             let there = match which {
                 Which::Bare | Which::Floor => Ok(()),
-                Which::Weft | Which::WeftNoTraces => match &weft.missing {
-                    None => Ok(()),
-                    Some(file) => Err(anyhow::anyhow!(
-                        "{} is not there; `cargo build --profile dist -p weft-sidecar -p weft-control -p weft-bench --bins` makes it",
-                        file.display()
-                    )),
-                },
+                Which::Weft | Which::WeftNoTraces => weft.check(BUILD),
                 Which::Nghttpx | Which::Haproxy | Which::Envoy => find(which, peers_dir).await.map(|it| peers.push(it)),
             };
             match there {

@@ -95,9 +95,7 @@ pub(crate) struct Options {
 
 /// Counts, prints, and compares or records.
 pub(crate) async fn run(options: &Options, weft: WeftOptions) -> Result<ExitCode> {
-    if let Some(missing) = &weft.missing {
-        bail!("{} is not there; `{BUILD}` makes it", missing.display());
-    }
+    weft.check(BUILD)?;
     let recorded = if options.record { None } else { Some(Costs::read(&options.file)?) };
     let mut found = Costs { compiler: compiler(&weft.sidecar())?, per_call: BTreeMap::new() };
     let dumps = TempDir::new()?;

@@ -18,7 +18,7 @@ use crate::{
     measure::{self, Sample},
     process,
     report::{self, Machine, Summary},
-    weft::{Setup, WeftOptions},
+    weft::{BUILD, Setup, WeftOptions},
 };
 
 use announcer::Announcer;
@@ -119,12 +119,7 @@ struct Measured {
 
 /// Measures all rows.
 pub(crate) async fn run(options: &Options, weft: WeftOptions) -> Result<ExitCode> {
-    if let Some(missing) = &weft.missing {
-        bail!(
-            "{} is not there; `cargo build --profile dist -p weft-sidecar -p weft-control -p weft-bench --bins` makes it",
-            missing.display()
-        );
-    }
+    weft.check(BUILD)?;
     let machine = Machine::read();
     machine.warn_if_busy();
     let rounds = if options.quick { 1 } else { options.rounds };

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -19,6 +19,9 @@ use crate::{contract, ports::free_ports, process::Process};
 
 const CONTROL: &str = "weft-control";
 const SIDECAR: &str = "weft-sidecar";
+
+/// What makes the programs as they are shipped, and so as they are timed.
+pub(crate) const BUILD: &str = "cargo build --profile dist -p weft-sidecar -p weft-control -p weft-bench --bins";
 
 /// Of every mesh here.
 pub(crate) const TRUST_DOMAIN: &str = "weft.local";
@@ -33,7 +36,7 @@ pub(crate) struct WeftOptions {
     /// Copies of the programs, so that a build in the middle of a run changes nothing.
     programs: TempDir,
     /// The program that is not there, if any.
-    pub(crate) missing: Option<PathBuf>,
+    missing: Option<PathBuf>,
     sidecar_args: Vec<String>,
     /// The program under which sidecars run, with its arguments.
     under: Vec<String>,
@@ -57,6 +60,14 @@ impl WeftOptions {
             }
         }
         Ok(Self { programs, missing, sidecar_args, under: Vec::new() })
+    }
+
+    /// Fails when a program is not there, and names the command that makes it.
+    pub(crate) fn check(&self, build: &str) -> Result<()> {
+        match &self.missing {
+            None => Ok(()),
+            Some(file) => bail!("{} is not there; `{build}` makes it", file.display()),
+        }
     }
 
     /// Runs the sidecars under another program, given with its arguments. It must become the sidecar, not start it.

@@ -18,11 +18,13 @@ pub(crate) struct WireLimits {
 impl WireLimits {
     pub(crate) fn new() -> Self {
         let keep_alive = KeepAlive { interval: limits::IDLE_PING_INTERVAL, timeout: limits::KEEP_ALIVE_TIMEOUT };
-        Self { mesh: Arc::new(limits_with(Some(keep_alive), false)), local: Arc::new(limits_with(None, true)) }
+        let mesh = Limits { keep_alive: Some(keep_alive), ..common() };
+        let local = Limits { are_cancels_paced: true, ..common() };
+        Self { mesh: Arc::new(mesh), local: Arc::new(local) }
     }
 }
 
-fn limits_with(keep_alive: Option<KeepAlive>, are_cancels_paced: bool) -> Limits {
+fn common() -> Limits {
     Limits {
         streams: limits::STREAMS_PER_CONNECTION,
         stream_window_bytes: limits::STREAM_WINDOW_BYTES,
@@ -41,8 +43,8 @@ fn limits_with(keep_alive: Option<KeepAlive>, are_cancels_paced: bool) -> Limits
         empty_frames: rate(limits::EMPTY_FRAMES),
         closed_streams: limits::RESET_STREAMS_KEPT,
         settings_timeout: limits::HTTP2_TIMEOUT,
-        keep_alive,
-        are_cancels_paced,
+        keep_alive: None,
+        are_cancels_paced: false,
         is_connect_protocol_enabled: true,
     }
 }
