@@ -118,6 +118,7 @@ mod tests {
             dashboard_url: String::new(),
             control_url: String::new(),
             replicas: BTreeMap::new(),
+            forwards: BTreeMap::new(),
             processes,
         }
     }

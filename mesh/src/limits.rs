@@ -67,6 +67,22 @@ limits! {
     EMPTY_FRAMES: (u32, u32) = (10_000, 1_000),
         "Frames that move nothing (empty DATA, PRIORITY, unknown ones), at once and a second; past it the connection \
          ends (CVE-2019-9518).";
+    SOCKET_BUFFER_BYTES: usize = 64 * 1024,
+        "What a connection of HTTP/1.1 or of opaque TCP may have under way each way before its sender is held back.";
+    HTTP1_FIELDS: usize = 256,
+        "Fields of one HTTP/1.1 head or trailer section; a longer one is refused with 431.";
+    HTTP1_CHUNK_LINE_BYTES: usize = 256,
+        "The line before an HTTP/1.1 chunk, its extensions included; a longer one ends the connection.";
+    HTTP1_TRAILER_BYTES: usize = 16 * 1024,
+        "An HTTP/1.1 trailer section; a longer one ends the connection.";
+    LINGER_BYTES: usize = 1024 * 1024,
+        "What is still read, and thrown away, of a client that was answered before its request was whole: closed at \
+         once, it might not see the answer.";
+    LINGER_TIME: Duration = Duration::from_secs(2),
+        "For so long such a client is read at most.";
+    IDLE_HTTP1_CONNECTION: Duration = Duration::from_secs(4),
+        "A connection to an HTTP/1.1 service on which nothing ran for so long is closed, before the service does: many \
+         close theirs after 5 s.";
     HTTP2_TIMEOUT: Duration = Duration::from_secs(10),
         "For a peer's HTTP/2 preface and SETTINGS, and for its acknowledgement of ours; then its connection is closed.";
     IDLE_PING_INTERVAL: Duration = Duration::from_secs(20),
@@ -87,6 +103,10 @@ limits! {
         "For a TCP connection to an endpoint or the local service: the mesh is near.";
     DISCOVERY_WAIT: Duration = Duration::from_secs(3),
         "How long a call waits for the first snapshot of its service.";
+    OUTSIDE_ADDRESSES: usize = 4_096,
+        "Addresses outside the mesh that a worker remembers; past it all are forgotten, and asked for again.";
+    OUTSIDE_MEMORY: Duration = Duration::from_secs(5),
+        "For so long an address is taken to be outside the mesh before the control plane is asked again.";
     DISCOVERY_QUEUE: usize = 1_024,
         "Questions of workers to discovery that wait; past it a call is answered `overloaded`.";
     SERVICES_WATCHED: usize = 10_000,
@@ -138,6 +158,8 @@ limits! {
         "Endpoints of one service; past it an announcement is refused.";
     CONTRACTS_PER_SERVICE: usize = 1_000,
         "Protobuf services that one service implements; an announcement of more is refused.";
+    ADDRESSES_PER_ENDPOINT: usize = 64,
+        "Addresses at which one endpoint's service is called; an announcement of more is refused.";
     CONTRACT_NAME_BYTES: usize = 512,
         "The full name of a protobuf service; an announcement of a longer one is refused.";
     ENDPOINT_ID_BYTES: usize = 128,

@@ -47,7 +47,7 @@ pub struct Args {
     /// The contracts that it implements [default: all that --descriptors define, but google.*, grpc.* and weft.*]
     #[arg(long, env = "WEFT_CONTRACTS", value_name = "NAME", value_delimiter = ',', requires = "descriptors")]
     pub contracts: Vec<String>,
-    /// How its service's health is asked for: grpc, tcp, http:/PATH [default: grpc for grpc, tcp for http1]
+    /// How its service's health is asked for: grpc, tcp, http:/PATH [default: grpc for grpc, tcp for others]
     #[arg(long, env = "WEFT_HEALTH")]
     pub health: Option<HealthCheck>,
 
@@ -57,9 +57,25 @@ pub struct Args {
     /// Where it takes other sidecars' calls
     #[arg(long, env = "WEFT_INBOUND_LISTEN", default_value_t = everywhere(port::INBOUND))]
     pub inbound: SocketAddr,
+    /// A port whose connections go to a service as they are, whatever they speak; may be given several times
+    #[arg(long, env = "WEFT_FORWARD", value_name = "IP:PORT=SERVICE", value_delimiter = ',')]
+    pub forward: Vec<Forward>,
     /// The address that others reach it at [default: that of --inbound, or loopback where that is unspecified]
     #[arg(long, env = "WEFT_ADVERTISE", value_name = "IP:PORT")]
     pub advertise: Option<SocketAddr>,
+    /// Where its service is called by those who know nothing of the mesh [default: the port of --app at the address of
+    /// --advertise]
+    #[arg(long, env = "WEFT_APP_ADDRESS", value_name = "IP:PORT", requires = "service")]
+    pub app_address: Option<SocketAddr>,
+    /// A further such address, shared by all replicas of its service; may be given several times
+    #[arg(long, env = "WEFT_VIRTUAL_ADDRESS", value_name = "IP:PORT", value_delimiter = ',', requires = "service")]
+    pub virtual_address: Vec<SocketAddr>,
+    /// Takes connections that the packet filter has redirected to --outbound, by where they were going: see `weft redirect`
+    #[arg(long, env = "WEFT_INTERCEPT")]
+    pub intercept: bool,
+    /// What becomes of redirected connections to where no service of the mesh is
+    #[arg(long, env = "WEFT_OUTSIDE", default_value = "allow")]
+    pub outside: Outside,
     /// Its admin page and API
     #[arg(long, env = "WEFT_ADMIN_LISTEN", default_value_t = loopback(port::ADMIN))]
     pub admin: SocketAddr,
@@ -105,6 +121,38 @@ pub enum AppProtocol {
     Grpc,
     /// HTTP/1.1.
     Http1,
+    /// Anything else: its bytes are passed on as they are.
+    Tcp,
+}
+
+/// A port whose connections go to a service as they are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Forward {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// `NAME` or `NAME.NAMESPACE`
+    pub service: String,
+}
+
+impl FromStr for Forward {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts = text.split_once('=').and_then(|(listen, service)| Some((listen.parse().ok()?, service)));
+        match parts {
+            Some((listen, service)) if !service.is_empty() => Ok(Self { listen, service: service.to_owned() }),
+            _ => Err(format!("`{text}` is no forward; allowed: IP:PORT=SERVICE, as 127.0.0.1:5432=db")),
+        }
+    }
+}
+
+/// What becomes of connections to the outside of the mesh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Outside {
+    /// They are passed through as they are.
+    Allow,
+    /// They are reset.
+    Deny,
 }
 
 /// How an endpoint is chosen.
@@ -153,12 +201,26 @@ impl Args {
         self.service.as_deref().map(|name| ServiceName::new(name, &self.namespace)).transpose()
     }
 
+    /// The services of its forwards, in their order.
+    ///
+    /// # Errors
+    /// One of them is no name.
+    pub fn forwarded(&self) -> Result<Vec<ServiceName>, NameError> {
+        self.forward.iter().map(|forward| ServiceName::parse_in(&forward.service, &self.namespace)).collect()
+    }
+
     /// How its service's health is asked for.
     pub fn health_check(&self) -> HealthCheck {
         self.health.clone().unwrap_or(match self.protocol {
             AppProtocol::Grpc => HealthCheck::Grpc,
-            AppProtocol::Http1 => HealthCheck::Tcp,
+            AppProtocol::Http1 | AppProtocol::Tcp => HealthCheck::Tcp,
         })
+    }
+
+    /// Where its service is called by those who know nothing of the mesh.
+    pub fn called_at(&self) -> impl Iterator<Item = SocketAddr> + use<'_> {
+        let own = self.app.map(|app| SocketAddr::new(self.advertised().ip(), app.port()));
+        self.app_address.or(own).into_iter().chain(self.virtual_address.iter().copied())
     }
 
     /// The address that other sidecars reach it at.

@@ -16,18 +16,20 @@ use std::{
 
 use tokio::{task::AbortHandle, time::Instant};
 use weft_mesh::errors::Reason;
-use weft_wire::{CannotOpen, Code, Headers};
+use weft_wire::{CannotOpen, Code, Headers, http1};
 
 use crate::{
     answer::{Failure, Hop},
     attempt::{self, Miss, Verdict},
-    classify, inbound,
+    classify, deadline, inbound,
     link::Link,
     outbound,
     pipe::Pipe,
     record::{AttemptRecord, CallRecord},
-    target,
+    socket::Socket,
+    target, tcp,
     timer::{Place, Timed},
+    websocket,
     worker::{CallSlot, Worker},
 };
 use request::Request;
@@ -39,6 +41,8 @@ pub(crate) struct Call {
     pub(crate) started: Instant,
     /// Whether the caller speaks gRPC.
     is_grpc: bool,
+    /// Whether it asks for a tunnel: for another protocol than HTTP, from the answer's head on.
+    wants_tunnel: bool,
     caller: Side,
     deadline: Cell<Option<Instant>>,
     place: Cell<Option<Place>>,
@@ -73,9 +77,20 @@ enum Answer {
         code: Option<u8>,
         /// Bytes that wait for the caller's window.
         waiting: usize,
+        tunnel: Tunnel,
     },
     /// The call has ended; what it has sent may still be under way.
     Over,
+}
+
+/// In a tunnel either direction may end before the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tunnel {
+    /// It is an ordinary answer.
+    No,
+    Open,
+    /// The endpoint has sent all; the caller has not.
+    Answered,
 }
 
 impl Call {
@@ -94,6 +109,7 @@ impl Call {
             way,
             started: worker.now(),
             is_grpc: target::is_grpc(head),
+            wants_tunnel: head.method() == Some(tcp::CONNECT),
             caller,
             deadline: Cell::new(None),
             place: Cell::new(None),
@@ -107,8 +123,10 @@ impl Call {
                 slot: Some(slot),
             }),
         });
-        if let Side::Stream(link, stream) = &call.caller {
-            link.attach(*stream, Rc::clone(&call));
+        match &call.caller {
+            Side::Stream(link, stream) => link.attach(*stream, Rc::clone(&call)),
+            Side::Socket(socket) => socket.attach(Rc::clone(&call)),
+            Side::Pipe(_) => {}
         }
         call
     }
@@ -172,17 +190,37 @@ impl Call {
         adapt(&mut request.head, state.attempt.as_ref(), self.deadline.get());
         let is_head_all = request.is_over && request.kept.is_empty() && request.trailers.is_none();
         let stream = link.open(&request.head, is_head_all, Rc::clone(self))?;
-        let endpoint = Side::Stream(Rc::clone(link), stream);
-        state.waiting = None;
-        (request.sent, request.waiting) = (0, 0);
-        if !is_head_all {
-            request.resend(&endpoint, &self.caller, &self.worker);
-        }
-        state.endpoint = Some(endpoint);
+        state.begin_try(Side::Stream(Rc::clone(link), stream), is_head_all, self);
         Ok(())
     }
 
-    /// Sends the request to a service that does not speak HTTP/2. It can be sent once only.
+    /// Sends the request, as far as it has come, over a connection of HTTP/1.1.
+    pub(crate) fn send_over_socket(self: &Rc<Self>, socket: &Rc<Socket>) -> Result<(), http1::Error> {
+        let mut state = self.state.borrow_mut();
+        let state = &mut *state;
+        let request = &mut state.request;
+        deadline::pass_on(&mut request.head, self.deadline.get(), self.worker.now());
+        if self.wants_tunnel {
+            websocket::complete_request(&mut request.head);
+        }
+        let is_head_all = request.is_over && request.kept.is_empty() && request.trailers.is_none();
+        socket.open(&request.head, is_head_all, Rc::clone(self))?;
+        state.begin_try(Side::Socket(Rc::clone(socket)), is_head_all, self);
+        Ok(())
+    }
+
+    /// Joins the call with a connection whose bytes are its body.
+    pub(crate) fn send_raw(self: &Rc<Self>, socket: &Rc<Socket>) {
+        socket.attach(Rc::clone(self));
+        self.state.borrow_mut().begin_try(Side::Socket(Rc::clone(socket)), false, self);
+    }
+
+    /// The connection to the endpoint is gone, and another is to take its place.
+    pub(crate) fn lose_endpoint(&self) {
+        self.state.borrow_mut().endpoint = None;
+    }
+
+    /// Sends the request to a service within the sidecar. It can be sent once only.
     pub(crate) fn send_into(&self, pipe: Pipe) -> Headers {
         let mut state = self.state.borrow_mut();
         let state = &mut *state;
@@ -212,6 +250,12 @@ impl Call {
             request.forget(&self.worker);
         }
         request.send(data, is_end, endpoint, &self.caller);
+        if self.wants_tunnel {
+            state.count_bytes(data.len(), 0);
+            if is_end && let Answer::Begun { tunnel: Tunnel::Answered, code, .. } = state.answer {
+                state.end(self, code.unwrap_or(classify::code::UNKNOWN));
+            }
+        }
     }
 
     pub(crate) fn request_trailers(&self, trailers: &Headers) {
@@ -245,7 +289,7 @@ impl Call {
     }
 
     /// The head of the answer. Gives the list back when it is done with it.
-    pub(crate) fn response_head(self: &Rc<Self>, head: Headers, is_end: bool) -> Option<Headers> {
+    pub(crate) fn response_head(self: &Rc<Self>, mut head: Headers, is_end: bool) -> Option<Headers> {
         let status = head.status().unwrap_or_default();
         if status < 200 {
             return self.caller.respond(head, false);
@@ -260,7 +304,11 @@ impl Call {
         }
         state.request.forget(&self.worker);
         let code = classify::of_head(&head, status);
-        state.answer = Answer::Begun { is_grpc: target::is_grpc(&head), code, waiting: 0 };
+        let tunnel = if self.wants_tunnel && tcp::is_accepted(&head) { Tunnel::Open } else { Tunnel::No };
+        if tunnel == Tunnel::Open && matches!(self.caller, Side::Socket(_)) {
+            websocket::complete_answer(&state.request.head, &mut head);
+        }
+        state.answer = Answer::Begun { is_grpc: target::is_grpc(&head), code, waiting: 0, tunnel };
         let head = self.caller.respond(head, is_end);
         if is_end {
             state.end(self, code.unwrap_or(classify::code::UNKNOWN));
@@ -275,8 +323,11 @@ impl Call {
         let waits = self.caller.send_data(data, is_end);
         *waiting += waits;
         let code = *code;
+        if self.wants_tunnel {
+            state.count_bytes(0, data.len());
+        }
         if is_end {
-            return state.end(self, code.unwrap_or(classify::code::UNKNOWN));
+            return state.answered(self, code.unwrap_or(classify::code::UNKNOWN));
         }
         if let Some(endpoint) = &state.endpoint {
             endpoint.release(data.len() - waits);
@@ -455,10 +506,35 @@ impl Timed for Call {
 }
 
 impl State {
+    /// The head has been sent to an endpoint; what else has come follows.
+    fn begin_try(&mut self, endpoint: Side, is_head_all: bool, call: &Call) {
+        self.waiting = None;
+        (self.request.sent, self.request.waiting) = (0, 0);
+        if !is_head_all {
+            self.request.resend(&endpoint, &call.caller, &call.worker);
+        }
+        self.endpoint = Some(endpoint);
+    }
+
+    /// The answer is whole. A tunnel goes on until the caller has sent all, too.
+    fn answered(&mut self, call: &Call, code: u8) {
+        match &mut self.answer {
+            Answer::Begun { tunnel: tunnel @ Tunnel::Open, .. } if !self.request.is_over => *tunnel = Tunnel::Answered,
+            _ => self.end(call, code),
+        }
+    }
+
     /// The service's own end of its answer.
     fn end(&mut self, call: &Call, code: u8) {
         self.settle(code);
         self.close(call);
+    }
+
+    /// Counts what a tunnel has carried, while it lives: it may live for long.
+    fn count_bytes(&self, sent: usize, received: usize) {
+        if let Some(record) = &self.record {
+            record.carried(sent, received);
+        }
     }
 
     fn settle(&mut self, code: u8) {
@@ -476,6 +552,7 @@ impl State {
             Answer::Begun { waiting, .. } => waiting,
             Answer::Awaited | Answer::Over => 0,
         };
+        let is_tunnel_whole = matches!(self.answer, Answer::Begun { tunnel: Tunnel::Answered, .. });
         self.answer = Answer::Over;
         if let Some(task) = self.waiting.take() {
             task.abort();
@@ -484,16 +561,15 @@ impl State {
         if let Some(endpoint) = self.endpoint.take()
             && (!self.request.is_over || self.request.waiting > 0)
         {
-            endpoint.reset(Code::CANCEL);
+            // What the caller has sent last is still wanted at the end of a tunnel.
+            if is_tunnel_whole && self.request.is_over { endpoint.detach() } else { endpoint.reset(Code::CANCEL) }
         }
         if !self.request.is_over {
             // The caller need not send the rest (RFC 9113, section 8.1), once the answer is out.
             if waiting == 0 { call.caller.reset(Code::NO_ERROR) } else { call.caller.detach() }
         }
         self.request.forget(&call.worker);
-        if let Side::Stream(link, _) = &call.caller {
-            link.recycle(std::mem::take(&mut self.request.head));
-        }
+        call.caller.recycle(std::mem::take(&mut self.request.head));
         // The try ends before the call that it belongs to.
         self.attempt = None;
         self.record = None;

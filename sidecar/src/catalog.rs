@@ -46,6 +46,8 @@ pub(crate) struct View {
     pub(crate) services: HashMap<ServiceName, Arc<Service>>,
     /// Protobuf services by their full names.
     pub(crate) contracts: HashMap<Box<str>, Arc<Service>>,
+    /// Where they are called by who knows nothing of the mesh.
+    pub(crate) addresses: HashMap<SocketAddr, Arc<Service>>,
 }
 
 /// A service as its callers see it. A change of it makes another; what must outlive a change is behind an `Arc`.
@@ -57,6 +59,8 @@ pub(crate) struct Service {
     pub(crate) policy: ServicePolicy,
     /// In any state of health.
     pub(crate) endpoints: Vec<Arc<Endpoint>>,
+    /// Where it is called by who knows nothing of the mesh.
+    pub(crate) addresses: Vec<SocketAddr>,
     pub(crate) breaker: Arc<Breaker>,
     /// By path: `/shop.users.v1.Users/Create`.
     pub(crate) methods: HashMap<Box<str>, Arc<Method>>,
@@ -173,6 +177,8 @@ pub(crate) struct Question {
 pub(crate) enum Asked {
     Service(ServiceName),
     Contract(Box<str>),
+    /// By where it is called.
+    Address(SocketAddr),
 }
 
 impl std::fmt::Display for Asked {
@@ -180,6 +186,7 @@ impl std::fmt::Display for Asked {
         match self {
             Self::Service(name) => write!(f, "service {name}"),
             Self::Contract(name) => write!(f, "contract {name}"),
+            Self::Address(address) => write!(f, "service at {address}"),
         }
     }
 }
@@ -225,6 +232,7 @@ impl Catalog {
         match asked {
             Asked::Service(name) => view.services.get(name).cloned(),
             Asked::Contract(name) => view.contracts.get(&**name).cloned(),
+            Asked::Address(address) => view.addresses.get(address).cloned(),
         }
     }
 

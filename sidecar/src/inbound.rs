@@ -34,7 +34,7 @@ use crate::{
     shared::{Identity, Phase, Shared},
     span::CallTrace,
     step::Steps,
-    target,
+    target, tcp,
     tls_stream::TlsStream,
     worker::{ConnectionSlot, Worker},
 };
@@ -42,6 +42,7 @@ use crate::{
 /// The way from a worker to the service that its sidecar fronts.
 pub(crate) struct LocalService {
     name: String,
+    address: SocketAddr,
     /// Names of methods by path, and their places in [`Peer::metrics`].
     methods: HashMap<Box<str>, (usize, Box<str>)>,
     connections: Connections,
@@ -50,6 +51,8 @@ pub(crate) struct LocalService {
 enum Connections {
     Http2(Rc<Pool>),
     Http1(Rc<http1::Pool>),
+    /// One for each call.
+    Tcp,
 }
 
 impl LocalService {
@@ -66,9 +69,10 @@ impl LocalService {
             .collect();
         let connections = match shared.args.protocol {
             AppProtocol::Grpc => Connections::Http2(Pool::new(worker, Arc::clone(shared), Destination::Local(address))),
-            AppProtocol::Http1 => Connections::Http1(http1::Pool::new(Arc::clone(shared), address)),
+            AppProtocol::Http1 => Connections::Http1(http1::Pool::new(worker, Arc::clone(shared), address)),
+            AppProtocol::Tcp => Connections::Tcp,
         };
-        Some(Self { name, methods, connections })
+        Some(Self { name, address, methods, connections })
     }
 }
 
@@ -173,13 +177,18 @@ async fn carry(peer: Rc<Peer>, call: Rc<Call>, head: Headers) {
     let worker = &peer.worker;
     // The listener exists only where there is a service.
     let Some(local) = &worker.local else { return call.reset(Code::REFUSED_STREAM) };
+    let is_tunnel = tcp::is_tunnel(&head);
+    let is_upgrade = head.protocol().is_some();
     admit(&peer, local, &call, head);
     let sent = match &local.connections {
-        Connections::Http1(pool) => {
-            http1::send(pool, &call);
+        // A tunnel goes to any service: who has taken a connection over knows better than the service's declaration.
+        _ if is_tunnel => tcp::send(local.address, &call).await,
+        Connections::Http1(pool) => http1::send(pool, &call).await,
+        Connections::Http2(pool) => send(pool, &call, is_upgrade).await,
+        Connections::Tcp => {
+            http1::decline(&call);
             Ok(())
         }
-        Connections::Http2(pool) => send(pool, &call).await,
     };
     if let Err(miss) = sent {
         call.missed(miss);
@@ -206,11 +215,15 @@ fn admit(peer: &Peer, local: &LocalService, call: &Rc<Call>, mut head: Headers) 
     call.keep_head(head);
 }
 
-async fn send(pool: &Rc<Pool>, call: &Rc<Call>) -> Result<(), Miss> {
+async fn send(pool: &Rc<Pool>, call: &Rc<Call>, is_upgrade: bool) -> Result<(), Miss> {
     let link = match pool.ready() {
         Some(link) => link,
         None => pool.link().await.map_err(Miss::NotSent)?,
     };
+    if is_upgrade && !link.takes_upgrades() {
+        http1::decline(call);
+        return Ok(());
+    }
     let now = call.worker.now();
     call.send_over(&link, |head, _, deadline| deadline::pass_on(head, deadline, now)).map_err(|why| {
         Miss::NotSent(match why {

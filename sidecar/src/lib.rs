@@ -6,7 +6,8 @@
 //! learns through `shared` and `catalog`.
 //!
 //! Once it is sent, a call is moved by the events of its two connections: `call` holds what both sides of it do to one
-//! another, `link` drives a connection over the HTTP/2 core, `pipe` stands in for a side that speaks something else.
+//! another, `link` drives a connection over the HTTP/2 core, `socket` one that carries a single call at a time (HTTP/1.1,
+//! opaque TCP), and `pipe` stands in for a service within the sidecar.
 
 mod answer;
 mod args;
@@ -22,6 +23,7 @@ mod detect;
 mod headers;
 mod http1;
 mod inbound;
+mod intercept;
 mod link;
 mod local;
 mod metrics;
@@ -30,14 +32,17 @@ mod pipe;
 mod pool;
 mod record;
 mod shared;
+mod socket;
 mod span;
 mod start;
 mod step;
 mod target;
+mod tcp;
 mod timer;
 mod tls_stream;
+mod websocket;
 mod wire_limits;
 mod worker;
 
-pub use args::{AppProtocol, Args, HealthCheck};
+pub use args::{AppProtocol, Args, Forward, HealthCheck, Outside};
 pub use start::run;

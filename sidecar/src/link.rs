@@ -67,6 +67,11 @@ impl Link {
         !self.is_gone.get() && self.core.borrow().can_open()
     }
 
+    /// Whether the peer takes what an HTTP/1.1 upgrade becomes (RFC 8441).
+    pub(crate) fn takes_upgrades(&self) -> bool {
+        self.core.borrow().is_connect_protocol_enabled()
+    }
+
     /// Whether it will never take a call again.
     pub(crate) fn is_gone(&self) -> bool {
         self.is_gone.get()

@@ -1,5 +1,5 @@
-//! Calls answered within the sidecar, and what every side has in common that does not speak HTTP/2 itself: an
-//! attendant for what the call gives it, and a pump for what it gives the call.
+//! Calls answered within the sidecar, by a service that knows nothing of calls: an attendant sees to what the call gives
+//! it, and a pump to what it gives the call.
 
 use std::{pin::pin, rc::Rc};
 
@@ -8,7 +8,7 @@ use http_body::Body;
 use http_body_util::BodyExt;
 use tokio::task::spawn_local;
 use tower::ServiceExt;
-use weft_wire::{Code, Headers};
+use weft_wire::Headers;
 
 use crate::{
     attempt::Miss,
@@ -40,7 +40,7 @@ pub(crate) fn reflect(call: &Rc<Call>) {
 }
 
 /// Serves a call whose request is read from a pipe, and tells the call meanwhile what is read.
-pub(crate) async fn attended(call: Rc<Call>, pipe: Pipe, serving: impl Future<Output = ()>) {
+async fn attended(call: Rc<Call>, pipe: Pipe, serving: impl Future<Output = ()>) {
     let mut serving = pin!(serving);
     let mut is_over = false;
     loop {
@@ -52,14 +52,14 @@ pub(crate) async fn attended(call: Rc<Call>, pipe: Pipe, serving: impl Future<Ou
                     call.worker.tick();
                     call.request_sent(bytes);
                 }
-                News::All | News::Gone => is_over = true,
+                News::Gone => is_over = true,
             },
         }
     }
 }
 
 /// A part that is pumped into a call.
-pub(crate) enum Part<'a> {
+enum Part<'a> {
     Data(&'a [u8], bool),
     Trailers(Headers),
     /// It broke off.
@@ -67,7 +67,7 @@ pub(crate) enum Part<'a> {
 }
 
 /// Gives a call the parts of an answer.
-pub(crate) fn answer_with(call: &Rc<Call>, part: Part<'_>) {
+fn answer_with(call: &Rc<Call>, part: Part<'_>) {
     call.worker.tick();
     match part {
         Part::Data(data, is_end) => call.response_data(data, is_end),
@@ -76,21 +76,11 @@ pub(crate) fn answer_with(call: &Rc<Call>, part: Part<'_>) {
     }
 }
 
-/// Gives a call the parts of a request.
-pub(crate) fn request_with(call: &Rc<Call>, part: Part<'_>) {
-    call.worker.tick();
-    match part {
-        Part::Data(data, is_end) => call.request_data(data, is_end),
-        Part::Trailers(trailers) => call.request_trailers(&trailers),
-        Part::Broken(_) => call.caller_gone(Code::CANCEL),
-    }
-}
-
 /// Bytes that may be in a call at once from a pump.
 const PUMP_BYTES: usize = 64 * 1024;
 
 /// Reads a body into a call, no faster than the call passes it on.
-pub(crate) async fn pump<B>(body: B, pipe: &Pipe, mut put: impl FnMut(Part<'_>))
+async fn pump<B>(body: B, pipe: &Pipe, mut put: impl FnMut(Part<'_>))
 where
     B: Body<Data = Bytes, Error: std::fmt::Display>,
 {

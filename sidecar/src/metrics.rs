@@ -56,6 +56,8 @@ pub(crate) struct CallMetrics {
     latency_sum_us: AtomicU64,
     pub(crate) in_flight: AtomicI64,
     pub(crate) retries: AtomicU64,
+    pub(crate) tunnel_bytes_sent: AtomicU64,
+    pub(crate) tunnel_bytes_received: AtomicU64,
 }
 
 impl CallMetrics {
@@ -92,6 +94,11 @@ counters! {
     upstream_connects_failed = "Connections to endpoints or the local service that could not be made";
     not_retried_unsafe = "Calls not sent again as the service may have seen them";
     not_retried_body = "Calls not sent again as their body was not kept";
+    detection_fallbacks = "Redirected connections to a service of HTTP that speak something else, and go as they are";
+    outside_connections = "Redirected connections to the outside of the mesh that were passed through";
+    outside_refused = "Redirected connections to the outside of the mesh that were refused";
+    outside_sent_bytes = "Bytes passed through to the outside of the mesh";
+    outside_received_bytes = "Bytes passed through from the outside of the mesh";
     panics = "Tasks that ended in a panic";
     spans_dropped = "Spans that found the export queue full";
 }
@@ -146,10 +153,11 @@ impl Collector for MetricsCollector {
             let gauge = ConstGauge::new(row.in_flight.load(Relaxed));
             gauge.encode(in_flight.encode_family(&pairs(labels))?)?;
         }
-        let mut retries = encoder.encode_descriptor("weft_retries", "Calls sent again", None, MetricType::Counter)?;
-        for (labels, row) in &rows {
-            ConstCounter::new(row.retries.load(Relaxed)).encode(retries.encode_family(&pairs(labels))?)?;
-        }
+        encode_counter(&rows, "weft_retries", "Calls sent again", |row| &row.retries, &mut encoder)?;
+        let help = "Bytes that callers have sent through tunnels: TCP and upgrades";
+        encode_counter(&rows, "weft_tunnel_sent_bytes", help, |row| &row.tunnel_bytes_sent, &mut encoder)?;
+        let help = "Bytes that services have sent through tunnels: TCP and upgrades";
+        encode_counter(&rows, "weft_tunnel_received_bytes", help, |row| &row.tunnel_bytes_received, &mut encoder)?;
         let mut made = encoder.encode_descriptor(
             "weft_failures",
             "Answers that the mesh made in a service's stead",
@@ -183,6 +191,20 @@ fn pairs(labels: &CallLabels) -> Pairs<'_> {
         Direction::Inbound => "inbound",
     };
     vec![("direction", direction), ("service", &labels.service), ("method", &labels.method), ("peer", &labels.peer)]
+}
+
+fn encode_counter(
+    rows: &[(CallLabels, Arc<CallMetrics>)],
+    name: &str,
+    help: &str,
+    count: impl Fn(&CallMetrics) -> &AtomicU64,
+    encoder: &mut DescriptorEncoder<'_>,
+) -> Result<(), std::fmt::Error> {
+    let mut counter = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for (labels, row) in rows {
+        ConstCounter::new(count(row).load(Relaxed)).encode(counter.encode_family(&pairs(labels))?)?;
+    }
+    Ok(())
 }
 
 fn encode_calls(

@@ -19,7 +19,12 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
 };
-use weft_mesh::{errors::Reason, limits, names};
+use weft_contracts::weft::discovery::v1::Protocol;
+use weft_mesh::{
+    errors::Reason,
+    limits,
+    names::{self, ServiceName},
+};
 use weft_wire::{Code, Headers, Name, StreamId};
 
 use crate::{
@@ -29,7 +34,7 @@ use crate::{
     catalog::{Asked, Service, Unknown},
     deadline,
     detect::{self, Wire},
-    http1,
+    http1, intercept,
     link::{Driver, Link, LinkError, Role},
     local,
     record::CallRecord,
@@ -37,6 +42,7 @@ use crate::{
     span::CallTrace,
     step::Steps,
     target::{self, Target, TargetError},
+    tcp,
     worker::{ConnectionSlot, Worker},
 };
 
@@ -45,6 +51,8 @@ pub(crate) const CLIENT_CERT: Name = Name::other(names::header::CLIENT_CERT);
 /// A client's connection.
 pub(crate) struct Downstream {
     pub(crate) worker: Rc<Worker>,
+    /// Where all of its calls go: it was on its way there when it was taken over.
+    fixed: Option<ServiceName>,
     last_route: RefCell<LastRoute>,
 }
 
@@ -61,6 +69,10 @@ struct LastRoute {
 /// Serves one connection of the own service.
 pub(crate) async fn serve(slot: ConnectionSlot, stream: TcpStream, from: SocketAddr) {
     let worker = slot.worker();
+    if let Some(to) = intercept::original(worker, &stream) {
+        // In a box, or each connection would have room for it.
+        return Box::pin(intercept::serve(slot, stream, from, to)).await;
+    }
     let wire = match detect::wire(&stream).await {
         Ok(wire) => wire,
         Err(detect::Undetected::Gone) => return,
@@ -69,7 +81,12 @@ pub(crate) async fn serve(slot: ConnectionSlot, stream: TcpStream, from: SocketA
             return worker.log(|| format!("outbound connection from {from} closed: {why}"));
         }
     };
-    let downstream = Rc::new(Downstream { worker: Rc::clone(worker), last_route: RefCell::default() });
+    speak(Downstream::new(worker), wire, stream, from).await;
+}
+
+/// Takes the calls of a connection whose protocol is known.
+pub(crate) async fn speak(downstream: Rc<Downstream>, wire: Wire, stream: TcpStream, from: SocketAddr) {
+    let worker = &Rc::clone(&downstream.worker);
     match wire {
         // In a box, or each connection of HTTP/2 would have room for it.
         Wire::Http1 => Box::pin(http1::serve(downstream, stream, from)).await,
@@ -103,7 +120,7 @@ pub(crate) async fn serve_http2<IO>(
     // Only sidecars are let in from outside, and only they are drained so early.
     let limits = if last == Phase::Draining { &worker.wire_limits.mesh } else { &worker.wire_limits.local };
     let link = Link::server(worker, limits);
-    let _accepted = worker.accepted(&link, last);
+    let _accepted = worker.accepted(Rc::clone(&link) as _, last);
     let on_request = |stream, head, is_whole| begin(&link, stream, head, is_whole);
     let ended = Driver::new(worker, &link, Role::Server, stream, on_request).await;
     if let Err(LinkError::Protocol(e)) = ended {
@@ -140,6 +157,15 @@ enum Routed {
 }
 
 impl Downstream {
+    pub(crate) fn new(worker: &Rc<Worker>) -> Rc<Self> {
+        Rc::new(Self { worker: Rc::clone(worker), fixed: None, last_route: RefCell::default() })
+    }
+
+    /// One whose calls go to a service, whatever they name.
+    pub(crate) fn to(worker: &Rc<Worker>, service: &ServiceName) -> Rc<Self> {
+        Rc::new(Self { worker: Rc::clone(worker), fixed: Some(service.clone()), last_route: RefCell::default() })
+    }
+
     /// Where the call goes, if the last one went there and nothing has changed since.
     fn route(&self, head: &Headers) -> Option<Rc<Route>> {
         let last = self.last_route.borrow();
@@ -149,6 +175,14 @@ impl Downstream {
             && head.authority().unwrap_or_default() == last.authority
             && !target::is_named(head);
         is_same.then(|| Rc::clone(route))
+    }
+
+    /// What a head asks for.
+    fn target(&self, head: &mut Headers) -> Result<Target, Failure> {
+        match &self.fixed {
+            Some(service) => Ok(Target::Service(service.clone())),
+            None => target::resolve(head, &self.worker.shared.args.namespace).map_err(no_target),
+        }
     }
 
     fn remember(&self, authority: Vec<u8>, path: Vec<u8>, view: u64, route: &Rc<Route>) {
@@ -162,12 +196,15 @@ async fn route(downstream: &Downstream, head: &mut Headers) -> Result<Routed, Fa
     // By its name it is another service than by its authority; and a stripped path is found anew each time.
     let path = (!target::is_named(head)).then(|| head.path().unwrap_or_default().to_vec());
     let view = worker.shared.catalog.version();
-    let service = match target::resolve(head, &worker.shared.args.namespace).map_err(no_target)? {
+    let service = match downstream.target(head)? {
         Target::Reflection => return Ok(Routed::Reflection),
         Target::Service(name) => find(worker, Asked::Service(name)).await?,
         Target::Contract => find_contract(worker, &target::path(head)).await?,
     };
     worker.tick();
+    if service.protocol == Protocol::Tcp && !tcp::is_tunnel(head) {
+        return Err(speaks_tcp(&service));
+    }
     let method = Arc::clone(service.method(target::without_query(head.path().unwrap_or_default())));
     let route = Rc::new(Route { service, method });
     if let Some(path) = path.filter(|path| head.path() == Some(path)) {
@@ -256,6 +293,12 @@ const RETRY_SOON: Duration = Duration::from_secs(1);
 pub(crate) fn too_many_calls() -> Failure {
     let message = format!("{} calls run in this sidecar; slow down", limits::CALLS_IN_FLIGHT);
     Failure::new(Reason::Overloaded, message).retry_after(RETRY_SOON)
+}
+
+fn speaks_tcp(service: &Service) -> Failure {
+    let message =
+        format!("{} does not speak HTTP: open a connection of its own to it, by CONNECT or a forward", service.name);
+    Failure::new(Reason::Malformed, message).of_service(service.name.as_str())
 }
 
 fn no_target(why: TargetError) -> Failure {

@@ -1,6 +1,5 @@
-//! A side of a call that does not speak HTTP/2 itself: a client or a service behind hyper, or a service inside the
-//! sidecar. The call puts a message in, whoever reads it takes it out as an [`http_body::Body`], and an attendant on
-//! the worker's thread tells the call what was taken.
+//! The side of a call that a service within the sidecar is. The call puts a request's body in, the service takes it out
+//! as an [`http_body::Body`], and an attendant on the worker's thread tells the call what was taken.
 
 use std::{
     collections::VecDeque,
@@ -12,7 +11,7 @@ use std::{
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::Frame;
-use weft_wire::{Code, Headers};
+use weft_wire::Code;
 
 /// One message on its way out of a call, and the window of the one that is pumped in from the same place. Bounded by
 /// the windows of whoever sends it: it is given back its window only for what was taken.
@@ -21,14 +20,13 @@ pub(crate) struct Pipe(Arc<Mutex<Message>>);
 
 #[derive(Default)]
 struct Message {
-    head: Option<Headers>,
     parts: VecDeque<Part>,
     is_whole: bool,
     broke: Option<Code>,
     /// Bytes taken since the attendant last asked.
     taken: usize,
-    /// The reader has gone, and why.
-    left: Option<News>,
+    /// The reader has gone.
+    is_left: bool,
     /// Bytes that whoever pumps the other way may pump again.
     granted: usize,
     reader: Option<Waker>,
@@ -46,8 +44,6 @@ enum Part {
 pub(crate) enum News {
     /// So many bytes were taken out.
     Taken(usize),
-    /// All that was announced was taken; that it is the end may not have come yet. Nothing follows.
-    All,
     /// Nobody wants the rest, if there is one. Nothing follows.
     Gone,
 }
@@ -63,13 +59,6 @@ impl Pipe {
         if let Some(reader) = message.reader.take() {
             reader.wake();
         }
-    }
-
-    pub(crate) fn put_head(&self, head: Headers, is_end: bool) {
-        self.change(|message| {
-            message.head = Some(head);
-            message.is_whole |= is_end;
-        });
     }
 
     pub(crate) fn put_data(&self, data: &[u8], is_end: bool) {
@@ -95,22 +84,6 @@ impl Pipe {
                 message.broke = Some(code);
             }
         });
-    }
-
-    /// The head, for which everything else waits.
-    pub(crate) async fn head(&self) -> Result<Headers, Code> {
-        std::future::poll_fn(|cx| {
-            let mut message = self.lock();
-            if let Some(head) = message.head.take() {
-                return Poll::Ready(Ok(head));
-            }
-            if let Some(code) = message.broke {
-                return Poll::Ready(Err(code));
-            }
-            message.reader = Some(cx.waker().clone());
-            Poll::Pending
-        })
-        .await
     }
 
     /// What was pumped into the call from here has been passed on.
@@ -142,8 +115,8 @@ impl Pipe {
             if message.taken > 0 {
                 return Poll::Ready(News::Taken(std::mem::take(&mut message.taken)));
             }
-            if let Some(news) = message.left {
-                return Poll::Ready(news);
+            if message.is_left {
+                return Poll::Ready(News::Gone);
             }
             message.attendant = Some(cx.waker().clone());
             Poll::Pending
@@ -155,8 +128,6 @@ impl Pipe {
 /// The reader's end: a body for hyper or tonic.
 pub(crate) struct PipeBody {
     pipe: Pipe,
-    /// By `content-length`: hyper asks for no more than that.
-    left: Option<u64>,
 }
 
 /// A message that ended before it was whole.
@@ -166,13 +137,7 @@ pub(crate) struct BrokeOff(Code);
 
 impl PipeBody {
     pub(crate) fn new(pipe: Pipe) -> Self {
-        Self { pipe, left: None }
-    }
-
-    /// A body of which so many bytes are all, if it is known.
-    pub(crate) fn expecting(mut self, bytes: Option<u64>) -> Self {
-        self.left = bytes;
-        self
+        Self { pipe }
     }
 
     fn taken(message: &mut Message, bytes: usize) {
@@ -187,12 +152,10 @@ impl http_body::Body for PipeBody {
     type Data = Bytes;
     type Error = BrokeOff;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokeOff>>> {
-        let this = &mut *self;
-        let mut message = this.pipe.lock();
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokeOff>>> {
+        let mut message = self.pipe.lock();
         match message.parts.pop_front() {
             Some(Part::Data(data)) => {
-                this.left = this.left.map(|left| left.saturating_sub(data.len() as u64));
                 Self::taken(&mut message, data.len());
                 Poll::Ready(Some(Ok(Frame::data(data))))
             }
@@ -227,7 +190,7 @@ impl http_body::Body for PipeBody {
 impl Drop for PipeBody {
     fn drop(&mut self) {
         let mut message = self.pipe.lock();
-        message.left = Some(if self.left == Some(0) { News::All } else { News::Gone });
+        message.is_left = true;
         if let Some(attendant) = message.attendant.take() {
             attendant.wake();
         }
@@ -242,15 +205,12 @@ mod tests {
 
     #[tokio::test]
     async fn an_attendant_is_told_of_the_readers_end() {
-        // A reader that knows the length asks for no end; one that stops before it has given up.
-        for (announced, last) in [(5, News::All), (6, News::Gone)] {
-            let pipe = Pipe::default();
-            let mut body = PipeBody::new(pipe.clone()).expecting(Some(announced));
-            pipe.put_data(b"hello", false);
-            assert!(body.frame().await.is_some());
-            drop(body);
-            assert_eq!(pipe.news().await, News::Taken(5));
-            assert_eq!(pipe.news().await, last);
-        }
+        let pipe = Pipe::default();
+        let mut body = PipeBody::new(pipe.clone());
+        pipe.put_data(b"hello", false);
+        assert!(body.frame().await.is_some());
+        drop(body);
+        assert_eq!(pipe.news().await, News::Taken(5));
+        assert_eq!(pipe.news().await, News::Gone);
     }
 }

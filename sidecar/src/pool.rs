@@ -187,6 +187,9 @@ impl Pool {
         let identity = self.shared.identity.load_full().ok_or("this sidecar has no identity yet")?;
         let config = identity.client(&endpoint.spiffe_id).map_err(|e| e.to_string())?;
         let stream = connect_tcp(endpoint.address).await?;
+        // Not towards a local service: one that does not read for a while is alive all the same. A sidecar always reads.
+        #[cfg(target_os = "linux")]
+        let _ = socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(USER_TIMEOUT));
         let name = tls::server_name(&endpoint.spiffe_id);
         let stream = within(limits::HANDSHAKE_TIMEOUT, TlsConnector::from(config).connect(name, stream)).await?;
         self.drive(TlsStream::client(stream)).await
@@ -252,12 +255,10 @@ impl Drop for OpenConnection {
 /// For a peer that has gone without a word: unacknowledged bytes break the connection after this.
 const USER_TIMEOUT: Duration = Duration::from_secs(10);
 
-async fn connect_tcp(address: SocketAddr) -> Result<TcpStream, String> {
+pub(crate) async fn connect_tcp(address: SocketAddr) -> Result<TcpStream, String> {
     let stream = within(limits::CONNECT_TIMEOUT, TcpStream::connect(address)).await?;
-    // Both only tune: a socket that refuses them works all the same.
+    // It only tunes: a socket that refuses it works all the same.
     let _ = stream.set_nodelay(true);
-    #[cfg(target_os = "linux")]
-    let _ = socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(USER_TIMEOUT));
     Ok(stream)
 }
 

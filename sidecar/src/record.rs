@@ -64,6 +64,12 @@ impl CallRecord {
         Some(span)
     }
 
+    /// Counts bytes of a tunnel.
+    pub(crate) fn carried(&self, sent: usize, received: usize) {
+        self.metrics.tunnel_bytes_sent.fetch_add(sent as u64, Relaxed);
+        self.metrics.tunnel_bytes_received.fetch_add(received as u64, Relaxed);
+    }
+
     /// The service's own answer.
     pub(crate) fn ended(&mut self, code: u8) {
         self.code = Some(code);

@@ -19,17 +19,20 @@ use tokio::{
     task::{JoinHandle, spawn_local},
     time::{Instant, interval, timeout_at},
 };
-use weft_mesh::limits;
+use weft_mesh::{limits, names::ServiceName};
 
 use crate::{
     balance::Balancer,
     call::Call,
     inbound::{self, LocalService},
+    intercept,
     link::Link,
     outbound,
     pool::Pools,
     record::LogLimit,
     shared::{Phase, Shared},
+    socket::Socket,
+    tcp,
     timer::Wheel,
     wire_limits::WireLimits,
 };
@@ -38,8 +41,12 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Listeners {
     pub(crate) outbound: StdListener,
+    /// For redirected connections.
+    pub(crate) outbound_v6: Option<StdListener>,
     /// `None` for a sidecar that fronts nothing.
     pub(crate) inbound: Option<StdListener>,
+    /// Those whose connections go to one service each, as they are.
+    pub(crate) forwards: Vec<(StdListener, ServiceName)>,
 }
 
 /// What a worker's connections share.
@@ -57,12 +64,54 @@ pub(crate) struct Worker {
     /// Emptied buffers of request bodies, for the next calls.
     spare_bodies: RefCell<Vec<Vec<u8>>>,
     /// Connections on which calls come in, with the phase in which each is drained.
-    accepted: RefCell<HashMap<*const Link, (Rc<Link>, Phase)>>,
+    accepted: RefCell<HashMap<*const (), Drained>>,
     /// Bytes of request bodies kept for another try.
     pub(crate) replay_bytes: Cell<usize>,
     calls: Cell<usize>,
     connections: Cell<usize>,
     connection_ended: Notify,
+    pub(crate) outside: intercept::Outside,
+}
+
+/// A connection, and when it is drained.
+type Drained = (Rc<dyn Accepting>, Phase);
+
+/// A connection on which calls come in.
+pub(crate) trait Accepting {
+    /// Lets those that run end, and takes no more.
+    fn drain(&self, now: Instant);
+    /// Since when nothing runs on it; `None` while something does.
+    fn idle_since(&self) -> Option<Instant>;
+    /// Gives back what it holds for the next calls.
+    fn shrink(&self);
+}
+
+impl Accepting for Link {
+    fn drain(&self, now: Instant) {
+        self.drain(now);
+    }
+
+    fn idle_since(&self) -> Option<Instant> {
+        self.idle_since()
+    }
+
+    fn shrink(&self) {
+        self.shrink();
+    }
+}
+
+impl Accepting for Socket {
+    fn drain(&self, _: Instant) {
+        self.drain();
+    }
+
+    fn idle_since(&self) -> Option<Instant> {
+        self.idle_since()
+    }
+
+    fn shrink(&self) {
+        self.shrink();
+    }
 }
 
 /// One of a worker's calls.
@@ -137,14 +186,14 @@ impl Worker {
 
     /// Gives back what connections hold that have been idle for a while.
     fn shrink(&self, now: Instant) {
-        let is_idle = |link: &Link| link.idle_since().is_some_and(|since| now - since > IDLE_BEFORE_SHRINKING);
+        let is_idle = |since: Option<Instant>| since.is_some_and(|since| now - since > IDLE_BEFORE_SHRINKING);
         self.accepted
             .borrow()
             .values()
-            .map(|(link, _)| link)
-            .filter(|link| is_idle(link))
-            .for_each(|link| link.shrink());
-        self.pools.shrink(is_idle);
+            .map(|(connection, _)| connection)
+            .filter(|connection| is_idle(connection.idle_since()))
+            .for_each(|connection| connection.shrink());
+        self.pools.shrink(|link: &Link| is_idle(link.idle_since()));
         if self.calls.get() == 0 {
             self.spare_bodies.take();
             self.read_buffer.take();
@@ -152,12 +201,13 @@ impl Worker {
     }
 
     /// Sees to it that a connection is drained when the sidecar's life comes to `last`.
-    pub(crate) fn accepted(self: &Rc<Self>, link: &Rc<Link>, last: Phase) -> Accepted {
+    pub(crate) fn accepted(self: &Rc<Self>, connection: Rc<dyn Accepting>, last: Phase) -> Accepted {
         if self.shared.phase() >= last {
-            link.drain(self.now());
+            connection.drain(self.now());
         }
-        self.accepted.borrow_mut().insert(Rc::as_ptr(link), (Rc::clone(link), last));
-        Accepted { worker: Rc::clone(self), link: Rc::as_ptr(link) }
+        let address = Rc::as_ptr(&connection).cast();
+        self.accepted.borrow_mut().insert(address, (connection, last));
+        Accepted { worker: Rc::clone(self), address }
     }
 
     async fn drain_accepted(self: Rc<Self>) {
@@ -200,12 +250,12 @@ impl Worker {
 /// A connection that is known to be there.
 pub(crate) struct Accepted {
     worker: Rc<Worker>,
-    link: *const Link,
+    address: *const (),
 }
 
 impl Drop for Accepted {
     fn drop(&mut self) {
-        self.worker.accepted.borrow_mut().remove(&self.link);
+        self.worker.accepted.borrow_mut().remove(&self.address);
     }
 }
 
@@ -237,6 +287,7 @@ async fn run(shared: Arc<Shared>, listeners: Listeners) {
         calls: Cell::new(0),
         connections: Cell::new(0),
         connection_ended: Notify::new(),
+        outside: intercept::Outside::default(),
         shared,
     });
     let mut tasks = vec![
@@ -246,6 +297,9 @@ async fn run(shared: Arc<Shared>, listeners: Listeners) {
         spawn_local(keep_deadlines(Rc::clone(&worker))),
     ];
     tasks.extend(listeners.inbound.map(|inbound| spawn_local(listen(Rc::clone(&worker), inbound, Side::Inbound))));
+    tasks.extend(listeners.outbound_v6.map(|other| spawn_local(listen(Rc::clone(&worker), other, Side::Outbound))));
+    let forward = |(listener, service)| spawn_local(listen(Rc::clone(&worker), listener, Side::Forward(service)));
+    tasks.extend(listeners.forwards.into_iter().map(forward));
     worker.shared.reached(Phase::Stopping).await;
     let grace = Duration::from_secs(worker.shared.args.drain_seconds.min(MOST_GRACE_SECONDS));
     let end = Instant::now() + grace;
@@ -256,10 +310,12 @@ async fn run(shared: Arc<Shared>, listeners: Listeners) {
 /// After draining what is left are idle connections and outbound calls: they get this much and no more.
 const MOST_GRACE_SECONDS: u64 = 2;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Side {
     Outbound,
     Inbound,
+    /// Outbound, to this service.
+    Forward(ServiceName),
 }
 
 /// Takes connections until the sidecar's life says otherwise.
@@ -269,13 +325,13 @@ async fn listen(worker: Rc<Worker>, listener: StdListener, side: Side) {
         Err(e) => return tracing::error!("the {side:?} listener can't be used: {e}"),
     };
     let end = match side {
-        Side::Outbound => Phase::Stopping,
+        Side::Outbound | Side::Forward(_) => Phase::Stopping,
         Side::Inbound => Phase::Draining,
     };
     let accept_all = async {
         loop {
             match listener.accept().await {
-                Ok((stream, from)) => take(&worker, stream, from, side),
+                Ok((stream, from)) => take(&worker, stream, from, &side),
                 Err(e) => {
                     worker.log(|| format!("accept failed: {e}"));
                     // Out of descriptors, most likely: others must end before one more can begin.
@@ -292,7 +348,7 @@ async fn listen(worker: Rc<Worker>, listener: StdListener, side: Side) {
 
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
-fn take(worker: &Rc<Worker>, stream: TcpStream, from: SocketAddr, side: Side) {
+fn take(worker: &Rc<Worker>, stream: TcpStream, from: SocketAddr, side: &Side) {
     let counters = &worker.shared.metrics.counters;
     if worker.connections.get() >= limits::CONNECTIONS_PER_LISTENER {
         counters.connections_refused.fetch_add(1, Relaxed);
@@ -307,6 +363,7 @@ fn take(worker: &Rc<Worker>, stream: TcpStream, from: SocketAddr, side: Side) {
     match side {
         Side::Outbound => spawn_local(outbound::serve(slot, stream, from)),
         Side::Inbound => spawn_local(inbound::serve(slot, stream, from)),
+        Side::Forward(service) => spawn_local(tcp::forward(slot, stream, from, service.clone())),
     };
 }
 

@@ -8,12 +8,20 @@
 //! - `headers` answers with the request's headers, a line each;
 //! - `break` sends the head of an answer and half a message, then ends the process.
 //!
-//! A GET, which is no gRPC, is answered with a line of text. Every other answer bears `x-pid`, and `x-calls` and
-//! `x-broken`: how many calls this process has seen, and how many of them broke off, because their caller went away or
-//! stopped half-way.
+//! A GET, which is no gRPC, is answered with a line of text. Every other answer bears `x-pid`, the number of its
+//! connection in `x-connection`, and `x-calls` and `x-broken`: how many calls this process has seen, and how many of them
+//! broke off, because their caller went away or stopped half-way.
+//!
+//! With `MAX_STREAMS` it takes only so many calls at once on a connection.
+//!
+//!
+//! With `SPEAK=tcp` it speaks a small protocol of its own, with `SPEAK=http1` HTTP/1.1: see `tcp.rs` and `http1.rs`.
 //!
 //! With `FORWARD_TO` in its environment it serves nothing itself, but passes each connection on to the loopback port that
 //! the file of that name holds at the time.
+
+mod http1;
+mod tcp;
 
 use std::{
     env, fs,
@@ -34,6 +42,7 @@ use tokio::net::{TcpListener, TcpStream};
 use weft_tests::Text;
 
 static CALLS: AtomicU64 = AtomicU64::new(0);
+static CONNECTIONS: AtomicU64 = AtomicU64::new(0);
 static BROKEN: AtomicU64 = AtomicU64::new(0);
 static IS_SICK: AtomicBool = AtomicBool::new(false);
 
@@ -42,11 +51,16 @@ async fn main() -> anyhow::Result<()> {
     let port: u16 = env::var("PORT").context("PORT is not set")?.parse()?;
     let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], port))).await?;
     let forward_to = env::var_os("FORWARD_TO").map(PathBuf::from);
+    let speaks = env::var("SPEAK").unwrap_or_default();
     loop {
         let (stream, _) = listener.accept().await?;
-        match forward_to.clone() {
-            Some(file) => drop(tokio::spawn(forward(stream, file))),
-            None => drop(tokio::spawn(serve(stream))),
+        match speaks.as_str() {
+            "tcp" => drop(tokio::spawn(tcp::serve(stream))),
+            "http1" => drop(tokio::spawn(http1::serve(stream))),
+            _ => match forward_to.clone() {
+                Some(file) => drop(tokio::spawn(forward(stream, file))),
+                None => drop(tokio::spawn(serve(stream))),
+            },
         }
     }
 }
@@ -65,11 +79,16 @@ async fn forward(mut stream: TcpStream, file: PathBuf) -> anyhow::Result<()> {
 }
 
 async fn serve(stream: TcpStream) -> Result<(), h2::Error> {
-    let mut connection = server::handshake(stream).await?;
+    let number = CONNECTIONS.fetch_add(1, Relaxed) + 1;
+    let mut builder = server::Builder::new();
+    if let Some(streams) = env::var("MAX_STREAMS").ok().and_then(|streams| streams.parse().ok()) {
+        builder.max_concurrent_streams(streams);
+    }
+    let mut connection = builder.handshake(stream).await?;
     while let Some(accepted) = connection.accept().await {
         let (request, respond) = accepted?;
         tokio::spawn(async move {
-            if answer(request, respond).await.is_err() {
+            if answer(request, respond, number).await.is_err() {
                 BROKEN.fetch_add(1, Relaxed);
             }
         });
@@ -77,8 +96,12 @@ async fn serve(stream: TcpStream) -> Result<(), h2::Error> {
     Ok(())
 }
 
-async fn answer(mut request: Request<RecvStream>, mut respond: server::SendResponse<Bytes>) -> Result<(), h2::Error> {
-    let calls = CALLS.fetch_add(1, Relaxed) + 1;
+async fn answer(
+    mut request: Request<RecvStream>,
+    mut respond: server::SendResponse<Bytes>,
+    connection: u64,
+) -> Result<(), h2::Error> {
+    let calls = [CALLS.fetch_add(1, Relaxed) + 1, connection];
     let what = request.headers().get("x-do").and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
     if request.uri().path() == "/grpc.health.v1.Health/Check" {
         CALLS.fetch_sub(1, Relaxed);
@@ -91,7 +114,7 @@ async fn answer(mut request: Request<RecvStream>, mut respond: server::SendRespo
             let head = Response::builder()
                 .header("content-type", "application/grpc")
                 .header("grpc-status", code)
-                .header("x-calls", calls)
+                .header("x-calls", calls[0])
                 .body(())
                 .expect("static names");
             respond.send_response(head, true)?;
@@ -139,9 +162,9 @@ async fn answer(mut request: Request<RecvStream>, mut respond: server::SendRespo
     send(&mut respond, calls, body.freeze())
 }
 
-fn head(calls: u64) -> Response<()> {
+fn head([calls, connection]: [u64; 2]) -> Response<()> {
     let builder = Response::builder().header("content-type", "application/grpc");
-    let builder = builder.header("x-pid", process::id()).header("x-calls", calls);
+    let builder = builder.header("x-pid", process::id()).header("x-calls", calls).header("x-connection", connection);
     builder.header("x-broken", BROKEN.load(Relaxed)).body(()).expect("static names")
 }
 
@@ -149,7 +172,7 @@ fn ok() -> HeaderMap {
     HeaderMap::from_iter([(http::HeaderName::from_static("grpc-status"), HeaderValue::from_static("0"))])
 }
 
-fn send(respond: &mut server::SendResponse<Bytes>, calls: u64, body: Bytes) -> Result<(), h2::Error> {
+fn send(respond: &mut server::SendResponse<Bytes>, calls: [u64; 2], body: Bytes) -> Result<(), h2::Error> {
     let mut stream = respond.send_response(head(calls), false)?;
     stream.send_data(body, false)?;
     stream.send_trailers(ok())

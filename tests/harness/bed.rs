@@ -31,6 +31,7 @@ pub struct Bed {
 #[derive(Debug, Deserialize)]
 struct Run {
     replicas: BTreeMap<String, ReplicaPorts>,
+    forwards: BTreeMap<String, u16>,
     processes: BTreeMap<String, Process>,
 }
 
@@ -140,6 +141,14 @@ impl Bed {
     /// There is none of that name.
     pub fn ports(&self, replica: &str) -> ReplicaPorts {
         *self.run().replicas.get(replica).unwrap_or_else(|| panic!("no replica {replica}: {:?}", self.run().replicas))
+    }
+
+    /// Where the person at the keyboard reaches a service that speaks TCP.
+    ///
+    /// # Panics
+    /// There is none of that name.
+    pub fn forward(&self, service: &str) -> u16 {
+        *self.run().forwards.get(service).unwrap_or_else(|| panic!("no forward to {service}"))
     }
 
     /// The process of that name: `control`, `users-1`, `users-1·sidecar`.

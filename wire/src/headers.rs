@@ -283,14 +283,29 @@ impl Headers {
             if !self.has_name(&field, name) {
                 continue;
             }
-            self.fields[at].is_removed = true;
-            self.removed += 1;
-            self.list_bytes -= self.name(&field).len() + field.value_len as usize + FIELD_OVERHEAD;
-            if is_pseudo(field.id) && self.pseudo[usize::from(field.id) - 1] as usize == at + 1 {
-                self.pseudo[usize::from(field.id) - 1] = 0;
-            }
+            self.remove_at(at);
         }
         self.removed > before
+    }
+
+    fn remove_at(&mut self, at: usize) {
+        let field = self.fields[at];
+        self.fields[at].is_removed = true;
+        self.removed += 1;
+        self.list_bytes -= self.name(&field).len() + field.value_len as usize + FIELD_OVERHEAD;
+        if is_pseudo(field.id) && self.pseudo[usize::from(field.id) - 1] as usize == at + 1 {
+            self.pseudo[usize::from(field.id) - 1] = 0;
+        }
+    }
+
+    /// Removes all fields of a name by its text, in any case.
+    pub(crate) fn remove_text(&mut self, name: &[u8]) {
+        for at in 0..self.fields.len() {
+            let field = &self.fields[at];
+            if !field.is_removed && !is_pseudo(field.id) && self.name(field).eq_ignore_ascii_case(name) {
+                self.remove_at(at);
+            }
+        }
     }
 
     /// All fields in order, pseudo-headers included, as name and value.

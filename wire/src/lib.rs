@@ -15,6 +15,7 @@ mod flow;
 mod frame;
 mod headers;
 pub mod hpack;
+pub mod http1;
 mod limits;
 mod stream;
 

@@ -91,10 +91,22 @@ pub(crate) struct Service {
     pub(crate) replicas: u16,
     /// A port of its own choice, where it has one.
     pub(crate) port: Option<Port>,
+    /// Where the person at the keyboard reaches a service that speaks TCP.
+    pub(crate) forward: Option<Port>,
     /// Added to its environment.
     pub(crate) env: Vec<(String, String)>,
     /// What its `.proto` files say.
     pub(crate) contracts: Option<Contracts>,
+}
+
+impl Service {
+    /// The ports that the file names for it, each with its field.
+    pub(crate) fn named_ports(&self) -> impl Iterator<Item = (String, Port)> + use<'_> {
+        let field = |key| format!("services.{}.{key}", self.name.name());
+        [("port", self.port), ("forward", self.forward)]
+            .into_iter()
+            .filter_map(move |(key, port)| Some((field(key), port?)))
+    }
 }
 
 /// What a service's port speaks.
@@ -104,6 +116,8 @@ pub(crate) enum Protocol {
     Grpc,
     /// HTTP/1.1.
     Http1,
+    /// Anything else over TCP.
+    Tcp,
 }
 
 impl Protocol {
@@ -112,6 +126,7 @@ impl Protocol {
         match self {
             Self::Grpc => "grpc",
             Self::Http1 => "http1",
+            Self::Tcp => "tcp",
         }
     }
 }

@@ -17,7 +17,8 @@ use super::{
 const ROOT_KEYS: &[&str] = &["namespace", "trust_domain", "build", "ports", "traces", "services"];
 const PORT_KEYS: &[&str] = &["outbound", "dashboard", "control"];
 const TRACE_KEYS: &[&str] = &["otlp", "sample"];
-const SERVICE_KEYS: &[&str] = &["run", "protos", "proto_path", "protocol", "health", "replicas", "port", "env"];
+const SERVICE_KEYS: &[&str] =
+    &["run", "protos", "proto_path", "protocol", "health", "replicas", "port", "forward", "env"];
 
 /// Replicas of one service on one machine; each is two processes.
 const MAX_REPLICAS: i64 = 50;
@@ -26,6 +27,7 @@ const MAX_REPLICAS: i64 = 50;
 pub(crate) const KEYBOARD: &str = "keyboard";
 
 const COMMAND: &str = "a command line, split as a shell does but run without one";
+const PROTOCOLS: &str = "grpc, http1, tcp";
 const LABEL: &str = "1 to 63 of a-z, 0-9 and -, no - at either end";
 
 struct Context<'a> {
@@ -158,6 +160,16 @@ fn read_service(
         let text = format!("found a fixed port with {} replicas; allowed: one or the other", replicas.value);
         reader.problem(port.line, &table.path("port"), text);
     }
+    let forward = reader.whole_number(&table, "forward", 1..=65_535, "");
+    if let Some(forward) = &forward
+        && protocol != Protocol::Tcp
+    {
+        let text = format!(
+            "found it with protocol {}; allowed: with protocol tcp, as others share one port",
+            protocol.as_str()
+        );
+        reader.problem(forward.line, &table.path("forward"), text);
+    }
     let health = read_health(reader, &table);
     let env = read_env(reader, &table);
     let contracts = read_contracts(reader, &table, context.folder);
@@ -168,6 +180,7 @@ fn read_service(
         health,
         replicas: replicas.map_or(1, |r| r.value as u16),
         port: port.map(|p| Port { number: p.value as u16, line: Some(p.line) }),
+        forward: forward.map(|p| Port { number: p.value as u16, line: Some(p.line) }),
         env,
         contracts,
     })
@@ -186,9 +199,10 @@ fn read_protocol(reader: &mut Reader<'_>, table: &Table<'_>) -> Protocol {
     let parse = |text: &str| match text {
         "grpc" => Ok(Protocol::Grpc),
         "http1" => Ok(Protocol::Http1),
-        other => Err(format!("found the text {other:?}; allowed: grpc, http1")),
+        "tcp" => Ok(Protocol::Tcp),
+        other => Err(format!("found the text {other:?}; allowed: {PROTOCOLS}")),
     };
-    reader.parsed(table, "protocol", "grpc, http1", parse).unwrap_or(Protocol::Grpc)
+    reader.parsed(table, "protocol", PROTOCOLS, parse).unwrap_or(Protocol::Grpc)
 }
 
 fn read_health(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<String> {
@@ -247,7 +261,7 @@ fn read_contracts(reader: &mut Reader<'_>, table: &Table<'_>, folder: &Path) -> 
 fn check_fixed_ports(reader: &mut Reader<'_>, ports: &Ports, services: &[Service]) {
     let named =
         [("ports.outbound", ports.outbound), ("ports.dashboard", ports.dashboard), ("ports.control", ports.control)];
-    let of_services = services.iter().filter_map(|s| Some((format!("services.{}.port", s.name.name()), s.port?)));
+    let of_services = services.iter().flat_map(Service::named_ports);
     let mut taken: Vec<(String, Port)> = Vec::new();
     for (field, port) in named.map(|(field, port)| (field.to_owned(), port)).into_iter().chain(of_services) {
         let same = taken.iter().find(|(_, other)| other.number == port.number && port.number != 0);

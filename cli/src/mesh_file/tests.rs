@@ -104,9 +104,9 @@ fn every_unknown_key_is_told_with_the_closest_known_one() {
             "mesh.yaml:1: namespaces: unknown key; allowed: namespace, trust_domain, build, ports, traces, services \
              (did you mean `namespace`?)",
             "mesh.yaml:5: services.users.replica: unknown key; allowed: run, protos, proto_path, protocol, health, \
-             replicas, port, env (did you mean `replicas`?)",
+             replicas, port, forward, env (did you mean `replicas`?)",
             "mesh.yaml:6: services.users.colour: unknown key; allowed: run, protos, proto_path, protocol, health, \
-             replicas, port, env",
+             replicas, port, forward, env",
         ],
     );
 }
@@ -125,12 +125,12 @@ fn a_wrong_type_or_value_is_told_with_what_was_found() {
              http://127.0.0.1:4317",
             "mesh.yaml:4: traces.sample: found the number 2; allowed: a number from 0 to 1",
             "mesh.yaml:8: services.users.replicas: found the text \"two\"; allowed: a whole number from 1 to 50",
-            "mesh.yaml:9: services.users.protocol: found the text \"http2\"; allowed: grpc, http1",
+            "mesh.yaml:9: services.users.protocol: found the text \"http2\"; allowed: grpc, http1, tcp",
             "mesh.yaml:10: services.users.health: found the text \"http:ready\"; allowed: grpc, tcp, http:/path",
             "mesh.yaml:11: services.Web: found the name \"Web\"; allowed: 1 to 63 of a-z, 0-9 and -, no - at either end",
             "mesh.yaml:11: services.Web.run: found the number 5; allowed: a command line, split as a shell does but run without one",
             "mesh.yaml:12: services.orders: found nothing; allowed: a table of run, protos, proto_path, protocol, health, \
-             replicas, port, env",
+             replicas, port, forward, env",
         ],
     );
 }

@@ -54,6 +54,8 @@ pub(crate) struct Replica {
     identity: SpiffeId,
     /// The ports that two processes must agree on, and those that the sidecar has now.
     pub(crate) ports: watch::Sender<ReplicaPorts>,
+    /// The services that speak TCP, and where its sidecar takes connections to each.
+    pub(crate) forwards: Vec<(ServiceName, u16)>,
     has_fixed_app_port: bool,
     has_fixed_outbound: bool,
 }
@@ -131,6 +133,9 @@ impl Mesh {
         for url in &self.otlp {
             command.args(["--otlp", url]);
         }
+        for (service, port) in &replica.forwards {
+            command.args(["--forward", &format!("{}={service}", loopback(*port))]);
+        }
         if let Some(service) = &replica.service {
             command
                 .args(["--service", service.name.name(), "--app", &loopback(ports.app).to_string()])
@@ -171,6 +176,7 @@ impl Mesh {
             .env("OTEL_PROPAGATORS", "tracecontext,baggage")
             .env("OTEL_METRICS_EXPORTER", "none")
             .env("OTEL_LOGS_EXPORTER", "none")
+            .envs(replica.forwards.iter().map(|(name, port)| (forward_variable(name), loopback(*port).to_string())))
             .envs(service.env.iter().map(|(name, value)| (name, value)));
         command
     }
@@ -189,6 +195,7 @@ impl Replica {
                     None => mesh.ports.pick()?,
                 };
                 replicas.push(Arc::new(Self {
+                    forwards: forwards(file, |_| mesh.ports.pick())?,
                     name: format!("{}-{number}", service.name.name()),
                     service: Some(Arc::clone(&launch)),
                     identity: identity(&service.name),
@@ -199,7 +206,9 @@ impl Replica {
             }
         }
         let keyboard = ServiceName::new(KEYBOARD, &file.namespace)?;
+        let pick = |service: &Service| service.forward.map_or_else(|| mesh.ports.pick(), |port| Ok(port.number));
         replicas.push(Arc::new(Self {
+            forwards: forwards(file, pick)?,
             name: KEYBOARD.to_owned(),
             service: None,
             identity: identity(&keyboard),
@@ -257,6 +266,17 @@ impl ServiceLaunch {
             implements: service.contracts.as_ref().map_or_else(Vec::new, |contracts| contracts.implements.clone()),
         })
     }
+}
+
+/// A port for each service that speaks TCP.
+fn forwards(file: &MeshFile, pick: impl Fn(&Service) -> io::Result<u16>) -> io::Result<Vec<(ServiceName, u16)>> {
+    let is_tcp = |service: &&Service| service.protocol == Protocol::Tcp;
+    file.services.iter().filter(is_tcp).map(|service| Ok((service.name.clone(), pick(service)?))).collect()
+}
+
+/// Where a program finds a service that speaks TCP: `WEFT_TCP_ORDERS_DB` for `orders-db`.
+fn forward_variable(service: &ServiceName) -> String {
+    format!("WEFT_TCP_{}", service.name().replace('-', "_").to_ascii_uppercase())
 }
 
 /// Replaces a file that only its owner may read.

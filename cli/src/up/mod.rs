@@ -43,7 +43,7 @@ use self::{
 };
 use crate::{
     down,
-    mesh_file::{MeshFile, Problems, Programs, check_otlp},
+    mesh_file::{MeshFile, Problems, Programs, Service, check_otlp},
 };
 
 /// For everything to come to its end after it was asked to; then it is killed.
@@ -189,7 +189,7 @@ async fn run_mesh(file: &MeshFile, state_dir: &Path) -> anyhow::Result<ExitCode>
     let replicas = Replica::all(file, &mesh, outbound)?;
     let roles = roles(&replicas);
     let logs = Logs::start(roles.iter().map(Role::name).collect());
-    let run_file = Arc::new(RunFile::create(state_dir, describe(file, &mesh, outbound))?);
+    let run_file = Arc::new(RunFile::create(state_dir, describe(file, &mesh, &replicas, outbound))?);
     let (stop, stopped) = watch::channel(Stop { phase: Phase::Run, kill_at: None });
     let context = Context { mesh: Arc::clone(&mesh), logs: logs.clone(), run_file, stop: stopped };
 
@@ -226,7 +226,8 @@ fn plan(file: &MeshFile, state_dir: &Path) -> anyhow::Result<(Mesh, u16)> {
     let ports = Ports::default();
     // What is named is kept from being picked before anything is.
     let named = [file.ports.outbound, file.ports.dashboard, file.ports.control];
-    for port in named.iter().chain(file.services.iter().filter_map(|service| service.port.as_ref())) {
+    let of_services = file.services.iter().flat_map(Service::named_ports).map(|(_, port)| port);
+    for port in named.into_iter().chain(of_services) {
         ports.reserve(port.number);
     }
     let number = |wanted: u16| if wanted == 0 { ports.pick() } else { Ok(wanted) };
@@ -257,7 +258,9 @@ fn roles(replicas: &[Arc<Replica>]) -> Vec<Role> {
     std::iter::once(Role::Control).chain(replicas.iter().flat_map(of_replica)).collect()
 }
 
-fn describe(file: &MeshFile, mesh: &Mesh, outbound: u16) -> Run {
+fn describe(file: &MeshFile, mesh: &Mesh, replicas: &[Arc<Replica>], outbound: u16) -> Run {
+    let keyboard = replicas.iter().find(|replica| replica.service.is_none());
+    let forwards = keyboard.iter().flat_map(|keyboard| &keyboard.forwards);
     Run {
         run_id: mesh.run_id.clone(),
         mesh_file: std::path::absolute(&file.path).unwrap_or_else(|_| file.path.clone()),
@@ -266,6 +269,7 @@ fn describe(file: &MeshFile, mesh: &Mesh, outbound: u16) -> Run {
         dashboard_url: format!("http://{}", loopback(mesh.dashboard)),
         control_url: format!("https://{}", loopback(mesh.control)),
         replicas: BTreeMap::new(),
+        forwards: forwards.map(|(service, port)| (service.name().to_owned(), *port)).collect(),
         processes: BTreeMap::new(),
     }
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::process;
-use crate::mesh_file::{MeshFile, Port, Problem};
+use crate::mesh_file::{MeshFile, Port, Problem, Service};
 
 /// Hands out ports that nobody listens on, none of them twice.
 #[derive(Debug, Default)]
@@ -59,7 +59,7 @@ pub(crate) fn check_named(mesh: &MeshFile) -> Vec<Problem> {
     let ports = &mesh.ports;
     let named =
         [("ports.outbound", ports.outbound), ("ports.dashboard", ports.dashboard), ("ports.control", ports.control)];
-    let of_services = mesh.services.iter().filter_map(|s| Some((format!("services.{}.port", s.name.name()), s.port?)));
+    let of_services = mesh.services.iter().flat_map(Service::named_ports);
     named
         .map(|(field, port)| (field.to_owned(), port))
         .into_iter()

@@ -27,6 +27,9 @@ pub(crate) struct Run {
     /// The ports of each replica.
     #[serde(default)]
     pub(crate) replicas: BTreeMap<String, ReplicaPorts>,
+    /// Where the person at the keyboard reaches the services that speak TCP.
+    #[serde(default)]
+    pub(crate) forwards: BTreeMap<String, u16>,
     /// What was started, by its name in the logs; each leads a group of its own.
     #[serde(default)]
     pub(crate) processes: BTreeMap<String, ProcessId>,
@@ -109,6 +112,7 @@ mod tests {
             dashboard_url: "http://127.0.0.1:15080".to_owned(),
             control_url: "https://127.0.0.1:15010".to_owned(),
             replicas: BTreeMap::new(),
+            forwards: BTreeMap::new(),
             processes: BTreeMap::new(),
         }
     }

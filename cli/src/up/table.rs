@@ -44,6 +44,10 @@ pub(crate) fn render(
     lines.push(String::new());
     lines.push(format!("call in     http://{}", loopback(outbound)));
     lines.push(format!("dashboard   http://{}", loopback(mesh.dashboard)));
+    let keyboard = replicas.iter().find(|replica| replica.service.is_none());
+    for (service, port) in keyboard.iter().flat_map(|keyboard| &keyboard.forwards) {
+        lines.push(format!("{:11} {}", service.name(), loopback(*port)));
+    }
     if let Some(otlp) = &file.otlp {
         lines.push(format!("traces to   {otlp}, too"));
     }

@@ -182,6 +182,14 @@ fn check(peer: &SpiffeId, announce: Announce) -> Result<Announcement, Status> {
     if let Some(wrong) = announce.contracts.iter().find(|contract| !is_contract_name(contract)) {
         return Err(invalid(format!("`{wrong}` is not the full name of a protobuf service")));
     }
+    let is_address =
+        |text: &String| text.parse::<SocketAddr>().is_ok_and(|at| !at.ip().is_unspecified() && at.port() != 0);
+    if announce.addresses.len() > limits::ADDRESSES_PER_ENDPOINT {
+        return Err(invalid(format!("an endpoint is called at {} addresses at most", limits::ADDRESSES_PER_ENDPOINT)));
+    }
+    if let Some(wrong) = announce.addresses.iter().find(|address| !is_address(address)) {
+        return Err(invalid(format!("`{wrong}` is not IP:PORT of a service")));
+    }
     let descriptors = match announce.descriptors_sha256.len() {
         0 => None,
         _ => Some(
@@ -190,7 +198,8 @@ fn check(peer: &SpiffeId, announce: Announce) -> Result<Announcement, Status> {
         ),
     };
     let contracts = announce.contracts.into_iter().collect();
-    Ok(Announcement { service, endpoint, protocol, contracts, descriptors, policy: None })
+    let addresses = announce.addresses.into_iter().collect();
+    Ok(Announcement { service, endpoint, protocol, contracts, addresses, descriptors, policy: None })
 }
 
 fn is_contract_name(name: &str) -> bool {

@@ -91,7 +91,7 @@ impl Watch {
         let Some(what) = request.what else { return Ok(()) };
         let taken = self.watching.update(|watcher| match &what {
             What::SubscribeService(name) => watcher.subscribe_service(name),
-            What::SubscribeContract(contract) => watcher.subscribe_contract(contract),
+            What::SubscribeContract(claim) | What::SubscribeAddress(claim) => watcher.subscribe_contract(claim),
             What::UnsubscribeService(name) => {
                 watcher.unsubscribe_service(name);
                 Ok(())

@@ -36,6 +36,8 @@ pub(crate) struct Announcement {
     pub(crate) endpoint: Endpoint,
     pub(crate) protocol: Protocol,
     pub(crate) contracts: BTreeSet<String>,
+    /// `IP:PORT`
+    pub(crate) addresses: BTreeSet<String>,
     pub(crate) descriptors: Option<Digest>,
     /// What the descriptors say, where they are known already.
     pub(crate) policy: Option<Arc<ServicePolicy>>,
@@ -102,6 +104,7 @@ struct Member {
     endpoint: Endpoint,
     protocol: Protocol,
     contracts: BTreeSet<String>,
+    addresses: BTreeSet<String>,
     descriptors: Option<Digest>,
     policy: Option<Arc<ServicePolicy>>,
     /// The number of its session: the highest is the newest announcement.
@@ -120,6 +123,7 @@ struct Entry {
     described: Option<(Digest, Arc<ServicePolicy>)>,
     /// Of all members together, as while a new version rolls out both are there.
     contracts: BTreeSet<String>,
+    addresses: BTreeSet<String>,
     policy: ServicePolicy,
     empty_since: Option<Instant>,
 }
@@ -155,7 +159,7 @@ impl Registry {
 
     /// Takes an endpoint in, or takes its newer announcement in place of the older.
     pub(crate) fn announce(&mut self, announcement: Announcement, now: Instant) -> Result<Joined, Refusal> {
-        let Announcement { service, endpoint, protocol, contracts, descriptors, policy } = announcement;
+        let Announcement { service, endpoint, protocol, contracts, addresses, descriptors, policy } = announcement;
         self.check_room(&service, &endpoint)?;
         self.sessions += 1;
         let session = Session { service: service.clone(), endpoint: endpoint.id.clone(), number: self.sessions };
@@ -177,6 +181,7 @@ impl Registry {
             endpoint: endpoint.clone(),
             protocol,
             contracts: contracts.clone(),
+            addresses,
             descriptors,
             policy,
             session: session.number,
@@ -322,6 +327,7 @@ impl Registry {
             policy: Some(entry.policy.clone()),
             version: Some(self.version),
             complete: self.is_settled,
+            addresses: entry.addresses.iter().cloned().collect(),
         })
     }
 
@@ -332,10 +338,10 @@ impl Registry {
 
     /// Every contract that has an owner, sorted.
     pub(crate) fn contract_names(&self) -> impl Iterator<Item = &str> {
-        self.claims.contracts()
+        self.claims.names().filter(|name| !is_address(name))
     }
 
-    /// The service that implements a contract.
+    /// The service that implements a contract, or is called at an address.
     pub(crate) fn owner(&self, contract: &str) -> Option<&ServiceName> {
         self.claims.owner(contract)
     }
@@ -388,10 +394,12 @@ impl Registry {
                 entry.described = None;
             }
             entry.contracts = entry.members.values().flat_map(|m| &m.contracts).cloned().collect();
+            let addresses = entry.members.values().flat_map(|m| &m.addresses).cloned().collect();
+            let are_other_addresses = std::mem::replace(&mut entry.addresses, addresses) != entry.addresses;
             entry.empty_since = None;
             let policy = contracts::policy_of(&entry.contracts, entry.described.as_ref().map(|(_, policy)| &**policy));
             let is_other_policy = std::mem::replace(&mut entry.policy, policy.clone()) != policy;
-            if is_other_protocol || is_other_policy {
+            if is_other_protocol || is_other_policy || are_other_addresses {
                 self.bump();
                 self.events.push(Event::Service(service.clone()));
             }
@@ -402,15 +410,20 @@ impl Registry {
     }
 
     fn update_claims(&mut self, service: &ServiceName) {
-        let none = BTreeSet::new();
-        let claimed = self.services.get(service).map_or(&none, |entry| &entry.contracts);
+        let claimed =
+            self.services.get(service).map_or_else(BTreeSet::new, |entry| &entry.contracts | &entry.addresses);
         let is_alive = |name: &ServiceName| self.services.get(name).is_some_and(|e| !e.members.is_empty());
-        let moved = self.claims.update(service, claimed, is_alive);
+        let moved = self.claims.update(service, &claimed, is_alive);
         if !moved.is_empty() {
             self.bump();
         }
         self.events.extend(moved.into_iter().map(Event::Contract));
     }
+}
+
+/// Addresses and contracts are claimed alike, and never look alike.
+fn is_address(claim: &str) -> bool {
+    claim.contains(':')
 }
 
 impl Entry {
@@ -420,6 +433,7 @@ impl Entry {
             protocol,
             described: None,
             contracts: BTreeSet::new(),
+            addresses: BTreeSet::new(),
             policy: contracts::policy_of(&BTreeSet::new(), None),
             empty_since: None,
         }

@@ -133,6 +133,7 @@ fn announce(running: &Running, service: &str, id: &str, port: u16) -> Announce {
         }),
         protocol: Protocol::Http2.into(),
         contracts: Vec::new(),
+        addresses: Vec::new(),
         descriptors_sha256: Bytes::new(),
     }
 }

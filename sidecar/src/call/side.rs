@@ -1,14 +1,15 @@
-//! One side of a call: a stream of HTTP/2, or a pipe to what speaks something else.
+//! One side of a call: a stream of HTTP/2, a connection of its own, or a pipe to a service within the sidecar.
 
 use std::rc::Rc;
 
 use weft_wire::{Code, Headers, StreamId};
 
-use crate::{headers::to_header_map, link::Link, pipe::Pipe};
+use crate::{headers::to_header_map, link::Link, pipe::Pipe, socket::Socket};
 
 /// Where parts come from and go to.
 pub(crate) enum Side {
     Stream(Rc<Link>, StreamId),
+    Socket(Rc<Socket>),
     Pipe(Pipe),
 }
 
@@ -17,6 +18,7 @@ impl Side {
     pub(super) fn send_data(&self, data: &[u8], is_end: bool) -> usize {
         match self {
             Self::Stream(link, stream) => link.send_data(*stream, data, is_end),
+            Self::Socket(socket) => socket.send_data(data, is_end),
             Self::Pipe(pipe) => {
                 pipe.put_data(data, is_end);
                 data.len()
@@ -27,6 +29,7 @@ impl Side {
     pub(super) fn send_trailers(&self, trailers: &Headers) {
         match self {
             Self::Stream(link, stream) => link.send_trailers(*stream, trailers),
+            Self::Socket(socket) => socket.send_trailers(trailers),
             Self::Pipe(pipe) => pipe.put_trailers(to_header_map(trailers)),
         }
     }
@@ -38,26 +41,37 @@ impl Side {
                 link.respond(*stream, &head, is_end);
                 Some(head)
             }
-            Self::Pipe(pipe) => {
-                // A body may not come after an interim answer, and hyper makes its own.
-                if head.status().is_some_and(|status| status >= 200) {
-                    pipe.put_head(head, is_end);
-                }
-                None
+            Self::Socket(socket) => {
+                socket.respond(&head, is_end);
+                Some(head)
             }
+            // A service within the sidecar asks nobody.
+            Self::Pipe(_) => Some(head),
         }
     }
 
     pub(super) fn reset(&self, code: Code) {
         match self {
             Self::Stream(link, stream) => link.reset(*stream, code),
+            Self::Socket(socket) => socket.reset(code),
             Self::Pipe(pipe) => pipe.break_off(code),
         }
     }
 
     pub(super) fn detach(&self) {
-        if let Self::Stream(link, stream) = self {
-            link.detach(*stream);
+        match self {
+            Self::Stream(link, stream) => link.detach(*stream),
+            Self::Socket(socket) => socket.detach(),
+            Self::Pipe(_) => {}
+        }
+    }
+
+    /// Takes a head back, for the next one.
+    pub(super) fn recycle(&self, head: Headers) {
+        match self {
+            Self::Stream(link, _) => link.recycle(head),
+            Self::Socket(socket) => socket.recycle(head),
+            Self::Pipe(_) => {}
         }
     }
 
@@ -65,6 +79,7 @@ impl Side {
         match self {
             _ if bytes == 0 => {}
             Self::Stream(link, stream) => link.release(*stream, bytes),
+            Self::Socket(socket) => socket.release(bytes),
             Self::Pipe(pipe) => pipe.grant(bytes),
         }
     }

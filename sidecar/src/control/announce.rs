@@ -57,6 +57,7 @@ impl Front {
         let protocol = match shared.args.protocol {
             AppProtocol::Grpc => Protocol::Http2,
             AppProtocol::Http1 => Protocol::Http1,
+            AppProtocol::Tcp => Protocol::Tcp,
         };
         Ok(Announce {
             service: self.service.to_string(),
@@ -69,6 +70,7 @@ impl Front {
             protocol: protocol.into(),
             contracts: shared.own_policy.contracts.iter().map(|contract| contract.name.clone()).collect(),
             descriptors_sha256: self.descriptors_sha256.clone(),
+            addresses: shared.args.called_at().map(|address| address.to_string()).collect(),
         })
     }
 }

@@ -2,9 +2,10 @@
 
 use std::{
     io,
-    net::{SocketAddr, TcpListener},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
 };
 
+use anyhow::Context;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::{args::Args, worker};
@@ -33,9 +34,44 @@ impl Ports {
         let worker_listeners = outbound
             .into_iter()
             .zip(inbound)
-            .map(|(outbound, inbound)| worker::Listeners { outbound, inbound })
+            .map(|(outbound, inbound)| worker::Listeners { outbound, outbound_v6: None, inbound, forwards: Vec::new() })
             .collect();
-        Ok(Self { admin, metrics, worker_listeners })
+        let mut ports = Self { admin, metrics, worker_listeners };
+        ports.bind_forwards(args)?;
+        if args.intercept {
+            ports.bind_v6(args)?;
+        }
+        Ok(ports)
+    }
+
+    /// Redirected connections come to the loopback address of their own family.
+    fn bind_v6(&mut self, args: &Args) -> anyhow::Result<()> {
+        let Some(first) = self.worker_listeners.first() else { return Ok(()) };
+        if args.outbound.ip() != Ipv4Addr::LOCALHOST {
+            return Ok(());
+        }
+        let port = first.outbound.local_addr()?.port();
+        let address = SocketAddr::from((Ipv6Addr::LOCALHOST, port));
+        match listen(address, false) {
+            // A host without IPv6 has no such connections either.
+            Err(e) if matches!(e.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::Unsupported) => return Ok(()),
+            _ => {}
+        }
+        let listeners = bind_for("--outbound, for IPv6", address, self.worker_listeners.len())?;
+        for (worker, listener) in self.worker_listeners.iter_mut().zip(listeners) {
+            worker.outbound_v6 = Some(listener);
+        }
+        Ok(())
+    }
+
+    fn bind_forwards(&mut self, args: &Args) -> anyhow::Result<()> {
+        for (forward, service) in args.forward.iter().zip(args.forwarded().context("--forward")?) {
+            let listeners = bind_for("--forward", forward.listen, self.worker_listeners.len())?;
+            for (worker, listener) in self.worker_listeners.iter_mut().zip(listeners) {
+                worker.forwards.push((listener, service.clone()));
+            }
+        }
+        Ok(())
     }
 
     /// Where it was asked for port 0, the arguments get the port that the kernel gave.

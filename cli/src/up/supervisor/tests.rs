@@ -55,6 +55,7 @@ fn supervised(script: &str) -> Supervised {
         dashboard_url: String::new(),
         control_url: String::new(),
         replicas: Default::default(),
+        forwards: Default::default(),
         processes: Default::default(),
     };
     let run_file = Arc::new(RunFile::create(&state_dir, run).unwrap());

@@ -26,6 +26,7 @@ pub(super) fn protocol(protocol: Protocol) -> &'static str {
     match protocol {
         Protocol::Http2 => "grpc",
         Protocol::Http1 => "http1",
+        Protocol::Tcp => "tcp",
         Protocol::Unspecified => "unknown",
     }
 }

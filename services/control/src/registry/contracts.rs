@@ -1,11 +1,11 @@
-//! Which service implements which contract, and what holds for calls to it.
+//! Which service implements which contract, or is called at which address, and what holds for calls to it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use weft_contracts::weft::policy::v1::{Contract, ServicePolicy};
 use weft_mesh::{names::ServiceName, policy};
 
-/// Who says of itself that it implements a contract, and who is taken at its word: the first that said so, for as
+/// Who says of itself that it implements a contract, or is called at an address, and who is taken at its word: the first that said so, for as
 /// long as it has endpoints.
 #[derive(Debug, Default)]
 pub(super) struct Claims(BTreeMap<String, Claim>);
@@ -22,7 +22,7 @@ impl Claims {
         self.0.get(contract).map(|claim| &claim.owner)
     }
 
-    pub(super) fn contracts(&self) -> impl Iterator<Item = &str> {
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str)
     }
 

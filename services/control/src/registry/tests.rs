@@ -24,6 +24,7 @@ fn announcement(service: &str, id: &str, port: u16) -> Announcement {
         endpoint: endpoint(id, port),
         protocol: Protocol::Http2,
         contracts: BTreeSet::new(),
+        addresses: BTreeSet::new(),
         descriptors: None,
         policy: None,
     }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -36,13 +37,14 @@ pub(super) struct Parts {
     pub(super) version: wire::Version,
     pub(super) policy: ServicePolicy,
     pub(super) endpoints: Vec<EndpointParts>,
+    pub(super) addresses: Vec<SocketAddr>,
 }
 
 /// An endpoint, decoded.
 #[derive(Clone)]
 pub(super) struct EndpointParts {
     pub(super) id: String,
-    address: std::net::SocketAddr,
+    address: SocketAddr,
     spiffe_id: weft_mesh::identity::SpiffeId,
     health: wire::Health,
 }
@@ -110,6 +112,7 @@ impl Builder {
             protocol: parts.protocol,
             version: parts.version,
             endpoints,
+            addresses: parts.addresses,
             breaker,
             methods,
             other,
@@ -193,6 +196,7 @@ pub(super) fn to_wire(service: &Service) -> wire::Service {
         policy: Some((&service.policy).into()),
         version: Some(service.version),
         complete: false,
+        addresses: service.addresses.iter().map(ToString::to_string).collect(),
     }
 }
 

@@ -28,7 +28,8 @@ type Answer = Result<Arc<Service>, Unknown>;
 pub(super) struct Watches {
     builder: Builder,
     known: HashMap<ServiceName, Known>,
-    /// Which service implements a protobuf service, as the control plane says: it knows when several do.
+    /// Which service implements a protobuf service, or is called at an address, as the control plane says: it knows when
+    /// several do.
     owners: HashMap<Box<str>, ServiceName>,
     /// What was asked for and is not known. At most [`limits::SERVICES_WATCHED`] with what is known.
     waiting: HashMap<Asked, Vec<oneshot::Sender<Answer>>>,
@@ -80,7 +81,13 @@ fn subscribe(asked: &Asked) -> What {
     match asked {
         Asked::Service(name) => What::SubscribeService(name.to_string()),
         Asked::Contract(name) => What::SubscribeContract(name.to_string()),
+        Asked::Address(address) => What::SubscribeAddress(address.to_string()),
     }
+}
+
+/// A contract or an address, which the control plane speaks of alike: neither looks like the other.
+fn asked_of(claim: &str) -> Asked {
+    claim.parse().map_or_else(|_| Asked::Contract(claim.into()), Asked::Address)
 }
 
 impl Watches {
@@ -127,10 +134,17 @@ impl Watches {
             let known = self.known.get(name)?;
             Some((contract.clone(), Arc::clone(&known.service)))
         });
-        View {
+        let mut view = View {
             services: self.known.iter().map(|(name, known)| (name.clone(), Arc::clone(&known.service))).collect(),
-            contracts: owned.collect(),
+            ..View::default()
+        };
+        for (claim, service) in owned {
+            match asked_of(&claim) {
+                Asked::Address(address) => drop(view.addresses.insert(address, service)),
+                _ => drop(view.contracts.insert(claim, service)),
+            }
         }
+        view
     }
 
     /// A worker's question.
@@ -139,6 +153,7 @@ impl Watches {
         let name = match &asked {
             Asked::Service(name) => Some(name),
             Asked::Contract(contract) => self.owners.get(contract),
+            Asked::Address(address) => self.owners.get(&*address.to_string()),
         };
         if let Some(known) = name.and_then(|name| self.known.get(name)) {
             let service = Arc::clone(&known.service);
@@ -216,8 +231,11 @@ impl Watches {
             }
         }
         if is_complete {
-            let policy = &parts.policy;
-            self.owners.retain(|contract, owner| *owner != name || policy.contract(contract).is_some());
+            let is_claimed = |claim: &str| match asked_of(claim) {
+                Asked::Address(address) => parts.addresses.contains(&address),
+                _ => parts.policy.contract(claim).is_some(),
+            };
+            self.owners.retain(|claim, owner| *owner != name || is_claimed(claim));
         }
         let service = self.put(parts, is_complete, now);
         effects.is_view_changed = true;
@@ -255,7 +273,8 @@ impl Watches {
             .map(|old| EndpointParts::of(old))
             .collect();
         endpoints.extend(upserted);
-        let parts = Parts { name, protocol: service.protocol, version, policy: service.policy.clone(), endpoints };
+        let (policy, addresses) = (service.policy.clone(), service.addresses.clone());
+        let parts = Parts { name, protocol: service.protocol, version, policy, endpoints, addresses };
         self.put(parts, is_complete, now);
         effects.is_view_changed = true;
         effects
@@ -281,7 +300,7 @@ impl Watches {
             },
             Some(not_found::What::Contract(name)) => {
                 effects.is_view_changed = self.owners.remove(name.as_str()).is_some();
-                Asked::Contract(name.into())
+                asked_of(&name)
             }
             None => return effects,
         };
@@ -296,7 +315,7 @@ impl Watches {
         let mut effects = Effects::default();
         let Ok(name) = ServiceName::parse(&owner.service) else { return effects };
         let contract: Box<str> = owner.contract.into();
-        let askers = match self.waiting.remove(&Asked::Contract(contract.clone())) {
+        let askers = match self.waiting.remove(&asked_of(&contract)) {
             Some(askers) => askers,
             // It moved to another service.
             None if self.owners.contains_key(&contract) => Vec::new(),
@@ -361,6 +380,9 @@ fn merge(parts: &mut Parts, known: &Service) {
         .map(|old| EndpointParts::of(old))
         .collect();
     parts.endpoints.extend(missing);
+    parts
+        .addresses
+        .extend(known.addresses.iter().filter(|old| !parts.addresses.contains(old)).copied().collect::<Vec<_>>());
     // Descriptors come after the announcement that names them.
     if parts.policy.contracts.is_empty() {
         parts.policy = known.policy.clone();
@@ -386,6 +408,8 @@ fn decode(service: wire::Service) -> Option<Parts> {
         version: service.version.unwrap_or_default(),
         policy,
         endpoints: service.endpoints.into_iter().filter_map(decode_endpoint).collect(),
+        // One that can't be read is as if it had not been said.
+        addresses: service.addresses.iter().filter_map(|address| address.parse().ok()).collect(),
     })
 }
 

@@ -11,6 +11,7 @@ use crate::{breaker::Verdict, metrics::Metrics};
 
 const USERS: &str = "users.shop";
 const CONTRACT: &str = "shop.users.v1.Users";
+const ADDRESS: &str = "10.0.0.1:8080";
 
 fn watches() -> Watches {
     Watches::new(Builder::new(Arc::new(Metrics::default()), "orders.shop".into(), Instant::now()))
@@ -44,6 +45,7 @@ fn snapshot(version: (u64, u64), complete: bool, endpoints: Vec<Endpoint>) -> Wa
         policy: Some(policy(5)),
         version: Some(Version { epoch: version.0, counter: version.1 }),
         complete,
+        addresses: vec![ADDRESS.into()],
     }))
 }
 

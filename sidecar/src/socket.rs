@@ -1,0 +1,152 @@
+//! A connection that carries one call at a time: HTTP/1.1, or bytes as they are.
+//!
+//! [`Socket`] is what a call holds of it, as it holds a [`crate::link::Link`] of HTTP/2; [`driver`] carries its bytes.
+//! On the outbound port clients are on its other end, on the inbound one the own service. What the peer can't take yet
+//! waits in the output, which the call is told of, and what the call has not passed on yet is not read.
+
+mod core;
+mod driver;
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    task::Waker,
+};
+
+use tokio::time::Instant;
+use weft_wire::{Code, Headers, http1};
+
+use self::core::{Core, Sent};
+pub(crate) use self::driver::{Driver, Occasion, SocketError};
+use crate::{call::Call, link::Role, worker::Worker};
+
+/// See the module.
+pub(crate) struct Socket {
+    core: RefCell<Core>,
+    pub(crate) role: Role,
+    driver: RefCell<Waker>,
+    /// The driver has its turn, or was woken for one.
+    is_awake: Cell<bool>,
+    is_gone: Cell<bool>,
+    /// The client has been sent a whole answer, or the service a whole request, before.
+    was_used: Cell<bool>,
+    idle_since: Cell<Instant>,
+}
+
+impl Socket {
+    /// A client's connection, over which it speaks HTTP/1.1.
+    pub(crate) fn http1_server(worker: &Worker) -> Rc<Self> {
+        Self::new(worker, Role::Server, Core::http1(Role::Server))
+    }
+
+    /// A connection to a service that speaks HTTP/1.1.
+    pub(crate) fn http1_client(worker: &Worker) -> Rc<Self> {
+        Self::new(worker, Role::Client, Core::http1(Role::Client))
+    }
+
+    /// A connection whose bytes are the body of one call.
+    pub(crate) fn raw(worker: &Worker, role: Role) -> Rc<Self> {
+        Self::new(worker, role, Core::raw(role))
+    }
+
+    fn new(worker: &Worker, role: Role, core: Core) -> Rc<Self> {
+        Rc::new(Self {
+            core: RefCell::new(core),
+            role,
+            driver: RefCell::new(Waker::noop().clone()),
+            is_awake: Cell::new(false),
+            is_gone: Cell::new(false),
+            was_used: Cell::new(false),
+            idle_since: Cell::new(worker.now()),
+        })
+    }
+
+    /// Whether it will never take a call again.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.is_gone.get()
+    }
+
+    /// Since when nothing runs on it; `None` while something does.
+    pub(crate) fn idle_since(&self) -> Option<Instant> {
+        self.core.borrow().is_idle().then(|| self.idle_since.get())
+    }
+
+    /// Makes what happens on it a call's.
+    pub(crate) fn attach(&self, call: Rc<Call>) {
+        self.core.borrow_mut().call = Some(call);
+    }
+
+    /// Opens a call over an idle connection to a service.
+    pub(crate) fn open(&self, head: &Headers, is_end: bool, call: Rc<Call>) -> Result<(), http1::Error> {
+        self.act(|core| core.open(head, is_end, call))
+    }
+
+    /// Answers in place of a call, and closes the connection.
+    pub(crate) fn refuse(&self, head: &Headers, text: &str) {
+        self.act(|core| core.refuse(head, text));
+    }
+
+    pub(crate) fn respond(&self, head: &Headers, is_end: bool) {
+        self.act(|core| core.respond(head, is_end));
+    }
+
+    /// Sends a part of a body; gives back how many bytes have to wait until the peer has taken others.
+    pub(crate) fn send_data(&self, data: &[u8], is_end: bool) -> usize {
+        self.act(|core| core.send_data(data, is_end))
+    }
+
+    pub(crate) fn send_trailers(&self, trailers: &Headers) {
+        self.act(|core| core.send_trailers(trailers));
+    }
+
+    /// Ends the call that runs on it before its time, and with it the connection.
+    pub(crate) fn reset(&self, code: Code) {
+        self.act(|core| core.reset(code));
+    }
+
+    /// Lets the answer that is under way end by itself.
+    pub(crate) fn detach(&self) {
+        self.act(Core::detach);
+    }
+
+    /// Lets the peer send `bytes` more: as many have been passed on.
+    pub(crate) fn release(&self, bytes: usize) {
+        self.act(|core| core.release(bytes));
+    }
+
+    /// Takes a list of an event back, for the next one.
+    pub(crate) fn recycle(&self, headers: Headers) {
+        self.core.borrow_mut().recycle(headers);
+    }
+
+    /// Gives buffers back, as it is idle.
+    pub(crate) fn shrink(&self) {
+        self.core.borrow_mut().shrink();
+    }
+
+    /// Closes it when the call that runs on it is over.
+    pub(crate) fn drain(&self) {
+        self.act(Core::drain);
+    }
+
+    /// Closes it, as nothing runs on it.
+    pub(crate) fn close(&self) {
+        self.act(Core::close);
+    }
+
+    fn act<R>(&self, act: impl FnOnce(&mut Core) -> R) -> R {
+        let mut core = self.core.borrow_mut();
+        let fate = core.fate;
+        let result = act(&mut core);
+        if !self.is_awake.get() && (core.has_work() || core.fate != fate) {
+            self.is_awake.set(true);
+            self.driver.borrow().wake_by_ref();
+        }
+        result
+    }
+
+    /// What has gone out of that which had to wait, with the call to be told.
+    fn take_sent(&self) -> Option<(Rc<Call>, Sent)> {
+        self.core.borrow_mut().take_sent()
+    }
+}

@@ -1,0 +1,464 @@
+//! Carries the bytes of a connection with one call at a time, and hands out what comes over it.
+
+use std::{
+    io,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    time::{Instant, Sleep, sleep_until},
+};
+use weft_mesh::{errors::Reason, limits};
+use weft_wire::{Code, Headers, Name, http1};
+
+use super::{Socket, core::Fate};
+use crate::{answer::Failure, call::Call, link::Role, worker::Worker};
+
+/// Why a connection has ended before its time.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SocketError {
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("{0}")]
+    Protocol(#[from] http1::Error),
+    #[error("the head of its request did not come whole within {:?}", limits::DETECT_TIMEOUT)]
+    SlowHead,
+    #[error("it sent something that nobody had asked for")]
+    Unasked,
+}
+
+/// What whoever made the connection has to see to.
+pub(crate) enum Occasion {
+    /// A client asks: its head, and whether it is all.
+    Request(Headers, bool),
+    /// The service has answered, and takes another call.
+    Free,
+    /// The connection was kept for too long: the service had closed it, and has most likely not seen this call.
+    Stale(Rc<Call>),
+}
+
+/// See the module.
+pub(crate) struct Driver<F> {
+    worker: Rc<Worker>,
+    socket: Rc<Socket>,
+    io: TcpStream,
+    on: F,
+    /// What has come and can't be looked at yet: the begin of a head, or a request while the one before runs.
+    unread: Vec<u8>,
+    /// Since when the begin of a head waits for its rest.
+    head_since: Option<Instant>,
+    has_ended: bool,
+    is_shut: bool,
+    /// What was thrown away of a peer that is still to read its answer.
+    discarded: usize,
+    closing_since: Option<Instant>,
+    /// What the peer is answered in its last moments.
+    failure: Option<SocketError>,
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+/// Bytes that one turn reads at most, so that one busy connection does not make the others wait.
+const BYTES_A_TURN: usize = 512 * 1024;
+/// What is read of requests that come before the one before them is answered.
+const PIPELINED_BYTES: usize = 4 * 1024;
+
+impl<F: FnMut(Occasion) + Unpin> Driver<F> {
+    pub(crate) fn new(worker: &Rc<Worker>, socket: &Rc<Socket>, io: TcpStream, on: F) -> Self {
+        Self {
+            worker: Rc::clone(worker),
+            socket: Rc::clone(socket),
+            io,
+            on,
+            unread: Vec::new(),
+            head_since: None,
+            has_ended: false,
+            is_shut: false,
+            discarded: 0,
+            closing_since: None,
+            failure: None,
+            sleep: None,
+        }
+    }
+
+    fn turn(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SocketError>> {
+        if !self.socket.driver.borrow().will_wake(cx.waker()) {
+            *self.socket.driver.borrow_mut() = cx.waker().clone();
+        }
+        self.socket.is_awake.set(true);
+        self.worker.tick();
+        if let Err(error) = self.read(cx).and_then(|()| self.keep_time(cx)) {
+            self.failed(error)?;
+        }
+        let is_written = self.write(cx)?.is_ready();
+        if self.is_over(cx, is_written) {
+            return Poll::Ready(self.failure.take().map_or(Ok(()), Err));
+        }
+        self.rest(cx);
+        Poll::Pending
+    }
+
+    /// Tells a client what is wrong with its request, where it can still be told.
+    fn failed(&mut self, error: SocketError) -> Result<(), SocketError> {
+        let status = match &error {
+            SocketError::Protocol(e) => e.status(),
+            SocketError::SlowHead => 408,
+            SocketError::Io(_) | SocketError::Unasked => return Err(error),
+        };
+        if self.socket.role == Role::Client || self.failure.is_some() {
+            return Err(error);
+        }
+        let call = self.socket.core.borrow_mut().call.take();
+        if let Some(call) = call {
+            call.caller_gone(Code::PROTOCOL_ERROR);
+        }
+        let (mut head, text) = Failure::new(Reason::Malformed, error.to_string()).to_http();
+        head.set(Name::STATUS, status.to_string().as_bytes());
+        self.socket.core.borrow_mut().refuse(&head, &text);
+        self.failure = Some(error);
+        Ok(())
+    }
+
+    /// Reads until there is nothing more, and handles what came.
+    fn read(&mut self, cx: &mut Context<'_>) -> Result<(), SocketError> {
+        let mut buffer = self.worker.read_buffer();
+        let result = self.read_into(&mut buffer, cx);
+        self.worker.give_back(buffer);
+        result
+    }
+
+    fn read_into(&mut self, buffer: &mut [u8], cx: &mut Context<'_>) -> Result<(), SocketError> {
+        self.handle_unread()?;
+        let mut left = BYTES_A_TURN;
+        while !self.has_ended {
+            let room = self.room(buffer.len());
+            self.socket.core.borrow_mut().is_read_held = room == 0;
+            if room == 0 {
+                return Ok(());
+            }
+            if left == 0 {
+                cx.waker().wake_by_ref();
+                return Ok(());
+            }
+            let begin = self.unread.len();
+            buffer[..begin].copy_from_slice(&self.unread);
+            let mut read = ReadBuf::new(&mut buffer[begin..begin + room]);
+            match Pin::new(&mut self.io).poll_read(cx, &mut read) {
+                Poll::Pending => break,
+                Poll::Ready(result) => result?,
+            }
+            let count = read.filled().len();
+            left = left.saturating_sub(count);
+            if count == 0 {
+                self.has_ended = true;
+                self.ended()?;
+            } else {
+                self.unread.clear();
+                self.take(&buffer[..begin + count])?;
+            }
+        }
+        // A service that speaks unasked can't be asked: its words would be taken for the next answer.
+        let is_unasked = self.socket.role == Role::Client && !self.unread.is_empty();
+        if is_unasked && self.socket.core.borrow().call.is_none() { Err(SocketError::Unasked) } else { Ok(()) }
+    }
+
+    /// How much may be read now.
+    fn room(&self, buffer: usize) -> usize {
+        let core = self.socket.core.borrow();
+        match core.fate {
+            Fate::Aborted => 0,
+            // What comes is thrown away: until it has been read the peer may not see its answer.
+            Fate::Closing => buffer,
+            _ if core.is_full() => 0,
+            _ if core.takes_input() => buffer - self.unread.len(),
+            // Only to see that it ends.
+            _ if self.unread.is_empty() => PIPELINED_BYTES,
+            _ => 0,
+        }
+    }
+
+    /// What had to wait until now.
+    fn handle_unread(&mut self) -> Result<(), SocketError> {
+        if self.unread.is_empty() || !self.socket.core.borrow().takes_input() {
+            return Ok(());
+        }
+        let unread = std::mem::take(&mut self.unread);
+        self.take(&unread)
+    }
+
+    /// Handles what came as far as it can be; the rest is kept.
+    fn take(&mut self, bytes: &[u8]) -> Result<(), SocketError> {
+        let mut input = bytes;
+        let handled = self.handle(&mut input);
+        self.unread.extend_from_slice(input);
+        handled
+    }
+
+    fn handle(&mut self, input: &mut &[u8]) -> Result<(), SocketError> {
+        loop {
+            let event = {
+                let mut core = self.socket.core.borrow_mut();
+                if core.fate == Fate::Closing || core.fate == Fate::Aborted {
+                    self.discarded += input.len();
+                    *input = &[];
+                    return Ok(());
+                }
+                if input.is_empty() || !core.takes_input() {
+                    return Ok(());
+                }
+                core.receive(input)?
+            };
+            let Some(event) = event else {
+                self.note_head();
+                return Ok(());
+            };
+            self.head_since = None;
+            self.dispatch(event);
+            self.finish();
+        }
+    }
+
+    /// A head of which only the begin has come may not take for ever.
+    fn note_head(&mut self) {
+        if self.socket.role == Role::Server && self.socket.core.borrow().call.is_none() {
+            self.head_since.get_or_insert(self.worker.now());
+        }
+    }
+
+    fn dispatch(&mut self, event: http1::Event<'_>) {
+        match event {
+            http1::Event::Request { headers, is_end, .. } => (self.on)(Occasion::Request(headers, is_end)),
+            event => {
+                let call = self.socket.core.borrow().call.clone();
+                // Else nobody wants it any more.
+                if let Some(call) = call {
+                    give(&self.socket, &call, event);
+                }
+            }
+        }
+    }
+
+    /// Lets go of a call that has come to its end on both ways.
+    fn finish(&mut self) {
+        let finished = self.socket.core.borrow_mut().take_finished();
+        if finished.is_none() {
+            return;
+        }
+        self.socket.was_used.set(true);
+        self.socket.idle_since.set(self.worker.now());
+        if self.socket.role == Role::Client {
+            let is_reusable = self.socket.core.borrow().is_reusable() && !self.has_ended;
+            if is_reusable { (self.on)(Occasion::Free) } else { self.socket.close() }
+        }
+    }
+
+    /// The peer has ended its side.
+    fn ended(&mut self) -> Result<(), SocketError> {
+        let call = self.socket.core.borrow().call.clone();
+        let is_asked = call.is_some() && !self.socket.core.borrow().takes_input();
+        if self.socket.role == Role::Server && is_asked && !self.socket.core.borrow().is_raw() {
+            // A client that has asked and goes away: nothing else would tell that it waits no more.
+            return Ok(());
+        }
+        let event = self.socket.core.borrow_mut().end()?;
+        if let (Some(event), Some(call)) = (event, call) {
+            give(&self.socket, &call, event);
+            self.finish();
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, cx: &mut Context<'_>) -> io::Result<Poll<()>> {
+        loop {
+            {
+                let mut core = self.socket.core.borrow_mut();
+                if core.unsent().is_empty() {
+                    break;
+                }
+                match Pin::new(&mut self.io).poll_write(cx, core.unsent())? {
+                    Poll::Ready(0) => return Err(io::ErrorKind::WriteZero.into()),
+                    Poll::Ready(written) => core.wrote(written),
+                    Poll::Pending => return Ok(Poll::Pending),
+                }
+            }
+            self.tell_sent();
+        }
+        Ok(Poll::Ready(()))
+    }
+
+    /// What waited for room has gone out: there may be more now.
+    fn tell_sent(&self) {
+        if let Some((call, sent)) = self.socket.take_sent() {
+            match self.socket.role {
+                Role::Server => call.response_sent(sent.0),
+                Role::Client => call.request_sent(sent.0),
+            }
+        }
+    }
+
+    /// Whether there is nothing more to do for it; ends our side where it is time.
+    fn is_over(&mut self, cx: &mut Context<'_>, is_written: bool) -> bool {
+        self.finish();
+        let (fate, is_running, is_raw) = {
+            let core = self.socket.core.borrow();
+            (core.fate, core.call.is_some(), core.is_raw())
+        };
+        match fate {
+            Fate::Aborted => {
+                self.break_off();
+                true
+            }
+            Fate::Open if is_raw => self.has_ended && !is_running && is_written,
+            // A client that has asked and goes away: nothing else would tell that it waits no more.
+            Fate::Open => self.has_ended && (is_running || is_written),
+            Fate::HalfClosed | Fate::Closing if !is_written => false,
+            Fate::HalfClosed => {
+                self.shut(cx);
+                self.has_ended && !is_running
+            }
+            Fate::Closing => {
+                self.shut(cx);
+                self.has_ended || self.discarded > limits::LINGER_BYTES || self.closed_for(limits::LINGER_TIME)
+            }
+        }
+    }
+
+    /// Sees to it that the peer takes what it has for broken off, not for whole.
+    fn break_off(&self) {
+        // Where it fails the peer sees the connection's end, and from most messages that something is missing.
+        let _ = socket2::SockRef::from(&self.io).set_linger(Some(std::time::Duration::ZERO));
+    }
+
+    fn shut(&mut self, cx: &mut Context<'_>) {
+        if !self.is_shut {
+            // It fails where the peer has gone already, which reading tells too.
+            self.is_shut = Pin::new(&mut self.io).poll_shutdown(cx).is_ready();
+            self.closing_since = Some(self.worker.now());
+            cx.waker().wake_by_ref();
+        }
+    }
+
+    fn closed_for(&self, time: std::time::Duration) -> bool {
+        self.closing_since.is_some_and(|since| self.worker.now().saturating_duration_since(since) >= time)
+    }
+
+    /// Sees to it that there is a turn when something has taken too long.
+    fn keep_time(&mut self, cx: &mut Context<'_>) -> Result<(), SocketError> {
+        loop {
+            let Some(due) = self.due() else { return Ok(()) };
+            if due <= self.worker.now() {
+                return self.time_is_up();
+            }
+            // Set anew only when it has run out, which is nearly never: what is due is put off with each call.
+            let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(due)));
+            if sleep.deadline() > due {
+                sleep.as_mut().reset(due);
+            }
+            if sleep.as_mut().poll(cx).is_pending() {
+                return Ok(());
+            }
+            self.sleep = None;
+            self.worker.tick();
+        }
+    }
+
+    fn due(&self) -> Option<Instant> {
+        if let Some(since) = self.closing_since {
+            let is_closing = self.socket.core.borrow().fate == Fate::Closing;
+            return is_closing.then(|| since + limits::LINGER_TIME);
+        }
+        if let Some(since) = self.head_since {
+            return Some(since + limits::DETECT_TIMEOUT);
+        }
+        let idle_limit = match self.socket.role {
+            Role::Server => limits::IDLE_CONNECTION,
+            Role::Client => limits::IDLE_HTTP1_CONNECTION,
+        };
+        self.socket.idle_since().map(|since| since + idle_limit)
+    }
+
+    fn time_is_up(&mut self) -> Result<(), SocketError> {
+        if self.closing_since.is_some() {
+            return Ok(());
+        }
+        if self.head_since.is_some() {
+            return Err(SocketError::SlowHead);
+        }
+        self.socket.close();
+        Ok(())
+    }
+
+    /// Nothing is left to do: from now on the socket wakes us when there is.
+    fn rest(&mut self, cx: &mut Context<'_>) {
+        self.socket.is_awake.set(false);
+        let core = self.socket.core.borrow();
+        let is_unread_due = !self.unread.is_empty() && core.takes_input() && self.head_since.is_none();
+        if is_unread_due || (core.fate != Fate::Open && !self.is_shut) {
+            cx.waker().wake_by_ref();
+        }
+    }
+}
+
+/// Hands a part of a message to its call.
+fn give(socket: &Socket, call: &Rc<Call>, event: http1::Event<'_>) {
+    match (event, socket.role) {
+        (http1::Event::Response { headers, is_end, .. }, _) => {
+            if let Some(headers) = call.response_head(headers, is_end) {
+                socket.recycle(headers);
+            }
+        }
+        (http1::Event::Data { data, is_end }, Role::Server) => call.request_data(data, is_end),
+        (http1::Event::Data { data, is_end }, Role::Client) => call.response_data(data, is_end),
+        (http1::Event::Trailers(trailers), Role::Server) => call.request_trailers(&trailers),
+        (http1::Event::Trailers(trailers), Role::Client) => call.response_trailers(&trailers),
+        (http1::Event::Request { .. }, _) => {}
+    }
+}
+
+impl<F> Driver<F> {
+    /// Tells the call that still runs.
+    fn end(&self, why: &dyn std::fmt::Display) -> Option<Rc<Call>> {
+        self.socket.is_gone.set(true);
+        let mut core = self.socket.core.borrow_mut();
+        let call = core.call.take()?;
+        let is_stale = self.socket.was_used.get() && core.may_be_unseen();
+        drop(core);
+        match self.socket.role {
+            Role::Server => call.caller_gone(Code::CANCEL),
+            Role::Client if is_stale && call.is_repeatable() => return Some(call),
+            Role::Client => call.endpoint_lost(&why.to_string()),
+        }
+        None
+    }
+}
+
+/// A panic must not leave a call behind for which nobody cares any more.
+impl<F> Drop for Driver<F> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.end(&"of a bug of Weft's");
+        }
+    }
+}
+
+/// Ends with the connection, and with it the call on it.
+impl<F: FnMut(Occasion) + Unpin> Future for Driver<F> {
+    type Output = Result<(), SocketError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let turn = self.turn(cx);
+        if let Poll::Ready(result) = &turn {
+            let stale = match result {
+                Ok(()) => self.end(&"it was closed"),
+                Err(e) => self.end(e),
+            };
+            if let Some(call) = stale {
+                (self.on)(Occasion::Stale(call));
+            }
+        }
+        turn
+    }
+}

@@ -1,0 +1,110 @@
+//! HTTP/1.1 on the bare socket, so that nothing in between is lenient: every answer to a plain request is what came,
+//! byte for byte, and a few paths do other things.
+//!
+//! - `/early` answers before the body has come, and closes;
+//! - `/hints` sends 103 before its answer;
+//! - `/continue` asks for the body with 100, if the client waits for that;
+//! - `/empty` answers 204, `/unchanged` 304 with a length;
+//! - `/to-the-end` has a body that only the connection's end ends, and `/cut` one that is cut;
+//! - `/chunks` has trailers;
+//! - `/upgrade` changes to whatever is asked for, and then echoes; `/stay` answers 200 to that.
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+pub(crate) async fn serve(mut stream: TcpStream) -> anyhow::Result<()> {
+    let mut seen = Vec::new();
+    while let Some(head) = read_head(&mut stream, &mut seen).await? {
+        let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
+        match path.as_str() {
+            "/early" => {
+                stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\nconnection: close\r\n\r\nearly").await?;
+                return Ok(());
+            }
+            "/upgrade" => return upgrade(&mut stream, &head, &seen).await,
+            "/to-the-end" => {
+                stream.write_all(b"HTTP/1.1 200 OK\r\n\r\nall of it").await?;
+                return Ok(());
+            }
+            "/cut" => {
+                stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf of").await?;
+                return Ok(());
+            }
+            "/continue" if has(&head, "expect: 100-continue") => {
+                stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await?;
+            }
+            "/hints" => stream.write_all(b"HTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\n\r\n").await?,
+            _ => {}
+        }
+        let body = read_body(&mut stream, &mut seen, &head).await?;
+        stream.write_all(&answer(&path, &head, &body)).await?;
+        if has(&head, "connection: close") {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+fn answer(path: &str, head: &str, body: &[u8]) -> Vec<u8> {
+    match path {
+        "/empty" => b"HTTP/1.1 204 No Content\r\n\r\n".to_vec(),
+        "/unchanged" => b"HTTP/1.1 304 Not Modified\r\ncontent-length: 77\r\netag: \"x\"\r\n\r\n".to_vec(),
+        "/chunks" => b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntrailer: x-sum\r\n\r\n3\r\nabc\r\n2;why=so\r\nde\r\n0\r\nx-sum: 5\r\n\r\n".to_vec(),
+        _ => {
+            let echo = [head.as_bytes(), body].concat();
+            let mut answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", echo.len()).into_bytes();
+            if !head.starts_with("HEAD ") {
+                answer.extend(echo);
+            }
+            answer
+        }
+    }
+}
+
+async fn upgrade(stream: &mut TcpStream, head: &str, seen: &[u8]) -> anyhow::Result<()> {
+    let protocol = head.lines().find_map(|line| line.strip_prefix("upgrade: ")).unwrap_or_default();
+    let answer = format!("HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: {protocol}\r\n\r\n");
+    stream.write_all(answer.as_bytes()).await?;
+    stream.write_all(seen).await?;
+    let (mut read, mut write) = stream.split();
+    tokio::io::copy(&mut read, &mut write).await?;
+    write.write_all(b"goodbye").await?;
+    Ok(())
+}
+
+fn has(head: &str, line: &str) -> bool {
+    head.lines().any(|other| other.eq_ignore_ascii_case(line))
+}
+
+/// A head with its empty line; `None` at the connection's end.
+async fn read_head(stream: &mut TcpStream, seen: &mut Vec<u8>) -> anyhow::Result<Option<String>> {
+    loop {
+        if let Some(end) = seen.windows(4).position(|bytes| bytes == b"\r\n\r\n") {
+            let rest = seen.split_off(end + 4);
+            let head = std::mem::replace(seen, rest);
+            return Ok(Some(String::from_utf8(head)?));
+        }
+        if stream.read_buf(seen).await? == 0 {
+            return Ok(None);
+        }
+    }
+}
+
+/// The body as it came, chunks and all.
+async fn read_body(stream: &mut TcpStream, seen: &mut Vec<u8>, head: &str) -> anyhow::Result<Vec<u8>> {
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
+    let is_whole = |seen: &[u8]| match length {
+        Some(length) => seen.len() >= length,
+        None if has(head, "transfer-encoding: chunked") => seen.ends_with(b"0\r\n\r\n"),
+        None => true,
+    };
+    while !is_whole(seen) {
+        if stream.read_buf(seen).await? == 0 {
+            anyhow::bail!("the request was cut");
+        }
+    }
+    let rest = seen.split_off(length.unwrap_or(seen.len()));
+    Ok(std::mem::replace(seen, rest))
+}

@@ -1,0 +1,245 @@
+//! HTTP/1.1 through a pair of sidecars, by a client and a service that see every byte.
+
+use std::time::Duration;
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+use weft_tests::{Bed, Wire, eventually, metric, raw};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn http1_is_passed_on_as_it_is_meant() {
+    let bed =
+        Bed::start("  plain:\n    run: ${BIN}/weft-test-app\n    protocol: http1\n    env: { SPEAK: http1 }\n").await;
+    requests_arrive_whole_and_their_connection_is_used_again(&bed).await;
+    answers_of_every_kind_end_where_they_should(&bed).await;
+    interim_answers_come_before_the_final_one(&bed).await;
+    a_connection_changes_its_protocol(&bed).await;
+    what_can_be_read_in_two_ways_is_refused(&bed).await;
+    a_client_of_one_that_waits_is_not_kept_waiting(&bed).await;
+    assert_eq!(metric(bed.ports("keyboard").metrics, "weft_panics_total", "").await, 0.0);
+    assert_eq!(metric(bed.ports("plain-1").metrics, "weft_panics_total", "").await, 0.0);
+}
+
+/// A client's connection that sees the bytes.
+struct Client {
+    stream: TcpStream,
+    seen: Vec<u8>,
+}
+
+impl Client {
+    async fn connect(bed: &Bed) -> Self {
+        let stream = TcpStream::connect(("127.0.0.1", bed.outbound())).await.expect("it listens");
+        stream.set_nodelay(true).expect("a socket");
+        Self { stream, seen: Vec::new() }
+    }
+
+    async fn send(&mut self, bytes: &str) {
+        self.stream.write_all(bytes.as_bytes()).await.expect("it is taken");
+    }
+
+    /// What comes, up to `end`.
+    async fn until(&mut self, end: &str) -> String {
+        loop {
+            if let Some(at) = self.seen.windows(end.len()).position(|bytes| bytes == end.as_bytes()) {
+                let rest = self.seen.split_off(at + end.len());
+                return String::from_utf8(std::mem::replace(&mut self.seen, rest)).expect("text");
+            }
+            let count = timeout(LIMIT, self.stream.read_buf(&mut self.seen)).await;
+            let count = count.unwrap_or_else(|_| panic!("no `{end}` in {}", self.seen.escape_ascii()));
+            assert!(count.expect("the connection is whole") > 0, "no `{end}` in {}", self.seen.escape_ascii());
+        }
+    }
+
+    /// An answer with a `content-length`: its head and its body.
+    async fn answer(&mut self) -> (String, String) {
+        let head = self.until("\r\n\r\n").await;
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+        let length: usize = length.unwrap_or_else(|| panic!("no length in {head}")).parse().expect("a number");
+        while self.seen.len() < length {
+            let count = timeout(LIMIT, self.stream.read_buf(&mut self.seen)).await.expect("in time");
+            assert!(count.expect("the connection is whole") > 0, "it is cut");
+        }
+        let rest = self.seen.split_off(length);
+        (head, String::from_utf8(std::mem::replace(&mut self.seen, rest)).expect("text"))
+    }
+
+    async fn closes(mut self) {
+        let count = timeout(LIMIT, self.stream.read_buf(&mut self.seen)).await.expect("it is closed in time");
+        assert!(matches!(count, Ok(0) | Err(_)), "more came: {}", self.seen.escape_ascii());
+    }
+}
+
+async fn requests_arrive_whole_and_their_connection_is_used_again(bed: &Bed) {
+    let mut client = Client::connect(bed).await;
+    client.send("GET /a?b=%20c HTTP/1.1\r\nHost: plain\r\nX-One: 1\r\nConnection: x-hop, keep-alive\r\nX-Hop: gone\r\nTE: gzip\r\nKeep-Alive: 5\r\n\r\n").await;
+    let (head, echo) = client.answer().await;
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    assert!(echo.starts_with("GET /a?b=%20c HTTP/1.1\r\n") && echo.contains("\r\nx-one: 1\r\n"), "{echo}");
+    for gone in ["x-hop", "keep-alive", "\r\nte:", "\r\nconnection:"] {
+        assert!(!echo.contains(gone), "{gone} belongs to one connection: {echo}");
+    }
+    // By length, in chunks, in parts, two at once, by an absolute target; all over the same connection.
+    client.send("POST / HTTP/1.1\r\nHost: plain\r\nContent-Length: 5\r\n\r\nhe").await;
+    client.send("llo").await;
+    let (_, echo) = client.answer().await;
+    assert!(echo.contains("\r\ncontent-length: 5\r\n") && echo.ends_with("\r\n\r\nhello"), "{echo}");
+    client
+        .send(
+            "POST / HTTP/1.1\r\nHost: plain\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n3;x=y\r\nllo\r\n0\r\n\r\n",
+        )
+        .await;
+    let (_, echo) = client.answer().await;
+    assert!(echo.contains("\r\ntransfer-encoding: chunked\r\n") && echo.ends_with("0\r\n\r\n"), "{echo}");
+    client.send("GET /1 HTTP/1.1\r\nHost: plain\r\n\r\nGET http://plain/2 HTTP/1.1\r\nHost: other\r\n\r\n").await;
+    assert!(client.answer().await.1.starts_with("GET /1 HTTP/1.1\r\n"));
+    let (_, echo) = client.answer().await;
+    assert!(echo.starts_with("GET /2 HTTP/1.1\r\n") && echo.contains("\r\nhost: plain\r\n"), "{echo}");
+    // Byte by byte.
+    for byte in "GET /slow HTTP/1.1\r\nHost: plain\r\n\r\n".chars() {
+        client.send(&byte.to_string()).await;
+    }
+    assert!(client.answer().await.1.starts_with("GET /slow HTTP/1.1\r\n"));
+    client.send("GET /last HTTP/1.1\r\nHost: plain\r\nConnection: close\r\n\r\n").await;
+    let (head, _) = client.answer().await;
+    assert!(head.contains("connection: close"), "{head}");
+    client.closes().await;
+
+    let mut old = Client::connect(bed).await;
+    old.send("GET /old HTTP/1.0\r\nHost: plain\r\n\r\n").await;
+    assert!(old.answer().await.1.starts_with("GET /old HTTP/1.1\r\n"));
+    old.closes().await;
+}
+
+async fn answers_of_every_kind_end_where_they_should(bed: &Bed) {
+    let mut client = Client::connect(bed).await;
+    client.send("HEAD /a HTTP/1.1\r\nHost: plain\r\n\r\n").await;
+    assert!(client.until("\r\n\r\n").await.contains("\r\ncontent-length: "));
+    client.send("GET /empty HTTP/1.1\r\nHost: plain\r\n\r\n").await;
+    let head = client.until("\r\n\r\n").await;
+    assert!(head.starts_with("HTTP/1.1 204 ") && !head.contains("transfer-encoding"), "{head}");
+    client.send("GET /unchanged HTTP/1.1\r\nHost: plain\r\n\r\n").await;
+    let head = client.until("\r\n\r\n").await;
+    assert!(head.starts_with("HTTP/1.1 304 ") && head.contains("etag: \"x\""), "{head}");
+    client.send("GET /chunks HTTP/1.1\r\nHost: plain\r\n\r\n").await;
+    let chunks = client.until("\r\nx-sum: 5\r\n\r\n").await;
+    assert!(chunks.contains("abc") && chunks.contains("\r\n0\r\n"), "{chunks}");
+    client.send("GET /to-the-end HTTP/1.1\r\nHost: plain\r\n\r\n").await;
+    let whole = client.until("0\r\n\r\n").await;
+    assert!(whole.contains("all of it"), "{whole}");
+    client.send("POST /early HTTP/1.1\r\nHost: plain\r\nContent-Length: 1000000\r\n\r\nthe first part").await;
+    assert_eq!(client.answer().await.1, "early");
+    client.closes().await;
+
+    // What is cut is not taken for whole.
+    let mut client = Client::connect(bed).await;
+    client.send("GET /cut HTTP/1.1\r\nHost: plain\r\n\r\n").await;
+    client.until("half of").await;
+    client.closes().await;
+}
+
+async fn interim_answers_come_before_the_final_one(bed: &Bed) {
+    let mut client = Client::connect(bed).await;
+    client.send("GET /hints HTTP/1.1\r\nHost: plain\r\n\r\n").await;
+    let hints = client.until("\r\n\r\n").await;
+    assert!(hints.starts_with("HTTP/1.1 103 ") && hints.contains("link: </a.css>"), "{hints}");
+    assert!(client.answer().await.0.starts_with("HTTP/1.1 200 "));
+    client.send("POST /continue HTTP/1.1\r\nHost: plain\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n").await;
+    let interim = client.until("\r\n\r\n").await;
+    assert!(interim.starts_with("HTTP/1.1 100 "), "{interim}");
+    client.send("hello").await;
+    assert!(client.answer().await.1.ends_with("hello"));
+    // An answer in its place; the body that was not sent is not waited for.
+    client.send("POST / HTTP/1.1\r\nHost: nobody\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n").await;
+    let head = client.until("\r\n\r\n").await;
+    assert!(head.starts_with("HTTP/1.1 404 ") || head.starts_with("HTTP/1.1 503 "), "{head}");
+}
+
+async fn a_connection_changes_its_protocol(bed: &Bed) {
+    let mut client = Client::connect(bed).await;
+    client.send("GET /upgrade HTTP/1.1\r\nHost: plain\r\nConnection: Upgrade\r\nUpgrade: chatter\r\n\r\n").await;
+    let head = client.until("\r\n\r\n").await;
+    assert!(head.starts_with("HTTP/1.1 101 ") && head.contains("\r\nupgrade: chatter\r\n"), "{head}");
+    assert!(head.to_ascii_lowercase().contains("\r\nconnection: upgrade\r\n"), "{head}");
+    for word in ["one", "two", "three"] {
+        client.send(word).await;
+        assert_eq!(client.until(word).await, word);
+    }
+    client.stream.shutdown().await.expect("one side ends");
+    assert_eq!(client.until("goodbye").await, "goodbye");
+    client.closes().await;
+
+    // A service that stays with HTTP/1.1 is heard, too.
+    let mut client = Client::connect(bed).await;
+    client.send("GET /stay HTTP/1.1\r\nHost: plain\r\nConnection: Upgrade\r\nUpgrade: chatter\r\n\r\n").await;
+    let (head, echo) = client.answer().await;
+    assert!(head.starts_with("HTTP/1.1 200 ") && echo.contains("\r\nupgrade: chatter\r\n"), "{head}{echo}");
+    client.send("GET /again HTTP/1.1\r\nHost: plain\r\n\r\n").await;
+    assert!(client.answer().await.1.starts_with("GET /again "));
+}
+
+async fn what_can_be_read_in_two_ways_is_refused(bed: &Bed) {
+    let cases = [
+        (
+            "both lengths",
+            "POST / HTTP/1.1\r\nHost: plain\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            400,
+        ),
+        ("two lengths", "POST / HTTP/1.1\r\nHost: plain\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello", 400),
+        ("a signed length", "POST / HTTP/1.1\r\nHost: plain\r\nContent-Length: +5\r\n\r\nhello", 400),
+        (
+            "an odd chunk size",
+            "POST / HTTP/1.1\r\nHost: plain\r\nTransfer-Encoding: chunked\r\n\r\n0x5\r\nhello\r\n0\r\n\r\n",
+            400,
+        ),
+        (
+            "a chunk without its end",
+            "POST / HTTP/1.1\r\nHost: plain\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhello\r\n0\r\n\r\n",
+            400,
+        ),
+        (
+            "chunked twice",
+            "POST / HTTP/1.1\r\nHost: plain\r\nTransfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n",
+            400,
+        ),
+        ("an unknown coding", "POST / HTTP/1.1\r\nHost: plain\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n", 501),
+        ("a bare LF", "GET / HTTP/1.1\nHost: plain\n\n", 400),
+        ("a bare LF after one field", "GET / HTTP/1.1\r\nHost: plain\r\nX: y\nZ: w\r\n\r\n", 400),
+        ("a folded field", "GET / HTTP/1.1\r\nHost: plain\r\nX: y\r\n z\r\n\r\n", 400),
+        ("a space before the colon", "GET / HTTP/1.1\r\nHost : plain\r\n\r\n", 400),
+        ("no host", "GET / HTTP/1.1\r\n\r\n", 400),
+        ("two hosts", "GET / HTTP/1.1\r\nHost: plain\r\nHost: other\r\n\r\n", 400),
+        ("another version", "GET / HTTP/2.0\r\nHost: plain\r\n\r\n", 505),
+        ("a fragment", "GET /a#b HTTP/1.1\r\nHost: plain\r\n\r\n", 400),
+    ];
+    for (what, request, status) in cases {
+        let hidden = "GET /hidden HTTP/1.1\r\nHost: plain\r\n\r\n";
+        let answer =
+            String::from_utf8(raw(bed.outbound(), format!("{request}{hidden}").as_bytes()).await).expect("text");
+        let start = format!("HTTP/1.1 {status} ");
+        assert!(answer.starts_with(&start) && answer.contains("x-weft-error: malformed"), "{what}: {answer}");
+        assert!(!answer.contains("/hidden"), "{what}: a second request was let through: {answer}");
+    }
+    let malformed = async || metric(bed.ports("keyboard").metrics, "weft_connections_malformed_total", "").await;
+    eventually("each is counted", LIMIT, async || malformed().await >= cases.len() as f64).await;
+}
+
+async fn a_client_of_one_that_waits_is_not_kept_waiting(bed: &Bed) {
+    // Whoever stops in the middle of a head is sent away; nobody else waits for it.
+    let mut slow = Client::connect(bed).await;
+    slow.send("GET / HTTP/1.1\r\nHost: pl").await;
+    let mut client = Client::connect(bed).await;
+    client.send("GET /quick HTTP/1.1\r\nHost: plain\r\n\r\n").await;
+    assert!(client.answer().await.1.starts_with("GET /quick "));
+    let answer = slow.until("\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    // HTTP/2 towards a service that speaks HTTP/1.1.
+    let mut wire = Wire::connect(bed.outbound()).await;
+    let (answer, mut body) = wire.open("Say", &[("x-weft-service", "plain")]).await;
+    body.send_data("hello".into(), true).expect("the connection is whole");
+    assert_eq!(answer.await.expect("an answer").status(), 200);
+}

@@ -1,0 +1,147 @@
+//! Protocols that the mesh knows nothing of, through a pair of sidecars: bytes as they are.
+
+use std::{fs, time::Duration};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::{sleep, timeout},
+};
+use weft_tests::{Bed, eventually, get, metric, probe, probe_service, raw};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+fn service() -> String {
+    let db = "  db:\n    run: ${BIN}/weft-test-app\n    protocol: tcp\n    env: { SPEAK: tcp }\n";
+    format!("{db}{}", probe_service(1))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn any_protocol_passes_as_it_is() {
+    let bed = Bed::start(&service()).await;
+    the_server_may_speak_first_and_either_side_may_end_first(&bed).await;
+    a_reset_arrives_as_a_reset(&bed).await;
+    it_is_counted(&bed).await;
+    http_is_told_that_it_is_not_spoken(&bed).await;
+    a_proxy_s_client_opens_a_tunnel_by_connect(&bed).await;
+    a_reader_that_stops_slows_the_writer(&bed).await;
+    nobody_there_is_seen_at_once(&bed).await;
+}
+
+/// A connection that has heard the server's first words.
+async fn open(bed: &Bed, command: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(("127.0.0.1", bed.forward("db"))).await.expect("the forward listens");
+    let mut greeting = [0; 11];
+    timeout(LIMIT, stream.read_exact(&mut greeting)).await.expect("it speaks first").expect("it is there");
+    assert_eq!(&greeting, b"220 ready\r\n");
+    stream.write_all(format!("{command}\n").as_bytes()).await.expect("it is taken");
+    stream
+}
+
+async fn the_server_may_speak_first_and_either_side_may_end_first(bed: &Bed) {
+    let mut stream = open(bed, "echo").await;
+    let sent: Vec<u8> = (0..3_000_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let (mut read, mut write) = stream.split();
+    let mut heard = Vec::new();
+    let (writing, reading) = tokio::join!(
+        async {
+            write.write_all(&sent).await?;
+            write.shutdown().await
+        },
+        timeout(LIMIT, read.read_to_end(&mut heard))
+    );
+    writing.expect("all is taken");
+    reading.expect("it comes to its end").expect("nothing breaks");
+    let end = heard.split_off(sent.len());
+    assert!(heard == sent, "every byte comes back");
+    assert_eq!(end, b"3000000 bytes\r\n", "what is said after the client's end arrives");
+
+    let file = bed.dir().join("deaf");
+    let mut stream = open(bed, &format!("deaf {}", file.display())).await;
+    assert_eq!(timeout(LIMIT, stream.read(&mut [0])).await.expect("in time").expect("its end is no error"), 0);
+    for _ in 0..10 {
+        stream.write_all(&[7; 50_000]).await.expect("it still listens");
+    }
+    drop(stream);
+    eventually("all has arrived", LIMIT, async || fs::read(&file).is_ok_and(|count| count == b"500000")).await;
+}
+
+async fn a_reset_arrives_as_a_reset(bed: &Bed) {
+    let mut stream = open(bed, "reset").await;
+    let error = timeout(LIMIT, stream.read(&mut [0])).await.expect("in time").expect_err("it was broken off");
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+async fn a_reader_that_stops_slows_the_writer(bed: &Bed) {
+    let mut stream = open(bed, "hog").await;
+    let mut taken = 0;
+    while let Ok(written) = timeout(Duration::from_secs(1), stream.write(&[0; 65_536])).await {
+        taken += written.expect("the connection is whole");
+        assert!(taken < 64 << 20, "nobody reads, and {taken} bytes were taken");
+    }
+}
+
+async fn in_flight(bed: &Bed) -> f64 {
+    metric(bed.ports("keyboard").metrics, "weft_calls_in_flight", "db.shop").await
+}
+
+async fn it_is_counted(bed: &Bed) {
+    eventually("what is over is no longer in flight", LIMIT, async || in_flight(bed).await == 0.0).await;
+    for (port, name) in [(bed.ports("keyboard").metrics, "the caller's"), (bed.ports("db-1").metrics, "the service's")]
+    {
+        let sent = metric(port, "weft_tunnel_sent_bytes_total", "db.shop").await;
+        let received = metric(port, "weft_tunnel_received_bytes_total", "db.shop").await;
+        assert!(sent >= 3_500_000.0 && received >= 3_000_000.0, "{name} sidecar: {sent} sent, {received} received");
+    }
+    let stream = open(bed, "echo").await;
+    assert_eq!(in_flight(bed).await, 1.0);
+    drop(stream);
+    eventually("a client that goes away ends it", LIMIT, async || in_flight(bed).await == 0.0).await;
+}
+
+async fn http_is_told_that_it_is_not_spoken(bed: &Bed) {
+    let (status, text) = get(bed.outbound(), "/db/").await;
+    assert_eq!(status, 400);
+    assert!(text.contains("db.shop does not speak HTTP"), "{text}");
+}
+
+async fn a_proxy_s_client_opens_a_tunnel_by_connect(bed: &Bed) {
+    let mut stream = TcpStream::connect(("127.0.0.1", bed.outbound())).await.expect("it listens");
+    stream.write_all(b"CONNECT db:5432 HTTP/1.1\r\nhost: db:5432\r\n\r\n").await.expect("it is taken");
+    let mut heard = Vec::new();
+    while !heard.ends_with(b"220 ready\r\n") {
+        let mut more = [0; 256];
+        let count = timeout(LIMIT, stream.read(&mut more)).await.expect("in time").expect("it is there");
+        assert!(count > 0, "{}", heard.escape_ascii());
+        heard.extend_from_slice(&more[..count]);
+    }
+    assert!(heard.starts_with(b"HTTP/1.1 200 "), "{}", heard.escape_ascii());
+    stream.write_all(b"echo\nhello\n").await.expect("it is taken");
+    stream.shutdown().await.expect("one side ends");
+    let mut rest = Vec::new();
+    timeout(LIMIT, stream.read_to_end(&mut rest)).await.expect("in time").expect("it is whole");
+    assert_eq!(rest, b"hello\n6 bytes\r\n");
+    let refused =
+        raw(bed.outbound(), b"CONNECT nobody:1 HTTP/1.1\r\nhost: nobody:1\r\nconnection: close\r\n\r\n").await;
+    assert!(
+        refused.starts_with(b"HTTP/1.1 404 ") || refused.starts_with(b"HTTP/1.1 503 "),
+        "{}",
+        refused.escape_ascii()
+    );
+}
+
+async fn nobody_there_is_seen_at_once(bed: &Bed) {
+    let stream = open(bed, "idle").await;
+    bed.kill("db-1");
+    // The supervisor brings it back: the connection that it had is gone all the same.
+    let mut stream = stream;
+    timeout(LIMIT, stream.read(&mut [0])).await.expect("in time").expect_err("it was broken off");
+    eventually("it is back", LIMIT, async || {
+        let mut stream = TcpStream::connect(("127.0.0.1", bed.forward("db"))).await.expect("the forward listens");
+        let mut greeting = [0; 11];
+        sleep(Duration::from_millis(20)).await;
+        matches!(timeout(LIMIT, stream.read_exact(&mut greeting)).await, Ok(Ok(_)))
+    })
+    .await;
+    probe(&bed.channel(), "Say", &[]).await.expect("nobody else was hurt");
+}

@@ -1,0 +1,116 @@
+//! HTTP/1.1 for relays (RFC 9112), with no I/O: the messages of one connection, read and written.
+//!
+//! A [`Decoder`] takes bytes and gives [`Event`]s, an [`Encoder`] puts messages into an output. Heads are in HTTP/2's form
+//! on this side of both, without what concerns one connection only (RFC 9110, section 7.6.1); an upgrade is an extended
+//! CONNECT (RFC 8441). Between two that trust this relay nothing may be read in two ways: whatever another reader could
+//! take for something else is an [`Error`], which ends the connection.
+
+mod decoder;
+mod encoder;
+mod error;
+mod head;
+#[cfg(test)]
+mod tests;
+
+pub use decoder::Decoder;
+pub use encoder::Encoder;
+pub use error::Error;
+
+use crate::headers::Headers;
+
+/// The field with which the answer to an upgrade that was declined is marked, where it could be taken for an accepted one:
+/// a final answer of 200 to what is an extended CONNECT in HTTP/2. It does not leave the mesh.
+pub const DECLINED: &str = "x-weft-upgrade";
+
+/// What bounds a peer.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Bytes of a head.
+    pub head_bytes: usize,
+    /// Fields of a head or of a trailer section.
+    pub fields: usize,
+    /// Bytes of the line before a chunk.
+    pub chunk_line_bytes: usize,
+    /// Bytes of a trailer section.
+    pub trailer_bytes: usize,
+}
+
+/// What has come.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// The head of a request.
+    Request {
+        /// In HTTP/2's form.
+        headers: Headers,
+        /// What later steps must know of it.
+        request: Request,
+        /// Whether it has no body. What wants a tunnel has one.
+        is_end: bool,
+    },
+    /// The head of an answer, also each interim one, whose status is below 200. An accepted upgrade is 200.
+    Response {
+        /// In HTTP/2's form.
+        headers: Headers,
+        /// Whether it has no body.
+        is_end: bool,
+        /// What later steps must know of it.
+        response: Response,
+    },
+    /// A part of the body.
+    Data {
+        /// Empty only when `is_end`.
+        data: &'a [u8],
+        /// Whether the body has ended with it.
+        is_end: bool,
+    },
+    /// The end of a body, with trailers.
+    Trailers(Headers),
+}
+
+/// What the answer to a request depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// What kind of answer it has.
+    pub method: MethodKind,
+    /// Whether it was made by HTTP/1.0, which knows neither chunks nor interim answers.
+    pub is_http10: bool,
+    /// Whether its sender wants the connection to go on.
+    pub is_keep_alive: bool,
+    /// Whether its sender waits for 100 before it sends the body.
+    pub expects_continue: bool,
+}
+
+/// What there is to know of an answer besides its head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Response {
+    /// Whether its sender takes another request.
+    pub is_keep_alive: bool,
+}
+
+/// Methods whose answers are not as others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MethodKind {
+    /// The answer has no body, whatever its head says.
+    Head,
+    /// The answer may begin a tunnel.
+    Connect,
+    /// The same, by an upgrade: an extended CONNECT in HTTP/2's form.
+    Upgrade,
+    /// Any other.
+    Other,
+}
+
+impl MethodKind {
+    fn of(head: &Headers) -> Self {
+        match head.method() {
+            Some(b"HEAD") => Self::Head,
+            Some(b"CONNECT") if head.protocol().is_some() => Self::Upgrade,
+            Some(b"CONNECT") => Self::Connect,
+            _ => Self::Other,
+        }
+    }
+
+    fn wants_tunnel(self) -> bool {
+        matches!(self, Self::Connect | Self::Upgrade)
+    }
+}
