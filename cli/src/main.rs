@@ -3,6 +3,7 @@
 mod call;
 mod down;
 mod mesh_file;
+mod redirect;
 mod up;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -31,6 +32,8 @@ enum Command {
     /// The control plane: identities, discovery, contracts, dashboard
     #[command(args_conflicts_with_subcommands = true)]
     Control(ControlArgs),
+    /// Send this host's connections through its sidecar by rules of the packet filter, without the programs' knowledge
+    Redirect(Box<redirect::Args>),
     /// The proxy beside a service
     Sidecar(Box<weft_sidecar::Args>),
 }
@@ -77,6 +80,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Control(ControlArgs { command: None, args }) => weft_control::run(args).map(|()| ExitCode::SUCCESS),
+        Command::Redirect(args) => redirect::run(&args),
         Command::Sidecar(args) => weft_sidecar::run(*args).map(|()| ExitCode::SUCCESS),
     }
 }

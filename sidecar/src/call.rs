@@ -139,7 +139,11 @@ impl Call {
     }
 
     pub(crate) fn record(&self, record: CallRecord) {
-        self.state.borrow_mut().record = Some(record);
+        let mut state = self.state.borrow_mut();
+        if self.wants_tunnel {
+            record.carried(state.request.kept.len(), 0);
+        }
+        state.record = Some(record);
     }
 
     /// Looks at or changes what is recorded of the call.
@@ -238,6 +242,9 @@ impl Call {
         if state.answer == Answer::Over {
             return self.caller.release(data.len());
         }
+        if self.wants_tunnel {
+            state.count_bytes(data.len(), 0);
+        }
         let request = &mut state.request;
         request.is_over |= is_end;
         let Some(endpoint) = &state.endpoint else {
@@ -250,11 +257,8 @@ impl Call {
             request.forget(&self.worker);
         }
         request.send(data, is_end, endpoint, &self.caller);
-        if self.wants_tunnel {
-            state.count_bytes(data.len(), 0);
-            if is_end && let Answer::Begun { tunnel: Tunnel::Answered, code, .. } = state.answer {
-                state.end(self, code.unwrap_or(classify::code::UNKNOWN));
-            }
+        if is_end && let Answer::Begun { tunnel: Tunnel::Answered, code, .. } = state.answer {
+            state.end(self, code.unwrap_or(classify::code::UNKNOWN));
         }
     }
 

@@ -12,7 +12,7 @@
 //! connection in `x-connection`, and `x-calls` and `x-broken`: how many calls this process has seen, and how many of them
 //! broke off, because their caller went away or stopped half-way.
 //!
-//! With `MAX_STREAMS` it takes only so many calls at once on a connection.
+//! It listens on loopback, or on `HOST`. With `MAX_STREAMS` it takes only so many calls at once on a connection.
 //!
 //!
 //! With `SPEAK=tcp` it speaks a small protocol of its own, with `SPEAK=http1` HTTP/1.1: see `tcp.rs` and `http1.rs`.
@@ -49,7 +49,8 @@ static IS_SICK: AtomicBool = AtomicBool::new(false);
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
     let port: u16 = env::var("PORT").context("PORT is not set")?.parse()?;
-    let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], port))).await?;
+    let host = env::var("HOST").unwrap_or_else(|_| "127.0.0.1".into());
+    let listener = TcpListener::bind((host.as_str(), port)).await?;
     let forward_to = env::var_os("FORWARD_TO").map(PathBuf::from);
     let speaks = env::var("SPEAK").unwrap_or_default();
     loop {

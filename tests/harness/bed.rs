@@ -245,7 +245,15 @@ impl Drop for Bed {
 
 /// A channel to a sidecar's outbound port.
 pub fn channel(port: u16) -> Channel {
-    Endpoint::from_shared(format!("http://127.0.0.1:{port}")).expect("a URL").connect_lazy()
+    channel_to(&format!("http://127.0.0.1:{port}"))
+}
+
+/// A channel to an address.
+///
+/// # Panics
+/// It is none.
+pub fn channel_to(url: &str) -> Channel {
+    Endpoint::from_shared(url.to_owned()).expect("a URL").connect_lazy()
 }
 
 /// Status and body of a GET over HTTP/1.1.

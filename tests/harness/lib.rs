@@ -5,14 +5,16 @@
 
 mod bed;
 mod load;
+mod netns;
 mod programs;
 mod tunnel;
 mod wire;
 
 use std::{env, time::Duration};
 
-pub use bed::{Bed, ReplicaPorts, channel, get, is_alive, signal};
+pub use bed::{Bed, ReplicaPorts, channel, channel_to, get, is_alive, signal};
 pub use load::{Load, Outcome};
+pub use netns::{Host, Net};
 pub use programs::{binary, outside, root};
 use tonic::{Request, Response, Status, transport::Channel};
 use tonic_prost::ProstCodec;

@@ -35,6 +35,28 @@ fn of_contracts(service: &str, id: &str, port: u16, contracts: &[&str]) -> Annou
     Announcement { contracts, ..announcement(service, id, port) }
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_address_belongs_to_the_service_that_said_so_first_and_is_no_contract() {
+    let mut registry = Registry::new(1, Instant::now());
+    let mut watcher = Watcher::default();
+    watcher.subscribe_contract("10.96.0.1:80").unwrap();
+    let at = |service: &str, id: &str, port: u16| Announcement {
+        addresses: BTreeSet::from(["10.96.0.1:80".to_owned()]),
+        ..announcement(service, id, port)
+    };
+    let first = registry.announce(at("users.shop", "a", 1), Instant::now()).unwrap();
+    let second = registry.announce(at("orders.shop", "b", 2), Instant::now()).unwrap();
+    assert!(second.contested.is_empty(), "only contracts are worth a warning");
+    assert_eq!(registry.owner("10.96.0.1:80"), Some(&name("users.shop")));
+    assert_eq!(registry.contract_names().count(), 0);
+    assert_eq!(registry.snapshot(&name("users.shop")).unwrap().addresses, ["10.96.0.1:80"]);
+    registry.take_events().iter().for_each(|event| drop(watcher.observe(event)));
+    let told = std::iter::from_fn(|| watcher.next(&registry)).filter_map(|told| told.what);
+    assert!(told.into_iter().any(|what| matches!(what, What::Owner(owner) if owner.service == "users.shop")));
+    assert!(registry.deregister(&first.session, Instant::now()));
+    assert_eq!(registry.owner("10.96.0.1:80"), Some(&name("orders.shop")), "the other one is called there now");
+}
+
 fn healths(registry: &Registry, service: &str) -> Vec<(String, Health)> {
     let service = registry.snapshot(&name(service)).unwrap();
     service.endpoints.iter().map(|e| (e.id.clone(), e.health())).collect()

@@ -58,6 +58,30 @@ fn change(version: (u64, u64), upserted: Vec<Endpoint>, removed: &[&str]) -> Wat
     }))
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_service_is_found_by_where_it_is_called_for_as_long_as_it_is_called_there() {
+    let mut watches = watches();
+    let address: std::net::SocketAddr = ADDRESS.parse().unwrap();
+    let (answer, mut answered) = oneshot::channel();
+    let mut asked = watches.ask(Question { asked: Asked::Address(address), answer }, Instant::now());
+    let requests: Vec<_> = asked.take_requests().into_iter().filter_map(|request| request.what).collect();
+    assert_eq!(requests, [What::SubscribeAddress(ADDRESS.into())]);
+    let owner = ContractOwner { contract: ADDRESS.into(), service: USERS.into() };
+    watches.take(message(watch_response::What::Owner(owner)), Instant::now()).answer();
+    watches.take(snapshot((1, 1), true, Vec::new()), Instant::now()).answer();
+    assert_eq!(answered.try_recv().unwrap().unwrap().name.as_str(), USERS);
+    assert!(watches.view().addresses.contains_key(&address) && watches.view().contracts.is_empty());
+
+    let elsewhere = watch_response::What::Snapshot(wire::Service {
+        name: USERS.into(),
+        version: Some(Version { epoch: 1, counter: 2 }),
+        complete: true,
+        ..wire::Service::default()
+    });
+    watches.take(message(elsewhere), Instant::now()).answer();
+    assert!(watches.view().addresses.is_empty());
+}
+
 fn not_found(what: not_found::What, complete: bool) -> WatchResponse {
     message(watch_response::What::NotFound(NotFound { what: Some(what), closest: "users.shop".into(), complete }))
 }

@@ -1,0 +1,236 @@
+//! Hosts that a test makes itself: network namespaces on one wire, in which programs run that know nothing of the mesh.
+
+use std::{
+    fs::{self, File},
+    os::fd::AsFd,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    sync::atomic::{AtomicU32, Ordering::Relaxed},
+};
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use tempfile::TempDir;
+use weft_control::{ca::Ca, join_token};
+use weft_mesh::{identity::SpiffeId, names::ServiceName};
+
+use crate::binary;
+
+/// A wire with hosts at 10.77.0.N and fd77::N. All of it is gone when this is dropped.
+pub struct Net {
+    dir: TempDir,
+    prefix: String,
+    hosts: Vec<Host>,
+}
+
+/// One of them. The first is in the middle: the others' way to everywhere else leads there.
+#[derive(Clone)]
+pub struct Host {
+    namespace: String,
+    number: usize,
+    children: std::rc::Rc<std::cell::RefCell<Vec<(String, Child)>>>,
+    dir: PathBuf,
+}
+
+/// For how long a join token is good.
+const TOKEN_LIFE: std::time::Duration = std::time::Duration::from_secs(3600);
+
+fn ip(arguments: &str) {
+    let output = Command::new("ip").args(arguments.split_whitespace()).output().expect("`ip` starts");
+    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+impl Net {
+    /// Whether hosts can be made here, or why not.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub fn is_possible() -> Result<(), String> {
+        if !rustix_is_root() {
+            return Err("hosts can be made by root only".into());
+        }
+        for program in ["ip", "nft", "iptables-restore"] {
+            let found = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+            if found.is_err() {
+                return Err(format!("`{program}` is not installed"));
+            }
+        }
+        Ok(())
+    }
+
+    /// A wire with so many hosts.
+    ///
+    /// # Panics
+    /// They can't be made.
+    pub fn of(count: usize) -> Self {
+        static NETS: AtomicU32 = AtomicU32::new(0);
+        let prefix = format!("wt{}-{}", std::process::id(), NETS.fetch_add(1, Relaxed));
+        let dir = TempDir::new().expect("a folder of its own");
+        let mut net = Self { dir, prefix, hosts: Vec::new() };
+        for number in 0..count {
+            net.add(number);
+        }
+        net
+    }
+
+    fn add(&mut self, number: usize) {
+        let namespace = format!("{}-{number}", self.prefix);
+        ip(&format!("netns add {namespace}"));
+        self.hosts.push(Host {
+            namespace: namespace.clone(),
+            number,
+            children: std::rc::Rc::default(),
+            dir: self.dir.path().to_owned(),
+        });
+        let middle = &self.hosts[0].namespace;
+        ip(&format!("-n {namespace} link set lo up"));
+        if number == 0 {
+            ip(&format!("-n {middle} link add wire type bridge"));
+            ip(&format!("-n {middle} link set wire up"));
+            ip(&format!("-n {middle} addr add 10.77.0.254/24 dev wire"));
+            ip(&format!("-n {middle} -6 addr add fd77::fe/64 dev wire nodad"));
+            return;
+        }
+        ip(&format!("-n {namespace} link add eth0 type veth peer name to{number} netns {middle}"));
+        ip(&format!("-n {middle} link set to{number} master wire up"));
+        ip(&format!("-n {namespace} link set eth0 up"));
+        ip(&format!("-n {namespace} addr add 10.77.0.{number}/24 dev eth0"));
+        ip(&format!("-n {namespace} -6 addr add fd77::{number}/64 dev eth0 nodad"));
+        ip(&format!("-n {namespace} route add default via 10.77.0.254"));
+        ip(&format!("-n {namespace} -6 route add default via fd77::fe"));
+    }
+
+    /// A host by its number.
+    pub fn host(&self, number: usize) -> Host {
+        self.hosts[number].clone()
+    }
+
+    /// Starts a control plane on the host in the middle.
+    pub fn start_control(&self) {
+        let state = self.state_dir();
+        let listen = ["--listen", "10.77.0.254:15010", "--dashboard", "127.0.0.1:15080", "--state-dir"];
+        let state = state.to_str().expect("a path is text");
+        self.host(0).start("control", &binary("weft-control"), &[&listen[..], &[state]].concat(), &[]);
+    }
+
+    fn state_dir(&self) -> PathBuf {
+        self.dir.path().join("control")
+    }
+
+    /// What every sidecar on this wire is told; its join token is made with it.
+    ///
+    /// # Panics
+    /// The control plane has no CA yet.
+    pub fn sidecar_flags(&self, name: &str) -> Vec<String> {
+        let trust_domain = "weft.local".parse().expect("a trust domain");
+        let ca = Ca::open_or_create(&self.state_dir(), &trust_domain).expect("the mesh has a CA");
+        let service = ServiceName::new(name, "shop").expect("a name");
+        let token =
+            join_token::issue(&ca, &SpiffeId::of_service(&trust_domain, &service), TOKEN_LIFE).expect("a token");
+        let file = self.dir.path().join(format!("{name}.token"));
+        fs::write(&file, token).expect("the folder can be written");
+        let flags = ["--namespace", "shop", "--control-plane", "https://10.77.0.254:15010", "--trust-bundle"];
+        let mut flags: Vec<String> = flags.map(str::to_owned).to_vec();
+        flags.push(self.state_dir().join("bundle.pem").display().to_string());
+        flags.extend(["--join-token-file".to_owned(), file.display().to_string()]);
+        flags
+    }
+
+    /// All that its programs have printed.
+    pub fn log(&self) -> String {
+        let files = fs::read_dir(self.dir.path()).into_iter().flatten().flatten();
+        let logs = files.map(|file| file.path()).filter(|path| path.extension().is_some_and(|end| end == "log"));
+        logs.map(|path| format!("--- {}\n{}", path.display(), fs::read_to_string(&path).unwrap_or_default())).collect()
+    }
+}
+
+fn rustix_is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+impl Host {
+    /// Runs a program on it until the net is gone, or [`Self::stop`].
+    ///
+    /// # Panics
+    /// It does not start.
+    pub fn start(&self, name: &str, program: &Path, arguments: &[&str], env: &[(&str, &str)]) {
+        let log =
+            File::create(self.dir.join(format!("{}-{name}.log", self.number))).expect("the folder can be written");
+        let mut command = self.command(program);
+        command.args(arguments).envs(env.iter().copied()).stdin(Stdio::null());
+        command.stdout(log.try_clone().expect("a file can be shared")).stderr(log);
+        let child = command.spawn().expect("it starts");
+        self.children.borrow_mut().push((name.to_owned(), child));
+    }
+
+    /// Ends a program, at once.
+    ///
+    /// # Panics
+    /// None of that name runs.
+    pub fn stop(&self, name: &str) {
+        let mut children = self.children.borrow_mut();
+        let place = children.iter().position(|(other, _)| other == name).expect("it runs");
+        let (_, mut child) = children.remove(place);
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+
+    fn command(&self, program: &Path) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.namespace]).arg(program);
+        command
+    }
+
+    /// Runs a program on it to its end.
+    ///
+    /// # Panics
+    /// It does not start.
+    pub fn run(&self, program: &Path, arguments: &[&str]) -> Output {
+        self.command(program).args(arguments).stdin(Stdio::null()).output().expect("it starts")
+    }
+
+    /// What a program that succeeds prints.
+    ///
+    /// # Panics
+    /// It fails.
+    pub fn output(&self, program: &str, arguments: &[&str]) -> String {
+        let output = self.run(Path::new(program), arguments);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{program} {arguments:?}: {said}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// Does something in a thread that is on this host, with a runtime of its own.
+    ///
+    /// # Panics
+    /// What is done panics.
+    pub fn within<T: Send + 'static, F: Future<Output = T>>(&self, act: impl FnOnce() -> F + Send + 'static) -> T {
+        let namespace = Path::new("/run/netns").join(&self.namespace);
+        let acting = std::thread::spawn(move || {
+            let file = File::open(namespace).expect("the host is there");
+            move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network)).expect("root may go there");
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(act())
+        });
+        match acting.join() {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    }
+}
+
+impl Drop for Net {
+    fn drop(&mut self) {
+        for host in &self.hosts {
+            for (_, child) in host.children.borrow_mut().iter_mut() {
+                let _ = child.kill();
+                let _ = child.wait();
+            }
+        }
+        if std::thread::panicking() {
+            eprintln!("{}", self.log());
+        }
+        for host in &self.hosts {
+            let _ = Command::new("ip").args(["netns", "del", &host.namespace]).status();
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! Programs that know nothing of Weft, on hosts of their own whose packet filter sends their connections through a sidecar.
+
+use std::{
+    io::ErrorKind,
+    net::SocketAddr,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::{sleep, timeout},
+};
+use weft_tests::{Host, Net, binary, channel_to, metric, probe, skip};
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// The group of sidecars, whose own connections are left alone.
+const GROUP: &str = "4321";
+
+/// The hosts of the net.
+const CLIENT: usize = 1;
+const SERVER: usize = 2;
+const OUTSIDE: usize = 3;
+
+#[test]
+fn programs_that_know_nothing_of_the_mesh_are_in_it() {
+    if let Err(why) = Net::is_possible() {
+        return skip(&why);
+    }
+    let net = Net::of(4);
+    start(&net);
+    let client = net.host(CLIENT);
+    redirect(&client, &["--exclude-outbound-ports", "7001"]);
+    // Its service's own connections are its own matter: only those that come in are redirected.
+    redirect(&net.host(SERVER), &["--no-outbound"]);
+
+    services_are_found_by_their_addresses(&client);
+    what_is_outside_is_passed_through(&client);
+    only_a_sidecar_is_let_in(&net.host(OUTSIDE), &client);
+    the_rules_are_one_table_and_no_other(&client);
+    iptables_does_as_well(&client);
+    what_is_outside_may_be_denied(&net, &client);
+}
+
+/// Starts a control plane, the services and a sidecar beside each.
+fn start(net: &Net) {
+    net.start_control();
+    until("the control plane is there", || net.log().contains("ready trust_domain"));
+    let app = binary("weft-test-app");
+    let server = net.host(SERVER);
+    let services = [
+        ("plain", "8080", "http1", "10.96.0.10:80"),
+        ("probe", "9000", "grpc", "10.96.0.20:9000"),
+        ("db", "9100", "tcp", "10.96.0.30:5432"),
+    ];
+    for (place, (name, port, protocol, virtual_address)) in services.into_iter().enumerate() {
+        let speak = if protocol == "grpc" { "" } else { protocol };
+        server.start(name, &app, &[], &[("PORT", port), ("HOST", "::"), ("SPEAK", speak)]);
+        let (inbound, admin) = (15_006 + place, 15_100 + place);
+        let ports = [
+            format!("0.0.0.0:{inbound}"),
+            format!("10.77.0.2:{inbound}"),
+            format!("127.0.0.1:{admin}"),
+            format!("127.0.0.1:{port}"),
+        ];
+        let metrics = format!("127.0.0.1:{}", 15_200 + place);
+        let outbound = format!("127.0.0.1:{}", 15_300 + place);
+        let virtual_addresses = format!("{virtual_address},[fd77::2]:{port}");
+        let mut flags = net.sidecar_flags(name);
+        let own = [
+            "--service",
+            name,
+            "--app",
+            &ports[3],
+            "--protocol",
+            protocol,
+            "--inbound",
+            &ports[0],
+            "--advertise",
+            &ports[1],
+            "--admin",
+            &ports[2],
+            "--metrics",
+            &metrics,
+            "--outbound",
+            &outbound,
+            "--virtual-address",
+            &virtual_addresses,
+        ];
+        flags.extend(own.map(str::to_owned));
+        sidecar(&server, &format!("{name}-sidecar"), &flags);
+    }
+    start_client(net, "allow");
+    let echo = "import socketserver as s\nclass H(s.BaseRequestHandler):\n def handle(self):\n  while True:\n   d=self.request.recv(65536)\n   if not d: break\n   self.request.sendall(d.upper())\ns.ThreadingTCPServer.allow_reuse_address=True\ns.ThreadingTCPServer(('0.0.0.0',PORT),H).serve_forever()";
+    for port in ["7000", "7001"] {
+        net.host(OUTSIDE).start(port, Path::new("python3"), &["-c", &echo.replace("PORT", port)], &[]);
+    }
+    until("all endpoints are up", || net.log().matches("HEALTH_UP").count() >= 3);
+}
+
+fn start_client(net: &Net, outside: &str) {
+    let mut flags = net.sidecar_flags("client");
+    flags.extend(["--intercept", "--outside", outside].map(str::to_owned));
+    sidecar(&net.host(CLIENT), "sidecar", &flags);
+    net.host(CLIENT).within(|| async {
+        while TcpStream::connect(("127.0.0.1", 15_020)).await.is_err() || !is_ready().await {
+            sleep(Duration::from_millis(20)).await;
+        }
+    });
+}
+
+async fn is_ready() -> bool {
+    weft_tests::get(15_020, "/readyz").await.0 == 200
+}
+
+fn sidecar(host: &Host, name: &str, flags: &[String]) {
+    let program = binary("weft-sidecar").display().to_string();
+    let mut arguments = vec!["--regid", GROUP, "--keep-groups", &program];
+    arguments.extend(flags.iter().map(String::as_str));
+    host.start(name, Path::new("setpriv"), &arguments, &[]);
+}
+
+fn redirect(host: &Host, flags: &[&str]) {
+    let program = binary("weft").display().to_string();
+    let own = ["redirect", "--uid", "4321", "--gid", GROUP];
+    host.output(&program, &[&own[..], flags].concat());
+}
+
+fn until(what: &str, is_so: impl Fn() -> bool) {
+    let end = Instant::now() + LIMIT;
+    while !is_so() {
+        assert!(Instant::now() < end, "not within {LIMIT:?}: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// What comes back for these bytes, until it ends with `end`.
+async fn ask(to: &str, bytes: &'static [u8], end: &'static [u8]) -> std::io::Result<Vec<u8>> {
+    let to: SocketAddr = to.parse().expect("an address");
+    let asking = async {
+        let mut stream = TcpStream::connect(to).await?;
+        stream.write_all(bytes).await?;
+        let mut heard = Vec::new();
+        while !heard.windows(end.len().max(1)).any(|seen| seen == end) {
+            if stream.read_buf(&mut heard).await? == 0 {
+                return Err(ErrorKind::UnexpectedEof.into());
+            }
+        }
+        Ok(heard)
+    };
+    timeout(LIMIT, asking).await.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))
+}
+
+const GET: &[u8] = b"GET /a HTTP/1.1\r\nhost: whatever.example\r\n\r\n";
+
+fn services_are_found_by_their_addresses(client: &Host) {
+    // By a virtual address, by that of the endpoint's own program, and over IPv6. Who called is known: it was the mesh.
+    for to in ["10.96.0.10:80", "10.77.0.2:8080", "[fd77::2]:8080"] {
+        let heard = client.within(move || ask(to, GET, b"sa/client")).unwrap_or_else(|e| panic!("{to}: {e}"));
+        let text = String::from_utf8_lossy(&heard).into_owned();
+        assert!(text.starts_with("HTTP/1.1 200 ") && text.contains("x-forwarded-client-cert: "), "{to}: {text}");
+    }
+    for to in ["http://10.96.0.20:9000", "http://10.77.0.2:9000"] {
+        let answer = client.within(move || async move { probe(&channel_to(to), "Say", &[("x-do", "headers")]).await });
+        let text = answer.expect("an answer").into_inner().text;
+        assert!(text.contains("sa/client"), "{to}: {text}");
+    }
+    // The server speaks first, and nothing is looked at before.
+    for to in ["10.96.0.30:5432", "10.77.0.2:9100"] {
+        let heard = client.within(move || ask(to, b"", b"220 ready\r\n"));
+        heard.unwrap_or_else(|e| panic!("{to}: {e}"));
+        let heard = client.within(move || ask(to, b"echo\nhello", b"hello"));
+        heard.unwrap_or_else(|e| panic!("{to}: {e}"));
+    }
+    // What a service of HTTP is sent that is not HTTP goes to it as it is, and is counted. This one waits for more.
+    let heard =
+        client.within(|| async { timeout(Duration::from_secs(1), ask("10.77.0.2:8080", b"\x16\x03\x01", b"x")).await });
+    assert!(heard.is_err(), "it is passed on, and not answered: {heard:?}");
+    assert_eq!(counted(client, "weft_detection_fallbacks_total"), 1.0);
+    assert!(counted(client, "weft_tunnel_sent_bytes_total") >= 10.0);
+}
+
+fn counted(host: &Host, name: &'static str) -> f64 {
+    host.within(move || metric(15_020, name, ""))
+}
+
+fn what_is_outside_is_passed_through(client: &Host) {
+    let before = counted(client, "weft_outside_connections_total");
+    for _ in 0..3 {
+        let heard = client.within(|| ask("10.77.0.3:7000", b"hello", b"HELLO")).expect("it is passed through");
+        assert_eq!(heard, b"HELLO");
+    }
+    assert_eq!(counted(client, "weft_outside_connections_total"), before + 3.0);
+    assert!(counted(client, "weft_outside_sent_bytes_total") >= 15.0);
+    assert!(counted(client, "weft_outside_received_bytes_total") >= 15.0);
+    client.within(|| ask("10.77.0.3:7001", b"hello", b"HELLO")).expect("an excluded port is reached");
+    assert_eq!(counted(client, "weft_outside_connections_total"), before + 3.0, "not through the sidecar");
+    let refused = client.within(|| ask("10.77.0.3:7999", b"hello", b"HELLO")).expect_err("nobody is there");
+    assert!(matches!(refused.kind(), ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof), "{refused}");
+}
+
+fn only_a_sidecar_is_let_in(outside: &Host, client: &Host) {
+    let refused = outside.within(|| ask("10.77.0.2:8080", GET, b"HTTP/1.1 200")).expect_err("it is no sidecar");
+    assert!(matches!(refused.kind(), ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof), "{refused}");
+    client.within(|| ask("10.77.0.2:8080", GET, b"HTTP/1.1 200")).expect("a sidecar is");
+}
+
+fn the_rules_are_one_table_and_no_other(client: &Host) {
+    let weft = binary("weft").display().to_string();
+    client.output("nft", &["add", "table", "inet", "theirs"]);
+    let list = || client.output("nft", &["list", "ruleset"]);
+    redirect(client, &["--exclude-outbound-ports", "7001"]);
+    let before = list();
+    redirect(client, &["--exclude-outbound-ports", "7001"]);
+    assert_eq!(list(), before, "twice is as once");
+    let shown = client.output(&weft, &["redirect", "--uid", "1", "--print"]);
+    assert!(shown.contains("redirect to :15001"), "{shown}");
+    assert_eq!(list(), before, "what is shown is not done");
+    redirect(client, &["--exclude-outbound-ports", "7001,7000"]);
+    assert!(list().contains("7000"), "another call takes the place of the first");
+    client.output(&weft, &["redirect", "--remove"]);
+    let after = list();
+    assert!(!after.contains("weft") && after.contains("table inet theirs"), "{after}");
+    client.output(&weft, &["redirect", "--remove"]);
+    let before = counted(client, "weft_outside_connections_total");
+    client.within(|| ask("10.77.0.3:7000", b"hello", b"HELLO")).expect("it is reached without the sidecar");
+    assert_eq!(counted(client, "weft_outside_connections_total"), before);
+}
+
+fn iptables_does_as_well(client: &Host) {
+    let weft = binary("weft").display().to_string();
+    client.output("iptables", &["-t", "nat", "-A", "OUTPUT", "-p", "tcp", "--dport", "1", "-j", "ACCEPT"]);
+    let list = || {
+        let rules = client.output("iptables-save", &["-t", "nat"]);
+        rules
+            .lines()
+            .filter(|line| line.starts_with(['-', ':']) && !line.contains('['))
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    redirect(client, &["--backend", "iptables"]);
+    let once = list();
+    redirect(client, &["--backend", "iptables"]);
+    assert_eq!(list(), once, "twice is as once");
+    for to in ["10.96.0.10:80", "[fd77::2]:8080"] {
+        let heard = client.within(move || ask(to, GET, b"sa/client"));
+        heard.unwrap_or_else(|e| panic!("{to}: {e}"));
+    }
+    client.output(&weft, &["redirect", "--remove", "--backend", "iptables"]);
+    let after = list();
+    assert!(after.iter().all(|line| !line.contains("WEFT")), "{after:?}");
+    assert!(after.iter().any(|line| line.contains("--dport 1 ")), "others' rules stay: {after:?}");
+}
+
+fn what_is_outside_may_be_denied(net: &Net, client: &Host) {
+    client.stop("sidecar");
+    start_client(net, "deny");
+    redirect(client, &[]);
+    let refused = client.within(|| ask("10.77.0.3:7000", b"hello", b"HELLO")).expect_err("it is denied");
+    assert_eq!(refused.kind(), ErrorKind::ConnectionReset, "{refused}");
+    assert_eq!(counted(client, "weft_outside_refused_total"), 1.0);
+    assert!(net.log().contains("no service of the mesh is at 10.77.0.3:7000"), "the log says where to");
+    client.within(|| ask("10.96.0.10:80", GET, b"HTTP/1.1 200")).expect("the mesh is reached all the same");
+}
