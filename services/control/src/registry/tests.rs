@@ -50,7 +50,9 @@ async fn an_address_belongs_to_the_service_that_said_so_first_and_is_no_contract
     assert_eq!(registry.owner("10.96.0.1:80"), Some(&name("users.shop")));
     assert_eq!(registry.contract_names().count(), 0);
     assert_eq!(registry.snapshot(&name("users.shop")).unwrap().addresses, ["10.96.0.1:80"]);
-    registry.take_events().iter().for_each(|event| drop(watcher.observe(event)));
+    for event in registry.take_events() {
+        watcher.observe(&event);
+    }
     let told = std::iter::from_fn(|| watcher.next(&registry)).filter_map(|told| told.what);
     assert!(told.into_iter().any(|what| matches!(what, What::Owner(owner) if owner.service == "users.shop")));
     assert!(registry.deregister(&first.session, Instant::now()));
