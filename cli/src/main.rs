@@ -32,7 +32,7 @@ enum Command {
     #[command(args_conflicts_with_subcommands = true)]
     Control(ControlArgs),
     /// The proxy beside a service
-    Sidecar(Box<weft_sidecar::Args>),
+    Sidecar(Box<weft_sidecar::Given>),
 }
 
 #[derive(clap::Args)]

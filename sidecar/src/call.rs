@@ -4,10 +4,14 @@
 //! A call is begun by [`crate::outbound`] or [`crate::inbound`], which decide where it goes; from then on the events
 //! of its two connections drive it, and nothing waits in a task. It ends in one place, [`State::close`].
 
+mod look;
 mod request;
 mod side;
 
-pub(crate) use side::Side;
+pub(crate) use {
+    look::{LiveCall, Progress},
+    side::Side,
+};
 
 use std::{
     cell::{Cell, RefCell},
@@ -27,6 +31,7 @@ use crate::{
     pipe::Pipe,
     record::{AttemptRecord, CallRecord},
     socket::Socket,
+    survey::Listed,
     target, tcp,
     timer::{Place, Timed},
     websocket,
@@ -46,6 +51,7 @@ pub(crate) struct Call {
     caller: Side,
     deadline: Cell<Option<Instant>>,
     place: Cell<Option<Place>>,
+    pub(crate) listed: Listed,
     state: RefCell<State>,
 }
 
@@ -59,6 +65,8 @@ struct State {
     endpoint: Option<Side>,
     request: Request,
     answer: Answer,
+    /// Bytes of the answer's body that have come.
+    response_bytes: u64,
     record: Option<CallRecord>,
     attempt: Option<AttemptRecord>,
     /// The task in which its steps wait.
@@ -113,10 +121,12 @@ impl Call {
             caller,
             deadline: Cell::new(None),
             place: Cell::new(None),
+            listed: Listed::default(),
             state: RefCell::new(State {
                 endpoint: None,
                 request,
                 answer: Answer::Awaited,
+                response_bytes: 0,
                 record: None,
                 attempt: None,
                 waiting: None,
@@ -128,6 +138,7 @@ impl Call {
             Side::Socket(socket) => socket.attach(Rc::clone(&call)),
             Side::Pipe(_) => {}
         }
+        worker.live.add(&call);
         call
     }
 
@@ -320,6 +331,7 @@ impl Call {
         let mut state = self.state.borrow_mut();
         let state = &mut *state;
         let Answer::Begun { waiting, code, .. } = &mut state.answer else { return };
+        state.response_bytes += data.len() as u64;
         let waits = self.caller.send_data(data, is_end);
         *waiting += waits;
         let code = *code;
@@ -558,6 +570,7 @@ impl State {
             task.abort();
         }
         call.worker.deadlines.remove(call);
+        call.worker.live.remove(call);
         if let Some(endpoint) = self.endpoint.take()
             && (!self.request.is_over || self.request.waiting > 0)
         {

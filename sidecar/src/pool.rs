@@ -20,11 +20,13 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 use weft_mesh::{limits, tls};
+use weft_wire::Usage;
 
 use crate::{
     catalog::Endpoint,
     link::{Driver, Link, LinkError, Role},
     shared::Shared,
+    survey::PoolSurvey,
     tls_stream::TlsStream,
     worker::Worker,
 };
@@ -56,6 +58,13 @@ impl Pools {
         for pool in self.by_endpoint.borrow().values() {
             pool.links.borrow().iter().filter(|link| is_idle(link)).for_each(|link| link.shrink());
         }
+    }
+
+    /// What they hold now.
+    pub(crate) fn survey(&self) -> PoolSurvey {
+        let mut survey = PoolSurvey::default();
+        self.by_endpoint.borrow().values().for_each(|pool| survey.add(pool.usages()));
+        survey
     }
 
     /// Closes what has been idle for [`limits::IDLE_CONNECTION`]. To be called now and then.
@@ -124,6 +133,11 @@ fn is_idle(link: &Link, now: Instant) -> bool {
 impl Pool {
     pub(crate) fn new(worker: Weak<Worker>, shared: Arc<Shared>, destination: Destination) -> Rc<Self> {
         Rc::new(Self { worker, shared, destination, links: RefCell::default(), waiting: RefCell::default() })
+    }
+
+    /// What each of its connections holds now.
+    pub(crate) fn usages(&self) -> Vec<Usage> {
+        self.links.borrow().iter().map(|link| link.usage()).collect()
     }
 
     /// A connection with room, if there is one.

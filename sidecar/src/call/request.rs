@@ -56,6 +56,11 @@ impl Request {
         }
     }
 
+    /// Bytes of the body that have come from the caller.
+    pub(super) fn received(&self) -> usize {
+        (self.sent + self.waiting).max(self.kept.len())
+    }
+
     /// Whether so much more may be kept for another try.
     pub(super) fn may_keep(&self, more: usize, worker: &Worker) -> bool {
         self.kept.len() + more <= limits::REPLAY_BYTES_PER_CALL
@@ -63,7 +68,7 @@ impl Request {
     }
 
     pub(super) fn keep(&mut self, data: &[u8], worker: &Worker) {
-        worker.replay_bytes.set(worker.replay_bytes.get() + data.len());
+        worker.replay_bytes.add(data.len());
         if self.kept.capacity() == 0 {
             self.kept = worker.body_buffer();
         }
@@ -74,7 +79,7 @@ impl Request {
     pub(super) fn forget(&mut self, worker: &Worker) {
         self.is_kept = false;
         if !self.kept.is_empty() {
-            worker.replay_bytes.set(worker.replay_bytes.get() - self.kept.len());
+            worker.replay_bytes.take(self.kept.len());
             worker.give_back_body(std::mem::take(&mut self.kept));
         }
     }
