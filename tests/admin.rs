@@ -29,6 +29,7 @@ async fn what_runs_can_be_seen_while_it_runs() {
     a_request_over_http1_is_shown_without_its_query(&bed).await;
     the_page_the_json_and_grpc_say_the_same(&bed).await;
     limits_say_how_close_they_are(&bed).await;
+    nothing_is_held_back_for_calls_that_are_over(&bed).await;
     a_profile_names_weft_and_there_is_one_at_a_time(&bed).await;
     the_age_of_a_snapshot_grows_while_the_control_plane_is_silent(&bed).await;
 }
@@ -96,7 +97,10 @@ async fn a_stream_is_shown_on_both_sides_for_as_long_as_it_runs(bed: &Bed) {
     echo.data().await.expect("an echo").expect("a part of it");
 
     let (sent, received) = (the_call(out, "probe.v1.Probe/Chat").await, the_call(inb, "probe.v1.Probe/Chat").await);
-    assert_eq!((&sent["direction"], &received["direction"]), (&"DIRECTION_OUTBOUND".into(), &"DIRECTION_INBOUND".into()));
+    assert_eq!(
+        (&sent["direction"], &received["direction"]),
+        (&"DIRECTION_OUTBOUND".into(), &"DIRECTION_INBOUND".into())
+    );
     for call in [&sent, &received] {
         assert_eq!((&call["service"], &call["peer"]), (&"probe.shop".into(), &"keyboard.shop".into()), "{call}");
         assert_eq!((&call["progress"], &call["deadlineLeft"]), (&"PROGRESS_ANSWERING".into(), &Value::Null), "{call}");
@@ -154,7 +158,10 @@ async fn the_page_the_json_and_grpc_say_the_same(bed: &Bed) {
     assert!(json["identity"]["spiffeId"] == *id && page.contains(&id), "{id}");
     for limit in &by_grpc.limits {
         let name = &limit.name;
-        assert!(page.contains(name) && json["limits"].as_array().unwrap().iter().any(|l| l["name"] == *name), "{name}");
+        assert!(
+            page.contains(name) && json["limits"].as_array().expect("a list").iter().any(|l| l["name"] == *name),
+            "{name}"
+        );
     }
     for setting in &by_grpc.configuration {
         assert!(page.contains(&setting.name), "{setting:?}");
@@ -192,6 +199,31 @@ async fn limits_say_how_close_they_are(bed: &Bed) {
     client.cut();
     eventually("none runs", LIMIT, async || in_use(out, "CALLS_IN_FLIGHT").await.0 == 0).await;
     assert!(in_use(out, "CALLS_IN_FLIGHT").await.1 >= 7, "the most that ran is remembered");
+}
+
+async fn nothing_is_held_back_for_calls_that_are_over(bed: &Bed) {
+    // An answer that ends with its last bytes, as over HTTP/1.1, where gRPC's ends with trailers.
+    for _ in 0..10 {
+        let headers = [("x-weft-service", "probe"), ("connection", "close")];
+        assert_eq!(ask(bed.outbound(), Method::GET, "/page", &headers, "").await, (200, "hello\n".to_owned()));
+    }
+    // Requests that are answered, given up, or out of time before they have come whole.
+    let mut client = Wire::connect(bed.outbound()).await;
+    let mut halves = Vec::new();
+    for (method, what) in [("Say", "status:5"), ("Say", "sleep:60000"), ("Quick", "sleep:60000")] {
+        let (answer, mut body) = client.open(method, &[("x-do", what)]).await;
+        body.send_data(framed("half of it"), false).expect("the call is open");
+        halves.push((answer, body));
+    }
+    eventually("one still runs", LIMIT, async || in_use(bed.ports("keyboard").admin, "CALLS_IN_FLIGHT").await.0 == 1)
+        .await;
+    let (_, mut body) = halves.remove(1);
+    body.send_reset(h2::Reason::CANCEL);
+    for sidecar in ["keyboard", "probe-1"] {
+        let port = bed.ports(sidecar).admin;
+        let held = async || in_use(port, "CONNECTION_BUFFER_BYTES").await.0;
+        eventually("nothing is held back", LIMIT, async || held().await == 0).await;
+    }
 }
 
 async fn a_profile_names_weft_and_there_is_one_at_a_time(bed: &Bed) {
@@ -251,12 +283,15 @@ async fn the_age_of_a_snapshot_grows_while_the_control_plane_is_silent(bed: &Bed
 
 async fn who_is_another_site_tells_nothing(bed: &Bed) {
     let out = bed.ports("keyboard").admin;
-    for (method, path) in [(Method::POST, "/drain"), (Method::POST, "/log?filter=off"), (Method::PUT, "/log?filter=off")] {
+    for (method, path) in
+        [(Method::POST, "/drain"), (Method::POST, "/log?filter=off"), (Method::PUT, "/log?filter=off")]
+    {
         for from in [("origin", "https://evil.example"), ("origin", "null"), ("sec-fetch-site", "cross-site")] {
             let (status, _) = ask(out, method.clone(), path, &[from], "").await;
             assert_eq!(status, 403, "{method} {path} from {from:?}");
         }
-        let (status, _) = ask(out, Method::GET, "/profile/cpu?seconds=1", &[("sec-fetch-site", "cross-site")], "").await;
+        let (status, _) =
+            ask(out, Method::GET, "/profile/cpu?seconds=1", &[("sec-fetch-site", "cross-site")], "").await;
         assert_eq!(status, 403, "a profile costs");
     }
     assert_eq!(ask(out, Method::GET, "/drain", &[], "").await.0, 405, "a look changes nothing");

@@ -58,7 +58,7 @@ impl Call {
             path: state.request.head.path().map(path),
             endpoint: state.attempt.as_ref().map(|attempt| Arc::clone(&attempt.endpoint)),
             progress,
-            request_bytes: state.request.received() as u64,
+            request_bytes: state.request.received as u64,
             response_bytes: state.response_bytes,
             tries: match &self.way {
                 Way::Outbound(tries) => tries.count() as u32,

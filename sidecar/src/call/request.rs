@@ -17,6 +17,8 @@ pub(super) struct Request {
     pub(super) is_kept: bool,
     /// All of it is here.
     pub(super) is_over: bool,
+    /// Bytes of the body that have come from the caller.
+    pub(super) received: usize,
     /// Bytes of the body that this try has sent, and those that wait for the endpoint's window.
     pub(super) sent: usize,
     pub(super) waiting: usize,
@@ -56,9 +58,10 @@ impl Request {
         }
     }
 
-    /// Bytes of the body that have come from the caller.
-    pub(super) fn received(&self) -> usize {
-        (self.sent + self.waiting).max(self.kept.len())
+    /// Lets the caller's connection have its window back also for what was not sent on.
+    pub(super) fn release_all(&mut self, caller: &Side) {
+        caller.release(self.received - self.released.min(self.received));
+        self.released = self.received;
     }
 
     /// Whether so much more may be kept for another try.
