@@ -27,11 +27,12 @@ const STYLE: &str = "\
     h1{font-size:1.5rem;margin:0}h2{font-size:1.15rem;margin:2.2rem 0 .5rem;scroll-margin-top:3rem}\
     h3{font-size:1rem;margin:1.4rem 0 .2rem}p{margin:.3rem 0}\
     nav{position:sticky;top:0;background:var(--back);padding:.5rem 0;border-bottom:1px solid var(--line)}\
-    nav a{margin-right:1rem;white-space:nowrap}.wide{overflow-x:auto}\
+    nav a{margin-right:1rem;display:inline-block}.wide{overflow-x:auto}\
     table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}\
-    th,td{text-align:left;padding:.3rem .9rem .3rem 0;border-bottom:1px solid var(--line);vertical-align:top}\
-    thead th{font-weight:600;color:var(--soft);white-space:nowrap}tbody th{font-weight:600;color:var(--soft);width:11rem}\
-    .number{text-align:right;white-space:nowrap}.still{white-space:nowrap}code{font-size:.92em}\
+    th,td{text-align:left;padding:.3rem 1.2rem .3rem 0;border-bottom:1px solid var(--line);vertical-align:top}\
+    thead th{font-weight:600;color:var(--soft);white-space:nowrap}th[scope]{font-weight:600;color:var(--soft);width:9rem}\
+    .number{text-align:right;white-space:nowrap}.still{white-space:nowrap}code{font-size:.92em;overflow-wrap:anywhere}\
+    .wide code{overflow-wrap:normal}\
     .good{color:var(--good)}.bad{color:var(--bad)}.soft{color:var(--soft)}meter{width:6rem}\
     input{font:inherit;padding:.15rem .4rem}button{font:inherit;padding:.15rem .8rem}form{margin:.6rem 0}\
     summary{cursor:pointer;margin:.8rem 0 .4rem}";
@@ -77,23 +78,23 @@ pub(super) fn render(state: &State, refreshes: bool) -> Markup {
 fn overview(state: &State) -> Markup {
     html! {
         table {
-            tr { th { "Ready" } td { @match &*state.unready_reason {
+            tr { th scope="row" { "Ready" } td { @match &*state.unready_reason {
                 "" => span class="good" { "yes" },
                 reason => span class="bad" { "no: " (reason) },
             } } }
-            tr { th { "Identity" } td { (identity(state.identity.as_ref())) } }
-            tr { th { "Control plane" } td {
+            tr { th scope="row" { "Identity" } td { (identity(state.identity.as_ref())) } }
+            tr { th scope="row" { "Control plane" } td {
                 @if state.control_plane_connected { span class="good" { "connected" } }
                 @else { span class="bad" { "not connected" } ": what is known stays in use" }
             } }
             @if !state.service.is_empty() {
-                tr { th { "Local service" } td { (health(state.local_health())) } }
+                tr { th scope="row" { "Local service" } td { (health(state.local_health())) } }
             }
             @if let Some(uptime) = of_message(state.uptime) {
-                tr { th { "Up for" } td { (readable(uptime)) } }
+                tr { th scope="row" { "Up for" } td { (readable(uptime)) } }
             }
             @for worker in &state.workers {
-                tr { th { "Worker " (worker.index) } td { (worker_line(worker)) } }
+                tr { th scope="row" { "Worker " (worker.index) } td { (worker_line(worker)) } }
             }
         }
     }

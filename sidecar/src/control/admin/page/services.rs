@@ -5,7 +5,7 @@ use weft_contracts::weft::admin::v1::{BreakerState, EndpointState, WatchedServic
 
 use super::{
     health,
-    text::{of_message, readable},
+    text::{count, of_message, readable},
 };
 
 pub(super) fn section(services: &[WatchedService]) -> Markup {
@@ -63,8 +63,11 @@ fn breaker(state: Option<&BreakerState>) -> Markup {
     html! {
         span class=(class) { (name) }
         span class="soft" {
-            " · " (state.failures) " of " (state.calls) " calls failed, " (state.consecutive_failures) " in a row"
-            " · opened " (state.times_opened) " times, refused " (state.calls_refused) " calls"
+            @if state.calls > 0 { " · " (state.failures) " of " (count(state.calls, "call")) " failed" }
+            @if state.consecutive_failures > 1 { ", " (state.consecutive_failures) " in a row" }
+            @if state.times_opened > 0 {
+                " · opened " (count(state.times_opened, "time")) ", refused " (count(state.calls_refused, "call"))
+            }
         }
     }
 }
