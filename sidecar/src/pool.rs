@@ -190,6 +190,7 @@ impl Pool {
         });
         if result.is_ok() {
             counters.upstream_connections_opened.fetch_add(1, Relaxed);
+            tracing::debug!("connected to {}", self.destination);
         }
         for waiting in self.waiting.borrow_mut().take().into_iter().flatten() {
             // One who no longer waits is no loss.

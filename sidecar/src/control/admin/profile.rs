@@ -89,6 +89,7 @@ pub(super) async fn cpu(time: Duration, format: Format) -> Result<Vec<u8>, Refus
     sampled(time, format).await
 }
 
+/// Without the sampler there is nothing to look with.
 #[cfg(not(feature = "profile"))]
 async fn sampled(_: Duration, _: Format) -> Result<Vec<u8>, Refused> {
     Err(Refused::Absent)
@@ -102,4 +103,24 @@ async fn sampled(time: Duration, format: Format) -> Result<Vec<u8>, Refused> {
         Format::Svg => flame::graph(&stacks).into_bytes(),
         Format::Pprof => pprof::encode(&stacks, time),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn formats_are_read_by_their_names() {
+        assert_eq!("svg".parse(), Ok(Format::Svg));
+        assert_eq!("pprof".parse(), Ok(Format::Pprof));
+        assert!("png".parse::<Format>().unwrap_err().contains("allowed: collapsed, svg, pprof"));
+    }
+
+    #[cfg(not(feature = "profile"))]
+    #[tokio::test]
+    async fn a_sidecar_without_profiles_says_how_to_get_them() {
+        let refused = cpu(DEFAULT_TIME, Format::Svg).await.unwrap_err().to_string();
+        assert!(refused.contains("--features profile"), "{refused}");
+        assert!(matches!(cpu(Duration::ZERO, Format::Svg).await, Err(Refused::Time(_))));
+    }
 }
