@@ -9,9 +9,10 @@ use std::{
     rc::{Rc, Weak},
 };
 
+use futures_util::future::join_all;
 use tokio::{
     sync::{mpsc, oneshot},
-    time::{Instant, timeout_at},
+    time::timeout,
 };
 use weft_mesh::limits;
 use weft_wire::Usage;
@@ -21,7 +22,7 @@ use crate::{
     worker::Worker,
 };
 
-/// Questions that wait for one worker: it is one person, or a program, who asks.
+/// Questions that wait for one worker; whoever has more waits with them, for no longer than for an answer.
 const QUESTIONS_QUEUED: usize = 4;
 
 /// What is asked: a place for the answer.
@@ -39,26 +40,18 @@ impl Surveyor {
 
     /// The reports of all workers, in their order; `None` for one that does not answer in time.
     pub(crate) async fn ask(&self) -> Vec<Option<Report>> {
-        let end = Instant::now() + limits::SURVEY_TIMEOUT;
-        let ask = |way: &mpsc::Sender<Question>| {
+        let ask = async |way: &mpsc::Sender<Question>| {
             let (question, answer) = oneshot::channel();
-            way.try_send(question).is_ok().then_some(answer)
+            way.send(question).await.ok()?;
+            answer.await.ok()
         };
-        // All are asked before any is waited for.
-        let answers: Vec<_> = self.0.iter().map(ask).collect();
-        let mut reports = Vec::with_capacity(answers.len());
-        for answer in answers {
-            reports.push(match answer {
-                Some(answer) => timeout_at(end, answer).await.ok().and_then(Result::ok),
-                None => None,
-            });
-        }
-        reports
+        let in_time = async |way| timeout(limits::SURVEY_TIMEOUT, ask(way)).await.ok().flatten();
+        join_all(self.0.iter().map(in_time)).await
     }
 }
 
 /// One worker at one moment.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Report {
     pub(crate) calls: Level,
     /// Those that began first, at most [`limits::LIVE_CALLS_SHOWN`].
@@ -216,5 +209,35 @@ impl PoolSurvey {
         self.connections += usages.len();
         self.connections_to_one = self.connections_to_one.max(usages.len());
         self.usages.extend(usages);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_worker_that_hangs_does_not_keep_the_others_from_being_seen() {
+        let (surveyor, mut ends) = Surveyor::new(2);
+        let mut second = ends.pop().unwrap();
+        tokio::spawn(async move {
+            while let Some(question) = second.recv().await {
+                let _ = question.send(Report::default());
+            }
+        });
+        // More often than questions can wait for the one that hangs.
+        for _ in 0..2 * QUESTIONS_QUEUED {
+            let answered: Vec<bool> = surveyor.ask().await.iter().map(Option::is_some).collect();
+            assert_eq!(answered, [false, true]);
+        }
+    }
+
+    #[test]
+    fn a_gauge_remembers_its_highest() {
+        let gauge = Gauge::default();
+        gauge.add(3);
+        gauge.take(2);
+        gauge.add(1);
+        assert_eq!((gauge.level().now, gauge.level().highest), (2, 3));
     }
 }
