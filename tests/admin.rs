@@ -237,6 +237,7 @@ async fn a_profile_names_weft_and_there_is_one_at_a_time(bed: &Bed) {
         let (status, stacks) = get(out, "/profile/cpu?seconds=1").await;
         assert_eq!(status, 200, "{stacks}");
         // A thread, what it ran, and how often that was met.
+        assert!(!stacks.contains("trace_unsynchronized"), "the sampler leaves itself out: {stacks}");
         stacks.lines().any(|line| line.starts_with("worker-0;") && line.contains("weft_wire::"))
     };
     eventually("a profile names Weft's own functions", LIMIT, named).await;

@@ -43,12 +43,12 @@ fn watched(service: &WatchedService) -> Markup {
 fn endpoint_row(endpoint: &EndpointState) -> Markup {
     html! {
         tr {
-            td { code title=(endpoint.spiffe_id) { (endpoint.id) } }
+            td class="still" { code title=(endpoint.spiffe_id) { (endpoint.id) } }
             td class="still" { (endpoint.address) }
-            td { (health(endpoint.health())) @if endpoint.shunned { ", " span class="bad" { "avoided for a moment" } } }
+            td class="still" { (health(endpoint.health())) @if endpoint.shunned { ", " span class="bad" { "avoided for a moment" } } }
             td class="number" { (endpoint.calls_in_flight) }
             td class="number" { (endpoint.connections) }
-            td { (breaker(endpoint.breaker.as_ref())) }
+            td class="still" { (breaker(endpoint.breaker.as_ref())) }
         }
     }
 }

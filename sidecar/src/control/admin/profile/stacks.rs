@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use pprof::{Frames, ProfilerGuardBuilder};
 use tokio::time::sleep;
 
-/// Looks a second, each for a thread that runs at the time. No divisor of what timers do: else only those would be met.
+/// Looks for each second of the CPU's time. No divisor of what timers do: else only those would be met.
 pub(super) const LOOKS_A_SECOND: i32 = 99;
 
 /// Where unwinding is not safe: code with no description of its frames, and the unwinder itself.
@@ -29,10 +29,14 @@ pub(super) async fn of(time: Duration) -> Result<Stacks, String> {
     Ok(stacks)
 }
 
+/// What the sampler itself runs in the place that it looks at.
+const SAMPLER: [&str; 4] = ["perf_signal_handler", "__restore_rt", "pprof::", "<pprof::"];
+
 fn named(frames: &Frames) -> Vec<String> {
-    let functions = frames.frames.iter().rev().flat_map(|frame| frame.iter().rev());
+    let functions = frames.frames.iter().rev().flat_map(|frame| frame.iter().rev()).map(|function| function.name());
+    let functions = functions.take_while(|name| !SAMPLER.iter().any(|begin| name.starts_with(begin)));
     // `;` separates frames in the collapsed form.
-    let functions = functions.map(|function| function.name().replace(';', ","));
+    let functions = functions.map(|name| name.replace(';', ","));
     std::iter::once(frames.thread_name_or_id()).chain(functions).collect()
 }
 
