@@ -219,6 +219,13 @@ async fn nothing_is_held_back_for_calls_that_are_over(bed: &Bed) {
         .await;
     let (_, mut body) = halves.remove(1);
     body.send_reset(h2::Reason::CANCEL);
+    // An answer that its caller does not read, and gives up when much of it is under way.
+    let mut stalled = Wire::connect(bed.outbound()).await;
+    let (_unread, mut says) = stalled.open("Chat", &[]).await;
+    says.send_data(framed(&"x".repeat(500_000)), false).expect("the call is open");
+    let held = async || in_use(bed.ports("keyboard").admin, "CONNECTION_BUFFER_BYTES").await.0;
+    eventually("it is held back", LIMIT, async || held().await > 100_000).await;
+    stalled.cut();
     for sidecar in ["keyboard", "probe-1"] {
         let port = bed.ports(sidecar).admin;
         let held = async || in_use(port, "CONNECTION_BUFFER_BYTES").await.0;
