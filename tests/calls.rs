@@ -108,6 +108,7 @@ fn micros_left(headers: &str) -> u64 {
 }
 
 async fn the_sooner_of_two_deadlines_ends_a_call(bed: &Bed) {
+    let before = broken(bed).await;
     // The contract says 300 ms. A bare client, as tonic's would end the call by itself.
     let mut wire = Wire::connect(bed.outbound()).await;
     for (timeout, limit) in [("20S", 300), ("100m", 100), ("99999999H", 300), ("soon", 300)] {
@@ -119,6 +120,7 @@ async fn the_sooner_of_two_deadlines_ends_a_call(bed: &Bed) {
         // The breaker opens at three failures in a row.
         probe(&bed.channel(), "Quick", &[]).await.expect("the next call is answered");
     }
+    eventually("the service is told to give up, too", SOON, async || broken(bed).await == before + 4).await;
     let headers = [("x-do", "headers"), ("grpc-timeout", "250m")];
     let seen = probe(&bed.channel(), "Say", &headers).await.expect("an answer").into_inner().text;
     assert!((1..250_000).contains(&micros_left(&seen)), "{seen}");

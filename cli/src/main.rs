@@ -35,7 +35,7 @@ enum Command {
     /// Send this host's connections through its sidecar by rules of the packet filter, without the programs' knowledge
     Redirect(Box<redirect::Args>),
     /// The proxy beside a service
-    Sidecar(Box<weft_sidecar::Args>),
+    Sidecar(Box<weft_sidecar::Given>),
 }
 
 #[derive(clap::Args)]

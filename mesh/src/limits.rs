@@ -192,6 +192,14 @@ limits! {
         "A request's head on the admin and metrics ports; a longer one is refused.";
     ADMIN_TIMEOUT: Duration = Duration::from_secs(10),
         "For a client's first bytes and a request's head on the admin and metrics ports.";
+    SURVEY_TIMEOUT: Duration = Duration::from_secs(1),
+        "For a worker to say what it does; then the admin port answers without it.";
+    LIVE_CALLS_SHOWN: usize = 500,
+        "Calls that the admin port lists of those that run: the oldest; of the others it gives the number.";
+    LOG_FILTER_BYTES: usize = 1024,
+        "A filter of log lines as the admin port takes it; a longer one is refused.";
+    PROFILE_TIME: Duration = Duration::from_secs(60),
+        "The longest profile that the admin port makes, one at a time.";
     TRACES_KEPT: usize = 2_000,
         "Traces in the built-in store; past it the one that began to arrive first makes room.";
     SPANS_PER_TRACE: usize = 2_000,

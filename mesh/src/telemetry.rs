@@ -19,7 +19,7 @@ use opentelemetry_semantic_conventions::attribute::{SERVICE_NAME, SERVICE_VERSIO
 
 pub use self::{
     export::{SpanExport, SpanSink},
-    logging::{LogFormat, init_logging, log_filter},
+    logging::{BadFilter, LogFilter, LogFormat, init_logging, log_filter},
     service::{ServiceTelemetry, TelemetryGuard, init_service_telemetry},
     target::{BadTarget, ExportTarget},
 };

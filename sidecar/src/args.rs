@@ -1,6 +1,12 @@
 //! What a sidecar is told at its start: flags, each with an environment variable.
 
+mod settings;
+
+pub use settings::Given;
+pub(crate) use settings::{Origin, Setting};
+
 use std::{
+    fmt,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
     str::FromStr,
@@ -188,6 +194,16 @@ impl FromStr for HealthCheck {
                 Some(path) if path.starts_with('/') => Ok(Self::Http(path.to_owned())),
                 _ => Err(format!("`{text}` is no health check; allowed: grpc, tcp, http:/PATH")),
             },
+        }
+    }
+}
+
+impl fmt::Display for HealthCheck {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Grpc => f.write_str("grpc"),
+            Self::Tcp => f.write_str("tcp"),
+            Self::Http(path) => write!(f, "http:{path}"),
         }
     }
 }

@@ -163,6 +163,11 @@ impl Tries {
         failure.of_service(name.as_str())
     }
 
+    /// How many endpoints were picked.
+    pub(crate) fn count(&self) -> usize {
+        self.count.get()
+    }
+
     fn tried(&self) -> ([u64; CONNECTS], usize) {
         (self.tried.get(), self.count.get())
     }

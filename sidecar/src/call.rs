@@ -4,10 +4,14 @@
 //! A call is begun by [`crate::outbound`] or [`crate::inbound`], which decide where it goes; from then on the events
 //! of its two connections drive it, and nothing waits in a task. It ends in one place, [`State::close`].
 
+mod look;
 mod request;
 mod side;
 
-pub(crate) use side::Side;
+pub(crate) use {
+    look::{LiveCall, Progress},
+    side::Side,
+};
 
 use std::{
     cell::{Cell, RefCell},
@@ -27,6 +31,7 @@ use crate::{
     pipe::Pipe,
     record::{AttemptRecord, CallRecord},
     socket::Socket,
+    survey::Listed,
     target, tcp,
     timer::{Place, Timed},
     websocket,
@@ -46,6 +51,7 @@ pub(crate) struct Call {
     caller: Side,
     deadline: Cell<Option<Instant>>,
     place: Cell<Option<Place>>,
+    pub(crate) listed: Listed,
     state: RefCell<State>,
 }
 
@@ -57,8 +63,13 @@ pub(crate) enum Way {
 
 struct State {
     endpoint: Option<Side>,
+    /// The endpoint of a call that is over, and what of its answer is still under way to the caller: it gets its window
+    /// back as that goes.
+    unreleased: Option<(Side, usize)>,
     request: Request,
     answer: Answer,
+    /// Bytes of the answer's body that have come.
+    response_bytes: u64,
     record: Option<CallRecord>,
     attempt: Option<AttemptRecord>,
     /// The task in which its steps wait.
@@ -113,10 +124,13 @@ impl Call {
             caller,
             deadline: Cell::new(None),
             place: Cell::new(None),
+            listed: Listed::default(),
             state: RefCell::new(State {
                 endpoint: None,
+                unreleased: None,
                 request,
                 answer: Answer::Awaited,
+                response_bytes: 0,
                 record: None,
                 attempt: None,
                 waiting: None,
@@ -128,6 +142,7 @@ impl Call {
             Side::Socket(socket) => socket.attach(Rc::clone(&call)),
             Side::Pipe(_) => {}
         }
+        worker.live.add(&call);
         call
     }
 
@@ -247,6 +262,7 @@ impl Call {
         }
         let request = &mut state.request;
         request.is_over |= is_end;
+        request.received += data.len();
         let Some(endpoint) = &state.endpoint else {
             // It waits under the caller's window.
             return request.keep(data, &self.worker);
@@ -289,7 +305,16 @@ impl Call {
         }
         if let Some(endpoint) = &state.endpoint {
             endpoint.release(bytes);
+        } else if let Some((endpoint, left)) = &mut state.unreleased {
+            let bytes = bytes.min(*left);
+            *left -= bytes;
+            endpoint.release(bytes);
         }
+    }
+
+    /// The caller's connection has all of the answer, and will not say how much of it has gone out.
+    pub(crate) fn caller_has_all(&self) {
+        self.state.borrow_mut().release_all();
     }
 
     /// The head of the answer. Gives the list back when it is done with it.
@@ -324,17 +349,18 @@ impl Call {
         let mut state = self.state.borrow_mut();
         let state = &mut *state;
         let Answer::Begun { waiting, code, .. } = &mut state.answer else { return };
+        state.response_bytes += data.len() as u64;
         let waits = self.caller.send_data(data, is_end);
         *waiting += waits;
         let code = *code;
         if self.wants_tunnel {
             state.count_bytes(0, data.len());
         }
-        if is_end {
-            return state.answered(self, code.unwrap_or(classify::code::UNKNOWN));
-        }
         if let Some(endpoint) = &state.endpoint {
             endpoint.release(data.len() - waits);
+        }
+        if is_end {
+            state.answered(self, code.unwrap_or(classify::code::UNKNOWN));
         }
     }
 
@@ -349,18 +375,17 @@ impl Call {
     /// The caller has given the call up with this code, or its connection is gone.
     pub(crate) fn caller_gone(&self, code: Code) {
         let mut state = self.state.borrow_mut();
-        if state.answer == Answer::Over {
-            return;
+        if state.answer != Answer::Over {
+            if let Some(endpoint) = &state.endpoint {
+                endpoint.reset(if code == Code::NO_ERROR { Code::CANCEL } else { code });
+            }
+            state.close(self);
         }
-        if let Some(endpoint) = state.endpoint.take() {
-            endpoint.reset(if code == Code::NO_ERROR { Code::CANCEL } else { code });
-        }
-        state.close(self);
+        state.release_all();
     }
 
     /// The endpoint has ended the call with a code.
     pub(crate) fn endpoint_reset(self: &Rc<Self>, code: Code, by: weft_wire::Side) {
-        self.state.borrow_mut().endpoint = None;
         let is_peers = by == weft_wire::Side::Peer;
         if !self.is_begun() {
             return self.missed(match code {
@@ -434,12 +459,18 @@ impl Call {
         // The stream is gone: there is nothing to hold back any more.
         state.request.is_over = true;
         state.close(self);
+        state.release_all();
     }
 
     /// Ends the call in the service's stead: with a whole answer if it has none yet, else by its trailers.
     pub(crate) fn fail(&self, failure: &Failure) {
         let mut state = self.state.borrow_mut();
         let hop = self.hop();
+        // Whoever still works on it is told that nobody waits.
+        if let Some(endpoint) = &state.endpoint {
+            endpoint.reset(Code::CANCEL);
+        }
+        let mut takes_the_rest = true;
         match state.answer {
             Answer::Over => return,
             Answer::Awaited => {
@@ -454,6 +485,7 @@ impl Call {
                 } else {
                     self.caller.reset(Code::INTERNAL_ERROR);
                     state.request.is_over = true;
+                    takes_the_rest = false;
                 }
             }
         }
@@ -467,6 +499,9 @@ impl Call {
             attempt.failed(Some(failure.reason.grpc()), failure.reason.as_str());
         }
         state.close(self);
+        if !takes_the_rest {
+            state.release_all();
+        }
     }
 
     fn hop(&self) -> Hop {
@@ -510,6 +545,13 @@ impl Timed for Call {
 }
 
 impl State {
+    /// Nobody will say any more what of the answer has gone on: as if all had.
+    fn release_all(&mut self) {
+        if let Some((endpoint, left)) = self.unreleased.take() {
+            endpoint.release(left);
+        }
+    }
+
     /// The head has been sent to an endpoint; what else has come follows.
     fn begin_try(&mut self, endpoint: Side, is_head_all: bool, call: &Call) {
         self.waiting = None;
@@ -562,16 +604,26 @@ impl State {
             task.abort();
         }
         call.worker.deadlines.remove(call);
-        if let Some(endpoint) = self.endpoint.take()
-            && (!self.request.is_over || self.request.waiting > 0)
-        {
-            // What the caller has sent last is still wanted at the end of a tunnel.
-            if is_tunnel_whole && self.request.is_over { endpoint.detach() } else { endpoint.reset(Code::CANCEL) }
+        call.worker.live.remove(call);
+        if let Some(endpoint) = self.endpoint.take() {
+            if is_tunnel_whole && self.request.is_over {
+                // What the caller has sent last is still wanted at the end of a tunnel.
+                endpoint.detach();
+            } else if !self.request.is_over || self.request.waiting > 0 {
+                endpoint.reset(Code::CANCEL);
+            }
+            self.unreleased = (waiting > 0).then_some((endpoint, waiting));
         }
         if !self.request.is_over {
             // The caller need not send the rest (RFC 9113, section 8.1), once the answer is out.
-            if waiting == 0 { call.caller.reset(Code::NO_ERROR) } else { call.caller.detach() }
+            if waiting == 0 {
+                call.caller.reset(Code::NO_ERROR)
+            } else {
+                call.caller.detach()
+            }
+            self.release_all();
         }
+        self.request.release_all(&call.caller);
         self.request.forget(&call.worker);
         call.caller.recycle(std::mem::take(&mut self.request.head));
         // The try ends before the call that it belongs to.

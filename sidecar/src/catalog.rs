@@ -68,6 +68,10 @@ pub(crate) struct Service {
     pub(crate) other: Arc<Method>,
     /// When it was last called, in seconds since the sidecar's start.
     pub(crate) last_used: Arc<AtomicU64>,
+    /// When the control plane last said something of it, in this run or, for what was read from the disk, before it.
+    pub(crate) heard: Instant,
+    /// The control plane has said all that there is. From then on its word replaces ours, before that it adds.
+    pub(crate) is_complete: bool,
 }
 
 impl Service {
@@ -224,6 +228,11 @@ impl Catalog {
     /// Of the view that is in place, or of one before it.
     pub(crate) fn version(&self) -> u64 {
         self.version.load(Acquire)
+    }
+
+    /// Questions that wait for discovery.
+    pub(crate) fn questions_waiting(&self) -> usize {
+        self.questions.max_capacity() - self.questions.capacity()
     }
 
     /// The service, if it is known already.

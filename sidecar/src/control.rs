@@ -29,7 +29,7 @@ use tokio::{
     task::{JoinError, JoinSet},
 };
 use weft_contracts::weft::discovery::v1::Health;
-use weft_mesh::tls::TrustBundle;
+use weft_mesh::{telemetry::LogFilter, tls::TrustBundle};
 
 use self::{announce::Front, channel::ControlPlane};
 use crate::{
@@ -45,6 +45,8 @@ pub(crate) struct Control {
     health: watch::Sender<Health>,
     /// The registry has answered an announcement.
     was_announced: AtomicBool,
+    log: admin::Log,
+    connections: serve::Connections,
 }
 
 /// What the control side takes over at the start.
@@ -52,6 +54,7 @@ pub(crate) struct Inputs {
     pub(crate) shared: Arc<Shared>,
     pub(crate) plane: ControlPlane,
     pub(crate) bundle: TrustBundle,
+    pub(crate) log: LogFilter,
     pub(crate) questions: mpsc::Receiver<Question>,
     /// Unique among the replicas of the service, in the mesh and for all time.
     pub(crate) instance: String,
@@ -70,17 +73,20 @@ pub(crate) struct Tasks {
 impl Tasks {
     /// Starts them, on the current runtime.
     pub(crate) fn start(inputs: Inputs) -> Self {
-        let Inputs { shared, plane, bundle, questions, instance, descriptors, admin, metrics } = inputs;
+        let Inputs { shared, plane, bundle, log, questions, instance, descriptors, admin, metrics } = inputs;
         let control = Arc::new(Control {
             shared: Arc::clone(&shared),
             plane,
             health: watch::Sender::new(Health::Unspecified),
             was_announced: AtomicBool::new(false),
+            log: admin::Log::new(log),
+            connections: serve::Connections::default(),
         });
         let mut tasks = Self { set: JoinSet::new(), control: Arc::clone(&control) };
         tasks.own("identity", identity::run(Arc::clone(&control), bundle));
         tasks.own("discovery", discovery::run(Arc::clone(&control), questions));
         tasks.own("admin", admin::run(Arc::clone(&control), admin));
+        tasks.own("log", admin::keep_log(Arc::clone(&control)));
         tasks.own("probes", probes::run(Arc::clone(&control), metrics));
         if let (Some(service), Some(app)) = (&shared.own, shared.args.app) {
             tasks.own("health", health::run(Arc::clone(&control), app));

@@ -18,7 +18,7 @@ use opentelemetry::trace::SpanKind;
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::TlsAcceptor;
 use weft_mesh::{errors::Reason, identity::SpiffeId, limits};
-use weft_wire::{CannotOpen, Code, Headers};
+use weft_wire::{CannotOpen, Code, Headers, Usage};
 
 use crate::{
     answer::Failure,
@@ -73,6 +73,14 @@ impl LocalService {
             AppProtocol::Tcp => Connections::Tcp,
         };
         Some(Self { name, address, methods, connections })
+    }
+
+    /// What each of its HTTP/2 connections holds now.
+    pub(crate) fn usages(&self) -> Vec<Usage> {
+        match &self.connections {
+            Connections::Http2(pool) => pool.usages(),
+            Connections::Http1(_) | Connections::Tcp => Vec::new(),
+        }
     }
 }
 

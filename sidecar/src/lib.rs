@@ -36,6 +36,7 @@ mod socket;
 mod span;
 mod start;
 mod step;
+mod survey;
 mod target;
 mod tcp;
 mod timer;
@@ -44,5 +45,5 @@ mod websocket;
 mod wire_limits;
 mod worker;
 
-pub use args::{AppProtocol, Args, Forward, HealthCheck, Outside};
+pub use args::{AppProtocol, Args, Forward, Given, HealthCheck, Outside};
 pub use start::run;

@@ -22,7 +22,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::{Instant, Sleep, sleep_until},
 };
-use weft_wire::{CannotOpen, Code, ConnectionError, Event, Headers, Limits, Notice, StreamId};
+use weft_wire::{CannotOpen, Code, ConnectionError, Event, Headers, Limits, Notice, StreamId, Usage};
 
 use crate::{call::Call, worker::Worker};
 
@@ -95,6 +95,11 @@ impl Link {
     /// Since when nothing runs on it; `None` while something does.
     pub(crate) fn idle_since(&self) -> Option<Instant> {
         (self.core.borrow().streams() == 0).then(|| self.idle_since.get())
+    }
+
+    /// What it holds now.
+    pub(crate) fn usage(&self) -> Usage {
+        self.core.borrow().usage()
     }
 
     /// Opens a call. When it fails nothing was sent.

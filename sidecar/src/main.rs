@@ -9,7 +9,7 @@ use clap::Parser;
 #[command(name = "weft-sidecar", version)]
 struct Cli {
     #[command(flatten)]
-    args: weft_sidecar::Args,
+    args: weft_sidecar::Given,
 }
 
 fn main() -> ExitCode {

@@ -130,6 +130,11 @@ impl Metrics {
         self.failures[reason as usize].fetch_add(1, Relaxed);
     }
 
+    /// The labels of each row, by the row.
+    pub(crate) fn labels(&self) -> HashMap<*const CallMetrics, CallLabels> {
+        self.rows().into_iter().map(|(labels, row)| (Arc::as_ptr(&row), labels)).collect()
+    }
+
     fn rows(&self) -> Vec<(CallLabels, Arc<CallMetrics>)> {
         let rows = self.calls.lock().unwrap_or_else(|e| e.into_inner());
         rows.iter().map(|(labels, row)| (labels.clone(), Arc::clone(row))).collect()

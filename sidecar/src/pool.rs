@@ -20,11 +20,13 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 use weft_mesh::{limits, tls};
+use weft_wire::Usage;
 
 use crate::{
     catalog::Endpoint,
     link::{Driver, Link, LinkError, Role},
     shared::Shared,
+    survey::PoolSurvey,
     tls_stream::TlsStream,
     worker::Worker,
 };
@@ -56,6 +58,13 @@ impl Pools {
         for pool in self.by_endpoint.borrow().values() {
             pool.links.borrow().iter().filter(|link| is_idle(link)).for_each(|link| link.shrink());
         }
+    }
+
+    /// What they hold now.
+    pub(crate) fn survey(&self) -> PoolSurvey {
+        let mut survey = PoolSurvey::default();
+        self.by_endpoint.borrow().values().for_each(|pool| survey.add(pool.usages()));
+        survey
     }
 
     /// Closes what has been idle for [`limits::IDLE_CONNECTION`]. To be called now and then.
@@ -126,6 +135,11 @@ impl Pool {
         Rc::new(Self { worker, shared, destination, links: RefCell::default(), waiting: RefCell::default() })
     }
 
+    /// What each of its connections holds now.
+    pub(crate) fn usages(&self) -> Vec<Usage> {
+        self.links.borrow().iter().map(|link| link.usage()).collect()
+    }
+
     /// A connection with room, if there is one.
     pub(crate) fn ready(&self) -> Option<Rc<Link>> {
         self.links.borrow().iter().find(|link| link.has_room()).cloned()
@@ -176,6 +190,7 @@ impl Pool {
         });
         if result.is_ok() {
             counters.upstream_connections_opened.fetch_add(1, Relaxed);
+            tracing::debug!("connected to {}", self.destination);
         }
         for waiting in self.waiting.borrow_mut().take().into_iter().flatten() {
             // One who no longer waits is no loss.

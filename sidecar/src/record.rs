@@ -42,6 +42,11 @@ impl CallRecord {
         Self { worker, metrics, breaker: None, started, span, code: None, reason: None }
     }
 
+    /// The row that the call is counted in.
+    pub(crate) fn metrics(&self) -> &Arc<CallMetrics> {
+        &self.metrics
+    }
+
     /// The breaker that let the call through, to be told how it ended.
     pub(crate) fn admitted(&mut self, breaker: &Arc<Breaker>, permit: Permit) {
         self.breaker = Some((Arc::clone(breaker), permit));

@@ -23,11 +23,18 @@ use weft_mesh::{
     tls::{ClientCertificate, Svid, TlsSetupError, TrustBundle, client_config, server_config},
 };
 
-use crate::{args::Args, catalog::Catalog, metrics::Metrics};
+use crate::{
+    args::{Args, Setting},
+    catalog::Catalog,
+    metrics::Metrics,
+    survey::Surveyor,
+};
 
 /// See the module.
 pub(crate) struct Shared {
     pub(crate) args: Args,
+    /// Where they come from.
+    pub(crate) settings: Vec<Setting>,
     /// The service that this sidecar fronts.
     pub(crate) own: Option<ServiceName>,
     /// The policy of that service, by its own descriptors.
@@ -35,6 +42,8 @@ pub(crate) struct Shared {
     /// `None` until the control plane has issued one.
     pub(crate) identity: ArcSwapOption<Identity>,
     pub(crate) catalog: Catalog,
+    /// Asks the workers how they do.
+    pub(crate) surveyor: Surveyor,
     pub(crate) metrics: Arc<Metrics>,
     /// Where finished spans go; `None` when nobody wants them.
     pub(crate) spans: Option<SpanSink>,
@@ -96,9 +105,11 @@ impl Shared {
 /// The parts of [`Shared`] that are known before it is made.
 pub(crate) struct Start {
     pub(crate) args: Args,
+    pub(crate) settings: Vec<Setting>,
     pub(crate) own: Option<ServiceName>,
     pub(crate) own_policy: ServicePolicy,
     pub(crate) catalog: Catalog,
+    pub(crate) surveyor: Surveyor,
     pub(crate) spans: Option<SpanSink>,
     pub(crate) reflection: tonic::service::Routes,
 }
@@ -108,10 +119,12 @@ impl From<Start> for Shared {
         Self {
             sample_threshold: weft_mesh::trace_context::threshold_of(start.args.sample_ratio),
             args: start.args,
+            settings: start.settings,
             own: start.own,
             own_policy: start.own_policy,
             identity: ArcSwapOption::empty(),
             catalog: start.catalog,
+            surveyor: start.surveyor,
             metrics: Arc::default(),
             spans: start.spans,
             phase: watch::channel(Phase::Running).0,

@@ -14,7 +14,7 @@ use std::{
 };
 
 use tokio::time::Instant;
-use weft_wire::{Code, Headers, http1};
+use weft_wire::{Code, Headers, Usage, http1};
 
 use self::core::{Core, Sent};
 pub(crate) use self::driver::{Driver, Occasion, SocketError};
@@ -69,6 +69,11 @@ impl Socket {
     /// Since when nothing runs on it; `None` while something does.
     pub(crate) fn idle_since(&self) -> Option<Instant> {
         self.core.borrow().is_idle().then(|| self.idle_since.get())
+    }
+
+    /// What it holds now.
+    pub(crate) fn usage(&self) -> Usage {
+        self.core.borrow().usage()
     }
 
     /// Makes what happens on it a call's.

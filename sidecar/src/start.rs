@@ -4,7 +4,7 @@
 mod ports;
 
 use std::{
-    fs,
+    fs, iter,
     path::Path,
     sync::{Arc, atomic::Ordering::Relaxed},
     thread::JoinHandle,
@@ -21,16 +21,17 @@ use weft_mesh::{
     identity::SpiffeId,
     names::ServiceName,
     policy::ServicePolicy,
-    telemetry::{Component, Origin, SpanExport, SpanSink, init_logging},
+    telemetry::{Component, LogFilter, Origin, SpanExport, SpanSink, init_logging},
     tls::{TrustBundle, install_crypto_provider},
 };
 
 use self::ports::Ports;
 use crate::{
-    args::Args,
+    args::{Args, Given, Setting},
     catalog::Catalog,
     control::{Inputs, Tasks, channel::ControlPlane, reflection},
     shared::{Phase, Shared, Start},
+    survey::Surveyor,
     worker,
 };
 
@@ -48,16 +49,16 @@ const STOP_GRACE: Duration = Duration::from_secs(2);
 ///
 /// # Errors
 /// What it was told makes no sense, a port is in use, or a part of it failed so that only a fresh process helps.
-pub fn run(args: Args) -> anyhow::Result<()> {
+pub fn run(Given { args, settings }: Given) -> anyhow::Result<()> {
     install_crypto_provider();
-    init_logging(args.log_format)?;
+    let log = init_logging(args.log_format)?;
     let told = Told::check(&args)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(4)
         .build()
         .context("the runtime of the control side could not be made")?;
-    let result = runtime.block_on(live(args, told));
+    let result = runtime.block_on(live(args, settings, told, log));
     // A blocking thread can only be in a name look-up.
     runtime.shutdown_timeout(Duration::from_millis(100));
     result
@@ -129,27 +130,33 @@ fn read(flag: &str, file: &Path) -> anyhow::Result<Vec<u8>> {
     fs::read(file).with_context(|| format!("{flag} {}: the file can't be read", file.display()))
 }
 
-async fn live(mut args: Args, told: Told) -> anyhow::Result<()> {
+async fn live(mut args: Args, settings: Vec<Setting>, told: Told, log: LogFilter) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let ports = Ports::bind(&args)?;
     // From here on a port that the kernel picked is the port.
     ports.write_to(&mut args);
     let (spans, span_export) = start_export(&args, &told)?.unzip();
     let (catalog, questions) = Catalog::new();
+    let (surveyor, survey_ends) = Surveyor::new(args.workers);
     let shared = Arc::new(Shared::from(Start {
         own: told.own,
         own_policy: told.own_policy,
+        settings,
         catalog,
+        surveyor,
         spans,
         reflection: reflection::routes(told.plane.clone()),
         args,
     }));
     let Ports { admin, metrics, worker_listeners } = ports;
-    let mut workers = Workers::start(&shared, worker_listeners)?;
+    let ends = iter::zip(worker_listeners, survey_ends);
+    let ends = ends.map(|(listeners, questions)| worker::Ends { listeners, questions });
+    let mut workers = Workers::start(&shared, ends)?;
     let mut tasks = Tasks::start(Inputs {
         shared: Arc::clone(&shared),
         plane: told.plane,
         bundle: told.bundle,
+        log,
         questions,
         instance: told.instance,
         descriptors: told.descriptors,
@@ -258,9 +265,9 @@ impl Signals {
 struct Workers(Vec<JoinHandle<()>>);
 
 impl Workers {
-    fn start(shared: &Arc<Shared>, listeners: Vec<worker::Listeners>) -> anyhow::Result<Self> {
-        let spawn = |(index, listeners)| worker::spawn(index, Arc::clone(shared), listeners);
-        let threads: std::io::Result<Vec<_>> = (0..).zip(listeners).map(spawn).collect();
+    fn start(shared: &Arc<Shared>, ends: impl Iterator<Item = worker::Ends>) -> anyhow::Result<Self> {
+        let spawn = |(index, ends)| worker::spawn(index, Arc::clone(shared), ends);
+        let threads: std::io::Result<Vec<_>> = (0..).zip(ends).map(spawn).collect();
         Ok(Self(threads.context("a worker's thread could not be started")?))
     }
 

@@ -15,7 +15,7 @@ use std::{
 use tokio::{
     net::{TcpListener, TcpStream},
     runtime,
-    sync::Notify,
+    sync::{Notify, mpsc},
     task::{JoinHandle, spawn_local},
     time::{Instant, interval, timeout_at},
 };
@@ -32,6 +32,7 @@ use crate::{
     record::LogLimit,
     shared::{Phase, Shared},
     socket::Socket,
+    survey::{self, Gauge, LiveCalls, Usages},
     tcp,
     timer::Wheel,
     wire_limits::WireLimits,
@@ -47,6 +48,14 @@ pub(crate) struct Listeners {
     pub(crate) inbound: Option<StdListener>,
     /// Those whose connections go to one service each, as they are.
     pub(crate) forwards: Vec<(StdListener, ServiceName)>,
+}
+
+/// What comes to a worker from outside.
+#[derive(Debug)]
+pub(crate) struct Ends {
+    pub(crate) listeners: Listeners,
+    /// The admin port's.
+    pub(crate) questions: mpsc::Receiver<survey::Question>,
 }
 
 /// What a worker's connections share.
@@ -66,9 +75,10 @@ pub(crate) struct Worker {
     /// Connections on which calls come in, with the phase in which each is drained.
     accepted: RefCell<HashMap<*const (), Drained>>,
     /// Bytes of request bodies kept for another try.
-    pub(crate) replay_bytes: Cell<usize>,
-    calls: Cell<usize>,
-    connections: Cell<usize>,
+    pub(crate) replay_bytes: Gauge,
+    pub(crate) live: LiveCalls,
+    pub(crate) calls: Gauge,
+    pub(crate) connections: Gauge,
     connection_ended: Notify,
     pub(crate) outside: intercept::Outside,
 }
@@ -84,6 +94,8 @@ pub(crate) trait Accepting {
     fn idle_since(&self) -> Option<Instant>;
     /// Gives back what it holds for the next calls.
     fn shrink(&self);
+    /// Adds what it holds now.
+    fn survey(&self, to: &mut Usages);
 }
 
 impl Accepting for Link {
@@ -97,6 +109,10 @@ impl Accepting for Link {
 
     fn shrink(&self) {
         self.shrink();
+    }
+
+    fn survey(&self, to: &mut Usages) {
+        to.links.push(self.usage());
     }
 }
 
@@ -112,6 +128,10 @@ impl Accepting for Socket {
     fn shrink(&self) {
         self.shrink();
     }
+
+    fn survey(&self, to: &mut Usages) {
+        to.sockets.push(self.usage());
+    }
 }
 
 /// One of a worker's calls.
@@ -119,7 +139,7 @@ pub(crate) struct CallSlot(Rc<Worker>);
 
 impl Drop for CallSlot {
     fn drop(&mut self) {
-        self.0.calls.set(self.0.calls.get() - 1);
+        self.0.calls.take(1);
         self.0.note_panic("a call");
     }
 }
@@ -135,7 +155,7 @@ impl ConnectionSlot {
 
 impl Drop for ConnectionSlot {
     fn drop(&mut self) {
-        self.0.connections.set(self.0.connections.get() - 1);
+        self.0.connections.take(1);
         self.0.connection_ended.notify_one();
         self.0.note_panic("a connection");
     }
@@ -200,6 +220,19 @@ impl Worker {
         }
     }
 
+    /// What each connection holds on which calls come in.
+    pub(crate) fn usages(&self) -> Usages {
+        let mut usages = Usages::default();
+        self.accepted.borrow().values().for_each(|(connection, _)| connection.survey(&mut usages));
+        usages
+    }
+
+    /// Buffers that are kept for the next who needs one.
+    pub(crate) fn spare_bytes(&self) -> usize {
+        let bodies: usize = self.spare_bodies.borrow().iter().map(Vec::capacity).sum();
+        bodies + self.read_buffer.borrow().capacity()
+    }
+
     /// Sees to it that a connection is drained when the sidecar's life comes to `last`.
     pub(crate) fn accepted(self: &Rc<Self>, connection: Rc<dyn Accepting>, last: Phase) -> Accepted {
         if self.shared.phase() >= last {
@@ -224,9 +257,8 @@ impl Worker {
 
     /// A place for one more call, if there is one.
     pub(crate) fn call_slot(self: &Rc<Self>) -> Option<CallSlot> {
-        let calls = self.calls.get();
-        (calls < limits::CALLS_IN_FLIGHT).then(|| {
-            self.calls.set(calls + 1);
+        (self.calls.get() < limits::CALLS_IN_FLIGHT).then(|| {
+            self.calls.add(1);
             CallSlot(Rc::clone(self))
         })
     }
@@ -260,18 +292,18 @@ impl Drop for Accepted {
 }
 
 /// Starts a worker's thread. It returns when the sidecar stops and its connections have ended, or their time is up.
-pub(crate) fn spawn(index: u8, shared: Arc<Shared>, listeners: Listeners) -> io::Result<thread::JoinHandle<()>> {
+pub(crate) fn spawn(index: u8, shared: Arc<Shared>, ends: Ends) -> io::Result<thread::JoinHandle<()>> {
     thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
         // A local runtime stays on the thread that made it.
         let runtime = runtime::Builder::new_current_thread().enable_all().build_local(Default::default());
         match runtime {
-            Ok(runtime) => runtime.block_on(run(shared, listeners)),
+            Ok(runtime) => runtime.block_on(run(shared, ends)),
             Err(e) => tracing::error!("worker {index} has no runtime: {e}"),
         }
     })
 }
 
-async fn run(shared: Arc<Shared>, listeners: Listeners) {
+async fn run(shared: Arc<Shared>, Ends { listeners, questions }: Ends) {
     let worker = Rc::new_cyclic(|worker| Worker {
         pools: Pools::new(worker.clone(), Arc::clone(&shared)),
         balancer: Balancer::new(shared.args.balance),
@@ -283,9 +315,10 @@ async fn run(shared: Arc<Shared>, listeners: Listeners) {
         read_buffer: RefCell::default(),
         spare_bodies: RefCell::default(),
         accepted: RefCell::default(),
-        replay_bytes: Cell::new(0),
-        calls: Cell::new(0),
-        connections: Cell::new(0),
+        replay_bytes: Gauge::default(),
+        live: LiveCalls::default(),
+        calls: Gauge::default(),
+        connections: Gauge::default(),
         connection_ended: Notify::new(),
         outside: intercept::Outside::default(),
         shared,
@@ -295,6 +328,7 @@ async fn run(shared: Arc<Shared>, listeners: Listeners) {
         spawn_local(keep_house(Rc::clone(&worker))),
         spawn_local(Rc::clone(&worker).drain_accepted()),
         spawn_local(keep_deadlines(Rc::clone(&worker))),
+        spawn_local(survey::answer(Rc::clone(&worker), questions)),
     ];
     tasks.extend(listeners.inbound.map(|inbound| spawn_local(listen(Rc::clone(&worker), inbound, Side::Inbound))));
     tasks.extend(listeners.outbound_v6.map(|other| spawn_local(listen(Rc::clone(&worker), other, Side::Outbound))));
@@ -355,7 +389,7 @@ fn take(worker: &Rc<Worker>, stream: TcpStream, from: SocketAddr, side: &Side) {
         return worker.log(|| format!("connection from {from} closed: {} are open", limits::CONNECTIONS_PER_LISTENER));
     }
     counters.connections_accepted.fetch_add(1, Relaxed);
-    worker.connections.set(worker.connections.get() + 1);
+    worker.connections.add(1);
     let slot = ConnectionSlot(Rc::clone(worker));
     // Without it small answers wait for acknowledgements; a socket that refuses it works all the same.
     let _ = stream.set_nodelay(true);

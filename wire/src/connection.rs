@@ -18,8 +18,10 @@ mod settings;
 mod shutdown;
 #[cfg(test)]
 mod tests;
+mod usage;
 
 pub use event::{CannotOpen, ConnectionError, Event, Notice, Side};
+pub use usage::Usage;
 
 use std::collections::VecDeque;
 use std::fmt;

@@ -125,6 +125,10 @@ impl Queues {
         queue.trailers.take()
     }
 
+    pub(crate) fn capacity_bytes(&self) -> usize {
+        self.entries.iter().map(|queue| queue.bytes.capacity()).sum()
+    }
+
     pub(crate) fn clear(&mut self) {
         *self = Queues::default();
     }

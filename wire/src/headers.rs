@@ -112,6 +112,11 @@ impl Headers {
         self.list_bytes
     }
 
+    /// The memory that it takes, in use or not.
+    pub(crate) fn capacity_bytes(&self) -> usize {
+        self.text.capacity() + self.fields.capacity() * size_of::<Field>()
+    }
+
     /// `:method`
     pub fn method(&self) -> Option<&[u8]> {
         self.pseudo(Name::METHOD.id())

@@ -70,6 +70,11 @@ impl SpanSink {
         }
     }
 
+    /// Spans that wait for a batch.
+    pub fn queued(&self) -> usize {
+        self.0.len()
+    }
+
     /// Spans that found no room in the queue.
     pub fn dropped(&self) -> u64 {
         self.0.dropped.load(Ordering::Relaxed)

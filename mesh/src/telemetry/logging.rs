@@ -4,6 +4,7 @@ use std::{
     env, fmt,
     io::{self, IsTerminal},
     str::FromStr,
+    sync::Arc,
 };
 
 use tracing::level_filters::LevelFilter;
@@ -12,6 +13,7 @@ use tracing_subscriber::{
     filter::{ParseError, Targets},
     fmt::layer,
     layer::SubscriberExt as _,
+    reload,
     util::SubscriberInitExt as _,
 };
 
@@ -48,23 +50,93 @@ impl fmt::Display for LogFormat {
     }
 }
 
-/// Sets up the logs of this process: to standard error, filtered by `RUST_LOG`, from `info` on where that says nothing.
-pub fn init_logging(format: LogFormat) -> Result<(), TelemetryError> {
-    tracing_subscriber::registry().with(log_layer(format)?).try_init().map_err(|_| TelemetryError::AlreadySet)
+/// What this process logs, to be changed while it runs. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct LogFilter {
+    handle: reload::Handle<Targets, Registry>,
+    at_start: Arc<str>,
 }
 
-pub(super) fn log_layer(format: LogFormat) -> Result<Box<dyn Layer<Registry> + Send + Sync>, TelemetryError> {
+impl LogFilter {
+    /// What the process began with.
+    pub fn at_start(&self) -> &str {
+        &self.at_start
+    }
+
+    /// Logs by other directives from now on: levels, each for a target (`weft_sidecar=debug`) or for all others (`info`),
+    /// separated by commas. What no directive names is not logged.
+    ///
+    /// # Errors
+    /// One of them is no directive: then all stays as it is.
+    pub fn set(&self, directives: &str) -> Result<(), BadFilter> {
+        let targets = targets(directives)?;
+        // It fails only when the layer is gone, and with it all logs.
+        let _ = self.handle.reload(targets);
+        Ok(())
+    }
+
+    /// What is logged now.
+    pub fn now(&self) -> String {
+        self.handle.with_current(ToString::to_string).unwrap_or_default()
+    }
+}
+
+/// A filter with a part that is none.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{part}` {problem}; allowed are LEVEL and TARGET=LEVEL, separated by commas, as in `info,weft_sidecar=debug`")]
+pub struct BadFilter {
+    part: String,
+    problem: String,
+}
+
+fn targets(directives: &str) -> Result<Targets, BadFilter> {
+    directives.split(',').try_fold(Targets::new(), |targets, part| {
+        Ok(match directive(part.trim())? {
+            (Some(target), level) => targets.with_target(target, level),
+            (None, level) => targets.with_default(level),
+        })
+    })
+}
+
+/// Stricter than what the filter's own parser takes: to it a level that is misspelled is the name of a target, of which
+/// all is logged.
+fn directive(part: &str) -> Result<(Option<String>, LevelFilter), BadFilter> {
+    let (target, level) = part.rsplit_once('=').map_or((None, part), |(target, level)| (Some(target), level));
+    let bad = |problem| BadFilter { part: part.to_owned(), problem };
+    // To its own parser no level at all is `error`.
+    let Some(level) = level.parse().ok().filter(|_| !level.is_empty()) else {
+        return Err(bad(format!("has `{level}` for a level: one of off, error, warn, info, debug and trace")));
+    };
+    let is_path = |target: &str| {
+        !target.is_empty() && target.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_:-".contains(&byte))
+    };
+    match target {
+        Some(target) if !is_path(target) => {
+            Err(bad(format!("has `{target}` for a target: a module's path such as weft_sidecar::pool")))
+        }
+        target => Ok((target.map(str::to_owned), level)),
+    }
+}
+
+/// Sets up the logs of this process: to standard error, filtered by `RUST_LOG`, from `info` on where that says nothing.
+pub fn init_logging(format: LogFormat) -> Result<LogFilter, TelemetryError> {
     let filter = log_filter()?;
-    Ok(match format {
+    let at_start = filter.to_string().into();
+    let (filter, handle) = reload::Layer::new(filter);
+    let layer = lines(format).with_filter(filter);
+    tracing_subscriber::registry().with(layer).try_init().map_err(|_| TelemetryError::AlreadySet)?;
+    Ok(LogFilter { handle, at_start })
+}
+
+fn lines(format: LogFormat) -> Box<dyn Layer<Registry> + Send + Sync> {
+    match format {
         LogFormat::Text => {
             let has_colours =
                 io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-            layer().compact().with_ansi(has_colours).with_writer(io::stderr).with_filter(filter).boxed()
+            layer().compact().with_ansi(has_colours).with_writer(io::stderr).boxed()
         }
-        LogFormat::Json => {
-            layer().json().flatten_event(true).with_span_list(false).with_writer(io::stderr).with_filter(filter).boxed()
-        }
-    })
+        LogFormat::Json => layer().json().flatten_event(true).with_span_list(false).with_writer(io::stderr).boxed(),
+    }
 }
 
 /// What is logged by `RUST_LOG`: from `info` on where that says nothing.
@@ -97,6 +169,32 @@ mod tests {
         assert!(!logs("off", "weft", &Level::ERROR));
         let error = filter("weft=loud").unwrap_err().to_string();
         assert!(error.starts_with("RUST_LOG is wrong: "), "{error}");
+    }
+
+    #[test]
+    fn a_filter_that_is_set_has_a_level_in_each_part() {
+        for good in ["info", "off", "warn,weft_sidecar=debug", "weft_sidecar::pool=trace, h2=OFF", "3"] {
+            assert_eq!(targets(good).err(), None, "{good}");
+        }
+        for (bad, part) in [
+            ("", "``"),
+            ("debgu", "`debgu`"),
+            ("info,weft=loud", "`weft=loud`"),
+            ("info,=debug", "`=debug`"),
+            ("info,[span]=debug", "`[span]=debug`"),
+            ("info,,debug", "``"),
+        ] {
+            let error = targets(bad).unwrap_err().to_string();
+            assert!(error.starts_with(part) && error.contains("allowed are"), "{bad}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_filter_at_the_start_reads_back_as_it_is_shown() {
+        for directives in ["", "debug", "warn,weft=debug,h2=off"] {
+            let at_start = filter(directives).unwrap();
+            assert_eq!(targets(&at_start.to_string()).unwrap(), at_start, "{directives}");
+        }
     }
 
     #[test]

@@ -17,6 +17,8 @@ pub(super) struct Request {
     pub(super) is_kept: bool,
     /// All of it is here.
     pub(super) is_over: bool,
+    /// Bytes of the body that have come from the caller.
+    pub(super) received: usize,
     /// Bytes of the body that this try has sent, and those that wait for the endpoint's window.
     pub(super) sent: usize,
     pub(super) waiting: usize,
@@ -56,6 +58,12 @@ impl Request {
         }
     }
 
+    /// Lets the caller's connection have its window back also for what was not sent on.
+    pub(super) fn release_all(&mut self, caller: &Side) {
+        caller.release(self.received - self.released.min(self.received));
+        self.released = self.received;
+    }
+
     /// Whether so much more may be kept for another try.
     pub(super) fn may_keep(&self, more: usize, worker: &Worker) -> bool {
         self.kept.len() + more <= limits::REPLAY_BYTES_PER_CALL
@@ -63,7 +71,7 @@ impl Request {
     }
 
     pub(super) fn keep(&mut self, data: &[u8], worker: &Worker) {
-        worker.replay_bytes.set(worker.replay_bytes.get() + data.len());
+        worker.replay_bytes.add(data.len());
         if self.kept.capacity() == 0 {
             self.kept = worker.body_buffer();
         }
@@ -74,7 +82,7 @@ impl Request {
     pub(super) fn forget(&mut self, worker: &Worker) {
         self.is_kept = false;
         if !self.kept.is_empty() {
-            worker.replay_bytes.set(worker.replay_bytes.get() - self.kept.len());
+            worker.replay_bytes.take(self.kept.len());
             worker.give_back_body(std::mem::take(&mut self.kept));
         }
     }

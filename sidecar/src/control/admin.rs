@@ -1,55 +1,97 @@
-//! The admin port: what this sidecar knows and does, as a page, as JSON and over gRPC; and `drain`.
+//! The admin port: what this sidecar knows and does, as a page, as JSON and over gRPC; and what can be told to it: `drain`,
+//! what to log, and to look where the time goes.
 //!
-//! It listens on loopback, which a web page in a browser on the same host can reach too: so a request must be
-//! addressed to loopback by name (against DNS rebinding), and come from no other site.
+//! [`state`] collects everything into one message, of which [`page`] and [`json`] are other forms.
 
+mod access;
+mod calls;
+mod json;
+mod limits;
+mod log;
+mod memory;
 mod page;
+mod profile;
 mod state;
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use axum::{
-    Json, Router,
-    extract::{Request, State},
-    http::{HeaderMap, StatusCode, Uri, header},
-    middleware::{self, Next},
-    response::{Html, IntoResponse, Response},
+    Form, Json, Router,
+    extract::{FromRequest, Query, Request, State},
+    http::{StatusCode, header},
+    middleware,
+    response::{Html, IntoResponse, Redirect, Response},
     routing::{get, post},
 };
 use tokio::net::TcpListener;
 use tonic::{Request as RpcRequest, Response as RpcResponse, Status};
 use weft_contracts::weft::admin::v1::{
-    self as wire, DrainRequest, DrainResponse, GetStateRequest,
+    self as wire, DrainRequest, DrainResponse, GetStateRequest, ProfileCpuRequest, ProfileCpuResponse,
+    SetLogFilterRequest,
     admin_server::{Admin, AdminServer},
 };
+
+pub(super) use log::{Log, keep_log};
 
 use super::{Control, serve::serve};
 
 /// Serves the port for as long as the sidecar runs.
 pub(super) async fn run(control: Arc<Control>, listener: TcpListener) -> anyhow::Result<()> {
     let app = routes(&control);
-    serve(control, listener, app).await
+    serve(control, listener, app, |connections| &connections.admin).await
 }
 
 fn routes(control: &Arc<Control>) -> Router {
     let pages = Router::new()
         .route("/", get(page))
         .route("/state", get(state_json))
+        .route("/log", get(log_json).post(set_log).put(set_log))
         .route("/drain", post(drain))
+        .route("/profile/cpu", get(profile_cpu))
         .with_state(Arc::clone(control));
     let grpc = tonic::service::Routes::new(AdminServer::new(AdminService(Arc::clone(control))));
     // The pages first: tonic's fallback answers whatever nobody else does.
-    grpc.into_axum_router().merge(pages).layer(middleware::from_fn(only_this_host))
+    grpc.into_axum_router().merge(pages).layer(middleware::from_fn(access::only_this_host))
 }
 
-async fn page(State(control): State<Arc<Control>>) -> Response {
+/// `?refresh` lets it refresh by itself.
+async fn page(State(control): State<Arc<Control>>, Query(fields): Query<Fields>) -> Response {
     let policy = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; form-action 'self'";
-    let page = page::render(&state::of(&control), control.unready_reason()).into_string();
+    let page = page::render(&state::of(&control).await, fields.contains_key("refresh")).into_string();
     ([(header::CONTENT_SECURITY_POLICY, policy)], Html(page)).into_response()
 }
 
 async fn state_json(State(control): State<Arc<Control>>) -> Response {
-    Json(state::json(&state::of(&control))).into_response()
+    Json(json::of(&state::of(&control).await)).into_response()
+}
+
+async fn log_json(State(control): State<Arc<Control>>) -> Response {
+    Json(json::log(&control.log.state())).into_response()
+}
+
+/// Names and values of a query, or of a form.
+type Fields = HashMap<String, String>;
+
+/// `?filter=FILTER&for=TIME`, or the same as a form, whose browser is sent back to the page.
+async fn set_log(State(control): State<Arc<Control>>, request: Request) -> Response {
+    let is_form = request.uri().query().is_none();
+    let fields = if is_form {
+        Form::from_request(request, &()).await.map(|Form(fields)| fields).map_err(|refused| refused.body_text())
+    } else {
+        Query::try_from_uri(request.uri()).map(|Query(fields)| fields).map_err(|refused| refused.body_text())
+    };
+    match fields.and_then(|fields| change_log(&control, &fields)) {
+        Err(why) => bad_request(why),
+        Ok(()) if is_form => Redirect::to("/#log").into_response(),
+        Ok(()) => log_json(State(control)).await,
+    }
+}
+
+fn change_log(control: &Control, fields: &Fields) -> Result<(), String> {
+    only_known(fields, &["filter", "for"])?;
+    let filter = fields.get("filter").ok_or("`filter` is missing: what to log, such as info,weft_sidecar=debug")?;
+    let time = time_of(fields, "for")?;
+    control.log.set(filter.trim(), time).map_err(|refused| refused.to_string())
 }
 
 async fn drain(State(control): State<Arc<Control>>) -> &'static str {
@@ -58,13 +100,58 @@ async fn drain(State(control): State<Arc<Control>>) -> &'static str {
     "draining\n"
 }
 
+/// `?seconds=N&format=FORMAT`
+async fn profile_cpu(Query(fields): Query<Fields>) -> Response {
+    let asked = only_known(&fields, &["seconds", "format"]).and_then(|()| {
+        let time = time_of(&fields, "seconds")?.unwrap_or(profile::DEFAULT_TIME);
+        Ok((time, fields.get("format").map_or(Ok(profile::Format::Collapsed), |format| format.parse())?))
+    });
+    let (time, format) = match asked {
+        Ok(asked) => asked,
+        Err(why) => return bad_request(why),
+    };
+    match profile::cpu(time, format).await {
+        Ok(profile) => ([(header::CONTENT_TYPE, format.content_type())], profile).into_response(),
+        Err(refused) => {
+            let status = match refused {
+                profile::Refused::Absent => StatusCode::NOT_IMPLEMENTED,
+                profile::Refused::Busy => StatusCode::CONFLICT,
+                profile::Refused::Time(_) => StatusCode::BAD_REQUEST,
+                profile::Refused::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            };
+            (status, format!("{refused}\n")).into_response()
+        }
+    }
+}
+
+fn bad_request(why: String) -> Response {
+    (StatusCode::BAD_REQUEST, format!("{why}\n")).into_response()
+}
+
+/// A name that is misspelled must not be as if nothing had been said.
+fn only_known(fields: &Fields, known: &[&str]) -> Result<(), String> {
+    match fields.keys().find(|name| !known.contains(&name.as_str())) {
+        Some(name) => Err(format!("`{name}` is not known here; allowed: {}", known.join(", "))),
+        None => Ok(()),
+    }
+}
+
+/// A field of a form that was left empty says nothing.
+fn time_of(fields: &Fields, name: &str) -> Result<Option<Duration>, String> {
+    let Some(text) = fields.get(name).filter(|text| !text.is_empty()) else { return Ok(None) };
+    match log::time(text) {
+        Some(time) => Ok(Some(time)),
+        None => Err(format!("`{name}` is `{text}`, which is no time; allowed are such as 30s, 5m and 1h")),
+    }
+}
+
 /// See the module.
 struct AdminService(Arc<Control>);
 
 #[tonic::async_trait]
 impl Admin for AdminService {
     async fn get_state(&self, _: RpcRequest<GetStateRequest>) -> Result<RpcResponse<wire::State>, Status> {
-        Ok(RpcResponse::new(state::of(&self.0)))
+        Ok(RpcResponse::new(state::of(&self.0).await))
     }
 
     async fn drain(&self, _: RpcRequest<DrainRequest>) -> Result<RpcResponse<DrainResponse>, Status> {
@@ -72,74 +159,32 @@ impl Admin for AdminService {
         self.0.drain();
         Ok(RpcResponse::new(DrainResponse {}))
     }
-}
 
-async fn only_this_host(request: Request, next: Next) -> Response {
-    if is_addressed_to_this_host(request.uri(), request.headers()) && is_from_this_host(request.headers()) {
-        return next.run(request).await;
-    }
-    (StatusCode::FORBIDDEN, "only for this host: use 127.0.0.1, [::1] or localhost as the address\n").into_response()
-}
-
-/// By `:authority` (HTTP/2) or `Host`.
-fn is_addressed_to_this_host(uri: &Uri, headers: &HeaderMap) -> bool {
-    let host = headers.get(header::HOST).map(|host| host.to_str().unwrap_or_default());
-    let authorities = [uri.authority().map(http::uri::Authority::as_str), host];
-    authorities.iter().any(Option::is_some) && authorities.into_iter().flatten().all(is_loopback)
-}
-
-/// A browser says from which site a request comes; who is no browser says nothing.
-fn is_from_this_host(headers: &HeaderMap) -> bool {
-    headers.get_all(header::ORIGIN).iter().all(|origin| {
-        let origin = origin.to_str().unwrap_or_default();
-        origin.strip_prefix("http://").is_some_and(is_loopback)
-    })
-}
-
-fn is_loopback(authority: &str) -> bool {
-    let Ok(authority) = authority.parse::<http::uri::Authority>() else { return false };
-    let host = authority.host().trim_matches(['[', ']']);
-    host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_loopback_names_are_served() {
-        let mut headers = HeaderMap::new();
-        let uri: Uri = "/".parse().unwrap();
-        assert!(!is_addressed_to_this_host(&uri, &headers), "a request without any name");
-        for (host, is_served) in [
-            ("127.0.0.1:15000", true),
-            ("localhost:15000", true),
-            ("[::1]:15000", true),
-            ("127.0.0.1.evil.example:15000", false),
-            ("evil.example", false),
-            ("10.0.0.1:15000", false),
-        ] {
-            headers.insert(header::HOST, host.parse().unwrap());
-            assert_eq!(is_addressed_to_this_host(&uri, &headers), is_served, "{host}");
-        }
-        let rebound: Uri = "http://evil.example/".parse().unwrap();
-        headers.insert(header::HOST, "localhost".parse().unwrap());
-        assert!(!is_addressed_to_this_host(&rebound, &headers));
+    async fn set_log_filter(&self, request: RpcRequest<SetLogFilterRequest>) -> Result<RpcResponse<wire::Log>, Status> {
+        let request = request.into_inner();
+        let log = &self.0.log;
+        log.set(&request.filter, rpc_time(request.r#for)?).map_err(|e| Status::invalid_argument(e.to_string()))?;
+        Ok(RpcResponse::new(log.state()))
     }
 
-    #[test]
-    fn other_sites_are_refused() {
-        let mut headers = HeaderMap::new();
-        assert!(is_from_this_host(&headers));
-        for (origin, is_served) in [
-            ("http://127.0.0.1:15000", true),
-            ("http://localhost", true),
-            ("https://evil.example", false),
-            ("http://localhost.evil.example", false),
-            ("null", false),
-        ] {
-            headers.insert(header::ORIGIN, origin.parse().unwrap());
-            assert_eq!(is_from_this_host(&headers), is_served, "{origin}");
-        }
+    async fn profile_cpu(
+        &self,
+        request: RpcRequest<ProfileCpuRequest>,
+    ) -> Result<RpcResponse<ProfileCpuResponse>, Status> {
+        let request = request.into_inner();
+        let time = rpc_time(request.r#for)?.unwrap_or(profile::DEFAULT_TIME);
+        let profile = profile::cpu(time, request.format().into()).await;
+        let profile = profile.map_err(|refused| match refused {
+            profile::Refused::Absent => Status::unimplemented(refused.to_string()),
+            profile::Refused::Busy => Status::failed_precondition(refused.to_string()),
+            profile::Refused::Time(_) => Status::invalid_argument(refused.to_string()),
+            profile::Refused::Failed(_) => Status::internal(refused.to_string()),
+        })?;
+        Ok(RpcResponse::new(ProfileCpuResponse { profile: profile.into() }))
     }
+}
+
+fn rpc_time(time: Option<prost_types::Duration>) -> Result<Option<Duration>, Status> {
+    let negative = |_| Status::invalid_argument("`for` is negative");
+    time.map(|time| Duration::try_from(time).map_err(negative)).transpose()
 }

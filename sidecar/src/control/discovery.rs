@@ -11,6 +11,7 @@ mod watches;
 use std::{
     collections::VecDeque,
     future::pending,
+    path::Path,
     pin::Pin,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
@@ -59,14 +60,20 @@ pub(super) async fn run(control: Arc<Control>, questions: mpsc::Receiver<Questio
     let builder = Builder::new(Arc::clone(&control.shared.metrics), own_label, control.shared.started);
     let file = control.shared.args.state_dir.as_deref().map(SnapshotFile::new);
     let mut watches = Watches::new(builder);
-    if let Some(saved) = file.as_ref().and_then(SnapshotFile::load) {
-        let effects = watches.restore(saved, Instant::now());
+    if let Some((saved, age)) = file.as_ref().and_then(SnapshotFile::load) {
+        let now = Instant::now();
+        let effects = watches.restore(saved, now.checked_sub(age).unwrap_or(now), now);
         tracing::info!(services = watches.len(), "knows services from its last run");
         effects.publish_to(&control, &watches);
     }
     let link = Link::new(&control);
     Discovery { control, watches, link, outbox: VecDeque::new(), file, save_at: None }.run(questions).await;
     Ok(())
+}
+
+/// How long the file of snapshots is that is kept in a folder.
+pub(super) fn snapshot_bytes(dir: &Path) -> u64 {
+    SnapshotFile::new(dir).bytes()
 }
 
 struct Discovery {

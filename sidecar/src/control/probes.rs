@@ -24,7 +24,7 @@ pub(super) async fn run(control: Arc<Control>, listener: TcpListener) -> anyhow:
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .with_state(Arc::clone(&control));
-    serve(control, listener, app).await
+    serve(control, listener, app, |connections| &connections.metrics).await
 }
 
 async fn readyz(State(control): State<Arc<Control>>) -> Response {

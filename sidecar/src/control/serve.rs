@@ -1,6 +1,12 @@
 //! HTTP for the admin and metrics ports: connections taken, bounded in number and time.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use axum::Router;
 use hyper_util::{
@@ -20,10 +26,23 @@ use super::Control;
 /// File descriptors that ran out must be given back by others first.
 const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(50);
 
+/// How many connections each port has.
+#[derive(Debug, Default)]
+pub(super) struct Connections {
+    pub(super) admin: AtomicUsize,
+    pub(super) metrics: AtomicUsize,
+}
+
 /// Serves for as long as it is polled. Dropping the future closes every connection.
-pub(super) async fn serve(control: Arc<Control>, listener: TcpListener, app: Router) -> anyhow::Result<()> {
+pub(super) async fn serve(
+    control: Arc<Control>,
+    listener: TcpListener,
+    app: Router,
+    count: impl Fn(&Connections) -> &AtomicUsize,
+) -> anyhow::Result<()> {
     let mut connections = JoinSet::new();
     loop {
+        count(&control.connections).store(connections.len(), Relaxed);
         tokio::select! {
             Some(ended) = connections.join_next() => if let Err(error) = ended {
                 control.look_at(&error);

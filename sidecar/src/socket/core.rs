@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use weft_mesh::{errors::Reason, limits};
-use weft_wire::{Code, Headers, http1};
+use weft_wire::{Code, Headers, Usage, http1};
 
 use crate::{answer::Failure, call::Call, link::Role, tcp};
 
@@ -439,6 +439,15 @@ impl Core {
 
     pub(super) fn recycle(&mut self, headers: Headers) {
         self.decoder.recycle(headers);
+    }
+
+    pub(super) fn usage(&self) -> Usage {
+        Usage {
+            streams: usize::from(self.call.is_some()),
+            held_bytes: self.held,
+            output_bytes: self.unsent().len(),
+            buffer_bytes: self.output.capacity() + self.early.capacity(),
+        }
     }
 
     pub(super) fn shrink(&mut self) {

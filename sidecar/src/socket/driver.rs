@@ -244,8 +244,9 @@ impl<F: FnMut(Occasion) + Unpin> Driver<F> {
     /// Lets go of a call that has come to its end on both ways.
     fn finish(&mut self) {
         let finished = self.socket.core.borrow_mut().take_finished();
-        if finished.is_none() {
-            return;
+        let Some(call) = finished else { return };
+        if self.socket.role == Role::Server {
+            call.caller_has_all();
         }
         self.socket.was_used.set(true);
         self.socket.idle_since.set(self.worker.now());

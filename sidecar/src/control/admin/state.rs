@@ -1,30 +1,30 @@
-//! The sidecar's state as `weft.admin.v1` carries it, and the same as JSON.
+//! The sidecar's state as `weft.admin.v1` carries it: the one source of the page, the JSON and the answer over gRPC.
 
 use std::{
     sync::atomic::Ordering::Relaxed,
     time::{Duration, SystemTime},
 };
 
-use serde_json::{Value, json};
 use tokio::time::Instant;
-use weft_contracts::weft::{
-    admin::v1::{BreakerState, EndpointState, Identity, State, WatchedService, breaker_state},
-    policy::v1 as policy,
+use weft_contracts::weft::admin::v1::{
+    BreakerState, EndpointState, Identity, Setting, State, WatchedService, breaker_state, setting,
 };
 
+use super::{calls, limits, memory};
 use crate::{
+    args::{self, Args},
     breaker::{self, Breaker},
     catalog::{Endpoint, Service},
     control::Control,
+    shared::Shared,
 };
 
-/// What holds at this moment.
-pub(super) fn of(control: &Control) -> State {
+/// What holds at this moment, with what the workers say of themselves.
+pub(super) async fn of(control: &Control) -> State {
     let shared = &control.shared;
+    let reports = shared.surveyor.ask().await;
     let now = Instant::now();
-    let view = shared.catalog.view();
-    let mut services: Vec<WatchedService> = view.services.values().map(|service| watched(service, now)).collect();
-    services.sort_by(|a, b| a.name.cmp(&b.name));
+    let services = services(shared, now);
     State {
         service: shared.own.as_ref().map(ToString::to_string).unwrap_or_default(),
         identity: shared.identity.load().as_ref().map(|identity| Identity {
@@ -33,10 +33,30 @@ pub(super) fn of(control: &Control) -> State {
         }),
         local_health: shared.local_health().into(),
         control_plane_connected: shared.is_control_plane_connected.load(Relaxed),
-        services,
         version: env!("CARGO_PKG_VERSION").into(),
-        uptime: prost_types::Duration::try_from(now.saturating_duration_since(shared.started)).ok(),
+        uptime: duration(now.saturating_duration_since(shared.started)),
+        unready_reason: control.unready_reason().unwrap_or_default().into(),
+        calls: Some(calls::live(&reports, &shared.metrics, now)),
+        limits: limits::rows(control, &reports),
+        configuration: configuration(shared),
+        log: Some(control.log.state()),
+        memory: Some(memory::of(shared, &reports, &services)),
+        workers: calls::workers(&reports),
+        services,
     }
+}
+
+/// By their names.
+fn services(shared: &Shared, now: Instant) -> Vec<WatchedService> {
+    let seconds = now.saturating_duration_since(shared.started);
+    let view = shared.catalog.view();
+    let watched = |service: &Service| WatchedService {
+        unused: duration(seconds.saturating_sub(Duration::from_secs(service.last_used.load(Relaxed)))),
+        ..watched(service, now)
+    };
+    let mut services: Vec<WatchedService> = view.services.values().map(|service| watched(service)).collect();
+    services.sort_by(|a, b| a.name.cmp(&b.name));
+    services
 }
 
 fn watched(service: &Service, now: Instant) -> WatchedService {
@@ -46,6 +66,9 @@ fn watched(service: &Service, now: Instant) -> WatchedService {
         endpoints: service.endpoints.iter().map(|endpoint| endpoint_state(endpoint, now)).collect(),
         breaker: Some(breaker_state(&service.breaker, now)),
         policy: Some((&service.policy).into()),
+        age: duration(now.saturating_duration_since(service.heard)),
+        complete: service.is_complete,
+        unused: None,
     }
 }
 
@@ -58,6 +81,7 @@ fn endpoint_state(endpoint: &Endpoint, now: Instant) -> EndpointState {
         calls_in_flight: endpoint.in_flight.load(Relaxed),
         connections: endpoint.connections.load(Relaxed),
         breaker: Some(breaker_state(&endpoint.breaker, now)),
+        shunned: endpoint.is_shunned(now),
     }
 }
 
@@ -78,96 +102,50 @@ fn breaker_state(breaker: &Breaker, now: Instant) -> BreakerState {
     }
 }
 
-/// By protobuf's JSON mapping, but that all fields are always there.
-pub(super) fn json(state: &State) -> Value {
-    json!({
-        "service": state.service,
-        "identity": state.identity.as_ref().map(|identity| json!({
-            "spiffeId": identity.spiffe_id,
-            "notAfter": identity.not_after.as_ref().map(ToString::to_string),
-        })),
-        "localHealth": state.local_health().as_str_name(),
-        "controlPlaneConnected": state.control_plane_connected,
-        "services": state.services.iter().map(service_json).collect::<Vec<_>>(),
-        "version": state.version,
-        "uptime": duration_json(state.uptime.as_ref()),
-    })
-}
-
-fn service_json(service: &WatchedService) -> Value {
-    json!({
-        "name": service.name,
-        // 64-bit numbers are strings in protobuf's JSON.
-        "version": service.version.map(|version| json!({
-            "epoch": version.epoch.to_string(),
-            "counter": version.counter.to_string(),
-        })),
-        "endpoints": service.endpoints.iter().map(endpoint_json).collect::<Vec<_>>(),
-        "breaker": service.breaker.as_ref().map(breaker_json),
-        "policy": service.policy.as_ref().map(policy_json),
-    })
-}
-
-fn endpoint_json(endpoint: &EndpointState) -> Value {
-    json!({
-        "id": endpoint.id,
-        "address": endpoint.address,
-        "spiffeId": endpoint.spiffe_id,
-        "health": endpoint.health().as_str_name(),
-        "callsInFlight": endpoint.calls_in_flight,
-        "connections": endpoint.connections,
-        "breaker": endpoint.breaker.as_ref().map(breaker_json),
-    })
-}
-
-fn breaker_json(breaker: &BreakerState) -> Value {
-    json!({
-        "state": breaker.state().as_str_name(),
-        "calls": breaker.calls,
-        "failures": breaker.failures,
-        "consecutiveFailures": breaker.consecutive_failures,
-        "timesOpened": breaker.times_opened.to_string(),
-        "callsRefused": breaker.calls_refused.to_string(),
-    })
-}
-
-fn policy_json(policy: &policy::ServicePolicy) -> Value {
-    json!({
-        "contracts": policy.contracts.iter().map(|contract| json!({
-            "name": contract.name,
-            "methods": contract.methods.iter().map(method_json).collect::<Vec<_>>(),
-        })).collect::<Vec<_>>(),
-        "breaker": policy.breaker.as_ref().map(|breaker| json!({
-            "consecutiveFailures": breaker.consecutive_failures,
-            "failureRatio": breaker.failure_ratio,
-            "minimumCalls": breaker.minimum_calls,
-            "window": duration_json(breaker.window.as_ref()),
-            "openFor": duration_json(breaker.open_for.as_ref()),
-            "probes": breaker.probes,
-            "origin": breaker.origin().as_str_name(),
-        })),
-    })
-}
-
-fn method_json(method: &policy::Method) -> Value {
-    json!({
-        "name": method.name,
-        "clientStreaming": method.client_streaming,
-        "serverStreaming": method.server_streaming,
-        "timeout": method.timeout.as_ref().map(|timeout| json!({
-            "value": duration_json(timeout.value.as_ref()),
-            "origin": timeout.origin().as_str_name(),
-        })),
-        "idempotency": method.idempotency().as_str_name(),
-    })
-}
-
-fn duration_json(duration: Option<&prost_types::Duration>) -> Option<String> {
-    duration.map(ToString::to_string)
-}
-
 /// How long a certificate is still good, if it is.
 pub(super) fn left_of(identity: &Identity) -> Option<Duration> {
     let not_after = SystemTime::try_from(identity.not_after?).ok()?;
     not_after.duration_since(SystemTime::now()).ok()
+}
+
+/// Every flag, and the one variable besides that means something.
+fn configuration(shared: &Shared) -> Vec<Setting> {
+    let flags = shared.settings.iter().map(|setting| Setting {
+        name: format!("--{}", setting.flag),
+        value: effective(&setting.flag, &shared.args).or_else(|| setting.value.clone()).unwrap_or_default(),
+        origin: match setting.origin {
+            args::Origin::Default => setting::Origin::Default,
+            args::Origin::Environment => setting::Origin::Environment,
+            args::Origin::Flag => setting::Origin::Flag,
+        }
+        .into(),
+        variable: setting.variable.clone(),
+    });
+    let log = std::env::var("RUST_LOG").ok().filter(|filter| !filter.is_empty());
+    let log = Setting {
+        name: "RUST_LOG".into(),
+        origin: if log.is_some() { setting::Origin::Environment } else { setting::Origin::Default }.into(),
+        value: log.unwrap_or_else(|| "info".into()),
+        variable: "RUST_LOG".into(),
+    };
+    flags.chain([log]).collect()
+}
+
+/// What follows from a flag where that is another thing than what it says: of port 0 the port that the kernel gave.
+fn effective(flag: &str, args: &Args) -> Option<String> {
+    let fronts_service = args.service.is_some();
+    match flag {
+        "outbound" => Some(args.outbound.to_string()),
+        "inbound" => Some(args.inbound.to_string()),
+        "admin" => Some(args.admin.to_string()),
+        "metrics" => Some(args.metrics.to_string()),
+        "advertise" => fronts_service.then(|| args.advertised().to_string()),
+        "health" => fronts_service.then(|| args.health_check().to_string()),
+        _ => None,
+    }
+}
+
+/// As a message has it.
+pub(super) fn duration(duration: Duration) -> Option<prost_types::Duration> {
+    prost_types::Duration::try_from(duration).ok()
 }

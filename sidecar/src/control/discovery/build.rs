@@ -38,6 +38,9 @@ pub(super) struct Parts {
     pub(super) policy: ServicePolicy,
     pub(super) endpoints: Vec<EndpointParts>,
     pub(super) addresses: Vec<SocketAddr>,
+    /// When the control plane said so.
+    pub(super) heard: Instant,
+    pub(super) is_complete: bool,
 }
 
 /// An endpoint, decoded.
@@ -119,6 +122,8 @@ impl Builder {
             last_used: before
                 .map_or_else(|| Arc::new(AtomicU64::new(self.seconds(now))), |before| Arc::clone(&before.last_used)),
             policy: parts.policy,
+            heard: parts.heard,
+            is_complete: parts.is_complete,
         }
     }
 

@@ -4,6 +4,7 @@ use std::{
     io::{Read, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::{Context, ensure};
@@ -35,8 +36,13 @@ impl SnapshotFile {
         Self { path: dir.join(NAME), trouble: Trouble::new("keeping snapshots on disk") }
     }
 
-    /// What was saved last. A file that can't be used is as none: it is only ever a help.
-    pub(super) fn load(&self) -> Option<Saved> {
+    /// How long the file is; 0 where there is none.
+    pub(super) fn bytes(&self) -> u64 {
+        std::fs::metadata(&self.path).map_or(0, |file| file.len())
+    }
+
+    /// What was saved last, and so long ago. A file that can't be used is as none: it is only ever a help.
+    pub(super) fn load(&self) -> Option<(Saved, Duration)> {
         match self.try_load() {
             Ok(saved) => saved,
             Err(error) => {
@@ -47,16 +53,18 @@ impl SnapshotFile {
         }
     }
 
-    fn try_load(&self) -> anyhow::Result<Option<Saved>> {
+    fn try_load(&self) -> anyhow::Result<Option<(Saved, Duration)>> {
         let file = match std::fs::File::open(&self.path) {
             Ok(file) => file,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error.into()),
         };
+        // A clock that was set back makes it new, which it is no worse for.
+        let age = file.metadata()?.modified()?.elapsed().unwrap_or_default();
         let mut bytes = Vec::new();
         file.take(limits::SNAPSHOT_FILE_BYTES + 1).read_to_end(&mut bytes)?;
         ensure!(bytes.len() as u64 <= limits::SNAPSHOT_FILE_BYTES, "longer than {} bytes", limits::SNAPSHOT_FILE_BYTES);
-        Ok(Some(Saved::decode(bytes.as_slice())?))
+        Ok(Some((Saved::decode(bytes.as_slice())?, age)))
     }
 
     pub(super) fn save(&mut self, saved: &Saved) {
@@ -104,7 +112,7 @@ mod tests {
             Saved { services: vec![Service { name: "users.shop".into(), ..Default::default() }], owners: vec![] };
         file.save(&Saved::default());
         file.save(&saved);
-        assert_eq!(file.load(), Some(saved));
+        assert_eq!(file.load().map(|(saved, _)| saved), Some(saved));
         let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode(&state_dir), mode(&state_dir.join(NAME))), (0o700, 0o600));
         std::fs::write(state_dir.join(NAME), b"\xff\xffgarbage").unwrap();

@@ -27,18 +27,12 @@ type Answer = Result<Arc<Service>, Unknown>;
 /// See the module.
 pub(super) struct Watches {
     builder: Builder,
-    known: HashMap<ServiceName, Known>,
+    known: HashMap<ServiceName, Arc<Service>>,
     /// Which service implements a protobuf service, or is called at an address, as the control plane says: it knows when
     /// several do.
     owners: HashMap<Box<str>, ServiceName>,
     /// What was asked for and is not known. At most [`limits::SERVICES_WATCHED`] with what is known.
     waiting: HashMap<Asked, Vec<oneshot::Sender<Answer>>>,
-}
-
-struct Known {
-    service: Arc<Service>,
-    /// The control plane has said all that there is. From then on its word replaces ours, before that it adds.
-    is_complete: bool,
 }
 
 /// What is to be done after a step.
@@ -99,11 +93,12 @@ impl Watches {
         self.known.len()
     }
 
-    /// Takes over what an earlier run knew. It is in use until the control plane says otherwise.
-    pub(super) fn restore(&mut self, saved: Saved, now: Instant) -> Effects {
+    /// Takes over what an earlier run knew, and when it had `heard` of it last. It is in use until the control plane says
+    /// otherwise.
+    pub(super) fn restore(&mut self, saved: Saved, heard: Instant, now: Instant) -> Effects {
         for service in saved.services.into_iter().take(limits::SERVICES_WATCHED) {
-            if let Some(parts) = decode(service) {
-                self.put(parts, false, now);
+            if let Some(parts) = decode(service, heard) {
+                self.put(parts, now);
             }
         }
         for owner in saved.owners {
@@ -117,7 +112,7 @@ impl Watches {
     /// What is worth keeping for a later run.
     pub(super) fn saved(&self) -> Saved {
         Saved {
-            services: self.known.values().map(|known| to_wire(&known.service)).collect(),
+            services: self.known.values().map(|service| to_wire(service)).collect(),
             owners: self
                 .owners
                 .iter()
@@ -130,12 +125,12 @@ impl Watches {
     }
 
     pub(super) fn view(&self) -> View {
-        let owned = self.owners.iter().filter_map(|(contract, name)| {
-            let known = self.known.get(name)?;
-            Some((contract.clone(), Arc::clone(&known.service)))
-        });
+        let owned = self
+            .owners
+            .iter()
+            .filter_map(|(contract, name)| Some((contract.clone(), Arc::clone(self.known.get(name)?))));
         let mut view = View {
-            services: self.known.iter().map(|(name, known)| (name.clone(), Arc::clone(&known.service))).collect(),
+            services: self.known.iter().map(|(name, service)| (name.clone(), Arc::clone(service))).collect(),
             ..View::default()
         };
         for (claim, service) in owned {
@@ -156,7 +151,7 @@ impl Watches {
             Asked::Address(address) => self.owners.get(&*address.to_string()),
         };
         if let Some(known) = name.and_then(|name| self.known.get(name)) {
-            let service = Arc::clone(&known.service);
+            let service = Arc::clone(known);
             service.last_used.store(self.builder.seconds(now), std::sync::atomic::Ordering::Relaxed);
             effects.answers.push((answer, Ok(service)));
             return effects;
@@ -211,17 +206,16 @@ impl Watches {
     }
 
     fn snapshot(&mut self, snapshot: wire::Service, now: Instant) -> Effects {
-        let is_complete = snapshot.complete;
         let mut effects = Effects::default();
-        let Some(mut parts) = decode(snapshot) else { return effects };
+        let Some(mut parts) = decode(snapshot, now) else { return effects };
         let name = parts.name.clone();
         let asked = Asked::Service(name.clone());
         match self.known.get(&name) {
-            Some(known) if is_older(&parts.version, &known.service.version) => {
+            Some(known) if is_older(&parts.version, &known.version) => {
                 tracing::warn!(service = %name, "an outdated snapshot is ignored");
                 return effects;
             }
-            Some(known) if !is_complete => merge(&mut parts, &known.service),
+            Some(known) if !parts.is_complete => merge(&mut parts, known),
             Some(_) => {}
             None if self.waiting.contains_key(&asked) => {}
             None => {
@@ -230,14 +224,14 @@ impl Watches {
                 return effects;
             }
         }
-        if is_complete {
+        if parts.is_complete {
             let is_claimed = |claim: &str| match asked_of(claim) {
                 Asked::Address(address) => parts.addresses.contains(&address),
                 _ => parts.policy.contract(claim).is_some(),
             };
             self.owners.retain(|claim, owner| *owner != name || is_claimed(claim));
         }
-        let service = self.put(parts, is_complete, now);
+        let service = self.put(parts, now);
         effects.is_view_changed = true;
         if let Some(askers) = self.waiting.remove(&asked) {
             effects.answer_all(askers, &Ok(service));
@@ -251,8 +245,7 @@ impl Watches {
         let mut effects = Effects::default();
         let Some(name) = ServiceName::parse(&change.service).ok() else { return effects };
         // One that crossed with our unsubscribing.
-        let Some(known) = self.known.get(&name) else { return effects };
-        let service = &known.service;
+        let Some(service) = self.known.get(&name) else { return effects };
         let version = change.version.unwrap_or_default();
         if version.epoch != service.version.epoch || version.counter <= service.version.counter {
             tracing::warn!(service = %name, ?version, after = ?service.version, "a change out of order; asking anew");
@@ -262,7 +255,7 @@ impl Watches {
         }
         let upserted: Vec<EndpointParts> = change.upserted.into_iter().filter_map(decode_endpoint).collect();
         let removed: HashSet<String> = change.removed_ids.into_iter().collect();
-        let is_complete = known.is_complete;
+        let is_complete = service.is_complete;
         let is_replaced = |old: &crate::catalog::Endpoint| {
             upserted.iter().any(|new| if is_complete { new.id == old.id } else { new.replaces(old) })
         };
@@ -273,9 +266,8 @@ impl Watches {
             .map(|old| EndpointParts::of(old))
             .collect();
         endpoints.extend(upserted);
-        let (policy, addresses) = (service.policy.clone(), service.addresses.clone());
-        let parts = Parts { name, protocol: service.protocol, version, policy, endpoints, addresses };
-        self.put(parts, is_complete, now);
+        let (protocol, policy, addresses) = (service.protocol, service.policy.clone(), service.addresses.clone());
+        self.put(Parts { name, protocol, version, policy, endpoints, addresses, heard: now, is_complete }, now);
         effects.is_view_changed = true;
         effects
     }
@@ -325,7 +317,7 @@ impl Watches {
         match self.known.get(&name) {
             Some(known) => {
                 effects.is_view_changed = true;
-                effects.answer_all(askers, &Ok(Arc::clone(&known.service)));
+                effects.answer_all(askers, &Ok(Arc::clone(known)));
             }
             None => self.waiting.entry(Asked::Service(name)).or_default().extend(askers),
         }
@@ -336,8 +328,8 @@ impl Watches {
     pub(super) fn tidy(&mut self, now: Instant) -> Effects {
         let mut effects = Effects::default();
         let now = self.builder.seconds(now);
-        let idle = |known: &Known| !was_used_within(&known.service, limits::WATCH_IDLE.as_secs(), now);
-        for (name, _) in self.known.extract_if(|_, known| idle(known)) {
+        let idle = |service: &Service| !was_used_within(service, limits::WATCH_IDLE.as_secs(), now);
+        for (name, _) in self.known.extract_if(|_, service| idle(service)) {
             tracing::debug!(service = %name, "is no longer watched: it was not called for long");
             effects.request(What::UnsubscribeService(name.to_string()));
             effects.is_view_changed = true;
@@ -357,11 +349,18 @@ impl Watches {
         });
     }
 
-    fn put(&mut self, parts: Parts, is_complete: bool, now: Instant) -> Arc<Service> {
+    fn put(&mut self, parts: Parts, now: Instant) -> Arc<Service> {
         let name = parts.name.clone();
-        let before = self.known.get(&name).map(|known| &*known.service);
+        let before = self.known.get(&name).map(|service| &**service);
         let service = Arc::new(self.builder.service(parts, before, now));
-        self.known.insert(name, Known { service: Arc::clone(&service), is_complete });
+        tracing::debug!(
+            service = %name,
+            version = service.version.counter,
+            endpoints = service.endpoints.len(),
+            is_complete = service.is_complete,
+            "what is known of a service has changed"
+        );
+        self.known.insert(name, Arc::clone(&service));
         service
     }
 }
@@ -390,7 +389,7 @@ fn merge(parts: &mut Parts, known: &Service) {
 }
 
 /// What can't be read is logged, and is as if it had not been said.
-fn decode(service: wire::Service) -> Option<Parts> {
+fn decode(service: wire::Service, heard: Instant) -> Option<Parts> {
     let protocol = service.protocol();
     let name = ServiceName::parse(&service.name)
         .inspect_err(|error| tracing::error!(%error, "the control plane sent a service with a bad name"))
@@ -410,6 +409,8 @@ fn decode(service: wire::Service) -> Option<Parts> {
         endpoints: service.endpoints.into_iter().filter_map(decode_endpoint).collect(),
         // One that can't be read is as if it had not been said.
         addresses: service.addresses.iter().filter_map(|address| address.parse().ok()).collect(),
+        heard,
+        is_complete: service.complete,
     })
 }
 

@@ -266,7 +266,7 @@ async fn what_was_saved_is_in_use_until_the_control_plane_says_otherwise() {
     take(&mut first, message(watch_response::What::Owner(owner)));
 
     let mut second = watches();
-    second.restore(first.saved(), Instant::now());
+    second.restore(first.saved(), Instant::now(), Instant::now());
     assert_eq!(ids(&second), ["a", "b"]);
     let (mut answered, requests_made) = ask(&mut second, Asked::Contract(CONTRACT.into()));
     assert_eq!(answered.try_recv().unwrap().unwrap().endpoints.len(), 2);

@@ -1,0 +1,112 @@
+//! Who is let in.
+//!
+//! The port is on loopback, which a web page in a browser on the same host can reach too: so a request must be addressed
+//! to loopback by name (against DNS rebinding), and come from no other site.
+
+use std::net::IpAddr;
+
+use axum::{
+    extract::Request,
+    http::{HeaderMap, StatusCode, Uri, header},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+
+pub(super) async fn only_this_host(request: Request, next: Next) -> Response {
+    let is_let_in = is_addressed_to_this_host(request.uri(), request.headers())
+        && is_from_this_host(request.headers())
+        && (is_mere_look(&request) || is_from_no_other_site(request.headers()));
+    if is_let_in {
+        return next.run(request).await;
+    }
+    (StatusCode::FORBIDDEN, "only for this host: use 127.0.0.1, [::1] or localhost as the address\n").into_response()
+}
+
+/// By `:authority` (HTTP/2) or `Host`.
+fn is_addressed_to_this_host(uri: &Uri, headers: &HeaderMap) -> bool {
+    let host = headers.get(header::HOST).map(|host| host.to_str().unwrap_or_default());
+    let authorities = [uri.authority().map(http::uri::Authority::as_str), host];
+    authorities.iter().any(Option::is_some) && authorities.into_iter().flatten().all(is_loopback)
+}
+
+/// A browser says from which site a request comes; who is no browser says nothing.
+fn is_from_this_host(headers: &HeaderMap) -> bool {
+    headers.get_all(header::ORIGIN).iter().all(|origin| {
+        let origin = origin.to_str().unwrap_or_default();
+        origin.strip_prefix("http://").is_some_and(is_loopback)
+    })
+}
+
+/// What another site may make a browser open: a page, which that site does not get to see.
+fn is_mere_look(request: &Request) -> bool {
+    request.method().is_safe() && !request.uri().path().starts_with("/profile")
+}
+
+/// Newer browsers say it of each request, also of those that bear no `Origin` (Fetch Metadata). Another port of this host
+/// is another site here.
+fn is_from_no_other_site(headers: &HeaderMap) -> bool {
+    headers.get_all("sec-fetch-site").iter().all(|site| site == "same-origin" || site == "none")
+}
+
+fn is_loopback(authority: &str) -> bool {
+    let Ok(authority) = authority.parse::<http::uri::Authority>() else { return false };
+    let host = authority.host().trim_matches(['[', ']']);
+    host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_loopback_names_are_served() {
+        let mut headers = HeaderMap::new();
+        let uri: Uri = "/".parse().unwrap();
+        assert!(!is_addressed_to_this_host(&uri, &headers), "a request without any name");
+        for (host, is_served) in [
+            ("127.0.0.1:15000", true),
+            ("localhost:15000", true),
+            ("[::1]:15000", true),
+            ("127.0.0.1.evil.example:15000", false),
+            ("evil.example", false),
+            ("10.0.0.1:15000", false),
+        ] {
+            headers.insert(header::HOST, host.parse().unwrap());
+            assert_eq!(is_addressed_to_this_host(&uri, &headers), is_served, "{host}");
+        }
+        let rebound: Uri = "http://evil.example/".parse().unwrap();
+        headers.insert(header::HOST, "localhost".parse().unwrap());
+        assert!(!is_addressed_to_this_host(&rebound, &headers));
+    }
+
+    #[test]
+    fn a_page_of_another_port_changes_nothing() {
+        let mut headers = HeaderMap::new();
+        assert!(is_from_no_other_site(&headers), "no browser");
+        for (site, is_served) in [("same-origin", true), ("none", true), ("same-site", false), ("cross-site", false)] {
+            headers.insert("sec-fetch-site", site.parse().unwrap());
+            assert_eq!(is_from_no_other_site(&headers), is_served, "{site}");
+        }
+        let request = |method: &str, path: &str| {
+            Request::builder().method(method).uri(path).body(axum::body::Body::empty()).unwrap()
+        };
+        assert!(is_mere_look(&request("GET", "/")) && !is_mere_look(&request("POST", "/log")));
+        assert!(!is_mere_look(&request("GET", "/profile/cpu")), "it costs");
+    }
+
+    #[test]
+    fn other_sites_are_refused() {
+        let mut headers = HeaderMap::new();
+        assert!(is_from_this_host(&headers));
+        for (origin, is_served) in [
+            ("http://127.0.0.1:15000", true),
+            ("http://localhost", true),
+            ("https://evil.example", false),
+            ("http://localhost.evil.example", false),
+            ("null", false),
+        ] {
+            headers.insert(header::ORIGIN, origin.parse().unwrap());
+            assert_eq!(is_from_this_host(&headers), is_served, "{origin}");
+        }
+    }
+}

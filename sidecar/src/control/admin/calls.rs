@@ -1,0 +1,74 @@
+//! The calls that run, and the workers that carry them, as the admin port shows them.
+
+use tokio::time::Instant;
+use weft_contracts::weft::admin::v1::{
+    LiveCall, LiveCalls, Worker,
+    live_call::{Direction, Progress},
+};
+use weft_mesh::limits;
+
+use super::state::duration;
+use crate::{
+    call,
+    metrics::{CallLabels, Metrics, OTHER},
+    survey::Report,
+};
+
+/// Of all workers, the oldest first.
+pub(super) fn live(reports: &[Option<Report>], metrics: &Metrics, now: Instant) -> LiveCalls {
+    let labels = metrics.labels();
+    let total: usize = reports.iter().flatten().map(|report| report.calls.now).sum();
+    let mut calls: Vec<(u32, &call::LiveCall)> = (0..)
+        .zip(reports)
+        .flat_map(|(index, report)| {
+            report.iter().flat_map(move |report| report.oldest.iter().map(move |call| (index, call)))
+        })
+        .collect();
+    calls.sort_by_key(|(_, call)| call.started);
+    calls.truncate(limits::LIVE_CALLS_SHOWN);
+    let named = |call: &call::LiveCall| call.metrics.as_ref().and_then(|row| labels.get(&std::sync::Arc::as_ptr(row)));
+    let oldest = calls.into_iter().map(|(worker, call)| one(worker, call, named(call), now)).collect();
+    LiveCalls { total: total as u32, oldest }
+}
+
+fn one(worker: u32, call: &call::LiveCall, labels: Option<&CallLabels>, now: Instant) -> LiveCall {
+    let known = |of: fn(&CallLabels) -> &String| labels.map(of).cloned().unwrap_or_default();
+    let method = known(|labels| &labels.method);
+    let is_known = !method.is_empty() && method != OTHER;
+    LiveCall {
+        direction: if call.is_outbound { Direction::Outbound } else { Direction::Inbound }.into(),
+        service: known(|labels| &labels.service),
+        method: if is_known { method } else { call.path.clone().unwrap_or(method) },
+        peer: known(|labels| &labels.peer),
+        endpoint: call.endpoint.as_ref().map(|endpoint| endpoint.id.clone()).unwrap_or_default(),
+        address: call.endpoint.as_ref().map(|endpoint| endpoint.address.to_string()).unwrap_or_default(),
+        progress: match call.progress {
+            call::Progress::Routing => Progress::Routing,
+            call::Progress::Connecting => Progress::Connecting,
+            call::Progress::AwaitingAnswer => Progress::AwaitingAnswer,
+            call::Progress::Answering => Progress::Answering,
+        }
+        .into(),
+        age: duration(now.saturating_duration_since(call.started)),
+        deadline_left: call.deadline.and_then(|at| duration(at.saturating_duration_since(now))),
+        request_bytes: call.request_bytes,
+        response_bytes: call.response_bytes,
+        tries: call.tries,
+        worker,
+    }
+}
+
+/// In their order.
+pub(super) fn workers(reports: &[Option<Report>]) -> Vec<Worker> {
+    let worker = |(index, report): (u32, &Option<Report>)| match report {
+        None => Worker { index, ..Worker::default() },
+        Some(report) => Worker {
+            index,
+            answered: true,
+            calls: report.calls.now as u32,
+            connections_accepted: report.connections_accepted.now as u32,
+            connections_made: report.connections_made as u32,
+        },
+    };
+    (0..).zip(reports).map(worker).collect()
+}

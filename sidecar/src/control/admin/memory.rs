@@ -1,0 +1,91 @@
+//! Where the memory of the process is, as far as that can be told without an allocator that counts.
+
+use std::{collections::HashMap, fs};
+
+use prost::Message;
+use weft_contracts::weft::admin::v1::{
+    Memory, WatchedService,
+    memory::{Account, Resident},
+};
+
+use crate::{
+    metrics::{CallLabels, CallMetrics},
+    shared::Shared,
+    survey::Report,
+};
+
+/// What the kernel says, and what the sidecar holds by its own count.
+pub(super) fn of(shared: &Shared, reports: &[Option<Report>], services: &[WatchedService]) -> Memory {
+    let sum = |of: fn(&Report) -> usize| reports.iter().flatten().map(of).sum::<usize>();
+    let account =
+        |name: &str, bytes: usize, what: &str| Account { name: name.into(), bytes: bytes as u64, what: what.into() };
+    let mut accounts = vec![
+        account(
+            "connections",
+            sum(|report| report.sum.buffer_bytes + report.sockets_buffer_bytes),
+            "buffers of connections: what is to be written, what waits for a window, header lists for the next calls",
+        ),
+        account("requests", sum(|report| report.replay_bytes.now), "bodies kept so that calls can be sent again"),
+        account(
+            "spare buffers",
+            sum(|report| report.spare_bytes),
+            "for what is read next, and for the next calls' bodies",
+        ),
+        account(
+            "services",
+            services.iter().map(Message::encoded_len).sum(),
+            "what is known of the services that are called, as long as it is on the wire; in memory it is some times that",
+        ),
+        account(
+            "metrics",
+            shared.metrics.labels().len() * (size_of::<CallMetrics>() + size_of::<CallLabels>()),
+            "rows of calls, without their names",
+        ),
+    ];
+    if let Some(spans) = &shared.spans {
+        let bytes = spans.queued() * size_of::<opentelemetry_sdk::trace::SpanData>();
+        accounts.push(account("spans", bytes, "that wait for export, without their attributes"));
+    }
+    accounts.sort_by_key(|account| std::cmp::Reverse(account.bytes));
+    Memory { resident: resident(), accounts }
+}
+
+/// By `/proc`: nothing where there is none.
+fn resident() -> Option<Resident> {
+    let rollup = fs::read_to_string("/proc/self/smaps_rollup").ok()?;
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let (rollup, status) = (fields(&rollup), fields(&status));
+    let resident_bytes = *rollup.get("Rss")?;
+    let anonymous_bytes = *rollup.get("Anonymous")?;
+    Some(Resident {
+        resident_bytes,
+        proportional_bytes: *rollup.get("Pss")?,
+        anonymous_bytes,
+        file_bytes: resident_bytes.saturating_sub(anonymous_bytes),
+        swapped_bytes: rollup.get("Swap").copied().unwrap_or_default(),
+        peak_bytes: *status.get("VmHWM")?,
+    })
+}
+
+/// Lines such as `Rss:    10240 kB`, in bytes.
+fn fields(text: &str) -> HashMap<&str, u64> {
+    let field = |line: &'_ str| -> Option<(usize, u64)> {
+        let (name, value) = line.split_once(':')?;
+        let kilobytes: u64 = value.trim().strip_suffix(" kB")?.parse().ok()?;
+        Some((name.len(), kilobytes * 1024))
+    };
+    text.lines().filter_map(|line| field(line).map(|(name, bytes)| (&line[..name], bytes))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_resident_is_of_the_heap_or_of_files() {
+        let resident = resident().expect("Linux tells");
+        assert!(resident.resident_bytes > 1 << 20 && resident.peak_bytes >= resident.resident_bytes, "{resident:?}");
+        assert_eq!(resident.anonymous_bytes + resident.file_bytes, resident.resident_bytes);
+        assert!(resident.proportional_bytes <= resident.resident_bytes, "{resident:?}");
+    }
+}

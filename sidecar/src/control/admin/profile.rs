@@ -1,0 +1,126 @@
+//! Where the process spends its time: a profile of some seconds.
+//!
+//! It takes a sampler that interrupts whatever runs (the feature `profile`). A sidecar that is shipped stripped has no
+//! names to show for it and is smaller without.
+
+#[cfg(feature = "profile")]
+mod flame;
+#[cfg(feature = "profile")]
+mod pprof;
+#[cfg(feature = "profile")]
+mod stacks;
+
+use std::{str::FromStr, time::Duration};
+
+use tokio::sync::Semaphore;
+use weft_contracts::weft::admin::v1::profile_cpu_request as wire;
+use weft_mesh::limits;
+
+/// How long it is looked when nobody says.
+pub(super) const DEFAULT_TIME: Duration = Duration::from_secs(10);
+
+/// One at a time: the process has one timer for it.
+static TURN: Semaphore = Semaphore::const_new(1);
+
+/// How a profile is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Format {
+    Collapsed,
+    Svg,
+    Pprof,
+}
+
+impl Format {
+    pub(super) fn content_type(self) -> &'static str {
+        match self {
+            Self::Collapsed => "text/plain; charset=utf-8",
+            Self::Svg => "image/svg+xml",
+            Self::Pprof => "application/octet-stream",
+        }
+    }
+}
+
+impl FromStr for Format {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "collapsed" => Ok(Self::Collapsed),
+            "svg" => Ok(Self::Svg),
+            "pprof" => Ok(Self::Pprof),
+            _ => Err(format!("`{text}` is no format of a profile; allowed: collapsed, svg, pprof")),
+        }
+    }
+}
+
+impl From<wire::Format> for Format {
+    fn from(format: wire::Format) -> Self {
+        match format {
+            wire::Format::Unspecified | wire::Format::Collapsed => Self::Collapsed,
+            wire::Format::Svg => Self::Svg,
+            wire::Format::Pprof => Self::Pprof,
+        }
+    }
+}
+
+/// Why there is no profile.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Refused {
+    #[error(
+        "this program was built without profiles; build it with: cargo build --release -p weft-sidecar --features profile"
+    )]
+    #[cfg_attr(feature = "profile", expect(dead_code, reason = "said by a program without it"))]
+    Absent,
+    #[error("a profile is being made already, and there can be one at a time; try again when it is done")]
+    Busy,
+    #[error("a profile can't take {0:?}; allowed is more than nothing, and at most {max:?}", max = limits::PROFILE_TIME)]
+    Time(Duration),
+    #[error("the profile failed: {0}")]
+    #[cfg_attr(not(feature = "profile"), expect(dead_code, reason = "there is nothing that could fail"))]
+    Failed(String),
+}
+
+/// Looks for so long where the process spends its time.
+pub(super) async fn cpu(time: Duration, format: Format) -> Result<Vec<u8>, Refused> {
+    if time.is_zero() || time > limits::PROFILE_TIME {
+        return Err(Refused::Time(time));
+    }
+    let _turn = TURN.try_acquire().map_err(|_| Refused::Busy)?;
+    sampled(time, format).await
+}
+
+/// Without the sampler there is nothing to look with.
+#[cfg(not(feature = "profile"))]
+async fn sampled(_: Duration, _: Format) -> Result<Vec<u8>, Refused> {
+    Err(Refused::Absent)
+}
+
+#[cfg(feature = "profile")]
+async fn sampled(time: Duration, format: Format) -> Result<Vec<u8>, Refused> {
+    let stacks = stacks::of(time).await.map_err(Refused::Failed)?;
+    Ok(match format {
+        Format::Collapsed => stacks::collapsed(&stacks).into_bytes(),
+        Format::Svg => flame::graph(&stacks).into_bytes(),
+        Format::Pprof => pprof::encode(&stacks, time),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn formats_are_read_by_their_names() {
+        assert_eq!("svg".parse(), Ok(Format::Svg));
+        assert_eq!("pprof".parse(), Ok(Format::Pprof));
+        assert!("png".parse::<Format>().unwrap_err().contains("allowed: collapsed, svg, pprof"));
+    }
+
+    #[cfg(not(feature = "profile"))]
+    #[tokio::test]
+    async fn a_sidecar_without_profiles_says_how_to_get_them() {
+        let refused = cpu(DEFAULT_TIME, Format::Svg).await.unwrap_err().to_string();
+        assert!(refused.contains("--features profile"), "{refused}");
+        assert!(matches!(cpu(Duration::ZERO, Format::Svg).await, Err(Refused::Time(_))));
+    }
+}

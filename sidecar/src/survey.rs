@@ -1,0 +1,243 @@
+//! What workers say of themselves when the admin port asks: the calls that run, and how much is in use of what is
+//! bounded.
+//!
+//! A worker is asked through a channel and answers on its own thread, between the turns of its connections. So a call
+//! pays for it with its place in a list ([`LiveCalls`]) and nothing else.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::{Rc, Weak},
+};
+
+use futures_util::future::join_all;
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
+use weft_mesh::limits;
+use weft_wire::Usage;
+
+use crate::{
+    call::{Call, LiveCall},
+    worker::Worker,
+};
+
+/// Questions that wait for one worker; whoever has more waits with them, for no longer than for an answer.
+const QUESTIONS_QUEUED: usize = 4;
+
+/// What is asked: a place for the answer.
+pub(crate) type Question = oneshot::Sender<Report>;
+
+/// The ways to all workers.
+pub(crate) struct Surveyor(Vec<mpsc::Sender<Question>>);
+
+impl Surveyor {
+    /// With the workers' ends.
+    pub(crate) fn new(workers: u8) -> (Self, Vec<mpsc::Receiver<Question>>) {
+        let (ways, ends) = (0..workers).map(|_| mpsc::channel(QUESTIONS_QUEUED)).unzip();
+        (Self(ways), ends)
+    }
+
+    /// The reports of all workers, in their order; `None` for one that does not answer in time.
+    pub(crate) async fn ask(&self) -> Vec<Option<Report>> {
+        let ask = async |way: &mpsc::Sender<Question>| {
+            let (question, answer) = oneshot::channel();
+            way.send(question).await.ok()?;
+            answer.await.ok()
+        };
+        let in_time = async |way| timeout(limits::SURVEY_TIMEOUT, ask(way)).await.ok().flatten();
+        join_all(self.0.iter().map(in_time)).await
+    }
+}
+
+/// One worker at one moment.
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    pub(crate) calls: Level,
+    /// Those that began first, at most [`limits::LIVE_CALLS_SHOWN`].
+    pub(crate) oldest: Vec<LiveCall>,
+    pub(crate) connections_accepted: Level,
+    /// Of the accepted connection that has most.
+    pub(crate) streams_on_one: usize,
+    pub(crate) connections_made: usize,
+    /// Of the endpoint to which there are most.
+    pub(crate) connections_to_one: usize,
+    pub(crate) replay_bytes: Level,
+    /// Of all its HTTP/2 connections: for each amount the most that one has.
+    pub(crate) most: Usage,
+    /// The same, all together.
+    pub(crate) sum: Usage,
+    /// What the connection of another kind that has most holds back, one way.
+    pub(crate) socket_bytes: usize,
+    /// Buffers of all of those.
+    pub(crate) sockets_buffer_bytes: usize,
+    /// Buffers that no connection has at present.
+    pub(crate) spare_bytes: usize,
+}
+
+/// How much there is of something, and how much there ever was.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Level {
+    pub(crate) now: usize,
+    pub(crate) highest: usize,
+}
+
+/// A [`Level`] that is kept while calls run.
+#[derive(Debug, Default)]
+pub(crate) struct Gauge {
+    now: Cell<usize>,
+    highest: Cell<usize>,
+}
+
+impl Gauge {
+    pub(crate) fn get(&self) -> usize {
+        self.now.get()
+    }
+
+    pub(crate) fn add(&self, more: usize) {
+        let now = self.now.get() + more;
+        self.now.set(now);
+        if now > self.highest.get() {
+            self.highest.set(now);
+        }
+    }
+
+    pub(crate) fn take(&self, less: usize) {
+        self.now.set(self.now.get() - less);
+    }
+
+    pub(crate) fn level(&self) -> Level {
+        Level { now: self.now.get(), highest: self.highest.get() }
+    }
+}
+
+/// The calls of a worker that run.
+#[derive(Default)]
+pub(crate) struct LiveCalls(RefCell<Vec<Weak<Call>>>);
+
+/// A call's place in the list, if it is in it.
+#[derive(Default)]
+pub(crate) struct Listed(Cell<Option<u32>>);
+
+impl LiveCalls {
+    pub(crate) fn add(&self, call: &Rc<Call>) {
+        let mut calls = self.0.borrow_mut();
+        call.listed.0.set(Some(calls.len() as u32));
+        calls.push(Rc::downgrade(call));
+    }
+
+    pub(crate) fn remove(&self, call: &Call) {
+        let Some(place) = call.listed.0.take() else { return };
+        let mut calls = self.0.borrow_mut();
+        calls.swap_remove(place as usize);
+        if let Some(moved) = calls.get(place as usize).and_then(Weak::upgrade) {
+            moved.listed.0.set(Some(place));
+        }
+    }
+
+    /// The calls that began first.
+    fn oldest(&self, count: usize) -> Vec<Rc<Call>> {
+        let mut calls: Vec<Rc<Call>> = self.0.borrow().iter().filter_map(Weak::upgrade).collect();
+        if calls.len() > count {
+            calls.select_nth_unstable_by_key(count, |call| call.started);
+            calls.truncate(count);
+        }
+        calls.sort_by_key(|call| call.started);
+        calls
+    }
+}
+
+/// Answers for as long as it is polled.
+pub(crate) async fn answer(worker: Rc<Worker>, mut questions: mpsc::Receiver<Question>) {
+    while let Some(question) = questions.recv().await {
+        // Who has stopped waiting is not told.
+        let _ = question.send(report(&worker));
+    }
+}
+
+fn report(worker: &Worker) -> Report {
+    let mut pools = worker.pools.survey();
+    if let Some(local) = &worker.local {
+        pools.add(local.usages());
+    }
+    let Usages { links, sockets } = worker.usages();
+    let streams_on_one = links.iter().map(|usage| usage.streams).max().unwrap_or_default();
+    let socket_bytes = sockets.iter().map(|usage| usage.held_bytes.max(usage.output_bytes)).max().unwrap_or_default();
+    let usages: Vec<Usage> = links.into_iter().chain(pools.usages).collect();
+    let most = |amount: fn(&Usage) -> usize| usages.iter().map(amount).max().unwrap_or_default();
+    let sum = |amount: fn(&Usage) -> usize| usages.iter().map(amount).sum();
+    let over = |amount: &dyn Fn(fn(&Usage) -> usize) -> usize| Usage {
+        streams: amount(|usage| usage.streams),
+        held_bytes: amount(|usage| usage.held_bytes),
+        output_bytes: amount(|usage| usage.output_bytes),
+        buffer_bytes: amount(|usage| usage.buffer_bytes),
+    };
+    Report {
+        calls: worker.calls.level(),
+        oldest: worker.live.oldest(limits::LIVE_CALLS_SHOWN).iter().map(|call| call.look()).collect(),
+        connections_accepted: worker.connections.level(),
+        streams_on_one,
+        connections_made: pools.connections,
+        connections_to_one: pools.connections_to_one,
+        replay_bytes: worker.replay_bytes.level(),
+        most: over(&most),
+        sum: over(&sum),
+        socket_bytes,
+        sockets_buffer_bytes: sockets.iter().map(|usage| usage.buffer_bytes).sum(),
+        spare_bytes: worker.spare_bytes(),
+    }
+}
+
+/// What the connections hold on which calls come in: those of HTTP/2, and those that carry one call at a time.
+#[derive(Default)]
+pub(crate) struct Usages {
+    pub(crate) links: Vec<Usage>,
+    pub(crate) sockets: Vec<Usage>,
+}
+
+/// What the pools of a worker say.
+#[derive(Default)]
+pub(crate) struct PoolSurvey {
+    pub(crate) usages: Vec<Usage>,
+    pub(crate) connections: usize,
+    pub(crate) connections_to_one: usize,
+}
+
+impl PoolSurvey {
+    /// Takes in one pool.
+    pub(crate) fn add(&mut self, usages: Vec<Usage>) {
+        self.connections += usages.len();
+        self.connections_to_one = self.connections_to_one.max(usages.len());
+        self.usages.extend(usages);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_worker_that_hangs_does_not_keep_the_others_from_being_seen() {
+        let (surveyor, mut ends) = Surveyor::new(2);
+        let mut second = ends.pop().unwrap();
+        tokio::spawn(async move {
+            while let Some(question) = second.recv().await {
+                let _ = question.send(Report::default());
+            }
+        });
+        // More often than questions can wait for the one that hangs.
+        for _ in 0..2 * QUESTIONS_QUEUED {
+            let answered: Vec<bool> = surveyor.ask().await.iter().map(Option::is_some).collect();
+            assert_eq!(answered, [false, true]);
+        }
+    }
+
+    #[test]
+    fn a_gauge_remembers_its_highest() {
+        let gauge = Gauge::default();
+        gauge.add(3);
+        gauge.take(2);
+        gauge.add(1);
+        assert_eq!((gauge.level().now, gauge.level().highest), (2, 3));
+    }
+}

@@ -1,0 +1,29 @@
+//! What a connection holds, for whoever looks into a program that runs.
+
+use super::Connection;
+
+/// What a connection holds at one moment.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Usage {
+    /// Streams that have not ended.
+    pub streams: usize,
+    /// DATA that the user was given and has not released: what slow readers hold back.
+    pub held_bytes: usize,
+    /// What waits to be written.
+    pub output_bytes: usize,
+    /// Memory of what waits to be written, of what waits for a window, and of header lists that are kept to be used again.
+    pub buffer_bytes: usize,
+}
+
+impl<T> Connection<T> {
+    /// What it holds now. Goes through all its buffers: not for a call's way.
+    pub fn usage(&self) -> Usage {
+        let lists: usize = self.spare.iter().map(|list| list.capacity_bytes()).sum();
+        Usage {
+            streams: self.streams.len(),
+            held_bytes: self.held_bytes,
+            output_bytes: self.output.len(),
+            buffer_bytes: self.output.bytes.capacity() + self.queues.capacity_bytes() + lists,
+        }
+    }
+}
