@@ -4,6 +4,7 @@ mod call;
 mod down;
 mod mesh_file;
 mod redirect;
+mod restart;
 mod up;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -25,6 +26,8 @@ enum Command {
     Up(up::Args),
     /// End what `weft up` started, also when it was killed
     Down(down::Args),
+    /// Start a service of the running mesh again, one replica after the other, or its sidecars in place
+    Restart(restart::Args),
     /// Call a method of a service in the mesh with JSON, or list what could be called
     Call(call::Args),
     /// Check a mesh.yaml, its programs, its .proto files and their options; start nothing
@@ -73,6 +76,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Up(args) => up::run(args),
         Command::Down(args) => down::run(&args),
+        Command::Restart(args) => restart::run(&args),
         Command::Call(args) => call::run(args),
         Command::Check(args) => check(&args),
         Command::Control(ControlArgs { command: Some(ControlCommand::Token(args)), .. }) => {

@@ -83,6 +83,8 @@ limits! {
     IDLE_HTTP1_CONNECTION: Duration = Duration::from_secs(4),
         "A connection to an HTTP/1.1 service on which nothing ran for so long is closed, before the service does: many \
          close theirs after 5 s.";
+    HTTP1_DRAIN_IDLE: Duration = Duration::from_millis(500),
+        "For so long a client's idle HTTP/1.1 connection is kept when the sidecar stops, as a request may be on its way.";
     HTTP2_TIMEOUT: Duration = Duration::from_secs(10),
         "For a peer's HTTP/2 preface and SETTINGS, and for its acknowledgement of ours; then its connection is closed.";
     IDLE_PING_INTERVAL: Duration = Duration::from_secs(20),

@@ -107,6 +107,12 @@ pub struct Args {
     /// For how long running calls may go on after a stop is asked for
     #[arg(long, env = "WEFT_DRAIN_SECONDS", default_value_t = 10)]
     pub drain_seconds: u64,
+    /// How long its service's own calls may go on after inbound ones have ended, while the service still runs
+    #[arg(long, env = "WEFT_OUTLIVE_SECONDS", default_value_t = 30)]
+    pub outlive_seconds: u64,
+    /// A socket by which a new sidecar with the same flags takes the place of this one without a call lost
+    #[arg(long, env = "WEFT_TAKEOVER", value_name = "PATH")]
+    pub takeover: Option<PathBuf>,
     /// How log lines look
     #[arg(long, env = "WEFT_LOG_FORMAT", default_value = "text")]
     pub log_format: LogFormat,

@@ -37,6 +37,9 @@ use crate::{
     shared::{Phase, Shared},
 };
 
+/// How often it is looked whether the registry has answered.
+const ANNOUNCED_LOOK_INTERVAL: std::time::Duration = std::time::Duration::from_millis(10);
+
 /// What the tasks of the control side share.
 pub(crate) struct Control {
     shared: Arc<Shared>,
@@ -88,6 +91,7 @@ impl Tasks {
         tasks.own("admin", admin::run(Arc::clone(&control), admin));
         tasks.own("log", admin::keep_log(Arc::clone(&control)));
         tasks.own("probes", probes::run(Arc::clone(&control), metrics));
+        tasks.own("drain", note_drained(Arc::clone(&shared)));
         if let (Some(service), Some(app)) = (&shared.own, shared.args.app) {
             tasks.own("health", health::run(Arc::clone(&control), app));
             tasks.own("announce", announce::run(Arc::clone(&control), Front::new(service, instance, descriptors)));
@@ -117,6 +121,22 @@ impl Tasks {
         std::future::pending().await
     }
 
+    /// Ready when this sidecar has an identity.
+    pub(crate) fn has_identity(&self) -> impl Future<Output = ()> + use<> {
+        let control = Arc::clone(&self.control);
+        async move { drop(control.plane.ready().await) }
+    }
+
+    /// Ready when callers may know of this sidecar's endpoint, if it has one.
+    pub(crate) fn is_announced(&self) -> impl Future<Output = ()> + use<> {
+        let control = Arc::clone(&self.control);
+        async move {
+            while control.shared.own.is_some() && !control.was_announced.load(Relaxed) {
+                tokio::time::sleep(ANNOUNCED_LOOK_INTERVAL).await;
+            }
+        }
+    }
+
     /// Waits for those tasks that end when the sidecar stops; the others are ended.
     pub(crate) async fn stop(&mut self, limit: std::time::Duration) -> anyhow::Result<()> {
         let own_end = async {
@@ -133,6 +153,12 @@ impl Tasks {
         self.set.shutdown().await;
         result
     }
+}
+
+async fn note_drained(shared: Arc<Shared>) -> anyhow::Result<()> {
+    shared.drained().await;
+    shared.is_drained.store(true, Relaxed);
+    Ok(())
 }
 
 impl Control {

@@ -16,7 +16,7 @@ use tokio::{
     net::TcpStream,
     sync::oneshot,
     task::spawn_local,
-    time::{Instant, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tokio_rustls::TlsConnector;
 use weft_mesh::{limits, tls};
@@ -148,7 +148,7 @@ impl Pool {
     /// A connection with room, made if there is none. Dropping the future leaves the making to the others who wait for
     /// it.
     pub(crate) async fn link(self: &Rc<Self>) -> Result<Rc<Link>, ConnectError> {
-        loop {
+        for _ in 0..CONNECTS {
             if let Some(link) = self.ready() {
                 return Ok(link);
             }
@@ -160,6 +160,7 @@ impl Pool {
             }
             made?;
         }
+        self.ready().ok_or_else(|| ConnectError::Failed("its connections go away as soon as they are made".into()))
     }
 
     fn join_connect(self: &Rc<Self>) -> Result<oneshot::Receiver<Result<(), ConnectError>>, ConnectError> {
@@ -179,14 +180,19 @@ impl Pool {
 
     async fn connect(self: Rc<Self>) {
         let counters = &self.shared.metrics.counters;
-        let result = match self.destination {
-            Destination::Endpoint(ref endpoint) => self.connect_mesh(&Arc::clone(endpoint)).await,
-            Destination::Local(address) => self.connect_local(address).await,
-        };
+        let mut result = self.try_connect().await;
+        for _ in 1..CONNECTS {
+            // Most likely another process has just taken the place of this one, and the next connection is to that.
+            if !matches!(result, Err(NotMade::Going)) {
+                break;
+            }
+            sleep(CONNECT_PAUSE).await;
+            result = self.try_connect().await;
+        }
         let result = result.map_err(|why| {
             counters.upstream_connects_failed.fetch_add(1, Relaxed);
             tracing::warn!("no connection to {}: {why}", self.destination);
-            ConnectError::Failed(why.into())
+            ConnectError::Failed(why.to_string().into())
         });
         if result.is_ok() {
             counters.upstream_connections_opened.fetch_add(1, Relaxed);
@@ -198,8 +204,15 @@ impl Pool {
         }
     }
 
-    async fn connect_mesh(self: &Rc<Self>, endpoint: &Endpoint) -> Result<(), String> {
-        let identity = self.shared.identity.load_full().ok_or("this sidecar has no identity yet")?;
+    async fn try_connect(self: &Rc<Self>) -> Result<(), NotMade> {
+        match self.destination {
+            Destination::Endpoint(ref endpoint) => self.connect_mesh(&Arc::clone(endpoint)).await,
+            Destination::Local(address) => self.drive(connect_tcp(address).await?).await,
+        }
+    }
+
+    async fn connect_mesh(self: &Rc<Self>, endpoint: &Endpoint) -> Result<(), NotMade> {
+        let identity = self.shared.identity.load_full().ok_or("this sidecar has no identity yet".to_owned())?;
         let config = identity.client(&endpoint.spiffe_id).map_err(|e| e.to_string())?;
         let stream = connect_tcp(endpoint.address).await?;
         // Not towards a local service: one that does not read for a while is alive all the same. A sidecar always reads.
@@ -210,14 +223,9 @@ impl Pool {
         self.drive(TlsStream::client(stream)).await
     }
 
-    async fn connect_local(self: &Rc<Self>, address: SocketAddr) -> Result<(), String> {
-        let stream = connect_tcp(address).await?;
-        self.drive(stream).await
-    }
-
     /// Begins HTTP/2 on a stream and takes the connection in.
-    async fn drive(self: &Rc<Self>, stream: impl AsyncRead + AsyncWrite + Unpin + 'static) -> Result<(), String> {
-        let worker = self.worker.upgrade().ok_or("the sidecar is stopping")?;
+    async fn drive(self: &Rc<Self>, stream: impl AsyncRead + AsyncWrite + Unpin + 'static) -> Result<(), NotMade> {
+        let worker = self.worker.upgrade().ok_or("the sidecar is stopping".to_owned())?;
         worker.tick();
         let limits = match self.destination {
             Destination::Endpoint(_) => &worker.wire_limits.mesh,
@@ -229,7 +237,7 @@ impl Pool {
         // What the peer takes at once is known only then.
         if let Err(why) = within(limits::HANDSHAKE_TIMEOUT, link.settled()).await {
             ended.abort();
-            return Err(why);
+            return Err(if link.is_gone() { NotMade::Going } else { why.into() });
         }
         self.links.borrow_mut().push(link);
         Ok(())
@@ -250,6 +258,26 @@ impl Pool {
         }
     }
 }
+
+/// Why an attempt has made no connection.
+#[derive(Debug, thiserror::Error)]
+enum NotMade {
+    /// It was there, and ended before it could be used.
+    #[error("the connection ended before HTTP/2 began")]
+    Going,
+    #[error("{0}")]
+    Other(String),
+}
+
+impl From<String> for NotMade {
+    fn from(why: String) -> Self {
+        Self::Other(why)
+    }
+}
+
+/// Attempts to get a connection that does not end at once, and the pause between them.
+const CONNECTS: usize = 4;
+const CONNECT_PAUSE: Duration = Duration::from_millis(10);
 
 /// Counts a connection for as long as it is there.
 struct OpenConnection(Arc<Endpoint>);

@@ -4,15 +4,16 @@ use std::{
     collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicU8, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 use arc_swap::ArcSwapOption;
 use rustls::{ClientConfig, ServerConfig};
 use tokio::{
     sync::{Notify, watch},
-    time::Instant,
+    time::{Instant, sleep},
 };
 use weft_contracts::weft::discovery::v1::Health;
 use weft_mesh::{
@@ -29,6 +30,11 @@ use crate::{
     metrics::Metrics,
     survey::Surveyor,
 };
+
+/// How long callers are given to learn that this endpoint leaves, before it may be gone.
+const SHORTEST_DRAIN: Duration = Duration::from_millis(200);
+/// How often it is looked whether the last call has ended.
+const DRAIN_LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// See the module.
 pub(crate) struct Shared {
@@ -54,10 +60,14 @@ pub(crate) struct Shared {
     pub(crate) inbound_in_flight: AtomicUsize,
     /// Wakes the health check of the local service: something went wrong with it.
     pub(crate) check_health_now: Notify,
-    pub(crate) is_control_plane_connected: std::sync::atomic::AtomicBool,
+    pub(crate) is_control_plane_connected: AtomicBool,
     /// Answers reflection on the outbound port.
     pub(crate) reflection: tonic::service::Routes,
     pub(crate) started: Instant,
+    /// Another sidecar has taken the ports over.
+    pub(crate) is_replaced: AtomicBool,
+    /// No call runs in the own service any more, nor will one.
+    pub(crate) is_drained: AtomicBool,
     local_health: AtomicU8,
 }
 
@@ -90,6 +100,15 @@ impl Shared {
     pub(crate) async fn reached(&self, phase: Phase) {
         // The sender lives as long as `self`.
         let _ = self.phase.subscribe().wait_for(|now| *now >= phase).await;
+    }
+
+    /// Ready when no call runs in the own service any more, and callers have had time to learn that none is taken.
+    pub(crate) async fn drained(&self) {
+        self.reached(Phase::Draining).await;
+        sleep(SHORTEST_DRAIN).await;
+        while self.inbound_in_flight.load(Relaxed) > 0 {
+            sleep(DRAIN_LOOK_INTERVAL).await;
+        }
     }
 
     /// Phases only ever go on.
@@ -133,6 +152,8 @@ impl From<Start> for Shared {
             is_control_plane_connected: false.into(),
             reflection: start.reflection,
             started: Instant::now(),
+            is_replaced: false.into(),
+            is_drained: false.into(),
             local_health: AtomicU8::new(Health::Unspecified as u8),
         }
     }

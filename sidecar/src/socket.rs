@@ -31,6 +31,7 @@ pub(crate) struct Socket {
     /// The client has been sent a whole answer, or the service a whole request, before.
     was_used: Cell<bool>,
     idle_since: Cell<Instant>,
+    drained_since: Cell<Option<Instant>>,
 }
 
 impl Socket {
@@ -58,6 +59,7 @@ impl Socket {
             is_gone: Cell::new(false),
             was_used: Cell::new(false),
             idle_since: Cell::new(worker.now()),
+            drained_since: Cell::new(None),
         })
     }
 
@@ -129,9 +131,12 @@ impl Socket {
         self.core.borrow_mut().shrink();
     }
 
-    /// Closes it when the call that runs on it is over.
-    pub(crate) fn drain(&self) {
-        self.act(Core::drain);
+    /// Closes it when the call that runs on it is over. One on which none runs stays for a moment: the client may just
+    /// be asking, and is then told that it is closed.
+    pub(crate) fn drain(&self, now: Instant) {
+        self.core.borrow_mut().drain();
+        self.drained_since.set(Some(now));
+        self.driver.borrow().wake_by_ref();
     }
 
     /// Closes it, as nothing runs on it.

@@ -2,9 +2,11 @@
 //! run until a signal, drain, stop.
 
 mod ports;
+mod takeover;
 
 use std::{
     fs, iter,
+    net::SocketAddr,
     path::Path,
     sync::{Arc, atomic::Ordering::Relaxed},
     thread::JoinHandle,
@@ -14,8 +16,9 @@ use std::{
 use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
 use tokio::{
+    net::TcpStream,
     signal::unix::{Signal, SignalKind, signal},
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 use weft_mesh::{
     identity::SpiffeId,
@@ -25,7 +28,10 @@ use weft_mesh::{
     tls::{TrustBundle, install_crypto_provider},
 };
 
-use self::ports::Ports;
+use self::{
+    ports::{Ports, Source},
+    takeover::{Predecessor, Successor},
+};
 use crate::{
     args::{Args, Given, Setting},
     catalog::Catalog,
@@ -35,9 +41,13 @@ use crate::{
     worker,
 };
 
-/// How long callers are given to learn that this endpoint leaves, before it stops taking calls.
-const SHORTEST_DRAIN: Duration = Duration::from_millis(200);
-/// How often it is looked whether the last call has ended, or a worker has.
+/// For a new sidecar to get its identity, while the old one serves.
+const TAKEOVER_TIMEOUT: Duration = Duration::from_secs(20);
+/// How often it is looked whether the own service has gone, and how often it must have in a row: it may just be started
+/// again.
+const APP_LOOK_INTERVAL: Duration = Duration::from_millis(50);
+const REFUSED_UNTIL_GONE: u32 = 2;
+/// How often it is looked whether a worker has ended.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 const WORKER_LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// The name of a sidecar that fronts nothing and whose token does not say who it is.
@@ -132,7 +142,11 @@ fn read(flag: &str, file: &Path) -> anyhow::Result<Vec<u8>> {
 
 async fn live(mut args: Args, settings: Vec<Setting>, told: Told, log: LogFilter) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
-    let ports = Ports::bind(&args)?;
+    let mut source = match args.takeover.as_deref().map(Predecessor::find).transpose()?.flatten() {
+        Some(predecessor) => Source::Predecessor(predecessor),
+        None => Source::Kernel,
+    };
+    let ports = Ports::open(&args, &mut source)?;
     // From here on a port that the kernel picked is the port.
     ports.write_to(&mut args);
     let (spans, span_export) = start_export(&args, &told)?.unzip();
@@ -148,10 +162,10 @@ async fn live(mut args: Args, settings: Vec<Setting>, told: Told, log: LogFilter
         reflection: reflection::routes(told.plane.clone()),
         args,
     }));
+    let copies = shared.args.takeover.is_some().then(|| ports.copies()).transpose()?;
     let Ports { admin, metrics, worker_listeners } = ports;
     let ends = iter::zip(worker_listeners, survey_ends);
     let ends = ends.map(|(listeners, questions)| worker::Ends { listeners, questions });
-    let mut workers = Workers::start(&shared, ends)?;
     let mut tasks = Tasks::start(Inputs {
         shared: Arc::clone(&shared),
         plane: told.plane,
@@ -163,6 +177,15 @@ async fn live(mut args: Args, settings: Vec<Setting>, told: Told, log: LogFilter
         admin: tokio::net::TcpListener::from_std(admin)?,
         metrics: tokio::net::TcpListener::from_std(metrics)?,
     });
+    if let Source::Predecessor(_) = source {
+        // The one that runs serves meanwhile what comes.
+        let has_identity = timeout(TAKEOVER_TIMEOUT, tasks.has_identity());
+        tokio::select! {
+            result = has_identity => result.context("no identity to take over with")?,
+            error = tasks.failure() => return Err(error),
+        }
+    }
+    let mut workers = Workers::start(&shared, ends)?;
     tracing::info!(
         service = shared.own.as_ref().map(tracing::field::display),
         outbound = %shared.args.outbound,
@@ -172,14 +195,41 @@ async fn live(mut args: Args, settings: Vec<Setting>, told: Told, log: LogFilter
         "the sidecar runs"
     );
 
+    if let Source::Predecessor(predecessor) = source {
+        let is_announced = tasks.is_announced();
+        tokio::select! {
+            () = is_announced => predecessor.replaced(),
+            // Its place is not taken before it can be: whoever waits for that stops it.
+            () = signals.next() => return Ok(()),
+            error = tasks.failure() => return Err(error),
+            error = workers.failure() => return Err(error),
+        }
+    }
+    let successor = match (&shared.args.takeover, copies) {
+        (Some(path), Some(copies)) => Some(Successor::at(path, copies)?),
+        _ => None,
+    };
+    let replaced = async {
+        match &successor {
+            Some(successor) => successor.replaced().await,
+            None => std::future::pending().await,
+        }
+    };
     let result = tokio::select! {
         () = signals.next() => Ok(()),
+        () = replaced => {
+            tracing::info!("another sidecar has taken over");
+            shared.is_replaced.store(true, Relaxed);
+            Ok(())
+        }
         error = tasks.failure() => Err(error),
         error = workers.failure() => Err(error),
     };
-    if result.is_ok() {
+    // The last copies of the sockets but the workers' own: what they close is closed.
+    drop(successor);
+    if result.is_ok() && !shared.is_replaced.load(Relaxed) {
         tokio::select! {
-            () = drain(&shared) => {}
+            () = leave(&shared) => {}
             () = signals.next() => exit_at_once(),
         }
     }
@@ -210,22 +260,29 @@ fn exit_at_once() {
     std::process::exit(1);
 }
 
-/// Leaves discovery, and lets what runs in the own service end.
-async fn drain(shared: &Shared) {
+/// Leaves in two steps: first no call comes in any more, then the own service has gone, whose calls go on until then.
+async fn leave(shared: &Shared) {
     tracing::info!(calls = shared.inbound_in_flight.load(Relaxed), "drains");
     shared.advance_to(Phase::Draining);
-    if shared.own.is_none() {
-        return;
-    }
-    let started = Instant::now();
+    let Some(app) = shared.args.app else { return };
     let limit = Duration::from_secs(shared.args.drain_seconds);
-    sleep(SHORTEST_DRAIN.min(limit)).await;
-    while shared.inbound_in_flight.load(Relaxed) > 0 {
-        if started.elapsed() >= limit {
-            tracing::warn!(calls = shared.inbound_in_flight.load(Relaxed), "calls still run at the end of the drain");
-            return;
-        }
-        sleep(LOOK_INTERVAL).await;
+    if timeout(limit, shared.drained()).await.is_err() {
+        tracing::warn!(calls = shared.inbound_in_flight.load(Relaxed), "calls still run at the end of the drain");
+    }
+    let limit = Duration::from_secs(shared.args.outlive_seconds);
+    if timeout(limit, has_gone(app)).await.is_err() {
+        tracing::warn!("the service still runs {limit:?} after the drain; its calls end now");
+    }
+}
+
+/// Ready when nobody listens there any more.
+async fn has_gone(app: SocketAddr) {
+    let mut refused = 0;
+    while refused < REFUSED_UNTIL_GONE {
+        // One that is only slow is there.
+        let outcome = timeout(APP_LOOK_INTERVAL, TcpStream::connect(app)).await;
+        refused = if matches!(outcome, Ok(Err(_))) { refused + 1 } else { 0 };
+        sleep(APP_LOOK_INTERVAL).await;
     }
 }
 

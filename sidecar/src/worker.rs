@@ -117,8 +117,8 @@ impl Accepting for Link {
 }
 
 impl Accepting for Socket {
-    fn drain(&self, _: Instant) {
-        self.drain();
+    fn drain(&self, now: Instant) {
+        self.drain(now);
     }
 
     fn idle_since(&self) -> Option<Instant> {
@@ -335,7 +335,10 @@ async fn run(shared: Arc<Shared>, Ends { listeners, questions }: Ends) {
     let forward = |(listener, service)| spawn_local(listen(Rc::clone(&worker), listener, Side::Forward(service)));
     tasks.extend(listeners.forwards.into_iter().map(forward));
     worker.shared.reached(Phase::Stopping).await;
-    let grace = Duration::from_secs(worker.shared.args.drain_seconds.min(MOST_GRACE_SECONDS));
+    // Of one that was replaced nothing was drained before.
+    let is_replaced = worker.shared.is_replaced.load(Relaxed);
+    let most = if is_replaced { u64::MAX } else { MOST_GRACE_SECONDS };
+    let grace = Duration::from_secs(worker.shared.args.drain_seconds.min(most));
     let end = Instant::now() + grace;
     while worker.connections.get() > 0 && timeout_at(end, worker.connection_ended.notified()).await.is_ok() {}
     tasks.iter().for_each(JoinHandle::abort);

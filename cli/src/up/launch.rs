@@ -26,7 +26,10 @@ use crate::mesh_file::{CommandLine, MeshFile, Protocol, Service, model::KEYBOARD
 const TOKEN_LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// For how long a sidecar lets running calls go on; less than what `weft up` waits for it.
-const DRAIN_SECONDS: u64 = 10;
+pub(super) const DRAIN_SECONDS: u64 = 10;
+
+/// What the name of a Unix socket may have (`sun_path`).
+const SOCKET_NAME_BYTES: usize = 108;
 
 /// What all processes of a run have in common.
 pub(crate) struct Mesh {
@@ -104,9 +107,12 @@ impl Mesh {
         command
     }
 
-    /// `weft sidecar …`, with ports of its own, picked anew at each start.
-    pub(crate) fn sidecar_command(&self, replica: &Replica) -> anyhow::Result<Command> {
-        let ports = self.pick_own_ports(replica).context("no ports for the sidecar")?;
+    /// `weft sidecar …`, with ports of its own: those of the one whose place it takes, or picked anew.
+    pub(crate) fn sidecar_command(&self, replica: &Replica, takes_over: bool) -> anyhow::Result<Command> {
+        let ports = match takes_over {
+            true => *replica.ports.borrow(),
+            false => self.pick_own_ports(replica).context("no ports for the sidecar")?,
+        };
         let dir = self.state_dir.join("sidecars").join(&replica.name);
         std::fs::create_dir_all(&dir).with_context(|| format!("{} can't be made", dir.display()))?;
         let token_file = dir.join("join-token");
@@ -123,13 +129,18 @@ impl Mesh {
             .arg("--join-token-file")
             .arg(token_file)
             .arg("--state-dir")
-            .arg(dir)
+            .arg(&dir)
             .args(["--outbound", &loopback(ports.outbound).to_string()])
             .args(["--inbound", &loopback(ports.inbound).to_string()])
             .args(["--admin", &loopback(ports.admin).to_string()])
             .args(["--metrics", &loopback(ports.metrics).to_string()])
             .args(["--sample-ratio", &self.sample.to_string()])
             .args(["--drain-seconds", &DRAIN_SECONDS.to_string()]);
+        let takeover = dir.join("takeover");
+        // The name of a socket is short, by POSIX; without one a sidecar is stopped before it is started again.
+        if takeover.as_os_str().len() < SOCKET_NAME_BYTES {
+            command.arg("--takeover").arg(takeover);
+        }
         for url in &self.otlp {
             command.args(["--otlp", url]);
         }

@@ -7,6 +7,7 @@
 mod backoff;
 mod launch;
 mod logs;
+pub(crate) mod orders;
 mod ports;
 pub(crate) mod process;
 mod ready;
@@ -36,6 +37,7 @@ use weft_control::ca::Ca;
 use self::{
     launch::{Mesh, Replica},
     logs::Logs,
+    orders::Orders,
     ports::{Ports, loopback},
     process::ProcessId,
     run_file::{Run, RunFile},
@@ -191,7 +193,10 @@ async fn run_mesh(file: &MeshFile, state_dir: &Path) -> anyhow::Result<ExitCode>
     let logs = Logs::start(roles.iter().map(Role::name).collect());
     let run_file = Arc::new(RunFile::create(state_dir, describe(file, &mesh, &replicas, outbound))?);
     let (stop, stopped) = watch::channel(Stop { phase: Phase::Run, kill_at: None });
-    let context = Context { mesh: Arc::clone(&mesh), logs: logs.clone(), run_file, stop: stopped };
+    let orders = Orders::default();
+    let context =
+        Context { mesh: Arc::clone(&mesh), logs: logs.clone(), run_file, stop: stopped, orders: orders.clone() };
+    let counter = orders::Counter::open(state_dir, orders, replicas.clone())?;
 
     let mut processes: BTreeMap<Phase, JoinSet<()>> = BTreeMap::new();
     for role in roles {
@@ -199,6 +204,7 @@ async fn run_mesh(file: &MeshFile, state_dir: &Path) -> anyhow::Result<ExitCode>
     }
     let outcome = tokio::select! {
         outcome = serve(file, &mesh, &replicas, &logs, began) => outcome,
+        () = counter.serve() => Ok(()),
         name = signals.next() => {
             logs.release().await;
             logs.say(format!("{name}: stopping; once more to end at once")).await;

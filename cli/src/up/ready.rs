@@ -25,6 +25,16 @@ pub(crate) async fn listening(address: SocketAddr, limit: Duration) {
     let _ = timeout(limit, listens).await;
 }
 
+/// Waits until the sidecar there says that no call runs in its service any more, or is gone, but not longer than `limit`.
+pub(crate) async fn drained(address: impl Fn() -> SocketAddr, limit: Duration) {
+    let drained = async {
+        while matches!(timeout(ANSWER_LIMIT, get(address(), "/drainz")).await, Ok(Ok((503, _)))) {
+            sleep(INTERVAL).await;
+        }
+    };
+    let _ = timeout(limit, drained).await;
+}
+
 /// Asks `/readyz` there: `Ok` when it is answered with 200, else what was said instead.
 pub(crate) async fn ask(address: SocketAddr) -> Result<(), String> {
     match timeout(ANSWER_LIMIT, get(address, "/readyz")).await {

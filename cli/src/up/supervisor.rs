@@ -5,7 +5,7 @@ use std::{process::ExitStatus, sync::Arc, time::Duration};
 use rustix::process::Signal;
 use tokio::{
     process::{Child, Command},
-    sync::watch,
+    sync::{mpsc, watch},
     time::{Instant, sleep, sleep_until, timeout},
 };
 
@@ -13,6 +13,7 @@ use super::{
     backoff::Backoff,
     launch::{Mesh, Replica},
     logs::Logs,
+    orders::{Order, Orders},
     ports::loopback,
     process::{self, ProcessId},
     ready,
@@ -27,6 +28,10 @@ const LEFTOVER_GRACE: Duration = Duration::from_secs(2);
 const KILL_GRACE: Duration = Duration::from_secs(2);
 /// How long a process waits for the one that it depends on before it is started anyway.
 const GATE_LIMIT: Duration = Duration::from_secs(10);
+/// For a sidecar to let the calls in its service end, before that is asked to stop.
+const DRAIN_LIMIT: Duration = Duration::from_secs(super::launch::DRAIN_SECONDS);
+/// For a sidecar that was replaced to come to its end: its drain and some more.
+const REPLACE_LIMIT: Duration = Duration::from_secs(super::launch::DRAIN_SECONDS + 25);
 /// Deaths in a row after which the last lines are shown.
 const LOUD_AFTER: u32 = 5;
 
@@ -69,12 +74,15 @@ pub(crate) struct Context {
     pub(crate) logs: Logs,
     pub(crate) run_file: Arc<RunFile>,
     pub(crate) stop: watch::Receiver<Stop>,
+    pub(crate) orders: Orders,
 }
 
 enum End {
     Died(std::io::Result<ExitStatus>),
     Asked,
     Moved,
+    /// It is to be started again, in its own place or (a sidecar) in that of one that still runs.
+    Ordered(Order),
 }
 
 impl Role {
@@ -96,10 +104,10 @@ impl Role {
         }
     }
 
-    fn command(&self, mesh: &Mesh) -> anyhow::Result<Command> {
+    fn command(&self, mesh: &Mesh, takes_over: bool) -> anyhow::Result<Command> {
         match self {
             Self::Control => Ok(mesh.control_command()),
-            Self::Sidecar(replica) => mesh.sidecar_command(replica),
+            Self::Sidecar(replica) => mesh.sidecar_command(replica, takes_over),
             Self::App(replica) => match &replica.service {
                 Some(service) => Ok(mesh.app_command(replica, service)),
                 None => anyhow::bail!("{} fronts nothing", replica.name),
@@ -128,6 +136,7 @@ impl Role {
 /// Runs it until it is asked to stop; when this returns, nothing of it is left.
 pub(crate) async fn supervise(role: Role, mut context: Context) {
     let name = role.name();
+    let mut orders = context.orders.of(&name);
     let mut backoff = Backoff::default();
     let mut starts = 0_u32;
     while !is_asked(&context.stop, role.phase()) {
@@ -138,23 +147,16 @@ pub(crate) async fn supervise(role: Role, mut context: Context) {
         let started = Instant::now();
         let agreed = role.agreed_ports();
         let mut lived = Duration::ZERO;
-        let why = match start(&role, &name, &context) {
+        let why = match start(&role, &name, &context, false) {
             Err(error) => format!("could not be started: {error:#}"),
-            Ok((mut child, pid)) => {
+            Ok((child, pid)) => {
                 if starts > 0 {
                     context.logs.say(format!("{name}: started again (pid {pid})")).await;
                 }
                 starts += 1;
-                let readers = follow(&name, &mut child, &context.logs);
-                let end = wait(&role, &mut child, agreed, &mut context.stop).await;
+                let running = Running { readers: Vec::new(), child, pid };
+                let why = keep(&role, running, agreed, &mut orders, &mut context).await;
                 lived = started.elapsed();
-                let why = finish(end, &mut child, pid, &mut context.stop).await;
-                for mut reader in readers {
-                    // What left its group may hold the stream open for ever.
-                    if timeout(KILL_GRACE, &mut reader).await.is_err() {
-                        reader.abort();
-                    }
-                }
                 forget(&name, &context).await;
                 match why {
                     Some(why) => why,
@@ -177,8 +179,90 @@ pub(crate) async fn supervise(role: Role, mut context: Context) {
     }
 }
 
-fn start(role: &Role, name: &str, context: &Context) -> anyhow::Result<(Child, u32)> {
-    let mut command = role.command(&context.mesh)?;
+/// A process and those who read what it says.
+struct Running {
+    child: Child,
+    pid: u32,
+    readers: Vec<tokio::task::JoinHandle<()>>,
+}
+
+/// Follows a process, and those that take its place, to an end. `None`: as it was asked to.
+async fn keep(
+    role: &Role,
+    mut running: Running,
+    agreed: Option<(u16, u16)>,
+    orders: &mut mpsc::Receiver<Order>,
+    context: &mut Context,
+) -> Option<String> {
+    let name = role.name();
+    loop {
+        if running.readers.is_empty() {
+            running.readers = follow(&name, &mut running.child, &context.logs);
+        }
+        let end = wait(role, &mut running.child, agreed, &mut context.stop, orders).await;
+        if let End::Ordered(order) = end {
+            if order.is_in_place {
+                running = replace(role, running, order, context).await;
+                continue;
+            }
+            return stop_for(role, running, order, context).await;
+        }
+        return end_running(role, end, running, context).await;
+    }
+}
+
+async fn end_running(role: &Role, end: End, mut running: Running, context: &mut Context) -> Option<String> {
+    let why = finish(role, end, &mut running.child, running.pid, &mut context.stop).await;
+    for mut reader in running.readers {
+        // What left its group may hold the stream open for ever.
+        if timeout(KILL_GRACE, &mut reader).await.is_err() {
+            reader.abort();
+        }
+    }
+    why
+}
+
+/// Ends a process that is to be started again.
+async fn stop_for(role: &Role, running: Running, order: Order, context: &mut Context) -> Option<String> {
+    let why = end_running(role, End::Moved, running, context).await;
+    // Who has ordered it may have gone, which is as good as a word.
+    let _ = order.done.send(Ok(()));
+    let _ = order.resume.await;
+    why
+}
+
+/// Starts another sidecar in the place of one that runs, and waits until that has come to its end. If it comes to nothing,
+/// the one that runs goes on.
+async fn replace(role: &Role, mut old: Running, order: Order, context: &mut Context) -> Running {
+    let name = role.name();
+    let (mut child, pid) = match start(role, &name, context, true) {
+        Ok(started) => started,
+        Err(error) => {
+            let _ = order.done.send(Err(format!("{name} could not be started: {error:#}")));
+            return old;
+        }
+    };
+    let readers = follow(&name, &mut child, &context.logs);
+    let mut new = Running { child, pid, readers };
+    tokio::select! {
+        _ = old.child.wait() => {}
+        status = new.child.wait() => {
+            let why = status.map_or_else(|error| error.to_string(), |status| ended(&status));
+            let _ = order.done.send(Err(format!("{name}: the new one {why}, and the old one goes on")));
+            return old;
+        }
+        () = sleep(REPLACE_LIMIT) => {
+            process::signal_group(old.pid, Signal::KILL);
+            let _ = timeout(KILL_GRACE, old.child.wait()).await;
+        }
+    }
+    context.logs.say(format!("{name}: replaced (pid {pid})")).await;
+    let _ = order.done.send(Ok(()));
+    new
+}
+
+fn start(role: &Role, name: &str, context: &Context, takes_over: bool) -> anyhow::Result<(Child, u32)> {
+    let mut command = role.command(&context.mesh, takes_over)?;
     command
         .stdin(std::process::Stdio::null())
         .stdout(std::process::Stdio::piped())
@@ -204,8 +288,15 @@ fn follow(name: &str, child: &mut Child, logs: &Logs) -> Vec<tokio::task::JoinHa
     stdout.into_iter().chain(stderr).collect()
 }
 
-async fn wait(role: &Role, child: &mut Child, agreed: Option<(u16, u16)>, stop: &mut watch::Receiver<Stop>) -> End {
+async fn wait(
+    role: &Role,
+    child: &mut Child,
+    agreed: Option<(u16, u16)>,
+    stop: &mut watch::Receiver<Stop>,
+    orders: &mut mpsc::Receiver<Order>,
+) -> End {
     tokio::select! {
+        Some(order) = orders.recv() => End::Ordered(order),
         status = child.wait() => End::Died(status),
         () = asked(stop, role.phase()) => End::Asked,
         () = moved(role, agreed) => End::Moved,
@@ -223,10 +314,24 @@ async fn moved(role: &Role, agreed: Option<(u16, u16)>) {
 }
 
 /// Brings a process and its group to an end. `None`: as it was asked to.
-async fn finish(end: End, child: &mut Child, pid: u32, stop: &mut watch::Receiver<Stop>) -> Option<String> {
+async fn finish(
+    role: &Role,
+    end: End,
+    child: &mut Child,
+    pid: u32,
+    stop: &mut watch::Receiver<Stop>,
+) -> Option<String> {
     let why = match end {
         End::Died(status) => Some(status.map_or_else(|error| format!("ended: {error}"), |status| ended(&status))),
-        End::Asked | End::Moved => {
+        End::Asked | End::Moved | End::Ordered(_) => {
+            if let Role::App(replica) = role {
+                // Its sidecar is asked to stop as well, and lets the calls in it end first.
+                tokio::select! {
+                    () = ready::drained(|| loopback(replica.ports.borrow().metrics), DRAIN_LIMIT) => {}
+                    _ = child.wait() => {}
+                    () = kill_time(stop) => {}
+                }
+            }
             process::signal_group(pid, Signal::TERM);
             tokio::select! {
                 _ = child.wait() => {}

@@ -77,6 +77,9 @@ impl Front {
 
 /// Announces until the sidecar drains, then leaves the registry. When the stream breaks, it announces again.
 pub(super) async fn run(control: Arc<Control>, front: Front) -> anyhow::Result<()> {
+    // Announced as down it would be passed over; one that takes another's place would leave a gap.
+    let mut health = control.health.subscribe();
+    let _ = timeout(limits::HEALTH_CHECK_TIMEOUT * 2, health.wait_for(|health| *health != Health::Unspecified)).await;
     let mut trouble = Trouble::new("announcing to the control plane");
     let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
     loop {

@@ -13,7 +13,7 @@ use prometheus_client::{encoding::text, registry::Registry};
 use tokio::net::TcpListener;
 
 use super::{Control, serve::serve};
-use crate::metrics::MetricsCollector;
+use crate::{metrics::MetricsCollector, shared::Phase};
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -22,6 +22,7 @@ pub(super) async fn run(control: Arc<Control>, listener: TcpListener) -> anyhow:
     let app = Router::new()
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(readyz))
+        .route("/drainz", get(drainz))
         .route("/metrics", get(metrics))
         .with_state(Arc::clone(&control));
     serve(control, listener, app, |connections| &connections.metrics).await
@@ -32,6 +33,16 @@ async fn readyz(State(control): State<Arc<Control>>) -> Response {
         None => "ready\n".into_response(),
         Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response(),
     }
+}
+
+/// For who stops the service after its sidecar: 200 when no call runs in it any more, nor will.
+async fn drainz(State(control): State<Arc<Control>>) -> Response {
+    let shared = &control.shared;
+    if shared.is_drained.load(Relaxed) {
+        return "drained\n".into_response();
+    }
+    let why = if shared.phase() == Phase::Running { "takes calls\n" } else { "calls still run\n" };
+    (StatusCode::SERVICE_UNAVAILABLE, why).into_response()
 }
 
 async fn metrics(State(control): State<Arc<Control>>) -> Response {

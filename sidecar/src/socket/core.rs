@@ -151,11 +151,6 @@ impl Core {
         self.is_raw
     }
 
-    /// Nothing of a request has come, and nothing runs.
-    pub(super) fn is_between_calls(&self) -> bool {
-        self.call.is_none() && self.decoder.is_between_messages()
-    }
-
     pub(super) fn receive<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<http1::Event<'a>>, http1::Error> {
         let event = self.decoder.receive(input)?;
         if let Some(event) = &event {
@@ -374,11 +369,9 @@ impl Core {
         self.fate = Fate::Aborted;
     }
 
+    /// The call that runs is the last, or else the next one is.
     pub(super) fn drain(&mut self) {
         self.is_draining = true;
-        if self.is_between_calls() && self.fate == Fate::Open {
-            self.fate = Fate::Closing;
-        }
     }
 
     pub(super) fn close(&mut self) {

@@ -378,7 +378,11 @@ impl<F: FnMut(Occasion) + Unpin> Driver<F> {
             Role::Server => limits::IDLE_CONNECTION,
             Role::Client => limits::IDLE_HTTP1_CONNECTION,
         };
-        self.socket.idle_since().map(|since| since + idle_limit)
+        let idle_since = self.socket.idle_since()?;
+        Some(match self.socket.drained_since.get() {
+            Some(drained) => idle_since.max(drained) + limits::HTTP1_DRAIN_IDLE,
+            None => idle_since + idle_limit,
+        })
     }
 
     fn time_is_up(&mut self) -> Result<(), SocketError> {

@@ -3,11 +3,13 @@
 use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
+    os::fd::OwnedFd,
 };
 
 use anyhow::Context;
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::takeover::Predecessor;
 use crate::{args::Args, worker};
 
 /// Connections that the kernel holds until they are accepted.
@@ -21,52 +23,81 @@ pub(super) struct Ports {
     pub(super) worker_listeners: Vec<worker::Listeners>,
 }
 
+/// Where sockets come from.
+pub(super) enum Source {
+    Kernel,
+    /// The sidecar whose place this one takes.
+    Predecessor(Predecessor),
+}
+
+impl Source {
+    /// So many listeners of one address.
+    fn listeners(&mut self, flag: &str, address: SocketAddr, count: usize) -> anyhow::Result<Vec<TcpListener>> {
+        match self {
+            Self::Kernel => bind_for(flag, address, count),
+            Self::Predecessor(predecessor) => predecessor.take(flag, address, count),
+        }
+    }
+}
+
 impl Ports {
-    pub(super) fn bind(args: &Args) -> anyhow::Result<Self> {
+    pub(super) fn open(args: &Args, from: &mut Source) -> anyhow::Result<Self> {
         let workers = usize::from(args.workers);
-        let outbound = bind_for("--outbound", args.outbound, workers)?;
+        let outbound = from.listeners("--outbound", args.outbound, workers)?;
         let inbound = match args.service {
-            Some(_) => bind_for("--inbound", args.inbound, workers)?.into_iter().map(Some).collect(),
+            Some(_) => from.listeners("--inbound", args.inbound, workers)?.into_iter().map(Some).collect(),
             None => Vec::from_iter((0..workers).map(|_| None)),
         };
-        let admin = bind_for("--admin", args.admin, 1)?.remove(0);
-        let metrics = bind_for("--metrics", args.metrics, 1)?.remove(0);
+        let admin = from.listeners("--admin", args.admin, 1)?.remove(0);
+        let metrics = from.listeners("--metrics", args.metrics, 1)?.remove(0);
         let worker_listeners = outbound
             .into_iter()
             .zip(inbound)
             .map(|(outbound, inbound)| worker::Listeners { outbound, outbound_v6: None, inbound, forwards: Vec::new() })
             .collect();
         let mut ports = Self { admin, metrics, worker_listeners };
-        ports.bind_forwards(args)?;
+        ports.open_forwards(args, from)?;
         if args.intercept {
-            ports.bind_v6(args)?;
+            ports.open_v6(args, from)?;
         }
         Ok(ports)
     }
 
+    /// Copies of the worker's sockets and of the others, for whoever takes this sidecar's place.
+    pub(super) fn copies(&self) -> io::Result<Vec<OwnedFd>> {
+        let of_workers = self.worker_listeners.iter().flat_map(|listeners| {
+            let forwards = listeners.forwards.iter().map(|(listener, _)| listener);
+            let others = listeners.outbound_v6.iter().chain(&listeners.inbound);
+            std::iter::once(&listeners.outbound).chain(others).chain(forwards)
+        });
+        [&self.admin, &self.metrics]
+            .into_iter()
+            .chain(of_workers)
+            .map(|socket| Ok(socket.try_clone()?.into()))
+            .collect()
+    }
+
     /// Redirected connections come to the loopback address of their own family.
-    fn bind_v6(&mut self, args: &Args) -> anyhow::Result<()> {
+    fn open_v6(&mut self, args: &Args, from: &mut Source) -> anyhow::Result<()> {
         let Some(first) = self.worker_listeners.first() else { return Ok(()) };
         if args.outbound.ip() != Ipv4Addr::LOCALHOST {
             return Ok(());
         }
         let port = first.outbound.local_addr()?.port();
         let address = SocketAddr::from((Ipv6Addr::LOCALHOST, port));
-        match listen(address, false) {
-            // A host without IPv6 has no such connections either.
-            Err(e) if matches!(e.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::Unsupported) => return Ok(()),
-            _ => {}
+        if !has_ipv6() {
+            return Ok(());
         }
-        let listeners = bind_for("--outbound, for IPv6", address, self.worker_listeners.len())?;
+        let listeners = from.listeners("--outbound, for IPv6", address, self.worker_listeners.len())?;
         for (worker, listener) in self.worker_listeners.iter_mut().zip(listeners) {
             worker.outbound_v6 = Some(listener);
         }
         Ok(())
     }
 
-    fn bind_forwards(&mut self, args: &Args) -> anyhow::Result<()> {
+    fn open_forwards(&mut self, args: &Args, from: &mut Source) -> anyhow::Result<()> {
         for (forward, service) in args.forward.iter().zip(args.forwarded().context("--forward")?) {
-            let listeners = bind_for("--forward", forward.listen, self.worker_listeners.len())?;
+            let listeners = from.listeners("--forward", forward.listen, self.worker_listeners.len())?;
             for (worker, listener) in self.worker_listeners.iter_mut().zip(listeners) {
                 worker.forwards.push((listener, service.clone()));
             }
@@ -90,6 +121,11 @@ impl Ports {
             }
         }
     }
+}
+
+/// A host without IPv6 has no such connections either.
+fn has_ipv6() -> bool {
+    TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok()
 }
 
 /// So many listeners of one address.

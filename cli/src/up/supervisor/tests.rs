@@ -60,7 +60,13 @@ fn supervised(script: &str) -> Supervised {
     };
     let run_file = Arc::new(RunFile::create(&state_dir, run).unwrap());
     let (stop, stopped) = watch::channel(Stop { phase: Phase::Run, kill_at: None });
-    let context = Context { mesh, logs: Logs::start(vec![replica.name.clone()]), run_file, stop: stopped };
+    let context = Context {
+        mesh,
+        logs: Logs::start(vec![replica.name.clone()]),
+        run_file,
+        stop: stopped,
+        orders: Orders::default(),
+    };
     let task = tokio::spawn(supervise(Role::App(replica), context));
     Supervised { dir, run_id, stop, task, _sidecar: sidecar }
 }

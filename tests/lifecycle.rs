@@ -1,0 +1,232 @@
+//! Parts of the mesh are started again, one after the other, and no call notices.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    sync::mpsc,
+    task::JoinSet,
+    time::{Instant, interval, sleep, timeout},
+};
+use tonic::{Request, Status, transport::Channel};
+use tonic_prost::ProstCodec;
+use weft_tests::{Bed, Text, eventually, is_alive, probe, probe_service, signal};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Between the beginnings of two calls: 500 a second.
+const PACE: Duration = Duration::from_millis(2);
+
+/// Connections that the calls are spread over.
+const CHANNELS: usize = 8;
+
+/// How often what is asked for by a variable is done; `few` where nobody asks.
+fn times(variable: &str, few: usize) -> usize {
+    std::env::var(variable).ok().and_then(|times| times.parse().ok()).unwrap_or(few)
+}
+
+/// Calls at a steady pace, and streams that are open meanwhile.
+struct Traffic {
+    is_over: Arc<AtomicBool>,
+    calls: tokio::task::JoinHandle<(usize, Vec<String>)>,
+    streams: tokio::task::JoinHandle<(usize, Vec<String>)>,
+}
+
+impl Traffic {
+    fn start(bed: &Bed) -> Self {
+        let is_over = Arc::new(AtomicBool::new(false));
+        let channels: Vec<Channel> = (0..CHANNELS).map(|_| bed.channel()).collect();
+        let calls = tokio::spawn(steady(channels.clone(), Arc::clone(&is_over)));
+        let streams = tokio::spawn(conversations(channels, Arc::clone(&is_over)));
+        Self { is_over, calls, streams }
+    }
+
+    /// How many calls and streams there were, and why some have failed.
+    async fn stop(self) -> (usize, usize, Vec<String>) {
+        self.is_over.store(true, Relaxed);
+        let (calls, mut failed) = self.calls.await.expect("no panic");
+        let (streams, failed_streams) = self.streams.await.expect("no panic");
+        failed.extend(failed_streams);
+        (calls, streams, failed)
+    }
+}
+
+/// Does again what has never left the client, as gRPC's own clients do (gRFC A6, transparent retries) and tonic does not:
+/// hyper gives up what it has queued for a connection when that is going away.
+async fn unsent_again<F>(channel: &Channel, call: impl Fn(Channel) -> F) -> Result<(), Status>
+where
+    F: Future<Output = Result<(), Status>>,
+{
+    let mut result = call(channel.clone()).await;
+    while let Err(status) = &result
+        && is_unsent(status)
+    {
+        result = call(channel.clone()).await;
+    }
+    result
+}
+
+async fn say(channel: Channel) -> Result<(), Status> {
+    probe(&channel, "Say", &[]).await.map(drop)
+}
+
+fn is_unsent(status: &Status) -> bool {
+    let mut cause = std::error::Error::source(status);
+    while let Some(error) = cause {
+        if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+async fn steady(channels: Vec<Channel>, is_over: Arc<AtomicBool>) -> (usize, Vec<String>) {
+    let (mut running, mut ticks) = (JoinSet::new(), interval(PACE));
+    let begun = Instant::now();
+    let mut count = 0;
+    while !is_over.load(Relaxed) {
+        ticks.tick().await;
+        let channel = channels[count % CHANNELS].clone();
+        count += 1;
+        running.spawn(async move {
+            let at = begun.elapsed();
+            unsent_again(&channel, say).await.map_err(|status| failure(at, &status))
+        });
+    }
+    (count, running.join_all().await.into_iter().filter_map(Result::err).collect())
+}
+
+fn failure(at: Duration, status: &Status) -> String {
+    let reason = status.metadata().get("x-weft-error").and_then(|reason| reason.to_str().ok()).unwrap_or("-");
+    format!("{at:.2?} {:?} ({reason}): {}", status.code(), status.message())
+}
+
+/// Streams of half a second each, four at a time.
+async fn conversations(channels: Vec<Channel>, is_over: Arc<AtomicBool>) -> (usize, Vec<String>) {
+    let count = Arc::new(AtomicUsize::new(0));
+    let mut running = JoinSet::new();
+    for channel in channels.into_iter().take(4) {
+        let (is_over, count) = (Arc::clone(&is_over), Arc::clone(&count));
+        running.spawn(async move {
+            let mut failed = Vec::new();
+            let begun = Instant::now();
+            while !is_over.load(Relaxed) {
+                count.fetch_add(1, Relaxed);
+                let at = begun.elapsed();
+                if let Err(status) = unsent_again(&channel, converse).await {
+                    failed.push(format!("stream: {}", failure(at, &status)));
+                }
+            }
+            failed
+        });
+    }
+    let failed = running.join_all().await.into_iter().flatten().collect();
+    (count.load(Relaxed), failed)
+}
+
+async fn converse(channel: Channel) -> Result<(), Status> {
+    let (says, requests) = mpsc::channel(1);
+    let mut client = tonic::client::Grpc::new(channel);
+    client.ready().await.map_err(|e| Status::unavailable(e.to_string()))?;
+    let path = http::uri::PathAndQuery::from_static("/probe.v1.Probe/Chat");
+    let requests = tokio_stream::wrappers::ReceiverStream::new(requests);
+    let answer = client.streaming(Request::new(requests), path, ProstCodec::<Text, Text>::default());
+    let say = async || says.send(Text { text: "word".into() }).await.map_err(|_| Status::aborted("it was cut"));
+    let (answer, said) = tokio::join!(answer, say());
+    said?;
+    let mut answers = answer?.into_inner();
+    for _ in 0..5 {
+        answers.message().await?.ok_or_else(|| Status::aborted("it ended early"))?;
+        sleep(Duration::from_millis(100)).await;
+        say().await?;
+    }
+    drop(says);
+    while answers.message().await?.is_some() {}
+    Ok(())
+}
+
+async fn restart(bed: &Bed, args: &[&str]) {
+    let weft = weft_tests::binary("weft");
+    let mut command = tokio::process::Command::new(weft);
+    let run = command.arg("restart").args(args).current_dir(bed.dir()).output();
+    let output = timeout(LIMIT, run).await.expect("it is done in time").expect("weft starts");
+    assert!(output.status.success(), "{}\n{}", String::from_utf8_lossy(&output.stderr), bed.log());
+}
+
+fn assert_none_failed(what: &str, (calls, streams, failed): (usize, usize, Vec<String>), bed: &Bed) {
+    println!("{what}: {calls} calls and {streams} streams, {} failed", failed.len());
+    let mut kinds = BTreeMap::<&str, usize>::new();
+    failed.iter().for_each(|why| *kinds.entry(why.split_once(' ').map_or(why, |(_, rest)| rest)).or_default() += 1);
+    assert!(
+        failed.is_empty(),
+        "{what}: of {calls} calls and {streams} streams {} failed:\n{}\n{kinds:#?}\n{}",
+        failed.len(),
+        failed[..failed.len().min(10)].join("\n"),
+        bed.log()
+    );
+    assert!(calls > 100 && streams > 3, "there was a load");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn replicas_are_started_again_one_by_one_and_no_call_fails() {
+    let bed = Bed::start(&probe_service(2)).await;
+    probe(&bed.channel(), "Say", &[]).await.expect("an answer");
+    let before = bed.pid("probe-1");
+    let traffic = Traffic::start(&bed);
+    sleep(Duration::from_millis(300)).await;
+    let times = times("WEFT_TEST_ROLLOUTS", 3);
+    for _ in 0..times {
+        restart(&bed, &["probe"]).await;
+    }
+    assert_none_failed(&format!("{times} rolling restarts"), traffic.stop().await, &bed);
+    assert_ne!(bed.pid("probe-1"), before);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn sidecars_are_replaced_in_place_and_no_call_fails() {
+    let bed = Bed::start(&probe_service(1)).await;
+    probe(&bed.channel(), "Say", &[]).await.expect("an answer");
+    let (app, sidecar, ports) = (bed.pid("probe-1"), bed.pid("probe-1·sidecar"), bed.ports("probe-1"));
+    let traffic = Traffic::start(&bed);
+    sleep(Duration::from_millis(300)).await;
+    let times = times("WEFT_TEST_REPLACEMENTS", 3);
+    for _ in 0..times {
+        // The only one of the service, and the one that all calls go through.
+        restart(&bed, &["probe", "--sidecar"]).await;
+        restart(&bed, &["keyboard", "--sidecar"]).await;
+    }
+    assert_none_failed(&format!("{times} replacements of both sidecars"), traffic.stop().await, &bed);
+    assert_eq!((bed.pid("probe-1"), bed.ports("probe-1").inbound), (app, ports.inbound), "the service has not noticed");
+    assert!(bed.pid("probe-1·sidecar") != sidecar && !is_alive(sidecar));
+    let unknown = bed.weft(&["restart", "prob"]);
+    assert!(!unknown.status.success());
+    assert!(String::from_utf8_lossy(&unknown.stderr).contains("there is no `prob`"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_service_s_own_calls_go_on_until_it_has_gone() {
+    let other = "  other:\n    run: ${BIN}/weft-test-app\n";
+    let bed = Bed::start(&format!("{}{other}", probe_service(1))).await;
+    // The sidecar of `other` is told to stop: it takes no more calls in, and carries those of its service out.
+    let outbound = weft_tests::channel(bed.ports("other-1").outbound);
+    probe(&outbound, "Say", &[]).await.expect("an answer");
+    let (sidecar, metrics) = (bed.pid("other-1·sidecar"), bed.ports("other-1").metrics);
+    assert_eq!(weft_tests::get(metrics, "/drainz").await.0, 503);
+    signal("-TERM", sidecar);
+    eventually("it has drained", LIMIT, async || weft_tests::get(metrics, "/drainz").await.0 == 200).await;
+    let refused = async || probe(&bed.channel(), "Say", &[("x-weft-service", "other")]).await.is_err();
+    eventually("it takes no calls in", LIMIT, refused).await;
+    for _ in 0..10 {
+        probe(&outbound, "Say", &[]).await.expect("its service still calls");
+        sleep(Duration::from_millis(50)).await;
+    }
+    signal("-KILL", bed.pid("other-1"));
+    eventually("then it stops", LIMIT, async || !is_alive(sidecar)).await;
+}
