@@ -1,7 +1,7 @@
 //! The admin port: what this sidecar knows and does, as a page, as JSON and over gRPC; and what can be told to it: `drain`,
 //! what to log, and to look where the time goes.
 //!
-//! [`state`] collects everything into one message, of which [`page`] and [`json`] are other forms.
+//! [`state`] collects everything into one message, of which [`mod@page`] and [`json`] are other forms.
 
 mod access;
 mod calls;
