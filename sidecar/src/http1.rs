@@ -9,7 +9,7 @@ use std::{
 };
 
 use tokio::{net::TcpStream, task::spawn_local};
-use weft_wire::{Headers, Name};
+use weft_wire::{Headers, Name, http1};
 
 use crate::{
     answer::Failure,
@@ -40,6 +40,13 @@ pub(crate) async fn serve(downstream: Rc<Downstream>, stream: TcpStream, from: S
     let ended = Driver::new(&worker, &socket, stream, on).await;
     if let Err(error @ (SocketError::Protocol(_) | SocketError::SlowHead)) = ended {
         worker.shared.metrics.counters.connections_malformed.fetch_add(1, Relaxed);
+        let row = match error {
+            SocketError::SlowHead => Some("DETECT_TIMEOUT"),
+            SocketError::Protocol(http1::Error::HeadTooLarge) => Some("HEADER_LIST_BYTES"),
+            SocketError::Protocol(http1::Error::ChunkTooLarge) => Some("HTTP1_CHUNK_LINE_BYTES"),
+            _ => None,
+        };
+        row.into_iter().for_each(|row| worker.shared.metrics.limit_reached(row));
         worker.log(|| format!("outbound connection from {from} closed: {error}"));
     }
 }

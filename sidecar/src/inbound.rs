@@ -137,7 +137,10 @@ pub(crate) async fn serve(slot: ConnectionSlot, stream: TcpStream, from: SocketA
         },
         Ok(Err(e)) if e.kind() == std::io::ErrorKind::UnexpectedEof => "it went within the handshake".to_owned(),
         Ok(Err(e)) => format!("only mutual TLS with an SVID of this trust domain is taken: {e}"),
-        Err(_) => format!("its TLS handshake took longer than {:?}", limits::HANDSHAKE_TIMEOUT),
+        Err(_) => {
+            worker.shared.metrics.limit_reached("HANDSHAKE_TIMEOUT");
+            format!("its TLS handshake took longer than {:?}", limits::HANDSHAKE_TIMEOUT)
+        }
     };
     worker.shared.metrics.counters.handshakes_failed.fetch_add(1, Relaxed);
     worker.log(|| format!("inbound connection from {from} closed: {refused}"));

@@ -103,12 +103,23 @@ counters! {
     spans_dropped = "Spans that found the export queue full";
 }
 
+/// A count for each row of the table of limits.
+#[derive(Debug)]
+struct LimitsReached([AtomicU64; limits::ALL.len()]);
+
+impl Default for LimitsReached {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| AtomicU64::new(0)))
+    }
+}
+
 /// All of a sidecar's metrics.
 #[derive(Debug, Default)]
 pub(crate) struct Metrics {
     /// Taken when a route is made and when metrics are read, never for a call.
     calls: Mutex<HashMap<CallLabels, Arc<CallMetrics>>>,
     failures: [AtomicU64; Reason::ALL.len()],
+    limits_reached: LimitsReached,
     pub(crate) counters: Counters,
     /// Seconds since the epoch at which the own SVID expires; 0 before there is one.
     pub(crate) svid_not_after: AtomicU64,
@@ -123,6 +134,22 @@ impl Metrics {
             return Arc::clone(rows.entry(rest).or_default());
         }
         Arc::clone(rows.entry(labels).or_default())
+    }
+
+    /// Counts that a limit was reached, by its row in the table.
+    pub(crate) fn limit_reached(&self, row: &'static str) {
+        // Seldom enough to be looked for.
+        let place = limits::ALL.iter().position(|limit| limit.name == row);
+        debug_assert!(place.is_some(), "{row} is no limit");
+        if let Some(count) = place.and_then(|place| self.limits_reached.0.get(place)) {
+            count.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// How often a limit was reached.
+    pub(crate) fn times_reached(&self, row: &str) -> u64 {
+        let counted = limits::ALL.iter().zip(&self.limits_reached.0).find(|(limit, _)| limit.name == row);
+        counted.map_or(0, |(_, count)| count.load(Relaxed))
     }
 
     /// Counts an answer that the mesh made.
@@ -172,6 +199,14 @@ impl Collector for MetricsCollector {
         for (reason, count) in Reason::ALL.iter().zip(&self.0.failures) {
             let labels = [("reason", reason.as_str())];
             ConstCounter::new(count.load(Relaxed)).encode(made.encode_family(&labels)?)?;
+        }
+        let help = "How often a limit was reached, by its row in the table of limits";
+        let mut reached = encoder.encode_descriptor("weft_limit_reached", help, None, MetricType::Counter)?;
+        for limit in limits::ALL {
+            let count = self.0.times_reached(limit.name);
+            if count > 0 {
+                ConstCounter::new(count).encode(reached.encode_family(&[("limit", limit.name)])?)?;
+            }
         }
         for (name, help, value) in self.0.counters.all() {
             let name = format!("weft_{name}");

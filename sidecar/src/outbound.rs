@@ -42,7 +42,7 @@ use crate::{
     span::CallTrace,
     step::Steps,
     target::{self, Target, TargetError},
-    tcp,
+    tcp, wire_limits,
     worker::{ConnectionSlot, Worker},
 };
 
@@ -78,6 +78,9 @@ pub(crate) async fn serve(slot: ConnectionSlot, stream: TcpStream, from: SocketA
         Err(detect::Undetected::Gone) => return,
         Err(why) => {
             worker.shared.metrics.counters.connections_malformed.fetch_add(1, Relaxed);
+            if matches!(why, detect::Undetected::Silent) {
+                worker.shared.metrics.limit_reached("DETECT_TIMEOUT");
+            }
             return worker.log(|| format!("outbound connection from {from} closed: {why}"));
         }
     };
@@ -125,6 +128,9 @@ pub(crate) async fn serve_http2<IO>(
     let ended = Driver::new(worker, &link, Role::Server, stream, on_request).await;
     if let Err(LinkError::Protocol(e)) = ended {
         worker.shared.metrics.counters.connections_malformed.fetch_add(1, Relaxed);
+        if let Some(bound) = e.limit {
+            worker.shared.metrics.limit_reached(wire_limits::row(bound));
+        }
         worker.log(|| format!("{name} closed: {e}"));
     }
 }

@@ -31,8 +31,8 @@ use crate::{
     survey::Surveyor,
 };
 
-/// How long callers are given to learn that this endpoint leaves, before it may be gone.
-const SHORTEST_DRAIN: Duration = Duration::from_millis(200);
+/// How long callers are given to learn that this endpoint leaves; until then new connections are taken.
+pub(crate) const SHORTEST_DRAIN: Duration = Duration::from_millis(500);
 /// How often it is looked whether the last call has ended.
 const DRAIN_LOOK_INTERVAL: Duration = Duration::from_millis(20);
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use weft_mesh::limits;
-use weft_wire::{KeepAlive, Limits, Rate};
+use weft_wire::{Bound, KeepAlive, Limits, Rate};
 
 /// What holds for a worker's connections.
 pub(crate) struct WireLimits {
@@ -49,6 +49,41 @@ fn common() -> Limits {
     }
 }
 
+/// A bound's row in the table.
+pub(crate) fn row(bound: Bound) -> &'static str {
+    match bound {
+        Bound::HeaderBlockFrames => "HEADER_BLOCK_FRAMES",
+        Bound::SettingsTimeout => "HTTP2_TIMEOUT",
+        Bound::ControlOutputBytes => "CONTROL_OUTPUT_BYTES",
+        Bound::Cancels => "CANCELS",
+        Bound::StreamErrors => "STREAM_ERRORS",
+        Bound::Pings => "PINGS",
+        Bound::Settings => "SETTINGS",
+        Bound::EmptyFrames => "EMPTY_FRAMES",
+    }
+}
+
 fn rate((burst, per_second): (u32, u32)) -> Rate {
     Rate { burst, per_second }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_bound_of_the_core_is_a_row_of_the_table() {
+        for bound in [
+            Bound::HeaderBlockFrames,
+            Bound::SettingsTimeout,
+            Bound::ControlOutputBytes,
+            Bound::Cancels,
+            Bound::StreamErrors,
+            Bound::Pings,
+            Bound::Settings,
+            Bound::EmptyFrames,
+        ] {
+            assert!(limits::ALL.iter().any(|limit| limit.name == row(bound)), "{bound:?}");
+        }
+    }
 }

@@ -17,7 +17,7 @@ use tokio::{
     runtime,
     sync::{Notify, mpsc},
     task::{JoinHandle, spawn_local},
-    time::{Instant, interval, timeout_at},
+    time::{Instant, interval, sleep, timeout_at},
 };
 use weft_mesh::{limits, names::ServiceName};
 
@@ -30,7 +30,7 @@ use crate::{
     outbound,
     pool::Pools,
     record::LogLimit,
-    shared::{Phase, Shared},
+    shared::{Phase, SHORTEST_DRAIN, Shared},
     socket::Socket,
     survey::{self, Gauge, LiveCalls, Usages},
     tcp,
@@ -80,6 +80,8 @@ pub(crate) struct Worker {
     pub(crate) calls: Gauge,
     pub(crate) connections: Gauge,
     connection_ended: Notify,
+    /// The phase whose connections are drained as soon as they are there.
+    ended: Cell<Option<Phase>>,
     pub(crate) outside: intercept::Outside,
 }
 
@@ -235,7 +237,7 @@ impl Worker {
 
     /// Sees to it that a connection is drained when the sidecar's life comes to `last`.
     pub(crate) fn accepted(self: &Rc<Self>, connection: Rc<dyn Accepting>, last: Phase) -> Accepted {
-        if self.shared.phase() >= last {
+        if self.ended.get().is_some_and(|ended| ended >= last) {
             connection.drain(self.now());
         }
         let address = Rc::as_ptr(&connection).cast();
@@ -246,21 +248,36 @@ impl Worker {
     async fn drain_accepted(self: Rc<Self>) {
         for phase in [Phase::Draining, Phase::Stopping] {
             self.shared.reached(phase).await;
-            self.tick();
-            for (link, last) in self.accepted.borrow().values() {
-                if *last == phase {
-                    link.drain(self.now());
+            self.drain_now(phase);
+            if phase == Phase::Draining {
+                // Who has not heard yet that this endpoint leaves is served all the same.
+                tokio::select! {
+                    () = sleep(SHORTEST_DRAIN) => {}
+                    () = self.shared.reached(Phase::Stopping) => {}
                 }
             }
+            self.ended.set(Some(phase));
+            self.drain_now(phase);
         }
     }
 
+    /// Lets connections end whose last phase this is.
+    fn drain_now(&self, phase: Phase) {
+        self.tick();
+        for (connection, last) in self.accepted.borrow().values() {
+            if *last == phase {
+                connection.drain(self.now());
+            }
+        }
+    }
     /// A place for one more call, if there is one.
     pub(crate) fn call_slot(self: &Rc<Self>) -> Option<CallSlot> {
-        (self.calls.get() < limits::CALLS_IN_FLIGHT).then(|| {
-            self.calls.add(1);
-            CallSlot(Rc::clone(self))
-        })
+        if self.calls.get() >= limits::CALLS_IN_FLIGHT {
+            self.shared.metrics.limit_reached("CALLS_IN_FLIGHT");
+            return None;
+        }
+        self.calls.add(1);
+        Some(CallSlot(Rc::clone(self)))
     }
 
     /// Logs why something was refused or closed, as long as such lines stay few.
@@ -320,6 +337,7 @@ async fn run(shared: Arc<Shared>, Ends { listeners, questions }: Ends) {
         calls: Gauge::default(),
         connections: Gauge::default(),
         connection_ended: Notify::new(),
+        ended: Cell::new(None),
         outside: intercept::Outside::default(),
         shared,
     });
@@ -372,13 +390,22 @@ async fn listen(worker: Rc<Worker>, listener: StdListener, side: Side) {
                 Err(e) => {
                     worker.log(|| format!("accept failed: {e}"));
                     // Out of descriptors, most likely: others must end before one more can begin.
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    sleep(ACCEPT_PAUSE).await;
                 }
             }
         }
     };
+    let ended = async {
+        worker.shared.reached(end).await;
+        if end == Phase::Draining {
+            tokio::select! {
+                () = sleep(SHORTEST_DRAIN) => {}
+                () = worker.shared.reached(Phase::Stopping) => {}
+            }
+        }
+    };
     tokio::select! {
-        () = worker.shared.reached(end) => {}
+        () = ended => {}
         () = accept_all => {}
     }
 }
@@ -389,6 +416,7 @@ fn take(worker: &Rc<Worker>, stream: TcpStream, from: SocketAddr, side: &Side) {
     let counters = &worker.shared.metrics.counters;
     if worker.connections.get() >= limits::CONNECTIONS_PER_LISTENER {
         counters.connections_refused.fetch_add(1, Relaxed);
+        worker.shared.metrics.limit_reached("CONNECTIONS_PER_LISTENER");
         return worker.log(|| format!("connection from {from} closed: {} are open", limits::CONNECTIONS_PER_LISTENER));
     }
     counters.connections_accepted.fetch_add(1, Relaxed);

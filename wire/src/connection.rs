@@ -20,7 +20,7 @@ mod shutdown;
 mod tests;
 mod usage;
 
-pub use event::{CannotOpen, ConnectionError, Event, Notice, Side};
+pub use event::{Bound, CannotOpen, ConnectionError, Event, Notice, Side};
 pub use usage::Usage;
 
 use std::collections::VecDeque;

@@ -27,7 +27,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// For a replica to be ready again.
 const READY_LIMIT: Duration = Duration::from_secs(60);
 /// After a replica is ready, before the next one goes: what calls it has to have heard of it.
-const SETTLING: Duration = Duration::from_millis(300);
+const SETTLING: Duration = Duration::from_millis(500);
 
 /// A process is to be started again.
 pub(crate) struct Order {

@@ -105,11 +105,34 @@ pub struct ConnectionError {
     pub code: Code,
     /// What the peer did.
     pub why: &'static str,
+    /// The limit that it went past, if that was it.
+    pub limit: Option<Bound>,
+}
+
+/// A limit past which a connection ends; each is of that name in [`Limits`](crate::Limits).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bound {
+    /// `header_block_frames`
+    HeaderBlockFrames,
+    /// `settings_timeout`, of a header block too.
+    SettingsTimeout,
+    /// `control_output_bytes`
+    ControlOutputBytes,
+    /// `cancels`
+    Cancels,
+    /// `stream_errors`
+    StreamErrors,
+    /// `pings`
+    Pings,
+    /// `settings`
+    Settings,
+    /// `empty_frames`
+    EmptyFrames,
 }
 
 impl ConnectionError {
     pub(super) const fn new(code: Code, why: &'static str) -> ConnectionError {
-        ConnectionError { code, why }
+        ConnectionError { code, why, limit: None }
     }
 
     pub(super) const fn protocol(why: &'static str) -> ConnectionError {
@@ -120,8 +143,8 @@ impl ConnectionError {
         ConnectionError::new(Code::FRAME_SIZE_ERROR, why)
     }
 
-    pub(super) const fn calm(why: &'static str) -> ConnectionError {
-        ConnectionError::new(Code::ENHANCE_YOUR_CALM, why)
+    pub(super) const fn calm(limit: Bound, why: &'static str) -> ConnectionError {
+        ConnectionError { code: Code::ENHANCE_YOUR_CALM, why, limit: Some(limit) }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::event::{ConnectionError, Event};
+use super::event::{Bound, ConnectionError, Event};
 use super::receive::Taken;
 use super::{Connection, message};
 use crate::code::Code;
@@ -76,7 +76,7 @@ impl<T: Clone> Connection<T> {
         }
         self.block.frames += 1;
         if self.block.frames > self.limits.header_block_frames {
-            return Err(ConnectionError::calm("a header block has too many CONTINUATIONs"));
+            return Err(ConnectionError::calm(Bound::HeaderBlockFrames, "a header block has too many CONTINUATIONs"));
         }
         self.block.bytes.extend_from_slice(payload);
         if !head.has(flag::END_HEADERS) {

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::event::{ConnectionError, Event, Side};
+use super::event::{Bound, ConnectionError, Event, Side};
 use super::{Connection, shutdown};
 use crate::code::Code;
 use crate::frame::{self, HEAD_BYTES, Head, PREFACE, flag, kind};
@@ -163,7 +163,7 @@ impl<T: Clone> Connection<T> {
         };
         let is_answered = self.streams.at(slot).is_head_sent;
         if self.is_server && !is_answered && !self.rates.cancels.take(&self.limits.cancels, now) {
-            return Err(ConnectionError::calm("too many streams were reset before they were answered"));
+            return Err(ConnectionError::calm(Bound::Cancels, "too many streams were reset before they were answered"));
         }
         let stream = self.streams.id(slot);
         let code = Code(frame::number(payload));
@@ -185,7 +185,7 @@ impl<T: Clone> Connection<T> {
             return Ok(());
         }
         if !self.rates.pings.take(&self.limits.pings, now) {
-            return Err(ConnectionError::calm("too many PINGs"));
+            return Err(ConnectionError::calm(Bound::Pings, "too many PINGs"));
         }
         Head::write(kind::PING, flag::ACK, 0, payload, &mut self.output.bytes);
         self.count_answer(HEAD_BYTES + payload.len())
@@ -220,7 +220,10 @@ impl<T: Clone> Connection<T> {
     #[cold]
     pub(super) fn refuse(&mut self, id: u32, code: Code, now: Instant) -> Result<(), ConnectionError> {
         if !self.rates.stream_errors.take(&self.limits.stream_errors, now) {
-            return Err(ConnectionError::calm("too many streams had to be reset for the peer's errors"));
+            return Err(ConnectionError::calm(
+                Bound::StreamErrors,
+                "too many streams had to be reset for the peer's errors",
+            ));
         }
         self.write_reset(id, code);
         self.count_answer(HEAD_BYTES + 4)
@@ -261,13 +264,16 @@ impl<T: Clone> Connection<T> {
         if self.rates.empty_frames.take(&self.limits.empty_frames, now) {
             return Ok(());
         }
-        Err(ConnectionError::calm("too many frames that carry nothing"))
+        Err(ConnectionError::calm(Bound::EmptyFrames, "too many frames that carry nothing"))
     }
 
     /// Counts bytes of the output that the peer provoked.
     pub(super) fn count_answer(&mut self, bytes: usize) -> Result<(), ConnectionError> {
         if self.output.provoke(bytes) > self.limits.control_output_bytes {
-            return Err(ConnectionError::calm("the peer asks but does not read the answers"));
+            return Err(ConnectionError::calm(
+                Bound::ControlOutputBytes,
+                "the peer asks but does not read the answers",
+            ));
         }
         Ok(())
     }

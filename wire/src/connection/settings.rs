@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::event::{ConnectionError, Event};
+use super::event::{Bound, ConnectionError, Event};
 use super::receive::Taken;
 use super::{Connection, INITIAL_TABLE_BYTES};
 use crate::code::Code;
@@ -96,7 +96,7 @@ impl<T: Clone> Connection<T> {
         if self.rates.settings.take(&self.limits.settings, now) {
             return Ok(());
         }
-        Err(ConnectionError::calm("too many SETTINGS"))
+        Err(ConnectionError::calm(Bound::Settings, "too many SETTINGS"))
     }
 
     fn apply_setting(&mut self, name: u16, value: u32) -> Result<(), ConnectionError> {

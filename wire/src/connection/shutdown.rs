@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::Connection;
-use super::event::{ConnectionError, Event, Notice};
+use super::event::{Bound, ConnectionError, Event, Notice};
 use super::receive::Taken;
 use crate::code::Code;
 use crate::frame::{self, Head, MAX_STREAM, kind};
@@ -201,7 +201,9 @@ impl<T: Clone> Connection<T> {
             return Err(self.fail(error));
         }
         if is_due(self.timers.block) {
-            return Err(self.fail(ConnectionError::calm("a header block was not ended in time")));
+            return Err(
+                self.fail(ConnectionError::calm(Bound::SettingsTimeout, "a header block was not ended in time"))
+            );
         }
         if is_due(self.timers.drain) {
             self.finish_drain();

@@ -7,7 +7,9 @@ use crate::headers::{Headers, Name};
 /// this was looked for before.
 pub(super) fn find_end(input: &[u8], scanned: &mut usize, limit: usize) -> Result<Option<usize>, Error> {
     let mut at = *scanned;
-    while let Some(found) = input[at..].iter().position(|byte| is_control(*byte)) {
+    // Not behind the limit, so that it does not matter how much has come already.
+    let within = input.len().min(limit);
+    while let Some(found) = input[at.min(within)..within].iter().position(|byte| is_control(*byte)) {
         at += found;
         match (input[at], input.get(at + 1)) {
             (b'\t', _) => at += 1,
@@ -24,12 +26,12 @@ pub(super) fn find_end(input: &[u8], scanned: &mut usize, limit: usize) -> Resul
             }
             (b'\r', None) => {
                 *scanned = at;
-                return if at > limit { Err(Error::HeadTooLarge) } else { Ok(None) };
+                return Ok(None);
             }
             _ => return Err(Error::Control),
         }
     }
-    *scanned = input.len();
+    *scanned = within;
     if input.len() > limit { Err(Error::HeadTooLarge) } else { Ok(None) }
 }
 
