@@ -403,6 +403,9 @@ async fn who_is_told_to_drain_leaves_and_no_call_fails(bed: &Bed) {
     let (status, text) = ask(bed.ports("probe-1").admin, Method::POST, "/drain", &[], "").await;
     assert_eq!((status, text.as_str()), (200, "draining\n"));
     eventually("the first has left", LIMIT, async || up().await == 2).await;
+    let inbound = bed.ports("probe-1").inbound;
+    let is_refused = async || TcpStream::connect(("127.0.0.1", inbound)).await.is_err();
+    eventually("connections to it are refused, not left to wait", LIMIT, is_refused).await;
     let mut admin = AdminClient::new(channel(bed.ports("probe-2").admin));
     admin.drain(DrainRequest {}).await.expect("it is told");
     eventually("the second has left", LIMIT, async || up().await == 1).await;

@@ -210,10 +210,14 @@ async fn live(mut args: Args, settings: Vec<Setting>, told: Told, log: LogFilter
         _ => None,
     };
     let replaced = async {
-        match &successor {
-            Some(successor) => successor.replaced().await,
-            None => std::future::pending().await,
+        if let Some(successor) = successor {
+            tokio::select! {
+                () = successor.replaced() => return,
+                // Told to drain: connections must be refused from now on, not wait in copies for nobody.
+                () = shared.reached(Phase::Draining) => {}
+            }
         }
+        std::future::pending().await
     };
     let result = tokio::select! {
         () = signals.next() => Ok(()),
@@ -225,8 +229,6 @@ async fn live(mut args: Args, settings: Vec<Setting>, told: Told, log: LogFilter
         error = tasks.failure() => Err(error),
         error = workers.failure() => Err(error),
     };
-    // The last copies of the sockets but the workers' own: what they close is closed.
-    drop(successor);
     if result.is_ok() && !shared.is_replaced.load(Relaxed) {
         tokio::select! {
             () = leave(&shared) => {}
