@@ -103,6 +103,8 @@ limits! {
         "For a TLS handshake with its certificate checks, either side.";
     CONNECT_TIMEOUT: Duration = Duration::from_secs(1),
         "For a TCP connection to an endpoint or the local service: the mesh is near.";
+    CONGESTION_WAIT: Duration = Duration::from_secs(1),
+        "How long a call waits for a peer that does not read what it is sent; then it is answered `overloaded`.";
     DISCOVERY_WAIT: Duration = Duration::from_secs(3),
         "How long a call waits for the first snapshot of its service.";
     OUTSIDE_ADDRESSES: usize = 4_096,

@@ -193,7 +193,7 @@ impl Call {
         self.state.borrow().request.is_kept
     }
 
-    fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         self.state.borrow().answer == Answer::Over
     }
 

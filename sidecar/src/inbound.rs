@@ -123,15 +123,20 @@ pub(crate) async fn serve(slot: ConnectionSlot, stream: TcpStream, from: SocketA
             Ok(peer) => {
                 let (name, peer) = (format!("inbound connection of {} from {from}", peer.id), Rc::new(peer));
                 let mut steps = Steps::new();
-                let begin = |link: &Rc<Link>, stream, head: Headers, is_whole| {
-                    let Some(slot) = worker.call_slot() else { return link.reset(stream, Code::REFUSED_STREAM) };
+                let begin = |link: &Rc<Link>, stream, head: &Headers, is_whole| {
+                    let Some(slot) = worker.call_slot() else {
+                        link.reset(stream, Code::REFUSED_STREAM);
+                        return None;
+                    };
                     let caller = Side::Stream(Rc::clone(link), stream);
                     let way = Way::Inbound(Running::new(&worker.shared));
-                    let call = Call::begin(worker, way, caller, &head, is_whole, slot);
+                    Some(Call::begin(worker, way, caller, head, is_whole, slot))
+                };
+                let carry = |call: Rc<Call>, head| {
                     call.waits_in(steps.run(carry(Rc::clone(&peer), Rc::clone(&call), head)));
                 };
                 let stream = TlsStream::server(stream);
-                return serve_http2(worker, stream, Phase::Draining, &name, begin).await;
+                return serve_http2(worker, stream, Phase::Draining, &name, begin, carry).await;
             }
             Err(why) => why,
         },

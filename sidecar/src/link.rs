@@ -38,6 +38,8 @@ pub(crate) struct Link {
     idle_since: Cell<Instant>,
     /// Who waits for the peer's settings.
     settling: RefCell<Option<Waker>>,
+    /// Who waits until the peer has read some of what was sent.
+    held_up: RefCell<Vec<Waker>>,
 }
 
 impl Link {
@@ -59,6 +61,7 @@ impl Link {
             is_gone: Cell::new(false),
             idle_since: Cell::new(worker.now()),
             settling: RefCell::default(),
+            held_up: RefCell::default(),
         })
     }
 
@@ -90,6 +93,29 @@ impl Link {
             Poll::Pending
         })
         .await
+    }
+
+    /// Whether it takes no call only because the peer has yet to read what was sent.
+    pub(crate) fn is_congested(&self) -> bool {
+        !self.is_gone.get() && self.core.borrow().is_congested()
+    }
+
+    /// Waits until the peer has read some of what was sent, or the connection is gone.
+    pub(crate) async fn relieved(&self) {
+        poll_fn(|cx| {
+            if !self.is_congested() {
+                return Poll::Ready(());
+            }
+            self.held_up.borrow_mut().push(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
+    fn wake_held_up(&self) {
+        if !self.held_up.borrow().is_empty() && !self.is_congested() {
+            self.held_up.take().into_iter().for_each(Waker::wake);
+        }
     }
 
     /// Since when nothing runs on it; `None` while something does.
@@ -187,13 +213,21 @@ pub(crate) enum Role {
     Client,
 }
 
+/// What a server's connection has for whoever takes its calls.
+pub(crate) enum Incoming {
+    /// A head, and whether it is all.
+    Request(StreamId, Headers, bool),
+    /// All that was there has been read: what was cancelled with it has been, and calls may begin.
+    Read,
+}
+
 /// Carries the bytes of a connection and hands out its events.
 pub(crate) struct Driver<IO, F> {
     worker: Rc<Worker>,
     link: Rc<Link>,
     role: Role,
     io: IO,
-    on_request: F,
+    on: F,
     /// The begin of a frame whose rest has not come yet.
     unread: Vec<u8>,
     has_ended: bool,
@@ -211,15 +245,15 @@ const BYTES_A_TURN: usize = 512 * 1024;
 impl<IO, F> Driver<IO, F>
 where
     IO: AsyncRead + AsyncWrite + Unpin,
-    F: FnMut(StreamId, Headers, bool) + Unpin,
+    F: FnMut(Incoming) + Unpin,
 {
-    pub(crate) fn new(worker: &Rc<Worker>, link: &Rc<Link>, role: Role, io: IO, on_request: F) -> Self {
+    pub(crate) fn new(worker: &Rc<Worker>, link: &Rc<Link>, role: Role, io: IO, on: F) -> Self {
         Self {
             worker: Rc::clone(worker),
             link: Rc::clone(link),
             role,
             io,
-            on_request,
+            on,
             unread: Vec::new(),
             has_ended: false,
             is_held_back: false,
@@ -235,6 +269,7 @@ where
         self.link.is_awake.set(true);
         self.worker.tick();
         let read = self.read(cx);
+        (self.on)(Incoming::Read);
         self.take_notices();
         // What came before an error is answered, and so is the error itself.
         let written = self.write(cx);
@@ -308,7 +343,7 @@ where
 
     fn dispatch(&mut self, event: Event<'_, Rc<Call>>) {
         match event {
-            Event::Request { stream, headers, is_end } => (self.on_request)(stream, headers, is_end),
+            Event::Request { stream, headers, is_end } => (self.on)(Incoming::Request(stream, headers, is_end)),
             Event::Response { call, headers, is_end, .. } => {
                 if let Some(headers) = call.response_head(headers, is_end) {
                     self.link.recycle(headers);
@@ -362,6 +397,7 @@ where
             }
             // What waited for room has gone out: there may be more now.
             self.take_notices();
+            self.link.wake_held_up();
         }
         match Pin::new(&mut self.io).poll_flush(cx) {
             Poll::Ready(result) => result.map(Poll::Ready),
@@ -411,6 +447,7 @@ impl<IO, F> Driver<IO, F> {
     fn end(&mut self, why: &dyn std::fmt::Display) {
         self.link.is_gone.set(true);
         self.link.wake_settling();
+        self.link.wake_held_up();
         let calls = self.link.core.borrow_mut().take_all();
         if calls.is_empty() {
             return;
@@ -438,7 +475,7 @@ impl<IO, F> Drop for Driver<IO, F> {
 impl<IO, F> Future for Driver<IO, F>
 where
     IO: AsyncRead + AsyncWrite + Unpin,
-    F: FnMut(StreamId, Headers, bool) + Unpin,
+    F: FnMut(Incoming) + Unpin,
 {
     type Output = Result<(), LinkError>;
 

@@ -35,7 +35,7 @@ use crate::{
     deadline,
     detect::{self, Wire},
     http1, intercept,
-    link::{Driver, Link, LinkError, Role},
+    link::{Driver, Incoming, Link, LinkError, Role},
     local,
     record::CallRecord,
     shared::Phase,
@@ -95,27 +95,34 @@ pub(crate) async fn speak(downstream: Rc<Downstream>, wire: Wire, stream: TcpStr
         Wire::Http1 => Box::pin(http1::serve(downstream, stream, from)).await,
         Wire::Http2 => {
             let mut steps = Steps::new();
-            let begin = |link: &Rc<Link>, stream, head: Headers, is_whole| {
+            let begin = |link: &Rc<Link>, stream, head: &Headers, is_whole| {
                 let Some(slot) = worker.call_slot() else {
-                    return refuse(worker, link, stream, &head, &too_many_calls());
+                    refuse(worker, link, stream, head, &too_many_calls());
+                    return None;
                 };
                 let caller = Side::Stream(Rc::clone(link), stream);
-                let call = Call::begin(worker, Way::Outbound(Tries::default()), caller, &head, is_whole, slot);
+                Some(Call::begin(worker, Way::Outbound(Tries::default()), caller, head, is_whole, slot))
+            };
+            let carry = |call: Rc<Call>, head| {
                 call.waits_in(steps.run(carry(Rc::clone(&downstream), Rc::clone(&call), head)));
             };
             let name = format_args!("outbound connection from {from}");
-            serve_http2(worker, stream, Phase::Stopping, &name, begin).await;
+            serve_http2(worker, stream, Phase::Stopping, &name, begin, carry).await;
         }
     }
 }
 
 /// Takes the calls of an HTTP/2 connection until it ends; from `last` on it is drained.
+///
+/// Calls go their way once all that came with them has been read: one that was cancelled in the same breath costs nobody
+/// else anything (CVE-2023-44487).
 pub(crate) async fn serve_http2<IO>(
     worker: &Rc<Worker>,
     stream: IO,
     last: Phase,
     name: &dyn std::fmt::Display,
-    mut begin: impl FnMut(&Rc<Link>, StreamId, Headers, bool) + Unpin,
+    mut begin: impl FnMut(&Rc<Link>, StreamId, &Headers, bool) -> Option<Rc<Call>> + Unpin,
+    mut carry: impl FnMut(Rc<Call>, Headers) + Unpin,
 ) where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
@@ -124,8 +131,22 @@ pub(crate) async fn serve_http2<IO>(
     let limits = if last == Phase::Draining { &worker.wire_limits.mesh } else { &worker.wire_limits.local };
     let link = Link::server(worker, limits);
     let _accepted = worker.accepted(Rc::clone(&link) as _, last);
-    let on_request = |stream, head, is_whole| begin(&link, stream, head, is_whole);
-    let ended = Driver::new(worker, &link, Role::Server, stream, on_request).await;
+    let mut begun: Vec<(Rc<Call>, Headers)> = Vec::new();
+    let on = |incoming| match incoming {
+        Incoming::Request(stream, head, is_whole) => {
+            begun.extend(begin(&link, stream, &head, is_whole).map(|call| (call, head)));
+        }
+        Incoming::Read => {
+            for (call, head) in begun.drain(..) {
+                if call.is_over() { link.recycle(head) } else { carry(call, head) }
+            }
+            // What many calls at once have needed is not kept by a thousand connections.
+            if begun.capacity() > KEPT_BEGUN {
+                begun.shrink_to(0);
+            }
+        }
+    };
+    let ended = Driver::new(worker, &link, Role::Server, stream, on).await;
     if let Err(LinkError::Protocol(e)) = ended {
         worker.shared.metrics.counters.connections_malformed.fetch_add(1, Relaxed);
         if let Some(bound) = e.limit {
@@ -134,6 +155,9 @@ pub(crate) async fn serve_http2<IO>(
         worker.log(|| format!("{name} closed: {e}"));
     }
 }
+
+/// Calls that begin in one turn for which a connection keeps room.
+const KEPT_BEGUN: usize = 32;
 
 /// Carries a call to an endpoint.
 pub(crate) async fn carry(downstream: Rc<Downstream>, call: Rc<Call>, mut head: Headers) {

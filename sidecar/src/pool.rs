@@ -16,7 +16,7 @@ use tokio::{
     net::TcpStream,
     sync::oneshot,
     task::spawn_local,
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 use tokio_rustls::TlsConnector;
 use weft_mesh::{limits, tls};
@@ -145,12 +145,26 @@ impl Pool {
         self.links.borrow().iter().find(|link| link.has_room()).cloned()
     }
 
+    fn congested(&self) -> Option<Rc<Link>> {
+        self.links.borrow().iter().find(|link| link.is_congested()).cloned()
+    }
+
     /// A connection with room, made if there is none. Dropping the future leaves the making to the others who wait for
     /// it.
     pub(crate) async fn link(self: &Rc<Self>) -> Result<Rc<Link>, ConnectError> {
-        for _ in 0..CONNECTS {
+        let (end, mut connects) = (Instant::now() + limits::CONGESTION_WAIT, 0);
+        loop {
             if let Some(link) = self.ready() {
                 return Ok(link);
+            }
+            if let Some(link) = self.congested() {
+                // Another connection would lead to the same peer, and a refusal would be somebody's fault who floods it.
+                timeout_at(end, link.relieved()).await.map_err(|_| ConnectError::Full)?;
+                continue;
+            }
+            connects += 1;
+            if connects > CONNECTS {
+                return Err(ConnectError::Failed("its connections go away as soon as they are made".into()));
             }
             let made = self.join_connect()?;
             // A sender that goes without a word was dropped with its worker.
@@ -160,7 +174,6 @@ impl Pool {
             }
             made?;
         }
-        self.ready().ok_or_else(|| ConnectError::Failed("its connections go away as soon as they are made".into()))
     }
 
     fn join_connect(self: &Rc<Self>) -> Result<oneshot::Receiver<Result<(), ConnectError>>, ConnectError> {
@@ -232,7 +245,7 @@ impl Pool {
             Destination::Local(_) => &worker.wire_limits.local,
         };
         let link = Link::client(&worker, limits);
-        let driver = Driver::new(&worker, &link, Role::Client, stream, |_, _, _| {});
+        let driver = Driver::new(&worker, &link, Role::Client, stream, |_| {});
         let ended = spawn_local(Rc::clone(self).attend(Rc::downgrade(&link), driver));
         // What the peer takes at once is known only then.
         if let Err(why) = within(limits::HANDSHAKE_TIMEOUT, link.settled()).await {

@@ -258,6 +258,10 @@ impl<F: FnMut(Occasion) + Unpin> Driver<F> {
 
     /// The peer has ended its side.
     fn ended(&mut self) -> Result<(), SocketError> {
+        if self.socket.core.borrow().fate == Fate::Closing {
+            // It has its answer.
+            return Ok(());
+        }
         let call = self.socket.core.borrow().call.clone();
         let is_asked = call.is_some() && !self.socket.core.borrow().takes_input();
         if self.socket.role == Role::Server && is_asked && !self.socket.core.borrow().is_raw() {

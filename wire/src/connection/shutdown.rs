@@ -198,7 +198,7 @@ impl<T: Clone> Connection<T> {
         let is_due = |timer: Option<Instant>| timer.is_some_and(|due| due <= now);
         if is_due(self.timers.settings) {
             let error = ConnectionError::new(Code::SETTINGS_TIMEOUT, "SETTINGS were not acknowledged in time");
-            return Err(self.fail(error));
+            return Err(self.fail(ConnectionError { limit: Some(Bound::SettingsTimeout), ..error }));
         }
         if is_due(self.timers.block) {
             return Err(
