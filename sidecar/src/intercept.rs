@@ -30,7 +30,7 @@ use weft_mesh::limits;
 
 use crate::{
     args,
-    catalog::{Asked, Service},
+    catalog::{Asked, Service, Unknown},
     detect::{self, Undetected},
     metrics::Counters,
     outbound::{Downstream, speak},
@@ -82,7 +82,12 @@ pub(crate) async fn serve(slot: ConnectionSlot, stream: TcpStream, from: SocketA
         // It would come back here for ever.
         return refuse(worker, &stream, format_args!("redirected connection from {from} refused: it was going here"));
     }
-    match find(worker, to).await {
+    let Ok(found) = find(worker, to).await else {
+        // What may be a service's is not sent in plain text for want of an answer.
+        let why = format_args!("redirected connection from {from} to {to} refused: too many wait for discovery");
+        return refuse(worker, &stream, why);
+    };
+    match found {
         Some(service) if service.protocol == Protocol::Tcp => {
             tcp::serve(Downstream::new(worker), stream, from, &service.name).await;
         }
@@ -96,20 +101,24 @@ pub(crate) async fn serve(slot: ConnectionSlot, stream: TcpStream, from: SocketA
     }
 }
 
-async fn find(worker: &Worker, to: SocketAddr) -> Option<Arc<Service>> {
+/// The service that is called there, if there is one.
+async fn find(worker: &Worker, to: SocketAddr) -> Result<Option<Arc<Service>>, Unknown> {
     let asked = Asked::Address(to);
     if let Some(service) = worker.shared.catalog.known(&asked) {
-        return Some(service);
+        return Ok(Some(service));
     }
     if worker.outside.is_known(to, Instant::now()) {
-        return None;
+        return Ok(None);
     }
-    // Nobody who could say so knows of a service there: it is as if there were none.
-    let found = worker.shared.catalog.find(asked).await.ok();
-    if found.is_none() {
-        worker.outside.note(to, Instant::now());
+    match worker.shared.catalog.find(asked).await {
+        Ok(service) => Ok(Some(service)),
+        Err(Unknown::Full) => Err(Unknown::Full),
+        // Nobody who could say so knows of a service there: it is as if there were none.
+        Err(Unknown::NotFound { .. } | Unknown::Away) => {
+            worker.outside.note(to, Instant::now());
+            Ok(None)
+        }
     }
-    found
 }
 
 /// The service speaks HTTP, so its clients speak first; one that speaks something else has its reason.

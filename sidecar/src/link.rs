@@ -231,6 +231,8 @@ pub(crate) struct Driver<IO, F> {
     /// The begin of a frame whose rest has not come yet.
     unread: Vec<u8>,
     has_ended: bool,
+    /// Requests have come in this turn.
+    has_requests: bool,
     /// Reading was stopped before the socket had no more.
     is_held_back: bool,
     /// What the sleep is set to, which may be sooner than what is next due: setting it anew costs more than a turn too
@@ -256,6 +258,7 @@ where
             on,
             unread: Vec::new(),
             has_ended: false,
+            has_requests: false,
             is_held_back: false,
             wakes_at: None,
             sleep: None,
@@ -269,7 +272,10 @@ where
         self.link.is_awake.set(true);
         self.worker.tick();
         let read = self.read(cx);
-        (self.on)(Incoming::Read);
+        if self.has_requests {
+            self.has_requests = false;
+            (self.on)(Incoming::Read);
+        }
         self.take_notices();
         // What came before an error is answered, and so is the error itself.
         let written = self.write(cx);
@@ -343,7 +349,10 @@ where
 
     fn dispatch(&mut self, event: Event<'_, Rc<Call>>) {
         match event {
-            Event::Request { stream, headers, is_end } => (self.on)(Incoming::Request(stream, headers, is_end)),
+            Event::Request { stream, headers, is_end } => {
+                self.has_requests = true;
+                (self.on)(Incoming::Request(stream, headers, is_end));
+            }
             Event::Response { call, headers, is_end, .. } => {
                 if let Some(headers) = call.response_head(headers, is_end) {
                     self.link.recycle(headers);

@@ -134,7 +134,9 @@ pub(crate) async fn serve_http2<IO>(
     let mut begun: Vec<(Rc<Call>, Headers)> = Vec::new();
     let on = |incoming| match incoming {
         Incoming::Request(stream, head, is_whole) => {
-            begun.extend(begin(&link, stream, &head, is_whole).map(|call| (call, head)));
+            if let Some(call) = begin(&link, stream, &head, is_whole) {
+                begun.push((call, head));
+            }
         }
         Incoming::Read => {
             for (call, head) in begun.drain(..) {

@@ -422,7 +422,7 @@ impl Registry {
 }
 
 /// Addresses and contracts are claimed alike, and never look alike.
-fn is_address(claim: &str) -> bool {
+pub(crate) fn is_address(claim: &str) -> bool {
     claim.contains(':')
 }
 

@@ -17,7 +17,7 @@ use weft_mesh::{
     names::{ServiceName, closest},
 };
 
-use crate::registry::{Event, Registry};
+use crate::registry::{Event, Registry, is_address};
 
 /// The watcher follows [`limits::SERVICES_WATCHED`] services and contracts already.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -200,6 +200,17 @@ impl Watcher {
                 let service = owner.to_string();
                 self.owe_snapshot(owner);
                 What::Owner(ContractOwner { contract, service })
+            }
+            None if is_address(&contract) => {
+                // There is no end of addresses at which nobody is: one is not followed once that is sure.
+                if registry.is_settled() {
+                    self.contracts.remove(&contract);
+                }
+                What::NotFound(NotFound {
+                    closest: String::new(),
+                    what: Some(not_found::What::Contract(contract)),
+                    complete: registry.is_settled(),
+                })
             }
             None => What::NotFound(NotFound {
                 closest: closest(&contract, registry.contract_names()).unwrap_or_default().to_owned(),

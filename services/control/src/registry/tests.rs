@@ -57,6 +57,12 @@ async fn an_address_belongs_to_the_service_that_said_so_first_and_is_no_contract
     assert!(told.into_iter().any(|what| matches!(what, What::Owner(owner) if owner.service == "users.shop")));
     assert!(registry.deregister(&first.session, Instant::now()));
     assert_eq!(registry.owner("10.96.0.1:80"), Some(&name("orders.shop")), "the other one is called there now");
+
+    // Of addresses outside the mesh there is no end: once it is sure that nobody is there, they are forgotten.
+    registry.tick(Instant::now() + limits::SETTLING_TIME);
+    watcher.subscribe_contract("192.0.2.1:443").unwrap();
+    assert!(std::iter::from_fn(|| watcher.next(&registry)).count() > 0);
+    assert!(!watcher.asks_for("192.0.2.1:443") && watcher.asks_for("10.96.0.1:80"));
 }
 
 fn healths(registry: &Registry, service: &str) -> Vec<(String, Health)> {

@@ -111,9 +111,9 @@ impl Used<'_> {
     fn times_reached(&self, limit: &str) -> Option<u64> {
         let shared = &self.control.shared;
         match limit {
-            "CONNECTIONS_PER_LISTENER" => Some(shared.metrics.counters.connections_refused.load(Relaxed)),
             "SPANS_QUEUED" => shared.spans.as_ref().map(|spans| spans.dropped()),
-            _ => None,
+            // What is not counted is never reached either.
+            _ => Some(shared.metrics.times_reached(limit)).filter(|times| *times > 0),
         }
     }
 
