@@ -162,8 +162,9 @@ impl Pool {
                 timeout_at(end, link.relieved()).await.map_err(|_| ConnectError::Full)?;
                 continue;
             }
+            // Others may fill each that is made, until there are as many as may be.
             connects += 1;
-            if connects > CONNECTS {
+            if connects > limits::CONNECTIONS_PER_ENDPOINT + CONNECTS {
                 return Err(ConnectError::Failed("its connections go away as soon as they are made".into()));
             }
             let made = self.join_connect()?;
