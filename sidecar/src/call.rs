@@ -114,7 +114,7 @@ impl Call {
         is_whole: bool,
         slot: CallSlot,
     ) -> Rc<Self> {
-        let request = Request { is_kept: true, is_over: is_whole, ..Request::default() };
+        let request = Request { is_kept: true, is_head_all: is_whole, is_over: is_whole, ..Request::default() };
         let call = Rc::new(Self {
             worker: Rc::clone(worker),
             way,
@@ -207,7 +207,7 @@ impl Call {
         let state = &mut *state;
         let request = &mut state.request;
         adapt(&mut request.head, state.attempt.as_ref(), self.deadline.get());
-        let is_head_all = request.is_over && request.kept.is_empty() && request.trailers.is_none();
+        let is_head_all = request.is_head_all;
         let stream = link.open(&request.head, is_head_all, Rc::clone(self))?;
         state.begin_try(Side::Stream(Rc::clone(link), stream), is_head_all, self);
         Ok(())

@@ -6,6 +6,7 @@
 //! - `die-once:FILE` does so if that file is not there yet, and makes it;
 //! - `sicken` makes its health check say NOT_SERVING from now on;
 //! - `headers` answers with the request's headers, a line each;
+//! - `parts` answers with in how many parts the request's body came, one that is empty included;
 //! - `break` sends the head of an answer and half a message, then ends the process.
 //!
 //! A GET, which is no gRPC, is answered with a line of text. Every other answer bears `x-pid`, the number of its
@@ -13,7 +14,6 @@
 //! broke off, because their caller went away or stopped half-way.
 //!
 //! It listens on loopback, or on `HOST`. With `MAX_STREAMS` it takes only so many calls at once on a connection.
-//!
 //!
 //! With `SPEAK=tcp` it speaks a small protocol of its own, with `SPEAK=http1` HTTP/1.1: see `tcp.rs` and `http1.rs`.
 //!
@@ -144,6 +144,14 @@ async fn answer(
     if request.method() == http::Method::GET {
         let head = Response::builder().header("content-type", "text/plain").body(()).expect("static names");
         return respond.send_response(head, false)?.send_data(Bytes::from_static(b"hello\n"), true);
+    }
+    if what == "parts" {
+        let mut parts = 0;
+        while let Some(part) = request.body_mut().data().await {
+            part?;
+            parts += 1;
+        }
+        return send(&mut respond, calls, framed(&Text { text: parts.to_string() }));
     }
     if request.uri().path().ends_with("/Chat") {
         let mut stream = respond.send_response(head(calls), false)?;

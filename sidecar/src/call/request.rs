@@ -15,6 +15,9 @@ pub(super) struct Request {
     /// In a box, as hardly any request has them.
     pub(super) trailers: Option<Box<Headers>>,
     pub(super) is_kept: bool,
+    /// Its head said that nothing follows. A body that turns out to be empty is sent on as one all the same: gRPC's
+    /// servers need not take END_STREAM on the head.
+    pub(super) is_head_all: bool,
     /// All of it is here.
     pub(super) is_over: bool,
     /// Bytes of the body that have come from the caller.
