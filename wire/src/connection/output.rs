@@ -1,5 +1,7 @@
 //! What waits to be written.
 
+use crate::frame::{HEAD_BYTES, Head, flag, kind};
+
 /// Buffers above this are given back while idle.
 const KEPT_BYTES: usize = 4 << 10;
 
@@ -10,6 +12,8 @@ pub(super) struct Output {
     start: usize,
     /// All that was ever written.
     written: u64,
+    /// Where the last DATA frame begins, counted from the connection's begin.
+    data_at: u64,
     /// Unsent answers that the peer provoked: of those that were appended before `mark`, and after it. The older ones
     /// are forgotten as a whole once everything up to `mark` was written, which needs no list of where they are.
     provoked_before: usize,
@@ -26,6 +30,28 @@ impl Output {
     #[inline]
     pub(super) fn len(&self) -> usize {
         self.bytes.len() - self.start
+    }
+
+    /// Appends a DATA frame. Where the last frame is one of the same stream and has room for it, that one grows instead:
+    /// what comes in crumbs goes on in whole frames, and costs the peer no more than that. Returns whether there is a
+    /// frame more.
+    #[inline]
+    pub(super) fn data(&mut self, stream: u32, data: &[u8], is_end: bool, frame_bytes: usize) -> bool {
+        let flags = if is_end { flag::END_STREAM } else { 0 };
+        if self.data_at >= self.written {
+            let at = self.start + (self.data_at - self.written) as usize;
+            let frame = &self.bytes[at.min(self.bytes.len())..];
+            let last = Head { length: frame.len().saturating_sub(HEAD_BYTES), kind: kind::DATA, flags: 0, stream };
+            let length = last.length + data.len();
+            if length <= frame_bytes && Head::parse(frame) == Some(last) {
+                self.bytes[at..at + HEAD_BYTES].copy_from_slice(&Head { length, flags, ..last }.bytes());
+                self.bytes.extend_from_slice(data);
+                return false;
+            }
+        }
+        self.data_at = self.written + self.len() as u64;
+        Head::write(kind::DATA, flags, stream, data, &mut self.bytes);
+        true
     }
 
     /// So much of what was just appended is an answer that the peer provoked. Returns how much of such is unsent.
@@ -66,6 +92,36 @@ impl Output {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn data_grows_a_frame_that_is_the_last_and_has_not_begun_to_go_out() {
+        let mut output = Output::default();
+        let frames = |output: &Output| -> Vec<(u32, usize, u8)> {
+            let (mut rest, mut frames) = (output.unsent(), Vec::new());
+            while let Some(head) = Head::parse(rest) {
+                frames.push((head.stream, head.length, head.flags));
+                rest = &rest[HEAD_BYTES + head.length..];
+            }
+            frames
+        };
+        assert!(output.data(1, b"a", false, 4));
+        assert!(!output.data(1, b"bc", false, 4));
+        assert!(output.data(1, b"de", false, 4), "the frame would be too long");
+        assert!(output.data(3, b"f", false, 4), "another stream");
+        output.wrote(2 * HEAD_BYTES + 5);
+        assert!(!output.data(3, b"g", true, 4), "what went out before it does not matter");
+        assert!(output.data(3, b"", false, 4), "nothing follows END_STREAM");
+        assert_eq!(frames(&output), [(3, 2, flag::END_STREAM), (3, 0, 0)]);
+
+        output.wrote(HEAD_BYTES + 2 + 1);
+        assert!(output.data(3, b"h", false, 4), "its head is on its way");
+        Head::write(kind::PING, 0, 0, &[0; 8], &mut output.bytes);
+        assert!(output.data(3, b"i", false, 4), "it is no longer the last");
+        let unsent = output.len();
+        output.wrote(unsent);
+        assert!(output.data(3, b"j", false, 4), "it has gone out");
+        assert_eq!(frames(&output), [(3, 1, 0)]);
+    }
 
     #[test]
     fn provoked_answers_count_until_they_are_written_and_not_for_ever() {

@@ -91,13 +91,13 @@ impl<T: Clone> Connection<T> {
             }
             let (now, later) = rest.split_at(bytes);
             let is_last = is_end && later.is_empty();
-            Head::write(kind::DATA, end_flag(is_last), stream.get(), now, &mut self.output.bytes);
-            self.count_sent(slot, bytes, later.is_empty());
+            let is_new = self.output.data(stream.get(), now, is_last, self.peer.frame_bytes);
+            self.count_sent(slot, bytes, is_new && later.is_empty());
             rest = later;
         }
         if is_end {
             if data.is_empty() {
-                Head::write(kind::DATA, flag::END_STREAM, stream.get(), &[], &mut self.output.bytes);
+                self.output.data(stream.get(), &[], true, self.peer.frame_bytes);
             }
             self.end_send(slot);
         }
