@@ -1,16 +1,19 @@
-//! The shop's products service: what is for sale. The catalogue is in memory and starts with a dozen products.
+//! The shop's products service: what is for sale. The catalogue is in memory and starts with a dozen products. Messages
+//! may be compressed with gzip, either way.
 
 mod service;
 mod store;
 
 use std::process::ExitCode;
 
+use tonic::codec::CompressionEncoding;
 use weft_contracts::shop::products::v1::products_server::ProductsServer;
 use weft_kit::{Routes, Service};
 
 fn main() -> ExitCode {
     Service::new("products").contracts(weft_contracts::FILE_DESCRIPTOR_SET).serve(|_| async {
         let products = service::Products::new(store::Store::with_seed());
-        Ok(Routes::new(ProductsServer::new(products)))
+        let server = ProductsServer::new(products);
+        Ok(Routes::new(server.accept_compressed(CompressionEncoding::Gzip).send_compressed(CompressionEncoding::Gzip)))
     })
 }

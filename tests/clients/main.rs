@@ -1,0 +1,108 @@
+//! The shop as unchanged clients call it: each of gRPC's implementations runs the same cases through the sidecar at the
+//! keyboard and a service's own. `tests/clients/install` makes those of other languages.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use weft_tests::{Bed, outside, root, skip};
+
+mod rust;
+
+/// What each client prints `ok` for: calls of every kind, what goes with a call in either direction, and how calls end.
+const CASES: [&str; 11] = [
+    "unary",
+    "error-details",
+    "server-stream",
+    "client-stream",
+    "bidi-stream",
+    "metadata",
+    "deadline",
+    "cancel",
+    "unknown-service",
+    "gzip",
+    "many-calls",
+];
+
+/// The services that the cases call, and `auth`, which `users` calls.
+async fn shop() -> Bed {
+    let mut services = String::new();
+    for (name, args) in [("users", " --data users-data"), ("auth", ""), ("notifications", ""), ("products", "")] {
+        let proto = root().join(format!("proto/shop/{name}/v1/{name}.proto"));
+        services += &format!(
+            "  {name}:\n    run: ${{BIN}}/shop-{name}{args}\n    protos: [{}]\n    proto_path: ${{PROTO_PATH}}\n",
+            proto.display()
+        );
+    }
+    Bed::start(&services).await
+}
+
+/// Where the installer puts things.
+fn installed(path: &str) -> Option<PathBuf> {
+    Some(root().join("target/clients").join(path)).filter(|path| path.exists())
+}
+
+/// Runs a client against a shop of its own, and looks for every case in what it prints.
+async fn run(mut client: Command) {
+    let bed = shop().await;
+    client.arg(format!("127.0.0.1:{}", bed.outbound()));
+    let output = tokio::task::spawn_blocking(move || client.output()).await.expect("nothing panics there");
+    let output = output.expect("the client starts");
+    let printed = String::from_utf8_lossy(&output.stdout);
+    let wanted: Vec<_> = CASES.iter().map(|case| format!("ok {case}")).collect();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(printed.lines().collect::<Vec<_>>(), wanted, "{}\n{told}", output.status);
+    assert!(output.status.success(), "{}\n{told}", output.status);
+}
+
+/// A program that runs a file: an interpreter.
+fn interpreted(interpreter: &Path, file: &Path) -> Command {
+    let mut command = Command::new(interpreter);
+    command.arg(file);
+    command
+}
+
+#[tokio::test]
+async fn grpc_go_calls_the_shop_as_if_there_were_no_mesh() {
+    let Some(client) = installed("go/client") else { return skip("the Go client is not installed") };
+    run(Command::new(client)).await;
+}
+
+#[tokio::test]
+async fn grpcio_of_python_calls_the_shop_as_if_there_were_no_mesh() {
+    let (Some(python), Some(stubs)) = (installed("python/bin/python"), installed("python/stubs")) else {
+        return skip("the Python client is not installed");
+    };
+    let mut client = interpreted(&python, &root().join("tests/clients/python/client.py"));
+    client.env("PYTHONPATH", stubs);
+    run(client).await;
+}
+
+#[tokio::test]
+async fn grpc_js_of_node_calls_the_shop_as_if_there_were_no_mesh() {
+    let (Some(node), Some(client)) = (outside("node"), installed("node/client.js")) else {
+        return skip("the Node client is not installed");
+    };
+    let mut client = interpreted(&node, &client);
+    client.env("PROTO_PATH", root().join("proto"));
+    run(client).await;
+}
+
+#[tokio::test]
+async fn grpc_java_calls_the_shop_as_if_there_were_no_mesh() {
+    let (Some(java), Some(client)) = (outside("java"), installed("java/client.jar")) else {
+        return skip("the Java client is not installed");
+    };
+    let jars = client.with_file_name("jars").join("*").display().to_string();
+    let mut command = Command::new(java);
+    command.args(["-cp", &format!("{}:{jars}", client.display()), "Client"]);
+    run(command).await;
+}
+
+#[tokio::test]
+async fn tonic_calls_the_shop_as_if_there_were_no_mesh() {
+    let bed = shop().await;
+    let failed = rust::cases(bed.channel()).await;
+    assert!(failed.is_empty(), "{failed:#?}");
+}
