@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use tokio::{process::Command, task::JoinSet, time::timeout};
 use tonic::{Request, Streaming, transport::Channel};
 use tonic_prost::ProstCodec;
-use weft_tests::{Bed, metric, outside, probe, probe_service, skip, tunnel};
+use weft_tests::{Bed, metric, outside, probe, probe_service, result, skip, tunnel};
 
 #[path = "conformance/h2specd.rs"]
 mod h2specd;
@@ -32,6 +32,10 @@ async fn a_client_that_breaks_http2_is_told_so() {
     let mut faults = h2spec_faults(&h2spec, bed.outbound(), "/probe/", lists::H2SPEC_OUTBOUND).await;
     faults.extend(h2spec_faults(&h2spec, inbound, "/", lists::H2SPEC_INBOUND).await);
     assert_all_as_listed(&faults);
+    for (port, listed) in [("outbound", lists::H2SPEC_OUTBOUND), ("inbound", lists::H2SPEC_INBOUND)] {
+        let passed = lists::H2SPEC_CASES - listed.len();
+        result(&format!("h2spec --strict, {port}: {passed} of {} cases pass{}", lists::H2SPEC_CASES, but(listed)));
+    }
     probe(&bed.channel(), "Say", &[]).await.expect("both sidecars go on");
     assert_no_panics(&bed, "probe-1").await;
 }
@@ -67,11 +71,18 @@ async fn a_service_that_breaks_http2_is_told_so() {
     }
     assert_eq!(cases.len(), lists::H2SPECD_CASES);
     assert_all_as_listed(&cases.iter().filter_map(|case| case.fault("", lists::H2SPECD)).collect::<Vec<_>>());
+    let passed = lists::H2SPECD_CASES - lists::H2SPECD.len();
+    result(&format!("h2specd: {passed} of {} cases pass{}", lists::H2SPECD_CASES, but(lists::H2SPECD)));
     assert_no_panics(&bed, "suite-1").await;
 }
 
 fn assert_all_as_listed(faults: &[String]) {
     assert!(faults.is_empty(), "{} cases are not as they should be:\n{}", faults.len(), faults.join("\n"));
+}
+
+/// Those that do not pass, each with its reason.
+fn but(listed: &[(&str, &str)]) -> String {
+    listed.iter().map(|(id, why)| format!("; not {id}: {why}")).collect()
 }
 
 /// A case of a report.
@@ -133,6 +144,8 @@ async fn grpc_programs_of_others_see_no_difference() {
         }
     }
     assert!(failed.is_empty(), "{} cases fail:\n{}", failed.len(), failed.join("\n"));
+    let left_out = but(lists::INTEROP_LEFT_OUT);
+    result(&format!("grpc interop: {} of {0} cases pass{left_out}", lists::INTEROP.len()));
     assert_no_panics(&bed, "interop-1").await;
 }
 

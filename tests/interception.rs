@@ -1,23 +1,15 @@
 //! Programs that know nothing of Weft, on hosts of their own whose packet filter sends their connections through a sidecar.
 
-use std::{
-    io::ErrorKind,
-    net::SocketAddr,
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::{io::ErrorKind, net::SocketAddr, path::Path, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    time::{sleep, timeout},
+    time::timeout,
 };
-use weft_tests::{Host, Net, binary, channel_to, metric, probe, skip};
+use weft_tests::{Host, Net, binary, channel_to, metric, probe, skip, until};
 
 const LIMIT: Duration = Duration::from_secs(30);
-
-/// The group of sidecars, whose own connections are left alone.
-const GROUP: &str = "4321";
 
 /// The hosts of the net.
 const CLIENT: usize = 1;
@@ -32,9 +24,9 @@ fn programs_that_know_nothing_of_the_mesh_are_in_it() {
     let net = Net::of(4);
     start(&net);
     let client = net.host(CLIENT);
-    redirect(&client, &["--exclude-outbound-ports", "7001"]);
+    client.redirect(&["--exclude-outbound-ports", "7001"]);
     // Its service's own connections are its own matter: only those that come in are redirected.
-    redirect(&net.host(SERVER), &["--no-outbound"]);
+    net.host(SERVER).redirect(&["--no-outbound"]);
 
     services_are_found_by_their_addresses(&client);
     what_is_outside_is_passed_through(&client);
@@ -47,50 +39,17 @@ fn programs_that_know_nothing_of_the_mesh_are_in_it() {
 /// Starts a control plane, the services and a sidecar beside each.
 fn start(net: &Net) {
     net.start_control();
-    until("the control plane is there", || net.log().contains("ready trust_domain"));
-    let app = binary("weft-test-app");
     let server = net.host(SERVER);
-    let services = [
-        ("plain", "8080", "http1", "10.96.0.10:80"),
-        ("probe", "9000", "grpc", "10.96.0.20:9000"),
-        ("db", "9100", "tcp", "10.96.0.30:5432"),
-    ];
-    for (place, (name, port, protocol, virtual_address)) in services.into_iter().enumerate() {
-        let speak = if protocol == "grpc" { "" } else { protocol };
-        server.start(name, &app, &[], &[("PORT", port), ("HOST", "::"), ("SPEAK", speak)]);
-        let (inbound, admin) = (15_006 + place, 15_100 + place);
-        let ports = [
-            format!("0.0.0.0:{inbound}"),
-            format!("10.77.0.2:{inbound}"),
-            format!("127.0.0.1:{admin}"),
-            format!("127.0.0.1:{port}"),
-        ];
-        let metrics = format!("127.0.0.1:{}", 15_200 + place);
-        let outbound = format!("127.0.0.1:{}", 15_300 + place);
+    for (place, (name, port, protocol, virtual_address)) in [
+        ("plain", 8080, "http1", "10.96.0.10:80"),
+        ("probe", 9000, "grpc", "10.96.0.20:9000"),
+        ("db", 9100, "tcp", "10.96.0.30:5432"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
         let virtual_addresses = format!("{virtual_address},[fd77::2]:{port}");
-        let mut flags = net.sidecar_flags(name);
-        let own = [
-            "--service",
-            name,
-            "--app",
-            &ports[3],
-            "--protocol",
-            protocol,
-            "--inbound",
-            &ports[0],
-            "--advertise",
-            &ports[1],
-            "--admin",
-            &ports[2],
-            "--metrics",
-            &metrics,
-            "--outbound",
-            &outbound,
-            "--virtual-address",
-            &virtual_addresses,
-        ];
-        flags.extend(own.map(str::to_owned));
-        sidecar(&server, &format!("{name}-sidecar"), &flags);
+        net.start_service(&server, place as u16, name, port, protocol, &["--virtual-address", &virtual_addresses]);
     }
     start_client(net, "allow");
     let echo = "import socketserver as s\nclass H(s.BaseRequestHandler):\n def handle(self):\n  while True:\n   d=self.request.recv(65536)\n   if not d: break\n   self.request.sendall(d.upper())\ns.ThreadingTCPServer.allow_reuse_address=True\ns.ThreadingTCPServer(('0.0.0.0',PORT),H).serve_forever()";
@@ -101,39 +60,8 @@ fn start(net: &Net) {
 }
 
 fn start_client(net: &Net, outside: &str) {
-    let mut flags = net.sidecar_flags("client");
-    flags.extend(["--intercept", "--outside", outside].map(str::to_owned));
-    sidecar(&net.host(CLIENT), "sidecar", &flags);
-    net.host(CLIENT).within(|| async {
-        while TcpStream::connect(("127.0.0.1", 15_020)).await.is_err() || !is_ready().await {
-            sleep(Duration::from_millis(20)).await;
-        }
-    });
-}
-
-async fn is_ready() -> bool {
-    weft_tests::get(15_020, "/readyz").await.0 == 200
-}
-
-fn sidecar(host: &Host, name: &str, flags: &[String]) {
-    let program = binary("weft-sidecar").display().to_string();
-    let mut arguments = vec!["--regid", GROUP, "--keep-groups", &program];
-    arguments.extend(flags.iter().map(String::as_str));
-    host.start(name, Path::new("setpriv"), &arguments, &[]);
-}
-
-fn redirect(host: &Host, flags: &[&str]) {
-    let program = binary("weft").display().to_string();
-    let own = ["redirect", "--uid", "4321", "--gid", GROUP];
-    host.output(&program, &[&own[..], flags].concat());
-}
-
-fn until(what: &str, is_so: impl Fn() -> bool) {
-    let end = Instant::now() + LIMIT;
-    while !is_so() {
-        assert!(Instant::now() < end, "not within {LIMIT:?}: {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    let host = net.host(CLIENT);
+    net.start_sidecar(&host, "client", &["--intercept", "--outside", outside]);
 }
 
 /// What comes back for these bytes, until it ends with `end`.
@@ -211,14 +139,14 @@ fn the_rules_are_one_table_and_no_other(client: &Host) {
     let weft = binary("weft").display().to_string();
     client.output("nft", &["add", "table", "inet", "theirs"]);
     let list = || client.output("nft", &["list", "ruleset"]);
-    redirect(client, &["--exclude-outbound-ports", "7001"]);
+    client.redirect(&["--exclude-outbound-ports", "7001"]);
     let before = list();
-    redirect(client, &["--exclude-outbound-ports", "7001"]);
+    client.redirect(&["--exclude-outbound-ports", "7001"]);
     assert_eq!(list(), before, "twice is as once");
     let shown = client.output(&weft, &["redirect", "--uid", "1", "--print"]);
     assert!(shown.contains("redirect to :15001"), "{shown}");
     assert_eq!(list(), before, "what is shown is not done");
-    redirect(client, &["--exclude-outbound-ports", "7001,7000"]);
+    client.redirect(&["--exclude-outbound-ports", "7001,7000"]);
     assert!(list().contains("7000"), "another call takes the place of the first");
     client.output(&weft, &["redirect", "--remove"]);
     let after = list();
@@ -240,9 +168,9 @@ fn iptables_does_as_well(client: &Host) {
             .map(str::to_owned)
             .collect::<Vec<_>>()
     };
-    redirect(client, &["--backend", "iptables"]);
+    client.redirect(&["--backend", "iptables"]);
     let once = list();
-    redirect(client, &["--backend", "iptables"]);
+    client.redirect(&["--backend", "iptables"]);
     assert_eq!(list(), once, "twice is as once");
     for to in ["10.96.0.10:80", "[fd77::2]:8080"] {
         let heard = client.within(move || ask(to, GET, b"sa/client"));
@@ -255,9 +183,9 @@ fn iptables_does_as_well(client: &Host) {
 }
 
 fn what_is_outside_may_be_denied(net: &Net, client: &Host) {
-    client.stop("sidecar");
+    client.stop("client-sidecar");
     start_client(net, "deny");
-    redirect(client, &[]);
+    client.redirect(&[]);
     let refused = client.within(|| ask("10.77.0.3:7000", b"hello", b"HELLO")).expect_err("it is denied");
     assert_eq!(refused.kind(), ErrorKind::ConnectionReset, "{refused}");
     assert_eq!(counted(client, "weft_outside_refused_total"), 1.0);

@@ -4,6 +4,7 @@
 //! - `/early` answers before the body has come, and closes;
 //! - `/hints` sends 103 before its answer;
 //! - `/continue` asks for the body with 100, if the client waits for that;
+//! - `/decoded` echoes the body without its chunks' frames;
 //! - `/empty` answers 204, `/unchanged` 304 with a length;
 //! - `/to-the-end` has a body that only the connection's end ends, and `/cut` one that is cut;
 //! - `/chunks` has trailers;
@@ -38,7 +39,10 @@ pub(crate) async fn serve(mut stream: TcpStream) -> anyhow::Result<()> {
             "/hints" => stream.write_all(b"HTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\n\r\n").await?,
             _ => {}
         }
-        let body = read_body(&mut stream, &mut seen, &head).await?;
+        let mut body = read_body(&mut stream, &mut seen, &head).await?;
+        if path == "/decoded" && has(&head, "transfer-encoding: chunked") {
+            body = decoded(&body)?;
+        }
         stream.write_all(&answer(&path, &head, &body)).await?;
         if has(&head, "connection: close") {
             return Ok(());
@@ -90,6 +94,20 @@ async fn read_head(stream: &mut TcpStream, seen: &mut Vec<u8>) -> anyhow::Result
             return Ok(None);
         }
     }
+}
+
+/// What is in well-formed chunks.
+fn decoded(mut chunks: &[u8]) -> anyhow::Result<Vec<u8>> {
+    let mut body = Vec::new();
+    while let Some(end) = chunks.windows(2).position(|bytes| bytes == b"\r\n") {
+        let size = usize::from_str_radix(str::from_utf8(&chunks[..end])?, 16)?;
+        if size == 0 {
+            break;
+        }
+        body.extend_from_slice(&chunks[end + 2..][..size]);
+        chunks = &chunks[end + 2 + size + 2..];
+    }
+    Ok(body)
 }
 
 /// The body as it came, chunks and all.

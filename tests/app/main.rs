@@ -1,6 +1,7 @@
 //! A gRPC service for tests, on the bare h2 crate: it echoes, and does as the caller says in `x-do`:
 //!
 //! - `status:N` answers with that gRPC status and no message;
+//! - `reset:N` ends the stream with that code of HTTP/2;
 //! - `sleep:MS` waits before it answers;
 //! - `die` ends the process without answering;
 //! - `die-once:FILE` does so if that file is not there yet, and makes it;
@@ -119,6 +120,10 @@ async fn answer(
                 .body(())
                 .expect("static names");
             respond.send_response(head, true)?;
+            return Ok(());
+        }
+        ("reset", code) => {
+            respond.send_reset(code.parse::<u32>().unwrap_or_default().into());
             return Ok(());
         }
         ("sleep", ms) => tokio::select! {

@@ -4,11 +4,16 @@
 use std::{
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 
-use weft_tests::{Bed, outside, root, skip};
+use tonic::{Code, Request};
+use tonic_prost::ProstCodec;
+use weft_tests::{Bed, Text, eventually, outside, result, root, skip};
 
 mod rust;
+
+const LIMIT: Duration = Duration::from_secs(30);
 
 /// What each client prints `ok` for: calls of every kind, what goes with a call in either direction, and how calls end.
 const CASES: [&str; 11] = [
@@ -35,7 +40,17 @@ async fn shop() -> Bed {
             proto.display()
         );
     }
-    Bed::start(&services).await
+    let bed = Bed::start(&services).await;
+    // Before that, what is not there might still come.
+    let is_settled = async || {
+        let mut client = tonic::client::Grpc::new(bed.channel());
+        client.ready().await.expect("the sidecar is there");
+        let path = http::uri::PathAndQuery::from_static("/shop.nothing.v1.Nothing/Do");
+        let ended = client.unary(Request::new(Text::default()), path, ProstCodec::<Text, Text>::default()).await;
+        ended.is_err_and(|status| status.code() == Code::Unimplemented)
+    };
+    eventually("the control plane knows whom it does not know", LIMIT, is_settled).await;
+    bed
 }
 
 /// Where the installer puts things.
@@ -44,7 +59,7 @@ fn installed(path: &str) -> Option<PathBuf> {
 }
 
 /// Runs a client against a shop of its own, and looks for every case in what it prints.
-async fn run(mut client: Command) {
+async fn run(name: &str, mut client: Command) {
     let bed = shop().await;
     client.arg(format!("127.0.0.1:{}", bed.outbound()));
     let output = tokio::task::spawn_blocking(move || client.output()).await.expect("nothing panics there");
@@ -54,6 +69,7 @@ async fn run(mut client: Command) {
     let told = String::from_utf8_lossy(&output.stderr);
     assert_eq!(printed.lines().collect::<Vec<_>>(), wanted, "{}\n{told}", output.status);
     assert!(output.status.success(), "{}\n{told}", output.status);
+    result(&format!("{name}: {} cases pass", CASES.len()));
 }
 
 /// A program that runs a file: an interpreter.
@@ -66,7 +82,7 @@ fn interpreted(interpreter: &Path, file: &Path) -> Command {
 #[tokio::test]
 async fn grpc_go_calls_the_shop_as_if_there_were_no_mesh() {
     let Some(client) = installed("go/client") else { return skip("the Go client is not installed") };
-    run(Command::new(client)).await;
+    run("grpc-go", Command::new(client)).await;
 }
 
 #[tokio::test]
@@ -76,7 +92,7 @@ async fn grpcio_of_python_calls_the_shop_as_if_there_were_no_mesh() {
     };
     let mut client = interpreted(&python, &root().join("tests/clients/python/client.py"));
     client.env("PYTHONPATH", stubs);
-    run(client).await;
+    run("grpcio", client).await;
 }
 
 #[tokio::test]
@@ -86,7 +102,7 @@ async fn grpc_js_of_node_calls_the_shop_as_if_there_were_no_mesh() {
     };
     let mut client = interpreted(&node, &client);
     client.env("PROTO_PATH", root().join("proto"));
-    run(client).await;
+    run("grpc-js", client).await;
 }
 
 #[tokio::test]
@@ -97,7 +113,7 @@ async fn grpc_java_calls_the_shop_as_if_there_were_no_mesh() {
     let jars = client.with_file_name("jars").join("*").display().to_string();
     let mut command = Command::new(java);
     command.args(["-cp", &format!("{}:{jars}", client.display()), "Client"]);
-    run(command).await;
+    run("grpc-java", command).await;
 }
 
 #[tokio::test]
@@ -105,4 +121,5 @@ async fn tonic_calls_the_shop_as_if_there_were_no_mesh() {
     let bed = shop().await;
     let failed = rust::cases(bed.channel()).await;
     assert!(failed.is_empty(), "{failed:#?}");
+    result(&format!("tonic: {} cases pass", CASES.len()));
 }

@@ -10,11 +10,11 @@ mod programs;
 mod tunnel;
 mod wire;
 
-use std::{env, time::Duration};
+use std::{env, io::Write, time::Duration};
 
 pub use bed::{Bed, ReplicaPorts, channel, channel_to, get, is_alive, signal};
 pub use load::{Load, Outcome};
-pub use netns::{Host, Net};
+pub use netns::{Host, Net, until};
 pub use programs::{binary, outside, root};
 use tonic::{Request, Response, Status, transport::Channel};
 use tonic_prost::ProstCodec;
@@ -67,6 +67,12 @@ pub async fn eventually<F: Future<Output = bool>>(what: &str, limit: Duration, m
         assert!(tokio::time::Instant::now() < end, "not within {limit:?}: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// Says what a suite has come to, which is shown even where the test passes.
+pub fn result(line: &str) {
+    // What `println!` prints is kept back of a test that passes.
+    let _ = writeln!(std::io::stdout(), "result: {line}");
 }
 
 /// Says that a test is skipped, or fails where none may be.

@@ -6,14 +6,16 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::atomic::{AtomicU32, Ordering::Relaxed},
+    time::{Duration, Instant},
 };
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tempfile::TempDir;
+use tokio::net::TcpStream;
 use weft_control::{ca::Ca, join_token};
 use weft_mesh::{identity::SpiffeId, names::ServiceName};
 
-use crate::binary;
+use crate::{binary, eventually, get};
 
 /// A wire with hosts at 10.77.0.N and fd77::N. All of it is gone when this is dropped.
 pub struct Net {
@@ -31,8 +33,14 @@ pub struct Host {
     dir: PathBuf,
 }
 
+/// The group of sidecars, whose own connections are left alone.
+const GROUP: &str = "4321";
+
+/// What programs on a wire may take.
+const LIMIT: Duration = Duration::from_secs(30);
+
 /// For how long a join token is good.
-const TOKEN_LIFE: std::time::Duration = std::time::Duration::from_secs(3600);
+const TOKEN_LIFE: Duration = Duration::from_secs(3600);
 
 fn ip(arguments: &str) {
     let output = Command::new("ip").args(arguments.split_whitespace()).output().expect("`ip` starts");
@@ -105,11 +113,61 @@ impl Net {
     }
 
     /// Starts a control plane on the host in the middle.
+    ///
+    /// # Panics
+    /// It is not ready in time.
     pub fn start_control(&self) {
         let state = self.state_dir();
         let listen = ["--listen", "10.77.0.254:15010", "--dashboard", "127.0.0.1:15080", "--state-dir"];
         let state = state.to_str().expect("a path is text");
         self.host(0).start("control", &binary("weft-control"), &[&listen[..], &[state]].concat(), &[]);
+        until("the control plane is there", || self.log().contains("ready trust_domain"));
+    }
+
+    /// Starts a test app on a host, and a sidecar beside it, whose calls go out at 15300 + `place`.
+    ///
+    /// # Panics
+    /// It does not start.
+    pub fn start_service(&self, host: &Host, place: u16, name: &str, port: u16, protocol: &str, flags: &[&str]) {
+        let speak = if protocol == "grpc" { "" } else { protocol };
+        let env = [("PORT", port.to_string()), ("HOST", "::".to_owned()), ("SPEAK", speak.to_owned())];
+        let env = env.each_ref().map(|(name, value)| (*name, value.as_str()));
+        host.start(name, &binary("weft-test-app"), &[], &env);
+        let inbound = 15_006 + place;
+        let own = [
+            ("--app", format!("127.0.0.1:{port}")),
+            ("--inbound", format!("0.0.0.0:{inbound}")),
+            ("--advertise", format!("10.77.0.{}:{inbound}", host.number)),
+            ("--admin", format!("127.0.0.1:{}", 15_100 + place)),
+            ("--metrics", format!("127.0.0.1:{}", 15_200 + place)),
+            ("--outbound", format!("127.0.0.1:{}", 15_300 + place)),
+        ];
+        let mut all = vec!["--service", name, "--protocol", protocol];
+        all.extend(own.iter().flat_map(|(flag, value)| [*flag, value.as_str()]));
+        self.run_sidecar(host, name, &[&all, flags].concat());
+    }
+
+    /// Starts a sidecar that fronts nothing, at its usual ports, and waits until it is ready.
+    ///
+    /// # Panics
+    /// It is not in time.
+    pub fn start_sidecar(&self, host: &Host, name: &str, flags: &[&str]) {
+        self.run_sidecar(host, name, flags);
+        host.within(|| async {
+            let is_ready = async || {
+                TcpStream::connect(("127.0.0.1", 15_020)).await.is_ok() && get(15_020, "/readyz").await.0 == 200
+            };
+            eventually("the sidecar is ready", LIMIT, is_ready).await;
+        });
+    }
+
+    fn run_sidecar(&self, host: &Host, name: &str, flags: &[&str]) {
+        let program = binary("weft-sidecar").display().to_string();
+        let of_net = self.sidecar_flags(name);
+        let mut arguments = vec!["--regid", GROUP, "--keep-groups", &program];
+        arguments.extend(of_net.iter().map(String::as_str));
+        arguments.extend(flags);
+        host.start(&format!("{name}-sidecar"), Path::new("setpriv"), &arguments, &[]);
     }
 
     fn state_dir(&self) -> PathBuf {
@@ -117,10 +175,7 @@ impl Net {
     }
 
     /// What every sidecar on this wire is told; its join token is made with it.
-    ///
-    /// # Panics
-    /// The control plane has no CA yet.
-    pub fn sidecar_flags(&self, name: &str) -> Vec<String> {
+    fn sidecar_flags(&self, name: &str) -> Vec<String> {
         let trust_domain = "weft.local".parse().expect("a trust domain");
         let ca = Ca::open_or_create(&self.state_dir(), &trust_domain).expect("the mesh has a CA");
         let service = ServiceName::new(name, "shop").expect("a name");
@@ -140,6 +195,18 @@ impl Net {
         let files = fs::read_dir(self.dir.path()).into_iter().flatten().flatten();
         let logs = files.map(|file| file.path()).filter(|path| path.extension().is_some_and(|end| end == "log"));
         logs.map(|path| format!("--- {}\n{}", path.display(), fs::read_to_string(&path).unwrap_or_default())).collect()
+    }
+}
+
+/// As [`eventually`], of what is not async.
+///
+/// # Panics
+/// It is not so in time.
+pub fn until(what: &str, is_so: impl Fn() -> bool) {
+    let end = Instant::now() + LIMIT;
+    while !is_so() {
+        assert!(Instant::now() < end, "not within {LIMIT:?}: {what}");
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 
@@ -172,6 +239,15 @@ impl Host {
         let (_, mut child) = children.remove(place);
         let _ = child.kill();
         let _ = child.wait();
+    }
+
+    /// Has the packet filter send connections through the host's sidecar.
+    ///
+    /// # Panics
+    /// It can't.
+    pub fn redirect(&self, flags: &[&str]) {
+        let program = binary("weft").display().to_string();
+        self.output(&program, &[&["redirect", "--uid", "4321", "--gid", GROUP], flags].concat());
     }
 
     fn command(&self, program: &Path) -> Command {

@@ -1,5 +1,6 @@
 """The shop as grpcio calls it: `client.py ADDRESS` runs the cases against the sidecar there, and prints a line for each."""
 
+import queue
 import sys
 import threading
 import uuid
@@ -76,18 +77,20 @@ def client_stream(channel):
 
 
 def bidi_stream(channel):
-    answers = []
+    texts = queue.SimpleQueue()
 
     def requests():
-        # Each is sent when the one before was answered: that nothing on the way waits for the end.
-        for i in range(20):
-            yield NotifyRequest(user_id="monty", text=f"number {i}")
-            answers.append(next(stream).text)
+        while (text := texts.get(timeout=LIMIT)) is not None:
+            yield NotifyRequest(user_id="monty", text=text)
 
     stream = NotificationsStub(channel).Stream(requests(), timeout=LIMIT)
-    if stream.code() != grpc.StatusCode.OK:
-        raise stream
-    same("answers", answers, [f"number {i}" for i in range(20)])
+    # Each is sent when the one before was answered: that nothing on the way waits for the end.
+    for i in range(20):
+        texts.put(f"number {i}")
+        same("text", next(stream).text, f"number {i}")
+    texts.put(None)
+    same("rest", list(stream), [])
+    same("code", stream.code(), grpc.StatusCode.OK)
 
 
 def metadata(channel):
