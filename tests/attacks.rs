@@ -1,9 +1,6 @@
 //! Clients that mean harm: each runs into a limit, which is counted, and beside it an honest client is served as before.
 
-use std::{
-    fs,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -12,7 +9,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tonic::transport::Channel;
-use weft_tests::{Bed, Wire, eventually, framed, metric, probe, probe_service, tunnel};
+use weft_tests::{Bed, Wire, eventually, framed, metric, probe, probe_service, resident_bytes, tunnel};
 use weft_wire::{Headers, Name, hpack::Encoder};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -111,12 +108,6 @@ fn head(fields: &[(&str, &str)]) -> Vec<u8> {
 
 async fn reached(metrics: u16, limit: &str) -> f64 {
     metric(metrics, "weft_limit_reached_total", &format!("limit=\"{limit}\"")).await
-}
-
-fn resident_bytes(pid: u32) -> usize {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux tells");
-    line.trim().trim_end_matches(" kB").parse::<usize>().expect("a number") * 1024
 }
 
 /// The highest of a hundred, of so many calls one after the other while `is_over` says no.

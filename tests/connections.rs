@@ -2,10 +2,15 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use tokio::task::JoinSet;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    task::JoinSet,
+};
 use tonic::{Code, Response, Status};
 use weft_mesh::limits::CONNECTIONS_PER_ENDPOINT;
-use weft_tests::{Bed, Text, eventually, probe, probe_service};
+use weft_tests::{Bed, Text, eventually, probe, probe_service, resident_bytes, result, skip};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -48,4 +53,50 @@ async fn calls_that_a_connection_does_not_take_get_another_until_there_are_as_ma
         numbers.insert(connection(&probe(&channel, "Say", &[]).await.expect("an answer")));
     }
     assert_eq!(numbers.len(), 1, "{numbers:?}");
+}
+
+fn limit_files(current: Option<u64>) {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current, maximum }).expect("below the hard limit");
+}
+
+/// Clients that are connected and ask for nothing, and the memory that each may take.
+const IDLE: usize = 10_000;
+const IDLE_BYTES: usize = 25 * 1024;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn clients_that_ask_for_nothing_take_little() {
+    // As a shell gives it; a sidecar takes more by itself.
+    let limit = getrlimit(Resource::Nofile);
+    limit_files(Some(1024));
+    let bed = Bed::start(&probe_service(1)).await;
+    limit_files(limit.maximum);
+    if limit.maximum.is_some_and(|maximum| maximum < IDLE as u64 + 1000) {
+        return skip(&format!("{IDLE} connections are more than the open files that are allowed here"));
+    }
+    let channel = bed.channel();
+    probe(&channel, "Say", &[]).await.expect("an answer");
+    let pid = bed.pid("keyboard·sidecar");
+    let before = resident_bytes(pid);
+    let mut clients = Vec::with_capacity(IDLE);
+    for _ in 0..IDLE {
+        let mut client = TcpStream::connect(("127.0.0.1", bed.outbound())).await.expect("there is room");
+        client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.expect("it is taken");
+        clients.push(client);
+    }
+    let mut buffer = [0; 256];
+    for client in &mut clients {
+        // The sidecar's SETTINGS, and that it has seen the client's; the client says that it has seen those.
+        let mut heard = Vec::new();
+        while !heard.ends_with(b"\0\0\0\x04\x01\0\0\0\0") {
+            let count = client.read(&mut buffer).await.expect("it is open");
+            assert!(count > 0, "it was closed");
+            heard.extend_from_slice(&buffer[..count]);
+        }
+        client.write_all(b"\0\0\0\x04\x01\0\0\0\0").await.expect("it is open");
+    }
+    probe(&channel, "Say", &[]).await.expect("an answer");
+    let each = resident_bytes(pid).saturating_sub(before) / IDLE;
+    result(&format!("{IDLE} idle connections of HTTP/2: {each} bytes each in the sidecar"));
+    assert!(each <= IDLE_BYTES, "{each} bytes each");
 }

@@ -15,6 +15,7 @@ use std::{
 
 use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     net::TcpStream,
     signal::unix::{Signal, SignalKind, signal},
@@ -62,6 +63,7 @@ const STOP_GRACE: Duration = Duration::from_secs(2);
 pub fn run(Given { args, settings }: Given) -> anyhow::Result<()> {
     install_crypto_provider();
     let log = init_logging(args.log_format)?;
+    raise_file_limit();
     let told = Told::check(&args)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -72,6 +74,15 @@ pub fn run(Given { args, settings }: Given) -> anyhow::Result<()> {
     // A blocking thread can only be in a name look-up.
     runtime.shutdown_timeout(Duration::from_millis(100));
     result
+}
+
+/// Each connection is an open file, and the usual limit is made for programs with few: takes as many as it may.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = Rlimit { current: limit.maximum, ..limit };
+    if let Err(e) = setrlimit(Resource::Nofile, wanted) {
+        tracing::warn!(?limit, error = %e, "open files, and so connections, are limited");
+    }
 }
 
 /// What the flags and the files that they name say, checked.

@@ -5,11 +5,16 @@
 //! - `/hints` sends 103 before its answer;
 //! - `/continue` asks for the body with 100, if the client waits for that;
 //! - `/decoded` echoes the body without its chunks' frames;
+//! - `/mirror` sends the body back while it comes;
+//! - `/events` sends 20 events, 50 ms apart, each with the time in microseconds;
 //! - `/empty` answers 204, `/unchanged` 304 with a length;
 //! - `/to-the-end` has a body that only the connection's end ends, and `/cut` one that is cut;
 //! - `/chunks` has trailers;
 //! - `/upgrade` changes to whatever is asked for, and then echoes; `/stay` answers 200 to that.
 
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::Context;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -25,6 +30,8 @@ pub(crate) async fn serve(mut stream: TcpStream) -> anyhow::Result<()> {
                 return Ok(());
             }
             "/upgrade" => return upgrade(&mut stream, &head, &seen).await,
+            "/mirror" => mirror(&mut stream, &mut seen, &head).await?,
+            "/events" => events(&mut stream).await?,
             "/to-the-end" => {
                 stream.write_all(b"HTTP/1.1 200 OK\r\n\r\nall of it").await?;
                 return Ok(());
@@ -38,6 +45,9 @@ pub(crate) async fn serve(mut stream: TcpStream) -> anyhow::Result<()> {
             }
             "/hints" => stream.write_all(b"HTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\n\r\n").await?,
             _ => {}
+        }
+        if matches!(path.as_str(), "/mirror" | "/events") {
+            continue;
         }
         let mut body = read_body(&mut stream, &mut seen, &head).await?;
         if path == "/decoded" && has(&head, "transfer-encoding: chunked") {
@@ -75,6 +85,34 @@ async fn upgrade(stream: &mut TcpStream, head: &str, seen: &[u8]) -> anyhow::Res
     let (mut read, mut write) = stream.split();
     tokio::io::copy(&mut read, &mut write).await?;
     write.write_all(b"goodbye").await?;
+    Ok(())
+}
+
+async fn mirror(stream: &mut TcpStream, seen: &mut Vec<u8>, head: &str) -> anyhow::Result<()> {
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
+    let mut left: usize = length.context("how much it is must be known")?;
+    stream.write_all(format!("HTTP/1.1 200 OK\r\ncontent-length: {left}\r\n\r\n").as_bytes()).await?;
+    seen.reserve(64 * 1024);
+    while left > 0 {
+        if seen.is_empty() && stream.read_buf(seen).await? == 0 {
+            anyhow::bail!("the request was cut");
+        }
+        left -= seen.len();
+        stream.write_all(seen).await?;
+        seen.clear();
+    }
+    Ok(())
+}
+
+async fn events(stream: &mut TcpStream) -> anyhow::Result<()> {
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+    stream.write_all(head.as_bytes()).await?;
+    for _ in 0..20 {
+        let event = format!("data: {}\n\n", SystemTime::now().duration_since(UNIX_EPOCH)?.as_micros());
+        stream.write_all(format!("{:x}\r\n{event}\r\n", event.len()).as_bytes()).await?;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    stream.write_all(b"0\r\n\r\n").await?;
     Ok(())
 }
 

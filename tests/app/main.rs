@@ -8,6 +8,8 @@
 //! - `sicken` makes its health check say NOT_SERVING from now on;
 //! - `headers` answers with the request's headers, a line each;
 //! - `parts` answers with in how many parts the request's body came, one that is empty included;
+//! - `swallow` answers with how many bytes came, and keeps none of them;
+//! - `pour:N` answers with so many bytes, which are no message, as fast as they are taken;
 //! - `break` sends the head of an answer and half a message, then ends the process.
 //!
 //! A GET, which is no gRPC, is answered with a line of text. Every other answer bears `x-pid`, the number of its
@@ -16,13 +18,15 @@
 //!
 //! It listens on loopback, or on `HOST`. With `MAX_STREAMS` it takes only so many calls at once on a connection.
 //!
-//! With `SPEAK=tcp` it speaks a small protocol of its own, with `SPEAK=http1` HTTP/1.1: see `tcp.rs` and `http1.rs`.
+//! With `SPEAK=tcp` it speaks a small protocol of its own, with `SPEAK=http1` HTTP/1.1, with
+//! `SPEAK=websocket` WebSocket: see the files of these names.
 //!
 //! With `FORWARD_TO` in its environment it serves nothing itself, but passes each connection on to the loopback port that
 //! the file of that name holds at the time.
 
 mod http1;
 mod tcp;
+mod websocket;
 
 use std::{
     env, fs,
@@ -36,7 +40,7 @@ use std::{
 
 use anyhow::Context;
 use bytes::{BufMut, Bytes, BytesMut};
-use h2::{RecvStream, server};
+use h2::{RecvStream, SendStream, server};
 use http::{HeaderMap, HeaderValue, Request, Response};
 use prost::Message;
 use tokio::net::{TcpListener, TcpStream};
@@ -58,6 +62,7 @@ async fn main() -> anyhow::Result<()> {
         let (stream, _) = listener.accept().await?;
         match speaks.as_str() {
             "tcp" => drop(tokio::spawn(tcp::serve(stream))),
+            "websocket" => drop(tokio::spawn(websocket::serve(stream))),
             "http1" => drop(tokio::spawn(http1::serve(stream))),
             _ => match forward_to.clone() {
                 Some(file) => drop(tokio::spawn(forward(stream, file))),
@@ -158,6 +163,17 @@ async fn answer(
         }
         return send(&mut respond, calls, framed(&Text { text: parts.to_string() }));
     }
+    if what == "swallow" {
+        let mut bytes = 0;
+        while let Some(part) = request.body_mut().data().await {
+            bytes += part.as_ref().map_or(0, Bytes::len);
+            let _ = request.body_mut().flow_control().release_capacity(part?.len());
+        }
+        return send(&mut respond, calls, framed(&Text { text: bytes.to_string() }));
+    }
+    if let Some(bytes) = what.strip_prefix("pour:").and_then(|bytes| bytes.parse().ok()) {
+        return pour(respond.send_response(head(calls), false)?, bytes).await;
+    }
     if request.uri().path().ends_with("/Chat") {
         let mut stream = respond.send_response(head(calls), false)?;
         while let Some(data) = request.body_mut().data().await {
@@ -174,6 +190,19 @@ async fn answer(
         body.extend_from_slice(&data);
     }
     send(&mut respond, calls, body.freeze())
+}
+
+async fn pour(mut stream: SendStream<Bytes>, mut left: usize) -> Result<(), h2::Error> {
+    const CHUNK: usize = 64 * 1024;
+    let chunk = Bytes::from(vec![b'x'; CHUNK]);
+    while left > 0 {
+        stream.reserve_capacity(left.min(CHUNK));
+        let Some(room) = poll_fn(|cx| stream.poll_capacity(cx)).await else { return Ok(()) };
+        let part = chunk.slice(..room?.min(left));
+        left -= part.len();
+        stream.send_data(part, false)?;
+    }
+    stream.send_trailers(ok())
 }
 
 fn head([calls, connection]: [u64; 2]) -> Response<()> {

@@ -12,7 +12,7 @@ mod wire;
 
 use std::{env, io::Write, time::Duration};
 
-pub use bed::{Bed, ReplicaPorts, channel, channel_to, get, is_alive, signal};
+pub use bed::{Bed, ReplicaPorts, channel, channel_to, get, is_alive, resident_bytes, signal};
 pub use load::{Load, Outcome};
 pub use netns::{Host, Net, until};
 pub use programs::{binary, outside, root};

@@ -15,6 +15,8 @@ use tonic::Status;
 
 use crate::{Text, get};
 
+const CONNECTION_WINDOW: u32 = 1 << 20;
+
 /// A bare HTTP/2 connection, whose calls can be left half done.
 pub struct Wire {
     sender: client::SendRequest<Bytes>,
@@ -28,7 +30,11 @@ impl Wire {
     /// Nothing speaks HTTP/2 there.
     pub async fn connect(port: u16) -> Self {
         let stream = TcpStream::connect(("127.0.0.1", port)).await.expect("something listens");
-        let (sender, connection) = client::handshake(stream).await.expect("HTTP/2 begins");
+        stream.set_nodelay(true).expect("it is open");
+        // A stream that is not read must not be all that the connection has room for.
+        let mut builder = client::Builder::new();
+        builder.initial_connection_window_size(CONNECTION_WINDOW);
+        let (sender, connection) = builder.handshake(stream).await.expect("HTTP/2 begins");
         Self { sender, connection: tokio::spawn(connection) }
     }
 
