@@ -53,7 +53,7 @@ pub(crate) async fn wire(stream: &TcpStream) -> Result<Wire, Undetected> {
 }
 
 /// `None`: too little to say.
-fn judge(seen: &[u8]) -> Result<Option<Wire>, Undetected> {
+pub(crate) fn judge(seen: &[u8]) -> Result<Option<Wire>, Undetected> {
     if PREFACE.starts_with(seen) {
         return Ok((seen.len() == PREFACE.len()).then_some(Wire::Http2));
     }

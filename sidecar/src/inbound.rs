@@ -168,7 +168,7 @@ fn sha256(bytes: &[u8]) -> impl AsRef<[u8]> + std::ops::Deref<Target = [u8]> {
 pub(crate) struct Running(Arc<Shared>);
 
 impl Running {
-    fn new(shared: &Arc<Shared>) -> Self {
+    pub(crate) fn new(shared: &Arc<Shared>) -> Self {
         shared.inbound_in_flight.fetch_add(1, Acquire);
         Self(Arc::clone(shared))
     }

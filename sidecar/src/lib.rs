@@ -41,6 +41,8 @@ mod target;
 mod tcp;
 mod timer;
 mod tls_stream;
+#[cfg(any(test, fuzzing))]
+pub mod trial;
 mod websocket;
 mod wire_limits;
 mod worker;

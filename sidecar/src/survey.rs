@@ -135,6 +135,11 @@ impl LiveCalls {
         }
     }
 
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn count(&self) -> usize {
+        self.0.borrow().len()
+    }
+
     /// The calls that began first.
     fn oldest(&self, count: usize) -> Vec<Rc<Call>> {
         let mut calls: Vec<Rc<Call>> = self.0.borrow().iter().filter_map(Weak::upgrade).collect();

@@ -66,15 +66,14 @@ pub(crate) fn without_query(path: &[u8]) -> &str {
     std::str::from_utf8(&path[..end]).unwrap_or_default()
 }
 
-/// Takes the service out of `/{service}/…`.
+/// Takes the service out of `/{service}/…`. What follows is passed on as it is, be it text or not.
 fn by_path(head: &mut Headers, namespace: &str) -> Option<Target> {
-    let path = path(head).into_owned();
-    let rest = path.strip_prefix('/')?;
-    let end = rest.find(['/', '?']).unwrap_or(rest.len());
-    let service = ServiceName::parse_in(&rest[..end], namespace).ok()?;
-    let rest = &rest[end..];
-    let stripped = if rest.starts_with('/') { rest.to_owned() } else { format!("/{rest}") };
-    head.set(Name::PATH, stripped.as_bytes());
+    let rest = head.path()?.strip_prefix(b"/")?;
+    let end = rest.iter().position(|byte| matches!(byte, b'/' | b'?')).unwrap_or(rest.len());
+    let (name, rest) = rest.split_at(end);
+    let service = ServiceName::parse_in(std::str::from_utf8(name).ok()?, namespace).ok()?;
+    let stripped = if rest.starts_with(b"/") { rest.to_vec() } else { [b"/", rest].concat() };
+    head.set(Name::PATH, &stripped);
     head.set(Name::AUTHORITY, service.as_str().as_bytes());
     if head.get(Name::HOST).is_some() {
         head.set(Name::HOST, service.as_str().as_bytes());
@@ -136,6 +135,11 @@ mod tests {
             assert_eq!((head.authority(), head.get(Name::HOST)), (Some(&b"web.shop"[..]), Some(&b"web.shop"[..])));
         }
         assert_eq!(resolved("localhost", "/", &[]).0, Err(TargetError::Nothing));
+
+        let mut head = Headers::new();
+        head.set(Name::PATH, b"/web/\xe9?\xff");
+        assert_eq!(resolve(&mut head, "shop"), service("web.shop"));
+        assert_eq!(head.path(), Some(&b"/\xe9?\xff"[..]));
     }
 
     #[test]

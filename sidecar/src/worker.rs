@@ -172,6 +172,29 @@ const IDLE_BEFORE_SHRINKING: Duration = Duration::from_secs(2);
 const FRAME_BYTES: usize = limits::MAX_FRAME_BYTES as usize + 9;
 
 impl Worker {
+    pub(crate) fn new(shared: Arc<Shared>) -> Rc<Self> {
+        Rc::new_cyclic(|worker| Self {
+            pools: Pools::new(worker.clone(), Arc::clone(&shared)),
+            balancer: Balancer::new(shared.args.balance),
+            local: LocalService::new(worker.clone(), &shared),
+            log_limit: LogLimit::new(),
+            deadlines: Wheel::new(),
+            wire_limits: WireLimits::new(),
+            now: Cell::new(Instant::now()),
+            read_buffer: RefCell::default(),
+            spare_bodies: RefCell::default(),
+            accepted: RefCell::default(),
+            replay_bytes: Gauge::default(),
+            live: LiveCalls::default(),
+            calls: Gauge::default(),
+            connections: Gauge::default(),
+            connection_ended: Notify::new(),
+            ended: Cell::new(None),
+            outside: intercept::Outside::default(),
+            shared,
+        })
+    }
+
     /// The time of this turn. Reading the clock once a turn is exact enough, and much cheaper.
     pub(crate) fn now(&self) -> Instant {
         self.now.get()
@@ -321,26 +344,7 @@ pub(crate) fn spawn(index: u8, shared: Arc<Shared>, ends: Ends) -> io::Result<th
 }
 
 async fn run(shared: Arc<Shared>, Ends { listeners, questions }: Ends) {
-    let worker = Rc::new_cyclic(|worker| Worker {
-        pools: Pools::new(worker.clone(), Arc::clone(&shared)),
-        balancer: Balancer::new(shared.args.balance),
-        local: LocalService::new(worker.clone(), &shared),
-        log_limit: LogLimit::new(),
-        deadlines: Wheel::new(),
-        wire_limits: WireLimits::new(),
-        now: Cell::new(Instant::now()),
-        read_buffer: RefCell::default(),
-        spare_bodies: RefCell::default(),
-        accepted: RefCell::default(),
-        replay_bytes: Gauge::default(),
-        live: LiveCalls::default(),
-        calls: Gauge::default(),
-        connections: Gauge::default(),
-        connection_ended: Notify::new(),
-        ended: Cell::new(None),
-        outside: intercept::Outside::default(),
-        shared,
-    });
+    let worker = Worker::new(shared);
     let mut tasks = vec![
         spawn_local(listen(Rc::clone(&worker), listeners.outbound, Side::Outbound)),
         spawn_local(keep_house(Rc::clone(&worker))),
