@@ -14,7 +14,7 @@ pub(crate) use {
 };
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, Ref, RefCell, RefMut},
     rc::Rc,
 };
 
@@ -110,17 +110,18 @@ impl Call {
         worker: &Rc<Worker>,
         way: Way,
         caller: Side,
-        head: &Headers,
+        head: Headers,
         is_whole: bool,
         slot: CallSlot,
     ) -> Rc<Self> {
-        let request = Request { is_kept: true, is_head_all: is_whole, is_over: is_whole, ..Request::default() };
+        let (is_grpc, wants_tunnel) = (target::is_grpc(&head), head.method() == Some(tcp::CONNECT));
+        let request = Request { head, is_kept: true, is_head_all: is_whole, is_over: is_whole, ..Request::default() };
         let call = Rc::new(Self {
             worker: Rc::clone(worker),
             way,
             started: worker.now(),
-            is_grpc: target::is_grpc(head),
-            wants_tunnel: head.method() == Some(tcp::CONNECT),
+            is_grpc,
+            wants_tunnel,
             caller,
             deadline: Cell::new(None),
             place: Cell::new(None),
@@ -183,9 +184,13 @@ impl Call {
         }
     }
 
-    /// The request's head, as it goes on.
-    pub(crate) fn keep_head(&self, head: Headers) {
-        self.state.borrow_mut().request.head = head;
+    /// The request's head, as it came and then as it goes on.
+    pub(crate) fn head(&self) -> Ref<'_, Headers> {
+        Ref::map(self.state.borrow(), |state| &state.request.head)
+    }
+
+    pub(crate) fn head_mut(&self) -> RefMut<'_, Headers> {
+        RefMut::map(self.state.borrow_mut(), |state| &mut state.request.head)
     }
 
     /// Whether all of the request that was sent can be sent again.

@@ -34,8 +34,8 @@ pub(crate) async fn serve(downstream: Rc<Downstream>, stream: TcpStream, from: S
         let Occasion::Request(head, is_whole) = occasion else { return };
         let Some(slot) = worker.call_slot() else { return refuse(&worker, &socket, &too_many_calls()) };
         let caller = Side::Socket(Rc::clone(&socket));
-        let call = Call::begin(&worker, Way::Outbound(Tries::default()), caller, &head, is_whole, slot);
-        call.waits_in(steps.run(carry(Rc::clone(&downstream), Rc::clone(&call), head)));
+        let call = Call::begin(&worker, Way::Outbound(Tries::default()), caller, head, is_whole, slot);
+        call.waits_in(steps.run(carry(Rc::clone(&downstream), Rc::clone(&call))));
     };
     let ended = Driver::new(&worker, &socket, stream, on).await;
     if let Err(error @ (SocketError::Protocol(_) | SocketError::SlowHead)) = ended {

@@ -123,7 +123,7 @@ pub(crate) async fn serve(slot: ConnectionSlot, stream: TcpStream, from: SocketA
             Ok(peer) => {
                 let (name, peer) = (format!("inbound connection of {} from {from}", peer.id), Rc::new(peer));
                 let mut steps = Steps::new();
-                let begin = |link: &Rc<Link>, stream, head: &Headers, is_whole| {
+                let begin = |link: &Rc<Link>, stream, head: Headers, is_whole| {
                     let Some(slot) = worker.call_slot() else {
                         link.reset(stream, Code::REFUSED_STREAM);
                         return None;
@@ -132,8 +132,8 @@ pub(crate) async fn serve(slot: ConnectionSlot, stream: TcpStream, from: SocketA
                     let way = Way::Inbound(Running::new(&worker.shared));
                     Some(Call::begin(worker, way, caller, head, is_whole, slot))
                 };
-                let carry = |call: Rc<Call>, head| {
-                    call.waits_in(steps.run(carry(Rc::clone(&peer), Rc::clone(&call), head)));
+                let carry = |call: Rc<Call>| {
+                    call.waits_in(steps.run(carry(Rc::clone(&peer), Rc::clone(&call))));
                 };
                 let stream = TlsStream::server(stream);
                 return serve_http2(worker, stream, Phase::Draining, &name, begin, carry).await;
@@ -189,13 +189,12 @@ impl Drop for Running {
 }
 
 /// Carries a call to the own service.
-async fn carry(peer: Rc<Peer>, call: Rc<Call>, head: Headers) {
+async fn carry(peer: Rc<Peer>, call: Rc<Call>) {
     let worker = &peer.worker;
     // The listener exists only where there is a service.
     let Some(local) = &worker.local else { return call.reset(Code::REFUSED_STREAM) };
-    let is_tunnel = tcp::is_tunnel(&head);
-    let is_upgrade = head.protocol().is_some();
-    admit(&peer, local, &call, head);
+    let (is_tunnel, is_upgrade) = (tcp::is_tunnel(&call.head()), call.head().protocol().is_some());
+    admit(&peer, local, &call);
     let sent = match &local.connections {
         // A tunnel goes to any service: who has taken a connection over knows better than the service's declaration.
         _ if is_tunnel => tcp::send(local.address, &call).await,
@@ -212,8 +211,9 @@ async fn carry(peer: Rc<Peer>, call: Rc<Call>, head: Headers) {
 }
 
 /// What is looked at and written into the head before a call goes on.
-fn admit(peer: &Peer, local: &LocalService, call: &Rc<Call>, mut head: Headers) {
+fn admit(peer: &Peer, local: &LocalService, call: &Rc<Call>) {
     let worker = &peer.worker;
+    let mut head = call.head_mut();
     let (place, method) = match local.methods.get(target::without_query(head.path().unwrap_or_default())) {
         Some((place, name)) => (Some(*place), &**name),
         None => (None, OTHER),
@@ -224,11 +224,12 @@ fn admit(peer: &Peer, local: &LocalService, call: &Rc<Call>, mut head: Headers) 
     if let Some(span) = &mut record.span {
         span.set("weft.peer", peer.id.to_string());
     }
-    call.record(record);
-    call.end_by(deadline::of(&head, None, call.started));
+    let deadline = deadline::of(&head, None, call.started);
     head.set(CLIENT_CERT, &peer.client_cert);
     trace.pass_on(&mut head);
-    call.keep_head(head);
+    drop(head);
+    call.record(record);
+    call.end_by(deadline);
 }
 
 async fn send(pool: &Rc<Pool>, call: &Rc<Call>, is_upgrade: bool) -> Result<(), Miss> {

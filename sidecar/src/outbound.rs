@@ -95,16 +95,16 @@ pub(crate) async fn speak(downstream: Rc<Downstream>, wire: Wire, stream: TcpStr
         Wire::Http1 => Box::pin(http1::serve(downstream, stream, from)).await,
         Wire::Http2 => {
             let mut steps = Steps::new();
-            let begin = |link: &Rc<Link>, stream, head: &Headers, is_whole| {
+            let begin = |link: &Rc<Link>, stream, head: Headers, is_whole| {
                 let Some(slot) = worker.call_slot() else {
-                    refuse(worker, link, stream, head, &too_many_calls());
+                    refuse(worker, link, stream, &head, &too_many_calls());
                     return None;
                 };
                 let caller = Side::Stream(Rc::clone(link), stream);
                 Some(Call::begin(worker, Way::Outbound(Tries::default()), caller, head, is_whole, slot))
             };
-            let carry = |call: Rc<Call>, head| {
-                call.waits_in(steps.run(carry(Rc::clone(&downstream), Rc::clone(&call), head)));
+            let carry = |call: Rc<Call>| {
+                call.waits_in(steps.run(carry(Rc::clone(&downstream), Rc::clone(&call))));
             };
             let name = format_args!("outbound connection from {from}");
             serve_http2(worker, stream, Phase::Stopping, &name, begin, carry).await;
@@ -121,8 +121,8 @@ pub(crate) async fn serve_http2<IO>(
     stream: IO,
     last: Phase,
     name: &dyn std::fmt::Display,
-    mut begin: impl FnMut(&Rc<Link>, StreamId, &Headers, bool) -> Option<Rc<Call>> + Unpin,
-    mut carry: impl FnMut(Rc<Call>, Headers) + Unpin,
+    mut begin: impl FnMut(&Rc<Link>, StreamId, Headers, bool) -> Option<Rc<Call>> + Unpin,
+    mut carry: impl FnMut(Rc<Call>) + Unpin,
 ) where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
@@ -131,17 +131,20 @@ pub(crate) async fn serve_http2<IO>(
     let limits = if last == Phase::Draining { &worker.wire_limits.mesh } else { &worker.wire_limits.local };
     let link = Link::server(worker, limits);
     let _accepted = worker.accepted(Rc::clone(&link) as _, last);
-    let mut begun: Vec<(Rc<Call>, Headers)> = Vec::new();
+    let mut begun: Vec<Rc<Call>> = Vec::new();
     let on = |incoming| match incoming {
         Incoming::Request(stream, head, is_whole) => {
-            if let Some(call) = begin(&link, stream, &head, is_whole) {
-                begun.push((call, head));
+            if let Some(call) = begin(&link, stream, head, is_whole) {
+                begun.push(call);
             }
         }
         Incoming::Read => {
-            for (call, head) in begun.drain(..) {
-                if call.is_over() { link.recycle(head) } else { carry(call, head) }
+            for call in &begun {
+                if !call.is_over() {
+                    carry(Rc::clone(call));
+                }
             }
+            begun.clear();
             // What many calls at once have needed is not kept by a thousand connections.
             if begun.capacity() > KEPT_BEGUN {
                 begun.shrink_to(0);
@@ -162,15 +165,15 @@ pub(crate) async fn serve_http2<IO>(
 const KEPT_BEGUN: usize = 32;
 
 /// Carries a call to an endpoint.
-pub(crate) async fn carry(downstream: Rc<Downstream>, call: Rc<Call>, mut head: Headers) {
-    let routed = match downstream.route(&head) {
+pub(crate) async fn carry(downstream: Rc<Downstream>, call: Rc<Call>) {
+    let known = downstream.route(&call.head());
+    let routed = match known {
         Some(route) => Ok(Routed::To(route)),
-        None => route(&downstream, &mut head).await,
+        None => route(&downstream, &call).await,
     };
     let sent = match routed {
-        Ok(Routed::To(route)) => send(&call, route, head).await,
+        Ok(Routed::To(route)) => send(&call, route).await,
         Ok(Routed::Reflection) => {
-            call.keep_head(head);
             local::reflect(&call);
             Ok(())
         }
@@ -222,18 +225,23 @@ impl Downstream {
     }
 }
 
-async fn route(downstream: &Downstream, head: &mut Headers) -> Result<Routed, Failure> {
+async fn route(downstream: &Downstream, call: &Call) -> Result<Routed, Failure> {
     let worker = &downstream.worker;
-    let authority = head.authority().unwrap_or_default().to_vec();
+    let authority = call.head().authority().unwrap_or_default().to_vec();
     // By its name it is another service than by its authority; and a stripped path is found anew each time.
-    let path = (!target::is_named(head)).then(|| head.path().unwrap_or_default().to_vec());
+    let path = (!target::is_named(&call.head())).then(|| call.head().path().unwrap_or_default().to_vec());
     let view = worker.shared.catalog.version();
-    let service = match downstream.target(head)? {
+    let target = downstream.target(&mut call.head_mut())?;
+    let service = match target {
         Target::Reflection => return Ok(Routed::Reflection),
         Target::Service(name) => find(worker, Asked::Service(name)).await?,
-        Target::Contract => find_contract(worker, &target::path(head)).await?,
+        Target::Contract => {
+            let path = target::path(&call.head()).into_owned();
+            find_contract(worker, &path).await?
+        }
     };
     worker.tick();
+    let head = &*call.head();
     if service.protocol == Protocol::Tcp && !tcp::is_tunnel(head) {
         return Err(speaks_tcp(&service));
     }
@@ -246,13 +254,13 @@ async fn route(downstream: &Downstream, head: &mut Headers) -> Result<Routed, Fa
 }
 
 /// Sends a call that has a route.
-async fn send(call: &Rc<Call>, route: Rc<Route>, mut head: Headers) -> Result<(), Verdict> {
+async fn send(call: &Rc<Call>, route: Rc<Route>) -> Result<(), Verdict> {
     let (worker, now) = (&call.worker, call.worker.now());
     let (service, method) = (&route.service, &route.method);
     service.used(now.saturating_duration_since(worker.shared.started));
 
-    let trace = CallTrace::begin(&head, &worker.shared);
-    let span = trace.span(SpanKind::Client, || span_name(&method.name, &head));
+    let trace = CallTrace::begin(&call.head(), &worker.shared);
+    let span = trace.span(SpanKind::Client, || span_name(&method.name, &call.head()));
     let mut record = CallRecord::begin(worker, &method.metrics, call.started, span);
     if let Some(span) = &mut record.span {
         span.set("weft.service", service.name.to_string());
@@ -267,10 +275,13 @@ async fn send(call: &Rc<Call>, route: Rc<Route>, mut head: Headers) -> Result<()
             return Err(Verdict::Fail(breaker_open(service, wait)));
         }
     }
-    head.remove(CLIENT_CERT);
-    trace.pass_on(&mut head);
-    call.end_by(deadline::of(&head, method.timeout, call.started));
-    call.keep_head(head);
+    let deadline = {
+        let head = &mut *call.head_mut();
+        head.remove(CLIENT_CERT);
+        trace.pass_on(head);
+        deadline::of(head, method.timeout, call.started)
+    };
+    call.end_by(deadline);
     if let Way::Outbound(tries) = &call.way {
         tries.set_route(route);
     }

@@ -6,7 +6,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    rc::{Rc, Weak},
+    rc::Rc,
 };
 
 use futures_util::future::join_all;
@@ -111,9 +111,9 @@ impl Gauge {
     }
 }
 
-/// The calls of a worker that run.
+/// The calls of a worker that run: each takes itself out when it ends.
 #[derive(Default)]
-pub(crate) struct LiveCalls(RefCell<Vec<Weak<Call>>>);
+pub(crate) struct LiveCalls(RefCell<Vec<Rc<Call>>>);
 
 /// A call's place in the list, if it is in it.
 #[derive(Default)]
@@ -123,14 +123,14 @@ impl LiveCalls {
     pub(crate) fn add(&self, call: &Rc<Call>) {
         let mut calls = self.0.borrow_mut();
         call.listed.0.set(Some(calls.len() as u32));
-        calls.push(Rc::downgrade(call));
+        calls.push(Rc::clone(call));
     }
 
     pub(crate) fn remove(&self, call: &Call) {
         let Some(place) = call.listed.0.take() else { return };
         let mut calls = self.0.borrow_mut();
         calls.swap_remove(place as usize);
-        if let Some(moved) = calls.get(place as usize).and_then(Weak::upgrade) {
+        if let Some(moved) = calls.get(place as usize) {
             moved.listed.0.set(Some(place));
         }
     }
@@ -142,7 +142,7 @@ impl LiveCalls {
 
     /// The calls that began first.
     fn oldest(&self, count: usize) -> Vec<Rc<Call>> {
-        let mut calls: Vec<Rc<Call>> = self.0.borrow().iter().filter_map(Weak::upgrade).collect();
+        let mut calls = self.0.borrow().clone();
         if calls.len() > count {
             calls.select_nth_unstable_by_key(count, |call| call.started);
             calls.truncate(count);

@@ -53,8 +53,8 @@ pub(crate) async fn serve(downstream: Rc<Downstream>, stream: TcpStream, from: S
     head.set(Name::AUTHORITY, service.as_str().as_bytes());
     let caller = Side::Socket(Rc::clone(&socket));
     let _accepted = worker.accepted(Rc::clone(&socket) as _, Phase::Stopping);
-    let call = Call::begin(&worker, Way::Outbound(Tries::default()), caller, &head, false, slot);
-    let carrying = spawn_local(carry(downstream, Rc::clone(&call), head));
+    let call = Call::begin(&worker, Way::Outbound(Tries::default()), caller, head, false, slot);
+    let carrying = spawn_local(carry(downstream, Rc::clone(&call)));
     call.waits_in(Some(carrying.abort_handle()));
     drop(call);
     if let Err(e) = Driver::new(&worker, &socket, stream, |_: Occasion| {}).await {

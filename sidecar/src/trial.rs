@@ -323,15 +323,14 @@ impl Play {
         spawn_local({
             let (worker, upstream, refused) = (Rc::clone(&worker), Rc::clone(&upstream), Rc::clone(&refused));
             async move {
-                let begin = |link: &Rc<Link>, stream, head: &Headers, is_whole| {
+                let begin = |link: &Rc<Link>, stream, head: Headers, is_whole| {
                     let way = Way::Inbound(Running::new(&worker.shared));
                     let caller = Side::Stream(Rc::clone(link), stream);
                     Some(Call::begin(&worker, way, caller, head, is_whole, worker.call_slot()?))
                 };
-                let carry = |call: Rc<Call>, head: Headers| {
-                    let deadline = head.get(Name::other("x-deadline")).map(|_| call.started + DEADLINE);
+                let carry = |call: Rc<Call>| {
+                    let deadline = call.head().get(Name::other("x-deadline")).map(|_| call.started + DEADLINE);
                     call.end_by(deadline);
-                    call.keep_head(head);
                     if call.send_over(&upstream, |_, _, _| {}).is_err() {
                         refused.set(refused.get() + 1);
                         call.missed(Miss::NotSent(ConnectError::Full));

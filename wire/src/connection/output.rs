@@ -1,5 +1,7 @@
 //! What waits to be written.
 
+use std::ops::Range;
+
 use crate::frame::{HEAD_BYTES, Head, flag, kind};
 
 /// Buffers above this are given back while idle.
@@ -12,8 +14,8 @@ pub(super) struct Output {
     start: usize,
     /// All that was ever written.
     written: u64,
-    /// Where the last DATA frame begins, counted from the connection's begin.
-    data_at: u64,
+    /// Where the last DATA frame begins and ends, counted from the connection's begin.
+    data: Range<u64>,
     /// Unsent answers that the peer provoked: of those that were appended before `mark`, and after it. The older ones
     /// are forgotten as a whole once everything up to `mark` was written, which needs no list of where they are.
     provoked_before: usize,
@@ -38,19 +40,26 @@ impl Output {
     #[inline]
     pub(super) fn data(&mut self, stream: u32, data: &[u8], is_end: bool, frame_bytes: usize) -> bool {
         let flags = if is_end { flag::END_STREAM } else { 0 };
-        if self.data_at >= self.written {
-            let at = self.start + (self.data_at - self.written) as usize;
-            let frame = &self.bytes[at.min(self.bytes.len())..];
-            let last = Head { length: frame.len().saturating_sub(HEAD_BYTES), kind: kind::DATA, flags: 0, stream };
-            let length = last.length + data.len();
-            if length <= frame_bytes && Head::parse(frame) == Some(last) {
-                self.bytes[at..at + HEAD_BYTES].copy_from_slice(&Head { length, flags, ..last }.bytes());
-                self.bytes.extend_from_slice(data);
-                return false;
-            }
+        let end = self.written + self.len() as u64;
+        if self.data.end == end && self.data.start >= self.written && self.grow(stream, data, flags, frame_bytes) {
+            self.data.end += data.len() as u64;
+            return false;
         }
-        self.data_at = self.written + self.len() as u64;
         Head::write(kind::DATA, flags, stream, data, &mut self.bytes);
+        self.data = end..end + (HEAD_BYTES + data.len()) as u64;
+        true
+    }
+
+    /// Appends to the last frame, if that is DATA of this stream with room for it.
+    fn grow(&mut self, stream: u32, data: &[u8], flags: u8, frame_bytes: usize) -> bool {
+        let at = self.start + (self.data.start - self.written) as usize;
+        let Some(head) = Head::parse(&self.bytes[at..]) else { return false };
+        let length = head.length + data.len();
+        if length > frame_bytes || head.stream != stream || head.flags != 0 {
+            return false;
+        }
+        self.bytes[at..at + HEAD_BYTES].copy_from_slice(&Head { length, flags, ..head }.bytes());
+        self.bytes.extend_from_slice(data);
         true
     }
 
