@@ -29,8 +29,18 @@ pub(crate) struct TooManyWatched;
 enum Pending {
     #[default]
     Nothing,
-    Changes(VecDeque<Arc<Change>>),
+    /// In their order, and then perhaps all of it: before the registry is settled a snapshot takes nothing away.
+    Changes { changes: VecDeque<Arc<Change>>, then_snapshot: bool },
+    /// Nothing that it could change has been told yet.
     Snapshot,
+}
+
+/// A service that is followed.
+#[derive(Debug, Default)]
+struct Followed {
+    pending: Pending,
+    /// The last that was told of all of it was a snapshot, which changes can change.
+    is_known: bool,
 }
 
 /// A contract that was asked for.
@@ -51,7 +61,7 @@ enum Item {
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct Watcher {
-    services: HashMap<ServiceName, Pending>,
+    services: HashMap<ServiceName, Followed>,
     contracts: HashMap<String, Asked>,
     /// For whom something waits, each once, in the order in which it came.
     queue: VecDeque<Item>,
@@ -98,9 +108,7 @@ impl Watcher {
         match event {
             Event::Endpoints(service, change) => self.owe_change(service, change),
             Event::Service(service) => {
-                if self.services.contains_key(service) {
-                    self.owe_snapshot(service.clone());
-                }
+                self.owe_snapshot_again(service);
             }
             Event::Contract(contract) => {
                 if self.contracts.contains_key(contract) {
@@ -109,7 +117,7 @@ impl Watcher {
             }
             Event::Settled => {
                 let services: Vec<ServiceName> = self.services.keys().cloned().collect();
-                services.into_iter().for_each(|service| self.owe_snapshot(service));
+                services.iter().for_each(|service| self.owe_snapshot_again(service));
                 let unknown = self.contracts.iter().filter(|(_, asked)| asked.owner.is_none());
                 let unknown: Vec<String> = unknown.map(|(contract, _)| contract.clone()).collect();
                 unknown.iter().for_each(|contract| self.owe_owner(contract));
@@ -124,22 +132,39 @@ impl Watcher {
     }
 
     fn owe_change(&mut self, service: &ServiceName, change: &Arc<Change>) {
-        let Some(pending) = self.services.get_mut(service) else { return };
+        let Some(Followed { pending, .. }) = self.services.get_mut(service) else { return };
         match pending {
             Pending::Nothing => {
-                *pending = Pending::Changes(VecDeque::from([Arc::clone(change)]));
+                let changes = VecDeque::from([Arc::clone(change)]);
+                *pending = Pending::Changes { changes, then_snapshot: false };
                 self.queue.push_back(Item::Service(service.clone()));
             }
-            Pending::Changes(changes) if changes.len() < limits::WATCH_QUEUE => changes.push_back(Arc::clone(change)),
-            Pending::Changes(_) => *pending = Pending::Snapshot,
+            Pending::Changes { changes, .. } if changes.len() < limits::WATCH_QUEUE => {
+                changes.push_back(Arc::clone(change));
+            }
+            Pending::Changes { .. } => *pending = Pending::Snapshot,
             // It will be taken when it is told, so the change is in it.
             Pending::Snapshot => {}
         }
     }
 
+    /// All of a service that is followed, if it is.
+    fn owe_snapshot_again(&mut self, service: &ServiceName) {
+        let Some(Followed { pending, is_known }) = self.services.get_mut(service) else { return };
+        match pending {
+            _ if !*is_known => self.owe_snapshot(service.clone()),
+            Pending::Nothing => {
+                *pending = Pending::Changes { changes: VecDeque::new(), then_snapshot: true };
+                self.queue.push_back(Item::Service(service.clone()));
+            }
+            Pending::Changes { then_snapshot, .. } => *then_snapshot = true,
+            Pending::Snapshot => {}
+        }
+    }
+
     fn owe_snapshot(&mut self, service: ServiceName) {
-        let before = self.services.insert(service.clone(), Pending::Snapshot);
-        if matches!(before, None | Some(Pending::Nothing)) {
+        let followed = self.services.entry(service.clone()).or_default();
+        if matches!(std::mem::replace(&mut followed.pending, Pending::Snapshot), Pending::Nothing) {
             self.queue.push_back(Item::Service(service));
         }
     }
@@ -169,21 +194,28 @@ impl Watcher {
 
     /// `None` when nobody follows it any longer.
     fn next_of_service(&mut self, service: ServiceName, registry: &Registry) -> Option<What> {
-        let pending = self.services.get_mut(&service)?;
+        let Followed { pending, is_known } = self.services.get_mut(&service)?;
         match pending {
             Pending::Nothing => None,
-            Pending::Changes(changes) => {
-                let change = changes.pop_front();
-                if changes.is_empty() {
-                    *pending = Pending::Nothing;
-                } else {
-                    self.queue.push_front(Item::Service(service));
+            Pending::Changes { changes, then_snapshot } => match changes.pop_front() {
+                Some(change) => {
+                    if changes.is_empty() && !*then_snapshot {
+                        *pending = Pending::Nothing;
+                    } else {
+                        self.queue.push_front(Item::Service(service));
+                    }
+                    Some(What::Change(Arc::unwrap_or_clone(change)))
                 }
-                change.map(|change| What::Change(Arc::unwrap_or_clone(change)))
-            }
+                None => {
+                    *pending = Pending::Snapshot;
+                    self.next_of_service(service, registry)
+                }
+            },
             Pending::Snapshot => {
                 *pending = Pending::Nothing;
-                Some(match registry.snapshot(&service) {
+                let snapshot = registry.snapshot(&service);
+                *is_known = snapshot.is_some();
+                Some(match snapshot {
                     Some(snapshot) => What::Snapshot(snapshot),
                     None => no_service(service.to_string(), registry),
                 })

@@ -274,6 +274,29 @@ impl Told {
     }
 }
 
+/// A snapshot that is not complete takes nothing away, so what left is told by itself.
+#[tokio::test(start_paused = true)]
+async fn who_leaves_before_it_has_settled_is_said_to_have_left() {
+    let mut registry = Registry::new(1, Instant::now());
+    let at = |id: &str, port: u16, address: &str| Announcement {
+        addresses: BTreeSet::from([address.to_owned()]),
+        ..announcement("users.shop", id, port)
+    };
+    registry.announce(at("a", 1, "10.0.0.1:80"), Instant::now()).unwrap();
+    let leaving = registry.announce(at("b", 2, "10.0.0.2:80"), Instant::now()).unwrap().session;
+    let mut watcher = Watcher::default();
+    watcher.subscribe_service("users.shop").unwrap();
+    Told::default().read_all(&mut watcher, &mut registry);
+    assert!(registry.deregister(&leaving, Instant::now()));
+    for event in registry.take_events() {
+        watcher.observe(&event);
+    }
+    let told: Vec<_> = std::iter::from_fn(|| watcher.next(&registry)).filter_map(|answer| answer.what).collect();
+    let [What::Change(change), What::Snapshot(snapshot)] = &told[..] else { panic!("{told:?}") };
+    assert_eq!(change.removed_ids, ["b"]);
+    assert_eq!(snapshot.addresses, ["10.0.0.1:80"]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn until_it_has_settled_nothing_is_complete_and_then_all_are_told_again() {
     let mut registry = Registry::new(1, Instant::now());
