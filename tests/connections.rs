@@ -10,7 +10,7 @@ use tokio::{
 };
 use tonic::{Code, Response, Status};
 use weft_mesh::limits::CONNECTIONS_PER_ENDPOINT;
-use weft_tests::{Bed, Text, eventually, probe, probe_service, resident_bytes, result, skip};
+use weft_tests::{Bed, Text, eventually, metric, probe, probe_service, resident_bytes, result, skip};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -53,6 +53,24 @@ async fn calls_that_a_connection_does_not_take_get_another_until_there_are_as_ma
         numbers.insert(connection(&probe(&channel, "Say", &[]).await.expect("an answer")));
     }
     assert_eq!(numbers.len(), 1, "{numbers:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn no_call_waits_for_a_connection_to_a_replica_that_was_there() {
+    let bed = Bed::start(&probe_service(3)).await;
+    let opened = async || metric(bed.ports("keyboard").metrics, "weft_upstream_connections_opened_total", "").await;
+    assert_eq!(opened().await, 0.0, "who is called by nobody costs nothing");
+    probe(&bed.channel(), "Say", &[]).await.expect("an answer");
+    eventually("there is a connection to each", LIMIT, async || opened().await == 3.0).await;
+    for _ in 0..30 {
+        probe(&bed.channel(), "Say", &[]).await.expect("an answer");
+    }
+    assert_eq!(opened().await, 3.0);
+
+    // A replica that takes another's place is met before it is called.
+    let output = bed.weft(&["restart", "probe"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    eventually("there is one to each of the new ones", LIMIT, async || opened().await >= 6.0).await;
 }
 
 fn limit_files(current: Option<u64>) {

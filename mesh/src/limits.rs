@@ -228,6 +228,11 @@ limits! {
         "A request's head at the dashboard; a longer one is refused.";
     DASHBOARD_TIMEOUT: Duration = Duration::from_secs(10),
         "For a client's first bytes, a request's head and a whole request at the dashboard, and for open ones at stop.";
+    WARM_TIME: Duration = Duration::from_secs(60),
+        "A service that was called within this time has connections made to its endpoints as they come up, before a call \
+         needs them.";
+    WARM_ENDPOINTS: usize = 16,
+        "Endpoints of one service to which a worker makes connections in advance.";
     IDLE_CONNECTION: Duration = Duration::from_secs(300),
         "A connection to an endpoint on which nothing ran for so long is closed.";
 }

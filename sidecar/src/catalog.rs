@@ -18,7 +18,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     time::Instant,
 };
 use weft_contracts::weft::discovery::v1::{Health, Protocol, Version};
@@ -37,6 +37,7 @@ pub(crate) struct Catalog {
     view: ArcSwap<View>,
     /// Counts views, so that who has looked something up can tell cheaply whether it still holds.
     version: AtomicU64,
+    changes: watch::Sender<()>,
     questions: mpsc::Sender<Question>,
 }
 
@@ -75,6 +76,11 @@ pub(crate) struct Service {
 }
 
 impl Service {
+    /// How long it has not been called, so long after the sidecar's start.
+    pub(crate) fn unused(&self, after: Duration) -> Duration {
+        after.saturating_sub(Duration::from_secs(self.last_used.load(Relaxed)))
+    }
+
     /// Notes that it is called, so long after the sidecar's start.
     pub(crate) fn used(&self, after: Duration) {
         // Written once a second only: a store takes the line from the other workers.
@@ -210,7 +216,10 @@ impl Catalog {
     /// An empty catalog and the questions that are put to it.
     pub(crate) fn new() -> (Self, mpsc::Receiver<Question>) {
         let (questions, receiver) = mpsc::channel(limits::DISCOVERY_QUEUE);
-        (Self { view: ArcSwap::default(), version: AtomicU64::new(0), questions }, receiver)
+        (
+            Self { view: ArcSwap::default(), version: AtomicU64::new(0), changes: watch::channel(()).0, questions },
+            receiver,
+        )
     }
 
     /// What is known now.
@@ -223,6 +232,12 @@ impl Catalog {
         self.view.store(Arc::new(view));
         // After the view: who sees the number sees at least that view.
         self.version.fetch_add(1, Release);
+        self.changes.send_replace(());
+    }
+
+    /// Says when there is another view.
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
     }
 
     /// Of the view that is in place, or of one before it.

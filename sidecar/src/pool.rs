@@ -53,6 +53,26 @@ impl Pools {
         Rc::clone(pool)
     }
 
+    /// Makes a connection to each endpoint that calls may go to soon and that has none, so that no call waits for it.
+    pub(crate) fn warm(&self, now: Instant) {
+        let after = now.saturating_duration_since(self.shared.started);
+        for service in self.shared.catalog.view().services.values() {
+            if service.unused(after) > limits::WARM_TIME {
+                continue;
+            }
+            // Of very many another part each time, so that not all warm the same.
+            let (first, last) = service.endpoints.split_at(fastrand::usize(..=service.endpoints.len()));
+            let up = last.iter().chain(first).filter(|endpoint| endpoint.is_up() && !endpoint.is_shunned(now));
+            for endpoint in up.take(limits::WARM_ENDPOINTS) {
+                let pool = self.of(endpoint);
+                if pool.links.borrow().is_empty() {
+                    // Whoever needs it waits for it by himself.
+                    let _ = pool.join_connect();
+                }
+            }
+        }
+    }
+
     /// Gives back what those connections hold that `is_idle` names.
     pub(crate) fn shrink(&self, is_idle: impl Fn(&Link) -> bool) {
         for pool in self.by_endpoint.borrow().values() {

@@ -348,6 +348,7 @@ async fn run(shared: Arc<Shared>, Ends { listeners, questions }: Ends) {
     let mut tasks = vec![
         spawn_local(listen(Rc::clone(&worker), listeners.outbound, Side::Outbound)),
         spawn_local(keep_house(Rc::clone(&worker))),
+        spawn_local(keep_warm(Rc::clone(&worker))),
         spawn_local(Rc::clone(&worker).drain_accepted()),
         spawn_local(keep_deadlines(Rc::clone(&worker))),
         spawn_local(survey::answer(Rc::clone(&worker), questions)),
@@ -438,6 +439,16 @@ fn take(worker: &Rc<Worker>, stream: TcpStream, from: SocketAddr, side: &Side) {
 
 async fn keep_deadlines(worker: Rc<Worker>) {
     worker.deadlines.run().await;
+}
+
+async fn keep_warm(worker: Rc<Worker>) {
+    let mut changes = worker.shared.catalog.changes();
+    while changes.changed().await.is_ok() {
+        // Before it has an identity nobody would let it in.
+        if worker.shared.identity.load().is_some() {
+            worker.pools.warm(Instant::now());
+        }
+    }
 }
 
 async fn keep_house(worker: Rc<Worker>) {
