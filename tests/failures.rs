@@ -75,6 +75,37 @@ async fn calls_that_are_given_up_before_the_service_looks_end_no_other_call() {
     assert!(failed(&outcomes).is_empty(), "{:?}", failed(&outcomes));
 }
 
+/// Netty's servers end a connection on which 200 calls were cancelled within 30 s.
+#[tokio::test]
+async fn a_service_that_bears_few_cancels_is_spared_from_the_second_time_on() {
+    let bed = Bed::start(&format!("{}    env: {{ MAX_RESETS: 200 }}\n", probe_service(1))).await;
+    let cancel_many = async || {
+        for _ in 0..6 {
+            let mut client = Wire::connect(bed.outbound()).await;
+            let mut calls = Vec::new();
+            for _ in 0..50 {
+                calls.push(client.open("Say", &[("x-do", "sleep:60000")]).await);
+            }
+            sleep(Duration::from_millis(150)).await;
+            client.cut();
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    // It has to be met once.
+    cancel_many().await;
+    eventually("the sidecar says so", LIMIT, async || {
+        // What was broken may have opened the breaker.
+        probe(&bed.channel(), "Say", &[]).await.is_ok() && bed.log().contains("ENHANCE_YOUR_CALM")
+    })
+    .await;
+    let load = Load::start(bed.channel(), "");
+    cancel_many().await;
+    let outcomes = load.stop().await;
+    assert!(outcomes.len() > 20, "there was a load");
+    assert!(failed(&outcomes).is_empty(), "{:?}", failed(&outcomes));
+    assert_eq!(bed.log().matches("ENHANCE_YOUR_CALM").count(), 1, "it was met no second time");
+}
+
 #[tokio::test]
 async fn no_call_fails_while_the_control_plane_is_away_and_comes_back() {
     let bed = Bed::start(&probe_service(1)).await;

@@ -125,6 +125,13 @@ fn what_is_outside_is_passed_through(client: &Host) {
     assert!(counted(client, "weft_outside_received_bytes_total") >= 15.0);
     client.within(|| ask("10.77.0.3:7001", b"hello", b"HELLO")).expect("an excluded port is reached");
     assert_eq!(counted(client, "weft_outside_connections_total"), before + 3.0, "not through the sidecar");
+    for leaves_out in [["--exclude-outbound-ranges", "10.77.0.3/32"], ["--include-outbound-ranges", "10.96.0.0/16"]] {
+        client.redirect(&leaves_out);
+        client.within(|| ask("10.77.0.3:7000", b"hello", b"HELLO")).expect("it is reached");
+        client.within(|| ask("10.96.0.10:80", GET, b"sa/client")).expect("and the mesh");
+        assert_eq!(counted(client, "weft_outside_connections_total"), before + 3.0, "not through the sidecar");
+    }
+    client.redirect(&["--exclude-outbound-ports", "7001"]);
     let refused = client.within(|| ask("10.77.0.3:7999", b"hello", b"HELLO")).expect_err("nobody is there");
     assert!(matches!(refused.kind(), ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof), "{refused}");
 }

@@ -56,6 +56,9 @@ limits! {
     CANCELS: (u32, u32) = (20_000, 20_000),
         "Calls that a peer may cancel before they are answered, at once and a second; past it the connection ends \
          (CVE-2023-44487). A call costs as much whether it is cancelled or not, so the bound is far above honest use.";
+    RESETS_OF_CALM_SERVICE: u32 = 100,
+        "Calls that are cancelled on a connection to a service that has once ended one with ENHANCE_YOUR_CALM, as Netty's \
+         servers do after 200 in 30 s; then another connection takes its place, so that the others' calls go on.";
     STREAM_ERRORS: (u32, u32) = (1_024, 128),
         "Streams that a peer's protocol errors may make us reset, at once and a second; past it the connection ends \
          (RUSTSEC-2024-0003).";
@@ -103,6 +106,8 @@ limits! {
         "For a TLS handshake with its certificate checks, either side.";
     CONNECT_TIMEOUT: Duration = Duration::from_secs(1),
         "For a TCP connection to an endpoint or the local service: the mesh is near.";
+    OUTSIDE_CONNECT_TIMEOUT: Duration = Duration::from_secs(10),
+        "For a TCP connection to what is outside the mesh, and may be far.";
     CONGESTION_WAIT: Duration = Duration::from_secs(1),
         "How long a call waits for a peer that does not read what it is sent; then it is answered `overloaded`.";
     DISCOVERY_WAIT: Duration = Duration::from_secs(3),

@@ -8,7 +8,7 @@ use std::{
     cell::RefCell,
     collections::HashMap,
     io,
-    net::SocketAddr,
+    net::{SocketAddr, UdpSocket},
     pin::Pin,
     rc::Rc,
     sync::{
@@ -34,7 +34,7 @@ use crate::{
     detect::{self, Undetected},
     metrics::Counters,
     outbound::{Downstream, speak},
-    pool::connect_tcp,
+    pool::connect_within,
     tcp,
     worker::{ConnectionSlot, Worker},
 };
@@ -78,7 +78,7 @@ impl Outside {
 /// Serves a redirected connection.
 pub(crate) async fn serve(slot: ConnectionSlot, stream: TcpStream, from: SocketAddr, OriginalDst(to): OriginalDst) {
     let worker = slot.worker();
-    if to == worker.shared.args.outbound {
+    if is_own(to, worker.shared.args.outbound) {
         // It would come back here for ever.
         return refuse(worker, &stream, format_args!("redirected connection from {from} refused: it was going here"));
     }
@@ -99,6 +99,12 @@ pub(crate) async fn serve(slot: ConnectionSlot, stream: TcpStream, from: SocketA
         }
         None => pass_through(worker, stream, from, to).await,
     }
+}
+
+/// Whether a connection to there is one to this sidecar's own port.
+fn is_own(to: SocketAddr, outbound: SocketAddr) -> bool {
+    // What can be bound is an address of this host.
+    to.port() == outbound.port() && UdpSocket::bind((to.ip(), 0)).is_ok()
 }
 
 /// The service that is called there, if there is one.
@@ -149,7 +155,7 @@ const KEEP_ALIVE: TcpKeepalive =
 
 async fn pass_through(worker: &Worker, mut stream: TcpStream, from: SocketAddr, to: SocketAddr) {
     let counters = &worker.shared.metrics.counters;
-    let outside = match connect_tcp(to).await {
+    let outside = match connect_within(limits::OUTSIDE_CONNECT_TIMEOUT, to).await {
         Ok(outside) => outside,
         Err(why) => {
             counters.upstream_connects_failed.fetch_add(1, Relaxed);
@@ -224,6 +230,15 @@ mod tests {
         assert!(outside.is_known(address, Instant::now()));
         tokio::time::advance(limits::OUTSIDE_MEMORY).await;
         assert!(!outside.is_known(address, Instant::now()));
+    }
+
+    #[test]
+    fn the_own_port_is_known_by_every_address_of_this_host() {
+        let outbound = SocketAddr::from(([127, 0, 0, 1], 15001));
+        assert!(is_own(outbound, outbound));
+        assert!(is_own("127.0.0.2:15001".parse().unwrap(), outbound));
+        assert!(!is_own("127.0.0.1:15002".parse().unwrap(), outbound));
+        assert!(!is_own("192.0.2.1:15001".parse().unwrap(), outbound), "that of another sidecar");
     }
 
     #[test]

@@ -40,6 +40,9 @@ pub(crate) struct Link {
     settling: RefCell<Option<Waker>>,
     /// Who waits until the peer has read some of what was sent.
     held_up: RefCell<Vec<Waker>>,
+    /// How many calls may be cancelled on it until another is preferred.
+    resets_left: Cell<u32>,
+    was_calmed: Cell<bool>,
 }
 
 impl Link {
@@ -62,6 +65,8 @@ impl Link {
             idle_since: Cell::new(worker.now()),
             settling: RefCell::default(),
             held_up: RefCell::default(),
+            resets_left: Cell::new(u32::MAX),
+            was_calmed: Cell::new(false),
         })
     }
 
@@ -78,6 +83,21 @@ impl Link {
     /// Whether it will never take a call again.
     pub(crate) fn is_gone(&self) -> bool {
         self.is_gone.get()
+    }
+
+    /// Prefers another connection once so many calls were cancelled on this one.
+    pub(crate) fn allow_resets(&self, count: u32) {
+        self.resets_left.set(count);
+    }
+
+    /// Whether as many calls were cancelled on it as its peer bears.
+    pub(crate) fn is_worn(&self) -> bool {
+        self.resets_left.get() == 0
+    }
+
+    /// Whether the peer has ended it because too much was asked of it.
+    pub(crate) fn was_calmed(&self) -> bool {
+        self.was_calmed.get()
     }
 
     /// Waits until the peer has said what it takes.
@@ -152,6 +172,7 @@ impl Link {
     }
 
     pub(crate) fn reset(&self, stream: StreamId, code: Code) {
+        self.resets_left.set(self.resets_left.get().saturating_sub(1));
         self.act(|core| core.reset(stream, code));
     }
 
@@ -374,6 +395,7 @@ where
                 Role::Client => call.endpoint_reset(code, by),
             },
             Event::Settings => self.link.wake_settling(),
+            Event::GoAway { code: Code::ENHANCE_YOUR_CALM } => self.link.was_calmed.set(true),
             // Room and windows have changed within the core.
             _ => {}
         }

@@ -2,7 +2,7 @@
 //! identity), made one at a time, opened anew when the peer's stream limit is reached, closed when idle.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::HashMap,
     fmt,
     net::SocketAddr,
@@ -126,6 +126,8 @@ pub(crate) struct Pool {
     links: RefCell<Vec<Rc<Link>>>,
     /// Who waits for the connection that is being made; `None` while none is.
     waiting: RefCell<Option<Vec<Waiting>>>,
+    /// Calls that may be cancelled on a connection before another takes its place.
+    resets: Cell<u32>,
 }
 
 /// Why there is no connection.
@@ -152,7 +154,14 @@ fn is_idle(link: &Link, now: Instant) -> bool {
 
 impl Pool {
     pub(crate) fn new(worker: Weak<Worker>, shared: Arc<Shared>, destination: Destination) -> Rc<Self> {
-        Rc::new(Self { worker, shared, destination, links: RefCell::default(), waiting: RefCell::default() })
+        Rc::new(Self {
+            worker,
+            shared,
+            destination,
+            links: RefCell::default(),
+            waiting: RefCell::default(),
+            resets: Cell::new(u32::MAX),
+        })
     }
 
     /// What each of its connections holds now.
@@ -162,6 +171,11 @@ impl Pool {
 
     /// A connection with room, if there is one.
     pub(crate) fn ready(&self) -> Option<Rc<Link>> {
+        self.links.borrow().iter().find(|link| link.has_room() && !link.is_worn()).cloned()
+    }
+
+    /// One that is worn is better than none.
+    fn worn(&self) -> Option<Rc<Link>> {
         self.links.borrow().iter().find(|link| link.has_room()).cloned()
     }
 
@@ -187,7 +201,11 @@ impl Pool {
             if connects > limits::CONNECTIONS_PER_ENDPOINT + CONNECTS {
                 return Err(ConnectError::Failed("its connections go away as soon as they are made".into()));
             }
-            let made = self.join_connect()?;
+            let made = match (self.join_connect(), self.worn()) {
+                (Ok(made), _) => made,
+                (Err(_), Some(worn)) => return Ok(worn),
+                (Err(why), None) => return Err(why),
+            };
             // A sender that goes without a word was dropped with its worker.
             let made = made.await.unwrap_or(Err(ConnectError::Failed("the sidecar is stopping".into())));
             if let Some(worker) = self.worker.upgrade() {
@@ -273,7 +291,10 @@ impl Pool {
             ended.abort();
             return Err(if link.is_gone() { NotMade::Going } else { why.into() });
         }
-        self.links.borrow_mut().push(link);
+        link.allow_resets(self.resets.get());
+        let mut links = self.links.borrow_mut();
+        links.iter().filter(|link| link.is_worn()).for_each(|link| link.drain(worker.now()));
+        links.push(link);
         Ok(())
     }
 
@@ -285,6 +306,15 @@ impl Pool {
         };
         if let Err(e) = driver.await {
             tracing::debug!("the connection to {} broke: {e}", self.destination);
+        }
+        let was_calmed = link.upgrade().is_some_and(|link| link.was_calmed());
+        if was_calmed && self.resets.replace(limits::RESETS_OF_CALM_SERVICE) == u32::MAX {
+            tracing::warn!(
+                "{} has ended a connection because of what was asked of it (ENHANCE_YOUR_CALM); from now on there is \
+                 another after every {} calls that are cancelled",
+                self.destination,
+                limits::RESETS_OF_CALM_SERVICE,
+            );
         }
         self.links.borrow_mut().retain(|other| !std::ptr::eq(Rc::as_ptr(other), link.as_ptr()));
         if let Destination::Local(_) = self.destination {
@@ -332,8 +362,13 @@ impl Drop for OpenConnection {
 /// For a peer that has gone without a word: unacknowledged bytes break the connection after this.
 const USER_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Connects to what is near.
 pub(crate) async fn connect_tcp(address: SocketAddr) -> Result<TcpStream, String> {
-    let stream = within(limits::CONNECT_TIMEOUT, TcpStream::connect(address)).await?;
+    connect_within(limits::CONNECT_TIMEOUT, address).await
+}
+
+pub(crate) async fn connect_within(limit: Duration, address: SocketAddr) -> Result<TcpStream, String> {
+    let stream = within(limit, TcpStream::connect(address)).await?;
     // It only tunes: a socket that refuses it works all the same.
     let _ = stream.set_nodelay(true);
     Ok(stream)

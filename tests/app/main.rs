@@ -16,7 +16,8 @@
 //! connection in `x-connection`, and `x-calls` and `x-broken`: how many calls this process has seen, and how many of them
 //! broke off, because their caller went away or stopped half-way.
 //!
-//! It listens on loopback, or on `HOST`. With `MAX_STREAMS` it takes only so many calls at once on a connection.
+//! It listens on loopback, or on `HOST`. With `MAX_STREAMS` it takes only so many calls at once on a connection;
+//! one on which more than `MAX_RESETS` were cancelled it ends, as Netty's servers do.
 //!
 //! With `SPEAK=tcp` it speaks a small protocol of its own, with `SPEAK=http1` HTTP/1.1, with
 //! `SPEAK=websocket` WebSocket: see the files of these names.
@@ -34,7 +35,10 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     process,
-    sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -91,11 +95,18 @@ async fn serve(stream: TcpStream) -> Result<(), h2::Error> {
     if let Some(streams) = env::var("MAX_STREAMS").ok().and_then(|streams| streams.parse().ok()) {
         builder.max_concurrent_streams(streams);
     }
+    let most: u64 = env::var("MAX_RESETS").ok().and_then(|most| most.parse().ok()).unwrap_or(u64::MAX);
     let mut connection = builder.handshake(stream).await?;
+    let broken = Arc::new(AtomicU64::new(0));
     while let Some(accepted) = connection.accept().await {
-        let (request, respond) = accepted?;
+        if broken.load(Relaxed) > most {
+            connection.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
+            continue;
+        }
+        let ((request, respond), broken) = (accepted?, Arc::clone(&broken));
         tokio::spawn(async move {
             if answer(request, respond, number).await.is_err() {
+                broken.fetch_add(1, Relaxed);
                 BROKEN.fetch_add(1, Relaxed);
             }
         });
