@@ -5,12 +5,16 @@ use std::time::{Duration, Instant};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    sync::Mutex,
     task::JoinSet,
     time::{sleep, timeout},
 };
 use tonic::transport::Channel;
-use weft_tests::{Bed, Wire, eventually, framed, metric, probe, probe_service, resident_bytes, tunnel};
+use weft_tests::{Bed, Wire, eventually, framed, metric, probe, probe_service, resident_bytes, signal, tunnel};
 use weft_wire::{Headers, Name, hpack::Encoder};
+
+/// Who measures does so alone.
+static ALONE: Mutex<()> = Mutex::const_new(());
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -173,6 +177,7 @@ impl Target {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn floods_end_their_own_connection_and_slow_nobody_down() {
+    let _alone = ALONE.lock().await;
     let target = Target::new().await;
     target
         .under("rapid reset", Some("CANCELS"), |port| async move {
@@ -232,20 +237,25 @@ async fn floods_end_their_own_connection_and_slow_nobody_down() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_costs_memory_is_bounded_and_slows_nobody_down() {
+    let _alone = ALONE.lock().await;
     let target = Target::new().await;
     target
-        .under("a small block that is a huge list", None, |port| async move {
+        .under("a small block that is a huge list", Some("HEADER_LIST_BYTES"), |port| async move {
             let mut attacker = Attacker::connect(port).await;
             // A field of 4,000 bytes goes into the table, and is named ten thousand times: 40 MB of fields.
             let mut block = head(&[]);
+            // Its encoder has no table, and says so; this one is to have all of it.
+            assert_eq!(block.remove(0), 0x20);
             block.extend([0x40, 1, b'x', 0x7f, 0xa1, 0x1e]);
             block.extend([b'v'; 4_000]);
             block.extend([0xbe; 10_000]);
             let bytes = frame(kind::HEADERS, END_HEADERS | END_STREAM, 1, &block);
             attacker.stream.write_all(&bytes).await.expect("it is taken");
-            let mut answer = [0; 65_536];
-            let read = timeout(LIMIT, attacker.stream.read(&mut answer)).await.expect("it is answered");
-            assert!(read.is_ok_and(|count| count > 0), "the connection goes on");
+            let mut answer = Vec::new();
+            while !answer.windows(3).any(|bytes| bytes == b"431") {
+                let read = timeout(LIMIT, attacker.stream.read_buf(&mut answer)).await.expect("it is answered");
+                assert!(read.is_ok_and(|count| count > 0), "{}", answer.escape_ascii());
+            }
         })
         .await;
     target
@@ -289,11 +299,55 @@ async fn what_costs_memory_is_bounded_and_slows_nobody_down() {
             let _ = timeout(Duration::from_secs(3), attacker.stream.write_all(&bytes)).await;
         })
         .await;
+    // The tunnel to the inbound port takes much of it before that is felt there.
+    let (_, keyboard, _) = target.ports()[0];
+    assert!(reached(keyboard, "SEND_BUFFER_BYTES").await >= 1.0, "that it was held back is counted");
     end(&target).await;
+}
+
+/// What is sent to one that takes nothing stays with its senders; whoever calls another notices nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_that_never_reads_costs_little_and_slows_nobody_down() {
+    let _alone = ALONE.lock().await;
+    let hog = "  hog:\n    run: ${BIN}/weft-test-app\n    health: tcp\n";
+    let bed = Bed::start(&format!("{}{hog}", probe_service(1))).await;
+    let honest = bed.channel();
+    for service in ["hog", "probe"] {
+        probe(&honest, "Say", &[("x-weft-service", service)]).await.expect("an answer");
+    }
+    let before = p99(&honest, 100, || true).await;
+    let sidecars = ["keyboard·sidecar", "hog-1·sidecar"].map(|name| bed.pid(name));
+    let memory = sidecars.map(resident_bytes);
+    signal("-STOP", bed.pid("hog-1"));
+    let port = bed.outbound();
+    let uploads = tokio::spawn(async move {
+        let mut attacker = Attacker::connect(port).await;
+        let mut bytes = Vec::new();
+        // What the windows let through, of a stream and of the connection.
+        for _ in 0..180 {
+            let stream = attacker.stream();
+            bytes.extend(frame(kind::HEADERS, END_HEADERS, stream, &head(&[("x-weft-service", "hog")])));
+            for _ in 0..4 {
+                bytes.extend(frame(kind::DATA, 0, stream, &[b'x'; 16_000]));
+            }
+        }
+        attacker.stream.write_all(&bytes).await.expect("it is held back, and not ended");
+        sleep(Duration::from_secs(2)).await;
+    });
+    let during = p99(&honest, 50, || uploads.is_finished()).await;
+    uploads.await.expect("no panic");
+    let grown = sidecars.map(resident_bytes).iter().zip(memory).map(|(now, then)| now.saturating_sub(then)).max();
+    println!("a service that never reads: p99 {before:.1?} before, {during:.1?} under it; {grown:?} bytes more");
+    assert!(during <= (before * 20).max(Duration::from_millis(400)), "{before:?} became {during:?}");
+    assert!(grown.is_some_and(|grown| grown < 64 << 20), "{grown:?} bytes more");
+    signal("-CONT", bed.pid("hog-1"));
+    eventually("it is called again", LIMIT, async || probe(&honest, "Say", &[("x-weft-service", "hog")]).await.is_ok())
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_is_slow_on_purpose_is_sent_away_and_slows_nobody_down() {
+    let _alone = ALONE.lock().await;
     let target = Target::new().await;
     let slow_to_speak = |port: u16, bytes: &'static [u8]| async move {
         let mut waiting = JoinSet::new();
@@ -357,6 +411,7 @@ async fn who_is_slow_on_purpose_is_sent_away_and_slows_nobody_down() {
 /// Cancels that are no attack: a client that asks many things and needs few of the answers.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn legal_cancels_in_great_number_break_nothing() {
+    let _alone = ALONE.lock().await;
     let target = Target::new().await;
     let mut client = Wire::connect(target.bed.outbound()).await;
     let pid = target.bed.pid("probe-1·sidecar");

@@ -71,6 +71,8 @@ async fn no_call_waits_for_a_connection_to_a_replica_that_was_there() {
     let output = bed.weft(&["restart", "probe"]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     eventually("there is one to each of the new ones", LIMIT, async || opened().await >= 6.0).await;
+    let open = async || metric(bed.ports("keyboard").metrics, "weft_connections_open", "made").await;
+    eventually("those to the old ones are gone", LIMIT, async || open().await == 3.0).await;
 }
 
 fn limit_files(current: Option<u64>) {
@@ -114,6 +116,8 @@ async fn clients_that_ask_for_nothing_take_little() {
         client.write_all(b"\0\0\0\x04\x01\0\0\0\0").await.expect("it is open");
     }
     probe(&channel, "Say", &[]).await.expect("an answer");
+    let open = metric(bed.ports("keyboard").metrics, "weft_connections_open", "accepted").await;
+    assert!(open >= IDLE as f64, "{open} are open");
     let each = resident_bytes(pid).saturating_sub(before) / IDLE;
     result(&format!("{IDLE} idle connections of HTTP/2: {each} bytes each in the sidecar"));
     assert!(each <= IDLE_BYTES, "{each} bytes each");

@@ -254,6 +254,8 @@ pub(crate) struct Driver<IO, F> {
     has_ended: bool,
     /// Requests have come in this turn.
     has_requests: bool,
+    /// Heads that were refused because of their size, as far as they have been counted.
+    heads_refused: u64,
     /// Reading was stopped before the socket had no more.
     is_held_back: bool,
     /// What the sleep is set to, which may be sooner than what is next due: setting it anew costs more than a turn too
@@ -280,6 +282,7 @@ where
             unread: Vec::new(),
             has_ended: false,
             has_requests: false,
+            heads_refused: 0,
             is_held_back: false,
             wakes_at: None,
             sleep: None,
@@ -293,6 +296,7 @@ where
         self.link.is_awake.set(true);
         self.worker.tick();
         let read = self.read(cx);
+        self.count_refused_heads();
         if self.has_requests {
             self.has_requests = false;
             (self.on)(Incoming::Read);
@@ -318,6 +322,14 @@ where
         Poll::Pending
     }
 
+    fn count_refused_heads(&mut self) {
+        let refused = self.link.core.borrow().heads_too_large();
+        for _ in self.heads_refused..refused {
+            self.worker.shared.metrics.limit_reached("HEADER_LIST_BYTES");
+        }
+        self.heads_refused = refused;
+    }
+
     /// Reads until there is nothing more, and handles what came.
     fn read(&mut self, cx: &mut Context<'_>) -> Result<(), LinkError> {
         let mut buffer = self.worker.read_buffer();
@@ -328,11 +340,15 @@ where
 
     fn read_into(&mut self, buffer: &mut [u8], cx: &mut Context<'_>) -> Result<(), LinkError> {
         let mut left = BYTES_A_TURN;
-        self.is_held_back = false;
+        let was_held_back = std::mem::take(&mut self.is_held_back);
         while !self.has_ended {
             // A peer that does not read its answers is not read either.
-            if left == 0 || self.link.core.borrow().is_congested() {
+            let is_congested = self.link.core.borrow().is_congested();
+            if left == 0 || is_congested {
                 self.is_held_back = true;
+                if is_congested && !was_held_back {
+                    self.worker.shared.metrics.limit_reached("SEND_BUFFER_BYTES");
+                }
                 break;
             }
             let begin = self.unread.len();

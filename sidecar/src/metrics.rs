@@ -121,6 +121,9 @@ pub(crate) struct Metrics {
     failures: [AtomicU64; Reason::ALL.len()],
     limits_reached: LimitsReached,
     pub(crate) counters: Counters,
+    /// Connections that are there now: those taken on the outbound and inbound ports, and those made to endpoints.
+    pub(crate) open_accepted: AtomicU64,
+    pub(crate) open_made: AtomicU64,
     /// Seconds since the epoch at which the own SVID expires; 0 before there is one.
     pub(crate) svid_not_after: AtomicU64,
 }
@@ -212,6 +215,11 @@ impl Collector for MetricsCollector {
             let name = format!("weft_{name}");
             let mut one = encoder.encode_descriptor(&name, help, None, MetricType::Counter)?;
             ConstCounter::new(value).encode(one.encode_family(&NO_LABELS)?)?;
+        }
+        let help = "Connections that are open: taken on the outbound and inbound ports, or made to endpoints";
+        let mut open = encoder.encode_descriptor("weft_connections_open", help, None, MetricType::Gauge)?;
+        for (side, count) in [("accepted", &self.0.open_accepted), ("made", &self.0.open_made)] {
+            ConstGauge::new(count.load(Relaxed) as i64).encode(open.encode_family(&[("side", side)])?)?;
         }
         let mut svid = encoder.encode_descriptor(
             "weft_svid_not_after_seconds",

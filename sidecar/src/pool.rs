@@ -301,7 +301,7 @@ impl Pool {
     /// Keeps a connection until it ends, and then takes it out of the pool.
     async fn attend(self: Rc<Self>, link: Weak<Link>, driver: impl Future<Output = Result<(), LinkError>>) {
         let _open = match &self.destination {
-            Destination::Endpoint(endpoint) => Some(OpenConnection::new(endpoint)),
+            Destination::Endpoint(endpoint) => Some(OpenConnection::new(endpoint, &self.shared)),
             Destination::Local(_) => None,
         };
         if let Err(e) = driver.await {
@@ -344,18 +344,20 @@ const CONNECTS: usize = 4;
 const CONNECT_PAUSE: Duration = Duration::from_millis(10);
 
 /// Counts a connection for as long as it is there.
-struct OpenConnection(Arc<Endpoint>);
+struct OpenConnection(Arc<Endpoint>, Arc<Shared>);
 
 impl OpenConnection {
-    fn new(endpoint: &Arc<Endpoint>) -> Self {
+    fn new(endpoint: &Arc<Endpoint>, shared: &Arc<Shared>) -> Self {
         endpoint.connections.fetch_add(1, Relaxed);
-        Self(Arc::clone(endpoint))
+        shared.metrics.open_made.fetch_add(1, Relaxed);
+        Self(Arc::clone(endpoint), Arc::clone(shared))
     }
 }
 
 impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.0.connections.fetch_sub(1, Relaxed);
+        self.1.metrics.open_made.fetch_sub(1, Relaxed);
     }
 }
 

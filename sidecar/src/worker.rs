@@ -150,6 +150,12 @@ impl Drop for CallSlot {
 pub(crate) struct ConnectionSlot(Rc<Worker>);
 
 impl ConnectionSlot {
+    fn new(worker: &Rc<Worker>) -> Self {
+        worker.connections.add(1);
+        worker.shared.metrics.open_accepted.fetch_add(1, Relaxed);
+        Self(Rc::clone(worker))
+    }
+
     pub(crate) fn worker(&self) -> &Rc<Worker> {
         &self.0
     }
@@ -158,6 +164,7 @@ impl ConnectionSlot {
 impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         self.0.connections.take(1);
+        self.0.shared.metrics.open_accepted.fetch_sub(1, Relaxed);
         self.0.connection_ended.notify_one();
         self.0.note_panic("a connection");
     }
@@ -425,8 +432,7 @@ fn take(worker: &Rc<Worker>, stream: TcpStream, from: SocketAddr, side: &Side) {
         return worker.log(|| format!("connection from {from} closed: {} are open", limits::CONNECTIONS_PER_LISTENER));
     }
     counters.connections_accepted.fetch_add(1, Relaxed);
-    worker.connections.add(1);
-    let slot = ConnectionSlot(Rc::clone(worker));
+    let slot = ConnectionSlot::new(worker);
     // Without it small answers wait for acknowledgements; a socket that refuses it works all the same.
     let _ = stream.set_nodelay(true);
     // Each a task of its own size: what a handshake needs is no concern of a thousand local connections.

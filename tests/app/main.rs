@@ -64,6 +64,7 @@ async fn main() -> anyhow::Result<()> {
     let speaks = env::var("SPEAK").unwrap_or_default();
     loop {
         let (stream, _) = listener.accept().await?;
+        stream.set_nodelay(true)?;
         match speaks.as_str() {
             "tcp" => drop(tokio::spawn(tcp::serve(stream))),
             "websocket" => drop(tokio::spawn(websocket::serve(stream))),
@@ -84,7 +85,6 @@ async fn forward(mut stream: TcpStream, file: PathBuf) -> anyhow::Result<()> {
     let port: u16 = fs::read_to_string(file)?.trim().parse()?;
     let mut target = TcpStream::connect(SocketAddr::from(([127, 0, 0, 1], port))).await?;
     target.set_nodelay(true)?;
-    stream.set_nodelay(true)?;
     tokio::io::copy_bidirectional(&mut stream, &mut target).await?;
     Ok(())
 }

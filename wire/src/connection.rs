@@ -91,6 +91,7 @@ pub struct Connection<T> {
     ending: Ending,
     timers: Timers,
     rates: Rates,
+    heads_too_large: u64,
     /// What was attached to streams when the connection ended.
     orphans: Vec<T>,
 }
@@ -154,9 +155,16 @@ impl<T: Clone> Connection<T> {
                 settings: Bucket::new(&limits.settings, now),
                 empty_frames: Bucket::new(&limits.empty_frames, now),
             },
+            heads_too_large: 0,
             orphans: Vec::new(),
             limits: limits.clone(),
         }
+    }
+
+    /// How many heads and trailers of the peer were refused because of their size.
+    #[inline]
+    pub fn heads_too_large(&self) -> u64 {
+        self.heads_too_large
     }
 
     /// What happened besides the events. To be drained after `receive`, `wrote` and `on_timeout`.

@@ -167,6 +167,7 @@ impl<T: Clone> Connection<T> {
     /// A request's head is over the limit: 431 (RFC 6585 section 5).
     #[cold]
     fn answer_too_large(&mut self, id: u32, is_end: bool, mut headers: Headers) -> Result<(), ConnectionError> {
+        self.heads_too_large += 1;
         let before = self.output.len();
         headers.clear();
         headers.append(Name::STATUS, b"431");
@@ -191,6 +192,7 @@ impl<T: Clone> Connection<T> {
             return Err(Code::STREAM_CLOSED);
         }
         if facts.is_too_large {
+            self.heads_too_large += 1;
             return Err(Code::ENHANCE_YOUR_CALM);
         }
         if facts.is_malformed {
