@@ -22,7 +22,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 const LONG: usize = 1_000_000;
 
 /// What stands in a head for the hop alone, what the test app says of itself, and what the mesh adds by design: who
-/// calls, what the call is part of, how much time is left, and that it was the mesh which said something.
+/// calls, what the call is part of, and how much time is left.
 const NOT_COMPARED: [&str; 13] = [
     "connection",
     "content-length",
