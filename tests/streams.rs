@@ -12,7 +12,7 @@ use tokio::{
     time::timeout,
 };
 use tokio_tungstenite::{client_async, tungstenite::Message};
-use weft_tests::{Bed, Wire, framed, probe_service, resident_bytes, result};
+use weft_tests::{Bed, Wire, framed, pour, probe_service, resident_bytes, result};
 
 const LIMIT: Duration = Duration::from_secs(300);
 
@@ -62,21 +62,6 @@ const CHUNK: usize = 64 * 1024;
 /// Looks at the memory once in so many bytes.
 const LOOK: usize = 16 << 20;
 
-async fn pour(body: &mut SendStream<Bytes>, bytes: usize, mut look: impl FnMut()) {
-    let chunk = Bytes::from(vec![b'x'; CHUNK]);
-    let mut left = bytes;
-    while left > 0 {
-        body.reserve_capacity(left.min(CHUNK));
-        let room = std::future::poll_fn(|cx| body.poll_capacity(cx)).await.expect("it is open").expect("it is whole");
-        let part = chunk.slice(..room.min(left));
-        if (left - part.len()) / LOOK != left / LOOK {
-            look();
-        }
-        left -= part.len();
-        body.send_data(part, left == 0).expect("it is open");
-    }
-}
-
 async fn drain(body: &mut RecvStream, mut look: impl FnMut()) -> usize {
     let mut bytes = 0;
     while let Some(part) = body.data().await {
@@ -108,7 +93,16 @@ async fn upload(bed: &Bed, bytes: usize, is_judged: bool) {
     let (mut memory, began) = (Memory::of(bed, "probe"), Instant::now());
     let mut wire = Wire::connect(bed.outbound()).await;
     let (answer, mut body) = wire.open("Chat", &[("x-do", "swallow")]).await;
-    pour(&mut body, bytes, || memory.look()).await;
+    let mut looked = bytes;
+    pour(&mut body, bytes, |left| {
+        if looked - left >= LOOK {
+            looked = left;
+            memory.look();
+        }
+    })
+    .await
+    .expect("it is open");
+    body.send_data(Bytes::new(), true).expect("it is open");
     let mut answer = answer.await.expect("an answer");
     let told = answer.body_mut().data().await.expect("a message").expect("it is whole");
     assert_eq!(told, framed(&bytes.to_string()));

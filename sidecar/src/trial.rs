@@ -128,6 +128,26 @@ struct Part {
     was_reset: bool,
 }
 
+impl Talk {
+    fn part(&mut self, is_service: bool) -> &mut Part {
+        if is_service { &mut self.service } else { &mut self.caller }
+    }
+}
+
+impl Part {
+    /// Its stream, while something may be sent on it.
+    fn open(&self) -> Option<StreamId> {
+        self.stream.filter(|_| !self.has_ended && !self.was_reset)
+    }
+}
+
+/// What both end their bodies with.
+fn trailers() -> Headers {
+    let mut trailers = Headers::new();
+    trailers.append_bytes(b"x-ended", b"1");
+    trailers
+}
+
 /// A byte of a body: each of a call's has its own, as far as a byte goes.
 fn byte_of(call: usize, at: usize, is_answer: bool) -> u8 {
     (call * 31 + at * 7 + usize::from(is_answer) * 128 + at / 251) as u8
@@ -215,12 +235,12 @@ fn see(
         }
         Event::Data { stream, call, data, is_end } => {
             let talk = &mut talks[call];
-            let is_answer = !is_service;
-            let part = if is_service { &mut talk.service } else { &mut talk.caller };
+            let is_compared = is_service || !talk.is_meshs;
+            let part = talk.part(is_service);
             assert!(!part.has_heard_end, "call {call}: something comes after its end");
             part.has_heard_end = is_end;
-            if is_service || !talk.is_meshs {
-                let expected = body(call, part.heard, data.len(), is_answer);
+            if is_compared {
+                let expected = body(call, part.heard, data.len(), !is_service);
                 assert_eq!(data, expected, "call {call}: after {} bytes", part.heard);
                 part.heard += data.len();
             }
@@ -229,12 +249,9 @@ fn see(
         Event::Trailers { call, headers, .. } => {
             let talk = &mut talks[call];
             talk.is_cut |= headers.get(ENDED).is_none();
-            if is_service { talk.service.has_heard_end = true } else { talk.caller.has_heard_end = true }
+            talk.part(is_service).has_heard_end = true;
         }
-        Event::Reset { call, .. } => {
-            let talk = &mut talks[call];
-            if is_service { talk.service.was_reset = true } else { talk.caller.was_reset = true }
-        }
+        Event::Reset { call, .. } => talks[call].part(is_service).was_reset = true,
         Event::Settings | Event::GoAway { .. } => {}
     }
     None
@@ -450,10 +467,7 @@ impl Play {
 
     fn say(&mut self, call: usize, bytes: usize, is_end: bool) {
         let part = &mut self.talks[call].caller;
-        let Some(stream) = part.stream else { return };
-        if part.has_ended || part.was_reset {
-            return;
-        }
+        let Some(stream) = part.open() else { return };
         self.client.core.send_data(stream, &body(call, part.sent, bytes, false), is_end);
         part.sent += bytes;
         part.has_ended = is_end;
@@ -461,13 +475,9 @@ impl Play {
 
     fn end_by_trailers(&mut self, call: usize) {
         let part = &mut self.talks[call].caller;
-        let Some(stream) = part.stream else { return };
-        if !part.has_ended && !part.was_reset {
-            let mut trailers = Headers::new();
-            trailers.append_bytes(b"x-ended", b"1");
-            self.client.core.send_trailers(stream, &trailers);
-            part.has_ended = true;
-        }
+        let Some(stream) = part.open() else { return };
+        self.client.core.send_trailers(stream, &trailers());
+        part.has_ended = true;
     }
 
     fn answer(&mut self, call: usize, is_whole: bool) {
@@ -487,16 +497,11 @@ impl Play {
     fn reply(&mut self, call: usize, bytes: usize, ends_by_trailers: bool) {
         self.answer(call, false);
         let part = &mut self.talks[call].service;
-        let Some(stream) = part.stream else { return };
-        if part.has_ended || part.was_reset {
-            return;
-        }
+        let Some(stream) = part.open() else { return };
         self.service.core.send_data(stream, &body(call, part.sent, bytes, true), false);
         part.sent += bytes;
         if ends_by_trailers {
-            let mut trailers = Headers::new();
-            trailers.append_bytes(b"x-ended", b"1");
-            self.service.core.send_trailers(stream, &trailers);
+            self.service.core.send_trailers(stream, &trailers());
             part.has_ended = true;
         }
     }

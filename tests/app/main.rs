@@ -43,12 +43,11 @@ use std::{
 };
 
 use anyhow::Context;
-use bytes::{BufMut, Bytes, BytesMut};
-use h2::{RecvStream, SendStream, server};
+use bytes::{Bytes, BytesMut};
+use h2::{RecvStream, server};
 use http::{HeaderMap, HeaderValue, Request, Response};
-use prost::Message;
 use tokio::net::{TcpListener, TcpStream};
-use weft_tests::Text;
+use weft_tests::{framed, pour};
 
 static CALLS: AtomicU64 = AtomicU64::new(0);
 static CONNECTIONS: AtomicU64 = AtomicU64::new(0);
@@ -157,8 +156,8 @@ async fn answer(
         }
         ("headers", _) => {
             let lines = request.headers().iter().map(|(k, v)| format!("{k}: {}\n", v.to_str().unwrap_or("?")));
-            let text = lines.collect();
-            return send(&mut respond, calls, framed(&Text { text }));
+            let text: String = lines.collect();
+            return send(&mut respond, calls, framed(&text));
         }
         _ => {}
     }
@@ -172,7 +171,7 @@ async fn answer(
             part?;
             parts += 1;
         }
-        return send(&mut respond, calls, framed(&Text { text: parts.to_string() }));
+        return send(&mut respond, calls, framed(&parts.to_string()));
     }
     if what == "swallow" {
         let mut bytes = 0;
@@ -180,10 +179,12 @@ async fn answer(
             bytes += part.as_ref().map_or(0, Bytes::len);
             let _ = request.body_mut().flow_control().release_capacity(part?.len());
         }
-        return send(&mut respond, calls, framed(&Text { text: bytes.to_string() }));
+        return send(&mut respond, calls, framed(&bytes.to_string()));
     }
     if let Some(bytes) = what.strip_prefix("pour:").and_then(|bytes| bytes.parse().ok()) {
-        return pour(respond.send_response(head(calls), false)?, bytes).await;
+        let mut stream = respond.send_response(head(calls), false)?;
+        pour(&mut stream, bytes, |_| {}).await?;
+        return stream.send_trailers(ok());
     }
     if request.uri().path().ends_with("/Chat") {
         let mut stream = respond.send_response(head(calls), false)?;
@@ -203,19 +204,6 @@ async fn answer(
     send(&mut respond, calls, body.freeze())
 }
 
-async fn pour(mut stream: SendStream<Bytes>, mut left: usize) -> Result<(), h2::Error> {
-    const CHUNK: usize = 64 * 1024;
-    let chunk = Bytes::from(vec![b'x'; CHUNK]);
-    while left > 0 {
-        stream.reserve_capacity(left.min(CHUNK));
-        let Some(room) = poll_fn(|cx| stream.poll_capacity(cx)).await else { return Ok(()) };
-        let part = chunk.slice(..room?.min(left));
-        left -= part.len();
-        stream.send_data(part, false)?;
-    }
-    stream.send_trailers(ok())
-}
-
 fn head([calls, connection]: [u64; 2]) -> Response<()> {
     let builder = Response::builder().header("content-type", "application/grpc");
     let builder = builder.header("x-pid", process::id()).header("x-calls", calls).header("x-connection", connection);
@@ -230,12 +218,4 @@ fn send(respond: &mut server::SendResponse<Bytes>, calls: [u64; 2], body: Bytes)
     let mut stream = respond.send_response(head(calls), false)?;
     stream.send_data(body, false)?;
     stream.send_trailers(ok())
-}
-
-fn framed(message: &impl Message) -> Bytes {
-    let mut frame = BytesMut::new();
-    frame.put_u8(0);
-    frame.put_u32(message.encoded_len() as u32);
-    message.encode(&mut frame).expect("a growing buffer has room");
-    frame.freeze()
 }

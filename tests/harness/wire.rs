@@ -79,6 +79,25 @@ impl Wire {
     }
 }
 
+/// Sends so many bytes as fast as they are taken, and says before each part how many are left. The body goes on.
+///
+/// # Errors
+/// The stream has ended.
+pub async fn pour(body: &mut SendStream<Bytes>, bytes: usize, mut left: impl FnMut(usize)) -> Result<(), h2::Error> {
+    const CHUNK: usize = 64 * 1024;
+    let chunk = Bytes::from(vec![b'x'; CHUNK]);
+    let mut rest = bytes;
+    while rest > 0 {
+        left(rest);
+        body.reserve_capacity(rest.min(CHUNK));
+        let room = std::future::poll_fn(|cx| body.poll_capacity(cx)).await.unwrap_or(Err(h2::Reason::CANCEL.into()))?;
+        let part = chunk.slice(..room.min(rest));
+        rest -= part.len();
+        body.send_data(part, false)?;
+    }
+    Ok(())
+}
+
 /// A message as it stands in a gRPC body.
 ///
 /// # Panics

@@ -24,23 +24,27 @@ use crate::registry::{Event, Registry, is_address};
 #[error("one stream follows {} services and contracts at most", limits::SERVICES_WATCHED)]
 pub(crate) struct TooManyWatched;
 
-/// What waits of one service.
-#[derive(Debug, Default)]
-enum Pending {
-    #[default]
-    Nothing,
-    /// In their order, and then perhaps all of it: before the registry is settled a snapshot takes nothing away.
-    Changes { changes: VecDeque<Arc<Change>>, then_snapshot: bool },
-    /// Nothing that it could change has been told yet.
-    Snapshot,
-}
-
-/// A service that is followed.
+/// A service that is followed, and what waits of it: changes in their order, then perhaps all of it. Before the registry
+/// is settled a snapshot takes nothing away, so changes are told all the same.
 #[derive(Debug, Default)]
 struct Followed {
-    pending: Pending,
-    /// The last that was told of all of it was a snapshot, which changes can change.
+    changes: VecDeque<Arc<Change>>,
+    owes_snapshot: bool,
+    /// The last that was told of all of it is a snapshot that changes can still change.
     is_known: bool,
+}
+
+impl Followed {
+    fn has_news(&self) -> bool {
+        self.owes_snapshot || !self.changes.is_empty()
+    }
+
+    /// All of it is to be told, and nothing before.
+    fn begin_anew(&mut self) {
+        self.changes.clear();
+        self.owes_snapshot = true;
+        self.is_known = false;
+    }
 }
 
 /// A contract that was asked for.
@@ -132,39 +136,41 @@ impl Watcher {
     }
 
     fn owe_change(&mut self, service: &ServiceName, change: &Arc<Change>) {
-        let Some(Followed { pending, .. }) = self.services.get_mut(service) else { return };
-        match pending {
-            Pending::Nothing => {
-                let changes = VecDeque::from([Arc::clone(change)]);
-                *pending = Pending::Changes { changes, then_snapshot: false };
-                self.queue.push_back(Item::Service(service.clone()));
-            }
-            Pending::Changes { changes, .. } if changes.len() < limits::WATCH_QUEUE => {
-                changes.push_back(Arc::clone(change));
-            }
-            Pending::Changes { .. } => *pending = Pending::Snapshot,
+        let Some(followed) = self.services.get_mut(service) else { return };
+        if followed.owes_snapshot && !followed.is_known {
             // It will be taken when it is told, so the change is in it.
-            Pending::Snapshot => {}
+            return;
+        }
+        let had_news = followed.has_news();
+        if followed.changes.len() < limits::WATCH_QUEUE {
+            followed.changes.push_back(Arc::clone(change));
+        } else {
+            followed.begin_anew();
+        }
+        if !had_news {
+            self.queue.push_back(Item::Service(service.clone()));
         }
     }
 
     /// All of a service that is followed, if it is.
     fn owe_snapshot_again(&mut self, service: &ServiceName) {
-        let Some(Followed { pending, is_known }) = self.services.get_mut(service) else { return };
-        match pending {
-            _ if !*is_known => self.owe_snapshot(service.clone()),
-            Pending::Nothing => {
-                *pending = Pending::Changes { changes: VecDeque::new(), then_snapshot: true };
-                self.queue.push_back(Item::Service(service.clone()));
-            }
-            Pending::Changes { then_snapshot, .. } => *then_snapshot = true,
-            Pending::Snapshot => {}
+        let Some(followed) = self.services.get_mut(service) else { return };
+        let had_news = followed.has_news();
+        if followed.is_known {
+            followed.owes_snapshot = true;
+        } else {
+            followed.begin_anew();
+        }
+        if !had_news {
+            self.queue.push_back(Item::Service(service.clone()));
         }
     }
 
     fn owe_snapshot(&mut self, service: ServiceName) {
         let followed = self.services.entry(service.clone()).or_default();
-        if matches!(std::mem::replace(&mut followed.pending, Pending::Snapshot), Pending::Nothing) {
+        let had_news = followed.has_news();
+        followed.begin_anew();
+        if !had_news {
             self.queue.push_back(Item::Service(service));
         }
     }
@@ -194,33 +200,22 @@ impl Watcher {
 
     /// `None` when nobody follows it any longer.
     fn next_of_service(&mut self, service: ServiceName, registry: &Registry) -> Option<What> {
-        let Followed { pending, is_known } = self.services.get_mut(&service)?;
-        match pending {
-            Pending::Nothing => None,
-            Pending::Changes { changes, then_snapshot } => match changes.pop_front() {
-                Some(change) => {
-                    if changes.is_empty() && !*then_snapshot {
-                        *pending = Pending::Nothing;
-                    } else {
-                        self.queue.push_front(Item::Service(service));
-                    }
-                    Some(What::Change(Arc::unwrap_or_clone(change)))
-                }
-                None => {
-                    *pending = Pending::Snapshot;
-                    self.next_of_service(service, registry)
-                }
-            },
-            Pending::Snapshot => {
-                *pending = Pending::Nothing;
-                let snapshot = registry.snapshot(&service);
-                *is_known = snapshot.is_some();
-                Some(match snapshot {
-                    Some(snapshot) => What::Snapshot(snapshot),
-                    None => no_service(service.to_string(), registry),
-                })
+        let followed = self.services.get_mut(&service)?;
+        if let Some(change) = followed.changes.pop_front() {
+            if followed.has_news() {
+                self.queue.push_front(Item::Service(service));
             }
+            return Some(What::Change(Arc::unwrap_or_clone(change)));
         }
+        if !std::mem::take(&mut followed.owes_snapshot) {
+            return None;
+        }
+        let snapshot = registry.snapshot(&service);
+        followed.is_known = snapshot.is_some();
+        Some(match snapshot {
+            Some(snapshot) => What::Snapshot(snapshot),
+            None => no_service(service.to_string(), registry),
+        })
     }
 
     fn next_of_contract(&mut self, contract: String, registry: &Registry) -> Option<What> {
