@@ -425,7 +425,9 @@ impl Play {
                 peer.io = None;
                 self.leaves();
             }
+            // Whoever is kept waiting for long is cut off, so time passes when nobody has anything to do.
             15 => {
+                self.settle().await;
                 advance(Duration::from_millis(size as u64)).await;
                 self.worker.tick();
             }
@@ -570,6 +572,13 @@ mod tests {
             let played = std::panic::catch_unwind(|| relay(&script));
             assert!(played.is_ok(), "seed {seed}");
         }
+    }
+
+    #[test]
+    fn time_passes_over_a_request_that_is_under_way() {
+        let mut script = vec![0, 32, 1, 0];
+        script.extend([15 | 32, 0, 255].repeat(60));
+        relay(&script);
     }
 
     #[test]

@@ -12,7 +12,7 @@
 //! - `pour:N` answers with so many bytes, which are no message, as fast as they are taken;
 //! - `break` sends the head of an answer and half a message, then ends the process.
 //!
-//! A GET, which is no gRPC, is answered with a line of text. Every other answer bears `x-pid`, the number of its
+//! A GET, which is no gRPC, is answered with a line of text when all of it has come. Every other answer bears `x-pid`, the number of its
 //! connection in `x-connection`, and `x-calls` and `x-broken`: how many calls this process has seen, and how many of them
 //! broke off, because their caller went away or stopped half-way.
 //!
@@ -162,6 +162,10 @@ async fn answer(
         _ => {}
     }
     if request.method() == http::Method::GET {
+        // No earlier, or what is wrong with the request could come after its answer.
+        while let Some(part) = request.body_mut().data().await {
+            let _ = request.body_mut().flow_control().release_capacity(part?.len());
+        }
         let head = Response::builder().header("content-type", "text/plain").body(()).expect("static names");
         return respond.send_response(head, false)?.send_data(Bytes::from_static(b"hello\n"), true);
     }

@@ -145,6 +145,11 @@ impl<T: Clone> Connection<T> {
             }
         } else {
             self.check_not_idle(head.stream)?;
+            // An error whenever it comes, and so its answer does not depend on how far the stream has got.
+            if increment == 0 && self.closed.find(head.stream) != Some(Closed::ByUs) {
+                self.closed.add(head.stream, Closed::ByUs, self.limits.closed_streams);
+                self.refuse(head.stream, Code::PROTOCOL_ERROR, now)?;
+            }
         }
         if !self.ready.is_empty() {
             self.send_queued();

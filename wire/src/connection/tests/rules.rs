@@ -124,6 +124,27 @@ fn frames_that_break_their_stream() {
     }
 }
 
+#[test]
+fn a_window_update_by_nothing_is_an_error_after_the_streams_end_too() {
+    let by_nothing = |end: &mut End| {
+        end.sent();
+        end.frame(kind::WINDOW_UPDATE, 0, 1, &[0, 0, 0, 1]).expect("the connection goes on");
+        assert_eq!(end.sent_resets(), []);
+        for times in [1, 0] {
+            end.frame(kind::WINDOW_UPDATE, 0, 1, &[0; 4]).expect("the connection goes on");
+            assert_eq!(end.sent_resets(), [(1, Code::PROTOCOL_ERROR)][..times], "it is told once");
+        }
+    };
+    let mut server = End::served(&Limits::default());
+    server.headers(1, flag::END_STREAM, &POST).expect("it is fine");
+    server.connection.respond(server.requests[0], &ok(), true);
+    by_nothing(&mut server);
+    let mut client = End::connected(&Limits::default());
+    client.connection.open(&post(), true, "one").expect("it can open");
+    client.headers(1, flag::END_STREAM, &OK).expect("it is fine");
+    by_nothing(&mut client);
+}
+
 /// The resets with which a server answers a request that is followed by DATA.
 fn resets_for(fields: &[(&str, &str)], data: &[&[u8]]) -> Vec<(u32, Code)> {
     let mut server = End::served(&Limits::default());
