@@ -18,7 +18,10 @@ use tokio::{
 pub(crate) struct TlsStream<C> {
     tcp: TcpStream,
     session: C,
-    has_ended: bool,
+    /// Bytes that were opened and not taken yet: mostly none, and asking rustls for none costs more than a counter.
+    opened: usize,
+    /// The peer has said that it sends no more.
+    is_closed: bool,
 }
 
 /// More than one record's plaintext: what an incomplete record that came before may add to what is read now.
@@ -34,14 +37,14 @@ thread_local! {
 impl TlsStream<ServerConnection> {
     pub(crate) fn server(stream: tokio_rustls::server::TlsStream<TcpStream>) -> Self {
         let (tcp, session) = stream.into_inner();
-        Self { tcp, session, has_ended: false }
+        Self::new(tcp, session)
     }
 }
 
 impl TlsStream<ClientConnection> {
     pub(crate) fn client(stream: tokio_rustls::client::TlsStream<TcpStream>) -> Self {
         let (tcp, session) = stream.into_inner();
-        Self { tcp, session, has_ended: false }
+        Self::new(tcp, session)
     }
 }
 
@@ -50,17 +53,33 @@ where
     C: std::ops::DerefMut<Target = ConnectionCommon<S>>,
     S: SideData,
 {
+    fn new(tcp: TcpStream, session: C) -> Self {
+        let mut stream = Self { tcp, session, opened: 0, is_closed: false };
+        // Some may have come with the handshake's last message. An error is told again when more comes.
+        let _ = stream.open_records();
+        stream
+    }
+
+    /// Opens the records that rustls has.
+    fn open_records(&mut self) -> Result<(), rustls::Error> {
+        let state = self.session.process_new_packets()?;
+        self.opened = state.plaintext_bytes_to_read();
+        self.is_closed = state.peer_has_closed();
+        Ok(())
+    }
+
     /// Moves plaintext that is there into `out`.
     fn take_plaintext(&mut self, out: &mut ReadBuf<'_>) -> io::Result<()> {
-        while out.remaining() > 0 && !self.has_ended {
-            match self.session.reader().read(out.initialize_unfilled()) {
-                Ok(0) => self.has_ended = true,
-                Ok(count) => out.advance(count),
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
-                Err(e) => return Err(e),
-            }
+        while self.opened > 0 && out.remaining() > 0 {
+            let count = self.session.reader().read(out.initialize_unfilled())?;
+            out.advance(count);
+            self.opened = self.opened.saturating_sub(count);
         }
         Ok(())
+    }
+
+    fn has_ended(&self) -> bool {
+        self.is_closed && self.opened == 0
     }
 
     /// Reads once from the socket and opens what came; false when there is nothing.
@@ -76,11 +95,11 @@ where
             if records.is_empty() {
                 // Without a close_notify this is an error, which the reader tells.
                 self.session.read_tls(&mut records)?;
-                return Poll::Ready(self.take_plaintext(out));
+                return Poll::Ready(self.session.reader().read(out.initialize_unfilled()).map(drop));
             }
             while !records.is_empty() {
                 self.session.read_tls(&mut records)?;
-                if let Err(e) = self.session.process_new_packets() {
+                if let Err(e) = self.open_records() {
                     // The peer is told why, if it still listens.
                     let _ = self.write_records(cx);
                     return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, e)));
@@ -140,7 +159,7 @@ where
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = out.filled().len();
         self.take_plaintext(out)?;
-        while !self.has_ended && out.remaining() >= HELD_BACK + LEAST_READ {
+        while !self.has_ended() && out.remaining() >= HELD_BACK + LEAST_READ {
             match self.read_records(out, cx) {
                 Poll::Ready(result) => result?,
                 Poll::Pending if out.filled().len() == before => return Poll::Pending,

@@ -110,7 +110,7 @@ impl Encoder {
         let (id, value) = (field.id, headers.value(field));
         let name = if id == OTHER { headers.name(field) } else { b"" };
         if field.is_sensitive {
-            return self.literal(NEVER_INDEXED, id, name, value, out);
+            return put_literal(NEVER_INDEXED, self.name_index(id, name), id, name, value, out);
         }
         let mut hash = field.origin.hash;
         if hash == 0 {
@@ -131,19 +131,16 @@ impl Encoder {
     /// A field that isn't in the table.
     fn new_field(&mut self, id: Id, name: &[u8], value: &[u8], hash: u32, is_repeated: bool, out: &mut Vec<u8>) {
         let fits = field_bytes(id, name, value) <= self.table.max_bytes() / 2;
+        let index = self.name_index(id, name);
         let is_indexed = match policy::of(id, name, value) {
-            Policy::Secret => return self.literal(NEVER_INDEXED, id, name, value, out),
+            Policy::Secret => return put_literal(NEVER_INDEXED, index, id, name, value, out),
             Policy::Repeats => fits && (self.recent.note(hash) || is_repeated),
-            Policy::Varies => {
-                fits && static_index(id) == 0
-                    && self.name_position(id, name).is_none()
-                    && self.recent.note(hash::of_name(id, name))
-            }
+            Policy::Varies => fits && index == 0 && self.recent.note(hash::of_name(id, name)),
         };
         if !is_indexed {
-            return self.literal(NOT_INDEXED, id, name, value, out);
+            return put_literal(NOT_INDEXED, index, id, name, value, out);
         }
-        self.literal(INDEXED, id, name, value, out);
+        put_literal(INDEXED, index, id, name, value, out);
         let hash = if hash == 0 { hash::of_field(id, name, value) } else { hash };
         self.table.insert(id, name, value, hash, None);
         self.index.insert(hash, &self.table);
@@ -152,32 +149,31 @@ impl Encoder {
         }
     }
 
-    /// Where in the table there is a field of this name.
-    fn name_position(&self, id: Id, name: &[u8]) -> Option<usize> {
-        let is_it = |entry: &Entry| entry.id == id && self.table.name(entry) == name;
-        if self.table.is_empty() {
-            return None;
+    /// The index of a field of this name in either table, or 0.
+    fn name_index(&self, id: Id, name: &[u8]) -> usize {
+        let index = static_index(id);
+        if index != 0 || self.table.is_empty() {
+            return usize::from(index);
         }
-        self.index.find(hash::of_name(id, name), &self.table, is_it)
+        let is_it = |entry: &Entry| entry.id == id && (id != OTHER || self.table.name(entry) == name);
+        let position = self.index.find(hash::of_name(id, name), &self.table, is_it);
+        position.map_or(0, |position| STATIC_LEN + 1 + position)
     }
+}
 
-    fn literal(&self, literal: Literal, id: Id, name: &[u8], value: &[u8], out: &mut Vec<u8>) {
-        let index = match static_index(id) {
-            0 => self.name_position(id, name).map_or(0, |position| STATIC_LEN + 1 + position),
-            index => usize::from(index),
-        };
-        put_integer(literal.pattern, literal.prefix, index, out);
-        if index == 0 {
-            let name = if id == OTHER { name } else { TEXTS[usize::from(id)].as_bytes() };
-            put_string(name, out);
-        }
-        if literal == INDEXED {
-            put_string(value, out);
-        } else {
-            // What goes into the table is sent once and used often. Of the rest, the code would cost both ends of each hop more time
-            // than its fewer bytes save: a deadline and a `traceparent` as code take three times as long.
-            put_plain(value, out);
-        }
+/// A field in full, whose name is at `index` in the tables unless that is 0.
+fn put_literal(literal: Literal, index: usize, id: Id, name: &[u8], value: &[u8], out: &mut Vec<u8>) {
+    put_integer(literal.pattern, literal.prefix, index, out);
+    if index == 0 {
+        let name = if id == OTHER { name } else { TEXTS[usize::from(id)].as_bytes() };
+        put_string(name, out);
+    }
+    if literal == INDEXED {
+        put_string(value, out);
+    } else {
+        // What goes into the table is sent once and used often. Of the rest, the code would cost both ends of each hop more
+        // time than its fewer bytes save: a deadline and a `traceparent` as code take three times as long.
+        put_plain(value, out);
     }
 }
 

@@ -56,6 +56,7 @@ pub(crate) fn field(index: usize) -> (Id, &'static [u8]) {
 }
 
 /// The index of a whole field, or 0.
+#[inline]
 pub(crate) fn find(id: Id, value: &[u8]) -> u8 {
     let first = static_index(id);
     let last = match first {
