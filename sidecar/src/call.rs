@@ -31,7 +31,6 @@ use crate::{
     pipe::Pipe,
     record::{AttemptRecord, CallRecord},
     socket::Socket,
-    survey::Listed,
     target, tcp,
     timer::{Place, Timed},
     websocket,
@@ -51,7 +50,6 @@ pub(crate) struct Call {
     caller: Side,
     deadline: Cell<Option<Instant>>,
     place: Cell<Option<Place>>,
-    pub(crate) listed: Listed,
     state: RefCell<State>,
 }
 
@@ -125,7 +123,6 @@ impl Call {
             caller,
             deadline: Cell::new(None),
             place: Cell::new(None),
-            listed: Listed::default(),
             state: RefCell::new(State {
                 endpoint: None,
                 unreleased: None,
@@ -143,7 +140,6 @@ impl Call {
             Side::Socket(socket) => socket.attach(Rc::clone(&call)),
             Side::Pipe(_) => {}
         }
-        worker.live.add(&call);
         call
     }
 
@@ -609,7 +605,6 @@ impl State {
             task.abort();
         }
         call.worker.deadlines.remove(call);
-        call.worker.live.remove(call);
         if let Some(endpoint) = self.endpoint.take() {
             if is_tunnel_whole && self.request.is_over {
                 // What the caller has sent last is still wanted at the end of a tunnel.

@@ -132,6 +132,7 @@ impl Link {
         .await;
     }
 
+    #[inline]
     fn wake_held_up(&self) {
         if !self.held_up.borrow().is_empty() && !self.is_congested() {
             self.held_up.take().into_iter().for_each(Waker::wake);
@@ -141,6 +142,11 @@ impl Link {
     /// Since when nothing runs on it; `None` while something does.
     pub(crate) fn idle_since(&self) -> Option<Instant> {
         (self.core.borrow().streams() == 0).then(|| self.idle_since.get())
+    }
+
+    /// The calls on it.
+    pub(crate) fn calls(&self) -> Vec<Rc<Call>> {
+        self.core.borrow().attached().map(Rc::clone).collect()
     }
 
     /// What it holds now.
@@ -296,7 +302,6 @@ where
         self.link.is_awake.set(true);
         self.worker.tick();
         let read = self.read(cx);
-        self.count_refused_heads();
         if self.has_requests {
             self.has_requests = false;
             (self.on)(Incoming::Read);
@@ -366,6 +371,7 @@ where
             left = left.saturating_sub(count);
             let mut input = &buffer[..begin + count];
             let handled = self.handle(&mut input);
+            self.count_refused_heads();
             // Nearly always nothing is left, and then nothing is held either.
             self.unread = if input.is_empty() { Vec::new() } else { input.to_vec() };
             handled?;

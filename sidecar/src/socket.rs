@@ -73,6 +73,11 @@ impl Socket {
         self.core.borrow().is_idle().then(|| self.idle_since.get())
     }
 
+    /// The call on it.
+    pub(crate) fn call(&self) -> Option<Rc<Call>> {
+        self.core.borrow().call.clone()
+    }
+
     /// What it holds now.
     pub(crate) fn usage(&self) -> Usage {
         self.core.borrow().usage()

@@ -1,13 +1,10 @@
 //! What workers say of themselves when the admin port asks: the calls that run, and how much is in use of what is
 //! bounded.
 //!
-//! A worker is asked through a channel and answers on its own thread, between the turns of its connections. So a call
-//! pays for it with its place in a list ([`LiveCalls`]) and nothing else.
+//! A worker is asked through a channel and answers on its own thread, between the turns of its connections, which know
+//! their calls. So a call pays nothing for it.
 
-use std::{
-    cell::{Cell, RefCell},
-    rc::Rc,
-};
+use std::{cell::Cell, rc::Rc};
 
 use futures_util::future::join_all;
 use tokio::{
@@ -111,47 +108,6 @@ impl Gauge {
     }
 }
 
-/// The calls of a worker that run: each takes itself out when it ends.
-#[derive(Default)]
-pub(crate) struct LiveCalls(RefCell<Vec<Rc<Call>>>);
-
-/// A call's place in the list, if it is in it.
-#[derive(Default)]
-pub(crate) struct Listed(Cell<Option<u32>>);
-
-impl LiveCalls {
-    pub(crate) fn add(&self, call: &Rc<Call>) {
-        let mut calls = self.0.borrow_mut();
-        call.listed.0.set(Some(calls.len() as u32));
-        calls.push(Rc::clone(call));
-    }
-
-    pub(crate) fn remove(&self, call: &Call) {
-        let Some(place) = call.listed.0.take() else { return };
-        let mut calls = self.0.borrow_mut();
-        calls.swap_remove(place as usize);
-        if let Some(moved) = calls.get(place as usize) {
-            moved.listed.0.set(Some(place));
-        }
-    }
-
-    #[cfg(any(test, fuzzing))]
-    pub(crate) fn count(&self) -> usize {
-        self.0.borrow().len()
-    }
-
-    /// The calls that began first.
-    fn oldest(&self, count: usize) -> Vec<Rc<Call>> {
-        let mut calls = self.0.borrow().clone();
-        if calls.len() > count {
-            calls.select_nth_unstable_by_key(count, |call| call.started);
-            calls.truncate(count);
-        }
-        calls.sort_by_key(|call| call.started);
-        calls
-    }
-}
-
 /// Answers for as long as it is polled.
 pub(crate) async fn answer(worker: Rc<Worker>, mut questions: mpsc::Receiver<Question>) {
     while let Some(question) = questions.recv().await {
@@ -165,7 +121,7 @@ fn report(worker: &Worker) -> Report {
     if let Some(local) = &worker.local {
         pools.add(local.usages());
     }
-    let Usages { links, sockets } = worker.usages();
+    let Accepts { links, sockets, calls } = worker.survey();
     let streams_on_one = links.iter().map(|usage| usage.streams).max().unwrap_or_default();
     let socket_bytes = sockets.iter().map(|usage| usage.held_bytes.max(usage.output_bytes)).max().unwrap_or_default();
     let usages: Vec<Usage> = links.into_iter().chain(pools.usages).collect();
@@ -179,7 +135,7 @@ fn report(worker: &Worker) -> Report {
     };
     Report {
         calls: worker.calls.level(),
-        oldest: worker.live.oldest(limits::LIVE_CALLS_SHOWN).iter().map(|call| call.look()).collect(),
+        oldest: oldest(calls, limits::LIVE_CALLS_SHOWN).iter().map(|call| call.look()).collect(),
         connections_accepted: worker.connections.level(),
         streams_on_one,
         connections_made: pools.connections,
@@ -193,11 +149,26 @@ fn report(worker: &Worker) -> Report {
     }
 }
 
-/// What the connections hold on which calls come in: those of HTTP/2, and those that carry one call at a time.
+/// The calls that began first of those that run.
+fn oldest(mut calls: Vec<Rc<Call>>, count: usize) -> Vec<Rc<Call>> {
+    // What they have sent may still be under way.
+    calls.retain(|call| !call.is_over());
+    if calls.len() > count {
+        calls.select_nth_unstable_by_key(count, |call| call.started);
+        calls.truncate(count);
+    }
+    calls.sort_by_key(|call| call.started);
+    calls
+}
+
+/// What the connections hold on which calls come in.
 #[derive(Default)]
-pub(crate) struct Usages {
+pub(crate) struct Accepts {
+    /// Those of HTTP/2.
     pub(crate) links: Vec<Usage>,
+    /// Those that carry one call at a time.
     pub(crate) sockets: Vec<Usage>,
+    pub(crate) calls: Vec<Rc<Call>>,
 }
 
 /// What the pools of a worker say.

@@ -32,7 +32,7 @@ use crate::{
     record::LogLimit,
     shared::{Phase, SHORTEST_DRAIN, Shared},
     socket::Socket,
-    survey::{self, Gauge, LiveCalls, Usages},
+    survey::{self, Accepts, Gauge},
     tcp,
     timer::Wheel,
     wire_limits::WireLimits,
@@ -76,7 +76,6 @@ pub(crate) struct Worker {
     accepted: RefCell<HashMap<*const (), Drained>>,
     /// Bytes of request bodies kept for another try.
     pub(crate) replay_bytes: Gauge,
-    pub(crate) live: LiveCalls,
     pub(crate) calls: Gauge,
     pub(crate) connections: Gauge,
     connection_ended: Notify,
@@ -97,7 +96,7 @@ pub(crate) trait Accepting {
     /// Gives back what it holds for the next calls.
     fn shrink(&self);
     /// Adds what it holds now.
-    fn survey(&self, to: &mut Usages);
+    fn survey(&self, to: &mut Accepts);
 }
 
 impl Accepting for Link {
@@ -113,8 +112,9 @@ impl Accepting for Link {
         self.shrink();
     }
 
-    fn survey(&self, to: &mut Usages) {
+    fn survey(&self, to: &mut Accepts) {
         to.links.push(self.usage());
+        to.calls.extend(self.calls());
     }
 }
 
@@ -131,8 +131,9 @@ impl Accepting for Socket {
         self.shrink();
     }
 
-    fn survey(&self, to: &mut Usages) {
+    fn survey(&self, to: &mut Accepts) {
         to.sockets.push(self.usage());
+        to.calls.extend(self.call());
     }
 }
 
@@ -192,7 +193,6 @@ impl Worker {
             spare_bodies: RefCell::default(),
             accepted: RefCell::default(),
             replay_bytes: Gauge::default(),
-            live: LiveCalls::default(),
             calls: Gauge::default(),
             connections: Gauge::default(),
             connection_ended: Notify::new(),
@@ -252,11 +252,11 @@ impl Worker {
         }
     }
 
-    /// What each connection holds on which calls come in.
-    pub(crate) fn usages(&self) -> Usages {
-        let mut usages = Usages::default();
-        self.accepted.borrow().values().for_each(|(connection, _)| connection.survey(&mut usages));
-        usages
+    /// What the connections hold on which calls come in.
+    pub(crate) fn survey(&self) -> Accepts {
+        let mut accepts = Accepts::default();
+        self.accepted.borrow().values().for_each(|(connection, _)| connection.survey(&mut accepts));
+        accepts
     }
 
     /// Buffers that are kept for the next who needs one.

@@ -167,6 +167,10 @@ impl<T> Streams<T> {
         0..self.entries.len()
     }
 
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Stream<T>> {
+        self.entries.iter().filter(|stream| stream.id != 0)
+    }
+
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (usize, &mut Stream<T>)> {
         self.entries.iter_mut().enumerate().filter(|(_, stream)| stream.id != 0)
     }

@@ -16,6 +16,11 @@ pub struct Usage {
 }
 
 impl<T> Connection<T> {
+    /// What is attached to its streams, in no order. Goes through all of them: not for a call's way.
+    pub fn attached(&self) -> impl Iterator<Item = &T> {
+        self.streams.iter().filter_map(|stream| stream.call.as_ref())
+    }
+
     /// What it holds now. Goes through all its buffers: not for a call's way.
     pub fn usage(&self) -> Usage {
         let lists: usize = self.spare.iter().map(|list| list.capacity_bytes()).sum();
