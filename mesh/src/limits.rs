@@ -70,6 +70,12 @@ limits! {
     EMPTY_FRAMES: (u32, u32) = (10_000, 1_000),
         "Frames that move nothing (empty DATA, PRIORITY, unknown ones), at once and a second; past it the connection \
          ends (CVE-2019-9518).";
+    SMALL_DATA: (u32, u32) = (50_000, 20_000),
+        "DATA frames of fewer than 5 bytes, which is less than a gRPC message has, at once and a second; past it the          connection ends. What a service answers with is not counted.";
+    SMALL_DATA_MESH: (u32, u32) = (500_000, 200_000),
+        "The same on a connection between sidecars, which many callers share: a byte of opaque TCP is such a frame, too.";
+    HPACK_TABLE_CHANGES: (u32, u32) = (1_000, 100),
+        "How often a peer may change the size of its HPACK table, at once and a second; past it the connection ends.";
     SOCKET_BUFFER_BYTES: usize = 64 * 1024,
         "What a connection of HTTP/1.1 or of opaque TCP may have under way each way before its sender is held back.";
     HTTP1_FIELDS: usize = 256,

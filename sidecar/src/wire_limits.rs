@@ -18,7 +18,7 @@ pub(crate) struct WireLimits {
 impl WireLimits {
     pub(crate) fn new() -> Self {
         let keep_alive = KeepAlive { interval: limits::IDLE_PING_INTERVAL, timeout: limits::KEEP_ALIVE_TIMEOUT };
-        let mesh = Limits { keep_alive: Some(keep_alive), ..common() };
+        let mesh = Limits { keep_alive: Some(keep_alive), small_data: rate(limits::SMALL_DATA_MESH), ..common() };
         let local = Limits { are_cancels_paced: true, ..common() };
         Self { mesh: Arc::new(mesh), local: Arc::new(local) }
     }
@@ -41,6 +41,8 @@ fn common() -> Limits {
         pings: rate(limits::PINGS),
         settings: rate(limits::SETTINGS),
         empty_frames: rate(limits::EMPTY_FRAMES),
+        small_data: rate(limits::SMALL_DATA),
+        table_changes: rate(limits::HPACK_TABLE_CHANGES),
         closed_streams: limits::RESET_STREAMS_KEPT,
         settings_timeout: limits::HTTP2_TIMEOUT,
         keep_alive: None,
@@ -60,6 +62,8 @@ pub(crate) fn row(bound: Bound) -> &'static str {
         Bound::Pings => "PINGS",
         Bound::Settings => "SETTINGS",
         Bound::EmptyFrames => "EMPTY_FRAMES",
+        Bound::SmallData => "SMALL_DATA",
+        Bound::TableChanges => "HPACK_TABLE_CHANGES",
     }
 }
 
@@ -82,6 +86,8 @@ mod tests {
             Bound::Pings,
             Bound::Settings,
             Bound::EmptyFrames,
+            Bound::SmallData,
+            Bound::TableChanges,
         ] {
             assert!(limits::ALL.iter().any(|limit| limit.name == row(bound)), "{bound:?}");
         }

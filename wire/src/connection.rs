@@ -103,6 +103,8 @@ struct Rates {
     pings: Bucket,
     settings: Bucket,
     empty_frames: Bucket,
+    small_data: Bucket,
+    table_changes: Bucket,
 }
 
 impl<T: Clone> Connection<T> {
@@ -154,6 +156,8 @@ impl<T: Clone> Connection<T> {
                 pings: Bucket::new(&limits.pings, now),
                 settings: Bucket::new(&limits.settings, now),
                 empty_frames: Bucket::new(&limits.empty_frames, now),
+                small_data: Bucket::new(&limits.small_data, now),
+                table_changes: Bucket::new(&limits.table_changes, now),
             },
             heads_too_large: 0,
             orphans: Vec::new(),

@@ -56,6 +56,10 @@ pub struct Limits {
     /// Frames that carry nothing: empty DATA without END_STREAM, PRIORITY, unknown frames, and WINDOW_UPDATEs beyond
     /// those that our own DATA explains.
     pub empty_frames: Rate,
+    /// Servers: DATA frames of fewer than [`SMALL_DATA_BYTES`](Limits::SMALL_DATA_BYTES) that do not end a stream.
+    pub small_data: Rate,
+    /// Changes of the size of the HPACK table by the peer's encoder, each of which may empty it.
+    pub table_changes: Rate,
     /// Closed streams that are remembered, to tell frames that were under way from errors.
     pub closed_streams: usize,
     /// How long the peer may take for its preface and the acknowledgement of our SETTINGS, and for a header block.
@@ -68,6 +72,11 @@ pub struct Limits {
     pub are_cancels_paced: bool,
     /// Servers: whether clients may use RFC 8441's extended CONNECT (SETTINGS_ENABLE_CONNECT_PROTOCOL).
     pub is_connect_protocol_enabled: bool,
+}
+
+impl Limits {
+    /// What the begin of a gRPC message takes: less in a frame is more head than data, and no message.
+    pub const SMALL_DATA_BYTES: usize = 5;
 }
 
 impl Default for Limits {
@@ -88,6 +97,8 @@ impl Default for Limits {
             pings: Rate { burst: 1000, per_second: 1000 },
             settings: Rate { burst: 10, per_second: 1 },
             empty_frames: Rate { burst: 1000, per_second: 500 },
+            small_data: Rate { burst: 50_000, per_second: 20_000 },
+            table_changes: Rate { burst: 100, per_second: 10 },
             closed_streams: 256,
             settings_timeout: Duration::from_secs(10),
             keep_alive: None,

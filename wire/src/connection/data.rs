@@ -8,6 +8,7 @@ use super::receive::Step;
 use crate::code::Code;
 use crate::flow::{INITIAL_WINDOW, MAX_WINDOW};
 use crate::frame::{HEAD_BYTES, Head, flag, kind};
+use crate::limits::Limits;
 use crate::stream::{ANY_LENGTH, StreamId};
 
 /// The rest of a DATA frame that is being received. All of it was counted when it began.
@@ -116,8 +117,12 @@ impl<T: Clone> Connection<T> {
         if !is_held || head.length > bytes {
             self.return_stream_window(slot);
         }
-        if bytes == 0 && !is_end {
-            self.count_empty_frame(now)?;
+        if bytes < Limits::SMALL_DATA_BYTES && !is_end {
+            if bytes == 0 {
+                self.count_empty_frame(now)?;
+            } else if self.is_server {
+                self.count_small_data(now)?;
+            }
         }
         Ok(None)
     }

@@ -128,6 +128,10 @@ pub enum Bound {
     Settings,
     /// `empty_frames`
     EmptyFrames,
+    /// `small_data`
+    SmallData,
+    /// `table_changes`
+    TableChanges,
 }
 
 impl ConnectionError {

@@ -100,6 +100,9 @@ impl<T: Clone> Connection<T> {
             .decoder
             .decode(block, self.limits.header_list_bytes as usize, &mut headers)
             .map_err(|_| ConnectionError::new(Code::COMPRESSION_ERROR, "a header block cannot be decoded"))?;
+        if decoded.table_changes > 0 {
+            self.count_table_changes(decoded.table_changes, now)?;
+        }
         facts.is_too_large = decoded.is_too_large;
         facts.is_malformed |= decoded.malformed.is_some();
         if self.is_server && id > self.last_peer_stream {

@@ -272,6 +272,24 @@ impl<T: Clone> Connection<T> {
         Err(ConnectionError::calm(Bound::EmptyFrames, "too many frames that carry nothing"))
     }
 
+    /// Counts a DATA frame that is nearly all head.
+    #[cold]
+    pub(super) fn count_small_data(&mut self, now: Instant) -> Result<(), ConnectionError> {
+        if self.rates.small_data.take(&self.limits.small_data, now) {
+            return Ok(());
+        }
+        Err(ConnectionError::calm(Bound::SmallData, "too many DATA frames that carry next to nothing"))
+    }
+
+    /// Counts how often a header block has changed the table's size.
+    #[cold]
+    pub(super) fn count_table_changes(&mut self, changes: u32, now: Instant) -> Result<(), ConnectionError> {
+        if (0..changes).all(|_| self.rates.table_changes.take(&self.limits.table_changes, now)) {
+            return Ok(());
+        }
+        Err(ConnectionError::calm(Bound::TableChanges, "the size of the header table was changed too often"))
+    }
+
     /// Counts bytes of the output that the peer provoked.
     pub(super) fn count_answer(&mut self, bytes: usize) -> Result<(), ConnectionError> {
         if self.output.provoke(bytes) > self.limits.control_output_bytes {

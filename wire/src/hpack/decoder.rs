@@ -49,6 +49,8 @@ pub struct Decoded {
     pub is_too_large: bool,
     /// The first fault of the list; what came after that is not in it.
     pub malformed: Option<Malformed>,
+    /// How often the block has changed the table's size.
+    pub table_changes: u32,
 }
 
 /// One direction of a connection: the end that receives.
@@ -92,9 +94,10 @@ impl Decoder {
         headers: &mut Headers,
     ) -> Result<Decoded, HpackError> {
         headers.clear();
-        let mut list = List { headers, decoded: Decoded::default(), max_bytes: max_list_bytes };
         let mut block = Block(block);
-        self.resize(&mut block)?;
+        let table_changes = self.resize(&mut block)?;
+        let mut list =
+            List { headers, decoded: Decoded { table_changes, ..Decoded::default() }, max_bytes: max_list_bytes };
         while let Some(&first) = block.0.first() {
             match first {
                 0x80.. => self.indexed(block.integer(7)?, &mut list)?,
@@ -109,8 +112,9 @@ impl Decoder {
         Ok(list.decoded)
     }
 
-    /// Changes of the table's size, which are allowed only at the start of a block.
-    fn resize(&mut self, block: &mut Block<'_>) -> Result<(), HpackError> {
+    /// Changes of the table's size, which are allowed only at the start of a block. Returns how many there were.
+    fn resize(&mut self, block: &mut Block<'_>) -> Result<u32, HpackError> {
+        let mut changes = 0;
         while let Some(0x20..0x40) = block.0.first() {
             let bytes = block.integer(5)?;
             if bytes > self.max_table_bytes {
@@ -118,11 +122,12 @@ impl Decoder {
             }
             self.table.set_max_bytes(bytes);
             self.owed_shrink = self.owed_shrink.filter(|&owed| bytes > owed);
+            changes += 1;
         }
         if self.owed_shrink.is_some() && !block.0.is_empty() {
             return Err(HpackError::TableSize);
         }
-        Ok(())
+        Ok(changes)
     }
 
     #[inline]

@@ -40,7 +40,9 @@ fn limits() -> Limits {
         stream_errors: endless.clone(),
         pings: endless.clone(),
         settings: endless.clone(),
-        empty_frames: endless,
+        empty_frames: endless.clone(),
+        small_data: endless.clone(),
+        table_changes: endless,
         settings_timeout: Duration::from_secs(3600),
         ..Limits::default()
     }

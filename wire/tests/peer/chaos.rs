@@ -46,7 +46,9 @@ fn limits(choices: &mut Choices) -> Limits {
         limits.stream_errors = few.clone();
         limits.pings = few.clone();
         limits.settings = few.clone();
-        limits.empty_frames = few;
+        limits.empty_frames = few.clone();
+        limits.small_data = few.clone();
+        limits.table_changes = few;
         limits.closed_streams = 2;
     }
     if choices.one_in(3) {

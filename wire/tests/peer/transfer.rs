@@ -55,7 +55,9 @@ fn limits(choices: &mut Choices) -> Limits {
         buffered_bytes: if choices.one_in(2) { choices.below(500_000) } else { 0 },
         pings: endless.clone(),
         settings: endless.clone(),
-        empty_frames: endless,
+        empty_frames: endless.clone(),
+        small_data: endless.clone(),
+        table_changes: endless,
         settings_timeout: Duration::from_secs(3600),
         ..Limits::default()
     }

@@ -62,6 +62,43 @@ fn frames_that_carry_nothing() {
 }
 
 #[test]
+fn data_that_is_nearly_all_head_is_bounded_for_clients() {
+    let limits = Limits { small_data: NONE, ..Limits::default() };
+    let byte = |end: &mut End, _| end.frame(kind::DATA, 0, 1, b"abcd");
+    let mut server = End::served(&limits);
+    server.headers(1, 0, &POST).expect("it is fine");
+    for _ in 0..100 {
+        server.frame(kind::DATA, 0, 1, b"abcde").expect("it may be a message");
+    }
+    assert_eq!(until_failure(&mut server, byte), (Code::ENHANCE_YOUR_CALM, 3));
+    let mut server = End::served(&limits);
+    for stream in (1..200).step_by(2) {
+        server.headers(stream, 0, &POST).expect("it is fine");
+        server.frame(kind::DATA, flag::END_STREAM, stream, b"x").expect("it is all");
+    }
+    let mut client = End::connected(&limits);
+    client.connection.open(&post(), true, "one").expect("it can open");
+    client.headers(1, 0, &OK).expect("it is fine");
+    for _ in 0..100 {
+        byte(&mut client, 0).expect("a service may answer as it likes");
+    }
+}
+
+#[test]
+fn games_with_the_table_s_size() {
+    let mut server = End::served(&Limits { table_changes: NONE, ..Limits::default() });
+    let played = [&[0x20, 0x3f, 0xe1, 0x1f][..], &block(&POST)].concat();
+    let game = |end: &mut End, round: u32| {
+        end.frame(kind::HEADERS, flag::END_HEADERS | flag::END_STREAM, round * 2 + 1, &played)
+    };
+    assert_eq!(until_failure(&mut server, game), (Code::ENHANCE_YOUR_CALM, 1), "two a block");
+    let mut server = End::served(&Limits::default());
+    let many = [&[0x20; 10_000][..], &block(&POST)].concat();
+    let error = server.frame(kind::HEADERS, flag::END_HEADERS, 1, &many).expect_err("that many are a game");
+    assert_eq!(error.code, Code::ENHANCE_YOUR_CALM);
+}
+
+#[test]
 fn window_updates_for_what_was_sent_are_free_but_crumbs_are_not() {
     let mut client = End::connected(&Limits { empty_frames: NONE, ..Limits::default() });
     let stream = client.connection.open(&post(), false, "one").expect("it can open");
