@@ -7,6 +7,7 @@
 mod look;
 mod request;
 mod side;
+mod state;
 
 pub(crate) use {
     look::{LiveCall, Progress},
@@ -37,6 +38,7 @@ use crate::{
     worker::{CallSlot, Worker},
 };
 use request::Request;
+use state::{Answer, State, Tunnel};
 
 /// See the module.
 pub(crate) struct Call {
@@ -57,49 +59,6 @@ pub(crate) struct Call {
 pub(crate) enum Way {
     Outbound(attempt::Tries),
     Inbound(inbound::Running),
-}
-
-struct State {
-    endpoint: Option<Side>,
-    /// The endpoint of a call that is over, and what of its answer is still under way to the caller: it gets its window
-    /// back as that goes.
-    unreleased: Option<(Side, usize)>,
-    request: Request,
-    answer: Answer,
-    /// Bytes of the answer's body that have come.
-    response_bytes: u64,
-    record: Option<CallRecord>,
-    attempt: Option<AttemptRecord>,
-    /// The task in which its steps wait.
-    waiting: Option<AbortHandle>,
-    slot: Option<CallSlot>,
-}
-
-/// How far the answer is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Answer {
-    Awaited,
-    /// The head has been passed on.
-    Begun {
-        is_grpc: bool,
-        /// What the call ended with, by its head.
-        code: Option<u8>,
-        /// Bytes that wait for the caller's window.
-        waiting: usize,
-        tunnel: Tunnel,
-    },
-    /// The call has ended; what it has sent may still be under way.
-    Over,
-}
-
-/// In a tunnel either direction may end before the other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Tunnel {
-    /// It is an ordinary answer.
-    No,
-    Open,
-    /// The endpoint has sent all; the caller has not.
-    Answered,
 }
 
 impl Call {
@@ -542,93 +501,5 @@ impl Timed for Call {
             Way::Inbound(running) => running.deadline_passed(),
         };
         self.fail(&failure);
-    }
-}
-
-impl State {
-    /// Nobody will say any more what of the answer has gone on: as if all had.
-    fn release_all(&mut self) {
-        if let Some((endpoint, left)) = self.unreleased.take() {
-            endpoint.release(left);
-        }
-    }
-
-    /// The head has been sent to an endpoint; what else has come follows.
-    fn begin_try(&mut self, endpoint: Side, is_head_all: bool, call: &Call) {
-        self.waiting = None;
-        (self.request.sent, self.request.waiting) = (0, 0);
-        if !is_head_all {
-            self.request.resend(&endpoint, &call.caller, &call.worker);
-        }
-        self.endpoint = Some(endpoint);
-    }
-
-    /// The answer is whole. A tunnel goes on until the caller has sent all, too.
-    fn answered(&mut self, call: &Call, code: u8) {
-        match &mut self.answer {
-            Answer::Begun { tunnel: tunnel @ Tunnel::Open, .. } if !self.request.is_over => *tunnel = Tunnel::Answered,
-            _ => self.end(call, code),
-        }
-    }
-
-    /// The service's own end of its answer.
-    fn end(&mut self, call: &Call, code: u8) {
-        self.settle(code);
-        self.close(call);
-    }
-
-    /// Counts what a tunnel has carried, while it lives: it may live for long.
-    fn count_bytes(&self, sent: usize, received: usize) {
-        if let Some(record) = &self.record {
-            record.carried(sent, received);
-        }
-    }
-
-    fn settle(&mut self, code: u8) {
-        if let Some(record) = &mut self.record {
-            record.ended(code);
-        }
-        if let Some(attempt) = &mut self.attempt {
-            attempt.ended(code);
-        }
-    }
-
-    /// The one place where calls end: nothing may refer to them after, and what was held for them is given back.
-    fn close(&mut self, call: &Call) {
-        let waiting = match self.answer {
-            Answer::Begun { waiting, .. } => waiting,
-            Answer::Awaited | Answer::Over => 0,
-        };
-        let is_tunnel_whole = matches!(self.answer, Answer::Begun { tunnel: Tunnel::Answered, .. });
-        self.answer = Answer::Over;
-        if let Some(task) = self.waiting.take() {
-            task.abort();
-        }
-        call.worker.deadlines.remove(call);
-        if let Some(endpoint) = self.endpoint.take() {
-            if is_tunnel_whole && self.request.is_over {
-                // What the caller has sent last is still wanted at the end of a tunnel.
-                endpoint.detach();
-            } else if !self.request.is_over || self.request.waiting > 0 {
-                endpoint.reset(Code::CANCEL);
-            }
-            self.unreleased = (waiting > 0).then_some((endpoint, waiting));
-        }
-        if !self.request.is_over {
-            // The caller need not send the rest (RFC 9113, section 8.1), once the answer is out.
-            if waiting == 0 {
-                call.caller.reset(Code::NO_ERROR)
-            } else {
-                call.caller.detach()
-            }
-            self.release_all();
-        }
-        self.request.release_all(&call.caller);
-        self.request.forget(&call.worker);
-        call.caller.recycle(std::mem::take(&mut self.request.head));
-        // The try ends before the call that it belongs to.
-        self.attempt = None;
-        self.record = None;
-        self.slot = None;
     }
 }
