@@ -144,7 +144,6 @@ pub(crate) async fn supervise(role: Role, mut context: Context) {
             () = role.wait_for_what_it_needs(&context.mesh) => {}
             () = asked(&mut context.stop, role.phase()) => return,
         }
-        let started = Instant::now();
         let agreed = role.agreed_ports();
         let mut lived = Duration::ZERO;
         let why = match start(&role, &name, &context, false) {
@@ -154,9 +153,9 @@ pub(crate) async fn supervise(role: Role, mut context: Context) {
                     context.logs.say(format!("{name}: started again (pid {pid})")).await;
                 }
                 starts += 1;
-                let running = Running { readers: Vec::new(), child, pid };
-                let why = keep(&role, running, agreed, &mut orders, &mut context).await;
-                lived = started.elapsed();
+                let running = Running::new(child, pid);
+                let why;
+                (why, lived) = keep(&role, running, agreed, &mut orders, &mut context).await;
                 forget(&name, &context).await;
                 match why {
                     Some(why) => why,
@@ -183,31 +182,40 @@ pub(crate) async fn supervise(role: Role, mut context: Context) {
 struct Running {
     child: Child,
     pid: u32,
+    started: Instant,
     readers: Vec<tokio::task::JoinHandle<()>>,
 }
 
-/// Follows a process, and those that take its place, to an end. `None`: as it was asked to.
+impl Running {
+    fn new(child: Child, pid: u32) -> Self {
+        Self { child, pid, started: Instant::now(), readers: Vec::new() }
+    }
+}
+
+/// Follows a process, and those that take its place, to an end. Returns why the last one ended, `None` if it was asked
+/// to, and how long that one has lived.
 async fn keep(
     role: &Role,
     mut running: Running,
     agreed: Option<(u16, u16)>,
     orders: &mut mpsc::Receiver<Order>,
     context: &mut Context,
-) -> Option<String> {
+) -> (Option<String>, Duration) {
     let name = role.name();
     loop {
         if running.readers.is_empty() {
             running.readers = follow(&name, &mut running.child, &context.logs);
         }
+        let started = running.started;
         let end = wait(role, &mut running.child, agreed, &mut context.stop, orders).await;
         if let End::Ordered(order) = end {
             if order.is_in_place {
                 running = replace(role, running, order, context).await;
                 continue;
             }
-            return stop_for(role, running, order, context).await;
+            return (stop_for(role, running, order, context).await, started.elapsed());
         }
-        return end_running(role, end, running, context).await;
+        return (end_running(role, end, running, context).await, started.elapsed());
     }
 }
 
@@ -243,7 +251,7 @@ async fn replace(role: &Role, mut old: Running, order: Order, context: &mut Cont
         }
     };
     let readers = follow(&name, &mut child, &context.logs);
-    let mut new = Running { child, pid, readers };
+    let mut new = Running { readers, ..Running::new(child, pid) };
     tokio::select! {
         _ = old.child.wait() => {}
         status = new.child.wait() => {
