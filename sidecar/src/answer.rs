@@ -41,6 +41,16 @@ impl Failure {
         Self { reason, message: message.into(), service: None, retry_after: None }
     }
 
+    pub(crate) fn deadline_passed() -> Self {
+        Self::new(Reason::DeadlineExceeded, "the deadline passed before the service had answered")
+    }
+
+    /// What it is when an answer stops half-way.
+    pub(crate) fn broke_within(why: &dyn std::fmt::Display) -> Self {
+        let message = format!("the connection to the service broke within its answer: {why}");
+        Self::new(Reason::ConnectionBroke, message)
+    }
+
     pub(crate) fn of_service(mut self, service: &str) -> Self {
         self.service = Some(service.to_owned());
         self
@@ -109,6 +119,11 @@ impl Failure {
         }
         (head, text)
     }
+}
+
+/// Whether the sidecar on the other side says that it lost its service before it answered.
+pub(crate) fn is_broken_behind(head: &Headers) -> bool {
+    head.get(ERROR_HEADER).is_some_and(|reason| reason == Reason::ConnectionBroke.as_str().as_bytes())
 }
 
 #[cfg(test)]

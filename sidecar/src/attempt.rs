@@ -17,7 +17,6 @@ use crate::{
     call::{Call, Way},
     catalog::{Method, Service},
     classify, deadline,
-    outbound::deadline_passed,
     pool::ConnectError,
     record::AttemptRecord,
 };
@@ -77,7 +76,7 @@ impl Tries {
 
     /// What the caller is told when time is up.
     pub(crate) fn deadline_passed(&self) -> Failure {
-        let failure = deadline_passed();
+        let failure = Failure::deadline_passed();
         match self.route.get() {
             Some(route) => failure.of_service(route.service.name.as_str()),
             None => failure,

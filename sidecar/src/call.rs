@@ -24,11 +24,10 @@ use weft_mesh::errors::Reason;
 use weft_wire::{CannotOpen, Code, Headers, http1};
 
 use crate::{
-    answer::{Failure, Hop},
+    answer::{self, Failure, Hop},
     attempt::{self, Miss, Verdict},
     classify, deadline, inbound,
     link::Link,
-    outbound,
     pipe::Pipe,
     record::{AttemptRecord, CallRecord},
     socket::Socket,
@@ -283,7 +282,7 @@ impl Call {
         if status < 200 {
             return self.caller.respond(head, false);
         }
-        if matches!(self.way, Way::Outbound(_)) && outbound::is_broken_behind(&head) {
+        if matches!(self.way, Way::Outbound(_)) && answer::is_broken_behind(&head) {
             self.missed(Miss::Broke("its sidecar lost it".into()));
             return Some(head);
         }
@@ -357,7 +356,7 @@ impl Call {
         if is_peers {
             self.reset(code);
         } else {
-            self.fail(&outbound::broke_within(&format_args!("it broke HTTP/2's rules ({code})")));
+            self.fail(&Failure::broke_within(&format_args!("it broke HTTP/2's rules ({code})")));
         }
     }
 
@@ -371,7 +370,7 @@ impl Call {
     pub(crate) fn endpoint_lost(self: &Rc<Self>, why: &str) {
         self.state.borrow_mut().endpoint = None;
         if self.is_begun() {
-            self.fail(&outbound::broke_within(&why));
+            self.fail(&Failure::broke_within(&why));
         } else {
             self.missed(Miss::Broke(why.to_owned()));
         }

@@ -1,7 +1,11 @@
 //! Header lists as the http crate has them, for what speaks through tonic.
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, response};
+use weft_mesh::names;
 use weft_wire::{Headers, Name};
+
+/// Who calls, for the service: the sidecar says it, and nobody else may.
+pub(crate) const CLIENT_CERT: Name = Name::other(names::header::CLIENT_CERT);
 
 /// The fields without the pseudo-headers.
 pub(crate) fn to_header_map(headers: &Headers) -> HeaderMap {

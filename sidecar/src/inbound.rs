@@ -25,14 +25,15 @@ use crate::{
     args::AppProtocol,
     attempt::{Miss, Verdict},
     call::{Call, Side, Way},
-    deadline, http1,
+    deadline,
+    headers::CLIENT_CERT,
+    http1, http2,
     link::Link,
     metrics::{CallLabels, CallMetrics, Direction, OTHER},
-    outbound::{CLIENT_CERT, deadline_passed, serve_http2, span_name},
     pool::{ConnectError, Destination, Pool},
     record::CallRecord,
     shared::{Identity, Phase, Shared},
-    span::CallTrace,
+    span::{self, CallTrace},
     step::Steps,
     target, tcp,
     tls_stream::TlsStream,
@@ -136,7 +137,7 @@ pub(crate) async fn serve(slot: ConnectionSlot, stream: TcpStream, from: SocketA
                     call.waits_in(steps.run(carry(Rc::clone(&peer), Rc::clone(&call))));
                 };
                 let stream = TlsStream::server(stream);
-                return serve_http2(worker, stream, Phase::Draining, &name, begin, carry).await;
+                return http2::serve(worker, stream, Phase::Draining, &name, begin, carry).await;
             }
             Err(why) => why,
         },
@@ -176,8 +177,8 @@ impl Running {
     /// What the caller is told when time is up.
     pub(crate) fn deadline_passed(&self) -> Failure {
         match &self.0.own {
-            Some(own) => deadline_passed().of_service(own.as_str()),
-            None => deadline_passed(),
+            Some(own) => Failure::deadline_passed().of_service(own.as_str()),
+            None => Failure::deadline_passed(),
         }
     }
 }
@@ -219,7 +220,7 @@ fn admit(peer: &Peer, local: &LocalService, call: &Rc<Call>) {
         None => (None, OTHER),
     };
     let trace = CallTrace::begin(&head, &worker.shared);
-    let span = trace.span(SpanKind::Server, || span_name(method, &head));
+    let span = trace.span(SpanKind::Server, || span::name(method, &head));
     let mut record = CallRecord::begin(worker, &peer.metrics(local, place, method), call.started, span);
     if let Some(span) = &mut record.span {
         span.set("weft.peer", peer.id.to_string());

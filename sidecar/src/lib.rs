@@ -1,8 +1,8 @@
 //! The proxy beside each service: the one part of Weft on every request's path.
 //!
 //! A request's way reads top to bottom in two files: `outbound` for calls of the own service, `inbound` for calls
-//! to it. Each of their steps is a module that knows nothing of the steps around it. Workers (`worker`) carry calls,
-//! each on a thread with its own connections; `control` runs beside them on the main thread and hands them what it
+//! to it. Each of their steps is a module that knows nothing of the steps around it. Workers carry calls, each on a thread
+//! (`listen`) with its own connections (`worker`); `control` runs beside them on the main thread and hands them what it
 //! learns through `shared` and `catalog`.
 //!
 //! Once it is sent, a call is moved by the events of its two connections: `call` holds what both sides of it do to one
@@ -22,9 +22,11 @@ mod deadline;
 mod detect;
 mod headers;
 mod http1;
+mod http2;
 mod inbound;
 mod intercept;
 mod link;
+mod listen;
 mod local;
 mod metrics;
 mod outbound;

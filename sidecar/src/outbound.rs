@@ -15,38 +15,30 @@ use std::{
 };
 
 use opentelemetry::trace::SpanKind;
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
-};
+use tokio::net::TcpStream;
 use weft_contracts::weft::discovery::v1::Protocol;
-use weft_mesh::{
-    errors::Reason,
-    limits,
-    names::{self, ServiceName},
-};
-use weft_wire::{Code, Headers, Name, StreamId};
+use weft_mesh::{errors::Reason, limits, names::ServiceName};
+use weft_wire::{Code, Headers, StreamId};
 
 use crate::{
-    answer::{ERROR_HEADER, Failure, Hop},
+    answer::{Failure, Hop},
     attempt::{self, Route, Tries, Verdict},
     call::{Call, Side, Way},
     catalog::{Asked, Service, Unknown},
     deadline,
     detect::{self, Wire},
-    http1, intercept,
-    link::{Driver, Incoming, Link, LinkError, Role},
+    headers::CLIENT_CERT,
+    http1, http2, intercept,
+    link::Link,
     local,
     record::CallRecord,
     shared::Phase,
-    span::CallTrace,
+    span::{self, CallTrace},
     step::Steps,
     target::{self, Target, TargetError},
-    tcp, wire_limits,
+    tcp,
     worker::{ConnectionSlot, Worker},
 };
-
-pub(crate) const CLIENT_CERT: Name = Name::other(names::header::CLIENT_CERT);
 
 /// A client's connection.
 pub(crate) struct Downstream {
@@ -107,62 +99,10 @@ pub(crate) async fn speak(downstream: Rc<Downstream>, wire: Wire, stream: TcpStr
                 call.waits_in(steps.run(carry(Rc::clone(&downstream), Rc::clone(&call))));
             };
             let name = format_args!("outbound connection from {from}");
-            serve_http2(worker, stream, Phase::Stopping, &name, begin, carry).await;
+            http2::serve(worker, stream, Phase::Stopping, &name, begin, carry).await;
         }
     }
 }
-
-/// Takes the calls of an HTTP/2 connection until it ends; from `last` on it is drained.
-///
-/// Calls go their way once all that came with them has been read: one that was cancelled in the same breath costs nobody
-/// else anything (CVE-2023-44487).
-pub(crate) async fn serve_http2<IO>(
-    worker: &Rc<Worker>,
-    stream: IO,
-    last: Phase,
-    name: &dyn std::fmt::Display,
-    mut begin: impl FnMut(&Rc<Link>, StreamId, Headers, bool) -> Option<Rc<Call>> + Unpin,
-    mut carry: impl FnMut(Rc<Call>) + Unpin,
-) where
-    IO: AsyncRead + AsyncWrite + Unpin,
-{
-    worker.tick();
-    // Only sidecars are let in from outside, and only they are drained so early.
-    let limits = if last == Phase::Draining { &worker.wire_limits.mesh } else { &worker.wire_limits.local };
-    let link = Link::server(worker, limits);
-    let _accepted = worker.accepted(Rc::clone(&link) as _, last);
-    let mut begun: Vec<Rc<Call>> = Vec::new();
-    let on = |incoming| match incoming {
-        Incoming::Request(stream, head, is_whole) => {
-            if let Some(call) = begin(&link, stream, head, is_whole) {
-                begun.push(call);
-            }
-        }
-        Incoming::Read => {
-            for call in &begun {
-                if !call.is_over() {
-                    carry(Rc::clone(call));
-                }
-            }
-            begun.clear();
-            // What many calls at once have needed is not kept by a thousand connections.
-            if begun.capacity() > KEPT_BEGUN {
-                begun.shrink_to(0);
-            }
-        }
-    };
-    let ended = Driver::new(worker, &link, Role::Server, stream, on).await;
-    if let Err(LinkError::Protocol(e)) = ended {
-        worker.shared.metrics.counters.connections_malformed.fetch_add(1, Relaxed);
-        if let Some(bound) = e.limit {
-            worker.shared.metrics.limit_reached(wire_limits::row(bound));
-        }
-        worker.log(|| format!("{name} closed: {e}"));
-    }
-}
-
-/// Calls that begin in one turn for which a connection keeps room.
-const KEPT_BEGUN: usize = 32;
 
 /// Carries a call to an endpoint.
 pub(crate) async fn carry(downstream: Rc<Downstream>, call: Rc<Call>) {
@@ -260,7 +200,7 @@ async fn send(call: &Rc<Call>, route: Rc<Route>) -> Result<(), Verdict> {
     service.used(now.saturating_duration_since(worker.shared.started));
 
     let trace = CallTrace::begin(&call.head(), &worker.shared);
-    let span = trace.span(SpanKind::Client, || span_name(&method.name, &call.head()));
+    let span = trace.span(SpanKind::Client, || span::name(&method.name, &call.head()));
     let mut record = CallRecord::begin(worker, &method.metrics, call.started, span);
     if let Some(span) = &mut record.span {
         span.set("weft.service", service.name.to_string());
@@ -286,17 +226,6 @@ async fn send(call: &Rc<Call>, route: Rc<Route>) -> Result<(), Verdict> {
         tries.set_route(route);
     }
     attempt::run(call).await
-}
-
-/// The method's name, or for what no descriptor knows the HTTP method: a path would make too many names.
-pub(crate) fn span_name(method: &str, head: &Headers) -> String {
-    if method != crate::metrics::OTHER {
-        method.to_owned()
-    } else if target::is_grpc(head) {
-        target::path(head).trim_start_matches('/').to_owned()
-    } else {
-        String::from_utf8_lossy(head.method().unwrap_or_default()).into_owned()
-    }
 }
 
 async fn find_contract(worker: &Worker, path: &str) -> Result<Arc<Service>, Failure> {
@@ -351,21 +280,6 @@ fn no_target(why: TargetError) -> Failure {
 fn breaker_open(service: &Service, wait: Duration) -> Failure {
     let message = format!("{} fails too often; its breaker is open for {wait:?} more", service.name);
     Failure::new(Reason::BreakerOpen, message).of_service(service.name.as_str()).retry_after(wait)
-}
-
-pub(crate) fn deadline_passed() -> Failure {
-    Failure::new(Reason::DeadlineExceeded, "the deadline passed before the service had answered")
-}
-
-/// What it is when an answer stops half-way.
-pub(crate) fn broke_within(why: &dyn std::fmt::Display) -> Failure {
-    let message = format!("the connection to the service broke within its answer: {why}");
-    Failure::new(Reason::ConnectionBroke, message)
-}
-
-/// Whether the sidecar on the other side says that it lost its service before it answered.
-pub(crate) fn is_broken_behind(head: &Headers) -> bool {
-    head.get(ERROR_HEADER).is_some_and(|reason| reason == Reason::ConnectionBroke.as_str().as_bytes())
 }
 
 /// Answers a call for which there is no place.

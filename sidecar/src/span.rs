@@ -14,7 +14,12 @@ use weft_mesh::{
 };
 use weft_wire::{Headers, Name};
 
-use crate::{classify, metrics::code_name, shared::Shared};
+use crate::{
+    classify,
+    metrics::{self, code_name},
+    shared::Shared,
+    target,
+};
 
 /// A call's place in its trace.
 #[derive(Debug)]
@@ -162,4 +167,15 @@ fn known(name: &'static str) -> Name {
 
 fn new_span_id() -> [u8; 8] {
     fastrand::u64(1..).to_be_bytes()
+}
+
+/// The method's name, or for what no descriptor knows the HTTP method: a path would make too many names.
+pub(crate) fn name(method: &str, head: &Headers) -> String {
+    if method != metrics::OTHER {
+        method.to_owned()
+    } else if target::is_grpc(head) {
+        target::path(head).trim_start_matches('/').to_owned()
+    } else {
+        String::from_utf8_lossy(head.method().unwrap_or_default()).into_owned()
+    }
 }

@@ -37,9 +37,9 @@ use crate::{
     args::{Args, Given, Setting},
     catalog::Catalog,
     control::{Inputs, Tasks, channel::ControlPlane, reflection},
+    listen,
     shared::{Phase, Shared, Start},
     survey::Surveyor,
-    worker,
 };
 
 /// For a new sidecar to get its identity, while the old one serves.
@@ -176,7 +176,7 @@ async fn live(mut args: Args, settings: Vec<Setting>, told: Told, log: LogFilter
     let copies = shared.args.takeover.is_some().then(|| ports.copies()).transpose()?;
     let Ports { admin, metrics, worker_listeners } = ports;
     let ends = iter::zip(worker_listeners, survey_ends);
-    let ends = ends.map(|(listeners, questions)| worker::Ends { listeners, questions });
+    let ends = ends.map(|(listeners, questions)| listen::Ends { listeners, questions });
     let mut tasks = Tasks::start(Inputs {
         shared: Arc::clone(&shared),
         plane: told.plane,
@@ -335,8 +335,8 @@ impl Signals {
 struct Workers(Vec<JoinHandle<()>>);
 
 impl Workers {
-    fn start(shared: &Arc<Shared>, ends: impl Iterator<Item = worker::Ends>) -> anyhow::Result<Self> {
-        let spawn = |(index, ends)| worker::spawn(index, Arc::clone(shared), ends);
+    fn start(shared: &Arc<Shared>, ends: impl Iterator<Item = listen::Ends>) -> anyhow::Result<Self> {
+        let spawn = |(index, ends)| listen::spawn(index, Arc::clone(shared), ends);
         let threads: std::io::Result<Vec<_>> = (0..).zip(ends).map(spawn).collect();
         Ok(Self(threads.context("a worker's thread could not be started")?))
     }

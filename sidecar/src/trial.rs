@@ -28,10 +28,9 @@ use crate::{
     attempt::Miss,
     call::{Call, Side, Way},
     catalog::Catalog,
-    detect,
+    detect, http2,
     inbound::Running,
     link::{Driver, Link, Role},
-    outbound::serve_http2,
     pool::ConnectError,
     shared::{Phase, Shared, Start},
     survey::Surveyor,
@@ -363,7 +362,7 @@ impl Play {
                         call.missed(Miss::NotSent(ConnectError::Full));
                     }
                 };
-                serve_http2(&worker, downstream, Phase::Stopping, &"the client", begin, carry).await;
+                http2::serve(&worker, downstream, Phase::Stopping, &"the client", begin, carry).await;
             }
         });
         spawn_local({

@@ -1,11 +1,9 @@
-//! A worker: a thread with its own listeners, connections and balancer, on which calls are carried. What workers share
-//! is atomic or swapped whole, so that none waits for another.
+//! What the connections and calls of one thread share. What workers share is atomic or swapped whole, so that none waits
+//! for another.
 
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
-    io,
-    net::{SocketAddr, TcpListener as StdListener},
     rc::Rc,
     sync::{Arc, atomic::Ordering::Relaxed},
     thread,
@@ -13,50 +11,25 @@ use std::{
 };
 
 use tokio::{
-    net::{TcpListener, TcpStream},
-    runtime,
-    sync::{Notify, mpsc},
-    task::{JoinHandle, spawn_local},
-    time::{Instant, interval, sleep, timeout_at},
+    sync::Notify,
+    time::{Instant, sleep},
 };
-use weft_mesh::{limits, names::ServiceName};
+use weft_mesh::limits;
 
 use crate::{
     balance::Balancer,
     call::Call,
-    inbound::{self, LocalService},
+    inbound::LocalService,
     intercept,
     link::Link,
-    outbound,
     pool::Pools,
     record::LogLimit,
     shared::{Phase, SHORTEST_DRAIN, Shared},
     socket::Socket,
-    survey::{self, Accepts, Gauge},
-    tcp,
+    survey::{Accepts, Gauge},
     timer::Wheel,
     wire_limits::WireLimits,
 };
-
-/// The listening sockets of a worker, bound before it starts.
-#[derive(Debug)]
-pub(crate) struct Listeners {
-    pub(crate) outbound: StdListener,
-    /// For redirected connections.
-    pub(crate) outbound_v6: Option<StdListener>,
-    /// `None` for a sidecar that fronts nothing.
-    pub(crate) inbound: Option<StdListener>,
-    /// Those whose connections go to one service each, as they are.
-    pub(crate) forwards: Vec<(StdListener, ServiceName)>,
-}
-
-/// What comes to a worker from outside.
-#[derive(Debug)]
-pub(crate) struct Ends {
-    pub(crate) listeners: Listeners,
-    /// The admin port's.
-    pub(crate) questions: mpsc::Receiver<survey::Question>,
-}
 
 /// What a worker's connections share.
 pub(crate) struct Worker {
@@ -78,7 +51,7 @@ pub(crate) struct Worker {
     pub(crate) replay_bytes: Gauge,
     pub(crate) calls: Gauge,
     pub(crate) connections: Gauge,
-    connection_ended: Notify,
+    pub(crate) connection_ended: Notify,
     /// The phase whose connections are drained as soon as they are there.
     ended: Cell<Option<Phase>>,
     pub(crate) outside: intercept::Outside,
@@ -151,7 +124,7 @@ impl Drop for CallSlot {
 pub(crate) struct ConnectionSlot(Rc<Worker>);
 
 impl ConnectionSlot {
-    fn new(worker: &Rc<Worker>) -> Self {
+    pub(crate) fn new(worker: &Rc<Worker>) -> Self {
         worker.connections.add(1);
         worker.shared.metrics.open_accepted.fetch_add(1, Relaxed);
         Self(Rc::clone(worker))
@@ -237,7 +210,7 @@ impl Worker {
     }
 
     /// Gives back what connections hold that have been idle for a while.
-    fn shrink(&self, now: Instant) {
+    pub(crate) fn shrink(&self, now: Instant) {
         let is_idle = |since: Option<Instant>| since.is_some_and(|since| now - since > IDLE_BEFORE_SHRINKING);
         self.accepted
             .borrow()
@@ -275,7 +248,7 @@ impl Worker {
         Accepted { worker: Rc::clone(self), address }
     }
 
-    async fn drain_accepted(self: Rc<Self>) {
+    pub(crate) async fn drain_accepted(self: Rc<Self>) {
         for phase in [Phase::Draining, Phase::Stopping] {
             self.shared.reached(phase).await;
             self.drain_now(phase);
@@ -300,6 +273,7 @@ impl Worker {
             }
         }
     }
+
     /// A place for one more call, if there is one.
     pub(crate) fn call_slot(self: &Rc<Self>) -> Option<CallSlot> {
         if self.calls.get() >= limits::CALLS_IN_FLIGHT {
@@ -335,134 +309,5 @@ pub(crate) struct Accepted {
 impl Drop for Accepted {
     fn drop(&mut self) {
         self.worker.accepted.borrow_mut().remove(&self.address);
-    }
-}
-
-/// Starts a worker's thread. It returns when the sidecar stops and its connections have ended, or their time is up.
-pub(crate) fn spawn(index: u8, shared: Arc<Shared>, ends: Ends) -> io::Result<thread::JoinHandle<()>> {
-    thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-        // A local runtime stays on the thread that made it.
-        let runtime = runtime::Builder::new_current_thread().enable_all().build_local(Default::default());
-        match runtime {
-            Ok(runtime) => runtime.block_on(run(shared, ends)),
-            Err(e) => tracing::error!("worker {index} has no runtime: {e}"),
-        }
-    })
-}
-
-async fn run(shared: Arc<Shared>, Ends { listeners, questions }: Ends) {
-    let worker = Worker::new(shared);
-    let mut tasks = vec![
-        spawn_local(listen(Rc::clone(&worker), listeners.outbound, Side::Outbound)),
-        spawn_local(keep_house(Rc::clone(&worker))),
-        spawn_local(keep_warm(Rc::clone(&worker))),
-        spawn_local(Rc::clone(&worker).drain_accepted()),
-        spawn_local(keep_deadlines(Rc::clone(&worker))),
-        spawn_local(survey::answer(Rc::clone(&worker), questions)),
-    ];
-    tasks.extend(listeners.inbound.map(|inbound| spawn_local(listen(Rc::clone(&worker), inbound, Side::Inbound))));
-    tasks.extend(listeners.outbound_v6.map(|other| spawn_local(listen(Rc::clone(&worker), other, Side::Outbound))));
-    let forward = |(listener, service)| spawn_local(listen(Rc::clone(&worker), listener, Side::Forward(service)));
-    tasks.extend(listeners.forwards.into_iter().map(forward));
-    worker.shared.reached(Phase::Stopping).await;
-    // Of one that was replaced nothing was drained before.
-    let is_replaced = worker.shared.is_replaced.load(Relaxed);
-    let most = if is_replaced { u64::MAX } else { MOST_GRACE_SECONDS };
-    let grace = Duration::from_secs(worker.shared.args.drain_seconds.min(most));
-    let end = Instant::now() + grace;
-    while worker.connections.get() > 0 && timeout_at(end, worker.connection_ended.notified()).await.is_ok() {}
-    tasks.iter().for_each(JoinHandle::abort);
-}
-
-/// After draining what is left are idle connections and outbound calls: they get this much and no more.
-const MOST_GRACE_SECONDS: u64 = 2;
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Side {
-    Outbound,
-    Inbound,
-    /// Outbound, to this service.
-    Forward(ServiceName),
-}
-
-/// Takes connections until the sidecar's life says otherwise.
-async fn listen(worker: Rc<Worker>, listener: StdListener, side: Side) {
-    let listener = match listener.set_nonblocking(true).and_then(|()| TcpListener::from_std(listener)) {
-        Ok(listener) => listener,
-        Err(e) => return tracing::error!("the {side:?} listener can't be used: {e}"),
-    };
-    let end = match side {
-        Side::Outbound | Side::Forward(_) => Phase::Stopping,
-        Side::Inbound => Phase::Draining,
-    };
-    let accept_all = async {
-        loop {
-            match listener.accept().await {
-                Ok((stream, from)) => take(&worker, stream, from, &side),
-                Err(e) => {
-                    worker.log(|| format!("accept failed: {e}"));
-                    // Out of descriptors, most likely: others must end before one more can begin.
-                    sleep(ACCEPT_PAUSE).await;
-                }
-            }
-        }
-    };
-    let ended = async {
-        worker.shared.reached(end).await;
-        if end == Phase::Draining {
-            tokio::select! {
-                () = sleep(SHORTEST_DRAIN) => {}
-                () = worker.shared.reached(Phase::Stopping) => {}
-            }
-        }
-    };
-    tokio::select! {
-        () = ended => {}
-        () = accept_all => {}
-    }
-}
-
-const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
-
-fn take(worker: &Rc<Worker>, stream: TcpStream, from: SocketAddr, side: &Side) {
-    let counters = &worker.shared.metrics.counters;
-    if worker.connections.get() >= limits::CONNECTIONS_PER_LISTENER {
-        counters.connections_refused.fetch_add(1, Relaxed);
-        worker.shared.metrics.limit_reached("CONNECTIONS_PER_LISTENER");
-        return worker.log(|| format!("connection from {from} closed: {} are open", limits::CONNECTIONS_PER_LISTENER));
-    }
-    counters.connections_accepted.fetch_add(1, Relaxed);
-    let slot = ConnectionSlot::new(worker);
-    // Without it small answers wait for acknowledgements; a socket that refuses it works all the same.
-    let _ = stream.set_nodelay(true);
-    // Each a task of its own size: what a handshake needs is no concern of a thousand local connections.
-    match side {
-        Side::Outbound => spawn_local(outbound::serve(slot, stream, from)),
-        Side::Inbound => spawn_local(inbound::serve(slot, stream, from)),
-        Side::Forward(service) => spawn_local(tcp::forward(slot, stream, from, service.clone())),
-    };
-}
-
-async fn keep_deadlines(worker: Rc<Worker>) {
-    worker.deadlines.run().await;
-}
-
-async fn keep_warm(worker: Rc<Worker>) {
-    let mut changes = worker.shared.catalog.changes();
-    while changes.changed().await.is_ok() {
-        // Before it has an identity nobody would let it in.
-        if worker.shared.identity.load().is_some() {
-            worker.pools.warm(Instant::now());
-        }
-    }
-}
-
-async fn keep_house(worker: Rc<Worker>) {
-    let mut tick = interval(Duration::from_secs(5));
-    loop {
-        tick.tick().await;
-        let now = Instant::now();
-        worker.shrink(now);
-        worker.pools.close_idle(now);
     }
 }

@@ -39,6 +39,7 @@ const STEPS: &[Step] = &[
         // Whoever serves a connection has its driver put into it.
         &[
             "weft_sidecar::link",
+            "weft_sidecar::http2",
             "weft_sidecar::outbound::serve",
             "weft_sidecar::inbound::serve",
             "weft_sidecar::pool::Pool::attend",

@@ -10,7 +10,7 @@ use anyhow::Context;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::takeover::Predecessor;
-use crate::{args::Args, worker};
+use crate::{args::Args, listen};
 
 /// Connections that the kernel holds until they are accepted.
 const BACKLOG: i32 = 1024;
@@ -20,7 +20,7 @@ pub(super) struct Ports {
     pub(super) admin: TcpListener,
     pub(super) metrics: TcpListener,
     /// One for each worker.
-    pub(super) worker_listeners: Vec<worker::Listeners>,
+    pub(super) worker_listeners: Vec<listen::Listeners>,
 }
 
 /// Where sockets come from.
@@ -53,7 +53,7 @@ impl Ports {
         let worker_listeners = outbound
             .into_iter()
             .zip(inbound)
-            .map(|(outbound, inbound)| worker::Listeners { outbound, outbound_v6: None, inbound, forwards: Vec::new() })
+            .map(|(outbound, inbound)| listen::Listeners { outbound, outbound_v6: None, inbound, forwards: Vec::new() })
             .collect();
         let mut ports = Self { admin, metrics, worker_listeners };
         ports.open_forwards(args, from)?;
