@@ -57,8 +57,7 @@ impl Traffic {
     }
 }
 
-/// Does again what has never left the client, as gRPC's own clients do (gRFC A6, transparent retries) and tonic does not:
-/// hyper gives up what it has queued for a connection when that is going away.
+/// Does again what the sidecar has never seen, as gRPC's own clients do (gRFC A6, transparent retries) and tonic does not.
 async fn unsent_again<F>(channel: &Channel, call: impl Fn(Channel) -> F) -> Result<(), Status>
 where
     F: Future<Output = Result<(), Status>>,
@@ -76,15 +75,17 @@ async fn say(channel: Channel) -> Result<(), Status> {
     probe(&channel, "Say", &[]).await.map(drop)
 }
 
+/// Hyper gives up what it has queued for a connection that is going away: as cancelled, or, when GOAWAY comes while it is
+/// about to send, with what h2 says then. h2 says that of no stream that the server has taken: those that lose their
+/// connection end with an error of I/O.
 fn is_unsent(status: &Status) -> bool {
-    let mut cause = std::error::Error::source(status);
-    while let Some(error) = cause {
-        if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled) {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
+    let mut causes = std::iter::successors(std::error::Error::source(status), |cause| cause.source());
+    causes.any(|cause| {
+        let is_cancelled = cause.downcast_ref().is_some_and(hyper::Error::is_canceled);
+        let is_going =
+            |error: &h2::Error| error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR);
+        is_cancelled || cause.downcast_ref().is_some_and(is_going)
+    })
 }
 
 async fn steady(channels: Vec<Channel>, is_over: Arc<AtomicBool>) -> (usize, Vec<String>) {
@@ -105,7 +106,9 @@ async fn steady(channels: Vec<Channel>, is_over: Arc<AtomicBool>) -> (usize, Vec
 
 fn failure(at: Duration, status: &Status) -> String {
     let reason = status.metadata().get("x-weft-error").and_then(|reason| reason.to_str().ok()).unwrap_or("-");
-    format!("{at:.2?} {:?} ({reason}): {}", status.code(), status.message())
+    let causes = std::iter::successors(std::error::Error::source(status), |cause| cause.source());
+    let causes: String = causes.map(|cause| format!(": {cause}")).collect();
+    format!("{at:.2?} {:?} ({reason}): {}{causes}", status.code(), status.message())
 }
 
 /// Streams of half a second each, four at a time.
