@@ -71,9 +71,9 @@ limits! {
         "Frames that move nothing (empty DATA, PRIORITY, unknown ones), at once and a second; past it the connection \
          ends (CVE-2019-9518).";
     SMALL_DATA: (u32, u32) = (50_000, 20_000),
-        "DATA frames of fewer than 5 bytes, which is less than a gRPC message has, at once and a second; past it the          connection ends. What a service answers with is not counted.";
-    SMALL_DATA_MESH: (u32, u32) = (500_000, 200_000),
-        "The same on a connection between sidecars, which many callers share: a byte of opaque TCP is such a frame, too.";
+        "DATA frames of fewer than 5 bytes, which is less than a gRPC message has, at once and a second; past it the \
+         connection ends. Between sidecars, where many callers share a connection and a byte of opaque TCP is such a \
+         frame too, it is ten times as many. What a service answers with is not counted.";
     HPACK_TABLE_CHANGES: (u32, u32) = (1_000, 100),
         "How often a peer may change the size of its HPACK table, at once and a second; past it the connection ends.";
     SOCKET_BUFFER_BYTES: usize = 64 * 1024,

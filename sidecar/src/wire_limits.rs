@@ -15,10 +15,15 @@ pub(crate) struct WireLimits {
     pub(crate) local: Arc<Limits>,
 }
 
+/// So many times as much small DATA comes over a connection that many callers share.
+const SHARED: u32 = 10;
+
 impl WireLimits {
     pub(crate) fn new() -> Self {
         let keep_alive = KeepAlive { interval: limits::IDLE_PING_INTERVAL, timeout: limits::KEEP_ALIVE_TIMEOUT };
-        let mesh = Limits { keep_alive: Some(keep_alive), small_data: rate(limits::SMALL_DATA_MESH), ..common() };
+        let (burst, per_second) = limits::SMALL_DATA;
+        let small_data = rate((burst * SHARED, per_second * SHARED));
+        let mesh = Limits { keep_alive: Some(keep_alive), small_data, ..common() };
         let local = Limits { are_cancels_paced: true, ..common() };
         Self { mesh: Arc::new(mesh), local: Arc::new(local) }
     }
