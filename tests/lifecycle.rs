@@ -79,13 +79,17 @@ async fn say(channel: Channel) -> Result<(), Status> {
 /// about to send, with what h2 says then. h2 says that of no stream that the server has taken: those that lose their
 /// connection end with an error of I/O.
 fn is_unsent(status: &Status) -> bool {
-    let mut causes = std::iter::successors(std::error::Error::source(status), |cause| cause.source());
-    causes.any(|cause| {
+    causes(status).any(|cause| {
         let is_cancelled = cause.downcast_ref().is_some_and(hyper::Error::is_canceled);
         let is_going =
             |error: &h2::Error| error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR);
         is_cancelled || cause.downcast_ref().is_some_and(is_going)
     })
+}
+
+/// What a status came from, the nearest first.
+fn causes(status: &Status) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
+    std::iter::successors(std::error::Error::source(status), |cause| cause.source())
 }
 
 async fn steady(channels: Vec<Channel>, is_over: Arc<AtomicBool>) -> (usize, Vec<String>) {
@@ -106,8 +110,7 @@ async fn steady(channels: Vec<Channel>, is_over: Arc<AtomicBool>) -> (usize, Vec
 
 fn failure(at: Duration, status: &Status) -> String {
     let reason = status.metadata().get("x-weft-error").and_then(|reason| reason.to_str().ok()).unwrap_or("-");
-    let causes = std::iter::successors(std::error::Error::source(status), |cause| cause.source());
-    let causes: String = causes.map(|cause| format!(": {cause}")).collect();
+    let causes: String = causes(status).map(|cause| format!(": {cause}")).collect();
     format!("{at:.2?} {:?} ({reason}): {}{causes}", status.code(), status.message())
 }
 

@@ -20,7 +20,7 @@ use weft_mesh::{limits, names::ServiceName};
 
 use crate::{
     inbound, outbound,
-    shared::{Phase, SHORTEST_DRAIN, Shared},
+    shared::{Phase, Shared},
     survey, tcp,
     worker::{ConnectionSlot, Worker},
 };
@@ -114,17 +114,8 @@ async fn listen(worker: Rc<Worker>, listener: StdListener, side: Side) {
             }
         }
     };
-    let ended = async {
-        worker.shared.reached(end).await;
-        if end == Phase::Draining {
-            tokio::select! {
-                () = sleep(SHORTEST_DRAIN) => {}
-                () = worker.shared.reached(Phase::Stopping) => {}
-            }
-        }
-    };
     tokio::select! {
-        () = ended => {}
+        () = worker.shared.closed(end) => {}
         () = accept_all => {}
     }
 }

@@ -32,7 +32,7 @@ use crate::{
 };
 
 /// How long callers are given to learn that this endpoint leaves; until then new connections are taken.
-pub(crate) const SHORTEST_DRAIN: Duration = Duration::from_millis(500);
+const SHORTEST_DRAIN: Duration = Duration::from_millis(500);
 /// How often it is looked whether the last call has ended.
 const DRAIN_LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -100,6 +100,18 @@ impl Shared {
     pub(crate) async fn reached(&self, phase: Phase) {
         // The sender lives as long as `self`.
         let _ = self.phase.subscribe().wait_for(|now| *now >= phase).await;
+    }
+
+    /// Ready when nothing new is taken any more of what lives until `last`: who has not heard yet that this endpoint
+    /// leaves is served all the same.
+    pub(crate) async fn closed(&self, last: Phase) {
+        self.reached(last).await;
+        if last == Phase::Draining {
+            tokio::select! {
+                () = sleep(SHORTEST_DRAIN) => {}
+                () = self.reached(Phase::Stopping) => {}
+            }
+        }
     }
 
     /// Ready when no call runs in the own service any more, and callers have had time to learn that none is taken.

@@ -10,10 +10,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    sync::Notify,
-    time::{Instant, sleep},
-};
+use tokio::{sync::Notify, time::Instant};
 use weft_mesh::limits;
 
 use crate::{
@@ -24,7 +21,7 @@ use crate::{
     link::Link,
     pool::Pools,
     record::LogLimit,
-    shared::{Phase, SHORTEST_DRAIN, Shared},
+    shared::{Phase, Shared},
     socket::Socket,
     survey::{Accepts, Gauge},
     timer::Wheel,
@@ -252,13 +249,7 @@ impl Worker {
         for phase in [Phase::Draining, Phase::Stopping] {
             self.shared.reached(phase).await;
             self.drain_now(phase);
-            if phase == Phase::Draining {
-                // Who has not heard yet that this endpoint leaves is served all the same.
-                tokio::select! {
-                    () = sleep(SHORTEST_DRAIN) => {}
-                    () = self.shared.reached(Phase::Stopping) => {}
-                }
-            }
+            self.shared.closed(phase).await;
             self.ended.set(Some(phase));
             self.drain_now(phase);
         }

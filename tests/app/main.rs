@@ -163,9 +163,7 @@ async fn answer(
     }
     if request.method() == http::Method::GET {
         // No earlier, or what is wrong with the request could come after its answer.
-        while let Some(part) = request.body_mut().data().await {
-            let _ = request.body_mut().flow_control().release_capacity(part?.len());
-        }
+        while next_part(&mut request).await?.is_some() {}
         let head = Response::builder().header("content-type", "text/plain").body(()).expect("static names");
         return respond.send_response(head, false)?.send_data(Bytes::from_static(b"hello\n"), true);
     }
@@ -179,9 +177,8 @@ async fn answer(
     }
     if what == "swallow" {
         let mut bytes = 0;
-        while let Some(part) = request.body_mut().data().await {
-            bytes += part.as_ref().map_or(0, Bytes::len);
-            let _ = request.body_mut().flow_control().release_capacity(part?.len());
+        while let Some(part) = next_part(&mut request).await? {
+            bytes += part.len();
         }
         return send(&mut respond, calls, framed(&bytes.to_string()));
     }
@@ -192,20 +189,24 @@ async fn answer(
     }
     if request.uri().path().ends_with("/Chat") {
         let mut stream = respond.send_response(head(calls), false)?;
-        while let Some(data) = request.body_mut().data().await {
-            let data = data?;
-            let _ = request.body_mut().flow_control().release_capacity(data.len());
+        while let Some(data) = next_part(&mut request).await? {
             stream.send_data(data, false)?;
         }
         return stream.send_trailers(ok());
     }
     let mut body = BytesMut::new();
-    while let Some(data) = request.body_mut().data().await {
-        let data = data?;
-        let _ = request.body_mut().flow_control().release_capacity(data.len());
+    while let Some(data) = next_part(&mut request).await? {
         body.extend_from_slice(&data);
     }
     send(&mut respond, calls, body.freeze())
+}
+
+/// Takes a part of the request's body, for which its sender may send as much again.
+async fn next_part(request: &mut Request<RecvStream>) -> Result<Option<Bytes>, h2::Error> {
+    let body = request.body_mut();
+    let Some(part) = body.data().await.transpose()? else { return Ok(None) };
+    let _ = body.flow_control().release_capacity(part.len());
+    Ok(Some(part))
 }
 
 fn head([calls, connection]: [u64; 2]) -> Response<()> {

@@ -145,20 +145,18 @@ pub(crate) async fn supervise(role: Role, mut context: Context) {
             () = asked(&mut context.stop, role.phase()) => return,
         }
         let agreed = role.agreed_ports();
-        let mut lived = Duration::ZERO;
-        let why = match start(&role, &name, &context, false) {
-            Err(error) => format!("could not be started: {error:#}"),
+        let (why, lived) = match start(&role, &name, &context, false) {
+            Err(error) => (format!("could not be started: {error:#}"), Duration::ZERO),
             Ok((child, pid)) => {
                 if starts > 0 {
                     context.logs.say(format!("{name}: started again (pid {pid})")).await;
                 }
                 starts += 1;
-                let running = Running::new(child, pid);
-                let why;
-                (why, lived) = keep(&role, running, agreed, &mut orders, &mut context).await;
+                let running = Running::new(&name, child, pid, &context.logs);
+                let (why, lived) = keep(&role, running, agreed, &mut orders, &mut context).await;
                 forget(&name, &context).await;
                 match why {
-                    Some(why) => why,
+                    Some(why) => (why, lived),
                     None if is_asked(&context.stop, role.phase()) => return,
                     None => continue,
                 }
@@ -187,8 +185,9 @@ struct Running {
 }
 
 impl Running {
-    fn new(child: Child, pid: u32) -> Self {
-        Self { child, pid, started: Instant::now(), readers: Vec::new() }
+    fn new(name: &str, mut child: Child, pid: u32, logs: &Logs) -> Self {
+        let readers = follow(name, &mut child, logs);
+        Self { child, pid, started: Instant::now(), readers }
     }
 }
 
@@ -201,11 +200,7 @@ async fn keep(
     orders: &mut mpsc::Receiver<Order>,
     context: &mut Context,
 ) -> (Option<String>, Duration) {
-    let name = role.name();
     loop {
-        if running.readers.is_empty() {
-            running.readers = follow(&name, &mut running.child, &context.logs);
-        }
         let started = running.started;
         let end = wait(role, &mut running.child, agreed, &mut context.stop, orders).await;
         if let End::Ordered(order) = end {
@@ -243,15 +238,14 @@ async fn stop_for(role: &Role, running: Running, order: Order, context: &mut Con
 /// the one that runs goes on.
 async fn replace(role: &Role, mut old: Running, order: Order, context: &mut Context) -> Running {
     let name = role.name();
-    let (mut child, pid) = match start(role, &name, context, true) {
+    let (child, pid) = match start(role, &name, context, true) {
         Ok(started) => started,
         Err(error) => {
             let _ = order.done.send(Err(format!("{name} could not be started: {error:#}")));
             return old;
         }
     };
-    let readers = follow(&name, &mut child, &context.logs);
-    let mut new = Running { readers, ..Running::new(child, pid) };
+    let mut new = Running::new(&name, child, pid, &context.logs);
     tokio::select! {
         _ = old.child.wait() => {}
         status = new.child.wait() => {

@@ -143,8 +143,7 @@ impl<T: Clone> Connection<T> {
             Ok(length) if !facts.is_malformed && (!is_end || length.is_none_or(|length| length == 0)) => length,
             _ => {
                 self.recycle(headers);
-                self.closed.add(id, Closed::ByUs, self.limits.closed_streams);
-                return self.refuse(id, Code::PROTOCOL_ERROR, now).map(|()| None);
+                return self.refuse_closed(id, Code::PROTOCOL_ERROR, now).map(|()| None);
             }
         };
         let mut stream = Stream::new(id, self.peer.stream_window, self.stream_window, None);

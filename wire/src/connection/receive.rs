@@ -147,8 +147,7 @@ impl<T: Clone> Connection<T> {
             self.check_not_idle(head.stream)?;
             // An error whenever it comes, and so its answer does not depend on how far the stream has got.
             if increment == 0 && self.closed.find(head.stream) != Some(Closed::ByUs) {
-                self.closed.add(head.stream, Closed::ByUs, self.limits.closed_streams);
-                self.refuse(head.stream, Code::PROTOCOL_ERROR, now)?;
+                self.refuse_closed(head.stream, Code::PROTOCOL_ERROR, now)?;
             }
         }
         if !self.ready.is_empty() {
@@ -234,6 +233,13 @@ impl<T: Clone> Connection<T> {
         self.count_answer(HEAD_BYTES + 4)
     }
 
+    /// The same, and ignores what else is under way on that stream.
+    #[cold]
+    pub(super) fn refuse_closed(&mut self, id: u32, code: Code, now: Instant) -> Result<(), ConnectionError> {
+        self.closed.add(id, Closed::ByUs, self.limits.closed_streams);
+        self.refuse(id, code, now)
+    }
+
     /// What a frame that ends or fills a message is on a stream that has ended (section 5.1).
     #[cold]
     pub(super) fn take_late(&mut self, id: u32, is_headers: bool, now: Instant) -> Result<(), ConnectionError> {
@@ -247,10 +253,7 @@ impl<T: Clone> Connection<T> {
             // A client knows that it has opened all streams up to the last.
             None if !self.is_server => Ok(()),
             None if is_headers => Err(ConnectionError::protocol("a new stream is not above those before it")),
-            Some(Closed::ByPeer) | None => {
-                self.closed.add(id, Closed::ByUs, self.limits.closed_streams);
-                self.refuse(id, Code::STREAM_CLOSED, now)
-            }
+            Some(Closed::ByPeer) | None => self.refuse_closed(id, Code::STREAM_CLOSED, now),
         }
     }
 

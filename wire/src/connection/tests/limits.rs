@@ -64,13 +64,13 @@ fn frames_that_carry_nothing() {
 #[test]
 fn data_that_is_nearly_all_head_is_bounded_for_clients() {
     let limits = Limits { small_data: NONE, ..Limits::default() };
-    let byte = |end: &mut End, _| end.frame(kind::DATA, 0, 1, b"abcd");
+    let small = |end: &mut End, _| end.frame(kind::DATA, 0, 1, b"abcd");
     let mut server = End::served(&limits);
     server.headers(1, 0, &POST).expect("it is fine");
     for _ in 0..100 {
         server.frame(kind::DATA, 0, 1, b"abcde").expect("it may be a message");
     }
-    assert_eq!(until_failure(&mut server, byte), (Code::ENHANCE_YOUR_CALM, 3));
+    assert_eq!(until_failure(&mut server, small), (Code::ENHANCE_YOUR_CALM, 3));
     let mut server = End::served(&limits);
     for stream in (1..200).step_by(2) {
         server.headers(stream, 0, &POST).expect("it is fine");
@@ -80,7 +80,7 @@ fn data_that_is_nearly_all_head_is_bounded_for_clients() {
     client.connection.open(&post(), true, "one").expect("it can open");
     client.headers(1, 0, &OK).expect("it is fine");
     for _ in 0..100 {
-        byte(&mut client, 0).expect("a service may answer as it likes");
+        small(&mut client, 0).expect("a service may answer as it likes");
     }
 }
 
