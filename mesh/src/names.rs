@@ -95,6 +95,8 @@ impl ServiceName {
         if host.parse::<IpAddr>().is_ok() || host.starts_with('[') || host.eq_ignore_ascii_case("localhost") {
             return None;
         }
+        // Names of hosts compare without case (RFC 3986, section 3.2.2).
+        let host = host.to_ascii_lowercase();
         let mut labels = host.trim_end_matches('.').split('.');
         let name = labels.next()?;
         let namespace = labels.next().unwrap_or(namespace);
@@ -159,13 +161,19 @@ mod tests {
     #[test]
     fn an_authority_names_a_service_only_in_the_mesh_s_forms() {
         let of = |a: &str| ServiceName::from_authority(a, "shop").map(|s| s.to_string());
-        for a in ["users", "users:8080", "users.shop", "users.shop.svc", "users.shop.svc.cluster.local:80", "users."] {
+        for a in [
+            "users",
+            "users:8080",
+            "users.shop",
+            "users.shop.svc",
+            "users.shop.svc.cluster.local:80",
+            "users.",
+            "USERS.Shop",
+        ] {
             assert_eq!(of(a).as_deref(), Some("users.shop"), "{a}");
         }
         assert_eq!(of("users.other").as_deref(), Some("users.other"));
-        for a in
-            ["127.0.0.1:15001", "[::1]:15001", "localhost:15001", "api.example.com", "users.shop.pod", "", "a_b", "U"]
-        {
+        for a in ["127.0.0.1:15001", "[::1]:15001", "localhost:15001", "api.example.com", "users.shop.pod", "", "a_b"] {
             assert_eq!(of(a), None, "{a}");
         }
     }
