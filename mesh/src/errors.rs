@@ -11,8 +11,22 @@ pub enum Side {
     Mesh,
 }
 
+/// Whether a failure counts against the breaker of the service, and of the endpoint that was tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blame {
+    /// Never: the caller, or the mesh itself, is why the call failed.
+    Nobody,
+    /// It counts for the endpoint; the service may be well at another.
+    Endpoint,
+    /// It counts for both.
+    Service,
+    /// It counts for both if the contract's timeout has passed; the caller's own, if shorter, says nothing.
+    Contract,
+}
+
 macro_rules! reasons {
-    ($($(#[$doc:meta])* $name:ident = $text:literal, grpc $grpc:literal, http $http:literal, $side:ident;)*) => {
+    ($($(#[$doc:meta])* $name:ident = $text:literal, grpc $grpc:literal, http $http:literal, $side:ident, $blame:ident;)*)
+    => {
         /// Why the mesh answered in a service's stead. Its text is the value of `x-weft-error`, of the metrics'
         /// label and of `google.rpc.ErrorInfo.reason`.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -41,33 +55,47 @@ macro_rules! reasons {
             pub const fn side(self) -> Side {
                 match self { $(Reason::$name => Side::$side,)* }
             }
+
+            /// Whether it counts against the service's breaker.
+            pub const fn blame(self) -> Blame {
+                match self { $(Reason::$name => Blame::$blame,)* }
+            }
+
+            /// The reason with this text.
+            pub fn parse(text: &[u8]) -> Option<Self> {
+                Self::ALL.iter().copied().find(|reason| reason.as_str().as_bytes() == text)
+            }
         }
     };
 }
 
 reasons! {
     /// No service or contract of that name is in the mesh.
-    NoSuchService = "no-such-service", grpc 12, http 404, Downstream;
+    NoSuchService = "no-such-service", grpc 12, http 404, Downstream, Nobody;
     /// The service is known, but none of its endpoints is up.
-    NoEndpoint = "no-endpoint", grpc 14, http 503, Upstream;
+    NoEndpoint = "no-endpoint", grpc 14, http 503, Upstream, Nobody;
     /// No connection to an endpoint could be made, or every one that was tried refused the call unseen.
-    ConnectFailed = "connect-failed", grpc 14, http 502, Upstream;
+    ConnectFailed = "connect-failed", grpc 14, http 502, Upstream, Endpoint;
     /// The connection broke before the service answered.
-    ConnectionBroke = "connection-broke", grpc 14, http 502, Upstream;
+    ConnectionBroke = "connection-broke", grpc 14, http 502, Upstream, Service;
     /// The breaker of the service, or of each of its endpoints, is open.
-    BreakerOpen = "breaker-open", grpc 14, http 503, Upstream;
+    BreakerOpen = "breaker-open", grpc 14, http 503, Upstream, Nobody;
     /// The deadline passed.
-    DeadlineExceeded = "deadline-exceeded", grpc 4, http 504, Upstream;
+    DeadlineExceeded = "deadline-exceeded", grpc 4, http 504, Upstream, Contract;
     /// A limit was reached.
-    Overloaded = "overloaded", grpc 8, http 429, Mesh;
+    Overloaded = "overloaded", grpc 8, http 429, Mesh, Nobody;
+    /// The request's header list is over the limit.
+    HeadersTooLarge = "headers-too-large", grpc 8, http 431, Downstream, Nobody;
+    /// The header list of the answer, or its trailers, is over the limit.
+    AnswerHeadersTooLarge = "answer-headers-too-large", grpc 8, http 502, Upstream, Nobody;
     /// The peer may not call this.
-    PermissionDenied = "permission-denied", grpc 7, http 403, Downstream;
+    PermissionDenied = "permission-denied", grpc 7, http 403, Downstream, Nobody;
     /// The request can not be understood.
-    Malformed = "malformed", grpc 13, http 400, Downstream;
+    Malformed = "malformed", grpc 13, http 400, Downstream, Nobody;
     /// The sidecar does not yet know the service, and the control plane can't be asked.
-    ControlPlaneAway = "control-plane-away", grpc 14, http 503, Mesh;
+    ControlPlaneAway = "control-plane-away", grpc 14, http 503, Mesh, Nobody;
     /// This sidecar is stopping.
-    Draining = "draining", grpc 14, http 503, Mesh;
+    Draining = "draining", grpc 14, http 503, Mesh, Nobody;
 }
 
 /// gRPC's status codes by number, as the specification writes them.
@@ -99,5 +127,6 @@ mod tests {
     fn every_reason_has_a_text_of_its_own() {
         let texts: std::collections::HashSet<_> = Reason::ALL.iter().map(|r| r.as_str()).collect();
         assert_eq!(texts.len(), Reason::ALL.len());
+        assert!(Reason::ALL.iter().all(|reason| Reason::parse(reason.as_str().as_bytes()) == Some(*reason)));
     }
 }

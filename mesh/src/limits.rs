@@ -13,6 +13,10 @@ pub struct Limit {
     pub why: &'static str,
 }
 
+/// How often a peer may do something: so many times at once, so many a second, and once more for so many useful frames
+/// (0: they earn nothing).
+pub type Rate = (u32, u32, u32);
+
 macro_rules! limits {
     ($($name:ident: $type:ty = $value:expr, $why:literal;)*) => {
         $(#[doc = $why] pub const $name: $type = $value;)*
@@ -27,14 +31,26 @@ limits! {
     STREAMS_PER_CONNECTION: u32 = 1_000,
         "Calls at once on a connection that a sidecar accepts; a client that knows HTTP/2 waits or opens another.";
     CONNECTIONS_PER_ENDPOINT: usize = 8,
-        "Connections that one worker opens to one endpoint when the peer's stream limit is reached; past it a call \
-         is answered `overloaded`.";
+        "Connections that one worker opens to one endpoint, or to the local service, when the peer's stream limit is \
+         reached; past it calls wait for one that ends.";
+    CALLS_QUEUED: usize = 10_000,
+        "Calls that wait for room on a worker's connections to one endpoint or to the local service; past it a call is \
+         answered `overloaded`, or tried at another endpoint.";
+    ROOM_WAIT: Duration = Duration::from_secs(30),
+        "How long such a call waits, and one whose peer does not read what it is sent, unless its deadline is sooner; then \
+         it is answered `overloaded`, or tried at another endpoint.";
+    REFUSED_TRIES: u32 = 8,
+        "How often a call is sent to the local service that refuses its stream unseen, with growing pauses; then the \
+         caller's sidecar tries another endpoint.";
     CALLS_IN_FLIGHT: usize = 20_000,
         "Calls at once through a worker's outbound or inbound side; past it a call is answered `overloaded`.";
     CONNECTIONS_PER_LISTENER: usize = 20_000,
         "Connections at once on one listener of a worker; past it a new one is closed at once and counted.";
     HEADER_LIST_BYTES: u32 = 64 * 1024,
-        "Size of a header list as RFC 9113, section 6.5.2, counts it; a longer one is refused with 431 or a reset.";
+        "Size of a header list as RFC 9113, section 6.5.2, counts it; `--header-list-bytes` sets another. The call with a \
+         longer one is answered `headers-too-large`, and no other suffers.";
+    HEADER_LIST_ROOM: u32 = 8 * 1024,
+        "What sidecars add to a header list: between them it may be so much longer.";
     STREAM_WINDOW_BYTES: u32 = 256 * 1024,
         "What one call may have under way before its reader has taken it: bounds the memory of a slow reader.";
     CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024,
@@ -46,36 +62,48 @@ limits! {
         "What a connection may have ready for a peer that does not read; past it no more DATA is framed for it, and \
          nothing is read from it.";
     CONTROL_OUTPUT_BYTES: usize = 64 * 1024,
-        "Acknowledgements and resets that a peer has provoked and does not read; past it its connection ends.";
+        "Acknowledgements and resets that a peer has provoked and does not read; past it nothing is read from it.";
     MAX_FRAME_BYTES: u32 = 16 * 1024,
         "The largest HTTP/2 frame that is accepted: the protocol's own default.";
     HEADER_BLOCK_FRAMES: u32 = 16,
-        "CONTINUATION frames of one header block; past it the connection ends (CVE-2024-27316).";
+        "CONTINUATION frames of one header block of another sidecar, which never needs that many; past it the connection \
+         ends (CVE-2024-27316).";
+    HEADER_BLOCK_FRAMES_LOCAL: u32 = 1_024,
+        "The same of the local service and its clients: 16 MiB. A header list over HEADER_LIST_BYTES ends its own call \
+         only, and for that it has to be read to its end.";
     HPACK_TABLE_BYTES: u32 = 4 * 1024,
         "HPACK's dynamic table, either way: the protocol's own default.";
-    CANCELS: (u32, u32) = (20_000, 20_000),
-        "Calls that a peer may cancel before they are answered, at once and a second; past it the connection ends \
-         (CVE-2023-44487). A call costs as much whether it is cancelled or not, so the bound is far above honest use.";
+    FLOOD_TIME: Duration = Duration::from_secs(10),
+        "A peer that goes past one of the rates below is slowed: it is read later. One that goes on for this long has its \
+         connection drained, so that its calls end and others take a new connection; a client that goes on for as long \
+         again is cut off (ENHANCE_YOUR_CALM). A service is never cut off, as the calls on its connection are others'.";
+    LOCAL_ROOM: u32 = 10,
+        "The local service and its clients may go so many times as fast as the rates below say: they are no strangers.";
+    CANCELS: Rate = (20_000, 20_000, 1),
+        "Calls that a peer may cancel before they are answered, besides one for each that is answered; past it the peer is \
+         slowed (CVE-2023-44487). A call costs as much whether it is cancelled or not, so the bound is far above honest use.";
     RESETS_OF_CALM_SERVICE: u32 = 100,
         "Calls that are cancelled on a connection to a service that has once ended one with ENHANCE_YOUR_CALM, as Netty's \
          servers do after 200 in 30 s; then another connection takes its place, so that the others' calls go on.";
-    STREAM_ERRORS: (u32, u32) = (1_024, 128),
-        "Streams that a peer's protocol errors may make us reset, at once and a second; past it the connection ends \
-         (RUSTSEC-2024-0003).";
-    PINGS: (u32, u32) = (1_000, 1_000),
-        "PINGs that a peer may send, at once and a second; past it the connection ends (CVE-2019-9512). gRPC clients send \
-         one a round trip to learn the bandwidth.";
-    SETTINGS: (u32, u32) = (50, 10),
-        "SETTINGS that a peer may send, at once and a second; past it the connection ends (CVE-2019-9515).";
-    EMPTY_FRAMES: (u32, u32) = (10_000, 1_000),
-        "Frames that move nothing (empty DATA, PRIORITY, unknown ones), at once and a second; past it the connection \
-         ends (CVE-2019-9518).";
-    SMALL_DATA: (u32, u32) = (50_000, 20_000),
-        "DATA frames of fewer than 5 bytes, which is less than a gRPC message has, at once and a second; past it the \
-         connection ends. Between sidecars, where many callers share a connection and a byte of opaque TCP is such a \
+    STREAM_ERRORS: Rate = (1_024, 128, 1),
+        "Streams that a peer's protocol errors may make us reset, besides one for each useful frame; past it the peer is \
+         slowed (RUSTSEC-2024-0003).";
+    PINGS: Rate = (1_000, 1_000, 1),
+        "PINGs that a peer may send, besides one for each useful frame; past it the peer is slowed (CVE-2019-9512). gRPC \
+         sends one with each DATA frame to learn the bandwidth.";
+    SETTINGS: Rate = (50, 10, 16),
+        "SETTINGS that a peer may send, besides one for 16 useful frames, as each may move the window of every stream; \
+         past it the peer is slowed (CVE-2019-9515).";
+    EMPTY_FRAMES: Rate = (10_000, 1_000, 1),
+        "Frames that move nothing (empty DATA, PRIORITY, WINDOW_UPDATE, unknown ones), besides one for each useful frame and \
+         two for each DATA frame that is sent; past it the peer is slowed (CVE-2019-9518).";
+    SMALL_DATA: Rate = (50_000, 20_000, 1),
+        "DATA frames of fewer than 5 bytes, which is less than a gRPC message has, besides one for each useful frame; past \
+         it the peer is slowed. Between sidecars, where many callers share a connection and a byte of opaque TCP is such a \
          frame too, it is ten times as many. What a service answers with is not counted.";
-    HPACK_TABLE_CHANGES: (u32, u32) = (1_000, 100),
-        "How often a peer may change the size of its HPACK table, at once and a second; past it the connection ends.";
+    HPACK_TABLE_CHANGES: Rate = (1_000, 100, 1),
+        "How often a peer may change the size of its HPACK table, besides once for each useful frame; past it the peer is \
+         slowed.";
     SOCKET_BUFFER_BYTES: usize = 64 * 1024,
         "What a connection of HTTP/1.1 or of opaque TCP may have under way each way before its sender is held back.";
     HTTP1_FIELDS: usize = 256,
@@ -114,8 +142,6 @@ limits! {
         "For a TCP connection to an endpoint or the local service: the mesh is near.";
     OUTSIDE_CONNECT_TIMEOUT: Duration = Duration::from_secs(10),
         "For a TCP connection to what is outside the mesh, and may be far.";
-    CONGESTION_WAIT: Duration = Duration::from_secs(1),
-        "How long a call waits for a peer that does not read what it is sent; then it is answered `overloaded`.";
     DISCOVERY_WAIT: Duration = Duration::from_secs(3),
         "How long a call waits for the first snapshot of its service.";
     OUTSIDE_ADDRESSES: usize = 4_096,

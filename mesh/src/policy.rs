@@ -72,6 +72,34 @@ pub struct BreakerPolicy {
     pub open_for: Duration,
     /// The breaker closes after so many probes in a row succeeded, one at a time. At least 1.
     pub probes: u32,
+    /// The gRPC statuses of an answer that count as failures of the service.
+    pub failure_codes: CodeSet,
+}
+
+/// A set of gRPC status codes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CodeSet(u32);
+
+impl CodeSet {
+    /// UNAVAILABLE, INTERNAL and DATA_LOSS.
+    pub const FAILURES: Self = Self(1 << 13 | 1 << 14 | 1 << 15);
+
+    /// Whether a code is in it.
+    #[inline]
+    pub fn has(self, code: u8) -> bool {
+        code < 32 && self.0 & (1 << code) != 0
+    }
+
+    /// The codes in it, in their order.
+    pub fn iter(self) -> impl Iterator<Item = u8> {
+        (0..32).filter(move |code| self.has(*code))
+    }
+}
+
+impl FromIterator<u8> for CodeSet {
+    fn from_iter<I: IntoIterator<Item = u8>>(codes: I) -> Self {
+        Self(codes.into_iter().filter(|code| *code < 32).fold(0, |set, code| set | 1 << code))
+    }
 }
 
 /// What `weft.options.v1.Breaker` promises for each field that is left out.
@@ -84,6 +112,7 @@ impl Default for BreakerPolicy {
             window: Duration::from_secs(10),
             open_for: Duration::from_secs(5),
             probes: 1,
+            failure_codes: CodeSet::FAILURES,
         }
     }
 }

@@ -5,12 +5,12 @@ use std::{borrow::Cow, time::Duration};
 use http::HeaderMap;
 use tonic_types::{ErrorDetails, StatusExt};
 use weft_mesh::{
-    errors::Reason,
+    errors::{GRPC_CODES, Reason},
     names::header::{ERROR, PUSHBACK},
 };
 use weft_wire::{Headers, Name};
 
-use crate::headers;
+use crate::{headers, rpc::Rpc};
 
 pub(crate) const ERROR_HEADER: Name = Name::other(ERROR);
 const PUSHBACK_HEADER: Name = Name::other(PUSHBACK);
@@ -45,6 +45,18 @@ impl Failure {
         Self::new(Reason::DeadlineExceeded, "the deadline passed before the service had answered")
     }
 
+    /// What it is when a request's header list is over the limit.
+    pub(crate) fn headers_too_large(limit: u32) -> Self {
+        let message = format!("the header list of the request is over {limit} bytes (--header-list-bytes)");
+        Self::new(Reason::HeadersTooLarge, message)
+    }
+
+    /// What it is when the header list of an answer, or its trailers, are over the limit.
+    pub(crate) fn answer_headers_too_large(limit: u32) -> Self {
+        let message = format!("the header list of the answer is over {limit} bytes (--header-list-bytes)");
+        Self::new(Reason::AnswerHeadersTooLarge, message)
+    }
+
     /// What it is when an answer stops half-way.
     pub(crate) fn broke_within(why: &dyn std::fmt::Display) -> Self {
         let message = format!("the connection to the service broke within its answer: {why}");
@@ -62,7 +74,7 @@ impl Failure {
     }
 
     /// The whole answer to a gRPC call: trailers only, HTTP status 200.
-    pub(crate) fn to_grpc(&self, hop: Hop) -> Headers {
+    fn to_grpc(&self, hop: Hop) -> Headers {
         let mut head = Headers::new();
         head.set(Name::STATUS, b"200");
         head.append(Name::CONTENT_TYPE, b"application/grpc");
@@ -105,25 +117,85 @@ impl Failure {
         }
     }
 
+    /// The whole answer to a call in that protocol: its head, and its body, which may be empty.
+    pub(crate) fn answer(&self, rpc: Rpc, hop: Hop) -> (Headers, Vec<u8>) {
+        match rpc {
+            Rpc::No => {
+                let (head, text) = self.to_http();
+                (head, text.into_bytes())
+            }
+            Rpc::Grpc => (self.to_grpc(hop), Vec::new()),
+            Rpc::GrpcWeb | Rpc::GrpcWebText => {
+                let mut head = self.to_grpc(hop);
+                // What it says is in the head, so the body is empty in either encoding.
+                let is_text = rpc == Rpc::GrpcWebText;
+                let content_type: &[u8] = if is_text { b"application/grpc-web-text" } else { b"application/grpc-web" };
+                head.set(Name::CONTENT_TYPE, content_type);
+                (head, Vec::new())
+            }
+            Rpc::Connect => {
+                let body = self.to_connect().to_string().into_bytes();
+                (self.http_head(connect_http_status(self.reason.grpc()), b"application/json", body.len()), body)
+            }
+            Rpc::ConnectStream { is_json } => {
+                let end = serde_json::json!({ "error": self.to_connect() }).to_string();
+                // The flag of the last frame, and its length.
+                let mut body = vec![2];
+                body.extend((end.len() as u32).to_be_bytes());
+                body.extend(end.as_bytes());
+                let content_type: &[u8] =
+                    if is_json { b"application/connect+json" } else { b"application/connect+proto" };
+                (self.http_head(200, content_type, body.len()), body)
+            }
+        }
+    }
+
+    /// An error of Connect.
+    fn to_connect(&self) -> serde_json::Value {
+        let code = GRPC_CODES[usize::from(self.reason.grpc())].to_ascii_lowercase();
+        serde_json::json!({ "code": code, "message": self.message })
+    }
+
     /// The whole answer to a plain HTTP request.
     pub(crate) fn to_http(&self) -> (Headers, String) {
         let text = format!("{}\n", self.message);
+        (self.http_head(self.reason.http(), b"text/plain; charset=utf-8", text.len()), text)
+    }
+
+    fn http_head(&self, status: u16, content_type: &[u8], length: usize) -> Headers {
         let mut head = Headers::new();
-        head.set(Name::STATUS, self.reason.http().to_string().as_bytes());
-        head.append(Name::CONTENT_TYPE, b"text/plain; charset=utf-8");
-        head.append(Name::CONTENT_LENGTH, text.len().to_string().as_bytes());
+        head.set(Name::STATUS, status.to_string().as_bytes());
+        head.append(Name::CONTENT_TYPE, content_type);
+        head.append(Name::CONTENT_LENGTH, length.to_string().as_bytes());
         head.append(ERROR_HEADER, self.reason.as_str().as_bytes());
         if let Some(after) = self.retry_after {
             // Whole seconds, rounded up: RFC 9110, section 10.2.3.
             head.append(Name::RETRY_AFTER, after.as_millis().div_ceil(1_000).to_string().as_bytes());
         }
-        (head, text)
+        head
     }
 }
 
-/// Whether the sidecar on the other side says that it lost its service before it answered.
-pub(crate) fn is_broken_behind(head: &Headers) -> bool {
-    head.get(ERROR_HEADER).is_some_and(|reason| reason == Reason::ConnectionBroke.as_str().as_bytes())
+/// The HTTP status that Connect has for a gRPC code (its protocol's table of error codes).
+fn connect_http_status(code: u8) -> u16 {
+    match code {
+        1 => 499,
+        3 | 9 | 11 => 400,
+        4 => 504,
+        5 => 404,
+        6 | 10 => 409,
+        7 => 403,
+        8 => 429,
+        12 => 501,
+        14 => 503,
+        16 => 401,
+        _ => 500,
+    }
+}
+
+/// Why the sidecar on the other side failed the call, if its head or its trailers say so.
+pub(crate) fn reason_behind(headers: &Headers) -> Option<Reason> {
+    headers.get(ERROR_HEADER).and_then(Reason::parse)
 }
 
 #[cfg(test)]
@@ -135,7 +207,7 @@ mod tests {
         let failure = Failure::new(Reason::BreakerOpen, "users.shop fails; wait")
             .of_service("users.shop")
             .retry_after(Duration::from_millis(1_200));
-        let grpc = headers::to_header_map(&failure.to_grpc(Hop::Outbound));
+        let grpc = headers::to_header_map(&failure.answer(Rpc::Grpc, Hop::Outbound).0);
         assert_eq!(grpc["grpc-status"], "14");
         assert_eq!(grpc["x-weft-error"], "breaker-open");
         assert_eq!(grpc["grpc-retry-pushback-ms"], "1200");
@@ -146,5 +218,23 @@ mod tests {
 
         let (http, _) = failure.to_http();
         assert_eq!((http.status(), http.get(Name::RETRY_AFTER)), (Some(503), Some(&b"2"[..])));
+    }
+
+    #[test]
+    fn an_answer_is_in_the_protocol_of_its_request() {
+        let failure = Failure::new(Reason::NoEndpoint, "nobody is up");
+        let answer = |rpc| {
+            let (head, body) = failure.answer(rpc, Hop::Outbound);
+            let content_type = String::from_utf8(head.get(Name::CONTENT_TYPE).unwrap().to_vec()).unwrap();
+            (head.status().unwrap(), content_type, String::from_utf8(body).unwrap())
+        };
+        let error = r#"{"code":"unavailable","message":"nobody is up"}"#;
+        assert_eq!(answer(Rpc::Grpc), (200, "application/grpc".into(), String::new()));
+        assert_eq!(answer(Rpc::GrpcWeb), (200, "application/grpc-web".into(), String::new()));
+        assert_eq!(answer(Rpc::Connect), (503, "application/json".into(), error.into()));
+        let (status, content_type, body) = answer(Rpc::ConnectStream { is_json: true });
+        assert_eq!((status, &*content_type), (200, "application/connect+json"));
+        assert_eq!(body, format!("\u{2}\0\0\0\u{39}{{\"error\":{error}}}"));
+        assert_eq!(answer(Rpc::No).0, 503);
     }
 }

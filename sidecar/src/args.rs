@@ -15,6 +15,7 @@ use std::{
 use clap::ValueEnum;
 use weft_mesh::{
     identity::TrustDomain,
+    limits,
     names::{DEFAULT_NAMESPACE, NameError, ServiceName, port},
     telemetry::{ExportTarget, LogFormat},
 };
@@ -101,6 +102,11 @@ pub struct Args {
     /// Threads that carry calls
     #[arg(long, env = "WEFT_WORKERS", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
     pub workers: u8,
+    /// The longest header list of a call, in bytes as RFC 9113, section 6.5.2 counts them: names, values and 32 for each
+    /// field. The sidecars on both ends of a call need it
+    #[arg(long, env = "WEFT_HEADER_LIST_BYTES", default_value_t = limits::HEADER_LIST_BYTES)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1_024..=16 * 1_024 * 1_024))]
+    pub header_list_bytes: u32,
     /// How an endpoint is chosen for a call
     #[arg(long, env = "WEFT_BALANCE", default_value = "p2c")]
     pub balance: Balance,

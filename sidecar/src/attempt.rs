@@ -14,9 +14,11 @@ use weft_wire::{CannotOpen, Code};
 use crate::{
     answer::Failure,
     balance::NoChoice,
+    breaker::Permit,
     call::{Call, Way},
     catalog::{Method, Service},
-    classify, deadline,
+    classify::Outcome,
+    deadline,
     pool::ConnectError,
     record::AttemptRecord,
 };
@@ -54,6 +56,8 @@ pub(crate) enum Miss {
     Broke(String),
     /// The service ended the call with a code instead of an answer.
     Reset(Code),
+    /// The header list of its answer was over the limit.
+    TooLarge,
 }
 
 /// What becomes of a call after a try.
@@ -112,30 +116,36 @@ impl Tries {
         let (name, now) = (&service.name, call.worker.now());
         let sent = self.sent.get();
         let shun = || call.with_attempt(|attempt| attempt.endpoint.shun(now));
-        let failed = |code, why| call.with_attempt(|attempt| attempt.failed(code, why));
+        let ended = |outcome| call.with_attempt(|attempt| attempt.ended(outcome));
+        let not_taken = |why| call.with_attempt(|attempt| attempt.not_taken(why));
         Ok(match miss {
             Miss::Reset(code) => {
-                call.with_attempt(|attempt| attempt.ended(classify::code_of_reset(code)));
+                ended(Outcome::Reset(code));
                 return Err(code);
             }
+            Miss::TooLarge => {
+                self.sent.set(limits::TRIES);
+                ended(Outcome::Failed(Reason::AnswerHeadersTooLarge));
+                call.answer_too_large()
+            }
             Miss::NotSent(ConnectError::Full) => {
-                failed(None, Reason::Overloaded.as_str());
+                not_taken(Reason::Overloaded.as_str());
                 Failure::new(Reason::Overloaded, format!("{name}: {}", ConnectError::Full))
             }
             Miss::NotSent(why) => {
                 shun();
-                failed(Some(Reason::ConnectFailed.grpc()), Reason::ConnectFailed.as_str());
+                ended(Outcome::Failed(Reason::ConnectFailed));
                 Failure::new(Reason::ConnectFailed, format!("{name} could not be reached: {why}"))
             }
             Miss::Unseen(why) => {
                 shun();
                 self.sent.set(sent + 1);
-                failed(None, "refused");
+                not_taken("refused");
                 Failure::new(Reason::ConnectFailed, format!("{name} did not take the call: {why}"))
             }
             Miss::Broke(why) => {
                 self.sent.set(if method.idempotency.is_safe_to_repeat() { sent + 1 } else { limits::TRIES });
-                failed(Some(Reason::ConnectionBroke.grpc()), Reason::ConnectionBroke.as_str());
+                ended(Outcome::Failed(Reason::ConnectionBroke));
                 let message = format!("the connection to {name} broke before it answered: {why}");
                 Failure::new(Reason::ConnectionBroke, message)
             }
@@ -153,11 +163,8 @@ impl Tries {
             NoChoice::NoneUp => {
                 Failure::new(Reason::NoEndpoint, format!("{name} is known, but none of its endpoints is up"))
             }
-            // Tried, and yet nothing went wrong: their breakers have just let another call be the probe.
-            NoChoice::BreakersOpen | NoChoice::AllTried => {
-                Failure::new(Reason::BreakerOpen, format!("the breaker of each endpoint of {name} is open"))
-                    .retry_after(service.breaker.policy().open_for)
-            }
+            // Each try leaves a failure behind, which was told above.
+            NoChoice::AllTried => Failure::new(Reason::ConnectFailed, format!("each endpoint of {name} was tried")),
         };
         failure.of_service(name.as_str())
     }
@@ -193,13 +200,10 @@ pub(crate) async fn run(call: &Rc<Call>) -> Result<(), Verdict> {
         let pick = worker.balancer.pick(&route.service.endpoints, &tried[..count], now);
         let endpoint = pick.map_err(|why| Verdict::Fail(tries.no_choice(why)))?;
         tries.note(endpoint.number);
-        let permit = match endpoint.breaker.admit(now) {
-            Ok(permit) => permit,
-            Err(_) if count + 1 < CONNECTS => continue,
-            Err(_) => return Err(Verdict::Fail(tries.no_choice(NoChoice::BreakersOpen))),
-        };
+        // Picked all the same: each of them is shut, or another call has just become this one's probe.
+        let permit = endpoint.breaker.admit(now).unwrap_or(Permit::Call);
         let span = call.with_record(|record| record.span_of_attempt(count as u32 + 1, endpoint)).flatten();
-        call.attempt(AttemptRecord::begin(worker, endpoint, permit, span));
+        call.attempt(AttemptRecord::begin(worker, endpoint, permit, call.limit(), span));
 
         let pool = worker.pools.of(endpoint);
         let link = match pool.ready() {

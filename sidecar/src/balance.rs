@@ -11,8 +11,6 @@ use crate::{args::Balance, catalog::Endpoint};
 pub(crate) enum NoChoice {
     /// None is up.
     NoneUp,
-    /// Those that are up have open breakers.
-    BreakersOpen,
     /// Each was tried for this call.
     AllTried,
 }
@@ -30,7 +28,8 @@ impl Balancer {
     }
 
     /// Chooses among those that are up, whose breaker is not open and that are not among `tried`; shunned ones come
-    /// last.
+    /// last, and after them those with an open breaker: when every endpoint is shut, trying is better than refusing
+    /// (Envoy calls it panic mode). Whether the service as a whole is to be spared is for its own breaker to say.
     pub(crate) fn pick<'a>(
         &self,
         endpoints: &'a [Arc<Endpoint>],
@@ -65,8 +64,8 @@ impl Balancer {
         if untried.is_empty() {
             return Err(NoChoice::AllTried);
         }
-        let closed: Vec<_> = untried.into_iter().filter(|endpoint| !endpoint.breaker.is_open(now)).collect();
-        self.choose(&closed).copied().ok_or(NoChoice::BreakersOpen)
+        let closed: Vec<_> = untried.iter().copied().filter(|endpoint| !endpoint.breaker.is_open(now)).collect();
+        self.choose(if closed.is_empty() { &untried } else { &closed }).copied().ok_or(NoChoice::AllTried)
     }
 
     fn choose<'a, T: AsRef<Endpoint>>(&self, endpoints: &'a [T]) -> Option<&'a T> {
@@ -157,7 +156,8 @@ mod tests {
         for endpoint in &three[1..] {
             (0..5).for_each(|_| endpoint.breaker.settle(Permit::Call, Verdict::Failure, now));
         }
-        assert_eq!(balancer.pick(&three, &[], now).err(), Some(NoChoice::BreakersOpen));
+        let shut = balancer.pick(&three, &[three[1].number], now).unwrap();
+        assert!(Arc::ptr_eq(shut, &three[2]), "better one with an open breaker than none");
         three.iter().for_each(|endpoint| endpoint.set_health(Health::Draining));
         assert_eq!(balancer.pick(&three, &[], now).err(), Some(NoChoice::NoneUp));
     }

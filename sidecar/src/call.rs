@@ -19,19 +19,24 @@ use std::{
     rc::Rc,
 };
 
-use tokio::{task::AbortHandle, time::Instant};
-use weft_mesh::errors::Reason;
-use weft_wire::{CannotOpen, Code, Headers, http1};
+use tokio::{
+    task::{AbortHandle, spawn_local},
+    time::Instant,
+};
+use weft_mesh::errors::{Blame, Reason};
+use weft_wire::{CannotOpen, Cause, Code, Headers, http1};
 
 use crate::{
     answer::{self, Failure, Hop},
     attempt::{self, Miss, Verdict},
-    classify, deadline, inbound,
+    classify::{self, Limit, Outcome},
+    deadline, inbound,
     link::Link,
     pipe::Pipe,
     record::{AttemptRecord, CallRecord},
+    rpc::{BodyStatus, Rpc},
     socket::Socket,
-    target, tcp,
+    tcp,
     timer::{Place, Timed},
     websocket,
     worker::{CallSlot, Worker},
@@ -44,12 +49,14 @@ pub(crate) struct Call {
     pub(crate) worker: Rc<Worker>,
     pub(crate) way: Way,
     pub(crate) started: Instant,
-    /// Whether the caller speaks gRPC.
-    is_grpc: bool,
+    /// What the caller speaks.
+    rpc: Rpc,
     /// Whether it asks for a tunnel: for another protocol than HTTP, from the answer's head on.
     wants_tunnel: bool,
     caller: Side,
     deadline: Cell<Option<Instant>>,
+    /// Whose word the deadline is.
+    limit: Cell<Limit>,
     place: Cell<Option<Place>>,
     state: RefCell<State>,
 }
@@ -70,16 +77,17 @@ impl Call {
         is_whole: bool,
         slot: CallSlot,
     ) -> Rc<Self> {
-        let (is_grpc, wants_tunnel) = (target::is_grpc(&head), head.method() == Some(tcp::CONNECT));
+        let (rpc, wants_tunnel) = (Rpc::of(&head), head.method() == Some(tcp::CONNECT));
         let request = Request { head, is_kept: true, is_head_all: is_whole, is_over: is_whole, ..Request::default() };
         let call = Rc::new(Self {
             worker: Rc::clone(worker),
             way,
             started: worker.now(),
-            is_grpc,
+            rpc,
             wants_tunnel,
             caller,
             deadline: Cell::new(None),
+            limit: Cell::default(),
             place: Cell::new(None),
             state: RefCell::new(State {
                 endpoint: None,
@@ -87,6 +95,7 @@ impl Call {
                 request,
                 answer: Answer::Awaited,
                 response_bytes: 0,
+                body_status: None,
                 record: None,
                 attempt: None,
                 waiting: None,
@@ -130,12 +139,19 @@ impl Call {
         self.state.borrow_mut().attempt.as_mut().map(act)
     }
 
-    /// Sets the time at which the call must be over.
-    pub(crate) fn end_by(self: &Rc<Self>, deadline: Option<Instant>) {
+    /// Sets the time at which the call must be over, and whose limit that is.
+    pub(crate) fn end_by(self: &Rc<Self>, deadline: Option<Instant>, limit: Limit) {
         self.deadline.set(deadline);
+        self.limit.set(limit);
+        self.with_record(|record| record.limited_by(limit));
         if let Some(deadline) = deadline {
             self.worker.deadlines.set(self, deadline);
         }
+    }
+
+    /// Whose time limit the call has.
+    pub(crate) fn limit(&self) -> Limit {
+        self.limit.get()
     }
 
     /// The request's head, as it came and then as it goes on.
@@ -232,8 +248,8 @@ impl Call {
             request.forget(&self.worker);
         }
         request.send(data, is_end, endpoint, &self.caller);
-        if is_end && let Answer::Begun { tunnel: Tunnel::Answered, code, .. } = state.answer {
-            state.end(self, code.unwrap_or(classify::code::UNKNOWN));
+        if is_end && let Answer::Begun { tunnel: Tunnel::Answered, .. } = state.answer {
+            state.end(self, None);
         }
     }
 
@@ -282,7 +298,8 @@ impl Call {
         if status < 200 {
             return self.caller.respond(head, false);
         }
-        if matches!(self.way, Way::Outbound(_)) && answer::is_broken_behind(&head) {
+        let is_lost = || answer::reason_behind(&head) == Some(Reason::ConnectionBroke);
+        if matches!(self.way, Way::Outbound(_)) && is_lost() {
             self.missed(Miss::Broke("its sidecar lost it".into()));
             return Some(head);
         }
@@ -291,15 +308,17 @@ impl Call {
             return Some(head);
         }
         state.request.forget(&self.worker);
-        let code = classify::of_head(&head, status);
+        let rpc = self.rpc.of_answer(&head);
+        let outcome = classify::of_head(rpc, &head, status);
+        state.body_status = BodyStatus::of(rpc, &head, status);
         let tunnel = if self.wants_tunnel && tcp::is_accepted(&head) { Tunnel::Open } else { Tunnel::No };
         if tunnel == Tunnel::Open && matches!(self.caller, Side::Socket(_)) {
             websocket::complete_answer(&state.request.head, &mut head);
         }
-        state.answer = Answer::Begun { is_grpc: target::is_grpc(&head), code, waiting: 0, tunnel };
+        state.answer = Answer::Begun { rpc, outcome, waiting: 0, tunnel };
         let head = self.caller.respond(head, is_end);
         if is_end {
-            state.end(self, code.unwrap_or(classify::code::UNKNOWN));
+            state.end(self, None);
         }
         head
     }
@@ -307,11 +326,13 @@ impl Call {
     pub(crate) fn response_data(&self, data: &[u8], is_end: bool) {
         let mut state = self.state.borrow_mut();
         let state = &mut *state;
-        let Answer::Begun { waiting, code, .. } = &mut state.answer else { return };
+        let Answer::Begun { waiting, .. } = &mut state.answer else { return };
         state.response_bytes += data.len() as u64;
         let waits = self.caller.send_data(data, is_end);
         *waiting += waits;
-        let code = *code;
+        if let Some(body_status) = &mut state.body_status {
+            body_status.read(data);
+        }
         if self.wants_tunnel {
             state.count_bytes(0, data.len());
         }
@@ -319,16 +340,15 @@ impl Call {
             endpoint.release(data.len() - waits);
         }
         if is_end {
-            state.answered(self, code.unwrap_or(classify::code::UNKNOWN));
+            state.answered(self);
         }
     }
 
     pub(crate) fn response_trailers(&self, trailers: &Headers) {
         let mut state = self.state.borrow_mut();
-        let Answer::Begun { code, .. } = state.answer else { return };
+        let Answer::Begun { .. } = state.answer else { return };
         self.caller.send_trailers(trailers);
-        let code = classify::grpc_status(trailers).or(code).unwrap_or(classify::code::UNKNOWN);
-        state.end(self, code);
+        state.end(self, classify::of_trailers(trailers));
     }
 
     /// The caller has given the call up with this code, or its connection is gone.
@@ -343,21 +363,26 @@ impl Call {
         state.release_all();
     }
 
-    /// The endpoint has ended the call with a code.
-    pub(crate) fn endpoint_reset(self: &Rc<Self>, code: Code, by: weft_wire::Side) {
-        let is_peers = by == weft_wire::Side::Peer;
+    /// The stream to the endpoint is gone before its end.
+    pub(crate) fn endpoint_reset(self: &Rc<Self>, code: Code, cause: Cause) {
         if !self.is_begun() {
-            return self.missed(match code {
-                Code::REFUSED_STREAM if is_peers => Miss::Unseen("it refused the stream"),
-                code if is_peers => Miss::Reset(code),
-                code => Miss::Broke(format!("it broke HTTP/2's rules ({code})")),
+            return self.missed(match (cause, code) {
+                (Cause::Peer, Code::REFUSED_STREAM) => Miss::Unseen("it refused the stream"),
+                (Cause::Peer, code) => Miss::Reset(code),
+                (Cause::Rule, code) => Miss::Broke(format!("it broke HTTP/2's rules ({code})")),
+                (Cause::TooLarge, _) => Miss::TooLarge,
             });
         }
-        if is_peers {
-            self.reset(code);
-        } else {
-            self.fail(&Failure::broke_within(&format_args!("it broke HTTP/2's rules ({code})")));
+        match cause {
+            Cause::Peer => self.reset(code),
+            Cause::Rule => self.fail(&Failure::broke_within(&format_args!("it broke HTTP/2's rules ({code})"))),
+            Cause::TooLarge => self.fail(&self.answer_too_large()),
         }
+    }
+
+    /// What the caller is told when the header list of an answer, or its trailers, are over the limit.
+    pub(crate) fn answer_too_large(&self) -> Failure {
+        Failure::answer_headers_too_large(self.worker.shared.args.header_list_bytes)
     }
 
     /// The endpoint has provably not looked at the call.
@@ -376,6 +401,12 @@ impl Call {
         }
     }
 
+    /// This sidecar has ended the connection to the endpoint, which went past a limit.
+    pub(crate) fn endpoint_cut_off(self: &Rc<Self>, why: &str) {
+        self.state.borrow_mut().endpoint = None;
+        self.fail(&Failure::new(Reason::Overloaded, format!("the connection to the service was ended: {why}")));
+    }
+
     fn is_begun(&self) -> bool {
         matches!(self.state.borrow().answer, Answer::Begun { .. })
     }
@@ -390,7 +421,7 @@ impl Call {
         }
         let verdict = match &self.way {
             Way::Outbound(tries) => tries.missed(self, miss),
-            Way::Inbound(_) => inbound::missed(self, miss),
+            Way::Inbound(running) => inbound::missed(self, running, miss),
         };
         self.apply(verdict);
     }
@@ -399,7 +430,10 @@ impl Call {
     pub(crate) fn apply(self: &Rc<Self>, verdict: Verdict) {
         match verdict {
             Verdict::Again => {
-                let again = tokio::task::spawn_local(attempt::again(Rc::clone(self)));
+                let again = match &self.way {
+                    Way::Outbound(_) => spawn_local(attempt::again(Rc::clone(self))),
+                    Way::Inbound(_) => spawn_local(inbound::again(Rc::clone(self))),
+                };
                 self.waits_in(Some(again.abort_handle()));
             }
             Verdict::Fail(failure) => self.fail(&failure),
@@ -414,7 +448,7 @@ impl Call {
             return;
         }
         self.caller.reset(code);
-        state.settle(classify::code_of_reset(code));
+        state.settle(Outcome::Reset(code));
         // The stream is gone: there is nothing to hold back any more.
         state.request.is_over = true;
         state.close(self);
@@ -436,10 +470,10 @@ impl Call {
                 self.log_refused(failure);
                 self.answer_with(failure, hop);
             }
-            Answer::Begun { is_grpc, .. } => {
+            Answer::Begun { rpc, .. } => {
                 let reason = failure.reason.as_str();
                 self.worker.log(|| format!("call failed ({reason}): {}", failure.message));
-                if is_grpc {
+                if rpc == Rpc::Grpc {
                     self.caller.send_trailers(&failure.grpc_status(hop));
                 } else {
                     self.caller.reset(Code::INTERNAL_ERROR);
@@ -449,13 +483,15 @@ impl Call {
             }
         }
         self.worker.shared.metrics.failure(failure.reason);
+        let outcome = Outcome::Failed(failure.reason);
         if let Some(record) = &mut state.record {
-            record.failed(failure.reason);
+            record.ended(outcome);
         }
+        // What else fails a call, fails it between two tries.
         if let Some(attempt) = &mut state.attempt
-            && matches!(failure.reason, Reason::DeadlineExceeded | Reason::ConnectionBroke)
+            && failure.reason.blame() != Blame::Nobody
         {
-            attempt.failed(Some(failure.reason.grpc()), failure.reason.as_str());
+            attempt.ended(outcome);
         }
         state.close(self);
         if !takes_the_rest {
@@ -478,13 +514,11 @@ impl Call {
     }
 
     fn answer_with(&self, failure: &Failure, hop: Hop) {
-        if self.is_grpc {
-            self.caller.respond(failure.to_grpc(hop), true);
-            return;
+        let (head, body) = failure.answer(self.rpc, hop);
+        self.caller.respond(head, body.is_empty());
+        if !body.is_empty() {
+            self.caller.send_data(&body, true);
         }
-        let (head, text) = failure.to_http();
-        self.caller.respond(head, false);
-        self.caller.send_data(text.as_bytes(), true);
     }
 }
 

@@ -1,27 +1,163 @@
-//! What an answer says of the service that gave it.
+//! How a call ended, and what that says of its service: the table of what counts against a breaker.
+//!
+//! | the call ended with | counts |
+//! | --- | --- |
+//! | gRPC, gRPC-Web or Connect: UNAVAILABLE, INTERNAL, DATA_LOSS, or what `breaker.failure_codes` says instead | yes |
+//! | gRPC, gRPC-Web or Connect: any other status, UNKNOWN and RESOURCE_EXHAUSTED among them | no: the service has answered |
+//! | HTTP 500, 502, 503, 504 | yes |
+//! | any other HTTP status, 429 among them | no: the service has answered |
+//! | a reset by the service with another code than REFUSED_STREAM, CANCEL or ENHANCE_YOUR_CALM | yes |
+//! | the timeout of the contract, or DEADLINE_EXCEEDED by the service when that is what applied | yes |
+//! | the caller's own deadline when it is shorter, or a cancel | says nothing |
+//! | a failure that the mesh made | what its row in `weft_mesh::errors` says |
+//!
+//! What says nothing leaves the breaker as it is. The user's page of the same is `docs/breakers.md`.
 
+use weft_mesh::{
+    errors::{Blame, Reason},
+    policy::BreakerPolicy,
+};
 use weft_wire::{Code, Headers, Name};
 
-use crate::breaker::Verdict;
+use crate::{answer, breaker::Verdict, metrics::CANCELLED_BY_CALLER, rpc::Rpc};
 
 /// gRPC's codes that the data path names.
 pub(crate) mod code {
-    pub(crate) const OK: u8 = 0;
-    pub(crate) const UNKNOWN: u8 = 2;
-    pub(crate) const INTERNAL: u8 = 13;
-}
+    use weft_mesh::errors::GRPC_CODES;
 
-/// The gRPC status in trailers, or in the head of an answer that is nothing else.
-pub(crate) fn grpc_status(headers: &Headers) -> Option<u8> {
-    match headers.get(Name::GRPC_STATUS)? {
-        [one @ b'0'..=b'9'] => Some(one - b'0'),
-        [b'1', one @ b'0'..=b'6'] => Some(10 + one - b'0'),
-        _ => Some(code::UNKNOWN),
+    pub(crate) const OK: u8 = 0;
+    pub(crate) const CANCELLED: u8 = 1;
+    pub(crate) const UNKNOWN: u8 = 2;
+    pub(crate) const DEADLINE_EXCEEDED: u8 = 4;
+    pub(crate) const INTERNAL: u8 = 13;
+    pub(crate) const UNAVAILABLE: u8 = 14;
+
+    /// Of the value of `grpc-status`. What is no code is UNKNOWN.
+    pub(crate) fn parse(value: &[u8]) -> u8 {
+        match value {
+            [one @ b'0'..=b'9'] => one - b'0',
+            [b'1', one @ b'0'..=b'6'] => 10 + one - b'0',
+            _ => UNKNOWN,
+        }
+    }
+
+    /// Of Connect's name for it: gRPC's in lower case, and one with another spelling.
+    pub(crate) fn of_name(name: &str) -> Option<u8> {
+        if name == "canceled" {
+            return Some(CANCELLED);
+        }
+        let place = GRPC_CODES.iter().position(|code| code.eq_ignore_ascii_case(name))?;
+        u8::try_from(place).ok()
     }
 }
 
-/// The gRPC code that stands for an HTTP status, by the mapping of google/rpc/code.proto.
-pub(crate) fn code_of_http(status: u16) -> u8 {
+/// How a call ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// The service gave a gRPC status, in whichever of the RPC protocols.
+    Grpc(u8),
+    /// The service gave an HTTP status.
+    Http(u16),
+    /// The service reset the stream.
+    Reset(Code),
+    /// The mesh failed it: this sidecar, or the one beside the service, whose gRPC status is the reason's.
+    Failed(Reason),
+    /// The caller gave it up.
+    Cancelled,
+}
+
+/// Whose time limit a call has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Limit {
+    /// The caller's own, which is shorter than the contract's if that has one; or none.
+    #[default]
+    Callers,
+    Contracts,
+}
+
+impl Outcome {
+    /// The code that it is counted under: of gRPC, or [`CANCELLED_BY_CALLER`].
+    pub(crate) fn code(self) -> u8 {
+        match self {
+            Self::Grpc(code) => code,
+            Self::Http(status) => code_of_http(status),
+            Self::Reset(reset) => code_of_reset(reset),
+            Self::Failed(reason) => reason.grpc(),
+            Self::Cancelled => CANCELLED_BY_CALLER,
+        }
+    }
+
+    /// What it says of the service: the table of this module.
+    pub(crate) fn verdict(self, policy: &BreakerPolicy, limit: Limit) -> Verdict {
+        match self {
+            Self::Grpc(code::DEADLINE_EXCEEDED) | Self::Failed(Reason::DeadlineExceeded) => match limit {
+                Limit::Contracts => Verdict::Failure,
+                Limit::Callers => Verdict::Nothing,
+            },
+            Self::Grpc(code::CANCELLED) | Self::Cancelled => Verdict::Nothing,
+            Self::Grpc(code) if policy.failure_codes.has(code) => Verdict::Failure,
+            Self::Grpc(_) => Verdict::Success,
+            Self::Http(500 | 502 | 503 | 504) => Verdict::Failure,
+            Self::Http(_) => Verdict::Success,
+            Self::Reset(Code::REFUSED_STREAM | Code::CANCEL | Code::ENHANCE_YOUR_CALM) => Verdict::Nothing,
+            Self::Reset(_) => Verdict::Failure,
+            Self::Failed(reason) => match reason.blame() {
+                Blame::Service => Verdict::Failure,
+                Blame::Contract | Blame::Endpoint | Blame::Nobody => Verdict::Nothing,
+            },
+        }
+    }
+
+    /// What it says of the endpoint that was tried. A connection that could not be made says nothing of the service,
+    /// which may be well at another endpoint, and must not hide why behind an open breaker.
+    pub(crate) fn verdict_of_endpoint(self, policy: &BreakerPolicy, limit: Limit) -> Verdict {
+        match self {
+            Self::Failed(reason) if reason.blame() == Blame::Endpoint => Verdict::Failure,
+            _ => self.verdict(policy, limit),
+        }
+    }
+
+    /// Why, if the mesh failed it.
+    pub(crate) fn reason(self) -> Option<Reason> {
+        match self {
+            Self::Failed(reason) => Some(reason),
+            _ => None,
+        }
+    }
+}
+
+/// How a call ended by the head of its answer; `None` when its trailers or its body will say.
+pub(crate) fn of_head(rpc: Rpc, head: &Headers, status: u16) -> Option<Outcome> {
+    if let Some(reason) = answer::reason_behind(head) {
+        return Some(Outcome::Failed(reason));
+    }
+    match rpc {
+        Rpc::Grpc | Rpc::GrpcWeb | Rpc::GrpcWebText if status == 200 => match (grpc_status(head), rpc) {
+            (Some(code), _) => Some(Outcome::Grpc(code)),
+            // Its status is in base64, which is not read here.
+            (None, Rpc::GrpcWebText) => Some(Outcome::Http(status)),
+            (None, _) => None,
+        },
+        Rpc::ConnectStream { .. } if status == 200 => None,
+        _ => Some(Outcome::Http(status)),
+    }
+}
+
+/// How a call ended by the trailers of its answer, if they say.
+pub(crate) fn of_trailers(trailers: &Headers) -> Option<Outcome> {
+    match answer::reason_behind(trailers) {
+        Some(reason) => Some(Outcome::Failed(reason)),
+        None => grpc_status(trailers).map(Outcome::Grpc),
+    }
+}
+
+/// The gRPC status in trailers, or in the head of an answer that is nothing else.
+fn grpc_status(headers: &Headers) -> Option<u8> {
+    headers.get(Name::GRPC_STATUS).map(code::parse)
+}
+
+/// The gRPC code that an HTTP status is counted under, by the mapping of google/rpc/code.proto.
+fn code_of_http(status: u16) -> u8 {
     match status {
         100..=399 => code::OK,
         400 => 3,
@@ -31,41 +167,24 @@ pub(crate) fn code_of_http(status: u16) -> u8 {
         409 => 10,
         416 => 11,
         429 => 8,
-        499 => 1,
+        499 => code::CANCELLED,
         501 => 12,
-        502 | 503 => 14,
-        504 => 4,
+        502 | 503 => code::UNAVAILABLE,
+        504 => code::DEADLINE_EXCEEDED,
         402..=498 => 9,
-        500 | 505..=599 => code::INTERNAL,
+        500 => code::INTERNAL,
         _ => code::UNKNOWN,
     }
 }
 
 /// The gRPC code that stands for a reset, by the gRPC over HTTP/2 protocol's table of errors.
-pub(crate) fn code_of_reset(reset: Code) -> u8 {
+fn code_of_reset(reset: Code) -> u8 {
     match reset {
-        Code::REFUSED_STREAM => 14,
-        Code::CANCEL => 1,
+        Code::REFUSED_STREAM => code::UNAVAILABLE,
+        Code::CANCEL => code::CANCELLED,
         Code::ENHANCE_YOUR_CALM => 8,
         Code::INADEQUATE_SECURITY => 7,
         _ => code::INTERNAL,
-    }
-}
-
-/// The code that an answer's head settles: of a plain HTTP answer, or of a gRPC answer that is nothing but a head.
-/// `None` when trailers will say.
-pub(crate) fn of_head(head: &Headers, status: u16) -> Option<u8> {
-    let is_grpc = status == 200 && crate::target::is_grpc(head);
-    if is_grpc { grpc_status(head) } else { Some(code_of_http(status)) }
-}
-
-/// What a code says of the callee: its own failures count, those of the request do not.
-pub(crate) fn verdict(code: u8) -> Verdict {
-    match code {
-        // UNKNOWN, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, INTERNAL, UNAVAILABLE, DATA_LOSS
-        2 | 4 | 8 | 13 | 14 | 15 => Verdict::Failure,
-        0..=16 => Verdict::Success,
-        _ => Verdict::Nothing,
     }
 }
 
@@ -87,5 +206,55 @@ mod tests {
             assert_eq!(grpc_status(&headers), Some(code), "{text}");
         }
         assert_eq!(grpc_status(&Headers::new()), None);
+        assert_eq!(code::of_name("canceled"), Some(1));
+        assert_eq!(code::of_name("resource_exhausted"), Some(8));
+        assert_eq!(code::of_name("tired"), None);
+    }
+
+    /// The table, row by row. `docs/breakers.md` is checked against the same in `tests/breakers.rs`.
+    #[test]
+    fn what_counts_against_a_breaker() {
+        let policy = BreakerPolicy::default();
+        let verdict = |outcome: Outcome, limit| outcome.verdict(&policy, limit);
+        for code in 0..=16 {
+            let expected = match code {
+                13..=15 => Verdict::Failure,
+                1 | 4 => Verdict::Nothing,
+                _ => Verdict::Success,
+            };
+            assert_eq!(verdict(Outcome::Grpc(code), Limit::Callers), expected, "gRPC {code}");
+        }
+        for status in 200..600 {
+            let expected = if matches!(status, 500 | 502 | 503 | 504) { Verdict::Failure } else { Verdict::Success };
+            assert_eq!(verdict(Outcome::Http(status), Limit::Callers), expected, "HTTP {status}");
+        }
+        for (code, expected) in [
+            (Code::REFUSED_STREAM, Verdict::Nothing),
+            (Code::CANCEL, Verdict::Nothing),
+            (Code::ENHANCE_YOUR_CALM, Verdict::Nothing),
+            (Code::INTERNAL_ERROR, Verdict::Failure),
+            (Code::PROTOCOL_ERROR, Verdict::Failure),
+        ] {
+            assert_eq!(verdict(Outcome::Reset(code), Limit::Callers), expected, "{code}");
+        }
+        for outcome in [Outcome::Grpc(4), Outcome::Failed(Reason::DeadlineExceeded)] {
+            assert_eq!(verdict(outcome, Limit::Callers), Verdict::Nothing);
+            assert_eq!(verdict(outcome, Limit::Contracts), Verdict::Failure);
+        }
+        assert_eq!(verdict(Outcome::Cancelled, Limit::Contracts), Verdict::Nothing);
+        for reason in Reason::ALL.iter().copied().filter(|reason| *reason != Reason::DeadlineExceeded) {
+            let expected = if reason == Reason::ConnectionBroke { Verdict::Failure } else { Verdict::Nothing };
+            assert_eq!(verdict(Outcome::Failed(reason), Limit::Contracts), expected, "{reason:?}");
+        }
+        let connect = Outcome::Failed(Reason::ConnectFailed);
+        assert_eq!(connect.verdict_of_endpoint(&policy, Limit::Callers), Verdict::Failure);
+    }
+
+    #[test]
+    fn a_contract_may_say_what_counts() {
+        let policy = BreakerPolicy { failure_codes: [2, 8].into_iter().collect(), ..Default::default() };
+        for (code, expected) in [(2, Verdict::Failure), (8, Verdict::Failure), (14, Verdict::Success)] {
+            assert_eq!(Outcome::Grpc(code).verdict(&policy, Limit::Callers), expected);
+        }
     }
 }

@@ -5,15 +5,20 @@ use std::time::Duration;
 use tokio::time::Instant;
 use weft_wire::{Headers, Name};
 
-/// When a call that began at `start` must be over: the sooner of what its caller and its policy say.
-pub(crate) fn of(headers: &Headers, policy: Option<Duration>, start: Instant) -> Option<Instant> {
+use crate::classify::Limit;
+
+/// When a call that began at `start` must be over: the sooner of what its caller and its contract say; and whose word
+/// that is.
+pub(crate) fn of(headers: &Headers, contract: Option<Duration>, start: Instant) -> (Option<Instant>, Limit) {
     let caller = headers.get(Name::GRPC_TIMEOUT).and_then(parse);
-    let limit = match (caller, policy) {
-        (Some(caller), Some(policy)) => caller.min(policy),
-        (caller, policy) => caller.or(policy)?,
+    let (limit, whose) = match (caller, contract) {
+        (Some(caller), Some(contract)) if caller < contract => (caller, Limit::Callers),
+        (_, Some(contract)) => (contract, Limit::Contracts),
+        (Some(caller), None) => (caller, Limit::Callers),
+        (None, None) => return (None, Limit::Callers),
     };
     // A time limit past the end of time is none.
-    start.checked_add(limit)
+    (start.checked_add(limit), whose)
 }
 
 /// Writes what is left into the headers.
@@ -99,11 +104,15 @@ mod tests {
     async fn the_sooner_of_caller_and_policy_wins() {
         let now = Instant::now();
         let mut headers = Headers::new();
-        assert_eq!(of(&headers, None, now), None);
-        assert_eq!(of(&headers, Some(Duration::from_secs(5)), now), Some(now + Duration::from_secs(5)));
+        let after = |seconds| Some(now + Duration::from_secs(seconds));
+        let contract = |seconds| Some(Duration::from_secs(seconds));
+        assert_eq!(of(&headers, None, now), (None, Limit::Callers));
+        assert_eq!(of(&headers, contract(5), now), (after(5), Limit::Contracts));
         headers.set(Name::GRPC_TIMEOUT, b"2S");
-        assert_eq!(of(&headers, Some(Duration::from_secs(5)), now), Some(now + Duration::from_secs(2)));
-        assert_eq!(of(&headers, Some(Duration::from_secs(1)), now), Some(now + Duration::from_secs(1)));
+        assert_eq!(of(&headers, None, now), (after(2), Limit::Callers));
+        assert_eq!(of(&headers, contract(5), now), (after(2), Limit::Callers));
+        assert_eq!(of(&headers, contract(1), now), (after(1), Limit::Contracts));
+        assert_eq!(of(&headers, contract(2), now), (after(2), Limit::Contracts), "both");
 
         tokio::time::advance(Duration::from_millis(500)).await;
         pass_on(&mut headers, Some(now + Duration::from_secs(2)), Instant::now());

@@ -3,11 +3,13 @@
 use std::{rc::Rc, sync::atomic::Ordering::Relaxed};
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use weft_wire::{Headers, StreamId};
+use weft_wire::{Code, Headers, StreamId};
 
 use crate::{
+    answer::{Failure, Hop},
     call::Call,
     link::{Driver, Incoming, Link, LinkError, Role},
+    rpc::Rpc,
     shared::Phase,
     wire_limits,
     worker::Worker,
@@ -30,6 +32,7 @@ pub(crate) async fn serve<IO>(
     worker.tick();
     // Only sidecars are let in from outside, and only they are drained so early.
     let limits = if last == Phase::Draining { &worker.wire_limits.mesh } else { &worker.wire_limits.local };
+    let hop = if last == Phase::Draining { Hop::Inbound } else { Hop::Outbound };
     let link = Link::server(worker, limits);
     let _accepted = worker.accepted(Rc::clone(&link) as _, last);
     let mut begun: Vec<Rc<Call>> = Vec::new();
@@ -38,6 +41,11 @@ pub(crate) async fn serve<IO>(
             if let Some(call) = begin(&link, stream, head, is_whole) {
                 begun.push(call);
             }
+        }
+        Incoming::TooLarge(stream, head, is_whole) => {
+            let failure = Failure::headers_too_large(worker.shared.args.header_list_bytes);
+            refuse(worker, &link, stream, &head, is_whole, &failure, hop);
+            link.recycle(head);
         }
         Incoming::Read => {
             for call in &begun {
@@ -59,6 +67,28 @@ pub(crate) async fn serve<IO>(
             worker.shared.metrics.limit_reached(wire_limits::row(bound));
         }
         worker.log(|| format!("{name} closed: {e}"));
+    }
+}
+
+/// Answers a request for which no call is begun.
+pub(crate) fn refuse(
+    worker: &Worker,
+    link: &Link,
+    stream: StreamId,
+    head: &Headers,
+    is_whole: bool,
+    failure: &Failure,
+    hop: Hop,
+) {
+    worker.shared.metrics.failure(failure.reason);
+    worker.log(|| format!("call refused ({}): {}", failure.reason.as_str(), failure.message));
+    let (answer, body) = failure.answer(Rpc::of(head), hop);
+    link.respond(stream, &answer, body.is_empty());
+    if !body.is_empty() {
+        link.send_data(stream, &body, true);
+    }
+    if !is_whole {
+        link.reset(stream, Code::NO_ERROR);
     }
 }
 

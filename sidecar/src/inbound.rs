@@ -4,7 +4,7 @@
 //! [`crate::call`]) → record
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::HashMap,
     net::SocketAddr,
     rc::{Rc, Weak},
@@ -12,10 +12,14 @@ use std::{
         Arc,
         atomic::Ordering::{Acquire, Relaxed, Release},
     },
+    time::Duration,
 };
 
 use opentelemetry::trace::SpanKind;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    net::TcpStream,
+    time::{sleep, timeout},
+};
 use tokio_rustls::TlsAcceptor;
 use weft_mesh::{errors::Reason, identity::SpiffeId, limits};
 use weft_wire::{CannotOpen, Code, Headers, Usage};
@@ -25,6 +29,7 @@ use crate::{
     args::AppProtocol,
     attempt::{Miss, Verdict},
     call::{Call, Side, Way},
+    classify::Outcome,
     deadline,
     headers::CLIENT_CERT,
     http1, http2,
@@ -166,17 +171,21 @@ fn sha256(bytes: &[u8]) -> impl AsRef<[u8]> + std::ops::Deref<Target = [u8]> {
 }
 
 /// Counts a call into the drain.
-pub(crate) struct Running(Arc<Shared>);
+pub(crate) struct Running {
+    shared: Arc<Shared>,
+    /// How often the local service has refused it.
+    refused: Cell<u32>,
+}
 
 impl Running {
     pub(crate) fn new(shared: &Arc<Shared>) -> Self {
         shared.inbound_in_flight.fetch_add(1, Acquire);
-        Self(Arc::clone(shared))
+        Self { shared: Arc::clone(shared), refused: Cell::new(0) }
     }
 
     /// What the caller is told when time is up.
     pub(crate) fn deadline_passed(&self) -> Failure {
-        match &self.0.own {
+        match &self.shared.own {
             Some(own) => Failure::deadline_passed().of_service(own.as_str()),
             None => Failure::deadline_passed(),
         }
@@ -185,7 +194,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.0.inbound_in_flight.fetch_sub(1, Release);
+        self.shared.inbound_in_flight.fetch_sub(1, Release);
     }
 }
 
@@ -225,13 +234,34 @@ fn admit(peer: &Peer, local: &LocalService, call: &Rc<Call>) {
     if let Some(span) = &mut record.span {
         span.set("weft.peer", peer.id.to_string());
     }
-    let deadline = deadline::of(&head, None, call.started);
+    let (deadline, limit) = deadline::of(&head, None, call.started);
     head.set(CLIENT_CERT, &peer.client_cert);
     trace.pass_on(&mut head);
     drop(head);
     call.record(record);
-    call.end_by(deadline);
+    call.end_by(deadline, limit);
 }
+
+/// Sends a call once more that the local service did not look at.
+pub(crate) async fn again(call: Rc<Call>) {
+    let Way::Inbound(running) = &call.way else { return };
+    let Some(LocalService { connections: Connections::Http2(pool), .. }) = &call.worker.local else {
+        return call.reset(Code::REFUSED_STREAM);
+    };
+    // The first time at once: most likely it was one of its connections that was about to close.
+    let pause = FIRST_PAUSE * ((1 << running.refused.get().saturating_sub(1)) - 1);
+    if !pause.is_zero() {
+        sleep(pause).await;
+        call.worker.tick();
+    }
+    let is_upgrade = call.head().protocol().is_some();
+    if let Err(miss) = send(pool, &call, is_upgrade).await {
+        call.missed(miss);
+    }
+}
+
+/// Doubled with each try.
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
 
 async fn send(pool: &Rc<Pool>, call: &Rc<Call>, is_upgrade: bool) -> Result<(), Miss> {
     let link = match pool.ready() {
@@ -251,18 +281,24 @@ async fn send(pool: &Rc<Pool>, call: &Rc<Call>, is_upgrade: bool) -> Result<(), 
     })
 }
 
-/// What the caller is told when the own service did not answer.
-pub(crate) fn missed(call: &Call, miss: Miss) -> Verdict {
+/// What becomes of a call that the local service did not answer.
+pub(crate) fn missed(call: &Call, running: &Running, miss: Miss) -> Verdict {
     let shared = &call.worker.shared;
     match miss {
         Miss::Reset(code) => Verdict::Reset(code),
+        // It is merely full, or about to close that connection.
+        Miss::Unseen(_) if call.is_repeatable() && running.refused.get() < limits::REFUSED_TRIES => {
+            running.refused.set(running.refused.get() + 1);
+            Verdict::Again
+        }
         // The service has not seen the call: the caller's sidecar tries another.
         Miss::NotSent(_) | Miss::Unseen(_) => {
-            call.with_record(|record| record.failed(Reason::ConnectFailed));
+            call.with_record(|record| record.ended(Outcome::Failed(Reason::ConnectFailed)));
             shared.metrics.failure(Reason::ConnectFailed);
             shared.check_health_now.notify_one();
             Verdict::Reset(Code::REFUSED_STREAM)
         }
+        Miss::TooLarge => Verdict::Fail(call.answer_too_large()),
         Miss::Broke(why) => {
             shared.check_health_now.notify_one();
             let name = shared.own.as_ref().map_or("the service", |own| own.as_str());

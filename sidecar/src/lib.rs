@@ -33,6 +33,8 @@ mod outbound;
 mod pipe;
 mod pool;
 mod record;
+mod room;
+mod rpc;
 mod shared;
 mod socket;
 mod span;

@@ -24,7 +24,7 @@ use tokio::{
 };
 use weft_wire::{CannotOpen, Code, ConnectionError, Event, Headers, Limits, Notice, StreamId, Usage};
 
-use crate::{call::Call, worker::Worker};
+use crate::{call::Call, room::Room, wire_limits, worker::Worker};
 
 type Core = weft_wire::Connection<Rc<Call>>;
 
@@ -38,6 +38,8 @@ pub(crate) struct Link {
     idle_since: Cell<Instant>,
     /// Who waits for the peer's settings.
     settling: RefCell<Option<Waker>>,
+    /// Calls that wait for room on it, or on another to the same place.
+    room: Option<Rc<Room>>,
     /// Who waits until the peer has read some of what was sent.
     held_up: RefCell<Vec<Waker>>,
     /// How many calls may be cancelled on it until another is preferred.
@@ -48,15 +50,15 @@ pub(crate) struct Link {
 impl Link {
     /// A connection on which calls come in.
     pub(crate) fn server(worker: &Worker, limits: &Arc<Limits>) -> Rc<Self> {
-        Self::new(worker, Core::server(limits, worker.now().into_std()))
+        Self::new(worker, Core::server(limits, worker.now().into_std()), None)
     }
 
-    /// A connection on which calls go out.
-    pub(crate) fn client(worker: &Worker, limits: &Arc<Limits>) -> Rc<Self> {
-        Self::new(worker, Core::client(limits, worker.now().into_std()))
+    /// A connection on which calls go out; `room` is told when it takes another.
+    pub(crate) fn client(worker: &Worker, limits: &Arc<Limits>, room: &Rc<Room>) -> Rc<Self> {
+        Self::new(worker, Core::client(limits, worker.now().into_std()), Some(Rc::clone(room)))
     }
 
-    fn new(worker: &Worker, core: Core) -> Rc<Self> {
+    fn new(worker: &Worker, core: Core, room: Option<Rc<Room>>) -> Rc<Self> {
         Rc::new(Self {
             core: RefCell::new(core),
             driver: RefCell::new(Waker::noop().clone()),
@@ -64,6 +66,7 @@ impl Link {
             is_gone: Cell::new(false),
             idle_since: Cell::new(worker.now()),
             settling: RefCell::default(),
+            room,
             held_up: RefCell::default(),
             resets_left: Cell::new(u32::MAX),
             was_calmed: Cell::new(false),
@@ -73,6 +76,26 @@ impl Link {
     /// Whether a call can be opened now.
     pub(crate) fn has_room(&self) -> bool {
         !self.is_gone.get() && self.core.borrow().can_open()
+    }
+
+    /// How many calls can be opened now.
+    pub(crate) fn room(&self) -> usize {
+        if !self.has_room() {
+            return 0;
+        }
+        let core = self.core.borrow();
+        core.peer_stream_limit() - core.streams()
+    }
+
+    /// Tells those who wait for room that there is some.
+    #[inline]
+    fn offer_room(&self) {
+        if let Some(room) = &self.room
+            && !room.is_free()
+            && self.has_room()
+        {
+            room.has_come();
+        }
     }
 
     /// Whether the peer takes what an HTTP/1.1 upgrade becomes (RFC 8441).
@@ -244,6 +267,8 @@ pub(crate) enum Role {
 pub(crate) enum Incoming {
     /// A head, and whether it is all.
     Request(StreamId, Headers, bool),
+    /// As much of a head as is within the limit, and whether it is all. No call is begun for it.
+    TooLarge(StreamId, Headers, bool),
     /// All that was there has been read: what was cancelled with it has been, and calls may begin.
     Read,
 }
@@ -307,6 +332,7 @@ where
             (self.on)(Incoming::Read);
         }
         self.take_notices();
+        self.link.offer_room();
         // What came before an error is answered, and so is the error itself.
         let written = self.write(cx);
         read?;
@@ -327,7 +353,14 @@ where
         Poll::Pending
     }
 
-    fn count_refused_heads(&mut self) {
+    /// Counts the limits that the peer has reached.
+    fn count_limits(&mut self) {
+        let exceeded = self.link.core.borrow_mut().take_exceeded();
+        if let Some(bound) = exceeded {
+            let (row, peer) = (wire_limits::row(bound), if self.role == Role::Server { "client" } else { "service" });
+            self.worker.shared.metrics.limit_reached(row);
+            self.worker.log(|| format!("a {peer} is read more slowly, as it goes past the limit {row}"));
+        }
         let refused = self.link.core.borrow().heads_too_large();
         for _ in self.heads_refused..refused {
             self.worker.shared.metrics.limit_reached("HEADER_LIST_BYTES");
@@ -347,12 +380,20 @@ where
         let mut left = BYTES_A_TURN;
         let was_held_back = std::mem::take(&mut self.is_held_back);
         while !self.has_ended {
+            let (is_paused, is_held, is_congested) = {
+                let core = self.link.core.borrow();
+                (core.is_paused(self.worker.now().into_std()), core.is_read_held(), core.is_congested())
+            };
+            // One that was too fast is read later: the core's timer gives that turn.
+            if is_paused {
+                break;
+            }
             // A peer that does not read its answers is not read either.
-            let is_congested = self.link.core.borrow().is_congested();
-            if left == 0 || is_congested {
+            if left == 0 || is_held {
                 self.is_held_back = true;
-                if is_congested && !was_held_back {
-                    self.worker.shared.metrics.limit_reached("SEND_BUFFER_BYTES");
+                if is_held && !was_held_back {
+                    let row = if is_congested { "SEND_BUFFER_BYTES" } else { "CONTROL_OUTPUT_BYTES" };
+                    self.worker.shared.metrics.limit_reached(row);
                 }
                 break;
             }
@@ -371,7 +412,7 @@ where
             left = left.saturating_sub(count);
             let mut input = &buffer[..begin + count];
             let handled = self.handle(&mut input);
-            self.count_refused_heads();
+            self.count_limits();
             // Nearly always nothing is left, and then nothing is held either.
             self.unread = if input.is_empty() { Vec::new() } else { input.to_vec() };
             handled?;
@@ -396,6 +437,9 @@ where
                 self.has_requests = true;
                 (self.on)(Incoming::Request(stream, headers, is_end));
             }
+            Event::RequestTooLarge { stream, headers, is_end } => {
+                (self.on)(Incoming::TooLarge(stream, headers, is_end));
+            }
             Event::Response { call, headers, is_end, .. } => {
                 if let Some(headers) = call.response_head(headers, is_end) {
                     self.link.recycle(headers);
@@ -412,9 +456,9 @@ where
                 }
                 self.link.recycle(headers);
             }
-            Event::Reset { call, code, by, .. } => match self.role {
+            Event::Reset { call, code, cause, .. } => match self.role {
                 Role::Server => call.caller_gone(code),
-                Role::Client => call.endpoint_reset(code, by),
+                Role::Client => call.endpoint_reset(code, cause),
             },
             Event::Settings => self.link.wake_settling(),
             Event::GoAway { code: Code::ENHANCE_YOUR_CALM } => self.link.was_calmed.set(true),
@@ -497,7 +541,7 @@ where
 
 impl<IO, F> Driver<IO, F> {
     /// Tells the calls that still run.
-    fn end(&mut self, why: &dyn std::fmt::Display) {
+    fn end(&mut self, why: &dyn std::fmt::Display, is_cut_off: bool) {
         self.link.is_gone.set(true);
         self.link.wake_settling();
         self.link.wake_held_up();
@@ -509,6 +553,7 @@ impl<IO, F> Driver<IO, F> {
         for call in calls {
             match self.role {
                 Role::Server => call.caller_gone(Code::CANCEL),
+                Role::Client if is_cut_off => call.endpoint_cut_off(&why),
                 Role::Client => call.endpoint_lost(&why),
             }
         }
@@ -519,7 +564,7 @@ impl<IO, F> Driver<IO, F> {
 impl<IO, F> Drop for Driver<IO, F> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.end(&"of a bug of Weft's");
+            self.end(&"of a bug of Weft's", false);
         }
     }
 }
@@ -536,8 +581,8 @@ where
         let turn = self.turn(cx);
         if let Poll::Ready(result) = &turn {
             match result {
-                Ok(()) => self.end(&"it was closed"),
-                Err(e) => self.end(e),
+                Ok(()) => self.end(&"it was closed", false),
+                Err(e) => self.end(e, matches!(e, LinkError::Protocol(why) if why.limit.is_some())),
             }
         }
         turn

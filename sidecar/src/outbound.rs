@@ -18,7 +18,7 @@ use opentelemetry::trace::SpanKind;
 use tokio::net::TcpStream;
 use weft_contracts::weft::discovery::v1::Protocol;
 use weft_mesh::{errors::Reason, limits, names::ServiceName};
-use weft_wire::{Code, Headers, StreamId};
+use weft_wire::Headers;
 
 use crate::{
     answer::{Failure, Hop},
@@ -89,7 +89,7 @@ pub(crate) async fn speak(downstream: Rc<Downstream>, wire: Wire, stream: TcpStr
             let mut steps = Steps::new();
             let begin = |link: &Rc<Link>, stream, head: Headers, is_whole| {
                 let Some(slot) = worker.call_slot() else {
-                    refuse(worker, link, stream, &head, &too_many_calls());
+                    http2::refuse(worker, link, stream, &head, is_whole, &too_many_calls(), Hop::Outbound);
                     return None;
                 };
                 let caller = Side::Stream(Rc::clone(link), stream);
@@ -215,13 +215,13 @@ async fn send(call: &Rc<Call>, route: Rc<Route>) -> Result<(), Verdict> {
             return Err(Verdict::Fail(breaker_open(service, wait)));
         }
     }
-    let deadline = {
+    let (deadline, limit) = {
         let head = &mut *call.head_mut();
         head.remove(CLIENT_CERT);
         trace.pass_on(head);
         deadline::of(head, method.timeout, call.started)
     };
-    call.end_by(deadline);
+    call.end_by(deadline, limit);
     if let Way::Outbound(tries) = &call.way {
         tries.set_route(route);
     }
@@ -280,18 +280,4 @@ fn no_target(why: TargetError) -> Failure {
 fn breaker_open(service: &Service, wait: Duration) -> Failure {
     let message = format!("{} fails too often; its breaker is open for {wait:?} more", service.name);
     Failure::new(Reason::BreakerOpen, message).of_service(service.name.as_str()).retry_after(wait)
-}
-
-/// Answers a call for which there is no place.
-fn refuse(worker: &Worker, link: &Link, stream: StreamId, head: &Headers, failure: &Failure) {
-    worker.shared.metrics.failure(failure.reason);
-    worker.log(|| format!("call refused ({}): {}", failure.reason.as_str(), failure.message));
-    if target::is_grpc(head) {
-        link.respond(stream, &failure.to_grpc(Hop::Outbound), true);
-    } else {
-        let (head, text) = failure.to_http();
-        link.respond(stream, &head, false);
-        link.send_data(stream, text.as_bytes(), true);
-    }
-    link.reset(stream, Code::NO_ERROR);
 }

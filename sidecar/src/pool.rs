@@ -25,6 +25,7 @@ use weft_wire::Usage;
 use crate::{
     catalog::Endpoint,
     link::{Driver, Link, LinkError, Role},
+    room::Room,
     shared::Shared,
     survey::PoolSurvey,
     tls_stream::TlsStream,
@@ -93,7 +94,7 @@ impl Pools {
             for link in pool.links.borrow().iter().filter(|link| is_idle(link, now)) {
                 link.drain(now);
             }
-            !pool.links.borrow().is_empty() || pool.waiting.borrow().is_some()
+            !pool.links.borrow().is_empty() || pool.waiting.borrow().is_some() || !pool.room.is_free()
         });
     }
 }
@@ -126,6 +127,8 @@ pub(crate) struct Pool {
     links: RefCell<Vec<Rc<Link>>>,
     /// Who waits for the connection that is being made; `None` while none is.
     waiting: RefCell<Option<Vec<Waiting>>>,
+    /// Calls that wait, as all connections are full.
+    room: Rc<Room>,
     /// Calls that may be cancelled on a connection before another takes its place.
     resets: Cell<u32>,
 }
@@ -160,6 +163,7 @@ impl Pool {
             destination,
             links: RefCell::default(),
             waiting: RefCell::default(),
+            room: Rc::default(),
             resets: Cell::new(u32::MAX),
         })
     }
@@ -169,8 +173,12 @@ impl Pool {
         self.links.borrow().iter().map(|link| link.usage()).collect()
     }
 
-    /// A connection with room, if there is one.
+    /// A connection with room, if there is one and nobody waits for it.
     pub(crate) fn ready(&self) -> Option<Rc<Link>> {
+        if self.room.is_free() { self.with_room() } else { None }
+    }
+
+    fn with_room(&self) -> Option<Rc<Link>> {
         self.links.borrow().iter().find(|link| link.has_room() && !link.is_worn()).cloned()
     }
 
@@ -183,12 +191,16 @@ impl Pool {
         self.links.borrow().iter().find(|link| link.is_congested()).cloned()
     }
 
-    /// A connection with room, made if there is none. Dropping the future leaves the making to the others who wait for
-    /// it.
+    /// A connection with room: made if there is none, or waited for if there may be no more of them. Dropping the future
+    /// leaves the making to the others who wait for it, and the turn to the next.
+    ///
+    /// # Errors
+    /// None could be made, or none had room before [`limits::ROOM_WAIT`] was over.
     pub(crate) async fn link(self: &Rc<Self>) -> Result<Rc<Link>, ConnectError> {
-        let (end, mut connects) = (Instant::now() + limits::CONGESTION_WAIT, 0);
-        loop {
-            if let Some(link) = self.ready() {
+        let end = Instant::now() + limits::ROOM_WAIT;
+        let mut made = 0;
+        while self.room.is_free() {
+            if let Some(link) = self.with_room() {
                 return Ok(link);
             }
             if let Some(link) = self.congested() {
@@ -197,22 +209,60 @@ impl Pool {
                 continue;
             }
             // Others may fill each that is made, until there are as many as may be.
-            connects += 1;
-            if connects > limits::CONNECTIONS_PER_ENDPOINT + CONNECTS {
+            made += 1;
+            if made > limits::CONNECTIONS_PER_ENDPOINT + CONNECTS {
                 return Err(ConnectError::Failed("its connections go away as soon as they are made".into()));
             }
-            let made = match (self.join_connect(), self.worn()) {
-                (Ok(made), _) => made,
+            match (self.make().await, self.worn()) {
+                (Ok(()), _) => {}
                 (Err(_), Some(worn)) => return Ok(worn),
+                (Err(ConnectError::Full), None) => break,
                 (Err(why), None) => return Err(why),
-            };
-            // A sender that goes without a word was dropped with its worker.
-            let made = made.await.unwrap_or(Err(ConnectError::Failed("the sidecar is stopping".into())));
+            }
+        }
+        self.wait_for_room(end).await
+    }
+
+    async fn wait_for_room(self: &Rc<Self>, end: Instant) -> Result<Rc<Link>, ConnectError> {
+        let Some(place) = self.room.queue() else {
+            self.shared.metrics.limit_reached("CALLS_QUEUED");
+            return Err(ConnectError::Full);
+        };
+        loop {
+            if !place.turn(end).await {
+                self.shared.metrics.limit_reached("ROOM_WAIT");
+                return Err(ConnectError::Full);
+            }
             if let Some(worker) = self.worker.upgrade() {
                 worker.tick();
             }
-            made?;
+            let found = match self.with_room().or_else(|| self.worn()) {
+                Some(link) => Some(Ok(link)),
+                // One may have gone, and another may be made in its place.
+                None => match self.make().await {
+                    Ok(()) => self.with_room().map(Ok),
+                    Err(ConnectError::Full) => None,
+                    Err(why) => Some(Err(why)),
+                },
+            };
+            if let Some(found) = found {
+                drop(place);
+                if self.links.borrow().iter().map(|link| link.room()).sum::<usize>() > 1 || found.is_err() {
+                    self.room.has_come();
+                }
+                return found;
+            }
         }
+    }
+
+    /// Has a connection made, or waits for the one that is being made.
+    async fn make(self: &Rc<Self>) -> Result<(), ConnectError> {
+        // A sender that goes without a word was dropped with its worker.
+        let made = self.join_connect()?.await;
+        if let Some(worker) = self.worker.upgrade() {
+            worker.tick();
+        }
+        made.unwrap_or(Err(ConnectError::Failed("the sidecar is stopping".into())))
     }
 
     fn join_connect(self: &Rc<Self>) -> Result<oneshot::Receiver<Result<(), ConnectError>>, ConnectError> {
@@ -283,7 +333,7 @@ impl Pool {
             Destination::Endpoint(_) => &worker.wire_limits.mesh,
             Destination::Local(_) => &worker.wire_limits.local,
         };
-        let link = Link::client(&worker, limits);
+        let link = Link::client(&worker, limits, &self.room);
         let driver = Driver::new(&worker, &link, Role::Client, stream, |_| {});
         let ended = spawn_local(Rc::clone(self).attend(Rc::downgrade(&link), driver));
         // What the peer takes at once is known only then.
@@ -317,6 +367,7 @@ impl Pool {
             );
         }
         self.links.borrow_mut().retain(|other| !std::ptr::eq(Rc::as_ptr(other), link.as_ptr()));
+        self.room.has_come();
         if let Destination::Local(_) = self.destination {
             self.shared.check_health_now.notify_one();
         }

@@ -11,10 +11,10 @@ use tokio::time::Instant;
 use weft_mesh::errors::Reason;
 
 use crate::{
-    breaker::{Breaker, Permit, Verdict},
+    breaker::{Breaker, Permit},
     catalog::Endpoint,
-    classify,
-    metrics::{CANCELLED_BY_CALLER, CallMetrics},
+    classify::{Limit, Outcome},
+    metrics::CallMetrics,
     span::Span,
     worker::Worker,
 };
@@ -26,8 +26,8 @@ pub(crate) struct CallRecord {
     breaker: Option<(Arc<Breaker>, Permit)>,
     started: Instant,
     pub(crate) span: Option<Box<Span>>,
-    code: Option<u8>,
-    reason: Option<Reason>,
+    limit: Limit,
+    outcome: Outcome,
 }
 
 impl CallRecord {
@@ -39,7 +39,8 @@ impl CallRecord {
     ) -> Self {
         metrics.in_flight.fetch_add(1, Relaxed);
         let (worker, metrics) = (Rc::clone(worker), Arc::clone(metrics));
-        Self { worker, metrics, breaker: None, started, span, code: None, reason: None }
+        let (limit, outcome) = (Limit::default(), Outcome::Cancelled);
+        Self { worker, metrics, breaker: None, started, span, limit, outcome }
     }
 
     /// The row that the call is counted in.
@@ -75,41 +76,28 @@ impl CallRecord {
         self.metrics.tunnel_bytes_received.fetch_add(received as u64, Relaxed);
     }
 
-    /// The service's own answer.
-    pub(crate) fn ended(&mut self, code: u8) {
-        self.code = Some(code);
+    /// Whose time limit the call has, which says what it means when that passes.
+    pub(crate) fn limited_by(&mut self, limit: Limit) {
+        self.limit = limit;
     }
 
-    /// The mesh's answer in its stead.
-    pub(crate) fn failed(&mut self, reason: Reason) {
-        self.code = Some(reason.grpc());
-        self.reason = Some(reason);
-    }
-}
-
-impl CallRecord {
-    /// A call that reached no endpoint says nothing of the service, and must not hide why behind an open breaker.
-    fn verdict(&self, code: u8) -> Verdict {
-        match self.reason {
-            Some(Reason::NoEndpoint | Reason::ConnectFailed | Reason::BreakerOpen | Reason::Overloaded) => {
-                Verdict::Nothing
-            }
-            _ => classify::verdict(code),
-        }
+    /// How the call ended; until this is said it counts as cancelled.
+    pub(crate) fn ended(&mut self, outcome: Outcome) {
+        self.outcome = outcome;
     }
 }
 
 impl Drop for CallRecord {
     fn drop(&mut self) {
         let now = self.worker.now();
-        let code = self.code.unwrap_or(CANCELLED_BY_CALLER);
+        let code = self.outcome.code();
         self.metrics.in_flight.fetch_sub(1, Relaxed);
         self.metrics.record(code, now.saturating_duration_since(self.started));
         if let Some((breaker, permit)) = &self.breaker {
-            breaker.settle(*permit, self.verdict(code), now);
+            breaker.settle(*permit, self.outcome.verdict(breaker.policy(), self.limit), now);
         }
         if let (Some(span), Some(sink)) = (self.span.take(), &self.worker.shared.spans) {
-            span.end(code, self.reason.map(Reason::as_str), sink);
+            span.end(code, self.outcome.reason().map(Reason::as_str), sink);
         }
     }
 }
@@ -120,7 +108,8 @@ pub(crate) struct AttemptRecord {
     pub(crate) endpoint: Arc<Endpoint>,
     permit: Permit,
     pub(crate) span: Option<Box<Span>>,
-    code: Option<u8>,
+    limit: Limit,
+    outcome: Outcome,
     error: Option<&'static str>,
 }
 
@@ -129,21 +118,21 @@ impl AttemptRecord {
         worker: &Rc<Worker>,
         endpoint: &Arc<Endpoint>,
         permit: Permit,
+        limit: Limit,
         span: Option<Box<Span>>,
     ) -> Self {
         endpoint.in_flight.fetch_add(1, Relaxed);
         let (worker, endpoint) = (Rc::clone(worker), Arc::clone(endpoint));
-        Self { worker, endpoint, permit, span, code: None, error: None }
+        Self { worker, endpoint, permit, span, limit, outcome: Outcome::Cancelled, error: None }
     }
 
-    /// The endpoint's answer.
-    pub(crate) fn ended(&mut self, code: u8) {
-        self.code = Some(code);
+    /// How the try ended; until this is said it says nothing of the endpoint.
+    pub(crate) fn ended(&mut self, outcome: Outcome) {
+        self.outcome = outcome;
     }
 
-    /// It failed before it answered; with no code nothing is held against the service itself.
-    pub(crate) fn failed(&mut self, code: Option<u8>, error: &'static str) {
-        self.code = code;
+    /// It was not taken, which is nobody's fault.
+    pub(crate) fn not_taken(&mut self, error: &'static str) {
         self.error = Some(error);
     }
 }
@@ -151,10 +140,10 @@ impl AttemptRecord {
 impl Drop for AttemptRecord {
     fn drop(&mut self) {
         self.endpoint.in_flight.fetch_sub(1, Relaxed);
-        let code = self.code.unwrap_or(CANCELLED_BY_CALLER);
-        self.endpoint.breaker.settle(self.permit, classify::verdict(code), self.worker.now());
+        let breaker = &self.endpoint.breaker;
+        breaker.settle(self.permit, self.outcome.verdict_of_endpoint(breaker.policy(), self.limit), self.worker.now());
         if let (Some(span), Some(sink)) = (self.span.take(), &self.worker.shared.spans) {
-            span.end(code, self.error, sink);
+            span.end(self.outcome.code(), self.error.or(self.outcome.reason().map(Reason::as_str)), sink);
         }
     }
 }

@@ -17,6 +17,7 @@ use weft_wire::{Headers, Name};
 use crate::{
     classify,
     metrics::{self, code_name},
+    rpc::Rpc,
     shared::Shared,
     target,
 };
@@ -173,7 +174,7 @@ fn new_span_id() -> [u8; 8] {
 pub(crate) fn name(method: &str, head: &Headers) -> String {
     if method != metrics::OTHER {
         method.to_owned()
-    } else if target::is_grpc(head) {
+    } else if Rpc::of(head).is_some() {
         target::path(head).trim_start_matches('/').to_owned()
     } else {
         String::from_utf8_lossy(head.method().unwrap_or_default()).into_owned()

@@ -3,6 +3,8 @@
 use weft_mesh::names::{self, NameError, ServiceName};
 use weft_wire::{Headers, Name};
 
+use crate::rpc::Rpc;
+
 const SERVICE: Name = Name::other(names::header::SERVICE);
 
 /// What a head asks for.
@@ -28,7 +30,7 @@ pub(crate) enum TargetError {
 }
 
 /// Finds the target in a head, in this order: `x-weft-service` (removed), an authority that names a service, for
-/// gRPC the protobuf service in the path, else the first part of the path (stripped).
+/// gRPC, gRPC-Web and Connect the protobuf service in the path, else the first part of the path (stripped).
 pub(crate) fn resolve(head: &mut Headers, namespace: &str) -> Result<Target, TargetError> {
     if let Some(name) = head.get(SERVICE) {
         let name = String::from_utf8_lossy(name);
@@ -39,7 +41,7 @@ pub(crate) fn resolve(head: &mut Headers, namespace: &str) -> Result<Target, Tar
     if let Some(service) = ServiceName::from_authority(&authority(head), namespace) {
         return Ok(Target::Service(service));
     }
-    if is_grpc(head) {
+    if Rpc::of(head).is_some() {
         let is_reflection = contract(&path(head)).is_some_and(|name| name.starts_with("grpc.reflection.v1"));
         return Ok(if is_reflection { Target::Reflection } else { Target::Contract });
     }
@@ -85,11 +87,6 @@ fn by_path(head: &mut Headers, namespace: &str) -> Option<Target> {
 pub(crate) fn contract(path: &str) -> Option<&str> {
     let (contract, _) = path.strip_prefix('/')?.split_once('/')?;
     (!contract.is_empty()).then_some(contract)
-}
-
-/// Whether a head belongs to gRPC.
-pub(crate) fn is_grpc(headers: &Headers) -> bool {
-    headers.get(Name::CONTENT_TYPE).is_some_and(|value| value.starts_with(b"application/grpc"))
 }
 
 #[cfg(test)]

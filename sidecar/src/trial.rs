@@ -7,7 +7,7 @@ use weft_mesh::names::{self, ServiceName};
 use weft_wire::{Headers, Name};
 
 pub use self::relay::relay;
-use crate::{detect, target};
+use crate::{detect, rpc::Rpc, target};
 
 /// Looks what a client speaks that begins like this: more bytes make it surer, and never another protocol.
 pub fn detection(bytes: &[u8]) {
@@ -44,7 +44,7 @@ pub fn target(lines: &[u8]) {
         }
     }
     let is_named = target::is_named(&head);
-    let (path, is_grpc) = (head.path().map(<[u8]>::to_vec), target::is_grpc(&head));
+    let (path, is_rpc) = (head.path().map(<[u8]>::to_vec), Rpc::of(&head).is_some());
     let found = target::resolve(&mut head, "shop");
     assert!(head.get(Name::other(names::header::SERVICE)).is_none(), "nobody else is told");
     if is_named {
@@ -52,12 +52,12 @@ pub fn target(lines: &[u8]) {
     }
     match found {
         Ok(target::Target::Service(name)) => assert_eq!(ServiceName::parse(name.as_str()).as_ref(), Ok(&name)),
-        Ok(_) => assert!(is_grpc),
+        Ok(_) => assert!(is_rpc),
         Err(_) => {}
     }
     if head.path() != path.as_deref() {
         let (before, after) = (path.unwrap_or_default(), head.path().unwrap_or_default());
-        assert!(after.starts_with(b"/") && !is_grpc, "only the service's name is taken out of a path");
+        assert!(after.starts_with(b"/") && !is_rpc, "only the service's name is taken out of a path");
         assert!(before.ends_with(&after[1..]), "and the rest stays");
     }
     let path = target::path(&head).into_owned();

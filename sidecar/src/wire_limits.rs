@@ -15,21 +15,27 @@ pub(crate) struct WireLimits {
     pub(crate) local: Arc<Limits>,
 }
 
-/// So many times as much small DATA comes over a connection that many callers share.
-const SHARED: u32 = 10;
-
 impl WireLimits {
-    pub(crate) fn new() -> Self {
+    /// `header_list_bytes`: the longest header list of a call.
+    pub(crate) fn new(header_list_bytes: u32) -> Self {
         let keep_alive = KeepAlive { interval: limits::IDLE_PING_INTERVAL, timeout: limits::KEEP_ALIVE_TIMEOUT };
-        let (burst, per_second) = limits::SMALL_DATA;
-        let small_data = rate((burst * SHARED, per_second * SHARED));
-        let mesh = Limits { keep_alive: Some(keep_alive), small_data, ..common() };
-        let local = Limits { are_cancels_paced: true, ..common() };
+        let mesh = Limits {
+            header_list_bytes: header_list_bytes.saturating_add(limits::HEADER_LIST_ROOM),
+            small_data: local_rate(limits::SMALL_DATA),
+            keep_alive: Some(keep_alive),
+            ..common(rate)
+        };
+        let local = Limits {
+            header_list_bytes,
+            header_block_frames: limits::HEADER_BLOCK_FRAMES_LOCAL,
+            are_cancels_paced: true,
+            ..common(local_rate)
+        };
         Self { mesh: Arc::new(mesh), local: Arc::new(local) }
     }
 }
 
-fn common() -> Limits {
+fn common(rate: impl Fn(limits::Rate) -> Rate) -> Limits {
     Limits {
         streams: limits::STREAMS_PER_CONNECTION,
         stream_window_bytes: limits::STREAM_WINDOW_BYTES,
@@ -48,6 +54,7 @@ fn common() -> Limits {
         empty_frames: rate(limits::EMPTY_FRAMES),
         small_data: rate(limits::SMALL_DATA),
         table_changes: rate(limits::HPACK_TABLE_CHANGES),
+        flood_time: limits::FLOOD_TIME,
         closed_streams: limits::RESET_STREAMS_KEPT,
         settings_timeout: limits::HTTP2_TIMEOUT,
         keep_alive: None,
@@ -72,8 +79,13 @@ pub(crate) fn row(bound: Bound) -> &'static str {
     }
 }
 
-fn rate((burst, per_second): (u32, u32)) -> Rate {
-    Rate { burst, per_second }
+fn rate((burst, per_second, frames_per_token): limits::Rate) -> Rate {
+    Rate { burst, per_second, frames_per_token }
+}
+
+/// The same for the local service and its clients.
+fn local_rate((burst, per_second, frames_per_token): limits::Rate) -> Rate {
+    rate((burst * limits::LOCAL_ROOM, per_second * limits::LOCAL_ROOM, frames_per_token))
 }
 
 #[cfg(test)]

@@ -157,7 +157,7 @@ impl Worker {
             local: LocalService::new(worker.clone(), &shared),
             log_limit: LogLimit::new(),
             deadlines: Wheel::new(),
-            wire_limits: WireLimits::new(),
+            wire_limits: WireLimits::new(shared.args.header_list_bytes),
             now: Cell::new(Instant::now()),
             read_buffer: RefCell::default(),
             spare_bodies: RefCell::default(),

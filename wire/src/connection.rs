@@ -2,13 +2,14 @@
 //!
 //! A frame's way in: [`receive`](Connection::receive) takes it off the input (`receive.rs`) and gives it to what knows
 //! its type: DATA (`data.rs`), header blocks (`heads.rs`, which checks them with `message.rs`), SETTINGS
-//! (`settings.rs`), GOAWAY and what ends a connection (`shutdown.rs`), and the rest at the end of `receive.rs`. The way
-//! out is `send.rs`: into the output, or into the stream's queue when a window is closed or the output is full; cancels
-//! may wait for the server (`cancel.rs`).
+//! (`settings.rs`), GOAWAY and what ends a connection (`shutdown.rs`), and the rest at the end of `receive.rs`. What may
+//! come only so often is counted in `flood.rs`. The way out is `send.rs`: into the output, or into the stream's queue when
+//! a window is closed or the output is full; cancels may wait for the server (`cancel.rs`).
 
 mod cancel;
 mod data;
 mod event;
+mod flood;
 mod heads;
 mod message;
 mod output;
@@ -20,7 +21,7 @@ mod shutdown;
 mod tests;
 mod usage;
 
-pub use event::{Bound, CannotOpen, ConnectionError, Event, Notice, Side};
+pub use event::{Bound, CannotOpen, Cause, ConnectionError, Event, Notice};
 pub use usage::Usage;
 
 use std::collections::VecDeque;
@@ -32,10 +33,11 @@ use crate::flow::{INITIAL_WINDOW, Queues, Window};
 use crate::frame::PREFACE;
 use crate::headers::Headers;
 use crate::hpack::{Decoder, Encoder};
-use crate::limits::{Bucket, Limits};
+use crate::limits::Limits;
 use crate::stream::{Closed, ClosedStreams, NO_QUEUE, StreamId, Streams};
 use cancel::Cancels;
 use data::Partial;
+use flood::Rates;
 use heads::Block;
 use output::Output;
 use settings::Peer;
@@ -73,8 +75,6 @@ pub struct Connection<T> {
     stream_window: i32,
     /// DATA that the user has, or will have once its frame is whole, and has not released.
     held_bytes: usize,
-    /// WINDOW_UPDATEs that our own DATA explains.
-    updates_due: u32,
     peer: Peer,
     /// What is missing of the client's preface.
     preface_left: usize,
@@ -94,17 +94,6 @@ pub struct Connection<T> {
     heads_too_large: u64,
     /// What was attached to streams when the connection ended.
     orphans: Vec<T>,
-}
-
-/// What is left of the limits' rates.
-struct Rates {
-    cancels: Bucket,
-    stream_errors: Bucket,
-    pings: Bucket,
-    settings: Bucket,
-    empty_frames: Bucket,
-    small_data: Bucket,
-    table_changes: Bucket,
 }
 
 impl<T: Clone> Connection<T> {
@@ -140,7 +129,6 @@ impl<T: Clone> Connection<T> {
             receive_window: Window::new(INITIAL_WINDOW),
             stream_window: INITIAL_WINDOW,
             held_bytes: 0,
-            updates_due: 0,
             peer: Peer::new(),
             preface_left: 0,
             partial: Partial::default(),
@@ -150,15 +138,7 @@ impl<T: Clone> Connection<T> {
             cancels: Cancels::default(),
             ending: Ending::default(),
             timers: Timers::new(limits, now),
-            rates: Rates {
-                cancels: Bucket::new(&limits.cancels, now),
-                stream_errors: Bucket::new(&limits.stream_errors, now),
-                pings: Bucket::new(&limits.pings, now),
-                settings: Bucket::new(&limits.settings, now),
-                empty_frames: Bucket::new(&limits.empty_frames, now),
-                small_data: Bucket::new(&limits.small_data, now),
-                table_changes: Bucket::new(&limits.table_changes, now),
-            },
+            rates: Rates::new(limits, now),
             heads_too_large: 0,
             orphans: Vec::new(),
             limits: limits.clone(),
@@ -212,6 +192,14 @@ impl<T: Clone> Connection<T> {
     #[inline]
     pub fn is_congested(&self) -> bool {
         self.output.len() >= self.limits.output_bytes
+    }
+
+    /// Whether the driver should read no more for now: the peer does not read what it is sent. For a client only the
+    /// answers count that the peer has provoked, as it sends nothing else that the peer's windows do not bound; and if
+    /// both ends stopped reading, neither would ever go on.
+    #[inline]
+    pub fn is_read_held(&self) -> bool {
+        self.output.provoked() > self.limits.control_output_bytes || (self.is_server && self.is_congested())
     }
 
     /// Streams that have not ended.

@@ -20,7 +20,7 @@ mod limits;
 mod stream;
 
 pub use code::Code;
-pub use connection::{Bound, CannotOpen, Connection, ConnectionError, Event, Notice, Side, Usage};
+pub use connection::{Bound, CannotOpen, Cause, Connection, ConnectionError, Event, Notice, Usage};
 pub use headers::{FieldRef, Headers, Name};
 pub use limits::{KeepAlive, Limits, Rate};
 pub use stream::StreamId;

@@ -2,13 +2,16 @@
 
 use std::time::{Duration, Instant};
 
-/// How often something may happen: a token bucket.
+/// How often something may happen: a token bucket that useful frames fill, too.
 #[derive(Clone, Debug)]
 pub struct Rate {
     /// So many at once.
     pub burst: u32,
     /// So many a second in the long run.
     pub per_second: u32,
+    /// So many useful frames earn one more; 0: they earn nothing. What comes with as much work is no flood, however fast
+    /// it comes.
+    pub frames_per_token: u32,
 }
 
 /// When to ask whether a silent peer is still there.
@@ -20,8 +23,15 @@ pub struct KeepAlive {
     pub timeout: Duration,
 }
 
-/// The limits of a connection. What is beyond one is a connection error (ENHANCE_YOUR_CALM) or a stream error, never
-/// more memory.
+/// The limits of a connection. What is beyond one is an error of its stream or of the connection, never more memory.
+///
+/// A peer that goes past a [`Rate`] is slowed first: nothing is read from it for as long as it was too fast
+/// ([`is_paused`](crate::Connection::is_paused)). One that goes on for [`flood_time`](Limits::flood_time) has its
+/// connection drained, so that its calls end well and others go to another connection. A server then ends the connection
+/// of a client that still goes on (ENHANCE_YOUR_CALM).
+///
+/// Useful frames, which rates are judged against, are heads and trailers that are well-formed and DATA that carries
+/// something, in either direction. For [`cancels`](Limits::cancels) it is the answers that a server has given.
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// Streams that the peer may have open at once (SETTINGS_MAX_CONCURRENT_STREAMS); more are refused.
@@ -40,7 +50,8 @@ pub struct Limits {
     pub table_bytes: u32,
     /// Unsent output from which on no more DATA is framed and the driver should stop reading.
     pub output_bytes: usize,
-    /// Unsent answers that the peer provoked (acknowledgements, resets). Past it the peer asks but does not read.
+    /// Unsent answers that the peer provoked (acknowledgements, resets) from which on the driver should stop reading: the
+    /// peer asks but does not read. At four times as much the connection ends.
     pub control_output_bytes: usize,
     /// DATA received and not yet released, of all streams, up to which the connection's window is handed back at
     /// once, so that one slow stream does not stall the others. 0: the window comes back only as data is released.
@@ -49,17 +60,20 @@ pub struct Limits {
     pub cancels: Rate,
     /// Streams that we reset because the peer broke a rule on them (CVE-2025-8671).
     pub stream_errors: Rate,
-    /// PING frames that want an answer. To be generous with: estimators of bandwidth send one in each round trip.
+    /// PING frames that want an answer. Estimators of bandwidth (gRPC's) send one for each DATA frame they get.
     pub pings: Rate,
     /// SETTINGS frames after the first.
     pub settings: Rate,
-    /// Frames that carry nothing: empty DATA without END_STREAM, PRIORITY, unknown frames, and WINDOW_UPDATEs beyond
-    /// those that our own DATA explains.
+    /// Frames that carry nothing: empty DATA without END_STREAM, PRIORITY, unknown frames, WINDOW_UPDATEs. A DATA frame
+    /// that we send counts as two useful frames, as it may be answered by two WINDOW_UPDATEs.
     pub empty_frames: Rate,
     /// Servers: DATA frames of fewer than [`SMALL_DATA_BYTES`](Limits::SMALL_DATA_BYTES) that do not end a stream.
     pub small_data: Rate,
     /// Changes of the size of the HPACK table by the peer's encoder, each of which may empty it.
     pub table_changes: Rate,
+    /// For so long a peer may go on past a rate, slowed, before its connection is drained; for so long again before a
+    /// server ends it.
+    pub flood_time: Duration,
     /// Closed streams that are remembered, to tell frames that were under way from errors.
     pub closed_streams: usize,
     /// How long the peer may take for its preface and the acknowledgement of our SETTINGS, and for a header block.
@@ -92,13 +106,14 @@ impl Default for Limits {
             output_bytes: 256 << 10,
             control_output_bytes: 16 << 10,
             buffered_bytes: 0,
-            cancels: Rate { burst: 200, per_second: 100 },
-            stream_errors: Rate { burst: 100, per_second: 20 },
-            pings: Rate { burst: 1000, per_second: 1000 },
-            settings: Rate { burst: 10, per_second: 1 },
-            empty_frames: Rate { burst: 1000, per_second: 500 },
-            small_data: Rate { burst: 50_000, per_second: 20_000 },
-            table_changes: Rate { burst: 100, per_second: 10 },
+            cancels: Rate { burst: 200, per_second: 100, frames_per_token: 1 },
+            stream_errors: Rate { burst: 100, per_second: 20, frames_per_token: 1 },
+            pings: Rate { burst: 1000, per_second: 1000, frames_per_token: 1 },
+            settings: Rate { burst: 10, per_second: 1, frames_per_token: 16 },
+            empty_frames: Rate { burst: 1000, per_second: 500, frames_per_token: 1 },
+            small_data: Rate { burst: 50_000, per_second: 20_000, frames_per_token: 1 },
+            table_changes: Rate { burst: 100, per_second: 10, frames_per_token: 1 },
+            flood_time: Duration::from_secs(10),
             closed_streams: 256,
             settings_timeout: Duration::from_secs(10),
             keep_alive: None,
@@ -108,36 +123,53 @@ impl Default for Limits {
     }
 }
 
-/// What is left of a [`Rate`]. Filled only when it is empty, so that counting costs a subtraction.
+/// What is left of a [`Rate`]; below 0 once it is exceeded. Filled only when it is empty, so that counting costs a
+/// subtraction.
 #[derive(Debug)]
 pub(crate) struct Bucket {
-    tokens: u32,
+    tokens: i64,
     filled: Instant,
+    /// Useful frames that have earned tokens already.
+    spent_frames: u64,
 }
+
+/// The longest pause that a rate asks for at once, and what more than that would pay for is forgiven: a peer that floods
+/// in one read is not kept waiting for minutes.
+const MOST_PAUSE: Duration = Duration::from_secs(1);
 
 impl Bucket {
     pub(crate) fn new(rate: &Rate, now: Instant) -> Bucket {
-        Bucket { tokens: rate.burst, filled: now }
+        Bucket { tokens: i64::from(rate.burst), filled: now, spent_frames: 0 }
     }
 
-    /// Takes one. `false`: the rate is exceeded.
+    /// Takes one; `frames` is the number of useful frames so far. When the rate is exceeded: how long to wait until it
+    /// no longer is.
     #[inline]
-    pub(crate) fn take(&mut self, rate: &Rate, now: Instant) -> bool {
-        if self.tokens == 0 {
-            self.fill(rate, now);
-        }
-        let is_within = self.tokens > 0;
-        self.tokens = self.tokens.saturating_sub(1);
-        is_within
+    pub(crate) fn take(&mut self, rate: &Rate, frames: u64, now: Instant) -> Result<(), Duration> {
+        self.tokens -= 1;
+        if self.tokens >= 0 { Ok(()) } else { self.fill(rate, frames, now) }
     }
 
     #[cold]
-    fn fill(&mut self, rate: &Rate, now: Instant) {
-        let earned = now.saturating_duration_since(self.filled).as_micros() * u128::from(rate.per_second) / 1_000_000;
+    fn fill(&mut self, rate: &Rate, frames: u64, now: Instant) -> Result<(), Duration> {
+        let waited = now.saturating_duration_since(self.filled).as_micros();
+        let earned = i64::try_from(waited * u128::from(rate.per_second) / 1_000_000).unwrap_or(i64::MAX);
         if earned > 0 {
-            self.tokens = u32::try_from(earned).unwrap_or(u32::MAX).min(rate.burst);
             self.filled = now;
         }
+        let per_token = u64::from(rate.frames_per_token);
+        let worked = frames.saturating_sub(self.spent_frames).checked_div(per_token).unwrap_or(0);
+        self.spent_frames += worked * per_token;
+        let worked = i64::try_from(worked).unwrap_or(i64::MAX);
+        // What a call takes is taken already: the burst is what is there before it.
+        self.tokens = self.tokens.saturating_add(earned).saturating_add(worked).min(i64::from(rate.burst) - 1);
+        if self.tokens >= 0 {
+            return Ok(());
+        }
+        self.tokens = self.tokens.max(-i64::from(rate.per_second) - 1);
+        let owed_micros = self.tokens.unsigned_abs() * 1_000_000;
+        let wait = owed_micros.checked_div(u64::from(rate.per_second)).map_or(MOST_PAUSE, Duration::from_micros);
+        Err(wait.min(MOST_PAUSE))
     }
 }
 
@@ -147,20 +179,39 @@ mod tests {
 
     #[test]
     fn a_bucket_gives_its_burst_and_then_its_rate() {
-        let rate = Rate { burst: 3, per_second: 2 };
+        let rate = Rate { burst: 3, per_second: 2, frames_per_token: 0 };
         let start = Instant::now();
         let mut bucket = Bucket::new(&rate, start);
-        assert_eq!([(); 5].map(|()| bucket.take(&rate, start)), [true, true, true, false, false]);
-        let later = start + Duration::from_millis(600);
-        assert_eq!([bucket.take(&rate, later), bucket.take(&rate, later)], [true, false]);
-        let much_later = later + Duration::from_secs(3600);
-        assert_eq!([(); 4].map(|()| bucket.take(&rate, much_later)), [true, true, true, false]);
+        let mut take = |after_ms| bucket.take(&rate, 0, start + Duration::from_millis(after_ms));
+        assert_eq!([(); 3].map(|()| take(0)), [Ok(()); 3]);
+        let half_a_second = Duration::from_millis(500);
+        assert_eq!(take(0), Err(half_a_second), "one too many");
+        assert_eq!(take(500), Err(half_a_second), "what was too many is paid first");
+        assert_eq!(take(1_500), Ok(()));
+        assert_eq!([(); 4].map(|()| take(3_600_000).is_ok()), [true, true, true, false]);
     }
 
     #[test]
-    fn a_rate_of_nothing_allows_nothing() {
-        let rate = Rate { burst: 0, per_second: 0 };
+    fn useful_frames_earn_tokens_once_and_never_more_than_the_burst() {
+        let rate = Rate { burst: 3, per_second: 0, frames_per_token: 2 };
         let start = Instant::now();
-        assert!(!Bucket::new(&rate, start).take(&rate, start + Duration::from_secs(9)));
+        let mut bucket = Bucket::new(&rate, start);
+        let mut take = |frames| bucket.take(&rate, frames, start).is_ok();
+        assert_eq!([(); 4].map(|()| take(0)), [true, true, true, false]);
+        assert!(!take(3), "one earned, two were owed");
+        assert!(take(8) && take(8) && !take(8), "those frames are spent");
+        assert_eq!([(); 4].map(|()| take(1_000_000)), [true, true, true, false]);
+    }
+
+    #[test]
+    fn nobody_is_kept_waiting_for_long_and_a_rate_of_nothing_allows_nothing() {
+        let rate = Rate { burst: 1, per_second: 10, frames_per_token: 0 };
+        let start = Instant::now();
+        let mut bucket = Bucket::new(&rate, start);
+        let waits = [(); 1000].map(|()| bucket.take(&rate, 0, start));
+        assert_eq!(waits.last(), Some(&Err(MOST_PAUSE)));
+        assert_eq!(bucket.take(&rate, 0, start + Duration::from_secs(2)), Ok(()));
+        let nothing = Rate { burst: 0, per_second: 0, frames_per_token: 0 };
+        assert!(Bucket::new(&nothing, start).take(&nothing, 9, start + Duration::from_secs(9)).is_err());
     }
 }

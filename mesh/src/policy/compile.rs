@@ -4,8 +4,9 @@ use std::{collections::BTreeSet, time::Duration};
 
 use weft_contracts::weft::options::v1::Breaker;
 
-use super::{BreakerPolicy, ContractPolicy, MethodPolicy, Origin, PolicyError, ServicePolicy, Sourced};
+use super::{BreakerPolicy, CodeSet, ContractPolicy, MethodPolicy, Origin, PolicyError, ServicePolicy, Sourced};
 use crate::{
+    errors::GRPC_CODES,
     names,
     schema::{self, Method, Schema, Service},
 };
@@ -109,7 +110,7 @@ fn compile_method(
 }
 
 fn compile_breaker(service: &Service) -> Result<Option<BreakerPolicy>, PolicyError> {
-    let Some(Breaker { consecutive_failures, failure_ratio, minimum_calls, window, open_for, probes }) =
+    let Some(Breaker { consecutive_failures, failure_ratio, minimum_calls, window, open_for, probes, failure_codes }) =
         service.options.as_ref().and_then(|options| options.breaker.as_ref())
     else {
         return Ok(None);
@@ -128,6 +129,8 @@ fn compile_breaker(service: &Service) -> Result<Option<BreakerPolicy>, PolicyErr
         open_for: duration(open_for, OPEN_FOR, "breaker.open_for", default.open_for)?,
         probes: checked_probes(probes.unwrap_or(default.probes))
             .map_err(|rule| rule.in_service(service, "breaker.probes"))?,
+        failure_codes: checked_codes(failure_codes.iter().map(|code| i64::from(*code)))
+            .map_err(|rule| rule.in_service(service, "breaker.failure_codes"))?,
     }))
 }
 
@@ -195,6 +198,23 @@ pub(super) fn checked_probes(probes: u32) -> Result<u32, Rule> {
     if probes > 0 { Ok(probes) } else { Err(Rule { found: probes.to_string(), allowed: "a number from 1 on" }) }
 }
 
+/// Statuses that may count as failures; none: the default.
+pub(super) fn checked_codes(codes: impl Iterator<Item = i64>) -> Result<CodeSet, Rule> {
+    // Not OK, nor the two with which a call ends when its caller has had enough.
+    const ALLOWED: &str = "a gRPC status but OK, CANCELLED and DEADLINE_EXCEEDED";
+    let mut set = Vec::new();
+    for code in codes {
+        match u8::try_from(code) {
+            Ok(code @ (2 | 3 | 5..=16)) => set.push(code),
+            Ok(code) if usize::from(code) < GRPC_CODES.len() => {
+                return Err(Rule { found: GRPC_CODES[usize::from(code)].to_owned(), allowed: ALLOWED });
+            }
+            _ => return Err(Rule { found: code.to_string(), allowed: ALLOWED }),
+        }
+    }
+    Ok(if set.is_empty() { CodeSet::FAILURES } else { set.into_iter().collect() })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -220,7 +240,8 @@ mod tests {
     fn options_become_policy_with_their_origins() {
         let policy = policy(&service(
             r#"option (weft.options.v1.service) = {
-                   timeout: { seconds: 5 } breaker: { probes: 3, window: { seconds: 1 } }
+                   timeout: { seconds: 5 }
+                   breaker: { probes: 3, window: { seconds: 1 }, failure_codes: [UNKNOWN, UNAVAILABLE] }
                };
                rpc Plain(M) returns (M);
                rpc Own(M) returns (M) { option (weft.options.v1.method) = { timeout: { nanos: 500000000 } }; }
@@ -241,7 +262,9 @@ mod tests {
         assert_eq!(idempotency("Plain"), Idempotency::Unknown);
         assert_eq!(idempotency("Read"), Idempotency::NoSideEffects);
         assert_eq!(idempotency("Watch"), Idempotency::Idempotent);
-        let breaker = BreakerPolicy { probes: 3, window: Duration::from_secs(1), ..BreakerPolicy::default() };
+        let failure_codes = [2, 14].into_iter().collect();
+        let window = Duration::from_secs(1);
+        let breaker = BreakerPolicy { probes: 3, window, failure_codes, ..BreakerPolicy::default() };
         assert_eq!(policy.breaker, Sourced::new(breaker, Origin::ServiceOption));
     }
 
@@ -295,6 +318,7 @@ mod tests {
             ),
             ("open_for: { nanos: -2147483648 }", "breaker.open_for is { seconds: 0 nanos: -2147483648 };"),
             ("probes: 0", "breaker.probes is 0;"),
+            ("failure_codes: [UNKNOWN, OK]", "breaker.failure_codes is OK;"),
         ] {
             let error = breaker(field);
             assert!(error.contains(named), "{error}");

@@ -62,6 +62,7 @@ impl From<&Sourced<BreakerPolicy>> for wire::Breaker {
             open_for: Some(duration_to_wire(value.open_for)),
             probes: value.probes,
             origin: wire::Origin::from(breaker.origin).into(),
+            failure_codes: value.failure_codes.iter().map(u32::from).collect(),
         }
     }
 }
@@ -145,6 +146,8 @@ impl TryFrom<wire::Breaker> for Sourced<BreakerPolicy> {
             window: duration("Breaker.window", breaker.window, compile::WINDOW)?,
             open_for: duration("Breaker.open_for", breaker.open_for, compile::OPEN_FOR)?,
             probes: compile::checked_probes(breaker.probes).map_err(field("Breaker.probes"))?,
+            failure_codes: compile::checked_codes(breaker.failure_codes.iter().map(|code| i64::from(*code)))
+                .map_err(field("Breaker.failure_codes"))?,
         };
         Ok(Self { value, origin: origin(breaker.origin()) })
     }
@@ -181,6 +184,7 @@ mod tests {
     use super::*;
 
     fn sample() -> ServicePolicy {
+        let failure_codes = [2, 14].into_iter().collect();
         ServicePolicy {
             contracts: vec![ContractPolicy {
                 name: "a.B".into(),
@@ -201,7 +205,10 @@ mod tests {
                     },
                 ],
             }],
-            breaker: Sourced::new(BreakerPolicy { probes: 3, ..BreakerPolicy::default() }, Origin::ServiceOption),
+            breaker: Sourced::new(
+                BreakerPolicy { probes: 3, failure_codes, ..BreakerPolicy::default() },
+                Origin::ServiceOption,
+            ),
         }
     }
 
@@ -228,5 +235,6 @@ mod tests {
         assert_eq!(refusal(|breaker| breaker.window = None), "Breaker.window");
         assert_eq!(refusal(|breaker| breaker.open_for.as_mut().unwrap().seconds = i64::MAX), "Breaker.open_for");
         assert_eq!(refusal(|breaker| breaker.probes = 0), "Breaker.probes");
+        assert_eq!(refusal(|breaker| breaker.failure_codes.push(99)), "Breaker.failure_codes");
     }
 }

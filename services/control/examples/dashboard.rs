@@ -227,6 +227,7 @@ fn service(name: &str, number: usize) -> Service {
         window: duration(10),
         open_for: duration(5),
         probes: 1,
+        failure_codes: vec![13, 14, 15],
         origin: if name == "users" { Origin::ServiceOption } else { Origin::Default }.into(),
     };
     Service {

@@ -5,7 +5,9 @@ use weft_wire::Code;
 
 use super::{Call, Side, request::Request};
 use crate::{
+    classify::{Outcome, code},
     record::{AttemptRecord, CallRecord},
+    rpc::{BodyStatus, Rpc},
     worker::CallSlot,
 };
 
@@ -19,6 +21,8 @@ pub(super) struct State {
     pub(super) answer: Answer,
     /// Bytes of the answer's body that have come.
     pub(super) response_bytes: u64,
+    /// Reads from the answer's body how the call ended, where it says so there.
+    pub(super) body_status: Option<Box<BodyStatus>>,
     pub(super) record: Option<CallRecord>,
     pub(super) attempt: Option<AttemptRecord>,
     /// The task in which its steps wait.
@@ -32,9 +36,9 @@ pub(super) enum Answer {
     Awaited,
     /// The head has been passed on.
     Begun {
-        is_grpc: bool,
-        /// What the call ended with, by its head.
-        code: Option<u8>,
+        rpc: Rpc,
+        /// How the call ended, by its head.
+        outcome: Option<Outcome>,
         /// Bytes that wait for the caller's window.
         waiting: usize,
         tunnel: Tunnel,
@@ -72,16 +76,21 @@ impl State {
     }
 
     /// The answer is whole. A tunnel goes on until the caller has sent all, too.
-    pub(super) fn answered(&mut self, call: &Call, code: u8) {
+    pub(super) fn answered(&mut self, call: &Call) {
         match &mut self.answer {
             Answer::Begun { tunnel: tunnel @ Tunnel::Open, .. } if !self.request.is_over => *tunnel = Tunnel::Answered,
-            _ => self.end(call, code),
+            _ => self.end(call, None),
         }
     }
 
-    /// The service's own end of its answer.
-    pub(super) fn end(&mut self, call: &Call, code: u8) {
-        self.settle(code);
+    /// The answer is whole. How it ended is in its trailers, or else in its body, or else in its head.
+    pub(super) fn end(&mut self, call: &Call, by_trailers: Option<Outcome>) {
+        let by_body = || self.body_status.as_ref().and_then(|body_status| body_status.outcome());
+        let by_head = || match self.answer {
+            Answer::Begun { outcome, .. } => outcome,
+            Answer::Awaited | Answer::Over => None,
+        };
+        self.settle(by_trailers.or_else(by_body).or_else(by_head).unwrap_or(Outcome::Grpc(code::UNKNOWN)));
         self.close(call);
     }
 
@@ -92,12 +101,12 @@ impl State {
         }
     }
 
-    pub(super) fn settle(&mut self, code: u8) {
+    pub(super) fn settle(&mut self, outcome: Outcome) {
         if let Some(record) = &mut self.record {
-            record.ended(code);
+            record.ended(outcome);
         }
         if let Some(attempt) = &mut self.attempt {
-            attempt.ended(code);
+            attempt.ended(outcome);
         }
     }
 

@@ -121,7 +121,7 @@ impl Discovery {
                 Effects::default()
             }
             Event::Message(first) => {
-                let mut effects = self.watches.take(first, Instant::now());
+                let mut effects = self.watches.take(*first, Instant::now());
                 for _ in 1..MESSAGES_PER_VIEW {
                     let Some(message) = self.link.message_at_hand() else { break };
                     effects.and(self.watches.take(message, Instant::now()));
@@ -160,7 +160,7 @@ enum Event {
     /// A new stream: nothing is subscribed on it yet.
     Up,
     Down,
-    Message(WatchResponse),
+    Message(Box<WatchResponse>),
 }
 
 /// The stream to the control plane, opened again whenever it breaks.
@@ -215,7 +215,7 @@ impl Link {
                     Err(error) => self.broke(&status(&error)),
                 },
                 LinkState::Open(open) => match open.next(outbox).await {
-                    Ok(message) => return Event::Message(message),
+                    Ok(message) => return Event::Message(Box::new(message)),
                     Err(error) => {
                         self.broke(&error);
                         return Event::Down;

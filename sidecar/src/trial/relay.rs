@@ -24,6 +24,7 @@ use crate::{
     attempt::Miss,
     call::{Call, Side, Way},
     catalog::Catalog,
+    classify::Limit,
     http2,
     inbound::Running,
     link::{Driver, Link, Role},
@@ -200,6 +201,7 @@ fn see(
             talk.is_cut |= headers.get(ENDED).is_none();
             talk.part(is_service).has_heard_end = true;
         }
+        Event::RequestTooLarge { .. } => panic!("no head is that large"),
         Event::Reset { call, .. } => talks[call].part(is_service).was_reset = true,
         Event::Settings | Event::GoAway { .. } => {}
     }
@@ -284,7 +286,7 @@ impl Play {
         let peer = |core, io| Peer { core, io: Some(io), unread: Vec::new(), held: VecDeque::new() };
 
         let refused: Rc<Cell<usize>> = Rc::default();
-        let upstream = Link::client(&worker, &worker.wire_limits.local);
+        let upstream = Link::client(&worker, &worker.wire_limits.local, &Rc::default());
         spawn_local(Driver::new(&worker, &upstream, Role::Client, up, |_| {}));
         spawn_local({
             let (worker, upstream, refused) = (Rc::clone(&worker), Rc::clone(&upstream), Rc::clone(&refused));
@@ -296,7 +298,7 @@ impl Play {
                 };
                 let carry = |call: Rc<Call>| {
                     let deadline = call.head().get(Name::other("x-deadline")).map(|_| call.started + DEADLINE);
-                    call.end_by(deadline);
+                    call.end_by(deadline, Limit::Callers);
                     if call.send_over(&upstream, |_, _, _| {}).is_err() {
                         refused.set(refused.get() + 1);
                         call.missed(Miss::NotSent(ConnectError::Full));

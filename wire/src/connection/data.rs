@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::Connection;
-use super::event::{ConnectionError, Event};
+use super::event::{Bound, ConnectionError, Event};
 use super::receive::Step;
 use crate::code::Code;
 use crate::flow::{INITIAL_WINDOW, MAX_WINDOW};
@@ -117,12 +117,12 @@ impl<T: Clone> Connection<T> {
         if !is_held || head.length > bytes {
             self.return_stream_window(slot);
         }
-        if bytes < Limits::SMALL_DATA_BYTES && !is_end {
-            if bytes == 0 {
-                self.count_empty_frame(now)?;
-            } else if self.is_server {
-                self.count_small_data(now)?;
-            }
+        if bytes >= Limits::SMALL_DATA_BYTES || is_end {
+            self.rates.useful_frames += 1;
+        } else if bytes == 0 {
+            self.count(Bound::EmptyFrames, now)?;
+        } else if self.is_server {
+            self.count(Bound::SmallData, now)?;
         }
         Ok(None)
     }

@@ -4,13 +4,17 @@ use crate::code::Code;
 use crate::headers::Headers;
 use crate::stream::StreamId;
 
-/// Who ended something.
+/// Why a stream is gone before its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Side {
-    /// The peer.
+pub enum Cause {
+    /// The peer has reset it.
     Peer,
-    /// This side, because the peer broke a rule or went past a limit.
-    Local,
+    /// This side has reset it, because the peer broke a rule on it.
+    Rule,
+    /// This side has reset it, because a header list of the peer is over [`header_list_bytes`].
+    ///
+    /// [`header_list_bytes`]: crate::Limits::header_list_bytes
+    TooLarge,
 }
 
 /// What the peer did. `T` is what the user attached to the stream.
@@ -21,6 +25,16 @@ pub enum Event<'a, T> {
         /// The new stream.
         stream: StreamId,
         /// The request's head; hand it back with [`recycle`](super::Connection::recycle).
+        headers: Headers,
+        /// Whether the request has ended with it.
+        is_end: bool,
+    },
+    /// A client opened a stream with a header list over [`header_list_bytes`](crate::Limits::header_list_bytes). Answer
+    /// with [`respond`](super::Connection::respond), and end the stream: what follows on it is discarded.
+    RequestTooLarge {
+        /// The new stream.
+        stream: StreamId,
+        /// As much of the head as is within the limit; hand it back with [`recycle`](super::Connection::recycle).
         headers: Headers,
         /// Whether the request has ended with it.
         is_end: bool,
@@ -62,10 +76,10 @@ pub enum Event<'a, T> {
         stream: StreamId,
         /// What was attached to it.
         call: T,
-        /// Why.
+        /// The code that was sent.
         code: Code,
-        /// Who reset it.
-        by: Side,
+        /// Why.
+        cause: Cause,
     },
     /// The peer's SETTINGS were applied: `peer_stream_limit` and more may have changed.
     Settings,

@@ -2,13 +2,13 @@
 
 use std::time::Instant;
 
-use super::event::{Bound, ConnectionError, Event};
+use super::event::{Bound, Cause, ConnectionError, Event};
 use super::receive::Taken;
 use super::{Connection, message};
 use crate::code::Code;
 use crate::frame::{self, Head, flag};
-use crate::headers::{Headers, Name};
-use crate::stream::{ANY_LENGTH, Body, Closed, Stream};
+use crate::headers::Headers;
+use crate::stream::{ANY_LENGTH, Body, Closed, Stream, StreamId};
 
 /// The buffer for header blocks in parts is given back when it has grown above this.
 const KEPT_BLOCK_BYTES: usize = 32 << 10;
@@ -100,8 +100,8 @@ impl<T: Clone> Connection<T> {
             .decoder
             .decode(block, self.limits.header_list_bytes as usize, &mut headers)
             .map_err(|_| ConnectionError::new(Code::COMPRESSION_ERROR, "a header block cannot be decoded"))?;
-        if decoded.table_changes > 0 {
-            self.count_table_changes(decoded.table_changes, now)?;
+        for _ in 0..decoded.table_changes {
+            self.count(Bound::TableChanges, now)?;
         }
         facts.is_too_large = decoded.is_too_large;
         facts.is_malformed |= decoded.malformed.is_some();
@@ -114,9 +114,9 @@ impl<T: Clone> Connection<T> {
         };
         match self.check_message(slot, facts, &headers) {
             Ok(part) => Ok(self.message_event(slot, facts.is_end, part, headers)),
-            Err(code) => {
+            Err((code, cause)) => {
                 self.recycle(headers);
-                self.stream_error(slot, code, now)
+                self.end_stream(slot, code, cause, now)
             }
         }
     }
@@ -137,7 +137,9 @@ impl<T: Clone> Connection<T> {
         }
         let is_end = facts.is_end;
         if facts.is_too_large {
-            return self.answer_too_large(id, is_end, headers).map(|()| None);
+            self.heads_too_large += 1;
+            let stream = self.add_request(id, is_end, ANY_LENGTH);
+            return Ok(Some(Event::RequestTooLarge { stream, headers, is_end }));
         }
         let length = match message::check_request(&headers, self.limits.is_connect_protocol_enabled) {
             Ok(length) if !facts.is_malformed && (!is_end || length.is_none_or(|length| length == 0)) => length,
@@ -146,12 +148,19 @@ impl<T: Clone> Connection<T> {
                 return self.refuse_closed(id, Code::PROTOCOL_ERROR, now).map(|()| None);
             }
         };
+        self.rates.useful_frames += 1;
+        let stream = self.add_request(id, is_end, length.unwrap_or(ANY_LENGTH));
+        Ok(Some(Event::Request { stream, headers, is_end }))
+    }
+
+    #[inline]
+    fn add_request(&mut self, id: u32, is_end: bool, content_left: u64) -> StreamId {
         let mut stream = Stream::new(id, self.peer.stream_window, self.stream_window, None);
         stream.is_head_received = true;
         stream.is_receive_closed = is_end;
-        stream.content_left = length.unwrap_or(ANY_LENGTH);
+        stream.content_left = content_left;
         let slot = self.streams.insert(stream);
-        Ok(Some(Event::Request { stream: self.streams.id(slot), headers, is_end }))
+        self.streams.id(slot)
     }
 
     /// More streams than we allow. Until our SETTINGS are acknowledged the peer can't know.
@@ -166,36 +175,17 @@ impl<T: Clone> Connection<T> {
         self.count_answer(frame::HEAD_BYTES + 4)
     }
 
-    /// A request's head is over the limit: 431 (RFC 6585 section 5).
-    #[cold]
-    fn answer_too_large(&mut self, id: u32, is_end: bool, mut headers: Headers) -> Result<(), ConnectionError> {
-        self.heads_too_large += 1;
-        let before = self.output.len();
-        headers.clear();
-        headers.append(Name::STATUS, b"431");
-        self.write_headers(id, &headers, true);
-        self.recycle(headers);
-        if is_end {
-            self.closed.add(id, Closed::Ended, self.limits.closed_streams);
-        } else {
-            self.closed.add(id, Closed::ByUs, self.limits.closed_streams);
-            self.write_reset(id, Code::NO_ERROR);
-        }
-        self.count_answer(self.output.len() - before)
-    }
-
-    /// Which part of a message the block is on the stream as it is now; or, when it may not come, the code with which
-    /// the stream is reset.
+    /// Which part of a message the block is on the stream as it is now; or, when it may not come, how the stream is reset.
     #[inline]
-    fn check_message(&mut self, slot: usize, facts: Facts, headers: &Headers) -> Result<Part, Code> {
-        const MALFORMED: Code = Code::PROTOCOL_ERROR;
+    fn check_message(&mut self, slot: usize, facts: Facts, headers: &Headers) -> Result<Part, (Code, Cause)> {
+        const MALFORMED: (Code, Cause) = (Code::PROTOCOL_ERROR, Cause::Rule);
         let stream = self.streams.at(slot);
         if stream.is_receive_closed {
-            return Err(Code::STREAM_CLOSED);
+            return Err((Code::STREAM_CLOSED, Cause::Rule));
         }
         if facts.is_too_large {
             self.heads_too_large += 1;
-            return Err(Code::ENHANCE_YOUR_CALM);
+            return Err((Code::ENHANCE_YOUR_CALM, Cause::TooLarge));
         }
         if facts.is_malformed {
             return Err(MALFORMED);
@@ -226,6 +216,7 @@ impl<T: Clone> Connection<T> {
     /// What the user is told of a block that was found to be well-formed.
     #[inline]
     fn message_event<'a>(&mut self, slot: usize, is_end: bool, part: Part, headers: Headers) -> Option<Event<'a, T>> {
+        self.rates.useful_frames += 1;
         let stream = self.streams.id(slot);
         let call = if is_end { self.end_receive(slot) } else { self.streams.at(slot).call.clone() };
         match (call, part) {

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::event::{Bound, ConnectionError, Event, Side};
+use super::event::{Bound, Cause, ConnectionError, Event};
 use super::{Connection, shutdown};
 use crate::code::Code;
 use crate::frame::{self, HEAD_BYTES, Head, PREFACE, flag, kind};
@@ -111,7 +111,7 @@ impl<T: Clone> Connection<T> {
             kind::PRIORITY => self.take_priority(head, payload, now),
             // Clients turn push off, and servers never may be pushed to (section 8.4).
             kind::PUSH_PROMISE => Err(ConnectionError::protocol("PUSH_PROMISE came, which is turned off")),
-            _ => self.count_empty_frame(now).map(|()| None),
+            _ => self.count(Bound::EmptyFrames, now).map(|()| None),
         }
     }
 
@@ -119,11 +119,7 @@ impl<T: Clone> Connection<T> {
         if payload.len() != 4 {
             return Err(ConnectionError::frame_size("WINDOW_UPDATE has not 4 bytes"));
         }
-        if self.updates_due > 0 {
-            self.updates_due -= 1;
-        } else {
-            self.count_empty_frame(now)?;
-        }
+        self.count(Bound::EmptyFrames, now)?;
         let increment = frame::number(payload) & frame::MAX_STREAM;
         if head.stream == 0 {
             if increment == 0 {
@@ -162,17 +158,17 @@ impl<T: Clone> Connection<T> {
         }
         let Some(slot) = self.streams.find(head.stream) else {
             self.check_not_idle(head.stream)?;
-            self.count_empty_frame(now)?;
+            self.count(Bound::EmptyFrames, now)?;
             return Ok(None);
         };
         let is_answered = self.streams.at(slot).is_head_sent;
-        if self.is_server && !is_answered && !self.rates.cancels.take(&self.limits.cancels, now) {
-            return Err(ConnectionError::calm(Bound::Cancels, "too many streams were reset before they were answered"));
+        if self.is_server && !is_answered {
+            self.count(Bound::Cancels, now)?;
         }
         let stream = self.streams.id(slot);
         let code = Code(frame::number(payload));
         let call = self.remove(slot, Closed::ByPeer);
-        Ok(call.map(|call| Event::Reset { stream, call, code, by: Side::Peer }))
+        Ok(call.map(|call| Event::Reset { stream, call, code, cause: Cause::Peer }))
     }
 
     fn take_ping(&mut self, head: Head, payload: &[u8], now: Instant) -> Result<(), ConnectionError> {
@@ -188,9 +184,7 @@ impl<T: Clone> Connection<T> {
             }
             return Ok(());
         }
-        if !self.rates.pings.take(&self.limits.pings, now) {
-            return Err(ConnectionError::calm(Bound::Pings, "too many PINGs"));
-        }
+        self.count(Bound::Pings, now)?;
         Head::write(kind::PING, flag::ACK, 0, payload, &mut self.output.bytes);
         self.count_answer(HEAD_BYTES + payload.len())
     }
@@ -205,7 +199,7 @@ impl<T: Clone> Connection<T> {
         } else if frame::number(payload) & frame::MAX_STREAM == head.stream {
             ConnectionError::protocol("a stream depends on itself")
         } else {
-            return self.count_empty_frame(now).map(|()| None);
+            return self.count(Bound::EmptyFrames, now).map(|()| None);
         };
         // Only what exists can be reset.
         self.streams.find(head.stream).map_or(Err(error), |slot| self.stream_error(slot, error.code, now))
@@ -214,21 +208,22 @@ impl<T: Clone> Connection<T> {
     /// Resets a stream because the peer broke a rule on it.
     #[cold]
     pub(super) fn stream_error<'a>(&mut self, slot: usize, code: Code, now: Instant) -> Taken<'a, T> {
+        self.end_stream(slot, code, Cause::Rule, now)
+    }
+
+    /// Resets a stream because of what the peer sent on it.
+    #[cold]
+    pub(super) fn end_stream<'a>(&mut self, slot: usize, code: Code, cause: Cause, now: Instant) -> Taken<'a, T> {
         let stream = self.streams.id(slot);
         let call = self.remove(slot, Closed::ByUs);
         self.refuse(stream.get(), code, now)?;
-        Ok(call.map(|call| Event::Reset { stream, call, code, by: Side::Local }))
+        Ok(call.map(|call| Event::Reset { stream, call, code, cause }))
     }
 
     /// Answers the peer's error on a stream that is not (or no longer) there with RST_STREAM.
     #[cold]
     pub(super) fn refuse(&mut self, id: u32, code: Code, now: Instant) -> Result<(), ConnectionError> {
-        if !self.rates.stream_errors.take(&self.limits.stream_errors, now) {
-            return Err(ConnectionError::calm(
-                Bound::StreamErrors,
-                "too many streams had to be reset for the peer's errors",
-            ));
-        }
+        self.count(Bound::StreamErrors, now)?;
         self.write_reset(id, code);
         self.count_answer(HEAD_BYTES + 4)
     }
@@ -267,35 +262,11 @@ impl<T: Clone> Connection<T> {
         Ok(())
     }
 
-    /// Counts a frame that carries nothing.
-    pub(super) fn count_empty_frame(&mut self, now: Instant) -> Result<(), ConnectionError> {
-        if self.rates.empty_frames.take(&self.limits.empty_frames, now) {
-            return Ok(());
-        }
-        Err(ConnectionError::calm(Bound::EmptyFrames, "too many frames that carry nothing"))
-    }
-
-    /// Counts a DATA frame that is nearly all head.
-    #[cold]
-    pub(super) fn count_small_data(&mut self, now: Instant) -> Result<(), ConnectionError> {
-        if self.rates.small_data.take(&self.limits.small_data, now) {
-            return Ok(());
-        }
-        Err(ConnectionError::calm(Bound::SmallData, "too many DATA frames that carry next to nothing"))
-    }
-
-    /// Counts how often a header block has changed the table's size.
-    #[cold]
-    pub(super) fn count_table_changes(&mut self, changes: u32, now: Instant) -> Result<(), ConnectionError> {
-        if (0..changes).all(|_| self.rates.table_changes.take(&self.limits.table_changes, now)) {
-            return Ok(());
-        }
-        Err(ConnectionError::calm(Bound::TableChanges, "the size of the header table was changed too often"))
-    }
-
-    /// Counts bytes of the output that the peer provoked.
+    /// Counts bytes of the output that the peer provoked. Its driver stops reading long before this is an error
+    /// ([`is_read_held`](Connection::is_read_held)).
     pub(super) fn count_answer(&mut self, bytes: usize) -> Result<(), ConnectionError> {
-        if self.output.provoke(bytes) > self.limits.control_output_bytes {
+        self.output.provoke(bytes);
+        if self.output.provoked() > self.limits.control_output_bytes * 4 {
             return Err(ConnectionError::calm(
                 Bound::ControlOutputBytes,
                 "the peer asks but does not read the answers",

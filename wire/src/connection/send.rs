@@ -7,9 +7,6 @@ use crate::frame::{HEAD_BYTES, Head, MAX_STREAM, flag, kind};
 use crate::headers::Headers;
 use crate::stream::{Body, Closed, NO_QUEUE, Stream};
 
-/// The most WINDOW_UPDATEs that DATA explains in advance.
-const MAX_UPDATES_DUE: u32 = 1024;
-
 impl<T: Clone> Connection<T> {
     /// Whether [`open`](Connection::open) would open a stream now.
     #[inline]
@@ -64,6 +61,7 @@ impl<T: Clone> Connection<T> {
         }
         let is_final = headers.status().is_none_or(|status| status >= 200);
         entry.is_head_sent = is_final;
+        self.rates.answers += u64::from(is_final);
         self.write_headers(stream.get(), headers, is_end && is_final);
         if is_end && is_final {
             self.end_send(slot);
@@ -187,7 +185,7 @@ impl<T: Clone> Connection<T> {
         self.streams.at(slot).send_window.take(bytes);
         self.send_window.take(bytes);
         if is_whole || bytes == self.peer.frame_bytes {
-            self.updates_due = (self.updates_due + 2).min(MAX_UPDATES_DUE);
+            self.rates.useful_frames += 2;
         }
     }
 

@@ -80,7 +80,7 @@ impl<T: Clone> Connection<T> {
             return self.apply_own_settings(now).map(|()| None);
         }
         if self.peer.has_settings {
-            self.count_settings(now)?;
+            self.count(Bound::Settings, now)?;
         }
         for (name, value) in frame::settings(payload) {
             self.apply_setting(name, value)?;
@@ -90,13 +90,6 @@ impl<T: Clone> Connection<T> {
         self.count_answer(HEAD_BYTES)?;
         self.send_queued();
         Ok(Some(Event::Settings))
-    }
-
-    fn count_settings(&mut self, now: Instant) -> Result<(), ConnectionError> {
-        if self.rates.settings.take(&self.limits.settings, now) {
-            return Ok(());
-        }
-        Err(ConnectionError::calm(Bound::Settings, "too many SETTINGS"))
     }
 
     fn apply_setting(&mut self, name: u16, value: u32) -> Result<(), ConnectionError> {
@@ -152,7 +145,7 @@ impl<T: Clone> Connection<T> {
     fn apply_own_settings(&mut self, now: Instant) -> Result<(), ConnectionError> {
         if self.timers.settings.take().is_none() {
             // Else it is an acknowledgement of nothing.
-            return if self.release_cancels() { Ok(()) } else { self.count_empty_frame(now) };
+            return if self.release_cancels() { Ok(()) } else { self.count(Bound::EmptyFrames, now) };
         }
         let window = self.limits.stream_window_bytes.min(MAX_WINDOW) as i32;
         let change = i64::from(window) - i64::from(self.stream_window);

@@ -157,7 +157,7 @@ impl<T: Clone> Connection<T> {
             return Err(ConnectionError::protocol("GOAWAY takes more streams than the one before"));
         }
         if self.ending.peer_last_taken.replace(last).is_some() {
-            self.count_empty_frame(now)?;
+            self.count(Bound::EmptyFrames, now)?;
         }
         for slot in self.streams.slots() {
             let id = self.streams.at(slot).id;
@@ -184,7 +184,7 @@ impl<T: Clone> Connection<T> {
             Some(asked) => asked + keep_alive.timeout,
             None => timers.last_received + keep_alive.interval,
         });
-        [timers.settings, timers.block, timers.drain, keep_alive].into_iter().flatten().min()
+        [timers.settings, timers.block, timers.drain, self.rates.paused_until, keep_alive].into_iter().flatten().min()
     }
 
     /// Does what was due by `now`.
@@ -207,6 +207,9 @@ impl<T: Clone> Connection<T> {
         }
         if is_due(self.timers.drain) {
             self.finish_drain();
+        }
+        if is_due(self.rates.paused_until) {
+            self.rates.paused_until = None;
         }
         self.keep_alive(now)
     }

@@ -21,10 +21,11 @@ type Call = &'static str;
 #[derive(Clone, Debug, PartialEq)]
 enum Seen {
     Request(u32, bool),
+    RequestTooLarge(u32, bool),
     Response(Call, u16, bool),
     Data(Call, Vec<u8>, bool),
     Trailers(Call, String),
-    Reset(Call, Code, Side),
+    Reset(Call, Code, Cause),
     Settings,
     GoAway(Code),
     Sent(Call, usize),
@@ -123,12 +124,16 @@ impl End {
             Event::Response { call, headers, is_end, .. } => {
                 (Seen::Response(call, headers.status().expect("it is checked"), is_end), Some(headers))
             }
+            Event::RequestTooLarge { stream, headers, is_end } => {
+                self.requests.push(stream);
+                (Seen::RequestTooLarge(stream.get(), is_end), Some(headers))
+            }
             Event::Data { stream, call, data, is_end } => {
                 self.held.push((stream, data.len()));
                 (Seen::Data(call, data.to_vec(), is_end), None)
             }
             Event::Trailers { call, headers, .. } => (Seen::Trailers(call, text(&headers)), Some(headers)),
-            Event::Reset { call, code, by, .. } => (Seen::Reset(call, code, by), None),
+            Event::Reset { call, code, cause, .. } => (Seen::Reset(call, code, cause), None),
             Event::Settings => (Seen::Settings, None),
             Event::GoAway { code } => (Seen::GoAway(code), None),
         };
@@ -314,7 +319,7 @@ fn calls_go_through_whatever_the_pieces() {
 #[test]
 fn calls_go_through_tiny_windows() {
     let body: Vec<u8> = (0..10_000u32).map(|byte| byte as u8).collect();
-    let plenty = Rate { burst: u32::MAX, per_second: 1 };
+    let plenty = Rate { burst: u32::MAX, per_second: 1, frames_per_token: 0 };
     let mut limits = Limits { empty_frames: plenty, output_bytes: 100, ..Limits::default() };
     for window in [1, 2, 3, 10, 1000] {
         limits.stream_window_bytes = window;
@@ -378,11 +383,11 @@ fn resets_go_both_ways_and_drop_what_is_queued() {
     client.connection.reset(first, Code::CANCEL);
     server.is_holding = true;
     talk(&mut client, &mut server, || usize::MAX);
-    assert_eq!(server.take_seen().last(), Some(&Seen::Reset("call", Code::CANCEL, Side::Peer)));
+    assert_eq!(server.take_seen().last(), Some(&Seen::Reset("call", Code::CANCEL, Cause::Peer)));
     server.connection.reset(server.requests[1], Code::REFUSED_STREAM);
     server.release();
     talk(&mut client, &mut server, || usize::MAX);
-    assert_eq!(client.take_seen(), [Seen::Reset("second", Code::REFUSED_STREAM, Side::Peer)]);
+    assert_eq!(client.take_seen(), [Seen::Reset("second", Code::REFUSED_STREAM, Cause::Peer)]);
     assert_eq!(client.connection.send_data(second, &[1; 25], true), 0, "nothing is done for what is gone");
     client.connection.reset(second, Code::CANCEL);
     assert!(client.connection.output().is_empty());

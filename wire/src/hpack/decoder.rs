@@ -32,8 +32,12 @@ pub enum HpackError {
 pub enum Malformed {
     /// A name that is empty, or has a character that is none of a token in lower case (section 8.2.1).
     Name,
-    /// A value with a control character, or with white space at an end (section 8.2.1).
+    /// A value with a control character (section 8.2.1).
     Value,
+    /// A value with white space at an end (section 8.2.1). Of a field it is taken off, which RFC 9113 leaves to the
+    /// recipient and HTTP/1.1 asks for: it is the message of a gRPC client whose metadata ends in a space, and works with
+    /// every server. Only of a pseudo-header it is a fault.
+    Space,
     /// A pseudo-header after a field that is none (section 8.3).
     LatePseudo,
     /// A pseudo-header that no standard has (section 8.3).
@@ -225,14 +229,27 @@ impl List<'_> {
         if fits && fault.is_none() && (!is_pseudo(record.id) || self.headers.takes_pseudo(record.id)) {
             self.headers.add_decoded(text, record);
         } else {
-            self.refuse(record.id, fits, fault);
+            self.add_unfit(text, record, fits, fault);
         }
     }
 
-    /// Notes why the list is not taken, when this is the first reason.
+    /// Adds a field without the white space around its value, or notes why the list is not taken.
     #[cold]
+    fn add_unfit(&mut self, text: &[u8], record: Record, fits: bool, fault: Option<Malformed>) {
+        if fault == Some(Malformed::Space) && fits && !is_pseudo(record.id) {
+            let (name, value) = text.split_at(record.name_len as usize);
+            let trimmed = trim(value);
+            let bytes = record.bytes - (value.len() - trimmed.len()) as u32;
+            // It is another field than the one that a table may have.
+            let record = Record { bytes, origin: Origin::default(), ..record };
+            return self.headers.add_decoded(&[name, trimmed].concat(), record);
+        }
+        self.refuse(record.id, fits, fault);
+    }
+
+    /// Notes why the list is not taken, when this is the first reason.
     fn refuse(&mut self, id: Id, fits: bool, fault: Option<Malformed>) {
-        if self.decoded != Decoded::default() {
+        if self.decoded.is_too_large || self.decoded.malformed.is_some() {
             return;
         }
         self.max_bytes = 0;
@@ -315,6 +332,22 @@ static IS_NAME: [bool; 256] = {
 fn value_fault(value: &[u8]) -> Option<Malformed> {
     // Without a way out of the loop, so that it takes many bytes at once.
     let has_control = value.iter().fold(false, |has, &byte| has | ((byte < b' ') & (byte != b'\t')) | (byte == 0x7f));
-    let is_space = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
-    (has_control || is_space(value.first()) || is_space(value.last())).then_some(Malformed::Value)
+    if has_control {
+        return Some(Malformed::Value);
+    }
+    (is_space(value.first()) || is_space(value.last())).then_some(Malformed::Space)
+}
+
+fn is_space(byte: Option<&u8>) -> bool {
+    matches!(byte, Some(b' ' | b'\t'))
+}
+
+fn trim(mut value: &[u8]) -> &[u8] {
+    while is_space(value.first()) {
+        value = &value[1..];
+    }
+    while is_space(value.last()) {
+        value = &value[..value.len() - 1];
+    }
+    value
 }

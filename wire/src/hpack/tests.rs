@@ -169,9 +169,8 @@ fn faults_of_lists_are_named() {
         (&[("x-a", "\0")], Some(Malformed::Value)),
         (&[("x-a", "a\r\nb: c")], Some(Malformed::Value)),
         (&[("x-a", "\u{7f}")], Some(Malformed::Value)),
-        (&[("x-a", " a")], Some(Malformed::Value)),
-        (&[("x-a", "a\t")], Some(Malformed::Value)),
-        (&[("x-a", " ")], Some(Malformed::Value)),
+        (&[("x-a", " a\0")], Some(Malformed::Value)),
+        (&[(":path", "/ ")], Some(Malformed::Space)),
         (&[(":path", "/\0")], Some(Malformed::Value)),
         (&[(":path", "/"), ("te", "trailers"), (":method", "GET")], Some(Malformed::LatePseudo)),
         (&[(":path", "/"), (":path", "/a")], Some(Malformed::RepeatedPseudo)),
@@ -183,6 +182,18 @@ fn faults_of_lists_are_named() {
         let found = Decoder::new(4096).decode(&block, NO_LIMIT, &mut Headers::new()).expect("it is a block");
         assert_eq!(found.malformed, *fault, "{fields:?}");
     }
+}
+
+#[test]
+fn white_space_around_a_value_is_taken_off_however_it_is_encoded() {
+    let mut decoder = Decoder::new(4096);
+    let trimmed = Ok(list(&[("x-a", "a b")]));
+    assert_eq!(decoded(&mut decoder, &literal("x-a", " \ta b\t ")), trimmed);
+    assert_eq!(decoded(&mut decoder, &[0xbe]), trimmed, "from the table");
+    assert_eq!(decoded(&mut decoder, &literal("x-a", "\t ")), Ok(list(&[("x-a", "")])));
+    let mut headers = Headers::new();
+    decoder.decode(&literal("te", " trailers"), NO_LIMIT, &mut headers).expect("it is a block");
+    assert_eq!((headers.get(Name::TE), headers.list_bytes()), (Some(&b"trailers"[..]), 2 + 8 + 32));
 }
 
 #[test]

@@ -32,7 +32,7 @@ pub struct Pair {
 pub const WINDOW: usize = 65_535;
 
 fn limits() -> Limits {
-    let endless = Rate { burst: u32::MAX, per_second: u32::MAX };
+    let endless = Rate { burst: u32::MAX, per_second: u32::MAX, frames_per_token: 0 };
     Limits {
         stream_window_bytes: WINDOW as u32,
         connection_window_bytes: WINDOW as u32,
@@ -228,10 +228,11 @@ impl Pair {
                     end.recycle(headers);
                     Told::Trailers { stream: call }
                 }
-                Event::Reset { call, code, by, .. } => {
-                    assert_eq!(by, weft_wire::Side::Peer);
+                Event::Reset { call, code, cause, .. } => {
+                    assert_eq!(cause, weft_wire::Cause::Peer);
                     Told::Reset { stream: call, code: code.0 }
                 }
+                Event::RequestTooLarge { .. } => panic!("no head is that large"),
                 Event::GoAway { code } => {
                     assert_eq!(code, Code::NO_ERROR);
                     Told::GoAway

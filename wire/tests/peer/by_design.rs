@@ -214,9 +214,12 @@ pub const BY_DESIGN: &[ByDesign] = &[
         },
     },
     ByDesign {
-        what: "a value has no white space at its ends, nor DEL",
+        what: "a value has no DEL, and a pseudo-header's no white space at its ends",
         why: "RFC 9113, section 8.2.1; h2 lets it pass",
-        is: |_, this| this.malformed() == Some(Malformed::Value) && this.our_reset() == Some(PROTOCOL_ERROR),
+        is: |_, this| {
+            matches!(this.malformed(), Some(Malformed::Value | Malformed::Space))
+                && this.our_reset() == Some(PROTOCOL_ERROR)
+        },
     },
     ByDesign {
         what: "targets are not parsed",

@@ -37,7 +37,7 @@ pub struct Chaos {
 const PIECE: usize = 4_000;
 
 fn limits(choices: &mut Choices) -> Limits {
-    let few = Rate { burst: 20, per_second: 5 };
+    let few = Rate { burst: 20, per_second: 5, frames_per_token: 2 };
     let mut limits = script_limits();
     limits.output_bytes = 20_000;
     limits.control_output_bytes = 2_000;
@@ -49,6 +49,7 @@ fn limits(choices: &mut Choices) -> Limits {
         limits.empty_frames = few.clone();
         limits.small_data = few.clone();
         limits.table_changes = few;
+        limits.flood_time = Duration::from_secs(2);
         limits.closed_streams = 2;
     }
     if choices.one_in(3) {
@@ -138,6 +139,14 @@ impl Chaos {
                 let known = Known { has_head: true, is_ended: is_end, is_quiet, ..Known::new(stream) };
                 assert!(self.known.insert(stream.get(), known).is_none(), "a stream begins once");
                 self.connection.recycle(headers);
+            }
+            Event::RequestTooLarge { stream, headers, .. } => {
+                assert_eq!(self.role, Role::Server);
+                assert!(headers.list_bytes() <= self.limits.header_list_bytes as usize);
+                self.connection.recycle(headers);
+                self.connection.reset(stream, Code::ENHANCE_YOUR_CALM);
+                let known = Known { is_quiet: true, has_sent_head: true, has_sent_end: true, ..Known::new(stream) };
+                assert!(self.known.insert(stream.get(), known).is_none(), "a stream begins once");
             }
             Event::Response { stream, call, headers, is_end } => {
                 assert_eq!(self.role, Role::Client);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use weft_wire::{Connection, Event, Headers, Limits, Name, Rate};
+use weft_wire::{Code, Connection, Event, Headers, Limits, Name, Rate};
 
 use super::script::*;
 use super::seen::{Seen, Tap, sorted};
@@ -25,7 +25,7 @@ type StreamCall = u32;
 
 /// Limits as scripts want them: small sizes, and no rates, which depend on time.
 pub fn script_limits() -> Limits {
-    let endless = Rate { burst: u32::MAX, per_second: u32::MAX };
+    let endless = Rate { burst: u32::MAX, per_second: u32::MAX, frames_per_token: 0 };
     Limits {
         streams: STREAMS as u32,
         stream_window_bytes: STREAM_WINDOW as u32,
@@ -44,6 +44,7 @@ pub fn script_limits() -> Limits {
         empty_frames: endless.clone(),
         small_data: endless.clone(),
         table_changes: endless,
+        flood_time: Duration::from_secs(3600),
         closed_streams: 1000,
         settings_timeout: Duration::from_secs(3600),
         keep_alive: None,
@@ -158,6 +159,16 @@ fn act(
                 Answer::Never | Answer::AtEnd => {}
             }
             (stream, is_end)
+        }
+        Event::RequestTooLarge { stream, headers, is_end } => {
+            connection.recycle(headers);
+            let mut head = Headers::new();
+            head.append(Name::STATUS, b"431");
+            connection.respond(stream, &head, true);
+            if !is_end {
+                connection.reset(stream, Code::NO_ERROR);
+            }
+            return;
         }
         Event::Response { stream, call, headers, is_end } => {
             assert_eq!(stream.get(), call);

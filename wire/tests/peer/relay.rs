@@ -147,6 +147,10 @@ impl Relay {
                 self.calls[call].down = None;
                 self.reset_up(call, code);
             }
+            Event::RequestTooLarge { stream, headers, .. } => {
+                self.down.recycle(headers);
+                self.down.reset(stream, Code::ENHANCE_YOUR_CALM);
+            }
             Event::Response { .. } => panic!("a server got an answer"),
             Event::Settings | Event::GoAway { .. } => {}
         }
@@ -178,7 +182,7 @@ impl Relay {
                 self.calls[call].up = None;
                 self.reset_down(call, code);
             }
-            Event::Request { .. } => panic!("a client got a request"),
+            Event::Request { .. } | Event::RequestTooLarge { .. } => panic!("a client got a request"),
             Event::Settings | Event::GoAway { .. } => {}
         }
     }

@@ -220,7 +220,7 @@ impl Theirs {
         list.extend(uri.authority.map(|authority| (text(":authority"), text(authority.as_str()))));
         list.extend(uri.path_and_query.map(|path| (text(":path"), text(path.as_str()))));
         list.extend(fields(&head.headers));
-        self.seen.call(id).heads.push(sorted(list.into_iter()));
+        self.seen.call(id).heads.push(sorted(list.into_iter().map(trimmed)));
         let mut sending = None;
         match self.answer {
             Answer::AtOnce => drop(respond.send_response(Response::new(()), true)),
@@ -272,7 +272,7 @@ impl Theirs {
                         Poll::Ready(Ok(trailers)) => {
                             self.steps += 1;
                             let seen = self.seen.call(call.id);
-                            seen.trailers = trailers.map(|trailers| sorted(fields(&trailers)));
+                            seen.trailers = trailers.map(|trailers| sorted(fields(&trailers).map(trimmed)));
                             seen.is_ended = true;
                             call.body = None;
                             if let Some(respond) = &mut call.respond
@@ -307,7 +307,7 @@ impl Theirs {
     fn head(&mut self, id: u32, response: Response<()>) {
         let status = (b":status".to_vec(), response.status().as_str().as_bytes().to_vec());
         let list = std::iter::once(status).chain(fields(response.headers()));
-        self.seen.call(id).heads.push(sorted(list));
+        self.seen.call(id).heads.push(sorted(list.map(trimmed)));
     }
 
     fn failed(&mut self, call: &Call, error: &h2::Error) -> bool {
@@ -321,4 +321,15 @@ impl Theirs {
 
 fn fields(map: &HeaderMap) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> {
     map.iter().map(|(name, value)| (name.as_str().as_bytes().to_vec(), value.as_bytes().to_vec()))
+}
+
+/// A field as we hand it out: without white space around its value, which h2 leaves there.
+fn trimmed((name, value): (Vec<u8>, Vec<u8>)) -> (Vec<u8>, Vec<u8>) {
+    if name.starts_with(b":") {
+        return (name, value);
+    }
+    let is_text = |byte: &u8| !matches!(byte, b' ' | b'\t');
+    let Some(start) = value.iter().position(is_text) else { return (name, Vec::new()) };
+    let end = value.iter().rposition(is_text).map_or(start, |last| last + 1);
+    (name, value[start..end].to_vec())
 }

@@ -42,7 +42,7 @@ const PIECE: usize = 20_000;
 const PATTERN_BYTES: usize = 251;
 
 fn limits(choices: &mut Choices) -> Limits {
-    let endless = Rate { burst: u32::MAX, per_second: u32::MAX };
+    let endless = Rate { burst: u32::MAX, per_second: u32::MAX, frames_per_token: 0 };
     Limits {
         stream_window_bytes: match choices.below(4) {
             0 => choices.between(1, 20) as u32,

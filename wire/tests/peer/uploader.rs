@@ -175,7 +175,7 @@ impl Uploader {
                     self.open.push((stream, fate));
                 }
                 Event::Data { stream, data, .. } => self.held.push((stream, data.len())),
-                Event::Reset { by, .. } => assert_eq!(by, weft_wire::Side::Peer),
+                Event::Reset { cause, .. } => assert_eq!(cause, weft_wire::Cause::Peer),
                 Event::Settings => {}
                 other => panic!("{other:?}"),
             }

@@ -101,6 +101,7 @@ fn service(service: &Service) -> Value {
             "window_nano": breaker.window.as_ref().map(nano),
             "open_for_nano": breaker.open_for.as_ref().map(nano),
             "probes": breaker.probes,
+            "failure_codes": breaker.failure_codes,
             "origin": origin(breaker.origin()),
         })
     });

@@ -216,7 +216,7 @@ fn our_smaller_window_counts_once_the_peer_knows_it() {
     server.seen.clear();
     server.headers(3, 0, &POST).expect("it is fine");
     server.frame(kind::DATA, 0, 3, &[0; 101]).expect("a stream error");
-    assert_eq!(server.take_seen().pop(), Some(Seen::Reset("call", Code::FLOW_CONTROL_ERROR, Side::Local)));
+    assert_eq!(server.take_seen().pop(), Some(Seen::Reset("call", Code::FLOW_CONTROL_ERROR, Cause::Rule)));
 }
 
 #[test]

@@ -2,7 +2,19 @@
 
 use super::*;
 
-const NONE: Rate = Rate { burst: 3, per_second: 0 };
+const NONE: Rate = Rate { burst: 3, per_second: 0, frames_per_token: 0 };
+
+/// How often something is borne until the peer is slowed.
+fn until_paused(end: &mut End, mut send: impl FnMut(&mut End, u32) -> Result<(), ConnectionError>) -> (Bound, u32) {
+    for round in 0..100_000 {
+        send(end, round).expect("a flood is slowed before anything else");
+        if let Some(bound) = end.connection.take_exceeded() {
+            assert!(end.connection.is_paused(end.now));
+            return (bound, round);
+        }
+    }
+    panic!("nothing slows it");
+}
 
 /// Sends until the connection fails, and returns the code and how often it went well.
 fn until_failure(end: &mut End, mut send: impl FnMut(&mut End, u32) -> Result<(), ConnectionError>) -> (Code, u32) {
@@ -14,33 +26,122 @@ fn until_failure(end: &mut End, mut send: impl FnMut(&mut End, u32) -> Result<()
     panic!("nothing stops it");
 }
 
+/// Lets the time pass until the driver reads again.
+fn wait_for_pause(end: &mut End) {
+    while end.connection.is_paused(end.now) {
+        end.now = end.connection.next_timeout().expect("the end of the pause is waited for");
+        end.connection.on_timeout(end.now).expect("nothing else is due");
+    }
+}
+
+fn ping(end: &mut End, _: u32) -> Result<(), ConnectionError> {
+    let result = end.frame(kind::PING, 0, 0, &[7; 8]);
+    end.sent();
+    result
+}
+
 #[test]
 fn rates_of_what_a_peer_does() {
-    let calm = Code::ENHANCE_YOUR_CALM;
     let mut server = End::served(&Limits { pings: NONE, ..Limits::default() });
-    let ping = |end: &mut End, _| {
-        let result = end.frame(kind::PING, 0, 0, &[7; 8]);
-        end.sent();
-        result
-    };
-    assert_eq!(until_failure(&mut server, ping), (calm, 3));
+    assert_eq!(until_paused(&mut server, ping), (Bound::Pings, 3));
 
     let mut server = End::served(&Limits { settings: NONE, ..Limits::default() });
-    assert_eq!(until_failure(&mut server, |end, _| end.frame(kind::SETTINGS, 0, 0, &[])), (calm, 3));
+    assert_eq!(until_paused(&mut server, |end, _| end.frame(kind::SETTINGS, 0, 0, &[])), (Bound::Settings, 3));
 
     let mut server = End::served(&Limits { cancels: NONE, ..Limits::default() });
     let cancel = |end: &mut End, round: u32| {
         end.headers(round * 2 + 1, flag::END_STREAM, &POST)?;
         end.frame(kind::RST_STREAM, 0, round * 2 + 1, &[0, 0, 0, 8])
     };
-    assert_eq!(until_failure(&mut server, cancel), (calm, 3));
+    assert_eq!(until_paused(&mut server, cancel), (Bound::Cancels, 3));
 
     let mut server = End::served(&Limits { stream_errors: NONE, ..Limits::default() });
     let malformed = |end: &mut End, round: u32| {
         end.headers(round * 2 + 1, flag::END_STREAM, &POST)?;
         end.frame(kind::WINDOW_UPDATE, 0, round * 2 + 1, &[0; 4])
     };
-    assert_eq!(until_failure(&mut server, malformed), (calm, 3));
+    assert_eq!(until_paused(&mut server, malformed), (Bound::StreamErrors, 3));
+}
+
+#[test]
+fn what_comes_with_as_much_work_is_no_flood() {
+    let per_frame = Rate { frames_per_token: 1, ..NONE };
+    let limits =
+        Limits { pings: per_frame.clone(), cancels: per_frame.clone(), settings: per_frame, ..Limits::default() };
+    let mut server = End::served(&limits);
+    for round in 0..1000 {
+        // A call of gRPC with an estimator of bandwidth: a PING for each DATA frame, either way.
+        let stream = round * 4 + 1;
+        server.headers(stream, 0, &POST).expect("it is fine");
+        server.frame(kind::DATA, flag::END_STREAM, stream, b"message").expect("it is fine");
+        ping(&mut server, 0).expect("it came with DATA");
+        let served = server.requests.pop().expect("it came");
+        server.connection.respond(served, &ok(), false);
+        server.connection.send_data(served, b"message", true);
+        ping(&mut server, 0).expect("it came for DATA");
+        server.frame(kind::SETTINGS, 0, 0, &[]).expect("as do those");
+        // A call that is cancelled, for each that was answered.
+        server.headers(stream + 2, 0, &POST).expect("it is fine");
+        server.frame(kind::RST_STREAM, 0, stream + 2, &[0, 0, 0, 8]).expect("it is fine");
+        server.sent();
+    }
+    assert_eq!(server.connection.take_exceeded(), None);
+}
+
+/// As far as the clock is concerned: paused after each read, for as long as it was too fast.
+#[test]
+fn a_server_slows_a_flood_then_drains_and_then_ends_the_connection() {
+    let slow = Rate { burst: 3, per_second: 2, frames_per_token: 0 };
+    let flood_time = Duration::from_secs(10);
+    let mut server = End::served(&Limits { pings: slow, flood_time, ..Limits::default() });
+    server.headers(1, 0, &POST).expect("it is fine");
+    let start = server.now;
+    let (mut pings, mut drained_after) = (0, None);
+    let error = loop {
+        let taken = server.frame(kind::PING, 0, 0, &[7; 8]);
+        pings += 1;
+        let is_drained = server.sent().iter().any(|(head, _)| head.kind == kind::GOAWAY);
+        if is_drained && drained_after.is_none() {
+            drained_after = Some(server.now - start);
+        }
+        match taken {
+            Ok(()) => wait_for_pause(&mut server),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!((error.code, error.limit), (Code::ENHANCE_YOUR_CALM, Some(Bound::Pings)));
+    let lasted = server.now - start;
+    assert!(drained_after.is_some_and(|after| after >= flood_time && after < flood_time * 3 / 2), "{drained_after:?}");
+    assert!(lasted >= flood_time * 2 && lasted < flood_time * 5 / 2, "{lasted:?}");
+    assert!(pings < 50, "no faster than the rate: {pings}");
+}
+
+#[test]
+fn a_client_never_ends_its_connection_for_a_rate_but_lets_its_calls_end() {
+    let slow = Rate { burst: 3, per_second: 2, frames_per_token: 0 };
+    let mut client = End::connected(&Limits { pings: slow, ..Limits::default() });
+    client.connection.open(&post(), true, "one").expect("it can open");
+    for _ in 0..200 {
+        ping(&mut client, 0).expect("a flood is slowed");
+        wait_for_pause(&mut client);
+    }
+    assert!(!client.connection.can_open(), "others take another connection");
+    client.headers(1, flag::END_STREAM, &OK).expect("the connection goes on");
+    assert_eq!(client.take_seen(), [Seen::Response("one", 200, true)]);
+    assert!(client.connection.is_finished());
+}
+
+#[test]
+fn who_has_stopped_flooding_is_forgiven() {
+    let slow = Rate { burst: 3, per_second: 2, frames_per_token: 0 };
+    let mut server = End::served(&Limits { pings: slow, ..Limits::default() });
+    for _ in 0..100 {
+        until_paused(&mut server, ping);
+        wait_for_pause(&mut server);
+        server.now += Duration::from_secs(5);
+    }
+    server.headers(1, 0, &POST).expect("it is fine");
+    assert_eq!(server.requests.len(), 1, "it is not drained");
 }
 
 #[test]
@@ -57,7 +158,7 @@ fn frames_that_carry_nothing() {
         let mut server = End::served(&Limits { empty_frames: NONE, ..Limits::default() });
         server.headers(1, 0, &POST).expect("it is fine");
         let flood = |end: &mut End, _| end.frame(frame.0, frame.1, frame.2, frame.3);
-        assert_eq!(until_failure(&mut server, flood), (Code::ENHANCE_YOUR_CALM, 3), "{frame:?}");
+        assert_eq!(until_paused(&mut server, flood), (Bound::EmptyFrames, 3), "{frame:?}");
     }
 }
 
@@ -70,7 +171,7 @@ fn data_that_is_nearly_all_head_is_bounded_for_clients() {
     for _ in 0..100 {
         server.frame(kind::DATA, 0, 1, b"abcde").expect("it may be a message");
     }
-    assert_eq!(until_failure(&mut server, small), (Code::ENHANCE_YOUR_CALM, 3));
+    assert_eq!(until_paused(&mut server, small), (Bound::SmallData, 3));
     let mut server = End::served(&limits);
     for stream in (1..200).step_by(2) {
         server.headers(stream, 0, &POST).expect("it is fine");
@@ -91,16 +192,17 @@ fn games_with_the_table_s_size() {
     let game = |end: &mut End, round: u32| {
         end.frame(kind::HEADERS, flag::END_HEADERS | flag::END_STREAM, round * 2 + 1, &played)
     };
-    assert_eq!(until_failure(&mut server, game), (Code::ENHANCE_YOUR_CALM, 1), "two a block");
+    assert_eq!(until_paused(&mut server, game), (Bound::TableChanges, 1), "two a block");
     let mut server = End::served(&Limits::default());
     let many = [&[0x20; 10_000][..], &block(&POST)].concat();
-    let error = server.frame(kind::HEADERS, flag::END_HEADERS, 1, &many).expect_err("that many are a game");
-    assert_eq!(error.code, Code::ENHANCE_YOUR_CALM);
+    server.frame(kind::HEADERS, flag::END_HEADERS, 1, &many).expect("it is slowed first");
+    assert_eq!(server.connection.take_exceeded(), Some(Bound::TableChanges));
 }
 
 #[test]
 fn window_updates_for_what_was_sent_are_free_but_crumbs_are_not() {
-    let mut client = End::connected(&Limits { empty_frames: NONE, ..Limits::default() });
+    let empty_frames = Rate { frames_per_token: 1, ..NONE };
+    let mut client = End::connected(&Limits { empty_frames, ..Limits::default() });
     let stream = client.connection.open(&post(), false, "one").expect("it can open");
     for _ in 0..100 {
         client.connection.send_data(stream, &[0; 100], false);
@@ -115,22 +217,30 @@ fn window_updates_for_what_was_sent_are_free_but_crumbs_are_not() {
         end.sent();
         Ok(())
     };
-    let (code, rounds) = until_failure(&mut client, crumb);
-    assert!(code == Code::ENHANCE_YOUR_CALM && rounds < 20, "{code} after {rounds}");
+    assert_eq!(client.connection.take_exceeded(), None);
+    let (bound, rounds) = until_paused(&mut client, crumb);
+    assert!(bound == Bound::EmptyFrames && rounds < 20, "{bound:?} after {rounds}");
 }
 
 #[test]
 fn answers_that_nobody_reads() {
-    let plenty = Rate { burst: u32::MAX, per_second: 1 };
+    let plenty = Rate { burst: u32::MAX, per_second: 1, frames_per_token: 0 };
     let limits =
         Limits { pings: plenty.clone(), stream_errors: plenty, control_output_bytes: 1000, ..Limits::default() };
     let mut server = End::served(&limits);
+    while !server.connection.is_read_held() {
+        server.frame(kind::PING, 0, 0, &[7; 8]).expect("its driver is told to stop reading first");
+    }
+    assert!(server.connection.output().len() < 1100);
+    server.sent();
+    assert!(!server.connection.is_read_held(), "it has read the answers");
+    // A driver that reads on all the same is stopped.
     let (code, rounds) = until_failure(&mut server, |end, _| end.frame(kind::PING, 0, 0, &[7; 8]));
-    assert_eq!((code, rounds), (Code::ENHANCE_YOUR_CALM, 1000 / 17));
-    assert!(server.connection.output().len() < 1200);
+    assert_eq!((code, rounds), (Code::ENHANCE_YOUR_CALM, 4000 / 17));
+    assert!(server.connection.output().len() < 4200);
     let mut server = End::served(&Limits { streams: 0, ..limits });
     let open = |end: &mut End, round: u32| end.headers(round * 2 + 1, 0, &POST);
-    assert_eq!(until_failure(&mut server, open), (Code::ENHANCE_YOUR_CALM, 1000 / 13));
+    assert_eq!(until_failure(&mut server, open), (Code::ENHANCE_YOUR_CALM, 4000 / 13));
 }
 
 #[test]
@@ -165,19 +275,22 @@ fn header_lists_that_are_too_large() {
     let limits = Limits { header_list_bytes: 400, ..Limits::default() };
     let mut server = End::served(&limits);
     server.headers(1, 0, &fields).expect("the connection goes on");
-    assert_eq!(
-        server.sent_kinds(),
-        [(kind::HEADERS, flag::END_HEADERS | flag::END_STREAM, 1), (kind::RST_STREAM, 0, 1)]
-    );
-    server.frame(kind::DATA, flag::END_STREAM, 1, b"under way").expect("it is ignored");
+    server.frame(kind::DATA, 0, 1, b"of a request that nobody takes").expect("it is ignored");
     server.headers(3, flag::END_STREAM, &fields).expect("the connection goes on");
-    assert_eq!(server.sent_kinds(), [(kind::HEADERS, flag::END_HEADERS | flag::END_STREAM, 3)]);
-    assert_eq!(server.take_seen(), []);
+    assert_eq!(server.take_seen(), [Seen::RequestTooLarge(1, false), Seen::RequestTooLarge(3, true)]);
+    for stream in std::mem::take(&mut server.requests) {
+        server.connection.respond(stream, &list(&[(":status", "431")]), true);
+        server.connection.reset(stream, Code::NO_ERROR);
+    }
+    let answer = (kind::HEADERS, flag::END_HEADERS | flag::END_STREAM);
+    let sent = [(answer.0, answer.1, 1), (kind::RST_STREAM, 0, 1), (answer.0, answer.1, 3)];
+    assert_eq!(server.sent_kinds(), sent);
+    assert_eq!((server.connection.streams(), server.connection.heads_too_large()), (0, 2));
 
     let mut client = End::connected(&limits);
     client.connection.open(&post(), true, "one").expect("it can open");
     client.headers(1, 0, &[(":status", "200"), ("a", &long), ("b", &long)]).expect("the connection goes on");
-    assert_eq!(client.take_seen(), [Seen::Reset("one", Code::ENHANCE_YOUR_CALM, Side::Local)]);
+    assert_eq!(client.take_seen(), [Seen::Reset("one", Code::ENHANCE_YOUR_CALM, Cause::TooLarge)]);
 }
 
 #[test]

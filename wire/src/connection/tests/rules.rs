@@ -119,7 +119,7 @@ fn frames_that_break_their_stream() {
         let mut server = End::served(&Limits::default());
         server.headers(1, 0, &POST).expect("it is fine");
         server.frame(frame.0, frame.1, frame.2, frame.3).expect("the connection goes on");
-        assert_eq!(server.take_seen().pop(), Some(Seen::Reset("call", code, Side::Local)), "{frame:?}");
+        assert_eq!(server.take_seen().pop(), Some(Seen::Reset("call", code, Cause::Rule)), "{frame:?}");
         assert_eq!(server.sent_resets(), [(1, code)]);
     }
 }
@@ -192,12 +192,12 @@ fn malformed_answers_are_reset() {
         let mut client = End::connected(&Limits::default());
         client.connection.open(&post(), true, "one").expect("it can open");
         client.headers(1, flag::END_STREAM, fields).expect("the connection goes on");
-        assert_eq!(client.take_seen(), [Seen::Reset("one", Code::PROTOCOL_ERROR, Side::Local)], "{fields:?}");
+        assert_eq!(client.take_seen(), [Seen::Reset("one", Code::PROTOCOL_ERROR, Cause::Rule)], "{fields:?}");
     }
     let mut client = End::connected(&Limits::default());
     client.connection.open(&post(), true, "one").expect("it can open");
     client.frame(kind::DATA, 0, 1, b"before the head").expect("the connection goes on");
-    assert_eq!(client.take_seen(), [Seen::Reset("one", Code::PROTOCOL_ERROR, Side::Local)]);
+    assert_eq!(client.take_seen(), [Seen::Reset("one", Code::PROTOCOL_ERROR, Cause::Rule)]);
 }
 
 #[test]
@@ -213,7 +213,7 @@ fn answers_without_a_body_may_have_a_length() {
         client.headers(3, 0, &[(":status", status), ("content-length", "9")]).expect("it is fine");
         client.take_seen();
         client.frame(kind::DATA, flag::END_STREAM, 3, b"nine byte").expect("the connection goes on");
-        assert_eq!(client.take_seen(), [Seen::Reset("two", Code::PROTOCOL_ERROR, Side::Local)], "{method} {status}");
+        assert_eq!(client.take_seen(), [Seen::Reset("two", Code::PROTOCOL_ERROR, Cause::Rule)], "{method} {status}");
     }
 }
 

@@ -139,17 +139,22 @@ fn method(method: &Method) -> Markup {
     }
 }
 
+fn code_name(code: u32) -> &'static str {
+    GRPC_CODES.get(code as usize).copied().unwrap_or("an unknown code")
+}
+
 fn breaker_line(policy: &ServicePolicy) -> Markup {
     let text = |breaker: &Breaker| {
         let time = |value: &Option<prost_types::Duration>| value.as_ref().map(|d| setting(nano(d))).unwrap_or_default();
         format!(
-            "{} failures in a row, or {:.0} % of {} or more calls in {}; open for {}, then {}",
+            "{} failures in a row, or {:.0} % of {} or more calls in {}; open for {}, then {}; failures are {}",
             breaker.consecutive_failures,
             breaker.failure_ratio * 100.0,
             breaker.minimum_calls,
             time(&breaker.window),
             time(&breaker.open_for),
             count(breaker.probes as usize, "probe"),
+            breaker.failure_codes.iter().map(|code| code_name(*code)).collect::<Vec<_>>().join(", "),
         )
     };
     html! {
