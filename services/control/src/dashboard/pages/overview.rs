@@ -7,6 +7,7 @@ use weft_contracts::weft::{
     discovery::v1::{Endpoint, Health, Service},
     policy::v1::{Breaker, Contract, Method, Origin, ServicePolicy},
 };
+use weft_mesh::errors::GRPC_CODES;
 
 use super::{Tab, page, store_line, trace_table};
 use crate::{
