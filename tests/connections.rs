@@ -8,7 +8,8 @@ use tokio::{
     net::TcpStream,
     task::JoinSet,
 };
-use tonic::{Code, Response, Status};
+use tonic::{Code, Request, Response, Status};
+use tonic_prost::ProstCodec;
 use weft_mesh::limits::CONNECTIONS_PER_ENDPOINT;
 use weft_tests::{Bed, Text, eventually, metric, probe, probe_service, resident_bytes, result, skip};
 
@@ -21,8 +22,14 @@ fn connection(answer: &Response<Text>) -> u64 {
     number.to_str().expect("digits").parse().expect("a number")
 }
 
+/// Calls that run in the sidecar of the probe.
+async fn running(bed: &Bed) -> usize {
+    let state = bed.json(bed.ports("probe-1").admin, "/state").await;
+    state["calls"]["oldest"].as_array().map_or(0, Vec::len)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn calls_that_a_connection_does_not_take_get_another_until_there_are_as_many_as_may_be() {
+async fn calls_that_no_connection_takes_wait_for_one_once_there_are_as_many_as_may_be() {
     let bed = Bed::start(&format!("{}    env: {{ MAX_STREAMS: {STREAMS} }}\n", probe_service(1))).await;
     let channel = bed.channel();
     probe(&channel, "Say", &[]).await.expect("an answer");
@@ -40,11 +47,23 @@ async fn calls_that_a_connection_does_not_take_get_another_until_there_are_as_ma
     let numbers: BTreeSet<u64> = answers.iter().map(|answer| connection(answer.as_ref().expect("an answer"))).collect();
     assert_eq!(numbers.len(), CONNECTIONS_PER_ENDPOINT, "{numbers:?}");
 
-    // One more than may be is told so at once: it does not wait in a queue that nobody sees.
-    let answers = call(most + 1).join_all().await;
-    let refused: Vec<&Status> = answers.iter().filter_map(|answer| answer.as_ref().err()).collect();
-    assert_eq!(refused.len(), 1, "{refused:?}");
-    assert_eq!(refused[0].code(), Code::Unavailable, "{:?}", refused[0]);
+    // More than may be at once wait for those before them.
+    for answer in call(3 * most).join_all().await {
+        let answer = answer.expect("an answer");
+        assert!(numbers.contains(&connection(&answer)), "on the connections that there are");
+    }
+    // Those that would wait longer than they may are told so, and hold up nobody.
+    let hurried = Request::new(Text { text: "hello".into() });
+    let blocking = call(most);
+    eventually("all connections are full", LIMIT, async || running(&bed).await == most).await;
+    let mut client = tonic::client::Grpc::new(channel.clone());
+    client.ready().await.expect("it is there");
+    let mut hurried = hurried;
+    hurried.set_timeout(Duration::from_millis(200));
+    let path = http::uri::PathAndQuery::from_static("/probe.v1.Probe/Say");
+    let status = client.unary(hurried, path, ProstCodec::<Text, Text>::default()).await.expect_err("there is no room");
+    assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
+    drop(blocking);
     eventually("there is room again", LIMIT, async || probe(&channel, "Say", &[]).await.is_ok()).await;
 
     // One after the other they need but one.

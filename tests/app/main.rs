@@ -1,6 +1,9 @@
 //! A gRPC service for tests, on the bare h2 crate: it echoes, and does as the caller says in `x-do`:
 //!
 //! - `status:N` answers with that gRPC status and no message;
+//! - `web:N` answers in gRPC-Web: a message, and the gRPC status in the last frame of the body;
+//! - `http:N` answers with that HTTP status;
+//! - `large-head:N` and `large-trailer:N` answer with a field of so many bytes there;
 //! - `reset:N` ends the stream with that code of HTTP/2;
 //! - `sleep:MS` waits before it answers;
 //! - `die` ends the process without answering;
@@ -136,6 +139,30 @@ async fn answer(
                 .expect("static names");
             respond.send_response(head, true)?;
             return Ok(());
+        }
+        ("web", code) => {
+            let head = Response::builder().header("content-type", "application/grpc-web+proto").body(());
+            let mut stream = respond.send_response(head.expect("static names"), false)?;
+            let trailers = format!("grpc-status:{code}\r\n");
+            let end = [&[0x80, 0, 0, 0, trailers.len() as u8], trailers.as_bytes()].concat();
+            return stream.send_data(Bytes::from([&framed("hello")[..], &end].concat()), true);
+        }
+        ("http", status) => {
+            let head = Response::builder().status(status).header("content-type", "text/plain").body(());
+            respond.send_response(head.expect("a status"), true)?;
+            return Ok(());
+        }
+        ("large-head", bytes) => {
+            let value = "x".repeat(bytes.parse().unwrap_or(0));
+            let head = Response::builder().header("content-type", "application/grpc").header("x-large", value).body(());
+            return respond.send_response(head.expect("a value"), false)?.send_trailers(ok());
+        }
+        ("large-trailer", bytes) => {
+            let mut stream = respond.send_response(head(calls), false)?;
+            let value = HeaderValue::try_from("x".repeat(bytes.parse().unwrap_or(0))).expect("a value");
+            let mut trailers = ok();
+            trailers.insert("x-large", value);
+            return stream.send_trailers(trailers);
         }
         ("reset", code) => {
             respond.send_reset(code.parse::<u32>().unwrap_or_default().into());
