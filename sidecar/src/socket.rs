@@ -6,6 +6,8 @@
 
 mod core;
 mod driver;
+#[cfg(test)]
+mod tests;
 
 use std::{
     cell::{Cell, RefCell},
@@ -68,6 +70,11 @@ impl Socket {
         self.is_gone.get()
     }
 
+    /// Whether its bytes are the body of a call.
+    pub(crate) fn is_raw(&self) -> bool {
+        self.core.borrow().is_raw()
+    }
+
     /// Since when nothing runs on it; `None` while something does.
     pub(crate) fn idle_since(&self) -> Option<Instant> {
         self.core.borrow().is_idle().then(|| self.idle_since.get())
@@ -111,12 +118,13 @@ impl Socket {
         self.act(|core| core.send_trailers(trailers));
     }
 
-    /// Ends the call that runs on it before its time, and with it the connection.
+    /// Ends the call that runs on it before its time, and with it the connection, unless the answer is whole: then it goes
+    /// on once the rest of the request has been read.
     pub(crate) fn reset(&self, code: Code) {
         self.act(|core| core.reset(code));
     }
 
-    /// Lets the answer that is under way end by itself.
+    /// Lets what is under way to the peer end by itself.
     pub(crate) fn detach(&self) {
         self.act(Core::detach);
     }
