@@ -10,6 +10,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tonic::transport::Channel;
+use weft_mesh::limits;
 use weft_tests::{Bed, Wire, eventually, framed, metric, probe, probe_service, resident_bytes, signal, tunnel};
 use weft_wire::{Headers, Name, hpack::Encoder};
 
@@ -358,7 +359,8 @@ async fn who_is_slow_on_purpose_is_sent_away_and_slows_nobody_down() {
                 let mut stream = TcpStream::connect(("127.0.0.1", port)).await.expect("it listens");
                 stream.write_all(bytes).await.expect("it is taken");
                 let mut rest = Vec::new();
-                timeout(LIMIT, stream.read_to_end(&mut rest)).await.expect("it is sent away").map(drop)
+                let limit = limits::DETECT_TIMEOUT + LIMIT;
+                timeout(limit, stream.read_to_end(&mut rest)).await.expect("it is sent away").map(drop)
             });
         }
         waiting.join_all().await;

@@ -64,7 +64,8 @@ async fn what_is_not_the_service_s_failure_opens_no_breaker() {
 
     for code in (1..=16).filter(|code| ![4, 13, 14, 15].contains(code)) {
         for _ in 0..OFTEN {
-            let status = probe(&bed.channel(), "Say", &[("x-do", &format!("status:{code}"))]).await.expect_err("a status");
+            let status =
+                probe(&bed.channel(), "Say", &[("x-do", &format!("status:{code}"))]).await.expect_err("a status");
             assert_eq!((status.code() as i32, reason(&status)), (code, String::new()), "{status:?}");
         }
         assert!(!is_open(&bed).await, "gRPC {code}");
@@ -77,11 +78,9 @@ async fn what_is_not_the_service_s_failure_opens_no_breaker() {
 
     for status in [400, 404, 429, 501, 505] {
         for _ in 0..OFTEN {
-            let answer = ask(&bed, "/probe.v1.Probe/Say", &[
-                ("x-weft-service", "probe"),
-                ("x-do", &format!("http:{status}")),
-            ])
-            .await;
+            let answer =
+                ask(&bed, "/probe.v1.Probe/Say", &[("x-weft-service", "probe"), ("x-do", &format!("http:{status}"))])
+                    .await;
             assert_eq!(answer.status().as_u16(), status);
         }
         assert!(!is_open(&bed).await, "HTTP {status}");
@@ -98,7 +97,9 @@ async fn what_is_not_the_service_s_failure_opens_no_breaker() {
 
 #[tokio::test]
 async fn what_is_the_service_s_failure_opens_the_breaker() {
-    for what in ["status:13", "status:14", "status:15", "http:500", "http:502", "http:503", "http:504", "reset:2", "web:13"] {
+    for what in
+        ["status:13", "status:14", "status:15", "http:500", "http:502", "http:503", "http:504", "reset:2", "web:13"]
+    {
         let bed = Bed::start(&probe_service(1)).await;
         assert!(!is_open(&bed).await);
         let content_type = match what.split(':').next() {
@@ -134,9 +135,8 @@ async fn a_timeout_of_the_contract_opens_the_breaker() {
 #[tokio::test]
 async fn a_contract_may_say_what_is_a_failure() {
     let proto = root().join("tests/proto/probe/v1/strict.proto").display().to_string();
-    let service = format!(
-        "  strict:\n    run: ${{BIN}}/weft-test-app\n    protos: [{proto}]\n    proto_path: ${{PROTO_PATH}}\n"
-    );
+    let service =
+        format!("  strict:\n    run: ${{BIN}}/weft-test-app\n    protos: [{proto}]\n    proto_path: ${{PROTO_PATH}}\n");
     let bed = Bed::start(&service).await;
     let say = async |what: &str| {
         let headers = [("content-type", "application/grpc"), ("te", "trailers"), ("x-do", what)];

@@ -47,8 +47,8 @@ limits! {
     CONNECTIONS_PER_LISTENER: usize = 20_000,
         "Connections at once on one listener of a worker; past it a new one is closed at once and counted.";
     HEADER_LIST_BYTES: u32 = 64 * 1024,
-        "Size of a header list as RFC 9113, section 6.5.2, counts it; `--header-list-bytes` sets another. The call with a \
-         longer one is answered `headers-too-large`, and no other suffers.";
+        "Size of a header list as RFC 9113, section 6.5.2, counts it, and of an HTTP/1.1 head; `--header-list-bytes` sets \
+         another. The call with a longer one is answered `headers-too-large`, and no other suffers.";
     HEADER_LIST_ROOM: u32 = 8 * 1024,
         "What sidecars add to a header list: between them it may be so much longer.";
     STREAM_WINDOW_BYTES: u32 = 256 * 1024,
@@ -106,20 +106,33 @@ limits! {
          slowed.";
     SOCKET_BUFFER_BYTES: usize = 64 * 1024,
         "What a connection of HTTP/1.1 or of opaque TCP may have under way each way before its sender is held back.";
-    HTTP1_FIELDS: usize = 256,
-        "Fields of one HTTP/1.1 head or trailer section; a longer one is refused with 431.";
     HTTP1_CHUNK_LINE_BYTES: usize = 256,
         "The line before an HTTP/1.1 chunk, its extensions included; a longer one ends the connection.";
     HTTP1_TRAILER_BYTES: usize = 16 * 1024,
         "An HTTP/1.1 trailer section; a longer one ends the connection.";
-    LINGER_BYTES: usize = 1024 * 1024,
-        "What is still read, and thrown away, of a client that was answered before its request was whole: closed at \
-         once, it might not see the answer.";
-    LINGER_TIME: Duration = Duration::from_secs(2),
-        "For so long such a client is read at most.";
+    LINGER_BYTES: u64 = 64 * 1024 * 1024,
+        "What may be left, by its content-length, of a request that is answered early: it is read and thrown away, and the \
+         connection kept. If more is left the answer says `Connection: close`.";
+    LINGER_TIME: Duration = Duration::from_secs(30),
+        "For the rest of a request that was answered early, as long as nginx gives; then the connection is closed, as \
+         before that the client might not see its answer.";
+    CLOSE_TIME: Duration = Duration::from_secs(2),
+        "For a client to close an HTTP/1.1 connection of which it was told that it closes.";
+    HALF_CLOSED_TIME: Duration = Duration::from_secs(30),
+        "How long a call waits for its answer when its HTTP/1.1 client has ended its side: it may be waiting, or gone, \
+         which only sending shows. Then the call is cancelled and the connection closed. Each part of an answer that is \
+         sent gives as much time again.";
     IDLE_HTTP1_CONNECTION: Duration = Duration::from_secs(4),
         "A connection to an HTTP/1.1 service on which nothing ran for so long is closed, before the service does: many \
          close theirs after 5 s.";
+    HTTP1_IDLE_CONNECTIONS: usize = 4_096,
+        "Idle connections that a worker keeps to an HTTP/1.1 service. The one used last is used first, and one that is idle \
+         for 4 s is closed, so it keeps as many as were busy at once lately; past the limit one that becomes idle is closed.";
+    HTTP1_CONNECTS: usize = 8,
+        "Connections to an HTTP/1.1 service that a worker makes at once. Others wait, and take one that becomes idle \
+         meanwhile, so a service is not asked for connections faster than it accepts them.";
+    HTTP1_CALLS_WAITING: usize = 10_000,
+        "Calls of a worker that wait for a connection to an HTTP/1.1 service; past it a call is refused unseen.";
     HTTP1_DRAIN_IDLE: Duration = Duration::from_millis(500),
         "For so long a client's idle HTTP/1.1 connection is kept when the sidecar stops, as a request may be on its way.";
     HTTP2_TIMEOUT: Duration = Duration::from_secs(10),
@@ -134,12 +147,19 @@ limits! {
         "Request bodies kept by a worker for all calls; past it calls are not tried again.";
     TRIES: u32 = 2,
         "How often a call is sent at most.";
-    DETECT_TIMEOUT: Duration = Duration::from_secs(10),
-        "For a client's first bytes and HTTP/1.1 head; then its connection is closed.";
+    DETECT_TIMEOUT: Duration = Duration::from_secs(60),
+        "For the first bytes of a client on the outbound port, and for an HTTP/1.1 head, as long as nginx, Apache and Node \
+         give; then its connection is closed.";
+    INTERCEPTED_SILENCE: Duration = Duration::from_secs(10),
+        "For a client's first bytes on a connection that was redirected to a service of HTTP; then the connection goes \
+         there as it is, as its protocol may be one in which the server speaks first.";
     HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5),
         "For a TLS handshake with its certificate checks, either side.";
     CONNECT_TIMEOUT: Duration = Duration::from_secs(1),
-        "For a TCP connection to an endpoint or the local service: the mesh is near.";
+        "For a TCP connection to an endpoint: the mesh is near.";
+    LOCAL_CONNECT_TIME: Duration = Duration::from_secs(30),
+        "For a TCP connection to the local service that is slow to accept it; a call waits no longer than its deadline. \
+         Then the caller's sidecar tries another replica. A connection that is refused fails at once.";
     OUTSIDE_CONNECT_TIMEOUT: Duration = Duration::from_secs(10),
         "For a TCP connection to what is outside the mesh, and may be far.";
     DISCOVERY_WAIT: Duration = Duration::from_secs(3),

@@ -10,6 +10,9 @@ pub mod header {
     pub const ERROR: &str = "x-weft-error";
     /// Request, set by the inbound side: who calls, in Envoy's format. Removed when it comes from outside.
     pub const CLIENT_CERT: &str = "x-forwarded-client-cert";
+    /// Request, by CONNECT between sidecars: the caller's sidecar made a tunnel of a connection that is not HTTP. Removed
+    /// when it comes from outside.
+    pub const TUNNEL: &str = "x-weft-tunnel";
     /// Request: an id that a service carries from call to call.
     pub const REQUEST_ID: &str = "x-request-id";
     /// Answer: do not try again before so many milliseconds (gRFC A6).

@@ -163,6 +163,11 @@ impl Call {
         RefMut::map(self.state.borrow_mut(), |state| &mut state.request.head)
     }
 
+    /// Whether its caller knows nothing of it: the bytes of a connection are its body.
+    pub(crate) fn carries_bytes(&self) -> bool {
+        matches!(&self.caller, Side::Socket(socket) if socket.is_raw())
+    }
+
     /// Whether all of the request that was sent can be sent again.
     pub(crate) fn is_repeatable(&self) -> bool {
         self.state.borrow().request.is_kept
@@ -295,6 +300,7 @@ impl Call {
     /// The head of the answer. Gives the list back when it is done with it.
     pub(crate) fn response_head(self: &Rc<Self>, mut head: Headers, is_end: bool) -> Option<Headers> {
         let status = head.status().unwrap_or_default();
+        self.drop_reason(&mut head);
         if status < 200 {
             return self.caller.respond(head, false);
         }
@@ -321,6 +327,18 @@ impl Call {
             state.end(self, None);
         }
         head
+    }
+
+    /// A reason phrase comes from a service over HTTP/1.1 and goes to a client over HTTP/1.1, through sidecars. A service
+    /// over HTTP/2 has none, and a client over HTTP/2 does not see it.
+    fn drop_reason(&self, head: &mut Headers) {
+        let is_at_edge = match &self.way {
+            Way::Outbound(_) => matches!(self.caller, Side::Stream(..)),
+            Way::Inbound(_) => matches!(self.state.borrow().endpoint, Some(Side::Stream(..))),
+        };
+        if is_at_edge {
+            head.remove(http1::REASON);
+        }
     }
 
     pub(crate) fn response_data(&self, data: &[u8], is_end: bool) {

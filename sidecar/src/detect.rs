@@ -6,7 +6,6 @@ use tokio::{
     net::TcpStream,
     time::{sleep, timeout},
 };
-use weft_mesh::limits;
 
 /// What the outbound port takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,8 +19,8 @@ pub(crate) enum Wire {
 pub(crate) enum Undetected {
     #[error("it went without a word")]
     Gone,
-    #[error("it said nothing for {:?}", limits::DETECT_TIMEOUT)]
-    Silent,
+    #[error("it said nothing for {0:?}")]
+    Silent(Duration),
     #[error("its first bytes are neither HTTP/2 nor HTTP/1.1: {0:?}")]
     Garbage(String),
     #[error("it broke: {0}")]
@@ -31,10 +30,14 @@ pub(crate) enum Undetected {
 /// As much of the HTTP/2 preface (RFC 9113, section 3.4) as no method of HTTP/1.1 begins with.
 const PREFACE: &[u8; 4] = b"PRI ";
 
-/// Looks at a connection's first bytes without taking them.
-pub(crate) async fn wire(stream: &TcpStream) -> Result<Wire, Undetected> {
-    timeout(limits::DETECT_TIMEOUT, async {
-        let mut seen = [0; PREFACE.len()];
+/// The first pause before a client's bytes are looked at again, which doubles up to the last.
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+const LAST_PAUSE: Duration = Duration::from_millis(50);
+
+/// Looks at a connection's first bytes, which must come within `limit`, without taking them.
+pub(crate) async fn wire(stream: &TcpStream, limit: Duration) -> Result<Wire, Undetected> {
+    timeout(limit, async {
+        let (mut seen, mut pause) = ([0; PREFACE.len()], FIRST_PAUSE);
         loop {
             let count = stream.peek(&mut seen).await?;
             if count == 0 {
@@ -45,17 +48,22 @@ pub(crate) async fn wire(stream: &TcpStream) -> Result<Wire, Undetected> {
             }
             // The socket stays readable, so it can't say when there is more. Only a client that sends its first
             // three bytes one by one comes here.
-            sleep(Duration::from_millis(1)).await;
+            sleep(pause).await;
+            pause = LAST_PAUSE.min(pause * 2);
         }
     })
     .await
-    .unwrap_or(Err(Undetected::Silent))
+    .unwrap_or(Err(Undetected::Silent(limit)))
 }
 
 /// `None`: too little to say.
 pub(crate) fn judge(seen: &[u8]) -> Result<Option<Wire>, Undetected> {
     if PREFACE.starts_with(seen) {
         return Ok((seen.len() == PREFACE.len()).then_some(Wire::Http2));
+    }
+    // An empty line before a request is skipped (RFC 9112, section 2.2).
+    if b"\r\n".starts_with(&seen[..seen.len().min(2)]) {
+        return Ok(Some(Wire::Http1));
     }
     let is_method = seen.iter().all(|byte| byte.is_ascii_uppercase() || *byte == b' ' || *byte == b'-');
     if is_method { Ok(Some(Wire::Http1)) } else { Err(Undetected::Garbage(seen.escape_ascii().to_string())) }
@@ -74,10 +82,13 @@ mod tests {
             ("POST", Some(Wire::Http1)),
             ("GET ", Some(Wire::Http1)),
             ("PROP", Some(Wire::Http1)),
+            ("\r", Some(Wire::Http1)),
+            ("\r\nGE", Some(Wire::Http1)),
         ] {
             assert_eq!(judge(seen.as_bytes()).unwrap(), wire, "{seen}");
         }
         assert!(judge(&[0x16, 3, 1, 2]).is_err(), "TLS");
         assert!(judge(b"get ").is_err());
+        assert!(judge(b"\nGET").is_err());
     }
 }

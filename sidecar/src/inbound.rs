@@ -203,11 +203,14 @@ async fn carry(peer: Rc<Peer>, call: Rc<Call>) {
     let worker = &peer.worker;
     // The listener exists only where there is a service.
     let Some(local) = &worker.local else { return call.reset(Code::REFUSED_STREAM) };
-    let (is_tunnel, is_upgrade) = (tcp::is_tunnel(&call.head()), call.head().protocol().is_some());
+    let (is_for_bytes, is_upgrade) = (tcp::is_for_bytes(&call.head()), call.head().protocol().is_some());
+    let is_tunnel = tcp::is_tunnel(&call.head());
     admit(&peer, local, &call);
     let sent = match &local.connections {
-        // A tunnel goes to any service: who has taken a connection over knows better than the service's declaration.
-        _ if is_tunnel => tcp::send(local.address, &call).await,
+        // What a sidecar has seen that is not HTTP goes to any service as it is.
+        _ if is_for_bytes => tcp::send(local.address, &call).await,
+        // A service of HTTP/1.1 answers CONNECT by itself. To others it is a way to their port.
+        Connections::Http2(_) | Connections::Tcp if is_tunnel => tcp::send(local.address, &call).await,
         Connections::Http1(pool) => http1::send(pool, &call).await,
         Connections::Http2(pool) => send(pool, &call, is_upgrade).await,
         Connections::Tcp => {

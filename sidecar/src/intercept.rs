@@ -129,7 +129,7 @@ async fn find(worker: &Worker, to: SocketAddr) -> Result<Option<Arc<Service>>, U
 
 /// The service speaks HTTP, so its clients speak first; one that speaks something else has its reason.
 async fn detect_and_serve(worker: &Rc<Worker>, service: &Service, stream: TcpStream, from: SocketAddr) {
-    match detect::wire(&stream).await {
+    match detect::wire(&stream, limits::INTERCEPTED_SILENCE).await {
         Ok(wire) => speak(Downstream::to(worker, &service.name), wire, stream, from).await,
         Err(Undetected::Gone | Undetected::Io(_)) => {}
         Err(why) => {

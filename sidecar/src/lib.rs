@@ -17,6 +17,7 @@ mod breaker;
 mod call;
 mod catalog;
 mod classify;
+mod connect;
 mod control;
 mod deadline;
 mod detect;

@@ -65,12 +65,12 @@ pub(crate) async fn serve(slot: ConnectionSlot, stream: TcpStream, from: SocketA
         // In a box, or each connection would have room for it.
         return Box::pin(intercept::serve(slot, stream, from, to)).await;
     }
-    let wire = match detect::wire(&stream).await {
+    let wire = match detect::wire(&stream, limits::DETECT_TIMEOUT).await {
         Ok(wire) => wire,
         Err(detect::Undetected::Gone) => return,
         Err(why) => {
             worker.shared.metrics.counters.connections_malformed.fetch_add(1, Relaxed);
-            if matches!(why, detect::Undetected::Silent) {
+            if matches!(why, detect::Undetected::Silent(_)) {
                 worker.shared.metrics.limit_reached("DETECT_TIMEOUT");
             }
             return worker.log(|| format!("outbound connection from {from} closed: {why}"));
@@ -218,6 +218,9 @@ async fn send(call: &Rc<Call>, route: Rc<Route>) -> Result<(), Verdict> {
     let (deadline, limit) = {
         let head = &mut *call.head_mut();
         head.remove(CLIENT_CERT);
+        if tcp::is_tunnel(head) {
+            tcp::mark(head, call.carries_bytes());
+        }
         trace.pass_on(head);
         deadline::of(head, method.timeout, call.started)
     };

@@ -24,6 +24,7 @@ use weft_wire::Usage;
 
 use crate::{
     catalog::Endpoint,
+    connect,
     link::{Driver, Link, LinkError, Role},
     room::Room,
     shared::Shared,
@@ -309,8 +310,16 @@ impl Pool {
     async fn try_connect(self: &Rc<Self>) -> Result<(), NotMade> {
         match self.destination {
             Destination::Endpoint(ref endpoint) => self.connect_mesh(&Arc::clone(endpoint)).await,
-            Destination::Local(address) => self.drive(connect_tcp(address).await?).await,
+            Destination::Local(address) => {
+                let stream = connect::to_local(address, || self.is_awaited()).await;
+                self.drive(stream.map_err(|e| e.to_string())?).await
+            }
         }
+    }
+
+    /// Whether somebody waits for the connection that is being made.
+    fn is_awaited(&self) -> bool {
+        self.waiting.borrow().iter().flatten().any(|waiting| !waiting.is_closed())
     }
 
     async fn connect_mesh(self: &Rc<Self>, endpoint: &Endpoint) -> Result<(), NotMade> {

@@ -6,6 +6,8 @@
 
 mod core;
 mod driver;
+#[cfg(test)]
+mod tests;
 
 use std::{
     cell::{Cell, RefCell},
@@ -37,12 +39,12 @@ pub(crate) struct Socket {
 impl Socket {
     /// A client's connection, over which it speaks HTTP/1.1.
     pub(crate) fn http1_server(worker: &Worker) -> Rc<Self> {
-        Self::new(worker, Role::Server, Core::http1(Role::Server))
+        Self::new(worker, Role::Server, Core::http1(Role::Server, worker.shared.args.header_list_bytes))
     }
 
     /// A connection to a service that speaks HTTP/1.1.
     pub(crate) fn http1_client(worker: &Worker) -> Rc<Self> {
-        Self::new(worker, Role::Client, Core::http1(Role::Client))
+        Self::new(worker, Role::Client, Core::http1(Role::Client, worker.shared.args.header_list_bytes))
     }
 
     /// A connection whose bytes are the body of one call.
@@ -66,6 +68,11 @@ impl Socket {
     /// Whether it will never take a call again.
     pub(crate) fn is_gone(&self) -> bool {
         self.is_gone.get()
+    }
+
+    /// Whether its bytes are the body of a call.
+    pub(crate) fn is_raw(&self) -> bool {
+        self.core.borrow().is_raw()
     }
 
     /// Since when nothing runs on it; `None` while something does.
@@ -111,12 +118,13 @@ impl Socket {
         self.act(|core| core.send_trailers(trailers));
     }
 
-    /// Ends the call that runs on it before its time, and with it the connection.
+    /// Ends the call that runs on it before its time, and with it the connection, unless the answer is whole: then it goes
+    /// on once the rest of the request has been read.
     pub(crate) fn reset(&self, code: Code) {
         self.act(|core| core.reset(code));
     }
 
-    /// Lets the answer that is under way end by itself.
+    /// Lets what is under way to the peer end by itself.
     pub(crate) fn detach(&self) {
         self.act(Core::detach);
     }

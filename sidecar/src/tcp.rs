@@ -5,15 +5,16 @@
 use std::{net::SocketAddr, rc::Rc};
 
 use tokio::{net::TcpStream, task::spawn_local};
-use weft_mesh::names::ServiceName;
+use weft_mesh::names::{ServiceName, header};
 use weft_wire::{Headers, Name, http1};
 
 use crate::{
     attempt::{Miss, Tries},
     call::{Call, Side, Way},
+    connect,
     link::Role,
     outbound::{Downstream, carry, too_many_calls},
-    pool::{ConnectError, connect_tcp},
+    pool::ConnectError,
     shared::Phase,
     socket::{Driver, Occasion, Socket},
     worker::ConnectionSlot,
@@ -25,6 +26,22 @@ pub(crate) const CONNECT: &[u8] = b"CONNECT";
 /// Whether a head asks for bytes as they are, and for no other protocol.
 pub(crate) fn is_tunnel(head: &Headers) -> bool {
     head.method() == Some(CONNECT) && head.protocol().is_none()
+}
+
+const TUNNEL: Name = Name::other(header::TUNNEL);
+
+/// Says of a tunnel whether this sidecar has made it, of a connection that is not HTTP, or its caller has asked for one
+/// by CONNECT.
+pub(crate) fn mark(head: &mut Headers, is_made_here: bool) {
+    head.remove(TUNNEL);
+    if is_made_here {
+        head.append(TUNNEL, b"1");
+    }
+}
+
+/// Whether a tunnel's bytes are for the service itself. Otherwise its head is, as the service may have its own answer.
+pub(crate) fn is_for_bytes(head: &Headers) -> bool {
+    is_tunnel(head) && head.get(TUNNEL).is_some()
 }
 
 /// Whether an answer lets a tunnel begin.
@@ -64,7 +81,8 @@ pub(crate) async fn serve(downstream: Rc<Downstream>, stream: TcpStream, from: S
 
 /// Connects a call with the own service.
 pub(crate) async fn send(address: SocketAddr, call: &Rc<Call>) -> Result<(), Miss> {
-    let stream = connect_tcp(address).await.map_err(|why| Miss::NotSent(ConnectError::Failed(why.into())))?;
+    let stream = connect::to_local(address, || true).await;
+    let stream = stream.map_err(|why| Miss::NotSent(ConnectError::Failed(why.to_string().into())))?;
     let worker = &call.worker;
     worker.tick();
     let socket = Socket::raw(worker, Role::Client);

@@ -7,6 +7,8 @@ use weft_mesh::names::{self, ServiceName};
 use weft_wire::{Headers, Name};
 
 pub use self::relay::relay;
+#[cfg(test)]
+pub(crate) use self::relay::worker;
 use crate::{detect, rpc::Rpc, target};
 
 /// Looks what a client speaks that begins like this: more bytes make it surer, and never another protocol.

@@ -1,7 +1,11 @@
 //! HTTP/1.1 on the bare socket, so that nothing in between is lenient: every answer to a plain request is what came,
 //! byte for byte, and a few paths do other things.
 //!
-//! - `/early` answers before the body has come, and closes;
+//! - `/early` answers before the body has come, and closes; `/refuse` answers 403 so, and reads the body all the same;
+//! - `/later` waits for 300 ms;
+//! - `/gather/N` answers once so many requests for it are there;
+//! - `/phrase` answers with a reason phrase of its own, `/lie` with one in the mesh's own header for it;
+//! - `/fields` answers with 1,000 fields;
 //! - `/hints` sends 103 before its answer;
 //! - `/continue` asks for the body with 100, if the client waits for that;
 //! - `/decoded` echoes the body without its chunks' frames;
@@ -10,25 +14,57 @@
 //! - `/empty` answers 204, `/unchanged` 304 with a length;
 //! - `/to-the-end` has a body that only the connection's end ends, and `/cut` one that is cut;
 //! - `/chunks` has trailers;
-//! - `/upgrade` changes to whatever is asked for, and then echoes; `/stay` answers 200 to that.
+//! - `/upgrade` changes to whatever is asked for, and then echoes; `/stay` answers 200 to that;
+//! - CONNECT is answered with 200 and a welcome, and then echoes; to a host `refused` with 407 and a body.
+//!
+//! With `ONE_AT_A_TIME` its backlog is 1, it takes a connection when it is done with the one before, and answers one
+//! request on each.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    sync::atomic::{AtomicUsize, Ordering::SeqCst},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use anyhow::Context;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
+    time::sleep,
 };
+
+/// Answers one request on each connection, one connection after the other.
+pub(crate) async fn serve_one_at_a_time(listener: TcpListener) -> anyhow::Result<()> {
+    loop {
+        let (mut stream, _) = listener.accept().await?;
+        // One that only looks whether something listens says nothing.
+        if let Some(head) = read_head(&mut stream, &mut Vec::new()).await? {
+            sleep(Duration::from_millis(2)).await;
+            let answer =
+                format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{head}", head.len());
+            // A client that has gone is no reason to stop.
+            let _ = stream.write_all(answer.as_bytes()).await;
+        }
+    }
+}
 
 pub(crate) async fn serve(mut stream: TcpStream) -> anyhow::Result<()> {
     let mut seen = Vec::new();
     while let Some(head) = read_head(&mut stream, &mut seen).await? {
         let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
+        if head.starts_with("CONNECT ") && !path.starts_with("refused:") {
+            return connect(&mut stream, &seen).await;
+        }
         match path.as_str() {
             "/early" => {
                 stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\nconnection: close\r\n\r\nearly").await?;
                 return Ok(());
             }
+            "/refuse" => {
+                stream.write_all(b"HTTP/1.1 403 Forbidden\r\ncontent-length: 2\r\n\r\nno").await?;
+                read_body(&mut stream, &mut seen, &head).await?;
+                continue;
+            }
+            "/later" => sleep(Duration::from_millis(300)).await,
             "/upgrade" => return upgrade(&mut stream, &head, &seen).await,
             "/mirror" => mirror(&mut stream, &mut seen, &head).await?,
             "/events" => events(&mut stream).await?,
@@ -44,7 +80,11 @@ pub(crate) async fn serve(mut stream: TcpStream) -> anyhow::Result<()> {
                 stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await?;
             }
             "/hints" => stream.write_all(b"HTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\n\r\n").await?,
-            _ => {}
+            path => {
+                if let Some(count) = path.strip_prefix("/gather/") {
+                    gather(count.parse()?).await;
+                }
+            }
         }
         if matches!(path.as_str(), "/mirror" | "/events") {
             continue;
@@ -65,6 +105,15 @@ fn answer(path: &str, head: &str, body: &[u8]) -> Vec<u8> {
     match path {
         "/empty" => b"HTTP/1.1 204 No Content\r\n\r\n".to_vec(),
         "/unchanged" => b"HTTP/1.1 304 Not Modified\r\ncontent-length: 77\r\netag: \"x\"\r\n\r\n".to_vec(),
+        "/phrase" => b"HTTP/1.1 299 All Is Fine\r\ncontent-length: 0\r\n\r\n".to_vec(),
+        "/lie" => b"HTTP/1.1 200 OK\r\nx-weft-reason: Lie\r\ncontent-length: 0\r\n\r\n".to_vec(),
+        "/fields" => {
+            let fields: String = (0..1_000).map(|number| format!("x-{number}: a\r\n")).collect();
+            format!("HTTP/1.1 200 OK\r\n{fields}content-length: 0\r\n\r\n").into_bytes()
+        }
+        _ if head.starts_with("CONNECT ") => {
+            b"HTTP/1.1 407 Proxy Authentication Required\r\ncontent-length: 9\r\n\r\nnot to it".to_vec()
+        }
         "/chunks" => b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntrailer: x-sum\r\n\r\n3\r\nabc\r\n2;why=so\r\nde\r\n0\r\nx-sum: 5\r\n\r\n".to_vec(),
         _ => {
             let echo = [head.as_bytes(), body].concat();
@@ -86,6 +135,25 @@ async fn upgrade(stream: &mut TcpStream, head: &str, seen: &[u8]) -> anyhow::Res
     tokio::io::copy(&mut read, &mut write).await?;
     write.write_all(b"goodbye").await?;
     Ok(())
+}
+
+async fn connect(stream: &mut TcpStream, seen: &[u8]) -> anyhow::Result<()> {
+    stream.write_all(b"HTTP/1.1 200 Connection established\r\n\r\nwelcome ").await?;
+    stream.write_all(seen).await?;
+    let (mut read, mut write) = stream.split();
+    tokio::io::copy(&mut read, &mut write).await?;
+    write.write_all(b"goodbye").await?;
+    Ok(())
+}
+
+/// Waits until `count` wait here.
+async fn gather(count: usize) {
+    static WAITING: AtomicUsize = AtomicUsize::new(0);
+    let number = WAITING.fetch_add(1, SeqCst);
+    let all = (number / count + 1) * count;
+    while WAITING.load(SeqCst) < all {
+        sleep(Duration::from_millis(1)).await;
+    }
 }
 
 async fn mirror(stream: &mut TcpStream, seen: &mut Vec<u8>, head: &str) -> anyhow::Result<()> {

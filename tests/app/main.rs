@@ -35,7 +35,7 @@ mod websocket;
 use std::{
     env, fs,
     future::poll_fn,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::PathBuf,
     process,
     sync::{
@@ -49,7 +49,7 @@ use anyhow::Context;
 use bytes::{Bytes, BytesMut};
 use h2::{RecvStream, server};
 use http::{HeaderMap, HeaderValue, Request, Response};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use weft_tests::{framed, pour};
 
 static CALLS: AtomicU64 = AtomicU64::new(0);
@@ -61,6 +61,12 @@ static IS_SICK: AtomicBool = AtomicBool::new(false);
 async fn main() -> anyhow::Result<()> {
     let port: u16 = env::var("PORT").context("PORT is not set")?.parse()?;
     let host = env::var("HOST").unwrap_or_else(|_| "127.0.0.1".into());
+    if env::var_os("ONE_AT_A_TIME").is_some() {
+        let socket = TcpSocket::new_v4()?;
+        socket.set_reuseaddr(true)?;
+        socket.bind((host.parse::<IpAddr>()?, port).into())?;
+        return http1::serve_one_at_a_time(socket.listen(1)?).await;
+    }
     let listener = TcpListener::bind((host.as_str(), port)).await?;
     let forward_to = env::var_os("FORWARD_TO").map(PathBuf::from);
     let speaks = env::var("SPEAK").unwrap_or_default();

@@ -4,6 +4,7 @@
 //! Every port is picked by the kernel, so that tests run at once and beside other work.
 
 mod bed;
+mod http1;
 mod load;
 mod netns;
 mod programs;
@@ -13,6 +14,7 @@ mod wire;
 use std::{env, io::Write, time::Duration};
 
 pub use bed::{Bed, ReplicaPorts, channel, channel_to, get, is_alive, resident_bytes, signal};
+pub use http1::Client;
 pub use load::{Load, Outcome};
 pub use netns::{Host, Net, until};
 pub use programs::{binary, outside, root};

@@ -16,19 +16,26 @@ pub use decoder::Decoder;
 pub use encoder::Encoder;
 pub use error::Error;
 
-use crate::headers::Headers;
+use crate::headers::{Headers, Name};
 
 /// The field with which the answer to an upgrade that was declined is marked, where it could be taken for an accepted one:
 /// a final answer of 200 to what is an extended CONNECT in HTTP/2. It does not leave the mesh.
 pub const DECLINED: &str = "x-weft-upgrade";
+
+/// The field that carries the reason phrase of an answer over HTTP/2, which has none (RFC 9113, section 8.3.2). A decoder
+/// adds it where the phrase is not the usual one for its status, and an encoder writes it into the status line. It does
+/// not leave the mesh: a decoder drops one that a service has sent, and a relay removes it from answers over HTTP/2 that
+/// come from a service or go to a client.
+pub const REASON: Name = Name::X_WEFT_REASON;
 
 /// What bounds a peer.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Bytes of a head.
     pub head_bytes: usize,
-    /// Fields of a head or of a trailer section.
-    pub fields: usize,
+    /// Size of the header list of a head or of a trailer section, as RFC 9113, section 6.5.2, counts it. It also bounds
+    /// the number of fields, as each adds at least 33 bytes.
+    pub list_bytes: usize,
     /// Bytes of the line before a chunk.
     pub chunk_line_bytes: usize,
     /// Bytes of a trailer section.

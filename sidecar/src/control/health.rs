@@ -4,10 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use http_body_util::Empty;
 use hyper_util::rt::TokioIo;
-use tokio::{
-    net::TcpStream,
-    time::{Instant, sleep, timeout},
-};
+use tokio::time::{Instant, sleep, timeout};
 use tonic::{
     Code,
     transport::{Channel, Endpoint},
@@ -20,7 +17,7 @@ use super::{
     Control,
     retry::{Trouble, status},
 };
-use crate::{args::HealthCheck, shared::Phase};
+use crate::{args::HealthCheck, connect, shared::Phase};
 
 /// Between checks of a service that is not up, for as long as [`EAGER_FOR`]: it was most likely just started.
 const EAGER_INTERVAL: Duration = Duration::from_millis(25);
@@ -126,7 +123,7 @@ impl Checker {
         match self {
             Self::Grpc(client) => grpc(client.clone()).await,
             Self::Http { app, path } => http(*app, path).await,
-            Self::Tcp(app) => match TcpStream::connect(app).await {
+            Self::Tcp(app) => match connect::to_local(*app, || true).await {
                 Ok(_) => Outcome::Up,
                 Err(error) => Outcome::Down(format!("{app}: {error}")),
             },
@@ -156,7 +153,7 @@ async fn http(app: SocketAddr, path: &http::Uri) -> Outcome {
 }
 
 async fn http_status(app: SocketAddr, path: &http::Uri) -> anyhow::Result<http::StatusCode> {
-    let io = TokioIo::new(TcpStream::connect(app).await?);
+    let io = TokioIo::new(connect::to_local(app, || true).await?);
     let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await?;
     let request = http::Request::get(path.clone())
         .header(http::header::HOST, app.to_string())

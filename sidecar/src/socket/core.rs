@@ -1,6 +1,6 @@
 //! The state of a connection that carries one call at a time, with no I/O.
 
-use std::rc::Rc;
+use std::{rc::Rc, time::Duration};
 
 use weft_mesh::{errors::Reason, limits};
 use weft_wire::{Code, Headers, Usage, http1};
@@ -37,6 +37,12 @@ pub(super) struct Core {
     waiting: usize,
     /// Bytes of the body that the call has got and not passed on.
     held: usize,
+    /// The answer is whole and the request is not. Its rest is read and thrown away, and the connection goes on.
+    is_discarding: bool,
+    /// That rest has ended, and the driver has not seen it yet.
+    has_discarded: bool,
+    /// A turn is due though there may be nothing to write.
+    needs_turn: bool,
     is_draining: bool,
     /// Something of the answer has come.
     is_answered: bool,
@@ -79,10 +85,11 @@ const NO_REQUEST: http1::Request =
     http1::Request { method: http1::MethodKind::Other, is_http10: false, is_keep_alive: true, expects_continue: false };
 
 impl Core {
-    pub(super) fn http1(role: Role) -> Self {
+    /// `head_bytes`: the longest head.
+    pub(super) fn http1(role: Role, head_bytes: u32) -> Self {
         let limits = http1::Limits {
-            head_bytes: limits::HEADER_LIST_BYTES as usize,
-            fields: limits::HTTP1_FIELDS,
+            head_bytes: head_bytes as usize,
+            list_bytes: head_bytes as usize,
             chunk_line_bytes: limits::HTTP1_CHUNK_LINE_BYTES,
             trailer_bytes: limits::HTTP1_TRAILER_BYTES,
         };
@@ -105,6 +112,9 @@ impl Core {
             early: Vec::new(),
             waiting: 0,
             held: 0,
+            is_discarding: false,
+            has_discarded: false,
+            needs_turn: false,
             is_draining: false,
             is_answered: false,
             is_idempotent: false,
@@ -115,7 +125,7 @@ impl Core {
     }
 
     pub(super) fn raw(role: Role) -> Self {
-        let mut core = Self::http1(role);
+        let mut core = Self::http1(role, 0);
         core.decoder.switch_to_raw();
         core.is_raw = true;
         (core.incoming, core.outgoing) = (Message::Begun, Message::Begun);
@@ -128,7 +138,7 @@ impl Core {
 
     /// Whether the driver has something to do that the peer does not tell it.
     pub(super) fn has_work(&self) -> bool {
-        !self.output.is_empty() || (self.is_read_held && !self.is_full())
+        !self.output.is_empty() || self.needs_turn || (self.is_read_held && !self.is_full())
     }
 
     /// Whether what the peer sends may be looked at: not while the call before still has its answer to give, or has
@@ -144,7 +154,35 @@ impl Core {
     /// Whether the call has so much of the message that comes in that no more is to be read, or the peer does not read
     /// what it is sent.
     pub(super) fn is_full(&self) -> bool {
+        // A client may send all of its request before it reads the answer, so its rest is read in any case.
+        if self.is_discarding {
+            return false;
+        }
         self.held >= BUFFER_BYTES || (self.call.is_none() && self.unsent().len() >= BUFFER_BYTES)
+    }
+
+    /// Whether the rest of a request that was answered early is being thrown away.
+    pub(super) fn is_discarding(&self) -> bool {
+        self.is_discarding
+    }
+
+    /// Whether it can be judged now what it means that the peer has ended its side. A client that has asked may do so
+    /// and wait: for its answer, for a tunnel, and for the answers to requests that it has sent already.
+    pub(super) fn takes_end(&self) -> bool {
+        let awaits_tunnel = self.call.is_some() && self.incoming == Message::Begun && self.wants_tunnel();
+        self.role == Role::Client || self.is_raw || (self.takes_input() && !awaits_tunnel)
+    }
+
+    /// How long the peer may take to close the connection once it is told to.
+    pub(super) fn linger_time(&self) -> Duration {
+        let is_cut =
+            self.role == Role::Server && self.incoming == Message::Begun && !self.is_raw && !self.is_discarding;
+        if is_cut { limits::LINGER_TIME } else { limits::CLOSE_TIME }
+    }
+
+    /// The driver has its turn.
+    pub(super) fn began_turn(&mut self) {
+        self.needs_turn = false;
     }
 
     pub(super) fn is_raw(&self) -> bool {
@@ -193,11 +231,19 @@ impl Core {
                 }
                 (*is_end, 0)
             }
-            http1::Event::Data { data, is_end } => (*is_end, data.len()),
+            http1::Event::Data { data, is_end } => {
+                self.request.expects_continue = false;
+                (*is_end, data.len())
+            }
             http1::Event::Trailers(_) => (true, 0),
         };
-        self.held += bytes;
         self.incoming = if is_end { Message::Between } else { Message::Begun };
+        if self.is_discarding {
+            // No call has these bytes, so none gives them back.
+            (self.is_discarding, self.has_discarded) = (!is_end, is_end);
+        } else {
+            self.held += bytes;
+        }
     }
 
     fn wants_tunnel(&self) -> bool {
@@ -241,7 +287,10 @@ impl Core {
             }
             return;
         }
-        let is_kept = self.request.is_keep_alive && !self.is_draining;
+        if head.status() == Some(100) {
+            self.request.expects_continue = false;
+        }
+        let is_kept = self.request.is_keep_alive && !self.is_draining && self.takes_rest();
         self.encoder.upgrade_to(&self.upgrade);
         if self.encoder.response(&mut self.output, head, is_end, self.request, is_kept).is_err() {
             return self.abort();
@@ -253,6 +302,16 @@ impl Core {
         if is_final && is_end {
             self.sent_whole();
         }
+    }
+
+    /// Whether the connection may go on if the answer ends before the request. A client that waits for 100 and gets a
+    /// final answer may send the body or not, and nobody could tell a body from the next request (RFC 9110, section
+    /// 10.1.1).
+    fn takes_rest(&self) -> bool {
+        if self.incoming == Message::Between || self.wants_tunnel() {
+            return true;
+        }
+        !self.request.expects_continue && self.decoder.left().is_none_or(|left| left <= limits::LINGER_BYTES)
     }
 
     /// A client has asked for a tunnel, and is told.
@@ -324,14 +383,22 @@ impl Core {
             // Both messages are whole, whatever the call thinks of a tunnel that was declined.
             self.held = 0;
         } else if self.role == Role::Server && self.outgoing == Message::Between && !self.is_raw {
-            // The answer is whole, the request is not, and need not be (RFC 9112, section 9.3).
-            self.fate = if self.fate == Fate::Aborted { Fate::Aborted } else { Fate::Closing };
+            self.discard_rest();
         } else if self.role == Role::Server && !self.is_raw && self.encoder.is_between_messages() {
             self.answer_reset(code);
         } else if self.is_raw && code == Code::NO_ERROR {
             self.fate = Fate::Closing;
         } else {
             self.abort();
+        }
+    }
+
+    /// The answer is whole, the request is not, and need not be. To keep the connection its rest is read (RFC 9112,
+    /// section 9.3); where that is not possible the answer has said that it closes.
+    fn discard_rest(&mut self) {
+        self.held = 0;
+        if self.fate == Fate::Open {
+            (self.is_discarding, self.needs_turn) = (true, true);
         }
     }
 
@@ -356,7 +423,11 @@ impl Core {
     pub(super) fn detach(&mut self) {
         self.call = None;
         self.held = 0;
-        if self.fate == Fate::Open {
+        if self.role == Role::Server && self.outgoing == Message::Between && !self.is_raw {
+            if self.incoming == Message::Begun {
+                self.discard_rest();
+            }
+        } else if self.fate == Fate::Open {
             self.fate = Fate::Closing;
         }
     }
@@ -392,6 +463,15 @@ impl Core {
             self.fate = Fate::Closing;
         }
         Some(call)
+    }
+
+    /// Whether the rest of a request that was answered early has just ended.
+    pub(super) fn take_discarded(&mut self) -> bool {
+        let has_ended = std::mem::take(&mut self.has_discarded);
+        if has_ended && self.is_draining && self.fate == Fate::Open {
+            self.fate = Fate::Closing;
+        }
+        has_ended
     }
 
     /// Whether the service takes another call on it.

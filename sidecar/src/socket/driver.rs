@@ -5,6 +5,7 @@ use std::{
     pin::Pin,
     rc::Rc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use tokio::{
@@ -13,7 +14,7 @@ use tokio::{
     time::{Instant, Sleep, sleep_until},
 };
 use weft_mesh::{errors::Reason, limits};
-use weft_wire::{Code, Headers, Name, http1};
+use weft_wire::{Cause, Code, Headers, Name, http1};
 
 use super::{Socket, core::Fate};
 use crate::{answer::Failure, call::Call, link::Role, worker::Worker};
@@ -27,6 +28,8 @@ pub(crate) enum SocketError {
     Protocol(#[from] http1::Error),
     #[error("the head of its request did not come whole within {:?}", limits::DETECT_TIMEOUT)]
     SlowHead,
+    #[error("its client has ended its side, and nothing could be sent to it for {:?}", limits::HALF_CLOSED_TIME)]
+    HalfClosed,
     #[error("it sent something that nobody had asked for")]
     Unasked,
 }
@@ -51,14 +54,37 @@ pub(crate) struct Driver<F> {
     unread: Vec<u8>,
     /// Since when the begin of a head waits for its rest.
     head_since: Option<Instant>,
+    /// More must come before what is unread can be handled.
+    needs_more: bool,
+    /// The peer has ended its side.
     has_ended: bool,
+    /// And it was seen what that means.
+    is_end_handled: bool,
+    /// Since when a client that has ended its side has been sent nothing.
+    ended_since: Option<Instant>,
+    /// Since when the rest of a request that was answered is thrown away.
+    discarding_since: Option<Instant>,
     is_shut: bool,
-    /// What was thrown away of a peer that is still to read its answer.
-    discarded: usize,
-    closing_since: Option<Instant>,
+    /// Since when the peer is to close the connection, and how long it may take.
+    closing: Option<(Instant, Duration)>,
     /// What the peer is answered in its last moments.
     failure: Option<SocketError>,
     sleep: Option<Pin<Box<Sleep>>>,
+}
+
+/// What may have taken too long.
+#[derive(Clone, Copy, Debug)]
+enum Due {
+    /// The peer should have closed the connection.
+    Closed,
+    /// What is thrown away of a request that was answered early.
+    RestOfRequest,
+    /// A request's head.
+    Head,
+    /// The answer to a client that has ended its side.
+    HalfClosed,
+    /// The next request.
+    Idle,
 }
 
 /// Bytes that one turn reads at most, so that one busy connection does not make the others wait.
@@ -75,10 +101,13 @@ impl<F: FnMut(Occasion) + Unpin> Driver<F> {
             on,
             unread: Vec::new(),
             head_since: None,
+            needs_more: false,
             has_ended: false,
+            is_end_handled: false,
+            ended_since: None,
+            discarding_since: None,
             is_shut: false,
-            discarded: 0,
-            closing_since: None,
+            closing: None,
             failure: None,
             sleep: None,
         }
@@ -89,6 +118,7 @@ impl<F: FnMut(Occasion) + Unpin> Driver<F> {
             *self.socket.driver.borrow_mut() = cx.waker().clone();
         }
         self.socket.is_awake.set(true);
+        self.socket.core.borrow_mut().began_turn();
         self.worker.tick();
         if let Err(error) = self.read(cx).and_then(|()| self.keep_time(cx)) {
             self.failed(error)?;
@@ -106,8 +136,14 @@ impl<F: FnMut(Occasion) + Unpin> Driver<F> {
         let status = match &error {
             SocketError::Protocol(e) => e.status(),
             SocketError::SlowHead => 408,
-            SocketError::Io(_) | SocketError::Unasked => return Err(error),
+            SocketError::Io(_) | SocketError::Unasked | SocketError::HalfClosed => return Err(error),
         };
+        if self.socket.core.borrow().is_discarding() {
+            // It has its answer, and would take another for that to its next request.
+            self.socket.core.borrow_mut().close();
+            self.failure = Some(error);
+            return Ok(());
+        }
         if self.socket.role == Role::Client || self.failure.is_some() {
             return Err(error);
         }
@@ -154,11 +190,14 @@ impl<F: FnMut(Occasion) + Unpin> Driver<F> {
             left = left.saturating_sub(count);
             if count == 0 {
                 self.has_ended = true;
-                self.ended()?;
+                self.ended_since = Some(self.worker.now());
             } else {
                 self.unread.clear();
                 self.take(&buffer[..begin + count])?;
             }
+        }
+        if self.has_ended && !self.is_end_handled {
+            self.ended()?;
         }
         // A service that speaks unasked can't be asked: its words would be taken for the next answer.
         let is_unasked = self.socket.role == Role::Client && !self.unread.is_empty();
@@ -191,6 +230,7 @@ impl<F: FnMut(Occasion) + Unpin> Driver<F> {
 
     /// Handles what came as far as it can be; the rest is kept.
     fn take(&mut self, bytes: &[u8]) -> Result<(), SocketError> {
+        self.needs_more = false;
         let mut input = bytes;
         let handled = self.handle(&mut input);
         self.unread.extend_from_slice(input);
@@ -202,7 +242,6 @@ impl<F: FnMut(Occasion) + Unpin> Driver<F> {
             let event = {
                 let mut core = self.socket.core.borrow_mut();
                 if core.fate == Fate::Closing || core.fate == Fate::Aborted {
-                    self.discarded += input.len();
                     *input = &[];
                     return Ok(());
                 }
@@ -212,6 +251,7 @@ impl<F: FnMut(Occasion) + Unpin> Driver<F> {
                 core.receive(input)?
             };
             let Some(event) = event else {
+                self.needs_more = true;
                 self.note_head();
                 return Ok(());
             };
@@ -223,7 +263,8 @@ impl<F: FnMut(Occasion) + Unpin> Driver<F> {
 
     /// A head of which only the begin has come may not take for ever.
     fn note_head(&mut self) {
-        if self.socket.role == Role::Server && self.socket.core.borrow().call.is_none() {
+        let core = self.socket.core.borrow();
+        if self.socket.role == Role::Server && core.call.is_none() && !core.is_discarding() {
             self.head_since.get_or_insert(self.worker.now());
         }
     }
@@ -244,8 +285,11 @@ impl<F: FnMut(Occasion) + Unpin> Driver<F> {
     /// Lets go of a call that has come to its end on both ways.
     fn finish(&mut self) {
         let finished = self.socket.core.borrow_mut().take_finished();
-        let Some(call) = finished else { return };
-        if self.socket.role == Role::Server {
+        if finished.is_none() && !self.socket.core.borrow_mut().take_discarded() {
+            return;
+        }
+        self.needs_more = false;
+        if let Some(call) = finished.filter(|_| self.socket.role == Role::Server) {
             call.caller_has_all();
         }
         self.socket.was_used.set(true);
@@ -256,18 +300,21 @@ impl<F: FnMut(Occasion) + Unpin> Driver<F> {
         }
     }
 
-    /// The peer has ended its side.
+    /// The peer has ended its side, and all that it sent before has been handled as far as it can be.
     fn ended(&mut self) -> Result<(), SocketError> {
-        if self.socket.core.borrow().fate == Fate::Closing {
-            // It has its answer.
+        let (is_answered, is_discarding, takes_end) = {
+            let core = self.socket.core.borrow();
+            (core.fate == Fate::Closing, core.is_discarding(), core.takes_end())
+        };
+        if !is_answered && !takes_end {
+            return Ok(());
+        }
+        self.is_end_handled = true;
+        if is_answered || is_discarding {
+            self.socket.core.borrow_mut().close();
             return Ok(());
         }
         let call = self.socket.core.borrow().call.clone();
-        let is_asked = call.is_some() && !self.socket.core.borrow().takes_input();
-        if self.socket.role == Role::Server && is_asked && !self.socket.core.borrow().is_raw() {
-            // A client that has asked and goes away: nothing else would tell that it waits no more.
-            return Ok(());
-        }
         let event = self.socket.core.borrow_mut().end()?;
         if let (Some(event), Some(call)) = (event, call) {
             give(&self.socket, &call, event);
@@ -285,7 +332,10 @@ impl<F: FnMut(Occasion) + Unpin> Driver<F> {
                 }
                 match Pin::new(&mut self.io).poll_write(cx, core.unsent())? {
                     Poll::Ready(0) => return Err(io::ErrorKind::WriteZero.into()),
-                    Poll::Ready(written) => core.wrote(written),
+                    Poll::Ready(written) => {
+                        core.wrote(written);
+                        self.ended_since = self.ended_since.map(|_| self.worker.now());
+                    }
                     Poll::Pending => return Ok(Poll::Pending),
                 }
             }
@@ -317,7 +367,8 @@ impl<F: FnMut(Occasion) + Unpin> Driver<F> {
                 true
             }
             Fate::Open if is_raw => self.has_ended && !is_running && is_written,
-            // A client that has asked and goes away: nothing else would tell that it waits no more.
+            // One that has asked and ended its side waits for its answer.
+            Fate::Open if self.socket.role == Role::Server => self.is_end_handled && !is_running && is_written,
             Fate::Open => self.has_ended && (is_running || is_written),
             Fate::HalfClosed | Fate::Closing if !is_written => false,
             Fate::HalfClosed => {
@@ -326,7 +377,7 @@ impl<F: FnMut(Occasion) + Unpin> Driver<F> {
             }
             Fate::Closing => {
                 self.shut(cx);
-                self.has_ended || self.discarded > limits::LINGER_BYTES || self.closed_for(limits::LINGER_TIME)
+                self.has_ended || self.closing_ends().is_some_and(|end| end <= self.worker.now())
             }
         }
     }
@@ -334,28 +385,31 @@ impl<F: FnMut(Occasion) + Unpin> Driver<F> {
     /// Sees to it that the peer takes what it has for broken off, not for whole.
     fn break_off(&self) {
         // Where it fails the peer sees the connection's end, and from most messages that something is missing.
-        let _ = socket2::SockRef::from(&self.io).set_linger(Some(std::time::Duration::ZERO));
+        let _ = socket2::SockRef::from(&self.io).set_linger(Some(Duration::ZERO));
     }
 
     fn shut(&mut self, cx: &mut Context<'_>) {
         if !self.is_shut {
             // It fails where the peer has gone already, which reading tells too.
             self.is_shut = Pin::new(&mut self.io).poll_shutdown(cx).is_ready();
-            self.closing_since = Some(self.worker.now());
+            self.closing = Some((self.worker.now(), self.socket.core.borrow().linger_time()));
             cx.waker().wake_by_ref();
         }
     }
 
-    fn closed_for(&self, time: std::time::Duration) -> bool {
-        self.closing_since.is_some_and(|since| self.worker.now().saturating_duration_since(since) >= time)
+    /// When the peer must have closed the connection.
+    fn closing_ends(&self) -> Option<Instant> {
+        self.closing.map(|(since, time)| since + time)
     }
 
     /// Sees to it that there is a turn when something has taken too long.
     fn keep_time(&mut self, cx: &mut Context<'_>) -> Result<(), SocketError> {
+        let is_discarding = self.socket.core.borrow().is_discarding();
+        self.discarding_since = is_discarding.then(|| self.discarding_since.unwrap_or(self.worker.now()));
         loop {
-            let Some(due) = self.due() else { return Ok(()) };
+            let Some((due, what)) = self.due() else { return Ok(()) };
             if due <= self.worker.now() {
-                return self.time_is_up();
+                return self.time_is_up(what);
             }
             // Set anew only when it has run out, which is nearly never: what is due is put off with each call.
             let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(due)));
@@ -370,33 +424,49 @@ impl<F: FnMut(Occasion) + Unpin> Driver<F> {
         }
     }
 
-    fn due(&self) -> Option<Instant> {
-        if let Some(since) = self.closing_since {
-            let is_closing = self.socket.core.borrow().fate == Fate::Closing;
-            return is_closing.then(|| since + limits::LINGER_TIME);
+    fn due(&self) -> Option<(Instant, Due)> {
+        let core = self.socket.core.borrow();
+        if let Some(end) = self.closing_ends() {
+            return (core.fate == Fate::Closing).then_some((end, Due::Closed));
+        }
+        if let Some(since) = self.discarding_since {
+            return Some((since + limits::LINGER_TIME, Due::RestOfRequest));
         }
         if let Some(since) = self.head_since {
-            return Some(since + limits::DETECT_TIMEOUT);
+            return Some((since + limits::DETECT_TIMEOUT, Due::Head));
         }
+        if let Some(since) = self.ended_since
+            && self.socket.role == Role::Server
+            && core.call.is_some()
+            && !core.is_raw()
+        {
+            return Some((since + limits::HALF_CLOSED_TIME, Due::HalfClosed));
+        }
+        drop(core);
         let idle_limit = match self.socket.role {
             Role::Server => limits::IDLE_CONNECTION,
             Role::Client => limits::IDLE_HTTP1_CONNECTION,
         };
         let idle_since = self.socket.idle_since()?;
-        Some(match self.socket.drained_since.get() {
+        let idle_until = match self.socket.drained_since.get() {
             Some(drained) => idle_since.max(drained) + limits::HTTP1_DRAIN_IDLE,
             None => idle_since + idle_limit,
-        })
+        };
+        Some((idle_until, Due::Idle))
     }
 
-    fn time_is_up(&mut self) -> Result<(), SocketError> {
-        if self.closing_since.is_some() {
-            return Ok(());
+    fn time_is_up(&mut self, what: Due) -> Result<(), SocketError> {
+        match what {
+            // Seen at the end of the turn.
+            Due::Closed => {}
+            Due::RestOfRequest => {
+                self.worker.shared.metrics.limit_reached("LINGER_TIME");
+                self.socket.close();
+            }
+            Due::Head => return Err(SocketError::SlowHead),
+            Due::HalfClosed => return Err(SocketError::HalfClosed),
+            Due::Idle => self.socket.close(),
         }
-        if self.head_since.is_some() {
-            return Err(SocketError::SlowHead);
-        }
-        self.socket.close();
         Ok(())
     }
 
@@ -404,8 +474,9 @@ impl<F: FnMut(Occasion) + Unpin> Driver<F> {
     fn rest(&mut self, cx: &mut Context<'_>) {
         self.socket.is_awake.set(false);
         let core = self.socket.core.borrow();
-        let is_unread_due = !self.unread.is_empty() && core.takes_input() && self.head_since.is_none();
-        if is_unread_due || (core.fate != Fate::Open && !self.is_shut) {
+        let is_unread_due = !self.unread.is_empty() && core.takes_input() && !self.needs_more;
+        let is_end_due = self.has_ended && !self.is_end_handled && core.takes_end();
+        if is_unread_due || is_end_due || (core.fate != Fate::Open && !self.is_shut) {
             cx.waker().wake_by_ref();
         }
     }
@@ -429,7 +500,7 @@ fn give(socket: &Socket, call: &Rc<Call>, event: http1::Event<'_>) {
 
 impl<F> Driver<F> {
     /// Tells the call that still runs.
-    fn end(&self, why: &dyn std::fmt::Display) -> Option<Rc<Call>> {
+    fn end(&self, why: &dyn std::fmt::Display, is_too_large: bool) -> Option<Rc<Call>> {
         self.socket.is_gone.set(true);
         let mut core = self.socket.core.borrow_mut();
         let call = core.call.take()?;
@@ -437,6 +508,7 @@ impl<F> Driver<F> {
         drop(core);
         match self.socket.role {
             Role::Server => call.caller_gone(Code::CANCEL),
+            Role::Client if is_too_large => call.endpoint_reset(Code::ENHANCE_YOUR_CALM, Cause::TooLarge),
             Role::Client if is_stale && call.is_repeatable() => return Some(call),
             Role::Client => call.endpoint_lost(&why.to_string()),
         }
@@ -448,7 +520,7 @@ impl<F> Driver<F> {
 impl<F> Drop for Driver<F> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.end(&"of a bug of Weft's");
+            self.end(&"of a bug of Weft's", false);
         }
     }
 }
@@ -461,8 +533,8 @@ impl<F: FnMut(Occasion) + Unpin> Future for Driver<F> {
         let turn = self.turn(cx);
         if let Poll::Ready(result) = &turn {
             let stale = match result {
-                Ok(()) => self.end(&"it was closed"),
-                Err(e) => self.end(e),
+                Ok(()) => self.end(&"it was closed", false),
+                Err(e) => self.end(e, matches!(e, SocketError::Protocol(http1::Error::HeadTooLarge))),
             };
             if let Some(call) = stale {
                 (self.on)(Occasion::Stale(call));

@@ -228,7 +228,8 @@ struct Flags {
     args: Args,
 }
 
-fn worker() -> Rc<Worker> {
+/// A worker of a sidecar that fronts nothing and knows nobody.
+pub(crate) fn worker() -> Rc<Worker> {
     static SHARED: OnceLock<Arc<Shared>> = OnceLock::new();
     Worker::new(Arc::clone(SHARED.get_or_init(|| {
         let flags = ["weft-sidecar", "--trust-bundle", "/", "--join-token-file", "/"];

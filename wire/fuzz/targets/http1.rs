@@ -6,10 +6,10 @@ use libfuzzer_sys::fuzz_target;
 use weft_wire::http1::{Decoder, Encoder, Error, Event, Limits, MethodKind, Request};
 use weft_wire::{Headers, Name};
 
-const LIMITS: Limits = Limits { head_bytes: 2_048, fields: 24, chunk_line_bytes: 64, trailer_bytes: 512 };
+const LIMITS: Limits = Limits { head_bytes: 2_048, list_bytes: 2_048, chunk_line_bytes: 64, trailer_bytes: 512 };
 
 /// For what is written again: a field may have been added, such as the length of a body that there is not.
-const WIDER: Limits = Limits { head_bytes: 4_096, fields: 32, trailer_bytes: 1_024, ..LIMITS };
+const WIDER: Limits = Limits { head_bytes: 4_096, list_bytes: 4_096, trailer_bytes: 1_024, ..LIMITS };
 
 const ASKED: Request =
     Request { method: MethodKind::Other, is_http10: false, is_keep_alive: true, expects_continue: false };
@@ -106,8 +106,11 @@ fn take(messages: &mut Vec<Message>, event: Event<'_>) -> bool {
 
 /// httparse must find the same head where we do.
 fn agrees_with_httparse(bytes: &[u8], first: &Message) {
-    let bytes = bytes.strip_prefix(b"\r\n").unwrap_or(bytes);
-    let mut fields = [httparse::EMPTY_HEADER; 64];
+    let mut bytes = bytes;
+    while let Some(rest) = bytes.strip_prefix(b"\r\n") {
+        bytes = rest;
+    }
+    let mut fields = [httparse::EMPTY_HEADER; 1_024];
     let mut parsed = httparse::Request::new(&mut fields);
     let status = parsed.parse(bytes).expect("what we take is a request to others");
     assert!(status.is_complete());

@@ -119,6 +119,7 @@ names! {
     X_FORWARDED_HOST "x-forwarded-host"
     X_FORWARDED_PROTO "x-forwarded-proto"
     X_FORWARDED_CLIENT_CERT "x-forwarded-client-cert"
+    X_WEFT_REASON "x-weft-reason"
 }
 
 impl Name {

@@ -1,7 +1,8 @@
 //! Reads the messages of one connection.
 
+use super::encoder::reason;
 use super::head::{self, Said};
-use super::{DECLINED, Error, Event, Limits, MethodKind, Request, Response};
+use super::{DECLINED, Error, Event, Limits, MethodKind, REASON, Request, Response};
 use crate::headers::{Headers, Name};
 
 /// Header lists that are kept to be used again: one message is read at a time.
@@ -13,8 +14,6 @@ pub struct Decoder {
     limits: Limits,
     is_server: bool,
     state: State,
-    /// An empty line has come where a request is to begin.
-    has_skipped_line: bool,
     /// How far an incomplete head has been looked through.
     scanned: usize,
     /// The request whose answer is read.
@@ -51,15 +50,7 @@ impl Decoder {
     }
 
     fn new(limits: Limits, is_server: bool) -> Self {
-        Self {
-            limits,
-            is_server,
-            state: State::Head,
-            has_skipped_line: false,
-            scanned: 0,
-            expected: None,
-            spare: Vec::new(),
-        }
+        Self { limits, is_server, state: State::Head, scanned: 0, expected: None, spare: Vec::new() }
     }
 
     /// For a client: says what is asked, before its answer is read.
@@ -76,6 +67,15 @@ impl Decoder {
     pub fn stay(&mut self) {
         if self.state == State::Held {
             self.state = State::Head;
+        }
+    }
+
+    /// Bytes of the body that are still to come: `None` when this is not known, as it is in chunks.
+    pub fn left(&self) -> Option<u64> {
+        match self.state {
+            State::Head => Some(0),
+            State::Length(left) => Some(left),
+            _ => None,
         }
     }
 
@@ -143,10 +143,10 @@ impl Decoder {
     }
 
     fn head<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Event<'a>>, Error> {
-        // One empty line before a request is what is left of an old client's body (section 2.2).
-        if self.is_server && !self.has_skipped_line && input.starts_with(b"\r\n") {
+        // Old clients send empty lines after a body. A server ignores at least one (section 2.2), and common ones all.
+        while self.is_server && input.starts_with(b"\r\n") {
             *input = &input[2..];
-            (self.has_skipped_line, self.scanned) = (true, 0);
+            self.scanned = 0;
         }
         if input.is_empty() {
             return Ok(None);
@@ -154,7 +154,6 @@ impl Decoder {
         let Some(end) = head::find_end(input, &mut self.scanned, self.limits.head_bytes)? else { return Ok(None) };
         let (head, rest) = input.split_at(end);
         *input = rest;
-        self.has_skipped_line = false;
         let mut headers = self.spare.pop().unwrap_or_default();
         let event = if self.is_server { self.request(head, &mut headers)? } else { self.response(head, &mut headers)? };
         Ok(Some(match event {
@@ -166,7 +165,7 @@ impl Decoder {
     fn request(&mut self, text: &[u8], headers: &mut Headers) -> Result<Head, Error> {
         let mut lines = head::lines(text);
         let is_http10 = head::request_line(lines.next().ok_or(Error::RequestLine)?, headers)?;
-        let said = head::fields(lines, headers, self.limits.fields)?;
+        let said = head::fields(lines, headers, self.limits.list_bytes)?;
         // HTTP/1.0 knows no chunks: who sends some by it has a reader before us that sees none (section 6.1).
         if said.is_chunked && is_http10 {
             return Err(Error::TransferEncoding);
@@ -191,10 +190,15 @@ impl Decoder {
     fn response(&mut self, text: &[u8], headers: &mut Headers) -> Result<Head, Error> {
         let method = self.expected.map_or(MethodKind::Other, |request| request.method);
         let mut lines = head::lines(text);
-        let (status, is_http10) = head::status_line(lines.next().ok_or(Error::StatusLine)?)?;
+        let (status, is_http10, phrase) = head::status_line(lines.next().ok_or(Error::StatusLine)?)?;
         headers.set(Name::STATUS, &text[9..12]);
-        let said = head::fields(lines, headers, self.limits.fields)?;
+        let said = head::fields(lines, headers, self.limits.list_bytes)?;
         headers.remove(Name::AUTHORITY);
+        // What a service sends by this name is not its phrase.
+        headers.remove(REASON);
+        if phrase != reason(status).as_bytes() {
+            headers.append(REASON, phrase);
+        }
         if status == 101 {
             return self.upgraded(method, headers);
         }
@@ -292,7 +296,7 @@ impl Decoder {
         *input = rest;
         self.state = State::Head;
         let mut headers = self.spare.pop().unwrap_or_default();
-        head::fields(head::lines(text), &mut headers, self.limits.fields)?;
+        head::fields(head::lines(text), &mut headers, self.limits.list_bytes)?;
         // What would change the message is not said at its end (RFC 9110, section 6.5.1).
         for name in [Name::AUTHORITY, Name::CONTENT_LENGTH, Name::EXPECT, Name::TRAILER] {
             headers.remove(name);

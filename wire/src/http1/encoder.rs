@@ -1,6 +1,6 @@
 //! Writes the messages of one connection.
 
-use super::{DECLINED, Error, MethodKind, Request};
+use super::{DECLINED, Error, MethodKind, REASON, Request};
 use crate::headers::{FieldRef, Headers, Name};
 
 /// See the module. What is wrong with a message is known before anything of it is written, but for its body.
@@ -105,7 +105,7 @@ impl Encoder {
         if status < 200 {
             // HTTP/1.0 knows none of them.
             if !to.is_http10 {
-                put_status(out, status);
+                put_status(out, status, head);
                 put_fields(out, head);
                 put(out, &[b"\r\n"]);
             }
@@ -113,7 +113,7 @@ impl Encoder {
         }
         let is_tunnel = to.method.wants_tunnel() && status < 300 && head.get(Name::other(DECLINED)).is_none();
         if is_tunnel {
-            self.tunnel(out, head, to);
+            self.tunnel(out, head, to, status);
             return Ok(());
         }
         let said = length(head)?;
@@ -127,7 +127,7 @@ impl Encoder {
             None => Body::Chunked,
         };
         self.must_close = !keep_alive || self.body == Body::ToTheEnd;
-        put_status(out, status);
+        put_status(out, status, head);
         put_fields(out, head);
         match self.body {
             Body::Chunked => put(out, &[b"transfer-encoding: chunked\r\n"]),
@@ -146,12 +146,12 @@ impl Encoder {
         Ok(())
     }
 
-    fn tunnel(&mut self, out: &mut Vec<u8>, head: &Headers, to: Request) {
+    fn tunnel(&mut self, out: &mut Vec<u8>, head: &Headers, to: Request, status: u16) {
         if to.method == MethodKind::Upgrade {
-            put_status(out, 101);
+            put_status(out, 101, head);
             put(out, &[b"connection: upgrade\r\nupgrade: ", &self.upgrade, b"\r\n"]);
         } else {
-            put_status(out, 200);
+            put_status(out, status, head);
         }
         put_fields(out, head);
         put(out, &[b"\r\n"]);
@@ -221,9 +221,10 @@ fn put(out: &mut Vec<u8>, parts: &[&[u8]]) {
     parts.iter().for_each(|part| out.extend_from_slice(part));
 }
 
-fn put_status(out: &mut Vec<u8>, status: u16) {
+fn put_status(out: &mut Vec<u8>, status: u16, head: &Headers) {
     let digits = [status / 100, status / 10 % 10, status % 10].map(|digit| b'0' + digit as u8);
-    put(out, &[b"HTTP/1.1 ", &digits, b" ", reason(status).as_bytes(), b"\r\n"]);
+    let phrase = head.get(REASON).unwrap_or(reason(status).as_bytes());
+    put(out, &[b"HTTP/1.1 ", &digits, b" ", phrase, b"\r\n"]);
 }
 
 /// The fields that are no matter of one connection. Cookies, of which HTTP/2 may make several fields, are one again (RFC
@@ -234,7 +235,7 @@ fn put_fields(out: &mut Vec<u8>, head: &Headers) {
         match name {
             b"connection" | b"keep-alive" | b"proxy-connection" | b"transfer-encoding" | b"upgrade" | b"te"
             | b"host" | b"http2-settings" => {}
-            _ if name == DECLINED.as_bytes() => {}
+            _ if name == DECLINED.as_bytes() || name == REASON.as_str().as_bytes() => {}
             b"cookie" if has_cookie => {}
             b"cookie" => {
                 has_cookie = true;
@@ -264,7 +265,7 @@ fn put_chunk_size(out: &mut Vec<u8>, size: usize) {
 }
 
 /// The phrase of RFC 9110, section 15, which says nothing that the number does not.
-fn reason(status: u16) -> &'static str {
+pub(super) fn reason(status: u16) -> &'static str {
     match status {
         100 => "Continue",
         101 => "Switching Protocols",

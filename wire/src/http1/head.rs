@@ -65,7 +65,10 @@ pub(super) struct Said {
     upgrades: usize,
 }
 
-/// Reads fields into a list, but for those of this connection.
+/// Options in all `Connection` fields of a head. Each is looked for among all fields, so their number is bounded.
+const CONNECTION_OPTIONS: usize = 64;
+
+/// Reads fields into a list of `limit` bytes at most, but for those of this connection.
 pub(super) fn fields<'a>(
     lines: impl Iterator<Item = &'a [u8]> + Clone,
     headers: &mut Headers,
@@ -73,22 +76,31 @@ pub(super) fn fields<'a>(
 ) -> Result<Said, Error> {
     let mut said = Said::default();
     let mut name = [0; 256];
-    for (count, line) in lines.clone().enumerate() {
-        if count >= limit {
-            return Err(Error::HeadTooLarge);
-        }
+    for line in lines.clone() {
         let (written, value) = field(line)?;
         let name = name.get_mut(..written.len()).ok_or(Error::HeadTooLarge)?;
         name.copy_from_slice(written);
         name.make_ascii_lowercase();
         said.take(name, value, headers)?;
+        if headers.list_bytes() > limit {
+            return Err(Error::HeadTooLarge);
+        }
     }
     said.check()?;
     // What `Connection` names is gone with it, wherever it stands.
+    let mut options = 0;
     for line in lines {
         let (written, value) = field(line)?;
         if written.eq_ignore_ascii_case(b"connection") {
-            tokens(value).filter(|named| may_be_named(named)).for_each(|named| headers.remove_text(named));
+            for named in tokens(value) {
+                options += 1;
+                if options > CONNECTION_OPTIONS {
+                    return Err(Error::HeadTooLarge);
+                }
+                if may_be_named(named) {
+                    headers.remove_text(named);
+                }
+            }
         }
     }
     Ok(said)
@@ -294,13 +306,15 @@ pub(super) fn take_upgrade(said: &Said, is_http10: bool, has_body: bool, headers
     MethodKind::of(headers)
 }
 
-/// Reads a status line; the status, and whether it is of HTTP/1.0.
-pub(super) fn status_line(line: &[u8]) -> Result<(u16, bool), Error> {
+/// Reads a status line: the status, whether it is of HTTP/1.0, and the reason phrase.
+pub(super) fn status_line(line: &[u8]) -> Result<(u16, bool, &[u8]), Error> {
     let (version, rest) = line.split_at_checked(8).ok_or(Error::StatusLine)?;
     let is_http10 = is_http10(version).map_err(|_| Error::StatusLine)?;
     match rest {
-        [b' ', a @ b'1'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9'] => Ok((number_of(a, b, c), is_http10)),
-        [b' ', a @ b'1'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9', b' ', ..] => Ok((number_of(a, b, c), is_http10)),
+        [b' ', a @ b'1'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9'] => Ok((number_of(a, b, c), is_http10, b"")),
+        [b' ', a @ b'1'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9', b' ', phrase @ ..] => {
+            Ok((number_of(a, b, c), is_http10, phrase.trim_ascii()))
+        }
         _ => Err(Error::StatusLine),
     }
 }

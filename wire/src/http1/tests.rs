@@ -1,7 +1,7 @@
 use super::*;
 use crate::headers::Name;
 
-const LIMITS: Limits = Limits { head_bytes: 1024, fields: 16, chunk_line_bytes: 64, trailer_bytes: 256 };
+const LIMITS: Limits = Limits { head_bytes: 1024, list_bytes: 1024, chunk_line_bytes: 64, trailer_bytes: 256 };
 
 /// What came, with parts of a body put together.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -160,7 +160,6 @@ fn what_can_be_read_in_two_ways_is_refused() {
         ("GET ftp://a/x HTTP/1.1\r\nHost: a\r\n\r\n".into(), Error::Target),
         ("CONNECT /x HTTP/1.1\r\nHost: a\r\n\r\n".into(), Error::Target),
         ("CONNECT a HTTP/1.1\r\nHost: a\r\n\r\n".into(), Error::Target),
-        ("\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n".into(), Error::RequestLine),
         (chunks("\r\n"), Error::Chunk),
         (chunks("-1\r\n"), Error::Chunk),
         (chunks("+1\r\n"), Error::Chunk),
@@ -174,7 +173,8 @@ fn what_can_be_read_in_two_ways_is_refused() {
         (chunks("0\r\nx: y\n\r\n"), Error::Control),
         (chunks(&format!("1;{}\r\na\r\n", "x".repeat(64))), Error::ChunkTooLarge),
         (chunks(&format!("0\r\nx: {}\r\n\r\n", "x".repeat(256))), Error::ChunkTooLarge),
-        (fields(&"a: b\r\n".repeat(16)), Error::HeadTooLarge),
+        (fields(&"a: b\r\n".repeat(32)), Error::HeadTooLarge),
+        (fields(&format!("Connection: {}", "a,".repeat(65))), Error::HeadTooLarge),
         (fields(&format!("a: {}", "x".repeat(1024))), Error::HeadTooLarge),
         (chunks("5\r\nhel"), Error::Cut),
     ];
@@ -327,4 +327,68 @@ fn requests_are_written_as_their_service_reads_them() {
     let asked = encoder.request(&mut out, &list(&fields), false).expect("it can be written");
     assert_eq!(asked.method, MethodKind::Upgrade);
     assert_eq!(out, b"GET /a HTTP/1.1\r\nhost: b\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n");
+}
+
+#[test]
+fn a_head_is_bounded_by_bytes_and_not_by_the_number_of_its_fields() {
+    let limits = Limits { head_bytes: 1 << 16, list_bytes: 1 << 16, ..LIMITS };
+    let fields = |count: usize| {
+        let fields: String = (0..count).map(|number| format!("x-{number}: a\r\n")).collect();
+        read(Decoder::requests(limits), format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n").as_bytes(), usize::MAX)
+    };
+    let seen = fields(1_500);
+    assert_eq!((seen.heads[0].0.len(), seen.error), (1_504, None));
+    assert!(seen.heads[0].0.list_bytes() < 1 << 16);
+    assert_eq!(fields(1_800).error, Some(Error::HeadTooLarge), "its list is longer than HTTP/2's may be");
+}
+
+#[test]
+fn empty_lines_before_a_request_are_skipped() {
+    for lines in ["\r\n", "\r\n\r\n\r\n"] {
+        let seen =
+            requests(&format!("{lines}GET /a HTTP/1.1\r\nHost: a\r\n\r\n{lines}GET /b HTTP/1.1\r\nHost: a\r\n\r\n"));
+        assert_eq!((seen.heads.len(), seen.error), (2, None), "{lines:?}");
+    }
+    assert_eq!(requests("\r\n\r\n").error, None);
+    assert_eq!(requests("\r\nGET / HTTP/1.1\r\n").error, Some(Error::Cut));
+    assert_eq!(requests("\n\nGET / HTTP/1.1\r\nHost: a\r\n\r\n").error, Some(Error::Control));
+}
+
+#[test]
+fn a_reason_phrase_is_carried_where_it_is_not_the_usual_one() {
+    for (line, carried, written) in [
+        ("HTTP/1.1 200 OK", None, "HTTP/1.1 200 OK"),
+        ("HTTP/1.1 200 All Is Fine", Some("All Is Fine"), "HTTP/1.1 200 All Is Fine"),
+        ("HTTP/1.1 299 Odd", Some("Odd"), "HTTP/1.1 299 Odd"),
+        ("HTTP/1.1 299 ", None, "HTTP/1.1 299 "),
+        ("HTTP/1.1 404", Some(""), "HTTP/1.1 404 "),
+    ] {
+        let seen = responses(MethodKind::Other, &format!("{line}\r\nx-weft-reason: lie\r\nContent-Length: 0\r\n\r\n"));
+        let head = &seen.heads[0].0;
+        assert_eq!(head.get(REASON), carried.map(str::as_bytes), "{line}");
+        let (mut encoder, mut out) = (Encoder::new(), Vec::new());
+        encoder.response(&mut out, head, true, ASKED, true).expect("it can be written");
+        assert_eq!(String::from_utf8_lossy(&out), format!("{written}\r\ncontent-length: 0\r\n\r\n"));
+    }
+    // An interim answer and a tunnel have theirs, too.
+    for (to, line) in [(MethodKind::Other, "HTTP/1.1 103 Hints"), (MethodKind::Connect, "HTTP/1.1 201 Connected")] {
+        let seen = responses(to, &format!("{line}\r\n\r\n"));
+        let (mut encoder, mut out) = (Encoder::new(), Vec::new());
+        encoder.response(&mut out, &seen.heads[0].0, false, Request { method: to, ..ASKED }, true).expect("it can be");
+        assert!(out.starts_with(line.as_bytes()), "{}", out.escape_ascii());
+    }
+}
+
+#[test]
+fn what_is_left_of_a_body_is_known_where_its_length_is() {
+    let mut decoder = Decoder::requests(LIMITS);
+    let mut input = &b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhe"[..];
+    assert_eq!(decoder.left(), Some(0));
+    decoder.receive(&mut input).expect("a head");
+    assert_eq!(decoder.left(), Some(5));
+    decoder.receive(&mut input).expect("a part");
+    assert_eq!(decoder.left(), Some(3));
+    let mut decoder = Decoder::requests(LIMITS);
+    decoder.receive(&mut &b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"[..]).expect("a head");
+    assert_eq!(decoder.left(), None);
 }

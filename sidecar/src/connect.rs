@@ -1,0 +1,42 @@
+//! TCP connections to the local service, which may accept them slowly.
+//!
+//! Linux drops the SYN of a connection for which the listener's backlog has no room, and the client sends it again only
+//! after 1 s. Programs with a backlog of 5, such as Python's `http.server`, are slow to accept for a few milliseconds and
+//! not for a second. So an attempt that is not answered is given up early, and a new socket tries again.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout},
+};
+use weft_mesh::limits;
+
+/// How long the first attempt waits; each after it waits twice as long, up to the last.
+const FIRST_ATTEMPT: Duration = Duration::from_millis(10);
+const LAST_ATTEMPT: Duration = Duration::from_millis(100);
+
+/// Connects to the local service, for as long as `is_wanted`, [`limits::LOCAL_CONNECT_TIME`] at most. A service that
+/// refuses the connection is not asked again. Dropping the future gives the attempt up.
+///
+/// # Errors
+/// The service refused the connection, or did not accept it in time.
+pub(crate) async fn to_local(address: SocketAddr, is_wanted: impl Fn() -> bool) -> io::Result<TcpStream> {
+    let end = Instant::now() + limits::LOCAL_CONNECT_TIME;
+    let mut patience = FIRST_ATTEMPT;
+    loop {
+        match timeout(patience, TcpStream::connect(address)).await {
+            Ok(connected) => {
+                let stream = connected?;
+                // It only tunes: a socket that refuses it works all the same.
+                let _ = stream.set_nodelay(true);
+                return Ok(stream);
+            }
+            Err(_) if is_wanted() && Instant::now() < end => patience = LAST_ATTEMPT.min(patience * 2),
+            Err(_) => {
+                let why = format!("not accepted within {:?}", limits::LOCAL_CONNECT_TIME);
+                return Err(io::Error::new(io::ErrorKind::TimedOut, why));
+            }
+        }
+    }
+}

@@ -1,0 +1,124 @@
+use std::{
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    task::{Context, Wake, Waker},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    time::{sleep, timeout},
+};
+use weft_mesh::limits;
+use weft_wire::Name;
+
+use super::*;
+use crate::{
+    call::{Side, Way},
+    inbound::Running,
+    trial,
+};
+
+/// How often something was woken.
+#[derive(Default)]
+struct Wakes(AtomicUsize);
+
+impl Wake for Wakes {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, SeqCst);
+    }
+}
+
+fn run(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default());
+    runtime.expect("a runtime").block_on(async { timeout(Duration::from_secs(60), test).await.expect("in time") });
+}
+
+async fn connection() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let to = listener.local_addr().expect("it is bound");
+    let (client, server) = tokio::join!(TcpStream::connect(to), listener.accept());
+    (client.expect("it listens"), server.expect("it was asked").0)
+}
+
+/// Takes requests as calls that go nowhere.
+fn serve(worker: &Rc<Worker>, socket: &Rc<Socket>, io: TcpStream) -> Driver<impl FnMut(Occasion) + Unpin + use<>> {
+    let (begin, on) = (Rc::clone(worker), Rc::clone(socket));
+    Driver::new(worker, socket, io, move |occasion| {
+        let Occasion::Request(head, is_whole) = occasion else { return };
+        let slot = begin.call_slot().expect("there is room");
+        let way = Way::Inbound(Running::new(&begin.shared));
+        drop(Call::begin(&begin, way, Side::Socket(Rc::clone(&on)), head, is_whole, slot));
+    })
+}
+
+#[test]
+fn what_cannot_be_handled_yet_does_not_wake_its_connection() {
+    for bytes in [
+        // A part of a chunk's line, and what comes before the answer to an upgrade.
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5",
+        "GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: chatter\r\n\r\nearly",
+        "GET / HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\nHo",
+    ] {
+        run(async {
+            let (worker, (mut client, io)) = (trial::worker(), connection().await);
+            let socket = Socket::http1_server(&worker);
+            let mut driver = pin!(serve(&worker, &socket, io));
+            let wakes = Arc::new(Wakes::default());
+            let waker = Waker::from(Arc::clone(&wakes));
+            client.write_all(bytes.as_bytes()).await.expect("it is taken");
+            while socket.call().is_none() {
+                assert!(driver.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+                sleep(Duration::from_millis(1)).await;
+            }
+            // What has come meanwhile is read.
+            sleep(Duration::from_millis(20)).await;
+            assert!(driver.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+            let before = wakes.0.load(SeqCst);
+            assert!(driver.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+            assert_eq!(wakes.0.load(SeqCst), before, "it waits for the client: {bytes}");
+        });
+    }
+}
+
+#[test]
+fn the_rest_of_an_answered_request_is_not_held_by_anyone() {
+    run(async {
+        let (worker, (mut client, io)) = (trial::worker(), connection().await);
+        let socket = Socket::http1_server(&worker);
+        let driver = tokio::task::spawn_local(serve(&worker, &socket, io));
+        const LENGTH: usize = 1_000_000;
+        let head = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {LENGTH}\r\n\r\n");
+        client.write_all(head.as_bytes()).await.expect("it is taken");
+        client.write_all(&vec![0; 100_000]).await.expect("it is taken");
+        // As much as one call may have under way is read, and no more.
+        while socket.usage().held_bytes < limits::SOCKET_BUFFER_BYTES {
+            sleep(Duration::from_millis(1)).await;
+        }
+        let call = socket.call().expect("it is asked");
+        let mut answer = Headers::new();
+        answer.set(Name::STATUS, b"403");
+        answer.append(Name::CONTENT_LENGTH, b"0");
+        call.response_head(answer, true);
+        assert!(socket.call().is_none() && socket.idle_since().is_none());
+        // A client may send all of it before it looks for an answer.
+        client.write_all(&vec![0; LENGTH - 100_000]).await.expect("it is taken");
+        while socket.idle_since().is_none() {
+            assert_eq!(socket.usage().held_bytes, 0);
+            sleep(Duration::from_millis(1)).await;
+        }
+        let mut seen = [0; 17];
+        client.read_exact(&mut seen).await.expect("its answer");
+        assert_eq!(&seen, b"HTTP/1.1 403 Forb");
+        client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.expect("it is taken");
+        while socket.call().is_none() {
+            sleep(Duration::from_millis(1)).await;
+        }
+        assert!(!socket.is_gone());
+        driver.abort();
+    });
+}
