@@ -1,6 +1,8 @@
 //! The state of a connection that carries one call at a time, with no I/O.
 
-use std::{rc::Rc, time::Duration};
+mod rest;
+
+use std::rc::Rc;
 
 use weft_mesh::{errors::Reason, limits};
 use weft_wire::{Code, Headers, Usage, http1};
@@ -161,23 +163,11 @@ impl Core {
         self.held >= BUFFER_BYTES || (self.call.is_none() && self.unsent().len() >= BUFFER_BYTES)
     }
 
-    /// Whether the rest of a request that was answered early is being thrown away.
-    pub(super) fn is_discarding(&self) -> bool {
-        self.is_discarding
-    }
-
     /// Whether it can be judged now what it means that the peer has ended its side. A client that has asked may do so
     /// and wait: for its answer, for a tunnel, and for the answers to requests that it has sent already.
     pub(super) fn takes_end(&self) -> bool {
         let awaits_tunnel = self.call.is_some() && self.incoming == Message::Begun && self.wants_tunnel();
         self.role == Role::Client || self.is_raw || (self.takes_input() && !awaits_tunnel)
-    }
-
-    /// How long the peer may take to close the connection once it is told to.
-    pub(super) fn linger_time(&self) -> Duration {
-        let is_cut =
-            self.role == Role::Server && self.incoming == Message::Begun && !self.is_raw && !self.is_discarding;
-        if is_cut { limits::LINGER_TIME } else { limits::CLOSE_TIME }
     }
 
     /// The driver has its turn.
@@ -304,16 +294,6 @@ impl Core {
         }
     }
 
-    /// Whether the connection may go on if the answer ends before the request. A client that waits for 100 and gets a
-    /// final answer may send the body or not, and nobody could tell a body from the next request (RFC 9110, section
-    /// 10.1.1).
-    fn takes_rest(&self) -> bool {
-        if self.incoming == Message::Between || self.wants_tunnel() {
-            return true;
-        }
-        !self.request.expects_continue && self.decoder.left().is_none_or(|left| left <= limits::LINGER_BYTES)
-    }
-
     /// A client has asked for a tunnel, and is told.
     fn answer_tunnel(&mut self, is_accepted: bool) {
         if is_accepted {
@@ -393,15 +373,6 @@ impl Core {
         }
     }
 
-    /// The answer is whole, the request is not, and need not be. To keep the connection its rest is read (RFC 9112,
-    /// section 9.3); where that is not possible the answer has said that it closes.
-    fn discard_rest(&mut self) {
-        self.held = 0;
-        if self.fate == Fate::Open {
-            (self.is_discarding, self.needs_turn) = (true, true);
-        }
-    }
-
     /// HTTP/1.1 has no resets: says with an answer that there is none.
     fn answer_reset(&mut self, code: Code) {
         let message = format!("the service ended the request without an answer: {code}");
@@ -463,15 +434,6 @@ impl Core {
             self.fate = Fate::Closing;
         }
         Some(call)
-    }
-
-    /// Whether the rest of a request that was answered early has just ended.
-    pub(super) fn take_discarded(&mut self) -> bool {
-        let has_ended = std::mem::take(&mut self.has_discarded);
-        if has_ended && self.is_draining && self.fate == Fate::Open {
-            self.fate = Fate::Closing;
-        }
-        has_ended
     }
 
     /// Whether the service takes another call on it.

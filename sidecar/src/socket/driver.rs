@@ -1,5 +1,7 @@
 //! Carries the bytes of a connection with one call at a time, and hands out what comes over it.
 
+mod clock;
+
 use std::{
     io,
     pin::Pin,
@@ -11,7 +13,7 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
-    time::{Instant, Sleep, sleep_until},
+    time::{Instant, Sleep},
 };
 use weft_mesh::{errors::Reason, limits};
 use weft_wire::{Cause, Code, Headers, Name, http1};
@@ -70,21 +72,6 @@ pub(crate) struct Driver<F> {
     /// What the peer is answered in its last moments.
     failure: Option<SocketError>,
     sleep: Option<Pin<Box<Sleep>>>,
-}
-
-/// What may have taken too long.
-#[derive(Clone, Copy, Debug)]
-enum Due {
-    /// The peer should have closed the connection.
-    Closed,
-    /// What is thrown away of a request that was answered early.
-    RestOfRequest,
-    /// A request's head.
-    Head,
-    /// The answer to a client that has ended its side.
-    HalfClosed,
-    /// The next request.
-    Idle,
 }
 
 /// Bytes that one turn reads at most, so that one busy connection does not make the others wait.
@@ -395,79 +382,6 @@ impl<F: FnMut(Occasion) + Unpin> Driver<F> {
             self.closing = Some((self.worker.now(), self.socket.core.borrow().linger_time()));
             cx.waker().wake_by_ref();
         }
-    }
-
-    /// When the peer must have closed the connection.
-    fn closing_ends(&self) -> Option<Instant> {
-        self.closing.map(|(since, time)| since + time)
-    }
-
-    /// Sees to it that there is a turn when something has taken too long.
-    fn keep_time(&mut self, cx: &mut Context<'_>) -> Result<(), SocketError> {
-        let is_discarding = self.socket.core.borrow().is_discarding();
-        self.discarding_since = is_discarding.then(|| self.discarding_since.unwrap_or(self.worker.now()));
-        loop {
-            let Some((due, what)) = self.due() else { return Ok(()) };
-            if due <= self.worker.now() {
-                return self.time_is_up(what);
-            }
-            // Set anew only when it has run out, which is nearly never: what is due is put off with each call.
-            let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(due)));
-            if sleep.deadline() > due {
-                sleep.as_mut().reset(due);
-            }
-            if sleep.as_mut().poll(cx).is_pending() {
-                return Ok(());
-            }
-            self.sleep = None;
-            self.worker.tick();
-        }
-    }
-
-    fn due(&self) -> Option<(Instant, Due)> {
-        let core = self.socket.core.borrow();
-        if let Some(end) = self.closing_ends() {
-            return (core.fate == Fate::Closing).then_some((end, Due::Closed));
-        }
-        if let Some(since) = self.discarding_since {
-            return Some((since + limits::LINGER_TIME, Due::RestOfRequest));
-        }
-        if let Some(since) = self.head_since {
-            return Some((since + limits::DETECT_TIMEOUT, Due::Head));
-        }
-        if let Some(since) = self.ended_since
-            && self.socket.role == Role::Server
-            && core.call.is_some()
-            && !core.is_raw()
-        {
-            return Some((since + limits::HALF_CLOSED_TIME, Due::HalfClosed));
-        }
-        drop(core);
-        let idle_limit = match self.socket.role {
-            Role::Server => limits::IDLE_CONNECTION,
-            Role::Client => limits::IDLE_HTTP1_CONNECTION,
-        };
-        let idle_since = self.socket.idle_since()?;
-        let idle_until = match self.socket.drained_since.get() {
-            Some(drained) => idle_since.max(drained) + limits::HTTP1_DRAIN_IDLE,
-            None => idle_since + idle_limit,
-        };
-        Some((idle_until, Due::Idle))
-    }
-
-    fn time_is_up(&mut self, what: Due) -> Result<(), SocketError> {
-        match what {
-            // Seen at the end of the turn.
-            Due::Closed => {}
-            Due::RestOfRequest => {
-                self.worker.shared.metrics.limit_reached("LINGER_TIME");
-                self.socket.close();
-            }
-            Due::Head => return Err(SocketError::SlowHead),
-            Due::HalfClosed => return Err(SocketError::HalfClosed),
-            Due::Idle => self.socket.close(),
-        }
-        Ok(())
     }
 
     /// Nothing is left to do: from now on the socket wakes us when there is.

@@ -1,0 +1,50 @@
+//! A request that is answered before it is whole: whether its rest is read and the connection kept, and for how long.
+
+use std::time::Duration;
+
+use weft_mesh::limits;
+
+use super::{Core, Fate, Message};
+use crate::link::Role;
+
+impl Core {
+    /// Whether the connection may go on if the answer ends before the request. A client that waits for 100 and gets a
+    /// final answer may send the body or not, and nobody could tell a body from the next request (RFC 9110, section
+    /// 10.1.1).
+    pub(super) fn takes_rest(&self) -> bool {
+        if self.incoming == Message::Between || self.wants_tunnel() {
+            return true;
+        }
+        !self.request.expects_continue && self.decoder.left().is_none_or(|left| left <= limits::LINGER_BYTES)
+    }
+
+    /// The answer is whole, the request is not, and need not be. To keep the connection its rest is read (RFC 9112,
+    /// section 9.3); where that is not possible the answer has said that it closes.
+    pub(super) fn discard_rest(&mut self) {
+        self.held = 0;
+        if self.fate == Fate::Open {
+            (self.is_discarding, self.needs_turn) = (true, true);
+        }
+    }
+
+    /// Whether the rest of a request that was answered early is being thrown away.
+    pub(in crate::socket) fn is_discarding(&self) -> bool {
+        self.is_discarding
+    }
+
+    /// Whether the rest of a request that was answered early has just ended.
+    pub(in crate::socket) fn take_discarded(&mut self) -> bool {
+        let has_ended = std::mem::take(&mut self.has_discarded);
+        if has_ended && self.is_draining && self.fate == Fate::Open {
+            self.fate = Fate::Closing;
+        }
+        has_ended
+    }
+
+    /// How long the peer may take to close the connection once it is told to.
+    pub(in crate::socket) fn linger_time(&self) -> Duration {
+        let is_cut =
+            self.role == Role::Server && self.incoming == Message::Begun && !self.is_raw && !self.is_discarding;
+        if is_cut { limits::LINGER_TIME } else { limits::CLOSE_TIME }
+    }
+}
