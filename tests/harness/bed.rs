@@ -73,18 +73,6 @@ impl Bed {
     /// # Panics
     /// As there.
     pub async fn start_with(services: &str, args: &[&str]) -> Self {
-        Self::begin(services, args, &[]).await
-    }
-
-    /// As [`Self::start`], with further variables in the environment of `weft up` and so of all that it starts.
-    ///
-    /// # Panics
-    /// As there.
-    pub async fn start_in(services: &str, variables: &[(&str, &str)]) -> Self {
-        Self::begin(services, &[], variables).await
-    }
-
-    async fn begin(services: &str, args: &[&str], variables: &[(&str, &str)]) -> Self {
         let weft = binary("weft");
         let dir = TempDir::new().expect("a folder of its own");
         let [outbound, dashboard, control] = free_ports();
@@ -94,16 +82,16 @@ impl Bed {
         let ports = format!("{{ outbound: {outbound}, dashboard: {dashboard}, control: {control} }}");
         let yaml = format!("namespace: shop\nports: {ports}\nservices:\n{services}\n");
         fs::write(dir.path().join("mesh.yaml"), yaml).expect("the folder can be written");
-        let up = Self::spawn(&weft, dir.path(), args, variables);
+        let up = Self::spawn(&weft, dir.path(), args);
         let mut bed = Self { dir, up, outbound, dashboard, control };
         bed.wait_until_ready().await;
         bed
     }
 
-    fn spawn(weft: &Path, dir: &Path, args: &[&str], variables: &[(&str, &str)]) -> Child {
+    fn spawn(weft: &Path, dir: &Path, args: &[&str]) -> Child {
         let log = File::create(dir.join("up.log")).expect("the folder can be written");
         let mut command = Command::new(weft);
-        command.arg("up").args(args).envs(variables.iter().copied()).current_dir(dir).stdin(Stdio::null());
+        command.arg("up").args(args).current_dir(dir).stdin(Stdio::null());
         command.stdout(log.try_clone().expect("a file can be shared")).stderr(log);
         command.spawn().expect("weft starts")
     }
