@@ -6,19 +6,21 @@
 //! - `/continue` asks for the body with 100, if the client waits for that;
 //! - `/decoded` echoes the body without its chunks' frames;
 //! - `/mirror` sends the body back while it comes;
-//! - `/events` sends 20 events, 50 ms apart, each with the time in microseconds;
+//! - `/events` sends 20 events, each when `/next` is asked for;
 //! - `/empty` answers 204, `/unchanged` 304 with a length;
 //! - `/to-the-end` has a body that only the connection's end ends, and `/cut` one that is cut;
 //! - `/chunks` has trailers;
 //! - `/upgrade` changes to whatever is asked for, and then echoes; `/stay` answers 200 to that.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
 use anyhow::Context;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    sync::Semaphore,
 };
+
+/// Events that `/events` may send.
+static EVENTS: Semaphore = Semaphore::const_new(0);
 
 pub(crate) async fn serve(mut stream: TcpStream) -> anyhow::Result<()> {
     let mut seen = Vec::new();
@@ -32,6 +34,7 @@ pub(crate) async fn serve(mut stream: TcpStream) -> anyhow::Result<()> {
             "/upgrade" => return upgrade(&mut stream, &head, &seen).await,
             "/mirror" => mirror(&mut stream, &mut seen, &head).await?,
             "/events" => events(&mut stream).await?,
+            "/next" => EVENTS.add_permits(1),
             "/to-the-end" => {
                 stream.write_all(b"HTTP/1.1 200 OK\r\n\r\nall of it").await?;
                 return Ok(());
@@ -107,10 +110,10 @@ async fn mirror(stream: &mut TcpStream, seen: &mut Vec<u8>, head: &str) -> anyho
 async fn events(stream: &mut TcpStream) -> anyhow::Result<()> {
     let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
     stream.write_all(head.as_bytes()).await?;
-    for _ in 0..20 {
-        let event = format!("data: {}\n\n", SystemTime::now().duration_since(UNIX_EPOCH)?.as_micros());
+    for number in 1..=20 {
+        EVENTS.acquire().await?.forget();
+        let event = format!("data: {number}\n\n");
         stream.write_all(format!("{:x}\r\n{event}\r\n", event.len()).as_bytes()).await?;
-        tokio::time::sleep(Duration::from_millis(50)).await;
     }
     stream.write_all(b"0\r\n\r\n").await?;
     Ok(())

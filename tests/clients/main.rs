@@ -13,7 +13,7 @@ use weft_tests::{Bed, Text, eventually, outside, result, root, skip};
 
 mod rust;
 
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// What each client prints `ok` for: calls of every kind, what goes with a call in either direction, and how calls end.
 const CASES: [&str; 11] = [

@@ -13,7 +13,7 @@ use crate::{
     },
 };
 
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// One service whose program is a shell script, with a listener in the place of its sidecar.
 struct Supervised {
