@@ -1,4 +1,5 @@
-//! Clients that mean harm: each runs into a limit, which is counted, and beside it an honest client is served as before.
+//! Clients that attack: each runs into a limit, which is counted, and takes a bounded amount of memory, while the calls of
+//! honest clients are answered. How fast they are answered is measured by `weft-bench neighbours`.
 
 use std::time::{Duration, Instant};
 
@@ -6,18 +7,25 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     sync::Mutex,
-    task::JoinSet,
-    time::{sleep, timeout},
+    task::{JoinHandle, JoinSet},
+    time::timeout,
 };
 use tonic::transport::Channel;
 use weft_mesh::limits;
 use weft_tests::{Bed, Wire, eventually, framed, metric, probe, probe_service, resident_bytes, signal, tunnel};
 use weft_wire::{Headers, Name, hpack::Encoder};
 
-/// Who measures does so alone.
+/// One attack at a time: another one's load would hide what this one does to the memory.
 static ALONE: Mutex<()> = Mutex::const_new(());
 
+/// For what is only slow on a slow machine.
 const LIMIT: Duration = Duration::from_secs(60);
+
+/// How long an attack goes on whose limit is not counted at the port that it goes to.
+const UNCOUNTED: Duration = Duration::from_secs(3);
+
+/// Honest calls beside each attack, at least.
+const CALLS: usize = 50;
 
 /// RFC 9113, section 7.
 const ENHANCE_YOUR_CALM: u32 = 0xb;
@@ -44,8 +52,19 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 /// A connection of someone who does as he likes.
 struct Attacker {
     stream: TcpStream,
-    /// The next stream.
+    streams: Streams,
+}
+
+/// The numbers of a client's streams.
+struct Streams {
     next: u32,
+}
+
+impl Streams {
+    fn open(&mut self) -> u32 {
+        self.next += 2;
+        self.next - 2
+    }
 }
 
 impl Attacker {
@@ -53,16 +72,20 @@ impl Attacker {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).await.expect("it listens");
         let hello = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &frame(kind::SETTINGS, 0, 0, &[])[..]].concat();
         stream.write_all(&hello).await.expect("it is taken");
-        Self { stream, next: 1 }
+        Self { stream, streams: Streams { next: 1 } }
     }
 
-    fn stream(&mut self) -> u32 {
-        self.next += 2;
-        self.next - 2
+    /// With a call that is open, on stream 1.
+    async fn with_call(port: u16) -> Self {
+        let mut attacker = Self::connect(port).await;
+        let call = frame(kind::HEADERS, END_HEADERS, attacker.streams.open(), &head(&[]));
+        attacker.stream.write_all(&call).await.expect("it is taken");
+        attacker
     }
 
-    /// Writes until it is no longer taken.
-    async fn flood(&mut self, bytes: &[u8]) {
+    /// Writes what `next` gives, again and again, until the connection ends. Whoever is slowed down and not ended waits
+    /// here for ever: this is for a task that is aborted.
+    async fn flood(mut self, mut next: impl FnMut(&mut Streams) -> Vec<u8>) {
         let (mut read, mut write) = self.stream.split();
         let reading = async {
             let mut sink = vec![0; 65_536];
@@ -76,18 +99,23 @@ impl Attacker {
             tail
         };
         let writing = async {
-            let _ = write.write_all(bytes).await;
+            while write.write_all(&next(&mut self.streams)).await.is_ok() {}
             std::future::pending::<()>().await;
         };
         tokio::select! {
-            tail = timeout(LIMIT, reading) => assert_calm(&tail.expect("the connection is ended")),
+            tail = reading => assert_calm(&tail),
             () = writing => {}
         }
     }
 }
 
-/// The last frame was GOAWAY, for too much of something. Where more was sent than was read, the end may be a reset that
-/// takes it away.
+/// So many of them, to be written at once.
+fn many(count: usize, make: impl FnMut() -> Vec<u8>) -> Vec<u8> {
+    std::iter::repeat_with(make).take(count).flatten().collect()
+}
+
+/// If there is a GOAWAY, the last one is for too much of something. Where more was sent than was read, the end may be a
+/// reset that takes it away.
 fn assert_calm(tail: &[u8]) {
     let goaway = tail.windows(9).rposition(|head| head[3] == kind::GOAWAY && head[5..9] == [0; 4]);
     if let Some(code) = goaway.and_then(|at| tail.get(at + 13..at + 17)) {
@@ -117,17 +145,19 @@ async fn reached(metrics: u16, limit: &str) -> f64 {
     metric(metrics, "weft_limit_reached_total", &format!("limit=\"{limit}\"")).await
 }
 
-/// The highest of a hundred, of so many calls one after the other while `is_over` says no.
-async fn p99(channel: &Channel, least: usize, is_over: impl Fn() -> bool) -> Duration {
-    let mut took = Vec::new();
-    while took.len() < least || !is_over() {
-        let began = Instant::now();
-        probe(channel, "Say", &[]).await.expect("the honest client is answered");
-        took.push(began.elapsed());
-        assert!(took.len() < 1_000_000, "the attack ends");
+/// Honest calls, one after the other: each has to be answered.
+async fn honest_call(channel: &Channel) {
+    let answer = timeout(LIMIT, probe(channel, "Say", &[])).await.expect("the honest client is not kept waiting");
+    answer.expect("the honest client is answered");
+}
+
+/// Makes honest calls until `is_over` says yes, and [`CALLS`] at least.
+async fn honest_calls(channel: &Channel, mut is_over: impl AsyncFnMut() -> bool) {
+    let mut calls = 0;
+    while calls < CALLS || !is_over().await {
+        honest_call(channel).await;
+        calls += 1;
     }
-    took.sort();
-    took[took.len() * 99 / 100]
 }
 
 /// The ports of a bed that are attacked.
@@ -153,65 +183,87 @@ impl Target {
         [(self.bed.outbound(), keyboard, first), (self.inbound, probe, second)]
     }
 
-    /// An attack on both ports, beside an honest client's calls.
-    async fn under<F: Future<Output = ()> + Send + 'static>(
+    /// An attack on both ports that runs into a limit there, beside an honest client's calls.
+    async fn under<F: Future<Output = ()> + Send + 'static>(&self, what: &str, limit: &str, attack: impl Fn(u16) -> F) {
+        self.under_each(what, [Some(limit); 2], attack).await;
+    }
+
+    /// As [`Self::under`], with the limits of the outbound and of the inbound port. Without one the attack goes on for a
+    /// while.
+    async fn under_each<F: Future<Output = ()> + Send + 'static>(
         &self,
         what: &str,
-        limit: Option<&str>,
+        limits: [Option<&str>; 2],
         attack: impl Fn(u16) -> F,
     ) {
-        for (port, metrics, pid) in self.ports() {
-            let before = p99(&self.honest, 100, || true).await;
+        for ((port, metrics, pid), limit) in std::iter::zip(self.ports(), limits) {
             let (memory, count) = (resident_bytes(pid), reached(metrics, limit.unwrap_or("-")).await);
             let attacking = tokio::spawn(attack(port));
-            let during = p99(&self.honest, 50, || attacking.is_finished()).await;
-            attacking.await.unwrap_or_else(|e| panic!("{what}: {e}"));
-            let grown = resident_bytes(pid).saturating_sub(memory);
-            println!("{what}: p99 {before:.1?} before, {during:.1?} under it; {} KiB more memory", grown / 1024);
-            assert!(during <= (before * 20).max(Duration::from_millis(400)), "{what}: {before:?} became {during:?}");
+            let (mut most, began) = (memory, Instant::now());
+            let until_counted = async {
+                honest_calls(&self.honest, async || {
+                    most = resident_bytes(pid).max(most);
+                    match limit {
+                        Some(limit) => reached(metrics, limit).await > count,
+                        None => began.elapsed() >= UNCOUNTED,
+                    }
+                })
+                .await;
+            };
+            let in_time = timeout(2 * LIMIT, until_counted).await;
+            assert!(in_time.is_ok(), "{what} at port {port} does not run into {limit:?}");
+            end_of(attacking, what).await;
+            let grown = resident_bytes(pid).max(most) - memory;
+            println!("{what}: {} KiB more memory", grown / 1024);
             assert!(grown < 48 << 20, "{what}: {grown} bytes more");
-            if let Some(limit) = limit {
-                let is_counted = async || reached(metrics, limit).await > count;
-                eventually(&format!("{what} is counted as {limit}"), LIMIT, is_counted).await;
-            }
         }
     }
 }
 
+/// Ends an attack that still runs, and passes on its panic if there was one.
+async fn end_of(attacking: JoinHandle<()>, what: &str) {
+    attacking.abort();
+    if let Err(e) = attacking.await
+        && !e.is_cancelled()
+    {
+        panic!("{what}: {e}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn floods_end_their_own_connection_and_slow_nobody_down() {
+async fn floods_run_into_their_limits_and_fail_nobody_else() {
     let _alone = ALONE.lock().await;
     let target = Target::new().await;
     target
-        .under("rapid reset", Some("CANCELS"), |port| async move {
-            let (mut attacker, head) = (Attacker::connect(port).await, head(&[("x-do", "sleep:60000")]));
-            let mut bytes = Vec::new();
-            for _ in 0..60_000 {
-                let stream = attacker.stream();
-                bytes.extend(frame(kind::HEADERS, END_HEADERS | END_STREAM, stream, &head));
-                bytes.extend(frame(kind::RST_STREAM, 0, stream, &[0, 0, 0, 8]));
-            }
-            attacker.flood(&bytes).await;
+        .under("rapid reset", "CANCELS", |port| async move {
+            let head = head(&[("x-do", "sleep:60000")]);
+            let attacker = Attacker::connect(port).await;
+            let cancel = |streams: &mut Streams| {
+                let stream = streams.open();
+                let call = frame(kind::HEADERS, END_HEADERS | END_STREAM, stream, &head);
+                [call, frame(kind::RST_STREAM, 0, stream, &[0, 0, 0, 8])].concat()
+            };
+            attacker.flood(|streams| many(1_000, || cancel(streams))).await;
         })
         .await;
     target
-        .under("resets that the peer is made to send", Some("STREAM_ERRORS"), |port| async move {
-            let (mut attacker, head) = (Attacker::connect(port).await, head(&[("x-do", "sleep:60000")]));
-            let mut bytes = Vec::new();
-            for _ in 0..5_000 {
-                let stream = attacker.stream();
-                bytes.extend(frame(kind::HEADERS, END_HEADERS, stream, &head));
-                bytes.extend(frame(kind::WINDOW_UPDATE, 0, stream, &[0; 4]));
-            }
-            attacker.flood(&bytes).await;
+        .under("resets that the peer is made to send", "STREAM_ERRORS", |port| async move {
+            let head = head(&[("x-do", "sleep:60000")]);
+            let attacker = Attacker::connect(port).await;
+            let err = |streams: &mut Streams| {
+                let stream = streams.open();
+                let call = frame(kind::HEADERS, END_HEADERS, stream, &head);
+                [call, frame(kind::WINDOW_UPDATE, 0, stream, &[0; 4])].concat()
+            };
+            attacker.flood(|streams| many(100, || err(streams))).await;
         })
         .await;
     target
-        .under("CONTINUATION without end", Some("HEADER_BLOCK_FRAMES"), |port| async move {
+        .under("CONTINUATION without end", "HEADER_BLOCK_FRAMES", |port| async move {
             let mut attacker = Attacker::connect(port).await;
-            let mut bytes = frame(kind::HEADERS, 0, 1, &head(&[]));
-            (0..10_000).for_each(|_| bytes.extend(frame(kind::CONTINUATION, 0, 1, &[])));
-            attacker.flood(&bytes).await;
+            let begin = frame(kind::HEADERS, 0, 1, &head(&[]));
+            attacker.stream.write_all(&begin).await.expect("it is taken");
+            attacker.flood(|_| frame(kind::CONTINUATION, 0, 1, &[]).repeat(1_000)).await;
         })
         .await;
     for (what, limit, one) in [
@@ -219,9 +271,9 @@ async fn floods_end_their_own_connection_and_slow_nobody_down() {
         ("SETTINGS", "SETTINGS", frame(kind::SETTINGS, 0, 0, &[])),
     ] {
         target
-            .under(what, Some(limit), |port| {
-                let bytes = one.repeat(200_000);
-                async move { Attacker::connect(port).await.flood(&bytes).await }
+            .under(what, limit, |port| {
+                let bytes = one.repeat(1_000);
+                async move { Attacker::connect(port).await.flood(|_| bytes.clone()).await }
             })
             .await;
     }
@@ -229,9 +281,9 @@ async fn floods_end_their_own_connection_and_slow_nobody_down() {
         [("empty DATA", frame(kind::DATA, 0, 1, &[])), ("DATA of padding", frame(kind::DATA, PADDED, 1, &[1, 0]))]
     {
         target
-            .under(what, Some("EMPTY_FRAMES"), |port| {
-                let bytes = [frame(kind::HEADERS, END_HEADERS, 1, &head(&[])), data.repeat(200_000)].concat();
-                async move { Attacker::connect(port).await.flood(&bytes).await }
+            .under(what, "EMPTY_FRAMES", |port| {
+                let bytes = data.repeat(1_000);
+                async move { Attacker::with_call(port).await.flood(|_| bytes.clone()).await }
             })
             .await;
     }
@@ -239,78 +291,69 @@ async fn floods_end_their_own_connection_and_slow_nobody_down() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_costs_memory_is_bounded_and_slows_nobody_down() {
+async fn what_costs_memory_is_bounded_and_fails_nobody_else() {
     let _alone = ALONE.lock().await;
     let target = Target::new().await;
+    target.under("a small block that is a huge list", "HEADER_LIST_BYTES", huge_list).await;
     target
-        .under("a small block that is a huge list", Some("HEADER_LIST_BYTES"), |port| async move {
-            let mut attacker = Attacker::connect(port).await;
-            // A field of 4,000 bytes goes into the table, and is named ten thousand times: 40 MB of fields.
-            let mut block = head(&[]);
-            block.extend([0x40, 1, b'x', 0x7f, 0xa1, 0x1e]);
-            block.extend([b'v'; 4_000]);
-            block.extend([0xbe; 10_000]);
-            let bytes = frame(kind::HEADERS, END_HEADERS | END_STREAM, 1, &block);
-            attacker.stream.write_all(&bytes).await.expect("it is taken");
-            let mut answer = Vec::new();
-            while !answer.windows(3).any(|bytes| bytes == b"431") {
-                let read = timeout(LIMIT, attacker.stream.read_buf(&mut answer)).await.expect("it is answered");
-                assert!(read.is_ok_and(|count| count > 0), "{}", answer.escape_ascii());
-            }
+        .under("games with the table's size", "HPACK_TABLE_CHANGES", |port| async move {
+            // To nothing, to all, and the field that has just been lost again.
+            let block = [&[0x20, 0x3f, 0xe1, 0x1f][..], &head(&[("x-again", "and again")])].concat();
+            let attacker = Attacker::connect(port).await;
+            let game = |streams: &mut Streams| frame(kind::HEADERS, END_HEADERS | END_STREAM, streams.open(), &block);
+            attacker.flood(|streams| many(100, || game(streams))).await;
         })
         .await;
+    // The inbound port bears more of it.
     target
-        .under("games with the table's size", Some("HPACK_TABLE_CHANGES"), |port| async move {
-            let mut attacker = Attacker::connect(port).await;
-            let mut bytes = Vec::new();
-            for _ in 0..20_000 {
-                let stream = attacker.stream();
-                // To nothing, to all, and the field that has just been lost again.
-                let block = [&[0x20, 0x3f, 0xe1, 0x1f][..], &head(&[("x-again", "and again")])].concat();
-                bytes.extend(frame(kind::HEADERS, END_HEADERS | END_STREAM, stream, &block));
-                if bytes.len() > 1 << 20 {
-                    break;
-                }
-            }
-            attacker.flood(&bytes).await;
+        .under_each("DATA of one byte", [Some("SMALL_DATA"), None], |port| async move {
+            let one = frame(kind::DATA, 0, 1, &[0]).repeat(10_000);
+            Attacker::with_call(port).await.flood(|_| one.clone()).await;
         })
         .await;
-    target
-        .under("DATA of one byte", None, |port| async move {
-            let mut attacker = Attacker::connect(port).await;
-            let one = frame(kind::DATA, 0, 1, &[0]);
-            let bytes = [frame(kind::HEADERS, END_HEADERS, 1, &head(&[])), one.repeat(200_000)].concat();
-            let _ = timeout(Duration::from_secs(3), attacker.flood(&bytes)).await;
-        })
-        .await;
-    target
-        .under("a client that never reads", None, |port| async move {
-            let mut attacker = Attacker::connect(port).await;
-            let message = framed(&"x".repeat(60_000));
-            let mut bytes = frame(kind::SETTINGS, 0, 0, &[0, 4, 0x7f, 0xff, 0xff, 0xff]);
-            bytes.extend(frame(kind::WINDOW_UPDATE, 0, 0, &[0x7f, 0, 0, 0]));
-            for _ in 0..400 {
-                let stream = attacker.stream();
-                bytes.extend(frame(kind::HEADERS, END_HEADERS, stream, &head(&[])));
-                for part in message.chunks(16_000) {
-                    bytes.extend(frame(kind::DATA, 0, stream, part));
-                }
-                bytes.extend(frame(kind::DATA, END_STREAM, stream, &[]));
-            }
-            let _ = timeout(Duration::from_secs(3), attacker.stream.write_all(&bytes)).await;
-        })
-        .await;
-    // The inbound port bears more of the former, and the tunnel to it takes much of the latter before that is felt there.
-    let (_, keyboard, _) = target.ports()[0];
-    for limit in ["SMALL_DATA", "SEND_BUFFER_BYTES"] {
-        assert!(reached(keyboard, limit).await >= 1.0, "{limit} is counted");
-    }
+    // The tunnel to the inbound port takes much before that is felt there.
+    target.under_each("a client that never reads", [Some("SEND_BUFFER_BYTES"), None], reads_nothing).await;
     end(&target).await;
+}
+
+/// A field of 4,000 bytes goes into the table, and is named ten thousand times: 40 MB of fields.
+async fn huge_list(port: u16) {
+    let mut attacker = Attacker::connect(port).await;
+    let mut block = head(&[]);
+    block.extend([0x40, 1, b'x', 0x7f, 0xa1, 0x1e]);
+    block.extend([b'v'; 4_000]);
+    block.extend([0xbe; 10_000]);
+    let bytes = frame(kind::HEADERS, END_HEADERS | END_STREAM, 1, &block);
+    attacker.stream.write_all(&bytes).await.expect("it is taken");
+    let mut answer = Vec::new();
+    while !answer.windows(3).any(|bytes| bytes == b"431") {
+        let read = timeout(LIMIT, attacker.stream.read_buf(&mut answer)).await.expect("it is answered");
+        assert!(read.is_ok_and(|count| count > 0), "{}", answer.escape_ascii());
+    }
+}
+
+/// 400 messages of 60 kB, whose echoes it never reads.
+async fn reads_nothing(port: u16) {
+    let mut attacker = Attacker::connect(port).await;
+    let message = framed(&"x".repeat(60_000));
+    let mut bytes = frame(kind::SETTINGS, 0, 0, &[0, 4, 0x7f, 0xff, 0xff, 0xff]);
+    bytes.extend(frame(kind::WINDOW_UPDATE, 0, 0, &[0x7f, 0, 0, 0]));
+    for _ in 0..400 {
+        let stream = attacker.streams.open();
+        bytes.extend(frame(kind::HEADERS, END_HEADERS, stream, &head(&[])));
+        for part in message.chunks(16_000) {
+            bytes.extend(frame(kind::DATA, 0, stream, part));
+        }
+        bytes.extend(frame(kind::DATA, END_STREAM, stream, &[]));
+    }
+    // An error says that the connection was ended, which may be.
+    let _ = attacker.stream.write_all(&bytes).await;
+    std::future::pending::<()>().await;
 }
 
 /// What is sent to one that takes nothing stays with its senders; whoever calls another notices nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_service_that_never_reads_costs_little_and_slows_nobody_down() {
+async fn a_service_that_never_reads_costs_little_and_fails_nobody_else() {
     let _alone = ALONE.lock().await;
     let hog = "  hog:\n    run: ${BIN}/weft-test-app\n    health: tcp\n";
     let bed = Bed::start(&format!("{}{hog}", probe_service(1))).await;
@@ -318,7 +361,6 @@ async fn a_service_that_never_reads_costs_little_and_slows_nobody_down() {
     for service in ["hog", "probe"] {
         probe(&honest, "Say", &[("x-weft-service", service)]).await.expect("an answer");
     }
-    let before = p99(&honest, 100, || true).await;
     let sidecars = ["keyboard·sidecar", "hog-1·sidecar"].map(|name| bed.pid(name));
     let memory = sidecars.map(resident_bytes);
     signal("-STOP", bed.pid("hog-1"));
@@ -328,43 +370,47 @@ async fn a_service_that_never_reads_costs_little_and_slows_nobody_down() {
         let mut bytes = Vec::new();
         // What the windows let through, of a stream and of the connection.
         for _ in 0..180 {
-            let stream = attacker.stream();
+            let stream = attacker.streams.open();
             bytes.extend(frame(kind::HEADERS, END_HEADERS, stream, &head(&[("x-weft-service", "hog")])));
             for _ in 0..4 {
                 bytes.extend(frame(kind::DATA, 0, stream, &[b'x'; 16_000]));
             }
         }
         attacker.stream.write_all(&bytes).await.expect("it is held back, and not ended");
-        sleep(Duration::from_secs(2)).await;
+        attacker
     });
-    let during = p99(&honest, 50, || uploads.is_finished()).await;
-    uploads.await.expect("no panic");
-    let grown = sidecars.map(resident_bytes).iter().zip(memory).map(|(now, then)| now.saturating_sub(then)).max();
-    println!("a service that never reads: p99 {before:.1?} before, {during:.1?} under it; {grown:?} bytes more");
-    assert!(during <= (before * 20).max(Duration::from_millis(400)), "{before:?} became {during:?}");
-    assert!(grown.is_some_and(|grown| grown < 64 << 20), "{grown:?} bytes more");
+    honest_calls(&honest, async || uploads.is_finished()).await;
+    let attacker = uploads.await.expect("no panic");
+    // Now that all of it waits somewhere.
+    honest_calls(&honest, async || true).await;
+    let grown = std::iter::zip(sidecars, memory).map(|(pid, before)| resident_bytes(pid).saturating_sub(before));
+    let grown = grown.max().expect("two sidecars");
+    println!("a service that never reads: {grown} bytes more");
+    assert!(grown < 64 << 20, "{grown} bytes more");
+    drop(attacker);
     signal("-CONT", bed.pid("hog-1"));
     eventually("it is called again", LIMIT, async || probe(&honest, "Say", &[("x-weft-service", "hog")]).await.is_ok())
         .await;
 }
 
+/// A hundred connections that send these bytes and no more, until each is closed by the other side.
+async fn slow_to_speak(port: u16, bytes: &'static [u8], limit: Duration) {
+    let mut waiting = JoinSet::new();
+    for _ in 0..100 {
+        waiting.spawn(async move {
+            let mut stream = TcpStream::connect(("127.0.0.1", port)).await.expect("it listens");
+            stream.write_all(bytes).await.expect("it is taken");
+            let mut rest = Vec::new();
+            timeout(limit + LIMIT, stream.read_to_end(&mut rest)).await.expect("it is closed").map(drop)
+        });
+    }
+    waiting.join_all().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_is_slow_on_purpose_is_sent_away_and_slows_nobody_down() {
+async fn who_is_slow_on_purpose_is_sent_away_and_fails_nobody_else() {
     let _alone = ALONE.lock().await;
     let target = Target::new().await;
-    let slow_to_speak = |port: u16, bytes: &'static [u8]| async move {
-        let mut waiting = JoinSet::new();
-        for _ in 0..100 {
-            waiting.spawn(async move {
-                let mut stream = TcpStream::connect(("127.0.0.1", port)).await.expect("it listens");
-                stream.write_all(bytes).await.expect("it is taken");
-                let mut rest = Vec::new();
-                let limit = limits::DETECT_TIMEOUT + LIMIT;
-                timeout(limit, stream.read_to_end(&mut rest)).await.expect("it is sent away").map(drop)
-            });
-        }
-        waiting.join_all().await;
-    };
     // All at once: each takes as long as its limit.
     let (outbound, keyboard, _) = target.ports()[0];
     let handshakes = target.bed.ports("probe-1");
@@ -372,42 +418,30 @@ async fn who_is_slow_on_purpose_is_sent_away_and_slows_nobody_down() {
         (&b"GET / HTTP/1.1\r\nhost: pro"[..], &b"\x16\x03\x01\x00\xc8\x01\x00\x00\xc4\x03\x03"[..]);
     let endless = async {
         let mut attacker = Attacker::connect(outbound).await;
-        let bytes = frame(kind::HEADERS, 0, 1, &head(&[]));
-        attacker.flood(&bytes).await;
+        let begin = frame(kind::HEADERS, 0, 1, &head(&[]));
+        attacker.stream.write_all(&begin).await.expect("it is taken");
+        let mut rest = Vec::new();
+        let closed = timeout(limits::HTTP2_TIMEOUT + LIMIT, attacker.stream.read_to_end(&mut rest)).await;
+        assert!(closed.is_ok(), "a head without an end is waited for in vain");
     };
+    let is_over = std::cell::Cell::new(false);
     let all = async {
         tokio::join!(
-            slow_to_speak(outbound, slow_head),
-            slow_to_speak(outbound, b"G"),
-            slow_to_speak(handshakes.inbound, fragment),
+            slow_to_speak(outbound, slow_head, limits::DETECT_TIMEOUT),
+            slow_to_speak(outbound, b"G", limits::DETECT_TIMEOUT),
+            slow_to_speak(handshakes.inbound, fragment, limits::HANDSHAKE_TIMEOUT),
             endless
-        )
+        );
+        is_over.set(true);
     };
-    let before = p99(&target.honest, 100, || true).await;
-    let is_over = std::cell::Cell::new(false);
-    let (_, during) = tokio::join!(
-        async {
-            all.await;
-            is_over.set(true);
-        },
-        async {
-            let mut worst = Duration::ZERO;
-            while !is_over.get() {
-                worst = worst.max(p99(&target.honest, 20, || true).await);
-                sleep(Duration::from_millis(20)).await;
-            }
-            worst
-        }
-    );
-    println!("slow ones: p99 {before:.1?} before, {during:.1?} at worst");
-    assert!(during <= (before * 20).max(Duration::from_millis(400)), "{before:?} became {during:?}");
+    tokio::join!(all, honest_calls(&target.honest, async || is_over.get()));
     for (metrics, limit, least) in [
         (keyboard, "DETECT_TIMEOUT", 200.0),
         (keyboard, "HTTP2_TIMEOUT", 1.0),
         (handshakes.metrics, "HANDSHAKE_TIMEOUT", 100.0),
     ] {
-        let count = reached(metrics, limit).await;
-        assert!(count >= least, "{limit}: {count}");
+        eventually(&format!("{least} are counted as {limit}"), LIMIT, async || reached(metrics, limit).await >= least)
+            .await;
     }
     end(&target).await;
 }
@@ -421,7 +455,6 @@ async fn legal_cancels_in_great_number_break_nothing() {
     let pid = target.bed.pid("probe-1·sidecar");
     let memory = resident_bytes(pid);
     let service = target.bed.pid("probe-1");
-    let began = Instant::now();
     let mut cancelled = 0;
     while cancelled < 20_000 {
         let mut calls = Vec::new();
@@ -437,9 +470,8 @@ async fn legal_cancels_in_great_number_break_nothing() {
         assert_eq!(client.call("Say", &[]).await.code(), tonic::Code::Ok);
         probe(&target.honest, "Say", &[]).await.expect("others are answered");
     }
-    let rate = f64::from(cancelled as u32) / began.elapsed().as_secs_f64();
     let grown = resident_bytes(pid).saturating_sub(memory);
-    println!("{cancelled} cancels, {rate:.0} a second; {} KiB more memory", grown / 1024);
+    println!("{cancelled} cancels; {} KiB more memory", grown / 1024);
     assert!(grown < 32 << 20, "{grown} bytes more");
     assert_eq!(target.bed.pid("probe-1"), service);
     for (_, metrics, _) in target.ports() {

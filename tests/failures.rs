@@ -3,16 +3,17 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use serde_json::Value;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
-use weft_tests::{Bed, Load, Outcome, Wire, eventually, probe, probe_service, signal};
+use weft_mesh::limits::ENDPOINT_EXPIRY;
+use weft_tests::{Bed, Load, Outcome, Wire, eventually, is_alive, metric, probe, probe_service, signal};
 
 /// For what is only slow on a slow machine.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// After a `kill -9` the system takes apart what it killed: for a moment its connections still take what is sent.
-const DYING: Duration = Duration::from_secs(1);
+/// Calls in a row that are answered before a death is said to be over.
+const CALM: usize = 40;
 
 /// The state of the keyboard's sidecar.
 async fn state(bed: &Bed) -> Value {
@@ -52,6 +53,17 @@ fn reason(status: &Status) -> &str {
     status.metadata().get("x-weft-error").and_then(|reason| reason.to_str().ok()).unwrap_or_default()
 }
 
+/// Calls of `Chat` that the service's sidecar has under way.
+async fn chats(bed: &Bed) -> f64 {
+    metric(bed.ports("probe-1").metrics, "weft_calls_in_flight", "Probe/Chat").await
+}
+
+/// How many calls the service has seen break off; 0 while it does not answer.
+async fn broken(bed: &Bed) -> u64 {
+    let Ok(answer) = probe(&bed.channel(), "Say", &[]).await else { return 0 };
+    answer.metadata().get("x-broken").expect("a count").to_str().expect("text").parse().expect("a number")
+}
+
 #[tokio::test]
 async fn calls_that_are_given_up_before_the_service_looks_end_no_other_call() {
     let bed = Bed::start(&probe_service(1)).await;
@@ -63,13 +75,13 @@ async fn calls_that_are_given_up_before_the_service_looks_end_no_other_call() {
         // More than servers on the h2 crate take at once of requests that have ended before they were looked at.
         signal("-STOP", bed.pid("probe-1"));
         for _ in 0..60 {
-            calls.push(client.open("Say", &[("x-do", "sleep:60000")]).await);
+            calls.push(client.open("Chat", &[("x-do", "sleep:60000")]).await);
         }
-        sleep(Duration::from_millis(200)).await;
+        eventually("all are sent to the service", LIMIT, async || chats(&bed).await == 60.0).await;
         client.cut();
-        sleep(Duration::from_millis(200)).await;
+        eventually("all are given up", LIMIT, async || chats(&bed).await == 0.0).await;
         signal("-CONT", bed.pid("probe-1"));
-        sleep(Duration::from_millis(300)).await;
+        probe(&bed.channel(), "Say", &[]).await.expect("the service goes on");
     }
     let outcomes = load.stop().await;
     assert!(failed(&outcomes).is_empty(), "{:?}", failed(&outcomes));
@@ -83,12 +95,14 @@ async fn a_service_that_bears_few_cancels_is_spared_from_the_second_time_on() {
         for _ in 0..6 {
             let mut client = Wire::connect(bed.outbound()).await;
             let mut calls = Vec::new();
+            let seen = broken(&bed).await;
             for _ in 0..50 {
-                calls.push(client.open("Say", &[("x-do", "sleep:60000")]).await);
+                calls.push(client.open("Chat", &[("x-do", "sleep:60000")]).await);
             }
-            sleep(Duration::from_millis(150)).await;
+            eventually("all are sent to the service", LIMIT, async || chats(&bed).await == 50.0).await;
             client.cut();
-            sleep(Duration::from_millis(50)).await;
+            eventually("all are given up", LIMIT, async || chats(&bed).await == 0.0).await;
+            eventually("the service has seen it", LIMIT, async || broken(&bed).await >= seen + 50).await;
         }
     };
     // It has to be met once.
@@ -99,9 +113,10 @@ async fn a_service_that_bears_few_cancels_is_spared_from_the_second_time_on() {
     })
     .await;
     let load = Load::start(bed.channel(), "");
+    load.calls(20).await;
     cancel_many().await;
+    load.calls(20).await;
     let outcomes = load.stop().await;
-    assert!(outcomes.len() > 20, "there was a load");
     assert!(failed(&outcomes).is_empty(), "{:?}", failed(&outcomes));
     assert_eq!(bed.log().matches("ENHANCE_YOUR_CALM").count(), 1, "it was met no second time");
 }
@@ -126,12 +141,11 @@ async fn no_call_fails_while_the_control_plane_is_away_and_comes_back() {
     .await;
     assert_ne!(bed.pid("control"), first);
     assert_eq!(endpoints_up(&bed).await, 1);
-    sleep(Duration::from_secs(1)).await;
+    load.calls(50).await;
 
     let outcomes = load.stop().await;
     let failed = failed(&outcomes);
     assert!(failed.is_empty(), "{} of {} calls failed: {:?}", failed.len(), outcomes.len(), failed[0].1);
-    assert!(outcomes.len() > 20, "there was a load");
     assert!(bed.log().contains("control: was ended by signal 9 (SIGKILL)"), "weft up says what died");
 
     // A sidecar that begins anew beside a control plane that does, too.
@@ -153,21 +167,37 @@ async fn replicas_and_sidecars_die_and_come_back() {
     sidecar_hangs(&bed).await;
 }
 
+/// Waits until a process has gone, connections and all, and those who spoke to it have noticed: calls are answered one
+/// after the other, by all that are left. No call that begins from then on may fail.
+async fn has_died(bed: &Bed, pid: u32) -> Instant {
+    eventually("the killed process has gone", LIMIT, async || !is_alive(pid)).await;
+    let channel = bed.channel();
+    eventually("calls are answered", LIMIT, async || {
+        for _ in 0..CALM {
+            if probe(&channel, "Say", &[]).await.is_err() {
+                return false;
+            }
+        }
+        true
+    })
+    .await;
+    Instant::now()
+}
+
 /// Only calls inside the replica may fail.
 async fn replica_dies(bed: &Bed) {
     let load = Load::start(bed.channel(), "sleep:30");
-    sleep(Duration::from_millis(500)).await;
+    load.calls(20).await;
     let first = bed.pid("probe-1");
     bed.kill("probe-1");
-    let killed = Instant::now();
+    let over = has_died(bed, first).await;
     eventually("weft up starts it again", LIMIT, async || bed.log().contains("probe-1: started again")).await;
-    sleep(2 * DYING).await;
+    load.calls(100).await;
     let outcomes = load.stop().await;
     for (began, status) in failed(&outcomes) {
-        assert!(began < killed + DYING, "a call failed that began {:?} after the death: {status:?}", began - killed);
+        assert!(began < over, "a call failed that began {:?} after the death was over: {status:?}", began - over);
         assert_eq!(reason(status), "connection-broke", "{status:?}");
     }
-    assert!(outcomes.iter().any(|outcome| outcome.began > killed + DYING));
     assert_ne!(bed.pid("probe-1"), first);
     eventually("both replicas are known to be up again", LIMIT, async || endpoints_up(bed).await == 2).await;
     answering(bed, 2).await;
@@ -176,22 +206,22 @@ async fn replica_dies(bed: &Bed) {
 /// Its endpoint is gone for others at once.
 async fn sidecar_dies(bed: &Bed) {
     let load = Load::start(bed.channel(), "sleep:30");
-    sleep(Duration::from_millis(500)).await;
-    let old = bed.ports("probe-1").inbound;
+    load.calls(20).await;
+    let (old, sidecar) = (bed.ports("probe-1").inbound, bed.pid("probe-1·sidecar"));
     bed.kill("probe-1·sidecar");
-    let killed = Instant::now();
+    let over = has_died(bed, sidecar).await;
     let gets_calls = async || {
         let service = watched(bed).await;
         let mut endpoints = service["endpoints"].as_array().expect("a list").iter();
         endpoints.any(|e| e["address"] == format!("127.0.0.1:{old}") && e["health"] == "HEALTH_UP")
     };
+    // A broken stream says enough: nobody waits here until an endpoint is forgotten that says nothing.
+    const { assert!(LIMIT.as_secs() < ENDPOINT_EXPIRY.as_secs()) };
     eventually("its endpoint is gone", LIMIT, async || !gets_calls().await).await;
-    // Ninety seconds are for those that say nothing any more; a broken stream says enough.
-    assert!(killed.elapsed() < Duration::from_secs(30), "{:?}", killed.elapsed());
     eventually("both replicas are known to be up again", LIMIT, async || endpoints_up(bed).await == 2).await;
-    sleep(2 * DYING).await;
+    load.calls(100).await;
     for (began, status) in failed(&load.stop().await) {
-        assert!(began < killed + DYING, "a call failed that began {:?} after the death: {status:?}", began - killed);
+        assert!(began < over, "a call failed that began {:?} after the death was over: {status:?}", began - over);
     }
     answering(bed, 2).await;
 }

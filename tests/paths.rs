@@ -16,7 +16,7 @@ use prost::Message;
 use tokio::net::TcpStream;
 use weft_tests::{Bed, Net, Text, framed, probe_service, result, skip, until};
 
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// Bodies from this size on are compared by their ends.
 const LONG: usize = 1_000_000;

@@ -89,9 +89,10 @@ async fn it_is_counted(bed: &Bed) {
     eventually("what is over is no longer in flight", LIMIT, async || in_flight(bed).await == 0.0).await;
     for (port, name) in [(bed.ports("keyboard").metrics, "the caller's"), (bed.ports("db-1").metrics, "the service's")]
     {
-        let sent = metric(port, "weft_tunnel_sent_bytes_total", "db.shop").await;
-        let received = metric(port, "weft_tunnel_received_bytes_total", "db.shop").await;
-        assert!(sent >= 3_500_000.0 && received >= 3_000_000.0, "{name} sidecar: {sent} sent, {received} received");
+        let sent = async || metric(port, "weft_tunnel_sent_bytes_total", "db.shop").await;
+        let received = async || metric(port, "weft_tunnel_received_bytes_total", "db.shop").await;
+        let all = async || sent().await >= 3_500_000.0 && received().await >= 3_000_000.0;
+        eventually(&format!("{name} sidecar has counted all bytes"), LIMIT, all).await;
     }
     let stream = open(bed, "echo").await;
     assert_eq!(in_flight(bed).await, 1.0);

@@ -10,6 +10,9 @@ use std::{
 use serde_json::Value;
 use weft_tests::{Bed, eventually, get, outside, root, skip};
 
+/// For what is only slow on a slow machine.
+const LIMIT: Duration = Duration::from_secs(60);
+
 /// The services that take part in the creation of a user.
 fn shop() -> String {
     ["users", "auth", "notifications"]
@@ -103,7 +106,7 @@ async fn a_call_is_one_trace_in_the_built_in_store() {
     let bed = Bed::start(&shop()).await;
     let id = create(&bed);
     let path = format!("/api/traces/{id}");
-    eventually("all spans are in the store", Duration::from_secs(30), async || {
+    eventually("all spans are in the store", LIMIT, async || {
         get(bed.dashboard(), &path).await.1.matches("\"span_id\"").count() >= SPANS
     })
     .await;
@@ -131,7 +134,7 @@ async fn a_call_is_one_trace_in_the_built_in_store() {
     // A call that fails is marked as such.
     let call = bed.weft(&["call", "shop.users.v1.Users/Get", r#"{"id":"nobody"}"#]);
     assert!(!call.status.success());
-    eventually("the failed call is found by its filter", Duration::from_secs(30), async || {
+    eventually("the failed call is found by its filter", LIMIT, async || {
         get(bed.dashboard(), "/api/traces?errors=true").await.1.contains("shop.users.v1.Users/Get")
     })
     .await;
@@ -183,7 +186,7 @@ async fn a_call_is_one_trace_in_jaeger() {
         return skip("no Jaeger: see CONTRIBUTING.md for how to build it");
     };
     let jaeger = Jaeger::start(&program);
-    eventually("Jaeger listens", Duration::from_secs(30), async || {
+    eventually("Jaeger listens", LIMIT, async || {
         tokio::net::TcpStream::connect(("127.0.0.1", jaeger.query)).await.is_ok()
             && tokio::net::TcpStream::connect(("127.0.0.1", jaeger.otlp)).await.is_ok()
     })
@@ -191,7 +194,7 @@ async fn a_call_is_one_trace_in_jaeger() {
     let bed = Bed::start_with(&shop(), &["--otlp", &format!("http://127.0.0.1:{}", jaeger.otlp)]).await;
     let id = create(&bed);
     let path = format!("/api/traces/{id}");
-    eventually("all spans are in Jaeger", Duration::from_secs(30), async || {
+    eventually("all spans are in Jaeger", LIMIT, async || {
         get(jaeger.query, &path).await.1.matches("\"operationName\"").count() >= SPANS
     })
     .await;

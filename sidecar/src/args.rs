@@ -105,7 +105,7 @@ pub struct Args {
     /// The longest header list of a call, in bytes as RFC 9113, section 6.5.2 counts them: names, values and 32 for each
     /// field. The sidecars on both ends of a call need it
     #[arg(long, env = "WEFT_HEADER_LIST_BYTES", default_value_t = limits::HEADER_LIST_BYTES)]
-    #[arg(value_parser = clap::value_parser!(u32).range(1_024..=16 * 1_024 * 1_024))]
+    #[arg(value_parser = header_list_bytes())]
     pub header_list_bytes: u32,
     /// How an endpoint is chosen for a call
     #[arg(long, env = "WEFT_BALANCE", default_value = "p2c")]
@@ -122,6 +122,11 @@ pub struct Args {
     /// How log lines look
     #[arg(long, env = "WEFT_LOG_FORMAT", default_value = "text")]
     pub log_format: LogFormat,
+}
+
+/// What `--header-list-bytes` may be: from 1 KiB to 16 MiB.
+pub fn header_list_bytes() -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(1_024..=16 * 1_024 * 1_024)
 }
 
 fn loopback(port: u16) -> SocketAddr {

@@ -52,5 +52,5 @@ mod websocket;
 mod wire_limits;
 mod worker;
 
-pub use args::{AppProtocol, Args, Forward, Given, HealthCheck, Outside};
+pub use args::{AppProtocol, Args, Forward, Given, HealthCheck, Outside, header_list_bytes};
 pub use start::run;

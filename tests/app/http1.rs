@@ -10,7 +10,7 @@
 //! - `/continue` asks for the body with 100, if the client waits for that;
 //! - `/decoded` echoes the body without its chunks' frames;
 //! - `/mirror` sends the body back while it comes;
-//! - `/events` sends 20 events, 50 ms apart, each with the time in microseconds;
+//! - `/events` sends 20 events, each when `/next` is asked for;
 //! - `/empty` answers 204, `/unchanged` 304 with a length;
 //! - `/to-the-end` has a body that only the connection's end ends, and `/cut` one that is cut;
 //! - `/chunks` has trailers;
@@ -22,15 +22,19 @@
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering::SeqCst},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use anyhow::Context;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    sync::Semaphore,
     time::sleep,
 };
+
+/// Events that `/events` may send.
+static EVENTS: Semaphore = Semaphore::const_new(0);
 
 /// Answers one request on each connection, one connection after the other.
 pub(crate) async fn serve_one_at_a_time(listener: TcpListener) -> anyhow::Result<()> {
@@ -68,6 +72,7 @@ pub(crate) async fn serve(mut stream: TcpStream) -> anyhow::Result<()> {
             "/upgrade" => return upgrade(&mut stream, &head, &seen).await,
             "/mirror" => mirror(&mut stream, &mut seen, &head).await?,
             "/events" => events(&mut stream).await?,
+            "/next" => EVENTS.add_permits(1),
             "/to-the-end" => {
                 stream.write_all(b"HTTP/1.1 200 OK\r\n\r\nall of it").await?;
                 return Ok(());
@@ -175,10 +180,10 @@ async fn mirror(stream: &mut TcpStream, seen: &mut Vec<u8>, head: &str) -> anyho
 async fn events(stream: &mut TcpStream) -> anyhow::Result<()> {
     let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
     stream.write_all(head.as_bytes()).await?;
-    for _ in 0..20 {
-        let event = format!("data: {}\n\n", SystemTime::now().duration_since(UNIX_EPOCH)?.as_micros());
+    for number in 1..=20 {
+        EVENTS.acquire().await?.forget();
+        let event = format!("data: {number}\n\n");
         stream.write_all(format!("{:x}\r\n{event}\r\n", event.len()).as_bytes()).await?;
-        tokio::time::sleep(Duration::from_millis(50)).await;
     }
     stream.write_all(b"0\r\n\r\n").await?;
     Ok(())

@@ -21,7 +21,7 @@ use weft_contracts::shop::{
 use weft_tests::Text;
 
 /// For what is only slow on a slow machine.
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// Runs them all, and gives what failed.
 pub(crate) async fn cases(channel: Channel) -> Vec<String> {

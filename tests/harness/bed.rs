@@ -6,7 +6,6 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File},
-    net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -30,6 +29,9 @@ pub struct Bed {
 /// What `weft up` says of its processes.
 #[derive(Debug, Deserialize)]
 struct Run {
+    outbound_url: String,
+    dashboard_url: String,
+    control_url: String,
     replicas: BTreeMap<String, ReplicaPorts>,
     forwards: BTreeMap<String, u16>,
     processes: BTreeMap<String, Process>,
@@ -55,7 +57,7 @@ pub struct ReplicaPorts {
     pub metrics: u16,
 }
 
-/// How long a mesh may take to come up: on a busy machine, with unoptimized binaries.
+/// How long a mesh may take to come up or to stop: on a busy machine, with unoptimized binaries.
 const READY: Duration = Duration::from_secs(60);
 
 impl Bed {
@@ -75,16 +77,18 @@ impl Bed {
     pub async fn start_with(services: &str, args: &[&str]) -> Self {
         let weft = binary("weft");
         let dir = TempDir::new().expect("a folder of its own");
-        let [outbound, dashboard, control] = free_ports();
         let bin = weft.parent().expect("a binary lies in a folder").display().to_string();
         let protos = format!("[{}, {}]", root().join("proto").display(), root().join("tests/proto").display());
         let services = services.replace("${BIN}", &bin).replace("${PROTO_PATH}", &protos);
-        let ports = format!("{{ outbound: {outbound}, dashboard: {dashboard}, control: {control} }}");
+        let ports = "{ outbound: 0, dashboard: 0, control: 0 }";
         let yaml = format!("namespace: shop\nports: {ports}\nservices:\n{services}\n");
         fs::write(dir.path().join("mesh.yaml"), yaml).expect("the folder can be written");
         let up = Self::spawn(&weft, dir.path(), args);
-        let mut bed = Self { dir, up, outbound, dashboard, control };
+        let mut bed = Self { dir, up, outbound: 0, dashboard: 0, control: 0 };
         bed.wait_until_ready().await;
+        let run = bed.run();
+        [bed.outbound, bed.dashboard, bed.control] =
+            [run.outbound_url, run.dashboard_url, run.control_url].map(|url| port_of(&url));
         bed
     }
 
@@ -204,7 +208,7 @@ impl Bed {
     /// It does not stop in time.
     pub async fn stop(&mut self) -> std::process::ExitStatus {
         signal("-INT", self.up.id());
-        let end = Instant::now() + Duration::from_secs(30);
+        let end = Instant::now() + READY;
         loop {
             if let Some(status) = self.up.try_wait().expect("a child can be asked") {
                 return status;
@@ -230,7 +234,7 @@ impl Drop for Bed {
     fn drop(&mut self) {
         if self.up.try_wait().is_ok_and(|ended| ended.is_none()) {
             signal("-INT", self.up.id());
-            let end = Instant::now() + Duration::from_secs(20);
+            let end = Instant::now() + READY;
             while self.up.try_wait().is_ok_and(|ended| ended.is_none()) && Instant::now() < end {
                 std::thread::sleep(Duration::from_millis(20));
             }
@@ -285,10 +289,9 @@ pub fn is_alive(pid: u32) -> bool {
         .is_ok_and(|stat| !stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z')))
 }
 
-/// Ports that were free a moment ago.
-fn free_ports<const N: usize>() -> [u16; N] {
-    let held: [TcpListener; N] = std::array::from_fn(|_| TcpListener::bind("127.0.0.1:0").expect("a free port"));
-    held.map(|listener| listener.local_addr().expect("a bound socket").port())
+/// Of `http://127.0.0.1:PORT`.
+fn port_of(url: &str) -> u16 {
+    url.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a URL that ends with a port")
 }
 
 /// The memory that a process has in use.

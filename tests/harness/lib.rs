@@ -63,7 +63,7 @@ pub async fn probe(
 ///
 /// # Panics
 /// When it is still no after `limit`: with what was waited for.
-pub async fn eventually<F: Future<Output = bool>>(what: &str, limit: Duration, mut is_so: impl FnMut() -> F) {
+pub async fn eventually(what: &str, limit: Duration, mut is_so: impl AsyncFnMut() -> bool) {
     let end = tokio::time::Instant::now() + limit;
     while !is_so().await {
         assert!(tokio::time::Instant::now() < end, "not within {limit:?}: {what}");

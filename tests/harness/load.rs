@@ -17,6 +17,7 @@ const PACE: Duration = Duration::from_millis(20);
 /// Calls that go on until [`Self::stop`].
 pub struct Load {
     stop: watch::Sender<bool>,
+    begun: watch::Receiver<usize>,
     calls: JoinHandle<Vec<Outcome>>,
 }
 
@@ -33,17 +34,31 @@ impl Load {
     pub fn start(channel: Channel, what: &str) -> Self {
         let what: Arc<str> = what.into();
         let (stop, mut stopped) = watch::channel(false);
+        let (begins, begun) = watch::channel(0);
         let calls = tokio::spawn(async move {
             let (mut running, mut ticks) = (JoinSet::new(), interval(PACE));
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 tokio::select! {
-                    _ = ticks.tick() => drop(running.spawn(one(channel.clone(), Arc::clone(&what)))),
+                    _ = ticks.tick() => {
+                        running.spawn(one(channel.clone(), Arc::clone(&what)));
+                        begins.send_modify(|count| *count += 1);
+                    }
                     _ = stopped.changed() => break running.join_all().await,
                 }
             }
         });
-        Self { stop, calls }
+        Self { stop, begun, calls }
+    }
+
+    /// Waits until so many more calls have begun.
+    ///
+    /// # Panics
+    /// The load has panicked.
+    pub async fn calls(&self, more: usize) {
+        let mut begun = self.begun.clone();
+        let until = *begun.borrow() + more;
+        begun.wait_for(|count| *count >= until).await.expect("the load goes on");
     }
 
     /// Waits for the calls that still run; the calls in the order of their beginnings.

@@ -37,7 +37,7 @@ pub struct Host {
 const GROUP: &str = "4321";
 
 /// What programs on a wire may take.
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// For how long a join token is good.
 const TOKEN_LIFE: Duration = Duration::from_secs(3600);

@@ -120,7 +120,7 @@ pub async fn raw(port: u16, bytes: &[u8]) -> Vec<u8> {
     // Both may fail when the other side closes early: then what came before counts.
     let _ = stream.write_all(bytes).await;
     let mut answer = Vec::new();
-    let reading = tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut answer)).await;
+    let reading = tokio::time::timeout(Duration::from_secs(60), stream.read_to_end(&mut answer)).await;
     assert!(reading.is_ok(), "the connection stays open: {}", answer.escape_ascii());
     answer
 }

@@ -43,6 +43,8 @@ pub(crate) struct Mesh {
     pub(crate) sample: f64,
     /// OTLP receivers, the dashboard's own first.
     pub(crate) otlp: Vec<String>,
+    /// The sidecars' own default, or another.
+    pub(crate) header_list_bytes: Option<u32>,
     pub(crate) control: u16,
     pub(crate) dashboard: u16,
     pub(crate) ca: Ca,
@@ -140,6 +142,9 @@ impl Mesh {
         // The name of a socket is short, by POSIX; without one a sidecar is stopped before it is started again.
         if takeover.as_os_str().len() < SOCKET_NAME_BYTES {
             command.arg("--takeover").arg(takeover);
+        }
+        if let Some(bytes) = self.header_list_bytes {
+            command.args(["--header-list-bytes", &bytes.to_string()]);
         }
         for url in &self.otlp {
             command.args(["--otlp", url]);

@@ -1,8 +1,8 @@
-//! Ports: those that someone outside must know are checked, all others are picked by the kernel.
+//! Ports: those that someone outside must know are checked, all others are chosen among the free ones.
 
 use std::{
     collections::HashSet,
-    io,
+    fs, io,
     net::{Ipv4Addr, SocketAddr, TcpListener},
     sync::Mutex,
 };
@@ -11,22 +11,35 @@ use super::process;
 use crate::mesh_file::{MeshFile, Port, Problem, Service};
 
 /// Hands out ports that nobody listens on, none of them twice.
+///
+/// Between the choice of a port and the moment when its owner listens there, nothing holds it. So it is chosen where the
+/// kernel takes no ports for outgoing connections: one of those would keep the owner from listening.
 #[derive(Debug, Default)]
 pub(crate) struct Ports {
     given: Mutex<HashSet<u16>>,
 }
 
-/// How often the kernel may answer with a port that was handed out before.
+/// How many ports are tried.
 const TRIES: usize = 1_000;
+/// The lowest port that is chosen: well-known services are below.
+const LOWEST: u16 = 16_384;
+/// The kernel's file with the first and the last port of outgoing connections (`ip(7)`).
+const OUTGOING: &str = "/proc/sys/net/ipv4/ip_local_port_range";
+/// Fewer ports than this are too few to choose from.
+const ENOUGH: u16 = 4_096;
 
 impl Ports {
     /// A free port. The listener that found it is closed again, so whoever gets it should be quick.
     ///
     /// # Errors
-    /// The kernel has none left.
+    /// None was found that is free.
     pub(crate) fn pick(&self) -> io::Result<u16> {
+        let own = not_outgoing();
         for _ in 0..TRIES {
-            let port = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0))?.local_addr()?.port();
+            // 0: whichever the kernel gives.
+            let wanted = own.clone().map_or(0, fastrand::u16);
+            let Ok(listener) = TcpListener::bind((Ipv4Addr::UNSPECIFIED, wanted)) else { continue };
+            let port = listener.local_addr()?.port();
             if self.reserve(port) {
                 return Ok(port);
             }
@@ -38,6 +51,13 @@ impl Ports {
     pub(crate) fn reserve(&self, port: u16) -> bool {
         self.given.lock().unwrap_or_else(|broken| broken.into_inner()).insert(port)
     }
+}
+
+/// Ports that the kernel gives to no outgoing connection; `None` where that leaves too few.
+fn not_outgoing() -> Option<std::ops::Range<u16>> {
+    let range = fs::read_to_string(OUTGOING).ok()?;
+    let first: u16 = range.split_whitespace().next()?.parse().ok()?;
+    (first >= LOWEST + ENOUGH).then_some(LOWEST..first)
 }
 
 /// Whether someone could listen there now.
@@ -100,6 +120,10 @@ mod tests {
         let distinct: HashSet<_> = picked.iter().collect();
         assert_eq!(distinct.len(), picked.len());
         assert!(!ports.reserve(picked[0]));
+        // An outgoing connection can't be given one of them before its owner listens.
+        if let Some(own) = not_outgoing() {
+            assert!(picked.iter().all(|port| own.contains(port)), "{picked:?}");
+        }
     }
 
     #[test]

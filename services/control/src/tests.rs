@@ -38,7 +38,7 @@ use crate::{Args, ca::Ca, join_token, run::ControlPlane};
 
 const HOUR: Duration = Duration::from_secs(3600);
 /// For what happens at once when all is well.
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(60);
 const USERS: &str = "shop.users.v1.Users";
 
 struct Running {

@@ -25,7 +25,7 @@ use weft_kit::{Channel, Dependency, Routes, Running, Service, Settings, StartErr
 
 const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 /// Far more than any step takes; a test that waits so long has failed.
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(60);
 
 fn settings(outbound: &str) -> Settings {
     Settings::local("127.0.0.1:0".parse().unwrap(), outbound.parse().unwrap())
@@ -174,9 +174,11 @@ async fn a_call_with_no_time_left_is_not_sent() {
 
 #[tokio::test]
 async fn where_nobody_listens_a_call_is_unavailable_until_someone_does() {
-    let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = gone.local_addr().unwrap();
-    drop(gone);
+    // Bound, so that nobody else is given the port, and not listening: with this option another may bind and listen.
+    let held = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    held.set_reuse_address(true).unwrap();
+    held.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    let address = held.local_addr().unwrap().as_socket().unwrap();
     let metrics = weft_kit::metrics::Metrics::new("caller", &[]).unwrap();
     let mut client = ProductsClient::new(Channel::new(format!("http://{address}").parse().unwrap(), metrics));
     assert_eq!(client.get(get("tea")).await.unwrap_err().code(), Code::Unavailable);

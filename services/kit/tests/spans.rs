@@ -107,7 +107,7 @@ async fn a_call_through_two_services_is_one_chain_of_spans() {
     assert_eq!(products.len(), 1);
 
     for _ in 0..3 {
-        tokio::time::timeout(Duration::from_secs(20), ends.recv()).await.unwrap();
+        tokio::time::timeout(Duration::from_secs(60), ends.recv()).await.unwrap();
     }
     let spans = kept.spans.lock().unwrap().clone();
     let find = |kind: SpanKind, name: &str| {

@@ -41,7 +41,7 @@ import shop.users.v1.UsersOuterClass.WatchRequest;
 /** The shop as grpc-java calls it: {@code Client ADDRESS} runs the cases against the sidecar there, and prints a line for each. */
 final class Client {
   /** For what is only slow on a slow machine. */
-  private static final long LIMIT_SECONDS = 30;
+  private static final long LIMIT_SECONDS = 60;
 
   private interface Case {
     void run() throws Exception;

@@ -18,7 +18,7 @@ from shop.users.v1 import users_pb2
 from shop.users.v1.users_pb2_grpc import UsersStub
 
 # For what is only slow on a slow machine.
-LIMIT = 30
+LIMIT = 60
 
 
 def main(address):

@@ -13,7 +13,7 @@ use crate::{
     },
 };
 
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// One service whose program is a shell script, with a listener in the place of its sidecar.
 struct Supervised {
@@ -40,6 +40,7 @@ fn supervised(script: &str) -> Supervised {
         trust_domain: file.trust_domain.clone(),
         sample: 1.0,
         otlp: vec!["http://127.0.0.1:1".to_owned()],
+        header_list_bytes: None,
         control: 1,
         dashboard: 1,
         ca: Ca::open_or_create(&state_dir.join("control"), &file.trust_domain).unwrap(),
