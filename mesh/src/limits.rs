@@ -78,7 +78,8 @@ limits! {
          connection drained, so that its calls end and others take a new connection; a client that goes on for as long \
          again is cut off (ENHANCE_YOUR_CALM). A service is never cut off, as the calls on its connection are others'.";
     LOCAL_ROOM: u32 = 10,
-        "The local service and its clients may go so many times as fast as the rates below say: they are no strangers.";
+        "The local service and its clients may go so many times as fast as the rates below say, as they are no strangers; \
+         but for CANCELS and SMALL_DATA, which are far above honest use as they are.";
     CANCELS: Rate = (20_000, 20_000, 1),
         "Calls that a peer may cancel before they are answered, besides one for each that is answered; past it the peer is \
          slowed (CVE-2023-44487). A call costs as much whether it is cancelled or not, so the bound is far above honest use.";

@@ -27,7 +27,7 @@ use weft_mesh::errors::{Blame, Reason};
 use weft_wire::{CannotOpen, Cause, Code, Headers, http1};
 
 use crate::{
-    answer::{self, Failure, Hop},
+    answer::{Failure, Hop},
     attempt::{self, Miss, Verdict},
     classify::{self, Limit, Outcome},
     deadline, inbound,
@@ -143,7 +143,9 @@ impl Call {
     pub(crate) fn end_by(self: &Rc<Self>, deadline: Option<Instant>, limit: Limit) {
         self.deadline.set(deadline);
         self.limit.set(limit);
-        self.with_record(|record| record.limited_by(limit));
+        if limit != Limit::default() {
+            self.with_record(|record| record.limited_by(limit));
+        }
         if let Some(deadline) = deadline {
             self.worker.deadlines.set(self, deadline);
         }
@@ -304,8 +306,9 @@ impl Call {
         if status < 200 {
             return self.caller.respond(head, false);
         }
-        let is_lost = || answer::reason_behind(&head) == Some(Reason::ConnectionBroke);
-        if matches!(self.way, Way::Outbound(_)) && is_lost() {
+        let rpc = self.rpc.of_answer(&head);
+        let outcome = classify::of_head(rpc, &head, status);
+        if outcome == Some(Outcome::Failed(Reason::ConnectionBroke)) && matches!(self.way, Way::Outbound(_)) {
             self.missed(Miss::Broke("its sidecar lost it".into()));
             return Some(head);
         }
@@ -314,8 +317,6 @@ impl Call {
             return Some(head);
         }
         state.request.forget(&self.worker);
-        let rpc = self.rpc.of_answer(&head);
-        let outcome = classify::of_head(rpc, &head, status);
         state.body_status = BodyStatus::of(rpc, &head, status);
         let tunnel = if self.wants_tunnel && tcp::is_accepted(&head) { Tunnel::Open } else { Tunnel::No };
         if tunnel == Tunnel::Open && matches!(self.caller, Side::Socket(_)) {

@@ -127,33 +127,34 @@ impl Outcome {
 }
 
 /// How a call ended by the head of its answer; `None` when its trailers or its body will say.
+#[inline]
 pub(crate) fn of_head(rpc: Rpc, head: &Headers, status: u16) -> Option<Outcome> {
+    // Nearly every answer is of gRPC and ends with trailers: only others are looked through for why the mesh failed them.
+    match (rpc, status, head.get(Name::GRPC_STATUS)) {
+        (Rpc::Grpc | Rpc::GrpcWeb, 200, None) => None,
+        (_, _, grpc_status) => of_other_head(rpc, head, status, grpc_status),
+    }
+}
+
+fn of_other_head(rpc: Rpc, head: &Headers, status: u16, grpc_status: Option<&[u8]>) -> Option<Outcome> {
     if let Some(reason) = answer::reason_behind(head) {
         return Some(Outcome::Failed(reason));
     }
-    match rpc {
-        Rpc::Grpc | Rpc::GrpcWeb | Rpc::GrpcWebText if status == 200 => match (grpc_status(head), rpc) {
-            (Some(code), _) => Some(Outcome::Grpc(code)),
-            // Its status is in base64, which is not read here.
-            (None, Rpc::GrpcWebText) => Some(Outcome::Http(status)),
-            (None, _) => None,
-        },
-        Rpc::ConnectStream { .. } if status == 200 => None,
+    match (rpc, status, grpc_status) {
+        (Rpc::Grpc | Rpc::GrpcWeb | Rpc::GrpcWebText, 200, Some(value)) => Some(Outcome::Grpc(code::parse(value))),
+        (Rpc::ConnectStream { .. }, 200, _) => None,
+        // That of gRPC-Web in base64 is not read.
         _ => Some(Outcome::Http(status)),
     }
 }
 
 /// How a call ended by the trailers of its answer, if they say.
+#[inline]
 pub(crate) fn of_trailers(trailers: &Headers) -> Option<Outcome> {
-    match answer::reason_behind(trailers) {
-        Some(reason) => Some(Outcome::Failed(reason)),
-        None => grpc_status(trailers).map(Outcome::Grpc),
+    match code::parse(trailers.get(Name::GRPC_STATUS)?) {
+        code::OK => Some(Outcome::Grpc(code::OK)),
+        code => Some(answer::reason_behind(trailers).map_or(Outcome::Grpc(code), Outcome::Failed)),
     }
-}
-
-/// The gRPC status in trailers, or in the head of an answer that is nothing else.
-fn grpc_status(headers: &Headers) -> Option<u8> {
-    headers.get(Name::GRPC_STATUS).map(code::parse)
 }
 
 /// The gRPC code that an HTTP status is counted under, by the mapping of google/rpc/code.proto.
@@ -203,9 +204,16 @@ mod tests {
         for (text, code) in [("0", 0), ("9", 9), ("16", 16), ("17", 2), ("", 2), ("-1", 2), ("007", 2)] {
             let mut headers = Headers::new();
             headers.append(Name::GRPC_STATUS, text.as_bytes());
-            assert_eq!(grpc_status(&headers), Some(code), "{text}");
+            assert_eq!(of_trailers(&headers), Some(Outcome::Grpc(code)), "{text}");
+            assert_eq!(of_head(Rpc::Grpc, &headers, 200), Some(Outcome::Grpc(code)), "{text}");
         }
-        assert_eq!(grpc_status(&Headers::new()), None);
+        let mut headers = Headers::new();
+        assert_eq!((of_trailers(&headers), of_head(Rpc::Grpc, &headers, 200)), (None, None));
+        assert_eq!(of_head(Rpc::Grpc, &headers, 503), Some(Outcome::Http(503)));
+        headers.append(Name::GRPC_STATUS, b"8");
+        headers.append(answer::ERROR_HEADER, b"overloaded");
+        let failed = Some(Outcome::Failed(Reason::Overloaded));
+        assert_eq!((of_trailers(&headers), of_head(Rpc::Grpc, &headers, 200)), (failed, failed));
         assert_eq!(code::of_name("canceled"), Some(1));
         assert_eq!(code::of_name("resource_exhausted"), Some(8));
         assert_eq!(code::of_name("tired"), None);

@@ -355,13 +355,15 @@ where
 
     /// Counts the limits that the peer has reached.
     fn count_limits(&mut self) {
-        let exceeded = self.link.core.borrow_mut().take_exceeded();
+        let (exceeded, refused) = {
+            let mut core = self.link.core.borrow_mut();
+            (core.take_exceeded(), core.heads_too_large())
+        };
         if let Some(bound) = exceeded {
             let (row, peer) = (wire_limits::row(bound), if self.role == Role::Server { "client" } else { "service" });
             self.worker.shared.metrics.limit_reached(row);
             self.worker.log(|| format!("a {peer} is read more slowly, as it goes past the limit {row}"));
         }
-        let refused = self.link.core.borrow().heads_too_large();
         for _ in self.heads_refused..refused {
             self.worker.shared.metrics.limit_reached("HEADER_LIST_BYTES");
         }
@@ -380,21 +382,11 @@ where
         let mut left = BYTES_A_TURN;
         let was_held_back = std::mem::take(&mut self.is_held_back);
         while !self.has_ended {
-            let (is_paused, is_held, is_congested) = {
-                let core = self.link.core.borrow();
-                (core.is_paused(self.worker.now().into_std()), core.is_read_held(), core.is_congested())
-            };
-            // One that was too fast is read later: the core's timer gives that turn.
-            if is_paused {
+            if left == 0 {
+                self.is_held_back = true;
                 break;
             }
-            // A peer that does not read its answers is not read either.
-            if left == 0 || is_held {
-                self.is_held_back = true;
-                if is_held && !was_held_back {
-                    let row = if is_congested { "SEND_BUFFER_BYTES" } else { "CONTROL_OUTPUT_BYTES" };
-                    self.worker.shared.metrics.limit_reached(row);
-                }
+            if self.is_not_to_be_read(was_held_back) {
                 break;
             }
             let begin = self.unread.len();
@@ -418,6 +410,25 @@ where
             handled?;
         }
         Ok(())
+    }
+
+    /// Whether the peer is not to be read for now, as it was too fast or does not read its answers.
+    #[inline]
+    fn is_not_to_be_read(&mut self, was_held_back: bool) -> bool {
+        let core = self.link.core.borrow();
+        // The core's timer gives the turn in which it is read again.
+        if core.is_paused(self.worker.now().into_std()) {
+            return true;
+        }
+        if !core.is_read_held() {
+            return false;
+        }
+        if !was_held_back {
+            let row = if core.is_congested() { "SEND_BUFFER_BYTES" } else { "CONTROL_OUTPUT_BYTES" };
+            self.worker.shared.metrics.limit_reached(row);
+        }
+        self.is_held_back = true;
+        true
     }
 
     fn handle(&mut self, input: &mut &[u8]) -> Result<(), LinkError> {

@@ -28,6 +28,8 @@ impl WireLimits {
         let local = Limits {
             header_list_bytes,
             header_block_frames: limits::HEADER_BLOCK_FRAMES_LOCAL,
+            cancels: rate(limits::CANCELS),
+            small_data: rate(limits::SMALL_DATA),
             are_cancels_paced: true,
             ..common(local_rate)
         };
