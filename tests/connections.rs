@@ -8,8 +8,7 @@ use tokio::{
     net::TcpStream,
     task::JoinSet,
 };
-use tonic::{Code, Request, Response, Status};
-use tonic_prost::ProstCodec;
+use tonic::{Code, Response, Status};
 use weft_mesh::limits::CONNECTIONS_PER_ENDPOINT;
 use weft_tests::{Bed, Text, eventually, metric, probe, probe_service, resident_bytes, result, skip};
 
@@ -53,15 +52,9 @@ async fn calls_that_no_connection_takes_wait_for_one_once_there_are_as_many_as_m
         assert!(numbers.contains(&connection(&answer)), "on the connections that there are");
     }
     // Those that would wait longer than they may are told so, and hold up nobody.
-    let hurried = Request::new(Text { text: "hello".into() });
     let blocking = call(most);
     eventually("all connections are full", LIMIT, async || running(&bed).await == most).await;
-    let mut client = tonic::client::Grpc::new(channel.clone());
-    client.ready().await.expect("it is there");
-    let mut hurried = hurried;
-    hurried.set_timeout(Duration::from_millis(200));
-    let path = http::uri::PathAndQuery::from_static("/probe.v1.Probe/Say");
-    let status = client.unary(hurried, path, ProstCodec::<Text, Text>::default()).await.expect_err("there is no room");
+    let status = probe(&channel, "Say", &[("grpc-timeout", "200m")]).await.expect_err("there is no room");
     assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
     drop(blocking);
     eventually("there is room again", LIMIT, async || probe(&channel, "Say", &[]).await.is_ok()).await;

@@ -66,8 +66,8 @@ limits! {
     MAX_FRAME_BYTES: u32 = 16 * 1024,
         "The largest HTTP/2 frame that is accepted: the protocol's own default.";
     HEADER_BLOCK_FRAMES: u32 = 16,
-        "CONTINUATION frames of one header block of another sidecar, which never needs that many; past it the connection \
-         ends (CVE-2024-27316).";
+        "CONTINUATION frames of one header block of another sidecar, or as many as `--header-list-bytes` needs; past it \
+         the connection ends (CVE-2024-27316).";
     HEADER_BLOCK_FRAMES_LOCAL: u32 = 1_024,
         "The same of the local service and its clients: 16 MiB. A header list over HEADER_LIST_BYTES ends its own call \
          only, and for that it has to be read to its end.";

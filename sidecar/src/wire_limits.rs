@@ -19,8 +19,11 @@ impl WireLimits {
     /// `header_list_bytes`: the longest header list of a call.
     pub(crate) fn new(header_list_bytes: u32) -> Self {
         let keep_alive = KeepAlive { interval: limits::IDLE_PING_INTERVAL, timeout: limits::KEEP_ALIVE_TIMEOUT };
+        let mesh_list_bytes = header_list_bytes.saturating_add(limits::HEADER_LIST_ROOM);
         let mesh = Limits {
-            header_list_bytes: header_list_bytes.saturating_add(limits::HEADER_LIST_ROOM),
+            header_list_bytes: mesh_list_bytes,
+            // As many as such a list takes when nothing of it is compressed.
+            header_block_frames: limits::HEADER_BLOCK_FRAMES.max(mesh_list_bytes.div_ceil(limits::MAX_FRAME_BYTES)),
             small_data: local_rate(limits::SMALL_DATA),
             keep_alive: Some(keep_alive),
             ..common(rate)
