@@ -1,0 +1,50 @@
+//! The honest suite: programs of others under their own load, directly and through a pair of sidecars. The rule: no
+//! failure that a direct run does not have, and no stall of more than 20 ms that it does not have.
+//!
+//! `tests/honest/install` makes the programs. Each case runs for 2 s, or for as long as `WEFT_HONEST_SECONDS` says;
+//! `WEFT_HONEST_ONLY=go` runs those whose name has `go` in it. Stalls are always printed, and judged only with
+//! `WEFT_HONEST_STALLS=1`, as they say something only on a machine that does nothing else.
+
+use std::{env, path::PathBuf};
+
+use weft_tests::{outside, result, root, skip};
+
+mod cases;
+mod outcome;
+mod run;
+mod server;
+mod table;
+mod tool;
+
+use cases::CASES;
+use run::Runner;
+
+/// Where `tests/honest/install` puts things.
+fn installed() -> PathBuf {
+    root().join("target/honest")
+}
+
+/// What a case needs and is not here: a file below `target/honest`, or a program.
+fn missing<'a>(needs: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    needs.into_iter().find(|name| !installed().join(name).exists() && outside(name).is_none())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn whatever_works_directly_works_through_the_mesh() {
+    let only = env::var("WEFT_HONEST_ONLY").unwrap_or_default();
+    let mut runner = Runner::default();
+    let mut rows = Vec::new();
+    for case in CASES.iter().filter(|case| case.name.contains(&only)) {
+        if let Some(program) = missing(case.needs()) {
+            skip(&format!("{}: {program} is not installed; tests/honest/install does it", case.name));
+            continue;
+        }
+        rows.push(runner.run(case).await);
+    }
+    drop(runner);
+    for line in table::of(&rows).lines() {
+        result(line);
+    }
+    let broken: Vec<_> = rows.iter().filter(|row| row.is_broken()).collect();
+    assert!(broken.is_empty(), "{} of {} cases suffer in the mesh:\n{}", broken.len(), rows.len(), table::of(broken));
+}
