@@ -5,19 +5,29 @@
 //! `WEFT_HONEST_ONLY=go` runs those whose name has `go` in it. Stalls are always printed, and judged only with
 //! `WEFT_HONEST_STALLS=1`, as they say something only on a machine that does nothing else.
 
-use std::{env, path::PathBuf};
+use std::{env, path::PathBuf, time::Duration};
 
+use tokio::sync::{Mutex, MutexGuard};
 use weft_tests::{outside, result, root, skip};
 
 mod cases;
+mod curl;
 mod outcome;
 mod run;
 mod server;
 mod table;
 mod tool;
 
-use cases::CASES;
 use run::Runner;
+
+/// What a test waits for a single program.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// Waits until no other test of this file runs: each has the machine for itself.
+async fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::const_new(());
+    TURN.lock().await
+}
 
 /// Where `tests/honest/install` puts things.
 fn installed() -> PathBuf {
@@ -31,10 +41,11 @@ fn missing<'a>(needs: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn whatever_works_directly_works_through_the_mesh() {
+    let _turn = turn().await;
     let only = env::var("WEFT_HONEST_ONLY").unwrap_or_default();
     let mut runner = Runner::default();
     let mut rows = Vec::new();
-    for case in CASES.iter().filter(|case| case.name.contains(&only)) {
+    for case in cases::all().iter().filter(|case| case.name.contains(&only)) {
         if let Some(program) = missing(case.needs()) {
             skip(&format!("{}: {program} is not installed; tests/honest/install does it", case.name));
             continue;

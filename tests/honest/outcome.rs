@@ -71,7 +71,11 @@ impl Tool {
             Self::Wrk => wrk(&out),
             Self::Ab => ab(&out),
             Self::H2load => h2load(&out),
+            Self::Ghz => ghz(&out),
             Self::Redis => redis(&out),
+            Self::Pgbench => pgbench(&all),
+            Self::Sysbench => sysbench(&out),
+            Self::Nats => nats(&all, output.status.success()),
         };
         match parsed {
             None => Outcome::failed(format!("{}: {all}", output.status)),
@@ -171,4 +175,55 @@ fn redis(text: &str) -> Option<Outcome> {
         }
     }
     (outcome.calls > 0).then_some(outcome)
+}
+
+fn ghz(text: &str) -> Option<Outcome> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Report {
+        count: u64,
+        /// In nanoseconds.
+        slowest: f64,
+        average: f64,
+        #[serde(default)]
+        status_code_distribution: BTreeMap<String, u64>,
+        #[serde(default)]
+        error_distribution: BTreeMap<String, u64>,
+    }
+    let report: Report = serde_json::from_str(text).ok()?;
+    let mut failures = report.status_code_distribution;
+    failures.remove("OK");
+    Some(Outcome {
+        calls: report.count,
+        failures,
+        max_ms: report.slowest / 1e6,
+        stall_ms: (report.slowest - report.average) / 1e6,
+        example: report.error_distribution.into_keys().next().unwrap_or_default(),
+    })
+}
+
+/// `pgbench` tells of no longest call.
+fn pgbench(text: &str) -> Option<Outcome> {
+    let calls = after(text, "number of transactions actually processed:")? as u64;
+    let mut outcome = Outcome { calls, ..Outcome::default() };
+    outcome.fail("failed", after(text, "number of failed transactions:")? as u64);
+    // A client that loses its connection ends, and the others go on.
+    outcome.fail("aborted", text.matches(" aborted").count() as u64);
+    Some(outcome)
+}
+
+fn sysbench(text: &str) -> Option<Outcome> {
+    let max = after(text, "max:")?;
+    let calls = after(text, "transactions:")? as u64;
+    let mut outcome = Outcome { calls, max_ms: max, stall_ms: max - after(text, "avg:")?, ..Outcome::default() };
+    outcome.fail("errors", after(text, "ignored errors:")? as u64);
+    outcome.fail("reconnects", after(text, "reconnects:")? as u64);
+    Some(outcome)
+}
+
+/// `nats-bench` ends at an error, and tells of no longest call: messages a second of all its clients.
+fn nats(text: &str, is_done: bool) -> Option<Outcome> {
+    let line = text.lines().find(|line| line.contains("NATS Pub/Sub stats:"))?;
+    let rate = line.split_once("stats:")?.1.split_whitespace().next()?.replace(',', "");
+    Some(Outcome { calls: rate.parse().ok().filter(|_| is_done)?, ..Outcome::default() })
 }

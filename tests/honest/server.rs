@@ -1,19 +1,19 @@
 //! The programs that are called, as `mesh.yaml` has them.
 
-use weft_tests::root;
+use weft_tests::{binary, root};
 
 use crate::installed;
 
 /// A program of others that listens on `${PORT}`.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Server {
     /// Its name in the mesh.
-    pub(crate) name: &'static str,
-    /// Its command: `${HONEST}` is where the suite's programs are, `${SERVERS}` the folder of scripts that start others'.
-    pub(crate) run: &'static str,
+    pub(crate) name: String,
+    /// Its command, as [`paths`] has it.
+    pub(crate) run: String,
     pub(crate) protocol: Protocol,
     /// Files below `target/honest`, and programs on the path.
-    pub(crate) needs: &'static [&'static str],
+    pub(crate) needs: Vec<&'static str>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,19 +26,31 @@ pub(crate) enum Protocol {
     Tcp,
 }
 
+/// A command in which `${HONEST}` is where the suite's programs are, `${SOURCES}` where their sources are, and
+/// `${TONIC}` the suite's own program in Rust.
+pub(crate) fn paths(command: &str) -> String {
+    let mut command = command.replace("${HONEST}", &installed().display().to_string());
+    command = command.replace("${SOURCES}", &root().join("tests/honest").display().to_string());
+    if command.contains("${TONIC}") {
+        command = command.replace("${TONIC}", &binary("weft-honest").display().to_string());
+    }
+    command
+}
+
 impl Server {
-    /// Its entry in `mesh.yaml`, and what ends the file.
+    pub(crate) fn new(name: &str, run: &str, protocol: Protocol, needs: &[&'static str]) -> Self {
+        Self { name: name.to_owned(), run: run.to_owned(), protocol, needs: needs.to_vec() }
+    }
+
+    /// Its entry in `mesh.yaml`.
     pub(crate) fn yaml(&self) -> String {
-        let run = self.run.replace("${HONEST}", &installed().display().to_string());
-        let run = run.replace("${SERVERS}", &root().join("tests/honest/servers").display().to_string());
         let proto = root().join("tests/proto/honest/v1/echo.proto").display().to_string();
         let protocol = match self.protocol {
-            Protocol::Grpc => format!("protos: [{proto}]\n    proto_path: ${{PROTO_PATH}}"),
+            Protocol::Grpc => format!("protos: [{proto}]\n    proto_path: ${{PROTO_PATH}}\n    health: tcp"),
             Protocol::Http2 => "health: tcp".to_owned(),
             Protocol::Http1 => "protocol: http1".to_owned(),
             Protocol::Tcp => "protocol: tcp".to_owned(),
         };
-        // As many traces as a mesh under load has, not as many as a developer wants.
-        format!("  {}:\n    run: {run}\n    {protocol}\ntraces: {{ sample: 0.01 }}\n", self.name)
+        format!("  {}:\n    run: {}\n    {protocol}\n", self.name, paths(&self.run))
     }
 }
