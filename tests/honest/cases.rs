@@ -32,3 +32,30 @@ pub(crate) const KNOWN: &[(&str, &str)] = &[];
 pub(crate) fn all() -> Vec<Case> {
     [grpc::cases(), http::cases(), databases::cases()].into_iter().flatten().collect()
 }
+
+/// Those of hosts whose connections are redirected.
+pub(crate) fn intercepted() -> Vec<Case> {
+    let of = |cases: Vec<Case>, names: &[&str]| {
+        cases.into_iter().filter(|case| names.contains(&case.name.as_str())).collect::<Vec<_>>()
+    };
+    let mut cases = of(
+        grpc::cases(),
+        &[
+            "go: 1×1",
+            "go: 8×1",
+            "go: 8×32",
+            "go: 100×1",
+            "go: bidi streams, 4×4",
+            "go: 1 MB, 4×1",
+            "go with 10 streams: 4×50",
+        ],
+    );
+    let http =
+        ["nginx: wrk, 50", "nginx: wrk, 500", "nginx: ab, 20, a connection for each", "nginx: h2load --h1, 1000"];
+    cases.extend(of(http::cases(), &http));
+    cases.extend(of(databases::cases(), &["redis: redis-benchmark, 50"]));
+    for case in &mut cases {
+        case.name.insert_str(0, "intercepted, ");
+    }
+    cases
+}

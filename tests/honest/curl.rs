@@ -38,7 +38,7 @@ const FILES: &[&[&str]] = &[
     &["/index%2ehtml"],
 ];
 
-/// Requests to the bare server of Node, which tells what it has seen.
+/// Requests to the bare server of Node, which tells what it has seen. Those that count against the breaker stand apart.
 const BARE: &[&[&str]] = &[
     &["/early-hints"],
     &["/processing"],
@@ -66,17 +66,15 @@ const BARE: &[&[&str]] = &[
     &["/status/400"],
     &["/status/418"],
     &["/status/429"],
-    &["/status/500"],
-    &["/status/502"],
-    &["/status/503"],
-    &["/status/504"],
-    &["/status/599"],
     &["/echo", "-X", "PROPFIND"],
+    &["/status/500"],
     &["/echo", "-X", "M-SEARCH"],
     &["/echo", "-X", "PATCH", "-d", "patch"],
+    &["/status/502"],
     &["/echo", "-X", "NOT-KNOWN"],
     &["/echo", "-X", "PUT", "--data-binary", "@1m"],
     &["/echo", "--data-binary", "@20m"],
+    &["/status/503"],
     &["/echo", "--data-binary", "@1m", "-H", "Transfer-Encoding: chunked"],
     &["/echo", "--data-binary", "@1m", "-H", "Expect: 100-continue"],
     &["/refuse", "--data-binary", "@1m", "-H", "Expect: 100-continue"],
@@ -86,10 +84,12 @@ const BARE: &[&[&str]] = &[
     &["/echo", "-X", "GET", "-d", "a body"],
     &["/echo", "-X", "DELETE", "-d", "a body"],
     &["/echo", "-u", "user:password"],
+    &["/status/504"],
     &["/echo", "-b", "a=1; b=2"],
     &["/echo", "-b", "a=1", "-H", "Cookie: b=2"],
     &["/echo", "-H", "X-Twice: 1", "-H", "X-Twice: 2"],
     &["/echo", "-H", "X-Empty;"],
+    &["/status/599"],
     &["/echo", "-H", "X-Spaces:    in  between   "],
     &["/echo", "-H", "X-Latin: caf\u{e9}"],
     &["/echo", "-H", "X_Underscore: 1", "-H", "X.Dot: 1"],
@@ -100,7 +100,7 @@ const BARE: &[&[&str]] = &[
     &["/echo", "-H", "Host: example.test:8080"],
     &["/echo", "-H", "Origin: http://example.test", "-X", "OPTIONS", "-H", "Access-Control-Request-Method: PUT"],
     &["/echo", "-X", "OPTIONS", "--request-target", "*"],
-    &["/echo", "--request-target", "/a//b/./../c?d?e#f"],
+    &["/echo", "--request-target", "/a//b/./../c?d?e"],
     &["/echo?%", "--path-as-is"],
     &["/echo/%00%2F%C3%BC/ü"],
     &["/echo/;a=b,c|d{e}", "-g"],
@@ -221,7 +221,8 @@ async fn ask(dir: &Path, server: &Server, port: u16, request: &[&str]) -> Answer
     Answer {
         exit: format!("{:?}", output.status.code()),
         heads: heads(&String::from_utf8_lossy(&head)),
-        body: fs::read(dir.join("body")).unwrap_or_default(),
+        // To a HEAD, curl gives the head as the body.
+        body: if request.contains(&"--head") { Vec::new() } else { fs::read(dir.join("body")).unwrap_or_default() },
     }
 }
 
@@ -253,7 +254,7 @@ impl Answer {
                 self.exit, mesh.exit, mesh.heads
             ));
         }
-        if self.heads != mesh.heads {
+        if !self.has_same_heads(mesh) {
             return Some(format!("\n  direct {:?}\n  mesh   {:?}", self.heads, mesh.heads));
         }
         (self.body != mesh.body).then(|| {
@@ -261,5 +262,20 @@ impl Answer {
             let (direct, mesh) = (shown(&self.body), shown(&mesh.body));
             format!("bodies of {} and {} bytes:\n{direct}\n--- mesh\n{mesh}", self.body.len(), mesh.len())
         })
+    }
+
+    /// But for the length of a body, where one of them has it, which is a hop's own way to say where the body ends.
+    fn has_same_heads(&self, mesh: &Self) -> bool {
+        let without = |answer: &Self| {
+            let mut heads = answer.heads.clone();
+            let length = vec![answer.body.len().to_string()];
+            for (_, fields) in &mut heads {
+                if fields.get("content-length") == Some(&length) {
+                    fields.remove("content-length");
+                }
+            }
+            heads
+        };
+        without(self) == without(mesh)
     }
 }

@@ -6,7 +6,7 @@ use tokio::{process::Command, time::timeout};
 use weft_tests::Bed;
 
 use crate::{
-    cases::{Case, KNOWN},
+    cases::Case,
     outcome::Outcome,
     server::{Protocol, Server},
     table::Row,
@@ -17,7 +17,12 @@ use crate::{
 const GUARD: Duration = Duration::from_secs(120);
 
 /// For how long the load of a case goes on where nothing says otherwise.
-const SECONDS: u64 = 2;
+pub(crate) const SECONDS: u64 = 2;
+
+/// For how long it goes on as somebody asked.
+pub(crate) fn asked_seconds() -> Option<u64> {
+    env::var("WEFT_HONEST_SECONDS").ok().map(|text| text.parse().expect("WEFT_HONEST_SECONDS is a number"))
+}
 
 /// Keeps a server and its mesh for the next case of the same server, as long as nothing has failed there.
 #[derive(Default)]
@@ -29,8 +34,7 @@ impl Runner {
     /// Runs the loads through the mesh and directly. Where nobody asked for a long run, the direct one is left out when
     /// the mesh has no failure that could be one of it alone.
     pub(crate) async fn run(&mut self, case: &Case) -> Row {
-        let asked =
-            env::var("WEFT_HONEST_SECONDS").ok().map(|text| text.parse().expect("WEFT_HONEST_SECONDS is a number"));
+        let asked = asked_seconds();
         let seconds = asked.unwrap_or(SECONDS);
         let server = &case.server;
         let bed = match self.kept.take() {
@@ -51,8 +55,7 @@ impl Runner {
         if direct.is_none() && mesh.failed_calls() > 0 {
             direct = Some(loads(case, app, seconds).await);
         }
-        let known = KNOWN.iter().find(|known| known.0 == case.name).map(|known| known.1);
-        let row = Row { name: case.name.clone(), direct, mesh, known };
+        let row = Row::new(case, direct, mesh);
         eprintln!("{}", row.line());
         if !row.is_worse() {
             self.kept = Some((server.name.clone(), bed));

@@ -2,7 +2,12 @@
 
 use std::{env, fmt::Write};
 
-use crate::outcome::Outcome;
+use weft_tests::result;
+
+use crate::{
+    cases::{Case, KNOWN},
+    outcome::Outcome,
+};
 
 /// By how much longer than in a direct run nothing may be answered.
 const STALL_MS: f64 = 20.0;
@@ -18,6 +23,11 @@ pub(crate) struct Row {
 }
 
 impl Row {
+    pub(crate) fn new(case: &Case, direct: Option<Outcome>, mesh: Outcome) -> Self {
+        let known = KNOWN.iter().find(|known| known.0 == case.name).map(|known| known.1);
+        Self { name: case.name.clone(), direct, mesh, known }
+    }
+
     /// Whether something fails in the mesh that does not fail without.
     pub(crate) fn is_worse(&self) -> bool {
         self.mesh.failed_calls() > self.direct.as_ref().map_or(0, Outcome::failed_calls)
@@ -67,4 +77,14 @@ pub(crate) fn of<'a>(rows: impl IntoIterator<Item = &'a Row>) -> String {
         table.push('\n');
     }
     table
+}
+
+/// Prints all rows.
+///
+/// # Panics
+/// Something fails in the mesh that does not fail without.
+pub(crate) fn judge(rows: &[Row]) {
+    of(rows).lines().for_each(result);
+    let broken: Vec<_> = rows.iter().filter(|row| row.is_broken()).collect();
+    assert!(broken.is_empty(), "{} of {} cases suffer in the mesh:\n{}", broken.len(), rows.len(), of(broken));
 }

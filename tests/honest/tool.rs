@@ -25,7 +25,7 @@ pub(crate) enum Tool {
 #[derive(Clone, Debug)]
 pub(crate) struct Load {
     pub(crate) tool: Tool,
-    /// The command, as [`paths`] has it. `${PORT}` and `${SERVICE}` stand for what is called, `${HEADER}` for what names
+    /// The command, as [`paths`] has it, which calls 127.0.0.1. `${PORT}` and `${SERVICE}` stand for what is called, `${HEADER}` for what names
     /// the service in HTTP, `${SECONDS}` for how long.
     pub(crate) command: String,
     pub(crate) needs: Vec<&'static str>,

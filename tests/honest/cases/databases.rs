@@ -14,8 +14,9 @@ pub(super) fn cases() -> Vec<Case> {
     let mariadb = tcp("mariadb", &["mariadbd", "sysbench"]);
     let nats = tcp("nats", &["nats-server"]);
     let load = |tool, command: &str, needs: &[&'static str]| [Load::new(tool, command.to_owned(), needs)];
-    let redis_load =
-        |words: &str| load(Tool::Redis, &format!("redis-benchmark -p ${{PORT}} {words}"), &["redis-benchmark"]);
+    let redis_load = |words: &str| {
+        load(Tool::Redis, &format!("redis-benchmark -h 127.0.0.1 -p ${{PORT}} {words}"), &["redis-benchmark"])
+    };
     let pgbench = |words: &str| {
         let command = format!("pgbench -h 127.0.0.1 -p ${{PORT}} -U weft -T ${{SECONDS}} -n {words} weft");
         load(Tool::Pgbench, &command, &["pgbench"])

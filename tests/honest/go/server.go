@@ -1,9 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"io"
 	"net"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -18,7 +20,7 @@ import (
 )
 
 func serve(given words) {
-	listener, err := net.Listen("tcp", "127.0.0.1:"+given["port"])
+	listener, err := net.Listen("tcp", cmp.Or(os.Getenv("HOST"), "127.0.0.1")+":"+given["port"])
 	if err != nil {
 		fail("%v", err)
 	}
