@@ -84,7 +84,7 @@ pub(super) fn cases() -> Vec<Case> {
                 case("an early 403", vec![node("http_client.js", "path=/early calls=100")]);
             }
             "express" => case("an early 404", vec![node("http_client.js", "path=/missing status=404 calls=100")]),
-            "fastify" => case("an early 413", vec![node("http_client.js", "path=/json status=413 calls=100")]),
+            "fastify" => case("an early 415", vec![node("http_client.js", "path=/json status=415 calls=100")]),
             _ => {}
         }
     }
