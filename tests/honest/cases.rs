@@ -12,11 +12,19 @@ pub(crate) struct Case {
     pub(crate) name: String,
     pub(crate) server: Server,
     pub(crate) loads: Vec<Load>,
+    /// Whether it says so little that others do not that only a long run has it.
+    pub(crate) is_extra: bool,
 }
 
 impl Case {
     fn new(name: impl Into<String>, server: &Server, loads: impl IntoIterator<Item = Load>) -> Self {
-        Self { name: name.into(), server: server.clone(), loads: loads.into_iter().collect() }
+        Self { name: name.into(), server: server.clone(), loads: loads.into_iter().collect(), is_extra: false }
+    }
+
+    /// The same, for long runs only, if so.
+    fn extra(mut self, is_extra: bool) -> Self {
+        self.is_extra = is_extra;
+        self
     }
 
     /// The programs that it needs.

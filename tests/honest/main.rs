@@ -19,6 +19,7 @@ mod server;
 mod table;
 mod tool;
 
+use cases::Case;
 use run::Runner;
 
 /// What a test waits for a single program.
@@ -46,7 +47,9 @@ async fn whatever_works_directly_works_through_the_mesh() {
     let only = env::var("WEFT_HONEST_ONLY").unwrap_or_default();
     let mut runner = Runner::default();
     let mut rows = Vec::new();
-    for case in cases::all().iter().filter(|case| only.split(',').any(|part| case.name.contains(part))) {
+    let is_long = run::asked_seconds().is_some();
+    let is_asked = |case: &&Case| (is_long || !case.is_extra) && only.split(',').any(|part| case.name.contains(part));
+    for case in cases::all().iter().filter(is_asked) {
         if let Some(program) = missing(case.needs()) {
             skip(&format!("{}: {program} is not installed; tests/honest/install does it", case.name));
             continue;

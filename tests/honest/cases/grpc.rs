@@ -83,9 +83,11 @@ pub(super) fn cases() -> Vec<Case> {
     cases.extend(more_of_go(&go));
     for client in [JAVA, PYTHON, AIO, NODE, TONIC] {
         for (shape, words) in LOADS {
+            let is_extra = is_of_asyncio(&client, words);
             // Java's client cancels nothing by itself.
             if client.name != "java" || !words.contains("cancel") {
-                cases.push(Case::new(format!("{} client: {shape}", client.name), &go, [client.client(words)]));
+                let case = Case::new(format!("{} client: {shape}", client.name), &go, [client.client(words)]);
+                cases.push(case.extra(is_extra));
             }
         }
     }
@@ -93,7 +95,8 @@ pub(super) fn cases() -> Vec<Case> {
     for server in [JAVA, PYTHON, AIO, NODE, TONIC] {
         let at = server.server("");
         for (shape, words) in LOADS {
-            cases.push(Case::new(format!("{} server: {shape}", server.name), &at, [GO.client(words)]));
+            let case = Case::new(format!("{} server: {shape}", server.name), &at, [GO.client(words)]);
+            cases.push(case.extra(is_of_asyncio(&server, words)));
         }
         let unknown = [GO.client("connections=1 each=1 do=fail:2 expect=2"), GO.client("connections=1 each=4")];
         cases.push(Case::new(format!("{} server: another's UNKNOWN", server.name), &at, unknown));
@@ -101,6 +104,11 @@ pub(super) fn cases() -> Vec<Case> {
     let raising = [GO.client("do=raise:1 expect=2"), GO.client("each=4")];
     cases.push(Case::new("python server: another's exceptions", &PYTHON.server(""), raising));
     cases
+}
+
+/// grpcio's streams in asyncio: they go through the same C core as without.
+fn is_of_asyncio(language: &Language, words: &str) -> bool {
+    language.name == AIO.name && words.contains("kind=")
 }
 
 /// What needs no second language.
@@ -136,17 +144,15 @@ fn limits() -> Vec<Case> {
         let few = server.server("max_streams=10");
         let name = format!("{} with 10 streams", server.name);
         cases.push(Case::new(format!("{name}: 4×50"), &few, [GO.client("connections=4 each=50")]));
-        cases.push(Case::new(format!("{name}: bidi, 4×50"), &few, [GO.client("kind=bidi connections=4 each=50")]));
+        let bidi = Case::new(format!("{name}: bidi, 4×50"), &few, [GO.client("kind=bidi connections=4 each=50")]);
+        cases.push(bidi.extra(server.name != GO.name));
     }
     for server in [GO, JAVA, PYTHON, NODE, TONIC] {
         let young = server.server("max_age_ms=1000");
         let name = format!("{} with connections of 1 s", server.name);
         cases.push(Case::new(format!("{name}: 4×4"), &young, [GO.client("connections=4 each=4")]));
-        cases.push(Case::new(
-            format!("{name}: bidi, 4×4"),
-            &young,
-            [GO.client("kind=bidi connections=4 each=4 messages=50")],
-        ));
+        let bidi = [GO.client("kind=bidi connections=4 each=4 messages=50")];
+        cases.push(Case::new(format!("{name}: bidi, 4×4"), &young, bidi).extra(server.name != GO.name));
     }
     let strict = GO.server("keepalive_min_ms=90");
     let pinging = NODE.client("connections=4 each=1 keepalive_ms=100 pause_ms=300");

@@ -58,7 +58,11 @@ pub(super) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for server in servers() {
         let name = server.name.clone();
-        let mut case = |what: &str, loads: Vec<Load>| cases.push(Case::new(format!("{name}: {what}"), &server, loads));
+        let mut case = |what: &str, loads: Vec<Load>| {
+            // To a server, `ab -k` is much as wrk is.
+            let is_extra = what.starts_with("ab -k") && !["nginx", "node-http"].contains(&name.as_str());
+            cases.push(Case::new(format!("{name}: {what}"), &server, loads).extra(is_extra));
+        };
         if name == "python-http" {
             // It has room for 5 connections that it has not accepted yet, and ends each after one answer.
             case("wrk, 16", vec![wrk("-c16", "/")]);
