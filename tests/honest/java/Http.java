@@ -8,7 +8,7 @@ import java.util.concurrent.Executors;
 /** The JDK's own HTTP server, with small answers. */
 final class Http {
   static void run(Honest.Words words) throws IOException {
-    HttpServer server = HttpServer.create(new InetSocketAddress("127.0.0.1", words.number("port", 0)), 0);
+    HttpServer server = HttpServer.create(new InetSocketAddress("127.0.0.1", words.number("port", 0)), 4096);
     server.createContext("/", Http::echo);
     server.createContext("/stream", Http::stream);
     server.setExecutor(Executors.newFixedThreadPool(64));
