@@ -133,6 +133,14 @@ impl Net {
         let env = [("PORT", port.to_string()), ("HOST", "::".to_owned()), ("SPEAK", speak.to_owned())];
         let env = env.each_ref().map(|(name, value)| (*name, value.as_str()));
         host.start(name, &binary("weft-test-app"), &[], &env);
+        self.front(host, place, name, port, protocol, flags);
+    }
+
+    /// Starts a sidecar beside a program that listens at `port` of a host, as [`Self::start_service`] does.
+    ///
+    /// # Panics
+    /// It does not start.
+    pub fn front(&self, host: &Host, place: u16, name: &str, port: u16, protocol: &str, flags: &[&str]) {
         let inbound = 15_006 + place;
         let own = [
             ("--app", format!("127.0.0.1:{port}")),

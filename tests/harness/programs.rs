@@ -12,11 +12,15 @@ pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ is in the workspace")
 }
 
-/// A binary of the workspace, of the profile that the test itself was built with.
+/// A binary of the workspace, of the profile that the test itself was built with; or that of `WEFT_BIN_DIR`, if it has it.
 ///
 /// # Panics
 /// The workspace does not build.
 pub fn binary(name: &str) -> PathBuf {
+    if let Some(given) = env::var_os("WEFT_BIN_DIR").map(|dir| Path::new(&dir).join(name)).filter(|path| path.is_file())
+    {
+        return given;
+    }
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     let folder = FOLDER.get_or_init(|| {
         let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));

@@ -1,0 +1,69 @@
+//! The table of cases: which loads on which server.
+
+use crate::{server::Server, tool::Load};
+
+mod databases;
+mod grpc;
+pub(crate) mod http;
+
+/// Loads on a server, all at once.
+#[derive(Debug)]
+pub(crate) struct Case {
+    pub(crate) name: String,
+    pub(crate) server: Server,
+    pub(crate) loads: Vec<Load>,
+    /// Whether it says so little that others do not that only a long run has it.
+    pub(crate) is_extra: bool,
+}
+
+impl Case {
+    fn new(name: impl Into<String>, server: &Server, loads: impl IntoIterator<Item = Load>) -> Self {
+        Self { name: name.into(), server: server.clone(), loads: loads.into_iter().collect(), is_extra: false }
+    }
+
+    /// The same, for long runs only, if so.
+    fn extra(mut self, is_extra: bool) -> Self {
+        self.is_extra = is_extra;
+        self
+    }
+
+    /// The programs that it needs.
+    pub(crate) fn needs(&self) -> impl Iterator<Item = &'static str> {
+        self.server.needs.iter().chain(self.loads.iter().flat_map(|load| &load.needs)).copied()
+    }
+}
+
+/// Cases that are known to fail, each with its reason.
+pub(crate) const KNOWN: &[(&str, &str)] = &[];
+
+/// In the order in which they run: a server is kept from one case to the next.
+pub(crate) fn all() -> Vec<Case> {
+    [grpc::cases(), http::cases(), databases::cases()].into_iter().flatten().collect()
+}
+
+/// Those of hosts whose connections are redirected.
+pub(crate) fn intercepted() -> Vec<Case> {
+    let of = |cases: Vec<Case>, names: &[&str]| {
+        cases.into_iter().filter(|case| names.contains(&case.name.as_str())).collect::<Vec<_>>()
+    };
+    let mut cases = of(
+        grpc::cases(),
+        &[
+            "go: 1×1",
+            "go: 8×1",
+            "go: 8×32",
+            "go: 100×1",
+            "go: bidi streams, 4×4",
+            "go: 1 MB, 4×1",
+            "go with 10 streams: 4×50",
+        ],
+    );
+    let http =
+        ["nginx: wrk, 50", "nginx: wrk, 500", "nginx: ab, 20, a connection for each", "nginx: h2load --h1, 1000"];
+    cases.extend(of(http::cases(), &http));
+    cases.extend(of(databases::cases(), &["redis: redis-benchmark, 50"]));
+    for case in &mut cases {
+        case.name.insert_str(0, "intercepted, ");
+    }
+    cases
+}

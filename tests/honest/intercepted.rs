@@ -1,0 +1,85 @@
+//! The same on hosts of their own, whose packet filter sends what programs open through a sidecar.
+
+use std::path::Path;
+
+use weft_tests::{Host, Net, root, skip, until};
+
+use crate::{
+    cases::{Case, intercepted},
+    installed, missing,
+    outcome::Outcome,
+    run,
+    table::{self, Row},
+    tool::Target,
+};
+
+/// The hosts of the net. The one outside is not redirected: it reaches the server directly.
+const CLIENT: usize = 1;
+const SERVER: usize = 2;
+const OUTSIDE: usize = 3;
+
+/// The services: name, port, protocol, command below `tests/honest` or `target/honest`.
+const SERVICES: [(&str, u16, &str, &str); 4] = [
+    ("go", 9000, "grpc", "bin/honest-go server port=9000"),
+    ("go-max-streams-10", 9001, "grpc", "bin/honest-go server port=9001 max_streams=10"),
+    ("nginx", 8080, "http1", "servers/nginx 8080"),
+    ("redis", 6379, "tcp", "servers/redis 6379"),
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn intercepted_programs_fare_no_worse() {
+    let _turn = crate::turn().await;
+    if let Err(why) = Net::is_possible() {
+        return skip(&why);
+    }
+    let cases = intercepted();
+    if let Some(program) = missing(cases.iter().flat_map(Case::needs)) {
+        return skip(&format!("{program} is not installed; tests/honest/install does it"));
+    }
+    let rows = tokio::task::spawn_blocking(move || all(&cases)).await.expect("the cases run");
+    table::judge(&rows);
+}
+
+fn all(cases: &[Case]) -> Vec<Row> {
+    let net = Net::of(4);
+    net.start_control();
+    let server = net.host(SERVER);
+    for (place, (name, port, protocol, command)) in SERVICES.into_iter().enumerate() {
+        let mut words = command.split(' ');
+        let program = words.next().expect("a command has a program");
+        let folder = if program.starts_with("bin/") { installed() } else { root().join("tests/honest") };
+        server.start(name, &folder.join(program), &words.collect::<Vec<_>>(), &[("HOST", "0.0.0.0")]);
+        net.front(&server, place as u16, name, port, protocol, &[]);
+    }
+    let client = net.host(CLIENT);
+    net.start_sidecar(&client, "client", &["--intercept"]);
+    client.redirect(&[]);
+    until("all endpoints are up", || net.log().matches("HEALTH_UP").count() >= SERVICES.len());
+    let asked = run::asked_seconds();
+    let run_case = |case: &Case| {
+        let run = |host: &Host| loads(case, host, asked.unwrap_or(run::SECONDS));
+        let mut direct = asked.map(|_| run(&net.host(OUTSIDE)));
+        let mesh = run(&client);
+        if direct.is_none() && mesh.failed_calls() > 0 {
+            direct = Some(run(&net.host(OUTSIDE)));
+        }
+        let row = Row::new(case, direct, mesh);
+        eprintln!("{}", row.line());
+        row
+    };
+    cases.iter().map(run_case).collect()
+}
+
+/// All loads of a case, one after the other.
+fn loads(case: &Case, host: &Host, seconds: u64) -> Outcome {
+    let (_, port, ..) = SERVICES.into_iter().find(|service| service.0 == case.server.name).expect("it is started");
+    let target = Target { port, service: &case.server.name, seconds };
+    let outcomes = case.loads.iter().map(|load| {
+        let command = load.command(&target);
+        let words: Vec<_> =
+            command.get_args().map(|word| word.to_string_lossy().replace("127.0.0.1", "10.77.0.2")).collect();
+        let output = host.run(Path::new(command.get_program()), &words.iter().map(String::as_str).collect::<Vec<_>>());
+        load.tool.outcome(&output).without(load.asks_for)
+    });
+    outcomes.fold(Outcome::default(), Outcome::and)
+}
