@@ -332,9 +332,9 @@ where
             (self.on)(Incoming::Read);
         }
         self.take_notices();
-        self.link.offer_room();
         // What came before an error is answered, and so is the error itself.
         let written = self.write(cx);
+        self.link.offer_room();
         read?;
         let is_written = written?.is_ready();
         self.keep_time(cx)?;
