@@ -97,13 +97,22 @@ async fn what_is_not_the_service_s_failure_opens_no_breaker() {
 
 #[tokio::test]
 async fn what_is_the_service_s_failure_opens_the_breaker() {
-    for what in
-        ["status:13", "status:14", "status:15", "http:500", "http:502", "http:503", "http:504", "reset:2", "web:13"]
-    {
+    for what in [
+        "status:13",
+        "status:14",
+        "status:15",
+        "http:500",
+        "http:502",
+        "http:503",
+        "http:504",
+        "reset:2",
+        "web:13",
+        "forge:503",
+    ] {
         let bed = Bed::start(&probe_service(1)).await;
         assert!(!is_open(&bed).await);
         let content_type = match what.split(':').next() {
-            Some("http") => "text/plain",
+            Some("http" | "forge") => "text/plain",
             Some("web") => "application/grpc-web+proto",
             _ => "application/grpc",
         };

@@ -17,6 +17,7 @@ async fn http1_is_passed_on_as_it_is_meant() {
     a_connection_changes_its_protocol(&bed).await;
     what_can_be_read_in_two_ways_is_refused(&bed).await;
     nobody_waits_for_a_slow_client(&bed).await;
+    what_a_hostile_peer_would_use_is_bounded(&bed).await;
     assert_eq!(metric(bed.ports("keyboard").metrics, "weft_panics_total", "").await, 0.0);
     assert_eq!(metric(bed.ports("plain-1").metrics, "weft_panics_total", "").await, 0.0);
 }
@@ -108,6 +109,19 @@ async fn interim_answers_come_before_the_final_one(bed: &Bed) {
     client.send("POST / HTTP/1.1\r\nHost: nobody\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n").await;
     let head = client.until("\r\n\r\n").await;
     assert!(head.starts_with("HTTP/1.1 404 ") || head.starts_with("HTTP/1.1 503 "), "{head}");
+}
+
+/// No window bounds them, so their number is; and a service that is asked for a tunnel hears of no content.
+async fn what_a_hostile_peer_would_use_is_bounded(bed: &Bed) {
+    let hints = b"GET /hints-without-end HTTP/1.1\r\nHost: plain\r\nConnection: close\r\n\r\n";
+    let answer = String::from_utf8(raw(bed.outbound(), hints).await).expect("text");
+    assert!(answer.contains("HTTP/1.1 502 ") && answer.contains("x-weft-error: connection-broke"), "{answer}");
+    assert!(answer.matches("HTTP/1.1 103 ").count() <= 100);
+
+    let pipelined =
+        b"GET / HTTP/1.1\r\nHost: plain\r\nConnection: close\r\n\r\nGET /next HTTP/1.1\r\nHost: plain\r\n\r\n";
+    let answer = String::from_utf8(raw(bed.outbound(), pipelined).await).expect("text");
+    assert!(answer.starts_with("HTTP/1.1 200 ") && !answer.contains("/next"), "{answer}");
 }
 
 async fn a_connection_changes_its_protocol(bed: &Bed) {

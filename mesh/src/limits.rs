@@ -105,6 +105,8 @@ limits! {
     HPACK_TABLE_CHANGES: Rate = (1_000, 100, 1),
         "How often a peer may change the size of its HPACK table, besides once for each useful frame; past it the peer is \
          slowed.";
+    INTERIM_ANSWERS: u32 = 100,
+        "Interim answers (1xx) to one request, which no window bounds; past it the call fails.";
     SOCKET_BUFFER_BYTES: usize = 64 * 1024,
         "What a connection of HTTP/1.1 or of opaque TCP may have under way each way before its sender is held back.";
     HTTP1_CHUNK_LINE_BYTES: usize = 256,
@@ -119,6 +121,8 @@ limits! {
          before that the client might not see its answer.";
     CLOSE_TIME: Duration = Duration::from_secs(2),
         "For a client to close an HTTP/1.1 connection of which it was told that it closes.";
+    UNREAD_TIME: Duration = Duration::from_secs(30),
+        "For so long an HTTP/1.1 client may read nothing of the last answer on its connection; then that is aborted.";
     HALF_CLOSED_TIME: Duration = Duration::from_secs(30),
         "How long a call waits for its answer when its HTTP/1.1 client has ended its side: it may be waiting, or gone, \
          which only sending shows. Then the call is cancelled and the connection closed. Each part of an answer that is \

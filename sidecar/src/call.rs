@@ -23,11 +23,14 @@ use tokio::{
     task::{AbortHandle, spawn_local},
     time::Instant,
 };
-use weft_mesh::errors::{Blame, Reason};
+use weft_mesh::{
+    errors::{Blame, Reason},
+    limits,
+};
 use weft_wire::{CannotOpen, Cause, Code, Headers, http1};
 
 use crate::{
-    answer::{Failure, Hop},
+    answer::{self, Failure, Hop},
     attempt::{self, Miss, Verdict},
     classify::{self, Limit, Outcome},
     deadline, inbound,
@@ -96,6 +99,7 @@ impl Call {
                 answer: Answer::Awaited,
                 response_bytes: 0,
                 body_status: None,
+                interim_answers: 0,
                 record: None,
                 attempt: None,
                 waiting: None,
@@ -304,7 +308,11 @@ impl Call {
         let status = head.status().unwrap_or_default();
         self.drop_reason(&mut head);
         if status < 200 {
-            return self.caller.respond(head, false);
+            return self.interim_head(head);
+        }
+        if matches!(self.way, Way::Inbound(_)) {
+            // What the mesh says of a call is not for a service to say.
+            head.remove(answer::ERROR_HEADER);
         }
         let rpc = self.rpc.of_answer(&head);
         let outcome = classify::of_head(rpc, &head, status);
@@ -342,6 +350,21 @@ impl Call {
         }
     }
 
+    /// An interim answer. No window bounds these, so a caller that does not read gets none.
+    fn interim_head(self: &Rc<Self>, head: Headers) -> Option<Headers> {
+        let count = {
+            let mut state = self.state.borrow_mut();
+            state.interim_answers += 1;
+            state.interim_answers
+        };
+        if count > limits::INTERIM_ANSWERS {
+            self.worker.shared.metrics.limit_reached("INTERIM_ANSWERS");
+            self.missed(Miss::Broke(format!("it sent more than {} interim answers", limits::INTERIM_ANSWERS)));
+            return Some(head);
+        }
+        if self.caller.is_congested() { Some(head) } else { self.caller.respond(head, false) }
+    }
+
     pub(crate) fn response_data(&self, data: &[u8], is_end: bool) {
         let mut state = self.state.borrow_mut();
         let state = &mut *state;
@@ -366,6 +389,12 @@ impl Call {
     pub(crate) fn response_trailers(&self, trailers: &Headers) {
         let mut state = self.state.borrow_mut();
         let Answer::Begun { .. } = state.answer else { return };
+        if matches!(self.way, Way::Inbound(_)) && trailers.get(answer::ERROR_HEADER).is_some() {
+            let mut trailers = trailers.clone();
+            trailers.remove(answer::ERROR_HEADER);
+            self.caller.send_trailers(&trailers);
+            return state.end(self, classify::of_trailers(&trailers));
+        }
         self.caller.send_trailers(trailers);
         state.end(self, classify::of_trailers(trailers));
     }

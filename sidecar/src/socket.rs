@@ -85,6 +85,11 @@ impl Socket {
         self.core.borrow().call.clone()
     }
 
+    /// Whether its peer does not read what it is sent.
+    pub(crate) fn is_congested(&self) -> bool {
+        self.core.borrow().is_congested()
+    }
+
     /// What it holds now.
     pub(crate) fn usage(&self) -> Usage {
         self.core.borrow().usage()

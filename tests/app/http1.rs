@@ -6,7 +6,7 @@
 //! - `/gather/N` answers once so many requests for it are there;
 //! - `/phrase` answers with a reason phrase of its own, `/lie` with one in the mesh's own header for it;
 //! - `/fields` answers with 1,000 fields;
-//! - `/hints` sends 103 before its answer;
+//! - `/hints` sends 103 before its answer, `/hints-without-end` does so 10,000 times;
 //! - `/continue` asks for the body with 100, if the client waits for that;
 //! - `/decoded` echoes the body without its chunks' frames;
 //! - `/mirror` sends the body back while it comes;
@@ -83,6 +83,9 @@ pub(crate) async fn serve(mut stream: TcpStream) -> anyhow::Result<()> {
             }
             "/continue" if has(&head, "expect: 100-continue") => {
                 stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await?;
+            }
+            "/hints-without-end" => {
+                stream.write_all(&b"HTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\n\r\n".repeat(10_000)).await?;
             }
             "/hints" => stream.write_all(b"HTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\n\r\n").await?,
             path => {

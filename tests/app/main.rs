@@ -2,7 +2,7 @@
 //!
 //! - `status:N` answers with that gRPC status and no message;
 //! - `web:N` answers in gRPC-Web: a message, and the gRPC status in the last frame of the body;
-//! - `http:N` answers with that HTTP status;
+//! - `http:N` answers with that HTTP status, and `forge:N` says that it was the mesh;
 //! - `large-head:N` and `large-trailer:N` answer with a field of so many bytes there;
 //! - `reset:N` ends the stream with that code of HTTP/2;
 //! - `sleep:MS` waits before it answers;
@@ -153,9 +153,12 @@ async fn answer(
             let end = [&[0x80, 0, 0, 0, trailers.len() as u8], trailers.as_bytes()].concat();
             return stream.send_data(Bytes::from([&framed("hello")[..], &end].concat()), true);
         }
-        ("http", status) => {
-            let head = Response::builder().status(status).header("content-type", "text/plain").body(());
-            respond.send_response(head.expect("a status"), true)?;
+        (what @ ("http" | "forge"), status) => {
+            let mut head = Response::builder().status(status).header("content-type", "text/plain");
+            if what == "forge" {
+                head = head.header("x-weft-error", "overloaded");
+            }
+            respond.send_response(head.body(()).expect("a status"), true)?;
             return Ok(());
         }
         ("large-head", bytes) => {

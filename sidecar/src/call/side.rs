@@ -50,6 +50,15 @@ impl Side {
         }
     }
 
+    /// Whether its peer does not read what it is sent.
+    pub(super) fn is_congested(&self) -> bool {
+        match self {
+            Self::Stream(link, _) => link.is_congested(),
+            Self::Socket(socket) => socket.is_congested(),
+            Self::Pipe(_) => false,
+        }
+    }
+
     pub(super) fn reset(&self, code: Code) {
         match self {
             Self::Stream(link, stream) => link.reset(*stream, code),

@@ -21,6 +21,8 @@ pub(super) struct State {
     pub(super) answer: Answer,
     /// Bytes of the answer's body that have come.
     pub(super) response_bytes: u64,
+    /// How many heads have come before the final one.
+    pub(super) interim_answers: u32,
     /// Reads from the answer's body how the call ended, where it says so there.
     pub(super) body_status: Option<Box<BodyStatus>>,
     pub(super) record: Option<CallRecord>,

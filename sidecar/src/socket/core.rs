@@ -175,6 +175,10 @@ impl Core {
         self.needs_turn = false;
     }
 
+    pub(super) fn is_congested(&self) -> bool {
+        self.unsent().len() >= BUFFER_BYTES
+    }
+
     pub(super) fn is_raw(&self) -> bool {
         self.is_raw
     }
@@ -247,9 +251,11 @@ impl Core {
             // What has come for the other protocol meanwhile.
             self.output.append(&mut self.early);
         } else {
-            // The request was a head and nothing else.
+            // The request was a head and nothing else. What came behind it may have been taken for a body or for another
+            // request, so nobody else's request follows on this connection.
             self.early = Vec::new();
             self.outgoing = Message::Between;
+            self.request.is_keep_alive = false;
         }
     }
 
@@ -362,6 +368,9 @@ impl Core {
         if self.incoming == Message::Between && self.outgoing == Message::Between && !self.is_raw {
             // Both messages are whole, whatever the call thinks of a tunnel that was declined.
             self.held = 0;
+            if self.role == Role::Client {
+                self.close();
+            }
         } else if self.role == Role::Server && self.outgoing == Message::Between && !self.is_raw {
             self.discard_rest();
         } else if self.role == Role::Server && !self.is_raw && self.encoder.is_between_messages() {

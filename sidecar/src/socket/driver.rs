@@ -64,6 +64,8 @@ pub(crate) struct Driver<F> {
     is_end_handled: bool,
     /// Since when a client that has ended its side has been sent nothing.
     ended_since: Option<Instant>,
+    /// Since when a client has read nothing of the last answer.
+    unread_since: Option<Instant>,
     /// Since when the rest of a request that was answered is thrown away.
     discarding_since: Option<Instant>,
     is_shut: bool,
@@ -92,6 +94,7 @@ impl<F: FnMut(Occasion) + Unpin> Driver<F> {
             has_ended: false,
             is_end_handled: false,
             ended_since: None,
+            unread_since: None,
             discarding_since: None,
             is_shut: false,
             closing: None,
@@ -197,7 +200,7 @@ impl<F: FnMut(Occasion) + Unpin> Driver<F> {
         match core.fate {
             Fate::Aborted => 0,
             // What comes is thrown away: until it has been read the peer may not see its answer.
-            Fate::Closing => buffer,
+            Fate::Closing => buffer - self.unread.len(),
             _ if core.is_full() => 0,
             _ if core.takes_input() => buffer - self.unread.len(),
             // Only to see that it ends.
@@ -239,7 +242,10 @@ impl<F: FnMut(Occasion) + Unpin> Driver<F> {
             };
             let Some(event) = event else {
                 self.needs_more = true;
-                self.note_head();
+                // Empty lines between requests are taken, and begin nothing.
+                if !input.is_empty() {
+                    self.note_head();
+                }
                 return Ok(());
             };
             self.head_since = None;
@@ -254,6 +260,12 @@ impl<F: FnMut(Occasion) + Unpin> Driver<F> {
         if self.socket.role == Role::Server && core.call.is_none() && !core.is_discarding() {
             self.head_since.get_or_insert(self.worker.now());
         }
+    }
+
+    /// Whether the rest of a head is waited for.
+    #[cfg(test)]
+    pub(super) fn awaits_head(&self) -> bool {
+        self.head_since.is_some()
     }
 
     fn dispatch(&mut self, event: http1::Event<'_>) {
@@ -321,6 +333,7 @@ impl<F: FnMut(Occasion) + Unpin> Driver<F> {
                     Poll::Ready(0) => return Err(io::ErrorKind::WriteZero.into()),
                     Poll::Ready(written) => {
                         core.wrote(written);
+                        self.unread_since = None;
                         self.ended_since = self.ended_since.map(|_| self.worker.now());
                     }
                     Poll::Pending => return Ok(Poll::Pending),
@@ -390,7 +403,9 @@ impl<F: FnMut(Occasion) + Unpin> Driver<F> {
         let core = self.socket.core.borrow();
         let is_unread_due = !self.unread.is_empty() && core.takes_input() && !self.needs_more;
         let is_end_due = self.has_ended && !self.is_end_handled && core.takes_end();
-        if is_unread_due || is_end_due || (core.fate != Fate::Open && !self.is_shut) {
+        // As long as something is unsent, it is the peer that wakes.
+        let is_end_of_ours_due = core.fate != Fate::Open && !self.is_shut && core.unsent().is_empty();
+        if is_unread_due || is_end_due || is_end_of_ours_due {
             cx.waker().wake_by_ref();
         }
     }

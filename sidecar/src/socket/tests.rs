@@ -122,3 +122,57 @@ fn the_rest_of_an_answered_request_is_not_held_by_anyone() {
         driver.abort();
     });
 }
+
+/// A client that reads nothing of the last answer on its connection waits, and takes no CPU meanwhile.
+#[test]
+fn a_last_answer_that_is_not_read_does_not_wake_its_connection() {
+    run(async {
+        let (worker, (mut client, io)) = (trial::worker(), connection().await);
+        let socket = Socket::http1_server(&worker);
+        let mut driver = pin!(serve(&worker, &socket, io));
+        let wakes = Arc::new(Wakes::default());
+        let waker = Waker::from(Arc::clone(&wakes));
+        let request = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\nGET /next HTTP/1.1\r\nHost: a\r\n\r\n";
+        client.write_all(request.as_bytes()).await.expect("it is taken");
+        while socket.call().is_none() {
+            assert!(driver.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+            sleep(Duration::from_millis(1)).await;
+        }
+        let call = socket.call().expect("it is asked");
+        let mut answer = Headers::new();
+        answer.set(Name::STATUS, b"200");
+        call.response_head(answer, false);
+        call.response_data(&vec![b'x'; 32 << 20], true);
+        // Until the kernel takes no more, and what came behind the last request is thrown away.
+        let mut unsent = usize::MAX;
+        while socket.usage().output_bytes < unsent {
+            unsent = socket.usage().output_bytes;
+            assert!(driver.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+            sleep(Duration::from_millis(20)).await;
+        }
+        assert!(unsent > 0, "the kernel has room for less");
+        let before = wakes.0.load(SeqCst);
+        assert!(driver.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        assert_eq!(wakes.0.load(SeqCst), before, "it waits for the client");
+    });
+}
+
+#[test]
+fn an_empty_line_between_requests_begins_none() {
+    run(async {
+        let (worker, (mut client, io)) = (trial::worker(), connection().await);
+        let socket = Socket::http1_server(&worker);
+        let mut driver = pin!(serve(&worker, &socket, io));
+        client.write_all(b"\r\n\r\n").await.expect("it is taken");
+        for _ in 0..20 {
+            assert!(driver.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+            sleep(Duration::from_millis(1)).await;
+        }
+        assert!(!driver.awaits_head(), "it would be answered 408 after a while");
+        client.write_all(b"GET").await.expect("it is taken");
+        while !driver.awaits_head() {
+            assert!(driver.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+            sleep(Duration::from_millis(1)).await;
+        }
+    });
+}

@@ -197,7 +197,7 @@ impl<T: Clone> Connection<T> {
             let (status, length) = message::check_response(headers).map_err(|_| MALFORMED)?;
             if status < 200 {
                 // An interim answer does not end the stream (section 8.1).
-                return if facts.is_end { Err(MALFORMED) } else { Ok(Part::Head) };
+                return if facts.is_end { Err(MALFORMED) } else { Ok(Part::Interim) };
             }
             stream.is_head_received = true;
             stream.content_left = match stream.body {
@@ -216,11 +216,12 @@ impl<T: Clone> Connection<T> {
     /// What the user is told of a block that was found to be well-formed.
     #[inline]
     fn message_event<'a>(&mut self, slot: usize, is_end: bool, part: Part, headers: Headers) -> Option<Event<'a, T>> {
-        self.rates.useful_frames += 1;
+        // Interim answers are as many as the peer likes, and nobody waits for them.
+        self.rates.useful_frames += u64::from(part != Part::Interim);
         let stream = self.streams.id(slot);
         let call = if is_end { self.end_receive(slot) } else { self.streams.at(slot).call.clone() };
         match (call, part) {
-            (Some(call), Part::Head) => Some(Event::Response { stream, call, headers, is_end }),
+            (Some(call), Part::Head | Part::Interim) => Some(Event::Response { stream, call, headers, is_end }),
             (Some(call), Part::Trailers) => Some(Event::Trailers { stream, call, headers }),
             (None, _) => {
                 self.recycle(headers);
@@ -233,6 +234,8 @@ impl<T: Clone> Connection<T> {
 /// A part of a message that is a header block.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Part {
+    /// Of an answer whose final head is still to come.
+    Interim,
     Head,
     Trailers,
 }

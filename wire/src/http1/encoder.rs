@@ -69,7 +69,7 @@ impl Encoder {
         if let Some(protocol) = head.protocol() {
             put(out, &[b"connection: upgrade\r\nupgrade: ", protocol, b"\r\n"]);
         }
-        put_fields(out, head);
+        put_fields(out, head, method.wants_tunnel());
         self.body = match length {
             _ if method.wants_tunnel() => Body::Over,
             Some(length) if length > 0 => Body::Length(length),
@@ -106,7 +106,7 @@ impl Encoder {
             // HTTP/1.0 knows none of them.
             if !to.is_http10 {
                 put_status(out, status, head);
-                put_fields(out, head);
+                put_fields(out, head, false);
                 put(out, &[b"\r\n"]);
             }
             return Ok(());
@@ -128,7 +128,7 @@ impl Encoder {
         };
         self.must_close = !keep_alive || self.body == Body::ToTheEnd;
         put_status(out, status, head);
-        put_fields(out, head);
+        put_fields(out, head, false);
         match self.body {
             Body::Chunked => put(out, &[b"transfer-encoding: chunked\r\n"]),
             Body::Length(_) if said.is_none() => put(out, &[b"content-length: 0\r\n"]),
@@ -153,7 +153,7 @@ impl Encoder {
         } else {
             put_status(out, status, head);
         }
-        put_fields(out, head);
+        put_fields(out, head, false);
         put(out, &[b"\r\n"]);
         self.body = Body::Over;
     }
@@ -200,7 +200,7 @@ impl Encoder {
             return self.data(out, &[], true);
         }
         put(out, &[b"0\r\n"]);
-        put_fields(out, trailers);
+        put_fields(out, trailers, false);
         put(out, &[b"\r\n"]);
         self.body = Body::Over;
         Ok(())
@@ -229,13 +229,17 @@ fn put_status(out: &mut Vec<u8>, status: u16, head: &Headers) {
 
 /// The fields that are no matter of one connection. Cookies, of which HTTP/2 may make several fields, are one again (RFC
 /// 9113, section 8.2.3).
-fn put_fields(out: &mut Vec<u8>, head: &Headers) {
+///
+/// A request for a tunnel has no content (RFC 9110, section 9.3.6): a service that was told of some, and declines, would
+/// take the next request on the connection for it.
+fn put_fields(out: &mut Vec<u8>, head: &Headers, wants_tunnel: bool) {
     let mut has_cookie = false;
     for FieldRef { name, value, .. } in head.fields() {
         match name {
             b"connection" | b"keep-alive" | b"proxy-connection" | b"transfer-encoding" | b"upgrade" | b"te"
             | b"host" | b"http2-settings" => {}
             _ if name == DECLINED.as_bytes() || name == REASON.as_str().as_bytes() => {}
+            b"content-length" | b"expect" if wants_tunnel => {}
             b"cookie" if has_cookie => {}
             b"cookie" => {
                 has_cookie = true;

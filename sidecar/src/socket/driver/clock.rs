@@ -13,6 +13,8 @@ use crate::{link::Role, socket::core::Fate};
 enum Due {
     /// The peer should have closed the connection.
     Closed,
+    /// The last answer should have been read.
+    Read,
     /// What is thrown away of a request that was answered early.
     RestOfRequest,
     /// A request's head.
@@ -28,6 +30,11 @@ impl<F: FnMut(Occasion) + Unpin> Driver<F> {
     pub(super) fn keep_time(&mut self, cx: &mut Context<'_>) -> Result<(), SocketError> {
         let is_discarding = self.socket.core.borrow().is_discarding();
         self.discarding_since = is_discarding.then(|| self.discarding_since.unwrap_or(self.worker.now()));
+        let is_unread = {
+            let core = self.socket.core.borrow();
+            core.fate == Fate::Closing && !core.unsent().is_empty()
+        };
+        self.unread_since = is_unread.then(|| self.unread_since.unwrap_or(self.worker.now()));
         loop {
             let Some((due, what)) = self.due() else { return Ok(()) };
             if due <= self.worker.now() {
@@ -50,6 +57,9 @@ impl<F: FnMut(Occasion) + Unpin> Driver<F> {
         let core = self.socket.core.borrow();
         if let Some(end) = self.closing_ends() {
             return (core.fate == Fate::Closing).then_some((end, Due::Closed));
+        }
+        if let Some(since) = self.unread_since {
+            return Some((since + limits::UNREAD_TIME, Due::Read));
         }
         if let Some(since) = self.discarding_since {
             return Some((since + limits::LINGER_TIME, Due::RestOfRequest));
@@ -81,6 +91,10 @@ impl<F: FnMut(Occasion) + Unpin> Driver<F> {
         match what {
             // Seen at the end of the turn.
             Due::Closed => {}
+            Due::Read => {
+                self.worker.shared.metrics.limit_reached("UNREAD_TIME");
+                self.socket.core.borrow_mut().fate = Fate::Aborted;
+            }
             Due::RestOfRequest => {
                 self.worker.shared.metrics.limit_reached("LINGER_TIME");
                 self.socket.close();
