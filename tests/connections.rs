@@ -112,13 +112,11 @@ async fn clients_that_ask_for_nothing_take_little() {
     let pid = bed.pid("keyboard·sidecar");
     let before = resident_bytes(pid);
     let mut clients = Vec::with_capacity(IDLE);
+    let mut buffer = [0; 256];
+    // One after the other, as each has to answer the sidecar within a time.
     for _ in 0..IDLE {
         let mut client = TcpStream::connect(("127.0.0.1", bed.outbound())).await.expect("there is room");
         client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.expect("it is taken");
-        clients.push(client);
-    }
-    let mut buffer = [0; 256];
-    for client in &mut clients {
         // The sidecar's SETTINGS, and that it has seen the client's; the client says that it has seen those.
         let mut heard = Vec::new();
         while !heard.ends_with(b"\0\0\0\x04\x01\0\0\0\0") {
@@ -127,6 +125,7 @@ async fn clients_that_ask_for_nothing_take_little() {
             heard.extend_from_slice(&buffer[..count]);
         }
         client.write_all(b"\0\0\0\x04\x01\0\0\0\0").await.expect("it is open");
+        clients.push(client);
     }
     probe(&channel, "Say", &[]).await.expect("an answer");
     let open = metric(bed.ports("keyboard").metrics, "weft_connections_open", "accepted").await;

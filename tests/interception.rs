@@ -56,6 +56,10 @@ fn start(net: &Net) {
     for port in ["7000", "7001"] {
         net.host(OUTSIDE).start(port, Path::new("python3"), &["-c", &echo.replace("PORT", port)], &[]);
     }
+    for port in [7000, 7001] {
+        let listens = || net.host(OUTSIDE).within(move || TcpStream::connect(("127.0.0.1", port))).is_ok();
+        until("the program outside listens", listens);
+    }
     until("all endpoints are up", || net.log().matches("HEALTH_UP").count() >= 3);
 }
 

@@ -7,10 +7,16 @@
 use prost::Message;
 use weft_contracts::{FILE_DESCRIPTOR_SET, weft::options::v1::ServiceOptions};
 
-/// Where calls go but for those of [`method`] and [`STREAM`].
+/// Where calls go that ask for nothing in particular.
 pub(crate) const UNARY: &str = "/bench.v1.Echo/Unary";
 /// Answers with [`crate::cases::STREAM_MESSAGES`] messages.
 pub(crate) const STREAM: &str = "/bench.v1.Echo/Stream";
+/// Sends back what comes, as it comes. This and the next two are in no contract: they go on until their caller ends them.
+pub(crate) const CHAT: &str = "/bench.v1.Echo/Chat";
+/// Sends without an end.
+pub(crate) const POUR: &str = "/bench.v1.Echo/Pour";
+/// Never reads its request, and never answers.
+pub(crate) const DEAF: &str = "/bench.v1.Echo/Deaf";
 
 /// The path of one of many methods.
 pub(crate) fn method(index: usize) -> String {

@@ -1,5 +1,8 @@
 //! The server of the benchmark: takes a whole body and sends the same bytes back; to gRPC with `grpc-status: 0`, for
-//! [`contract::STREAM`] many times.
+//! [`contract::STREAM`] many times. [`contract::CHAT`], [`contract::POUR`] and [`contract::DEAF`] go on until their caller
+//! ends them.
+
+use std::future::poll_fn;
 
 use anyhow::Result;
 use bytes::Bytes;
@@ -28,6 +31,12 @@ pub(crate) async fn run() -> Result<()> {
 
 async fn answer(request: Request<RecvStream>, mut respond: SendResponse<Bytes>) -> Result<(), h2::Error> {
     let (request, mut body) = request.into_parts();
+    match request.uri.path() {
+        contract::CHAT => return chat(&mut body, respond).await,
+        contract::POUR => return pour(respond).await,
+        contract::DEAF => return Err(poll_fn(|cx| respond.poll_reset(cx)).await?.into()),
+        _ => {}
+    }
     let mut message = Vec::new();
     while let Some(data) = body.data().await {
         let data = data?;
@@ -36,10 +45,8 @@ async fn answer(request: Request<RecvStream>, mut respond: SendResponse<Bytes>) 
     }
     let content_type = request.headers.get(header::CONTENT_TYPE);
     let is_grpc = content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
-    let mut head = Response::new(());
     if is_grpc {
-        head.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        let mut stream = respond.send_response(head, false)?;
+        let mut stream = respond.send_response(grpc_head(), false)?;
         let times = if request.uri.path() == contract::STREAM { STREAM_MESSAGES } else { 1 };
         for data in std::iter::repeat_n(message, times).flatten() {
             http2::send(&mut stream, data, false).await?;
@@ -48,6 +55,7 @@ async fn answer(request: Request<RecvStream>, mut respond: SendResponse<Bytes>) 
         trailers.insert("grpc-status", HeaderValue::from_static("0"));
         stream.send_trailers(trailers)
     } else {
+        let mut head = Response::new(());
         let size = message.iter().map(Bytes::len).sum::<usize>();
         head.headers_mut().insert(header::CONTENT_LENGTH, size.into());
         let mut stream = respond.send_response(head, size == 0)?;
@@ -56,5 +64,29 @@ async fn answer(request: Request<RecvStream>, mut respond: SendResponse<Bytes>) 
             http2::send(&mut stream, data, index == last).await?;
         }
         Ok(())
+    }
+}
+
+fn grpc_head() -> Response<()> {
+    let mut head = Response::new(());
+    head.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    head
+}
+
+async fn chat(body: &mut RecvStream, mut respond: SendResponse<Bytes>) -> Result<(), h2::Error> {
+    let mut stream = respond.send_response(grpc_head(), false)?;
+    while let Some(data) = http2::data_or_reset(body, &mut stream).await {
+        let data = data?;
+        body.flow_control().release_capacity(data.len())?;
+        http2::send(&mut stream, data, false).await?;
+    }
+    stream.send_data(Bytes::new(), true)
+}
+
+async fn pour(mut respond: SendResponse<Bytes>) -> Result<(), h2::Error> {
+    let mut stream = respond.send_response(grpc_head(), false)?;
+    let data = Bytes::from_static(&[b'x'; 16 * 1024]);
+    loop {
+        http2::send(&mut stream, data.clone(), false).await?;
     }
 }

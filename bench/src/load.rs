@@ -137,6 +137,25 @@ pub(crate) struct Latency {
     pub(crate) max: f64,
 }
 
+impl Latency {
+    /// Of so many calls.
+    pub(crate) fn of(latencies: &[Duration]) -> Result<Self> {
+        let mut histogram: Histogram<u64> = Histogram::new(3)?;
+        for latency in latencies {
+            histogram.record(u64::try_from(latency.as_nanos())?)?;
+        }
+        let micros = |nanos: u64| nanos as f64 / 1e3;
+        Ok(Self {
+            mean: histogram.mean() / 1e3,
+            p50: micros(histogram.value_at_quantile(0.5)),
+            p90: micros(histogram.value_at_quantile(0.9)),
+            p99: micros(histogram.value_at_quantile(0.99)),
+            p99_9: micros(histogram.value_at_quantile(0.999)),
+            max: micros(histogram.max()),
+        })
+    }
+}
+
 /// The `load` child. What stops it before it is ready is told to the parent in place of `ready`.
 pub(crate) async fn run(args: LoadArgs) -> Result<()> {
     let call = Arc::new(Call::new(&args)?);
@@ -215,22 +234,11 @@ async fn phase(links: Vec<Link>, call: &Arc<Call>, turns: Turns, at_most: Durati
 }
 
 fn summarise(outcomes: &[Outcome], elapsed: Duration) -> Result<LoadResult> {
-    let mut histogram: Histogram<u64> = Histogram::new(3)?;
-    for latency in outcomes.iter().flat_map(|outcome| &outcome.latencies) {
-        histogram.record(u64::try_from(latency.as_nanos())?)?;
-    }
     let failures: Vec<_> = outcomes.iter().filter_map(|outcome| outcome.failure.as_ref()).collect();
-    let micros = |nanos: u64| nanos as f64 / 1e3;
-    let latency = Latency {
-        mean: histogram.mean() / 1e3,
-        p50: micros(histogram.value_at_quantile(0.5)),
-        p90: micros(histogram.value_at_quantile(0.9)),
-        p99: micros(histogram.value_at_quantile(0.99)),
-        p99_9: micros(histogram.value_at_quantile(0.999)),
-        max: micros(histogram.max()),
-    };
+    let latencies: Vec<_> = outcomes.iter().flat_map(|outcome| outcome.latencies.iter().copied()).collect();
+    let latency = Latency::of(&latencies)?;
     Ok(LoadResult {
-        calls: histogram.len(),
+        calls: u64::try_from(latencies.len())?,
         failed: u64::try_from(failures.len())?,
         first_failure: failures.first().map(|failure| format!("{failure:#}")),
         elapsed_seconds: elapsed.as_secs_f64(),

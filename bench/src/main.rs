@@ -7,10 +7,11 @@
 //! of its own, so that its CPU time and its memory can be read from the kernel.
 //!
 //! - [`compare`]: the comparison; [`growth`]: what a call costs as a mesh grows;
+//! - [`neighbours`]: what calls notice of a slow reader and of attackers beside them;
 //! - [`cost`]: the instructions and allocations of a call, counted and compared with those that were recorded;
 //! - [`cases`]: the loads; [`contract`]: what is called;
 //! - [`bed`]: starts the processes of each way; [`weft`] those of a mesh, [`peers`] the other proxies; [`process`] is one
-//!   child and what the kernel says of it;
+//!   child and what the kernel says of it; [`identity`] joins a mesh;
 //! - [`measure`]: one load over one way, with CPU time and latencies;
 //! - [`report`]: medians over the rounds, ratios to the floor, the JSON file and what is printed, as a [`table`];
 //!   [`svg`]: the picture;
@@ -34,8 +35,10 @@ mod echo;
 mod floor;
 mod growth;
 mod http2;
+mod identity;
 mod load;
 mod measure;
+mod neighbours;
 mod peers;
 mod ports;
 mod process;
@@ -92,6 +95,13 @@ enum Role {
         #[command(flatten)]
         sidecars: SidecarOptions,
     },
+    /// What the calls of others notice of a stream that is not read, and of clients that attack.
+    Neighbours {
+        #[command(flatten)]
+        options: neighbours::Options,
+        #[command(flatten)]
+        sidecars: SidecarOptions,
+    },
     /// The server: answers each call with its own body.
     #[command(hide = true)]
     Echo,
@@ -114,6 +124,12 @@ enum Role {
     /// The client.
     #[command(hide = true)]
     Load(load::LoadArgs),
+    /// A hundred streams, one of which is not read.
+    #[command(hide = true)]
+    Converse(neighbours::converse::ConverseArgs),
+    /// A client that attacks.
+    #[command(hide = true)]
+    Attack(neighbours::attack::AttackArgs),
 }
 
 fn main() -> ExitCode {
@@ -137,6 +153,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode> {
         None => until_signal(compare::run(&cli.compare, cli.sidecars.find()?)).await,
         Some(Role::Growth { options, sidecars }) => until_signal(growth::run(&options, sidecars.find()?)).await,
         Some(Role::Cost { options, sidecars }) => until_signal(cost::run(&options, sidecars.find()?)).await,
+        Some(Role::Neighbours { options, sidecars }) => until_signal(neighbours::run(&options, sidecars.find()?)).await,
         Some(Role::Load(args)) => load::run(args).await.map(|()| ExitCode::SUCCESS),
         Some(role) => {
             process::exit_with_parent();
@@ -144,7 +161,11 @@ async fn dispatch(cli: Cli) -> Result<ExitCode> {
                 Role::Echo => echo::run().await,
                 Role::FloorIn { tls, to } => floor::run_in(&tls, to).await,
                 Role::FloorOut { tls, to } => floor::run_out(&tls, to).await,
-                Role::Growth { .. } | Role::Cost { .. } | Role::Load(_) => unreachable!("taken by the arms above"),
+                Role::Converse(args) => neighbours::converse::run(args).await,
+                Role::Attack(args) => neighbours::attack::run(args).await,
+                Role::Growth { .. } | Role::Cost { .. } | Role::Neighbours { .. } | Role::Load(_) => {
+                    unreachable!("taken by the arms above")
+                }
             }?;
             Ok(ExitCode::SUCCESS)
         }

@@ -74,6 +74,11 @@ impl Process {
         Ok(())
     }
 
+    /// Whether it has not ended.
+    pub(crate) fn is_running(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
     /// Kills the process and waits until it has gone.
     pub(crate) async fn kill(mut self) {
         // An error says that it has ended already.

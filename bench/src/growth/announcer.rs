@@ -7,30 +7,18 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use hyper_util::rt::TokioIo;
-use tokio::{net::TcpStream, sync::mpsc, task::JoinHandle};
-use tokio_rustls::TlsConnector;
+use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{
-    Streaming,
-    transport::{Channel, Endpoint as ChannelEndpoint, Uri},
+use tonic::{Streaming, transport::Channel};
+use weft_contracts::weft::discovery::v1::{
+    Announce, AnnounceRequest, AnnounceResponse, Endpoint, Health, Heartbeat, Protocol, announce_request::What,
+    registry_client::RegistryClient,
 };
-use weft_contracts::weft::{
-    discovery::v1::{
-        Announce, AnnounceRequest, AnnounceResponse, Endpoint, Health, Heartbeat, Protocol, announce_request::What,
-        registry_client::RegistryClient,
-    },
-    identity::v1::{SignRequest, identity_client::IdentityClient},
-};
-use weft_mesh::{
-    identity::SpiffeId,
-    limits,
-    tls::{self, Svid, TrustBundle, WorkloadKey},
-};
+use weft_mesh::{identity::SpiffeId, limits, tls::TrustBundle};
 
 use crate::{
     bed::{AUTHORITY, Joinable},
-    weft::TRUST_DOMAIN,
+    identity,
 };
 
 /// Streams on one connection to the control plane, which takes few more.
@@ -54,12 +42,12 @@ impl Announcer {
     /// Announces so many endpoints, and returns when the control plane has taken them all.
     pub(super) async fn start(mesh: &Joinable, count: usize) -> Result<Self> {
         let bundle = TrustBundle::from_pem(&mesh.bundle)?;
-        let svid = join(mesh, &bundle).await?;
+        let svid = identity::join(mesh, &bundle).await?;
         let mut members = Vec::new();
-        let mut channel = connect(mesh.control, Some(&svid), &bundle).await?;
+        let mut channel = identity::connect(mesh.control, Some(&svid), &bundle).await?;
         for index in 0..count {
             if index % STREAMS == STREAMS - 1 {
-                channel = connect(mesh.control, Some(&svid), &bundle).await?;
+                channel = identity::connect(mesh.control, Some(&svid), &bundle).await?;
             }
             let address = SocketAddr::from((address(index), mesh.inbound.port()));
             members.push(announce(channel.clone(), index, address, svid.id()).await?);
@@ -78,26 +66,6 @@ impl Drop for Announcer {
 fn address(index: usize) -> Ipv4Addr {
     let host = u32::try_from(index).unwrap_or(u32::MAX) + 0x7f00_0100;
     Ipv4Addr::from(host)
-}
-
-async fn join(mesh: &Joinable, bundle: &TrustBundle) -> Result<Svid> {
-    let key = WorkloadKey::generate()?;
-    let request = SignRequest { csr_der: key.signing_request()?.into(), join_token: mesh.join_token.clone() };
-    let channel = connect(mesh.control, None, bundle).await?;
-    let signed = IdentityClient::new(channel).sign(request).await.context("no identity for endpoints")?.into_inner();
-    Ok(key.into_svid(signed.chain_der.into_iter().map(Into::into).collect())?)
-}
-
-async fn connect(to: SocketAddr, svid: Option<&Svid>, bundle: &TrustBundle) -> Result<Channel> {
-    let control = SpiffeId::of_control_plane(&TRUST_DOMAIN.parse()?);
-    let name = tls::server_name(&control);
-    let connector = TlsConnector::from(tls::client_config(svid, bundle, control)?);
-    let connector = tower::service_fn(move |_: Uri| {
-        let (connector, name) = (connector.clone(), name.clone());
-        async move { connector.connect(name, TcpStream::connect(to).await?).await.map(TokioIo::new) }
-    });
-    let channel = ChannelEndpoint::from_static("http://control.weft").connect_with_connector(connector).await;
-    channel.context("no connection to the control plane")
 }
 
 async fn announce(channel: Channel, index: usize, address: SocketAddr, id: &SpiffeId) -> Result<Membership> {
