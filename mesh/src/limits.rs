@@ -87,8 +87,8 @@ limits! {
         "Calls that are cancelled on a connection to a service that has once ended one with ENHANCE_YOUR_CALM, as Netty's \
          servers do after 200 in 30 s; then another connection takes its place, so that the others' calls go on.";
     STREAM_ERRORS: Rate = (1_024, 128, 1),
-        "Streams that a peer's protocol errors may make us reset, besides one for each useful frame; past it the peer is \
-         slowed (RUSTSEC-2024-0003).";
+        "Streams that a peer's protocol errors may make us reset, besides one for each call that is answered; past it the \
+         peer is slowed (RUSTSEC-2024-0003).";
     PINGS: Rate = (1_000, 1_000, 1),
         "PINGs that a peer may send, besides one for each useful frame; past it the peer is slowed (CVE-2019-9512). gRPC \
          sends one with each DATA frame to learn the bandwidth.";

@@ -31,7 +31,8 @@ pub struct KeepAlive {
 /// of a client that still goes on (ENHANCE_YOUR_CALM).
 ///
 /// Useful frames, which rates are judged against, are heads and trailers that are well-formed and DATA that carries
-/// something, in either direction. For [`cancels`](Limits::cancels) it is the answers that a server has given.
+/// something, in either direction. For [`cancels`](Limits::cancels) and, on a server, for
+/// [`stream_errors`](Limits::stream_errors) it is the answers that were given.
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// Streams that the peer may have open at once (SETTINGS_MAX_CONCURRENT_STREAMS); more are refused.

@@ -25,7 +25,7 @@ pub(super) struct Rates {
     table_changes: Bucket,
     /// Useful frames, of either side. A DATA frame of ours counts twice: it explains two WINDOW_UPDATEs.
     pub(super) useful_frames: u64,
-    /// Answers that were given: what cancels are judged against.
+    /// Answers that were given: what cancels and the errors of a client are judged against.
     pub(super) answers: u64,
     flood: Option<Flood>,
     /// Nothing is to be read until then.
@@ -80,7 +80,9 @@ impl<T: Clone> Connection<T> {
     /// The peer floods, and slowing it was not enough.
     #[inline]
     pub(super) fn count(&mut self, bound: Bound, now: Instant) -> Result<(), ConnectionError> {
-        let frames = if bound == Bound::Cancels { self.rates.answers } else { self.rates.useful_frames };
+        // A request that is cancelled, or made to fail, is no work: only calls that were answered are.
+        let is_by_calls = self.is_server && matches!(bound, Bound::Cancels | Bound::StreamErrors);
+        let frames = if is_by_calls { self.rates.answers } else { self.rates.useful_frames };
         let Some((bucket, rate)) = self.rates.rate(bound, &self.limits) else { return Ok(()) };
         match bucket.take(rate, frames, now) {
             Ok(()) => Ok(()),

@@ -88,6 +88,21 @@ fn what_comes_with_as_much_work_is_no_flood() {
     assert_eq!(server.connection.take_exceeded(), None);
 }
 
+#[test]
+fn requests_that_come_to_nothing_are_no_work() {
+    let per_frame = Rate { frames_per_token: 1, ..NONE };
+    let limits = Limits { cancels: per_frame.clone(), stream_errors: per_frame, ..Limits::default() };
+    for (frame, bound) in [((kind::RST_STREAM, 8), Bound::Cancels), ((kind::WINDOW_UPDATE, 0), Bound::StreamErrors)] {
+        let mut server = End::served(&limits);
+        let (kind, last) = frame;
+        let ask_and_break = |end: &mut End, round: u32| {
+            end.headers(round * 2 + 1, flag::END_STREAM, &POST)?;
+            end.frame(kind, 0, round * 2 + 1, &[0, 0, 0, last])
+        };
+        assert_eq!(until_paused(&mut server, ask_and_break), (bound, 3));
+    }
+}
+
 /// As far as the clock is concerned: paused after each read, for as long as it was too fast.
 #[test]
 fn a_server_slows_a_flood_then_drains_and_then_ends_the_connection() {
