@@ -389,12 +389,14 @@ impl Call {
     pub(crate) fn response_trailers(&self, trailers: &Headers) {
         let mut state = self.state.borrow_mut();
         let Answer::Begun { .. } = state.answer else { return };
-        if matches!(self.way, Way::Inbound(_)) && trailers.get(answer::ERROR_HEADER).is_some() {
+        // As in the head.
+        let is_forged = matches!(self.way, Way::Inbound(_)) && trailers.get(answer::ERROR_HEADER).is_some();
+        let cleaned = is_forged.then(|| {
             let mut trailers = trailers.clone();
             trailers.remove(answer::ERROR_HEADER);
-            self.caller.send_trailers(&trailers);
-            return state.end(self, classify::of_trailers(&trailers));
-        }
+            trailers
+        });
+        let trailers = cleaned.as_ref().unwrap_or(trailers);
         self.caller.send_trailers(trailers);
         state.end(self, classify::of_trailers(trailers));
     }

@@ -1,5 +1,5 @@
 use std::{
-    pin::pin,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::SeqCst},
@@ -56,6 +56,26 @@ fn serve(worker: &Rc<Worker>, socket: &Rc<Socket>, io: TcpStream) -> Driver<impl
     })
 }
 
+/// Gives a connection a turn, which is not its last.
+fn turn(driver: &mut Pin<&mut impl Future>, waker: &Waker) {
+    assert!(driver.as_mut().poll(&mut Context::from_waker(waker)).is_pending());
+}
+
+/// Gives a connection turns until something is so.
+async fn turns(driver: &mut Pin<&mut impl Future>, waker: &Waker, is_so: impl Fn() -> bool) {
+    while !is_so() {
+        turn(driver, waker);
+        sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// Whether a turn, in which there is nothing to do, wakes its connection for another.
+fn wakes_itself(driver: &mut Pin<&mut impl Future>, wakes: &Arc<Wakes>) -> bool {
+    let before = wakes.0.load(SeqCst);
+    turn(driver, &Waker::from(Arc::clone(wakes)));
+    wakes.0.load(SeqCst) != before
+}
+
 #[test]
 fn what_cannot_be_handled_yet_does_not_wake_its_connection() {
     for bytes in [
@@ -71,16 +91,11 @@ fn what_cannot_be_handled_yet_does_not_wake_its_connection() {
             let wakes = Arc::new(Wakes::default());
             let waker = Waker::from(Arc::clone(&wakes));
             client.write_all(bytes.as_bytes()).await.expect("it is taken");
-            while socket.call().is_none() {
-                assert!(driver.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
-                sleep(Duration::from_millis(1)).await;
-            }
+            turns(&mut driver, &waker, || socket.call().is_some()).await;
             // What has come meanwhile is read.
             sleep(Duration::from_millis(20)).await;
-            assert!(driver.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
-            let before = wakes.0.load(SeqCst);
-            assert!(driver.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
-            assert_eq!(wakes.0.load(SeqCst), before, "it waits for the client: {bytes}");
+            turn(&mut driver, &waker);
+            assert!(!wakes_itself(&mut driver, &wakes), "it waits for the client: {bytes}");
         });
     }
 }
@@ -134,10 +149,7 @@ fn a_last_answer_that_is_not_read_does_not_wake_its_connection() {
         let waker = Waker::from(Arc::clone(&wakes));
         let request = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\nGET /next HTTP/1.1\r\nHost: a\r\n\r\n";
         client.write_all(request.as_bytes()).await.expect("it is taken");
-        while socket.call().is_none() {
-            assert!(driver.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
-            sleep(Duration::from_millis(1)).await;
-        }
+        turns(&mut driver, &waker, || socket.call().is_some()).await;
         let call = socket.call().expect("it is asked");
         let mut answer = Headers::new();
         answer.set(Name::STATUS, b"200");
@@ -147,13 +159,11 @@ fn a_last_answer_that_is_not_read_does_not_wake_its_connection() {
         let mut unsent = usize::MAX;
         while socket.usage().output_bytes < unsent {
             unsent = socket.usage().output_bytes;
-            assert!(driver.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+            turn(&mut driver, &waker);
             sleep(Duration::from_millis(20)).await;
         }
         assert!(unsent > 0, "the kernel has room for less");
-        let before = wakes.0.load(SeqCst);
-        assert!(driver.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
-        assert_eq!(wakes.0.load(SeqCst), before, "it waits for the client");
+        assert!(!wakes_itself(&mut driver, &wakes), "it waits for the client");
     });
 }
 
@@ -165,13 +175,13 @@ fn an_empty_line_between_requests_begins_none() {
         let mut driver = pin!(serve(&worker, &socket, io));
         client.write_all(b"\r\n\r\n").await.expect("it is taken");
         for _ in 0..20 {
-            assert!(driver.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+            turn(&mut driver, Waker::noop());
             sleep(Duration::from_millis(1)).await;
         }
         assert!(!driver.awaits_head(), "it would be answered 408 after a while");
         client.write_all(b"GET").await.expect("it is taken");
         while !driver.awaits_head() {
-            assert!(driver.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+            turn(&mut driver, Waker::noop());
             sleep(Duration::from_millis(1)).await;
         }
     });
