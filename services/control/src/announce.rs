@@ -10,7 +10,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Response, Status, Streaming};
 use weft_contracts::weft::discovery::v1::{
-    Announce, AnnounceRequest, AnnounceResponse, Protocol, announce_request::What, registry_server,
+    Announce, AnnounceRequest, AnnounceResponse, Endpoint, Protocol, announce_request::What, registry_server,
 };
 use weft_mesh::{identity::SpiffeId, limits, names::ServiceName};
 
@@ -154,6 +154,8 @@ fn check(peer: &SpiffeId, announce: Announce) -> Result<Announcement, Status> {
         )));
     }
     let endpoint = announce.endpoint.ok_or_else(|| invalid("no endpoint is announced".into()))?;
+    // Who announces is heard.
+    let endpoint = Endpoint { silent: false, ..endpoint };
     if endpoint.spiffe_id != peer.to_string() {
         return Err(Status::permission_denied(format!(
             "{peer} may not announce an endpoint of {}",

@@ -15,7 +15,13 @@ fn name(service: &str) -> ServiceName {
 }
 
 fn endpoint(id: &str, port: u16) -> Endpoint {
-    Endpoint { id: id.into(), address: format!("10.0.0.1:{port}"), spiffe_id: String::new(), health: Health::Up.into() }
+    Endpoint {
+        id: id.into(),
+        address: format!("10.0.0.1:{port}"),
+        spiffe_id: String::new(),
+        health: Health::Up.into(),
+        silent: false,
+    }
 }
 
 fn announcement(service: &str, id: &str, port: u16) -> Announcement {
@@ -59,7 +65,7 @@ async fn an_address_belongs_to_the_service_that_said_so_first_and_is_no_contract
     assert_eq!(registry.owner("10.96.0.1:80"), Some(&name("orders.shop")), "the other one is called there now");
 
     // Of addresses outside the mesh there is no end: once it is sure that nobody is there, they are forgotten.
-    registry.tick(Instant::now() + limits::SETTLING_TIME);
+    pass(&mut registry, limits::SETTLING_TIME).await;
     watcher.subscribe_contract("192.0.2.1:443").unwrap();
     assert!(std::iter::from_fn(|| watcher.next(&registry)).count() > 0);
     assert!(!watcher.asks_for("192.0.2.1:443") && watcher.asks_for("10.96.0.1:80"));
@@ -74,6 +80,22 @@ fn up(id: &str) -> (String, Health) {
     (id.to_owned(), Health::Up)
 }
 
+/// Time passes, and the registry looks at its clock each second.
+async fn pass(registry: &mut Registry, time: Duration) -> Vec<Evicted> {
+    let end = Instant::now() + time;
+    let mut evicted = Vec::new();
+    while Instant::now() < end {
+        advance((end - Instant::now()).min(Duration::from_secs(1))).await;
+        evicted.extend(registry.tick(Instant::now()));
+    }
+    evicted
+}
+
+fn silent(registry: &Registry, service: &str) -> Vec<String> {
+    let service = registry.snapshot(&name(service)).unwrap();
+    service.endpoints.into_iter().filter(|e| e.silent).map(|e| e.id).collect()
+}
+
 fn down(id: &str) -> (String, Health) {
     (id.to_owned(), Health::Down)
 }
@@ -84,35 +106,76 @@ async fn an_endpoint_that_says_nothing_is_gone_after_90_s_and_not_before() {
     let silent = registry.announce(announcement("users.shop", "silent", 1), Instant::now()).unwrap().session;
     let alive = registry.announce(announcement("users.shop", "alive", 2), Instant::now()).unwrap().session;
     for _ in 0..17 {
-        advance(Duration::from_secs(5)).await;
+        assert!(pass(&mut registry, Duration::from_secs(5)).await.is_empty());
         registry.heartbeat(&alive, Health::Up, Instant::now()).unwrap();
-        assert!(registry.tick(Instant::now()).is_empty());
     }
-    advance(Duration::from_millis(4_999)).await;
-    assert!(registry.tick(Instant::now()).is_empty());
-    advance(Duration::from_millis(1)).await;
-    let evicted = registry.tick(Instant::now());
+    assert!(pass(&mut registry, Duration::from_millis(4_999)).await.is_empty());
+    let evicted = pass(&mut registry, Duration::from_millis(1)).await;
     assert_eq!(evicted.iter().map(|e| e.endpoint.as_str()).collect::<Vec<_>>(), ["silent"]);
     assert_eq!(healths(&registry, "users.shop"), [up("alive")]);
     assert_eq!(registry.heartbeat(&silent, Health::Up, Instant::now()), Err(SessionOver));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_broken_stream_takes_its_endpoint_down_at_once_and_evicts_it_90_s_after_it_was_last_heard() {
+async fn a_broken_stream_makes_its_endpoint_silent_at_once_and_evicts_it_90_s_after_it_was_last_heard() {
     let mut registry = Registry::new(1, Instant::now());
     let session = registry.announce(announcement("users.shop", "a", 1), Instant::now()).unwrap().session;
-    advance(Duration::from_secs(30)).await;
+    let other = registry.announce(announcement("users.shop", "b", 2), Instant::now()).unwrap().session;
+    pass(&mut registry, Duration::from_secs(30)).await;
     registry.heartbeat(&session, Health::Up, Instant::now()).unwrap();
+    pass(&mut registry, Duration::from_secs(10)).await;
     registry.take_events();
-    advance(Duration::from_secs(10)).await;
-    assert!(registry.stream_broken(&session));
-    assert_eq!(healths(&registry, "users.shop"), [down("a")]);
+    assert!(registry.stream_broken(&session, Instant::now()));
+    assert_eq!(healths(&registry, "users.shop"), [down("a"), up("b")]);
+    assert_eq!(silent(&registry, "users.shop"), ["a"]);
     assert!(matches!(&registry.take_events()[..], [Event::Endpoints(..)]));
-    advance(Duration::from_secs(79)).await;
-    assert!(registry.tick(Instant::now()).is_empty());
-    advance(Duration::from_secs(1)).await;
-    assert_eq!(registry.tick(Instant::now()).len(), 1);
-    assert!(healths(&registry, "users.shop").is_empty());
+    registry.heartbeat(&other, Health::Up, Instant::now()).unwrap();
+    assert!(pass(&mut registry, Duration::from_secs(79)).await.is_empty());
+    assert_eq!(pass(&mut registry, Duration::from_secs(1)).await.len(), 1);
+    assert_eq!(healths(&registry, "users.shop"), [up("b")]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_endpoints_of_a_service_are_kept_for_its_callers_to_judge() {
+    let mut registry = Registry::new(1, Instant::now());
+    let a = registry.announce(announcement("users.shop", "a", 1), Instant::now()).unwrap().session;
+    registry.announce(announcement("users.shop", "b", 2), Instant::now()).unwrap();
+    registry.stream_broken(&a, Instant::now());
+    assert!(pass(&mut registry, limits::SERVICE_MEMORY - Duration::from_secs(1)).await.is_empty());
+    assert_eq!(pass(&mut registry, Duration::from_secs(1)).await.len(), 2);
+    // One that is heard of takes their place.
+    let a = registry.announce(announcement("users.shop", "a", 1), Instant::now()).unwrap().session;
+    registry.stream_broken(&a, Instant::now());
+    assert!(pass(&mut registry, limits::ENDPOINT_EXPIRY).await.is_empty());
+    registry.announce(announcement("users.shop", "c", 3), Instant::now()).unwrap();
+    assert_eq!(pass(&mut registry, Duration::from_secs(1)).await.len(), 1);
+    assert_eq!(healths(&registry, "users.shop"), [up("c")]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn streams_that_broke_while_the_control_plane_stood_still_say_nothing() {
+    let mut registry = Registry::new(1, Instant::now());
+    let a = registry.announce(announcement("users.shop", "a", 1), Instant::now()).unwrap().session;
+    let b = registry.announce(announcement("users.shop", "b", 2), Instant::now()).unwrap().session;
+    pass(&mut registry, limits::SETTLING_TIME).await;
+    assert!(registry.is_settled());
+    // Stopped for longer than silence is forgiven, and gone on: the broken streams may be met before the clock.
+    advance(2 * limits::ENDPOINT_EXPIRY).await;
+    assert!(registry.stream_broken(&a, Instant::now()));
+    assert!(registry.tick(Instant::now()).is_empty(), "nobody is evicted for what was not heard meanwhile");
+    assert!(registry.stream_broken(&b, Instant::now()));
+    assert_eq!(healths(&registry, "users.shop"), [up("a"), up("b")]);
+    assert!(!registry.is_settled() && !registry.snapshot(&name("users.shop")).unwrap().complete);
+    registry.announce(announcement("users.shop", "a", 1), Instant::now()).unwrap();
+    assert!(pass(&mut registry, limits::SETTLING_TIME - Duration::from_secs(1)).await.is_empty());
+    assert_eq!(healths(&registry, "users.shop"), [up("a"), up("b")]);
+    pass(&mut registry, Duration::from_secs(1)).await;
+    assert_eq!(healths(&registry, "users.shop"), [up("a"), down("b")], "it had time to announce itself again");
+    assert_eq!(silent(&registry, "users.shop"), ["b"]);
+    // From then on a broken stream counts at once.
+    let a = registry.announce(announcement("users.shop", "a", 1), Instant::now()).unwrap().session;
+    registry.stream_broken(&a, Instant::now());
+    assert_eq!(silent(&registry, "users.shop"), ["a", "b"]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -122,12 +185,12 @@ async fn the_newest_stream_of_an_endpoint_counts_and_the_end_of_the_older_means_
     let older = registry.announce(announcement("users.shop", "a", 1), now).unwrap().session;
     let newer = registry.announce(announcement("users.shop", "a", 2), now).unwrap();
     assert!(newer.is_again);
-    assert!(!registry.stream_broken(&older));
+    assert!(!registry.stream_broken(&older, now));
     assert_eq!(registry.heartbeat(&older, Health::Down, now), Err(SessionOver));
     assert!(!registry.deregister(&older, now));
     let service = registry.snapshot(&name("users.shop")).unwrap();
     assert_eq!(service.endpoints, [endpoint("a", 2)]);
-    assert!(registry.stream_broken(&newer.session));
+    assert!(registry.stream_broken(&newer.session, now));
     let again = registry.announce(announcement("users.shop", "a", 2), now).unwrap().session;
     assert_eq!(healths(&registry, "users.shop"), [up("a")]);
     assert!(registry.deregister(&again, now));
@@ -155,11 +218,9 @@ async fn a_service_without_endpoints_is_remembered_for_an_hour() {
     let session = registry.announce(announce, Instant::now()).unwrap().session;
     registry.deregister(&session, Instant::now());
     assert_eq!(registry.owner("shop.Users"), Some(&name("users.shop")));
-    advance(limits::SERVICE_MEMORY - Duration::from_secs(1)).await;
-    registry.tick(Instant::now());
+    pass(&mut registry, limits::SERVICE_MEMORY - Duration::from_secs(1)).await;
     assert!(registry.snapshot(&name("users.shop")).is_some());
-    advance(Duration::from_secs(1)).await;
-    registry.tick(Instant::now());
+    pass(&mut registry, Duration::from_secs(1)).await;
     assert!(registry.snapshot(&name("users.shop")).is_none());
     assert_eq!(registry.owner("shop.Users"), None);
 }
@@ -175,7 +236,7 @@ async fn the_first_owner_of_a_contract_keeps_it_while_it_lives() {
     assert!(first.contested.is_empty());
     let second = announce(&mut registry, "impostor.shop", 2);
     assert_eq!(second.contested, [("shop.Users".to_owned(), name("users.shop"))]);
-    registry.stream_broken(&first.session);
+    registry.stream_broken(&first.session, now);
     assert_eq!(registry.owner("shop.Users"), Some(&name("users.shop")));
     registry.take_events();
     registry.deregister(&first.session, now);
@@ -309,13 +370,11 @@ async fn until_it_has_settled_nothing_is_complete_and_then_all_are_told_again() 
     assert!(!told.services["users.shop"].complete);
     let early = [r#"Service("usrs.shop") users.shop false"#, r#"Contract("shop.Users")  false"#];
     assert_eq!(told.not_found, early);
-    advance(limits::SETTLING_TIME - Duration::from_millis(1)).await;
-    registry.tick(Instant::now());
+    pass(&mut registry, limits::SETTLING_TIME - Duration::from_millis(1)).await;
     told.read_all(&mut watcher, &mut registry);
     assert!(!told.services["users.shop"].complete);
-    advance(Duration::from_millis(1)).await;
     told.not_found.clear();
-    registry.tick(Instant::now());
+    pass(&mut registry, Duration::from_millis(1)).await;
     told.read_all(&mut watcher, &mut registry);
     assert!(told.services["users.shop"].complete);
     told.not_found.sort();
@@ -440,7 +499,7 @@ proptest! {
                     let _ = session(s).map(|s| registry.heartbeat(&s, health, now));
                 }
                 Step::Break { session: s } => {
-                    session(s).map(|s| registry.stream_broken(&s));
+                    session(s).map(|s| registry.stream_broken(&s, Instant::now()));
                 }
                 Step::Deregister { session: s } => {
                     session(s).map(|s| registry.deregister(&s, now));
