@@ -18,7 +18,11 @@ use crate::{bed::Joinable, weft::TRUST_DOMAIN};
 /// An SVID of the echo service.
 pub(crate) async fn join(mesh: &Joinable, bundle: &TrustBundle) -> Result<Svid> {
     let key = WorkloadKey::generate()?;
-    let request = SignRequest { csr_der: key.signing_request()?.into(), join_token: mesh.join_token.clone() };
+    let request = SignRequest {
+        csr_der: key.signing_request()?.into(),
+        join_token: mesh.join_token.clone(),
+        ..SignRequest::default()
+    };
     let channel = connect(mesh.control, None, bundle).await?;
     let signed = IdentityClient::new(channel).sign(request).await.context("no identity")?.into_inner();
     Ok(key.into_svid(signed.chain_der.into_iter().map(Into::into).collect())?)
