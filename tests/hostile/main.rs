@@ -1,0 +1,4 @@
+//! Attacks on a running mesh, each beside honest clients that keep working.
+
+mod claims;
+mod probes;
