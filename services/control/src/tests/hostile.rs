@@ -152,7 +152,7 @@ async fn streams_end_with_the_svid_of_their_connection() {
     let mesh = Running::start(dir.path()).await;
     let key = WorkloadKey::generate().unwrap();
     let request = key.signing_request().unwrap();
-    let issued = mesh.ca.sign_for(&request, &mesh.id("users.shop"), Duration::from_secs(3)).unwrap();
+    let issued = mesh.ca.sign_for(&request, &mesh.id("users.shop"), Duration::from_secs(10)).unwrap();
     let users = mesh.channel(Some(&key.into_svid(issued.chain_der).unwrap())).await.unwrap();
     let mut announcing = Announcing::open(&users, announce(&mesh, "users.shop", "u1", 7001)).await;
     announcing.answer().await.unwrap();
