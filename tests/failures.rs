@@ -157,6 +157,40 @@ async fn no_call_fails_while_the_control_plane_is_away_and_comes_back() {
     assert_ne!(bed.pid("keyboard·sidecar"), keyboard);
 }
 
+/// What broke while the control plane stood still says nothing of the endpoints.
+#[tokio::test]
+async fn no_call_fails_when_the_control_plane_stands_still_and_goes_on() {
+    let bed = Bed::start(&probe_service(1)).await;
+    probe(&bed.channel(), "Say", &[]).await.expect("an answer");
+    let control = bed.pid("control");
+    let admins = [bed.ports("keyboard").admin, bed.ports("probe-1").admin];
+    let load = Load::start(bed.channel(), "");
+    for _ in 0..2 {
+        signal("-STOP", control);
+        for admin in admins {
+            eventually("the sidecars miss it", LIMIT, async || {
+                bed.json(admin, "/state").await["controlPlaneConnected"] == false
+            })
+            .await;
+        }
+        load.calls(10).await;
+        signal("-CONT", control);
+        for admin in admins {
+            eventually("the sidecars are back", LIMIT, async || {
+                bed.json(admin, "/state").await["controlPlaneConnected"] == true
+            })
+            .await;
+        }
+        eventually("it has settled again", LIMIT, async || watched(&bed).await["complete"] == true).await;
+        load.calls(10).await;
+    }
+    assert_eq!(endpoints_up(&bed).await, 1);
+    assert_eq!(bed.pid("control"), control, "it was not started again");
+    let outcomes = load.stop().await;
+    let failed = failed(&outcomes);
+    assert!(failed.is_empty(), "{} of {} calls failed: {:?}", failed.len(), outcomes.len(), failed[0].1);
+}
+
 #[tokio::test]
 async fn replicas_and_sidecars_die_and_come_back() {
     let bed = Bed::start(&probe_service(2)).await;

@@ -217,6 +217,7 @@ async fn announce(
         address: format!("127.0.0.1:{port}"),
         spiffe_id: spiffe_id.into(),
         health: Health::Up.into(),
+        silent: false,
     };
     let announce = Announce {
         service: service.into(),

@@ -8,6 +8,7 @@
 //!
 //! - [`compare`]: the comparison; [`growth`]: what a call costs as a mesh grows;
 //! - [`neighbours`]: what calls notice of a slow reader and of attackers beside them;
+//! - [`scale`]: how soon thousands of sidecars learn of a change, and what the control plane needs for it;
 //! - [`cost`]: the instructions and allocations of a call, counted and compared with those that were recorded;
 //! - [`cases`]: the loads; [`contract`]: what is called;
 //! - [`bed`]: starts the processes of each way; [`weft`] those of a mesh, [`peers`] the other proxies; [`process`] is one
@@ -43,6 +44,7 @@ mod peers;
 mod ports;
 mod process;
 mod report;
+mod scale;
 mod svg;
 mod table;
 mod tls;
@@ -102,6 +104,13 @@ enum Role {
         #[command(flatten)]
         sidecars: SidecarOptions,
     },
+    /// How soon the watchers of a large mesh learn of a change, and how much memory the control plane takes.
+    Scale {
+        #[command(flatten)]
+        options: scale::Options,
+        #[command(flatten)]
+        sidecars: SidecarOptions,
+    },
     /// The server: answers each call with its own body.
     #[command(hide = true)]
     Echo,
@@ -154,6 +163,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode> {
         Some(Role::Growth { options, sidecars }) => until_signal(growth::run(&options, sidecars.find()?)).await,
         Some(Role::Cost { options, sidecars }) => until_signal(cost::run(&options, sidecars.find()?)).await,
         Some(Role::Neighbours { options, sidecars }) => until_signal(neighbours::run(&options, sidecars.find()?)).await,
+        Some(Role::Scale { options, sidecars }) => until_signal(scale::run(&options, sidecars.find()?)).await,
         Some(Role::Load(args)) => load::run(args).await.map(|()| ExitCode::SUCCESS),
         Some(role) => {
             process::exit_with_parent();
@@ -163,9 +173,11 @@ async fn dispatch(cli: Cli) -> Result<ExitCode> {
                 Role::FloorOut { tls, to } => floor::run_out(&tls, to).await,
                 Role::Converse(args) => neighbours::converse::run(args).await,
                 Role::Attack(args) => neighbours::attack::run(args).await,
-                Role::Growth { .. } | Role::Cost { .. } | Role::Neighbours { .. } | Role::Load(_) => {
-                    unreachable!("taken by the arms above")
-                }
+                Role::Growth { .. }
+                | Role::Cost { .. }
+                | Role::Neighbours { .. }
+                | Role::Scale { .. }
+                | Role::Load(_) => unreachable!("taken by the arms above"),
             }?;
             Ok(ExitCode::SUCCESS)
         }

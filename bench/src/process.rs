@@ -74,6 +74,15 @@ impl Process {
         Ok(())
     }
 
+    /// Keeps the process on one CPU of those that it may use, if there are several. Threads that it has already are left
+    /// alone.
+    pub(crate) fn keep_to_cpu(&self, cpu: usize) -> Result<()> {
+        let pid = i32::try_from(self.pid).ok().and_then(rustix::process::Pid::from_raw);
+        let mut one = rustix::thread::CpuSet::new();
+        one.set(cpu);
+        Ok(rustix::thread::sched_setaffinity(pid, &one)?)
+    }
+
     /// Whether it has not ended.
     pub(crate) fn is_running(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))

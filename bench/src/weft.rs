@@ -25,7 +25,7 @@ pub(crate) const BUILD: &str = "cargo build --profile dist -p weft-sidecar -p we
 
 /// Of every mesh here.
 pub(crate) const TRUST_DOMAIN: &str = "weft.local";
-const NAMESPACE: &str = "bench";
+pub(crate) const NAMESPACE: &str = "bench";
 /// The service that is called.
 pub(crate) const SERVICE: &str = "echo";
 /// The account of the load generator.
@@ -103,6 +103,55 @@ impl Default for Setup {
     }
 }
 
+/// A running control plane.
+pub(crate) struct Control {
+    pub(crate) process: Process,
+    /// Where it takes calls.
+    pub(crate) address: SocketAddr,
+    dashboard: SocketAddr,
+    dir: TempDir,
+}
+
+impl Control {
+    /// Starts one, with so many open files at first (its soft limit) if they are given.
+    pub(crate) async fn start(options: &WeftOptions, files: Option<usize>) -> Result<Self> {
+        let dir = TempDir::new()?;
+        let [address, dashboard] = free_ports()?;
+        let program = options.program(CONTROL);
+        let args = [
+            format!("--state-dir={}", dir.path().join("control").display()),
+            format!("--listen={address}"),
+            format!("--dashboard={dashboard}"),
+            format!("--trust-domain={TRUST_DOMAIN}"),
+        ];
+        let log = dir.path().join("control.log");
+        let mut process = match files {
+            None => Process::start(&program, args, &log)?,
+            Some(files) => {
+                let script = format!("ulimit -S -n {files} && exec \"$0\" \"$@\"");
+                let shell = ["-c".to_owned(), script, program.display().to_string()];
+                Process::start(Path::new("/bin/sh"), shell.into_iter().chain(args), &log)?
+            }
+        };
+        until_ready(&mut process, dashboard).await.context("the control plane")?;
+        Ok(Self { process, address, dashboard, dir })
+    }
+
+    /// The roots of this mesh, PEM.
+    pub(crate) fn bundle(&self) -> Result<Vec<u8>> {
+        bundle(self.dir.path())
+    }
+
+    /// A token with which a sidecar of a service joins.
+    pub(crate) async fn join_token(&self, options: &WeftOptions, service: &str) -> Result<String> {
+        join_token(options, self.dir.path(), service).await
+    }
+}
+
+fn bundle(dir: &Path) -> Result<Vec<u8>> {
+    Ok(fs::read(dir.join("control/bundle.pem"))?)
+}
+
 /// A running mesh.
 pub(crate) struct Weft {
     pub(crate) control: Process,
@@ -122,19 +171,7 @@ pub(crate) struct Weft {
 impl Weft {
     /// Starts the parts one after the other.
     pub(crate) async fn start(options: &WeftOptions, echo: SocketAddr, setup: &Setup) -> Result<Self> {
-        let dir = TempDir::new()?;
-        let [listen, dashboard] = free_ports()?;
-        let state = dir.path().join("control");
-        let log = dir.path().join("control.log");
-        let args = [
-            format!("--state-dir={}", state.display()),
-            format!("--listen={listen}"),
-            format!("--dashboard={dashboard}"),
-            format!("--trust-domain={TRUST_DOMAIN}"),
-        ];
-        let mut control = Process::start(&options.program(CONTROL), args, &log)?;
-        until_ready(&mut control, dashboard).await.context("the control plane")?;
-
+        let Control { process: control, address: listen, dashboard, dir } = Control::start(options, None).await?;
         let descriptors = dir.path().join("echo.binpb");
         fs::write(&descriptors, contract::descriptors(setup.methods))?;
         let mesh = Mesh { options, dir: dir.path(), control: listen, dashboard, setup };
@@ -161,7 +198,7 @@ impl Weft {
 
     /// The roots of this mesh, PEM.
     pub(crate) fn bundle(&self) -> Result<Vec<u8>> {
-        Ok(fs::read(self.dir.path().join("control/bundle.pem"))?)
+        bundle(self.dir.path())
     }
 
     /// A token with which one more endpoint of the service joins.

@@ -271,6 +271,10 @@ limits! {
         "The id of an endpoint; an announcement with a longer one is refused.";
     DESCRIPTORS_HELD_BYTES: usize = 256 * 1024 * 1024,
         "All descriptor sets in the control plane; past it a new one is refused, its service has default policy.";
+    STANDSTILL: Duration = Duration::from_secs(3),
+        "When the control plane's clock, which is looked at each second, jumps by so much, the control plane itself stood still: streams that broke meanwhile say nothing of endpoints.";
+    SILENT_SHARE_PERCENT: usize = 50,
+        "When more of a service's endpoints than this are only silent (the control plane lost their streams), callers go on calling them, and failed calls decide.";
     SERVICE_MEMORY: Duration = Duration::from_secs(3600),
         "A service without endpoints is remembered for so long: a call to it says `no-endpoint`, not `no-such-service`.";
     ANNOUNCE_WAIT: Duration = Duration::from_secs(10),

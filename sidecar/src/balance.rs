@@ -143,7 +143,7 @@ mod tests {
     #[test]
     fn the_unfit_are_passed_over() {
         let three = endpoints(3);
-        three[0].set_health(Health::Down);
+        three[0].set_health(Health::Down, false);
         three[1].shun(Instant::now());
         for strategy in [Balance::P2c, Balance::RoundRobin, Balance::Random] {
             assert_eq!(shares(strategy, &three), [0, 0, 3_000]);
@@ -158,7 +158,7 @@ mod tests {
         }
         let shut = balancer.pick(&three, &[three[1].number], now).unwrap();
         assert!(Arc::ptr_eq(shut, &three[2]), "better one with an open breaker than none");
-        three.iter().for_each(|endpoint| endpoint.set_health(Health::Draining));
+        three.iter().for_each(|endpoint| endpoint.set_health(Health::Draining, false));
         assert_eq!(balancer.pick(&three, &[], now).err(), Some(NoChoice::NoneUp));
     }
 }

@@ -9,7 +9,7 @@ use std::{
     sync::{
         Arc, OnceLock,
         atomic::{
-            AtomicU8, AtomicU32, AtomicU64,
+            AtomicBool, AtomicU8, AtomicU32, AtomicU64,
             Ordering::{Acquire, Relaxed, Release},
         },
     },
@@ -114,6 +114,10 @@ pub(crate) struct Endpoint {
     pub(crate) address: SocketAddr,
     pub(crate) spiffe_id: SpiffeId,
     health: AtomicU8,
+    /// The control plane has lost its sidecar's stream, and said no more: see [`judge_silent`].
+    is_silent: AtomicBool,
+    /// Silent, and no connection could be made.
+    is_lost: AtomicBool,
     pub(crate) breaker: Breaker,
     pub(crate) in_flight: AtomicU32,
     pub(crate) connections: AtomicU32,
@@ -137,6 +141,8 @@ impl Endpoint {
             address,
             spiffe_id,
             health: AtomicU8::new(health as u8),
+            is_silent: AtomicBool::new(false),
+            is_lost: AtomicBool::new(false),
             breaker,
             in_flight: AtomicU32::new(0),
             connections: AtomicU32::new(0),
@@ -148,13 +154,23 @@ impl Endpoint {
         Health::try_from(i32::from(self.health.load(Relaxed))).unwrap_or(Health::Unspecified)
     }
 
-    /// What the registry says. One that comes back is met without prejudice.
-    pub(crate) fn set_health(&self, health: Health) {
+    /// What the registry says, and whether it is only that the control plane has lost its sidecar's stream. One that comes
+    /// back is met without prejudice.
+    pub(crate) fn set_health(&self, health: Health, is_silent: bool) {
         let before = self.health.swap(health as u8, Relaxed);
-        if health == Health::Up && before != Health::Up as u8 {
+        let was_silent = self.is_silent.swap(is_silent, Relaxed);
+        if !is_silent || !was_silent {
+            self.is_lost.store(false, Relaxed);
+        }
+        if health == Health::Up && !is_silent && (before != Health::Up as u8 || was_silent) {
             self.breaker.close();
             self.shunned_until_ms.store(0, Relaxed);
         }
+    }
+
+    /// Whether the control plane has lost its sidecar's stream: it is up or down by the share of such endpoints alone.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.is_silent.load(Relaxed)
     }
 
     /// Prefers others for a while: it did not take a call.
@@ -172,6 +188,24 @@ impl Endpoint {
 
     pub(crate) fn is_up(&self) -> bool {
         self.health.load(Relaxed) == Health::Up as u8
+    }
+}
+
+/// Decides which silent endpoints of a service are called. When most endpoints are silent the news may be about the control
+/// plane or the network rather than about them, so they stay in use (Envoy's panic threshold), and connections decide: one
+/// to which none can be made counts no longer, unless nothing else is left.
+pub(crate) fn judge_silent(endpoints: &[Arc<Endpoint>]) {
+    let silent: Vec<_> = endpoints.iter().filter(|endpoint| endpoint.is_silent()).collect();
+    if silent.is_empty() {
+        return;
+    }
+    let heard = endpoints.iter().filter(|endpoint| endpoint.is_up() && !endpoint.is_silent()).count();
+    let is_lost = |endpoint: &Endpoint| endpoint.is_lost.load(Relaxed);
+    let hopeful = silent.iter().filter(|endpoint| !is_lost(endpoint)).count();
+    let are_most = hopeful * 100 > (hopeful + heard) * limits::SILENT_SHARE_PERCENT;
+    for endpoint in silent {
+        let is_used = if is_lost(endpoint) { hopeful + heard == 0 } else { are_most };
+        endpoint.health.store(if is_used { Health::Up } else { Health::Down } as u8, Relaxed);
     }
 }
 
@@ -233,6 +267,16 @@ impl Catalog {
         // After the view: who sees the number sees at least that view.
         self.version.fetch_add(1, Release);
         self.changes.send_replace(());
+    }
+
+    /// Notes that no connection to an endpoint could be made.
+    pub(crate) fn not_connected(&self, endpoint: &Endpoint) {
+        if endpoint.is_silent()
+            && !endpoint.is_lost.swap(true, Relaxed)
+            && let Some(service) = self.view().services.get(endpoint.spiffe_id.service())
+        {
+            judge_silent(&service.endpoints);
+        }
     }
 
     /// Says when there is another view.

@@ -295,6 +295,9 @@ impl Pool {
         let result = result.map_err(|why| {
             counters.upstream_connects_failed.fetch_add(1, Relaxed);
             tracing::warn!("no connection to {}: {why}", self.destination);
+            if let Destination::Endpoint(endpoint) = &self.destination {
+                self.shared.catalog.not_connected(endpoint);
+            }
             ConnectError::Failed(why.to_string().into())
         });
         if result.is_ok() {

@@ -5,6 +5,7 @@
 
 use std::{
     collections::BTreeMap,
+    ffi::OsStr,
     fs::{self, File},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -75,6 +76,14 @@ impl Bed {
     /// # Panics
     /// As there.
     pub async fn start_with(services: &str, args: &[&str]) -> Self {
+        Self::start_in::<&str>(services, args, &[]).await
+    }
+
+    /// As [`Self::start_with`], with more in the environment of all processes.
+    ///
+    /// # Panics
+    /// As there.
+    pub async fn start_in<V: AsRef<OsStr>>(services: &str, args: &[&str], env: &[(&str, V)]) -> Self {
         let weft = binary("weft");
         let dir = TempDir::new().expect("a folder of its own");
         let bin = weft.parent().expect("a binary lies in a folder").display().to_string();
@@ -83,7 +92,7 @@ impl Bed {
         let ports = "{ outbound: 0, dashboard: 0, control: 0 }";
         let yaml = format!("namespace: shop\nports: {ports}\nservices:\n{services}\n");
         fs::write(dir.path().join("mesh.yaml"), yaml).expect("the folder can be written");
-        let up = Self::spawn(&weft, dir.path(), args);
+        let up = Self::spawn(&weft, dir.path(), args, env);
         let mut bed = Self { dir, up, outbound: 0, dashboard: 0, control: 0 };
         bed.wait_until_ready().await;
         let run = bed.run();
@@ -92,10 +101,11 @@ impl Bed {
         bed
     }
 
-    fn spawn(weft: &Path, dir: &Path, args: &[&str]) -> Child {
+    fn spawn<V: AsRef<OsStr>>(weft: &Path, dir: &Path, args: &[&str], env: &[(&str, V)]) -> Child {
         let log = File::create(dir.join("up.log")).expect("the folder can be written");
         let mut command = Command::new(weft);
         command.arg("up").args(args).current_dir(dir).stdin(Stdio::null());
+        command.envs(env.iter().map(|(name, value)| (name, value)));
         command.stdout(log.try_clone().expect("a file can be shared")).stderr(log);
         command.spawn().expect("weft starts")
     }

@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::atomic::{AtomicU32, Ordering::Relaxed},
+    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
@@ -288,17 +289,24 @@ impl Host {
     /// # Panics
     /// What is done panics.
     pub fn within<T: Send + 'static, F: Future<Output = T>>(&self, act: impl FnOnce() -> F + Send + 'static) -> T {
+        match self.beside(act).join() {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    }
+
+    /// As [`Self::within`], without waiting for its end.
+    pub fn beside<T: Send + 'static, F: Future<Output = T>>(
+        &self,
+        act: impl FnOnce() -> F + Send + 'static,
+    ) -> JoinHandle<T> {
         let namespace = Path::new("/run/netns").join(&self.namespace);
-        let acting = std::thread::spawn(move || {
+        std::thread::spawn(move || {
             let file = File::open(namespace).expect("the host is there");
             move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network)).expect("root may go there");
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(act())
-        });
-        match acting.join() {
-            Ok(result) => result,
-            Err(panic) => std::panic::resume_unwind(panic),
-        }
+        })
     }
 }
 

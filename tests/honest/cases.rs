@@ -34,7 +34,10 @@ impl Case {
 }
 
 /// Cases that are known to fail, each with its reason.
-pub(crate) const KNOWN: &[(&str, &str)] = &[];
+pub(crate) const KNOWN: &[(&str, &str)] = &[(
+    "nginx by HTTP/2: h2load -c4 -m1500",
+    "directly a call waits in h2load for one of nginx's 128 streams, before its time is taken; here it waits in the sidecar",
+)];
 
 /// In the order in which they run: a server is kept from one case to the next.
 pub(crate) fn all() -> Vec<Case> {

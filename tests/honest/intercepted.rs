@@ -58,12 +58,16 @@ fn all(cases: &[Case]) -> Vec<Row> {
     let asked = run::asked_seconds();
     let run_case = |case: &Case| {
         let run = |host: &Host| loads(case, host, asked.unwrap_or(run::SECONDS));
-        let mut direct = asked.map(|_| run(&net.host(OUTSIDE)));
-        let mesh = run(&client);
-        if direct.is_none() && mesh.failed_calls() > 0 {
-            direct = Some(run(&net.host(OUTSIDE)));
-        }
-        let row = Row::new(case, direct, mesh);
+        let tries = (1..).map(|tries| {
+            let mut direct = asked.map(|_| run(&net.host(OUTSIDE)));
+            let mesh = run(&client);
+            if direct.is_none() && mesh.failed_calls() > 0 {
+                direct = Some(run(&net.host(OUTSIDE)));
+            }
+            (tries, Row::new(case, direct, mesh))
+        });
+        let mut tries = tries.filter_map(|(tries, row)| row.is_sure(tries).then_some(row));
+        let row = tries.next().expect("the last try is sure");
         eprintln!("{}", row.line());
         row
     };

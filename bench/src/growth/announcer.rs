@@ -74,6 +74,7 @@ async fn announce(channel: Channel, index: usize, address: SocketAddr, id: &Spif
         address: address.to_string(),
         spiffe_id: id.to_string(),
         health: Health::Up.into(),
+        silent: false,
     };
     // Without contracts: the sidecar that is there has told them.
     let announce = Announce {

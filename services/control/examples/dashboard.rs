@@ -199,6 +199,7 @@ fn service(name: &str, number: usize) -> Service {
         address: format!("127.0.0.1:{}", 40_100 + 10 * number + replica),
         spiffe_id: format!("spiffe://weft.local/ns/shop/sa/{name}"),
         health: health.into(),
+        silent: false,
     };
     let endpoints = match name {
         "auth" => vec![endpoint(0, Health::Up), endpoint(1, Health::Down)],

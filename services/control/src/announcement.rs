@@ -100,7 +100,8 @@ fn check_endpoint(
              announces it, or where its join token allows it (weft-control token --address)"
         )));
     }
-    Ok(Endpoint { address: address.to_string(), ..endpoint })
+    // Who announces is heard.
+    Ok(Endpoint { address: address.to_string(), silent: false, ..endpoint })
 }
 
 /// An address at which something can be reached, an IPv4 address in IPv6 as the IPv4 address that it is.
@@ -139,6 +140,7 @@ mod tests {
                 address: "10.0.0.1:15006".into(),
                 spiffe_id: users().to_string(),
                 health: Health::Up.into(),
+                silent: false,
             }),
             protocol: Protocol::Http2.into(),
             contracts: vec!["shop.Users".into()],

@@ -34,8 +34,8 @@ const TOKEN_KEY: &str = "token-key.pem";
 pub(crate) const BUNDLE: &str = "bundle.pem";
 
 const ROOT_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
-/// Certificates begin this long ago, so that a peer whose clock is a little behind takes them.
-const BACKDATED: Duration = Duration::from_secs(60);
+/// Certificates begin this long ago, so that a peer whose clock is behind takes them.
+const BACKDATED: Duration = Duration::from_secs(3600);
 /// RFC 5280, section 4.1.2.2, allows 20 bytes; 16 random ones are as unique as a UUID.
 const SERIAL_BYTES: usize = 16;
 

@@ -112,7 +112,7 @@ impl Claims {
     }
 
     /// Judges what a service announces: pins what is nobody's, and refuses what is another's. `is_alive` says whether a
-    /// service has endpoints.
+    /// service is there to be called.
     pub(crate) fn judge<'a>(
         &mut self,
         service: &ServiceName,

@@ -52,7 +52,7 @@ impl Credentials {
         let mut ticks = tokio::time::interval(POLL);
         loop {
             ticks.tick().await;
-            let is_due = SystemTime::now() >= renewal(&svid);
+            let is_due = is_due(&svid, SystemTime::now());
             let renewed = if is_due { self.renew(ca) } else { None };
             let changed = match stamp(&path) {
                 Ok(stamp) if seen != Some(stamp) => {
@@ -119,10 +119,10 @@ fn config(svid: &Svid, bundle: &TrustBundle) -> Result<Arc<ServerConfig>, TlsSet
     server_config(svid, bundle, ClientCertificate::Optional)
 }
 
-/// Two thirds of its life.
-fn renewal(svid: &Svid) -> SystemTime {
+/// After two thirds of its life; or before its beginning, as the clock was set back.
+fn is_due(svid: &Svid, now: SystemTime) -> bool {
     let life = svid.not_after().duration_since(svid.not_before()).unwrap_or_default();
-    svid.not_before() + life * 2 / 3
+    now >= svid.not_before() + life * 2 / 3 || now < svid.not_before()
 }
 
 fn stamp(path: &Path) -> io::Result<Stamp> {

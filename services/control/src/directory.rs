@@ -160,7 +160,7 @@ impl Directory {
     pub(crate) fn release(&self, claims: &[String]) {
         let mut state = self.lock();
         for claim in claims {
-            match state.registry.release(claim) {
+            match state.registry.release(claim, Instant::now()) {
                 Some(owner) => tracing::info!(claim, %owner, "a claim was released"),
                 None => tracing::warn!(claim, "a claim can't be released: it is not pinned"),
             }
@@ -274,7 +274,7 @@ impl Catalog for Directory {
 impl State {
     fn tick(&mut self, now: Instant) {
         for Evicted { service, endpoint, address } in self.registry.tick(now) {
-            tracing::warn!(%service, endpoint, address, silent_for = ?limits::ENDPOINT_EXPIRY, "evicted");
+            tracing::warn!(%service, endpoint, address, "evicted: nothing was heard of it");
         }
         let in_use = self.registry.descriptors_in_use();
         self.shelf.tidy(&in_use);
@@ -439,8 +439,8 @@ impl Drop for Membership {
         }
         let Session { service, endpoint, .. } = &self.session;
         let mut state = self.directory.lock();
-        if !state.is_frozen && state.registry.stream_broken(&self.session) {
-            tracing::warn!(%service, endpoint, "its sidecar's stream broke: it gets no new calls");
+        if !state.is_frozen && state.registry.stream_broken(&self.session, Instant::now()) {
+            tracing::warn!(%service, endpoint, "its sidecar's stream broke: callers who have others call it no longer");
             state.tell();
         }
     }

@@ -3,10 +3,14 @@
 //! A plain state machine: it takes what sidecars say and `now`, and gives [`Event`]s; it does no I/O and has no
 //! clock. Its truth is what the members announced to this process: nothing of it is kept on disk.
 //!
-//! An endpoint is a member from its announcement on. Its stream is its [`Session`]: when that breaks the member is
-//! down at once and gone when nothing was heard of it for [`limits::ENDPOINT_EXPIRY`]. A newer announcement of the
-//! same id takes over, and what an older session still says or how it ends is ignored. A service whose members have
-//! all gone stays known for [`limits::SERVICE_MEMORY`].
+//! An endpoint is a member from its announcement on. Its stream is its [`Session`]. When the stream breaks, the member
+//! is silent: down for callers who have others. When nothing was heard of it for [`limits::ENDPOINT_EXPIRY`] it is
+//! evicted; the last members of a service are kept for [`limits::SERVICE_MEMORY`], as a silent one may work. A newer
+//! announcement of the same id takes over, and what an older session still says or how it ends is ignored. A service
+//! whose members have all gone stays known for [`limits::SERVICE_MEMORY`].
+//!
+//! When this process itself stood still ([`limits::STANDSTILL`]), it settles as after a start: the streams that broke
+//! meanwhile may be its own doing, so until it has settled a broken stream does not make its member silent.
 
 mod claimed;
 mod claiming;
@@ -143,6 +147,10 @@ pub(crate) struct Registry {
     sessions: u64,
     settles_at: Instant,
     is_settled: bool,
+    /// It settles because it stood still, not because it started.
+    stood_still: bool,
+    /// When it last looked at the clock.
+    looked: Instant,
     services: BTreeMap<ServiceName, Entry>,
     /// Whose each endpoint id is.
     ids: HashMap<String, ServiceName>,
@@ -158,6 +166,8 @@ impl Registry {
             sessions: 0,
             settles_at: now + limits::SETTLING_TIME,
             is_settled: false,
+            stood_still: false,
+            looked: now,
             services: BTreeMap::new(),
             ids: HashMap::new(),
             claims: Claims::default(),
@@ -172,9 +182,10 @@ impl Registry {
 
     /// Takes an endpoint in, or takes its newer announcement in place of the older.
     pub(crate) fn announce(&mut self, announcement: Announcement, now: Instant) -> Result<Joined, Refusal> {
+        self.look_at_clock(now);
         self.check_room(&announcement)?;
         let claims = claims_of(&announcement);
-        let denied = self.judge(&announcement.service, &claims);
+        let denied = self.judge(&announcement.service, &claims, now);
         let Announcement { service, endpoint, protocol, descriptors, policy, .. } = announcement;
         self.sessions += 1;
         let session = Session { service: service.clone(), endpoint: endpoint.id.clone(), number: self.sessions };
@@ -219,40 +230,14 @@ impl Registry {
         } else if !replaced.is_empty() || before.as_ref().is_none_or(|b| b.endpoint != endpoint) {
             self.emit_change(&service, vec![endpoint], replaced);
         }
-        self.change_claims(&service, &claims, &new, &lost);
+        self.change_claims(&service, &claims, &new, &lost, now);
         self.refresh(&service, now);
         Ok(Joined { denied, session, is_again: before.is_some() })
     }
 
-    fn check_room(&self, announcement: &Announcement) -> Result<(), Refusal> {
-        let Announcement { service, endpoint, contracts, addresses, .. } = announcement;
-        if let Some(owner) = self.ids.get(&endpoint.id)
-            && owner != service
-        {
-            return Err(Refusal::TakenId { id: endpoint.id.clone(), owner: owner.clone() });
-        }
-        let Some(entry) = self.services.get(service) else {
-            let has_room = self.services.len() < limits::SERVICES_KNOWN;
-            return if has_room { Ok(()) } else { Err(Refusal::TooManyServices) };
-        };
-        if entry.members.is_empty() {
-            return Ok(());
-        }
-        if entry.members.len() >= limits::ENDPOINTS_PER_SERVICE && !entry.members.contains_key(&endpoint.id) {
-            return Err(Refusal::TooManyEndpoints { service: service.clone() });
-        }
-        let (contracts, addresses) = entry.claimed.counts_with(contracts, addresses);
-        if contracts > limits::CONTRACTS_PER_SERVICE {
-            return Err(Refusal::TooManyContracts { service: service.clone() });
-        }
-        if addresses > limits::ADDRESSES_PER_SERVICE {
-            return Err(Refusal::TooManyAddresses { service: service.clone() });
-        }
-        Ok(())
-    }
-
     /// A member lives; `Unspecified` says nothing new of its health.
     pub(crate) fn heartbeat(&mut self, session: &Session, health: Health, now: Instant) -> Result<(), SessionOver> {
+        self.look_at_clock(now);
         let member = self.member(session).ok_or(SessionOver)?;
         member.heard = now;
         if health != Health::Unspecified && member.endpoint.health() != health {
@@ -272,26 +257,81 @@ impl Registry {
         is_member
     }
 
-    /// A member's stream has ended: it gets no new calls, but is not forgotten yet. False when the session was over
-    /// anyway.
-    pub(crate) fn stream_broken(&mut self, session: &Session) -> bool {
+    /// A member's stream has ended: callers who have others call it no longer, but it is not forgotten yet. False when
+    /// the session was over anyway.
+    pub(crate) fn stream_broken(&mut self, session: &Session, now: Instant) -> bool {
+        self.look_at_clock(now);
         let Some(member) = self.member(session) else { return false };
         member.is_connected = false;
-        if member.endpoint.health() != Health::Down {
-            member.endpoint.set_health(Health::Down);
-            let endpoint = member.endpoint.clone();
-            self.emit_change(&session.service, vec![endpoint], Vec::new());
+        if !self.stood_still {
+            self.make_silent(&session.service, &session.endpoint);
         }
         true
     }
 
+    fn make_silent(&mut self, service: &ServiceName, endpoint: &str) {
+        let member = self.services.get_mut(service).and_then(|entry| entry.members.get_mut(endpoint));
+        // One that is down or leaves by its own word stays so: that it is silent says no more.
+        if let Some(member) = member.filter(|member| member.endpoint.health() == Health::Up) {
+            member.endpoint.set_health(Health::Down);
+            member.endpoint.silent = true;
+            let endpoint = member.endpoint.clone();
+            self.emit_change(service, vec![endpoint], Vec::new());
+        }
+    }
+
+    /// Notices that this process stood still: stopped, or starved. What it did not hear meanwhile was not unsaid.
+    fn look_at_clock(&mut self, now: Instant) {
+        let passed = now.saturating_duration_since(self.looked);
+        self.looked = now;
+        if passed < limits::STANDSTILL {
+            return;
+        }
+        for member in self.services.values_mut().flat_map(|entry| entry.members.values_mut()) {
+            member.heard += passed;
+        }
+        self.settles_at = now + limits::SETTLING_TIME;
+        self.is_settled = false;
+        self.stood_still = true;
+        self.bump();
+        tracing::warn!(for_time = ?passed, "the control plane stood still: it waits for its sidecars to announce again");
+    }
+
+    /// What is missing from now on is not there.
+    fn settle(&mut self) {
+        self.is_settled = true;
+        if std::mem::take(&mut self.stood_still) {
+            let is_lost = |member: &&Member| !member.is_connected;
+            let lost: Vec<(ServiceName, String)> = self
+                .services
+                .iter()
+                .flat_map(|(name, entry)| entry.members.values().filter(is_lost).map(move |member| (name, member)))
+                .map(|(name, member)| (name.clone(), member.endpoint.id.clone()))
+                .collect();
+            for (service, endpoint) in lost {
+                self.make_silent(&service, &endpoint);
+            }
+        }
+        self.bump();
+        self.events.push(Event::Settled);
+    }
+
     /// Does what is due at `now`, and says who was evicted.
     pub(crate) fn tick(&mut self, now: Instant) -> Vec<Evicted> {
-        let silent = |member: &&Member| now.saturating_duration_since(member.heard) >= limits::ENDPOINT_EXPIRY;
+        self.look_at_clock(now);
+        let unheard = |member: &Member, time| now.saturating_duration_since(member.heard) >= time;
+        // Its callers may reach one that we do not: the last ones are theirs to give up.
+        let expiry = |entry: &Entry| {
+            let has_others = entry.members.values().any(|member| !unheard(member, limits::ENDPOINT_EXPIRY));
+            if has_others { limits::ENDPOINT_EXPIRY } else { limits::SERVICE_MEMORY }
+        };
         let evicted: Vec<Evicted> = self
             .services
             .iter()
-            .flat_map(|(service, entry)| entry.members.values().filter(silent).map(move |m| (service, m)))
+            .map(|(service, entry)| (service, entry, expiry(entry)))
+            .flat_map(|(service, entry, expiry)| {
+                entry.members.values().filter(move |m| unheard(m, expiry)).map(move |m| (service, m))
+            })
             .map(|(service, member)| Evicted {
                 service: service.clone(),
                 endpoint: member.endpoint.id.clone(),
@@ -303,9 +343,7 @@ impl Registry {
         }
         self.forget(now);
         if !self.is_settled && now >= self.settles_at {
-            self.is_settled = true;
-            self.bump();
-            self.events.push(Event::Settled);
+            self.settle();
         }
         evicted
     }
@@ -321,7 +359,7 @@ impl Registry {
             self.bump();
             self.events.push(Event::Service(service.clone()));
             let lost: Vec<Arc<str>> = entry.iter().flat_map(|entry| entry.claimed.names()).map(Arc::from).collect();
-            self.change_claims(&service, &[], &[], &lost);
+            self.change_claims(&service, &[], &[], &lost, now);
         }
     }
 
@@ -407,7 +445,7 @@ impl Registry {
             };
             self.ids.remove(endpoint);
             self.emit_change(service, Vec::new(), vec![endpoint.to_owned()]);
-            self.change_claims(service, &[], &[], &lost);
+            self.change_claims(service, &[], &[], &lost, now);
             self.refresh(service, now);
         }
     }

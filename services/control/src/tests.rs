@@ -142,6 +142,7 @@ fn announce(running: &Running, service: &str, id: &str, port: u16) -> Announce {
             address: format!("127.0.0.1:{port}"),
             spiffe_id: running.id(service).to_string(),
             health: Health::Up.into(),
+            silent: false,
         }),
         protocol: Protocol::Http2.into(),
         contracts: Vec::new(),

@@ -68,6 +68,7 @@ impl Front {
                 address: shared.args.advertised().to_string(),
                 spiffe_id: identity.svid.id().to_string(),
                 health: health.into(),
+                silent: false,
             }),
             protocol: protocol.into(),
             contracts: shared.own_policy.contracts.iter().map(|contract| contract.name.clone()).collect(),

@@ -96,7 +96,7 @@ impl Discovery {
             let effects = tokio::select! {
                 Some(question) = questions.recv() => self.watches.ask(question, Instant::now()),
                 event = self.link.next(&mut self.outbox) => self.take(event),
-                _ = housekeeping.tick() => self.watches.tidy(Instant::now()),
+                _ = housekeeping.tick() => self.watches.tidy(self.link.is_up(), Instant::now()),
                 () = at(save_at) => {
                     self.save();
                     continue;

@@ -13,7 +13,7 @@ use weft_contracts::weft::identity::v1::{
 };
 use weft_mesh::{
     limits,
-    tls::{TrustBundle, WorkloadKey},
+    tls::{Svid, TrustBundle, WorkloadKey},
 };
 
 use super::{
@@ -24,7 +24,9 @@ use super::{
 use crate::shared::Identity;
 
 /// A clock that was set, or a machine that slept, is noticed within this time.
-const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+const LONGEST_SLEEP: Duration = Duration::from_secs(5);
+/// Between two tries to renew, at most.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 
 /// Gets the first identity, then keeps it and the trust bundle fresh for as long as the sidecar runs.
@@ -158,7 +160,22 @@ async fn sign(
     let answer = answer.map_err(|s| anyhow::anyhow!("{}", status(&s)))?.into_inner();
     let chain = answer.chain_der.into_iter().map(Into::into).collect();
     let bundle = TrustBundle::from_der(answer.bundle_der.into_iter().map(Into::into))?;
-    Ok(Arc::new(Identity::new(key.into_svid(chain)?, bundle)?))
+    let svid = key.into_svid(chain)?;
+    check_time(&svid, SystemTime::now())?;
+    Ok(Arc::new(Identity::new(svid, bundle)?))
+}
+
+/// A certificate that is not valid now would be of no use to anyone: the clocks disagree, and what is there is better.
+fn check_time(svid: &Svid, now: SystemTime) -> anyhow::Result<()> {
+    if let Ok(early) = svid.not_before().duration_since(now)
+        && !early.is_zero()
+    {
+        bail!("the certificate begins in {early:.0?}: the control plane's clock is ahead of this host's");
+    }
+    if let Ok(late) = now.duration_since(svid.not_after()) {
+        bail!("the certificate ended {late:.0?} ago: the control plane's clock is behind this host's");
+    }
+    Ok(())
 }
 
 fn client(channel: Channel) -> IdentityClient<Channel> {
@@ -177,7 +194,10 @@ fn changed_bundle(identity: &Identity, roots: WatchBundleResponse) -> anyhow::Re
 /// When the SVID is renewed, by the wall clock, which is what certificates go by.
 struct Renewal {
     at: SystemTime,
+    not_before: SystemTime,
     not_after: SystemTime,
+    /// After a failure, by the clock that nobody sets.
+    again: Option<tokio::time::Instant>,
     trouble: Trouble,
     backoff: Backoff,
 }
@@ -186,16 +206,26 @@ impl Renewal {
     fn of(identity: &Identity) -> Self {
         Self {
             at: renewal_time(identity.svid.not_before(), identity.svid.not_after(), fastrand::f64()),
+            not_before: identity.svid.not_before(),
             not_after: identity.svid.not_after(),
+            again: None,
             trouble: Trouble::new("renewing the certificate"),
-            backoff: Backoff::new(Duration::from_secs(1), LONGEST_SLEEP),
+            backoff: Backoff::new(Duration::from_secs(1), LONGEST_WAIT),
         }
     }
 
     async fn due(&self) {
-        while let Ok(left) = self.at.duration_since(SystemTime::now()) {
+        if let Some(again) = self.again {
+            return tokio::time::sleep_until(again).await;
+        }
+        while let Some(left) = self.left(SystemTime::now()) {
             tokio::time::sleep(left.min(LONGEST_SLEEP)).await;
         }
+    }
+
+    /// How long there is no need; `None` also when the clock was set back to before the certificate's beginning.
+    fn left(&self, now: SystemTime) -> Option<Duration> {
+        self.at.duration_since(now).ok().filter(|left| !left.is_zero() && now >= self.not_before)
     }
 
     fn succeeded(&mut self, identity: &Identity) {
@@ -206,11 +236,10 @@ impl Renewal {
 
     fn failed(&mut self, error: &anyhow::Error) {
         self.trouble.is(&format_args!("{error:#}"));
-        let now = SystemTime::now();
-        if now >= self.not_after {
+        if SystemTime::now() >= self.not_after {
             tracing::error!("the certificate has expired: other sidecars take no connection from this one");
         }
-        self.at = now + self.backoff.wait();
+        self.again = Some(tokio::time::Instant::now() + self.backoff.wait());
     }
 }
 
@@ -277,5 +306,21 @@ mod tests {
         assert!(renewal_time(start, hours(24), 0.0) <= hours(16));
         assert!(renewal_time(start, hours(24), 0.0) > hours(15));
         assert!(renewal_time(start, hours(24), 1.0) > hours(13));
+    }
+
+    #[test]
+    fn a_certificate_that_has_not_begun_is_renewed_as_one_that_ends() {
+        let hours = |h: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(h * 3600);
+        let renewal = Renewal {
+            at: hours(40),
+            not_before: hours(24),
+            not_after: hours(48),
+            again: None,
+            trouble: Trouble::new("renewing"),
+            backoff: Backoff::new(Duration::from_secs(1), LONGEST_WAIT),
+        };
+        assert_eq!(renewal.left(hours(39)), Some(Duration::from_secs(3600)));
+        assert_eq!(renewal.left(hours(40)), None);
+        assert_eq!(renewal.left(hours(23)), None, "the clock was set back");
     }
 }

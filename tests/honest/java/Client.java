@@ -179,9 +179,11 @@ final class Client {
     StringBuilder counts = new StringBuilder();
     failures.forEach((code, count) -> counts.append(counts.isEmpty() ? "" : ",").append("\"" + code + "\":" + count));
     long max = took.length == 0 ? 0 : took[took.length - 1];
+    long median = took.length == 0 ? 0 : took[took.length / 2];
     System.out.printf(
         java.util.Locale.ROOT,
-        "{\"calls\":%d,\"failures\":{%s},\"example\":\"%s\",\"gap_ms\":%.3f,\"max_ms\":%.3f}%n",
-        at.length, counts, example.replaceAll("[\"\\\\\\p{Cntrl}]", " "), gap / 1e6, max / 1e6);
+        "{\"calls\":%d,\"failures\":{%s},\"example\":\"%s\",\"gap_ms\":%.3f,\"p50_ms\":%.3f,"
+            + "\"max_ms\":%.3f}%n",
+        at.length, counts, example.replaceAll("[\"\\\\\\p{Cntrl}]", " "), gap / 1e6, median / 1e6, max / 1e6);
   }
 }

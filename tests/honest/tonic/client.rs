@@ -157,10 +157,13 @@ fn report(seen: Vec<Seen>) {
     answers.sort_unstable();
     let millis = |duration: Duration| duration.as_secs_f64() * 1000.0;
     let gap = answers.windows(2).map(|pair| pair[1].0 - pair[0].0).max().unwrap_or_default();
-    let max = answers.iter().map(|answer| answer.1).max().unwrap_or_default();
+    let mut took: Vec<Duration> = answers.iter().map(|answer| answer.1).collect();
+    took.sort_unstable();
+    let max = took.last().copied().unwrap_or_default();
+    let median = took.get(took.len() / 2).copied().unwrap_or_default();
     let told = json!({
         "calls": answers.len(), "failures": failures, "example": example,
-        "gap_ms": millis(gap), "max_ms": millis(max),
+        "gap_ms": millis(gap), "p50_ms": millis(median), "max_ms": millis(max),
     });
     println!("{told}");
 }

@@ -95,6 +95,7 @@ fn service(service: &Service) -> Value {
             "address": endpoint.address,
             "spiffe_id": endpoint.spiffe_id,
             "health": health(endpoint.health()),
+            "silent": endpoint.silent,
         })
     });
     let policy = service.policy.as_ref();

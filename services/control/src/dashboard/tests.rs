@@ -37,6 +37,7 @@ impl Catalog for Users {
             address: "127.0.0.1:40100".to_owned(),
             spiffe_id: "spiffe://weft.local/ns/shop/sa/users".to_owned(),
             health: Health::Up.into(),
+            silent: false,
         };
         vec![Service {
             name: "users.shop".to_owned(),

@@ -15,7 +15,13 @@ fn name(service: &str) -> ServiceName {
 }
 
 fn endpoint(id: &str, port: u16) -> Endpoint {
-    Endpoint { id: id.into(), address: format!("10.0.0.1:{port}"), spiffe_id: String::new(), health: Health::Up.into() }
+    Endpoint {
+        id: id.into(),
+        address: format!("10.0.0.1:{port}"),
+        spiffe_id: String::new(),
+        health: Health::Up.into(),
+        silent: false,
+    }
 }
 
 fn announcement(service: &str, id: &str, port: u16) -> Announcement {
@@ -60,7 +66,7 @@ async fn an_address_belongs_to_the_service_that_said_so_first_and_is_no_contract
     assert_eq!(registry.owner("10.96.0.1:80"), Some(&name("users.shop")), "it does not go to whoever is there");
 
     // Of addresses outside the mesh there is no end: once it is sure that nobody is there, they are forgotten.
-    registry.tick(Instant::now() + limits::SETTLING_TIME);
+    pass(&mut registry, limits::SETTLING_TIME).await;
     watcher.subscribe_contract("192.0.2.1:443").unwrap();
     assert!(std::iter::from_fn(|| watcher.next(&registry)).count() > 0);
     assert!(!watcher.asks_for("192.0.2.1:443") && watcher.asks_for("10.96.0.1:80"));
@@ -75,6 +81,22 @@ fn up(id: &str) -> (String, Health) {
     (id.to_owned(), Health::Up)
 }
 
+/// Time passes, and the registry looks at its clock each second.
+async fn pass(registry: &mut Registry, time: Duration) -> Vec<Evicted> {
+    let end = Instant::now() + time;
+    let mut evicted = Vec::new();
+    while Instant::now() < end {
+        advance((end - Instant::now()).min(Duration::from_secs(1))).await;
+        evicted.extend(registry.tick(Instant::now()));
+    }
+    evicted
+}
+
+fn silent(registry: &Registry, service: &str) -> Vec<String> {
+    let service = registry.snapshot(&name(service)).unwrap();
+    service.endpoints.into_iter().filter(|e| e.silent).map(|e| e.id).collect()
+}
+
 fn down(id: &str) -> (String, Health) {
     (id.to_owned(), Health::Down)
 }
@@ -85,35 +107,76 @@ async fn an_endpoint_that_says_nothing_is_gone_after_90_s_and_not_before() {
     let silent = registry.announce(announcement("users.shop", "silent", 1), Instant::now()).unwrap().session;
     let alive = registry.announce(announcement("users.shop", "alive", 2), Instant::now()).unwrap().session;
     for _ in 0..17 {
-        advance(Duration::from_secs(5)).await;
+        assert!(pass(&mut registry, Duration::from_secs(5)).await.is_empty());
         registry.heartbeat(&alive, Health::Up, Instant::now()).unwrap();
-        assert!(registry.tick(Instant::now()).is_empty());
     }
-    advance(Duration::from_millis(4_999)).await;
-    assert!(registry.tick(Instant::now()).is_empty());
-    advance(Duration::from_millis(1)).await;
-    let evicted = registry.tick(Instant::now());
+    assert!(pass(&mut registry, Duration::from_millis(4_999)).await.is_empty());
+    let evicted = pass(&mut registry, Duration::from_millis(1)).await;
     assert_eq!(evicted.iter().map(|e| e.endpoint.as_str()).collect::<Vec<_>>(), ["silent"]);
     assert_eq!(healths(&registry, "users.shop"), [up("alive")]);
     assert_eq!(registry.heartbeat(&silent, Health::Up, Instant::now()), Err(SessionOver));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_broken_stream_takes_its_endpoint_down_at_once_and_evicts_it_90_s_after_it_was_last_heard() {
+async fn a_broken_stream_makes_its_endpoint_silent_at_once_and_evicts_it_90_s_after_it_was_last_heard() {
     let mut registry = Registry::new(1, Instant::now());
     let session = registry.announce(announcement("users.shop", "a", 1), Instant::now()).unwrap().session;
-    advance(Duration::from_secs(30)).await;
+    let other = registry.announce(announcement("users.shop", "b", 2), Instant::now()).unwrap().session;
+    pass(&mut registry, Duration::from_secs(30)).await;
     registry.heartbeat(&session, Health::Up, Instant::now()).unwrap();
+    pass(&mut registry, Duration::from_secs(10)).await;
     registry.take_events();
-    advance(Duration::from_secs(10)).await;
-    assert!(registry.stream_broken(&session));
-    assert_eq!(healths(&registry, "users.shop"), [down("a")]);
+    assert!(registry.stream_broken(&session, Instant::now()));
+    assert_eq!(healths(&registry, "users.shop"), [down("a"), up("b")]);
+    assert_eq!(silent(&registry, "users.shop"), ["a"]);
     assert!(matches!(&registry.take_events()[..], [Event::Endpoints(..)]));
-    advance(Duration::from_secs(79)).await;
-    assert!(registry.tick(Instant::now()).is_empty());
-    advance(Duration::from_secs(1)).await;
-    assert_eq!(registry.tick(Instant::now()).len(), 1);
-    assert!(healths(&registry, "users.shop").is_empty());
+    registry.heartbeat(&other, Health::Up, Instant::now()).unwrap();
+    assert!(pass(&mut registry, Duration::from_secs(79)).await.is_empty());
+    assert_eq!(pass(&mut registry, Duration::from_secs(1)).await.len(), 1);
+    assert_eq!(healths(&registry, "users.shop"), [up("b")]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_endpoints_of_a_service_are_kept_for_its_callers_to_judge() {
+    let mut registry = Registry::new(1, Instant::now());
+    let a = registry.announce(announcement("users.shop", "a", 1), Instant::now()).unwrap().session;
+    registry.announce(announcement("users.shop", "b", 2), Instant::now()).unwrap();
+    registry.stream_broken(&a, Instant::now());
+    assert!(pass(&mut registry, limits::SERVICE_MEMORY - Duration::from_secs(1)).await.is_empty());
+    assert_eq!(pass(&mut registry, Duration::from_secs(1)).await.len(), 2);
+    // One that is heard of takes their place.
+    let a = registry.announce(announcement("users.shop", "a", 1), Instant::now()).unwrap().session;
+    registry.stream_broken(&a, Instant::now());
+    assert!(pass(&mut registry, limits::ENDPOINT_EXPIRY).await.is_empty());
+    registry.announce(announcement("users.shop", "c", 3), Instant::now()).unwrap();
+    assert_eq!(pass(&mut registry, Duration::from_secs(1)).await.len(), 1);
+    assert_eq!(healths(&registry, "users.shop"), [up("c")]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn streams_that_broke_while_the_control_plane_stood_still_say_nothing() {
+    let mut registry = Registry::new(1, Instant::now());
+    let a = registry.announce(announcement("users.shop", "a", 1), Instant::now()).unwrap().session;
+    let b = registry.announce(announcement("users.shop", "b", 2), Instant::now()).unwrap().session;
+    pass(&mut registry, limits::SETTLING_TIME).await;
+    assert!(registry.is_settled());
+    // Stopped for longer than silence is forgiven, and gone on: the broken streams may be met before the clock.
+    advance(2 * limits::ENDPOINT_EXPIRY).await;
+    assert!(registry.stream_broken(&a, Instant::now()));
+    assert!(registry.tick(Instant::now()).is_empty(), "nobody is evicted for what was not heard meanwhile");
+    assert!(registry.stream_broken(&b, Instant::now()));
+    assert_eq!(healths(&registry, "users.shop"), [up("a"), up("b")]);
+    assert!(!registry.is_settled() && !registry.snapshot(&name("users.shop")).unwrap().complete);
+    registry.announce(announcement("users.shop", "a", 1), Instant::now()).unwrap();
+    assert!(pass(&mut registry, limits::SETTLING_TIME - Duration::from_secs(1)).await.is_empty());
+    assert_eq!(healths(&registry, "users.shop"), [up("a"), up("b")]);
+    pass(&mut registry, Duration::from_secs(1)).await;
+    assert_eq!(healths(&registry, "users.shop"), [up("a"), down("b")], "it had time to announce itself again");
+    assert_eq!(silent(&registry, "users.shop"), ["b"]);
+    // From then on a broken stream counts at once.
+    let a = registry.announce(announcement("users.shop", "a", 1), Instant::now()).unwrap().session;
+    registry.stream_broken(&a, Instant::now());
+    assert_eq!(silent(&registry, "users.shop"), ["a", "b"]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -123,12 +186,12 @@ async fn the_newest_stream_of_an_endpoint_counts_and_the_end_of_the_older_means_
     let older = registry.announce(announcement("users.shop", "a", 1), now).unwrap().session;
     let newer = registry.announce(announcement("users.shop", "a", 2), now).unwrap();
     assert!(newer.is_again);
-    assert!(!registry.stream_broken(&older));
+    assert!(!registry.stream_broken(&older, now));
     assert_eq!(registry.heartbeat(&older, Health::Down, now), Err(SessionOver));
     assert!(!registry.deregister(&older, now));
     let service = registry.snapshot(&name("users.shop")).unwrap();
     assert_eq!(service.endpoints, [endpoint("a", 2)]);
-    assert!(registry.stream_broken(&newer.session));
+    assert!(registry.stream_broken(&newer.session, now));
     let again = registry.announce(announcement("users.shop", "a", 2), now).unwrap().session;
     assert_eq!(healths(&registry, "users.shop"), [up("a")]);
     assert!(registry.deregister(&again, now));
@@ -156,11 +219,9 @@ async fn a_service_without_endpoints_is_remembered_for_an_hour() {
     let session = registry.announce(announce, Instant::now()).unwrap().session;
     registry.deregister(&session, Instant::now());
     assert_eq!(registry.owner("shop.Users"), Some(&name("users.shop")));
-    advance(limits::SERVICE_MEMORY - Duration::from_secs(1)).await;
-    registry.tick(Instant::now());
+    pass(&mut registry, limits::SERVICE_MEMORY - Duration::from_secs(1)).await;
     assert!(registry.snapshot(&name("users.shop")).is_some());
-    advance(Duration::from_secs(1)).await;
-    registry.tick(Instant::now());
+    pass(&mut registry, Duration::from_secs(1)).await;
     assert!(registry.snapshot(&name("users.shop")).is_none());
     assert_eq!(registry.owner("shop.Users"), None);
 }
@@ -181,7 +242,7 @@ async fn a_contract_stays_its_first_owner_s_whether_or_not_that_is_there() {
     let again = announce(&mut registry, "impostor.shop", 2);
     assert!(again.denied.listed.is_empty(), "it is logged once");
     assert_eq!(again.denied.contested.len(), 1);
-    registry.stream_broken(&first.session);
+    registry.stream_broken(&first.session, now);
     assert_eq!(registry.owner("shop.Users"), users.as_ref());
     registry.take_events();
     registry.deregister(&first.session, now);
@@ -189,9 +250,11 @@ async fn a_contract_stays_its_first_owner_s_whether_or_not_that_is_there() {
     announce(&mut registry, "impostor.shop", 3);
     assert_eq!(registry.owner("shop.Users"), users.as_ref());
     // Long after, nobody remembers that there was such a service; but what was its own is not the other's.
-    for seconds in [limits::SERVICE_MEMORY, limits::ENDPOINT_EXPIRY] {
-        registry.tick(now + seconds + limits::SERVICE_MEMORY);
-    }
+    pass(&mut registry, limits::SERVICE_MEMORY).await;
+    let now = Instant::now();
+    let announce = |registry: &mut Registry, service: &str, port| {
+        registry.announce(of_contracts(service, service, port, &["shop.Users"]), now).unwrap()
+    };
     announce(&mut registry, "impostor.shop", 4);
     assert_eq!(registry.owner("shop.Users"), None);
     announce(&mut registry, "users.shop", 1);
@@ -209,15 +272,15 @@ async fn a_released_claim_goes_to_who_claims_it_and_else_to_the_next() {
     announce(&mut registry, "users.shop", 1);
     announce(&mut registry, "people.shop", 2);
     registry.take_events();
-    assert_eq!(registry.release("shop.Users"), Some(name("users.shop")));
+    assert_eq!(registry.release("shop.Users", now), Some(name("users.shop")));
     assert_eq!(registry.owner("shop.Users"), Some(&name("people.shop")), "it has waited for it");
     assert!(registry.take_events().iter().any(|e| matches!(e, Event::Contract(c) if c == "shop.Users")));
     let denied = announce(&mut registry, "users.shop", 1).denied;
     assert_eq!(denied.contested, [("shop.Users".to_owned(), name("people.shop"))]);
-    assert_eq!(registry.release("shop.Orders"), None);
+    assert_eq!(registry.release("shop.Orders", now), None);
     // Nobody waits for this one: it stays where it is until somebody else announces it.
     registry.announce(of_contracts("orders.shop", "o", 3, &["shop.Orders"]), now).unwrap();
-    registry.release("shop.Orders");
+    registry.release("shop.Orders", now);
     assert_eq!(registry.owner("shop.Orders"), Some(&name("orders.shop")));
     registry.announce(of_contracts("next.shop", "n", 4, &["shop.Orders"]), now).unwrap();
     assert_eq!(registry.owner("shop.Orders"), Some(&name("next.shop")));
@@ -242,7 +305,7 @@ async fn an_address_of_a_host_is_its_endpoint_s_and_goes_with_it() {
     assert_eq!(registry.announce(elsewhere, now).unwrap().denied.contested.len(), 1);
     let neighbour = registry.announce(at("orders.shop", 2, "10.0.0.1:80"), now).unwrap();
     assert_eq!(neighbour.denied.contested, [("10.0.0.1:80".to_owned(), name("users.shop"))]);
-    registry.stream_broken(&users.session);
+    registry.stream_broken(&users.session, now);
     registry.announce(at("orders.shop", 2, "10.0.0.1:80"), now).unwrap();
     assert_eq!(registry.owner("10.0.0.1:80"), Some(&name("users.shop")), "it may come back");
     // The host is another's now, with the same address.
@@ -323,7 +386,7 @@ async fn what_is_not_there_is_forgotten_once_that_is_sure() {
     };
     ask(&mut watcher, &registry);
     assert!(watcher.follows("nobody.shop") && watcher.asks_for("shop.Nothing"), "they may yet come");
-    registry.tick(Instant::now() + limits::SETTLING_TIME);
+    pass(&mut registry, limits::SETTLING_TIME).await;
     for event in registry.take_events() {
         watcher.observe(&event);
     }
@@ -516,13 +579,11 @@ async fn until_it_has_settled_nothing_is_complete_and_then_all_are_told_again() 
     assert!(!told.services["users.shop"].complete);
     let early = [r#"Service("usrs.shop") users.shop false"#, r#"Contract("shop.Users")  false"#];
     assert_eq!(told.not_found, early);
-    advance(limits::SETTLING_TIME - Duration::from_millis(1)).await;
-    registry.tick(Instant::now());
+    pass(&mut registry, limits::SETTLING_TIME - Duration::from_millis(1)).await;
     told.read_all(&mut watcher, &mut registry);
     assert!(!told.services["users.shop"].complete);
-    advance(Duration::from_millis(1)).await;
     told.not_found.clear();
-    registry.tick(Instant::now());
+    pass(&mut registry, Duration::from_millis(1)).await;
     told.read_all(&mut watcher, &mut registry);
     assert!(told.services["users.shop"].complete);
     told.not_found.sort();
@@ -547,7 +608,7 @@ async fn who_asks_for_what_is_not_there_is_told_when_it_comes_and_when_it_moves(
     assert_eq!(told.owners["shop.Users"], "users.shop");
     registry.deregister(&users, now);
     registry.announce(of_contracts("people.shop", "p", 3, &["shop.Users"]), now).unwrap();
-    registry.release("shop.Users");
+    registry.release("shop.Users", now);
     told.read_all(&mut watcher, &mut registry);
     assert_eq!(told.owners["shop.Users"], "people.shop");
     assert_eq!(told.services["people.shop"].endpoints.len(), 1);
@@ -648,7 +709,7 @@ proptest! {
                     let _ = session(s).map(|s| registry.heartbeat(&s, health, now));
                 }
                 Step::Break { session: s } => {
-                    session(s).map(|s| registry.stream_broken(&s));
+                    session(s).map(|s| registry.stream_broken(&s, Instant::now()));
                 }
                 Step::Deregister { session: s } => {
                     session(s).map(|s| registry.deregister(&s, now));

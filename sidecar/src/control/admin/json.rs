@@ -137,6 +137,7 @@ fn endpoint_json(endpoint: &EndpointState) -> Value {
         "connections": endpoint.connections,
         "breaker": endpoint.breaker.as_ref().map(breaker_json),
         "shunned": endpoint.shunned,
+        "silent": endpoint.silent,
     })
 }
 

@@ -82,6 +82,7 @@ fn endpoint_state(endpoint: &Endpoint, now: Instant) -> EndpointState {
         connections: endpoint.connections.load(Relaxed),
         breaker: Some(breaker_state(&endpoint.breaker, now)),
         shunned: endpoint.is_shunned(now),
+        silent: endpoint.is_silent(),
     }
 }
 

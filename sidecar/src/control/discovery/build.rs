@@ -18,7 +18,7 @@ use weft_mesh::{
 
 use crate::{
     breaker::Breaker,
-    catalog::{Endpoint, Method, Service},
+    catalog::{Endpoint, Method, Service, judge_silent},
     metrics::{CallLabels, CallMetrics, Direction, Metrics, OTHER},
 };
 
@@ -50,6 +50,8 @@ pub(super) struct EndpointParts {
     address: SocketAddr,
     spiffe_id: weft_mesh::identity::SpiffeId,
     health: wire::Health,
+    /// Down only because the control plane has lost its stream.
+    is_silent: bool,
 }
 
 impl EndpointParts {
@@ -63,7 +65,8 @@ impl EndpointParts {
             id: endpoint.id.clone(),
             address: endpoint.address,
             spiffe_id: endpoint.spiffe_id.clone(),
-            health: endpoint.health(),
+            health: if endpoint.is_silent() { wire::Health::Down } else { endpoint.health() },
+            is_silent: endpoint.is_silent(),
         }
     }
 }
@@ -76,6 +79,7 @@ impl TryFrom<wire::Endpoint> for EndpointParts {
             address: endpoint.address.parse().map_err(|e| format!("{}: {e}", endpoint.address))?,
             spiffe_id: endpoint.spiffe_id.parse().map_err(|e: weft_mesh::identity::IdentityError| e.to_string())?,
             health: endpoint.health(),
+            is_silent: endpoint.silent,
             id: endpoint.id,
         })
     }
@@ -103,11 +107,13 @@ impl Builder {
             _ => (self.methods(&parts), Arc::new(self.other(&parts.name))),
         };
         let before_endpoints = before.map_or(&[][..], |before| &before.endpoints);
-        let was_up = before_endpoints.iter().any(|endpoint| endpoint.is_up());
+        let is_sure = |endpoint: &Arc<Endpoint>| endpoint.is_up() && !endpoint.is_silent();
+        let was_up = before_endpoints.iter().any(is_sure);
         let endpoints: Vec<_> =
             parts.endpoints.into_iter().map(|new| endpoint(new, before_endpoints, breaker_policy, now)).collect();
-        if !was_up && endpoints.iter().any(|endpoint| endpoint.is_up()) {
-            // What failed while nothing was up says nothing of what is up now.
+        judge_silent(&endpoints);
+        if !was_up && endpoints.iter().any(is_sure) {
+            // What failed while nothing was surely up says nothing of what is up now.
             breaker.close();
         }
         Service {
@@ -173,12 +179,14 @@ fn endpoint(new: EndpointParts, before: &[Arc<Endpoint>], breaker: &BreakerPolic
     });
     match same {
         Some(old) => {
-            old.set_health(new.health);
+            old.set_health(new.health, new.is_silent);
             Arc::clone(old)
         }
         None => {
             let breaker = Breaker::new(breaker.clone(), now);
-            Arc::new(Endpoint::new(new.id, new.address, new.spiffe_id, new.health, breaker))
+            let endpoint = Endpoint::new(new.id, new.address, new.spiffe_id, new.health, breaker);
+            endpoint.set_health(new.health, new.is_silent);
+            Arc::new(endpoint)
         }
     }
 }
@@ -195,7 +203,8 @@ pub(super) fn to_wire(service: &Service) -> wire::Service {
                 id: endpoint.id.clone(),
                 address: endpoint.address.to_string(),
                 spiffe_id: endpoint.spiffe_id.to_string(),
-                health: endpoint.health().into(),
+                health: if endpoint.is_silent() { wire::Health::Down } else { endpoint.health() }.into(),
+                silent: endpoint.is_silent(),
             })
             .collect(),
         policy: Some((&service.policy).into()),

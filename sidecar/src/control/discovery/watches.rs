@@ -324,9 +324,14 @@ impl Watches {
         effects
     }
 
-    /// Drops what nobody has used for [`limits::WATCH_IDLE`], and questions that nobody waits for.
-    pub(super) fn tidy(&mut self, now: Instant) -> Effects {
+    /// Drops questions that nobody waits for and, while the control plane is there to be asked again, what nobody has used
+    /// for [`limits::WATCH_IDLE`].
+    pub(super) fn tidy(&mut self, is_connected: bool, now: Instant) -> Effects {
         let mut effects = Effects::default();
+        if !is_connected {
+            self.drop_abandoned();
+            return effects;
+        }
         let now = self.builder.seconds(now);
         let idle = |service: &Service| !was_used_within(service, limits::WATCH_IDLE.as_secs(), now);
         for (name, _) in self.known.extract_if(|_, service| idle(service)) {

@@ -128,7 +128,9 @@ fn endpoint(endpoint: &Endpoint) -> Markup {
     };
     html! {
         li title={ (endpoint.spiffe_id) " · " (endpoint.id) } {
-            span.health.(words::health(health)) { (sign) " " (words::health(health)) }
+            span.health.(words::health(health)) {
+                (sign) " " (words::health(health)) @if endpoint.silent { ", not heard of" }
+            }
             " " code { (endpoint.address) }
             " " span.sub.identity { (endpoint.spiffe_id) }
         }

@@ -45,7 +45,11 @@ fn endpoint_row(endpoint: &EndpointState) -> Markup {
         tr {
             td class="still" { code title=(endpoint.spiffe_id) { (endpoint.id) } }
             td class="still" { (endpoint.address) }
-            td class="still" { (health(endpoint.health())) @if endpoint.shunned { ", " span class="bad" { "avoided for a moment" } } }
+            td class="still" {
+                (health(endpoint.health()))
+                @if endpoint.silent { ", " span class="bad" { "lost by the control plane" } }
+                @if endpoint.shunned { ", " span class="bad" { "avoided for a moment" } }
+            }
             td class="number" { (endpoint.calls_in_flight) }
             td class="number" { (endpoint.connections) }
             td class="still" { (breaker(endpoint.breaker.as_ref())) }

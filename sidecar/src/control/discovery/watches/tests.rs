@@ -23,7 +23,20 @@ fn endpoint(id: &str, port: u16, health: Health) -> Endpoint {
         address: format!("127.0.0.1:{port}"),
         spiffe_id: "spiffe://weft.local/ns/shop/sa/users".into(),
         health: health.into(),
+        silent: false,
     }
+}
+
+fn silent(id: &str, port: u16) -> Endpoint {
+    Endpoint { silent: true, ..endpoint(id, port, Health::Down) }
+}
+
+fn are_up(watches: &Watches) -> Vec<String> {
+    let view = watches.view();
+    let users = &view.services[&ServiceName::parse(USERS).unwrap()];
+    let mut up: Vec<_> = users.endpoints.iter().filter(|e| e.is_up()).map(|e| e.id.clone()).collect();
+    up.sort();
+    up
 }
 
 fn policy(consecutive_failures: u32) -> WirePolicy {
@@ -246,16 +259,59 @@ async fn a_restarted_control_plane_takes_nothing_away_before_it_knows_all() {
 async fn what_is_not_called_for_long_is_dropped() {
     let mut watches = knowing_users();
     advance(limits::WATCH_IDLE).await;
-    assert_eq!(requests(&mut watches.tidy(Instant::now())), []);
+    assert_eq!(requests(&mut watches.tidy(true, Instant::now())), []);
     let (mut answered, _) = ask(&mut watches, users());
     assert!(answered.try_recv().is_ok());
     advance(limits::WATCH_IDLE).await;
-    assert_eq!(requests(&mut watches.tidy(Instant::now())), []);
+    assert_eq!(requests(&mut watches.tidy(true, Instant::now())), []);
     advance(Duration::from_secs(1)).await;
-    assert_eq!(requests(&mut watches.tidy(Instant::now())), [What::UnsubscribeService(USERS.into())]);
+    assert_eq!(requests(&mut watches.tidy(true, Instant::now())), [What::UnsubscribeService(USERS.into())]);
     assert!(watches.view().services.is_empty());
     let requests = take(&mut watches, snapshot((1, 6), true, vec![]));
     assert_eq!(requests, [What::UnsubscribeService(USERS.into())], "one that crossed with it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_forgotten_while_the_control_plane_is_away() {
+    let mut watches = knowing_users();
+    watches.disconnected();
+    advance(10 * limits::WATCH_IDLE).await;
+    assert_eq!(requests(&mut watches.tidy(false, Instant::now())), []);
+    assert_eq!(ids(&watches), ["a", "b"]);
+}
+
+/// Envoy's panic threshold: the news that most are lost may be about the control plane or the network.
+#[tokio::test(start_paused = true)]
+async fn most_endpoints_are_not_given_up_because_they_are_silent() {
+    let mut watches = knowing_users();
+    take(&mut watches, change((1, 9), vec![silent("a", 1)], &[]));
+    assert_eq!(are_up(&watches), ["b"], "there is another one");
+    take(&mut watches, change((1, 10), vec![silent("b", 2)], &[]));
+    assert_eq!(are_up(&watches), ["a", "b"], "the last ones stay in use");
+    let mut second = self::watches();
+    second.restore(watches.saved(), Instant::now(), Instant::now());
+    assert_eq!(are_up(&second), ["a", "b"], "also after a restart");
+    // One to which no connection can be made is given up, the very last one is not.
+    let lose = |watches: &Watches, id: &str| {
+        let (catalog, _questions) = crate::catalog::Catalog::new();
+        catalog.publish(watches.view());
+        let users = catalog.known(&users()).unwrap();
+        catalog.not_connected(users.endpoints.iter().find(|endpoint| endpoint.id == id).unwrap());
+    };
+    lose(&watches, "a");
+    assert_eq!(are_up(&watches), ["b"]);
+    lose(&watches, "b");
+    assert_eq!(are_up(&watches), ["a", "b"]);
+    take(&mut watches, change((1, 11), vec![endpoint("b", 2, Health::Up)], &[]));
+    assert_eq!(are_up(&watches), ["b"]);
+    take(&mut watches, change((1, 12), vec![endpoint("b", 2, Health::Down)], &[]));
+    assert_eq!(are_up(&watches), ["a"], "what an endpoint says of itself counts");
+    // One that died earlier does not make it look as if most had been lost at once.
+    take(&mut watches, change((1, 13), vec![endpoint("b", 2, Health::Up), endpoint("c", 3, Health::Up)], &[]));
+    take(&mut watches, change((1, 14), vec![silent("b", 2)], &[]));
+    assert_eq!(are_up(&watches), ["c"], "one of two that may work");
+    take(&mut watches, change((1, 15), vec![endpoint("a", 1, Health::Draining)], &["b", "c"]));
+    assert_eq!(are_up(&watches), [""; 0]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -289,6 +345,6 @@ async fn the_number_of_watched_services_is_bounded() {
     assert_eq!(refused.try_recv().unwrap().unwrap_err(), Unknown::Full);
     assert_eq!(requests_made, []);
     drop(waiting);
-    watches.tidy(Instant::now());
+    watches.tidy(true, Instant::now());
     assert_eq!(ask(&mut watches, users()).1.len(), 1, "those who gave up make room");
 }

@@ -1,0 +1,88 @@
+//! Clocks that are set: all of a host's, or those of one part of the mesh, by ten minutes and by a day, both ways.
+//!
+//! A library of a few lines is preloaded into each program (`clock.c`) and adds to its wall clock what the test says.
+
+use std::{fs, path::PathBuf, process::Command, time::Duration};
+
+use tempfile::TempDir;
+use weft_tests::{Bed, eventually, probe, probe_service, root, skip};
+
+/// For what is only slow on a slow machine, and for what a program does once a minute.
+const LIMIT: Duration = Duration::from_secs(120);
+
+const TEN_MINUTES: i64 = 600;
+const A_DAY: i64 = 25 * 3_600;
+
+/// The clocks of a mesh.
+struct Clocks {
+    dir: TempDir,
+}
+
+impl Clocks {
+    /// None where there is no compiler for C.
+    fn make() -> Option<(Self, [(&'static str, PathBuf); 2])> {
+        let dir = TempDir::new().expect("a folder of its own");
+        let library = dir.path().join("clock.so");
+        let mut compile = Command::new("cc");
+        compile.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(root().join("tests/hostile/clock.c"));
+        let compiled = compile.arg("-ldl").status();
+        if compiled.is_err() {
+            skip("`cc` is not installed");
+            return None;
+        }
+        assert!(compiled.is_ok_and(|status| status.success()), "clock.c does not compile");
+        let env = [("LD_PRELOAD", library), ("CLOCK_DIR", dir.path().to_owned())];
+        Some((Self { dir }, env))
+    }
+
+    /// Sets the clocks of all, or of one process, so many seconds ahead of the real time.
+    fn set(&self, of: &str, seconds: i64) {
+        fs::write(self.dir.path().join(of), seconds.to_ne_bytes()).expect("the folder can be written");
+    }
+}
+
+async fn works(bed: &Bed) {
+    let channel = bed.channel();
+    eventually("calls are answered again", LIMIT, async || {
+        // Several in a row, so that each replica is met.
+        for _ in 0..10 {
+            if probe(&channel, "Say", &[]).await.is_err() {
+                return false;
+            }
+        }
+        true
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn clocks_that_jump_harm_for_a_moment_at_most() {
+    let Some((clocks, env)) = Clocks::make() else { return };
+    let bed = Bed::start_in(&probe_service(2), &[], &env).await;
+    works(&bed).await;
+
+    // Where all clocks go together, as those of one host do, ten minutes are not even noticed.
+    for seconds in [TEN_MINUTES, -TEN_MINUTES, 0] {
+        clocks.set("all", seconds);
+        for _ in 0..20 {
+            probe(&bed.channel(), "Say", &[]).await.unwrap_or_else(|e| panic!("{seconds} s: {e:?}"));
+        }
+    }
+    // After a day every certificate and token has expired: each is renewed, and nothing has to be started again.
+    let pids = bed.pids();
+    for seconds in [A_DAY, 0, -A_DAY, 0] {
+        clocks.set("all", seconds);
+        works(&bed).await;
+    }
+    // One part alone. Whose clock is a day off trusts nobody, and nobody it: the others go on, and it comes back.
+    for part in ["control", "probe-1·sidecar"] {
+        let pid = bed.pid(part).to_string();
+        for seconds in [TEN_MINUTES, -TEN_MINUTES, A_DAY, -A_DAY] {
+            clocks.set(&pid, seconds);
+            works(&bed).await;
+            clocks.set(&pid, 0);
+            works(&bed).await;
+        }
+    }
+    assert_eq!(bed.pids(), pids, "nothing was started again");
+}
