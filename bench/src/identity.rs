@@ -23,7 +23,7 @@ pub(crate) async fn join(mesh: &Joinable, bundle: &TrustBundle) -> Result<Svid> 
 /// An SVID of whom the token names.
 pub(crate) async fn join_with(control: SocketAddr, join_token: String, bundle: &TrustBundle) -> Result<Svid> {
     let key = WorkloadKey::generate()?;
-    let request = SignRequest { csr_der: key.signing_request()?.into(), join_token };
+    let request = SignRequest { csr_der: key.signing_request()?.into(), join_token, ..SignRequest::default() };
     let channel = connect(control, None, bundle).await?;
     let signed = IdentityClient::new(channel).sign(request).await.context("no identity")?.into_inner();
     Ok(key.into_svid(signed.chain_der.into_iter().map(Into::into).collect())?)

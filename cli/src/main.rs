@@ -35,6 +35,8 @@ enum Command {
     /// The control plane: identities, discovery, contracts, dashboard
     #[command(args_conflicts_with_subcommands = true)]
     Control(ControlArgs),
+    /// Which contracts and addresses are pinned to which identity
+    Identity(IdentityArgs),
     /// Send this host's connections through its sidecar by rules of the packet filter, without the programs' knowledge
     Redirect(Box<redirect::Args>),
     /// The proxy beside a service
@@ -53,6 +55,24 @@ struct ControlArgs {
 enum ControlCommand {
     /// Print a join token, with which a sidecar gets its first identity
     Token(weft_control::TokenArgs),
+    /// Give up a contract or an address that is pinned to an identity: another may have it then
+    Release(weft_control::ReleaseArgs),
+    /// Show what is pinned to which identity, and what is contested
+    Claims(weft_control::StateArgs),
+}
+
+#[derive(clap::Args)]
+struct IdentityArgs {
+    #[command(subcommand)]
+    command: IdentityCommand,
+}
+
+#[derive(Subcommand)]
+enum IdentityCommand {
+    /// Give up a contract or an address that is pinned to an identity: another may have it then
+    Release(weft_control::ReleaseArgs),
+    /// Show what is pinned to which identity, and what is contested
+    List(weft_control::StateArgs),
 }
 
 #[derive(clap::Args)]
@@ -83,6 +103,16 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             println!("{}", weft_control::token(&args)?);
             Ok(ExitCode::SUCCESS)
         }
+        Command::Control(ControlArgs { command: Some(ControlCommand::Release(args)), .. })
+        | Command::Identity(IdentityArgs { command: IdentityCommand::Release(args) }) => {
+            println!("{}", weft_control::release(&args)?);
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Control(ControlArgs { command: Some(ControlCommand::Claims(args)), .. })
+        | Command::Identity(IdentityArgs { command: IdentityCommand::List(args) }) => {
+            print!("{}", weft_control::claims_kept(&args)?);
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Control(ControlArgs { command: None, args }) => weft_control::run(args).map(|()| ExitCode::SUCCESS),
         Command::Redirect(args) => redirect::run(&args),
         Command::Sidecar(args) => weft_sidecar::run(*args).map(|()| ExitCode::SUCCESS),
@@ -108,5 +138,20 @@ fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         count(mesh.services.len(), "service"),
         count(contracts, "contract")
     );
+    for (contract, services) in mesh.shared_contracts() {
+        let names: Vec<&str> = services.iter().map(|service| service.name()).collect();
+        let first = names[0];
+        println!(
+            "{contract}: of {}; calls that name only the contract go to {first}, the first in the file",
+            names.join(" and ")
+        );
+    }
+    let state = weft_control::StateArgs {
+        state_dir: mesh.state_dir().join("control"),
+        trust_domain: mesh.trust_domain.clone(),
+    };
+    for contest in weft_control::contests_kept(&state)? {
+        println!("{contest}; `weft identity release` gives it up");
+    }
     Ok(ExitCode::SUCCESS)
 }

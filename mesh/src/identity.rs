@@ -5,10 +5,13 @@
 
 use std::{fmt, str::FromStr, sync::Arc};
 
-use crate::names::{NameError, ServiceName, is_label};
+use crate::names::{NameError, ServiceName, is_label, shown};
 
 /// The namespace and account of the control plane.
 const CONTROL: (&str, &str) = ("weft", "control");
+
+/// The longest SPIFFE ID (SPIFFE ID standard, section 2.3).
+const SPIFFE_ID_BYTES: usize = 2_048;
 
 /// The name of a trust domain: what shares roots of trust.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -47,7 +50,7 @@ impl FromStr for TrustDomain {
     fn from_str(text: &str) -> Result<Self, IdentityError> {
         let is_valid = (1..=255).contains(&text.len())
             && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b".-_".contains(&b));
-        if is_valid { Ok(Self(text.into())) } else { Err(IdentityError::TrustDomain(text.to_owned())) }
+        if is_valid { Ok(Self(text.into())) } else { Err(IdentityError::TrustDomain(shown(text))) }
     }
 }
 
@@ -111,7 +114,10 @@ impl FromStr for SpiffeId {
     type Err = IdentityError;
 
     fn from_str(text: &str) -> Result<Self, IdentityError> {
-        let shape = || IdentityError::Shape(text.to_owned());
+        let shape = || IdentityError::Shape(shown(text));
+        if text.len() > SPIFFE_ID_BYTES {
+            return Err(shape());
+        }
         let (domain, path) = text.strip_prefix("spiffe://").and_then(|t| t.split_once('/')).ok_or_else(shape)?;
         let parts: Vec<&str> = path.split('/').collect();
         let ["ns", namespace, "sa", account] = parts[..] else { return Err(shape()) };

@@ -214,6 +214,9 @@ limits! {
         "Between two health checks of the local service; a broken connection makes one at once.";
     SVID_LIFE: Duration = Duration::from_secs(24 * 3600),
         "The life of a workload's certificate; it is renewed at two thirds of it.";
+    SVID_GRACE: Duration = Duration::from_secs(7 * 24 * 3600),
+        "For so long after its expiry an SVID's key still proves who a sidecar is, to get a new one and for nothing else: a \
+         sidecar that was cut off for longer than its SVID lives gets back in by itself.";
     KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5),
         "Between two PINGs on a connection to the control plane.";
     KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5),
@@ -223,11 +226,47 @@ limits! {
     ENDPOINTS_PER_SERVICE: usize = 5_000,
         "Endpoints of one service; past it an announcement is refused.";
     CONTRACTS_PER_SERVICE: usize = 1_000,
-        "Protobuf services that one service implements; an announcement of more is refused.";
+        "Protobuf services that all endpoints of one service implement together; an announcement that adds more is \
+         refused.";
     ADDRESSES_PER_ENDPOINT: usize = 64,
         "Addresses at which one endpoint's service is called; an announcement of more is refused.";
+    ADDRESSES_PER_SERVICE: usize = 10_000,
+        "Addresses of all endpoints of one service together; an announcement that adds more is refused.";
+    POLICY_BYTES: usize = 4 * 1024 * 1024,
+        "What the policy of one service takes in a message: with the most endpoints and addresses its snapshot still fits \
+         CONTROL_MESSAGE_BYTES. Descriptors that say more are refused.";
+    POLICIES_PER_SERVICE: usize = 16,
+        "Compiled policies of one service, of its versions and their sets of contracts; past it new descriptors are \
+         refused until an older version has gone.";
+    DESCRIPTORS_PER_SERVICE_BYTES: usize = 32 * 1024 * 1024,
+        "Descriptor sets of one service together, so that it can't take the room of all others; past it a new one is \
+         refused.";
+    CLAIMS_PER_IDENTITY: usize = 2_000,
+        "Contracts and virtual addresses that are pinned to one identity; past it a new one is not taken until others are \
+         released.";
+    CLAIMS_PINNED: usize = 100_000,
+        "Contracts and virtual addresses that are pinned in the control plane's store; past it a new one is not taken.";
+    CLAIMS_RELEASED: usize = 10_000,
+        "Claims that are released while the control plane does not run; past it a release is refused until it does.";
+    CONTESTS_PER_IDENTITY: usize = 20,
+        "Refused claims of one identity that are logged and listed; further ones are counted only.";
+    CONTESTS_LISTED: usize = 1_000,
+        "Refused claims that are logged and listed; further ones are counted only.";
+    CONTESTS_TOLD: usize = 100,
+        "Refused claims that one answer to an announcement names.";
+    HOSTS_PER_TOKEN: usize = 16,
+        "Addresses and networks that one join token allows its identity.";
     CONTRACT_NAME_BYTES: usize = 512,
         "The full name of a protobuf service; an announcement of a longer one is refused.";
+    QUESTION_NAME_BYTES: usize = 1_024,
+        "A name in a question to the control plane; a longer one is refused unread.";
+    HINT_NAME_BYTES: usize = 128,
+        "The longest name that is compared with others to find the closest: comparing takes time by the square of it.";
+    HINT_CANDIDATES: usize = 500,
+        "Names that one unknown name is compared with to find the closest.";
+    HINTS_PER_SECOND: u32 = 5,
+        "How often a watch stream, and all callers of Describe together, are told the closest name; more unknown names are \
+         answered without.";
     ENDPOINT_ID_BYTES: usize = 128,
         "The id of an endpoint; an announcement with a longer one is refused.";
     DESCRIPTORS_HELD_BYTES: usize = 256 * 1024 * 1024,
@@ -241,7 +280,20 @@ limits! {
     ANNOUNCE_WAIT: Duration = Duration::from_secs(10),
         "For the first message of an announcing stream; then it is ended.";
     CONTROL_CONNECTIONS: usize = 10_000,
-        "Connections to the control plane, those in their handshake included; past it a new one is closed at once.";
+        "Connections of sidecars, which have shown an SVID, to the control plane; past it a new one is closed.";
+    CONTROL_CONNECTIONS_PER_IDENTITY: usize = 256,
+        "Connections of one identity from one address to the control plane, so that one member does not take the places of \
+         all; past it a new one is closed.";
+    CONTROL_STRANGERS: usize = 4_096,
+        "Connections to the control plane that have not shown an SVID, those in their handshake included; past it the one \
+         that has waited longest makes room, or the new one is closed.";
+    CONTROL_STRANGERS_PER_HOST: usize = 1_024,
+        "The same, from one address.";
+    CONTROL_PROOF_WAIT: Duration = Duration::from_secs(10),
+        "For the first call to the control plane that proves who the peer is, from the end of the handshake; then the \
+         connection is cut off.";
+    CONTROL_IDLE: Duration = Duration::from_secs(60),
+        "A connection to the control plane that has had no call for so long is cut off; a sidecar has streams that stay.";
     CONTROL_STREAMS: u32 = 64,
         "Calls at once on one connection to the control plane; a sidecar needs a handful.";
     LOCAL_RESETS: usize = 1_024,
@@ -255,7 +307,11 @@ limits! {
     CONTROL_STOP: Duration = Duration::from_secs(5),
         "For the calls that the control plane still answers when it stops.";
     ADMIN_CONNECTIONS: usize = 128,
-        "Connections at once on each of a sidecar's admin and metrics ports; past it a new one is closed at once.";
+        "Connections at once on each of a sidecar's admin and metrics ports; past it the oldest of the host that has the \
+         most is closed, so that a probe finds room.";
+    ADMIN_IDLE: Duration = Duration::from_secs(30),
+        "A connection to the admin or metrics port on which no request came for so long is closed, also when its peer has \
+         not read the last answer.";
     ADMIN_STREAMS: u32 = 32,
         "Requests at once on one HTTP/2 connection to the admin port; a client waits or opens another.";
     ADMIN_HEADER_BYTES: u32 = 16 * 1024,
@@ -287,7 +343,11 @@ limits! {
     OTLP_MESSAGE_BYTES: usize = 4 * 1024 * 1024,
         "One export of spans as the built-in store takes it; a larger one is refused with OUT_OF_RANGE, as tonic does.";
     DASHBOARD_CONNECTIONS: usize = 512,
-        "Connections of browsers and span exporters to the dashboard; past it a new one is closed at once.";
+        "Connections of browsers and span exporters to the dashboard; past it the oldest of the host that has the most is \
+         closed.";
+    DASHBOARD_IDLE: Duration = Duration::from_secs(60),
+        "A connection to the dashboard on which no request came for so long is closed, also when its peer has not read the \
+         last answer.";
     DASHBOARD_STREAMS: u32 = 64,
         "Requests at once on one HTTP/2 connection to the dashboard; a client waits or opens another.";
     DASHBOARD_HEADER_BYTES: u32 = 16 * 1024,

@@ -2,6 +2,8 @@
 
 use std::{fmt, net::IpAddr, sync::Arc};
 
+use crate::limits;
+
 /// Headers that have a meaning to the mesh, all in lower case.
 pub mod header {
     /// Request: the service asked for, above all else that could name one. Removed on the way.
@@ -64,7 +66,7 @@ impl ServiceName {
     pub fn new(name: &str, namespace: &str) -> Result<Self, NameError> {
         for label in [name, namespace] {
             if !is_label(label) {
-                return Err(NameError::Label(label.to_owned()));
+                return Err(NameError::Label(shown(label)));
             }
         }
         Ok(Self { full: format!("{name}.{namespace}").into(), name_len: name.len() as u8 })
@@ -75,7 +77,7 @@ impl ServiceName {
     /// # Errors
     /// It has another shape.
     pub fn parse(full: &str) -> Result<Self, NameError> {
-        let (name, namespace) = full.split_once('.').ok_or_else(|| NameError::Shape(full.to_owned()))?;
+        let (name, namespace) = full.split_once('.').ok_or_else(|| NameError::Shape(shown(full)))?;
         Self::new(name, namespace)
     }
 
@@ -147,10 +149,47 @@ pub fn is_label(text: &str) -> bool {
         && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
 }
 
-/// The candidate that someone who typed `asked` most likely meant, if any comes close.
+/// The longest text of a peer's that goes into a message or a log line.
+const SHOWN_CHARS: usize = 100;
+
+/// A peer's text as it goes into messages and log lines: no longer than 100 characters, and control characters escaped.
+pub fn shown(text: &str) -> String {
+    shown_up_to(text, SHOWN_CHARS)
+}
+
+/// As [`shown`], with so many characters at most.
+pub fn shown_up_to(text: &str, chars: usize) -> String {
+    let mut shown: String = text.chars().take(chars).flat_map(escaped).collect();
+    if text.chars().nth(chars).is_some() {
+        shown.push('…');
+    }
+    shown
+}
+
+fn escaped(c: char) -> impl Iterator<Item = char> {
+    let (plain, escape) = if c.is_control() { (None, Some(c.escape_default())) } else { (Some(c), None) };
+    plain.into_iter().chain(escape.into_iter().flatten())
+}
+
+/// Whether a text is the full name of a protobuf service: identifiers with dots between them, 512 bytes at most.
+pub fn is_contract_name(name: &str) -> bool {
+    let is_identifier = |part: &str| {
+        part.bytes().next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
+            && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+    };
+    name.len() <= limits::CONTRACT_NAME_BYTES && name.split('.').all(is_identifier)
+}
+
+/// The candidate that someone who typed `asked` most likely meant, if any comes close. Names longer than
+/// [`limits::HINT_NAME_BYTES`] are close to none; the caller bounds the number of candidates.
 pub fn closest<'a>(asked: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let is_short = |name: &str| name.len() <= limits::HINT_NAME_BYTES;
+    if !is_short(asked) {
+        return None;
+    }
     candidates
         .into_iter()
+        .filter(|c| is_short(c))
         .map(|c| (strsim::jaro_winkler(&asked.to_ascii_lowercase(), &c.to_ascii_lowercase()), c))
         .filter(|(likeness, _)| *likeness > 0.75)
         .max_by(|(a, _), (b, _)| a.total_cmp(b))
@@ -186,6 +225,30 @@ mod tests {
         let known = ["users.shop", "orders.shop"];
         assert_eq!(closest("usrs.shop", known), Some("users.shop"));
         assert_eq!(closest("zzz", known), None);
+        let long = "x".repeat(limits::HINT_NAME_BYTES + 1);
+        assert_eq!(closest(&long, [long.as_str()]), None, "comparing long names takes too long");
+    }
+
+    #[test]
+    fn what_a_peer_says_is_cut_before_it_is_shown() {
+        assert_eq!(shown("users"), "users");
+        assert_eq!(shown("a\nb"), "a\\nb");
+        let long = shown(&"é".repeat(1_000_000));
+        assert_eq!(long.chars().count(), SHOWN_CHARS + 1);
+        assert!(long.ends_with('…'));
+        let NameError::Label(label) = ServiceName::new(&"x".repeat(1_000_000), "shop").unwrap_err() else { panic!() };
+        assert!(label.len() < 200, "{label}");
+    }
+
+    #[test]
+    fn a_contract_is_a_protobuf_service_s_full_name() {
+        for good in ["Users", "shop.users.v1.Users", "_a.b_1"] {
+            assert!(is_contract_name(good), "{good}");
+        }
+        let long = "x".repeat(limits::CONTRACT_NAME_BYTES + 1);
+        for bad in ["", ".", "a.", ".a", "1a", "a b", "a/b", "10.0.0.1:80", "é", long.as_str()] {
+            assert!(!is_contract_name(bad), "{bad}");
+        }
     }
 
     #[test]

@@ -177,6 +177,23 @@ impl Svid {
     pub fn leaf(&self) -> &[u8] {
         &self.key.cert[0]
     }
+
+    /// Proves, after its expiry, that whoever asks for a certificate has this SVID's key: a signature of
+    /// [`late_renewal`]'s message (ECDSA with SHA-256, ASN.1).
+    ///
+    /// # Errors
+    /// The key does not sign so, or signing failed.
+    pub fn prove_late(&self, csr_der: &[u8]) -> Result<Vec<u8>, TlsSetupError> {
+        let signer = self.key.key.choose_scheme(&[SignatureScheme::ECDSA_NISTP256_SHA256]);
+        let signer = signer.ok_or_else(|| TlsError::General("the key is not an ECDSA P-256 key".into()))?;
+        Ok(signer.sign(&late_renewal(csr_der))?)
+    }
+}
+
+/// What the key of an expired SVID signs to have a new key certified. No signature of TLS covers such a message
+/// (RFC 8446, section 4.4.3: those begin with 64 spaces).
+pub fn late_renewal(csr_der: &[u8]) -> Vec<u8> {
+    [b"weft.identity.v1 late renewal\0", csr_der].concat()
 }
 
 impl fmt::Debug for Svid {

@@ -6,9 +6,9 @@ use std::{
 };
 
 use prost::Message;
-use weft_mesh::{names::closest, policy::ServicePolicy};
+use weft_mesh::{config::Reader, names::closest, policy::ServicePolicy};
 
-use super::{Located, reader::Reader};
+use super::Located;
 
 /// What a service's `.proto` files say.
 #[derive(Debug, Clone)]

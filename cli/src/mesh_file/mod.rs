@@ -1,37 +1,29 @@
 //! `mesh.yaml`: read, checked, and made into a model that needs no second look.
 //!
-//! A file goes through four steps: [`yaml`] makes a tree of it in which everything knows its line, [`reader`] and
-//! [`model`] take the values out of that tree, [`program`] looks for what is to be run, and [`contracts`] compiles the
+//! A file goes through four steps: [`Node`] is a tree of it in which everything knows its line, [`Reader`] and [`model`]
+//! take the values out of that tree, [`program`] looks for what is to be run, and [`contracts`] compiles the
 //! `.proto` files and judges their options. Each step notes what it dislikes as a [`Problem`] and goes on, so that one
 //! run tells everything that is wrong.
 
 mod contracts;
 pub(crate) mod model;
-mod problem;
 mod program;
-mod reader;
 #[cfg(test)]
 mod tests;
-mod yaml;
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 pub(crate) use self::model::check_otlp;
-pub(crate) use self::{
-    contracts::Contracts,
-    problem::{Problem, Problems},
-    program::CommandLine,
+pub(crate) use self::{contracts::Contracts, program::CommandLine};
+pub(crate) use weft_mesh::config::{Located, Problem, Problems};
+use weft_mesh::{
+    config::{Node, Reader},
+    identity::TrustDomain,
+    names::ServiceName,
 };
-use weft_mesh::{identity::TrustDomain, names::ServiceName};
-
-/// A value of the file and its line.
-#[derive(Debug, Clone)]
-pub(crate) struct Located<T> {
-    /// The value.
-    pub(crate) value: T,
-    /// Its line, from 1.
-    pub(crate) line: u64,
-}
 
 /// A mesh file that was found good.
 #[derive(Debug)]
@@ -44,6 +36,8 @@ pub(crate) struct MeshFile {
     pub(crate) namespace: String,
     /// The trust domain of its identities.
     pub(crate) trust_domain: TrustDomain,
+    /// Who may know of a service: `all`, or `namespace`.
+    pub(crate) visibility: String,
     /// What is run before the start.
     pub(crate) build: Vec<CommandLine>,
     /// The ports that someone outside must know.
@@ -163,13 +157,45 @@ impl MeshFile {
 
     fn check(path: &Path, folder: &Path, text: &str, programs: Programs) -> Result<Self, Problems> {
         let shown = path.display().to_string();
-        let root = yaml::Node::parse(&shown, text).map_err(|problem| Problems::new(vec![problem]))?;
-        let mut reader = reader::Reader { file: &shown, problems: Vec::new() };
+        let root = Node::parse(&shown, text).map_err(|problem| Problems::new(vec![problem]))?;
+        let mut reader = Reader { file: &shown, problems: Vec::new() };
         let mesh = model::read(&mut reader, &root, path, folder, programs);
         match mesh {
             Some(mesh) if reader.problems.is_empty() => Ok(mesh),
             _ => Err(Problems::new(reader.problems)),
         }
+    }
+
+    /// The contracts that more than one service implements, with those services in the order of the file.
+    pub(crate) fn shared_contracts(&self) -> BTreeMap<&str, Vec<&ServiceName>> {
+        let mut services = self.services_by_contract();
+        services.retain(|_, services| services.len() > 1);
+        services
+    }
+
+    /// The services that implement each contract, in the order of the file. The first has the contract: calls that name
+    /// no service go there.
+    fn services_by_contract(&self) -> BTreeMap<&str, Vec<&ServiceName>> {
+        let mut all: BTreeMap<&str, Vec<&ServiceName>> = BTreeMap::new();
+        for service in &self.services {
+            for contract in service.contracts.iter().flat_map(|contracts| &contracts.implements) {
+                all.entry(contract).or_default().push(&service.name);
+            }
+        }
+        all
+    }
+
+    /// What the control plane is told of the services, as its `--services` takes it.
+    pub(crate) fn services_file(&self) -> String {
+        let owners = self.services_by_contract();
+        let mut file = format!("# Made by `weft up`.\nvisibility: {}\nservices:\n", self.visibility);
+        for service in &self.services {
+            let contracts: Vec<&str> =
+                owners.iter().filter(|(_, of)| of[0] == &service.name).map(|(contract, _)| *contract).collect();
+            // In quotes, as YAML has names of its own, such as `no` and `null`.
+            file.push_str(&format!("  \"{}\": {{ contracts: {contracts:?} }}\n", service.name));
+        }
+        file
     }
 
     /// The folder of what `weft up` keeps beside the file.

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use weft_mesh::{
+    config::{Node, Reader, Table},
     identity::TrustDomain,
     names::{DEFAULT_NAMESPACE, ServiceName, is_label, port},
 };
@@ -10,11 +11,9 @@ use weft_mesh::{
 use super::{
     Contracts, Located, MeshFile, Port, Ports, Programs, Protocol, Service,
     program::{self, CommandLine},
-    reader::{Reader, Table},
-    yaml::Node,
 };
 
-const ROOT_KEYS: &[&str] = &["namespace", "trust_domain", "build", "ports", "traces", "services"];
+const ROOT_KEYS: &[&str] = &["namespace", "trust_domain", "visibility", "build", "ports", "traces", "services"];
 const PORT_KEYS: &[&str] = &["outbound", "dashboard", "control"];
 const TRACE_KEYS: &[&str] = &["otlp", "sample"];
 const SERVICE_KEYS: &[&str] =
@@ -27,6 +26,7 @@ const MAX_REPLICAS: i64 = 50;
 pub(crate) const KEYBOARD: &str = "keyboard";
 
 const COMMAND: &str = "a command line, split as a shell does but run without one";
+const VISIBILITY: &str = "all, namespace";
 const PROTOCOLS: &str = "grpc, http1, tcp";
 const LABEL: &str = "1 to 63 of a-z, 0-9 and -, no - at either end";
 
@@ -51,6 +51,10 @@ pub(super) fn read(
     let trust_domain = reader
         .parsed(&table, "trust_domain", "1 to 255 of a-z, 0-9, ., - and _", str::parse::<TrustDomain>)
         .unwrap_or_else(|| "weft.local".parse().expect("a trust domain"));
+    let visibility = reader.parsed(&table, "visibility", VISIBILITY, |text| match text {
+        "all" | "namespace" => Ok(text.to_owned()),
+        other => Err(format!("found the text {other:?}; allowed: {VISIBILITY}")),
+    });
     let build = read_build(reader, &table, folder);
     let ports = read_ports(reader, &table);
     let (otlp, sample) = read_traces(reader, &table);
@@ -63,6 +67,7 @@ pub(super) fn read(
         folder: folder.to_owned(),
         namespace,
         trust_domain,
+        visibility: visibility.unwrap_or_else(|| "all".to_owned()),
         build,
         ports,
         otlp,

@@ -5,9 +5,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use weft_mesh::names::closest;
+use weft_mesh::{config::Reader, names::closest};
 
-use super::{Located, reader::Reader};
+use super::Located;
 
 /// The variables that may stand in a command line.
 const VARIABLES: &[&str] = &["PORT", "NAME"];

@@ -101,7 +101,7 @@ fn every_unknown_key_is_told_with_the_closest_known_one() {
     assert_told(
         "namespaces: shop\nservices:\n  users:\n    run: bin/users\n    replica: 2\n    colour: red\n",
         &[
-            "mesh.yaml:1: namespaces: unknown key; allowed: namespace, trust_domain, build, ports, traces, services \
+            "mesh.yaml:1: namespaces: unknown key; allowed: namespace, trust_domain, visibility, build, ports, traces, services \
              (did you mean `namespace`?)",
             "mesh.yaml:5: services.users.replica: unknown key; allowed: run, protos, proto_path, protocol, health, \
              replicas, port, forward, env (did you mean `replicas`?)",
@@ -230,14 +230,16 @@ fn what_is_no_yaml_or_no_mesh_is_told() {
     assert_told(
         "just a text\n",
         &[
-            "mesh.yaml:1: found the text \"just a text\"; allowed: a table of namespace, trust_domain, build, ports, traces, services",
+            "mesh.yaml:1: found the text \"just a text\"; allowed: a table of namespace, trust_domain, visibility, build, ports, traces, services",
         ],
     );
     assert_told("namespace: x\n", &["mesh.yaml:1: services: missing; allowed: a table of services by name"]);
     assert_told("services: {}\n", &["mesh.yaml:1: services: found no service; allowed: one or more by name"]);
     assert_told(
         "",
-        &["mesh.yaml:1: found nothing; allowed: a table of namespace, trust_domain, build, ports, traces, services"],
+        &[
+            "mesh.yaml:1: found nothing; allowed: a table of namespace, trust_domain, visibility, build, ports, traces, services",
+        ],
     );
 }
 
@@ -245,4 +247,18 @@ fn what_is_no_yaml_or_no_mesh_is_told() {
 fn a_missing_file_is_told_with_the_way_out() {
     let told = MeshFile::load(Path::new("/nowhere/mesh.yaml"), Programs::MustExist).unwrap_err().to_string();
     assert!(told.starts_with("/nowhere/mesh.yaml: no such file; run this in the folder of a mesh.yaml"), "{told}");
+}
+
+#[test]
+fn a_contract_of_two_services_belongs_to_the_first_in_the_file() {
+    let dir = folder();
+    let service = |name: &str| format!("  {name}:\n    run: bin/users\n    protos: [proto/users.proto]\n");
+    let text = format!("namespace: shop\nservices:\n{}{}", service("users"), service("next"));
+    let file = check(dir.path(), &text).unwrap();
+    let told = file.services_file();
+    let lines: Vec<&str> = told.lines().skip(2).collect();
+    let users = "  \"users.shop\": { contracts: [\"demo.v1.Users\"] }";
+    assert_eq!(lines, ["services:", users, "  \"next.shop\": { contracts: [] }"]);
+    let shared = file.shared_contracts();
+    assert_eq!(shared["demo.v1.Users"].iter().map(|name| name.name()).collect::<Vec<_>>(), ["users", "next"]);
 }

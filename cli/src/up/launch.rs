@@ -105,7 +105,9 @@ impl Mesh {
             .arg(self.state_dir.join("control"))
             .args(["--listen", &loopback(self.control).to_string()])
             .args(["--dashboard", &loopback(self.dashboard).to_string()])
-            .args(["--trust-domain", self.trust_domain.as_str()]);
+            .args(["--trust-domain", self.trust_domain.as_str()])
+            .arg("--services")
+            .arg(services_file(&self.state_dir));
         command
     }
 
@@ -282,6 +284,11 @@ impl ServiceLaunch {
             implements: service.contracts.as_ref().map_or_else(Vec::new, |contracts| contracts.implements.clone()),
         })
     }
+}
+
+/// The file from which the control plane learns which contracts are whose.
+pub(super) fn services_file(state_dir: &Path) -> PathBuf {
+    state_dir.join("services.yaml")
 }
 
 /// A port for each service that speaks TCP.

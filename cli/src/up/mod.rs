@@ -108,6 +108,8 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         file.otlp = args.otlp;
     }
     clear_sidecars(&state_dir)?;
+    let services = launch::services_file(&state_dir);
+    fs::write(&services, file.services_file()).with_context(|| format!("{} can't be written", services.display()))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(run_mesh(&file, &state_dir, args.header_list_bytes))
 }

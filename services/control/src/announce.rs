@@ -3,25 +3,30 @@
 //! Each stream is read by a task of its own, so that a sidecar's heartbeats count whatever else its connection is
 //! busy with. The task ends with its stream, or when the control plane stops.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::sync::Arc;
 
 use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Response, Status, Streaming};
 use weft_contracts::weft::discovery::v1::{
-    Announce, AnnounceRequest, AnnounceResponse, Endpoint, Protocol, announce_request::What, registry_server,
+    Announce, AnnounceRequest, AnnounceResponse, ContestedClaim, announce_request::What, registry_server,
 };
-use weft_mesh::{identity::SpiffeId, limits, names::ServiceName};
+use weft_mesh::{identity::SpiffeId, limits, names::shown_up_to};
 
 use crate::{
-    directory::{Directory, Membership},
-    peer::authenticated,
-    registry::{Announcement, Digest, Refusal},
+    announcement::{Announcer, check},
+    directory::{Directory, Lacks, Membership},
+    peer::{Caller, authenticated},
+    registry::Refusal,
+    shelf::DescriptorsRefused,
 };
 
 /// Answers that wait for a sidecar that does not read: there is one for each announcement and each descriptor set.
 const ANSWERS: usize = 4;
+
+/// What is told of descriptors that are of no use.
+const REFUSAL_CHARS: usize = 1_000;
 
 /// See the module.
 pub(crate) struct RegistryService {
@@ -38,9 +43,9 @@ impl registry_server::Registry for RegistryService {
         &self,
         request: Request<Streaming<AnnounceRequest>>,
     ) -> Result<Response<Self::AnnounceStream>, Status> {
-        let peer = authenticated(&request)?;
+        let caller = authenticated(&request)?;
         let (answers, stream) = mpsc::channel(ANSWERS);
-        let stream_of_one = Stream { directory: Arc::clone(&self.directory), peer, answers, membership: None };
+        let stream_of_one = Stream { directory: Arc::clone(&self.directory), caller, answers, membership: None };
         let stopping = self.stopping.clone();
         self.streams.spawn(async move {
             tokio::select! {
@@ -55,7 +60,7 @@ impl registry_server::Registry for RegistryService {
 /// An announcing stream's life.
 struct Stream {
     directory: Arc<Directory>,
-    peer: SpiffeId,
+    caller: Caller,
     answers: mpsc::Sender<Result<AnnounceResponse, Status>>,
     membership: Option<Membership>,
 }
@@ -65,7 +70,7 @@ impl Stream {
     async fn run(mut self, mut requests: Streaming<AnnounceRequest>) {
         let ended = self.read(&mut requests).await;
         if let Err(status) = ended {
-            tracing::debug!(peer = %self.peer, %status, "an announcing stream is ended");
+            tracing::debug!(peer = %self.caller, %status, "an announcing stream is ended");
             // Before the last word is sent, as its reader may be slow: the endpoint gets no new calls from now on.
             self.membership = None;
             let _ = timeout(limits::ANNOUNCE_WAIT, self.answers.send(Err(status))).await;
@@ -79,19 +84,20 @@ impl Stream {
         while let Some(request) = next {
             // What a newer sidecar may say that is not known here is no reason to cut it off.
             if let Some(what) = request.what {
-                self.take(what)?;
+                self.take(what).await?;
             }
             next = tokio::select! {
                 message = requests.message() => message?,
                 () = reader_gone.closed() => None,
+                () = self.caller.expired() => return Err(Caller::expiry_status()),
             };
         }
         Ok(())
     }
 
-    fn take(&mut self, what: What) -> Result<(), Status> {
+    async fn take(&mut self, what: What) -> Result<(), Status> {
         match what {
-            What::Announce(announce) => self.announce(announce),
+            What::Announce(announce) => self.announce(announce).await,
             What::Heartbeat(heartbeat) => match &self.membership {
                 Some(membership) => {
                     membership.heartbeat(heartbeat.health()).map_err(|e| Status::failed_precondition(e.to_string()))
@@ -104,35 +110,67 @@ impl Stream {
                 }
                 Ok(())
             }
-            What::Descriptors(bytes) => self.describe(bytes),
+            What::Descriptors(bytes) => self.describe(bytes).await,
         }
     }
 
-    fn announce(&mut self, announce: Announce) -> Result<(), Status> {
-        let announcement = check(&self.peer, announce).inspect_err(|status| {
-            tracing::warn!(peer = %self.peer, why = status.message(), "an announcement was refused");
+    async fn announce(&mut self, announce: Announce) -> Result<(), Status> {
+        let Self { directory, caller, .. } = self;
+        let announcer = Announcer { id: &caller.id, host: caller.host };
+        let allows = |service: &_, address| directory.allows_host(service, address);
+        let announcement = check(announcer, announce, allows).inspect_err(|status| {
+            tracing::warn!(peer = %caller, why = status.message(), "an announcement was refused");
         })?;
-        let membership = self.directory.join(announcement).map_err(|refusal| {
-            tracing::warn!(peer = %self.peer, why = %refusal, "an announcement was refused");
+        let membership = directory.join(announcement).map_err(|refusal| {
+            tracing::warn!(peer = %caller, why = %refusal, "an announcement was refused");
             match refusal {
                 Refusal::TakenId { .. } => Status::permission_denied(refusal.to_string()),
-                Refusal::TooManyEndpoints { .. } | Refusal::TooManyServices => {
-                    Status::resource_exhausted(refusal.to_string())
-                }
+                Refusal::TooManyEndpoints { .. }
+                | Refusal::TooManyServices
+                | Refusal::TooManyContracts { .. }
+                | Refusal::TooManyAddresses { .. } => Status::resource_exhausted(refusal.to_string()),
             }
         })?;
-        let send_descriptors = membership.wants_descriptors();
+        let lacks = membership.lacks();
+        let contested = self.contested(&membership);
+        let claims_without_room = u32::try_from(membership.denied().without_room).unwrap_or(u32::MAX);
         // Of a stream that announces again, the older session is over by now: dropping it changes nothing.
-        self.membership = Some(membership);
-        self.answer(AnnounceResponse { send_descriptors, ..AnnounceResponse::default() })
+        let membership = self.membership.insert(membership);
+        let compiled = if lacks == Lacks::Policy { Some(membership.compile().await) } else { None };
+        let send_descriptors = lacks == Lacks::Descriptors;
+        self.answer(AnnounceResponse { send_descriptors, contested, claims_without_room, ..Default::default() })?;
+        match compiled {
+            Some(Err(refused)) => self.refuse_descriptors(&refused),
+            _ => Ok(()),
+        }
     }
 
-    fn describe(&mut self, bytes: bytes::Bytes) -> Result<(), Status> {
+    fn contested(&self, membership: &Membership) -> Vec<ContestedClaim> {
+        let trust_domain = self.caller.id.trust_domain();
+        let contested = membership.denied().contested.iter().take(limits::CONTESTS_TOLD);
+        let told = |(claim, owner): &(String, _)| ContestedClaim {
+            claim: claim.clone(),
+            owner: SpiffeId::of_service(trust_domain, owner).to_string(),
+        };
+        contested.map(told).collect()
+    }
+
+    async fn describe(&mut self, bytes: bytes::Bytes) -> Result<(), Status> {
         let Some(membership) = &self.membership else { return Ok(()) };
-        let Err(refused) = membership.describe(bytes) else { return Ok(()) };
-        let (service, endpoint) = (membership.service(), membership.endpoint());
-        tracing::warn!(%service, endpoint, why = %refused, "descriptors were refused");
-        self.answer(AnnounceResponse { descriptors_refused: refused.to_string(), ..AnnounceResponse::default() })
+        match membership.describe(bytes).await {
+            Ok(()) => Ok(()),
+            Err(refused) => self.refuse_descriptors(&refused),
+        }
+    }
+
+    fn refuse_descriptors(&self, refused: &DescriptorsRefused) -> Result<(), Status> {
+        // It may quote what was sent.
+        let why = shown_up_to(&refused.to_string(), REFUSAL_CHARS);
+        if let Some(membership) = &self.membership {
+            let (service, endpoint) = (membership.service(), membership.endpoint());
+            tracing::warn!(%service, endpoint, why, "descriptors were refused");
+        }
+        self.answer(AnnounceResponse { descriptors_refused: why, ..AnnounceResponse::default() })
     }
 
     fn answer(&self, answer: AnnounceResponse) -> Result<(), Status> {
@@ -141,73 +179,4 @@ impl Stream {
             .try_send(Ok(AnnounceResponse { heartbeat_interval, ..answer }))
             .map_err(|_| Status::resource_exhausted("answers to announcements are not read"))
     }
-}
-
-/// An announcement as the registry takes it, if the peer may make it and it is well-formed.
-fn check(peer: &SpiffeId, announce: Announce) -> Result<Announcement, Status> {
-    let invalid = |what: String| Status::invalid_argument(what);
-    let protocol = announce.protocol();
-    let service = ServiceName::parse(&announce.service).map_err(|e| invalid(e.to_string()))?;
-    if peer.service() != &service {
-        return Err(Status::permission_denied(format!(
-            "{peer} may not announce {service}: its identity names another"
-        )));
-    }
-    let endpoint = announce.endpoint.ok_or_else(|| invalid("no endpoint is announced".into()))?;
-    // Who announces is heard.
-    let endpoint = Endpoint { silent: false, ..endpoint };
-    if endpoint.spiffe_id != peer.to_string() {
-        return Err(Status::permission_denied(format!(
-            "{peer} may not announce an endpoint of {}",
-            endpoint.spiffe_id
-        )));
-    }
-    let is_id = (1..=limits::ENDPOINT_ID_BYTES).contains(&endpoint.id.len())
-        && endpoint.id.bytes().all(|b| b.is_ascii_graphic());
-    if !is_id {
-        let most = limits::ENDPOINT_ID_BYTES;
-        return Err(invalid(format!("an endpoint's id is 1 to {most} printable ASCII characters without spaces")));
-    }
-    match endpoint.address.parse::<SocketAddr>() {
-        Ok(address) if !address.ip().is_unspecified() && address.port() != 0 => {}
-        _ => return Err(invalid(format!("`{}` is not IP:PORT of a reachable sidecar", endpoint.address))),
-    }
-    if endpoint.health() == weft_contracts::weft::discovery::v1::Health::Unspecified {
-        return Err(invalid("the endpoint's health is not said".into()));
-    }
-    if protocol == Protocol::Unspecified {
-        return Err(invalid("the service's protocol is not said".into()));
-    }
-    if announce.contracts.len() > limits::CONTRACTS_PER_SERVICE {
-        return Err(invalid(format!("a service implements {} contracts at most", limits::CONTRACTS_PER_SERVICE)));
-    }
-    if let Some(wrong) = announce.contracts.iter().find(|contract| !is_contract_name(contract)) {
-        return Err(invalid(format!("`{wrong}` is not the full name of a protobuf service")));
-    }
-    let is_address =
-        |text: &String| text.parse::<SocketAddr>().is_ok_and(|at| !at.ip().is_unspecified() && at.port() != 0);
-    if announce.addresses.len() > limits::ADDRESSES_PER_ENDPOINT {
-        return Err(invalid(format!("an endpoint is called at {} addresses at most", limits::ADDRESSES_PER_ENDPOINT)));
-    }
-    if let Some(wrong) = announce.addresses.iter().find(|address| !is_address(address)) {
-        return Err(invalid(format!("`{wrong}` is not IP:PORT of a service")));
-    }
-    let descriptors = match announce.descriptors_sha256.len() {
-        0 => None,
-        _ => Some(
-            Digest::try_from(&announce.descriptors_sha256[..])
-                .map_err(|_| invalid(format!("a SHA-256 has 32 bytes, not {}", announce.descriptors_sha256.len())))?,
-        ),
-    };
-    let contracts = announce.contracts.into_iter().collect();
-    let addresses = announce.addresses.into_iter().collect();
-    Ok(Announcement { service, endpoint, protocol, contracts, addresses, descriptors, policy: None })
-}
-
-fn is_contract_name(name: &str) -> bool {
-    let is_identifier = |part: &str| {
-        part.bytes().next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
-            && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
-    };
-    name.len() <= limits::CONTRACT_NAME_BYTES && name.split('.').all(is_identifier)
 }

@@ -8,6 +8,8 @@ use weft_mesh::{
     telemetry::LogFormat,
 };
 
+use crate::hosts::Network;
+
 /// How the control plane runs.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
@@ -20,6 +22,17 @@ pub struct Args {
     /// Where the dashboard is served, and spans are taken (OTLP over gRPC): no TLS, so keep it on loopback.
     #[arg(long, env = "WEFT_CONTROL_DASHBOARD", value_name = "IP:PORT", default_value_t = local(port::DASHBOARD))]
     pub dashboard: SocketAddr,
+    /// A host name by which the dashboard may be opened, besides `localhost` and IP addresses; may be repeated. Any other
+    /// is refused, so that no web page can read it through a name of its own (DNS rebinding).
+    #[arg(long, env = "WEFT_CONTROL_DASHBOARD_HOST", value_name = "NAME", value_delimiter = ',')]
+    pub dashboard_host: Vec<String>,
+    /// Take spans from other hosts too, which need not prove who they are.
+    #[arg(long, env = "WEFT_CONTROL_REMOTE_SPANS")]
+    pub remote_spans: bool,
+    /// What the mesh's owner says of its services: which contracts and virtual addresses are whose (YAML). What the file
+    /// does not say belongs to the identity that claims it first.
+    #[arg(long, env = "WEFT_CONTROL_SERVICES", value_name = "FILE")]
+    pub services: Option<PathBuf>,
     /// The trust domain whose identities it gives out.
     #[arg(long, env = "WEFT_CONTROL_TRUST_DOMAIN", value_name = "NAME", default_value = "weft.local")]
     pub trust_domain: TrustDomain,
@@ -37,6 +50,10 @@ pub struct TokenArgs {
     /// How long it may be used: a number with s, m, h or d.
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = duration)]
     pub ttl: Duration,
+    /// Where its endpoints may be besides the host that announces them: an IP address or a network, as 10.1.0.0/16; up to
+    /// 16. It holds until another token for the identity is used that says otherwise.
+    #[arg(long, value_name = "IP/CIDR", value_delimiter = ',')]
+    pub address: Vec<Network>,
     /// The control plane's state folder.
     #[arg(long, env = "WEFT_CONTROL_STATE_DIR", value_name = "DIR", default_value = "./weft-control-state")]
     pub state_dir: PathBuf,
@@ -52,6 +69,28 @@ impl TokenArgs {
         }
         Ok(SpiffeId::of_service(&self.trust_domain, &ServiceName::parse(&self.identity)?))
     }
+}
+
+/// A claim that is to be given up.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ReleaseArgs {
+    /// The full name of a contract, or the IP:PORT of a virtual address.
+    #[arg(value_name = "CLAIM")]
+    pub claim: String,
+    /// Whose claims.
+    #[command(flatten)]
+    pub of: StateArgs,
+}
+
+/// A control plane, by what it keeps.
+#[derive(Debug, Clone, clap::Args)]
+pub struct StateArgs {
+    /// The control plane's state folder; with `weft up` it is .weft/control.
+    #[arg(long, env = "WEFT_CONTROL_STATE_DIR", value_name = "DIR", default_value = "./weft-control-state")]
+    pub state_dir: PathBuf,
+    /// The control plane's trust domain.
+    #[arg(long, env = "WEFT_CONTROL_TRUST_DOMAIN", value_name = "NAME", default_value = "weft.local")]
+    pub trust_domain: TrustDomain,
 }
 
 fn local(port: u16) -> SocketAddr {
@@ -98,6 +137,7 @@ mod tests {
             let args = TokenArgs {
                 identity: identity.into(),
                 ttl: Duration::from_secs(1),
+                address: Vec::new(),
                 state_dir: PathBuf::new(),
                 trust_domain: "weft.test".parse().unwrap(),
             };

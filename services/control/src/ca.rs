@@ -195,12 +195,17 @@ impl Ca {
     /// The request is no well-formed one for a P-256 key, the identity is of another trust domain, or the root has
     /// expired.
     pub fn sign(&self, csr_der: &[u8], id: &SpiffeId) -> Result<Issued, SignError> {
+        self.sign_for(csr_der, id, limits::SVID_LIFE)
+    }
+
+    /// As [`Self::sign`], for another time at most.
+    pub(crate) fn sign_for(&self, csr_der: &[u8], id: &SpiffeId, life: Duration) -> Result<Issued, SignError> {
         let key = requested_key(csr_der)?;
         if id.trust_domain() != &self.trust_domain {
             return Err(SignError::Foreign { id: id.clone(), trust_domain: self.trust_domain.clone() });
         }
         let now = SystemTime::now();
-        let not_after = whole_second((now + limits::SVID_LIFE).min(self.root_not_after));
+        let not_after = whole_second((now + life).min(self.root_not_after));
         if not_after <= now {
             return Err(SignError::Expired);
         }

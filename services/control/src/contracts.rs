@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
+use prost::Message;
 use tonic::{Request, Response, Status};
 use weft_contracts::weft::discovery::v1::{
     DescribeContractRequest, DescribeContractResponse, ListContractsRequest, ListContractsResponse,
     ListServicesRequest, ListServicesResponse, contracts_server, describe_contract_request::What,
 };
+use weft_mesh::{limits, names::shown};
 
 use crate::{
-    dashboard::Catalog,
     directory::{Directory, Question},
     peer::authenticated,
 };
@@ -22,38 +23,45 @@ pub(crate) struct ContractsService {
 #[tonic::async_trait]
 impl contracts_server::Contracts for ContractsService {
     async fn list(&self, request: Request<ListContractsRequest>) -> Result<Response<ListContractsResponse>, Status> {
-        authenticated(&request)?;
-        Ok(Response::new(ListContractsResponse { contracts: self.directory.contracts() }))
+        let caller = authenticated(&request)?;
+        let sight = self.directory.sight_of(caller.id.service());
+        answer(ListContractsResponse { contracts: self.directory.contracts(&sight) })
     }
 
     async fn describe(
         &self,
         request: Request<DescribeContractRequest>,
     ) -> Result<Response<DescribeContractResponse>, Status> {
-        authenticated(&request)?;
+        let caller = authenticated(&request)?;
+        let sight = self.directory.sight_of(caller.id.service());
         let asked = request.into_inner().what.ok_or_else(|| Status::invalid_argument("nothing is asked for"))?;
         let (question, what) = match asked {
             What::Extendee(extendee) => {
-                let numbers = self.directory.extension_numbers(&extendee);
-                let numbers = numbers.ok_or_else(|| Status::not_found(format!("no message `{extendee}` is known")))?;
+                check_length(&extendee)?;
+                let numbers = self.directory.extension_numbers(&extendee, &sight);
+                let numbers =
+                    numbers.ok_or_else(|| Status::not_found(format!("no message `{}` is known", shown(&extendee))))?;
                 let extension_numbers = numbers.into_iter().collect();
                 return Ok(Response::new(DescribeContractResponse { files: Vec::new(), extension_numbers }));
             }
             What::Symbol(symbol) => {
-                let what = format!("symbol `{symbol}`");
+                check_length(&symbol)?;
+                let what = format!("symbol `{}`", shown(&symbol));
                 // A method may be written as in a request's path.
                 (Question::Symbol(symbol.trim_start_matches(['.', '/']).replace('/', ".")), what)
             }
             What::File(name) => {
-                let what = format!("file `{name}`");
+                check_length(&name)?;
+                let what = format!("file `{}`", shown(&name));
                 (Question::File(name), what)
             }
             What::Extension(extension) => {
-                let what = format!("extension {} of `{}`", extension.number, extension.extendee);
+                check_length(&extension.extendee)?;
+                let what = format!("extension {} of `{}`", extension.number, shown(&extension.extendee));
                 (Question::Extension(extension.extendee, extension.number), what)
             }
         };
-        let files = self.directory.describe(&question).map_err(|closest| match closest {
+        let files = self.directory.describe(&question, &sight).map_err(|closest| match closest {
             Some(closest) => Status::not_found(format!("no {what} is known; did you mean `{closest}`?")),
             None => Status::not_found(format!("no {what} is known")),
         })?;
@@ -64,7 +72,31 @@ impl contracts_server::Contracts for ContractsService {
         &self,
         request: Request<ListServicesRequest>,
     ) -> Result<Response<ListServicesResponse>, Status> {
-        authenticated(&request)?;
-        Ok(Response::new(ListServicesResponse { services: self.directory.services() }))
+        let caller = authenticated(&request)?;
+        let sight = self.directory.sight_of(caller.id.service());
+        answer(ListServicesResponse { services: self.directory.services_in(&sight) })
+    }
+}
+
+/// Names are looked up, and compared with others, as the caller has written them.
+fn check_length(name: &str) -> Result<(), Status> {
+    match name.len() <= limits::QUESTION_NAME_BYTES {
+        true => Ok(()),
+        false => Err(Status::invalid_argument(format!(
+            "a name of {} bytes was asked for; allowed: up to {}",
+            name.len(),
+            limits::QUESTION_NAME_BYTES
+        ))),
+    }
+}
+
+/// An answer about the whole mesh, unless it is so large that no caller takes it.
+fn answer<T: Message>(answer: T) -> Result<Response<T>, Status> {
+    match answer.encoded_len() {
+        0..=limits::CONTROL_MESSAGE_BYTES => Ok(Response::new(answer)),
+        bytes => Err(Status::resource_exhausted(format!(
+            "the answer has {bytes} bytes; at most {} fit a message",
+            limits::CONTROL_MESSAGE_BYTES
+        ))),
     }
 }

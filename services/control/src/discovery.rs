@@ -8,11 +8,15 @@ use std::{pin::Pin, sync::Arc};
 use futures_util::stream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
-use weft_contracts::weft::discovery::v1::{WatchRequest, WatchResponse, discovery_server, watch_request::What};
+use weft_contracts::weft::discovery::v1::{
+    WatchRequest, WatchResponse, discovery_server, not_found, watch_request::What,
+};
+use weft_mesh::names::is_contract_name;
 
 use crate::{
     directory::{Directory, Watching},
-    peer::authenticated,
+    peer::{Caller, authenticated},
+    watcher::{TooManyWatched, Watcher},
 };
 
 /// See the module.
@@ -26,10 +30,11 @@ impl discovery_server::Discovery for DiscoveryService {
     type WatchStream = Pin<Box<dyn stream::Stream<Item = Result<WatchResponse, Status>> + Send>>;
 
     async fn watch(&self, request: Request<Streaming<WatchRequest>>) -> Result<Response<Self::WatchStream>, Status> {
-        let peer = authenticated(&request)?;
-        tracing::debug!(%peer, "watches");
+        let caller = authenticated(&request)?;
+        tracing::debug!(peer = %caller, "watches");
         let watch = Watch {
-            watching: self.directory.watch(),
+            watching: self.directory.watch(caller.id.service()),
+            caller,
             requests: Some(request.into_inner()),
             stopping: self.stopping.clone(),
             is_over: false,
@@ -41,6 +46,7 @@ impl discovery_server::Discovery for DiscoveryService {
 
 struct Watch {
     watching: Watching,
+    caller: Caller,
     /// `None` when the sidecar has said all that it will: it is still told what it asked for.
     requests: Option<Streaming<WatchRequest>>,
     stopping: CancellationToken,
@@ -49,6 +55,7 @@ struct Watch {
 
 enum Step {
     Stop,
+    Expired,
     Request(Result<Option<WatchRequest>, Status>),
     News,
 }
@@ -66,11 +73,13 @@ impl Watch {
             let step = tokio::select! {
                 biased;
                 () = self.stopping.cancelled() => Step::Stop,
+                () = self.caller.expired() => Step::Expired,
                 request = next_request(&mut self.requests) => Step::Request(request),
                 () = self.watching.news() => Step::News,
             };
             let taken = match step {
                 Step::Stop => Err(Status::unavailable("the control plane is stopping")),
+                Step::Expired => Err(Caller::expiry_status()),
                 Step::News => Ok(()),
                 Step::Request(Ok(Some(request))) => self.take(request),
                 Step::Request(Ok(None)) => {
@@ -91,7 +100,10 @@ impl Watch {
         let Some(what) = request.what else { return Ok(()) };
         let taken = self.watching.update(|watcher| match &what {
             What::SubscribeService(name) => watcher.subscribe_service(name),
-            What::SubscribeContract(claim) | What::SubscribeAddress(claim) => watcher.subscribe_contract(claim),
+            What::SubscribeContract(name) => subscribe_claim(watcher, name, is_contract_name(name)),
+            What::SubscribeAddress(address) => {
+                subscribe_claim(watcher, address, address.parse::<std::net::SocketAddr>().is_ok())
+            }
             What::UnsubscribeService(name) => {
                 watcher.unsubscribe_service(name);
                 Ok(())
@@ -99,6 +111,15 @@ impl Watch {
         });
         taken.map_err(|e| Status::resource_exhausted(e.to_string()))
     }
+}
+
+/// What nobody can have is not kept: its length is whatever the caller likes.
+fn subscribe_claim(watcher: &mut Watcher, claim: &str, is_possible: bool) -> Result<(), TooManyWatched> {
+    if is_possible {
+        return watcher.subscribe_contract(claim);
+    }
+    watcher.answer_impossible(not_found::What::Contract(claim.to_owned()));
+    Ok(())
 }
 
 async fn next_request(requests: &mut Option<Streaming<WatchRequest>>) -> Result<Option<WatchRequest>, Status> {

@@ -1,28 +1,22 @@
 //! The gRPC port: TCP, TLS with its peer's identity, HTTP/2, and the four services on it.
 //!
-//! Handshakes run in tasks of their own with a time limit, so that a slow one keeps nobody waiting. Idle connections
-//! are pinged: the streams of a sidecar that is half-dead break within [`limits::KEEP_ALIVE_INTERVAL`] and
+//! Handshakes run in tasks of their own with a time limit, so that a slow one keeps nobody waiting. How many connections
+//! there may be, and whose, says [`crate::admission`]; one without a call ends ([`crate::connection`]). The others are
+//! pinged: the streams of a sidecar that is half-dead break within [`limits::KEEP_ALIVE_INTERVAL`] and
 //! [`limits::KEEP_ALIVE_TIMEOUT`].
 
-use std::{
-    io,
-    net::SocketAddr,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    sync::mpsc,
     task::{JoinError, JoinSet},
+    time::Instant,
 };
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::transport::{Server, server::Connected};
+use tonic::transport::Server;
 use weft_contracts::weft::{
     discovery::v1::{
         contracts_server::ContractsServer, discovery_server::DiscoveryServer, registry_server::RegistryServer,
@@ -32,8 +26,16 @@ use weft_contracts::weft::{
 use weft_mesh::limits;
 
 use crate::{
-    announce::RegistryService, ca::Ca, contracts::ContractsService, credentials::Credentials, directory::Directory,
-    discovery::DiscoveryService, identity::IdentityService, peer::Peer,
+    admission::{Admission, Budget, Place},
+    announce::RegistryService,
+    ca::Ca,
+    connection::Connection,
+    contracts::ContractsService,
+    credentials::Credentials,
+    directory::Directory,
+    discovery::DiscoveryService,
+    identity::IdentityService,
+    peer::Peer,
 };
 
 /// A request for a signature: a key, some attributes, a token.
@@ -52,10 +54,16 @@ pub(crate) async fn serve(
     ca: Arc<Ca>,
     credentials: Arc<Credentials>,
     directory: Arc<Directory>,
+    budget: Budget,
     stopping: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
     let streams = TaskTracker::new();
-    let identity = IdentityService { ca, bundle: credentials.bundle(), stopping: stopping.clone() };
+    let identity = IdentityService {
+        ca,
+        bundle: credentials.bundle(),
+        directory: Arc::clone(&directory),
+        stopping: stopping.clone(),
+    };
     let registry =
         RegistryService { directory: Arc::clone(&directory), streams: streams.clone(), stopping: stopping.clone() };
     let discovery = DiscoveryService { directory: Arc::clone(&directory), stopping: stopping.clone() };
@@ -74,7 +82,7 @@ pub(crate) async fn serve(
         .add_service(DiscoveryServer::new(discovery).max_decoding_message_size(QUESTION_BYTES))
         .add_service(ContractsServer::new(contracts).max_decoding_message_size(QUESTION_BYTES))
         .serve_with_incoming_shutdown(ReceiverStream::new(connections), stopping.clone().cancelled_owned());
-    let (served, ()) = tokio::join!(server, accept(listener, credentials, ready, stopping));
+    let (served, ()) = tokio::join!(server, accept(listener, credentials, Admission::new(budget), ready, stopping));
     streams.close();
     streams.wait().await;
     served
@@ -84,10 +92,10 @@ pub(crate) async fn serve(
 async fn accept(
     listener: TcpListener,
     credentials: Arc<Credentials>,
+    admission: Admission,
     ready: mpsc::Sender<io::Result<Connection>>,
     stopping: CancellationToken,
 ) {
-    let room = Arc::new(Semaphore::new(limits::CONTROL_CONNECTIONS));
     let mut handshakes = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -99,12 +107,13 @@ async fn accept(
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, from)) => match Arc::clone(&room).try_acquire_owned() {
-                Ok(permit) => {
+            Ok((stream, from)) => match admission.enter(from.ip(), Instant::now()) {
+                Ok(place) => {
                     let acceptor = TlsAcceptor::from(credentials.config());
-                    handshakes.spawn(handshake(stream, from, acceptor, permit, ready.clone()));
+                    handshakes.spawn(handshake(stream, from, acceptor, place, ready.clone()));
                 }
-                Err(_) => tracing::warn!(%from, limit = limits::CONTROL_CONNECTIONS, "too many connections"),
+                // Closed at once. Not a warning for each: who can make many connections could make many of those.
+                Err(full) => tracing::debug!(%from, %full, "a connection was refused"),
             },
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be taken");
@@ -127,15 +136,25 @@ async fn handshake(
     stream: TcpStream,
     from: SocketAddr,
     acceptor: TlsAcceptor,
-    permit: OwnedSemaphorePermit,
+    mut place: Place,
     ready: mpsc::Sender<io::Result<Connection>>,
 ) {
-    // Messages are small, and each is waited for.
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%from, %error, "a connection was gone before its handshake");
-        return;
-    }
-    let stream = match tokio::time::timeout(limits::HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
+    let must_go = place.must_go();
+    let shaking = async {
+        // Messages are small, and each is waited for.
+        stream.set_nodelay(true)?;
+        stream.peek(&mut [0]).await?;
+        place.note_sent();
+        acceptor.accept(stream).await
+    };
+    let shaken = tokio::select! {
+        shaken = tokio::time::timeout(limits::HANDSHAKE_TIMEOUT, shaking) => shaken,
+        () = must_go.cancelled() => {
+            tracing::debug!(%from, "a handshake was given up to make room for another");
+            return;
+        }
+    };
+    let stream = match shaken {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
             tracing::warn!(%from, %error, "a peer was refused in its handshake");
@@ -147,56 +166,19 @@ async fn handshake(
         }
     };
     let leaf = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-    match Peer::new(from, leaf.map(|leaf| &leaf[..])) {
-        // Fails only when the server has stopped.
-        Ok(peer) => drop(ready.send(Ok(Connection { stream, peer, _permit: permit })).await),
-        Err(error) => tracing::warn!(%from, %error, "a peer was refused for its certificate"),
+    let peer = match Peer::new(from, leaf.map(|leaf| &leaf[..]), Arc::default()) {
+        Ok(peer) => peer,
+        Err(error) => {
+            tracing::warn!(%from, %error, "a peer was refused for its certificate");
+            return;
+        }
+    };
+    if let Some(id) = peer.id()
+        && let Err(full) = place.become_member(id)
+    {
+        tracing::warn!(%from, %id, %full, "a connection of a member was refused");
+        return;
     }
-}
-
-/// A connection whose peer is known.
-struct Connection {
-    stream: TlsStream<TcpStream>,
-    peer: Peer,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl Connected for Connection {
-    type ConnectInfo = Peer;
-
-    fn connect_info(&self) -> Peer {
-        self.peer.clone()
-    }
-}
-
-impl AsyncRead for Connection {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
+    // Fails only when the server has stopped.
+    drop(ready.send(Ok(Connection::new(stream, peer, place))).await);
 }

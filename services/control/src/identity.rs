@@ -1,6 +1,6 @@
 //! `weft.identity.v1.Identity`: SVIDs for those who prove who they are, and the trust bundle.
 
-use std::{pin::Pin, sync::Arc};
+use std::{pin::Pin, sync::Arc, time::SystemTime};
 
 use futures_util::stream;
 use tokio::sync::watch;
@@ -13,14 +13,16 @@ use weft_mesh::{identity::SpiffeId, tls::TrustBundle};
 
 use crate::{
     ca::{Ca, SignError},
-    join_token,
-    peer::{authenticated, remote},
+    directory::Directory,
+    join_token, late,
+    peer::{Caller, authenticated, has_proven, remote},
 };
 
 /// See the module.
 pub(crate) struct IdentityService {
     pub(crate) ca: Arc<Ca>,
     pub(crate) bundle: watch::Receiver<TrustBundle>,
+    pub(crate) directory: Arc<Directory>,
     pub(crate) stopping: CancellationToken,
 }
 
@@ -58,36 +60,50 @@ impl identity_server::Identity for IdentityService {
         &self,
         request: Request<WatchBundleRequest>,
     ) -> Result<Response<Self::WatchBundleStream>, Status> {
-        authenticated(&request)?;
+        let caller = authenticated(&request)?;
         let mut bundle = self.bundle.clone();
         bundle.mark_changed();
-        let state = Some((bundle, self.stopping.clone()));
+        let state = Some((bundle, self.stopping.clone(), caller));
         let answers = stream::unfold(state, async |state| {
-            let (mut bundle, stopping) = state?;
-            let changed = tokio::select! {
-                () = stopping.cancelled() => false,
-                changed = bundle.changed() => changed.is_ok(),
+            let (mut bundle, stopping, caller) = state?;
+            let is_over = tokio::select! {
+                () = stopping.cancelled() => Some(Status::unavailable("the control plane is stopping")),
+                () = caller.expired() => Some(Caller::expiry_status()),
+                changed = bundle.changed() => {
+                    changed.is_err().then(|| Status::unavailable("the control plane is stopping"))
+                }
             };
-            if !changed {
-                return Some((Err(Status::unavailable("the control plane is stopping")), None));
+            if let Some(status) = is_over {
+                return Some((Err(status), None));
             }
             let bundle_der = bundle_der(&bundle.borrow_and_update());
-            Some((Ok(WatchBundleResponse { bundle_der }), Some((bundle, stopping))))
+            Some((Ok(WatchBundleResponse { bundle_der }), Some((bundle, stopping, caller))))
         });
         Ok(Response::new(Box::pin(answers)))
     }
 }
 
 impl IdentityService {
-    /// Whom the caller proves to be: by the token where there is one, else by the SVID of its connection.
+    /// Whom the caller proves to be: by the token where there is one, else by an expired SVID where there is one, else by
+    /// the SVID of its connection.
     fn proven(&self, request: &Request<SignRequest>) -> Result<SpiffeId, Status> {
-        let token = &request.get_ref().join_token;
-        let id = match token.is_empty() {
-            true => authenticated(request)?,
-            false => join_token::verify(&self.ca, token).map_err(|e| Status::unauthenticated(e.to_string()))?,
+        let SignRequest { csr_der, join_token, expired_svid_der, expired_svid_proof } = request.get_ref();
+        let (id, hosts) = if !join_token.is_empty() {
+            let proven = join_token::verify(&self.ca, join_token);
+            let proven = proven.map_err(|e| Status::unauthenticated(e.to_string()))?;
+            (proven.id, proven.hosts)
+        } else if !expired_svid_der.is_empty() {
+            let late = late::verify(&self.ca, expired_svid_der, expired_svid_proof, csr_der, SystemTime::now());
+            (late.map_err(|e| Status::unauthenticated(e.to_string()))?, Vec::new())
+        } else {
+            (authenticated(request)?.id, Vec::new())
         };
         if id == SpiffeId::of_control_plane(self.ca.trust_domain()) {
             return Err(Status::unauthenticated("the control plane's own identity is not given out"));
+        }
+        has_proven(request);
+        if !hosts.is_empty() {
+            self.directory.allow_hosts(id.service(), hosts);
         }
         Ok(id)
     }

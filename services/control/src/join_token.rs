@@ -10,7 +10,7 @@ use rcgen::KeyPair;
 use serde::{Deserialize, Serialize};
 use weft_mesh::identity::{SpiffeId, TrustDomain};
 
-use crate::ca::Ca;
+use crate::{ca::Ca, hosts::Network};
 
 /// The key that tokens are signed with.
 pub(crate) struct TokenKey {
@@ -44,6 +44,16 @@ struct Claims {
     aud: String,
     iat: u64,
     exp: u64,
+    /// Where the identity's endpoints may be besides the host that announces them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    weft_hosts: Vec<String>,
+}
+
+/// What a token proves.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Proven {
+    pub(crate) id: SpiffeId,
+    pub(crate) hosts: Vec<Network>,
 }
 
 impl TokenKey {
@@ -60,22 +70,32 @@ impl TokenKey {
 /// # Errors
 /// The identity is of another trust domain, or signing failed.
 pub fn issue(ca: &Ca, id: &SpiffeId, ttl: Duration) -> Result<String, TokenError> {
-    issue_at(ca, id, ttl, SystemTime::now())
+    issue_for(ca, id, &[], ttl)
 }
 
-fn issue_at(ca: &Ca, id: &SpiffeId, ttl: Duration, now: SystemTime) -> Result<String, TokenError> {
+/// As [`issue`], for an identity whose endpoints may also be in these networks, and not only on the host that announces
+/// them.
+///
+/// # Errors
+/// As there.
+pub fn issue_for(ca: &Ca, id: &SpiffeId, hosts: &[Network], ttl: Duration) -> Result<String, TokenError> {
+    issue_at(ca, id, hosts, ttl, SystemTime::now())
+}
+
+fn issue_at(ca: &Ca, id: &SpiffeId, hosts: &[Network], ttl: Duration, now: SystemTime) -> Result<String, TokenError> {
     if id.trust_domain() != ca.trust_domain() {
         return Err(TokenError::Foreign(ca.trust_domain().clone()));
     }
     let seconds = |t: SystemTime| t.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     let aud = ca.trust_domain().to_string();
-    let claims = Claims { sub: id.to_string(), aud, iat: seconds(now), exp: seconds(now + ttl) };
+    let weft_hosts = hosts.iter().map(ToString::to_string).collect();
+    let claims = Claims { sub: id.to_string(), aud, iat: seconds(now), exp: seconds(now + ttl), weft_hosts };
     jsonwebtoken::encode(&Header::new(Algorithm::ES256), &claims, &ca.token_key().signs)
         .map_err(|e| TokenError::Signing(e.to_string()))
 }
 
-/// Whom a token is good for.
-pub(crate) fn verify(ca: &Ca, token: &str) -> Result<SpiffeId, TokenError> {
+/// Whom a token is good for, and where.
+pub(crate) fn verify(ca: &Ca, token: &str) -> Result<Proven, TokenError> {
     let mut rules = Validation::new(Algorithm::ES256);
     // The same clock signed it.
     rules.leeway = 0;
@@ -94,7 +114,8 @@ pub(crate) fn verify(ca: &Ca, token: &str) -> Result<SpiffeId, TokenError> {
     if id.trust_domain() != ca.trust_domain() {
         return Err(TokenError::Foreign(ca.trust_domain().clone()));
     }
-    Ok(id)
+    let hosts = token.claims.weft_hosts.iter().map(|host| host.parse()).collect::<Result<_, _>>();
+    Ok(Proven { id, hosts: hosts.map_err(TokenError::Malformed)? })
 }
 
 #[cfg(test)]
@@ -119,15 +140,24 @@ mod tests {
     fn a_token_is_good_for_the_identity_it_names_even_after_a_restart() {
         let (dir, ca) = ca_of("weft.test");
         let token = issue(&ca, &users(), HOUR).unwrap();
-        assert_eq!(verify(&ca, &token).unwrap(), users());
+        assert_eq!(verify(&ca, &token).unwrap().id, users());
         let restarted = Ca::open_or_create(dir.path(), ca.trust_domain()).unwrap();
-        assert_eq!(verify(&restarted, &token).unwrap(), users());
+        assert_eq!(verify(&restarted, &token).unwrap().id, users());
+    }
+
+    #[test]
+    fn a_token_says_where_its_identity_s_endpoints_may_be() {
+        let (_dir, ca) = ca_of("weft.test");
+        let hosts: Vec<Network> = ["10.1.0.0/16", "fd00::1/128"].map(|host| host.parse().unwrap()).to_vec();
+        let token = issue_for(&ca, &users(), &hosts, HOUR).unwrap();
+        assert_eq!(verify(&ca, &token).unwrap(), Proven { id: users(), hosts });
+        assert!(verify(&ca, &issue(&ca, &users(), HOUR).unwrap()).unwrap().hosts.is_empty());
     }
 
     #[test]
     fn an_expired_token_is_refused() {
         let (_dir, ca) = ca_of("weft.test");
-        let token = issue_at(&ca, &users(), HOUR, SystemTime::now() - HOUR - Duration::from_secs(1)).unwrap();
+        let token = issue_at(&ca, &users(), &[], HOUR, SystemTime::now() - HOUR - Duration::from_secs(1)).unwrap();
         assert!(matches!(verify(&ca, &token), Err(TokenError::Expired)));
     }
 
@@ -144,13 +174,13 @@ mod tests {
         let foreign = "spiffe://elsewhere/ns/shop/sa/users".parse().unwrap();
         assert!(matches!(issue(&ca, &foreign, HOUR), Err(TokenError::Foreign(_))));
         let sign = |sub: &str, aud: &str| {
-            let claims = Claims { sub: sub.into(), aud: aud.into(), iat: 0, exp: u64::MAX / 2 };
+            let claims = Claims { sub: sub.into(), aud: aud.into(), iat: 0, exp: u64::MAX / 2, weft_hosts: Vec::new() };
             jsonwebtoken::encode(&Header::new(Algorithm::ES256), &claims, &ca.token_key().signs).unwrap()
         };
         let ours = "spiffe://weft.test/ns/shop/sa/users";
         assert!(matches!(verify(&ca, &sign(ours, "elsewhere")), Err(TokenError::Foreign(_))));
         assert!(matches!(verify(&ca, &sign(&foreign.to_string(), "weft.test")), Err(TokenError::Foreign(_))));
-        assert_eq!(verify(&ca, &sign(ours, "weft.test")).unwrap(), users());
+        assert_eq!(verify(&ca, &sign(ours, "weft.test")).unwrap().id, users());
     }
 
     #[test]

@@ -1,38 +1,50 @@
 //! The control plane: who is who, who runs where, and what they speak.
 //!
 //! A sidecar proves who it is with a join token ([`join_token`]) and gets an SVID from the certificate authority
-//! ([`ca`], over `identity`). With that it announces what it fronts (`announce`) and watches what its service calls
-//! (`discovery`); both end at the one `directory`, which holds the `registry` of services and endpoints, the
-//! `descriptors` that say what services speak (asked for through `contracts`), and a `watcher` for each sidecar that
-//! is to be told of changes. All of this comes in over one port (`grpc`, with the `credentials` that the control
-//! plane itself shows and the `peer` that each connection has).
+//! ([`ca`], over `identity`), or a new one after a long absence (`late`). With that it announces what it fronts (`announce`; `announcement` says what it must be, and
+//! `hosts` where) and watches what its service calls (`discovery`); both end at the one `directory`, which holds the
+//! `registry` of services and endpoints, the `claims` that say who is called by which name, the `descriptors` that say
+//! what services speak (on the `shelf`, asked for through `contracts`), and a `watcher` for each sidecar that is to be told
+//! of changes, as far as its `visibility` goes. All of this comes in over one port (`grpc`, with the `admission` of connections, what each `connection`
+//! may do, the `credentials` that the control plane itself shows and the `peer` that each connection has).
 //!
 //! For people there is the [`dashboard`], which also takes the spans that fill the trace store ([`traces`]).
 //!
-//! Only the CA is kept on disk (`state_dir`). What the registry knows its members announce again after a restart.
+//! The CA and the claims are kept on disk (`state_dir`). What the registry knows its members announce again after a
+//! restart.
 
 pub mod ca;
 pub mod dashboard;
 pub mod join_token;
 pub mod traces;
 
+mod admission;
 mod announce;
+mod announcement;
 mod args;
+mod claims;
+mod connection;
 mod contracts;
 mod credentials;
 mod descriptors;
 mod directory;
 mod discovery;
 mod grpc;
+mod hints;
+mod hosts;
 mod identity;
+mod late;
 mod peer;
 mod registry;
 mod run;
+mod shelf;
 mod state_dir;
+mod visibility;
 mod watcher;
 
 #[cfg(test)]
 mod tests;
 
-pub use args::{Args, TokenArgs};
-pub use run::{run, token};
+pub use args::{Args, ReleaseArgs, StateArgs, TokenArgs};
+pub use hosts::Network;
+pub use run::{claims_kept, contests_kept, release, run, token};

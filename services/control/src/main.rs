@@ -1,7 +1,7 @@
 //! `weft-control`: the control plane as a program of its own. `weft control` is the same.
 
 use clap::Parser;
-use weft_control::{Args, TokenArgs};
+use weft_control::{Args, ReleaseArgs, StateArgs, TokenArgs};
 
 /// The control plane of a Weft mesh: identities, discovery, contracts, dashboard.
 #[derive(Debug, Parser)]
@@ -17,12 +17,24 @@ struct Cli {
 enum Command {
     /// Print a join token, with which a sidecar gets its first identity.
     Token(TokenArgs),
+    /// Give up a contract or an address that is pinned to an identity: another may have it then.
+    Release(ReleaseArgs),
+    /// Show which contracts and addresses are pinned to which identity, and which are contested.
+    Claims(StateArgs),
 }
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse() {
         Cli { command: Some(Command::Token(args)), .. } => {
             println!("{}", weft_control::token(&args)?);
+            Ok(())
+        }
+        Cli { command: Some(Command::Release(args)), .. } => {
+            println!("{}", weft_control::release(&args)?);
+            Ok(())
+        }
+        Cli { command: Some(Command::Claims(args)), .. } => {
+            print!("{}", weft_control::claims_kept(&args)?);
             Ok(())
         }
         Cli { command: None, args } => weft_control::run(args),

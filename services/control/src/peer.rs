@@ -1,18 +1,26 @@
 //! Who is at the other end of a connection, as its requests carry it.
 
 use std::{
-    net::SocketAddr,
+    fmt,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use tonic::{Request, Status};
 use weft_mesh::identity::{IdentityError, SpiffeId};
 
+use crate::connection::{Activity, Call};
+
+/// A wall clock that was set, or a machine that slept, is noticed within this time.
+const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+
 /// The peer of a connection.
 #[derive(Debug, Clone)]
 pub(crate) struct Peer {
     address: SocketAddr,
     svid: Option<PeerSvid>,
+    activity: Arc<Activity>,
 }
 
 #[derive(Debug, Clone)]
@@ -21,9 +29,52 @@ struct PeerSvid {
     not_after: SystemTime,
 }
 
+/// Who makes a call, proven by the SVID of its connection. The call runs for as long as this is held.
+#[derive(Debug, Clone)]
+pub(crate) struct Caller {
+    pub(crate) id: SpiffeId,
+    /// Where its connection comes from.
+    pub(crate) host: IpAddr,
+    not_after: SystemTime,
+    _call: Arc<Call>,
+}
+
+impl fmt::Display for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.id.fmt(f)
+    }
+}
+
+impl Caller {
+    /// Waits until the SVID of the connection is no longer good. Dropping the future changes nothing.
+    pub(crate) async fn expired(&self) {
+        while let Ok(left) = self.not_after.duration_since(SystemTime::now()) {
+            if left.is_zero() {
+                return;
+            }
+            // Certificates go by the wall clock, timers do not.
+            tokio::time::sleep(left.min(LONGEST_SLEEP)).await;
+        }
+    }
+
+    /// What a stream is told that is still open then.
+    pub(crate) fn expiry_status() -> Status {
+        Status::unauthenticated("the SVID of this connection has expired: connect with the renewed one")
+    }
+
+    #[cfg(test)]
+    pub(crate) fn new(id: SpiffeId, host: IpAddr, not_after: SystemTime) -> Self {
+        Self { id, host, not_after, _call: Arc::new(Arc::<Activity>::default().begin()) }
+    }
+}
+
 impl Peer {
     /// The peer with the leaf that its handshake proved, if it showed one.
-    pub(crate) fn new(address: SocketAddr, leaf: Option<&[u8]>) -> Result<Self, IdentityError> {
+    pub(crate) fn new(
+        address: SocketAddr,
+        leaf: Option<&[u8]>,
+        activity: Arc<Activity>,
+    ) -> Result<Self, IdentityError> {
         let svid = leaf.map(|der| {
             let (_, leaf) =
                 x509_parser::parse_x509_certificate(der).map_err(|e| IdentityError::Certificate(e.to_string()))?;
@@ -31,17 +82,26 @@ impl Peer {
             let not_after = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
             Ok::<_, IdentityError>(PeerSvid { id: SpiffeId::of_certificate(der)?, not_after })
         });
-        Ok(Self { address, svid: svid.transpose()? })
+        Ok(Self { address, svid: svid.transpose()?, activity })
+    }
+
+    /// The identity that the handshake proved.
+    pub(crate) fn id(&self) -> Option<&SpiffeId> {
+        self.svid.as_ref().map(|svid| &svid.id)
+    }
+
+    pub(crate) fn activity(&self) -> &Arc<Activity> {
+        &self.activity
     }
 }
 
-/// The identity of a request's peer.
+/// Who makes a request.
 ///
 /// # Errors
-/// `UNAUTHENTICATED` when the peer showed none, or one that has expired since.
-pub(crate) fn authenticated<T>(request: &Request<T>) -> Result<SpiffeId, Status> {
+/// `UNAUTHENTICATED` when the peer showed no identity, or one that has expired since.
+pub(crate) fn authenticated<T>(request: &Request<T>) -> Result<Caller, Status> {
     let peer = request.extensions().get::<Peer>();
-    let Some(svid) = peer.and_then(|peer| peer.svid.as_ref()) else {
+    let Some((peer, svid)) = peer.and_then(|peer| Some((peer, peer.svid.as_ref()?))) else {
         let from = remote(request);
         tracing::warn!(from, "a call without an SVID was refused");
         return Err(Status::unauthenticated(
@@ -51,9 +111,18 @@ pub(crate) fn authenticated<T>(request: &Request<T>) -> Result<SpiffeId, Status>
     // A connection may live longer than the certificate that it was opened with.
     if svid.not_after <= SystemTime::now() {
         tracing::warn!(peer = %svid.id, "a call with an expired SVID was refused");
-        return Err(Status::unauthenticated("the SVID of this connection has expired: connect with the renewed one"));
+        return Err(Caller::expiry_status());
     }
-    Ok(svid.id.clone())
+    peer.activity.note_known();
+    let call = Arc::new(peer.activity.begin());
+    Ok(Caller { id: svid.id.clone(), host: peer.address.ip(), not_after: svid.not_after, _call: call })
+}
+
+/// Notes that the peer of a request has proven who it is in another way.
+pub(crate) fn has_proven<T>(request: &Request<T>) {
+    if let Some(peer) = request.extensions().get::<Peer>() {
+        peer.activity.note_known();
+    }
 }
 
 /// Where a request comes from, for the log.
@@ -65,18 +134,33 @@ pub(crate) fn remote<T>(request: &Request<T>) -> String {
 mod tests {
     use super::*;
 
-    #[test]
-    fn an_svid_that_expired_on_an_open_connection_counts_no_longer() {
+    fn users() -> SpiffeId {
+        "spiffe://weft.test/ns/shop/sa/users".parse().unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_svid_that_expired_on_an_open_connection_counts_no_longer() {
         let request = |not_after| {
-            let id = "spiffe://weft.test/ns/shop/sa/users".parse().unwrap();
             let address = SocketAddr::from(([127, 0, 0, 1], 1));
+            let svid = Some(PeerSvid { id: users(), not_after });
             let mut request = Request::new(());
-            request.extensions_mut().insert(Peer { address, svid: Some(PeerSvid { id, not_after }) });
+            request.extensions_mut().insert(Peer { address, svid, activity: Arc::default() });
             request
         };
         let now = SystemTime::now();
         assert!(authenticated(&request(now + Duration::from_secs(60))).is_ok());
         let refused = authenticated(&request(now - Duration::from_secs(1))).unwrap_err();
         assert_eq!(refused.code(), tonic::Code::Unauthenticated);
+    }
+
+    #[tokio::test]
+    async fn an_expiry_that_has_passed_is_not_waited_for() {
+        let caller = |not_after| Caller::new(users(), [127, 0, 0, 1].into(), not_after);
+        caller(SystemTime::now() - Duration::from_secs(1)).expired().await;
+        let mut later = std::pin::pin!(async {
+            let later = caller(SystemTime::now() + Duration::from_secs(3600));
+            later.expired().await;
+        });
+        assert!(futures_util::poll!(&mut later).is_pending());
     }
 }

@@ -12,7 +12,8 @@
 //! When this process itself stood still ([`limits::STANDSTILL`]), it settles as after a start: the streams that broke
 //! meanwhile may be its own doing, so until it has settled a broken stream does not make its member silent.
 
-mod contracts;
+mod claimed;
+mod claiming;
 #[cfg(test)]
 mod tests;
 
@@ -28,7 +29,9 @@ use weft_contracts::weft::{
 };
 use weft_mesh::{limits, names::ServiceName};
 
-use contracts::Claims;
+use crate::claims::{Claims, Denied, is_address};
+use claimed::{Claim, Claimed};
+use claiming::claims_of;
 
 /// The SHA-256 of a descriptor set.
 pub(crate) type Digest = [u8; 32];
@@ -61,8 +64,8 @@ pub(crate) struct Joined {
     pub(crate) session: Session,
     /// It took the place of an older announcement of the same endpoint.
     pub(crate) is_again: bool,
-    /// Contracts that another service had before, and keeps.
-    pub(crate) contested: Vec<(String, ServiceName)>,
+    /// What of its claims was refused.
+    pub(crate) denied: Denied,
 }
 
 /// Why an announcement was not taken.
@@ -74,6 +77,10 @@ pub(crate) enum Refusal {
     TooManyEndpoints { service: ServiceName },
     #[error("the mesh has {} services, which is the limit", limits::SERVICES_KNOWN)]
     TooManyServices,
+    #[error("{service} would have more than {} contracts together", limits::CONTRACTS_PER_SERVICE)]
+    TooManyContracts { service: ServiceName },
+    #[error("{service} would be called at more than {} addresses together", limits::ADDRESSES_PER_SERVICE)]
+    TooManyAddresses { service: ServiceName },
 }
 
 /// The session is over: its endpoint was evicted, or announced anew by another stream.
@@ -107,8 +114,7 @@ struct Member {
     /// As watchers see it.
     endpoint: Endpoint,
     protocol: Protocol,
-    contracts: BTreeSet<String>,
-    addresses: BTreeSet<String>,
+    claims: Vec<Claim>,
     descriptors: Option<Digest>,
     policy: Option<Arc<ServicePolicy>>,
     /// The number of its session: the highest is the newest announcement.
@@ -125,9 +131,11 @@ struct Entry {
     /// Those of the newest member whose descriptors are known, and what they say: until those of a new version have
     /// come, and when they are refused, what held before holds on.
     described: Option<(Digest, Arc<ServicePolicy>)>,
-    /// Of all members together, as while a new version rolls out both are there.
-    contracts: BTreeSet<String>,
-    addresses: BTreeSet<String>,
+    /// Of all members, or of the last one when all have gone.
+    claimed: Claimed,
+    /// Its claims, and of these its contracts, are others than when watchers were last told, and its policy made.
+    has_new_claims: bool,
+    has_new_contracts: bool,
     policy: ServicePolicy,
     empty_since: Option<Instant>,
 }
@@ -167,16 +175,26 @@ impl Registry {
         }
     }
 
+    /// What is written of claims, and what was pinned before: for a registry that has no service yet.
+    pub(crate) fn with_claims(self, claims: Claims) -> Self {
+        Self { claims, ..self }
+    }
+
     /// Takes an endpoint in, or takes its newer announcement in place of the older.
     pub(crate) fn announce(&mut self, announcement: Announcement, now: Instant) -> Result<Joined, Refusal> {
-        let Announcement { service, endpoint, protocol, contracts, addresses, descriptors, policy } = announcement;
         self.look_at_clock(now);
-        self.check_room(&service, &endpoint)?;
+        self.check_room(&announcement)?;
+        let claims = claims_of(&announcement);
+        let denied = self.judge(&announcement.service, &claims, now);
+        let Announcement { service, endpoint, protocol, descriptors, policy, .. } = announcement;
         self.sessions += 1;
         let session = Session { service: service.clone(), endpoint: endpoint.id.clone(), number: self.sessions };
         self.ids.insert(endpoint.id.clone(), service.clone());
         let is_new = !self.services.contains_key(&service);
         let entry = self.services.entry(service.clone()).or_insert_with(|| Entry::new(protocol));
+        // What is remembered of a service whose members have all gone is what it claims no longer.
+        let remembered = if entry.members.is_empty() { std::mem::take(&mut entry.claimed) } else { Claimed::default() };
+        let (claims, new) = entry.claimed.add(claims.into_iter());
         // A sidecar that was started again listens where its predecessor did, which can't be there any more.
         let replaced: Vec<String> = entry
             .members
@@ -184,15 +202,17 @@ impl Registry {
             .filter(|m| m.endpoint.address == endpoint.address && m.endpoint.id != endpoint.id)
             .map(|m| m.endpoint.id.clone())
             .collect();
+        let mut lost = Vec::new();
         for id in &replaced {
-            entry.members.remove(id);
+            if let Some(member) = entry.members.remove(id) {
+                lost.extend(entry.claimed.remove(&member.claims));
+            }
             self.ids.remove(id);
         }
         let member = Member {
             endpoint: endpoint.clone(),
             protocol,
-            contracts: contracts.clone(),
-            addresses,
+            claims: claims.clone(),
             descriptors,
             policy,
             session: session.number,
@@ -200,36 +220,19 @@ impl Registry {
             heard: now,
         };
         let before = entry.members.insert(endpoint.id.clone(), member);
+        if let Some(before) = &before {
+            lost.extend(entry.claimed.remove(&before.claims));
+        }
+        lost.extend(remembered.names().filter(|name| !entry.claimed.contains(name)).map(Arc::from));
         if is_new {
             self.bump();
             self.events.push(Event::Service(service.clone()));
         } else if !replaced.is_empty() || before.as_ref().is_none_or(|b| b.endpoint != endpoint) {
             self.emit_change(&service, vec![endpoint], replaced);
         }
+        self.change_claims(&service, &claims, &new, &lost, now);
         self.refresh(&service, now);
-        let contested = contracts.into_iter().filter_map(|contract| {
-            let owner = self.claims.owner(&contract).filter(|owner| **owner != service)?.clone();
-            Some((contract, owner))
-        });
-        Ok(Joined { contested: contested.collect(), session, is_again: before.is_some() })
-    }
-
-    fn check_room(&self, service: &ServiceName, endpoint: &Endpoint) -> Result<(), Refusal> {
-        if let Some(owner) = self.ids.get(&endpoint.id)
-            && owner != service
-        {
-            return Err(Refusal::TakenId { id: endpoint.id.clone(), owner: owner.clone() });
-        }
-        match self.services.get(service) {
-            None if self.services.len() >= limits::SERVICES_KNOWN => Err(Refusal::TooManyServices),
-            Some(entry)
-                if entry.members.len() >= limits::ENDPOINTS_PER_SERVICE
-                    && !entry.members.contains_key(&endpoint.id) =>
-            {
-                Err(Refusal::TooManyEndpoints { service: service.clone() })
-            }
-            _ => Ok(()),
-        }
+        Ok(Joined { denied, session, is_again: before.is_some() })
     }
 
     /// A member lives; `Unspecified` says nothing new of its health.
@@ -352,10 +355,11 @@ impl Registry {
         let over: Vec<ServiceName> =
             self.services.iter().filter(|(_, entry)| is_over(entry)).map(|(name, _)| name.clone()).collect();
         for service in over {
-            self.services.remove(&service);
+            let entry = self.services.remove(&service);
             self.bump();
             self.events.push(Event::Service(service.clone()));
-            self.update_claims(&service);
+            let lost: Vec<Arc<str>> = entry.iter().flat_map(|entry| entry.claimed.names()).map(Arc::from).collect();
+            self.change_claims(&service, &[], &[], &lost, now);
         }
     }
 
@@ -392,7 +396,12 @@ impl Registry {
             policy: Some(entry.policy.clone()),
             version: Some(self.version),
             complete: self.is_settled,
-            addresses: entry.addresses.iter().cloned().collect(),
+            addresses: entry
+                .claimed
+                .addresses()
+                .filter(|address| self.claims.owner(address) == Some(service))
+                .map(str::to_owned)
+                .collect(),
         })
     }
 
@@ -428,9 +437,15 @@ impl Registry {
 
     fn remove(&mut self, service: &ServiceName, endpoint: &str, now: Instant) {
         if let Some(entry) = self.services.get_mut(service) {
-            entry.members.remove(endpoint);
+            let member = entry.members.remove(endpoint);
+            // Of the last one it is remembered, so that callers hear `no-endpoint` and not `no-such-service`.
+            let lost = match member {
+                Some(member) if !entry.members.is_empty() => entry.claimed.remove(&member.claims),
+                _ => Vec::new(),
+            };
             self.ids.remove(endpoint);
             self.emit_change(service, Vec::new(), vec![endpoint.to_owned()]);
+            self.change_claims(service, &[], &[], &lost, now);
             self.refresh(service, now);
         }
     }
@@ -453,42 +468,27 @@ impl Registry {
             let protocol = newest.protocol;
             let is_other_protocol = std::mem::replace(&mut entry.protocol, protocol) != protocol;
             let described = entry.members.values().filter(|m| m.policy.is_some()).max_by_key(|m| m.session);
+            let before = entry.described.as_ref().map(|(digest, policy)| (*digest, Arc::as_ptr(policy)));
             if let Some(described) = described.and_then(|m| Some((m.descriptors?, m.policy.clone()?))) {
                 entry.described = Some(described);
             } else if entry.members.values().all(|m| m.descriptors.is_none()) {
                 entry.described = None;
             }
-            entry.contracts = entry.members.values().flat_map(|m| &m.contracts).cloned().collect();
-            let addresses = entry.members.values().flat_map(|m| &m.addresses).cloned().collect();
-            let are_other_addresses = std::mem::replace(&mut entry.addresses, addresses) != entry.addresses;
             entry.empty_since = None;
-            let policy = contracts::policy_of(&entry.contracts, entry.described.as_ref().map(|(_, policy)| &**policy));
-            let is_other_policy = std::mem::replace(&mut entry.policy, policy.clone()) != policy;
-            if is_other_protocol || is_other_policy || are_other_addresses {
+            let is_redescribed = before != entry.described.as_ref().map(|(digest, p)| (*digest, Arc::as_ptr(p)));
+            let has_new_claims = std::mem::take(&mut entry.has_new_claims);
+            // A policy may be large, and endpoints come and go often.
+            if std::mem::take(&mut entry.has_new_contracts) || is_redescribed {
+                entry.policy = entry.claimed.policy(entry.described.as_ref().map(|(_, policy)| &**policy));
+            }
+            if is_other_protocol || is_redescribed || has_new_claims {
                 self.bump();
                 self.events.push(Event::Service(service.clone()));
             }
         } else if entry.empty_since.is_none() {
             entry.empty_since = Some(now);
         }
-        self.update_claims(service);
     }
-
-    fn update_claims(&mut self, service: &ServiceName) {
-        let claimed =
-            self.services.get(service).map_or_else(BTreeSet::new, |entry| &entry.contracts | &entry.addresses);
-        let is_alive = |name: &ServiceName| self.services.get(name).is_some_and(|e| !e.members.is_empty());
-        let moved = self.claims.update(service, &claimed, is_alive);
-        if !moved.is_empty() {
-            self.bump();
-        }
-        self.events.extend(moved.into_iter().map(Event::Contract));
-    }
-}
-
-/// Addresses and contracts are claimed alike, and never look alike.
-pub(crate) fn is_address(claim: &str) -> bool {
-    claim.contains(':')
 }
 
 impl Entry {
@@ -497,9 +497,10 @@ impl Entry {
             members: BTreeMap::new(),
             protocol,
             described: None,
-            contracts: BTreeSet::new(),
-            addresses: BTreeSet::new(),
-            policy: contracts::policy_of(&BTreeSet::new(), None),
+            policy: Claimed::default().policy(None),
+            claimed: Claimed::default(),
+            has_new_claims: false,
+            has_new_contracts: false,
             empty_since: None,
         }
     }

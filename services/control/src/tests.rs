@@ -1,5 +1,7 @@
 //! The control plane as sidecars meet it: real sockets, real TLS.
 
+mod hostile;
+
 use std::{net::SocketAddr, path::Path, time::Duration};
 
 use bytes::Bytes;
@@ -34,7 +36,7 @@ use weft_mesh::{
     tls::{self, Svid, TrustBundle, WorkloadKey},
 };
 
-use crate::{Args, ca::Ca, join_token, run::ControlPlane};
+use crate::{Args, admission::Budget, ca::Ca, join_token, run::ControlPlane};
 
 const HOUR: Duration = Duration::from_secs(3600);
 /// For what happens at once when all is well.
@@ -51,16 +53,23 @@ struct Running {
 
 impl Running {
     async fn start(state_dir: &Path) -> Self {
+        Self::start_with(state_dir, Budget::of_files(1 << 20)).await
+    }
+
+    async fn start_with(state_dir: &Path, budget: Budget) -> Self {
         tls::install_crypto_provider();
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let args = Args {
             state_dir: state_dir.to_owned(),
             listen: any,
             dashboard: any,
+            dashboard_host: Vec::new(),
+            remote_spans: false,
+            services: None,
             trust_domain: "weft.test".parse().unwrap(),
             log_format: LogFormat::Text,
         };
-        let control_plane = ControlPlane::bind(&args).await.unwrap();
+        let control_plane = ControlPlane::bind(&args, budget).await.unwrap();
         let (grpc, dashboard) = control_plane.addresses();
         let stop = CancellationToken::new();
         let serving = tokio::spawn(control_plane.serve(stop.clone()));
@@ -100,7 +109,10 @@ impl Running {
     async fn sign(&self, channel: Channel, join_token: String) -> Result<Svid, Status> {
         let key = WorkloadKey::generate().unwrap();
         let csr_der = Bytes::from(key.signing_request().unwrap());
-        let signed = IdentityClient::new(channel).sign(SignRequest { csr_der, join_token }).await?.into_inner();
+        let signed = IdentityClient::new(channel)
+            .sign(SignRequest { csr_der, join_token, ..SignRequest::default() })
+            .await?
+            .into_inner();
         let bundle = TrustBundle::from_der(signed.bundle_der.iter().map(|der| der.to_vec())).unwrap();
         assert_eq!(&bundle, self.ca.bundle());
         Ok(key.into_svid(signed.chain_der.iter().map(|der| der.to_vec()).collect()).unwrap())

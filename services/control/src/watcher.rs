@@ -12,12 +12,14 @@ use std::{
 use weft_contracts::weft::discovery::v1::{
     Change, ContractOwner, NotFound, WatchResponse, not_found, watch_response::What,
 };
-use weft_mesh::{
-    limits,
-    names::{ServiceName, closest},
-};
+use weft_mesh::{limits, names::ServiceName};
 
-use crate::registry::{Event, Registry, is_address};
+use crate::{
+    claims::is_address,
+    hints,
+    registry::{Event, Registry},
+    visibility::Sight,
+};
 
 /// The watcher follows [`limits::SERVICES_WATCHED`] services and contracts already.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -58,26 +60,55 @@ struct Asked {
 enum Item {
     Service(ServiceName),
     Contract(String),
-    /// A name that no service can have is answered once.
-    Impossible(String),
+    /// A name that no service, or no contract, can have is answered once.
+    Impossible(not_found::What),
 }
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Watcher {
     services: HashMap<ServiceName, Followed>,
     contracts: HashMap<String, Asked>,
     /// For whom something waits, each once, in the order in which it came.
     queue: VecDeque<Item>,
+    /// How often it may be told the closest name until it gets more of these.
+    hints: u32,
+    sight: Sight,
+}
+
+impl Default for Watcher {
+    fn default() -> Self {
+        Self::new(Sight::default())
+    }
 }
 
 impl Watcher {
+    /// One that is told of what is in its sight, and of all else that it is not there.
+    pub(crate) fn new(sight: Sight) -> Self {
+        let (services, contracts, queue) = Default::default();
+        Self { services, contracts, queue, hints: limits::HINTS_PER_SECOND, sight }
+    }
+
+    /// A second has passed.
+    pub(crate) fn allow_hints(&mut self) {
+        self.hints = limits::HINTS_PER_SECOND;
+    }
+
+    /// Answers once that there is no such thing, nor can there be.
+    pub(crate) fn answer_impossible(&mut self, what: not_found::What) {
+        self.queue.push_back(Item::Impossible(what));
+    }
+
     /// Follows a service by its full name, and tells all of it.
     pub(crate) fn subscribe_service(&mut self, name: &str) -> Result<(), TooManyWatched> {
         let Ok(service) = ServiceName::parse(name) else {
-            self.queue.push_back(Item::Impossible(name.to_owned()));
+            self.answer_impossible(not_found::What::Service(name.to_owned()));
             return Ok(());
         };
+        if !self.sight.sees(&service) {
+            self.answer_impossible(not_found::What::Service(name.to_owned()));
+            return Ok(());
+        }
         if !self.services.contains_key(&service) {
             self.check_room()?;
         }
@@ -85,7 +116,8 @@ impl Watcher {
         Ok(())
     }
 
-    /// Follows a contract, and with it the service that implements it.
+    /// Follows a contract, or an address, and with it the service that implements it or is called there. The name is a
+    /// possible one.
     pub(crate) fn subscribe_contract(&mut self, contract: &str) -> Result<(), TooManyWatched> {
         if !self.contracts.contains_key(contract) {
             self.check_room()?;
@@ -190,7 +222,7 @@ impl Watcher {
             let what = match self.queue.pop_front()? {
                 Item::Service(service) => self.next_of_service(service, registry),
                 Item::Contract(contract) => self.next_of_contract(contract, registry),
-                Item::Impossible(name) => Some(no_service(name, registry)),
+                Item::Impossible(what) => Some(self.no_such(what, registry)),
             };
             if let Some(what) = what {
                 return Some(WatchResponse { what: Some(what) });
@@ -214,47 +246,46 @@ impl Watcher {
         followed.is_known = snapshot.is_some();
         Some(match snapshot {
             Some(snapshot) => What::Snapshot(snapshot),
-            None => no_service(service.to_string(), registry),
+            None => {
+                // There is no end of names that nothing has: one is not followed once that is sure.
+                if registry.is_settled() {
+                    self.services.remove(&service);
+                }
+                self.no_such(not_found::What::Service(service.to_string()), registry)
+            }
         })
     }
 
     fn next_of_contract(&mut self, contract: String, registry: &Registry) -> Option<What> {
         let asked = self.contracts.get_mut(&contract)?;
         asked.is_pending = false;
-        asked.owner = registry.owner(&contract).cloned();
+        asked.owner = registry.owner(&contract).filter(|owner| self.sight.sees(owner)).cloned();
         Some(match asked.owner.clone() {
             Some(owner) => {
                 let service = owner.to_string();
                 self.owe_snapshot(owner);
                 What::Owner(ContractOwner { contract, service })
             }
-            None if is_address(&contract) => {
-                // There is no end of addresses at which nobody is: one is not followed once that is sure.
+            None => {
                 if registry.is_settled() {
                     self.contracts.remove(&contract);
                 }
-                What::NotFound(NotFound {
-                    closest: String::new(),
-                    what: Some(not_found::What::Contract(contract)),
-                    complete: registry.is_settled(),
-                })
+                self.no_such(not_found::What::Contract(contract), registry)
             }
-            None => What::NotFound(NotFound {
-                closest: closest(&contract, registry.contract_names()).unwrap_or_default().to_owned(),
-                what: Some(not_found::What::Contract(contract)),
-                complete: registry.is_settled(),
-            }),
         })
     }
-}
 
-fn no_service(name: String, registry: &Registry) -> What {
-    let known = registry.service_names().map(ServiceName::as_str);
-    What::NotFound(NotFound {
-        closest: closest(&name, known).unwrap_or_default().to_owned(),
-        what: Some(not_found::What::Service(name)),
-        complete: registry.is_settled(),
-    })
+    fn no_such(&mut self, what: not_found::What, registry: &Registry) -> What {
+        let hint = match &what {
+            not_found::What::Contract(address) if is_address(address) => None,
+            _ if self.hints == 0 => None,
+            not_found::What::Service(name) => Some(hints::service(name, registry, &self.sight)),
+            not_found::What::Contract(name) => Some(hints::contract(name, registry, &self.sight)),
+        };
+        self.hints -= u32::from(hint.is_some());
+        let closest = hint.flatten().unwrap_or_default();
+        What::NotFound(NotFound { closest, what: Some(what), complete: registry.is_settled() })
+    }
 }
 
 #[cfg(test)]
@@ -262,5 +293,10 @@ impl Watcher {
     /// Whether a contract is followed.
     pub(crate) fn asks_for(&self, contract: &str) -> bool {
         self.contracts.contains_key(contract)
+    }
+
+    /// Whether a service is followed.
+    pub(crate) fn follows(&self, service: &str) -> bool {
+        self.services.contains_key(&ServiceName::parse(service).expect("a service's name"))
     }
 }

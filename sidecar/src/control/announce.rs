@@ -11,16 +11,16 @@ use tokio::{
     time::{Instant, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Status, Streaming};
+use tonic::{Status, Streaming, transport::Channel};
 use weft_contracts::weft::discovery::v1::{
-    Announce, AnnounceRequest, AnnounceResponse, Deregister, Endpoint, Health, Heartbeat, Protocol,
+    Announce, AnnounceRequest, AnnounceResponse, ContestedClaim, Deregister, Endpoint, Health, Heartbeat, Protocol,
     announce_request::What, registry_client::RegistryClient,
 };
 use weft_mesh::{limits, names::ServiceName};
 
 use super::{
     Control,
-    channel::CALL_TIMEOUT,
+    channel::{CALL_TIMEOUT, next_channel},
     retry::{Backoff, Trouble, status},
 };
 use crate::{args::AppProtocol, shared::Phase};
@@ -29,6 +29,8 @@ use crate::{args::AppProtocol, shared::Phase};
 const MESSAGES_QUEUED: usize = 8;
 /// How long a sidecar that leaves waits for the registry to have seen it.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
+/// After so long it is tried again to announce with the renewed identity; the older announcement holds meanwhile.
+const RENEWAL_PAUSE: Duration = Duration::from_secs(10);
 /// No control plane makes sidecars chatter faster than that.
 const SHORTEST_HEARTBEAT: Duration = Duration::from_millis(100);
 
@@ -117,11 +119,16 @@ struct Session {
     answers: Streaming<AnnounceResponse>,
     health: watch::Receiver<Health>,
     heartbeat_interval: Duration,
+    /// Another channel means that the identity was renewed.
+    channels: watch::Receiver<Option<Channel>>,
+    /// When to announce anew, because of that.
+    renew_at: Option<Instant>,
 }
 
 impl Session {
     async fn open(control: &Control, front: &Front) -> Result<Self, Status> {
-        let channel = control.plane.ready().await;
+        let mut channels = control.plane.channels();
+        let channel = next_channel(&mut channels).await;
         let mut health = control.health.subscribe();
         let announce = front.announce(control, announced(*health.borrow_and_update()))?;
         let (requests, queue) = mpsc::channel(MESSAGES_QUEUED);
@@ -131,7 +138,37 @@ impl Session {
             client.announce(ReceiverStream::new(queue)).await
         };
         let answers = timeout(CALL_TIMEOUT, opening).await.map_err(|_| Status::deadline_exceeded("no answer"))??;
-        Ok(Self { requests, answers: answers.into_inner(), health, heartbeat_interval: limits::HEARTBEAT_INTERVAL })
+        Ok(Self {
+            requests,
+            answers: answers.into_inner(),
+            health,
+            heartbeat_interval: limits::HEARTBEAT_INTERVAL,
+            channels,
+            renew_at: None,
+        })
+    }
+
+    /// Announces anew with the renewed identity, as the control plane ends the older stream when the older one expires.
+    /// That stream stays until the new announcement is answered and has taken its place, so nobody misses the endpoint.
+    async fn renew(&mut self, control: &Control, front: &Front) {
+        let renewing = async {
+            let mut newer = Self::open(control, front).await?;
+            let answer = timeout(CALL_TIMEOUT, newer.answers.message()).await;
+            let answer = answer.map_err(|_| Status::deadline_exceeded("no answer"))??;
+            newer.take(answer.ok_or_else(|| Status::unavailable("the stream ended"))?, control, front).await?;
+            Ok::<_, Status>(newer)
+        };
+        let renewed = tokio::select! {
+            renewed = renewing => renewed,
+            () = control.shared.reached(Phase::Draining) => return,
+        };
+        match renewed {
+            Ok(newer) => *self = newer,
+            Err(error) => {
+                tracing::debug!(error = status(&error), "can't announce with the renewed identity yet");
+                self.renew_at = Some(Instant::now() + RENEWAL_PAUSE);
+            }
+        }
     }
 
     async fn run(&mut self, control: &Control, front: &Front) -> Result<Ended, Status> {
@@ -145,8 +182,18 @@ impl Session {
                     continue;
                 }
                 () = tokio::time::sleep_until(heartbeat_at) => {}
-                // The sender lives as long as `control`.
+                // The senders live as long as `control`.
                 _ = self.health.changed() => {}
+                _ = self.channels.changed() => {
+                    self.renew_at = Some(Instant::now());
+                    continue;
+                }
+                () = due(self.renew_at) => {
+                    self.renew_at = None;
+                    self.renew(control, front).await;
+                    heartbeat_at = Instant::now();
+                    continue;
+                }
                 () = control.shared.reached(Phase::Draining) => return Ok(self.leave().await),
             }
             let health = announced(*self.health.borrow_and_update());
@@ -168,6 +215,13 @@ impl Session {
             let why = answer.descriptors_refused;
             tracing::error!(why, "the control plane can't use the descriptors of the local service");
         }
+        for ContestedClaim { claim, owner } in &answer.contested {
+            tracing::warn!(claim, owner, "the local service is not called by this: it belongs to another");
+        }
+        if answer.claims_without_room > 0 {
+            let claims = answer.claims_without_room;
+            tracing::warn!(claims, "the local service is not called by all that it claims: too many are pinned");
+        }
         control.was_announced.store(true, Relaxed);
         Ok(())
     }
@@ -183,6 +237,14 @@ impl Session {
             tracing::warn!("the control plane did not confirm that this endpoint left");
         }
         Ended::Left
+    }
+}
+
+/// Waits for a time; for ever where there is none.
+async fn due(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 

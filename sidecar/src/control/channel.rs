@@ -44,8 +44,9 @@ impl ControlPlane {
         Ok(Self { uri: uri.clone(), id, channel: watch::Sender::new(None) })
     }
 
-    /// From now on, calls and new streams show this identity. Streams that run go on as they are: a certificate is
-    /// looked at when a connection is made, and to break them would take the endpoint out of the mesh for a moment.
+    /// From now on, calls and new streams show this identity. Streams that run go on as they are, until the control plane
+    /// ends them when the certificate of their connection expires. Whoever would be missed opens a new one before that:
+    /// see [`Self::channels`].
     pub(crate) fn use_identity(&self, identity: &Identity) -> Result<(), TlsSetupError> {
         let channel = self.connect_lazily(identity.client(&self.id)?);
         self.channel.send_replace(Some(channel));
@@ -59,13 +60,12 @@ impl ControlPlane {
 
     /// A channel that shows the own identity, as soon as there is one.
     pub(crate) async fn ready(&self) -> Channel {
-        let mut channels = self.channel.subscribe();
-        let ready = channels.wait_for(Option::is_some).await.ok().and_then(|channel| channel.clone());
-        match ready {
-            Some(channel) => channel,
-            // Only when the sender is gone, and `self` holds it.
-            None => std::future::pending().await,
-        }
+        next_channel(&mut self.channels()).await
+    }
+
+    /// The channels that show the own identity: another each time when that has changed.
+    pub(crate) fn channels(&self) -> watch::Receiver<Option<Channel>> {
+        self.channel.subscribe()
     }
 
     /// A channel that shows no identity, for who brings a join token.
@@ -85,6 +85,16 @@ impl ControlPlane {
             .keep_alive_timeout(limits::KEEP_ALIVE_TIMEOUT)
             .keep_alive_while_idle(true)
             .connect_with_connector_lazy(connector)
+    }
+}
+
+/// The newest channel, as soon as there is one; it counts as seen.
+pub(crate) async fn next_channel(channels: &mut watch::Receiver<Option<Channel>>) -> Channel {
+    let newest = channels.wait_for(Option::is_some).await.ok().and_then(|channel| channel.clone());
+    match newest {
+        Some(channel) => channel,
+        // Only when the sender is gone, and with it all that is controlled.
+        None => std::future::pending().await,
     }
 }
 

@@ -108,20 +108,38 @@ async fn by_token(control: &Control, bundle: &TrustBundle) -> anyhow::Result<Arc
         .with_context(|| format!("the join token {} can't be read", file.display()))?
         .trim()
         .to_owned();
-    sign(control.plane.without_identity(bundle)?, token).await
+    let proof = |_: &[u8]| Ok(SignRequest { join_token: token, ..SignRequest::default() });
+    sign(control.plane.without_identity(bundle)?, proof).await
 }
 
-/// With the own SVID as the proof; with the token where that is no longer taken.
+/// With the key of the SVID that has expired, which no handshake takes any more.
+async fn by_expired(control: &Control, current: &Identity) -> anyhow::Result<Arc<Identity>> {
+    let svid = &current.svid;
+    let proof = |csr_der: &[u8]| {
+        let expired_svid_proof = svid.prove_late(csr_der)?.into();
+        Ok(SignRequest { expired_svid_der: svid.leaf().to_vec().into(), expired_svid_proof, ..SignRequest::default() })
+    };
+    sign(control.plane.without_identity(&current.bundle)?, proof).await
+}
+
+/// With the own SVID as the proof; with the token where that is no longer taken; and when the SVID has expired, and the
+/// token with it, with the SVID's key.
 async fn renew(control: &Control, current: &Identity) -> anyhow::Result<Arc<Identity>> {
     let by_svid = match control.plane.channel() {
-        Some(channel) => sign(channel, String::new()).await,
+        Some(channel) => sign(channel, |_| Ok(SignRequest::default())).await,
         None => Err(anyhow::anyhow!("there is no channel that shows the SVID")),
     };
     let renewed = match by_svid {
         Ok(renewed) => renewed,
-        Err(error) => {
-            by_token(control, &current.bundle).await.with_context(|| format!("by its SVID: {error:#}; by its token"))?
-        }
+        Err(by_svid) => match by_token(control, &current.bundle).await {
+            Ok(renewed) => renewed,
+            Err(by_token) if SystemTime::now() < current.svid.not_after() => {
+                return Err(by_token.context(format!("by its SVID: {by_svid:#}; by its token")));
+            }
+            Err(by_token) => by_expired(control, current).await.with_context(|| {
+                format!("by its SVID: {by_svid:#}; by its token: {by_token:#}; by the key of its expired SVID")
+            })?,
+        },
     };
     if renewed.svid.id() != current.svid.id() {
         bail!("the control plane answers with {}, but this is {}", renewed.svid.id(), current.svid.id());
@@ -129,9 +147,14 @@ async fn renew(control: &Control, current: &Identity) -> anyhow::Result<Arc<Iden
     Ok(renewed)
 }
 
-async fn sign(channel: Channel, join_token: String) -> anyhow::Result<Arc<Identity>> {
+/// Has a new key signed. `proof` makes, of the signing request, the message that proves who asks.
+async fn sign(
+    channel: Channel,
+    proof: impl FnOnce(&[u8]) -> anyhow::Result<SignRequest>,
+) -> anyhow::Result<Arc<Identity>> {
     let key = WorkloadKey::generate()?;
-    let request = SignRequest { csr_der: key.signing_request()?.into(), join_token };
+    let csr_der = key.signing_request()?;
+    let request = SignRequest { csr_der: csr_der.clone().into(), ..proof(&csr_der)? };
     let mut client = client(channel);
     let answer = timeout(CALL_TIMEOUT, client.sign(request)).await.context("the control plane did not answer")?;
     let answer = answer.map_err(|s| anyhow::anyhow!("{}", status(&s)))?.into_inner();

@@ -1,4 +1,5 @@
-//! HTTP for the admin and metrics ports: connections taken, bounded in number and time.
+//! HTTP for the admin and metrics ports: connections taken, bounded in number and time. Neither many nor idle ones keep a
+//! probe out.
 
 use std::{
     sync::{
@@ -8,7 +9,12 @@ use std::{
     time::Duration,
 };
 
-use axum::Router;
+use axum::{
+    Router,
+    extract::{Request, State},
+    middleware::{Next, from_fn_with_state},
+    response::Response,
+};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
@@ -16,10 +22,13 @@ use hyper_util::{
 };
 use tokio::{
     net::{TcpListener, TcpStream},
-    task::JoinSet,
+    task::{AbortHandle, JoinSet},
     time::{sleep, timeout},
 };
-use weft_mesh::limits;
+use weft_mesh::{
+    limits,
+    seats::{Seats, Traffic},
+};
 
 use super::Control;
 
@@ -41,18 +50,24 @@ pub(super) async fn serve(
     count: impl Fn(&Connections) -> &AtomicUsize,
 ) -> anyhow::Result<()> {
     let mut connections = JoinSet::new();
+    let mut seats: Seats<AbortHandle> = Seats::new(limits::ADMIN_CONNECTIONS);
     loop {
-        count(&control.connections).store(connections.len(), Relaxed);
+        count(&control.connections).store(seats.len(), Relaxed);
         tokio::select! {
-            Some(ended) = connections.join_next() => if let Err(error) = ended {
-                control.look_at(&error);
+            Some(ended) = connections.join_next() => match ended {
+                Ok(seat) => drop(seats.leave(seat)),
+                // One that made room has given up its seat already; one that panicked has not, and makes room in time.
+                Err(error) => control.look_at(&error),
             },
             accepted = listener.accept() => match accepted {
-                Ok(_) if connections.len() >= limits::ADMIN_CONNECTIONS => {
-                    tracing::warn!(limit = limits::ADMIN_CONNECTIONS, "too many connections to the admin or metrics port");
-                }
-                Ok((stream, _)) => {
-                    connections.spawn(connection(stream, app.clone()));
+                Ok((stream, from)) => {
+                    let serving = connection(stream, app.clone());
+                    let start = |seat| connections.spawn(async move { serving.await; seat });
+                    if let Some(oldest) = seats.enter(from.ip(), start) {
+                        oldest.abort();
+                        let limit = limits::ADMIN_CONNECTIONS;
+                        tracing::debug!(limit, "too many connections to the admin or metrics port: the oldest is closed");
+                    }
                 }
                 Err(error) => {
                     tracing::warn!(%error, "the admin or metrics port could not take a connection");
@@ -61,6 +76,11 @@ pub(super) async fn serve(
             },
         }
     }
+}
+
+async fn count_request(State(traffic): State<Arc<Traffic>>, request: Request, next: Next) -> Response {
+    let _running = traffic.begin();
+    next.run(request).await
 }
 
 async fn connection(stream: TcpStream, app: Router) {
@@ -81,7 +101,13 @@ async fn connection(stream: TcpStream, app: Router) {
         .keep_alive_timeout(limits::KEEP_ALIVE_TIMEOUT)
         .max_concurrent_streams(limits::ADMIN_STREAMS)
         .max_header_list_size(limits::ADMIN_HEADER_BYTES);
-    if let Err(error) = server.serve_connection(TokioIo::new(stream), TowerToHyperService::new(app)).await {
-        tracing::debug!(error, "a connection to the admin or metrics port ended badly");
+    let traffic = Traffic::new();
+    let app = app.layer(from_fn_with_state(Arc::clone(&traffic), count_request));
+    let serving = server.serve_connection(TokioIo::new(stream), TowerToHyperService::new(app));
+    tokio::select! {
+        result = serving => if let Err(error) = result {
+            tracing::debug!(error, "a connection to the admin or metrics port ended badly");
+        },
+        () = traffic.idle_for(limits::ADMIN_IDLE) => {}
     }
 }

@@ -8,7 +8,10 @@ use axum::{
 use serde_json::{Map, Value, json};
 use weft_contracts::weft::{discovery::v1::Service, policy::v1::Method};
 
-use super::words::{health, idempotency, nano, origin, protocol};
+use super::{
+    Contest,
+    words::{health, idempotency, nano, origin, protocol},
+};
 use crate::traces::{Attributes, Counts, Parent, Row, Stored, Summary, Tree};
 
 /// `{"error": why}`.
@@ -73,6 +76,11 @@ fn span(row: &Row) -> Value {
 
 fn attributes(attributes: &Attributes) -> Map<String, Value> {
     attributes.iter().cloned().collect()
+}
+
+/// `/api/claims`
+pub(super) fn claims(contests: &[Contest]) -> Response {
+    Json(json!({ "contested": contests })).into_response()
 }
 
 /// `/api/services`

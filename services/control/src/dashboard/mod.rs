@@ -2,12 +2,15 @@
 //! spans come in, all on one port.
 //!
 //! [`serve()`] takes connections, HTTP/1.1 and HTTP/2; the routes are in this file; `pages` makes the HTML, which
-//! works without a script, and `json` the JSON. There is no log-in: it listens on loopback unless told otherwise.
+//! works without a script, and `json` the JSON. There is no log-in: it listens on loopback unless told otherwise, and
+//! `access` says who may ask what.
 //! What is shown comes from spans, so from anyone who can send one: maud escapes every text, and the pages' content
 //! security policy lets nothing run or load but the two files in `assets/`.
 
+mod access;
 mod format;
 mod json;
+mod metrics;
 mod pages;
 mod serve;
 mod words;
@@ -29,12 +32,43 @@ use weft_mesh::limits;
 
 use crate::traces::{self, Filter, Store, TraceId};
 
+pub use access::Access;
 pub use serve::serve;
+
+/// A contract or address that one identity has and another claims.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Contest {
+    /// The contract's full name, or `IP:PORT`.
+    pub claim: String,
+    /// Whose it is, as a SPIFFE ID.
+    pub owner: String,
+    /// Who claims it, as a SPIFFE ID.
+    pub claimant: String,
+}
+
+/// What the control plane counts.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Figures {
+    /// Contracts and virtual addresses that are pinned to an identity.
+    pub claims_pinned: u64,
+    /// Claims that were refused since the start.
+    pub claims_refused: u64,
+}
 
 /// What the dashboard shows of the mesh.
 pub trait Catalog: Send + Sync {
     /// Every service that is known, sorted by name.
     fn services(&self) -> Vec<Service>;
+
+    /// Claims that were refused because they are another's.
+    fn contests(&self) -> Vec<Contest> {
+        Vec::new()
+    }
+
+    /// For `/metrics`.
+    fn figures(&self) -> Figures {
+        Figures::default()
+    }
 
     /// Whether `/readyz` says so.
     fn is_ready(&self) -> bool {
@@ -47,12 +81,18 @@ pub trait Catalog: Send + Sync {
 pub struct State {
     store: Arc<Store>,
     catalog: Arc<dyn Catalog>,
+    access: Arc<Access>,
 }
 
 impl State {
     /// A dashboard on this store and this catalog.
     pub fn new(store: Arc<Store>, catalog: Arc<dyn Catalog>) -> Self {
-        Self { store, catalog }
+        Self { store, catalog, access: Arc::default() }
+    }
+
+    /// The same, for whoever is allowed besides the usual.
+    pub fn with_access(self, access: Access) -> Self {
+        Self { access: Arc::new(access), ..self }
     }
 }
 
@@ -76,6 +116,7 @@ fn routes(state: State) -> Router {
         .route("/traces", get(trace_list))
         .route("/traces/{id}", get(trace))
         .route("/api/services", get(async |Shared(state): Shared<State>| json::services(&state.catalog.services())))
+        .route("/api/claims", get(async |Shared(state): Shared<State>| json::claims(&state.catalog.contests())))
         .route("/api/traces", get(api_traces))
         .route("/api/traces/{id}", get(api_trace))
         .route("/assets/weft.css", asset("text/css; charset=utf-8", CSS))
@@ -83,17 +124,21 @@ fn routes(state: State) -> Router {
         .route("/assets/weft.svg", asset("image/svg+xml", ICON))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(readyz))
+        .route("/metrics", get(async |Shared(state): Shared<State>| metrics::answer(state.catalog.figures())))
         .route_service(&format!("/{SERVICE_NAME}/{{*method}}"), traces::receiver(state.store.clone()))
         .fallback(unknown)
-        .layer(middleware::from_fn(guard))
+        .layer(middleware::from_fn_with_state(state.clone(), guard))
         .with_state(state)
 }
 
-/// Around every request: a time limit, and the headers that keep what spans say from doing anything.
-async fn guard(request: Request, next: Next) -> Response {
-    let mut response = match tokio::time::timeout(limits::DASHBOARD_TIMEOUT, next.run(request)).await {
-        Ok(response) => response,
-        Err(_) => (StatusCode::REQUEST_TIMEOUT, "the request took too long\n").into_response(),
+/// Around every request: who may ask, a time limit, and the headers that keep what spans say from doing anything.
+async fn guard(Shared(state): Shared<State>, request: Request, next: Next) -> Response {
+    let mut response = match refusal(&state.access, &request) {
+        Some(refused) => refused,
+        None => match tokio::time::timeout(limits::DASHBOARD_TIMEOUT, next.run(request)).await {
+            Ok(response) => response,
+            Err(_) => (StatusCode::REQUEST_TIMEOUT, "the request took too long\n").into_response(),
+        },
     };
     const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; \
                           connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
@@ -103,6 +148,28 @@ async fn guard(request: Request, next: Next) -> Response {
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     response
+}
+
+/// Why a request is not answered.
+fn refusal(access: &Access, request: &Request) -> Option<Response> {
+    let path = request.uri().path();
+    // A probe may call it what it likes, and learns nothing.
+    if !matches!(path, "/healthz" | "/readyz")
+        && let Err(host) = access.check_host(request.uri(), request.headers())
+    {
+        let why = format!(
+            "this dashboard is not called `{host}`: open it at an IP address or as localhost, or allow the name with \
+             --dashboard-host\n"
+        );
+        return Some((StatusCode::MISDIRECTED_REQUEST, why).into_response());
+    }
+    let is_export = path.strip_prefix('/').and_then(|path| path.strip_prefix(SERVICE_NAME)).is_some();
+    let from = request.extensions().get::<access::ClientHost>();
+    if is_export && !from.is_some_and(|from| access.takes_spans(*from)) {
+        let why = "spans are taken from this host only; --remote-spans allows others";
+        return Some(tonic::Status::permission_denied(why).into_http::<axum::body::Body>());
+    }
+    None
 }
 
 fn html(page: Markup) -> Response {
@@ -118,7 +185,8 @@ async fn readyz(Shared(state): Shared<State>) -> Response {
 
 async fn overview(Shared(state): Shared<State>) -> Response {
     let latest = state.store.list(&Filter { service: None, errors: false, name: None, limit: LIST_LATEST });
-    html(pages::overview(&state.catalog.services(), &latest, &state.store.services(), state.store.counts()))
+    let mesh = pages::Mesh { services: &state.catalog.services(), contests: &state.catalog.contests() };
+    html(pages::overview(mesh, &latest, &state.store.services(), state.store.counts()))
 }
 
 /// A list's query as it comes, every part of it optional.

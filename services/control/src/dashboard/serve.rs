@@ -1,8 +1,13 @@
 //! Connections: taken, bounded in number and time, and ended gracefully.
 
-use std::{io, time::Duration};
+use std::{io, net::IpAddr, sync::Arc, time::Duration};
 
-use axum::Router;
+use axum::{
+    Router,
+    extract::{Request, State as Shared},
+    middleware::{Next, from_fn_with_state},
+    response::Response,
+};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
@@ -11,11 +16,14 @@ use hyper_util::{
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
-    task::{JoinError, JoinSet},
+    task::{AbortHandle, JoinError, JoinSet},
 };
-use weft_mesh::limits;
+use weft_mesh::{
+    limits,
+    seats::{Seat, Seats, Traffic},
+};
 
-use super::{State, routes};
+use super::{State, access::ClientHost, routes};
 
 /// Serves the dashboard until `shutdown` is done; then what is under way may end, within
 /// [`limits::DASHBOARD_TIMEOUT`]. Dropping the future closes every connection at once.
@@ -32,17 +40,26 @@ pub async fn serve(
     let app = routes(state);
     let (stop, stopping) = watch::channel(false);
     let mut connections = JoinSet::new();
+    let mut seats: Seats<AbortHandle> = Seats::new(limits::DASHBOARD_CONNECTIONS);
     tokio::pin!(shutdown);
     loop {
         tokio::select! {
             () = &mut shutdown => break,
-            Some(ended) = connections.join_next() => look_at(ended),
-            accepted = listener.accept() => match accepted {
-                Ok(_) if connections.len() >= limits::DASHBOARD_CONNECTIONS => {
-                    tracing::warn!(limit = limits::DASHBOARD_CONNECTIONS, "too many connections to the dashboard");
+            Some(ended) = connections.join_next() => {
+                // One that made room has given up its seat already.
+                if let Some(seat) = look_at(ended) {
+                    seats.leave(seat);
                 }
-                Ok((stream, _)) => {
-                    connections.spawn(connection(stream, app.clone(), stopping.clone()));
+            }
+            accepted = listener.accept() => match accepted {
+                Ok((stream, from)) => {
+                    let serving = connection(stream, from.ip(), app.clone(), stopping.clone());
+                    let start = |seat: Seat| connections.spawn(async move { serving.await; seat });
+                    if let Some(oldest) = seats.enter(from.ip(), start) {
+                        oldest.abort();
+                        let limit = limits::DASHBOARD_CONNECTIONS;
+                        tracing::debug!(limit, "too many connections to the dashboard: the oldest is closed");
+                    }
                 }
                 Err(error) => {
                     // Of one connection that is gone already, or of file descriptors, which others must give back.
@@ -56,7 +73,7 @@ pub async fn serve(
     stop.send_replace(true);
     let all = async {
         while let Some(ended) = connections.join_next().await {
-            look_at(ended);
+            let _ = look_at(ended);
         }
     };
     if tokio::time::timeout(limits::DASHBOARD_TIMEOUT, all).await.is_err() {
@@ -65,12 +82,19 @@ pub async fn serve(
     Ok(())
 }
 
-fn look_at(ended: Result<(), JoinError>) {
-    if let Err(error) = ended
+/// The seat of a connection that has ended by itself.
+fn look_at(ended: Result<Seat, JoinError>) -> Option<Seat> {
+    if let Err(error) = &ended
         && error.is_panic()
     {
         tracing::error!(%error, "a connection to the dashboard panicked");
     }
+    ended.ok()
+}
+
+async fn count_request(Shared(traffic): Shared<Arc<Traffic>>, request: Request, next: Next) -> Response {
+    let _running = traffic.begin();
+    next.run(request).await
 }
 
 /// Waits for the word to stop, or for the one who would give it to be gone.
@@ -79,7 +103,7 @@ async fn told(stopping: &mut watch::Receiver<bool>) {
 }
 
 /// One connection's life.
-async fn connection(stream: TcpStream, app: Router, mut stopping: watch::Receiver<bool>) {
+async fn connection(stream: TcpStream, from: IpAddr, app: Router, mut stopping: watch::Receiver<bool>) {
     // hyper waits for the first bytes, which tell HTTP/1.1 from HTTP/2, without a limit.
     let mut byte = [0];
     let first = tokio::time::timeout(limits::DASHBOARD_TIMEOUT, stream.peek(&mut byte));
@@ -100,10 +124,14 @@ async fn connection(stream: TcpStream, app: Router, mut stopping: watch::Receive
         .keep_alive_timeout(limits::KEEP_ALIVE_TIMEOUT)
         .max_concurrent_streams(limits::DASHBOARD_STREAMS)
         .max_header_list_size(limits::DASHBOARD_HEADER_BYTES);
+    let traffic = Traffic::new();
+    let app =
+        app.layer(from_fn_with_state(Arc::clone(&traffic), count_request)).layer(axum::Extension(ClientHost(from)));
     let serving = server.serve_connection(TokioIo::new(stream), TowerToHyperService::new(app));
     tokio::pin!(serving);
     let result = tokio::select! {
         result = &mut serving => result,
+        () = traffic.idle_for(limits::DASHBOARD_IDLE) => return,
         () = told(&mut stopping) => {
             serving.as_mut().graceful_shutdown();
             serving.await

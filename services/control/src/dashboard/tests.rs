@@ -215,6 +215,37 @@ async fn an_export_past_its_limit_is_refused_and_the_dashboard_lives_on() {
 }
 
 #[tokio::test]
+async fn other_names_and_other_hosts_are_refused() {
+    let Running { address, .. } = &start().await;
+    let ask = async |path: &str| {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: evil.example\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        tokio::time::timeout(Duration::from_secs(60), stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+        answer
+    };
+    for path in ["/", "/traces", "/api/traces", "/api/services", "/metrics", "/assets/weft.css"] {
+        let refused = ask(path).await;
+        assert!(refused.starts_with("HTTP/1.1 421") && refused.contains("--dashboard-host"), "{path}: {refused}");
+    }
+    assert!(ask("/healthz").await.starts_with("HTTP/1.1 200"), "a probe may call it what it likes");
+
+    let state = State::new(Arc::new(Store::new()), Arc::new(Users));
+    let export = |from: [u8; 4], state: &State| {
+        let mut request = Request::new(axum::body::Body::empty());
+        *request.uri_mut() = format!("/{SERVICE_NAME}/Export").parse().unwrap();
+        request.extensions_mut().insert(access::ClientHost(std::net::IpAddr::from(from)));
+        refusal(&state.access, &request)
+    };
+    assert!(export([127, 0, 0, 1], &state).is_none());
+    let refused = export([10, 0, 0, 1], &state).unwrap();
+    assert_eq!(refused.headers()["grpc-status"], "7");
+    let open = state.with_access(Access { remote_spans: true, ..Access::default() });
+    assert!(export([10, 0, 0, 1], &open).is_none());
+}
+
+#[tokio::test]
 async fn it_stops_when_told_even_with_idle_connections() {
     let Running { address, stop, task } = start().await;
     let _silent = TcpStream::connect(&address).await.unwrap();

@@ -52,7 +52,8 @@ async fn an_address_belongs_to_the_service_that_said_so_first_and_is_no_contract
     };
     let first = registry.announce(at("users.shop", "a", 1), Instant::now()).unwrap();
     let second = registry.announce(at("orders.shop", "b", 2), Instant::now()).unwrap();
-    assert!(second.contested.is_empty(), "only contracts are worth a warning");
+    assert_eq!(second.denied.contested, [("10.96.0.1:80".to_owned(), name("users.shop"))]);
+    assert_eq!(registry.snapshot(&name("orders.shop")).unwrap().addresses, [""; 0], "it is not called there");
     assert_eq!(registry.owner("10.96.0.1:80"), Some(&name("users.shop")));
     assert_eq!(registry.contract_names().count(), 0);
     assert_eq!(registry.snapshot(&name("users.shop")).unwrap().addresses, ["10.96.0.1:80"]);
@@ -62,7 +63,7 @@ async fn an_address_belongs_to_the_service_that_said_so_first_and_is_no_contract
     let told = std::iter::from_fn(|| watcher.next(&registry)).filter_map(|told| told.what);
     assert!(told.into_iter().any(|what| matches!(what, What::Owner(owner) if owner.service == "users.shop")));
     assert!(registry.deregister(&first.session, Instant::now()));
-    assert_eq!(registry.owner("10.96.0.1:80"), Some(&name("orders.shop")), "the other one is called there now");
+    assert_eq!(registry.owner("10.96.0.1:80"), Some(&name("users.shop")), "it does not go to whoever is there");
 
     // Of addresses outside the mesh there is no end: once it is sure that nobody is there, they are forgotten.
     pass(&mut registry, limits::SETTLING_TIME).await;
@@ -226,24 +227,232 @@ async fn a_service_without_endpoints_is_remembered_for_an_hour() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_first_owner_of_a_contract_keeps_it_while_it_lives() {
+async fn a_contract_stays_its_first_owner_s_whether_or_not_that_is_there() {
     let now = Instant::now();
     let mut registry = Registry::new(1, now);
     let announce = |registry: &mut Registry, service: &str, port| {
         registry.announce(of_contracts(service, service, port, &["shop.Users"]), now).unwrap()
     };
+    let users = Some(name("users.shop"));
     let first = announce(&mut registry, "users.shop", 1);
-    assert!(first.contested.is_empty());
-    let second = announce(&mut registry, "impostor.shop", 2);
-    assert_eq!(second.contested, [("shop.Users".to_owned(), name("users.shop"))]);
+    assert!(first.denied.contested.is_empty());
+    let impostor = announce(&mut registry, "impostor.shop", 2);
+    assert_eq!(impostor.denied.contested, [("shop.Users".to_owned(), name("users.shop"))]);
+    assert_eq!(impostor.denied.listed, impostor.denied.contested);
+    let again = announce(&mut registry, "impostor.shop", 2);
+    assert!(again.denied.listed.is_empty(), "it is logged once");
+    assert_eq!(again.denied.contested.len(), 1);
     registry.stream_broken(&first.session, now);
-    assert_eq!(registry.owner("shop.Users"), Some(&name("users.shop")));
+    assert_eq!(registry.owner("shop.Users"), users.as_ref());
     registry.take_events();
     registry.deregister(&first.session, now);
-    assert_eq!(registry.owner("shop.Users"), Some(&name("impostor.shop")));
-    assert!(registry.take_events().iter().any(|e| matches!(e, Event::Contract(c) if c == "shop.Users")));
+    assert_eq!(registry.owner("shop.Users"), users.as_ref(), "its last endpoint has left");
+    announce(&mut registry, "impostor.shop", 3);
+    assert_eq!(registry.owner("shop.Users"), users.as_ref());
+    // Long after, nobody remembers that there was such a service; but what was its own is not the other's.
+    pass(&mut registry, limits::SERVICE_MEMORY).await;
+    let now = Instant::now();
+    let announce = |registry: &mut Registry, service: &str, port| {
+        registry.announce(of_contracts(service, service, port, &["shop.Users"]), now).unwrap()
+    };
+    announce(&mut registry, "impostor.shop", 4);
+    assert_eq!(registry.owner("shop.Users"), None);
     announce(&mut registry, "users.shop", 1);
-    assert_eq!(registry.owner("shop.Users"), Some(&name("impostor.shop")));
+    assert_eq!(registry.owner("shop.Users"), users.as_ref());
+    assert_eq!(registry.claims().refused(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_released_claim_goes_to_who_claims_it_and_else_to_the_next() {
+    let now = Instant::now();
+    let mut registry = Registry::new(1, now);
+    let announce = |registry: &mut Registry, service: &str, port| {
+        registry.announce(of_contracts(service, service, port, &["shop.Users"]), now).unwrap()
+    };
+    announce(&mut registry, "users.shop", 1);
+    announce(&mut registry, "people.shop", 2);
+    registry.take_events();
+    assert_eq!(registry.release("shop.Users", now), Some(name("users.shop")));
+    assert_eq!(registry.owner("shop.Users"), Some(&name("people.shop")), "it has waited for it");
+    assert!(registry.take_events().iter().any(|e| matches!(e, Event::Contract(c) if c == "shop.Users")));
+    let denied = announce(&mut registry, "users.shop", 1).denied;
+    assert_eq!(denied.contested, [("shop.Users".to_owned(), name("people.shop"))]);
+    assert_eq!(registry.release("shop.Orders", now), None);
+    // Nobody waits for this one: it stays where it is until somebody else announces it.
+    registry.announce(of_contracts("orders.shop", "o", 3, &["shop.Orders"]), now).unwrap();
+    registry.release("shop.Orders", now);
+    assert_eq!(registry.owner("shop.Orders"), Some(&name("orders.shop")));
+    registry.announce(of_contracts("next.shop", "n", 4, &["shop.Orders"]), now).unwrap();
+    assert_eq!(registry.owner("shop.Orders"), Some(&name("next.shop")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_address_of_a_host_is_its_endpoint_s_and_goes_with_it() {
+    let now = Instant::now();
+    let mut registry = Registry::new(1, now);
+    let at = |service: &str, port: u16, address: &str| Announcement {
+        addresses: BTreeSet::from([address.to_owned()]),
+        ..announcement(service, service, port)
+    };
+    // The endpoints are at 10.0.0.1; someone elsewhere was quicker with an address there.
+    let mut elsewhere = at("greedy.shop", 9, "10.0.0.1:80");
+    elsewhere.endpoint.address = "10.0.0.9:9".into();
+    registry.announce(elsewhere.clone(), now).unwrap();
+    assert_eq!(registry.owner("10.0.0.1:80"), Some(&name("greedy.shop")));
+    let users = registry.announce(at("users.shop", 1, "10.0.0.1:80"), now).unwrap();
+    assert!(users.denied.contested.is_empty());
+    assert_eq!(registry.owner("10.0.0.1:80"), Some(&name("users.shop")), "it is on that host");
+    assert_eq!(registry.announce(elsewhere, now).unwrap().denied.contested.len(), 1);
+    let neighbour = registry.announce(at("orders.shop", 2, "10.0.0.1:80"), now).unwrap();
+    assert_eq!(neighbour.denied.contested, [("10.0.0.1:80".to_owned(), name("users.shop"))]);
+    registry.stream_broken(&users.session, now);
+    registry.announce(at("orders.shop", 2, "10.0.0.1:80"), now).unwrap();
+    assert_eq!(registry.owner("10.0.0.1:80"), Some(&name("users.shop")), "it may come back");
+    // The host is another's now, with the same address.
+    registry.deregister(&users.session, now);
+    assert!(registry.announce(at("orders.shop", 2, "10.0.0.1:80"), now).unwrap().denied.contested.is_empty());
+    assert_eq!(registry.owner("10.0.0.1:80"), Some(&name("orders.shop")));
+    assert_eq!(registry.claims().pins(), 1, "of hosts' own addresses none is pinned");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_service_claims_in_all_is_bounded() {
+    let now = Instant::now();
+    let mut registry = Registry::new(1, now);
+    let many =
+        |from: usize, count: usize| -> BTreeSet<String> { (from..from + count).map(|n| format!("t.S{n}")).collect() };
+    let announce = |id: &str, port, contracts| Announcement { contracts, ..announcement("users.shop", id, port) };
+    let most = limits::CONTRACTS_PER_SERVICE;
+    registry.announce(announce("a", 1, many(0, most - 1)), now).unwrap();
+    registry.announce(announce("b", 2, many(1, most - 1)), now).unwrap();
+    let refused = registry.announce(announce("c", 3, many(2, most - 1)), now).unwrap_err();
+    assert_eq!(refused, Refusal::TooManyContracts { service: name("users.shop") });
+    assert_eq!(healths(&registry, "users.shop"), [up("a"), up("b")]);
+
+    let mut addresses = |port: u16| {
+        let of_one = (0..limits::ADDRESSES_PER_ENDPOINT).map(|n| format!("10.{}.{}.{n}:80", port / 256, port % 256));
+        registry.announce(
+            Announcement { addresses: of_one.collect(), ..announcement("web.shop", &port.to_string(), port) },
+            now,
+        )
+    };
+    let refused = (1..1_000).find_map(|port| addresses(port).err()).expect("a bound");
+    assert_eq!(refused, Refusal::TooManyAddresses { service: name("web.shop") });
+}
+
+/// The largest snapshot that there can be: what is bounded one by one fits a message together.
+#[tokio::test(start_paused = true)]
+async fn the_largest_snapshot_fits_a_message() {
+    use prost::Message;
+    let now = Instant::now();
+    let mut registry = Registry::new(1, now);
+    let label = "x".repeat(63);
+    let service = format!("{label}.{label}");
+    let spiffe_id = format!("spiffe://{}/ns/{label}/sa/{label}", "d".repeat(255));
+    let mut session = None;
+    for number in 0..limits::ENDPOINTS_PER_SERVICE {
+        let id = format!("{number:0>width$}", width = limits::ENDPOINT_ID_BYTES);
+        let mut announcement = announcement(&service, &id, 1);
+        announcement.endpoint.address = format!("[ffff:ffff:ffff:ffff:ffff:ffff:ffff:{number:04x}]:65535");
+        announcement.endpoint.spiffe_id.clone_from(&spiffe_id);
+        let two = |n: usize| format!("[ffff:ffff:ffff:ffff:ffff:ffff:ffff:{number:04x}]:{}", 60_000 + n);
+        announcement.addresses = (0..limits::ADDRESSES_PER_SERVICE / limits::ENDPOINTS_PER_SERVICE).map(two).collect();
+        announcement.descriptors = Some([1; 32]);
+        if number == 0 {
+            announcement.contracts = BTreeSet::from(["t.S".to_owned()]);
+        }
+        session = Some(registry.announce(announcement, now).unwrap().session);
+    }
+    // As much policy as is taken.
+    let method = Method { name: "m".repeat(1_000), ..Method::default() };
+    let methods = vec![method; limits::POLICY_BYTES / 1_010];
+    let policy = ServicePolicy { contracts: vec![Contract { name: "t.S".into(), methods }], breaker: None };
+    assert!(policy.encoded_len() > limits::POLICY_BYTES * 9 / 10 && policy.encoded_len() <= limits::POLICY_BYTES);
+    registry.describe(&session.unwrap(), Arc::new(policy), now).unwrap();
+    let snapshot = registry.snapshot(&name(&service)).unwrap();
+    assert_eq!(snapshot.addresses.len(), limits::ADDRESSES_PER_SERVICE);
+    let answer = WatchResponse { what: Some(What::Snapshot(snapshot)) };
+    assert!(answer.encoded_len() > limits::POLICY_BYTES && answer.encoded_len() <= limits::CONTROL_MESSAGE_BYTES);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_there_is_forgotten_once_that_is_sure() {
+    let mut registry = Registry::new(1, Instant::now());
+    let mut watcher = Watcher::default();
+    let ask = |watcher: &mut Watcher, registry: &Registry| {
+        watcher.subscribe_service("nobody.shop").unwrap();
+        watcher.subscribe_contract("shop.Nothing").unwrap();
+        assert_eq!(std::iter::from_fn(|| watcher.next(registry)).count(), 2);
+    };
+    ask(&mut watcher, &registry);
+    assert!(watcher.follows("nobody.shop") && watcher.asks_for("shop.Nothing"), "they may yet come");
+    pass(&mut registry, limits::SETTLING_TIME).await;
+    for event in registry.take_events() {
+        watcher.observe(&event);
+    }
+    assert_eq!(std::iter::from_fn(|| watcher.next(&registry)).count(), 2);
+    assert!(!watcher.follows("nobody.shop") && !watcher.asks_for("shop.Nothing"));
+    ask(&mut watcher, &registry);
+    assert!(!watcher.follows("nobody.shop") && !watcher.asks_for("shop.Nothing"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_in_sight_is_not_there() {
+    use crate::visibility::Visibility;
+    let now = Instant::now();
+    let mut registry = Registry::new(1, now);
+    registry.announce(of_contracts("vault.bank", "v", 1, &["bank.Vault"]), now).unwrap();
+    registry.announce(of_contracts("users.shop", "u", 2, &["shop.Users"]), now).unwrap();
+    let mut watcher = Watcher::new(Visibility::Namespace.of(&name("orders.shop")));
+    let mut told = Told::default();
+    let ask = |watcher: &mut Watcher| {
+        for service in ["vault.bank", "vaults.bank", "users.shop"] {
+            watcher.subscribe_service(service).unwrap();
+        }
+        for contract in ["bank.Vault", "bank.Vaults", "shop.Users"] {
+            watcher.subscribe_contract(contract).unwrap();
+        }
+    };
+    ask(&mut watcher);
+    told.read_all(&mut watcher, &mut registry);
+    registry.announce(of_contracts("vault.bank", "v2", 3, &["bank.Vault"]), now).unwrap();
+    told.read_all(&mut watcher, &mut registry);
+    assert_eq!(told.services.keys().collect::<Vec<_>>(), ["users.shop"]);
+    assert_eq!(told.owners.keys().collect::<Vec<_>>(), ["shop.Users"]);
+    assert_eq!(told.not_found.len(), 4);
+    let text = told.not_found.join("\n");
+    assert!(!text.contains(" vault.bank ") && !text.contains(" bank.Vault "), "no hint names them: {text}");
+    let mut all = Watcher::new(Visibility::All.of(&name("orders.shop")));
+    ask(&mut all);
+    let mut told = Told::default();
+    told.read_all(&mut all, &mut registry);
+    assert_eq!((told.services.len(), told.owners.len(), told.not_found.len()), (2, 2, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn so_many_hints_are_given_in_a_second_and_no_more() {
+    let mut registry = Registry::new(1, Instant::now());
+    registry.announce(announcement("users.shop", "a", 1), Instant::now()).unwrap();
+    let mut watcher = Watcher::default();
+    let hints = |watcher: &mut Watcher| {
+        let asked = 2 * limits::HINTS_PER_SECOND;
+        for _ in 0..asked {
+            watcher.subscribe_service("usrs.shop").unwrap();
+            let what = watcher.next(&registry).and_then(|told| told.what);
+            assert!(matches!(what, Some(What::NotFound(_))));
+        }
+        let told = |watcher: &mut Watcher| {
+            watcher.subscribe_service("usrs.shop").unwrap();
+            let what = watcher.next(&registry).and_then(|told| told.what);
+            matches!(what, Some(What::NotFound(not_found)) if !not_found.closest.is_empty())
+        };
+        told(watcher)
+    };
+    assert!(!hints(&mut watcher));
+    watcher.allow_hints();
+    watcher.subscribe_service("usrs.shop").unwrap();
+    let told = watcher.next(&registry).and_then(|told| told.what);
+    assert!(matches!(told, Some(What::NotFound(not_found)) if not_found.closest == "users.shop"));
 }
 
 #[tokio::test(start_paused = true)]
@@ -399,6 +608,7 @@ async fn who_asks_for_what_is_not_there_is_told_when_it_comes_and_when_it_moves(
     assert_eq!(told.owners["shop.Users"], "users.shop");
     registry.deregister(&users, now);
     registry.announce(of_contracts("people.shop", "p", 3, &["shop.Users"]), now).unwrap();
+    registry.release("shop.Users", now);
     told.read_all(&mut watcher, &mut registry);
     assert_eq!(told.owners["shop.Users"], "people.shop");
     assert_eq!(told.services["people.shop"].endpoints.len(), 1);
@@ -529,7 +739,7 @@ proptest! {
             }
         }
         told.read_all(&mut watcher, &mut registry);
-        for service in followed {
+        for service in followed.into_iter().filter(|service| watcher.follows(service)) {
             if let Some(truth) = registry.snapshot(&name(service)) {
                 let told = &told.services[service];
                 prop_assert_eq!(&told.endpoints, &truth.endpoints);

@@ -11,7 +11,7 @@ use maud::{DOCTYPE, Markup, html};
 use super::format;
 use crate::traces::{Component, Counts, Summary};
 
-pub(super) use overview::overview;
+pub(super) use overview::{Mesh, overview};
 pub(super) use trace::trace;
 pub(super) use trace_list::trace_list;
 

@@ -12,15 +12,23 @@ use weft_mesh::errors::GRPC_CODES;
 use super::{Tab, page, store_line, trace_table};
 use crate::{
     dashboard::{
+        Contest,
         format::{self, count, setting},
         words::{self, nano},
     },
     traces::{Counts, Summary},
 };
 
+/// The mesh as it is shown.
+#[derive(Clone, Copy)]
+pub(in crate::dashboard) struct Mesh<'a> {
+    pub(in crate::dashboard) services: &'a [Service],
+    pub(in crate::dashboard) contests: &'a [Contest],
+}
+
 /// `/`
 pub(in crate::dashboard) fn overview(
-    services: &[Service],
+    Mesh { services, contests }: Mesh<'_>,
     latest: &[Summary],
     traced: &BTreeSet<String>,
     counts: Counts,
@@ -48,6 +56,7 @@ pub(in crate::dashboard) fn overview(
                     }
                     div.cards { @for service in services { (card(service)) } }
                 }
+                (contested(contests))
                 h2 { "Latest traces" }
                 @if latest.is_empty() {
                     section.empty { p { "None yet. Make a call through the mesh, and it is here a moment later." } }
@@ -59,6 +68,28 @@ pub(in crate::dashboard) fn overview(
             }
         },
     )
+}
+
+/// Claims that were refused: an attack, or two services that should have other names.
+fn contested(contests: &[Contest]) -> Markup {
+    html! {
+        @if !contests.is_empty() {
+            h2 { "Contested claims" }
+            table.methods {
+                thead { tr { th { "Claim" } th { "Belongs to" } th { "Refused to" } } }
+                tbody {
+                    @for contest in contests {
+                        tr {
+                            td { code { (contest.claim) } }
+                            td { code { (contest.owner) } }
+                            td { span.error { "✕ " } code { (contest.claimant) } }
+                        }
+                    }
+                }
+            }
+            p.sub { "If one of them is to go to another: weft identity release CLAIM" }
+        }
+    }
 }
 
 fn plural(number: usize, noun: &'static str) -> String {

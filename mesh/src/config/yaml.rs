@@ -7,27 +7,34 @@ use serde_saphyr::{DuplicateKeyPolicy, Location, Spanned};
 
 use super::problem::Problem;
 
-/// How deep a mesh file may be nested; its own deepest place is 4.
+/// How deep a file may be nested; the deepest place of a `mesh.yaml` is 4.
 const MAX_DEPTH: usize = 32;
 
 /// A value and where it stands.
 #[derive(Debug)]
-pub(super) struct Node {
+pub struct Node {
     /// From 1.
-    pub(super) line: u64,
+    pub line: u64,
     /// The value as it is written, where it is written in one piece.
-    pub(super) source: Option<String>,
-    pub(super) value: Value,
+    pub source: Option<String>,
+    /// The value itself.
+    pub value: Value,
 }
 
 /// What YAML's core schema tells apart.
 #[derive(Debug)]
-pub(super) enum Value {
+pub enum Value {
+    /// Nothing.
     Null,
+    /// `true` or `false`.
     Bool(bool),
+    /// A whole number.
     Int(i64),
+    /// Any other number.
     Float(f64),
+    /// A text.
     Text(String),
+    /// A list.
     List(Vec<Node>),
     /// In the order of the file; a key may be there twice.
     Map(Vec<(Node, Node)>),
@@ -35,7 +42,10 @@ pub(super) enum Value {
 
 impl Node {
     /// Reads the one document of a file.
-    pub(super) fn parse(file: &str, text: &str) -> Result<Self, Problem> {
+    ///
+    /// # Errors
+    /// It is not YAML, or nested too deep.
+    pub fn parse(file: &str, text: &str) -> Result<Self, Problem> {
         let options = serde_saphyr::options! {
             duplicate_keys: DuplicateKeyPolicy::PassThrough,
             strict_booleans: true,
@@ -80,7 +90,7 @@ impl Node {
     }
 
     /// What this is, in a message's words.
-    pub(super) fn describe(&self) -> String {
+    pub fn describe(&self) -> String {
         match &self.value {
             Value::Null => "nothing".to_owned(),
             Value::Bool(value) => format!("the truth value `{value}`"),
@@ -93,7 +103,7 @@ impl Node {
     }
 
     /// A scalar as text, spelled as in the file.
-    pub(super) fn scalar_text(&self) -> Option<String> {
+    pub fn scalar_text(&self) -> Option<String> {
         match &self.value {
             Value::Text(value) => Some(value.clone()),
             Value::Null | Value::List(_) | Value::Map(_) => None,

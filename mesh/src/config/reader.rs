@@ -2,45 +2,55 @@
 
 use std::{fmt::Display, ops::RangeInclusive};
 
-use weft_mesh::names::closest;
-
 use super::{
     Located,
     problem::Problem,
     yaml::{Node, Value},
 };
+use crate::names::closest;
 
 /// Collects problems on the way through the tree.
-pub(super) struct Reader<'a> {
-    pub(super) file: &'a str,
-    pub(super) problems: Vec<Problem>,
+#[derive(Debug)]
+pub struct Reader<'a> {
+    /// The file's name, as it was given.
+    pub file: &'a str,
+    /// What was found so far.
+    pub problems: Vec<Problem>,
 }
 
 /// A map of the file and the way to it.
-pub(super) struct Table<'a> {
+#[derive(Debug)]
+pub struct Table<'a> {
     /// `services.users`; empty for the root.
-    pub(super) field: String,
+    pub field: String,
     entries: Vec<Entry<'a>>,
 }
 
-pub(super) struct Entry<'a> {
-    pub(super) key: String,
+/// One entry of a [`Table`].
+#[derive(Debug)]
+pub struct Entry<'a> {
+    /// The key, as it is written.
+    pub key: String,
     /// The key's line.
-    pub(super) line: u64,
-    pub(super) node: &'a Node,
+    pub line: u64,
+    /// The value.
+    pub node: &'a Node,
 }
 
 impl<'a> Table<'a> {
-    pub(super) fn get(&self, key: &str) -> Option<&'a Node> {
+    /// The value of a key; `None` where it is left out.
+    pub fn get(&self, key: &str) -> Option<&'a Node> {
         // A key without a value counts as left out.
         self.entries.iter().find(|e| e.key == key && !matches!(e.node.value, Value::Null)).map(|e| e.node)
     }
 
-    pub(super) fn path(&self, key: &str) -> String {
+    /// The way to a key: `services.users.port`.
+    pub fn path(&self, key: &str) -> String {
         join(&self.field, key)
     }
 
-    pub(super) fn entries(&self) -> &[Entry<'a>] {
+    /// Every entry, in the order of the file.
+    pub fn entries(&self) -> &[Entry<'a>] {
         &self.entries
     }
 }
@@ -50,7 +60,8 @@ fn join(field: &str, key: &str) -> String {
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn problem(&mut self, line: u64, field: &str, text: impl Into<String>) {
+    /// Notes what is wrong with a field.
+    pub fn problem(&mut self, line: u64, field: &str, text: impl Into<String>) {
         self.problems.push(Problem::new(self.file, line, field, text));
     }
 
@@ -59,7 +70,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A map with these keys and no other.
-    pub(super) fn table<'n>(&mut self, field: &str, node: &'n Node, allowed: &[&str]) -> Option<Table<'n>> {
+    pub fn table<'n>(&mut self, field: &str, node: &'n Node, allowed: &[&str]) -> Option<Table<'n>> {
         let table = self.open_table(field, node, &format!("a table of {}", allowed.join(", ")))?;
         for Entry { key, line, .. } in &table.entries {
             if !allowed.contains(&key.as_str()) {
@@ -73,7 +84,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A map with keys of the user's own.
-    pub(super) fn open_table<'n>(&mut self, field: &str, node: &'n Node, allowed: &str) -> Option<Table<'n>> {
+    pub fn open_table<'n>(&mut self, field: &str, node: &'n Node, allowed: &str) -> Option<Table<'n>> {
         let Value::Map(entries) = &node.value else {
             self.wrong_type(node, field, allowed);
             return None;
@@ -94,7 +105,8 @@ impl<'a> Reader<'a> {
         Some(table)
     }
 
-    pub(super) fn text(&mut self, table: &Table<'_>, key: &str, allowed: &str) -> Option<Located<String>> {
+    /// A text that is not empty.
+    pub fn text(&mut self, table: &Table<'_>, key: &str, allowed: &str) -> Option<Located<String>> {
         let node = table.get(key)?;
         match &node.value {
             Value::Text(value) if !value.trim().is_empty() => Some(Located { value: value.clone(), line: node.line }),
@@ -110,7 +122,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A text, or a list of texts.
-    pub(super) fn texts(&mut self, table: &Table<'_>, key: &str, allowed: &str) -> Option<Vec<Located<String>>> {
+    pub fn texts(&mut self, table: &Table<'_>, key: &str, allowed: &str) -> Option<Vec<Located<String>>> {
         let node = table.get(key)?;
         let field = table.path(key);
         let Value::List(items) = &node.value else {
@@ -126,7 +138,8 @@ impl<'a> Reader<'a> {
         Some(texts)
     }
 
-    pub(super) fn whole_number(
+    /// A whole number in a range; `note` explains the range.
+    pub fn whole_number(
         &mut self,
         table: &Table<'_>,
         key: &str,
@@ -145,7 +158,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A share from 0 to 1.
-    pub(super) fn share(&mut self, table: &Table<'_>, key: &str) -> Option<f64> {
+    pub fn share(&mut self, table: &Table<'_>, key: &str) -> Option<f64> {
         let node = table.get(key)?;
         let value = match node.value {
             Value::Int(value) => value as f64,
@@ -160,7 +173,7 @@ impl<'a> Reader<'a> {
     }
 
     /// What a parse function of the mesh's own makes of a text; its error says what is allowed.
-    pub(super) fn parsed<T, E: Display>(
+    pub fn parsed<T, E: Display>(
         &mut self,
         table: &Table<'_>,
         key: &str,

@@ -1,10 +1,10 @@
-//! What is wrong with a mesh file, told so that it can be put right without a look into the docs.
+//! What is wrong with a configuration file, told so that it can be put right without a look into the docs.
 
 use std::fmt;
 
-/// One thing that is wrong, and where.
+/// One thing that is wrong with a file, and where.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Problem {
+pub struct Problem {
     file: String,
     line: u64,
     field: String,
@@ -13,7 +13,7 @@ pub(crate) struct Problem {
 
 impl Problem {
     /// `field` is the way to the value (`services.users.port`), or empty for the file as a whole.
-    pub(crate) fn new(file: impl Into<String>, line: u64, field: impl Into<String>, text: impl Into<String>) -> Self {
+    pub fn new(file: impl Into<String>, line: u64, field: impl Into<String>, text: impl Into<String>) -> Self {
         Self { file: file.into(), line, field: field.into(), text: text.into() }
     }
 }
@@ -33,11 +33,11 @@ impl fmt::Display for Problem {
 
 /// Everything that is wrong: one line each, in the order of the file.
 #[derive(Debug)]
-pub(crate) struct Problems(Vec<Problem>);
+pub struct Problems(Vec<Problem>);
 
 impl Problems {
     /// All of them; there is at least one.
-    pub(crate) fn new(mut problems: Vec<Problem>) -> Self {
+    pub fn new(mut problems: Vec<Problem>) -> Self {
         problems.sort_by(|a, b| (&a.file, a.line).cmp(&(&b.file, b.line)));
         problems.dedup();
         Self(problems)

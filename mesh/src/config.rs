@@ -1,0 +1,23 @@
+//! Configuration files: YAML, read so that each problem names its file, line and field.
+//!
+//! [`Node`] is the tree of a file in which everything knows its line. A [`Reader`] takes values out of it and notes what
+//! it dislikes as a [`Problem`], so that one run tells everything that is wrong.
+
+mod problem;
+mod reader;
+mod yaml;
+
+pub use self::{
+    problem::{Problem, Problems},
+    reader::{Entry, Reader, Table},
+    yaml::{Node, Value},
+};
+
+/// A value of a file and its line.
+#[derive(Debug, Clone)]
+pub struct Located<T> {
+    /// The value.
+    pub value: T,
+    /// Its line, from 1.
+    pub line: u64,
+}

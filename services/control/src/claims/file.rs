@@ -1,0 +1,193 @@
+//! The file of `--services`: what the mesh's owner says of its services, above all that they say themselves.
+//!
+//! ```yaml
+//! namespace: shop            # of the names below that have none; `default` where it is left out
+//! visibility: namespace      # who may know of a service: `all`, where it is left out, or its own namespace
+//! services:
+//!   users:                   # NAME, or NAME.NAMESPACE
+//!     contracts: [shop.users.v1.Users]      # protobuf services, by full name
+//!     addresses: ["10.96.0.10:80"]          # virtual addresses
+//! ```
+//!
+//! `weft up` makes one from `mesh.yaml`.
+
+use std::{collections::BTreeMap, net::SocketAddr, path::Path};
+
+use weft_mesh::{
+    config::{Node, Problem, Problems, Reader, Table},
+    names::{DEFAULT_NAMESPACE, ServiceName, is_contract_name, is_label, shown},
+};
+
+use crate::visibility::Visibility;
+
+const ROOT_KEYS: &[&str] = &["namespace", "visibility", "services"];
+const SERVICE_KEYS: &[&str] = &["contracts", "addresses"];
+
+const LABEL: &str = "1 to 63 of a-z, 0-9 and -, no - at either end";
+const VISIBILITY: &str = "all, namespace";
+const CONTRACT: &str = "the full name of a protobuf service, as shop.users.v1.Users";
+const ADDRESS: &str = "IP:PORT, as 10.96.0.10:80 or [fd00::1]:80";
+
+/// What the file says.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Listed {
+    /// Whose each claim is.
+    pub(crate) claims: BTreeMap<String, ServiceName>,
+    pub(crate) visibility: Visibility,
+}
+
+impl Listed {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub(crate) fn read(path: &Path) -> Result<Self, Problems> {
+        let shown = path.display().to_string();
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            Problems::new(vec![Problem::new(&shown, 0, "", format!("cannot be read: {error} (--services)"))])
+        })?;
+        Self::parse(&shown, &text)
+    }
+
+    fn parse(file: &str, text: &str) -> Result<Self, Problems> {
+        let root = Node::parse(file, text).map_err(|problem| Problems::new(vec![problem]))?;
+        let mut reader = Reader { file, problems: Vec::new() };
+        let listed = read_root(&mut reader, &root);
+        match listed {
+            Some(listed) if reader.problems.is_empty() => Ok(listed),
+            _ => Err(Problems::new(reader.problems)),
+        }
+    }
+}
+
+fn read_root(reader: &mut Reader<'_>, root: &Node) -> Option<Listed> {
+    let table = reader.table("", root, ROOT_KEYS)?;
+    let label = |text: &str| match is_label(text) {
+        true => Ok(text.to_owned()),
+        false => Err(format!("found the text {:?}; allowed: {LABEL}", shown(text))),
+    };
+    let namespace = reader.parsed(&table, "namespace", LABEL, label);
+    let namespace = namespace.unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned());
+    let visibility = reader.parsed(&table, "visibility", VISIBILITY, |text| match text {
+        "all" => Ok(Visibility::All),
+        "namespace" => Ok(Visibility::Namespace),
+        other => Err(format!("found the text {:?}; allowed: {VISIBILITY}", shown(other))),
+    });
+    let mut listed = Listed { visibility: visibility.unwrap_or_default(), ..Listed::default() };
+    let Some(node) = table.get("services") else {
+        reader.problem(1, "services", "missing; allowed: a table of services by name");
+        return None;
+    };
+    let services = reader.open_table("services", node, "a table of services by name")?;
+    let mut seen = BTreeMap::new();
+    for entry in services.entries() {
+        let field = services.path(&entry.key);
+        let Ok(service) = ServiceName::parse_in(&entry.key, &namespace) else {
+            let found = shown(&entry.key);
+            reader.problem(
+                entry.line,
+                &field,
+                format!("found the name {found:?}; allowed: NAME or NAME.NAMESPACE, each {LABEL}"),
+            );
+            continue;
+        };
+        if let Some(first) = seen.insert(service.clone(), entry.line) {
+            reader.problem(
+                entry.line,
+                &field,
+                format!("{service} is there twice, first in line {first}; allowed: once"),
+            );
+        }
+        let Some(table) = reader.table(&field, entry.node, SERVICE_KEYS) else { continue };
+        read_claims(reader, &table, "contracts", CONTRACT, &service, &mut listed, |text| {
+            is_contract_name(text).then(|| text.to_owned())
+        });
+        read_claims(reader, &table, "addresses", ADDRESS, &service, &mut listed, |text| {
+            let address: SocketAddr = text.parse().ok()?;
+            let is_callable = !address.ip().is_unspecified() && address.port() != 0;
+            is_callable.then(|| address.to_string())
+        });
+    }
+    Some(listed)
+}
+
+fn read_claims(
+    reader: &mut Reader<'_>,
+    table: &Table<'_>,
+    key: &str,
+    allowed: &str,
+    service: &ServiceName,
+    listed: &mut Listed,
+    parse: impl Fn(&str) -> Option<String>,
+) {
+    for text in reader.texts(table, key, allowed).unwrap_or_default() {
+        let field = table.path(key);
+        let Some(claim) = parse(&text.value) else {
+            let found = shown(&text.value);
+            reader.problem(text.line, &field, format!("found the text {found:?}; allowed: {allowed}"));
+            continue;
+        };
+        if let Some(other) = listed.claims.insert(claim.clone(), service.clone())
+            && other != *service
+        {
+            let text_of = format!("found {claim}, which {other} has too; allowed: with one service");
+            reader.problem(text.line, &field, text_of);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(text: &str) -> String {
+        Listed::parse("services.yaml", text).expect_err("a file with problems").to_string()
+    }
+
+    #[test]
+    fn each_claim_belongs_to_the_service_it_stands_with() {
+        let text = "namespace: shop\nvisibility: namespace\nservices:\n  users: { contracts: [shop.v1.Users, shop.v1.Admin] }\n  \
+                    db.data: { addresses: \"[fd00::01]:5432\" }\n  web: {}\n";
+        let listed = Listed::parse("services.yaml", text).unwrap();
+        let told: Vec<_> = listed.claims.iter().map(|(claim, owner)| (claim.as_str(), owner.as_str())).collect();
+        let expected =
+            [("[fd00::1]:5432", "db.data"), ("shop.v1.Admin", "users.shop"), ("shop.v1.Users", "users.shop")];
+        assert_eq!(told, expected);
+        assert_eq!(listed.visibility, Visibility::Namespace);
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_with_file_line_and_field() {
+        for (text, expected) in [
+            ("services: [users]\n", "services.yaml:1: services: found a list"),
+            ("namespace: Shop\nservices: {}\n", "services.yaml:1: namespace: found the text \"Shop\""),
+            (
+                "service: {}\n",
+                "services.yaml:1: service: unknown key; allowed: namespace, visibility, services (did you mean `services`?)",
+            ),
+            (
+                "visibility: none\nservices: {}\n",
+                "services.yaml:1: visibility: found the text \"none\"; allowed: all, namespace",
+            ),
+            ("services:\n  Users: {}\n", "services.yaml:2: services.Users: found the name \"Users\""),
+            (
+                "services:\n  users:\n    contracts: [a b]\n",
+                "services.yaml:3: services.users.contracts: found the text \"a b\"; allowed: the full name",
+            ),
+            (
+                "services:\n  users:\n    addresses: [\"0.0.0.0:80\"]\n",
+                "services.yaml:3: services.users.addresses: found the text \"0.0.0.0:80\"; allowed: IP:PORT",
+            ),
+            (
+                "services:\n  a: { contracts: [x.Y] }\n  b: { contracts: [x.Y] }\n",
+                "services.yaml:3: services.b.contracts: found x.Y, which a.default has too; allowed: with one service",
+            ),
+            ("services:\n  a: {}\n  a.default: {}\n", "services.yaml:3: services.a.default: a.default is there twice"),
+        ] {
+            let told = told(text);
+            assert!(told.starts_with(expected), "{told}");
+        }
+        let missing = Listed::read(Path::new("/nowhere/services.yaml")).unwrap_err().to_string();
+        assert!(missing.starts_with("/nowhere/services.yaml: cannot be read: "), "{missing}");
+    }
+}

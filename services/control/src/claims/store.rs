@@ -1,0 +1,187 @@
+//! The claims that are pinned, in the control plane's state folder.
+//!
+//! `claims.json` is written by the control plane alone. Who releases a claim names it in `released-claims`, a line each,
+//! which the control plane takes up within seconds, or at its next start. So neither overwrites what the other has
+//! written.
+
+use std::{collections::BTreeMap, fs, io::ErrorKind, path::Path};
+
+use serde::{Deserialize, Serialize};
+use weft_mesh::{
+    identity::{SpiffeId, TrustDomain},
+    limits,
+    names::{ServiceName, is_contract_name, shown},
+};
+
+use super::{Contest, Saved};
+use crate::{
+    hosts::{Hosts, Network},
+    state_dir::{Access, StateDir, StateError},
+};
+
+const CLAIMS: &str = "claims.json";
+const RELEASED: &str = "released-claims";
+/// Those that are being taken up: until what follows from them is on disk.
+const TAKEN: &str = "released-claims.taken";
+
+/// Why the store can't be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ClaimsError {
+    /// A file of the state folder.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// A file that does not hold what it should.
+    #[error("{file}: {why}")]
+    Content {
+        /// The file.
+        file: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Nothing could have pinned it.
+    #[error("`{0}` is neither the full name of a protobuf service nor IP:PORT")]
+    NoClaim(String),
+    /// It is nobody's.
+    #[error("`{0}` is not pinned to an identity; `weft identity list` shows what is")]
+    NotPinned(String),
+    /// The control plane does not run, and too much waits for it.
+    #[error("{} releases wait for the control plane already: start it", limits::CLAIMS_RELEASED)]
+    TooMany,
+}
+
+/// See the module.
+pub(crate) struct Store {
+    dir: StateDir,
+    trust_domain: TrustDomain,
+}
+
+/// `claims.json`
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    /// Identities by claim.
+    pinned: BTreeMap<String, String>,
+    /// Networks, besides its connection's own address, in which an identity's endpoints may be.
+    #[serde(default)]
+    hosts: BTreeMap<String, Vec<String>>,
+    #[serde(default)]
+    contested: Vec<Line>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Line {
+    claim: String,
+    owner: String,
+    claimant: String,
+}
+
+impl Store {
+    /// The store of a state folder.
+    pub(crate) fn open(state_dir: &Path, trust_domain: &TrustDomain) -> Result<Self, ClaimsError> {
+        Ok(Self { dir: StateDir::open(state_dir)?, trust_domain: trust_domain.clone() })
+    }
+
+    /// What was kept; nothing at the first start.
+    pub(crate) fn load(&self) -> Result<(Saved, Hosts), ClaimsError> {
+        let Some(text) = self.dir.read(CLAIMS, Access::Public)? else { return Ok(Default::default()) };
+        let wrong = |why: String| ClaimsError::Content { file: self.dir.path(CLAIMS).display().to_string(), why };
+        let file: File = serde_json::from_str(&text).map_err(|e| wrong(e.to_string()))?;
+        let service = |text: &str| self.service(text).map_err(&wrong);
+        let mut saved = Saved::default();
+        for (claim, owner) in file.pinned {
+            saved.pinned.insert(claim, service(&owner)?);
+        }
+        for Line { claim, owner, claimant } in file.contested {
+            saved.contests.push(Contest { claim, owner: service(&owner)?, claimant: service(&claimant)? });
+        }
+        let mut hosts = Hosts::default();
+        for (id, networks) in file.hosts {
+            let networks = networks.iter().map(|network| network.parse::<Network>()).collect::<Result<_, _>>();
+            hosts.allow(&service(&id)?, networks.map_err(&wrong)?);
+        }
+        Ok((saved, hosts))
+    }
+
+    /// Keeps it, in place of what was kept before.
+    pub(crate) fn save(&self, saved: &Saved, hosts: &Hosts) -> Result<(), ClaimsError> {
+        let id = |service: &ServiceName| self.id(service).to_string();
+        let file = File {
+            pinned: saved.pinned.iter().map(|(claim, owner)| (claim.clone(), id(owner))).collect(),
+            hosts: hosts
+                .all()
+                .map(|(service, networks)| (id(service), networks.iter().map(ToString::to_string).collect()))
+                .collect(),
+            contested: saved
+                .contests
+                .iter()
+                .map(|contest| Line {
+                    claim: contest.claim.clone(),
+                    owner: id(&contest.owner),
+                    claimant: id(&contest.claimant),
+                })
+                .collect(),
+        };
+        let text = serde_json::to_string_pretty(&file).map_err(|e| ClaimsError::Content {
+            file: self.dir.path(CLAIMS).display().to_string(),
+            why: e.to_string(),
+        })?;
+        Ok(self.dir.write(CLAIMS, &(text + "\n"), Access::Public)?)
+    }
+
+    /// Asks for a claim to be given up. Returns whose it is.
+    pub(crate) fn release(&self, claim: &str) -> Result<SpiffeId, ClaimsError> {
+        if !is_contract_name(claim) && claim.parse::<std::net::SocketAddr>().is_err() {
+            return Err(ClaimsError::NoClaim(shown(claim)));
+        }
+        let _lock = self.dir.lock()?;
+        let (saved, _) = self.load()?;
+        let owner = saved.pinned.get(claim).ok_or_else(|| ClaimsError::NotPinned(claim.to_owned()))?;
+        let mut released = self.dir.read(RELEASED, Access::Public)?.unwrap_or_default();
+        if released.lines().count() >= limits::CLAIMS_RELEASED {
+            return Err(ClaimsError::TooMany);
+        }
+        released.push_str(claim);
+        released.push('\n');
+        self.dir.write(RELEASED, &released, Access::Public)?;
+        Ok(self.id(owner))
+    }
+
+    /// The claims that are to be given up. They are told again until [`Self::released`] is called.
+    pub(crate) fn to_release(&self) -> Result<Vec<String>, ClaimsError> {
+        let (released, taken) = (self.dir.path(RELEASED), self.dir.path(TAKEN));
+        if !taken.exists() {
+            if !released.exists() {
+                return Ok(Vec::new());
+            }
+            let _lock = self.dir.lock()?;
+            let renamed = fs::rename(&released, &taken);
+            renamed.map_err(|source| StateError::Io { what: "rename", path: released, source })?;
+        }
+        let text = self.dir.read(TAKEN, Access::Public)?.unwrap_or_default();
+        Ok(text.lines().take(limits::CLAIMS_RELEASED).map(str::to_owned).collect())
+    }
+
+    /// What [`Self::to_release`] told has been given up, and that is kept.
+    pub(crate) fn released(&self) -> Result<(), ClaimsError> {
+        let path = self.dir.path(TAKEN);
+        match fs::remove_file(&path) {
+            Err(source) if source.kind() != ErrorKind::NotFound => {
+                Err(StateError::Io { what: "remove", path, source }.into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) fn id(&self, service: &ServiceName) -> SpiffeId {
+        SpiffeId::of_service(&self.trust_domain, service)
+    }
+
+    fn service(&self, text: &str) -> Result<ServiceName, String> {
+        let id: SpiffeId = text.parse().map_err(|e| format!("{e}"))?;
+        match id.trust_domain() == &self.trust_domain {
+            true => Ok(id.service().clone()),
+            false => Err(format!("{id} is not of the trust domain {}", self.trust_domain)),
+        }
+    }
+}

@@ -1,0 +1,124 @@
+use super::*;
+
+fn name(service: &str) -> ServiceName {
+    ServiceName::parse(service).unwrap()
+}
+
+fn judge(claims: &mut Claims, service: &str, claim: &str) -> Denied {
+    claims.judge(&name(service), [(claim, Kind::Pinned)].into_iter(), |_| true)
+}
+
+#[test]
+fn what_is_written_counts_above_who_was_first() {
+    let listed = BTreeMap::from([("shop.Users".to_owned(), name("users.shop"))]);
+    let pinned = BTreeMap::from([("shop.Users".to_owned(), name("impostor.shop"))]);
+    let mut claims = Claims::new(listed, pinned);
+    let contested = [("shop.Users".to_owned(), name("users.shop"))];
+    assert_eq!(judge(&mut claims, "impostor.shop", "shop.Users").contested, contested);
+    assert_eq!(judge(&mut claims, "users.shop", "shop.Users"), Denied::default());
+    let claim = (Arc::from("shop.Users"), Kind::Pinned);
+    assert!(claims.gain(&name("impostor.shop"), [claim.clone()].iter(), |_| true).is_empty());
+    assert_eq!(claims.gain(&name("users.shop"), [claim].iter(), |_| true), ["shop.Users"]);
+    assert_eq!(claims.owner("shop.Users"), Some(&name("users.shop")));
+}
+
+#[test]
+fn one_identity_pins_so_much_and_leaves_the_rest_to_others() {
+    let mut claims = Claims::default();
+    for number in 0..limits::CLAIMS_PER_IDENTITY {
+        assert_eq!(judge(&mut claims, "greedy.shop", &format!("t.S{number}")), Denied::default());
+    }
+    assert_eq!(judge(&mut claims, "greedy.shop", "t.More").without_room, 1);
+    assert_eq!(judge(&mut claims, "greedy.shop", "t.S0"), Denied::default(), "what it has it keeps");
+    assert_eq!(judge(&mut claims, "users.shop", "t.More"), Denied::default());
+    claims.release("t.S0").unwrap();
+    assert_eq!(judge(&mut claims, "greedy.shop", "t.Another"), Denied::default());
+}
+
+#[test]
+fn contests_are_listed_so_far_and_counted_beyond() {
+    let mut claims = Claims::default();
+    for number in 0..2 * limits::CONTESTS_PER_IDENTITY {
+        judge(&mut claims, "users.shop", &format!("t.S{number}"));
+        judge(&mut claims, "greedy.shop", &format!("t.S{number}"));
+    }
+    judge(&mut claims, "other.shop", "t.S0");
+    let of = |claims: &Claims, claimant: &str| claims.contests().filter(|c| c.claimant == name(claimant)).count();
+    assert_eq!((of(&claims, "greedy.shop"), of(&claims, "other.shop")), (limits::CONTESTS_PER_IDENTITY, 1));
+    assert_eq!(claims.refused(), 2 * limits::CONTESTS_PER_IDENTITY as u64 + 1);
+    claims.release("t.S0").unwrap();
+    assert_eq!(of(&claims, "other.shop"), 0);
+    assert!(judge(&mut claims, "greedy.shop", "t.S1").listed.is_empty());
+    assert_eq!(judge(&mut claims, "greedy.shop", "t.S39").listed.len(), 1, "there is room again");
+}
+
+mod kept {
+    use std::fs;
+
+    use super::*;
+    use crate::{
+        claims::store::{ClaimsError, Store},
+        hosts::Hosts,
+    };
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), &"weft.test".parse().unwrap()).unwrap();
+        (dir, store)
+    }
+
+    #[test]
+    fn what_is_pinned_survives_a_restart() {
+        let (_dir, store) = store();
+        assert_eq!(store.load().unwrap(), (Saved::default(), Hosts::default()));
+        let mut claims = Claims::default();
+        judge(&mut claims, "users.shop", "shop.Users");
+        judge(&mut claims, "impostor.shop", "shop.Users");
+        let mut hosts = Hosts::default();
+        hosts.allow(&name("users.shop"), vec!["10.1.0.0/16".parse().unwrap()]);
+        let saved = claims.take_changes().unwrap();
+        assert!(claims.take_changes().is_none());
+        store.save(&saved, &hosts).unwrap();
+        assert_eq!(store.load().unwrap(), (saved.clone(), hosts));
+        assert_eq!(saved.contests.len(), 1);
+        let mut restarted = Claims::new(BTreeMap::new(), store.load().unwrap().0.pinned);
+        assert_eq!(judge(&mut restarted, "impostor.shop", "shop.Users").contested.len(), 1);
+        assert_eq!(judge(&mut restarted, "users.shop", "shop.Users"), Denied::default());
+    }
+
+    #[test]
+    fn a_release_is_told_until_it_is_taken_up() {
+        let (_dir, store) = store();
+        assert!(matches!(store.release("shop.Users"), Err(ClaimsError::NotPinned(_))));
+        assert!(matches!(store.release("no claim"), Err(ClaimsError::NoClaim(_))));
+        let mut claims = Claims::default();
+        judge(&mut claims, "users.shop", "shop.Users");
+        judge(&mut claims, "users.shop", "10.96.0.1:80");
+        store.save(&claims.take_changes().unwrap(), &Hosts::default()).unwrap();
+        assert!(store.to_release().unwrap().is_empty());
+        assert_eq!(store.release("shop.Users").unwrap().to_string(), "spiffe://weft.test/ns/shop/sa/users");
+        assert_eq!(store.to_release().unwrap(), ["shop.Users"]);
+        // Another comes while the first is being taken up.
+        store.release("10.96.0.1:80").unwrap();
+        assert_eq!(store.to_release().unwrap(), ["shop.Users"], "it was not taken up");
+        store.released().unwrap();
+        assert_eq!(store.to_release().unwrap(), ["10.96.0.1:80"]);
+        store.released().unwrap();
+        assert!(store.to_release().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_damaged_store_is_named_and_not_overwritten() {
+        let (dir, store) = store();
+        let file = dir.path().join("claims.json");
+        for (text, why) in [
+            ("{", "claims.json: EOF"),
+            (r#"{"pinned":{"a.B":"users"}}"#, "claims.json: `users` is not of the form"),
+            (r#"{"pinned":{"a.B":"spiffe://other/ns/shop/sa/users"}}"#, "is not of the trust domain weft.test"),
+        ] {
+            fs::write(&file, text).unwrap();
+            let told = store.load().unwrap_err().to_string();
+            assert!(told.contains(why), "{told}");
+        }
+    }
+}

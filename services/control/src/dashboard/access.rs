@@ -1,0 +1,105 @@
+//! Who may ask the dashboard what.
+//!
+//! There is no log-in, so a browser must not be made to ask for somebody else: a page of any site may open a connection
+//! to this port under a name that its owner points here (DNS rebinding), and would be taken for this site's own. Such a
+//! request bears that name in `Host`, so names are allowed that nobody else can have.
+
+use std::net::IpAddr;
+
+use axum::http::{HeaderMap, Uri, header};
+use weft_mesh::names::shown;
+
+/// What is allowed besides the usual.
+#[derive(Debug, Clone, Default)]
+pub struct Access {
+    /// Names by which the dashboard may be opened, besides `localhost` and IP addresses.
+    pub hosts: Vec<String>,
+    /// Whether spans are taken from other hosts.
+    pub remote_spans: bool,
+}
+
+/// Where a connection comes from.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ClientHost(pub(super) IpAddr);
+
+impl Access {
+    /// Whether spans are taken that come from there.
+    pub(super) fn takes_spans(&self, from: ClientHost) -> bool {
+        self.remote_spans || from.0.to_canonical().is_loopback()
+    }
+
+    /// Whether the names by which a request calls this site may be its own.
+    ///
+    /// # Errors
+    /// The name that may not.
+    pub(super) fn check_host(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), String> {
+        let named = headers.get_all(header::HOST).iter().map(|value| value.to_str().unwrap_or("?"));
+        // HTTP/2 has `:authority` for it.
+        let named = named.chain(uri.authority().map(|authority| authority.as_str()));
+        match named.map(host_of).find(|host| !self.is_own(host)) {
+            Some(other) => Err(shown(other)),
+            None => Ok(()),
+        }
+    }
+
+    fn is_own(&self, host: &str) -> bool {
+        let host = host.strip_suffix('.').unwrap_or(host);
+        let is_local = host.eq_ignore_ascii_case("localhost");
+        let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        // An address is no name: nobody can point it elsewhere.
+        is_local
+            || address.parse::<IpAddr>().is_ok()
+            || self.hosts.iter().any(|allowed| allowed.eq_ignore_ascii_case(host))
+    }
+}
+
+/// A host without its port.
+fn host_of(authority: &str) -> &str {
+    match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) && !host.ends_with(':') => host,
+        _ => authority,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_allowed(access: &Access, host: &str) -> bool {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::HOST, host.parse().unwrap());
+        access.check_host(&Uri::from_static("/"), &headers).is_ok()
+    }
+
+    #[test]
+    fn names_that_anybody_can_point_here_are_refused() {
+        let access = Access { hosts: vec!["weft.example".into()], remote_spans: false };
+        for good in [
+            "localhost",
+            "localhost:15080",
+            "LocalHost.",
+            "127.0.0.1:15080",
+            "10.0.0.1",
+            "[::1]:15080",
+            "weft.example:80",
+        ] {
+            assert!(is_allowed(&access, good), "{good}");
+        }
+        for bad in ["evil.example", "evil.example:15080", "localhost.evil.example", "127.0.0.1.evil.example", "", "?"] {
+            assert!(!is_allowed(&access, bad), "{bad}");
+        }
+        let uri = Uri::from_static("http://evil.example:15080/traces");
+        assert_eq!(access.check_host(&uri, &HeaderMap::new()), Err("evil.example".to_owned()));
+        assert!(access.check_host(&Uri::from_static("/"), &HeaderMap::new()).is_ok(), "HTTP/1.0 need not name one");
+    }
+
+    #[test]
+    fn spans_come_from_this_host_unless_others_are_allowed() {
+        let access = Access::default();
+        assert!(
+            access.takes_spans(ClientHost([127, 0, 0, 1].into()))
+                && !access.takes_spans(ClientHost([10, 0, 0, 1].into()))
+        );
+        assert!(Access { remote_spans: true, ..access }.takes_spans(ClientHost([10, 0, 0, 1].into())));
+    }
+}

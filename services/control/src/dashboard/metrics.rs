@@ -1,0 +1,31 @@
+//! `/metrics`: what the control plane counts, for Prometheus.
+
+use axum::{
+    http::{StatusCode, header::CONTENT_TYPE},
+    response::{IntoResponse, Response},
+};
+use prometheus_client::{
+    encoding::text,
+    metrics::{counter::Counter, gauge::Gauge},
+    registry::Registry,
+};
+
+use super::Figures;
+
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// The figures as OpenMetrics has them.
+pub(super) fn answer(figures: Figures) -> Response {
+    let mut registry = Registry::with_prefix("weft_control");
+    let refused: Counter = Counter::default();
+    refused.inc_by(figures.claims_refused);
+    registry.register("claims_refused", "Claims of contracts and addresses that were refused", refused);
+    let pinned: Gauge = Gauge::default();
+    pinned.set(i64::try_from(figures.claims_pinned).unwrap_or(i64::MAX));
+    registry.register("claims_pinned", "Contracts and virtual addresses that are pinned to an identity", pinned);
+    let mut text = String::new();
+    match text::encode(&mut text, &registry) {
+        Ok(()) => ([(CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    }
+}

@@ -1,0 +1,263 @@
+//! Descriptor sets that members sent, and the policies that are compiled from them.
+//!
+//! Reading a set and compiling it takes long: [`make`] and [`compile`] need nothing of the shelf, so that they run
+//! elsewhere while it serves others.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use prost::Message;
+use sha2::{Digest as _, Sha256};
+use weft_contracts::weft::policy::v1::ServicePolicy;
+use weft_mesh::{limits, names::ServiceName, policy};
+
+use crate::{
+    descriptors::DescriptorSet,
+    registry::{Digest, SessionOver},
+};
+
+/// Why descriptors were not taken; the text is for their sidecar.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DescriptorsRefused {
+    #[error("no descriptors were announced")]
+    NotAnnounced,
+    #[error("these are not the descriptors that were announced: their SHA-256 is another")]
+    OtherDigest,
+    #[error("the control plane holds {} bytes of descriptors, which is the limit", limits::DESCRIPTORS_HELD_BYTES)]
+    NoRoom,
+    #[error(
+        "the control plane holds {} bytes of descriptors of this service, which is the limit: it is for the versions that \
+         run",
+        limits::DESCRIPTORS_PER_SERVICE_BYTES
+    )]
+    NoRoomForService,
+    #[error(
+        "the control plane holds {} policies of this service, which is the limit: it is for the versions that run",
+        limits::POLICIES_PER_SERVICE
+    )]
+    TooManyPolicies,
+    #[error("the policy that they say has {0} bytes; allowed: {limit}", limit = limits::POLICY_BYTES)]
+    PolicyTooLarge(usize),
+    #[error("{0}")]
+    Unusable(String),
+    #[error(transparent)]
+    SessionOver(#[from] SessionOver),
+}
+
+/// What of a service's descriptors holds for calls to it, for one set of contracts.
+#[derive(Debug)]
+struct Compiled {
+    digest: Digest,
+    contracts: Arc<BTreeSet<String>>,
+    policy: Arc<ServicePolicy>,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Shelf {
+    sets: BTreeMap<Digest, Arc<DescriptorSet>>,
+    /// Replicas of a service share them.
+    policies: HashMap<ServiceName, Vec<Compiled>>,
+}
+
+impl Shelf {
+    pub(crate) fn set(&self, digest: &Digest) -> Option<&Arc<DescriptorSet>> {
+        self.sets.get(digest)
+    }
+
+    /// What was compiled before.
+    pub(crate) fn policy(
+        &self,
+        service: &ServiceName,
+        digest: &Digest,
+        contracts: &BTreeSet<String>,
+    ) -> Option<Arc<ServicePolicy>> {
+        let same = |made: &&Compiled| made.digest == *digest && *made.contracts == *contracts;
+        self.policies.get(service)?.iter().find(same).map(|made| Arc::clone(&made.policy))
+    }
+
+    /// Whether a set of so many bytes may come in for a service.
+    pub(crate) fn check_room(
+        &mut self,
+        service: &ServiceName,
+        digest: &Digest,
+        bytes: usize,
+    ) -> Result<(), DescriptorsRefused> {
+        let made = self.policies.entry(service.clone()).or_default();
+        // What no member has any more makes room.
+        made.retain(is_used);
+        if made.len() >= limits::POLICIES_PER_SERVICE {
+            return Err(DescriptorsRefused::TooManyPolicies);
+        }
+        let digests: BTreeSet<&Digest> =
+            made.iter().map(|made| &made.digest).filter(|other| *other != digest).collect();
+        let of_service: usize =
+            digests.iter().filter_map(|digest| self.sets.get(*digest)).map(|set| set.bytes().len()).sum();
+        if of_service + bytes > limits::DESCRIPTORS_PER_SERVICE_BYTES {
+            return Err(DescriptorsRefused::NoRoomForService);
+        }
+        let held: usize = self.sets.values().map(|set| set.bytes().len()).sum();
+        match self.sets.contains_key(digest) || held + bytes <= limits::DESCRIPTORS_HELD_BYTES {
+            true => Ok(()),
+            false => Err(DescriptorsRefused::NoRoom),
+        }
+    }
+
+    /// Keeps a set and what it says of a service.
+    pub(crate) fn put(
+        &mut self,
+        service: &ServiceName,
+        digest: Digest,
+        contracts: Arc<BTreeSet<String>>,
+        set: Arc<DescriptorSet>,
+        policy: Arc<ServicePolicy>,
+    ) -> Result<(), DescriptorsRefused> {
+        // Others may have come while it was compiled.
+        self.check_room(service, &digest, set.bytes().len())?;
+        self.sets.entry(digest).or_insert(set);
+        self.policies.entry(service.clone()).or_default().push(Compiled { digest, contracts, policy });
+        Ok(())
+    }
+
+    /// Drops what no member has any more.
+    pub(crate) fn tidy(&mut self, in_use: &HashSet<Digest>) {
+        self.sets.retain(|digest, _| in_use.contains(digest));
+        self.policies.retain(|_, made| {
+            made.retain(is_used);
+            !made.is_empty()
+        });
+    }
+}
+
+/// Whether anybody but the shelf has it.
+fn is_used(made: &Compiled) -> bool {
+    Arc::strong_count(&made.policy) > 1
+}
+
+/// Reads what a member has sent, and compiles what it says of the contracts of a service. May take long.
+pub(crate) fn make(
+    digest: Digest,
+    bytes: Bytes,
+    contracts: &BTreeSet<String>,
+) -> Result<(Arc<DescriptorSet>, Arc<ServicePolicy>), DescriptorsRefused> {
+    if Sha256::digest(&bytes)[..] != digest {
+        return Err(DescriptorsRefused::OtherDigest);
+    }
+    let set = DescriptorSet::parse(bytes).map_err(|e| DescriptorsRefused::Unusable(e.to_string()))?;
+    let policy = compile(&set, contracts)?;
+    Ok((Arc::new(set), policy))
+}
+
+/// Compiles what a set says of the contracts of a service. May take long.
+pub(crate) fn compile(
+    set: &DescriptorSet,
+    contracts: &BTreeSet<String>,
+) -> Result<Arc<ServicePolicy>, DescriptorsRefused> {
+    let names: Vec<String> = contracts.iter().cloned().collect();
+    let compiled = policy::ServicePolicy::from_descriptors(set.bytes(), Some(&names))
+        .map_err(|e| DescriptorsRefused::Unusable(e.to_string()))?;
+    let policy = ServicePolicy::from(&compiled);
+    match policy.encoded_len() {
+        0..=limits::POLICY_BYTES => Ok(Arc::new(policy)),
+        bytes => Err(DescriptorsRefused::PolicyTooLarge(bytes)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prost_types::{
+        DescriptorProto, FileDescriptorProto, FileDescriptorSet, MethodDescriptorProto, ServiceDescriptorProto,
+    };
+
+    use super::*;
+
+    fn users() -> ServiceName {
+        ServiceName::parse("users.shop").unwrap()
+    }
+
+    /// A set with one contract, `t.S`, of so many methods.
+    fn set_of(methods: usize, padding: usize) -> Bytes {
+        let method = |number: usize| MethodDescriptorProto {
+            name: Some(format!("M{number}{}", "x".repeat(padding))),
+            input_type: Some(".t.E".into()),
+            output_type: Some(".t.E".into()),
+            ..MethodDescriptorProto::default()
+        };
+        let service = ServiceDescriptorProto {
+            name: Some("S".into()),
+            method: (0..methods).map(method).collect(),
+            options: None,
+        };
+        let file = FileDescriptorProto {
+            name: Some("t.proto".into()),
+            package: Some("t".into()),
+            syntax: Some("proto3".into()),
+            message_type: vec![DescriptorProto { name: Some("E".into()), ..DescriptorProto::default() }],
+            service: vec![service],
+            ..FileDescriptorProto::default()
+        };
+        FileDescriptorSet { file: vec![file] }.encode_to_vec().into()
+    }
+
+    fn digest(bytes: &Bytes) -> Digest {
+        Sha256::digest(bytes).into()
+    }
+
+    fn contracts(names: &[String]) -> Arc<BTreeSet<String>> {
+        Arc::new(names.iter().cloned().collect())
+    }
+
+    #[test]
+    fn one_service_has_so_many_policies_and_those_that_nobody_has_make_room() {
+        let mut shelf = Shelf::default();
+        let bytes = set_of(1, 0);
+        let of = |number: usize| contracts(&[format!("t.Other{number}"), "t.S".into()]);
+        let put = |shelf: &mut Shelf, number: usize| {
+            let set = Arc::new(DescriptorSet::parse(bytes.clone()).unwrap());
+            let policy = Arc::new(ServicePolicy::default());
+            shelf.put(&users(), digest(&bytes), of(number), set, Arc::clone(&policy)).map(|()| policy)
+        };
+        let mut held: Vec<_> = (0..limits::POLICIES_PER_SERVICE).map(|n| put(&mut shelf, n).unwrap()).collect();
+        assert!(matches!(put(&mut shelf, 99), Err(DescriptorsRefused::TooManyPolicies)));
+        held.pop();
+        let again = put(&mut shelf, 99).unwrap();
+        assert!(Arc::ptr_eq(&shelf.policy(&users(), &digest(&bytes), &of(99)).unwrap(), &again));
+        drop((held, again));
+        shelf.tidy(&HashSet::from([digest(&bytes)]));
+        assert!(shelf.policies.is_empty());
+        assert!(shelf.set(&digest(&bytes)).is_some(), "a member has announced it");
+    }
+
+    #[test]
+    fn one_service_does_not_take_the_room_of_all() {
+        let mut shelf = Shelf::default();
+        let mut held = Vec::new();
+        let large = 7 * 1024 * 1024;
+        let refused = (0..10u8).find_map(|number| {
+            let policy = Arc::new(ServicePolicy::default());
+            let set = Arc::new(DescriptorSet::parse(set_of(1, large + usize::from(number))).unwrap());
+            held.push(Arc::clone(&policy));
+            shelf.put(&users(), [number; 32], contracts(&["t.S".into()]), set, policy).err()
+        });
+        assert!(matches!(refused, Some(DescriptorsRefused::NoRoomForService)), "{refused:?}");
+        assert_eq!(shelf.sets.len(), limits::DESCRIPTORS_PER_SERVICE_BYTES / large);
+        let other = ServiceName::parse("orders.shop").unwrap();
+        assert!(shelf.check_room(&other, &[77; 32], large).is_ok());
+    }
+
+    #[test]
+    fn a_policy_that_would_not_fit_a_snapshot_is_refused() {
+        let small = set_of(10, 0);
+        assert_eq!(make(digest(&small), small.clone(), &contracts(&["t.S".into()])).unwrap().1.contracts.len(), 1);
+        assert!(matches!(make([0; 32], small, &contracts(&[])), Err(DescriptorsRefused::OtherDigest)));
+        let large = set_of(12_000, 400);
+        let refused = make(digest(&large), large, &contracts(&["t.S".into()])).unwrap_err();
+        assert!(
+            matches!(refused, DescriptorsRefused::PolicyTooLarge(bytes) if bytes > limits::POLICY_BYTES),
+            "{refused}"
+        );
+    }
+}

@@ -1,0 +1,267 @@
+//! The control plane as compromised sidecars and strangers meet it.
+
+use tokio::time::sleep;
+use weft_contracts::weft::discovery::v1::not_found;
+
+use super::*;
+
+const GREEDY: &str = "greedy.shop";
+
+/// An announcement that also claims these.
+fn claiming(mesh: &Running, service: &str, id: &str, port: u16, contracts: &[&str], addresses: &[&str]) -> Announce {
+    let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
+    Announce { contracts: texts(contracts), addresses: texts(addresses), ..announce(mesh, service, id, port) }
+}
+
+async fn owner(mesh: &Running, claim: &str) -> Option<String> {
+    let mut watching = Watching::open(&mesh.sidecar("orders.shop").await).await;
+    watching.ask(watch_request::What::SubscribeContract(claim.into())).await;
+    match watching.next().await {
+        What::Owner(owner) => Some(owner.service),
+        What::NotFound(_) => None,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn dashboard(mesh: &Running, path: &str) -> String {
+    let mut stream = TcpStream::connect(mesh.dashboard).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    timeout(SOON, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn a_contract_is_not_taken_over_not_even_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let mesh = Running::start(dir.path()).await;
+    let users = mesh.sidecar("users.shop").await;
+    let contracts = [USERS];
+    let mut owning = Announcing::open(&users, claiming(&mesh, "users.shop", "u1", 7001, &contracts, &[])).await;
+    assert!(owning.answer().await.unwrap().contested.is_empty());
+
+    let greedy = mesh.sidecar(GREEDY).await;
+    let claims = [USERS, "greedy.v1.Own"];
+    let mut taking = Announcing::open(&greedy, claiming(&mesh, GREEDY, "g1", 7002, &claims, &[])).await;
+    let answer = taking.answer().await.unwrap();
+    assert_eq!(answer.contested.len(), 1, "the rest of it is taken");
+    assert_eq!(
+        (&*answer.contested[0].claim, &*answer.contested[0].owner),
+        (USERS, &*mesh.id("users.shop").to_string())
+    );
+    assert_eq!(owner(&mesh, "greedy.v1.Own").await.as_deref(), Some(GREEDY));
+    // The owner is away, for a moment and for good.
+    drop(owning);
+    taking.say(announce_request::What::Announce(claiming(&mesh, GREEDY, "g1", 7002, &claims, &[]))).await;
+    assert_eq!(taking.answer().await.unwrap().contested.len(), 1);
+    assert_eq!(owner(&mesh, USERS).await.as_deref(), Some("users.shop"));
+    let page = dashboard(&mesh, "/").await;
+    assert!(page.contains("Contested claims") && page.contains(&mesh.id(GREEDY).to_string()), "{page}");
+    let json = dashboard(&mesh, "/api/claims").await;
+    assert!(json.contains(USERS) && json.contains(&mesh.id("users.shop").to_string()), "{json}");
+    let metrics = dashboard(&mesh, "/metrics").await;
+    assert!(metrics.contains("weft_control_claims_refused_total 2\n"), "{metrics}");
+    mesh.stop().await;
+
+    let mesh = Running::start(dir.path()).await;
+    let greedy = mesh.sidecar(GREEDY).await;
+    let mut taking = Announcing::open(&greedy, claiming(&mesh, GREEDY, "g1", 7002, &claims, &[])).await;
+    assert_eq!(taking.answer().await.unwrap().contested.len(), 1, "it came first this time");
+    assert_eq!(owner(&mesh, USERS).await, None);
+    // Until the owner of the mesh says so.
+    let of = crate::StateArgs { state_dir: dir.path().to_owned(), trust_domain: mesh.ca.trust_domain().clone() };
+    let told = crate::release(&crate::ReleaseArgs { claim: USERS.into(), of: of.clone() }).unwrap();
+    assert!(told.contains(&mesh.id("users.shop").to_string()), "{told}");
+    timeout(SOON, async {
+        while owner(&mesh, USERS).await.as_deref() != Some(GREEDY) {
+            sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+    .unwrap();
+    mesh.stop().await;
+    let kept = crate::claims_kept(&of).unwrap();
+    assert!(kept.contains(&format!("{USERS} is pinned to spiffe://weft.test/ns/shop/sa/greedy")), "{kept}");
+}
+
+#[tokio::test]
+async fn an_endpoint_is_nowhere_but_where_it_announces_itself_from() {
+    let dir = tempfile::tempdir().unwrap();
+    let mesh = Running::start(dir.path()).await;
+    let at = |mesh: &Running, address: &str| {
+        let mut announce = announce(mesh, GREEDY, "g1", 1);
+        announce.endpoint.as_mut().unwrap().address = address.into();
+        announce
+    };
+    let greedy = mesh.sidecar(GREEDY).await;
+    let refused = Announcing::open(&greedy, at(&mesh, "192.0.2.1:443")).await.refusal().await;
+    assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
+    assert!(Announcing::open(&greedy, at(&mesh, "127.0.1.9:15006")).await.answer().await.is_ok(), "one host");
+
+    let networks = ["192.0.2.0/24".parse().unwrap()];
+    let token = join_token::issue_for(&mesh.ca, &mesh.id(GREEDY), &networks, HOUR).unwrap();
+    mesh.sign(mesh.channel(None).await.unwrap(), token).await.unwrap();
+    assert!(Announcing::open(&greedy, at(&mesh, "192.0.2.1:443")).await.answer().await.is_ok(), "its token allows it");
+    let elsewhere = Announcing::open(&greedy, at(&mesh, "198.51.100.1:443")).await.refusal().await;
+    assert_eq!(elsewhere.code(), Code::PermissionDenied, "{elsewhere}");
+    mesh.stop().await;
+    let mesh = Running::start(dir.path()).await;
+    let greedy = mesh.sidecar(GREEDY).await;
+    assert!(Announcing::open(&greedy, at(&mesh, "192.0.2.1:443")).await.answer().await.is_ok(), "that is kept");
+    mesh.stop().await;
+}
+
+#[tokio::test]
+async fn a_name_that_nothing_can_have_is_answered_and_forgotten() {
+    let dir = tempfile::tempdir().unwrap();
+    let mesh = Running::start(dir.path()).await;
+    let greedy = mesh.sidecar(GREEDY).await;
+    let mut watching = Watching::open(&greedy).await;
+    // More than one stream follows, of which none is kept.
+    let long = "x".repeat(60_000);
+    for number in 0..200 {
+        let name = format!("{long}{number}");
+        watching.ask(watch_request::What::SubscribeContract(name.clone())).await;
+        let What::NotFound(told) = watching.next().await else { panic!() };
+        assert_eq!((told.what.unwrap(), &*told.closest), (not_found::What::Contract(name), ""));
+    }
+    for address in ["no address", "10.0.0.1"] {
+        watching.ask(watch_request::What::SubscribeAddress(address.into())).await;
+        assert!(matches!(watching.next().await, What::NotFound(_)));
+    }
+    let mut contracts = ContractsClient::new(greedy);
+    for what in [
+        describe_contract_request::What::Symbol(long.clone()),
+        describe_contract_request::What::File(long.clone()),
+        describe_contract_request::What::Extendee(long.clone()),
+    ] {
+        let refused = contracts.describe(DescribeContractRequest { what: Some(what) }).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+    }
+    let name = "shop.x.".repeat(100);
+    let what = Some(describe_contract_request::What::Symbol(name));
+    let unknown = contracts.describe(DescribeContractRequest { what }).await.unwrap_err();
+    assert!(unknown.code() == Code::NotFound && unknown.message().len() < 300, "{unknown}");
+    mesh.stop().await;
+}
+
+#[tokio::test]
+async fn streams_end_with_the_svid_of_their_connection() {
+    let dir = tempfile::tempdir().unwrap();
+    let mesh = Running::start(dir.path()).await;
+    let key = WorkloadKey::generate().unwrap();
+    let request = key.signing_request().unwrap();
+    let issued = mesh.ca.sign_for(&request, &mesh.id("users.shop"), Duration::from_secs(10)).unwrap();
+    let users = mesh.channel(Some(&key.into_svid(issued.chain_der).unwrap())).await.unwrap();
+    let mut announcing = Announcing::open(&users, announce(&mesh, "users.shop", "u1", 7001)).await;
+    announcing.answer().await.unwrap();
+    let mut watching = Watching::open(&users).await;
+    watching.ask(watch_request::What::SubscribeService("users.shop".into())).await;
+    assert!(matches!(watching.next().await, What::Snapshot(_)));
+    let mut bundles = IdentityClient::new(users).watch_bundle(WatchBundleRequest {}).await.unwrap().into_inner();
+    timeout(SOON, bundles.message()).await.unwrap().unwrap().unwrap();
+
+    let mut honest = Watching::open(&mesh.sidecar("orders.shop").await).await;
+    honest.ask(watch_request::What::SubscribeService("users.shop".into())).await;
+    honest.health_becomes("u1", Health::Up).await;
+    // A sidecar that has renewed its SVID has announced itself anew by then: nobody sees the end of the older stream.
+    let renewed = mesh.sidecar("users.shop").await;
+    let mut newer = Announcing::open(&renewed, announce(&mesh, "users.shop", "u1", 7001)).await;
+    newer.answer().await.unwrap();
+    assert_eq!(announcing.refusal().await.code(), Code::Unauthenticated);
+    let told = timeout(SOON, async {
+        loop {
+            match watching.answers.message().await {
+                Ok(Some(_)) => {}
+                Ok(None) => panic!("it ended without a word"),
+                Err(status) => return status,
+            }
+        }
+    });
+    assert_eq!(told.await.unwrap().code(), Code::Unauthenticated);
+    assert_eq!(timeout(SOON, bundles.message()).await.unwrap().unwrap_err().code(), Code::Unauthenticated);
+    newer.say(announce_request::What::Heartbeat(Heartbeat { health: Health::Draining.into() })).await;
+    let What::Change(change) = honest.next().await else { panic!("the endpoint flapped") };
+    assert_eq!(change.upserted[0].health(), Health::Draining);
+    mesh.stop().await;
+}
+
+#[tokio::test]
+async fn an_expired_svid_s_key_gets_a_new_one_and_a_stranger_s_does_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let mesh = Running::start(dir.path()).await;
+    let old = WorkloadKey::generate().unwrap();
+    let request = old.signing_request().unwrap();
+    let issued = mesh.ca.sign_for(&request, &mesh.id("users.shop"), Duration::from_secs(2)).unwrap();
+    let old = old.into_svid(issued.chain_der).unwrap();
+    timeout(SOON, async {
+        while old.not_after() > std::time::SystemTime::now() {
+            sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await
+    .unwrap();
+    let key = WorkloadKey::generate().unwrap();
+    let csr_der = key.signing_request().unwrap();
+    let late = SignRequest {
+        expired_svid_der: Bytes::copy_from_slice(old.leaf()),
+        expired_svid_proof: old.prove_late(&csr_der).unwrap().into(),
+        csr_der: csr_der.into(),
+        join_token: String::new(),
+    };
+    let mut client = IdentityClient::new(mesh.channel(None).await.unwrap());
+    let other = WorkloadKey::generate().unwrap().signing_request().unwrap();
+    let refused = client.sign(SignRequest { csr_der: other.into(), ..late.clone() }).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unauthenticated, "{refused}");
+    let signed = client.sign(late).await.unwrap().into_inner();
+    assert_eq!(signed.spiffe_id, mesh.id("users.shop").to_string());
+    mesh.stop().await;
+}
+
+/// A TLS connection without an SVID on which nothing is sent.
+async fn silent(mesh: &Running) -> tokio_rustls::client::TlsStream<TcpStream> {
+    let control = SpiffeId::of_control_plane(mesh.ca.trust_domain());
+    let name = tls::server_name(&control);
+    let config = tls::client_config(None, mesh.ca.bundle(), control).unwrap();
+    let stream = TcpStream::connect(mesh.grpc).await.unwrap();
+    TlsConnector::from(config).connect(name, stream).await.unwrap()
+}
+
+#[tokio::test]
+async fn who_is_silent_after_its_handshake_is_cut_off_and_keeps_nobody_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let few = Budget { strangers: 8, strangers_of_host: 6, members: 100, members_of_identity: 50 };
+    let mesh = Running::start_with(dir.path(), few).await;
+    let users = mesh.sidecar("users.shop").await;
+    let mut announcing = Announcing::open(&users, announce(&mesh, "users.shop", "u1", 7001)).await;
+    announcing.answer().await.unwrap();
+    let mut strangers = Vec::new();
+    for _ in 0..4 {
+        strangers.push(silent(&mesh).await);
+    }
+    // Beyond what strangers may have there is no room, until one of them has waited long enough.
+    let plain: Vec<TcpStream> = futures_util::future::join_all((0..10).map(|_| TcpStream::connect(mesh.grpc)))
+        .await
+        .into_iter()
+        .map(Result::unwrap)
+        .collect();
+    timeout(SOON, async {
+        // As a sidecar does: it tries again.
+        while mesh.channel(None).await.is_err() {
+            sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await
+    .unwrap();
+    announcing.say(announce_request::What::Heartbeat(Heartbeat { health: Health::Up.into() })).await;
+    for mut stranger in strangers {
+        let mut rest = Vec::new();
+        let _ = timeout(SOON, stranger.read_to_end(&mut rest)).await.expect("it is cut off");
+    }
+    drop(plain);
+    let mut watching = Watching::open(&users).await;
+    watching.ask(watch_request::What::SubscribeService("users.shop".into())).await;
+    watching.health_becomes("u1", Health::Up).await;
+    mesh.stop().await;
+}

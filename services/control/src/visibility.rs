@@ -1,0 +1,35 @@
+//! Who may know of which services.
+
+use std::sync::Arc;
+
+use weft_mesh::names::ServiceName;
+
+/// What the mesh's owner has written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Visibility {
+    /// Everybody knows of everything.
+    #[default]
+    All,
+    /// A workload knows of the services of its own namespace, and is answered as if there were no others.
+    Namespace,
+}
+
+impl Visibility {
+    /// What a workload of this service sees.
+    pub(crate) fn of(self, viewer: &ServiceName) -> Sight {
+        match self {
+            Self::All => Sight::default(),
+            Self::Namespace => Sight(Some(viewer.namespace().into())),
+        }
+    }
+}
+
+/// What one workload sees: a namespace, or everything.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Sight(Option<Arc<str>>);
+
+impl Sight {
+    pub(crate) fn sees(&self, service: &ServiceName) -> bool {
+        self.0.as_ref().is_none_or(|namespace| **namespace == *service.namespace())
+    }
+}
