@@ -14,6 +14,7 @@ mod ready;
 pub(crate) mod run_file;
 mod supervisor;
 mod table;
+pub(crate) mod trust;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -114,6 +115,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 fn prepare_state_dir(state_dir: &Path) -> anyhow::Result<()> {
     let made = fs::create_dir_all(state_dir)
+        .and_then(|()| trust::keep_others_out(state_dir))
         // Whoever keeps the mesh file in git wants none of this in it.
         .and_then(|()| fs::write(state_dir.join(".gitignore"), "*\n"));
     made.with_context(|| format!("{} can't be written", state_dir.display()))
