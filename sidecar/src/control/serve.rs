@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use axum::Router;
+use axum::{Extension, Router};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
@@ -21,7 +21,7 @@ use tokio::{
 };
 use weft_mesh::limits;
 
-use super::Control;
+use super::{Control, admin::Ends};
 
 /// File descriptors that ran out must be given back by others first.
 const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(50);
@@ -64,6 +64,9 @@ pub(super) async fn serve(
 }
 
 async fn connection(stream: TcpStream, app: Router) {
+    // One that has gone has none.
+    let (Ok(local), Ok(peer)) = (stream.local_addr(), stream.peer_addr()) else { return };
+    let app = app.layer(Extension(Ends { local, peer }));
     // hyper waits for the first bytes, which tell HTTP/1.1 from HTTP/2, without a limit.
     if !matches!(timeout(limits::ADMIN_TIMEOUT, stream.peek(&mut [0])).await, Ok(Ok(1..))) {
         return;
