@@ -48,6 +48,10 @@ pub struct Args {
     /// What its service speaks
     #[arg(long, env = "WEFT_PROTOCOL", default_value = "grpc")]
     pub protocol: AppProtocol,
+    /// Its service, which speaks HTTP/1.1, answers CONNECT itself, as forward proxies do. Only a service that reads no
+    /// more requests from a connection once it has accepted one may be told so of: in them callers would say who they are
+    #[arg(long, env = "WEFT_CONNECT")]
+    pub connect: bool,
     /// The service's contracts: a serialized google.protobuf.FileDescriptorSet
     #[arg(long, env = "WEFT_DESCRIPTORS", value_name = "FILE")]
     pub descriptors: Option<PathBuf>,

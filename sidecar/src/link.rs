@@ -87,6 +87,11 @@ impl Link {
         core.peer_stream_limit() - core.streams()
     }
 
+    /// How many calls the peer takes at once.
+    pub(crate) fn streams_at_once(&self) -> usize {
+        self.core.borrow().peer_stream_limit()
+    }
+
     /// Tells those who wait for room that there is some.
     #[inline]
     fn offer_room(&self) {
@@ -94,6 +99,8 @@ impl Link {
             && !room.is_free()
             && self.has_room()
         {
+            // The peer may have said something else meanwhile.
+            room.streams_on_each(self.streams_at_once());
             room.has_come();
         }
     }

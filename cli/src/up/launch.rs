@@ -70,6 +70,7 @@ pub(crate) struct ServiceLaunch {
     pub(crate) name: ServiceName,
     run: CommandLine,
     protocol: Protocol,
+    answers_connect: bool,
     health: Option<String>,
     env: Vec<(String, String)>,
     /// Where the compiled contracts are.
@@ -156,6 +157,9 @@ impl Mesh {
             command
                 .args(["--service", service.name.name(), "--app", &loopback(ports.app).to_string()])
                 .args(["--protocol", service.protocol.as_str()]);
+            if service.answers_connect {
+                command.arg("--connect");
+            }
             if let Some(health) = &service.health {
                 command.args(["--health", health]);
             }
@@ -276,6 +280,7 @@ impl ServiceLaunch {
             name: service.name.clone(),
             run: service.run.clone(),
             protocol: service.protocol,
+            answers_connect: service.answers_connect,
             health: service.health.clone(),
             env: service.env.clone(),
             descriptors,
