@@ -59,6 +59,10 @@ limits! {
          another. The call with a longer one is answered `headers-too-large`, and no other suffers.";
     HEADER_LIST_ROOM: u32 = 8 * 1024,
         "What sidecars add to a header list: between them it may be so much longer.";
+    MEMORY_BYTES: usize = 1024 * 1024 * 1024,
+        "What all connections of a sidecar hold together: what has come and has not gone on, and what waits to be written; \
+         `--memory` sets another. Past it new calls are refused (`overloaded`, and by the callee `service-full`), and a \
+         connection that holds bytes of others is not read until they have gone.";
     STREAM_WINDOW_BYTES: u32 = 256 * 1024,
         "What one call may have under way before its reader has taken it: bounds the memory of a slow reader.";
     CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024,

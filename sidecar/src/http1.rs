@@ -36,7 +36,7 @@ pub(crate) async fn serve(downstream: Rc<Downstream>, stream: TcpStream, from: S
     let mut steps = Steps::new();
     let on = |occasion| {
         let Occasion::Request(head, is_whole) = occasion else { return };
-        let Some(slot) = worker.call_slot() else { return refuse(&worker, &socket, &too_many_calls()) };
+        let Some(slot) = worker.call_slot() else { return refuse(&worker, &socket, &too_many_calls(&worker)) };
         let caller = Side::Socket(Rc::clone(&socket));
         let call = Call::begin(&worker, Way::Outbound(Tries::default()), caller, head, is_whole, slot);
         call.waits_in(steps.run(carry(Rc::clone(&downstream), Rc::clone(&call))));

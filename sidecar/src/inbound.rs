@@ -337,7 +337,12 @@ async fn send(pool: &Rc<Pool>, peer: &Rc<Load>, call: &Rc<Call>, is_upgrade: boo
 /// What a peer is told that has as many calls here as it may have.
 fn too_many_calls(worker: &Worker) -> Failure {
     let name = worker.shared.own.as_ref().map_or("the service", |own| own.as_str());
-    let message = format!("{} calls run at {name}, and this caller has its part of them", worker.calls.inbound.get());
+    let budget = &worker.shared.budget;
+    let message = if budget.is_exceeded() {
+        format!("calls hold {} bytes in the sidecar of {name} (--memory {})", budget.used(), budget.bytes())
+    } else {
+        format!("{} calls run at {name}, and this caller has its part of them", worker.calls.inbound.get())
+    };
     Failure::new(Reason::ServiceFull, message).of_service(name)
 }
 

@@ -14,6 +14,7 @@ mod args;
 mod attempt;
 mod balance;
 mod breaker;
+mod budget;
 mod call;
 mod catalog;
 mod classify;
@@ -55,5 +56,5 @@ mod websocket;
 mod wire_limits;
 mod worker;
 
-pub use args::{AppProtocol, Args, Forward, Given, HealthCheck, Outside, header_list_bytes};
+pub use args::{AppProtocol, Args, Forward, Given, HealthCheck, Outside, header_list_bytes, memory};
 pub use start::run;

@@ -19,7 +19,7 @@ use tokio::{
 use weft_mesh::{limits, names::ServiceName};
 
 use crate::{
-    inbound, outbound,
+    budget, inbound, outbound,
     shared::{Phase, Shared},
     survey, tcp,
     worker::{ConnectionSlot, Worker},
@@ -63,6 +63,7 @@ async fn run(shared: Arc<Shared>, Ends { listeners, questions }: Ends) {
         spawn_local(listen(Rc::clone(&worker), listeners.outbound, Side::Outbound)),
         spawn_local(keep_house(Rc::clone(&worker))),
         spawn_local(keep_warm(Rc::clone(&worker))),
+        spawn_local(budget::attend(Rc::clone(&worker))),
         spawn_local(Rc::clone(&worker).drain_accepted()),
         spawn_local(keep_deadlines(Rc::clone(&worker))),
         spawn_local(survey::answer(Rc::clone(&worker), questions)),

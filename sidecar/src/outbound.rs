@@ -90,7 +90,7 @@ pub(crate) async fn speak(downstream: Rc<Downstream>, wire: Wire, stream: TcpStr
             let mut steps = Steps::new();
             let begin = |link: &Rc<Link>, stream, head: Headers, is_whole| {
                 let Some(slot) = worker.call_slot() else {
-                    http2::refuse(worker, link, stream, &head, is_whole, &too_many_calls(), Hop::Outbound);
+                    http2::refuse(worker, link, stream, &head, is_whole, &too_many_calls(worker), Hop::Outbound);
                     return None;
                 };
                 let caller = Side::Stream(Rc::clone(link), stream);
@@ -286,8 +286,14 @@ async fn find(worker: &Worker, asked: Asked) -> Result<Arc<Service>, Failure> {
 
 const RETRY_SOON: Duration = Duration::from_secs(1);
 
-pub(crate) fn too_many_calls() -> Failure {
-    let message = format!("{} calls run in this sidecar; slow down", limits::CALLS_IN_FLIGHT);
+/// Why no call is taken any more.
+pub(crate) fn too_many_calls(worker: &Worker) -> Failure {
+    let budget = &worker.shared.budget;
+    let message = if budget.is_exceeded() {
+        format!("calls hold {} bytes in this sidecar (--memory {}); slow down", budget.used(), budget.bytes())
+    } else {
+        format!("{} calls run in this sidecar; slow down", limits::CALLS_IN_FLIGHT)
+    };
     Failure::new(Reason::Overloaded, message).retry_after(RETRY_SOON)
 }
 

@@ -75,6 +75,8 @@ pub(crate) struct Report {
     pub(crate) socket_bytes: usize,
     /// Buffers of all of those.
     pub(crate) sockets_buffer_bytes: usize,
+    /// What they hold of calls, as the budget counts it.
+    pub(crate) held_bytes: usize,
     /// Buffers that no connection has at present.
     pub(crate) spare_bytes: usize,
 }
@@ -155,6 +157,7 @@ fn report(worker: &Worker) -> Report {
         sum: over(&sum),
         socket_bytes,
         sockets_buffer_bytes: sockets.iter().map(|usage| usage.buffer_bytes).sum(),
+        held_bytes: worker.account.held(),
         spare_bytes: worker.spare_bytes(),
     }
 }

@@ -99,7 +99,8 @@ pub(crate) async fn serve(downstream: Rc<Downstream>, stream: TcpStream, from: S
     let socket = Socket::raw(&worker, Role::Server);
     let Some(slot) = worker.call_slot() else {
         worker.shared.metrics.failure(weft_mesh::errors::Reason::Overloaded);
-        return worker.log(|| format!("connection from {from} to {service} closed: {}", too_many_calls().message));
+        return worker
+            .log(|| format!("connection from {from} to {service} closed: {}", too_many_calls(&worker).message));
     };
     let mut head = Headers::new();
     head.set(Name::METHOD, CONNECT);

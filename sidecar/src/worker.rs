@@ -16,6 +16,7 @@ use weft_mesh::{identity::SpiffeId, limits};
 
 use crate::{
     balance::Balancer,
+    budget::Account,
     call::Call,
     inbound::LocalService,
     intercept,
@@ -48,6 +49,8 @@ pub(crate) struct Worker {
     spare_bodies: RefCell<Vec<Vec<u8>>>,
     /// Connections on which calls come in, with the phase in which each is drained.
     accepted: RefCell<HashMap<*const (), Drained>>,
+    /// What the connections hold.
+    pub(crate) account: Rc<Account>,
     /// Bytes of request bodies kept for another try.
     pub(crate) replay_bytes: Gauge,
     pub(crate) calls: Sides,
@@ -280,6 +283,7 @@ impl Worker {
             read_buffer: RefCell::default(),
             spare_bodies: RefCell::default(),
             accepted: RefCell::default(),
+            account: Rc::new(Account::new(&shared.budget)),
             replay_bytes: Gauge::default(),
             calls: Sides::default(),
             connections: Sides::default(),
@@ -388,6 +392,9 @@ impl Worker {
 
     /// A place for one more call of the local service, if there is one.
     pub(crate) fn call_slot(self: &Rc<Self>) -> Option<CallSlot> {
+        if self.is_out_of_memory() {
+            return None;
+        }
         if self.calls.outbound.get() >= limits::CALLS_IN_FLIGHT {
             self.shared.metrics.limit_reached("CALLS_IN_FLIGHT");
             return None;
@@ -398,6 +405,9 @@ impl Worker {
 
     /// A place for one more call of a peer, if it may have one.
     pub(crate) fn inbound_slot(self: &Rc<Self>, peer: &Rc<Load>) -> Option<CallSlot> {
+        if self.is_out_of_memory() {
+            return None;
+        }
         if !may_have_more(peer.calls(), self.calls.inbound.get(), limits::CALLS_IN_FLIGHT) {
             self.shared.metrics.limit_reached("CALLS_IN_FLIGHT");
             return None;
@@ -405,6 +415,16 @@ impl Worker {
         self.calls.inbound.add(1);
         peer.begin_call();
         Some(CallSlot { worker: Rc::clone(self), peer: Some(Rc::clone(peer)), has_seat: false })
+    }
+
+    /// Whether the sidecar takes no calls, as what runs has used its memory up.
+    #[inline]
+    fn is_out_of_memory(&self) -> bool {
+        let is_exceeded = self.shared.budget.is_exceeded();
+        if is_exceeded {
+            self.shared.metrics.limit_reached("MEMORY_BYTES");
+        }
+        is_exceeded
     }
 
     /// Connections taken, whosever they are.

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpStream;
 use tonic::Code;
 use weft_mesh::limits;
-use weft_tests::{Bed, Wire, eventually, framed, metric, probe, probe_service, tunnel};
+use weft_tests::{Bed, Wire, eventually, framed, metric, pour, probe, probe_service, resident_bytes, signal, tunnel};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -69,4 +70,59 @@ async fn strangers_make_room_for_who_goes_on() {
     let mut member = Wire::connect(tunnel(&bed, "probe").await).await;
     assert_eq!(member.call("Say", &[]).await.code(), Code::Ok, "who shows a certificate is let in");
     probe(&bed.channel(), "Say", &[]).await.expect("and those who were in go on");
+}
+
+/// An application uploads to a service that does not read: a hundred connections of sixteen calls with a window each, which is
+/// 400 MB.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn what_all_calls_hold_together_is_bounded() {
+    const CONNECTIONS: usize = 100;
+    const CALLS: usize = 16;
+    let memory = (16 << 20).to_string();
+    let hog = "  hog:\n    run: ${BIN}/weft-test-app\n    health: tcp\n";
+    let bed = Bed::start_with(&format!("{}{hog}", probe_service(1)), &["--memory", &memory]).await;
+    for service in ["hog", "probe"] {
+        probe(&bed.channel(), "Say", &[("x-weft-service", service)]).await.expect("an answer");
+    }
+    let (port, pid) = (bed.outbound(), bed.pid("keyboard·sidecar"));
+    let before = resident_bytes(pid);
+    signal("-STOP", bed.pid("hog-1"));
+    let mut uploads = tokio::task::JoinSet::new();
+    for _ in 0..CONNECTIONS {
+        uploads.spawn(async move {
+            let mut wire = Wire::connect(port).await;
+            let mut calls = tokio::task::JoinSet::new();
+            for _ in 0..CALLS {
+                let (answer, mut body) = wire.open("Say", &[("x-do", "swallow"), ("x-weft-service", "hog")]).await;
+                calls.spawn(async move {
+                    // It may be refused, or have to wait.
+                    let _ = pour(&mut body, limits::STREAM_WINDOW_BYTES as usize, |_| {}).await;
+                    let _ = body.send_data(Bytes::new(), true);
+                    let _ = answer.await;
+                });
+            }
+            calls.join_all().await;
+        });
+    }
+    let refused = async || probe(&bed.channel(), "Say", &[]).await.err();
+    let mut why = None;
+    eventually("new calls are refused", LIMIT, async || {
+        why = refused().await;
+        why.is_some()
+    })
+    .await;
+    let why = why.expect("it is refused");
+    assert_eq!(why.code(), Code::ResourceExhausted, "{why}");
+    assert!(why.message().contains("--memory 16777216"), "{why}");
+    let reached = metric(bed.ports("keyboard").metrics, "weft_limit_reached_total", "limit=\"MEMORY_BYTES\"").await;
+    assert!(reached >= 1.0);
+    for _ in 0..50 {
+        assert!(refused().await.is_some(), "as long as what there is does not go on");
+        let grown = resident_bytes(pid).saturating_sub(before);
+        assert!(grown < 200 << 20, "{grown} bytes more");
+    }
+    // What waits goes on once the service reads, and so do new calls.
+    signal("-CONT", bed.pid("hog-1"));
+    eventually("calls are taken again", LIMIT, async || refused().await.is_none()).await;
+    uploads.abort_all();
 }
