@@ -195,7 +195,7 @@ async fn limits_say_how_close_they_are(bed: &Bed) {
     assert_eq!(in_use(out, "STREAMS_PER_CONNECTION").await.0, 7);
     let bytes = 7 * framed("hello").len() as u64;
     eventually("their bodies are kept", LIMIT, async || in_use(out, "REPLAY_BYTES").await.0 == bytes).await;
-    assert!(in_use(out, "CONNECTIONS_PER_LISTENER").await.0 >= 1);
+    assert!(in_use(out, "CONNECTIONS_PER_SIDE").await.0 >= 1);
     assert_eq!(in_use(out, "SERVICES_WATCHED").await.0, 1);
     client.cut();
     eventually("none runs", LIMIT, async || in_use(out, "CALLS_IN_FLIGHT").await.0 == 0).await;

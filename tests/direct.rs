@@ -6,7 +6,8 @@ use tokio::{io::AsyncWriteExt, task::JoinSet};
 use weft_mesh::limits;
 use weft_tests::{Bed, Client, eventually, metric};
 
-const PLAIN: &str = "  plain:\n    run: ${BIN}/weft-test-app\n    protocol: http1\n    env: { SPEAK: http1 }\n";
+const PLAIN: &str =
+    "  plain:\n    run: ${BIN}/weft-test-app\n    protocol: http1\n    connect: true\n    env: { SPEAK: http1 }\n";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn clients_and_services_may_do_what_they_may_directly() {

@@ -33,6 +33,7 @@ fn programs_that_know_nothing_of_the_mesh_are_in_it() {
     only_a_sidecar_is_let_in(&net.host(OUTSIDE), &client);
     the_rules_are_one_table_and_no_other(&client);
     iptables_does_as_well(&client);
+    what_is_unknown_is_not_sent_in_plain_text(&net, &client);
     what_is_outside_may_be_denied(&net, &client);
 }
 
@@ -53,10 +54,10 @@ fn start(net: &Net) {
     }
     start_client(net, "allow");
     let echo = "import socketserver as s\nclass H(s.BaseRequestHandler):\n def handle(self):\n  while True:\n   d=self.request.recv(65536)\n   if not d: break\n   self.request.sendall(d.upper())\ns.ThreadingTCPServer.allow_reuse_address=True\ns.ThreadingTCPServer(('0.0.0.0',PORT),H).serve_forever()";
-    for port in ["7000", "7001"] {
+    for port in ["7000", "7001", "7002"] {
         net.host(OUTSIDE).start(port, Path::new("python3"), &["-c", &echo.replace("PORT", port)], &[]);
     }
-    for port in [7000, 7001] {
+    for port in [7000, 7001, 7002] {
         let listens = || net.host(OUTSIDE).within(move || TcpStream::connect(("127.0.0.1", port))).is_ok();
         until("the program outside listens", listens);
     }
@@ -106,12 +107,13 @@ fn services_are_found_by_their_addresses(client: &Host) {
         let heard = client.within(move || ask(to, b"echo\nhello", b"hello"));
         heard.unwrap_or_else(|e| panic!("{to}: {e}"));
     }
-    // What a service of HTTP is sent that is not HTTP goes to it as it is, and is counted. This one waits for more.
-    let heard =
-        client.within(|| async { timeout(Duration::from_secs(1), ask("10.77.0.2:8080", b"\x16\x03\x01", b"x")).await });
-    assert!(heard.is_err(), "it is passed on, and not answered: {heard:?}");
-    until("it is counted", || counted(client, "weft_detection_fallbacks_total") == 1.0);
-    until("its bytes are counted", || counted(client, "weft_tunnel_sent_bytes_total") >= 10.0);
+    // What a service of HTTP is sent that is not HTTP could be anything, and say that it is anybody's: it is refused.
+    for to in ["10.77.0.2:8080", "10.77.0.2:9000"] {
+        let refused = client.within(move || ask(to, b"\x16\x03\x01", b"x")).expect_err("it is refused");
+        assert_eq!(refused.kind(), ErrorKind::ConnectionReset, "{refused}");
+    }
+    until("both are counted", || counted(client, "weft_detection_refused_total") == 2.0);
+    until("the bytes of others are counted", || counted(client, "weft_tunnel_sent_bytes_total") >= 10.0);
 }
 
 fn counted(host: &Host, name: &'static str) -> f64 {
@@ -119,14 +121,16 @@ fn counted(host: &Host, name: &'static str) -> f64 {
 }
 
 fn what_is_outside_is_passed_through(client: &Host) {
+    // Until it knows all of the mesh the control plane says of nothing that it is outside.
+    until("it is said to be outside", || client.within(|| ask("10.77.0.3:7000", b"hello", b"HELLO")).is_ok());
     let before = counted(client, "weft_outside_connections_total");
     for _ in 0..3 {
         let heard = client.within(|| ask("10.77.0.3:7000", b"hello", b"HELLO")).expect("it is passed through");
         assert_eq!(heard, b"HELLO");
     }
     assert_eq!(counted(client, "weft_outside_connections_total"), before + 3.0);
-    until("what was sent is counted", || counted(client, "weft_outside_sent_bytes_total") >= 15.0);
-    until("what came back is counted", || counted(client, "weft_outside_received_bytes_total") >= 15.0);
+    until("what was sent is counted", || counted(client, "weft_outside_sent_bytes_total") >= 20.0);
+    until("what came back is counted", || counted(client, "weft_outside_received_bytes_total") >= 20.0);
     client.within(|| ask("10.77.0.3:7001", b"hello", b"HELLO")).expect("an excluded port is reached");
     assert_eq!(counted(client, "weft_outside_connections_total"), before + 3.0, "not through the sidecar");
     for leaves_out in [["--exclude-outbound-ranges", "10.77.0.3/32"], ["--include-outbound-ranges", "10.96.0.0/16"]] {
@@ -191,6 +195,27 @@ fn iptables_does_as_well(client: &Host) {
     let after = list();
     assert!(after.iter().all(|line| !line.contains("WEFT")), "{after:?}");
     assert!(after.iter().any(|line| line.contains("--dport 1 ")), "others' rules stay: {after:?}");
+}
+
+/// An address is outside the mesh only where the control plane has said so.
+fn what_is_unknown_is_not_sent_in_plain_text(net: &Net, client: &Host) {
+    client.redirect(&["--exclude-outbound-ports", "7001"]);
+    client.within(|| ask("10.77.0.3:7000", b"hello", b"HELLO")).expect("it was said to be outside");
+    let passed = counted(client, "weft_outside_connections_total");
+    let unknown = counted(client, "weft_unknown_refused_total");
+    net.host(0).stop("control");
+    let refused = client.within(|| ask("10.77.0.3:7002", b"hello", b"HELLO")).expect_err("nobody can say what it is");
+    assert_eq!(refused.kind(), ErrorKind::ConnectionReset, "{refused}");
+    assert_eq!(counted(client, "weft_unknown_refused_total"), unknown + 1.0);
+    assert_eq!(counted(client, "weft_outside_connections_total"), passed, "nothing was sent there");
+    assert!(net.log().contains("to 10.77.0.3:7002 refused: whether a service"), "the log says why");
+    // What is known goes on: services, and what was said to be outside.
+    client.within(|| ask("10.96.0.10:80", GET, b"sa/client")).expect("the mesh is reached");
+    client.within(|| ask("10.77.0.3:7000", b"hello", b"HELLO")).expect("it is passed through");
+    net.start_control();
+    until("it is said to be outside once the control plane knows all of the mesh", || {
+        client.within(|| ask("10.77.0.3:7002", b"hello", b"HELLO")).is_ok()
+    });
 }
 
 fn what_is_outside_may_be_denied(net: &Net, client: &Host) {

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, bail};
 
-use crate::up::orders;
+use crate::up::{orders, trust};
 
 /// The flags of `weft restart`.
 #[derive(Debug, Clone, clap::Args)]
@@ -27,8 +27,11 @@ pub(crate) struct Args {
 /// None runs, or it could not be done.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let here = env::current_dir()?;
-    let socket = here.ancestors().map(|dir| orders::path_in(&dir.join(".weft"))).find(|path| path.exists());
-    let socket = socket.context("no `weft up` runs for this folder, or one above it")?;
+    let mut sockets = here.ancestors().map(|dir| dir.join(".weft")).filter(|dir| orders::path_in(dir).exists());
+    let state_dir = sockets.next().context("no `weft up` runs for this folder, or one above it")?;
+    // What it says is shown as the mesh's own. Within the folder nobody else can put a socket.
+    trust::check(&state_dir)?;
+    let socket = orders::path_in(&state_dir);
     let mut stream = UnixStream::connect(&socket)
         .with_context(|| format!("no `weft up` listens at {}: it has ended", socket.display()))?;
     let what = if args.sidecar { "sidecars" } else { "service" };

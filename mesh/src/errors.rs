@@ -61,6 +61,19 @@ macro_rules! reasons {
                 match self { $(Reason::$name => Blame::$blame,)* }
             }
 
+            /// Whether the sidecar beside a service fails calls for this reason. Of the others only the caller's own may
+            /// speak.
+            pub const fn is_of_callee(self) -> bool {
+                !matches!(
+                    self,
+                    Reason::NoSuchService
+                        | Reason::NoEndpoint
+                        | Reason::ConnectFailed
+                        | Reason::BreakerOpen
+                        | Reason::ControlPlaneAway
+                )
+            }
+
             /// The reason with this text.
             pub fn parse(text: &[u8]) -> Option<Self> {
                 Self::ALL.iter().copied().find(|reason| reason.as_str().as_bytes() == text)
@@ -76,6 +89,9 @@ reasons! {
     NoEndpoint = "no-endpoint", grpc 14, http 503, Upstream, Nobody;
     /// No connection to an endpoint could be made, or every one that was tried refused the call unseen.
     ConnectFailed = "connect-failed", grpc 14, http 502, Upstream, Endpoint;
+    /// The endpoint that was tried, and each other one, takes no more calls at present: its service or its sidecar is at a
+    /// limit. The call was not seen.
+    ServiceFull = "service-full", grpc 14, http 503, Upstream, Nobody;
     /// The connection broke before the service answered.
     ConnectionBroke = "connection-broke", grpc 14, http 502, Upstream, Service;
     /// The breaker of the service, or of each of its endpoints, is open.

@@ -33,24 +33,36 @@ limits! {
     CONNECTIONS_PER_ENDPOINT: usize = 8,
         "Connections that one worker opens to one endpoint, or to the local service, when the peer's stream limit is \
          reached; past it calls wait for one that ends.";
+    CONNECTIONS_FOR_OTHERS: usize = 1,
+        "Connections to the local service besides those, for the calls of other peers when one peer has filled those.";
     CALLS_QUEUED: usize = 10_000,
-        "Calls that wait for room on a worker's connections to one endpoint or to the local service; past it a call is \
-         answered `overloaded`, or tried at another endpoint.";
+        "Calls that wait for room on a worker's connections to one endpoint or to the local service, where peers take turns \
+         and one may have as many as all leave free; past it a call is answered `overloaded`, or by the callee `service-full`, \
+         or is tried at another endpoint.";
     ROOM_WAIT: Duration = Duration::from_secs(30),
         "How long such a call waits, and one whose peer does not read what it is sent, unless its deadline is sooner; then \
-         it is answered `overloaded`, or tried at another endpoint.";
+         it is answered as those are.";
     REFUSED_TRIES: u32 = 8,
         "How often a call is sent to the local service that refuses its stream unseen, with growing pauses; then the \
          caller's sidecar tries another endpoint.";
     CALLS_IN_FLIGHT: usize = 20_000,
-        "Calls at once through a worker's outbound or inbound side; past it a call is answered `overloaded`.";
-    CONNECTIONS_PER_LISTENER: usize = 20_000,
-        "Connections at once on one listener of a worker; past it a new one is closed at once and counted.";
+        "Calls at once through a worker's outbound side, and as many through its inbound side, where a peer may have as many \
+         as all leave free; past it a call is answered `overloaded`, or by the callee `service-full`.";
+    CONNECTIONS_PER_SIDE: usize = 20_000,
+        "Connections at once on a worker's outbound side, and as many of peers on its inbound side, where one peer may have as \
+         many as all leave free; past it a new one is closed at once and counted.";
+    HANDSHAKES: usize = 1_024,
+        "Connections to a worker's inbound side whose TLS handshake is not done, so that nobody knows whose they are; past it \
+         a new one is taken, and the one that has taken longest of the network with the most is closed.";
     HEADER_LIST_BYTES: u32 = 64 * 1024,
         "Size of a header list as RFC 9113, section 6.5.2, counts it, and of an HTTP/1.1 head; `--header-list-bytes` sets \
          another. The call with a longer one is answered `headers-too-large`, and no other suffers.";
     HEADER_LIST_ROOM: u32 = 8 * 1024,
         "What sidecars add to a header list: between them it may be so much longer.";
+    MEMORY_BYTES: usize = 1024 * 1024 * 1024,
+        "What all connections of a sidecar hold together: what has come and has not gone on, and what waits to be written; \
+         `--memory` sets another. Past it new calls are refused (`overloaded`, and by the callee `service-full`), and a \
+         connection that holds bytes of others is not read until they have gone.";
     STREAM_WINDOW_BYTES: u32 = 256 * 1024,
         "What one call may have under way before its reader has taken it: bounds the memory of a slow reader.";
     CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024,
@@ -137,7 +149,8 @@ limits! {
         "Connections to an HTTP/1.1 service that a worker makes at once. Others wait, and take one that becomes idle \
          meanwhile, so a service is not asked for connections faster than it accepts them.";
     HTTP1_CALLS_WAITING: usize = 10_000,
-        "Calls of a worker that wait for a connection to an HTTP/1.1 service; past it a call is refused unseen.";
+        "Calls of a worker that wait for a connection to an HTTP/1.1 service, where peers take turns and one may have as many \
+         as all leave free; past it a call is answered `service-full`, or tried at another endpoint.";
     HTTP1_DRAIN_IDLE: Duration = Duration::from_millis(500),
         "For so long a client's idle HTTP/1.1 connection is kept when the sidecar stops, as a request may be on its way.";
     HTTP2_TIMEOUT: Duration = Duration::from_secs(10),
@@ -153,11 +166,8 @@ limits! {
     TRIES: u32 = 2,
         "How often a call is sent at most.";
     DETECT_TIMEOUT: Duration = Duration::from_secs(60),
-        "For the first bytes of a client on the outbound port, and for an HTTP/1.1 head, as long as nginx, Apache and Node \
-         give; then its connection is closed.";
-    INTERCEPTED_SILENCE: Duration = Duration::from_secs(10),
-        "For a client's first bytes on a connection that was redirected to a service of HTTP; then the connection goes \
-         there as it is, as its protocol may be one in which the server speaks first.";
+        "For the first bytes of a client on the outbound port, also where a service of HTTP is called by redirection, and for \
+         an HTTP/1.1 head, as long as nginx, Apache and Node give; then its connection is closed.";
     HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5),
         "For a TLS handshake with its certificate checks, either side.";
     CONNECT_TIMEOUT: Duration = Duration::from_secs(1),
@@ -170,9 +180,13 @@ limits! {
     DISCOVERY_WAIT: Duration = Duration::from_secs(3),
         "How long a call waits for the first snapshot of its service.";
     OUTSIDE_ADDRESSES: usize = 4_096,
-        "Addresses outside the mesh that a worker remembers; past it all are forgotten, and asked for again.";
+        "Addresses outside the mesh that a worker remembers; past it the one of which it was said longest ago is forgotten.";
     OUTSIDE_MEMORY: Duration = Duration::from_secs(5),
-        "For so long an address is taken to be outside the mesh before the control plane is asked again.";
+        "For so long an address is taken to be outside the mesh before the control plane is asked again. While there is no \
+         answer, what it said last holds on (OUTSIDE_KEPT); an address of which it said nothing is refused.";
+    OUTSIDE_KEPT: Duration = Duration::from_secs(24 * 3600),
+        "For so long what the control plane said of an address outside the mesh holds on while it does not answer: as long \
+         as a certificate lives (SVID_LIFE), without which the sidecar has no mesh either.";
     DISCOVERY_QUEUE: usize = 1_024,
         "Questions of workers to discovery that wait; past it a call is answered `overloaded`.";
     SERVICES_WATCHED: usize = 10_000,

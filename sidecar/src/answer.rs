@@ -193,6 +193,17 @@ fn connect_http_status(code: u8) -> u16 {
     }
 }
 
+/// Whether a part of an answer says that the mesh failed the call, where it is not for its sender to say so. What a service
+/// says on its own sidecar never goes further (`hop` is the inbound side there). On the other side it is the word of the
+/// callee's sidecar, which knows nothing of endpoints and breakers there.
+pub(crate) fn is_forged(headers: &Headers, hop: Hop) -> bool {
+    let is_sidecars = |said| Reason::parse(said).is_some_and(Reason::is_of_callee);
+    headers.all(ERROR_HEADER).any(|said| match hop {
+        Hop::Inbound => true,
+        Hop::Outbound => !is_sidecars(said),
+    })
+}
+
 /// Why the sidecar on the other side failed the call, if its head or its trailers say so.
 pub(crate) fn reason_behind(headers: &Headers) -> Option<Reason> {
     headers.get(ERROR_HEADER).and_then(Reason::parse)
@@ -218,6 +229,21 @@ mod tests {
 
         let (http, _) = failure.to_http();
         assert_eq!((http.status(), http.get(Name::RETRY_AFTER)), (Some(503), Some(&b"2"[..])));
+    }
+
+    #[test]
+    fn nobody_says_for_the_mesh_what_it_has_not_said() {
+        let says = |text: &str| {
+            let mut headers = Headers::new();
+            headers.append(ERROR_HEADER, text.as_bytes());
+            headers
+        };
+        for reason in Reason::ALL {
+            assert!(is_forged(&says(reason.as_str()), Hop::Inbound), "by a service");
+            assert_eq!(is_forged(&says(reason.as_str()), Hop::Outbound), !reason.is_of_callee(), "by a sidecar");
+        }
+        assert!(is_forged(&says("made-up"), Hop::Outbound));
+        assert!(says("breaker-open").get(ERROR_HEADER).is_some() && !is_forged(&Headers::new(), Hop::Inbound));
     }
 
     #[test]

@@ -48,6 +48,10 @@ pub struct Args {
     /// What its service speaks
     #[arg(long, env = "WEFT_PROTOCOL", default_value = "grpc")]
     pub protocol: AppProtocol,
+    /// Its service, which speaks HTTP/1.1, answers CONNECT itself, as forward proxies do. Only a service that reads no
+    /// more requests from a connection once it has accepted one may be told so of: in them callers would say who they are
+    #[arg(long, env = "WEFT_CONNECT")]
+    pub connect: bool,
     /// The service's contracts: a serialized google.protobuf.FileDescriptorSet
     #[arg(long, env = "WEFT_DESCRIPTORS", value_name = "FILE")]
     pub descriptors: Option<PathBuf>,
@@ -107,6 +111,10 @@ pub struct Args {
     #[arg(long, env = "WEFT_HEADER_LIST_BYTES", default_value_t = limits::HEADER_LIST_BYTES)]
     #[arg(value_parser = header_list_bytes())]
     pub header_list_bytes: u32,
+    /// What its connections may hold together, in bytes: what has come and has not gone on, and what waits to be written.
+    /// Past it new calls are refused, and less is read
+    #[arg(long, env = "WEFT_MEMORY", value_name = "BYTES", default_value_t = limits::MEMORY_BYTES, value_parser = memory())]
+    pub memory: usize,
     /// How an endpoint is chosen for a call
     #[arg(long, env = "WEFT_BALANCE", default_value = "p2c")]
     pub balance: Balance,
@@ -127,6 +135,12 @@ pub struct Args {
 /// What `--header-list-bytes` may be: from 1 KiB to 16 MiB.
 pub fn header_list_bytes() -> clap::builder::RangedI64ValueParser<u32> {
     clap::value_parser!(u32).range(1_024..=16 * 1_024 * 1_024)
+}
+
+/// What `--memory` may be: from 16 MiB on.
+pub fn memory() -> impl clap::builder::TypedValueParser<Value = usize> {
+    use clap::builder::TypedValueParser;
+    clap::value_parser!(u64).range(16 * 1_024 * 1_024..=1 << 40).map(|bytes| bytes as usize)
 }
 
 fn loopback(port: u16) -> SocketAddr {

@@ -52,6 +52,8 @@ pub(crate) enum Miss {
     NotSent(ConnectError),
     /// It was sent, but provably not looked at.
     Unseen(&'static str),
+    /// The endpoint takes no more calls at present: it was not looked at.
+    Full(&'static str),
     /// It was sent, and nobody knows whether it was looked at.
     Broke(String),
     /// The service ended the call with a code instead of an answer.
@@ -143,6 +145,12 @@ impl Tries {
                 not_taken("refused");
                 Failure::new(Reason::ConnectFailed, format!("{name} did not take the call: {why}"))
             }
+            Miss::Full(why) => {
+                shun();
+                self.sent.set(sent + 1);
+                not_taken(Reason::ServiceFull.as_str());
+                Failure::new(Reason::ServiceFull, format!("{name}: {why}"))
+            }
             Miss::Broke(why) => {
                 self.sent.set(if method.idempotency.is_safe_to_repeat() { sent + 1 } else { limits::TRIES });
                 ended(Outcome::Failed(Reason::ConnectionBroke));
@@ -206,9 +214,9 @@ pub(crate) async fn run(call: &Rc<Call>) -> Result<(), Verdict> {
         call.attempt(AttemptRecord::begin(worker, endpoint, permit, call.limit(), span));
 
         let pool = worker.pools.of(endpoint);
-        let link = match pool.ready() {
+        let link = match pool.ready(&worker.own) {
             Some(link) => Ok(link),
-            None => pool.link().await,
+            None => pool.link(&worker.own).await,
         };
         let now = worker.now();
         let miss = match link.map(|link| call.send_over(&link, |head, attempt, end| adapt(head, attempt, end, now))) {

@@ -33,10 +33,14 @@ use crate::{
     answer::{self, Failure, Hop},
     attempt::{self, Miss, Verdict},
     classify::{self, Limit, Outcome},
-    deadline, inbound,
+    deadline,
+    headers::CLIENT_CERT,
+    inbound,
     link::Link,
+    peers::Load,
     pipe::Pipe,
     record::{AttemptRecord, CallRecord},
+    room::Room,
     rpc::{BodyStatus, Rpc},
     socket::Socket,
     tcp,
@@ -174,9 +178,26 @@ impl Call {
         matches!(&self.caller, Side::Socket(socket) if socket.is_raw())
     }
 
+    /// Whether it asks for a tunnel: for another protocol than HTTP, from the answer's head on.
+    pub(crate) fn wants_tunnel(&self) -> bool {
+        self.wants_tunnel
+    }
+
     /// Whether all of the request that was sent can be sent again.
     pub(crate) fn is_repeatable(&self) -> bool {
         self.state.borrow().request.is_kept
+    }
+
+    /// Whose an inbound call is, for as long as it runs.
+    pub(crate) fn peer(&self) -> Option<Rc<Load>> {
+        self.state.borrow().slot.as_ref().and_then(CallSlot::peer).cloned()
+    }
+
+    /// An inbound call has a stream to the local service.
+    pub(crate) fn sit_down(&self, room: &Room) {
+        if let Some(slot) = &mut self.state.borrow_mut().slot {
+            slot.sit_down(room);
+        }
     }
 
     pub(crate) fn is_over(&self) -> bool {
@@ -265,6 +286,17 @@ impl Call {
     }
 
     pub(crate) fn request_trailers(&self, trailers: &Headers) {
+        // They are not the place to say who calls, and a service may take them for a part of the head (RFC 9110,
+        // section 6.5.1).
+        let cleaned = trailers.has_like(CLIENT_CERT).then(|| {
+            let mut trailers = trailers.clone();
+            trailers.remove_like(CLIENT_CERT);
+            trailers
+        });
+        let trailers = cleaned.as_ref().unwrap_or(trailers);
+        if trailers.is_empty() {
+            return self.request_data(&[], true);
+        }
         let mut state = self.state.borrow_mut();
         state.request.is_over = true;
         if let Some(endpoint) = &state.endpoint {
@@ -307,17 +339,22 @@ impl Call {
     pub(crate) fn response_head(self: &Rc<Self>, mut head: Headers, is_end: bool) -> Option<Headers> {
         let status = head.status().unwrap_or_default();
         self.drop_reason(&mut head);
+        if answer::is_forged(&head, self.hop()) {
+            head.remove(answer::ERROR_HEADER);
+        }
         if status < 200 {
             return self.interim_head(head);
         }
-        if matches!(self.way, Way::Inbound(_)) {
-            // What the mesh says of a call is not for a service to say.
-            head.remove(answer::ERROR_HEADER);
-        }
         let rpc = self.rpc.of_answer(&head);
         let outcome = classify::of_head(rpc, &head, status);
-        if outcome == Some(Outcome::Failed(Reason::ConnectionBroke)) && matches!(self.way, Way::Outbound(_)) {
-            self.missed(Miss::Broke("its sidecar lost it".into()));
+        if matches!(self.way, Way::Outbound(_))
+            && let Some(Outcome::Failed(reason @ (Reason::ConnectionBroke | Reason::ServiceFull))) = outcome
+        {
+            // Its sidecar says so, and would not if the service had answered. Another endpoint may be tried.
+            self.missed(match reason {
+                Reason::ServiceFull => Miss::Full("it takes no more calls at present"),
+                _ => Miss::Broke("its sidecar lost it".into()),
+            });
             return Some(head);
         }
         let mut state = self.state.borrow_mut();
@@ -389,9 +426,7 @@ impl Call {
     pub(crate) fn response_trailers(&self, trailers: &Headers) {
         let mut state = self.state.borrow_mut();
         let Answer::Begun { .. } = state.answer else { return };
-        // As in the head.
-        let is_forged = matches!(self.way, Way::Inbound(_)) && trailers.get(answer::ERROR_HEADER).is_some();
-        let cleaned = is_forged.then(|| {
+        let cleaned = answer::is_forged(trailers, self.hop()).then(|| {
             let mut trailers = trailers.clone();
             trailers.remove(answer::ERROR_HEADER);
             trailers

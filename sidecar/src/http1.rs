@@ -3,7 +3,6 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::VecDeque,
     net::SocketAddr,
     rc::{Rc, Weak},
     sync::{Arc, atomic::Ordering::Relaxed},
@@ -18,7 +17,9 @@ use crate::{
     attempt::{Miss, Tries},
     call::{Call, Side, Way},
     connect,
+    fair::Fair,
     outbound::{Downstream, carry, too_many_calls},
+    peers::Load,
     pool::ConnectError,
     shared::{Phase, Shared},
     socket::{Driver, Occasion, Socket, SocketError},
@@ -35,7 +36,7 @@ pub(crate) async fn serve(downstream: Rc<Downstream>, stream: TcpStream, from: S
     let mut steps = Steps::new();
     let on = |occasion| {
         let Occasion::Request(head, is_whole) = occasion else { return };
-        let Some(slot) = worker.call_slot() else { return refuse(&worker, &socket, &too_many_calls()) };
+        let Some(slot) = worker.call_slot() else { return refuse(&worker, &socket, &too_many_calls(&worker)) };
         let caller = Side::Socket(Rc::clone(&socket));
         let call = Call::begin(&worker, Way::Outbound(Tries::default()), caller, head, is_whole, slot);
         call.waits_in(steps.run(carry(Rc::clone(&downstream), Rc::clone(&call))));
@@ -67,14 +68,14 @@ fn refuse(worker: &Worker, socket: &Socket, failure: &Failure) {
 
 /// One worker's connections to a local service that speaks HTTP/1.1: one for each call that runs, and idle ones.
 ///
-/// A call that finds none idle waits in a queue, first in, first out. It takes whichever comes first, a connection that
-/// becomes idle or one that is made. No connection is idle while a call waits.
+/// A call that finds none idle waits in a queue in which peers take turns ([`Fair`]). It takes whichever comes first, a
+/// connection that becomes idle or one that is made. No connection is idle while a call waits.
 pub(crate) struct Pool {
     worker: Weak<Worker>,
     shared: Arc<Shared>,
     address: SocketAddr,
     idle: RefCell<Vec<Rc<Socket>>>,
-    waiting: RefCell<VecDeque<Waiting>>,
+    waiting: RefCell<Fair<Waiting>>,
     /// Connections that are being made.
     connecting: Cell<usize>,
 }
@@ -105,7 +106,7 @@ impl Drop for Lease {
 /// Whose turn it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Turn {
-    /// After those that wait already.
+    /// After those of its peer that wait already.
     Last,
     /// Before them: it has waited once.
     First,
@@ -127,9 +128,9 @@ impl Pool {
     }
 
     /// Waits for a connection. Dropping the future gives the turn to the next.
-    async fn wait(self: &Rc<Self>, mut turn: Turn) -> Result<Rc<Socket>, ConnectError> {
+    async fn wait(self: &Rc<Self>, peer: &Rc<Load>, mut turn: Turn) -> Result<Rc<Socket>, ConnectError> {
         for _ in 0..CONNECTIONS_TAKEN {
-            let socket = self.lease(turn).await?.take();
+            let socket = self.lease(peer, turn).await?.take();
             // The service may close it before its call sees it.
             if !socket.is_gone() {
                 return Ok(socket);
@@ -139,21 +140,21 @@ impl Pool {
         Err(ConnectError::Failed("its connections go away as soon as they are made".into()))
     }
 
-    async fn lease(self: &Rc<Self>, turn: Turn) -> Result<Lease, ConnectError> {
+    async fn lease(self: &Rc<Self>, peer: &Rc<Load>, turn: Turn) -> Result<Lease, ConnectError> {
         let (sender, connection) = oneshot::channel();
         {
             let mut waiting = self.waiting.borrow_mut();
-            if waiting.len() >= limits::HTTP1_CALLS_WAITING {
+            if !waiting.has_room_for(peer, limits::HTTP1_CALLS_WAITING) {
                 // Most likely they are there, but some may have given up.
                 waiting.retain(|other| !other.is_closed());
             }
-            if waiting.len() >= limits::HTTP1_CALLS_WAITING {
+            if !waiting.has_room_for(peer, limits::HTTP1_CALLS_WAITING) {
                 self.shared.metrics.limit_reached("HTTP1_CALLS_WAITING");
                 return Err(ConnectError::Full);
             }
             match turn {
-                Turn::Last => waiting.push_back(sender),
-                Turn::First => waiting.push_front(sender),
+                Turn::Last => waiting.push(peer, sender),
+                Turn::First => waiting.push_first(peer, sender),
             }
         }
         self.connect_more();
@@ -164,7 +165,7 @@ impl Pool {
     /// The next call that still waits.
     fn next_waiting(&self) -> Option<Waiting> {
         let mut waiting = self.waiting.borrow_mut();
-        std::iter::from_fn(|| waiting.pop_front()).find(|call| !call.is_closed())
+        std::iter::from_fn(|| waiting.pop(|_| true)).find(|call| !call.is_closed())
     }
 
     /// Gives a connection on which nothing runs to the next call, or keeps it.
@@ -243,10 +244,10 @@ impl Pool {
 }
 
 /// Sends a call to the local service.
-pub(crate) async fn send(pool: &Rc<Pool>, call: &Rc<Call>) -> Result<(), Miss> {
+pub(crate) async fn send(pool: &Rc<Pool>, peer: &Rc<Load>, call: &Rc<Call>) -> Result<(), Miss> {
     let socket = match pool.idle() {
         Some(socket) => socket,
-        None => pool.wait(Turn::Last).await.map_err(Miss::NotSent)?,
+        None => pool.wait(peer, Turn::Last).await.map_err(Miss::NotSent)?,
     };
     call.send_over_socket(&socket).map_err(|e| Miss::Broke(e.to_string()))
 }
@@ -254,8 +255,9 @@ pub(crate) async fn send(pool: &Rc<Pool>, call: &Rc<Call>) -> Result<(), Miss> {
 /// Sends a call once more that a connection did not take which was kept too long.
 async fn again(pool: Rc<Pool>, call: Rc<Call>) {
     call.lose_endpoint();
+    let Some(peer) = call.peer() else { return };
     // Others that are idle may be as old.
-    let sent = match pool.wait(Turn::First).await {
+    let sent = match pool.wait(&peer, Turn::First).await {
         Ok(socket) => call.send_over_socket(&socket).map_err(|e| Miss::Broke(e.to_string())),
         Err(why) => Err(Miss::NotSent(why)),
     };
@@ -304,11 +306,12 @@ mod tests {
     fn a_connection_goes_to_who_has_waited_longest_and_still_waits() {
         run(async {
             let (pool, worker) = pool(NOWHERE);
-            let mut first = Box::pin(pool.wait(Turn::Last));
-            let (mut second, mut third) = (pin!(pool.wait(Turn::Last)), pin!(pool.wait(Turn::Last)));
+            let mut first = Box::pin(pool.wait(&worker.own, Turn::Last));
+            let (mut second, mut third) =
+                (pin!(pool.wait(&worker.own, Turn::Last)), pin!(pool.wait(&worker.own, Turn::Last)));
             assert!(poll(first.as_mut()).is_pending() && poll(second.as_mut()).is_pending());
             assert!(poll(third.as_mut()).is_pending());
-            let mut hasty = pin!(pool.wait(Turn::First));
+            let mut hasty = pin!(pool.wait(&worker.own, Turn::First));
             assert!(poll(hasty.as_mut()).is_pending());
             let socket = Socket::http1_client(&worker);
             pool.keep(Rc::clone(&socket));
@@ -329,13 +332,14 @@ mod tests {
     fn the_queue_and_what_is_kept_idle_are_bounded() {
         run(async {
             let (pool, worker) = pool(NOWHERE);
-            let mut waiting: Vec<_> =
-                (0..limits::HTTP1_CALLS_WAITING).map(|_| Box::pin(pool.wait(Turn::Last))).collect();
+            // One peer alone leaves as much to the others.
+            let most = limits::HTTP1_CALLS_WAITING / 2;
+            let mut waiting: Vec<_> = (0..most).map(|_| Box::pin(pool.wait(&worker.own, Turn::Last))).collect();
             assert!(waiting.iter_mut().all(|call| poll(call.as_mut()).is_pending()));
             assert_eq!(pool.connecting.get(), limits::HTTP1_CONNECTS, "and no more at once");
-            assert!(matches!(poll(pin!(pool.wait(Turn::Last))), Poll::Ready(Err(ConnectError::Full))));
+            assert!(matches!(poll(pin!(pool.wait(&worker.own, Turn::Last))), Poll::Ready(Err(ConnectError::Full))));
             waiting.truncate(1);
-            assert!(poll(pin!(pool.wait(Turn::Last))).is_pending(), "there is room again");
+            assert!(poll(pin!(pool.wait(&worker.own, Turn::Last))).is_pending(), "there is room again");
             waiting.clear();
             for _ in 0..=limits::HTTP1_IDLE_CONNECTIONS {
                 pool.keep(Socket::http1_client(&worker));
@@ -347,8 +351,8 @@ mod tests {
     #[test]
     fn each_call_that_waits_is_told_that_nobody_listens() {
         run(async {
-            let (pool, _worker) = pool(NOWHERE);
-            let mut calls: Vec<_> = (0..50).map(|_| Box::pin(pool.wait(Turn::Last))).collect();
+            let (pool, worker) = pool(NOWHERE);
+            let mut calls: Vec<_> = (0..50).map(|_| Box::pin(pool.wait(&worker.own, Turn::Last))).collect();
             for call in &mut calls {
                 assert!(poll(call.as_mut()).is_pending());
             }
@@ -365,9 +369,9 @@ mod tests {
             let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
             socket.bind(([127, 0, 0, 1], 0).into()).expect("a free port");
             let listener = socket.listen(1).expect("it listens");
-            let (pool, _worker) = pool(listener.local_addr().expect("it is bound"));
+            let (pool, worker) = pool(listener.local_addr().expect("it is bound"));
             // More than the backlog holds; each is taken only when the one before has its connection.
-            let mut calls: Vec<_> = (0..20).map(|_| Box::pin(pool.wait(Turn::Last))).collect();
+            let mut calls: Vec<_> = (0..20).map(|_| Box::pin(pool.wait(&worker.own, Turn::Last))).collect();
             let mut accepted = Vec::new();
             for call in &mut calls {
                 let connected = poll_fn(|cx| {

@@ -25,7 +25,7 @@ use weft_mesh::{errors::Reason, identity::SpiffeId, limits};
 use weft_wire::{CannotOpen, Code, Headers, Usage};
 
 use crate::{
-    answer::Failure,
+    answer::{Failure, Hop},
     args::AppProtocol,
     attempt::{Miss, Verdict},
     call::{Call, Side, Way},
@@ -35,8 +35,10 @@ use crate::{
     http1, http2,
     link::Link,
     metrics::{CallLabels, CallMetrics, Direction, OTHER},
+    peers::Load,
     pool::{ConnectError, Destination, Pool},
     record::CallRecord,
+    room::Room,
     shared::{Identity, Phase, Shared},
     span::{self, CallTrace},
     step::Steps,
@@ -81,6 +83,14 @@ impl LocalService {
         Some(Self { name, address, methods, connections })
     }
 
+    /// How its streams are shared, if it speaks HTTP/2.
+    pub(crate) fn room(&self) -> Option<&Room> {
+        match &self.connections {
+            Connections::Http2(pool) => Some(pool.room()),
+            Connections::Http1(_) | Connections::Tcp => None,
+        }
+    }
+
     /// What each of its HTTP/2 connections holds now.
     pub(crate) fn usages(&self) -> Vec<Usage> {
         match &self.connections {
@@ -94,6 +104,7 @@ impl LocalService {
 struct Peer {
     worker: Rc<Worker>,
     id: SpiffeId,
+    load: Rc<Load>,
     /// What the service is told of it, in Envoy's format.
     client_cert: Vec<u8>,
     /// Rows for this peer, by a method's place; the last is for what no descriptor knows.
@@ -117,21 +128,27 @@ impl Peer {
 }
 
 /// Serves one connection of another sidecar.
-pub(crate) async fn serve(slot: ConnectionSlot, stream: TcpStream, from: SocketAddr) {
-    let worker = slot.worker();
+pub(crate) async fn serve(mut slot: ConnectionSlot, stream: TcpStream, from: SocketAddr) {
+    let worker = &Rc::clone(slot.worker());
     let Some(identity) = worker.shared.identity.load_full() else {
         return worker.log(|| format!("inbound connection from {from} closed: there is no identity yet"));
     };
     // In a box, which is gone when the handshake is done.
     let accepting = Box::pin(TlsAcceptor::from(Arc::clone(&identity.server)).accept(stream));
-    let refused = match timeout(limits::HANDSHAKE_TIMEOUT, accepting).await {
-        Ok(Ok(stream)) => match peer_of(worker, &identity, stream.get_ref().1) {
+    let accepted = tokio::select! {
+        accepted = timeout(limits::HANDSHAKE_TIMEOUT, accepting) => accepted,
+        () = slot.makes_room() => {
+            return worker.log(|| format!("inbound connection from {from} closed: it makes room for others"));
+        }
+    };
+    let refused = match accepted {
+        Ok(Ok(stream)) => match peer_of(&mut slot, &identity, stream.get_ref().1) {
             Ok(peer) => {
                 let (name, peer) = (format!("inbound connection of {} from {from}", peer.id), Rc::new(peer));
-                let mut steps = Steps::new();
+                let (mut steps, load) = (Steps::new(), Rc::clone(&peer.load));
                 let begin = |link: &Rc<Link>, stream, head: Headers, is_whole| {
-                    let Some(slot) = worker.call_slot() else {
-                        link.reset(stream, Code::REFUSED_STREAM);
+                    let Some(slot) = worker.inbound_slot(&load) else {
+                        http2::refuse(worker, link, stream, &head, is_whole, &too_many_calls(worker), Hop::Inbound);
                         return None;
                     };
                     let caller = Side::Stream(Rc::clone(link), stream);
@@ -157,12 +174,14 @@ pub(crate) async fn serve(slot: ConnectionSlot, stream: TcpStream, from: SocketA
     worker.log(|| format!("inbound connection from {from} closed: {refused}"));
 }
 
-fn peer_of(worker: &Rc<Worker>, own: &Identity, tls: &rustls::ServerConnection) -> Result<Peer, String> {
+/// Who is on the other end of a connection, for whom it counts from now on.
+fn peer_of(slot: &mut ConnectionSlot, own: &Identity, tls: &rustls::ServerConnection) -> Result<Peer, String> {
     let leaf = tls.peer_certificates().and_then(<[_]>::first).ok_or("it showed no certificate")?;
     let id = SpiffeId::of_certificate(leaf).map_err(|e| e.to_string())?;
     let hash: String = sha256(leaf).iter().map(|byte| format!("{byte:02x}")).collect();
     let client_cert = format!("By={};Hash={hash};URI={id}", own.svid.id()).into_bytes();
-    Ok(Peer { worker: Rc::clone(worker), id, client_cert, metrics: RefCell::default() })
+    let load = slot.is_of(&id).ok_or_else(|| format!("{id} has too many connections (CONNECTIONS_PER_SIDE)"))?;
+    Ok(Peer { worker: Rc::clone(slot.worker()), id, load, client_cert, metrics: RefCell::default() })
 }
 
 fn sha256(bytes: &[u8]) -> impl AsRef<[u8]> + std::ops::Deref<Target = [u8]> {
@@ -203,16 +222,18 @@ async fn carry(peer: Rc<Peer>, call: Rc<Call>) {
     let worker = &peer.worker;
     // The listener exists only where there is a service.
     let Some(local) = &worker.local else { return call.reset(Code::REFUSED_STREAM) };
-    let (is_for_bytes, is_upgrade) = (tcp::is_for_bytes(&call.head()), call.head().protocol().is_some());
-    let is_tunnel = tcp::is_tunnel(&call.head());
+    let wants = Wants::of(&call);
     admit(&peer, local, &call);
+    if wants != Wants::Answer
+        && let Some(why) = refusal(worker, &call)
+    {
+        let failure = Failure::new(Reason::PermissionDenied, format!("{} {why}", local.name));
+        return call.fail(&failure.of_service(&local.name));
+    }
     let sent = match &local.connections {
-        // What a sidecar has seen that is not HTTP goes to any service as it is.
-        _ if is_for_bytes => tcp::send(local.address, &call).await,
-        // A service of HTTP/1.1 answers CONNECT by itself. To others it is a way to their port.
-        Connections::Http2(_) | Connections::Tcp if is_tunnel => tcp::send(local.address, &call).await,
-        Connections::Http1(pool) => http1::send(pool, &call).await,
-        Connections::Http2(pool) => send(pool, &call, is_upgrade).await,
+        Connections::Http1(pool) => http1::send(pool, &peer.load, &call).await,
+        Connections::Http2(pool) => send(pool, &peer.load, &call, wants == Wants::Upgrade).await,
+        Connections::Tcp if wants == Wants::Tunnel => tcp::send(local.address, &call).await,
         Connections::Tcp => {
             http1::decline(&call);
             Ok(())
@@ -221,6 +242,31 @@ async fn carry(peer: Rc<Peer>, call: Rc<Call>) {
     if let Err(miss) = sent {
         call.missed(miss);
     }
+}
+
+/// What a request asks for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wants {
+    Answer,
+    /// Another protocol, from the answer's head on.
+    Upgrade,
+    Tunnel,
+}
+
+impl Wants {
+    fn of(call: &Call) -> Self {
+        match call.wants_tunnel() {
+            false => Self::Answer,
+            true if call.head().protocol().is_some() => Self::Upgrade,
+            true => Self::Tunnel,
+        }
+    }
+}
+
+/// Why the local service does not get a request for a tunnel or an upgrade, if it does not.
+fn refusal(worker: &Worker, call: &Call) -> Option<&'static str> {
+    let (args, head) = (&worker.shared.args, call.head());
+    tcp::refusal(&head, tcp::is_made_by_sidecar(&head), args.protocol, args.connect)
 }
 
 /// What is looked at and written into the head before a call goes on.
@@ -238,7 +284,8 @@ fn admit(peer: &Peer, local: &LocalService, call: &Rc<Call>) {
         span.set("weft.peer", peer.id.to_string());
     }
     let (deadline, limit) = deadline::of(&head, None, call.started);
-    head.set(CLIENT_CERT, &peer.client_cert);
+    head.remove_like(CLIENT_CERT);
+    head.append(CLIENT_CERT, &peer.client_cert);
     trace.pass_on(&mut head);
     drop(head);
     call.record(record);
@@ -258,7 +305,8 @@ pub(crate) async fn again(call: Rc<Call>) {
         call.worker.tick();
     }
     let is_upgrade = call.head().protocol().is_some();
-    if let Err(miss) = send(pool, &call, is_upgrade).await {
+    let Some(peer) = call.peer() else { return };
+    if let Err(miss) = send(pool, &peer, &call, is_upgrade).await {
         call.missed(miss);
     }
 }
@@ -266,10 +314,10 @@ pub(crate) async fn again(call: Rc<Call>) {
 /// Doubled with each try.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 
-async fn send(pool: &Rc<Pool>, call: &Rc<Call>, is_upgrade: bool) -> Result<(), Miss> {
-    let link = match pool.ready() {
+async fn send(pool: &Rc<Pool>, peer: &Rc<Load>, call: &Rc<Call>, is_upgrade: bool) -> Result<(), Miss> {
+    let link = match pool.ready(peer) {
         Some(link) => link,
-        None => pool.link().await.map_err(Miss::NotSent)?,
+        None => pool.link(peer).await.map_err(Miss::NotSent)?,
     };
     if is_upgrade && !link.takes_upgrades() {
         http1::decline(call);
@@ -281,7 +329,21 @@ async fn send(pool: &Rc<Pool>, call: &Rc<Call>, is_upgrade: bool) -> Result<(), 
             CannotOpen::Full | CannotOpen::Congested => ConnectError::Full,
             CannotOpen::Going => ConnectError::Failed("its connection is going away".into()),
         })
-    })
+    })?;
+    call.sit_down(pool.room());
+    Ok(())
+}
+
+/// What a peer is told that has as many calls here as it may have.
+fn too_many_calls(worker: &Worker) -> Failure {
+    let name = worker.shared.own.as_ref().map_or("the service", |own| own.as_str());
+    let budget = &worker.shared.budget;
+    let message = if budget.is_exceeded() {
+        format!("calls hold {} bytes in the sidecar of {name} (--memory {})", budget.used(), budget.bytes())
+    } else {
+        format!("{} calls run at {name}, and this caller has its part of them", worker.calls.inbound.get())
+    };
+    Failure::new(Reason::ServiceFull, message).of_service(name)
 }
 
 /// What becomes of a call that the local service did not answer.
@@ -294,8 +356,15 @@ pub(crate) fn missed(call: &Call, running: &Running, miss: Miss) -> Verdict {
             running.refused.set(running.refused.get() + 1);
             Verdict::Again
         }
+        // Neither is anything wrong with the service, nor has it seen the call: the caller's sidecar tries another.
+        Miss::NotSent(ConnectError::Full) | Miss::Unseen(_) | Miss::Full(_) => {
+            let name = shared.own.as_ref().map_or("the service", |own| own.as_str());
+            let message = format!("{name} takes no more calls at present");
+            shared.check_health_now.notify_one();
+            Verdict::Fail(Failure::new(Reason::ServiceFull, message).of_service(name))
+        }
         // The service has not seen the call: the caller's sidecar tries another.
-        Miss::NotSent(_) | Miss::Unseen(_) => {
+        Miss::NotSent(ConnectError::Failed(_)) => {
             call.with_record(|record| record.ended(Outcome::Failed(Reason::ConnectFailed)));
             shared.metrics.failure(Reason::ConnectFailed);
             shared.check_health_now.notify_one();

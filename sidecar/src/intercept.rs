@@ -1,8 +1,13 @@
 //! Connections of programs that know nothing of the mesh: the packet filter has sent them here, and they say where they
 //! were going.
 //!
-//! The service that is called at that address gets them, whatever they name; for a service of HTTP each call goes its way,
-//! for others the bytes do. An address at which there is no service is outside the mesh, and is passed through or refused.
+//! The service that is called at that address gets them, whatever they name: for a service of HTTP each call goes its way,
+//! for others the bytes do. What is outside the mesh is passed through in plain text, or refused.
+//!
+//! An address is outside only where the control plane has said so, and it says so only when it knows all of the mesh. Until
+//! then the address is unknown, and a connection to it is refused: it may be a service's, and what is meant for a service
+//! never leaves in plain text. So who keeps the control plane away can delay a connection, and not read it. What was said
+//! holds on while the control plane can't be asked, as all that is known does.
 
 use std::{
     cell::RefCell,
@@ -54,25 +59,57 @@ pub(crate) fn original(worker: &Worker, stream: &TcpStream) -> Option<OriginalDs
     original.ok()?.as_socket().filter(|original| *original != local).map(OriginalDst)
 }
 
-/// What a worker has lately found to be outside the mesh, so that it asks once.
+/// The addresses of which the control plane has said to a worker that they are outside the mesh.
 #[derive(Debug, Default)]
-pub(crate) struct Outside(RefCell<HashMap<SocketAddr, Instant>>);
+pub(crate) struct Outside(RefCell<HashMap<SocketAddr, Word>>);
+
+#[derive(Clone, Copy, Debug)]
+struct Word {
+    said: Instant,
+    /// When the control plane was last asked, be it in vain.
+    asked: Instant,
+}
 
 impl Outside {
-    fn is_known(&self, address: SocketAddr, now: Instant) -> bool {
-        self.0
-            .borrow()
-            .get(&address)
-            .is_some_and(|since| now.saturating_duration_since(*since) < limits::OUTSIDE_MEMORY)
+    /// Whether this was said, and so lately that it need not be asked again.
+    fn is_fresh(&self, address: SocketAddr, now: Instant) -> bool {
+        let known = self.0.borrow();
+        known.get(&address).is_some_and(|word| now.saturating_duration_since(word.asked) < limits::OUTSIDE_MEMORY)
     }
 
+    /// It was said now.
     fn note(&self, address: SocketAddr, now: Instant) {
         let mut known = self.0.borrow_mut();
-        if known.len() >= limits::OUTSIDE_ADDRESSES {
-            known.clear();
+        if known.len() >= limits::OUTSIDE_ADDRESSES && !known.contains_key(&address) {
+            // The control plane is there, so what is forgotten can be asked again.
+            let oldest = known.iter().min_by_key(|(_, word)| word.said).map(|(address, _)| *address);
+            if let Some(oldest) = oldest {
+                known.remove(&oldest);
+            }
         }
-        known.insert(address, now);
+        known.insert(address, Word { said: now, asked: now });
     }
+
+    /// There is no answer now. Whether it was said before, and holds on.
+    fn holds_on(&self, address: SocketAddr, now: Instant) -> bool {
+        let mut known = self.0.borrow_mut();
+        let word = known.get_mut(&address);
+        let word = word.filter(|word| now.saturating_duration_since(word.said) < limits::OUTSIDE_KEPT);
+        word.map(|word| word.asked = now).is_some()
+    }
+
+    /// A service is called there now.
+    fn forget(&self, address: SocketAddr) {
+        self.0.borrow_mut().remove(&address);
+    }
+}
+
+/// Where a redirected connection goes.
+enum Found {
+    Service(Arc<Service>),
+    Outside,
+    /// Nobody who could say so has said whether a service is there.
+    Unknown(&'static str),
 }
 
 /// Serves a redirected connection.
@@ -82,22 +119,23 @@ pub(crate) async fn serve(slot: ConnectionSlot, stream: TcpStream, from: SocketA
         // It would come back here for ever.
         return refuse(worker, &stream, format_args!("redirected connection from {from} refused: it was going here"));
     }
-    let Ok(found) = find(worker, to).await else {
-        // What may be a service's is not sent in plain text for want of an answer.
-        let why = format_args!("redirected connection from {from} to {to} refused: too many wait for discovery");
-        return refuse(worker, &stream, why);
-    };
-    match found {
-        Some(service) if service.protocol == Protocol::Tcp => {
+    let counters = &worker.shared.metrics.counters;
+    match find(worker, to).await {
+        Found::Service(service) if service.protocol == Protocol::Tcp => {
             tcp::serve(Downstream::new(worker), stream, from, &service.name).await;
         }
-        Some(service) => detect_and_serve(worker, &service, stream, from).await,
-        None if worker.shared.args.outside == args::Outside::Deny => {
-            worker.shared.metrics.counters.outside_refused.fetch_add(1, Relaxed);
+        Found::Service(service) => detect_and_serve(worker, &service, stream, from).await,
+        Found::Outside if worker.shared.args.outside == args::Outside::Deny => {
+            counters.outside_refused.fetch_add(1, Relaxed);
             let why = format_args!("redirected connection from {from} refused: no service of the mesh is at {to}");
             refuse(worker, &stream, why);
         }
-        None => pass_through(worker, stream, from, to).await,
+        Found::Outside => pass_through(worker, stream, from, to).await,
+        Found::Unknown(why) => {
+            counters.unknown_refused.fetch_add(1, Relaxed);
+            let what = "whether a service of the mesh is there is not known, so nothing is sent there in plain text";
+            refuse(worker, &stream, format_args!("redirected connection from {from} to {to} refused: {what} ({why})"));
+        }
     }
 }
 
@@ -107,36 +145,48 @@ fn is_own(to: SocketAddr, outbound: SocketAddr) -> bool {
     to.port() == outbound.port() && UdpSocket::bind((to.ip(), 0)).is_ok()
 }
 
-/// The service that is called there, if there is one.
-async fn find(worker: &Worker, to: SocketAddr) -> Result<Option<Arc<Service>>, Unknown> {
-    let asked = Asked::Address(to);
-    if let Some(service) = worker.shared.catalog.known(&asked) {
-        return Ok(Some(service));
+/// What is there, as far as it is known.
+async fn find(worker: &Worker, to: SocketAddr) -> Found {
+    let (asked, shared) = (Asked::Address(to), &worker.shared);
+    if let Some(service) = shared.catalog.known(&asked) {
+        worker.outside.forget(to);
+        return Found::Service(service);
     }
-    if worker.outside.is_known(to, Instant::now()) {
-        return Ok(None);
+    let is_asked_in_vain = || !shared.is_control_plane_connected.load(Relaxed);
+    if worker.outside.is_fresh(to, Instant::now())
+        || (is_asked_in_vain() && worker.outside.holds_on(to, Instant::now()))
+    {
+        return Found::Outside;
     }
-    match worker.shared.catalog.find(asked).await {
-        Ok(service) => Ok(Some(service)),
-        Err(Unknown::Full) => Err(Unknown::Full),
-        // Nobody who could say so knows of a service there: it is as if there were none.
-        Err(Unknown::NotFound { .. } | Unknown::Away) => {
-            worker.outside.note(to, Instant::now());
-            Ok(None)
+    match shared.catalog.find(asked).await {
+        Ok(service) => {
+            worker.outside.forget(to);
+            Found::Service(service)
         }
+        // Only a control plane that knows all of the mesh says so.
+        Err(Unknown::NotFound { .. }) => {
+            worker.outside.note(to, Instant::now());
+            Found::Outside
+        }
+        Err(_) if worker.outside.holds_on(to, Instant::now()) => Found::Outside,
+        Err(Unknown::Away) => Found::Unknown("the control plane can't be asked, or does not know all of the mesh yet"),
+        Err(Unknown::Full) => Found::Unknown("too many questions wait for the control plane"),
     }
 }
 
-/// The service speaks HTTP, so its clients speak first; one that speaks something else has its reason.
+/// The service speaks HTTP, so its clients speak first. One that speaks something else is refused: see [`tcp::refusal`].
 async fn detect_and_serve(worker: &Rc<Worker>, service: &Service, stream: TcpStream, from: SocketAddr) {
-    match detect::wire(&stream, limits::INTERCEPTED_SILENCE).await {
+    match detect::wire(&stream, limits::DETECT_TIMEOUT).await {
         Ok(wire) => speak(Downstream::to(worker, &service.name), wire, stream, from).await,
         Err(Undetected::Gone | Undetected::Io(_)) => {}
         Err(why) => {
-            worker.shared.metrics.counters.detection_fallbacks.fetch_add(1, Relaxed);
+            worker.shared.metrics.counters.detection_refused.fetch_add(1, Relaxed);
+            if matches!(why, Undetected::Silent(_)) {
+                worker.shared.metrics.limit_reached("DETECT_TIMEOUT");
+            }
             let name = &service.name;
-            worker.log(|| format!("connection from {from} to {name} goes as it is: {why}"));
-            tcp::serve(Downstream::new(worker), stream, from, name).await;
+            let what = "a service of another protocol than HTTP is declared with `protocol: tcp`";
+            refuse(worker, &stream, format_args!("connection from {from} to {name} refused: {why}; {what}"));
         }
     }
 }
@@ -223,13 +273,66 @@ impl AsyncWrite for Counted<'_> {
 mod tests {
     use super::*;
 
+    const ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1)), 443);
+
     #[tokio::test(start_paused = true)]
     async fn what_is_outside_is_asked_for_again_after_a_while() {
-        let (outside, address) = (Outside::default(), "192.0.2.1:443".parse().unwrap());
-        outside.note(address, Instant::now());
-        assert!(outside.is_known(address, Instant::now()));
+        let outside = Outside::default();
+        outside.note(ADDRESS, Instant::now());
+        assert!(outside.is_fresh(ADDRESS, Instant::now()));
         tokio::time::advance(limits::OUTSIDE_MEMORY).await;
-        assert!(!outside.is_known(address, Instant::now()));
+        assert!(!outside.is_fresh(ADDRESS, Instant::now()));
+        assert!(outside.holds_on(ADDRESS, Instant::now()), "it was said, and nobody says otherwise");
+        assert!(outside.is_fresh(ADDRESS, Instant::now()), "it was just asked again");
+        outside.forget(ADDRESS);
+        assert!(!outside.holds_on(ADDRESS, Instant::now()), "a service was there meanwhile");
+        outside.note(ADDRESS, Instant::now());
+        for _ in 0..2 {
+            tokio::time::advance(limits::OUTSIDE_KEPT / 2 - Duration::from_secs(1)).await;
+            assert!(outside.holds_on(ADDRESS, Instant::now()));
+        }
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert!(!outside.holds_on(ADDRESS, Instant::now()), "asking in vain does not make it last");
+    }
+
+    /// What a control plane that answers like this makes of an address, and the worker.
+    async fn found(answer: Option<Unknown>) -> (Found, Rc<Worker>) {
+        let (worker, mut questions) = crate::trial::worker_with_questions();
+        let answering = async {
+            // Those whose answer does not come are kept, as discovery keeps them.
+            let mut kept = Vec::new();
+            while let Some(question) = questions.recv().await {
+                match &answer {
+                    Some(answer) => drop(question.answer.send(Err(answer.clone()))),
+                    None => kept.push(question),
+                }
+            }
+        };
+        let found = tokio::select! {
+            found = find(&worker, ADDRESS) => found,
+            () = answering => unreachable!("the worker may ask"),
+        };
+        (found, worker)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_what_was_said_to_be_outside_is_outside() {
+        let (settled, worker) = found(Some(Unknown::NotFound { closest: None })).await;
+        assert!(matches!(settled, Found::Outside));
+        // From now on nobody answers this worker, be the control plane away or silent. What was said holds on.
+        for is_connected in [false, true] {
+            worker.shared.is_control_plane_connected.store(is_connected, Relaxed);
+            tokio::time::advance(10 * limits::OUTSIDE_MEMORY).await;
+            assert!(matches!(find(&worker, ADDRESS).await, Found::Outside));
+            let other = SocketAddr::new(ADDRESS.ip(), 444);
+            assert!(matches!(find(&worker, other).await, Found::Unknown(_)));
+        }
+        // Neither while it settles, nor while it is away, nor when it is asked too much.
+        for silent in [None, Some(Unknown::Away), Some(Unknown::Full)] {
+            let (unknown, worker) = found(silent).await;
+            assert!(matches!(unknown, Found::Unknown(_)));
+            assert!(!worker.outside.holds_on(ADDRESS, Instant::now()));
+        }
     }
 
     #[test]
@@ -244,9 +347,12 @@ mod tests {
     #[test]
     fn what_is_outside_is_not_remembered_without_bound() {
         let (outside, now) = (Outside::default(), Instant::now());
-        for port in 0..=limits::OUTSIDE_ADDRESSES as u16 {
-            outside.note(SocketAddr::from(([192, 0, 2, 1], port)), now);
+        let at = |port: usize| SocketAddr::new(ADDRESS.ip(), port as u16);
+        for port in 0..=limits::OUTSIDE_ADDRESSES {
+            outside.note(at(port), now + Duration::from_millis(port as u64));
         }
-        assert!(outside.0.borrow().len() <= limits::OUTSIDE_ADDRESSES);
+        assert_eq!(outside.0.borrow().len(), limits::OUTSIDE_ADDRESSES);
+        assert!(!outside.0.borrow().contains_key(&at(0)), "the oldest makes room");
+        assert!(outside.0.borrow().contains_key(&at(1)));
     }
 }

@@ -24,7 +24,7 @@ use tokio::{
 };
 use weft_wire::{CannotOpen, Code, ConnectionError, Event, Headers, Limits, Notice, StreamId, Usage};
 
-use crate::{call::Call, room::Room, wire_limits, worker::Worker};
+use crate::{budget::Counted, call::Call, room::Room, wire_limits, worker::Worker};
 
 type Core = weft_wire::Connection<Rc<Call>>;
 
@@ -45,6 +45,7 @@ pub(crate) struct Link {
     /// How many calls may be cancelled on it until another is preferred.
     resets_left: Cell<u32>,
     was_calmed: Cell<bool>,
+    counted: Counted,
 }
 
 impl Link {
@@ -70,6 +71,7 @@ impl Link {
             held_up: RefCell::default(),
             resets_left: Cell::new(u32::MAX),
             was_calmed: Cell::new(false),
+            counted: Counted::new(&worker.account),
         })
     }
 
@@ -87,6 +89,11 @@ impl Link {
         core.peer_stream_limit() - core.streams()
     }
 
+    /// How many calls the peer takes at once.
+    pub(crate) fn streams_at_once(&self) -> usize {
+        self.core.borrow().peer_stream_limit()
+    }
+
     /// Tells those who wait for room that there is some.
     #[inline]
     fn offer_room(&self) {
@@ -94,6 +101,8 @@ impl Link {
             && !room.is_free()
             && self.has_room()
         {
+            // The peer may have said something else meanwhile.
+            room.streams_on_each(self.streams_at_once());
             room.has_come();
         }
     }
@@ -239,9 +248,14 @@ impl Link {
     fn act<R>(&self, act: impl FnOnce(&mut Core) -> R) -> R {
         let mut core = self.core.borrow_mut();
         let result = act(&mut core);
-        if !self.is_awake.get() && !core.output().is_empty() {
-            self.is_awake.set(true);
-            self.driver.borrow().wake_by_ref();
+        if !self.is_awake.get() {
+            if core.output().is_empty() {
+                // There is no turn in which it would be counted.
+                self.counted.set(core.held_and_unsent_bytes());
+            } else {
+                self.is_awake.set(true);
+                self.driver.borrow().wake_by_ref();
+            }
         }
         result
     }
@@ -416,6 +430,9 @@ where
     #[inline]
     fn is_not_to_be_read(&mut self, was_held_back: bool) -> bool {
         let core = self.link.core.borrow();
+        if self.link.counted.is_paused(core.held_bytes(), core.has_unsent(), &self.link.driver) {
+            return true;
+        }
         // The core's timer gives the turn in which it is read again.
         if core.is_paused(self.worker.now().into_std()) {
             return true;
@@ -543,6 +560,7 @@ where
 
     /// Nothing is left to do: from now on the link wakes us when there is.
     fn rest(&mut self) {
+        self.link.counted.set(self.link.core.borrow().held_and_unsent_bytes());
         self.link.is_awake.set(false);
         if self.link.core.borrow().streams() == 0 {
             self.link.idle_since.set(self.worker.now());

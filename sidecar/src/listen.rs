@@ -19,7 +19,7 @@ use tokio::{
 use weft_mesh::{limits, names::ServiceName};
 
 use crate::{
-    inbound, outbound,
+    budget, inbound, outbound,
     shared::{Phase, Shared},
     survey, tcp,
     worker::{ConnectionSlot, Worker},
@@ -63,6 +63,7 @@ async fn run(shared: Arc<Shared>, Ends { listeners, questions }: Ends) {
         spawn_local(listen(Rc::clone(&worker), listeners.outbound, Side::Outbound)),
         spawn_local(keep_house(Rc::clone(&worker))),
         spawn_local(keep_warm(Rc::clone(&worker))),
+        spawn_local(budget::attend(Rc::clone(&worker))),
         spawn_local(Rc::clone(&worker).drain_accepted()),
         spawn_local(keep_deadlines(Rc::clone(&worker))),
         spawn_local(survey::answer(Rc::clone(&worker), questions)),
@@ -77,7 +78,7 @@ async fn run(shared: Arc<Shared>, Ends { listeners, questions }: Ends) {
     let most = if is_replaced { u64::MAX } else { MOST_GRACE_SECONDS };
     let grace = Duration::from_secs(worker.shared.args.drain_seconds.min(most));
     let end = Instant::now() + grace;
-    while worker.connections.get() > 0 && timeout_at(end, worker.connection_ended.notified()).await.is_ok() {}
+    while worker.accepted_connections() > 0 && timeout_at(end, worker.connection_ended.notified()).await.is_ok() {}
     tasks.iter().for_each(JoinHandle::abort);
 }
 
@@ -124,13 +125,15 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
 fn take(worker: &Rc<Worker>, stream: TcpStream, from: SocketAddr, side: &Side) {
     let counters = &worker.shared.metrics.counters;
-    if worker.connections.get() >= limits::CONNECTIONS_PER_LISTENER {
+    let slot = match side {
+        Side::Inbound => Some(ConnectionSlot::inbound(worker, from)),
+        Side::Outbound | Side::Forward(_) => ConnectionSlot::outbound(worker),
+    };
+    let Some(slot) = slot else {
         counters.connections_refused.fetch_add(1, Relaxed);
-        worker.shared.metrics.limit_reached("CONNECTIONS_PER_LISTENER");
-        return worker.log(|| format!("connection from {from} closed: {} are open", limits::CONNECTIONS_PER_LISTENER));
-    }
+        return worker.log(|| format!("connection from {from} closed: {} are open", limits::CONNECTIONS_PER_SIDE));
+    };
     counters.connections_accepted.fetch_add(1, Relaxed);
-    let slot = ConnectionSlot::new(worker);
     // Without it small answers wait for acknowledgements; a socket that refuses it works all the same.
     let _ = stream.set_nodelay(true);
     // Each a task of its own size: what a handshake needs is no concern of a thousand local connections.

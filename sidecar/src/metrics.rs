@@ -94,9 +94,10 @@ counters! {
     upstream_connects_failed = "Connections to endpoints or the local service that could not be made";
     not_retried_unsafe = "Calls not sent again as the service may have seen them";
     not_retried_body = "Calls not sent again as their body was not kept";
-    detection_fallbacks = "Redirected connections to a service of HTTP that speak something else, and go as they are";
+    detection_refused = "Redirected connections to a service of HTTP that were refused, as they speak something else";
     outside_connections = "Redirected connections to the outside of the mesh that were passed through";
     outside_refused = "Redirected connections to the outside of the mesh that were refused";
+    unknown_refused = "Redirected connections refused as it was not known whether a service of the mesh is there";
     outside_sent_bytes = "Bytes passed through to the outside of the mesh";
     outside_received_bytes = "Bytes passed through from the outside of the mesh";
     panics = "Tasks that ended in a panic";

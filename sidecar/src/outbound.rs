@@ -22,6 +22,7 @@ use weft_wire::Headers;
 
 use crate::{
     answer::{Failure, Hop},
+    args::AppProtocol,
     attempt::{self, Route, Tries, Verdict},
     call::{Call, Side, Way},
     catalog::{Asked, Service, Unknown},
@@ -89,7 +90,7 @@ pub(crate) async fn speak(downstream: Rc<Downstream>, wire: Wire, stream: TcpStr
             let mut steps = Steps::new();
             let begin = |link: &Rc<Link>, stream, head: Headers, is_whole| {
                 let Some(slot) = worker.call_slot() else {
-                    http2::refuse(worker, link, stream, &head, is_whole, &too_many_calls(), Hop::Outbound);
+                    http2::refuse(worker, link, stream, &head, is_whole, &too_many_calls(worker), Hop::Outbound);
                     return None;
                 };
                 let caller = Side::Stream(Rc::clone(link), stream);
@@ -198,6 +199,9 @@ async fn send(call: &Rc<Call>, route: Rc<Route>) -> Result<(), Verdict> {
     let (worker, now) = (&call.worker, call.worker.now());
     let (service, method) = (&route.service, &route.method);
     service.used(now.saturating_duration_since(worker.shared.started));
+    if call.wants_tunnel() {
+        refuse_tunnel(call, service)?;
+    }
 
     let trace = CallTrace::begin(&call.head(), &worker.shared);
     let span = trace.span(SpanKind::Client, || span::name(&method.name, &call.head()));
@@ -217,8 +221,8 @@ async fn send(call: &Rc<Call>, route: Rc<Route>) -> Result<(), Verdict> {
     }
     let (deadline, limit) = {
         let head = &mut *call.head_mut();
-        head.remove(CLIENT_CERT);
-        if tcp::is_tunnel(head) {
+        head.remove_like(CLIENT_CERT);
+        if call.wants_tunnel() {
             tcp::mark(head, call.carries_bytes());
         }
         trace.pass_on(head);
@@ -229,6 +233,23 @@ async fn send(call: &Rc<Call>, route: Rc<Route>) -> Result<(), Verdict> {
         tries.set_route(route);
     }
     attempt::run(call).await
+}
+
+/// Refuses a tunnel or an upgrade that its callee's sidecar would refuse, as far as it is known here: whether the service
+/// answers CONNECT itself is known there only.
+fn refuse_tunnel(call: &Call, service: &Service) -> Result<(), Verdict> {
+    let speaks = match service.protocol {
+        Protocol::Tcp => AppProtocol::Tcp,
+        Protocol::Http1 => AppProtocol::Http1,
+        Protocol::Http2 | Protocol::Unspecified => AppProtocol::Grpc,
+    };
+    match tcp::refusal(&call.head(), call.carries_bytes(), speaks, true) {
+        None => Ok(()),
+        Some(why) => {
+            let failure = Failure::new(Reason::PermissionDenied, format!("{} {why}", service.name));
+            Err(Verdict::Fail(failure.of_service(service.name.as_str())))
+        }
+    }
 }
 
 async fn find_contract(worker: &Worker, path: &str) -> Result<Arc<Service>, Failure> {
@@ -265,8 +286,14 @@ async fn find(worker: &Worker, asked: Asked) -> Result<Arc<Service>, Failure> {
 
 const RETRY_SOON: Duration = Duration::from_secs(1);
 
-pub(crate) fn too_many_calls() -> Failure {
-    let message = format!("{} calls run in this sidecar; slow down", limits::CALLS_IN_FLIGHT);
+/// Why no call is taken any more.
+pub(crate) fn too_many_calls(worker: &Worker) -> Failure {
+    let budget = &worker.shared.budget;
+    let message = if budget.is_exceeded() {
+        format!("calls hold {} bytes in this sidecar (--memory {}); slow down", budget.used(), budget.bytes())
+    } else {
+        format!("{} calls run in this sidecar; slow down", limits::CALLS_IN_FLIGHT)
+    };
     Failure::new(Reason::Overloaded, message).retry_after(RETRY_SOON)
 }
 

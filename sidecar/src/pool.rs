@@ -26,6 +26,7 @@ use crate::{
     catalog::Endpoint,
     connect,
     link::{Driver, Link, LinkError, Role},
+    peers::Load,
     room::Room,
     shared::Shared,
     survey::PoolSurvey,
@@ -69,7 +70,7 @@ impl Pools {
                 let pool = self.of(endpoint);
                 if pool.links.borrow().is_empty() {
                     // Whoever needs it waits for it by himself.
-                    let _ = pool.join_connect();
+                    let _ = pool.join_connect(&Load::default());
                 }
             }
         }
@@ -158,13 +159,17 @@ fn is_idle(link: &Link, now: Instant) -> bool {
 
 impl Pool {
     pub(crate) fn new(worker: Weak<Worker>, shared: Arc<Shared>, destination: Destination) -> Rc<Self> {
+        let room = match destination {
+            Destination::Endpoint(_) => Room::default(),
+            Destination::Local(_) => Room::shared(),
+        };
         Rc::new(Self {
             worker,
             shared,
             destination,
             links: RefCell::default(),
             waiting: RefCell::default(),
-            room: Rc::default(),
+            room: Rc::new(room),
             resets: Cell::new(u32::MAX),
         })
     }
@@ -174,9 +179,14 @@ impl Pool {
         self.links.borrow().iter().map(|link| link.usage()).collect()
     }
 
-    /// A connection with room, if there is one and nobody waits for it.
-    pub(crate) fn ready(&self) -> Option<Rc<Link>> {
-        if self.room.is_free() { self.with_room() } else { None }
+    /// Where calls wait for it, and how peers share it.
+    pub(crate) fn room(&self) -> &Room {
+        &self.room
+    }
+
+    /// A connection with room, if there is one for this peer and nobody waits for it.
+    pub(crate) fn ready(&self, peer: &Load) -> Option<Rc<Link>> {
+        if self.room.is_free() && self.room.takes(peer) { self.with_room() } else { None }
     }
 
     fn with_room(&self) -> Option<Rc<Link>> {
@@ -197,10 +207,10 @@ impl Pool {
     ///
     /// # Errors
     /// None could be made, or none had room before [`limits::ROOM_WAIT`] was over.
-    pub(crate) async fn link(self: &Rc<Self>) -> Result<Rc<Link>, ConnectError> {
+    pub(crate) async fn link(self: &Rc<Self>, peer: &Rc<Load>) -> Result<Rc<Link>, ConnectError> {
         let end = Instant::now() + limits::ROOM_WAIT;
         let mut made = 0;
-        while self.room.is_free() {
+        while self.room.is_free() && self.may_open(peer) {
             if let Some(link) = self.with_room() {
                 return Ok(link);
             }
@@ -211,24 +221,33 @@ impl Pool {
             }
             // Others may fill each that is made, until there are as many as may be.
             made += 1;
-            if made > limits::CONNECTIONS_PER_ENDPOINT + CONNECTS {
+            if made > self.room.connections(peer) + CONNECTS {
                 return Err(ConnectError::Failed("its connections go away as soon as they are made".into()));
             }
-            match (self.make().await, self.worn()) {
+            match (self.make(peer).await, self.worn()) {
                 (Ok(()), _) => {}
                 (Err(_), Some(worn)) => return Ok(worn),
                 (Err(ConnectError::Full), None) => break,
                 (Err(why), None) => return Err(why),
             }
         }
-        self.wait_for_room(end).await
+        self.wait_for_room(peer, end).await
     }
 
-    async fn wait_for_room(self: &Rc<Self>, end: Instant) -> Result<Rc<Link>, ConnectError> {
-        let Some(place) = self.room.queue() else {
+    /// Whether a peer may open one more stream. Before the first connection nobody has said how many there are.
+    fn may_open(&self, peer: &Load) -> bool {
+        self.room.takes(peer) || self.links.borrow().is_empty()
+    }
+
+    async fn wait_for_room(self: &Rc<Self>, peer: &Rc<Load>, end: Instant) -> Result<Rc<Link>, ConnectError> {
+        let Some(mut place) = self.room.queue(peer) else {
             self.shared.metrics.limit_reached("CALLS_QUEUED");
             return Err(ConnectError::Full);
         };
+        // Others wait although there is room, as they have their part. What is left is for those who have not.
+        if self.room.is_shared() && (self.with_room().is_some() || self.has_place_for_connection(peer)) {
+            self.room.has_come();
+        }
         loop {
             if !place.turn(end).await {
                 self.shared.metrics.limit_reached("ROOM_WAIT");
@@ -240,7 +259,7 @@ impl Pool {
             let found = match self.with_room().or_else(|| self.worn()) {
                 Some(link) => Some(Ok(link)),
                 // One may have gone, and another may be made in its place.
-                None => match self.make().await {
+                None => match self.make(peer).await {
                     Ok(()) => self.with_room().map(Ok),
                     Err(ConnectError::Full) => None,
                     Err(why) => Some(Err(why)),
@@ -257,28 +276,33 @@ impl Pool {
     }
 
     /// Has a connection made, or waits for the one that is being made.
-    async fn make(self: &Rc<Self>) -> Result<(), ConnectError> {
+    async fn make(self: &Rc<Self>, peer: &Load) -> Result<(), ConnectError> {
         // A sender that goes without a word was dropped with its worker.
-        let made = self.join_connect()?.await;
+        let made = self.join_connect(peer)?.await;
         if let Some(worker) = self.worker.upgrade() {
             worker.tick();
         }
         made.unwrap_or(Err(ConnectError::Failed("the sidecar is stopping".into())))
     }
 
-    fn join_connect(self: &Rc<Self>) -> Result<oneshot::Receiver<Result<(), ConnectError>>, ConnectError> {
+    fn join_connect(self: &Rc<Self>, peer: &Load) -> Result<oneshot::Receiver<Result<(), ConnectError>>, ConnectError> {
         let (sender, made) = oneshot::channel();
         let mut waiting = self.waiting.borrow_mut();
         if let Some(waiting) = &mut *waiting {
             waiting.push(sender);
             return Ok(made);
         }
-        if self.links.borrow().iter().filter(|link| !link.is_gone()).count() >= limits::CONNECTIONS_PER_ENDPOINT {
+        if !self.has_place_for_connection(peer) {
             return Err(ConnectError::Full);
         }
         *waiting = Some(vec![sender]);
         spawn_local(Rc::clone(self).connect());
         Ok(made)
+    }
+
+    /// Whether one more connection may be made for a peer's call.
+    fn has_place_for_connection(&self, peer: &Load) -> bool {
+        self.links.borrow().iter().filter(|link| !link.is_gone()).count() < self.room.connections(peer)
     }
 
     async fn connect(self: Rc<Self>) {
@@ -353,6 +377,7 @@ impl Pool {
             ended.abort();
             return Err(if link.is_gone() { NotMade::Going } else { why.into() });
         }
+        self.room.streams_on_each(link.streams_at_once());
         link.allow_resets(self.resets.get());
         let mut links = self.links.borrow_mut();
         links.iter().filter(|link| link.is_worn()).for_each(|link| link.drain(worker.now()));

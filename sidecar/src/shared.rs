@@ -26,6 +26,7 @@ use weft_mesh::{
 
 use crate::{
     args::{Args, Setting},
+    budget::Budget,
     catalog::Catalog,
     metrics::Metrics,
     survey::Surveyor,
@@ -51,6 +52,8 @@ pub(crate) struct Shared {
     /// Asks the workers how they do.
     pub(crate) surveyor: Surveyor,
     pub(crate) metrics: Arc<Metrics>,
+    /// For what all connections hold.
+    pub(crate) budget: Arc<Budget>,
     /// Where finished spans go; `None` when nobody wants them.
     pub(crate) spans: Option<SpanSink>,
     /// New traces whose id lies below this are sampled.
@@ -149,6 +152,7 @@ impl From<Start> for Shared {
     fn from(start: Start) -> Self {
         Self {
             sample_threshold: weft_mesh::trace_context::threshold_of(start.args.sample_ratio),
+            budget: Arc::new(Budget::new(start.args.memory)),
             args: start.args,
             settings: start.settings,
             own: start.own,

@@ -20,7 +20,7 @@ use weft_wire::{Code, Headers, Usage, http1};
 
 use self::core::{Core, Sent};
 pub(crate) use self::driver::{Driver, Occasion, SocketError};
-use crate::{call::Call, link::Role, worker::Worker};
+use crate::{budget::Counted, call::Call, link::Role, worker::Worker};
 
 /// See the module.
 pub(crate) struct Socket {
@@ -34,6 +34,7 @@ pub(crate) struct Socket {
     was_used: Cell<bool>,
     idle_since: Cell<Instant>,
     drained_since: Cell<Option<Instant>>,
+    counted: Counted,
 }
 
 impl Socket {
@@ -62,6 +63,7 @@ impl Socket {
             was_used: Cell::new(false),
             idle_since: Cell::new(worker.now()),
             drained_since: Cell::new(None),
+            counted: Counted::new(&worker.account),
         })
     }
 
@@ -166,9 +168,14 @@ impl Socket {
         let mut core = self.core.borrow_mut();
         let fate = core.fate;
         let result = act(&mut core);
-        if !self.is_awake.get() && (core.has_work() || core.fate != fate) {
-            self.is_awake.set(true);
-            self.driver.borrow().wake_by_ref();
+        if !self.is_awake.get() {
+            if core.has_work() || core.fate != fate {
+                self.is_awake.set(true);
+                self.driver.borrow().wake_by_ref();
+            } else {
+                // There is no turn in which it would be counted.
+                self.counted.set(core.held_and_unsent_bytes());
+            }
         }
         result
     }

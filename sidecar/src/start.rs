@@ -34,7 +34,7 @@ use self::{
     takeover::{Predecessor, Successor},
 };
 use crate::{
-    args::{Args, Given, Setting},
+    args::{AppProtocol, Args, Given, Setting},
     catalog::Catalog,
     control::{Inputs, Tasks, channel::ControlPlane, reflection},
     listen,
@@ -105,6 +105,10 @@ impl Told {
         ensure!(
             own.is_some() || args.descriptors.is_none(),
             "--descriptors are those of a service: give --service and --app too"
+        );
+        ensure!(
+            !args.connect || args.protocol == AppProtocol::Http1,
+            "--connect is of a service that speaks HTTP/1.1: give --protocol http1 too"
         );
         if let Some(advertise) = args.advertise {
             ensure!(

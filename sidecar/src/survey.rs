@@ -50,10 +50,17 @@ impl Surveyor {
 /// One worker at one moment.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
-    pub(crate) calls: Level,
+    pub(crate) calls: usize,
+    /// Of the side that has more.
+    pub(crate) calls_of_side: Level,
     /// Those that began first, at most [`limits::LIVE_CALLS_SHOWN`].
     pub(crate) oldest: Vec<LiveCall>,
-    pub(crate) connections_accepted: Level,
+    /// Those whose TLS handshake is not done among them.
+    pub(crate) connections_accepted: usize,
+    /// Of the side that has more.
+    pub(crate) connections_of_side: Level,
+    /// Those whose TLS handshake is not done.
+    pub(crate) handshakes: usize,
     /// Of the accepted connection that has most.
     pub(crate) streams_on_one: usize,
     pub(crate) connections_made: usize,
@@ -68,6 +75,8 @@ pub(crate) struct Report {
     pub(crate) socket_bytes: usize,
     /// Buffers of all of those.
     pub(crate) sockets_buffer_bytes: usize,
+    /// What they hold of calls, as the budget counts it.
+    pub(crate) held_bytes: usize,
     /// Buffers that no connection has at present.
     pub(crate) spare_bytes: usize,
 }
@@ -134,9 +143,12 @@ fn report(worker: &Worker) -> Report {
         buffer_bytes: amount(|usage| usage.buffer_bytes),
     };
     Report {
-        calls: worker.calls.level(),
+        calls: worker.calls.sum(),
+        calls_of_side: worker.calls.level(),
         oldest: oldest(calls, limits::LIVE_CALLS_SHOWN).iter().map(|call| call.look()).collect(),
-        connections_accepted: worker.connections.level(),
+        connections_accepted: worker.accepted_connections(),
+        connections_of_side: worker.connections.level(),
+        handshakes: worker.strangers.count(),
         streams_on_one,
         connections_made: pools.connections,
         connections_to_one: pools.connections_to_one,
@@ -145,6 +157,7 @@ fn report(worker: &Worker) -> Report {
         sum: over(&sum),
         socket_bytes,
         sockets_buffer_bytes: sockets.iter().map(|usage| usage.buffer_bytes).sum(),
+        held_bytes: worker.account.held(),
         spare_bytes: worker.spare_bytes(),
     }
 }

@@ -9,6 +9,7 @@ use weft_mesh::names::{ServiceName, header};
 use weft_wire::{Headers, Name, http1};
 
 use crate::{
+    args::AppProtocol,
     attempt::{Miss, Tries},
     call::{Call, Side, Way},
     connect,
@@ -39,9 +40,44 @@ pub(crate) fn mark(head: &mut Headers, is_made_here: bool) {
     }
 }
 
-/// Whether a tunnel's bytes are for the service itself. Otherwise its head is, as the service may have its own answer.
-pub(crate) fn is_for_bytes(head: &Headers) -> bool {
-    is_tunnel(head) && head.get(TUNNEL).is_some()
+/// Whether a sidecar has made a tunnel of a connection whose client knows of no CONNECT.
+pub(crate) fn is_made_by_sidecar(head: &Headers) -> bool {
+    head.get(TUNNEL).is_some()
+}
+
+/// Says why a request by CONNECT does not go to a service that speaks this, if it does not.
+///
+/// Nobody but the callee's sidecar says who calls, and it says so in each head. Within a tunnel it sees no heads: what is
+/// read as HTTP there would bear whatever identity its caller writes. So
+/// - a tunnel goes to a service that is declared to speak another protocol, for which it is a connection;
+/// - a service of HTTP/1.1 may answer CONNECT itself, as a forward proxy does. Its own handler has seen who calls, and has
+///   the bytes for itself once it has accepted. But there are servers that hand CONNECT to any handler, accept it, and go on
+///   to read requests from the connection. Whether a service is one of these can't be seen from outside, so it has to be
+///   declared (`answers_connect`). A tunnel that a sidecar has made is not for that handler either: its client has asked
+///   for none;
+/// - an upgrade is the service's to accept, which then speaks that protocol. Those in which HTTP goes on are refused.
+///
+/// Both sidecars ask, each by what it knows. The callee's is the one that counts, as it trusts no caller.
+pub(crate) fn refusal(
+    head: &Headers,
+    is_made_by_sidecar: bool,
+    speaks: AppProtocol,
+    answers_connect: bool,
+) -> Option<&'static str> {
+    if head.method() != Some(CONNECT) {
+        return None;
+    }
+    match (head.protocol(), speaks) {
+        (Some(protocol), _) if http1::is_http_within(protocol) => {
+            Some("is not asked to change to HTTP or TLS: nobody would see who calls in it")
+        }
+        (Some(_), _) | (None, AppProtocol::Tcp) => None,
+        (None, AppProtocol::Http1) if answers_connect && !is_made_by_sidecar => None,
+        (None, _) => Some(
+            "speaks HTTP, so no tunnel leads to it: nobody would see who calls in it. A service of another protocol is \
+             declared with `protocol: tcp`, and one of HTTP/1.1 that answers CONNECT itself with `connect: true`",
+        ),
+    }
 }
 
 /// Whether an answer lets a tunnel begin.
@@ -63,7 +99,8 @@ pub(crate) async fn serve(downstream: Rc<Downstream>, stream: TcpStream, from: S
     let socket = Socket::raw(&worker, Role::Server);
     let Some(slot) = worker.call_slot() else {
         worker.shared.metrics.failure(weft_mesh::errors::Reason::Overloaded);
-        return worker.log(|| format!("connection from {from} to {service} closed: {}", too_many_calls().message));
+        return worker
+            .log(|| format!("connection from {from} to {service} closed: {}", too_many_calls(&worker).message));
     };
     let mut head = Headers::new();
     head.set(Name::METHOD, CONNECT);
@@ -97,4 +134,50 @@ pub(crate) async fn send(address: SocketAddr, call: &Rc<Call>) -> Result<(), Mis
     });
     call.response_head(head, false);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn connect(protocol: Option<&str>) -> Headers {
+        let mut head = Headers::new();
+        head.set(Name::METHOD, CONNECT);
+        head.set(Name::AUTHORITY, b"echo.shop:80");
+        if let Some(protocol) = protocol {
+            head.set(Name::PROTOCOL, protocol.as_bytes());
+        }
+        head
+    }
+
+    #[test]
+    fn tunnels_lead_to_what_speaks_another_protocol_than_http() {
+        use AppProtocol::{Grpc, Http1, Tcp};
+        for (speaks, answers_connect, by_caller, by_sidecar) in [
+            (Tcp, false, true, true),
+            (Grpc, false, false, false),
+            // Nothing that speaks HTTP/2 reads CONNECT without a stream of its own.
+            (Grpc, true, false, false),
+            (Http1, false, false, false),
+            (Http1, true, true, false),
+        ] {
+            let is_taken = |is_made| refusal(&connect(None), is_made, speaks, answers_connect).is_none();
+            assert_eq!((is_taken(false), is_taken(true)), (by_caller, by_sidecar), "{speaks:?} {answers_connect}");
+        }
+    }
+
+    #[test]
+    fn an_upgrade_to_http_or_tls_goes_nowhere() {
+        for speaks in [AppProtocol::Grpc, AppProtocol::Http1, AppProtocol::Tcp] {
+            for protocol in ["h2c", "H2C", "h2", "HTTP", "h2c-16", "tls", "TLS-1.0"] {
+                assert!(refusal(&connect(Some(protocol)), false, speaks, true).is_some(), "{protocol}");
+            }
+            for protocol in ["websocket", "chatter", "connect-udp", "tcp"] {
+                assert!(refusal(&connect(Some(protocol)), false, speaks, false).is_none(), "{protocol}");
+            }
+        }
+        let mut get = Headers::new();
+        get.set(Name::METHOD, b"GET");
+        assert!(refusal(&get, false, AppProtocol::Grpc, false).is_none());
+    }
 }

@@ -8,7 +8,7 @@ use weft_wire::{Headers, Name};
 
 pub use self::relay::relay;
 #[cfg(test)]
-pub(crate) use self::relay::worker;
+pub(crate) use self::relay::{worker, worker_with_questions};
 use crate::{detect, rpc::Rpc, target};
 
 /// Looks what a client speaks that begins like this: more bytes make it surer, and never another protocol.

@@ -3,5 +3,7 @@
 
 mod claims;
 mod clock;
+mod forged_identity;
+mod greed;
 mod network;
 mod probes;

@@ -129,13 +129,19 @@ impl Queues {
         self.entries.iter().map(|queue| queue.bytes.capacity()).sum()
     }
 
+    /// Whether none is in use.
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.free.len() == self.entries.len()
+    }
+
     pub(crate) fn clear(&mut self) {
         *self = Queues::default();
     }
 
     /// Gives everything back, when no queue is in use.
     pub(crate) fn shrink(&mut self) {
-        if self.free.len() == self.entries.len() {
+        if self.is_empty() {
             self.clear();
         }
     }

@@ -313,6 +313,36 @@ impl Headers {
         }
     }
 
+    /// Whether there is a field of this name, or one that [`Self::remove_like`] would remove.
+    pub fn has_like(&self, name: Name) -> bool {
+        self.get(name).is_some() || self.find_like(0, name).is_some()
+    }
+
+    /// Removes all fields of this name, and those that a program may take for it: their names have another byte that is
+    /// no letter or digit where this one has such a byte, as `x_own` for `x-own`. CGI gives both to a program as `X_OWN`
+    /// (RFC 3875, section 4.1.18), and so do WSGI, Rack and PHP.
+    pub fn remove_like(&mut self, name: Name) {
+        self.remove(name);
+        let mut from = 0;
+        while let Some(at) = self.find_like(from, name) {
+            self.remove_at(at);
+            from = at + 1;
+        }
+    }
+
+    /// The first field from `from` on whose name is not this one and may be taken for it.
+    fn find_like(&self, from: usize, name: Name) -> Option<usize> {
+        // A known name is like no other known name: the test of the names sees to it.
+        if self.present & bit(OTHER) == 0 {
+            return None;
+        }
+        let (text, len) = (name.as_str().as_bytes(), name.as_str().len() as u32);
+        let may_be = |field: &Field| {
+            field.name_len == len && field.id == OTHER && !field.is_removed && is_like(self.name(field), text)
+        };
+        (from..self.fields.len()).find(|at| may_be(&self.fields[*at]))
+    }
+
     /// All fields in order, pseudo-headers included, as name and value.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         self.raw().map(|field| (self.name(field), self.value(field)))
@@ -389,6 +419,13 @@ impl Headers {
             && !field.is_removed
             && (field.id != OTHER || self.name(field) == name.as_str().as_bytes())
     }
+}
+
+/// Whether one name may be taken for another of the same length.
+fn is_like(name: &[u8], other: &[u8]) -> bool {
+    let is_same =
+        |(a, b): (&u8, &u8)| a.eq_ignore_ascii_case(b) || !(a.is_ascii_alphanumeric() || b.is_ascii_alphanumeric());
+    name.len() == other.len() && std::iter::zip(name, other).all(is_same)
 }
 
 /// Its place in [`Headers::present`], which some names share.

@@ -28,6 +28,14 @@ pub const DECLINED: &str = "x-weft-upgrade";
 /// come from a service or go to a client.
 pub const REASON: Name = Name::X_WEFT_REASON;
 
+/// Whether a connection that changes to a protocol of this name goes on with HTTP, or with TLS in which HTTP may follow.
+/// A relay does not change to it: it would pass on requests whose heads it has not seen.
+pub fn is_http_within(protocol: &[u8]) -> bool {
+    const NAMES: [&[u8]; 6] = [b"h2", b"h3", b"http", b"spdy", b"ssl", b"tls"];
+    // With versions and drafts of theirs, as h2c-16.
+    NAMES.iter().any(|name| protocol.get(..name.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(name)))
+}
+
 /// What bounds a peer.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {

@@ -100,7 +100,10 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 async fn call(args: &Args) -> anyhow::Result<ExitCode> {
-    let run = std::env::current_dir().ok().and_then(|dir| Run::nearest(&dir)).filter(|run| run.up.is_alive());
+    let run = std::env::current_dir()
+        .ok()
+        .and_then(|dir| Run::nearest(&dir, |error| eprintln!("weft: {error}")))
+        .filter(|run| run.up.is_alive());
     let address = args.address.clone().or_else(|| run.as_ref().map(|run| run.outbound_url.clone()));
     let address = address.unwrap_or_else(|| format!("http://127.0.0.1:{}", port::OUTBOUND));
     let dashboard = args.dashboard.clone().or_else(|| run.map(|run| run.dashboard_url));

@@ -79,6 +79,8 @@ pub(crate) struct Service {
     pub(crate) run: CommandLine,
     /// What its port speaks.
     pub(crate) protocol: Protocol,
+    /// It answers CONNECT itself, as a forward proxy does.
+    pub(crate) answers_connect: bool,
     /// `grpc`, `tcp` or `http:/path`, as the sidecar takes it.
     pub(crate) health: Option<String>,
     /// How many of it.

@@ -17,7 +17,7 @@ const ROOT_KEYS: &[&str] = &["namespace", "trust_domain", "visibility", "build",
 const PORT_KEYS: &[&str] = &["outbound", "dashboard", "control"];
 const TRACE_KEYS: &[&str] = &["otlp", "sample"];
 const SERVICE_KEYS: &[&str] =
-    &["run", "protos", "proto_path", "protocol", "health", "replicas", "port", "forward", "env"];
+    &["run", "protos", "proto_path", "protocol", "connect", "health", "replicas", "port", "forward", "env"];
 
 /// Replicas of one service on one machine; each is two processes.
 const MAX_REPLICAS: i64 = 50;
@@ -175,6 +175,7 @@ fn read_service(
         );
         reader.problem(forward.line, &table.path("forward"), text);
     }
+    let answers_connect = read_connect(reader, &table, protocol);
     let health = read_health(reader, &table);
     let env = read_env(reader, &table);
     let contracts = read_contracts(reader, &table, context.folder);
@@ -182,6 +183,7 @@ fn read_service(
         name: name?,
         run: run?,
         protocol,
+        answers_connect,
         health,
         replicas: replicas.map_or(1, |r| r.value as u16),
         port: port.map(|p| Port { number: p.value as u16, line: Some(p.line) }),
@@ -208,6 +210,15 @@ fn read_protocol(reader: &mut Reader<'_>, table: &Table<'_>) -> Protocol {
         other => Err(format!("found the text {other:?}; allowed: {PROTOCOLS}")),
     };
     reader.parsed(table, "protocol", PROTOCOLS, parse).unwrap_or(Protocol::Grpc)
+}
+
+fn read_connect(reader: &mut Reader<'_>, table: &Table<'_>, protocol: Protocol) -> bool {
+    let Some(Located { value, line }) = reader.truth(table, "connect") else { return false };
+    if value && protocol != Protocol::Http1 {
+        let text = format!("found true with protocol {}; allowed: true with protocol http1", protocol.as_str());
+        reader.problem(line, &table.path("connect"), text);
+    }
+    value
 }
 
 fn read_health(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<String> {

@@ -75,6 +75,7 @@ services:
   web:
     run: bin/users
     protocol: http1
+    connect: true
     health: http:/ready
     port: 9000
 "#,
@@ -93,7 +94,8 @@ services:
     let env: Vec<_> = users.env.iter().map(|(k, v)| format!("{k}={v}")).collect();
     assert_eq!(env, ["NUMBER=007", "TRUE=yes", "FLOAT=1.50"]);
     assert_eq!((web.protocol, web.health.as_deref()), (Protocol::Http1, Some("http:/ready")));
-    assert_eq!(web.port, Some(Port { number: 9000, line: Some(14) }));
+    assert_eq!((web.answers_connect, users.answers_connect), (true, false));
+    assert_eq!(web.port, Some(Port { number: 9000, line: Some(15) }));
 }
 
 #[test]
@@ -103,10 +105,10 @@ fn every_unknown_key_is_told_with_the_closest_known_one() {
         &[
             "mesh.yaml:1: namespaces: unknown key; allowed: namespace, trust_domain, visibility, build, ports, traces, services \
              (did you mean `namespace`?)",
-            "mesh.yaml:5: services.users.replica: unknown key; allowed: run, protos, proto_path, protocol, health, \
-             replicas, port, forward, env (did you mean `replicas`?)",
-            "mesh.yaml:6: services.users.colour: unknown key; allowed: run, protos, proto_path, protocol, health, \
-             replicas, port, forward, env",
+            "mesh.yaml:5: services.users.replica: unknown key; allowed: run, protos, proto_path, protocol, connect, \
+             health, replicas, port, forward, env (did you mean `replicas`?)",
+            "mesh.yaml:6: services.users.colour: unknown key; allowed: run, protos, proto_path, protocol, connect, \
+             health, replicas, port, forward, env",
         ],
     );
 }
@@ -129,8 +131,19 @@ fn a_wrong_type_or_value_is_told_with_what_was_found() {
             "mesh.yaml:10: services.users.health: found the text \"http:ready\"; allowed: grpc, tcp, http:/path",
             "mesh.yaml:11: services.Web: found the name \"Web\"; allowed: 1 to 63 of a-z, 0-9 and -, no - at either end",
             "mesh.yaml:11: services.Web.run: found the number 5; allowed: a command line, split as a shell does but run without one",
-            "mesh.yaml:12: services.orders: found nothing; allowed: a table of run, protos, proto_path, protocol, health, \
-             replicas, port, forward, env",
+            "mesh.yaml:12: services.orders: found nothing; allowed: a table of run, protos, proto_path, protocol, connect, \
+             health, replicas, port, forward, env",
+        ],
+    );
+}
+
+#[test]
+fn only_a_service_of_http1_answers_connect_itself() {
+    assert_told(
+        "services:\n  users:\n    run: bin/users\n    connect: true\n  web:\n    run: bin/users\n    protocol: http1\n    connect: always\n",
+        &[
+            "mesh.yaml:4: services.users.connect: found true with protocol grpc; allowed: true with protocol http1",
+            "mesh.yaml:8: services.web.connect: found the text \"always\"; allowed: true or false",
         ],
     );
 }

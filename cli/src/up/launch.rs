@@ -16,6 +16,7 @@ use weft_mesh::{
 };
 
 use super::{
+    Bounds,
     ports::{self, Ports, loopback},
     process::RUN_VARIABLE,
     run_file::ReplicaPorts,
@@ -43,8 +44,7 @@ pub(crate) struct Mesh {
     pub(crate) sample: f64,
     /// OTLP receivers, the dashboard's own first.
     pub(crate) otlp: Vec<String>,
-    /// The sidecars' own default, or another.
-    pub(crate) header_list_bytes: Option<u32>,
+    pub(crate) bounds: Bounds,
     pub(crate) control: u16,
     pub(crate) dashboard: u16,
     pub(crate) ca: Ca,
@@ -70,6 +70,7 @@ pub(crate) struct ServiceLaunch {
     pub(crate) name: ServiceName,
     run: CommandLine,
     protocol: Protocol,
+    answers_connect: bool,
     health: Option<String>,
     env: Vec<(String, String)>,
     /// Where the compiled contracts are.
@@ -145,8 +146,11 @@ impl Mesh {
         if takeover.as_os_str().len() < SOCKET_NAME_BYTES {
             command.arg("--takeover").arg(takeover);
         }
-        if let Some(bytes) = self.header_list_bytes {
+        if let Some(bytes) = self.bounds.header_list_bytes {
             command.args(["--header-list-bytes", &bytes.to_string()]);
+        }
+        if let Some(bytes) = self.bounds.memory {
+            command.args(["--memory", &bytes.to_string()]);
         }
         for url in &self.otlp {
             command.args(["--otlp", url]);
@@ -158,6 +162,9 @@ impl Mesh {
             command
                 .args(["--service", service.name.name(), "--app", &loopback(ports.app).to_string()])
                 .args(["--protocol", service.protocol.as_str()]);
+            if service.answers_connect {
+                command.arg("--connect");
+            }
             if let Some(health) = &service.health {
                 command.args(["--health", health]);
             }
@@ -278,6 +285,7 @@ impl ServiceLaunch {
             name: service.name.clone(),
             run: service.run.clone(),
             protocol: service.protocol,
+            answers_connect: service.answers_connect,
             health: service.health.clone(),
             env: service.env.clone(),
             descriptors,

@@ -14,6 +14,7 @@ mod ready;
 pub(crate) mod run_file;
 mod supervisor;
 mod table;
+pub(crate) mod trust;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -73,12 +74,22 @@ pub(crate) struct Args {
     /// Send traces to this OTLP/gRPC receiver too, as http://127.0.0.1:4317; goes before `traces.otlp`
     #[arg(long, value_name = "URL", value_parser = parse_otlp)]
     pub(crate) otlp: Option<String>,
-    /// The longest header list of a call, in bytes: what sidecars have as `--header-list-bytes`
-    #[arg(long, value_name = "BYTES", value_parser = weft_sidecar::header_list_bytes())]
-    pub(crate) header_list_bytes: Option<u32>,
+    #[command(flatten)]
+    pub(crate) bounds: Bounds,
     /// Leave out the file's `build`
     #[arg(long)]
     pub(crate) no_build: bool,
+}
+
+/// What each sidecar is told; else it has its own default.
+#[derive(Debug, Clone, Copy, Default, clap::Args)]
+pub(crate) struct Bounds {
+    /// The longest header list of a call, in bytes: what sidecars have as `--header-list-bytes`
+    #[arg(long, value_name = "BYTES", value_parser = weft_sidecar::header_list_bytes())]
+    pub(crate) header_list_bytes: Option<u32>,
+    /// What the connections of each sidecar may hold together, in bytes: what sidecars have as `--memory`
+    #[arg(long, value_name = "BYTES", value_parser = weft_sidecar::memory())]
+    pub(crate) memory: Option<usize>,
 }
 
 fn parse_otlp(text: &str) -> Result<String, String> {
@@ -111,11 +122,12 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let services = launch::services_file(&state_dir);
     fs::write(&services, file.services_file()).with_context(|| format!("{} can't be written", services.display()))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(run_mesh(&file, &state_dir, args.header_list_bytes))
+    runtime.block_on(run_mesh(&file, &state_dir, args.bounds))
 }
 
 fn prepare_state_dir(state_dir: &Path) -> anyhow::Result<()> {
     let made = fs::create_dir_all(state_dir)
+        .and_then(|()| trust::keep_others_out(state_dir))
         // Whoever keeps the mesh file in git wants none of this in it.
         .and_then(|()| fs::write(state_dir.join(".gitignore"), "*\n"));
     made.with_context(|| format!("{} can't be written", state_dir.display()))
@@ -188,10 +200,10 @@ fn build(file: &MeshFile) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn run_mesh(file: &MeshFile, state_dir: &Path, header_list_bytes: Option<u32>) -> anyhow::Result<ExitCode> {
+async fn run_mesh(file: &MeshFile, state_dir: &Path, bounds: Bounds) -> anyhow::Result<ExitCode> {
     let began = Instant::now();
     let mut signals = Signals::new()?;
-    let (mesh, outbound) = plan(file, state_dir, header_list_bytes)?;
+    let (mesh, outbound) = plan(file, state_dir, bounds)?;
     let mesh = Arc::new(mesh);
     let replicas = Replica::all(file, &mesh, outbound)?;
     let roles = roles(&replicas);
@@ -233,7 +245,7 @@ async fn run_mesh(file: &MeshFile, state_dir: &Path, header_list_bytes: Option<u
     Ok(if outcome.is_err() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-fn plan(file: &MeshFile, state_dir: &Path, header_list_bytes: Option<u32>) -> anyhow::Result<(Mesh, u16)> {
+fn plan(file: &MeshFile, state_dir: &Path, bounds: Bounds) -> anyhow::Result<(Mesh, u16)> {
     let ports = Ports::default();
     // What is named is kept from being picked before anything is.
     let named = [file.ports.outbound, file.ports.dashboard, file.ports.control];
@@ -253,7 +265,7 @@ fn plan(file: &MeshFile, state_dir: &Path, header_list_bytes: Option<u32>) -> an
         trust_domain: file.trust_domain.clone(),
         sample: file.sample,
         otlp: std::iter::once(format!("http://{}", loopback(dashboard))).chain(file.otlp.clone()).collect(),
-        header_list_bytes,
+        bounds,
         control,
         dashboard,
         ca,

@@ -9,7 +9,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::process::ProcessId;
+use super::{process::ProcessId, trust};
 
 const NAME: &str = "run.json";
 
@@ -49,9 +49,13 @@ pub(crate) struct ReplicaPorts {
 }
 
 impl Run {
-    /// The file's content, if there is one that can be read.
+    /// The file's content, if there is one.
+    ///
+    /// # Errors
+    /// It can't be read, or it is not this user's.
     pub(crate) fn read(state_dir: &Path) -> io::Result<Option<Self>> {
-        match fs::read(state_dir.join(NAME)) {
+        let path = state_dir.join(NAME);
+        match trust::check(state_dir).and_then(|()| trust::check(&path)).and_then(|()| fs::read(path)) {
             Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|error| {
                 io::Error::other(format!("{} is not as `weft up` writes it: {error}", state_dir.join(NAME).display()))
             }),
@@ -60,14 +64,15 @@ impl Run {
         }
     }
 
-    /// The run of the nearest `.weft` folder, upward from `from`.
-    pub(crate) fn nearest(from: &Path) -> Option<Self> {
-        from.ancestors().find_map(|dir| Self::read(&dir.join(".weft")).ok().flatten())
+    /// The run of the nearest `.weft` folder that is this user's, upward from `from`; `tell` is told of what is not.
+    pub(crate) fn nearest(from: &Path, mut tell: impl FnMut(&io::Error)) -> Option<Self> {
+        from.ancestors().find_map(|dir| Self::read(&dir.join(".weft")).inspect_err(&mut tell).ok().flatten())
     }
 
     fn write(&self, state_dir: &Path) -> io::Result<()> {
         let temporary = state_dir.join(format!("{NAME}.new"));
         fs::write(&temporary, serde_json::to_vec_pretty(self).map_err(io::Error::other)?)?;
+        trust::keep_others_out(&temporary)?;
         fs::rename(&temporary, state_dir.join(NAME))
     }
 
@@ -123,6 +128,7 @@ mod tests {
         let state_dir = dir.path().join(".weft");
         let below = dir.path().join("a/b");
         fs::create_dir_all(&state_dir).unwrap();
+        trust::keep_others_out(&state_dir).unwrap();
         fs::create_dir_all(&below).unwrap();
         assert_eq!(Run::read(&state_dir).unwrap(), None);
 
@@ -132,7 +138,7 @@ mod tests {
             run.processes.insert("users-1".to_owned(), process);
         })
         .unwrap();
-        let read = Run::nearest(&below).unwrap();
+        let read = Run::nearest(&below, |error| panic!("{error}")).unwrap();
         assert_eq!(Run { processes: BTreeMap::new(), ..read.clone() }, run());
         assert_eq!(read.processes["users-1"], process);
         assert_eq!(fs::read_dir(&state_dir).unwrap().count(), 1, "no temporary file stays");
@@ -142,9 +148,28 @@ mod tests {
     }
 
     #[test]
+    fn a_folder_that_others_may_write_is_told_and_passed_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let (own, above) = (dir.path().join(".weft"), dir.path().join("a/.weft"));
+        for state_dir in [&own, &above] {
+            fs::create_dir_all(state_dir).unwrap();
+            trust::keep_others_out(state_dir).unwrap();
+            RunFile::create(state_dir, run()).unwrap();
+        }
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+        fs::set_permissions(&above, open).unwrap();
+        let mut told = Vec::new();
+        let below = dir.path().join("a/b");
+        assert_eq!(Run::nearest(&below, |error| told.push(error.to_string())), Some(run()), "the next one above");
+        assert!(told.len() == 1 && told[0].contains("a/.weft can be written by others"), "{told:?}");
+        assert!(Run::read(&above).is_err(), "nor are the processes ended that it names");
+    }
+
+    #[test]
     fn a_spoilt_file_is_told() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join(NAME), "{").unwrap();
+        trust::keep_others_out(&dir.path().join(NAME)).unwrap();
         let told = Run::read(dir.path()).unwrap_err().to_string();
         assert!(told.contains("run.json is not as `weft up` writes it"), "{told}");
     }

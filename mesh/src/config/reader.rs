@@ -157,6 +157,16 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// `true` or `false`.
+    pub fn truth(&mut self, table: &Table<'_>, key: &str) -> Option<Located<bool>> {
+        let node = table.get(key)?;
+        if let Value::Bool(value) = node.value {
+            return Some(Located { value, line: node.line });
+        }
+        self.wrong_type(node, &table.path(key), "true or false");
+        None
+    }
+
     /// A share from 0 to 1.
     pub fn share(&mut self, table: &Table<'_>, key: &str) -> Option<f64> {
         let node = table.get(key)?;

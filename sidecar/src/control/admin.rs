@@ -31,6 +31,7 @@ use weft_contracts::weft::admin::v1::{
     admin_server::{Admin, AdminServer},
 };
 
+pub(super) use access::Ends;
 pub(super) use log::{Log, keep_log};
 
 use super::{Control, serve::serve};

@@ -10,7 +10,7 @@ use std::{
 };
 
 use axum::{
-    Router,
+    Extension, Router,
     extract::{Request, State},
     middleware::{Next, from_fn_with_state},
     response::Response,
@@ -30,7 +30,7 @@ use weft_mesh::{
     seats::{Seats, Traffic},
 };
 
-use super::Control;
+use super::{Control, admin::Ends};
 
 /// File descriptors that ran out must be given back by others first.
 const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(50);
@@ -84,6 +84,9 @@ async fn count_request(State(traffic): State<Arc<Traffic>>, request: Request, ne
 }
 
 async fn connection(stream: TcpStream, app: Router) {
+    // One that has gone has none.
+    let (Ok(local), Ok(peer)) = (stream.local_addr(), stream.peer_addr()) else { return };
+    let app = app.layer(Extension(Ends { local, peer }));
     // hyper waits for the first bytes, which tell HTTP/1.1 from HTTP/2, without a limit.
     if !matches!(timeout(limits::ADMIN_TIMEOUT, stream.peek(&mut [0])).await, Ok(Ok(1..))) {
         return;

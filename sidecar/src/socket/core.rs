@@ -485,6 +485,16 @@ impl Core {
         self.decoder.recycle(headers);
     }
 
+    /// Bytes that it holds now: those that the call has got and not passed on, and those that wait to be written.
+    pub(super) fn held_and_unsent_bytes(&self) -> usize {
+        self.held + self.unsent().len() + self.early.len()
+    }
+
+    /// Bytes that the call has got and not passed on.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.held
+    }
+
     pub(super) fn usage(&self) -> Usage {
         Usage {
             streams: usize::from(self.call.is_some()),

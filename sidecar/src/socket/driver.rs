@@ -160,6 +160,9 @@ impl<F: FnMut(Occasion) + Unpin> Driver<F> {
         self.handle_unread()?;
         let mut left = BYTES_A_TURN;
         while !self.has_ended {
+            if self.is_paused() {
+                return Ok(());
+            }
             let room = self.room(buffer.len());
             self.socket.core.borrow_mut().is_read_held = room == 0;
             if room == 0 {
@@ -192,6 +195,11 @@ impl<F: FnMut(Occasion) + Unpin> Driver<F> {
         // A service that speaks unasked can't be asked: its words would be taken for the next answer.
         let is_unasked = self.socket.role == Role::Client && !self.unread.is_empty();
         if is_unasked && self.socket.core.borrow().call.is_none() { Err(SocketError::Unasked) } else { Ok(()) }
+    }
+
+    /// Whether it is not to be read for now, as the budget is used up. Nothing of what it has to write depends on reading.
+    fn is_paused(&self) -> bool {
+        self.socket.counted.is_paused(self.socket.core.borrow().held_bytes(), false, &self.socket.driver)
     }
 
     /// How much may be read now.
@@ -401,6 +409,7 @@ impl<F: FnMut(Occasion) + Unpin> Driver<F> {
     fn rest(&mut self, cx: &mut Context<'_>) {
         self.socket.is_awake.set(false);
         let core = self.socket.core.borrow();
+        self.socket.counted.set(core.held_and_unsent_bytes());
         let is_unread_due = !self.unread.is_empty() && core.takes_input() && !self.needs_more;
         let is_end_due = self.has_ended && !self.is_end_handled && core.takes_end();
         // As long as something is unsent, it is the peer that wakes.

@@ -13,6 +13,7 @@ use std::{
 use clap::Parser;
 use tokio::{
     io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, duplex},
+    sync::mpsc,
     task::{spawn_local, yield_now},
     time::{Instant, advance},
 };
@@ -23,7 +24,7 @@ use crate::{
     args::Args,
     attempt::Miss,
     call::{Call, Side, Way},
-    catalog::Catalog,
+    catalog::{Catalog, Question},
     classify::Limit,
     http2,
     inbound::Running,
@@ -231,20 +232,31 @@ struct Flags {
 /// A worker of a sidecar that fronts nothing and knows nobody.
 pub(crate) fn worker() -> Rc<Worker> {
     static SHARED: OnceLock<Arc<Shared>> = OnceLock::new();
-    Worker::new(Arc::clone(SHARED.get_or_init(|| {
-        let flags = ["weft-sidecar", "--trust-bundle", "/", "--join-token-file", "/"];
-        let Flags { args } = Flags::try_parse_from(flags).expect("the least that is needed");
-        Arc::new(Shared::from(Start {
-            args,
-            settings: Vec::new(),
-            own: None,
-            own_policy: ServicePolicy::default(),
-            catalog: Catalog::new().0,
-            surveyor: Surveyor::new(1).0,
-            spans: None,
-            reflection: tonic::service::Routes::default(),
-        }))
-    })))
+    Worker::new(Arc::clone(SHARED.get_or_init(|| shared().0)))
+}
+
+/// The same, whose questions to discovery are the test's to answer.
+#[cfg(test)]
+pub(crate) fn worker_with_questions() -> (Rc<Worker>, mpsc::Receiver<Question>) {
+    let (shared, questions) = shared();
+    (Worker::new(shared), questions)
+}
+
+fn shared() -> (Arc<Shared>, mpsc::Receiver<Question>) {
+    let flags = ["weft-sidecar", "--trust-bundle", "/", "--join-token-file", "/"];
+    let Flags { args } = Flags::try_parse_from(flags).expect("the least that is needed");
+    let (catalog, questions) = Catalog::new();
+    let shared = Shared::from(Start {
+        args,
+        settings: Vec::new(),
+        own: None,
+        own_policy: ServicePolicy::default(),
+        catalog,
+        surveyor: Surveyor::new(1).0,
+        spans: None,
+        reflection: tonic::service::Routes::default(),
+    });
+    (Arc::new(shared), questions)
 }
 
 /// A relay with its peers.
@@ -501,7 +513,7 @@ impl Play {
             }
         }
         assert!(unheard <= self.refused.get(), "{unheard} calls have not arrived");
-        let left = (self.worker.calls.get(), self.worker.replay_bytes.get());
+        let left = (self.worker.calls.sum(), self.worker.replay_bytes.get());
         assert_eq!(left, (0, 0), "of calls that have ended nothing is left");
         if has_service {
             assert_eq!(self.upstream.usage().streams, 0, "nor of their streams");

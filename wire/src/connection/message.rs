@@ -14,6 +14,7 @@ mod class {
     pub(super) const CONNECTION: u8 = 4;
     pub(super) const TE: u8 = 8;
     pub(super) const LENGTH: u8 = 16;
+    pub(super) const HOST: u8 = 32;
 }
 
 /// The kind of each known name; 0 for most.
@@ -33,6 +34,7 @@ const CLASSES: [u8; 256] = {
     classes[Name::UPGRADE.id() as usize] = class::CONNECTION;
     classes[Name::TE.id() as usize] = class::TE;
     classes[Name::CONTENT_LENGTH.id() as usize] = class::LENGTH;
+    classes[Name::HOST.id() as usize] = class::HOST;
     classes
 };
 
@@ -81,7 +83,25 @@ pub(super) fn check_request(headers: &Headers, is_protocol_allowed: bool) -> Res
         is_token(method) && is_origin_form(headers, method) && headers.authority().is_none_or(is_authority)
     };
     let found = look_through(headers)?;
-    if found.classes & class::STATUS == 0 && is_target_whole { Ok(found.length) } else { Err(Malformed) }
+    let is_host_fine = found.classes & class::HOST == 0 || is_host_of(headers);
+    if found.classes & class::STATUS == 0 && is_target_whole && is_host_fine {
+        Ok(found.length)
+    } else {
+        Err(Malformed)
+    }
+}
+
+/// Whether `host` names what `:authority` does (section 8.3.1): of two, one reader would take the one and the next reader
+/// the other. Without `:authority` it is as good as that, and as singular (RFC 9110 section 7.2).
+#[cold]
+fn is_host_of(headers: &Headers) -> bool {
+    let Some(host) = headers.get_single(Name::HOST) else { return false };
+    let default_port: &[u8] = if headers.scheme() == Some(b"https") { b":443" } else { b":80" };
+    let plain = |authority| <[u8]>::strip_suffix(authority, default_port).unwrap_or(authority);
+    match headers.authority() {
+        Some(authority) => plain(authority).eq_ignore_ascii_case(plain(host)),
+        None => is_authority(host),
+    }
 }
 
 fn is_origin_form(headers: &Headers, method: &[u8]) -> bool {
@@ -90,7 +110,7 @@ fn is_origin_form(headers: &Headers, method: &[u8]) -> bool {
         b"http" | b"https" => path.starts_with(b"/") || (path == b"*" && method == b"OPTIONS"),
         _ => is_scheme(scheme),
     };
-    is_path && is_uri_text(path)
+    is_path && is_uri_text(path, b"#")
 }
 
 /// RFC 3986 section 3.1
@@ -98,17 +118,19 @@ fn is_scheme(scheme: &[u8]) -> bool {
     !scheme.is_empty() && scheme.iter().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(byte))
 }
 
-/// Section 8.3.1 forbids the deprecated userinfo.
+/// Section 8.3.1 forbids the deprecated userinfo. The other three end an authority (RFC 3986 section 3.2).
 fn is_authority(authority: &[u8]) -> bool {
-    // Not `contains`, which is made for long texts.
-    authority.iter().fold(true, |is_fine, byte| is_fine & (*byte != b'@')) && is_uri_text(authority)
+    is_uri_text(authority, b"@/?#")
 }
 
-/// URIs are visible ASCII (RFC 3986 section 2). It matters to a relay: there are servers that end the connection, with the
-/// calls of everyone on it, when they can't make a text of a path.
-fn is_uri_text(text: &[u8]) -> bool {
-    // Without a way out of the loop, so that it takes many bytes at once.
-    text.iter().fold(true, |is_fine, byte| is_fine & (*byte > b' ') & (*byte < 0x7f))
+/// URIs are visible ASCII (RFC 3986 section 2), and a part of one lacks what begins the next part. It matters to a relay:
+/// there are servers that end the connection, with the calls of everyone on it, when they can't make a text of a path.
+#[inline(always)]
+fn is_uri_text<const N: usize>(text: &[u8], without: &[u8; N]) -> bool {
+    // Without a way out of the loops, so that they take many bytes at once.
+    text.iter().fold(true, |is_fine, byte| {
+        without.iter().fold(is_fine & (*byte > b' ') & (*byte < 0x7f), |is_fine, end| is_fine & (byte != end))
+    })
 }
 
 #[inline]
@@ -183,6 +205,10 @@ mod tests {
             (":path", "x"),
             (":path", "/a b"),
             (":path", "/\u{e4}"),
+            (":path", "/a#b"),
+            (":authority", "a/b"),
+            (":authority", "a?b"),
+            (":authority", "a#b"),
             (":authority", "\u{e4}"),
             (":scheme", ""),
             (":scheme", "h\u{e4}"),
@@ -198,6 +224,30 @@ mod tests {
             check_request(&list(&[(":method", "OPTIONS"), (":scheme", "http"), (":path", "*")]), false),
             Ok(None)
         );
+    }
+
+    #[test]
+    fn a_host_is_the_authority_or_takes_its_place() {
+        for (authority, host, is_fine) in [
+            (Some("a"), &["a"][..], true),
+            (Some("users.shop"), &["Users.Shop"], true),
+            (Some("a"), &["a:80"], true),
+            (Some("a:80"), &["a"], true),
+            (Some("a:81"), &["a"], false),
+            (Some("a"), &["b"], false),
+            (Some("a"), &["a", "b"], false),
+            (Some("a"), &["a", "a"], false),
+            (Some("a"), &[""], false),
+            (None, &["a:8080"], true),
+            (None, &["a", "b"], false),
+            (None, &["user@a"], false),
+            (None, &["a/b"], false),
+        ] {
+            let mut fields = vec![(":method", "GET"), (":scheme", "http"), (":path", "/")];
+            fields.extend(authority.map(|authority| (":authority", authority)));
+            fields.extend(host.iter().map(|host| ("host", *host)));
+            assert_eq!(check_request(&list(&fields), false).is_ok(), is_fine, "{authority:?} {host:?}");
+        }
     }
 
     #[test]

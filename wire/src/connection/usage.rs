@@ -21,6 +21,25 @@ impl<T> Connection<T> {
         self.streams.iter().filter_map(|stream| stream.call.as_ref())
     }
 
+    /// Bytes that it holds now: DATA that the user was given and has not released, and what waits to be written. What waits
+    /// for a window is not among them: it is DATA that the user has not released elsewhere.
+    #[inline]
+    pub fn held_and_unsent_bytes(&self) -> usize {
+        self.held_bytes + self.output.len()
+    }
+
+    /// DATA that the user was given and has not released.
+    #[inline]
+    pub fn held_bytes(&self) -> usize {
+        self.held_bytes
+    }
+
+    /// Whether something waits to be sent, be it for the peer to read or for its windows.
+    #[inline]
+    pub fn has_unsent(&self) -> bool {
+        self.output.len() > 0 || !self.queues.is_empty()
+    }
+
     /// What it holds now. Goes through all its buffers: not for a call's way.
     pub fn usage(&self) -> Usage {
         let lists: usize = self.spare.iter().map(|list| list.capacity_bytes()).sum();

@@ -124,3 +124,33 @@ fn a_list_is_used_again_without_what_it_held() {
     copy.shrink();
     assert!(copy.text.capacity() <= 2 * KEPT_TEXT_BYTES);
 }
+
+#[test]
+fn names_that_a_program_may_take_for_another_go_with_it() {
+    let mut headers = list(&[
+        (":method", "POST"),
+        ("x-forwarded-client-cert", "one"),
+        ("x_forwarded_client_cert", "two"),
+        ("x-forwarded_client-cert", "three"),
+        ("x.forwarded~client!cert", "four"),
+        ("x-forwarded-client-cert", "five"),
+        ("xxforwarded-client-cert", "a letter is no separator"),
+        ("x-forwarded-client-certs", "longer"),
+    ]);
+    assert!(headers.has_like(Name::X_FORWARDED_CLIENT_CERT));
+    headers.remove_like(Name::X_FORWARDED_CLIENT_CERT);
+    let rest = [
+        (":method", "POST"),
+        ("xxforwarded-client-cert", "a letter is no separator"),
+        ("x-forwarded-client-certs", "longer"),
+    ];
+    assert_eq!(pairs(&headers), rest);
+    assert_eq!(headers.list_bytes(), rest.iter().map(|(name, value)| name.len() + value.len() + 32).sum::<usize>());
+    assert!(!headers.has_like(Name::X_FORWARDED_CLIENT_CERT));
+    headers.append(Name::X_FORWARDED_CLIENT_CERT, b"ours");
+    assert_eq!(headers.get_single(Name::X_FORWARDED_CLIENT_CERT), Some(&b"ours"[..]));
+
+    let mut unknown = list(&[("x_own", "one"), ("x-own", "two")]);
+    unknown.remove_like(Name::other("x-own"));
+    assert!(unknown.is_empty());
+}

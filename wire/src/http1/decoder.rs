@@ -218,7 +218,11 @@ impl Decoder {
             headers.remove(Name::CONTENT_LENGTH);
         }
         if is_connected {
-            headers.remove(Name::CONTENT_LENGTH);
+            // A client is told to ignore these fields. But a server must not send them here, and one that does takes
+            // CONNECT for a method like others: it would read the bytes of the tunnel as its next requests.
+            if said.is_chunked || said.length.is_some() || status == 204 || status == 205 {
+                return Err(Error::ConnectWithBody);
+            }
             self.state = State::Raw;
         } else if is_bare {
             self.state = State::Head;

@@ -49,7 +49,7 @@ impl Encoder {
         self.upgrade.extend_from_slice(protocol);
     }
 
-    /// Writes a request's head.
+    /// Writes a request's head. One that came over HTTP/2 may name its host in `host` only (RFC 9113, section 8.3.1).
     ///
     /// # Errors
     /// It has no method or path, or its length is none.
@@ -62,10 +62,15 @@ impl Encoder {
             MethodKind::Head | MethodKind::Other => (head.method(), head.path()),
         };
         let (verb, target) = (verb.ok_or(Error::RequestLine)?, target.ok_or(Error::Target)?);
+        // A path may be empty where the scheme is another than HTTP's.
+        if target.is_empty() {
+            return Err(Error::Target);
+        }
         if is_end && length.is_some_and(|length| length > 0) {
             return Err(Error::OtherLength);
         }
-        put(out, &[verb, b" ", target, b" HTTP/1.1\r\nhost: ", head.authority().unwrap_or_default(), b"\r\n"]);
+        let host = head.authority().or_else(|| head.get(Name::HOST)).unwrap_or_default();
+        put(out, &[verb, b" ", target, b" HTTP/1.1\r\nhost: ", host, b"\r\n"]);
         if let Some(protocol) = head.protocol() {
             put(out, &[b"connection: upgrade\r\nupgrade: ", protocol, b"\r\n"]);
         }

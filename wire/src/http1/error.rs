@@ -52,6 +52,9 @@ pub enum Error {
     /// RFC 9110, section 15.2.2.
     #[error("the protocol was changed without having been asked for (RFC 9110, section 15.2.2)")]
     Upgrade,
+    /// RFC 9110, section 9.3.6.
+    #[error("an answer that accepts CONNECT has a body, so what follows is no tunnel (RFC 9110, section 9.3.6)")]
+    ConnectWithBody,
     /// Section 8.
     #[error("the message ended before it was whole (RFC 9112, section 8)")]
     Cut,

@@ -195,15 +195,15 @@ impl Said {
         }
         let is_one = self.upgrades == 1 && self.wants_upgrade;
         self.upgrade = self.upgrade.take().filter(|protocol| {
-            is_one && !protocol.is_empty() && protocol.iter().all(|byte| is_token(*byte)) && !is_http2(protocol)
+            // A client that asks for HTTP/2 or TLS in passing is answered by HTTP/1.1: no server has to change the
+            // protocol (RFC 9110, section 7.8), and the upgrade to HTTP/2 is gone (RFC 9113, section 3.1).
+            is_one
+                && !protocol.is_empty()
+                && protocol.iter().all(|byte| is_token(*byte))
+                && !super::is_http_within(protocol)
         });
         Ok(())
     }
-}
-
-/// HTTP/2 may be had from the beginning; who asks for it in passing is answered by HTTP/1.1 (RFC 9113, section 3.1).
-fn is_http2(protocol: &[u8]) -> bool {
-    protocol.eq_ignore_ascii_case(b"h2c") || protocol.eq_ignore_ascii_case(b"h2")
 }
 
 /// A length: digits, and not so many that they overflow.

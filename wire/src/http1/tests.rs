@@ -238,6 +238,9 @@ fn a_tunnel_begins_only_where_it_was_asked_for() {
     for other in [
         "Upgrade: websocket\r\n",
         "Connection: upgrade\r\nUpgrade: h2c\r\n",
+        "Connection: upgrade\r\nUpgrade: H2C-16\r\n",
+        "Connection: upgrade\r\nUpgrade: TLS\r\n",
+        "Connection: upgrade\r\nUpgrade: HTTP2-Settings\r\n",
         "Connection: upgrade\r\nUpgrade: a, b\r\n",
     ] {
         let seen = requests(&format!("GET / HTTP/1.1\r\nHost: a\r\n{other}\r\n"));
@@ -249,6 +252,25 @@ fn a_tunnel_begins_only_where_it_was_asked_for() {
     assert_eq!(responses(MethodKind::Other, switching).error, Some(Error::Upgrade));
     let seen = responses(MethodKind::Upgrade, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
     assert!(seen.heads[0].0.get(Name::other(DECLINED)).is_some() && seen.ends == 1);
+}
+
+#[test]
+fn a_server_that_takes_connect_for_any_other_method_gives_no_tunnel() {
+    let accepted = responses(MethodKind::Connect, "HTTP/1.1 200 OK\r\nX-A: b\r\n\r\nbytes");
+    assert_eq!((accepted.heads[0].0.status(), &accepted.bodies[0][..]), (Some(200), &b"bytes"[..]));
+    // What follows such an answer may be read as the next request.
+    for answer in [
+        "200 OK\r\nContent-Length: 0\r\n",
+        "200 OK\r\nContent-Length: 2\r\n",
+        "200 OK\r\nTransfer-Encoding: chunked\r\n",
+        "204 No Content\r\n",
+        "205 Reset Content\r\n",
+    ] {
+        let seen = responses(MethodKind::Connect, &format!("HTTP/1.1 {answer}\r\n"));
+        assert_eq!((seen.error, seen.heads.len()), (Some(Error::ConnectWithBody), 0), "{answer}");
+    }
+    let refused = responses(MethodKind::Connect, "HTTP/1.1 407 No\r\nContent-Length: 2\r\n\r\nno");
+    assert_eq!((refused.error, &refused.bodies[0][..]), (None, &b"no"[..]));
 }
 
 const ASKED: Request =
@@ -322,6 +344,14 @@ fn requests_are_written_as_their_service_reads_them() {
         "POST /a HTTP/1.1\r\nhost: b\r\ncookie: c=d; e=f\r\ntransfer-encoding: chunked\r\n\r\n\
          11\r\n0123456789abcdef0\r\n0\r\nx-sum: 1\r\n\r\n"
     );
+    // Over HTTP/2 a host may stand in either field.
+    let mut out = Vec::new();
+    let fields = [(":method", "GET"), (":path", "/"), ("host", "users.shop:80"), ("x-a", "b")];
+    encoder.request(&mut out, &list(&fields), true).expect("it can be written");
+    assert_eq!(out, b"GET / HTTP/1.1\r\nhost: users.shop:80\r\nx-a: b\r\n\r\n");
+    let mut out = Vec::new();
+    let refused = encoder.request(&mut out, &list(&[(":method", "GET"), (":path", ""), (":authority", "b")]), true);
+    assert_eq!((refused, out.len()), (Err(Error::Target), 0));
     let mut out = Vec::new();
     // A request for a tunnel has no content, whatever it says of some.
     let fields = [(":method", "CONNECT"), (":protocol", "x"), (":path", "/a"), (":authority", "b")];

@@ -264,11 +264,12 @@ pub const BY_DESIGN: &[ByDesign] = &[
         },
     },
     ByDesign {
-        what: "targets keep their fragment",
-        why: "as above; h2 drops what is after '#'",
-        is: |_, this| {
-            let is_taken = this.ours.call_of(&this.frame).heads.len() == this.theirs.call_of(&this.frame).heads.len();
-            is_taken && this.value(":path").is_some_and(|path| path.contains(&b'#'))
+        what: "a path has no fragment",
+        why: "RFC 9113, section 8.3.1: it is a path and a query; h2 drops what is after '#'",
+        is: |script, this| {
+            script.role == Role::Server
+                && this.our_reset() == Some(PROTOCOL_ERROR)
+                && this.value(":path").is_some_and(|path| path.contains(&b'#'))
         },
     },
     ByDesign {

@@ -8,6 +8,7 @@ use super::*;
 use crate::{
     mesh_file::{MeshFile, Programs},
     up::{
+        Bounds,
         ports::Ports,
         run_file::{Run, RunFile},
     },
@@ -40,7 +41,7 @@ fn supervised(script: &str) -> Supervised {
         trust_domain: file.trust_domain.clone(),
         sample: 1.0,
         otlp: vec!["http://127.0.0.1:1".to_owned()],
-        header_list_bytes: None,
+        bounds: Bounds::default(),
         control: 1,
         dashboard: 1,
         ca: Ca::open_or_create(&state_dir.join("control"), &file.trust_domain).unwrap(),

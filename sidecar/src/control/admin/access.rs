@@ -1,9 +1,11 @@
 //! Who is let in.
 //!
-//! The port is on loopback, which a web page in a browser on the same host can reach too: so a request must be addressed
-//! to loopback by name (against DNS rebinding), and come from no other site.
+//! Only this host is: a connection must come from one of its own addresses, wherever the port listens.
+//!
+//! A web page in a browser on this host can reach the port too. So a request must be addressed to loopback by name (against
+//! DNS rebinding), and come from no other site.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use axum::{
     extract::Request,
@@ -12,8 +14,25 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
+/// The two ends of the connection that a request has come by.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::control) struct Ends {
+    pub(in crate::control) local: SocketAddr,
+    pub(in crate::control) peer: SocketAddr,
+}
+
+impl Ends {
+    /// Whether both are on this host. Who connects to an address of its own host has it on both ends, and the kernel takes
+    /// neither that nor loopback from the network.
+    fn are_here(self) -> bool {
+        let [local, peer] = [self.local, self.peer].map(|end| end.ip().to_canonical());
+        peer.is_loopback() || peer == local
+    }
+}
+
 pub(super) async fn only_this_host(request: Request, next: Next) -> Response {
-    let is_let_in = is_addressed_to_this_host(request.uri(), request.headers())
+    let is_let_in = request.extensions().get::<Ends>().is_some_and(|ends| ends.are_here())
+        && is_addressed_to_this_host(request.uri(), request.headers())
         && is_from_this_host(request.headers())
         && (is_mere_look(&request) || is_from_no_other_site(request.headers()));
     if is_let_in {
@@ -57,6 +76,21 @@ fn is_loopback(authority: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_connections_from_this_host_are_served() {
+        for (local, peer, is_served) in [
+            ("127.0.0.1:15000", "127.0.0.1:40000", true),
+            ("[::1]:15000", "[::1]:40000", true),
+            ("[::ffff:127.0.0.1]:15000", "[::ffff:127.0.0.1]:40000", true),
+            ("10.0.0.1:15000", "10.0.0.1:40000", true),
+            ("10.0.0.1:15000", "10.0.0.2:40000", false),
+            ("[2001:db8::1]:15000", "[2001:db8::2]:40000", false),
+        ] {
+            let ends = Ends { local: local.parse().unwrap(), peer: peer.parse().unwrap() };
+            assert_eq!(ends.are_here(), is_served, "{peer} to {local}");
+        }
+    }
 
     #[test]
     fn only_loopback_names_are_served() {

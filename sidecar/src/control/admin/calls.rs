@@ -17,7 +17,7 @@ use crate::{
 /// Of all workers, the oldest first.
 pub(super) fn live(reports: &[Option<Report>], metrics: &Metrics, now: Instant) -> LiveCalls {
     let labels = metrics.labels();
-    let total: usize = reports.iter().flatten().map(|report| report.calls.now).sum();
+    let total: usize = reports.iter().flatten().map(|report| report.calls).sum();
     let mut calls: Vec<(u32, &call::LiveCall)> = (0..)
         .zip(reports)
         .flat_map(|(index, report)| {
@@ -65,8 +65,8 @@ pub(super) fn workers(reports: &[Option<Report>]) -> Vec<Worker> {
         Some(report) => Worker {
             index,
             answered: true,
-            calls: report.calls.now as u32,
-            connections_accepted: report.connections_accepted.now as u32,
+            calls: report.calls as u32,
+            connections_accepted: report.connections_accepted as u32,
             connections_made: report.connections_made as u32,
         },
     };

@@ -75,10 +75,10 @@ impl Used<'_> {
         let shared = &self.control.shared;
         let now = |now: usize, of: usize| Some(Use { now: now as u64, of: of as u64, highest: None });
         match limit {
-            "CALLS_IN_FLIGHT" => self.level(limits::CALLS_IN_FLIGHT, |report| report.calls),
-            "CONNECTIONS_PER_LISTENER" => {
-                self.level(limits::CONNECTIONS_PER_LISTENER, |report| report.connections_accepted)
-            }
+            "CALLS_IN_FLIGHT" => self.level(limits::CALLS_IN_FLIGHT, |report| report.calls_of_side),
+            "CONNECTIONS_PER_SIDE" => self.level(limits::CONNECTIONS_PER_SIDE, |report| report.connections_of_side),
+            "MEMORY_BYTES" => now(shared.budget.used(), shared.budget.bytes()),
+            "HANDSHAKES" => now(self.most(|report| report.handshakes), limits::HANDSHAKES),
             "REPLAY_BYTES" => self.level(limits::REPLAY_BYTES, |report| report.replay_bytes),
             "STREAMS_PER_CONNECTION" => {
                 now(self.most(|report| report.streams_on_one), limits::STREAMS_PER_CONNECTION as usize)

@@ -25,6 +25,11 @@ pub(super) fn of(shared: &Shared, reports: &[Option<Report>], services: &[Watche
             sum(|report| report.sum.buffer_bytes + report.sockets_buffer_bytes),
             "buffers of connections: what is to be written, what waits for a window, header lists for the next calls",
         ),
+        account(
+            "under way",
+            sum(|report| report.held_bytes),
+            "what connections hold of calls, as --memory bounds it: what has come and has not gone on, and what is to be written",
+        ),
         account("requests", sum(|report| report.replay_bytes.now), "bodies kept so that calls can be sent again"),
         account(
             "spare buffers",

@@ -1,0 +1,120 @@
+//! What each peer has of a worker. A peer is an identity: the replicas of a service are one.
+//!
+//! A peer may have as many of something as all leave free ([`may_have_more`]). One alone comes to half of all, of two that
+//! take what they get each comes to a third, of nine to a tenth. So there is always room for one more, and neither a number
+//! of peers has to be guessed nor what is idle be kept for those who do not come (Choudhury and Hahne, "Dynamic Queue Length
+//! Thresholds for Shared-Memory Packet Switches", 1998).
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    rc::Rc,
+};
+
+use weft_mesh::{identity::SpiffeId, limits};
+
+/// Whether one who has `own` of something may have another, where all together have `all` of `limit`.
+pub(crate) fn may_have_more(own: usize, all: usize, limit: usize) -> bool {
+    own < limit.saturating_sub(all)
+}
+
+/// What one peer has now. The local service, whose calls go out, has one of its own.
+#[derive(Debug, Default)]
+pub(crate) struct Load {
+    connections: Cell<usize>,
+    /// Calls on the inbound side.
+    calls: Cell<usize>,
+    /// Those of them that have a stream to the local service.
+    seats: Cell<usize>,
+}
+
+impl Load {
+    pub(crate) fn calls(&self) -> usize {
+        self.calls.get()
+    }
+
+    pub(crate) fn seats(&self) -> usize {
+        self.seats.get()
+    }
+
+    pub(crate) fn begin_call(&self) {
+        self.calls.set(self.calls.get() + 1);
+    }
+
+    pub(crate) fn end_call(&self) {
+        self.calls.set(self.calls.get() - 1);
+    }
+
+    pub(crate) fn take_seat(&self) {
+        self.seats.set(self.seats.get() + 1);
+    }
+
+    pub(crate) fn leave_seat(&self) {
+        self.seats.set(self.seats.get() - 1);
+    }
+}
+
+/// The peers that have connections to a worker. Their number is bounded by that of the connections.
+#[derive(Debug, Default)]
+pub(crate) struct Peers {
+    known: RefCell<HashMap<SpiffeId, Rc<Load>>>,
+    connections: Cell<usize>,
+}
+
+impl Peers {
+    /// Counts a connection of a peer; `None` when it may have no more.
+    pub(crate) fn enter(self: &Rc<Self>, id: &SpiffeId) -> Option<Member> {
+        let mut known = self.known.borrow_mut();
+        let own = known.get(id).map_or(0, |load| load.connections.get());
+        if !may_have_more(own, self.connections.get(), limits::CONNECTIONS_PER_SIDE) {
+            return None;
+        }
+        let load = Rc::clone(known.entry(id.clone()).or_default());
+        load.connections.set(own + 1);
+        self.connections.set(self.connections.get() + 1);
+        Some(Member { peers: Rc::clone(self), id: id.clone(), load })
+    }
+}
+
+/// A connection of a peer, which counts until this is dropped.
+pub(crate) struct Member {
+    peers: Rc<Peers>,
+    id: SpiffeId,
+    pub(crate) load: Rc<Load>,
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.peers.connections.set(self.peers.connections.get() - 1);
+        self.load.connections.set(self.load.connections.get() - 1);
+        if self.load.connections.get() == 0 {
+            self.peers.known.borrow_mut().remove(&self.id);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_always_room_for_one_more_peer() {
+        let peers: Rc<Peers> = Rc::default();
+        let id = |number: usize| -> SpiffeId { format!("spiffe://weft.local/ns/a/sa/p{number}").parse().unwrap() };
+        let mut open: Vec<Vec<Member>> = Vec::new();
+        for number in 0..9 {
+            open.push(std::iter::from_fn(|| peers.enter(&id(number))).collect());
+            assert!(!open[number].is_empty(), "the others have all: {}", peers.connections.get());
+            assert!(peers.enter(&id(number)).is_none());
+        }
+        assert_eq!(open[0].len(), limits::CONNECTIONS_PER_SIDE / 2, "one alone has half");
+        assert!(peers.connections.get() < limits::CONNECTIONS_PER_SIDE);
+        // One that gives some back gives them to all.
+        let before = open[1].len();
+        open[0].clear();
+        open[1].extend(std::iter::from_fn(|| peers.enter(&id(1))));
+        assert!(open[1].len() > before);
+        open.clear();
+        assert_eq!((peers.connections.get(), peers.known.borrow().len()), (0, 0), "nothing is kept of who has gone");
+    }
+}

@@ -1,0 +1,128 @@
+//! Those who take all that they can get: what is left for the others is enough to go on.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::net::TcpStream;
+use tonic::Code;
+use weft_mesh::limits;
+use weft_tests::{Bed, Wire, eventually, framed, metric, pour, probe, probe_service, resident_bytes, signal, tunnel};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A member opens calls that never end, until the service takes no more of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_member_that_takes_every_stream_leaves_some_to_others() {
+    let bed = Bed::start(&format!("{}    env: {{ MAX_STREAMS: 1 }}\n", probe_service(1))).await;
+    probe(&bed.channel(), "Say", &[]).await.expect("an answer");
+    let mut greedy = Wire::connect(tunnel(&bed, "probe").await).await;
+    let mut held = Vec::new();
+    for _ in 0..limits::CONNECTIONS_PER_ENDPOINT + 20 {
+        held.push(endless(&mut greedy).await);
+    }
+    let callee = bed.ports("probe-1").metrics;
+    eventually("it has all connections that one peer may have", LIMIT, async || {
+        let made = metric(callee, "weft_upstream_connections_opened_total", "").await;
+        made as usize >= limits::CONNECTIONS_PER_ENDPOINT
+    })
+    .await;
+    for _ in 0..3 {
+        probe(&bed.channel(), "Say", &[]).await.expect("there is room for another peer's calls");
+    }
+
+    // Who comes when the last one is taken waits for it, and is told in the end that there is none.
+    let mut honest = Wire::connect(bed.outbound()).await;
+    held.push(endless(&mut honest).await);
+    let in_flight = async || metric(callee, "weft_calls_in_flight", "peer=\"keyboard.shop\"").await;
+    eventually("it runs", LIMIT, async || in_flight().await == 1.0).await;
+    let status = honest.call("Say", &[]).await;
+    assert_eq!(status.code(), Code::Unavailable, "{status}");
+    assert_eq!(status.metadata().get("x-weft-error").expect("made by the mesh"), "service-full", "{status}");
+    greedy.cut();
+    eventually("there is room again", LIMIT, async || honest.call("Say", &[]).await.code() == Code::Ok).await;
+}
+
+/// A call that its service never answers.
+async fn endless(wire: &mut Wire) -> h2::client::ResponseFuture {
+    let (answer, mut body) = wire.open("Say", &[("x-do", "sleep:6000000")]).await;
+    body.send_data(framed("hello"), true).expect("the connection is whole");
+    answer
+}
+
+/// Connections to the inbound port that say nothing, more of them than there may be.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn strangers_make_room_for_who_goes_on() {
+    // Each is a file here, too.
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).expect("up to the hard limit");
+    let bed = Bed::start(&probe_service(1)).await;
+    let callee = bed.ports("probe-1");
+    let reached = async || metric(callee.metrics, "weft_limit_reached_total", "limit=\"HANDSHAKES\"").await;
+    let mut silent = Vec::new();
+    eventually("some make room for others", LIMIT, async || {
+        for _ in 0..limits::HANDSHAKES / 4 {
+            silent.push(TcpStream::connect(("127.0.0.1", callee.inbound)).await.expect("it listens"));
+        }
+        reached().await >= 1.0
+    })
+    .await;
+    let mut member = Wire::connect(tunnel(&bed, "probe").await).await;
+    assert_eq!(member.call("Say", &[]).await.code(), Code::Ok, "who shows a certificate is let in");
+    probe(&bed.channel(), "Say", &[]).await.expect("and those who were in go on");
+}
+
+/// An application uploads to a service that does not read: a hundred connections of sixteen calls with a window each, which is
+/// 400 MB.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn what_all_calls_hold_together_is_bounded() {
+    const CONNECTIONS: usize = 100;
+    const CALLS: usize = 16;
+    let memory = (16 << 20).to_string();
+    let hog = "  hog:\n    run: ${BIN}/weft-test-app\n    health: tcp\n";
+    let bed = Bed::start_with(&format!("{}{hog}", probe_service(1)), &["--memory", &memory]).await;
+    for service in ["hog", "probe"] {
+        probe(&bed.channel(), "Say", &[("x-weft-service", service)]).await.expect("an answer");
+    }
+    let (port, pid) = (bed.outbound(), bed.pid("keyboard·sidecar"));
+    let before = resident_bytes(pid);
+    signal("-STOP", bed.pid("hog-1"));
+    let mut uploads = tokio::task::JoinSet::new();
+    for _ in 0..CONNECTIONS {
+        uploads.spawn(async move {
+            let mut wire = Wire::connect(port).await;
+            let mut calls = tokio::task::JoinSet::new();
+            for _ in 0..CALLS {
+                let (answer, mut body) = wire.open("Say", &[("x-do", "swallow"), ("x-weft-service", "hog")]).await;
+                calls.spawn(async move {
+                    // It may be refused, or have to wait.
+                    let _ = pour(&mut body, limits::STREAM_WINDOW_BYTES as usize, |_| {}).await;
+                    let _ = body.send_data(Bytes::new(), true);
+                    let _ = answer.await;
+                });
+            }
+            calls.join_all().await;
+        });
+    }
+    let refused = async || probe(&bed.channel(), "Say", &[]).await.err();
+    let mut why = None;
+    eventually("new calls are refused", LIMIT, async || {
+        why = refused().await;
+        why.is_some()
+    })
+    .await;
+    let why = why.expect("it is refused");
+    assert_eq!(why.code(), Code::ResourceExhausted, "{why}");
+    assert!(why.message().contains("--memory 16777216"), "{why}");
+    let reached = metric(bed.ports("keyboard").metrics, "weft_limit_reached_total", "limit=\"MEMORY_BYTES\"").await;
+    assert!(reached >= 1.0);
+    for _ in 0..50 {
+        assert!(refused().await.is_some(), "as long as what there is does not go on");
+        let grown = resident_bytes(pid).saturating_sub(before);
+        assert!(grown < 200 << 20, "{grown} bytes more");
+    }
+    // What waits goes on once the service reads, and so do new calls.
+    signal("-CONT", bed.pid("hog-1"));
+    eventually("calls are taken again", LIMIT, async || refused().await.is_none()).await;
+    uploads.abort_all();
+}
