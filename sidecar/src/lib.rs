@@ -21,6 +21,7 @@ mod connect;
 mod control;
 mod deadline;
 mod detect;
+mod expiry;
 mod headers;
 mod http1;
 mod http2;
@@ -48,6 +49,7 @@ mod timer;
 mod tls_stream;
 #[cfg(any(test, fuzzing))]
 pub mod trial;
+mod watchdog;
 mod websocket;
 mod wire_limits;
 mod worker;

@@ -231,20 +231,23 @@ struct Flags {
 /// A worker of a sidecar that fronts nothing and knows nobody.
 pub(crate) fn worker() -> Rc<Worker> {
     static SHARED: OnceLock<Arc<Shared>> = OnceLock::new();
-    Worker::new(Arc::clone(SHARED.get_or_init(|| {
-        let flags = ["weft-sidecar", "--trust-bundle", "/", "--join-token-file", "/"];
-        let Flags { args } = Flags::try_parse_from(flags).expect("the least that is needed");
-        Arc::new(Shared::from(Start {
-            args,
-            settings: Vec::new(),
-            own: None,
-            own_policy: ServicePolicy::default(),
-            catalog: Catalog::new().0,
-            surveyor: Surveyor::new(1).0,
-            spans: None,
-            reflection: tonic::service::Routes::default(),
-        }))
-    })))
+    Worker::new(
+        0,
+        Arc::clone(SHARED.get_or_init(|| {
+            let flags = ["weft-sidecar", "--trust-bundle", "/", "--join-token-file", "/"];
+            let Flags { args } = Flags::try_parse_from(flags).expect("the least that is needed");
+            Arc::new(Shared::from(Start {
+                args,
+                settings: Vec::new(),
+                own: None,
+                own_policy: ServicePolicy::default(),
+                catalog: Catalog::new().0,
+                surveyor: Surveyor::new(1).0,
+                spans: None,
+                reflection: tonic::service::Routes::default(),
+            }))
+        })),
+    )
 }
 
 /// A relay with its peers.
@@ -305,7 +308,7 @@ impl Play {
                         call.missed(Miss::NotSent(ConnectError::Full));
                     }
                 };
-                http2::serve(&worker, downstream, Phase::Stopping, &"the client", begin, carry).await;
+                http2::serve(&worker, downstream, Phase::Stopping, None, &"the client", begin, carry).await;
             }
         });
         spawn_local({
