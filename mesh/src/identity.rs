@@ -39,6 +39,9 @@ pub enum IdentityError {
     /// A certificate without exactly one SPIFFE ID.
     #[error("the certificate has {0} URI names; an SVID has exactly one")]
     UriNames(usize),
+    /// A key that is to sign certificates, or may not sign a handshake.
+    #[error("the certificate's key usage is not an SVID's: digitalSignature, and neither keyCertSign nor cRLSign")]
+    KeyUsage,
     /// Bytes that are no certificate.
     #[error("not an X.509 certificate: {0}")]
     Certificate(String),
@@ -79,14 +82,21 @@ impl SpiffeId {
         Self { trust_domain: trust_domain.clone(), service }
     }
 
-    /// The identity in an SVID: its one URI name.
+    /// The identity in an SVID: its one URI name. Looks at the key usage, too, which webpki does not (X.509-SVID, sections
+    /// 4.3 and 5.2); a certificate without one is for any use (RFC 5280, section 4.2.1.3).
     ///
     /// # Errors
-    /// Not a certificate, not exactly one URI name, or a name of another form.
+    /// Not a certificate, a key usage that is not an SVID's, not exactly one URI name, or a name of another form.
     pub fn of_certificate(der: &[u8]) -> Result<Self, IdentityError> {
         use x509_parser::{extensions::GeneralName, prelude::FromDer};
         let invalid = |e: &dyn fmt::Display| IdentityError::Certificate(e.to_string());
         let (_, certificate) = x509_parser::certificate::X509Certificate::from_der(der).map_err(|e| invalid(&e))?;
+        let usage = certificate.key_usage().map_err(|e| invalid(&e))?;
+        if usage.is_some_and(|usage| {
+            !usage.value.digital_signature() || usage.value.key_cert_sign() || usage.value.crl_sign()
+        }) {
+            return Err(IdentityError::KeyUsage);
+        }
         let names = certificate.subject_alternative_name().map_err(|e| invalid(&e))?;
         let uris: Vec<&str> = names
             .iter()

@@ -134,7 +134,8 @@ limits! {
     CLOSE_TIME: Duration = Duration::from_secs(2),
         "For a client to close an HTTP/1.1 connection of which it was told that it closes.";
     UNREAD_TIME: Duration = Duration::from_secs(30),
-        "For so long an HTTP/1.1 client may read nothing of the last answer on its connection; then that is aborted.";
+        "For so long a peer over HTTP/1.1 or opaque TCP may read nothing of the last bytes that it is sent, when no call is \
+         left on its connection; then that is aborted. While a call runs, a slow reader only holds its own sender back.";
     HALF_CLOSED_TIME: Duration = Duration::from_secs(30),
         "How long a call waits for its answer when its HTTP/1.1 client has ended its side: it may be waiting, or gone, \
          which only sending shows. Then the call is cancelled and the connection closed. Each part of an answer that is \
@@ -231,6 +232,15 @@ limits! {
     SVID_GRACE: Duration = Duration::from_secs(7 * 24 * 3600),
         "For so long after its expiry an SVID's key still proves who a sidecar is, to get a new one and for nothing else: a \
          sidecar that was cut off for longer than its SVID lives gets back in by itself.";
+    EXPIRY_LOOK: Duration = Duration::from_secs(1),
+        "How often a worker looks for connections whose certificate has expired: one lives so much longer at most. By the \
+         wall clock, so a clock that was set is noticed as soon.";
+    WORKER_STALL: Duration = Duration::from_secs(5),
+        "A worker, or the control side, whose thread makes no progress for so long has the sidecar say that it is not \
+         ready and leave discovery, until the thread goes on. Of a thread that runs only its own CPU time counts, so \
+         neither a busy machine nor one that stood still is taken for a fault.";
+    WORKER_HANG: Duration = Duration::from_secs(30),
+        "The same for so long, and the process ends with status 70: whoever supervises it starts a fresh one.";
     KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5),
         "Between two PINGs on a connection to the control plane.";
     KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5),

@@ -218,6 +218,19 @@ impl rustls::server::ResolvesServerCert for Svid {
     }
 }
 
+/// When the first certificate of a chain expires (DER). Who shows a chain ends with it.
+///
+/// # Errors
+/// The chain is empty, or not of certificates.
+pub fn expiry<C: AsRef<[u8]>>(chain: &[C]) -> Result<SystemTime, IdentityError> {
+    let mut first: Option<SystemTime> = None;
+    for certificate in chain {
+        let (_, not_after) = validity(certificate.as_ref())?;
+        first = Some(first.map_or(not_after, |first| first.min(not_after)));
+    }
+    first.ok_or_else(|| IdentityError::Certificate("the chain is empty".into()))
+}
+
 fn validity(der: &[u8]) -> Result<(SystemTime, SystemTime), IdentityError> {
     use x509_parser::prelude::FromDer;
     let (_, certificate) = x509_parser::certificate::X509Certificate::from_der(der)
@@ -297,23 +310,29 @@ pub fn server_name(id: &SpiffeId) -> ServerName<'static> {
     ServerName::try_from(id.service().as_str().to_owned()).expect("two DNS labels are a DNS name")
 }
 
-fn refused(why: impl std::error::Error + Send + Sync + 'static) -> TlsError {
+fn refused(why: Refused) -> TlsError {
     TlsError::InvalidCertificate(CertificateError::Other(rustls::OtherError(Arc::new(why))))
 }
 
-/// A certificate of someone else than expected.
+/// Why a certificate that webpki takes is refused.
 #[derive(thiserror::Error)]
-#[error("the peer is {found}, expected {expected}")]
-struct WrongPeer {
-    found: String,
-    expected: String,
+enum Refused {
+    #[error("the peer is {found}, expected {expected}")]
+    WrongPeer { found: String, expected: String },
+    #[error(transparent)]
+    NoSvid(#[from] IdentityError),
 }
 
 /// rustls shows its callers' errors by this, and so do the logs and answers of whoever was refused.
-impl fmt::Debug for WrongPeer {
+impl fmt::Debug for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
+}
+
+/// Who a peer is, by its certificate.
+fn identity_of(leaf: &CertificateDer<'_>) -> Result<SpiffeId, TlsError> {
+    SpiffeId::of_certificate(leaf).map_err(|why| refused(why.into()))
 }
 
 /// Accepts one identity.
@@ -335,9 +354,9 @@ impl ServerCertVerifier for ExactPeer {
     ) -> Result<ServerCertVerified, TlsError> {
         let leaf = ParsedCertificate::try_from(end_entity)?;
         verify_server_cert_signed_by_trust_anchor(&leaf, &self.roots, intermediates, now, self.algorithms.all)?;
-        let found = SpiffeId::of_certificate(end_entity).map_err(refused)?;
+        let found = identity_of(end_entity)?;
         if found != self.expected {
-            return Err(refused(WrongPeer { found: found.to_string(), expected: self.expected.to_string() }));
+            return Err(refused(Refused::WrongPeer { found: found.to_string(), expected: self.expected.to_string() }));
         }
         Ok(ServerCertVerified::assertion())
     }
@@ -393,10 +412,10 @@ impl ClientCertVerifier for TrustDomainPeer {
         now: UnixTime,
     ) -> Result<ClientCertVerified, TlsError> {
         let verified = self.chain.verify_client_cert(end_entity, intermediates, now)?;
-        let found = SpiffeId::of_certificate(end_entity).map_err(refused)?;
+        let found = identity_of(end_entity)?;
         if found.trust_domain() != &self.trust_domain {
             let expected = format!("someone of {}", self.trust_domain);
-            return Err(refused(WrongPeer { found: found.to_string(), expected }));
+            return Err(refused(Refused::WrongPeer { found: found.to_string(), expected }));
         }
         Ok(verified)
     }

@@ -16,9 +16,12 @@ pub(crate) mod reflection;
 mod retry;
 mod serve;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering::Relaxed},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::SystemTime,
 };
 
 use anyhow::Context;
@@ -35,6 +38,7 @@ use self::{announce::Front, channel::ControlPlane};
 use crate::{
     catalog::Question,
     shared::{Phase, Shared},
+    watchdog,
 };
 
 /// How often it is looked whether the registry has answered.
@@ -92,6 +96,12 @@ impl Tasks {
         tasks.own("log", admin::keep_log(Arc::clone(&control)));
         tasks.own("probes", probes::run(Arc::clone(&control), metrics));
         tasks.own("drain", note_drained(Arc::clone(&shared)));
+        // It shows the watchdog that the control side makes progress.
+        let beat = watchdog::beat(shared.pulses.of_control());
+        tasks.own("beat", async {
+            beat.await;
+            Ok(())
+        });
         if let (Some(service), Some(app)) = (&shared.own, shared.args.app) {
             tasks.own("health", health::run(Arc::clone(&control), app));
             tasks.own("announce", announce::run(Arc::clone(&control), Front::new(service, instance, descriptors)));
@@ -184,8 +194,15 @@ impl Control {
         if shared.phase() != Phase::Running {
             return Some("draining");
         }
-        if shared.identity.load().is_none() {
-            return Some("no identity from the control plane yet");
+        if *shared.is_stalled.borrow() {
+            return Some("a worker makes no progress: the log says which");
+        }
+        match &*shared.identity.load() {
+            None => return Some("no identity from the control plane yet"),
+            Some(identity) if identity.svid.not_after() <= SystemTime::now() => {
+                return Some("its certificate has expired: no other sidecar takes a connection from it");
+            }
+            Some(_) => {}
         }
         let fronts_service = shared.own.is_some();
         if fronts_service && shared.local_health() != Health::Up {

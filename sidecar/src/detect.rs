@@ -30,9 +30,10 @@ pub(crate) enum Undetected {
 /// As much of the HTTP/2 preface (RFC 9113, section 3.4) as no method of HTTP/1.1 begins with.
 const PREFACE: &[u8; 4] = b"PRI ";
 
-/// The first pause before a client's bytes are looked at again, which doubles up to the last.
+/// The first pause before a client's bytes are looked at again, which doubles up to the last: as many connections as a
+/// worker takes may stop after their first bytes, and must not keep it busy.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
-const LAST_PAUSE: Duration = Duration::from_millis(50);
+const LAST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Looks at a connection's first bytes, which must come within `limit`, without taking them.
 pub(crate) async fn wire(stream: &TcpStream, limit: Duration) -> Result<Wire, Undetected> {

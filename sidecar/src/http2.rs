@@ -1,6 +1,6 @@
 //! Connections of HTTP/2 on which calls come in, on either port.
 
-use std::{rc::Rc, sync::atomic::Ordering::Relaxed};
+use std::{rc::Rc, sync::atomic::Ordering::Relaxed, time::SystemTime};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use weft_wire::{Code, Headers, StreamId};
@@ -15,7 +15,8 @@ use crate::{
     worker::Worker,
 };
 
-/// Takes the calls of an HTTP/2 connection until it ends; from `last` on it is drained.
+/// Takes the calls of an HTTP/2 connection until it ends; from `last` on it is drained. With an `expiry`, that of a
+/// certificate, it is drained some time before, and ended then.
 ///
 /// Calls go their way once all that came with them has been read: one that was cancelled in the same breath costs nobody
 /// else anything (CVE-2023-44487).
@@ -23,6 +24,7 @@ pub(crate) async fn serve<IO>(
     worker: &Rc<Worker>,
     stream: IO,
     last: Phase,
+    expiry: Option<SystemTime>,
     name: &dyn std::fmt::Display,
     mut begin: impl FnMut(&Rc<Link>, StreamId, Headers, bool) -> Option<Rc<Call>> + Unpin,
     mut carry: impl FnMut(Rc<Call>) + Unpin,
@@ -35,6 +37,7 @@ pub(crate) async fn serve<IO>(
     let hop = if last == Phase::Draining { Hop::Inbound } else { Hop::Outbound };
     let link = Link::server(worker, limits);
     let _accepted = worker.accepted(Rc::clone(&link) as _, last);
+    let _listed = expiry.map(|end| worker.expiries.add(Rc::clone(&link) as _, SystemTime::now(), end));
     let mut begun: Vec<Rc<Call>> = Vec::new();
     let on = |incoming| match incoming {
         Incoming::Request(stream, head, is_whole) => {
@@ -61,6 +64,9 @@ pub(crate) async fn serve<IO>(
         }
     };
     let ended = Driver::new(worker, &link, Role::Server, stream, on).await;
+    if let Err(LinkError::Expired) = ended {
+        worker.log(|| format!("{name} closed: {}", LinkError::Expired));
+    }
     if let Err(LinkError::Protocol(e)) = ended {
         worker.shared.metrics.counters.connections_malformed.fetch_add(1, Relaxed);
         if let Some(bound) = e.limit {

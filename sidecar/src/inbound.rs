@@ -12,7 +12,7 @@ use std::{
         Arc,
         atomic::Ordering::{Acquire, Relaxed, Release},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use opentelemetry::trace::SpanKind;
@@ -105,6 +105,8 @@ struct Peer {
     worker: Rc<Worker>,
     id: SpiffeId,
     load: Rc<Load>,
+    /// When its certificate expires, or this sidecar's if that is sooner.
+    expiry: SystemTime,
     /// What the service is told of it, in Envoy's format.
     client_cert: Vec<u8>,
     /// Rows for this peer, by a method's place; the last is for what no descriptor knows.
@@ -144,7 +146,8 @@ pub(crate) async fn serve(mut slot: ConnectionSlot, stream: TcpStream, from: Soc
     let refused = match accepted {
         Ok(Ok(stream)) => match peer_of(&mut slot, &identity, stream.get_ref().1) {
             Ok(peer) => {
-                let (name, peer) = (format!("inbound connection of {} from {from}", peer.id), Rc::new(peer));
+                let name = format!("inbound connection of {} from {from}", peer.id);
+                let (expiry, peer) = (peer.expiry, Rc::new(peer));
                 let (mut steps, load) = (Steps::new(), Rc::clone(&peer.load));
                 let begin = |link: &Rc<Link>, stream, head: Headers, is_whole| {
                     let Some(slot) = worker.inbound_slot(&load) else {
@@ -159,7 +162,7 @@ pub(crate) async fn serve(mut slot: ConnectionSlot, stream: TcpStream, from: Soc
                     call.waits_in(steps.run(carry(Rc::clone(&peer), Rc::clone(&call))));
                 };
                 let stream = TlsStream::server(stream);
-                return http2::serve(worker, stream, Phase::Draining, &name, begin, carry).await;
+                return http2::serve(worker, stream, Phase::Draining, Some(expiry), &name, begin, carry).await;
             }
             Err(why) => why,
         },
@@ -176,12 +179,14 @@ pub(crate) async fn serve(mut slot: ConnectionSlot, stream: TcpStream, from: Soc
 
 /// Who is on the other end of a connection, for whom it counts from now on.
 fn peer_of(slot: &mut ConnectionSlot, own: &Identity, tls: &rustls::ServerConnection) -> Result<Peer, String> {
-    let leaf = tls.peer_certificates().and_then(<[_]>::first).ok_or("it showed no certificate")?;
+    let chain = tls.peer_certificates().unwrap_or_default();
+    let leaf = chain.first().ok_or("it showed no certificate")?;
     let id = SpiffeId::of_certificate(leaf).map_err(|e| e.to_string())?;
+    let expiry = own.connection_end(chain).map_err(|e| e.to_string())?;
     let hash: String = sha256(leaf).iter().map(|byte| format!("{byte:02x}")).collect();
     let client_cert = format!("By={};Hash={hash};URI={id}", own.svid.id()).into_bytes();
     let load = slot.is_of(&id).ok_or_else(|| format!("{id} has too many connections (CONNECTIONS_PER_SIDE)"))?;
-    Ok(Peer { worker: Rc::clone(slot.worker()), id, load, client_cert, metrics: RefCell::default() })
+    Ok(Peer { worker: Rc::clone(slot.worker()), id, load, expiry, client_cert, metrics: RefCell::default() })
 }
 
 fn sha256(bytes: &[u8]) -> impl AsRef<[u8]> + std::ops::Deref<Target = [u8]> {

@@ -22,6 +22,7 @@ mod connect;
 mod control;
 mod deadline;
 mod detect;
+mod expiry;
 mod fair;
 mod headers;
 mod http1;
@@ -52,6 +53,7 @@ mod timer;
 mod tls_stream;
 #[cfg(any(test, fuzzing))]
 pub mod trial;
+mod watchdog;
 mod websocket;
 mod wire_limits;
 mod worker;

@@ -14,7 +14,7 @@ use std::{
     io,
     pin::Pin,
     rc::Rc,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context, Poll, Waker},
 };
 
@@ -24,7 +24,7 @@ use tokio::{
 };
 use weft_wire::{CannotOpen, Code, ConnectionError, Event, Headers, Limits, Notice, StreamId, Usage};
 
-use crate::{budget::Counted, call::Call, room::Room, wire_limits, worker::Worker};
+use crate::{budget::Counted, call::Call, expiry::Expiring, room::Room, watchdog::Step, wire_limits, worker::Worker};
 
 type Core = weft_wire::Connection<Rc<Call>>;
 
@@ -46,6 +46,8 @@ pub(crate) struct Link {
     resets_left: Cell<u32>,
     was_calmed: Cell<bool>,
     counted: Counted,
+    /// The certificate of one side has expired.
+    is_expired: Cell<bool>,
 }
 
 impl Link {
@@ -72,6 +74,7 @@ impl Link {
             resets_left: Cell::new(u32::MAX),
             was_calmed: Cell::new(false),
             counted: Counted::new(&worker.account),
+            is_expired: Cell::new(false),
         })
     }
 
@@ -122,7 +125,12 @@ impl Link {
         self.resets_left.set(count);
     }
 
-    /// Whether as many calls were cancelled on it as its peer bears.
+    /// Prefers another connection as soon as there is one.
+    pub(crate) fn wear_out(&self) {
+        self.allow_resets(0);
+    }
+
+    /// Whether another connection is preferred.
     pub(crate) fn is_worn(&self) -> bool {
         self.resets_left.get() == 0
     }
@@ -239,6 +247,12 @@ impl Link {
         self.act(|core| core.drain(now.into_std()));
     }
 
+    /// Ends the connection in its next turn, as the certificate of one side has expired.
+    pub(crate) fn expire(&self) {
+        self.is_expired.set(true);
+        self.driver.borrow().wake_by_ref();
+    }
+
     fn wake_settling(&self) {
         if let Some(waker) = self.settling.borrow_mut().take() {
             waker.wake();
@@ -261,6 +275,17 @@ impl Link {
     }
 }
 
+/// Where calls come in, the peer is told by GOAWAY to make another connection.
+impl Expiring for Link {
+    fn renew(&self) {
+        self.drain(Instant::now());
+    }
+
+    fn expire(&self) {
+        self.expire();
+    }
+}
+
 /// Why a connection has ended before its time.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LinkError {
@@ -268,6 +293,8 @@ pub(crate) enum LinkError {
     Io(#[from] io::Error),
     #[error("{0}")]
     Protocol(#[from] ConnectionError),
+    #[error("the certificate of one side has expired")]
+    Expired,
 }
 
 /// Which end of a connection we are.
@@ -311,6 +338,8 @@ pub(crate) struct Driver<IO, F> {
 
 /// Bytes that one turn reads at most, so that one busy connection does not make the others wait.
 const BYTES_A_TURN: usize = 512 * 1024;
+/// What a read counts for at least: one that brings few bytes may have cost as much, in TLS records of one byte each.
+const LEAST_A_READ: usize = BYTES_A_TURN / 32;
 
 impl<IO, F> Driver<IO, F>
 where
@@ -340,6 +369,10 @@ where
         }
         self.link.is_awake.set(true);
         self.worker.tick();
+        if self.link.is_expired.get() {
+            return Poll::Ready(Err(self.expired(cx)));
+        }
+        self.worker.pulse.is_at(Step::ReadsHttp2);
         let read = self.read(cx);
         if self.has_requests {
             self.has_requests = false;
@@ -347,6 +380,7 @@ where
         }
         self.take_notices();
         // What came before an error is answered, and so is the error itself.
+        self.worker.pulse.is_at(Step::WritesHttp2);
         let written = self.write(cx);
         self.link.offer_room();
         read?;
@@ -365,6 +399,16 @@ where
         }
         self.rest();
         Poll::Pending
+    }
+
+    /// Tells the peer that the connection ends, if it still reads.
+    #[cold]
+    fn expired(&mut self, cx: &mut Context<'_>) -> LinkError {
+        self.worker.shared.metrics.counters.connections_expired.fetch_add(1, Relaxed);
+        self.link.core.borrow_mut().close(Code::NO_ERROR);
+        let _ = self.write(cx);
+        let _ = Pin::new(&mut self.io).poll_shutdown(cx);
+        LinkError::Expired
     }
 
     /// Counts the limits that the peer has reached.
@@ -415,7 +459,7 @@ where
                 self.has_ended = true;
                 break;
             }
-            left = left.saturating_sub(count);
+            left = left.saturating_sub(count.max(LEAST_A_READ));
             let mut input = &buffer[..begin + count];
             let handled = self.handle(&mut input);
             self.count_limits();
@@ -608,6 +652,7 @@ where
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let turn = self.turn(cx);
+        self.worker.pulse.is_at(Step::Others);
         if let Poll::Ready(result) = &turn {
             match result {
                 Ok(()) => self.end(&"it was closed", false),

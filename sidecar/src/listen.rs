@@ -6,7 +6,7 @@ use std::{
     rc::Rc,
     sync::{Arc, atomic::Ordering::Relaxed},
     thread,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use tokio::{
@@ -14,14 +14,14 @@ use tokio::{
     runtime,
     sync::mpsc,
     task::{JoinHandle, spawn_local},
-    time::{Instant, interval, sleep, timeout_at},
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout_at},
 };
 use weft_mesh::{limits, names::ServiceName};
 
 use crate::{
     budget, inbound, outbound,
     shared::{Phase, Shared},
-    survey, tcp,
+    survey, tcp, watchdog,
     worker::{ConnectionSlot, Worker},
 };
 
@@ -51,19 +51,21 @@ pub(crate) fn spawn(index: u8, shared: Arc<Shared>, ends: Ends) -> io::Result<th
         // A local runtime stays on the thread that made it.
         let runtime = runtime::Builder::new_current_thread().enable_all().build_local(Default::default());
         match runtime {
-            Ok(runtime) => runtime.block_on(run(shared, ends)),
+            Ok(runtime) => runtime.block_on(run(index, shared, ends)),
             Err(e) => tracing::error!("worker {index} has no runtime: {e}"),
         }
     })
 }
 
-async fn run(shared: Arc<Shared>, Ends { listeners, questions }: Ends) {
-    let worker = Worker::new(shared);
+async fn run(index: u8, shared: Arc<Shared>, Ends { listeners, questions }: Ends) {
+    let worker = Worker::new(index, shared);
     let mut tasks = vec![
         spawn_local(listen(Rc::clone(&worker), listeners.outbound, Side::Outbound)),
         spawn_local(keep_house(Rc::clone(&worker))),
         spawn_local(keep_warm(Rc::clone(&worker))),
         spawn_local(budget::attend(Rc::clone(&worker))),
+        spawn_local(end_expired(Rc::clone(&worker))),
+        spawn_local(watchdog::beat(Arc::clone(&worker.pulse))),
         spawn_local(Rc::clone(&worker).drain_accepted()),
         spawn_local(keep_deadlines(Rc::clone(&worker))),
         spawn_local(survey::answer(Rc::clone(&worker), questions)),
@@ -155,6 +157,16 @@ async fn keep_warm(worker: Rc<Worker>) {
         if worker.shared.identity.load().is_some() {
             worker.pools.warm(Instant::now());
         }
+    }
+}
+
+async fn end_expired(worker: Rc<Worker>) {
+    let mut look = interval(limits::EXPIRY_LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        look.tick().await;
+        worker.tick();
+        worker.expiries.look(SystemTime::now());
     }
 }
 

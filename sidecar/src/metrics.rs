@@ -90,6 +90,7 @@ counters! {
     connections_refused = "Connections closed at once because of a limit";
     handshakes_failed = "TLS handshakes that a peer did not pass";
     connections_malformed = "Connections closed because of what came over them";
+    connections_expired = "Connections ended because a certificate of one side had expired";
     upstream_connections_opened = "Connections made to endpoints";
     upstream_connects_failed = "Connections to endpoints or the local service that could not be made";
     not_retried_unsafe = "Calls not sent again as the service may have seen them";

@@ -100,7 +100,7 @@ pub(crate) async fn speak(downstream: Rc<Downstream>, wire: Wire, stream: TcpStr
                 call.waits_in(steps.run(carry(Rc::clone(&downstream), Rc::clone(&call))));
             };
             let name = format_args!("outbound connection from {from}");
-            http2::serve(worker, stream, Phase::Stopping, &name, begin, carry).await;
+            http2::serve(worker, stream, Phase::Stopping, None, &name, begin, carry).await;
         }
     }
 }

@@ -8,7 +8,7 @@ use std::{
     net::SocketAddr,
     rc::{Rc, Weak},
     sync::{Arc, atomic::Ordering::Relaxed},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use tokio::{
@@ -25,6 +25,7 @@ use weft_wire::Usage;
 use crate::{
     catalog::Endpoint,
     connect,
+    expiry::{Expiring, Listed},
     link::{Driver, Link, LinkError, Role},
     peers::Load,
     room::Room,
@@ -339,7 +340,7 @@ impl Pool {
             Destination::Endpoint(ref endpoint) => self.connect_mesh(&Arc::clone(endpoint)).await,
             Destination::Local(address) => {
                 let stream = connect::to_local(address, || self.is_awaited()).await;
-                self.drive(stream.map_err(|e| e.to_string())?).await
+                self.drive(stream.map_err(|e| e.to_string())?, None).await
             }
         }
     }
@@ -358,11 +359,17 @@ impl Pool {
         let _ = socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(USER_TIMEOUT));
         let name = tls::server_name(&endpoint.spiffe_id);
         let stream = within(limits::HANDSHAKE_TIMEOUT, TlsConnector::from(config).connect(name, stream)).await?;
-        self.drive(TlsStream::client(stream)).await
+        let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+        let expiry = identity.connection_end(chain).map_err(|e| e.to_string())?;
+        self.drive(TlsStream::client(stream), Some(expiry)).await
     }
 
-    /// Begins HTTP/2 on a stream and takes the connection in.
-    async fn drive(self: &Rc<Self>, stream: impl AsyncRead + AsyncWrite + Unpin + 'static) -> Result<(), NotMade> {
+    /// Begins HTTP/2 on a stream and takes the connection in. It is replaced before `expiry`, and ends then.
+    async fn drive(
+        self: &Rc<Self>,
+        stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
+        expiry: Option<SystemTime>,
+    ) -> Result<(), NotMade> {
         let worker = self.worker.upgrade().ok_or("the sidecar is stopping".to_owned())?;
         worker.tick();
         let limits = match self.destination {
@@ -371,7 +378,11 @@ impl Pool {
         };
         let link = Link::client(&worker, limits, &self.room);
         let driver = Driver::new(&worker, &link, Role::Client, stream, |_| {});
-        let ended = spawn_local(Rc::clone(self).attend(Rc::downgrade(&link), driver));
+        let listed = expiry.map(|end| {
+            let made = Made { pool: Rc::downgrade(self), link: Rc::downgrade(&link) };
+            worker.expiries.add(Rc::new(made), SystemTime::now(), end)
+        });
+        let ended = spawn_local(Rc::clone(self).attend(Rc::downgrade(&link), driver, listed));
         // What the peer takes at once is known only then.
         if let Err(why) = within(limits::HANDSHAKE_TIMEOUT, link.settled()).await {
             ended.abort();
@@ -386,7 +397,12 @@ impl Pool {
     }
 
     /// Keeps a connection until it ends, and then takes it out of the pool.
-    async fn attend(self: Rc<Self>, link: Weak<Link>, driver: impl Future<Output = Result<(), LinkError>>) {
+    async fn attend(
+        self: Rc<Self>,
+        link: Weak<Link>,
+        driver: impl Future<Output = Result<(), LinkError>>,
+        _listed: Option<Listed>,
+    ) {
         let _open = match &self.destination {
             Destination::Endpoint(endpoint) => Some(OpenConnection::new(endpoint, &self.shared)),
             Destination::Local(_) => None,
@@ -407,6 +423,30 @@ impl Pool {
         self.room.has_come();
         if let Destination::Local(_) = self.destination {
             self.shared.check_health_now.notify_one();
+        }
+    }
+}
+
+/// A connection of a pool whose certificates expire.
+struct Made {
+    pool: Weak<Pool>,
+    link: Weak<Link>,
+}
+
+impl Expiring for Made {
+    /// Another connection is made, and takes the calls once it is there.
+    fn renew(&self) {
+        let (Some(pool), Some(link)) = (self.pool.upgrade(), self.link.upgrade()) else { return };
+        link.wear_out();
+        // Whoever needs the new one waits for it by himself. Where there may be no more connections, this one makes room.
+        if pool.join_connect(&Load::default()).is_err() {
+            link.drain(Instant::now());
+        }
+    }
+
+    fn expire(&self) {
+        if let Some(link) = self.link.upgrade() {
+            link.expire();
         }
     }
 }

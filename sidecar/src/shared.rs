@@ -6,22 +6,23 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering::Relaxed},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use arc_swap::ArcSwapOption;
 use rustls::{ClientConfig, ServerConfig};
+use rustls_pki_types::CertificateDer;
 use tokio::{
     sync::{Notify, watch},
     time::{Instant, sleep},
 };
 use weft_contracts::weft::discovery::v1::Health;
 use weft_mesh::{
-    identity::SpiffeId,
+    identity::{IdentityError, SpiffeId},
     names::ServiceName,
     policy::ServicePolicy,
     telemetry::SpanSink,
-    tls::{ClientCertificate, Svid, TlsSetupError, TrustBundle, client_config, server_config},
+    tls::{self, ClientCertificate, Svid, TlsSetupError, TrustBundle, client_config, server_config},
 };
 
 use crate::{
@@ -30,6 +31,7 @@ use crate::{
     catalog::Catalog,
     metrics::Metrics,
     survey::Surveyor,
+    watchdog::Pulses,
 };
 
 /// How long callers are given to learn that this endpoint leaves; until then new connections are taken.
@@ -51,6 +53,8 @@ pub(crate) struct Shared {
     pub(crate) catalog: Catalog,
     /// Asks the workers how they do.
     pub(crate) surveyor: Surveyor,
+    /// By which the watchdog sees that each thread makes progress.
+    pub(crate) pulses: Pulses,
     pub(crate) metrics: Arc<Metrics>,
     /// For what all connections hold.
     pub(crate) budget: Arc<Budget>,
@@ -71,6 +75,8 @@ pub(crate) struct Shared {
     pub(crate) is_replaced: AtomicBool,
     /// No call runs in the own service any more, nor will one.
     pub(crate) is_drained: AtomicBool,
+    /// A thread makes no progress: see [`crate::watchdog`].
+    pub(crate) is_stalled: watch::Sender<bool>,
     local_health: AtomicU8,
 }
 
@@ -103,6 +109,12 @@ impl Shared {
     pub(crate) async fn reached(&self, phase: Phase) {
         // The sender lives as long as `self`.
         let _ = self.phase.subscribe().wait_for(|now| *now >= phase).await;
+    }
+
+    /// Ready when a thread makes no progress, or, for `false`, when all do.
+    pub(crate) async fn stalled(&self, is_stalled: bool) {
+        // The sender lives as long as `self`.
+        let _ = self.is_stalled.subscribe().wait_for(|now| *now == is_stalled).await;
     }
 
     /// Ready when nothing new is taken any more of what lives until `last`: who has not heard yet that this endpoint
@@ -153,6 +165,7 @@ impl From<Start> for Shared {
         Self {
             sample_threshold: weft_mesh::trace_context::threshold_of(start.args.sample_ratio),
             budget: Arc::new(Budget::new(start.args.memory)),
+            pulses: Pulses::new(start.args.workers),
             args: start.args,
             settings: start.settings,
             own: start.own,
@@ -170,6 +183,7 @@ impl From<Start> for Shared {
             started: Instant::now(),
             is_replaced: false.into(),
             is_drained: false.into(),
+            is_stalled: watch::channel(false).0,
             local_health: AtomicU8::new(Health::Unspecified as u8),
         }
     }
@@ -189,6 +203,12 @@ impl Identity {
     pub(crate) fn new(svid: Svid, bundle: TrustBundle) -> Result<Self, TlsSetupError> {
         let server = server_config(&svid, &bundle, ClientCertificate::Required)?;
         Ok(Self { svid, bundle, server, clients: Default::default() })
+    }
+
+    /// When a connection must end on which the peer has shown this chain: with the first certificate that expires, of
+    /// either side.
+    pub(crate) fn connection_end(&self, peer: &[CertificateDer<'_>]) -> Result<SystemTime, IdentityError> {
+        Ok(tls::expiry(peer)?.min(self.svid.not_after()))
     }
 
     /// The configuration for a connection to a peer. Asked for once a connection, not once a call.

@@ -40,6 +40,7 @@ use crate::{
     listen,
     shared::{Phase, Shared, Start},
     survey::Surveyor,
+    watchdog,
 };
 
 /// For a new sidecar to get its identity, while the old one serves.
@@ -201,6 +202,7 @@ async fn live(mut args: Args, settings: Vec<Setting>, told: Told, log: LogFilter
         }
     }
     let mut workers = Workers::start(&shared, ends)?;
+    watchdog::start(&shared).context("the watchdog's thread could not be started")?;
     tracing::info!(
         service = shared.own.as_ref().map(tracing::field::display),
         outbound = %shared.args.outbound,

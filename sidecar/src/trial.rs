@@ -2,13 +2,14 @@
 //! for every input does not.
 
 mod relay;
+pub(crate) mod tls;
 
 use weft_mesh::names::{self, ServiceName};
 use weft_wire::{Headers, Name};
 
-pub use self::relay::relay;
 #[cfg(test)]
 pub(crate) use self::relay::{worker, worker_with_questions};
+pub use self::{relay::relay, tls::stream as tls_stream};
 use crate::{detect, rpc::Rpc, target};
 
 /// Looks what a client speaks that begins like this: more bytes make it surer, and never another protocol.

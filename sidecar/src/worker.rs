@@ -18,6 +18,7 @@ use crate::{
     balance::Balancer,
     budget::Account,
     call::Call,
+    expiry::Expiries,
     inbound::LocalService,
     intercept,
     link::Link,
@@ -30,6 +31,7 @@ use crate::{
     strangers::{Stranger, Strangers},
     survey::{Accepts, Gauge, Level},
     timer::Wheel,
+    watchdog::Pulse,
     wire_limits::WireLimits,
 };
 
@@ -42,6 +44,9 @@ pub(crate) struct Worker {
     pub(crate) log_limit: LogLimit,
     pub(crate) deadlines: Wheel<Call>,
     pub(crate) wire_limits: WireLimits,
+    pub(crate) expiries: Rc<Expiries>,
+    /// Shows the watchdog that this worker makes progress, and what it is at.
+    pub(crate) pulse: Arc<Pulse>,
     now: Cell<Instant>,
     /// What is read goes in here first: one for all connections, as only one has its turn at a time.
     read_buffer: RefCell<Vec<u8>>,
@@ -271,8 +276,10 @@ const IDLE_BEFORE_SHRINKING: Duration = Duration::from_secs(2);
 const FRAME_BYTES: usize = limits::MAX_FRAME_BYTES as usize + 9;
 
 impl Worker {
-    pub(crate) fn new(shared: Arc<Shared>) -> Rc<Self> {
+    pub(crate) fn new(index: u8, shared: Arc<Shared>) -> Rc<Self> {
         Rc::new_cyclic(|worker| Self {
+            expiries: Rc::default(),
+            pulse: shared.pulses.of_worker(index),
             pools: Pools::new(worker.clone(), Arc::clone(&shared)),
             balancer: Balancer::new(shared.args.balance),
             local: LocalService::new(worker.clone(), &shared),

@@ -4,8 +4,10 @@
 //! Every port is picked by the kernel, so that tests run at once and beside other work.
 
 mod bed;
+mod forge;
 mod http1;
 mod load;
+mod member;
 mod netns;
 mod programs;
 mod tunnel;
@@ -14,8 +16,10 @@ mod wire;
 use std::{env, io::Write, time::Duration};
 
 pub use bed::{Bed, ReplicaPorts, channel, channel_to, get, is_alive, resident_bytes, signal};
+pub use forge::{Forge, Shown};
 pub use http1::Client;
 pub use load::{Load, Outcome};
+pub use member::{Announced, Member};
 pub use netns::{Host, Net, until};
 pub use programs::{binary, outside, root};
 use tonic::{Request, Response, Status, transport::Channel};

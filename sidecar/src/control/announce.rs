@@ -78,7 +78,8 @@ impl Front {
     }
 }
 
-/// Announces until the sidecar drains, then leaves the registry. When the stream breaks, it announces again.
+/// Announces until the sidecar drains, then leaves the registry. When the stream breaks, it announces again. While a
+/// thread makes no progress it leaves, too.
 pub(super) async fn run(control: Arc<Control>, front: Front) -> anyhow::Result<()> {
     // Announced as down it would be passed over; one that takes another's place would leave a gap.
     let mut health = control.health.subscribe();
@@ -89,6 +90,7 @@ pub(super) async fn run(control: Arc<Control>, front: Front) -> anyhow::Result<(
         let ended = tokio::select! {
             // Nothing to leave before there was anything: a stream that is being opened is dropped.
             () = control.shared.reached(Phase::Draining) => return Ok(()),
+            () = control.shared.stalled(true) => Ok(Ended::Stalled),
             opened = Session::open(&control, &front) => match opened {
                 Ok(mut session) => {
                     trouble.is_over();
@@ -100,6 +102,10 @@ pub(super) async fn run(control: Arc<Control>, front: Front) -> anyhow::Result<(
         };
         match ended {
             Ok(Ended::Left) => return Ok(()),
+            Ok(Ended::Stalled) => tokio::select! {
+                () = control.shared.reached(Phase::Draining) => return Ok(()),
+                () = control.shared.stalled(false) => continue,
+            },
             Ok(Ended::ByRegistry) => trouble.is(&"the control plane ended the stream"),
             Err(error) => trouble.is(&status(&error)),
         }
@@ -110,6 +116,8 @@ pub(super) async fn run(control: Arc<Control>, front: Front) -> anyhow::Result<(
 enum Ended {
     /// Deregistered, as this sidecar drains.
     Left,
+    /// Deregistered, or never registered, as a thread makes no progress.
+    Stalled,
     ByRegistry,
 }
 
@@ -194,7 +202,14 @@ impl Session {
                     heartbeat_at = Instant::now();
                     continue;
                 }
-                () = control.shared.reached(Phase::Draining) => return Ok(self.leave().await),
+                () = control.shared.reached(Phase::Draining) => {
+                    self.leave().await;
+                    return Ok(Ended::Left);
+                }
+                () = control.shared.stalled(true) => {
+                    self.leave().await;
+                    return Ok(Ended::Stalled);
+                }
             }
             let health = announced(*self.health.borrow_and_update());
             send(&self.requests, What::Heartbeat(Heartbeat { health: health.into() })).await?;
@@ -227,16 +242,17 @@ impl Session {
     }
 
     /// Says goodbye, and waits a moment for the registry to end the stream: then it has told the callers.
-    async fn leave(&mut self) -> Ended {
+    async fn leave(&mut self) {
         let goodbye = async {
             if send(&self.requests, What::Deregister(Deregister {})).await.is_ok() {
+                // With our side of the stream the registry ends its own, once it has done what came before.
+                self.requests = mpsc::channel(1).0;
                 while let Ok(Some(_)) = self.answers.message().await {}
             }
         };
         if timeout(LEAVE_TIMEOUT, goodbye).await.is_err() {
             tracing::warn!("the control plane did not confirm that this endpoint left");
         }
-        Ended::Left
     }
 }
 

@@ -407,7 +407,7 @@ impl Core {
             if self.incoming == Message::Begun {
                 self.discard_rest();
             }
-        } else if self.fate == Fate::Open {
+        } else if matches!(self.fate, Fate::Open | Fate::HalfClosed) {
             self.fate = Fate::Closing;
         }
     }

@@ -19,7 +19,7 @@ use weft_mesh::{errors::Reason, limits};
 use weft_wire::{Cause, Code, Headers, Name, http1};
 
 use super::{Socket, core::Fate};
-use crate::{answer::Failure, call::Call, link::Role, worker::Worker};
+use crate::{answer::Failure, call::Call, link::Role, watchdog::Step, worker::Worker};
 
 /// Why a connection has ended before its time.
 #[derive(Debug, thiserror::Error)]
@@ -64,7 +64,7 @@ pub(crate) struct Driver<F> {
     is_end_handled: bool,
     /// Since when a client that has ended its side has been sent nothing.
     ended_since: Option<Instant>,
-    /// Since when a client has read nothing of the last answer.
+    /// Since when the peer has read nothing of the last bytes that it is sent.
     unread_since: Option<Instant>,
     /// Since when the rest of a request that was answered is thrown away.
     discarding_since: Option<Instant>,
@@ -378,14 +378,14 @@ impl<F: FnMut(Occasion) + Unpin> Driver<F> {
             // One that has asked and ended its side waits for its answer.
             Fate::Open if self.socket.role == Role::Server => self.is_end_handled && !is_running && is_written,
             Fate::Open => self.has_ended && (is_running || is_written),
-            Fate::HalfClosed | Fate::Closing if !is_written => false,
+            Fate::HalfClosed | Fate::Closing if !is_written => self.is_close_overdue(),
             Fate::HalfClosed => {
                 self.shut(cx);
                 self.has_ended && !is_running
             }
             Fate::Closing => {
                 self.shut(cx);
-                self.has_ended || self.closing_ends().is_some_and(|end| end <= self.worker.now())
+                self.has_ended || self.is_close_overdue()
             }
         }
     }
@@ -414,7 +414,9 @@ impl<F: FnMut(Occasion) + Unpin> Driver<F> {
         let is_end_due = self.has_ended && !self.is_end_handled && core.takes_end();
         // As long as something is unsent, it is the peer that wakes.
         let is_end_of_ours_due = core.fate != Fate::Open && !self.is_shut && core.unsent().is_empty();
-        if is_unread_due || is_end_due || is_end_of_ours_due {
+        // The time for the last bytes begins in the next turn. It is set then, so there is but one.
+        let is_clock_due = core.is_last_unsent() && self.unread_since.is_none();
+        if is_unread_due || is_end_due || is_end_of_ours_due || is_clock_due {
             cx.waker().wake_by_ref();
         }
     }
@@ -468,7 +470,9 @@ impl<F: FnMut(Occasion) + Unpin> Future for Driver<F> {
     type Output = Result<(), SocketError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.worker.pulse.is_at(Step::Socket);
         let turn = self.turn(cx);
+        self.worker.pulse.is_at(Step::Others);
         if let Poll::Ready(result) = &turn {
             let stale = match result {
                 Ok(()) => self.end(&"it was closed", false),

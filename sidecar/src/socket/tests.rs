@@ -155,16 +155,60 @@ fn a_last_answer_that_is_not_read_does_not_wake_its_connection() {
         answer.set(Name::STATUS, b"200");
         call.response_head(answer, false);
         call.response_data(&vec![b'x'; 32 << 20], true);
-        // Until the kernel takes no more, and what came behind the last request is thrown away.
-        let mut unsent = usize::MAX;
-        while socket.usage().output_bytes < unsent {
-            unsent = socket.usage().output_bytes;
-            turn(&mut driver, &waker);
-            sleep(Duration::from_millis(20)).await;
-        }
-        assert!(unsent > 0, "the kernel has room for less");
+        // What came behind the last request is thrown away.
+        fill(&socket, &mut driver, &waker).await;
         assert!(!wakes_itself(&mut driver, &wakes), "it waits for the client");
     });
+}
+
+/// Writes until the kernel takes no more of what the peer does not read.
+async fn fill(socket: &Socket, driver: &mut Pin<&mut impl Future>, waker: &Waker) {
+    let mut unsent = usize::MAX;
+    while socket.usage().output_bytes < unsent {
+        unsent = socket.usage().output_bytes;
+        turn(driver, waker);
+        sleep(Duration::from_millis(20)).await;
+    }
+    assert!(unsent > 0, "the kernel has room for less");
+}
+
+/// A half-closed upload to a service that does not read it.
+#[test]
+fn an_upload_that_is_not_read_does_not_wake_its_connection() {
+    run(async {
+        let (worker, (_service, io)) = (trial::worker(), connection().await);
+        let socket = Socket::raw(&worker, Role::Client);
+        let mut driver = pin!(Driver::new(&worker, &socket, io, |_: Occasion| {}));
+        let wakes = Arc::new(Wakes::default());
+        socket.send_data(&vec![b'x'; 32 << 20], true);
+        fill(&socket, &mut driver, &Waker::from(Arc::clone(&wakes))).await;
+        assert!(!wakes_itself(&mut driver, &wakes), "it waits for the service");
+    });
+}
+
+/// No call runs any more whose end would end the connection, and the peer reads nothing of the last bytes.
+#[test]
+fn last_bytes_that_are_not_read_break_the_connection_off() {
+    let half_close = |socket: &Socket| {
+        socket.send_data(b"the end", true);
+    };
+    let ends: [fn(&Socket); 2] = [Socket::close, half_close];
+    for end in ends {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_all().start_paused(true).build_local(Default::default()).expect("a runtime");
+        runtime.block_on(async {
+            let (worker, (service, io)) = (trial::worker(), connection().await);
+            let socket = Socket::raw(&worker, Role::Client);
+            let driver = Driver::new(&worker, &socket, io, |_: Occasion| {});
+            socket.send_data(&vec![b'x'; 32 << 20], false);
+            end(&socket);
+            let began = Instant::now();
+            let ended = timeout(2 * limits::UNREAD_TIME, driver).await;
+            assert!(ended.is_ok(), "it is not waited for without end");
+            assert!(began.elapsed() >= limits::UNREAD_TIME && socket.usage().output_bytes > 0);
+            drop(service);
+        });
+    }
 }
 
 #[test]

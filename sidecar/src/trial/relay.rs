@@ -232,14 +232,14 @@ struct Flags {
 /// A worker of a sidecar that fronts nothing and knows nobody.
 pub(crate) fn worker() -> Rc<Worker> {
     static SHARED: OnceLock<Arc<Shared>> = OnceLock::new();
-    Worker::new(Arc::clone(SHARED.get_or_init(|| shared().0)))
+    Worker::new(0, Arc::clone(SHARED.get_or_init(|| shared().0)))
 }
 
 /// The same, whose questions to discovery are the test's to answer.
 #[cfg(test)]
 pub(crate) fn worker_with_questions() -> (Rc<Worker>, mpsc::Receiver<Question>) {
     let (shared, questions) = shared();
-    (Worker::new(shared), questions)
+    (Worker::new(0, shared), questions)
 }
 
 fn shared() -> (Arc<Shared>, mpsc::Receiver<Question>) {
@@ -317,7 +317,7 @@ impl Play {
                         call.missed(Miss::NotSent(ConnectError::Full));
                     }
                 };
-                http2::serve(&worker, downstream, Phase::Stopping, &"the client", begin, carry).await;
+                http2::serve(&worker, downstream, Phase::Stopping, None, &"the client", begin, carry).await;
             }
         });
         spawn_local({

@@ -1,4 +1,5 @@
-//! A request that is answered before it is whole: whether its rest is read and the connection kept, and for how long.
+//! What is left when a call has ended: the rest of a request that was answered early, and bytes that the peer has yet to
+//! read. Says whether the connection is kept for it, and for how long.
 
 use std::time::Duration;
 
@@ -39,6 +40,17 @@ impl Core {
             self.fate = Fate::Closing;
         }
         has_ended
+    }
+
+    /// Whether what is unsent is the last, and no call is left whose end would end the connection. While a call runs, a
+    /// peer that reads slowly only holds its own sender back.
+    pub(in crate::socket) fn is_last_unsent(&self) -> bool {
+        let is_last = match self.fate {
+            Fate::Closing => true,
+            Fate::HalfClosed => self.call.is_none(),
+            Fate::Open | Fate::Aborted => false,
+        };
+        is_last && !self.unsent().is_empty()
     }
 
     /// How long the peer may take to close the connection once it is told to.

@@ -13,7 +13,7 @@ use crate::{link::Role, socket::core::Fate};
 enum Due {
     /// The peer should have closed the connection.
     Closed,
-    /// The last answer should have been read.
+    /// The last bytes that are sent should have been read.
     Read,
     /// What is thrown away of a request that was answered early.
     RestOfRequest,
@@ -30,10 +30,7 @@ impl<F: FnMut(Occasion) + Unpin> Driver<F> {
     pub(super) fn keep_time(&mut self, cx: &mut Context<'_>) -> Result<(), SocketError> {
         let is_discarding = self.socket.core.borrow().is_discarding();
         self.discarding_since = is_discarding.then(|| self.discarding_since.unwrap_or(self.worker.now()));
-        let is_unread = {
-            let core = self.socket.core.borrow();
-            core.fate == Fate::Closing && !core.unsent().is_empty()
-        };
+        let is_unread = self.socket.core.borrow().is_last_unsent();
         self.unread_since = is_unread.then(|| self.unread_since.unwrap_or(self.worker.now()));
         loop {
             let Some((due, what)) = self.due() else { return Ok(()) };
@@ -106,8 +103,14 @@ impl<F: FnMut(Occasion) + Unpin> Driver<F> {
         Ok(())
     }
 
+    /// Whether the time is up in which the peer should have closed the connection.
+    pub(super) fn is_close_overdue(&self) -> bool {
+        self.socket.core.borrow().fate == Fate::Closing
+            && self.closing_ends().is_some_and(|end| end <= self.worker.now())
+    }
+
     /// When the peer must have closed the connection.
-    pub(super) fn closing_ends(&self) -> Option<Instant> {
+    fn closing_ends(&self) -> Option<Instant> {
         self.closing.map(|(since, time)| since + time)
     }
 }

@@ -1,0 +1,189 @@
+//! Connections end with the certificates that they were made with.
+//!
+//! TLS looks at a certificate once, in the handshake, and a connection may live for months. So each worker keeps a list
+//! of its connections to other sidecars by the time at which the first of the two certificates expires. Some time before,
+//! a connection is renewed: calls go over a new one, and those that run end on the old one. When the certificate
+//! expires, the old connection ends with whatever still runs on it: calls, tunnels, upgraded connections.
+//!
+//! Certificates go by the wall clock, which may be set. So the list is looked through by that clock, once in
+//! [`weft_mesh::limits::EXPIRY_LOOK`], and nothing sleeps until a moment that was computed in advance.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    rc::Rc,
+    time::{Duration, SystemTime},
+};
+
+/// A connection as it is seen here.
+pub(crate) trait Expiring {
+    /// Its certificate expires soon: new calls take another connection, those that run end on this one.
+    fn renew(&self);
+    /// Its certificate has expired: it ends now.
+    fn expire(&self);
+}
+
+/// The connections of one worker, by the time at which something is due.
+#[derive(Default)]
+pub(crate) struct Expiries {
+    due: RefCell<BTreeMap<Due, Entry>>,
+    next: Cell<u64>,
+}
+
+/// When, and the number of the connection, so that two may be due at the same time.
+type Due = (SystemTime, u64);
+
+struct Entry {
+    connection: Rc<dyn Expiring>,
+    end: SystemTime,
+    is_renewed: bool,
+}
+
+/// The share of its certificate's remaining life for which a connection is used: a number between these, drawn for each,
+/// so that what was made together is not renewed together. Certificates are renewed after two thirds of their life, so
+/// by then both sides have new ones. Where the control plane is away and they have not, each new connection has the same
+/// share of what is left, and there are but a few of them until the end.
+const SHARE: std::ops::Range<f64> = 0.75..0.85;
+
+impl Expiries {
+    /// Has a connection renewed and ended in time, until the guard is dropped.
+    pub(crate) fn add(self: &Rc<Self>, connection: Rc<dyn Expiring>, now: SystemTime, end: SystemTime) -> Listed {
+        let number = self.next.replace(self.next.get() + 1);
+        let renewal = renewal_time(now, end, fastrand::f64());
+        self.due.borrow_mut().insert((renewal, number), Entry { connection, end, is_renewed: false });
+        Listed { list: Rc::clone(self), number, renewal, end }
+    }
+
+    /// Does what is due by `now`.
+    pub(crate) fn look(&self, now: SystemTime) {
+        // Each round takes an entry out, or moves it to a time after `now`.
+        while let Some(step) = self.next_step(now) {
+            match step {
+                Step::Renew(connection) => connection.renew(),
+                Step::Expire(connection) => connection.expire(),
+            }
+        }
+    }
+
+    fn next_step(&self, now: SystemTime) -> Option<Step> {
+        let mut due = self.due.borrow_mut();
+        let first = due.first_entry().filter(|first| first.key().0 <= now)?;
+        let ((_, number), entry) = first.remove_entry();
+        if entry.is_renewed || entry.end <= now {
+            return Some(Step::Expire(entry.connection));
+        }
+        let connection = Rc::clone(&entry.connection);
+        due.insert((entry.end, number), Entry { is_renewed: true, ..entry });
+        Some(Step::Renew(connection))
+    }
+}
+
+/// What is done with a connection whose time has come.
+enum Step {
+    Renew(Rc<dyn Expiring>),
+    Expire(Rc<dyn Expiring>),
+}
+
+/// A connection's place in the list, given up when this is dropped.
+pub(crate) struct Listed {
+    list: Rc<Expiries>,
+    number: u64,
+    renewal: SystemTime,
+    end: SystemTime,
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        let mut due = self.list.due.borrow_mut();
+        if due.remove(&(self.renewal, self.number)).is_none() {
+            due.remove(&(self.end, self.number));
+        }
+    }
+}
+
+/// `chance` is between 0 and 1.
+fn renewal_time(now: SystemTime, end: SystemTime, chance: f64) -> SystemTime {
+    let left = end.duration_since(now).unwrap_or(Duration::ZERO);
+    now + left.mul_f64(SHARE.start + (SHARE.end - SHARE.start) * chance)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Counts what is done with it.
+    #[derive(Default)]
+    struct Connection {
+        renewed: Cell<u32>,
+        expired: Cell<u32>,
+    }
+
+    impl Expiring for Connection {
+        fn renew(&self) {
+            self.renewed.set(self.renewed.get() + 1);
+        }
+
+        fn expire(&self) {
+            self.expired.set(self.expired.get() + 1);
+        }
+    }
+
+    impl Connection {
+        fn done(&self) -> (u32, u32) {
+            (self.renewed.get(), self.expired.get())
+        }
+    }
+
+    const START: SystemTime = SystemTime::UNIX_EPOCH;
+
+    fn hours(hours: u64) -> SystemTime {
+        START + Duration::from_secs(hours * 3600)
+    }
+
+    #[test]
+    fn a_connection_is_renewed_before_its_certificate_expires_and_ends_then() {
+        let (list, connection) = (Rc::new(Expiries::default()), Rc::new(Connection::default()));
+        let listed = list.add(Rc::clone(&connection) as _, START, hours(24));
+        list.look(hours(17));
+        assert_eq!(connection.done(), (0, 0), "both have renewed their certificates by 16");
+        list.look(hours(21));
+        list.look(hours(23));
+        assert_eq!(connection.done(), (1, 0), "it is renewed once");
+        list.look(hours(24));
+        list.look(hours(48));
+        assert_eq!(connection.done(), (1, 1), "it ends once");
+        drop(listed);
+    }
+
+    #[test]
+    fn a_clock_that_jumps_past_the_end_ends_it_at_once() {
+        let (list, connection) = (Rc::new(Expiries::default()), Rc::new(Connection::default()));
+        let _listed = list.add(Rc::clone(&connection) as _, START, hours(24));
+        list.look(hours(48));
+        assert_eq!(connection.done(), (0, 1));
+    }
+
+    #[test]
+    fn a_connection_that_is_gone_is_forgotten() {
+        let (list, connection) = (Rc::new(Expiries::default()), Rc::new(Connection::default()));
+        let [first, second] = [(); 2].map(|()| list.add(Rc::clone(&connection) as _, START, hours(24)));
+        drop(first);
+        list.look(hours(23));
+        assert_eq!(connection.done(), (1, 0));
+        drop(second);
+        assert!(list.due.borrow().is_empty());
+        list.look(hours(25));
+        assert_eq!(connection.done(), (1, 0));
+    }
+
+    /// While the control plane is away there is no fresher certificate, and a new connection has the same end.
+    #[test]
+    fn few_connections_follow_one_another_before_an_end_that_cannot_be_put_off() {
+        let (mut now, end, mut connections) = (hours(16), hours(24), 0);
+        while end.duration_since(now).expect("before it") > Duration::from_secs(1) {
+            now = renewal_time(now, end, 0.0);
+            connections += 1;
+        }
+        assert!(connections <= 8, "{connections}");
+    }
+}

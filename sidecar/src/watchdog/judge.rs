@@ -1,0 +1,146 @@
+//! Whether a thread makes progress, by what is seen of it at each look.
+//!
+//! A thread that does not beat is at fault for as long as it could have: the time that it was given a CPU, or for which
+//! it waited for something other than a CPU. So it does not matter how long a busy machine makes it wait for its turn.
+//! A look counts for no more than the time between two of them, so one after the whole process was stopped (SIGSTOP) or
+//! the machine stood still counts as any other, and by the next one the thread has beaten.
+
+use std::time::Duration;
+
+use super::Times;
+
+/// What a thread does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Activity {
+    /// It runs, or waits for a CPU; what CPU time it has had so far.
+    Runs(Duration),
+    /// It waits for something else: a lock, a file, a timer.
+    Waits,
+    /// Someone has stopped it.
+    IsStopped,
+}
+
+/// What is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// As before.
+    Same,
+    /// It has made no progress for too long.
+    Stalls,
+    /// It makes progress again.
+    GoesOn,
+    /// It will not come back.
+    Hangs,
+}
+
+/// What is known of one thread.
+pub(super) struct Judge {
+    times: Times,
+    beats: u64,
+    /// Its CPU time at the last look without a beat; `None` at the first.
+    cpu: Option<Duration>,
+    /// For how long it could have beaten and has not.
+    silent: Duration,
+    is_stalled: bool,
+}
+
+impl Judge {
+    pub(super) fn new(times: Times) -> Self {
+        Self { times, beats: 0, cpu: None, silent: Duration::ZERO, is_stalled: false }
+    }
+
+    /// The thread is in order, or is not to be judged.
+    pub(super) fn passes(&mut self) -> Verdict {
+        (self.cpu, self.silent) = (None, Duration::ZERO);
+        if std::mem::take(&mut self.is_stalled) { Verdict::GoesOn } else { Verdict::Same }
+    }
+
+    /// Looks at a thread that has beaten so often. What it does is asked only where that has not changed.
+    pub(super) fn look(&mut self, beats: u64, activity: impl FnOnce() -> Activity) -> Verdict {
+        if beats != self.beats {
+            self.beats = beats;
+            return self.passes();
+        }
+        self.silent += match activity() {
+            Activity::Runs(cpu) => {
+                let before = self.cpu.replace(cpu).unwrap_or(cpu);
+                cpu.saturating_sub(before).min(self.times.look)
+            }
+            Activity::Waits => self.times.look,
+            Activity::IsStopped => Duration::ZERO,
+        };
+        if self.silent >= self.times.hang {
+            return Verdict::Hangs;
+        }
+        if self.silent >= self.times.stall && !self.is_stalled {
+            self.is_stalled = true;
+            return Verdict::Stalls;
+        }
+        Verdict::Same
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    /// A look a second; 5 s until it stalls, 30 s until it hangs.
+    const TIMES: Times = super::super::TIMES;
+
+    /// Looks at a thread that does not beat, and gives the looks at which something is said.
+    fn looks(judge: &mut Judge, activities: impl IntoIterator<Item = Activity>) -> Vec<(usize, Verdict)> {
+        let verdicts = activities.into_iter().map(|activity| judge.look(0, || activity));
+        verdicts.enumerate().filter(|(_, verdict)| *verdict != Verdict::Same).collect()
+    }
+
+    /// A thread that is given so much CPU time each second.
+    fn runs(a_second: Duration) -> impl Iterator<Item = Activity> {
+        (1..).map(move |look| Activity::Runs(a_second * look))
+    }
+
+    #[test]
+    fn a_thread_that_spins_stalls_and_then_hangs() {
+        let verdicts = looks(&mut Judge::new(TIMES), runs(SECOND).take(31));
+        // At the first look it is not known how long it has been running.
+        assert_eq!(verdicts, [(5, Verdict::Stalls), (30, Verdict::Hangs)]);
+    }
+
+    #[test]
+    fn a_thread_that_is_blocked_stalls_and_then_hangs() {
+        let verdicts = looks(&mut Judge::new(TIMES), [Activity::Waits; 30]);
+        assert_eq!(verdicts, [(4, Verdict::Stalls), (29, Verdict::Hangs)]);
+    }
+
+    #[test]
+    fn a_thread_that_is_given_no_cpu_is_not_at_fault() {
+        assert_eq!(looks(&mut Judge::new(TIMES), runs(Duration::ZERO).take(1_000)), []);
+        // A tenth of a CPU: ten times as long.
+        let verdicts = looks(&mut Judge::new(TIMES), runs(SECOND / 10).take(60));
+        assert_eq!(verdicts, [(50, Verdict::Stalls)]);
+    }
+
+    /// The watchdog slept as long as the thread did, and sees the thread before its next beat.
+    #[test]
+    fn a_process_that_was_stopped_is_not_at_fault() {
+        let mut judge = Judge::new(TIMES);
+        for beats in 1..100 {
+            assert_eq!(judge.look(beats, || Activity::Waits), Verdict::Same);
+            let hours_of_cpu = Activity::Runs(Duration::from_secs(7_200 * beats));
+            assert_eq!(judge.look(beats, || hours_of_cpu), Verdict::Same);
+            assert_eq!(judge.look(beats, || Activity::Waits), Verdict::Same);
+        }
+        assert_eq!(looks(&mut Judge::new(TIMES), [Activity::IsStopped; 1_000]), []);
+    }
+
+    #[test]
+    fn a_thread_that_goes_on_is_in_order_again() {
+        let mut judge = Judge::new(TIMES);
+        assert_eq!(looks(&mut judge, [Activity::Waits; 20]), [(4, Verdict::Stalls)]);
+        assert_eq!(judge.look(1, || Activity::Waits), Verdict::GoesOn);
+        let again: Vec<_> = (0..5).map(|_| judge.look(1, || Activity::Waits)).collect();
+        assert_eq!(again, [Verdict::Same, Verdict::Same, Verdict::Same, Verdict::Same, Verdict::Stalls]);
+        assert_eq!(judge.passes(), Verdict::GoesOn);
+        assert_eq!(judge.passes(), Verdict::Same);
+    }
+}

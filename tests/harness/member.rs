@@ -1,0 +1,136 @@
+//! One who has a certificate of the mesh and speaks for itself, without a sidecar.
+
+use std::{io, sync::Arc};
+
+use hyper_util::rt::TokioIo;
+use rustls::{ClientConfig, ServerConfig};
+use tokio::{net::TcpStream, sync::mpsc};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{
+    Status, Streaming,
+    transport::{Channel, Endpoint},
+};
+use weft_contracts::weft::discovery::v1::{
+    Announce, AnnounceRequest, AnnounceResponse, Endpoint as Announcement, Health, Protocol, announce_request::What,
+    registry_client::RegistryClient,
+};
+use weft_mesh::{
+    identity::SpiffeId,
+    tls::{ClientCertificate, Svid, client_config, server_config, server_name},
+};
+
+use crate::{Bed, Forge, Shown};
+
+/// The control plane's identity.
+const CONTROL: &str = "spiffe://weft.local/ns/weft/sa/control";
+
+/// See the module.
+#[derive(Clone)]
+pub struct Member<'f> {
+    ca: &'f Forge,
+    shown: Option<Shown>,
+}
+
+/// An endpoint that the control plane knows, until this is dropped.
+pub struct Announced {
+    _requests: mpsc::Sender<AnnounceRequest>,
+    _answers: Streaming<AnnounceResponse>,
+}
+
+impl<'f> Member<'f> {
+    /// Who shows this, or no certificate at all.
+    pub fn new(ca: &'f Forge, shown: Option<Shown>) -> Self {
+        Self { ca, shown }
+    }
+
+    /// A client's side of TLS, which expects to meet `peer`.
+    ///
+    /// # Panics
+    /// `peer` is no SPIFFE ID.
+    pub fn client(&self, peer: &str) -> Arc<ClientConfig> {
+        let peer = peer.parse().expect("a SPIFFE ID");
+        let config = client_config(None, self.ca.bundle(), peer).expect("a configuration");
+        let mut config = ClientConfig::clone(&config);
+        if let Some(shown) = &self.shown {
+            config.client_auth_cert_resolver = Arc::new(shown.clone());
+        }
+        Arc::new(config)
+    }
+
+    /// A server's side of TLS, for members of the mesh.
+    ///
+    /// # Panics
+    /// It shows no certificate.
+    pub fn server(&self) -> Arc<ServerConfig> {
+        // A right one, in whose place the one to be shown comes.
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let leaf = Forge::params(CONTROL).signed_by(&key, self.ca.issuer()).expect("it is signed");
+        let svid = Svid::new(vec![leaf.der().to_vec()], key.serialize_der()).expect("an SVID");
+        let config = server_config(&svid, self.ca.bundle(), ClientCertificate::Required).expect("a configuration");
+        let mut config = ServerConfig::clone(&config);
+        config.cert_resolver = Arc::new(self.shown.clone().expect("a server shows who it is"));
+        Arc::new(config)
+    }
+
+    /// A TLS connection to a loopback port. In TLS 1.3 a client learns only by its first read that it was refused.
+    ///
+    /// # Errors
+    /// There is none, or the server is another.
+    ///
+    /// # Panics
+    /// `peer` is no SPIFFE ID.
+    pub async fn dial(&self, port: u16, peer: &str) -> io::Result<TlsStream<TcpStream>> {
+        let tcp = TcpStream::connect(("127.0.0.1", port)).await?;
+        tcp.set_nodelay(true)?;
+        let name = server_name(&peer.parse::<SpiffeId>().expect("a SPIFFE ID"));
+        TlsConnector::from(self.client(peer)).connect(name, tcp).await
+    }
+
+    /// A channel to the control plane.
+    ///
+    /// # Panics
+    /// Never: the URL is one.
+    pub fn control(&self, bed: &Bed) -> Channel {
+        let (port, config) = (bed.control(), self.client(CONTROL));
+        let connect = move |_: http::Uri| {
+            let config = Arc::clone(&config);
+            async move {
+                let tcp = TcpStream::connect(("127.0.0.1", port)).await?;
+                let name = server_name(&CONTROL.parse::<SpiffeId>().expect("a SPIFFE ID"));
+                TlsConnector::from(config).connect(name, tcp).await.map(TokioIo::new)
+            }
+        };
+        let endpoint = Endpoint::from_shared(format!("https://127.0.0.1:{port}")).expect("a URL");
+        endpoint.connect_with_connector_lazy(tower::service_fn(connect))
+    }
+
+    /// Announces an endpoint of a service on a loopback port, which speaks HTTP/2.
+    ///
+    /// # Errors
+    /// The control plane refuses it.
+    ///
+    /// # Panics
+    /// The stream takes not even one message.
+    pub async fn announce(&self, bed: &Bed, service: &str, spiffe_id: &str, port: u16) -> Result<Announced, Status> {
+        let mut client = RegistryClient::new(self.control(bed));
+        let (requests, stream) = mpsc::channel(1);
+        let endpoint = Announcement {
+            id: format!("test-{port}"),
+            address: format!("127.0.0.1:{port}"),
+            spiffe_id: spiffe_id.into(),
+            health: Health::Up.into(),
+            silent: false,
+        };
+        let announce = Announce {
+            service: service.into(),
+            endpoint: Some(endpoint),
+            protocol: Protocol::Http2.into(),
+            ..Announce::default()
+        };
+        requests.send(AnnounceRequest { what: Some(What::Announce(announce)) }).await.expect("there is room");
+        let mut answers = client.announce(ReceiverStream::new(stream)).await?.into_inner();
+        answers.message().await?.ok_or_else(|| Status::unavailable("the stream ended"))?;
+        Ok(Announced { _requests: requests, _answers: answers })
+    }
+}
