@@ -75,6 +75,7 @@ async fn announce(registry: &RegistryClient<Channel>, address: &str) -> Result<M
             address: address.into(),
             spiffe_id: IMPOSTOR.into(),
             health: Health::Up.into(),
+            silent: false,
         }),
         protocol: Protocol::Http2.into(),
         contracts: vec![CONTRACT.into()],
