@@ -165,7 +165,8 @@ async fn no_call_fails_when_the_control_plane_stands_still_and_goes_on() {
     let control = bed.pid("control");
     let admins = [bed.ports("keyboard").admin, bed.ports("probe-1").admin];
     let load = Load::start(bed.channel(), "");
-    for _ in 0..2 {
+    let sidecar = bed.pid("probe-1·sidecar");
+    for is_late in [false, true] {
         signal("-STOP", control);
         for admin in admins {
             eventually("the sidecars miss it", LIMIT, async || {
@@ -174,13 +175,19 @@ async fn no_call_fails_when_the_control_plane_stands_still_and_goes_on() {
             .await;
         }
         load.calls(10).await;
+        if is_late {
+            // The callers are back before the endpoint is.
+            signal("-STOP", sidecar);
+        }
         signal("-CONT", control);
-        for admin in admins {
+        for admin in if is_late { &admins[..1] } else { &admins } {
             eventually("the sidecars are back", LIMIT, async || {
-                bed.json(admin, "/state").await["controlPlaneConnected"] == true
+                bed.json(*admin, "/state").await["controlPlaneConnected"] == true
             })
             .await;
         }
+        load.calls(10).await;
+        signal("-CONT", sidecar);
         eventually("it has settled again", LIMIT, async || watched(&bed).await["complete"] == true).await;
         load.calls(10).await;
     }

@@ -16,7 +16,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 use hdrhistogram::Histogram;
 use serde::Serialize;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use weft_mesh::limits;
 
 use crate::{
@@ -33,6 +33,8 @@ use strangers::Strangers;
 const FILES: usize = 1_024;
 /// Between two changes.
 const PAUSE: Duration = Duration::from_millis(50);
+/// How long all sidecars together may take to join.
+const JOIN: Duration = Duration::from_secs(180);
 /// For strangers and sidecars to be seen before they are measured.
 const CALM: Duration = Duration::from_secs(2);
 
@@ -101,7 +103,8 @@ pub(crate) async fn run(options: &Options, weft: WeftOptions) -> Result<ExitCode
     control.process.keep_to_cpu(0).context("the control plane can't be kept to one CPU")?;
     eprintln!("{} sidecars of {} services join", size.sidecars, size.services);
     let start = Instant::now();
-    let mut fleet = Fleet::join(&control, &weft, size).await?;
+    let joining = timeout(JOIN, Fleet::join(&control, &weft, size)).await;
+    let mut fleet = joining.with_context(|| format!("the sidecars have not joined within {JOIN:?}"))??;
     let joined_seconds = start.elapsed().as_secs_f64();
     sleep(limits::SETTLING_TIME.saturating_sub(start.elapsed()) + CALM).await;
 
