@@ -86,3 +86,43 @@ async fn clocks_that_jump_harm_for_a_moment_at_most() {
     }
     assert_eq!(bed.pids(), pids, "nothing was started again");
 }
+
+const AN_HOUR: i64 = 3_600;
+
+/// How often a line of the log has all of these.
+fn lines(bed: &Bed, parts: &[&str]) -> usize {
+    bed.log().lines().filter(|line| parts.iter().all(|part| line.contains(part))).count()
+}
+
+#[tokio::test]
+async fn identities_end_with_their_certificates_and_nobody_is_locked_out() {
+    let Some((clocks, env)) = Clocks::make() else { return };
+    let bed = Bed::start_in(&probe_service(1), &[], &env).await;
+    let pids = bed.pids();
+    works(&bed).await;
+
+    // In time: a sidecar renews its certificate and announces itself anew. When that of the older stream expires, and the
+    // control plane ends it, nobody notices.
+    clocks.set("all", 17 * AN_HOUR);
+    let renewed = |times: usize| {
+        let bed = &bed;
+        eventually("both sidecars have renewed their certificates", LIMIT, async move || {
+            lines(bed, &["has renewed its certificate"]) >= 2 * times
+        })
+    };
+    renewed(1).await;
+    let is_announced = async || lines(&bed, &["joined", "probe.shop", "is_again=true"]) == 1;
+    eventually("it is announced anew", LIMIT, is_announced).await;
+    clocks.set("all", 25 * AN_HOUR);
+    eventually("the older streams are ended", LIMIT, async || lines(&bed, &["a watch is over", "expired"]) >= 1).await;
+    works(&bed).await;
+    assert_eq!(lines(&bed, &["stream broke"]), 0, "an endpoint was missed for a moment");
+
+    // Too late: certificates have expired, and so have the join tokens, which are good for 7 days. Nothing is started
+    // again.
+    clocks.set("all", 25 * AN_HOUR + 7 * 24 * AN_HOUR + 12 * AN_HOUR);
+    renewed(2).await;
+    works(&bed).await;
+    assert!(lines(&bed, &["signed an SVID", "is_late=true"]) >= 2);
+    assert_eq!(bed.pids(), pids, "nothing was started again");
+}

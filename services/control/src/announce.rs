@@ -134,11 +134,18 @@ impl Stream {
         let lacks = membership.lacks();
         let contested = self.contested(&membership);
         let claims_without_room = u32::try_from(membership.denied().without_room).unwrap_or(u32::MAX);
+        let unlisted = membership.denied().unlisted.iter().take(limits::CONTESTS_TOLD).cloned().collect();
         // Of a stream that announces again, the older session is over by now: dropping it changes nothing.
         let membership = self.membership.insert(membership);
         let compiled = if lacks == Lacks::Policy { Some(membership.compile().await) } else { None };
         let send_descriptors = lacks == Lacks::Descriptors;
-        self.answer(AnnounceResponse { send_descriptors, contested, claims_without_room, ..Default::default() })?;
+        self.answer(AnnounceResponse {
+            send_descriptors,
+            contested,
+            claims_without_room,
+            unlisted,
+            ..Default::default()
+        })?;
         match compiled {
             Some(Err(refused)) => self.refuse_descriptors(&refused),
             _ => Ok(()),

@@ -6,7 +6,8 @@
 //! 2. for an address on an endpoint's own host, whoever is there: a host's address is proven by the connection that
 //!    announces it, and goes to another when the host does. It is held while the endpoint is a member;
 //! 3. the first identity that claimed it. That is pinned in the [`store`] until it is released, whether or not endpoints
-//!    of that identity are there.
+//!    of that identity are there. A public address is nobody's in this way, as it is somebody's outside the mesh; nor is
+//!    anything else if the file says so.
 //!
 //! A claim of another service is contested: it is refused, counted and listed, and moves nothing.
 
@@ -17,11 +18,14 @@ mod tests;
 
 use std::{
     collections::{BTreeMap, HashMap},
+    net::SocketAddr,
     ops::Bound,
     sync::Arc,
 };
 
 use weft_mesh::{limits, names::ServiceName};
+
+use crate::hosts;
 
 /// How a claim is proven.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -49,6 +53,17 @@ pub(crate) struct Denied {
     pub(crate) listed: Vec<(String, ServiceName)>,
     /// Claims for which there was no room.
     pub(crate) without_room: usize,
+    /// Claims that the file would have to name.
+    pub(crate) unlisted: Vec<String>,
+}
+
+/// What becomes of a claim that nobody has and the file does not name.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Unlisted {
+    /// It belongs to whoever is first.
+    #[default]
+    Pin,
+    Refuse,
 }
 
 /// What is kept across restarts.
@@ -69,6 +84,7 @@ struct Held {
 #[derive(Debug, Default)]
 pub(crate) struct Claims {
     listed: BTreeMap<String, ServiceName>,
+    unlisted: Unlisted,
     pinned: BTreeMap<String, ServiceName>,
     pins_of: HashMap<ServiceName, usize>,
     /// Who is called so now: a service that is known and may have the claim.
@@ -82,13 +98,17 @@ pub(crate) struct Claims {
 
 impl Claims {
     /// With what a file says and what was pinned before.
-    pub(crate) fn new(listed: BTreeMap<String, ServiceName>, pinned: BTreeMap<String, ServiceName>) -> Self {
+    pub(crate) fn new(
+        listed: BTreeMap<String, ServiceName>,
+        unlisted: Unlisted,
+        pinned: BTreeMap<String, ServiceName>,
+    ) -> Self {
         let mut pins_of = HashMap::new();
         for owner in pinned.values() {
             *pins_of.entry(owner.clone()).or_default() += 1;
         }
         // Written at once, so that contests of an earlier process are no longer told.
-        Self { listed, pinned, pins_of, is_changed: true, ..Self::default() }
+        Self { listed, unlisted, pinned, pins_of, is_changed: true, ..Self::default() }
     }
 
     /// The service that is called by a contract or at an address.
@@ -132,6 +152,10 @@ impl Claims {
                     denied.contested.push((claim.to_owned(), owner));
                 }
                 None if kind == Kind::OwnHost => {}
+                None if self.unlisted == Unlisted::Refuse || is_public(claim) => {
+                    self.refused += 1;
+                    denied.unlisted.push(claim.to_owned());
+                }
                 None if self.has_room(service) => self.pin(claim, service),
                 None => {
                     self.refused += 1;
@@ -270,6 +294,11 @@ impl Claims {
         self.is_changed = true;
         true
     }
+}
+
+/// Whether it is an address of the internet, where somebody else may be called.
+fn is_public(claim: &str) -> bool {
+    is_address(claim) && claim.parse::<SocketAddr>().is_ok_and(|address| hosts::is_public(address.ip()))
 }
 
 /// Addresses and contracts are claimed alike, and never look alike.

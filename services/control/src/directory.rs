@@ -140,6 +140,10 @@ impl Directory {
             let (claims, limit) = (denied.without_room, limits::CLAIMS_PER_IDENTITY);
             tracing::warn!(claimant = %id(claimant), claims, limit, "claims were refused: too many are pinned");
         }
+        if let Some(first) = denied.unlisted.first() {
+            let (claimant, claims) = (id(claimant), denied.unlisted.len());
+            tracing::warn!(%claimant, claims, first, "claims were refused: the file of --services would have to name them");
+        }
     }
 
     /// Whether an identity's endpoints may be at an address by its join token.

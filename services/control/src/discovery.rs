@@ -79,7 +79,10 @@ impl Watch {
             };
             let taken = match step {
                 Step::Stop => Err(Status::unavailable("the control plane is stopping")),
-                Step::Expired => Err(Caller::expiry_status()),
+                Step::Expired => {
+                    tracing::info!(peer = %self.caller, "a watch is over: the SVID of its connection has expired");
+                    Err(Caller::expiry_status())
+                }
                 Step::News => Ok(()),
                 Step::Request(Ok(Some(request))) => self.take(request),
                 Step::Request(Ok(None)) => {

@@ -47,7 +47,9 @@ impl identity_server::Identity for IdentityService {
                 SignError::Signing(_) => Status::internal("signing failed"),
             }
         })?;
-        tracing::info!(from, %id, renews = request.get_ref().join_token.is_empty(), "signed an SVID");
+        let SignRequest { join_token, expired_svid_der, .. } = request.get_ref();
+        let (renews, is_late) = (join_token.is_empty(), join_token.is_empty() && !expired_svid_der.is_empty());
+        tracing::info!(from, %id, renews, is_late, "signed an SVID");
         Ok(Response::new(SignResponse {
             chain_der: issued.chain_der.into_iter().map(Into::into).collect(),
             spiffe_id: id.to_string(),

@@ -13,7 +13,7 @@ use weft_mesh::identity::{IdentityError, SpiffeId};
 use crate::connection::{Activity, Call};
 
 /// A wall clock that was set, or a machine that slept, is noticed within this time.
-const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+const LONGEST_SLEEP: Duration = Duration::from_secs(20);
 
 /// The peer of a connection.
 #[derive(Debug, Clone)]

@@ -180,7 +180,7 @@ impl ControlPlane {
         let (credentials, svid) = Credentials::new(&ca)?;
         let store = Store::open(&args.state_dir, &args.trust_domain)?;
         let (saved, hosts) = store.load()?;
-        let claims = Claims::new(listed.claims, saved.pinned);
+        let claims = Claims::new(listed.claims, listed.unlisted, saved.pinned);
         let directory = Directory::new(args.trust_domain.clone(), listed.visibility, claims, hosts);
         let listen = async |address: SocketAddr, flag: &str| {
             TcpListener::bind(address).await.with_context(|| format!("can't listen on {address} ({flag})"))
@@ -235,46 +235,55 @@ impl ControlPlane {
             tracing::warn!(within = ?limits::CONTROL_STOP, "not everything ended in time");
         };
         let upkeep = async {
-            tokio::join!(
-                directory.tick_for_ever(),
-                credentials.keep_fresh(&ca, svid, &state_dir),
-                keep_claims(&directory, &store)
-            );
+            tokio::join!(directory.tick_for_ever(), credentials.keep_fresh(&ca, svid, &state_dir));
         };
-        tokio::select! {
-            result = servers => result?,
-            () = time_limit => {}
-            () = upkeep => {}
+        // A task of its own, which is not dropped while it writes.
+        let last = CancellationToken::new();
+        let keeping = tokio::spawn(keep_claims(Arc::clone(&directory), store, last.clone()));
+        let result = tokio::select! {
+            result = servers => result,
+            () = time_limit => Ok(()),
+            () = upkeep => Ok(()),
+        };
+        last.cancel();
+        if let Err(error) = keeping.await {
+            tracing::error!(%error, "claims are no longer kept");
         }
-        // What came in since it was last written.
-        keep(&directory, &store).await;
+        result?;
         tracing::info!("stopped");
         Ok(())
     }
 }
 
-/// Writes claims to the store as they change, and takes up those that are released there; never ends. Dropping the future
-/// may lose what changed in the last moment, unless [`keep`] follows.
-async fn keep_claims(directory: &Directory, store: &Arc<Store>) {
-    loop {
-        let reading = Arc::clone(store);
+/// Writes claims to the store as they change, and takes up those that are released there, until `last` is cancelled: then
+/// it writes what came in since, and ends.
+async fn keep_claims(directory: Arc<Directory>, store: Arc<Store>, last: CancellationToken) {
+    while !last.is_cancelled() {
+        let reading = Arc::clone(&store);
         match elsewhere(move || reading.to_release()).await {
             Ok(released) if !released.is_empty() => {
                 directory.release(&released);
-                let clearing = Arc::clone(store);
+                let clearing = Arc::clone(&store);
                 // Until what follows is kept they are told again.
-                if keep(directory, store).await
+                if keep(&directory, &store).await
                     && let Err(error) = elsewhere(move || clearing.released()).await
                 {
                     tracing::error!(%error, "released claims can't be taken off the list");
                 }
             }
-            Ok(_) => drop(keep(directory, store).await),
+            Ok(_) => drop(keep(&directory, &store).await),
             Err(error) => tracing::error!(%error, "released claims can't be read"),
         }
-        tokio::time::sleep(STORE_PAUSE).await;
-        let _ = tokio::time::timeout(RELEASES_POLL, directory.has_to_keep()).await;
+        let pause = async {
+            tokio::time::sleep(STORE_PAUSE).await;
+            let _ = tokio::time::timeout(RELEASES_POLL, directory.has_to_keep()).await;
+        };
+        tokio::select! {
+            () = pause => {}
+            () = last.cancelled() => {}
+        }
     }
+    keep(&directory, &store).await;
 }
 
 /// Writes what changed; false when it could not be written.

@@ -233,6 +233,9 @@ impl Session {
         for ContestedClaim { claim, owner } in &answer.contested {
             tracing::warn!(claim, owner, "the local service is not called by this: it belongs to another");
         }
+        for claim in &answer.unlisted {
+            tracing::warn!(claim, "the local service is not called by this: the mesh's owner would have to name it");
+        }
         if answer.claims_without_room > 0 {
             let claims = answer.claims_without_room;
             tracing::warn!(claims, "the local service is not called by all that it claims: too many are pinned");

@@ -3,6 +3,7 @@
 //! ```yaml
 //! namespace: shop            # of the names below that have none; `default` where it is left out
 //! visibility: namespace      # who may know of a service: `all`, where it is left out, or its own namespace
+//! unlisted: refuse           # a claim that is not below belongs to who is first (`pin`, where it is left out), or to nobody
 //! services:
 //!   users:                   # NAME, or NAME.NAMESPACE
 //!     contracts: [shop.users.v1.Users]      # protobuf services, by full name
@@ -18,13 +19,15 @@ use weft_mesh::{
     names::{DEFAULT_NAMESPACE, ServiceName, is_contract_name, is_label, shown},
 };
 
+use super::Unlisted;
 use crate::visibility::Visibility;
 
-const ROOT_KEYS: &[&str] = &["namespace", "visibility", "services"];
+const ROOT_KEYS: &[&str] = &["namespace", "visibility", "unlisted", "services"];
 const SERVICE_KEYS: &[&str] = &["contracts", "addresses"];
 
 const LABEL: &str = "1 to 63 of a-z, 0-9 and -, no - at either end";
 const VISIBILITY: &str = "all, namespace";
+const UNLISTED: &str = "pin, refuse";
 const CONTRACT: &str = "the full name of a protobuf service, as shop.users.v1.Users";
 const ADDRESS: &str = "IP:PORT, as 10.96.0.10:80 or [fd00::1]:80";
 
@@ -34,6 +37,8 @@ pub(crate) struct Listed {
     /// Whose each claim is.
     pub(crate) claims: BTreeMap<String, ServiceName>,
     pub(crate) visibility: Visibility,
+    /// What becomes of other claims.
+    pub(crate) unlisted: Unlisted,
 }
 
 impl Listed {
@@ -73,7 +78,16 @@ fn read_root(reader: &mut Reader<'_>, root: &Node) -> Option<Listed> {
         "namespace" => Ok(Visibility::Namespace),
         other => Err(format!("found the text {:?}; allowed: {VISIBILITY}", shown(other))),
     });
-    let mut listed = Listed { visibility: visibility.unwrap_or_default(), ..Listed::default() };
+    let unlisted = reader.parsed(&table, "unlisted", UNLISTED, |text| match text {
+        "pin" => Ok(Unlisted::Pin),
+        "refuse" => Ok(Unlisted::Refuse),
+        other => Err(format!("found the text {:?}; allowed: {UNLISTED}", shown(other))),
+    });
+    let mut listed = Listed {
+        claims: BTreeMap::new(),
+        visibility: visibility.unwrap_or_default(),
+        unlisted: unlisted.unwrap_or_default(),
+    };
     let Some(node) = table.get("services") else {
         reader.problem(1, "services", "missing; allowed: a table of services by name");
         return None;
@@ -146,14 +160,14 @@ mod tests {
 
     #[test]
     fn each_claim_belongs_to_the_service_it_stands_with() {
-        let text = "namespace: shop\nvisibility: namespace\nservices:\n  users: { contracts: [shop.v1.Users, shop.v1.Admin] }\n  \
+        let text = "namespace: shop\nvisibility: namespace\nunlisted: refuse\nservices:\n  users: { contracts: [shop.v1.Users, shop.v1.Admin] }\n  \
                     db.data: { addresses: \"[fd00::01]:5432\" }\n  web: {}\n";
         let listed = Listed::parse("services.yaml", text).unwrap();
         let told: Vec<_> = listed.claims.iter().map(|(claim, owner)| (claim.as_str(), owner.as_str())).collect();
         let expected =
             [("[fd00::1]:5432", "db.data"), ("shop.v1.Admin", "users.shop"), ("shop.v1.Users", "users.shop")];
         assert_eq!(told, expected);
-        assert_eq!(listed.visibility, Visibility::Namespace);
+        assert_eq!((listed.visibility, listed.unlisted), (Visibility::Namespace, Unlisted::Refuse));
     }
 
     #[test]
@@ -163,7 +177,7 @@ mod tests {
             ("namespace: Shop\nservices: {}\n", "services.yaml:1: namespace: found the text \"Shop\""),
             (
                 "service: {}\n",
-                "services.yaml:1: service: unknown key; allowed: namespace, visibility, services (did you mean `services`?)",
+                "services.yaml:1: service: unknown key; allowed: namespace, visibility, unlisted, services (did you mean `services`?)",
             ),
             (
                 "visibility: none\nservices: {}\n",

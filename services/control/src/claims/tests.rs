@@ -12,7 +12,7 @@ fn judge(claims: &mut Claims, service: &str, claim: &str) -> Denied {
 fn what_is_written_counts_above_who_was_first() {
     let listed = BTreeMap::from([("shop.Users".to_owned(), name("users.shop"))]);
     let pinned = BTreeMap::from([("shop.Users".to_owned(), name("impostor.shop"))]);
-    let mut claims = Claims::new(listed, pinned);
+    let mut claims = Claims::new(listed, Unlisted::Pin, pinned);
     let contested = [("shop.Users".to_owned(), name("users.shop"))];
     assert_eq!(judge(&mut claims, "impostor.shop", "shop.Users").contested, contested);
     assert_eq!(judge(&mut claims, "users.shop", "shop.Users"), Denied::default());
@@ -20,6 +20,23 @@ fn what_is_written_counts_above_who_was_first() {
     assert!(claims.gain(&name("impostor.shop"), [claim.clone()].iter(), |_| true).is_empty());
     assert_eq!(claims.gain(&name("users.shop"), [claim].iter(), |_| true), ["shop.Users"]);
     assert_eq!(claims.owner("shop.Users"), Some(&name("users.shop")));
+}
+
+#[test]
+fn nobody_is_first_at_an_address_of_the_internet_or_where_the_file_says_so() {
+    let listed = BTreeMap::from([("203.0.113.1:443".to_owned(), name("proxy.shop"))]);
+    let mut claims = Claims::new(listed.clone(), Unlisted::Pin, BTreeMap::new());
+    assert_eq!(judge(&mut claims, "greedy.shop", "203.0.113.9:443").unlisted, ["203.0.113.9:443"]);
+    assert_eq!(judge(&mut claims, "greedy.shop", "[2001:db8::1]:443").unlisted.len(), 1);
+    assert_eq!(judge(&mut claims, "proxy.shop", "203.0.113.1:443"), Denied::default(), "it is written");
+    assert_eq!(judge(&mut claims, "users.shop", "10.96.0.1:80"), Denied::default());
+    assert_eq!((claims.pins(), claims.refused()), (1, 2));
+
+    let mut closed = Claims::new(listed, Unlisted::Refuse, BTreeMap::new());
+    assert_eq!(judge(&mut closed, "users.shop", "shop.Users").unlisted, ["shop.Users"]);
+    assert_eq!(judge(&mut closed, "proxy.shop", "203.0.113.1:443"), Denied::default());
+    let claim = (Arc::from("shop.Users"), Kind::Pinned);
+    assert!(closed.gain(&name("users.shop"), [claim].iter(), |_| true).is_empty());
 }
 
 #[test]
@@ -81,7 +98,7 @@ mod kept {
         store.save(&saved, &hosts).unwrap();
         assert_eq!(store.load().unwrap(), (saved.clone(), hosts));
         assert_eq!(saved.contests.len(), 1);
-        let mut restarted = Claims::new(BTreeMap::new(), store.load().unwrap().0.pinned);
+        let mut restarted = Claims::new(BTreeMap::new(), Unlisted::Pin, store.load().unwrap().0.pinned);
         assert_eq!(judge(&mut restarted, "impostor.shop", "shop.Users").contested.len(), 1);
         assert_eq!(judge(&mut restarted, "users.shop", "shop.Users"), Denied::default());
     }
