@@ -61,7 +61,8 @@ fn start(net: &Net) {
         let listens = || net.host(OUTSIDE).within(move || TcpStream::connect(("127.0.0.1", port))).is_ok();
         until("the program outside listens", listens);
     }
-    until("all endpoints are up", || net.log().matches("HEALTH_UP").count() >= 3);
+    // Until the control plane knows of them nobody can say that they are in the mesh.
+    until("all endpoints are known", || net.log().matches(" joined service=").count() >= 3);
 }
 
 fn start_client(net: &Net, outside: &str) {

@@ -54,7 +54,8 @@ fn all(cases: &[Case]) -> Vec<Row> {
     let client = net.host(CLIENT);
     net.start_sidecar(&client, "client", &["--intercept"]);
     client.redirect(&[]);
-    until("all endpoints are up", || net.log().matches("HEALTH_UP").count() >= SERVICES.len());
+    // Until the control plane knows of them nobody can say that they are in the mesh.
+    until("all endpoints are known", || net.log().matches(" joined service=").count() >= SERVICES.len());
     let asked = run::asked_seconds();
     let run_case = |case: &Case| {
         let run = |host: &Host| loads(case, host, asked.unwrap_or(run::SECONDS));
