@@ -288,16 +288,9 @@ async fn keep_claims(directory: Arc<Directory>, store: Arc<Store>, last: Cancell
 
 /// Writes what changed; false when it could not be written.
 async fn keep(directory: &Directory, store: &Arc<Store>) -> bool {
-    // Held until the file is written, also when nobody waits for that: whoever comes next, as the one at the end does, must
-    // not go on before.
-    let turn = store.turn().await;
     let Some((saved, hosts)) = directory.take_changes() else { return true };
     let writing = Arc::clone(store);
-    let kept = elsewhere(move || {
-        let _turn = turn;
-        writing.save(&saved, &hosts)
-    })
-    .await;
+    let kept = elsewhere(move || writing.save(&saved, &hosts)).await;
     if let Err(error) = &kept {
         tracing::error!(%error, "claims can't be kept: after a restart they are whoever's is first");
         directory.keep_again();

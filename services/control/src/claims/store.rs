@@ -4,10 +4,9 @@
 //! which the control plane takes up within seconds, or at its next start. So neither overwrites what the other has
 //! written.
 
-use std::{collections::BTreeMap, fs, io::ErrorKind, path::Path, sync::Arc};
+use std::{collections::BTreeMap, fs, io::ErrorKind, path::Path};
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::{Mutex, OwnedMutexGuard};
 use weft_mesh::{
     identity::{SpiffeId, TrustDomain},
     limits,
@@ -54,7 +53,6 @@ pub(crate) enum ClaimsError {
 pub(crate) struct Store {
     dir: StateDir,
     trust_domain: TrustDomain,
-    turn: Arc<Mutex<()>>,
 }
 
 /// `claims.json`
@@ -81,12 +79,7 @@ struct Line {
 impl Store {
     /// The store of a state folder.
     pub(crate) fn open(state_dir: &Path, trust_domain: &TrustDomain) -> Result<Self, ClaimsError> {
-        Ok(Self { dir: StateDir::open(state_dir)?, trust_domain: trust_domain.clone(), turn: Arc::default() })
-    }
-
-    /// Waits until nobody else in this process writes.
-    pub(crate) async fn turn(&self) -> OwnedMutexGuard<()> {
-        Arc::clone(&self.turn).lock_owned().await
+        Ok(Self { dir: StateDir::open(state_dir)?, trust_domain: trust_domain.clone() })
     }
 
     /// What was kept; nothing at the first start.
