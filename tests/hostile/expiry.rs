@@ -17,7 +17,7 @@ use tokio_rustls::TlsAcceptor;
 use weft_tests::{Announced, Bed, Forge, Member, framed, metric, probe, probe_service};
 
 /// For what is only slow on a slow machine.
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_secs(60);
 const PROBE: &str = "spiffe://weft.local/ns/shop/sa/probe";
 const STRANGER: &str = "spiffe://weft.local/ns/shop/sa/stranger";
 /// A connection is renewed after three quarters of it, so a new one has seconds to be made.
