@@ -42,11 +42,12 @@ use crate::{
     record::{AttemptRecord, CallRecord},
     room::Room,
     rpc::{BodyStatus, Rpc},
+    slots::CallSlot,
     socket::Socket,
     tcp,
     timer::{Place, Timed},
     websocket,
-    worker::{CallSlot, Worker},
+    worker::Worker,
 };
 use request::Request;
 use state::{Answer, State, Tunnel};

@@ -40,11 +40,12 @@ use crate::{
     record::CallRecord,
     room::Room,
     shared::{Identity, Phase, Shared},
+    slots::ConnectionSlot,
     span::{self, CallTrace},
     step::Steps,
     target, tcp,
     tls_stream::TlsStream,
-    worker::{ConnectionSlot, Worker},
+    worker::Worker,
 };
 
 /// The way from a worker to the service that its sidecar fronts.

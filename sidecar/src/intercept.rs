@@ -40,8 +40,9 @@ use crate::{
     metrics::Counters,
     outbound::{Downstream, speak},
     pool::connect_within,
+    slots::ConnectionSlot,
     tcp,
-    worker::{ConnectionSlot, Worker},
+    worker::Worker,
 };
 
 /// Where a connection was going before it was redirected.

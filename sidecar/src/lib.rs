@@ -41,6 +41,7 @@ mod record;
 mod room;
 mod rpc;
 mod shared;
+mod slots;
 mod socket;
 mod span;
 mod start;

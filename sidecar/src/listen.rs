@@ -21,8 +21,9 @@ use weft_mesh::{limits, names::ServiceName};
 use crate::{
     budget, inbound, outbound,
     shared::{Phase, Shared},
+    slots::ConnectionSlot,
     survey, tcp, watchdog,
-    worker::{ConnectionSlot, Worker},
+    worker::Worker,
 };
 
 /// The listening sockets of a worker, bound before it starts.

@@ -34,11 +34,12 @@ use crate::{
     local,
     record::CallRecord,
     shared::Phase,
+    slots::ConnectionSlot,
     span::{self, CallTrace},
     step::Steps,
     target::{self, Target, TargetError},
     tcp,
-    worker::{ConnectionSlot, Worker},
+    worker::Worker,
 };
 
 /// A client's connection.

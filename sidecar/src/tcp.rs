@@ -17,8 +17,8 @@ use crate::{
     outbound::{Downstream, carry, too_many_calls},
     pool::ConnectError,
     shared::Phase,
+    slots::ConnectionSlot,
     socket::{Driver, Occasion, Socket},
-    worker::ConnectionSlot,
 };
 
 /// The method of a tunnel.

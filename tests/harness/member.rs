@@ -116,7 +116,7 @@ impl<'f> Member<'f> {
         let mut client = RegistryClient::new(self.control(bed));
         let (requests, stream) = mpsc::channel(1);
         let endpoint = Announcement {
-            id: format!("test-{port}"),
+            id: format!("{service}-{port}"),
             address: format!("127.0.0.1:{port}"),
             spiffe_id: spiffe_id.into(),
             health: Health::Up.into(),

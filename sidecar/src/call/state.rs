@@ -8,7 +8,7 @@ use crate::{
     classify::{Outcome, code},
     record::{AttemptRecord, CallRecord},
     rpc::{BodyStatus, Rpc},
-    worker::CallSlot,
+    slots::CallSlot,
 };
 
 /// What changes of a call while it runs.
