@@ -196,7 +196,12 @@ fn connect_http_status(code: u8) -> u16 {
 /// Whether a part of an answer says that the mesh failed the call, where it is not for its sender to say so. What a service
 /// says on its own sidecar never goes further (`hop` is the inbound side there). On the other side it is the word of the
 /// callee's sidecar, which knows nothing of endpoints and breakers there.
+#[inline]
 pub(crate) fn is_forged(headers: &Headers, hop: Hop) -> bool {
+    headers.may_have(ERROR_HEADER) && says_forged(headers, hop)
+}
+
+fn says_forged(headers: &Headers, hop: Hop) -> bool {
     let is_sidecars = |said| Reason::parse(said).is_some_and(Reason::is_of_callee);
     headers.all(ERROR_HEADER).any(|said| match hop {
         Hop::Inbound => true,

@@ -93,10 +93,15 @@ impl Counted {
         }
     }
 
-    /// Whether the connection is not to be read for now, which holds so much. Then its driver is woken when there is room.
+    /// Whether the connection is not to be read for now, which tells how much it holds and whether something is unsent. Then
+    /// its driver is woken when there is room.
     #[inline]
-    pub(crate) fn is_paused(&self, held: usize, has_unsent: bool, driver: &RefCell<Waker>) -> bool {
-        self.account.budget.is_exceeded() && self.pauses(held, has_unsent, driver)
+    pub(crate) fn is_paused(&self, tell: impl FnOnce() -> (usize, bool), driver: &RefCell<Waker>) -> bool {
+        if !self.account.budget.is_exceeded() {
+            return false;
+        }
+        let (held, has_unsent) = tell();
+        self.pauses(held, has_unsent, driver)
     }
 
     #[cold]
@@ -199,18 +204,18 @@ mod tests {
         let account = Rc::new(Account::new(&budget));
         let (rest, one) = (Counted::new(&account), Counted::new(&account));
         let driver = RefCell::new(Waker::noop().clone());
-        assert!(!one.is_paused(1, false, &driver), "there is room");
+        assert!(!one.is_paused(|| (1, false), &driver), "there is room");
         rest.set(2 * STEP);
-        assert!(!one.is_paused(0, false, &driver), "nothing is gained");
+        assert!(!one.is_paused(|| (0, false), &driver), "nothing is gained");
         for _ in 0..2 {
-            assert!(one.is_paused(1, false, &driver));
+            assert!(one.is_paused(|| (1, false), &driver));
             assert_eq!(account.paused.borrow().len(), 1, "woken once");
         }
         let window = limits::STREAM_WINDOW_BYTES as usize;
-        assert!(!one.is_paused(window, true, &driver), "its peer's windows come that way");
-        assert!(one.is_paused(window + 1, true, &driver), "but not without bound");
+        assert!(!one.is_paused(|| (window, true), &driver), "its peer's windows come that way");
+        assert!(one.is_paused(|| (window + 1, true), &driver), "but not without bound");
         account.resume();
         assert!(account.paused.borrow().is_empty());
-        assert!(one.is_paused(1, false, &driver) && account.paused.borrow().len() == 1);
+        assert!(one.is_paused(|| (1, false), &driver) && account.paused.borrow().len() == 1);
     }
 }

@@ -474,7 +474,7 @@ where
     #[inline]
     fn is_not_to_be_read(&mut self, was_held_back: bool) -> bool {
         let core = self.link.core.borrow();
-        if self.link.counted.is_paused(core.held_bytes(), core.has_unsent(), &self.link.driver) {
+        if self.link.counted.is_paused(|| (core.held_bytes(), core.has_unsent()), &self.link.driver) {
             return true;
         }
         // The core's timer gives the turn in which it is read again.

@@ -186,6 +186,7 @@ impl Pool {
     }
 
     /// A connection with room, if there is one for this peer and nobody waits for it.
+    #[inline]
     pub(crate) fn ready(&self, peer: &Load) -> Option<Rc<Link>> {
         if self.room.is_free() && self.room.takes(peer) { self.with_room() } else { None }
     }

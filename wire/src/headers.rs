@@ -314,6 +314,7 @@ impl Headers {
     }
 
     /// Whether there is a field of this name, or one that [`Self::remove_like`] would remove.
+    #[inline]
     pub fn has_like(&self, name: Name) -> bool {
         self.get(name).is_some() || self.find_like(0, name).is_some()
     }
@@ -321,6 +322,7 @@ impl Headers {
     /// Removes all fields of this name, and those that a program may take for it: their names have another byte that is
     /// no letter or digit where this one has such a byte, as `x_own` for `x-own`. CGI gives both to a program as `X_OWN`
     /// (RFC 3875, section 4.1.18), and so do WSGI, Rack and PHP.
+    #[inline]
     pub fn remove_like(&mut self, name: Name) {
         self.remove(name);
         let mut from = 0;
@@ -331,11 +333,13 @@ impl Headers {
     }
 
     /// The first field from `from` on whose name is not this one and may be taken for it.
+    #[inline]
     fn find_like(&self, from: usize, name: Name) -> Option<usize> {
         // A known name is like no other known name: the test of the names sees to it.
-        if self.present & bit(OTHER) == 0 {
-            return None;
-        }
+        if self.present & bit(OTHER) == 0 { None } else { self.find_like_among(from, name) }
+    }
+
+    fn find_like_among(&self, from: usize, name: Name) -> Option<usize> {
         let (text, len) = (name.as_str().as_bytes(), name.as_str().len() as u32);
         let may_be = |field: &Field| {
             field.name_len == len && field.id == OTHER && !field.is_removed && is_like(self.name(field), text)
@@ -410,7 +414,9 @@ impl Headers {
         self.pseudo[usize::from(id) - 1] != 0
     }
 
-    fn may_have(&self, name: Name) -> bool {
+    /// Whether there may be a field of this name: a quick look, which nearly always says no where there is none.
+    #[inline]
+    pub fn may_have(&self, name: Name) -> bool {
         self.present & bit(name.id()) != 0
     }
 

@@ -199,7 +199,7 @@ impl<F: FnMut(Occasion) + Unpin> Driver<F> {
 
     /// Whether it is not to be read for now, as the budget is used up. Nothing of what it has to write depends on reading.
     fn is_paused(&self) -> bool {
-        self.socket.counted.is_paused(self.socket.core.borrow().held_bytes(), false, &self.socket.driver)
+        self.socket.counted.is_paused(|| (self.socket.core.borrow().held_bytes(), false), &self.socket.driver)
     }
 
     /// How much may be read now.

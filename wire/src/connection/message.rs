@@ -127,10 +127,31 @@ fn is_authority(authority: &[u8]) -> bool {
 /// there are servers that end the connection, with the calls of everyone on it, when they can't make a text of a path.
 #[inline(always)]
 fn is_uri_text<const N: usize>(text: &[u8], without: &[u8; N]) -> bool {
-    // Without a way out of the loops, so that they take many bytes at once.
-    text.iter().fold(true, |is_fine, byte| {
-        without.iter().fold(is_fine & (*byte > b' ') & (*byte < 0x7f), |is_fine, end| is_fine & (byte != end))
-    })
+    // Eight at a time: nearly every path and authority is longer, and each is looked at on each request.
+    let Some(last) = text.last_chunk::<8>() else { return text.iter().all(|byte| is_uri_byte(*byte, without)) };
+    let (chunks, _) = text.as_chunks::<8>();
+    chunks.iter().chain([last]).all(|chunk| are_uri_bytes(u64::from_le_bytes(*chunk), without))
+}
+
+fn is_uri_byte<const N: usize>(byte: u8, without: &[u8; N]) -> bool {
+    byte.is_ascii_graphic() && !without.contains(&byte)
+}
+
+/// [`is_uri_byte`] of each byte of a word. A byte that is none sets its high bit in one of the terms; what it carries over
+/// into the next ones only says the same of them.
+#[inline(always)]
+fn are_uri_bytes<const N: usize>(word: u64, without: &[u8; N]) -> bool {
+    const fn each(byte: u8) -> u64 {
+        u64::from_ne_bytes([byte; 8])
+    }
+    let below = word.wrapping_sub(each(b'!')) & !word;
+    let above = word | word.wrapping_add(each(1));
+    let mut wrong = below | above;
+    for byte in without {
+        let same = word ^ each(*byte);
+        wrong |= same.wrapping_sub(each(1)) & !same;
+    }
+    wrong & each(0x80) == 0
 }
 
 #[inline]
@@ -299,5 +320,23 @@ mod tests {
         assert_eq!(check_response(&list(&[("x", "y")])), Err(Malformed));
         assert_eq!(check_trailers(&list(&[(":status", "200")])), Err(Malformed));
         assert_eq!(check_trailers(&list(&[("grpc-status", "0")])), Ok(()));
+    }
+
+    /// Eight at a time, and whatever stands beside it, each byte is taken as it is alone.
+    #[test]
+    fn each_byte_of_a_uri_is_looked_at() {
+        for byte in 0..=u8::MAX {
+            for length in 1..20 {
+                for at in 0..length {
+                    for other in *b"a!~/" {
+                        let mut text = vec![other; length];
+                        text[at] = byte;
+                        let is_fine = byte.is_ascii_graphic() && byte != b'#';
+                        assert_eq!(is_uri_text(&text, b"#"), is_fine, "{text:?}");
+                    }
+                }
+            }
+        }
+        assert!(is_uri_text(b"", b"#") && !is_uri_text(b"users.shop@:8080", b"@/?#"));
     }
 }
