@@ -128,22 +128,24 @@ fn is_authority(authority: &[u8]) -> bool {
 #[inline(always)]
 fn is_uri_text<const N: usize>(text: &[u8], without: &[u8; N]) -> bool {
     // Eight at a time: nearly every path and authority is longer, and each is looked at on each request.
-    let Some(last) = text.last_chunk::<8>() else { return text.iter().all(|byte| is_uri_byte(*byte, without)) };
-    let (chunks, _) = text.as_chunks::<8>();
-    chunks.iter().chain([last]).all(|chunk| are_uri_bytes(u64::from_le_bytes(*chunk), without))
+    let Some(last) = text.last_chunk::<8>() else {
+        return text.iter().all(|byte| byte.is_ascii_graphic() && !without.contains(byte));
+    };
+    let mut wrong = wrong_in(*last, without);
+    for chunk in text.as_chunks::<8>().0 {
+        wrong |= wrong_in(*chunk, without);
+    }
+    wrong == 0
 }
 
-fn is_uri_byte<const N: usize>(byte: u8, without: &[u8; N]) -> bool {
-    byte.is_ascii_graphic() && !without.contains(&byte)
-}
-
-/// [`is_uri_byte`] of each byte of a word. A byte that is none sets its high bit in one of the terms; what it carries over
-/// into the next ones only says the same of them.
+/// Not 0 when one of the bytes is no visible ASCII, or one of `without`. Such a byte sets its high bit in one of the terms; what
+/// it carries over into the next ones only says the same of them.
 #[inline(always)]
-fn are_uri_bytes<const N: usize>(word: u64, without: &[u8; N]) -> bool {
+fn wrong_in<const N: usize>(bytes: [u8; 8], without: &[u8; N]) -> u64 {
     const fn each(byte: u8) -> u64 {
         u64::from_ne_bytes([byte; 8])
     }
+    let word = u64::from_le_bytes(bytes);
     let below = word.wrapping_sub(each(b'!')) & !word;
     let above = word | word.wrapping_add(each(1));
     let mut wrong = below | above;
@@ -151,7 +153,7 @@ fn are_uri_bytes<const N: usize>(word: u64, without: &[u8; N]) -> bool {
         let same = word ^ each(*byte);
         wrong |= same.wrapping_sub(each(1)) & !same;
     }
-    wrong & each(0x80) == 0
+    wrong & each(0x80)
 }
 
 #[inline]
