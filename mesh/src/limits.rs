@@ -295,6 +295,10 @@ limits! {
         "The id of an endpoint; an announcement with a longer one is refused.";
     DESCRIPTORS_HELD_BYTES: usize = 256 * 1024 * 1024,
         "All descriptor sets in the control plane; past it a new one is refused, its service has default policy.";
+    HEALTH_PAUSE: Duration = Duration::from_secs(1),
+        "Between two changes of an endpoint's health that watchers are told of: of what changes more often they are told the last.";
+    ANNOUNCE_MESSAGES: u32 = 20,
+        "Messages that are read from an announcing stream in a second; more wait.";
     STANDSTILL: Duration = Duration::from_secs(3),
         "When the control plane's clock, which is looked at each second, jumps by so much, the control plane itself stood still: streams that broke meanwhile say nothing of endpoints.";
     SILENT_SHARE_PERCENT: usize = 50,

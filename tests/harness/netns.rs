@@ -188,8 +188,10 @@ impl Net {
         let trust_domain = "weft.local".parse().expect("a trust domain");
         let ca = Ca::open_or_create(&self.state_dir(), &trust_domain).expect("the mesh has a CA");
         let service = ServiceName::new(name, "shop").expect("a name");
-        let token =
-            join_token::issue(&ca, &SpiffeId::of_service(&trust_domain, &service), TOKEN_LIFE).expect("a token");
+        // The hosts' other addresses, and the virtual ones of services.
+        let networks = ["fd77::/64", "10.96.0.0/16"].map(|network| network.parse().expect("a network"));
+        let id = SpiffeId::of_service(&trust_domain, &service);
+        let token = join_token::issue_for(&ca, &id, &networks, TOKEN_LIFE).expect("a token");
         let file = self.dir.path().join(format!("{name}.token"));
         fs::write(&file, token).expect("the folder can be written");
         let flags = ["--namespace", "shop", "--control-plane", "https://10.77.0.254:15010", "--trust-bundle"];

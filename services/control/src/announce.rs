@@ -3,9 +3,12 @@
 //! Each stream is read by a task of its own, so that a sidecar's heartbeats count whatever else its connection is
 //! busy with. The task ends with its stream, or when the control plane stops.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep_until, timeout},
+};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Response, Status, Streaming};
@@ -24,6 +27,9 @@ use crate::{
 
 /// Answers that wait for a sidecar that does not read: there is one for each announcement and each descriptor set.
 const ANSWERS: usize = 4;
+
+/// In which [`limits::ANNOUNCE_MESSAGES`] are read.
+const SECOND: Duration = Duration::from_secs(1);
 
 /// What is told of descriptors that are of no use.
 const REFUSAL_CHARS: usize = 1_000;
@@ -81,7 +87,15 @@ impl Stream {
         let first = timeout(limits::ANNOUNCE_WAIT, requests.message()).await;
         let mut next = first.map_err(|_| Status::deadline_exceeded("no announcement came"))??;
         let reader_gone = self.answers.clone();
+        let (mut second, mut left) = (Instant::now(), limits::ANNOUNCE_MESSAGES);
         while let Some(request) = next {
+            if left == 0 {
+                sleep_until(second + SECOND).await;
+            }
+            if second.elapsed() >= SECOND {
+                (second, left) = (Instant::now(), limits::ANNOUNCE_MESSAGES);
+            }
+            left -= 1;
             // What a newer sidecar may say that is not known here is no reason to cut it off.
             if let Some(what) = request.what {
                 self.take(what).await?;
@@ -124,11 +138,10 @@ impl Stream {
         let membership = directory.join(announcement).map_err(|refusal| {
             tracing::warn!(peer = %caller, why = %refusal, "an announcement was refused");
             match refusal {
-                Refusal::TakenId { .. } => Status::permission_denied(refusal.to_string()),
-                Refusal::TooManyEndpoints { .. }
-                | Refusal::TooManyServices
-                | Refusal::TooManyContracts { .. }
-                | Refusal::TooManyAddresses { .. } => Status::resource_exhausted(refusal.to_string()),
+                Refusal::Endpoints { .. }
+                | Refusal::Services
+                | Refusal::Contracts { .. }
+                | Refusal::Addresses { .. } => Status::resource_exhausted(refusal.to_string()),
             }
         })?;
         let lacks = membership.lacks();

@@ -68,7 +68,9 @@ pub(crate) fn check(
         ),
     };
     let contracts = announce.contracts.into_iter().collect();
-    Ok(Announcement { service, endpoint, protocol, contracts, addresses, descriptors, policy: None })
+    let is_allowed = |text: &&String| text.parse::<SocketAddr>().is_ok_and(|address| allows(&service, address.ip()));
+    let allowed = addresses.iter().filter(is_allowed).cloned().collect();
+    Ok(Announcement { service, endpoint, protocol, contracts, addresses, allowed, descriptors, policy: None })
 }
 
 fn check_endpoint(

@@ -6,8 +6,8 @@
 //! 2. for an address on an endpoint's own host, whoever is there: a host's address is proven by the connection that
 //!    announces it, and goes to another when the host does. It is held while the endpoint is a member;
 //! 3. the first identity that claimed it. That is pinned in the [`store`] until it is released, whether or not endpoints
-//!    of that identity are there. A public address is nobody's in this way, as it is somebody's outside the mesh; nor is
-//!    anything else if the file says so.
+//!    of that identity are there. An address is pinned only where the identity's join token allows it, as any other may be
+//!    somebody's outside the mesh; and nothing is if the file says so.
 //!
 //! A claim of another service is contested: it is refused, counted and listed, and moves nothing.
 
@@ -18,20 +18,19 @@ mod tests;
 
 use std::{
     collections::{BTreeMap, HashMap},
-    net::SocketAddr,
     ops::Bound,
     sync::Arc,
 };
 
 use weft_mesh::{limits, names::ServiceName};
 
-use crate::hosts;
-
 /// How a claim is proven.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Kind {
     /// By having been the first.
     Pinned,
+    /// By nothing: an address that is neither on its host nor allowed by its join token.
+    Unproven,
     /// It is an address on the host of the endpoint that claims it.
     OwnHost,
 }
@@ -152,7 +151,9 @@ impl Claims {
                     denied.contested.push((claim.to_owned(), owner));
                 }
                 None if kind == Kind::OwnHost => {}
-                None if self.unlisted == Unlisted::Refuse || is_public(claim) => {
+                // Each service has them, and none is called by them.
+                None if is_everybodys(claim) => {}
+                None if self.unlisted == Unlisted::Refuse || kind == Kind::Unproven => {
                     self.refused += 1;
                     denied.unlisted.push(claim.to_owned());
                 }
@@ -264,7 +265,7 @@ impl Claims {
         match kind {
             Kind::OwnHost => listed.or_else(on_its_host),
             // An address that is a member's own host is no virtual one, whoever was pinned to it before.
-            Kind::Pinned => listed.or_else(on_its_host).or_else(|| self.pinned.get(claim)),
+            Kind::Pinned | Kind::Unproven => listed.or_else(on_its_host).or_else(|| self.pinned.get(claim)),
         }
     }
 
@@ -296,9 +297,9 @@ impl Claims {
     }
 }
 
-/// Whether it is an address of the internet, where somebody else may be called.
-fn is_public(claim: &str) -> bool {
-    is_address(claim) && claim.parse::<SocketAddr>().is_ok_and(|address| hosts::is_public(address.ip()))
+/// Whether it is one of gRPC's own contracts, such as `grpc.health.v1.Health`.
+fn is_everybodys(claim: &str) -> bool {
+    claim.starts_with("grpc.") || claim.starts_with("google.")
 }
 
 /// Addresses and contracts are claimed alike, and never look alike.

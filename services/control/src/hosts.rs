@@ -91,18 +91,6 @@ pub(crate) fn are_one_host(a: IpAddr, b: IpAddr) -> bool {
     a == b || a.is_loopback() && b.is_loopback()
 }
 
-/// Whether an address is of the internet, and not of a network that a mesh's owner gives out: private, link-local, or
-/// loopback (RFC 1918, 3927, 4193, 4291, 6598).
-pub(crate) fn is_public(address: IpAddr) -> bool {
-    match address.to_canonical() {
-        IpAddr::V4(v4) => {
-            let is_shared = v4.octets()[0] == 100 && v4.octets()[1] & 0xc0 == 64;
-            !(v4.is_private() || v4.is_loopback() || v4.is_link_local() || is_shared)
-        }
-        IpAddr::V6(v6) => !(v6.is_unique_local() || v6.is_loopback() || v6.is_unicast_link_local()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -133,16 +121,6 @@ mod tests {
             ("127.0.0.1", "::"),
         ] {
             assert!(!is_own(ip(peer), ip(address)), "{peer} {address}");
-        }
-    }
-
-    #[test]
-    fn an_address_is_of_the_internet_or_of_a_network_of_one_s_own() {
-        for own in ["10.96.0.1", "172.31.0.1", "192.168.1.1", "100.127.0.1", "169.254.1.1", "127.0.0.1", "fd00::1"] {
-            assert!(!is_public(ip(own)), "{own}");
-        }
-        for public in ["8.8.8.8", "172.32.0.1", "100.128.0.1", "192.0.2.1", "2001:db8::1", "::ffff:8.8.8.8"] {
-            assert!(is_public(ip(public)), "{public}");
         }
     }
 

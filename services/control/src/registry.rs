@@ -18,8 +18,9 @@ mod claiming;
 mod tests;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::Arc,
+    time::Duration,
 };
 
 use tokio::time::Instant;
@@ -45,6 +46,8 @@ pub(crate) struct Announcement {
     pub(crate) contracts: BTreeSet<String>,
     /// `IP:PORT`
     pub(crate) addresses: BTreeSet<String>,
+    /// Those of them that a join token allows its identity to be called at.
+    pub(crate) allowed: BTreeSet<String>,
     pub(crate) descriptors: Option<Digest>,
     /// What the descriptors say, where they are known already.
     pub(crate) policy: Option<Arc<ServicePolicy>>,
@@ -68,19 +71,17 @@ pub(crate) struct Joined {
     pub(crate) denied: Denied,
 }
 
-/// Why an announcement was not taken.
+/// Of what there would be too much, so that an announcement was not taken.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refusal {
-    #[error("the endpoint `{id}` is one of {owner}: an id is unique in the mesh")]
-    TakenId { id: String, owner: ServiceName },
     #[error("{service} has {} endpoints, which is the limit", limits::ENDPOINTS_PER_SERVICE)]
-    TooManyEndpoints { service: ServiceName },
+    Endpoints { service: ServiceName },
     #[error("the mesh has {} services, which is the limit", limits::SERVICES_KNOWN)]
-    TooManyServices,
+    Services,
     #[error("{service} would have more than {} contracts together", limits::CONTRACTS_PER_SERVICE)]
-    TooManyContracts { service: ServiceName },
+    Contracts { service: ServiceName },
     #[error("{service} would be called at more than {} addresses together", limits::ADDRESSES_PER_SERVICE)]
-    TooManyAddresses { service: ServiceName },
+    Addresses { service: ServiceName },
 }
 
 /// The session is over: its endpoint was evicted, or announced anew by another stream.
@@ -121,6 +122,23 @@ struct Member {
     session: u64,
     is_connected: bool,
     heard: Instant,
+    /// When its health changed last, and what it says now if that was too short a while ago to be told.
+    changed: Option<Instant>,
+    untold: Option<Health>,
+}
+
+impl Member {
+    /// Takes what the member says of its health. True when watchers are to be told.
+    fn says(&mut self, health: Health, now: Instant) -> bool {
+        let is_early = self.changed.is_some_and(|at| now.saturating_duration_since(at) < limits::HEALTH_PAUSE);
+        self.untold = Some(health).filter(|health| is_early && self.endpoint.health() != *health);
+        if is_early || self.endpoint.health() == health {
+            return false;
+        }
+        self.changed = Some(now);
+        self.endpoint.set_health(health);
+        true
+    }
 }
 
 #[derive(Debug)]
@@ -149,11 +167,10 @@ pub(crate) struct Registry {
     is_settled: bool,
     /// It settles because it stood still, not because it started.
     stood_still: bool,
-    /// When it last looked at the clock.
+    /// When it last looked at the clock, and how long this process had run by then.
     looked: Instant,
+    ran: Duration,
     services: BTreeMap<ServiceName, Entry>,
-    /// Whose each endpoint id is.
-    ids: HashMap<String, ServiceName>,
     claims: Claims,
     events: Vec<Event>,
 }
@@ -168,8 +185,8 @@ impl Registry {
             is_settled: false,
             stood_still: false,
             looked: now,
+            ran: cpu_time(),
             services: BTreeMap::new(),
-            ids: HashMap::new(),
             claims: Claims::default(),
             events: Vec::new(),
         }
@@ -189,7 +206,6 @@ impl Registry {
         let Announcement { service, endpoint, protocol, descriptors, policy, .. } = announcement;
         self.sessions += 1;
         let session = Session { service: service.clone(), endpoint: endpoint.id.clone(), number: self.sessions };
-        self.ids.insert(endpoint.id.clone(), service.clone());
         let is_new = !self.services.contains_key(&service);
         let entry = self.services.entry(service.clone()).or_insert_with(|| Entry::new(protocol));
         // What is remembered of a service whose members have all gone is what it claims no longer.
@@ -207,7 +223,6 @@ impl Registry {
             if let Some(member) = entry.members.remove(id) {
                 lost.extend(entry.claimed.remove(&member.claims));
             }
-            self.ids.remove(id);
         }
         let member = Member {
             endpoint: endpoint.clone(),
@@ -218,6 +233,8 @@ impl Registry {
             session: session.number,
             is_connected: true,
             heard: now,
+            changed: None,
+            untold: None,
         };
         let before = entry.members.insert(endpoint.id.clone(), member);
         if let Some(before) = &before {
@@ -240,8 +257,7 @@ impl Registry {
         self.look_at_clock(now);
         let member = self.member(session).ok_or(SessionOver)?;
         member.heard = now;
-        if health != Health::Unspecified && member.endpoint.health() != health {
-            member.endpoint.set_health(health);
+        if health != Health::Unspecified && member.says(health, now) {
             let endpoint = member.endpoint.clone();
             self.emit_change(&session.service, vec![endpoint], Vec::new());
         }
@@ -283,9 +299,14 @@ impl Registry {
     /// Notices that this process stood still: stopped, or starved. What it did not hear meanwhile was not unsaid.
     fn look_at_clock(&mut self, now: Instant) {
         let passed = now.saturating_duration_since(self.looked);
-        self.looked = now;
+        let ran = cpu_time().saturating_sub(self.ran);
+        (self.looked, self.ran) = (now, self.ran + ran);
         if passed < limits::STANDSTILL {
             return;
+        }
+        // A process that works hard may be late for the clock as well, and members can make it work.
+        if ran > passed / 2 {
+            return tracing::warn!(for_time = ?passed, "the control plane was too busy to look at the clock");
         }
         for member in self.services.values_mut().flat_map(|entry| entry.members.values_mut()) {
             member.heard += passed;
@@ -341,11 +362,29 @@ impl Registry {
         for Evicted { service, endpoint, .. } in &evicted {
             self.remove(service, endpoint, now);
         }
+        self.tell_late(now);
         self.forget(now);
         if !self.is_settled && now >= self.settles_at {
             self.settle();
         }
         evicted
+    }
+
+    /// Tells what changed too soon after the last change.
+    fn tell_late(&mut self, now: Instant) {
+        let mut told = Vec::new();
+        for (service, entry) in &mut self.services {
+            for member in entry.members.values_mut().filter(|member| member.is_connected) {
+                if let Some(health) = member.untold
+                    && member.says(health, now)
+                {
+                    told.push((service.clone(), member.endpoint.clone()));
+                }
+            }
+        }
+        for (service, endpoint) in told {
+            self.emit_change(&service, vec![endpoint], Vec::new());
+        }
     }
 
     fn forget(&mut self, now: Instant) {
@@ -370,7 +409,10 @@ impl Registry {
 
     /// The descriptor sets that members announced, or that a service's policy comes from.
     pub(crate) fn descriptors_in_use(&self) -> HashSet<Digest> {
-        let of_members = self.services.values().flat_map(|e| e.members.values()).filter_map(|m| m.descriptors);
+        // What nothing could be made of is of no use, and not counted.
+        let is_described = |member: &&Member| member.policy.is_some();
+        let members = self.services.values().flat_map(|e| e.members.values());
+        let of_members = members.filter(is_described).filter_map(|m| m.descriptors);
         self.services.values().filter_map(|e| Some(e.described.as_ref()?.0)).chain(of_members).collect()
     }
 
@@ -443,7 +485,6 @@ impl Registry {
                 Some(member) if !entry.members.is_empty() => entry.claimed.remove(&member.claims),
                 _ => Vec::new(),
             };
-            self.ids.remove(endpoint);
             self.emit_change(service, Vec::new(), vec![endpoint.to_owned()]);
             self.change_claims(service, &[], &[], &lost, now);
             self.refresh(service, now);
@@ -489,6 +530,12 @@ impl Registry {
             entry.empty_since = Some(now);
         }
     }
+}
+
+/// How long this process has run on CPUs.
+fn cpu_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::try_from(time).unwrap_or_default()
 }
 
 impl Entry {

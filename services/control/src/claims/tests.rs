@@ -23,18 +23,25 @@ fn what_is_written_counts_above_who_was_first() {
 }
 
 #[test]
-fn nobody_is_first_at_an_address_of_the_internet_or_where_the_file_says_so() {
+fn nobody_is_first_at_an_address_that_nothing_proves_or_where_the_file_says_so() {
+    let judge_unproven = |claims: &mut Claims, service: &str, claim: &str| {
+        claims.judge(&name(service), [(claim, Kind::Unproven)].into_iter(), |_| true)
+    };
     let listed = BTreeMap::from([("203.0.113.1:443".to_owned(), name("proxy.shop"))]);
     let mut claims = Claims::new(listed.clone(), Unlisted::Pin, BTreeMap::new());
-    assert_eq!(judge(&mut claims, "greedy.shop", "203.0.113.9:443").unlisted, ["203.0.113.9:443"]);
-    assert_eq!(judge(&mut claims, "greedy.shop", "[2001:db8::1]:443").unlisted.len(), 1);
-    assert_eq!(judge(&mut claims, "proxy.shop", "203.0.113.1:443"), Denied::default(), "it is written");
-    assert_eq!(judge(&mut claims, "users.shop", "10.96.0.1:80"), Denied::default());
-    assert_eq!((claims.pins(), claims.refused()), (1, 2));
+    // The API of Kubernetes, the metadata of clouds, a name server.
+    for address in ["10.96.0.1:443", "169.254.169.254:80", "[fd00:ec2::254]:80", "10.0.0.53:53", "203.0.113.9:443"] {
+        assert_eq!(judge_unproven(&mut claims, "greedy.shop", address).unlisted, [address]);
+    }
+    assert_eq!(judge_unproven(&mut claims, "proxy.shop", "203.0.113.1:443"), Denied::default(), "it is written");
+    assert_eq!(judge(&mut claims, "users.shop", "10.96.0.1:80"), Denied::default(), "its token allows it");
+    assert_eq!((claims.pins(), claims.refused()), (1, 5));
+    assert_eq!(judge(&mut claims, "greedy.shop", "grpc.health.v1.Health"), Denied::default(), "but it is nobody's");
+    assert_eq!(claims.pins(), 1);
 
     let mut closed = Claims::new(listed, Unlisted::Refuse, BTreeMap::new());
     assert_eq!(judge(&mut closed, "users.shop", "shop.Users").unlisted, ["shop.Users"]);
-    assert_eq!(judge(&mut closed, "proxy.shop", "203.0.113.1:443"), Denied::default());
+    assert_eq!(judge_unproven(&mut closed, "proxy.shop", "203.0.113.1:443"), Denied::default());
     let claim = (Arc::from("shop.Users"), Kind::Pinned);
     assert!(closed.gain(&name("users.shop"), [claim].iter(), |_| true).is_empty());
 }

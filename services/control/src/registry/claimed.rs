@@ -18,6 +18,7 @@ pub(super) type Claim = (Arc<str>, Kind);
 struct Count {
     pinned: usize,
     own_host: usize,
+    unproven: usize,
 }
 
 impl Count {
@@ -25,11 +26,12 @@ impl Count {
         match kind {
             Kind::Pinned => &mut self.pinned,
             Kind::OwnHost => &mut self.own_host,
+            Kind::Unproven => &mut self.unproven,
         }
     }
 
     fn is_none(self) -> bool {
-        self.pinned + self.own_host == 0
+        self.pinned + self.own_host + self.unproven == 0
     }
 }
 

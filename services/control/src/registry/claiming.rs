@@ -15,27 +15,22 @@ impl Registry {
     /// Whether there is room for an endpoint and what it claims.
     pub(super) fn check_room(&self, announcement: &Announcement) -> Result<(), Refusal> {
         let Announcement { service, endpoint, contracts, addresses, .. } = announcement;
-        if let Some(owner) = self.ids.get(&endpoint.id)
-            && owner != service
-        {
-            return Err(Refusal::TakenId { id: endpoint.id.clone(), owner: owner.clone() });
-        }
         let Some(entry) = self.services.get(service) else {
             let has_room = self.services.len() < limits::SERVICES_KNOWN;
-            return if has_room { Ok(()) } else { Err(Refusal::TooManyServices) };
+            return if has_room { Ok(()) } else { Err(Refusal::Services) };
         };
         if entry.members.is_empty() {
             return Ok(());
         }
         if entry.members.len() >= limits::ENDPOINTS_PER_SERVICE && !entry.members.contains_key(&endpoint.id) {
-            return Err(Refusal::TooManyEndpoints { service: service.clone() });
+            return Err(Refusal::Endpoints { service: service.clone() });
         }
         let (contracts, addresses) = entry.claimed.counts_with(contracts, addresses);
         if contracts > limits::CONTRACTS_PER_SERVICE {
-            return Err(Refusal::TooManyContracts { service: service.clone() });
+            return Err(Refusal::Contracts { service: service.clone() });
         }
         if addresses > limits::ADDRESSES_PER_SERVICE {
-            return Err(Refusal::TooManyAddresses { service: service.clone() });
+            return Err(Refusal::Addresses { service: service.clone() });
         }
         Ok(())
     }
@@ -111,7 +106,8 @@ pub(super) fn claims_of(announcement: &Announcement) -> Vec<(String, Kind)> {
     let host = host_of(&announcement.endpoint.address);
     let kind = |address: &str| match (host, host_of(address)) {
         (Some(host), Some(other)) if are_one_host(host, other) => Kind::OwnHost,
-        _ => Kind::Pinned,
+        _ if announcement.allowed.contains(address) => Kind::Pinned,
+        _ => Kind::Unproven,
     };
     let contracts = announcement.contracts.iter().map(|contract| (contract.clone(), Kind::Pinned));
     contracts.chain(announcement.addresses.iter().map(|address| (address.clone(), kind(address)))).collect()

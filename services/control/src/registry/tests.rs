@@ -31,6 +31,7 @@ fn announcement(service: &str, id: &str, port: u16) -> Announcement {
         protocol: Protocol::Http2,
         contracts: BTreeSet::new(),
         addresses: BTreeSet::new(),
+        allowed: BTreeSet::new(),
         descriptors: None,
         policy: None,
     }
@@ -48,6 +49,7 @@ async fn an_address_belongs_to_the_service_that_said_so_first_and_is_no_contract
     watcher.subscribe_contract("10.96.0.1:80").unwrap();
     let at = |service: &str, id: &str, port: u16| Announcement {
         addresses: BTreeSet::from(["10.96.0.1:80".to_owned()]),
+        allowed: BTreeSet::from(["10.96.0.1:80".to_owned()]),
         ..announcement(service, id, port)
     };
     let first = registry.announce(at("users.shop", "a", 1), Instant::now()).unwrap();
@@ -153,6 +155,29 @@ async fn the_last_endpoints_of_a_service_are_kept_for_its_callers_to_judge() {
     assert_eq!(healths(&registry, "users.shop"), [up("c")]);
 }
 
+/// A member that says another thing each moment costs its watchers a message a second.
+#[tokio::test(start_paused = true)]
+async fn health_that_changes_often_is_told_once_a_second_and_the_last_word_counts() {
+    let mut registry = Registry::new(1, Instant::now());
+    let session = registry.announce(announcement("users.shop", "a", 1), Instant::now()).unwrap().session;
+    registry.take_events();
+    for _ in 0..100 {
+        registry.heartbeat(&session, Health::Down, Instant::now()).unwrap();
+        registry.heartbeat(&session, Health::Up, Instant::now()).unwrap();
+    }
+    assert_eq!(registry.take_events().len(), 1, "the first at once");
+    assert_eq!(healths(&registry, "users.shop"), [down("a")]);
+    pass(&mut registry, limits::HEALTH_PAUSE).await;
+    assert_eq!(registry.take_events().len(), 1);
+    assert_eq!(healths(&registry, "users.shop"), [up("a")]);
+    // A word that was taken back in time is not told.
+    registry.heartbeat(&session, Health::Down, Instant::now()).unwrap();
+    registry.heartbeat(&session, Health::Up, Instant::now()).unwrap();
+    pass(&mut registry, limits::HEALTH_PAUSE).await;
+    assert_eq!(registry.take_events().len(), 0);
+    assert_eq!(healths(&registry, "users.shop"), [up("a")]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn streams_that_broke_while_the_control_plane_stood_still_say_nothing() {
     let mut registry = Registry::new(1, Instant::now());
@@ -199,17 +224,17 @@ async fn the_newest_stream_of_an_endpoint_counts_and_the_end_of_the_older_means_
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_id_of_another_service_can_not_be_taken_but_an_address_of_ones_own_can() {
+async fn an_id_is_a_service_s_own_and_so_is_the_address_of_its_endpoint() {
     let now = Instant::now();
     let mut registry = Registry::new(1, now);
+    // Everybody who watches learns of ids: who takes one for itself keeps nobody out.
+    let squatting = registry.announce(announcement("greedy.shop", "a", 9), now).unwrap().session;
     registry.announce(announcement("users.shop", "a", 1), now).unwrap();
-    let refused = registry.announce(announcement("orders.shop", "a", 2), now).unwrap_err();
-    assert_eq!(refused, Refusal::TakenId { id: "a".into(), owner: name("users.shop") });
-    assert!(registry.snapshot(&name("orders.shop")).is_none());
+    assert!(registry.deregister(&squatting, now));
+    assert_eq!(healths(&registry, "users.shop"), [up("a")]);
     // A sidecar that was started again, before anyone saw that the former is gone.
     registry.announce(announcement("users.shop", "b", 1), now).unwrap();
     assert_eq!(healths(&registry, "users.shop"), [up("b")]);
-    assert!(registry.announce(announcement("orders.shop", "a", 2), now).is_ok());
 }
 
 #[tokio::test(start_paused = true)]
@@ -292,6 +317,7 @@ async fn an_address_of_a_host_is_its_endpoint_s_and_goes_with_it() {
     let mut registry = Registry::new(1, now);
     let at = |service: &str, port: u16, address: &str| Announcement {
         addresses: BTreeSet::from([address.to_owned()]),
+        allowed: BTreeSet::from([address.to_owned()]),
         ..announcement(service, service, port)
     };
     // The endpoints are at 10.0.0.1; someone elsewhere was quicker with an address there.
@@ -326,7 +352,7 @@ async fn what_a_service_claims_in_all_is_bounded() {
     registry.announce(announce("a", 1, many(0, most - 1)), now).unwrap();
     registry.announce(announce("b", 2, many(1, most - 1)), now).unwrap();
     let refused = registry.announce(announce("c", 3, many(2, most - 1)), now).unwrap_err();
-    assert_eq!(refused, Refusal::TooManyContracts { service: name("users.shop") });
+    assert_eq!(refused, Refusal::Contracts { service: name("users.shop") });
     assert_eq!(healths(&registry, "users.shop"), [up("a"), up("b")]);
 
     let mut addresses = |port: u16| {
@@ -337,7 +363,7 @@ async fn what_a_service_claims_in_all_is_bounded() {
         )
     };
     let refused = (1..1_000).find_map(|port| addresses(port).err()).expect("a bound");
-    assert_eq!(refused, Refusal::TooManyAddresses { service: name("web.shop") });
+    assert_eq!(refused, Refusal::Addresses { service: name("web.shop") });
 }
 
 /// The largest snapshot that there can be: what is bounded one by one fits a message together.
@@ -629,7 +655,7 @@ async fn a_watcher_that_does_not_read_gets_one_snapshot_instead_of_every_change(
     told.read_all(&mut watcher, &mut registry);
     for turn in 0..=limits::WATCH_QUEUE {
         let health = if turn % 2 == 0 { Health::Down } else { Health::Up };
-        registry.heartbeat(&session, health, now).unwrap();
+        registry.heartbeat(&session, health, now + limits::HEALTH_PAUSE * turn as u32).unwrap();
     }
     for event in registry.take_events() {
         watcher.observe(&event);
