@@ -37,7 +37,7 @@ const SHORTEST_HEARTBEAT: Duration = Duration::from_millis(100);
 /// What this sidecar fronts.
 pub(super) struct Front {
     service: ServiceName,
-    /// Unique in the mesh and for the life of this process.
+    /// Unique in its service, and the same for the life of this process.
     id: String,
     /// A serialized `FileDescriptorSet`.
     descriptors: Option<Bytes>,
