@@ -47,14 +47,7 @@ impl Runner {
         };
         let app = bed.ports(&format!("{}-1", server.name)).app;
         let through = if server.protocol == Protocol::Tcp { bed.forward(&server.name) } else { bed.outbound() };
-        let row = match asked {
-            Some(_) => both(case, app, through, seconds).await,
-            None => {
-                let mesh = loads(case, through, seconds).await;
-                let direct = if mesh.failed_calls() > 0 { Some(loads(case, app, seconds).await) } else { None };
-                Row::new(case, direct, mesh)
-            }
-        };
+        let row = rows(case, app, through, seconds, asked.is_some()).await;
         eprintln!("{}", row.line());
         if !row.is_worse() {
             self.kept = Some((server.name.clone(), bed));
@@ -63,11 +56,18 @@ impl Runner {
     }
 }
 
-/// Directly, then through the mesh, as often as it takes to know.
-async fn both(case: &Case, app: u16, through: u16, seconds: u64) -> Row {
+/// Through the mesh and directly, as often as it takes to know.
+async fn rows(case: &Case, app: u16, through: u16, seconds: u64, is_long: bool) -> Row {
     for tries in 1.. {
-        let direct = loads(case, app, seconds).await;
-        let row = Row::new(case, Some(direct), loads(case, through, seconds).await);
+        let mut direct = None;
+        if is_long {
+            direct = Some(loads(case, app, seconds).await);
+        }
+        let mesh = loads(case, through, seconds).await;
+        if direct.is_none() && mesh.failed_calls() > 0 {
+            direct = Some(loads(case, app, seconds).await);
+        }
+        let row = Row::new(case, direct, mesh);
         if row.is_sure(tries) {
             return row;
         }

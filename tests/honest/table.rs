@@ -36,9 +36,9 @@ impl Row {
 
     /// Whether something fails in the mesh that does not fail without.
     pub(crate) fn is_worse(&self) -> bool {
-        let Some(direct) = &self.direct else { return self.mesh.failed_calls() > 0 };
-        let has_others = self.mesh.failures.keys().any(|kind| !direct.failures.contains_key(kind));
-        has_others || self.mesh.failed_calls() as f64 > direct.failed_calls() as f64 * SAME
+        // By their number: a connection that a server resets is an answer of 502 through the mesh.
+        let direct = self.direct.as_ref().map_or(0, Outcome::failed_calls);
+        self.mesh.failed_calls() as f64 > direct as f64 * SAME
     }
 
     /// Whether it says enough after so many tries. One stall is the longest moment of a whole run and comes in direct runs,
@@ -46,8 +46,8 @@ impl Row {
     /// counts at once.
     pub(crate) fn is_sure(&self, tries: usize) -> bool {
         let fails_directly = self.direct.as_ref().is_some_and(|direct| direct.failed_calls() > 0);
-        let (fares_well, fails_alone) = (!self.is_worse() && !self.stalls(), self.is_worse() && !fails_directly);
-        let is_sure = fares_well || fails_alone || tries == TRIES;
+        let fails_alone = self.is_worse() && !fails_directly;
+        let is_sure = !self.is_broken() || fails_alone || tries == TRIES;
         if !is_sure {
             eprintln!("{} (once more)", self.line());
         }
