@@ -2,7 +2,7 @@
 //!
 //! A plain state machine. A claim is a contract's name or an `IP:PORT`. Whose it is, in this order:
 //!
-//! 1. the service that the mesh's own file names for it ([`file`]);
+//! 1. the service that the mesh's own file names for it ([`file`](mod@file));
 //! 2. for an address on an endpoint's own host, whoever is there: a host's address is proven by the connection that
 //!    announces it, and goes to another when the host does. It is held while the endpoint is a member;
 //! 3. the first identity that claimed it. That is pinned in the [`store`] until it is released, whether or not endpoints
