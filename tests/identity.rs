@@ -1,36 +1,20 @@
 //! Who may speak to whom, seen from outside.
 
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
-use hyper_util::rt::TokioIo;
 use prost::Message;
-use rcgen::{
-    CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType, date_time_ymd,
-};
+use rcgen::date_time_ymd;
 use rustls::{NamedGroup, ProtocolVersion};
-use rustls_pki_types::{CertificateDer, pem::PemObject};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::mpsc,
 };
-use tokio_rustls::{TlsConnector, client::TlsStream};
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{
-    Code, Status, Streaming,
-    transport::{Channel, Endpoint},
-};
-use weft_contracts::weft::discovery::v1::{
-    self as discovery, Announce, AnnounceRequest, AnnounceResponse, Health, Protocol, announce_request::What,
-    registry_client::RegistryClient,
-};
+use tonic::Code;
 use weft_control::ca::Ca;
-use weft_mesh::{
-    identity::SpiffeId,
-    tls::{Svid, TrustBundle, client_config, server_name},
-};
-use weft_tests::{Bed, Text, Wire, eventually, framed, metric, probe, probe_service, raw};
+use weft_mesh::identity::SpiffeId;
+use weft_tests::{Bed, Forge, Member, Shown, Text, Wire, eventually, framed, metric, probe, probe_service, raw};
 
 /// For what is only slow on a slow machine.
 const SOON: Duration = Duration::from_secs(60);
@@ -39,9 +23,8 @@ const STRANGER: &str = "spiffe://weft.local/ns/shop/sa/stranger";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn nobody_speaks_to_another_without_the_right_certificate() {
-    weft_mesh::tls::install_crypto_provider();
     let bed = Bed::start(&probe_service(1)).await;
-    let ca = Forge::of(&bed.state_dir().join("control"));
+    let ca = Forge::stolen(&bed);
     the_right_certificate_is_taken_over_tls13_with_a_hybrid_key(&bed, &ca).await;
     plain_text_is_refused(&bed).await;
     every_wrong_certificate_is_refused(&bed, &ca).await;
@@ -52,61 +35,18 @@ async fn nobody_speaks_to_another_without_the_right_certificate() {
     what_crosses_the_wire_is_encrypted(&bed, &ca).await;
 }
 
-/// A CA as its thief would have it: it signs anything.
-struct Forge {
-    issuer: Issuer<'static, KeyPair>,
-    bundle: TrustBundle,
-}
-
-impl Forge {
-    /// With the CA that is kept in a folder.
-    fn of(dir: &Path) -> Self {
-        let read = |file| std::fs::read_to_string(dir.join(file)).expect("a CA is kept there");
-        let key = KeyPair::from_pem(&read("ca.key.pem")).expect("a key");
-        let root = CertificateDer::from_pem_slice(read("ca.pem").as_bytes()).expect("a certificate");
-        let issuer = Issuer::from_ca_cert_der(&root, key).expect("a CA");
-        Self { issuer, bundle: TrustBundle::from_der([root.to_vec()]).expect("a root") }
-    }
-
-    fn svid(&self, uris: &[&str], years: (i32, i32)) -> Svid {
-        let key = KeyPair::generate().expect("a key");
-        let mut params = CertificateParams::default();
-        params.subject_alt_names =
-            uris.iter().map(|uri| SanType::URI((*uri).try_into().expect("an ASCII name"))).collect();
-        params.not_before = date_time_ymd(years.0, 1, 1);
-        params.not_after = date_time_ymd(years.1, 1, 1);
-        params.is_ca = IsCa::ExplicitNoCa;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        let leaf = params.signed_by(&key, &self.issuer).expect("it is signed");
-        Svid::new(vec![leaf.der().to_vec()], key.serialize_der()).expect("an SVID")
-    }
-
-    fn good(&self, id: &str) -> Svid {
-        self.svid(&[id], (2020, 2099))
-    }
-}
-
-fn id(text: &str) -> SpiffeId {
-    text.parse().expect("a SPIFFE ID")
-}
-
-/// A TLS connection to a loopback port, as far as the client can tell.
-async fn dial(
-    port: u16,
-    svid: Option<&Svid>,
-    bundle: &TrustBundle,
-    expected: &str,
-) -> std::io::Result<TlsStream<TcpStream>> {
-    let config = client_config(svid, bundle, id(expected)).expect("a configuration");
-    let tcp = TcpStream::connect(("127.0.0.1", port)).await?;
-    TlsConnector::from(config).connect(server_name(&id(expected)), tcp).await
+/// A certificate for an identity, good in these years.
+fn during(ca: &Forge, id: &str, years: (i32, i32)) -> Shown {
+    let mut params = Forge::params(id);
+    params.not_before = date_time_ymd(years.0, 1, 1);
+    params.not_after = date_time_ymd(years.1, 1, 1);
+    ca.sign(&params, &rcgen::PKCS_ECDSA_P256_SHA256)
 }
 
 /// Calls the probe's inbound port directly, and gives the headers that the service saw.
-async fn knock(bed: &Bed, svid: Option<&Svid>, bundle: &TrustBundle) -> Result<String, String> {
+async fn knock(bed: &Bed, member: Member<'_>) -> Result<String, String> {
     // In TLS 1.3 a client learns only after its handshake that it was refused.
-    let tls = dial(bed.ports("probe-1").inbound, svid, bundle, PROBE).await.map_err(|e| e.to_string())?;
+    let tls = member.dial(bed.ports("probe-1").inbound, PROBE).await.map_err(|e| e.to_string())?;
     let (sender, connection) = h2::client::handshake(tls).await.map_err(|e| e.to_string())?;
     tokio::spawn(connection);
     let mut sender = sender.ready().await.map_err(|e| e.to_string())?;
@@ -130,8 +70,8 @@ async fn handshakes_failed(bed: &Bed) -> f64 {
 }
 
 async fn the_right_certificate_is_taken_over_tls13_with_a_hybrid_key(bed: &Bed, ca: &Forge) {
-    let svid = ca.good(STRANGER);
-    let tls = dial(bed.ports("probe-1").inbound, Some(&svid), &ca.bundle, PROBE).await.expect("it is taken");
+    let stranger = Member::new(ca, Some(ca.good(STRANGER)));
+    let tls = stranger.dial(bed.ports("probe-1").inbound, PROBE).await.expect("it is taken");
     let session = tls.get_ref().1;
     assert_eq!(session.protocol_version(), Some(ProtocolVersion::TLSv1_3));
     let group = session.negotiated_key_exchange_group().expect("keys are exchanged").name();
@@ -143,7 +83,7 @@ async fn the_right_certificate_is_taken_over_tls13_with_a_hybrid_key(bed: &Bed, 
     let names = leaf.subject_alternative_name().expect("well-formed").expect("it has names");
     assert_eq!(names.value.general_names.len(), 1, "{names:?}");
     drop(tls);
-    assert!(knock(bed, Some(&svid), &ca.bundle).await.is_ok_and(|seen| seen.contains(STRANGER)));
+    assert!(knock(bed, stranger).await.is_ok_and(|seen| seen.contains(STRANGER)));
 }
 
 async fn plain_text_is_refused(bed: &Bed) {
@@ -167,12 +107,12 @@ async fn every_wrong_certificate_is_refused(bed: &Bed, ca: &Forge) {
         ("of a foreign CA", Some(foreign.good(STRANGER))),
         ("of a foreign CA and trust domain", Some(foreign.good(other_domain))),
         ("of another trust domain", Some(ca.good(other_domain))),
-        ("expired", Some(ca.svid(&[STRANGER], (2020, 2021)))),
-        ("not yet good", Some(ca.svid(&[STRANGER], (2098, 2099)))),
+        ("expired", Some(during(ca, STRANGER, (2020, 2021)))),
+        ("not yet good", Some(during(ca, STRANGER, (2098, 2099)))),
     ];
-    for (what, svid) in &cases {
+    for (what, shown) in cases {
         let before = handshakes_failed(bed).await;
-        let answer = knock(bed, svid.as_ref(), &ca.bundle).await;
+        let answer = knock(bed, Member::new(ca, shown)).await;
         assert!(answer.is_err(), "a certificate {what}: {answer:?}");
         eventually(what, SOON, async || handshakes_failed(bed).await == before + 1.0).await;
         probe(&bed.channel(), "Say", &[]).await.expect("others are answered");
@@ -183,7 +123,7 @@ async fn every_wrong_certificate_is_refused(bed: &Bed, ca: &Forge) {
 }
 
 async fn who_calls_is_what_the_certificate_says(bed: &Bed, ca: &Forge) {
-    let seen = knock(bed, Some(&ca.good(STRANGER)), &ca.bundle).await.expect("it is taken");
+    let seen = knock(bed, Member::new(ca, Some(ca.good(STRANGER)))).await.expect("it is taken");
     let callers: Vec<_> = seen.lines().filter(|line| line.starts_with("x-forwarded-client-cert: ")).collect();
     assert!(callers.len() == 1 && callers[0].ends_with(&format!("URI={STRANGER}")), "{seen}");
 }
@@ -191,57 +131,9 @@ async fn who_calls_is_what_the_certificate_says(bed: &Bed, ca: &Forge) {
 async fn a_server_of_another_identity_is_refused(bed: &Bed, ca: &Forge) {
     let expected = "spiffe://weft.local/ns/shop/sa/users";
     let port = bed.ports("probe-1").inbound;
-    let refused = dial(port, Some(&ca.good(STRANGER)), &ca.bundle, expected).await.expect_err("it is the probe");
+    let stranger = Member::new(ca, Some(ca.good(STRANGER)));
+    let refused = stranger.dial(port, expected).await.expect_err("it is the probe");
     assert!(refused.to_string().contains(&format!("the peer is {PROBE}, expected {expected}")), "{refused}");
-}
-
-/// An announcing stream; the endpoint is gone when it is dropped.
-struct Announced {
-    _requests: mpsc::Sender<AnnounceRequest>,
-    _answers: Streaming<AnnounceResponse>,
-}
-
-/// Announces an endpoint of `service` as `spiffe_id`, over a connection with `svid`.
-async fn announce(
-    bed: &Bed,
-    ca: &Forge,
-    svid: Option<Svid>,
-    service: &str,
-    spiffe_id: &str,
-    port: u16,
-) -> Result<Announced, Status> {
-    let mut client = RegistryClient::new(control(bed, svid, ca.bundle.clone()));
-    let (requests, stream) = mpsc::channel(1);
-    let endpoint = discovery::Endpoint {
-        id: format!("test-{port}"),
-        address: format!("127.0.0.1:{port}"),
-        spiffe_id: spiffe_id.into(),
-        health: Health::Up.into(),
-        silent: false,
-    };
-    let announce = Announce {
-        service: service.into(),
-        endpoint: Some(endpoint),
-        protocol: Protocol::Http2.into(),
-        ..Announce::default()
-    };
-    requests.send(AnnounceRequest { what: Some(What::Announce(announce)) }).await.expect("there is room");
-    let mut answers = client.announce(ReceiverStream::new(stream)).await?.into_inner();
-    answers.message().await?.expect("an answer");
-    Ok(Announced { _requests: requests, _answers: answers })
-}
-
-fn control(bed: &Bed, svid: Option<Svid>, bundle: TrustBundle) -> Channel {
-    let port = bed.control();
-    let connect = move |_: http::Uri| {
-        let (svid, bundle) = (svid.clone(), bundle.clone());
-        async move {
-            let tls = dial(port, svid.as_ref(), &bundle, "spiffe://weft.local/ns/weft/sa/control").await;
-            tls.map(TokioIo::new)
-        }
-    };
-    let endpoint = Endpoint::from_shared(format!("https://127.0.0.1:{port}")).expect("a URL");
-    endpoint.connect_with_connector_lazy(tower::service_fn(connect))
 }
 
 async fn nobody_announces_for_another(bed: &Bed, ca: &Forge) {
@@ -253,12 +145,12 @@ async fn nobody_announces_for_another(bed: &Bed, ca: &Forge) {
         (stranger(), "stranger.shop", PROBE, Code::PermissionDenied),
         (None, "stranger.shop", STRANGER, Code::Unauthenticated),
     ] {
-        let refused = announce(bed, ca, svid, service, spiffe_id, port).await.err().expect("it is refused");
+        let refused = Member::new(ca, svid).announce(bed, service, spiffe_id, port).await.err().expect("it is refused");
         assert_eq!(refused.code(), code, "{service} by {spiffe_id}: {refused}");
     }
     // The handshake fails already.
-    let expired = Some(ca.svid(&[STRANGER], (2020, 2021)));
-    assert!(announce(bed, ca, expired, "stranger.shop", STRANGER, port).await.is_err());
+    let expired = Some(during(ca, STRANGER, (2020, 2021)));
+    assert!(Member::new(ca, expired).announce(bed, "stranger.shop", STRANGER, port).await.is_err());
     eventually("the log says why", SOON, async || bed.log().contains("its identity names another")).await;
 }
 
@@ -269,7 +161,8 @@ async fn an_endpoint_with_another_identity_than_announced_gets_no_call(bed: &Bed
     };
     let before = calls().await;
     let port = bed.ports("probe-1").inbound;
-    let _announced = announce(bed, ca, Some(ca.good(STRANGER)), "stranger.shop", STRANGER, port).await.expect("it may");
+    let stranger = Member::new(ca, Some(ca.good(STRANGER)));
+    let _announced = stranger.announce(bed, "stranger.shop", STRANGER, port).await.expect("it may");
     let status = probe(&bed.channel(), "Say", &[("x-weft-service", "stranger")]).await.expect_err("it is the probe");
     assert_eq!(status.code(), Code::Unavailable, "{status}");
     assert_eq!(status.metadata().get("x-weft-error").expect("made by the mesh"), "connect-failed");
@@ -279,7 +172,8 @@ async fn an_endpoint_with_another_identity_than_announced_gets_no_call(bed: &Bed
 
 async fn what_crosses_the_wire_is_encrypted(bed: &Bed, ca: &Forge) {
     let (port, mut seen) = wiretap(bed.ports("probe-1").inbound).await;
-    let _announced = announce(bed, ca, Some(ca.good(PROBE)), "probe.shop", PROBE, port).await.expect("it may");
+    let own = Member::new(ca, Some(ca.good(PROBE)));
+    let _announced = own.announce(bed, "probe.shop", PROBE, port).await.expect("it may");
     let mut wire = Wire::connect(bed.outbound()).await;
     let mut bytes = Vec::new();
     // Calls are spread over both ways to the one replica.
