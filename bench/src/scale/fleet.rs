@@ -65,7 +65,6 @@ pub(super) struct Fleet {
     heartbeats: JoinHandle<()>,
     /// The first failure of any of them.
     failure: Arc<Mutex<Option<String>>>,
-    watchers: usize,
 }
 
 /// One sidecar, whose streams are read by tasks.
@@ -98,20 +97,14 @@ impl Fleet {
         drop(joining);
         let requests: Vec<_> = members.iter().map(|member| member.requests.clone()).collect();
         let heartbeats = tokio::spawn(keep(requests));
-        let watchers = size.watchers_of(0);
-        Ok(Self { size, members, sightings, heartbeats, failure, watchers })
+        Ok(Self { size, members, sightings, heartbeats, failure })
     }
 
-    /// How many watch each service.
-    pub(super) fn watchers(&self) -> usize {
-        self.watchers
-    }
-
-    /// Changes the health of one endpoint, and returns when each of its watchers was told of it.
-    pub(super) async fn change(&mut self, number: usize) -> Result<Vec<Duration>> {
+    /// Changes the health of one endpoint. Returns when its watchers were told of it, and how many were not.
+    pub(super) async fn change(&mut self, number: usize) -> Result<(Vec<Duration>, usize)> {
         // Another service each time.
         let index = number * 7 % self.size.sidecars;
-        self.watchers = self.size.watchers_of(index % self.size.services);
+        let watchers = self.size.watchers_of(index % self.size.services);
         while self.sightings.try_recv().is_ok() {}
         let member = &mut self.members[index];
         member.is_up = !member.is_up;
@@ -121,13 +114,14 @@ impl Fleet {
         let what = Some(What::Heartbeat(Heartbeat { health: health.into() }));
         member.requests.send(AnnounceRequest { what }).await.context("an announcing stream has ended")?;
         let mut times = Vec::new();
-        while times.len() < self.watchers {
+        while times.len() < watchers {
             let Ok(Some(sighting)) = timeout(PATIENCE, self.sightings.recv()).await else { break };
             if sighting.endpoint == index && sighting.is_up == is_up {
                 times.push(sighting.at.saturating_duration_since(start));
             }
         }
-        Ok(times)
+        let missed = watchers - times.len();
+        Ok((times, missed))
     }
 
     /// Whether all streams are open still.
