@@ -2,10 +2,7 @@
 //!
 //! Lengths are looked at before anything else: a message has up to 8 MiB, and what is refused is quoted.
 
-use std::{
-    collections::BTreeSet,
-    net::{IpAddr, SocketAddr},
-};
+use std::net::{IpAddr, SocketAddr};
 
 use tonic::Status;
 use weft_contracts::weft::discovery::v1::{Announce, Endpoint, Health, Protocol};
@@ -54,12 +51,11 @@ pub(crate) fn check(
     if announce.addresses.len() > limits::ADDRESSES_PER_ENDPOINT {
         return Err(invalid(format!("an endpoint is called at {} addresses at most", limits::ADDRESSES_PER_ENDPOINT)));
     }
-    let addresses = announce.addresses.iter().map(|text| {
-        // As callers' sidecars write it, so that no second spelling is another claim.
-        let address = reachable(text).map(|address| address.to_string());
-        address.ok_or_else(|| invalid(format!("`{}` is not IP:PORT of a service", shown(text))))
-    });
-    let addresses = addresses.collect::<Result<BTreeSet<String>, Status>>()?;
+    let addresses = announce
+        .addresses
+        .iter()
+        .map(|text| reachable(text).ok_or_else(|| invalid(format!("`{}` is not IP:PORT of a service", shown(text)))));
+    let addresses = addresses.collect::<Result<Vec<SocketAddr>, Status>>()?;
     let descriptors = match announce.descriptors_sha256.len() {
         0 => None,
         _ => Some(
@@ -68,8 +64,9 @@ pub(crate) fn check(
         ),
     };
     let contracts = announce.contracts.into_iter().collect();
-    let is_allowed = |text: &&String| text.parse::<SocketAddr>().is_ok_and(|address| allows(&service, address.ip()));
-    let allowed = addresses.iter().filter(is_allowed).cloned().collect();
+    let allowed = addresses.iter().filter(|address| allows(&service, address.ip())).map(ToString::to_string).collect();
+    // As callers' sidecars write them, so that no second spelling is another claim.
+    let addresses = addresses.iter().map(ToString::to_string).collect();
     Ok(Announcement { service, endpoint, protocol, contracts, addresses, allowed, descriptors, policy: None })
 }
 
@@ -125,6 +122,8 @@ fn invalid(what: impl Into<String>) -> Status {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use bytes::Bytes;
     use tonic::Code;
 

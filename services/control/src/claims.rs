@@ -52,7 +52,7 @@ pub(crate) struct Denied {
     pub(crate) listed: Vec<(String, ServiceName)>,
     /// Claims for which there was no room.
     pub(crate) without_room: usize,
-    /// Claims that the file would have to name.
+    /// Claims that the file would have to name, or the join token to allow.
     pub(crate) unlisted: Vec<String>,
 }
 

@@ -142,7 +142,12 @@ impl Directory {
         }
         if let Some(first) = denied.unlisted.first() {
             let (claimant, claims) = (id(claimant), denied.unlisted.len());
-            tracing::warn!(%claimant, claims, first, "claims were refused: the file of --services would have to name them");
+            tracing::warn!(
+                %claimant,
+                claims,
+                first,
+                "claims were refused: the file of --services has to name them, or the join token to allow their addresses"
+            );
         }
     }
 
