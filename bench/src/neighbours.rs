@@ -50,6 +50,9 @@ pub(crate) struct Options {
     /// Only these (comma separated).
     #[arg(long, value_delimiter = ',')]
     only: Vec<Neighbour>,
+    /// Only these attacks (comma separated).
+    #[arg(long, value_delimiter = ',')]
+    attack: Vec<Attack>,
     /// Where all figures are written to.
     #[arg(long, value_name = "FILE", default_value = "target/neighbours.json")]
     json: PathBuf,
@@ -102,7 +105,8 @@ pub(crate) async fn run(options: &Options, weft: WeftOptions) -> Result<ExitCode
         found.rows.extend(slow_reader(&weft, rounds, time).await?);
     }
     if is_wanted(Neighbour::Attacks) {
-        for attack in Attack::value_variants() {
+        let is_wanted = |attack: &&Attack| options.attack.is_empty() || options.attack.contains(attack);
+        for attack in Attack::value_variants().iter().filter(is_wanted) {
             found.rows.extend(attacks(*attack, &weft, rounds, time).await?);
         }
     }

@@ -24,6 +24,7 @@ mod deadline;
 mod detect;
 mod expiry;
 mod fair;
+mod give_way;
 mod headers;
 mod http1;
 mod http2;

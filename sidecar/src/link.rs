@@ -24,7 +24,10 @@ use tokio::{
 };
 use weft_wire::{CannotOpen, Code, ConnectionError, Event, Headers, Limits, Notice, StreamId, Usage};
 
-use crate::{budget::Counted, call::Call, expiry::Expiring, room::Room, watchdog::Step, wire_limits, worker::Worker};
+use crate::{
+    budget::Counted, call::Call, expiry::Expiring, give_way::give_way, room::Room, watchdog::Step, wire_limits,
+    worker::Worker,
+};
 
 type Core = weft_wire::Connection<Rc<Call>>;
 
@@ -389,7 +392,7 @@ where
         // There may be more to read, of which the socket says nothing as it was not asked. While writing waits for the
         // peer, it is that which gives the next turn.
         if self.is_held_back && is_written {
-            cx.waker().wake_by_ref();
+            give_way(cx);
         }
         let is_finished = self.has_ended || self.link.core.borrow().is_finished();
         if is_finished && (is_written || self.has_ended) {
@@ -411,8 +414,8 @@ where
         LinkError::Expired
     }
 
-    /// Counts the limits that the peer has reached.
-    fn count_limits(&mut self) {
+    /// Counts the limits that the peer has reached. Gives back whether heads were among it that were too large.
+    fn count_limits(&mut self) -> bool {
         let (exceeded, refused) = {
             let mut core = self.link.core.borrow_mut();
             (core.take_exceeded(), core.heads_too_large())
@@ -425,7 +428,7 @@ where
         for _ in self.heads_refused..refused {
             self.worker.shared.metrics.limit_reached("HEADER_LIST_BYTES");
         }
-        self.heads_refused = refused;
+        std::mem::replace(&mut self.heads_refused, refused) < refused
     }
 
     /// Reads until there is nothing more, and handles what came.
@@ -462,7 +465,10 @@ where
             left = left.saturating_sub(count.max(LEAST_A_READ));
             let mut input = &buffer[..begin + count];
             let handled = self.handle(&mut input);
-            self.count_limits();
+            // A few bytes may have been a list of many megabytes (CVE-2016-6581), which takes longer than they say.
+            if self.count_limits() {
+                left = 0;
+            }
             // Nearly always nothing is left, and then nothing is held either.
             self.unread = if input.is_empty() { Vec::new() } else { input.to_vec() };
             handled?;

@@ -17,6 +17,8 @@ use tokio::{
     net::TcpStream,
 };
 
+use crate::give_way::give_way;
+
 /// See the module. `C` is a client's or a server's session, `IO` what it runs over.
 pub(crate) struct TlsStream<C, IO = TcpStream> {
     io: IO,
@@ -194,7 +196,7 @@ where
                 return Poll::Ready(Ok(()));
             }
         }
-        cx.waker().wake_by_ref();
+        give_way(cx);
         Poll::Pending
     }
 }

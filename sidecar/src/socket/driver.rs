@@ -19,7 +19,7 @@ use weft_mesh::{errors::Reason, limits};
 use weft_wire::{Cause, Code, Headers, Name, http1};
 
 use super::{Socket, core::Fate};
-use crate::{answer::Failure, call::Call, link::Role, watchdog::Step, worker::Worker};
+use crate::{answer::Failure, call::Call, give_way::give_way, link::Role, watchdog::Step, worker::Worker};
 
 /// Why a connection has ended before its time.
 #[derive(Debug, thiserror::Error)]
@@ -169,7 +169,7 @@ impl<F: FnMut(Occasion) + Unpin> Driver<F> {
                 return Ok(());
             }
             if left == 0 {
-                cx.waker().wake_by_ref();
+                give_way(cx);
                 return Ok(());
             }
             let begin = self.unread.len();
@@ -417,7 +417,7 @@ impl<F: FnMut(Occasion) + Unpin> Driver<F> {
         // The time for the last bytes begins in the next turn. It is set then, so there is but one.
         let is_clock_due = core.is_last_unsent() && self.unread_since.is_none();
         if is_unread_due || is_end_due || is_end_of_ours_due || is_clock_due {
-            cx.waker().wake_by_ref();
+            give_way(cx);
         }
     }
 }

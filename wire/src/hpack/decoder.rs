@@ -236,6 +236,9 @@ impl List<'_> {
     /// Adds a field without the white space around its value, or notes why the list is not taken.
     #[cold]
     fn add_unfit(&mut self, text: &[u8], record: Record, fits: bool, fault: Option<Malformed>) {
+        if self.decoded.is_too_large {
+            return;
+        }
         if fault == Some(Malformed::Space) && fits && !is_pseudo(record.id) {
             let (name, value) = text.split_at(record.name_len as usize);
             let trimmed = trim(value);
