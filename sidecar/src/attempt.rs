@@ -7,7 +7,6 @@ use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
 };
 
-use tokio::time::Instant;
 use weft_mesh::{errors::Reason, limits};
 use weft_wire::{CannotOpen, Code};
 
@@ -19,6 +18,7 @@ use crate::{
     catalog::{Method, Service},
     classify::Outcome,
     deadline,
+    moment::Moment,
     pool::ConnectError,
     record::AttemptRecord,
 };
@@ -115,7 +115,7 @@ impl Tries {
     /// What the caller is told if this was the last try; an error is the service's own code for it.
     fn failure_of(&self, call: &Call, miss: Miss) -> Result<Failure, Code> {
         let Route { service, method } = self.route();
-        let (name, now) = (&service.name, call.worker.now());
+        let (name, now) = (&service.name, call.worker.moment());
         let sent = self.sent.get();
         let shun = || call.with_attempt(|attempt| attempt.endpoint.shun(now));
         let ended = |outcome| call.with_attempt(|attempt| attempt.ended(outcome));
@@ -203,7 +203,7 @@ pub(crate) async fn run(call: &Rc<Call>) -> Result<(), Verdict> {
     let worker = &call.worker;
     let route = tries.route();
     loop {
-        let now = worker.now();
+        let now = worker.moment();
         let (tried, count) = tries.tried();
         let pick = worker.balancer.pick(&route.service.endpoints, &tried[..count], now);
         let endpoint = pick.map_err(|why| Verdict::Fail(tries.no_choice(why)))?;
@@ -218,7 +218,7 @@ pub(crate) async fn run(call: &Rc<Call>) -> Result<(), Verdict> {
             Some(link) => Ok(link),
             None => pool.link(&worker.own).await,
         };
-        let now = worker.now();
+        let now = worker.moment();
         let miss = match link.map(|link| call.send_over(&link, |head, attempt, end| adapt(head, attempt, end, now))) {
             Ok(Ok(())) => return Ok(()),
             Ok(Err(CannotOpen::Full | CannotOpen::Congested)) => Miss::NotSent(ConnectError::Full),
@@ -233,7 +233,7 @@ pub(crate) async fn run(call: &Rc<Call>) -> Result<(), Verdict> {
 }
 
 /// What is said anew in each try: the time that is left, and whose child it is.
-fn adapt(head: &mut weft_wire::Headers, attempt: Option<&AttemptRecord>, deadline: Option<Instant>, now: Instant) {
+fn adapt(head: &mut weft_wire::Headers, attempt: Option<&AttemptRecord>, deadline: Option<Moment>, now: Moment) {
     deadline::pass_on(head, deadline, now);
     if let Some(span) = attempt.and_then(|attempt| attempt.span.as_ref()) {
         span.pass_on(head);

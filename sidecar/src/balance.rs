@@ -2,9 +2,7 @@
 
 use std::{cell::Cell, sync::Arc, sync::atomic::Ordering::Relaxed};
 
-use tokio::time::Instant;
-
-use crate::{args::Balance, catalog::Endpoint};
+use crate::{args::Balance, catalog::Endpoint, moment::Moment};
 
 /// Why no endpoint can be chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +32,7 @@ impl Balancer {
         &self,
         endpoints: &'a [Arc<Endpoint>],
         tried: &[u64],
-        now: Instant,
+        now: Moment,
     ) -> Result<&'a Arc<Endpoint>, NoChoice> {
         let is_fit = |endpoint: &Endpoint| {
             endpoint.is_up() && !endpoint.is_shunned(now) && !endpoint.breaker.is_open(now) && is_new(endpoint, tried)
@@ -54,7 +52,7 @@ impl Balancer {
         &self,
         endpoints: &'a [Arc<Endpoint>],
         tried: &[u64],
-        now: Instant,
+        now: Moment,
     ) -> Result<&'a Arc<Endpoint>, NoChoice> {
         let up: Vec<_> = endpoints.iter().filter(|endpoint| endpoint.is_up()).collect();
         if up.is_empty() {
@@ -109,7 +107,7 @@ mod tests {
         (0..count)
             .map(|n| {
                 let id = "spiffe://weft.local/ns/shop/sa/users".parse().unwrap();
-                let breaker = Breaker::new(BreakerPolicy::default(), Instant::now());
+                let breaker = Breaker::new(BreakerPolicy::default());
                 Arc::new(Endpoint::new(n.to_string(), "127.0.0.1:1".parse().unwrap(), id, Health::Up, breaker))
             })
             .collect()
@@ -119,7 +117,7 @@ mod tests {
         let balancer = Balancer::new(strategy);
         let mut shares = vec![0; endpoints.len()];
         for _ in 0..3_000 {
-            let picked = balancer.pick(endpoints, &[], Instant::now()).unwrap();
+            let picked = balancer.pick(endpoints, &[], Moment::now()).unwrap();
             shares[endpoints.iter().position(|e| Arc::ptr_eq(e, picked)).unwrap()] += 1;
         }
         shares
@@ -144,12 +142,12 @@ mod tests {
     fn the_unfit_are_passed_over() {
         let three = endpoints(3);
         three[0].set_health(Health::Down, false);
-        three[1].shun(Instant::now());
+        three[1].shun(Moment::now());
         for strategy in [Balance::P2c, Balance::RoundRobin, Balance::Random] {
             assert_eq!(shares(strategy, &three), [0, 0, 3_000]);
         }
         let balancer = Balancer::new(Balance::P2c);
-        let now = Instant::now();
+        let now = Moment::now();
         let last = balancer.pick(&three, &[three[2].number], now).unwrap();
         assert!(Arc::ptr_eq(last, &three[1]), "better a shunned one than none");
         assert_eq!(balancer.pick(&three, &[three[1].number, three[2].number], now).err(), Some(NoChoice::AllTried));

@@ -8,8 +8,9 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::Instant;
 use weft_mesh::policy::BreakerPolicy;
+
+use crate::moment::Moment;
 
 const BUCKETS: u64 = 10;
 /// Bits of each of the two counts in a bucket's word.
@@ -20,8 +21,9 @@ const COUNT_MAX: u64 = (1 << COUNT_BITS) - 1;
 #[derive(Debug)]
 pub(crate) struct Breaker {
     policy: BreakerPolicy,
-    epoch: Instant,
-    /// [`Phase`] in one word: its kind in the two lowest bits, milliseconds since `epoch` above.
+    /// A tenth of the window.
+    tenth_ms: u64,
+    /// [`Phase`] in one word: its kind in the two lowest bits, milliseconds since the sidecar's start above.
     phase: AtomicU64,
     consecutive: AtomicU32,
     probes_passed: AtomicU32,
@@ -102,10 +104,11 @@ pub(crate) enum State {
 }
 
 impl Breaker {
-    pub(crate) fn new(policy: BreakerPolicy, now: Instant) -> Self {
+    pub(crate) fn new(policy: BreakerPolicy) -> Self {
+        let tenth_ms = (policy.window.as_millis() as u64 / BUCKETS).max(1);
         Self {
             policy,
-            epoch: now,
+            tenth_ms,
             phase: AtomicU64::new(Phase::Closed.word()),
             consecutive: AtomicU32::new(0),
             probes_passed: AtomicU32::new(0),
@@ -120,25 +123,25 @@ impl Breaker {
     }
 
     /// Whether a call would be let through now.
-    pub(crate) fn is_open(&self, now: Instant) -> bool {
+    pub(crate) fn is_open(&self, now: Moment) -> bool {
         match Phase::of(self.phase.load(Relaxed)) {
             Phase::Closed | Phase::HalfOpen => false,
-            Phase::Open { until_ms } => self.ms(now) < until_ms,
+            Phase::Open { until_ms } => now.millis() < until_ms,
             Phase::Probing { since_ms } => !self.is_probe_lost(since_ms, now),
         }
     }
 
     /// Lets a call through, or says after what time to come again.
-    pub(crate) fn admit(&self, now: Instant) -> Result<Permit, Duration> {
+    pub(crate) fn admit(&self, now: Moment) -> Result<Permit, Duration> {
         let word = self.phase.load(Relaxed);
         let phase = Phase::of(word);
         let may_probe = match phase {
             Phase::Closed => return Ok(Permit::Call),
             Phase::HalfOpen => true,
-            Phase::Open { until_ms } => self.ms(now) >= until_ms,
+            Phase::Open { until_ms } => now.millis() >= until_ms,
             Phase::Probing { since_ms } => self.is_probe_lost(since_ms, now),
         };
-        let probing = Phase::Probing { since_ms: self.ms(now) }.word();
+        let probing = Phase::Probing { since_ms: now.millis() }.word();
         if may_probe && self.phase.compare_exchange(word, probing, Relaxed, Relaxed).is_ok() {
             if matches!(phase, Phase::Open { .. }) {
                 self.probes_passed.store(0, Relaxed);
@@ -147,14 +150,14 @@ impl Breaker {
         }
         self.calls_refused.fetch_add(1, Relaxed);
         let wait_ms = match phase {
-            Phase::Open { until_ms } => until_ms.saturating_sub(self.ms(now)),
+            Phase::Open { until_ms } => until_ms.saturating_sub(now.millis()),
             _ => 0,
         };
         Err(Duration::from_millis(wait_ms.max(100)))
     }
 
     /// Takes in what became of an admitted call.
-    pub(crate) fn settle(&self, permit: Permit, verdict: Verdict, now: Instant) {
+    pub(crate) fn settle(&self, permit: Permit, verdict: Verdict, now: Moment) {
         match (permit, verdict) {
             (Permit::Probe, Verdict::Success) => {
                 let passed = self.probes_passed.fetch_add(1, Relaxed) + 1;
@@ -187,12 +190,12 @@ impl Breaker {
         self.phase.store(Phase::Closed.word(), Relaxed);
     }
 
-    pub(crate) fn statistics(&self, now: Instant) -> Statistics {
+    pub(crate) fn statistics(&self, now: Moment) -> Statistics {
         let (calls, failures) = self.totals(now);
         Statistics {
             state: match Phase::of(self.phase.load(Relaxed)) {
                 Phase::Closed => State::Closed,
-                Phase::Open { until_ms } if self.ms(now) < until_ms => State::Open,
+                Phase::Open { until_ms } if now.millis() < until_ms => State::Open,
                 _ => State::HalfOpen,
             },
             calls,
@@ -203,7 +206,7 @@ impl Breaker {
         }
     }
 
-    fn must_open(&self, consecutive: u32, now: Instant) -> bool {
+    fn must_open(&self, consecutive: u32, now: Moment) -> bool {
         let in_a_row = self.policy.consecutive_failures;
         if in_a_row > 0 && consecutive >= in_a_row {
             return true;
@@ -212,8 +215,8 @@ impl Breaker {
         calls >= self.policy.minimum_calls && f64::from(failures) >= self.policy.failure_ratio * f64::from(calls)
     }
 
-    fn open(&self, now: Instant) {
-        let until_ms = self.ms(now) + self.policy.open_for.as_millis() as u64;
+    fn open(&self, now: Moment) {
+        let until_ms = now.millis() + self.policy.open_for.as_millis() as u64;
         self.phase.store(Phase::Open { until_ms }.word(), Relaxed);
         self.times_opened.fetch_add(1, Relaxed);
         self.forget_history();
@@ -232,20 +235,16 @@ impl Breaker {
     }
 
     /// A probe that has not come back for as long as the breaker stays open no longer holds the others up.
-    fn is_probe_lost(&self, since_ms: u64, now: Instant) -> bool {
-        self.ms(now) >= since_ms + self.policy.open_for.as_millis() as u64
+    fn is_probe_lost(&self, since_ms: u64, now: Moment) -> bool {
+        now.millis() >= since_ms + self.policy.open_for.as_millis() as u64
     }
 
-    fn ms(&self, now: Instant) -> u64 {
-        now.saturating_duration_since(self.epoch).as_millis() as u64
+    /// Which tenth of a window, counted from the sidecar's start. From 1 on, so that an empty word is of no tenth.
+    fn tenth(&self, now: Moment) -> u64 {
+        now.millis() / self.tenth_ms + 1
     }
 
-    /// Which tenth of a window, counted from the epoch. From 1 on, so that an empty word is of no tenth.
-    fn tenth(&self, now: Instant) -> u64 {
-        self.ms(now) * BUCKETS / (self.policy.window.as_millis() as u64).max(BUCKETS) + 1
-    }
-
-    fn count(&self, is_failure: bool, now: Instant) {
+    fn count(&self, is_failure: bool, now: Moment) {
         let tenth = self.tenth(now) & (u64::MAX >> (2 * COUNT_BITS));
         let bucket = &self.window[(tenth % BUCKETS) as usize];
         let _ = bucket.fetch_update(Relaxed, Relaxed, |word| {
@@ -257,7 +256,7 @@ impl Breaker {
         });
     }
 
-    fn totals(&self, now: Instant) -> (u32, u32) {
+    fn totals(&self, now: Moment) -> (u32, u32) {
         let tenth = self.tenth(now);
         let mut sums = (0, 0);
         for bucket in &self.window {
@@ -278,12 +277,12 @@ fn unpack(word: u64) -> (u64, u64, u64) {
 mod tests {
     use super::*;
 
-    fn breaker(policy: BreakerPolicy) -> (Breaker, Instant) {
-        let now = Instant::now();
-        (Breaker::new(policy, now), now)
+    fn breaker(policy: BreakerPolicy) -> (Breaker, Moment) {
+        let now = Moment::now();
+        (Breaker::new(policy), now)
     }
 
-    fn fail(breaker: &Breaker, times: u32, now: Instant) {
+    fn fail(breaker: &Breaker, times: u32, now: Moment) {
         for _ in 0..times {
             let permit = breaker.admit(now).unwrap();
             breaker.settle(permit, Verdict::Failure, now);
@@ -293,58 +292,58 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn opens_after_failures_in_a_row_probes_once_and_closes() {
         let (breaker, _) = breaker(BreakerPolicy::default());
-        fail(&breaker, 4, Instant::now());
-        breaker.settle(Permit::Call, Verdict::Success, Instant::now());
-        fail(&breaker, 4, Instant::now());
-        assert_eq!(breaker.statistics(Instant::now()).state, State::Closed);
-        fail(&breaker, 1, Instant::now());
-        assert_eq!(breaker.statistics(Instant::now()).state, State::Open);
-        assert_eq!(breaker.admit(Instant::now()), Err(Duration::from_secs(5)));
+        fail(&breaker, 4, Moment::now());
+        breaker.settle(Permit::Call, Verdict::Success, Moment::now());
+        fail(&breaker, 4, Moment::now());
+        assert_eq!(breaker.statistics(Moment::now()).state, State::Closed);
+        fail(&breaker, 1, Moment::now());
+        assert_eq!(breaker.statistics(Moment::now()).state, State::Open);
+        assert_eq!(breaker.admit(Moment::now()), Err(Duration::from_secs(5)));
 
         tokio::time::advance(Duration::from_secs(5)).await;
-        assert_eq!(breaker.admit(Instant::now()), Ok(Permit::Probe));
-        assert!(breaker.admit(Instant::now()).is_err(), "one probe at a time");
-        breaker.settle(Permit::Probe, Verdict::Success, Instant::now());
-        assert_eq!(breaker.admit(Instant::now()), Ok(Permit::Call));
-        assert_eq!(breaker.statistics(Instant::now()).calls_refused, 2);
+        assert_eq!(breaker.admit(Moment::now()), Ok(Permit::Probe));
+        assert!(breaker.admit(Moment::now()).is_err(), "one probe at a time");
+        breaker.settle(Permit::Probe, Verdict::Success, Moment::now());
+        assert_eq!(breaker.admit(Moment::now()), Ok(Permit::Call));
+        assert_eq!(breaker.statistics(Moment::now()).calls_refused, 2);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_failed_probe_opens_again_and_a_lost_one_is_replaced() {
         let (breaker, _) = breaker(BreakerPolicy { probes: 2, ..Default::default() });
-        fail(&breaker, 5, Instant::now());
+        fail(&breaker, 5, Moment::now());
         tokio::time::advance(Duration::from_secs(5)).await;
-        fail(&breaker, 1, Instant::now());
-        assert!(breaker.is_open(Instant::now()));
+        fail(&breaker, 1, Moment::now());
+        assert!(breaker.is_open(Moment::now()));
 
         tokio::time::advance(Duration::from_secs(5)).await;
-        assert_eq!(breaker.admit(Instant::now()), Ok(Permit::Probe));
+        assert_eq!(breaker.admit(Moment::now()), Ok(Permit::Probe));
         tokio::time::advance(Duration::from_secs(5)).await;
-        assert_eq!(breaker.admit(Instant::now()), Ok(Permit::Probe));
-        breaker.settle(Permit::Probe, Verdict::Success, Instant::now());
-        assert_eq!(breaker.statistics(Instant::now()).state, State::HalfOpen, "two probes must pass");
-        assert_eq!(breaker.admit(Instant::now()), Ok(Permit::Probe));
-        breaker.settle(Permit::Probe, Verdict::Nothing, Instant::now());
-        assert_eq!(breaker.admit(Instant::now()), Ok(Permit::Probe), "a probe that said nothing is repeated");
-        breaker.settle(Permit::Probe, Verdict::Success, Instant::now());
-        assert_eq!(breaker.statistics(Instant::now()).state, State::Closed);
+        assert_eq!(breaker.admit(Moment::now()), Ok(Permit::Probe));
+        breaker.settle(Permit::Probe, Verdict::Success, Moment::now());
+        assert_eq!(breaker.statistics(Moment::now()).state, State::HalfOpen, "two probes must pass");
+        assert_eq!(breaker.admit(Moment::now()), Ok(Permit::Probe));
+        breaker.settle(Permit::Probe, Verdict::Nothing, Moment::now());
+        assert_eq!(breaker.admit(Moment::now()), Ok(Permit::Probe), "a probe that said nothing is repeated");
+        breaker.settle(Permit::Probe, Verdict::Success, Moment::now());
+        assert_eq!(breaker.statistics(Moment::now()).state, State::Closed);
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_ratio_looks_at_the_window_only() {
         let policy = BreakerPolicy { consecutive_failures: 0, ..Default::default() };
         let (breaker, _) = breaker(policy);
-        fail(&breaker, 19, Instant::now());
-        assert_eq!(breaker.statistics(Instant::now()).state, State::Closed, "too few calls to judge");
+        fail(&breaker, 19, Moment::now());
+        assert_eq!(breaker.statistics(Moment::now()).state, State::Closed, "too few calls to judge");
         tokio::time::advance(Duration::from_secs(11)).await;
-        assert_eq!(breaker.statistics(Instant::now()).calls, 0);
+        assert_eq!(breaker.statistics(Moment::now()).calls, 0);
         for _ in 0..11 {
-            breaker.settle(Permit::Call, Verdict::Success, Instant::now());
+            breaker.settle(Permit::Call, Verdict::Success, Moment::now());
         }
-        fail(&breaker, 10, Instant::now());
-        assert_eq!(breaker.statistics(Instant::now()).state, State::Closed, "10 of 21");
-        fail(&breaker, 1, Instant::now());
-        assert_eq!(breaker.statistics(Instant::now()).state, State::Open, "11 of 22");
+        fail(&breaker, 10, Moment::now());
+        assert_eq!(breaker.statistics(Moment::now()).state, State::Closed, "10 of 21");
+        fail(&breaker, 1, Moment::now());
+        assert_eq!(breaker.statistics(Moment::now()).state, State::Open, "11 of 22");
     }
 
     proptest::proptest! {
@@ -353,12 +352,12 @@ mod tests {
             steps in proptest::collection::vec((0u64..3_000, 0u8..4), 1..400),
         ) {
             let (breaker, start) = breaker(BreakerPolicy { probes: 2, ..Default::default() });
-            let (mut now, mut probe) = (start, None::<Instant>);
+            let (mut now, mut probe) = (start, None::<Moment>);
             for (ms, act) in steps {
-                now += Duration::from_millis(ms);
+                now = now.checked_add(Duration::from_millis(ms)).unwrap();
                 match (breaker.admit(now), act) {
                     (Ok(Permit::Probe), 3) => {
-                        let lost = probe.is_none_or(|at: Instant| now - at >= breaker.policy().open_for);
+                        let lost = probe.is_none_or(|at: Moment| now.since(at) >= breaker.policy().open_for);
                         proptest::prop_assert!(lost);
                         probe = Some(now);
                     }

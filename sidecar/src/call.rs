@@ -19,10 +19,7 @@ use std::{
     rc::Rc,
 };
 
-use tokio::{
-    task::{AbortHandle, spawn_local},
-    time::Instant,
-};
+use tokio::task::{AbortHandle, spawn_local};
 use weft_mesh::{
     errors::{Blame, Reason},
     limits,
@@ -37,6 +34,7 @@ use crate::{
     headers::CLIENT_CERT,
     inbound,
     link::Link,
+    moment::Moment,
     peers::Load,
     pipe::Pipe,
     record::{AttemptRecord, CallRecord},
@@ -56,13 +54,13 @@ use state::{Answer, State, Tunnel};
 pub(crate) struct Call {
     pub(crate) worker: Rc<Worker>,
     pub(crate) way: Way,
-    pub(crate) started: Instant,
+    pub(crate) started: Moment,
     /// What the caller speaks.
     rpc: Rpc,
     /// Whether it asks for a tunnel: for another protocol than HTTP, from the answer's head on.
     wants_tunnel: bool,
     caller: Side,
-    deadline: Cell<Option<Instant>>,
+    deadline: Cell<Option<Moment>>,
     /// Whose word the deadline is.
     limit: Cell<Limit>,
     place: Cell<Option<Place>>,
@@ -90,7 +88,7 @@ impl Call {
         let call = Rc::new(Self {
             worker: Rc::clone(worker),
             way,
-            started: worker.now(),
+            started: worker.moment(),
             rpc,
             wants_tunnel,
             caller,
@@ -149,7 +147,7 @@ impl Call {
     }
 
     /// Sets the time at which the call must be over, and whose limit that is.
-    pub(crate) fn end_by(self: &Rc<Self>, deadline: Option<Instant>, limit: Limit) {
+    pub(crate) fn end_by(self: &Rc<Self>, deadline: Option<Moment>, limit: Limit) {
         self.deadline.set(deadline);
         self.limit.set(limit);
         if limit != Limit::default() {
@@ -209,7 +207,7 @@ impl Call {
     pub(crate) fn send_over(
         self: &Rc<Self>,
         link: &Rc<Link>,
-        adapt: impl FnOnce(&mut Headers, Option<&AttemptRecord>, Option<Instant>),
+        adapt: impl FnOnce(&mut Headers, Option<&AttemptRecord>, Option<Moment>),
     ) -> Result<(), CannotOpen> {
         let mut state = self.state.borrow_mut();
         let state = &mut *state;
@@ -226,7 +224,7 @@ impl Call {
         let mut state = self.state.borrow_mut();
         let state = &mut *state;
         let request = &mut state.request;
-        deadline::pass_on(&mut request.head, self.deadline.get(), self.worker.now());
+        deadline::pass_on(&mut request.head, self.deadline.get(), self.worker.moment());
         if self.wants_tunnel {
             websocket::complete_request(&mut request.head);
         }

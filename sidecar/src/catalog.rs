@@ -7,7 +7,7 @@ use std::{
     collections::HashMap,
     net::SocketAddr,
     sync::{
-        Arc, OnceLock,
+        Arc,
         atomic::{
             AtomicBool, AtomicU8, AtomicU32, AtomicU64,
             Ordering::{Acquire, Relaxed, Release},
@@ -29,7 +29,7 @@ use weft_mesh::{
     policy::{Idempotency, ServicePolicy},
 };
 
-use crate::{breaker::Breaker, metrics::CallMetrics};
+use crate::{breaker::Breaker, metrics::CallMetrics, moment::Moment};
 
 /// See the module.
 #[derive(Debug)]
@@ -76,16 +76,17 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    /// How long it has not been called, so long after the sidecar's start.
-    pub(crate) fn unused(&self, after: Duration) -> Duration {
-        after.saturating_sub(Duration::from_secs(self.last_used.load(Relaxed)))
+    /// How long it has not been called.
+    pub(crate) fn unused(&self, now: Moment) -> Duration {
+        now.since_start().saturating_sub(Duration::from_secs(self.last_used.load(Relaxed)))
     }
 
-    /// Notes that it is called, so long after the sidecar's start.
-    pub(crate) fn used(&self, after: Duration) {
+    /// Notes that it is called.
+    pub(crate) fn used(&self, now: Moment) {
         // Written once a second only: a store takes the line from the other workers.
-        if self.last_used.load(Relaxed) != after.as_secs() {
-            self.last_used.store(after.as_secs(), Relaxed);
+        let second = now.since_start().as_secs();
+        if self.last_used.load(Relaxed) != second {
+            self.last_used.store(second, Relaxed);
         }
     }
 
@@ -125,12 +126,7 @@ pub(crate) struct Endpoint {
 }
 
 /// For how long an endpoint that did not take a call comes last.
-const SHUN_TIME: Duration = Duration::from_secs(1);
-
-fn ms_since_start(at: Instant) -> u64 {
-    static START: OnceLock<Instant> = OnceLock::new();
-    at.saturating_duration_since(*START.get_or_init(Instant::now)).as_millis() as u64
-}
+const SHUN_MS: u64 = 1_000;
 
 impl Endpoint {
     pub(crate) fn new(id: String, address: SocketAddr, spiffe_id: SpiffeId, health: Health, breaker: Breaker) -> Self {
@@ -174,15 +170,15 @@ impl Endpoint {
     }
 
     /// Prefers others for a while: it did not take a call.
-    pub(crate) fn shun(&self, now: Instant) {
-        self.shunned_until_ms.store(ms_since_start(now + SHUN_TIME), Relaxed);
+    pub(crate) fn shun(&self, now: Moment) {
+        self.shunned_until_ms.store(now.millis() + SHUN_MS, Relaxed);
     }
 
     /// Whether others are preferred.
-    pub(crate) fn is_shunned(&self, now: Instant) -> bool {
+    pub(crate) fn is_shunned(&self, now: Moment) -> bool {
         match self.shunned_until_ms.load(Relaxed) {
             0 => false,
-            until => ms_since_start(now) < until,
+            until => now.millis() < until,
         }
     }
 

@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
 use weft_wire::{Headers, Name};
 
-use crate::classify::Limit;
+use crate::{classify::Limit, moment::Moment};
 
 /// When a call that began at `start` must be over: the sooner of what its caller and its contract say; and whose word
 /// that is.
-pub(crate) fn of(headers: &Headers, contract: Option<Duration>, start: Instant) -> (Option<Instant>, Limit) {
+pub(crate) fn of(headers: &Headers, contract: Option<Duration>, start: Moment) -> (Option<Moment>, Limit) {
     let caller = headers.get(Name::GRPC_TIMEOUT).and_then(parse);
     let (limit, whose) = match (caller, contract) {
         (Some(caller), Some(contract)) if caller < contract => (caller, Limit::Callers),
@@ -22,10 +21,10 @@ pub(crate) fn of(headers: &Headers, contract: Option<Duration>, start: Instant) 
 }
 
 /// Writes what is left into the headers.
-pub(crate) fn pass_on(headers: &mut Headers, deadline: Option<Instant>, now: Instant) {
+pub(crate) fn pass_on(headers: &mut Headers, deadline: Option<Moment>, now: Moment) {
     if let Some(deadline) = deadline {
         let mut text = [0; TEXT_BYTES];
-        headers.set(Name::GRPC_TIMEOUT, format(deadline.saturating_duration_since(now), &mut text));
+        headers.set(Name::GRPC_TIMEOUT, format(deadline.since(now), &mut text));
     }
 }
 
@@ -102,9 +101,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_sooner_of_caller_and_policy_wins() {
-        let now = Instant::now();
+        let now = Moment::now();
         let mut headers = Headers::new();
-        let after = |seconds| Some(now + Duration::from_secs(seconds));
+        let after = |seconds| now.checked_add(Duration::from_secs(seconds));
         let contract = |seconds| Some(Duration::from_secs(seconds));
         assert_eq!(of(&headers, None, now), (None, Limit::Callers));
         assert_eq!(of(&headers, contract(5), now), (after(5), Limit::Contracts));
@@ -115,7 +114,7 @@ mod tests {
         assert_eq!(of(&headers, contract(2), now), (after(2), Limit::Contracts), "both");
 
         tokio::time::advance(Duration::from_millis(500)).await;
-        pass_on(&mut headers, Some(now + Duration::from_secs(2)), Instant::now());
+        pass_on(&mut headers, after(2), Moment::now());
         assert_eq!(headers.get(Name::GRPC_TIMEOUT), Some(&b"1500000u"[..]));
     }
 }

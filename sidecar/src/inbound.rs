@@ -52,8 +52,10 @@ use crate::{
 pub(crate) struct LocalService {
     name: String,
     address: SocketAddr,
-    /// Names of methods by path, and their places in [`Peer::metrics`].
-    methods: HashMap<Box<str>, (usize, Box<str>)>,
+    /// Of the contracts' methods.
+    methods: Vec<Box<str>>,
+    /// Where a path's method is among them.
+    places: HashMap<Box<str>, usize>,
     connections: Connections,
 }
 
@@ -69,19 +71,23 @@ impl LocalService {
     pub(crate) fn new(worker: Weak<Worker>, shared: &Arc<Shared>) -> Option<Self> {
         let (name, address) = (shared.own.as_ref()?.to_string(), shared.args.app?);
         let contracts = shared.own_policy.contracts.iter();
-        let methods = contracts
+        let methods: Vec<Box<str>> = contracts
             .flat_map(|contract| {
-                contract.methods.iter().map(move |method| format!("{}/{}", contract.name, method.name))
+                contract.methods.iter().map(move |method| format!("{}/{}", contract.name, method.name).into())
             })
-            .enumerate()
-            .map(|(place, name)| (format!("/{name}").into(), (place, name.into())))
             .collect();
+        let places = methods.iter().enumerate().map(|(place, name)| (format!("/{name}").into(), place)).collect();
         let connections = match shared.args.protocol {
             AppProtocol::Grpc => Connections::Http2(Pool::new(worker, Arc::clone(shared), Destination::Local(address))),
             AppProtocol::Http1 => Connections::Http1(http1::Pool::new(worker, Arc::clone(shared), address)),
             AppProtocol::Tcp => Connections::Tcp,
         };
-        Some(Self { name, address, methods, connections })
+        Some(Self { name, address, methods, places, connections })
+    }
+
+    /// The name of the method at a place.
+    fn method(&self, place: Option<usize>) -> &str {
+        place.and_then(|place| self.methods.get(place)).map_or(OTHER, |name| name)
     }
 
     /// How its streams are shared, if it speaks HTTP/2.
@@ -112,17 +118,47 @@ struct Peer {
     client_cert: Vec<u8>,
     /// Rows for this peer, by a method's place; the last is for what no descriptor knows.
     metrics: RefCell<Vec<Option<Arc<CallMetrics>>>>,
+    last: RefCell<LastMethod>,
 }
 
+/// What the last call of a connection was to: most of its calls are to the same.
+#[derive(Default)]
+struct LastMethod {
+    path: Vec<u8>,
+    place: Option<usize>,
+    metrics: Option<Arc<CallMetrics>>,
+}
+
+/// A longer path is not remembered: every connection would have room for it.
+const KEPT_PATH_BYTES: usize = 256;
+
 impl Peer {
-    fn metrics(&self, local: &LocalService, place: Option<usize>, method: &str) -> Arc<CallMetrics> {
+    /// Which method of the service's contracts a path is, and the row in which its calls are counted.
+    fn method(&self, local: &LocalService, path: &[u8]) -> (Option<usize>, Arc<CallMetrics>) {
+        let mut last = self.last.borrow_mut();
+        if let Some(metrics) = &last.metrics
+            && last.path == path
+        {
+            return (last.place, Arc::clone(metrics));
+        }
+        let place = local.places.get(target::without_query(path)).copied();
+        let metrics = self.metrics(local, place);
+        if path.len() <= KEPT_PATH_BYTES {
+            last.path.clear();
+            last.path.extend_from_slice(path);
+            (last.place, last.metrics) = (place, Some(Arc::clone(&metrics)));
+        }
+        (place, metrics)
+    }
+
+    fn metrics(&self, local: &LocalService, place: Option<usize>) -> Arc<CallMetrics> {
         let mut rows = self.metrics.borrow_mut();
         rows.resize(local.methods.len() + 1, None);
         let row = rows[place.unwrap_or(local.methods.len())].get_or_insert_with(|| {
             self.worker.shared.metrics.calls(CallLabels {
                 direction: Direction::Inbound,
                 service: local.name.clone(),
-                method: method.to_owned(),
+                method: local.method(place).to_owned(),
                 peer: self.id.service().to_string(),
             })
         });
@@ -187,7 +223,15 @@ fn peer_of(slot: &mut ConnectionSlot, own: &Identity, tls: &rustls::ServerConnec
     let hash: String = sha256(leaf).iter().map(|byte| format!("{byte:02x}")).collect();
     let client_cert = format!("By={};Hash={hash};URI={id}", own.svid.id()).into_bytes();
     let load = slot.is_of(&id).ok_or_else(|| format!("{id} has too many connections (CONNECTIONS_PER_SIDE)"))?;
-    Ok(Peer { worker: Rc::clone(slot.worker()), id, load, expiry, client_cert, metrics: RefCell::default() })
+    Ok(Peer {
+        worker: Rc::clone(slot.worker()),
+        id,
+        load,
+        expiry,
+        client_cert,
+        metrics: RefCell::default(),
+        last: RefCell::default(),
+    })
 }
 
 fn sha256(bytes: &[u8]) -> impl AsRef<[u8]> + std::ops::Deref<Target = [u8]> {
@@ -279,13 +323,10 @@ fn refusal(worker: &Worker, call: &Call) -> Option<&'static str> {
 fn admit(peer: &Peer, local: &LocalService, call: &Rc<Call>) {
     let worker = &peer.worker;
     let mut head = call.head_mut();
-    let (place, method) = match local.methods.get(target::without_query(head.path().unwrap_or_default())) {
-        Some((place, name)) => (Some(*place), &**name),
-        None => (None, OTHER),
-    };
+    let (place, metrics) = peer.method(local, head.path().unwrap_or_default());
     let trace = CallTrace::begin(&head, &worker.shared);
-    let span = trace.span(SpanKind::Server, || span::name(method, &head));
-    let mut record = CallRecord::begin(worker, &peer.metrics(local, place, method), call.started, span);
+    let span = trace.span(SpanKind::Server, || span::name(local.method(place), &head));
+    let mut record = CallRecord::begin(worker, &metrics, call.started, span);
     if let Some(span) = &mut record.span {
         span.set("weft.peer", peer.id.to_string());
     }
@@ -329,7 +370,7 @@ async fn send(pool: &Rc<Pool>, peer: &Rc<Load>, call: &Rc<Call>, is_upgrade: boo
         http1::decline(call);
         return Ok(());
     }
-    let now = call.worker.now();
+    let now = call.worker.moment();
     call.send_over(&link, |head, _, deadline| deadline::pass_on(head, deadline, now)).map_err(|why| {
         Miss::NotSent(match why {
             CannotOpen::Full | CannotOpen::Congested => ConnectError::Full,

@@ -34,6 +34,7 @@ mod link;
 mod listen;
 mod local;
 mod metrics;
+mod moment;
 mod outbound;
 mod peers;
 mod pipe;

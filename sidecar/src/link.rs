@@ -451,7 +451,9 @@ where
                 break;
             }
             let begin = self.unread.len();
-            buffer[..begin].copy_from_slice(&self.unread);
+            if begin > 0 {
+                buffer[..begin].copy_from_slice(&self.unread);
+            }
             let mut read = ReadBuf::new(&mut buffer[begin..]);
             match Pin::new(&mut self.io).poll_read(cx, &mut read) {
                 Poll::Pending => break,

@@ -19,7 +19,9 @@ use tokio::{
 use weft_mesh::{limits, names::ServiceName};
 
 use crate::{
-    budget, inbound, outbound,
+    budget, inbound,
+    moment::Moment,
+    outbound,
     shared::{Phase, Shared},
     slots::ConnectionSlot,
     survey, tcp, watchdog,
@@ -156,7 +158,7 @@ async fn keep_warm(worker: Rc<Worker>) {
     while changes.changed().await.is_ok() {
         // Before it has an identity nobody would let it in.
         if worker.shared.identity.load().is_some() {
-            worker.pools.warm(Instant::now());
+            worker.pools.warm(Moment::now());
         }
     }
 }

@@ -197,9 +197,9 @@ async fn route(downstream: &Downstream, call: &Call) -> Result<Routed, Failure> 
 
 /// Sends a call that has a route.
 async fn send(call: &Rc<Call>, route: Rc<Route>) -> Result<(), Verdict> {
-    let (worker, now) = (&call.worker, call.worker.now());
+    let (worker, now) = (&call.worker, call.worker.moment());
     let (service, method) = (&route.service, &route.method);
-    service.used(now.saturating_duration_since(worker.shared.started));
+    service.used(now);
     if call.wants_tunnel() {
         refuse_tunnel(call, service)?;
     }

@@ -27,6 +27,7 @@ use crate::{
     connect,
     expiry::{Expiring, Listed},
     link::{Driver, Link, LinkError, Role},
+    moment::Moment,
     peers::Load,
     room::Room,
     shared::Shared,
@@ -58,10 +59,9 @@ impl Pools {
     }
 
     /// Makes a connection to each endpoint that calls may go to soon and that has none, so that no call waits for it.
-    pub(crate) fn warm(&self, now: Instant) {
-        let after = now.saturating_duration_since(self.shared.started);
+    pub(crate) fn warm(&self, now: Moment) {
         for service in self.shared.catalog.view().services.values() {
-            if service.unused(after) > limits::WARM_TIME {
+            if service.unused(now) > limits::WARM_TIME {
                 continue;
             }
             // Of very many another part each time, so that not all warm the same.

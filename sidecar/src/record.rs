@@ -15,6 +15,7 @@ use crate::{
     catalog::Endpoint,
     classify::{Limit, Outcome},
     metrics::CallMetrics,
+    moment::Moment,
     span::Span,
     worker::Worker,
 };
@@ -24,7 +25,7 @@ pub(crate) struct CallRecord {
     worker: Rc<Worker>,
     metrics: Arc<CallMetrics>,
     breaker: Option<(Arc<Breaker>, Permit)>,
-    started: Instant,
+    started: Moment,
     pub(crate) span: Option<Box<Span>>,
     limit: Limit,
     outcome: Outcome,
@@ -34,7 +35,7 @@ impl CallRecord {
     pub(crate) fn begin(
         worker: &Rc<Worker>,
         metrics: &Arc<CallMetrics>,
-        started: Instant,
+        started: Moment,
         span: Option<Box<Span>>,
     ) -> Self {
         metrics.in_flight.fetch_add(1, Relaxed);
@@ -89,10 +90,10 @@ impl CallRecord {
 
 impl Drop for CallRecord {
     fn drop(&mut self) {
-        let now = self.worker.now();
+        let now = self.worker.moment();
         let code = self.outcome.code();
         self.metrics.in_flight.fetch_sub(1, Relaxed);
-        self.metrics.record(code, now.saturating_duration_since(self.started));
+        self.metrics.record(code, now.since(self.started));
         if let Some((breaker, permit)) = &self.breaker {
             breaker.settle(*permit, self.outcome.verdict(breaker.policy(), self.limit), now);
         }
@@ -141,7 +142,11 @@ impl Drop for AttemptRecord {
     fn drop(&mut self) {
         self.endpoint.in_flight.fetch_sub(1, Relaxed);
         let breaker = &self.endpoint.breaker;
-        breaker.settle(self.permit, self.outcome.verdict_of_endpoint(breaker.policy(), self.limit), self.worker.now());
+        breaker.settle(
+            self.permit,
+            self.outcome.verdict_of_endpoint(breaker.policy(), self.limit),
+            self.worker.moment(),
+        );
         if let (Some(span), Some(sink)) = (self.span.take(), &self.worker.shared.spans) {
             span.end(self.outcome.code(), self.error.or(self.outcome.reason().map(Reason::as_str)), sink);
         }

@@ -5,13 +5,11 @@ use std::{
     cell::{Cell, RefCell},
     num::NonZeroU64,
     rc::Rc,
-    time::Duration,
 };
 
-use tokio::{
-    sync::Notify,
-    time::{Instant, sleep_until},
-};
+use tokio::{sync::Notify, time::sleep_until};
+
+use crate::moment::Moment;
 
 /// What a wheel wakes when its time has come.
 pub(crate) trait Timed {
@@ -29,14 +27,13 @@ pub(crate) struct Place {
 }
 
 /// One slot's time: a deadline is met at most so much late, and never early.
-const TICK: Duration = Duration::from_millis(2);
+const TICK_NANOS: u64 = 2_000_000;
 /// A deadline that is further off than all slots stays in its slot for another turn of the wheel.
 const SLOTS: usize = 2048;
 const WORD_BITS: usize = u64::BITS as usize;
 
 /// See the module.
 pub(crate) struct Wheel<T> {
-    epoch: Instant,
     slots: RefCell<Vec<Vec<Rc<T>>>>,
     /// One bit a slot: whether something is in it.
     filled: RefCell<[u64; SLOTS / WORD_BITS]>,
@@ -56,20 +53,19 @@ fn slot_of(tick: u64) -> usize {
 impl<T: Timed> Wheel<T> {
     pub(crate) fn new() -> Self {
         Self {
-            epoch: Instant::now(),
             slots: RefCell::default(),
             filled: RefCell::new([0; SLOTS / WORD_BITS]),
             awake_at: Cell::new(NEVER),
-            seen: Cell::new(0),
+            seen: Cell::new(Moment::now().nanos() / TICK_NANOS),
             sooner: Notify::new(),
         }
     }
 
     /// Wakes `what` at `at`. It must not be in the wheel yet.
-    pub(crate) fn set(&self, what: &Rc<T>, at: Instant) {
+    pub(crate) fn set(&self, what: &Rc<T>, at: Moment) {
         // One that is past already comes next: its own slot would have to wait for another turn of the wheel.
         let next = NonZeroU64::MIN.saturating_add(self.seen.get());
-        let tick = NonZeroU64::new(self.tick_after(at)).map_or(next, |tick| tick.max(next));
+        let tick = NonZeroU64::new(at.nanos().div_ceil(TICK_NANOS)).map_or(next, |tick| tick.max(next));
         let slot = slot_of(tick.get());
         let mut slots = self.slots.borrow_mut();
         // Made at the first deadline: a worker without calls needs no wheel.
@@ -112,11 +108,11 @@ impl<T: Timed> Wheel<T> {
             match next {
                 None => self.sooner.notified().await,
                 Some(tick) => tokio::select! {
-                    () = sleep_until(self.epoch + Duration::from_nanos(TICK.as_nanos() as u64 * tick)) => {}
+                    () = sleep_until(Moment::from_nanos(TICK_NANOS * tick).instant()) => {}
                     () = self.sooner.notified() => continue,
                 },
             }
-            let now = self.tick_before(Instant::now());
+            let now = Moment::now().nanos() / TICK_NANOS;
             // First, so that what is set meanwhile comes after.
             self.seen.set(now);
             self.expire(seen, now);
@@ -160,25 +156,18 @@ impl<T: Timed> Wheel<T> {
             }
         }
     }
-
-    fn tick_after(&self, at: Instant) -> u64 {
-        let since = at.saturating_duration_since(self.epoch);
-        since.as_nanos().div_ceil(TICK.as_nanos()) as u64
-    }
-
-    fn tick_before(&self, now: Instant) -> u64 {
-        (now.saturating_duration_since(self.epoch).as_nanos() / TICK.as_nanos()) as u64
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     struct Alarm {
-        at: Instant,
+        at: Moment,
         place: Cell<Option<Place>>,
-        rang: Cell<Option<Instant>>,
+        rang: Cell<Option<Moment>>,
     }
 
     impl Timed for Alarm {
@@ -187,12 +176,12 @@ mod tests {
         }
 
         fn expired(self: Rc<Self>) {
-            assert!(self.rang.replace(Some(Instant::now())).is_none(), "rang twice");
+            assert!(self.rang.replace(Some(Moment::now())).is_none(), "rang twice");
         }
     }
 
     fn alarm(wheel: &Wheel<Alarm>, after_ms: u64) -> Rc<Alarm> {
-        let at = Instant::now() + Duration::from_millis(after_ms);
+        let at = Moment::now().checked_add(Duration::from_millis(after_ms)).unwrap();
         let alarm = Rc::new(Alarm { at, place: Cell::default(), rang: Cell::default() });
         wheel.set(&alarm, at);
         alarm
@@ -219,8 +208,9 @@ mod tests {
             for alarm in &alarms {
                 let rang = alarm.rang.get().expect("rang");
                 // Tokio's own timer is exact to a millisecond.
-                let late = rang.checked_duration_since(alarm.at).expect("not early");
-                assert!(late <= TICK + Duration::from_millis(1), "{late:?}");
+                assert!(rang >= alarm.at, "early");
+                let late = rang.since(alarm.at);
+                assert!(late <= Duration::from_nanos(TICK_NANOS) + Duration::from_millis(1), "{late:?}");
             }
             // One that had rung before it was removed is not asked.
             for alarm in removed.iter().filter(|alarm| alarm.rang.get().is_some()) {

@@ -21,6 +21,7 @@ use crate::{
     inbound::LocalService,
     intercept,
     link::Link,
+    moment::Moment,
     peers::{Load, Peers},
     pool::Pools,
     record::LogLimit,
@@ -46,6 +47,8 @@ pub(crate) struct Worker {
     /// Shows the watchdog that this worker makes progress, and what it is at.
     pub(crate) pulse: Arc<Pulse>,
     now: Cell<Instant>,
+    /// The same, once somebody has asked for it.
+    moment: Cell<Option<Moment>>,
     /// What is read goes in here first: one for all connections, as only one has its turn at a time.
     read_buffer: RefCell<Vec<u8>>,
     /// Emptied buffers of request bodies, for the next calls.
@@ -162,6 +165,7 @@ impl Worker {
             deadlines: Wheel::new(),
             wire_limits: WireLimits::new(shared.args.header_list_bytes),
             now: Cell::new(Instant::now()),
+            moment: Cell::new(None),
             read_buffer: RefCell::default(),
             spare_bodies: RefCell::default(),
             accepted: RefCell::default(),
@@ -187,6 +191,22 @@ impl Worker {
     /// Reads the clock: at the begin of each turn, and after each wait.
     pub(crate) fn tick(&self) {
         self.now.set(Instant::now());
+        self.moment.set(None);
+    }
+
+    /// As [`now`](Self::now), in the form that is cheap to reckon with.
+    #[inline]
+    pub(crate) fn moment(&self) -> Moment {
+        match self.moment.get() {
+            Some(moment) => moment,
+            None => self.set_moment(),
+        }
+    }
+
+    fn set_moment(&self) -> Moment {
+        let moment = Moment::of(self.now.get());
+        self.moment.set(Some(moment));
+        moment
     }
 
     /// The buffer for reading, to be given back.

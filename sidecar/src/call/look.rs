@@ -2,17 +2,15 @@
 
 use std::sync::Arc;
 
-use tokio::time::Instant;
-
 use super::{Answer, Call, Way};
-use crate::{catalog::Endpoint, metrics::CallMetrics, target};
+use crate::{catalog::Endpoint, metrics::CallMetrics, moment::Moment, target};
 
 /// What can be told of a call that runs, on any thread.
 #[derive(Debug)]
 pub(crate) struct LiveCall {
     pub(crate) is_outbound: bool,
-    pub(crate) started: Instant,
-    pub(crate) deadline: Option<Instant>,
+    pub(crate) started: Moment,
+    pub(crate) deadline: Option<Moment>,
     /// The row that it will be counted in: it has names. There is none before the call has a target.
     pub(crate) metrics: Option<Arc<CallMetrics>>,
     /// Without its query, which is nobody's business.

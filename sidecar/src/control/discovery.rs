@@ -57,7 +57,7 @@ pub(super) async fn run(control: Arc<Control>, questions: mpsc::Receiver<Questio
         () = control.shared.reached(Phase::Stopping) => return Ok(()),
     }
     let own_label = control.caller_label();
-    let builder = Builder::new(Arc::clone(&control.shared.metrics), own_label, control.shared.started);
+    let builder = Builder::new(Arc::clone(&control.shared.metrics), own_label);
     let file = control.shared.args.state_dir.as_deref().map(SnapshotFile::new);
     let mut watches = Watches::new(builder);
     if let Some((saved, age)) = file.as_ref().and_then(SnapshotFile::load) {

@@ -310,7 +310,8 @@ impl Play {
                     Some(Call::begin(&worker, way, caller, head, is_whole, worker.call_slot()?))
                 };
                 let carry = |call: Rc<Call>| {
-                    let deadline = call.head().get(Name::other("x-deadline")).map(|_| call.started + DEADLINE);
+                    let deadline =
+                        call.head().get(Name::other("x-deadline")).and_then(|_| call.started.checked_add(DEADLINE));
                     call.end_by(deadline, Limit::Callers);
                     if call.send_over(&upstream, |_, _, _| {}).is_err() {
                         refused.set(refused.get() + 1);

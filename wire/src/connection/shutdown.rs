@@ -184,7 +184,12 @@ impl<T: Clone> Connection<T> {
             Some(asked) => asked + keep_alive.timeout,
             None => timers.last_received + keep_alive.interval,
         });
-        [timers.settings, timers.block, timers.drain, self.rates.paused_until, keep_alive].into_iter().flatten().min()
+        let others = [timers.settings, timers.block, timers.drain, self.rates.paused_until];
+        // Nearly always, and this is asked in every turn.
+        if others.iter().all(Option::is_none) {
+            return keep_alive;
+        }
+        others.into_iter().flatten().chain(keep_alive).min()
     }
 
     /// Does what was due by `now`.

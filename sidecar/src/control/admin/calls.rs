@@ -1,6 +1,5 @@
 //! The calls that run, and the workers that carry them, as the admin port shows them.
 
-use tokio::time::Instant;
 use weft_contracts::weft::admin::v1::{
     LiveCall, LiveCalls, Worker,
     live_call::{Direction, Progress},
@@ -11,11 +10,12 @@ use super::state::duration;
 use crate::{
     call,
     metrics::{CallLabels, Metrics, OTHER},
+    moment::Moment,
     survey::Report,
 };
 
 /// Of all workers, the oldest first.
-pub(super) fn live(reports: &[Option<Report>], metrics: &Metrics, now: Instant) -> LiveCalls {
+pub(super) fn live(reports: &[Option<Report>], metrics: &Metrics, now: Moment) -> LiveCalls {
     let labels = metrics.labels();
     let total: usize = reports.iter().flatten().map(|report| report.calls).sum();
     let mut calls: Vec<(u32, &call::LiveCall)> = (0..)
@@ -31,7 +31,7 @@ pub(super) fn live(reports: &[Option<Report>], metrics: &Metrics, now: Instant) 
     LiveCalls { total: total as u32, oldest }
 }
 
-fn one(worker: u32, call: &call::LiveCall, labels: Option<&CallLabels>, now: Instant) -> LiveCall {
+fn one(worker: u32, call: &call::LiveCall, labels: Option<&CallLabels>, now: Moment) -> LiveCall {
     let known = |of: fn(&CallLabels) -> &String| labels.map(of).cloned().unwrap_or_default();
     let method = known(|labels| &labels.method);
     let is_known = !method.is_empty() && method != OTHER;
@@ -49,8 +49,8 @@ fn one(worker: u32, call: &call::LiveCall, labels: Option<&CallLabels>, now: Ins
             call::Progress::Answering => Progress::Answering,
         }
         .into(),
-        age: duration(now.saturating_duration_since(call.started)),
-        deadline_left: call.deadline.and_then(|at| duration(at.saturating_duration_since(now))),
+        age: duration(now.since(call.started)),
+        deadline_left: call.deadline.and_then(|at| duration(at.since(now))),
         request_bytes: call.request_bytes,
         response_bytes: call.response_bytes,
         tries: call.tries,

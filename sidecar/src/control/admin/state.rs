@@ -16,6 +16,7 @@ use crate::{
     breaker::{self, Breaker},
     catalog::{Endpoint, Service},
     control::Control,
+    moment::Moment,
     shared::Shared,
 };
 
@@ -36,7 +37,7 @@ pub(super) async fn of(control: &Control) -> State {
         version: env!("CARGO_PKG_VERSION").into(),
         uptime: duration(now.saturating_duration_since(shared.started)),
         unready_reason: control.unready_reason().unwrap_or_default().into(),
-        calls: Some(calls::live(&reports, &shared.metrics, now)),
+        calls: Some(calls::live(&reports, &shared.metrics, Moment::of(now))),
         limits: limits::rows(control, &reports),
         configuration: configuration(shared),
         log: Some(control.log.state()),
@@ -48,10 +49,9 @@ pub(super) async fn of(control: &Control) -> State {
 
 /// By their names.
 fn services(shared: &Shared, now: Instant) -> Vec<WatchedService> {
-    let seconds = now.saturating_duration_since(shared.started);
     let view = shared.catalog.view();
     let watched = |service: &Service| WatchedService {
-        unused: duration(seconds.saturating_sub(Duration::from_secs(service.last_used.load(Relaxed)))),
+        unused: duration(service.unused(Moment::of(now))),
         ..watched(service, now)
     };
     let mut services: Vec<WatchedService> = view.services.values().map(|service| watched(service)).collect();
@@ -63,8 +63,8 @@ fn watched(service: &Service, now: Instant) -> WatchedService {
     WatchedService {
         name: service.name.to_string(),
         version: Some(service.version),
-        endpoints: service.endpoints.iter().map(|endpoint| endpoint_state(endpoint, now)).collect(),
-        breaker: Some(breaker_state(&service.breaker, now)),
+        endpoints: service.endpoints.iter().map(|endpoint| endpoint_state(endpoint, Moment::of(now))).collect(),
+        breaker: Some(breaker_state(&service.breaker, Moment::of(now))),
         policy: Some((&service.policy).into()),
         age: duration(now.saturating_duration_since(service.heard)),
         complete: service.is_complete,
@@ -72,7 +72,7 @@ fn watched(service: &Service, now: Instant) -> WatchedService {
     }
 }
 
-fn endpoint_state(endpoint: &Endpoint, now: Instant) -> EndpointState {
+fn endpoint_state(endpoint: &Endpoint, now: Moment) -> EndpointState {
     EndpointState {
         id: endpoint.id.clone(),
         address: endpoint.address.to_string(),
@@ -86,7 +86,7 @@ fn endpoint_state(endpoint: &Endpoint, now: Instant) -> EndpointState {
     }
 }
 
-fn breaker_state(breaker: &Breaker, now: Instant) -> BreakerState {
+fn breaker_state(breaker: &Breaker, now: Moment) -> BreakerState {
     let statistics = breaker.statistics(now);
     let state = match statistics.state {
         breaker::State::Closed => breaker_state::State::Closed,

@@ -20,6 +20,7 @@ use crate::{
     breaker::Breaker,
     catalog::{Endpoint, Method, Service, judge_silent},
     metrics::{CallLabels, CallMetrics, Direction, Metrics, OTHER},
+    moment::Moment,
 };
 
 /// See the module.
@@ -27,7 +28,6 @@ pub(super) struct Builder {
     metrics: Arc<Metrics>,
     /// Who calls: a label of metrics.
     caller: String,
-    started: Instant,
 }
 
 /// What a service is made of, decoded.
@@ -86,13 +86,13 @@ impl TryFrom<wire::Endpoint> for EndpointParts {
 }
 
 impl Builder {
-    pub(super) fn new(metrics: Arc<Metrics>, caller: String, started: Instant) -> Self {
-        Self { metrics, caller, started }
+    pub(super) fn new(metrics: Arc<Metrics>, caller: String) -> Self {
+        Self { metrics, caller }
     }
 
     /// As [`Service::last_used`] counts.
     pub(super) fn seconds(&self, now: Instant) -> u64 {
-        now.saturating_duration_since(self.started).as_secs()
+        Moment::of(now).since_start().as_secs()
     }
 
     /// The service, with what `before` is worth keeping of.
@@ -100,7 +100,7 @@ impl Builder {
         let breaker_policy = &parts.policy.breaker.value;
         let breaker = match before {
             Some(before) if before.breaker.policy() == breaker_policy => Arc::clone(&before.breaker),
-            _ => Arc::new(Breaker::new(breaker_policy.clone(), now)),
+            _ => Arc::new(Breaker::new(breaker_policy.clone())),
         };
         let (methods, other) = match before {
             Some(before) if before.policy == parts.policy => (before.methods.clone(), Arc::clone(&before.other)),
@@ -110,7 +110,7 @@ impl Builder {
         let is_sure = |endpoint: &Arc<Endpoint>| endpoint.is_up() && !endpoint.is_silent();
         let was_up = before_endpoints.iter().any(is_sure);
         let endpoints: Vec<_> =
-            parts.endpoints.into_iter().map(|new| endpoint(new, before_endpoints, breaker_policy, now)).collect();
+            parts.endpoints.into_iter().map(|new| endpoint(new, before_endpoints, breaker_policy)).collect();
         judge_silent(&endpoints);
         if !was_up && endpoints.iter().any(is_sure) {
             // What failed while nothing was surely up says nothing of what is up now.
@@ -170,7 +170,7 @@ impl Builder {
 }
 
 /// One that stays what and where it was stays itself: its connections and its breaker's memory are worth keeping.
-fn endpoint(new: EndpointParts, before: &[Arc<Endpoint>], breaker: &BreakerPolicy, now: Instant) -> Arc<Endpoint> {
+fn endpoint(new: EndpointParts, before: &[Arc<Endpoint>], breaker: &BreakerPolicy) -> Arc<Endpoint> {
     let same = before.iter().find(|old| {
         old.id == new.id
             && old.address == new.address
@@ -183,7 +183,7 @@ fn endpoint(new: EndpointParts, before: &[Arc<Endpoint>], breaker: &BreakerPolic
             Arc::clone(old)
         }
         None => {
-            let breaker = Breaker::new(breaker.clone(), now);
+            let breaker = Breaker::new(breaker.clone());
             let endpoint = Endpoint::new(new.id, new.address, new.spiffe_id, new.health, breaker);
             endpoint.set_health(new.health, new.is_silent);
             Arc::new(endpoint)

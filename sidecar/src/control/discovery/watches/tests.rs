@@ -7,14 +7,14 @@ use weft_contracts::weft::{
 };
 
 use super::*;
-use crate::{breaker::Verdict, metrics::Metrics};
+use crate::{breaker::Verdict, metrics::Metrics, moment::Moment};
 
 const USERS: &str = "users.shop";
 const CONTRACT: &str = "shop.users.v1.Users";
 const ADDRESS: &str = "10.0.0.1:8080";
 
 fn watches() -> Watches {
-    Watches::new(Builder::new(Arc::new(Metrics::default()), "orders.shop".into(), Instant::now()))
+    Watches::new(Builder::new(Arc::new(Metrics::default()), "orders.shop".into()))
 }
 
 fn endpoint(id: &str, port: u16, health: Health) -> Endpoint {
@@ -214,13 +214,13 @@ async fn a_service_that_comes_back_is_met_without_prejudice() {
     take(&mut watches, change((1, 6), vec![endpoint("a", 1, Health::Down)], &["b"]));
     let breaker = Arc::clone(&watches.view().services[&name].breaker);
     for _ in 0..5 {
-        let permit = breaker.admit(Instant::now()).unwrap();
-        breaker.settle(permit, Verdict::Failure, Instant::now());
+        let permit = breaker.admit(Moment::now()).unwrap();
+        breaker.settle(permit, Verdict::Failure, Moment::now());
     }
     take(&mut watches, change((1, 7), vec![endpoint("c", 3, Health::Down)], &[]));
-    assert!(breaker.is_open(Instant::now()));
+    assert!(breaker.is_open(Moment::now()));
     take(&mut watches, change((1, 8), vec![endpoint("c", 3, Health::Up)], &[]));
-    assert!(!breaker.is_open(Instant::now()));
+    assert!(!breaker.is_open(Moment::now()));
 }
 
 #[tokio::test(start_paused = true)]
