@@ -24,7 +24,9 @@ use tokio::{
 };
 use weft_wire::{CannotOpen, Code, ConnectionError, Event, Headers, Limits, Notice, StreamId, Usage};
 
-use crate::{budget::Counted, call::Call, expiry::Expiring, room::Room, watchdog::Step, wire_limits, worker::Worker};
+use crate::{
+    budget::Counted, call::Call, expiry::Expiring, peers::Load, room::Room, watchdog::Step, wire_limits, worker::Worker,
+};
 
 type Core = weft_wire::Connection<Rc<Call>>;
 
@@ -52,16 +54,16 @@ pub(crate) struct Link {
 
 impl Link {
     /// A connection on which calls come in.
-    pub(crate) fn server(worker: &Worker, limits: &Arc<Limits>) -> Rc<Self> {
-        Self::new(worker, Core::server(limits, worker.now().into_std()), None)
+    pub(crate) fn server(worker: &Worker, limits: &Arc<Limits>, counted: Counted) -> Rc<Self> {
+        Self::new(worker, Core::server(limits, worker.now().into_std()), None, counted)
     }
 
     /// A connection on which calls go out; `room` is told when it takes another.
-    pub(crate) fn client(worker: &Worker, limits: &Arc<Limits>, room: &Rc<Room>) -> Rc<Self> {
-        Self::new(worker, Core::client(limits, worker.now().into_std()), Some(Rc::clone(room)))
+    pub(crate) fn client(worker: &Worker, limits: &Arc<Limits>, room: &Rc<Room>, counted: Counted) -> Rc<Self> {
+        Self::new(worker, Core::client(limits, worker.now().into_std()), Some(Rc::clone(room)), counted)
     }
 
-    fn new(worker: &Worker, core: Core, room: Option<Rc<Room>>) -> Rc<Self> {
+    fn new(worker: &Worker, core: Core, room: Option<Rc<Room>>, counted: Counted) -> Rc<Self> {
         Rc::new(Self {
             core: RefCell::new(core),
             driver: RefCell::new(Waker::noop().clone()),
@@ -73,7 +75,7 @@ impl Link {
             held_up: RefCell::default(),
             resets_left: Cell::new(u32::MAX),
             was_calmed: Cell::new(false),
-            counted: Counted::new(&worker.account),
+            counted,
             is_expired: Cell::new(false),
         })
     }
@@ -184,6 +186,16 @@ impl Link {
         (self.core.borrow().streams() == 0).then(|| self.idle_since.get())
     }
 
+    /// Whom its bytes are charged to.
+    pub(crate) fn load(&self) -> Rc<Load> {
+        self.counted.load()
+    }
+
+    /// Whether it held anything after its last turn.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.counted.held() > 0
+    }
+
     /// The calls on it.
     pub(crate) fn calls(&self) -> Vec<Rc<Call>> {
         self.core.borrow().attached().map(Rc::clone).collect()
@@ -266,6 +278,10 @@ impl Link {
             if core.output().is_empty() {
                 // There is no turn in which it would be counted.
                 self.counted.set(core.held_and_unsent_bytes());
+                if self.counted.is_relieved() {
+                    self.is_awake.set(true);
+                    self.driver.borrow().wake_by_ref();
+                }
             } else {
                 self.is_awake.set(true);
                 self.driver.borrow().wake_by_ref();

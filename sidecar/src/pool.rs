@@ -2,7 +2,7 @@
 //! identity), made one at a time, opened anew when the peer's stream limit is reached, closed when idle.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     collections::HashMap,
     fmt,
     net::SocketAddr,
@@ -23,6 +23,7 @@ use weft_mesh::{limits, tls};
 use weft_wire::Usage;
 
 use crate::{
+    budget::Counted,
     catalog::Endpoint,
     connect,
     expiry::{Expiring, Listed},
@@ -130,6 +131,8 @@ pub(crate) struct Pool {
     links: RefCell<Vec<Rc<Link>>>,
     /// Who waits for the connection that is being made; `None` while none is.
     waiting: RefCell<Option<Vec<Waiting>>>,
+    /// Not there before its first connection.
+    load: OnceCell<Rc<Load>>,
     /// Calls that wait, as all connections are full.
     room: Rc<Room>,
     /// Calls that may be cancelled on a connection before another takes its place.
@@ -170,9 +173,24 @@ impl Pool {
             destination,
             links: RefCell::default(),
             waiting: RefCell::default(),
+            load: OnceCell::new(),
             room: Rc::new(room),
             resets: Cell::new(u32::MAX),
         })
+    }
+
+    /// Whom what its connections hold is charged to.
+    fn load(&self, worker: &Worker) -> Rc<Load> {
+        let load = self.load.get_or_init(|| match &self.destination {
+            Destination::Endpoint(endpoint) => worker.callees.of(&endpoint.spiffe_id),
+            Destination::Local(_) => Rc::clone(&worker.to_local),
+        });
+        Rc::clone(load)
+    }
+
+    /// Whether what waits for this endpoint's service, or comes from it, is as much as it may be: it gets no new calls then.
+    pub(crate) fn holds_its_part(&self, worker: &Worker) -> bool {
+        worker.accounts.outbound.is_tight() && !worker.accounts.outbound.takes_calls(&self.load(worker))
     }
 
     /// What each of its connections holds now.
@@ -374,10 +392,14 @@ impl Pool {
         let worker = self.worker.upgrade().ok_or("the sidecar is stopping".to_owned())?;
         worker.tick();
         let limits = match self.destination {
-            Destination::Endpoint(_) => &worker.wire_limits.mesh,
+            Destination::Endpoint(_) => &worker.wire_limits.mesh_made,
             Destination::Local(_) => &worker.wire_limits.local,
         };
-        let link = Link::client(&worker, limits, &self.room);
+        let account = match self.destination {
+            Destination::Endpoint(_) => &worker.accounts.outbound,
+            Destination::Local(_) => &worker.accounts.inbound,
+        };
+        let link = Link::client(&worker, limits, &self.room, Counted::new(account, &self.load(&worker)));
         let driver = Driver::new(&worker, &link, Role::Client, stream, |_| {});
         let listed = expiry.map(|end| {
             let made = Made { pool: Rc::downgrade(self), link: Rc::downgrade(&link) };
