@@ -346,6 +346,10 @@ pub(crate) struct Driver<IO, F> {
     heads_refused: u64,
     /// Reading was stopped before the socket had no more.
     is_held_back: bool,
+    /// Nothing was read in this turn, by our own choice.
+    is_unread: bool,
+    /// Something was written since the peer was last judged.
+    has_written: bool,
     /// What the sleep is set to, which may be sooner than what is next due: setting it anew costs more than a turn too
     /// many.
     wakes_at: Option<Instant>,
@@ -374,6 +378,8 @@ where
             has_requests: false,
             heads_refused: 0,
             is_held_back: false,
+            is_unread: false,
+            has_written: false,
             wakes_at: None,
             sleep: None,
         }
@@ -455,6 +461,7 @@ where
     fn read_into(&mut self, buffer: &mut [u8], cx: &mut Context<'_>) -> Result<(), LinkError> {
         let mut left = BYTES_A_TURN;
         let was_held_back = std::mem::take(&mut self.is_held_back);
+        self.is_unread = false;
         while !self.has_ended {
             if left == 0 {
                 self.is_held_back = true;
@@ -490,11 +497,11 @@ where
     #[inline]
     fn is_not_to_be_read(&mut self, was_held_back: bool) -> bool {
         let core = self.link.core.borrow();
-        if self.link.counted.is_paused(|| (core.held_bytes(), core.has_unsent()), &self.link.driver) {
-            return true;
-        }
-        // The core's timer gives the turn in which it is read again.
-        if core.is_paused(self.worker.now().into_std()) {
+        // The core's timer gives the turn in which a flooding peer is read again.
+        if self.link.counted.is_paused(|| (core.held_bytes(), core.has_unsent()), &self.link.driver)
+            || core.is_paused(self.worker.now().into_std())
+        {
+            self.is_unread = true;
             return true;
         }
         if !core.is_read_held() {
@@ -576,7 +583,10 @@ where
                 }
                 match Pin::new(&mut self.io).poll_write(cx, core.output())? {
                     Poll::Ready(0) => return Err(io::ErrorKind::WriteZero.into()),
-                    Poll::Ready(written) => core.wrote(written),
+                    Poll::Ready(written) => {
+                        core.wrote(written);
+                        self.has_written = true;
+                    }
                     Poll::Pending => return Ok(Poll::Pending),
                 }
             }
@@ -598,6 +608,14 @@ where
             match due {
                 None => return Ok(()),
                 Some(due) if due <= now => {
+                    // One for whom something waits is judged by whether it takes any of it: the PING may be at its end,
+                    // and a peer that does not read is itself not read.
+                    let has_written = std::mem::take(&mut self.has_written);
+                    let mut core = self.link.core.borrow_mut();
+                    if self.is_unread || (has_written && !core.output().is_empty()) {
+                        core.note_unread();
+                    }
+                    drop(core);
                     self.link.core.borrow_mut().on_timeout(now.into_std())?;
                     cx.waker().wake_by_ref();
                     if self.link.core.borrow().next_timeout().map(Instant::from_std) == Some(due) {
@@ -678,3 +696,6 @@ where
         turn
     }
 }
+
+#[cfg(test)]
+mod tests;

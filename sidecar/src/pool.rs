@@ -373,9 +373,8 @@ impl Pool {
         let identity = self.shared.identity.load_full().ok_or("this sidecar has no identity yet".to_owned())?;
         let config = identity.client(&endpoint.spiffe_id).map_err(|e| e.to_string())?;
         let stream = connect_tcp(endpoint.address).await?;
-        // Not towards a local service: one that does not read for a while is alive all the same. A sidecar always reads.
-        #[cfg(target_os = "linux")]
-        let _ = socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(USER_TIMEOUT));
+        // No TCP_USER_TIMEOUT: it counts a window that stays closed as silence, and a sidecar that has no memory left does
+        // not read for a while. Whether it lives, PINGs tell.
         let name = tls::server_name(&endpoint.spiffe_id);
         let stream = within(limits::HANDSHAKE_TIMEOUT, TlsConnector::from(config).connect(name, stream)).await?;
         let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
@@ -511,9 +510,6 @@ impl Drop for OpenConnection {
         self.1.metrics.open_made.fetch_sub(1, Relaxed);
     }
 }
-
-/// For a peer that has gone without a word: unacknowledged bytes break the connection after this.
-const USER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Connects to what is near.
 pub(crate) async fn connect_tcp(address: SocketAddr) -> Result<TcpStream, String> {
