@@ -61,15 +61,18 @@ limits! {
         "What sidecars add to a header list: between them it may be so much longer.";
     MEMORY_BYTES: usize = 1024 * 1024 * 1024,
         "What all connections of a sidecar hold together: what has come and has not gone on, and what waits to be written; \
-         `--memory` sets another. Past it new calls are refused (`overloaded`, and by the callee `service-full`), and a \
-         connection that holds bytes of others is not read until they have gone.";
+         `--memory` sets another. Half is for the inbound side and half for the outbound one, and on either a caller, or a \
+         callee, may hold as much as all leave free. Past it its new calls are refused (`overloaded`, and by the callee \
+         `service-full`) and its connections are not read until what they hold has gone; from twice as much on, calls whose \
+         bytes wait for it are broken off.";
     STREAM_WINDOW_BYTES: u32 = 256 * 1024,
         "What one call may have under way before its reader has taken it: bounds the memory of a slow reader.";
     CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024,
         "What all calls of a connection may have under way.";
     CONNECTION_BUFFER_BYTES: usize = 16 * 1024 * 1024,
-        "What the calls of a connection may hold back together before a slow one holds back the others: up to here \
-         the connection's window is given back at once.";
+        "What the calls of another sidecar's connection may hold back together before a slow one holds back the others: up \
+         to here the connection's window is given back at once. On connections that carry several callers' calls none \
+         holds back the others: what they hold is bounded by MEMORY_BYTES, for each of them.";
     SEND_BUFFER_BYTES: usize = 256 * 1024,
         "What a connection may have ready for a peer that does not read; past it no more DATA is framed for it, and \
          nothing is read from it.";

@@ -112,7 +112,8 @@ pub struct Args {
     #[arg(value_parser = header_list_bytes())]
     pub header_list_bytes: u32,
     /// What its connections may hold together, in bytes: what has come and has not gone on, and what waits to be written.
-    /// Past it new calls are refused, and less is read
+    /// Half is for calls in, half for calls out; a caller, or a callee, may hold as much of that as all leave free. Past it
+    /// its new calls are refused, and it is read later
     #[arg(long, env = "WEFT_MEMORY", value_name = "BYTES", default_value_t = limits::MEMORY_BYTES, value_parser = memory())]
     pub memory: usize,
     /// How an endpoint is chosen for a call

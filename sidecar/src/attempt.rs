@@ -21,6 +21,7 @@ use crate::{
     moment::Moment,
     pool::ConnectError,
     record::AttemptRecord,
+    worker::Worker,
 };
 
 /// Where a call goes, as far as it is the same for each of its kind.
@@ -87,6 +88,14 @@ impl Tries {
             Some(route) => failure.of_service(route.service.name.as_str()),
             None => failure,
         }
+    }
+
+    /// What the caller is told of a service that does not take what it is sent, or whose answers nobody reads.
+    #[cold]
+    pub(crate) fn holds_its_part(&self, worker: &Worker) -> Failure {
+        let (name, memory) = (&self.route().service.name, worker.shared.budget.bytes());
+        let message = format!("calls of {name} hold its part of this sidecar's memory (--memory {memory}); slow down");
+        Failure::new(Reason::Overloaded, message).of_service(name.as_str())
     }
 
     /// Writes down how a try failed, and says how the call goes on.
@@ -214,6 +223,9 @@ pub(crate) async fn run(call: &Rc<Call>) -> Result<(), Verdict> {
         call.attempt(AttemptRecord::begin(worker, endpoint, permit, call.limit(), span));
 
         let pool = worker.pools.of(endpoint);
+        if pool.holds_its_part(worker) {
+            return Err(Verdict::Fail(tries.holds_its_part(worker)));
+        }
         let link = match pool.ready(&worker.own) {
             Some(link) => Ok(link),
             None => pool.link(&worker.own).await,

@@ -1,13 +1,28 @@
 //! One budget for what all connections hold (`--memory`): bytes that have come in and have not gone out, and what waits to be
 //! written. Each call has its windows, and there may be very many calls; this bounds them all together.
 //!
-//! A connection counts what it holds at the end of each turn. A worker adds that up on its own and tells the process in
-//! steps, so a turn costs an addition, and hardly ever touches what workers share.
+//! Each side of the sidecar has half of the budget, which the other side cannot take. On a side, each [`Load`] has a part:
+//! it may hold as many bytes as all loads of that side together leave free ([`crate::peers`]). One load alone comes to half,
+//! and there is always room for one more. Who is charged for what:
 //!
-//! Past the budget the sidecar sheds. New calls are refused, and a connection whose bytes have not gone on is not read until
-//! they have. One that has something to write is read on for a while, as its peer's windows come that way and what waits
-//! could never go; it has [`limits::STREAM_WINDOW_BYTES`] for that. A connection that is not read for longer than sidecars
-//! wait for a sign of life ends, and what it holds is free.
+//! | bytes | held by | charged to |
+//! | --- | --- | --- |
+//! | of requests that a peer sends and the local service has not taken | the peer's connections | the peer |
+//! | of answers that a peer has not read | the peer's connections, and those to the local service | the peer |
+//! | of requests that a callee has not read | the connections to it, and those of the local application | the callee |
+//! | of answers that the local application has not read | the connections to the callee | the callee, so that other callees' answers still have room |
+//! | the rest, on the connections of the local application | these | the local application, which may use all of its side |
+//! | the rest, on the connections to the local service | these: 256 KiB each, and there are few | nobody |
+//!
+//! A load past its part gets no new calls, and its connections are not read as long as they hold something. A connection
+//! that has something to send is still read for a while, because its peer's window updates come that way: it may hold one
+//! stream's window ([`limits::STREAM_WINDOW_BYTES`]), as long as its load has less than twice its part. From there on the
+//! calls whose bytes wait for that load are broken off. That is the only way to stop them: their windows were given to
+//! others, who share the connection that holds the bytes.
+//!
+//! A connection counts its bytes at the end of each turn. A worker adds them up on its own and tells the process in steps,
+//! so a turn costs two additions, and hardly ever touches what workers share. A load is one worker's: with more workers, a
+//! peer has a part on each, and each part is smaller as the others fill.
 
 use std::{
     cell::{Cell, RefCell},
@@ -23,11 +38,23 @@ use std::{
 use tokio::{sync::Notify, time::sleep};
 use weft_mesh::limits;
 
-use crate::worker::Worker;
+use crate::{
+    metrics::Metrics,
+    peers::{Load, Share},
+    shared::Shared,
+};
 
 /// The budget of a process.
 #[derive(Debug)]
 pub(crate) struct Budget {
+    bytes: usize,
+    outbound: Arc<Part>,
+    inbound: Arc<Part>,
+}
+
+/// One side's part of it.
+#[derive(Debug)]
+struct Part {
     bytes: usize,
     /// As the workers have told.
     used: AtomicUsize,
@@ -35,20 +62,25 @@ pub(crate) struct Budget {
 
 impl Budget {
     pub(crate) fn new(bytes: usize) -> Self {
-        Self { bytes, used: AtomicUsize::new(0) }
+        let part = || Arc::new(Part { bytes: bytes / 2, used: AtomicUsize::new(0) });
+        Self { bytes, outbound: part(), inbound: part() }
     }
 
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    pub(crate) fn used(&self) -> usize {
-        self.used.load(Relaxed)
+    /// Bytes of the side that uses more, and how many it may use.
+    pub(crate) fn fuller(&self) -> (usize, usize) {
+        let fuller = if self.outbound.used() > self.inbound.used() { &self.outbound } else { &self.inbound };
+        (fuller.used(), fuller.bytes)
     }
+}
 
+impl Part {
     #[inline]
-    pub(crate) fn is_exceeded(&self) -> bool {
-        self.used() > self.bytes
+    fn used(&self) -> usize {
+        self.used.load(Relaxed)
     }
 }
 
@@ -57,31 +89,54 @@ const STEP: usize = 256 * 1024;
 /// How often it is looked whether there is room again.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
-/// What one worker holds.
+/// What one side of a worker holds.
 #[derive(Debug)]
 pub(crate) struct Account {
-    pub(crate) budget: Arc<Budget>,
+    part: Arc<Part>,
+    metrics: Arc<Metrics>,
     held: Cell<usize>,
     told: Cell<usize>,
     /// Connections that are not read.
-    paused: RefCell<Vec<Waker>>,
-    /// How often those that were paused have been woken.
-    rounds: Cell<u64>,
+    paused: RefCell<Vec<Paused>>,
     has_paused: Notify,
+}
+
+/// The accounts of a worker.
+#[derive(Debug)]
+pub(crate) struct Accounts {
+    pub(crate) outbound: Rc<Account>,
+    pub(crate) inbound: Rc<Account>,
+}
+
+/// A connection that is not read.
+#[derive(Debug)]
+struct Paused {
+    load: Rc<Load>,
+    /// It is read again when its load has less than so many times its part.
+    parts: usize,
+    /// False when it is read again, or gone.
+    is_listed: Rc<Cell<bool>>,
+    driver: Waker,
 }
 
 /// What one connection has on its worker's account.
 #[derive(Debug)]
 pub(crate) struct Counted {
     account: Rc<Account>,
+    load: RefCell<Rc<Load>>,
     held: Cell<usize>,
-    /// The round in which it was paused, plus one.
-    paused_in: Cell<u64>,
+    /// It is among those that are paused.
+    is_listed: Rc<Cell<bool>>,
 }
 
 impl Counted {
-    pub(crate) fn new(account: &Rc<Account>) -> Self {
-        Self { account: Rc::clone(account), held: Cell::new(0), paused_in: Cell::new(0) }
+    pub(crate) fn new(account: &Rc<Account>, load: &Rc<Load>) -> Self {
+        Self {
+            account: Rc::clone(account),
+            load: RefCell::new(Rc::clone(load)),
+            held: Cell::new(0),
+            is_listed: Rc::default(),
+        }
     }
 
     /// It holds so much now.
@@ -90,14 +145,38 @@ impl Counted {
         let before = self.held.replace(held);
         if before != held {
             self.account.change(before, held);
+            self.load.borrow().change(before, held);
         }
+    }
+
+    /// What it held when it was counted last.
+    pub(crate) fn held(&self) -> usize {
+        self.held.get()
+    }
+
+    /// Whom it counts for.
+    pub(crate) fn load(&self) -> Rc<Load> {
+        Rc::clone(&self.load.borrow())
+    }
+
+    /// It counts for another from now on.
+    pub(crate) fn belongs_to(&self, load: &Rc<Load>) {
+        let held = self.held.get();
+        load.change(0, held);
+        self.load.replace(Rc::clone(load)).change(held, 0);
+    }
+
+    /// Whether it is paused and has nothing left for which it is: its driver is to be woken.
+    #[inline]
+    pub(crate) fn is_relieved(&self) -> bool {
+        self.held.get() == 0 && self.is_listed.get()
     }
 
     /// Whether the connection is not to be read for now, which tells how much it holds and whether something is unsent. Then
     /// its driver is woken when there is room.
     #[inline]
     pub(crate) fn is_paused(&self, tell: impl FnOnce() -> (usize, bool), driver: &RefCell<Waker>) -> bool {
-        if !self.account.budget.is_exceeded() {
+        if !self.account.is_tight() {
             return false;
         }
         let (held, has_unsent) = tell();
@@ -106,14 +185,19 @@ impl Counted {
 
     #[cold]
     fn pauses(&self, held: usize, has_unsent: bool, driver: &RefCell<Waker>) -> bool {
-        let may_hold = if has_unsent { limits::STREAM_WINDOW_BYTES as usize } else { 0 };
-        if held <= may_hold {
+        let is_awaited = has_unsent && held <= limits::STREAM_WINDOW_BYTES as usize;
+        let (account, load) = (&self.account, &*self.load.borrow());
+        let parts = if is_awaited { PARTS_AT_MOST } else { 1 };
+        if held == 0 || account.has_room(load, parts) {
             return false;
         }
-        let account = &self.account;
-        let round = account.rounds.get() + 1;
-        if self.paused_in.replace(round) != round {
-            account.paused.borrow_mut().push(driver.borrow().clone());
+        if !self.is_listed.replace(true) {
+            account.paused.borrow_mut().push(Paused {
+                load: Rc::clone(load),
+                parts,
+                is_listed: Rc::clone(&self.is_listed),
+                driver: driver.borrow().clone(),
+            });
             account.has_paused.notify_one();
         }
         true
@@ -123,23 +207,63 @@ impl Counted {
 impl Drop for Counted {
     fn drop(&mut self) {
         self.set(0);
+        self.is_listed.set(false);
     }
 }
 
+/// From so many parts on, calls are broken off whose bytes wait for a load.
+const PARTS_AT_MOST: usize = 2;
+
 impl Account {
-    pub(crate) fn new(budget: &Arc<Budget>) -> Self {
-        Self {
-            budget: Arc::clone(budget),
+    fn new(part: &Arc<Part>, metrics: &Arc<Metrics>) -> Rc<Self> {
+        Rc::new(Self {
+            part: Arc::clone(part),
+            metrics: Arc::clone(metrics),
             held: Cell::new(0),
             told: Cell::new(0),
             paused: RefCell::default(),
-            rounds: Cell::new(0),
             has_paused: Notify::new(),
-        }
+        })
     }
 
     pub(crate) fn held(&self) -> usize {
         self.held.get()
+    }
+
+    /// What this side of the process holds.
+    pub(crate) fn used(&self) -> usize {
+        self.part.used()
+    }
+
+    /// Whether any load may be past its part: as long as all together have less than half, none is.
+    #[inline]
+    pub(crate) fn is_tight(&self) -> bool {
+        2 * self.part.used() >= self.part.bytes
+    }
+
+    /// Whether a load may have a new call.
+    #[inline]
+    pub(crate) fn takes_calls(&self, load: &Load) -> bool {
+        let takes = !self.is_tight() || self.has_room(load, 1);
+        if !takes {
+            self.metrics.limit_reached("MEMORY_BYTES");
+        }
+        takes
+    }
+
+    /// Whether calls whose bytes wait for a load are to be broken off.
+    pub(crate) fn is_overdrawn(&self, load: &Load) -> bool {
+        self.is_tight() && !self.has_room(load, PARTS_AT_MOST)
+    }
+
+    /// Whether a load holds less than so many times its part.
+    fn has_room(&self, load: &Load, parts: usize) -> bool {
+        let left = self.part.bytes.saturating_sub(self.part.used());
+        match load.share() {
+            Share::Part => load.bytes() < parts * left,
+            Share::WholeSide => left > 0,
+            Share::OfNobody => true,
+        }
     }
 
     /// A connection holds `now` where it held `before`.
@@ -155,67 +279,88 @@ impl Account {
     #[cold]
     fn tell(&self, held: usize) {
         // Sums wrap around, so that the difference may be negative.
-        self.budget.used.fetch_add(held.wrapping_sub(self.told.replace(held)), Relaxed);
+        self.part.used.fetch_add(held.wrapping_sub(self.told.replace(held)), Relaxed);
     }
 
-    /// Has those that were paused read again.
-    fn resume(&self) {
-        self.rounds.set(self.rounds.get() + 1);
-        self.paused.take().into_iter().for_each(Waker::wake);
+    /// Has those that were paused read again for whose load there is room. Says whether some still are.
+    fn resume(&self) -> bool {
+        let mut woken = Vec::new();
+        self.paused.borrow_mut().retain(|paused| {
+            let stays = paused.is_listed.get() && !self.has_room(&paused.load, paused.parts);
+            if !stays && paused.is_listed.replace(false) {
+                woken.push(paused.driver.clone());
+            }
+            stays
+        });
+        woken.into_iter().for_each(Waker::wake);
+        !self.paused.borrow().is_empty()
+    }
+
+    /// Has connections read again once there is room. Runs for as long as it is polled.
+    async fn attend(&self) {
+        loop {
+            self.has_paused.notified().await;
+            self.metrics.limit_reached("MEMORY_BYTES");
+            while self.resume() {
+                sleep(LOOK_INTERVAL).await;
+            }
+        }
     }
 }
 
-/// Has connections read again once there is room. Runs for as long as it is polled.
-pub(crate) async fn attend(worker: Rc<Worker>) {
-    loop {
-        worker.account.has_paused.notified().await;
-        worker.shared.metrics.limit_reached("MEMORY_BYTES");
-        while worker.shared.budget.is_exceeded() {
-            sleep(LOOK_INTERVAL).await;
-        }
-        worker.account.resume();
+impl Accounts {
+    pub(crate) fn new(shared: &Shared) -> Self {
+        let Budget { outbound, inbound, .. } = &*shared.budget;
+        Self { outbound: Account::new(outbound, &shared.metrics), inbound: Account::new(inbound, &shared.metrics) }
+    }
+
+    /// Of both sides.
+    pub(crate) fn held(&self) -> usize {
+        self.outbound.held() + self.inbound.held()
+    }
+
+    /// Has connections read again once there is room. Runs for as long as it is polled.
+    pub(crate) async fn attend(&self) {
+        tokio::join!(self.outbound.attend(), self.inbound.attend());
+    }
+}
+
+/// Bytes that wait for a load to take them and that another's connection holds: charged to the load until they have gone,
+/// or this is dropped.
+#[derive(Debug)]
+pub(crate) struct Charge {
+    load: Rc<Load>,
+    bytes: usize,
+}
+
+impl Charge {
+    pub(crate) fn new(load: Rc<Load>) -> Self {
+        Self { load, bytes: 0 }
+    }
+
+    pub(crate) fn load(&self) -> &Load {
+        &self.load
+    }
+
+    pub(crate) fn add(&mut self, bytes: usize) {
+        self.set(self.bytes + bytes);
+    }
+
+    pub(crate) fn take(&mut self, bytes: usize) {
+        self.set(self.bytes.saturating_sub(bytes));
+    }
+
+    fn set(&mut self, bytes: usize) {
+        self.load.change(self.bytes, bytes);
+        self.bytes = bytes;
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.set(0);
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn workers_tell_in_steps_what_they_hold() {
-        let budget = Arc::new(Budget::new(4 * STEP));
-        let (one, other) = (Rc::new(Account::new(&budget)), Rc::new(Account::new(&budget)));
-        let [first, second, third] = [&one, &one, &other].map(Counted::new);
-        first.set(STEP - 1);
-        assert_eq!(budget.used(), 0);
-        second.set(1);
-        assert_eq!(budget.used(), STEP);
-        third.set(4 * STEP);
-        assert!(budget.is_exceeded());
-        third.set(3 * STEP);
-        assert!(!budget.is_exceeded());
-        drop((first, second, third));
-        assert_eq!((budget.used(), one.held(), other.held()), (0, 0, 0));
-    }
-
-    #[test]
-    fn a_connection_whose_bytes_have_not_gone_on_is_not_read() {
-        let budget = Arc::new(Budget::new(STEP));
-        let account = Rc::new(Account::new(&budget));
-        let (rest, one) = (Counted::new(&account), Counted::new(&account));
-        let driver = RefCell::new(Waker::noop().clone());
-        assert!(!one.is_paused(|| (1, false), &driver), "there is room");
-        rest.set(2 * STEP);
-        assert!(!one.is_paused(|| (0, false), &driver), "nothing is gained");
-        for _ in 0..2 {
-            assert!(one.is_paused(|| (1, false), &driver));
-            assert_eq!(account.paused.borrow().len(), 1, "woken once");
-        }
-        let window = limits::STREAM_WINDOW_BYTES as usize;
-        assert!(!one.is_paused(|| (window, true), &driver), "its peer's windows come that way");
-        assert!(one.is_paused(|| (window + 1, true), &driver), "but not without bound");
-        account.resume();
-        assert!(account.paused.borrow().is_empty());
-        assert!(one.is_paused(|| (1, false), &driver) && account.paused.borrow().len() == 1);
-    }
-}
+mod tests;

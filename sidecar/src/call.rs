@@ -6,6 +6,7 @@
 
 mod look;
 mod request;
+mod shed;
 mod side;
 mod state;
 
@@ -98,6 +99,7 @@ impl Call {
             state: RefCell::new(State {
                 endpoint: None,
                 unreleased: None,
+                charge: None,
                 request,
                 answer: Answer::Awaited,
                 response_bytes: 0,
@@ -229,6 +231,9 @@ impl Call {
             websocket::complete_request(&mut request.head);
         }
         let is_head_all = request.is_over && request.kept.is_empty() && request.trailers.is_none();
+        if let Some(peer) = state.slot.as_ref().and_then(CallSlot::peer) {
+            socket.belongs_to(peer);
+        }
         socket.open(&request.head, is_head_all, Rc::clone(self))?;
         state.begin_try(Side::Socket(Rc::clone(socket)), is_head_all, self);
         Ok(())
@@ -237,6 +242,9 @@ impl Call {
     /// Joins the call with a connection whose bytes are its body.
     pub(crate) fn send_raw(self: &Rc<Self>, socket: &Rc<Socket>) {
         socket.attach(Rc::clone(self));
+        if let Some(peer) = self.peer() {
+            socket.belongs_to(&peer);
+        }
         self.state.borrow_mut().begin_try(Side::Socket(Rc::clone(socket)), false, self);
     }
 
@@ -258,8 +266,8 @@ impl Call {
 
     /// A part of the request's body.
     pub(crate) fn request_data(&self, data: &[u8], is_end: bool) {
-        let mut state = self.state.borrow_mut();
-        let state = &mut *state;
+        let mut guard = self.state.borrow_mut();
+        let state = &mut *guard;
         if state.answer == Answer::Over {
             return self.caller.release(data.len());
         }
@@ -279,6 +287,10 @@ impl Call {
             request.forget(&self.worker);
         }
         request.send(data, is_end, endpoint, &self.caller);
+        if request.waiting > 0 && matches!(self.way, Way::Outbound(_)) && self.is_request_overdrawn(request) {
+            drop(guard);
+            return self.shed_request();
+        }
         if is_end && let Answer::Begun { tunnel: Tunnel::Answered, .. } = state.answer {
             state.end(self, None);
         }
@@ -310,7 +322,7 @@ impl Call {
     /// Parts of the request that had to wait have been sent.
     pub(crate) fn request_sent(&self, bytes: usize) {
         let mut state = self.state.borrow_mut();
-        state.request.waiting -= bytes.min(state.request.waiting);
+        state.request.waited(bytes);
         state.request.sent(bytes, &self.caller);
     }
 
@@ -319,6 +331,9 @@ impl Call {
         let mut state = self.state.borrow_mut();
         if let Answer::Begun { waiting, .. } = &mut state.answer {
             *waiting -= bytes.min(*waiting);
+        }
+        if let Some(charge) = &mut state.charge {
+            charge.take(bytes);
         }
         if let Some(endpoint) = &state.endpoint {
             endpoint.release(bytes);
@@ -417,8 +432,14 @@ impl Call {
         if let Some(endpoint) = &state.endpoint {
             endpoint.release(data.len() - waits);
         }
+        if waits > 0 && matches!(self.way, Way::Inbound(_)) {
+            state.charge(&self.caller, waits);
+        }
         if is_end {
             state.answered(self);
+        }
+        if matches!(self.way, Way::Inbound(_)) && self.worker.accounts.inbound.is_tight() {
+            self.shed_answer(state, waits);
         }
     }
 

@@ -7,15 +7,17 @@ use weft_wire::{Code, Headers, StreamId};
 
 use crate::{
     answer::{Failure, Hop},
+    budget::Counted,
     call::Call,
     link::{Driver, Incoming, Link, LinkError, Role},
+    peers::Load,
     rpc::Rpc,
     shared::Phase,
     wire_limits,
     worker::Worker,
 };
 
-/// Takes the calls of an HTTP/2 connection until it ends; from `last` on it is drained. With an `expiry`, that of a
+/// Takes the calls of an HTTP/2 connection until it ends; what it holds is charged to `load`; from `last` on it is drained. With an `expiry`, that of a
 /// certificate, it is drained some time before, and ended then.
 ///
 /// Calls go their way once all that came with them has been read: one that was cancelled in the same breath costs nobody
@@ -23,6 +25,7 @@ use crate::{
 pub(crate) async fn serve<IO>(
     worker: &Rc<Worker>,
     stream: IO,
+    load: &Rc<Load>,
     last: Phase,
     expiry: Option<SystemTime>,
     name: &dyn std::fmt::Display,
@@ -35,7 +38,11 @@ pub(crate) async fn serve<IO>(
     // Only sidecars are let in from outside, and only they are drained so early.
     let limits = if last == Phase::Draining { &worker.wire_limits.mesh } else { &worker.wire_limits.local };
     let hop = if last == Phase::Draining { Hop::Inbound } else { Hop::Outbound };
-    let link = Link::server(worker, limits);
+    let account = match hop {
+        Hop::Inbound => &worker.accounts.inbound,
+        Hop::Outbound => &worker.accounts.outbound,
+    };
+    let link = Link::server(worker, limits, Counted::new(account, load));
     let _accepted = worker.accepted(Rc::clone(&link) as _, last);
     let _listed = expiry.map(|end| worker.expiries.add(Rc::clone(&link) as _, SystemTime::now(), end));
     let mut begun: Vec<Rc<Call>> = Vec::new();

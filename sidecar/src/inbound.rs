@@ -188,7 +188,8 @@ pub(crate) async fn serve(mut slot: ConnectionSlot, stream: TcpStream, from: Soc
                 let (mut steps, load) = (Steps::new(), Rc::clone(&peer.load));
                 let begin = |link: &Rc<Link>, stream, head: Headers, is_whole| {
                     let Some(slot) = worker.inbound_slot(&load) else {
-                        http2::refuse(worker, link, stream, &head, is_whole, &too_many_calls(worker), Hop::Inbound);
+                        let why = too_many_calls(worker, &load);
+                        http2::refuse(worker, link, stream, &head, is_whole, &why, Hop::Inbound);
                         return None;
                     };
                     let caller = Side::Stream(Rc::clone(link), stream);
@@ -199,7 +200,7 @@ pub(crate) async fn serve(mut slot: ConnectionSlot, stream: TcpStream, from: Soc
                     call.waits_in(steps.run(carry(Rc::clone(&peer), Rc::clone(&call))));
                 };
                 let stream = TlsStream::server(stream);
-                return http2::serve(worker, stream, Phase::Draining, Some(expiry), &name, begin, carry).await;
+                return http2::serve(worker, stream, &load, Phase::Draining, Some(expiry), &name, begin, carry).await;
             }
             Err(why) => why,
         },
@@ -382,11 +383,13 @@ async fn send(pool: &Rc<Pool>, peer: &Rc<Load>, call: &Rc<Call>, is_upgrade: boo
 }
 
 /// What a peer is told that has as many calls here as it may have.
-fn too_many_calls(worker: &Worker) -> Failure {
+fn too_many_calls(worker: &Worker, peer: &Load) -> Failure {
     let name = worker.shared.own.as_ref().map_or("the service", |own| own.as_str());
-    let budget = &worker.shared.budget;
-    let message = if budget.is_exceeded() {
-        format!("calls hold {} bytes in the sidecar of {name} (--memory {})", budget.used(), budget.bytes())
+    let message = if !worker.accounts.inbound.takes_calls(peer) {
+        let (bytes, memory) = (peer.bytes(), worker.shared.budget.bytes());
+        format!(
+            "calls of this caller hold {bytes} bytes in the sidecar of {name}, which is its part (--memory {memory})"
+        )
     } else {
         format!("{} calls run at {name}, and this caller has its part of them", worker.calls.inbound.get())
     };

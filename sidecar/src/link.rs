@@ -25,8 +25,8 @@ use tokio::{
 use weft_wire::{CannotOpen, Code, ConnectionError, Event, Headers, Limits, Notice, StreamId, Usage};
 
 use crate::{
-    budget::Counted, call::Call, expiry::Expiring, give_way::give_way, room::Room, watchdog::Step, wire_limits,
-    worker::Worker,
+    budget::Counted, call::Call, expiry::Expiring, give_way::give_way, peers::Load, room::Room, watchdog::Step,
+    wire_limits, worker::Worker,
 };
 
 type Core = weft_wire::Connection<Rc<Call>>;
@@ -55,16 +55,16 @@ pub(crate) struct Link {
 
 impl Link {
     /// A connection on which calls come in.
-    pub(crate) fn server(worker: &Worker, limits: &Arc<Limits>) -> Rc<Self> {
-        Self::new(worker, Core::server(limits, worker.now().into_std()), None)
+    pub(crate) fn server(worker: &Worker, limits: &Arc<Limits>, counted: Counted) -> Rc<Self> {
+        Self::new(worker, Core::server(limits, worker.now().into_std()), None, counted)
     }
 
     /// A connection on which calls go out; `room` is told when it takes another.
-    pub(crate) fn client(worker: &Worker, limits: &Arc<Limits>, room: &Rc<Room>) -> Rc<Self> {
-        Self::new(worker, Core::client(limits, worker.now().into_std()), Some(Rc::clone(room)))
+    pub(crate) fn client(worker: &Worker, limits: &Arc<Limits>, room: &Rc<Room>, counted: Counted) -> Rc<Self> {
+        Self::new(worker, Core::client(limits, worker.now().into_std()), Some(Rc::clone(room)), counted)
     }
 
-    fn new(worker: &Worker, core: Core, room: Option<Rc<Room>>) -> Rc<Self> {
+    fn new(worker: &Worker, core: Core, room: Option<Rc<Room>>, counted: Counted) -> Rc<Self> {
         Rc::new(Self {
             core: RefCell::new(core),
             driver: RefCell::new(Waker::noop().clone()),
@@ -76,7 +76,7 @@ impl Link {
             held_up: RefCell::default(),
             resets_left: Cell::new(u32::MAX),
             was_calmed: Cell::new(false),
-            counted: Counted::new(&worker.account),
+            counted,
             is_expired: Cell::new(false),
         })
     }
@@ -187,6 +187,16 @@ impl Link {
         (self.core.borrow().streams() == 0).then(|| self.idle_since.get())
     }
 
+    /// Whom its bytes are charged to.
+    pub(crate) fn load(&self) -> Rc<Load> {
+        self.counted.load()
+    }
+
+    /// Whether it held anything after its last turn.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.counted.held() > 0
+    }
+
     /// The calls on it.
     pub(crate) fn calls(&self) -> Vec<Rc<Call>> {
         self.core.borrow().attached().map(Rc::clone).collect()
@@ -269,6 +279,10 @@ impl Link {
             if core.output().is_empty() {
                 // There is no turn in which it would be counted.
                 self.counted.set(core.held_and_unsent_bytes());
+                if self.counted.is_relieved() {
+                    self.is_awake.set(true);
+                    self.driver.borrow().wake_by_ref();
+                }
             } else {
                 self.is_awake.set(true);
                 self.driver.borrow().wake_by_ref();
@@ -333,6 +347,10 @@ pub(crate) struct Driver<IO, F> {
     heads_refused: u64,
     /// Reading was stopped before the socket had no more.
     is_held_back: bool,
+    /// Nothing was read in this turn, by our own choice.
+    is_unread: bool,
+    /// Something was written since the peer was last judged.
+    has_written: bool,
     /// What the sleep is set to, which may be sooner than what is next due: setting it anew costs more than a turn too
     /// many.
     wakes_at: Option<Instant>,
@@ -361,6 +379,8 @@ where
             has_requests: false,
             heads_refused: 0,
             is_held_back: false,
+            is_unread: false,
+            has_written: false,
             wakes_at: None,
             sleep: None,
         }
@@ -442,6 +462,7 @@ where
     fn read_into(&mut self, buffer: &mut [u8], cx: &mut Context<'_>) -> Result<(), LinkError> {
         let mut left = BYTES_A_TURN;
         let was_held_back = std::mem::take(&mut self.is_held_back);
+        self.is_unread = false;
         while !self.has_ended {
             if left == 0 {
                 self.is_held_back = true;
@@ -482,11 +503,11 @@ where
     #[inline]
     fn is_not_to_be_read(&mut self, was_held_back: bool) -> bool {
         let core = self.link.core.borrow();
-        if self.link.counted.is_paused(|| (core.held_bytes(), core.has_unsent()), &self.link.driver) {
-            return true;
-        }
-        // The core's timer gives the turn in which it is read again.
-        if core.is_paused(self.worker.now().into_std()) {
+        // The core's timer gives the turn in which a flooding peer is read again.
+        if self.link.counted.is_paused(|| (core.held_bytes(), core.has_unsent()), &self.link.driver)
+            || core.is_paused(self.worker.now().into_std())
+        {
+            self.is_unread = true;
             return true;
         }
         if !core.is_read_held() {
@@ -568,7 +589,10 @@ where
                 }
                 match Pin::new(&mut self.io).poll_write(cx, core.output())? {
                     Poll::Ready(0) => return Err(io::ErrorKind::WriteZero.into()),
-                    Poll::Ready(written) => core.wrote(written),
+                    Poll::Ready(written) => {
+                        core.wrote(written);
+                        self.has_written = true;
+                    }
                     Poll::Pending => return Ok(Poll::Pending),
                 }
             }
@@ -590,6 +614,14 @@ where
             match due {
                 None => return Ok(()),
                 Some(due) if due <= now => {
+                    // One for whom something waits is judged by whether it takes any of it: the PING may be at its end,
+                    // and a peer that does not read is itself not read.
+                    let has_written = std::mem::take(&mut self.has_written);
+                    let mut core = self.link.core.borrow_mut();
+                    if self.is_unread || (has_written && !core.output().is_empty()) {
+                        core.note_unread();
+                    }
+                    drop(core);
                     self.link.core.borrow_mut().on_timeout(now.into_std())?;
                     cx.waker().wake_by_ref();
                     if self.link.core.borrow().next_timeout().map(Instant::from_std) == Some(due) {
@@ -670,3 +702,6 @@ where
         turn
     }
 }
+
+#[cfg(test)]
+mod tests;

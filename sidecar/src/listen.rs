@@ -19,7 +19,7 @@ use tokio::{
 use weft_mesh::{limits, names::ServiceName};
 
 use crate::{
-    budget, inbound,
+    inbound,
     moment::Moment,
     outbound,
     shared::{Phase, Shared},
@@ -66,7 +66,7 @@ async fn run(index: u8, shared: Arc<Shared>, Ends { listeners, questions }: Ends
         spawn_local(listen(Rc::clone(&worker), listeners.outbound, Side::Outbound)),
         spawn_local(keep_house(Rc::clone(&worker))),
         spawn_local(keep_warm(Rc::clone(&worker))),
-        spawn_local(budget::attend(Rc::clone(&worker))),
+        spawn_local(keep_accounts(Rc::clone(&worker))),
         spawn_local(end_expired(Rc::clone(&worker))),
         spawn_local(watchdog::beat(Arc::clone(&worker.pulse))),
         spawn_local(Rc::clone(&worker).drain_accepted()),
@@ -147,6 +147,10 @@ fn take(worker: &Rc<Worker>, stream: TcpStream, from: SocketAddr, side: &Side) {
         Side::Inbound => spawn_local(inbound::serve(slot, stream, from)),
         Side::Forward(service) => spawn_local(tcp::forward(slot, stream, from, service.clone())),
     };
+}
+
+async fn keep_accounts(worker: Rc<Worker>) {
+    worker.accounts.attend().await;
 }
 
 async fn keep_deadlines(worker: Rc<Worker>) {

@@ -101,7 +101,7 @@ pub(crate) async fn speak(downstream: Rc<Downstream>, wire: Wire, stream: TcpStr
                 call.waits_in(steps.run(carry(Rc::clone(&downstream), Rc::clone(&call))));
             };
             let name = format_args!("outbound connection from {from}");
-            http2::serve(worker, stream, Phase::Stopping, None, &name, begin, carry).await;
+            http2::serve(worker, stream, &worker.own, Phase::Stopping, None, &name, begin, carry).await;
         }
     }
 }
@@ -289,9 +289,10 @@ const RETRY_SOON: Duration = Duration::from_secs(1);
 
 /// Why no call is taken any more.
 pub(crate) fn too_many_calls(worker: &Worker) -> Failure {
-    let budget = &worker.shared.budget;
-    let message = if budget.is_exceeded() {
-        format!("calls hold {} bytes in this sidecar (--memory {}); slow down", budget.used(), budget.bytes())
+    let account = &worker.accounts.outbound;
+    let message = if !account.takes_calls(&worker.own) {
+        let (bytes, memory) = (account.used(), worker.shared.budget.bytes());
+        format!("outbound calls hold {bytes} bytes in this sidecar, half of its memory (--memory {memory}); slow down")
     } else {
         format!("{} calls run in this sidecar; slow down", limits::CALLS_IN_FLIGHT)
     };

@@ -8,7 +8,7 @@
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
-    rc::Rc,
+    rc::{Rc, Weak},
 };
 
 use weft_mesh::{identity::SpiffeId, limits};
@@ -18,9 +18,13 @@ pub(crate) fn may_have_more(own: usize, all: usize, limit: usize) -> bool {
     own < limit.saturating_sub(all)
 }
 
-/// What one peer has now. The local service, whose calls go out, has one of its own.
+/// What one peer has now: a caller on the inbound side, a callee on the outbound one. The local service, whose calls go out,
+/// has one of its own.
 #[derive(Debug, Default)]
 pub(crate) struct Load {
+    share: Share,
+    /// What connections hold for it, as [`crate::budget`] counts it.
+    bytes: Cell<usize>,
     connections: Cell<usize>,
     /// Calls on the inbound side.
     calls: Cell<usize>,
@@ -28,7 +32,37 @@ pub(crate) struct Load {
     seats: Cell<usize>,
 }
 
+/// How much of its side's memory a load may have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Share {
+    /// As much as all loads leave free.
+    #[default]
+    Part,
+    /// All of it: there is nobody whom it could take it from.
+    WholeSide,
+    /// What its connections hold is charged to others.
+    OfNobody,
+}
+
 impl Load {
+    pub(crate) fn with_share(share: Share) -> Rc<Self> {
+        Rc::new(Self { share, ..Self::default() })
+    }
+
+    pub(crate) fn share(&self) -> Share {
+        self.share
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes.get()
+    }
+
+    /// One of those that hold bytes for it holds `now` where it held `before`.
+    #[inline]
+    pub(crate) fn change(&self, before: usize, now: usize) {
+        self.bytes.set(self.bytes.get() + now - before);
+    }
+
     pub(crate) fn calls(&self) -> usize {
         self.calls.get()
     }
@@ -73,6 +107,36 @@ impl Peers {
         load.connections.set(own + 1);
         self.connections.set(self.connections.get() + 1);
         Some(Member { peers: Rc::clone(self), id: id.clone(), load })
+    }
+
+    /// What each holds.
+    pub(crate) fn bytes(&self) -> Vec<(String, usize)> {
+        self.known.borrow().iter().map(|(id, load)| (id.service().to_string(), load.bytes())).collect()
+    }
+}
+
+/// The services that a worker has connections to. What nobody needs any more is forgotten.
+#[derive(Debug, Default)]
+pub(crate) struct Callees {
+    known: RefCell<HashMap<SpiffeId, Weak<Load>>>,
+}
+
+impl Callees {
+    pub(crate) fn of(&self, id: &SpiffeId) -> Rc<Load> {
+        let mut known = self.known.borrow_mut();
+        if let Some(load) = known.get(id).and_then(Weak::upgrade) {
+            return load;
+        }
+        known.retain(|_, load| load.strong_count() > 0);
+        let load = Rc::default();
+        known.insert(id.clone(), Rc::downgrade(&load));
+        load
+    }
+
+    /// What each holds.
+    pub(crate) fn bytes(&self) -> Vec<(String, usize)> {
+        let known = self.known.borrow();
+        known.iter().filter_map(|(id, load)| Some((id.service().to_string(), load.upgrade()?.bytes()))).collect()
     }
 }
 

@@ -2,7 +2,7 @@
 //! identity), made one at a time, opened anew when the peer's stream limit is reached, closed when idle.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     collections::HashMap,
     fmt,
     net::SocketAddr,
@@ -23,6 +23,7 @@ use weft_mesh::{limits, tls};
 use weft_wire::Usage;
 
 use crate::{
+    budget::Counted,
     catalog::Endpoint,
     connect,
     expiry::{Expiring, Listed},
@@ -130,6 +131,8 @@ pub(crate) struct Pool {
     links: RefCell<Vec<Rc<Link>>>,
     /// Who waits for the connection that is being made; `None` while none is.
     waiting: RefCell<Option<Vec<Waiting>>>,
+    /// Not there before its first connection.
+    load: OnceCell<Rc<Load>>,
     /// Calls that wait, as all connections are full.
     room: Rc<Room>,
     /// Calls that may be cancelled on a connection before another takes its place.
@@ -170,9 +173,24 @@ impl Pool {
             destination,
             links: RefCell::default(),
             waiting: RefCell::default(),
+            load: OnceCell::new(),
             room: Rc::new(room),
             resets: Cell::new(u32::MAX),
         })
+    }
+
+    /// Whom what its connections hold is charged to.
+    fn load(&self, worker: &Worker) -> Rc<Load> {
+        let load = self.load.get_or_init(|| match &self.destination {
+            Destination::Endpoint(endpoint) => worker.callees.of(&endpoint.spiffe_id),
+            Destination::Local(_) => Rc::clone(&worker.to_local),
+        });
+        Rc::clone(load)
+    }
+
+    /// Whether what waits for this endpoint's service, or comes from it, is as much as it may be: it gets no new calls then.
+    pub(crate) fn holds_its_part(&self, worker: &Worker) -> bool {
+        worker.accounts.outbound.is_tight() && !worker.accounts.outbound.takes_calls(&self.load(worker))
     }
 
     /// What each of its connections holds now.
@@ -355,9 +373,8 @@ impl Pool {
         let identity = self.shared.identity.load_full().ok_or("this sidecar has no identity yet".to_owned())?;
         let config = identity.client(&endpoint.spiffe_id).map_err(|e| e.to_string())?;
         let stream = connect_tcp(endpoint.address).await?;
-        // Not towards a local service: one that does not read for a while is alive all the same. A sidecar always reads.
-        #[cfg(target_os = "linux")]
-        let _ = socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(USER_TIMEOUT));
+        // No TCP_USER_TIMEOUT: it counts a window that stays closed as silence, and a sidecar that has no memory left does
+        // not read for a while. Whether it lives, PINGs tell.
         let name = tls::server_name(&endpoint.spiffe_id);
         let stream = within(limits::HANDSHAKE_TIMEOUT, TlsConnector::from(config).connect(name, stream)).await?;
         let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
@@ -374,10 +391,14 @@ impl Pool {
         let worker = self.worker.upgrade().ok_or("the sidecar is stopping".to_owned())?;
         worker.tick();
         let limits = match self.destination {
-            Destination::Endpoint(_) => &worker.wire_limits.mesh,
+            Destination::Endpoint(_) => &worker.wire_limits.mesh_made,
             Destination::Local(_) => &worker.wire_limits.local,
         };
-        let link = Link::client(&worker, limits, &self.room);
+        let account = match self.destination {
+            Destination::Endpoint(_) => &worker.accounts.outbound,
+            Destination::Local(_) => &worker.accounts.inbound,
+        };
+        let link = Link::client(&worker, limits, &self.room, Counted::new(account, &self.load(&worker)));
         let driver = Driver::new(&worker, &link, Role::Client, stream, |_| {});
         let listed = expiry.map(|end| {
             let made = Made { pool: Rc::downgrade(self), link: Rc::downgrade(&link) };
@@ -489,9 +510,6 @@ impl Drop for OpenConnection {
         self.1.metrics.open_made.fetch_sub(1, Relaxed);
     }
 }
-
-/// For a peer that has gone without a word: unacknowledged bytes break the connection after this.
-const USER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Connects to what is near.
 pub(crate) async fn connect_tcp(address: SocketAddr) -> Result<TcpStream, String> {

@@ -139,7 +139,7 @@ impl Drop for ConnectionSlot {
 impl Worker {
     /// A place for one more call of the local service, if there is one.
     pub(crate) fn call_slot(self: &Rc<Self>) -> Option<CallSlot> {
-        if self.is_out_of_memory() {
+        if !self.accounts.outbound.takes_calls(&self.own) {
             return None;
         }
         if self.calls.outbound.get() >= limits::CALLS_IN_FLIGHT {
@@ -152,7 +152,7 @@ impl Worker {
 
     /// A place for one more call of a peer, if it may have one.
     pub(crate) fn inbound_slot(self: &Rc<Self>, peer: &Rc<Load>) -> Option<CallSlot> {
-        if self.is_out_of_memory() {
+        if !self.accounts.inbound.takes_calls(peer) {
             return None;
         }
         if !may_have_more(peer.calls(), self.calls.inbound.get(), limits::CALLS_IN_FLIGHT) {
@@ -162,16 +162,6 @@ impl Worker {
         self.calls.inbound.add(1);
         peer.begin_call();
         Some(CallSlot { worker: Rc::clone(self), peer: Some(Rc::clone(peer)), has_seat: false })
-    }
-
-    /// Whether the sidecar takes no calls, as what runs has used its memory up.
-    #[inline]
-    fn is_out_of_memory(&self) -> bool {
-        let is_exceeded = self.shared.budget.is_exceeded();
-        if is_exceeded {
-            self.shared.metrics.limit_reached("MEMORY_BYTES");
-        }
-        is_exceeded
     }
 }
 

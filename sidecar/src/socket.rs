@@ -20,7 +20,7 @@ use weft_wire::{Code, Headers, Usage, http1};
 
 use self::core::{Core, Sent};
 pub(crate) use self::driver::{Driver, Occasion, SocketError};
-use crate::{budget::Counted, call::Call, link::Role, worker::Worker};
+use crate::{budget::Counted, call::Call, link::Role, peers::Load, worker::Worker};
 
 /// See the module.
 pub(crate) struct Socket {
@@ -54,6 +54,10 @@ impl Socket {
     }
 
     fn new(worker: &Worker, role: Role, core: Core) -> Rc<Self> {
+        let counted = match role {
+            Role::Server => Counted::new(&worker.accounts.outbound, &worker.own),
+            Role::Client => Counted::new(&worker.accounts.inbound, &worker.to_local),
+        };
         Rc::new(Self {
             core: RefCell::new(core),
             role,
@@ -63,7 +67,7 @@ impl Socket {
             was_used: Cell::new(false),
             idle_since: Cell::new(worker.now()),
             drained_since: Cell::new(None),
-            counted: Counted::new(&worker.account),
+            counted,
         })
     }
 
@@ -100,6 +104,11 @@ impl Socket {
     /// Makes what happens on it a call's.
     pub(crate) fn attach(&self, call: Rc<Call>) {
         self.core.borrow_mut().call = Some(call);
+    }
+
+    /// Charges what it holds to the one whose call it carries.
+    pub(crate) fn belongs_to(&self, load: &Rc<Load>) {
+        self.counted.belongs_to(load);
     }
 
     /// Opens a call over an idle connection to a service.
@@ -175,6 +184,10 @@ impl Socket {
             } else {
                 // There is no turn in which it would be counted.
                 self.counted.set(core.held_and_unsent_bytes());
+                if self.counted.is_relieved() {
+                    self.is_awake.set(true);
+                    self.driver.borrow().wake_by_ref();
+                }
             }
         }
         result

@@ -77,6 +77,9 @@ pub(crate) struct Report {
     pub(crate) sockets_buffer_bytes: usize,
     /// What they hold of calls, as the budget counts it.
     pub(crate) held_bytes: usize,
+    /// For whom, on each side, those that hold most first: at most [`HOLDERS`] of them.
+    pub(crate) callers: Vec<(String, usize)>,
+    pub(crate) callees: Vec<(String, usize)>,
     /// Buffers that no connection has at present.
     pub(crate) spare_bytes: usize,
 }
@@ -157,9 +160,22 @@ fn report(worker: &Worker) -> Report {
         sum: over(&sum),
         socket_bytes,
         sockets_buffer_bytes: sockets.iter().map(|usage| usage.buffer_bytes).sum(),
-        held_bytes: worker.account.held(),
+        held_bytes: worker.accounts.held(),
+        callers: largest(worker.peers.bytes()),
+        callees: largest(worker.callees.bytes()),
         spare_bytes: worker.spare_bytes(),
     }
+}
+
+/// Those for whom connections hold most bytes that the admin port shows of each side.
+pub(crate) const HOLDERS: usize = 5;
+
+/// Those that hold most.
+pub(crate) fn largest(mut holders: Vec<(String, usize)>) -> Vec<(String, usize)> {
+    holders.retain(|(_, bytes)| *bytes > 0);
+    holders.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+    holders.truncate(HOLDERS);
+    holders
 }
 
 /// The calls that began first of those that run.

@@ -7,8 +7,10 @@ use weft_wire::{Bound, KeepAlive, Limits, Rate};
 
 /// What holds for a worker's connections.
 pub(crate) struct WireLimits {
-    /// With another sidecar.
+    /// On connections that other sidecars have made: each is one peer's.
     pub(crate) mesh: Arc<Limits>,
+    /// On connections to other sidecars, which carry the calls of all clients.
+    pub(crate) mesh_made: Arc<Limits>,
     /// With the own service and its clients. They get no PINGs: both ends are on one machine, and servers of gRPC take
     /// a PING every few seconds for an attack. As they do with calls that are cancelled before they were looked at, and
     /// all callers share the connection to the service.
@@ -34,11 +36,17 @@ impl WireLimits {
             cancels: rate(limits::CANCELS),
             small_data: rate(limits::SMALL_DATA),
             are_cancels_paced: true,
+            buffered_bytes: UNBOUNDED,
             ..common(local_rate)
         };
-        Self { mesh: Arc::new(mesh), local: Arc::new(local) }
+        let mesh_made = Limits { buffered_bytes: UNBOUNDED, ..mesh.clone() };
+        Self { mesh: Arc::new(mesh), mesh_made: Arc::new(mesh_made), local: Arc::new(local) }
     }
 }
+
+/// Several peers' calls are on one connection, and one who does not read must not hold back the others' bytes. What they
+/// hold together is bounded by [`crate::budget`], for each of them.
+const UNBOUNDED: usize = usize::MAX;
 
 fn common(rate: impl Fn(limits::Rate) -> Rate) -> Limits {
     Limits {

@@ -15,14 +15,14 @@ use weft_mesh::limits;
 
 use crate::{
     balance::Balancer,
-    budget::Account,
+    budget::Accounts,
     call::Call,
     expiry::Expiries,
     inbound::LocalService,
     intercept,
     link::Link,
     moment::Moment,
-    peers::{Load, Peers},
+    peers::{Callees, Load, Peers, Share},
     pool::Pools,
     record::LogLimit,
     shared::{Phase, Shared},
@@ -56,7 +56,7 @@ pub(crate) struct Worker {
     /// Connections on which calls come in, with the phase in which each is drained.
     accepted: RefCell<HashMap<*const (), Drained>>,
     /// What the connections hold.
-    pub(crate) account: Rc<Account>,
+    pub(crate) accounts: Accounts,
     /// Bytes of request bodies kept for another try.
     pub(crate) replay_bytes: Gauge,
     pub(crate) calls: Sides,
@@ -64,8 +64,11 @@ pub(crate) struct Worker {
     pub(crate) connections: Sides,
     pub(crate) peers: Rc<Peers>,
     pub(crate) strangers: Rc<Strangers>,
+    pub(crate) callees: Callees,
     /// That of the local service, as a client.
     pub(crate) own: Rc<Load>,
+    /// That of the connections to the local service, which its callers share.
+    pub(crate) to_local: Rc<Load>,
     pub(crate) connection_ended: Notify,
     /// The phase whose connections are drained as soon as they are there.
     ended: Cell<Option<Phase>>,
@@ -169,13 +172,15 @@ impl Worker {
             read_buffer: RefCell::default(),
             spare_bodies: RefCell::default(),
             accepted: RefCell::default(),
-            account: Rc::new(Account::new(&shared.budget)),
+            accounts: Accounts::new(&shared),
             replay_bytes: Gauge::default(),
             calls: Sides::default(),
             connections: Sides::default(),
             peers: Rc::default(),
             strangers: Rc::default(),
-            own: Rc::default(),
+            callees: Callees::default(),
+            own: Load::with_share(Share::WholeSide),
+            to_local: Load::with_share(Share::OfNobody),
             connection_ended: Notify::new(),
             ended: Cell::new(None),
             outside: intercept::Outside::default(),

@@ -20,7 +20,8 @@
 //! broke off, because their caller went away or stopped half-way.
 //!
 //! It listens on loopback, or on `HOST`. With `MAX_STREAMS` it takes only so many calls at once on a connection;
-//! one on which more than `MAX_RESETS` were cancelled it ends, as Netty's servers do.
+//! one on which more than `MAX_RESETS` were cancelled it ends, as Netty's servers do. `CONNECTION_WINDOW` is how many bytes
+//! of all of its calls together it takes before they are read.
 //!
 //! With `SPEAK=tcp` it speaks a small protocol of its own, with `SPEAK=http1` HTTP/1.1, with
 //! `SPEAK=websocket` WebSocket: see the files of these names.
@@ -102,6 +103,9 @@ async fn serve(stream: TcpStream) -> Result<(), h2::Error> {
     let mut builder = server::Builder::new();
     if let Some(streams) = env::var("MAX_STREAMS").ok().and_then(|streams| streams.parse().ok()) {
         builder.max_concurrent_streams(streams);
+    }
+    if let Some(bytes) = env::var("CONNECTION_WINDOW").ok().and_then(|bytes| bytes.parse().ok()) {
+        builder.initial_connection_window_size(bytes);
     }
     let most: u64 = env::var("MAX_RESETS").ok().and_then(|most| most.parse().ok()).unwrap_or(u64::MAX);
     let mut connection = builder.handshake(stream).await?;

@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, task::JoinSet};
 use tonic::Code;
 use weft_mesh::limits;
-use weft_tests::{Bed, Wire, eventually, framed, metric, pour, probe, probe_service, resident_bytes, signal, tunnel};
+use weft_tests::{
+    Bed, Wire, channel, eventually, framed, get, metric, pour, probe, probe_service, resident_bytes, signal, tunnel,
+};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -81,17 +83,18 @@ async fn what_all_calls_hold_together_is_bounded() {
     let memory = (16 << 20).to_string();
     let hog = "  hog:\n    run: ${BIN}/weft-test-app\n    health: tcp\n";
     let bed = Bed::start_with(&format!("{}{hog}", probe_service(1)), &["--memory", &memory]).await;
+    let own = bed.channel();
     for service in ["hog", "probe"] {
         probe(&bed.channel(), "Say", &[("x-weft-service", service)]).await.expect("an answer");
     }
     let (port, pid) = (bed.outbound(), bed.pid("keyboard·sidecar"));
     let before = resident_bytes(pid);
     signal("-STOP", bed.pid("hog-1"));
-    let mut uploads = tokio::task::JoinSet::new();
+    let mut uploads = JoinSet::new();
     for _ in 0..CONNECTIONS {
         uploads.spawn(async move {
             let mut wire = Wire::connect(port).await;
-            let mut calls = tokio::task::JoinSet::new();
+            let mut calls = JoinSet::new();
             for _ in 0..CALLS {
                 let (answer, mut body) = wire.open("Say", &[("x-do", "swallow"), ("x-weft-service", "hog")]).await;
                 calls.spawn(async move {
@@ -104,9 +107,9 @@ async fn what_all_calls_hold_together_is_bounded() {
             calls.join_all().await;
         });
     }
-    let refused = async || probe(&bed.channel(), "Say", &[]).await.err();
+    let refused = async || probe(&own, "Say", &[("x-weft-service", "hog")]).await.err();
     let mut why = None;
-    eventually("new calls are refused", LIMIT, async || {
+    eventually("new calls of it are refused", LIMIT, async || {
         why = refused().await;
         why.is_some()
     })
@@ -118,6 +121,7 @@ async fn what_all_calls_hold_together_is_bounded() {
     assert!(reached >= 1.0);
     for _ in 0..10 {
         assert!(refused().await.is_some(), "as long as what there is does not go on");
+        probe(&own, "Say", &[]).await.expect("calls of another service go on");
         let grown = resident_bytes(pid).saturating_sub(before);
         assert!(grown < 200 << 20, "{grown} bytes more");
     }
@@ -125,4 +129,70 @@ async fn what_all_calls_hold_together_is_bounded() {
     signal("-CONT", bed.pid("hog-1"));
     eventually("calls are taken again", LIMIT, async || refused().await.is_none()).await;
     uploads.abort_all();
+}
+
+/// A member calls a service that reads its uploads as little as it reads its answers, over three connections.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_member_that_fills_the_memory_takes_only_its_part() {
+    const CONNECTIONS: usize = 3;
+    const CALLS: usize = 60;
+    let memory = (16 << 20).to_string();
+    let other = "  other:\n    run: ${BIN}/weft-test-app\n";
+    let services = format!("{}    env: {{ CONNECTION_WINDOW: 67108864 }}\n{other}", probe_service(1));
+    let bed = Bed::start_with(&services, &["--memory", &memory]).await;
+    let callee = bed.ports("probe-1");
+    let (caller, own) = (bed.channel(), channel(callee.outbound));
+    let honest = async || {
+        probe(&caller, "Say", &[]).await.expect("an honest caller's");
+        probe(&own, "Say", &[("x-weft-service", "other")]).await.expect("the service's own");
+    };
+    honest().await;
+    let reached = async || metric(callee.metrics, "weft_limit_reached_total", "limit=\"MEMORY_BYTES\"").await;
+    let port = tunnel(&bed, "probe").await;
+
+    // Uploads that are never read.
+    let (mut greedy, mut uploads) = (Vec::new(), JoinSet::new());
+    for _ in 0..CONNECTIONS {
+        let mut wire = Wire::connect(port).await;
+        for _ in 0..CALLS {
+            let (answer, mut body) = wire.open("Say", &[("x-do", "sleep:6000000")]).await;
+            uploads.spawn(async move {
+                let _ = pour(&mut body, 2 * limits::STREAM_WINDOW_BYTES as usize, |_| {}).await;
+                answer.await.is_ok()
+            });
+        }
+        greedy.push(wire);
+    }
+    eventually("it has its part", LIMIT, async || reached().await >= 1.0).await;
+    for _ in 0..20 {
+        honest().await;
+    }
+    let status = Wire::connect(port).await.call("Say", &[]).await;
+    assert_eq!(status.metadata().get("x-weft-error").expect("made by the mesh"), "service-full", "{status}");
+    assert!(status.message().contains("--memory 16777216"), "{status}");
+    let page = get(callee.admin, "/").await.1;
+    assert!(page.contains("Under way for") && page.contains("tunnel.shop"), "{page}");
+    greedy.drain(..).for_each(Wire::cut);
+    uploads.shutdown().await;
+    let mut wire = Wire::connect(port).await;
+    eventually("it may call again", LIMIT, async || wire.call("Say", &[]).await.code() == Code::Ok).await;
+
+    // Answers that it never reads.
+    let before = reached().await;
+    let mut answers = Vec::new();
+    for _ in 0..CONNECTIONS {
+        let mut wire = Wire::connect(port).await;
+        for _ in 0..CALLS {
+            let (answer, mut body) = wire.open("Say", &[("x-do", "pour:1000000")]).await;
+            // What there is no room for is refused.
+            let _ = body.send_data(Bytes::new(), true);
+            answers.push(answer);
+        }
+        greedy.push(wire);
+    }
+    eventually("it has its part again", LIMIT, async || reached().await > before).await;
+    for _ in 0..20 {
+        honest().await;
+    }
+    drop((answers, greedy));
 }

@@ -4,7 +4,7 @@ use weft_mesh::limits;
 use weft_wire::Headers;
 
 use super::Side;
-use crate::worker::Worker;
+use crate::{budget::Charge, worker::Worker};
 
 /// The request, as far as it has come.
 #[derive(Default)]
@@ -25,6 +25,8 @@ pub(super) struct Request {
     /// Bytes of the body that this try has sent, and those that wait for the endpoint's window.
     pub(super) sent: usize,
     pub(super) waiting: usize,
+    /// Who is charged for those that wait.
+    pub(super) charge: Option<Charge>,
     /// Bytes of the body for which the caller got its window back.
     pub(super) released: usize,
 }
@@ -48,8 +50,29 @@ impl Request {
 
     pub(super) fn send(&mut self, data: &[u8], is_end: bool, endpoint: &Side, caller: &Side) {
         let waiting = endpoint.send_data(data, is_end);
-        self.waiting += waiting;
+        if waiting > 0 {
+            self.wait(waiting, endpoint);
+        }
         self.sent(data.len() - waiting, caller);
+    }
+
+    #[cold]
+    fn wait(&mut self, bytes: usize, endpoint: &Side) {
+        self.waiting += bytes;
+        if self.charge.is_none() {
+            self.charge = endpoint.load().map(Charge::new);
+        }
+        if let Some(charge) = &mut self.charge {
+            charge.add(bytes);
+        }
+    }
+
+    /// Parts that had to wait have been sent.
+    pub(super) fn waited(&mut self, bytes: usize) {
+        self.waiting -= bytes.min(self.waiting);
+        if let Some(charge) = &mut self.charge {
+            charge.take(bytes);
+        }
     }
 
     /// Lets the caller send as much again as was sent on, but for what an earlier try had sent already.
@@ -65,6 +88,7 @@ impl Request {
     pub(super) fn release_all(&mut self, caller: &Side) {
         caller.release(self.received - self.released.min(self.received));
         self.released = self.received;
+        self.charge = None;
     }
 
     /// Whether so much more may be kept for another try.

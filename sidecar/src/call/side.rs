@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use weft_wire::{Code, Headers, StreamId};
 
-use crate::{headers::to_header_map, link::Link, pipe::Pipe, socket::Socket};
+use crate::{headers::to_header_map, link::Link, peers::Load, pipe::Pipe, socket::Socket};
 
 /// Where parts come from and go to.
 pub(crate) enum Side {
@@ -56,6 +56,15 @@ impl Side {
             Self::Stream(link, _) => link.is_congested(),
             Self::Socket(socket) => socket.is_congested(),
             Self::Pipe(_) => false,
+        }
+    }
+
+    /// Whom the bytes are charged to that wait for it. `None` where its connection carries nothing else: they are charged to
+    /// whoever that is.
+    pub(super) fn load(&self) -> Option<Rc<Load>> {
+        match self {
+            Self::Stream(link, _) => Some(link.load()),
+            Self::Socket(_) | Self::Pipe(_) => None,
         }
     }
 

@@ -5,6 +5,7 @@ use weft_wire::Code;
 
 use super::{Call, Side, request::Request};
 use crate::{
+    budget::Charge,
     classify::{Outcome, code},
     record::{AttemptRecord, CallRecord},
     rpc::{BodyStatus, Rpc},
@@ -17,6 +18,8 @@ pub(super) struct State {
     /// The endpoint of a call that is over, and what of its answer is still under way to the caller: it gets its window
     /// back as that goes.
     pub(super) unreleased: Option<(Side, usize)>,
+    /// Who is charged for the bytes of the answer that wait for the caller of an inbound call.
+    pub(super) charge: Option<Charge>,
     pub(super) request: Request,
     pub(super) answer: Answer,
     /// Bytes of the answer's body that have come.
@@ -65,12 +68,25 @@ impl State {
         if let Some((endpoint, left)) = self.unreleased.take() {
             endpoint.release(left);
         }
+        self.charge = None;
+    }
+
+    /// Bytes of the answer wait for the caller.
+    #[cold]
+    pub(super) fn charge(&mut self, caller: &Side, bytes: usize) {
+        if self.charge.is_none() {
+            self.charge = caller.load().map(Charge::new);
+        }
+        if let Some(charge) = &mut self.charge {
+            charge.add(bytes);
+        }
     }
 
     /// The head has been sent to an endpoint; what else has come follows.
     pub(super) fn begin_try(&mut self, endpoint: Side, is_head_all: bool, call: &Call) {
         self.waiting = None;
         (self.request.sent, self.request.waiting) = (0, 0);
+        self.request.charge = None;
         if !is_head_all {
             self.request.resend(&endpoint, &call.caller, &call.worker);
         }
@@ -132,6 +148,9 @@ impl State {
                 endpoint.reset(Code::CANCEL);
             }
             self.unreleased = (waiting > 0).then_some((endpoint, waiting));
+        }
+        if self.unreleased.is_none() {
+            self.charge = None;
         }
         if !self.request.is_over {
             // The caller need not send the rest (RFC 9113, section 8.1), once the answer is out.

@@ -23,6 +23,7 @@ use weft_wire::{Code, Connection, Event, Headers, Limits, Name, StreamId};
 use crate::{
     args::Args,
     attempt::Miss,
+    budget::Counted,
     call::{Call, Side, Way},
     catalog::{Catalog, Question},
     classify::Limit,
@@ -299,7 +300,8 @@ impl Play {
         let peer = |core, io| Peer { core, io: Some(io), unread: Vec::new(), held: VecDeque::new() };
 
         let refused: Rc<Cell<usize>> = Rc::default();
-        let upstream = Link::client(&worker, &worker.wire_limits.local, &Rc::default());
+        let counted = Counted::new(&worker.accounts.inbound, &worker.to_local);
+        let upstream = Link::client(&worker, &worker.wire_limits.local, &Rc::default(), counted);
         spawn_local(Driver::new(&worker, &upstream, Role::Client, up, |_| {}));
         spawn_local({
             let (worker, upstream, refused) = (Rc::clone(&worker), Rc::clone(&upstream), Rc::clone(&refused));
@@ -318,7 +320,8 @@ impl Play {
                         call.missed(Miss::NotSent(ConnectError::Full));
                     }
                 };
-                http2::serve(&worker, downstream, Phase::Stopping, None, &"the client", begin, carry).await;
+                let load = Rc::default();
+                http2::serve(&worker, downstream, &load, Phase::Stopping, None, &"the client", begin, carry).await;
             }
         });
         spawn_local({

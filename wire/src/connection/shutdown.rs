@@ -68,12 +68,14 @@ pub(super) struct Timers {
     last_received: Instant,
     /// When the PING was sent that asks whether the peer is there.
     asked: Option<Instant>,
+    /// See [`Connection::note_unread`].
+    is_unread: bool,
 }
 
 impl Timers {
     pub(super) fn new(limits: &Limits, now: Instant) -> Timers {
         let settings = Some(now + limits.settings_timeout);
-        Timers { settings, block: None, drain: None, last_received: now, asked: None }
+        Timers { settings, block: None, drain: None, last_received: now, asked: None, is_unread: false }
     }
 
     #[inline]
@@ -201,6 +203,9 @@ impl<T: Clone> Connection<T> {
             return self.ending.error.map_or(Ok(()), Err);
         }
         let is_due = |timer: Option<Instant>| timer.is_some_and(|due| due <= now);
+        if std::mem::take(&mut self.timers.is_unread) {
+            self.put_off(now);
+        }
         if is_due(self.timers.settings) {
             let error = ConnectionError::new(Code::SETTINGS_TIMEOUT, "SETTINGS were not acknowledged in time");
             return Err(self.fail(ConnectionError { limit: Some(Bound::SettingsTimeout), ..error }));
@@ -217,6 +222,28 @@ impl<T: Clone> Connection<T> {
             self.rates.paused_until = None;
         }
         self.keep_alive(now)
+    }
+
+    /// Says before [`on_timeout`](Connection::on_timeout) that the driver reads nothing of the peer at present. What the
+    /// peer may have sent long ago is then not judged: neither that it has not answered, nor that a part is missing. It is
+    /// sent a PING all the same when one is due, so that it hears of us.
+    pub fn note_unread(&mut self) {
+        self.timers.is_unread = true;
+    }
+
+    /// Waits anew for what the peer may have sent already.
+    #[cold]
+    fn put_off(&mut self, now: Instant) {
+        let anew = now + self.limits.settings_timeout;
+        let timers = &mut self.timers;
+        for timer in [&mut timers.settings, &mut timers.block] {
+            *timer = timer.map(|due| if due <= now { anew } else { due });
+        }
+        let Some(keep_alive) = &self.limits.keep_alive else { return };
+        if timers.asked.take().is_some() || timers.last_received + keep_alive.interval <= now {
+            timers.last_received = now;
+            Head::write(kind::PING, 0, 0, &KEEP_ALIVE_PING, &mut self.output.bytes);
+        }
     }
 
     fn keep_alive(&mut self, now: Instant) -> Result<(), ConnectionError> {

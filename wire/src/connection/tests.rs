@@ -551,3 +551,19 @@ fn a_silent_peer_is_asked_and_then_given_up() {
     client.connection.on_timeout(start + Duration::from_secs(22)).expect("it asks again");
     client.connection.on_timeout(start + Duration::from_secs(27)).expect_err("nobody is there");
 }
+
+#[test]
+fn what_is_not_read_is_not_judged() {
+    let keep_alive = crate::limits::KeepAlive { interval: Duration::from_secs(10), timeout: Duration::from_secs(5) };
+    let limits = Limits { keep_alive: Some(keep_alive), settings_timeout: Duration::from_secs(8), ..Limits::default() };
+    let start = Instant::now();
+    let mut server = Connection::<usize>::server(&std::sync::Arc::new(limits), start);
+    server.wrote(server.output().len());
+    for second in 1..=100 {
+        server.note_unread();
+        server.on_timeout(start + Duration::from_secs(second)).expect("nothing was read");
+    }
+    let pings = server.output().windows(8).filter(|bytes| bytes == b"is there").count();
+    assert_eq!(pings, 10, "but the peer hears of us");
+    server.on_timeout(start + Duration::from_secs(109)).expect_err("it has not answered the SETTINGS");
+}

@@ -77,7 +77,10 @@ impl Used<'_> {
         match limit {
             "CALLS_IN_FLIGHT" => self.level(limits::CALLS_IN_FLIGHT, |report| report.calls_of_side),
             "CONNECTIONS_PER_SIDE" => self.level(limits::CONNECTIONS_PER_SIDE, |report| report.connections_of_side),
-            "MEMORY_BYTES" => now(shared.budget.used(), shared.budget.bytes()),
+            "MEMORY_BYTES" => {
+                let (used, of) = shared.budget.fuller();
+                now(used, of)
+            }
             "HANDSHAKES" => now(self.most(|report| report.handshakes), limits::HANDSHAKES),
             "REPLAY_BYTES" => self.level(limits::REPLAY_BYTES, |report| report.replay_bytes),
             "STREAMS_PER_CONNECTION" => {

@@ -5,13 +5,14 @@ use std::{collections::HashMap, fs};
 use prost::Message;
 use weft_contracts::weft::admin::v1::{
     Memory, WatchedService,
-    memory::{Account, Resident},
+    live_call::Direction,
+    memory::{Account, Holder, Resident},
 };
 
 use crate::{
     metrics::{CallLabels, CallMetrics},
     shared::Shared,
-    survey::Report,
+    survey::{Report, largest},
 };
 
 /// What the kernel says, and what the sidecar holds by its own count.
@@ -28,7 +29,7 @@ pub(super) fn of(shared: &Shared, reports: &[Option<Report>], services: &[Watche
         account(
             "under way",
             sum(|report| report.held_bytes),
-            "what connections hold of calls, as --memory bounds it: what has come and has not gone on, and what is to be written",
+            "what connections hold of calls, as --memory bounds it, half for each side: what has come and has not gone on, and what is to be written",
         ),
         account("requests", sum(|report| report.replay_bytes.now), "bodies kept so that calls can be sent again"),
         account(
@@ -52,7 +53,24 @@ pub(super) fn of(shared: &Shared, reports: &[Option<Report>], services: &[Watche
         accounts.push(account("spans", bytes, "that wait for export, without their attributes"));
     }
     accounts.sort_by_key(|account| std::cmp::Reverse(account.bytes));
-    Memory { resident: resident(), accounts }
+    let callers = holders(reports, Direction::Inbound, |report| &report.callers);
+    let callees = holders(reports, Direction::Outbound, |report| &report.callees);
+    Memory { resident: resident(), accounts, holders: callers.chain(callees).collect() }
+}
+
+/// Those of one side that hold most, on all workers together.
+fn holders(
+    reports: &[Option<Report>],
+    direction: Direction,
+    of: fn(&Report) -> &Vec<(String, usize)>,
+) -> impl Iterator<Item = Holder> {
+    let mut sums: HashMap<&str, usize> = HashMap::new();
+    for (peer, bytes) in reports.iter().flatten().flat_map(of) {
+        *sums.entry(peer).or_default() += bytes;
+    }
+    let sums = sums.into_iter().map(|(peer, bytes)| (peer.to_owned(), bytes)).collect();
+    let holder = move |(peer, bytes)| Holder { direction: direction.into(), peer, bytes: bytes as u64 };
+    largest(sums).into_iter().map(holder)
 }
 
 /// By `/proc`: nothing where there is none.

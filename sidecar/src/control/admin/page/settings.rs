@@ -1,7 +1,9 @@
 //! What bounds the sidecar, what it holds, logs, and was told.
 
 use maud::{Markup, html};
-use weft_contracts::weft::admin::v1::{Limit, Log, Memory, Setting, limit::Use, memory, setting::Origin};
+use weft_contracts::weft::admin::v1::{
+    Limit, Log, Memory, Setting, limit::Use, live_call::Direction, memory, setting::Origin,
+};
 
 use super::text::{bytes, count, of_message, readable};
 use crate::control::admin::limits::share;
@@ -68,7 +70,24 @@ pub(super) fn memory(memory: Option<&Memory>) -> Markup {
                 tr { td { (account.name) } td class="number" { (bytes(account.bytes)) } td { (account.what) } }
             } }
         } }
+        @if let Some(memory) = memory.filter(|memory| !memory.holders.is_empty()) { (holders(&memory.holders)) }
         p class="soft" { "The rest is code, stacks, TLS sessions, calls themselves, and what the allocator keeps for later." }
+    }
+}
+
+/// Who holds most of what is under way.
+fn holders(holders: &[memory::Holder]) -> Markup {
+    html! {
+        div class="wide" { table {
+            thead { tr { th { "Under way for" } th { "Which is a" } th class="number" { "Bytes" } } }
+            tbody { @for holder in holders {
+                tr {
+                    td { (holder.peer) }
+                    td { @if holder.direction() == Direction::Inbound { "caller" } @else { "callee" } }
+                    td class="number" { (bytes(holder.bytes)) }
+                }
+            } }
+        } }
     }
 }
 

@@ -1,0 +1,52 @@
+//! Calls that are broken off because of the memory that they hold: see [`crate::budget`].
+
+use weft_mesh::errors::Reason;
+use weft_wire::Code;
+
+use super::{Answer, Call, Side, Way, request::Request, state::State};
+use crate::classify::Outcome;
+
+impl Call {
+    /// Whether the request waits for a callee that holds too much.
+    #[cold]
+    pub(super) fn is_request_overdrawn(&self, request: &Request) -> bool {
+        let account = &self.worker.accounts.outbound;
+        request.charge.as_ref().is_some_and(|charge| account.is_overdrawn(charge.load()))
+    }
+
+    /// Breaks the call off, as its callee takes nothing: its caller is told so.
+    #[cold]
+    pub(super) fn shed_request(&self) {
+        self.worker.shared.metrics.limit_reached("MEMORY_BYTES");
+        if let Way::Outbound(tries) = &self.way {
+            self.fail(&tries.holds_its_part(&self.worker));
+        }
+    }
+
+    /// Breaks the call off if its peer does not read its answers and holds too much. Bytes that go out at once are not
+    /// judged: `waits` of the last ones do not, or the connection already held some before this turn.
+    #[cold]
+    pub(super) fn shed_answer(&self, state: &mut State, waits: usize) {
+        let Side::Stream(link, _) = &self.caller else { return };
+        let is_slow = waits > 0 || link.is_behind();
+        if !is_slow || !self.worker.accounts.inbound.is_overdrawn(&link.load()) {
+            return;
+        }
+        self.worker.shared.metrics.limit_reached("MEMORY_BYTES");
+        self.worker.log(|| "a call is broken off: its caller does not read, and holds its part of the memory".into());
+        self.caller.reset(Code::ENHANCE_YOUR_CALM);
+        if state.answer != Answer::Over {
+            if let Some(endpoint) = &state.endpoint {
+                endpoint.reset(Code::CANCEL);
+            }
+            self.worker.shared.metrics.failure(Reason::Overloaded);
+            if let Some(record) = &mut state.record {
+                record.ended(Outcome::Failed(Reason::Overloaded));
+            }
+            // Nothing more of it is taken.
+            state.request.is_over = true;
+            state.close(self);
+        }
+        state.release_all();
+    }
+}
