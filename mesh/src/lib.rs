@@ -4,7 +4,7 @@
 //! from a service's descriptors through [`schema`]), how it is followed ([`trace_context`], [`telemetry`]), and the
 //! two tables that everything refers to: the failures that the mesh itself makes ([`errors`]) and the bounds of what
 //! it takes ([`limits`]). How many connections a port has that strangers reach
-//! is kept by [`seats`]. With the feature `config`: how configuration files are read (`config`).
+//! is kept by [`seats`], and whose they are by [`networks`]. With the feature `config`: how configuration files are read (`config`).
 
 #[cfg(feature = "config")]
 pub mod config;
@@ -12,6 +12,7 @@ pub mod errors;
 pub mod identity;
 pub mod limits;
 pub mod names;
+pub mod networks;
 pub mod policy;
 pub mod schema;
 pub mod seats;

@@ -313,20 +313,35 @@ limits! {
     CONTROL_CONNECTIONS: usize = 10_000,
         "Connections of sidecars, which have shown an SVID, to the control plane; past it a new one is closed.";
     CONTROL_CONNECTIONS_PER_IDENTITY: usize = 256,
-        "Connections of one identity from one address to the control plane, so that one member does not take the places of \
-         all; past it a new one is closed.";
+        "Connections of one identity from one network (an IPv4 address, or 64 bits of IPv6) to the control plane, so that one \
+         member does not take the places of all; past it a new one is closed.";
     CONTROL_STRANGERS: usize = 4_096,
         "Connections to the control plane that have not shown an SVID, those in their handshake included; past it the one \
          that has waited longest makes room, or the new one is closed.";
-    CONTROL_STRANGERS_PER_HOST: usize = 1_024,
-        "The same, from one address.";
+    CONTROL_STRANGERS_PER_NETWORK: usize = 1_024,
+        "The same, from one network.";
     CONTROL_PROOF_WAIT: Duration = Duration::from_secs(10),
-        "For the first call to the control plane that proves who the peer is, from the end of the handshake; then the \
-         connection is cut off.";
+        "For the first call to the control plane by a peer that has shown an SVID, and for all calls of one that has not, as \
+         all that it may do is ask for one; from the end of the handshake. Then the connection is cut off.";
     CONTROL_IDLE: Duration = Duration::from_secs(60),
         "A connection to the control plane that has had no call for so long is cut off; a sidecar has streams that stay.";
     CONTROL_STREAMS: u32 = 64,
         "Calls at once on one connection to the control plane; a sidecar needs a handful.";
+    CONTROL_STREAMS_OF_A_KIND: usize = 4,
+        "Open streams of Announce, and as many of Watch and of WatchBundle, on one connection to the control plane, where a \
+         sidecar has one of each; a further one is refused.";
+    CONTROL_STREAMS_PER_IDENTITY: usize = 256,
+        "The same, of all connections of one identity from one network (CONTROL_CONNECTIONS_PER_IDENTITY): what concerns many \
+         watchers costs time for each.";
+    CONTROL_MESSAGE_TIME: Duration = Duration::from_secs(30),
+        "For a message to the control plane to come whole once it has begun, and for descriptors once they were asked for; \
+         then its call ends, so that half a message is not kept for long.";
+    ANNOUNCEMENT_BYTES: usize = 128 * 1024,
+        "A message to the control plane, but for descriptors that were asked for (CONTROL_MESSAGE_BYTES): a larger one ends its \
+         call. An announcement with as many contracts as a service may have fits with names of 120 bytes.";
+    DESCRIPTORS_ASKED: usize = 4,
+        "Streams of one identity from one network that are asked for descriptors at once, as each may send \
+         CONTROL_MESSAGE_BYTES; others wait for their turn, and need not send what a replica has sent by then.";
     LOCAL_RESETS: usize = 1_024,
         "Streams that a peer's protocol errors may make the control plane reset before its connection ends \
          (RUSTSEC-2024-0003).";

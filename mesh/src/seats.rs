@@ -2,7 +2,7 @@
 //!
 //! For ports that strangers reach, such as those of probes and pages. [`Seats`] is a plain state machine: when all seats
 //! are taken, the host that has the most gives up its oldest, so a host with many connections makes room for a host with
-//! one. [`Traffic`] tells when a connection has been without a request for too long.
+//! one. In IPv6 a network of 64 bits counts as one host ([`network`]). [`Traffic`] tells when a connection has been without a request for too long.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -15,6 +15,8 @@ use std::{
 };
 
 use tokio::time::{Instant, sleep_until};
+
+use crate::networks::network;
 
 /// Connections by the order in which they came, each with what ends it.
 #[derive(Debug)]
@@ -47,7 +49,7 @@ impl<T> Seats<T> {
     /// A connection from a host takes a seat. `handle` gets its number and gives what ends it. Returns what ends the
     /// connection that makes room for it, if one has to.
     pub fn enter(&mut self, host: IpAddr, handle: impl FnOnce(Seat) -> T) -> Option<T> {
-        let host = host.to_canonical();
+        let host = network(host);
         let leaving = if self.taken.len() < self.limit { None } else { self.oldest_of_the_most() };
         let left = leaving.and_then(|seat| self.leave(seat));
         self.entered += 1;
@@ -159,5 +161,14 @@ mod tests {
         let mut seats = Seats::new(2);
         assert_eq!((seats.enter(one, |seat| seat), seats.enter(many, |seat| seat)), (None, None));
         assert_eq!(seats.enter(many, |seat| seat), Some(1));
+    }
+
+    #[test]
+    fn a_host_of_ipv6_is_one_host_whatever_addresses_it_takes() {
+        let of_one_host = |last: u16| -> IpAddr { [0x2001, 0xdb8, 0, 0, 0, 0, 0, last].into() };
+        let mut seats = Seats::new(3);
+        assert_eq!(seats.enter([10, 0, 0, 1].into(), |seat| seat), None);
+        assert_eq!((seats.enter(of_one_host(1), |s| s), seats.enter(of_one_host(2), |s| s)), (None, None));
+        assert_eq!(seats.enter(of_one_host(3), |seat| seat), Some(2), "its own, and not the other host's");
     }
 }

@@ -4,93 +4,53 @@
 //! same, and one makes room: the one that has taken longest, of the network with the most. A handshake takes milliseconds, so
 //! those who make room are those who do not go on; and one network costs the others nothing.
 
-use std::{
-    cell::{Cell, RefCell},
-    collections::{HashMap, VecDeque},
-    net::{IpAddr, Ipv6Addr},
-    rc::Rc,
-};
+use std::{cell::RefCell, net::IpAddr, rc::Rc};
 
 use tokio::sync::Notify;
-use weft_mesh::limits;
+use weft_mesh::{
+    limits,
+    networks::{ByNetwork, Ticket},
+};
 
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct Strangers {
-    /// By network, those that have come first in front.
-    waiting: RefCell<HashMap<IpAddr, VecDeque<Waiting>>>,
-    count: Cell<usize>,
-    next: Cell<u64>,
-}
-
-#[derive(Debug)]
-struct Waiting {
-    number: u64,
-    makes_room: Rc<Notify>,
+    /// Each with what tells it to make room.
+    waiting: RefCell<ByNetwork<Rc<Notify>>>,
 }
 
 impl Strangers {
     /// How many there are.
     pub(crate) fn count(&self) -> usize {
-        self.count.get()
+        self.waiting.borrow().count()
     }
 
     /// Counts one more. Whether another had to make room for it.
     pub(crate) fn enter(self: &Rc<Self>, from: IpAddr) -> (Stranger, bool) {
-        let is_full = self.count.get() >= limits::HANDSHAKES;
+        let mut waiting = self.waiting.borrow_mut();
+        let is_full = waiting.count() >= limits::HANDSHAKES;
         if is_full {
-            self.make_room();
+            make_room(&mut waiting);
         }
-        let (network, number, makes_room) = (network(from), self.next.get(), Rc::default());
-        self.next.set(number + 1);
-        self.count.set(self.count.get() + 1);
-        let waiting = Waiting { number, makes_room: Rc::clone(&makes_room) };
-        self.waiting.borrow_mut().entry(network).or_default().push_back(waiting);
-        (Stranger { all: Rc::clone(self), network, number, makes_room }, is_full)
-    }
-
-    fn make_room(&self) {
-        let mut waiting = self.waiting.borrow_mut();
-        let Some((network, first)) = waiting
-            .iter_mut()
-            .max_by_key(|(_, of_network)| of_network.len())
-            .and_then(|(network, of_network)| Some((*network, of_network.pop_front()?)))
-        else {
-            return;
-        };
-        first.makes_room.notify_one();
-        self.count.set(self.count.get() - 1);
-        if waiting.get(&network).is_some_and(VecDeque::is_empty) {
-            waiting.remove(&network);
-        }
-    }
-
-    fn remove(&self, network: IpAddr, number: u64) {
-        let mut waiting = self.waiting.borrow_mut();
-        let Some(of_network) = waiting.get_mut(&network) else { return };
-        // In the order of their numbers. One that has made room is not there any more.
-        let Ok(place) = of_network.binary_search_by_key(&number, |waiting| waiting.number) else { return };
-        of_network.remove(place);
-        self.count.set(self.count.get() - 1);
-        if of_network.is_empty() {
-            waiting.remove(&network);
-        }
+        let makes_room = Rc::default();
+        let ticket = waiting.enter(from, Rc::clone(&makes_room));
+        (Stranger { all: Rc::clone(self), ticket, makes_room }, is_full)
     }
 }
 
-/// Who can be told apart by address: in IPv6 a host has 64 bits of its own choice (RFC 4291, section 2.5.1).
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
-        address @ IpAddr::V4(_) => address,
+fn make_room(waiting: &mut ByNetwork<Rc<Notify>>) {
+    let first = waiting.largest().and_then(|network| waiting.first_of(network));
+    if let Some((ticket, _)) = first
+        && let Some(makes_room) = waiting.leave(ticket)
+    {
+        makes_room.notify_one();
     }
 }
 
 /// One of them, which counts until this is dropped.
 pub(crate) struct Stranger {
     all: Rc<Strangers>,
-    network: IpAddr,
-    number: u64,
+    ticket: Ticket,
     makes_room: Rc<Notify>,
 }
 
@@ -103,7 +63,8 @@ impl Stranger {
 
 impl Drop for Stranger {
     fn drop(&mut self) {
-        self.all.remove(self.network, self.number);
+        // One that has made room is not there any more.
+        self.all.waiting.borrow_mut().leave(self.ticket);
     }
 }
 
@@ -134,13 +95,6 @@ mod tests {
         drop(hoard);
         assert_eq!(all.count(), 10);
         drop(patient);
-        assert!(all.count() == 0 && all.waiting.borrow().is_empty(), "nothing is kept of who has gone");
-    }
-
-    #[test]
-    fn a_host_of_ipv6_has_one_network() {
-        let same = |a: &str, b: &str| network(a.parse().unwrap()) == network(b.parse().unwrap());
-        assert!(same("2001:db8::1", "2001:db8::ffff:1") && !same("2001:db8::1", "2001:db8:0:1::1"));
-        assert!(same("::ffff:192.0.2.1", "192.0.2.1") && !same("192.0.2.1", "192.0.2.2"));
+        assert_eq!(all.count(), 0);
     }
 }

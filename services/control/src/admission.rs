@@ -1,23 +1,27 @@
 //! How many connections the gRPC port has, and whose.
 //!
 //! A connection is a stranger's until its handshake has shown an SVID. Strangers have a budget of their own, in all and
-//! for each address they come from, and members another, in all and for each identity on a host: so neither many
+//! for each network that they come from, and members another, in all and for each identity in a network: so neither many
 //! strangers nor one member keeps the others out. When there is no room for a stranger, the one goes that has waited
-//! longest: first among those that have not sent a byte.
+//! longest: first among those that have not sent a byte. When none has waited for long, one of the network with the most
+//! goes, if that has more than the network of the new one.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
     net::IpAddr,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use weft_mesh::{identity::SpiffeId, limits};
+use weft_mesh::{
+    identity::SpiffeId,
+    limits,
+    networks::{ByNetwork, Ticket, network},
+};
+
+use crate::streams::OfIdentity;
 
 /// A stranger that has sent nothing for so long may be made to go: a client sends its first bytes at once.
 const SILENT_FOR: Duration = Duration::from_secs(1);
@@ -28,7 +32,7 @@ const UNKNOWN_FOR: Duration = Duration::from_secs(3);
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Budget {
     pub(crate) strangers: usize,
-    pub(crate) strangers_of_host: usize,
+    pub(crate) strangers_of_network: usize,
     pub(crate) members: usize,
     pub(crate) members_of_identity: usize,
 }
@@ -41,7 +45,7 @@ impl Budget {
         let (strangers, members) = (files / 4, files / 2);
         Self {
             strangers: limits::CONTROL_STRANGERS.min(strangers),
-            strangers_of_host: limits::CONTROL_STRANGERS_PER_HOST.min(strangers / 2),
+            strangers_of_network: limits::CONTROL_STRANGERS_PER_NETWORK.min(strangers / 2),
             members: limits::CONTROL_CONNECTIONS.min(members),
             members_of_identity: limits::CONTROL_CONNECTIONS_PER_IDENTITY.min(members / 2),
         }
@@ -51,11 +55,11 @@ impl Budget {
 /// Why a connection is not taken.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Full {
-    #[error("{0} connections that have not shown who they are come from this address")]
-    StrangersOfHost(usize),
+    #[error("{0} connections that have not shown who they are come from this network")]
+    StrangersOfNetwork(usize),
     #[error("{0} connections have not shown who they are")]
     Strangers(usize),
-    #[error("this identity has {0} connections from this address")]
+    #[error("this identity has {0} connections from this network")]
     OfIdentity(usize),
     #[error("there are {0} connections of members")]
     Members(usize),
@@ -68,44 +72,48 @@ pub(crate) struct Admission(Arc<Mutex<Counts>>);
 #[derive(Debug)]
 struct Counts {
     budget: Budget,
-    strangers: usize,
-    strangers_of: HashMap<IpAddr, usize>,
+    /// Strangers that have not sent a byte.
+    silent: ByNetwork<Stranger>,
+    /// Those that have.
+    spoken: ByNetwork<Stranger>,
     members: usize,
-    members_of: HashMap<(SpiffeId, IpAddr), usize>,
-    /// Strangers in the order in which they came. Those that are gone are dropped when they get to the front.
-    waiting: VecDeque<Weak<Stranger>>,
+    members_of: HashMap<(SpiffeId, IpAddr), Members>,
 }
 
 #[derive(Debug)]
 struct Stranger {
-    host: IpAddr,
+    /// Since when it is as it is: silent, or not known.
     since: Instant,
-    has_sent: AtomicBool,
-    /// It has proven who it is in another way, and need not make room.
-    is_known: AtomicBool,
-    /// Counted no longer: it went to make room, is a member now, or is gone.
-    is_over: AtomicBool,
     must_go: CancellationToken,
+}
+
+/// The connections of one identity in one network.
+#[derive(Debug, Default)]
+struct Members {
+    count: usize,
+    shared: Arc<OfIdentity>,
 }
 
 /// A connection's place. Dropping it gives it to others.
 #[derive(Debug)]
 pub(crate) struct Place {
     admission: Admission,
-    stranger: Arc<Stranger>,
-    member: Option<(SpiffeId, IpAddr)>,
+    network: IpAddr,
+    must_go: CancellationToken,
+    whose: Whose,
+}
+
+#[derive(Debug)]
+enum Whose {
+    Silent(Ticket),
+    Spoken(Ticket),
+    Member(SpiffeId),
 }
 
 impl Admission {
     pub(crate) fn new(budget: Budget) -> Self {
-        Self(Arc::new(Mutex::new(Counts {
-            budget,
-            strangers: 0,
-            strangers_of: HashMap::new(),
-            members: 0,
-            members_of: HashMap::new(),
-            waiting: VecDeque::new(),
-        })))
+        let (silent, spoken, members, members_of) = Default::default();
+        Self(Arc::new(Mutex::new(Counts { budget, silent, spoken, members, members_of })))
     }
 
     fn lock(&self) -> MutexGuard<'_, Counts> {
@@ -113,113 +121,142 @@ impl Admission {
     }
 
     /// A place for a connection of which only the address is known.
-    pub(crate) fn enter(&self, host: IpAddr, now: Instant) -> Result<Place, Full> {
-        let host = host.to_canonical();
+    pub(crate) fn enter(&self, from: IpAddr, now: Instant) -> Result<Place, Full> {
+        let network = network(from);
         let mut counts = self.lock();
-        counts.tidy();
-        let of_host = counts.strangers_of.get(&host).copied().unwrap_or_default();
-        if of_host >= counts.budget.strangers_of_host && !counts.make_room(Some(host), now) {
-            return Err(Full::StrangersOfHost(of_host));
+        let of_network = counts.strangers_of(network);
+        if of_network >= counts.budget.strangers_of_network && !counts.make_room_in(network, now) {
+            return Err(Full::StrangersOfNetwork(of_network));
         }
-        if counts.strangers >= counts.budget.strangers && !counts.make_room(None, now) {
-            return Err(Full::Strangers(counts.strangers));
+        let strangers = counts.strangers();
+        if strangers >= counts.budget.strangers && !counts.make_room(network, now) {
+            return Err(Full::Strangers(strangers));
         }
-        let (has_sent, is_known, is_over, must_go) = Default::default();
-        let stranger = Arc::new(Stranger { host, since: now, has_sent, is_known, is_over, must_go });
-        counts.strangers += 1;
-        *counts.strangers_of.entry(host).or_default() += 1;
-        counts.waiting.push_back(Arc::downgrade(&stranger));
-        Ok(Place { admission: self.clone(), stranger, member: None })
+        let must_go = CancellationToken::new();
+        let ticket = counts.silent.enter(network, Stranger { since: now, must_go: must_go.clone() });
+        Ok(Place { admission: self.clone(), network, must_go, whose: Whose::Silent(ticket) })
     }
 }
 
 impl Counts {
-    fn tidy(&mut self) {
-        while self.waiting.front().is_some_and(|first| first.upgrade().is_none_or(|s| s.is_over.load(Relaxed))) {
-            self.waiting.pop_front();
-        }
+    fn strangers(&self) -> usize {
+        self.silent.count() + self.spoken.count()
     }
 
-    /// Has one stranger go, of one host or of any. False when none has waited long enough.
-    fn make_room(&mut self, host: Option<IpAddr>, now: Instant) -> bool {
-        let may_go = |stranger: &Arc<Stranger>| {
-            let waited = now.saturating_duration_since(stranger.since);
-            let long = if stranger.has_sent.load(Relaxed) { UNKNOWN_FOR } else { SILENT_FOR };
-            let is_unknown = !stranger.is_over.load(Relaxed) && !stranger.is_known.load(Relaxed);
-            is_unknown && waited >= long && host.is_none_or(|host| host == stranger.host)
+    fn strangers_of(&self, network: IpAddr) -> usize {
+        self.silent.of(network) + self.spoken.of(network)
+    }
+
+    /// Has one of a network go that has waited long enough. False when none has.
+    fn make_room_in(&mut self, network: IpAddr, now: Instant) -> bool {
+        let silent = self.silent.first_of(network).filter(|first| has_waited(first, SILENT_FOR, now));
+        let spoken = self.spoken.first_of(network).filter(|first| has_waited(first, UNKNOWN_FOR, now));
+        let (silent, spoken) = (silent.map(|first| first.0), spoken.map(|first| first.0));
+        self.send_away(silent, spoken)
+    }
+
+    /// Has one go for one of a network: who has waited longest, or else one of a network that has more. False when there is
+    /// no such one.
+    fn make_room(&mut self, network: IpAddr, now: Instant) -> bool {
+        let silent = self.silent.first().filter(|first| has_waited(first, SILENT_FOR, now));
+        let spoken = self.spoken.first().filter(|first| has_waited(first, UNKNOWN_FOR, now));
+        let (silent, spoken) = (silent.map(|first| first.0), spoken.map(|first| first.0));
+        if self.send_away(silent, spoken) {
+            return true;
+        }
+        let largest = [self.silent.largest(), self.spoken.largest()];
+        let Some(largest) = largest.into_iter().flatten().max_by_key(|network| self.strangers_of(*network)) else {
+            return false;
         };
-        let of = |has_sent: bool| {
-            let waiting = self.waiting.iter().filter_map(Weak::upgrade);
-            waiting.filter(may_go).find(|stranger| stranger.has_sent.load(Relaxed) == has_sent)
+        // More than the new one makes it, or two networks would send each other's away in turn.
+        if self.strangers_of(largest) <= self.strangers_of(network) + 1 {
+            return false;
+        }
+        let silent = self.silent.first_of(largest).map(|first| first.0);
+        let spoken = self.spoken.first_of(largest).map(|first| first.0);
+        self.send_away(silent, spoken)
+    }
+
+    fn send_away(&mut self, silent: Option<Ticket>, spoken: Option<Ticket>) -> bool {
+        let leaving = match (silent, spoken) {
+            (Some(ticket), _) => self.silent.leave(ticket),
+            (None, Some(ticket)) => self.spoken.leave(ticket),
+            (None, None) => None,
         };
-        let Some(stranger) = of(false).or_else(|| of(true)) else { return false };
-        self.forget(&stranger);
-        stranger.must_go.cancel();
+        let Some(Stranger { must_go, .. }) = leaving else { return false };
+        must_go.cancel();
         true
     }
 
-    fn forget(&mut self, stranger: &Stranger) {
-        if stranger.is_over.swap(true, Relaxed) {
-            return;
+    fn leave(&mut self, place: &Place) {
+        // A stranger that made room is counted no longer.
+        match &place.whose {
+            Whose::Silent(ticket) => drop(self.silent.leave(*ticket)),
+            Whose::Spoken(ticket) => drop(self.spoken.leave(*ticket)),
+            Whose::Member(id) => {
+                self.members -= 1;
+                let key = (id.clone(), place.network);
+                if let Some(members) = self.members_of.get_mut(&key) {
+                    members.count -= 1;
+                    if members.count == 0 {
+                        self.members_of.remove(&key);
+                    }
+                }
+            }
         }
-        self.strangers -= 1;
-        take_one(&mut self.strangers_of, &stranger.host);
     }
 }
 
-fn take_one<K: std::hash::Hash + Eq>(counts: &mut HashMap<K, usize>, key: &K) {
-    if let Some(count) = counts.get_mut(key) {
-        *count -= 1;
-        if *count == 0 {
-            counts.remove(key);
-        }
-    }
+fn has_waited((_, stranger): &(Ticket, &Stranger), time: Duration, now: Instant) -> bool {
+    now.saturating_duration_since(stranger.since) >= time
 }
 
 impl Place {
-    /// Waits until the connection has to make room for another.
+    /// Waits until the connection has to make room for another. A member never has to.
     pub(crate) fn must_go(&self) -> CancellationToken {
-        self.stranger.must_go.clone()
+        self.must_go.clone()
+    }
+
+    /// Whether it is a member's.
+    pub(crate) fn is_member(&self) -> bool {
+        matches!(self.whose, Whose::Member(_))
     }
 
     /// It has sent its first bytes.
-    pub(crate) fn note_sent(&self) {
-        self.stranger.has_sent.store(true, Relaxed);
-    }
-
-    /// It is a stranger still, but has proven who it is: it need not make room for others.
-    pub(crate) fn note_known(&self) {
-        self.stranger.is_known.store(true, Relaxed);
-    }
-
-    /// Its handshake has shown an SVID.
-    pub(crate) fn become_member(&mut self, id: &SpiffeId) -> Result<(), Full> {
-        let key = (id.clone(), self.stranger.host);
+    pub(crate) fn note_sent(&mut self, now: Instant) {
+        let Whose::Silent(ticket) = self.whose else { return };
         let mut counts = self.admission.lock();
+        // One that made room meanwhile is about to see it.
+        if let Some(stranger) = counts.silent.leave(ticket) {
+            self.whose = Whose::Spoken(counts.spoken.enter(self.network, Stranger { since: now, ..stranger }));
+        }
+    }
+
+    /// Its handshake has shown an SVID. Returns what the connections of that identity share.
+    pub(crate) fn become_member(&mut self, id: &SpiffeId) -> Result<Arc<OfIdentity>, Full> {
+        let key = (id.clone(), self.network);
+        let admission = self.admission.clone();
+        let mut counts = admission.lock();
         if counts.members >= counts.budget.members {
             return Err(Full::Members(counts.members));
         }
-        let of_identity = counts.members_of.get(&key).copied().unwrap_or_default();
+        let of_identity = counts.members_of.get(&key).map_or(0, |members| members.count);
         if of_identity >= counts.budget.members_of_identity {
             return Err(Full::OfIdentity(of_identity));
         }
-        counts.forget(&self.stranger);
+        let members = counts.members_of.entry(key).or_default();
+        members.count += 1;
+        let shared = Arc::clone(&members.shared);
         counts.members += 1;
-        *counts.members_of.entry(key.clone()).or_default() += 1;
-        drop(counts);
-        self.member = Some(key);
-        Ok(())
+        counts.leave(self);
+        self.whose = Whose::Member(id.clone());
+        Ok(shared)
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut counts = self.admission.lock();
-        counts.forget(&self.stranger);
-        if let Some(member) = &self.member {
-            counts.members -= 1;
-            take_one(&mut counts.members_of, member);
-        }
+        self.admission.clone().lock().leave(self);
     }
 }
 
@@ -233,7 +270,7 @@ mod tests {
     const THERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 2));
 
     fn small() -> Admission {
-        Admission::new(Budget { strangers: 4, strangers_of_host: 3, members: 3, members_of_identity: 2 })
+        Admission::new(Budget { strangers: 4, strangers_of_network: 3, members: 3, members_of_identity: 2 })
     }
 
     fn id(name: &str) -> SpiffeId {
@@ -245,11 +282,11 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn strangers_of_one_host_leave_room_for_those_of_others() {
+    async fn strangers_of_one_network_leave_room_for_those_of_others() {
         let admission = small();
         let _here: Vec<Place> = (0..3).map(|_| enter(&admission, HERE).unwrap()).collect();
-        assert_eq!(enter(&admission, HERE).unwrap_err(), Full::StrangersOfHost(3));
-        let there = enter(&admission, THERE).unwrap();
+        assert_eq!(enter(&admission, HERE).unwrap_err(), Full::StrangersOfNetwork(3));
+        let there = [enter(&admission, THERE).unwrap(), enter(&admission, THERE).unwrap()];
         assert_eq!(enter(&admission, THERE).unwrap_err(), Full::Strangers(4));
         drop(there);
         assert!(enter(&admission, THERE).is_ok());
@@ -258,19 +295,19 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_has_waited_longest_without_a_byte_makes_room() {
         let admission = small();
-        let spoke = enter(&admission, HERE).unwrap();
-        spoke.note_sent();
+        let mut spoke = enter(&admission, HERE).unwrap();
+        spoke.note_sent(Instant::now());
         let silent = enter(&admission, HERE).unwrap();
         advance(SILENT_FOR).await;
-        let new = enter(&admission, HERE).unwrap();
+        let mut new = enter(&admission, HERE).unwrap();
         assert!(!silent.must_go().is_cancelled());
-        let newer = enter(&admission, HERE).unwrap();
+        let mut newer = enter(&admission, HERE).unwrap();
         assert!(silent.must_go().is_cancelled() && !spoke.must_go().is_cancelled());
         drop(silent);
         assert!(enter(&admission, HERE).is_err(), "its place is taken: it does not count twice");
         advance(SILENT_FOR).await;
-        new.note_sent();
-        newer.note_sent();
+        new.note_sent(Instant::now());
+        newer.note_sent(Instant::now());
         assert!(enter(&admission, HERE).is_err());
         advance(UNKNOWN_FOR).await;
         let _newest = enter(&admission, HERE).unwrap();
@@ -292,6 +329,50 @@ mod tests {
         drop(last);
         let _orders = member("orders").unwrap();
         let _strangers: Vec<Place> = (0..3).map(|_| enter(&admission, HERE).unwrap()).collect();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_host_of_ipv6_is_one_host_whatever_addresses_it_takes() {
+        let admission = small();
+        let address = |last: u16| IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, last]);
+        let _strangers: Vec<Place> = (0..3).map(|last| enter(&admission, address(last)).unwrap()).collect();
+        assert_eq!(enter(&admission, address(3)).unwrap_err(), Full::StrangersOfNetwork(3));
+        let mut first = enter(&admission, HERE).unwrap();
+        first.become_member(&id("greedy")).unwrap();
+        let member = |last: u16| {
+            // Another network of theirs, which strangers have not filled.
+            let mut place = enter(&admission, IpAddr::from([0x2001, 0xdb8, 0, 1, 0, 0, 0, last])).unwrap();
+            place.become_member(&id("greedy")).map(|_| place)
+        };
+        let _members = [member(1).unwrap(), member(2).unwrap()];
+        let counts = admission.lock();
+        assert_eq!(counts.members_of.len(), 2);
+        drop(counts);
+        drop(first);
+        assert_eq!(member(3).unwrap_err(), Full::OfIdentity(2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_network_with_many_makes_room_for_one_with_few_at_once() {
+        let admission = small();
+        let hoard: Vec<Place> = (0..3).map(|_| enter(&admission, HERE).unwrap()).collect();
+        let _other = enter(&admission, THERE).unwrap();
+        let third = IpAddr::from([10, 0, 0, 3]);
+        let _new = enter(&admission, third).unwrap();
+        assert!(hoard[0].must_go().is_cancelled() && !hoard[1].must_go().is_cancelled());
+        assert_eq!(enter(&admission, third).unwrap_err(), Full::Strangers(4), "it has as many with it as the largest");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_kept_of_who_has_gone_however_long_the_first_stays() {
+        let admission = small();
+        let _stays = enter(&admission, HERE).unwrap();
+        for _ in 0..10_000 {
+            let mut place = enter(&admission, HERE).unwrap();
+            place.note_sent(Instant::now());
+        }
+        let counts = admission.lock();
+        assert_eq!((counts.silent.count(), counts.spoken.count()), (1, 0));
     }
 
     #[test]

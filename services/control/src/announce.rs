@@ -5,8 +5,9 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use tokio::{
-    sync::mpsc,
+    sync::{OwnedSemaphorePermit, mpsc},
     time::{Instant, sleep_until, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -19,10 +20,13 @@ use weft_mesh::{identity::SpiffeId, limits, names::shown_up_to};
 
 use crate::{
     announcement::{Announcer, check},
+    claims::Denied,
     directory::{Directory, Lacks, Membership},
+    messages::Allowance,
     peer::{Caller, authenticated},
-    registry::Refusal,
+    registry::{Refusal, SessionOver},
     shelf::DescriptorsRefused,
+    streams::{Kind, Open},
 };
 
 /// Answers that wait for a sidecar that does not read: there is one for each announcement and each descriptor set.
@@ -50,8 +54,12 @@ impl registry_server::Registry for RegistryService {
         request: Request<Streaming<AnnounceRequest>>,
     ) -> Result<Response<Self::AnnounceStream>, Status> {
         let caller = authenticated(&request)?;
+        let open = caller.open(Kind::Announce)?;
+        let allowance = request.extensions().get::<Allowance>().cloned().unwrap_or_default();
         let (answers, stream) = mpsc::channel(ANSWERS);
-        let stream_of_one = Stream { directory: Arc::clone(&self.directory), caller, answers, membership: None };
+        let directory = Arc::clone(&self.directory);
+        let (membership, descriptors) = (None, Descriptors::NotWanted);
+        let stream_of_one = Stream { directory, caller, answers, allowance, membership, descriptors, _open: open };
         let stopping = self.stopping.clone();
         self.streams.spawn(async move {
             tokio::select! {
@@ -68,7 +76,26 @@ struct Stream {
     directory: Arc<Directory>,
     caller: Caller,
     answers: mpsc::Sender<Result<AnnounceResponse, Status>>,
+    allowance: Allowance,
     membership: Option<Membership>,
+    descriptors: Descriptors,
+    _open: Open,
+}
+
+/// How far a stream is with its descriptors. They are the one large thing that a sidecar sends, so few streams of one
+/// identity are asked for them at once: of replicas that start together one sends what all others have as well.
+enum Descriptors {
+    NotWanted,
+    /// They are lacking, and asked for when it is this stream's turn.
+    Wanted,
+    /// They are to come until then.
+    Asked(OwnedSemaphorePermit, Instant),
+    /// They were of no use. The decoder keeps its buffer with them in it until it needs another, for the next message, and
+    /// only if they are still held here by then. Until then others wait for their turn.
+    Refused {
+        _turn: OwnedSemaphorePermit,
+        _bytes: Bytes,
+    },
 }
 
 impl Stream {
@@ -86,7 +113,6 @@ impl Stream {
     async fn read(&mut self, requests: &mut Streaming<AnnounceRequest>) -> Result<(), Status> {
         let first = timeout(limits::ANNOUNCE_WAIT, requests.message()).await;
         let mut next = first.map_err(|_| Status::deadline_exceeded("no announcement came"))??;
-        let reader_gone = self.answers.clone();
         let (mut second, mut left) = (Instant::now(), limits::ANNOUNCE_MESSAGES);
         while let Some(request) = next {
             if left == 0 {
@@ -96,17 +122,59 @@ impl Stream {
                 (second, left) = (Instant::now(), limits::ANNOUNCE_MESSAGES);
             }
             left -= 1;
+            if matches!(self.descriptors, Descriptors::Refused { .. }) {
+                self.descriptors = Descriptors::NotWanted;
+            }
             // What a newer sidecar may say that is not known here is no reason to cut it off.
             if let Some(what) = request.what {
                 self.take(what).await?;
             }
-            next = tokio::select! {
-                message = requests.message() => message?,
-                () = reader_gone.closed() => None,
-                () = self.caller.expired() => return Err(Caller::expiry_status()),
-            };
+            next = self.next(requests).await?;
         }
         Ok(())
+    }
+
+    /// The next message; `None` at the end.
+    async fn next(&mut self, requests: &mut Streaming<AnnounceRequest>) -> Result<Option<AnnounceRequest>, Status> {
+        let reader_gone = self.answers.clone();
+        loop {
+            tokio::select! {
+                message = requests.message() => return message,
+                () = reader_gone.closed() => return Ok(None),
+                () = self.caller.expired() => return Err(Caller::expiry_status()),
+                over = superseded(&mut self.membership) => return Err(Status::failed_precondition(over.to_string())),
+                turn = turn(&self.descriptors, &self.caller) => self.take_turn(turn).await?,
+                () = overdue(&self.descriptors) => {
+                    return Err(Status::deadline_exceeded("the descriptors that were asked for did not come"));
+                }
+            }
+        }
+    }
+
+    /// It is this stream's turn to be asked for its descriptors, if they are lacking still.
+    async fn take_turn(&mut self, turn: OwnedSemaphorePermit) -> Result<(), Status> {
+        self.descriptors = Descriptors::NotWanted;
+        let Some(membership) = &mut self.membership else { return Ok(()) };
+        if membership.look_again().is_err() {
+            // Whatever ended the session ends the stream.
+            return Ok(());
+        }
+        match membership.lacks() {
+            Lacks::Nothing => Ok(()),
+            Lacks::Policy => match membership.compile().await {
+                Ok(()) => Ok(()),
+                Err(refused) => self.refuse_descriptors(&refused),
+            },
+            Lacks::Descriptors => {
+                self.ask(turn);
+                self.answer(AnnounceResponse { send_descriptors: true, ..AnnounceResponse::default() })
+            }
+        }
+    }
+
+    fn ask(&mut self, turn: OwnedSemaphorePermit) {
+        self.allowance.allow_descriptors();
+        self.descriptors = Descriptors::Asked(turn, Instant::now() + limits::CONTROL_MESSAGE_TIME);
     }
 
     async fn take(&mut self, what: What) -> Result<(), Status> {
@@ -135,7 +203,7 @@ impl Stream {
         let announcement = check(announcer, announce, allows).inspect_err(|status| {
             tracing::warn!(peer = %caller, why = status.message(), "an announcement was refused");
         })?;
-        let membership = directory.join(announcement).map_err(|refusal| {
+        let (membership, denied) = directory.join(announcement).map_err(|refusal| {
             tracing::warn!(peer = %caller, why = %refusal, "an announcement was refused");
             match refusal {
                 Refusal::Endpoints { .. }
@@ -145,13 +213,20 @@ impl Stream {
             }
         })?;
         let lacks = membership.lacks();
-        let contested = self.contested(&membership);
-        let claims_without_room = u32::try_from(membership.denied().without_room).unwrap_or(u32::MAX);
-        let unlisted = membership.denied().unlisted.iter().take(limits::CONTESTS_TOLD).cloned().collect();
+        let contested = self.contested(&denied);
+        let claims_without_room = u32::try_from(denied.without_room).unwrap_or(u32::MAX);
+        let unlisted = denied.unlisted.iter().take(limits::CONTESTS_TOLD).cloned().collect();
         // Of a stream that announces again, the older session is over by now: dropping it changes nothing.
         let membership = self.membership.insert(membership);
         let compiled = if lacks == Lacks::Policy { Some(membership.compile().await) } else { None };
-        let send_descriptors = lacks == Lacks::Descriptors;
+        self.allowance.reset();
+        self.descriptors = if lacks == Lacks::Descriptors { Descriptors::Wanted } else { Descriptors::NotWanted };
+        if lacks == Lacks::Descriptors
+            && let Ok(turn) = Arc::clone(self.caller.turns()).try_acquire_owned()
+        {
+            self.ask(turn);
+        }
+        let send_descriptors = matches!(self.descriptors, Descriptors::Asked(..));
         self.answer(AnnounceResponse {
             send_descriptors,
             contested,
@@ -165,9 +240,9 @@ impl Stream {
         }
     }
 
-    fn contested(&self, membership: &Membership) -> Vec<ContestedClaim> {
+    fn contested(&self, denied: &Denied) -> Vec<ContestedClaim> {
         let trust_domain = self.caller.id.trust_domain();
-        let contested = membership.denied().contested.iter().take(limits::CONTESTS_TOLD);
+        let contested = denied.contested.iter().take(limits::CONTESTS_TOLD);
         let told = |(claim, owner): &(String, _)| ContestedClaim {
             claim: claim.clone(),
             owner: SpiffeId::of_service(trust_domain, owner).to_string(),
@@ -175,11 +250,22 @@ impl Stream {
         contested.map(told).collect()
     }
 
-    async fn describe(&mut self, bytes: bytes::Bytes) -> Result<(), Status> {
-        let Some(membership) = &self.membership else { return Ok(()) };
-        match membership.describe(bytes).await {
-            Ok(()) => Ok(()),
-            Err(refused) => self.refuse_descriptors(&refused),
+    async fn describe(&mut self, bytes: Bytes) -> Result<(), Status> {
+        // Reading them takes long, so nobody has that done unasked. They may cross a newer announcement that needs none.
+        let asked = matches!(self.descriptors, Descriptors::Asked(..));
+        let (Some(membership), true) = (&self.membership, asked) else { return Ok(()) };
+        self.allowance.reset();
+        match membership.describe(bytes.clone()).await {
+            Ok(()) => {
+                self.descriptors = Descriptors::NotWanted;
+                Ok(())
+            }
+            Err(refused) => {
+                if let Descriptors::Asked(_turn, _) = std::mem::replace(&mut self.descriptors, Descriptors::NotWanted) {
+                    self.descriptors = Descriptors::Refused { _turn, _bytes: bytes };
+                }
+                self.refuse_descriptors(&refused)
+            }
         }
     }
 
@@ -198,5 +284,33 @@ impl Stream {
         self.answers
             .try_send(Ok(AnnounceResponse { heartbeat_interval, ..answer }))
             .map_err(|_| Status::resource_exhausted("answers to announcements are not read"))
+    }
+}
+
+/// Waits until an endpoint's session is over; for ever where there is none.
+async fn superseded(membership: &mut Option<Membership>) -> SessionOver {
+    match membership {
+        Some(membership) => membership.superseded().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits for a stream's turn to be asked for its descriptors; for ever where they are not wanted.
+async fn turn(descriptors: &Descriptors, caller: &Caller) -> OwnedSemaphorePermit {
+    match descriptors {
+        Descriptors::Wanted => match Arc::clone(caller.turns()).acquire_owned().await {
+            Ok(turn) => turn,
+            // It is never closed.
+            Err(_) => std::future::pending().await,
+        },
+        _ => std::future::pending().await,
+    }
+}
+
+/// Waits until descriptors that were asked for would have to be there; for ever where they were not.
+async fn overdue(descriptors: &Descriptors) {
+    match descriptors {
+        Descriptors::Asked(_, until) => sleep_until(*until).await,
+        _ => std::future::pending().await,
     }
 }

@@ -1,7 +1,8 @@
 //! A connection of the gRPC port, and how long it may be without a call.
 //!
-//! A peer that has not proven who it is within [`limits::CONTROL_PROOF_WAIT`] of its handshake is cut off, whatever it
-//! does meanwhile; one that has is cut off when it has had no call for [`limits::CONTROL_IDLE`].
+//! A peer that has shown no SVID is cut off when [`limits::CONTROL_PROOF_WAIT`] has passed since its handshake, whatever it
+//! does meanwhile: all that it may do is ask for an SVID. So is one that has shown its SVID and made no call by then; one
+//! that has is cut off when it has had no call for [`limits::CONTROL_IDLE`].
 
 use std::{
     io,
@@ -52,7 +53,7 @@ impl Default for Activity {
 pub(crate) struct Call(Arc<Activity>);
 
 impl Activity {
-    /// The peer has proven who it is.
+    /// The peer makes a call with the SVID that it has shown.
     pub(crate) fn note_known(&self) {
         self.is_known.store(true, Relaxed);
     }
@@ -64,7 +65,7 @@ impl Activity {
     }
 
     /// Until when the connection may go on as it is now; `None` while it has calls.
-    fn deadline(&self) -> Option<Instant> {
+    pub(crate) fn deadline(&self) -> Option<Instant> {
         if !self.is_known.load(Relaxed) {
             return Some(self.began + limits::CONTROL_PROOF_WAIT);
         }
@@ -86,27 +87,23 @@ pub(crate) struct Connection {
     stream: TlsStream<TcpStream>,
     peer: Peer,
     timer: Pin<Box<Sleep>>,
-    must_go: Pin<Box<WaitForCancellationFutureOwned>>,
-    place: Place,
-    was_known: bool,
+    /// Of a stranger only: members never have to.
+    must_go: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    _place: Place,
 }
 
 impl Connection {
     pub(crate) fn new(stream: TlsStream<TcpStream>, peer: Peer, place: Place) -> Self {
         let timer = Box::pin(sleep_until(Instant::now() + limits::CONTROL_PROOF_WAIT));
-        let must_go = Box::pin(place.must_go().cancelled_owned());
-        Self { stream, peer, timer, must_go, place, was_known: false }
+        let must_go = (!place.is_member()).then(|| Box::pin(place.must_go().cancelled_owned()));
+        Self { stream, peer, timer, must_go, _place: place }
     }
 
     /// Whether the connection has to end. Wakes the task when that may have changed.
     fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
-        let Self { peer, timer, must_go, place, was_known, .. } = self;
+        let Self { peer, timer, must_go, .. } = self;
         let activity = peer.activity();
-        if !*was_known && activity.is_known.load(Relaxed) {
-            *was_known = true;
-            place.note_known();
-        }
-        if !*was_known && must_go.as_mut().poll(cx).is_ready() {
+        if must_go.as_mut().is_some_and(|must_go| must_go.as_mut().poll(cx).is_ready()) {
             return true;
         }
         // Each round sets the timer to a later time, or ends.

@@ -2,9 +2,14 @@
 //!
 //! The lock is held for the length of a step of plain state machines and never across an await. Joins, leaves and
 //! evictions are logged here.
+//!
+//! - [`membership`]: an endpoint's place in the registry; [`watching`]: a watcher's among those that are told.
+
+mod membership;
+mod watching;
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::BTreeSet,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
@@ -12,10 +17,9 @@ use std::{
 use bytes::Bytes;
 use tokio::{
     sync::Notify,
-    task::spawn_blocking,
     time::{Instant, MissedTickBehavior},
 };
-use weft_contracts::weft::discovery::v1::{Health, Service, WatchResponse};
+use weft_contracts::weft::{discovery::v1::Service, policy::v1::ServicePolicy};
 use weft_mesh::{
     identity::{SpiffeId, TrustDomain},
     limits,
@@ -28,11 +32,13 @@ use crate::{
     descriptors::DescriptorSet,
     hints,
     hosts::{Hosts, Network},
-    registry::{Announcement, Digest, Evicted, Joined, Refusal, Registry, Session, SessionOver},
-    shelf::{self, DescriptorsRefused, Shelf},
+    registry::{Announcement, Digest, Evicted, Joined, Refusal, Registry},
+    shelf::Shelf,
     visibility::{Sight, Visibility},
-    watcher::{TooManyWatched, Watcher},
+    watchers::Watchers,
 };
+pub(crate) use membership::{Lacks, Membership};
+pub(crate) use watching::Watching;
 
 const TICK: Duration = Duration::from_secs(1);
 
@@ -52,8 +58,7 @@ struct State {
     shelf: Shelf,
     /// How many more who ask for an unknown symbol are told the closest, in this second.
     hints: u32,
-    watchers: HashMap<u64, (Watcher, Arc<Notify>)>,
-    watchers_made: u64,
+    watchers: Watchers,
     is_frozen: bool,
 }
 
@@ -76,8 +81,7 @@ impl Directory {
             are_new_hosts: false,
             shelf: Shelf::default(),
             hints: limits::HINTS_PER_SECOND,
-            watchers: HashMap::new(),
-            watchers_made: 0,
+            watchers: Watchers::default(),
             is_frozen: false,
         };
         Arc::new(Self { trust_domain, visibility, state: Mutex::new(state), to_keep: Notify::new() })
@@ -103,27 +107,24 @@ impl Directory {
         self.lock().is_frozen = true;
     }
 
-    /// Takes an endpoint in.
-    pub(crate) fn join(self: &Arc<Self>, announcement: Announcement) -> Result<Membership, Refusal> {
+    /// Takes an endpoint in. Returns its place, and what of its claims was refused.
+    pub(crate) fn join(self: &Arc<Self>, announcement: Announcement) -> Result<(Membership, Denied), Refusal> {
         let mut state = self.lock();
-        let (descriptors, contracts) = (announcement.descriptors, Arc::new(announcement.contracts.clone()));
-        let policy = descriptors.and_then(|digest| state.shelf.policy(&announcement.service, &digest, &contracts));
-        let lacks = match descriptors {
-            Some(digest) if policy.is_none() && state.shelf.set(&digest).is_some() => Lacks::Policy,
-            Some(_) if policy.is_none() => Lacks::Descriptors,
-            _ => Lacks::Nothing,
-        };
+        let digest = announcement.descriptors;
+        let contracts = || announcement.contracts.iter().map(String::as_str);
+        let (policy, lacks) = state.what_is_known(&announcement.service, digest, contracts);
         let address = announcement.endpoint.address.clone();
         let joined = state.registry.announce(Announcement { policy, ..announcement }, Instant::now())?;
         state.tell();
-        let Joined { session, is_again, denied } = joined;
+        let Joined { session, contracts, gave_way, is_again, denied } = joined;
         let (service, endpoint) = (&session.service, &session.endpoint);
         tracing::info!(%service, endpoint, address, is_again, "joined");
         self.log(service, &denied);
         // Claims may have been pinned.
         self.to_keep.notify_one();
-        let directory = Arc::clone(self);
-        Ok(Membership { directory, session, descriptors, contracts, lacks, denied, is_over: false })
+        drop(state);
+        let membership = Membership::new(Arc::clone(self), session, gave_way, digest, contracts, lacks);
+        Ok((membership, denied))
     }
 
     fn log(&self, claimant: &ServiceName, denied: &Denied) {
@@ -204,12 +205,8 @@ impl Directory {
 
     /// A workload of this service begins to watch.
     pub(crate) fn watch(self: &Arc<Self>, viewer: &ServiceName) -> Watching {
-        let news = Arc::new(Notify::new());
-        let mut state = self.lock();
-        state.watchers_made += 1;
-        let id = state.watchers_made;
-        state.watchers.insert(id, (Watcher::new(self.sight_of(viewer)), Arc::clone(&news)));
-        Watching { directory: Arc::clone(self), id, news }
+        let (id, news) = self.lock().watchers.add(self.sight_of(viewer));
+        Watching::new(Arc::clone(self), id, news)
     }
 
     /// Every contract in the mesh that is in sight, sorted.
@@ -288,18 +285,30 @@ impl State {
         let in_use = self.registry.descriptors_in_use();
         self.shelf.tidy(&in_use);
         self.hints = limits::HINTS_PER_SECOND;
-        self.watchers.values_mut().for_each(|(watcher, _)| watcher.allow_hints());
+        self.watchers.allow_hints();
         self.tell();
     }
 
-    /// Hands what happened to the watchers.
+    /// Hands what happened to the watchers whom it concerns.
     fn tell(&mut self) {
         for event in self.registry.take_events() {
-            for (watcher, news) in self.watchers.values_mut() {
-                if watcher.observe(&event) {
-                    news.notify_one();
-                }
-            }
+            self.watchers.tell(&event);
+        }
+    }
+
+    /// What descriptors that were announced say of a service's contracts, if that was compiled before, and what is lacking
+    /// otherwise.
+    fn what_is_known<'a, I: Iterator<Item = &'a str>>(
+        &self,
+        service: &ServiceName,
+        descriptors: Option<Digest>,
+        contracts: impl Fn() -> I,
+    ) -> (Option<Arc<ServicePolicy>>, Lacks) {
+        let Some(digest) = descriptors else { return (None, Lacks::Nothing) };
+        match self.shelf.policy(service, &digest, contracts) {
+            Some(policy) => (Some(policy), Lacks::Nothing),
+            None if self.shelf.set(&digest).is_some() => (None, Lacks::Policy),
+            None => (None, Lacks::Descriptors),
         }
     }
 
@@ -326,168 +335,5 @@ impl State {
             .filter_map(|digest| self.shelf.set(digest))
             .map(|set| &**set)
             .collect()
-    }
-}
-
-/// An endpoint's place in the registry, held by its stream. Dropping it says that the stream broke.
-pub(crate) struct Membership {
-    directory: Arc<Directory>,
-    session: Session,
-    descriptors: Option<Digest>,
-    contracts: Arc<BTreeSet<String>>,
-    lacks: Lacks,
-    denied: Denied,
-    is_over: bool,
-}
-
-/// What is not known of an endpoint's service when it joins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Lacks {
-    Nothing,
-    /// Its descriptors are known, of another service or for other contracts: [`Membership::compile`].
-    Policy,
-    /// They are to be sent: [`Membership::describe`].
-    Descriptors,
-}
-
-impl Membership {
-    /// What is not known when it joins.
-    pub(crate) fn lacks(&self) -> Lacks {
-        self.lacks
-    }
-
-    /// What of its claims was refused.
-    pub(crate) fn denied(&self) -> &Denied {
-        &self.denied
-    }
-
-    /// The sidecar lives.
-    pub(crate) fn heartbeat(&self, health: Health) -> Result<(), SessionOver> {
-        let mut state = self.directory.lock();
-        state.registry.heartbeat(&self.session, health, Instant::now())?;
-        state.tell();
-        Ok(())
-    }
-
-    /// The announced descriptors have come. Dropping the future leaves the endpoint without policy of its own.
-    pub(crate) async fn describe(&self, bytes: Bytes) -> Result<(), DescriptorsRefused> {
-        let digest = self.descriptors.ok_or(DescriptorsRefused::NotAnnounced)?;
-        let service = &self.session.service;
-        self.directory.lock().shelf.check_room(service, &digest, bytes.len())?;
-        let contracts = Arc::clone(&self.contracts);
-        let (set, policy) = elsewhere(move || shelf::make(digest, bytes, &contracts)).await?;
-        self.keep(digest, set, policy)
-    }
-
-    /// Finds out what descriptors that are known say of its contracts. Dropping the future is as with
-    /// [`Self::describe`].
-    pub(crate) async fn compile(&self) -> Result<(), DescriptorsRefused> {
-        let digest = self.descriptors.ok_or(DescriptorsRefused::NotAnnounced)?;
-        let set = self.directory.lock().shelf.set(&digest).map(Arc::clone);
-        let Some(set) = set else { return Ok(()) };
-        let (contracts, for_compiler) = (Arc::clone(&self.contracts), Arc::clone(&set));
-        let policy = elsewhere(move || shelf::compile(&for_compiler, &contracts)).await?;
-        self.keep(digest, set, policy)
-    }
-
-    fn keep(
-        &self,
-        digest: Digest,
-        set: Arc<DescriptorSet>,
-        policy: Arc<weft_contracts::weft::policy::v1::ServicePolicy>,
-    ) -> Result<(), DescriptorsRefused> {
-        let state = &mut *self.directory.lock();
-        let (service, contracts) = (&self.session.service, &self.contracts);
-        // A replica may have been quicker.
-        let policy = match state.shelf.policy(service, &digest, contracts) {
-            Some(known) => known,
-            None => {
-                state.shelf.put(service, digest, Arc::clone(contracts), set, Arc::clone(&policy))?;
-                policy
-            }
-        };
-        state.registry.describe(&self.session, policy, Instant::now())?;
-        state.tell();
-        Ok(())
-    }
-
-    /// The endpoint leaves of its own will.
-    pub(crate) fn leave(mut self) {
-        self.is_over = true;
-        let Session { service, endpoint, .. } = &self.session;
-        let mut state = self.directory.lock();
-        if state.registry.deregister(&self.session, Instant::now()) {
-            tracing::info!(%service, endpoint, "left");
-        }
-        state.tell();
-    }
-
-    pub(crate) fn service(&self) -> &ServiceName {
-        &self.session.service
-    }
-
-    pub(crate) fn endpoint(&self) -> &str {
-        &self.session.endpoint
-    }
-}
-
-/// Runs what takes long beside what others ask for.
-async fn elsewhere<T: Send + 'static>(
-    make: impl FnOnce() -> Result<T, DescriptorsRefused> + Send + 'static,
-) -> Result<T, DescriptorsRefused> {
-    match spawn_blocking(make).await {
-        Ok(made) => made,
-        Err(_) => Err(DescriptorsRefused::Unusable("they could not be read".to_owned())),
-    }
-}
-
-impl Drop for Membership {
-    fn drop(&mut self) {
-        if self.is_over {
-            return;
-        }
-        let Session { service, endpoint, .. } = &self.session;
-        let mut state = self.directory.lock();
-        if !state.is_frozen && state.registry.stream_broken(&self.session, Instant::now()) {
-            tracing::warn!(%service, endpoint, "its sidecar's stream broke: callers who have others call it no longer");
-            state.tell();
-        }
-    }
-}
-
-/// A watcher's place among those that are told. Dropping it ends the watch.
-pub(crate) struct Watching {
-    directory: Arc<Directory>,
-    id: u64,
-    news: Arc<Notify>,
-}
-
-impl Watching {
-    /// Changes what is followed.
-    pub(crate) fn update(
-        &self,
-        change: impl FnOnce(&mut Watcher) -> Result<(), TooManyWatched>,
-    ) -> Result<(), TooManyWatched> {
-        let mut state = self.directory.lock();
-        let (watcher, _) = state.watchers.get_mut(&self.id).expect("it is there until `self` is dropped");
-        change(watcher)
-    }
-
-    /// The next that there is to tell now.
-    pub(crate) fn next(&self) -> Option<WatchResponse> {
-        let state = &mut *self.directory.lock();
-        let (watcher, _) = state.watchers.get_mut(&self.id).expect("it is there until `self` is dropped");
-        watcher.next(&state.registry)
-    }
-
-    /// Waits until there may be something to tell. Dropping the future loses nothing.
-    pub(crate) async fn news(&self) {
-        self.news.notified().await;
-    }
-}
-
-impl Drop for Watching {
-    fn drop(&mut self) {
-        self.directory.lock().watchers.remove(&self.id);
     }
 }

@@ -16,6 +16,7 @@ use weft_mesh::names::is_contract_name;
 use crate::{
     directory::{Directory, Watching},
     peer::{Caller, authenticated},
+    streams::{Kind, Open},
     watcher::{TooManyWatched, Watcher},
 };
 
@@ -31,6 +32,7 @@ impl discovery_server::Discovery for DiscoveryService {
 
     async fn watch(&self, request: Request<Streaming<WatchRequest>>) -> Result<Response<Self::WatchStream>, Status> {
         let caller = authenticated(&request)?;
+        let open = caller.open(Kind::Watch)?;
         tracing::debug!(peer = %caller, "watches");
         let watch = Watch {
             watching: self.directory.watch(caller.id.service()),
@@ -38,6 +40,7 @@ impl discovery_server::Discovery for DiscoveryService {
             requests: Some(request.into_inner()),
             stopping: self.stopping.clone(),
             is_over: false,
+            _open: open,
         };
         let answers = stream::unfold(watch, async |mut watch| watch.next().await.map(|answer| (answer, watch)));
         Ok(Response::new(Box::pin(answers)))
@@ -51,6 +54,7 @@ struct Watch {
     requests: Option<Streaming<WatchRequest>>,
     stopping: CancellationToken,
     is_over: bool,
+    _open: Open,
 }
 
 enum Step {

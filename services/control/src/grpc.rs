@@ -17,6 +17,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::transport::Server;
+use tower::util::MapRequestLayer;
 use weft_contracts::weft::{
     discovery::v1::{
         contracts_server::ContractsServer, discovery_server::DiscoveryServer, registry_server::RegistryServer,
@@ -35,6 +36,7 @@ use crate::{
     directory::Directory,
     discovery::DiscoveryService,
     identity::IdentityService,
+    messages,
     peer::Peer,
 };
 
@@ -77,6 +79,7 @@ pub(crate) async fn serve(
         .http2_max_pending_accept_reset_streams(Some(limits::RESETS_PENDING_ACCEPT))
         .http2_max_local_error_reset_streams(Some(limits::LOCAL_RESETS))
         .max_frame_size(limits::MAX_FRAME_BYTES)
+        .layer(MapRequestLayer::new(messages::watch_over as fn(_) -> _))
         .add_service(IdentityServer::new(identity).max_decoding_message_size(SIGN_MESSAGE_BYTES))
         .add_service(RegistryServer::new(registry).max_decoding_message_size(limits::CONTROL_MESSAGE_BYTES))
         .add_service(DiscoveryServer::new(discovery).max_decoding_message_size(QUESTION_BYTES))
@@ -144,7 +147,7 @@ async fn handshake(
         // Messages are small, and each is waited for.
         stream.set_nodelay(true)?;
         stream.peek(&mut [0]).await?;
-        place.note_sent();
+        place.note_sent(Instant::now());
         acceptor.accept(stream).await
     };
     let shaken = tokio::select! {
@@ -173,12 +176,16 @@ async fn handshake(
             return;
         }
     };
-    if let Some(id) = peer.id()
-        && let Err(full) = place.become_member(id)
-    {
-        tracing::warn!(%from, %id, %full, "a connection of a member was refused");
-        return;
-    }
+    let peer = match peer.id().cloned() {
+        None => peer,
+        Some(id) => match place.become_member(&id) {
+            Ok(of_identity) => peer.of_identity(of_identity),
+            Err(full) => {
+                tracing::warn!(%from, %id, %full, "a connection of a member was refused");
+                return;
+            }
+        },
+    };
     // Fails only when the server has stopped.
     drop(ready.send(Ok(Connection::new(stream, peer, place))).await);
 }

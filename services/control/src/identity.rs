@@ -15,7 +15,8 @@ use crate::{
     ca::{Ca, SignError},
     directory::Directory,
     join_token, late,
-    peer::{Caller, authenticated, has_proven, remote},
+    peer::{Caller, authenticated, remote},
+    streams::Kind,
 };
 
 /// See the module.
@@ -63,11 +64,12 @@ impl identity_server::Identity for IdentityService {
         request: Request<WatchBundleRequest>,
     ) -> Result<Response<Self::WatchBundleStream>, Status> {
         let caller = authenticated(&request)?;
+        let open = caller.open(Kind::WatchBundle)?;
         let mut bundle = self.bundle.clone();
         bundle.mark_changed();
-        let state = Some((bundle, self.stopping.clone(), caller));
+        let state = Some((bundle, self.stopping.clone(), caller, open));
         let answers = stream::unfold(state, async |state| {
-            let (mut bundle, stopping, caller) = state?;
+            let (mut bundle, stopping, caller, open) = state?;
             let is_over = tokio::select! {
                 () = stopping.cancelled() => Some(Status::unavailable("the control plane is stopping")),
                 () = caller.expired() => Some(Caller::expiry_status()),
@@ -79,7 +81,7 @@ impl identity_server::Identity for IdentityService {
                 return Some((Err(status), None));
             }
             let bundle_der = bundle_der(&bundle.borrow_and_update());
-            Some((Ok(WatchBundleResponse { bundle_der }), Some((bundle, stopping, caller))))
+            Some((Ok(WatchBundleResponse { bundle_der }), Some((bundle, stopping, caller, open))))
         });
         Ok(Response::new(Box::pin(answers)))
     }
@@ -103,7 +105,6 @@ impl IdentityService {
         if id == SpiffeId::of_control_plane(self.ca.trust_domain()) {
             return Err(Status::unauthenticated("the control plane's own identity is not given out"));
         }
-        has_proven(request);
         if !hosts.is_empty() {
             self.directory.allow_hosts(id.service(), hosts);
         }
@@ -113,4 +114,42 @@ impl IdentityService {
 
 fn bundle_der(bundle: &TrustBundle) -> Vec<bytes::Bytes> {
     bundle.der().map(bytes::Bytes::copy_from_slice).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::SocketAddr, time::Duration};
+
+    use tokio::time::Instant;
+    use weft_mesh::{limits, tls::WorkloadKey};
+
+    use super::*;
+    use crate::{
+        claims::Claims, connection::Activity, credentials::Credentials, hosts::Hosts, peer::Peer,
+        visibility::Visibility,
+    };
+
+    #[tokio::test]
+    async fn who_has_only_signed_holds_its_connection_no_longer_than_a_stranger() {
+        weft_mesh::tls::install_crypto_provider();
+        let dir = tempfile::tempdir().unwrap();
+        let ca = Ca::open_or_create(dir.path(), &"weft.test".parse().unwrap()).unwrap();
+        let (credentials, _) = Credentials::new(&ca).unwrap();
+        let id: SpiffeId = "spiffe://weft.test/ns/shop/sa/users".parse().unwrap();
+        let join_token = join_token::issue(&ca, &id, Duration::from_secs(60)).unwrap();
+        let service = IdentityService {
+            bundle: credentials.bundle(),
+            directory: Directory::new(ca.trust_domain().clone(), Visibility::All, Claims::default(), Hosts::default()),
+            ca: Arc::new(ca),
+            stopping: CancellationToken::new(),
+        };
+        let (activity, before) = (Arc::<Activity>::default(), Instant::now());
+        let csr_der = WorkloadKey::generate().unwrap().signing_request().unwrap().into();
+        let mut request = Request::new(SignRequest { csr_der, join_token, ..SignRequest::default() });
+        let peer = Peer::new(SocketAddr::from(([127, 0, 0, 1], 1)), None, Arc::clone(&activity)).unwrap();
+        request.extensions_mut().insert(peer);
+        identity_server::Identity::sign(&service, request).await.unwrap();
+        let deadline = activity.deadline().expect("it has one");
+        assert!(deadline <= before + limits::CONTROL_PROOF_WAIT, "from its handshake on");
+    }
 }

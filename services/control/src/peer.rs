@@ -7,10 +7,14 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use tokio::sync::Semaphore;
 use tonic::{Request, Status};
 use weft_mesh::identity::{IdentityError, SpiffeId};
 
-use crate::connection::{Activity, Call};
+use crate::{
+    connection::{Activity, Call},
+    streams::{Kind, OfConnection, OfIdentity, Open},
+};
 
 /// A wall clock that was set, or a machine that slept, is noticed within this time.
 const LONGEST_SLEEP: Duration = Duration::from_secs(20);
@@ -21,6 +25,7 @@ pub(crate) struct Peer {
     address: SocketAddr,
     svid: Option<PeerSvid>,
     activity: Arc<Activity>,
+    streams: Arc<OfConnection>,
 }
 
 #[derive(Debug, Clone)]
@@ -36,6 +41,7 @@ pub(crate) struct Caller {
     /// Where its connection comes from.
     pub(crate) host: IpAddr,
     not_after: SystemTime,
+    streams: Arc<OfConnection>,
     _call: Arc<Call>,
 }
 
@@ -62,9 +68,25 @@ impl Caller {
         Status::unauthenticated("the SVID of this connection has expired: connect with the renewed one")
     }
 
+    /// It opens a stream that stays.
+    ///
+    /// # Errors
+    /// `RESOURCE_EXHAUSTED` when its connection, or its identity, has as many as it may have.
+    pub(crate) fn open(&self, kind: Kind) -> Result<Open, Status> {
+        self.streams.open(kind).inspect_err(|status| {
+            tracing::warn!(peer = %self, why = status.message(), "a stream was refused");
+        })
+    }
+
+    /// Who of its identity, in its network, may be sending descriptors now.
+    pub(crate) fn turns(&self) -> &Arc<Semaphore> {
+        &self.streams.identity.descriptors
+    }
+
     #[cfg(test)]
     pub(crate) fn new(id: SpiffeId, host: IpAddr, not_after: SystemTime) -> Self {
-        Self { id, host, not_after, _call: Arc::new(Arc::<Activity>::default().begin()) }
+        let call = Arc::new(Arc::<Activity>::default().begin());
+        Self { id, host, not_after, streams: Arc::default(), _call: call }
     }
 }
 
@@ -82,7 +104,12 @@ impl Peer {
             let not_after = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
             Ok::<_, IdentityError>(PeerSvid { id: SpiffeId::of_certificate(der)?, not_after })
         });
-        Ok(Self { address, svid: svid.transpose()?, activity })
+        Ok(Self { address, svid: svid.transpose()?, activity, streams: Arc::default() })
+    }
+
+    /// The same, whose identity has connections that share what it may have.
+    pub(crate) fn of_identity(self, identity: Arc<OfIdentity>) -> Self {
+        Self { streams: Arc::new(OfConnection::of(identity)), ..self }
     }
 
     /// The identity that the handshake proved.
@@ -115,14 +142,13 @@ pub(crate) fn authenticated<T>(request: &Request<T>) -> Result<Caller, Status> {
     }
     peer.activity.note_known();
     let call = Arc::new(peer.activity.begin());
-    Ok(Caller { id: svid.id.clone(), host: peer.address.ip(), not_after: svid.not_after, _call: call })
-}
-
-/// Notes that the peer of a request has proven who it is in another way.
-pub(crate) fn has_proven<T>(request: &Request<T>) {
-    if let Some(peer) = request.extensions().get::<Peer>() {
-        peer.activity.note_known();
-    }
+    Ok(Caller {
+        id: svid.id.clone(),
+        host: peer.address.ip(),
+        not_after: svid.not_after,
+        streams: Arc::clone(&peer.streams),
+        _call: call,
+    })
 }
 
 /// Where a request comes from, for the log.
@@ -144,7 +170,7 @@ mod tests {
             let address = SocketAddr::from(([127, 0, 0, 1], 1));
             let svid = Some(PeerSvid { id: users(), not_after });
             let mut request = Request::new(());
-            request.extensions_mut().insert(Peer { address, svid, activity: Arc::default() });
+            request.extensions_mut().insert(Peer { address, svid, activity: Arc::default(), streams: Arc::default() });
             request
         };
         let now = SystemTime::now();

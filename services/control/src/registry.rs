@@ -19,11 +19,12 @@ mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
+    convert::Infallible,
     sync::Arc,
     time::Duration,
 };
 
-use tokio::time::Instant;
+use tokio::{sync::oneshot, time::Instant};
 use weft_contracts::weft::{
     discovery::v1::{Change, Endpoint, Health, Protocol, Service, Version},
     policy::v1::ServicePolicy,
@@ -36,6 +37,12 @@ use claiming::claims_of;
 
 /// The SHA-256 of a descriptor set.
 pub(crate) type Digest = [u8; 32];
+
+/// The contracts of an endpoint, sorted. Their names are shared among the endpoints of a service.
+pub(crate) type Contracts = Arc<[Arc<str>]>;
+
+/// Ends when a session is over, and says nothing before.
+pub(crate) type GaveWay = oneshot::Receiver<Infallible>;
 
 /// An announcement whose parts have been checked.
 #[derive(Debug, Clone)]
@@ -65,6 +72,8 @@ pub(crate) struct Session {
 #[derive(Debug)]
 pub(crate) struct Joined {
     pub(crate) session: Session,
+    pub(crate) gave_way: GaveWay,
+    pub(crate) contracts: Contracts,
     /// It took the place of an older announcement of the same endpoint.
     pub(crate) is_again: bool,
     /// What of its claims was refused.
@@ -120,6 +129,8 @@ struct Member {
     policy: Option<Arc<ServicePolicy>>,
     /// The number of its session: the highest is the newest announcement.
     session: u64,
+    /// Dropped with the member, whatever takes its place: the session is over then.
+    _holds: oneshot::Sender<Infallible>,
     is_connected: bool,
     heard: Instant,
     /// When its health changed last, and what it says now if that was too short a while ago to be told.
@@ -224,6 +235,8 @@ impl Registry {
                 lost.extend(entry.claimed.remove(&member.claims));
             }
         }
+        let (holds, gave_way) = oneshot::channel();
+        let contracts = claims.iter().map(|(name, _)| name).filter(|name| !is_address(name)).cloned().collect();
         let member = Member {
             endpoint: endpoint.clone(),
             protocol,
@@ -231,6 +244,7 @@ impl Registry {
             descriptors,
             policy,
             session: session.number,
+            _holds: holds,
             is_connected: true,
             heard: now,
             changed: None,
@@ -249,7 +263,7 @@ impl Registry {
         }
         self.change_claims(&service, &claims, &new, &lost, now);
         self.refresh(&service, now);
-        Ok(Joined { denied, session, is_again: before.is_some() })
+        Ok(Joined { session, gave_way, contracts, is_again: before.is_some(), denied })
     }
 
     /// A member lives; `Unspecified` says nothing new of its health.

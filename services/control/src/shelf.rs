@@ -16,7 +16,7 @@ use weft_mesh::{limits, names::ServiceName, policy};
 
 use crate::{
     descriptors::DescriptorSet,
-    registry::{Digest, SessionOver},
+    registry::{Contracts, Digest, SessionOver},
 };
 
 /// Why descriptors were not taken; the text is for their sidecar.
@@ -51,7 +51,7 @@ pub(crate) enum DescriptorsRefused {
 #[derive(Debug)]
 struct Compiled {
     digest: Digest,
-    contracts: Arc<BTreeSet<String>>,
+    contracts: Contracts,
     policy: Arc<ServicePolicy>,
 }
 
@@ -68,14 +68,15 @@ impl Shelf {
         self.sets.get(digest)
     }
 
-    /// What was compiled before.
-    pub(crate) fn policy(
+    /// What was compiled before, for these contracts, sorted.
+    pub(crate) fn policy<'a, I: Iterator<Item = &'a str>>(
         &self,
         service: &ServiceName,
         digest: &Digest,
-        contracts: &BTreeSet<String>,
+        contracts: impl Fn() -> I,
     ) -> Option<Arc<ServicePolicy>> {
-        let same = |made: &&Compiled| made.digest == *digest && *made.contracts == *contracts;
+        let same =
+            |made: &&Compiled| made.digest == *digest && made.contracts.iter().map(|name| &**name).eq(contracts());
         self.policies.get(service)?.iter().find(same).map(|made| Arc::clone(&made.policy))
     }
 
@@ -111,7 +112,7 @@ impl Shelf {
         &mut self,
         service: &ServiceName,
         digest: Digest,
-        contracts: Arc<BTreeSet<String>>,
+        contracts: Contracts,
         set: Arc<DescriptorSet>,
         policy: Arc<ServicePolicy>,
     ) -> Result<(), DescriptorsRefused> {
@@ -141,7 +142,7 @@ fn is_used(made: &Compiled) -> bool {
 pub(crate) fn make(
     digest: Digest,
     bytes: Bytes,
-    contracts: &BTreeSet<String>,
+    contracts: &[Arc<str>],
 ) -> Result<(Arc<DescriptorSet>, Arc<ServicePolicy>), DescriptorsRefused> {
     if Sha256::digest(&bytes)[..] != digest {
         return Err(DescriptorsRefused::OtherDigest);
@@ -152,11 +153,8 @@ pub(crate) fn make(
 }
 
 /// Compiles what a set says of the contracts of a service. May take long.
-pub(crate) fn compile(
-    set: &DescriptorSet,
-    contracts: &BTreeSet<String>,
-) -> Result<Arc<ServicePolicy>, DescriptorsRefused> {
-    let names: Vec<String> = contracts.iter().cloned().collect();
+pub(crate) fn compile(set: &DescriptorSet, contracts: &[Arc<str>]) -> Result<Arc<ServicePolicy>, DescriptorsRefused> {
+    let names: Vec<String> = contracts.iter().map(|name| name.to_string()).collect();
     let compiled = policy::ServicePolicy::from_descriptors(set.bytes(), Some(&names))
         .map_err(|e| DescriptorsRefused::Unusable(e.to_string()))?;
     let policy = ServicePolicy::from(&compiled);
@@ -206,8 +204,8 @@ mod tests {
         Sha256::digest(bytes).into()
     }
 
-    fn contracts(names: &[String]) -> Arc<BTreeSet<String>> {
-        Arc::new(names.iter().cloned().collect())
+    fn contracts(names: &[String]) -> Contracts {
+        names.iter().map(|name| Arc::from(name.as_str())).collect()
     }
 
     #[test]
@@ -220,11 +218,15 @@ mod tests {
             let policy = Arc::new(ServicePolicy::default());
             shelf.put(&users(), digest(&bytes), of(number), set, Arc::clone(&policy)).map(|()| policy)
         };
+        let known = |shelf: &Shelf, number: usize| {
+            let names = of(number);
+            shelf.policy(&users(), &digest(&bytes), || names.iter().map(|name| &**name))
+        };
         let mut held: Vec<_> = (0..limits::POLICIES_PER_SERVICE).map(|n| put(&mut shelf, n).unwrap()).collect();
         assert!(matches!(put(&mut shelf, 99), Err(DescriptorsRefused::TooManyPolicies)));
         held.pop();
         let again = put(&mut shelf, 99).unwrap();
-        assert!(Arc::ptr_eq(&shelf.policy(&users(), &digest(&bytes), &of(99)).unwrap(), &again));
+        assert!(Arc::ptr_eq(&known(&shelf, 99).unwrap(), &again));
         drop((held, again));
         shelf.tidy(&HashSet::from([digest(&bytes)]));
         assert!(shelf.policies.is_empty());

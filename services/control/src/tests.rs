@@ -357,10 +357,14 @@ async fn contracts_are_found_by_name_and_bad_descriptors_leave_their_endpoint_in
         descriptors_sha256: Bytes::copy_from_slice(&Sha256::digest(&garbage)),
         ..users_with_descriptors(&mesh, "u1", 7001)
     };
-    let mut announcing = Announcing::open(&users, bad).await;
+    let mut announcing = Announcing::open(&users, bad.clone()).await;
     assert!(announcing.answer().await.unwrap().send_descriptors);
     announcing.say(announce_request::What::Descriptors(Bytes::from_static(b"something else"))).await;
     assert!(announcing.answer().await.unwrap().descriptors_refused.contains("SHA-256"));
+    // Nobody asked for them: they are not read, and not answered.
+    announcing.say(announce_request::What::Descriptors(Bytes::from_static(b"something else"))).await;
+    announcing.say(announce_request::What::Announce(bad)).await;
+    assert!(announcing.answer().await.unwrap().send_descriptors);
     announcing.say(announce_request::What::Descriptors(garbage)).await;
     assert!(announcing.answer().await.unwrap().descriptors_refused.contains("FileDescriptorSet"));
     watching.ask(watch_request::What::SubscribeContract(USERS.into())).await;

@@ -64,6 +64,16 @@ enum Item {
     Impossible(not_found::What),
 }
 
+/// A change of what a watcher follows, for whoever keeps an index of that.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Move {
+    Follows(ServiceName),
+    Leaves(ServiceName),
+    /// It asks for a contract, or an address.
+    Asks(String),
+    Forgets(String),
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Watcher {
@@ -71,6 +81,8 @@ pub(crate) struct Watcher {
     contracts: HashMap<String, Asked>,
     /// For whom something waits, each once, in the order in which it came.
     queue: VecDeque<Item>,
+    /// What changed of `services` and `contracts` since this was last asked.
+    moves: Vec<Move>,
     /// How often it may be told the closest name until it gets more of these.
     hints: u32,
     sight: Sight,
@@ -85,8 +97,19 @@ impl Default for Watcher {
 impl Watcher {
     /// One that is told of what is in its sight, and of all else that it is not there.
     pub(crate) fn new(sight: Sight) -> Self {
-        let (services, contracts, queue) = Default::default();
-        Self { services, contracts, queue, hints: limits::HINTS_PER_SECOND, sight }
+        let (services, contracts, queue, moves) = Default::default();
+        Self { services, contracts, queue, moves, hints: limits::HINTS_PER_SECOND, sight }
+    }
+
+    /// What changed of what it follows since this was last asked, in order.
+    pub(crate) fn take_moves(&mut self) -> impl Iterator<Item = Move> {
+        std::mem::take(&mut self.moves).into_iter()
+    }
+
+    /// It ends: all that it followed is left.
+    pub(crate) fn into_followed(self) -> impl Iterator<Item = Move> {
+        let services = self.services.into_keys().map(Move::Leaves);
+        services.chain(self.contracts.into_keys().map(Move::Forgets))
     }
 
     /// A second has passed.
@@ -122,6 +145,7 @@ impl Watcher {
         if !self.contracts.contains_key(contract) {
             self.check_room()?;
             self.contracts.insert(contract.to_owned(), Asked::default());
+            self.moves.push(Move::Asks(contract.to_owned()));
         }
         self.owe_owner(contract);
         Ok(())
@@ -129,9 +153,21 @@ impl Watcher {
 
     /// Follows a service no longer, nor the contracts for which it was followed.
     pub(crate) fn unsubscribe_service(&mut self, name: &str) {
-        if let Ok(service) = ServiceName::parse(name) {
-            self.services.remove(&service);
-            self.contracts.retain(|_, asked| asked.owner.as_ref() != Some(&service));
+        let Ok(service) = ServiceName::parse(name) else { return };
+        let Self { contracts, moves, .. } = self;
+        contracts.retain(|contract, asked| {
+            let is_of_others = asked.owner.as_ref() != Some(&service);
+            if !is_of_others {
+                moves.push(Move::Forgets(contract.clone()));
+            }
+            is_of_others
+        });
+        self.leave(service);
+    }
+
+    fn leave(&mut self, service: ServiceName) {
+        if self.services.remove(&service).is_some() {
+            self.moves.push(Move::Leaves(service));
         }
     }
 
@@ -199,7 +235,11 @@ impl Watcher {
     }
 
     fn owe_snapshot(&mut self, service: ServiceName) {
-        let followed = self.services.entry(service.clone()).or_default();
+        let moves = &mut self.moves;
+        let followed = self.services.entry(service.clone()).or_insert_with_key(|service| {
+            moves.push(Move::Follows(service.clone()));
+            Followed::default()
+        });
         let had_news = followed.has_news();
         followed.begin_anew();
         if !had_news {
@@ -248,10 +288,11 @@ impl Watcher {
             Some(snapshot) => What::Snapshot(snapshot),
             None => {
                 // There is no end of names that nothing has: one is not followed once that is sure.
+                let name = service.to_string();
                 if registry.is_settled() {
-                    self.services.remove(&service);
+                    self.leave(service);
                 }
-                self.no_such(not_found::What::Service(service.to_string()), registry)
+                self.no_such(not_found::What::Service(name), registry)
             }
         })
     }
@@ -269,6 +310,7 @@ impl Watcher {
             None => {
                 if registry.is_settled() {
                     self.contracts.remove(&contract);
+                    self.moves.push(Move::Forgets(contract.clone()));
                 }
                 self.no_such(not_found::What::Contract(contract), registry)
             }

@@ -231,7 +231,7 @@ async fn silent(mesh: &Running) -> tokio_rustls::client::TlsStream<TcpStream> {
 #[tokio::test]
 async fn who_is_silent_after_its_handshake_is_cut_off_and_keeps_nobody_out() {
     let dir = tempfile::tempdir().unwrap();
-    let few = Budget { strangers: 8, strangers_of_host: 6, members: 100, members_of_identity: 50 };
+    let few = Budget { strangers: 8, strangers_of_network: 6, members: 100, members_of_identity: 50 };
     let mesh = Running::start_with(dir.path(), few).await;
     let users = mesh.sidecar("users.shop").await;
     let mut announcing = Announcing::open(&users, announce(&mesh, "users.shop", "u1", 7001)).await;
@@ -263,5 +263,101 @@ async fn who_is_silent_after_its_handshake_is_cut_off_and_keeps_nobody_out() {
     let mut watching = Watching::open(&users).await;
     watching.ask(watch_request::What::SubscribeService("users.shop".into())).await;
     watching.health_becomes("u1", Health::Up).await;
+    mesh.stop().await;
+}
+
+/// An announcement of descriptors that nobody knows.
+fn describing(mesh: &Running, id: &str, port: u16, descriptors: &[u8]) -> Announce {
+    let descriptors_sha256 = Bytes::copy_from_slice(&Sha256::digest(descriptors));
+    Announce { descriptors_sha256, ..announce(mesh, GREEDY, id, port) }
+}
+
+#[tokio::test]
+async fn one_connection_has_few_streams_of_a_kind() {
+    let dir = tempfile::tempdir().unwrap();
+    let mesh = Running::start(dir.path()).await;
+    let greedy = mesh.sidecar(GREEDY).await;
+    let mut open = Vec::new();
+    for number in 0..4 {
+        let id = format!("g{number}");
+        let mut announcing = Announcing::open(&greedy, announce(&mesh, GREEDY, &id, 7000 + number)).await;
+        announcing.answer().await.unwrap();
+        let mut bundles = IdentityClient::new(greedy.clone()).watch_bundle(WatchBundleRequest {}).await.unwrap();
+        timeout(SOON, bundles.get_mut().message()).await.unwrap().unwrap().unwrap();
+        open.push((announcing, Watching::open(&greedy).await, bundles));
+    }
+    let (_requests, queue) = mpsc::channel::<WatchRequest>(1);
+    let refused = DiscoveryClient::new(greedy.clone()).watch(ReceiverStream::new(queue)).await.unwrap_err();
+    assert!(refused.code() == Code::ResourceExhausted && refused.message().contains("4 open streams of Watch"));
+    let (_requests, queue) = mpsc::channel::<AnnounceRequest>(1);
+    let refused = RegistryClient::new(greedy.clone()).announce(ReceiverStream::new(queue)).await.unwrap_err();
+    assert!(refused.code() == Code::ResourceExhausted && refused.message().contains("4 open streams of Announce"));
+    let refused = IdentityClient::new(greedy.clone()).watch_bundle(WatchBundleRequest {}).await.unwrap_err();
+    assert!(refused.code() == Code::ResourceExhausted && refused.message().contains("4 open streams of WatchBundle"));
+    // One that ends makes room, and a connection of its own has its own.
+    open.pop();
+    timeout(SOON, async {
+        while IdentityClient::new(greedy.clone()).watch_bundle(WatchBundleRequest {}).await.is_err() {
+            sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+    .unwrap();
+    let mut honest = Watching::open(&mesh.sidecar(GREEDY).await).await;
+    honest.ask(watch_request::What::SubscribeService(GREEDY.into())).await;
+    assert!(matches!(honest.next().await, What::Snapshot(_)));
+    mesh.stop().await;
+}
+
+#[tokio::test]
+async fn a_large_message_is_taken_only_when_it_was_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let mesh = Running::start(dir.path()).await;
+    let greedy = mesh.sidecar(GREEDY).await;
+    let large = Bytes::from(vec![b'x'; weft_mesh::limits::ANNOUNCEMENT_BYTES + 1]);
+    let mut unasked = Announcing::open(&greedy, announce(&mesh, GREEDY, "g1", 7001)).await;
+    assert!(!unasked.answer().await.unwrap().send_descriptors);
+    unasked.say(announce_request::What::Descriptors(large.clone())).await;
+    let refused = unasked.refusal().await;
+    assert!(refused.code() == Code::OutOfRange && refused.message().contains("allowed"), "{refused}");
+    let mut asked = Announcing::open(&greedy, describing(&mesh, "g2", 7002, &large)).await;
+    assert!(asked.answer().await.unwrap().send_descriptors);
+    asked.say(announce_request::What::Descriptors(large.clone())).await;
+    assert!(asked.answer().await.unwrap().descriptors_refused.contains("FileDescriptorSet"));
+    asked.say(announce_request::What::Descriptors(large)).await;
+    assert_eq!(asked.refusal().await.code(), Code::OutOfRange, "once is enough");
+    mesh.stop().await;
+}
+
+#[tokio::test]
+async fn few_streams_of_one_identity_are_asked_for_descriptors_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let mesh = Running::start(dir.path()).await;
+    let set = weft_contracts::FILE_DESCRIPTOR_SET;
+    let (one, two) = (mesh.sidecar(GREEDY).await, mesh.sidecar(GREEDY).await);
+    let mut asked = Vec::new();
+    for number in 0..4 {
+        let id = format!("g{number}");
+        let mut announcing = Announcing::open(&one, describing(&mesh, &id, 7000 + number, set)).await;
+        assert!(announcing.answer().await.unwrap().send_descriptors);
+        asked.push(announcing);
+    }
+    let mut same = Announcing::open(&two, describing(&mesh, "same", 7010, set)).await;
+    assert!(!same.answer().await.unwrap().send_descriptors, "it has to wait");
+    let mut other = Announcing::open(&two, describing(&mesh, "other", 7011, b"another")).await;
+    assert!(!other.answer().await.unwrap().send_descriptors, "it has to wait");
+    // Others are not held up by them.
+    let mut users =
+        Announcing::open(&mesh.sidecar("users.shop").await, users_with_descriptors(&mesh, "u1", 7001)).await;
+    assert!(users.answer().await.unwrap().send_descriptors);
+    for announcing in &mut asked[..2] {
+        announcing.say(announce_request::What::Descriptors(Bytes::from_static(set))).await;
+    }
+    assert!(other.answer().await.unwrap().send_descriptors, "its turn has come");
+    other.say(announce_request::What::Descriptors(Bytes::from_static(b"nonsense"))).await;
+    assert!(other.answer().await.unwrap().descriptors_refused.contains("SHA-256"));
+    // What a replica has sent need not be sent again: the next word to it is none of that.
+    same.say(announce_request::What::Announce(describing(&mesh, "same", 7010, set))).await;
+    assert!(!same.answer().await.unwrap().send_descriptors);
     mesh.stop().await;
 }

@@ -1,0 +1,258 @@
+//! An endpoint's place in the registry, held by its stream.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::{
+    task::spawn_blocking,
+    time::{Instant, sleep_until},
+};
+use weft_contracts::weft::{discovery::v1::Health, policy::v1::ServicePolicy};
+use weft_mesh::{limits, names::ServiceName};
+
+use super::Directory;
+use crate::{
+    descriptors::DescriptorSet,
+    registry::{Contracts, Digest, GaveWay, Session, SessionOver},
+    shelf::{self, DescriptorsRefused},
+};
+
+/// See the module. Dropping it says that the stream broke.
+pub(crate) struct Membership {
+    directory: Arc<Directory>,
+    session: Session,
+    /// Ends when the session is over.
+    gave_way: GaveWay,
+    gave_way_at: Option<Instant>,
+    descriptors: Option<Digest>,
+    contracts: Contracts,
+    lacks: Lacks,
+    is_over: bool,
+}
+
+/// What is not known of an endpoint's service when it joins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lacks {
+    Nothing,
+    /// Its descriptors are known, of another service or for other contracts: [`Membership::compile`].
+    Policy,
+    /// They are to be sent: [`Membership::describe`].
+    Descriptors,
+}
+
+impl Membership {
+    pub(super) fn new(
+        directory: Arc<Directory>,
+        session: Session,
+        gave_way: GaveWay,
+        descriptors: Option<Digest>,
+        contracts: Contracts,
+        lacks: Lacks,
+    ) -> Self {
+        Self { directory, session, gave_way, gave_way_at: None, descriptors, contracts, lacks, is_over: false }
+    }
+
+    /// What is not known of its service.
+    pub(crate) fn lacks(&self) -> Lacks {
+        self.lacks
+    }
+
+    /// Waits until the session has been over for [`limits::ANNOUNCE_WAIT`]: its endpoint was announced anew by another
+    /// stream, or evicted. A sidecar that another takes the place of is about to leave, and has time for that. Dropping the
+    /// future loses nothing.
+    pub(crate) async fn superseded(&mut self) -> SessionOver {
+        let at = match self.gave_way_at {
+            Some(at) => at,
+            None => {
+                // Nothing is ever sent: it ends with the member.
+                let _ = (&mut self.gave_way).await;
+                *self.gave_way_at.insert(Instant::now())
+            }
+        };
+        sleep_until(at + limits::ANNOUNCE_WAIT).await;
+        SessionOver
+    }
+
+    /// Looks again at what is lacking: a replica may have sent it meanwhile.
+    pub(crate) fn look_again(&mut self) -> Result<(), SessionOver> {
+        let state = &mut *self.directory.lock();
+        let contracts = || self.contracts.iter().map(|name| &**name);
+        let (policy, lacks) = state.what_is_known(&self.session.service, self.descriptors, contracts);
+        self.lacks = lacks;
+        if let Some(policy) = policy {
+            state.registry.describe(&self.session, policy, Instant::now())?;
+            state.tell();
+        }
+        Ok(())
+    }
+
+    /// The sidecar lives.
+    pub(crate) fn heartbeat(&self, health: Health) -> Result<(), SessionOver> {
+        let mut state = self.directory.lock();
+        state.registry.heartbeat(&self.session, health, Instant::now())?;
+        state.tell();
+        Ok(())
+    }
+
+    /// The announced descriptors have come. Dropping the future leaves the endpoint without policy of its own.
+    pub(crate) async fn describe(&self, bytes: Bytes) -> Result<(), DescriptorsRefused> {
+        let digest = self.descriptors.ok_or(DescriptorsRefused::NotAnnounced)?;
+        let service = &self.session.service;
+        self.directory.lock().shelf.check_room(service, &digest, bytes.len())?;
+        let contracts = Arc::clone(&self.contracts);
+        let (set, policy) = elsewhere(move || shelf::make(digest, bytes, &contracts)).await?;
+        self.keep(digest, set, policy)
+    }
+
+    /// Finds out what descriptors that are known say of its contracts. Dropping the future is as with
+    /// [`Self::describe`].
+    pub(crate) async fn compile(&self) -> Result<(), DescriptorsRefused> {
+        let digest = self.descriptors.ok_or(DescriptorsRefused::NotAnnounced)?;
+        let set = self.directory.lock().shelf.set(&digest).map(Arc::clone);
+        let Some(set) = set else { return Ok(()) };
+        let (contracts, for_compiler) = (Arc::clone(&self.contracts), Arc::clone(&set));
+        let policy = elsewhere(move || shelf::compile(&for_compiler, &contracts)).await?;
+        self.keep(digest, set, policy)
+    }
+
+    fn keep(
+        &self,
+        digest: Digest,
+        set: Arc<DescriptorSet>,
+        policy: Arc<ServicePolicy>,
+    ) -> Result<(), DescriptorsRefused> {
+        let state = &mut *self.directory.lock();
+        let (service, contracts) = (&self.session.service, &self.contracts);
+        // A replica may have been quicker.
+        let policy = match state.shelf.policy(service, &digest, || contracts.iter().map(|name| &**name)) {
+            Some(known) => known,
+            None => {
+                state.shelf.put(service, digest, Arc::clone(contracts), set, Arc::clone(&policy))?;
+                policy
+            }
+        };
+        state.registry.describe(&self.session, policy, Instant::now())?;
+        state.tell();
+        Ok(())
+    }
+
+    /// The endpoint leaves of its own will.
+    pub(crate) fn leave(mut self) {
+        self.is_over = true;
+        let Session { service, endpoint, .. } = &self.session;
+        let mut state = self.directory.lock();
+        if state.registry.deregister(&self.session, Instant::now()) {
+            tracing::info!(%service, endpoint, "left");
+        }
+        state.tell();
+    }
+
+    pub(crate) fn service(&self) -> &ServiceName {
+        &self.session.service
+    }
+
+    pub(crate) fn endpoint(&self) -> &str {
+        &self.session.endpoint
+    }
+}
+
+/// Runs what takes long beside what others ask for.
+async fn elsewhere<T: Send + 'static>(
+    make: impl FnOnce() -> Result<T, DescriptorsRefused> + Send + 'static,
+) -> Result<T, DescriptorsRefused> {
+    match spawn_blocking(make).await {
+        Ok(made) => made,
+        Err(_) => Err(DescriptorsRefused::Unusable("they could not be read".to_owned())),
+    }
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        if self.is_over {
+            return;
+        }
+        let Session { service, endpoint, .. } = &self.session;
+        let mut state = self.directory.lock();
+        if !state.is_frozen && state.registry.stream_broken(&self.session, Instant::now()) {
+            tracing::warn!(%service, endpoint, "its sidecar's stream broke: callers who have others call it no longer");
+            state.tell();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use futures_util::FutureExt as _;
+    use tokio::time::advance;
+    use weft_contracts::weft::discovery::v1::{Endpoint, Protocol};
+
+    use super::*;
+    use crate::{claims::Claims, hosts::Hosts, registry::Announcement, visibility::Visibility};
+
+    fn directory() -> Arc<Directory> {
+        let trust_domain = "weft.test".parse().unwrap();
+        Directory::new(trust_domain, Visibility::All, Claims::default(), Hosts::default())
+    }
+
+    fn announcement(id: &str, port: u16) -> Announcement {
+        Announcement {
+            service: ServiceName::parse("users.shop").unwrap(),
+            endpoint: Endpoint {
+                id: id.into(),
+                address: format!("10.0.0.1:{port}"),
+                health: Health::Up.into(),
+                ..Endpoint::default()
+            },
+            protocol: Protocol::Http2,
+            contracts: BTreeSet::from(["shop.Users".to_owned()]),
+            addresses: BTreeSet::new(),
+            allowed: BTreeSet::new(),
+            descriptors: None,
+            policy: None,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_whose_place_another_took_is_over_and_the_other_is_not() {
+        let directory = directory();
+        let join = |id: &str, port| directory.join(announcement(id, port)).unwrap().0;
+        // By its id, and by its address.
+        for (newer_id, newer_port) in [("u1", 2), ("u2", 1)] {
+            let mut older = join("u1", 1);
+            assert!(older.superseded().now_or_never().is_none());
+            let mut newer = join(newer_id, newer_port);
+            assert!(older.superseded().now_or_never().is_none(), "it may be about to leave");
+            advance(limits::ANNOUNCE_WAIT).await;
+            assert!(older.superseded().now_or_never().is_some());
+            assert!(newer.superseded().now_or_never().is_none());
+            drop(older);
+            assert!(newer.heartbeat(Health::Up).is_ok());
+            newer.leave();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_of_which_nothing_is_heard_is_over() {
+        let directory = directory();
+        let mut silent = directory.join(announcement("u1", 1)).unwrap().0;
+        let alive = directory.join(announcement("u2", 2)).unwrap().0;
+        let began = Instant::now();
+        while silent.superseded().now_or_never().is_none() {
+            assert!(began.elapsed() < limits::ENDPOINT_EXPIRY * 2, "its stream would stay for ever");
+            advance(std::time::Duration::from_secs(1)).await;
+            alive.heartbeat(Health::Up).unwrap();
+            directory.lock().tick(Instant::now());
+        }
+        assert!(began.elapsed() >= limits::ENDPOINT_EXPIRY);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn replicas_share_the_names_of_their_contracts() {
+        let directory = directory();
+        let (one, two) =
+            (directory.join(announcement("u1", 1)).unwrap().0, directory.join(announcement("u2", 2)).unwrap().0);
+        assert!(Arc::ptr_eq(&one.contracts[0], &two.contracts[0]));
+    }
+}
