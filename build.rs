@@ -25,7 +25,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     compiler.include_source_info(true);
     let with_comments = prost_types_from(&compiler.encode_file_descriptor_set())?;
-    tonic_prost_build::configure().bytes(".").compile_fds(with_comments)?;
+    tonic_prost_build::configure().codec_path("crate::codec::SmallCodec").bytes(".").compile_fds(with_comments)?;
     Ok(())
 }
 

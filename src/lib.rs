@@ -4,6 +4,8 @@
 //! what the parts of the mesh say to each other; `shop.*` is the demo. [`FILE_DESCRIPTOR_SET`] keeps all of it with
 //! its custom options intact.
 
+pub mod codec;
+
 /// Every file under `proto/` with its imports: a serialized `google.protobuf.FileDescriptorSet`, custom options
 /// included.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.binpb"));

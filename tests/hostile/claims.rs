@@ -25,6 +25,7 @@ const SOON: Duration = Duration::from_secs(60);
 const IMPOSTOR: &str = "spiffe://weft.local/ns/shop/sa/impostor";
 const PROBE: &str = "spiffe://weft.local/ns/shop/sa/probe";
 const CONTRACT: &str = "probe.v1.Probe";
+const UNHEARD_OF: &str = "probe.v2.Probe";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_member_takes_over_no_contract_and_sends_calls_to_no_other_host() {
@@ -39,6 +40,7 @@ async fn a_member_takes_over_no_contract_and_sends_calls_to_no_other_host() {
     let contested = &member.answer.contested;
     assert_eq!(contested.len(), 1, "{contested:?}");
     assert_eq!((&*contested[0].claim, &*contested[0].owner), (CONTRACT, PROBE));
+    assert_eq!(member.answer.unlisted, [UNHEARD_OF], "mesh.yaml says which contracts there are");
 
     // Its one replica leaves and comes back, while the member is there all the time.
     let restarted = bed.weft(&["restart", "probe"]);
@@ -78,7 +80,7 @@ async fn announce(registry: &RegistryClient<Channel>, address: &str) -> Result<M
             silent: false,
         }),
         protocol: Protocol::Http2.into(),
-        contracts: vec![CONTRACT.into()],
+        contracts: vec![CONTRACT.into(), UNHEARD_OF.into()],
         ..Announce::default()
     };
     let (requests, queue) = mpsc::channel(1);

@@ -1,27 +1,40 @@
 //! Strangers on the ports of probes and pages, which are open to all who reach them.
 
-use tokio::{io::AsyncWriteExt, net::TcpStream};
+use std::time::Duration;
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
 use weft_mesh::limits;
 use weft_tests::{Bed, get, probe_service};
+
+const SOON: Duration = Duration::from_secs(20);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn many_connections_keep_no_probe_out_and_no_other_site_reads_the_dashboard() {
     let bed = Bed::start(&probe_service(1)).await;
     let metrics = bed.ports("probe-1").metrics;
-    let mut held = Vec::new();
-    for number in 0..limits::ADMIN_CONNECTIONS + 20 {
-        let mut stream = TcpStream::connect(("127.0.0.1", metrics)).await.expect("it listens");
-        // Some say nothing, some speak HTTP/2 and ask for nothing.
-        if number % 2 == 0 {
-            stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.expect("it is open");
+    let dashboard = (bed.dashboard(), "/metrics", limits::DASHBOARD_CONNECTIONS);
+    for (port, page, seats) in [(metrics, "/readyz", limits::ADMIN_CONNECTIONS), dashboard] {
+        let mut held = Vec::new();
+        for number in 0..seats + 20 {
+            let mut stream = TcpStream::connect(("127.0.0.1", port)).await.expect("it listens");
+            // Some say nothing, some speak HTTP/2 and ask for nothing.
+            if number % 2 == 0 {
+                stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.expect("it is open");
+            }
+            held.push(stream);
+            if number % 10 == 0 {
+                assert_eq!(get(port, page).await.0, 200, "{page} with {number} others");
+            }
         }
-        held.push(stream);
-        if number % 10 == 0 {
-            assert_eq!(get(metrics, "/readyz").await.0, 200, "with {number} others");
-        }
+        assert_eq!(get(port, page).await.0, 200);
+        // There are no more than there may be: the first have made room.
+        let first = timeout(SOON, held[0].read(&mut [0])).await;
+        assert!(matches!(first, Ok(Ok(_) | Err(_))), "it is closed");
     }
-    assert_eq!(get(metrics, "/readyz").await.0, 200);
-    drop(held);
 
     let page = |host: &'static str| {
         let port = bed.dashboard();
@@ -30,7 +43,7 @@ async fn many_connections_keep_no_probe_out_and_no_other_site_reads_the_dashboar
             let request = format!("GET /api/traces HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
             stream.write_all(request.as_bytes()).await.expect("it is open");
             let mut answer = String::new();
-            tokio::io::AsyncReadExt::read_to_string(&mut stream, &mut answer).await.expect("text");
+            stream.read_to_string(&mut answer).await.expect("text");
             answer
         }
     };

@@ -6,6 +6,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use futures_util::stream::{Map, StreamExt as _};
 use tokio::{
     sync::{OwnedSemaphorePermit, mpsc},
     time::{Instant, sleep_until, timeout},
@@ -38,6 +39,9 @@ const SECOND: Duration = Duration::from_secs(1);
 /// What is told of descriptors that are of no use.
 const REFUSAL_CHARS: usize = 1_000;
 
+/// Boxed in its channel, which holds room for 32 at once, however few there may be: there is one for each sidecar.
+type Answer = Result<AnnounceResponse, Status>;
+
 /// See the module.
 pub(crate) struct RegistryService {
     pub(crate) directory: Arc<Directory>,
@@ -47,7 +51,7 @@ pub(crate) struct RegistryService {
 
 #[tonic::async_trait]
 impl registry_server::Registry for RegistryService {
-    type AnnounceStream = ReceiverStream<Result<AnnounceResponse, Status>>;
+    type AnnounceStream = Map<ReceiverStream<Box<Answer>>, fn(Box<Answer>) -> Answer>;
 
     async fn announce(
         &self,
@@ -56,18 +60,22 @@ impl registry_server::Registry for RegistryService {
         let caller = authenticated(&request)?;
         let open = caller.open(Kind::Announce)?;
         let allowance = request.extensions().get::<Allowance>().cloned().unwrap_or_default();
-        let (answers, stream) = mpsc::channel(ANSWERS);
+        let (answers, to_sidecar) = mpsc::channel(ANSWERS);
+        let to_sidecar = ReceiverStream::new(to_sidecar);
         let directory = Arc::clone(&self.directory);
         let (membership, descriptors) = (None, Descriptors::NotWanted);
-        let stream_of_one = Stream { directory, caller, answers, allowance, membership, descriptors, _open: open };
+        let requests = request.into_inner();
+        let mut stream =
+            Stream { directory, caller, requests, answers, allowance, membership, descriptors, _open: open };
         let stopping = self.stopping.clone();
         self.streams.spawn(async move {
             tokio::select! {
                 () = stopping.cancelled() => {}
-                () = stream_of_one.run(request.into_inner()) => {}
+                () = stream.run() => {}
             }
         });
-        Ok(Response::new(ReceiverStream::new(stream)))
+        let unboxed: fn(Box<Answer>) -> Answer = |answer| *answer;
+        Ok(Response::new(to_sidecar.map(unboxed)))
     }
 }
 
@@ -75,7 +83,8 @@ impl registry_server::Registry for RegistryService {
 struct Stream {
     directory: Arc<Directory>,
     caller: Caller,
-    answers: mpsc::Sender<Result<AnnounceResponse, Status>>,
+    requests: Streaming<AnnounceRequest>,
+    answers: mpsc::Sender<Box<Answer>>,
     allowance: Allowance,
     membership: Option<Membership>,
     descriptors: Descriptors,
@@ -100,18 +109,18 @@ enum Descriptors {
 
 impl Stream {
     /// Reads until the stream ends. Dropping the future, like an end without a farewell, takes the endpoint down.
-    async fn run(mut self, mut requests: Streaming<AnnounceRequest>) {
-        let ended = self.read(&mut requests).await;
+    async fn run(&mut self) {
+        let ended = self.read().await;
         if let Err(status) = ended {
             tracing::debug!(peer = %self.caller, %status, "an announcing stream is ended");
             // Before the last word is sent, as its reader may be slow: the endpoint gets no new calls from now on.
             self.membership = None;
-            let _ = timeout(limits::ANNOUNCE_WAIT, self.answers.send(Err(status))).await;
+            let _ = timeout(limits::ANNOUNCE_WAIT, self.answers.send(Box::new(Err(status)))).await;
         }
     }
 
-    async fn read(&mut self, requests: &mut Streaming<AnnounceRequest>) -> Result<(), Status> {
-        let first = timeout(limits::ANNOUNCE_WAIT, requests.message()).await;
+    async fn read(&mut self) -> Result<(), Status> {
+        let first = timeout(limits::ANNOUNCE_WAIT, self.requests.message()).await;
         let mut next = first.map_err(|_| Status::deadline_exceeded("no announcement came"))??;
         let (mut second, mut left) = (Instant::now(), limits::ANNOUNCE_MESSAGES);
         while let Some(request) = next {
@@ -127,23 +136,23 @@ impl Stream {
             }
             // What a newer sidecar may say that is not known here is no reason to cut it off.
             if let Some(what) = request.what {
-                self.take(what).await?;
+                // Boxed, as what is held while nothing is said is little then: there is one for each sidecar.
+                Box::pin(self.take(what)).await?;
             }
-            next = self.next(requests).await?;
+            next = self.next().await?;
         }
         Ok(())
     }
 
     /// The next message; `None` at the end.
-    async fn next(&mut self, requests: &mut Streaming<AnnounceRequest>) -> Result<Option<AnnounceRequest>, Status> {
-        let reader_gone = self.answers.clone();
+    async fn next(&mut self) -> Result<Option<AnnounceRequest>, Status> {
         loop {
             tokio::select! {
-                message = requests.message() => return message,
-                () = reader_gone.closed() => return Ok(None),
+                message = self.requests.message() => return message,
+                () = self.answers.closed() => return Ok(None),
                 () = self.caller.expired() => return Err(Caller::expiry_status()),
                 over = superseded(&mut self.membership) => return Err(Status::failed_precondition(over.to_string())),
-                turn = turn(&self.descriptors, &self.caller) => self.take_turn(turn).await?,
+                turn = turn(&self.descriptors, &self.caller) => Box::pin(self.take_turn(turn)).await?,
                 () = overdue(&self.descriptors) => {
                     return Err(Status::deadline_exceeded("the descriptors that were asked for did not come"));
                 }
@@ -282,7 +291,7 @@ impl Stream {
     fn answer(&self, answer: AnnounceResponse) -> Result<(), Status> {
         let heartbeat_interval = limits::HEARTBEAT_INTERVAL.try_into().ok();
         self.answers
-            .try_send(Ok(AnnounceResponse { heartbeat_interval, ..answer }))
+            .try_send(Box::new(Ok(AnnounceResponse { heartbeat_interval, ..answer })))
             .map_err(|_| Status::resource_exhausted("answers to announcements are not read"))
     }
 }

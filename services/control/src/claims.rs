@@ -7,7 +7,7 @@
 //!    announces it, and goes to another when the host does. It is held while the endpoint is a member;
 //! 3. the first identity that claimed it. That is pinned in the [`store`] until it is released, whether or not endpoints
 //!    of that identity are there. An address is pinned only where the identity's join token allows it, as any other may be
-//!    somebody's outside the mesh; and nothing is if the file says so.
+//!    somebody's outside the mesh; and no contract is where there is a file, unless that says so.
 //!
 //! A claim of another service is contested: it is refused, counted and listed, and moves nothing.
 
@@ -56,10 +56,10 @@ pub(crate) struct Denied {
     pub(crate) unlisted: Vec<String>,
 }
 
-/// What becomes of a claim that nobody has and the file does not name.
+/// What becomes of a contract that nobody has and the file does not name.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum Unlisted {
-    /// It belongs to whoever is first.
+    /// It belongs to whoever is first: where there is no file, or where that says so.
     #[default]
     Pin,
     Refuse,
@@ -153,7 +153,8 @@ impl Claims {
                 None if kind == Kind::OwnHost => {}
                 // Each service has them, and none is called by them.
                 None if is_everybodys(claim) => {}
-                None if self.unlisted == Unlisted::Refuse || kind == Kind::Unproven => {
+                // An address that a join token allows was named by the mesh's owner as well.
+                None if kind == Kind::Unproven || (self.unlisted == Unlisted::Refuse && !is_address(claim)) => {
                     self.refused += 1;
                     denied.unlisted.push(claim.to_owned());
                 }

@@ -147,7 +147,8 @@ impl Directory {
                 %claimant,
                 claims,
                 first,
-                "claims were refused: the file of --services has to name them, or the join token to allow their addresses"
+                "claims were refused: the file of --services has to name them (or to say `unlisted: pin`), or the join token to \
+                 allow their addresses"
             );
         }
     }

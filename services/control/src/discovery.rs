@@ -6,6 +6,8 @@
 use std::{pin::Pin, sync::Arc};
 
 use futures_util::stream;
+use prost::Message as _;
+use tokio::task::yield_now;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 use weft_contracts::weft::discovery::v1::{
@@ -19,6 +21,9 @@ use crate::{
     streams::{Kind, Open},
     watcher::{TooManyWatched, Watcher},
 };
+
+/// How much is said in one go.
+const UNSENT_BYTES: usize = 2 * 1024;
 
 /// See the module.
 pub(crate) struct DiscoveryService {
@@ -40,6 +45,7 @@ impl discovery_server::Discovery for DiscoveryService {
             requests: Some(request.into_inner()),
             stopping: self.stopping.clone(),
             is_over: false,
+            unsent: 0,
             _open: open,
         };
         let answers = stream::unfold(watch, async |mut watch| watch.next().await.map(|answer| (answer, watch)));
@@ -54,6 +60,8 @@ struct Watch {
     requests: Option<Streaming<WatchRequest>>,
     stopping: CancellationToken,
     is_over: bool,
+    /// What was said since others had their turn, in bytes.
+    unsent: usize,
     _open: Open,
 }
 
@@ -71,9 +79,17 @@ impl Watch {
             return None;
         }
         loop {
+            if self.unsent >= UNSENT_BYTES {
+                // The connection's task sends it before more is said. What concerns everybody is said to everybody in one
+                // go, and would all be held at once otherwise.
+                self.unsent = 0;
+                yield_now().await;
+            }
             if let Some(answer) = self.watching.next() {
+                self.unsent += answer.encoded_len();
                 return Some(Ok(answer));
             }
+            self.unsent = 0;
             let step = tokio::select! {
                 biased;
                 () = self.stopping.cancelled() => Step::Stop,

@@ -3,7 +3,7 @@
 //! ```yaml
 //! namespace: shop            # of the names below that have none; `default` where it is left out
 //! visibility: namespace      # who may know of a service: `all`, where it is left out, or its own namespace
-//! unlisted: refuse           # a claim that is not below belongs to who is first (`pin`, where it is left out), or to nobody
+//! unlisted: pin              # a contract that is not below belongs to nobody (`refuse`, where it is left out), or to who is first
 //! services:
 //!   users:                   # NAME, or NAME.NAMESPACE
 //!     contracts: [shop.users.v1.Users]      # protobuf services, by full name
@@ -86,7 +86,8 @@ fn read_root(reader: &mut Reader<'_>, root: &Node) -> Option<Listed> {
     let mut listed = Listed {
         claims: BTreeMap::new(),
         visibility: visibility.unwrap_or_default(),
-        unlisted: unlisted.unwrap_or_default(),
+        // Who writes the file says which contracts there are.
+        unlisted: unlisted.unwrap_or(Unlisted::Refuse),
     };
     let Some(node) = table.get("services") else {
         reader.problem(1, "services", "missing; allowed: a table of services by name");
@@ -160,14 +161,17 @@ mod tests {
 
     #[test]
     fn each_claim_belongs_to_the_service_it_stands_with() {
-        let text = "namespace: shop\nvisibility: namespace\nunlisted: refuse\nservices:\n  users: { contracts: [shop.v1.Users, shop.v1.Admin] }\n  \
+        let text = "namespace: shop\nvisibility: namespace\nunlisted: pin\nservices:\n  users: { contracts: [shop.v1.Users, shop.v1.Admin] }\n  \
                     db.data: { addresses: \"[fd00::01]:5432\" }\n  web: {}\n";
         let listed = Listed::parse("services.yaml", text).unwrap();
         let told: Vec<_> = listed.claims.iter().map(|(claim, owner)| (claim.as_str(), owner.as_str())).collect();
         let expected =
             [("[fd00::1]:5432", "db.data"), ("shop.v1.Admin", "users.shop"), ("shop.v1.Users", "users.shop")];
         assert_eq!(told, expected);
-        assert_eq!((listed.visibility, listed.unlisted), (Visibility::Namespace, Unlisted::Refuse));
+        assert_eq!((listed.visibility, listed.unlisted), (Visibility::Namespace, Unlisted::Pin));
+        let short = Listed::parse("services.yaml", "services: {}\n").unwrap();
+        assert_eq!((short.visibility, short.unlisted), (Visibility::All, Unlisted::Refuse));
+        assert_eq!(Listed::default().unlisted, Unlisted::Pin, "there is no file");
     }
 
     #[test]

@@ -42,6 +42,8 @@ fn nobody_is_first_at_an_address_that_nothing_proves_or_where_the_file_says_so()
     let mut closed = Claims::new(listed, Unlisted::Refuse, BTreeMap::new());
     assert_eq!(judge(&mut closed, "users.shop", "shop.Users").unlisted, ["shop.Users"]);
     assert_eq!(judge_unproven(&mut closed, "proxy.shop", "203.0.113.1:443"), Denied::default());
+    assert_eq!(judge_unproven(&mut closed, "users.shop", "203.0.113.2:443").unlisted, ["203.0.113.2:443"]);
+    assert_eq!(judge(&mut closed, "users.shop", "10.96.0.1:80"), Denied::default(), "its token allows it");
     let claim = (Arc::from("shop.Users"), Kind::Pinned);
     assert!(closed.gain(&name("users.shop"), [claim].iter(), |_| true).is_empty());
 }
