@@ -330,6 +330,12 @@ async fn send(pool: &Rc<Pool>, peer: &Rc<Load>, call: &Rc<Call>, is_upgrade: boo
         http1::decline(call);
         return Ok(());
     }
+    // Some servers end the connection when a list is longer than they take, and with it the calls of all who share it.
+    let takes = link.header_list_bytes();
+    if call.head().list_bytes() > takes as usize {
+        call.fail(&too_large_for(call, takes));
+        return Ok(());
+    }
     let now = call.worker.now();
     call.send_over(&link, |head, _, deadline| deadline::pass_on(head, deadline, now)).map_err(|why| {
         Miss::NotSent(match why {
@@ -339,6 +345,13 @@ async fn send(pool: &Rc<Pool>, peer: &Rc<Load>, call: &Rc<Call>, is_upgrade: boo
     })?;
     call.sit_down(pool.room());
     Ok(())
+}
+
+/// What a caller is told whose header list, or trailers, are longer than the local service takes.
+#[cold]
+pub(crate) fn too_large_for(call: &Call, limit: u32) -> Failure {
+    let name = call.worker.shared.own.as_ref().map_or("the service", |own| own.as_str());
+    Failure::headers_too_large_for(name, limit)
 }
 
 /// What a peer is told that has as many calls here as it may have.
@@ -380,6 +393,7 @@ pub(crate) fn missed(call: &Call, running: &Running, miss: Miss) -> Verdict {
             Verdict::Reset(Code::REFUSED_STREAM)
         }
         Miss::TooLarge => Verdict::Fail(call.answer_too_large()),
+        Miss::Malformed(why) => Verdict::Fail(Failure::new(Reason::Malformed, why)),
         Miss::Broke(why) => {
             shared.check_health_now.notify_one();
             let name = shared.own.as_ref().map_or("the service", |own| own.as_str());
