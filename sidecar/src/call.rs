@@ -187,11 +187,6 @@ impl Call {
         self.wants_tunnel
     }
 
-    /// Whether all of the request is here.
-    pub(crate) fn is_request_over(&self) -> bool {
-        self.state.borrow().request.is_over
-    }
-
     /// Whether all of the request that was sent can be sent again.
     pub(crate) fn is_repeatable(&self) -> bool {
         self.state.borrow().request.is_kept
@@ -299,10 +294,6 @@ impl Call {
         request.send(data, is_end, endpoint, &self.caller);
         if request.waiting > 0 && request.stuck_since.is_none() {
             request.stuck_since = Some(self.worker.now());
-        }
-        if is_end && self.wants_tunnel && state.answer == Answer::Awaited && matches!(endpoint, Side::Socket(_)) {
-            drop(guard);
-            return self.fail(&Failure::new(Reason::Malformed, tcp::ENDED_EARLY));
         }
         if request.waiting > 0 && matches!(self.way, Way::Outbound(_)) && self.is_request_overdrawn(request) {
             drop(guard);

@@ -24,7 +24,6 @@ use crate::{
     shared::{Phase, Shared},
     socket::{Driver, Occasion, Socket, SocketError},
     step::Steps,
-    tcp,
     worker::Worker,
 };
 
@@ -250,14 +249,7 @@ pub(crate) async fn send(pool: &Rc<Pool>, peer: &Rc<Load>, call: &Rc<Call>) -> R
         Some(socket) => socket,
         None => pool.wait(peer, Turn::Last).await.map_err(Miss::NotSent)?,
     };
-    send_over(call, &socket)
-}
-
-fn send_over(call: &Rc<Call>, socket: &Rc<Socket>) -> Result<(), Miss> {
-    if call.wants_tunnel() && call.is_request_over() {
-        return Err(Miss::Malformed(tcp::ENDED_EARLY.into()));
-    }
-    call.send_over_socket(socket).map_err(unwritable)
+    call.send_over_socket(&socket).map_err(unwritable)
 }
 
 /// A head that HTTP/2 lets through and HTTP/1.1 has no form for: the connection and the service are well.
@@ -271,7 +263,7 @@ async fn again(pool: Rc<Pool>, call: Rc<Call>) {
     let Some(peer) = call.peer() else { return };
     // Others that are idle may be as old.
     let sent = match pool.wait(&peer, Turn::First).await {
-        Ok(socket) => send_over(&call, &socket),
+        Ok(socket) => call.send_over_socket(&socket).map_err(unwritable),
         Err(why) => Err(Miss::NotSent(why)),
     };
     if let Err(miss) = sent {

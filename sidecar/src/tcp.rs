@@ -24,9 +24,6 @@ use crate::{
 /// The method of a tunnel.
 pub(crate) const CONNECT: &[u8] = b"CONNECT";
 
-/// What is wrong with a request for a tunnel or an upgrade that has ended before its answer: HTTP/1.1 has no form for that.
-pub(crate) const ENDED_EARLY: &str = "the request ended before it was changed to what it asks for";
-
 /// Whether a head asks for bytes as they are, and for no other protocol.
 pub(crate) fn is_tunnel(head: &Headers) -> bool {
     head.method() == Some(CONNECT) && head.protocol().is_none()
