@@ -32,7 +32,8 @@ use crate::{
     classify::Outcome,
     deadline,
     headers::CLIENT_CERT,
-    http1, http2,
+    http1,
+    http2::{self, Terms},
     link::Link,
     metrics::{CallLabels, CallMetrics, Direction, OTHER},
     peers::Load,
@@ -164,7 +165,8 @@ pub(crate) async fn serve(mut slot: ConnectionSlot, stream: TcpStream, from: Soc
                     call.waits_in(steps.run(carry(Rc::clone(&peer), Rc::clone(&call))));
                 };
                 let stream = TlsStream::server(stream);
-                return http2::serve(worker, stream, &load, Phase::Draining, Some(expiry), &name, begin, carry).await;
+                let terms = Terms { load: &load, last: Phase::Draining, expiry: Some(expiry) };
+                return http2::serve(worker, stream, terms, &name, begin, carry).await;
             }
             Err(why) => why,
         },

@@ -18,7 +18,7 @@ use weft_wire::{Connection, ConnectionError, Headers, Name, StreamId};
 use crate::{
     attempt::Tries,
     call::{Call, Side, Way},
-    http2,
+    http2::{self, Terms},
     inbound::Running,
     link::Link,
     peers::Load,
@@ -99,14 +99,13 @@ impl Peer {
     }
 }
 
+/// The calls that have come, in their order.
+pub(crate) type Calls = Rc<RefCell<Vec<Rc<Call>>>>;
+
 /// A peer, its calls, which go nowhere, and what has become of its connection.
-pub(crate) fn connected(
-    worker: &Rc<Worker>,
-    load: &Rc<Load>,
-    is_outbound: bool,
-) -> (Peer, Rc<RefCell<Vec<Rc<Call>>>>, JoinHandle<()>) {
+pub(crate) fn connected(worker: &Rc<Worker>, load: &Rc<Load>, is_outbound: bool) -> (Peer, Calls, JoinHandle<()>) {
     let (peer, io) = duplex(1 << 16);
-    let calls: Rc<RefCell<Vec<Rc<Call>>>> = Rc::default();
+    let calls = Calls::default();
     let (worker, load, begun) = (Rc::clone(worker), Rc::clone(load), Rc::clone(&calls));
     let peer = Peer::new(&worker, peer);
     let serving = spawn_local(async move {
@@ -119,7 +118,8 @@ pub(crate) fn connected(
             Some(Call::begin(&worker, way, Side::Stream(Rc::clone(link), stream), head, is_whole, slot))
         };
         let carry = |call| begun.borrow_mut().push(call);
-        http2::serve(&worker, io, &load, Phase::Draining, None, &"a connection", begin, carry).await;
+        let terms = Terms { load: &load, last: Phase::Draining, expiry: None };
+        http2::serve(&worker, io, terms, &"a connection", begin, carry).await;
     });
     (peer, calls, serving)
 }
