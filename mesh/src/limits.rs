@@ -281,6 +281,13 @@ limits! {
         "Refused claims that are logged and listed; further ones are counted only.";
     CONTESTS_TOLD: usize = 100,
         "Refused claims that one answer to an announcement names.";
+    ADDRESS_MEMORY: Duration = SVID_LIFE,
+        "An address of an endpoint that went without a word stays its service's for so long, unless another endpoint announces \
+         it: as long as the endpoint may hold a certificate and live out of the control plane's reach. What is meant for it \
+         does not leave in plain text.";
+    ADDRESSES_DEPARTED: usize = 100_000,
+        "Such addresses that the control plane remembers, of one service as many as ADDRESSES_PER_SERVICE; past it the service \
+         that has most loses its oldest.";
     HOSTS_PER_TOKEN: usize = 16,
         "Addresses and networks that one join token allows its identity.";
     CONTRACT_NAME_BYTES: usize = 512,

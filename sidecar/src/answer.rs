@@ -51,6 +51,13 @@ impl Failure {
         Self::new(Reason::HeadersTooLarge, message)
     }
 
+    /// What it is when a request's header list, or its trailers, are longer than the service takes.
+    #[cold]
+    pub(crate) fn headers_too_large_for(service: &str, limit: u32) -> Self {
+        let message = format!("the header list of the request is over the {limit} bytes that {service} takes");
+        Self::new(Reason::HeadersTooLarge, message).of_service(service)
+    }
+
     /// What it is when the header list of an answer, or its trailers, are over the limit.
     pub(crate) fn answer_headers_too_large(limit: u32) -> Self {
         let message = format!("the header list of the answer is over {limit} bytes (--header-list-bytes)");

@@ -61,6 +61,8 @@ pub(crate) enum Miss {
     Reset(Code),
     /// The header list of its answer was over the limit.
     TooLarge,
+    /// It can't be sent in the form that the service speaks.
+    Malformed(String),
 }
 
 /// What becomes of a call after a try.
@@ -138,6 +140,10 @@ impl Tries {
                 self.sent.set(limits::TRIES);
                 ended(Outcome::Failed(Reason::AnswerHeadersTooLarge));
                 call.answer_too_large()
+            }
+            Miss::Malformed(why) => {
+                self.sent.set(limits::TRIES);
+                Failure::new(Reason::Malformed, why)
             }
             Miss::NotSent(ConnectError::Full) => {
                 not_taken(Reason::Overloaded.as_str());

@@ -4,6 +4,7 @@
 //! A call is begun by [`crate::outbound`] or [`crate::inbound`], which decide where it goes; from then on the events
 //! of its two connections drive it, and nothing waits in a task. It ends in one place, [`State::close`].
 
+mod blame;
 mod look;
 mod request;
 mod shed;
@@ -85,7 +86,7 @@ impl Call {
         slot: CallSlot,
     ) -> Rc<Self> {
         let (rpc, wants_tunnel) = (Rpc::of(&head), head.method() == Some(tcp::CONNECT));
-        let request = Request { head, is_kept: true, is_head_all: is_whole, is_over: is_whole, ..Request::default() };
+        let request = Request::new(head, is_whole, worker.now());
         let call = Rc::new(Self {
             worker: Rc::clone(worker),
             way,
@@ -275,7 +276,9 @@ impl Call {
             state.count_bytes(data.len(), 0);
         }
         let request = &mut state.request;
-        request.is_over |= is_end;
+        if is_end {
+            (request.is_over, request.whole_at) = (true, self.worker.now());
+        }
         request.received += data.len();
         let Some(endpoint) = &state.endpoint else {
             // It waits under the caller's window.
@@ -287,6 +290,9 @@ impl Call {
             request.forget(&self.worker);
         }
         request.send(data, is_end, endpoint, &self.caller);
+        if request.waiting > 0 && request.stuck_since.is_none() {
+            request.stuck_since = Some(self.worker.now());
+        }
         if request.waiting > 0 && matches!(self.way, Way::Outbound(_)) && self.is_request_overdrawn(request) {
             drop(guard);
             return self.shed_request();
@@ -308,8 +314,11 @@ impl Call {
         if trailers.is_empty() {
             return self.request_data(&[], true);
         }
+        if let Some(takes) = self.is_too_large_for_service(trailers) {
+            return self.fail(&inbound::too_large_for(self, takes));
+        }
         let mut state = self.state.borrow_mut();
-        state.request.is_over = true;
+        (state.request.is_over, state.request.whole_at) = (true, self.worker.now());
         if let Some(endpoint) = &state.endpoint {
             endpoint.send_trailers(trailers);
             // gRPC's requests have none: not worth keeping.
@@ -322,7 +331,7 @@ impl Call {
     /// Parts of the request that had to wait have been sent.
     pub(crate) fn request_sent(&self, bytes: usize) {
         let mut state = self.state.borrow_mut();
-        state.request.waited(bytes);
+        state.request.waited(bytes, self.worker.now());
         state.request.sent(bytes, &self.caller);
     }
 
@@ -512,6 +521,13 @@ impl Call {
         self.fail(&Failure::new(Reason::Overloaded, format!("the connection to the service was ended: {why}")));
     }
 
+    /// How long a list the service takes, if this one is longer.
+    fn is_too_large_for_service(&self, trailers: &Headers) -> Option<u32> {
+        let state = self.state.borrow();
+        let (Way::Inbound(_), Some(Side::Stream(link, _))) = (&self.way, &state.endpoint) else { return None };
+        Some(link.header_list_bytes()).filter(|takes| trailers.list_bytes() > *takes as usize)
+    }
+
     fn is_begun(&self) -> bool {
         matches!(self.state.borrow().answer, Answer::Begun { .. })
     }
@@ -524,10 +540,14 @@ impl Call {
         if let Some(endpoint) = self.state.borrow_mut().endpoint.take() {
             endpoint.reset(Code::CANCEL);
         }
+        let is_excused = self.is_miss_excused(&miss);
         let verdict = match &self.way {
             Way::Outbound(tries) => tries.missed(self, miss),
             Way::Inbound(running) => inbound::missed(self, running, miss),
         };
+        if is_excused {
+            self.with_attempt(AttemptRecord::excuse);
+        }
         self.apply(verdict);
     }
 
@@ -553,7 +573,7 @@ impl Call {
             return;
         }
         self.caller.reset(code);
-        state.settle(Outcome::Reset(code));
+        state.settle(Outcome::Reset(code), self);
         // The stream is gone: there is nothing to hold back any more.
         state.request.is_over = true;
         state.close(self);
@@ -589,6 +609,9 @@ impl Call {
         }
         self.worker.shared.metrics.failure(failure.reason);
         let outcome = Outcome::Failed(failure.reason);
+        if state.is_excused(outcome, self) {
+            state.excuse();
+        }
         if let Some(record) = &mut state.record {
             record.ended(outcome);
         }

@@ -7,7 +7,7 @@
 //! | HTTP 500, 502, 503, 504 | yes |
 //! | any other HTTP status, 429 among them | no: the service has answered |
 //! | a reset by the service with another code than REFUSED_STREAM, CANCEL or ENHANCE_YOUR_CALM | yes |
-//! | the timeout of the contract, or DEADLINE_EXCEEDED by the service when that is what applied | yes |
+//! | the timeout of the contract, or DEADLINE_EXCEEDED by the service when that is what applied | yes, but for `call/blame.rs` |
 //! | the caller's own deadline when it is shorter, or a cancel | says nothing |
 //! | a failure that the mesh made | what its row in `weft_mesh::errors` says |
 //!

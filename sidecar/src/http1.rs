@@ -249,7 +249,12 @@ pub(crate) async fn send(pool: &Rc<Pool>, peer: &Rc<Load>, call: &Rc<Call>) -> R
         Some(socket) => socket,
         None => pool.wait(peer, Turn::Last).await.map_err(Miss::NotSent)?,
     };
-    call.send_over_socket(&socket).map_err(|e| Miss::Broke(e.to_string()))
+    call.send_over_socket(&socket).map_err(unwritable)
+}
+
+/// A head that HTTP/2 lets through and HTTP/1.1 has no form for: the connection and the service are well.
+fn unwritable(why: http1::Error) -> Miss {
+    Miss::Malformed(format!("the request can't be made over HTTP/1.1: {why}"))
 }
 
 /// Sends a call once more that a connection did not take which was kept too long.
@@ -258,7 +263,7 @@ async fn again(pool: Rc<Pool>, call: Rc<Call>) {
     let Some(peer) = call.peer() else { return };
     // Others that are idle may be as old.
     let sent = match pool.wait(&peer, Turn::First).await {
-        Ok(socket) => call.send_over_socket(&socket).map_err(|e| Miss::Broke(e.to_string())),
+        Ok(socket) => call.send_over_socket(&socket).map_err(unwritable),
         Err(why) => Err(Miss::NotSent(why)),
     };
     if let Err(miss) = sent {

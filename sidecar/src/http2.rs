@@ -17,17 +17,24 @@ use crate::{
     worker::Worker,
 };
 
-/// Takes the calls of an HTTP/2 connection until it ends; what it holds is charged to `load`; from `last` on it is drained. With an `expiry`, that of a
-/// certificate, it is drained some time before, and ended then.
+/// Whose a connection is, and how long it lives.
+pub(crate) struct Terms<'l> {
+    /// Whom what it holds is charged to.
+    pub(crate) load: &'l Rc<Load>,
+    /// It is drained from this phase on.
+    pub(crate) last: Phase,
+    /// When a certificate expires with which it was made. It is drained some time before, and ended then.
+    pub(crate) expiry: Option<SystemTime>,
+}
+
+/// Takes the calls of an HTTP/2 connection until it ends.
 ///
 /// Calls go their way once all that came with them has been read: one that was cancelled in the same breath costs nobody
 /// else anything (CVE-2023-44487).
 pub(crate) async fn serve<IO>(
     worker: &Rc<Worker>,
     stream: IO,
-    load: &Rc<Load>,
-    last: Phase,
-    expiry: Option<SystemTime>,
+    Terms { load, last, expiry }: Terms<'_>,
     name: &dyn std::fmt::Display,
     mut begin: impl FnMut(&Rc<Link>, StreamId, Headers, bool) -> Option<Rc<Call>> + Unpin,
     mut carry: impl FnMut(Rc<Call>) + Unpin,

@@ -32,7 +32,8 @@ use crate::{
     classify::Outcome,
     deadline,
     headers::CLIENT_CERT,
-    http1, http2,
+    http1,
+    http2::{self, Terms},
     link::Link,
     metrics::{CallLabels, CallMetrics, Direction, OTHER},
     peers::Load,
@@ -200,7 +201,8 @@ pub(crate) async fn serve(mut slot: ConnectionSlot, stream: TcpStream, from: Soc
                     call.waits_in(steps.run(carry(Rc::clone(&peer), Rc::clone(&call))));
                 };
                 let stream = TlsStream::server(stream);
-                return http2::serve(worker, stream, &load, Phase::Draining, Some(expiry), &name, begin, carry).await;
+                let terms = Terms { load: &load, last: Phase::Draining, expiry: Some(expiry) };
+                return http2::serve(worker, stream, terms, &name, begin, carry).await;
             }
             Err(why) => why,
         },
@@ -371,6 +373,12 @@ async fn send(pool: &Rc<Pool>, peer: &Rc<Load>, call: &Rc<Call>, is_upgrade: boo
         http1::decline(call);
         return Ok(());
     }
+    // Some servers end the connection when a list is longer than they take, and with it the calls of all who share it.
+    let takes = link.header_list_bytes();
+    if call.head().list_bytes() > takes as usize {
+        call.fail(&too_large_for(call, takes));
+        return Ok(());
+    }
     let now = call.worker.moment();
     call.send_over(&link, |head, _, deadline| deadline::pass_on(head, deadline, now)).map_err(|why| {
         Miss::NotSent(match why {
@@ -380,6 +388,13 @@ async fn send(pool: &Rc<Pool>, peer: &Rc<Load>, call: &Rc<Call>, is_upgrade: boo
     })?;
     call.sit_down(pool.room());
     Ok(())
+}
+
+/// What a caller is told whose header list, or trailers, are longer than the local service takes.
+#[cold]
+pub(crate) fn too_large_for(call: &Call, limit: u32) -> Failure {
+    let name = call.worker.shared.own.as_ref().map_or("the service", |own| own.as_str());
+    Failure::headers_too_large_for(name, limit)
 }
 
 /// What a peer is told that has as many calls here as it may have.
@@ -421,6 +436,7 @@ pub(crate) fn missed(call: &Call, running: &Running, miss: Miss) -> Verdict {
             Verdict::Reset(Code::REFUSED_STREAM)
         }
         Miss::TooLarge => Verdict::Fail(call.answer_too_large()),
+        Miss::Malformed(why) => Verdict::Fail(Failure::new(Reason::Malformed, why)),
         Miss::Broke(why) => {
             shared.check_health_now.notify_one();
             let name = shared.own.as_ref().map_or("the service", |own| own.as_str());

@@ -100,6 +100,11 @@ impl Link {
         self.core.borrow().peer_stream_limit()
     }
 
+    /// The longest header list that the peer takes.
+    pub(crate) fn header_list_bytes(&self) -> u32 {
+        self.core.borrow().peer_header_list_bytes()
+    }
+
     /// Tells those who wait for room that there is some.
     #[inline]
     fn offer_room(&self) {

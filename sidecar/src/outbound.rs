@@ -29,7 +29,9 @@ use crate::{
     deadline,
     detect::{self, Wire},
     headers::CLIENT_CERT,
-    http1, http2, intercept,
+    http1,
+    http2::{self, Terms},
+    intercept,
     link::Link,
     local,
     record::CallRecord,
@@ -101,7 +103,8 @@ pub(crate) async fn speak(downstream: Rc<Downstream>, wire: Wire, stream: TcpStr
                 call.waits_in(steps.run(carry(Rc::clone(&downstream), Rc::clone(&call))));
             };
             let name = format_args!("outbound connection from {from}");
-            http2::serve(worker, stream, &worker.own, Phase::Stopping, None, &name, begin, carry).await;
+            let terms = Terms { load: &worker.own, last: Phase::Stopping, expiry: None };
+            http2::serve(worker, stream, terms, &name, begin, carry).await;
         }
     }
 }

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use weft_mesh::errors::Reason;
 
 use crate::{
-    breaker::{Breaker, Permit},
+    breaker::{Breaker, Permit, Verdict},
     catalog::Endpoint,
     classify::{Limit, Outcome},
     metrics::CallMetrics,
@@ -29,6 +29,8 @@ pub(crate) struct CallRecord {
     pub(crate) span: Option<Box<Span>>,
     limit: Limit,
     outcome: Outcome,
+    /// How it ended says nothing of the service.
+    is_excused: bool,
 }
 
 impl CallRecord {
@@ -41,7 +43,7 @@ impl CallRecord {
         metrics.in_flight.fetch_add(1, Relaxed);
         let (worker, metrics) = (Rc::clone(worker), Arc::clone(metrics));
         let (limit, outcome) = (Limit::default(), Outcome::Cancelled);
-        Self { worker, metrics, breaker: None, started, span, limit, outcome }
+        Self { worker, metrics, breaker: None, started, span, limit, outcome, is_excused: false }
     }
 
     /// The row that the call is counted in.
@@ -86,6 +88,11 @@ impl CallRecord {
     pub(crate) fn ended(&mut self, outcome: Outcome) {
         self.outcome = outcome;
     }
+
+    /// Its caller has seen to it that it ends so: that says nothing of the service.
+    pub(crate) fn excuse(&mut self) {
+        self.is_excused = true;
+    }
 }
 
 impl Drop for CallRecord {
@@ -95,7 +102,8 @@ impl Drop for CallRecord {
         self.metrics.in_flight.fetch_sub(1, Relaxed);
         self.metrics.record(code, now.since(self.started));
         if let Some((breaker, permit)) = &self.breaker {
-            breaker.settle(*permit, self.outcome.verdict(breaker.policy(), self.limit), now);
+            let verdict = self.outcome.verdict(breaker.policy(), self.limit);
+            breaker.settle(*permit, if self.is_excused { Verdict::Nothing } else { verdict }, now);
         }
         if let (Some(span), Some(sink)) = (self.span.take(), &self.worker.shared.spans) {
             span.end(code, self.outcome.reason().map(Reason::as_str), sink);
@@ -111,6 +119,7 @@ pub(crate) struct AttemptRecord {
     pub(crate) span: Option<Box<Span>>,
     limit: Limit,
     outcome: Outcome,
+    is_excused: bool,
     error: Option<&'static str>,
 }
 
@@ -124,12 +133,17 @@ impl AttemptRecord {
     ) -> Self {
         endpoint.in_flight.fetch_add(1, Relaxed);
         let (worker, endpoint) = (Rc::clone(worker), Arc::clone(endpoint));
-        Self { worker, endpoint, permit, span, limit, outcome: Outcome::Cancelled, error: None }
+        Self { worker, endpoint, permit, span, limit, outcome: Outcome::Cancelled, is_excused: false, error: None }
     }
 
     /// How the try ended; until this is said it says nothing of the endpoint.
     pub(crate) fn ended(&mut self, outcome: Outcome) {
         self.outcome = outcome;
+    }
+
+    /// Its caller has seen to it that it ends so: that says nothing of the endpoint.
+    pub(crate) fn excuse(&mut self) {
+        self.is_excused = true;
     }
 
     /// It was not taken, which is nobody's fault.
@@ -142,11 +156,9 @@ impl Drop for AttemptRecord {
     fn drop(&mut self) {
         self.endpoint.in_flight.fetch_sub(1, Relaxed);
         let breaker = &self.endpoint.breaker;
-        breaker.settle(
-            self.permit,
-            self.outcome.verdict_of_endpoint(breaker.policy(), self.limit),
-            self.worker.moment(),
-        );
+        let verdict = self.outcome.verdict_of_endpoint(breaker.policy(), self.limit);
+        let verdict = if self.is_excused { Verdict::Nothing } else { verdict };
+        breaker.settle(self.permit, verdict, self.worker.moment());
         if let (Some(span), Some(sink)) = (self.span.take(), &self.worker.shared.spans) {
             span.end(self.outcome.code(), self.error.or(self.outcome.reason().map(Reason::as_str)), sink);
         }

@@ -1,6 +1,8 @@
 //! Parts of the sidecar on inputs that nobody chose, for tests and for fuzzing: each function panics when what must hold
 //! for every input does not.
 
+#[cfg(test)]
+pub(crate) mod peer;
 mod relay;
 pub(crate) mod tls;
 

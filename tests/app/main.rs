@@ -21,7 +21,7 @@
 //!
 //! It listens on loopback, or on `HOST`. With `MAX_STREAMS` it takes only so many calls at once on a connection;
 //! one on which more than `MAX_RESETS` were cancelled it ends, as Netty's servers do. `CONNECTION_WINDOW` is how many bytes
-//! of all of its calls together it takes before they are read.
+//! of all of its calls together it takes before they are read, and `MAX_HEADER_LIST` how long a header list may be.
 //!
 //! With `SPEAK=tcp` it speaks a small protocol of its own, with `SPEAK=http1` HTTP/1.1, with
 //! `SPEAK=websocket` WebSocket: see the files of these names.
@@ -106,6 +106,9 @@ async fn serve(stream: TcpStream) -> Result<(), h2::Error> {
     }
     if let Some(bytes) = env::var("CONNECTION_WINDOW").ok().and_then(|bytes| bytes.parse().ok()) {
         builder.initial_connection_window_size(bytes);
+    }
+    if let Some(bytes) = env::var("MAX_HEADER_LIST").ok().and_then(|bytes| bytes.parse().ok()) {
+        builder.max_header_list_size(bytes);
     }
     let most: u64 = env::var("MAX_RESETS").ok().and_then(|most| most.parse().ok()).unwrap_or(u64::MAX);
     let mut connection = builder.handshake(stream).await?;

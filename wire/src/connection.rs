@@ -214,6 +214,13 @@ impl<T: Clone> Connection<T> {
         self.peer.streams as usize
     }
 
+    /// The longest header list that the peer takes (SETTINGS_MAX_HEADER_LIST_SIZE), as [`Headers::list_bytes`] counts it.
+    /// Nothing is held back for it: what becomes of a longer one is the user's to say.
+    #[inline]
+    pub fn peer_header_list_bytes(&self) -> u32 {
+        self.peer.header_list_bytes
+    }
+
     /// Whether the peer's first SETTINGS have come.
     #[inline]
     pub fn has_settings(&self) -> bool {

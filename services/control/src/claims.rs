@@ -86,6 +86,8 @@ pub(crate) struct Claims {
     unlisted: Unlisted,
     pinned: BTreeMap<String, ServiceName>,
     pins_of: HashMap<ServiceName, usize>,
+    /// How many addresses are a service's by what is written or pinned.
+    addresses_of: HashMap<ServiceName, usize>,
     /// Who is called so now: a service that is known and may have the claim.
     held: BTreeMap<Arc<str>, Held>,
     /// By claim and claimant.
@@ -106,13 +108,30 @@ impl Claims {
         for owner in pinned.values() {
             *pins_of.entry(owner.clone()).or_default() += 1;
         }
+        let mut addresses_of: HashMap<ServiceName, usize> = HashMap::new();
+        for (_, owner) in listed.iter().chain(&pinned).filter(|(claim, _)| is_address(claim)) {
+            *addresses_of.entry(owner.clone()).or_default() += 1;
+        }
         // Written at once, so that contests of an earlier process are no longer told.
-        Self { listed, unlisted, pinned, pins_of, is_changed: true, ..Self::default() }
+        Self { listed, unlisted, pinned, pins_of, addresses_of, is_changed: true, ..Self::default() }
     }
 
     /// The service that is called by a contract or at an address.
     pub(crate) fn owner(&self, claim: &str) -> Option<&ServiceName> {
         self.held.get(claim).map(|held| &held.service)
+    }
+
+    /// Whose an address is by what is written or pinned, be the service there or not.
+    pub(crate) fn named_owner(&self, address: &str) -> Option<&ServiceName> {
+        if !is_address(address) {
+            return None;
+        }
+        self.listed.get(address).or_else(|| self.pinned.get(address))
+    }
+
+    /// Whether a service has an address by what is written or pinned.
+    pub(crate) fn names_address_of(&self, service: &ServiceName) -> bool {
+        self.addresses_of.get(service).is_some_and(|count| *count > 0)
     }
 
     /// Every claim that has an owner among the services that are known, sorted.
@@ -212,6 +231,9 @@ impl Claims {
         if let Some(pins) = self.pins_of.get_mut(&owner) {
             *pins -= 1;
         }
+        if let Some(count) = self.addresses_of.get_mut(&owner).filter(|_| is_address(claim)) {
+            *count -= 1;
+        }
         self.is_changed = true;
         let claimants: Vec<ServiceName> = self
             .contests
@@ -278,6 +300,9 @@ impl Claims {
     fn pin(&mut self, claim: &str, service: &ServiceName) {
         self.pinned.insert(claim.to_owned(), service.clone());
         *self.pins_of.entry(service.clone()).or_default() += 1;
+        if is_address(claim) {
+            *self.addresses_of.entry(service.clone()).or_default() += 1;
+        }
         self.is_changed = true;
     }
 

@@ -7,13 +7,15 @@
 //! is silent: down for callers who have others. When nothing was heard of it for [`limits::ENDPOINT_EXPIRY`] it is
 //! evicted; the last members of a service are kept for [`limits::SERVICE_MEMORY`], as a silent one may work. A newer
 //! announcement of the same id takes over, and what an older session still says or how it ends is ignored. A service
-//! whose members have all gone stays known for [`limits::SERVICE_MEMORY`].
+//! whose members have all gone stays known for [`limits::SERVICE_MEMORY`], and an address of one that went without a word
+//! stays its service's for [`limits::ADDRESS_MEMORY`] (`departed.rs`).
 //!
 //! When this process itself stood still ([`limits::STANDSTILL`]), it settles as after a start: the streams that broke
 //! meanwhile may be its own doing, so until it has settled a broken stream does not make its member silent.
 
 mod claimed;
 mod claiming;
+mod departed;
 #[cfg(test)]
 mod tests;
 
@@ -34,6 +36,7 @@ use weft_mesh::{limits, names::ServiceName};
 use crate::claims::{Claims, Denied, is_address};
 use claimed::{Claim, Claimed};
 use claiming::claims_of;
+use departed::Departed;
 
 /// The SHA-256 of a descriptor set.
 pub(crate) type Digest = [u8; 32];
@@ -167,6 +170,8 @@ struct Entry {
     has_new_contracts: bool,
     policy: ServicePolicy,
     empty_since: Option<Instant>,
+    /// The last member went without a word.
+    is_lost: bool,
 }
 
 /// See the module.
@@ -183,6 +188,7 @@ pub(crate) struct Registry {
     ran: Duration,
     services: BTreeMap<ServiceName, Entry>,
     claims: Claims,
+    departed: Departed,
     events: Vec<Event>,
 }
 
@@ -199,6 +205,7 @@ impl Registry {
             ran: cpu_time(),
             services: BTreeMap::new(),
             claims: Claims::default(),
+            departed: Departed::default(),
             events: Vec::new(),
         }
     }
@@ -254,7 +261,12 @@ impl Registry {
         if let Some(before) = &before {
             lost.extend(entry.claimed.remove(&before.claims));
         }
-        lost.extend(remembered.names().filter(|name| !entry.claimed.contains(name)).map(Arc::from));
+        let forgotten: Vec<Arc<str>> =
+            remembered.names().filter(|name| !entry.claimed.contains(name)).map(Arc::from).collect();
+        if std::mem::take(&mut entry.is_lost) {
+            self.departed.note_all(&forgotten, &service, &self.claims, now);
+        }
+        lost.extend(forgotten);
         if is_new {
             self.bump();
             self.events.push(Event::Service(service.clone()));
@@ -282,7 +294,7 @@ impl Registry {
     pub(crate) fn deregister(&mut self, session: &Session, now: Instant) -> bool {
         let is_member = self.member(session).is_some();
         if is_member {
-            self.remove(&session.service, &session.endpoint, now);
+            self.remove(&session.service, &session.endpoint, false, now);
         }
         is_member
     }
@@ -374,7 +386,7 @@ impl Registry {
             })
             .collect();
         for Evicted { service, endpoint, .. } in &evicted {
-            self.remove(service, endpoint, now);
+            self.remove(service, endpoint, true, now);
         }
         self.tell_late(now);
         self.forget(now);
@@ -402,6 +414,11 @@ impl Registry {
     }
 
     fn forget(&mut self, now: Instant) {
+        for (address, service) in self.departed.tick(now) {
+            self.events.push(Event::Contract(address.to_string()));
+            self.events.push(Event::Service(service));
+            self.bump();
+        }
         let is_over = |entry: &Entry| {
             entry.empty_since.is_some_and(|since| now.saturating_duration_since(since) >= limits::SERVICE_MEMORY)
         };
@@ -412,6 +429,9 @@ impl Registry {
             self.bump();
             self.events.push(Event::Service(service.clone()));
             let lost: Vec<Arc<str>> = entry.iter().flat_map(|entry| entry.claimed.names()).map(Arc::from).collect();
+            if entry.is_some_and(|entry| entry.is_lost) {
+                self.departed.note_all(&lost, &service, &self.claims, now);
+            }
             self.change_claims(&service, &[], &[], &lost, now);
         }
     }
@@ -444,7 +464,7 @@ impl Registry {
 
     /// A service with all that a caller needs; `None` when it is not known.
     pub(crate) fn snapshot(&self, service: &ServiceName) -> Option<Service> {
-        let entry = self.services.get(service)?;
+        let Some(entry) = self.services.get(service) else { return self.remains(service) };
         Some(Service {
             name: service.to_string(),
             protocol: entry.protocol.into(),
@@ -456,8 +476,22 @@ impl Registry {
                 .claimed
                 .addresses()
                 .filter(|address| self.claims.owner(address) == Some(service))
+                .chain(self.departed.of(service))
+                .take(limits::ADDRESSES_PER_SERVICE)
                 .map(str::to_owned)
                 .collect(),
+        })
+    }
+
+    /// A service of which nothing is known but that it is called at some address: without endpoints.
+    fn remains(&self, service: &ServiceName) -> Option<Service> {
+        let addresses: Vec<String> = self.departed.of(service).map(str::to_owned).collect();
+        (!addresses.is_empty() || self.claims.names_address_of(service)).then(|| Service {
+            name: service.to_string(),
+            version: Some(self.version),
+            complete: self.is_settled,
+            addresses,
+            ..Service::default()
         })
     }
 
@@ -471,9 +505,11 @@ impl Registry {
         self.claims.names().filter(|name| !is_address(name))
     }
 
-    /// The service that implements a contract, or is called at an address.
+    /// The service that implements a contract, or is called at an address. An address is a service's also when none of its
+    /// endpoints is there: who asks wants to know whether it is outside the mesh.
     pub(crate) fn owner(&self, contract: &str) -> Option<&ServiceName> {
-        self.claims.owner(contract)
+        let of_nobody_there = || self.departed.owner(contract).or_else(|| self.claims.named_owner(contract));
+        self.claims.owner(contract).or_else(of_nobody_there)
     }
 
     /// The descriptor set that a service's policy comes from.
@@ -491,7 +527,8 @@ impl Registry {
         (member.session == session.number).then_some(member)
     }
 
-    fn remove(&mut self, service: &ServiceName, endpoint: &str, now: Instant) {
+    /// Takes a member out, which is silent or has said that it goes.
+    fn remove(&mut self, service: &ServiceName, endpoint: &str, is_silent: bool, now: Instant) {
         if let Some(entry) = self.services.get_mut(service) {
             let member = entry.members.remove(endpoint);
             // Of the last one it is remembered, so that callers hear `no-endpoint` and not `no-such-service`.
@@ -499,6 +536,10 @@ impl Registry {
                 Some(member) if !entry.members.is_empty() => entry.claimed.remove(&member.claims),
                 _ => Vec::new(),
             };
+            entry.is_lost = is_silent && entry.members.is_empty();
+            if is_silent {
+                self.departed.note_all(&lost, service, &self.claims, now);
+            }
             self.emit_change(service, Vec::new(), vec![endpoint.to_owned()]);
             self.change_claims(service, &[], &[], &lost, now);
             self.refresh(service, now);
@@ -563,6 +604,7 @@ impl Entry {
             has_new_claims: false,
             has_new_contracts: false,
             empty_since: None,
+            is_lost: false,
         }
     }
 }

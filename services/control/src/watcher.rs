@@ -312,7 +312,12 @@ impl Watcher {
                     self.contracts.remove(&contract);
                     self.moves.push(Move::Forgets(contract.clone()));
                 }
-                self.no_such(not_found::What::Contract(contract), registry)
+                // One of the mesh that the watcher does not see is not outside it: of that nothing sure is said.
+                let is_hidden = is_address(&contract) && registry.owner(&contract).is_some();
+                match self.no_such(not_found::What::Contract(contract), registry) {
+                    What::NotFound(said) if is_hidden => What::NotFound(NotFound { complete: false, ..said }),
+                    said => said,
+                }
             }
         })
     }

@@ -1,5 +1,6 @@
 //! A call's request: what has come of it, what was sent on, and what is kept to be sent again.
 
+use tokio::time::Instant;
 use weft_mesh::limits;
 use weft_wire::Headers;
 
@@ -7,7 +8,6 @@ use super::Side;
 use crate::{budget::Charge, worker::Worker};
 
 /// The request, as far as it has come.
-#[derive(Default)]
 pub(super) struct Request {
     pub(super) head: Headers,
     /// Its body from the beginning: until there is somewhere to send it, and then as long as it may be sent again.
@@ -20,11 +20,15 @@ pub(super) struct Request {
     pub(super) is_head_all: bool,
     /// All of it is here.
     pub(super) is_over: bool,
+    /// Since when, or since when the call is there.
+    pub(super) whole_at: Instant,
     /// Bytes of the body that have come from the caller.
     pub(super) received: usize,
     /// Bytes of the body that this try has sent, and those that wait for the endpoint's window.
     pub(super) sent: usize,
     pub(super) waiting: usize,
+    /// Since when the endpoint has taken none of those that wait.
+    pub(super) stuck_since: Option<Instant>,
     /// Who is charged for those that wait.
     pub(super) charge: Option<Charge>,
     /// Bytes of the body for which the caller got its window back.
@@ -32,6 +36,24 @@ pub(super) struct Request {
 }
 
 impl Request {
+    pub(super) fn new(head: Headers, is_whole: bool, now: Instant) -> Self {
+        Self {
+            head,
+            kept: Vec::new(),
+            trailers: None,
+            is_kept: true,
+            is_head_all: is_whole,
+            is_over: is_whole,
+            whole_at: now,
+            received: 0,
+            sent: 0,
+            waiting: 0,
+            stuck_since: None,
+            charge: None,
+            released: 0,
+        }
+    }
+
     /// Sends what is kept, as the beginning of a try.
     pub(super) fn resend(&mut self, endpoint: &Side, caller: &Side, worker: &Worker) {
         let kept = std::mem::take(&mut self.kept);
@@ -68,8 +90,9 @@ impl Request {
     }
 
     /// Parts that had to wait have been sent.
-    pub(super) fn waited(&mut self, bytes: usize) {
+    pub(super) fn waited(&mut self, bytes: usize, now: Instant) {
         self.waiting -= bytes.min(self.waiting);
+        self.stuck_since = (self.waiting > 0).then_some(now);
         if let Some(charge) = &mut self.charge {
             charge.take(bytes);
         }

@@ -90,6 +90,7 @@ impl State {
         if !is_head_all {
             self.request.resend(&endpoint, &call.caller, &call.worker);
         }
+        self.request.stuck_since = (self.request.waiting > 0).then_some(call.worker.now());
         self.endpoint = Some(endpoint);
     }
 
@@ -108,7 +109,7 @@ impl State {
             Answer::Begun { outcome, .. } => outcome,
             Answer::Awaited | Answer::Over => None,
         };
-        self.settle(by_trailers.or_else(by_body).or_else(by_head).unwrap_or(Outcome::Grpc(code::UNKNOWN)));
+        self.settle(by_trailers.or_else(by_body).or_else(by_head).unwrap_or(Outcome::Grpc(code::UNKNOWN)), call);
         self.close(call);
     }
 
@@ -119,7 +120,10 @@ impl State {
         }
     }
 
-    pub(super) fn settle(&mut self, outcome: Outcome) {
+    pub(super) fn settle(&mut self, outcome: Outcome, call: &Call) {
+        if self.is_excused(outcome, call) {
+            self.excuse();
+        }
         if let Some(record) = &mut self.record {
             record.ended(outcome);
         }

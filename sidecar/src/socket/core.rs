@@ -35,6 +35,8 @@ pub(super) struct Core {
     written: usize,
     /// What was sent to a service for another protocol than HTTP before it has agreed to that.
     early: Vec<u8>,
+    /// And nothing more comes after it.
+    is_early_all: bool,
     /// Bytes of the body in the output that the call was told wait.
     waiting: usize,
     /// Bytes of the body that the call has got and not passed on.
@@ -112,6 +114,7 @@ impl Core {
             output: Vec::new(),
             written: 0,
             early: Vec::new(),
+            is_early_all: false,
             waiting: 0,
             held: 0,
             is_discarding: false,
@@ -250,10 +253,13 @@ impl Core {
             self.is_raw = true;
             // What has come for the other protocol meanwhile.
             self.output.append(&mut self.early);
+            if std::mem::take(&mut self.is_early_all) {
+                self.sent_whole();
+            }
         } else {
             // The request was a head and nothing else. What came behind it may have been taken for a body or for another
             // request, so nobody else's request follows on this connection.
-            self.early = Vec::new();
+            (self.early, self.is_early_all) = (Vec::new(), false);
             self.outgoing = Message::Between;
             self.request.is_keep_alive = false;
         }
@@ -320,9 +326,7 @@ impl Core {
             self.output.extend_from_slice(data);
         } else if self.wants_tunnel() && self.role == Role::Client {
             self.early.extend_from_slice(data);
-            if is_end {
-                self.abort();
-            }
+            self.is_early_all |= is_end;
         } else if self.encoder.data(&mut self.output, data, is_end).is_err() {
             // It is longer or shorter than was said, and the peer has to see that.
             self.abort();
@@ -330,7 +334,7 @@ impl Core {
         }
         let waits = if before + data.len() > BUFFER_BYTES && before > 0 { data.len() } else { 0 };
         self.waiting += waits;
-        if is_end {
+        if is_end && !self.is_early_all {
             self.sent_whole();
         }
         waits

@@ -230,3 +230,35 @@ fn an_empty_line_between_requests_begins_none() {
         }
     });
 }
+
+#[test]
+fn a_caller_of_an_upgrade_that_ends_before_the_answer_is_heard_all_the_same() {
+    run(async {
+        let (worker, (mut service, io)) = (trial::worker(), connection().await);
+        let mut head = Headers::new();
+        for (name, value) in
+            [(Name::METHOD, &b"CONNECT"[..]), (Name::PROTOCOL, b"chatter"), (Name::PATH, b"/"), (Name::AUTHORITY, b"a")]
+        {
+            head.set(name, value);
+        }
+        let (caller, socket) = (Socket::http1_server(&worker), Socket::http1_client(&worker));
+        let (way, slot) = (Way::Inbound(Running::new(&worker.shared)), worker.call_slot().expect("there is room"));
+        let call = Call::begin(&worker, way, Side::Socket(Rc::clone(&caller)), head, false, slot);
+        call.send_over_socket(&socket).expect("it is a request");
+        let driving = tokio::task::spawn_local(Driver::new(&worker, &socket, io, |_: Occasion| {}));
+        let mut request = Vec::new();
+        while !request.ends_with(b"\r\n\r\n") {
+            request.push(service.read_u8().await.expect("it is asked"));
+        }
+        call.request_data(b"the end", true);
+        sleep(Duration::from_millis(20)).await;
+        assert!(!call.is_over(), "it waits for the service's word");
+        let answer = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: chatter\r\n\r\n";
+        service.write_all(answer).await.expect("it is taken");
+        let mut heard = Vec::new();
+        let reading = timeout(Duration::from_secs(60), service.read_to_end(&mut heard)).await;
+        reading.expect("the end comes").expect("and is no reset");
+        assert_eq!(heard, b"the end");
+        driving.abort();
+    });
+}

@@ -27,7 +27,7 @@ use crate::{
     call::{Call, Side, Way},
     catalog::{Catalog, Question},
     classify::Limit,
-    http2,
+    http2::{self, Terms},
     inbound::Running,
     link::{Driver, Link, Role},
     pool::ConnectError,
@@ -321,7 +321,8 @@ impl Play {
                     }
                 };
                 let load = Rc::default();
-                http2::serve(&worker, downstream, &load, Phase::Stopping, None, &"the client", begin, carry).await;
+                let terms = Terms { load: &load, last: Phase::Stopping, expiry: None };
+                http2::serve(&worker, downstream, terms, &"the client", begin, carry).await;
             }
         });
         spawn_local({

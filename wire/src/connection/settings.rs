@@ -20,6 +20,7 @@ pub(super) struct Peer {
     pub(super) streams: u32,
     pub(super) stream_window: i32,
     pub(super) frame_bytes: usize,
+    pub(super) header_list_bytes: u32,
     pub(super) is_connect_protocol_enabled: bool,
 }
 
@@ -30,6 +31,7 @@ impl Peer {
             streams: STREAMS_BEFORE_SETTINGS,
             stream_window: INITIAL_WINDOW,
             frame_bytes: *FRAME_BYTES.start() as usize,
+            header_list_bytes: u32::MAX,
             is_connect_protocol_enabled: false,
         }
     }
@@ -104,6 +106,7 @@ impl<T: Clone> Connection<T> {
                 return Err(ConnectionError::protocol("SETTINGS_MAX_FRAME_SIZE is out of its range"));
             }
             setting::MAX_FRAME_SIZE => self.peer.frame_bytes = value as usize,
+            setting::MAX_HEADER_LIST_SIZE => self.peer.header_list_bytes = value,
             setting::ENABLE_CONNECT_PROTOCOL => {
                 // RFC 8441 section 3: it is not taken back.
                 if value > 1 || (value == 0 && self.peer.is_connect_protocol_enabled) {

@@ -53,8 +53,12 @@ impl Registry {
         lost: &[Arc<str>],
         now: Instant,
     ) {
-        let Self { services, claims, .. } = self;
+        let Self { services, claims, departed, .. } = self;
         let mut moved = claims.gain(service, made.iter(), |name| is_there(services, name, now));
+        // Whoever is called there now, the former is not.
+        made.iter()
+            .filter(|(claim, _)| claims.owner(claim) == Some(service))
+            .for_each(|(claim, _)| departed.forget(claim));
         moved.extend(claims.lose(service, lost.iter().map(|claim| &**claim)));
         let mut changed = new.iter().map(|(name, _)| name).chain(lost);
         if let Some(entry) = services.get_mut(service) {

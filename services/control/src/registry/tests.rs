@@ -8,7 +8,7 @@ use weft_contracts::weft::{
 };
 
 use super::*;
-use crate::watcher::Watcher;
+use crate::{visibility::Visibility, watcher::Watcher};
 
 fn name(service: &str) -> ServiceName {
     ServiceName::parse(service).unwrap()
@@ -424,7 +424,6 @@ async fn what_is_not_there_is_forgotten_once_that_is_sure() {
 
 #[tokio::test(start_paused = true)]
 async fn what_is_not_in_sight_is_not_there() {
-    use crate::visibility::Visibility;
     let now = Instant::now();
     let mut registry = Registry::new(1, now);
     registry.announce(of_contracts("vault.bank", "v", 1, &["bank.Vault"]), now).unwrap();
@@ -781,5 +780,93 @@ proptest! {
                 prop_assert!(!is_asked || owner == truth.as_str());
             }
         }
+    }
+}
+
+/// What is meant for an endpoint does not leave its callers in plain text because the control plane has lost sight of it.
+#[tokio::test(start_paused = true)]
+async fn an_address_of_an_endpoint_that_went_without_a_word_stays_its_services() {
+    let mut registry = Registry::new(1, Instant::now());
+    let at = |service: &str, id: &str, port: u16, address: &str| Announcement {
+        addresses: BTreeSet::from([address.to_owned()]),
+        ..announcement(service, id, port)
+    };
+    let users = name("users.shop");
+    let lost = registry.announce(at("users.shop", "lost", 1, "10.0.0.1:80"), Instant::now()).unwrap().session;
+    let polite = registry.announce(at("users.shop", "polite", 2, "10.0.0.1:81"), Instant::now()).unwrap().session;
+    let stays = registry.announce(announcement("users.shop", "stays", 3), Instant::now()).unwrap().session;
+    // What it was refused is not its own afterwards either.
+    let greedy = registry.announce(at("greedy.shop", "a", 4, "192.0.2.1:443"), Instant::now()).unwrap();
+    assert_eq!(greedy.denied.unlisted, ["192.0.2.1:443"]);
+    let other = registry.announce(announcement("greedy.shop", "b", 5), Instant::now()).unwrap().session;
+    registry.stream_broken(&lost, Instant::now());
+    registry.stream_broken(&greedy.session, Instant::now());
+    registry.deregister(&polite, Instant::now());
+    let mut watcher = Watcher::default();
+    for _ in 0..100 {
+        pass(&mut registry, Duration::from_secs(1)).await;
+        for session in [&stays, &other] {
+            registry.heartbeat(session, Health::Up, Instant::now()).unwrap();
+        }
+    }
+    assert_eq!(healths(&registry, "users.shop"), [up("stays")], "it is evicted");
+    assert_eq!(registry.owner("10.0.0.1:80"), Some(&users));
+    assert_eq!(registry.snapshot(&users).unwrap().addresses, ["10.0.0.1:80"]);
+    assert_eq!((registry.owner("10.0.0.1:81"), registry.owner("192.0.2.1:443")), (None, None));
+
+    // The same of a service that has gone altogether.
+    registry.stream_broken(&stays, Instant::now());
+    for _ in 0..3 {
+        pass(&mut registry, limits::SERVICE_MEMORY).await;
+    }
+    registry.take_events();
+    assert_eq!(registry.owner("10.0.0.1:80"), Some(&users));
+    watcher.subscribe_contract("10.0.0.1:80").unwrap();
+    let told: Vec<WatchResponse> = std::iter::from_fn(|| watcher.next(&registry)).collect();
+    let is_known =
+        |response: &WatchResponse| matches!(&response.what, Some(What::Snapshot(s)) if s.endpoints.is_empty());
+    assert!(told.iter().any(is_known), "{told:?}");
+    assert!(!told.iter().any(|response| matches!(response.what, Some(What::NotFound(_)))), "{told:?}");
+
+    // Whoever announces the address has it; and in the end it is nobody's.
+    let heir = registry.announce(at("heir.shop", "a", 9, "10.0.0.1:80"), Instant::now()).unwrap();
+    assert!(heir.denied.contested.is_empty() && heir.denied.unlisted.is_empty());
+    assert_eq!(registry.owner("10.0.0.1:80"), Some(&name("heir.shop")));
+    registry.stream_broken(&heir.session, Instant::now());
+    for _ in 0..limits::ADDRESS_MEMORY.as_secs() / 3600 + 5 {
+        pass(&mut registry, limits::SERVICE_MEMORY).await;
+    }
+    assert_eq!(registry.owner("10.0.0.1:80"), None);
+    assert!(registry.snapshot(&name("heir.shop")).is_none());
+}
+
+/// An address that is written or pinned to a service is the mesh's, whether or not that service is there.
+#[tokio::test(start_paused = true)]
+async fn an_address_that_is_named_is_never_outside() {
+    let users = name("users.shop");
+    let listed = BTreeMap::from([("10.96.0.1:80".to_owned(), users.clone()), ("shop.Users".to_owned(), users.clone())]);
+    let claims = Claims::new(listed, Default::default(), BTreeMap::new());
+    let registry = Registry::new(1, Instant::now()).with_claims(claims);
+    assert_eq!(registry.owner("10.96.0.1:80"), Some(&users));
+    assert!(registry.snapshot(&users).unwrap().endpoints.is_empty());
+    assert_eq!(registry.owner("shop.Users"), None, "a contract that nobody implements");
+    assert!(registry.snapshot(&name("orders.shop")).is_none());
+}
+
+/// For who does not see a service its address is not outside the mesh: bytes for it would leave in plain text.
+#[tokio::test(start_paused = true)]
+async fn an_address_that_a_watcher_does_not_see_is_not_said_to_be_outside() {
+    let mut registry = Registry::new(1, Instant::now());
+    let announce =
+        Announcement { addresses: BTreeSet::from(["10.0.0.1:80".to_owned()]), ..announcement("users.people", "a", 1) };
+    registry.announce(announce, Instant::now()).unwrap();
+    for _ in 0..2 * limits::SETTLING_TIME.as_secs() {
+        pass(&mut registry, Duration::from_secs(1)).await;
+    }
+    let mut watcher = Watcher::new(Visibility::Namespace.of(&name("orders.shop")));
+    for (address, is_outside) in [("10.0.0.1:80", false), ("10.0.0.1:81", true)] {
+        watcher.subscribe_contract(address).unwrap();
+        let said = watcher.next(&registry).and_then(|said| said.what);
+        assert!(matches!(said, Some(What::NotFound(said)) if said.complete == is_outside), "{address}");
     }
 }

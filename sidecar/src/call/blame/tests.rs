@@ -1,0 +1,196 @@
+use std::{rc::Rc, sync::Arc, time::Duration};
+
+use tokio::{
+    task::{LocalSet, spawn_local, yield_now},
+    time::advance,
+};
+use weft_mesh::{limits, policy::BreakerPolicy};
+use weft_wire::{Cause, Code, Headers, Name};
+
+use super::*;
+use crate::{
+    answer::Failure,
+    breaker::{Breaker, Permit},
+    budget::Counted,
+    classify::Limit,
+    link::Link,
+    metrics::{CallLabels, Direction},
+    record::CallRecord,
+    trial::{
+        self,
+        peer::{Peer, connected, post},
+    },
+    worker::Worker,
+};
+
+const TIMEOUT: Duration = Duration::from_secs(20);
+
+/// What a caller's call says of its service.
+struct Play {
+    worker: Rc<Worker>,
+    peer: Peer,
+    call: Rc<Call>,
+    breaker: Arc<Breaker>,
+}
+
+/// A call with a contract's timeout that was sent to a service, as far as `bytes` of its body.
+async fn call(head: &Headers, bytes: usize) -> (Play, weft_wire::StreamId) {
+    let worker = trial::worker();
+    let (mut peer, calls, _) = connected(&worker, &Rc::clone(&worker.own), true);
+    spawn_local({
+        let worker = Rc::clone(&worker);
+        async move { worker.deadlines.run().await }
+    });
+    let stream = peer.call(head, bytes);
+    peer.pass(0).await.expect("it is read");
+    while calls.borrow().is_empty() {
+        peer.pass(1).await.expect("it is read");
+    }
+    let call = Rc::clone(&calls.borrow()[0]);
+    let breaker = Arc::new(Breaker::new(BreakerPolicy::default(), worker.now()));
+    let labels = CallLabels {
+        direction: Direction::Outbound,
+        service: "probe.shop".into(),
+        method: "probe.v1.Probe/Say".into(),
+        peer: "keyboard.shop".into(),
+    };
+    let mut record = CallRecord::begin(&worker, &worker.shared.metrics.calls(labels), call.started, None);
+    record.admitted(&breaker, Permit::Call);
+    call.record(record);
+    call.end_by(Some(call.started + TIMEOUT), Limit::Contracts);
+    // The service takes as much as HTTP/2 lets it take before it has said anything.
+    let counted = Counted::new(&worker.accounts.outbound, &Rc::default());
+    let upstream = Link::client(&worker, &worker.wire_limits.mesh_made, &Rc::default(), counted);
+    call.send_over(&upstream, |_, _, _| {}).expect("there is room");
+    (Play { worker, peer, call, breaker }, stream)
+}
+
+impl Play {
+    async fn pass(&mut self, seconds: u64) {
+        self.peer.pass(seconds).await.expect("the connection goes on");
+    }
+
+    /// How many failures its service is charged with, once the call is over.
+    fn failures(&self) -> u32 {
+        assert!(self.call.is_over());
+        self.breaker.statistics(self.worker.now()).failures
+    }
+
+    fn answer(&self, bytes: usize) {
+        let mut head = Headers::new();
+        head.set(Name::STATUS, b"200");
+        self.call.response_head(head, false);
+        self.call.response_data(&vec![0; bytes], false);
+    }
+}
+
+fn grpc() -> Headers {
+    let mut head = post();
+    head.append(Name::CONTENT_TYPE, b"application/grpc");
+    head
+}
+
+fn connect() -> Headers {
+    let mut head = Headers::new();
+    head.set(Name::METHOD, b"CONNECT");
+    head.set(Name::AUTHORITY, b"probe.shop:80");
+    head
+}
+
+/// Runs a test whose time is virtual.
+async fn run(test: impl Future<Output = ()>) {
+    LocalSet::new().run_until(test).await;
+}
+
+const WHOLE: u64 = TIMEOUT.as_secs() + 5;
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_is_sent_slowly_opens_no_breaker() {
+    run(async {
+        for seconds in [WHOLE, TIMEOUT.as_secs() - 2] {
+            let (mut play, stream) = call(&grpc(), 1).await;
+            for _ in 0..seconds {
+                play.peer.core.send_data(stream, b"x", false);
+                play.pass(1).await;
+            }
+            // In one of the two it is whole a moment before its time is up.
+            play.peer.core.send_data(stream, b"x", true);
+            play.pass(5).await;
+            assert_eq!(play.failures(), 0);
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_is_not_read_opens_no_breaker() {
+    run(async {
+        let (mut play, stream) = call(&grpc(), 1).await;
+        play.peer.core.send_data(stream, b"x", true);
+        play.pass(1).await;
+        play.answer(4 * limits::SEND_BUFFER_BYTES);
+        for _ in 0..WHOLE {
+            advance(Duration::from_secs(1)).await;
+            yield_now().await;
+        }
+        assert_eq!(play.failures(), 0);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_is_silent_or_takes_nothing_is_charged() {
+    run(async {
+        let (mut play, stream) = call(&grpc(), 1).await;
+        play.peer.core.send_data(stream, b"x", true);
+        play.pass(WHOLE).await;
+        assert_eq!(play.failures(), 1, "it has had the whole request all the time");
+
+        let (mut play, stream) = call(&grpc(), 1).await;
+        play.peer.core.send_data(stream, &vec![0; limits::STREAM_WINDOW_BYTES as usize / 2], false);
+        play.pass(WHOLE).await;
+        assert_eq!(play.failures(), 1, "it has not taken what there is");
+
+        let (mut play, stream) = call(&grpc(), 1).await;
+        play.peer.core.send_data(stream, b"x", true);
+        play.pass(1).await;
+        play.answer(10);
+        play.pass(WHOLE).await;
+        assert_eq!(play.failures(), 1, "its answer was read as far as it came");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_gives_up_a_slow_request_is_not_charged() {
+    run(async {
+        let (mut play, _) = call(&post(), 1).await;
+        play.pass(1).await;
+        play.call.fail(&Failure::broke_within(&"it went away"));
+        assert_eq!(play.failures(), 0, "before the request was whole");
+        let (play, _) = call(&grpc(), 1).await;
+        play.call.fail(&Failure::broke_within(&"it went away"));
+        assert_eq!(play.failures(), 1, "servers of gRPC do not give up requests");
+        let (mut play, stream) = call(&post(), 1).await;
+        play.peer.core.send_data(stream, b"x", true);
+        play.pass(1).await;
+        play.call.fail(&Failure::broke_within(&"it went away"));
+        assert_eq!(play.failures(), 1, "it has had all of it");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_said_within_a_tunnel_opens_no_breaker() {
+    run(async {
+        let (play, _) = call(&connect(), 1).await;
+        play.answer(1);
+        play.call.endpoint_reset(Code::INTERNAL_ERROR, Cause::Peer);
+        assert_eq!(play.failures(), 0);
+        let (play, _) = call(&grpc(), 1).await;
+        play.answer(1);
+        play.call.endpoint_reset(Code::INTERNAL_ERROR, Cause::Peer);
+        assert_eq!(play.failures(), 1, "a service that breaks off its answer");
+    })
+    .await;
+}

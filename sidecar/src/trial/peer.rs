@@ -1,0 +1,125 @@
+//! Another sidecar, or a client, that calls over a connection whose every byte the test has in its hand.
+
+use std::{
+    cell::RefCell,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, duplex},
+    task::{JoinHandle, spawn_local, yield_now},
+    time::{Instant, advance},
+};
+use weft_wire::{Connection, ConnectionError, Headers, Name, StreamId};
+
+use crate::{
+    attempt::Tries,
+    call::{Call, Side, Way},
+    http2::{self, Terms},
+    inbound::Running,
+    link::Link,
+    peers::Load,
+    shared::Phase,
+    worker::Worker,
+};
+
+/// A request without a protocol of calls.
+pub(crate) fn post() -> Headers {
+    let mut head = Headers::new();
+    for (name, value) in [
+        (Name::METHOD, &b"POST"[..]),
+        (Name::SCHEME, b"http"),
+        (Name::AUTHORITY, b"probe"),
+        (Name::PATH, b"/probe.v1.Probe/Say"),
+    ] {
+        head.set(name, value);
+    }
+    head
+}
+
+/// The sidecar on the other end.
+pub(crate) struct Peer {
+    pub(crate) core: Connection<usize>,
+    pub(crate) io: DuplexStream,
+    pub(crate) unread: Vec<u8>,
+    pub(crate) is_reading: bool,
+}
+
+impl Peer {
+    pub(crate) fn new(worker: &Worker, io: DuplexStream) -> Self {
+        let core = Connection::client(&worker.wire_limits.mesh_made, worker.now().into_std());
+        Self { core, io, unread: Vec::new(), is_reading: true }
+    }
+
+    /// Opens a call with some bytes of its body.
+    pub(crate) fn call(&mut self, head: &Headers, bytes: usize) -> StreamId {
+        let stream = self.core.open(head, false, 0).expect("there is room");
+        assert_eq!(self.core.send_data(stream, &vec![0; bytes], false), 0, "it is within the window");
+        stream
+    }
+
+    /// Writes and reads what goes, and lets its time pass.
+    fn pump(&mut self) -> Result<(), ConnectionError> {
+        let mut cx = Context::from_waker(Waker::noop());
+        let now = Instant::now().into_std();
+        while !self.core.output().is_empty() {
+            match Pin::new(&mut self.io).poll_write(&mut cx, self.core.output()) {
+                Poll::Ready(Ok(count @ 1..)) => self.core.wrote(count),
+                _ => break,
+            }
+        }
+        let mut buffer = [0; 4096];
+        while self.is_reading {
+            let mut read = ReadBuf::new(&mut buffer);
+            match Pin::new(&mut self.io).poll_read(&mut cx, &mut read) {
+                Poll::Ready(Ok(())) if !read.filled().is_empty() => self.unread.extend_from_slice(read.filled()),
+                _ => break,
+            }
+        }
+        let unread = std::mem::take(&mut self.unread);
+        let mut input = &unread[..];
+        while self.core.receive(&mut input, now)?.is_some() {}
+        self.unread = input.to_vec();
+        if self.core.next_timeout().is_some_and(|due| due <= now) { self.core.on_timeout(now) } else { Ok(()) }
+    }
+
+    /// Lets so many seconds pass.
+    pub(crate) async fn pass(&mut self, seconds: u64) -> Result<(), ConnectionError> {
+        for _ in 0..10 * seconds {
+            advance(Duration::from_millis(100)).await;
+            for _ in 0..5 {
+                yield_now().await;
+            }
+            self.pump()?;
+        }
+        Ok(())
+    }
+}
+
+/// The calls that have come, in their order.
+pub(crate) type Calls = Rc<RefCell<Vec<Rc<Call>>>>;
+
+/// A peer, its calls, which go nowhere, and what has become of its connection.
+pub(crate) fn connected(worker: &Rc<Worker>, load: &Rc<Load>, is_outbound: bool) -> (Peer, Calls, JoinHandle<()>) {
+    let (peer, io) = duplex(1 << 16);
+    let calls = Calls::default();
+    let (worker, load, begun) = (Rc::clone(worker), Rc::clone(load), Rc::clone(&calls));
+    let peer = Peer::new(&worker, peer);
+    let serving = spawn_local(async move {
+        let begin = |link: &Rc<Link>, stream, head: Headers, is_whole| {
+            let (slot, way) = if is_outbound {
+                (worker.call_slot()?, Way::Outbound(Tries::default()))
+            } else {
+                (worker.inbound_slot(&load)?, Way::Inbound(Running::new(&worker.shared)))
+            };
+            Some(Call::begin(&worker, way, Side::Stream(Rc::clone(link), stream), head, is_whole, slot))
+        };
+        let carry = |call| begun.borrow_mut().push(call);
+        let terms = Terms { load: &load, last: Phase::Draining, expiry: None };
+        http2::serve(&worker, io, terms, &"a connection", begin, carry).await;
+    });
+    (peer, calls, serving)
+}
