@@ -10,3 +10,4 @@ mod greed;
 mod network;
 mod probes;
 mod tls;
+mod unread_log;
