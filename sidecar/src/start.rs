@@ -112,6 +112,10 @@ impl Told {
             !args.connect || args.protocol == AppProtocol::Http1,
             "--connect is of a service that speaks HTTP/1.1: give --protocol http1 too"
         );
+        ensure!(
+            args.upgrade.is_empty() || args.protocol != AppProtocol::Tcp,
+            "--upgrade is of a service that speaks HTTP: give --protocol http1 or grpc"
+        );
         if let Some(advertise) = args.advertise {
             ensure!(
                 !advertise.ip().is_unspecified() && advertise.port() != 0,
