@@ -9,5 +9,6 @@ mod forged_identity;
 mod greed;
 mod network;
 mod probes;
+mod strangers;
 mod tls;
 mod unread_log;
