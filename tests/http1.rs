@@ -9,8 +9,10 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn http1_is_passed_on_as_it_is_meant() {
-    let bed =
-        Bed::start("  plain:\n    run: ${BIN}/weft-test-app\n    protocol: http1\n    env: { SPEAK: http1 }\n").await;
+    let bed = Bed::start(
+        "  plain:\n    run: ${BIN}/weft-test-app\n    protocol: http1\n    upgrades: [chatter]\n    env: { SPEAK: http1 }\n",
+    )
+    .await;
     requests_arrive_whole_and_their_connection_is_used_again(&bed).await;
     answers_of_every_kind_end_where_they_should(&bed).await;
     interim_answers_come_before_the_final_one(&bed).await;
@@ -137,6 +139,24 @@ async fn a_connection_changes_its_protocol(bed: &Bed) {
     client.stream.shutdown().await.expect("one side ends");
     assert_eq!(client.until("goodbye").await, "goodbye");
     client.closes().await;
+
+    // To what the service is not declared to know it is not asked to change, and the request goes on.
+    let mut client = Client::connect(bed.outbound()).await;
+    for name in ["x-http", "h2c"] {
+        client
+            .send(&format!(
+                "GET /stay HTTP/1.1\r\nHost: plain\r\nConnection: Upgrade\r\nUpgrade: {name}\r\nX-Weft-Upgrade: no\r\n\r\n"
+            ))
+            .await;
+        let (head, echo) = client.answer().await;
+        assert!(head.starts_with("HTTP/1.1 200 ") && !head.contains("x-weft-"), "{head}");
+        assert!(echo.starts_with("GET /stay ") && !echo.to_ascii_lowercase().contains("upgrade:"), "{echo}");
+    }
+    eventually("the log says why", LIMIT, async || bed.log().contains("without its upgrade to `x-http`")).await;
+    // One that changes unasked is cut off.
+    client.send("GET /upgrade HTTP/1.1\r\nHost: plain\r\nConnection: Upgrade\r\nUpgrade: x-http\r\n\r\n").await;
+    let head = client.until("\r\n\r\n").await;
+    assert!(head.starts_with("HTTP/1.1 502 ") && head.contains("x-weft-error: connection-broke\r\n"), "{head}");
 
     // A service that stays with HTTP/1.1 is heard, too.
     let mut client = Client::connect(bed.outbound()).await;

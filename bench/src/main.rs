@@ -9,6 +9,7 @@
 //! - [`compare`]: the comparison; [`growth`]: what a call costs as a mesh grows;
 //! - [`neighbours`]: what calls notice of a slow reader and of attackers beside them;
 //! - [`scale`]: how soon thousands of sidecars learn of a change, and what the control plane needs for it;
+//! - [`outage`]: what calls notice of a control plane that stands still and goes on;
 //! - [`cost`]: the instructions and allocations of a call, counted and compared with those that were recorded;
 //! - [`cases`]: the loads; [`contract`]: what is called;
 //! - [`bed`]: starts the processes of each way; [`weft`] those of a mesh, [`peers`] the other proxies; [`process`] is one
@@ -40,6 +41,7 @@ mod identity;
 mod load;
 mod measure;
 mod neighbours;
+mod outage;
 mod peers;
 mod ports;
 mod process;
@@ -111,6 +113,13 @@ enum Role {
         #[command(flatten)]
         sidecars: SidecarOptions,
     },
+    /// How many calls fail while the control plane stands still for half a minute and goes on, four times.
+    Outage {
+        #[command(flatten)]
+        options: outage::Options,
+        #[command(flatten)]
+        sidecars: SidecarOptions,
+    },
     /// The server: answers each call with its own body.
     #[command(hide = true)]
     Echo,
@@ -164,6 +173,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode> {
         Some(Role::Cost { options, sidecars }) => until_signal(cost::run(&options, sidecars.find()?)).await,
         Some(Role::Neighbours { options, sidecars }) => until_signal(neighbours::run(&options, sidecars.find()?)).await,
         Some(Role::Scale { options, sidecars }) => until_signal(scale::run(&options, sidecars.find()?)).await,
+        Some(Role::Outage { options, sidecars }) => until_signal(outage::run(&options, sidecars.find()?)).await,
         Some(Role::Load(args)) => load::run(args).await.map(|()| ExitCode::SUCCESS),
         Some(role) => {
             process::exit_with_parent();
@@ -177,6 +187,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode> {
                 | Role::Cost { .. }
                 | Role::Neighbours { .. }
                 | Role::Scale { .. }
+                | Role::Outage { .. }
                 | Role::Load(_) => unreachable!("taken by the arms above"),
             }?;
             Ok(ExitCode::SUCCESS)

@@ -157,6 +157,7 @@ pub(crate) struct Weft {
     pub(crate) control: Process,
     /// Where the control plane takes calls.
     pub(crate) control_address: SocketAddr,
+    dashboard: SocketAddr,
     /// The client's and the server's.
     pub(crate) sidecars: [Process; 2],
     /// From the start of each sidecar until it was ready.
@@ -175,19 +176,13 @@ impl Weft {
         let descriptors = dir.path().join("echo.binpb");
         fs::write(&descriptors, contract::descriptors(setup.methods))?;
         let mesh = Mesh { options, dir: dir.path(), control: listen, dashboard, setup };
-        let fronted = [
-            format!("--service={SERVICE}"),
-            format!("--namespace={NAMESPACE}"),
-            format!("--app={echo}"),
-            format!("--descriptors={}", descriptors.display()),
-            "--protocol=grpc".to_owned(),
-            "--health=tcp".to_owned(),
-        ];
-        let inner = mesh.sidecar(SERVICE, &fronted).await.context("the server's sidecar")?;
-        let outer = mesh.sidecar(CLIENT, &[]).await.context("the client's sidecar")?;
+        let inner = mesh.sidecar(SERVICE, SERVICE, &fronting(echo, &descriptors)).await;
+        let inner = inner.context("the server's sidecar")?;
+        let outer = mesh.sidecar(CLIENT, CLIENT, &[]).await.context("the client's sidecar")?;
         Ok(Self {
             control,
             control_address: listen,
+            dashboard,
             sidecars: [outer.process, inner.process],
             ready_after: [outer.ready_after, inner.ready_after],
             outbound: outer.outbound,
@@ -201,10 +196,31 @@ impl Weft {
         bundle(self.dir.path())
     }
 
+    /// Starts one more sidecar of the service, which is another endpoint of it.
+    pub(crate) async fn start_endpoint(&self, options: &WeftOptions, echo: SocketAddr) -> Result<Process> {
+        let (dir, setup) = (self.dir.path(), &Setup::default());
+        let mesh = Mesh { options, dir, control: self.control_address, dashboard: self.dashboard, setup };
+        let flags = fronting(echo, &dir.join("echo.binpb"));
+        let sidecar = mesh.sidecar("another", SERVICE, &flags).await.context("the server's other sidecar")?;
+        Ok(sidecar.process)
+    }
+
     /// A token with which one more endpoint of the service joins.
     pub(crate) async fn join_token(&self, options: &WeftOptions) -> Result<String> {
         join_token(options, self.dir.path(), SERVICE).await
     }
+}
+
+/// What makes a sidecar one of the service.
+fn fronting(echo: SocketAddr, descriptors: &Path) -> [String; 6] {
+    [
+        format!("--service={SERVICE}"),
+        format!("--namespace={NAMESPACE}"),
+        format!("--app={echo}"),
+        format!("--descriptors={}", descriptors.display()),
+        "--protocol=grpc".to_owned(),
+        "--health=tcp".to_owned(),
+    ]
 }
 
 /// What a sidecar must know to join.
@@ -224,11 +240,12 @@ struct Sidecar {
 }
 
 impl Mesh<'_> {
-    async fn sidecar(&self, account: &str, more: &[String]) -> Result<Sidecar> {
+    /// `name`: of its files.
+    async fn sidecar(&self, name: &str, account: &str, more: &[String]) -> Result<Sidecar> {
         let [outbound, inbound, admin, metrics] = free_ports()?;
-        let token = self.dir.join(format!("{account}.token"));
+        let token = self.dir.join(format!("{name}.token"));
         fs::write(&token, join_token(self.options, self.dir, account).await?)?;
-        let log = self.dir.join(format!("{account}.log"));
+        let log = self.dir.join(format!("{name}.log"));
         let bundle = self.dir.join("control/bundle.pem");
         let inbound_ip = if self.setup.is_everywhere { "0.0.0.0" } else { "127.0.0.1" };
         let mut args = vec![
@@ -236,7 +253,7 @@ impl Mesh<'_> {
             format!("--control-plane=https://{}", self.control),
             format!("--trust-bundle={}", bundle.display()),
             format!("--join-token-file={}", token.display()),
-            format!("--state-dir={}", self.dir.join(account).display()),
+            format!("--state-dir={}", self.dir.join(name).display()),
             format!("--outbound={outbound}"),
             format!("--inbound={inbound_ip}:{}", inbound.port()),
             format!("--admin={admin}"),

@@ -86,7 +86,7 @@ fn main() -> ExitCode {
     match run(Cli::parse().command) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("{}", error_text(&error));
+            weft_mesh::telemetry::say_last(&error_text(&error));
             ExitCode::FAILURE
         }
     }

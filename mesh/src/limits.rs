@@ -219,6 +219,12 @@ limits! {
         "For one export of spans to one target; then the batch is lost for that target.";
     SPAN_FLUSH_TIMEOUT: Duration = Duration::from_secs(3),
         "For the spans that still wait when a process stops; then they are lost.";
+    LOG_BYTES_WAITING: usize = 1024 * 1024,
+        "What of the log, or of spans on standard output, waits for a reader that is slow or has stopped; past it lines are \
+         lost and counted (`weft_log_lines_lost_total`), and the log says how many in their place. Nothing waits for the \
+         reader.";
+    LOG_FLUSH: Duration = Duration::from_secs(1),
+        "For what still waits when a process ends; then it ends all the same.";
     DESCRIPTOR_SET_BYTES: usize = 8 * 1024 * 1024,
         "A serialized descriptor set; a larger one is refused. No message to the control plane could carry it.";
     DESCRIPTOR_MEMORY_BYTES: usize = 64 * 1024 * 1024,

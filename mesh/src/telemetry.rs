@@ -8,6 +8,7 @@
 mod console;
 mod export;
 mod logging;
+mod outlet;
 mod service;
 mod target;
 
@@ -19,7 +20,7 @@ use opentelemetry_semantic_conventions::attribute::{SERVICE_NAME, SERVICE_VERSIO
 
 pub use self::{
     export::{SpanExport, SpanSink},
-    logging::{BadFilter, LogFilter, LogFormat, init_logging, log_filter},
+    logging::{BadFilter, FlushLog, LogFilter, LogFormat, exit, init_logging, log_filter, log_lines_lost, say_last},
     service::{ServiceTelemetry, TelemetryGuard, init_service_telemetry},
     target::{BadTarget, ExportTarget},
 };
@@ -33,6 +34,9 @@ pub enum TelemetryError {
     /// Logs were set up before in this process.
     #[error("logs were set up twice in one process")]
     AlreadySet,
+    /// The thread that writes the log does not start.
+    #[error("the thread that writes the log does not start: {0}")]
+    LogThread(std::io::Error),
     /// A target of spans can't be used.
     #[error("spans can't be exported to {target}: {reason}")]
     Target {

@@ -52,6 +52,10 @@ pub struct Args {
     /// more requests from a connection once it has accepted one may be told so of: in them callers would say who they are
     #[arg(long, env = "WEFT_CONNECT")]
     pub connect: bool,
+    /// A protocol besides WebSocket to which its service changes connections (the header `Upgrade`); may be given several
+    /// times. Only one in which no HTTP goes on may be named: in its requests callers would say who they are
+    #[arg(long, env = "WEFT_UPGRADE", value_name = "NAME", value_delimiter = ',', requires = "service")]
+    pub upgrade: Vec<UpgradeName>,
     /// The service's contracts: a serialized google.protobuf.FileDescriptorSet
     #[arg(long, env = "WEFT_DESCRIPTORS", value_name = "FILE")]
     pub descriptors: Option<PathBuf>,
@@ -161,6 +165,40 @@ pub enum AppProtocol {
     Http1,
     /// Anything else: its bytes are passed on as they are.
     Tcp,
+}
+
+/// The name of a protocol to which connections of HTTP are changed, in which no HTTP goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpgradeName(String);
+
+impl UpgradeName {
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
+impl std::fmt::Display for UpgradeName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for UpgradeName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        // A token of RFC 9110, section 5.6.2. A version behind a slash is no part of the name.
+        let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+        if text.is_empty() || !text.bytes().all(is_token) {
+            return Err(format!("found {text:?}; allowed: a protocol's name, as in the header Upgrade"));
+        }
+        if weft_wire::http1::is_http_within(text.as_bytes()) {
+            return Err(format!(
+                "found {text:?}; allowed: one in which neither HTTP nor TLS goes on, as nobody would see who calls in it"
+            ));
+        }
+        Ok(Self(text.to_owned()))
+    }
 }
 
 /// A port whose connections go to a service as they are.

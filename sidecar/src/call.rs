@@ -86,7 +86,7 @@ impl Call {
         slot: CallSlot,
     ) -> Rc<Self> {
         let (rpc, wants_tunnel) = (Rpc::of(&head), head.method() == Some(tcp::CONNECT));
-        let request = Request::new(head, is_whole, worker.now());
+        let request = Request::new(head, is_whole, worker.moment());
         let call = Rc::new(Self {
             worker: Rc::clone(worker),
             way,
@@ -277,7 +277,7 @@ impl Call {
         }
         let request = &mut state.request;
         if is_end {
-            (request.is_over, request.whole_at) = (true, self.worker.now());
+            (request.is_over, request.whole_at) = (true, self.worker.moment());
         }
         request.received += data.len();
         let Some(endpoint) = &state.endpoint else {
@@ -291,7 +291,7 @@ impl Call {
         }
         request.send(data, is_end, endpoint, &self.caller);
         if request.waiting > 0 && request.stuck_since.is_none() {
-            request.stuck_since = Some(self.worker.now());
+            request.stuck_since = Some(self.worker.moment());
         }
         if request.waiting > 0 && matches!(self.way, Way::Outbound(_)) && self.is_request_overdrawn(request) {
             drop(guard);
@@ -318,7 +318,7 @@ impl Call {
             return self.fail(&inbound::too_large_for(self, takes));
         }
         let mut state = self.state.borrow_mut();
-        (state.request.is_over, state.request.whole_at) = (true, self.worker.now());
+        (state.request.is_over, state.request.whole_at) = (true, self.worker.moment());
         if let Some(endpoint) = &state.endpoint {
             endpoint.send_trailers(trailers);
             // gRPC's requests have none: not worth keeping.
@@ -331,7 +331,7 @@ impl Call {
     /// Parts of the request that had to wait have been sent.
     pub(crate) fn request_sent(&self, bytes: usize) {
         let mut state = self.state.borrow_mut();
-        state.request.waited(bytes, self.worker.now());
+        state.request.waited(bytes, self.worker.moment());
         state.request.sent(bytes, &self.caller);
     }
 

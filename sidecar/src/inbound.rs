@@ -283,6 +283,12 @@ async fn carry(peer: Rc<Peer>, call: Rc<Call>) {
         let failure = Failure::new(Reason::PermissionDenied, format!("{} {why}", local.name));
         return call.fail(&failure.of_service(&local.name));
     }
+    if wants == Wants::Upgrade
+        && !tcp::is_declared(&call.head(), &worker.shared.args.upgrade)
+        && let Err(failure) = withhold_upgrade(&peer, local, &call)
+    {
+        return call.fail(&failure.of_service(&local.name));
+    }
     let sent = match &local.connections {
         Connections::Http1(pool) => http1::send(pool, &peer.load, &call).await,
         Connections::Http2(pool) => send(pool, &peer.load, &call, wants == Wants::Upgrade).await,
@@ -320,6 +326,27 @@ impl Wants {
 fn refusal(worker: &Worker, call: &Call) -> Option<&'static str> {
     let (args, head) = (&worker.shared.args, call.head());
     tcp::refusal(&head, tcp::is_made_by_sidecar(&head), args.protocol, args.connect)
+}
+
+/// Has the local service never hear of an upgrade that it is not declared to know.
+///
+/// # Errors
+/// It speaks HTTP/2, in which an upgrade is no offer beside a request.
+fn withhold_upgrade(peer: &Peer, local: &LocalService, call: &Call) -> Result<(), Failure> {
+    let name = call.head().protocol().unwrap_or_default().escape_ascii().to_string();
+    if !matches!(local.connections, Connections::Http1(_)) {
+        let message = format!("{} is not declared to change to `{name}`: see `upgrades`, and --upgrade", local.name);
+        return Err(Failure::new(Reason::PermissionDenied, message));
+    }
+    tcp::withhold_upgrade(&mut call.head_mut());
+    peer.worker.log(|| {
+        format!(
+            "{} gets a request of {} without its upgrade to `{name}`, which it is not declared to know: see `upgrades`, and \
+             --upgrade",
+            local.name, peer.id
+        )
+    });
+    Ok(())
 }
 
 /// What is looked at and written into the head before a call goes on.

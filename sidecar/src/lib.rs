@@ -61,5 +61,5 @@ mod websocket;
 mod wire_limits;
 mod worker;
 
-pub use args::{AppProtocol, Args, Forward, Given, HealthCheck, Outside, header_list_bytes, memory};
+pub use args::{AppProtocol, Args, Forward, Given, HealthCheck, Outside, UpgradeName, header_list_bytes, memory};
 pub use start::run;

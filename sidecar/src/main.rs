@@ -17,7 +17,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // On one line, with its causes and without a backtrace: most often it is about a flag.
-            eprintln!("weft-sidecar: {error:#}");
+            weft_mesh::telemetry::say_last(&format!("weft-sidecar: {error:#}"));
             ExitCode::FAILURE
         }
     }

@@ -16,7 +16,7 @@ use prometheus_client::{
 };
 use weft_mesh::{
     errors::{GRPC_CODES, Reason},
-    limits,
+    limits, telemetry,
 };
 
 /// Upper bounds of the latency histogram's buckets, in seconds.
@@ -218,6 +218,9 @@ impl Collector for MetricsCollector {
             let mut one = encoder.encode_descriptor(&name, help, None, MetricType::Counter)?;
             ConstCounter::new(value).encode(one.encode_family(&NO_LABELS)?)?;
         }
+        let help = "Log lines that were lost as nobody read them";
+        let mut lost = encoder.encode_descriptor("weft_log_lines_lost", help, None, MetricType::Counter)?;
+        ConstCounter::new(telemetry::log_lines_lost()).encode(lost.encode_family(&NO_LABELS)?)?;
         let help = "Connections that are open: taken on the outbound and inbound ports, or made to endpoints";
         let mut open = encoder.encode_descriptor("weft_connections_open", help, None, MetricType::Gauge)?;
         for (side, count) in [("accepted", &self.0.open_accepted), ("made", &self.0.open_made)] {

@@ -25,7 +25,7 @@ use weft_mesh::{
     identity::SpiffeId,
     names::ServiceName,
     policy::ServicePolicy,
-    telemetry::{Component, LogFilter, Origin, SpanExport, SpanSink, init_logging},
+    telemetry::{self, Component, FlushLog, LogFilter, Origin, SpanExport, SpanSink, init_logging},
     tls::{TrustBundle, install_crypto_provider},
 };
 
@@ -64,6 +64,7 @@ const STOP_GRACE: Duration = Duration::from_secs(2);
 pub fn run(Given { args, settings }: Given) -> anyhow::Result<()> {
     install_crypto_provider();
     let log = init_logging(args.log_format)?;
+    let _flushes = FlushLog;
     raise_file_limit();
     let told = Told::check(&args)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -110,6 +111,10 @@ impl Told {
         ensure!(
             !args.connect || args.protocol == AppProtocol::Http1,
             "--connect is of a service that speaks HTTP/1.1: give --protocol http1 too"
+        );
+        ensure!(
+            args.upgrade.is_empty() || args.protocol != AppProtocol::Tcp,
+            "--upgrade is of a service that speaks HTTP: give --protocol http1 or grpc"
         );
         if let Some(advertise) = args.advertise {
             ensure!(
@@ -276,7 +281,7 @@ fn start_export(args: &Args, told: &Told) -> anyhow::Result<Option<(SpanSink, Sp
 
 fn exit_at_once() {
     tracing::warn!("a second signal: stops without waiting for calls to end");
-    std::process::exit(1);
+    telemetry::exit(1);
 }
 
 /// Leaves in two steps: first no call comes in any more, then the own service has gone, whose calls go on until then.

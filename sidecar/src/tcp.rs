@@ -9,7 +9,7 @@ use weft_mesh::names::{ServiceName, header};
 use weft_wire::{Headers, Name, http1};
 
 use crate::{
-    args::AppProtocol,
+    args::{AppProtocol, UpgradeName},
     attempt::{Miss, Tries},
     call::{Call, Side, Way},
     connect,
@@ -55,7 +55,8 @@ pub(crate) fn is_made_by_sidecar(head: &Headers) -> bool {
 ///   to read requests from the connection. Whether a service is one of these can't be seen from outside, so it has to be
 ///   declared (`answers_connect`). A tunnel that a sidecar has made is not for that handler either: its client has asked
 ///   for none;
-/// - an upgrade is the service's to accept, which then speaks that protocol. Those in which HTTP goes on are refused.
+/// - an upgrade is the service's to accept, which then speaks that protocol. Those in which HTTP goes on are refused, and of
+///   the others the service gets those that it is declared to know ([`is_declared`]).
 ///
 /// Both sidecars ask, each by what it knows. The callee's is the one that counts, as it trusts no caller.
 pub(crate) fn refusal(
@@ -78,6 +79,24 @@ pub(crate) fn refusal(
              declared with `protocol: tcp`, and one of HTTP/1.1 that answers CONNECT itself with `connect: true`",
         ),
     }
+}
+
+/// The protocol to which each service of HTTP may be asked to change.
+const WEBSOCKET: &[u8] = b"websocket";
+
+/// Whether a service is declared to know the protocol that a request by extended CONNECT asks for: `--upgrade`, besides
+/// WebSocket. A service may read HTTP on from a connection that it has changed to any other, as nobody can tell what a name
+/// means to it.
+pub(crate) fn is_declared(head: &Headers, upgrades: &[UpgradeName]) -> bool {
+    let mut known = upgrades.iter().map(UpgradeName::as_bytes).chain([WEBSOCKET]);
+    head.protocol().is_some_and(|protocol| known.any(|name| name.eq_ignore_ascii_case(protocol)))
+}
+
+/// Takes the upgrade off a request to a service of HTTP/1.1, which gets it as the GET that it came with (RFC 9110, section
+/// 7.8).
+pub(crate) fn withhold_upgrade(head: &mut Headers) {
+    head.remove(DECLINED);
+    head.append(DECLINED, b"declined");
 }
 
 /// Whether an answer lets a tunnel begin.
@@ -176,6 +195,17 @@ mod tests {
                 assert!(refusal(&connect(Some(protocol)), false, speaks, false).is_none(), "{protocol}");
             }
         }
+        for name in ["h2c", "HTTP", "TLS-1.0", "ssl", "", "a b", "a/1", "a,b"] {
+            assert!(name.parse::<UpgradeName>().is_err(), "`{name}` can't be declared");
+        }
+        let declared = ["chatter".parse().unwrap()];
+        for (protocol, by_default, by_declaration) in
+            [("websocket", true, true), ("WebSocket", true, true), ("Chatter", false, true), ("x-http", false, false)]
+        {
+            let is_known = |upgrades| is_declared(&connect(Some(protocol)), upgrades);
+            assert_eq!((is_known(&[]), is_known(&declared)), (by_default, by_declaration), "{protocol}");
+        }
+        assert!(!is_declared(&connect(None), &declared), "CONNECT is another matter");
         let mut get = Headers::new();
         get.set(Name::METHOD, b"GET");
         assert!(refusal(&get, false, AppProtocol::Grpc, false).is_none());

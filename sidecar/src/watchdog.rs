@@ -24,7 +24,7 @@ use std::{
 };
 
 use tokio::time::{MissedTickBehavior, interval};
-use weft_mesh::limits;
+use weft_mesh::{limits, telemetry};
 
 use self::judge::{Judge, Verdict};
 use crate::shared::Shared;
@@ -157,8 +157,7 @@ pub(crate) fn start(shared: &Arc<Shared>) -> io::Result<()> {
             shared.is_stalled.send_replace(stalled > 0);
             say(thread, news);
             match news {
-                // Its lines may wait behind those of the thread that hangs, and the process ends all the same.
-                News::Hangs => std::process::exit(HANG_STATUS),
+                News::Hangs => telemetry::exit(HANG_STATUS),
                 News::Stalled | News::GoesOn => ControlFlow::Continue(()),
             }
         });
@@ -166,7 +165,8 @@ pub(crate) fn start(shared: &Arc<Shared>) -> io::Result<()> {
     Ok(())
 }
 
-/// Logs the news on a thread of its own: whoever reads the log may have stopped, and the watchdog must not wait for it.
+/// Logs the news on a thread of its own: what a thread that hangs holds may be needed to log, and the watchdog must not
+/// wait for it.
 fn say(pulse: &Arc<Pulse>, news: News) {
     let name = pulse.name.clone();
     let state = || format!("{}; {}", pulse.step().text(), task::describe(pulse.thread.load(Relaxed)));

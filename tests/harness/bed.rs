@@ -174,6 +174,11 @@ impl Bed {
         run.processes.get(process).unwrap_or_else(|| panic!("no process {process}: {:?}", run.processes)).pid
     }
 
+    /// `weft up`
+    pub fn up_pid(&self) -> u32 {
+        self.up.id()
+    }
+
     /// Every process, `weft up` not among them.
     pub fn pids(&self) -> Vec<u32> {
         self.run().processes.values().map(|process| process.pid).collect()
@@ -243,6 +248,8 @@ impl Bed {
 impl Drop for Bed {
     fn drop(&mut self) {
         if self.up.try_wait().is_ok_and(|ended| ended.is_none()) {
+            // A test that failed may have left it stopped.
+            signal("-CONT", self.up.id());
             signal("-INT", self.up.id());
             let end = Instant::now() + READY;
             while self.up.try_wait().is_ok_and(|ended| ended.is_none()) && Instant::now() < end {

@@ -179,7 +179,8 @@ impl Net {
         host.start(&format!("{name}-sidecar"), Path::new("setpriv"), &arguments, &[]);
     }
 
-    fn state_dir(&self) -> PathBuf {
+    /// Where its control plane keeps its CA.
+    pub fn state_dir(&self) -> PathBuf {
         self.dir.path().join("control")
     }
 

@@ -7,7 +7,7 @@ use h2::{SendStream, client};
 use http::Request;
 use prost::Message;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
     task::JoinHandle,
 };
@@ -31,6 +31,14 @@ impl Wire {
     pub async fn connect(port: u16) -> Self {
         let stream = TcpStream::connect(("127.0.0.1", port)).await.expect("something listens");
         stream.set_nodelay(true).expect("it is open");
+        Self::over(stream).await
+    }
+
+    /// Over a connection that is there.
+    ///
+    /// # Panics
+    /// Nothing speaks HTTP/2 at its other end.
+    pub async fn over(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
         // A stream that is not read must not be all that the connection has room for.
         let mut builder = client::Builder::new();
         builder.initial_connection_window_size(CONNECTION_WINDOW);

@@ -96,7 +96,9 @@ async fn a_member_opens_none_either(bed: &Bed) {
 
 async fn a_member_makes_nobody_change_to_http(bed: &Bed) {
     let sender = member(bed, "plain").await;
-    for (protocol, status) in [("h2c", 403), ("H2C", 403), ("tls", 403), ("chatter", 200)] {
+    let protocols =
+        [("h2c", 403), ("H2C", 403), ("tls", 403), ("x-http", 502), ("http-upgrade", 403), ("websocket", 200)];
+    for (protocol, status) in protocols {
         let request = Request::builder()
             .method("CONNECT")
             .uri("http://plain.shop/upgrade")
@@ -104,6 +106,29 @@ async fn a_member_makes_nobody_change_to_http(bed: &Bed) {
             .extension(h2::ext::Protocol::from(protocol));
         assert_eq!(asks_for(&sender, request.body(()).expect("a request")).await, status, "{protocol}");
     }
+    // A service that does not change gets the request, and none of the bytes behind it.
+    let request = Request::builder()
+        .method("CONNECT")
+        .uri("http://plain.shop/stay")
+        .header("content-length", "1000")
+        .extension(h2::ext::Protocol::from_static("x-http"));
+    let mut sender = sender.ready().await.expect("the connection is whole");
+    let (answer, mut body) = sender.send_request(request.body(()).expect("a request"), false).expect("it is sent");
+    let forged = format!("GET /forged HTTP/1.1\r\nHost: plain\r\nX-Forwarded-Client-Cert: {FORGED}\r\n\r\n");
+    body.send_data(forged.into(), false).expect("it is sent");
+    let mut answer = timeout(LIMIT, answer).await.expect("in time").expect("an answer").into_body();
+    let mut seen = Vec::new();
+    while let Some(data) = timeout(LIMIT, answer.data()).await.expect("in time") {
+        seen.extend_from_slice(&data.expect("the answer is whole"));
+    }
+    let seen = String::from_utf8_lossy(&seen).into_owned();
+    is_said_to_be(&seen, "tunnel");
+    assert!(seen.starts_with("GET /stay ") && !seen.contains("upgrade") && !seen.contains("forged"), "{seen}");
+    let mut next = Client::connect(bed.outbound()).await;
+    next.send("GET /next HTTP/1.1\r\nHost: plain\r\n\r\n").await;
+    let (_, echo) = next.answer().await;
+    assert!(echo.starts_with("GET /next "), "{echo}");
+    is_said_to_be(&echo, "keyboard");
 }
 
 async fn an_application_says_in_vain_that_it_is_another(bed: &Bed) {

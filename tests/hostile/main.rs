@@ -10,5 +10,7 @@ mod forged_identity;
 mod greed;
 mod network;
 mod probes;
+mod strangers;
 mod tls;
+mod unread_log;
 mod visibility;

@@ -20,6 +20,8 @@ use crate::headers::{Headers, Name};
 
 /// The field with which the answer to an upgrade that was declined is marked, where it could be taken for an accepted one:
 /// a final answer of 200 to what is an extended CONNECT in HTTP/2. It does not leave the mesh.
+///
+/// A relay that adds it to a request has its upgrade declined: see [`MethodKind::Withheld`].
 pub const DECLINED: &str = "x-weft-upgrade";
 
 /// The field that carries the reason phrase of an answer over HTTP/2, which has none (RFC 9113, section 8.3.2). A decoder
@@ -111,6 +113,9 @@ pub enum MethodKind {
     Connect,
     /// The same, by an upgrade: an extended CONNECT in HTTP/2's form.
     Upgrade,
+    /// The same, where the relay has declined the upgrade ([`DECLINED`]). The server gets the GET that it came with, and is
+    /// not asked to change the protocol (RFC 9110, section 7.8). Its answer begins no tunnel, and 101 is an error.
+    Withheld,
     /// Any other.
     Other,
 }
@@ -119,13 +124,17 @@ impl MethodKind {
     fn of(head: &Headers) -> Self {
         match head.method() {
             Some(b"HEAD") => Self::Head,
-            Some(b"CONNECT") if head.protocol().is_some() => Self::Upgrade,
+            Some(b"CONNECT") if head.protocol().is_some() => match head.get(Name::other(DECLINED)) {
+                None => Self::Upgrade,
+                Some(_) => Self::Withheld,
+            },
             Some(b"CONNECT") => Self::Connect,
             _ => Self::Other,
         }
     }
 
-    fn wants_tunnel(self) -> bool {
-        matches!(self, Self::Connect | Self::Upgrade)
+    /// Whether the request asks for a tunnel, from the answer's head on.
+    pub fn wants_tunnel(self) -> bool {
+        matches!(self, Self::Connect | Self::Upgrade | Self::Withheld)
     }
 }

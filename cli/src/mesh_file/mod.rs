@@ -24,6 +24,7 @@ use weft_mesh::{
     identity::TrustDomain,
     names::ServiceName,
 };
+use weft_sidecar::UpgradeName;
 
 /// A mesh file that was found good.
 #[derive(Debug)]
@@ -81,6 +82,8 @@ pub(crate) struct Service {
     pub(crate) protocol: Protocol,
     /// It answers CONNECT itself, as a forward proxy does.
     pub(crate) answers_connect: bool,
+    /// The protocols besides WebSocket to which it changes connections.
+    pub(crate) upgrades: Vec<UpgradeName>,
     /// `grpc`, `tcp` or `http:/path`, as the sidecar takes it.
     pub(crate) health: Option<String>,
     /// How many of it.

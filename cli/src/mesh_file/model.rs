@@ -7,6 +7,7 @@ use weft_mesh::{
     identity::TrustDomain,
     names::{DEFAULT_NAMESPACE, ServiceName, is_label, port},
 };
+use weft_sidecar::UpgradeName;
 
 use super::{
     Contracts, Located, MeshFile, Port, Ports, Programs, Protocol, Service,
@@ -17,7 +18,7 @@ const ROOT_KEYS: &[&str] = &["namespace", "trust_domain", "visibility", "build",
 const PORT_KEYS: &[&str] = &["outbound", "dashboard", "control"];
 const TRACE_KEYS: &[&str] = &["otlp", "sample"];
 const SERVICE_KEYS: &[&str] =
-    &["run", "protos", "proto_path", "protocol", "connect", "health", "replicas", "port", "forward", "env"];
+    &["run", "protos", "proto_path", "protocol", "connect", "upgrades", "health", "replicas", "port", "forward", "env"];
 
 /// Replicas of one service on one machine; each is two processes.
 const MAX_REPLICAS: i64 = 50;
@@ -176,6 +177,7 @@ fn read_service(
         reader.problem(forward.line, &table.path("forward"), text);
     }
     let answers_connect = read_connect(reader, &table, protocol);
+    let upgrades = read_upgrades(reader, &table, protocol);
     let health = read_health(reader, &table);
     let env = read_env(reader, &table);
     let contracts = read_contracts(reader, &table, context.folder);
@@ -184,6 +186,7 @@ fn read_service(
         run: run?,
         protocol,
         answers_connect,
+        upgrades,
         health,
         replicas: replicas.map_or(1, |r| r.value as u16),
         port: port.map(|p| Port { number: p.value as u16, line: Some(p.line) }),
@@ -219,6 +222,22 @@ fn read_connect(reader: &mut Reader<'_>, table: &Table<'_>, protocol: Protocol) 
         reader.problem(line, &table.path("connect"), text);
     }
     value
+}
+
+fn read_upgrades(reader: &mut Reader<'_>, table: &Table<'_>, protocol: Protocol) -> Vec<UpgradeName> {
+    let field = table.path("upgrades");
+    let mut upgrades = Vec::new();
+    for Located { value, line } in reader.texts(table, "upgrades", "a protocol's name").unwrap_or_default() {
+        match value.parse() {
+            Ok(_) if protocol == Protocol::Tcp => {
+                let text = "found it with protocol tcp; allowed: with protocol http1 or grpc";
+                reader.problem(line, &field, text);
+            }
+            Ok(name) => upgrades.push(name),
+            Err(problem) => reader.problem(line, &field, problem),
+        }
+    }
+    upgrades
 }
 
 fn read_health(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<String> {

@@ -76,6 +76,7 @@ services:
     run: bin/users
     protocol: http1
     connect: true
+    upgrades: [chatter]
     health: http:/ready
     port: 9000
 "#,
@@ -95,7 +96,8 @@ services:
     assert_eq!(env, ["NUMBER=007", "TRUE=yes", "FLOAT=1.50"]);
     assert_eq!((web.protocol, web.health.as_deref()), (Protocol::Http1, Some("http:/ready")));
     assert_eq!((web.answers_connect, users.answers_connect), (true, false));
-    assert_eq!(web.port, Some(Port { number: 9000, line: Some(15) }));
+    assert_eq!((&web.upgrades[..], &users.upgrades[..]), (&["chatter".parse().unwrap()][..], &[][..]));
+    assert_eq!(web.port, Some(Port { number: 9000, line: Some(16) }));
 }
 
 #[test]
@@ -106,9 +108,9 @@ fn every_unknown_key_is_told_with_the_closest_known_one() {
             "mesh.yaml:1: namespaces: unknown key; allowed: namespace, trust_domain, visibility, build, ports, traces, services \
              (did you mean `namespace`?)",
             "mesh.yaml:5: services.users.replica: unknown key; allowed: run, protos, proto_path, protocol, connect, \
-             health, replicas, port, forward, env (did you mean `replicas`?)",
+             upgrades, health, replicas, port, forward, env (did you mean `replicas`?)",
             "mesh.yaml:6: services.users.colour: unknown key; allowed: run, protos, proto_path, protocol, connect, \
-             health, replicas, port, forward, env",
+             upgrades, health, replicas, port, forward, env",
         ],
     );
 }
@@ -132,7 +134,7 @@ fn a_wrong_type_or_value_is_told_with_what_was_found() {
             "mesh.yaml:11: services.Web: found the name \"Web\"; allowed: 1 to 63 of a-z, 0-9 and -, no - at either end",
             "mesh.yaml:11: services.Web.run: found the number 5; allowed: a command line, split as a shell does but run without one",
             "mesh.yaml:12: services.orders: found nothing; allowed: a table of run, protos, proto_path, protocol, connect, \
-             health, replicas, port, forward, env",
+             upgrades, health, replicas, port, forward, env",
         ],
     );
 }
@@ -144,6 +146,20 @@ fn only_a_service_of_http1_answers_connect_itself() {
         &[
             "mesh.yaml:4: services.users.connect: found true with protocol grpc; allowed: true with protocol http1",
             "mesh.yaml:8: services.web.connect: found the text \"always\"; allowed: true or false",
+        ],
+    );
+}
+
+#[test]
+fn an_upgrade_to_http_is_not_declared() {
+    assert_told(
+        "services:\n  users:\n    run: bin/users\n    upgrades: [chatter, h2c, a b]\n  db:\n    run: bin/users\n    protocol: tcp\n    \
+         upgrades: [chatter]\n",
+        &[
+            "mesh.yaml:4: services.users.upgrades: found \"h2c\"; allowed: one in which neither HTTP nor TLS goes on, as nobody \
+             would see who calls in it",
+            "mesh.yaml:4: services.users.upgrades: found \"a b\"; allowed: a protocol's name, as in the header Upgrade",
+            "mesh.yaml:8: services.db.upgrades: found it with protocol tcp; allowed: with protocol http1 or grpc",
         ],
     );
 }

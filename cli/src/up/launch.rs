@@ -15,6 +15,8 @@ use weft_mesh::{
     names::ServiceName,
 };
 
+use weft_sidecar::UpgradeName;
+
 use super::{
     Bounds,
     ports::{self, Ports, loopback},
@@ -71,6 +73,7 @@ pub(crate) struct ServiceLaunch {
     run: CommandLine,
     protocol: Protocol,
     answers_connect: bool,
+    upgrades: Vec<UpgradeName>,
     health: Option<String>,
     env: Vec<(String, String)>,
     /// Where the compiled contracts are.
@@ -164,6 +167,9 @@ impl Mesh {
                 .args(["--protocol", service.protocol.as_str()]);
             if service.answers_connect {
                 command.arg("--connect");
+            }
+            for name in &service.upgrades {
+                command.args(["--upgrade", &name.to_string()]);
             }
             if let Some(health) = &service.health {
                 command.args(["--health", health]);
@@ -286,6 +292,7 @@ impl ServiceLaunch {
             run: service.run.clone(),
             protocol: service.protocol,
             answers_connect: service.answers_connect,
+            upgrades: service.upgrades.clone(),
             health: service.health.clone(),
             env: service.env.clone(),
             descriptors,

@@ -2,20 +2,46 @@
 
 use std::{
     fmt::{self, Write as _},
-    io::{self, Write as _},
+    io,
+    sync::Arc,
 };
 
 use opentelemetry::trace::{SpanKind, Status};
 use opentelemetry_sdk::trace::SpanData;
 
-/// Prints spans. Whoever closes standard output does not want to see them.
-pub(super) fn print(spans: &[SpanData]) {
-    let mut lines = String::new();
-    for span in spans {
-        // Writing to a string does not fail.
-        let _ = writeln!(lines, "{}", Line(span));
+use super::outlet::Outlet;
+
+/// Standard output, whoever reads it or does not.
+#[derive(Debug)]
+pub(super) struct Console(Arc<Outlet>);
+
+impl Console {
+    /// # Errors
+    /// The system has no thread left.
+    pub(super) fn new() -> io::Result<Self> {
+        // Lost spans are for the exporter to complain of, in the log.
+        Ok(Self(Arc::new(Outlet::start("spans", io::stdout(), |_| {})?)))
     }
-    let _ = io::stdout().lock().write_all(lines.as_bytes());
+
+    /// Prints spans.
+    ///
+    /// # Errors
+    /// Too many wait already.
+    pub(super) fn print(&self, spans: &[SpanData]) -> Result<(), String> {
+        let mut lines = String::new();
+        for span in spans {
+            // Writing to a string does not fail.
+            let _ = writeln!(lines, "{}", Line(span));
+        }
+        if self.0.push(lines.as_bytes()) { Ok(()) } else { Err("nobody reads standard output".to_owned()) }
+    }
+
+    /// Waits until all is printed, but not for ever.
+    pub(super) async fn flush(&self) {
+        let outlet = Arc::clone(&self.0);
+        // It fails when the runtime is going down, and with it whoever waits.
+        let _ = tokio::task::spawn_blocking(move || outlet.flush()).await;
+    }
 }
 
 struct Line<'a>(&'a SpanData);

@@ -22,7 +22,7 @@ use tokio::{
     time::{self, Instant},
 };
 
-use super::{ExportTarget, Origin, TelemetryError, console};
+use super::{ExportTarget, Origin, TelemetryError, console::Console};
 use crate::limits;
 
 /// Batches that wait for a target which is busy with another; past it a batch is lost for that target.
@@ -217,6 +217,9 @@ async fn deliver(exporter: Exporter, mut batches: mpsc::Receiver<Vec<SpanData>>,
             }
         }
     }
+    if let Way::Console(console) = &exporter.way {
+        console.flush().await;
+    }
 }
 
 /// Keeps a failing target from filling the log.
@@ -240,14 +243,18 @@ impl Complaint {
 
 struct Exporter {
     target: ExportTarget,
-    /// `None`: the console.
-    otlp: Option<OtlpExporter>,
+    way: Way,
+}
+
+enum Way {
+    Console(Console),
+    Otlp(Box<OtlpExporter>),
 }
 
 impl Exporter {
     fn new(target: &ExportTarget, resource: &Resource) -> Result<Self, TelemetryError> {
-        let otlp = match target {
-            ExportTarget::Console => None,
+        let way = match target {
+            ExportTarget::Console => Way::Console(Console::new()?),
             ExportTarget::Otlp(url) => {
                 let mut exporter = OtlpExporter::builder()
                     .with_tonic()
@@ -256,16 +263,16 @@ impl Exporter {
                     .build()
                     .map_err(|error| TelemetryError::Target { target: url.clone(), reason: error.to_string() })?;
                 exporter.set_resource(resource);
-                Some(exporter)
+                Way::Otlp(Box::new(exporter))
             }
         };
-        Ok(Self { target: target.clone(), otlp })
+        Ok(Self { target: target.clone(), way })
     }
 
     async fn export(&self, batch: Vec<SpanData>) -> Result<(), String> {
-        let Some(otlp) = &self.otlp else {
-            console::print(&batch);
-            return Ok(());
+        let otlp = match &self.way {
+            Way::Console(console) => return console.print(&batch),
+            Way::Otlp(otlp) => otlp,
         };
         match time::timeout(limits::SPAN_EXPORT_TIMEOUT, otlp.export(batch)).await {
             Ok(exported) => exported.map_err(|error| error.to_string()),

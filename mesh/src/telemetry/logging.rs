@@ -1,10 +1,14 @@
 //! Logs. They go to standard error: what a program prints as its result stays clean.
+//!
+//! No thread that logs waits for whoever reads the log: see [`Outlet`].
 
 use std::{
+    backtrace::Backtrace,
     env, fmt,
-    io::{self, IsTerminal},
+    io::{self, IsTerminal, Write},
+    panic,
     str::FromStr,
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use tracing::level_filters::LevelFilter;
@@ -17,7 +21,10 @@ use tracing_subscriber::{
     util::SubscriberInitExt as _,
 };
 
-use super::TelemetryError;
+use super::{TelemetryError, outlet::Outlet};
+
+/// Of this process's log, once it is set up.
+static LOG: OnceLock<Outlet> = OnceLock::new();
 
 /// How a log line is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -119,13 +126,65 @@ fn directive(part: &str) -> Result<(Option<String>, LevelFilter), BadFilter> {
 }
 
 /// Sets up the logs of this process: to standard error, filtered by `RUST_LOG`, from `info` on where that says nothing.
+/// Panics are logged too, since a runtime catches a task's. At its end the process drops a [`FlushLog`] or calls [`exit`].
+///
+/// # Errors
+/// `RUST_LOG` is wrong, logs were set up before, or the system has no thread left.
 pub fn init_logging(format: LogFormat) -> Result<LogFilter, TelemetryError> {
     let filter = log_filter()?;
     let at_start = filter.to_string().into();
     let (filter, handle) = reload::Layer::new(filter);
     let layer = lines(format).with_filter(filter);
+    let outlet = Outlet::start("log", io::stderr(), |lost| {
+        tracing::warn!("{lost} log lines were lost as nobody read them");
+    });
+    LOG.set(outlet.map_err(TelemetryError::LogThread)?).map_err(|_| TelemetryError::AlreadySet)?;
     tracing_subscriber::registry().with(layer).try_init().map_err(|_| TelemetryError::AlreadySet)?;
+    panic::set_hook(Box::new(|panic| {
+        let backtrace = Backtrace::capture();
+        tracing::error!(%panic, %backtrace, "a task panicked");
+    }));
     Ok(LogFilter { handle, at_start })
+}
+
+/// Waits until the log is written when it is dropped, a panic included, for [`crate::limits::LOG_FLUSH`] at most.
+#[derive(Debug)]
+pub struct FlushLog;
+
+impl Drop for FlushLog {
+    fn drop(&mut self) {
+        flush();
+    }
+}
+
+fn flush() {
+    if let Some(log) = LOG.get() {
+        log.flush();
+    }
+}
+
+/// Ends the process once its log is written, or at [`crate::limits::LOG_FLUSH`]; `std::process::exit` loses what waits.
+pub fn exit(status: i32) -> ! {
+    flush();
+    std::process::exit(status)
+}
+
+/// Says on standard error why the process ends, behind all that was logged: on a line of its own, whatever is logged. Waits
+/// for a reader as [`FlushLog`] does where logs are set up, and otherwise as any program does.
+pub fn say_last(why: &str) {
+    match LOG.get() {
+        Some(log) => {
+            log.push(format!("{why}\n").as_bytes());
+            log.flush();
+        }
+        // Without standard error there is nobody to tell.
+        None => drop(writeln!(io::stderr(), "{why}")),
+    }
+}
+
+/// Lines of the log that nobody read in time.
+pub fn log_lines_lost() -> u64 {
+    LOG.get().map_or(0, Outlet::lost)
 }
 
 fn lines(format: LogFormat) -> Box<dyn Layer<Registry> + Send + Sync> {
@@ -133,9 +192,25 @@ fn lines(format: LogFormat) -> Box<dyn Layer<Registry> + Send + Sync> {
         LogFormat::Text => {
             let has_colours =
                 io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-            layer().compact().with_ansi(has_colours).with_writer(io::stderr).boxed()
+            layer().compact().with_ansi(has_colours).with_writer(|| ToLog).boxed()
         }
-        LogFormat::Json => layer().json().flatten_event(true).with_span_list(false).with_writer(io::stderr).boxed(),
+        LogFormat::Json => layer().json().flatten_event(true).with_span_list(false).with_writer(|| ToLog).boxed(),
+    }
+}
+
+/// Takes a line at a time, as the layers above write them.
+struct ToLog;
+
+impl Write for ToLog {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if let Some(log) = LOG.get() {
+            log.push(line);
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

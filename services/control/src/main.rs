@@ -1,5 +1,7 @@
 //! `weft-control`: the control plane as a program of its own. `weft control` is the same.
 
+use std::process::ExitCode;
+
 use clap::Parser;
 use weft_control::{Args, ReleaseArgs, StateArgs, TokenArgs};
 
@@ -23,8 +25,18 @@ enum Command {
     Claims(StateArgs),
 }
 
-fn main() -> anyhow::Result<()> {
-    match Cli::parse() {
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            weft_mesh::telemetry::say_last(&format!("weft-control: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
+    match cli {
         Cli { command: Some(Command::Token(args)), .. } => {
             println!("{}", weft_control::token(&args)?);
             Ok(())

@@ -40,7 +40,7 @@ const RUNTIME_STOP: Duration = Duration::from_millis(200);
 pub fn run(args: Args) -> anyhow::Result<()> {
     tls::install_crypto_provider();
     telemetry::init_logging(args.log_format)?;
-    log_panics();
+    let _flushes = telemetry::FlushLog;
     let budget = Budget::of_files(raise_file_limit());
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -149,14 +149,6 @@ fn raise_file_limit() -> u64 {
         tracing::warn!(?limit, %error, "open files, and so connections, are limited");
     }
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
-}
-
-/// A panic in a task is caught by the runtime: the log must say so.
-fn log_panics() {
-    std::panic::set_hook(Box::new(|panic| {
-        let backtrace = std::backtrace::Backtrace::capture();
-        tracing::error!(%panic, %backtrace, "a task panicked");
-    }));
 }
 
 /// A control plane whose ports are bound.

@@ -7,7 +7,6 @@
 //! - It sends a plain HTTP request so slowly that the server gives it up, and ends the connection.
 //! - In a tunnel, or after an upgrade, it says something for which the service ends the connection.
 
-use tokio::time::Instant;
 use weft_mesh::errors::Reason;
 
 use super::{
@@ -17,6 +16,7 @@ use super::{
 use crate::{
     attempt::Miss,
     classify::{Outcome, code},
+    moment::Moment,
     rpc::Rpc,
 };
 
@@ -26,7 +26,7 @@ impl State {
     pub(super) fn is_excused(&self, outcome: Outcome, call: &Call) -> bool {
         match outcome {
             Outcome::Grpc(code::DEADLINE_EXCEEDED) | Outcome::Failed(Reason::DeadlineExceeded) => {
-                !self.has_had_its_time(call.started, call.deadline.get(), call.worker.now())
+                !self.has_had_its_time(call.started, call.deadline.get(), call.worker.moment())
             }
             Outcome::Reset(_) => self.is_in_tunnel() || self.is_cut_short(call),
             Outcome::Failed(Reason::ConnectionBroke) => self.is_cut_short(call),
@@ -48,7 +48,7 @@ impl State {
     /// Whether at least half of a call's time was the service's: its caller had sent all, or the service had taken nothing
     /// more of it, and the caller has read what there is of the answer.
     #[cold]
-    fn has_had_its_time(&self, started: Instant, deadline: Option<Instant>, now: Instant) -> bool {
+    fn has_had_its_time(&self, started: Moment, deadline: Option<Moment>, now: Moment) -> bool {
         let Some(deadline) = deadline else { return true };
         if matches!(self.answer, Answer::Begun { waiting, .. } if waiting > 0) {
             return false;
@@ -58,7 +58,7 @@ impl State {
             (false, Some(stuck)) => stuck,
             (false, None) => return false,
         };
-        2 * now.saturating_duration_since(since) >= deadline.saturating_duration_since(started)
+        2 * now.since(since) >= deadline.since(started)
     }
 
     fn is_in_tunnel(&self) -> bool {

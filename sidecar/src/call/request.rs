@@ -1,11 +1,10 @@
 //! A call's request: what has come of it, what was sent on, and what is kept to be sent again.
 
-use tokio::time::Instant;
 use weft_mesh::limits;
 use weft_wire::Headers;
 
 use super::Side;
-use crate::{budget::Charge, worker::Worker};
+use crate::{budget::Charge, moment::Moment, worker::Worker};
 
 /// The request, as far as it has come.
 pub(super) struct Request {
@@ -21,14 +20,14 @@ pub(super) struct Request {
     /// All of it is here.
     pub(super) is_over: bool,
     /// Since when, or since when the call is there.
-    pub(super) whole_at: Instant,
+    pub(super) whole_at: Moment,
     /// Bytes of the body that have come from the caller.
     pub(super) received: usize,
     /// Bytes of the body that this try has sent, and those that wait for the endpoint's window.
     pub(super) sent: usize,
     pub(super) waiting: usize,
     /// Since when the endpoint has taken none of those that wait.
-    pub(super) stuck_since: Option<Instant>,
+    pub(super) stuck_since: Option<Moment>,
     /// Who is charged for those that wait.
     pub(super) charge: Option<Charge>,
     /// Bytes of the body for which the caller got its window back.
@@ -36,7 +35,7 @@ pub(super) struct Request {
 }
 
 impl Request {
-    pub(super) fn new(head: Headers, is_whole: bool, now: Instant) -> Self {
+    pub(super) fn new(head: Headers, is_whole: bool, now: Moment) -> Self {
         Self {
             head,
             kept: Vec::new(),
@@ -90,7 +89,7 @@ impl Request {
     }
 
     /// Parts that had to wait have been sent.
-    pub(super) fn waited(&mut self, bytes: usize, now: Instant) {
+    pub(super) fn waited(&mut self, bytes: usize, now: Moment) {
         self.waiting -= bytes.min(self.waiting);
         self.stuck_since = (self.waiting > 0).then_some(now);
         if let Some(charge) = &mut self.charge {

@@ -90,7 +90,7 @@ impl State {
         if !is_head_all {
             self.request.resend(&endpoint, &call.caller, &call.worker);
         }
-        self.request.stuck_since = (self.request.waiting > 0).then_some(call.worker.now());
+        self.request.stuck_since = (self.request.waiting > 0).then_some(call.worker.moment());
         self.endpoint = Some(endpoint);
     }
 

@@ -244,7 +244,7 @@ impl Core {
     }
 
     fn wants_tunnel(&self) -> bool {
-        matches!(self.request.method, http1::MethodKind::Upgrade | http1::MethodKind::Connect)
+        self.request.method.wants_tunnel()
     }
 
     /// A service was asked for a tunnel, and has answered.

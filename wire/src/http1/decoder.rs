@@ -209,7 +209,7 @@ impl Decoder {
         }
         self.expected = None;
         let is_success = status < 300;
-        if method == MethodKind::Upgrade && is_success {
+        if matches!(method, MethodKind::Upgrade | MethodKind::Withheld) && is_success {
             headers.set(Name::other(DECLINED), b"declined");
         }
         let is_connected = method == MethodKind::Connect && is_success;

@@ -58,7 +58,7 @@ impl Encoder {
         let length = length(head)?;
         let (verb, target) = match method {
             MethodKind::Connect => (head.method(), head.authority()),
-            MethodKind::Upgrade => (Some(&b"GET"[..]), head.path()),
+            MethodKind::Upgrade | MethodKind::Withheld => (Some(&b"GET"[..]), head.path()),
             MethodKind::Head | MethodKind::Other => (head.method(), head.path()),
         };
         let (verb, target) = (verb.ok_or(Error::RequestLine)?, target.ok_or(Error::Target)?);
@@ -71,7 +71,9 @@ impl Encoder {
         }
         let host = head.authority().or_else(|| head.get(Name::HOST)).unwrap_or_default();
         put(out, &[verb, b" ", target, b" HTTP/1.1\r\nhost: ", host, b"\r\n"]);
-        if let Some(protocol) = head.protocol() {
+        if method == MethodKind::Upgrade
+            && let Some(protocol) = head.protocol()
+        {
             put(out, &[b"connection: upgrade\r\nupgrade: ", protocol, b"\r\n"]);
         }
         put_fields(out, head, method.wants_tunnel());

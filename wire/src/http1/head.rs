@@ -302,6 +302,8 @@ pub(super) fn take_upgrade(said: &Said, is_http10: bool, has_body: bool, headers
     {
         headers.set(Name::METHOD, b"CONNECT");
         headers.set(Name::PROTOCOL, protocol);
+        // Whether it is declined is not for the client to say.
+        headers.remove(Name::other(super::DECLINED));
     }
     MethodKind::of(headers)
 }

@@ -252,6 +252,22 @@ fn a_tunnel_begins_only_where_it_was_asked_for() {
     assert_eq!(responses(MethodKind::Other, switching).error, Some(Error::Upgrade));
     let seen = responses(MethodKind::Upgrade, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
     assert!(seen.heads[0].0.get(Name::other(DECLINED)).is_some() && seen.ends == 1);
+
+    // What a relay has declined is no offer, and no answer accepts it.
+    assert_eq!(responses(MethodKind::Withheld, switching).error, Some(Error::Upgrade));
+    let seen = responses(MethodKind::Withheld, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    assert!(seen.heads[0].0.get(Name::other(DECLINED)).is_some() && seen.ends == 1);
+    let asks =
+        [(":method", "CONNECT"), (":path", "/"), (":authority", "a"), (":protocol", "x-http"), ("content-length", "5")];
+    let write = |more: &[(&str, &str)]| {
+        let mut out = Vec::new();
+        let request =
+            Encoder::new().request(&mut out, &list(&[&asks[..], more].concat()), false).expect("it can be written");
+        (String::from_utf8(out).expect("text"), request.method)
+    };
+    let offered = "GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: x-http\r\n\r\n";
+    assert_eq!(write(&[]), (offered.to_owned(), MethodKind::Upgrade));
+    assert_eq!(write(&[(DECLINED, "1")]), ("GET / HTTP/1.1\r\nhost: a\r\n\r\n".to_owned(), MethodKind::Withheld));
 }
 
 #[test]

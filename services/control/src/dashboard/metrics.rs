@@ -23,6 +23,9 @@ pub(super) fn answer(figures: Figures) -> Response {
     let pinned: Gauge = Gauge::default();
     pinned.set(i64::try_from(figures.claims_pinned).unwrap_or(i64::MAX));
     registry.register("claims_pinned", "Contracts and virtual addresses that are pinned to an identity", pinned);
+    let lost: Counter = Counter::default();
+    lost.inc_by(weft_mesh::telemetry::log_lines_lost());
+    registry.register("log_lines_lost", "Log lines that were lost as nobody read them", lost);
     let mut text = String::new();
     match text::encode(&mut text, &registry) {
         Ok(()) => ([(CONTENT_TYPE, OPEN_METRICS)], text).into_response(),

@@ -47,7 +47,7 @@ async fn call(head: &Headers, bytes: usize) -> (Play, weft_wire::StreamId) {
         peer.pass(1).await.expect("it is read");
     }
     let call = Rc::clone(&calls.borrow()[0]);
-    let breaker = Arc::new(Breaker::new(BreakerPolicy::default(), worker.now()));
+    let breaker = Arc::new(Breaker::new(BreakerPolicy::default()));
     let labels = CallLabels {
         direction: Direction::Outbound,
         service: "probe.shop".into(),
@@ -57,7 +57,7 @@ async fn call(head: &Headers, bytes: usize) -> (Play, weft_wire::StreamId) {
     let mut record = CallRecord::begin(&worker, &worker.shared.metrics.calls(labels), call.started, None);
     record.admitted(&breaker, Permit::Call);
     call.record(record);
-    call.end_by(Some(call.started + TIMEOUT), Limit::Contracts);
+    call.end_by(call.started.checked_add(TIMEOUT), Limit::Contracts);
     // The service takes as much as HTTP/2 lets it take before it has said anything.
     let counted = Counted::new(&worker.accounts.outbound, &Rc::default());
     let upstream = Link::client(&worker, &worker.wire_limits.mesh_made, &Rc::default(), counted);
@@ -73,7 +73,7 @@ impl Play {
     /// How many failures its service is charged with, once the call is over.
     fn failures(&self) -> u32 {
         assert!(self.call.is_over());
-        self.breaker.statistics(self.worker.now()).failures
+        self.breaker.statistics(self.worker.moment()).failures
     }
 
     fn answer(&self, bytes: usize) {
