@@ -20,6 +20,9 @@
 //! calls whose bytes wait for that load are broken off. That is the only way to stop them: their windows were given to
 //! others, who share the connection that holds the bytes.
 //!
+//! While a connection is not read, nobody hears that its calls were given up, or that its peer has gone. So one of another
+//! sidecar ends when nothing that it holds has gone on for [`limits::PAUSED_TIME`].
+//!
 //! A connection counts its bytes at the end of each turn. A worker adds them up on its own and tells the process in steps,
 //! so a turn costs two additions, and hardly ever touches what workers share. A load is one worker's: with more workers, a
 //! peer has a part on each, and each part is smaller as the others fill.

@@ -78,8 +78,8 @@ pub(crate) async fn serve<IO>(
         }
     };
     let ended = Driver::new(worker, &link, Role::Server, stream, on).await;
-    if let Err(LinkError::Expired) = ended {
-        worker.log(|| format!("{name} closed: {}", LinkError::Expired));
+    if let Err(why @ (LinkError::Expired | LinkError::Paused)) = &ended {
+        worker.log(|| format!("{name} closed: {why}"));
     }
     if let Err(LinkError::Protocol(e)) = ended {
         worker.shared.metrics.counters.connections_malformed.fetch_add(1, Relaxed);

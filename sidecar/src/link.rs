@@ -22,6 +22,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::{Instant, Sleep, sleep_until},
 };
+use weft_mesh::limits;
 use weft_wire::{CannotOpen, Code, ConnectionError, Event, Headers, Limits, Notice, StreamId, Usage};
 
 use crate::{
@@ -317,6 +318,8 @@ pub(crate) enum LinkError {
     Protocol(#[from] ConnectionError),
     #[error("the certificate of one side has expired")]
     Expired,
+    #[error("it was not read for lack of memory, and nothing that it holds has gone on for {:?}", limits::PAUSED_TIME)]
+    Paused,
 }
 
 /// Which end of a connection we are.
@@ -354,6 +357,8 @@ pub(crate) struct Driver<IO, F> {
     is_held_back: bool,
     /// Nothing was read in this turn, by our own choice.
     is_unread: bool,
+    /// Since when it is not read for lack of memory and holds so much.
+    paused: Option<(Instant, usize)>,
     /// Something was written since the peer was last judged.
     has_written: bool,
     /// What the sleep is set to, which may be sooner than what is next due: setting it anew costs more than a turn too
@@ -385,6 +390,7 @@ where
             heads_refused: 0,
             is_held_back: false,
             is_unread: false,
+            paused: None,
             has_written: false,
             wakes_at: None,
             sleep: None,
@@ -412,6 +418,9 @@ where
         let written = self.write(cx);
         self.link.offer_room();
         read?;
+        if self.is_paused_too_long() {
+            return Poll::Ready(Err(LinkError::Paused));
+        }
         let is_written = written?.is_ready();
         self.keep_time(cx)?;
         // There may be more to read, of which the socket says nothing as it was not asked. While writing waits for the
@@ -437,6 +446,17 @@ where
         let _ = self.write(cx);
         let _ = Pin::new(&mut self.io).poll_shutdown(cx);
         LinkError::Expired
+    }
+
+    /// Whether nothing has moved for too long on a connection that is not read for lack of memory. Where PINGs are sent, there
+    /// is a turn to see it.
+    fn is_paused_too_long(&self) -> bool {
+        let is_over = |(since, _)| self.worker.now().saturating_duration_since(since) >= limits::PAUSED_TIME;
+        let is_over = self.paused.is_some_and(is_over);
+        if is_over {
+            self.worker.shared.metrics.limit_reached("PAUSED_TIME");
+        }
+        is_over
     }
 
     /// Counts the limits that the peer has reached. Gives back whether heads were among it that were too large.
@@ -508,10 +528,17 @@ where
     #[inline]
     fn is_not_to_be_read(&mut self, was_held_back: bool) -> bool {
         let core = self.link.core.borrow();
+        if self.link.counted.is_paused(|| (core.held_bytes(), core.has_unsent()), &self.link.driver) {
+            self.is_unread = true;
+            let held = core.held_bytes();
+            if self.paused.is_none_or(|(_, before)| before != held) {
+                self.paused = Some((self.worker.now(), held));
+            }
+            return true;
+        }
+        self.paused = None;
         // The core's timer gives the turn in which a flooding peer is read again.
-        if self.link.counted.is_paused(|| (core.held_bytes(), core.has_unsent()), &self.link.driver)
-            || core.is_paused(self.worker.now().into_std())
-        {
+        if core.is_paused(self.worker.now().into_std()) {
             self.is_unread = true;
             return true;
         }

@@ -6,7 +6,6 @@ use tokio::{
     task::{LocalSet, spawn_local, yield_now},
     time::advance,
 };
-use weft_mesh::limits;
 use weft_wire::Name;
 
 use super::*;
@@ -15,7 +14,8 @@ use crate::trial::{
     peer::{connected, post},
 };
 
-const MINUTES: u64 = 120;
+/// Longer than a peer may be silent, and not as long as one may be paused.
+const LONG: u64 = 100;
 
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_is_not_read_for_lack_of_memory_is_not_given_up() {
@@ -35,7 +35,7 @@ async fn a_peer_that_is_not_read_for_lack_of_memory_is_not_given_up() {
             let others = Counted::new(&worker.accounts.inbound, &load);
             others.set(limits::MEMORY_BYTES / 2);
             peer.call(&post(), 1_000);
-            peer.pass(MINUTES).await.expect("it hears of the sidecar");
+            peer.pass(LONG).await.expect("it hears of the sidecar");
             assert!(!serving.is_finished(), "and is not judged by what nobody reads");
             assert_eq!(calls.borrow().len(), 1, "nothing was read");
             others.set(0);
@@ -45,12 +45,36 @@ async fn a_peer_that_is_not_read_for_lack_of_memory_is_not_given_up() {
 
             // One that is gone is noticed as soon as it is read.
             peer.is_reading = false;
-            for _ in 0..10 * MINUTES {
+            for _ in 0..10 * LONG {
                 advance(Duration::from_millis(100)).await;
                 yield_now().await;
             }
             assert!(serving.is_finished(), "it has not answered");
             attending.abort();
+        })
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_is_paused_and_holds_the_same_for_long_ends() {
+    LocalSet::new()
+        .run_until(async {
+            let (worker, _questions) = trial::worker_with_questions();
+            let load: Rc<Load> = Rc::default();
+            let (mut peer, calls, serving) = connected(&worker, &load, false);
+            peer.call(&post(), 1_000);
+            peer.pass(1).await.expect("it is read");
+            let others = Counted::new(&worker.accounts.inbound, &load);
+            others.set(limits::MEMORY_BYTES / 2);
+            peer.call(&post(), 1_000);
+            for _ in 0..2 * limits::PAUSED_TIME.as_secs() {
+                // Its end is an end of the stream.
+                let _ = peer.pass(1).await;
+            }
+            assert!(serving.is_finished(), "nobody would hear that its calls were given up");
+            others.set(0);
+            drop(calls);
+            assert_eq!(load.bytes(), 0);
         })
         .await;
 }
@@ -70,7 +94,7 @@ async fn a_peer_that_reads_slowly_is_not_given_up_and_one_that_does_not_read_is(
             call.response_head(head, false);
             call.response_data(&vec![0; limits::SEND_BUFFER_BYTES * 2], false);
             peer.is_reading = false;
-            for _ in 0..MINUTES / 2 {
+            for _ in 0..LONG / 2 {
                 peer.pass(1).await.expect("no time is up for it");
                 // A few bytes a second.
                 let mut some = [0; 100];
@@ -85,7 +109,7 @@ async fn a_peer_that_reads_slowly_is_not_given_up_and_one_that_does_not_read_is(
                 peer.unread = input.to_vec();
             }
             assert!(!serving.is_finished(), "it takes what it is sent");
-            for _ in 0..10 * MINUTES {
+            for _ in 0..10 * LONG {
                 advance(Duration::from_millis(100)).await;
                 yield_now().await;
             }
