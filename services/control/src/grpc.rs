@@ -11,7 +11,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::mpsc,
     task::{JoinError, JoinSet},
-    time::Instant,
+    time::{Instant, timeout_at},
 };
 use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::ReceiverStream;
@@ -113,7 +113,7 @@ async fn accept(
             Ok((stream, from)) => match admission.enter(from.ip(), Instant::now()) {
                 Ok(place) => {
                     let acceptor = TlsAcceptor::from(credentials.config());
-                    handshakes.spawn(handshake(stream, from, acceptor, place, ready.clone()));
+                    handshakes.spawn(admit(stream, from, acceptor, place, ready.clone()));
                 }
                 // Closed at once. Not a warning for each: who can make many connections could make many of those.
                 Err(full) => tracing::debug!(%from, %full, "a connection was refused"),
@@ -134,29 +134,53 @@ fn look_at(ended: Result<(), JoinError>) {
     }
 }
 
-/// One handshake; its connection goes to the server.
-async fn handshake(
+/// One connection until the server has it. The handshake is boxed, so that one that says nothing costs little.
+async fn admit(
     stream: TcpStream,
     from: SocketAddr,
     acceptor: TlsAcceptor,
     mut place: Place,
     ready: mpsc::Sender<io::Result<Connection>>,
 ) {
+    let (must_go, deadline) = (place.must_go(), Instant::now() + limits::HANDSHAKE_TIMEOUT);
+    let mut first = [0];
+    let spoken = tokio::select! {
+        spoken = timeout_at(deadline, stream.peek(&mut first)) => spoken,
+        () = must_go.cancelled() => return made_room(from),
+    };
+    match spoken {
+        Ok(_) => place.note_sent(Instant::now()),
+        Err(_) => return late(from),
+    }
+    Box::pin(handshake(stream, from, acceptor, place, deadline, ready)).await;
+}
+
+fn made_room(from: SocketAddr) {
+    tracing::debug!(%from, "a handshake was given up to make room for another");
+}
+
+fn late(from: SocketAddr) {
+    tracing::warn!(%from, within = ?limits::HANDSHAKE_TIMEOUT, "a handshake was not finished in time");
+}
+
+/// One handshake; its connection goes to the server.
+async fn handshake(
+    stream: TcpStream,
+    from: SocketAddr,
+    acceptor: TlsAcceptor,
+    mut place: Place,
+    deadline: Instant,
+    ready: mpsc::Sender<io::Result<Connection>>,
+) {
     let must_go = place.must_go();
     let shaking = async {
         // Messages are small, and each is waited for.
         stream.set_nodelay(true)?;
-        stream.peek(&mut [0]).await?;
-        place.note_sent(Instant::now());
-        // Boxed, so that who says nothing costs little.
-        Box::pin(acceptor.accept(stream)).await
+        acceptor.accept(stream).await
     };
     let shaken = tokio::select! {
-        shaken = tokio::time::timeout(limits::HANDSHAKE_TIMEOUT, shaking) => shaken,
-        () = must_go.cancelled() => {
-            tracing::debug!(%from, "a handshake was given up to make room for another");
-            return;
-        }
+        shaken = timeout_at(deadline, shaking) => shaken,
+        () = must_go.cancelled() => return made_room(from),
     };
     let stream = match shaken {
         Ok(Ok(stream)) => stream,
@@ -164,10 +188,7 @@ async fn handshake(
             tracing::warn!(%from, %error, "a peer was refused in its handshake");
             return;
         }
-        Err(_) => {
-            tracing::warn!(%from, within = ?limits::HANDSHAKE_TIMEOUT, "a handshake was not finished in time");
-            return;
-        }
+        Err(_) => return late(from),
     };
     let leaf = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
     let peer = match Peer::new(from, leaf.map(|leaf| &leaf[..]), Arc::default()) {
