@@ -358,6 +358,12 @@ limits! {
     DESCRIPTORS_ASKED: usize = 4,
         "Streams of one identity from one network that are asked for descriptors at once, as each may send \
          CONTROL_MESSAGE_BYTES; others wait for their turn, and need not send what a replica has sent by then.";
+    ANSWER_BYTES_UNREAD: usize = 16 * 1024 * 1024,
+        "Of what the control plane has answered to one identity in one network and that was not read: past it the identity is \
+         told nothing more until it reads.";
+    ANSWERS_AT_ONCE: usize = 4,
+        "Answers about contracts and services of the whole mesh that one identity in one network has at once, as each may have \
+         CONTROL_MESSAGE_BYTES; further ones wait for their turn.";
     LOCAL_RESETS: usize = 1_024,
         "Streams that a peer's protocol errors may make the control plane reset before its connection ends \
          (RUSTSEC-2024-0003).";

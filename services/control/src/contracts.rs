@@ -11,6 +11,7 @@ use weft_contracts::weft::discovery::v1::{
 use weft_mesh::{limits, names::shown};
 
 use crate::{
+    answers::{Turn, in_turn},
     directory::{Directory, Question},
     peer::authenticated,
 };
@@ -24,8 +25,9 @@ pub(crate) struct ContractsService {
 impl contracts_server::Contracts for ContractsService {
     async fn list(&self, request: Request<ListContractsRequest>) -> Result<Response<ListContractsResponse>, Status> {
         let caller = authenticated(&request)?;
+        let turn = caller.unread().turn().await?;
         let sight = self.directory.sight_of(caller.id.service());
-        answer(ListContractsResponse { contracts: self.directory.contracts(&sight) })
+        answer(turn, ListContractsResponse { contracts: self.directory.contracts(&sight) })
     }
 
     async fn describe(
@@ -61,11 +63,12 @@ impl contracts_server::Contracts for ContractsService {
                 (Question::Extension(extension.extendee, extension.number), what)
             }
         };
+        let turn = caller.unread().turn().await?;
         let files = self.directory.describe(&question, &sight).map_err(|closest| match closest {
             Some(closest) => Status::not_found(format!("no {what} is known; did you mean `{closest}`?")),
             None => Status::not_found(format!("no {what} is known")),
         })?;
-        Ok(Response::new(DescribeContractResponse { files, extension_numbers: Vec::new() }))
+        Ok(in_turn(DescribeContractResponse { files, extension_numbers: Vec::new() }, turn))
     }
 
     async fn list_services(
@@ -73,8 +76,9 @@ impl contracts_server::Contracts for ContractsService {
         request: Request<ListServicesRequest>,
     ) -> Result<Response<ListServicesResponse>, Status> {
         let caller = authenticated(&request)?;
+        let turn = caller.unread().turn().await?;
         let sight = self.directory.sight_of(caller.id.service());
-        answer(ListServicesResponse { services: self.directory.services_in(&sight) })
+        answer(turn, ListServicesResponse { services: self.directory.services_in(&sight) })
     }
 }
 
@@ -91,9 +95,9 @@ fn check_length(name: &str) -> Result<(), Status> {
 }
 
 /// An answer about the whole mesh, unless it is so large that no caller takes it.
-fn answer<T: Message>(answer: T) -> Result<Response<T>, Status> {
+fn answer<T: Message>(turn: Turn, answer: T) -> Result<Response<T>, Status> {
     match answer.encoded_len() {
-        0..=limits::CONTROL_MESSAGE_BYTES => Ok(Response::new(answer)),
+        0..=limits::CONTROL_MESSAGE_BYTES => Ok(in_turn(answer, turn)),
         bytes => Err(Status::resource_exhausted(format!(
             "the answer has {bytes} bytes; at most {} fit a message",
             limits::CONTROL_MESSAGE_BYTES

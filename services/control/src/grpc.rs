@@ -29,6 +29,7 @@ use weft_mesh::limits;
 use crate::{
     admission::{Admission, Budget, Place},
     announce::RegistryService,
+    answers::Counting,
     ca::Ca,
     connection::Connection,
     contracts::ContractsService,
@@ -79,6 +80,7 @@ pub(crate) async fn serve(
         .http2_max_pending_accept_reset_streams(Some(limits::RESETS_PENDING_ACCEPT))
         .http2_max_local_error_reset_streams(Some(limits::LOCAL_RESETS))
         .max_frame_size(limits::MAX_FRAME_BYTES)
+        .layer(Counting)
         .layer(MapRequestLayer::new(messages::watch_over as fn(_) -> _))
         .add_service(IdentityServer::new(identity).max_decoding_message_size(SIGN_MESSAGE_BYTES))
         .add_service(RegistryServer::new(registry).max_decoding_message_size(limits::CONTROL_MESSAGE_BYTES))

@@ -22,6 +22,7 @@ pub mod traces;
 mod admission;
 mod announce;
 mod announcement;
+mod answers;
 mod args;
 mod claims;
 mod connection;

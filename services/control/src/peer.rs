@@ -12,6 +12,7 @@ use tonic::{Request, Status};
 use weft_mesh::identity::{IdentityError, SpiffeId};
 
 use crate::{
+    answers::Unread,
     connection::{Activity, Call},
     streams::{Kind, OfConnection, OfIdentity, Open},
 };
@@ -83,6 +84,11 @@ impl Caller {
         &self.streams.identity.descriptors
     }
 
+    /// What its identity has not read of the answers to it.
+    pub(crate) fn unread(&self) -> &Unread {
+        &self.streams.identity.unread
+    }
+
     #[cfg(test)]
     pub(crate) fn new(id: SpiffeId, host: IpAddr, not_after: SystemTime) -> Self {
         let call = Arc::new(Arc::<Activity>::default().begin());
@@ -115,6 +121,11 @@ impl Peer {
     /// The identity that the handshake proved.
     pub(crate) fn id(&self) -> Option<&SpiffeId> {
         self.svid.as_ref().map(|svid| &svid.id)
+    }
+
+    /// What its identity has not read of the answers to it.
+    pub(crate) fn unread(&self) -> Arc<Unread> {
+        Arc::clone(&self.streams.identity.unread)
     }
 
     pub(crate) fn activity(&self) -> &Arc<Activity> {

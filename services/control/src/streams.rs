@@ -12,6 +12,8 @@ use tokio::sync::Semaphore;
 use tonic::Status;
 use weft_mesh::limits;
 
+use crate::answers::Unread;
+
 /// What a stream is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -60,11 +62,13 @@ pub(crate) struct OfIdentity {
     open: Counts,
     /// Who may be sending descriptors now ([`limits::DESCRIPTORS_ASKED`]).
     pub(crate) descriptors: Arc<Semaphore>,
+    pub(crate) unread: Arc<Unread>,
 }
 
 impl Default for OfIdentity {
     fn default() -> Self {
-        Self { open: Counts::default(), descriptors: Arc::new(Semaphore::new(limits::DESCRIPTORS_ASKED)) }
+        let descriptors = Arc::new(Semaphore::new(limits::DESCRIPTORS_ASKED));
+        Self { open: Counts::default(), descriptors, unread: Arc::default() }
     }
 }
 

@@ -86,6 +86,14 @@ impl Running {
     }
 
     async fn channel(&self, svid: Option<&Svid>) -> Result<Channel, tonic::transport::Error> {
+        self.channel_of(ChannelEndpoint::from_static("http://control.weft"), svid).await
+    }
+
+    async fn channel_of(
+        &self,
+        endpoint: ChannelEndpoint,
+        svid: Option<&Svid>,
+    ) -> Result<Channel, tonic::transport::Error> {
         let control = SpiffeId::of_control_plane(self.ca.trust_domain());
         let name = tls::server_name(&control);
         let connector = TlsConnector::from(tls::client_config(svid, self.ca.bundle(), control).unwrap());
@@ -97,7 +105,7 @@ impl Running {
                 connector.connect(name, stream).await.map(TokioIo::new)
             }
         });
-        ChannelEndpoint::from_static("http://control.weft").connect_with_connector(connect).await
+        endpoint.connect_with_connector(connect).await
     }
 
     /// As a sidecar gets its first identity.

@@ -1,7 +1,11 @@
 //! The control plane as compromised sidecars and strangers meet it.
 
+use http_body_util::Full;
 use tokio::time::sleep;
+use tonic::body::Body;
+use tower::{Service as _, ServiceExt as _};
 use weft_contracts::weft::discovery::v1::not_found;
+use weft_mesh::limits;
 
 use super::*;
 
@@ -359,5 +363,39 @@ async fn few_streams_of_one_identity_are_asked_for_descriptors_at_once() {
     // What a replica has sent need not be sent again: the next word to it is none of that.
     same.say(announce_request::What::Announce(describing(&mesh, "same", 7010, set))).await;
     assert!(!same.answer().await.unwrap().send_descriptors);
+    mesh.stop().await;
+}
+
+/// The head of an answer about all services, whose body nobody reads.
+async fn unread(mut channel: Channel) -> http::Response<Body> {
+    let no_fields = Body::new(Full::new(Bytes::from_static(&[0; 5])));
+    let request = http::Request::post("http://control.weft/weft.discovery.v1.Contracts/ListServices")
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(no_fields)
+        .unwrap();
+    channel.ready().await.unwrap().call(request).await.unwrap()
+}
+
+#[tokio::test]
+async fn who_reads_no_answers_gets_few_of_them_and_others_get_theirs() {
+    let dir = tempfile::tempdir().unwrap();
+    let mesh = Running::start(dir.path()).await;
+    let users = mesh.sidecar("users.shop").await;
+    let mut announcing = Announcing::open(&users, announce(&mesh, "users.shop", "u1", 7001)).await;
+    announcing.answer().await.unwrap();
+    // One byte of each answer may be sent.
+    let narrow = ChannelEndpoint::from_static("http://control.weft").initial_stream_window_size(1);
+    let greedy = mesh.channel_of(narrow, Some(&mesh.join(GREEDY).await)).await.unwrap();
+    let mut answers = Vec::new();
+    for _ in 0..limits::ANSWERS_AT_ONCE {
+        answers.push(timeout(SOON, unread(greedy.clone())).await.unwrap());
+    }
+    let mut next = Box::pin(unread(greedy));
+    assert!(timeout(Duration::from_millis(200), &mut next).await.is_err(), "the others are not read");
+    let services = timeout(SOON, ContractsClient::new(users).list_services(ListServicesRequest {})).await.unwrap();
+    assert_eq!(services.unwrap().into_inner().services.len(), 1);
+    answers.pop();
+    timeout(SOON, next).await.unwrap();
     mesh.stop().await;
 }

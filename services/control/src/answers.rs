@@ -1,0 +1,245 @@
+//! What was answered and not read yet: whose it is, and how much of it there may be.
+//!
+//! A client that reads nothing, or gives no window, has its answers wait here. They may be large, and there are many calls
+//! of many connections. So each part of an answer counts for the identity of its call until HTTP/2 has sent it, and an
+//! identity that has [`limits::ANSWER_BYTES_UNREAD`] unread is told nothing more until it reads. Others are not concerned.
+//! An answer about the whole mesh is made as a whole, before anything of it is sent: of those an identity has
+//! [`limits::ANSWERS_AT_ONCE`] at once.
+
+use std::{
+    convert::Infallible,
+    pin::{Pin, pin},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use tokio::{
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
+use tonic::{Response, Status, body::Body};
+use tower::{Layer, Service};
+use weft_mesh::limits;
+
+use crate::peer::Peer;
+
+/// What an identity has not read.
+#[derive(Debug)]
+pub(crate) struct Unread {
+    bytes: AtomicUsize,
+    has_room: Notify,
+    turns: Arc<Semaphore>,
+}
+
+impl Default for Unread {
+    fn default() -> Self {
+        let turns = Arc::new(Semaphore::new(limits::ANSWERS_AT_ONCE));
+        Self { bytes: AtomicUsize::new(0), has_room: Notify::new(), turns }
+    }
+}
+
+/// The turn of a large answer. It ends when HTTP/2 has sent the answer, or has given it up.
+#[derive(Clone)]
+pub(crate) struct Turn {
+    _permit: Arc<OwnedSemaphorePermit>,
+}
+
+impl Unread {
+    fn is_full(&self) -> bool {
+        self.bytes.load(Relaxed) >= limits::ANSWER_BYTES_UNREAD
+    }
+
+    async fn room(&self) {
+        loop {
+            let mut has_room = pin!(self.has_room.notified());
+            has_room.as_mut().enable();
+            if !self.is_full() {
+                return;
+            }
+            has_room.await;
+        }
+    }
+
+    /// Waits until a large answer may be made.
+    ///
+    /// # Errors
+    /// `RESOURCE_EXHAUSTED` when those before it are not read within [`limits::CONTROL_MESSAGE_TIME`].
+    pub(crate) async fn turn(&self) -> Result<Turn, Status> {
+        match timeout(limits::CONTROL_MESSAGE_TIME, Arc::clone(&self.turns).acquire_owned()).await {
+            Ok(Ok(permit)) => Ok(Turn { _permit: Arc::new(permit) }),
+            Ok(Err(_)) | Err(_) => Err(Status::resource_exhausted(format!(
+                "{} answers to this identity are not read, which is the limit",
+                limits::ANSWERS_AT_ONCE
+            ))),
+        }
+    }
+}
+
+/// A part of an answer that is not read yet.
+struct Part {
+    data: Bytes,
+    unread: Arc<Unread>,
+    _turn: Option<Turn>,
+}
+
+impl Part {
+    fn new(data: Bytes, unread: &Arc<Unread>, turn: &Option<Turn>) -> Self {
+        unread.bytes.fetch_add(data.len(), Relaxed);
+        Self { data, unread: Arc::clone(unread), _turn: turn.clone() }
+    }
+}
+
+impl AsRef<[u8]> for Part {
+    fn as_ref(&self) -> &[u8] {
+        &self.data
+    }
+}
+
+/// HTTP/2 takes a part as a whole and keeps what does not fit the window. It drops it when it has sent it, or when its stream
+/// is gone.
+impl Drop for Part {
+    fn drop(&mut self) {
+        self.unread.bytes.fetch_sub(self.data.len(), Relaxed);
+        if !self.unread.is_full() {
+            self.unread.has_room.notify_waiters();
+        }
+    }
+}
+
+/// The body of an answer.
+struct Answer {
+    body: Body,
+    unread: Arc<Unread>,
+    waiting: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    turn: Option<Turn>,
+}
+
+impl http_body::Body for Answer {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = &mut *self;
+        if this.waiting.is_none() && this.unread.is_full() {
+            let unread = Arc::clone(&this.unread);
+            this.waiting = Some(Box::pin(async move { unread.room().await }));
+        }
+        if let Some(waiting) = &mut this.waiting {
+            ready!(waiting.as_mut().poll(cx));
+            this.waiting = None;
+        }
+        let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
+        Poll::Ready(frame.map(|frame| {
+            frame.map(|frame| frame.map_data(|data| Bytes::from_owner(Part::new(data, &this.unread, &this.turn))))
+        }))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Has the answers of a service counted.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Counting;
+
+impl<S> Layer<S> for Counting {
+    type Service = Counted<S>;
+
+    fn layer(&self, inner: S) -> Counted<S> {
+        Counted(inner)
+    }
+}
+
+/// See [`Counting`].
+#[derive(Debug, Clone)]
+pub(crate) struct Counted<S>(S);
+
+impl<S> Service<http::Request<Body>> for Counted<S>
+where
+    S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>,
+    S::Future: Send + 'static,
+{
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let unread = request.extensions().get::<Peer>().map(Peer::unread).unwrap_or_default();
+        let answering = self.0.call(request);
+        Box::pin(async move {
+            let mut response = answering.await?;
+            let turn = response.extensions_mut().remove::<Turn>();
+            Ok(response.map(|body| Body::new(Answer { body, unread, waiting: None, turn })))
+        })
+    }
+}
+
+/// An answer that keeps its turn until it was sent.
+pub(crate) fn in_turn<T>(message: T, turn: Turn) -> Response<T> {
+    let mut response = Response::new(message);
+    response.extensions_mut().insert(turn);
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::poll;
+    use http_body_util::{BodyExt as _, Full};
+
+    use super::*;
+
+    fn answer(bytes: usize, unread: &Arc<Unread>) -> Answer {
+        let body = Body::new(Full::new(Bytes::from(vec![b'x'; bytes])));
+        Answer { body, unread: Arc::clone(unread), waiting: None, turn: None }
+    }
+
+    async fn part(answer: &mut Answer) -> Bytes {
+        answer.frame().await.unwrap().unwrap().into_data().unwrap()
+    }
+
+    #[tokio::test]
+    async fn who_does_not_read_is_told_nothing_more_and_others_are() {
+        let unread = Arc::<Unread>::default();
+        let first = part(&mut answer(limits::ANSWER_BYTES_UNREAD - 1, &unread)).await;
+        let second = part(&mut answer(10, &unread)).await;
+        let mut third = answer(10, &unread);
+        let mut waiting = Box::pin(part(&mut third));
+        assert!(poll!(&mut waiting).is_pending());
+        part(&mut answer(10, &Arc::default())).await;
+        // A part of a part is still all of it.
+        let rest = first.slice(5..);
+        drop(first);
+        assert!(poll!(&mut waiting).is_pending());
+        drop(rest);
+        let third = waiting.await;
+        drop((second, third));
+        assert_eq!(unread.bytes.load(Relaxed), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_large_answers_some_are_made_at_once() {
+        let unread = Unread::default();
+        let mut turns = Vec::new();
+        for _ in 0..limits::ANSWERS_AT_ONCE {
+            turns.push(in_turn((), unread.turn().await.unwrap()));
+        }
+        let refused = unread.turn().await.err().unwrap();
+        assert_eq!(refused.code(), tonic::Code::ResourceExhausted, "{refused}");
+        turns.pop();
+        unread.turn().await.unwrap();
+    }
+}
