@@ -31,7 +31,7 @@ use crate::{
 };
 
 /// Answers that wait for a sidecar that does not read: there is one for each announcement and each descriptor set.
-const ANSWERS: usize = 4;
+const ANSWERS: usize = 8;
 
 /// In which [`limits::ANNOUNCE_MESSAGES`] are read.
 const SECOND: Duration = Duration::from_secs(1);
@@ -169,9 +169,9 @@ impl Stream {
             return Ok(());
         }
         match membership.lacks() {
-            Lacks::Nothing => Ok(()),
+            Lacks::Nothing => self.is_described(),
             Lacks::Policy => match membership.compile().await {
-                Ok(()) => Ok(()),
+                Ok(()) => self.is_described(),
                 Err(refused) => self.refuse_descriptors(&refused),
             },
             Lacks::Descriptors => {
@@ -238,6 +238,7 @@ impl Stream {
         let send_descriptors = matches!(self.descriptors, Descriptors::Asked(..));
         self.answer(AnnounceResponse {
             send_descriptors,
+            is_described: lacks == Lacks::Nothing || matches!(compiled, Some(Ok(()))),
             contested,
             claims_without_room,
             unlisted,
@@ -267,7 +268,7 @@ impl Stream {
         match membership.describe(bytes.clone()).await {
             Ok(()) => {
                 self.descriptors = Descriptors::NotWanted;
-                Ok(())
+                self.is_described()
             }
             Err(refused) => {
                 if let Descriptors::Asked(_turn, _) = std::mem::replace(&mut self.descriptors, Descriptors::NotWanted) {
@@ -276,6 +277,11 @@ impl Stream {
                 self.refuse_descriptors(&refused)
             }
         }
+    }
+
+    /// What the sidecar waits for until it is ready.
+    fn is_described(&self) -> Result<(), Status> {
+        self.answer(AnnounceResponse { is_described: true, ..AnnounceResponse::default() })
     }
 
     fn refuse_descriptors(&self, refused: &DescriptorsRefused) -> Result<(), Status> {

@@ -226,7 +226,8 @@ impl Session {
         {
             send(&self.requests, What::Descriptors(descriptors.clone())).await?;
         }
-        if !answer.descriptors_refused.is_empty() {
+        let are_refused = !answer.descriptors_refused.is_empty();
+        if are_refused {
             let why = answer.descriptors_refused;
             tracing::error!(why, "the control plane can't use the descriptors of the local service");
         }
@@ -240,7 +241,10 @@ impl Session {
             let claims = answer.claims_without_room;
             tracing::warn!(claims, "the local service is not called by all that it claims: too many are pinned");
         }
-        control.was_announced.store(true, Relaxed);
+        // Before that, calls would go without what the contract says.
+        if answer.is_described || are_refused || front.descriptors.is_none() {
+            control.was_announced.store(true, Relaxed);
+        }
         Ok(())
     }
 
