@@ -235,6 +235,8 @@ limits! {
          the set is refused.";
     METRIC_SERIES: usize = 10_000,
         "Rows of calls that a sidecar's metrics hold; past it a call is counted under `_other`.";
+    METRIC_SERIES_OF_A_SERVICE: usize = 1_000,
+        "Those of them that one service has which is called from here; past it its methods are counted under `_other`.";
     HEALTH_CHECK_TIMEOUT: Duration = Duration::from_secs(1),
         "For one health check of the local service.";
     HEALTH_CHECK_INTERVAL: Duration = Duration::from_secs(1),

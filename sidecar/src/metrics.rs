@@ -116,10 +116,18 @@ impl Default for LimitsReached {
 }
 
 /// All of a sidecar's metrics.
+/// Rows of calls.
+#[derive(Debug, Default)]
+struct Rows {
+    by_labels: HashMap<CallLabels, Arc<CallMetrics>>,
+    /// How many there are of each service that is called.
+    of_services: HashMap<String, usize>,
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Metrics {
     /// Taken when a route is made and when metrics are read, never for a call.
-    calls: Mutex<HashMap<CallLabels, Arc<CallMetrics>>>,
+    calls: Mutex<Rows>,
     failures: [AtomicU64; Reason::ALL.len()],
     limits_reached: LimitsReached,
     pub(crate) counters: Counters,
@@ -133,12 +141,19 @@ pub(crate) struct Metrics {
 impl Metrics {
     /// The row of these labels, made when it is new.
     pub(crate) fn calls(&self, labels: CallLabels) -> Arc<CallMetrics> {
-        let mut rows = self.calls.lock().unwrap_or_else(|e| e.into_inner());
-        if rows.len() >= limits::METRIC_SERIES && !rows.contains_key(&labels) {
-            let rest = CallLabels { method: OTHER.into(), peer: OTHER.into(), ..labels };
-            return Arc::clone(rows.entry(rest).or_default());
+        let Rows { by_labels, of_services } = &mut *self.calls.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(row) = by_labels.get(&labels) {
+            return Arc::clone(row);
         }
-        Arc::clone(rows.entry(labels).or_default())
+        let mut is_full = by_labels.len() >= limits::METRIC_SERIES;
+        // A callee has as many methods as it likes in its contract.
+        if labels.direction == Direction::Outbound && !is_full {
+            let of_service = of_services.entry(labels.service.clone()).or_default();
+            is_full = *of_service >= limits::METRIC_SERIES_OF_A_SERVICE;
+            *of_service += usize::from(!is_full);
+        }
+        let labels = if is_full { CallLabels { method: OTHER.into(), peer: OTHER.into(), ..labels } } else { labels };
+        Arc::clone(by_labels.entry(labels).or_default())
     }
 
     /// Counts that a limit was reached, by its row in the table.
@@ -169,7 +184,7 @@ impl Metrics {
 
     fn rows(&self) -> Vec<(CallLabels, Arc<CallMetrics>)> {
         let rows = self.calls.lock().unwrap_or_else(|e| e.into_inner());
-        rows.iter().map(|(labels, row)| (labels.clone(), Arc::clone(row))).collect()
+        rows.by_labels.iter().map(|(labels, row)| (labels.clone(), Arc::clone(row))).collect()
     }
 }
 
@@ -344,5 +359,22 @@ mod tests {
             });
         }
         assert_eq!(metrics.rows().len(), limits::METRIC_SERIES + 1);
+    }
+
+    #[test]
+    fn a_callee_with_many_methods_leaves_rows_to_others() {
+        let metrics = Metrics::default();
+        let labels = |service: &str, method: usize| CallLabels {
+            direction: Direction::Outbound,
+            service: service.into(),
+            method: method.to_string(),
+            peer: "p.d".into(),
+        };
+        for method in 0..2 * limits::METRIC_SERIES {
+            metrics.calls(labels("greedy.d", method));
+        }
+        assert_eq!(metrics.rows().len(), limits::METRIC_SERIES_OF_A_SERVICE + 1);
+        metrics.calls(labels("s.d", 1));
+        assert!(metrics.rows().iter().any(|(row, _)| *row == labels("s.d", 1)));
     }
 }

@@ -22,8 +22,9 @@ use crate::{args::HealthCheck, connect, shared::Phase};
 /// Between checks of a service that is not up, for as long as [`EAGER_FOR`]: it was most likely just started.
 const EAGER_INTERVAL: Duration = Duration::from_millis(25);
 const EAGER_FOR: Duration = Duration::from_secs(10);
-/// So many checks in a row that end without an answer say that the service is down; one may be chance.
-const UNANSWERED_UNTIL_DOWN: u8 = 2;
+/// So many checks in a row that end without an answer say that the service is down. Fewer may be chance: an overloaded
+/// service answers late. It is what Kubernetes waits for as well (`failureThreshold`).
+const UNANSWERED_UNTIL_DOWN: u8 = 3;
 
 /// Checks for as long as the sidecar runs.
 pub(super) async fn run(control: Arc<Control>, app: SocketAddr) -> anyhow::Result<()> {
@@ -180,11 +181,12 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     #[test]
-    fn a_refusal_counts_at_once_and_silence_only_twice() {
+    fn a_refusal_counts_at_once_and_silence_only_thrice() {
         let mut judge = Judge::default();
         assert_eq!(judge.take(&Outcome::Up), Health::Up);
         assert_eq!(judge.take(&Outcome::Unanswered), Health::Up);
         assert_eq!(judge.take(&Outcome::Up), Health::Up);
+        assert_eq!(judge.take(&Outcome::Unanswered), Health::Up);
         assert_eq!(judge.take(&Outcome::Unanswered), Health::Up);
         assert_eq!(judge.take(&Outcome::Unanswered), Health::Down);
         assert_eq!(judge.take(&Outcome::Up), Health::Up);
