@@ -65,6 +65,9 @@ limits! {
          callee, may hold as much as all leave free. Past it its new calls are refused (`overloaded`, and by the callee \
          `service-full`) and its connections are not read until what they hold has gone; from twice as much on, calls whose \
          bytes wait for it are broken off.";
+    UNCOUNTED_LIST_BYTES: usize = 4 * 1024,
+        "A call's header lists up to this size do not count in MEMORY_BYTES: CALLS_IN_FLIGHT bounds them. A longer one counts \
+         for the caller until the call ends.";
     PAUSED_TIME: Duration = Duration::from_secs(120),
         "A connection of another sidecar that is not read, as its peer holds its part of MEMORY_BYTES, and of whose bytes none \
          have gone on for so long, ends: nobody would hear that its calls were given up.";

@@ -11,8 +11,16 @@
 //! | of answers that a peer has not read | the peer's connections, and those to the local service | the peer |
 //! | of requests that a callee has not read | the connections to it, and those of the local application | the callee |
 //! | of answers that the local application has not read | the connections to the callee | the callee, so that other callees' answers still have room |
+//! | of large header lists of requests | the calls | the peer, or the local application |
 //! | the rest, on the connections of the local application | these | the local application, which may use all of its side |
 //! | the rest, on the connections to the local service | these: 256 KiB each, and there are few | nobody |
+//!
+//! A request's header list is kept until its call ends, so that the call can be sent again, and so are its trailers until they
+//! have gone: HPACK lets a peer send the longest of lists in some 20 bytes. They count for the caller if they are longer than
+//! [`limits::UNCOUNTED_LIST_BYTES`]. Shorter ones are not counted, as that would cost every call: [`limits::CALLS_IN_FLIGHT`]
+//! bounds them, to 40 MiB for one peer alone. Nor are the buffers counted that a connection keeps for the next calls: they are
+//! 1 MiB at most, if it has just carried much, and are given back within seconds, whether or not calls run on it
+//! ([`crate::worker::Worker::shrink`]).
 //!
 //! A load past its part gets no new calls, and its connections are not read as long as they hold something. A connection
 //! that has something to send is still read for a while, because its peer's window updates come that way: it may hold one

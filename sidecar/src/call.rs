@@ -86,6 +86,10 @@ impl Call {
         slot: CallSlot,
     ) -> Rc<Self> {
         let (rpc, wants_tunnel) = (Rpc::of(&head), head.method() == Some(tcp::CONNECT));
+        let mut lists = None;
+        if head.list_bytes() > limits::UNCOUNTED_LIST_BYTES {
+            state::count_list(&mut lists, &slot, head.list_bytes());
+        }
         let request = Request::new(head, is_whole, worker.moment());
         let call = Rc::new(Self {
             worker: Rc::clone(worker),
@@ -110,6 +114,7 @@ impl Call {
                 attempt: None,
                 waiting: None,
                 slot: Some(slot),
+                lists,
             }),
         });
         match &call.caller {
@@ -319,6 +324,9 @@ impl Call {
         }
         let mut state = self.state.borrow_mut();
         (state.request.is_over, state.request.whole_at) = (true, self.worker.moment());
+        if state.answer != Answer::Over {
+            state.keeps_list(trailers.list_bytes());
+        }
         if let Some(endpoint) = &state.endpoint {
             endpoint.send_trailers(trailers);
             // gRPC's requests have none: not worth keeping.
@@ -664,3 +672,6 @@ impl Timed for Call {
         self.fail(&failure);
     }
 }
+
+#[cfg(test)]
+mod tests;

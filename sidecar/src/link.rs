@@ -26,8 +26,15 @@ use weft_mesh::limits;
 use weft_wire::{CannotOpen, Code, ConnectionError, Event, Headers, Limits, Notice, StreamId, Usage};
 
 use crate::{
-    budget::Counted, call::Call, expiry::Expiring, give_way::give_way, peers::Load, room::Room, watchdog::Step,
-    wire_limits, worker::Worker,
+    budget::Counted,
+    call::Call,
+    expiry::Expiring,
+    give_way::give_way,
+    peers::Load,
+    room::Room,
+    watchdog::Step,
+    wire_limits,
+    worker::{Worker, is_quiet},
 };
 
 type Core = weft_wire::Connection<Rc<Call>>;
@@ -39,7 +46,8 @@ pub(crate) struct Link {
     /// The driver has its turn, or was woken for one.
     is_awake: Cell<bool>,
     is_gone: Cell<bool>,
-    idle_since: Cell<Instant>,
+    /// When its driver had its last turn.
+    last_turn: Cell<Instant>,
     /// Who waits for the peer's settings.
     settling: RefCell<Option<Waker>>,
     /// Calls that wait for room on it, or on another to the same place.
@@ -71,7 +79,7 @@ impl Link {
             driver: RefCell::new(Waker::noop().clone()),
             is_awake: Cell::new(false),
             is_gone: Cell::new(false),
-            idle_since: Cell::new(worker.now()),
+            last_turn: Cell::new(worker.now()),
             settling: RefCell::default(),
             room,
             held_up: RefCell::default(),
@@ -190,7 +198,7 @@ impl Link {
 
     /// Since when nothing runs on it; `None` while something does.
     pub(crate) fn idle_since(&self) -> Option<Instant> {
-        (self.core.borrow().streams() == 0).then(|| self.idle_since.get())
+        (self.core.borrow().streams() == 0).then(|| self.last_turn.get())
     }
 
     /// Whom its bytes are charged to.
@@ -256,9 +264,10 @@ impl Link {
         self.core.borrow_mut().recycle(headers);
     }
 
-    /// Gives buffers back, as it is idle.
-    pub(crate) fn shrink(&self) {
-        self.core.borrow_mut().shrink();
+    /// Gives back the buffers that are not in use: all if nothing has moved on it for a while, or else if they are many.
+    pub(crate) fn shrink(&self, now: Instant) {
+        let mut core = self.core.borrow_mut();
+        if is_quiet(self.last_turn.get(), now) { core.shrink() } else { core.trim() }
     }
 
     /// Says GOAWAY; the connection ends when its last call has.
@@ -678,9 +687,7 @@ where
     fn rest(&mut self) {
         self.link.counted.set(self.link.core.borrow().held_and_unsent_bytes());
         self.link.is_awake.set(false);
-        if self.link.core.borrow().streams() == 0 {
-            self.link.idle_since.set(self.worker.now());
-        }
+        self.link.last_turn.set(self.worker.now());
     }
 }
 

@@ -78,10 +78,10 @@ impl Pools {
         }
     }
 
-    /// Gives back what those connections hold that `is_idle` names.
-    pub(crate) fn shrink(&self, is_idle: impl Fn(&Link) -> bool) {
+    /// Gives back the buffers that connections keep and do not use.
+    pub(crate) fn shrink(&self, now: Instant) {
         for pool in self.by_endpoint.borrow().values() {
-            pool.links.borrow().iter().filter(|link| is_idle(link)).for_each(|link| link.shrink());
+            pool.links.borrow().iter().for_each(|link| link.shrink(now));
         }
     }
 

@@ -6,6 +6,7 @@ use std::{net::SocketAddr, rc::Rc, sync::atomic::Ordering::Relaxed};
 use weft_mesh::{identity::SpiffeId, limits};
 
 use crate::{
+    budget::Counted,
     inbound::LocalService,
     peers::{Load, Member, may_have_more},
     room::Room,
@@ -26,6 +27,14 @@ impl CallSlot {
     /// Whose an inbound call is.
     pub(crate) fn peer(&self) -> Option<&Rc<Load>> {
         self.peer.as_ref()
+    }
+
+    /// Counts bytes of the call: for its peer, or for the local service whose call it is.
+    pub(crate) fn counted(&self) -> Counted {
+        match &self.peer {
+            None => Counted::new(&self.worker.accounts.outbound, &self.worker.own),
+            Some(peer) => Counted::new(&self.worker.accounts.inbound, peer),
+        }
     }
 
     /// An inbound call has a stream to the local service, from now on until it ends.

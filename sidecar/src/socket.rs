@@ -20,7 +20,13 @@ use weft_wire::{Code, Headers, Usage, http1};
 
 use self::core::{Core, Sent};
 pub(crate) use self::driver::{Driver, Occasion, SocketError};
-use crate::{budget::Counted, call::Call, link::Role, peers::Load, worker::Worker};
+use crate::{
+    budget::Counted,
+    call::Call,
+    link::Role,
+    peers::Load,
+    worker::{Worker, is_quiet},
+};
 
 /// See the module.
 pub(crate) struct Socket {
@@ -155,9 +161,12 @@ impl Socket {
         self.core.borrow_mut().recycle(headers);
     }
 
-    /// Gives buffers back, as it is idle.
-    pub(crate) fn shrink(&self) {
-        self.core.borrow_mut().shrink();
+    /// Gives back the buffer that it keeps for what it sends, if nothing has run on it for a while. A large one is given back
+    /// at once.
+    pub(crate) fn shrink(&self, now: Instant) {
+        if self.idle_since().is_some_and(|since| is_quiet(since, now)) {
+            self.core.borrow_mut().shrink();
+        }
     }
 
     /// Closes it when the call that runs on it is over. One on which none runs stays for a moment: the client may just

@@ -102,10 +102,8 @@ type Drained = (Rc<dyn Accepting>, Phase);
 pub(crate) trait Accepting {
     /// Lets those that run end, and takes no more.
     fn drain(&self, now: Instant);
-    /// Since when nothing runs on it; `None` while something does.
-    fn idle_since(&self) -> Option<Instant>;
-    /// Gives back what it holds for the next calls.
-    fn shrink(&self);
+    /// Gives back the buffers that it keeps and does not use.
+    fn shrink(&self, now: Instant);
     /// Adds what it holds now.
     fn survey(&self, to: &mut Accepts);
 }
@@ -115,12 +113,8 @@ impl Accepting for Link {
         self.drain(now);
     }
 
-    fn idle_since(&self) -> Option<Instant> {
-        self.idle_since()
-    }
-
-    fn shrink(&self) {
-        self.shrink();
+    fn shrink(&self, now: Instant) {
+        self.shrink(now);
     }
 
     fn survey(&self, to: &mut Accepts) {
@@ -134,12 +128,8 @@ impl Accepting for Socket {
         self.drain(now);
     }
 
-    fn idle_since(&self) -> Option<Instant> {
-        self.idle_since()
-    }
-
-    fn shrink(&self) {
-        self.shrink();
+    fn shrink(&self, now: Instant) {
+        self.shrink(now);
     }
 
     fn survey(&self, to: &mut Accepts) {
@@ -153,8 +143,13 @@ const READ_BYTES: usize = 64 * 1024 + FRAME_BYTES;
 /// Enough for the calls that begin and end in one turn.
 const SPARE_BODIES: usize = 256;
 const SPARE_BODY_BYTES: usize = limits::REPLAY_BYTES_PER_CALL;
-const IDLE_BEFORE_SHRINKING: Duration = Duration::from_secs(2);
+const QUIET_TIME: Duration = Duration::from_secs(2);
 const FRAME_BYTES: usize = limits::MAX_FRAME_BYTES as usize + 9;
+
+/// Whether a connection with its last turn at that time keeps no buffers for the next one.
+pub(crate) fn is_quiet(last_turn: Instant, now: Instant) -> bool {
+    now.saturating_duration_since(last_turn) > QUIET_TIME
+}
 
 impl Worker {
     pub(crate) fn new(index: u8, shared: Arc<Shared>) -> Rc<Self> {
@@ -238,16 +233,10 @@ impl Worker {
         }
     }
 
-    /// Gives back what connections hold that have been idle for a while.
+    /// Gives back the buffers that connections keep and do not use, whether or not calls run on them.
     pub(crate) fn shrink(&self, now: Instant) {
-        let is_idle = |since: Option<Instant>| since.is_some_and(|since| now - since > IDLE_BEFORE_SHRINKING);
-        self.accepted
-            .borrow()
-            .values()
-            .map(|(connection, _)| connection)
-            .filter(|connection| is_idle(connection.idle_since()))
-            .for_each(|connection| connection.shrink());
-        self.pools.shrink(|link: &Link| is_idle(link.idle_since()));
+        self.accepted.borrow().values().for_each(|(connection, _)| connection.shrink(now));
+        self.pools.shrink(now);
         if self.calls.sum() == 0 {
             self.spare_bodies.take();
             self.read_buffer.take();

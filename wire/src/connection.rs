@@ -17,6 +17,7 @@ mod receive;
 mod send;
 mod settings;
 mod shutdown;
+mod spare;
 #[cfg(test)]
 mod tests;
 mod usage;
@@ -42,14 +43,14 @@ use heads::Block;
 use output::Output;
 use settings::Peer;
 use shutdown::{Ending, Timers};
+use spare::SpareLists;
 
 /// The size with which HPACK tables begin (RFC 9113 section 6.5.2).
 const INITIAL_TABLE_BYTES: u32 = 4096;
 
-/// Header lists that are kept to be used again, and how large one may have been to be kept as it is. As many as calls
-/// that begin in one turn and end in another: with 64, a connection with 256 calls allocated for three of four.
-const SPARE_LISTS: usize = 256;
-const SPARE_LIST_BYTES: usize = 8 << 10;
+/// Buffers that a busy connection may keep from one [`trim`](Connection::trim) to the next. A connection with a few calls has
+/// less, so that nothing is done for it.
+const KEPT_WHILE_BUSY_BYTES: usize = 64 << 10;
 
 /// One side of an HTTP/2 connection, without its transport. `T` is what the user attaches to a stream.
 ///
@@ -68,7 +69,7 @@ pub struct Connection<T> {
     notices: VecDeque<Notice<T>>,
     decoder: Decoder,
     encoder: Encoder,
-    spare: Vec<Headers>,
+    spare: SpareLists,
     send_window: Window,
     receive_window: Window,
     /// The window of new streams: what the peer knows of our SETTINGS.
@@ -124,7 +125,7 @@ impl<T: Clone> Connection<T> {
             notices: VecDeque::new(),
             decoder: Decoder::new(limits.table_bytes.max(INITIAL_TABLE_BYTES)),
             encoder: Encoder::new(limits.table_bytes),
-            spare: Vec::new(),
+            spare: SpareLists::default(),
             send_window: Window::new(INITIAL_WINDOW),
             receive_window: Window::new(INITIAL_WINDOW),
             stream_window: INITIAL_WINDOW,
@@ -234,26 +235,42 @@ impl<T: Clone> Connection<T> {
 
     /// Takes back a header list of an event, for the next one.
     #[inline]
-    pub fn recycle(&mut self, mut headers: Headers) {
-        if self.spare.len() < SPARE_LISTS {
-            if headers.list_bytes() > SPARE_LIST_BYTES {
-                headers.clear();
-                headers.shrink();
-            }
-            self.spare.push(headers);
-        }
+    pub fn recycle(&mut self, headers: Headers) {
+        self.spare.give(headers);
     }
 
-    /// Gives buffers back. For connections that have been idle for a while.
+    /// Gives back the buffers that are not in use. For connections on which nothing has moved for a while; they may have
+    /// open streams.
     pub fn shrink(&mut self) {
         self.output.shrink();
-        self.spare = Vec::new();
-        self.queues.shrink();
+        self.spare.clear();
+        self.shrink_queues();
         self.ready.shrink_to_fit();
         self.notices.shrink_to_fit();
         self.block.shrink();
         if self.streams.is_empty() {
             self.streams.clear();
+        }
+    }
+
+    /// Gives back the buffers that are not in use if they are many. To be called now and then on connections that are busy.
+    pub fn trim(&mut self) {
+        let kept = self.output.bytes.capacity() + self.spare.bytes() + self.queues.kept_bytes();
+        if kept > KEPT_WHILE_BUSY_BYTES {
+            self.output.shrink();
+            self.spare.clear();
+            self.shrink_queues();
+        }
+    }
+
+    /// Gives back the queues that are not in use. The others get new places.
+    fn shrink_queues(&mut self) {
+        if self.queues.has_free() {
+            let mut rest = Queues::default();
+            for (_, stream) in self.streams.iter_mut().filter(|(_, stream)| stream.queue != NO_QUEUE) {
+                stream.queue = rest.put(std::mem::take(self.queues.get(stream.queue)));
+            }
+            self.queues = rest;
         }
     }
 

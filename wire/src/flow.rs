@@ -8,8 +8,16 @@ pub(crate) const INITIAL_WINDOW: i32 = 65_535;
 /// The largest window.
 pub(crate) const MAX_WINDOW: u32 = (1 << 31) - 1;
 
-/// Queues that keep a buffer above this give it back once they are empty.
+/// Queues that have a buffer above this give it back once they are empty.
 const KEPT_QUEUE_BYTES: usize = 64 << 10;
+
+/// The buffers that all empty queues of a connection keep together. No budget counts them, and a program may have many
+/// thousands of connections.
+const KEPT_QUEUES_BYTES: usize = 128 << 10;
+
+/// The buffer of a queue with little in it may be this large. A larger one is at most a few times as large as what waits:
+/// what waits is what a budget counts.
+const SMALL_QUEUE_BYTES: usize = 4 << 10;
 
 /// How much may still be sent one way. Negative after SETTINGS have made it smaller.
 #[derive(Clone, Copy, Debug)]
@@ -80,7 +88,17 @@ impl Queue {
         if self.start == self.bytes.len() {
             self.bytes.clear();
             self.start = 0;
+        } else if self.bytes.capacity() > (8 * self.len()).max(SMALL_QUEUE_BYTES) {
+            self.give_back();
         }
+    }
+
+    /// Gives most of the buffer back: much has waited, and little is left of it.
+    #[cold]
+    fn give_back(&mut self) {
+        self.bytes.drain(..self.start);
+        self.start = 0;
+        self.bytes.shrink_to(2 * self.bytes.len());
     }
 
     pub(crate) fn push(&mut self, data: &[u8]) {
@@ -97,14 +115,21 @@ impl Queue {
 pub(crate) struct Queues {
     entries: Vec<Queue>,
     free: Vec<u32>,
+    /// The buffers of those that are free.
+    kept_bytes: usize,
 }
 
 impl Queues {
     pub(crate) fn add(&mut self) -> u32 {
-        self.free.pop().unwrap_or_else(|| {
-            self.entries.push(Queue::default());
-            self.entries.len() as u32 - 1
-        })
+        let Some(at) = self.free.pop() else { return self.put(Queue::default()) };
+        self.kept_bytes -= self.entries[at as usize].bytes.capacity();
+        at
+    }
+
+    /// Adds a queue with what is in it.
+    pub(crate) fn put(&mut self, queue: Queue) -> u32 {
+        self.entries.push(queue);
+        self.entries.len() as u32 - 1
     }
 
     #[inline]
@@ -118,8 +143,11 @@ impl Queues {
         queue.bytes.clear();
         queue.start = 0;
         queue.is_end = false;
-        if queue.bytes.capacity() > KEPT_QUEUE_BYTES {
+        let bytes = queue.bytes.capacity();
+        if bytes > KEPT_QUEUE_BYTES || self.kept_bytes + bytes > KEPT_QUEUES_BYTES {
             queue.bytes = Vec::new();
+        } else {
+            self.kept_bytes += bytes;
         }
         self.free.push(at);
         queue.trailers.take()
@@ -139,11 +167,14 @@ impl Queues {
         *self = Queues::default();
     }
 
-    /// Gives everything back, when no queue is in use.
-    pub(crate) fn shrink(&mut self) {
-        if self.is_empty() {
-            self.clear();
-        }
+    /// Whether some are not in use.
+    pub(crate) fn has_free(&self) -> bool {
+        !self.free.is_empty()
+    }
+
+    /// The memory of those that are not in use.
+    pub(crate) fn kept_bytes(&self) -> usize {
+        self.kept_bytes
     }
 }
 
@@ -177,5 +208,34 @@ mod tests {
         assert!(seen.is_sorted() && seen.len() == 350);
         queues.remove(at);
         assert_eq!((queues.add(), queues.get(at).len()), (at, 0));
+    }
+
+    #[test]
+    fn empty_queues_keep_little_in_all() {
+        let mut queues = Queues::default();
+        for _ in 0..3 {
+            let all: Vec<u32> = (0..1000).map(|_| queues.add()).collect();
+            all.iter().for_each(|at| queues.get(*at).push(&[0; 60_000]));
+            assert!(queues.capacity_bytes() >= 1000 * 60_000 && queues.kept_bytes() == 0);
+            all.into_iter().for_each(|at| {
+                queues.remove(at);
+            });
+            assert!(queues.capacity_bytes() <= KEPT_QUEUES_BYTES);
+            assert!(queues.kept_bytes() == queues.capacity_bytes() && queues.kept_bytes() > KEPT_QUEUES_BYTES / 2);
+        }
+    }
+
+    #[test]
+    fn a_queue_of_which_little_is_left_is_not_large() {
+        let mut queue = Queue::default();
+        queue.push(&[0; 256 << 10]);
+        let mut moves = 0;
+        while queue.len() > 1 {
+            let before = queue.bytes.capacity();
+            queue.advance((queue.len() / 2).min(16 << 10));
+            assert!(queue.bytes.capacity() <= (8 * queue.len()).max(SMALL_QUEUE_BYTES), "{} wait", queue.len());
+            moves += usize::from(queue.bytes.capacity() != before);
+        }
+        assert!(moves < 6, "{moves} copies");
     }
 }

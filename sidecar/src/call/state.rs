@@ -1,11 +1,12 @@
 //! How far a call is, and the one place where it ends.
 
 use tokio::task::AbortHandle;
+use weft_mesh::limits;
 use weft_wire::Code;
 
 use super::{Call, Side, request::Request};
 use crate::{
-    budget::Charge,
+    budget::{Charge, Counted},
     classify::{Outcome, code},
     record::{AttemptRecord, CallRecord},
     rpc::{BodyStatus, Rpc},
@@ -33,6 +34,14 @@ pub(super) struct State {
     /// The task in which its steps wait.
     pub(super) waiting: Option<AbortHandle>,
     pub(super) slot: Option<CallSlot>,
+    /// Bytes of large header lists, which are kept for as long as the call runs. Hardly any call has one.
+    pub(super) lists: Option<Box<Counted>>,
+}
+
+#[cold]
+pub(super) fn count_list(lists: &mut Option<Box<Counted>>, slot: &CallSlot, bytes: usize) {
+    let lists = lists.get_or_insert_with(|| Box::new(slot.counted()));
+    lists.set(lists.held() + bytes);
 }
 
 /// How far the answer is.
@@ -69,6 +78,16 @@ impl State {
             endpoint.release(left);
         }
         self.charge = None;
+    }
+
+    /// The call keeps another header list of so many bytes until its end. See [`crate::budget`].
+    #[inline]
+    pub(super) fn keeps_list(&mut self, bytes: usize) {
+        if bytes > limits::UNCOUNTED_LIST_BYTES
+            && let Some(slot) = &self.slot
+        {
+            count_list(&mut self.lists, slot, bytes);
+        }
     }
 
     /// Bytes of the answer wait for the caller.
@@ -171,6 +190,7 @@ impl State {
         // The try ends before the call that it belongs to.
         self.attempt = None;
         self.record = None;
+        self.lists = None;
         self.slot = None;
     }
 }

@@ -118,3 +118,38 @@ async fn a_peer_that_reads_slowly_is_not_given_up_and_one_that_does_not_read_is(
         })
         .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_on_which_one_call_stays_gives_its_buffers_back() {
+    LocalSet::new()
+        .run_until(async {
+            let (worker, _questions) = trial::worker_with_questions();
+            let (mut peer, calls, _serving) = connected(&worker, &Rc::default(), false);
+            for _ in 0..20 {
+                peer.call(&post(), 10);
+            }
+            peer.pass(1).await.expect("it is read");
+            let mut head = Headers::new();
+            head.set(Name::STATUS, b"200");
+            // More than goes into the output: the rest waits in queues.
+            for call in calls.borrow().iter() {
+                call.response_head(head.clone(), false);
+                call.response_data(&[0; 60_000], false);
+            }
+            let usage = || worker.survey().links[0];
+            assert!(usage().buffer_bytes > 10 * 60_000);
+            peer.pass(5).await.expect("it takes all");
+            let rest = calls.borrow_mut().split_off(1);
+            rest.iter().for_each(|call| call.response_data(&[], true));
+            peer.pass(5).await.expect("it takes all");
+            assert_eq!((usage().streams, usage().output_bytes), (1, 0));
+            assert!(usage().buffer_bytes > 100 << 10, "{} bytes", usage().buffer_bytes);
+            advance(Duration::from_secs(5)).await;
+            worker.shrink(Instant::now());
+            assert!(usage().buffer_bytes <= 4 << 10, "{} bytes", usage().buffer_bytes);
+            calls.borrow()[0].response_data(&[0; 10], true);
+            peer.pass(1).await.expect("it goes on");
+            assert_eq!(usage().streams, 0);
+        })
+        .await;
+}

@@ -13,7 +13,7 @@ use tokio::{
     task::{JoinHandle, spawn_local, yield_now},
     time::{Instant, advance},
 };
-use weft_wire::{Connection, ConnectionError, Headers, Name, StreamId};
+use weft_wire::{Connection, ConnectionError, Event, Headers, Name, StreamId};
 
 use crate::{
     attempt::Tries,
@@ -81,7 +81,11 @@ impl Peer {
         }
         let unread = std::mem::take(&mut self.unread);
         let mut input = &unread[..];
-        while self.core.receive(&mut input, now)?.is_some() {}
+        while let Some(event) = self.core.receive(&mut input, now)? {
+            if let Event::Data { stream, data, .. } = event {
+                self.core.release(stream, data.len());
+            }
+        }
         self.unread = input.to_vec();
         if self.core.next_timeout().is_some_and(|due| due <= now) { self.core.on_timeout(now) } else { Ok(()) }
     }

@@ -95,7 +95,7 @@ impl<T: Clone> Connection<T> {
     /// Takes a whole header block. It is decoded whatever becomes of its stream: the table must stay in step.
     #[inline]
     fn take_block<'a>(&mut self, id: u32, mut facts: Facts, block: &[u8], now: Instant) -> Taken<'a, T> {
-        let mut headers = self.spare.pop().unwrap_or_default();
+        let mut headers = self.spare.take();
         let decoded = self
             .decoder
             .decode(block, self.limits.header_list_bytes as usize, &mut headers)

@@ -7,6 +7,12 @@ use crate::frame::{HEAD_BYTES, Head, flag, kind};
 /// Buffers above this are given back while idle.
 const KEPT_BYTES: usize = 4 << 10;
 
+/// Buffers above this are given back as soon as all was written, unless the connection has needed a large one so often since
+/// [`Output::shrink`]: who carries much does not allocate in each turn, and nobody gets large buffers on many connections for
+/// a few bytes on each.
+const LARGE_BYTES: usize = 64 << 10;
+const USES_TO_KEEP: u8 = 64;
+
 /// The bytes that the driver writes once a turn.
 #[derive(Debug, Default)]
 pub(super) struct Output {
@@ -21,6 +27,8 @@ pub(super) struct Output {
     provoked_before: usize,
     provoked_after: usize,
     mark: u64,
+    /// How often all was written while the buffer was large, up to [`USES_TO_KEEP`].
+    large_uses: u8,
 }
 
 impl Output {
@@ -84,6 +92,9 @@ impl Output {
             self.provoked_before = 0;
             self.provoked_after = 0;
             self.mark = self.written;
+            if self.bytes.capacity() > LARGE_BYTES {
+                self.give_back_large();
+            }
             return;
         }
         if self.written >= self.mark {
@@ -96,7 +107,17 @@ impl Output {
         }
     }
 
+    #[cold]
+    fn give_back_large(&mut self) {
+        if self.large_uses < USES_TO_KEEP {
+            self.large_uses += 1;
+            self.bytes.shrink_to(LARGE_BYTES);
+        }
+    }
+
+    /// Gives the buffer back, when all was written or as soon as it is.
     pub(super) fn shrink(&mut self) {
+        self.large_uses = 0;
         if self.len() == 0 {
             self.bytes.shrink_to(KEPT_BYTES);
         }
@@ -135,6 +156,29 @@ mod tests {
         output.wrote(unsent);
         assert!(output.data(3, b"j", false, 4), "it has gone out");
         assert_eq!(frames(&output), [(3, 1, 0)]);
+    }
+
+    #[test]
+    fn a_large_buffer_is_kept_only_where_it_is_needed_again_and_again() {
+        let mut output = Output::default();
+        let use_once = |output: &mut Output, bytes: usize| {
+            output.bytes.extend_from_slice(&vec![0; bytes]);
+            output.wrote(bytes);
+            output.bytes.capacity()
+        };
+        for _ in 0..3 {
+            for _ in 0..USES_TO_KEEP {
+                assert!(use_once(&mut output, 4 * LARGE_BYTES) <= LARGE_BYTES, "it may never be needed again");
+            }
+            assert!(use_once(&mut output, 4 * LARGE_BYTES) >= 4 * LARGE_BYTES, "each turn would allocate");
+            // Something is unsent, so that it can't be given back now.
+            output.bytes.push(0);
+            output.shrink();
+            output.wrote(1);
+            assert!(output.bytes.capacity() <= LARGE_BYTES);
+            output.shrink();
+            assert!(output.bytes.capacity() <= KEPT_BYTES);
+        }
     }
 
     #[test]

@@ -113,7 +113,7 @@ impl<T: Clone> Connection<T> {
         entry.is_ending = true;
         let queue = entry.queue;
         if queue != NO_QUEUE {
-            let mut copy = self.spare.pop().unwrap_or_default();
+            let mut copy = self.spare.take();
             copy.copy_from(headers);
             self.queues.get(queue).trailers = Some(copy);
             return;

@@ -2,6 +2,7 @@
 
 mod bench;
 mod flow;
+mod kept;
 mod limits;
 mod rules;
 

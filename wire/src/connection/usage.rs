@@ -42,12 +42,11 @@ impl<T> Connection<T> {
 
     /// What it holds now. Goes through all its buffers: not for a call's way.
     pub fn usage(&self) -> Usage {
-        let lists: usize = self.spare.iter().map(|list| list.capacity_bytes()).sum();
         Usage {
             streams: self.streams.len(),
             held_bytes: self.held_bytes,
             output_bytes: self.output.len(),
-            buffer_bytes: self.output.bytes.capacity() + self.queues.capacity_bytes() + lists,
+            buffer_bytes: self.output.bytes.capacity() + self.queues.capacity_bytes() + self.spare.bytes(),
         }
     }
 }
