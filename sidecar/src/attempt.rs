@@ -80,7 +80,7 @@ impl Tries {
     }
 
     fn route(&self) -> &Route {
-        self.route.get().expect("a call is tried after it was routed")
+        self.route.get().expect("`run` is called once there is a route, and nothing else leads to an endpoint")
     }
 
     /// What the caller is told when time is up.
@@ -102,8 +102,9 @@ impl Tries {
 
     /// Writes down how a try failed, and says how the call goes on.
     pub(crate) fn missed(&self, call: &Call, miss: Miss) -> Verdict {
-        let failure = match self.failure_of(call, miss) {
-            Ok(failure) => failure.of_service(self.route().service.name.as_str()),
+        let Some(route) = self.route.get() else { return unrouted(miss) };
+        let failure = match self.failure_of(route, call, miss) {
+            Ok(failure) => failure.of_service(route.service.name.as_str()),
             Err(code) => return Verdict::Reset(code),
         };
         let counters = &call.worker.shared.metrics.counters;
@@ -124,8 +125,7 @@ impl Tries {
     }
 
     /// What the caller is told if this was the last try; an error is the service's own code for it.
-    fn failure_of(&self, call: &Call, miss: Miss) -> Result<Failure, Code> {
-        let Route { service, method } = self.route();
+    fn failure_of(&self, Route { service, method }: &Route, call: &Call, miss: Miss) -> Result<Failure, Code> {
         let (name, now) = (&service.name, call.worker.moment());
         let sent = self.sent.get();
         let shun = || call.with_attempt(|attempt| attempt.endpoint.shun(now));
@@ -210,6 +210,20 @@ impl Tries {
             self.count.set(count + 1);
         }
     }
+}
+
+/// How a call ends that has no route: the sidecar answers it itself, and there is nobody else to ask.
+#[cold]
+fn unrouted(miss: Miss) -> Verdict {
+    let (reason, why) = match miss {
+        Miss::Reset(code) => return Verdict::Reset(code),
+        Miss::Malformed(why) => (Reason::Malformed, why),
+        Miss::TooLarge => (Reason::AnswerHeadersTooLarge, "its header list is too long".to_owned()),
+        Miss::Broke(why) => (Reason::ConnectionBroke, why),
+        Miss::Unseen(why) | Miss::Full(why) => (Reason::ConnectionBroke, why.to_owned()),
+        Miss::NotSent(why) => (Reason::ConnectionBroke, why.to_string()),
+    };
+    Verdict::Fail(Failure::new(reason, format!("the sidecar could not answer the call: {why}")))
 }
 
 /// Sends a call to an endpoint that takes it.
