@@ -46,8 +46,9 @@ limits! {
         "How often a call is sent to the local service that refuses its stream unseen, with growing pauses; then the \
          caller's sidecar tries another endpoint.";
     CALLS_IN_FLIGHT: usize = 20_000,
-        "Calls at once through a worker's outbound side, and as many through its inbound side, where a peer may have as many \
-         as all leave free; past it a call is answered `overloaded`, or by the callee `service-full`.";
+        "Calls at once through a worker's outbound side, and as many through its inbound side. A callee on the one, and a \
+         peer on the other, may have as many as all leave free: one alone half. Past it a call is answered `overloaded`, or by \
+         the callee `service-full`.";
     CONNECTIONS_PER_SIDE: usize = 20_000,
         "Connections at once on a worker's outbound side, and as many of peers on its inbound side, where one peer may have as \
          many as all leave free; past it a new one is closed at once and counted.";
@@ -170,9 +171,12 @@ limits! {
     RESET_STREAMS_KEPT: usize = 64,
         "Streams that are remembered after we reset them, to tell late frames from errors.";
     REPLAY_BYTES_PER_CALL: usize = 16 * 1024,
-        "Request body kept so that a call can be sent again; a longer one is not tried again.";
+        "Request body kept so that a call can be sent again; a call with a longer one is not tried again once it was sent.";
     REPLAY_BYTES: usize = 16 * 1024 * 1024,
-        "Request bodies kept by a worker for all calls; past it calls are not tried again.";
+        "Request bodies that a worker keeps for all calls of its outbound side, and as many for those of its inbound side. A \
+         callee on the one, and a peer on the other, may have as much kept as all leave free: one alone half. Past it a call \
+         with a body is not tried again once it was sent; what waits to be sent the first time is bounded by windows and by \
+         MEMORY_BYTES.";
     TRIES: u32 = 2,
         "How often a call is sent at most.";
     DETECT_TIMEOUT: Duration = Duration::from_secs(60),

@@ -19,6 +19,7 @@ use crate::{
     classify::Outcome,
     deadline,
     moment::Moment,
+    peers::Load,
     pool::ConnectError,
     record::AttemptRecord,
     worker::Worker,
@@ -80,7 +81,7 @@ impl Tries {
     }
 
     fn route(&self) -> &Route {
-        self.route.get().expect("a call is tried after it was routed")
+        self.route.get().expect("`run` is called once there is a route, and nothing else leads to an endpoint")
     }
 
     /// What the caller is told when time is up.
@@ -100,10 +101,20 @@ impl Tries {
         Failure::new(Reason::Overloaded, message).of_service(name.as_str())
     }
 
+    /// What the caller is told of a service that has as many calls as it may have.
+    #[cold]
+    fn has_its_calls(&self, callee: &Load) -> Failure {
+        let (name, calls) = (&self.route().service.name, callee.calls());
+        let message =
+            format!("{calls} calls to {name} run in this sidecar, as many as one service may have now; slow down");
+        Failure::new(Reason::Overloaded, message).of_service(name.as_str())
+    }
+
     /// Writes down how a try failed, and says how the call goes on.
     pub(crate) fn missed(&self, call: &Call, miss: Miss) -> Verdict {
-        let failure = match self.failure_of(call, miss) {
-            Ok(failure) => failure.of_service(self.route().service.name.as_str()),
+        let Some(route) = self.route.get() else { return unrouted(miss) };
+        let failure = match self.failure_of(route, call, miss) {
+            Ok(failure) => failure.of_service(route.service.name.as_str()),
             Err(code) => return Verdict::Reset(code),
         };
         let counters = &call.worker.shared.metrics.counters;
@@ -124,8 +135,7 @@ impl Tries {
     }
 
     /// What the caller is told if this was the last try; an error is the service's own code for it.
-    fn failure_of(&self, call: &Call, miss: Miss) -> Result<Failure, Code> {
-        let Route { service, method } = self.route();
+    fn failure_of(&self, Route { service, method }: &Route, call: &Call, miss: Miss) -> Result<Failure, Code> {
         let (name, now) = (&service.name, call.worker.moment());
         let sent = self.sent.get();
         let shun = || call.with_attempt(|attempt| attempt.endpoint.shun(now));
@@ -212,6 +222,20 @@ impl Tries {
     }
 }
 
+/// How a call ends that has no route: the sidecar answers it itself, and there is nobody else to ask.
+#[cold]
+fn unrouted(miss: Miss) -> Verdict {
+    let (reason, why) = match miss {
+        Miss::Reset(code) => return Verdict::Reset(code),
+        Miss::Malformed(why) => (Reason::Malformed, why),
+        Miss::TooLarge => (Reason::AnswerHeadersTooLarge, "its header list is too long".to_owned()),
+        Miss::Broke(why) => (Reason::ConnectionBroke, why),
+        Miss::Unseen(why) | Miss::Full(why) => (Reason::ConnectionBroke, why.to_owned()),
+        Miss::NotSent(why) => (Reason::ConnectionBroke, why.to_string()),
+    };
+    Verdict::Fail(Failure::new(reason, format!("the sidecar could not answer the call: {why}")))
+}
+
 /// Sends a call to an endpoint that takes it.
 pub(crate) async fn run(call: &Rc<Call>) -> Result<(), Verdict> {
     let Way::Outbound(tries) = &call.way else { return Ok(()) };
@@ -231,6 +255,10 @@ pub(crate) async fn run(call: &Rc<Call>) -> Result<(), Verdict> {
         let pool = worker.pools.of(endpoint);
         if pool.holds_its_part(worker) {
             return Err(Verdict::Fail(tries.holds_its_part(worker)));
+        }
+        let callee = pool.load(worker);
+        if !call.goes_to(callee) {
+            return Err(Verdict::Fail(tries.has_its_calls(callee)));
         }
         let link = match pool.ready(&worker.own) {
             Some(link) => Ok(link),
@@ -262,5 +290,88 @@ fn adapt(head: &mut weft_wire::Headers, attempt: Option<&AttemptRecord>, deadlin
 pub(crate) async fn again(call: Rc<Call>) {
     if let Err(verdict) = run(&call).await {
         call.apply(verdict);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use tokio::{task::LocalSet, time::Instant};
+    use weft_contracts::weft::discovery::v1::{Health, Protocol, Version};
+    use weft_mesh::policy::{BreakerPolicy, Idempotency, ServicePolicy};
+
+    use super::*;
+    use crate::{
+        breaker::Breaker,
+        catalog::Endpoint,
+        metrics::{CallLabels, Direction},
+        trial::{self, peer},
+    };
+
+    /// A route to a service with one endpoint.
+    fn route(worker: &Worker, name: &str) -> Rc<Route> {
+        let breaker = || Breaker::new(BreakerPolicy::default());
+        let id = format!("spiffe://weft.local/ns/shop/sa/{name}").parse().unwrap();
+        let endpoint = Endpoint::new("1".into(), "127.0.0.1:1".parse().unwrap(), id, Health::Up, breaker());
+        let metrics = worker.shared.metrics.calls(CallLabels {
+            direction: Direction::Outbound,
+            service: name.into(),
+            method: "_other".into(),
+            peer: "shop/test".into(),
+        });
+        let method =
+            Arc::new(Method { name: "_other".into(), timeout: None, idempotency: Idempotency::Unknown, metrics });
+        let service = Service {
+            name: weft_mesh::names::ServiceName::parse(&format!("{name}.shop")).unwrap(),
+            protocol: Protocol::Http2,
+            version: Version::default(),
+            policy: ServicePolicy::default(),
+            endpoints: vec![Arc::new(endpoint)],
+            addresses: Vec::new(),
+            breaker: Arc::new(breaker()),
+            methods: HashMap::new(),
+            other: Arc::clone(&method),
+            last_used: Arc::default(),
+            heard: Instant::now(),
+            is_complete: true,
+        };
+        Rc::new(Route { service: Arc::new(service), method })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_service_that_never_answers_gets_no_more_calls_and_others_do() {
+        LocalSet::new()
+            .run_until(async {
+                let worker = trial::worker();
+                let [silent, other] = ["silent", "other"].map(|name| route(&worker, name));
+                let callee = worker.callees.of(&silent.service.endpoints[0].spiffe_id);
+                let stuck: Vec<_> = std::iter::from_fn(|| {
+                    let mut slot = worker.call_slot().expect("there is room");
+                    slot.goes_to(&callee).then_some(slot)
+                })
+                .collect();
+                let (mut client, calls, _serving) = peer::connected(&worker, &worker.own, true);
+                client.pass(1).await.expect("the connection lives");
+                for _ in 0..2 {
+                    client.call(&peer::post(), 10);
+                }
+                client.pass(1).await.expect("the connection lives");
+                let begun = calls.take();
+                let failed = async |call: usize, route: &Rc<Route>| {
+                    let Way::Outbound(tries) = &begun[call].way else { panic!("it is an outbound call") };
+                    tries.set_route(Rc::clone(route));
+                    match run(&begun[call]).await {
+                        Err(Verdict::Fail(failure)) => failure,
+                        _ => panic!("nobody is there who would take it"),
+                    }
+                };
+                let refused = failed(0, &silent).await;
+                assert_eq!((refused.reason, refused.service.as_deref()), (Reason::Overloaded, Some("silent.shop")));
+                assert!(refused.message.starts_with("10000 calls to silent.shop run"), "{}", refused.message);
+                assert_eq!(failed(1, &other).await.reason, Reason::ConnectFailed, "it gets as far as to its endpoint");
+                drop((stuck, begun));
+            })
+            .await;
     }
 }

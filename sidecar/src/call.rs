@@ -200,6 +200,11 @@ impl Call {
         self.state.borrow().slot.as_ref().and_then(CallSlot::peer).cloned()
     }
 
+    /// An outbound call goes to this callee; false if that may have no more calls.
+    pub(crate) fn goes_to(&self, callee: &Rc<Load>) -> bool {
+        self.state.borrow_mut().slot.as_mut().is_none_or(|slot| slot.goes_to(callee))
+    }
+
     /// An inbound call has a stream to the local service.
     pub(crate) fn sit_down(&self, room: &Room) {
         if let Some(slot) = &mut self.state.borrow_mut().slot {
@@ -264,8 +269,8 @@ impl Call {
         let mut state = self.state.borrow_mut();
         let state = &mut *state;
         let endpoint = Side::Pipe(pipe);
-        state.request.resend(&endpoint, &self.caller, &self.worker);
-        state.request.forget(&self.worker);
+        state.request.resend(&endpoint, &self.caller, &mut state.slot, &self.worker);
+        state.request.forget(&mut state.slot, &self.worker);
         state.endpoint = Some(endpoint);
         std::mem::take(&mut state.request.head)
     }
@@ -287,13 +292,9 @@ impl Call {
         request.received += data.len();
         let Some(endpoint) = &state.endpoint else {
             // It waits under the caller's window.
-            return request.keep(data, &self.worker);
+            return request.hold(data, &mut state.slot, &self.worker);
         };
-        if request.is_kept && request.may_keep(data.len(), &self.worker) {
-            request.keep(data, &self.worker);
-        } else {
-            request.forget(&self.worker);
-        }
+        request.keep_or_forget(data, &mut state.slot, &self.worker);
         request.send(data, is_end, endpoint, &self.caller);
         if request.waiting > 0 && request.stuck_since.is_none() {
             request.stuck_since = Some(self.worker.moment());
@@ -323,6 +324,7 @@ impl Call {
             return self.fail(&inbound::too_large_for(self, takes));
         }
         let mut state = self.state.borrow_mut();
+        let state = &mut *state;
         (state.request.is_over, state.request.whole_at) = (true, self.worker.moment());
         if state.answer != Answer::Over {
             state.keeps_list(trailers.list_bytes());
@@ -330,7 +332,7 @@ impl Call {
         if let Some(endpoint) = &state.endpoint {
             endpoint.send_trailers(trailers);
             // gRPC's requests have none: not worth keeping.
-            state.request.forget(&self.worker);
+            state.request.forget(&mut state.slot, &self.worker);
         } else if state.answer != Answer::Over {
             state.request.trailers = Some(Box::new(trailers.clone()));
         }
@@ -389,10 +391,11 @@ impl Call {
             return Some(head);
         }
         let mut state = self.state.borrow_mut();
+        let state = &mut *state;
         if state.answer != Answer::Awaited {
             return Some(head);
         }
-        state.request.forget(&self.worker);
+        state.request.forget(&mut state.slot, &self.worker);
         state.body_status = BodyStatus::of(rpc, &head, status);
         let tunnel = if self.wants_tunnel && tcp::is_accepted(&head) { Tunnel::Open } else { Tunnel::No };
         if tunnel == Tunnel::Open && matches!(self.caller, Side::Socket(_)) {

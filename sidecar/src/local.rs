@@ -8,10 +8,11 @@ use http_body::Body;
 use http_body_util::BodyExt;
 use tokio::task::spawn_local;
 use tower::ServiceExt;
+use weft_mesh::errors::Reason;
 use weft_wire::Headers;
 
 use crate::{
-    attempt::Miss,
+    answer::Failure,
     call::Call,
     headers,
     pipe::{News, Pipe, PipeBody},
@@ -28,7 +29,8 @@ pub(crate) fn reflect(call: &Rc<Call>) {
             let body = tonic::body::Body::new(PipeBody::new(pipe.clone()));
             let request = match path.and_then(|path| headers::to_request(&head, path, body)) {
                 Ok(request) => request,
-                Err(e) => return call.missed(Miss::Broke(e.to_string())),
+                // A stricter reader of paths than HTTP/2 has refused it: it is the caller's fault, and no try of a service's.
+                Err(e) => return call.fail(&Failure::new(Reason::Malformed, format!("the call can't be read: {e}"))),
             };
             let Ok(response) = call.worker.shared.reflection.clone().oneshot(request).await;
             let (head, body) = response.into_parts();
@@ -111,4 +113,42 @@ where
         }
     }
     put(Part::Data(&[], true));
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::task::LocalSet;
+    use weft_wire::Name;
+
+    use super::*;
+    use crate::{
+        attempt::Miss,
+        trial::{self, peer},
+    };
+
+    /// Calls of the application that the sidecar answers itself have no route. Whatever is in them, and whatever becomes
+    /// of them, they end.
+    #[tokio::test(start_paused = true)]
+    async fn calls_to_reflection_end_whatever_their_path_is() {
+        LocalSet::new()
+            .run_until(async {
+                let worker = trial::worker();
+                let (mut client, calls, _serving) = peer::connected(&worker, &worker.own, true);
+                client.pass(1).await.expect("the connection lives");
+                for path in [&b"/grpc.reflection.v1.ServerReflection/a^b"[..], b"/a<b", b"/a`b"] {
+                    let mut head = peer::post();
+                    head.set(Name::PATH, path);
+                    client.call(&head, 0);
+                }
+                client.call(&peer::post(), 10);
+                client.pass(1).await.expect("the connection lives");
+                let begun = calls.take();
+                begun[..3].iter().for_each(reflect);
+                begun[3].missed(Miss::Broke("it broke off".into()));
+                client.pass(1).await.expect("the connection lives");
+                assert_eq!(begun.iter().map(|call| call.is_over()).collect::<Vec<_>>(), [true; 4]);
+                assert_eq!(worker.calls.outbound.get(), 0, "they keep no place");
+            })
+            .await;
+    }
 }

@@ -26,10 +26,11 @@ pub(crate) struct Load {
     /// What connections hold for it, as [`crate::budget`] counts it.
     bytes: Cell<usize>,
     connections: Cell<usize>,
-    /// Calls on the inbound side.
     calls: Cell<usize>,
-    /// Those of them that have a stream to the local service.
+    /// Calls on the inbound side that have a stream to the local service.
     seats: Cell<usize>,
+    /// Bytes of its calls' requests that are kept for another try.
+    kept: Cell<usize>,
 }
 
 /// How much of its side's memory a load may have.
@@ -69,6 +70,16 @@ impl Load {
 
     pub(crate) fn seats(&self) -> usize {
         self.seats.get()
+    }
+
+    pub(crate) fn kept(&self) -> usize {
+        self.kept.get()
+    }
+
+    /// Of the request of one of its calls `now` bytes are kept, where it were `before`.
+    #[inline]
+    pub(crate) fn change_kept(&self, before: usize, now: usize) {
+        self.kept.set(self.kept.get() + now - before);
     }
 
     pub(crate) fn begin_call(&self) {

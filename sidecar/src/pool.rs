@@ -179,18 +179,18 @@ impl Pool {
         })
     }
 
-    /// Whom what its connections hold is charged to.
-    fn load(&self, worker: &Worker) -> Rc<Load> {
-        let load = self.load.get_or_init(|| match &self.destination {
+    /// Whom what its connections hold is charged to, and of an endpoint also the calls that go there.
+    #[inline]
+    pub(crate) fn load(&self, worker: &Worker) -> &Rc<Load> {
+        self.load.get_or_init(|| match &self.destination {
             Destination::Endpoint(endpoint) => worker.callees.of(&endpoint.spiffe_id),
             Destination::Local(_) => Rc::clone(&worker.to_local),
-        });
-        Rc::clone(load)
+        })
     }
 
     /// Whether what waits for this endpoint's service, or comes from it, is as much as it may be: it gets no new calls then.
     pub(crate) fn holds_its_part(&self, worker: &Worker) -> bool {
-        worker.accounts.outbound.is_tight() && !worker.accounts.outbound.takes_calls(&self.load(worker))
+        worker.accounts.outbound.is_tight() && !worker.accounts.outbound.takes_calls(self.load(worker))
     }
 
     /// What each of its connections holds now.
@@ -398,7 +398,7 @@ impl Pool {
             Destination::Endpoint(_) => &worker.accounts.outbound,
             Destination::Local(_) => &worker.accounts.inbound,
         };
-        let link = Link::client(&worker, limits, &self.room, Counted::new(account, &self.load(&worker)));
+        let link = Link::client(&worker, limits, &self.room, Counted::new(account, self.load(&worker)));
         let driver = Driver::new(&worker, &link, Role::Client, stream, |_| {});
         let listed = expiry.map(|end| {
             let made = Made { pool: Rc::downgrade(self), link: Rc::downgrade(&link) };

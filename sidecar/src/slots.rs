@@ -17,16 +17,32 @@ use crate::{
 /// One of a worker's calls.
 pub(crate) struct CallSlot {
     worker: Rc<Worker>,
-    /// Of an inbound one: whose it is.
-    peer: Option<Rc<Load>>,
+    owner: Owner,
     /// It has a stream to the local service.
     has_seat: bool,
+    /// Bytes of its request that count as kept for another try.
+    kept: usize,
+}
+
+/// Whose a call is.
+enum Owner {
+    /// Of an inbound one: its caller.
+    Peer(Rc<Load>),
+    /// Of an outbound one: its callee, once an endpoint was picked.
+    Callee(Option<Rc<Load>>),
 }
 
 impl CallSlot {
+    fn new(worker: &Rc<Worker>, owner: Owner) -> Self {
+        Self { worker: Rc::clone(worker), owner, has_seat: false, kept: 0 }
+    }
+
     /// Whose an inbound call is.
     pub(crate) fn peer(&self) -> Option<&Rc<Load>> {
-        self.peer.as_ref()
+        match &self.owner {
+            Owner::Peer(peer) => Some(peer),
+            Owner::Callee(_) => None,
+        }
     }
 
     /// Counts bytes of the call: for its peer, or for the local service whose call it is.
@@ -39,18 +55,82 @@ impl CallSlot {
 
     /// An inbound call has a stream to the local service, from now on until it ends.
     pub(crate) fn sit_down(&mut self, room: &Room) {
-        if let Some(peer) = self.peer.as_ref().filter(|_| !self.has_seat) {
+        if let Owner::Peer(peer) = &self.owner
+            && !self.has_seat
+        {
             room.sit_down(peer);
             self.has_seat = true;
         }
+    }
+
+    /// An outbound call is this callee's, from now on until it ends or goes to another. False if the callee may have no
+    /// more calls: so one that never answers leaves room for calls to the others.
+    #[inline]
+    pub(crate) fn goes_to(&mut self, callee: &Rc<Load>) -> bool {
+        match &self.owner {
+            Owner::Callee(Some(before)) if Rc::ptr_eq(before, callee) => true,
+            Owner::Callee(_) => self.moves_to(callee),
+            Owner::Peer(_) => true,
+        }
+    }
+
+    fn moves_to(&mut self, callee: &Rc<Load>) -> bool {
+        // This call is among those of the side already.
+        let others = self.worker.calls.outbound.get() - 1;
+        if !may_have_more(callee.calls(), others, limits::CALLS_IN_FLIGHT) {
+            self.worker.shared.metrics.limit_reached("CALLS_IN_FLIGHT");
+            return false;
+        }
+        let kept = self.kept;
+        self.keeps(0);
+        callee.begin_call();
+        if let Owner::Callee(Some(before)) = std::mem::replace(&mut self.owner, Owner::Callee(Some(Rc::clone(callee))))
+        {
+            before.end_call();
+        }
+        // If the callee may keep no more, the request is sent all the same, and forgotten then.
+        self.keeps(kept);
+        true
+    }
+
+    /// Counts `bytes` of the call's request as kept for another try, instead of those that it counted before. False, and
+    /// nothing changes, if that is more than its owner may keep.
+    #[inline]
+    pub(crate) fn keeps(&mut self, bytes: usize) -> bool {
+        if bytes == self.kept {
+            return true;
+        }
+        let (load, all) = match &self.owner {
+            Owner::Peer(peer) => (peer, &self.worker.replay_bytes.inbound),
+            // Until the callee is known it counts for the local service.
+            Owner::Callee(callee) => (callee.as_ref().unwrap_or(&self.worker.own), &self.worker.replay_bytes.outbound),
+        };
+        if bytes < self.kept {
+            all.take(self.kept - bytes);
+        } else {
+            let more = bytes - self.kept;
+            if !may_have_more(load.kept() + more - 1, all.get() + more - 1, limits::REPLAY_BYTES) {
+                return false;
+            }
+            all.add(more);
+        }
+        load.change_kept(self.kept, bytes);
+        self.kept = bytes;
+        true
     }
 }
 
 impl Drop for CallSlot {
     fn drop(&mut self) {
-        match &self.peer {
-            None => self.worker.calls.outbound.take(1),
-            Some(peer) => {
+        self.keeps(0);
+        match &self.owner {
+            Owner::Callee(callee) => {
+                self.worker.calls.outbound.take(1);
+                if let Some(callee) = callee {
+                    callee.end_call();
+                }
+            }
+            Owner::Peer(peer) => {
                 self.worker.calls.inbound.take(1);
                 peer.end_call();
                 if self.has_seat
@@ -156,7 +236,7 @@ impl Worker {
             return None;
         }
         self.calls.outbound.add(1);
-        Some(CallSlot { worker: Rc::clone(self), peer: None, has_seat: false })
+        Some(CallSlot::new(self, Owner::Callee(None)))
     }
 
     /// A place for one more call of a peer, if it may have one.
@@ -170,7 +250,7 @@ impl Worker {
         }
         self.calls.inbound.add(1);
         peer.begin_call();
-        Some(CallSlot { worker: Rc::clone(self), peer: Some(Rc::clone(peer)), has_seat: false })
+        Some(CallSlot::new(self, Owner::Peer(Rc::clone(peer))))
     }
 }
 
@@ -192,6 +272,52 @@ mod tests {
         assert!(worker.inbound_slot(&modest).is_some(), "nor does that take from its callers");
         drop((all, own));
         assert_eq!((worker.calls.sum(), greedy.calls(), modest.calls()), (0, 0, 0));
+    }
+
+    #[tokio::test]
+    async fn no_callee_takes_the_places_of_calls_to_others() {
+        let worker = trial::worker();
+        let (silent, other): (Rc<Load>, Rc<Load>) = Default::default();
+        let to = |callee: &Rc<Load>| {
+            let mut slot = worker.call_slot().expect("there is room");
+            slot.goes_to(callee).then_some(slot)
+        };
+        let mut stuck: Vec<_> = std::iter::from_fn(|| to(&silent)).collect();
+        assert_eq!(stuck.len(), limits::CALLS_IN_FLIGHT / 2);
+        let mut answered = to(&other).expect("a call to another service");
+        assert!(answered.goes_to(&other), "a second try counts as the first did");
+        assert_eq!((other.calls(), worker.calls.outbound.get()), (1, limits::CALLS_IN_FLIGHT / 2 + 1));
+        assert!(!answered.goes_to(&silent), "that has as many as it may");
+        stuck.truncate(10);
+        assert!(answered.goes_to(&silent));
+        assert_eq!((other.calls(), silent.calls()), (0, 11));
+        drop((answered, stuck));
+        assert_eq!((worker.calls.sum(), silent.calls(), other.calls()), (0, 0, 0));
+    }
+
+    #[tokio::test]
+    async fn no_peer_and_no_callee_keeps_what_others_calls_need_to_be_tried_again() {
+        let worker = trial::worker();
+        let (greedy, modest, callee): (Rc<Load>, Rc<Load>, Rc<Load>) = Default::default();
+        let keeps = |slot: Option<CallSlot>| {
+            let mut slot = slot.expect("there is room for calls");
+            slot.keeps(limits::REPLAY_BYTES_PER_CALL).then_some(slot)
+        };
+        let kept = || (worker.replay_bytes.inbound.get(), worker.replay_bytes.outbound.get());
+        let all: Vec<_> = std::iter::from_fn(|| keeps(worker.inbound_slot(&greedy))).collect();
+        assert_eq!(kept(), (limits::REPLAY_BYTES / 2, 0), "one alone has half of its side");
+        assert!(worker.inbound_slot(&greedy).unwrap().keeps(0), "a request without a body needs nothing");
+        assert!(keeps(worker.inbound_slot(&modest)).is_some(), "another peer's");
+        // Calls that wait for a callee to be found, and then for that.
+        let mut own: Vec<_> = std::iter::from_fn(|| keeps(worker.call_slot())).collect();
+        assert_eq!(kept().1, limits::REPLAY_BYTES / 2, "the local service's own, of which peers take nothing");
+        assert!(own.iter_mut().all(|slot| slot.goes_to(&callee)));
+        assert_eq!((worker.own.kept(), callee.kept()), (0, limits::REPLAY_BYTES / 2));
+        assert!(keeps(worker.call_slot()).is_some());
+        let mut more = worker.call_slot().unwrap();
+        assert!(more.goes_to(&callee) && !more.keeps(1) && more.keeps(0));
+        drop((all, own, more));
+        assert_eq!((kept(), greedy.kept(), callee.kept(), worker.own.kept()), ((0, 0), 0, 0, 0));
     }
 
     #[tokio::test]

@@ -66,7 +66,10 @@ pub(crate) struct Report {
     pub(crate) connections_made: usize,
     /// Of the endpoint to which there are most.
     pub(crate) connections_to_one: usize,
-    pub(crate) replay_bytes: Level,
+    /// Of the side that has more.
+    pub(crate) replay_bytes_of_side: Level,
+    /// Of both.
+    pub(crate) replay_bytes: usize,
     /// Of all its HTTP/2 connections: for each amount the most that one has.
     pub(crate) most: Usage,
     /// The same, all together.
@@ -155,7 +158,8 @@ fn report(worker: &Worker) -> Report {
         streams_on_one,
         connections_made: pools.connections,
         connections_to_one: pools.connections_to_one,
-        replay_bytes: worker.replay_bytes.level(),
+        replay_bytes_of_side: worker.replay_bytes.level(),
+        replay_bytes: worker.replay_bytes.sum(),
         most: over(&most),
         sum: over(&sum),
         socket_bytes,

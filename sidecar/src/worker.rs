@@ -58,7 +58,7 @@ pub(crate) struct Worker {
     /// What the connections hold.
     pub(crate) accounts: Accounts,
     /// Bytes of request bodies kept for another try.
-    pub(crate) replay_bytes: Gauge,
+    pub(crate) replay_bytes: Sides,
     pub(crate) calls: Sides,
     /// Those of the outbound side, and those of peers on the inbound side.
     pub(crate) connections: Sides,
@@ -168,7 +168,7 @@ impl Worker {
             spare_bodies: RefCell::default(),
             accepted: RefCell::default(),
             accounts: Accounts::new(&shared),
-            replay_bytes: Gauge::default(),
+            replay_bytes: Sides::default(),
             calls: Sides::default(),
             connections: Sides::default(),
             peers: Rc::default(),

@@ -4,7 +4,7 @@ use weft_mesh::limits;
 use weft_wire::Headers;
 
 use super::Side;
-use crate::{budget::Charge, moment::Moment, worker::Worker};
+use crate::{budget::Charge, moment::Moment, slots::CallSlot, worker::Worker};
 
 /// The request, as far as it has come.
 pub(super) struct Request {
@@ -54,7 +54,7 @@ impl Request {
     }
 
     /// Sends what is kept, as the beginning of a try.
-    pub(super) fn resend(&mut self, endpoint: &Side, caller: &Side, worker: &Worker) {
+    pub(super) fn resend(&mut self, endpoint: &Side, caller: &Side, slot: &mut Option<CallSlot>, worker: &Worker) {
         let kept = std::mem::take(&mut self.kept);
         let is_end = self.is_over && self.trailers.is_none();
         if !kept.is_empty() || is_end {
@@ -64,8 +64,8 @@ impl Request {
         if let Some(trailers) = &self.trailers {
             endpoint.send_trailers(trailers);
         }
-        if !self.may_keep(0, worker) {
-            self.forget(worker);
+        if !may_keep(self.kept.len(), slot) {
+            self.forget(slot, worker);
         }
     }
 
@@ -113,14 +113,23 @@ impl Request {
         self.charge = None;
     }
 
-    /// Whether so much more may be kept for another try.
-    pub(super) fn may_keep(&self, more: usize, worker: &Worker) -> bool {
-        self.kept.len() + more <= limits::REPLAY_BYTES_PER_CALL
-            && worker.replay_bytes.get() + more <= limits::REPLAY_BYTES
+    /// Keeps what can't be sent yet, however much it is: the caller's window bounds it, and the budget counts it. As far as
+    /// it may, it counts as kept for another try from now on, or else once it is sent.
+    pub(super) fn hold(&mut self, data: &[u8], slot: &mut Option<CallSlot>, worker: &Worker) {
+        self.keep(data, worker);
+        may_keep(self.kept.len(), slot);
     }
 
-    pub(super) fn keep(&mut self, data: &[u8], worker: &Worker) {
-        worker.replay_bytes.add(data.len());
+    /// Keeps for another try what is being sent, or forgets all of it if it is too much.
+    pub(super) fn keep_or_forget(&mut self, data: &[u8], slot: &mut Option<CallSlot>, worker: &Worker) {
+        if self.is_kept && may_keep(self.kept.len() + data.len(), slot) {
+            self.keep(data, worker);
+        } else {
+            self.forget(slot, worker);
+        }
+    }
+
+    fn keep(&mut self, data: &[u8], worker: &Worker) {
         if self.kept.capacity() == 0 {
             self.kept = worker.body_buffer();
         }
@@ -128,11 +137,61 @@ impl Request {
     }
 
     /// It won't be sent again.
-    pub(super) fn forget(&mut self, worker: &Worker) {
+    pub(super) fn forget(&mut self, slot: &mut Option<CallSlot>, worker: &Worker) {
         self.is_kept = false;
         if !self.kept.is_empty() {
-            worker.replay_bytes.take(self.kept.len());
+            if let Some(slot) = slot {
+                slot.keeps(0);
+            }
             worker.give_back_body(std::mem::take(&mut self.kept));
         }
+    }
+}
+
+/// Whether so many bytes of a call may be kept for another try. They count from now on, or else none.
+fn may_keep(bytes: usize, slot: &mut Option<CallSlot>) -> bool {
+    let Some(slot) = slot else { return false };
+    let may = bytes <= limits::REPLAY_BYTES_PER_CALL && slot.keeps(bytes);
+    if !may {
+        slot.keeps(0);
+    }
+    may
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{pipe::Pipe, trial};
+
+    #[tokio::test]
+    async fn what_waits_for_an_endpoint_takes_no_more_than_its_part_and_is_sent_whole() {
+        let worker = trial::worker();
+        let body = [7; limits::STREAM_WINDOW_BYTES as usize];
+        let begin = |data: &[u8]| {
+            let (mut request, mut slot) = (Request::new(Headers::new(), false, worker.moment()), worker.call_slot());
+            request.hold(data, &mut slot, &worker);
+            (request, slot)
+        };
+        let kept = || worker.replay_bytes.outbound.get();
+        // All that callers' windows allow, and then as much as may be kept of each.
+        let large: Vec<_> = (0..2 * limits::REPLAY_BYTES / body.len()).map(|_| begin(&body)).collect();
+        assert_eq!(kept(), 0, "none of it may be sent again");
+        let part = &body[..limits::REPLAY_BYTES_PER_CALL];
+        let small: Vec<_> = (0..2 * limits::REPLAY_BYTES / part.len()).map(|_| begin(part)).collect();
+        assert_eq!(kept(), limits::REPLAY_BYTES / 2, "one alone has half");
+
+        let [endpoint, caller] = [(); 2].map(|()| Side::Pipe(Pipe::default()));
+        let mut sent = |(mut request, mut slot): (Request, Option<CallSlot>)| {
+            let bytes = request.kept.len();
+            assert!(slot.as_mut().unwrap().goes_to(&Default::default()));
+            request.resend(&endpoint, &caller, &mut slot, &worker);
+            assert_eq!(request.sent + request.waiting, bytes, "nothing of it is lost");
+            request.is_kept
+        };
+        assert!(sent(begin(&[])), "a call without a body can be tried again");
+        assert!(sent(begin(part)), "and one to another service");
+        assert!(large.into_iter().all(|call| !sent(call)));
+        assert!(small.into_iter().all(&mut sent), "they have gone to others each");
+        assert_eq!((kept(), worker.own.kept()), (0, 0));
     }
 }

@@ -107,7 +107,7 @@ impl State {
         (self.request.sent, self.request.waiting) = (0, 0);
         self.request.charge = None;
         if !is_head_all {
-            self.request.resend(&endpoint, &call.caller, &call.worker);
+            self.request.resend(&endpoint, &call.caller, &mut self.slot, &call.worker);
         }
         self.request.stuck_since = (self.request.waiting > 0).then_some(call.worker.moment());
         self.endpoint = Some(endpoint);
@@ -185,7 +185,7 @@ impl State {
             self.release_all();
         }
         self.request.release_all(&call.caller);
-        self.request.forget(&call.worker);
+        self.request.forget(&mut self.slot, &call.worker);
         call.caller.recycle(std::mem::take(&mut self.request.head));
         // The try ends before the call that it belongs to.
         self.attempt = None;

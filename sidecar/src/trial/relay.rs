@@ -518,7 +518,7 @@ impl Play {
             }
         }
         assert!(unheard <= self.refused.get(), "{unheard} calls have not arrived");
-        let left = (self.worker.calls.sum(), self.worker.replay_bytes.get());
+        let left = (self.worker.calls.sum(), self.worker.replay_bytes.sum());
         assert_eq!(left, (0, 0), "of calls that have ended nothing is left");
         if has_service {
             assert_eq!(self.upstream.usage().streams, 0, "nor of their streams");

@@ -82,7 +82,7 @@ impl Used<'_> {
                 now(used, of)
             }
             "HANDSHAKES" => now(self.most(|report| report.handshakes), limits::HANDSHAKES),
-            "REPLAY_BYTES" => self.level(limits::REPLAY_BYTES, |report| report.replay_bytes),
+            "REPLAY_BYTES" => self.level(limits::REPLAY_BYTES, |report| report.replay_bytes_of_side),
             "STREAMS_PER_CONNECTION" => {
                 now(self.most(|report| report.streams_on_one), limits::STREAMS_PER_CONNECTION as usize)
             }

@@ -31,7 +31,7 @@ pub(super) fn of(shared: &Shared, reports: &[Option<Report>], services: &[Watche
             sum(|report| report.held_bytes),
             "what connections hold of calls, as --memory bounds it, half for each side: what has come and has not gone on, and what is to be written",
         ),
-        account("requests", sum(|report| report.replay_bytes.now), "bodies kept so that calls can be sent again"),
+        account("requests", sum(|report| report.replay_bytes), "bodies kept so that calls can be sent again"),
         account(
             "spare buffers",
             sum(|report| report.spare_bytes),
