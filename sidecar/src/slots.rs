@@ -47,7 +47,7 @@ impl CallSlot {
 
     /// Counts bytes of the call: for its peer, or for the local service whose call it is.
     pub(crate) fn counted(&self) -> Counted {
-        match &self.peer {
+        match self.peer() {
             None => Counted::new(&self.worker.accounts.outbound, &self.worker.own),
             Some(peer) => Counted::new(&self.worker.accounts.inbound, peer),
         }
