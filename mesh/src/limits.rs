@@ -376,6 +376,13 @@ limits! {
          not read the last answer.";
     ADMIN_STREAMS: u32 = 32,
         "Requests at once on one HTTP/2 connection to the admin port; a client waits or opens another.";
+    METRICS_STREAMS: u32 = 1,
+        "The same on one HTTP/2 connection to the metrics port, which needs no certificate.";
+    METRICS_PAGE_INTERVAL: Duration = Duration::from_millis(250),
+        "Between two pages of metrics that a sidecar makes: all who ask meanwhile wait for the next and get the same one.";
+    METRICS_PAGES: usize = 8,
+        "Pages of metrics in memory that are still being sent; past it the last one is sent again until one has been read, or \
+         its reader is closed (ADMIN_IDLE).";
     ADMIN_HEADER_BYTES: u32 = 16 * 1024,
         "A request's head on the admin and metrics ports; a longer one is refused.";
     ADMIN_TIMEOUT: Duration = Duration::from_secs(10),
