@@ -336,10 +336,10 @@ limits! {
     ANNOUNCE_WAIT: Duration = Duration::from_secs(10),
         "For the first message of an announcing stream; then it is ended.";
     CONTROL_CONNECTIONS: usize = 10_000,
-        "Connections of sidecars, which have shown an SVID, to the control plane; past it a new one is closed.";
-    CONTROL_CONNECTIONS_PER_IDENTITY: usize = 256,
-        "Connections of one identity from one network (an IPv4 address, or 64 bits of IPv6) to the control plane, so that one \
-         member does not take the places of all; past it a new one is closed.";
+        "Connections of sidecars, which have shown an SVID, to the control plane. An identity may have as many as all leave \
+         free, so that one alone comes to half of them, and those from one network (an IPv4 address, or 64 bits of IPv6) as \
+         many as that leaves free, a third: so no identity takes the room of another, nor one host that of the same identity's \
+         other hosts. Past it a new one is closed.";
     CONTROL_STRANGERS: usize = 4_096,
         "Connections to the control plane that have not shown an SVID, those in their handshake included; past it the one \
          that has waited longest makes room, or the new one is closed.";
@@ -355,9 +355,9 @@ limits! {
     CONTROL_STREAMS_OF_A_KIND: usize = 4,
         "Open streams of Announce, and as many of Watch and of WatchBundle, on one connection to the control plane, where a \
          sidecar has one of each; a further one is refused.";
-    CONTROL_STREAMS_PER_IDENTITY: usize = 256,
-        "The same, of all connections of one identity from one network (CONTROL_CONNECTIONS_PER_IDENTITY): what concerns many \
-         watchers costs time for each.";
+    CONTROL_STREAMS_OPEN: usize = 20_000,
+        "The same, of all connections together, two for each that there may be; they are shared as CONTROL_CONNECTIONS are: \
+         what concerns many watchers costs time for each. A further one is refused.";
     CONTROL_MESSAGE_TIME: Duration = Duration::from_secs(30),
         "For a message to the control plane to come whole once it has begun, and for descriptors once they were asked for; \
          then its call ends, so that half a message is not kept for long.";
@@ -391,6 +391,13 @@ limits! {
          not read the last answer.";
     ADMIN_STREAMS: u32 = 32,
         "Requests at once on one HTTP/2 connection to the admin port; a client waits or opens another.";
+    METRICS_STREAMS: u32 = 1,
+        "The same on one HTTP/2 connection to the metrics port, which needs no certificate.";
+    METRICS_PAGE_INTERVAL: Duration = Duration::from_millis(250),
+        "Between two pages of metrics that a sidecar makes: all who ask meanwhile wait for the next and get the same one.";
+    METRICS_PAGES: usize = 8,
+        "Pages of metrics in memory that are still being sent; past it the last one is sent again until one has been read, or \
+         its reader is closed (ADMIN_IDLE).";
     ADMIN_HEADER_BYTES: u32 = 16 * 1024,
         "A request's head on the admin and metrics ports; a longer one is refused.";
     ADMIN_TIMEOUT: Duration = Duration::from_secs(10),

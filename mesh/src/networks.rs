@@ -5,6 +5,7 @@
 //! wait.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet, HashMap},
     net::{IpAddr, Ipv6Addr},
 };
@@ -37,8 +38,7 @@ impl Ticket {
 pub struct ByNetwork<T> {
     /// By the order in which they came.
     waiting: HashMap<IpAddr, BTreeMap<u64, T>>,
-    /// How many each network has.
-    sizes: BTreeSet<(usize, IpAddr)>,
+    sizes: BTreeSet<Size>,
     /// All in the order in which they came.
     order: BTreeMap<u64, IpAddr>,
     entered: u64,
@@ -61,9 +61,11 @@ impl<T> ByNetwork<T> {
         self.waiting.get(&network).map_or(0, BTreeMap::len)
     }
 
-    /// The network with the most, if anybody waits.
+    /// The network with the most, if anybody waits. Among networks with equally many, the one whose first has waited
+    /// longest: addresses decide nothing, as peers may choose theirs.
     pub fn largest(&self) -> Option<IpAddr> {
-        self.sizes.last().map(|(_, network)| *network)
+        let (_, Reverse(first)) = self.sizes.last()?;
+        self.order.get(first).copied()
     }
 
     /// One more waits, from an address.
@@ -71,9 +73,10 @@ impl<T> ByNetwork<T> {
         self.entered += 1;
         let ticket = Ticket { network: network(from), number: self.entered };
         let of_network = self.waiting.entry(ticket.network).or_default();
+        let before = size_of(of_network);
         of_network.insert(ticket.number, what);
-        let size = of_network.len();
-        self.resize(ticket.network, size - 1, size);
+        let now = size_of(of_network);
+        self.resize(before, now);
         self.order.insert(ticket.number, ticket.network);
         ticket
     }
@@ -81,12 +84,13 @@ impl<T> ByNetwork<T> {
     /// One waits no longer. `None` when it had gone before.
     pub fn leave(&mut self, ticket: Ticket) -> Option<T> {
         let of_network = self.waiting.get_mut(&ticket.network)?;
+        let before = size_of(of_network);
         let what = of_network.remove(&ticket.number)?;
-        let size = of_network.len();
-        if size == 0 {
+        let now = size_of(of_network);
+        if now.is_none() {
             self.waiting.remove(&ticket.network);
         }
-        self.resize(ticket.network, size + 1, size);
+        self.resize(before, now);
         self.order.remove(&ticket.number);
         Some(what)
     }
@@ -103,12 +107,20 @@ impl<T> ByNetwork<T> {
         self.first_of(*network)
     }
 
-    fn resize(&mut self, network: IpAddr, before: usize, now: usize) {
-        self.sizes.remove(&(before, network));
-        if now > 0 {
-            self.sizes.insert((now, network));
+    fn resize(&mut self, before: Option<Size>, now: Option<Size>) {
+        if let Some(before) = before {
+            self.sizes.remove(&before);
         }
+        self.sizes.extend(now);
     }
+}
+
+/// How many a network has, and the number of its first.
+type Size = (usize, Reverse<u64>);
+
+/// `None` for a network of which nobody waits.
+fn size_of<T>(of_network: &BTreeMap<u64, T>) -> Option<Size> {
+    of_network.first_key_value().map(|(first, _)| (of_network.len(), Reverse(*first)))
 }
 
 #[cfg(test)]
@@ -144,5 +156,26 @@ mod tests {
             all.count() == 0 && all.first().is_none() && all.waiting.is_empty() && all.sizes.is_empty(),
             "nothing is kept of who has gone"
         );
+    }
+
+    #[test]
+    fn of_networks_with_equally_many_the_one_that_has_waited_longest_is_the_largest() {
+        let hosts = ["192.0.2.5", "192.0.2.9", "192.0.2.1", "2001:db8::1", "192.0.2.7"].map(address);
+        let mut all = ByNetwork::default();
+        let mut tickets: Vec<_> = hosts.iter().map(|host| all.enter(*host, ())).collect();
+        tickets.extend(hosts.iter().rev().map(|host| all.enter(*host, ())));
+        for host in hosts {
+            assert_eq!(all.largest(), Some(network(host)));
+            let (first, ()) = all.first_of(network(host)).expect("it has two");
+            all.leave(first);
+        }
+        // Each has its second now, and those came in the opposite order.
+        for host in hosts.into_iter().rev() {
+            assert_eq!(all.largest(), Some(network(host)));
+            let (second, ()) = all.first_of(network(host)).expect("it has one");
+            all.leave(second);
+        }
+        assert!(all.largest().is_none() && all.sizes.is_empty());
+        assert!(tickets.into_iter().all(|ticket| all.leave(ticket).is_none()));
     }
 }

@@ -1,9 +1,6 @@
 //! What each peer has of a worker. A peer is an identity: the replicas of a service are one.
 //!
-//! A peer may have as many of something as all leave free ([`may_have_more`]). One alone comes to half of all, of two that
-//! take what they get each comes to a third, of nine to a tenth. So there is always room for one more, and neither a number
-//! of peers has to be guessed nor what is idle be kept for those who do not come (Choudhury and Hahne, "Dynamic Queue Length
-//! Thresholds for Shared-Memory Packet Switches", 1998).
+//! A peer may have as many of something as all leave free ([`may_have_more`]), so there is always room for one more.
 
 use std::{
     cell::{Cell, RefCell},
@@ -11,12 +8,8 @@ use std::{
     rc::{Rc, Weak},
 };
 
+pub(crate) use weft_mesh::shares::may_have_more;
 use weft_mesh::{identity::SpiffeId, limits};
-
-/// Whether one who has `own` of something may have another, where all together have `all` of `limit`.
-pub(crate) fn may_have_more(own: usize, all: usize, limit: usize) -> bool {
-    own < limit.saturating_sub(all)
-}
 
 /// What one peer has now: a caller on the inbound side, a callee on the outbound one. The local service, whose calls go out,
 /// has one of its own.

@@ -1,8 +1,9 @@
 //! Connections to the inbound port of which it is not known yet whose they are: their TLS handshake is not done.
 //!
 //! They have a budget of their own, so that no stranger takes what peers have. When it is full the next one is taken all the
-//! same, and one makes room: the one that has taken longest, of the network with the most. A handshake takes milliseconds, so
-//! those who make room are those who do not go on; and one network costs the others nothing.
+//! same, and one makes room: the one that has taken longest, of the network with the most; among networks with equally many, of
+//! the one that has waited longest. A handshake takes milliseconds, so those who make room are those who do not go on; and one
+//! network costs the others nothing.
 
 use std::{cell::RefCell, net::IpAddr, rc::Rc};
 
@@ -96,5 +97,24 @@ mod tests {
         assert_eq!(all.count(), 10);
         drop(patient);
         assert_eq!(all.count(), 0);
+    }
+
+    #[test]
+    fn many_networks_of_one_connection_each_do_not_close_one_that_has_just_come() {
+        let all: Rc<Strangers> = Rc::default();
+        let patient: Vec<_> = (0..limits::HANDSHAKES as u32)
+            .map(|number| all.enter(IpAddr::from((0x0a00_0000 + number).to_be_bytes())).0)
+            .collect();
+        let mut others = Vec::new();
+        // Its address is higher than all of theirs, and then lower.
+        for address in [[192, 0, 2, 1], [9, 0, 0, 1]] {
+            let (honest, made_room) = all.enter(IpAddr::from(address));
+            assert!(made_room && must_go(&patient[others.len()]), "the one that has waited longest");
+            others.push(honest);
+            let (next, made_room) = all.enter(IpAddr::from([10, 1, 0, others.len() as u8]));
+            assert!(made_room && must_go(&patient[others.len()]));
+            others.push(next);
+            assert!(!others.iter().any(must_go));
+        }
     }
 }

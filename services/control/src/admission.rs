@@ -1,12 +1,14 @@
 //! How many connections the gRPC port has, and whose.
 //!
 //! A connection is a stranger's until its handshake has shown an SVID. Strangers have a budget of their own, in all and
-//! for each network that they come from, and members another, in all and for each identity in a network: so neither many
-//! strangers nor one member keeps the others out. When there is no room for a stranger, the one goes that has waited
+//! for each network that they come from, and members another, which identities share ([`weft_mesh::shares`]), and the
+//! networks of one identity its share: so neither many strangers nor one member keeps the others out, also not other
+//! replicas of the same service; and many replicas on one host, or behind one NAT, are as good as any. When there is no room for a stranger, the one goes that has waited
 //! longest: first among those that have not sent a byte. When none has waited for long, one of the network with the most
 //! goes, if that has more than the network of the new one.
 
 use std::{
+    cmp::Reverse,
     collections::HashMap,
     net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -19,9 +21,10 @@ use weft_mesh::{
     identity::SpiffeId,
     limits,
     networks::{ByNetwork, Ticket, network},
+    shares::part_may_have_more,
 };
 
-use crate::streams::OfIdentity;
+use crate::streams::{Counts as StreamCounts, OfIdentity};
 
 /// A stranger that has sent nothing for so long may be made to go: a client sends its first bytes at once.
 const SILENT_FOR: Duration = Duration::from_secs(1);
@@ -34,7 +37,6 @@ pub(crate) struct Budget {
     pub(crate) strangers: usize,
     pub(crate) strangers_of_network: usize,
     pub(crate) members: usize,
-    pub(crate) members_of_identity: usize,
 }
 
 impl Budget {
@@ -47,7 +49,6 @@ impl Budget {
             strangers: limits::CONTROL_STRANGERS.min(strangers),
             strangers_of_network: limits::CONTROL_STRANGERS_PER_NETWORK.min(strangers / 2),
             members: limits::CONTROL_CONNECTIONS.min(members),
-            members_of_identity: limits::CONTROL_CONNECTIONS_PER_IDENTITY.min(members / 2),
         }
     }
 }
@@ -59,8 +60,11 @@ pub(crate) enum Full {
     StrangersOfNetwork(usize),
     #[error("{0} connections have not shown who they are")]
     Strangers(usize),
-    #[error("this identity has {0} connections from this network")]
-    OfIdentity(usize),
+    #[error(
+        "there are {all} connections of members, of which this identity has {own}, {in_network} of them from this network: \
+         it may have no more, so that others find room"
+    )]
+    OfIdentity { in_network: usize, own: usize, all: usize },
     #[error("there are {0} connections of members")]
     Members(usize),
 }
@@ -77,7 +81,9 @@ struct Counts {
     /// Those that have.
     spoken: ByNetwork<Stranger>,
     members: usize,
-    members_of: HashMap<(SpiffeId, IpAddr), Members>,
+    members_of: HashMap<SpiffeId, OfMember>,
+    /// The streams of all members.
+    streams: Arc<StreamCounts>,
 }
 
 #[derive(Debug)]
@@ -87,9 +93,17 @@ struct Stranger {
     must_go: CancellationToken,
 }
 
-/// The connections of one identity in one network.
+/// The connections of one identity.
 #[derive(Debug, Default)]
-struct Members {
+struct OfMember {
+    count: usize,
+    in_network: HashMap<IpAddr, InNetwork>,
+    streams: Arc<StreamCounts>,
+}
+
+/// Those of them from one network.
+#[derive(Debug)]
+struct InNetwork {
     count: usize,
     shared: Arc<OfIdentity>,
 }
@@ -112,8 +126,8 @@ enum Whose {
 
 impl Admission {
     pub(crate) fn new(budget: Budget) -> Self {
-        let (silent, spoken, members, members_of) = Default::default();
-        Self(Arc::new(Mutex::new(Counts { budget, silent, spoken, members, members_of })))
+        let (silent, spoken, members, members_of, streams) = Default::default();
+        Self(Arc::new(Mutex::new(Counts { budget, silent, spoken, members, members_of, streams })))
     }
 
     fn lock(&self) -> MutexGuard<'_, Counts> {
@@ -147,6 +161,12 @@ impl Counts {
         self.silent.of(network) + self.spoken.of(network)
     }
 
+    /// Since when the first of a network has been as it is.
+    fn since(&self, network: IpAddr) -> Option<Instant> {
+        let firsts = [self.silent.first_of(network), self.spoken.first_of(network)];
+        firsts.into_iter().flatten().map(|(_, stranger)| stranger.since).min()
+    }
+
     /// Has one of a network go that has waited long enough. False when none has.
     fn make_room_in(&mut self, network: IpAddr, now: Instant) -> bool {
         let silent = self.silent.first_of(network).filter(|first| has_waited(first, SILENT_FOR, now));
@@ -164,10 +184,10 @@ impl Counts {
         if self.send_away(silent, spoken) {
             return true;
         }
+        // Of two with as many, the one that has waited longest.
+        let size = |network: &IpAddr| (self.strangers_of(*network), Reverse(self.since(*network)));
         let largest = [self.silent.largest(), self.spoken.largest()];
-        let Some(largest) = largest.into_iter().flatten().max_by_key(|network| self.strangers_of(*network)) else {
-            return false;
-        };
+        let Some(largest) = largest.into_iter().flatten().max_by_key(size) else { return false };
         // More than the new one makes it, or two networks would send each other's away in turn.
         if self.strangers_of(largest) <= self.strangers_of(network) + 1 {
             return false;
@@ -193,17 +213,46 @@ impl Counts {
         match &place.whose {
             Whose::Silent(ticket) => drop(self.silent.leave(*ticket)),
             Whose::Spoken(ticket) => drop(self.spoken.leave(*ticket)),
-            Whose::Member(id) => {
-                self.members -= 1;
-                let key = (id.clone(), place.network);
-                if let Some(members) = self.members_of.get_mut(&key) {
-                    members.count -= 1;
-                    if members.count == 0 {
-                        self.members_of.remove(&key);
-                    }
-                }
+            Whose::Member(id) => self.member_leaves(id, place.network),
+        }
+    }
+
+    fn member_leaves(&mut self, id: &SpiffeId, network: IpAddr) {
+        self.members -= 1;
+        let Some(member) = self.members_of.get_mut(id) else { return };
+        member.count -= 1;
+        if let Some(in_network) = member.in_network.get_mut(&network) {
+            in_network.count -= 1;
+            if in_network.count == 0 {
+                member.in_network.remove(&network);
             }
         }
+        if member.count == 0 {
+            self.members_of.remove(id);
+        }
+    }
+
+    /// Counts one more connection of an identity. Returns what those from the same network share.
+    fn member_enters(&mut self, id: &SpiffeId, network: IpAddr) -> Result<Arc<OfIdentity>, Full> {
+        let (all, limit) = (self.members, self.budget.members);
+        if all >= limit {
+            return Err(Full::Members(all));
+        }
+        let member = self.members_of.get(id);
+        let own = member.map_or(0, |member| member.count);
+        let in_network = member.and_then(|member| member.in_network.get(&network)).map_or(0, |there| there.count);
+        if !part_may_have_more(in_network, own, all, limit) {
+            return Err(Full::OfIdentity { in_network, own, all });
+        }
+        let member = self.members_of.entry(id.clone()).or_default();
+        let there = member.in_network.entry(network).or_insert_with(|| {
+            let shared = OfIdentity::new(Arc::clone(&member.streams), Arc::clone(&self.streams));
+            InNetwork { count: 0, shared: Arc::new(shared) }
+        });
+        self.members += 1;
+        member.count += 1;
+        there.count += 1;
+        Ok(Arc::clone(&there.shared))
     }
 }
 
@@ -232,22 +281,12 @@ impl Place {
         }
     }
 
-    /// Its handshake has shown an SVID. Returns what the connections of that identity share.
+    /// Its handshake has shown an SVID. Returns what the connections of that identity from its network
+    /// share.
     pub(crate) fn become_member(&mut self, id: &SpiffeId) -> Result<Arc<OfIdentity>, Full> {
-        let key = (id.clone(), self.network);
         let admission = self.admission.clone();
         let mut counts = admission.lock();
-        if counts.members >= counts.budget.members {
-            return Err(Full::Members(counts.members));
-        }
-        let of_identity = counts.members_of.get(&key).map_or(0, |members| members.count);
-        if of_identity >= counts.budget.members_of_identity {
-            return Err(Full::OfIdentity(of_identity));
-        }
-        let members = counts.members_of.entry(key).or_default();
-        members.count += 1;
-        let shared = Arc::clone(&members.shared);
-        counts.members += 1;
+        let shared = counts.member_enters(id, self.network)?;
         counts.leave(self);
         self.whose = Whose::Member(id.clone());
         Ok(shared)
@@ -269,8 +308,10 @@ mod tests {
     const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
     const THERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 2));
 
+    const SMALL: Budget = Budget { strangers: 4, strangers_of_network: 3, members: 6 };
+
     fn small() -> Admission {
-        Admission::new(Budget { strangers: 4, strangers_of_network: 3, members: 3, members_of_identity: 2 })
+        Admission::new(SMALL)
     }
 
     fn id(name: &str) -> SpiffeId {
@@ -314,21 +355,50 @@ mod tests {
         assert!(spoke.must_go().is_cancelled(), "the one that came first");
     }
 
+    /// Members of an identity enter from a network until one is refused.
+    fn enter_all(admission: &Admission, name: &str, from: IpAddr) -> (Vec<Place>, Full) {
+        let mut places = Vec::new();
+        loop {
+            let mut place = enter(admission, from).unwrap();
+            match place.become_member(&id(name)) {
+                Ok(_) => places.push(place),
+                Err(full) => return (places, full),
+            }
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn members_do_not_count_as_strangers_and_one_identity_does_not_take_all_places() {
         let admission = small();
-        let member = |name: &str| {
-            let mut place = enter(&admission, HERE)?;
-            place.become_member(&id(name))?;
-            Ok::<_, Full>(place)
-        };
-        let _greedy = [member("greedy").unwrap(), member("greedy").unwrap()];
-        assert_eq!(member("greedy").unwrap_err(), Full::OfIdentity(2));
-        let last = member("users").unwrap();
-        assert_eq!(member("orders").unwrap_err(), Full::Members(3));
-        drop(last);
-        let _orders = member("orders").unwrap();
+        let (mut greedy, full) = enter_all(&admission, "greedy", HERE);
+        assert_eq!((greedy.len(), full), (2, Full::OfIdentity { in_network: 2, own: 2, all: 2 }));
+        greedy.extend(enter_all(&admission, "greedy", THERE).0);
+        assert_eq!(greedy.len(), 3, "with another network it has half");
+        let others = ["users", "orders", "auth"].map(|name| enter_all(&admission, name, HERE));
+        assert!(others.iter().all(|(places, _)| places.len() == 1), "there is room for each");
+        assert_eq!(others[2].1, Full::Members(6));
         let _strangers: Vec<Place> = (0..3).map(|_| enter(&admission, HERE).unwrap()).collect();
+        drop((greedy, others));
+        let counts = admission.lock();
+        assert_eq!((counts.members, counts.members_of.len()), (0, 0), "nothing is kept of who has gone");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_identity_that_comes_from_many_networks_leaves_half_of_all_to_others() {
+        let admission = Admission::new(Budget::of_files(1 << 20));
+        let mut hoard = Vec::new();
+        for last in 1..=40 {
+            let (places, full) = enter_all(&admission, "greedy", IpAddr::from([10, 0, 1, last]));
+            assert!((last > 5 || !places.is_empty()) && matches!(full, Full::OfIdentity { .. }), "{last}: {full}");
+            hoard.push(places);
+        }
+        let taken: usize = hoard.iter().map(Vec::len).sum();
+        assert!(taken <= limits::CONTROL_CONNECTIONS / 2, "{taken}");
+        // Many replicas of one service behind one NAT, each with a second connection for its renewal.
+        let (honest, _) = enter_all(&admission, "users", HERE);
+        assert!(honest.len() > 1_500, "{}", honest.len());
+        let (orders, _) = enter_all(&admission, "orders", HERE);
+        assert!(orders.len() > 500, "{}", orders.len());
     }
 
     #[tokio::test(start_paused = true)]
@@ -337,19 +407,15 @@ mod tests {
         let address = |last: u16| IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, last]);
         let _strangers: Vec<Place> = (0..3).map(|last| enter(&admission, address(last)).unwrap()).collect();
         assert_eq!(enter(&admission, address(3)).unwrap_err(), Full::StrangersOfNetwork(3));
-        let mut first = enter(&admission, HERE).unwrap();
-        first.become_member(&id("greedy")).unwrap();
         let member = |last: u16| {
             // Another network of theirs, which strangers have not filled.
             let mut place = enter(&admission, IpAddr::from([0x2001, 0xdb8, 0, 1, 0, 0, 0, last])).unwrap();
             place.become_member(&id("greedy")).map(|_| place)
         };
         let _members = [member(1).unwrap(), member(2).unwrap()];
+        assert_eq!(member(3).unwrap_err(), Full::OfIdentity { in_network: 2, own: 2, all: 2 });
         let counts = admission.lock();
-        assert_eq!(counts.members_of.len(), 2);
-        drop(counts);
-        drop(first);
-        assert_eq!(member(3).unwrap_err(), Full::OfIdentity(2));
+        assert_eq!(counts.members_of[&id("greedy")].in_network.len(), 1);
     }
 
     #[tokio::test(start_paused = true)]
@@ -361,6 +427,30 @@ mod tests {
         let _new = enter(&admission, third).unwrap();
         assert!(hoard[0].must_go().is_cancelled() && !hoard[1].must_go().is_cancelled());
         assert_eq!(enter(&admission, third).unwrap_err(), Full::Strangers(4), "it has as many with it as the largest");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_networks_with_equally_many_the_one_that_has_waited_longest_makes_room() {
+        let hosts = [IpAddr::from([10, 0, 0, 5]), IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 9])];
+        let step = SILENT_FOR / 10;
+        for order in [[0, 1, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+            let admission = Admission::new(Budget { strangers: 6, strangers_of_network: 3, ..SMALL });
+            let mut waiting = Vec::new();
+            for host in [order, order].concat() {
+                // One of each network has sent something, and one has not.
+                let mut place = enter(&admission, hosts[host]).unwrap();
+                if waiting.len() % 2 == 0 {
+                    place.note_sent(Instant::now());
+                }
+                waiting.push(place);
+                advance(step).await;
+            }
+            let _new = enter(&admission, IpAddr::from([10, 0, 0, 3])).unwrap();
+            let gone: Vec<bool> = waiting.iter().map(|place| place.must_go().is_cancelled()).collect();
+            let first = order[0];
+            let silent = (0..6).find(|at| [order, order].concat()[*at] == first && at % 2 == 1).unwrap();
+            assert_eq!(gone, (0..6).map(|at| at == silent).collect::<Vec<_>>(), "{order:?}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,7 +1,9 @@
-//! Streams that stay open, and how many there may be: of one connection, and of one identity in one network.
+//! Streams that stay open, and how many there may be: of one connection, and of all.
 //!
 //! Each costs memory for as long as it is open, and events that concern many watchers cost time. A sidecar has one of each
-//! kind on its connection, and a second connection for a moment when its identity is renewed.
+//! kind on its connection, and a second connection for a moment when its identity is renewed. Identities share what there
+//! may be in all ([`weft_mesh::shares`]), and the networks of one identity its share, so many replicas on one host are as
+//! good as any.
 
 use std::sync::{
     Arc,
@@ -10,7 +12,7 @@ use std::sync::{
 
 use tokio::sync::Semaphore;
 use tonic::Status;
-use weft_mesh::limits;
+use weft_mesh::{limits, shares::part_may_have_more};
 
 use crate::answers::Unread;
 
@@ -42,13 +44,9 @@ impl Counts {
         &self.0[kind as usize]
     }
 
-    /// Counts one more, unless there are as many as there may be.
-    fn take(&self, kind: Kind, limit: usize) -> bool {
-        let had_room = self.of(kind).fetch_add(1, Relaxed) < limit;
-        if !had_room {
-            self.give_back(kind);
-        }
-        had_room
+    /// Counts one more. Returns how many there were.
+    fn take(&self, kind: Kind) -> usize {
+        self.of(kind).fetch_add(1, Relaxed)
     }
 
     fn give_back(&self, kind: Kind) {
@@ -60,6 +58,10 @@ impl Counts {
 #[derive(Debug)]
 pub(crate) struct OfIdentity {
     open: Counts,
+    /// Of the same identity in all networks.
+    in_all_networks: Arc<Counts>,
+    /// Of all identities.
+    of_all: Arc<Counts>,
     /// Who may be sending descriptors now ([`limits::DESCRIPTORS_ASKED`]).
     pub(crate) descriptors: Arc<Semaphore>,
     pub(crate) unread: Arc<Unread>,
@@ -68,7 +70,35 @@ pub(crate) struct OfIdentity {
 impl Default for OfIdentity {
     fn default() -> Self {
         let descriptors = Arc::new(Semaphore::new(limits::DESCRIPTORS_ASKED));
-        Self { open: Counts::default(), descriptors, unread: Arc::default() }
+        let (open, in_all_networks, of_all) = Default::default();
+        Self { open, in_all_networks, of_all, descriptors, unread: Arc::default() }
+    }
+}
+
+impl OfIdentity {
+    /// One that has streams in other networks, too, and is not alone.
+    pub(crate) fn new(in_all_networks: Arc<Counts>, of_all: Arc<Counts>) -> Self {
+        Self { in_all_networks, of_all, ..Self::default() }
+    }
+
+    fn take(&self, kind: Kind) -> Result<(), Status> {
+        let [in_network, of_identity, all] =
+            [&self.open, &self.in_all_networks, &self.of_all].map(|counts| counts.take(kind));
+        if part_may_have_more(in_network, of_identity, all, limits::CONTROL_STREAMS_OPEN) {
+            return Ok(());
+        }
+        self.give_back(kind);
+        Err(Status::resource_exhausted(format!(
+            "there are {all} open streams of {}, of which this identity has {of_identity}, {in_network} of them from this \
+             network: it may have no more, so that others find room",
+            kind.name()
+        )))
+    }
+
+    fn give_back(&self, kind: Kind) {
+        for counts in [&self.open, &self.in_all_networks, &self.of_all] {
+            counts.give_back(kind);
+        }
     }
 }
 
@@ -98,20 +128,14 @@ impl OfConnection {
     /// `RESOURCE_EXHAUSTED` when there are as many as there may be.
     pub(crate) fn open(self: &Arc<Self>, kind: Kind) -> Result<Open, Status> {
         let of_connection = limits::CONTROL_STREAMS_OF_A_KIND;
-        if !self.open.take(kind, of_connection) {
+        if self.open.take(kind) >= of_connection {
+            self.open.give_back(kind);
             let name = kind.name();
             return Err(Status::resource_exhausted(format!(
                 "this connection has {of_connection} open streams of {name}, which is the limit: a sidecar needs one"
             )));
         }
-        let of_identity = limits::CONTROL_STREAMS_PER_IDENTITY;
-        if !self.identity.open.take(kind, of_identity) {
-            self.open.give_back(kind);
-            let name = kind.name();
-            return Err(Status::resource_exhausted(format!(
-                "this identity has {of_identity} open streams of {name} from this network, which is the limit"
-            )));
-        }
+        self.identity.take(kind).inspect_err(|_| self.open.give_back(kind))?;
         Ok(Open { kind, connection: Arc::clone(self) })
     }
 }
@@ -119,7 +143,7 @@ impl OfConnection {
 impl Drop for Open {
     fn drop(&mut self) {
         self.connection.open.give_back(self.kind);
-        self.connection.identity.open.give_back(self.kind);
+        self.connection.identity.give_back(self.kind);
     }
 }
 
@@ -129,29 +153,53 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn one_connection_and_one_identity_have_so_many_streams_of_a_kind() {
-        let identity = Arc::<OfIdentity>::default();
-        let connection = || Arc::new(OfConnection::of(Arc::clone(&identity)));
+    /// Opens streams for new connections of an identity in a network, so many on each, until one is refused.
+    fn open_all(identity: &Arc<OfIdentity>, on_each: usize) -> (Vec<Open>, Status) {
         let mut open = Vec::new();
-        while open.len() < limits::CONTROL_STREAMS_PER_IDENTITY {
-            let connection = connection();
-            for _ in 0..limits::CONTROL_STREAMS_OF_A_KIND {
-                open.push(connection.open(Kind::Watch).unwrap());
+        loop {
+            let connection = Arc::new(OfConnection::of(Arc::clone(identity)));
+            for _ in 0..on_each {
+                match connection.open(Kind::Watch) {
+                    Ok(stream) => open.push(stream),
+                    Err(refused) => return (open, refused),
+                }
             }
-            let refused = connection.open(Kind::Watch).unwrap_err();
-            assert!(refused.code() == Code::ResourceExhausted && refused.message().contains("this connection has 4"));
-            assert!(connection.open(Kind::Announce).is_ok(), "they are counted by kind");
         }
-        let next = connection();
-        let refused = next.open(Kind::Watch).unwrap_err();
-        assert!(refused.code() == Code::ResourceExhausted && refused.message().contains("this identity has 256"));
-        let other = Arc::new(OfConnection::default());
-        assert!(other.open(Kind::Watch).is_ok(), "another identity has its own");
+    }
+
+    #[test]
+    fn one_connection_has_few_streams_of_a_kind() {
+        let connection = Arc::new(OfConnection::default());
+        let mut open: Vec<_> =
+            (0..limits::CONTROL_STREAMS_OF_A_KIND).map(|_| connection.open(Kind::Watch).unwrap()).collect();
+        let refused = connection.open(Kind::Watch).unwrap_err();
+        assert!(refused.code() == Code::ResourceExhausted && refused.message().contains("this connection has 4"));
+        assert!(connection.open(Kind::Announce).is_ok(), "they are counted by kind");
         open.pop();
-        let again = next.open(Kind::Watch).unwrap();
-        assert!(next.open(Kind::Watch).is_err());
-        drop((open, again));
-        assert_eq!(identity.open.of(Kind::Watch).load(Relaxed), 0, "a refusal takes nothing");
+        open.push(connection.open(Kind::Watch).unwrap());
+        drop(open);
+        assert_eq!(connection.identity.of_all.of(Kind::Watch).load(Relaxed), 0, "a refusal takes nothing");
+    }
+
+    #[test]
+    fn who_takes_all_the_streams_that_it_gets_leaves_room_for_the_next() {
+        let of_all = Arc::<Counts>::default();
+        let in_network = |own: &Arc<Counts>| Arc::new(OfIdentity::new(Arc::clone(own), Arc::clone(&of_all)));
+        let hoard = Arc::<Counts>::default();
+        let mut open = Vec::new();
+        for network in 0..40 {
+            let (taken, refused) = open_all(&in_network(&hoard), limits::CONTROL_STREAMS_OF_A_KIND);
+            assert!(network > 5 || !taken.is_empty(), "from another network it has room");
+            assert_eq!(refused.code(), Code::ResourceExhausted);
+            open.push(taken);
+        }
+        let taken: usize = open.iter().map(Vec::len).sum();
+        assert!(taken <= limits::CONTROL_STREAMS_OPEN / 2, "{taken}");
+        assert_eq!(open[0].len(), limits::CONTROL_STREAMS_OPEN.div_ceil(3), "one network alone has a third");
+        // A service with many replicas on one host, each of which has one.
+        let (honest, refused) = open_all(&in_network(&Arc::default()), 1);
+        assert!(honest.len() > 3_000, "{}: {refused}", honest.len());
+        drop((open, honest));
+        assert_eq!((hoard.of(Kind::Watch).load(Relaxed), of_all.of(Kind::Watch).load(Relaxed)), (0, 0));
     }
 }

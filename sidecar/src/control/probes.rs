@@ -1,6 +1,9 @@
 //! The metrics port: `/metrics` for Prometheus, `/healthz` and `/readyz` for whoever supervises the process.
 
-use std::sync::{Arc, atomic::Ordering::Relaxed};
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
+};
 
 use axum::{
     Router,
@@ -9,11 +12,19 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use bytes::Bytes;
 use prometheus_client::{encoding::text, registry::Registry};
-use tokio::net::TcpListener;
+use tokio::{
+    net::TcpListener,
+    time::{Instant, sleep_until},
+};
+use weft_mesh::limits;
 
 use super::{Control, serve::serve};
-use crate::{metrics::MetricsCollector, shared::Phase};
+use crate::{
+    metrics::MetricsCollector,
+    shared::{Phase, Shared},
+};
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -23,9 +34,10 @@ pub(super) async fn run(control: Arc<Control>, listener: TcpListener) -> anyhow:
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(readyz))
         .route("/drainz", get(drainz))
-        .route("/metrics", get(metrics))
         .with_state(Arc::clone(&control));
-    serve(control, listener, app, |connections| &connections.metrics).await
+    let metrics = Router::new().route("/metrics", get(metrics)).with_state((Arc::clone(&control), Arc::default()));
+    let streams = limits::METRICS_STREAMS;
+    serve(control, listener, app.merge(metrics), streams, |connections| &connections.metrics).await
 }
 
 async fn readyz(State(control): State<Arc<Control>>) -> Response {
@@ -45,16 +57,143 @@ async fn drainz(State(control): State<Arc<Control>>) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, why).into_response()
 }
 
-async fn metrics(State(control): State<Arc<Control>>) -> Response {
-    let shared = &control.shared;
+async fn metrics(State((control, pages)): State<(Arc<Control>, Arc<Pages>)>) -> Response {
+    match pages.get(|| page_of(&control.shared)).await {
+        Ok(page) => ([(CONTENT_TYPE, OPEN_METRICS)], page).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    }
+}
+
+fn page_of(shared: &Shared) -> Result<String, fmt::Error> {
     if let Some(spans) = &shared.spans {
         shared.metrics.counters.spans_dropped.store(spans.dropped(), Relaxed);
     }
     let mut registry = Registry::default();
     registry.register_collector(Box::new(MetricsCollector(Arc::clone(&shared.metrics))));
     let mut text = String::new();
-    match text::encode(&mut text, &registry) {
-        Ok(()) => ([(CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    text::encode(&mut text, &registry)?;
+    Ok(text)
+}
+
+/// The pages of metrics that are made, and those that are still being sent. Anybody may ask for them, so how often they are
+/// asked for decides neither what they cost nor what memory they take.
+#[derive(Debug, Default)]
+struct Pages(Mutex<Made>);
+
+#[derive(Debug, Default)]
+struct Made {
+    last: Option<(Instant, Arc<str>)>,
+    /// Those before it that are still being sent.
+    older: Vec<Arc<str>>,
+}
+
+/// A page that is sent, which counts until its last reader has it or has gone.
+struct Page(Arc<str>);
+
+impl AsRef<[u8]> for Page {
+    fn as_ref(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
+impl Pages {
+    /// A page that is no older than the question, unless too many older ones are still being sent: then the last one. Who
+    /// asks too soon after one was made waits for the next and shares it. Dropping the future changes nothing.
+    async fn get(&self, make: impl Fn() -> Result<String, fmt::Error>) -> Result<Bytes, fmt::Error> {
+        let asked = Instant::now();
+        // Each round waits for a later time, and ends if no other has made a page meanwhile.
+        loop {
+            let due = {
+                let mut made = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+                match made.get(asked, &make)? {
+                    Ok(page) => return Ok(Bytes::from_owner(Page(page))),
+                    Err(due) => due,
+                }
+            };
+            sleep_until(due).await;
+        }
+    }
+}
+
+impl Made {
+    /// The page, or the time from which on one may be made.
+    fn get(
+        &mut self,
+        asked: Instant,
+        make: impl Fn() -> Result<String, fmt::Error>,
+    ) -> Result<Result<Arc<str>, Instant>, fmt::Error> {
+        let now = Instant::now();
+        let is_sent = |page: &Arc<str>| Arc::strong_count(page) > 1;
+        if let Some((at, page)) = &self.last {
+            self.older.retain(is_sent);
+            let due = *at + limits::METRICS_PAGE_INTERVAL;
+            let sent = self.older.len() + usize::from(is_sent(page));
+            if *at >= asked || sent >= limits::METRICS_PAGES {
+                return Ok(Ok(Arc::clone(page)));
+            }
+            if now < due {
+                return Ok(Err(due));
+            }
+        }
+        let page = Arc::from(make()?);
+        let before = self.last.replace((now, Arc::clone(&page)));
+        self.older.extend(before.map(|(_, page)| page).filter(is_sent));
+        Ok(Ok(page))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::Cell, time::Duration};
+
+    use futures_util::future::join_all;
+
+    use super::*;
+
+    /// Makes pages that say how many were made before.
+    fn numbered(made: &Cell<usize>) -> impl Fn() -> Result<String, fmt::Error> + '_ {
+        || {
+            made.set(made.get() + 1);
+            Ok(format!("page {}", made.get()))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_asks_at_the_same_time_gets_the_same_page_and_none_is_older_than_its_question() {
+        let (pages, made) = (Pages::default(), Cell::new(0));
+        let make = numbered(&made);
+        assert_eq!(pages.get(&make).await.unwrap(), "page 1");
+        for round in 2..10 {
+            // Time that has passed since the last page was made: less than it has to be, or more.
+            tokio::time::advance(Duration::from_millis(round * 40)).await;
+            let asked = join_all((0..100).map(|_| pages.get(&make))).await;
+            let first = asked[0].as_ref().unwrap();
+            assert_eq!(*first, format!("page {round}"));
+            let is_shared = |page: &Bytes| page.as_ptr() == first.as_ptr();
+            assert!(asked.iter().all(|page| is_shared(page.as_ref().unwrap())), "there is one in memory");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pages_that_nobody_reads_are_few() {
+        let (pages, made) = (Pages::default(), Cell::new(0));
+        let make = numbered(&made);
+        let mut unread = Vec::new();
+        for _ in 0..100 {
+            unread.push(pages.get(&make).await.unwrap());
+            tokio::time::advance(limits::METRICS_PAGE_INTERVAL).await;
+        }
+        assert_eq!(made.get(), limits::METRICS_PAGES, "then the last one is handed out again");
+        assert_eq!(unread[99].as_ptr(), unread[limits::METRICS_PAGES - 1].as_ptr());
+        // One that has gone makes room for one page.
+        unread.remove(0);
+        for _ in 0..3 {
+            unread.push(pages.get(&make).await.unwrap());
+            assert_eq!(made.get(), limits::METRICS_PAGES + 1);
+            tokio::time::advance(limits::METRICS_PAGE_INTERVAL).await;
+        }
+        unread.clear();
+        assert_eq!(pages.get(&make).await.unwrap(), format!("page {}", limits::METRICS_PAGES + 2));
+        assert!(pages.0.lock().unwrap().older.is_empty(), "nothing is kept of what was read");
     }
 }

@@ -42,11 +42,12 @@ pub(super) struct Connections {
     pub(super) metrics: AtomicUsize,
 }
 
-/// Serves for as long as it is polled. Dropping the future closes every connection.
+/// Serves for as long as it is polled; one connection over HTTP/2 may have so many streams. Dropping the future closes every connection.
 pub(super) async fn serve(
     control: Arc<Control>,
     listener: TcpListener,
     app: Router,
+    streams: u32,
     count: impl Fn(&Connections) -> &AtomicUsize,
 ) -> anyhow::Result<()> {
     let mut connections = JoinSet::new();
@@ -61,7 +62,7 @@ pub(super) async fn serve(
             },
             accepted = listener.accept() => match accepted {
                 Ok((stream, from)) => {
-                    let serving = connection(stream, app.clone());
+                    let serving = connection(stream, app.clone(), streams);
                     let start = |seat| connections.spawn(async move { serving.await; seat });
                     if let Some(oldest) = seats.enter(from.ip(), start) {
                         oldest.abort();
@@ -83,7 +84,7 @@ async fn count_request(State(traffic): State<Arc<Traffic>>, request: Request, ne
     next.run(request).await
 }
 
-async fn connection(stream: TcpStream, app: Router) {
+async fn connection(stream: TcpStream, app: Router, streams: u32) {
     // One that has gone has none.
     let (Ok(local), Ok(peer)) = (stream.local_addr(), stream.peer_addr()) else { return };
     let app = app.layer(Extension(Ends { local, peer }));
@@ -102,7 +103,7 @@ async fn connection(stream: TcpStream, app: Router) {
         .timer(TokioTimer::new())
         .keep_alive_interval(limits::KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(limits::KEEP_ALIVE_TIMEOUT)
-        .max_concurrent_streams(limits::ADMIN_STREAMS)
+        .max_concurrent_streams(streams)
         .max_header_list_size(limits::ADMIN_HEADER_BYTES);
     let traffic = Traffic::new();
     let app = app.layer(from_fn_with_state(Arc::clone(&traffic), count_request));

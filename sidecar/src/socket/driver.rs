@@ -1,6 +1,7 @@
 //! Carries the bytes of a connection with one call at a time, and hands out what comes over it.
 
 mod clock;
+mod read;
 
 use std::{
     io,
@@ -11,7 +12,7 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::AsyncWrite,
     net::TcpStream,
     time::{Instant, Sleep},
 };
@@ -75,11 +76,6 @@ pub(crate) struct Driver<F> {
     failure: Option<SocketError>,
     sleep: Option<Pin<Box<Sleep>>>,
 }
-
-/// Bytes that one turn reads at most, so that one busy connection does not make the others wait.
-const BYTES_A_TURN: usize = 512 * 1024;
-/// What is read of requests that come before the one before them is answered.
-const PIPELINED_BYTES: usize = 4 * 1024;
 
 impl<F: FnMut(Occasion) + Unpin> Driver<F> {
     pub(crate) fn new(worker: &Rc<Worker>, socket: &Rc<Socket>, io: TcpStream, on: F) -> Self {
@@ -146,93 +142,6 @@ impl<F: FnMut(Occasion) + Unpin> Driver<F> {
         self.socket.core.borrow_mut().refuse(&head, &text);
         self.failure = Some(error);
         Ok(())
-    }
-
-    /// Reads until there is nothing more, and handles what came.
-    fn read(&mut self, cx: &mut Context<'_>) -> Result<(), SocketError> {
-        let mut buffer = self.worker.read_buffer();
-        let result = self.read_into(&mut buffer, cx);
-        self.worker.give_back(buffer);
-        result
-    }
-
-    fn read_into(&mut self, buffer: &mut [u8], cx: &mut Context<'_>) -> Result<(), SocketError> {
-        self.handle_unread()?;
-        let mut left = BYTES_A_TURN;
-        while !self.has_ended {
-            if self.is_paused() {
-                return Ok(());
-            }
-            let room = self.room(buffer.len());
-            self.socket.core.borrow_mut().is_read_held = room == 0;
-            if room == 0 {
-                return Ok(());
-            }
-            if left == 0 {
-                give_way(cx);
-                return Ok(());
-            }
-            let begin = self.unread.len();
-            buffer[..begin].copy_from_slice(&self.unread);
-            let mut read = ReadBuf::new(&mut buffer[begin..begin + room]);
-            match Pin::new(&mut self.io).poll_read(cx, &mut read) {
-                Poll::Pending => break,
-                Poll::Ready(result) => result?,
-            }
-            let count = read.filled().len();
-            left = left.saturating_sub(count);
-            if count == 0 {
-                self.has_ended = true;
-                self.ended_since = Some(self.worker.now());
-            } else {
-                self.unread.clear();
-                self.take(&buffer[..begin + count])?;
-            }
-        }
-        if self.has_ended && !self.is_end_handled {
-            self.ended()?;
-        }
-        // A service that speaks unasked can't be asked: its words would be taken for the next answer.
-        let is_unasked = self.socket.role == Role::Client && !self.unread.is_empty();
-        if is_unasked && self.socket.core.borrow().call.is_none() { Err(SocketError::Unasked) } else { Ok(()) }
-    }
-
-    /// Whether it is not to be read for now, as the budget is used up. Nothing of what it has to write depends on reading.
-    fn is_paused(&self) -> bool {
-        self.socket.counted.is_paused(|| (self.socket.core.borrow().held_bytes(), false), &self.socket.driver)
-    }
-
-    /// How much may be read now.
-    fn room(&self, buffer: usize) -> usize {
-        let core = self.socket.core.borrow();
-        match core.fate {
-            Fate::Aborted => 0,
-            // What comes is thrown away: until it has been read the peer may not see its answer.
-            Fate::Closing => buffer - self.unread.len(),
-            _ if core.is_full() => 0,
-            _ if core.takes_input() => buffer - self.unread.len(),
-            // Only to see that it ends.
-            _ if self.unread.is_empty() => PIPELINED_BYTES,
-            _ => 0,
-        }
-    }
-
-    /// What had to wait until now.
-    fn handle_unread(&mut self) -> Result<(), SocketError> {
-        if self.unread.is_empty() || !self.socket.core.borrow().takes_input() {
-            return Ok(());
-        }
-        let unread = std::mem::take(&mut self.unread);
-        self.take(&unread)
-    }
-
-    /// Handles what came as far as it can be; the rest is kept.
-    fn take(&mut self, bytes: &[u8]) -> Result<(), SocketError> {
-        self.needs_more = false;
-        let mut input = bytes;
-        let handled = self.handle(&mut input);
-        self.unread.extend_from_slice(input);
-        handled
     }
 
     fn handle(&mut self, input: &mut &[u8]) -> Result<(), SocketError> {

@@ -262,3 +262,75 @@ fn a_caller_of_an_upgrade_that_ends_before_the_answer_is_heard_all_the_same() {
         driving.abort();
     });
 }
+
+/// A sidecar whose flags allow heads of 256 KiB.
+fn worker_for_long_heads() -> Rc<Worker> {
+    trial::worker_with_flags(&["--header-list-bytes", "262144"])
+}
+
+#[test]
+fn a_request_with_a_head_as_long_as_is_allowed_is_taken() {
+    // Whole, and in parts of which each has a turn of its own.
+    for part in [usize::MAX, 40_000, 7_000] {
+        run(async move {
+            let (worker, (mut client, io)) = (worker_for_long_heads(), connection().await);
+            let socket = Socket::http1_server(&worker);
+            let driver = tokio::task::spawn_local(serve(&worker, &socket, io));
+            let long = "x".repeat(150 * 1024);
+            let request = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nX-Long: {long}\r\n\r\nhello");
+            for part in request.as_bytes().chunks(part.min(request.len())) {
+                client.write_all(part).await.expect("it is taken");
+                sleep(Duration::from_millis(1)).await;
+            }
+            while socket.usage().held_bytes < 5 {
+                sleep(Duration::from_millis(1)).await;
+            }
+            assert!(socket.call().is_some() && !driver.is_finished());
+            driver.abort();
+        });
+    }
+}
+
+#[test]
+fn a_request_with_a_longer_head_is_refused() {
+    run(async {
+        let (worker, (mut client, io)) = (worker_for_long_heads(), connection().await);
+        let socket = Socket::http1_server(&worker);
+        let driver = tokio::task::spawn_local(serve(&worker, &socket, io));
+        let request = format!("GET / HTTP/1.1\r\nHost: a\r\nX-Long: {}", "x".repeat(1 << 20));
+        client.write_all(request.as_bytes()).await.expect("it is taken");
+        let mut answer = [0; 12];
+        client.read_exact(&mut answer).await.expect("an answer");
+        assert_eq!(&answer, b"HTTP/1.1 431");
+        drop(client);
+        assert!(driver.await.expect("no panic").is_err());
+    });
+}
+
+#[test]
+fn an_answer_with_a_head_as_long_as_is_allowed_is_passed_on() {
+    run(async {
+        let (worker, (mut service, io)) = (worker_for_long_heads(), connection().await);
+        let mut head = Headers::new();
+        for (name, value) in [(Name::METHOD, &b"GET"[..]), (Name::PATH, b"/"), (Name::AUTHORITY, b"a")] {
+            head.set(name, value);
+        }
+        let (caller, socket) = (Socket::http1_server(&worker), Socket::http1_client(&worker));
+        let (way, slot) = (Way::Inbound(Running::new(&worker.shared)), worker.call_slot().expect("there is room"));
+        let call = Call::begin(&worker, way, Side::Socket(Rc::clone(&caller)), head, true, slot);
+        call.send_over_socket(&socket).expect("it is a request");
+        let driving = tokio::task::spawn_local(Driver::new(&worker, &socket, io, |_: Occasion| {}));
+        let mut request = Vec::new();
+        while !request.ends_with(b"\r\n\r\n") {
+            request.push(service.read_u8().await.expect("it is asked"));
+        }
+        let long = "x".repeat(150 * 1024);
+        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX-Long: {long}\r\n\r\nhello");
+        service.write_all(answer.as_bytes()).await.expect("it is taken");
+        while !call.is_over() {
+            sleep(Duration::from_millis(1)).await;
+        }
+        assert!(caller.usage().output_bytes > long.len(), "{}", caller.usage().output_bytes);
+        driving.abort();
+    });
+}

@@ -233,19 +233,25 @@ struct Flags {
 /// A worker of a sidecar that fronts nothing and knows nobody.
 pub(crate) fn worker() -> Rc<Worker> {
     static SHARED: OnceLock<Arc<Shared>> = OnceLock::new();
-    Worker::new(0, Arc::clone(SHARED.get_or_init(|| shared().0)))
+    Worker::new(0, Arc::clone(SHARED.get_or_init(|| shared(&[]).0)))
+}
+
+/// The same, of a sidecar with these flags.
+#[cfg(test)]
+pub(crate) fn worker_with_flags(flags: &[&str]) -> Rc<Worker> {
+    Worker::new(0, shared(flags).0)
 }
 
 /// The same, whose questions to discovery are the test's to answer.
 #[cfg(test)]
 pub(crate) fn worker_with_questions() -> (Rc<Worker>, mpsc::Receiver<Question>) {
-    let (shared, questions) = shared();
+    let (shared, questions) = shared(&[]);
     (Worker::new(0, shared), questions)
 }
 
-fn shared() -> (Arc<Shared>, mpsc::Receiver<Question>) {
-    let flags = ["weft-sidecar", "--trust-bundle", "/", "--join-token-file", "/"];
-    let Flags { args } = Flags::try_parse_from(flags).expect("the least that is needed");
+fn shared(more: &[&str]) -> (Arc<Shared>, mpsc::Receiver<Question>) {
+    let least = ["weft-sidecar", "--trust-bundle", "/", "--join-token-file", "/"];
+    let Flags { args } = Flags::try_parse_from([&least, more].concat()).expect("the least that is needed");
     let (catalog, questions) = Catalog::new();
     let shared = Shared::from(Start {
         args,

@@ -235,7 +235,7 @@ async fn silent(mesh: &Running) -> tokio_rustls::client::TlsStream<TcpStream> {
 #[tokio::test]
 async fn who_is_silent_after_its_handshake_is_cut_off_and_keeps_nobody_out() {
     let dir = tempfile::tempdir().unwrap();
-    let few = Budget { strangers: 8, strangers_of_network: 6, members: 100, members_of_identity: 50 };
+    let few = Budget { strangers: 8, strangers_of_network: 6, members: 100 };
     let mesh = Running::start_with(dir.path(), few).await;
     let users = mesh.sidecar("users.shop").await;
     let mut announcing = Announcing::open(&users, announce(&mesh, "users.shop", "u1", 7001)).await;
