@@ -228,3 +228,21 @@ async fn nobody_waits_for_a_slow_client(bed: &Bed) {
     body.send_data("hello".into(), true).expect("the connection is whole");
     assert_eq!(answer.await.expect("an answer").status(), 200);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn heads_are_as_long_as_the_flag_allows() {
+    let bed = Bed::start_with(
+        "  plain:\n    run: ${BIN}/weft-test-app\n    protocol: http1\n    env: { SPEAK: http1 }\n",
+        &["--header-list-bytes", "262144"],
+    )
+    .await;
+    let mut client = Client::connect(bed.outbound()).await;
+    let long = "x".repeat(150 * 1024);
+    client.send(&format!("GET / HTTP/1.1\r\nHost: plain\r\nX-Long: {long}\r\n\r\n")).await;
+    let (head, echo) = client.answer().await;
+    assert!(head.starts_with("HTTP/1.1 200 "), "{}", &head[..head.len().min(500)]);
+    assert!(echo.contains(&format!("x-long: {long}\r\n")), "it arrives whole");
+    client.send("GET /long HTTP/1.1\r\nHost: plain\r\n\r\n").await;
+    let (head, _) = client.answer().await;
+    assert!(head.starts_with("HTTP/1.1 200 ") && head.contains(&format!("x-long: {long}\r\n")), "so does the answer's");
+}

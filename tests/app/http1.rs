@@ -5,7 +5,7 @@
 //! - `/later` waits for 300 ms;
 //! - `/gather/N` answers once so many requests for it are there;
 //! - `/phrase` answers with a reason phrase of its own, `/lie` with one in the mesh's own header for it;
-//! - `/fields` answers with 1,000 fields;
+//! - `/fields` answers with 1,000 fields, `/long` with one of 150 KiB;
 //! - `/hints` sends 103 before its answer, `/hints-without-end` does so 10,000 times;
 //! - `/continue` asks for the body with 100, if the client waits for that;
 //! - `/decoded` echoes the body without its chunks' frames;
@@ -118,6 +118,10 @@ fn answer(path: &str, head: &str, body: &[u8]) -> Vec<u8> {
         "/fields" => {
             let fields: String = (0..1_000).map(|number| format!("x-{number}: a\r\n")).collect();
             format!("HTTP/1.1 200 OK\r\n{fields}content-length: 0\r\n\r\n").into_bytes()
+        }
+        "/long" => {
+            let long = "x".repeat(150 * 1024);
+            format!("HTTP/1.1 200 OK\r\nx-long: {long}\r\ncontent-length: 0\r\n\r\n").into_bytes()
         }
         _ if head.starts_with("CONNECT ") => {
             b"HTTP/1.1 407 Proxy Authentication Required\r\ncontent-length: 9\r\n\r\nnot to it".to_vec()

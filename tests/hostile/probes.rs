@@ -36,6 +36,8 @@ async fn many_connections_keep_no_probe_out_and_no_other_site_reads_the_dashboar
         assert!(matches!(first, Ok(Ok(_) | Err(_))), "it is closed");
     }
 
+    second_request_on_a_connection_is_refused(metrics).await;
+
     let page = |host: &'static str| {
         let port = bed.dashboard();
         async move {
@@ -50,4 +52,30 @@ async fn many_connections_keep_no_probe_out_and_no_other_site_reads_the_dashboar
     assert!(page("localhost").await.starts_with("HTTP/1.1 200"));
     let refused = page("rebound.example").await;
     assert!(refused.starts_with("HTTP/1.1 421") && !refused.contains("trace_id"), "{refused}");
+}
+
+/// Who reads nothing has one page of metrics on a connection, not one for each stream.
+async fn second_request_on_a_connection_is_refused(port: u16) {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.expect("it listens");
+    // SETTINGS_INITIAL_WINDOW_SIZE = 0, and GET of /metrics as HPACK's static table has it (RFC 7541, appendix A).
+    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\x06\x04\0\0\0\0\0\0\x04\0\0\0\0".to_vec();
+    for number in [1, 3] {
+        bytes.extend(b"\0\0\x0f\x01\x05\0\0\0");
+        bytes.push(number);
+        bytes.extend(b"\x82\x86\x04\x08/metrics\x41\x01a");
+    }
+    stream.write_all(&bytes).await.expect("it is open");
+    let refused = async {
+        loop {
+            let mut head = [0; 9];
+            stream.read_exact(&mut head).await.expect("a frame");
+            let mut rest = vec![0; usize::from(head[1]) << 8 | usize::from(head[2])];
+            stream.read_exact(&mut rest).await.expect("the rest of it");
+            // A RST_STREAM of the second, of REFUSED_STREAM (RFC 9113, section 7).
+            if (head[3], head[8]) == (3, 3) {
+                return rest == [0, 0, 0, 7];
+            }
+        }
+    };
+    assert!(timeout(SOON, refused).await.expect("in time"));
 }
