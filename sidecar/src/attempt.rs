@@ -262,7 +262,10 @@ pub(crate) async fn run(call: &Rc<Call>) -> Result<(), Verdict> {
         }
         let link = match pool.ready(&worker.own) {
             Some(link) => Ok(link),
-            None => pool.link(&worker.own).await,
+            None => {
+                call.waits_for(callee);
+                pool.link(&worker.own).await
+            }
         };
         let now = worker.moment();
         let miss = match link.map(|link| call.send_over(&link, |head, attempt, end| adapt(head, attempt, end, now))) {
@@ -371,6 +374,29 @@ mod tests {
                 assert!(refused.message.starts_with("10000 calls to silent.shop run"), "{}", refused.message);
                 assert_eq!(failed(1, &other).await.reason, Reason::ConnectFailed, "it gets as far as to its endpoint");
                 drop((stuck, begun));
+            })
+            .await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waits_for_a_connection_counts_for_the_callee() {
+        LocalSet::new()
+            .run_until(async {
+                let worker = trial::worker();
+                let (mut client, calls, _serving) = peer::connected(&worker, &worker.own, true);
+                client.pass(1).await.expect("the connection lives");
+                let stream = client.call(&peer::post(), 10);
+                client.pass(1).await.expect("the connection lives");
+                let call = Rc::clone(&calls.borrow()[0]);
+                let callee = Rc::default();
+                assert!(call.goes_to(&callee));
+                call.waits_for(&callee);
+                assert_eq!(callee.bytes(), 10);
+                client.core.send_data(stream, &[0; 30], false);
+                client.pass(1).await.expect("the connection lives");
+                assert_eq!(callee.bytes(), 40);
+                call.fail(&Failure::deadline_passed());
+                assert_eq!(callee.bytes(), 0);
             })
             .await;
     }

@@ -205,6 +205,12 @@ impl Call {
         self.state.borrow_mut().slot.as_mut().is_none_or(|slot| slot.goes_to(callee))
     }
 
+    /// It waits for a connection to this callee, whose are the bytes that it holds meanwhile.
+    #[cold]
+    pub(crate) fn waits_for(&self, callee: &Rc<Load>) {
+        self.state.borrow_mut().request.charge_held(callee);
+    }
+
     /// An inbound call has a stream to the local service.
     pub(crate) fn sit_down(&self, room: &Room) {
         if let Some(slot) = &mut self.state.borrow_mut().slot {
@@ -292,7 +298,15 @@ impl Call {
         request.received += data.len();
         let Some(endpoint) = &state.endpoint else {
             // It waits under the caller's window.
-            return request.hold(data, &mut state.slot, &self.worker);
+            request.hold(data, &mut state.slot, &self.worker);
+            if let Some(callee) = state.slot.as_ref().and_then(CallSlot::callee) {
+                request.charge_held(callee);
+                if self.is_request_overdrawn(request) {
+                    drop(guard);
+                    return self.shed_request();
+                }
+            }
+            return;
         };
         request.keep_or_forget(data, &mut state.slot, &self.worker);
         request.send(data, is_end, endpoint, &self.caller);

@@ -45,6 +45,14 @@ impl CallSlot {
         }
     }
 
+    /// Whose an outbound call is, once an endpoint was picked.
+    pub(crate) fn callee(&self) -> Option<&Rc<Load>> {
+        match &self.owner {
+            Owner::Callee(callee) => callee.as_ref(),
+            Owner::Peer(_) => None,
+        }
+    }
+
     /// Counts bytes of the call: for its peer, or for the local service whose call it is.
     pub(crate) fn counted(&self) -> Counted {
         match self.peer() {

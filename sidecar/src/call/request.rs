@@ -1,10 +1,12 @@
 //! A call's request: what has come of it, what was sent on, and what is kept to be sent again.
 
+use std::rc::Rc;
+
 use weft_mesh::limits;
 use weft_wire::Headers;
 
 use super::Side;
-use crate::{budget::Charge, moment::Moment, slots::CallSlot, worker::Worker};
+use crate::{budget::Charge, moment::Moment, peers::Load, slots::CallSlot, worker::Worker};
 
 /// The request, as far as it has come.
 pub(super) struct Request {
@@ -86,6 +88,17 @@ impl Request {
         if let Some(charge) = &mut self.charge {
             charge.add(bytes);
         }
+    }
+
+    /// What is held waits for this callee, to which no connection is there yet.
+    #[cold]
+    pub(super) fn charge_held(&mut self, callee: &Rc<Load>) {
+        if self.kept.is_empty() {
+            return;
+        }
+        let mut charge = Charge::new(Rc::clone(callee));
+        charge.add(self.kept.len());
+        self.charge = Some(charge);
     }
 
     /// Parts that had to wait have been sent.
