@@ -64,7 +64,7 @@ limits! {
         "What all connections of a sidecar hold together: what has come and has not gone on, and what waits to be written; \
          `--memory` sets another. Half is for the inbound side and half for the outbound one, and on either a caller, or a \
          callee, may hold as much as all leave free. Past it its new calls are refused (`overloaded`, and by the callee \
-         `service-full`) and its connections are not read until what they hold has gone; from twice as much on, calls whose \
+         `service-full`) and its connections are not read until what they hold has gone; from four times as much on, calls whose \
          bytes wait for it are broken off.";
     UNCOUNTED_LIST_BYTES: usize = 4 * 1024,
         "A call's header lists up to this size do not count in MEMORY_BYTES: CALLS_IN_FLIGHT bounds them. A longer one counts \

@@ -23,9 +23,9 @@
 //! ([`crate::worker::Worker::shrink`]).
 //!
 //! A load past its part gets no new calls, and its connections are not read as long as they hold something. A connection
-//! that has something to send is still read for a while, because its peer's window updates come that way: it may hold one
-//! stream's window ([`limits::STREAM_WINDOW_BYTES`]), as long as its load has less than twice its part. From there on the
-//! calls whose bytes wait for that load are broken off. That is the only way to stop them: their windows were given to
+//! that has something to send is still read as long as its load has less than four times its part, because its peer's window
+//! updates come that way. Without them two sidecars would wait for each other: the service takes no more of the requests
+//! before its answers have gone. From four times on the calls whose bytes wait for that load are broken off. That is the only way to stop them: their windows were given to
 //! others, who share the connection that holds the bytes.
 //!
 //! While a connection is not read, nobody hears that its calls were given up, or that its peer has gone. So one of another
@@ -47,7 +47,6 @@ use std::{
 };
 
 use tokio::{sync::Notify, time::sleep};
-use weft_mesh::limits;
 
 use crate::{
     metrics::Metrics,
@@ -196,9 +195,8 @@ impl Counted {
 
     #[cold]
     fn pauses(&self, held: usize, has_unsent: bool, driver: &RefCell<Waker>) -> bool {
-        let is_awaited = has_unsent && held <= limits::STREAM_WINDOW_BYTES as usize;
         let (account, load) = (&self.account, &*self.load.borrow());
-        let parts = if is_awaited { PARTS_AT_MOST } else { 1 };
+        let parts = if has_unsent { PARTS_AT_MOST } else { 1 };
         if held == 0 || account.has_room(load, parts) {
             return false;
         }
@@ -223,7 +221,7 @@ impl Drop for Counted {
 }
 
 /// From so many parts on, calls are broken off whose bytes wait for a load.
-const PARTS_AT_MOST: usize = 2;
+const PARTS_AT_MOST: usize = 4;
 
 impl Account {
     fn new(part: &Arc<Part>, metrics: &Arc<Metrics>) -> Rc<Self> {

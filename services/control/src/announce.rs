@@ -23,6 +23,7 @@ use crate::{
     announcement::{Announcer, check},
     claims::Denied,
     directory::{Directory, Lacks, Membership},
+    log_limit,
     messages::Allowance,
     peer::{Caller, authenticated},
     registry::{Refusal, SessionOver},
@@ -210,10 +211,14 @@ impl Stream {
         let announcer = Announcer { id: &caller.id, host: caller.host };
         let allows = |service: &_, address| directory.allows_host(service, address);
         let announcement = check(announcer, announce, allows).inspect_err(|status| {
-            tracing::warn!(peer = %caller, why = status.message(), "an announcement was refused");
+            if log_limit::MEMBERS.allows() {
+                tracing::warn!(peer = %caller, why = status.message(), "an announcement was refused");
+            }
         })?;
         let (membership, denied) = directory.join(announcement).map_err(|refusal| {
-            tracing::warn!(peer = %caller, why = %refusal, "an announcement was refused");
+            if log_limit::MEMBERS.allows() {
+                tracing::warn!(peer = %caller, why = %refusal, "an announcement was refused");
+            }
             match refusal {
                 Refusal::Endpoints { .. }
                 | Refusal::Services
@@ -289,7 +294,9 @@ impl Stream {
         let why = shown_up_to(&refused.to_string(), REFUSAL_CHARS);
         if let Some(membership) = &self.membership {
             let (service, endpoint) = (membership.service(), membership.endpoint());
-            tracing::warn!(%service, endpoint, why, "descriptors were refused");
+            if log_limit::MEMBERS.allows() {
+                tracing::warn!(%service, endpoint, why, "descriptors were refused");
+            }
         }
         self.answer(AnnounceResponse { descriptors_refused: why, ..AnnounceResponse::default() })
     }

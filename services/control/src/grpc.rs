@@ -37,7 +37,7 @@ use crate::{
     directory::Directory,
     discovery::DiscoveryService,
     identity::IdentityService,
-    messages,
+    log_limit, messages,
     peer::Peer,
 };
 
@@ -162,7 +162,9 @@ fn made_room(from: SocketAddr) {
 }
 
 fn late(from: SocketAddr) {
-    tracing::warn!(%from, within = ?limits::HANDSHAKE_TIMEOUT, "a handshake was not finished in time");
+    if log_limit::STRANGERS.allows() {
+        tracing::warn!(%from, within = ?limits::HANDSHAKE_TIMEOUT, "a handshake was not finished in time");
+    }
 }
 
 /// One handshake; its connection goes to the server.
@@ -187,7 +189,9 @@ async fn handshake(
     let stream = match shaken {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
-            tracing::warn!(%from, %error, "a peer was refused in its handshake");
+            if log_limit::STRANGERS.allows() {
+                tracing::warn!(%from, %error, "a peer was refused in its handshake");
+            }
             return;
         }
         Err(_) => return late(from),
@@ -196,7 +200,9 @@ async fn handshake(
     let peer = match Peer::new(from, leaf.map(|leaf| &leaf[..]), Arc::default()) {
         Ok(peer) => peer,
         Err(error) => {
-            tracing::warn!(%from, %error, "a peer was refused for its certificate");
+            if log_limit::STRANGERS.allows() {
+                tracing::warn!(%from, %error, "a peer was refused for its certificate");
+            }
             return;
         }
     };
@@ -205,7 +211,9 @@ async fn handshake(
         Some(id) => match place.become_member(&id) {
             Ok(of_identity) => peer.of_identity(of_identity),
             Err(full) => {
-                tracing::warn!(%from, %id, %full, "a connection of a member was refused");
+                if log_limit::MEMBERS.allows() {
+                    tracing::warn!(%from, %id, %full, "a connection of a member was refused");
+                }
                 return;
             }
         },

@@ -14,7 +14,7 @@ use weft_mesh::{identity::SpiffeId, tls::TrustBundle};
 use crate::{
     ca::{Ca, SignError},
     directory::Directory,
-    join_token, late,
+    join_token, late, log_limit,
     peer::{Caller, authenticated, remote},
     streams::Kind,
 };
@@ -34,10 +34,14 @@ impl identity_server::Identity for IdentityService {
     async fn sign(&self, request: Request<SignRequest>) -> Result<Response<SignResponse>, Status> {
         let from = remote(&request);
         let id = self.proven(&request).inspect_err(|status| {
-            tracing::warn!(from, why = status.message(), "an identity was refused");
+            if log_limit::STRANGERS.allows() {
+                tracing::warn!(from, why = status.message(), "an identity was refused");
+            }
         })?;
         let issued = self.ca.sign(&request.get_ref().csr_der, &id).map_err(|error| {
-            tracing::warn!(from, %id, %error, "a certificate signing request was refused");
+            if log_limit::STRANGERS.allows() {
+                tracing::warn!(from, %id, %error, "a certificate signing request was refused");
+            }
             match error {
                 SignError::Malformed(_) | SignError::Unproven | SignError::KeyKind => {
                     Status::invalid_argument(error.to_string())

@@ -36,6 +36,7 @@ mod hints;
 mod hosts;
 mod identity;
 mod late;
+mod log_limit;
 mod messages;
 mod peer;
 mod registry;

@@ -14,6 +14,7 @@ use weft_mesh::identity::{IdentityError, SpiffeId};
 use crate::{
     answers::Unread,
     connection::{Activity, Call},
+    log_limit,
     streams::{Kind, OfConnection, OfIdentity, Open},
 };
 
@@ -75,7 +76,9 @@ impl Caller {
     /// `RESOURCE_EXHAUSTED` when its connection, or its identity, has as many as it may have.
     pub(crate) fn open(&self, kind: Kind) -> Result<Open, Status> {
         self.streams.open(kind).inspect_err(|status| {
-            tracing::warn!(peer = %self, why = status.message(), "a stream was refused");
+            if log_limit::MEMBERS.allows() {
+                tracing::warn!(peer = %self, why = status.message(), "a stream was refused");
+            }
         })
     }
 
@@ -141,14 +144,18 @@ pub(crate) fn authenticated<T>(request: &Request<T>) -> Result<Caller, Status> {
     let peer = request.extensions().get::<Peer>();
     let Some((peer, svid)) = peer.and_then(|peer| Some((peer, peer.svid.as_ref()?))) else {
         let from = remote(request);
-        tracing::warn!(from, "a call without an SVID was refused");
+        if log_limit::STRANGERS.allows() {
+            tracing::warn!(from, "a call without an SVID was refused");
+        }
         return Err(Status::unauthenticated(
             "this needs an SVID: call weft.identity.v1.Identity/Sign with a join token",
         ));
     };
     // A connection may live longer than the certificate that it was opened with.
     if svid.not_after <= SystemTime::now() {
-        tracing::warn!(peer = %svid.id, "a call with an expired SVID was refused");
+        if log_limit::MEMBERS.allows() {
+            tracing::warn!(peer = %svid.id, "a call with an expired SVID was refused");
+        }
         return Err(Caller::expiry_status());
     }
     peer.activity.note_known();

@@ -16,7 +16,6 @@ use super::{
 use crate::{
     attempt::Miss,
     classify::{Outcome, code},
-    moment::Moment,
     rpc::Rpc,
 };
 
@@ -25,9 +24,9 @@ impl State {
     #[inline]
     pub(super) fn is_excused(&self, outcome: Outcome, call: &Call) -> bool {
         match outcome {
-            Outcome::Grpc(code::DEADLINE_EXCEEDED) | Outcome::Failed(Reason::DeadlineExceeded) => {
-                !self.has_had_its_time(call.started, call.deadline.get(), call.worker.moment())
-            }
+            // What the service answers long before the time is up has other causes.
+            Outcome::Grpc(code::DEADLINE_EXCEEDED) => call.is_nearly_over() && !self.has_had_its_time(call),
+            Outcome::Failed(Reason::DeadlineExceeded) => !self.has_had_its_time(call),
             Outcome::Reset(_) => self.is_in_tunnel() || self.is_cut_short(call),
             Outcome::Failed(Reason::ConnectionBroke) => self.is_cut_short(call),
             _ => false,
@@ -48,8 +47,8 @@ impl State {
     /// Whether at least half of a call's time was the service's: its caller had sent all, or the service had taken nothing
     /// more of it, and the caller has read what there is of the answer.
     #[cold]
-    fn has_had_its_time(&self, started: Moment, deadline: Option<Moment>, now: Moment) -> bool {
-        let Some(deadline) = deadline else { return true };
+    fn has_had_its_time(&self, call: &Call) -> bool {
+        let Some(deadline) = call.deadline.get() else { return true };
         if matches!(self.answer, Answer::Begun { waiting, .. } if waiting > 0) {
             return false;
         }
@@ -58,7 +57,7 @@ impl State {
             (false, Some(stuck)) => stuck,
             (false, None) => return false,
         };
-        2 * now.since(since) >= deadline.since(started)
+        2 * call.worker.moment().since(since) >= deadline.since(call.started)
     }
 
     fn is_in_tunnel(&self) -> bool {
@@ -73,6 +72,14 @@ impl State {
 }
 
 impl Call {
+    /// Whether less than a tenth of its time is left. Clocks and networks differ by some of it.
+    #[cold]
+    fn is_nearly_over(&self) -> bool {
+        self.deadline
+            .get()
+            .is_some_and(|deadline| 10 * deadline.since(self.worker.moment()) <= deadline.since(self.started))
+    }
+
     /// Whether the caller may have seen to it that a try comes to nothing.
     pub(super) fn is_miss_excused(&self, miss: &Miss) -> bool {
         let outcome = match miss {

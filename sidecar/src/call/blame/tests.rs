@@ -162,6 +162,25 @@ async fn a_service_that_is_silent_or_takes_nothing_is_charged() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_service_that_says_too_early_that_the_time_is_up_is_charged() {
+    run(async {
+        for (seconds, failures) in [(1, 1), (TIMEOUT.as_secs() - 1, 0)] {
+            let (mut play, _) = call(&grpc(), 1).await;
+            play.pass(seconds).await;
+            let mut answer = Headers::new();
+            answer.set(Name::STATUS, b"200");
+            answer.append(Name::CONTENT_TYPE, b"application/grpc");
+            answer.append(Name::GRPC_STATUS, b"4");
+            // As in the turn in which it comes.
+            play.worker.tick();
+            play.call.response_head(answer, true);
+            assert_eq!(play.failures(), failures, "after {seconds} s, the request not being whole");
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_server_that_gives_up_a_slow_request_is_not_charged() {
     run(async {
         let (mut play, _) = call(&post(), 1).await;
