@@ -298,11 +298,9 @@ pub(crate) async fn again(call: Rc<Call>) {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
-
     use tokio::{task::LocalSet, time::Instant};
     use weft_contracts::weft::discovery::v1::{Health, Protocol, Version};
-    use weft_mesh::policy::{BreakerPolicy, Idempotency, ServicePolicy};
+    use weft_mesh::policy::{BreakerPolicy, Idempotency};
 
     use super::*;
     use crate::{
@@ -329,11 +327,11 @@ mod tests {
             name: weft_mesh::names::ServiceName::parse(&format!("{name}.shop")).unwrap(),
             protocol: Protocol::Http2,
             version: Version::default(),
-            policy: ServicePolicy::default(),
+            policy: Arc::default(),
             endpoints: vec![Arc::new(endpoint)],
             addresses: Vec::new(),
             breaker: Arc::new(breaker()),
-            methods: HashMap::new(),
+            methods: Arc::default(),
             other: Arc::clone(&method),
             last_used: Arc::default(),
             heard: Instant::now(),

@@ -57,14 +57,14 @@ pub(crate) struct Service {
     pub(crate) name: ServiceName,
     pub(crate) protocol: Protocol,
     pub(crate) version: Version,
-    pub(crate) policy: ServicePolicy,
+    pub(crate) policy: Arc<ServicePolicy>,
     /// In any state of health.
     pub(crate) endpoints: Vec<Arc<Endpoint>>,
     /// Where it is called by who knows nothing of the mesh.
     pub(crate) addresses: Vec<SocketAddr>,
     pub(crate) breaker: Arc<Breaker>,
     /// By path: `/shop.users.v1.Users/Create`.
-    pub(crate) methods: HashMap<Box<str>, Arc<Method>>,
+    pub(crate) methods: Arc<HashMap<Box<str>, Arc<Method>>>,
     /// What holds for a path that no descriptor knows.
     pub(crate) other: Arc<Method>,
     /// When it was last called, in seconds since the sidecar's start.

@@ -65,7 +65,7 @@ fn watched(service: &Service, now: Instant) -> WatchedService {
         version: Some(service.version),
         endpoints: service.endpoints.iter().map(|endpoint| endpoint_state(endpoint, Moment::of(now))).collect(),
         breaker: Some(breaker_state(&service.breaker, Moment::of(now))),
-        policy: Some((&service.policy).into()),
+        policy: Some((&*service.policy).into()),
         age: duration(now.saturating_duration_since(service.heard)),
         complete: service.is_complete,
         unused: None,

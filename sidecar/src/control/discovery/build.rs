@@ -35,7 +35,7 @@ pub(super) struct Parts {
     pub(super) name: ServiceName,
     pub(super) protocol: wire::Protocol,
     pub(super) version: wire::Version,
-    pub(super) policy: ServicePolicy,
+    pub(super) policy: Arc<ServicePolicy>,
     pub(super) endpoints: Vec<EndpointParts>,
     pub(super) addresses: Vec<SocketAddr>,
     /// When the control plane said so.
@@ -103,8 +103,12 @@ impl Builder {
             _ => Arc::new(Breaker::new(breaker_policy.clone())),
         };
         let (methods, other) = match before {
-            Some(before) if before.policy == parts.policy => (before.methods.clone(), Arc::clone(&before.other)),
-            _ => (self.methods(&parts), Arc::new(self.other(&parts.name))),
+            // A change of an endpoint leaves them alone: it must not cost by the size of a contract, which is its owner's
+            // choice.
+            Some(before) if Arc::ptr_eq(&before.policy, &parts.policy) || before.policy == parts.policy => {
+                (Arc::clone(&before.methods), Arc::clone(&before.other))
+            }
+            _ => (Arc::new(self.methods(&parts)), Arc::new(self.other(&parts.name))),
         };
         let before_endpoints = before.map_or(&[][..], |before| &before.endpoints);
         let is_sure = |endpoint: &Arc<Endpoint>| endpoint.is_up() && !endpoint.is_silent();
@@ -207,7 +211,7 @@ pub(super) fn to_wire(service: &Service) -> wire::Service {
                 silent: endpoint.is_silent(),
             })
             .collect(),
-        policy: Some((&service.policy).into()),
+        policy: Some((&*service.policy).into()),
         version: Some(service.version),
         complete: false,
         addresses: service.addresses.iter().map(ToString::to_string).collect(),

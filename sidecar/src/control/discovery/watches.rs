@@ -266,7 +266,7 @@ impl Watches {
             .map(|old| EndpointParts::of(old))
             .collect();
         endpoints.extend(upserted);
-        let (protocol, policy, addresses) = (service.protocol, service.policy.clone(), service.addresses.clone());
+        let (protocol, policy, addresses) = (service.protocol, Arc::clone(&service.policy), service.addresses.clone());
         self.put(Parts { name, protocol, version, policy, endpoints, addresses, heard: now, is_complete }, now);
         effects.is_view_changed = true;
         effects
@@ -389,7 +389,7 @@ fn merge(parts: &mut Parts, known: &Service) {
         .extend(known.addresses.iter().filter(|old| !parts.addresses.contains(old)).copied().collect::<Vec<_>>());
     // Descriptors come after the announcement that names them.
     if parts.policy.contracts.is_empty() {
-        parts.policy = known.policy.clone();
+        parts.policy = Arc::clone(&known.policy);
     }
 }
 
@@ -410,7 +410,7 @@ fn decode(service: wire::Service, heard: Instant) -> Option<Parts> {
         name,
         protocol,
         version: service.version.unwrap_or_default(),
-        policy,
+        policy: Arc::new(policy),
         endpoints: service.endpoints.into_iter().filter_map(decode_endpoint).collect(),
         // One that can't be read is as if it had not been said.
         addresses: service.addresses.iter().filter_map(|address| address.parse().ok()).collect(),

@@ -205,6 +205,8 @@ async fn changes_keep_what_stays_and_its_breaker() {
     assert_eq!(a.health(), Health::Down);
     assert!(Arc::ptr_eq(&before.breaker, &after.breaker));
     assert!(Arc::ptr_eq(&before.last_used, &after.last_used));
+    assert!(Arc::ptr_eq(&before.policy, &after.policy), "a contract may be large");
+    assert!(Arc::ptr_eq(&before.methods, &after.methods));
 }
 
 #[tokio::test(start_paused = true)]
