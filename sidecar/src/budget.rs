@@ -17,7 +17,8 @@
 //!
 //! A request's header list is kept until its call ends, so that the call can be sent again, and so are its trailers until they
 //! have gone: HPACK lets a peer send the longest of lists in some 20 bytes. They count for the caller if they are longer than
-//! [`limits::UNCOUNTED_LIST_BYTES`]. Shorter ones are not counted, as that would cost every call: [`limits::CALLS_IN_FLIGHT`]
+//! [`UNCOUNTED_LIST_BYTES`](weft_mesh::limits::UNCOUNTED_LIST_BYTES). Shorter ones are not counted, as that would cost every
+//! call: [`CALLS_IN_FLIGHT`](weft_mesh::limits::CALLS_IN_FLIGHT)
 //! bounds them, to 40 MiB for one peer alone. Nor are the buffers counted that a connection keeps for the next calls: they are
 //! 1 MiB at most, if it has just carried much, and are given back within seconds, whether or not calls run on it
 //! ([`crate::worker::Worker::shrink`]).
@@ -25,11 +26,11 @@
 //! A load past its part gets no new calls, and its connections are not read as long as they hold something. A connection
 //! that has something to send is still read as long as its load has less than four times its part, because its peer's window
 //! updates come that way. Without them two sidecars would wait for each other: the service takes no more of the requests
-//! before its answers have gone. From four times on the calls whose bytes wait for that load are broken off. That is the only way to stop them: their windows were given to
-//! others, who share the connection that holds the bytes.
+//! before its answers have gone. From four times on the calls whose bytes wait for that load are broken off. That is the only
+//! way to stop them: their windows were given to others, who share the connection that holds the bytes.
 //!
 //! While a connection is not read, nobody hears that its calls were given up, or that its peer has gone. So one of another
-//! sidecar ends when nothing that it holds has gone on for [`limits::PAUSED_TIME`].
+//! sidecar ends when nothing that it holds has gone on for [`PAUSED_TIME`](weft_mesh::limits::PAUSED_TIME).
 //!
 //! A connection counts its bytes at the end of each turn. A worker adds them up on its own and tells the process in steps,
 //! so a turn costs two additions, and hardly ever touches what workers share. A load is one worker's: with more workers, a
