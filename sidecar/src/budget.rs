@@ -24,10 +24,11 @@
 //! ([`crate::worker::Worker::shrink`]).
 //!
 //! A load past its part gets no new calls, and its connections are not read as long as they hold something. A connection
-//! that has something to send is still read as long as its load has less than four times its part, because its peer's window
-//! updates come that way. Without them two sidecars would wait for each other: the service takes no more of the requests
-//! before its answers have gone. From four times on the calls whose bytes wait for that load are broken off. That is the only
-//! way to stop them: their windows were given to others, who share the connection that holds the bytes.
+//! that has something to send needs its peer's window updates, which come the same way. It is read as long as its load has
+//! less than four times its part if it holds no more than one stream's window ([`limits::STREAM_WINDOW_BYTES`]), or if
+//! nothing of what its load holds has gone on for a while. Else two sidecars would wait for each other: the service takes no
+//! more of the requests before its answers have gone. From four times on the calls whose bytes wait for that load are broken
+//! off. That is the only way to stop them: their windows were given to others, who share the connection that holds the bytes.
 //!
 //! While a connection is not read, nobody hears that its calls were given up, or that its peer has gone. So one of another
 //! sidecar ends when nothing that it holds has gone on for [`PAUSED_TIME`](weft_mesh::limits::PAUSED_TIME).
@@ -47,7 +48,11 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::Notify, time::sleep};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep},
+};
+use weft_mesh::limits;
 
 use crate::{
     metrics::Metrics,
@@ -123,11 +128,31 @@ pub(crate) struct Accounts {
 #[derive(Debug)]
 struct Paused {
     load: Rc<Load>,
-    /// It is read again when its load has less than so many times its part.
-    parts: usize,
-    /// False when it is read again, or gone.
-    is_listed: Rc<Cell<bool>>,
+    state: Rc<PauseState>,
     driver: Waker,
+    /// The least that its load held since then.
+    least: usize,
+    since: Instant,
+}
+
+/// What a paused connection and the list of them share.
+#[derive(Debug, Default)]
+struct PauseState {
+    /// It is among those that are paused.
+    is_listed: Cell<bool>,
+    has_unsent: Cell<bool>,
+    /// It holds no more than one stream's window.
+    is_small: Cell<bool>,
+    /// Nothing that its load holds has gone on for [`STUCK_TIME`], until there is room.
+    is_stuck: Cell<bool>,
+}
+
+impl PauseState {
+    /// It is read while its load has less than so many times its part.
+    fn parts(&self) -> usize {
+        let is_awaited = self.has_unsent.get() && (self.is_small.get() || self.is_stuck.get());
+        if is_awaited { PARTS_AT_MOST } else { 1 }
+    }
 }
 
 /// What one connection has on its worker's account.
@@ -136,8 +161,7 @@ pub(crate) struct Counted {
     account: Rc<Account>,
     load: RefCell<Rc<Load>>,
     held: Cell<usize>,
-    /// It is among those that are paused.
-    is_listed: Rc<Cell<bool>>,
+    state: Rc<PauseState>,
 }
 
 impl Counted {
@@ -146,7 +170,7 @@ impl Counted {
             account: Rc::clone(account),
             load: RefCell::new(Rc::clone(load)),
             held: Cell::new(0),
-            is_listed: Rc::default(),
+            state: Rc::default(),
         }
     }
 
@@ -180,7 +204,7 @@ impl Counted {
     /// Whether it is paused and has nothing left for which it is: its driver is to be woken.
     #[inline]
     pub(crate) fn is_relieved(&self) -> bool {
-        self.held.get() == 0 && self.is_listed.get()
+        self.held.get() == 0 && self.state.is_listed.get()
     }
 
     /// Whether the connection is not to be read for now, which tells how much it holds and whether something is unsent. Then
@@ -196,17 +220,22 @@ impl Counted {
 
     #[cold]
     fn pauses(&self, held: usize, has_unsent: bool, driver: &RefCell<Waker>) -> bool {
-        let (account, load) = (&self.account, &*self.load.borrow());
-        let parts = if has_unsent { PARTS_AT_MOST } else { 1 };
-        if held == 0 || account.has_room(load, parts) {
+        let (account, load, state) = (&self.account, &*self.load.borrow(), &self.state);
+        state.has_unsent.set(has_unsent);
+        state.is_small.set(held <= limits::STREAM_WINDOW_BYTES as usize);
+        if account.has_room(load, 1) {
+            state.is_stuck.set(false);
+        }
+        if held == 0 || account.has_room(load, state.parts()) {
             return false;
         }
-        if !self.is_listed.replace(true) {
+        if !state.is_listed.replace(true) {
             account.paused.borrow_mut().push(Paused {
                 load: Rc::clone(load),
-                parts,
-                is_listed: Rc::clone(&self.is_listed),
+                state: Rc::clone(state),
                 driver: driver.borrow().clone(),
+                least: load.bytes(),
+                since: Instant::now(),
             });
             account.has_paused.notify_one();
         }
@@ -217,10 +246,12 @@ impl Counted {
 impl Drop for Counted {
     fn drop(&mut self) {
         self.set(0);
-        self.is_listed.set(false);
+        self.state.is_listed.set(false);
     }
 }
 
+/// When nothing that a load holds has gone on for so long, its connections wait for its peer's windows.
+const STUCK_TIME: Duration = Duration::from_millis(200);
 /// From so many parts on, calls are broken off whose bytes wait for a load.
 const PARTS_AT_MOST: usize = 4;
 
@@ -294,10 +325,17 @@ impl Account {
 
     /// Has those that were paused read again for whose load there is room. Says whether some still are.
     fn resume(&self) -> bool {
-        let mut woken = Vec::new();
-        self.paused.borrow_mut().retain(|paused| {
-            let stays = paused.is_listed.get() && !self.has_room(&paused.load, paused.parts);
-            if !stays && paused.is_listed.replace(false) {
+        let (mut woken, now) = (Vec::new(), Instant::now());
+        self.paused.borrow_mut().retain_mut(|paused| {
+            let (state, bytes) = (&paused.state, paused.load.bytes());
+            if bytes < paused.least {
+                (paused.least, paused.since) = (bytes, now);
+            }
+            if now.saturating_duration_since(paused.since) >= STUCK_TIME {
+                state.is_stuck.set(true);
+            }
+            let stays = state.is_listed.get() && !self.has_room(&paused.load, state.parts());
+            if !stays && state.is_listed.replace(false) {
                 woken.push(paused.driver.clone());
             }
             stays

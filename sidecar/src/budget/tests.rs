@@ -3,8 +3,6 @@ use tokio::{
     time::advance,
 };
 
-use weft_mesh::limits;
-
 use super::*;
 
 const WINDOW: usize = limits::STREAM_WINDOW_BYTES as usize;
@@ -96,7 +94,8 @@ fn only_connections_of_who_holds_its_part_are_not_read() {
     assert!(!is_paused(&other, STEP, false), "another peer's");
     assert!(!is_paused(&local, 100 * STEP, false), "one that several peers share");
     assert!(!is_paused(&one, WINDOW, true), "its peer's windows come that way");
-    // What it holds may need them to go on, however much it is: the service takes no more requests before its answers go.
+    assert!(is_paused(&one, 10 * WINDOW, true), "what it holds most likely goes on by itself");
+    one.state.is_stuck.set(true);
     assert!(!is_paused(&one, 10 * WINDOW, true), "or two that wait for each other would wait for ever");
     rest.set(6 * STEP);
     assert!(is_paused(&one, WINDOW, true), "but not without bound");
@@ -169,6 +168,47 @@ async fn connections_are_read_again_when_there_is_room_for_their_peer() {
             }
             assert_eq!(woken(), [1, 1]);
             assert!(account.paused.borrow().is_empty());
+            attending.abort();
+        })
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_whose_output_waits_is_read_again_when_nothing_goes_on() {
+    LocalSet::new()
+        .run_until(async {
+            let [account, _] = accounts(8 * STEP);
+            let load = Rc::default();
+            let (one, rest) = (Counted::new(&account, &load), Counted::new(&account, &load));
+            let wakes = Arc::<Wakes>::default();
+            let driver = RefCell::new(Arc::clone(&wakes).into());
+            let attending = spawn_local({
+                let account = Rc::clone(&account);
+                async move { account.attend().await }
+            });
+            rest.set(5 * STEP);
+            assert!(one.is_paused(|| (2 * WINDOW, true), &driver));
+            let look = async |times| {
+                for _ in 0..times {
+                    advance(LOOK_INTERVAL).await;
+                    tokio::task::yield_now().await;
+                }
+                wakes.0.load(Relaxed)
+            };
+            // Some of it goes on now and then.
+            for _ in 0..3 {
+                assert_eq!(look(8).await, 0);
+                rest.set(rest.held() - 1);
+            }
+            assert_eq!(look(12).await, 1);
+            assert!(!one.is_paused(|| (2 * WINDOW, true), &driver), "its peer's windows are waited for");
+            let others = Counted::new(&account, &Rc::default());
+            others.set(3 * STEP);
+            rest.set(STEP);
+            assert!(!one.is_paused(|| (2 * WINDOW, true), &driver), "it has room");
+            others.set(0);
+            rest.set(5 * STEP);
+            assert!(one.is_paused(|| (2 * WINDOW, true), &driver), "it was relieved since");
             attending.abort();
         })
         .await;
