@@ -367,6 +367,8 @@ limits! {
     DESCRIPTORS_ASKED: usize = 4,
         "Streams of one identity from one network that are asked for descriptors at once, as each may send \
          CONTROL_MESSAGE_BYTES; others wait for their turn, and need not send what a replica has sent by then.";
+    DESCRIPTORS_READ: usize = 4,
+        "Sets of descriptors that the control plane reads at once, of all services: each takes several times its size.";
     ANSWER_BYTES_UNREAD: usize = 16 * 1024 * 1024,
         "Of what the control plane has answered to one identity in one network and that was not read: past it the identity is \
          told nothing more until it reads.";

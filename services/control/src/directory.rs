@@ -16,7 +16,7 @@ use std::{
 
 use bytes::Bytes;
 use tokio::{
-    sync::Notify,
+    sync::{Notify, Semaphore},
     time::{Instant, MissedTickBehavior},
 };
 use weft_contracts::weft::{discovery::v1::Service, policy::v1::ServicePolicy};
@@ -49,6 +49,8 @@ pub(crate) struct Directory {
     state: Mutex<State>,
     /// There is something to keep in the store.
     to_keep: Notify,
+    /// Who reads descriptors now ([`limits::DESCRIPTORS_READ`]).
+    reading: Arc<Semaphore>,
 }
 
 struct State {
@@ -84,7 +86,8 @@ impl Directory {
             watchers: Watchers::default(),
             is_frozen: false,
         };
-        Arc::new(Self { trust_domain, visibility, state: Mutex::new(state), to_keep: Notify::new() })
+        let reading = Arc::new(Semaphore::new(limits::DESCRIPTORS_READ));
+        Arc::new(Self { trust_domain, visibility, state: Mutex::new(state), to_keep: Notify::new(), reading })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

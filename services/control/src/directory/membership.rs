@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::{
+    sync::Semaphore,
     task::spawn_blocking,
     time::{Instant, sleep_until},
 };
@@ -100,7 +101,7 @@ impl Membership {
         let service = &self.session.service;
         self.directory.lock().shelf.check_room(service, &digest, bytes.len())?;
         let contracts = Arc::clone(&self.contracts);
-        let (set, policy) = elsewhere(move || shelf::make(digest, bytes, &contracts)).await?;
+        let (set, policy) = elsewhere(&self.directory.reading, move || shelf::make(digest, bytes, &contracts)).await?;
         self.keep(digest, set, policy)
     }
 
@@ -111,7 +112,7 @@ impl Membership {
         let set = self.directory.lock().shelf.set(&digest).map(Arc::clone);
         let Some(set) = set else { return Ok(()) };
         let (contracts, for_compiler) = (Arc::clone(&self.contracts), Arc::clone(&set));
-        let policy = elsewhere(move || shelf::compile(&for_compiler, &contracts)).await?;
+        let policy = elsewhere(&self.directory.reading, move || shelf::compile(&for_compiler, &contracts)).await?;
         self.keep(digest, set, policy)
     }
 
@@ -156,11 +157,20 @@ impl Membership {
     }
 }
 
-/// Runs what takes long beside what others ask for.
+/// Runs what takes long beside what others ask for, in its turn. The turn ends when it is done, also where nobody waits for
+/// it any more: else a member that announces and goes, again and again, would have any number of sets read at once.
 async fn elsewhere<T: Send + 'static>(
+    turns: &Arc<Semaphore>,
     make: impl FnOnce() -> Result<T, DescriptorsRefused> + Send + 'static,
 ) -> Result<T, DescriptorsRefused> {
-    match spawn_blocking(make).await {
+    // It is never closed.
+    let turn = Arc::clone(turns).acquire_owned().await;
+    let making = spawn_blocking(move || {
+        let made = make();
+        drop(turn);
+        made
+    });
+    match making.await {
         Ok(made) => made,
         Err(_) => Err(DescriptorsRefused::Unusable("they could not be read".to_owned())),
     }
@@ -182,10 +192,10 @@ impl Drop for Membership {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::{collections::BTreeSet, sync::mpsc};
 
     use futures_util::FutureExt as _;
-    use tokio::time::advance;
+    use tokio::time::{advance, timeout};
     use weft_contracts::weft::discovery::v1::{Endpoint, Protocol};
 
     use super::*;
@@ -254,5 +264,29 @@ mod tests {
         let (one, two) =
             (directory.join(announcement("u1", 1)).unwrap().0, directory.join(announcement("u2", 2)).unwrap().0);
         assert!(Arc::ptr_eq(&one.contracts[0], &two.contracts[0]));
+    }
+
+    #[tokio::test]
+    async fn descriptors_of_which_nobody_wants_to_hear_have_their_turn_until_they_are_read() {
+        let turns = &directory().reading.clone();
+        let (begun, begins) = mpsc::channel();
+        let mut gates = Vec::new();
+        for _ in 0..limits::DESCRIPTORS_READ {
+            let (gate, opened) = mpsc::channel::<()>();
+            gates.push(gate);
+            let begun = begun.clone();
+            let mut reading = Box::pin(elsewhere(turns, move || {
+                begun.send(()).unwrap();
+                let _ = opened.recv();
+                Ok(())
+            }));
+            // It begins, and whoever waited for it goes.
+            assert!(futures_util::poll!(&mut reading).is_pending());
+        }
+        gates.iter().for_each(|_| begins.recv().unwrap());
+        let mut next = Box::pin(elsewhere(turns, || Ok(())));
+        assert!(timeout(std::time::Duration::from_millis(100), &mut next).await.is_err(), "it has to wait");
+        gates.pop();
+        next.await.unwrap();
     }
 }
