@@ -6,9 +6,10 @@ use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, transport::Channel};
 use weft_contracts::weft::discovery::v1::{
-    DescribeContractRequest, ListContractsRequest, ListServicesRequest, WatchRequest,
-    contracts_client::ContractsClient, describe_contract_request, discovery_client::DiscoveryClient,
-    watch_request::What, watch_response,
+    Announce, AnnounceRequest, ContestedClaim, DescribeContractRequest, Endpoint, Health, ListContractsRequest,
+    ListServicesRequest, Protocol, WatchRequest, announce_request, contracts_client::ContractsClient,
+    describe_contract_request, discovery_client::DiscoveryClient, registry_client::RegistryClient, watch_request::What,
+    watch_response,
 };
 use weft_tests::{Bed, Forge, Member, eventually, probe, probe_service};
 
@@ -39,7 +40,42 @@ async fn a_member_of_another_namespace_sees_nothing_of_it() {
         let watch_response::What::NotFound(told) = watch(&spy, what.clone()).await else { panic!("{what:?} is told") };
         assert_eq!(told.closest, "", "{what:?}: not even a name");
     }
+    // To claim what is another's tells no more than that it is.
+    for (registry, service, owner) in
+        [(&neighbour, "web.shop", "spiffe://weft.local/ns/shop/sa/probe"), (&spy, "spy.bank", "")]
+    {
+        let told = claim(registry, service).await;
+        assert_eq!((&*told.claim, &*told.owner), (CONTRACT, owner), "{service}");
+    }
     probe(&bed.channel(), "Say", &[]).await.expect("who is in the namespace calls it");
+}
+
+/// What a service is told that claims the probe's contract.
+async fn claim(channel: &Channel, service: &str) -> ContestedClaim {
+    let endpoint = Endpoint {
+        id: service.into(),
+        address: "127.0.0.1:9".into(),
+        spiffe_id: format!(
+            "spiffe://weft.local/ns/{}",
+            service.split_once('.').map(|(name, space)| format!("{space}/sa/{name}")).expect("NAME.NAMESPACE")
+        ),
+        health: Health::Up.into(),
+        ..Endpoint::default()
+    };
+    let announce = Announce {
+        service: service.into(),
+        endpoint: Some(endpoint),
+        protocol: Protocol::Http2.into(),
+        contracts: vec![CONTRACT.into()],
+        ..Announce::default()
+    };
+    let (requests, queue) = mpsc::channel(1);
+    let announce = announce_request::What::Announce(announce);
+    requests.send(AnnounceRequest { what: Some(announce) }).await.expect("there is room");
+    let answers = RegistryClient::new(channel.clone()).announce(ReceiverStream::new(queue)).await;
+    let mut answers = answers.expect("a member may announce").into_inner();
+    let answer = timeout(SOON, answers.message()).await.expect("an answer").expect("it is taken");
+    answer.expect("the stream is open").contested.remove(0)
 }
 
 /// The first that is told of something.

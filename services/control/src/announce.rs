@@ -17,7 +17,11 @@ use tonic::{Request, Response, Status, Streaming};
 use weft_contracts::weft::discovery::v1::{
     Announce, AnnounceRequest, AnnounceResponse, ContestedClaim, announce_request::What, registry_server,
 };
-use weft_mesh::{identity::SpiffeId, limits, names::shown_up_to};
+use weft_mesh::{
+    identity::SpiffeId,
+    limits,
+    names::{ServiceName, shown_up_to},
+};
 
 use crate::{
     announcement::{Announcer, check},
@@ -258,9 +262,13 @@ impl Stream {
     fn contested(&self, denied: &Denied) -> Vec<ContestedClaim> {
         let trust_domain = self.caller.id.trust_domain();
         let contested = denied.contested.iter().take(limits::CONTESTS_TOLD);
+        let sight = self.directory.sight_of(self.caller.id.service());
+        // A claim must not be a way to learn of services that are none of the caller's business.
+        let shown =
+            |owner: &ServiceName| sight.sees(owner).then(|| SpiffeId::of_service(trust_domain, owner).to_string());
         let told = |(claim, owner): &(String, _)| ContestedClaim {
             claim: claim.clone(),
-            owner: SpiffeId::of_service(trust_domain, owner).to_string(),
+            owner: shown(owner).unwrap_or_default(),
         };
         contested.map(told).collect()
     }
