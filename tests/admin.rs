@@ -213,7 +213,8 @@ async fn nothing_is_held_back_for_calls_that_are_over(bed: &Bed) {
     let mut halves = Vec::new();
     for (method, what) in [("Say", "status:5"), ("Say", "sleep:60000"), ("Quick", "sleep:60000")] {
         let (answer, mut body) = client.open(method, &[("x-do", what)]).await;
-        body.send_data(framed("half of it"), false).expect("the call is open");
+        // The first may be answered before.
+        let _ = body.send_data(framed("half of it"), false);
         halves.push((answer, body));
     }
     eventually("one still runs", LIMIT, async || in_use(bed.ports("keyboard").admin, "CALLS_IN_FLIGHT").await.0 == 1)
