@@ -115,7 +115,6 @@ impl Default for LimitsReached {
     }
 }
 
-/// All of a sidecar's metrics.
 /// Rows of calls.
 #[derive(Debug, Default)]
 struct Rows {
@@ -124,6 +123,7 @@ struct Rows {
     of_services: HashMap<String, usize>,
 }
 
+/// All of a sidecar's metrics.
 #[derive(Debug, Default)]
 pub(crate) struct Metrics {
     /// Taken when a route is made and when metrics are read, never for a call.

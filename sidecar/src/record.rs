@@ -2,12 +2,10 @@
 //! Written when the record is dropped, so that a call which was given up half-way is recorded too.
 
 use std::{
-    cell::Cell,
     rc::Rc,
     sync::{Arc, atomic::Ordering::Relaxed},
 };
 
-use tokio::time::Instant;
 use weft_mesh::errors::Reason;
 
 use crate::{
@@ -162,32 +160,5 @@ impl Drop for AttemptRecord {
         if let (Some(span), Some(sink)) = (self.span.take(), &self.worker.shared.spans) {
             span.end(self.outcome.code(), self.error.or(self.outcome.reason().map(Reason::as_str)), sink);
         }
-    }
-}
-
-/// Lets a bounded number of log lines through: what a bad peer can cause at will must not fill a disk.
-#[derive(Debug)]
-pub(crate) struct LogLimit {
-    second: Cell<u64>,
-    lines: Cell<u32>,
-    start: Instant,
-}
-
-/// Lines a second, of one worker.
-const LOG_LINES: u32 = 20;
-
-impl LogLimit {
-    pub(crate) fn new() -> Self {
-        Self { second: Cell::new(0), lines: Cell::new(0), start: Instant::now() }
-    }
-
-    /// Whether a line may be written now.
-    pub(crate) fn allows(&self) -> bool {
-        let second = self.start.elapsed().as_secs();
-        if self.second.replace(second) != second {
-            self.lines.set(0);
-        }
-        self.lines.set(self.lines.get().saturating_add(1));
-        self.lines.get() <= LOG_LINES
     }
 }

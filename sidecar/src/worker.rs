@@ -11,7 +11,7 @@ use std::{
 };
 
 use tokio::{sync::Notify, time::Instant};
-use weft_mesh::limits;
+use weft_mesh::{limits, telemetry::LogLimit};
 
 use crate::{
     balance::Balancer,
@@ -24,7 +24,6 @@ use crate::{
     moment::Moment,
     peers::{Callees, Load, Peers, Share},
     pool::Pools,
-    record::LogLimit,
     shared::{Phase, Shared},
     socket::Socket,
     strangers::Strangers,
@@ -293,7 +292,7 @@ impl Worker {
 
     /// Logs why something was refused or closed, as long as such lines stay few.
     pub(crate) fn log(&self, line: impl FnOnce() -> String) {
-        if self.log_limit.allows() {
+        if self.log_limit.take().is_some() {
             tracing::info!("{}", line());
         }
     }

@@ -34,8 +34,28 @@ pub struct Member<'f> {
 
 /// An endpoint that the control plane knows, until this is dropped.
 pub struct Announced {
+    /// What the control plane said to it.
+    pub answer: AnnounceResponse,
     _requests: mpsc::Sender<AnnounceRequest>,
     _answers: Streaming<AnnounceResponse>,
+}
+
+impl Announced {
+    /// Announces over a member's channel to the control plane.
+    ///
+    /// # Errors
+    /// The control plane refuses it.
+    ///
+    /// # Panics
+    /// The stream takes not even one message.
+    pub async fn open(control: &Channel, announce: Announce) -> Result<Self, Status> {
+        let (requests, queue) = mpsc::channel(1);
+        requests.send(AnnounceRequest { what: Some(What::Announce(announce)) }).await.expect("there is room");
+        let answers = RegistryClient::new(control.clone()).announce(ReceiverStream::new(queue)).await;
+        let mut answers = answers?.into_inner();
+        let answer = answers.message().await?.ok_or_else(|| Status::unavailable("the stream ended"))?;
+        Ok(Self { answer, _requests: requests, _answers: answers })
+    }
 }
 
 impl<'f> Member<'f> {
@@ -109,12 +129,7 @@ impl<'f> Member<'f> {
     ///
     /// # Errors
     /// The control plane refuses it.
-    ///
-    /// # Panics
-    /// The stream takes not even one message.
     pub async fn announce(&self, bed: &Bed, service: &str, spiffe_id: &str, port: u16) -> Result<Announced, Status> {
-        let mut client = RegistryClient::new(self.control(bed));
-        let (requests, stream) = mpsc::channel(1);
         let endpoint = Announcement {
             id: format!("{service}-{port}"),
             address: format!("127.0.0.1:{port}"),
@@ -128,9 +143,6 @@ impl<'f> Member<'f> {
             protocol: Protocol::Http2.into(),
             ..Announce::default()
         };
-        requests.send(AnnounceRequest { what: Some(What::Announce(announce)) }).await.expect("there is room");
-        let mut answers = client.announce(ReceiverStream::new(stream)).await?.into_inner();
-        answers.message().await?.ok_or_else(|| Status::unavailable("the stream ended"))?;
-        Ok(Announced { _requests: requests, _answers: answers })
+        Announced::open(&self.control(bed), announce).await
     }
 }

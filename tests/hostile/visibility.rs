@@ -6,14 +6,15 @@ use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, transport::Channel};
 use weft_contracts::weft::discovery::v1::{
-    Announce, AnnounceRequest, ContestedClaim, DescribeContractRequest, Endpoint, Health, ListContractsRequest,
-    ListServicesRequest, Protocol, WatchRequest, announce_request, contracts_client::ContractsClient,
-    describe_contract_request, discovery_client::DiscoveryClient, registry_client::RegistryClient, watch_request::What,
-    watch_response,
+    Announce, ContestedClaim, DescribeContractRequest, Endpoint, Health, ListContractsRequest, ListServicesRequest,
+    Protocol, WatchRequest, contracts_client::ContractsClient, describe_contract_request,
+    discovery_client::DiscoveryClient, watch_request::What, watch_response,
 };
-use weft_tests::{Bed, Forge, Member, eventually, probe, probe_service};
+use weft_tests::{Announced, Bed, Forge, Member, eventually, probe, probe_service};
 
 const SOON: Duration = Duration::from_secs(60);
+const SPY: &str = "spiffe://weft.local/ns/bank/sa/spy";
+const NEIGHBOUR: &str = "spiffe://weft.local/ns/shop/sa/web";
 const CONTRACT: &str = "probe.v1.Probe";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
@@ -21,7 +22,7 @@ async fn a_member_of_another_namespace_sees_nothing_of_it() {
     let bed = Bed::start(&format!("{}visibility: namespace\n", probe_service(1))).await;
     let ca = Forge::stolen(&bed);
     let of = |id: &str| Member::new(&ca, Some(ca.good(id))).control(&bed);
-    let (spy, neighbour) = (of("spiffe://weft.local/ns/bank/sa/spy"), of("spiffe://weft.local/ns/shop/sa/web"));
+    let (spy, neighbour) = (of(SPY), of(NEIGHBOUR));
 
     // What one of its namespace is told, once the descriptors have come, and the member is told at no time.
     eventually("its neighbour can describe it", SOON, async || describe(&neighbour).await == Code::Ok).await;
@@ -41,24 +42,21 @@ async fn a_member_of_another_namespace_sees_nothing_of_it() {
         assert_eq!(told.closest, "", "{what:?}: not even a name");
     }
     // To claim what is another's tells no more than that it is.
-    for (registry, service, owner) in
-        [(&neighbour, "web.shop", "spiffe://weft.local/ns/shop/sa/probe"), (&spy, "spy.bank", "")]
+    for (control, service, id, owner) in
+        [(&neighbour, "web.shop", NEIGHBOUR, "spiffe://weft.local/ns/shop/sa/probe"), (&spy, "spy.bank", SPY, "")]
     {
-        let told = claim(registry, service).await;
+        let told = claim(control, service, id).await;
         assert_eq!((&*told.claim, &*told.owner), (CONTRACT, owner), "{service}");
     }
     probe(&bed.channel(), "Say", &[]).await.expect("who is in the namespace calls it");
 }
 
 /// What a service is told that claims the probe's contract.
-async fn claim(channel: &Channel, service: &str) -> ContestedClaim {
+async fn claim(channel: &Channel, service: &str, id: &str) -> ContestedClaim {
     let endpoint = Endpoint {
         id: service.into(),
         address: "127.0.0.1:9".into(),
-        spiffe_id: format!(
-            "spiffe://weft.local/ns/{}",
-            service.split_once('.').map(|(name, space)| format!("{space}/sa/{name}")).expect("NAME.NAMESPACE")
-        ),
+        spiffe_id: id.into(),
         health: Health::Up.into(),
         ..Endpoint::default()
     };
@@ -69,13 +67,8 @@ async fn claim(channel: &Channel, service: &str) -> ContestedClaim {
         contracts: vec![CONTRACT.into()],
         ..Announce::default()
     };
-    let (requests, queue) = mpsc::channel(1);
-    let announce = announce_request::What::Announce(announce);
-    requests.send(AnnounceRequest { what: Some(announce) }).await.expect("there is room");
-    let answers = RegistryClient::new(channel.clone()).announce(ReceiverStream::new(queue)).await;
-    let mut answers = answers.expect("a member may announce").into_inner();
-    let answer = timeout(SOON, answers.message()).await.expect("an answer").expect("it is taken");
-    answer.expect("the stream is open").contested.remove(0)
+    let announced = Announced::open(channel, announce).await.expect("a member may announce");
+    announced.answer.contested[0].clone()
 }
 
 /// The first that is told of something.

@@ -3,9 +3,10 @@
 //! A connection is a stranger's until its handshake has shown an SVID. Strangers have a budget of their own, in all and
 //! for each network that they come from, and members another, which identities share ([`weft_mesh::shares`]), and the
 //! networks of one identity its share: so neither many strangers nor one member keeps the others out, also not other
-//! replicas of the same service; and many replicas on one host, or behind one NAT, are as good as any. When there is no room for a stranger, the one goes that has waited
-//! longest: first among those that have not sent a byte. When none has waited for long, one of the network with the most
-//! goes, if that has more than the network of the new one.
+//! replicas of the same service; and many replicas on one host, or behind one NAT, are as good as any.
+//!
+//! When there is no room for a stranger, the one goes that has waited longest: first among those that have not sent a byte.
+//! When none has waited for long, one of the network with the most goes, if that has more than the network of the new one.
 
 use std::{
     cmp::Reverse,
