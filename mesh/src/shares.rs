@@ -6,6 +6,7 @@
 /// One alone comes to half of all, of two that take what they get each comes to a third, of nine to a tenth. So there is
 /// always room for one more, and neither a number of peers has to be guessed nor what is idle be kept for those who do not
 /// come (Choudhury and Hahne, "Dynamic Queue Length Thresholds for Shared-Memory Packet Switches", 1998).
+#[inline]
 pub fn may_have_more(own: usize, all: usize, limit: usize) -> bool {
     own < limit.saturating_sub(all)
 }

@@ -609,15 +609,21 @@ where
         }
     }
 
+    #[inline]
     fn take_notices(&mut self) {
         loop {
-            let notice = self.link.core.borrow_mut().next_notice();
-            match (notice, self.role) {
-                (None, _) => return,
-                (Some(Notice::Sent { call, bytes, .. }), Role::Server) => call.response_sent(bytes),
-                (Some(Notice::Sent { call, bytes, .. }), Role::Client) => call.request_sent(bytes),
-                (Some(Notice::Unseen { call, .. }), _) => call.endpoint_unseen(),
-            }
+            // Its result ends the borrow: what is told to a call may need the core.
+            let Some(notice) = self.link.core.borrow_mut().next_notice() else { return };
+            self.tell(notice);
+        }
+    }
+
+    #[inline(never)]
+    fn tell(&self, notice: Notice<Rc<Call>>) {
+        match (notice, self.role) {
+            (Notice::Sent { call, bytes, .. }, Role::Server) => call.response_sent(bytes),
+            (Notice::Sent { call, bytes, .. }, Role::Client) => call.request_sent(bytes),
+            (Notice::Unseen { call, .. }, _) => call.endpoint_unseen(),
         }
     }
 

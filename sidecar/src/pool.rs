@@ -3,7 +3,6 @@
 
 use std::{
     cell::{Cell, OnceCell, RefCell},
-    collections::HashMap,
     fmt,
     net::SocketAddr,
     rc::{Rc, Weak},
@@ -11,6 +10,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use rustc_hash::FxHashMap;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -41,7 +41,8 @@ use crate::{
 pub(crate) struct Pools {
     worker: Weak<Worker>,
     shared: Arc<Shared>,
-    by_endpoint: RefCell<HashMap<u64, Rc<Pool>>>,
+    /// By their numbers, which the sidecar gives, so that nobody can choose them to collide.
+    by_endpoint: RefCell<FxHashMap<u64, Rc<Pool>>>,
 }
 
 impl Pools {

@@ -90,14 +90,18 @@ impl CallSlot {
             return false;
         }
         let kept = self.kept;
-        self.keeps(0);
+        if kept > 0 {
+            self.keeps(0);
+        }
         callee.begin_call();
         if let Owner::Callee(Some(before)) = std::mem::replace(&mut self.owner, Owner::Callee(Some(Rc::clone(callee))))
         {
             before.end_call();
         }
-        // If the callee may keep no more, the request is sent all the same, and forgotten then.
-        self.keeps(kept);
+        if kept > 0 {
+            // If the callee may keep no more, the request is sent all the same, and forgotten then.
+            self.keeps(kept);
+        }
         true
     }
 

@@ -143,6 +143,7 @@ impl Headers {
     }
 
     /// `:status`, when it is there and has three digits.
+    #[inline]
     pub fn status(&self) -> Option<u16> {
         match *self.pseudo(Name::STATUS.id())? {
             [a @ b'1'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9'] => {
@@ -152,6 +153,7 @@ impl Headers {
         }
     }
 
+    #[inline]
     fn pseudo(&self, id: Id) -> Option<&[u8]> {
         let at = self.pseudo[usize::from(id) - 1];
         (at != 0).then(|| self.value(&self.fields[at as usize - 1]))

@@ -32,15 +32,24 @@ impl SpareLists {
 
     /// Keeps a list if there is room for it.
     #[inline]
-    pub(super) fn give(&mut self, mut list: Headers) {
-        if list.capacity_bytes() > LIST_BYTES {
-            list.clear();
-            list.shrink();
+    pub(super) fn give(&mut self, list: Headers) {
+        let own = list.capacity_bytes();
+        if own > LIST_BYTES {
+            return self.give_large(list);
         }
-        let bytes = self.bytes + list.capacity_bytes();
-        if self.lists.len() < LISTS && bytes <= ALL_BYTES {
-            self.bytes = bytes;
+        if self.lists.len() < LISTS && self.bytes + own <= ALL_BYTES {
+            self.bytes += own;
             self.lists.push(list);
+        }
+    }
+
+    #[cold]
+    fn give_large(&mut self, mut list: Headers) {
+        list.clear();
+        list.shrink();
+        // Whatever is left of it is small.
+        if list.capacity_bytes() <= LIST_BYTES {
+            self.give(list);
         }
     }
 

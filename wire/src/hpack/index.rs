@@ -31,8 +31,9 @@ impl Index {
             if slot.hash != hash {
                 continue;
             }
-            let Some(position) = table.position(slot.number) else { continue };
-            if table.get(position).is_some_and(&is_it) {
+            if let Some((position, entry)) = table.numbered(slot.number)
+                && is_it(entry)
+            {
                 return Some(position);
             }
         }

@@ -77,6 +77,14 @@ impl Table {
         (age < self.len).then_some(age)
     }
 
+    /// The entry with this number, and where it is by now; nothing when it was evicted.
+    #[inline]
+    pub(crate) fn numbered(&self, number: u32) -> Option<(usize, &Entry)> {
+        let position = self.position(number)?;
+        let entry = self.entries.get(number as usize & self.entries.len().wrapping_sub(1))?;
+        Some((position, entry))
+    }
+
     /// The entry at a position, counted from the newest.
     #[inline]
     pub(crate) fn get(&self, position: usize) -> Option<&Entry> {
