@@ -11,6 +11,7 @@
 //! | of answers that a peer has not read | the peer's connections, and those to the local service | the peer |
 //! | of requests that a callee has not read | the connections to it, and those of the local application | the callee |
 //! | of answers that the local application has not read | the connections to the callee | the callee, so that other callees' answers still have room |
+//! | of frames and header blocks of which more is to come | the connection | the peer, the callee or the local application |
 //! | of large header lists of requests | the calls | the peer, or the local application |
 //! | the rest, on the connections of the local application | these | the local application, which may use all of its side |
 //! | the rest, on the connections to the local service | these: 256 KiB each, and there are few | nobody |
@@ -201,10 +202,10 @@ impl Counted {
         self.load.replace(Rc::clone(load)).change(held, 0);
     }
 
-    /// Whether it is paused and has nothing left for which it is: its driver is to be woken.
+    /// Whether it is paused and has nothing left for which it is, where it holds so much: its driver is to be woken.
     #[inline]
-    pub(crate) fn is_relieved(&self) -> bool {
-        self.held.get() == 0 && self.state.is_listed.get()
+    pub(crate) fn is_relieved(&self, held: usize) -> bool {
+        held == 0 && self.state.is_listed.get()
     }
 
     /// Whether the connection is not to be read for now, which tells how much it holds and whether something is unsent. Then

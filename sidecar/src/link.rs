@@ -294,7 +294,7 @@ impl Link {
             if core.output().is_empty() {
                 // There is no turn in which it would be counted.
                 self.counted.set(core.held_and_unsent_bytes());
-                if self.counted.is_relieved() {
+                if self.counted.is_relieved(core.held_bytes()) {
                     self.is_awake.set(true);
                     self.driver.borrow().wake_by_ref();
                 }
@@ -691,7 +691,7 @@ where
 
     /// Nothing is left to do: from now on the link wakes us when there is.
     fn rest(&mut self) {
-        self.link.counted.set(self.link.core.borrow().held_and_unsent_bytes());
+        self.link.counted.set(self.link.core.borrow().held_and_unsent_bytes() + self.unread.len());
         self.link.is_awake.set(false);
         self.link.last_turn.set(self.worker.now());
     }

@@ -193,7 +193,7 @@ impl Socket {
             } else {
                 // There is no turn in which it would be counted.
                 self.counted.set(core.held_and_unsent_bytes());
-                if self.counted.is_relieved() {
+                if self.counted.is_relieved(core.held_bytes()) {
                     self.is_awake.set(true);
                     self.driver.borrow().wake_by_ref();
                 }

@@ -107,6 +107,12 @@ impl<T> Streams<T> {
         self.entries.len() - self.free.len()
     }
 
+    /// The memory that it takes, in use or not.
+    #[inline]
+    pub(crate) fn bytes(&self) -> usize {
+        self.entries.capacity() * (size_of::<Stream<T>>() + size_of::<u32>() + Index::BYTES_A_STREAM)
+    }
+
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
         self.len() == 0
@@ -191,6 +197,9 @@ struct Index {
 }
 
 impl Index {
+    /// At most half full.
+    const BYTES_A_STREAM: usize = 2 * size_of::<(u32, u32)>();
+
     #[inline]
     fn mask(&self) -> usize {
         self.table.len() - 1

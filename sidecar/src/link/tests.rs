@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tokio::{
+    io::AsyncWriteExt,
     task::{LocalSet, spawn_local, yield_now},
     time::advance,
 };
@@ -74,6 +75,38 @@ async fn a_connection_that_is_paused_and_holds_the_same_for_long_ends() {
             assert!(serving.is_finished(), "nobody would hear that its calls were given up");
             others.set(0);
             drop(calls);
+            assert_eq!(load.bytes(), 0);
+        })
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn header_blocks_that_do_not_end_count_for_their_peer() {
+    LocalSet::new()
+        .run_until(async {
+            let (worker, _questions) = trial::worker_with_questions();
+            let load: Rc<Load> = Rc::default();
+            let (mut peer, calls, serving) = connected(&worker, &load, false);
+            peer.pass(1).await.expect("it is read");
+            // HEADERS and CONTINUATION on stream 1, without END_HEADERS and of 10,000 bytes each, and a third frame that is cut
+            // off.
+            let frame = |kind| [&[0, 0x27, 0x10, kind, 0, 0, 0, 0, 1][..], &[0x82; 10_000]].concat();
+            let sent = [frame(1), frame(9), frame(9)[..5_000].to_vec()].concat();
+            peer.io.write_all(&sent).await.unwrap();
+            peer.pass(1).await.expect("it is read");
+            assert_eq!((calls.borrow().len(), load.bytes()), (0, 25_000));
+
+            let others = Counted::new(&worker.accounts.inbound, &load);
+            others.set(limits::MEMORY_BYTES / 2);
+            peer.io.write_all(&frame(9)[5_000..]).await.unwrap();
+            peer.pass(1).await.expect("nothing has become of it yet");
+            assert_eq!(load.bytes(), 25_000 + limits::MEMORY_BYTES / 2, "nothing more is read");
+            for _ in 0..2 * limits::PAUSED_TIME.as_secs() {
+                // Its end is an end of the stream.
+                let _ = peer.pass(1).await;
+            }
+            assert!(serving.is_finished());
+            others.set(0);
             assert_eq!(load.bytes(), 0);
         })
         .await;

@@ -40,6 +40,12 @@ impl Block {
         self.stream != 0
     }
 
+    /// How much has come of it.
+    #[inline]
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
     pub(super) fn shrink(&mut self) {
         if !self.is_open() {
             self.bytes = Vec::new();
@@ -82,11 +88,12 @@ impl<T: Clone> Connection<T> {
         if !head.has(flag::END_HEADERS) {
             return Ok(None);
         }
-        let bytes = std::mem::take(&mut self.block.bytes);
+        let mut bytes = std::mem::take(&mut self.block.bytes);
         self.block.stream = 0;
         self.timers.block = None;
         let event = self.take_block(head.stream, self.block.facts, &bytes, now);
         if bytes.capacity() <= KEPT_BLOCK_BYTES {
+            bytes.clear();
             self.block.bytes = bytes;
         }
         event

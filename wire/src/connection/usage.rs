@@ -2,6 +2,9 @@
 
 use super::Connection;
 
+/// The memory of open streams, in use or not, counts as held beyond this. It stays as long as one of them is open.
+const UNCOUNTED_STREAM_BYTES: usize = 16 << 10;
+
 /// What a connection holds at one moment.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Usage {
@@ -21,17 +24,18 @@ impl<T> Connection<T> {
         self.streams.iter().filter_map(|stream| stream.call.as_ref())
     }
 
-    /// Bytes that it holds now: DATA that the user was given and has not released, and what waits to be written. What waits
-    /// for a window is not among them: it is DATA that the user has not released elsewhere.
+    /// Bytes that it holds now: as [`held_bytes`](Self::held_bytes), what waits to be written, and the memory of very many
+    /// streams. What waits for a window is not among them: it is DATA that the user has not released elsewhere.
     #[inline]
     pub fn held_and_unsent_bytes(&self) -> usize {
-        self.held_bytes + self.output.len()
+        let streams = self.streams.bytes().saturating_sub(UNCOUNTED_STREAM_BYTES);
+        self.held_bytes() + self.output.len() + streams
     }
 
-    /// DATA that the user was given and has not released.
+    /// DATA that the user was given and has not released, and what has come of a header block that is not complete.
     #[inline]
     pub fn held_bytes(&self) -> usize {
-        self.held_bytes
+        self.held_bytes + self.block.len()
     }
 
     /// Whether something waits to be sent, be it for the peer to read or for its windows.

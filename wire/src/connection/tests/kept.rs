@@ -91,3 +91,44 @@ fn what_waits_is_sent_after_others_gave_their_buffers_back() {
     assert_eq!(server.connection.send_data(streams[3], &[3; 10], true), 0);
     assert_eq!(server.connection.streams(), 2);
 }
+
+#[test]
+fn the_memory_of_very_many_streams_counts_until_it_is_given_back() {
+    const CALLS: u32 = 1_000;
+    let mut server = End::served(&Limits { streams: CALLS, ..Limits::default() });
+    let held = |server: &mut End| {
+        server.sent();
+        server.connection.held_and_unsent_bytes()
+    };
+    for call in 0..CALLS {
+        server.headers(2 * call + 1, flag::END_STREAM, &POST).expect("it is a request");
+        if call == 50 {
+            assert_eq!(held(&mut server), 0, "it is little");
+        }
+    }
+    assert!(held(&mut server) > CALLS as usize * 50, "{} bytes", held(&mut server));
+    let streams = std::mem::take(&mut server.requests);
+    for stream in &streams[1..] {
+        server.connection.respond(*stream, &ok(), true);
+    }
+    server.connection.shrink();
+    assert!(held(&mut server) > CALLS as usize * 50, "one is open still");
+    server.connection.respond(streams[0], &ok(), true);
+    assert!(held(&mut server) > CALLS as usize * 50);
+    server.connection.shrink();
+    assert_eq!(held(&mut server), 0);
+}
+
+#[test]
+fn a_header_block_counts_until_it_is_complete() {
+    let mut server = End::served(&Limits::default());
+    let block = [0x82; 100];
+    server.frame(kind::HEADERS, flag::END_STREAM, 1, &block).expect("more is to come");
+    server.frame(kind::CONTINUATION, 0, 1, &block).expect("more is to come");
+    server.sent();
+    assert_eq!(server.connection.held_and_unsent_bytes(), 200);
+    // It is malformed, which is about its stream only.
+    server.frame(kind::CONTINUATION, flag::END_HEADERS, 1, &block).expect("it can be decoded");
+    server.sent();
+    assert_eq!(server.connection.held_and_unsent_bytes(), 0);
+}
