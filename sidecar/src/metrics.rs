@@ -24,6 +24,8 @@ const LATENCY_BOUNDS: [f64; 14] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 /// gRPC's codes, 0 to 16, and what a status is when none was seen.
 const CODES: usize = GRPC_CODES.len() + 1;
+/// The index of a call that succeeded.
+const OK: usize = 0;
 /// The index of a call that ended without a status: the caller went away.
 pub(crate) const CANCELLED_BY_CALLER: u8 = 17;
 /// The method's or peer's label when there are too many rows, or a method that no descriptor knows.
@@ -175,6 +177,13 @@ impl Metrics {
     /// Counts an answer that the mesh made.
     pub(crate) fn failure(&self, reason: Reason) {
         self.failures[reason as usize].fetch_add(1, Relaxed);
+    }
+
+    /// How many calls the local service has answered with success. Goes through all rows: not for a call's way.
+    pub(crate) fn calls_answered(&self) -> u64 {
+        let rows = self.calls.lock().unwrap_or_else(|e| e.into_inner());
+        let inbound = rows.by_labels.iter().filter(|(labels, _)| labels.direction == Direction::Inbound);
+        inbound.map(|(_, row)| row.by_code[OK].load(Relaxed)).sum()
     }
 
     /// The labels of each row, by the row.
@@ -345,6 +354,24 @@ mod tests {
             "{text}"
         );
         assert!(text.contains(r#"weft_failures_total{reason="no-endpoint"} 1"#), "{text}");
+    }
+
+    #[test]
+    fn answered_calls_are_those_that_came_in_and_succeeded() {
+        let metrics = Metrics::default();
+        let row = |direction, method: &str| {
+            let method = method.to_owned();
+            metrics.calls(CallLabels { direction, service: "users.shop".into(), method, peer: "orders.shop".into() })
+        };
+        for (direction, code) in
+            [(Direction::Outbound, 0), (Direction::Inbound, 14), (Direction::Inbound, CANCELLED_BY_CALLER)]
+        {
+            row(direction, "Get").record(code, Duration::ZERO);
+        }
+        assert_eq!(metrics.calls_answered(), 0);
+        row(Direction::Inbound, "Get").record(0, Duration::ZERO);
+        row(Direction::Inbound, "List").record(0, Duration::ZERO);
+        assert_eq!(metrics.calls_answered(), 2);
     }
 
     #[test]

@@ -22,8 +22,8 @@ use crate::{args::HealthCheck, connect, shared::Phase};
 /// Between checks of a service that is not up, for as long as [`EAGER_FOR`]: it was most likely just started.
 const EAGER_INTERVAL: Duration = Duration::from_millis(25);
 const EAGER_FOR: Duration = Duration::from_secs(10);
-/// So many checks in a row that end without an answer say that the service is down. Fewer may be chance: an overloaded
-/// service answers late. It is what Kubernetes waits for as well (`failureThreshold`).
+/// So many checks in a row that end without an answer say that the service is down, if it answered no call meanwhile. Fewer
+/// may be chance: an overloaded service answers late. It is what Kubernetes waits for as well (`failureThreshold`).
 const UNANSWERED_UNTIL_DOWN: u8 = 3;
 
 /// Checks for as long as the sidecar runs.
@@ -32,15 +32,21 @@ pub(super) async fn run(control: Arc<Control>, app: SocketAddr) -> anyhow::Resul
     let mut judge = Judge::default();
     let mut trouble = Trouble::new("the health check of the local service");
     let mut not_up_since = Instant::now();
+    let mut calls_answered = control.shared.metrics.calls_answered();
     loop {
-        let outcome = timeout(limits::HEALTH_CHECK_TIMEOUT, checker.check()).await.unwrap_or(Outcome::Unanswered);
+        let mut outcome = timeout(limits::HEALTH_CHECK_TIMEOUT, checker.check()).await.unwrap_or(Outcome::Unanswered);
+        let answered_before = std::mem::replace(&mut calls_answered, control.shared.metrics.calls_answered());
+        if outcome == Outcome::Unanswered && calls_answered > answered_before {
+            outcome = Outcome::Busy;
+        }
         // The service most likely stops as well, which is no trouble; nobody else hears of its health any more.
         let is_news = control.shared.phase() == Phase::Running;
         match &outcome {
             Outcome::Up => trouble.is_over(),
             Outcome::Down(why) if is_news => trouble.is(why),
             Outcome::Unanswered if is_news => trouble.is(&"no answer in time"),
-            Outcome::Down(_) | Outcome::Unanswered => {}
+            Outcome::Busy if is_news => trouble.is(&"no answer in time, but calls are answered"),
+            Outcome::Down(_) | Outcome::Unanswered | Outcome::Busy => {}
         }
         let before = judge.health;
         let health = judge.take(&outcome);
@@ -70,6 +76,8 @@ enum Outcome {
     /// It refused, or it said so itself.
     Down(String),
     Unanswered,
+    /// Nor was it, but calls were. Whoever calls a service so often that its checks are late must not take it from others.
+    Busy,
 }
 
 /// Turns outcomes into health.
@@ -92,7 +100,7 @@ impl Judge {
             Outcome::Up => self.health = Health::Up,
             Outcome::Down(_) => self.health = Health::Down,
             Outcome::Unanswered if self.unanswered >= UNANSWERED_UNTIL_DOWN => self.health = Health::Down,
-            Outcome::Unanswered => {}
+            Outcome::Unanswered | Outcome::Busy => {}
         }
         self.health
     }
@@ -191,6 +199,20 @@ mod tests {
         assert_eq!(judge.take(&Outcome::Unanswered), Health::Down);
         assert_eq!(judge.take(&Outcome::Up), Health::Up);
         assert_eq!(judge.take(&Outcome::Down("refused".into())), Health::Down);
+    }
+
+    #[test]
+    fn a_service_that_answers_calls_is_not_down_for_late_checks() {
+        let mut judge = Judge::default();
+        assert_eq!(judge.take(&Outcome::Busy), Health::Unspecified, "nor up before the first one");
+        assert_eq!(judge.take(&Outcome::Up), Health::Up);
+        for _ in 0..10 {
+            assert_eq!(judge.take(&Outcome::Unanswered), Health::Up);
+            assert_eq!(judge.take(&Outcome::Unanswered), Health::Up);
+            assert_eq!(judge.take(&Outcome::Busy), Health::Up);
+        }
+        assert_eq!(judge.take(&Outcome::Down("NOT_SERVING".into())), Health::Down);
+        assert_eq!(judge.take(&Outcome::Busy), Health::Down, "it said so itself");
     }
 
     #[tokio::test]
