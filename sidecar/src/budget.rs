@@ -58,7 +58,6 @@ use weft_mesh::limits;
 use crate::{
     metrics::Metrics,
     peers::{Load, Share},
-    shared::Shared,
 };
 
 /// The budget of a process.
@@ -358,9 +357,8 @@ impl Account {
 }
 
 impl Accounts {
-    pub(crate) fn new(shared: &Shared) -> Self {
-        let Budget { outbound, inbound, .. } = &*shared.budget;
-        Self { outbound: Account::new(outbound, &shared.metrics), inbound: Account::new(inbound, &shared.metrics) }
+    pub(crate) fn new(Budget { outbound, inbound, .. }: &Budget, metrics: &Arc<Metrics>) -> Self {
+        Self { outbound: Account::new(outbound, metrics), inbound: Account::new(inbound, metrics) }
     }
 
     /// Of both sides.

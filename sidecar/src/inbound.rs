@@ -354,7 +354,7 @@ fn admit(peer: &Peer, local: &LocalService, call: &Rc<Call>) {
     let worker = &peer.worker;
     let mut head = call.head_mut();
     let (place, metrics) = peer.method(local, head.path().unwrap_or_default());
-    let trace = CallTrace::begin(&head, &worker.shared);
+    let trace = CallTrace::begin(&head, worker.shared.sampling);
     let span = trace.span(SpanKind::Server, || span::name(local.method(place), &head));
     let mut record = CallRecord::begin(worker, &metrics, call.started, span);
     if let Some(span) = &mut record.span {

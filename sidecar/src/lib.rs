@@ -18,6 +18,7 @@ mod budget;
 mod call;
 mod catalog;
 mod classify;
+mod code;
 mod connect;
 mod control;
 mod deadline;

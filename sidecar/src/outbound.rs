@@ -207,7 +207,7 @@ async fn send(call: &Rc<Call>, route: Rc<Route>) -> Result<(), Verdict> {
         refuse_tunnel(call, service)?;
     }
 
-    let trace = CallTrace::begin(&call.head(), &worker.shared);
+    let trace = CallTrace::begin(&call.head(), worker.shared.sampling);
     let span = trace.span(SpanKind::Client, || span::name(&method.name, &call.head()));
     let mut record = CallRecord::begin(worker, &method.metrics, call.started, span);
     if let Some(span) = &mut record.span {

@@ -6,7 +6,7 @@
 
 use weft_wire::{Headers, Name};
 
-use crate::classify::{Outcome, code};
+use crate::code;
 
 /// See the module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,8 +138,8 @@ impl BodyStatus {
         self.kept.clear();
     }
 
-    /// How the call ended, once all of the body has been read.
-    pub(crate) fn outcome(&self) -> Option<Outcome> {
+    /// The gRPC code with which the call ended, once all of the body has been read.
+    pub(crate) fn code(&self) -> Option<u8> {
         match self.form {
             Form::WebTrailers => web_status(&self.kept),
             Form::ConnectEnd => {
@@ -148,7 +148,6 @@ impl BodyStatus {
             }
             Form::ConnectError => Some(connect_code(&serde_json::from_slice(&self.kept).ok()?)),
         }
-        .map(Outcome::Grpc)
     }
 }
 
@@ -202,22 +201,22 @@ mod tests {
         [&[flags][..], &(body.len() as u32).to_be_bytes(), body.as_bytes()].concat()
     }
 
-    fn read(rpc: Rpc, status: u16, body: &[u8]) -> Option<Outcome> {
-        let outcomes = [1, 3, body.len().max(1)].map(|piece| {
+    fn read(rpc: Rpc, status: u16, body: &[u8]) -> Option<u8> {
+        let codes = [1, 3, body.len().max(1)].map(|piece| {
             let mut reader = BodyStatus::of(rpc, &Headers::new(), status)?;
             body.chunks(piece).for_each(|data| reader.read(data));
-            reader.outcome()
+            reader.code()
         });
-        assert!(outcomes.iter().all(|outcome| *outcome == outcomes[0]), "whatever the pieces: {outcomes:?}");
-        outcomes[0]
+        assert!(codes.iter().all(|code| *code == codes[0]), "whatever the pieces: {codes:?}");
+        codes[0]
     }
 
     #[test]
     fn the_last_frame_of_grpc_web_has_the_status() {
         let body =
             [frame(0, "a message"), frame(0, ""), frame(0x80, "Grpc-Status: 13\r\ngrpc-message: x\r\n")].concat();
-        assert_eq!(read(Rpc::GrpcWeb, 200, &body), Some(Outcome::Grpc(13)));
-        assert_eq!(read(Rpc::GrpcWeb, 200, &frame(0x80, "grpc-status:0")), Some(Outcome::Grpc(0)));
+        assert_eq!(read(Rpc::GrpcWeb, 200, &body), Some(13));
+        assert_eq!(read(Rpc::GrpcWeb, 200, &frame(0x80, "grpc-status:0")), Some(0));
         assert_eq!(read(Rpc::GrpcWeb, 200, &frame(0, "grpc-status:0")), None, "that is a message");
         assert_eq!(read(Rpc::GrpcWeb, 200, &frame(0x81, "grpc-status:0")), None, "it is compressed");
         assert_eq!(read(Rpc::GrpcWeb, 200, &[frame(0, "a"), vec![0x80, 0, 0]].concat()), None, "it is cut");
@@ -230,12 +229,12 @@ mod tests {
     fn connect_says_it_in_json() {
         let stream = Rpc::ConnectStream { is_json: false };
         let body = |end: &str| [frame(0, "a message"), frame(2, end)].concat();
-        assert_eq!(read(stream, 200, &body("{}")), Some(Outcome::Grpc(0)));
+        assert_eq!(read(stream, 200, &body("{}")), Some(0));
         let error = r#"{"error": {"code": "unavailable", "message": "no"}, "metadata": {}}"#;
-        assert_eq!(read(stream, 200, &body(error)), Some(Outcome::Grpc(14)));
+        assert_eq!(read(stream, 200, &body(error)), Some(14));
         assert_eq!(read(stream, 200, &body("{")), None);
-        assert_eq!(read(Rpc::Connect, 500, br#"{"code": "unknown", "message": "no"}"#), Some(Outcome::Grpc(2)));
-        assert_eq!(read(Rpc::Connect, 500, br#"{"code": "internal"}"#), Some(Outcome::Grpc(13)));
+        assert_eq!(read(Rpc::Connect, 500, br#"{"code": "unknown", "message": "no"}"#), Some(2));
+        assert_eq!(read(Rpc::Connect, 500, br#"{"code": "internal"}"#), Some(13));
         assert_eq!(read(Rpc::Connect, 502, b"<html>"), None, "by something that does not speak it");
         assert_eq!(read(Rpc::Connect, 200, b"{}"), None, "it is the message");
     }

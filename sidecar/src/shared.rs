@@ -30,6 +30,7 @@ use crate::{
     budget::Budget,
     catalog::Catalog,
     metrics::Metrics,
+    span::Sampling,
     survey::Surveyor,
     watchdog::Pulses,
 };
@@ -60,8 +61,7 @@ pub(crate) struct Shared {
     pub(crate) budget: Arc<Budget>,
     /// Where finished spans go; `None` when nobody wants them.
     pub(crate) spans: Option<SpanSink>,
-    /// New traces whose id lies below this are sampled.
-    pub(crate) sample_threshold: u64,
+    pub(crate) sampling: Sampling,
     pub(crate) phase: watch::Sender<Phase>,
     /// Calls that run in this sidecar's service.
     pub(crate) inbound_in_flight: AtomicUsize,
@@ -163,7 +163,10 @@ pub(crate) struct Start {
 impl From<Start> for Shared {
     fn from(start: Start) -> Self {
         Self {
-            sample_threshold: weft_mesh::trace_context::threshold_of(start.args.sample_ratio),
+            sampling: Sampling {
+                threshold: weft_mesh::trace_context::threshold_of(start.args.sample_ratio),
+                is_wanted: start.spans.is_some(),
+            },
             budget: Arc::new(Budget::new(start.args.memory)),
             pulses: Pulses::new(start.args.workers),
             args: start.args,

@@ -15,12 +15,20 @@ use weft_mesh::{
 use weft_wire::{Headers, Name};
 
 use crate::{
-    classify,
+    classify, code,
     metrics::{self, code_name},
     rpc::Rpc,
-    shared::Shared,
     target,
 };
+
+/// Which calls of a sidecar have spans.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sampling {
+    /// New traces whose id lies below this are sampled.
+    pub(crate) threshold: u64,
+    /// Whether somebody wants spans.
+    pub(crate) is_wanted: bool,
+}
 
 /// A call's place in its trace.
 #[derive(Debug)]
@@ -34,18 +42,18 @@ pub(crate) struct CallTrace {
 
 impl CallTrace {
     /// Continues the trace in the headers or begins one.
-    pub(crate) fn begin(headers: &Headers, shared: &Shared) -> Self {
+    pub(crate) fn begin(headers: &Headers, sampling: Sampling) -> Self {
         let incoming = TraceContext::read(|name| headers.get_single(known(name)));
         let (context, parent) = match incoming {
             Some(incoming) if !incoming.is_sampled => (incoming, Some(incoming.span_id)),
             Some(incoming) => (incoming.child(new_span_id()), Some(incoming.span_id)),
             None => {
                 let mut root = TraceContext::new_root(fastrand::u128(..), fastrand::u64(..), false);
-                root.is_sampled = ratio_sampled(&root.trace_id, shared.sample_threshold);
+                root.is_sampled = ratio_sampled(&root.trace_id, sampling.threshold);
                 (root, None)
             }
         };
-        Self { context, parent, is_recorded: context.is_sampled && shared.spans.is_some() }
+        Self { context, parent, is_recorded: context.is_sampled && sampling.is_wanted }
     }
 
     /// Writes the context into the head of the call that goes on.
@@ -119,7 +127,7 @@ impl Span {
         let name = code_name(code);
         let is_error = match self.kind {
             SpanKind::Server => classify::is_server_error(code),
-            _ => code != classify::code::OK,
+            _ => code != code::OK,
         };
         if code <= 16 && self.attributes.iter().any(|a| a.key.as_str() == "rpc.system") {
             self.set("rpc.grpc.status_code", i64::from(code));

@@ -207,7 +207,7 @@ async fn live(mut args: Args, settings: Vec<Setting>, told: Told, log: LogFilter
         }
     }
     let mut workers = Workers::start(&shared, ends)?;
-    watchdog::start(&shared).context("the watchdog's thread could not be started")?;
+    watchdog::start(&shared.pulses, &shared.is_stalled).context("the watchdog's thread could not be started")?;
     tracing::info!(
         service = shared.own.as_ref().map(tracing::field::display),
         outbound = %shared.args.outbound,

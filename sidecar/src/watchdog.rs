@@ -23,11 +23,13 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::{
+    sync::watch,
+    time::{MissedTickBehavior, interval},
+};
 use weft_mesh::{limits, telemetry};
 
-use self::judge::{Judge, Verdict};
-use crate::shared::Shared;
+use self::judge::{Judge, TIMES, Times, Verdict};
 
 /// The exit status of a process one of whose threads hangs: `EX_SOFTWARE` of sysexits.h.
 pub(crate) const HANG_STATUS: i32 = 70;
@@ -139,22 +141,22 @@ impl Drop for Beating {
     }
 }
 
-/// Starts the watchdog's thread, which lives as long as the process.
+/// Starts the watchdog's thread, which lives as long as the process and says whether a thread is stalled.
 ///
 /// # Errors
 /// The system has no thread left.
-pub(crate) fn start(shared: &Arc<Shared>) -> io::Result<()> {
-    let shared = Arc::clone(shared);
+pub(crate) fn start(pulses: &Pulses, is_stalled: &watch::Sender<bool>) -> io::Result<()> {
+    let (pulses, is_stalled) = (pulses.0.clone(), is_stalled.clone());
     thread::Builder::new().name("watchdog".into()).spawn(move || {
         let mut stalled = 0;
-        watch(&shared.pulses.0, TIMES, |thread, news| {
+        watch(&pulses, TIMES, |thread, news| {
             match news {
                 News::Stalled => stalled += 1,
                 News::GoesOn => stalled -= 1,
                 News::Hangs => {}
             }
             // First of all: nothing that follows may fail to come.
-            shared.is_stalled.send_replace(stalled > 0);
+            is_stalled.send_replace(stalled > 0);
             say(thread, news);
             match news {
                 News::Hangs => telemetry::exit(HANG_STATUS),
@@ -212,16 +214,6 @@ enum News {
     GoesOn,
     Hangs,
 }
-
-/// How often the watchdog looks, and after how long without a beat it says so.
-#[derive(Clone, Copy)]
-struct Times {
-    look: Duration,
-    stall: Duration,
-    hang: Duration,
-}
-
-const TIMES: Times = Times { look: Duration::from_secs(1), stall: limits::WORKER_STALL, hang: limits::WORKER_HANG };
 
 /// Looks at each thread from time to time, and tells `on` what becomes of it, until that says to end.
 fn watch(pulses: &[Arc<Pulse>], times: Times, mut on: impl FnMut(&Arc<Pulse>, News) -> ControlFlow<()>) {

@@ -166,7 +166,7 @@ impl Worker {
             read_buffer: RefCell::default(),
             spare_bodies: RefCell::default(),
             accepted: RefCell::default(),
-            accounts: Accounts::new(&shared),
+            accounts: Accounts::new(&shared.budget, &shared.metrics),
             replay_bytes: Sides::default(),
             calls: Sides::default(),
             connections: Sides::default(),

@@ -15,7 +15,8 @@ use super::{
 };
 use crate::{
     attempt::Miss,
-    classify::{Outcome, code},
+    classify::Outcome,
+    code,
     rpc::Rpc,
 };
 

@@ -7,7 +7,8 @@ use weft_wire::Code;
 use super::{Call, Side, request::Request};
 use crate::{
     budget::{Charge, Counted},
-    classify::{Outcome, code},
+    classify::Outcome,
+    code,
     record::{AttemptRecord, CallRecord},
     rpc::{BodyStatus, Rpc},
     slots::CallSlot,
@@ -123,7 +124,7 @@ impl State {
 
     /// The answer is whole. How it ended is in its trailers, or else in its body, or else in its head.
     pub(super) fn end(&mut self, call: &Call, by_trailers: Option<Outcome>) {
-        let by_body = || self.body_status.as_ref().and_then(|body_status| body_status.outcome());
+        let by_body = || self.body_status.as_ref().and_then(|body_status| body_status.code()).map(Outcome::Grpc);
         let by_head = || match self.answer {
             Answer::Begun { outcome, .. } => outcome,
             Answer::Awaited | Answer::Over => None,

@@ -7,7 +7,17 @@
 
 use std::time::Duration;
 
-use super::Times;
+use weft_mesh::limits;
+
+/// How often the watchdog looks, and after how long without a beat it says so.
+#[derive(Clone, Copy)]
+pub(super) struct Times {
+    pub(super) look: Duration,
+    pub(super) stall: Duration,
+    pub(super) hang: Duration,
+}
+
+pub(super) const TIMES: Times = Times { look: Duration::from_secs(1), stall: limits::WORKER_STALL, hang: limits::WORKER_HANG };
 
 /// What a thread does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,8 +95,6 @@ mod tests {
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
-    /// A look a second; 5 s until it stalls, 30 s until it hangs.
-    const TIMES: Times = super::super::TIMES;
 
     /// Looks at a thread that does not beat, and gives the looks at which something is said.
     fn looks(judge: &mut Judge, activities: impl IntoIterator<Item = Activity>) -> Vec<(usize, Verdict)> {
