@@ -5,15 +5,19 @@
 //! of its two connections drive it, and nothing waits in a task. It ends in one place, [`State::close`].
 
 mod blame;
+mod exchange;
 mod look;
 mod request;
 mod shed;
 mod side;
 mod state;
+mod tries;
+mod way;
 
-pub(crate) use {
-    look::{LiveCall, Progress},
+pub(crate) use self::{
     side::Side,
+    tries::{CONNECTS, Tries},
+    way::Way,
 };
 
 use std::{
@@ -21,7 +25,7 @@ use std::{
     rc::Rc,
 };
 
-use tokio::task::{AbortHandle, spawn_local};
+use tokio::task::AbortHandle;
 use weft_mesh::{
     errors::{Blame, Reason},
     limits,
@@ -30,32 +34,37 @@ use weft_wire::{CannotOpen, Cause, Code, Headers, http1};
 
 use crate::{
     answer::{self, Failure, Hop},
-    attempt::{self, Miss, Verdict},
     classify::{self, Limit, Outcome},
     deadline,
     headers::CLIENT_CERT,
-    inbound,
     link::Link,
     moment::Moment,
     peers::Load,
     pipe::Pipe,
     record::{AttemptRecord, CallRecord},
+    retry::{Miss, Next},
     room::Room,
     rpc::{BodyStatus, Rpc},
     slots::CallSlot,
     socket::Socket,
-    tcp,
     timer::{Place, Timed},
+    tunnel,
     websocket,
     worker::Worker,
 };
 use request::Request;
 use state::{Answer, State, Tunnel};
+use way::Running;
 
 /// See the module.
 pub(crate) struct Call {
     pub(crate) worker: Rc<Worker>,
-    pub(crate) way: Way,
+    way: Rc<dyn Way>,
+    hop: Hop,
+    /// What was tried for it.
+    pub(crate) tries: Tries,
+    /// Of an inbound call.
+    _running: Option<Running>,
     pub(crate) started: Moment,
     /// What the caller speaks.
     rpc: Rpc,
@@ -69,23 +78,18 @@ pub(crate) struct Call {
     state: RefCell<State>,
 }
 
-/// Which way a call goes, with what its steps keep.
-pub(crate) enum Way {
-    Outbound(attempt::Tries),
-    Inbound(inbound::Running),
-}
-
 impl Call {
     /// Takes a call in. `is_whole` when its head is all of it.
     pub(crate) fn begin(
         worker: &Rc<Worker>,
-        way: Way,
+        way: Rc<dyn Way>,
         caller: Side,
         head: Headers,
         is_whole: bool,
         slot: CallSlot,
     ) -> Rc<Self> {
-        let (rpc, wants_tunnel) = (Rpc::of(&head), head.method() == Some(tcp::CONNECT));
+        let hop = way.hop();
+        let (rpc, wants_tunnel) = (Rpc::of(&head), head.method() == Some(tunnel::CONNECT));
         let mut lists = None;
         if head.list_bytes() > limits::UNCOUNTED_LIST_BYTES {
             state::count_list(&mut lists, &slot, head.list_bytes());
@@ -93,7 +97,10 @@ impl Call {
         let request = Request::new(head, is_whole, worker.moment());
         let call = Rc::new(Self {
             worker: Rc::clone(worker),
+            hop,
             way,
+            tries: Tries::default(),
+            _running: matches!(hop, Hop::Inbound).then(|| Running::new(&worker.shared)),
             started: worker.moment(),
             rpc,
             wants_tunnel,
@@ -118,8 +125,8 @@ impl Call {
             }),
         });
         match &call.caller {
-            Side::Stream(link, stream) => link.attach(*stream, Rc::clone(&call)),
-            Side::Socket(socket) => socket.attach(Rc::clone(&call)),
+            Side::Stream(link, stream) => link.attach(*stream, Rc::clone(&call) as _),
+            Side::Socket(socket) => socket.attach(Rc::clone(&call) as _),
             Side::Pipe(_) => {}
         }
         call
@@ -162,7 +169,7 @@ impl Call {
             self.with_record(|record| record.limited_by(limit));
         }
         if let Some(deadline) = deadline {
-            self.worker.deadlines.set(self, deadline);
+            self.worker.deadlines.set(Rc::clone(self) as Rc<dyn Timed>, deadline);
         }
     }
 
@@ -212,7 +219,7 @@ impl Call {
     }
 
     /// An inbound call has a stream to the local service.
-    pub(crate) fn sit_down(&self, room: &Room) {
+    pub(crate) fn sit_down(&self, room: &Rc<Room>) {
         if let Some(slot) = &mut self.state.borrow_mut().slot {
             slot.sit_down(room);
         }
@@ -233,7 +240,7 @@ impl Call {
         let request = &mut state.request;
         adapt(&mut request.head, state.attempt.as_ref(), self.deadline.get());
         let is_head_all = request.is_head_all;
-        let stream = link.open(&request.head, is_head_all, Rc::clone(self))?;
+        let stream = link.open(&request.head, is_head_all, Rc::clone(self) as _)?;
         state.begin_try(Side::Stream(Rc::clone(link), stream), is_head_all, self);
         Ok(())
     }
@@ -251,23 +258,18 @@ impl Call {
         if let Some(peer) = state.slot.as_ref().and_then(CallSlot::peer) {
             socket.belongs_to(peer);
         }
-        socket.open(&request.head, is_head_all, Rc::clone(self))?;
+        socket.open(&request.head, is_head_all, Rc::clone(self) as _)?;
         state.begin_try(Side::Socket(Rc::clone(socket)), is_head_all, self);
         Ok(())
     }
 
     /// Joins the call with a connection whose bytes are its body.
     pub(crate) fn send_raw(self: &Rc<Self>, socket: &Rc<Socket>) {
-        socket.attach(Rc::clone(self));
+        socket.attach(Rc::clone(self) as _);
         if let Some(peer) = self.peer() {
             socket.belongs_to(&peer);
         }
         self.state.borrow_mut().begin_try(Side::Socket(Rc::clone(socket)), false, self);
-    }
-
-    /// The connection to the endpoint is gone, and another is to take its place.
-    pub(crate) fn lose_endpoint(&self) {
-        self.state.borrow_mut().endpoint = None;
     }
 
     /// Sends the request to a service within the sidecar. It can be sent once only.
@@ -313,7 +315,7 @@ impl Call {
         if request.waiting > 0 && request.stuck_since.is_none() {
             request.stuck_since = Some(self.worker.moment());
         }
-        if request.waiting > 0 && matches!(self.way, Way::Outbound(_)) && self.is_request_overdrawn(request) {
+        if request.waiting > 0 && matches!(self.hop, Hop::Outbound) && self.is_request_overdrawn(request) {
             drop(guard);
             return self.shed_request();
         }
@@ -335,7 +337,7 @@ impl Call {
             return self.request_data(&[], true);
         }
         if let Some(takes) = self.is_too_large_for_service(trailers) {
-            return self.fail(&inbound::too_large_for(self, takes));
+            return self.fail(&self.too_large_for(takes));
         }
         let mut state = self.state.borrow_mut();
         let state = &mut *state;
@@ -386,7 +388,7 @@ impl Call {
     pub(crate) fn response_head(self: &Rc<Self>, mut head: Headers, is_end: bool) -> Option<Headers> {
         let status = head.status().unwrap_or_default();
         self.drop_reason(&mut head);
-        if answer::is_forged(&head, self.hop()) {
+        if answer::is_forged(&head, self.hop) {
             head.remove(answer::ERROR_HEADER);
         }
         if status < 200 {
@@ -394,7 +396,7 @@ impl Call {
         }
         let rpc = self.rpc.of_answer(&head);
         let outcome = classify::of_head(rpc, &head, status);
-        if matches!(self.way, Way::Outbound(_))
+        if matches!(self.hop, Hop::Outbound)
             && let Some(Outcome::Failed(reason @ (Reason::ConnectionBroke | Reason::ServiceFull))) = outcome
         {
             // Its sidecar says so, and would not if the service had answered. Another endpoint may be tried.
@@ -411,7 +413,7 @@ impl Call {
         }
         state.request.forget(&mut state.slot, &self.worker);
         state.body_status = BodyStatus::of(rpc, &head, status);
-        let tunnel = if self.wants_tunnel && tcp::is_accepted(&head) { Tunnel::Open } else { Tunnel::No };
+        let tunnel = if self.wants_tunnel && tunnel::is_accepted(&head) { Tunnel::Open } else { Tunnel::No };
         if tunnel == Tunnel::Open && matches!(self.caller, Side::Socket(_)) {
             websocket::complete_answer(&state.request.head, &mut head);
         }
@@ -426,9 +428,9 @@ impl Call {
     /// A reason phrase comes from a service over HTTP/1.1 and goes to a client over HTTP/1.1, through sidecars. A service
     /// over HTTP/2 has none, and a client over HTTP/2 does not see it.
     fn drop_reason(&self, head: &mut Headers) {
-        let is_at_edge = match &self.way {
-            Way::Outbound(_) => matches!(self.caller, Side::Stream(..)),
-            Way::Inbound(_) => matches!(self.state.borrow().endpoint, Some(Side::Stream(..))),
+        let is_at_edge = match self.hop {
+            Hop::Outbound => matches!(self.caller, Side::Stream(..)),
+            Hop::Inbound => matches!(self.state.borrow().endpoint, Some(Side::Stream(..))),
         };
         if is_at_edge {
             head.remove(http1::REASON);
@@ -466,13 +468,13 @@ impl Call {
         if let Some(endpoint) = &state.endpoint {
             endpoint.release(data.len() - waits);
         }
-        if waits > 0 && matches!(self.way, Way::Inbound(_)) {
+        if waits > 0 && matches!(self.hop, Hop::Inbound) {
             state.charge(&self.caller, waits);
         }
         if is_end {
             state.answered(self);
         }
-        if matches!(self.way, Way::Inbound(_)) && self.worker.accounts.inbound.is_tight() {
+        if matches!(self.hop, Hop::Inbound) && self.worker.accounts.inbound.is_tight() {
             self.shed_answer(state, waits);
         }
     }
@@ -480,7 +482,7 @@ impl Call {
     pub(crate) fn response_trailers(&self, trailers: &Headers) {
         let mut state = self.state.borrow_mut();
         let Answer::Begun { .. } = state.answer else { return };
-        let cleaned = answer::is_forged(trailers, self.hop()).then(|| {
+        let cleaned = answer::is_forged(trailers, self.hop).then(|| {
             let mut trailers = trailers.clone();
             trailers.remove(answer::ERROR_HEADER);
             trailers
@@ -540,6 +542,23 @@ impl Call {
         }
     }
 
+    /// The connection to the endpoint was closed before it took the call, which goes over another if it can be sent again.
+    fn endpoint_stale(self: &Rc<Self>) -> bool {
+        if !self.is_repeatable() {
+            return false;
+        }
+        self.state.borrow_mut().endpoint = None;
+        self.apply(Next::Again);
+        true
+    }
+
+    /// What the caller is told whose header list, or trailers, are longer than the local service takes.
+    #[cold]
+    pub(crate) fn too_large_for(&self, limit: u32) -> Failure {
+        let name = self.worker.shared.own.as_ref().map_or("the service", |own| own.as_str());
+        Failure::headers_too_large_for(name, limit)
+    }
+
     /// This sidecar has ended the connection to the endpoint, which went past a limit.
     pub(crate) fn endpoint_cut_off(self: &Rc<Self>, why: &str) {
         self.state.borrow_mut().endpoint = None;
@@ -549,7 +568,7 @@ impl Call {
     /// How long a list the service takes, if this one is longer.
     fn is_too_large_for_service(&self, trailers: &Headers) -> Option<u32> {
         let state = self.state.borrow();
-        let (Way::Inbound(_), Some(Side::Stream(link, _))) = (&self.way, &state.endpoint) else { return None };
+        let (Hop::Inbound, Some(Side::Stream(link, _))) = (self.hop, &state.endpoint) else { return None };
         Some(link.header_list_bytes()).filter(|takes| trailers.list_bytes() > *takes as usize)
     }
 
@@ -566,28 +585,19 @@ impl Call {
             endpoint.reset(Code::CANCEL);
         }
         let is_excused = self.is_miss_excused(&miss);
-        let verdict = match &self.way {
-            Way::Outbound(tries) => tries.missed(self, miss),
-            Way::Inbound(running) => inbound::missed(self, running, miss),
-        };
+        let next = self.way.missed(self, miss);
         if is_excused {
             self.with_attempt(AttemptRecord::excuse);
         }
-        self.apply(verdict);
+        self.apply(next);
     }
 
     /// Goes on after a try.
-    pub(crate) fn apply(self: &Rc<Self>, verdict: Verdict) {
-        match verdict {
-            Verdict::Again => {
-                let again = match &self.way {
-                    Way::Outbound(_) => spawn_local(attempt::again(Rc::clone(self))),
-                    Way::Inbound(_) => spawn_local(inbound::again(Rc::clone(self))),
-                };
-                self.waits_in(Some(again.abort_handle()));
-            }
-            Verdict::Fail(failure) => self.fail(&failure),
-            Verdict::Reset(code) => self.reset(code),
+    pub(crate) fn apply(self: &Rc<Self>, next: Next) {
+        match next {
+            Next::Again => self.waits_in(Some(Rc::clone(&self.way).again(Rc::clone(self)))),
+            Next::Fail(failure) => self.fail(&failure),
+            Next::Reset(code) => self.reset(code),
         }
     }
 
@@ -608,7 +618,7 @@ impl Call {
     /// Ends the call in the service's stead: with a whole answer if it has none yet, else by its trailers.
     pub(crate) fn fail(&self, failure: &Failure) {
         let mut state = self.state.borrow_mut();
-        let hop = self.hop();
+        let hop = self.hop;
         // Whoever still works on it is told that nobody waits.
         if let Some(endpoint) = &state.endpoint {
             endpoint.reset(Code::CANCEL);
@@ -652,13 +662,6 @@ impl Call {
         }
     }
 
-    fn hop(&self) -> Hop {
-        match self.way {
-            Way::Outbound(_) => Hop::Outbound,
-            Way::Inbound(_) => Hop::Inbound,
-        }
-    }
-
     fn log_refused(&self, failure: &Failure) {
         self.worker.log(|| {
             let service = failure.service.as_deref().unwrap_or("-");
@@ -682,11 +685,7 @@ impl Timed for Call {
 
     fn expired(self: Rc<Self>) {
         self.worker.tick();
-        let failure = match &self.way {
-            Way::Outbound(tries) => tries.deadline_passed(),
-            Way::Inbound(running) => running.deadline_passed(),
-        };
-        self.fail(&failure);
+        self.fail(&self.way.deadline_passed(&self));
     }
 }
 

@@ -96,6 +96,13 @@ impl Service {
     }
 }
 
+/// Where a call goes, as far as it is the same for each of its kind.
+#[derive(Debug)]
+pub(crate) struct Route {
+    pub(crate) service: Arc<Service>,
+    pub(crate) method: Arc<Method>,
+}
+
 /// One method of a service, with all that can be prepared before a call.
 #[derive(Debug)]
 pub(crate) struct Method {

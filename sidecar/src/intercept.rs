@@ -10,8 +10,6 @@
 //! holds on while the control plane can't be asked, as all that is known does.
 
 use std::{
-    cell::RefCell,
-    collections::HashMap,
     io,
     net::{SocketAddr, UdpSocket},
     pin::Pin,
@@ -38,8 +36,10 @@ use crate::{
     catalog::{Asked, Service, Unknown},
     detect::{self, Undetected},
     metrics::Counters,
-    outbound::{Downstream, speak},
+    http::speak,
+    outbound::Downstream,
     pool::connect_within,
+    proxy::Proxy,
     slots::ConnectionSlot,
     tcp,
     worker::Worker,
@@ -60,51 +60,6 @@ pub(crate) fn original(worker: &Worker, stream: &TcpStream) -> Option<OriginalDs
     original.ok()?.as_socket().filter(|original| *original != local).map(OriginalDst)
 }
 
-/// The addresses of which the control plane has said to a worker that they are outside the mesh.
-#[derive(Debug, Default)]
-pub(crate) struct Outside(RefCell<HashMap<SocketAddr, Word>>);
-
-#[derive(Clone, Copy, Debug)]
-struct Word {
-    said: Instant,
-    /// When the control plane was last asked, be it in vain.
-    asked: Instant,
-}
-
-impl Outside {
-    /// Whether this was said, and so lately that it need not be asked again.
-    fn is_fresh(&self, address: SocketAddr, now: Instant) -> bool {
-        let known = self.0.borrow();
-        known.get(&address).is_some_and(|word| now.saturating_duration_since(word.asked) < limits::OUTSIDE_MEMORY)
-    }
-
-    /// It was said now.
-    fn note(&self, address: SocketAddr, now: Instant) {
-        let mut known = self.0.borrow_mut();
-        if known.len() >= limits::OUTSIDE_ADDRESSES && !known.contains_key(&address) {
-            // The control plane is there, so what is forgotten can be asked again.
-            let oldest = known.iter().min_by_key(|(_, word)| word.said).map(|(address, _)| *address);
-            if let Some(oldest) = oldest {
-                known.remove(&oldest);
-            }
-        }
-        known.insert(address, Word { said: now, asked: now });
-    }
-
-    /// There is no answer now. Whether it was said before, and holds on.
-    fn holds_on(&self, address: SocketAddr, now: Instant) -> bool {
-        let mut known = self.0.borrow_mut();
-        let word = known.get_mut(&address);
-        let word = word.filter(|word| now.saturating_duration_since(word.said) < limits::OUTSIDE_KEPT);
-        word.map(|word| word.asked = now).is_some()
-    }
-
-    /// A service is called there now.
-    fn forget(&self, address: SocketAddr) {
-        self.0.borrow_mut().remove(&address);
-    }
-}
-
 /// Where a redirected connection goes.
 enum Found {
     Service(Arc<Service>),
@@ -114,18 +69,18 @@ enum Found {
 }
 
 /// Serves a redirected connection.
-pub(crate) async fn serve(slot: ConnectionSlot, stream: TcpStream, from: SocketAddr, OriginalDst(to): OriginalDst) {
-    let worker = slot.worker();
+pub(crate) async fn serve(proxy: &Rc<Proxy>, _slot: ConnectionSlot, stream: TcpStream, from: SocketAddr, OriginalDst(to): OriginalDst) {
+    let worker = &proxy.worker;
     if is_own(to, worker.shared.args.outbound) {
         // It would come back here for ever.
         return refuse(worker, &stream, format_args!("redirected connection from {from} refused: it was going here"));
     }
     let counters = &worker.shared.metrics.counters;
-    match find(worker, to).await {
+    match find(proxy, to).await {
         Found::Service(service) if service.protocol == Protocol::Tcp => {
-            tcp::serve(Downstream::new(worker), stream, from, &service.name).await;
+            tcp::serve(Downstream::new(proxy), stream, from, &service.name).await;
         }
-        Found::Service(service) => detect_and_serve(worker, &service, stream, from).await,
+        Found::Service(service) => detect_and_serve(proxy, &service, stream, from).await,
         Found::Outside if worker.shared.args.outside == args::Outside::Deny => {
             counters.outside_refused.fetch_add(1, Relaxed);
             let why = format_args!("redirected connection from {from} refused: no service of the mesh is at {to}");
@@ -147,40 +102,41 @@ fn is_own(to: SocketAddr, outbound: SocketAddr) -> bool {
 }
 
 /// What is there, as far as it is known.
-async fn find(worker: &Worker, to: SocketAddr) -> Found {
-    let (asked, shared) = (Asked::Address(to), &worker.shared);
+async fn find(proxy: &Proxy, to: SocketAddr) -> Found {
+    let (asked, shared, outside) = (Asked::Address(to), &proxy.worker.shared, &proxy.outside);
     if let Some(service) = shared.catalog.known(&asked) {
-        worker.outside.forget(to);
+        outside.forget(to);
         return Found::Service(service);
     }
     let is_asked_in_vain = || !shared.is_control_plane_connected.load(Relaxed);
-    if worker.outside.is_fresh(to, Instant::now())
-        || (is_asked_in_vain() && worker.outside.holds_on(to, Instant::now()))
+    if outside.is_fresh(to, Instant::now())
+        || (is_asked_in_vain() && outside.holds_on(to, Instant::now()))
     {
         return Found::Outside;
     }
     match shared.catalog.find(asked).await {
         Ok(service) => {
-            worker.outside.forget(to);
+            outside.forget(to);
             Found::Service(service)
         }
         // Only a control plane that knows all of the mesh says so.
         Err(Unknown::NotFound { .. }) => {
-            worker.outside.note(to, Instant::now());
+            outside.note(to, Instant::now());
             Found::Outside
         }
-        Err(_) if worker.outside.holds_on(to, Instant::now()) => Found::Outside,
+        Err(_) if outside.holds_on(to, Instant::now()) => Found::Outside,
         Err(Unknown::Away) => Found::Unknown("the control plane can't be asked, or does not know all of the mesh yet"),
         Err(Unknown::Full) => Found::Unknown("too many questions wait for the control plane"),
     }
 }
 
-/// The service speaks HTTP, so its clients speak first. One that speaks something else is refused: see [`tcp::refusal`].
-async fn detect_and_serve(worker: &Rc<Worker>, service: &Service, stream: TcpStream, from: SocketAddr) {
+/// The service speaks HTTP, so its clients speak first. One that speaks something else is refused: see [`crate::tunnel::refusal`].
+async fn detect_and_serve(proxy: &Rc<Proxy>, service: &Service, stream: TcpStream, from: SocketAddr) {
     match detect::wire(&stream, limits::DETECT_TIMEOUT).await {
-        Ok(wire) => speak(Downstream::to(worker, &service.name), wire, stream, from).await,
+        Ok(wire) => speak(Downstream::to(proxy, &service.name), wire, stream, from).await,
         Err(Undetected::Gone | Undetected::Io(_)) => {}
         Err(why) => {
+            let worker = &proxy.worker;
             worker.shared.metrics.counters.detection_refused.fetch_add(1, Relaxed);
             if matches!(why, Undetected::Silent(_)) {
                 worker.shared.metrics.limit_reached("DETECT_TIMEOUT");
@@ -276,29 +232,10 @@ mod tests {
 
     const ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1)), 443);
 
-    #[tokio::test(start_paused = true)]
-    async fn what_is_outside_is_asked_for_again_after_a_while() {
-        let outside = Outside::default();
-        outside.note(ADDRESS, Instant::now());
-        assert!(outside.is_fresh(ADDRESS, Instant::now()));
-        tokio::time::advance(limits::OUTSIDE_MEMORY).await;
-        assert!(!outside.is_fresh(ADDRESS, Instant::now()));
-        assert!(outside.holds_on(ADDRESS, Instant::now()), "it was said, and nobody says otherwise");
-        assert!(outside.is_fresh(ADDRESS, Instant::now()), "it was just asked again");
-        outside.forget(ADDRESS);
-        assert!(!outside.holds_on(ADDRESS, Instant::now()), "a service was there meanwhile");
-        outside.note(ADDRESS, Instant::now());
-        for _ in 0..2 {
-            tokio::time::advance(limits::OUTSIDE_KEPT / 2 - Duration::from_secs(1)).await;
-            assert!(outside.holds_on(ADDRESS, Instant::now()));
-        }
-        tokio::time::advance(Duration::from_secs(2)).await;
-        assert!(!outside.holds_on(ADDRESS, Instant::now()), "asking in vain does not make it last");
-    }
-
-    /// What a control plane that answers like this makes of an address, and the worker.
-    async fn found(answer: Option<Unknown>) -> (Found, Rc<Worker>) {
+    /// What a control plane that answers like this makes of an address, and the proxy.
+    async fn found(answer: Option<Unknown>) -> (Found, Rc<Proxy>) {
         let (worker, mut questions) = crate::trial::worker_with_questions();
+        let proxy = Proxy::new(worker);
         let answering = async {
             // Those whose answer does not come are kept, as discovery keeps them.
             let mut kept = Vec::new();
@@ -310,29 +247,29 @@ mod tests {
             }
         };
         let found = tokio::select! {
-            found = find(&worker, ADDRESS) => found,
+            found = find(&proxy, ADDRESS) => found,
             () = answering => unreachable!("the worker may ask"),
         };
-        (found, worker)
+        (found, proxy)
     }
 
     #[tokio::test(start_paused = true)]
     async fn only_what_was_said_to_be_outside_is_outside() {
-        let (settled, worker) = found(Some(Unknown::NotFound { closest: None })).await;
+        let (settled, proxy) = found(Some(Unknown::NotFound { closest: None })).await;
         assert!(matches!(settled, Found::Outside));
         // From now on nobody answers this worker, be the control plane away or silent. What was said holds on.
         for is_connected in [false, true] {
-            worker.shared.is_control_plane_connected.store(is_connected, Relaxed);
+            proxy.worker.shared.is_control_plane_connected.store(is_connected, Relaxed);
             tokio::time::advance(10 * limits::OUTSIDE_MEMORY).await;
-            assert!(matches!(find(&worker, ADDRESS).await, Found::Outside));
+            assert!(matches!(find(&proxy, ADDRESS).await, Found::Outside));
             let other = SocketAddr::new(ADDRESS.ip(), 444);
-            assert!(matches!(find(&worker, other).await, Found::Unknown(_)));
+            assert!(matches!(find(&proxy, other).await, Found::Unknown(_)));
         }
         // Neither while it settles, nor while it is away, nor when it is asked too much.
         for silent in [None, Some(Unknown::Away), Some(Unknown::Full)] {
-            let (unknown, worker) = found(silent).await;
+            let (unknown, proxy) = found(silent).await;
             assert!(matches!(unknown, Found::Unknown(_)));
-            assert!(!worker.outside.holds_on(ADDRESS, Instant::now()));
+            assert!(!proxy.outside.holds_on(ADDRESS, Instant::now()));
         }
     }
 
@@ -343,17 +280,5 @@ mod tests {
         assert!(is_own("127.0.0.2:15001".parse().unwrap(), outbound));
         assert!(!is_own("127.0.0.1:15002".parse().unwrap(), outbound));
         assert!(!is_own("192.0.2.1:15001".parse().unwrap(), outbound), "that of another sidecar");
-    }
-
-    #[test]
-    fn what_is_outside_is_not_remembered_without_bound() {
-        let (outside, now) = (Outside::default(), Instant::now());
-        let at = |port: usize| SocketAddr::new(ADDRESS.ip(), port as u16);
-        for port in 0..=limits::OUTSIDE_ADDRESSES {
-            outside.note(at(port), now + Duration::from_millis(port as u64));
-        }
-        assert_eq!(outside.0.borrow().len(), limits::OUTSIDE_ADDRESSES);
-        assert!(!outside.0.borrow().contains_key(&at(0)), "the oldest makes room");
-        assert!(outside.0.borrow().contains_key(&at(1)));
     }
 }

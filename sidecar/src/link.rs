@@ -27,17 +27,18 @@ use weft_wire::{CannotOpen, Code, ConnectionError, Event, Headers, Limits, Notic
 
 use crate::{
     budget::Counted,
-    call::Call,
+    exchange::Exchange,
     expiry::Expiring,
     give_way::give_way,
     peers::Load,
     room::Room,
     watchdog::Step,
     wire_limits,
-    worker::{Worker, is_quiet},
+    survey::Accepts,
+    worker::{Accepting, Worker, is_quiet},
 };
 
-type Core = weft_wire::Connection<Rc<Call>>;
+type Core = weft_wire::Connection<Rc<dyn Exchange>>;
 
 /// See the module.
 pub(crate) struct Link {
@@ -212,7 +213,7 @@ impl Link {
     }
 
     /// The calls on it.
-    pub(crate) fn calls(&self) -> Vec<Rc<Call>> {
+    pub(crate) fn calls(&self) -> Vec<Rc<dyn Exchange>> {
         self.core.borrow().attached().map(Rc::clone).collect()
     }
 
@@ -222,12 +223,12 @@ impl Link {
     }
 
     /// Opens a call. When it fails nothing was sent.
-    pub(crate) fn open(&self, head: &Headers, is_end: bool, call: Rc<Call>) -> Result<StreamId, CannotOpen> {
+    pub(crate) fn open(&self, head: &Headers, is_end: bool, call: Rc<dyn Exchange>) -> Result<StreamId, CannotOpen> {
         self.act(|core| core.open(head, is_end, call))
     }
 
     /// Makes a stream's events those of a call.
-    pub(crate) fn attach(&self, stream: StreamId, call: Rc<Call>) {
+    pub(crate) fn attach(&self, stream: StreamId, call: Rc<dyn Exchange>) {
         self.core.borrow_mut().attach(stream, call);
     }
 
@@ -315,6 +316,21 @@ impl Expiring for Link {
 
     fn expire(&self) {
         self.expire();
+    }
+}
+
+impl Accepting for Link {
+    fn drain(&self, now: Instant) {
+        self.drain(now);
+    }
+
+    fn shrink(&self, now: Instant) {
+        self.shrink(now);
+    }
+
+    fn survey(&self, to: &mut Accepts) {
+        to.links.push(self.usage());
+        to.calls.extend(self.calls().into_iter().map(|call| call as _));
     }
 }
 
@@ -573,7 +589,7 @@ where
         }
     }
 
-    fn dispatch(&mut self, event: Event<'_, Rc<Call>>) {
+    fn dispatch(&mut self, event: Event<'_, Rc<dyn Exchange>>) {
         match event {
             Event::Request { stream, headers, is_end } => {
                 self.has_requests = true;
@@ -619,7 +635,7 @@ where
     }
 
     #[inline(never)]
-    fn tell(&self, notice: Notice<Rc<Call>>) {
+    fn tell(&self, notice: Notice<Rc<dyn Exchange>>) {
         match (notice, self.role) {
             (Notice::Sent { call, bytes, .. }, Role::Server) => call.response_sent(bytes),
             (Notice::Sent { call, bytes, .. }, Role::Client) => call.request_sent(bytes),

@@ -19,9 +19,11 @@ use tokio::{
 use weft_mesh::{limits, names::ServiceName};
 
 use crate::{
-    inbound,
+    clients,
+    members,
     moment::Moment,
-    outbound,
+    proxy::Proxy,
+    report,
     shared::{Phase, Shared},
     slots::ConnectionSlot,
     survey, tcp, watchdog,
@@ -61,21 +63,22 @@ pub(crate) fn spawn(index: u8, shared: Arc<Shared>, ends: Ends) -> io::Result<th
 }
 
 async fn run(index: u8, shared: Arc<Shared>, Ends { listeners, questions }: Ends) {
-    let worker = Worker::new(index, shared);
+    let proxy = Proxy::new(Worker::new(index, shared));
+    let worker = &proxy.worker;
     let mut tasks = vec![
-        spawn_local(listen(Rc::clone(&worker), listeners.outbound, Side::Outbound)),
-        spawn_local(keep_house(Rc::clone(&worker))),
-        spawn_local(keep_warm(Rc::clone(&worker))),
-        spawn_local(keep_accounts(Rc::clone(&worker))),
-        spawn_local(end_expired(Rc::clone(&worker))),
+        spawn_local(listen(Rc::clone(&proxy), listeners.outbound, Side::Outbound)),
+        spawn_local(keep_house(Rc::clone(&proxy))),
+        spawn_local(keep_warm(Rc::clone(&proxy))),
+        spawn_local(keep_accounts(Rc::clone(worker))),
+        spawn_local(end_expired(Rc::clone(worker))),
         spawn_local(watchdog::beat(Arc::clone(&worker.pulse))),
-        spawn_local(Rc::clone(&worker).drain_accepted()),
-        spawn_local(keep_deadlines(Rc::clone(&worker))),
-        spawn_local(survey::answer(Rc::clone(&worker), questions)),
+        spawn_local(Rc::clone(worker).drain_accepted()),
+        spawn_local(keep_deadlines(Rc::clone(worker))),
+        spawn_local(report::answer(Rc::clone(&proxy), questions)),
     ];
-    tasks.extend(listeners.inbound.map(|inbound| spawn_local(listen(Rc::clone(&worker), inbound, Side::Inbound))));
-    tasks.extend(listeners.outbound_v6.map(|other| spawn_local(listen(Rc::clone(&worker), other, Side::Outbound))));
-    let forward = |(listener, service)| spawn_local(listen(Rc::clone(&worker), listener, Side::Forward(service)));
+    tasks.extend(listeners.inbound.map(|inbound| spawn_local(listen(Rc::clone(&proxy), inbound, Side::Inbound))));
+    tasks.extend(listeners.outbound_v6.map(|other| spawn_local(listen(Rc::clone(&proxy), other, Side::Outbound))));
+    let forward = |(listener, service)| spawn_local(listen(Rc::clone(&proxy), listener, Side::Forward(service)));
     tasks.extend(listeners.forwards.into_iter().map(forward));
     worker.shared.reached(Phase::Stopping).await;
     // Of one that was replaced nothing was drained before.
@@ -99,11 +102,12 @@ enum Side {
 }
 
 /// Takes connections until the sidecar's life says otherwise.
-async fn listen(worker: Rc<Worker>, listener: StdListener, side: Side) {
+async fn listen(proxy: Rc<Proxy>, listener: StdListener, side: Side) {
     let listener = match listener.set_nonblocking(true).and_then(|()| TcpListener::from_std(listener)) {
         Ok(listener) => listener,
         Err(e) => return tracing::error!("the {side:?} listener can't be used: {e}"),
     };
+    let worker = &proxy.worker;
     let end = match side {
         Side::Outbound | Side::Forward(_) => Phase::Stopping,
         Side::Inbound => Phase::Draining,
@@ -111,7 +115,7 @@ async fn listen(worker: Rc<Worker>, listener: StdListener, side: Side) {
     let accept_all = async {
         loop {
             match listener.accept().await {
-                Ok((stream, from)) => take(&worker, stream, from, &side),
+                Ok((stream, from)) => take(&proxy, stream, from, &side),
                 Err(e) => {
                     worker.log(|| format!("accept failed: {e}"));
                     // Out of descriptors, most likely: others must end before one more can begin.
@@ -128,7 +132,8 @@ async fn listen(worker: Rc<Worker>, listener: StdListener, side: Side) {
 
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
-fn take(worker: &Rc<Worker>, stream: TcpStream, from: SocketAddr, side: &Side) {
+fn take(proxy: &Rc<Proxy>, stream: TcpStream, from: SocketAddr, side: &Side) {
+    let worker = &proxy.worker;
     let counters = &worker.shared.metrics.counters;
     let slot = match side {
         Side::Inbound => Some(ConnectionSlot::inbound(worker, from)),
@@ -143,9 +148,9 @@ fn take(worker: &Rc<Worker>, stream: TcpStream, from: SocketAddr, side: &Side) {
     let _ = stream.set_nodelay(true);
     // Each a task of its own size: what a handshake needs is no concern of a thousand local connections.
     match side {
-        Side::Outbound => spawn_local(outbound::serve(slot, stream, from)),
-        Side::Inbound => spawn_local(inbound::serve(slot, stream, from)),
-        Side::Forward(service) => spawn_local(tcp::forward(slot, stream, from, service.clone())),
+        Side::Outbound => spawn_local(clients::serve(Rc::clone(proxy), slot, stream, from)),
+        Side::Inbound => spawn_local(members::serve(Rc::clone(proxy), slot, stream, from)),
+        Side::Forward(service) => spawn_local(tcp::forward(Rc::clone(proxy), slot, stream, from, service.clone())),
     };
 }
 
@@ -157,12 +162,13 @@ async fn keep_deadlines(worker: Rc<Worker>) {
     worker.deadlines.run().await;
 }
 
-async fn keep_warm(worker: Rc<Worker>) {
-    let mut changes = worker.shared.catalog.changes();
+async fn keep_warm(proxy: Rc<Proxy>) {
+    let shared = &proxy.worker.shared;
+    let mut changes = shared.catalog.changes();
     while changes.changed().await.is_ok() {
         // Before it has an identity nobody would let it in.
-        if worker.shared.identity.load().is_some() {
-            worker.pools.warm(Moment::now());
+        if shared.identity.load().is_some() {
+            proxy.pools.warm(Moment::now());
         }
     }
 }
@@ -177,12 +183,12 @@ async fn end_expired(worker: Rc<Worker>) {
     }
 }
 
-async fn keep_house(worker: Rc<Worker>) {
+async fn keep_house(proxy: Rc<Proxy>) {
     let mut tick = interval(Duration::from_secs(5));
     loop {
         tick.tick().await;
         let now = Instant::now();
-        worker.shrink(now);
-        worker.pools.close_idle(now);
+        proxy.shrink(now);
+        proxy.pools.close_idle(now);
     }
 }

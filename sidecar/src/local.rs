@@ -122,7 +122,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        attempt::Miss,
+        retry::Miss,
         trial::{self, peer},
     };
 

@@ -6,16 +6,10 @@
 //! [`carry`] is that way up to the sending. It nearly never waits, and then it runs to its end where the head came in;
 //! when it has to wait, for discovery or for a connection, it is a task.
 
-use std::{
-    cell::RefCell,
-    net::SocketAddr,
-    rc::Rc,
-    sync::{Arc, atomic::Ordering::Relaxed},
-    time::Duration,
-};
+use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
 
 use opentelemetry::trace::SpanKind;
-use tokio::net::TcpStream;
+use tokio::task::{AbortHandle, spawn_local};
 use weft_contracts::weft::discovery::v1::Protocol;
 use weft_mesh::{errors::Reason, limits, names::ServiceName};
 use weft_wire::Headers;
@@ -23,30 +17,24 @@ use weft_wire::Headers;
 use crate::{
     answer::{Failure, Hop},
     args::AppProtocol,
-    attempt::{self, Route, Tries, Verdict},
-    call::{Call, Side, Way},
-    catalog::{Asked, Service, Unknown},
+    attempt,
+    call::{Call, Way},
+    catalog::{Asked, Route, Service, Unknown},
     deadline,
-    detect::{self, Wire},
     headers::CLIENT_CERT,
-    http1,
-    http2::{self, Terms},
-    intercept,
-    link::Link,
     local,
+    proxy::Proxy,
     record::CallRecord,
-    shared::Phase,
-    slots::ConnectionSlot,
+    retry::{Miss, Next},
     span::{self, CallTrace},
-    step::Steps,
     target::{self, Target, TargetError},
-    tcp,
+    tunnel,
     worker::Worker,
 };
 
 /// A client's connection.
 pub(crate) struct Downstream {
-    pub(crate) worker: Rc<Worker>,
+    pub(crate) proxy: Rc<Proxy>,
     /// Where all of its calls go: it was on its way there when it was taken over.
     fixed: Option<ServiceName>,
     last_route: RefCell<LastRoute>,
@@ -62,53 +50,6 @@ struct LastRoute {
     route: Option<Rc<Route>>,
 }
 
-/// Serves one connection of the own service.
-pub(crate) async fn serve(slot: ConnectionSlot, stream: TcpStream, from: SocketAddr) {
-    let worker = slot.worker();
-    if let Some(to) = intercept::original(worker, &stream) {
-        // In a box, or each connection would have room for it.
-        return Box::pin(intercept::serve(slot, stream, from, to)).await;
-    }
-    let wire = match detect::wire(&stream, limits::DETECT_TIMEOUT).await {
-        Ok(wire) => wire,
-        Err(detect::Undetected::Gone) => return,
-        Err(why) => {
-            worker.shared.metrics.counters.connections_malformed.fetch_add(1, Relaxed);
-            if matches!(why, detect::Undetected::Silent(_)) {
-                worker.shared.metrics.limit_reached("DETECT_TIMEOUT");
-            }
-            return worker.log(|| format!("outbound connection from {from} closed: {why}"));
-        }
-    };
-    speak(Downstream::new(worker), wire, stream, from).await;
-}
-
-/// Takes the calls of a connection whose protocol is known.
-pub(crate) async fn speak(downstream: Rc<Downstream>, wire: Wire, stream: TcpStream, from: SocketAddr) {
-    let worker = &Rc::clone(&downstream.worker);
-    match wire {
-        // In a box, or each connection of HTTP/2 would have room for it.
-        Wire::Http1 => Box::pin(http1::serve(downstream, stream, from)).await,
-        Wire::Http2 => {
-            let mut steps = Steps::new();
-            let begin = |link: &Rc<Link>, stream, head: Headers, is_whole| {
-                let Some(slot) = worker.call_slot() else {
-                    http2::refuse(worker, link, stream, &head, is_whole, &too_many_calls(worker), Hop::Outbound);
-                    return None;
-                };
-                let caller = Side::Stream(Rc::clone(link), stream);
-                Some(Call::begin(worker, Way::Outbound(Tries::default()), caller, head, is_whole, slot))
-            };
-            let carry = |call: Rc<Call>| {
-                call.waits_in(steps.run(carry(Rc::clone(&downstream), Rc::clone(&call))));
-            };
-            let name = format_args!("outbound connection from {from}");
-            let terms = Terms { load: &worker.own, last: Phase::Stopping, expiry: None };
-            http2::serve(worker, stream, terms, &name, begin, carry).await;
-        }
-    }
-}
-
 /// Carries a call to an endpoint.
 pub(crate) async fn carry(downstream: Rc<Downstream>, call: Rc<Call>) {
     let known = downstream.route(&call.head());
@@ -117,15 +58,15 @@ pub(crate) async fn carry(downstream: Rc<Downstream>, call: Rc<Call>) {
         None => route(&downstream, &call).await,
     };
     let sent = match routed {
-        Ok(Routed::To(route)) => send(&call, route).await,
+        Ok(Routed::To(route)) => send(&downstream.proxy, &call, route).await,
         Ok(Routed::Reflection) => {
             local::reflect(&call);
             Ok(())
         }
-        Err(failure) => Err(Verdict::Fail(failure)),
+        Err(failure) => Err(Next::Fail(failure)),
     };
-    if let Err(verdict) = sent {
-        call.apply(verdict);
+    if let Err(next) = sent {
+        call.apply(next);
     }
 }
 
@@ -137,20 +78,24 @@ enum Routed {
 }
 
 impl Downstream {
-    pub(crate) fn new(worker: &Rc<Worker>) -> Rc<Self> {
-        Rc::new(Self { worker: Rc::clone(worker), fixed: None, last_route: RefCell::default() })
+    pub(crate) fn new(proxy: &Rc<Proxy>) -> Rc<Self> {
+        Rc::new(Self { proxy: Rc::clone(proxy), fixed: None, last_route: RefCell::default() })
     }
 
     /// One whose calls go to a service, whatever they name.
-    pub(crate) fn to(worker: &Rc<Worker>, service: &ServiceName) -> Rc<Self> {
-        Rc::new(Self { worker: Rc::clone(worker), fixed: Some(service.clone()), last_route: RefCell::default() })
+    pub(crate) fn to(proxy: &Rc<Proxy>, service: &ServiceName) -> Rc<Self> {
+        Rc::new(Self { proxy: Rc::clone(proxy), fixed: Some(service.clone()), last_route: RefCell::default() })
+    }
+
+    pub(crate) fn worker(&self) -> &Rc<Worker> {
+        &self.proxy.worker
     }
 
     /// Where the call goes, if the last one went there and nothing has changed since.
     fn route(&self, head: &Headers) -> Option<Rc<Route>> {
         let last = self.last_route.borrow();
         let route = last.route.as_ref()?;
-        let is_same = last.view == self.worker.shared.catalog.version()
+        let is_same = last.view == self.worker().shared.catalog.version()
             && head.path() == Some(&last.path)
             && head.authority().unwrap_or_default() == last.authority
             && !target::is_named(head);
@@ -161,7 +106,7 @@ impl Downstream {
     fn target(&self, head: &mut Headers) -> Result<Target, Failure> {
         match &self.fixed {
             Some(service) => Ok(Target::Service(service.clone())),
-            None => target::resolve(head, &self.worker.shared.args.namespace).map_err(no_target),
+            None => target::resolve(head, &self.worker().shared.args.namespace).map_err(no_target),
         }
     }
 
@@ -170,8 +115,30 @@ impl Downstream {
     }
 }
 
+impl Way for Downstream {
+    fn hop(&self) -> Hop {
+        Hop::Outbound
+    }
+
+    fn missed(&self, call: &Call, miss: Miss) -> Next {
+        attempt::missed(call, miss)
+    }
+
+    fn again(self: Rc<Self>, call: Rc<Call>) -> AbortHandle {
+        spawn_local(attempt::again(Rc::clone(&self.proxy), call)).abort_handle()
+    }
+
+    fn deadline_passed(&self, call: &Call) -> Failure {
+        attempt::deadline_passed(call)
+    }
+
+    fn holds_its_part(&self, call: &Call) -> Failure {
+        attempt::holds_its_part(call)
+    }
+}
+
 async fn route(downstream: &Downstream, call: &Call) -> Result<Routed, Failure> {
-    let worker = &downstream.worker;
+    let worker = downstream.worker();
     let authority = call.head().authority().unwrap_or_default().to_vec();
     // By its name it is another service than by its authority; and a stripped path is found anew each time.
     let path = (!target::is_named(&call.head())).then(|| call.head().path().unwrap_or_default().to_vec());
@@ -187,7 +154,7 @@ async fn route(downstream: &Downstream, call: &Call) -> Result<Routed, Failure> 
     };
     worker.tick();
     let head = &*call.head();
-    if service.protocol == Protocol::Tcp && !tcp::is_tunnel(head) {
+    if service.protocol == Protocol::Tcp && !tunnel::is_tunnel(head) {
         return Err(speaks_tcp(&service));
     }
     let method = Arc::clone(service.method(target::without_query(head.path().unwrap_or_default())));
@@ -199,7 +166,7 @@ async fn route(downstream: &Downstream, call: &Call) -> Result<Routed, Failure> 
 }
 
 /// Sends a call that has a route.
-async fn send(call: &Rc<Call>, route: Rc<Route>) -> Result<(), Verdict> {
+async fn send(proxy: &Proxy, call: &Rc<Call>, route: Rc<Route>) -> Result<(), Next> {
     let (worker, now) = (&call.worker, call.worker.moment());
     let (service, method) = (&route.service, &route.method);
     service.used(now);
@@ -220,38 +187,36 @@ async fn send(call: &Rc<Call>, route: Rc<Route>) -> Result<(), Verdict> {
         }
         Err(wait) => {
             call.record(record);
-            return Err(Verdict::Fail(breaker_open(service, wait)));
+            return Err(Next::Fail(breaker_open(service, wait)));
         }
     }
     let (deadline, limit) = {
         let head = &mut *call.head_mut();
         head.remove_like(CLIENT_CERT);
         if call.wants_tunnel() {
-            tcp::mark(head, call.carries_bytes());
+            tunnel::mark(head, call.carries_bytes());
         }
         trace.pass_on(head);
         deadline::of(head, method.timeout, call.started)
     };
     call.end_by(deadline, limit);
-    if let Way::Outbound(tries) = &call.way {
-        tries.set_route(route);
-    }
-    attempt::run(call).await
+    call.tries.set_route(route);
+    attempt::run(proxy, call).await
 }
 
 /// Refuses a tunnel or an upgrade that its callee's sidecar would refuse, as far as it is known here: whether the service
 /// answers CONNECT itself is known there only.
-fn refuse_tunnel(call: &Call, service: &Service) -> Result<(), Verdict> {
+fn refuse_tunnel(call: &Call, service: &Service) -> Result<(), Next> {
     let speaks = match service.protocol {
         Protocol::Tcp => AppProtocol::Tcp,
         Protocol::Http1 => AppProtocol::Http1,
         Protocol::Http2 | Protocol::Unspecified => AppProtocol::Grpc,
     };
-    match tcp::refusal(&call.head(), call.carries_bytes(), speaks, true) {
+    match tunnel::refusal(&call.head(), call.carries_bytes(), speaks, true) {
         None => Ok(()),
         Some(why) => {
             let failure = Failure::new(Reason::PermissionDenied, format!("{} {why}", service.name));
-            Err(Verdict::Fail(failure.of_service(service.name.as_str())))
+            Err(Next::Fail(failure.of_service(service.name.as_str())))
         }
     }
 }

@@ -30,6 +30,7 @@ use crate::{
     link::{Driver, Link, LinkError, Role},
     moment::Moment,
     peers::Load,
+    retry::ConnectError,
     room::Room,
     shared::Shared,
     survey::PoolSurvey,
@@ -39,15 +40,14 @@ use crate::{
 
 /// All connections of a worker.
 pub(crate) struct Pools {
-    worker: Weak<Worker>,
-    shared: Arc<Shared>,
+    worker: Rc<Worker>,
     /// By their numbers, which the sidecar gives, so that nobody can choose them to collide.
     by_endpoint: RefCell<FxHashMap<u64, Rc<Pool>>>,
 }
 
 impl Pools {
-    pub(crate) fn new(worker: Weak<Worker>, shared: Arc<Shared>) -> Self {
-        Self { worker, shared, by_endpoint: RefCell::default() }
+    pub(crate) fn new(worker: &Rc<Worker>) -> Self {
+        Self { worker: Rc::clone(worker), by_endpoint: RefCell::default() }
     }
 
     /// The connections to an endpoint.
@@ -55,14 +55,14 @@ impl Pools {
         let mut pools = self.by_endpoint.borrow_mut();
         let pool = pools.entry(endpoint.number).or_insert_with(|| {
             let destination = Destination::Endpoint(Arc::clone(endpoint));
-            Pool::new(Weak::clone(&self.worker), Arc::clone(&self.shared), destination)
+            Pool::new(&self.worker, destination)
         });
         Rc::clone(pool)
     }
 
     /// Makes a connection to each endpoint that calls may go to soon and that has none, so that no call waits for it.
     pub(crate) fn warm(&self, now: Moment) {
-        for service in self.shared.catalog.view().services.values() {
+        for service in self.worker.shared.catalog.view().services.values() {
             if service.unused(now) > limits::WARM_TIME {
                 continue;
             }
@@ -126,8 +126,7 @@ type Waiting = oneshot::Sender<Result<(), ConnectError>>;
 
 /// The connections to one destination.
 pub(crate) struct Pool {
-    worker: Weak<Worker>,
-    shared: Arc<Shared>,
+    worker: Rc<Worker>,
     destination: Destination,
     links: RefCell<Vec<Rc<Link>>>,
     /// Who waits for the connection that is being made; `None` while none is.
@@ -140,37 +139,18 @@ pub(crate) struct Pool {
     resets: Cell<u32>,
 }
 
-/// Why there is no connection.
-#[derive(Clone, Debug)]
-pub(crate) enum ConnectError {
-    /// It could not be made.
-    Failed(Arc<str>),
-    /// There are as many as may be, and all are full.
-    Full,
-}
-
-impl fmt::Display for ConnectError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Failed(why) => f.write_str(why),
-            Self::Full => f.write_str("every connection is at the peer's stream limit"),
-        }
-    }
-}
-
 fn is_idle(link: &Link, now: Instant) -> bool {
     link.idle_since().is_some_and(|since| now.saturating_duration_since(since) > limits::IDLE_CONNECTION)
 }
 
 impl Pool {
-    pub(crate) fn new(worker: Weak<Worker>, shared: Arc<Shared>, destination: Destination) -> Rc<Self> {
+    pub(crate) fn new(worker: &Rc<Worker>, destination: Destination) -> Rc<Self> {
         let room = match destination {
             Destination::Endpoint(_) => Room::default(),
             Destination::Local(_) => Room::shared(),
         };
         Rc::new(Self {
-            worker,
-            shared,
+            worker: Rc::clone(worker),
             destination,
             links: RefCell::default(),
             waiting: RefCell::default(),
@@ -182,16 +162,17 @@ impl Pool {
 
     /// Whom what its connections hold is charged to, and of an endpoint also the calls that go there.
     #[inline]
-    pub(crate) fn load(&self, worker: &Worker) -> &Rc<Load> {
+    pub(crate) fn load(&self) -> &Rc<Load> {
         self.load.get_or_init(|| match &self.destination {
-            Destination::Endpoint(endpoint) => worker.callees.of(&endpoint.spiffe_id),
-            Destination::Local(_) => Rc::clone(&worker.to_local),
+            Destination::Endpoint(endpoint) => self.worker.callees.of(&endpoint.spiffe_id),
+            Destination::Local(_) => Rc::clone(&self.worker.to_local),
         })
     }
 
     /// Whether what waits for this endpoint's service, or comes from it, is as much as it may be: it gets no new calls then.
-    pub(crate) fn holds_its_part(&self, worker: &Worker) -> bool {
-        worker.accounts.outbound.is_tight() && !worker.accounts.outbound.takes_calls(self.load(worker))
+    pub(crate) fn holds_its_part(&self) -> bool {
+        let account = &self.worker.accounts.outbound;
+        account.is_tight() && !account.takes_calls(self.load())
     }
 
     /// What each of its connections holds now.
@@ -200,7 +181,7 @@ impl Pool {
     }
 
     /// Where calls wait for it, and how peers share it.
-    pub(crate) fn room(&self) -> &Room {
+    pub(crate) fn room(&self) -> &Rc<Room> {
         &self.room
     }
 
@@ -262,7 +243,7 @@ impl Pool {
 
     async fn wait_for_room(self: &Rc<Self>, peer: &Rc<Load>, end: Instant) -> Result<Rc<Link>, ConnectError> {
         let Some(mut place) = self.room.queue(peer) else {
-            self.shared.metrics.limit_reached("CALLS_QUEUED");
+            self.worker.shared.metrics.limit_reached("CALLS_QUEUED");
             return Err(ConnectError::Full);
         };
         // Others wait although there is room, as they have their part. What is left is for those who have not.
@@ -271,12 +252,10 @@ impl Pool {
         }
         loop {
             if !place.turn(end).await {
-                self.shared.metrics.limit_reached("ROOM_WAIT");
+                self.worker.shared.metrics.limit_reached("ROOM_WAIT");
                 return Err(ConnectError::Full);
             }
-            if let Some(worker) = self.worker.upgrade() {
-                worker.tick();
-            }
+            self.worker.tick();
             let found = match self.with_room().or_else(|| self.worn()) {
                 Some(link) => Some(Ok(link)),
                 // One may have gone, and another may be made in its place.
@@ -300,9 +279,7 @@ impl Pool {
     async fn make(self: &Rc<Self>, peer: &Load) -> Result<(), ConnectError> {
         // A sender that goes without a word was dropped with its worker.
         let made = self.join_connect(peer)?.await;
-        if let Some(worker) = self.worker.upgrade() {
-            worker.tick();
-        }
+        self.worker.tick();
         made.unwrap_or(Err(ConnectError::Failed("the sidecar is stopping".into())))
     }
 
@@ -327,7 +304,7 @@ impl Pool {
     }
 
     async fn connect(self: Rc<Self>) {
-        let counters = &self.shared.metrics.counters;
+        let counters = &self.worker.shared.metrics.counters;
         let mut result = self.try_connect().await;
         for _ in 1..CONNECTS {
             // Most likely another process has just taken the place of this one, and the next connection is to that.
@@ -341,7 +318,7 @@ impl Pool {
             counters.upstream_connects_failed.fetch_add(1, Relaxed);
             tracing::warn!("no connection to {}: {why}", self.destination);
             if let Destination::Endpoint(endpoint) = &self.destination {
-                self.shared.catalog.not_connected(endpoint);
+                self.worker.shared.catalog.not_connected(endpoint);
             }
             ConnectError::Failed(why.to_string().into())
         });
@@ -371,7 +348,7 @@ impl Pool {
     }
 
     async fn connect_mesh(self: &Rc<Self>, endpoint: &Endpoint) -> Result<(), NotMade> {
-        let identity = self.shared.identity.load_full().ok_or("this sidecar has no identity yet".to_owned())?;
+        let identity = self.worker.shared.identity.load_full().ok_or("this sidecar has no identity yet".to_owned())?;
         let config = identity.client(&endpoint.spiffe_id).map_err(|e| e.to_string())?;
         let stream = connect_tcp(endpoint.address).await?;
         // No TCP_USER_TIMEOUT: it counts a window that stays closed as silence, and a sidecar that has no memory left does
@@ -389,7 +366,7 @@ impl Pool {
         stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
         expiry: Option<SystemTime>,
     ) -> Result<(), NotMade> {
-        let worker = self.worker.upgrade().ok_or("the sidecar is stopping".to_owned())?;
+        let worker = &self.worker;
         worker.tick();
         let limits = match self.destination {
             Destination::Endpoint(_) => &worker.wire_limits.mesh_made,
@@ -399,8 +376,8 @@ impl Pool {
             Destination::Endpoint(_) => &worker.accounts.outbound,
             Destination::Local(_) => &worker.accounts.inbound,
         };
-        let link = Link::client(&worker, limits, &self.room, Counted::new(account, self.load(&worker)));
-        let driver = Driver::new(&worker, &link, Role::Client, stream, |_| {});
+        let link = Link::client(worker, limits, &self.room, Counted::new(account, self.load()));
+        let driver = Driver::new(worker, &link, Role::Client, stream, |_| {});
         let listed = expiry.map(|end| {
             let made = Made { pool: Rc::downgrade(self), link: Rc::downgrade(&link) };
             worker.expiries.add(Rc::new(made), SystemTime::now(), end)
@@ -427,7 +404,7 @@ impl Pool {
         _listed: Option<Listed>,
     ) {
         let _open = match &self.destination {
-            Destination::Endpoint(endpoint) => Some(OpenConnection::new(endpoint, &self.shared)),
+            Destination::Endpoint(endpoint) => Some(OpenConnection::new(endpoint, &self.worker.shared)),
             Destination::Local(_) => None,
         };
         if let Err(e) = driver.await {
@@ -445,7 +422,7 @@ impl Pool {
         self.links.borrow_mut().retain(|other| !std::ptr::eq(Rc::as_ptr(other), link.as_ptr()));
         self.room.has_come();
         if let Destination::Local(_) = self.destination {
-            self.shared.check_health_now.notify_one();
+            self.worker.shared.check_health_now.notify_one();
         }
     }
 }

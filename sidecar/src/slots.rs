@@ -7,7 +7,6 @@ use weft_mesh::{identity::SpiffeId, limits};
 
 use crate::{
     budget::Counted,
-    inbound::LocalService,
     peers::{Load, Member, may_have_more},
     room::Room,
     strangers::Stranger,
@@ -18,8 +17,8 @@ use crate::{
 pub(crate) struct CallSlot {
     worker: Rc<Worker>,
     owner: Owner,
-    /// It has a stream to the local service.
-    has_seat: bool,
+    /// Where it has a stream to the local service.
+    seat: Option<Rc<Room>>,
     /// Bytes of its request that count as kept for another try.
     kept: usize,
 }
@@ -34,7 +33,7 @@ enum Owner {
 
 impl CallSlot {
     fn new(worker: &Rc<Worker>, owner: Owner) -> Self {
-        Self { worker: Rc::clone(worker), owner, has_seat: false, kept: 0 }
+        Self { worker: Rc::clone(worker), owner, seat: None, kept: 0 }
     }
 
     /// Whose an inbound call is.
@@ -62,12 +61,12 @@ impl CallSlot {
     }
 
     /// An inbound call has a stream to the local service, from now on until it ends.
-    pub(crate) fn sit_down(&mut self, room: &Room) {
+    pub(crate) fn sit_down(&mut self, room: &Rc<Room>) {
         if let Owner::Peer(peer) = &self.owner
-            && !self.has_seat
+            && self.seat.is_none()
         {
             room.sit_down(peer);
-            self.has_seat = true;
+            self.seat = Some(Rc::clone(room));
         }
     }
 
@@ -145,9 +144,7 @@ impl Drop for CallSlot {
             Owner::Peer(peer) => {
                 self.worker.calls.inbound.take(1);
                 peer.end_call();
-                if self.has_seat
-                    && let Some(room) = self.worker.local.as_ref().and_then(LocalService::room)
-                {
+                if let Some(room) = self.seat.take() {
                     room.stand_up(peer);
                 }
             }
@@ -196,10 +193,6 @@ impl ConnectionSlot {
     fn new(worker: &Rc<Worker>, whose: Whose) -> Self {
         worker.shared.metrics.open_accepted.fetch_add(1, Relaxed);
         Self { worker: Rc::clone(worker), whose }
-    }
-
-    pub(crate) fn worker(&self) -> &Rc<Worker> {
-        &self.worker
     }
 
     /// Ready when it has to make room for another stranger's.

@@ -22,10 +22,11 @@ use self::core::{Core, Sent};
 pub(crate) use self::driver::{Driver, Occasion, SocketError};
 use crate::{
     budget::Counted,
-    call::Call,
+    exchange::Exchange,
     link::Role,
     peers::Load,
-    worker::{Worker, is_quiet},
+    survey::Accepts,
+    worker::{Accepting, Worker, is_quiet},
 };
 
 /// See the module.
@@ -93,7 +94,7 @@ impl Socket {
     }
 
     /// The call on it.
-    pub(crate) fn call(&self) -> Option<Rc<Call>> {
+    pub(crate) fn call(&self) -> Option<Rc<dyn Exchange>> {
         self.core.borrow().call.clone()
     }
 
@@ -108,7 +109,7 @@ impl Socket {
     }
 
     /// Makes what happens on it a call's.
-    pub(crate) fn attach(&self, call: Rc<Call>) {
+    pub(crate) fn attach(&self, call: Rc<dyn Exchange>) {
         self.core.borrow_mut().call = Some(call);
     }
 
@@ -118,7 +119,7 @@ impl Socket {
     }
 
     /// Opens a call over an idle connection to a service.
-    pub(crate) fn open(&self, head: &Headers, is_end: bool, call: Rc<Call>) -> Result<(), http1::Error> {
+    pub(crate) fn open(&self, head: &Headers, is_end: bool, call: Rc<dyn Exchange>) -> Result<(), http1::Error> {
         self.act(|core| core.open(head, is_end, call))
     }
 
@@ -203,7 +204,22 @@ impl Socket {
     }
 
     /// What has gone out of that which had to wait, with the call to be told.
-    fn take_sent(&self) -> Option<(Rc<Call>, Sent)> {
+    fn take_sent(&self) -> Option<(Rc<dyn Exchange>, Sent)> {
         self.core.borrow_mut().take_sent()
+    }
+}
+
+impl Accepting for Socket {
+    fn drain(&self, now: Instant) {
+        self.drain(now);
+    }
+
+    fn shrink(&self, now: Instant) {
+        self.shrink(now);
+    }
+
+    fn survey(&self, to: &mut Accepts) {
+        to.sockets.push(self.usage());
+        to.calls.extend(self.call().map(|call| call as _));
     }
 }

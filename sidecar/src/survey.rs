@@ -4,7 +4,7 @@
 //! A worker is asked through a channel and answers on its own thread, between the turns of its connections, which know
 //! their calls. So a call pays nothing for it.
 
-use std::{cell::Cell, rc::Rc};
+use std::{cell::Cell, rc::Rc, sync::Arc};
 
 use futures_util::future::join_all;
 use tokio::{
@@ -14,10 +14,7 @@ use tokio::{
 use weft_mesh::limits;
 use weft_wire::Usage;
 
-use crate::{
-    call::{Call, LiveCall},
-    worker::Worker,
-};
+use crate::{catalog::Endpoint, metrics::CallMetrics, moment::Moment};
 
 /// Questions that wait for one worker; whoever has more waits with them, for no longer than for an answer.
 const QUESTIONS_QUEUED: usize = 4;
@@ -123,54 +120,6 @@ impl Gauge {
     }
 }
 
-/// Answers for as long as it is polled.
-pub(crate) async fn answer(worker: Rc<Worker>, mut questions: mpsc::Receiver<Question>) {
-    while let Some(question) = questions.recv().await {
-        // Who has stopped waiting is not told.
-        let _ = question.send(report(&worker));
-    }
-}
-
-fn report(worker: &Worker) -> Report {
-    let mut pools = worker.pools.survey();
-    if let Some(local) = &worker.local {
-        pools.add(local.usages());
-    }
-    let Accepts { links, sockets, calls } = worker.survey();
-    let streams_on_one = links.iter().map(|usage| usage.streams).max().unwrap_or_default();
-    let socket_bytes = sockets.iter().map(|usage| usage.held_bytes.max(usage.output_bytes)).max().unwrap_or_default();
-    let usages: Vec<Usage> = links.into_iter().chain(pools.usages).collect();
-    let most = |amount: fn(&Usage) -> usize| usages.iter().map(amount).max().unwrap_or_default();
-    let sum = |amount: fn(&Usage) -> usize| usages.iter().map(amount).sum();
-    let over = |amount: &dyn Fn(fn(&Usage) -> usize) -> usize| Usage {
-        streams: amount(|usage| usage.streams),
-        held_bytes: amount(|usage| usage.held_bytes),
-        output_bytes: amount(|usage| usage.output_bytes),
-        buffer_bytes: amount(|usage| usage.buffer_bytes),
-    };
-    Report {
-        calls: worker.calls.sum(),
-        calls_of_side: worker.calls.level(),
-        oldest: oldest(calls, limits::LIVE_CALLS_SHOWN).iter().map(|call| call.look()).collect(),
-        connections_accepted: worker.accepted_connections(),
-        connections_of_side: worker.connections.level(),
-        handshakes: worker.strangers.count(),
-        streams_on_one,
-        connections_made: pools.connections,
-        connections_to_one: pools.connections_to_one,
-        replay_bytes_of_side: worker.replay_bytes.level(),
-        replay_bytes: worker.replay_bytes.sum(),
-        most: over(&most),
-        sum: over(&sum),
-        socket_bytes,
-        sockets_buffer_bytes: sockets.iter().map(|usage| usage.buffer_bytes).sum(),
-        held_bytes: worker.accounts.held(),
-        callers: largest(worker.peers.bytes()),
-        callees: largest(worker.callees.bytes()),
-        spare_bytes: worker.spare_bytes(),
-    }
-}
-
 /// Those for whom connections hold most bytes that the admin port shows of each side.
 pub(crate) const HOLDERS: usize = 5;
 
@@ -182,16 +131,38 @@ pub(crate) fn largest(mut holders: Vec<(String, usize)>) -> Vec<(String, usize)>
     holders
 }
 
-/// The calls that began first of those that run.
-fn oldest(mut calls: Vec<Rc<Call>>, count: usize) -> Vec<Rc<Call>> {
-    // What they have sent may still be under way.
-    calls.retain(|call| !call.is_over());
-    if calls.len() > count {
-        calls.select_nth_unstable_by_key(count, |call| call.started);
-        calls.truncate(count);
-    }
-    calls.sort_by_key(|call| call.started);
-    calls
+/// What can be told of a call that runs, on any thread.
+#[derive(Debug)]
+pub(crate) struct LiveCall {
+    pub(crate) is_outbound: bool,
+    pub(crate) started: Moment,
+    pub(crate) deadline: Option<Moment>,
+    /// The row that it will be counted in: it has names. There is none before the call has a target.
+    pub(crate) metrics: Option<Arc<CallMetrics>>,
+    /// Without its query, which is nobody's business.
+    pub(crate) path: Option<String>,
+    pub(crate) endpoint: Option<Arc<Endpoint>>,
+    pub(crate) progress: Progress,
+    pub(crate) request_bytes: u64,
+    pub(crate) response_bytes: u64,
+    pub(crate) tries: u32,
+}
+
+/// How far a call is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Progress {
+    Routing,
+    Connecting,
+    AwaitingAnswer,
+    Answering,
+}
+
+/// A call, as the survey sees it.
+pub(crate) trait Live {
+    fn started(&self) -> Moment;
+    /// It has ended; what it has sent may still be under way.
+    fn is_over(&self) -> bool;
+    fn look(&self) -> LiveCall;
 }
 
 /// What the connections hold on which calls come in.
@@ -201,7 +172,7 @@ pub(crate) struct Accepts {
     pub(crate) links: Vec<Usage>,
     /// Those that carry one call at a time.
     pub(crate) sockets: Vec<Usage>,
-    pub(crate) calls: Vec<Rc<Call>>,
+    pub(crate) calls: Vec<Rc<dyn Live>>,
 }
 
 /// What the pools of a worker say.

@@ -33,7 +33,7 @@ const SLOTS: usize = 2048;
 const WORD_BITS: usize = u64::BITS as usize;
 
 /// See the module.
-pub(crate) struct Wheel<T> {
+pub(crate) struct Wheel<T: ?Sized> {
     slots: RefCell<Vec<Vec<Rc<T>>>>,
     /// One bit a slot: whether something is in it.
     filled: RefCell<[u64; SLOTS / WORD_BITS]>,
@@ -50,7 +50,7 @@ fn slot_of(tick: u64) -> usize {
     (tick % SLOTS as u64) as usize
 }
 
-impl<T: Timed> Wheel<T> {
+impl<T: Timed + ?Sized> Wheel<T> {
     pub(crate) fn new() -> Self {
         Self {
             slots: RefCell::default(),
@@ -62,7 +62,7 @@ impl<T: Timed> Wheel<T> {
     }
 
     /// Wakes `what` at `at`. It must not be in the wheel yet.
-    pub(crate) fn set(&self, what: &Rc<T>, at: Moment) {
+    pub(crate) fn set(&self, what: Rc<T>, at: Moment) {
         // One that is past already comes next: its own slot would have to wait for another turn of the wheel.
         let next = NonZeroU64::MIN.saturating_add(self.seen.get());
         let tick = NonZeroU64::new(at.nanos().div_ceil(TICK_NANOS)).map_or(next, |tick| tick.max(next));
@@ -73,8 +73,8 @@ impl<T: Timed> Wheel<T> {
             slots.resize_with(SLOTS, Vec::new);
         }
         let index = slots[slot].len();
-        slots[slot].push(Rc::clone(what));
         what.place().set(Some(Place { tick, index: index as u32 }));
+        slots[slot].push(what);
         self.filled.borrow_mut()[slot / WORD_BITS] |= 1 << (slot % WORD_BITS);
         if tick.get() < self.awake_at.get() {
             self.awake_at.set(tick.get());
@@ -183,7 +183,7 @@ mod tests {
     fn alarm(wheel: &Wheel<Alarm>, after_ms: u64) -> Rc<Alarm> {
         let at = Moment::now().checked_add(Duration::from_millis(after_ms)).unwrap();
         let alarm = Rc::new(Alarm { at, place: Cell::default(), rang: Cell::default() });
-        wheel.set(&alarm, at);
+        wheel.set(Rc::clone(&alarm), at);
         alarm
     }
 

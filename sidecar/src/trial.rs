@@ -10,7 +10,7 @@ use weft_mesh::names::{self, ServiceName};
 use weft_wire::{Headers, Name};
 
 #[cfg(test)]
-pub(crate) use self::relay::{worker, worker_with_flags, worker_with_questions};
+pub(crate) use self::relay::{inbound, worker, worker_with_flags, worker_with_questions};
 pub use self::{relay::relay, tls::stream as tls_stream};
 use crate::{detect, rpc::Rpc, target};
 

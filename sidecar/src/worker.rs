@@ -14,21 +14,14 @@ use tokio::{sync::Notify, time::Instant};
 use weft_mesh::{limits, telemetry::LogLimit};
 
 use crate::{
-    balance::Balancer,
     budget::Accounts,
-    call::Call,
     expiry::Expiries,
-    inbound::LocalService,
-    intercept,
-    link::Link,
     moment::Moment,
     peers::{Callees, Load, Peers, Share},
-    pool::Pools,
     shared::{Phase, Shared},
-    socket::Socket,
     strangers::Strangers,
     survey::{Accepts, Gauge, Level},
-    timer::Wheel,
+    timer::{Timed, Wheel},
     watchdog::Pulse,
     wire_limits::WireLimits,
 };
@@ -36,11 +29,8 @@ use crate::{
 /// What a worker's connections share.
 pub(crate) struct Worker {
     pub(crate) shared: Arc<Shared>,
-    pub(crate) pools: Pools,
-    pub(crate) balancer: Balancer,
-    pub(crate) local: Option<LocalService>,
     pub(crate) log_limit: LogLimit,
-    pub(crate) deadlines: Wheel<Call>,
+    pub(crate) deadlines: Wheel<dyn Timed>,
     pub(crate) wire_limits: WireLimits,
     pub(crate) expiries: Rc<Expiries>,
     /// Shows the watchdog that this worker makes progress, and what it is at.
@@ -71,7 +61,6 @@ pub(crate) struct Worker {
     pub(crate) connection_ended: Notify,
     /// The phase whose connections are drained as soon as they are there.
     ended: Cell<Option<Phase>>,
-    pub(crate) outside: intercept::Outside,
 }
 
 /// How much there is of something on either side. Neither side's has anything to do with the other's.
@@ -107,36 +96,6 @@ pub(crate) trait Accepting {
     fn survey(&self, to: &mut Accepts);
 }
 
-impl Accepting for Link {
-    fn drain(&self, now: Instant) {
-        self.drain(now);
-    }
-
-    fn shrink(&self, now: Instant) {
-        self.shrink(now);
-    }
-
-    fn survey(&self, to: &mut Accepts) {
-        to.links.push(self.usage());
-        to.calls.extend(self.calls());
-    }
-}
-
-impl Accepting for Socket {
-    fn drain(&self, now: Instant) {
-        self.drain(now);
-    }
-
-    fn shrink(&self, now: Instant) {
-        self.shrink(now);
-    }
-
-    fn survey(&self, to: &mut Accepts) {
-        to.sockets.push(self.usage());
-        to.calls.extend(self.call());
-    }
-}
-
 /// What one read takes at most, and before it the begin of a frame that has not come whole yet.
 const READ_BYTES: usize = 64 * 1024 + FRAME_BYTES;
 /// Enough for the calls that begin and end in one turn.
@@ -152,12 +111,9 @@ pub(crate) fn is_quiet(last_turn: Instant, now: Instant) -> bool {
 
 impl Worker {
     pub(crate) fn new(index: u8, shared: Arc<Shared>) -> Rc<Self> {
-        Rc::new_cyclic(|worker| Self {
+        Rc::new(Self {
             expiries: Rc::default(),
             pulse: shared.pulses.of_worker(index),
-            pools: Pools::new(worker.clone(), Arc::clone(&shared)),
-            balancer: Balancer::new(shared.args.balance),
-            local: LocalService::new(worker.clone(), &shared),
             log_limit: LogLimit::new(),
             deadlines: Wheel::new(),
             wire_limits: WireLimits::new(shared.args.header_list_bytes),
@@ -177,7 +133,6 @@ impl Worker {
             to_local: Load::with_share(Share::OfNobody),
             connection_ended: Notify::new(),
             ended: Cell::new(None),
-            outside: intercept::Outside::default(),
             shared,
         })
     }
@@ -232,10 +187,9 @@ impl Worker {
         }
     }
 
-    /// Gives back the buffers that connections keep and do not use, whether or not calls run on them.
+    /// Gives back the buffers that connections keep and do not use on which calls come in, whether or not calls run on them.
     pub(crate) fn shrink(&self, now: Instant) {
         self.accepted.borrow().values().for_each(|(connection, _)| connection.shrink(now));
-        self.pools.shrink(now);
         if self.calls.sum() == 0 {
             self.spare_bodies.take();
             self.read_buffer.take();

@@ -14,9 +14,9 @@ use super::{
     state::{State, Tunnel},
 };
 use crate::{
-    attempt::Miss,
     classify::Outcome,
     code,
+    retry::Miss,
     rpc::Rpc,
 };
 

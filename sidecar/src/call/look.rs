@@ -2,34 +2,12 @@
 
 use std::sync::Arc;
 
-use super::{Answer, Call, Way};
-use crate::{catalog::Endpoint, metrics::CallMetrics, moment::Moment, target};
-
-/// What can be told of a call that runs, on any thread.
-#[derive(Debug)]
-pub(crate) struct LiveCall {
-    pub(crate) is_outbound: bool,
-    pub(crate) started: Moment,
-    pub(crate) deadline: Option<Moment>,
-    /// The row that it will be counted in: it has names. There is none before the call has a target.
-    pub(crate) metrics: Option<Arc<CallMetrics>>,
-    /// Without its query, which is nobody's business.
-    pub(crate) path: Option<String>,
-    pub(crate) endpoint: Option<Arc<Endpoint>>,
-    pub(crate) progress: Progress,
-    pub(crate) request_bytes: u64,
-    pub(crate) response_bytes: u64,
-    pub(crate) tries: u32,
-}
-
-/// How far a call is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Progress {
-    Routing,
-    Connecting,
-    AwaitingAnswer,
-    Answering,
-}
+use super::{Answer, Call};
+use crate::{
+    answer::Hop,
+    survey::{LiveCall, Progress},
+    target,
+};
 
 /// A longer path is cut: it is one of the caller's making.
 const PATH_BYTES: usize = 256;
@@ -49,7 +27,7 @@ impl Call {
             path.chars().take(PATH_BYTES).collect()
         };
         LiveCall {
-            is_outbound: matches!(self.way, Way::Outbound(_)),
+            is_outbound: matches!(self.hop, Hop::Outbound),
             started: self.started,
             deadline: self.deadline.get(),
             metrics: state.record.as_ref().map(|record| Arc::clone(record.metrics())),
@@ -58,9 +36,9 @@ impl Call {
             progress,
             request_bytes: state.request.received as u64,
             response_bytes: state.response_bytes,
-            tries: match &self.way {
-                Way::Outbound(tries) => tries.count() as u32,
-                Way::Inbound(_) => u32::from(state.endpoint.is_some()),
+            tries: match self.hop {
+                Hop::Outbound => self.tries.count() as u32,
+                Hop::Inbound => u32::from(state.endpoint.is_some()),
             },
         }
     }

@@ -3,7 +3,7 @@
 use weft_mesh::errors::Reason;
 use weft_wire::Code;
 
-use super::{Answer, Call, Side, Way, request::Request, state::State};
+use super::{Answer, Call, Side, request::Request, state::State};
 use crate::classify::Outcome;
 
 impl Call {
@@ -18,9 +18,7 @@ impl Call {
     #[cold]
     pub(super) fn shed_request(&self) {
         self.worker.shared.metrics.limit_reached("MEMORY_BYTES");
-        if let Way::Outbound(tries) = &self.way {
-            self.fail(&tries.holds_its_part(&self.worker));
-        }
+        self.fail(&self.way.holds_its_part(self));
     }
 
     /// Breaks the call off if its peer does not read its answers and holds too much. Bytes that go out at once are not

@@ -124,7 +124,7 @@ async fn a_peer_that_reads_slowly_is_not_given_up_and_one_that_does_not_read_is(
             let call = Rc::clone(&calls.borrow()[0]);
             let mut head = Headers::new();
             head.set(Name::STATUS, b"200");
-            call.response_head(head, false);
+            Rc::clone(&call).response_head(head, false);
             call.response_data(&vec![0; limits::SEND_BUFFER_BYTES * 2], false);
             peer.is_reading = false;
             for _ in 0..LONG / 2 {

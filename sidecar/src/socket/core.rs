@@ -7,7 +7,7 @@ use std::rc::Rc;
 use weft_mesh::{errors::Reason, limits};
 use weft_wire::{Code, Headers, Usage, http1};
 
-use crate::{answer::Failure, call::Call, link::Role, tcp};
+use crate::{answer::Failure, exchange::Exchange, link::Role, tunnel};
 
 /// What may be on its way into a call, or wait for the peer to take it, before the other side is held back.
 const BUFFER_BYTES: usize = limits::SOCKET_BUFFER_BYTES;
@@ -22,7 +22,7 @@ pub(super) struct Core {
     /// From here on bytes go out as they are.
     is_raw: bool,
     /// The call that runs.
-    pub(super) call: Option<Rc<Call>>,
+    pub(super) call: Option<Rc<dyn Exchange>>,
     /// What was asked last, as far as its answer depends on it.
     request: http1::Request,
     /// The protocol that the request wants to change to.
@@ -224,7 +224,7 @@ impl Core {
                 }
                 self.request.is_keep_alive &= response.is_keep_alive;
                 if self.wants_tunnel() {
-                    self.tunnel_answered(tcp::is_accepted(headers));
+                    self.tunnel_answered(tunnel::is_accepted(headers));
                 }
                 (*is_end, 0)
             }
@@ -265,7 +265,7 @@ impl Core {
         }
     }
 
-    pub(super) fn open(&mut self, head: &Headers, is_end: bool, call: Rc<Call>) -> Result<(), http1::Error> {
+    pub(super) fn open(&mut self, head: &Headers, is_end: bool, call: Rc<dyn Exchange>) -> Result<(), http1::Error> {
         self.request = self.encoder.request(&mut self.output, head, is_end)?;
         self.decoder.expect(self.request);
         self.call = Some(call);
@@ -284,7 +284,7 @@ impl Core {
         }
         if self.is_raw {
             // Its client knows of no answers: a failure can only be told by breaking the connection.
-            if is_final && !tcp::is_accepted(head) {
+            if is_final && !tunnel::is_accepted(head) {
                 self.abort();
             }
             return;
@@ -299,7 +299,7 @@ impl Core {
         }
         let is_tunnel = self.wants_tunnel();
         if is_final && is_tunnel {
-            self.answer_tunnel(tcp::is_accepted(head));
+            self.answer_tunnel(tunnel::is_accepted(head));
         }
         if is_final && is_end {
             self.sent_whole();
@@ -436,7 +436,7 @@ impl Core {
     }
 
     /// The call that has come to its end on both ways, if there is one: from then on another may come.
-    pub(super) fn take_finished(&mut self) -> Option<Rc<Call>> {
+    pub(super) fn take_finished(&mut self) -> Option<Rc<dyn Exchange>> {
         let is_over = self.incoming == Message::Between && self.outgoing == Message::Between;
         if !is_over {
             return None;
@@ -477,7 +477,7 @@ impl Core {
     }
 
     /// Bytes count as sent, to the last one, when so few are left that more may come.
-    pub(super) fn take_sent(&mut self) -> Option<(Rc<Call>, Sent)> {
+    pub(super) fn take_sent(&mut self) -> Option<(Rc<dyn Exchange>, Sent)> {
         if self.waiting == 0 || self.unsent().len() > BUFFER_BYTES / 2 {
             return None;
         }

@@ -20,7 +20,7 @@ use weft_mesh::{errors::Reason, limits};
 use weft_wire::{Cause, Code, Headers, Name, http1};
 
 use super::{Socket, core::Fate};
-use crate::{answer::Failure, call::Call, give_way::give_way, link::Role, watchdog::Step, worker::Worker};
+use crate::{answer::Failure, exchange::Exchange, give_way::give_way, link::Role, watchdog::Step, worker::Worker};
 
 /// Why a connection has ended before its time.
 #[derive(Debug, thiserror::Error)]
@@ -43,8 +43,6 @@ pub(crate) enum Occasion {
     Request(Headers, bool),
     /// The service has answered, and takes another call.
     Free,
-    /// The connection was kept for too long: the service had closed it, and has most likely not seen this call.
-    Stale(Rc<Call>),
 }
 
 /// See the module.
@@ -192,7 +190,7 @@ impl<F: FnMut(Occasion) + Unpin> Driver<F> {
                 let call = self.socket.core.borrow().call.clone();
                 // Else nobody wants it any more.
                 if let Some(call) = call {
-                    give(&self.socket, &call, event);
+                    give(&self.socket, call, event);
                 }
             }
         }
@@ -233,7 +231,7 @@ impl<F: FnMut(Occasion) + Unpin> Driver<F> {
         let call = self.socket.core.borrow().call.clone();
         let event = self.socket.core.borrow_mut().end()?;
         if let (Some(event), Some(call)) = (event, call) {
-            give(&self.socket, &call, event);
+            give(&self.socket, call, event);
             self.finish();
         }
         Ok(())
@@ -332,7 +330,7 @@ impl<F: FnMut(Occasion) + Unpin> Driver<F> {
 }
 
 /// Hands a part of a message to its call.
-fn give(socket: &Socket, call: &Rc<Call>, event: http1::Event<'_>) {
+fn give(socket: &Socket, call: Rc<dyn Exchange>, event: http1::Event<'_>) {
     match (event, socket.role) {
         (http1::Event::Response { headers, is_end, .. }, _) => {
             if let Some(headers) = call.response_head(headers, is_end) {
@@ -349,19 +347,18 @@ fn give(socket: &Socket, call: &Rc<Call>, event: http1::Event<'_>) {
 
 impl<F> Driver<F> {
     /// Tells the call that still runs.
-    fn end(&self, why: &dyn std::fmt::Display, is_too_large: bool) -> Option<Rc<Call>> {
+    fn end(&self, why: &dyn std::fmt::Display, is_too_large: bool) {
         self.socket.is_gone.set(true);
         let mut core = self.socket.core.borrow_mut();
-        let call = core.call.take()?;
+        let Some(call) = core.call.take() else { return };
         let is_stale = self.socket.was_used.get() && core.may_be_unseen();
         drop(core);
         match self.socket.role {
             Role::Server => call.caller_gone(Code::CANCEL),
             Role::Client if is_too_large => call.endpoint_reset(Code::ENHANCE_YOUR_CALM, Cause::TooLarge),
-            Role::Client if is_stale && call.is_repeatable() => return Some(call),
+            Role::Client if is_stale && Rc::clone(&call).endpoint_stale() => {}
             Role::Client => call.endpoint_lost(&why.to_string()),
         }
-        None
     }
 }
 
@@ -383,12 +380,9 @@ impl<F: FnMut(Occasion) + Unpin> Future for Driver<F> {
         let turn = self.turn(cx);
         self.worker.pulse.is_at(Step::Others);
         if let Poll::Ready(result) = &turn {
-            let stale = match result {
+            match result {
                 Ok(()) => self.end(&"it was closed", false),
                 Err(e) => self.end(e, matches!(e, SocketError::Protocol(http1::Error::HeadTooLarge))),
-            };
-            if let Some(call) = stale {
-                (self.on)(Occasion::Stale(call));
             }
         }
         turn

@@ -18,8 +18,7 @@ use weft_wire::Name;
 
 use super::*;
 use crate::{
-    call::{Side, Way},
-    inbound::Running,
+    call::{Call, Side},
     trial,
 };
 
@@ -51,7 +50,7 @@ fn serve(worker: &Rc<Worker>, socket: &Rc<Socket>, io: TcpStream) -> Driver<impl
     Driver::new(worker, socket, io, move |occasion| {
         let Occasion::Request(head, is_whole) = occasion else { return };
         let slot = begin.call_slot().expect("there is room");
-        let way = Way::Inbound(Running::new(&begin.shared));
+        let way = trial::inbound(&begin);
         drop(Call::begin(&begin, way, Side::Socket(Rc::clone(&on)), head, is_whole, slot));
     })
 }
@@ -153,7 +152,7 @@ fn a_last_answer_that_is_not_read_does_not_wake_its_connection() {
         let call = socket.call().expect("it is asked");
         let mut answer = Headers::new();
         answer.set(Name::STATUS, b"200");
-        call.response_head(answer, false);
+        Rc::clone(&call).response_head(answer, false);
         call.response_data(&vec![b'x'; 32 << 20], true);
         // What came behind the last request is thrown away.
         fill(&socket, &mut driver, &waker).await;
@@ -242,7 +241,7 @@ fn a_caller_of_an_upgrade_that_ends_before_the_answer_is_heard_all_the_same() {
             head.set(name, value);
         }
         let (caller, socket) = (Socket::http1_server(&worker), Socket::http1_client(&worker));
-        let (way, slot) = (Way::Inbound(Running::new(&worker.shared)), worker.call_slot().expect("there is room"));
+        let (way, slot) = (trial::inbound(&worker), worker.call_slot().expect("there is room"));
         let call = Call::begin(&worker, way, Side::Socket(Rc::clone(&caller)), head, false, slot);
         call.send_over_socket(&socket).expect("it is a request");
         let driving = tokio::task::spawn_local(Driver::new(&worker, &socket, io, |_: Occasion| {}));
@@ -316,7 +315,7 @@ fn an_answer_with_a_head_as_long_as_is_allowed_is_passed_on() {
             head.set(name, value);
         }
         let (caller, socket) = (Socket::http1_server(&worker), Socket::http1_client(&worker));
-        let (way, slot) = (Way::Inbound(Running::new(&worker.shared)), worker.call_slot().expect("there is room"));
+        let (way, slot) = (trial::inbound(&worker), worker.call_slot().expect("there is room"));
         let call = Call::begin(&worker, way, Side::Socket(Rc::clone(&caller)), head, true, slot);
         call.send_over_socket(&socket).expect("it is a request");
         let driving = tokio::task::spawn_local(Driver::new(&worker, &socket, io, |_: Occasion| {}));

@@ -16,12 +16,12 @@ use tokio::{
 use weft_wire::{Connection, ConnectionError, Event, Headers, Name, StreamId};
 
 use crate::{
-    attempt::Tries,
-    call::{Call, Side, Way},
+    call::{Call, Side},
     http2::{self, Terms},
-    inbound::Running,
     link::Link,
+    outbound::Downstream,
     peers::Load,
+    proxy::Proxy,
     shared::Phase,
     worker::Worker,
 };
@@ -115,9 +115,9 @@ pub(crate) fn connected(worker: &Rc<Worker>, load: &Rc<Load>, is_outbound: bool)
     let serving = spawn_local(async move {
         let begin = |link: &Rc<Link>, stream, head: Headers, is_whole| {
             let (slot, way) = if is_outbound {
-                (worker.call_slot()?, Way::Outbound(Tries::default()))
+                (worker.call_slot()?, Downstream::new(&Proxy::new(Rc::clone(&worker))) as _)
             } else {
-                (worker.inbound_slot(&load)?, Way::Inbound(Running::new(&worker.shared)))
+                (worker.inbound_slot(&load)?, super::inbound(&worker))
             };
             Some(Call::begin(&worker, way, Side::Stream(Rc::clone(link), stream), head, is_whole, slot))
         };

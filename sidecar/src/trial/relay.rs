@@ -22,15 +22,15 @@ use weft_wire::{Code, Connection, Event, Headers, Limits, Name, StreamId};
 
 use crate::{
     args::Args,
-    attempt::Miss,
     budget::Counted,
     call::{Call, Side, Way},
     catalog::{Catalog, Question},
     classify::Limit,
     http2::{self, Terms},
-    inbound::Running,
+    inbound::Peer as Caller,
     link::{Driver, Link, Role},
-    pool::ConnectError,
+    proxy::Proxy,
+    retry::{ConnectError, Miss},
     shared::{Phase, Shared, Start},
     survey::Surveyor,
     worker::Worker,
@@ -236,6 +236,12 @@ pub(crate) fn worker() -> Rc<Worker> {
     Worker::new(0, Arc::clone(SHARED.get_or_init(|| shared(&[]).0)))
 }
 
+/// The way of a peer's calls to the service that this sidecar does not have.
+pub(crate) fn inbound(worker: &Rc<Worker>) -> Rc<dyn Way> {
+    let id = "spiffe://weft.local/ns/shop/sa/peer".parse().expect("it is one");
+    Caller::new(&Proxy::new(Rc::clone(worker)), id, &Rc::default(), Vec::new())
+}
+
 /// The same, of a sidecar with these flags.
 #[cfg(test)]
 pub(crate) fn worker_with_flags(flags: &[&str]) -> Rc<Worker> {
@@ -313,7 +319,7 @@ impl Play {
             let (worker, upstream, refused) = (Rc::clone(&worker), Rc::clone(&upstream), Rc::clone(&refused));
             async move {
                 let begin = |link: &Rc<Link>, stream, head: Headers, is_whole| {
-                    let way = Way::Inbound(Running::new(&worker.shared));
+                    let way = inbound(&worker);
                     let caller = Side::Stream(Rc::clone(link), stream);
                     Some(Call::begin(&worker, way, caller, head, is_whole, worker.call_slot()?))
                 };

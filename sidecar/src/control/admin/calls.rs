@@ -8,17 +8,16 @@ use weft_mesh::limits;
 
 use super::state::duration;
 use crate::{
-    call,
     metrics::{CallLabels, Metrics, OTHER},
     moment::Moment,
-    survey::Report,
+    survey::{self, Report},
 };
 
 /// Of all workers, the oldest first.
 pub(super) fn live(reports: &[Option<Report>], metrics: &Metrics, now: Moment) -> LiveCalls {
     let labels = metrics.labels();
     let total: usize = reports.iter().flatten().map(|report| report.calls).sum();
-    let mut calls: Vec<(u32, &call::LiveCall)> = (0..)
+    let mut calls: Vec<(u32, &survey::LiveCall)> = (0..)
         .zip(reports)
         .flat_map(|(index, report)| {
             report.iter().flat_map(move |report| report.oldest.iter().map(move |call| (index, call)))
@@ -26,12 +25,12 @@ pub(super) fn live(reports: &[Option<Report>], metrics: &Metrics, now: Moment) -
         .collect();
     calls.sort_by_key(|(_, call)| call.started);
     calls.truncate(limits::LIVE_CALLS_SHOWN);
-    let named = |call: &call::LiveCall| call.metrics.as_ref().and_then(|row| labels.get(&std::sync::Arc::as_ptr(row)));
+    let named = |call: &survey::LiveCall| call.metrics.as_ref().and_then(|row| labels.get(&std::sync::Arc::as_ptr(row)));
     let oldest = calls.into_iter().map(|(worker, call)| one(worker, call, named(call), now)).collect();
     LiveCalls { total: total as u32, oldest }
 }
 
-fn one(worker: u32, call: &call::LiveCall, labels: Option<&CallLabels>, now: Moment) -> LiveCall {
+fn one(worker: u32, call: &survey::LiveCall, labels: Option<&CallLabels>, now: Moment) -> LiveCall {
     let known = |of: fn(&CallLabels) -> &String| labels.map(of).cloned().unwrap_or_default();
     let method = known(|labels| &labels.method);
     let is_known = !method.is_empty() && method != OTHER;
@@ -43,10 +42,10 @@ fn one(worker: u32, call: &call::LiveCall, labels: Option<&CallLabels>, now: Mom
         endpoint: call.endpoint.as_ref().map(|endpoint| endpoint.id.clone()).unwrap_or_default(),
         address: call.endpoint.as_ref().map(|endpoint| endpoint.address.to_string()).unwrap_or_default(),
         progress: match call.progress {
-            call::Progress::Routing => Progress::Routing,
-            call::Progress::Connecting => Progress::Connecting,
-            call::Progress::AwaitingAnswer => Progress::AwaitingAnswer,
-            call::Progress::Answering => Progress::Answering,
+            survey::Progress::Routing => Progress::Routing,
+            survey::Progress::Connecting => Progress::Connecting,
+            survey::Progress::AwaitingAnswer => Progress::AwaitingAnswer,
+            survey::Progress::Answering => Progress::Answering,
         }
         .into(),
         age: duration(now.since(call.started)),
