@@ -31,14 +31,11 @@ limits! {
     STREAMS_PER_CONNECTION: u32 = 1_000,
         "Calls at once on a connection that a sidecar accepts; a client that knows HTTP/2 waits or opens another.";
     CONNECTIONS_PER_ENDPOINT: usize = 8,
-        "Connections that one worker opens to one endpoint, or to the local service, when the peer's stream limit is \
-         reached; past it calls wait for one that ends.";
-    CONNECTIONS_FOR_OTHERS: usize = 1,
-        "Connections to the local service besides those, for the calls of other peers when one peer has filled those.";
+        "Connections that one worker opens to one endpoint, and to the local service for the calls of one caller, when the \
+         peer's stream limit is reached; past it calls wait for one that ends.";
     CALLS_QUEUED: usize = 10_000,
-        "Calls that wait for room on a worker's connections to one endpoint or to the local service, where peers take turns \
-         and one may have as many as all leave free; past it a call is answered `overloaded`, or by the callee `service-full`, \
-         or is tried at another endpoint.";
+        "Calls that wait for room on a worker's connections to one endpoint, or on those to the local service for the calls of \
+         one caller; past it a call is answered `overloaded`, or by the callee `service-full`, or is tried at another endpoint.";
     ROOM_WAIT: Duration = Duration::from_secs(30),
         "How long such a call waits, and one whose peer does not read what it is sent, unless its deadline is sooner; then \
          it is answered as those are.";

@@ -177,11 +177,11 @@ pub(crate) async fn run(proxy: &Proxy, call: &Rc<Call>) -> Result<(), Next> {
         if !call.goes_to(callee) {
             return Err(Next::Fail(has_its_calls(service, callee)));
         }
-        let link = match pool.ready(&worker.own) {
+        let link = match pool.ready() {
             Some(link) => Ok(link),
             None => {
                 call.waits_for(callee);
-                pool.link(&worker.own).await
+                pool.link().await
             }
         };
         let now = worker.moment();

@@ -24,12 +24,15 @@
 //! 1 MiB at most, if it has just carried much, and are given back within seconds, whether or not calls run on it
 //! ([`crate::worker::Worker::shrink`]).
 //!
-//! A load past its part gets no new calls, and its connections are not read as long as they hold something. A connection
-//! that has something to send needs its peer's window updates, which come the same way. It is read as long as its load has
-//! less than four times its part if it holds no more than one stream's window ([`limits::STREAM_WINDOW_BYTES`]), or if
-//! nothing of what its load holds has gone on for a while. Else two sidecars would wait for each other: the service takes no
-//! more of the requests before its answers have gone. From four times on the calls whose bytes wait for that load are broken
-//! off. That is the only way to stop them: their windows were given to others, who share the connection that holds the bytes.
+//! A part is never less than one stream's window, so who holds little is never refused for what another holds.
+//!
+//! A load past its part gets no new calls, and its connections are not read as long as they hold something. Of one that holds
+//! nothing, little is read ([`LITTLE_BYTES`]) before it holds something. A connection that has something to send needs its
+//! peer's window updates, which come the same way. It is read as long as its load has less than four times its part if it
+//! holds no more than one stream's window ([`limits::STREAM_WINDOW_BYTES`]), or if nothing of what its load holds has gone on
+//! for a while. Else two sidecars would wait for each other: the service takes no more of the requests before its answers
+//! have gone. From four times on the calls whose bytes wait for that load are broken off. That is the only way to stop them:
+//! their windows were given to others, who share the connection that holds the bytes.
 //!
 //! While a connection is not read, nobody hears that its calls were given up, or that its peer has gone. So one of another
 //! sidecar ends when nothing that it holds has gone on for [`PAUSED_TIME`](weft_mesh::limits::PAUSED_TIME).
@@ -155,6 +158,18 @@ impl PauseState {
     }
 }
 
+/// How much of a connection is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reads {
+    All,
+    /// [`LITTLE_BYTES`] at a time.
+    Little,
+    Nothing,
+}
+
+/// The least that can be read of a connection with TLS: a whole record.
+pub(crate) const LITTLE_BYTES: usize = 21 << 10;
+
 /// What one connection has on its worker's account.
 #[derive(Debug)]
 pub(crate) struct Counted {
@@ -207,27 +222,28 @@ impl Counted {
         held == 0 && self.state.is_listed.get()
     }
 
-    /// Whether the connection is not to be read for now, which tells how much it holds and whether something is unsent. Then
-    /// its driver is woken when there is room.
+    /// How much of the connection is to be read for now, which tells how much it holds and whether something is unsent. Where
+    /// it is nothing, its driver is woken when there is room.
     #[inline]
-    pub(crate) fn is_paused(&self, tell: impl FnOnce() -> (usize, bool), driver: &RefCell<Waker>) -> bool {
+    pub(crate) fn reads(&self, tell: impl FnOnce() -> (usize, bool), driver: &RefCell<Waker>) -> Reads {
         if !self.account.is_tight() {
-            return false;
+            return Reads::All;
         }
         let (held, has_unsent) = tell();
-        self.pauses(held, has_unsent, driver)
+        self.reads_little(held, has_unsent, driver)
     }
 
     #[cold]
-    fn pauses(&self, held: usize, has_unsent: bool, driver: &RefCell<Waker>) -> bool {
+    fn reads_little(&self, held: usize, has_unsent: bool, driver: &RefCell<Waker>) -> Reads {
         let (account, load, state) = (&self.account, &*self.load.borrow(), &self.state);
         state.has_unsent.set(has_unsent);
         state.is_small.set(held <= limits::STREAM_WINDOW_BYTES as usize);
         if account.has_room(load, 1) {
             state.is_stuck.set(false);
+            return Reads::All;
         }
         if held == 0 || account.has_room(load, state.parts()) {
-            return false;
+            return Reads::Little;
         }
         if !state.is_listed.replace(true) {
             account.paused.borrow_mut().push(Paused {
@@ -239,7 +255,7 @@ impl Counted {
             });
             account.has_paused.notify_one();
         }
-        true
+        Reads::Nothing
     }
 }
 
@@ -252,6 +268,8 @@ impl Drop for Counted {
 
 /// When nothing that a load holds has gone on for so long, its connections wait for its peer's windows.
 const STUCK_TIME: Duration = Duration::from_millis(200);
+/// A part is never less than this.
+const LEAST_PART: usize = limits::STREAM_WINDOW_BYTES as usize;
 /// From so many parts on, calls are broken off whose bytes wait for a load.
 const PARTS_AT_MOST: usize = 4;
 
@@ -301,7 +319,8 @@ impl Account {
     fn has_room(&self, load: &Load, parts: usize) -> bool {
         let left = self.part.bytes.saturating_sub(self.part.used());
         match load.share() {
-            Share::Part => load.bytes() < parts * left,
+            // However little is left: else nobody would have a call as long as one load holds too much.
+            Share::Part => load.bytes() < (parts * left).max(LEAST_PART),
             Share::WholeSide => left > 0,
             Share::OfNobody => true,
         }

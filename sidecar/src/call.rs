@@ -43,13 +43,11 @@ use crate::{
     pipe::Pipe,
     record::{AttemptRecord, CallRecord},
     retry::{Miss, Next},
-    room::Room,
     rpc::{BodyStatus, Rpc},
     slots::CallSlot,
     socket::Socket,
     timer::{Place, Timed},
-    tunnel,
-    websocket,
+    tunnel, websocket,
     worker::Worker,
 };
 use request::Request;
@@ -218,13 +216,6 @@ impl Call {
         self.state.borrow_mut().request.charge_held(callee);
     }
 
-    /// An inbound call has a stream to the local service.
-    pub(crate) fn sit_down(&self, room: &Rc<Room>) {
-        if let Some(slot) = &mut self.state.borrow_mut().slot {
-            slot.sit_down(room);
-        }
-    }
-
     pub(crate) fn is_over(&self) -> bool {
         self.state.borrow().answer == Answer::Over
     }
@@ -303,10 +294,10 @@ impl Call {
             request.hold(data, &mut state.slot, &self.worker);
             if let Some(callee) = state.slot.as_ref().and_then(CallSlot::callee) {
                 request.charge_held(callee);
-                if self.is_request_overdrawn(request) {
-                    drop(guard);
-                    return self.shed_request();
-                }
+            }
+            if self.is_request_overdrawn(state) {
+                drop(guard);
+                self.shed_request();
             }
             return;
         };
@@ -315,7 +306,7 @@ impl Call {
         if request.waiting > 0 && request.stuck_since.is_none() {
             request.stuck_since = Some(self.worker.moment());
         }
-        if request.waiting > 0 && matches!(self.hop, Hop::Outbound) && self.is_request_overdrawn(request) {
+        if request.waiting > 0 && self.is_request_overdrawn(state) {
             drop(guard);
             return self.shed_request();
         }

@@ -62,10 +62,9 @@ impl<T> Fair<T> {
         self.lane(peer).push_front(item);
     }
 
-    /// Takes out the one whose turn it is, of the peers that may go on.
-    pub(crate) fn pop(&mut self, may_go_on: impl Fn(&Load) -> bool) -> Option<T> {
-        let place = self.lanes.iter().position(|lane| may_go_on(&lane.peer))?;
-        let mut lane = self.lanes.remove(place)?;
+    /// Takes out the one whose turn it is.
+    pub(crate) fn pop(&mut self) -> Option<T> {
+        let mut lane = self.lanes.pop_front()?;
         let item = lane.waiting.pop_front();
         self.len -= 1;
         if !lane.waiting.is_empty() {
@@ -99,21 +98,10 @@ mod tests {
         queue.push(&c, ('c', 0));
         queue.push_first(&a, ('a', 9));
         assert_eq!((queue.len(), queue.iter().count()), (9, 9));
-        let order: Vec<_> = std::iter::from_fn(|| queue.pop(|_| true)).collect();
+        let order: Vec<_> = std::iter::from_fn(|| queue.pop()).collect();
         let expected = [('a', 9), ('b', 0), ('c', 0), ('a', 0), ('b', 1), ('a', 1), ('a', 2), ('a', 3), ('a', 4)];
         assert_eq!(order, expected);
         assert!(queue.len() == 0 && queue.lanes.is_empty());
-    }
-
-    #[test]
-    fn who_may_not_go_on_keeps_nobody_waiting() {
-        let (mut queue, [a, b]) = (Fair::default(), [(); 2].map(|()| Rc::new(Load::default())));
-        queue.push(&a, 'a');
-        queue.push(&b, 'b');
-        a.take_seat();
-        assert_eq!(queue.pop(|peer| peer.seats() == 0), Some('b'));
-        assert_eq!((queue.pop(|peer| peer.seats() == 0), queue.len()), (None, 1));
-        assert_eq!(queue.pop(|_| true), Some('a'));
     }
 
     #[test]

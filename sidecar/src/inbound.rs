@@ -3,7 +3,12 @@
 //! accept → mTLS → peer identity ([`crate::members`]) → trace → deadline → local service → (the call's two sides move each other's parts:
 //! [`crate::call`]) → record
 
-use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    cell::{OnceCell, RefCell},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
 
 use opentelemetry::trace::SpanKind;
 use tokio::{
@@ -21,7 +26,7 @@ use crate::{
     headers::CLIENT_CERT,
     metrics::{CallLabels, CallMetrics, Direction},
     own_http1,
-    own_service::{Connections, LocalService},
+    own_service::{Connections, LocalService, OwnPools},
     own_tcp,
     peers::Load,
     pool::Pool,
@@ -38,6 +43,8 @@ pub(crate) struct Peer {
     pub(crate) proxy: Rc<Proxy>,
     pub(crate) id: SpiffeId,
     pub(crate) load: Rc<Load>,
+    /// The connections for its calls to a service that speaks HTTP/2.
+    pool: OnceCell<Rc<Pool>>,
     /// What the service is told of it, in Envoy's format.
     client_cert: Vec<u8>,
     /// Rows for this peer, by a method's place; the last is for what no descriptor knows.
@@ -62,10 +69,16 @@ impl Peer {
             proxy: Rc::clone(proxy),
             id,
             load: Rc::clone(load),
+            pool: OnceCell::new(),
             client_cert,
             metrics: RefCell::default(),
             last: RefCell::default(),
         })
+    }
+
+    /// Where its calls go to a service that speaks HTTP/2.
+    fn pool(&self, pools: &OwnPools) -> &Rc<Pool> {
+        self.pool.get_or_init(|| pools.of(&self.id))
     }
 
     /// Which method of the service's contracts a path is, and the row in which its calls are counted.
@@ -111,7 +124,7 @@ impl Way for Peer {
     }
 
     fn again(self: Rc<Self>, call: Rc<Call>) -> AbortHandle {
-        spawn_local(async move { again(&self.proxy, call).await }).abort_handle()
+        spawn_local(async move { again(&self, call).await }).abort_handle()
     }
 
     fn deadline_passed(&self, call: &Call) -> Failure {
@@ -147,7 +160,7 @@ pub(crate) async fn carry(peer: Rc<Peer>, call: Rc<Call>) {
     }
     let sent = match &local.connections {
         Connections::Http1(pool) => own_http1::send(pool, &peer.load, &call).await,
-        Connections::Http2(pool) => send(pool, &peer.load, &call, wants == Wants::Upgrade).await,
+        Connections::Http2(pools) => send(peer.pool(pools), &call, wants == Wants::Upgrade).await,
         Connections::Tcp if wants == Wants::Tunnel => own_tcp::send(local.address, &call).await,
         Connections::Tcp => {
             own_http1::decline(&call);
@@ -226,9 +239,9 @@ fn admit(peer: &Peer, local: &LocalService, call: &Rc<Call>) {
 }
 
 /// Sends a call once more that the local service did not look at.
-async fn again(proxy: &Proxy, call: Rc<Call>) {
-    let pool = match proxy.local.as_ref().map(|local| &local.connections) {
-        Some(Connections::Http2(pool)) => pool,
+async fn again(peer: &Peer, call: Rc<Call>) {
+    let pool = match peer.proxy.local.as_ref().map(|local| &local.connections) {
+        Some(Connections::Http2(pools)) => peer.pool(pools),
         Some(Connections::Http1(pool)) => return own_http1::again(Rc::clone(pool), call).await,
         Some(Connections::Tcp) | None => return call.reset(Code::REFUSED_STREAM),
     };
@@ -239,8 +252,7 @@ async fn again(proxy: &Proxy, call: Rc<Call>) {
         call.worker.tick();
     }
     let is_upgrade = call.head().protocol().is_some();
-    let Some(peer) = call.peer() else { return };
-    if let Err(miss) = send(pool, &peer, &call, is_upgrade).await {
+    if let Err(miss) = send(pool, &call, is_upgrade).await {
         call.missed(miss);
     }
 }
@@ -248,10 +260,10 @@ async fn again(proxy: &Proxy, call: Rc<Call>) {
 /// Doubled with each try.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 
-async fn send(pool: &Rc<Pool>, peer: &Rc<Load>, call: &Rc<Call>, is_upgrade: bool) -> Result<(), Miss> {
-    let link = match pool.ready(peer) {
+async fn send(pool: &Rc<Pool>, call: &Rc<Call>, is_upgrade: bool) -> Result<(), Miss> {
+    let link = match pool.ready() {
         Some(link) => link,
-        None => pool.link(peer).await.map_err(Miss::NotSent)?,
+        None => pool.link().await.map_err(Miss::NotSent)?,
     };
     if is_upgrade && !link.takes_upgrades() {
         own_http1::decline(call);
@@ -270,7 +282,6 @@ async fn send(pool: &Rc<Pool>, peer: &Rc<Load>, call: &Rc<Call>, is_upgrade: boo
             CannotOpen::Going => ConnectError::Failed("its connection is going away".into()),
         })
     })?;
-    call.sit_down(pool.room());
     Ok(())
 }
 

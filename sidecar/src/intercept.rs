@@ -35,8 +35,8 @@ use crate::{
     args,
     catalog::{Asked, Service, Unknown},
     detect::{self, Undetected},
-    metrics::Counters,
     http::speak,
+    metrics::Counters,
     outbound::Downstream,
     pool::connect_within,
     proxy::Proxy,
@@ -69,7 +69,13 @@ enum Found {
 }
 
 /// Serves a redirected connection.
-pub(crate) async fn serve(proxy: &Rc<Proxy>, _slot: ConnectionSlot, stream: TcpStream, from: SocketAddr, OriginalDst(to): OriginalDst) {
+pub(crate) async fn serve(
+    proxy: &Rc<Proxy>,
+    _slot: ConnectionSlot,
+    stream: TcpStream,
+    from: SocketAddr,
+    OriginalDst(to): OriginalDst,
+) {
     let worker = &proxy.worker;
     if is_own(to, worker.shared.args.outbound) {
         // It would come back here for ever.
@@ -109,9 +115,7 @@ async fn find(proxy: &Proxy, to: SocketAddr) -> Found {
         return Found::Service(service);
     }
     let is_asked_in_vain = || !shared.is_control_plane_connected.load(Relaxed);
-    if outside.is_fresh(to, Instant::now())
-        || (is_asked_in_vain() && outside.holds_on(to, Instant::now()))
-    {
+    if outside.is_fresh(to, Instant::now()) || (is_asked_in_vain() && outside.holds_on(to, Instant::now())) {
         return Found::Outside;
     }
     match shared.catalog.find(asked).await {

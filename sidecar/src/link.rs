@@ -26,15 +26,15 @@ use weft_mesh::limits;
 use weft_wire::{CannotOpen, Code, ConnectionError, Event, Headers, Limits, Notice, StreamId, Usage};
 
 use crate::{
-    budget::Counted,
+    budget::{Counted, LITTLE_BYTES, Reads},
     exchange::Exchange,
     expiry::Expiring,
     give_way::give_way,
     peers::Load,
     room::Room,
+    survey::Accepts,
     watchdog::Step,
     wire_limits,
-    survey::Accepts,
     worker::{Accepting, Worker, is_quiet},
 };
 
@@ -96,6 +96,11 @@ impl Link {
         !self.is_gone.get() && self.core.borrow().can_open()
     }
 
+    /// Whether the peer's window for the whole connection is used up: by a call whose body it does not read.
+    pub(crate) fn is_blocked(&self) -> bool {
+        self.core.borrow().is_window_used_up()
+    }
+
     /// How many calls can be opened now.
     pub(crate) fn room(&self) -> usize {
         if !self.has_room() {
@@ -103,11 +108,6 @@ impl Link {
         }
         let core = self.core.borrow();
         core.peer_stream_limit() - core.streams()
-    }
-
-    /// How many calls the peer takes at once.
-    pub(crate) fn streams_at_once(&self) -> usize {
-        self.core.borrow().peer_stream_limit()
     }
 
     /// The longest header list that the peer takes.
@@ -122,8 +122,6 @@ impl Link {
             && !room.is_free()
             && self.has_room()
         {
-            // The peer may have said something else meanwhile.
-            room.streams_on_each(self.streams_at_once());
             room.has_come();
         }
     }
@@ -518,14 +516,17 @@ where
                 self.is_held_back = true;
                 break;
             }
-            if self.is_not_to_be_read(was_held_back) {
-                break;
-            }
+            let most = match self.reads(was_held_back) {
+                Reads::All => buffer.len(),
+                Reads::Little => LITTLE_BYTES,
+                Reads::Nothing => break,
+            };
             let begin = self.unread.len();
             if begin > 0 {
                 buffer[..begin].copy_from_slice(&self.unread);
             }
-            let mut read = ReadBuf::new(&mut buffer[begin..]);
+            let end = buffer.len().min(begin + most);
+            let mut read = ReadBuf::new(&mut buffer[begin..end]);
             match Pin::new(&mut self.io).poll_read(cx, &mut read) {
                 Poll::Pending => break,
                 Poll::Ready(result) => result?,
@@ -549,33 +550,34 @@ where
         Ok(())
     }
 
-    /// Whether the peer is not to be read for now, as it was too fast or does not read its answers.
+    /// How much of what the peer has sent is to be read for now: nothing where it was too fast or does not read its answers.
     #[inline]
-    fn is_not_to_be_read(&mut self, was_held_back: bool) -> bool {
+    fn reads(&mut self, was_held_back: bool) -> Reads {
         let core = self.link.core.borrow();
-        if self.link.counted.is_paused(|| (core.held_bytes(), core.has_unsent()), &self.link.driver) {
+        let reads = self.link.counted.reads(|| (core.held_bytes(), core.has_unsent()), &self.link.driver);
+        if reads == Reads::Nothing {
             self.is_unread = true;
             let held = core.held_bytes();
             if self.paused.is_none_or(|(_, before)| before != held) {
                 self.paused = Some((self.worker.now(), held));
             }
-            return true;
+            return reads;
         }
         self.paused = None;
         // The core's timer gives the turn in which a flooding peer is read again.
         if core.is_paused(self.worker.now().into_std()) {
             self.is_unread = true;
-            return true;
+            return Reads::Nothing;
         }
         if !core.is_read_held() {
-            return false;
+            return reads;
         }
         if !was_held_back {
             let row = if core.is_congested() { "SEND_BUFFER_BYTES" } else { "CONTROL_OUTPUT_BYTES" };
             self.worker.shared.metrics.limit_reached(row);
         }
         self.is_held_back = true;
-        true
+        Reads::Nothing
     }
 
     fn handle(&mut self, input: &mut &[u8]) -> Result<(), LinkError> {

@@ -19,8 +19,7 @@ use tokio::{
 use weft_mesh::{limits, names::ServiceName};
 
 use crate::{
-    clients,
-    members,
+    clients, members,
     moment::Moment,
     proxy::Proxy,
     report,
@@ -189,6 +188,6 @@ async fn keep_house(proxy: Rc<Proxy>) {
         tick.tick().await;
         let now = Instant::now();
         proxy.shrink(now);
-        proxy.pools.close_idle(now);
+        proxy.close_idle(now);
     }
 }

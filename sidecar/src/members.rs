@@ -43,7 +43,7 @@ pub(crate) async fn serve(proxy: Rc<Proxy>, mut slot: ConnectionSlot, stream: Tc
         Ok(Ok(stream)) => match peer_of(&proxy, &mut slot, &identity, stream.get_ref().1) {
             Ok((peer, expiry)) => {
                 let name = format!("inbound connection of {} from {from}", peer.id);
-                                let (mut steps, load) = (Steps::new(), Rc::clone(&peer.load));
+                let (mut steps, load) = (Steps::new(), Rc::clone(&peer.load));
                 let begin = |link: &Rc<Link>, stream, head: Headers, is_whole| {
                     let Some(slot) = worker.inbound_slot(&load) else {
                         let why = too_many_calls(worker, &load);

@@ -119,7 +119,7 @@ impl Pool {
     /// The next call that still waits.
     fn next_waiting(&self) -> Option<Waiting> {
         let mut waiting = self.waiting.borrow_mut();
-        std::iter::from_fn(|| waiting.pop(|_| true)).find(|call| !call.is_closed())
+        std::iter::from_fn(|| waiting.pop()).find(|call| !call.is_closed())
     }
 
     /// Gives a connection on which nothing runs to the next call, or keeps it.

@@ -20,8 +20,6 @@ pub(crate) struct Load {
     bytes: Cell<usize>,
     connections: Cell<usize>,
     calls: Cell<usize>,
-    /// Calls on the inbound side that have a stream to the local service.
-    seats: Cell<usize>,
     /// Bytes of its calls' requests that are kept for another try.
     kept: Cell<usize>,
 }
@@ -61,10 +59,6 @@ impl Load {
         self.calls.get()
     }
 
-    pub(crate) fn seats(&self) -> usize {
-        self.seats.get()
-    }
-
     pub(crate) fn kept(&self) -> usize {
         self.kept.get()
     }
@@ -81,14 +75,6 @@ impl Load {
 
     pub(crate) fn end_call(&self) {
         self.calls.set(self.calls.get() - 1);
-    }
-
-    pub(crate) fn take_seat(&self) {
-        self.seats.set(self.seats.get() + 1);
-    }
-
-    pub(crate) fn leave_seat(&self) {
-        self.seats.set(self.seats.get() - 1);
     }
 }
 

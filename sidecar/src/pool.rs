@@ -73,7 +73,7 @@ impl Pools {
                 let pool = self.of(endpoint);
                 if pool.links.borrow().is_empty() {
                     // Whoever needs it waits for it by himself.
-                    let _ = pool.join_connect(&Load::default());
+                    let _ = pool.join_connect();
                 }
             }
         }
@@ -81,9 +81,7 @@ impl Pools {
 
     /// Gives back the buffers that connections keep and do not use.
     pub(crate) fn shrink(&self, now: Instant) {
-        for pool in self.by_endpoint.borrow().values() {
-            pool.links.borrow().iter().for_each(|link| link.shrink(now));
-        }
+        self.by_endpoint.borrow().values().for_each(|pool| pool.shrink(now));
     }
 
     /// What they hold now.
@@ -95,12 +93,7 @@ impl Pools {
 
     /// Closes what has been idle for [`limits::IDLE_CONNECTION`]. To be called now and then.
     pub(crate) fn close_idle(&self, now: Instant) {
-        self.by_endpoint.borrow_mut().retain(|_, pool| {
-            for link in pool.links.borrow().iter().filter(|link| is_idle(link, now)) {
-                link.drain(now);
-            }
-            !pool.links.borrow().is_empty() || pool.waiting.borrow().is_some() || !pool.room.is_free()
-        });
+        self.by_endpoint.borrow_mut().retain(|_, pool| pool.close_idle(now));
     }
 }
 
@@ -145,17 +138,13 @@ fn is_idle(link: &Link, now: Instant) -> bool {
 
 impl Pool {
     pub(crate) fn new(worker: &Rc<Worker>, destination: Destination) -> Rc<Self> {
-        let room = match destination {
-            Destination::Endpoint(_) => Room::default(),
-            Destination::Local(_) => Room::shared(),
-        };
         Rc::new(Self {
             worker: Rc::clone(worker),
             destination,
             links: RefCell::default(),
             waiting: RefCell::default(),
             load: OnceCell::new(),
-            room: Rc::new(room),
+            room: Rc::default(),
             resets: Cell::new(u32::MAX),
         })
     }
@@ -180,22 +169,35 @@ impl Pool {
         self.links.borrow().iter().map(|link| link.usage()).collect()
     }
 
-    /// Where calls wait for it, and how peers share it.
-    pub(crate) fn room(&self) -> &Rc<Room> {
-        &self.room
+    /// Gives back the buffers that its connections keep and do not use.
+    pub(crate) fn shrink(&self, now: Instant) {
+        self.links.borrow().iter().for_each(|link| link.shrink(now));
     }
 
-    /// A connection with room, if there is one for this peer and nobody waits for it.
+    /// Closes what has been idle for [`limits::IDLE_CONNECTION`]. False if it has nothing left.
+    pub(crate) fn close_idle(&self, now: Instant) -> bool {
+        for link in self.links.borrow().iter().filter(|link| is_idle(link, now)) {
+            link.drain(now);
+        }
+        !self.links.borrow().is_empty() || self.waiting.borrow().is_some() || !self.room.is_free()
+    }
+
+    /// A connection with room, if there is one and nobody waits for it.
     #[inline]
-    pub(crate) fn ready(&self, peer: &Load) -> Option<Rc<Link>> {
-        if self.room.is_free() && self.room.takes(peer) { self.with_room() } else { None }
+    pub(crate) fn ready(&self) -> Option<Rc<Link>> {
+        if self.room.is_free() { self.with_room() } else { None }
     }
 
     fn with_room(&self) -> Option<Rc<Link>> {
-        self.links.borrow().iter().find(|link| link.has_room() && !link.is_worn()).cloned()
+        self.links.borrow().iter().find(|link| link.has_room() && !link.is_worn() && !self.is_blocked(link)).cloned()
     }
 
-    /// One that is worn is better than none.
+    /// Whether calls would wait on a connection to the local service for one whose request that does not read.
+    fn is_blocked(&self, link: &Link) -> bool {
+        matches!(self.destination, Destination::Local(_)) && link.is_blocked()
+    }
+
+    /// One that is worn, or whose window is used up, is better than none.
     fn worn(&self) -> Option<Rc<Link>> {
         self.links.borrow().iter().find(|link| link.has_room()).cloned()
     }
@@ -209,10 +211,10 @@ impl Pool {
     ///
     /// # Errors
     /// None could be made, or none had room before [`limits::ROOM_WAIT`] was over.
-    pub(crate) async fn link(self: &Rc<Self>, peer: &Rc<Load>) -> Result<Rc<Link>, ConnectError> {
+    pub(crate) async fn link(self: &Rc<Self>) -> Result<Rc<Link>, ConnectError> {
         let end = Instant::now() + limits::ROOM_WAIT;
         let mut made = 0;
-        while self.room.is_free() && self.may_open(peer) {
+        while self.room.is_free() {
             if let Some(link) = self.with_room() {
                 return Ok(link);
             }
@@ -223,33 +225,24 @@ impl Pool {
             }
             // Others may fill each that is made, until there are as many as may be.
             made += 1;
-            if made > self.room.connections(peer) + CONNECTS {
+            if made > limits::CONNECTIONS_PER_ENDPOINT + CONNECTS {
                 return Err(ConnectError::Failed("its connections go away as soon as they are made".into()));
             }
-            match (self.make(peer).await, self.worn()) {
+            match (self.make().await, self.worn()) {
                 (Ok(()), _) => {}
                 (Err(_), Some(worn)) => return Ok(worn),
                 (Err(ConnectError::Full), None) => break,
                 (Err(why), None) => return Err(why),
             }
         }
-        self.wait_for_room(peer, end).await
+        self.wait_for_room(end).await
     }
 
-    /// Whether a peer may open one more stream. Before the first connection nobody has said how many there are.
-    fn may_open(&self, peer: &Load) -> bool {
-        self.room.takes(peer) || self.links.borrow().is_empty()
-    }
-
-    async fn wait_for_room(self: &Rc<Self>, peer: &Rc<Load>, end: Instant) -> Result<Rc<Link>, ConnectError> {
-        let Some(mut place) = self.room.queue(peer) else {
+    async fn wait_for_room(self: &Rc<Self>, end: Instant) -> Result<Rc<Link>, ConnectError> {
+        let Some(mut place) = self.room.queue() else {
             self.worker.shared.metrics.limit_reached("CALLS_QUEUED");
             return Err(ConnectError::Full);
         };
-        // Others wait although there is room, as they have their part. What is left is for those who have not.
-        if self.room.is_shared() && (self.with_room().is_some() || self.has_place_for_connection(peer)) {
-            self.room.has_come();
-        }
         loop {
             if !place.turn(end).await {
                 self.worker.shared.metrics.limit_reached("ROOM_WAIT");
@@ -259,7 +252,7 @@ impl Pool {
             let found = match self.with_room().or_else(|| self.worn()) {
                 Some(link) => Some(Ok(link)),
                 // One may have gone, and another may be made in its place.
-                None => match self.make(peer).await {
+                None => match self.make().await {
                     Ok(()) => self.with_room().map(Ok),
                     Err(ConnectError::Full) => None,
                     Err(why) => Some(Err(why)),
@@ -276,21 +269,21 @@ impl Pool {
     }
 
     /// Has a connection made, or waits for the one that is being made.
-    async fn make(self: &Rc<Self>, peer: &Load) -> Result<(), ConnectError> {
+    async fn make(self: &Rc<Self>) -> Result<(), ConnectError> {
         // A sender that goes without a word was dropped with its worker.
-        let made = self.join_connect(peer)?.await;
+        let made = self.join_connect()?.await;
         self.worker.tick();
         made.unwrap_or(Err(ConnectError::Failed("the sidecar is stopping".into())))
     }
 
-    fn join_connect(self: &Rc<Self>, peer: &Load) -> Result<oneshot::Receiver<Result<(), ConnectError>>, ConnectError> {
+    fn join_connect(self: &Rc<Self>) -> Result<oneshot::Receiver<Result<(), ConnectError>>, ConnectError> {
         let (sender, made) = oneshot::channel();
         let mut waiting = self.waiting.borrow_mut();
         if let Some(waiting) = &mut *waiting {
             waiting.push(sender);
             return Ok(made);
         }
-        if !self.has_place_for_connection(peer) {
+        if !self.has_place_for_connection() {
             return Err(ConnectError::Full);
         }
         *waiting = Some(vec![sender]);
@@ -298,9 +291,9 @@ impl Pool {
         Ok(made)
     }
 
-    /// Whether one more connection may be made for a peer's call.
-    fn has_place_for_connection(&self, peer: &Load) -> bool {
-        self.links.borrow().iter().filter(|link| !link.is_gone()).count() < self.room.connections(peer)
+    /// Whether one more connection may be made.
+    fn has_place_for_connection(&self) -> bool {
+        self.links.borrow().iter().filter(|link| !link.is_gone()).count() < limits::CONNECTIONS_PER_ENDPOINT
     }
 
     async fn connect(self: Rc<Self>) {
@@ -388,7 +381,6 @@ impl Pool {
             ended.abort();
             return Err(if link.is_gone() { NotMade::Going } else { why.into() });
         }
-        self.room.streams_on_each(link.streams_at_once());
         link.allow_resets(self.resets.get());
         let mut links = self.links.borrow_mut();
         links.iter().filter(|link| link.is_worn()).for_each(|link| link.drain(worker.now()));
@@ -439,7 +431,7 @@ impl Expiring for Made {
         let (Some(pool), Some(link)) = (self.pool.upgrade(), self.link.upgrade()) else { return };
         link.wear_out();
         // Whoever needs the new one waits for it by himself. Where there may be no more connections, this one makes room.
-        if pool.join_connect(&Load::default()).is_err() {
+        if pool.join_connect().is_err() {
             link.drain(Instant::now());
         }
     }

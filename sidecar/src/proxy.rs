@@ -5,7 +5,7 @@ use std::rc::Rc;
 use tokio::time::Instant;
 
 use crate::{
-    balance::Balancer, own_service::LocalService, outside::Outside, pool::Pools, survey::PoolSurvey, worker::Worker,
+    balance::Balancer, outside::Outside, own_service::LocalService, pool::Pools, survey::PoolSurvey, worker::Worker,
 };
 
 /// See the module.
@@ -34,6 +34,13 @@ impl Proxy {
     pub(crate) fn shrink(&self, now: Instant) {
         self.worker.shrink(now);
         self.pools.shrink(now);
+        self.local.iter().for_each(|local| local.shrink(now));
+    }
+
+    /// Closes the connections that the sidecar has made and that have been idle for long. To be called now and then.
+    pub(crate) fn close_idle(&self, now: Instant) {
+        self.pools.close_idle(now);
+        self.local.iter().for_each(|local| local.close_idle(now));
     }
 
     /// What the connections hold that the sidecar has made.

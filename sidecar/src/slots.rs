@@ -8,7 +8,6 @@ use weft_mesh::{identity::SpiffeId, limits};
 use crate::{
     budget::Counted,
     peers::{Load, Member, may_have_more},
-    room::Room,
     strangers::Stranger,
     worker::Worker,
 };
@@ -17,8 +16,6 @@ use crate::{
 pub(crate) struct CallSlot {
     worker: Rc<Worker>,
     owner: Owner,
-    /// Where it has a stream to the local service.
-    seat: Option<Rc<Room>>,
     /// Bytes of its request that count as kept for another try.
     kept: usize,
 }
@@ -33,7 +30,7 @@ enum Owner {
 
 impl CallSlot {
     fn new(worker: &Rc<Worker>, owner: Owner) -> Self {
-        Self { worker: Rc::clone(worker), owner, seat: None, kept: 0 }
+        Self { worker: Rc::clone(worker), owner, kept: 0 }
     }
 
     /// Whose an inbound call is.
@@ -57,16 +54,6 @@ impl CallSlot {
         match self.peer() {
             None => Counted::new(&self.worker.accounts.outbound, &self.worker.own),
             Some(peer) => Counted::new(&self.worker.accounts.inbound, peer),
-        }
-    }
-
-    /// An inbound call has a stream to the local service, from now on until it ends.
-    pub(crate) fn sit_down(&mut self, room: &Rc<Room>) {
-        if let Owner::Peer(peer) = &self.owner
-            && self.seat.is_none()
-        {
-            room.sit_down(peer);
-            self.seat = Some(Rc::clone(room));
         }
     }
 
@@ -144,9 +131,6 @@ impl Drop for CallSlot {
             Owner::Peer(peer) => {
                 self.worker.calls.inbound.take(1);
                 peer.end_call();
-                if let Some(room) = self.seat.take() {
-                    room.stand_up(peer);
-                }
             }
         }
         self.worker.note_panic("a call");

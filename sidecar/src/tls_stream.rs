@@ -17,7 +17,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::give_way::give_way;
+use crate::{budget::LITTLE_BYTES, give_way::give_way};
 
 /// See the module. `C` is a client's or a server's session, `IO` what it runs over.
 pub(crate) struct TlsStream<C, IO = TcpStream> {
@@ -35,6 +35,7 @@ const HELD_BACK: usize = 17 * 1024;
 const LEAST_READ: usize = 4 * 1024;
 /// The room that a read needs, so that all that one system call brings can be opened into it.
 const LEAST_ROOM: usize = HELD_BACK + LEAST_READ;
+const _: () = assert!(LEAST_ROOM <= LITTLE_BYTES, "a connection of which little is read is read");
 /// Reads from the socket in one turn that bring no plaintext. A peer may send records without any (RFC 8446, section
 /// 5.4) as fast as they are opened, and the other connections of the worker must have their turn.
 const EMPTY_READS_A_TURN: usize = 8;

@@ -195,6 +195,12 @@ impl<T: Clone> Connection<T> {
         self.output.len() >= self.limits.output_bytes
     }
 
+    /// Whether the peer's window for the whole connection is used up: DATA of other streams would wait for it, too.
+    #[inline]
+    pub fn is_window_used_up(&self) -> bool {
+        self.send_window.open() == 0
+    }
+
     /// Whether the driver should read no more for now: the peer does not read what it is sent. For a client only the
     /// answers count that the peer has provoked, as it sends nothing else that the peer's windows do not bound; and if
     /// both ends stopped reading, neither would ever go on.

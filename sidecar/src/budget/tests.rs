@@ -13,6 +13,10 @@ fn accounts(bytes: usize) -> [Rc<Account>; 2] {
     [(); 2].map(|()| Account::new(&budget.inbound, &Arc::default()))
 }
 
+fn is_unread(counted: &Counted, held: usize, has_unsent: bool, driver: &RefCell<Waker>) -> bool {
+    counted.reads(|| (held, has_unsent), driver) == Reads::Nothing
+}
+
 fn driver() -> RefCell<Waker> {
     RefCell::new(Waker::noop().clone())
 }
@@ -82,7 +86,8 @@ fn only_connections_of_who_holds_its_part_are_not_read() {
         (Counted::new(&account, &greedy), Counted::new(&account, &greedy), Counted::new(&account, &modest));
     let local = Counted::new(&account, &Load::with_share(Share::OfNobody));
     let driver = driver();
-    let is_paused = |counted: &Counted, held, has_unsent| counted.is_paused(|| (held, has_unsent), &driver);
+    let is_paused =
+        |counted: &Counted, held, has_unsent| counted.reads(|| (held, has_unsent), &driver) == Reads::Nothing;
     assert!(!is_paused(&one, 1, false), "there is room");
     rest.set(4 * STEP);
     assert!(!is_paused(&one, 0, false), "nothing is gained");
@@ -149,8 +154,8 @@ async fn connections_are_read_again_when_there_is_room_for_their_peer() {
             });
             one.set(4 * STEP);
             other.set(3 * STEP);
-            assert!(one.is_paused(|| (4 * STEP, false), &driver));
-            assert!(other.is_paused(|| (3 * STEP, false), &other_driver));
+            assert!(is_unread(&one, 4 * STEP, false, &driver));
+            assert!(is_unread(&other, 3 * STEP, false, &other_driver));
             for _ in 0..10 {
                 advance(LOOK_INTERVAL).await;
             }
@@ -187,7 +192,7 @@ async fn a_connection_whose_output_waits_is_read_again_when_nothing_goes_on() {
                 async move { account.attend().await }
             });
             rest.set(5 * STEP);
-            assert!(one.is_paused(|| (2 * WINDOW, true), &driver));
+            assert!(is_unread(&one, 2 * WINDOW, true, &driver));
             let look = async |times| {
                 for _ in 0..times {
                     advance(LOOK_INTERVAL).await;
@@ -201,15 +206,31 @@ async fn a_connection_whose_output_waits_is_read_again_when_nothing_goes_on() {
                 rest.set(rest.held() - 1);
             }
             assert_eq!(look(12).await, 1);
-            assert!(!one.is_paused(|| (2 * WINDOW, true), &driver), "its peer's windows are waited for");
+            assert!(!is_unread(&one, 2 * WINDOW, true, &driver), "its peer's windows are waited for");
             let others = Counted::new(&account, &Rc::default());
             others.set(3 * STEP);
             rest.set(STEP);
-            assert!(!one.is_paused(|| (2 * WINDOW, true), &driver), "it has room");
+            assert!(!is_unread(&one, 2 * WINDOW, true, &driver), "it has room");
             others.set(0);
             rest.set(5 * STEP);
-            assert!(one.is_paused(|| (2 * WINDOW, true), &driver), "it was relieved since");
+            assert!(is_unread(&one, 2 * WINDOW, true, &driver), "it was relieved since");
             attending.abort();
         })
         .await;
+}
+
+#[test]
+fn who_holds_little_has_room_however_much_another_holds() {
+    let [account, _] = accounts(8 * STEP);
+    let (greedy, modest): (Rc<Load>, Rc<Load>) = Default::default();
+    let [all, mine] = [&greedy, &modest].map(|load| Counted::new(&account, load));
+    all.set(9 * STEP);
+    mine.set(LEAST_PART / 2);
+    assert!(account.takes_calls(&modest) && !account.is_overdrawn(&modest));
+    assert_eq!(mine.reads(|| (1, false), &driver()), Reads::All);
+    assert!(!account.takes_calls(&greedy) && account.is_overdrawn(&greedy));
+    // Of many connections that hold nothing little is read before they hold something.
+    let another = Counted::new(&account, &greedy);
+    assert_eq!(another.reads(|| (0, false), &driver()), Reads::Little);
+    assert_eq!(another.reads(|| (1, false), &driver()), Reads::Nothing);
 }

@@ -13,12 +13,7 @@ use super::{
     Answer, Call,
     state::{State, Tunnel},
 };
-use crate::{
-    classify::Outcome,
-    code,
-    retry::Miss,
-    rpc::Rpc,
-};
+use crate::{classify::Outcome, code, retry::Miss, rpc::Rpc};
 
 impl State {
     /// Whether the caller may have seen to it that the call ends so.

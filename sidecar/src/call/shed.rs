@@ -3,18 +3,26 @@
 use weft_mesh::errors::Reason;
 use weft_wire::Code;
 
-use super::{Answer, Call, Side, request::Request, state::State};
-use crate::classify::Outcome;
+use super::{Answer, Call, Side, state::State};
+use crate::{answer::Hop, classify::Outcome, slots::CallSlot};
 
 impl Call {
-    /// Whether the request waits for a callee that holds too much.
+    /// Whether the request waits, and the callee for which it does, or the caller whose it is, holds too much.
     #[cold]
-    pub(super) fn is_request_overdrawn(&self, request: &Request) -> bool {
-        let account = &self.worker.accounts.outbound;
-        request.charge.as_ref().is_some_and(|charge| account.is_overdrawn(charge.load()))
+    pub(super) fn is_request_overdrawn(&self, state: &State) -> bool {
+        let accounts = &self.worker.accounts;
+        match self.hop {
+            Hop::Outbound => {
+                state.request.charge.as_ref().is_some_and(|charge| accounts.outbound.is_overdrawn(charge.load()))
+            }
+            Hop::Inbound => {
+                let peer = state.slot.as_ref().and_then(CallSlot::peer);
+                peer.is_some_and(|peer| accounts.inbound.is_overdrawn(peer))
+            }
+        }
     }
 
-    /// Breaks the call off, as its callee takes nothing: its caller is told so.
+    /// Breaks the call off, as what it sends waits: its caller is told so.
     #[cold]
     pub(super) fn shed_request(&self) {
         self.worker.shared.metrics.limit_reached("MEMORY_BYTES");

@@ -1,6 +1,10 @@
 //! What a call asks of the way that it goes: out of the local service, or in to it.
 
-use std::{rc::Rc, sync::Arc, sync::atomic::Ordering::{Acquire, Release}};
+use std::{
+    rc::Rc,
+    sync::Arc,
+    sync::atomic::Ordering::{Acquire, Release},
+};
 
 use tokio::task::AbortHandle;
 

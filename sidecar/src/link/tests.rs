@@ -80,6 +80,33 @@ async fn a_connection_that_is_paused_and_holds_the_same_for_long_ends() {
         .await;
 }
 
+/// Many connections of one peer, each with a call whose body comes at once when its peer has its part already.
+#[tokio::test(start_paused = true)]
+async fn connections_that_hold_nothing_do_not_fill_the_memory_past_the_part_of_their_peer() {
+    const CONNECTIONS: usize = 50;
+    LocalSet::new()
+        .run_until(async {
+            let (worker, _questions) = trial::worker_with_questions();
+            let load: Rc<Load> = Rc::default();
+            let others = Counted::new(&worker.accounts.inbound, &load);
+            let mut peers = Vec::new();
+            for _ in 0..CONNECTIONS {
+                let (mut peer, calls, _serving) = connected(&worker, &load, false);
+                let stream = peer.call(&post(), 0);
+                peer.pass(1).await.expect("it is read");
+                peers.push((peer, calls, stream));
+            }
+            others.set(limits::MEMORY_BYTES / 2);
+            for (peer, _, stream) in &mut peers {
+                peer.core.send_data(*stream, &[0; 60_000], false);
+                peer.pass(1).await.expect("it is not ended");
+            }
+            let more = load.bytes() - others.held();
+            assert!(more <= CONNECTIONS * LITTLE_BYTES, "{more} bytes");
+        })
+        .await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn header_blocks_that_do_not_end_count_for_their_peer() {
     LocalSet::new()

@@ -17,7 +17,8 @@ pub(super) struct Times {
     pub(super) hang: Duration,
 }
 
-pub(super) const TIMES: Times = Times { look: Duration::from_secs(1), stall: limits::WORKER_STALL, hang: limits::WORKER_HANG };
+pub(super) const TIMES: Times =
+    Times { look: Duration::from_secs(1), stall: limits::WORKER_STALL, hang: limits::WORKER_HANG };
 
 /// What a thread does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

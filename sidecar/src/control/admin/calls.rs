@@ -25,7 +25,8 @@ pub(super) fn live(reports: &[Option<Report>], metrics: &Metrics, now: Moment) -
         .collect();
     calls.sort_by_key(|(_, call)| call.started);
     calls.truncate(limits::LIVE_CALLS_SHOWN);
-    let named = |call: &survey::LiveCall| call.metrics.as_ref().and_then(|row| labels.get(&std::sync::Arc::as_ptr(row)));
+    let named =
+        |call: &survey::LiveCall| call.metrics.as_ref().and_then(|row| labels.get(&std::sync::Arc::as_ptr(row)));
     let oldest = calls.into_iter().map(|(worker, call)| one(worker, call, named(call), now)).collect();
     LiveCalls { total: total as u32, oldest }
 }

@@ -9,7 +9,10 @@ use std::{
 use tokio::io::{AsyncRead, ReadBuf};
 
 use super::{Driver, Fate, Occasion, Role, SocketError};
-use crate::give_way::give_way;
+use crate::{
+    budget::{LITTLE_BYTES, Reads},
+    give_way::give_way,
+};
 
 /// Bytes that one turn reads at most, so that one busy connection does not make the others wait.
 const BYTES_A_TURN: usize = 512 * 1024;
@@ -29,10 +32,12 @@ impl<F: FnMut(Occasion) + Unpin> Driver<F> {
         self.handle_unread()?;
         let mut left = BYTES_A_TURN;
         while !self.has_ended {
-            if self.is_paused() {
-                return Ok(());
-            }
-            let room = self.room(buffer.len());
+            let most = match self.reads() {
+                Reads::All => buffer.len(),
+                Reads::Little => LITTLE_BYTES,
+                Reads::Nothing => return Ok(()),
+            };
+            let room = self.room(buffer.len()).min(most);
             self.socket.core.borrow_mut().is_read_held = room == 0;
             if room == 0 {
                 return Ok(());
@@ -89,9 +94,9 @@ impl<F: FnMut(Occasion) + Unpin> Driver<F> {
         self.unread.len() > buffer / 2
     }
 
-    /// Whether it is not to be read for now, as the budget is used up. Nothing of what it has to write depends on reading.
-    fn is_paused(&self) -> bool {
-        self.socket.counted.is_paused(|| (self.socket.core.borrow().held_bytes(), false), &self.socket.driver)
+    /// How much is to be read for now, where the budget is used up. Nothing of what it has to write depends on reading.
+    fn reads(&self) -> Reads {
+        self.socket.counted.reads(|| (self.socket.core.borrow().held_bytes(), false), &self.socket.driver)
     }
 
     /// How much may be read now.
