@@ -1,12 +1,13 @@
 //! A call on its way: two sides that move each other's parts. Whatever comes in on one side goes out on the other at
 //! once; what the other can't take yet holds the sender back by its window.
 //!
-//! A call is begun by [`crate::outbound`] or [`crate::inbound`], which decide where it goes; from then on the events
+//! A call is begun by [`crate::proxy::outbound`] or [`crate::proxy::inbound`], which decide where it goes; from then on the events
 //! of its two connections drive it, and nothing waits in a task. It ends in one place, [`State::close`].
 
 mod blame;
 mod exchange;
 mod look;
+pub(crate) mod record;
 mod request;
 mod shed;
 mod side;
@@ -33,22 +34,24 @@ use weft_mesh::{
 use weft_wire::{CannotOpen, Cause, Code, Headers, http1};
 
 use crate::{
-    answer::{self, Failure, Hop},
-    classify::{self, Limit, Outcome},
-    deadline,
-    headers::CLIENT_CERT,
-    link::Link,
-    moment::Moment,
-    peers::Load,
-    pipe::Pipe,
-    record::{AttemptRecord, CallRecord},
-    retry::{Miss, Next},
-    rpc::{BodyStatus, Rpc},
-    slots::CallSlot,
-    socket::Socket,
-    timer::{Place, Timed},
-    tunnel, websocket,
-    worker::Worker,
+    call::record::{AttemptRecord, CallRecord},
+    message::{
+        deadline::{self, Limit},
+        failure::{self, Failure, Hop},
+        headers::CLIENT_CERT,
+        rpc::{BodyStatus, Rpc},
+        tunnel, websocket,
+    },
+    policy::{
+        outcome::{self, Outcome},
+        retry::{Miss, Next},
+    },
+    thread::{loads::Load, slots::CallSlot, worker::Worker},
+    time::{
+        moment::Moment,
+        timer::{Place, Timed},
+    },
+    transport::{link::Link, pipe::Pipe, socket::Socket},
 };
 use request::Request;
 use state::{Answer, State, Tunnel};
@@ -379,14 +382,14 @@ impl Call {
     pub(crate) fn response_head(self: &Rc<Self>, mut head: Headers, is_end: bool) -> Option<Headers> {
         let status = head.status().unwrap_or_default();
         self.drop_reason(&mut head);
-        if answer::is_forged(&head, self.hop) {
-            head.remove(answer::ERROR_HEADER);
+        if failure::is_forged(&head, self.hop) {
+            head.remove(failure::ERROR_HEADER);
         }
         if status < 200 {
             return self.interim_head(head);
         }
         let rpc = self.rpc.of_answer(&head);
-        let outcome = classify::of_head(rpc, &head, status);
+        let outcome = outcome::of_head(rpc, &head, status);
         if matches!(self.hop, Hop::Outbound)
             && let Some(Outcome::Failed(reason @ (Reason::ConnectionBroke | Reason::ServiceFull))) = outcome
         {
@@ -473,14 +476,14 @@ impl Call {
     pub(crate) fn response_trailers(&self, trailers: &Headers) {
         let mut state = self.state.borrow_mut();
         let Answer::Begun { .. } = state.answer else { return };
-        let cleaned = answer::is_forged(trailers, self.hop).then(|| {
+        let cleaned = failure::is_forged(trailers, self.hop).then(|| {
             let mut trailers = trailers.clone();
-            trailers.remove(answer::ERROR_HEADER);
+            trailers.remove(failure::ERROR_HEADER);
             trailers
         });
         let trailers = cleaned.as_ref().unwrap_or(trailers);
         self.caller.send_trailers(trailers);
-        state.end(self, classify::of_trailers(trailers));
+        state.end(self, outcome::of_trailers(trailers));
     }
 
     /// The caller has given the call up with this code, or its connection is gone.

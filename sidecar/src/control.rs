@@ -36,7 +36,7 @@ use weft_mesh::{telemetry::LogFilter, tls::TrustBundle};
 
 use self::{announce::Front, channel::ControlPlane};
 use crate::{
-    catalog::Question,
+    endpoints::catalog::Question,
     shared::{Phase, Shared},
     watchdog,
 };

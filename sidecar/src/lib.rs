@@ -1,78 +1,34 @@
 //! The proxy beside each service: the one part of Weft on every request's path.
 //!
-//! A request's way reads top to bottom in two files: `outbound` for calls of the own service, `inbound` for calls
-//! to it. Each of their steps is a module that knows nothing of the steps around it. Workers carry calls, each on a thread
-//! (`listen`) with its own connections (`worker`); `control` runs beside them on the main thread and hands them what it
-//! learns through `shared` and `catalog`.
+//! A request's way reads top to bottom in two files: `proxy/outbound.rs` for calls of the own service, `proxy/inbound.rs` for
+//! calls to it. Each of their steps is a module that knows nothing of the steps around it. Workers carry calls, each on a
+//! thread (`accept/listen.rs`) with its own connections; `control` runs beside them on the main thread and hands them what it
+//! learns through `shared` and `endpoints/catalog.rs`.
 //!
 //! Once it is sent, a call is moved by the events of its two connections: `call` holds what both sides of it do to one
-//! another, `link` drives a connection over the HTTP/2 core, `socket` one that carries a single call at a time (HTTP/1.1,
-//! opaque TCP), and `pipe` stands in for a service within the sidecar.
+//! another, and `transport` drives the connections.
+//!
+//! Imports run one way, from the first of these to the last: `start`, `control`, `accept`, `proxy`, `call`, `transport`,
+//! `thread`, `shared`, `endpoints`, `telemetry`, `policy`, `message`, `time`. What is used by all, `args` and `watchdog`, uses
+//! none of them.
 
-mod answer;
+mod accept;
 mod args;
-mod attempt;
-mod balance;
-mod breaker;
-mod budget;
 mod call;
-mod catalog;
-mod classify;
-mod clients;
-mod code;
-mod connect;
 mod control;
-mod deadline;
-mod detect;
-mod exchange;
-mod expiry;
-mod fair;
-mod give_way;
-mod headers;
-mod http;
-mod http1;
-mod http2;
-mod inbound;
-mod intercept;
-mod link;
-mod listen;
-mod local;
-mod members;
-mod metrics;
-mod moment;
-mod outbound;
-mod outside;
-mod own_http1;
-mod own_service;
-mod own_tcp;
-mod peers;
-mod pipe;
-mod pool;
+mod endpoints;
+mod message;
+mod policy;
 mod proxy;
-mod record;
-mod report;
-mod retry;
-mod room;
-mod rpc;
 mod shared;
-mod slots;
-mod socket;
-mod span;
 mod start;
-mod step;
-mod strangers;
-mod survey;
-mod target;
-mod tcp;
-mod timer;
-mod tls_stream;
+mod telemetry;
+mod thread;
+mod time;
+mod transport;
 #[cfg(any(test, fuzzing))]
 pub mod trial;
-mod tunnel;
 mod watchdog;
-mod websocket;
-mod wire_limits;
-mod worker;
 
 pub use args::{AppProtocol, Args, Forward, Given, HealthCheck, Outside, UpgradeName, header_list_bytes, memory};
 pub use start::run;

@@ -1,11 +1,23 @@
 //! The ways that a worker's calls go: to endpoints, and to the local service.
 
+pub(crate) mod attempt;
+pub(crate) mod inbound;
+pub(crate) mod outbound;
+pub(crate) mod own_http1;
+pub(crate) mod own_service;
+pub(crate) mod own_tcp;
+pub(crate) mod reflection;
+
 use std::rc::Rc;
 
 use tokio::time::Instant;
 
 use crate::{
-    balance::Balancer, outside::Outside, own_service::LocalService, pool::Pools, survey::PoolSurvey, worker::Worker,
+    endpoints::{balance::Balancer, outside::Outside},
+    proxy::own_service::LocalService,
+    shared::survey::PoolSurvey,
+    thread::worker::Worker,
+    transport::pool::Pools,
 };
 
 /// See the module.

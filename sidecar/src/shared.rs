@@ -1,5 +1,8 @@
 //! What the control side and the workers share: written by the one, read by the others without a lock.
 
+pub(crate) mod budget;
+pub(crate) mod survey;
+
 use std::{
     collections::HashMap,
     sync::{
@@ -27,11 +30,9 @@ use weft_mesh::{
 
 use crate::{
     args::{Args, Setting},
-    budget::Budget,
-    catalog::Catalog,
-    metrics::Metrics,
-    span::Sampling,
-    survey::Surveyor,
+    endpoints::catalog::Catalog,
+    shared::{budget::Budget, survey::Surveyor},
+    telemetry::{metrics::Metrics, span::Sampling},
     watchdog::Pulses,
 };
 

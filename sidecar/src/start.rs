@@ -34,12 +34,11 @@ use self::{
     takeover::{Predecessor, Successor},
 };
 use crate::{
+    accept::listen,
     args::{AppProtocol, Args, Given, Setting},
-    catalog::Catalog,
     control::{Inputs, Tasks, channel::ControlPlane, reflection},
-    listen,
-    shared::{Phase, Shared, Start},
-    survey::Surveyor,
+    endpoints::catalog::Catalog,
+    shared::{Phase, Shared, Start, survey::Surveyor},
     watchdog,
 };
 

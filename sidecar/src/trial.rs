@@ -12,7 +12,10 @@ use weft_wire::{Headers, Name};
 #[cfg(test)]
 pub(crate) use self::relay::{inbound, worker, worker_with_flags, worker_with_questions};
 pub use self::{relay::relay, tls::stream as tls_stream};
-use crate::{detect, rpc::Rpc, target};
+use crate::{
+    accept::detect,
+    message::{rpc::Rpc, target},
+};
 
 /// Looks what a client speaks that begins like this: more bytes make it surer, and never another protocol.
 pub fn detection(bytes: &[u8]) {

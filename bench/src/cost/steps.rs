@@ -20,7 +20,7 @@ const STEPS: &[Step] = &[
     step(
         "sockets: read and write",
         &[
-            "weft_sidecar::tls_stream",
+            "weft_sidecar::transport::tls_stream",
             // The reading of records, which is all that borrows something of the thread's.
             "std::thread::local::LocalKey",
             "tokio::net::",
@@ -38,12 +38,12 @@ const STEPS: &[Step] = &[
         "HTTP/2: turns of a connection",
         // Whoever serves a connection has its driver put into it.
         &[
-            "weft_sidecar::link",
-            "weft_sidecar::http2",
-            "weft_sidecar::outbound::serve",
-            "weft_sidecar::inbound::serve",
-            "weft_sidecar::pool::Pool::attend",
-            "weft_sidecar::worker",
+            "weft_sidecar::transport::link",
+            "weft_sidecar::accept::http2",
+            "weft_sidecar::accept::clients",
+            "weft_sidecar::accept::members",
+            "weft_sidecar::transport::pool::Pool::attend",
+            "weft_sidecar::thread::worker",
         ],
     ),
     step("HTTP/2: frames, streams, windows", &["weft_wire::"]),
@@ -52,11 +52,14 @@ const STEPS: &[Step] = &[
     step("HPACK: encode", &["weft_wire::hpack"]),
     step("lists of header fields", &["weft_wire::headers"]),
     step("call: from target to connection", &["weft_sidecar::", "weft_mesh::"]),
-    step("call: trace", &["weft_sidecar::span", "weft_mesh::trace_context"]),
-    step("call: breaker, balancer", &["weft_sidecar::breaker", "weft_sidecar::balance"]),
-    step("call: deadline", &["weft_sidecar::deadline", "weft_sidecar::timer"]),
-    step("call: state of its two sides", &["weft_sidecar::call", "weft_sidecar::pipe"]),
-    step("call: record, metrics", &["weft_sidecar::record", "weft_sidecar::metrics", "weft_sidecar::classify"]),
+    step("call: trace", &["weft_sidecar::telemetry::span", "weft_mesh::trace_context"]),
+    step("call: breaker, balancer", &["weft_sidecar::policy::breaker", "weft_sidecar::endpoints::balance"]),
+    step("call: deadline", &["weft_sidecar::message::deadline", "weft_sidecar::time::timer"]),
+    step("call: state of its two sides", &["weft_sidecar::call", "weft_sidecar::transport::pipe"]),
+    step(
+        "call: record, metrics",
+        &["weft_sidecar::call::record", "weft_sidecar::telemetry::metrics", "weft_sidecar::policy::outcome"],
+    ),
     step("tokio: tasks, wake-ups", &["tokio::", "parking_lot"]),
     step(
         "tokio: waiting, timers",
@@ -229,12 +232,15 @@ mod tests {
             ),
             ("core::ptr::drop_in_place<core::option::Option<weft_wire::headers::Headers>>", "lists of header fields"),
             (
-                "core::ptr::drop_in_place<core::option::Option<alloc::boxed::Box<weft_sidecar::span::Span>>>",
+                "core::ptr::drop_in_place<core::option::Option<alloc::boxed::Box<weft_sidecar::telemetry::span::Span>>>",
                 "call: trace",
             ),
-            ("<weft_sidecar::tls_stream::Socket as std::io::Write>::write_vectored", "sockets: read and write"),
-            ("weft_sidecar::outbound::carry::{{closure}}", "call: from target to connection"),
-            ("weft_sidecar::breaker::Breaker::admit", "call: breaker, balancer"),
+            (
+                "<weft_sidecar::transport::tls_stream::Socket as std::io::Write>::write_vectored",
+                "sockets: read and write",
+            ),
+            ("weft_sidecar::proxy::outbound::carry::{{closure}}", "call: from target to connection"),
+            ("weft_sidecar::policy::breaker::Breaker::admit", "call: breaker, balancer"),
             ("aws_lc_0_40_0_aes_gcm_enc_update_vaes", "TLS: encryption"),
             ("clock_gettime@@GLIBC_2.17", "clock"),
             ("__rustc::__rust_alloc", "allocator"),
@@ -257,7 +263,7 @@ calls=1 0
 cfn=(8) recv
 calls=5 0
 0 5
-fn=(4) weft_sidecar::timer::Wheel<T>::set
+fn=(4) weft_sidecar::time::timer::Wheel<T>::set
 cfn=(3)
 calls=1 0
 0 30

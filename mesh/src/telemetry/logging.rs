@@ -119,7 +119,7 @@ fn directive(part: &str) -> Result<(Option<String>, LevelFilter), BadFilter> {
     };
     match target {
         Some(target) if !is_path(target) => {
-            Err(bad(format!("has `{target}` for a target: a module's path such as weft_sidecar::pool")))
+            Err(bad(format!("has `{target}` for a target: a module's path such as weft_sidecar::transport::pool")))
         }
         target => Ok((target.map(str::to_owned), level)),
     }
@@ -248,7 +248,7 @@ mod tests {
 
     #[test]
     fn a_filter_that_is_set_has_a_level_in_each_part() {
-        for good in ["info", "off", "warn,weft_sidecar=debug", "weft_sidecar::pool=trace, h2=OFF", "3"] {
+        for good in ["info", "off", "warn,weft_sidecar=debug", "weft_sidecar::transport::pool=trace, h2=OFF", "3"] {
             assert_eq!(targets(good).err(), None, "{good}");
         }
         for (bad, part) in [

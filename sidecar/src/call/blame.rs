@@ -13,7 +13,10 @@ use super::{
     Answer, Call,
     state::{State, Tunnel},
 };
-use crate::{classify::Outcome, code, retry::Miss, rpc::Rpc};
+use crate::{
+    message::{code, rpc::Rpc},
+    policy::{outcome::Outcome, retry::Miss},
+};
 
 impl State {
     /// Whether the caller may have seen to it that the call ends so.

@@ -6,9 +6,9 @@ use weft_wire::{Cause, Code, Headers};
 
 use super::Call;
 use crate::{
-    exchange::Exchange,
-    moment::Moment,
-    survey::{Live, LiveCall},
+    shared::survey::{Live, LiveCall},
+    time::moment::Moment,
+    transport::exchange::Exchange,
 };
 
 impl Exchange for Call {

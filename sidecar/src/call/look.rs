@@ -4,9 +4,8 @@ use std::sync::Arc;
 
 use super::{Answer, Call};
 use crate::{
-    answer::Hop,
-    survey::{LiveCall, Progress},
-    target,
+    message::{failure::Hop, target},
+    shared::survey::{LiveCall, Progress},
 };
 
 /// A longer path is cut: it is one of the caller's making.

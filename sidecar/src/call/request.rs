@@ -6,7 +6,10 @@ use weft_mesh::limits;
 use weft_wire::Headers;
 
 use super::Side;
-use crate::{budget::Charge, moment::Moment, peers::Load, slots::CallSlot, worker::Worker};
+use crate::{
+    thread::{account::Charge, loads::Load, slots::CallSlot, worker::Worker},
+    time::moment::Moment,
+};
 
 /// The request, as far as it has come.
 pub(super) struct Request {
@@ -174,7 +177,7 @@ fn may_keep(bytes: usize, slot: &mut Option<CallSlot>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{pipe::Pipe, trial};
+    use crate::{transport::pipe::Pipe, trial};
 
     #[tokio::test]
     async fn what_waits_for_an_endpoint_takes_no_more_than_its_part_and_is_sent_whole() {

@@ -1,10 +1,10 @@
-//! Calls that are broken off because of the memory that they hold: see [`crate::budget`].
+//! Calls that are broken off because of the memory that they hold: see [`crate::shared::budget`].
 
 use weft_mesh::errors::Reason;
 use weft_wire::Code;
 
 use super::{Answer, Call, Side, state::State};
-use crate::{answer::Hop, classify::Outcome, slots::CallSlot};
+use crate::{message::failure::Hop, policy::outcome::Outcome, thread::slots::CallSlot};
 
 impl Call {
     /// Whether the request waits, and the callee for which it does, or the caller whose it is, holds too much.

@@ -4,7 +4,11 @@ use std::rc::Rc;
 
 use weft_wire::{Code, Headers, StreamId};
 
-use crate::{headers::to_header_map, link::Link, peers::Load, pipe::Pipe, socket::Socket};
+use crate::{
+    message::headers::to_header_map,
+    thread::loads::Load,
+    transport::{link::Link, pipe::Pipe, socket::Socket},
+};
 
 /// Where parts come from and go to.
 pub(crate) enum Side {

@@ -6,12 +6,16 @@ use weft_wire::Code;
 
 use super::{Call, Side, request::Request};
 use crate::{
-    budget::{Charge, Counted},
-    classify::Outcome,
-    code,
-    record::{AttemptRecord, CallRecord},
-    rpc::{BodyStatus, Rpc},
-    slots::CallSlot,
+    call::record::{AttemptRecord, CallRecord},
+    message::{
+        code,
+        rpc::{BodyStatus, Rpc},
+    },
+    policy::outcome::Outcome,
+    thread::{
+        account::{Charge, Counted},
+        slots::CallSlot,
+    },
 };
 
 /// What changes of a call while it runs.
@@ -81,7 +85,7 @@ impl State {
         self.charge = None;
     }
 
-    /// The call keeps another header list of so many bytes until its end. See [`crate::budget`].
+    /// The call keeps another header list of so many bytes until its end. See [`crate::thread::account`].
     #[inline]
     pub(super) fn keeps_list(&mut self, bytes: usize) {
         if bytes > limits::UNCOUNTED_LIST_BYTES

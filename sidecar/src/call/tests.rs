@@ -4,7 +4,7 @@ use tokio::task::LocalSet;
 
 use super::*;
 use crate::{
-    budget::Counted,
+    thread::account::Counted,
     trial::{
         self,
         peer::{connected, post},

@@ -5,7 +5,7 @@ use std::{
     rc::Rc,
 };
 
-use crate::{answer::Failure, catalog::Route};
+use crate::{endpoints::catalog::Route, message::failure::Failure};
 
 /// How often endpoints are tried that then turn out not to be reached: nothing was sent, so it costs only time.
 pub(crate) const CONNECTS: usize = 4;

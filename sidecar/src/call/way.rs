@@ -10,8 +10,8 @@ use tokio::task::AbortHandle;
 
 use super::Call;
 use crate::{
-    answer::{Failure, Hop},
-    retry::{Miss, Next},
+    message::failure::{Failure, Hop},
+    policy::retry::{Miss, Next},
     shared::Shared,
 };
 

@@ -37,7 +37,7 @@ use super::{
     channel::CALL_TIMEOUT,
     retry::{Backoff, Trouble, status},
 };
-use crate::{catalog::Question, shared::Phase};
+use crate::{endpoints::catalog::Question, shared::Phase};
 
 /// Requests handed to the stream that it has not taken; the others wait in the outbox, whose size what is watched
 /// bounds.

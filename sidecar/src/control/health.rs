@@ -17,7 +17,7 @@ use super::{
     Control,
     retry::{Trouble, status},
 };
-use crate::{args::HealthCheck, connect, shared::Phase};
+use crate::{args::HealthCheck, shared::Phase, transport::connect};
 
 /// Between checks of a service that is not up, for as long as [`EAGER_FOR`]: it was most likely just started.
 const EAGER_INTERVAL: Duration = Duration::from_millis(25);

@@ -22,8 +22,8 @@ use weft_mesh::limits;
 
 use super::{Control, serve::serve};
 use crate::{
-    metrics::MetricsCollector,
     shared::{Phase, Shared},
+    telemetry::metrics::MetricsCollector,
 };
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";

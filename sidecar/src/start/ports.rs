@@ -10,7 +10,7 @@ use anyhow::Context;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::takeover::Predecessor;
-use crate::{args::Args, listen};
+use crate::{accept::listen, args::Args};
 
 /// Connections that the kernel holds until they are accepted.
 const BACKLOG: i32 = 1024;

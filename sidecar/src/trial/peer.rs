@@ -16,14 +16,12 @@ use tokio::{
 use weft_wire::{Connection, ConnectionError, Event, Headers, Name, StreamId};
 
 use crate::{
+    accept::http2::{self, Terms},
     call::{Call, Side},
-    http2::{self, Terms},
-    link::Link,
-    outbound::Downstream,
-    peers::Load,
-    proxy::Proxy,
+    proxy::{Proxy, outbound::Downstream},
     shared::Phase,
-    worker::Worker,
+    thread::{loads::Load, worker::Worker},
+    transport::link::Link,
 };
 
 /// A request without a protocol of calls.

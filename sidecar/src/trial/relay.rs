@@ -21,19 +21,16 @@ use weft_mesh::policy::ServicePolicy;
 use weft_wire::{Code, Connection, Event, Headers, Limits, Name, StreamId};
 
 use crate::{
+    accept::http2::{self, Terms},
     args::Args,
-    budget::Counted,
     call::{Call, Side, Way},
-    catalog::{Catalog, Question},
-    classify::Limit,
-    http2::{self, Terms},
-    inbound::Peer as Caller,
-    link::{Driver, Link, Role},
-    proxy::Proxy,
-    retry::{ConnectError, Miss},
-    shared::{Phase, Shared, Start},
-    survey::Surveyor,
-    worker::Worker,
+    endpoints::catalog::{Catalog, Question},
+    message::deadline::Limit,
+    policy::retry::{ConnectError, Miss},
+    proxy::{Proxy, inbound::Peer as Caller},
+    shared::{Phase, Shared, Start, survey::Surveyor},
+    thread::{account::Counted, worker::Worker},
+    transport::link::{Driver, Link, Role},
 };
 
 /// One of the two between whom calls are relayed: it does what the script says, and writes down what it sees.

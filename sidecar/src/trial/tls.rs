@@ -16,7 +16,7 @@ use rustls::{ClientConfig, ClientConnection, ConnectionCommon, ServerConfig, Ser
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use weft_mesh::tls::{self, ClientCertificate, Svid, TrustBundle};
 
-use crate::tls_stream::TlsStream;
+use crate::transport::tls_stream::TlsStream;
 
 /// A connection in memory. What is read comes in the pieces in which it was pushed.
 #[derive(Clone, Default)]

@@ -9,18 +9,16 @@ use weft_wire::{Cause, Code, Headers, Name};
 
 use super::*;
 use crate::{
-    answer::Failure,
-    breaker::{Breaker, Permit},
-    budget::Counted,
-    classify::Limit,
-    link::Link,
-    metrics::{CallLabels, Direction},
-    record::CallRecord,
+    call::record::CallRecord,
+    message::{deadline::Limit, failure::Failure},
+    policy::breaker::{Breaker, Permit},
+    telemetry::metrics::{CallLabels, Direction},
+    thread::{account::Counted, worker::Worker},
+    transport::link::Link,
     trial::{
         self,
         peer::{Peer, connected, post},
     },
-    worker::Worker,
 };
 
 const TIMEOUT: Duration = Duration::from_secs(20);

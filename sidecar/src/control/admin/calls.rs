@@ -8,9 +8,9 @@ use weft_mesh::limits;
 
 use super::state::duration;
 use crate::{
-    metrics::{CallLabels, Metrics, OTHER},
-    moment::Moment,
-    survey::{self, Report},
+    shared::survey::{self, Report},
+    telemetry::metrics::{CallLabels, Metrics, OTHER},
+    time::moment::Moment,
 };
 
 /// Of all workers, the oldest first.

@@ -7,7 +7,7 @@ use weft_mesh::limits;
 
 use crate::{
     control::{Control, discovery},
-    survey::{Level, Report},
+    shared::survey::{Level, Report},
 };
 
 /// The rows that hold for the control plane only.

@@ -10,9 +10,11 @@ use weft_contracts::weft::admin::v1::{
 };
 
 use crate::{
-    metrics::{CallLabels, CallMetrics},
-    shared::Shared,
-    survey::{Report, largest},
+    shared::{
+        Shared,
+        survey::{Report, largest},
+    },
+    telemetry::metrics::{CallLabels, CallMetrics},
 };
 
 /// What the kernel says, and what the sidecar holds by its own count.

@@ -13,11 +13,11 @@ use weft_contracts::weft::admin::v1::{
 use super::{calls, limits, memory};
 use crate::{
     args::{self, Args},
-    breaker::{self, Breaker},
-    catalog::{Endpoint, Service},
     control::Control,
-    moment::Moment,
+    endpoints::catalog::{Endpoint, Service},
+    policy::breaker::{self, Breaker},
     shared::Shared,
+    time::moment::Moment,
 };
 
 /// What holds at this moment, with what the workers say of themselves.

@@ -17,10 +17,10 @@ use weft_mesh::{
 };
 
 use crate::{
-    breaker::Breaker,
-    catalog::{Endpoint, Method, Service, judge_silent},
-    metrics::{CallLabels, CallMetrics, Direction, Metrics, OTHER},
-    moment::Moment,
+    endpoints::catalog::{Endpoint, Method, Service, judge_silent},
+    policy::breaker::Breaker,
+    telemetry::metrics::{CallLabels, CallMetrics, Direction, Metrics, OTHER},
+    time::moment::Moment,
 };
 
 /// See the module.

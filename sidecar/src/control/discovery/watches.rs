@@ -17,7 +17,7 @@ use super::{
     build::{Builder, EndpointParts, Parts, to_wire, was_used_within},
     snapshots::Saved,
 };
-use crate::catalog::{Asked, Question, Service, Unknown, View};
+use crate::endpoints::catalog::{Asked, Question, Service, Unknown, View};
 
 /// Questions for one name that wait together.
 const ASKERS_PER_NAME: usize = limits::DISCOVERY_QUEUE;
@@ -256,7 +256,7 @@ impl Watches {
         let upserted: Vec<EndpointParts> = change.upserted.into_iter().filter_map(decode_endpoint).collect();
         let removed: HashSet<String> = change.removed_ids.into_iter().collect();
         let is_complete = service.is_complete;
-        let is_replaced = |old: &crate::catalog::Endpoint| {
+        let is_replaced = |old: &crate::endpoints::catalog::Endpoint| {
             upserted.iter().any(|new| if is_complete { new.id == old.id } else { new.replaces(old) })
         };
         let mut endpoints: Vec<EndpointParts> = service

@@ -7,7 +7,7 @@ use weft_contracts::weft::{
 };
 
 use super::*;
-use crate::{breaker::Verdict, metrics::Metrics, moment::Moment};
+use crate::{policy::breaker::Verdict, telemetry::metrics::Metrics, time::moment::Moment};
 
 const USERS: &str = "users.shop";
 const CONTRACT: &str = "shop.users.v1.Users";
@@ -295,7 +295,7 @@ async fn most_endpoints_are_not_given_up_because_they_are_silent() {
     assert_eq!(are_up(&second), ["a", "b"], "also after a restart");
     // One to which no connection can be made is given up, the very last one is not.
     let lose = |watches: &Watches, id: &str| {
-        let (catalog, _questions) = crate::catalog::Catalog::new();
+        let (catalog, _questions) = crate::endpoints::catalog::Catalog::new();
         catalog.publish(watches.view());
         let users = catalog.known(&users()).unwrap();
         catalog.not_connected(users.endpoints.iter().find(|endpoint| endpoint.id == id).unwrap());

@@ -1,0 +1,166 @@
+//! What is kept of a call: its metrics, its span, its verdict for the breaker, and a log line when the mesh failed it.
+//! Written when the record is dropped, so that a call which was given up half-way is recorded too.
+
+use std::{
+    rc::Rc,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
+
+use weft_mesh::errors::Reason;
+
+use crate::{
+    endpoints::catalog::Endpoint,
+    message::deadline::Limit,
+    policy::{
+        breaker::{Breaker, Permit, Verdict},
+        outcome::Outcome,
+    },
+    telemetry::{metrics::CallMetrics, span::Span},
+    thread::worker::Worker,
+    time::moment::Moment,
+};
+
+/// A call from its head to the end of its answer.
+pub(crate) struct CallRecord {
+    worker: Rc<Worker>,
+    metrics: Arc<CallMetrics>,
+    breaker: Option<(Arc<Breaker>, Permit)>,
+    started: Moment,
+    pub(crate) span: Option<Box<Span>>,
+    limit: Limit,
+    outcome: Outcome,
+    /// How it ended says nothing of the service.
+    is_excused: bool,
+}
+
+impl CallRecord {
+    pub(crate) fn begin(
+        worker: &Rc<Worker>,
+        metrics: &Arc<CallMetrics>,
+        started: Moment,
+        span: Option<Box<Span>>,
+    ) -> Self {
+        metrics.in_flight.fetch_add(1, Relaxed);
+        let (worker, metrics) = (Rc::clone(worker), Arc::clone(metrics));
+        let (limit, outcome) = (Limit::default(), Outcome::Cancelled);
+        Self { worker, metrics, breaker: None, started, span, limit, outcome, is_excused: false }
+    }
+
+    /// The row that the call is counted in.
+    pub(crate) fn metrics(&self) -> &Arc<CallMetrics> {
+        &self.metrics
+    }
+
+    /// The breaker that let the call through, to be told how it ended.
+    pub(crate) fn admitted(&mut self, breaker: &Arc<Breaker>, permit: Permit) {
+        self.breaker = Some((Arc::clone(breaker), permit));
+    }
+
+    /// Counts one more try, which this made necessary.
+    pub(crate) fn retried(&mut self, why: &str) {
+        self.metrics.retries.fetch_add(1, Relaxed);
+        if let Some(span) = &mut self.span {
+            span.event("retry", vec![opentelemetry::KeyValue::new("reason", why.to_owned())]);
+        }
+    }
+
+    /// A span for a try at an endpoint, where the call has one.
+    pub(crate) fn span_of_attempt(&self, number: u32, endpoint: &Endpoint) -> Option<Box<Span>> {
+        let mut span = Box::new(self.span.as_ref()?.attempt(number));
+        span.set("weft.endpoint", endpoint.id.clone());
+        span.set("server.address", endpoint.address.ip().to_string());
+        span.set("server.port", i64::from(endpoint.address.port()));
+        Some(span)
+    }
+
+    /// Counts bytes of a tunnel.
+    pub(crate) fn carried(&self, sent: usize, received: usize) {
+        self.metrics.tunnel_bytes_sent.fetch_add(sent as u64, Relaxed);
+        self.metrics.tunnel_bytes_received.fetch_add(received as u64, Relaxed);
+    }
+
+    /// Whose time limit the call has, which says what it means when that passes.
+    pub(crate) fn limited_by(&mut self, limit: Limit) {
+        self.limit = limit;
+    }
+
+    /// How the call ended; until this is said it counts as cancelled.
+    pub(crate) fn ended(&mut self, outcome: Outcome) {
+        self.outcome = outcome;
+    }
+
+    /// Its caller has seen to it that it ends so: that says nothing of the service.
+    pub(crate) fn excuse(&mut self) {
+        self.is_excused = true;
+    }
+}
+
+impl Drop for CallRecord {
+    fn drop(&mut self) {
+        let now = self.worker.moment();
+        let code = self.outcome.code();
+        self.metrics.in_flight.fetch_sub(1, Relaxed);
+        self.metrics.record(code, now.since(self.started));
+        if let Some((breaker, permit)) = &self.breaker {
+            let verdict = self.outcome.verdict(breaker.policy(), self.limit);
+            breaker.settle(*permit, if self.is_excused { Verdict::Nothing } else { verdict }, now);
+        }
+        if let (Some(span), Some(sink)) = (self.span.take(), &self.worker.shared.spans) {
+            span.end(code, self.outcome.reason().map(Reason::as_str), sink);
+        }
+    }
+}
+
+/// A try to have a call served by one endpoint.
+pub(crate) struct AttemptRecord {
+    worker: Rc<Worker>,
+    pub(crate) endpoint: Arc<Endpoint>,
+    permit: Permit,
+    pub(crate) span: Option<Box<Span>>,
+    limit: Limit,
+    outcome: Outcome,
+    is_excused: bool,
+    error: Option<&'static str>,
+}
+
+impl AttemptRecord {
+    pub(crate) fn begin(
+        worker: &Rc<Worker>,
+        endpoint: &Arc<Endpoint>,
+        permit: Permit,
+        limit: Limit,
+        span: Option<Box<Span>>,
+    ) -> Self {
+        endpoint.in_flight.fetch_add(1, Relaxed);
+        let (worker, endpoint) = (Rc::clone(worker), Arc::clone(endpoint));
+        Self { worker, endpoint, permit, span, limit, outcome: Outcome::Cancelled, is_excused: false, error: None }
+    }
+
+    /// How the try ended; until this is said it says nothing of the endpoint.
+    pub(crate) fn ended(&mut self, outcome: Outcome) {
+        self.outcome = outcome;
+    }
+
+    /// Its caller has seen to it that it ends so: that says nothing of the endpoint.
+    pub(crate) fn excuse(&mut self) {
+        self.is_excused = true;
+    }
+
+    /// It was not taken, which is nobody's fault.
+    pub(crate) fn not_taken(&mut self, error: &'static str) {
+        self.error = Some(error);
+    }
+}
+
+impl Drop for AttemptRecord {
+    fn drop(&mut self) {
+        self.endpoint.in_flight.fetch_sub(1, Relaxed);
+        let breaker = &self.endpoint.breaker;
+        let verdict = self.outcome.verdict_of_endpoint(breaker.policy(), self.limit);
+        let verdict = if self.is_excused { Verdict::Nothing } else { verdict };
+        breaker.settle(self.permit, verdict, self.worker.moment());
+        if let (Some(span), Some(sink)) = (self.span.take(), &self.worker.shared.spans) {
+            span.end(self.outcome.code(), self.error.or(self.outcome.reason().map(Reason::as_str)), sink);
+        }
+    }
+}

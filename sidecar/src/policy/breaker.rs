@@ -1,0 +1,374 @@
+//! The circuit breaker of an endpoint or a service: closed, open, half-open with one probe at a time.
+//!
+//! A plain state machine that is given `now`; all of its state is atomic, so that workers share it without a lock.
+//! The rolling window is ten buckets, each one word: which tenth of the window it counts, calls and failures in it.
+
+use std::{
+    sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
+
+use weft_mesh::policy::BreakerPolicy;
+
+use crate::time::moment::Moment;
+
+const BUCKETS: u64 = 10;
+/// Bits of each of the two counts in a bucket's word.
+const COUNT_BITS: u32 = 20;
+const COUNT_MAX: u64 = (1 << COUNT_BITS) - 1;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Breaker {
+    policy: BreakerPolicy,
+    /// A tenth of the window.
+    tenth_ms: u64,
+    /// [`Phase`] in one word: its kind in the two lowest bits, milliseconds since the sidecar's start above.
+    phase: AtomicU64,
+    consecutive: AtomicU32,
+    probes_passed: AtomicU32,
+    window: [AtomicU64; BUCKETS as usize],
+    times_opened: AtomicU64,
+    calls_refused: AtomicU64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Closed,
+    /// Refuses until then.
+    Open {
+        until_ms: u64,
+    },
+    /// Waits for a probe.
+    HalfOpen,
+    /// A probe runs since then.
+    Probing {
+        since_ms: u64,
+    },
+}
+
+impl Phase {
+    fn word(self) -> u64 {
+        match self {
+            Self::Closed => 0,
+            Self::Open { until_ms } => until_ms << 2 | 1,
+            Self::HalfOpen => 2,
+            Self::Probing { since_ms } => since_ms << 2 | 3,
+        }
+    }
+
+    fn of(word: u64) -> Self {
+        match word & 3 {
+            0 => Self::Closed,
+            1 => Self::Open { until_ms: word >> 2 },
+            2 => Self::HalfOpen,
+            _ => Self::Probing { since_ms: word >> 2 },
+        }
+    }
+}
+
+/// A call that the breaker let through. It is to be [settled](Breaker::settle).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Permit {
+    /// One of many.
+    Call,
+    /// The probe of a half-open breaker.
+    Probe,
+}
+
+/// What became of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Success,
+    Failure,
+    /// The caller gave up, or it was never sent: says nothing of the callee.
+    Nothing,
+}
+
+/// What the admin page shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Statistics {
+    pub(crate) state: State,
+    pub(crate) calls: u32,
+    pub(crate) failures: u32,
+    pub(crate) consecutive_failures: u32,
+    pub(crate) times_opened: u64,
+    pub(crate) calls_refused: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    Closed,
+    Open,
+    HalfOpen,
+}
+
+impl Breaker {
+    pub(crate) fn new(policy: BreakerPolicy) -> Self {
+        let tenth_ms = (policy.window.as_millis() as u64 / BUCKETS).max(1);
+        Self {
+            policy,
+            tenth_ms,
+            phase: AtomicU64::new(Phase::Closed.word()),
+            consecutive: AtomicU32::new(0),
+            probes_passed: AtomicU32::new(0),
+            window: Default::default(),
+            times_opened: AtomicU64::new(0),
+            calls_refused: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn policy(&self) -> &BreakerPolicy {
+        &self.policy
+    }
+
+    /// Whether a call would be let through now.
+    pub(crate) fn is_open(&self, now: Moment) -> bool {
+        match Phase::of(self.phase.load(Relaxed)) {
+            Phase::Closed | Phase::HalfOpen => false,
+            Phase::Open { until_ms } => now.millis() < until_ms,
+            Phase::Probing { since_ms } => !self.is_probe_lost(since_ms, now),
+        }
+    }
+
+    /// Lets a call through, or says after what time to come again.
+    pub(crate) fn admit(&self, now: Moment) -> Result<Permit, Duration> {
+        let word = self.phase.load(Relaxed);
+        let phase = Phase::of(word);
+        let may_probe = match phase {
+            Phase::Closed => return Ok(Permit::Call),
+            Phase::HalfOpen => true,
+            Phase::Open { until_ms } => now.millis() >= until_ms,
+            Phase::Probing { since_ms } => self.is_probe_lost(since_ms, now),
+        };
+        let probing = Phase::Probing { since_ms: now.millis() }.word();
+        if may_probe && self.phase.compare_exchange(word, probing, Relaxed, Relaxed).is_ok() {
+            if matches!(phase, Phase::Open { .. }) {
+                self.probes_passed.store(0, Relaxed);
+            }
+            return Ok(Permit::Probe);
+        }
+        self.calls_refused.fetch_add(1, Relaxed);
+        let wait_ms = match phase {
+            Phase::Open { until_ms } => until_ms.saturating_sub(now.millis()),
+            _ => 0,
+        };
+        Err(Duration::from_millis(wait_ms.max(100)))
+    }
+
+    /// Takes in what became of an admitted call.
+    pub(crate) fn settle(&self, permit: Permit, verdict: Verdict, now: Moment) {
+        match (permit, verdict) {
+            (Permit::Probe, Verdict::Success) => {
+                let passed = self.probes_passed.fetch_add(1, Relaxed) + 1;
+                let is_enough = passed >= self.policy.probes;
+                self.end_probe(if is_enough { Phase::Closed } else { Phase::HalfOpen });
+            }
+            (Permit::Probe, Verdict::Failure) => self.open(now),
+            (Permit::Probe, Verdict::Nothing) => self.end_probe(Phase::HalfOpen),
+            (Permit::Call, Verdict::Nothing) => {}
+            (Permit::Call, Verdict::Success) => {
+                // A store would take the line from the other workers on each call.
+                if self.consecutive.load(Relaxed) != 0 {
+                    self.consecutive.store(0, Relaxed);
+                }
+                self.count(false, now);
+            }
+            (Permit::Call, Verdict::Failure) => {
+                let consecutive = self.consecutive.fetch_add(1, Relaxed) + 1;
+                self.count(true, now);
+                if Phase::of(self.phase.load(Relaxed)) == Phase::Closed && self.must_open(consecutive, now) {
+                    self.open(now);
+                }
+            }
+        }
+    }
+
+    /// Forgets everything: the callee was replaced.
+    pub(crate) fn close(&self) {
+        self.forget_history();
+        self.phase.store(Phase::Closed.word(), Relaxed);
+    }
+
+    pub(crate) fn statistics(&self, now: Moment) -> Statistics {
+        let (calls, failures) = self.totals(now);
+        Statistics {
+            state: match Phase::of(self.phase.load(Relaxed)) {
+                Phase::Closed => State::Closed,
+                Phase::Open { until_ms } if now.millis() < until_ms => State::Open,
+                _ => State::HalfOpen,
+            },
+            calls,
+            failures,
+            consecutive_failures: self.consecutive.load(Relaxed),
+            times_opened: self.times_opened.load(Relaxed),
+            calls_refused: self.calls_refused.load(Relaxed),
+        }
+    }
+
+    fn must_open(&self, consecutive: u32, now: Moment) -> bool {
+        let in_a_row = self.policy.consecutive_failures;
+        if in_a_row > 0 && consecutive >= in_a_row {
+            return true;
+        }
+        let (calls, failures) = self.totals(now);
+        calls >= self.policy.minimum_calls && f64::from(failures) >= self.policy.failure_ratio * f64::from(calls)
+    }
+
+    fn open(&self, now: Moment) {
+        let until_ms = now.millis() + self.policy.open_for.as_millis() as u64;
+        self.phase.store(Phase::Open { until_ms }.word(), Relaxed);
+        self.times_opened.fetch_add(1, Relaxed);
+        self.forget_history();
+    }
+
+    fn end_probe(&self, next: Phase) {
+        if next == Phase::Closed {
+            self.forget_history();
+        }
+        self.phase.store(next.word(), Relaxed);
+    }
+
+    fn forget_history(&self) {
+        self.consecutive.store(0, Relaxed);
+        self.window.iter().for_each(|bucket| bucket.store(0, Relaxed));
+    }
+
+    /// A probe that has not come back for as long as the breaker stays open no longer holds the others up.
+    fn is_probe_lost(&self, since_ms: u64, now: Moment) -> bool {
+        now.millis() >= since_ms + self.policy.open_for.as_millis() as u64
+    }
+
+    /// Which tenth of a window, counted from the sidecar's start. From 1 on, so that an empty word is of no tenth.
+    fn tenth(&self, now: Moment) -> u64 {
+        now.millis() / self.tenth_ms + 1
+    }
+
+    fn count(&self, is_failure: bool, now: Moment) {
+        let tenth = self.tenth(now) & (u64::MAX >> (2 * COUNT_BITS));
+        let bucket = &self.window[(tenth % BUCKETS) as usize];
+        let _ = bucket.fetch_update(Relaxed, Relaxed, |word| {
+            let (of, calls, failures) = unpack(word);
+            let (calls, failures) = if of == tenth { (calls, failures) } else { (0, 0) };
+            let calls = (calls + 1).min(COUNT_MAX);
+            let failures = (failures + u64::from(is_failure)).min(COUNT_MAX);
+            Some(tenth << (2 * COUNT_BITS) | calls << COUNT_BITS | failures)
+        });
+    }
+
+    fn totals(&self, now: Moment) -> (u32, u32) {
+        let tenth = self.tenth(now);
+        let mut sums = (0, 0);
+        for bucket in &self.window {
+            let (of, calls, failures) = unpack(bucket.load(Relaxed));
+            if of + BUCKETS > tenth && of > 0 {
+                sums = (sums.0 + calls as u32, sums.1 + failures as u32);
+            }
+        }
+        sums
+    }
+}
+
+fn unpack(word: u64) -> (u64, u64, u64) {
+    (word >> (2 * COUNT_BITS), word >> COUNT_BITS & COUNT_MAX, word & COUNT_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn breaker(policy: BreakerPolicy) -> (Breaker, Moment) {
+        let now = Moment::now();
+        (Breaker::new(policy), now)
+    }
+
+    fn fail(breaker: &Breaker, times: u32, now: Moment) {
+        for _ in 0..times {
+            let permit = breaker.admit(now).unwrap();
+            breaker.settle(permit, Verdict::Failure, now);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn opens_after_failures_in_a_row_probes_once_and_closes() {
+        let (breaker, _) = breaker(BreakerPolicy::default());
+        fail(&breaker, 4, Moment::now());
+        breaker.settle(Permit::Call, Verdict::Success, Moment::now());
+        fail(&breaker, 4, Moment::now());
+        assert_eq!(breaker.statistics(Moment::now()).state, State::Closed);
+        fail(&breaker, 1, Moment::now());
+        assert_eq!(breaker.statistics(Moment::now()).state, State::Open);
+        assert_eq!(breaker.admit(Moment::now()), Err(Duration::from_secs(5)));
+
+        tokio::time::advance(Duration::from_secs(5)).await;
+        assert_eq!(breaker.admit(Moment::now()), Ok(Permit::Probe));
+        assert!(breaker.admit(Moment::now()).is_err(), "one probe at a time");
+        breaker.settle(Permit::Probe, Verdict::Success, Moment::now());
+        assert_eq!(breaker.admit(Moment::now()), Ok(Permit::Call));
+        assert_eq!(breaker.statistics(Moment::now()).calls_refused, 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failed_probe_opens_again_and_a_lost_one_is_replaced() {
+        let (breaker, _) = breaker(BreakerPolicy { probes: 2, ..Default::default() });
+        fail(&breaker, 5, Moment::now());
+        tokio::time::advance(Duration::from_secs(5)).await;
+        fail(&breaker, 1, Moment::now());
+        assert!(breaker.is_open(Moment::now()));
+
+        tokio::time::advance(Duration::from_secs(5)).await;
+        assert_eq!(breaker.admit(Moment::now()), Ok(Permit::Probe));
+        tokio::time::advance(Duration::from_secs(5)).await;
+        assert_eq!(breaker.admit(Moment::now()), Ok(Permit::Probe));
+        breaker.settle(Permit::Probe, Verdict::Success, Moment::now());
+        assert_eq!(breaker.statistics(Moment::now()).state, State::HalfOpen, "two probes must pass");
+        assert_eq!(breaker.admit(Moment::now()), Ok(Permit::Probe));
+        breaker.settle(Permit::Probe, Verdict::Nothing, Moment::now());
+        assert_eq!(breaker.admit(Moment::now()), Ok(Permit::Probe), "a probe that said nothing is repeated");
+        breaker.settle(Permit::Probe, Verdict::Success, Moment::now());
+        assert_eq!(breaker.statistics(Moment::now()).state, State::Closed);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_ratio_looks_at_the_window_only() {
+        let policy = BreakerPolicy { consecutive_failures: 0, ..Default::default() };
+        let (breaker, _) = breaker(policy);
+        fail(&breaker, 19, Moment::now());
+        assert_eq!(breaker.statistics(Moment::now()).state, State::Closed, "too few calls to judge");
+        tokio::time::advance(Duration::from_secs(11)).await;
+        assert_eq!(breaker.statistics(Moment::now()).calls, 0);
+        for _ in 0..11 {
+            breaker.settle(Permit::Call, Verdict::Success, Moment::now());
+        }
+        fail(&breaker, 10, Moment::now());
+        assert_eq!(breaker.statistics(Moment::now()).state, State::Closed, "10 of 21");
+        fail(&breaker, 1, Moment::now());
+        assert_eq!(breaker.statistics(Moment::now()).state, State::Open, "11 of 22");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn refuses_only_while_open_and_never_two_probes_at_once(
+            steps in proptest::collection::vec((0u64..3_000, 0u8..4), 1..400),
+        ) {
+            let (breaker, start) = breaker(BreakerPolicy { probes: 2, ..Default::default() });
+            let (mut now, mut probe) = (start, None::<Moment>);
+            for (ms, act) in steps {
+                now = now.checked_add(Duration::from_millis(ms)).unwrap();
+                match (breaker.admit(now), act) {
+                    (Ok(Permit::Probe), 3) => {
+                        let lost = probe.is_none_or(|at: Moment| now.since(at) >= breaker.policy().open_for);
+                        proptest::prop_assert!(lost);
+                        probe = Some(now);
+                    }
+                    (Ok(permit), _) => {
+                        let verdict = [Verdict::Success, Verdict::Failure, Verdict::Nothing][usize::from(act % 3)];
+                        if permit == Permit::Probe { probe = None; }
+                        breaker.settle(permit, verdict, now);
+                    }
+                    (Err(wait), _) => proptest::prop_assert!(wait <= breaker.policy().open_for),
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,323 @@
+//! The tries of one call: an endpoint is picked, the call is sent there, and where it provably was not seen, or where
+//! its contract says that twice is as once, it is sent again elsewhere.
+
+use std::{rc::Rc, sync::atomic::Ordering::Relaxed};
+
+use weft_mesh::{errors::Reason, limits};
+use weft_wire::{CannotOpen, Code};
+
+use crate::{
+    call::{CONNECTS, Call, Tries, record::AttemptRecord},
+    endpoints::{
+        balance::NoChoice,
+        catalog::{Route, Service},
+    },
+    message::{deadline, failure::Failure},
+    policy::{
+        breaker::Permit,
+        outcome::Outcome,
+        retry::{ConnectError, Miss, Next},
+    },
+    proxy::Proxy,
+    thread::loads::Load,
+    time::moment::Moment,
+};
+
+/// What the caller is told when time is up.
+pub(crate) fn deadline_passed(call: &Call) -> Failure {
+    let failure = Failure::deadline_passed();
+    match call.tries.route() {
+        Some(route) => failure.of_service(route.service.name.as_str()),
+        None => failure,
+    }
+}
+
+/// What the caller is told of a service that does not take what it is sent, or whose answers nobody reads.
+#[cold]
+pub(crate) fn holds_its_part(call: &Call) -> Failure {
+    let memory = call.worker.shared.budget.bytes();
+    let name = call.tries.route().map_or("the service", |route| route.service.name.as_str());
+    let message = format!("calls of {name} hold its part of this sidecar's memory (--memory {memory}); slow down");
+    Failure::new(Reason::Overloaded, message).of_service(name)
+}
+
+/// What the caller is told of a service that has as many calls as it may have.
+#[cold]
+fn has_its_calls(service: &Service, callee: &Load) -> Failure {
+    let (name, calls) = (&service.name, callee.calls());
+    let message =
+        format!("{calls} calls to {name} run in this sidecar, as many as one service may have now; slow down");
+    Failure::new(Reason::Overloaded, message).of_service(name.as_str())
+}
+
+/// Writes down how a try failed, and says how the call goes on.
+pub(crate) fn missed(call: &Call, miss: Miss) -> Next {
+    let tries = &call.tries;
+    let Some(route) = tries.route() else { return unrouted(miss) };
+    let failure = match failure_of(route, call, miss) {
+        Ok(failure) => failure.of_service(route.service.name.as_str()),
+        Err(code) => return Next::Reset(code),
+    };
+    let counters = &call.worker.shared.metrics.counters;
+    if tries.sent.get() >= limits::TRIES {
+        counters.not_retried_unsafe.fetch_add(1, Relaxed);
+        return Next::Fail(failure);
+    }
+    if tries.count() >= CONNECTS {
+        return Next::Fail(failure);
+    }
+    if !call.is_repeatable() {
+        counters.not_retried_body.fetch_add(1, Relaxed);
+        return Next::Fail(failure);
+    }
+    call.with_record(|record| record.retried(&failure.message));
+    *tries.last.borrow_mut() = Some(Box::new(failure));
+    Next::Again
+}
+
+/// What the caller is told if this was the last try; an error is the service's own code for it.
+fn failure_of(Route { service, method }: &Route, call: &Call, miss: Miss) -> Result<Failure, Code> {
+    let (name, now) = (&service.name, call.worker.moment());
+    let sent = &call.tries.sent;
+    let shun = || call.with_attempt(|attempt| attempt.endpoint.shun(now));
+    let ended = |outcome| call.with_attempt(|attempt| attempt.ended(outcome));
+    let not_taken = |why| call.with_attempt(|attempt| attempt.not_taken(why));
+    Ok(match miss {
+        Miss::Reset(code) => {
+            ended(Outcome::Reset(code));
+            return Err(code);
+        }
+        Miss::TooLarge => {
+            sent.set(limits::TRIES);
+            ended(Outcome::Failed(Reason::AnswerHeadersTooLarge));
+            call.answer_too_large()
+        }
+        Miss::Malformed(why) => {
+            sent.set(limits::TRIES);
+            Failure::new(Reason::Malformed, why)
+        }
+        Miss::NotSent(ConnectError::Full) => {
+            not_taken(Reason::Overloaded.as_str());
+            Failure::new(Reason::Overloaded, format!("{name}: {}", ConnectError::Full))
+        }
+        Miss::NotSent(why) => {
+            shun();
+            ended(Outcome::Failed(Reason::ConnectFailed));
+            Failure::new(Reason::ConnectFailed, format!("{name} could not be reached: {why}"))
+        }
+        Miss::Unseen(why) => {
+            shun();
+            sent.set(sent.get() + 1);
+            not_taken("refused");
+            Failure::new(Reason::ConnectFailed, format!("{name} did not take the call: {why}"))
+        }
+        Miss::Full(why) => {
+            shun();
+            sent.set(sent.get() + 1);
+            not_taken(Reason::ServiceFull.as_str());
+            Failure::new(Reason::ServiceFull, format!("{name}: {why}"))
+        }
+        Miss::Broke(why) => {
+            sent.set(if method.idempotency.is_safe_to_repeat() { sent.get() + 1 } else { limits::TRIES });
+            ended(Outcome::Failed(Reason::ConnectionBroke));
+            let message = format!("the connection to {name} broke before it answered: {why}");
+            Failure::new(Reason::ConnectionBroke, message)
+        }
+    })
+}
+
+fn no_choice(service: &Service, tries: &Tries, why: NoChoice) -> Failure {
+    // What went wrong before says more than that nothing is left to try.
+    if let Some(last) = tries.last.borrow_mut().take() {
+        return *last;
+    }
+    let name = &service.name;
+    let failure = match why {
+        NoChoice::NoneUp => {
+            Failure::new(Reason::NoEndpoint, format!("{name} is known, but none of its endpoints is up"))
+        }
+        // Each try leaves a failure behind, which was told above.
+        NoChoice::AllTried => Failure::new(Reason::ConnectFailed, format!("each endpoint of {name} was tried")),
+    };
+    failure.of_service(name.as_str())
+}
+
+/// How a call ends that has no route: the sidecar answers it itself, and there is nobody else to ask.
+#[cold]
+fn unrouted(miss: Miss) -> Next {
+    let (reason, why) = match miss {
+        Miss::Reset(code) => return Next::Reset(code),
+        Miss::Malformed(why) => (Reason::Malformed, why),
+        Miss::TooLarge => (Reason::AnswerHeadersTooLarge, "its header list is too long".to_owned()),
+        Miss::Broke(why) => (Reason::ConnectionBroke, why),
+        Miss::Unseen(why) | Miss::Full(why) => (Reason::ConnectionBroke, why.to_owned()),
+        Miss::NotSent(why) => (Reason::ConnectionBroke, why.to_string()),
+    };
+    Next::Fail(Failure::new(reason, format!("the sidecar could not answer the call: {why}")))
+}
+
+/// Sends a call to an endpoint that takes it.
+pub(crate) async fn run(proxy: &Proxy, call: &Rc<Call>) -> Result<(), Next> {
+    let (worker, tries) = (&call.worker, &call.tries);
+    let service = &tries.route().expect("it has a target").service;
+    loop {
+        let now = worker.moment();
+        let (tried, count) = tries.tried();
+        let pick = proxy.balancer.pick(&service.endpoints, &tried[..count], now);
+        let endpoint = pick.map_err(|why| Next::Fail(no_choice(service, tries, why)))?;
+        tries.note(endpoint.number);
+        // Picked all the same: each of them is shut, or another call has just become this one's probe.
+        let permit = endpoint.breaker.admit(now).unwrap_or(Permit::Call);
+        let span = call.with_record(|record| record.span_of_attempt(count as u32 + 1, endpoint)).flatten();
+        call.attempt(AttemptRecord::begin(worker, endpoint, permit, call.limit(), span));
+
+        let pool = proxy.pools.of(endpoint);
+        if pool.holds_its_part() {
+            return Err(Next::Fail(holds_its_part(call)));
+        }
+        let callee = pool.load();
+        if !call.goes_to(callee) {
+            return Err(Next::Fail(has_its_calls(service, callee)));
+        }
+        let link = match pool.ready() {
+            Some(link) => Ok(link),
+            None => {
+                call.waits_for(callee);
+                pool.link().await
+            }
+        };
+        let now = worker.moment();
+        let miss = match link.map(|link| call.send_over(&link, |head, attempt, end| adapt(head, attempt, end, now))) {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(CannotOpen::Full | CannotOpen::Congested)) => Miss::NotSent(ConnectError::Full),
+            Ok(Err(CannotOpen::Going)) => Miss::NotSent(ConnectError::Failed("its connection is going away".into())),
+            Err(why) => Miss::NotSent(why),
+        };
+        match missed(call, miss) {
+            Next::Again => {}
+            next => return Err(next),
+        }
+    }
+}
+
+/// What is said anew in each try: the time that is left, and whose child it is.
+fn adapt(head: &mut weft_wire::Headers, attempt: Option<&AttemptRecord>, deadline: Option<Moment>, now: Moment) {
+    deadline::pass_on(head, deadline, now);
+    if let Some(span) = attempt.and_then(|attempt| attempt.span.as_ref()) {
+        span.pass_on(head);
+    }
+}
+
+/// Another try, as a task of its own.
+pub(crate) async fn again(proxy: Rc<Proxy>, call: Rc<Call>) {
+    if let Err(next) = run(&proxy, &call).await {
+        call.apply(next);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::{task::LocalSet, time::Instant};
+    use weft_contracts::weft::discovery::v1::{Health, Protocol, Version};
+    use weft_mesh::policy::{BreakerPolicy, Idempotency};
+
+    use super::*;
+    use crate::{
+        endpoints::catalog::{Endpoint, Method},
+        policy::breaker::Breaker,
+        telemetry::metrics::{CallLabels, Direction},
+        thread::worker::Worker,
+        trial::{self, peer},
+    };
+
+    /// A route to a service with one endpoint.
+    fn route(worker: &Worker, name: &str) -> Rc<Route> {
+        let breaker = || Breaker::new(BreakerPolicy::default());
+        let id = format!("spiffe://weft.local/ns/shop/sa/{name}").parse().unwrap();
+        let endpoint = Endpoint::new("1".into(), "127.0.0.1:1".parse().unwrap(), id, Health::Up, breaker());
+        let metrics = worker.shared.metrics.calls(CallLabels {
+            direction: Direction::Outbound,
+            service: name.into(),
+            method: "_other".into(),
+            peer: "shop/test".into(),
+        });
+        let method =
+            Arc::new(Method { name: "_other".into(), timeout: None, idempotency: Idempotency::Unknown, metrics });
+        let service = Service {
+            name: weft_mesh::names::ServiceName::parse(&format!("{name}.shop")).unwrap(),
+            protocol: Protocol::Http2,
+            version: Version::default(),
+            policy: Arc::default(),
+            endpoints: vec![Arc::new(endpoint)],
+            addresses: Vec::new(),
+            breaker: Arc::new(breaker()),
+            methods: Arc::default(),
+            other: Arc::clone(&method),
+            last_used: Arc::default(),
+            heard: Instant::now(),
+            is_complete: true,
+        };
+        Rc::new(Route { service: Arc::new(service), method })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_service_that_never_answers_gets_no_more_calls_and_others_do() {
+        LocalSet::new()
+            .run_until(async {
+                let worker = trial::worker();
+                let proxy = Proxy::new(Rc::clone(&worker));
+                let [silent, other] = ["silent", "other"].map(|name| route(&worker, name));
+                let callee = worker.callees.of(&silent.service.endpoints[0].spiffe_id);
+                let stuck: Vec<_> = std::iter::from_fn(|| {
+                    let mut slot = worker.call_slot().expect("there is room");
+                    slot.goes_to(&callee).then_some(slot)
+                })
+                .collect();
+                let (mut client, calls, _serving) = peer::connected(&worker, &worker.own, true);
+                client.pass(1).await.expect("the connection lives");
+                for _ in 0..2 {
+                    client.call(&peer::post(), 10);
+                }
+                client.pass(1).await.expect("the connection lives");
+                let begun = calls.take();
+                let failed = async |call: usize, route: &Rc<Route>| {
+                    begun[call].tries.set_route(Rc::clone(route));
+                    match run(&proxy, &begun[call]).await {
+                        Err(Next::Fail(failure)) => failure,
+                        _ => panic!("nobody is there who would take it"),
+                    }
+                };
+                let refused = failed(0, &silent).await;
+                assert_eq!((refused.reason, refused.service.as_deref()), (Reason::Overloaded, Some("silent.shop")));
+                assert!(refused.message.starts_with("10000 calls to silent.shop run"), "{}", refused.message);
+                assert_eq!(failed(1, &other).await.reason, Reason::ConnectFailed, "it gets as far as to its endpoint");
+                drop((stuck, begun));
+            })
+            .await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waits_for_a_connection_counts_for_the_callee() {
+        LocalSet::new()
+            .run_until(async {
+                let worker = trial::worker();
+                let (mut client, calls, _serving) = peer::connected(&worker, &worker.own, true);
+                client.pass(1).await.expect("the connection lives");
+                let stream = client.call(&peer::post(), 10);
+                client.pass(1).await.expect("the connection lives");
+                let call = Rc::clone(&calls.borrow()[0]);
+                let callee = Rc::default();
+                assert!(call.goes_to(&callee));
+                call.waits_for(&callee);
+                assert_eq!(callee.bytes(), 10);
+                client.core.send_data(stream, &[0; 30], false);
+                client.pass(1).await.expect("the connection lives");
+                assert_eq!(callee.bytes(), 40);
+                call.fail(&Failure::deadline_passed());
+                assert_eq!(callee.bytes(), 0);
+            })
+            .await;
+    }
+}

@@ -1,0 +1,340 @@
+//! The way of a call to the own service:
+//!
+//! accept → mTLS → peer identity ([`crate::accept::members`]) → trace → deadline → local service → (the call's two sides move each other's parts:
+//! [`crate::call`]) → record
+
+use std::{
+    cell::{OnceCell, RefCell},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
+
+use opentelemetry::trace::SpanKind;
+use tokio::{
+    task::{AbortHandle, spawn_local},
+    time::sleep,
+};
+use weft_mesh::{errors::Reason, identity::SpiffeId, limits};
+use weft_wire::{CannotOpen, Code};
+
+use crate::{
+    call::{Call, Way, record::CallRecord},
+    message::{
+        deadline,
+        failure::{Failure, Hop},
+        headers::CLIENT_CERT,
+        tunnel,
+    },
+    policy::{
+        outcome::Outcome,
+        retry::{ConnectError, Miss, Next},
+    },
+    proxy::{
+        Proxy, own_http1,
+        own_service::{Connections, LocalService, OwnPools},
+        own_tcp,
+    },
+    telemetry::{
+        metrics::{CallLabels, CallMetrics, Direction},
+        span::{self, CallTrace},
+    },
+    thread::{loads::Load, worker::Worker},
+    transport::pool::Pool,
+};
+
+/// Another sidecar on a connection.
+pub(crate) struct Peer {
+    pub(crate) proxy: Rc<Proxy>,
+    pub(crate) id: SpiffeId,
+    pub(crate) load: Rc<Load>,
+    /// The connections for its calls to a service that speaks HTTP/2.
+    pool: OnceCell<Rc<Pool>>,
+    /// What the service is told of it, in Envoy's format.
+    client_cert: Vec<u8>,
+    /// Rows for this peer, by a method's place; the last is for what no descriptor knows.
+    metrics: RefCell<Vec<Option<Arc<CallMetrics>>>>,
+    last: RefCell<LastMethod>,
+}
+
+/// What the last call of a connection was to: most of its calls are to the same.
+#[derive(Default)]
+struct LastMethod {
+    path: Vec<u8>,
+    place: Option<usize>,
+    metrics: Option<Arc<CallMetrics>>,
+}
+
+/// A longer path is not remembered: every connection would have room for it.
+const KEPT_PATH_BYTES: usize = 256;
+
+impl Peer {
+    pub(crate) fn new(proxy: &Rc<Proxy>, id: SpiffeId, load: &Rc<Load>, client_cert: Vec<u8>) -> Rc<Self> {
+        Rc::new(Self {
+            proxy: Rc::clone(proxy),
+            id,
+            load: Rc::clone(load),
+            pool: OnceCell::new(),
+            client_cert,
+            metrics: RefCell::default(),
+            last: RefCell::default(),
+        })
+    }
+
+    /// Where its calls go to a service that speaks HTTP/2.
+    fn pool(&self, pools: &OwnPools) -> &Rc<Pool> {
+        self.pool.get_or_init(|| pools.of(&self.id))
+    }
+
+    /// Which method of the service's contracts a path is, and the row in which its calls are counted.
+    fn method(&self, local: &LocalService, path: &[u8]) -> (Option<usize>, Arc<CallMetrics>) {
+        let mut last = self.last.borrow_mut();
+        if let Some(metrics) = &last.metrics
+            && last.path == path
+        {
+            return (last.place, Arc::clone(metrics));
+        }
+        let place = local.place(path);
+        let metrics = self.metrics(local, place);
+        if path.len() <= KEPT_PATH_BYTES {
+            last.path.clear();
+            last.path.extend_from_slice(path);
+            (last.place, last.metrics) = (place, Some(Arc::clone(&metrics)));
+        }
+        (place, metrics)
+    }
+
+    fn metrics(&self, local: &LocalService, place: Option<usize>) -> Arc<CallMetrics> {
+        let mut rows = self.metrics.borrow_mut();
+        rows.resize(local.methods.len() + 1, None);
+        let row = rows[place.unwrap_or(local.methods.len())].get_or_insert_with(|| {
+            self.proxy.worker.shared.metrics.calls(CallLabels {
+                direction: Direction::Inbound,
+                service: local.name.clone(),
+                method: local.method(place).to_owned(),
+                peer: self.id.service().to_string(),
+            })
+        });
+        Arc::clone(row)
+    }
+}
+
+impl Way for Peer {
+    fn hop(&self) -> Hop {
+        Hop::Inbound
+    }
+
+    fn missed(&self, call: &Call, miss: Miss) -> Next {
+        missed(call, miss)
+    }
+
+    fn again(self: Rc<Self>, call: Rc<Call>) -> AbortHandle {
+        spawn_local(async move { again(&self, call).await }).abort_handle()
+    }
+
+    fn deadline_passed(&self, call: &Call) -> Failure {
+        match &call.worker.shared.own {
+            Some(own) => Failure::deadline_passed().of_service(own.as_str()),
+            None => Failure::deadline_passed(),
+        }
+    }
+
+    fn holds_its_part(&self, call: &Call) -> Failure {
+        too_many_calls(&call.worker, &self.load)
+    }
+}
+
+/// Carries a call to the own service.
+pub(crate) async fn carry(peer: Rc<Peer>, call: Rc<Call>) {
+    let worker = &peer.proxy.worker;
+    // The listener exists only where there is a service.
+    let Some(local) = &peer.proxy.local else { return call.reset(Code::REFUSED_STREAM) };
+    let wants = Wants::of(&call);
+    admit(&peer, local, &call);
+    if wants != Wants::Answer
+        && let Some(why) = refusal(worker, &call)
+    {
+        let failure = Failure::new(Reason::PermissionDenied, format!("{} {why}", local.name));
+        return call.fail(&failure.of_service(&local.name));
+    }
+    if wants == Wants::Upgrade
+        && !tunnel::is_declared(&call.head(), &worker.shared.args.upgrade)
+        && let Err(failure) = withhold_upgrade(&peer, local, &call)
+    {
+        return call.fail(&failure.of_service(&local.name));
+    }
+    let sent = match &local.connections {
+        Connections::Http1(pool) => own_http1::send(pool, &peer.load, &call).await,
+        Connections::Http2(pools) => send(peer.pool(pools), &call, wants == Wants::Upgrade).await,
+        Connections::Tcp if wants == Wants::Tunnel => own_tcp::send(local.address, &call).await,
+        Connections::Tcp => {
+            own_http1::decline(&call);
+            Ok(())
+        }
+    };
+    if let Err(miss) = sent {
+        call.missed(miss);
+    }
+}
+
+/// What a request asks for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wants {
+    Answer,
+    /// Another protocol, from the answer's head on.
+    Upgrade,
+    Tunnel,
+}
+
+impl Wants {
+    fn of(call: &Call) -> Self {
+        match call.wants_tunnel() {
+            false => Self::Answer,
+            true if call.head().protocol().is_some() => Self::Upgrade,
+            true => Self::Tunnel,
+        }
+    }
+}
+
+/// Why the local service does not get a request for a tunnel or an upgrade, if it does not.
+fn refusal(worker: &Worker, call: &Call) -> Option<&'static str> {
+    let (args, head) = (&worker.shared.args, call.head());
+    tunnel::refusal(&head, tunnel::is_made_by_sidecar(&head), args.protocol, args.connect)
+}
+
+/// Has the local service never hear of an upgrade that it is not declared to know.
+///
+/// # Errors
+/// It speaks HTTP/2, in which an upgrade is no offer beside a request.
+fn withhold_upgrade(peer: &Peer, local: &LocalService, call: &Call) -> Result<(), Failure> {
+    let name = call.head().protocol().unwrap_or_default().escape_ascii().to_string();
+    if !matches!(local.connections, Connections::Http1(_)) {
+        let message = format!("{} is not declared to change to `{name}`: see `upgrades`, and --upgrade", local.name);
+        return Err(Failure::new(Reason::PermissionDenied, message));
+    }
+    tunnel::withhold_upgrade(&mut call.head_mut());
+    peer.proxy.worker.log(|| {
+        format!(
+            "{} gets a request of {} without its upgrade to `{name}`, which it is not declared to know: see `upgrades`, and \
+             --upgrade",
+            local.name, peer.id
+        )
+    });
+    Ok(())
+}
+
+/// What is looked at and written into the head before a call goes on.
+fn admit(peer: &Peer, local: &LocalService, call: &Rc<Call>) {
+    let worker = &peer.proxy.worker;
+    let mut head = call.head_mut();
+    let (place, metrics) = peer.method(local, head.path().unwrap_or_default());
+    let trace = CallTrace::begin(&head, worker.shared.sampling);
+    let span = trace.span(SpanKind::Server, || span::name(local.method(place), &head));
+    let mut record = CallRecord::begin(worker, &metrics, call.started, span);
+    if let Some(span) = &mut record.span {
+        span.set("weft.peer", peer.id.to_string());
+    }
+    let (deadline, limit) = deadline::of(&head, None, call.started);
+    head.remove_like(CLIENT_CERT);
+    head.append(CLIENT_CERT, &peer.client_cert);
+    trace.pass_on(&mut head);
+    drop(head);
+    call.record(record);
+    call.end_by(deadline, limit);
+}
+
+/// Sends a call once more that the local service did not look at.
+async fn again(peer: &Peer, call: Rc<Call>) {
+    let pool = match peer.proxy.local.as_ref().map(|local| &local.connections) {
+        Some(Connections::Http2(pools)) => peer.pool(pools),
+        Some(Connections::Http1(pool)) => return own_http1::again(Rc::clone(pool), call).await,
+        Some(Connections::Tcp) | None => return call.reset(Code::REFUSED_STREAM),
+    };
+    // The first time at once: most likely it was one of its connections that was about to close.
+    let pause = FIRST_PAUSE * ((1 << call.tries.sent.get().saturating_sub(1)) - 1);
+    if !pause.is_zero() {
+        sleep(pause).await;
+        call.worker.tick();
+    }
+    let is_upgrade = call.head().protocol().is_some();
+    if let Err(miss) = send(pool, &call, is_upgrade).await {
+        call.missed(miss);
+    }
+}
+
+/// Doubled with each try.
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+
+async fn send(pool: &Rc<Pool>, call: &Rc<Call>, is_upgrade: bool) -> Result<(), Miss> {
+    let link = match pool.ready() {
+        Some(link) => link,
+        None => pool.link().await.map_err(Miss::NotSent)?,
+    };
+    if is_upgrade && !link.takes_upgrades() {
+        own_http1::decline(call);
+        return Ok(());
+    }
+    // Some servers end the connection when a list is longer than they take, and with it the calls of all who share it.
+    let takes = link.header_list_bytes();
+    if call.head().list_bytes() > takes as usize {
+        call.fail(&call.too_large_for(takes));
+        return Ok(());
+    }
+    let now = call.worker.moment();
+    call.send_over(&link, |head, _, deadline| deadline::pass_on(head, deadline, now)).map_err(|why| {
+        Miss::NotSent(match why {
+            CannotOpen::Full | CannotOpen::Congested => ConnectError::Full,
+            CannotOpen::Going => ConnectError::Failed("its connection is going away".into()),
+        })
+    })?;
+    Ok(())
+}
+
+/// What a peer is told that has as many calls here as it may have.
+pub(crate) fn too_many_calls(worker: &Worker, peer: &Load) -> Failure {
+    let name = worker.shared.own.as_ref().map_or("the service", |own| own.as_str());
+    let message = if !worker.accounts.inbound.takes_calls(peer) {
+        let (bytes, memory) = (peer.bytes(), worker.shared.budget.bytes());
+        format!(
+            "calls of this caller hold {bytes} bytes in the sidecar of {name}, which is its part (--memory {memory})"
+        )
+    } else {
+        format!("{} calls run at {name}, and this caller has its part of them", worker.calls.inbound.get())
+    };
+    Failure::new(Reason::ServiceFull, message).of_service(name)
+}
+
+/// What becomes of a call that the local service did not answer.
+pub(crate) fn missed(call: &Call, miss: Miss) -> Next {
+    let shared = &call.worker.shared;
+    match miss {
+        Miss::Reset(code) => Next::Reset(code),
+        // It is merely full, or about to close that connection.
+        Miss::Unseen(_) if call.is_repeatable() && call.tries.sent.get() < limits::REFUSED_TRIES => {
+            call.tries.sent.set(call.tries.sent.get() + 1);
+            Next::Again
+        }
+        // Neither is anything wrong with the service, nor has it seen the call: the caller's sidecar tries another.
+        Miss::NotSent(ConnectError::Full) | Miss::Unseen(_) | Miss::Full(_) => {
+            let name = shared.own.as_ref().map_or("the service", |own| own.as_str());
+            let message = format!("{name} takes no more calls at present");
+            shared.check_health_now.notify_one();
+            Next::Fail(Failure::new(Reason::ServiceFull, message).of_service(name))
+        }
+        // The service has not seen the call: the caller's sidecar tries another.
+        Miss::NotSent(ConnectError::Failed(_)) => {
+            call.with_record(|record| record.ended(Outcome::Failed(Reason::ConnectFailed)));
+            shared.metrics.failure(Reason::ConnectFailed);
+            shared.check_health_now.notify_one();
+            Next::Reset(Code::REFUSED_STREAM)
+        }
+        Miss::TooLarge => Next::Fail(call.answer_too_large()),
+        Miss::Malformed(why) => Next::Fail(Failure::new(Reason::Malformed, why)),
+        Miss::Broke(why) => {
+            shared.check_health_now.notify_one();
+            let name = shared.own.as_ref().map_or("the service", |own| own.as_str());
+            let message = format!("the connection to {name} broke before it answered: {why}");
+            Next::Fail(Failure::new(Reason::ConnectionBroke, message).of_service(name))
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! The service that the sidecar fronts.
+
+use std::{cell::RefCell, collections::HashMap, net::SocketAddr, rc::Rc};
+
+use tokio::time::Instant;
+use weft_mesh::identity::SpiffeId;
+use weft_wire::Usage;
+
+use crate::{
+    args::AppProtocol,
+    message::target,
+    proxy::own_http1,
+    telemetry::metrics::OTHER,
+    thread::worker::Worker,
+    transport::pool::{Destination, Pool},
+};
+
+/// The way from a worker to the service that its sidecar fronts.
+pub(crate) struct LocalService {
+    pub(crate) name: String,
+    pub(crate) address: SocketAddr,
+    /// Of the contracts' methods.
+    pub(crate) methods: Vec<Box<str>>,
+    /// Where a path's method is among them.
+    places: HashMap<Box<str>, usize>,
+    pub(crate) connections: Connections,
+}
+
+/// How it is reached.
+pub(crate) enum Connections {
+    Http2(OwnPools),
+    Http1(Rc<own_http1::Pool>),
+    /// One for each call.
+    Tcp,
+}
+
+impl LocalService {
+    /// `None` for a sidecar that fronts nothing.
+    pub(crate) fn new(worker: &Rc<Worker>) -> Option<Self> {
+        let shared = &worker.shared;
+        let (name, address) = (shared.own.as_ref()?.to_string(), shared.args.app?);
+        let contracts = shared.own_policy.contracts.iter();
+        let methods: Vec<Box<str>> = contracts
+            .flat_map(|contract| {
+                contract.methods.iter().map(move |method| format!("{}/{}", contract.name, method.name).into())
+            })
+            .collect();
+        let places = methods.iter().enumerate().map(|(place, name)| (format!("/{name}").into(), place)).collect();
+        let connections = match shared.args.protocol {
+            AppProtocol::Grpc => Connections::Http2(OwnPools::new(worker, address)),
+            AppProtocol::Http1 => Connections::Http1(own_http1::Pool::new(worker, address)),
+            AppProtocol::Tcp => Connections::Tcp,
+        };
+        Some(Self { name, address, methods, places, connections })
+    }
+
+    /// The name of the method at a place.
+    pub(crate) fn method(&self, place: Option<usize>) -> &str {
+        place.and_then(|place| self.methods.get(place)).map_or(OTHER, |name| name)
+    }
+
+    /// Where a path's method is among those of its contracts.
+    pub(crate) fn place(&self, path: &[u8]) -> Option<usize> {
+        self.places.get(target::without_query(path)).copied()
+    }
+
+    /// What each of its HTTP/2 connections holds now.
+    pub(crate) fn usages(&self) -> Vec<Usage> {
+        match &self.connections {
+            Connections::Http2(pools) => pools.usages(),
+            Connections::Http1(_) | Connections::Tcp => Vec::new(),
+        }
+    }
+
+    /// Gives back the buffers that connections keep and do not use.
+    pub(crate) fn shrink(&self, now: Instant) {
+        if let Connections::Http2(pools) = &self.connections {
+            pools.by_caller.borrow().values().for_each(|pool| pool.shrink(now));
+        }
+    }
+
+    /// Closes connections that have been idle for long.
+    pub(crate) fn close_idle(&self, now: Instant) {
+        if let Connections::Http2(pools) = &self.connections {
+            pools.close_idle(now);
+        }
+    }
+}
+
+/// One worker's connections to a local service that speaks HTTP/2: those of each caller are its own.
+///
+/// What a connection has, it has for all of its calls: its streams, its window, its place in the service's limits. A caller
+/// whose calls shared a connection with those of others could use up the window by one request that the service does not
+/// read, have the service end the connection, or take all streams. So callers share nothing here, as they do without a
+/// mesh; the replicas of one caller do, and they may have [`weft_mesh::limits::CONNECTIONS_PER_ENDPOINT`] connections.
+pub(crate) struct OwnPools {
+    worker: Rc<Worker>,
+    address: SocketAddr,
+    by_caller: RefCell<HashMap<SpiffeId, Rc<Pool>>>,
+}
+
+impl OwnPools {
+    fn new(worker: &Rc<Worker>, address: SocketAddr) -> Self {
+        Self { worker: Rc::clone(worker), address, by_caller: RefCell::default() }
+    }
+
+    /// The connections for a caller's calls.
+    pub(crate) fn of(&self, caller: &SpiffeId) -> Rc<Pool> {
+        let mut pools = self.by_caller.borrow_mut();
+        if let Some(pool) = pools.get(caller) {
+            return Rc::clone(pool);
+        }
+        let pool = Pool::new(&self.worker, Destination::Local(self.address));
+        pools.insert(caller.clone(), Rc::clone(&pool));
+        pool
+    }
+
+    fn usages(&self) -> Vec<Usage> {
+        self.by_caller.borrow().values().flat_map(|pool| pool.usages()).collect()
+    }
+
+    fn close_idle(&self, now: Instant) {
+        // A caller that is connected goes on with the pool that it has.
+        self.by_caller.borrow_mut().retain(|_, pool| pool.close_idle(now) || Rc::strong_count(pool) > 1);
+    }
+}

@@ -1,0 +1,334 @@
+//! Places of a worker: one for each connection that it has taken, and one for each call. Whoever has one counts, for whom it
+//! is, until it is dropped.
+
+use std::{net::SocketAddr, rc::Rc, sync::atomic::Ordering::Relaxed};
+
+use weft_mesh::{identity::SpiffeId, limits};
+
+use crate::thread::{
+    account::Counted,
+    loads::{Load, Member, may_have_more},
+    strangers::Stranger,
+    worker::Worker,
+};
+
+/// One of a worker's calls.
+pub(crate) struct CallSlot {
+    worker: Rc<Worker>,
+    owner: Owner,
+    /// Bytes of its request that count as kept for another try.
+    kept: usize,
+}
+
+/// Whose a call is.
+enum Owner {
+    /// Of an inbound one: its caller.
+    Peer(Rc<Load>),
+    /// Of an outbound one: its callee, once an endpoint was picked.
+    Callee(Option<Rc<Load>>),
+}
+
+impl CallSlot {
+    fn new(worker: &Rc<Worker>, owner: Owner) -> Self {
+        Self { worker: Rc::clone(worker), owner, kept: 0 }
+    }
+
+    /// Whose an inbound call is.
+    pub(crate) fn peer(&self) -> Option<&Rc<Load>> {
+        match &self.owner {
+            Owner::Peer(peer) => Some(peer),
+            Owner::Callee(_) => None,
+        }
+    }
+
+    /// Whose an outbound call is, once an endpoint was picked.
+    pub(crate) fn callee(&self) -> Option<&Rc<Load>> {
+        match &self.owner {
+            Owner::Callee(callee) => callee.as_ref(),
+            Owner::Peer(_) => None,
+        }
+    }
+
+    /// Counts bytes of the call: for its peer, or for the local service whose call it is.
+    pub(crate) fn counted(&self) -> Counted {
+        match self.peer() {
+            None => Counted::new(&self.worker.accounts.outbound, &self.worker.own),
+            Some(peer) => Counted::new(&self.worker.accounts.inbound, peer),
+        }
+    }
+
+    /// An outbound call is this callee's, from now on until it ends or goes to another. False if the callee may have no
+    /// more calls: so one that never answers leaves room for calls to the others.
+    #[inline]
+    pub(crate) fn goes_to(&mut self, callee: &Rc<Load>) -> bool {
+        match &self.owner {
+            Owner::Callee(Some(before)) if Rc::ptr_eq(before, callee) => true,
+            Owner::Callee(_) => self.moves_to(callee),
+            Owner::Peer(_) => true,
+        }
+    }
+
+    fn moves_to(&mut self, callee: &Rc<Load>) -> bool {
+        // This call is among those of the side already.
+        let others = self.worker.calls.outbound.get() - 1;
+        if !may_have_more(callee.calls(), others, limits::CALLS_IN_FLIGHT) {
+            self.worker.shared.metrics.limit_reached("CALLS_IN_FLIGHT");
+            return false;
+        }
+        let kept = self.kept;
+        if kept > 0 {
+            self.keeps(0);
+        }
+        callee.begin_call();
+        if let Owner::Callee(Some(before)) = std::mem::replace(&mut self.owner, Owner::Callee(Some(Rc::clone(callee))))
+        {
+            before.end_call();
+        }
+        if kept > 0 {
+            // If the callee may keep no more, the request is sent all the same, and forgotten then.
+            self.keeps(kept);
+        }
+        true
+    }
+
+    /// Counts `bytes` of the call's request as kept for another try, instead of those that it counted before. False, and
+    /// nothing changes, if that is more than its owner may keep.
+    #[inline]
+    pub(crate) fn keeps(&mut self, bytes: usize) -> bool {
+        if bytes == self.kept {
+            return true;
+        }
+        let (load, all) = match &self.owner {
+            Owner::Peer(peer) => (peer, &self.worker.replay_bytes.inbound),
+            // Until the callee is known it counts for the local service.
+            Owner::Callee(callee) => (callee.as_ref().unwrap_or(&self.worker.own), &self.worker.replay_bytes.outbound),
+        };
+        if bytes < self.kept {
+            all.take(self.kept - bytes);
+        } else {
+            let more = bytes - self.kept;
+            if !may_have_more(load.kept() + more - 1, all.get() + more - 1, limits::REPLAY_BYTES) {
+                return false;
+            }
+            all.add(more);
+        }
+        load.change_kept(self.kept, bytes);
+        self.kept = bytes;
+        true
+    }
+}
+
+impl Drop for CallSlot {
+    fn drop(&mut self) {
+        self.keeps(0);
+        match &self.owner {
+            Owner::Callee(callee) => {
+                self.worker.calls.outbound.take(1);
+                if let Some(callee) = callee {
+                    callee.end_call();
+                }
+            }
+            Owner::Peer(peer) => {
+                self.worker.calls.inbound.take(1);
+                peer.end_call();
+            }
+        }
+        self.worker.note_panic("a call");
+    }
+}
+
+/// One of a worker's connections.
+pub(crate) struct ConnectionSlot {
+    worker: Rc<Worker>,
+    whose: Whose,
+}
+
+/// Whom a connection counts for.
+enum Whose {
+    /// The local service.
+    Own,
+    Stranger(Stranger),
+    Peer {
+        _member: Member,
+    },
+}
+
+impl ConnectionSlot {
+    /// One on the outbound side; `None` when there are too many.
+    pub(crate) fn outbound(worker: &Rc<Worker>) -> Option<Self> {
+        if worker.connections.outbound.get() >= limits::CONNECTIONS_PER_SIDE {
+            worker.shared.metrics.limit_reached("CONNECTIONS_PER_SIDE");
+            return None;
+        }
+        worker.connections.outbound.add(1);
+        Some(Self::new(worker, Whose::Own))
+    }
+
+    /// One on the inbound side, of which nobody knows yet whose it is.
+    pub(crate) fn inbound(worker: &Rc<Worker>, from: SocketAddr) -> Self {
+        let (stranger, has_made_room) = worker.strangers.enter(from.ip());
+        if has_made_room {
+            worker.shared.metrics.limit_reached("HANDSHAKES");
+            worker.shared.metrics.counters.connections_refused.fetch_add(1, Relaxed);
+        }
+        Self::new(worker, Whose::Stranger(stranger))
+    }
+
+    fn new(worker: &Rc<Worker>, whose: Whose) -> Self {
+        worker.shared.metrics.open_accepted.fetch_add(1, Relaxed);
+        Self { worker: Rc::clone(worker), whose }
+    }
+
+    /// Ready when it has to make room for another stranger's.
+    pub(crate) async fn makes_room(&self) {
+        match &self.whose {
+            Whose::Stranger(stranger) => stranger.makes_room().await,
+            Whose::Own | Whose::Peer { .. } => std::future::pending().await,
+        }
+    }
+
+    /// It is a peer's from now on, if that may have one more.
+    pub(crate) fn is_of(&mut self, id: &SpiffeId) -> Option<Rc<Load>> {
+        let Some(member) = self.worker.peers.enter(id) else {
+            self.worker.shared.metrics.limit_reached("CONNECTIONS_PER_SIDE");
+            self.worker.shared.metrics.counters.connections_refused.fetch_add(1, Relaxed);
+            return None;
+        };
+        let load = Rc::clone(&member.load);
+        self.worker.connections.inbound.add(1);
+        self.whose = Whose::Peer { _member: member };
+        Some(load)
+    }
+}
+
+impl Drop for ConnectionSlot {
+    fn drop(&mut self) {
+        match self.whose {
+            Whose::Own => self.worker.connections.outbound.take(1),
+            Whose::Peer { .. } => self.worker.connections.inbound.take(1),
+            Whose::Stranger(_) => {}
+        }
+        self.worker.shared.metrics.open_accepted.fetch_sub(1, Relaxed);
+        self.worker.connection_ended.notify_one();
+        self.worker.note_panic("a connection");
+    }
+}
+
+impl Worker {
+    /// A place for one more call of the local service, if there is one.
+    pub(crate) fn call_slot(self: &Rc<Self>) -> Option<CallSlot> {
+        if !self.accounts.outbound.takes_calls(&self.own) {
+            return None;
+        }
+        if self.calls.outbound.get() >= limits::CALLS_IN_FLIGHT {
+            self.shared.metrics.limit_reached("CALLS_IN_FLIGHT");
+            return None;
+        }
+        self.calls.outbound.add(1);
+        Some(CallSlot::new(self, Owner::Callee(None)))
+    }
+
+    /// A place for one more call of a peer, if it may have one.
+    pub(crate) fn inbound_slot(self: &Rc<Self>, peer: &Rc<Load>) -> Option<CallSlot> {
+        if !self.accounts.inbound.takes_calls(peer) {
+            return None;
+        }
+        if !may_have_more(peer.calls(), self.calls.inbound.get(), limits::CALLS_IN_FLIGHT) {
+            self.shared.metrics.limit_reached("CALLS_IN_FLIGHT");
+            return None;
+        }
+        self.calls.inbound.add(1);
+        peer.begin_call();
+        Some(CallSlot::new(self, Owner::Peer(Rc::clone(peer))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trial;
+
+    #[tokio::test]
+    async fn no_peer_takes_what_others_or_the_local_service_need() {
+        let worker = trial::worker();
+        let (greedy, modest): (Rc<Load>, Rc<Load>) = Default::default();
+        let all: Vec<_> = std::iter::from_fn(|| worker.inbound_slot(&greedy)).collect();
+        assert_eq!(all.len(), limits::CALLS_IN_FLIGHT / 2);
+        assert!(worker.inbound_slot(&modest).is_some(), "another peer's call");
+        assert!(worker.call_slot().is_some(), "one of the local service's own");
+        let own: Vec<_> = std::iter::from_fn(|| worker.call_slot()).collect();
+        assert_eq!(own.len(), limits::CALLS_IN_FLIGHT);
+        assert!(worker.inbound_slot(&modest).is_some(), "nor does that take from its callers");
+        drop((all, own));
+        assert_eq!((worker.calls.sum(), greedy.calls(), modest.calls()), (0, 0, 0));
+    }
+
+    #[tokio::test]
+    async fn no_callee_takes_the_places_of_calls_to_others() {
+        let worker = trial::worker();
+        let (silent, other): (Rc<Load>, Rc<Load>) = Default::default();
+        let to = |callee: &Rc<Load>| {
+            let mut slot = worker.call_slot().expect("there is room");
+            slot.goes_to(callee).then_some(slot)
+        };
+        let mut stuck: Vec<_> = std::iter::from_fn(|| to(&silent)).collect();
+        assert_eq!(stuck.len(), limits::CALLS_IN_FLIGHT / 2);
+        let mut answered = to(&other).expect("a call to another service");
+        assert!(answered.goes_to(&other), "a second try counts as the first did");
+        assert_eq!((other.calls(), worker.calls.outbound.get()), (1, limits::CALLS_IN_FLIGHT / 2 + 1));
+        assert!(!answered.goes_to(&silent), "that has as many as it may");
+        stuck.truncate(10);
+        assert!(answered.goes_to(&silent));
+        assert_eq!((other.calls(), silent.calls()), (0, 11));
+        drop((answered, stuck));
+        assert_eq!((worker.calls.sum(), silent.calls(), other.calls()), (0, 0, 0));
+    }
+
+    #[tokio::test]
+    async fn no_peer_and_no_callee_keeps_what_others_calls_need_to_be_tried_again() {
+        let worker = trial::worker();
+        let (greedy, modest, callee): (Rc<Load>, Rc<Load>, Rc<Load>) = Default::default();
+        let keeps = |slot: Option<CallSlot>| {
+            let mut slot = slot.expect("there is room for calls");
+            slot.keeps(limits::REPLAY_BYTES_PER_CALL).then_some(slot)
+        };
+        let kept = || (worker.replay_bytes.inbound.get(), worker.replay_bytes.outbound.get());
+        let all: Vec<_> = std::iter::from_fn(|| keeps(worker.inbound_slot(&greedy))).collect();
+        assert_eq!(kept(), (limits::REPLAY_BYTES / 2, 0), "one alone has half of its side");
+        assert!(worker.inbound_slot(&greedy).unwrap().keeps(0), "a request without a body needs nothing");
+        assert!(keeps(worker.inbound_slot(&modest)).is_some(), "another peer's");
+        // Calls that wait for a callee to be found, and then for that.
+        let mut own: Vec<_> = std::iter::from_fn(|| keeps(worker.call_slot())).collect();
+        assert_eq!(kept().1, limits::REPLAY_BYTES / 2, "the local service's own, of which peers take nothing");
+        assert!(own.iter_mut().all(|slot| slot.goes_to(&callee)));
+        assert_eq!((worker.own.kept(), callee.kept()), (0, limits::REPLAY_BYTES / 2));
+        assert!(keeps(worker.call_slot()).is_some());
+        let mut more = worker.call_slot().unwrap();
+        assert!(more.goes_to(&callee) && !more.keeps(1) && more.keeps(0));
+        drop((all, own, more));
+        assert_eq!((kept(), greedy.kept(), callee.kept(), worker.own.kept()), ((0, 0), 0, 0, 0));
+    }
+
+    #[tokio::test]
+    async fn strangers_take_nothing_from_peers_and_these_nothing_from_the_local_service() {
+        let worker = trial::worker();
+        let from: SocketAddr = "192.0.2.1:1".parse().unwrap();
+        let id: SpiffeId = "spiffe://weft.local/ns/shop/sa/greedy".parse().unwrap();
+        let strangers: Vec<_> = (0..2 * limits::HANDSHAKES).map(|_| ConnectionSlot::inbound(&worker, from)).collect();
+        assert_eq!(worker.strangers.count(), limits::HANDSHAKES);
+        let mut peers = Vec::new();
+        loop {
+            let mut slot = ConnectionSlot::inbound(&worker, from);
+            if slot.is_of(&id).is_none() {
+                break;
+            }
+            peers.push(slot);
+        }
+        assert_eq!(peers.len(), limits::CONNECTIONS_PER_SIDE / 2, "with as many strangers as may be");
+        let other = "spiffe://weft.local/ns/shop/sa/modest".parse().unwrap();
+        assert!(ConnectionSlot::inbound(&worker, from).is_of(&other).is_some());
+        assert!(ConnectionSlot::outbound(&worker).is_some());
+        drop((strangers, peers));
+        assert_eq!(worker.accepted_connections(), 0);
+    }
+}

@@ -1,0 +1,226 @@
+//! A connection that carries one call at a time: HTTP/1.1, or bytes as they are.
+//!
+//! [`Socket`] is what a call holds of it, as it holds a [`crate::transport::link::Link`] of HTTP/2; [`driver`] carries its bytes.
+//! On the outbound port clients are on its other end, on the inbound one the own service. What the peer can't take yet
+//! waits in the output, which the call is told of, and what the call has not passed on yet is not read.
+
+mod core;
+mod driver;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    task::Waker,
+};
+
+use tokio::time::Instant;
+use weft_wire::{Code, Headers, Usage, http1};
+
+use self::core::{Core, Sent};
+pub(crate) use self::driver::{Driver, Occasion, SocketError};
+use crate::{
+    shared::survey::Accepts,
+    thread::{
+        account::Counted,
+        loads::Load,
+        worker::{Accepting, Worker, is_quiet},
+    },
+    transport::{exchange::Exchange, link::Role},
+};
+
+/// See the module.
+pub(crate) struct Socket {
+    core: RefCell<Core>,
+    pub(crate) role: Role,
+    driver: RefCell<Waker>,
+    /// The driver has its turn, or was woken for one.
+    is_awake: Cell<bool>,
+    is_gone: Cell<bool>,
+    /// The client has been sent a whole answer, or the service a whole request, before.
+    was_used: Cell<bool>,
+    idle_since: Cell<Instant>,
+    drained_since: Cell<Option<Instant>>,
+    counted: Counted,
+}
+
+impl Socket {
+    /// A client's connection, over which it speaks HTTP/1.1.
+    pub(crate) fn http1_server(worker: &Worker) -> Rc<Self> {
+        Self::new(worker, Role::Server, Core::http1(Role::Server, worker.shared.args.header_list_bytes))
+    }
+
+    /// A connection to a service that speaks HTTP/1.1.
+    pub(crate) fn http1_client(worker: &Worker) -> Rc<Self> {
+        Self::new(worker, Role::Client, Core::http1(Role::Client, worker.shared.args.header_list_bytes))
+    }
+
+    /// A connection whose bytes are the body of one call.
+    pub(crate) fn raw(worker: &Worker, role: Role) -> Rc<Self> {
+        Self::new(worker, role, Core::raw(role))
+    }
+
+    fn new(worker: &Worker, role: Role, core: Core) -> Rc<Self> {
+        let counted = match role {
+            Role::Server => Counted::new(&worker.accounts.outbound, &worker.own),
+            Role::Client => Counted::new(&worker.accounts.inbound, &worker.to_local),
+        };
+        Rc::new(Self {
+            core: RefCell::new(core),
+            role,
+            driver: RefCell::new(Waker::noop().clone()),
+            is_awake: Cell::new(false),
+            is_gone: Cell::new(false),
+            was_used: Cell::new(false),
+            idle_since: Cell::new(worker.now()),
+            drained_since: Cell::new(None),
+            counted,
+        })
+    }
+
+    /// Whether it will never take a call again.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.is_gone.get()
+    }
+
+    /// Whether its bytes are the body of a call.
+    pub(crate) fn is_raw(&self) -> bool {
+        self.core.borrow().is_raw()
+    }
+
+    /// Since when nothing runs on it; `None` while something does.
+    pub(crate) fn idle_since(&self) -> Option<Instant> {
+        self.core.borrow().is_idle().then(|| self.idle_since.get())
+    }
+
+    /// The call on it.
+    pub(crate) fn call(&self) -> Option<Rc<dyn Exchange>> {
+        self.core.borrow().call.clone()
+    }
+
+    /// Whether its peer does not read what it is sent.
+    pub(crate) fn is_congested(&self) -> bool {
+        self.core.borrow().is_congested()
+    }
+
+    /// What it holds now.
+    pub(crate) fn usage(&self) -> Usage {
+        self.core.borrow().usage()
+    }
+
+    /// Makes what happens on it a call's.
+    pub(crate) fn attach(&self, call: Rc<dyn Exchange>) {
+        self.core.borrow_mut().call = Some(call);
+    }
+
+    /// Charges what it holds to the one whose call it carries.
+    pub(crate) fn belongs_to(&self, load: &Rc<Load>) {
+        self.counted.belongs_to(load);
+    }
+
+    /// Opens a call over an idle connection to a service.
+    pub(crate) fn open(&self, head: &Headers, is_end: bool, call: Rc<dyn Exchange>) -> Result<(), http1::Error> {
+        self.act(|core| core.open(head, is_end, call))
+    }
+
+    /// Answers in place of a call, and closes the connection.
+    pub(crate) fn refuse(&self, head: &Headers, text: &str) {
+        self.act(|core| core.refuse(head, text));
+    }
+
+    pub(crate) fn respond(&self, head: &Headers, is_end: bool) {
+        self.act(|core| core.respond(head, is_end));
+    }
+
+    /// Sends a part of a body; gives back how many bytes have to wait until the peer has taken others.
+    pub(crate) fn send_data(&self, data: &[u8], is_end: bool) -> usize {
+        self.act(|core| core.send_data(data, is_end))
+    }
+
+    pub(crate) fn send_trailers(&self, trailers: &Headers) {
+        self.act(|core| core.send_trailers(trailers));
+    }
+
+    /// Ends the call that runs on it before its time, and with it the connection, unless the answer is whole: then it goes
+    /// on once the rest of the request has been read.
+    pub(crate) fn reset(&self, code: Code) {
+        self.act(|core| core.reset(code));
+    }
+
+    /// Lets what is under way to the peer end by itself.
+    pub(crate) fn detach(&self) {
+        self.act(Core::detach);
+    }
+
+    /// Lets the peer send `bytes` more: as many have been passed on.
+    pub(crate) fn release(&self, bytes: usize) {
+        self.act(|core| core.release(bytes));
+    }
+
+    /// Takes a list of an event back, for the next one.
+    pub(crate) fn recycle(&self, headers: Headers) {
+        self.core.borrow_mut().recycle(headers);
+    }
+
+    /// Gives back the buffer that it keeps for what it sends, if nothing has run on it for a while. A large one is given back
+    /// at once.
+    pub(crate) fn shrink(&self, now: Instant) {
+        if self.idle_since().is_some_and(|since| is_quiet(since, now)) {
+            self.core.borrow_mut().shrink();
+        }
+    }
+
+    /// Closes it when the call that runs on it is over. One on which none runs stays for a moment: the client may just
+    /// be asking, and is then told that it is closed.
+    pub(crate) fn drain(&self, now: Instant) {
+        self.core.borrow_mut().drain();
+        self.drained_since.set(Some(now));
+        self.driver.borrow().wake_by_ref();
+    }
+
+    /// Closes it, as nothing runs on it.
+    pub(crate) fn close(&self) {
+        self.act(Core::close);
+    }
+
+    fn act<R>(&self, act: impl FnOnce(&mut Core) -> R) -> R {
+        let mut core = self.core.borrow_mut();
+        let fate = core.fate;
+        let result = act(&mut core);
+        if !self.is_awake.get() {
+            if core.has_work() || core.fate != fate {
+                self.is_awake.set(true);
+                self.driver.borrow().wake_by_ref();
+            } else {
+                // There is no turn in which it would be counted.
+                self.counted.set(core.held_and_unsent_bytes());
+                if self.counted.is_relieved(core.held_bytes()) {
+                    self.is_awake.set(true);
+                    self.driver.borrow().wake_by_ref();
+                }
+            }
+        }
+        result
+    }
+
+    /// What has gone out of that which had to wait, with the call to be told.
+    fn take_sent(&self) -> Option<(Rc<dyn Exchange>, Sent)> {
+        self.core.borrow_mut().take_sent()
+    }
+}
+
+impl Accepting for Socket {
+    fn drain(&self, now: Instant) {
+        self.drain(now);
+    }
+
+    fn shrink(&self, now: Instant) {
+        self.shrink(now);
+    }
+
+    fn survey(&self, to: &mut Accepts) {
+        to.sockets.push(self.usage());
+        to.calls.extend(self.call().map(|call| call as _));
+    }
+}

@@ -1,0 +1,519 @@
+//! The state of a connection that carries one call at a time, with no I/O.
+
+mod rest;
+
+use std::rc::Rc;
+
+use weft_mesh::{errors::Reason, limits};
+use weft_wire::{Code, Headers, Usage, http1};
+
+use crate::{
+    message::{failure::Failure, tunnel},
+    transport::{exchange::Exchange, link::Role},
+};
+
+/// What may be on its way into a call, or wait for the peer to take it, before the other side is held back.
+const BUFFER_BYTES: usize = limits::SOCKET_BUFFER_BYTES;
+/// An output that is larger is given back once it is empty.
+const KEPT_OUTPUT_BYTES: usize = 16 * 1024;
+
+/// See the module.
+pub(super) struct Core {
+    role: Role,
+    decoder: http1::Decoder,
+    encoder: http1::Encoder,
+    /// From here on bytes go out as they are.
+    is_raw: bool,
+    /// The call that runs.
+    pub(super) call: Option<Rc<dyn Exchange>>,
+    /// What was asked last, as far as its answer depends on it.
+    request: http1::Request,
+    /// The protocol that the request wants to change to.
+    upgrade: Vec<u8>,
+    /// How far the message that comes in is.
+    incoming: Message,
+    /// How far the message that goes out is.
+    outgoing: Message,
+    output: Vec<u8>,
+    written: usize,
+    /// What was sent to a service for another protocol than HTTP before it has agreed to that.
+    early: Vec<u8>,
+    /// And nothing more comes after it.
+    is_early_all: bool,
+    /// Bytes of the body in the output that the call was told wait.
+    waiting: usize,
+    /// Bytes of the body that the call has got and not passed on.
+    held: usize,
+    /// The answer is whole and the request is not. Its rest is read and thrown away, and the connection goes on.
+    is_discarding: bool,
+    /// That rest has ended, and the driver has not seen it yet.
+    has_discarded: bool,
+    /// A turn is due though there may be nothing to write.
+    needs_turn: bool,
+    is_draining: bool,
+    /// Something of the answer has come.
+    is_answered: bool,
+    /// The request does the same when it is made twice (RFC 9110, section 9.2.2).
+    is_idempotent: bool,
+    /// Something of the message that goes out has been written.
+    is_written: bool,
+    /// The driver reads no more until the call has passed something on.
+    pub(super) is_read_held: bool,
+    pub(super) fate: Fate,
+}
+
+/// How far a message is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Message {
+    /// None has begun, or the last one has ended.
+    Between,
+    /// Its head is there.
+    Begun,
+}
+
+/// What is to become of the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// It goes on.
+    Open,
+    /// Nothing more is written; what the peer sends is read on.
+    HalfClosed,
+    /// It is closed when all is written, and what still comes meanwhile is thrown away.
+    Closing,
+    /// It is closed at once, so that the peer can tell that something is missing.
+    Aborted,
+}
+
+/// Bytes that had to wait and have gone out.
+pub(super) struct Sent(pub(super) usize);
+
+/// Until a request has come.
+const NO_REQUEST: http1::Request =
+    http1::Request { method: http1::MethodKind::Other, is_http10: false, is_keep_alive: true, expects_continue: false };
+
+impl Core {
+    /// `head_bytes`: the longest head.
+    pub(super) fn http1(role: Role, head_bytes: u32) -> Self {
+        let limits = http1::Limits {
+            head_bytes: head_bytes as usize,
+            list_bytes: head_bytes as usize,
+            chunk_line_bytes: limits::HTTP1_CHUNK_LINE_BYTES,
+            trailer_bytes: limits::HTTP1_TRAILER_BYTES,
+        };
+        let decoder = match role {
+            Role::Server => http1::Decoder::requests(limits),
+            Role::Client => http1::Decoder::responses(limits),
+        };
+        Self {
+            role,
+            decoder,
+            encoder: http1::Encoder::new(),
+            is_raw: false,
+            call: None,
+            request: NO_REQUEST,
+            upgrade: Vec::new(),
+            incoming: Message::Between,
+            outgoing: Message::Between,
+            output: Vec::new(),
+            written: 0,
+            early: Vec::new(),
+            is_early_all: false,
+            waiting: 0,
+            held: 0,
+            is_discarding: false,
+            has_discarded: false,
+            needs_turn: false,
+            is_draining: false,
+            is_answered: false,
+            is_idempotent: false,
+            is_written: false,
+            is_read_held: false,
+            fate: Fate::Open,
+        }
+    }
+
+    pub(super) fn raw(role: Role) -> Self {
+        let mut core = Self::http1(role, 0);
+        core.decoder.switch_to_raw();
+        core.is_raw = true;
+        (core.incoming, core.outgoing) = (Message::Begun, Message::Begun);
+        core
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.call.is_none() && self.output.is_empty() && self.incoming == Message::Between
+    }
+
+    /// Whether the driver has something to do that the peer does not tell it.
+    pub(super) fn has_work(&self) -> bool {
+        !self.output.is_empty() || self.needs_turn || (self.is_read_held && !self.is_full())
+    }
+
+    /// Whether what the peer sends may be looked at: not while the call before still has its answer to give, or has
+    /// too much of the message that comes in.
+    pub(super) fn takes_input(&self) -> bool {
+        let is_free = match self.role {
+            Role::Server => self.call.is_none() || self.incoming == Message::Begun,
+            Role::Client => self.call.is_some(),
+        };
+        is_free && !self.is_full()
+    }
+
+    /// Whether the call has so much of the message that comes in that no more is to be read, or the peer does not read
+    /// what it is sent.
+    pub(super) fn is_full(&self) -> bool {
+        // A client may send all of its request before it reads the answer, so its rest is read in any case.
+        if self.is_discarding {
+            return false;
+        }
+        self.held >= BUFFER_BYTES || (self.call.is_none() && self.unsent().len() >= BUFFER_BYTES)
+    }
+
+    /// Whether it can be judged now what it means that the peer has ended its side. A client that has asked may do so
+    /// and wait: for its answer, for a tunnel, and for the answers to requests that it has sent already.
+    pub(super) fn takes_end(&self) -> bool {
+        let awaits_tunnel = self.call.is_some() && self.incoming == Message::Begun && self.wants_tunnel();
+        self.role == Role::Client || self.is_raw || (self.takes_input() && !awaits_tunnel)
+    }
+
+    /// The driver has its turn.
+    pub(super) fn began_turn(&mut self) {
+        self.needs_turn = false;
+    }
+
+    pub(super) fn is_congested(&self) -> bool {
+        self.unsent().len() >= BUFFER_BYTES
+    }
+
+    pub(super) fn is_raw(&self) -> bool {
+        self.is_raw
+    }
+
+    pub(super) fn receive<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<http1::Event<'a>>, http1::Error> {
+        let event = self.decoder.receive(input)?;
+        if let Some(event) = &event {
+            self.note(event);
+        }
+        Ok(event)
+    }
+
+    /// The peer has ended its side.
+    pub(super) fn end(&mut self) -> Result<Option<http1::Event<'static>>, http1::Error> {
+        if self.is_raw {
+            self.incoming = Message::Between;
+            return Ok(Some(http1::Event::Data { data: &[], is_end: true }));
+        }
+        let event = self.decoder.end()?;
+        if let Some(event) = &event {
+            self.note(event);
+        }
+        Ok(event)
+    }
+
+    fn note(&mut self, event: &http1::Event<'_>) {
+        let (is_end, bytes) = match event {
+            http1::Event::Request { headers, request, is_end } => {
+                self.request = *request;
+                self.upgrade.clear();
+                self.upgrade.extend_from_slice(headers.protocol().unwrap_or_default());
+                self.outgoing = Message::Begun;
+                (*is_end, 0)
+            }
+            http1::Event::Response { headers, is_end, response } => {
+                self.is_answered = true;
+                let is_final = headers.status().is_none_or(|status| status >= 200);
+                if !is_final {
+                    return;
+                }
+                self.request.is_keep_alive &= response.is_keep_alive;
+                if self.wants_tunnel() {
+                    self.tunnel_answered(tunnel::is_accepted(headers));
+                }
+                (*is_end, 0)
+            }
+            http1::Event::Data { data, is_end } => {
+                self.request.expects_continue = false;
+                (*is_end, data.len())
+            }
+            http1::Event::Trailers(_) => (true, 0),
+        };
+        self.incoming = if is_end { Message::Between } else { Message::Begun };
+        if self.is_discarding {
+            // No call has these bytes, so none gives them back.
+            (self.is_discarding, self.has_discarded) = (!is_end, is_end);
+        } else {
+            self.held += bytes;
+        }
+    }
+
+    fn wants_tunnel(&self) -> bool {
+        self.request.method.wants_tunnel()
+    }
+
+    /// A service was asked for a tunnel, and has answered.
+    fn tunnel_answered(&mut self, is_accepted: bool) {
+        if is_accepted {
+            self.is_raw = true;
+            // What has come for the other protocol meanwhile.
+            self.output.append(&mut self.early);
+            if std::mem::take(&mut self.is_early_all) {
+                self.sent_whole();
+            }
+        } else {
+            // The request was a head and nothing else. What came behind it may have been taken for a body or for another
+            // request, so nobody else's request follows on this connection.
+            (self.early, self.is_early_all) = (Vec::new(), false);
+            self.outgoing = Message::Between;
+            self.request.is_keep_alive = false;
+        }
+    }
+
+    pub(super) fn open(&mut self, head: &Headers, is_end: bool, call: Rc<dyn Exchange>) -> Result<(), http1::Error> {
+        self.request = self.encoder.request(&mut self.output, head, is_end)?;
+        self.decoder.expect(self.request);
+        self.call = Some(call);
+        (self.is_answered, self.is_written) = (false, false);
+        self.is_idempotent =
+            matches!(head.method(), Some(b"GET" | b"HEAD" | b"OPTIONS" | b"TRACE" | b"PUT" | b"DELETE"));
+        self.outgoing = if is_end { Message::Between } else { Message::Begun };
+        self.incoming = Message::Begun;
+        Ok(())
+    }
+
+    pub(super) fn respond(&mut self, head: &Headers, is_end: bool) {
+        let is_final = head.status().is_none_or(|status| status >= 200);
+        if self.call.is_none() && is_final {
+            return;
+        }
+        if self.is_raw {
+            // Its client knows of no answers: a failure can only be told by breaking the connection.
+            if is_final && !tunnel::is_accepted(head) {
+                self.abort();
+            }
+            return;
+        }
+        if head.status() == Some(100) {
+            self.request.expects_continue = false;
+        }
+        let is_kept = self.request.is_keep_alive && !self.is_draining && self.takes_rest();
+        self.encoder.upgrade_to(&self.upgrade);
+        if self.encoder.response(&mut self.output, head, is_end, self.request, is_kept).is_err() {
+            return self.abort();
+        }
+        let is_tunnel = self.wants_tunnel();
+        if is_final && is_tunnel {
+            self.answer_tunnel(tunnel::is_accepted(head));
+        }
+        if is_final && is_end {
+            self.sent_whole();
+        }
+    }
+
+    /// A client has asked for a tunnel, and is told.
+    fn answer_tunnel(&mut self, is_accepted: bool) {
+        if is_accepted {
+            self.is_raw = true;
+            self.decoder.switch_to_raw();
+        } else {
+            self.decoder.stay();
+            self.incoming = Message::Between;
+        }
+    }
+
+    pub(super) fn send_data(&mut self, data: &[u8], is_end: bool) -> usize {
+        if self.outgoing == Message::Between || self.fate != Fate::Open {
+            return 0;
+        }
+        let before = self.unsent().len() + self.early.len();
+        if self.is_raw {
+            self.output.extend_from_slice(data);
+        } else if self.wants_tunnel() && self.role == Role::Client {
+            self.early.extend_from_slice(data);
+            self.is_early_all |= is_end;
+        } else if self.encoder.data(&mut self.output, data, is_end).is_err() {
+            // It is longer or shorter than was said, and the peer has to see that.
+            self.abort();
+            return 0;
+        }
+        let waits = if before + data.len() > BUFFER_BYTES && before > 0 { data.len() } else { 0 };
+        self.waiting += waits;
+        if is_end && !self.is_early_all {
+            self.sent_whole();
+        }
+        waits
+    }
+
+    pub(super) fn send_trailers(&mut self, trailers: &Headers) {
+        if self.outgoing == Message::Between || self.fate != Fate::Open {
+            return;
+        }
+        if self.is_raw {
+            return self.sent_whole();
+        }
+        match self.encoder.trailers(&mut self.output, trailers) {
+            Ok(()) => self.sent_whole(),
+            Err(_) => self.abort(),
+        }
+    }
+
+    /// The message that goes out is whole.
+    fn sent_whole(&mut self) {
+        self.outgoing = Message::Between;
+        if self.is_raw {
+            if self.fate == Fate::Open {
+                self.fate = Fate::HalfClosed;
+            }
+            return;
+        }
+        if self.role == Role::Server && (self.encoder.must_close() || self.is_draining) && self.fate == Fate::Open {
+            self.fate = Fate::Closing;
+        }
+    }
+
+    pub(super) fn reset(&mut self, code: Code) {
+        let Some(_) = self.call.take() else { return };
+        if self.incoming == Message::Between && self.outgoing == Message::Between && !self.is_raw {
+            // Both messages are whole, whatever the call thinks of a tunnel that was declined.
+            self.held = 0;
+            if self.role == Role::Client {
+                self.close();
+            }
+        } else if self.role == Role::Server && self.outgoing == Message::Between && !self.is_raw {
+            self.discard_rest();
+        } else if self.role == Role::Server && !self.is_raw && self.encoder.is_between_messages() {
+            self.answer_reset(code);
+        } else if self.is_raw && code == Code::NO_ERROR {
+            self.fate = Fate::Closing;
+        } else {
+            self.abort();
+        }
+    }
+
+    /// HTTP/1.1 has no resets: says with an answer that there is none.
+    fn answer_reset(&mut self, code: Code) {
+        let message = format!("the service ended the request without an answer: {code}");
+        let (head, text) = Failure::new(Reason::ConnectionBroke, message).to_http();
+        self.refuse(&head, &text);
+    }
+
+    /// Answers in place of a call, and closes the connection.
+    pub(super) fn refuse(&mut self, head: &Headers, text: &str) {
+        if !self.encoder.is_between_messages() || self.is_raw {
+            return self.abort();
+        }
+        let is_written = self.encoder.response(&mut self.output, head, false, self.request, false).is_ok()
+            && self.encoder.data(&mut self.output, text.as_bytes(), true).is_ok();
+        self.outgoing = Message::Between;
+        self.fate = if is_written { Fate::Closing } else { Fate::Aborted };
+    }
+
+    pub(super) fn detach(&mut self) {
+        self.call = None;
+        self.held = 0;
+        if self.role == Role::Server && self.outgoing == Message::Between && !self.is_raw {
+            if self.incoming == Message::Begun {
+                self.discard_rest();
+            }
+        } else if matches!(self.fate, Fate::Open | Fate::HalfClosed) {
+            self.fate = Fate::Closing;
+        }
+    }
+
+    pub(super) fn release(&mut self, bytes: usize) {
+        self.held -= bytes.min(self.held);
+    }
+
+    fn abort(&mut self) {
+        self.fate = Fate::Aborted;
+    }
+
+    /// The call that runs is the last, or else the next one is.
+    pub(super) fn drain(&mut self) {
+        self.is_draining = true;
+    }
+
+    pub(super) fn close(&mut self) {
+        if self.fate == Fate::Open {
+            self.fate = Fate::Closing;
+        }
+    }
+
+    /// The call that has come to its end on both ways, if there is one: from then on another may come.
+    pub(super) fn take_finished(&mut self) -> Option<Rc<dyn Exchange>> {
+        let is_over = self.incoming == Message::Between && self.outgoing == Message::Between;
+        if !is_over {
+            return None;
+        }
+        let call = self.call.take()?;
+        self.held = 0;
+        if self.is_draining && self.fate == Fate::Open {
+            self.fate = Fate::Closing;
+        }
+        Some(call)
+    }
+
+    /// Whether the service takes another call on it.
+    pub(super) fn is_reusable(&self) -> bool {
+        self.is_idle() && self.request.is_keep_alive && !self.is_raw && self.fate == Fate::Open
+    }
+
+    /// Whether it does no harm to make the request again on another connection: nothing of it was sent, or it may be
+    /// made twice, and nothing of an answer has come.
+    pub(super) fn may_be_unseen(&self) -> bool {
+        !self.is_raw && !self.is_answered && (self.is_idempotent || !self.is_written)
+    }
+
+    pub(super) fn unsent(&self) -> &[u8] {
+        &self.output[self.written..]
+    }
+
+    pub(super) fn wrote(&mut self, bytes: usize) {
+        self.written += bytes;
+        self.is_written = true;
+        if self.written == self.output.len() {
+            self.written = 0;
+            self.output.clear();
+            if self.output.capacity() > KEPT_OUTPUT_BYTES {
+                self.output = Vec::new();
+            }
+        }
+    }
+
+    /// Bytes count as sent, to the last one, when so few are left that more may come.
+    pub(super) fn take_sent(&mut self) -> Option<(Rc<dyn Exchange>, Sent)> {
+        if self.waiting == 0 || self.unsent().len() > BUFFER_BYTES / 2 {
+            return None;
+        }
+        let sent = Sent(std::mem::take(&mut self.waiting));
+        Some((Rc::clone(self.call.as_ref()?), sent))
+    }
+
+    pub(super) fn recycle(&mut self, headers: Headers) {
+        self.decoder.recycle(headers);
+    }
+
+    /// Bytes that it holds now: those that the call has got and not passed on, and those that wait to be written.
+    pub(super) fn held_and_unsent_bytes(&self) -> usize {
+        self.held + self.unsent().len() + self.early.len()
+    }
+
+    /// Bytes that the call has got and not passed on.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.held
+    }
+
+    pub(super) fn usage(&self) -> Usage {
+        Usage {
+            streams: usize::from(self.call.is_some()),
+            held_bytes: self.held,
+            output_bytes: self.unsent().len(),
+            buffer_bytes: self.output.capacity() + self.early.capacity(),
+        }
+    }
+
+    pub(super) fn shrink(&mut self) {
+        if self.output.is_empty() {
+            self.output = Vec::new();
+        }
+    }
+}

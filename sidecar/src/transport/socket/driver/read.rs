@@ -1,0 +1,144 @@
+//! Reads what comes over the connection, and keeps what can't be handled yet.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use tokio::io::{AsyncRead, ReadBuf};
+
+use super::{Driver, Fate, Occasion, Role, SocketError};
+use crate::thread::{
+    account::{LITTLE_BYTES, Reads},
+    give_way::give_way,
+};
+
+/// Bytes that one turn reads at most, so that one busy connection does not make the others wait.
+const BYTES_A_TURN: usize = 512 * 1024;
+/// What is read of requests that come before the one before them is answered.
+const PIPELINED_BYTES: usize = 4 * 1024;
+
+impl<F: FnMut(Occasion) + Unpin> Driver<F> {
+    /// Reads until there is nothing more, and handles what came.
+    pub(super) fn read(&mut self, cx: &mut Context<'_>) -> Result<(), SocketError> {
+        let mut buffer = self.worker.read_buffer();
+        let result = self.read_into(&mut buffer, cx);
+        self.worker.give_back(buffer);
+        result
+    }
+
+    fn read_into(&mut self, buffer: &mut [u8], cx: &mut Context<'_>) -> Result<(), SocketError> {
+        self.handle_unread()?;
+        let mut left = BYTES_A_TURN;
+        while !self.has_ended {
+            let most = match self.reads() {
+                Reads::All => buffer.len(),
+                Reads::Little => LITTLE_BYTES,
+                Reads::Nothing => return Ok(()),
+            };
+            let room = self.room(buffer.len()).min(most);
+            self.socket.core.borrow_mut().is_read_held = room == 0;
+            if room == 0 {
+                return Ok(());
+            }
+            if left == 0 {
+                give_way(cx);
+                return Ok(());
+            }
+            let is_long = self.is_long(buffer.len());
+            let count = if is_long { self.read_behind(room, cx) } else { self.read_with_unread(room, buffer, cx) };
+            let Poll::Ready(count) = count? else { break };
+            left = left.saturating_sub(count);
+            if count == 0 {
+                self.has_ended = true;
+                self.ended_since = Some(self.worker.now());
+            } else if is_long {
+                self.take_unread()?;
+            } else {
+                let whole = self.unread.len() + count;
+                self.unread.clear();
+                self.take(&buffer[..whole])?;
+            }
+        }
+        if self.has_ended && !self.is_end_handled {
+            self.ended()?;
+        }
+        // A service that speaks unasked can't be asked: its words would be taken for the next answer.
+        let is_unasked = self.socket.role == Role::Client && !self.unread.is_empty();
+        if is_unasked && self.socket.core.borrow().call.is_none() { Err(SocketError::Unasked) } else { Ok(()) }
+    }
+
+    /// Reads into the worker's buffer, behind what is unread. Returns how much came.
+    fn read_with_unread(&mut self, room: usize, buffer: &mut [u8], cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let begin = self.unread.len();
+        buffer[..begin].copy_from_slice(&self.unread);
+        let mut read = ReadBuf::new(&mut buffer[begin..begin + room]);
+        Pin::new(&mut self.io).poll_read(cx, &mut read).map_ok(|()| read.filled().len())
+    }
+
+    /// Reads behind what is unread where that is, which costs no copy of it. Returns how much came.
+    fn read_behind(&mut self, room: usize, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let begin = self.unread.len();
+        self.unread.resize(begin + room, 0);
+        let mut read = ReadBuf::new(&mut self.unread[begin..]);
+        let polled = Pin::new(&mut self.io).poll_read(cx, &mut read);
+        let count = read.filled().len();
+        self.unread.truncate(begin + count);
+        polled.map_ok(|()| count)
+    }
+
+    /// Whether so much is unread that little would fit the worker's buffer besides: the beginning of a long head, which
+    /// `--header-list-bytes` bounds.
+    fn is_long(&self, buffer: usize) -> bool {
+        self.unread.len() > buffer / 2
+    }
+
+    /// How much is to be read for now, where the budget is used up. Nothing of what it has to write depends on reading.
+    fn reads(&self) -> Reads {
+        self.socket.counted.reads(|| (self.socket.core.borrow().held_bytes(), false), &self.socket.driver)
+    }
+
+    /// How much may be read now.
+    fn room(&self, buffer: usize) -> usize {
+        let core = self.socket.core.borrow();
+        let most = if self.is_long(buffer) { buffer } else { buffer - self.unread.len() };
+        match core.fate {
+            Fate::Aborted => 0,
+            // What comes is thrown away: until it has been read the peer may not see its answer.
+            Fate::Closing => most,
+            _ if core.is_full() => 0,
+            _ if core.takes_input() => most,
+            // Only to see that it ends.
+            _ if self.unread.is_empty() => PIPELINED_BYTES,
+            _ => 0,
+        }
+    }
+
+    /// What had to wait until now.
+    fn handle_unread(&mut self) -> Result<(), SocketError> {
+        if self.unread.is_empty() || !self.socket.core.borrow().takes_input() {
+            return Ok(());
+        }
+        self.take_unread()
+    }
+
+    fn take_unread(&mut self) -> Result<(), SocketError> {
+        self.needs_more = false;
+        let unread = std::mem::take(&mut self.unread);
+        let mut input = &unread[..];
+        let handled = self.handle(&mut input);
+        // A long head of which more is to come stays where it is.
+        self.unread = if input.len() == unread.len() { unread } else { input.to_vec() };
+        handled
+    }
+
+    /// Handles what came as far as it can be; the rest is kept.
+    fn take(&mut self, bytes: &[u8]) -> Result<(), SocketError> {
+        self.needs_more = false;
+        let mut input = bytes;
+        let handled = self.handle(&mut input);
+        self.unread.extend_from_slice(input);
+        handled
+    }
+}
