@@ -66,6 +66,9 @@ pub(super) struct Timers {
     /// The answer to a drain's PING.
     drain: Option<Instant>,
     last_received: Instant,
+    /// When the keep-alive is to be looked at: not later than something is due for it. What is received puts that off, which
+    /// is reckoned only then.
+    keep_alive_at: Option<Instant>,
     /// When the PING was sent that asks whether the peer is there.
     asked: Option<Instant>,
     /// See [`Connection::note_unread`].
@@ -75,7 +78,8 @@ pub(super) struct Timers {
 impl Timers {
     pub(super) fn new(limits: &Limits, now: Instant) -> Timers {
         let settings = Some(now + limits.settings_timeout);
-        Timers { settings, block: None, drain: None, last_received: now, asked: None, is_unread: false }
+        let keep_alive_at = limits.keep_alive.as_ref().map(|keep_alive| now + keep_alive.interval);
+        Timers { settings, block: None, drain: None, last_received: now, keep_alive_at, asked: None, is_unread: false }
     }
 
     #[inline]
@@ -182,16 +186,12 @@ impl<T: Clone> Connection<T> {
             return None;
         }
         let timers = &self.timers;
-        let keep_alive = self.limits.keep_alive.as_ref().map(|keep_alive| match timers.asked {
-            Some(asked) => asked + keep_alive.timeout,
-            None => timers.last_received + keep_alive.interval,
-        });
         let others = [timers.settings, timers.block, timers.drain, self.rates.paused_until];
         // Nearly always, and this is asked in every turn.
         if others.iter().all(Option::is_none) {
-            return keep_alive;
+            return timers.keep_alive_at;
         }
-        others.into_iter().flatten().chain(keep_alive).min()
+        others.into_iter().flatten().chain(timers.keep_alive_at).min()
     }
 
     /// Does what was due by `now`.
@@ -248,16 +248,22 @@ impl<T: Clone> Connection<T> {
 
     fn keep_alive(&mut self, now: Instant) -> Result<(), ConnectionError> {
         let Some(keep_alive) = &self.limits.keep_alive else { return Ok(()) };
-        match self.timers.asked {
-            Some(asked) if asked + keep_alive.timeout <= now => {
-                Err(self.fail(ConnectionError::new(Code::NO_ERROR, "the peer has not answered a PING in time")))
-            }
-            None if self.timers.last_received + keep_alive.interval <= now => {
-                Head::write(kind::PING, 0, 0, &KEEP_ALIVE_PING, &mut self.output.bytes);
-                self.timers.asked = Some(now);
-                Ok(())
-            }
-            _ => Ok(()),
+        let timers = &mut self.timers;
+        let due = match timers.asked {
+            Some(asked) => asked + keep_alive.timeout,
+            None => timers.last_received + keep_alive.interval,
+        };
+        if due > now {
+            timers.keep_alive_at = Some(due.min(now + keep_alive.interval));
+            return Ok(());
         }
+        if timers.asked.is_some() {
+            return Err(self.fail(ConnectionError::new(Code::NO_ERROR, "the peer has not answered a PING in time")));
+        }
+        Head::write(kind::PING, 0, 0, &KEEP_ALIVE_PING, &mut self.output.bytes);
+        timers.asked = Some(now);
+        // Whichever is sooner, as the answer may come at once.
+        timers.keep_alive_at = Some(now + keep_alive.timeout.min(keep_alive.interval));
+        Ok(())
     }
 }

@@ -548,8 +548,13 @@ fn a_silent_peer_is_asked_and_then_given_up() {
     assert_eq!(asked[0].0.kind, kind::PING);
     client.now = start + Duration::from_secs(12);
     client.frame(kind::PING, flag::ACK, 0, &asked[0].1).expect("it answers");
+    // What it has said puts the time off, which is reckoned when the time comes.
+    let soon = client.connection.next_timeout().filter(|due| *due <= start + Duration::from_secs(22));
+    client.connection.on_timeout(soon.expect("in time")).expect("too early");
+    assert_eq!(client.sent_kinds(), []);
     assert_eq!(client.connection.next_timeout(), Some(start + Duration::from_secs(22)));
     client.connection.on_timeout(start + Duration::from_secs(22)).expect("it asks again");
+    assert_eq!(client.sent_kinds().iter().map(|(kind, ..)| *kind).collect::<Vec<_>>(), [kind::PING]);
     client.connection.on_timeout(start + Duration::from_secs(27)).expect_err("nobody is there");
 }
 
