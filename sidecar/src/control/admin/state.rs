@@ -10,7 +10,7 @@ use weft_contracts::weft::admin::v1::{
     BreakerState, EndpointState, Identity, Setting, State, WatchedService, breaker_state, setting,
 };
 
-use super::{calls, limits, memory};
+use super::{calls, limits, memory, message::duration};
 use crate::{
     args::{self, Args},
     control::Control,
@@ -144,9 +144,4 @@ fn effective(flag: &str, args: &Args) -> Option<String> {
         "health" => fronts_service.then(|| args.health_check().to_string()),
         _ => None,
     }
-}
-
-/// As a message has it.
-pub(super) fn duration(duration: Duration) -> Option<prost_types::Duration> {
-    prost_types::Duration::try_from(duration).ok()
 }
