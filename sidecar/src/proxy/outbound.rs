@@ -27,7 +27,7 @@ use crate::{
     },
     policy::retry::{Miss, Next},
     proxy::{Proxy, attempt, reflection},
-    telemetry::span::{self, CallTrace},
+    telemetry::span::CallTrace,
     thread::worker::Worker,
 };
 
@@ -174,11 +174,9 @@ async fn send(proxy: &Proxy, call: &Rc<Call>, route: Rc<Route>) -> Result<(), Ne
     }
 
     let trace = CallTrace::begin(&call.head(), worker.shared.sampling);
-    let span = trace.span(SpanKind::Client, || span::name(&method.name, &call.head()));
+    let span =
+        trace.is_recorded.then(|| trace.span(SpanKind::Client, method.known_name(), &service.name, &call.head()));
     let mut record = CallRecord::begin(worker, &method.metrics, call.started, span);
-    if let Some(span) = &mut record.span {
-        span.set("weft.service", service.name.to_string());
-    }
     match service.breaker.admit(now) {
         Ok(permit) => {
             record.admitted(&service.breaker, permit);
