@@ -34,7 +34,7 @@ use crate::{
 /// A client's connection.
 pub(crate) struct Downstream {
     pub(crate) proxy: Rc<Proxy>,
-    /// Where all of its calls go: it was on its way there when it was taken over.
+    /// Where all of its calls go, if it has come by a port or an address that leads to one service.
     fixed: Option<ServiceName>,
     last_route: RefCell<LastRoute>,
 }
@@ -230,7 +230,8 @@ async fn find_contract(worker: &Worker, path: &str) -> Result<Arc<Service>, Fail
     find(worker, Asked::Contract(contract.into())).await
 }
 
-async fn find(worker: &Worker, asked: Asked) -> Result<Arc<Service>, Failure> {
+/// The service that is asked for, or why there is none.
+pub(crate) async fn find(worker: &Worker, asked: Asked) -> Result<Arc<Service>, Failure> {
     let name = asked.to_string();
     Err(match worker.shared.catalog.find(asked).await {
         Ok(service) => return Ok(service),

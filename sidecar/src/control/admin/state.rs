@@ -140,6 +140,10 @@ fn effective(flag: &str, args: &Args) -> Option<String> {
         "inbound" => Some(args.inbound.to_string()),
         "admin" => Some(args.admin.to_string()),
         "metrics" => Some(args.metrics.to_string()),
+        "forward" => {
+            let forwards: Vec<_> = args.forward.iter().map(|to| format!("{}={}", to.listen, to.service)).collect();
+            (!forwards.is_empty()).then(|| forwards.join(","))
+        }
         "advertise" => fronts_service.then(|| args.advertised().to_string()),
         "health" => fronts_service.then(|| args.health_check().to_string()),
         _ => None,
