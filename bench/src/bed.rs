@@ -4,12 +4,12 @@ use std::{net::SocketAddr, path::Path, time::Duration};
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
+use serde::Serialize;
 use tempfile::TempDir;
 
 use crate::{
     peers::{self, Found},
     process::{Process, Role},
-    report::Absent,
     tls,
     weft::{BUILD, Setup, Weft, WeftOptions},
 };
@@ -76,6 +76,13 @@ impl Way {
             process.kill().await;
         }
     }
+}
+
+/// A way that could not be measured.
+#[derive(Serialize)]
+pub(crate) struct Absent {
+    pub(crate) name: &'static str,
+    pub(crate) why: String,
 }
 
 /// What a run measures.

@@ -6,10 +6,10 @@ use anyhow::{Result, bail};
 use clap::Args;
 
 use crate::{
-    bed::{FLOOR, Plan, WEFT, Way, Which},
+    bed::{Absent, FLOOR, Plan, WEFT, Way, Which},
     cases::{self, Case, Kind},
     measure::{self, Sample, is_http1},
-    report::{self, Absent, CaseReport, Machine, Report},
+    report::{self, CaseReport, Machine, Report},
     svg,
     weft::WeftOptions,
 };

@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use crate::{
-    bed::{FLOOR, Way},
+    bed::{Absent, FLOOR, Way},
     cases::{Case, Kind},
     measure::{Sample, is_http1},
     peers::Found,
@@ -52,13 +52,6 @@ pub(crate) struct CaseReport {
     /// Ways that could not be measured.
     pub(crate) absent: Vec<Absent>,
     pub(crate) ways: Vec<WayReport>,
-}
-
-/// A way that could not be measured.
-#[derive(Serialize)]
-pub(crate) struct Absent {
-    pub(crate) name: &'static str,
-    pub(crate) why: String,
 }
 
 /// One load over one way.

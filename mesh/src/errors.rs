@@ -135,6 +135,27 @@ pub const GRPC_CODES: [&str; 17] = [
     "UNAUTHENTICATED",
 ];
 
+/// The same by Connect's names for them (<https://connectrpc.com/docs/protocol/#error-codes>), which has none for OK.
+pub const CONNECT_CODES: [&str; 17] = [
+    "",
+    "canceled",
+    "unknown",
+    "invalid_argument",
+    "deadline_exceeded",
+    "not_found",
+    "already_exists",
+    "permission_denied",
+    "resource_exhausted",
+    "failed_precondition",
+    "aborted",
+    "out_of_range",
+    "unimplemented",
+    "internal",
+    "unavailable",
+    "data_loss",
+    "unauthenticated",
+];
+
 #[cfg(test)]
 mod tests {
     use super::*;

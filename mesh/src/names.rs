@@ -129,6 +129,13 @@ impl ServiceName {
     }
 }
 
+impl From<&ServiceName> for Arc<str> {
+    /// The full name, shared.
+    fn from(name: &ServiceName) -> Self {
+        Self::clone(&name.full)
+    }
+}
+
 impl fmt::Display for ServiceName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.full)

@@ -5,6 +5,7 @@
 //! nothing. The sidecar makes its spans itself; a service of the kit makes them with `tracing`
 //! ([`init_service_telemetry`]).
 
+pub mod attribute;
 mod console;
 mod export;
 mod log_limit;

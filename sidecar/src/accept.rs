@@ -3,6 +3,7 @@
 
 pub(crate) mod clients;
 pub(crate) mod detect;
+pub(crate) mod forward;
 pub(crate) mod http;
 pub(crate) mod http1;
 pub(crate) mod http2;

@@ -72,7 +72,8 @@ pub struct Args {
     /// Where it takes other sidecars' calls
     #[arg(long, env = "WEFT_INBOUND_LISTEN", default_value_t = everywhere(port::INBOUND))]
     pub inbound: SocketAddr,
-    /// A port whose connections go to a service as they are, whatever they speak; may be given several times
+    /// A port that leads to one service, for clients that can't name it: calls go there whatever they name, and connections
+    /// to a service of TCP go there as they are; may be given several times
     #[arg(long, env = "WEFT_FORWARD", value_name = "IP:PORT=SERVICE", value_delimiter = ',')]
     pub forward: Vec<Forward>,
     /// The address that others reach it at [default: that of --inbound, or loopback where that is unspecified]
@@ -201,7 +202,7 @@ impl FromStr for UpgradeName {
     }
 }
 
-/// A port whose connections go to a service as they are.
+/// A port that leads to one service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Forward {
     /// Where it listens.

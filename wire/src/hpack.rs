@@ -6,6 +6,7 @@
 
 mod decoder;
 mod encoder;
+mod fault;
 mod hash;
 mod huffman;
 mod index;
@@ -15,6 +16,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub use decoder::{Decoded, Decoder, HpackError, Malformed};
+pub use decoder::{Decoded, Decoder};
 pub use encoder::Encoder;
+pub use fault::{HpackError, Malformed};
 pub use table::DEFAULT_TABLE_BYTES;

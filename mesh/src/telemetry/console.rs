@@ -84,7 +84,7 @@ mod tests {
         let line = Line(&super::super::tests::span(7)).to_string();
         assert!(line.starts_with("span t.S/Call client "), "{line}");
         assert!(line.contains(" trace=00000000000000000000000000000007 span=0000000000000007 parent="), "{line}");
-        assert!(line.ends_with(r#" status=error "lost" rpc.system="grpc""#), "{line}");
+        assert!(line.ends_with(r#" status=error "lost" rpc.system.name="grpc""#), "{line}");
         assert!(!line.contains('\n'));
     }
 }

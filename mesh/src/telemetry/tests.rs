@@ -41,7 +41,7 @@ pub(super) fn span(id: u64) -> SpanData {
         name: "t.S/Call".into(),
         start_time: now,
         end_time: now + Duration::from_millis(3),
-        attributes: vec![KeyValue::new("rpc.system", "grpc")],
+        attributes: vec![KeyValue::new(attribute::RPC_SYSTEM_NAME, attribute::system::GRPC)],
         dropped_attributes_count: 0,
         events: SpanEvents::default(),
         links: SpanLinks::default(),

@@ -20,6 +20,7 @@ use weft_control::{
     dashboard::{Catalog, State, serve},
     traces::Store,
 };
+use weft_mesh::telemetry::attribute;
 
 const SERVER: i32 = 2;
 const CLIENT: i32 = 3;
@@ -89,7 +90,6 @@ impl Call<'_> {
         more: impl FnOnce(&mut Span),
     ) -> u8 {
         self.next += 1;
-        let (contract, method) = name.split_once('/').unwrap_or((name, ""));
         let mut span = Span {
             trace_id: trace_id(self.trace),
             span_id: vec![self.next; 8],
@@ -99,11 +99,9 @@ impl Call<'_> {
             start_time_unix_nano: self.at + from * 1_000,
             end_time_unix_nano: self.at + to * 1_000,
             attributes: vec![
-                text("rpc.system.name", "grpc"),
-                text("rpc.service", contract),
-                text("rpc.method", method),
-                text("server.address", "127.0.0.1"),
-                KeyValue { value: Some(AnyValue { value: Some(Value::IntValue(15006)) }), ..text("server.port", "") },
+                text(attribute::RPC_SYSTEM_NAME, attribute::system::GRPC),
+                text(attribute::RPC_METHOD, name),
+                text(attribute::SERVER_ADDRESS, &format!("{}.shop", name.split('.').nth(1).unwrap_or(service))),
             ],
             ..Span::default()
         };
@@ -146,7 +144,7 @@ fn create(store: &Store, trace: u64, at: u64, fails: bool) {
                 attributes: vec![text("exception.type", "weft.connect"), text("exception.message", "refused")],
                 ..span::Event::default()
             });
-            span.attributes.push(text("error.type", "UNAVAILABLE"));
+            span.attributes.push(text(attribute::ERROR_TYPE, "UNAVAILABLE"));
         };
         let name = "shop.auth.v1.Auth/Validate";
         let out = call.span_with(("users", true), client, CLIENT, name, 480, 3_200, refused);

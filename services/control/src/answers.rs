@@ -2,114 +2,26 @@
 //!
 //! A client that reads nothing, or gives no window, has its answers wait here. They may be large, and there are many calls
 //! of many connections. So each part of an answer counts for the identity of its call until HTTP/2 has sent it, and an
-//! identity that has [`limits::ANSWER_BYTES_UNREAD`] unread is told nothing more until it reads. Others are not concerned.
+//! identity that has `limits::ANSWER_BYTES_UNREAD` unread is told nothing more until it reads. Others are not concerned.
 //! An answer about the whole mesh is made as a whole, before anything of it is sent: of those an identity has
-//! [`limits::ANSWERS_AT_ONCE`] at once.
+//! `limits::ANSWERS_AT_ONCE` at once.
 
 use std::{
     convert::Infallible,
-    pin::{Pin, pin},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
+    pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
-use tokio::{
-    sync::{Notify, OwnedSemaphorePermit, Semaphore},
-    time::timeout,
-};
 use tonic::{Response, Status, body::Body};
 use tower::{Layer, Service};
-use weft_mesh::limits;
 
-use crate::peer::Peer;
-
-/// What an identity has not read.
-#[derive(Debug)]
-pub(crate) struct Unread {
-    bytes: AtomicUsize,
-    has_room: Notify,
-    turns: Arc<Semaphore>,
-}
-
-impl Default for Unread {
-    fn default() -> Self {
-        let turns = Arc::new(Semaphore::new(limits::ANSWERS_AT_ONCE));
-        Self { bytes: AtomicUsize::new(0), has_room: Notify::new(), turns }
-    }
-}
-
-/// The turn of a large answer. It ends when HTTP/2 has sent the answer, or has given it up.
-#[derive(Clone)]
-pub(crate) struct Turn {
-    _permit: Arc<OwnedSemaphorePermit>,
-}
-
-impl Unread {
-    fn is_full(&self) -> bool {
-        self.bytes.load(Relaxed) >= limits::ANSWER_BYTES_UNREAD
-    }
-
-    async fn room(&self) {
-        loop {
-            let mut has_room = pin!(self.has_room.notified());
-            has_room.as_mut().enable();
-            if !self.is_full() {
-                return;
-            }
-            has_room.await;
-        }
-    }
-
-    /// Waits until a large answer may be made.
-    ///
-    /// # Errors
-    /// `RESOURCE_EXHAUSTED` when those before it are not read within [`limits::CONTROL_MESSAGE_TIME`].
-    pub(crate) async fn turn(&self) -> Result<Turn, Status> {
-        match timeout(limits::CONTROL_MESSAGE_TIME, Arc::clone(&self.turns).acquire_owned()).await {
-            Ok(Ok(permit)) => Ok(Turn { _permit: Arc::new(permit) }),
-            Ok(Err(_)) | Err(_) => Err(Status::resource_exhausted(format!(
-                "{} answers to this identity are not read, which is the limit",
-                limits::ANSWERS_AT_ONCE
-            ))),
-        }
-    }
-}
-
-/// A part of an answer that is not read yet.
-struct Part {
-    data: Bytes,
-    unread: Arc<Unread>,
-    _turn: Option<Turn>,
-}
-
-impl Part {
-    fn new(data: Bytes, unread: &Arc<Unread>, turn: &Option<Turn>) -> Self {
-        unread.bytes.fetch_add(data.len(), Relaxed);
-        Self { data, unread: Arc::clone(unread), _turn: turn.clone() }
-    }
-}
-
-impl AsRef<[u8]> for Part {
-    fn as_ref(&self) -> &[u8] {
-        &self.data
-    }
-}
-
-/// HTTP/2 takes a part as a whole and keeps what does not fit the window. It drops it when it has sent it, or when its stream
-/// is gone.
-impl Drop for Part {
-    fn drop(&mut self) {
-        self.unread.bytes.fetch_sub(self.data.len(), Relaxed);
-        if !self.unread.is_full() {
-            self.unread.has_room.notify_waiters();
-        }
-    }
-}
+use crate::{
+    peer::Peer,
+    unread::{Part, Turn, Unread},
+};
 
 /// The body of an answer.
 struct Answer {
@@ -199,6 +111,7 @@ pub(crate) fn in_turn<T>(message: T, turn: Turn) -> Response<T> {
 mod tests {
     use futures_util::poll;
     use http_body_util::{BodyExt as _, Full};
+    use weft_mesh::limits;
 
     use super::*;
 
@@ -227,7 +140,7 @@ mod tests {
         drop(rest);
         let third = waiting.await;
         drop((second, third));
-        assert_eq!(unread.bytes.load(Relaxed), 0);
+        assert_eq!(unread.bytes(), 0);
     }
 
     #[tokio::test(start_paused = true)]

@@ -23,8 +23,8 @@ use weft_mesh::{
 use x509_parser::{certification_request::X509CertificationRequest, extensions::GeneralName, prelude::FromDer};
 
 use crate::{
-    join_token::TokenKey,
     state_dir::{Access, StateDir, StateError},
+    token_key::TokenKey,
 };
 
 const CA_KEY: &str = "ca.key.pem";

@@ -11,9 +11,10 @@ use weft_contracts::weft::discovery::v1::{
 use weft_mesh::{limits, names::shown};
 
 use crate::{
-    answers::{Turn, in_turn},
+    answers::in_turn,
     directory::{Directory, Question},
     peer::authenticated,
+    unread::Turn,
 };
 
 /// See the module.

@@ -129,8 +129,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        claims::Claims, connection::Activity, credentials::Credentials, hosts::Hosts, peer::Peer,
-        visibility::Visibility,
+        activity::Activity, claims::Claims, credentials::Credentials, hosts::Hosts, peer::Peer, visibility::Visibility,
     };
 
     #[tokio::test]

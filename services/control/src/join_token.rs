@@ -5,18 +5,11 @@
 
 use std::time::{Duration, SystemTime};
 
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, errors::ErrorKind};
-use rcgen::KeyPair;
+use jsonwebtoken::{Algorithm, Header, Validation, errors::ErrorKind};
 use serde::{Deserialize, Serialize};
 use weft_mesh::identity::{SpiffeId, TrustDomain};
 
 use crate::{ca::Ca, hosts::Network};
-
-/// The key that tokens are signed with.
-pub(crate) struct TokenKey {
-    signs: EncodingKey,
-    verifies: DecodingKey,
-}
 
 /// Why a token was not made or not taken. The text is for the peer: it holds nothing of the token.
 #[derive(Debug, thiserror::Error)]
@@ -54,15 +47,6 @@ struct Claims {
 pub(crate) struct Proven {
     pub(crate) id: SpiffeId,
     pub(crate) hosts: Vec<Network>,
-}
-
-impl TokenKey {
-    pub(crate) fn new(key: &KeyPair) -> Self {
-        Self {
-            signs: EncodingKey::from_ec_der(key.serialized_der()),
-            verifies: DecodingKey::from_ec_der(key.public_key_raw()),
-        }
-    }
 }
 
 /// Makes a token with which a sidecar becomes `id` until `ttl` has passed.
@@ -198,7 +182,7 @@ mod tests {
         let mac = jsonwebtoken::encode(
             &Header::new(Algorithm::HS256),
             &serde_json::json!({ "sub": users().to_string(), "aud": "weft.test", "exp": u64::MAX / 2 }),
-            &EncodingKey::from_secret(b"guess"),
+            &jsonwebtoken::EncodingKey::from_secret(b"guess"),
         );
         assert!(matches!(verify(&ca, &mac.unwrap()), Err(TokenError::Forged)));
         for nonsense in ["", "a.b.c", "...."] {

@@ -12,10 +12,10 @@ use tonic::{Request, Status};
 use weft_mesh::identity::{IdentityError, SpiffeId};
 
 use crate::{
-    answers::Unread,
-    connection::{Activity, Call},
+    activity::{Activity, Call},
     log_limit,
     streams::{Kind, OfConnection, OfIdentity, Open},
+    unread::Unread,
 };
 
 /// A wall clock that was set, or a machine that slept, is noticed within this time.

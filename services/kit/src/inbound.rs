@@ -16,7 +16,7 @@ use tracing::Instrument;
 use crate::{
     call::{self, Call},
     metrics::Metrics,
-    record::{self, Record, Side},
+    record::{self, Record, Server, Side},
     trace,
 };
 
@@ -24,12 +24,13 @@ use crate::{
 #[derive(Clone)]
 pub struct InboundLayer {
     metrics: Metrics,
+    server: Server,
 }
 
 impl InboundLayer {
-    /// Counts into `metrics`.
-    pub fn new(metrics: Metrics) -> Self {
-        Self { metrics }
+    /// For the service of this full name (`users.shop`). Counts into `metrics`.
+    pub fn new(service: &str, metrics: Metrics) -> Self {
+        Self { metrics, server: Server { address: service.into(), port: None } }
     }
 }
 
@@ -37,7 +38,7 @@ impl<S> Layer<S> for InboundLayer {
     type Service = Inbound<S>;
 
     fn layer(&self, inner: S) -> Inbound<S> {
-        Inbound { inner, metrics: self.metrics.clone() }
+        Inbound { inner, metrics: self.metrics.clone(), server: self.server.clone() }
     }
 }
 
@@ -46,6 +47,7 @@ impl<S> Layer<S> for InboundLayer {
 pub struct Inbound<S> {
     inner: S,
     metrics: Metrics,
+    server: Server,
 }
 
 impl<S> Service<Request<Body>> for Inbound<S>
@@ -69,24 +71,29 @@ where
             let mut inner = inner;
             return Box::pin(inner.call(request));
         }
-        Box::pin(answer(inner, request, self.metrics.clone()))
+        Box::pin(answer(inner, request, self.metrics.clone(), self.server.clone()))
     }
 }
 
-async fn answer<S>(mut inner: S, request: Request<Body>, metrics: Metrics) -> Result<Response<Body>, Infallible>
+async fn answer<S>(
+    mut inner: S,
+    request: Request<Body>,
+    metrics: Metrics,
+    server: Server,
+) -> Result<Response<Body>, Infallible>
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
 {
     let mut call = Call::from_headers(request.headers(), Instant::now());
-    let method = request.uri().path().trim_start_matches('/');
-    let span = record::span(Side::Server, method);
+    let path = request.uri().path().trim_start_matches('/');
+    let method = metrics.label(path);
+    let span = record::span(Side::Server, path, &method, &server);
     if let Some(trace) = &call.trace {
         trace::continue_from(&span, trace, call.tracestate.as_ref());
     }
     span.record("request_id", call.request_id());
     call.position = trace::position(&span);
-    let record =
-        Record::begin(Side::Server, span.clone(), metrics.label(method), metrics.server.clone(), Some(call.clone()));
+    let record = Record::begin(Side::Server, span.clone(), method, metrics.server.clone(), Some(call.clone()));
 
     // A method that panics fails its own call, aloud, and no other.
     let future = span.in_scope(|| call::within(&call, || inner.call(request)));

@@ -17,7 +17,7 @@ use tonic::Code;
 use weft_mesh::errors::GRPC_CODES;
 
 /// The label of a method that no contract of the service's names, so that callers can't make up new rows.
-const OTHER: &str = "_other";
+pub(crate) const OTHER: &str = "_other";
 
 /// Upper bounds of the latency histogram, in seconds.
 const LATENCY_BUCKETS: [f64; 14] =

@@ -22,7 +22,7 @@ use crate::{
     deadline::{self, GRPC_TIMEOUT},
     inbound::is_health_check,
     metrics::Metrics,
-    record::{self, Record, Side},
+    record::{self, Record, Server, Side},
     trace,
 };
 
@@ -37,13 +37,16 @@ pub struct Channel {
     inner: tonic::transport::Channel,
     metrics: Metrics,
     service: Option<HeaderValue>,
+    /// That service, or the sidecar where none is named.
+    server: Server,
 }
 
 impl Channel {
     /// A channel through the sidecar at `outbound`. Must be made inside a tokio runtime.
     pub fn new(outbound: Uri, metrics: Metrics) -> Self {
+        let server = Server { address: outbound.host().unwrap_or_default().into(), port: outbound.port_u16() };
         let endpoint = Endpoint::from(outbound).connect_timeout(limits::CONNECT_TIMEOUT).tcp_nodelay(true);
-        Self { inner: endpoint.connect_lazy(), metrics, service: None }
+        Self { inner: endpoint.connect_lazy(), metrics, service: None, server }
     }
 
     /// A channel to one named service (`auth` or `auth.shop`), for a contract that several implement.
@@ -51,7 +54,8 @@ impl Channel {
     /// # Errors
     /// The name is none that a header can bear.
     pub fn to_service(&self, name: &str) -> Result<Self, http::header::InvalidHeaderValue> {
-        Ok(Self { service: Some(HeaderValue::from_str(name)?), ..self.clone() })
+        let server = Server { address: name.into(), port: None };
+        Ok(Self { service: Some(HeaderValue::from_str(name)?), server, ..self.clone() })
     }
 }
 
@@ -75,11 +79,11 @@ impl Service<Request<Body>> for Channel {
         }
 
         let current = call::current();
-        let method = request.uri().path().trim_start_matches('/');
-        let span = record::span(Side::Client, method);
-        let label = self.metrics.label(method);
+        let path = request.uri().path().trim_start_matches('/');
+        let method = self.metrics.label(path);
+        let span = record::span(Side::Client, path, &method, &self.server);
         let deadline = carry(current.as_ref(), &span, &mut request);
-        let record = Record::begin(Side::Client, span.clone(), label, self.metrics.client.clone(), current);
+        let record = Record::begin(Side::Client, span.clone(), method, self.metrics.client.clone(), current);
         if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
             let late = Status::deadline_exceeded("no time is left for this call: the caller's deadline has passed");
             record.finish(late.code(), late.message());

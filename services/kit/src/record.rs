@@ -2,6 +2,7 @@
 
 use std::{
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -12,10 +13,11 @@ use http_body::{Frame, SizeHint};
 use tokio::time::Instant;
 use tonic::{Code, Status, body::Body};
 use tracing::{Span, field};
+use weft_mesh::telemetry::attribute;
 
 use crate::{
     call::{self, Call},
-    metrics::{Calls, code_name},
+    metrics::{Calls, OTHER, code_name},
 };
 
 /// Which end of the call this is.
@@ -23,6 +25,13 @@ use crate::{
 pub(crate) enum Side {
     Server,
     Client,
+}
+
+/// Who is called, as spans say it: a service by its name, or whatever listens at an address.
+#[derive(Debug, Clone)]
+pub(crate) struct Server {
+    pub(crate) address: Arc<str>,
+    pub(crate) port: Option<u16>,
 }
 
 /// A call under way. However it ends, it is counted, timed and its span closed: one that is dropped was cancelled,
@@ -61,12 +70,12 @@ impl Record {
         self.calls.in_flight.dec();
         self.calls.record(&self.method, code, took);
 
-        self.span.record("rpc.grpc.status_code", code as i64);
+        self.span.record(attribute::RPC_RESPONSE_STATUS_CODE, code_name(code));
         let is_error = code != Code::Ok && (self.side == Side::Client || is_server_fault(code));
         if is_error {
             self.span.record("otel.status_code", "ERROR");
             self.span.record("otel.status_description", message);
-            self.span.record("error.type", code_name(code));
+            self.span.record(attribute::ERROR_TYPE, code_name(code));
         }
         match &self.call {
             Some(call) => call::within(call, || self.log(code, message, took)),
@@ -113,26 +122,33 @@ fn is_server_fault(code: Code) -> bool {
     )
 }
 
-/// A span for one side of a call. The fields that are empty are filled when the call ends.
-pub(crate) fn span(side: Side, method: &str) -> Span {
-    let (service, name) = method.split_once('/').unwrap_or((method, ""));
+/// A span for one side of a call, by OpenTelemetry's conventions for RPC. The fields that are empty are filled when the
+/// call ends. `path` is the call's, without the first slash, and `method` the same, or [`OTHER`] if no contract has it.
+pub(crate) fn span(side: Side, path: &str, method: &str, server: &Server) -> Span {
     let kind = match side {
         Side::Server => "server",
         Side::Client => "client",
     };
-    tracing::info_span!(
+    let is_known = method != OTHER;
+    let span = tracing::info_span!(
         "call",
-        otel.name = method,
+        otel.name = if is_known { method } else { attribute::system::GRPC },
         otel.kind = kind,
         otel.status_code = field::Empty,
         otel.status_description = field::Empty,
-        rpc.system = "grpc",
-        rpc.service = service,
-        rpc.method = name,
-        rpc.grpc.status_code = field::Empty,
-        error.type = field::Empty,
+        { attribute::RPC_SYSTEM_NAME } = attribute::system::GRPC,
+        { attribute::RPC_METHOD } = if is_known { method } else { attribute::OTHER_METHOD },
+        { attribute::RPC_METHOD_ORIGINAL } = field::Empty,
+        { attribute::SERVER_ADDRESS } = &*server.address,
+        { attribute::SERVER_PORT } = server.port.map(i64::from),
+        { attribute::RPC_RESPONSE_STATUS_CODE } = field::Empty,
+        { attribute::ERROR_TYPE } = field::Empty,
         request_id = field::Empty,
-    )
+    );
+    if !is_known {
+        span.record(attribute::RPC_METHOD_ORIGINAL, path);
+    }
+    span
 }
 
 /// Attaches a record to an answer: it ends with the answer's status, wherever that comes.

@@ -145,7 +145,7 @@ impl Service {
     }
 
     /// The contracts that it implements and calls, as a serialized `FileDescriptorSet`: the names of methods in its
-    /// metrics come from there.
+    /// metrics and spans come from there.
     pub fn contracts(self, descriptor_set: &'static [u8]) -> Self {
         Self { contracts: descriptor_set, ..self }
     }
@@ -250,7 +250,8 @@ impl Service {
         };
 
         let routes = make(context.clone()).await.map_err(StartError::Service)?;
-        let server = tokio::spawn(answer(listener, routes, &context));
+        let full_name = format!("{name}.{}", settings.namespace);
+        let server = tokio::spawn(answer(listener, routes, &context, &full_name));
         let mut checks = JoinSet::new();
         for dependency in dependencies {
             checks.spawn(health.clone().watch(dependency, metrics.clone()));
@@ -266,6 +267,7 @@ fn answer(
     listener: TcpListener,
     routes: Routes,
     context: &Context,
+    full_name: &str,
 ) -> impl Future<Output = Result<(), tonic::transport::Error>> + use<> {
     let metrics = context.metrics.clone();
     let page =
@@ -284,7 +286,7 @@ fn answer(
         .accept_http1(true)
         .max_concurrent_streams(limits::STREAMS_PER_CONNECTION)
         .http2_max_header_list_size(limits::HEADER_LIST_BYTES)
-        .layer(InboundLayer::new(context.metrics.clone()))
+        .layer(InboundLayer::new(full_name, context.metrics.clone()))
         .add_routes(routes.prepare())
         .serve_with_incoming_shutdown(incoming, async move { stopping.wait().await })
 }

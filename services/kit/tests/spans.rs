@@ -80,6 +80,7 @@ impl Products for Fake {
 async fn start(name: &str, outbound: &str, is_front: bool) -> Running {
     let settings = Settings::local("127.0.0.1:0".parse().unwrap(), outbound.parse().unwrap());
     Service::new(name)
+        .contracts(weft_contracts::FILE_DESCRIPTOR_SET)
         .start(settings, |ctx| async move {
             Ok(Routes::new(ProductsServer::new(Fake(is_front.then(|| ProductsClient::new(ctx.channel()))))))
         })
@@ -98,6 +99,7 @@ async fn a_call_through_two_services_is_one_chain_of_spans() {
     tracing::subscriber::set_global_default(tracing_subscriber::registry().with(layer)).unwrap();
 
     let back = start("back", "http://127.0.0.1:1", false).await;
+    let port = back.address().port();
     let front = start("front", &format!("http://{}", back.address()), true).await;
     let channel = tonic::transport::Endpoint::try_from(format!("http://{}", front.address())).unwrap();
     let mut request = Request::new(SearchRequest::default());
@@ -126,13 +128,17 @@ async fn a_call_through_two_services_is_one_chain_of_spans() {
         span.attributes.iter().find(|kv| kv.key.as_str() == key).map(|kv| kv.value.clone())
     };
     assert_eq!(front.status, SpanStatus::Unset);
-    assert_eq!(attribute(front, "rpc.grpc.status_code"), Some(Value::I64(0)));
+    assert_eq!(attribute(front, "rpc.response.status_code"), Some("OK".into()));
+    assert_eq!(attribute(front, "server.address"), Some("front.default".into()));
+    assert_eq!(attribute(back, "server.address"), Some("back.default".into()));
+    assert_eq!(attribute(call, "server.address"), Some("127.0.0.1".into()));
+    assert_eq!(attribute(call, "server.port"), Some(Value::I64(port.into())));
     for failed in [call, back] {
         assert_eq!(failed.status, SpanStatus::error("sold out of everything"));
-        assert_eq!(attribute(failed, "rpc.system"), Some("grpc".into()));
-        assert_eq!(attribute(failed, "rpc.service"), Some("shop.products.v1.Products".into()));
-        assert_eq!(attribute(failed, "rpc.method"), Some("Get".into()));
-        assert_eq!(attribute(failed, "rpc.grpc.status_code"), Some(Value::I64(14)));
+        assert_eq!(attribute(failed, "rpc.system.name"), Some("grpc".into()));
+        assert_eq!(attribute(failed, "rpc.method"), Some("shop.products.v1.Products/Get".into()));
+        assert_eq!(attribute(failed, "rpc.method_original"), None);
+        assert_eq!(attribute(failed, "rpc.response.status_code"), Some("UNAVAILABLE".into()));
         assert_eq!(attribute(failed, "error.type"), Some("UNAVAILABLE".into()));
     }
 }

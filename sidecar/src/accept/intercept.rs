@@ -134,8 +134,9 @@ async fn find(proxy: &Proxy, to: SocketAddr) -> Found {
     }
 }
 
-/// The service speaks HTTP, so its clients speak first. One that speaks something else is refused: see [`crate::message::tunnel::refusal`].
-async fn detect_and_serve(proxy: &Rc<Proxy>, service: &Service, stream: TcpStream, from: SocketAddr) {
+/// Serves a connection on which each call goes to `service`. The service speaks HTTP, so its clients speak first. One that
+/// speaks something else is refused: see [`crate::message::tunnel::refusal`].
+pub(super) async fn detect_and_serve(proxy: &Rc<Proxy>, service: &Service, stream: TcpStream, from: SocketAddr) {
     match detect::wire(&stream, limits::DETECT_TIMEOUT).await {
         Ok(wire) => speak(Downstream::to(proxy, &service.name), wire, stream, from).await,
         Err(Undetected::Gone | Undetected::Io(_)) => {}
@@ -152,7 +153,8 @@ async fn detect_and_serve(proxy: &Rc<Proxy>, service: &Service, stream: TcpStrea
     }
 }
 
-fn refuse(worker: &Worker, stream: &TcpStream, why: std::fmt::Arguments<'_>) {
+/// Ends a connection that leads nowhere.
+pub(super) fn refuse(worker: &Worker, stream: &TcpStream, why: std::fmt::Arguments<'_>) {
     worker.log(|| why.to_string());
     // A reset says that nobody is there; where it can't be sent, the connection is closed all the same.
     let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));

@@ -19,7 +19,7 @@ use tokio::{
 use weft_mesh::{limits, names::ServiceName};
 
 use crate::{
-    accept::{clients, members, report, tcp},
+    accept::{clients, forward, members, report},
     proxy::Proxy,
     shared::{Phase, Shared, survey},
     thread::{slots::ConnectionSlot, worker::Worker},
@@ -35,7 +35,7 @@ pub(crate) struct Listeners {
     pub(crate) outbound_v6: Option<StdListener>,
     /// `None` for a sidecar that fronts nothing.
     pub(crate) inbound: Option<StdListener>,
-    /// Those whose connections go to one service each, as they are.
+    /// Those that lead to one service each.
     pub(crate) forwards: Vec<(StdListener, ServiceName)>,
 }
 
@@ -147,7 +147,7 @@ fn take(proxy: &Rc<Proxy>, stream: TcpStream, from: SocketAddr, side: &Side) {
     match side {
         Side::Outbound => spawn_local(clients::serve(Rc::clone(proxy), slot, stream, from)),
         Side::Inbound => spawn_local(members::serve(Rc::clone(proxy), slot, stream, from)),
-        Side::Forward(service) => spawn_local(tcp::forward(Rc::clone(proxy), slot, stream, from, service.clone())),
+        Side::Forward(service) => spawn_local(forward::serve(Rc::clone(proxy), slot, stream, from, service.clone())),
     };
 }
 

@@ -40,7 +40,7 @@ pub(crate) async fn serve(proxy: Rc<Proxy>, mut slot: ConnectionSlot, stream: Tc
         }
     };
     let refused = match accepted {
-        Ok(Ok(stream)) => match peer_of(&proxy, &mut slot, &identity, stream.get_ref().1) {
+        Ok(Ok(stream)) => match peer_of(&proxy, &mut slot, from, &identity, stream.get_ref().1) {
             Ok((peer, expiry)) => {
                 let name = format!("inbound connection of {} from {from}", peer.id);
                 let (mut steps, load) = (Steps::new(), Rc::clone(&peer.load));
@@ -78,6 +78,7 @@ pub(crate) async fn serve(proxy: Rc<Proxy>, mut slot: ConnectionSlot, stream: Tc
 fn peer_of(
     proxy: &Rc<Proxy>,
     slot: &mut ConnectionSlot,
+    from: SocketAddr,
     own: &Identity,
     tls: &rustls::ServerConnection,
 ) -> Result<(Rc<Peer>, SystemTime), String> {
@@ -88,7 +89,7 @@ fn peer_of(
     let hash: String = sha256(leaf).iter().map(|byte| format!("{byte:02x}")).collect();
     let client_cert = format!("By={};Hash={hash};URI={id}", own.svid.id()).into_bytes();
     let load = slot.is_of(&id).ok_or_else(|| format!("{id} has too many connections (CONNECTIONS_PER_SIDE)"))?;
-    Ok((Peer::new(proxy, id, &load, client_cert), expiry))
+    Ok((Peer::new(proxy, id, from, &load, client_cert), expiry))
 }
 
 fn sha256(bytes: &[u8]) -> impl AsRef<[u8]> + std::ops::Deref<Target = [u8]> {

@@ -11,28 +11,13 @@ use weft_wire::{Headers, Name};
 use crate::{
     call::{Call, Side},
     message::tunnel::CONNECT,
-    proxy::{
-        Proxy,
-        outbound::{Downstream, carry, too_many_calls},
-    },
+    proxy::outbound::{Downstream, carry, too_many_calls},
     shared::Phase,
-    thread::slots::ConnectionSlot,
     transport::{
         link::Role,
         socket::{Driver, Occasion, Socket},
     },
 };
-
-/// Carries a connection of a port that leads to one service.
-pub(crate) async fn forward(
-    proxy: Rc<Proxy>,
-    _slot: ConnectionSlot,
-    stream: TcpStream,
-    from: SocketAddr,
-    service: ServiceName,
-) {
-    serve(Downstream::new(&proxy), stream, from, &service).await;
-}
 
 /// Carries one connection of the own service to another service.
 pub(crate) async fn serve(downstream: Rc<Downstream>, stream: TcpStream, from: SocketAddr, service: &ServiceName) {

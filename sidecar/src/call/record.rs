@@ -66,11 +66,8 @@ impl CallRecord {
 
     /// A span for a try at an endpoint, where the call has one.
     pub(crate) fn span_of_attempt(&self, number: u32, endpoint: &Endpoint) -> Option<Box<Span>> {
-        let mut span = Box::new(self.span.as_ref()?.attempt(number));
-        span.set("weft.endpoint", endpoint.id.clone());
-        span.set("server.address", endpoint.address.ip().to_string());
-        span.set("server.port", i64::from(endpoint.address.port()));
-        Some(span)
+        let span = self.span.as_ref()?;
+        Some(Box::new(span.attempt(number, &endpoint.id, &endpoint.ip, endpoint.address.port())))
     }
 
     /// Counts bytes of a tunnel.

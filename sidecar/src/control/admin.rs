@@ -9,6 +9,7 @@ mod json;
 mod limits;
 mod log;
 mod memory;
+mod message;
 mod page;
 mod profile;
 mod state;
@@ -31,7 +32,6 @@ use weft_contracts::weft::admin::v1::{
     admin_server::{Admin, AdminServer},
 };
 
-pub(super) use access::Ends;
 pub(super) use log::{Log, keep_log};
 
 use super::{Control, serve::serve};

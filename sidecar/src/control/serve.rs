@@ -2,6 +2,7 @@
 //! probe out.
 
 use std::{
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -30,10 +31,17 @@ use weft_mesh::{
     seats::{Seats, Traffic},
 };
 
-use super::{Control, admin::Ends};
+use super::Control;
 
 /// File descriptors that ran out must be given back by others first.
 const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(50);
+
+/// The two ends of the connection that a request has come by: an extension of each request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ends {
+    pub(super) local: SocketAddr,
+    pub(super) peer: SocketAddr,
+}
 
 /// How many connections each port has.
 #[derive(Debug, Default)]

@@ -29,7 +29,11 @@ use weft_mesh::{
     policy::{Idempotency, ServicePolicy},
 };
 
-use crate::{policy::breaker::Breaker, telemetry::metrics::CallMetrics, time::moment::Moment};
+use crate::{
+    policy::breaker::Breaker,
+    telemetry::metrics::{CallMetrics, OTHER},
+    time::moment::Moment,
+};
 
 /// See the module.
 #[derive(Debug)]
@@ -106,11 +110,18 @@ pub(crate) struct Route {
 /// One method of a service, with all that can be prepared before a call.
 #[derive(Debug)]
 pub(crate) struct Method {
-    /// `shop.users.v1.Users/Create`; `_other` for what no descriptor knows.
-    pub(crate) name: Box<str>,
+    /// `shop.users.v1.Users/Create`; `_other` for what no descriptor knows. Shared with the spans of its calls.
+    pub(crate) name: Arc<str>,
     pub(crate) timeout: Option<Duration>,
     pub(crate) idempotency: Idempotency,
     pub(crate) metrics: Arc<CallMetrics>,
+}
+
+impl Method {
+    /// Its name, if a descriptor knows it.
+    pub(crate) fn known_name(&self) -> Option<&Arc<str>> {
+        (&*self.name != OTHER).then_some(&self.name)
+    }
 }
 
 /// One replica of a service.
@@ -120,6 +131,8 @@ pub(crate) struct Endpoint {
     pub(crate) number: u64,
     pub(crate) id: String,
     pub(crate) address: SocketAddr,
+    /// The address without its port, as text: shared with the spans of its calls.
+    pub(crate) ip: Arc<str>,
     pub(crate) spiffe_id: SpiffeId,
     health: AtomicU8,
     /// The control plane has lost its sidecar's stream, and said no more: see [`judge_silent`].
@@ -142,6 +155,7 @@ impl Endpoint {
             number: NUMBERS.fetch_add(1, Relaxed),
             id,
             address,
+            ip: address.ip().to_string().into(),
             spiffe_id,
             health: AtomicU8::new(health as u8),
             is_silent: AtomicBool::new(false),

@@ -1,6 +1,6 @@
 //! gRPC's codes that the data path names.
 
-use weft_mesh::errors::GRPC_CODES;
+use weft_mesh::errors::CONNECT_CODES;
 
 pub(crate) const OK: u8 = 0;
 pub(crate) const CANCELLED: u8 = 1;
@@ -20,11 +20,12 @@ pub(crate) fn parse(value: &[u8]) -> u8 {
     }
 }
 
-/// Of Connect's name for it: gRPC's in lower case, and one with another spelling.
+/// Of Connect's name for it.
 pub(crate) fn of_name(name: &str) -> Option<u8> {
-    if name == "canceled" {
+    // gRPC's spelling of it is taken as well.
+    if name == "cancelled" {
         return Some(CANCELLED);
     }
-    let place = GRPC_CODES.iter().position(|code| code.eq_ignore_ascii_case(name))?;
+    let place = CONNECT_CODES.iter().skip(1).position(|code| code.eq_ignore_ascii_case(name))? + 1;
     u8::try_from(place).ok()
 }

@@ -5,7 +5,7 @@ use std::{borrow::Cow, time::Duration};
 use http::HeaderMap;
 use tonic_types::{ErrorDetails, StatusExt};
 use weft_mesh::{
-    errors::{GRPC_CODES, Reason},
+    errors::{CONNECT_CODES, Reason},
     names::header::{ERROR, PUSHBACK},
 };
 use weft_wire::{Headers, Name};
@@ -159,7 +159,7 @@ impl Failure {
 
     /// An error of Connect.
     fn to_connect(&self) -> serde_json::Value {
-        let code = GRPC_CODES[usize::from(self.reason.grpc())].to_ascii_lowercase();
+        let code = CONNECT_CODES[usize::from(self.reason.grpc())];
         serde_json::json!({ "code": code, "message": self.message })
     }
 

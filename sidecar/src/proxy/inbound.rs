@@ -5,6 +5,7 @@
 
 use std::{
     cell::{OnceCell, RefCell},
+    net::SocketAddr,
     rc::Rc,
     sync::Arc,
     time::Duration,
@@ -36,8 +37,8 @@ use crate::{
         own_tcp,
     },
     telemetry::{
-        metrics::{CallLabels, CallMetrics, Direction},
-        span::{self, CallTrace},
+        metrics::{CallLabels, CallMetrics, Direction, OTHER},
+        span::{CallTrace, Caller},
     },
     thread::{loads::Load, worker::Worker},
     transport::pool::Pool,
@@ -47,6 +48,9 @@ use crate::{
 pub(crate) struct Peer {
     pub(crate) proxy: Rc<Proxy>,
     pub(crate) id: SpiffeId,
+    from: SocketAddr,
+    /// What spans say of it, once one of its calls is recorded.
+    told: OnceCell<Caller>,
     pub(crate) load: Rc<Load>,
     /// The connections for its calls to a service that speaks HTTP/2.
     pool: OnceCell<Rc<Pool>>,
@@ -69,10 +73,18 @@ struct LastMethod {
 const KEPT_PATH_BYTES: usize = 256;
 
 impl Peer {
-    pub(crate) fn new(proxy: &Rc<Proxy>, id: SpiffeId, load: &Rc<Load>, client_cert: Vec<u8>) -> Rc<Self> {
+    pub(crate) fn new(
+        proxy: &Rc<Proxy>,
+        id: SpiffeId,
+        from: SocketAddr,
+        load: &Rc<Load>,
+        client_cert: Vec<u8>,
+    ) -> Rc<Self> {
         Rc::new(Self {
             proxy: Rc::clone(proxy),
             id,
+            from,
+            told: OnceCell::new(),
             load: Rc::clone(load),
             pool: OnceCell::new(),
             client_cert,
@@ -110,8 +122,8 @@ impl Peer {
         let row = rows[place.unwrap_or(local.methods.len())].get_or_insert_with(|| {
             self.proxy.worker.shared.metrics.calls(CallLabels {
                 direction: Direction::Inbound,
-                service: local.name.clone(),
-                method: local.method(place).to_owned(),
+                service: local.name.to_string(),
+                method: local.method(place).map_or(OTHER, |name| name).to_owned(),
                 peer: self.id.service().to_string(),
             })
         });
@@ -155,13 +167,13 @@ pub(crate) async fn carry(peer: Rc<Peer>, call: Rc<Call>) {
         && let Some(why) = refusal(worker, &call)
     {
         let failure = Failure::new(Reason::PermissionDenied, format!("{} {why}", local.name));
-        return call.fail(&failure.of_service(&local.name));
+        return call.fail(&failure.of_service(local.name.as_str()));
     }
     if wants == Wants::Upgrade
         && !tunnel::is_declared(&call.head(), &worker.shared.args.upgrade)
         && let Err(failure) = withhold_upgrade(&peer, local, &call)
     {
-        return call.fail(&failure.of_service(&local.name));
+        return call.fail(&failure.of_service(local.name.as_str()));
     }
     let sent = match &local.connections {
         Connections::Http1(pool) => own_http1::send(pool, &peer.load, &call).await,
@@ -229,11 +241,12 @@ fn admit(peer: &Peer, local: &LocalService, call: &Rc<Call>) {
     let mut head = call.head_mut();
     let (place, metrics) = peer.method(local, head.path().unwrap_or_default());
     let trace = CallTrace::begin(&head, worker.shared.sampling);
-    let span = trace.span(SpanKind::Server, || span::name(local.method(place), &head));
-    let mut record = CallRecord::begin(worker, &metrics, call.started, span);
-    if let Some(span) = &mut record.span {
-        span.set("weft.peer", peer.id.to_string());
-    }
+    let span = trace.is_recorded.then(|| {
+        let mut span = trace.span(SpanKind::Server, local.method(place), &local.name, &head);
+        peer.told.get_or_init(|| Caller::new(&peer.id, peer.from)).tell(&mut span);
+        span
+    });
+    let record = CallRecord::begin(worker, &metrics, call.started, span);
     let (deadline, limit) = deadline::of(&head, None, call.started);
     head.remove_like(CLIENT_CERT);
     head.append(CLIENT_CERT, &peer.client_cert);

@@ -27,14 +27,14 @@ use crate::{
     },
     policy::retry::{Miss, Next},
     proxy::{Proxy, attempt, reflection},
-    telemetry::span::{self, CallTrace},
+    telemetry::span::CallTrace,
     thread::worker::Worker,
 };
 
 /// A client's connection.
 pub(crate) struct Downstream {
     pub(crate) proxy: Rc<Proxy>,
-    /// Where all of its calls go: it was on its way there when it was taken over.
+    /// Where all of its calls go, if it has come by a port or an address that leads to one service.
     fixed: Option<ServiceName>,
     last_route: RefCell<LastRoute>,
 }
@@ -174,11 +174,9 @@ async fn send(proxy: &Proxy, call: &Rc<Call>, route: Rc<Route>) -> Result<(), Ne
     }
 
     let trace = CallTrace::begin(&call.head(), worker.shared.sampling);
-    let span = trace.span(SpanKind::Client, || span::name(&method.name, &call.head()));
+    let span =
+        trace.is_recorded.then(|| trace.span(SpanKind::Client, method.known_name(), &service.name, &call.head()));
     let mut record = CallRecord::begin(worker, &method.metrics, call.started, span);
-    if let Some(span) = &mut record.span {
-        span.set("weft.service", service.name.to_string());
-    }
     match service.breaker.admit(now) {
         Ok(permit) => {
             record.admitted(&service.breaker, permit);
@@ -232,7 +230,8 @@ async fn find_contract(worker: &Worker, path: &str) -> Result<Arc<Service>, Fail
     find(worker, Asked::Contract(contract.into())).await
 }
 
-async fn find(worker: &Worker, asked: Asked) -> Result<Arc<Service>, Failure> {
+/// The service that is asked for, or why there is none.
+pub(crate) async fn find(worker: &Worker, asked: Asked) -> Result<Arc<Service>, Failure> {
     let name = asked.to_string();
     Err(match worker.shared.catalog.find(asked).await {
         Ok(service) => return Ok(service),

@@ -1,26 +1,25 @@
 //! The service that the sidecar fronts.
 
-use std::{cell::RefCell, collections::HashMap, net::SocketAddr, rc::Rc};
+use std::{cell::RefCell, collections::HashMap, net::SocketAddr, rc::Rc, sync::Arc};
 
 use tokio::time::Instant;
-use weft_mesh::identity::SpiffeId;
+use weft_mesh::{identity::SpiffeId, names::ServiceName};
 use weft_wire::Usage;
 
 use crate::{
     args::AppProtocol,
     message::target,
     proxy::own_http1,
-    telemetry::metrics::OTHER,
     thread::worker::Worker,
     transport::pool::{Destination, Pool},
 };
 
 /// The way from a worker to the service that its sidecar fronts.
 pub(crate) struct LocalService {
-    pub(crate) name: String,
+    pub(crate) name: ServiceName,
     pub(crate) address: SocketAddr,
-    /// Of the contracts' methods.
-    pub(crate) methods: Vec<Box<str>>,
+    /// Of the contracts' methods: shared with the spans of their calls.
+    pub(crate) methods: Vec<Arc<str>>,
     /// Where a path's method is among them.
     places: HashMap<Box<str>, usize>,
     pub(crate) connections: Connections,
@@ -38,9 +37,9 @@ impl LocalService {
     /// `None` for a sidecar that fronts nothing.
     pub(crate) fn new(worker: &Rc<Worker>) -> Option<Self> {
         let shared = &worker.shared;
-        let (name, address) = (shared.own.as_ref()?.to_string(), shared.args.app?);
+        let (name, address) = (shared.own.clone()?, shared.args.app?);
         let contracts = shared.own_policy.contracts.iter();
-        let methods: Vec<Box<str>> = contracts
+        let methods: Vec<Arc<str>> = contracts
             .flat_map(|contract| {
                 contract.methods.iter().map(move |method| format!("{}/{}", contract.name, method.name).into())
             })
@@ -55,8 +54,8 @@ impl LocalService {
     }
 
     /// The name of the method at a place.
-    pub(crate) fn method(&self, place: Option<usize>) -> &str {
-        place.and_then(|place| self.methods.get(place)).map_or(OTHER, |name| name)
+    pub(crate) fn method(&self, place: Option<usize>) -> Option<&Arc<str>> {
+        self.methods.get(place?)
     }
 
     /// Where a path's method is among those of its contracts.

@@ -119,6 +119,9 @@ impl Ports {
             if let Some(inbound) = &first.inbound {
                 set(&mut args.inbound, inbound);
             }
+            for (forward, (listener, _)) in args.forward.iter_mut().zip(&first.forwards) {
+                set(&mut forward.listen, listener);
+            }
         }
     }
 }

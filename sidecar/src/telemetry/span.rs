@@ -1,7 +1,9 @@
-//! Spans of calls, by OpenTelemetry's conventions for RPC. Built only for a trace that is sampled: for any other call
-//! all that happens is that its trace context is passed on.
+//! Spans of calls, by OpenTelemetry's conventions for RPC ([`attribute`]). Built only for a trace that is sampled: for
+//! any other call all that happens is that its trace context is passed on.
+//!
+//! What many spans say is made once and shared: the names of methods, services and endpoints.
 
-use std::time::SystemTime;
+use std::{borrow::Cow, net::SocketAddr, sync::Arc, time::SystemTime};
 
 use opentelemetry::{
     InstrumentationScope, KeyValue, SpanId, TraceFlags, TraceId, Value,
@@ -9,15 +11,25 @@ use opentelemetry::{
 };
 use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
 use weft_mesh::{
-    telemetry::SpanSink,
+    errors::CONNECT_CODES,
+    identity::SpiffeId,
+    limits,
+    names::ServiceName,
+    telemetry::{
+        SpanSink,
+        attribute::{self, OTHER_METHOD, system},
+    },
     trace_context::{TraceContext, ratio_sampled},
 };
 use weft_wire::{Headers, Name};
 
 use crate::{
-    message::{code, rpc::Rpc, target},
+    message::{
+        code::{self, CANCELLED_BY_CALLER},
+        rpc::Rpc,
+    },
     policy::outcome,
-    telemetry::metrics::{self, code_name},
+    telemetry::metrics::code_name,
 };
 
 /// Which calls of a sidecar have spans.
@@ -36,7 +48,8 @@ pub(crate) struct CallTrace {
     context: TraceContext,
     /// The span that the caller's head named.
     parent: Option<[u8; 8]>,
-    is_recorded: bool,
+    /// Whether the call has a span.
+    pub(crate) is_recorded: bool,
 }
 
 impl CallTrace {
@@ -60,11 +73,57 @@ impl CallTrace {
         write(self.context, headers);
     }
 
-    /// The span of the call itself, if it is recorded.
-    pub(crate) fn span(&self, kind: SpanKind, name: impl FnOnce() -> String) -> Option<Box<Span>> {
-        self.is_recorded.then(|| Box::new(Span::new(self.context, self.parent, true, kind, name())))
+    /// The span of the call itself, for one that is recorded. `method` is its full name where a descriptor knows it, and
+    /// `service` the one that is called.
+    pub(crate) fn span(
+        &self,
+        kind: SpanKind,
+        method: Option<&Arc<str>>,
+        service: &ServiceName,
+        head: &Headers,
+    ) -> Box<Span> {
+        Box::new(Span::new(self.context, self.parent, kind, method, service, head))
     }
 }
+
+/// The RPC systems of OpenTelemetry's conventions that are known here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum System {
+    Grpc,
+    Connect,
+}
+
+impl System {
+    fn of(rpc: Rpc) -> Option<Self> {
+        match rpc {
+            Rpc::No => None,
+            Rpc::Grpc | Rpc::GrpcWeb | Rpc::GrpcWebText => Some(Self::Grpc),
+            Rpc::Connect | Rpc::ConnectStream { .. } => Some(Self::Connect),
+        }
+    }
+
+    /// The value of `rpc.system.name`.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Grpc => system::GRPC,
+            Self::Connect => system::CONNECT,
+        }
+    }
+
+    /// The value of `rpc.response.status_code`. Connect has no code for a call that succeeded.
+    fn status(self, code: u8) -> Option<&'static str> {
+        // A caller that goes away has its call end as one that it cancelled.
+        let code = if code == CANCELLED_BY_CALLER { code::CANCELLED } else { code };
+        match self {
+            Self::Grpc => Some(code_name(code)),
+            Self::Connect if code == code::OK => None,
+            Self::Connect => CONNECT_CODES.get(usize::from(code)).copied(),
+        }
+    }
+}
+
+/// Room for all that the sidecar says of a span.
+const ATTRIBUTES: usize = 10;
 
 /// A span that has begun.
 #[derive(Debug)]
@@ -73,9 +132,13 @@ pub(crate) struct Span {
     parent: Option<[u8; 8]>,
     is_parent_remote: bool,
     kind: SpanKind,
-    name: String,
+    name: Cow<'static, str>,
     start: SystemTime,
+    /// `None` for plain HTTP.
+    system: Option<System>,
     attributes: Vec<KeyValue>,
+    /// How many of them, from the first on, hold for the call's tries too.
+    of_call: usize,
     events: Vec<Event>,
 }
 
@@ -83,28 +146,49 @@ impl Span {
     fn new(
         context: TraceContext,
         parent: Option<[u8; 8]>,
-        is_parent_remote: bool,
         kind: SpanKind,
-        name: String,
+        method: Option<&Arc<str>>,
+        service: &ServiceName,
+        head: &Headers,
     ) -> Self {
-        let mut attributes = Vec::with_capacity(10);
-        match name.split_once('/') {
-            Some((service, method)) if !service.is_empty() && !service.contains(' ') => attributes.extend([
-                KeyValue::new("rpc.system", "grpc"),
-                KeyValue::new("rpc.service", service.to_owned()),
-                KeyValue::new("rpc.method", method.to_owned()),
-            ]),
-            _ => {}
+        let system = System::of(Rpc::of(head));
+        let mut attributes = Vec::with_capacity(ATTRIBUTES);
+        if let Some(system) = system {
+            attributes.push(KeyValue::new(attribute::RPC_SYSTEM_NAME, system.name()));
+            match method {
+                Some(method) => attributes.push(KeyValue::new(attribute::RPC_METHOD, Arc::clone(method))),
+                None => attributes.extend([
+                    KeyValue::new(attribute::RPC_METHOD, OTHER_METHOD),
+                    KeyValue::new(attribute::RPC_METHOD_ORIGINAL, original_method(head)),
+                ]),
+            }
         }
-        let (start, events) = (SystemTime::now(), Vec::new());
-        Self { context, parent, is_parent_remote, kind, name, start, attributes, events }
+        attributes.push(KeyValue::new(attribute::SERVER_ADDRESS, Arc::<str>::from(service)));
+        let name = name(method, system, head);
+        let (start, of_call, events) = (SystemTime::now(), attributes.len(), Vec::new());
+        Self { context, parent, is_parent_remote: true, kind, name, start, system, attributes, of_call, events }
     }
 
-    /// A span of one attempt under the span of a call.
-    pub(crate) fn attempt(&self, number: u32) -> Self {
-        let context = self.context.child(new_span_id());
-        let mut span = Self::new(context, Some(self.context.span_id), false, SpanKind::Client, self.name.clone());
-        span.set("weft.attempt", i64::from(number));
+    /// A span of one try of this span's call, which goes to the endpoint with this id, at this address.
+    pub(crate) fn attempt(&self, number: u32, endpoint: &str, ip: &Arc<str>, port: u16) -> Self {
+        let mut attributes = Vec::with_capacity(ATTRIBUTES);
+        attributes.extend_from_slice(&self.attributes[..self.of_call]);
+        let mut span = Self {
+            context: self.context.child(new_span_id()),
+            parent: Some(self.context.span_id),
+            is_parent_remote: false,
+            kind: SpanKind::Client,
+            name: self.name.clone(),
+            start: SystemTime::now(),
+            system: self.system,
+            attributes,
+            of_call: self.of_call,
+            events: Vec::new(),
+        };
+        span.set(attribute::ATTEMPT, i64::from(number));
+        span.set(attribute::ENDPOINT, endpoint.to_owned());
+        span.set(attribute::NETWORK_PEER_ADDRESS, Arc::clone(ip));
+        span.set(attribute::NETWORK_PEER_PORT, i64::from(port));
         span
     }
 
@@ -113,7 +197,7 @@ impl Span {
         write(self.context, headers);
     }
 
-    pub(crate) fn set(&mut self, key: &'static str, value: impl Into<Value>) {
+    fn set(&mut self, key: &'static str, value: impl Into<Value>) {
         self.attributes.push(KeyValue::new(key, value));
     }
 
@@ -122,21 +206,30 @@ impl Span {
     }
 
     /// Ends it with a gRPC code, and why if the mesh knows, and hands it over.
-    pub(crate) fn end(mut self, code: u8, error: Option<&str>, sink: &SpanSink) {
-        let name = code_name(code);
+    pub(crate) fn end(self, code: u8, error: Option<&'static str>, sink: &SpanSink) {
+        sink.push(self.ended(code, error));
+    }
+
+    fn ended(mut self, code: u8, error: Option<&'static str>) -> SpanData {
+        let status = self.system.and_then(|system| system.status(code));
+        if let Some(status) = status {
+            self.set(attribute::RPC_RESPONSE_STATUS_CODE, status);
+        }
         let is_error = match self.kind {
             SpanKind::Server => outcome::is_server_error(code),
             _ => code != code::OK,
         };
-        if code <= 16 && self.attributes.iter().any(|a| a.key.as_str() == "rpc.system") {
-            self.set("rpc.grpc.status_code", i64::from(code));
-        }
-        if is_error {
-            self.set("error.type", error.unwrap_or(name).to_owned());
+        let error = is_error.then(|| match (error, status) {
+            (Some(error), _) => error,
+            (None, Some(status)) if code != CANCELLED_BY_CALLER => status,
+            (None, _) => code_name(code),
+        });
+        if let Some(error) = error {
+            self.set(attribute::ERROR_TYPE, error);
         }
         let mut events = SpanEvents::default();
         events.events = self.events;
-        sink.push(SpanData {
+        SpanData {
             span_context: SpanContext::new(
                 TraceId::from_bytes(self.context.trace_id),
                 SpanId::from_bytes(self.context.span_id),
@@ -147,16 +240,37 @@ impl Span {
             parent_span_id: self.parent.map_or(SpanId::INVALID, SpanId::from_bytes),
             parent_span_is_remote: self.is_parent_remote && self.parent.is_some(),
             span_kind: self.kind,
-            name: self.name.into(),
+            name: self.name,
             start_time: self.start,
             end_time: SystemTime::now(),
             attributes: self.attributes,
             dropped_attributes_count: 0,
             events,
             links: SpanLinks::default(),
-            status: if is_error { Status::error(error.unwrap_or(name).to_owned()) } else { Status::Unset },
+            status: error.map_or(Status::Unset, Status::error),
             instrumentation_scope: InstrumentationScope::builder("weft-sidecar").build(),
-        });
+        }
+    }
+}
+
+/// What spans say of the caller on a connection. Made once for all of its calls.
+#[derive(Debug)]
+pub(crate) struct Caller {
+    id: Arc<str>,
+    ip: Arc<str>,
+    port: u16,
+}
+
+impl Caller {
+    pub(crate) fn new(id: &SpiffeId, from: SocketAddr) -> Self {
+        Self { id: id.to_string().into(), ip: from.ip().to_canonical().to_string().into(), port: from.port() }
+    }
+
+    /// Says it in a span.
+    pub(crate) fn tell(&self, span: &mut Span) {
+        span.set(attribute::PEER, Arc::clone(&self.id));
+        span.set(attribute::NETWORK_PEER_ADDRESS, Arc::clone(&self.ip));
+        span.set(attribute::NETWORK_PEER_PORT, i64::from(self.port));
     }
 }
 
@@ -177,13 +291,24 @@ fn new_span_id() -> [u8; 8] {
     fastrand::u64(1..).to_be_bytes()
 }
 
-/// The method's name, or for what no descriptor knows the HTTP method: a path would make too many names.
-pub(crate) fn name(method: &str, head: &Headers) -> String {
-    if method != metrics::OTHER {
-        method.to_owned()
-    } else if Rpc::of(head).is_some() {
-        target::path(head).trim_start_matches('/').to_owned()
-    } else {
-        String::from_utf8_lossy(head.method().unwrap_or_default()).into_owned()
+/// A span's name. For what no descriptor knows it is the RPC system's, or the HTTP method: paths would make too many
+/// names.
+fn name(method: Option<&Arc<str>>, system: Option<System>, head: &Headers) -> Cow<'static, str> {
+    match (method, system) {
+        (Some(method), _) => Cow::Owned(method.to_string()),
+        (None, Some(system)) => Cow::Borrowed(system.name()),
+        (None, None) => Cow::Owned(String::from_utf8_lossy(head.method().unwrap_or_default()).into_owned()),
     }
 }
+
+/// The method's name as the caller has it, which no descriptor knows: the path without its query, and not all of a long
+/// one.
+fn original_method(head: &Headers) -> String {
+    let path = head.path().unwrap_or_default();
+    let path = path.strip_prefix(b"/").unwrap_or(path);
+    let end = path.iter().position(|byte| *byte == b'?').unwrap_or(path.len());
+    String::from_utf8_lossy(&path[..end.min(limits::SPAN_NAME_BYTES)]).into_owned()
+}
+
+#[cfg(test)]
+mod tests;

@@ -236,7 +236,8 @@ pub(crate) fn worker() -> Rc<Worker> {
 /// The way of a peer's calls to the service that this sidecar does not have.
 pub(crate) fn inbound(worker: &Rc<Worker>) -> Rc<dyn Way> {
     let id = "spiffe://weft.local/ns/shop/sa/peer".parse().expect("it is one");
-    Caller::new(&Proxy::new(Rc::clone(worker)), id, &Rc::default(), Vec::new())
+    let from = ([127, 0, 0, 1], 40_000).into();
+    Caller::new(&Proxy::new(Rc::clone(worker)), id, from, &Rc::default(), Vec::new())
 }
 
 /// The same, of a sidecar with these flags.

@@ -123,6 +123,9 @@ pub struct ConnectionError {
     pub limit: Option<Bound>,
 }
 
+/// What becomes of a frame.
+pub(super) type Taken<'a, T> = Result<Option<Event<'a, T>>, ConnectionError>;
+
 /// A limit past which a connection ends; each is of that name in [`Limits`](crate::Limits).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bound {

@@ -2,8 +2,7 @@
 
 use std::time::Instant;
 
-use super::event::{Bound, Cause, ConnectionError, Event};
-use super::receive::Taken;
+use super::event::{Bound, Cause, ConnectionError, Event, Taken};
 use super::{Connection, message};
 use crate::code::Code;
 use crate::frame::{self, Head, flag};

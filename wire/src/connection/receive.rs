@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::event::{Bound, Cause, ConnectionError, Event};
+use super::event::{Bound, Cause, ConnectionError, Event, Taken};
 use super::{Connection, shutdown};
 use crate::code::Code;
 use crate::frame::{self, HEAD_BYTES, Head, PREFACE, flag, kind};
@@ -17,9 +17,6 @@ pub(super) enum Step<'a, T> {
     /// More bytes are needed.
     More,
 }
-
-/// What becomes of a frame.
-pub(super) type Taken<'a, T> = Result<Option<Event<'a, T>>, ConnectionError>;
 
 impl<T: Clone> Connection<T> {
     /// Takes frames off the front of `input` until one says something. `None`: more bytes are needed; what is left in

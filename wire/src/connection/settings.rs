@@ -2,8 +2,7 @@
 
 use std::time::Instant;
 
-use super::event::{Bound, ConnectionError, Event};
-use super::receive::Taken;
+use super::event::{Bound, ConnectionError, Event, Taken};
 use super::{Connection, INITIAL_TABLE_BYTES};
 use crate::code::Code;
 use crate::flow::{INITIAL_WINDOW, MAX_WINDOW};

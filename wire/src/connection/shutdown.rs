@@ -3,8 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::Connection;
-use super::event::{Bound, ConnectionError, Event, Notice};
-use super::receive::Taken;
+use super::event::{Bound, ConnectionError, Event, Notice, Taken};
 use crate::code::Code;
 use crate::frame::{self, Head, MAX_STREAM, kind};
 use crate::limits::Limits;

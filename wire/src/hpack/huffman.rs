@@ -1,6 +1,6 @@
 //! The Huffman code of strings (RFC 7541, section 5.2 and appendix B).
 
-use super::HpackError;
+use super::fault::HpackError;
 
 /// The length of each symbol's code in bits; the last is EOS. The code is canonical (codes of a length follow each other in the
 /// order of their symbols, and go on where those of the lengths below end), so that the lengths say all.

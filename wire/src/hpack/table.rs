@@ -1,6 +1,6 @@
 //! The dynamic table (RFC 7541, section 2.3.2), as both ends of a direction keep it.
 
-use super::decoder::Malformed;
+use super::fault::Malformed;
 use crate::headers::FIELD_OVERHEAD;
 use crate::headers::name::{Id, OTHER, TEXTS};
 

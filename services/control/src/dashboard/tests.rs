@@ -107,7 +107,7 @@ async fn spans_that_are_exported_come_back_as_json_and_as_pages() {
     let Running { address, .. } = &start().await;
     let failed = Span {
         status: Some(Status { code: 2, message: "no such user".to_owned() }),
-        attributes: vec![text("rpc.method", "Get")],
+        attributes: vec![text("rpc.method", "shop.users.v1.Users/Get")],
         events: vec![span::Event { name: "sent".to_owned(), time_unix_nano: 7, ..span::Event::default() }],
         ..span(2, 1, "shop.users.v1.Users/Get")
     };
@@ -137,7 +137,7 @@ async fn spans_that_are_exported_come_back_as_json_and_as_pages() {
     assert_eq!(child["status"], serde_json::json!({ "code": "error", "message": "no such user" }));
     assert_eq!(child["start_unix_nano"], 1_795_461_807_002_000_000_u64);
     assert_eq!((&child["duration_nano"], &child["kind"]), (&Value::from(96_000_000), &Value::from("client")));
-    assert_eq!(child["attributes"], serde_json::json!({ "rpc.method": "Get" }));
+    assert_eq!(child["attributes"], serde_json::json!({ "rpc.method": "shop.users.v1.Users/Get" }));
     assert_eq!(child["events"][0]["name"], "sent");
 
     let (head, page) = get(address, &format!("/traces/{TRACE}")).await;

@@ -5,7 +5,7 @@
 //! A web page in a browser on this host can reach the port too. So a request must be addressed to loopback by name (against
 //! DNS rebinding), and come from no other site.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use axum::{
     extract::Request,
@@ -14,24 +14,17 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-/// The two ends of the connection that a request has come by.
-#[derive(Clone, Copy, Debug)]
-pub(in crate::control) struct Ends {
-    pub(in crate::control) local: SocketAddr,
-    pub(in crate::control) peer: SocketAddr,
-}
+use crate::control::serve::Ends;
 
-impl Ends {
-    /// Whether both are on this host. Who connects to an address of its own host has it on both ends, and the kernel takes
-    /// neither that nor loopback from the network.
-    fn are_here(self) -> bool {
-        let [local, peer] = [self.local, self.peer].map(|end| end.ip().to_canonical());
-        peer.is_loopback() || peer == local
-    }
+/// Whether both ends of a connection are on this host. Who connects to an address of its own host has it on both ends, and
+/// the kernel takes neither that nor loopback from the network.
+fn are_here(ends: &Ends) -> bool {
+    let [local, peer] = [ends.local, ends.peer].map(|end| end.ip().to_canonical());
+    peer.is_loopback() || peer == local
 }
 
 pub(super) async fn only_this_host(request: Request, next: Next) -> Response {
-    let is_let_in = request.extensions().get::<Ends>().is_some_and(|ends| ends.are_here())
+    let is_let_in = request.extensions().get::<Ends>().is_some_and(are_here)
         && is_addressed_to_this_host(request.uri(), request.headers())
         && is_from_this_host(request.headers())
         && (is_mere_look(&request) || is_from_no_other_site(request.headers()));
@@ -88,7 +81,7 @@ mod tests {
             ("[2001:db8::1]:15000", "[2001:db8::2]:40000", false),
         ] {
             let ends = Ends { local: local.parse().unwrap(), peer: peer.parse().unwrap() };
-            assert_eq!(ends.are_here(), is_served, "{peer} to {local}");
+            assert_eq!(are_here(&ends), is_served, "{peer} to {local}");
         }
     }
 

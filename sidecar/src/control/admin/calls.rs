@@ -6,7 +6,7 @@ use weft_contracts::weft::admin::v1::{
 };
 use weft_mesh::limits;
 
-use super::state::duration;
+use super::message::duration;
 use crate::{
     shared::survey::{self, Report},
     telemetry::metrics::{CallLabels, Metrics, OTHER},

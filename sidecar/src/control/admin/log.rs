@@ -12,7 +12,7 @@ use weft_mesh::{
     telemetry::{BadFilter, LogFilter},
 };
 
-use super::state::duration;
+use super::message::duration;
 use crate::control::Control;
 
 /// The longest time for which a filter may be lent: one that is meant for longer is meant for good.

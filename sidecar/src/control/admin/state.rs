@@ -10,7 +10,7 @@ use weft_contracts::weft::admin::v1::{
     BreakerState, EndpointState, Identity, Setting, State, WatchedService, breaker_state, setting,
 };
 
-use super::{calls, limits, memory};
+use super::{calls, limits, memory, message::duration};
 use crate::{
     args::{self, Args},
     control::Control,
@@ -140,13 +140,12 @@ fn effective(flag: &str, args: &Args) -> Option<String> {
         "inbound" => Some(args.inbound.to_string()),
         "admin" => Some(args.admin.to_string()),
         "metrics" => Some(args.metrics.to_string()),
+        "forward" => {
+            let forwards: Vec<_> = args.forward.iter().map(|to| format!("{}={}", to.listen, to.service)).collect();
+            (!forwards.is_empty()).then(|| forwards.join(","))
+        }
         "advertise" => fronts_service.then(|| args.advertised().to_string()),
         "health" => fronts_service.then(|| args.health_check().to_string()),
         _ => None,
     }
-}
-
-/// As a message has it.
-pub(super) fn duration(duration: Duration) -> Option<prost_types::Duration> {
-    prost_types::Duration::try_from(duration).ok()
 }

@@ -1,0 +1,41 @@
+//! The names of what spans say of calls: OpenTelemetry's semantic conventions for RPC, stable since v1.45
+//! (<https://opentelemetry.io/docs/specs/semconv/rpc/>), and Weft's own. `docs/traces.md` is the user's page of them.
+
+pub use opentelemetry_semantic_conventions::attribute::{
+    ERROR_TYPE, NETWORK_PEER_ADDRESS, NETWORK_PEER_PORT, RPC_METHOD, RPC_METHOD_ORIGINAL, RPC_RESPONSE_STATUS_CODE,
+    RPC_SYSTEM_NAME, SERVER_ADDRESS, SERVER_PORT,
+};
+
+/// Of a try's span: which try of its call it is, from 1.
+pub const ATTEMPT: &str = "weft.attempt";
+/// Of a try's span: the id of the replica that it went to.
+pub const ENDPOINT: &str = "weft.endpoint";
+/// Of the span of a call that comes in: the SPIFFE ID of its caller.
+pub const PEER: &str = "weft.peer";
+
+/// Values of [`RPC_SYSTEM_NAME`].
+pub mod system {
+    /// gRPC, gRPC-Web included.
+    pub const GRPC: &str = "grpc";
+    /// Connect.
+    pub const CONNECT: &str = "connectrpc";
+}
+
+/// The value of [`RPC_METHOD`] for a method that no descriptor knows; [`RPC_METHOD_ORIGINAL`] has its name then.
+pub const OTHER_METHOD: &str = "_OTHER";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_users_page_has_each_name() {
+        let page = include_str!("../../../docs/traces.md");
+        let rpc = [RPC_SYSTEM_NAME, RPC_METHOD, RPC_METHOD_ORIGINAL, RPC_RESPONSE_STATUS_CODE, ERROR_TYPE];
+        let network = [SERVER_ADDRESS, SERVER_PORT, NETWORK_PEER_ADDRESS, NETWORK_PEER_PORT];
+        let values = [system::GRPC, system::CONNECT, OTHER_METHOD];
+        for name in [&rpc[..], &network, &[ATTEMPT, ENDPOINT, PEER], &values].concat() {
+            assert!(page.contains(&format!("`{name}`")), "docs/traces.md does not say `{name}`");
+        }
+    }
+}

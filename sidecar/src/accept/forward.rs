@@ -1,0 +1,45 @@
+//! A port that leads to one service, for clients that can't name it: `--forward`.
+//!
+//! A service of HTTP gets each call on the port, whatever authority or path the call has. To a service that speaks
+//! something else goes each connection as it is.
+
+use std::{net::SocketAddr, rc::Rc};
+
+use tokio::net::TcpStream;
+use weft_contracts::weft::discovery::v1::Protocol;
+use weft_mesh::names::ServiceName;
+
+use crate::{
+    accept::{
+        intercept::{detect_and_serve, refuse},
+        tcp,
+    },
+    endpoints::catalog::Asked,
+    proxy::{
+        Proxy,
+        outbound::{self, Downstream},
+    },
+    thread::slots::ConnectionSlot,
+};
+
+/// Serves one connection of such a port.
+pub(crate) async fn serve(
+    proxy: Rc<Proxy>,
+    _slot: ConnectionSlot,
+    stream: TcpStream,
+    from: SocketAddr,
+    service: ServiceName,
+) {
+    let worker = &proxy.worker;
+    match outbound::find(worker, Asked::Service(service)).await {
+        Ok(service) if service.protocol == Protocol::Tcp => {
+            tcp::serve(Downstream::new(&proxy), stream, from, &service.name).await;
+        }
+        // In a box, or each connection to a service of TCP would have room for it.
+        Ok(service) => Box::pin(detect_and_serve(&proxy, &service, stream, from)).await,
+        Err(failure) => {
+            worker.shared.metrics.failure(failure.reason);
+            refuse(worker, &stream, format_args!("forwarded connection from {from} refused: {}", failure.message));
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! A port that leads to one service (`--forward`): clients that know nothing of the mesh, and can't say whom they call,
+//! reach a service of gRPC, of HTTP/1.1 or of neither.
+
+use std::{
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};
+use tonic::Code;
+use weft_control::{ca::Ca, join_token};
+use weft_mesh::identity::SpiffeId;
+use weft_tests::{Bed, binary, channel, eventually, get, metric, probe, probe_service, raw};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A sidecar beside those of the mesh, killed with the test.
+struct Sidecar {
+    process: Child,
+    metrics: u16,
+    /// The ports that lead to each service, in their order.
+    forwards: Vec<u16>,
+}
+
+impl Sidecar {
+    async fn start(bed: &Bed, services: &[&str]) -> Self {
+        let (control, file) = (bed.state_dir().join("control"), bed.dir().join("guest-token"));
+        let domain = "weft.local".parse().expect("a trust domain");
+        let ca = Ca::open_or_create(&control, &domain).expect("the mesh has a CA");
+        let id: SpiffeId = "spiffe://weft.local/ns/shop/sa/guest".parse().expect("an id");
+        let token = join_token::issue(&ca, &id, LIMIT * 60).expect("a token");
+        std::fs::write(&file, token).expect("the folder can be written");
+        let [admin, metrics] = free_ports();
+        let mut command = Command::new(binary("weft-sidecar"));
+        command.args(["--namespace", "shop", "--outbound", "127.0.0.1:0"]);
+        command.args(["--admin", &format!("127.0.0.1:{admin}"), "--metrics", &format!("127.0.0.1:{metrics}")]);
+        command.args(["--control-plane", &format!("https://127.0.0.1:{}", bed.control())]);
+        command.arg("--trust-bundle").arg(control.join("bundle.pem")).arg("--join-token-file").arg(file);
+        for service in services {
+            command.args(["--forward", &format!("127.0.0.1:0={service}")]);
+        }
+        let process = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the sidecar starts");
+        let mut sidecar = Self { process, metrics, forwards: Vec::new() };
+        eventually("the sidecar is ready", LIMIT, async || {
+            TcpStream::connect(("127.0.0.1", metrics)).await.is_ok() && get(metrics, "/readyz").await.0 == 200
+        })
+        .await;
+        // The configuration says which ports the kernel has given.
+        let state = bed.json(admin, "/state").await;
+        let settings = state["configuration"].as_array().expect("a list");
+        let forward = settings.iter().find(|setting| setting["name"] == "--forward").expect("each flag is there");
+        let port = |forward: &str| forward.split_once('=')?.0.rsplit_once(':')?.1.parse().ok();
+        let forwards = forward["value"].as_str().expect("text").split(',');
+        sidecar.forwards = forwards.map(|forward| port(forward).expect("a port")).collect();
+        assert!(sidecar.forwards.len() == services.len() && !sidecar.forwards.contains(&0), "{forward}");
+        sidecar
+    }
+}
+
+impl Drop for Sidecar {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn free_ports<const N: usize>() -> [u16; N] {
+    let held = [(); N].map(|()| std::net::TcpListener::bind("127.0.0.1:0").expect("a free port"));
+    held.map(|listener| listener.local_addr().expect("a bound socket").port())
+}
+
+fn services() -> String {
+    let app = |name: &str, protocol: &str, speak: &str| {
+        let run = "${BIN}/weft-test-app";
+        format!("  {name}:\n    run: {run}\n    protocol: {protocol}\n    env: {{ SPEAK: {speak} }}\n")
+    };
+    [probe_service(1), app("plain", "http1", "http1"), app("db", "tcp", "tcp")].concat()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_forward_leads_to_its_service_whatever_it_speaks() {
+    let bed = Bed::start(&services()).await;
+    let sidecar = Sidecar::start(&bed, &["probe", "plain", "db.shop", "nobody"]).await;
+    let [grpc, http1, tcp, nobody] = sidecar.forwards[..] else { panic!("four: {:?}", sidecar.forwards) };
+    every_call_goes_to_the_service_of_grpc(&bed, grpc).await;
+    every_request_goes_to_the_service_of_http1(http1).await;
+    a_connection_goes_to_the_service_of_tcp_as_it_is(tcp).await;
+    // What is neither HTTP/2 nor HTTP/1.1 does not reach a service of HTTP, and there is nobody to reach at the last.
+    assert_eq!(raw(grpc, b"\x16\x03\x01\x02\x00 is no HTTP\r\n").await, b"");
+    assert_eq!(raw(nobody, b"GET / HTTP/1.1\r\nHost: nobody\r\n\r\n").await, b"");
+    assert_eq!(metric(sidecar.metrics, "weft_panics_total", "").await, 0.0);
+}
+
+async fn every_call_goes_to_the_service_of_grpc(bed: &Bed, port: u16) {
+    let client = channel(port);
+    let pid = bed.pid("probe-1").to_string();
+    // Neither the authority, which is the port's own address, nor a header says where to.
+    for headers in [&[][..], &[("x-weft-service", "plain")]] {
+        let answer = probe(&client, "Say", headers).await.expect("an answer");
+        assert_eq!(answer.metadata().get("x-pid").expect("a pid"), pid.as_str(), "{headers:?}");
+    }
+    let told = probe(&client, "Say", &[("x-do", "headers")]).await.expect("an answer").into_inner().text;
+    assert!(told.contains("x-forwarded-client-cert: ") && told.contains("/sa/guest"), "{told}");
+    // The contract's options hold here, too.
+    let late = probe(&client, "Quick", &[("x-do", "sleep:30000")]).await.expect_err("its timeout passes");
+    assert_eq!(late.code(), Code::DeadlineExceeded, "{late}");
+}
+
+async fn every_request_goes_to_the_service_of_http1(port: u16) {
+    // The path is passed on whole: on the outbound port its first part would name a service.
+    let (status, echo) = get(port, "/probe/index.html?a=b").await;
+    assert_eq!(status, 200, "{echo}");
+    assert!(echo.starts_with("GET /probe/index.html?a=b HTTP/1.1\r\n"), "{echo}");
+    assert!(echo.contains(&format!("\r\nhost: 127.0.0.1:{port}\r\n")), "{echo}");
+}
+
+async fn a_connection_goes_to_the_service_of_tcp_as_it_is(port: u16) {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.expect("the forward listens");
+    let mut greeting = [0; 11];
+    timeout(LIMIT, stream.read_exact(&mut greeting)).await.expect("it speaks first").expect("it is there");
+    assert_eq!(&greeting, b"220 ready\r\n");
+}
