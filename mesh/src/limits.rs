@@ -248,6 +248,9 @@ limits! {
         "For one health check of the local service.";
     HEALTH_CHECK_INTERVAL: Duration = Duration::from_secs(1),
         "Between two health checks of the local service; a broken connection makes one at once.";
+    STARTING_TIME: Duration = Duration::from_secs(20),
+        "How long a service that was never up counts as starting: until then its failed health checks, and calls that find \
+         none of its endpoints up, are no news for the log (DEBUG). Past it they are logged as those of a service that went down.";
     SVID_LIFE: Duration = Duration::from_secs(24 * 3600),
         "The life of a workload's certificate; it is renewed at two thirds of it.";
     SVID_GRACE: Duration = Duration::from_secs(7 * 24 * 3600),

@@ -185,7 +185,7 @@ impl Tries {
         })
     }
 
-    fn no_choice(&self, why: NoChoice) -> Failure {
+    fn no_choice(&self, why: NoChoice, now: Moment) -> Failure {
         // What went wrong before says more than that nothing is left to try.
         if let Some(last) = self.last.borrow_mut().take() {
             return *last;
@@ -193,6 +193,10 @@ impl Tries {
         let service = &self.route().service;
         let name = &service.name;
         let failure = match why {
+            NoChoice::NoneUp if service.is_starting(now) => {
+                let message = format!("{name} is starting: none of its endpoints was up yet");
+                Failure { is_expected: true, ..Failure::new(Reason::NoEndpoint, message) }
+            }
             NoChoice::NoneUp => {
                 Failure::new(Reason::NoEndpoint, format!("{name} is known, but none of its endpoints is up"))
             }
@@ -245,7 +249,7 @@ pub(crate) async fn run(call: &Rc<Call>) -> Result<(), Verdict> {
         let now = worker.moment();
         let (tried, count) = tries.tried();
         let pick = worker.balancer.pick(&route.service.endpoints, &tried[..count], now);
-        let endpoint = pick.map_err(|why| Verdict::Fail(tries.no_choice(why)))?;
+        let endpoint = pick.map_err(|why| Verdict::Fail(tries.no_choice(why, call.worker.moment())))?;
         tries.note(endpoint.number);
         // Picked all the same: each of them is shut, or another call has just become this one's probe.
         let permit = endpoint.breaker.admit(now).unwrap_or(Permit::Call);
@@ -336,6 +340,7 @@ mod tests {
             last_used: Arc::default(),
             heard: Instant::now(),
             is_complete: true,
+            starts_since: None,
         };
         Rc::new(Route { service: Arc::new(service), method })
     }
