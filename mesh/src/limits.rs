@@ -216,7 +216,8 @@ limits! {
     ENDPOINT_EXPIRY: Duration = Duration::from_secs(90),
         "An endpoint of which nothing was heard for so long is gone.";
     SETTLING_TIME: Duration = Duration::from_secs(10),
-        "For so long after its start the control plane says nothing is complete: announcements are still coming in.";
+        "For so long after its start the control plane says nothing is complete: announcements are still coming in. Sooner if \
+         `--services` says that it has all services, and all have come.";
     CONTROL_MESSAGE_BYTES: usize = 8 * 1024 * 1024,
         "The largest message between sidecar and control plane; descriptor sets are what is large.";
     SPANS_QUEUED: usize = 8_192,
