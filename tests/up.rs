@@ -96,17 +96,73 @@ fn a_port_in_use_and_no_file_at_all_start_nothing() {
     );
 }
 
+fn of_shop(name: &str, args: &str) -> String {
+    let proto = root().join(format!("proto/shop/{name}/v1/{name}.proto"));
+    format!(
+        "  {name}:\n    run: ${{BIN}}/shop-{name}{args}\n    protos: [{}]\n    proto_path: ${{PROTO_PATH}}\n",
+        proto.display()
+    )
+}
+
 /// Services of the shop that `users` needs, and two with streams.
 fn shop() -> String {
-    let service = |name: &str, args: &str| {
-        let proto = root().join(format!("proto/shop/{name}/v1/{name}.proto"));
-        format!(
-            "  {name}:\n    run: ${{BIN}}/shop-{name}{args}\n    protos: [{}]\n    proto_path: ${{PROTO_PATH}}\n",
-            proto.display()
-        )
-    };
-    [service("users", " --data users-data"), service("auth", ""), service("notifications", ""), service("products", "")]
-        .concat()
+    let others = ["auth", "notifications", "products"].map(|name| of_shop(name, "")).concat();
+    of_shop("users", " --data users-data") + &others
+}
+
+#[tokio::test]
+async fn nothing_is_wrong_while_the_shop_starts() {
+    let web = "  web:\n    run: ${BIN}/shop-web\n    protocol: http1\n    health: http:/\n";
+    let bed = Bed::start(&format!("{}{}{web}", shop(), of_shop("orders", ""))).await;
+    // Of users and of orders.
+    eventually("each service has seen those that it needs", LIMIT, async || {
+        bed.log().matches("dependency is up").count() == 4
+    })
+    .await;
+    let log = bed.log();
+    let is_wrong =
+        |line: &&str| [" WARN ", " ERROR ", "call refused", "call failed"].iter().any(|word| line.contains(word));
+    let wrong: Vec<&str> = log.lines().filter(is_wrong).collect();
+    assert!(wrong.is_empty(), "{}\nof\n{log}", wrong.join("\n"));
+}
+
+#[tokio::test]
+async fn weft_up_prints_what_services_say_and_of_its_own_parts_only_what_matters() {
+    let proto = root().join("tests/proto/probe/v1/probe.proto");
+    let services = format!(
+        "  probe:\n    run: sh -c \"echo I am $WEFT_SERVICE; exec ${{BIN}}/weft-test-app\"\n    protos: [{}]\n    \
+         proto_path: ${{PROTO_PATH}}\nbuild: sh -c \"echo $((40 + 2)) files compiled\"\n",
+        proto.display()
+    );
+    let bed = Bed::start_quietly(&services).await;
+    eventually("the service's own line is printed", LIMIT, async || {
+        bed.log().contains("probe-1          │ I am probe")
+    })
+    .await;
+    let log = bed.log();
+    for event in ["weft: building: sh -c", "weft: built after", "│ probe-1 is ready after", "SIDECAR'S PAGE"] {
+        assert!(log.contains(event), "{event:?} is not in\n{log}");
+    }
+    for noise in ["sidecar │", "control          │", "42 files compiled", "\u{1b}["] {
+        assert!(!log.contains(noise), "{noise:?} is in\n{log}");
+    }
+    assert!(fs::read_to_string(bed.state_dir().join("build.log")).expect("it was kept").contains("42 files compiled"));
+}
+
+#[test]
+fn a_build_that_fails_shows_what_it_said_and_starts_nothing() {
+    let folder = tempfile::tempdir().expect("a folder of its own");
+    let app = binary("weft-test-app").display().to_string();
+    let yaml = format!(
+        "build: sh -c \"echo $((40 + 2)) errors; exit 3\"\nports: {{ outbound: 0, dashboard: 0, control: 0 }}\nservices:\n  \
+         probe:\n    run: {app}\n"
+    );
+    fs::write(folder.path().join("mesh.yaml"), yaml).expect("the folder can be written");
+    let output = weft(folder.path(), &["up"]);
+    let text = stderr(&output);
+    assert!(!output.status.success() && text.contains("42 errors\n"), "{text}");
+    assert!(text.contains("failed (exit status: 3); nothing was started"), "{text}");
+    assert!(!folder.path().join(".weft/run.json").exists());
 }
 
 #[tokio::test]
@@ -115,7 +171,7 @@ async fn weft_call_speaks_to_the_shop_and_ctrl_c_leaves_no_process_behind() {
     lists_what_there_is(&bed);
     let ada = calls_unary_methods(&bed).await;
     calls_streaming_methods(&bed);
-    tells_what_is_wrong(&bed).await;
+    tells_what_is_wrong(&bed);
     a_user_survives_the_death_of_users(&bed, &ada).await;
 
     let mut pids = bed.pids();
@@ -212,7 +268,7 @@ fn lines(output: &Output) -> Vec<Value> {
     stdout(output).lines().map(|line| serde_json::from_str(line).expect("an answer is JSON")).collect()
 }
 
-async fn tells_what_is_wrong(bed: &Bed) {
+fn tells_what_is_wrong(bed: &Bed) {
     let failed = |args: &[&str], code: i32, told: &[&str]| {
         let output = bed.weft(&[&["call"], args].concat());
         let text = stderr(&output);
@@ -246,13 +302,8 @@ async fn tells_what_is_wrong(bed: &Bed) {
         &["error: DEADLINE_EXCEEDED: ", "x-weft-error: deadline-exceeded"],
     );
     failed(&["--address", "127.0.0.1:1", get], 1, &["nothing answers at 127.0.0.1:1; is `weft up` running"]);
-    // A control plane that has just begun does not yet say what is not there.
-    eventually("an unknown service is told with the closest known one", LIMIT, async || {
-        let output = bed.weft(&["call", "--service", "user", get]);
-        output.status.code() == Some(64 + 12)
-            && ["x-weft-error: no-such-service", "users"].iter().all(|part| stderr(&output).contains(part))
-    })
-    .await;
+    // All services of the file have announced themselves: nothing more is waited for.
+    failed(&["--service", "user", get], 64 + 12, &["x-weft-error: no-such-service", "users"]);
 }
 
 /// `kill -9` at once after the answer: what was acknowledged is on the disk.

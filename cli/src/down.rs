@@ -117,6 +117,7 @@ mod tests {
             outbound_url: String::new(),
             dashboard_url: String::new(),
             control_url: String::new(),
+            otlp: Vec::new(),
             replicas: BTreeMap::new(),
             forwards: BTreeMap::new(),
             processes,

@@ -213,7 +213,8 @@ limits! {
     ENDPOINT_EXPIRY: Duration = Duration::from_secs(90),
         "An endpoint of which nothing was heard for so long is gone.";
     SETTLING_TIME: Duration = Duration::from_secs(10),
-        "For so long after its start the control plane says nothing is complete: announcements are still coming in.";
+        "For so long after its start the control plane says nothing is complete: announcements are still coming in. Sooner if \
+         `--services` says that it has all services, and all have come.";
     CONTROL_MESSAGE_BYTES: usize = 8 * 1024 * 1024,
         "The largest message between sidecar and control plane; descriptor sets are what is large.";
     SPANS_QUEUED: usize = 8_192,
@@ -245,6 +246,9 @@ limits! {
         "For one health check of the local service.";
     HEALTH_CHECK_INTERVAL: Duration = Duration::from_secs(1),
         "Between two health checks of the local service; a broken connection makes one at once.";
+    STARTING_TIME: Duration = Duration::from_secs(20),
+        "How long a service that was never up counts as starting: until then its failed health checks, and calls that find \
+         none of its endpoints up, are no news for the log (DEBUG). Past it they are logged as those of a service that went down.";
     SVID_LIFE: Duration = Duration::from_secs(24 * 3600),
         "The life of a workload's certificate; it is renewed at two thirds of it.";
     SVID_GRACE: Duration = Duration::from_secs(7 * 24 * 3600),

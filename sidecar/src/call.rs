@@ -657,10 +657,12 @@ impl Call {
     }
 
     fn log_refused(&self, failure: &Failure) {
-        self.worker.log(|| {
-            let service = failure.service.as_deref().unwrap_or("-");
-            format!("call refused ({}) service={service}: {}", failure.reason.as_str(), failure.message)
-        });
+        let service = failure.service.as_deref().unwrap_or("-");
+        let (reason, message) = (failure.reason.as_str(), &failure.message);
+        if failure.is_expected {
+            return tracing::debug!("call refused ({reason}) service={service}: {message}");
+        }
+        self.worker.log(|| format!("call refused ({reason}) service={service}: {message}"));
     }
 
     fn answer_with(&self, failure: &Failure, hop: Hop) {

@@ -84,6 +84,19 @@ impl Bed {
     /// # Panics
     /// As there.
     pub async fn start_in<V: AsRef<OsStr>>(services: &str, args: &[&str], env: &[(&str, V)]) -> Self {
+        // What sidecars and the control plane say explains a test that fails.
+        Self::launch(services, &[&["--verbose"][..], args].concat(), env).await
+    }
+
+    /// As [`Self::start`], printing what a person sees who gives no flag.
+    ///
+    /// # Panics
+    /// As there.
+    pub async fn start_quietly(services: &str) -> Self {
+        Self::launch::<&str>(services, &[], &[]).await
+    }
+
+    async fn launch<V: AsRef<OsStr>>(services: &str, args: &[&str], env: &[(&str, V)]) -> Self {
         let weft = binary("weft");
         let dir = TempDir::new().expect("a folder of its own");
         let bin = weft.parent().expect("a binary lies in a folder").display().to_string();

@@ -10,6 +10,7 @@ mod metadata;
 mod output;
 mod reflection;
 mod schema;
+mod trace;
 
 use std::{io::Write, process::ExitCode, time::Duration};
 
@@ -25,10 +26,9 @@ use tonic::{
 use weft_mesh::{
     errors::GRPC_CODES,
     names::{closest, port},
-    trace_context::TraceContext,
 };
 
-use self::{codec::RawCodec, output::Printer, reflection::Reflection, schema::Messages};
+use self::{codec::RawCodec, output::Printer, reflection::Reflection, schema::Messages, trace::CallTrace};
 use crate::up::run_file::Run;
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);
@@ -38,6 +38,8 @@ const DEADLINE_GRACE: Duration = Duration::from_secs(2);
 const MESSAGE_BYTES: usize = 256 * 1024 * 1024;
 /// A call that ends with a gRPC status exits with this and the status's number.
 const EXIT_STATUS_BASE: u8 = 64;
+/// What a shell says of a program that Ctrl-C has ended.
+const EXIT_INTERRUPTED: u8 = 130;
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -48,8 +50,8 @@ Examples:
   weft call shop.products.v1.Products/Import -d - < products.jsonl
   weft call shop.users.v1.Users/List -v --timeout 500ms -H 'x-tenant: a'
 
-Answers go to standard output, all else to standard error. The exit code is 0, or 64 and the number of the gRPC
-status (NOT_FOUND is 5: 69), or 1 when there was no answer at all.";
+Answers go to standard output, all else to standard error. The exit code is 0; 64 and the number of the gRPC
+status (NOT_FOUND is 5: 69); 1 when there was no answer at all; 130 after Ctrl-C.";
 
 /// The flags of `weft call`.
 #[derive(Debug, Clone, clap::Args)]
@@ -106,8 +108,13 @@ async fn call(args: &Args) -> anyhow::Result<ExitCode> {
         .filter(|run| run.up.is_alive());
     let address = args.address.clone().or_else(|| run.as_ref().map(|run| run.outbound_url.clone()));
     let address = address.unwrap_or_else(|| format!("http://127.0.0.1:{}", port::OUTBOUND));
-    let dashboard = args.dashboard.clone().or_else(|| run.map(|run| run.dashboard_url));
-    let dashboard = dashboard.unwrap_or_else(|| format!("http://127.0.0.1:{}", port::DASHBOARD));
+    let (dashboard, otlp) = match (&args.dashboard, run) {
+        (None, Some(run)) => (run.dashboard_url, run.otlp),
+        (dashboard, _) => {
+            let dashboard = dashboard.clone().unwrap_or_else(|| format!("http://127.0.0.1:{}", port::DASHBOARD));
+            (dashboard.clone(), vec![dashboard])
+        }
+    };
 
     let channel = connect(&address).await?;
     let mut reflection = Reflection::new(channel.clone());
@@ -117,18 +124,31 @@ async fn call(args: &Args) -> anyhow::Result<ExitCode> {
     };
     let method = find_method(&mut reflection, contract, method).await?;
     let messages = Messages::new(&reflection.descriptor_set())?;
-    let headers = metadata::parse(&args.headers, args.service.as_deref())?;
-    let (headers, trace_id) = with_trace(headers)?;
+    let mut headers = metadata::parse(&args.headers, args.service.as_deref())?;
+    let trace = CallTrace::begin(&mut headers)?;
     let printer = Printer { is_compact: args.compact, is_verbose: args.verbose };
-    let code = match exchange(args, channel, &method, &messages, headers, &printer).await? {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(status) => {
+    let outcome = tokio::select! {
+        outcome = exchange(args, channel, &method, &messages, headers, &printer) => outcome.map(Some),
+        // Dropping the call resets it.
+        Ok(()) = tokio::signal::ctrl_c() => Ok(None),
+    };
+    let code = match &outcome {
+        Ok(Some(Ok(()))) => Code::Ok,
+        Ok(Some(Err(status))) => status.code(),
+        Ok(None) => Code::Cancelled,
+        Err(_) => Code::Unavailable,
+    };
+    trace.end(method.path.path().trim_start_matches('/'), code, &otlp).await;
+    let code = match outcome? {
+        Some(Ok(())) => ExitCode::SUCCESS,
+        Some(Err(status)) => {
             let known = output::details(&status, &mut reflection).await;
             printer.status(&status, known.as_ref().unwrap_or(&messages));
             ExitCode::from(EXIT_STATUS_BASE + status.code() as i32 as u8)
         }
+        None => ExitCode::from(EXIT_INTERRUPTED),
     };
-    eprintln!("trace: {}/traces/{trace_id}", dashboard.trim_end_matches('/'));
+    eprintln!("trace: {}/traces/{}", dashboard.trim_end_matches('/'), trace.id());
     Ok(code)
 }
 
@@ -256,22 +276,6 @@ fn split_method(text: &str) -> Option<(&str, &str)> {
     text.trim_start_matches('/').split_once('/').filter(|(_, method)| !method.is_empty())
 }
 
-/// The trace of a call: a new one, or that of a `traceparent` among the headers.
-fn with_trace(mut headers: MetadataMap) -> anyhow::Result<(MetadataMap, String)> {
-    if let Some(given) = headers.get("traceparent") {
-        let context = TraceContext::parse_traceparent(given.as_bytes()).context("the traceparent is malformed")?;
-        return Ok((headers, hex(&context)));
-    }
-    let context = TraceContext::new_root(fastrand::u128(..), fastrand::u64(..), true);
-    let value = String::from_utf8_lossy(&context.to_traceparent()).parse().context("a traceparent is ASCII")?;
-    headers.insert("traceparent", value);
-    Ok((headers, hex(&context)))
-}
-
-fn hex(context: &TraceContext) -> String {
-    String::from_utf8_lossy(&context.trace_id_hex()).into_owned()
-}
-
 fn parse_duration(text: &str) -> Result<Duration, String> {
     let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let unit = match &text[split..] {
@@ -314,18 +318,5 @@ mod tests {
         assert_eq!(split_method("/a.b.C/D"), Some(("a.b.C", "D")));
         assert_eq!(split_method("a.b.C"), None);
         assert_eq!(split_method("a.b.C/"), None);
-    }
-
-    #[test]
-    fn a_given_trace_is_kept() {
-        let given = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-        let mut headers = MetadataMap::new();
-        headers.insert("traceparent", given.parse().unwrap());
-        let (headers, trace) = with_trace(headers).unwrap();
-        assert_eq!(trace, "0af7651916cd43dd8448eb211c80319c");
-        assert_eq!(headers.get("traceparent").unwrap(), given);
-
-        let (headers, trace) = with_trace(MetadataMap::new()).unwrap();
-        assert!(headers.get("traceparent").unwrap().to_str().unwrap().contains(&trace));
     }
 }

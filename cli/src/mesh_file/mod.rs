@@ -193,12 +193,13 @@ impl MeshFile {
     /// What the control plane is told of the services, as its `--services` takes it.
     pub(crate) fn services_file(&self) -> String {
         let owners = self.services_by_contract();
-        let mut file = format!("# Made by `weft up`.\nvisibility: {}\nservices:\n", self.visibility);
+        let mut file = format!("# Made by `weft up`.\nvisibility: {}\ncomplete: true\nservices:\n", self.visibility);
         for service in &self.services {
             let contracts: Vec<&str> =
                 owners.iter().filter(|(_, of)| of[0] == &service.name).map(|(contract, _)| *contract).collect();
             // In quotes, as YAML has names of its own, such as `no` and `null`.
-            file.push_str(&format!("  \"{}\": {{ contracts: {contracts:?} }}\n", service.name));
+            let (name, endpoints) = (&service.name, service.replicas);
+            file.push_str(&format!("  \"{name}\": {{ contracts: {contracts:?}, endpoints: {endpoints} }}\n"));
         }
         file
     }

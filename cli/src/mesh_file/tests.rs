@@ -286,8 +286,9 @@ fn a_contract_of_two_services_belongs_to_the_first_in_the_file() {
     let file = check(dir.path(), &text).unwrap();
     let told = file.services_file();
     let lines: Vec<&str> = told.lines().skip(2).collect();
-    let users = "  \"users.shop\": { contracts: [\"demo.v1.Users\"] }";
-    assert_eq!(lines, ["services:", users, "  \"next.shop\": { contracts: [] }"]);
+    let users = "  \"users.shop\": { contracts: [\"demo.v1.Users\"], endpoints: 1 }";
+    let next = "  \"next.shop\": { contracts: [], endpoints: 1 }";
+    assert_eq!(lines, ["complete: true", "services:", users, next]);
     let shared = file.shared_contracts();
     assert_eq!(shared["demo.v1.Users"].iter().map(|name| name.name()).collect::<Vec<_>>(), ["users", "next"]);
 }

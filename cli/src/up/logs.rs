@@ -1,33 +1,40 @@
-//! The lines of all processes, each behind its process's name.
+//! What `weft up` prints: the lines of all processes, each behind its process's name, and its own.
 //!
-//! A task a stream cuts what it reads into lines of bounded length and hands them to one thread that prints. The way
-//! there is bounded too: a process that floods is slowed down for a moment, and past that its lines are dropped and
-//! counted. Neither a flood nor a terminal that has stopped ever holds up the supervisor.
+//! A task for each stream cuts what it reads into lines of bounded length and puts them into the [`buffers`], from which one
+//! thread prints ([`print`]). A process that floods is slowed down for a moment; past that it loses lines of its own, which
+//! are counted. Neither a flood nor a terminal that has stopped ever holds up the supervisor.
 
+mod buffers;
+mod level;
 mod lines;
+mod live;
 mod print;
 
 use std::{
     collections::VecDeque,
     io::IsTerminal,
+    pin::pin,
     sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
     },
     time::Duration,
 };
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
-    sync::{mpsc, oneshot},
+    sync::{Notify, oneshot},
     task::JoinHandle,
     time::timeout,
 };
 
-use self::{lines::LineSplitter, print::Message};
+pub(crate) use self::live::{Live, LiveLine, Size, Tone};
+use self::{
+    buffers::{Buffers, Line},
+    lines::LineSplitter,
+    print::{Batch, Printer},
+};
 
-/// Lines that wait to be printed.
-const QUEUE: usize = 4_096;
 /// For so long a flood is held back before lines are dropped.
 const PATIENCE: Duration = Duration::from_millis(200);
 /// A line that was begun is printed without its end after so long.
@@ -37,68 +44,140 @@ const KEPT: usize = 12;
 /// For the printing of what waits, at the end.
 const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 
-/// Where the lines of all processes go. Cheap to clone.
-#[derive(Clone)]
-pub(crate) struct Logs {
-    queue: mpsc::Sender<Message>,
-    sources: Arc<[Source]>,
-    is_held: Arc<AtomicBool>,
+/// How `weft up` shows what happens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Look {
+    /// Lines are redrawn in their place.
+    pub(crate) is_live: bool,
+    pub(crate) has_colours: bool,
+    /// Nothing is left out.
+    pub(crate) is_verbose: bool,
 }
 
-struct Source {
-    name: String,
+impl Look {
+    /// What fits standard output.
+    pub(crate) fn of_stdout(is_plain: bool, is_verbose: bool) -> Self {
+        let is_terminal = std::io::stdout().is_terminal();
+        let is_dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
+        let has_colours = is_terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        Self { is_live: is_terminal && !is_dumb && !is_plain, has_colours, is_verbose }
+    }
+}
+
+/// A process whose lines are printed.
+#[derive(Debug)]
+pub(crate) struct Source {
+    pub(crate) name: String,
+    /// It is a part of Weft: its lines below WARN are left out unless all is to be shown.
+    pub(crate) is_own: bool,
+}
+
+/// Where the lines of all processes go. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Logs(Arc<Inner>);
+
+struct Inner {
+    sources: Vec<Followed>,
+    look: Look,
+    shared: Arc<Shared>,
+}
+
+struct Followed {
+    source: Source,
     last: Mutex<VecDeque<String>>,
-    dropped: AtomicU64,
+}
+
+/// What the printing thread shares with those who have something to print.
+struct Shared {
+    state: Mutex<State>,
+    has_work: Condvar,
+    has_room: Notify,
+    /// Only weft's own lines are printed.
+    is_held: AtomicBool,
+}
+
+struct State {
+    buffers: Buffers,
+    /// Weft's own number among the sources: the last.
+    own: usize,
+    foot: Option<Vec<LiveLine>>,
+    flushes: Vec<oneshot::Sender<()>>,
+    is_over: bool,
 }
 
 impl Logs {
     /// Starts the thread that prints. What processes say is held back until [`Self::release`].
-    pub(crate) fn start(names: Vec<String>) -> Self {
-        let colours =
-            std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        let (queue, messages) = mpsc::channel(QUEUE);
-        let printer = print::Printer::new(&names, colours);
-        std::thread::spawn(move || printer.run(messages, std::io::stdout()));
-        let source = |name| Source { name, last: Mutex::default(), dropped: AtomicU64::new(0) };
-        Self { queue, sources: names.into_iter().map(source).collect(), is_held: Arc::new(AtomicBool::new(true)) }
+    pub(crate) fn start(sources: Vec<Source>, look: Look) -> Self {
+        let names: Vec<String> = sources.iter().map(|source| source.name.clone()).collect();
+        let logs = Self::unprinted(sources, look);
+        let shared = Arc::clone(&logs.0.shared);
+        std::thread::spawn(move || shared.print(Printer::new(&names, look.has_colours, look.is_live)));
+        logs
     }
 
-    /// Prints a line of weft's own.
-    pub(crate) async fn say(&self, text: impl Into<String>) {
-        let _ = timeout(PATIENCE, self.queue.send(Message::Say(text.into()))).await;
+    fn unprinted(sources: Vec<Source>, look: Look) -> Self {
+        let own = sources.len();
+        let (buffers, foot, flushes) = (Buffers::new(own + 1), None, Vec::new());
+        let shared = Shared {
+            state: Mutex::new(State { buffers, own, foot, flushes, is_over: false }),
+            has_work: Condvar::new(),
+            has_room: Notify::new(),
+            is_held: AtomicBool::new(true),
+        };
+        let followed = |source| Followed { source, last: Mutex::default() };
+        Self(Arc::new(Inner { sources: sources.into_iter().map(followed).collect(), look, shared: Arc::new(shared) }))
+    }
+
+    /// How things are shown.
+    pub(crate) fn look(&self) -> Look {
+        self.0.look
+    }
+
+    /// Prints a line of weft's own, or several.
+    pub(crate) fn say(&self, text: impl Into<String>) {
+        self.0.shared.push_own(Line { text: text.into(), is_bare: false });
+    }
+
+    /// Prints lines of weft's own that stand for themselves: on a terminal without a name before them.
+    pub(crate) fn show(&self, text: impl Into<String>) {
+        self.0.shared.push_own(Line { text: text.into(), is_bare: true });
+    }
+
+    /// Lines that stand at the foot of the terminal from now on, in place of those before. Where nothing is redrawn they
+    /// are not shown.
+    pub(crate) fn set_foot(&self, lines: Vec<LiveLine>) {
+        if self.0.look.is_live {
+            self.0.shared.change(|state| state.foot = Some(lines));
+        }
     }
 
     /// Prints what was held back, and from now on everything as it comes.
-    pub(crate) async fn release(&self) {
-        self.is_held.store(false, Relaxed);
-        let _ = timeout(FLUSH_LIMIT, self.queue.send(Message::Release)).await;
+    pub(crate) fn release(&self) {
+        self.0.shared.is_held.store(false, Relaxed);
+        self.0.shared.change(|_| ());
     }
 
     /// Whether what processes say is still held back.
     pub(crate) fn is_held(&self) -> bool {
-        self.is_held.load(Relaxed)
+        self.0.shared.is_held.load(Relaxed)
     }
 
     /// Waits until everything so far was printed, but not for ever.
     pub(crate) async fn flush(&self) {
         let (done, is_done) = oneshot::channel();
-        let flush = async {
-            if self.queue.send(Message::Flush(done)).await.is_ok() {
-                let _ = is_done.await;
-            }
-        };
-        let _ = timeout(FLUSH_LIMIT, flush).await;
+        self.0.shared.change(|state| state.flushes.push(done));
+        let _ = timeout(FLUSH_LIMIT, is_done).await;
     }
 
-    /// The last lines of a process.
+    /// The last lines of a process, those that are left out included.
     pub(crate) fn last_lines(&self, name: &str) -> Vec<String> {
-        let source = self.sources.iter().find(|source| source.name == name);
-        source.map_or_else(Vec::new, |source| source.kept().iter().cloned().collect())
+        let followed = self.0.sources.iter().find(|followed| followed.source.name == name);
+        followed.map_or_else(Vec::new, |followed| followed.last().iter().cloned().collect())
     }
 
     /// Reads a stream of a process to its end.
     pub(crate) fn follow(&self, name: &str, stream: impl AsyncRead + Unpin + Send + 'static) -> Option<JoinHandle<()>> {
-        let index = self.sources.iter().position(|source| source.name == name)?;
+        let index = self.0.sources.iter().position(|followed| followed.source.name == name)?;
         let logs = self.clone();
         Some(tokio::spawn(async move { logs.read(index, stream).await }))
     }
@@ -127,79 +206,107 @@ impl Logs {
     }
 
     async fn line(&self, index: usize, line: String) {
-        let source = &self.sources[index];
+        let followed = &self.0.sources[index];
         {
-            let mut last = source.kept();
+            let mut last = followed.last();
             if last.len() == KEPT {
                 last.pop_front();
             }
             last.push_back(line.clone());
         }
-        // Once lines are being dropped, only a queue with room ends that: waiting for each would slow the reader.
-        let patience = if source.dropped.load(Relaxed) > 0 { Duration::ZERO } else { PATIENCE };
-        let permit = match self.queue.try_reserve() {
-            Ok(permit) => Some(permit),
-            Err(_) if patience.is_zero() => None,
-            Err(_) => timeout(patience, self.queue.reserve()).await.ok().and_then(Result::ok),
-        };
-        match permit {
-            Some(permit) => {
-                let dropped = source.dropped.swap(0, Relaxed);
-                permit.send(Message::Line { source: index, line, dropped });
+        if followed.source.is_own && !self.0.look.is_verbose && level::is_below_warn(&line) {
+            return;
+        }
+        let _ = timeout(PATIENCE, self.0.shared.room(index)).await;
+        self.0.shared.change(|state| state.buffers.push(index, Line { text: line, is_bare: false }));
+    }
+}
+
+impl Followed {
+    fn last(&self) -> MutexGuard<'_, VecDeque<String>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Shared {
+    /// Held for a few instructions only, never while something is printed.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.lock());
+        self.has_work.notify_one();
+    }
+
+    fn push_own(&self, line: Line) {
+        self.change(|state| state.buffers.push(state.own, line));
+    }
+
+    /// Waits until a line of a source costs no older one. Once lines are being dropped nobody waits: waiting for each would
+    /// slow the process down for good. Nor where nothing is being printed yet.
+    async fn room(&self, source: usize) {
+        loop {
+            let mut has_room = pin!(self.has_room.notified());
+            has_room.as_mut().enable();
+            let is_there = {
+                let state = self.lock();
+                !state.buffers.is_full(source) || state.buffers.has_dropped(source)
+            };
+            if is_there || self.is_held.load(Relaxed) {
+                return;
             }
-            None => {
-                source.dropped.fetch_add(1, Relaxed);
+            has_room.await;
+        }
+    }
+
+    /// Prints until there is nobody left who could have something to print.
+    fn print(&self, mut printer: Printer) {
+        let mut out = std::io::BufWriter::new(std::io::stdout());
+        while let Some(mut batch) = self.next_batch() {
+            let flushes = std::mem::take(&mut batch.flushes);
+            // Nobody reads any more: the mesh goes on, its lines have nowhere to go.
+            let _ = printer.print(batch, &mut out);
+            self.has_room.notify_waiters();
+            for flush in flushes {
+                let _ = flush.send(());
             }
+        }
+    }
+
+    fn next_batch(&self) -> Option<Batch> {
+        let mut state = self.lock();
+        loop {
+            if let Some(batch) = state.take(self.is_held.load(Relaxed)) {
+                return Some(batch);
+            }
+            if state.is_over {
+                return None;
+            }
+            state = self.has_work.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 }
 
-impl Source {
-    fn kept(&self) -> std::sync::MutexGuard<'_, VecDeque<String>> {
-        self.last.lock().unwrap_or_else(|broken| broken.into_inner())
+impl State {
+    /// What is to be printed now, if there is anything.
+    fn take(&mut self, is_held: bool) -> Option<Batch> {
+        let own = self.own;
+        let is_taken = |source: usize| !is_held || source == own;
+        let has_work = self.buffers.has_any(is_taken) || self.foot.is_some() || !self.flushes.is_empty();
+        has_work.then(|| Batch {
+            entries: self.buffers.take(is_taken),
+            foot: self.foot.take(),
+            flushes: std::mem::take(&mut self.flushes),
+        })
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.shared.change(|state| state.is_over = true);
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use tokio::io::AsyncWriteExt;
-
-    use super::*;
-
-    /// Logs whose printer is the test itself.
-    fn unprinted(queue: usize) -> (Logs, mpsc::Receiver<Message>) {
-        let (queue, messages) = mpsc::channel(queue);
-        let source = Source { name: "users-1".to_owned(), last: Mutex::default(), dropped: AtomicU64::new(0) };
-        (Logs { queue, sources: [source].into(), is_held: Arc::default() }, messages)
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_flood_that_nobody_prints_is_read_to_its_end_and_counted() {
-        let (logs, mut messages) = unprinted(10);
-        let (mut child, stream) = tokio::io::duplex(1_024);
-        let reader = logs.follow("users-1", stream).unwrap();
-        for n in 0..1_000 {
-            child.write_all(format!("line {n}\n").as_bytes()).await.unwrap();
-        }
-        drop(child);
-        reader.await.unwrap();
-        let mut printed = 0;
-        while messages.try_recv().is_ok() {
-            printed += 1;
-        }
-        assert_eq!(printed, 10);
-        assert_eq!(logs.sources[0].dropped.load(Relaxed), 990);
-        let last = logs.last_lines("users-1");
-        assert_eq!((last.len(), last.last().map(String::as_str)), (KEPT, Some("line 999")));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_line_without_its_end_is_printed_after_a_while() {
-        let (logs, mut messages) = unprinted(10);
-        let (mut child, stream) = tokio::io::duplex(1_024);
-        let _reader = logs.follow("users-1", stream).unwrap();
-        child.write_all(b"password: ").await.unwrap();
-        let Some(Message::Line { line, .. }) = messages.recv().await else { panic!("a line") };
-        assert_eq!(line, "password: ");
-    }
-}
+mod tests;

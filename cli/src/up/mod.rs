@@ -1,26 +1,28 @@
 //! `weft up`: the whole mesh of a `mesh.yaml` on this machine.
 //!
-//! Reads top to bottom: check the file and its ports, build, start everything at once ([`launch`] says what,
-//! [`supervisor`] keeps it running), wait until it is ready ([`ready`]), show the [`table`], then the [`logs`] until
-//! someone asks for an end.
+//! Reads top to bottom: check the file and its ports, [`build`], start everything at once ([`launch`] says what,
+//! [`supervisor`] keeps it running), wait until it is ready ([`starting`], which shows the [`progress`] and then the
+//! [`table`]), then print the [`logs`] until someone asks for an end.
 
 mod backoff;
+mod build;
 mod launch;
 mod logs;
 pub(crate) mod orders;
 mod ports;
 pub(crate) mod process;
+mod progress;
 mod ready;
 pub(crate) mod run_file;
+mod starting;
 mod supervisor;
 mod table;
 pub(crate) mod trust;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fs::{self, File, OpenOptions},
     path::{Path, PathBuf},
-    pin::pin,
     process::ExitCode,
     sync::Arc,
     time::Duration,
@@ -31,13 +33,13 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
     task::JoinSet,
-    time::{Instant, sleep, timeout},
+    time::{Instant, timeout},
 };
 use weft_control::ca::Ca;
 
 use self::{
     launch::{Mesh, Replica},
-    logs::Logs,
+    logs::{Logs, Look, Source},
     orders::Orders,
     ports::{Ports, loopback},
     process::ProcessId,
@@ -57,13 +59,6 @@ const KEYBOARD_LIMIT: Duration = Duration::from_secs(4);
 const CONTROL_LIMIT: Duration = Duration::from_secs(3);
 /// For what was killed to be gone.
 const KILLED_LIMIT: Duration = Duration::from_secs(3);
-/// For the control plane's readiness; without it there is no mesh.
-const CONTROL_READY_LIMIT: Duration = Duration::from_secs(15);
-/// For the readiness of a replica, before it is told that it is not.
-const READY_LIMIT: Duration = Duration::from_secs(20);
-
-/// After so long it is said who is waited for.
-const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The flags of `weft up`.
 #[derive(Debug, Clone, clap::Args)]
@@ -79,6 +74,12 @@ pub(crate) struct Args {
     /// Leave out the file's `build`
     #[arg(long)]
     pub(crate) no_build: bool,
+    /// Print what the build prints, and all lines of sidecars and of the control plane, not only their warnings and errors
+    #[arg(long, short)]
+    pub(crate) verbose: bool,
+    /// Print a line for each event, as where the output is no terminal, and redraw nothing
+    #[arg(long)]
+    pub(crate) plain: bool,
 }
 
 /// What each sidecar is told; else it has its own default.
@@ -101,6 +102,7 @@ fn parse_otlp(text: &str) -> Result<String, String> {
 /// # Errors
 /// The file, a port or a program is not as it must be, the build failed, or the control plane did not come up.
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let look = Look::of_stdout(args.plain, args.verbose);
     let programs = if args.no_build { Programs::MustExist } else { Programs::MayBeBuilt };
     let mut file = MeshFile::load(&args.file, programs)?;
     let state_dir = file.state_dir();
@@ -112,7 +114,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         return Err(Problems::new(problems).into());
     }
     if !args.no_build && !file.build.is_empty() {
-        build(&file)?;
+        build::run(&file, look)?;
         file = MeshFile::load(&args.file, Programs::MustExist)?;
     }
     if args.otlp.is_some() {
@@ -122,7 +124,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let services = launch::services_file(&state_dir);
     fs::write(&services, file.services_file()).with_context(|| format!("{} can't be written", services.display()))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(run_mesh(&file, &state_dir, args.bounds))
+    runtime.block_on(run_mesh(&file, &state_dir, args.bounds, look))
 }
 
 fn prepare_state_dir(state_dir: &Path) -> anyhow::Result<()> {
@@ -179,35 +181,15 @@ fn end_earlier_run(state_dir: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn build(file: &MeshFile) -> anyhow::Result<()> {
-    for command_line in &file.build {
-        eprintln!("weft: {}", command_line.text);
-        let mut command = std::process::Command::new(&command_line.program);
-        command.args(&command_line.arguments).current_dir(&file.folder);
-        // What `cargo run` says about the package that it runs would make another cargo build things anew.
-        for (name, _) in std::env::vars_os() {
-            let is_about_the_caller =
-                |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
-            if name.to_str().is_some_and(is_about_the_caller) {
-                command.env_remove(name);
-            }
-        }
-        let status = command.status().with_context(|| format!("build: `{}` can't be started", command_line.text))?;
-        if !status.success() {
-            bail!("build: `{}` failed ({status}); nothing was started", command_line.text);
-        }
-    }
-    Ok(())
-}
-
-async fn run_mesh(file: &MeshFile, state_dir: &Path, bounds: Bounds) -> anyhow::Result<ExitCode> {
+async fn run_mesh(file: &MeshFile, state_dir: &Path, bounds: Bounds, look: Look) -> anyhow::Result<ExitCode> {
     let began = Instant::now();
     let mut signals = Signals::new()?;
     let (mesh, outbound) = plan(file, state_dir, bounds)?;
     let mesh = Arc::new(mesh);
     let replicas = Replica::all(file, &mesh, outbound)?;
     let roles = roles(&replicas);
-    let logs = Logs::start(roles.iter().map(Role::name).collect());
+    let source = |role: &Role| Source { name: role.name(), is_own: !matches!(role, Role::App(_)) };
+    let logs = Logs::start(roles.iter().map(source).collect(), look);
     let run_file = Arc::new(RunFile::create(state_dir, describe(file, &mesh, &replicas, outbound))?);
     let (stop, stopped) = watch::channel(Stop { phase: Phase::Run, kill_at: None });
     let orders = Orders::default();
@@ -220,27 +202,28 @@ async fn run_mesh(file: &MeshFile, state_dir: &Path, bounds: Bounds) -> anyhow::
         processes.entry(role.phase()).or_default().spawn(supervise(role, context.clone()));
     }
     let outcome = tokio::select! {
-        outcome = serve(file, &mesh, &replicas, &logs, began) => outcome,
+        outcome = starting::serve(file, &mesh, &replicas, &logs, began) => outcome,
         () = counter.serve() => Ok(()),
         name = signals.next() => {
-            logs.release().await;
-            logs.say(format!("{name}: stopping; once more to end at once")).await;
+            logs.set_foot(Vec::new());
+            logs.release();
+            logs.say(format!("{name}: stopping; once more to end at once"));
             Ok(())
         }
     };
     if let Err(error) = &outcome {
-        logs.say(format!("{error:#}")).await;
+        logs.say(format!("{error:#}"));
     }
     let was_killed = tokio::select! {
         () = end(&stop, &mut processes) => false,
         _ = signals.next() => {
-            logs.say("killing what is left").await;
+            logs.say("killing what is left");
             true
         }
     };
     kill_what_is_left(&stop, &mut processes, &mesh.run_id).await;
     Run::remove(state_dir);
-    logs.say(if was_killed { "stopped, not in order" } else { "stopped; no process is left" }).await;
+    logs.say(if was_killed { "stopped, not in order" } else { "stopped; no process is left" });
     logs.flush().await;
     Ok(if outcome.is_err() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
@@ -292,89 +275,11 @@ fn describe(file: &MeshFile, mesh: &Mesh, replicas: &[Arc<Replica>], outbound: u
         outbound_url: format!("http://{}", loopback(outbound)),
         dashboard_url: format!("http://{}", loopback(mesh.dashboard)),
         control_url: format!("https://{}", loopback(mesh.control)),
+        otlp: mesh.otlp.clone(),
         replicas: BTreeMap::new(),
         forwards: forwards.map(|(service, port)| (service.name().to_owned(), *port)).collect(),
         processes: BTreeMap::new(),
     }
-}
-
-/// Waits until the mesh is ready, shows it, and then only listens to its logs; ends only when there is no mesh.
-async fn serve(
-    file: &MeshFile,
-    mesh: &Mesh,
-    replicas: &[Arc<Replica>],
-    logs: &Logs,
-    began: Instant,
-) -> anyhow::Result<()> {
-    if let Err(reason) = ready::wait(|| loopback(mesh.dashboard), CONTROL_READY_LIMIT).await {
-        logs.release().await;
-        bail!("the control plane is not ready after {CONTROL_READY_LIMIT:?}: {reason}");
-    }
-    let mut waiting = JoinSet::new();
-    for (index, replica) in replicas.iter().cloned().enumerate() {
-        waiting.spawn(async move {
-            let address = || loopback(replica.ports.borrow().metrics);
-            (index, ready::wait(address, READY_LIMIT).await)
-        });
-    }
-    let unready = wait_for_all(waiting, replicas, logs).await;
-    logs.say(table::render(file, mesh, replicas, &unready, began.elapsed())).await;
-    for (index, reason) in &unready {
-        logs.say(explain(&replicas[*index], reason, logs)).await;
-    }
-    logs.release().await;
-    let late = unready.keys().map(|index| announce_late(&replicas[*index], logs));
-    futures_util::future::join_all(late).await;
-    std::future::pending().await
-}
-
-/// Waits for the readiness of all, and says once whom it is waiting for; answers with who is not ready.
-async fn wait_for_all(
-    mut waiting: JoinSet<(usize, Result<(), String>)>,
-    replicas: &[Arc<Replica>],
-    logs: &Logs,
-) -> BTreeMap<usize, String> {
-    let mut left: BTreeSet<usize> = (0..replicas.len()).collect();
-    let mut unready = BTreeMap::new();
-    let mut patience = pin!(sleep(PATIENCE));
-    let mut has_told = false;
-    loop {
-        tokio::select! {
-            joined = waiting.join_next() => match joined {
-                None => return unready,
-                Some(Ok((index, outcome))) => {
-                    left.remove(&index);
-                    if let Err(reason) = outcome {
-                        unready.insert(index, reason);
-                    }
-                }
-                Some(Err(_)) => {}
-            },
-            () = &mut patience, if !has_told => {
-                has_told = true;
-                let names: Vec<&str> = left.iter().map(|index| replicas[*index].name.as_str()).collect();
-                logs.say(format!("still waiting for {}", names.join(", "))).await;
-            }
-        }
-    }
-}
-
-fn explain(replica: &Replica, reason: &str, logs: &Logs) -> String {
-    let mut text = format!("{} is NOT READY after {READY_LIMIT:?}: {reason}", replica.name);
-    for name in [replica.name.clone(), replica.sidecar_name()] {
-        let last = logs.last_lines(&name);
-        if !last.is_empty() {
-            text.push_str(&format!("\n  the last lines of {name}:\n    {}", last.join("\n    ")));
-        }
-    }
-    text
-}
-
-async fn announce_late(replica: &Replica, logs: &Logs) {
-    while ready::wait(|| loopback(replica.ports.borrow().metrics), READY_LIMIT).await.is_err() {
-        sleep(Duration::from_secs(1)).await;
-    }
-    logs.say(format!("{} is ready now", replica.name)).await;
 }
 
 /// Asks everything to come to its end, in order, and waits for it.

@@ -35,28 +35,64 @@ pub(crate) async fn drained(address: impl Fn() -> SocketAddr, limit: Duration) {
     let _ = timeout(limit, drained).await;
 }
 
-/// Asks `/readyz` there: `Ok` when it is answered with 200, else what was said instead.
-pub(crate) async fn ask(address: SocketAddr) -> Result<(), String> {
+/// Why something is not ready.
+#[derive(Debug, PartialEq, Eq)]
+enum Unready {
+    /// It says why itself.
+    Says(String),
+    NoAnswer(String),
+}
+
+impl Unready {
+    fn into_reason(self) -> String {
+        match self {
+            Self::Says(reason) | Self::NoAnswer(reason) => reason,
+        }
+    }
+}
+
+/// Asks `/readyz` there: `Ok` when it is answered with 200.
+async fn ask(address: SocketAddr) -> Result<(), Unready> {
     match timeout(ANSWER_LIMIT, get(address, "/readyz")).await {
         Ok(Ok((200, _))) => Ok(()),
         Ok(Ok((status, body))) => match body.trim() {
-            "" => Err(format!("it answers {status}")),
-            reason => Err(reason.to_owned()),
+            "" => Err(Unready::Says(format!("it answers {status}"))),
+            reason => Err(Unready::Says(reason.to_owned())),
         },
-        Ok(Err(error)) => Err(format!("{address}: {error}")),
-        Err(_) => Err(format!("{address}: no answer within {ANSWER_LIMIT:?}")),
+        Ok(Err(error)) => Err(Unready::NoAnswer(format!("{address}: {error}"))),
+        Err(_) => Err(Unready::NoAnswer(format!("{address}: no answer within {ANSWER_LIMIT:?}"))),
     }
 }
 
 /// Waits until `/readyz` is answered with 200, for at most `limit`; the error is what was said last.
 pub(crate) async fn wait(address: impl Fn() -> SocketAddr, limit: Duration) -> Result<(), String> {
+    wait_and_tell(address, limit, |_| ()).await
+}
+
+/// As [`wait`], and tells each other reason that is answered meanwhile.
+pub(crate) async fn wait_and_tell(
+    address: impl Fn() -> SocketAddr,
+    limit: Duration,
+    mut tell: impl FnMut(&str),
+) -> Result<(), String> {
     let until = Instant::now() + limit;
+    let mut told = String::new();
     loop {
-        match ask(address()).await {
+        let unready = match ask(address()).await {
             Ok(()) => return Ok(()),
-            Err(reason) if Instant::now() >= until => return Err(reason),
-            Err(_) => sleep(INTERVAL).await,
+            Err(unready) => unready,
+        };
+        // That nobody answers yet is nothing to tell: it is starting.
+        if let Unready::Says(reason) = &unready
+            && *reason != told
+        {
+            tell(reason);
+            told.clone_from(reason);
         }
+        if Instant::now() >= until {
+            return Err(unready.into_reason());
+        }
+        sleep(INTERVAL).await;
     }
 }
 
@@ -82,16 +118,19 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let server = tokio::spawn(async move {
-            for answer in ["503 Service Unavailable\r\ncontent-length: 10\r\n\r\nno SVID yet", "200 OK\r\n\r\n"] {
+            let unready = "503 Service Unavailable\r\ncontent-length: 10\r\n\r\nno SVID yet";
+            for answer in [unready, unready, "200 OK\r\n\r\n"] {
                 let (mut stream, _) = listener.accept().await.unwrap();
                 let mut request = [0; 1_024];
                 let _ = stream.read(&mut request).await.unwrap();
                 stream.write_all(format!("HTTP/1.1 {answer}").as_bytes()).await.unwrap();
             }
         });
-        assert_eq!(ask(address).await, Err("no SVID yet".to_owned()));
-        assert_eq!(ask(address).await, Ok(()));
+        let mut told = Vec::new();
+        let tell = |reason: &str| told.push(reason.to_owned());
+        assert_eq!(wait_and_tell(|| address, Duration::from_secs(60), tell).await, Ok(()));
+        assert_eq!(told, ["no SVID yet"]);
         server.await.unwrap();
-        assert!(ask(address).await.is_err());
+        assert!(matches!(ask(address).await, Err(Unready::NoAnswer(_))));
     }
 }

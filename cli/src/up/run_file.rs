@@ -24,6 +24,9 @@ pub(crate) struct Run {
     pub(crate) outbound_url: String,
     pub(crate) dashboard_url: String,
     pub(crate) control_url: String,
+    /// Where traces go: OTLP/gRPC receivers, the dashboard among them.
+    #[serde(default)]
+    pub(crate) otlp: Vec<String>,
     /// The ports of each replica.
     #[serde(default)]
     pub(crate) replicas: BTreeMap<String, ReplicaPorts>,
@@ -116,6 +119,7 @@ mod tests {
             outbound_url: "http://127.0.0.1:15001".to_owned(),
             dashboard_url: "http://127.0.0.1:15080".to_owned(),
             control_url: "https://127.0.0.1:15010".to_owned(),
+            otlp: Vec::new(),
             replicas: BTreeMap::new(),
             forwards: BTreeMap::new(),
             processes: BTreeMap::new(),

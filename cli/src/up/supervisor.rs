@@ -149,12 +149,12 @@ pub(crate) async fn supervise(role: Role, mut context: Context) {
             Err(error) => (format!("could not be started: {error:#}"), Duration::ZERO),
             Ok((child, pid)) => {
                 if starts > 0 {
-                    context.logs.say(format!("{name}: started again (pid {pid})")).await;
+                    context.logs.say(format!("{name}: started again (pid {pid})"));
                 }
                 starts += 1;
                 let running = Running::new(&name, child, pid, &context.logs);
                 let (why, lived) = keep(&role, running, agreed, &mut orders, &mut context).await;
-                forget(&name, &context).await;
+                forget(&name, &context);
                 match why {
                     Some(why) => (why, lived),
                     None if is_asked(&context.stop, role.phase()) => return,
@@ -163,11 +163,11 @@ pub(crate) async fn supervise(role: Role, mut context: Context) {
             }
         };
         let pause = backoff.after_death(lived);
-        report(&name, &why, lived, pause, backoff.deaths(), &context.logs).await;
+        report(&name, &why, lived, pause, backoff.deaths(), &context.logs);
         if lived < EARLY
             && let Err(error) = avoid_taken_ports(&role, &context.mesh)
         {
-            context.logs.say(format!("{name}: no free port: {error}")).await;
+            context.logs.say(format!("{name}: no free port: {error}"));
         }
         tokio::select! {
             () = sleep(pause) => {}
@@ -258,7 +258,7 @@ async fn replace(role: &Role, mut old: Running, order: Order, context: &mut Cont
             let _ = timeout(KILL_GRACE, old.child.wait()).await;
         }
     }
-    context.logs.say(format!("{name}: replaced (pid {pid})")).await;
+    context.logs.say(format!("{name}: replaced (pid {pid})"));
     let _ = order.done.send(Ok(()));
     new
 }
@@ -353,12 +353,12 @@ async fn finish(
     why
 }
 
-async fn forget(name: &str, context: &Context) {
+fn forget(name: &str, context: &Context) {
     let forgotten = context.run_file.update(|run| {
         run.processes.remove(name);
     });
     if let Err(error) = forgotten {
-        context.logs.say(format!("the run file can't be written: {error}")).await;
+        context.logs.say(format!("the run file can't be written: {error}"));
     }
 }
 
@@ -370,12 +370,12 @@ fn avoid_taken_ports(role: &Role, mesh: &Mesh) -> std::io::Result<()> {
     }
 }
 
-async fn report(name: &str, why: &str, lived: Duration, pause: Duration, deaths: u32, logs: &Logs) {
-    logs.say(format!("{name}: {why} after {lived:.1?}; again in {pause:?}")).await;
+fn report(name: &str, why: &str, lived: Duration, pause: Duration, deaths: u32, logs: &Logs) {
+    logs.say(format!("{name}: {why} after {lived:.1?}; again in {pause:?}"));
     let last = logs.last_lines(name);
     if deaths == 1 && logs.is_held() && !last.is_empty() {
         // Nobody has seen yet what it said.
-        logs.say(format!("  its last lines:\n    {}", last.join("\n    "))).await;
+        logs.say(format!("  its last lines:\n    {}", last.join("\n    ")));
     }
     if deaths >= LOUD_AFTER && deaths.is_multiple_of(LOUD_AFTER) {
         let last = if last.is_empty() {
@@ -383,7 +383,7 @@ async fn report(name: &str, why: &str, lived: Duration, pause: Duration, deaths:
         } else {
             format!("its last lines:\n  {}", last.join("\n  "))
         };
-        logs.say(format!("{name}: IT KEEPS FAILING, {deaths} times in a row now; {last}")).await;
+        logs.say(format!("{name}: IT KEEPS FAILING, {deaths} times in a row now; {last}"));
     }
 }
 

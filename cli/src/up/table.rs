@@ -1,6 +1,6 @@
 //! What is shown once the mesh is there: the services, where they are, and what to try.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use prost::Message;
 use prost_types::{FileDescriptorSet, method_options::IdempotencyLevel};
@@ -11,6 +11,20 @@ use super::{
 };
 use crate::mesh_file::{MeshFile, Protocol, Service};
 
+/// All that is said when the mesh has started.
+struct Picture {
+    took: Duration,
+    /// Name, address, whether it is ready, and the address of its sidecar's page.
+    replicas: Vec<(String, SocketAddr, bool, SocketAddr)>,
+    outbound: SocketAddr,
+    dashboard: SocketAddr,
+    /// Services that speak TCP, and where they are reached.
+    forwards: Vec<(String, SocketAddr)>,
+    otlp: Option<String>,
+    /// Commands to try.
+    examples: Vec<String>,
+}
+
 /// The whole picture. `unready` has the replicas that are not, by their place in `replicas`.
 pub(crate) fn render(
     file: &MeshFile,
@@ -19,48 +33,66 @@ pub(crate) fn render(
     unready: &BTreeMap<usize, String>,
     took: Duration,
 ) -> String {
-    let mut rows = vec![["SERVICE", "READY", "PROTOCOL", "LISTENS ON", "CALLS THROUGH"].map(str::to_owned)];
-    for (index, replica) in replicas.iter().enumerate() {
-        let Some(service) = file.services.iter().find(|s| replica.service.as_ref().is_some_and(|l| l.name == s.name))
-        else {
-            continue;
-        };
-        let ports = *replica.ports.borrow();
-        rows.push([
-            replica.name.clone(),
-            if unready.contains_key(&index) { "NO" } else { "yes" }.to_owned(),
-            service.protocol.as_str().to_owned(),
-            loopback(ports.app).to_string(),
-            loopback(ports.outbound).to_string(),
-        ]);
-    }
-    let outbound = replicas.iter().find(|r| r.service.is_none()).map_or(0, |r| r.ports.borrow().outbound);
-    let heading = match unready.len() {
-        0 => format!("the mesh is up after {took:.1?}"),
-        n => format!("{n} of {} replicas are not ready after {took:.1?}", replicas.len()),
-    };
-    let mut lines = vec![heading, String::new()];
-    lines.extend(aligned(&rows));
-    lines.push(String::new());
-    lines.push(format!("call in     http://{}", loopback(outbound)));
-    lines.push(format!("dashboard   http://{}", loopback(mesh.dashboard)));
+    let of_services = replicas.iter().enumerate().filter(|(_, replica)| replica.service.is_some());
     let keyboard = replicas.iter().find(|replica| replica.service.is_none());
-    for (service, port) in keyboard.iter().flat_map(|keyboard| &keyboard.forwards) {
-        lines.push(format!("{:11} {}", service.name(), loopback(*port)));
-    }
-    if let Some(otlp) = &file.otlp {
-        lines.push(format!("traces to   {otlp}, too"));
-    }
-    lines.extend(examples(file, mesh, outbound));
-    lines.push("stop        Ctrl-C".to_owned());
-    lines.push(String::new());
-    lines.join("\n")
+    let outbound = keyboard.map_or(0, |keyboard| keyboard.ports.borrow().outbound);
+    let forwards = keyboard.iter().flat_map(|keyboard| &keyboard.forwards);
+    let picture = Picture {
+        took,
+        replicas: of_services
+            .map(|(index, replica)| {
+                let ports = *replica.ports.borrow();
+                let is_ready = !unready.contains_key(&index);
+                (replica.name.clone(), loopback(ports.app), is_ready, loopback(ports.admin))
+            })
+            .collect(),
+        outbound: loopback(outbound),
+        dashboard: loopback(mesh.dashboard),
+        forwards: forwards.map(|(service, port)| (service.name().to_owned(), loopback(*port))).collect(),
+        otlp: file.otlp.clone(),
+        examples: examples(file, mesh, outbound),
+    };
+    // Your own sidecar may be the one that is not ready.
+    picture.text(unready.len(), replicas.len())
 }
 
-fn aligned(rows: &[[String; 5]]) -> Vec<String> {
+impl Picture {
+    fn text(&self, unready: usize, all: usize) -> String {
+        let took = self.took;
+        let heading = match unready {
+            0 => format!("the mesh is up after {took:.1?}"),
+            n => format!("{n} of {all} sidecars are not ready after {took:.1?}"),
+        };
+        let mut rows = vec![["SERVICE", "ADDRESS", "STATE", "SIDECAR'S PAGE"].map(str::to_owned)];
+        rows.extend(self.replicas.iter().map(|(name, address, is_ready, page)| {
+            let state = if *is_ready { "ready" } else { "NOT READY" };
+            [name.clone(), address.to_string(), state.to_owned(), format!("http://{page}/")]
+        }));
+        let mut lines = vec![heading, String::new()];
+        lines.extend(aligned(&rows));
+        lines.push(String::new());
+        let mut say = |what: &str, text: &str| lines.push(format!("{what:11} {text}"));
+        say("dashboard", &format!("http://{}/", self.dashboard));
+        say("your way in", &format!("http://{}", self.outbound));
+        for (service, address) in &self.forwards {
+            say(service, &address.to_string());
+        }
+        if let Some(otlp) = &self.otlp {
+            say("traces to", &format!("{otlp}, too"));
+        }
+        for (index, example) in self.examples.iter().enumerate() {
+            say(if index == 0 { "try" } else { "" }, example);
+        }
+        say("stop", "Ctrl-C");
+        lines.push(String::new());
+        lines.join("\n")
+    }
+}
+
+fn aligned(rows: &[[String; 4]]) -> Vec<String> {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..5).map(width).collect();
-    let line = |row: &[String; 5]| {
+    let widths: Vec<usize> = (0..4).map(width).collect();
+    let line = |row: &[String; 4]| {
         let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
         format!("  {}", cells.join("   ").trim_end())
     };
@@ -76,17 +108,15 @@ fn examples(file: &MeshFile, mesh: &Mesh, outbound: u16) -> Vec<String> {
         port => format!(" --address http://{}", loopback(port)),
     };
     if let Some(method) = file.services.iter().find_map(harmless_method) {
-        examples.push(format!("{weft} call{address}"));
         examples.push(format!("{weft} call{address} {method} '{{}}'"));
-        examples.push(format!("grpcurl -plaintext {} list", loopback(outbound)));
     }
     if let Some(service) = file.services.iter().find(|service| service.protocol == Protocol::Http1) {
         examples.push(format!("curl http://{}/{}/", loopback(outbound), service.name.name()));
     }
-    let label = |(index, example): (usize, String)| {
-        format!("{}{example}", if index == 0 { "try         " } else { "            " })
-    };
-    examples.into_iter().enumerate().map(label).collect()
+    if file.services.iter().any(|service| service.contracts.is_some()) {
+        examples.push(format!("{weft} call{address}   (lists what can be called)"));
+    }
+    examples
 }
 
 /// How this program is called from here: by its name where it is the one in `PATH`, else by the way to it.
@@ -122,4 +152,44 @@ fn harmless_method(service: &Service) -> Option<String> {
     }
     let list = methods.iter().find(|method| method.ends_with("/List")).cloned();
     list.or_else(|| methods.into_iter().next())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn picture() -> Picture {
+        Picture {
+            took: Duration::from_millis(2_345),
+            replicas: vec![
+                ("users-1".into(), loopback(4_001), true, loopback(4_002)),
+                ("notifications-1".into(), loopback(4_003), false, loopback(4_004)),
+            ],
+            outbound: loopback(15_001),
+            dashboard: loopback(15_080),
+            forwards: vec![("db".into(), loopback(15_432))],
+            otlp: None,
+            examples: vec!["weft call shop.users.v1.Users/List '{}'".into(), "weft call".into()],
+        }
+    }
+
+    #[test]
+    fn the_table_says_what_there_is_and_what_to_try() {
+        let expected = "\
+2 of 3 sidecars are not ready after 2.3s
+
+  SERVICE           ADDRESS          STATE       SIDECAR'S PAGE
+  users-1           127.0.0.1:4001   ready       http://127.0.0.1:4002/
+  notifications-1   127.0.0.1:4003   NOT READY   http://127.0.0.1:4004/
+
+dashboard   http://127.0.0.1:15080/
+your way in http://127.0.0.1:15001
+db          127.0.0.1:15432
+try         weft call shop.users.v1.Users/List '{}'
+            weft call
+stop        Ctrl-C
+";
+        assert_eq!(picture().text(2, 3), expected);
+        assert!(picture().text(0, 3).starts_with("the mesh is up after 2.3s\n"));
+    }
 }

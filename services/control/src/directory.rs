@@ -9,7 +9,7 @@ mod membership;
 mod watching;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
@@ -103,6 +103,11 @@ impl Directory {
             let now = ticks.tick().await;
             self.lock().tick(now);
         }
+    }
+
+    /// These are all services of the mesh: see [`Registry::await_all`]. Said before any is there.
+    pub(crate) fn await_all(&self, mesh: BTreeMap<ServiceName, usize>) {
+        self.lock().registry.await_all(mesh);
     }
 
     /// From now on streams that end mean nothing: the control plane is stopping, not the members.

@@ -181,6 +181,8 @@ pub(crate) struct Registry {
     sessions: u64,
     settles_at: Instant,
     is_settled: bool,
+    /// How many endpoints each service of the mesh has that has not announced them yet; `None` where nobody knows.
+    awaited: Option<BTreeMap<ServiceName, usize>>,
     /// It settles because it stood still, not because it started.
     stood_still: bool,
     /// When it last looked at the clock, and how long this process had run by then.
@@ -200,6 +202,7 @@ impl Registry {
             sessions: 0,
             settles_at: now + limits::SETTLING_TIME,
             is_settled: false,
+            awaited: None,
             stood_still: false,
             looked: now,
             ran: cpu_time(),
@@ -213,6 +216,11 @@ impl Registry {
     /// What is written of claims, and what was pinned before: for a registry that has no service yet.
     pub(crate) fn with_claims(self, claims: Claims) -> Self {
         Self { claims, ..self }
+    }
+
+    /// These are all services of the mesh, with the number of their endpoints: it has settled as soon as all are there.
+    pub(crate) fn await_all(&mut self, mesh: BTreeMap<ServiceName, usize>) {
+        self.awaited = Some(mesh);
     }
 
     /// Takes an endpoint in, or takes its newer announcement in place of the older.
@@ -275,6 +283,7 @@ impl Registry {
         }
         self.change_claims(&service, &claims, &new, &lost, now);
         self.refresh(&service, now);
+        self.settle_if_all_are_here(&service);
         Ok(Joined { session, gave_way, contracts, is_again: before.is_some(), denied })
     }
 
@@ -342,6 +351,21 @@ impl Registry {
         self.stood_still = true;
         self.bump();
         tracing::warn!(for_time = ?passed, "the control plane stood still: it waits for its sidecars to announce again");
+    }
+
+    /// One of its endpoints has come: nobody may be missing any more. After a standstill all are members still, whether
+    /// they are there or not, so that says nothing then.
+    fn settle_if_all_are_here(&mut self, service: &ServiceName) {
+        let Some(awaited) = &mut self.awaited else { return };
+        let Some(endpoints) = awaited.get(service) else { return };
+        let members = self.services.get(service).into_iter().flat_map(|entry| entry.members.values());
+        if members.filter(|member| member.is_connected).count() < *endpoints {
+            return;
+        }
+        awaited.remove(service);
+        if awaited.is_empty() && !self.is_settled && !self.stood_still {
+            self.settle();
+        }
     }
 
     /// What is missing from now on is not there.

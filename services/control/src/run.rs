@@ -174,6 +174,9 @@ impl ControlPlane {
         let (saved, hosts) = store.load()?;
         let claims = Claims::new(listed.claims, listed.unlisted, saved.pinned);
         let directory = Directory::new(args.trust_domain.clone(), listed.visibility, claims, hosts);
+        if let Some(mesh) = listed.mesh {
+            directory.await_all(mesh);
+        }
         let listen = async |address: SocketAddr, flag: &str| {
             TcpListener::bind(address).await.with_context(|| format!("can't listen on {address} ({flag})"))
         };

@@ -8,17 +8,20 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
-use tokio::{sync::Mutex, time::MissedTickBehavior};
+use tokio::{sync::Mutex, time::Instant};
 use tonic_health::{
     ServingStatus,
     pb::{HealthCheckRequest, health_check_response, health_client::HealthClient, health_server::HealthServer},
     server::{HealthReporter, HealthService},
 };
+use weft_mesh::limits;
 
 use crate::{Channel, metrics::Metrics};
 
 /// Between two checks of a dependency.
 pub const CHECK_INTERVAL: Duration = Duration::from_secs(5);
+/// Between two checks of a dependency that is starting: it was most likely started together with this service.
+const STARTING_INTERVAL: Duration = Duration::from_millis(250);
 /// For one check of a dependency.
 pub const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -78,6 +81,27 @@ impl Dependency {
     }
 }
 
+/// What the checks of a dependency have shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Seen {
+    Unknown,
+    /// It was never up, which is expected for [`limits::STARTING_TIME`].
+    Starting,
+    Up,
+    Down,
+}
+
+impl Seen {
+    /// After one more check.
+    fn then(self, is_up: bool, may_be_starting: bool) -> Self {
+        match self {
+            _ if is_up => Self::Up,
+            Self::Unknown | Self::Starting if may_be_starting => Self::Starting,
+            _ => Self::Down,
+        }
+    }
+}
+
 /// The service's health, as it is told to whoever asks. Cheap to clone.
 #[derive(Clone)]
 pub struct Health {
@@ -131,33 +155,45 @@ impl Health {
     /// Checks one dependency for as long as it is polled.
     pub(crate) async fn watch(self, dependency: Dependency, metrics: Metrics) {
         let gauge = metrics.dependency(&dependency.name);
-        let name = dependency.name.as_str();
-        let mut was_up = None;
-        let mut ticks = tokio::time::interval(dependency.interval);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let starts_until = Instant::now() + limits::STARTING_TIME;
+        let mut seen = Seen::Unknown;
         loop {
-            ticks.tick().await;
             let outcome = match tokio::time::timeout(CHECK_TIMEOUT, (dependency.check)()).await {
                 Ok(outcome) => outcome,
                 Err(_) => Err(anyhow::anyhow!("no answer within {CHECK_TIMEOUT:?}")),
             };
             let is_up = outcome.is_ok();
-            if was_up.replace(is_up) == Some(is_up) {
-                continue;
+            let before = seen;
+            seen = before.then(is_up, Instant::now() < starts_until);
+            if seen != before {
+                gauge.set(i64::from(is_up));
+                self.changed(&dependency, seen, outcome.err()).await;
             }
-            match &outcome {
-                Ok(()) => tracing::info!(dependency = name, "dependency is up"),
-                Err(error) => tracing::warn!(dependency = name, error = format!("{error:#}"), "dependency is down"),
-            }
-            gauge.set(i64::from(is_up));
-            self.reporter.set_service_status(entry(name), serving(is_up)).await;
-            if dependency.is_required {
-                self.update(|state| match is_up {
-                    true => drop(state.required_down.remove(name)),
-                    false => drop(state.required_down.insert(name.to_owned())),
-                })
-                .await;
-            }
+            let pause = match seen {
+                Seen::Starting => STARTING_INTERVAL.min(dependency.interval),
+                _ => dependency.interval,
+            };
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// Says what a dependency is now, and draws the consequences.
+    async fn changed(&self, dependency: &Dependency, seen: Seen, why: Option<anyhow::Error>) {
+        let (name, is_up) = (dependency.name.as_str(), seen == Seen::Up);
+        let error = why.map(|why| format!("{why:#}")).unwrap_or_default();
+        match seen {
+            Seen::Unknown => {}
+            Seen::Starting => tracing::debug!(dependency = name, error, "dependency is not up yet"),
+            Seen::Up => tracing::info!(dependency = name, "dependency is up"),
+            Seen::Down => tracing::warn!(dependency = name, error, "dependency is down"),
+        }
+        self.reporter.set_service_status(entry(name), serving(is_up)).await;
+        if dependency.is_required {
+            self.update(|state| match is_up {
+                true => drop(state.required_down.remove(name)),
+                false => drop(state.required_down.insert(name.to_owned())),
+            })
+            .await;
         }
     }
 
@@ -179,4 +215,19 @@ fn entry(name: &str) -> String {
 
 fn serving(is_serving: bool) -> ServingStatus {
     if is_serving { ServingStatus::Serving } else { ServingStatus::NotServing }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dependency_that_was_never_up_is_down_only_after_its_time() {
+        assert_eq!(Seen::Unknown.then(false, true), Seen::Starting);
+        assert_eq!(Seen::Starting.then(false, true), Seen::Starting);
+        assert_eq!(Seen::Starting.then(false, false), Seen::Down);
+        assert_eq!(Seen::Starting.then(true, true), Seen::Up);
+        assert_eq!(Seen::Up.then(false, true), Seen::Down, "it was up");
+        assert_eq!(Seen::Down.then(false, true), Seen::Down);
+    }
 }

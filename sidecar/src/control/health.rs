@@ -30,7 +30,8 @@ const UNANSWERED_UNTIL_DOWN: u8 = 3;
 pub(super) async fn run(control: Arc<Control>, app: SocketAddr) -> anyhow::Result<()> {
     let checker = Checker::new(app, control.shared.args.health_check())?;
     let mut judge = Judge::default();
-    let mut trouble = Trouble::new("the health check of the local service");
+    let mut trouble = Trouble::of_starting("the health check of the local service", limits::STARTING_TIME);
+    let mut was_up = false;
     let mut not_up_since = Instant::now();
     let mut calls_answered = control.shared.metrics.calls_answered();
     loop {
@@ -53,8 +54,11 @@ pub(super) async fn run(control: Arc<Control>, app: SocketAddr) -> anyhow::Resul
         if health != before {
             control.set_local_health(health);
             not_up_since = Instant::now();
-            if is_news {
-                tracing::info!(health = health.as_str_name(), "the local service");
+            was_up |= health == Health::Up;
+            match (is_news, was_up) {
+                (true, true) => tracing::info!(health = health.as_str_name(), "the local service"),
+                (true, false) => tracing::debug!(health = health.as_str_name(), "the local service is starting"),
+                (false, _) => {}
             }
         }
         let is_eager = health != Health::Up && not_up_since.elapsed() < EAGER_FOR;

@@ -2,6 +2,9 @@
 
 use std::{fmt, time::Duration};
 
+use tokio::time::Instant;
+use tracing::Level;
+
 /// Waits that double from try to try, each shortened by up to a half at random, so that sidecars that lost the same
 /// control plane do not all come back at the same moment.
 #[derive(Debug)]
@@ -33,27 +36,52 @@ impl Backoff {
 #[derive(Debug)]
 pub(crate) struct Trouble {
     with: &'static str,
-    now: Option<String>,
+    /// What was said last, and how loud.
+    now: Option<(Level, String)>,
+    /// Until then it may be starting, and that it does not work is expected; `None` once it has worked.
+    starts_until: Option<Instant>,
 }
 
 impl Trouble {
     pub(crate) fn new(with: &'static str) -> Self {
-        Self { with, now: None }
+        Self { with, now: None, starts_until: None }
+    }
+
+    /// With something that may need `time` from now until it works for the first time.
+    pub(crate) fn of_starting(with: &'static str, time: Duration) -> Self {
+        Self { starts_until: Some(Instant::now() + time), ..Self::new(with) }
     }
 
     /// It failed; said if it did not fail that way before.
     pub(crate) fn is(&mut self, error: &dyn fmt::Display) {
         let error = error.to_string();
-        if self.now.as_ref() != Some(&error) {
-            tracing::warn!(%error, "{} failed; trying on", self.with);
-            self.now = Some(error);
+        match self.note(&error) {
+            None => {}
+            Some(Level::DEBUG) => {
+                tracing::debug!(%error, "{} failed, as it may still be starting; trying on", self.with)
+            }
+            Some(_) => tracing::warn!(%error, "{} failed; trying on", self.with),
         }
+    }
+
+    /// How loud it is to be said, if at all.
+    fn note(&mut self, error: &str) -> Option<Level> {
+        let is_starting = self.starts_until.is_some_and(|until| Instant::now() < until);
+        let level = if is_starting { Level::DEBUG } else { Level::WARN };
+        let is_said = self.now.as_ref().is_some_and(|(said, before)| *said == level && before == error);
+        (!is_said).then(|| {
+            self.now = Some((level, error.to_owned()));
+            level
+        })
     }
 
     /// It works; said if it did not before.
     pub(crate) fn is_over(&mut self) {
-        if self.now.take().is_some() {
-            tracing::info!("{} works again", self.with);
+        self.starts_until = None;
+        match self.now.take() {
+            None => {}
+            Some((Level::DEBUG, _)) => tracing::debug!("{} works", self.with),
+            Some(_) => tracing::info!("{} works again", self.with),
         }
     }
 }
@@ -92,5 +120,23 @@ mod tests {
         assert!(waits[9] >= Duration::from_secs(1) && waits[9] <= Duration::from_secs(2), "{waits:?}");
         backoff.reset();
         assert!(backoff.wait() <= Duration::from_millis(50));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_starting_is_no_trouble_until_its_time_is_over() {
+        let time = Duration::from_secs(20);
+        let mut trouble = Trouble::of_starting("the health check", time);
+        assert_eq!(trouble.note("refused"), Some(Level::DEBUG));
+        assert_eq!(trouble.note("refused"), None, "said once");
+        tokio::time::sleep(time).await;
+        assert_eq!(trouble.note("refused"), Some(Level::WARN), "it takes too long");
+        assert_eq!(trouble.note("refused"), None);
+        trouble.is_over();
+
+        let mut trouble = Trouble::of_starting("the health check", time);
+        assert_eq!(trouble.note("refused"), Some(Level::DEBUG));
+        trouble.is_over();
+        assert_eq!(trouble.note("refused"), Some(Level::WARN), "it has worked, so it is not starting any more");
+        assert_eq!(Trouble::new("the stream").note("refused"), Some(Level::WARN));
     }
 }

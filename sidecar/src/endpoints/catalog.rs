@@ -77,12 +77,19 @@ pub(crate) struct Service {
     pub(crate) heard: Instant,
     /// The control plane has said all that there is. From then on its word replaces ours, before that it adds.
     pub(crate) is_complete: bool,
+    /// Since when it is known here without an endpoint that was surely up; `None` once there was one.
+    pub(crate) starts_since: Option<Instant>,
 }
 
 impl Service {
     /// How long it has not been called.
     pub(crate) fn unused(&self, now: Moment) -> Duration {
         now.since_start().saturating_sub(Duration::from_secs(self.last_used.load(Relaxed)))
+    }
+
+    /// Whether it most likely was just started, and was not up yet.
+    pub(crate) fn is_starting(&self, now: Moment) -> bool {
+        self.starts_since.is_some_and(|since| now.since(Moment::of(since)) < limits::STARTING_TIME)
     }
 
     /// Notes that it is called.

@@ -27,6 +27,8 @@ pub(crate) struct Failure {
     pub(crate) service: Option<String>,
     /// Come again after this.
     pub(crate) retry_after: Option<Duration>,
+    /// The service is starting, so that this is no news for the log.
+    pub(crate) is_expected: bool,
 }
 
 /// Which side of which sidecar answers: for `google.rpc.ErrorInfo`.
@@ -38,7 +40,7 @@ pub(crate) enum Hop {
 
 impl Failure {
     pub(crate) fn new(reason: Reason, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { reason, message: message.into(), service: None, retry_after: None }
+        Self { reason, message: message.into(), service: None, retry_after: None, is_expected: false }
     }
 
     pub(crate) fn deadline_passed() -> Self {

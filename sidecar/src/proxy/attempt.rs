@@ -126,13 +126,17 @@ fn failure_of(Route { service, method }: &Route, call: &Call, miss: Miss) -> Res
     })
 }
 
-fn no_choice(service: &Service, tries: &Tries, why: NoChoice) -> Failure {
+fn no_choice(service: &Service, tries: &Tries, why: NoChoice, now: Moment) -> Failure {
     // What went wrong before says more than that nothing is left to try.
     if let Some(last) = tries.last.borrow_mut().take() {
         return *last;
     }
     let name = &service.name;
     let failure = match why {
+        NoChoice::NoneUp if service.is_starting(now) => {
+            let message = format!("{name} is starting: none of its endpoints was up yet");
+            Failure { is_expected: true, ..Failure::new(Reason::NoEndpoint, message) }
+        }
         NoChoice::NoneUp => {
             Failure::new(Reason::NoEndpoint, format!("{name} is known, but none of its endpoints is up"))
         }
@@ -164,7 +168,7 @@ pub(crate) async fn run(proxy: &Proxy, call: &Rc<Call>) -> Result<(), Next> {
         let now = worker.moment();
         let (tried, count) = tries.tried();
         let pick = proxy.balancer.pick(&service.endpoints, &tried[..count], now);
-        let endpoint = pick.map_err(|why| Next::Fail(no_choice(service, tries, why)))?;
+        let endpoint = pick.map_err(|why| Next::Fail(no_choice(service, tries, why, call.worker.moment())))?;
         tries.note(endpoint.number);
         // Picked all the same: each of them is shut, or another call has just become this one's probe.
         let permit = endpoint.breaker.admit(now).unwrap_or(Permit::Call);
@@ -258,6 +262,7 @@ mod tests {
             last_used: Arc::default(),
             heard: Instant::now(),
             is_complete: true,
+            starts_since: None,
         };
         Rc::new(Route { service: Arc::new(service), method })
     }

@@ -1,42 +1,44 @@
 //! The thread that prints: one writer, so that lines never mix.
 
-use std::{collections::VecDeque, io::Write};
+use std::io::{self, Write};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
-/// Lines that are held back until the table was shown.
-const HELD: usize = 2_000;
+use super::{
+    buffers::Entry,
+    live::{Live, LiveLine, Size},
+};
 
 const RESET: &str = "\x1b[0m";
 /// One for each service, in turn; a sidecar has its service's, but faint.
 const COLOURS: [&str; 8] = ["36", "32", "35", "33", "34", "96", "92", "95"];
 
-/// What the thread is told.
-pub(super) enum Message {
-    /// A line of a process, and how many were dropped before it.
-    Line { source: usize, line: String, dropped: u64 },
-    /// A line of weft's own.
-    Say(String),
-    /// From now on everything as it comes.
-    Release,
-    /// Answer when everything before was printed.
-    Flush(oneshot::Sender<()>),
+/// What is printed in one go.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    pub(super) entries: Vec<Entry>,
+    /// What stands at the foot of the terminal from now on, if that is to change.
+    pub(super) foot: Option<Vec<LiveLine>>,
+    /// Told when all of this was printed.
+    pub(super) flushes: Vec<oneshot::Sender<()>>,
 }
 
 pub(super) struct Printer {
+    /// By source; the last one is weft's own.
     prefixes: Vec<String>,
-    own_prefix: String,
     has_colours: bool,
-    /// `None` once released.
-    held: Option<VecDeque<(usize, String)>>,
-    held_dropped: u64,
+    /// None where nothing is redrawn.
+    live: Option<Live>,
+    foot: Vec<LiveLine>,
+    size: fn() -> Size,
 }
 
 impl Printer {
-    pub(super) fn new(names: &[String], has_colours: bool) -> Self {
+    /// For processes of these names, and after them weft itself.
+    pub(super) fn new(names: &[String], has_colours: bool, is_live: bool) -> Self {
         let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0).max("weft".len());
         let mut services: Vec<&str> = Vec::new();
-        let prefixes = names
+        let mut prefixes: Vec<String> = names
             .iter()
             .map(|name| {
                 let service = name.split('·').next().unwrap_or(name);
@@ -48,68 +50,38 @@ impl Printer {
                 prefix(name, width, has_colours.then(|| format!("{faint}{}", COLOURS[index % COLOURS.len()])))
             })
             .collect();
-        let own_prefix = prefix("weft", width, has_colours.then(|| "1".to_owned()));
-        Self { prefixes, own_prefix, has_colours, held: Some(VecDeque::new()), held_dropped: 0 }
+        prefixes.push(prefix("weft", width, has_colours.then(|| "1".to_owned())));
+        let live = is_live.then(|| Live::new(has_colours));
+        Self { prefixes, has_colours, live, foot: Vec::new(), size: Size::of_stdout }
     }
 
-    pub(super) fn run(mut self, mut messages: mpsc::Receiver<Message>, out: impl Write) {
-        let mut out = std::io::BufWriter::new(out);
-        while let Some(message) = messages.blocking_recv() {
-            self.take(message, &mut out);
-            // What is there already goes out in one write.
-            while let Ok(message) = messages.try_recv() {
-                self.take(message, &mut out);
-            }
-            // Nobody reads any more: the mesh goes on, its lines have nowhere to go.
-            let _ = out.flush();
+    /// Prints a batch, above what stands at the foot.
+    pub(super) fn print(&mut self, batch: Batch, out: &mut impl Write) -> io::Result<()> {
+        if let Some(live) = &mut self.live {
+            live.clear(out)?;
         }
+        for entry in batch.entries {
+            self.entry(entry, out)?;
+        }
+        if let Some(foot) = batch.foot {
+            self.foot = foot;
+        }
+        if let Some(live) = &mut self.live {
+            live.draw(&self.foot, (self.size)(), out)?;
+        }
+        out.flush()
     }
 
-    fn take(&mut self, message: Message, out: &mut impl Write) {
-        match message {
-            Message::Say(text) => {
-                for line in text.lines() {
-                    let _ = writeln!(out, "{}{line}", self.own_prefix);
-                }
-            }
-            Message::Line { source, line, dropped } => {
-                if dropped > 0 {
-                    self.line(
-                        source,
-                        format!("… {dropped} lines were dropped: they came faster than they could be printed"),
-                        out,
-                    );
-                }
-                self.line(source, line, out);
-            }
-            Message::Release => {
-                if self.held_dropped > 0 {
-                    let _ = writeln!(out, "{}… {} earlier lines left out", self.own_prefix, self.held_dropped);
-                }
-                for (source, line) in self.held.take().unwrap_or_default() {
-                    self.line(source, line, out);
-                }
-            }
-            Message::Flush(done) => {
-                let _ = out.flush();
-                let _ = done.send(());
-            }
+    fn entry(&self, Entry { source, line, dropped }: Entry, out: &mut impl Write) -> io::Result<()> {
+        let prefix = self.prefixes[source].as_str();
+        if dropped > 0 {
+            writeln!(out, "{prefix}… {dropped} lines were dropped: they came faster than they could be printed")?;
         }
-    }
-
-    fn line(&mut self, source: usize, line: String, out: &mut impl Write) {
-        match &mut self.held {
-            Some(held) => {
-                if held.len() == HELD {
-                    held.pop_front();
-                    self.held_dropped += 1;
-                }
-                held.push_back((source, line));
-            }
-            None => {
-                let _ = writeln!(out, "{}{}", self.prefixes[source], clean(&line, self.has_colours));
-            }
+        if source + 1 < self.prefixes.len() {
+            return writeln!(out, "{prefix}{}", clean(&line.text, self.has_colours));
         }
+        let prefix = if line.is_bare && self.live.is_some() { "" } else { prefix };
+        line.text.lines().try_for_each(|line| writeln!(out, "{prefix}{line}"))
     }
 }
 
@@ -152,44 +124,72 @@ fn clean(line: &str, has_colours: bool) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        super::{buffers::Line, live::Tone},
+        *,
+    };
 
-    fn printed(has_colours: bool, messages: Vec<Message>) -> String {
+    const OWN: usize = 3;
+
+    fn printer(has_colours: bool, is_live: bool) -> Printer {
         let names = ["control", "users-1", "users-1·sidecar"].map(str::to_owned);
-        let mut printer = Printer::new(&names, has_colours);
+        let size = || Size { columns: 80, rows: 24 };
+        Printer { size, ..Printer::new(&names, has_colours, is_live) }
+    }
+
+    fn printed(printer: &mut Printer, entries: Vec<Entry>, foot: Option<&str>) -> String {
+        let line = |text: &str| vec![LiveLine { text: text.to_owned(), tone: Tone::Plain }];
         let mut out = Vec::new();
-        for message in messages {
-            printer.take(message, &mut out);
-        }
+        printer.print(Batch { entries, foot: foot.map(line), flushes: Vec::new() }, &mut out).unwrap();
         String::from_utf8(out).unwrap()
     }
 
-    fn line(source: usize, line: &str) -> Message {
-        Message::Line { source, line: line.to_owned(), dropped: 0 }
+    fn line(source: usize, text: &str) -> Entry {
+        Entry { source, line: Line { text: text.to_owned(), is_bare: false }, dropped: 0 }
     }
 
     #[test]
-    fn lines_stand_behind_their_process_s_name_once_they_are_released() {
-        let messages = vec![line(1, "early"), Message::Say("ready\nnow".to_owned()), Message::Release, line(2, "late")];
+    fn lines_stand_behind_their_process_s_name() {
+        let entries = vec![line(OWN, "ready\nnow"), line(1, "early"), line(2, "late")];
         assert_eq!(
-            printed(false, messages),
+            printed(&mut printer(false, false), entries, None),
             "weft            │ ready\nweft            │ now\nusers-1         │ early\nusers-1·sidecar │ late\n"
         );
     }
 
     #[test]
     fn what_was_dropped_is_told() {
-        let dropped = Message::Line { source: 0, line: "x".to_owned(), dropped: 7 };
+        let dropped = Entry { dropped: 7, ..line(0, "x") };
         assert_eq!(
-            printed(false, vec![Message::Release, dropped]),
+            printed(&mut printer(false, false), vec![dropped], None),
             "control         │ … 7 lines were dropped: they came faster than they could be printed\ncontrol         │ x\n"
         );
     }
 
     #[test]
     fn a_sidecar_has_its_service_s_colour_but_faint() {
-        let told = printed(true, vec![Message::Release, line(1, "a"), line(2, "b")]);
+        let told = printed(&mut printer(true, false), vec![line(1, "a"), line(2, "b")], None);
         assert_eq!(told, "\x1b[32musers-1         │\x1b[0m a\n\x1b[2;32musers-1·sidecar │\x1b[0m b\n");
+    }
+
+    #[test]
+    fn lines_go_above_what_stands_at_the_foot_of_a_terminal() {
+        let mut printer = printer(false, true);
+        assert_eq!(printed(&mut printer, vec![], Some("starting")), "starting\n");
+        let told = printed(&mut printer, vec![line(1, "hello")], None);
+        assert_eq!(told, "\x1b[1A\x1b[Jusers-1         │ hello\nstarting\n");
+        let table = || Entry { line: Line { text: "a table".to_owned(), is_bare: true }, ..line(OWN, "") };
+        let ended = Batch { entries: vec![table()], foot: Some(Vec::new()), flushes: Vec::new() };
+        let mut out = Vec::new();
+        printer.print(ended, &mut out).unwrap();
+        assert_eq!(String::from_utf8(out).unwrap(), "\x1b[1A\x1b[Ja table\n");
+    }
+
+    #[test]
+    fn without_a_terminal_nothing_is_redrawn_and_each_line_has_its_name() {
+        let mut printer = printer(false, false);
+        let table = Entry { line: Line { text: "a table".to_owned(), is_bare: true }, ..line(OWN, "") };
+        assert_eq!(printed(&mut printer, vec![table], Some("starting")), "weft            │ a table\n");
     }
 
     #[test]

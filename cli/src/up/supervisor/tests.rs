@@ -9,6 +9,7 @@ use crate::{
     mesh_file::{MeshFile, Programs},
     up::{
         Bounds,
+        logs::{Look, Source},
         ports::Ports,
         run_file::{Run, RunFile},
     },
@@ -56,6 +57,7 @@ fn supervised(script: &str) -> Supervised {
         outbound_url: String::new(),
         dashboard_url: String::new(),
         control_url: String::new(),
+        otlp: Vec::new(),
         replicas: Default::default(),
         forwards: Default::default(),
         processes: Default::default(),
@@ -64,7 +66,7 @@ fn supervised(script: &str) -> Supervised {
     let (stop, stopped) = watch::channel(Stop { phase: Phase::Run, kill_at: None });
     let context = Context {
         mesh,
-        logs: Logs::start(vec![replica.name.clone()]),
+        logs: Logs::start(vec![Source { name: replica.name.clone(), is_own: false }], Look::default()),
         run_file,
         stop: stopped,
         orders: Orders::default(),

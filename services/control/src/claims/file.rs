@@ -4,10 +4,12 @@
 //! namespace: shop            # of the names below that have none; `default` where it is left out
 //! visibility: namespace      # who may know of a service: `all`, where it is left out, or its own namespace
 //! unlisted: pin              # a contract that is not below belongs to nobody (`refuse`, where it is left out), or to who is first
+//! complete: true             # no other service is in the mesh (`false` where it is left out): once all are there, nothing is waited for
 //! services:
 //!   users:                   # NAME, or NAME.NAMESPACE
 //!     contracts: [shop.users.v1.Users]      # protobuf services, by full name
 //!     addresses: ["10.96.0.10:80"]          # virtual addresses
+//!     endpoints: 2                          # how many there are in a complete mesh; 1 where it is left out
 //! ```
 //!
 //! `weft up` makes one from `mesh.yaml`.
@@ -16,14 +18,15 @@ use std::{collections::BTreeMap, net::SocketAddr, path::Path};
 
 use weft_mesh::{
     config::{Node, Problem, Problems, Reader, Table},
+    limits,
     names::{DEFAULT_NAMESPACE, ServiceName, is_contract_name, is_label, shown},
 };
 
 use super::Unlisted;
 use crate::visibility::Visibility;
 
-const ROOT_KEYS: &[&str] = &["namespace", "visibility", "unlisted", "services"];
-const SERVICE_KEYS: &[&str] = &["contracts", "addresses"];
+const ROOT_KEYS: &[&str] = &["namespace", "visibility", "unlisted", "complete", "services"];
+const SERVICE_KEYS: &[&str] = &["contracts", "addresses", "endpoints"];
 
 const LABEL: &str = "1 to 63 of a-z, 0-9 and -, no - at either end";
 const VISIBILITY: &str = "all, namespace";
@@ -39,6 +42,8 @@ pub(crate) struct Listed {
     pub(crate) visibility: Visibility,
     /// What becomes of other claims.
     pub(crate) unlisted: Unlisted,
+    /// All services of the mesh, with the number of their endpoints, if the file says that these are all.
+    pub(crate) mesh: Option<BTreeMap<ServiceName, usize>>,
 }
 
 impl Listed {
@@ -88,6 +93,7 @@ fn read_root(reader: &mut Reader<'_>, root: &Node) -> Option<Listed> {
         visibility: visibility.unwrap_or_default(),
         // Who writes the file says which contracts there are.
         unlisted: unlisted.unwrap_or(Unlisted::Refuse),
+        mesh: reader.truth(&table, "complete").is_some_and(|complete| complete.value).then(BTreeMap::new),
     };
     let Some(node) = table.get("services") else {
         reader.problem(1, "services", "missing; allowed: a table of services by name");
@@ -114,6 +120,10 @@ fn read_root(reader: &mut Reader<'_>, root: &Node) -> Option<Listed> {
             );
         }
         let Some(table) = reader.table(&field, entry.node, SERVICE_KEYS) else { continue };
+        let endpoints = reader.whole_number(&table, "endpoints", 1..=limits::ENDPOINTS_PER_SERVICE as i64, "");
+        if let Some(mesh) = &mut listed.mesh {
+            mesh.insert(service.clone(), endpoints.map_or(1, |endpoints| endpoints.value as usize));
+        }
         read_claims(reader, &table, "contracts", CONTRACT, &service, &mut listed, |text| {
             is_contract_name(text).then(|| text.to_owned())
         });
@@ -175,13 +185,26 @@ mod tests {
     }
 
     #[test]
+    fn a_file_may_say_that_it_has_all_services() {
+        let text = "complete: true\nservices: { users: { endpoints: 2 }, web: {} }\n";
+        let mesh = Listed::parse("services.yaml", text).unwrap().mesh.unwrap();
+        let listed: Vec<_> = mesh.iter().map(|(service, endpoints)| (service.as_str(), *endpoints)).collect();
+        assert_eq!(listed, [("users.default", 2), ("web.default", 1)]);
+        for text in ["complete: false\nservices: { users: {} }\n", "services: { users: { endpoints: 2 } }\n"] {
+            assert_eq!(Listed::parse("services.yaml", text).unwrap().mesh, None, "others may be missing: {text}");
+        }
+        let told = told("services: { users: { endpoints: 0 } }\n");
+        assert!(told.starts_with("services.yaml:1: services.users.endpoints: found "), "{told}");
+    }
+
+    #[test]
     fn what_is_wrong_is_told_with_file_line_and_field() {
         for (text, expected) in [
             ("services: [users]\n", "services.yaml:1: services: found a list"),
             ("namespace: Shop\nservices: {}\n", "services.yaml:1: namespace: found the text \"Shop\""),
             (
                 "service: {}\n",
-                "services.yaml:1: service: unknown key; allowed: namespace, visibility, unlisted, services (did you mean `services`?)",
+                "services.yaml:1: service: unknown key; allowed: namespace, visibility, unlisted, complete, services (did you mean `services`?)",
             ),
             (
                 "visibility: none\nservices: {}\n",

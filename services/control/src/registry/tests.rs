@@ -616,6 +616,44 @@ async fn until_it_has_settled_nothing_is_complete_and_then_all_are_told_again() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn where_all_services_are_known_it_has_settled_once_all_are_there() {
+    let now = Instant::now();
+    let mesh = BTreeMap::from([(name("users.shop"), 2), (name("auth.shop"), 1)]);
+    let mut registry = Registry::new(1, now);
+    registry.await_all(mesh);
+    let (mut watcher, mut told) = (Watcher::default(), Told::default());
+    watcher.subscribe_service("usrs.shop").unwrap();
+    let mut join = |service: &str, id: &str, port: u16| {
+        registry.announce(announcement(service, id, port), now).unwrap();
+        told.read_all(&mut watcher, &mut registry);
+        registry.is_settled()
+    };
+    assert!(!join("users.shop", "a", 1));
+    assert!(!join("users.shop", "a", 1), "the same one again is no other");
+    assert!(!join("auth.shop", "b", 2));
+    assert!(!join("others.shop", "c", 3), "nobody waits for it");
+    assert!(join("users.shop", "d", 4));
+    assert_eq!(
+        told.not_found.last().unwrap(),
+        r#"Service("usrs.shop") users.shop true"#,
+        "its watcher is told at once"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_standstill_it_settles_by_time_alone() {
+    let mesh = BTreeMap::from([(name("users.shop"), 1), (name("auth.shop"), 1)]);
+    let mut registry = Registry::new(1, Instant::now());
+    registry.await_all(mesh);
+    registry.announce(announcement("users.shop", "a", 1), Instant::now()).unwrap();
+    advance(limits::STANDSTILL).await;
+    registry.announce(announcement("auth.shop", "b", 2), Instant::now()).unwrap();
+    assert!(!registry.is_settled());
+    pass(&mut registry, limits::SETTLING_TIME).await;
+    assert!(registry.is_settled());
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_asks_for_what_is_not_there_is_told_when_it_comes_and_when_it_moves() {
     let now = Instant::now();
     let mut registry = Registry::new(1, now);

@@ -116,7 +116,13 @@ impl Builder {
         let endpoints: Vec<_> =
             parts.endpoints.into_iter().map(|new| endpoint(new, before_endpoints, breaker_policy)).collect();
         judge_silent(&endpoints);
-        if !was_up && endpoints.iter().any(is_sure) {
+        let is_up = endpoints.iter().any(is_sure);
+        let starts_since = match before {
+            _ if is_up => None,
+            Some(before) => before.starts_since,
+            None => Some(now),
+        };
+        if !was_up && is_up {
             // What failed while nothing was surely up says nothing of what is up now.
             breaker.close();
         }
@@ -134,6 +140,7 @@ impl Builder {
             policy: parts.policy,
             heard: parts.heard,
             is_complete: parts.is_complete,
+            starts_since,
         }
     }
 

@@ -95,6 +95,31 @@ async fn a_service_is_found_by_where_it_is_called_for_as_long_as_it_is_called_th
     assert!(watches.view().addresses.is_empty());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_service_is_starting_until_it_was_up_or_has_had_its_time() {
+    let is_starting =
+        |watches: &Watches| watches.view().services[&ServiceName::parse(USERS).unwrap()].is_starting(Moment::now());
+    let down = |counter| snapshot((1, counter), true, vec![endpoint("a", 1, Health::Down)]);
+    let begun = || {
+        let mut watches = watches();
+        let _asked = ask(&mut watches, users());
+        take(&mut watches, down(1));
+        watches
+    };
+    let mut watches = begun();
+    assert!(is_starting(&watches));
+    advance(limits::STARTING_TIME / 2).await;
+    take(&mut watches, down(2));
+    assert!(is_starting(&watches));
+    advance(limits::STARTING_TIME / 2).await;
+    assert!(!is_starting(&watches), "it takes too long, whatever was heard of it meanwhile");
+
+    let mut watches = begun();
+    take(&mut watches, change((1, 2), vec![endpoint("a", 1, Health::Up)], &[]));
+    take(&mut watches, change((1, 3), vec![endpoint("a", 1, Health::Down)], &[]));
+    assert!(!is_starting(&watches), "it went down");
+}
+
 fn not_found(what: not_found::What, complete: bool) -> WatchResponse {
     message(watch_response::What::NotFound(NotFound { what: Some(what), closest: "users.shop".into(), complete }))
 }

@@ -1,0 +1,136 @@
+//! The trace of a call. It begins with a span of `weft call` itself, so that the trace shows how long the person waited.
+
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context as _;
+use opentelemetry::{
+    InstrumentationScope, KeyValue,
+    trace::{SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState},
+};
+use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
+use tokio::time::timeout;
+use tonic::{Code, metadata::MetadataMap};
+use weft_mesh::{
+    telemetry::{Component, ExportTarget, Origin, SpanExport},
+    trace_context::TraceContext,
+};
+
+use super::status_name;
+
+/// For the export of the span. Who has made a call does not wait for a store that does not answer.
+const EXPORT_LIMIT: Duration = Duration::from_secs(1);
+
+/// A call's place in its trace.
+#[derive(Debug)]
+pub(super) struct CallTrace {
+    context: TraceContext,
+    /// The trace begins with this call, not with a `traceparent` that was given.
+    begins_here: bool,
+    start: SystemTime,
+}
+
+impl CallTrace {
+    /// Begins a trace, or goes on with that of a `traceparent` among the headers.
+    ///
+    /// # Errors
+    /// The `traceparent` is malformed.
+    pub(super) fn begin(headers: &mut MetadataMap) -> anyhow::Result<Self> {
+        let start = SystemTime::now();
+        if let Some(given) = headers.get("traceparent") {
+            let context = TraceContext::parse_traceparent(given.as_bytes()).context("the traceparent is malformed")?;
+            return Ok(Self { context, begins_here: false, start });
+        }
+        let context = TraceContext::new_root(fastrand::u128(..), fastrand::u64(..), true);
+        let value = String::from_utf8_lossy(&context.to_traceparent()).parse().context("a traceparent is ASCII")?;
+        headers.insert("traceparent", value);
+        Ok(Self { context, begins_here: true, start })
+    }
+
+    /// The trace's id in hexadecimal.
+    pub(super) fn id(&self) -> String {
+        String::from_utf8_lossy(&self.context.trace_id_hex()).into_owned()
+    }
+
+    /// Exports the call's span, where the trace begins with it. It is lost where a target does not take it in time.
+    pub(super) async fn end(&self, method: &str, code: Code, targets: &[String]) {
+        if !self.begins_here {
+            return;
+        }
+        // Pages that are no OTLP receiver can be named with --dashboard.
+        let targets: Vec<ExportTarget> = targets.iter().filter_map(|target| target.parse().ok()).collect();
+        let origin = Origin {
+            service: "weft-call".to_owned(),
+            namespace: String::new(),
+            instance: std::process::id().to_string(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            component: Component::Service,
+        };
+        if let Ok((sink, export)) = SpanExport::start(&targets, &origin) {
+            sink.push(self.span(method, code));
+            let _ = timeout(EXPORT_LIMIT, export.shutdown()).await;
+        }
+    }
+
+    fn span(&self, method: &str, code: Code) -> SpanData {
+        let TraceContext { trace_id, span_id, .. } = self.context;
+        let mut attributes = vec![
+            KeyValue::new("rpc.system.name", "grpc"),
+            KeyValue::new("rpc.method", method.to_owned()),
+            KeyValue::new("rpc.response.status_code", status_name(code)),
+        ];
+        let mut status = Status::Unset;
+        if code != Code::Ok {
+            attributes.push(KeyValue::new("error.type", status_name(code)));
+            status = Status::error(status_name(code));
+        }
+        SpanData {
+            span_context: SpanContext::new(
+                TraceId::from_bytes(trace_id),
+                SpanId::from_bytes(span_id),
+                TraceFlags::SAMPLED,
+                false,
+                TraceState::NONE,
+            ),
+            parent_span_id: SpanId::INVALID,
+            parent_span_is_remote: false,
+            span_kind: SpanKind::Client,
+            name: method.to_owned().into(),
+            start_time: self.start,
+            end_time: SystemTime::now(),
+            attributes,
+            dropped_attributes_count: 0,
+            events: SpanEvents::default(),
+            links: SpanLinks::default(),
+            status,
+            instrumentation_scope: InstrumentationScope::builder("weft-call").build(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_given_trace_is_kept() {
+        let given = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let mut headers = MetadataMap::new();
+        headers.insert("traceparent", given.parse().unwrap());
+        let trace = CallTrace::begin(&mut headers).unwrap();
+        assert_eq!(trace.id(), "0af7651916cd43dd8448eb211c80319c");
+        assert_eq!(headers.get("traceparent").unwrap(), given);
+        assert!(!trace.begins_here, "its first span is another's");
+    }
+
+    #[test]
+    fn the_span_is_the_parent_that_the_sidecar_is_told() {
+        let mut headers = MetadataMap::new();
+        let trace = CallTrace::begin(&mut headers).unwrap();
+        let span = trace.span("shop.users.v1.Users/Get", Code::NotFound);
+        let (trace_id, span_id) = (span.span_context.trace_id(), span.span_context.span_id());
+        assert_eq!(headers.get("traceparent").unwrap(), format!("00-{trace_id}-{span_id}-01").as_str());
+        assert_eq!((trace_id.to_string(), span.parent_span_id), (trace.id(), SpanId::INVALID));
+        assert_eq!(span.status, Status::error("NOT_FOUND"));
+        assert_eq!(trace.span("a.B/C", Code::Ok).status, Status::Unset);
+    }
+}
