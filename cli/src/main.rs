@@ -3,6 +3,8 @@
 mod call;
 mod down;
 mod mesh_file;
+mod new_files;
+mod proto;
 mod redirect;
 mod restart;
 mod up;
@@ -32,6 +34,8 @@ enum Command {
     Call(call::Args),
     /// Check a mesh.yaml, its programs, its .proto files and their options; start nothing
     Check(CheckArgs),
+    /// Weft's own .proto files, for protoc, buf and editors
+    Proto(proto::Args),
     /// The control plane: identities, discovery, contracts, dashboard
     #[command(args_conflicts_with_subcommands = true)]
     Control(ControlArgs),
@@ -99,6 +103,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Restart(args) => restart::run(&args),
         Command::Call(args) => call::run(args),
         Command::Check(args) => check(&args),
+        Command::Proto(args) => proto::run(&args),
         Command::Control(ControlArgs { command: Some(ControlCommand::Token(args)), .. }) => {
             println!("{}", weft_control::token(&args)?);
             Ok(ExitCode::SUCCESS)

@@ -2,10 +2,11 @@
 //!
 //! A file goes through four steps: [`Node`] is a tree of it in which everything knows its line, [`Reader`] and [`model`]
 //! take the values out of that tree, [`program`] looks for what is to be run, and [`contracts`] compiles the
-//! `.proto` files and judges their options. Each step notes what it dislikes as a [`Problem`] and goes on, so that one
-//! run tells everything that is wrong.
+//! `.proto` files, with what [`imports`] finds, and checks their options. Each step notes each [`Problem`] and goes on,
+//! so that one run tells everything that is wrong.
 
 mod contracts;
+mod imports;
 pub(crate) mod model;
 mod program;
 #[cfg(test)]
