@@ -284,6 +284,17 @@ fn an_import_that_is_not_found_is_told_with_what_there_is() {
 }
 
 #[test]
+fn later_commands_of_a_build_may_run_what_earlier_ones_make() {
+    let dir = folder();
+    let text = |build: &str| format!("build: {build}\nservices:\n  users: {{ run: bin/users }}\n");
+    assert!(check(dir.path(), &text("[bin/users, bin/made]")).is_ok());
+    let told = check(dir.path(), &text("[bin/made, bin/users]")).unwrap_err().to_string();
+    assert!(told.starts_with("mesh.yaml:1: build: no program "), "{told}");
+    let told = check(dir.path(), &text("[bin/users, no-such-program]")).unwrap_err().to_string();
+    assert!(told.starts_with("mesh.yaml:1: build: no program `no-such-program` in PATH"), "{told}");
+}
+
+#[test]
 fn ports_that_clash_are_told() {
     assert_told(
         "ports: { dashboard: 15001 }\nservices:\n  a: { run: bin/users, port: 9000 }\n  b: { run: bin/users, port: 9000 }\n  \
