@@ -2,6 +2,7 @@
 
 mod call;
 mod down;
+mod init;
 mod mesh_file;
 mod new_files;
 mod proto;
@@ -24,6 +25,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Write a mesh.yaml for the programs of this folder, or a small service to begin with
+    Init(init::Args),
     /// Run the mesh of a mesh.yaml on this machine: control plane, services, and a sidecar beside each
     Up(up::Args),
     /// End what `weft up` started, also when it was killed
@@ -98,6 +101,7 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
+        Command::Init(args) => init::run(&args),
         Command::Up(args) => up::run(args),
         Command::Down(args) => down::run(&args),
         Command::Restart(args) => restart::run(&args),

@@ -150,7 +150,9 @@ impl MeshFile {
         let whole = |text: String| Problems::new(vec![Problem::new(&shown, 0, "", text)]);
         let text = std::fs::read_to_string(path).map_err(|error| match error.kind() {
             std::io::ErrorKind::NotFound => {
-                whole("no such file; run this in the folder of a mesh.yaml, or name the file with --file".to_owned())
+                let ways =
+                    "run this in the folder of a mesh.yaml, name the file with --file, or let `weft init` write one";
+                whole(format!("no such file; {ways}"))
             }
             _ => whole(format!("cannot be read: {error}")),
         })?;
