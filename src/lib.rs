@@ -2,9 +2,10 @@
 //!
 //! `weft.options.v1` holds the options through which a contract configures the mesh; the other `weft.*` packages are
 //! what the parts of the mesh say to each other; `shop.*` is the demo. [`FILE_DESCRIPTOR_SET`] keeps all of it with
-//! its custom options intact.
+//! its custom options intact. [`sources`] has the text of the files that users' contracts may import.
 
 pub mod codec;
+pub mod sources;
 
 /// Every file under `proto/` with its imports: a serialized `google.protobuf.FileDescriptorSet`, custom options
 /// included.

@@ -2,7 +2,10 @@
 
 mod call;
 mod down;
+mod init;
 mod mesh_file;
+mod new_files;
+mod proto;
 mod redirect;
 mod restart;
 mod up;
@@ -22,6 +25,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Write a mesh.yaml for the programs of this folder, or a small service to begin with
+    Init(init::Args),
     /// Run the mesh of a mesh.yaml on this machine: control plane, services, and a sidecar beside each
     Up(up::Args),
     /// End what `weft up` started, also when it was killed
@@ -32,6 +37,8 @@ enum Command {
     Call(call::Args),
     /// Check a mesh.yaml, its programs, its .proto files and their options; start nothing
     Check(CheckArgs),
+    /// Weft's own .proto files, for protoc, buf and editors
+    Proto(proto::Args),
     /// The control plane: identities, discovery, contracts, dashboard
     #[command(args_conflicts_with_subcommands = true)]
     Control(ControlArgs),
@@ -94,11 +101,13 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
+        Command::Init(args) => init::run(&args),
         Command::Up(args) => up::run(args),
         Command::Down(args) => down::run(&args),
         Command::Restart(args) => restart::run(&args),
         Command::Call(args) => call::run(args),
         Command::Check(args) => check(&args),
+        Command::Proto(args) => proto::run(&args),
         Command::Control(ControlArgs { command: Some(ControlCommand::Token(args)), .. }) => {
             println!("{}", weft_control::token(&args)?);
             Ok(ExitCode::SUCCESS)

@@ -8,7 +8,7 @@ use std::{
 use prost::Message;
 use weft_mesh::{config::Reader, names::closest, policy::ServicePolicy};
 
-use super::Located;
+use super::{Located, imports};
 
 /// What a service's `.proto` files say.
 #[derive(Debug, Clone)]
@@ -30,13 +30,7 @@ impl Contracts {
     ) -> Option<Self> {
         let first_line = files.first()?.line;
         let before = reader.problems.len();
-        let mut compiler = match protox::Compiler::new(include) {
-            Ok(compiler) => compiler,
-            Err(error) => {
-                reader.problem(first_line, field, format!("{error:?}"));
-                return None;
-            }
-        };
+        let mut compiler = protox::Compiler::with_file_resolver(imports::resolver(include));
         compiler.include_imports(true).include_source_info(false);
         let mut told = BTreeSet::new();
         for file in files {
@@ -87,7 +81,7 @@ fn open(
         return Err(format!("{} is outside of `proto_path`; allowed: files under {roots}", path.display()));
     }
     // `Debug` is the form of this library's errors that has the file and the line in it.
-    compiler.open_file(&path).map(|_| ()).map_err(|error| format!("{error:?}"))
+    compiler.open_file(&path).map(|_| ()).map_err(|error| format!("{error:?}{}", imports::hint(&error, include)))
 }
 
 fn like_it(path: &Path, folder: &Path) -> Option<String> {

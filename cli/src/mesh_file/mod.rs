@@ -2,10 +2,11 @@
 //!
 //! A file goes through four steps: [`Node`] is a tree of it in which everything knows its line, [`Reader`] and [`model`]
 //! take the values out of that tree, [`program`] looks for what is to be run, and [`contracts`] compiles the
-//! `.proto` files and judges their options. Each step notes what it dislikes as a [`Problem`] and goes on, so that one
-//! run tells everything that is wrong.
+//! `.proto` files, with what [`imports`] finds, and checks their options. Each step notes each [`Problem`] and goes on,
+//! so that one run tells everything that is wrong.
 
 mod contracts;
+mod imports;
 pub(crate) mod model;
 mod program;
 #[cfg(test)]
@@ -149,7 +150,9 @@ impl MeshFile {
         let whole = |text: String| Problems::new(vec![Problem::new(&shown, 0, "", text)]);
         let text = std::fs::read_to_string(path).map_err(|error| match error.kind() {
             std::io::ErrorKind::NotFound => {
-                whole("no such file; run this in the folder of a mesh.yaml, or name the file with --file".to_owned())
+                let ways =
+                    "run this in the folder of a mesh.yaml, name the file with --file, or let `weft init` write one";
+                whole(format!("no such file; {ways}"))
             }
             _ => whole(format!("cannot be read: {error}")),
         })?;

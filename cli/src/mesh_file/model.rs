@@ -83,7 +83,9 @@ fn label(text: &str) -> Result<String, String> {
 
 fn read_build(reader: &mut Reader<'_>, table: &Table<'_>, folder: &Path) -> Vec<CommandLine> {
     let texts = reader.texts(table, "build", COMMAND).unwrap_or_default();
-    texts.into_iter().filter_map(|text| program::command_line(reader, "build", &text, folder, true)).collect()
+    // What the first one makes, the others may run.
+    let read = |(index, text)| program::command_line(reader, "build", &text, folder, index == 0);
+    texts.into_iter().enumerate().filter_map(read).collect()
 }
 
 fn read_ports(reader: &mut Reader<'_>, root: &Table<'_>) -> Ports {

@@ -1,10 +1,10 @@
 use std::{fs, os::unix::fs::PermissionsExt, path::Path};
 
+use weft_contracts::sources::OPTIONS;
 use weft_mesh::policy::ServicePolicy;
 
 use super::*;
 
-const OPTIONS: &str = include_str!("../../../proto/weft/options/v1/options.proto");
 const USERS: &str = r#"
 syntax = "proto3";
 package demo.v1;
@@ -24,7 +24,6 @@ fn folder() -> tempfile::TempDir {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
     };
-    write("proto/weft/options/v1/options.proto", OPTIONS);
     write("proto/users.proto", USERS);
     write("proto/broken.proto", "syntax = \"proto3\";\nmessage {\n");
     write("proto/empty.proto", "syntax = \"proto3\";\n");
@@ -238,6 +237,61 @@ fn contracts_that_are_missing_broken_or_badly_configured_are_told() {
     assert!(outside.contains("no such file"), "{outside}");
     let future = of("proto/future.proto");
     assert!(future.starts_with("mesh.yaml:4: services.users.protos: future.proto:1:1:"), "{future}");
+}
+
+/// What is told of a contract with this import, and a file of this name and text beside it.
+fn problems_with_import(import: &str, file: &str, text: &str) -> String {
+    let dir = folder();
+    let path = dir.path().join(file);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, text).unwrap();
+    fs::write(dir.path().join("proto/users.proto"), USERS.replace("weft/options/v1/options.proto", import)).unwrap();
+    match check(dir.path(), "services: { users: { run: bin/users, protos: proto/users.proto } }\n") {
+        Ok(_) => String::new(),
+        Err(told) => told.to_string().replace(dir.path().to_str().unwrap(), "FOLDER"),
+    }
+}
+
+#[test]
+fn a_copy_of_weft_s_own_file_may_be_older_and_say_nothing_else() {
+    let file = "proto/weft/options/v1/options.proto";
+    let older = OPTIONS.text.replace("  optional uint32 probes = 6;\n", "");
+    assert_eq!(problems_with_import(OPTIONS.name, file, OPTIONS.text), "");
+    assert_eq!(problems_with_import(OPTIONS.name, file, &older), "");
+    let newer = OPTIONS.text.replace("probes = 6;", "probes = 6;\n  uint32 trials = 9;");
+    let told = problems_with_import(OPTIONS.name, file, &newer);
+    let version = env!("CARGO_PKG_VERSION");
+    let expected = format!(
+        "mesh.yaml:1: services.users.protos: FOLDER/proto/weft/options/v1/options.proto is not this weft's \
+         weft/options/v1/options.proto: `Breaker.trials` is unknown to weft {version}; allowed: no such file, as weft brings \
+         its own, or the same or an older one (`weft proto export --force FOLDER/proto` replaces it)\n"
+    );
+    assert!(told.starts_with(&expected), "{told}");
+    let broken = problems_with_import(OPTIONS.name, file, "message {");
+    assert!(broken.starts_with("mesh.yaml:1: services.users.protos: weft/options/v1/options.proto:1:9: "), "{broken}");
+}
+
+#[test]
+fn an_import_that_is_not_found_is_told_with_what_there_is() {
+    let told = problems_with_import("weft/option/v1/options.proto", "proto/other.proto", "");
+    let expected = "mesh.yaml:1: services.users.protos: users.proto:4:1: import 'weft/option/v1/options.proto' not found (did \
+                    you mean `weft/options/v1/options.proto`?); allowed: a file under FOLDER/proto (`proto_path`); weft \
+                    itself brings weft/... and google/protobuf/...\n";
+    assert!(told.starts_with(expected), "{told}");
+    let told = problems_with_import("google/rpc/status.proto", "proto/other.proto", "");
+    assert!(told.contains("import 'google/rpc/status.proto' not found; allowed: "), "{told}");
+    assert!(told.contains("; weft itself brings google/protobuf/...\n"), "{told}");
+}
+
+#[test]
+fn later_commands_of_a_build_may_run_what_earlier_ones_make() {
+    let dir = folder();
+    let text = |build: &str| format!("build: {build}\nservices:\n  users: {{ run: bin/users }}\n");
+    assert!(check(dir.path(), &text("[bin/users, bin/made]")).is_ok());
+    let told = check(dir.path(), &text("[bin/made, bin/users]")).unwrap_err().to_string();
+    assert!(told.starts_with("mesh.yaml:1: build: no program "), "{told}");
+    let told = check(dir.path(), &text("[bin/users, no-such-program]")).unwrap_err().to_string();
+    assert!(told.starts_with("mesh.yaml:1: build: no program `no-such-program` in PATH"), "{told}");
 }
 
 #[test]

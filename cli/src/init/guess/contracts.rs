@@ -1,0 +1,94 @@
+//! The `.proto` files of a folder that define a service.
+
+use std::path::Path;
+
+use protox::file::File;
+
+use super::{Tree, entries, read};
+
+/// A `.proto` file that defines a service.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Contract {
+    /// From the mesh's folder.
+    pub(super) file: String,
+    /// The folder that imports of it start from, from the mesh's folder; empty for that itself.
+    pub(super) root: String,
+    /// The services that it defines, by their full names.
+    pub(super) services: Vec<String>,
+}
+
+impl Contract {
+    /// The place of the service that most likely implements it, by its name: that of `users` for `shop.users.v1.Users`.
+    pub(super) fn owner<'a>(&self, names: impl Iterator<Item = &'a str> + Clone) -> Option<usize> {
+        // From the service's own name to that of its package.
+        let mut parts = self.services.iter().flat_map(|service| service.rsplit('.'));
+        parts.find_map(|part| names.clone().position(|name| plain(name) == plain(part)))
+    }
+}
+
+/// `user` for `Users`, `user-service` and `UserService`.
+fn plain(name: &str) -> String {
+    let name = name.to_lowercase().replace(['-', '_'], "");
+    let name = name.strip_suffix("service").filter(|rest| !rest.is_empty()).unwrap_or(&name);
+    name.strip_suffix('s').unwrap_or(name).to_owned()
+}
+
+/// Every contract under a folder, and what is to be said of files that are none.
+pub(super) fn find(folder: &Path, tree: &Tree) -> (Vec<Contract>, Vec<String>) {
+    let (mut contracts, mut notes) = (Vec::new(), Vec::new());
+    for at in &tree.0 {
+        for name in entries(&folder.join(at), |entry| entry.path().extension().is_some_and(|end| end == "proto")) {
+            let file = format!("{at}{name}");
+            let Some(text) = read(folder, &file) else { continue };
+            match File::from_source(&file, &text) {
+                Ok(parsed) => contracts.extend(contract(file, at, parsed.file_descriptor_proto())),
+                // In this form the error has file and line in it.
+                Err(error) => notes.push(format!("{error:?}")),
+            }
+        }
+    }
+    (contracts, notes)
+}
+
+fn contract(file: String, at: &str, parsed: &prost_types::FileDescriptorProto) -> Option<Contract> {
+    let package = parsed.package();
+    // Weft's and protobuf's own are no services of this folder.
+    if parsed.service.is_empty() || ["weft.", "google.", "grpc."].iter().any(|own| package.starts_with(own)) {
+        return None;
+    }
+    let full = |name: &str| if package.is_empty() { name.to_owned() } else { format!("{package}.{name}") };
+    let services = parsed.service.iter().map(|service| full(service.name())).collect();
+    Some(Contract { file, root: root_of(at, package), services })
+}
+
+/// `proto/` for a file in `proto/shop/users/v1/` whose package is `shop.users.v1`, and for any other under `proto/`; else
+/// its own folder.
+fn root_of(at: &str, package: &str) -> String {
+    let path = format!("{}/", package.replace('.', "/"));
+    let before = at.strip_suffix(&path).filter(|_| !package.is_empty());
+    if let Some(root) = before.filter(|root| root.is_empty() || root.ends_with('/')) {
+        return root.to_owned();
+    }
+    let mut root = String::new();
+    for part in at.split_inclusive('/') {
+        root.push_str(part);
+        if ["proto/", "protos/"].contains(&part) {
+            return root;
+        }
+    }
+    at.to_owned()
+}
+
+/// The value of `proto_path` for these contracts; empty where the default will do.
+pub(super) fn proto_path(folder: &Path, contracts: &[Contract]) -> Vec<String> {
+    let default = if folder.join("proto").is_dir() { "proto/" } else { "" };
+    let mut roots: Vec<&str> = contracts.iter().map(|contract| contract.root.as_str()).collect();
+    // The deepest first: a file is named from the first folder that it lies in.
+    roots.sort_unstable_by_key(|root| (std::cmp::Reverse(root.len()), *root));
+    roots.dedup();
+    if roots.iter().all(|root| *root == default) {
+        return Vec::new();
+    }
+    let shown = |root: &&str| if root.is_empty() { ".".to_owned() } else { root.trim_end_matches('/').to_owned() };
+    roots.iter().map(shown).collect()
+}

@@ -1,0 +1,94 @@
+//! Where the imports of a contract are found: in this program, in the folders of `proto_path`, in protobuf itself.
+//!
+//! Weft's own files are part of this program, so a contract needs no copy of them. A project may keep one for protoc and
+//! editors. The file in this program counts in any case, as it is the one that the mesh understands. A copy may be older.
+//! A copy that says anything else is an error: other tools would read the contract differently.
+
+mod copy;
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
+
+use protox::file::{ChainFileResolver, File, FileResolver, GoogleFileResolver, IncludeFileResolver};
+use weft_contracts::sources::PUBLIC;
+use weft_mesh::names::closest;
+
+use self::copy::said_beyond;
+
+/// Finds the imports of contracts whose `proto_path` is `include`.
+pub(super) fn resolver(include: &[PathBuf]) -> ChainFileResolver {
+    let mut resolver = ChainFileResolver::new();
+    resolver.add(Own { include: include.to_owned() });
+    for root in include {
+        resolver.add(IncludeFileResolver::new(root.clone()));
+    }
+    resolver.add(GoogleFileResolver::new());
+    resolver
+}
+
+/// What goes behind the error of an import that is not found.
+pub(super) fn hint(error: &protox::Error, include: &[PathBuf]) -> String {
+    let text = error.to_string();
+    let Some(name) = text.strip_prefix("import '").and_then(|text| text.strip_suffix("' not found")) else {
+        return String::new();
+    };
+    let near = closest(name, PUBLIC.iter().map(|source| source.name));
+    let near = near.map_or_else(String::new, |near| format!(" (did you mean `{near}`?)"));
+    let roots = include.iter().map(|root| root.display().to_string()).collect::<Vec<_>>().join(", ");
+    let brought = if name.starts_with("google/") { "google/protobuf/..." } else { "weft/... and google/protobuf/..." };
+    format!("{near}; allowed: a file under {roots} (`proto_path`); weft itself brings {brought}")
+}
+
+/// Weft's own files.
+struct Own {
+    include: Vec<PathBuf>,
+}
+
+impl FileResolver for Own {
+    fn open_file(&self, name: &str) -> Result<File, protox::Error> {
+        let Some(source) = PUBLIC.iter().find(|source| source.name == name) else {
+            return Err(protox::Error::file_not_found(name));
+        };
+        let own = File::from_source(source.name, source.text)?;
+        // Only the first would be found by protoc.
+        if let Some(root) = self.include.iter().find(|root| root.join(name).is_file()) {
+            check_copy(&own, &root.join(name), root)?;
+        }
+        Ok(own)
+    }
+}
+
+fn check_copy(own: &File, path: &Path, root: &Path) -> Result<(), protox::Error> {
+    let copy = File::open(own.name(), path)?;
+    match said_beyond(own.file_descriptor_proto(), copy.file_descriptor_proto()) {
+        None => Ok(()),
+        Some(what) => Err(protox::Error::new(ForeignCopy(format!(
+            "{} is not this weft's {}: {what} is unknown to weft {}; allowed: no such file, as weft brings its own, or \
+             the same or an older one (`weft proto export --force {}` replaces it)",
+            path.display(),
+            own.name(),
+            env!("CARGO_PKG_VERSION"),
+            root.display()
+        )))),
+    }
+}
+
+/// Of a copy that says something else.
+struct ForeignCopy(String);
+
+impl std::error::Error for ForeignCopy {}
+
+impl fmt::Display for ForeignCopy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// As the compiler's errors are shown in this form.
+impl fmt::Debug for ForeignCopy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
