@@ -315,7 +315,7 @@ limits! {
     HINT_NAME_BYTES: usize = 128,
         "The longest name that is compared with others to find the closest: comparing takes time by the square of it.";
     HINT_CANDIDATES: usize = 500,
-        "Names that one unknown name is compared with to find the closest.";
+        "Names that one unknown name is compared with to find the closest; of more, those near it in their order.";
     HINTS_PER_SECOND: u32 = 5,
         "How often a watch stream, and all callers of Describe together, are told the closest name; more unknown names are \
          answered without.";
@@ -366,9 +366,14 @@ limits! {
          call. An announcement with as many contracts as a service may have fits with names of 120 bytes.";
     DESCRIPTORS_ASKED: usize = 4,
         "Streams of one identity from one network that are asked for descriptors at once, as each may send \
-         CONTROL_MESSAGE_BYTES; others wait for their turn, and need not send what a replica has sent by then.";
+         CONTROL_MESSAGE_BYTES, or have known ones compiled; others wait for their turn, and need not send what a replica has \
+         sent by then.";
     DESCRIPTORS_READ: usize = 4,
-        "Sets of descriptors that the control plane reads at once, of all services: each takes several times its size.";
+        "Sets of descriptors that the control plane reads or compiles at once, of all services, as each takes several times its \
+         size: of each identity one, and identities that wait take turns.";
+    REFUSALS_PER_SERVICE: usize = 8,
+        "Descriptors of one service that are remembered to be of no use, with the contracts for which they were compiled: they \
+         are refused again unread. Past it the oldest is forgotten.";
     ANSWER_BYTES_UNREAD: usize = 16 * 1024 * 1024,
         "Of what the control plane has answered to one identity in one network and that was not read: past it the identity is \
          told nothing more until it reads.";

@@ -4,8 +4,10 @@
 //! evictions are logged here.
 //!
 //! - [`membership`]: an endpoint's place in the registry; [`watching`]: a watcher's among those that are told.
+//! - [`reading`]: how what was announced of descriptors is found out.
 
 mod membership;
+mod reading;
 mod watching;
 
 use std::{
@@ -16,7 +18,7 @@ use std::{
 
 use bytes::Bytes;
 use tokio::{
-    sync::{Notify, Semaphore},
+    sync::Notify,
     time::{Instant, MissedTickBehavior},
 };
 use weft_contracts::weft::{discovery::v1::Service, policy::v1::ServicePolicy};
@@ -34,10 +36,12 @@ use crate::{
     hosts::{Hosts, Network},
     registry::{Announcement, Digest, Evicted, Joined, Refusal, Registry},
     shelf::Shelf,
+    turns::Turns,
     visibility::{Sight, Visibility},
     watchers::Watchers,
 };
 pub(crate) use membership::{Lacks, Membership};
+pub(crate) use reading::{Read, Reading};
 pub(crate) use watching::Watching;
 
 const TICK: Duration = Duration::from_secs(1);
@@ -50,7 +54,7 @@ pub(crate) struct Directory {
     /// There is something to keep in the store.
     to_keep: Notify,
     /// Who reads descriptors now ([`limits::DESCRIPTORS_READ`]).
-    reading: Arc<Semaphore>,
+    pub(crate) reading: Arc<Turns>,
 }
 
 struct State {
@@ -86,7 +90,7 @@ impl Directory {
             watchers: Watchers::default(),
             is_frozen: false,
         };
-        let reading = Arc::new(Semaphore::new(limits::DESCRIPTORS_READ));
+        let reading = Turns::new(limits::DESCRIPTORS_READ);
         Arc::new(Self { trust_domain, visibility, state: Mutex::new(state), to_keep: Notify::new(), reading })
     }
 
@@ -287,7 +291,8 @@ impl State {
             tracing::warn!(%service, endpoint, address, "evicted: nothing was heard of it");
         }
         let in_use = self.registry.descriptors_in_use();
-        self.shelf.tidy(&in_use);
+        let registry = &self.registry;
+        self.shelf.tidy(&in_use, |service| registry.knows(service));
         self.hints = limits::HINTS_PER_SECOND;
         self.watchers.allow_hints();
         self.tell();
@@ -309,11 +314,14 @@ impl State {
         contracts: impl Fn() -> I,
     ) -> (Option<Arc<ServicePolicy>>, Lacks) {
         let Some(digest) = descriptors else { return (None, Lacks::Nothing) };
-        match self.shelf.policy(service, &digest, contracts) {
-            Some(policy) => (Some(policy), Lacks::Nothing),
-            None if self.shelf.set(&digest).is_some() => (None, Lacks::Policy),
-            None => (None, Lacks::Descriptors),
+        if let Some(policy) = self.shelf.policy(service, &digest, &contracts) {
+            return (Some(policy), Lacks::Nothing);
         }
+        if let Some(why) = self.shelf.refusal(service, &digest, &contracts) {
+            return (None, Lacks::Use(why));
+        }
+        let is_set_known = self.shelf.set(&digest).is_some();
+        (None, if is_set_known { Lacks::Policy } else { Lacks::Descriptors })
     }
 
     /// Where to look, the likeliest first: what a contract's owner says of it counts before what others have of it.

@@ -495,6 +495,11 @@ impl Registry {
         })
     }
 
+    /// Whether a service has, or had lately, endpoints.
+    pub(crate) fn knows(&self, service: &ServiceName) -> bool {
+        self.services.contains_key(service)
+    }
+
     /// Every service, sorted.
     pub(crate) fn service_names(&self) -> impl Iterator<Item = &ServiceName> {
         self.services.keys()
