@@ -229,6 +229,13 @@ limits! {
         "For one export of spans to one target; then the batch is lost for that target.";
     SPAN_FLUSH_TIMEOUT: Duration = Duration::from_secs(3),
         "For the spans that still wait when a process stops; then they are lost.";
+    LOG_LINES: u32 = 20,
+        "Lines of one kind that strangers, or calls that fail, can cause in a second; more are left out and counted, as they \
+         would fill a disk, and what else is said would be lost among them.";
+    LOG_LINES_OF_IDENTITY: u32 = 20,
+        "Lines of the control plane's log that one identity can cause in a second; more are left out and counted.";
+    LOG_LINES_OF_ALL: u32 = 200,
+        "The same of all identities together: ten have what one may have.";
     LOG_BYTES_WAITING: usize = 1024 * 1024,
         "What of the log, or of spans on standard output, waits for a reader that is slow or has stopped; past it lines are \
          lost and counted (`weft_log_lines_lost_total`), and the log says how many in their place. Nothing waits for the \
@@ -325,6 +332,18 @@ limits! {
         "All descriptor sets in the control plane; past it a new one is refused, its service has default policy.";
     HEALTH_PAUSE: Duration = Duration::from_secs(1),
         "Between two changes of an endpoint's health that watchers are told of: of what changes more often they are told the last.";
+    ANNOUNCEMENTS: Rate = (5_000, 20, 0),
+        "Announcements of one identity, over all its connections: at once as many as a service may have endpoints \
+         (ENDPOINTS_PER_SERVICE), which all come again after a restart of the control plane; further ones are refused with \
+         RESOURCE_EXHAUSTED, as each costs the control plane's one thread time.";
+    SIGNATURES: Rate = (1_000, 20, 0),
+        "Certificates that one identity is given: at once as many as many replicas that start together need; further ones \
+         are refused with RESOURCE_EXHAUSTED, and sidecars ask again later. A signature takes the control plane's one thread \
+         a tenth of a millisecond.";
+    SERVICE_NEWS: Rate = (8, 1, 0),
+        "How often the watchers of a service are told all of it anew, as its protocol, policy, contracts or addresses have \
+         changed; of what changes more often they are told the last. Each makes of it what it needs for calls, and all are \
+         told by one thread. Endpoints are told at once.";
     ANNOUNCE_MESSAGES: u32 = 20,
         "Messages that are read from an announcing stream in a second; more wait.";
     STANDSTILL: Duration = Duration::from_secs(3),

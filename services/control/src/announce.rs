@@ -30,7 +30,6 @@ use crate::{
     announcement::{Announcer, check},
     claims::Denied,
     directory::{Directory, Lacks, Membership, Read, Reading},
-    log_limit,
     messages::Allowance,
     peer::{Caller, authenticated},
     registry::{Refusal, SessionOver},
@@ -273,15 +272,19 @@ impl Stream {
 
     fn announce(&mut self, announce: Announce) -> Result<(), Status> {
         let Self { directory, caller, .. } = self;
+        let service = caller.id.service();
+        if !directory.announcements.allows(service) {
+            return Err(directory.announcements.refusal(service, "announces itself"));
+        }
         let announcer = Announcer { id: &caller.id, host: caller.host };
         let allows = |service: &_, address| directory.allows_host(service, address);
         let announcement = check(announcer, announce, allows).inspect_err(|status| {
-            if log_limit::MEMBERS.allows() {
+            if directory.lines.allows(caller.id.service()) {
                 tracing::warn!(peer = %caller, why = status.message(), "an announcement was refused");
             }
         })?;
         let (membership, denied) = directory.join(announcement).map_err(|refusal| {
-            if log_limit::MEMBERS.allows() {
+            if directory.lines.allows(caller.id.service()) {
                 tracing::warn!(peer = %caller, why = %refusal, "an announcement was refused");
             }
             match refusal {
@@ -384,7 +387,7 @@ impl Stream {
         let why = shown_up_to(why, REFUSAL_CHARS);
         if let Some(membership) = &self.membership {
             let (service, endpoint) = (membership.service(), membership.endpoint());
-            if log_limit::MEMBERS.allows() {
+            if self.directory.lines.allows(service) {
                 tracing::warn!(%service, endpoint, why, "descriptors were refused");
             }
         }

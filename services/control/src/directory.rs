@@ -6,6 +6,8 @@
 //! - [`membership`]: an endpoint's place in the registry; [`watching`]: a watcher's among those that are told.
 //! - [`reading`]: how what was announced of descriptors is found out.
 
+#[cfg(test)]
+mod lines;
 mod membership;
 mod reading;
 mod watching;
@@ -34,6 +36,8 @@ use crate::{
     descriptors::DescriptorSet,
     hints,
     hosts::{Hosts, Network},
+    log_limit::Members,
+    rates::Rates,
     registry::{Announcement, Digest, Evicted, Joined, Refusal, Registry},
     shelf::Shelf,
     turns::Turns,
@@ -55,6 +59,11 @@ pub(crate) struct Directory {
     to_keep: Notify,
     /// Who reads descriptors now ([`limits::DESCRIPTORS_READ`]).
     pub(crate) reading: Arc<Turns>,
+    /// How often each identity may announce, and the lines that it may cause.
+    pub(crate) announcements: Rates,
+    pub(crate) lines: Members,
+    /// Lines about contests have a limit of their own, so that an identity can't hide its contests behind other lines.
+    contest_lines: Members,
 }
 
 struct State {
@@ -91,7 +100,16 @@ impl Directory {
             is_frozen: false,
         };
         let reading = Turns::new(limits::DESCRIPTORS_READ);
-        Arc::new(Self { trust_domain, visibility, state: Mutex::new(state), to_keep: Notify::new(), reading })
+        Arc::new(Self {
+            trust_domain,
+            visibility,
+            state: Mutex::new(state),
+            to_keep: Notify::new(),
+            reading,
+            announcements: Rates::new(limits::ANNOUNCEMENTS),
+            lines: Members::default(),
+            contest_lines: Members::default(),
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -105,7 +123,7 @@ impl Directory {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let now = ticks.tick().await;
-            self.lock().tick(now);
+            self.lock().tick(now, &self.lines);
         }
     }
 
@@ -125,7 +143,9 @@ impl Directory {
         state.tell();
         let Joined { session, contracts, gave_way, is_again, denied } = joined;
         let (service, endpoint) = (&session.service, &session.endpoint);
-        tracing::info!(%service, endpoint, address, is_again, "joined");
+        if self.lines.allows(service) {
+            tracing::info!(%service, endpoint, address, is_again, "joined");
+        }
         self.log(service, &denied);
         // Claims may have been pinned.
         self.to_keep.notify_one();
@@ -136,7 +156,7 @@ impl Directory {
 
     fn log(&self, claimant: &ServiceName, denied: &Denied) {
         let id = |service: &ServiceName| SpiffeId::of_service(&self.trust_domain, service);
-        for (claim, owner) in &denied.listed {
+        for (claim, owner) in denied.listed.iter().filter(|_| self.contest_lines.allows(claimant)) {
             tracing::warn!(
                 claim,
                 owner = %id(owner),
@@ -144,11 +164,13 @@ impl Directory {
                 "a claim is contested and refused; if it is to go to another, release it: weft identity release"
             );
         }
-        if denied.without_room > 0 {
+        if denied.without_room > 0 && self.lines.allows(claimant) {
             let (claims, limit) = (denied.without_room, limits::CLAIMS_PER_IDENTITY);
             tracing::warn!(claimant = %id(claimant), claims, limit, "claims were refused: too many are pinned");
         }
-        if let Some(first) = denied.unlisted.first() {
+        if let Some(first) = denied.unlisted.first()
+            && self.lines.allows(claimant)
+        {
             let (claimant, claims) = (id(claimant), denied.unlisted.len());
             tracing::warn!(
                 %claimant,
@@ -286,9 +308,11 @@ impl Catalog for Directory {
 }
 
 impl State {
-    fn tick(&mut self, now: Instant) {
+    fn tick(&mut self, now: Instant, lines: &Members) {
         for Evicted { service, endpoint, address } in self.registry.tick(now) {
-            tracing::warn!(%service, endpoint, address, "evicted: nothing was heard of it");
+            if lines.allows(&service) {
+                tracing::warn!(%service, endpoint, address, "evicted: nothing was heard of it");
+            }
         }
         let in_use = self.registry.descriptors_in_use();
         let registry = &self.registry;

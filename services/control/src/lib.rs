@@ -7,7 +7,8 @@
 //! what services speak (on the `shelf`, read in `turns`, asked for through `contracts`), and the `watchers`, one `watcher` for each
 //! sidecar that is to be told of changes, as far as its `visibility` goes. All of this comes in over one port (`grpc`, with
 //! the `admission` of connections, how long each `connection` may be idle, how many `streams` it may have and how large
-//! `messages` may be, the `credentials` that the control plane itself shows and the `peer` that each connection has).
+//! `messages` may be, how often an identity may ask (`rates`), the `credentials` that the control plane itself shows and
+//! the `peer` that each connection has).
 //!
 //! For people there is the [`dashboard`], which also takes the spans that fill the trace store ([`traces`]).
 //!
@@ -39,6 +40,7 @@ mod late;
 mod log_limit;
 mod messages;
 mod peer;
+mod rates;
 mod registry;
 mod run;
 mod shelf;

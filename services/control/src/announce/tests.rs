@@ -168,3 +168,22 @@ async fn descriptors_that_were_refused_are_not_asked_for_again() {
     assert!(!users.answer().await.unwrap().send_descriptors);
     assert_eq!(users.answer().await.unwrap().descriptors_refused, refused);
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_identity_that_announces_again_and_again_is_refused_and_others_are_not() {
+    let directory = directory();
+    let (at_once, ..) = limits::ANNOUNCEMENTS;
+    assert!(
+        (1..at_once).all(|_| directory.announcements.allows(&name("users.shop"))),
+        "as many endpoints there may be"
+    );
+    let mut users = Announcing::open(&directory, announce("users.shop", "u1", 1)).await;
+    assert!(users.answer().await.is_ok());
+    users.say(What::Announce(announce("users.shop", "u1", 1))).await;
+    let refused = users.answer().await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    assert!(refused.message().contains("users.shop announces itself too often"), "{refused}");
+    assert!(Announcing::open(&directory, announce("orders.shop", "o1", 2)).await.answer().await.is_ok());
+    tokio::time::advance(SECOND).await;
+    assert!(Announcing::open(&directory, announce("users.shop", "u1", 1)).await.answer().await.is_ok());
+}

@@ -143,7 +143,7 @@ impl Membership {
         self.is_over = true;
         let Session { service, endpoint, .. } = &self.session;
         let mut state = self.directory.lock();
-        if state.registry.deregister(&self.session, Instant::now()) {
+        if state.registry.deregister(&self.session, Instant::now()) && self.directory.lines.allows(service) {
             tracing::info!(%service, endpoint, "left");
         }
         state.tell();
@@ -166,7 +166,9 @@ impl Drop for Membership {
         let Session { service, endpoint, .. } = &self.session;
         let mut state = self.directory.lock();
         if !state.is_frozen && state.registry.stream_broken(&self.session, Instant::now()) {
-            tracing::warn!(%service, endpoint, "its sidecar's stream broke: callers who have others call it no longer");
+            if self.directory.lines.allows(service) {
+                tracing::warn!(%service, endpoint, "its sidecar's stream broke: callers who have others call it no longer");
+            }
             state.tell();
         }
     }
@@ -235,7 +237,7 @@ mod tests {
             assert!(began.elapsed() < limits::ENDPOINT_EXPIRY * 2, "its stream would stay for ever");
             advance(std::time::Duration::from_secs(1)).await;
             alive.heartbeat(Health::Up).unwrap();
-            directory.lock().tick(Instant::now());
+            directory.lock().tick(Instant::now(), &directory.lines);
         }
         assert!(began.elapsed() >= limits::ENDPOINT_EXPIRY);
     }
