@@ -227,6 +227,13 @@ limits! {
         "For one export of spans to one target; then the batch is lost for that target.";
     SPAN_FLUSH_TIMEOUT: Duration = Duration::from_secs(3),
         "For the spans that still wait when a process stops; then they are lost.";
+    LOG_LINES: u32 = 20,
+        "Lines of one kind that strangers, or calls that fail, can cause in a second; more are left out and counted, as they \
+         would fill a disk, and what else is said would be lost among them.";
+    LOG_LINES_OF_IDENTITY: u32 = 20,
+        "Lines of the control plane's log that one identity can cause in a second; more are left out and counted.";
+    LOG_LINES_OF_ALL: u32 = 200,
+        "The same of all identities together: ten have what one may have.";
     LOG_BYTES_WAITING: usize = 1024 * 1024,
         "What of the log, or of spans on standard output, waits for a reader that is slow or has stopped; past it lines are \
          lost and counted (`weft_log_lines_lost_total`), and the log says how many in their place. Nothing waits for the \
@@ -316,7 +323,7 @@ limits! {
     HINT_NAME_BYTES: usize = 128,
         "The longest name that is compared with others to find the closest: comparing takes time by the square of it.";
     HINT_CANDIDATES: usize = 500,
-        "Names that one unknown name is compared with to find the closest.";
+        "Names that one unknown name is compared with to find the closest; of more, those near it in their order.";
     HINTS_PER_SECOND: u32 = 5,
         "How often a watch stream, and all callers of Describe together, are told the closest name; more unknown names are \
          answered without.";
@@ -326,6 +333,18 @@ limits! {
         "All descriptor sets in the control plane; past it a new one is refused, its service has default policy.";
     HEALTH_PAUSE: Duration = Duration::from_secs(1),
         "Between two changes of an endpoint's health that watchers are told of: of what changes more often they are told the last.";
+    ANNOUNCEMENTS: Rate = (5_000, 20, 0),
+        "Announcements of one identity, over all its connections: at once as many as a service may have endpoints \
+         (ENDPOINTS_PER_SERVICE), which all come again after a restart of the control plane; further ones are refused with \
+         RESOURCE_EXHAUSTED, as each costs the control plane's one thread time.";
+    SIGNATURES: Rate = (1_000, 20, 0),
+        "Certificates that one identity is given: at once as many as many replicas that start together need; further ones \
+         are refused with RESOURCE_EXHAUSTED, and sidecars ask again later. A signature takes the control plane's one thread \
+         a tenth of a millisecond.";
+    SERVICE_NEWS: Rate = (8, 1, 0),
+        "How often the watchers of a service are told all of it anew, as its protocol, policy, contracts or addresses have \
+         changed; of what changes more often they are told the last. Each makes of it what it needs for calls, and all are \
+         told by one thread. Endpoints are told at once.";
     ANNOUNCE_MESSAGES: u32 = 20,
         "Messages that are read from an announcing stream in a second; more wait.";
     STANDSTILL: Duration = Duration::from_secs(3),
@@ -367,9 +386,14 @@ limits! {
          call. An announcement with as many contracts as a service may have fits with names of 120 bytes.";
     DESCRIPTORS_ASKED: usize = 4,
         "Streams of one identity from one network that are asked for descriptors at once, as each may send \
-         CONTROL_MESSAGE_BYTES; others wait for their turn, and need not send what a replica has sent by then.";
+         CONTROL_MESSAGE_BYTES, or have known ones compiled; others wait for their turn, and need not send what a replica has \
+         sent by then.";
     DESCRIPTORS_READ: usize = 4,
-        "Sets of descriptors that the control plane reads at once, of all services: each takes several times its size.";
+        "Sets of descriptors that the control plane reads or compiles at once, of all services, as each takes several times its \
+         size: of each identity one, and identities that wait take turns.";
+    REFUSALS_PER_SERVICE: usize = 8,
+        "Descriptors of one service that are remembered to be of no use, with the contracts for which they were compiled: they \
+         are refused again unread. Past it the oldest is forgotten.";
     ANSWER_BYTES_UNREAD: usize = 16 * 1024 * 1024,
         "Of what the control plane has answered to one identity in one network and that was not read: past it the identity is \
          told nothing more until it reads.";

@@ -188,19 +188,31 @@ pub fn is_contract_name(name: &str) -> bool {
 }
 
 /// The candidate that someone who typed `asked` most likely meant, if any comes close. Names longer than
-/// [`limits::HINT_NAME_BYTES`] are close to none; the caller bounds the number of candidates.
+/// [`limits::HINT_NAME_BYTES`] are close to none. Only the first [`limits::HINT_CANDIDATES`] candidates are looked at: if
+/// there may be more, put the likeliest first, or use [`closest_of_sorted`].
 pub fn closest<'a>(asked: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let is_short = |name: &str| name.len() <= limits::HINT_NAME_BYTES;
     if !is_short(asked) {
         return None;
     }
+    let asked = asked.to_ascii_lowercase();
     candidates
         .into_iter()
+        .take(limits::HINT_CANDIDATES)
         .filter(|c| is_short(c))
-        .map(|c| (strsim::jaro_winkler(&asked.to_ascii_lowercase(), &c.to_ascii_lowercase()), c))
+        .map(|c| (strsim::jaro_winkler(&asked, &c.to_ascii_lowercase()), c))
         .filter(|(likeness, _)| *likeness > 0.75)
         .max_by(|(a, _), (b, _)| a.total_cmp(b))
         .map(|(_, c)| c)
+}
+
+/// As [`closest`], of any number of candidates that are sorted by their names: those near where `asked` would stand are
+/// looked at.
+pub fn closest_of_sorted<'a, T>(asked: &str, candidates: &'a [T], name: impl Fn(&T) -> &str) -> Option<&'a str> {
+    let each_way = limits::HINT_CANDIDATES / 2;
+    let place = candidates.partition_point(|candidate| name(candidate) < asked);
+    let near = &candidates[place.saturating_sub(each_way)..candidates.len().min(place.saturating_add(each_way))];
+    closest(asked, near.iter().map(name))
 }
 
 #[cfg(test)]
@@ -234,6 +246,23 @@ mod tests {
         assert_eq!(closest("zzz", known), None);
         let long = "x".repeat(limits::HINT_NAME_BYTES + 1);
         assert_eq!(closest(&long, [long.as_str()]), None, "comparing long names takes too long");
+    }
+
+    #[test]
+    fn of_many_names_few_are_compared() {
+        let names: Vec<String> = (0..100_000).map(|number| format!("shop.v1.Service{number:06}")).collect();
+        let mut compared = 0;
+        let counted = names.iter().map(|name| {
+            compared += 1;
+            name.as_str()
+        });
+        assert!(closest("shop.v1.Service000001x", counted).is_some());
+        assert_eq!(compared, limits::HINT_CANDIDATES);
+        for number in [0, 50_000, 99_999] {
+            let asked = format!("{}x", names[number]);
+            assert_eq!(closest_of_sorted(&asked, &names, |name| name), Some(&*names[number]));
+        }
+        assert_eq!(closest_of_sorted("x", &[] as &[String], |name| name), None);
     }
 
     #[test]

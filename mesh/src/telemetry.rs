@@ -22,7 +22,7 @@ use opentelemetry_semantic_conventions::attribute::{SERVICE_NAME, SERVICE_VERSIO
 
 pub use self::{
     export::{SpanExport, SpanSink},
-    log_limit::LogLimit,
+    log_limit::{LeftOut, LogLimit, SharedLogLimit},
     logging::{BadFilter, FlushLog, LogFilter, LogFormat, exit, init_logging, log_filter, log_lines_lost, say_last},
     service::{ServiceTelemetry, TelemetryGuard, init_service_telemetry},
     target::{BadTarget, ExportTarget},

@@ -63,8 +63,7 @@ fn implemented<'s>(schema: &'s dyn Schema, contracts: Option<&[String]>) -> Resu
     let find = |contract: &String| {
         schema.service(contract).ok_or_else(|| PolicyError::UnknownContract {
             contract: contract.clone(),
-            closest: names::closest(contract, schema.services().iter().map(|service| service.name.as_str()))
-                .map(str::to_owned),
+            closest: names::closest_of_sorted(contract, schema.services(), |service| &service.name).map(str::to_owned),
         })
     };
     unique.into_iter().map(find).collect()

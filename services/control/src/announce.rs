@@ -1,7 +1,10 @@
 //! `weft.discovery.v1.Registry`: where sidecars announce what they front.
 //!
 //! Each stream is read by a task of its own, so that a sidecar's heartbeats count whatever else its connection is
-//! busy with. The task ends with its stream, or when the control plane stops.
+//! busy with, its own descriptors included. The task ends with its stream, or when the control plane stops.
+
+#[cfg(test)]
+mod tests;
 
 use std::{sync::Arc, time::Duration};
 
@@ -26,12 +29,11 @@ use weft_mesh::{
 use crate::{
     announcement::{Announcer, check},
     claims::Denied,
-    directory::{Directory, Lacks, Membership},
-    log_limit,
+    directory::{Directory, Lacks, Membership, Read, Reading},
     messages::Allowance,
     peer::{Caller, authenticated},
     registry::{Refusal, SessionOver},
-    shelf::DescriptorsRefused,
+    shelf::{DescriptorsRefused, REFUSAL_CHARS},
     streams::{Kind, Open},
 };
 
@@ -40,9 +42,6 @@ const ANSWERS: usize = 8;
 
 /// In which [`limits::ANNOUNCE_MESSAGES`] are read.
 const SECOND: Duration = Duration::from_secs(1);
-
-/// What is told of descriptors that are of no use.
-const REFUSAL_CHARS: usize = 1_000;
 
 /// Boxed in its channel, which holds room for 32 at once, however few there may be: there is one for each sidecar.
 type Answer = Result<AnnounceResponse, Status>;
@@ -70,8 +69,9 @@ impl registry_server::Registry for RegistryService {
         let directory = Arc::clone(&self.directory);
         let (membership, descriptors) = (None, Descriptors::NotWanted);
         let requests = request.into_inner();
+        let pace = Pace::new();
         let mut stream =
-            Stream { directory, caller, requests, answers, allowance, membership, descriptors, _open: open };
+            Stream { directory, caller, requests, pace, answers, allowance, membership, descriptors, _open: open };
         let stopping = self.stopping.clone();
         self.streams.spawn(async move {
             tokio::select! {
@@ -89,6 +89,7 @@ struct Stream {
     directory: Arc<Directory>,
     caller: Caller,
     requests: Streaming<AnnounceRequest>,
+    pace: Pace,
     answers: mpsc::Sender<Box<Answer>>,
     allowance: Allowance,
     membership: Option<Membership>,
@@ -96,20 +97,78 @@ struct Stream {
     _open: Open,
 }
 
-/// How far a stream is with its descriptors. They are the one large thing that a sidecar sends, so few streams of one
-/// identity are asked for them at once: of replicas that start together one sends what all others have as well.
+/// How far a stream is with its descriptors. They are the one large thing that a sidecar sends, and reading them takes long,
+/// so few streams of one identity do that at once: of replicas that start together one sends what all others have as well.
 enum Descriptors {
     NotWanted,
-    /// They are lacking, and asked for when it is this stream's turn.
+    /// They, or what they say, are lacking. It goes on when it is this stream's turn.
     Wanted,
     /// They are to come until then.
     Asked(OwnedSemaphorePermit, Instant),
+    /// They are read, or what is known is compiled. Meanwhile the stream is read on: its heartbeats count.
+    Read {
+        reading: Reading,
+        turn: OwnedSemaphorePermit,
+        /// What came, if it did not come before.
+        bytes: Option<Bytes>,
+    },
     /// They were of no use. The decoder keeps its buffer with them in it until it needs another, for the next message, and
     /// only if they are still held here by then. Until then others wait for their turn.
     Refused {
         _turn: OwnedSemaphorePermit,
         _bytes: Bytes,
     },
+}
+
+/// What goes on with a stream's descriptors.
+enum Progress {
+    Turn(OwnedSemaphorePermit),
+    Overdue,
+    Read(Result<Read, DescriptorsRefused>),
+}
+
+impl Descriptors {
+    /// Waits until something goes on. Dropping the future loses nothing.
+    async fn progress(&mut self, caller: &Caller) -> Progress {
+        match self {
+            Self::Wanted => match Arc::clone(caller.turns()).acquire_owned().await {
+                Ok(turn) => Progress::Turn(turn),
+                // It is never closed.
+                Err(_) => std::future::pending().await,
+            },
+            Self::Asked(_, until) => {
+                sleep_until(*until).await;
+                Progress::Overdue
+            }
+            Self::Read { reading, .. } => Progress::Read(reading.await),
+            Self::NotWanted | Self::Refused { .. } => std::future::pending().await,
+        }
+    }
+}
+
+/// How many messages of a stream are read in a second.
+struct Pace {
+    second: Instant,
+    left: u32,
+}
+
+impl Pace {
+    fn new() -> Self {
+        Self { second: Instant::now(), left: limits::ANNOUNCE_MESSAGES }
+    }
+
+    /// From when on the next may be read, if not at once.
+    fn next_at(&self) -> Option<Instant> {
+        (self.left == 0).then(|| self.second + SECOND)
+    }
+
+    /// One was read.
+    fn note(&mut self) {
+        if self.second.elapsed() >= SECOND {
+            *self = Self::new();
+        }
+        self.left = self.left.saturating_sub(1);
+    }
 }
 
 impl Stream {
@@ -127,46 +186,41 @@ impl Stream {
     async fn read(&mut self) -> Result<(), Status> {
         let first = timeout(limits::ANNOUNCE_WAIT, self.requests.message()).await;
         let mut next = first.map_err(|_| Status::deadline_exceeded("no announcement came"))??;
-        let (mut second, mut left) = (Instant::now(), limits::ANNOUNCE_MESSAGES);
         while let Some(request) = next {
-            if left == 0 {
-                sleep_until(second + SECOND).await;
-            }
-            if second.elapsed() >= SECOND {
-                (second, left) = (Instant::now(), limits::ANNOUNCE_MESSAGES);
-            }
-            left -= 1;
+            self.pace.note();
             if matches!(self.descriptors, Descriptors::Refused { .. }) {
                 self.descriptors = Descriptors::NotWanted;
             }
             // What a newer sidecar may say that is not known here is no reason to cut it off.
             if let Some(what) = request.what {
-                // Boxed, as what is held while nothing is said is little then: there is one for each sidecar.
-                Box::pin(self.take(what)).await?;
+                self.take(what)?;
             }
             next = self.next().await?;
         }
         Ok(())
     }
 
-    /// The next message; `None` at the end.
+    /// The next message; `None` at the end. What takes long goes on meanwhile.
     async fn next(&mut self) -> Result<Option<AnnounceRequest>, Status> {
         loop {
             tokio::select! {
-                message = self.requests.message() => return message,
+                message = message(&mut self.requests, self.pace.next_at()) => return message,
                 () = self.answers.closed() => return Ok(None),
                 () = self.caller.expired() => return Err(Caller::expiry_status()),
                 over = superseded(&mut self.membership) => return Err(Status::failed_precondition(over.to_string())),
-                turn = turn(&self.descriptors, &self.caller) => Box::pin(self.take_turn(turn)).await?,
-                () = overdue(&self.descriptors) => {
-                    return Err(Status::deadline_exceeded("the descriptors that were asked for did not come"));
-                }
+                progress = self.descriptors.progress(&self.caller) => match progress {
+                    Progress::Turn(turn) => self.take_turn(turn)?,
+                    Progress::Read(read) => self.keep(read)?,
+                    Progress::Overdue => {
+                        return Err(Status::deadline_exceeded("the descriptors that were asked for did not come"));
+                    }
+                },
             }
         }
     }
 
-    /// It is this stream's turn to be asked for its descriptors, if they are lacking still.
-    async fn take_turn(&mut self, turn: OwnedSemaphorePermit) -> Result<(), Status> {
+    /// It is this stream's turn to be asked for its descriptors, or to have them compiled, if that is lacking still.
+    fn take_turn(&mut self, turn: OwnedSemaphorePermit) -> Result<(), Status> {
         self.descriptors = Descriptors::NotWanted;
         let Some(membership) = &mut self.membership else { return Ok(()) };
         if membership.look_again().is_err() {
@@ -174,16 +228,21 @@ impl Stream {
             return Ok(());
         }
         match membership.lacks() {
-            Lacks::Nothing => self.is_described(),
-            Lacks::Policy => match membership.compile().await {
-                Ok(()) => self.is_described(),
-                Err(refused) => self.refuse_descriptors(&refused),
-            },
-            Lacks::Descriptors => {
-                self.ask(turn);
-                self.answer(AnnounceResponse { send_descriptors: true, ..AnnounceResponse::default() })
+            Lacks::Nothing => return self.is_described(),
+            Lacks::Use(why) => {
+                let why = Arc::clone(why);
+                return self.refuse_descriptors(&why);
             }
+            Lacks::Policy => {
+                if let Some(reading) = membership.compile() {
+                    self.descriptors = Descriptors::Read { reading, turn, bytes: None };
+                    return Ok(());
+                }
+            }
+            Lacks::Descriptors => {}
         }
+        self.ask(turn);
+        self.answer(AnnounceResponse { send_descriptors: true, ..AnnounceResponse::default() })
     }
 
     fn ask(&mut self, turn: OwnedSemaphorePermit) {
@@ -191,9 +250,9 @@ impl Stream {
         self.descriptors = Descriptors::Asked(turn, Instant::now() + limits::CONTROL_MESSAGE_TIME);
     }
 
-    async fn take(&mut self, what: What) -> Result<(), Status> {
+    fn take(&mut self, what: What) -> Result<(), Status> {
         match what {
-            What::Announce(announce) => self.announce(announce).await,
+            What::Announce(announce) => self.announce(announce),
             What::Heartbeat(heartbeat) => match &self.membership {
                 Some(membership) => {
                     membership.heartbeat(heartbeat.health()).map_err(|e| Status::failed_precondition(e.to_string()))
@@ -204,23 +263,28 @@ impl Stream {
                 if let Some(membership) = self.membership.take() {
                     membership.leave();
                 }
+                self.descriptors = Descriptors::NotWanted;
                 Ok(())
             }
-            What::Descriptors(bytes) => self.describe(bytes).await,
+            What::Descriptors(bytes) => self.read_descriptors(bytes),
         }
     }
 
-    async fn announce(&mut self, announce: Announce) -> Result<(), Status> {
+    fn announce(&mut self, announce: Announce) -> Result<(), Status> {
         let Self { directory, caller, .. } = self;
+        let service = caller.id.service();
+        if !directory.announcements.allows(service) {
+            return Err(directory.announcements.refusal(service, "announces itself"));
+        }
         let announcer = Announcer { id: &caller.id, host: caller.host };
         let allows = |service: &_, address| directory.allows_host(service, address);
         let announcement = check(announcer, announce, allows).inspect_err(|status| {
-            if log_limit::MEMBERS.allows() {
+            if directory.lines.allows(caller.id.service()) {
                 tracing::warn!(peer = %caller, why = status.message(), "an announcement was refused");
             }
         })?;
         let (membership, denied) = directory.join(announcement).map_err(|refusal| {
-            if log_limit::MEMBERS.allows() {
+            if directory.lines.allows(caller.id.service()) {
                 tracing::warn!(peer = %caller, why = %refusal, "an announcement was refused");
             }
             match refusal {
@@ -230,15 +294,17 @@ impl Stream {
                 | Refusal::Addresses { .. } => Status::resource_exhausted(refusal.to_string()),
             }
         })?;
-        let lacks = membership.lacks();
+        let lacks = membership.lacks().clone();
         let contested = self.contested(&denied);
         let claims_without_room = u32::try_from(denied.without_room).unwrap_or(u32::MAX);
         let unlisted = denied.unlisted.iter().take(limits::CONTESTS_TOLD).cloned().collect();
         // Of a stream that announces again, the older session is over by now: dropping it changes nothing.
-        let membership = self.membership.insert(membership);
-        let compiled = if lacks == Lacks::Policy { Some(membership.compile().await) } else { None };
+        self.membership = Some(membership);
         self.allowance.reset();
-        self.descriptors = if lacks == Lacks::Descriptors { Descriptors::Wanted } else { Descriptors::NotWanted };
+        self.descriptors = match lacks {
+            Lacks::Nothing | Lacks::Use(_) => Descriptors::NotWanted,
+            Lacks::Policy | Lacks::Descriptors => Descriptors::Wanted,
+        };
         if lacks == Lacks::Descriptors
             && let Ok(turn) = Arc::clone(self.caller.turns()).try_acquire_owned()
         {
@@ -247,15 +313,15 @@ impl Stream {
         let send_descriptors = matches!(self.descriptors, Descriptors::Asked(..));
         self.answer(AnnounceResponse {
             send_descriptors,
-            is_described: lacks == Lacks::Nothing || matches!(compiled, Some(Ok(()))),
+            is_described: lacks == Lacks::Nothing,
             contested,
             claims_without_room,
             unlisted,
             ..Default::default()
         })?;
-        match compiled {
-            Some(Err(refused)) => self.refuse_descriptors(&refused),
-            _ => Ok(()),
+        match lacks {
+            Lacks::Use(why) => self.refuse_descriptors(&why),
+            Lacks::Nothing | Lacks::Policy | Lacks::Descriptors => Ok(()),
         }
     }
 
@@ -273,21 +339,40 @@ impl Stream {
         contested.map(told).collect()
     }
 
-    async fn describe(&mut self, bytes: Bytes) -> Result<(), Status> {
+    fn read_descriptors(&mut self, bytes: Bytes) -> Result<(), Status> {
         // Reading them takes long, so nobody has that done unasked. They may cross a newer announcement that needs none.
         let asked = matches!(self.descriptors, Descriptors::Asked(..));
         let (Some(membership), true) = (&self.membership, asked) else { return Ok(()) };
         self.allowance.reset();
-        match membership.describe(bytes.clone()).await {
-            Ok(()) => {
-                self.descriptors = Descriptors::NotWanted;
-                self.is_described()
+        let reading = membership.read(bytes.clone());
+        let Descriptors::Asked(turn, _) = std::mem::replace(&mut self.descriptors, Descriptors::NotWanted) else {
+            return Ok(());
+        };
+        match reading {
+            Ok(reading) => {
+                self.descriptors = Descriptors::Read { reading, turn, bytes: Some(bytes) };
+                Ok(())
             }
             Err(refused) => {
-                if let Descriptors::Asked(_turn, _) = std::mem::replace(&mut self.descriptors, Descriptors::NotWanted) {
-                    self.descriptors = Descriptors::Refused { _turn, _bytes: bytes };
+                self.descriptors = Descriptors::Refused { _turn: turn, _bytes: bytes };
+                self.refuse_descriptors(&refused.to_string())
+            }
+        }
+    }
+
+    /// Its descriptors were read.
+    fn keep(&mut self, read: Result<Read, DescriptorsRefused>) -> Result<(), Status> {
+        let before = std::mem::replace(&mut self.descriptors, Descriptors::NotWanted);
+        let (Some(membership), Descriptors::Read { turn, bytes, .. }) = (&self.membership, before) else {
+            return Ok(());
+        };
+        match read.and_then(|read| membership.keep(read)) {
+            Ok(()) => self.is_described(),
+            Err(refused) => {
+                if let Some(bytes) = bytes {
+                    self.descriptors = Descriptors::Refused { _turn: turn, _bytes: bytes };
                 }
-                self.refuse_descriptors(&refused)
+                self.refuse_descriptors(&refused.to_string())
             }
         }
     }
@@ -297,12 +382,12 @@ impl Stream {
         self.answer(AnnounceResponse { is_described: true, ..AnnounceResponse::default() })
     }
 
-    fn refuse_descriptors(&self, refused: &DescriptorsRefused) -> Result<(), Status> {
+    fn refuse_descriptors(&self, why: &str) -> Result<(), Status> {
         // It may quote what was sent.
-        let why = shown_up_to(&refused.to_string(), REFUSAL_CHARS);
+        let why = shown_up_to(why, REFUSAL_CHARS);
         if let Some(membership) = &self.membership {
             let (service, endpoint) = (membership.service(), membership.endpoint());
-            if log_limit::MEMBERS.allows() {
+            if self.directory.lines.allows(service) {
                 tracing::warn!(%service, endpoint, why, "descriptors were refused");
             }
         }
@@ -325,22 +410,13 @@ async fn superseded(membership: &mut Option<Membership>) -> SessionOver {
     }
 }
 
-/// Waits for a stream's turn to be asked for its descriptors; for ever where they are not wanted.
-async fn turn(descriptors: &Descriptors, caller: &Caller) -> OwnedSemaphorePermit {
-    match descriptors {
-        Descriptors::Wanted => match Arc::clone(caller.turns()).acquire_owned().await {
-            Ok(turn) => turn,
-            // It is never closed.
-            Err(_) => std::future::pending().await,
-        },
-        _ => std::future::pending().await,
+/// The next message, from a moment on. Dropping the future loses nothing.
+async fn message(
+    requests: &mut Streaming<AnnounceRequest>,
+    from: Option<Instant>,
+) -> Result<Option<AnnounceRequest>, Status> {
+    if let Some(from) = from {
+        sleep_until(from).await;
     }
-}
-
-/// Waits until descriptors that were asked for would have to be there; for ever where they were not.
-async fn overdue(descriptors: &Descriptors) {
-    match descriptors {
-        Descriptors::Asked(_, until) => sleep_until(*until).await,
-        _ => std::future::pending().await,
-    }
+    requests.message().await
 }

@@ -4,8 +4,12 @@
 //! evictions are logged here.
 //!
 //! - [`membership`]: an endpoint's place in the registry; [`watching`]: a watcher's among those that are told.
+//! - [`reading`]: how what was announced of descriptors is found out.
 
+#[cfg(test)]
+mod lines;
 mod membership;
+mod reading;
 mod watching;
 
 use std::{
@@ -16,7 +20,7 @@ use std::{
 
 use bytes::Bytes;
 use tokio::{
-    sync::{Notify, Semaphore},
+    sync::Notify,
     time::{Instant, MissedTickBehavior},
 };
 use weft_contracts::weft::{discovery::v1::Service, policy::v1::ServicePolicy};
@@ -32,12 +36,16 @@ use crate::{
     descriptors::DescriptorSet,
     hints,
     hosts::{Hosts, Network},
+    log_limit::Members,
+    rates::Rates,
     registry::{Announcement, Digest, Evicted, Joined, Refusal, Registry},
     shelf::Shelf,
+    turns::Turns,
     visibility::{Sight, Visibility},
     watchers::Watchers,
 };
 pub(crate) use membership::{Lacks, Membership};
+pub(crate) use reading::{Read, Reading};
 pub(crate) use watching::Watching;
 
 const TICK: Duration = Duration::from_secs(1);
@@ -50,7 +58,12 @@ pub(crate) struct Directory {
     /// There is something to keep in the store.
     to_keep: Notify,
     /// Who reads descriptors now ([`limits::DESCRIPTORS_READ`]).
-    reading: Arc<Semaphore>,
+    pub(crate) reading: Arc<Turns>,
+    /// How often each identity may announce, and the lines that it may cause.
+    pub(crate) announcements: Rates,
+    pub(crate) lines: Members,
+    /// Lines about contests have a limit of their own, so that an identity can't hide its contests behind other lines.
+    contest_lines: Members,
 }
 
 struct State {
@@ -86,8 +99,17 @@ impl Directory {
             watchers: Watchers::default(),
             is_frozen: false,
         };
-        let reading = Arc::new(Semaphore::new(limits::DESCRIPTORS_READ));
-        Arc::new(Self { trust_domain, visibility, state: Mutex::new(state), to_keep: Notify::new(), reading })
+        let reading = Turns::new(limits::DESCRIPTORS_READ);
+        Arc::new(Self {
+            trust_domain,
+            visibility,
+            state: Mutex::new(state),
+            to_keep: Notify::new(),
+            reading,
+            announcements: Rates::new(limits::ANNOUNCEMENTS),
+            lines: Members::default(),
+            contest_lines: Members::default(),
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -101,7 +123,7 @@ impl Directory {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let now = ticks.tick().await;
-            self.lock().tick(now);
+            self.lock().tick(now, &self.lines);
         }
     }
 
@@ -126,7 +148,9 @@ impl Directory {
         state.tell();
         let Joined { session, contracts, gave_way, is_again, denied } = joined;
         let (service, endpoint) = (&session.service, &session.endpoint);
-        tracing::info!(%service, endpoint, address, is_again, "joined");
+        if self.lines.allows(service) {
+            tracing::info!(%service, endpoint, address, is_again, "joined");
+        }
         self.log(service, &denied);
         // Claims may have been pinned.
         self.to_keep.notify_one();
@@ -137,7 +161,7 @@ impl Directory {
 
     fn log(&self, claimant: &ServiceName, denied: &Denied) {
         let id = |service: &ServiceName| SpiffeId::of_service(&self.trust_domain, service);
-        for (claim, owner) in &denied.listed {
+        for (claim, owner) in denied.listed.iter().filter(|_| self.contest_lines.allows(claimant)) {
             tracing::warn!(
                 claim,
                 owner = %id(owner),
@@ -145,11 +169,13 @@ impl Directory {
                 "a claim is contested and refused; if it is to go to another, release it: weft identity release"
             );
         }
-        if denied.without_room > 0 {
+        if denied.without_room > 0 && self.lines.allows(claimant) {
             let (claims, limit) = (denied.without_room, limits::CLAIMS_PER_IDENTITY);
             tracing::warn!(claimant = %id(claimant), claims, limit, "claims were refused: too many are pinned");
         }
-        if let Some(first) = denied.unlisted.first() {
+        if let Some(first) = denied.unlisted.first()
+            && self.lines.allows(claimant)
+        {
             let (claimant, claims) = (id(claimant), denied.unlisted.len());
             tracing::warn!(
                 %claimant,
@@ -287,12 +313,15 @@ impl Catalog for Directory {
 }
 
 impl State {
-    fn tick(&mut self, now: Instant) {
+    fn tick(&mut self, now: Instant, lines: &Members) {
         for Evicted { service, endpoint, address } in self.registry.tick(now) {
-            tracing::warn!(%service, endpoint, address, "evicted: nothing was heard of it");
+            if lines.allows(&service) {
+                tracing::warn!(%service, endpoint, address, "evicted: nothing was heard of it");
+            }
         }
         let in_use = self.registry.descriptors_in_use();
-        self.shelf.tidy(&in_use);
+        let registry = &self.registry;
+        self.shelf.tidy(&in_use, |service| registry.knows(service));
         self.hints = limits::HINTS_PER_SECOND;
         self.watchers.allow_hints();
         self.tell();
@@ -314,11 +343,14 @@ impl State {
         contracts: impl Fn() -> I,
     ) -> (Option<Arc<ServicePolicy>>, Lacks) {
         let Some(digest) = descriptors else { return (None, Lacks::Nothing) };
-        match self.shelf.policy(service, &digest, contracts) {
-            Some(policy) => (Some(policy), Lacks::Nothing),
-            None if self.shelf.set(&digest).is_some() => (None, Lacks::Policy),
-            None => (None, Lacks::Descriptors),
+        if let Some(policy) = self.shelf.policy(service, &digest, &contracts) {
+            return (Some(policy), Lacks::Nothing);
         }
+        if let Some(why) = self.shelf.refusal(service, &digest, &contracts) {
+            return (None, Lacks::Use(why));
+        }
+        let is_set_known = self.shelf.set(&digest).is_some();
+        (None, if is_set_known { Lacks::Policy } else { Lacks::Descriptors })
     }
 
     /// Where to look, the likeliest first: what a contract's owner says of it counts before what others have of it.

@@ -17,6 +17,7 @@ use weft_mesh::names::is_contract_name;
 
 use crate::{
     directory::{Directory, Watching},
+    log_limit,
     peer::{Caller, authenticated},
     streams::{Kind, Open},
     watcher::{TooManyWatched, Watcher},
@@ -100,7 +101,9 @@ impl Watch {
             let taken = match step {
                 Step::Stop => Err(Status::unavailable("the control plane is stopping")),
                 Step::Expired => {
-                    tracing::info!(peer = %self.caller, "a watch is over: the SVID of its connection has expired");
+                    if log_limit::MEMBERS.allows(self.caller.id.service()) {
+                        tracing::info!(peer = %self.caller, "a watch is over: the SVID of its connection has expired");
+                    }
                     Err(Caller::expiry_status())
                 }
                 Step::News => Ok(()),

@@ -39,6 +39,7 @@ use crate::{
     identity::IdentityService,
     log_limit, messages,
     peer::Peer,
+    rates::Rates,
 };
 
 /// A request for a signature: a key, some attributes, a token.
@@ -65,6 +66,7 @@ pub(crate) async fn serve(
         ca,
         bundle: credentials.bundle(),
         directory: Arc::clone(&directory),
+        signatures: Rates::new(limits::SIGNATURES),
         stopping: stopping.clone(),
     };
     let registry =
@@ -211,7 +213,7 @@ async fn handshake(
         Some(id) => match place.become_member(&id) {
             Ok(of_identity) => peer.of_identity(of_identity),
             Err(full) => {
-                if log_limit::MEMBERS.allows() {
+                if log_limit::MEMBERS.allows(id.service()) {
                     tracing::warn!(%from, %id, %full, "a connection of a member was refused");
                 }
                 return;

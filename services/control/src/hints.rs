@@ -5,7 +5,7 @@
 
 use weft_mesh::{
     limits,
-    names::{ServiceName, closest},
+    names::{ServiceName, closest, closest_of_sorted},
 };
 
 use crate::{claims::is_address, registry::Registry, visibility::Sight};
@@ -16,9 +16,7 @@ const EACH_WAY: usize = limits::HINT_CANDIDATES / 2;
 pub(crate) fn service(asked: &str, registry: &Registry, sight: &Sight) -> Option<String> {
     let names = registry.service_names().filter(|service| sight.sees(service));
     let names: Vec<&str> = names.map(ServiceName::as_str).collect();
-    let place = names.partition_point(|name| *name < asked);
-    let (from, to) = (place.saturating_sub(EACH_WAY), names.len().min(place + EACH_WAY));
-    closest(asked, names[from..to].iter().copied()).map(str::to_owned)
+    closest_of_sorted(asked, &names, |name| name).map(str::to_owned)
 }
 
 /// The contract whose name is the closest, of those whose service is seen.
@@ -36,5 +34,5 @@ fn contracts_among<'a>(names: impl Iterator<Item = &'a str>) -> impl Iterator<It
 
 /// The symbol that is the closest, of these that come first.
 pub(crate) fn symbol<'a>(asked: &str, symbols: impl Iterator<Item = &'a str>) -> Option<String> {
-    closest(asked, symbols.take(limits::HINT_CANDIDATES)).map(str::to_owned)
+    closest(asked, symbols).map(str::to_owned)
 }

@@ -16,6 +16,7 @@ use crate::{
     directory::Directory,
     join_token, late, log_limit,
     peer::{Caller, authenticated, remote},
+    rates::Rates,
     streams::Kind,
 };
 
@@ -24,6 +25,8 @@ pub(crate) struct IdentityService {
     pub(crate) ca: Arc<Ca>,
     pub(crate) bundle: watch::Receiver<TrustBundle>,
     pub(crate) directory: Arc<Directory>,
+    /// How often each identity may have one.
+    pub(crate) signatures: Rates,
     pub(crate) stopping: CancellationToken,
 }
 
@@ -38,8 +41,12 @@ impl identity_server::Identity for IdentityService {
                 tracing::warn!(from, why = status.message(), "an identity was refused");
             }
         })?;
+        let service = id.service();
+        if !self.signatures.allows(service) {
+            return Err(self.signatures.refusal(service, "asks for certificates"));
+        }
         let issued = self.ca.sign(&request.get_ref().csr_der, &id).map_err(|error| {
-            if log_limit::STRANGERS.allows() {
+            if log_limit::MEMBERS.allows(id.service()) {
                 tracing::warn!(from, %id, %error, "a certificate signing request was refused");
             }
             match error {
@@ -52,9 +59,11 @@ impl identity_server::Identity for IdentityService {
                 SignError::Signing(_) => Status::internal("signing failed"),
             }
         })?;
-        let SignRequest { join_token, expired_svid_der, .. } = request.get_ref();
-        let (renews, is_late) = (join_token.is_empty(), join_token.is_empty() && !expired_svid_der.is_empty());
-        tracing::info!(from, %id, renews, is_late, "signed an SVID");
+        if log_limit::MEMBERS.allows(service) {
+            let SignRequest { join_token, expired_svid_der, .. } = request.get_ref();
+            let (renews, is_late) = (join_token.is_empty(), join_token.is_empty() && !expired_svid_der.is_empty());
+            tracing::info!(from, %id, renews, is_late, "signed an SVID");
+        }
         Ok(Response::new(SignResponse {
             chain_der: issued.chain_der.into_iter().map(Into::into).collect(),
             spiffe_id: id.to_string(),
@@ -125,34 +134,69 @@ mod tests {
     use std::{net::SocketAddr, time::Duration};
 
     use tokio::time::Instant;
-    use weft_mesh::{limits, tls::WorkloadKey};
+    use weft_mesh::{limits, names::ServiceName, tls::WorkloadKey};
 
     use super::*;
     use crate::{
         activity::Activity, claims::Claims, credentials::Credentials, hosts::Hosts, peer::Peer, visibility::Visibility,
     };
 
+    struct Fixture {
+        service: IdentityService,
+        _dir: tempfile::TempDir,
+    }
+
+    impl Fixture {
+        fn new() -> Self {
+            weft_mesh::tls::install_crypto_provider();
+            let dir = tempfile::tempdir().unwrap();
+            let ca = Ca::open_or_create(dir.path(), &"weft.test".parse().unwrap()).unwrap();
+            let (credentials, _) = Credentials::new(&ca).unwrap();
+            let directory =
+                Directory::new(ca.trust_domain().clone(), Visibility::All, Claims::default(), Hosts::default());
+            let service = IdentityService {
+                bundle: credentials.bundle(),
+                directory,
+                ca: Arc::new(ca),
+                signatures: Rates::new(limits::SIGNATURES),
+                stopping: CancellationToken::new(),
+            };
+            Self { service, _dir: dir }
+        }
+
+        async fn sign(&self, service: &str, activity: &Arc<Activity>) -> Result<Response<SignResponse>, Status> {
+            let id: SpiffeId = format!("spiffe://weft.test/ns/shop/sa/{service}").parse().unwrap();
+            let join_token = join_token::issue(&self.service.ca, &id, Duration::from_secs(60)).unwrap();
+            let csr_der = WorkloadKey::generate().unwrap().signing_request().unwrap().into();
+            let mut request = Request::new(SignRequest { csr_der, join_token, ..SignRequest::default() });
+            let peer = Peer::new(SocketAddr::from(([127, 0, 0, 1], 1)), None, Arc::clone(activity)).unwrap();
+            request.extensions_mut().insert(peer);
+            identity_server::Identity::sign(&self.service, request).await
+        }
+    }
+
     #[tokio::test]
     async fn who_has_only_signed_holds_its_connection_no_longer_than_a_stranger() {
-        weft_mesh::tls::install_crypto_provider();
-        let dir = tempfile::tempdir().unwrap();
-        let ca = Ca::open_or_create(dir.path(), &"weft.test".parse().unwrap()).unwrap();
-        let (credentials, _) = Credentials::new(&ca).unwrap();
-        let id: SpiffeId = "spiffe://weft.test/ns/shop/sa/users".parse().unwrap();
-        let join_token = join_token::issue(&ca, &id, Duration::from_secs(60)).unwrap();
-        let service = IdentityService {
-            bundle: credentials.bundle(),
-            directory: Directory::new(ca.trust_domain().clone(), Visibility::All, Claims::default(), Hosts::default()),
-            ca: Arc::new(ca),
-            stopping: CancellationToken::new(),
-        };
+        let fixture = Fixture::new();
         let (activity, before) = (Arc::<Activity>::default(), Instant::now());
-        let csr_der = WorkloadKey::generate().unwrap().signing_request().unwrap().into();
-        let mut request = Request::new(SignRequest { csr_der, join_token, ..SignRequest::default() });
-        let peer = Peer::new(SocketAddr::from(([127, 0, 0, 1], 1)), None, Arc::clone(&activity)).unwrap();
-        request.extensions_mut().insert(peer);
-        identity_server::Identity::sign(&service, request).await.unwrap();
+        fixture.sign("users", &activity).await.unwrap();
         let deadline = activity.deadline().expect("it has one");
         assert!(deadline <= before + limits::CONTROL_PROOF_WAIT, "from its handshake on");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_identity_is_given_so_many_certificates_and_others_get_theirs() {
+        let fixture = Fixture::new();
+        let activity = Arc::<Activity>::default();
+        let (at_once, ..) = limits::SIGNATURES;
+        let users = ServiceName::parse("users.shop").unwrap();
+        assert!((1..at_once).all(|_| fixture.service.signatures.allows(&users)), "as many replicas start together");
+        fixture.sign("users", &activity).await.unwrap();
+        let refused = fixture.sign("users", &activity).await.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::ResourceExhausted, "{refused}");
+        assert!(refused.message().contains("users.shop asks for certificates too often"), "{refused}");
+        fixture.sign("orders", &activity).await.unwrap();
+        tokio::time::advance(Duration::from_secs(1)).await;
+        fixture.sign("users", &activity).await.unwrap();
     }
 }

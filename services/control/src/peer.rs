@@ -76,7 +76,7 @@ impl Caller {
     /// `RESOURCE_EXHAUSTED` when its connection, or its identity, has as many as it may have.
     pub(crate) fn open(&self, kind: Kind) -> Result<Open, Status> {
         self.streams.open(kind).inspect_err(|status| {
-            if log_limit::MEMBERS.allows() {
+            if log_limit::MEMBERS.allows(self.id.service()) {
                 tracing::warn!(peer = %self, why = status.message(), "a stream was refused");
             }
         })
@@ -153,7 +153,7 @@ pub(crate) fn authenticated<T>(request: &Request<T>) -> Result<Caller, Status> {
     };
     // A connection may live longer than the certificate that it was opened with.
     if svid.not_after <= SystemTime::now() {
-        if log_limit::MEMBERS.allows() {
+        if log_limit::MEMBERS.allows(svid.id.service()) {
             tracing::warn!(peer = %svid.id, "a call with an expired SVID was refused");
         }
         return Err(Caller::expiry_status());

@@ -16,6 +16,7 @@
 mod claimed;
 mod claiming;
 mod departed;
+mod news;
 #[cfg(test)]
 mod tests;
 
@@ -37,6 +38,7 @@ use crate::claims::{Claims, Denied, is_address};
 use claimed::{Claim, Claimed};
 use claiming::claims_of;
 use departed::Departed;
+use news::News;
 
 /// The SHA-256 of a descriptor set.
 pub(crate) type Digest = [u8; 32];
@@ -168,7 +170,9 @@ struct Entry {
     /// Its claims, and of these its contracts, are others than when watchers were last told, and its policy made.
     has_new_claims: bool,
     has_new_contracts: bool,
-    policy: ServicePolicy,
+    policy: Arc<ServicePolicy>,
+    /// What watchers have yet to be told.
+    news: News,
     empty_since: Option<Instant>,
     /// The last member went without a word.
     is_lost: bool,
@@ -435,6 +439,7 @@ impl Registry {
         for (service, endpoint) in told {
             self.emit_change(&service, vec![endpoint], Vec::new());
         }
+        self.tell_all_anew(now);
     }
 
     fn forget(&mut self, now: Instant) {
@@ -493,7 +498,7 @@ impl Registry {
             name: service.to_string(),
             protocol: entry.protocol.into(),
             endpoints: entry.members.values().map(|m| m.endpoint.clone()).collect(),
-            policy: Some(entry.policy.clone()),
+            policy: Some((*entry.policy).clone()),
             version: Some(self.version),
             complete: self.is_settled,
             addresses: entry
@@ -517,6 +522,11 @@ impl Registry {
             addresses,
             ..Service::default()
         })
+    }
+
+    /// Whether a service has, or had lately, endpoints.
+    pub(crate) fn knows(&self, service: &ServiceName) -> bool {
+        self.services.contains_key(service)
     }
 
     /// Every service, sorted.
@@ -597,14 +607,9 @@ impl Registry {
             entry.empty_since = None;
             let is_redescribed = before != entry.described.as_ref().map(|(digest, p)| (*digest, Arc::as_ptr(p)));
             let has_new_claims = std::mem::take(&mut entry.has_new_claims);
-            // A policy may be large, and endpoints come and go often.
-            if std::mem::take(&mut entry.has_new_contracts) || is_redescribed {
-                entry.policy = entry.claimed.policy(entry.described.as_ref().map(|(_, policy)| &**policy));
-            }
-            if is_other_protocol || is_redescribed || has_new_claims {
-                self.bump();
-                self.events.push(Event::Service(service.clone()));
-            }
+            let has_new_contracts = std::mem::take(&mut entry.has_new_contracts);
+            entry.news.note(is_other_protocol || is_redescribed || has_new_contracts, has_new_claims);
+            self.tell_anew(service, now);
         } else if entry.empty_since.is_none() {
             entry.empty_since = Some(now);
         }
@@ -627,6 +632,7 @@ impl Entry {
             claimed: Claimed::default(),
             has_new_claims: false,
             has_new_contracts: false,
+            news: News::default(),
             empty_since: None,
             is_lost: false,
         }

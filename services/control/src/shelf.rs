@@ -4,7 +4,7 @@
 //! elsewhere while it serves others.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     sync::Arc,
 };
 
@@ -12,7 +12,11 @@ use bytes::Bytes;
 use prost::Message;
 use sha2::{Digest as _, Sha256};
 use weft_contracts::weft::policy::v1::ServicePolicy;
-use weft_mesh::{limits, names::ServiceName, policy};
+use weft_mesh::{
+    limits,
+    names::{ServiceName, shown_up_to},
+    policy,
+};
 
 use crate::{
     descriptors::DescriptorSet,
@@ -43,8 +47,35 @@ pub(crate) enum DescriptorsRefused {
     PolicyTooLarge(usize),
     #[error("{0}")]
     Unusable(String),
+    #[error("they could not be read")]
+    Unreadable,
+    /// What was said of the same descriptors before.
+    #[error("{0}")]
+    Known(Arc<str>),
     #[error(transparent)]
     SessionOver(#[from] SessionOver),
+}
+
+impl DescriptorsRefused {
+    /// The same descriptors will be refused again for the same contracts.
+    pub(crate) fn is_for_good(&self) -> bool {
+        matches!(self, Self::PolicyTooLarge(_) | Self::Unusable(_))
+    }
+}
+
+/// A set, and what it says of the contracts of a service.
+pub(crate) type Made = (Arc<DescriptorSet>, Arc<ServicePolicy>);
+
+/// What is told of descriptors that are of no use, in characters.
+pub(crate) const REFUSAL_CHARS: usize = 1_000;
+
+/// Descriptors that were refused, for one set of contracts.
+#[derive(Debug)]
+struct Refused {
+    digest: Digest,
+    /// The SHA-256 of the contracts, which may be long.
+    contracts: Digest,
+    why: Arc<str>,
 }
 
 /// What of a service's descriptors holds for calls to it, for one set of contracts.
@@ -61,6 +92,8 @@ pub(crate) struct Shelf {
     sets: BTreeMap<Digest, Arc<DescriptorSet>>,
     /// Replicas of a service share them.
     policies: HashMap<ServiceName, Vec<Compiled>>,
+    /// The oldest first.
+    refusals: HashMap<ServiceName, VecDeque<Refused>>,
 }
 
 impl Shelf {
@@ -78,6 +111,40 @@ impl Shelf {
         let same =
             |made: &&Compiled| made.digest == *digest && made.contracts.iter().map(|name| &**name).eq(contracts());
         self.policies.get(service)?.iter().find(same).map(|made| Arc::clone(&made.policy))
+    }
+
+    /// Why descriptors were refused for these contracts, sorted, if that is remembered.
+    pub(crate) fn refusal<'a, I: Iterator<Item = &'a str>>(
+        &self,
+        service: &ServiceName,
+        digest: &Digest,
+        contracts: impl Fn() -> I,
+    ) -> Option<Arc<str>> {
+        let mut of_digest = self.refusals.get(service)?.iter().filter(|refused| refused.digest == *digest).peekable();
+        of_digest.peek()?;
+        let contracts = digest_of(contracts());
+        of_digest.find(|refused| refused.contracts == contracts).map(|refused| Arc::clone(&refused.why))
+    }
+
+    /// Remembers that descriptors were refused, so that nobody has them read again and again.
+    pub(crate) fn refuse(
+        &mut self,
+        service: &ServiceName,
+        digest: Digest,
+        contracts: &[Arc<str>],
+        why: &DescriptorsRefused,
+    ) {
+        let names = || contracts.iter().map(|name| &**name);
+        if self.refusal(service, &digest, names).is_some() {
+            return;
+        }
+        let refusals = self.refusals.entry(service.clone()).or_default();
+        if refusals.len() >= limits::REFUSALS_PER_SERVICE {
+            refusals.pop_front();
+        }
+        // It may quote what was sent.
+        let why = shown_up_to(&why.to_string(), REFUSAL_CHARS).into();
+        refusals.push_back(Refused { digest, contracts: digest_of(names()), why });
     }
 
     /// Whether a set of so many bytes may come in for a service.
@@ -123,8 +190,9 @@ impl Shelf {
         Ok(())
     }
 
-    /// Drops what no member has any more.
-    pub(crate) fn tidy(&mut self, in_use: &HashSet<Digest>) {
+    /// Drops what no member has any more, and refusals of services that are not known any more.
+    pub(crate) fn tidy(&mut self, in_use: &HashSet<Digest>, is_known: impl Fn(&ServiceName) -> bool) {
+        self.refusals.retain(|service, _| is_known(service));
         self.sets.retain(|digest, _| in_use.contains(digest));
         self.policies.retain(|_, made| {
             made.retain(is_used);
@@ -133,17 +201,23 @@ impl Shelf {
     }
 }
 
+/// The SHA-256 of names, each with its end.
+fn digest_of<'a>(names: impl Iterator<Item = &'a str>) -> Digest {
+    let mut hash = Sha256::new();
+    for name in names {
+        hash.update(name);
+        hash.update([0]);
+    }
+    hash.finalize().into()
+}
+
 /// Whether anybody but the shelf has it.
 fn is_used(made: &Compiled) -> bool {
     Arc::strong_count(&made.policy) > 1
 }
 
 /// Reads what a member has sent, and compiles what it says of the contracts of a service. May take long.
-pub(crate) fn make(
-    digest: Digest,
-    bytes: Bytes,
-    contracts: &[Arc<str>],
-) -> Result<(Arc<DescriptorSet>, Arc<ServicePolicy>), DescriptorsRefused> {
+pub(crate) fn make(digest: Digest, bytes: Bytes, contracts: &[Arc<str>]) -> Result<Made, DescriptorsRefused> {
     if Sha256::digest(&bytes)[..] != digest {
         return Err(DescriptorsRefused::OtherDigest);
     }
@@ -228,7 +302,7 @@ mod tests {
         let again = put(&mut shelf, 99).unwrap();
         assert!(Arc::ptr_eq(&known(&shelf, 99).unwrap(), &again));
         drop((held, again));
-        shelf.tidy(&HashSet::from([digest(&bytes)]));
+        shelf.tidy(&HashSet::from([digest(&bytes)]), |_| true);
         assert!(shelf.policies.is_empty());
         assert!(shelf.set(&digest(&bytes)).is_some(), "a member has announced it");
     }
@@ -248,6 +322,29 @@ mod tests {
         assert_eq!(shelf.sets.len(), limits::DESCRIPTORS_PER_SERVICE_BYTES / large);
         let other = ServiceName::parse("orders.shop").unwrap();
         assert!(shelf.check_room(&other, &[77; 32], large).is_ok());
+    }
+
+    #[test]
+    fn refusals_of_a_service_are_remembered_up_to_a_bound() {
+        let mut shelf = Shelf::default();
+        let why = DescriptorsRefused::Unusable("x".repeat(100_000));
+        let of = |number: usize| contracts(&[format!("t.Other{number}"), "t.S".into()]);
+        let known = |shelf: &Shelf, digest: Digest, number: usize| {
+            let names = of(number);
+            shelf.refusal(&users(), &digest, || names.iter().map(|name| &**name))
+        };
+        for number in 0..2 * limits::REFUSALS_PER_SERVICE {
+            for _ in 0..2 {
+                shelf.refuse(&users(), [1; 32], &of(number), &why);
+            }
+            let told = known(&shelf, [1; 32], number).unwrap();
+            assert!(told.chars().count() <= REFUSAL_CHARS + 1, "it quotes what was sent");
+            assert!(known(&shelf, [1; 32], number + 1).is_none() && known(&shelf, [2; 32], number).is_none());
+        }
+        assert_eq!(shelf.refusals[&users()].len(), limits::REFUSALS_PER_SERVICE);
+        assert!(known(&shelf, [1; 32], limits::REFUSALS_PER_SERVICE - 1).is_none(), "the oldest made room");
+        shelf.tidy(&HashSet::new(), |_| false);
+        assert!(shelf.refusals.is_empty());
     }
 
     #[test]

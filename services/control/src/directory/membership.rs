@@ -3,17 +3,15 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::{
-    sync::Semaphore,
-    task::spawn_blocking,
-    time::{Instant, sleep_until},
-};
-use weft_contracts::weft::{discovery::v1::Health, policy::v1::ServicePolicy};
+use tokio::time::{Instant, sleep_until};
+use weft_contracts::weft::discovery::v1::Health;
 use weft_mesh::{limits, names::ServiceName};
 
-use super::Directory;
+use super::{
+    Directory,
+    reading::{Read, Reading, Subject},
+};
 use crate::{
-    descriptors::DescriptorSet,
     registry::{Contracts, Digest, GaveWay, Session, SessionOver},
     shelf::{self, DescriptorsRefused},
 };
@@ -32,13 +30,15 @@ pub(crate) struct Membership {
 }
 
 /// What is not known of an endpoint's service when it joins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Lacks {
     Nothing,
     /// Its descriptors are known, of another service or for other contracts: [`Membership::compile`].
     Policy,
-    /// They are to be sent: [`Membership::describe`].
+    /// They are to be sent: [`Membership::read`].
     Descriptors,
+    /// They were refused before, for this reason.
+    Use(Arc<str>),
 }
 
 impl Membership {
@@ -54,8 +54,8 @@ impl Membership {
     }
 
     /// What is not known of its service.
-    pub(crate) fn lacks(&self) -> Lacks {
-        self.lacks
+    pub(crate) fn lacks(&self) -> &Lacks {
+        &self.lacks
     }
 
     /// Waits until the session has been over for [`limits::ANNOUNCE_WAIT`]: its endpoint was announced anew by another
@@ -95,42 +95,43 @@ impl Membership {
         Ok(())
     }
 
-    /// The announced descriptors have come. Dropping the future leaves the endpoint without policy of its own.
-    pub(crate) async fn describe(&self, bytes: Bytes) -> Result<(), DescriptorsRefused> {
-        let digest = self.descriptors.ok_or(DescriptorsRefused::NotAnnounced)?;
-        let service = &self.session.service;
-        self.directory.lock().shelf.check_room(service, &digest, bytes.len())?;
-        let contracts = Arc::clone(&self.contracts);
-        let (set, policy) = elsewhere(&self.directory.reading, move || shelf::make(digest, bytes, &contracts)).await?;
-        self.keep(digest, set, policy)
+    /// The announced descriptors have come: reads them. What comes of it goes to [`Self::keep`].
+    pub(crate) fn read(&self, bytes: Bytes) -> Result<Reading, DescriptorsRefused> {
+        let subject = self.subject().ok_or(DescriptorsRefused::NotAnnounced)?;
+        let Subject { service, digest, contracts } = subject.clone();
+        self.directory.lock().shelf.check_room(&service, &digest, bytes.len())?;
+        Ok(self.directory.read(subject, move || shelf::make(digest, bytes, &contracts)))
     }
 
-    /// Finds out what descriptors that are known say of its contracts. Dropping the future is as with
-    /// [`Self::describe`].
-    pub(crate) async fn compile(&self) -> Result<(), DescriptorsRefused> {
-        let digest = self.descriptors.ok_or(DescriptorsRefused::NotAnnounced)?;
-        let set = self.directory.lock().shelf.set(&digest).map(Arc::clone);
-        let Some(set) = set else { return Ok(()) };
-        let (contracts, for_compiler) = (Arc::clone(&self.contracts), Arc::clone(&set));
-        let policy = elsewhere(&self.directory.reading, move || shelf::compile(&for_compiler, &contracts)).await?;
-        self.keep(digest, set, policy)
+    /// Finds out what descriptors that are known say of its contracts; `None` when they are not known any more. What comes
+    /// of it goes to [`Self::keep`].
+    pub(crate) fn compile(&self) -> Option<Reading> {
+        let subject = self.subject()?;
+        let set = Arc::clone(self.directory.lock().shelf.set(&subject.digest)?);
+        let contracts = Arc::clone(&subject.contracts);
+        let make = move || shelf::compile(&set, &contracts).map(|policy| (set, policy));
+        Some(self.directory.read(subject, make))
     }
 
-    fn keep(
-        &self,
-        digest: Digest,
-        set: Arc<DescriptorSet>,
-        policy: Arc<ServicePolicy>,
-    ) -> Result<(), DescriptorsRefused> {
+    fn subject(&self) -> Option<Subject> {
+        let (service, contracts) = (self.session.service.clone(), Arc::clone(&self.contracts));
+        Some(Subject { service, digest: self.descriptors?, contracts })
+    }
+
+    /// Takes what came of its descriptors.
+    pub(crate) fn keep(&self, Read { set, policy }: Read) -> Result<(), DescriptorsRefused> {
+        let digest = self.descriptors.ok_or(DescriptorsRefused::NotAnnounced)?;
         let state = &mut *self.directory.lock();
         let (service, contracts) = (&self.session.service, &self.contracts);
         // A replica may have been quicker.
-        let policy = match state.shelf.policy(service, &digest, || contracts.iter().map(|name| &**name)) {
-            Some(known) => known,
-            None => {
+        let known = state.shelf.policy(service, &digest, || contracts.iter().map(|name| &**name));
+        let policy = match (known, set) {
+            (Some(known), _) => known,
+            (None, Some(set)) => {
                 state.shelf.put(service, digest, Arc::clone(contracts), set, Arc::clone(&policy))?;
                 policy
             }
+            (None, None) => policy,
         };
         state.registry.describe(&self.session, policy, Instant::now())?;
         state.tell();
@@ -142,7 +143,7 @@ impl Membership {
         self.is_over = true;
         let Session { service, endpoint, .. } = &self.session;
         let mut state = self.directory.lock();
-        if state.registry.deregister(&self.session, Instant::now()) {
+        if state.registry.deregister(&self.session, Instant::now()) && self.directory.lines.allows(service) {
             tracing::info!(%service, endpoint, "left");
         }
         state.tell();
@@ -157,25 +158,6 @@ impl Membership {
     }
 }
 
-/// Runs what takes long beside what others ask for, in its turn. The turn ends when it is done, also where nobody waits for
-/// it any more: else a member that announces and goes, again and again, would have any number of sets read at once.
-async fn elsewhere<T: Send + 'static>(
-    turns: &Arc<Semaphore>,
-    make: impl FnOnce() -> Result<T, DescriptorsRefused> + Send + 'static,
-) -> Result<T, DescriptorsRefused> {
-    // It is never closed.
-    let turn = Arc::clone(turns).acquire_owned().await;
-    let making = spawn_blocking(move || {
-        let made = make();
-        drop(turn);
-        made
-    });
-    match making.await {
-        Ok(made) => made,
-        Err(_) => Err(DescriptorsRefused::Unusable("they could not be read".to_owned())),
-    }
-}
-
 impl Drop for Membership {
     fn drop(&mut self) {
         if self.is_over {
@@ -184,7 +166,9 @@ impl Drop for Membership {
         let Session { service, endpoint, .. } = &self.session;
         let mut state = self.directory.lock();
         if !state.is_frozen && state.registry.stream_broken(&self.session, Instant::now()) {
-            tracing::warn!(%service, endpoint, "its sidecar's stream broke: callers who have others call it no longer");
+            if self.directory.lines.allows(service) {
+                tracing::warn!(%service, endpoint, "its sidecar's stream broke: callers who have others call it no longer");
+            }
             state.tell();
         }
     }
@@ -253,7 +237,7 @@ mod tests {
             assert!(began.elapsed() < limits::ENDPOINT_EXPIRY * 2, "its stream would stay for ever");
             advance(std::time::Duration::from_secs(1)).await;
             alive.heartbeat(Health::Up).unwrap();
-            directory.lock().tick(Instant::now());
+            directory.lock().tick(Instant::now(), &directory.lines);
         }
         assert!(began.elapsed() >= limits::ENDPOINT_EXPIRY);
     }
@@ -266,27 +250,61 @@ mod tests {
         assert!(Arc::ptr_eq(&one.contracts[0], &two.contracts[0]));
     }
 
+    /// Of `users.shop`, whose descriptors have this digest.
+    fn subject(directory: &Arc<Directory>, service: &str, digest: u8) -> Subject {
+        let contracts = directory.join(announcement("u1", 1)).unwrap().0.contracts.clone();
+        Subject { service: ServiceName::parse(service).unwrap(), digest: [digest; 32], contracts }
+    }
+
     #[tokio::test]
     async fn descriptors_of_which_nobody_wants_to_hear_have_their_turn_until_they_are_read() {
-        let turns = &directory().reading.clone();
+        let directory = directory();
         let (begun, begins) = mpsc::channel();
         let mut gates = Vec::new();
-        for _ in 0..limits::DESCRIPTORS_READ {
+        let refused = || Err(DescriptorsRefused::OtherDigest);
+        for number in 0..limits::DESCRIPTORS_READ {
             let (gate, opened) = mpsc::channel::<()>();
             gates.push(gate);
             let begun = begun.clone();
-            let mut reading = Box::pin(elsewhere(turns, move || {
+            let subject = subject(&directory, &format!("s{number}.shop"), 1);
+            let mut reading = directory.read(subject, move || {
                 begun.send(()).unwrap();
                 let _ = opened.recv();
-                Ok(())
-            }));
+                refused()
+            });
             // It begins, and whoever waited for it goes.
             assert!(futures_util::poll!(&mut reading).is_pending());
         }
         gates.iter().for_each(|_| begins.recv().unwrap());
-        let mut next = Box::pin(elsewhere(turns, || Ok(())));
+        let mut next = directory.read(subject(&directory, "next.shop", 1), refused);
         assert!(timeout(std::time::Duration::from_millis(100), &mut next).await.is_err(), "it has to wait");
         gates.pop();
-        next.await.unwrap();
+        assert!(matches!(next.await, Err(DescriptorsRefused::OtherDigest)));
+    }
+
+    #[tokio::test]
+    async fn one_service_has_one_set_read_at_once_and_no_refused_one_twice() {
+        let directory = directory();
+        let (gate, opened) = mpsc::channel::<()>();
+        let mut first = directory.read(subject(&directory, "greedy.shop", 1), move || {
+            let _ = opened.recv();
+            Err(DescriptorsRefused::Unusable("no good".into()))
+        });
+        assert!(futures_util::poll!(&mut first).is_pending());
+        drop(first);
+        let never = || panic!("it was read again");
+        let mut same = directory.read(subject(&directory, "greedy.shop", 1), never);
+        let mut other = directory.read(subject(&directory, "greedy.shop", 2), || Err(DescriptorsRefused::OtherDigest));
+        assert!(futures_util::poll!(&mut same).is_pending() && futures_util::poll!(&mut other).is_pending());
+        // Others are not held up.
+        let users = directory.read(subject(&directory, "users.shop", 1), || Err(DescriptorsRefused::OtherDigest));
+        assert!(matches!(users.await, Err(DescriptorsRefused::OtherDigest)));
+        drop(gate);
+        let refused = same.await.unwrap_err();
+        assert!(matches!(&refused, DescriptorsRefused::Known(why) if &**why == "no good"), "{refused}");
+        assert!(matches!(other.await, Err(DescriptorsRefused::OtherDigest)));
+        // What is not said of the descriptors themselves is not remembered.
+        let again = directory.read(subject(&directory, "greedy.shop", 2), || Err(DescriptorsRefused::NoRoom));
+        assert!(matches!(again.await, Err(DescriptorsRefused::NoRoom)));
     }
 }

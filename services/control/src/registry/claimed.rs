@@ -104,7 +104,12 @@ impl Claimed {
 
     /// The policy of a service that implements these contracts, from what its descriptors say. Each contract is in it,
     /// be it without methods: a caller learns from it what the service implements.
-    pub(super) fn policy(&self, known: Option<&ServicePolicy>) -> ServicePolicy {
+    pub(super) fn policy(&self, known: Option<&Arc<ServicePolicy>>) -> Arc<ServicePolicy> {
+        let is_same =
+            |known: &&Arc<ServicePolicy>| known.contracts.iter().map(|c| c.name.as_str()).eq(self.contracts());
+        if let Some(known) = known.filter(is_same) {
+            return Arc::clone(known);
+        }
         let default = || ServicePolicy::from(&policy::ServicePolicy::default()).breaker;
         let described: BTreeMap<&str, &Contract> =
             known.iter().flat_map(|known| &known.contracts).map(|c| (c.name.as_str(), c)).collect();
@@ -113,6 +118,6 @@ impl Claimed {
             None => Contract { name: name.to_owned(), methods: Vec::new() },
         };
         let breaker = known.map_or_else(default, |known| known.breaker.clone());
-        ServicePolicy { contracts: self.contracts().map(contract).collect(), breaker }
+        Arc::new(ServicePolicy { contracts: self.contracts().map(contract).collect(), breaker })
     }
 }

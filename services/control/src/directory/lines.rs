@@ -1,0 +1,91 @@
+//! That what members do does not fill the log.
+
+use std::{cell::Cell, collections::BTreeSet, time::Duration};
+
+use tokio::time::Instant;
+use tracing::{Event, Metadata, Subscriber, span};
+use weft_contracts::weft::discovery::v1::{Endpoint, Health, Protocol};
+use weft_mesh::{limits, names::ServiceName};
+
+use super::Directory;
+use crate::{claims::Claims, hosts::Hosts, registry::Announcement, visibility::Visibility};
+
+thread_local! {
+    static WRITTEN: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Counts the lines that each thread writes. It is the whole program's: which lines are of interest is remembered for all
+/// threads at once, so one of a thread's own would miss those that another thread came by first.
+struct Lines;
+
+impl Subscriber for Lines {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.target().starts_with("weft_control")
+    }
+
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+    fn event(&self, _: &Event<'_>) {
+        WRITTEN.set(WRITTEN.get() + 1);
+    }
+
+    fn enter(&self, _: &span::Id) {}
+
+    fn exit(&self, _: &span::Id) {}
+}
+
+fn announcement(service: &str, number: u16) -> Announcement {
+    Announcement {
+        service: ServiceName::parse(service).unwrap(),
+        endpoint: Endpoint {
+            id: format!("e{number}"),
+            address: format!("10.0.0.1:{}", number + 1),
+            health: Health::Up.into(),
+            ..Endpoint::default()
+        },
+        protocol: Protocol::Http2,
+        // One that is refused: it says that neither the file nor a token allows it.
+        contracts: BTreeSet::new(),
+        addresses: BTreeSet::from(["192.0.2.1:443".to_owned()]),
+        allowed: BTreeSet::new(),
+        descriptors: None,
+        policy: None,
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_identity_causes_so_many_lines_and_takes_nobody_elses() {
+    tracing::subscriber::set_global_default(Lines).expect("no other test has one");
+    let written = || WRITTEN.replace(0);
+    let trust_domain = "weft.test".parse().unwrap();
+    let directory = Directory::new(trust_domain, Visibility::All, Claims::default(), Hosts::default());
+    let join = |service: &str, number| directory.join(announcement(service, number)).unwrap().0;
+    let mut silent = Vec::new();
+    for number in 0..300 {
+        // It joins and is refused a claim; then it leaves, its stream breaks, or it is evicted.
+        match number % 3 {
+            0 => join("greedy.shop", number).leave(),
+            1 => drop(join("greedy.shop", number)),
+            _ => silent.push(join("greedy.shop", number)),
+        }
+    }
+    assert_eq!(written(), limits::LOG_LINES_OF_IDENTITY);
+    let users = join("users.shop", 1);
+    assert_eq!(written(), 2, "it joined, and was refused a claim");
+    tokio::time::advance(Duration::from_secs(1)).await;
+    let alive = join("greedy.shop", 400);
+    assert_eq!(written(), 3, "the same, after how many lines were left out");
+    for _ in 1..limits::ENDPOINT_EXPIRY.as_secs() {
+        tokio::time::advance(Duration::from_secs(1)).await;
+        alive.heartbeat(Health::Up).unwrap();
+        directory.lock().tick(Instant::now(), &directory.lines);
+    }
+    assert_eq!(written(), limits::LOG_LINES_OF_IDENTITY, "of a hundred that are evicted");
+    drop((users, alive, silent));
+}
