@@ -128,20 +128,23 @@ async fn nothing_is_wrong_while_the_shop_starts() {
 
 #[tokio::test]
 async fn weft_up_prints_what_services_say_and_of_its_own_parts_only_what_matters() {
-    let proto = root().join("tests/proto/probe/v1/probe.proto");
-    let services = format!(
-        "  probe:\n    run: sh -c \"echo I am $WEFT_SERVICE; exec ${{BIN}}/weft-test-app\"\n    protos: [{}]\n    \
-         proto_path: ${{PROTO_PATH}}\nbuild: sh -c \"echo $((40 + 2)) files compiled\"\n",
-        proto.display()
-    );
-    let bed = Bed::start_quietly(&services).await;
-    eventually("the service's own line is printed", LIMIT, async || {
-        bed.log().contains("probe-1          │ I am probe")
-    })
-    .await;
+    let says = |name: &str, command: &str| {
+        format!("  {name}:\n    run: sh -c \"{command}; exec ${{BIN}}/weft-test-app\"\n    health: tcp\n")
+    };
+    // Far more lines than wait for a table, from a service that is not up meanwhile.
+    let services = says("quiet", "echo I am $WEFT_SERVICE") + &says("flood", "seq 100000");
+    let bed = Bed::start_quietly(&format!("{services}build: sh -c \"echo $((40 + 2)) files compiled\"\n")).await;
+    eventually("the flood's last line is printed", LIMIT, async || bed.log().contains("│ 100000\n")).await;
     let log = bed.log();
-    for event in ["weft: building: sh -c", "weft: built after", "│ probe-1 is ready after", "SIDECAR'S PAGE"] {
-        assert!(log.contains(event), "{event:?} is not in\n{log}");
+    for line in [
+        "weft: building: sh -c",
+        "weft: built after",
+        "│ quiet-1 is ready after",
+        "SIDECAR'S PAGE",
+        "quiet-1          │ I am quiet",
+        " lines were dropped: they came faster than they could be printed",
+    ] {
+        assert!(log.contains(line), "{line:?} is not in\n{log}");
     }
     for noise in ["sidecar │", "control          │", "42 files compiled", "\u{1b}["] {
         assert!(!log.contains(noise), "{noise:?} is in\n{log}");
@@ -172,6 +175,7 @@ async fn weft_call_speaks_to_the_shop_and_ctrl_c_leaves_no_process_behind() {
     let ada = calls_unary_methods(&bed).await;
     calls_streaming_methods(&bed);
     tells_what_is_wrong(&bed);
+    ctrl_c_ends_a_call_and_its_trace(&bed).await;
     a_user_survives_the_death_of_users(&bed, &ada).await;
 
     let mut pids = bed.pids();
@@ -304,6 +308,37 @@ fn tells_what_is_wrong(bed: &Bed) {
     failed(&["--address", "127.0.0.1:1", get], 1, &["nothing answers at 127.0.0.1:1; is `weft up` running"]);
     // All services of the file have announced themselves: nothing more is waited for.
     failed(&["--service", "user", get], 64 + 12, &["x-weft-error: no-such-service", "users"]);
+}
+
+async fn ctrl_c_ends_a_call_and_its_trace(bed: &Bed) {
+    let printed = bed.dir().join("events");
+    let watch = Command::new(binary("weft"))
+        .args(["call", "-c", "shop.users.v1.Users/Watch"])
+        .current_dir(bed.dir())
+        .env("WEFT_OUTBOUND", bed.url())
+        .stdout(fs::File::create(&printed).expect("the folder can be written"))
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("weft starts");
+    let mut users = 0;
+    eventually("an event is printed", LIMIT, async || {
+        users += 1;
+        let user = format!("{{\"name\":\"W\",\"email\":\"w{users}@example.com\"}}");
+        bed.weft(&["call", "shop.users.v1.Users/Create", &user]);
+        fs::read_to_string(&printed).is_ok_and(|events| events.contains("CREATED"))
+    })
+    .await;
+    weft_tests::signal("-INT", watch.id());
+    let output = watch.wait_with_output().expect("it ends");
+    assert_eq!(output.status.code(), Some(130), "{output:?}");
+    let text = stderr(&output);
+    let trace = text.lines().find_map(|line| line.strip_prefix("trace: ")).expect("the trace's address");
+    let path = format!("/api/traces/{}", trace.rsplit('/').next().expect("an id"));
+    eventually("its first span is in the trace", LIMIT, async || {
+        let (status, body) = weft_tests::get(bed.dashboard(), &path).await;
+        status == 200 && body.contains("weft-call") && body.contains("CANCELLED")
+    })
+    .await;
 }
 
 /// `kill -9` at once after the answer: what was acknowledged is on the disk.
