@@ -61,6 +61,9 @@ pub struct ReplicaPorts {
 /// How long a mesh may take to come up or to stop: on a busy machine, with unoptimized binaries.
 const READY: Duration = Duration::from_secs(60);
 
+/// The key of a `mesh.yaml` that lets the kernel pick the ports.
+pub const FREE_PORTS: &str = "ports: { outbound: 0, dashboard: 0, control: 0 }";
+
 impl Bed {
     /// A mesh of the services in `services`: the value of that key in `mesh.yaml`. `${BIN}` stands for the folder of the
     /// workspace's binaries, `${PROTO_PATH}` for the folders of its `.proto` files.
@@ -102,12 +105,19 @@ impl Bed {
         let bin = weft.parent().expect("a binary lies in a folder").display().to_string();
         let protos = format!("[{}, {}]", root().join("proto").display(), root().join("tests/proto").display());
         let services = services.replace("${BIN}", &bin).replace("${PROTO_PATH}", &protos);
-        let ports = "{ outbound: 0, dashboard: 0, control: 0 }";
-        let yaml = format!("namespace: shop\nports: {ports}\nservices:\n{services}\n");
+        let yaml = format!("namespace: shop\n{FREE_PORTS}\nservices:\n{services}\n");
         fs::write(dir.path().join("mesh.yaml"), yaml).expect("the folder can be written");
-        let up = Self::spawn(&weft, dir.path(), args, env);
+        Self::start_at(dir, args, env, READY).await
+    }
+
+    /// The mesh of the `mesh.yaml` in a folder, which names [`FREE_PORTS`]; `limit` is for its build, too.
+    ///
+    /// # Panics
+    /// As [`Self::start`].
+    pub async fn start_at<V: AsRef<OsStr>>(dir: TempDir, args: &[&str], env: &[(&str, V)], limit: Duration) -> Self {
+        let up = Self::spawn(&binary("weft"), dir.path(), args, env);
         let mut bed = Self { dir, up, outbound: 0, dashboard: 0, control: 0 };
-        bed.wait_until_ready().await;
+        bed.wait_until_ready(limit).await;
         let run = bed.run();
         [bed.outbound, bed.dashboard, bed.control] =
             [run.outbound_url, run.dashboard_url, run.control_url].map(|url| port_of(&url));
@@ -123,8 +133,8 @@ impl Bed {
         command.spawn().expect("weft starts")
     }
 
-    async fn wait_until_ready(&mut self) {
-        let end = Instant::now() + READY;
+    async fn wait_until_ready(&mut self, limit: Duration) {
+        let end = Instant::now() + limit;
         while !self.log().contains("the mesh is up after") {
             let ended = self.up.try_wait().expect("a child can be asked");
             assert!(ended.is_none() && Instant::now() < end, "the mesh is not ready ({ended:?}):\n{}", self.log());

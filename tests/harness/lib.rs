@@ -15,7 +15,7 @@ mod wire;
 
 use std::{env, io::Write, time::Duration};
 
-pub use bed::{Bed, ReplicaPorts, channel, channel_to, get, is_alive, resident_bytes, signal};
+pub use bed::{Bed, FREE_PORTS, ReplicaPorts, channel, channel_to, get, is_alive, resident_bytes, signal};
 pub use forge::{Forge, Shown};
 pub use http1::Client;
 pub use load::{Load, Outcome};
