@@ -312,7 +312,10 @@ impl Pool {
         }
         let result = result.map_err(|why| {
             counters.upstream_connects_failed.fetch_add(1, Relaxed);
-            tracing::warn!("no connection to {}: {why}", self.destination);
+            // Callers decide how often it is tried.
+            if self.worker.log_limit.take().is_some() {
+                tracing::warn!("no connection to {}: {why}", self.destination);
+            }
             if let Destination::Endpoint(endpoint) = &self.destination {
                 self.worker.shared.catalog.not_connected(endpoint);
             }
@@ -406,7 +409,8 @@ impl Pool {
             tracing::debug!("the connection to {} broke: {e}", self.destination);
         }
         let was_calmed = link.upgrade().is_some_and(|link| link.was_calmed());
-        if was_calmed && self.resets.replace(limits::RESETS_OF_CALM_SERVICE) == u32::MAX {
+        let is_news = was_calmed && self.resets.replace(limits::RESETS_OF_CALM_SERVICE) == u32::MAX;
+        if is_news && self.worker.log_limit.take().is_some() {
             tracing::warn!(
                 "{} has ended a connection because of what was asked of it (ENHANCE_YOUR_CALM); from now on there is \
                  another after every {} calls that are cancelled",
