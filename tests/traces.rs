@@ -1,4 +1,4 @@
-//! A call's trace, read back from the built-in store and from a real Jaeger.
+//! A call's trace, read back from the built-in store and from a real Jaeger (v2).
 
 use std::{
     collections::HashMap,
@@ -157,26 +157,14 @@ struct Jaeger {
 
 impl Jaeger {
     fn start(program: &std::path::Path) -> Self {
-        let held: Vec<TcpListener> = (0..12).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
+        let held: Vec<TcpListener> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
         let port = |n: usize| held[n].local_addr().expect("a bound socket").port();
-        let (otlp, query) = (port(0), port(1));
-        let at = |flag: &str, n: usize| format!("--{flag}=127.0.0.1:{}", port(n));
-        let args = [
-            at("collector.otlp.grpc.host-port", 0),
-            at("query.http-server.host-port", 1),
-            at("collector.otlp.http.host-port", 2),
-            at("query.grpc-server.host-port", 3),
-            at("collector.grpc-server.host-port", 4),
-            at("collector.http-server.host-port", 5),
-            at("admin.http.host-port", 6),
-            at("processor.jaeger-compact.server-host-port", 7),
-            at("processor.jaeger-binary.server-host-port", 8),
-            at("processor.zipkin-compact.server-host-port", 9),
-            at("http-server.host-port", 10),
-        ];
+        let [otlp, query, query_grpc] = [0, 1, 2].map(port);
+        let ports = [("JAEGER_OTLP_PORT", otlp), ("JAEGER_QUERY_PORT", query), ("JAEGER_QUERY_GRPC_PORT", query_grpc)];
         drop(held);
         let mut command = Command::new(program);
-        command.env("COLLECTOR_OTLP_ENABLED", "true").args(args).stdout(Stdio::null()).stderr(Stdio::null());
+        command.arg("--config").arg(root().join("tests/jaeger/config.yaml"));
+        command.envs(ports.map(|(name, port)| (name, port.to_string()))).stdout(Stdio::null()).stderr(Stdio::null());
         Self { process: command.spawn().expect("Jaeger starts"), otlp, query }
     }
 }
