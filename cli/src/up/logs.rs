@@ -1,7 +1,7 @@
 //! What `weft up` prints: the lines of all processes, each behind its process's name, and its own.
 //!
 //! A task for each stream cuts what it reads into lines of bounded length and puts them into the [`buffers`], from which one
-//! thread prints ([`print`]). A process that floods is slowed down for a moment; past that it loses lines of its own, which
+//! thread prints ([`mod@print`]). A process that floods is slowed down for a moment; past that it loses lines of its own, which
 //! are counted. Neither a flood nor a terminal that has stopped ever holds up the supervisor.
 
 mod buffers;
