@@ -8,7 +8,7 @@ use opentelemetry::{
     trace::{SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState},
 };
 use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
-use tokio::time::timeout;
+use tokio::{net::TcpStream, time::timeout};
 use tonic::{Code, metadata::MetadataMap};
 use weft_mesh::{
     telemetry::{Component, ExportTarget, Origin, SpanExport},
@@ -56,8 +56,18 @@ impl CallTrace {
         if !self.begins_here {
             return;
         }
-        // Pages that are no OTLP receiver can be named with --dashboard.
-        let targets: Vec<ExportTarget> = targets.iter().filter_map(|target| target.parse().ok()).collect();
+        let mut there = Vec::new();
+        for target in targets {
+            // With --dashboard something can be named that takes no spans.
+            if let Ok(ExportTarget::Otlp(url)) = target.parse()
+                && is_there(&url).await
+            {
+                there.push(ExportTarget::Otlp(url));
+            }
+        }
+        if there.is_empty() {
+            return;
+        }
         let origin = Origin {
             service: "weft-call".to_owned(),
             namespace: String::new(),
@@ -65,7 +75,7 @@ impl CallTrace {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             component: Component::Service,
         };
-        if let Ok((sink, export)) = SpanExport::start(&targets, &origin) {
+        if let Ok((sink, export)) = SpanExport::start(&there, &origin) {
             sink.push(self.span(method, code));
             let _ = timeout(EXPORT_LIMIT, export.shutdown()).await;
         }
@@ -105,6 +115,12 @@ impl CallTrace {
             instrumentation_scope: InstrumentationScope::builder("weft-call").build(),
         }
     }
+}
+
+/// Whether somebody listens there. An export to nobody is tried again until its time is up.
+async fn is_there(url: &str) -> bool {
+    let address = url.strip_prefix("http://").unwrap_or(url);
+    matches!(timeout(EXPORT_LIMIT, TcpStream::connect(address)).await, Ok(Ok(_)))
 }
 
 #[cfg(test)]
