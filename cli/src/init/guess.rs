@@ -194,19 +194,18 @@ fn name_apart(services: &mut [Found]) {
 
 /// Gives each contract to the service that it most likely belongs to.
 fn assign(guess: &mut Guess, contracts: Vec<Contract>) {
+    let services = &mut guess.services;
     for contract in contracts {
-        let services = &mut guess.services;
+        let names: Vec<&str> = services.iter().map(|service| service.name.as_str()).collect();
+        let is_in = |service: &Found| !service.folder.is_empty() && contract.file.starts_with(&service.folder);
         let owner = match services.len() {
             1 => Some(0),
-            _ => services
-                .iter()
-                .position(|service| !service.folder.is_empty() && contract.file.starts_with(&service.folder))
-                .or_else(|| contract.owner(services.iter().map(|service| service.name.as_str()))),
+            _ => services.iter().position(is_in).or_else(|| contract.owner(&names)),
         };
         match owner {
             Some(owner) => services[owner].protos.push(contract.file),
             None => guess.notes.push(format!(
-                "{} defines {}; whose it is can't be told from here: add it to the `protos` of that service",
+                "{} ({}): add it to the `protos` of the service that implements it",
                 contract.file,
                 contract.services.join(", ")
             )),

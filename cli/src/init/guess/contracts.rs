@@ -7,7 +7,7 @@ use protox::file::File;
 use super::{Tree, entries, read};
 
 /// A `.proto` file that defines a service.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Contract {
     /// From the mesh's folder.
     pub(super) file: String,
@@ -18,11 +18,19 @@ pub(super) struct Contract {
 }
 
 impl Contract {
-    /// The place of the service that most likely implements it, by its name: that of `users` for `shop.users.v1.Users`.
-    pub(super) fn owner<'a>(&self, names: impl Iterator<Item = &'a str> + Clone) -> Option<usize> {
+    /// The place of the service that most likely implements it, by its name: that of `users`, or else of `shop-users`, for
+    /// `shop.users.v1.Users`. A name that fits several says nothing.
+    pub(super) fn owner(&self, names: &[&str]) -> Option<usize> {
+        let only = |is_it: &dyn Fn(&str) -> bool| {
+            let mut fitting = names.iter().enumerate().filter(|(_, name)| is_it(name));
+            fitting.next().filter(|_| fitting.next().is_none()).map(|(place, _)| place)
+        };
         // From the service's own name to that of its package.
-        let mut parts = self.services.iter().flat_map(|service| service.rsplit('.'));
-        parts.find_map(|part| names.clone().position(|name| plain(name) == plain(part)))
+        let mut parts = self.services.iter().flat_map(|service| service.rsplit('.')).map(plain);
+        parts.find_map(|part| {
+            only(&|name| plain(name) == part)
+                .or_else(|| only(&|name| name.split('-').any(|piece| plain(piece) == part)))
+        })
     }
 }
 

@@ -67,12 +67,16 @@ impl Place<'_> {
 fn rust(place: &Place<'_>) -> Vec<Found> {
     let Some(manifest) = place.read("Cargo.toml") else { return Vec::new() };
     let build = format!("cargo build --release {}", place.option("--manifest-path", "Cargo.toml"));
-    let is_workspace = manifest.lines().any(|line| line.trim() == "[workspace]");
-    let members = if is_workspace { place.tree.under(place.at).collect() } else { Vec::new() };
+    let is_workspace = |manifest: &str| manifest.lines().any(|line| line.trim() == "[workspace]");
+    let members: Vec<&str> = if is_workspace(&manifest) { place.tree.under(place.at).collect() } else { Vec::new() };
     let mut found = Vec::new();
     for at in std::iter::once(place.at).chain(members) {
         let member = Place { at, ..*place };
         let Some(manifest) = member.read("Cargo.toml") else { continue };
+        // A workspace of its own, as fuzz targets are.
+        if at != place.at && is_workspace(&manifest) {
+            continue;
+        }
         let program = toml_text(&manifest, "[bin]", "name");
         let package = toml_text(&manifest, "package", "name").filter(|_| member.has("src/main.rs"));
         let Some(name) = program.or(package) else { continue };

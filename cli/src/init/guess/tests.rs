@@ -83,6 +83,7 @@ fn a_program_in_rust_is_a_package_with_a_main() {
             ("services/users/src/main.rs", ""),
             ("services/kit/Cargo.toml", &package("kit")),
             ("services/kit/src/lib.rs", ""),
+            ("services/users/fuzz/Cargo.toml", &(package("fuzz") + "[[bin]]\nname = \"fuzz\"\n\n[workspace]\n")),
             ("services/orders/Cargo.toml", &(package("orders") + "[[bin]]\nname = \"shop-orders\"\n")),
         ],
         &[
@@ -162,7 +163,7 @@ fn projects_in_subfolders_are_services_with_the_contracts_that_are_theirs() {
         ("proto/weft/options/v1/options.proto", weft_contracts::sources::OPTIONS.text),
     ]);
     assert!(text.contains("# Go, by services/users/go.mod\n  users:\n"), "{text}");
-    assert!(text.contains("proto/shop/mail/v1/mail.proto defines shop.mail.v1.Mail; whose it is"), "{text}");
+    assert!(text.contains("proto/shop/mail/v1/mail.proto (shop.mail.v1.Mail): add it to the `protos`"), "{text}");
     assert!(text.contains("proto/shop/broken.proto:1:9: "), "{text}");
     // Whether Go and Node are here or not: all else is good.
     let problems = loaded.as_ref().err().map(ToString::to_string).unwrap_or_default();
@@ -178,6 +179,17 @@ fn projects_in_subfolders_are_services_with_the_contracts_that_are_theirs() {
     ] {
         assert!(text.contains(line), "{line}\n{text}");
     }
+}
+
+#[test]
+fn a_contract_belongs_to_the_one_service_that_is_named_like_it() {
+    let contract = Contract { services: vec!["shop.users.v1.Users".to_owned()], ..Contract::default() };
+    assert_eq!(contract.owner(&["orders", "users"]), Some(1));
+    assert_eq!(contract.owner(&["shop", "user-service"]), Some(1), "before its package");
+    assert_eq!(contract.owner(&["shop-orders", "shop-users"]), Some(1));
+    assert_eq!(contract.owner(&["shop-users", "users"]), Some(1));
+    assert_eq!(contract.owner(&["shop-orders", "shop-mail"]), None, "a part that fits both says nothing");
+    assert_eq!(contract.owner(&["orders", "mail"]), None);
 }
 
 #[test]
