@@ -13,7 +13,10 @@ use crate::{
     },
     shared::Phase,
     thread::{account::Counted, loads::Load, wire_limits, worker::Worker},
-    transport::link::{Driver, Incoming, Link, LinkError, Role},
+    transport::link::{
+        Link, Role,
+        driver::{Driver, Incoming, LinkError},
+    },
 };
 
 /// Whose a connection is, and how long it lives.

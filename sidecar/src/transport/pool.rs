@@ -35,7 +35,10 @@ use crate::{
     time::moment::Moment,
     transport::{
         connect,
-        link::{Driver, Link, LinkError, Role},
+        link::{
+            Link, Role,
+            driver::{Driver, LinkError},
+        },
         room::Room,
         tls_stream::TlsStream,
     },

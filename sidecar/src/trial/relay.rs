@@ -30,7 +30,7 @@ use crate::{
     proxy::{Proxy, inbound::Peer as Caller},
     shared::{Phase, Shared, Start, survey::Surveyor},
     thread::{account::Counted, worker::Worker},
-    transport::link::{Driver, Link, Role},
+    transport::link::{Link, Role, driver::Driver},
 };
 
 /// One of the two between whom calls are relayed: it does what the script says, and writes down what it sees.

@@ -1,6 +1,6 @@
 //! A connection that is not read for a while, in virtual time.
 
-use std::time::Duration;
+use std::{task::Waker, time::Duration};
 
 use tokio::{
     io::AsyncWriteExt,
@@ -10,9 +10,12 @@ use tokio::{
 use weft_wire::Name;
 
 use super::*;
-use crate::trial::{
-    self,
-    peer::{connected, post},
+use crate::{
+    thread::{account::Counted, loads::Load},
+    trial::{
+        self,
+        peer::{connected, post},
+    },
 };
 
 /// Longer than a peer may be silent, and not as long as one may be paused.
