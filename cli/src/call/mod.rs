@@ -28,7 +28,13 @@ use weft_mesh::{
     names::{closest, port},
 };
 
-use self::{codec::RawCodec, output::Printer, reflection::Reflection, schema::Messages, trace::CallTrace};
+use self::{
+    codec::RawCodec,
+    output::Printer,
+    reflection::Reflection,
+    schema::Messages,
+    trace::{CallTrace, Server},
+};
 use crate::up::run_file::Run;
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);
@@ -125,7 +131,7 @@ async fn call(args: &Args) -> anyhow::Result<ExitCode> {
     let method = find_method(&mut reflection, contract, method).await?;
     let messages = Messages::new(&reflection.descriptor_set())?;
     let mut headers = metadata::parse(&args.headers, args.service.as_deref())?;
-    let trace = CallTrace::begin(&mut headers)?;
+    let trace = CallTrace::begin(&mut headers, Server::new(args.service.as_deref(), &address))?;
     let printer = Printer { is_compact: args.compact, is_verbose: args.verbose };
     let outcome = tokio::select! {
         outcome = exchange(args, channel, &method, &messages, headers, &printer) => outcome.map(Some),

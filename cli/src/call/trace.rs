@@ -9,9 +9,9 @@ use opentelemetry::{
 };
 use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
 use tokio::{net::TcpStream, time::timeout};
-use tonic::{Code, metadata::MetadataMap};
+use tonic::{Code, metadata::MetadataMap, transport::Uri};
 use weft_mesh::{
-    telemetry::{Component, ExportTarget, Origin, SpanExport},
+    telemetry::{Component, ExportTarget, Origin, SpanExport, attribute},
     trace_context::TraceContext,
 };
 
@@ -27,6 +27,26 @@ pub(super) struct CallTrace {
     /// The trace begins with this call, not with a `traceparent` that was given.
     begins_here: bool,
     start: SystemTime,
+    server: Server,
+}
+
+/// Who is called: a service by its name, or the sidecar that looks for one.
+#[derive(Clone, Debug)]
+pub(super) struct Server {
+    address: String,
+    port: Option<u16>,
+}
+
+impl Server {
+    /// The service that was named, or the sidecar at this URL.
+    pub(super) fn new(service: Option<&str>, sidecar: &str) -> Self {
+        let sidecar: Option<Uri> = sidecar.parse().ok();
+        match (service, sidecar) {
+            (Some(service), _) => Self { address: service.to_owned(), port: None },
+            (None, Some(url)) => Self { address: url.host().unwrap_or_default().to_owned(), port: url.port_u16() },
+            (None, None) => Self { address: String::new(), port: None },
+        }
+    }
 }
 
 impl CallTrace {
@@ -34,16 +54,16 @@ impl CallTrace {
     ///
     /// # Errors
     /// The `traceparent` is malformed.
-    pub(super) fn begin(headers: &mut MetadataMap) -> anyhow::Result<Self> {
+    pub(super) fn begin(headers: &mut MetadataMap, server: Server) -> anyhow::Result<Self> {
         let start = SystemTime::now();
         if let Some(given) = headers.get("traceparent") {
             let context = TraceContext::parse_traceparent(given.as_bytes()).context("the traceparent is malformed")?;
-            return Ok(Self { context, begins_here: false, start });
+            return Ok(Self { context, begins_here: false, start, server });
         }
         let context = TraceContext::new_root(fastrand::u128(..), fastrand::u64(..), true);
         let value = String::from_utf8_lossy(&context.to_traceparent()).parse().context("a traceparent is ASCII")?;
         headers.insert("traceparent", value);
-        Ok(Self { context, begins_here: true, start })
+        Ok(Self { context, begins_here: true, start, server })
     }
 
     /// The trace's id in hexadecimal.
@@ -84,13 +104,17 @@ impl CallTrace {
     fn span(&self, method: &str, code: Code) -> SpanData {
         let TraceContext { trace_id, span_id, .. } = self.context;
         let mut attributes = vec![
-            KeyValue::new("rpc.system.name", "grpc"),
-            KeyValue::new("rpc.method", method.to_owned()),
-            KeyValue::new("rpc.response.status_code", status_name(code)),
+            KeyValue::new(attribute::RPC_SYSTEM_NAME, attribute::system::GRPC),
+            KeyValue::new(attribute::RPC_METHOD, method.to_owned()),
+            KeyValue::new(attribute::RPC_RESPONSE_STATUS_CODE, status_name(code)),
+            KeyValue::new(attribute::SERVER_ADDRESS, self.server.address.clone()),
         ];
+        if let Some(port) = self.server.port {
+            attributes.push(KeyValue::new(attribute::SERVER_PORT, i64::from(port)));
+        }
         let mut status = Status::Unset;
         if code != Code::Ok {
-            attributes.push(KeyValue::new("error.type", status_name(code)));
+            attributes.push(KeyValue::new(attribute::ERROR_TYPE, status_name(code)));
             status = Status::error(status_name(code));
         }
         SpanData {
@@ -132,7 +156,7 @@ mod tests {
         let given = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
         let mut headers = MetadataMap::new();
         headers.insert("traceparent", given.parse().unwrap());
-        let trace = CallTrace::begin(&mut headers).unwrap();
+        let trace = CallTrace::begin(&mut headers, Server::new(None, "http://127.0.0.1:15001")).unwrap();
         assert_eq!(trace.id(), "0af7651916cd43dd8448eb211c80319c");
         assert_eq!(headers.get("traceparent").unwrap(), given);
         assert!(!trace.begins_here, "its first span is another's");
@@ -141,12 +165,24 @@ mod tests {
     #[test]
     fn the_span_is_the_parent_that_the_sidecar_is_told() {
         let mut headers = MetadataMap::new();
-        let trace = CallTrace::begin(&mut headers).unwrap();
+        let trace = CallTrace::begin(&mut headers, Server::new(None, "http://127.0.0.1:15001")).unwrap();
         let span = trace.span("shop.users.v1.Users/Get", Code::NotFound);
         let (trace_id, span_id) = (span.span_context.trace_id(), span.span_context.span_id());
         assert_eq!(headers.get("traceparent").unwrap(), format!("00-{trace_id}-{span_id}-01").as_str());
         assert_eq!((trace_id.to_string(), span.parent_span_id), (trace.id(), SpanId::INVALID));
         assert_eq!(span.status, Status::error("NOT_FOUND"));
         assert_eq!(trace.span("a.B/C", Code::Ok).status, Status::Unset);
+        let said: Vec<_> = span.attributes.iter().map(|said| format!("{}={}", said.key, said.value)).collect();
+        let expected = [
+            "rpc.system.name=grpc",
+            "rpc.method=shop.users.v1.Users/Get",
+            "rpc.response.status_code=NOT_FOUND",
+            "server.address=127.0.0.1",
+            "server.port=15001",
+            "error.type=NOT_FOUND",
+        ];
+        assert_eq!(said, expected);
+        let named = Server::new(Some("users"), "http://127.0.0.1:15001");
+        assert_eq!((&*named.address, named.port), ("users", None));
     }
 }
