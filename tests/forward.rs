@@ -3,6 +3,7 @@
 
 use std::{
     io::{BufRead, BufReader},
+    net::TcpListener,
     process::{Child, Command, Stdio},
     time::Duration,
 };
@@ -71,11 +72,12 @@ fn port(line: &str, before: &str) -> u16 {
     digits.flatten().and_then(|digits| digits.parse().ok()).unwrap_or_else(|| panic!("no {before} in {line}"))
 }
 
+fn app(name: &str, protocol: &str, speak: &str) -> String {
+    let run = "${BIN}/weft-test-app";
+    format!("  {name}:\n    run: {run}\n    protocol: {protocol}\n    env: {{ SPEAK: {speak} }}\n")
+}
+
 fn services() -> String {
-    let app = |name: &str, protocol: &str, speak: &str| {
-        let run = "${BIN}/weft-test-app";
-        format!("  {name}:\n    run: {run}\n    protocol: {protocol}\n    env: {{ SPEAK: {speak} }}\n")
-    };
     [probe_service(1), app("plain", "http1", "http1"), app("db", "tcp", "tcp")].concat()
 }
 
@@ -91,6 +93,17 @@ async fn a_forward_leads_to_its_service_whatever_it_speaks() {
     assert_eq!(raw(grpc, b"\x16\x03\x01\x02\x00 is no HTTP\r\n").await, b"");
     assert_eq!(raw(nobody, b"GET / HTTP/1.1\r\nHost: nobody\r\n\r\n").await, b"");
     assert_eq!(metric(sidecar.metrics, "weft_panics_total", "").await, 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn the_mesh_file_gives_a_service_such_a_port() {
+    let held = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
+    let [grpc, http1] = held.map(|listener| listener.local_addr().expect("a bound socket").port());
+    let services = [probe_service(1), app("plain", "http1", "http1")];
+    let bed = Bed::start(&format!("{}    forward: {grpc}\n{}    forward: {http1}\n", services[0], services[1])).await;
+    assert_eq!((bed.forward("probe"), bed.forward("plain")), (grpc, http1));
+    probe(&channel(grpc), "Say", &[]).await.expect("an answer");
+    every_request_goes_to_the_service_of_http1(http1).await;
 }
 
 async fn every_call_goes_to_the_service_of_grpc(bed: &Bed, port: u16) {
