@@ -2,6 +2,8 @@
 //! reach a service of gRPC, of HTTP/1.1 or of neither.
 
 use std::{
+    io::{BufRead, BufReader},
+    net::TcpListener,
     process::{Child, Command, Stdio},
     time::Duration,
 };
@@ -30,28 +32,28 @@ impl Sidecar {
         let id: SpiffeId = "spiffe://weft.local/ns/shop/sa/guest".parse().expect("an id");
         let token = join_token::issue(&ca, &id, LIMIT * 60).expect("a token");
         std::fs::write(&file, token).expect("the folder can be written");
-        let [admin, metrics] = free_ports();
         let mut command = Command::new(binary("weft-sidecar"));
-        command.args(["--namespace", "shop", "--outbound", "127.0.0.1:0"]);
-        command.args(["--admin", &format!("127.0.0.1:{admin}"), "--metrics", &format!("127.0.0.1:{metrics}")]);
+        let any = "127.0.0.1:0";
+        command.args(["--namespace", "shop", "--outbound", any, "--admin", any, "--metrics", any]);
         command.args(["--control-plane", &format!("https://127.0.0.1:{}", bed.control())]);
         command.arg("--trust-bundle").arg(control.join("bundle.pem")).arg("--join-token-file").arg(file);
         for service in services {
             command.args(["--forward", &format!("127.0.0.1:0={service}")]);
         }
-        let process = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the sidecar starts");
+        let mut process = command.stderr(Stdio::piped()).spawn().expect("the sidecar starts");
+        let mut lines = BufReader::new(process.stderr.take().expect("piped")).lines();
+        let line = lines.find_map(|line| line.ok().filter(|line| line.contains("the sidecar runs"))).expect("it runs");
+        // Its later lines are read by nobody, and must not stop it.
+        std::thread::spawn(move || lines.for_each(drop));
+        let [admin, metrics] = ["admin", "metrics"].map(|of| port(&line, &format!("{of}=127.0.0.1:")));
         let mut sidecar = Self { process, metrics, forwards: Vec::new() };
-        eventually("the sidecar is ready", LIMIT, async || {
-            TcpStream::connect(("127.0.0.1", metrics)).await.is_ok() && get(metrics, "/readyz").await.0 == 200
-        })
-        .await;
+        eventually("the sidecar is ready", LIMIT, async || get(metrics, "/readyz").await.0 == 200).await;
         // The configuration says which ports the kernel has given.
         let state = bed.json(admin, "/state").await;
         let settings = state["configuration"].as_array().expect("a list");
         let forward = settings.iter().find(|setting| setting["name"] == "--forward").expect("each flag is there");
-        let port = |forward: &str| forward.split_once('=')?.0.rsplit_once(':')?.1.parse().ok();
         let forwards = forward["value"].as_str().expect("text").split(',');
-        sidecar.forwards = forwards.map(|forward| port(forward).expect("a port")).collect();
+        sidecar.forwards = forwards.map(|forward| port(forward, "127.0.0.1:")).collect();
         assert!(sidecar.forwards.len() == services.len() && !sidecar.forwards.contains(&0), "{forward}");
         sidecar
     }
@@ -64,16 +66,18 @@ impl Drop for Sidecar {
     }
 }
 
-fn free_ports<const N: usize>() -> [u16; N] {
-    let held = [(); N].map(|()| std::net::TcpListener::bind("127.0.0.1:0").expect("a free port"));
-    held.map(|listener| listener.local_addr().expect("a bound socket").port())
+/// The port that comes after `before` in a line.
+fn port(line: &str, before: &str) -> u16 {
+    let digits = line.split_once(before).map(|(_, rest)| rest.split(|c: char| !c.is_ascii_digit()).next());
+    digits.flatten().and_then(|digits| digits.parse().ok()).unwrap_or_else(|| panic!("no {before} in {line}"))
+}
+
+fn app(name: &str, protocol: &str, speak: &str) -> String {
+    let run = "${BIN}/weft-test-app";
+    format!("  {name}:\n    run: {run}\n    protocol: {protocol}\n    env: {{ SPEAK: {speak} }}\n")
 }
 
 fn services() -> String {
-    let app = |name: &str, protocol: &str, speak: &str| {
-        let run = "${BIN}/weft-test-app";
-        format!("  {name}:\n    run: {run}\n    protocol: {protocol}\n    env: {{ SPEAK: {speak} }}\n")
-    };
     [probe_service(1), app("plain", "http1", "http1"), app("db", "tcp", "tcp")].concat()
 }
 
@@ -89,6 +93,17 @@ async fn a_forward_leads_to_its_service_whatever_it_speaks() {
     assert_eq!(raw(grpc, b"\x16\x03\x01\x02\x00 is no HTTP\r\n").await, b"");
     assert_eq!(raw(nobody, b"GET / HTTP/1.1\r\nHost: nobody\r\n\r\n").await, b"");
     assert_eq!(metric(sidecar.metrics, "weft_panics_total", "").await, 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn the_mesh_file_gives_a_service_such_a_port() {
+    let held = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
+    let [grpc, http1] = held.map(|listener| listener.local_addr().expect("a bound socket").port());
+    let services = [probe_service(1), app("plain", "http1", "http1")];
+    let bed = Bed::start(&format!("{}    forward: {grpc}\n{}    forward: {http1}\n", services[0], services[1])).await;
+    assert_eq!((bed.forward("probe"), bed.forward("plain")), (grpc, http1));
+    probe(&channel(grpc), "Say", &[]).await.expect("an answer");
+    every_request_goes_to_the_service_of_http1(http1).await;
 }
 
 async fn every_call_goes_to_the_service_of_grpc(bed: &Bed, port: u16) {

@@ -1,26 +1,18 @@
 //! `weft down`: ends what `weft up` started, also when `weft up` itself was killed.
 
-use std::{
-    collections::BTreeSet,
-    path::PathBuf,
-    process::ExitCode,
-    time::{Duration, Instant},
-};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use rustix::process::Signal;
 
 use crate::up::{
-    process::{self, ProcessId},
+    leftovers::{KILL_LIMIT, end_processes, until},
+    process,
     run_file::Run,
 };
 
 /// For `weft up` to end what it started, in order.
 const UP_LIMIT: Duration = Duration::from_secs(20);
-/// For processes without it.
-const STOP_LIMIT: Duration = Duration::from_secs(12);
-const KILL_LIMIT: Duration = Duration::from_secs(3);
-const INTERVAL: Duration = Duration::from_millis(20);
 
 /// The flags of `weft down`.
 #[derive(Debug, Clone, clap::Args)]
@@ -57,89 +49,4 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         if ended == 0 { "stopped".to_owned() } else { format!("stopped; {ended} processes were left and were ended") }
     );
     Ok(ExitCode::SUCCESS)
-}
-
-/// Ends every process of a run whose `weft up` is gone; says how many there were.
-///
-/// A process is of the run if it has the number and the start time of the run file, or the run's id in its
-/// environment: a number alone may be somebody else's by now.
-///
-/// # Errors
-/// Some survive even a kill.
-pub(crate) fn end_processes(run: &Run) -> anyhow::Result<usize> {
-    let found = living(run);
-    for process in &found {
-        process::signal(process.pid, Signal::TERM);
-    }
-    if !until(STOP_LIMIT, || living(run).is_empty()) {
-        for process in living(run) {
-            process::signal(process.pid, Signal::KILL);
-        }
-        if !until(KILL_LIMIT, || living(run).is_empty()) {
-            let left: Vec<String> = living(run).iter().map(|process| process.pid.to_string()).collect();
-            bail!("these processes do not come to their end: {}", left.join(", "));
-        }
-    }
-    Ok(found.len())
-}
-
-fn living(run: &Run) -> Vec<ProcessId> {
-    let mut seen = BTreeSet::new();
-    let recorded = run.processes.values().copied().filter(|process| process.is_alive());
-    recorded.chain(process::of_run(&run.run_id)).filter(|process| seen.insert(process.pid)).collect()
-}
-
-/// Whether it became true within the limit.
-fn until(limit: Duration, is_so: impl Fn() -> bool) -> bool {
-    let end = Instant::now() + limit;
-    loop {
-        if is_so() {
-            return true;
-        }
-        if Instant::now() >= end {
-            return false;
-        }
-        std::thread::sleep(INTERVAL);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::{collections::BTreeMap, process::Command};
-
-    use super::*;
-
-    fn run_of(run_id: &str, processes: BTreeMap<String, ProcessId>) -> Run {
-        Run {
-            run_id: run_id.to_owned(),
-            mesh_file: "mesh.yaml".into(),
-            up: ProcessId { pid: 1, start_time: 0 },
-            outbound_url: String::new(),
-            dashboard_url: String::new(),
-            control_url: String::new(),
-            otlp: Vec::new(),
-            replicas: BTreeMap::new(),
-            forwards: BTreeMap::new(),
-            processes,
-        }
-    }
-
-    #[test]
-    fn what_a_killed_run_left_is_ended_and_nobody_else() {
-        let run_id = format!("test-{:016x}", fastrand::u64(..));
-        let sleeper =
-            |marker: &str| Command::new("sleep").arg("600").env(process::RUN_VARIABLE, marker).spawn().unwrap();
-        let (mut ours, mut foreign) = (sleeper(&run_id), sleeper("another run"));
-        // The foreign process now has a number that the run file knows, but it started at another time.
-        let recycled = ProcessId { pid: foreign.id(), start_time: 1 };
-        // A child that nobody has waited for is no longer alive: the test can wait afterwards.
-        let run = run_of(&run_id, BTreeMap::from([("users-1".to_owned(), recycled)]));
-        // Just after exec the kernel may not show a process's environment yet.
-        assert!(until(Duration::from_secs(10), || living(&run).len() == 1), "{:?}", living(&run));
-        assert_eq!(end_processes(&run).unwrap(), 1);
-        assert!(!ours.wait().unwrap().success());
-        assert!(foreign.try_wait().unwrap().is_none(), "the foreign process still runs");
-        foreign.kill().unwrap();
-        foreign.wait().unwrap();
-    }
 }

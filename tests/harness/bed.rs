@@ -180,7 +180,7 @@ impl Bed {
         *self.run().replicas.get(replica).unwrap_or_else(|| panic!("no replica {replica}: {:?}", self.run().replicas))
     }
 
-    /// Where the person at the keyboard reaches a service that speaks TCP.
+    /// The port that leads the person at the keyboard to a service alone: one that speaks TCP, or has `forward`.
     ///
     /// # Panics
     /// There is none of that name.

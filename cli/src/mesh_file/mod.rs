@@ -91,7 +91,7 @@ pub(crate) struct Service {
     pub(crate) replicas: u16,
     /// A port of its own choice, where it has one.
     pub(crate) port: Option<Port>,
-    /// Where the person at the keyboard reaches a service that speaks TCP.
+    /// The port that leads the person at the keyboard to this service alone. One that speaks TCP has one in any case.
     pub(crate) forward: Option<Port>,
     /// Added to its environment.
     pub(crate) env: Vec<(String, String)>,

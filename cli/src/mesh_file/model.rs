@@ -169,15 +169,6 @@ fn read_service(
         reader.problem(port.line, &table.path("port"), text);
     }
     let forward = reader.whole_number(&table, "forward", 1..=65_535, "");
-    if let Some(forward) = &forward
-        && protocol != Protocol::Tcp
-    {
-        let text = format!(
-            "found it with protocol {}; allowed: with protocol tcp, as others share one port",
-            protocol.as_str()
-        );
-        reader.problem(forward.line, &table.path("forward"), text);
-    }
     let answers_connect = read_connect(reader, &table, protocol);
     let upgrades = read_upgrades(reader, &table, protocol);
     let health = read_health(reader, &table);

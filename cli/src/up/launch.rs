@@ -226,7 +226,7 @@ impl Replica {
                     None => mesh.ports.pick()?,
                 };
                 replicas.push(Arc::new(Self {
-                    forwards: forwards(file, |_| mesh.ports.pick())?,
+                    forwards: tcp_forwards(file, &mesh.ports)?,
                     name: format!("{}-{number}", service.name.name()),
                     service: Some(Arc::clone(&launch)),
                     identity: identity(&service.name),
@@ -237,9 +237,8 @@ impl Replica {
             }
         }
         let keyboard = ServiceName::new(KEYBOARD, &file.namespace)?;
-        let pick = |service: &Service| service.forward.map_or_else(|| mesh.ports.pick(), |port| Ok(port.number));
         replicas.push(Arc::new(Self {
-            forwards: forwards(file, pick)?,
+            forwards: keyboard_forwards(file, &mesh.ports)?,
             name: KEYBOARD.to_owned(),
             service: None,
             identity: identity(&keyboard),
@@ -307,9 +306,23 @@ pub(super) fn services_file(state_dir: &Path) -> PathBuf {
 }
 
 /// A port for each service that speaks TCP.
-fn forwards(file: &MeshFile, pick: impl Fn(&Service) -> io::Result<u16>) -> io::Result<Vec<(ServiceName, u16)>> {
-    let is_tcp = |service: &&Service| service.protocol == Protocol::Tcp;
-    file.services.iter().filter(is_tcp).map(|service| Ok((service.name.clone(), pick(service)?))).collect()
+fn tcp_forwards(file: &MeshFile, ports: &Ports) -> io::Result<Vec<(ServiceName, u16)>> {
+    let services = file.services.iter().filter(|service| service.protocol == Protocol::Tcp);
+    services.map(|service| Ok((service.name.clone(), ports.pick()?))).collect()
+}
+
+/// The same for the person at the keyboard, with the ports that the file names, of services that speak HTTP too.
+fn keyboard_forwards(file: &MeshFile, ports: &Ports) -> io::Result<Vec<(ServiceName, u16)>> {
+    let mut forwards = Vec::new();
+    for service in &file.services {
+        let port = match service.forward {
+            Some(port) => port.number,
+            None if service.protocol == Protocol::Tcp => ports.pick()?,
+            None => continue,
+        };
+        forwards.push((service.name.clone(), port));
+    }
+    Ok(forwards)
 }
 
 /// Where a program finds a service that speaks TCP: `WEFT_TCP_ORDERS_DB` for `orders-db`.

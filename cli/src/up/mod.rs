@@ -7,6 +7,7 @@
 mod backoff;
 mod build;
 mod launch;
+pub(crate) mod leftovers;
 mod logs;
 pub(crate) mod orders;
 mod ports;
@@ -46,10 +47,7 @@ use self::{
     run_file::{Run, RunFile},
     supervisor::{Context, Phase, Role, Stop, supervise},
 };
-use crate::{
-    down,
-    mesh_file::{MeshFile, Problems, Programs, Service, check_otlp},
-};
+use crate::mesh_file::{MeshFile, Problems, Programs, Service, check_otlp};
 
 /// For everything to come to its end after it was asked to; then it is killed.
 const STOP_LIMIT: Duration = Duration::from_secs(12);
@@ -169,7 +167,7 @@ fn lock(state_dir: &Path, mesh_file: &Path) -> anyhow::Result<File> {
 fn end_earlier_run(state_dir: &Path) -> anyhow::Result<()> {
     match Run::read(state_dir) {
         Ok(Some(run)) => {
-            let ended = down::end_processes(&run)?;
+            let ended = leftovers::end_processes(&run)?;
             if ended > 0 {
                 eprintln!("weft: an earlier `weft up` was killed; the {ended} processes that it left were ended");
             }
