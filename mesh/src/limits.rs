@@ -33,6 +33,9 @@ limits! {
     CONNECTIONS_PER_ENDPOINT: usize = 8,
         "Connections that one worker opens to one endpoint, and to the local service for the calls of one caller, when the \
          peer's stream limit is reached; past it calls wait for one that ends.";
+    BLOCKED_CONNECTIONS: usize = 24,
+        "Connections to the local service besides those, for the calls of a caller on whose other ones the service does not \
+         read what it was sent.";
     CALLS_QUEUED: usize = 10_000,
         "Calls that wait for room on a worker's connections to one endpoint, or on those to the local service for the calls of \
          one caller; past it a call is answered `overloaded`, or by the callee `service-full`, or is tried at another endpoint.";

@@ -71,6 +71,8 @@ pub struct Connection<T> {
     encoder: Encoder,
     spare: SpareLists,
     send_window: Window,
+    /// The largest that it has been.
+    send_window_most: usize,
     receive_window: Window,
     /// The window of new streams: what the peer knows of our SETTINGS.
     stream_window: i32,
@@ -127,6 +129,7 @@ impl<T: Clone> Connection<T> {
             encoder: Encoder::new(limits.table_bytes),
             spare: SpareLists::default(),
             send_window: Window::new(INITIAL_WINDOW),
+            send_window_most: INITIAL_WINDOW as usize,
             receive_window: Window::new(INITIAL_WINDOW),
             stream_window: INITIAL_WINDOW,
             held_bytes: 0,
@@ -195,10 +198,17 @@ impl<T: Clone> Connection<T> {
         self.output.len() >= self.limits.output_bytes
     }
 
-    /// Whether the peer's window for the whole connection is used up: DATA of other streams would wait for it, too.
+    /// Whether a header block has begun and not ended.
     #[inline]
-    pub fn is_window_used_up(&self) -> bool {
-        self.send_window.open() == 0
+    pub fn is_block_open(&self) -> bool {
+        self.block.is_open()
+    }
+
+    /// Whether less than half of the peer's window for the whole connection is open. Then the peer does not read all that it
+    /// was sent, and DATA of other streams may wait for that: many servers give the window back in halves.
+    #[inline]
+    pub fn is_window_low(&self) -> bool {
+        2 * self.send_window.open() < self.send_window_most
     }
 
     /// Whether the driver should read no more for now: the peer does not read what it is sent. For a client only the

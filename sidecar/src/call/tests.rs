@@ -58,7 +58,10 @@ async fn a_peer_whose_heads_have_its_part_of_the_memory_gets_no_more_calls() {
                 if !peer.core.is_congested() {
                     peer.call(&long(post()), 0);
                 }
-                peer.pass(1).await.expect("it is not ended");
+                // It ends when a list that was begun does not come whole in time.
+                if peer.pass(1).await.is_err() {
+                    break;
+                }
             }
             // As workers tell in steps, it is a few more than four.
             let taken = calls.borrow().len();

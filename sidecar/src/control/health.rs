@@ -26,6 +26,10 @@ const EAGER_FOR: Duration = Duration::from_secs(10);
 /// may be chance: an overloaded service answers late. It is what Kubernetes waits for as well (`failureThreshold`).
 const UNANSWERED_UNTIL_DOWN: u8 = 3;
 
+/// For so long a service that answers calls is not down for late checks: as long as Kubernetes waits with its defaults. One
+/// that hangs but for a cheap method must not stay up because somebody calls that.
+const BUSY_FOR: Duration = Duration::from_secs(30);
+
 /// Checks for as long as the sidecar runs.
 pub(super) async fn run(control: Arc<Control>, app: SocketAddr) -> anyhow::Result<()> {
     let checker = Checker::new(app, control.shared.args.health_check())?;
@@ -34,10 +38,13 @@ pub(super) async fn run(control: Arc<Control>, app: SocketAddr) -> anyhow::Resul
     let mut was_up = false;
     let mut not_up_since = Instant::now();
     let mut calls_answered = control.shared.metrics.calls_answered();
+    let mut answered_at = Instant::now();
     loop {
         let mut outcome = timeout(limits::HEALTH_CHECK_TIMEOUT, checker.check()).await.unwrap_or(Outcome::Unanswered);
         let answered_before = std::mem::replace(&mut calls_answered, control.shared.metrics.calls_answered());
-        if outcome == Outcome::Unanswered && calls_answered > answered_before {
+        if outcome != Outcome::Unanswered {
+            answered_at = Instant::now();
+        } else if calls_answered > answered_before && answered_at.elapsed() < BUSY_FOR {
             outcome = Outcome::Busy;
         }
         // The service most likely stops as well, which is no trouble; nobody else hears of its health any more.

@@ -14,7 +14,7 @@
 //! | of frames and header blocks of which more is to come | the connection | the peer, the callee or the local application |
 //! | of large header lists of requests | the calls | the peer, or the local application |
 //! | the rest, on the connections of the local application | these | the local application, which may use all of its side |
-//! | the rest, on the connections to the local service | these: 256 KiB each, and there are few | nobody |
+//! | the rest, on the connections to the local service | these: 256 KiB each, and a caller has few | nobody |
 //!
 //! A request's header list is kept until its call ends, so that the call can be sent again, and so are its trailers until they
 //! have gone: HPACK lets a peer send the longest of lists in some 20 bytes. They count for the caller if they are longer than
@@ -24,7 +24,8 @@
 //! 1 MiB at most, if it has just carried much, and are given back within seconds, whether or not calls run on it
 //! ([`crate::thread::worker::Worker::shrink`]).
 //!
-//! A part is never less than one stream's window, so who holds little is never refused for what another holds.
+//! A part is never less than one stream's window, nor than a 64th of its side, so who holds little is never refused for what
+//! another holds.
 //!
 //! A load past its part gets no new calls, and its connections are not read as long as they hold something. Of one that holds
 //! nothing, little is read ([`LITTLE_BYTES`]) before it holds something. A connection that has something to send needs its
@@ -226,8 +227,9 @@ impl Drop for Counted {
 
 /// When nothing that a load holds has gone on for so long, its connections wait for its peer's windows.
 const STUCK_TIME: Duration = Duration::from_millis(200);
-/// A part is never less than this.
+/// A part is never less than this, nor than this share of its side.
 const LEAST_PART: usize = limits::STREAM_WINDOW_BYTES as usize;
+const LEAST_PART_OF_SIDE: usize = 64;
 /// From so many parts on, calls are broken off whose bytes wait for a load.
 const PARTS_AT_MOST: usize = 4;
 
@@ -273,12 +275,17 @@ impl Account {
         self.is_tight() && !self.has_room(load, PARTS_AT_MOST)
     }
 
+    /// See [`LEAST_PART`].
+    fn least_part(&self) -> usize {
+        LEAST_PART.max(self.part.bytes / LEAST_PART_OF_SIDE)
+    }
+
     /// Whether a load holds less than so many times its part.
     fn has_room(&self, load: &Load, parts: usize) -> bool {
         let left = self.part.bytes.saturating_sub(self.part.used());
         match load.share() {
             // However little is left: else nobody would have a call as long as one load holds too much.
-            Share::Part => load.bytes() < (parts * left).max(LEAST_PART),
+            Share::Part => load.bytes() < parts * left.max(self.least_part()),
             Share::WholeSide => left > 0,
             Share::OfNobody => true,
         }

@@ -13,7 +13,7 @@ pub(crate) struct WireLimits {
     pub(crate) mesh_made: Arc<Limits>,
     /// With the own service and its clients. They get no PINGs: both ends are on one machine, and servers of gRPC take
     /// a PING every few seconds for an attack. As they do with calls that are cancelled before they were looked at, and
-    /// all callers share the connection to the service.
+    /// a caller's other calls share the connection.
     pub(crate) local: Arc<Limits>,
 }
 

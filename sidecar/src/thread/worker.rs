@@ -62,7 +62,7 @@ pub(crate) struct Worker {
     pub(crate) callees: Callees,
     /// That of the local service, as a client.
     pub(crate) own: Rc<Load>,
-    /// That of the connections to the local service, which its callers share.
+    /// That of the connections to the local service, which is charged to nobody.
     pub(crate) to_local: Rc<Load>,
     pub(crate) connection_ended: Notify,
     /// The phase whose connections are drained as soon as they are there.

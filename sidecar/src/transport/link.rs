@@ -36,8 +36,9 @@ pub(crate) struct Link {
     /// The driver has its turn, or was woken for one.
     is_awake: Cell<bool>,
     is_gone: Cell<bool>,
-    /// When its driver had its last turn.
+    /// When its driver had its last turn, and the last one after which a call ran.
     last_turn: Cell<Instant>,
+    last_busy: Cell<Instant>,
     /// Who waits for the peer's settings.
     settling: RefCell<Option<Waker>>,
     /// Calls that wait for room on it, or on another to the same place.
@@ -70,6 +71,7 @@ impl Link {
             is_awake: Cell::new(false),
             is_gone: Cell::new(false),
             last_turn: Cell::new(worker.now()),
+            last_busy: Cell::new(worker.now()),
             settling: RefCell::default(),
             room,
             held_up: RefCell::default(),
@@ -85,9 +87,9 @@ impl Link {
         !self.is_gone.get() && self.core.borrow().can_open()
     }
 
-    /// Whether the peer's window for the whole connection is used up: by a call whose body it does not read.
+    /// Whether calls may have to wait on it for one whose body the peer does not read.
     pub(crate) fn is_blocked(&self) -> bool {
-        self.core.borrow().is_window_used_up()
+        self.core.borrow().is_window_low()
     }
 
     /// How many calls can be opened now.
@@ -186,7 +188,7 @@ impl Link {
 
     /// Since when nothing runs on it; `None` while something does.
     pub(crate) fn idle_since(&self) -> Option<Instant> {
-        (self.core.borrow().streams() == 0).then(|| self.last_turn.get())
+        (self.core.borrow().streams() == 0).then(|| self.last_busy.get())
     }
 
     /// Whom its bytes are charged to.

@@ -265,7 +265,7 @@ impl Pool {
                 },
             };
             if let Some(found) = found {
-                drop(place);
+                place.served();
                 if self.links.borrow().iter().map(|link| link.room()).sum::<usize>() > 1 || found.is_err() {
                     self.room.has_come();
                 }
@@ -299,7 +299,11 @@ impl Pool {
 
     /// Whether one more connection may be made.
     fn has_place_for_connection(&self) -> bool {
-        self.links.borrow().iter().filter(|link| !link.is_gone()).count() < limits::CONNECTIONS_PER_ENDPOINT
+        let links = self.links.borrow();
+        let all = links.iter().filter(|link| !link.is_gone()).count();
+        let blocked = links.iter().filter(|link| !link.is_gone() && self.is_blocked(link)).count();
+        all - blocked < limits::CONNECTIONS_PER_ENDPOINT
+            && all < limits::CONNECTIONS_PER_ENDPOINT + limits::BLOCKED_CONNECTIONS
     }
 
     async fn connect(self: Rc<Self>) {
@@ -332,6 +336,8 @@ impl Pool {
             // One who no longer waits is no loss.
             let _ = waiting.send(result.clone());
         }
+        // Those in the queue may have to try it themselves.
+        self.room.has_come();
     }
 
     async fn try_connect(self: &Rc<Self>) -> Result<(), NotMade> {

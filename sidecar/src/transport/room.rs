@@ -61,7 +61,7 @@ impl Room {
         self.places.set(self.places.get() + 1);
         let (sender, turn) = oneshot::channel();
         self.waiting.borrow_mut().push_back(sender);
-        Some(Place { room: self, turn: Some(turn) })
+        Some(Place { room: self, turn: Some(turn), is_served: false })
     }
 
     /// Takes out of the queue those that have left.
@@ -83,6 +83,7 @@ pub(crate) struct Place<'r> {
     room: &'r Room,
     /// `None` once its turn has come.
     turn: Option<oneshot::Receiver<()>>,
+    is_served: bool,
 }
 
 impl Place<'_> {
@@ -96,13 +97,24 @@ impl Place<'_> {
         }
         has_come
     }
+
+    /// It has what it waited for, and says itself whether there is more for others.
+    pub(crate) fn served(mut self) {
+        self.is_served = true;
+    }
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         let room = self.room;
         room.places.set(room.places.get() - 1);
-        let Some(mut turn) = self.turn.take() else { return };
+        let Some(mut turn) = self.turn.take() else {
+            // Its turn had come. If it has found nothing it may have been given up meanwhile, and the next one looks.
+            if !self.is_served {
+                room.has_come();
+            }
+            return;
+        };
         if turn.try_recv().is_ok() {
             // Its turn has just come, and goes to the next.
             return room.has_come();
@@ -133,6 +145,7 @@ mod tests {
             let mut place = room.queue().expect("it is not full");
             if place.turn(Instant::now() + Duration::from_secs(60)).await {
                 order.borrow_mut().push(number);
+                place.served();
             }
         })
     }
@@ -160,6 +173,33 @@ mod tests {
                 tokio::time::sleep(Duration::from_secs(61)).await;
                 assert_eq!(order.borrow().len(), 2, "3 has waited in vain");
                 assert!(room.is_free() && room.waiting.borrow().is_empty());
+            })
+            .await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_turn_that_nobody_takes_goes_to_the_next() {
+        LocalSet::new()
+            .run_until(async {
+                let (room, order) = (Rc::new(Room::default()), Order::default());
+                // Its turn comes, and it is given up while it makes a connection.
+                let first = spawn_local({
+                    let room = Rc::clone(&room);
+                    async move {
+                        let mut place = room.queue().expect("it is not full");
+                        place.turn(Instant::now() + Duration::from_secs(60)).await;
+                        std::future::pending::<()>().await;
+                    }
+                });
+                settle().await;
+                let _others: Vec<_> = (0..2).map(|number| wait(&room, number, &order)).collect();
+                settle().await;
+                room.has_come();
+                settle().await;
+                assert!(order.borrow().is_empty());
+                first.abort();
+                settle().await;
+                assert_eq!(*order.borrow(), [0]);
             })
             .await;
     }

@@ -164,10 +164,13 @@ where
     }
 
     /// Whether nothing has moved for too long on a connection that is not read for lack of memory. Where PINGs are sent, there
-    /// is a turn to see it.
+    /// is a turn to see it. A header block that is not complete has its own time, which is not put off here: whoever holds its
+    /// part of the memory can have very many of them.
     fn is_paused_too_long(&self) -> bool {
-        let is_over = |(since, _)| self.worker.now().saturating_duration_since(since) >= limits::PAUSED_TIME;
-        let is_over = self.paused.is_some_and(is_over);
+        let Some((since, _)) = self.paused else { return false };
+        let is_block_open = self.link.core.borrow().is_block_open();
+        let most = if is_block_open { limits::HTTP2_TIMEOUT } else { limits::PAUSED_TIME };
+        let is_over = self.worker.now().saturating_duration_since(since) >= most;
         if is_over {
             self.worker.shared.metrics.limit_reached("PAUSED_TIME");
         }
@@ -404,6 +407,9 @@ where
         self.link.counted.set(self.link.core.borrow().held_and_unsent_bytes() + self.unread.len());
         self.link.is_awake.set(false);
         self.link.last_turn.set(self.worker.now());
+        if self.link.core.borrow().streams() > 0 {
+            self.link.last_busy.set(self.worker.now());
+        }
     }
 }
 
