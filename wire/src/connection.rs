@@ -71,8 +71,9 @@ pub struct Connection<T> {
     encoder: Encoder,
     spare: SpareLists,
     send_window: Window,
-    /// The largest that it has been.
+    /// The largest that it has been, and when the peer has last opened it.
     send_window_most: usize,
+    send_window_opened: Instant,
     receive_window: Window,
     /// The window of new streams: what the peer knows of our SETTINGS.
     stream_window: i32,
@@ -130,6 +131,7 @@ impl<T: Clone> Connection<T> {
             spare: SpareLists::default(),
             send_window: Window::new(INITIAL_WINDOW),
             send_window_most: INITIAL_WINDOW as usize,
+            send_window_opened: now,
             receive_window: Window::new(INITIAL_WINDOW),
             stream_window: INITIAL_WINDOW,
             held_bytes: 0,
@@ -204,11 +206,12 @@ impl<T: Clone> Connection<T> {
         self.block.is_open()
     }
 
-    /// Whether less than half of the peer's window for the whole connection is open. Then the peer does not read all that it
-    /// was sent, and DATA of other streams may wait for that: many servers give the window back in halves.
+    /// Whether less than half of the peer's window for the whole connection is open, and since when the peer has opened none of
+    /// it. Then it does not read all that it was sent, and DATA of other streams may wait for that: many servers give the
+    /// window back in halves.
     #[inline]
-    pub fn is_window_low(&self) -> bool {
-        2 * self.send_window.open() < self.send_window_most
+    pub fn low_window_since(&self) -> Option<Instant> {
+        (2 * self.send_window.open() < self.send_window_most).then_some(self.send_window_opened)
     }
 
     /// Whether the driver should read no more for now: the peer does not read what it is sent. For a client only the

@@ -11,6 +11,7 @@ use std::{
     rc::Rc,
     sync::Arc,
     task::{Poll, Waker},
+    time::Duration,
 };
 
 use tokio::time::Instant;
@@ -26,6 +27,9 @@ use crate::{
     },
     transport::{exchange::Exchange, room::Room},
 };
+
+/// A server that reads opens its window much sooner.
+const BLOCKED_TIME: Duration = Duration::from_millis(20);
 
 type Core = weft_wire::Connection<Rc<dyn Exchange>>;
 
@@ -87,9 +91,16 @@ impl Link {
         !self.is_gone.get() && self.core.borrow().can_open()
     }
 
-    /// Whether calls may have to wait on it for one whose body the peer does not read.
-    pub(crate) fn is_blocked(&self) -> bool {
-        self.core.borrow().is_window_low()
+    /// Whether most of the peer's window for the whole connection is used up.
+    pub(crate) fn is_low(&self) -> bool {
+        self.core.borrow().low_window_since().is_some()
+    }
+
+    /// Whether calls may have to wait on it for one whose body the peer does not read: most of its window is used up, and none
+    /// of it was opened for [`BLOCKED_TIME`].
+    pub(crate) fn is_blocked(&self, now: Instant) -> bool {
+        let since = self.core.borrow().low_window_since();
+        since.is_some_and(|since| now.into_std().saturating_duration_since(since) >= BLOCKED_TIME)
     }
 
     /// How many calls can be opened now.

@@ -195,12 +195,19 @@ impl Pool {
     }
 
     fn with_room(&self) -> Option<Rc<Link>> {
-        self.links.borrow().iter().find(|link| link.has_room() && !link.is_worn() && !self.is_blocked(link)).cloned()
+        let links = self.links.borrow();
+        let mut with_room = links.iter().filter(|link| link.has_room() && !link.is_worn());
+        if let Destination::Endpoint(_) = self.destination {
+            return with_room.next().cloned();
+        }
+        // Of one connection nobody knows yet whether it moves on: rather two, and then the one whose window is open.
+        let found = with_room.clone().find(|link| !link.is_low());
+        found.or_else(|| with_room.find(|link| links.len() > 1 && !self.is_blocked(link))).cloned()
     }
 
     /// Whether calls would wait on a connection to the local service for one whose request that does not read.
     fn is_blocked(&self, link: &Link) -> bool {
-        matches!(self.destination, Destination::Local(_)) && link.is_blocked()
+        matches!(self.destination, Destination::Local(_)) && link.is_blocked(self.worker.now())
     }
 
     /// One that is worn, or whose window is used up, is better than none.

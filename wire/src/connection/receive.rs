@@ -126,6 +126,7 @@ impl<T: Clone> Connection<T> {
                 return Err(ConnectionError::new(Code::FLOW_CONTROL_ERROR, "the connection's window is over 2^31-1"));
             }
             self.send_window_most = self.send_window_most.max(self.send_window.open());
+            self.send_window_opened = now;
         } else if let Some(slot) = self.streams.find(head.stream) {
             if increment == 0 {
                 return self.stream_error(slot, Code::PROTOCOL_ERROR, now);

@@ -241,3 +241,20 @@ fn the_peer_s_limit_on_streams_holds_and_moves() {
     client.headers(1, flag::END_STREAM, &OK).expect("it is fine");
     assert!(client.connection.can_open());
 }
+
+#[test]
+fn a_window_of_which_half_is_used_up_is_low_until_it_is_opened() {
+    let mut client = End::connected(&Limits::default());
+    let start = client.now;
+    let stream = client.connection.open(&post(), false, "one").expect("it can open");
+    client.frame(kind::WINDOW_UPDATE, 0, 1, &1_000_000u32.to_be_bytes()).expect("it is fine");
+    assert_eq!(client.connection.send_data(stream, &[0; 30_000], false), 0);
+    assert_eq!(client.connection.low_window_since(), None);
+    assert_eq!(client.connection.send_data(stream, &[0; 10_000], false), 0);
+    assert_eq!(client.connection.low_window_since(), Some(start));
+    client.now = start + Duration::from_secs(1);
+    client.frame(kind::WINDOW_UPDATE, 0, 0, &1_000u32.to_be_bytes()).expect("it is fine");
+    assert_eq!(client.connection.low_window_since(), Some(client.now), "it is low still");
+    client.frame(kind::WINDOW_UPDATE, 0, 0, &30_000u32.to_be_bytes()).expect("it is fine");
+    assert_eq!(client.connection.low_window_since(), None);
+}
