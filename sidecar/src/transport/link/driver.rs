@@ -404,11 +404,12 @@ where
 
     /// Nothing is left to do: from now on the link wakes us when there is.
     fn rest(&mut self) {
-        self.link.counted.set(self.link.core.borrow().held_and_unsent_bytes() + self.unread.len());
+        let (core, now) = (self.link.core.borrow(), self.worker.now());
+        self.link.counted.set(core.held_and_unsent_bytes() + self.unread.len());
         self.link.is_awake.set(false);
-        self.link.last_turn.set(self.worker.now());
-        if self.link.core.borrow().streams() > 0 {
-            self.link.last_busy.set(self.worker.now());
+        self.link.last_turn.set(now);
+        if core.streams() > 0 {
+            self.link.last_busy.set(now);
         }
     }
 }
