@@ -5,6 +5,8 @@
 pub(crate) mod peer;
 mod relay;
 pub(crate) mod tls;
+#[cfg(test)]
+pub(crate) mod unheard;
 
 use weft_mesh::names::{self, ServiceName};
 use weft_wire::{Headers, Name};
