@@ -2,8 +2,9 @@
 
 use super::fault::HpackError;
 
-/// The length of each symbol's code in bits; the last is EOS. The code is canonical (codes of a length follow each other in the
-/// order of their symbols, and go on where those of the lengths below end), so that the lengths say all.
+/// The length of each symbol's code in bits; the last is EOS. The code is canonical (codes of a length follow each
+/// other in the order of their symbols, and continue after the codes of shorter lengths), so the lengths define it
+/// completely.
 const LENGTHS: [u8; 257] = [
     13, 23, 28, 28, 28, 28, 28, 28, 28, 24, 30, 28, 28, 30, 28, 28, 28, 28, 28, 28, 28, 28, 30, 28, 28, 28, 28, 28, 28,
     28, 28, 28, 6, 10, 10, 12, 13, 6, 8, 11, 10, 10, 8, 11, 8, 6, 6, 6, 5, 5, 5, 6, 6, 6, 6, 6, 6, 6, 7, 8, 15, 6, 12,
@@ -18,25 +19,25 @@ const LENGTHS: [u8; 257] = [
 
 const MAX_LENGTH: usize = 30;
 
-/// Bits that are looked at together: as most characters take 5 or 6, they mostly hold two.
+/// How many bits are decoded together. Most characters take 5 or 6 bits, so these mostly hold two.
 const STEP: usize = 12;
 
-/// One or two symbols that follow each other.
+/// Zero to two symbols that follow each other.
 #[derive(Clone, Copy)]
 struct Step {
     symbols: [u8; 2],
-    /// The bits of their codes together; 0 when not even one is whole.
+    /// The length of their codes together in bits; 0 when not even one code is complete.
     bits: u8,
     count: u8,
 }
 
 /// The code of each symbol, and its length.
 static CODES: [(u32, u8); 257] = CODE.codes;
-/// By the next [`STEP`] bits: the symbols whose codes they begin with.
+/// The symbols at the start of the next [`STEP`] bits, by these bits.
 static STEPS: [Step; 1 << STEP] = steps();
 /// Symbols in the order of their codes.
 static SORTED: [u16; 257] = CODE.sorted;
-/// For each length: the first 32 bits that are above its codes, its first code, and where that is in [`SORTED`].
+/// For each length: the end of its codes, its first code, and the index of that code in [`SORTED`].
 static LONG: [Length; MAX_LENGTH + 1] = CODE.lengths;
 
 const CODE: Code = code();
@@ -49,7 +50,8 @@ struct Code {
 
 #[derive(Clone, Copy)]
 struct Length {
-    /// Codes of this length or less are below it, when they are at the top of 32 bits. Of 33 bits for those of EOS's length.
+    /// The first value above the codes of this length or less, with codes aligned to the top of 32 bits. It needs 33
+    /// bits for the length of EOS's code.
     end: u64,
     first: u32,
     at: u16,
@@ -100,7 +102,8 @@ const fn steps() -> [Step; 1 << STEP] {
     steps
 }
 
-/// The symbol whose code begins after the first `from` of [`STEP`] bits, when it is whole.
+/// The symbol whose code starts after the first `from` of [`STEP`] bits, and the code's length; `None` if the code is
+/// not complete.
 const fn first_symbol(bits: usize, from: u8) -> Option<(u8, u8)> {
     let left = STEP - from as usize;
     let bits = bits & ((1 << left) - 1);
@@ -116,13 +119,13 @@ const fn first_symbol(bits: usize, from: u8) -> Option<(u8, u8)> {
     None
 }
 
-/// How many bytes the text takes as Huffman code.
+/// How many bytes the text takes in Huffman code.
 pub(crate) fn encoded_len(text: &[u8]) -> usize {
     let bits: usize = text.iter().map(|&byte| usize::from(LENGTHS[usize::from(byte)])).sum();
     bits.div_ceil(8)
 }
 
-/// Appends the text as Huffman code.
+/// Appends the text in Huffman code.
 pub(crate) fn encode(text: &[u8], out: &mut Vec<u8>) {
     let mut bits: u64 = 0;
     let mut len = 0;
@@ -274,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn every_text_comes_back() {
+    fn every_text_decodes_to_itself() {
         let all: Vec<u8> = (0..=255).collect();
         for from in 0..=255 {
             for len in 0..9 {
@@ -299,11 +302,11 @@ mod tests {
     }
 
     #[test]
-    fn eos_is_an_error_wherever_it_is() {
+    fn eos_is_an_error_at_any_position() {
         assert_eq!(decoded(&[0xff, 0xff, 0xff, 0xff]), Err(HpackError::Huffman));
         assert_eq!(decoded(&[0xff, 0xff, 0xff, 0xfc]), Err(HpackError::Huffman));
         assert_eq!(decoded(&[0b0000_0111, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]), Err(HpackError::Huffman));
-        // A code that is cut off.
+        // A truncated code.
         let code = coded(b"\n");
         assert_eq!(decoded(&code[..3]), Err(HpackError::Huffman));
     }
