@@ -332,7 +332,7 @@ impl ClosedStreams {
     }
 }
 
-/// The last so many values.
+/// A ring of the last values.
 #[derive(Debug, Default)]
 struct Ring {
     values: Vec<u32>,

@@ -178,7 +178,7 @@ enum Literal {
 struct List<'h> {
     headers: &'h mut Headers,
     decoded: Decoded,
-    /// 0 when nothing more is to be stored.
+    /// 0 when no more fields should be stored.
     max_bytes: usize,
 }
 

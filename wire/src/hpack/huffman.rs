@@ -138,7 +138,7 @@ pub(crate) fn encode(text: &[u8], out: &mut Vec<u8>) {
             out.extend_from_slice(&((bits >> len) as u32).to_be_bytes());
         }
     }
-    // What is left is under four bytes; it is filled up with the first bits of EOS, which are ones.
+    // Less than four bytes are left. The last byte is padded with the first bits of EOS, which are ones.
     let padding = (8 - len % 8) % 8;
     bits = bits << padding | ((1 << padding) - 1);
     len += padding;
@@ -146,10 +146,11 @@ pub(crate) fn encode(text: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(&rest[4 - len as usize / 8..]);
 }
 
-/// Appends the text that is coded.
+/// Decodes Huffman code and appends the text.
 pub(crate) fn decode(code: &[u8], out: &mut Vec<u8>) -> Result<(), HpackError> {
     let start = out.len();
-    // No code is shorter than 5 bits; a step writes two symbols also when it has one.
+    // No symbol's code is shorter than 5 bits. One byte more, since a step always writes two symbols, even if it has
+    // one.
     out.resize(start + code.len() * 8 / 5 + 1, 0);
     let len = decode_into(code, &mut out[start..])?;
     out.truncate(start + len);
@@ -157,7 +158,7 @@ pub(crate) fn decode(code: &[u8], out: &mut Vec<u8>) -> Result<(), HpackError> {
 }
 
 fn decode_into(mut code: &[u8], out: &mut [u8]) -> Result<usize, HpackError> {
-    // The next bits are at the top; below the `len` that there are, there are zeros.
+    // The next bits, `len` of them, are at the top; zeros are below.
     let mut bits: u64 = 0;
     let mut len: u32 = 0;
     let mut at = 0;
@@ -194,9 +195,10 @@ fn decode_into(mut code: &[u8], out: &mut [u8]) -> Result<usize, HpackError> {
     }
 }
 
-/// The last symbols, and the padding: less than a byte of the first bits of EOS.
+/// Decodes the last symbols, and checks the padding: less than a byte of the first bits of EOS.
 fn finish(mut bits: u64, mut len: u32, out: &mut [u8], mut at: usize) -> Result<usize, HpackError> {
-    // With ones behind the end, what is left of proper padding looks like EOS, and of a code that is cut off like one too long.
+    // After ones are appended, correct padding looks like EOS, and a truncated code is longer than the bits that are
+    // left.
     bits |= u64::MAX.checked_shr(len).unwrap_or(0);
     loop {
         let Step { symbols, bits: taken, count } = STEPS[(bits >> (64 - STEP)) as usize];
@@ -221,7 +223,7 @@ fn finish(mut bits: u64, mut len: u32, out: &mut [u8], mut at: usize) -> Result<
     }
 }
 
-/// The symbol that the bits begin with, and its length; nothing for EOS.
+/// The symbol at the start of the bits, and its length; `None` for EOS.
 fn symbol(bits: u64) -> Option<(u8, u8)> {
     match STEPS[(bits >> (64 - STEP)) as usize] {
         Step { count: 0, .. } => long(bits),
@@ -229,7 +231,7 @@ fn symbol(bits: u64) -> Option<(u8, u8)> {
     }
 }
 
-/// The symbol of more than [`STEP`] bits that these begin with; nothing for EOS.
+/// The symbol at the start of the bits, if it has more than [`STEP`] bits, and its length; `None` for EOS.
 #[cold]
 fn long(bits: u64) -> Option<(u8, u8)> {
     let top = bits >> 32;

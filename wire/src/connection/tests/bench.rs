@@ -1,5 +1,4 @@
-//! The time that relaying a call takes in this crate, without I/O: run with `--release -- --ignored --nocapture
-//! relayed`.
+//! The time to relay a call in this crate, without I/O: run with `--release -- --ignored --nocapture relayed`.
 
 use super::*;
 
