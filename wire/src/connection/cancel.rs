@@ -49,7 +49,7 @@ impl<T: Clone> Connection<T> {
         self.cancels.asked = Some(self.next_stream.saturating_sub(2));
     }
 
-    /// SETTINGS were acknowledged. `false`: this module has sent none.
+    /// SETTINGS were acknowledged. Returns `false` if they were not from this module.
     pub(super) fn release_cancels(&mut self) -> bool {
         let Some(seen) = self.cancels.asked.take() else { return false };
         self.cancels.seen = seen;

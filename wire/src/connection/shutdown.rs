@@ -225,9 +225,9 @@ impl<T: Clone> Connection<T> {
     }
 
     /// To be called before [`on_timeout`](Connection::on_timeout) when the driver reads nothing from the peer at
-    /// present. The peer may then have sent long ago what is missing, so the timeouts for the acknowledgement of
-    /// SETTINGS, for a field block and for the keep-alive start anew. A keep-alive PING is still sent when it is due,
-    /// so that the peer receives something from us.
+    /// present. What the connection waits for may have arrived without being read, so timeouts that are due
+    /// (acknowledgement of SETTINGS, rest of a field block, keep-alive) start again. A keep-alive PING is still sent
+    /// when it is due, so that the peer receives something from us.
     pub fn note_unread(&mut self) {
         self.timers.is_unread = true;
     }
