@@ -27,7 +27,7 @@ pub(super) struct Rates {
     /// Useful frames, in either direction. A DATA frame of ours counts twice, because the peer may answer it with two
     /// WINDOW_UPDATEs.
     pub(super) useful_frames: u64,
-    /// Responses that were sent: cancels and stream errors of a client are compared with them.
+    /// Responses that were sent. On a server, these and not useful frames earn tokens for cancels and stream errors.
     pub(super) answers: u64,
     flood: Option<Flood>,
     /// Nothing should be read until then.

@@ -178,8 +178,8 @@ impl<T: Clone> Connection<T> {
         bytes.min(window).min(self.peer.frame_bytes)
     }
 
-    /// Counts a DATA frame on both windows. A peer answers DATA with WINDOW_UPDATEs, so a frame earns tokens, but not
-    /// if the peer made it small by opening its windows a few bytes at a time.
+    /// Counts a DATA frame on both windows. A peer answers DATA with WINDOW_UPDATEs, so a frame counts as useful,
+    /// unless the peer made it small by opening its windows a few bytes at a time.
     #[inline]
     fn count_sent(&mut self, slot: usize, bytes: usize, is_whole: bool) {
         self.streams.at(slot).send_window.take(bytes);

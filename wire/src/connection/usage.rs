@@ -2,7 +2,7 @@
 
 use super::Connection;
 
-/// Memory for streams beyond this counts as held. It is kept as long as one stream is open.
+/// The memory for streams counts as held only beyond this. It is kept as long as one stream is open.
 const UNCOUNTED_STREAM_BYTES: usize = 16 << 10;
 
 /// How much a connection holds at one moment.

@@ -19,7 +19,7 @@ pub(crate) fn of_field(id: Id, name: &[u8], value: &[u8]) -> u32 {
     finish(hash)
 }
 
-/// The hash of a name, never 0. It differs from the hashes of the fields with that name.
+/// The hash of a name, never 0. It is computed differently from the hash of a field with that name.
 pub(crate) fn of_name(id: Id, name: &[u8]) -> u32 {
     finish(name_hash(id, name))
 }

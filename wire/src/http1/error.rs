@@ -58,7 +58,7 @@ pub enum Error {
     /// Section 8.
     #[error("the connection ended before the message was complete (RFC 9112, section 8)")]
     Cut,
-    /// The only error of a body that is written.
+    /// In a message that is written.
     #[error("the body is longer or shorter than its Content-Length (RFC 9112, section 6.2)")]
     OtherLength,
 }
