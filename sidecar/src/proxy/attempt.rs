@@ -38,7 +38,7 @@ pub(crate) fn deadline_passed(call: &Call) -> Failure {
 pub(crate) fn holds_its_part(call: &Call) -> Failure {
     let memory = call.worker.shared.budget.bytes();
     let name = call.tries.route().map_or("the service", |route| route.service.name.as_str());
-    let message = format!("calls of {name} hold its part of this sidecar's memory (--memory {memory}); slow down");
+    let message = format!("calls to {name} hold its full part of this sidecar's memory (--memory {memory}); slow down");
     Failure::new(Reason::Overloaded, message).of_service(name)
 }
 
@@ -128,7 +128,7 @@ fn failure_of(Route { service, method }: &Route, call: &Call, miss: Miss) -> Res
 }
 
 fn no_choice(service: &Service, tries: &Tries, why: NoChoice, now: Moment) -> Failure {
-    // How the last try failed says more than that no endpoint is left to try.
+    // The failure of the last try says more than that no endpoint is left.
     if let Some(last) = tries.last.borrow_mut().take() {
         return *last;
     }
