@@ -117,7 +117,7 @@ impl Tasks {
     pub(crate) async fn failure(&mut self) -> anyhow::Error {
         while let Some(ended) = self.set.join_next().await {
             match ended {
-                Ok((name, Ok(()))) => tracing::debug!(task = name, "is done"),
+                Ok((name, Ok(()))) => tracing::debug!(task = name, "the task is done"),
                 Ok((name, Err(error))) => return error.context(format!("the task `{name}` failed")),
                 Err(error) => {
                     self.control.look_at(&error);

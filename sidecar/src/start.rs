@@ -221,7 +221,7 @@ async fn live(mut args: Args, settings: Vec<Setting>, told: Told, log: LogFilter
         let is_announced = tasks.is_announced();
         tokio::select! {
             () = is_announced => predecessor.replaced(),
-            // A signal before it has replaced the old sidecar: that one goes on.
+            // Stopped before it has replaced the old sidecar, which goes on.
             () = signals.next() => return Ok(()),
             error = tasks.failure() => return Err(error),
             error = workers.failure() => return Err(error),

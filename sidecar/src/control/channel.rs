@@ -19,7 +19,7 @@ use crate::shared::Identity;
 /// How long one unary call to the control plane may take, or opening a stream.
 pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The way to the control plane for all parts of a sidecar. Cheap to clone.
+/// The connection to the control plane, shared by all parts of a sidecar. Cheap to clone.
 ///
 /// Its channels run on the runtime that makes them, the control side's; they may be used from any other.
 #[derive(Clone, Debug)]

@@ -65,7 +65,7 @@ pub(super) async fn run(control: Arc<Control>, app: SocketAddr) -> anyhow::Resul
             not_up_since = Instant::now();
             was_up |= health == Health::Up;
             match (is_news, was_up) {
-                (true, true) => tracing::info!(health = health.as_str_name(), "the local service"),
+                (true, true) => tracing::info!(health = health.as_str_name(), "the local service's health changed"),
                 (true, false) => tracing::debug!(health = health.as_str_name(), "the local service is starting"),
                 (false, _) => {}
             }

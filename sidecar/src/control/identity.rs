@@ -170,10 +170,10 @@ fn check_time(svid: &Svid, now: SystemTime) -> anyhow::Result<()> {
     if let Ok(early) = svid.not_before().duration_since(now)
         && !early.is_zero()
     {
-        bail!("the certificate begins in {early:.0?}: the control plane's clock is ahead of this host's");
+        bail!("the certificate becomes valid in {early:.0?}: the control plane's clock is ahead of this host's");
     }
     if let Ok(late) = now.duration_since(svid.not_after()) {
-        bail!("the certificate ended {late:.0?} ago: the control plane's clock is behind this host's");
+        bail!("the certificate expired {late:.0?} ago: the control plane's clock is behind this host's");
     }
     Ok(())
 }

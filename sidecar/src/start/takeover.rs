@@ -128,7 +128,7 @@ impl Successor {
             _ => {}
         }
         let listener = UnixListener::bind(path).with_context(context)?;
-        // Who can connect gets our ports, so only this user may.
+        // A process that can connect gets our ports, so only this user may connect.
         fs::set_permissions(path, fs::Permissions::from_mode(0o600)).with_context(context)?;
         Ok(Self { listener, path: path.to_owned(), sockets })
     }

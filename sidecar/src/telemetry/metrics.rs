@@ -306,7 +306,7 @@ fn encode_latency(
     rows: &[(CallLabels, Arc<CallMetrics>)],
     encoder: &mut DescriptorEncoder<'_>,
 ) -> Result<(), std::fmt::Error> {
-    let help = "From the head of a call to the end of its answer";
+    let help = "Time from the head of a call to the end of its answer";
     let mut latency = encoder.encode_descriptor("weft_call_duration_seconds", help, None, MetricType::Histogram)?;
     for (labels, row) in rows {
         let counts: Vec<u64> = row.latency.iter().map(|bucket| bucket.load(Relaxed)).collect();

@@ -79,7 +79,7 @@ impl Expiries {
     }
 }
 
-/// What is done with a connection whose time has come.
+/// What to do with a connection that is due.
 enum Step {
     Renew(Rc<dyn Expiring>),
     Expire(Rc<dyn Expiring>),
@@ -112,7 +112,7 @@ fn renewal_time(now: SystemTime, end: SystemTime, chance: f64) -> SystemTime {
 mod tests {
     use super::*;
 
-    /// Counts what is done with it.
+    /// Counts its renewals and expiries.
     #[derive(Default)]
     struct Connection {
         renewed: Cell<u32>,

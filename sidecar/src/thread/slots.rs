@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn no_callee_takes_the_places_of_calls_to_others() {
+    async fn no_callee_takes_the_slots_of_calls_to_others() {
         let worker = trial::worker();
         let (silent, other): (Rc<Load>, Rc<Load>) = Default::default();
         let to = |callee: &Rc<Load>| {

@@ -118,7 +118,7 @@ impl Link {
         self.core.borrow().peer_header_list_bytes()
     }
 
-    /// Tells those who wait for room that there is some.
+    /// Wakes a call that waits for room, if there is room.
     #[inline]
     fn offer_room(&self) {
         if let Some(room) = &self.room

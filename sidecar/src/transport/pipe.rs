@@ -132,7 +132,7 @@ pub(crate) struct PipeBody {
 
 /// A message that ended before it was complete.
 #[derive(Debug, thiserror::Error)]
-#[error("the message broke off: {0}")]
+#[error("the message ended early: {0}")]
 pub(crate) struct BrokeOff(Code);
 
 impl PipeBody {
@@ -204,7 +204,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn an_attendant_is_told_of_the_readers_end() {
+    async fn an_attendant_notices_that_the_reader_is_gone() {
         let pipe = Pipe::default();
         let mut body = PipeBody::new(pipe.clone());
         pipe.put_data(b"hello", false);

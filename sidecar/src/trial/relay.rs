@@ -165,7 +165,7 @@ fn see(
 ) -> Option<(StreamId, usize)> {
     match event {
         Event::Request { stream, headers, is_end } => {
-            let number = headers.get(NUMBER).expect("heads come whole");
+            let number = headers.get(NUMBER).expect("every head has it");
             let call: usize = std::str::from_utf8(number).expect("digits").parse().expect("digits");
             let talk = &mut talks[call];
             assert!(!talk.has_arrived, "call {call} arrives twice");

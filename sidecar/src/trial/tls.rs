@@ -316,7 +316,7 @@ where
             }
         }
         // If broken bytes were sent, an alert may have come instead.
-        assert!(self.is_broken || heard == text[..taken], "the peer hears what is said");
+        assert!(self.is_broken || heard == text[..taken], "the peer receives what is sent");
     }
 }
 
@@ -324,7 +324,7 @@ where
 mod tests {
     use super::*;
 
-    /// What the fuzzer found.
+    /// A case that the fuzzer found.
     #[test]
     fn a_turn_that_gives_way_before_the_end_is_followed_by_another() {
         stream(b"\x01\x05\x02\x25\x03\x00\xe8\x00\x04\x40\x00\x15\x63\x09\x03\x03\x09\xa3\x00\x00\x00");

@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_saved_is_loaded_and_garbage_is_ignored() {
+    fn saved_snapshots_are_loaded_and_garbage_is_ignored() {
         use std::os::unix::fs::PermissionsExt;
         let dir = tempfile::tempdir().unwrap();
         let state_dir = dir.path().join("state");

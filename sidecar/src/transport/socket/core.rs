@@ -75,7 +75,7 @@ enum Message {
 /// What happens to the connection next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
-    /// It goes on.
+    /// It stays open.
     Open,
     /// No more is accepted for writing; what the peer sends is still read.
     HalfClosed,

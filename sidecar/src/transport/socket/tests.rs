@@ -100,7 +100,7 @@ fn bytes_that_cannot_be_handled_yet_do_not_wake_their_connection() {
 }
 
 #[test]
-fn the_rest_of_an_answered_request_is_not_held_by_anyone() {
+fn the_rest_of_an_answered_request_is_discarded() {
     run(async {
         let (worker, (mut client, io)) = (trial::worker(), connection().await);
         let socket = Socket::http1_server(&worker);
@@ -168,7 +168,7 @@ async fn fill(socket: &Socket, driver: &mut Pin<&mut impl Future>, waker: &Waker
         turn(driver, waker);
         sleep(Duration::from_millis(20)).await;
     }
-    assert!(unsent > 0, "the kernel has room for less");
+    assert!(unsent > 0, "the kernel took everything");
 }
 
 /// A half-closed upload to a service that does not read it.
@@ -268,7 +268,7 @@ fn worker_for_long_heads() -> Rc<Worker> {
 }
 
 #[test]
-fn a_request_with_a_head_as_long_as_is_allowed_is_taken() {
+fn a_request_with_a_head_of_the_longest_allowed_length_is_accepted() {
     // In one piece, and in parts that each get their own turn.
     for part in [usize::MAX, 40_000, 7_000] {
         run(async move {
@@ -307,7 +307,7 @@ fn a_request_with_a_longer_head_is_refused() {
 }
 
 #[test]
-fn an_answer_with_a_head_as_long_as_is_allowed_is_passed_on() {
+fn an_answer_with_a_head_of_the_longest_allowed_length_is_forwarded() {
     run(async {
         let (worker, (mut service, io)) = (worker_for_long_heads(), connection().await);
         let mut head = Headers::new();

@@ -79,7 +79,7 @@ pub(super) fn memory(memory: Option<&Memory>) -> Markup {
 fn holders(holders: &[memory::Holder]) -> Markup {
     html! {
         div class="wide" { table {
-            thead { tr { th { "Under way for" } th { "Which is a" } th class="number" { "Bytes" } } }
+            thead { tr { th { "Under way for" } th { "Role" } th class="number" { "Bytes" } } }
             tbody { @for holder in holders {
                 tr {
                     td { (holder.peer) }

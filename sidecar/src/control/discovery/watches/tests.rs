@@ -96,7 +96,7 @@ async fn a_service_is_found_by_its_address_for_as_long_as_it_has_that_address() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_service_is_starting_until_it_was_up_or_has_had_its_time() {
+async fn a_service_is_starting_until_it_was_up_or_its_time_is_over() {
     let is_starting =
         |watches: &Watches| watches.view().services[&ServiceName::parse(USERS).unwrap()].is_starting(Moment::now());
     let down = |counter| snapshot((1, counter), true, vec![endpoint("a", 1, Health::Down)]);

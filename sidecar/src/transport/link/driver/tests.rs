@@ -60,7 +60,7 @@ async fn a_peer_that_is_not_read_for_lack_of_memory_is_not_given_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_that_is_paused_and_holds_the_same_for_long_ends() {
+async fn a_paused_connection_ends_if_nothing_is_forwarded_for_long() {
     LocalSet::new()
         .run_until(async {
             let (worker, _questions) = trial::worker_with_questions();
@@ -183,7 +183,7 @@ async fn a_peer_that_reads_slowly_is_not_given_up_and_one_that_does_not_read_is(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_on_which_one_call_stays_gives_its_buffers_back() {
+async fn a_connection_frees_its_buffers_while_a_call_stays_open() {
     LocalSet::new()
         .run_until(async {
             let (worker, _questions) = trial::worker_with_questions();
