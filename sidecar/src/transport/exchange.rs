@@ -48,7 +48,7 @@ pub(crate) trait Exchange: Live {
     /// The connection to the endpoint is gone.
     fn endpoint_lost(self: Rc<Self>, why: &str);
 
-    /// This sidecar has closed the connection because the endpoint exceeded a limit.
+    /// This sidecar has closed the connection to the endpoint, because the endpoint exceeded a limit.
     fn endpoint_cut_off(self: Rc<Self>, why: &str);
 
     /// The idle connection was kept for too long: the service had already closed it, and has most likely not seen the

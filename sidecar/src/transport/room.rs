@@ -32,7 +32,7 @@ impl Room {
         self.places.get() == 0
     }
 
-    /// A connection has room, or is gone. Wakes the first call that waits, which looks which it is.
+    /// A connection has room, or is gone. Wakes the first call that waits, which finds out which of the two it is.
     #[inline]
     pub(crate) fn has_come(&self) {
         if !self.is_free() {
@@ -98,7 +98,7 @@ impl Place<'_> {
         has_come
     }
 
-    /// The call has its connection. The caller reports itself whether there is room for others.
+    /// The call has its connection. If there is room for others, the caller must call [`Room::has_come`].
     pub(crate) fn served(mut self) {
         self.is_served = true;
     }

@@ -326,7 +326,7 @@ where
     #[inline]
     fn take_notices(&mut self) {
         loop {
-            // The `else` ends the borrow here: a call may need the core when it gets the notice.
+            // Not `while let`: the borrow must end before the call gets the notice, because the call may need the core.
             let Some(notice) = self.link.core.borrow_mut().next_notice() else { return };
             self.tell(notice);
         }

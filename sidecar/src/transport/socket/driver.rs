@@ -75,7 +75,7 @@ pub(crate) struct Driver<F> {
     is_shut: bool,
     /// Since when the peer should close the connection, and how long it may take.
     closing: Option<(Instant, Duration)>,
-    /// The error that was answered, returned when the connection is closed.
+    /// The error that the client got as an answer. The driver returns it when the connection is closed.
     failure: Option<SocketError>,
     sleep: Option<Pin<Box<Sleep>>>,
 }

@@ -10,8 +10,8 @@ use crate::transport::link::Role;
 
 impl Core {
     /// Whether the connection may go on if the answer ends before the request. A client that waits for 100 and gets a
-    /// final answer may send the body or not, and a body could not be told from the next request (RFC 9110, section
-    /// 10.1.1).
+    /// final answer may send the body or not, and a body could not be distinguished from the next request (RFC 9110,
+    /// section 10.1.1).
     pub(super) fn takes_rest(&self) -> bool {
         if self.incoming == Message::Between || self.wants_tunnel() {
             return true;
