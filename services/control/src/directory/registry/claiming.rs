@@ -5,7 +5,11 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 use tokio::time::Instant;
 use weft_mesh::{limits, names::ServiceName};
 
-use super::{Announcement, Entry, Event, Member, Refusal, Registry, claimed::Claim};
+use super::{
+    Announcement, Event, Refusal, Registry,
+    claimed::Claim,
+    member::{Entry, Member},
+};
 use crate::claims::{Claims, Denied, Kind, hosts::are_one_host, is_address};
 
 impl Registry {
