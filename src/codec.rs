@@ -9,8 +9,8 @@ use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
 /// The initial size of a stream's buffer in each direction; it grows with the messages. tonic's default is 8 KiB, which
 /// every open stream holds, even an idle one.
 const BUFFER_BYTES: usize = 512;
-/// At this size encoded messages are sent on, even if more messages wait. A stream keeps a buffer as large as the messages
-/// that were once encoded together; tonic's default is 32 KiB.
+/// At this size encoded messages are sent on, even if more messages wait. A stream keeps a buffer as large as the
+/// messages that were once encoded together; tonic's default is 32 KiB.
 const YIELD_BYTES: usize = 2 * 1024;
 
 /// Protobuf by `prost`, with small buffers.

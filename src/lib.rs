@@ -1,8 +1,8 @@
 //! The contracts of Weft: the messages, clients and servers made from every file under `proto/`.
 //!
 //! `weft.options.v1` has the options by which a contract configures the mesh. The other `weft.*` packages are the APIs
-//! between the parts of the mesh. `shop.*` is the demo. [`FILE_DESCRIPTOR_SET`] has all of them with their custom options
-//! intact. [`sources`] has the text of the files that users' contracts may import.
+//! between the parts of the mesh. `shop.*` is the demo. [`FILE_DESCRIPTOR_SET`] has all of them with their custom
+//! options intact. [`sources`] has the text of the files that users' contracts may import.
 
 pub mod codec;
 pub mod sources;

@@ -1,4 +1,5 @@
-//! Files that a command writes into a user's folder. A file with other contents is replaced only if the user asks for it.
+//! Files that a command writes into a user's folder. An existing file with other contents stays unless the user asks to
+//! replace it.
 
 use std::{
     fs::{self, OpenOptions},

@@ -1,8 +1,8 @@
 //! Finds what in a folder could be a service.
 //!
-//! A folder with a file that a build tool knows (`Cargo.toml`, `go.mod`, …) is a project; [`languages`] finds the programs
-//! in it. If the folder itself is not a project, or has no program, its subfolders are searched. [`contracts`] finds the
-//! contracts in all of these folders; each goes to the service that most likely implements it.
+//! A folder with a file that a build tool knows (`Cargo.toml`, `go.mod`, …) is a project; [`languages`] finds the
+//! programs in it. If the folder itself is not a project, or has no program, its subfolders are searched. [`contracts`]
+//! finds the contracts in all of these folders; each goes to the service that most likely implements it.
 
 mod contracts;
 mod languages;

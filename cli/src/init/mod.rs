@@ -1,7 +1,7 @@
 //! `weft init`: a `mesh.yaml` for the programs in a folder, or a small example service.
 //!
-//! Without `--example`, [`guess`] searches the folder and [`render`] makes a file in which every key is explained; nothing
-//! is asked and nothing is run. With it, [`example`] writes a service whose files are part of this program.
+//! Without `--example`, [`guess`] searches the folder and [`render`] makes a file in which every key is explained;
+//! nothing is asked and nothing is run. With it, [`example`] writes a service whose files are part of this program.
 
 mod example;
 mod guess;
@@ -77,7 +77,7 @@ fn init(dir: &Path) -> anyhow::Result<()> {
     for note in &guess.notes {
         println!("  note: {note}");
     }
-    // Problems that the search does not see, such as a program that is not installed, are reported now, not at the start.
+    // Problems that the search does not see, such as a missing program, are reported now, not at the start.
     match MeshFile::load(shown, Programs::MayBeBuilt) {
         Ok(_) => println!("Next: check that the commands in it are right, then run `weft up`"),
         Err(problems) => println!("Still to be fixed (`weft check` shows it again):\n{problems}"),

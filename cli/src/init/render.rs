@@ -124,7 +124,7 @@ fn service(found: &Found, proto_path: &[String], is_first: bool) -> String {
 const PROTOS: &str = "The contracts that it implements. Timeouts, retries and breakers are options in these files.";
 
 const REST: &str = "    \
-    # How its sidecar checks whether it is up: grpc (the default for grpc), tcp (the default for the others), or http:/path.
+    # How its sidecar checks its health: grpc (the default for grpc), tcp (the default for the others), or http:/path.
     # health: tcp
     # How many replicas are started. Calls are spread over all of them.
     # replicas: 1

@@ -91,8 +91,8 @@ pub(crate) struct Service {
     pub(crate) replicas: u16,
     /// The fixed port that the service listens on, if the file names one.
     pub(crate) port: Option<Port>,
-    /// The port that leads the person at the keyboard to this service only. If the file names none, a TCP service gets a
-    /// free one.
+    /// The port that leads the person at the keyboard to this service only. If the file names none, a TCP service gets
+    /// a free one.
     pub(crate) forward: Option<Port>,
     /// Added to its environment.
     pub(crate) env: Vec<(String, String)>,

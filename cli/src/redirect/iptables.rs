@@ -1,7 +1,7 @@
 //! The rules for `iptables-restore` and `ip6tables-restore`, for hosts without nft.
 //!
-//! They are in chains of our own; one rule of each built-in chain jumps there. Restoring a chain empties it first, so only
-//! the rules that jump there have to be searched for.
+//! They are in chains of our own; one rule of each built-in chain jumps there. Restoring a chain empties it first, so
+//! only the rules that jump there have to be searched for.
 
 use std::process::{Command, Stdio};
 

@@ -1,7 +1,7 @@
 //! `weft redirect`: redirects the connections of a host's programs through its sidecar; the programs need no change.
 //!
-//! The flags make [`Rules`], which [`nft`] or [`iptables`] turns into rules for the kernel. All of them are in a table (or
-//! in chains) of our own, which is replaced and removed as a whole.
+//! The flags make [`Rules`], which [`nft`] or [`iptables`] turns into rules for the kernel. All of them are in a table
+//! (or in chains) of our own, which is replaced and removed as a whole.
 
 mod iptables;
 mod nft;
@@ -23,10 +23,10 @@ use self::parse::{Cidr, Ports, Uid};
 /// The flags of `weft redirect`.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Args {
-    /// The user that the sidecar runs as, by number or name: its connections are not redirected; may be given several times
+    /// The user that the sidecar runs as, by number or name; its connections are not redirected; can be repeated
     #[arg(long, value_name = "USER", value_delimiter = ',', required_unless_present = "remove")]
     uid: Vec<Uid>,
-    /// A group, by number, whose connections are not redirected; may be given several times
+    /// A group, by number, whose connections are not redirected; can be repeated
     #[arg(long, value_name = "GID", value_delimiter = ',')]
     gid: Vec<u32>,
     /// The sidecar's port for outbound connections

@@ -61,8 +61,8 @@ pub(crate) struct Replica {
     identity: SpiffeId,
     /// The ports that the two processes must agree on, and the other ports that the sidecar has now.
     pub(crate) ports: watch::Sender<ReplicaPorts>,
-    /// Services that have a port of their own at this sidecar, and that port: those that speak TCP and, at the keyboard's
-    /// sidecar, those for which the file names one.
+    /// Services that have a port of their own at this sidecar, and that port: those that speak TCP and, at the
+    /// keyboard's sidecar, those for which the file names one.
     pub(crate) forwards: Vec<(ServiceName, u16)>,
     has_fixed_app_port: bool,
     has_fixed_outbound: bool,

@@ -1,8 +1,8 @@
 //! What `weft up` prints: the lines of all processes, each after its process's name, and its own lines.
 //!
 //! A task for each stream cuts what it reads into lines of bounded length and puts them into the [`buffers`], from which one
-//! thread prints ([`mod@print`]). A process that floods the log is slowed down for a moment; after that, its own lines are
-//! dropped and counted. Neither a flood nor a stopped terminal delays the supervisor.
+//! thread prints ([`mod@print`]). A process that floods the log is slowed down for a moment; after that, its own lines
+//! are dropped and counted. Neither a flood nor a stopped terminal delays the supervisor.
 
 mod buffers;
 mod level;
@@ -242,8 +242,8 @@ impl Shared {
         self.change(|state| state.buffers.push(state.own, line));
     }
 
-    /// Waits until a source has room for a line. It does not wait while lines are held back, nor once lines of the source
-    /// have been dropped: a wait for each line would slow the process down for good.
+    /// Waits until a source has room for a line. It does not wait while lines are held back, nor once lines of the
+    /// source have been dropped: a wait for each line would slow the process down for good.
     async fn room(&self, source: usize) {
         loop {
             let mut has_room = pin!(self.has_room.notified());

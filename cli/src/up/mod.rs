@@ -98,7 +98,7 @@ fn parse_otlp(text: &str) -> Result<String, String> {
 /// Runs the mesh until it is asked to stop.
 ///
 /// # Errors
-/// The file is not valid, a port is in use, a program is missing, the build failed, or the control plane did not come up.
+/// The file is not valid, a port is in use, a program is missing, the build failed, or the control plane did not start.
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let look = Look::of_stdout(args.plain, args.verbose);
     let programs = if args.no_build { Programs::MustExist } else { Programs::MayBeBuilt };

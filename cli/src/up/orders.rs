@@ -51,8 +51,8 @@ impl Orders {
         receiver
     }
 
-    /// Gives an order and waits until the old process has ended. While the returned sender is not dropped, a process that
-    /// was not replaced in place is not started again.
+    /// Gives an order and waits until the old process has ended. While the returned sender is not dropped, a process
+    /// that was not replaced in place is not started again.
     async fn give(&self, name: &str, is_in_place: bool) -> Result<oneshot::Sender<()>, String> {
         let supervisor = self.0.lock().unwrap_or_else(|e| e.into_inner()).get(name).cloned();
         let supervisor = supervisor.ok_or_else(|| format!("weft up runs no process {name}"))?;
@@ -158,7 +158,7 @@ impl OrderListener {
                     let sidecar = replica.sidecar_name();
                     let (sidecar, app) =
                         tokio::join!(self.orders.give(&sidecar, false), self.orders.give(&replica.name, false));
-                    // Both old processes have ended before a new one starts, so that the old sidecar sees its service go.
+                    // Both have ended before a new one starts, so that the old sidecar sees its service go.
                     drop((sidecar?, app?));
                 }
                 What::Sidecars(_) => drop(self.orders.give(&replica.sidecar_name(), true).await?),

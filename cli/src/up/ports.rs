@@ -12,8 +12,9 @@ use crate::mesh_file::{MeshFile, Port, Problem, Service};
 
 /// Hands out ports that nobody listens on, none of them twice.
 ///
-/// From the choice of a port to the moment when its owner listens on it, nothing holds the port. So it is chosen outside
-/// the range that the kernel uses for outgoing connections: such a connection would keep the owner from listening.
+/// From the choice of a port to the moment when its owner listens on it, nothing holds the port. So it is chosen
+/// outside the range that the kernel uses for outgoing connections: such a connection would keep the owner from
+/// listening.
 #[derive(Debug, Default)]
 pub(crate) struct Ports {
     given: Mutex<HashSet<u16>>,

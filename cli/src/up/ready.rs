@@ -25,8 +25,8 @@ pub(crate) async fn listening(address: SocketAddr, limit: Duration) {
     let _ = timeout(limit, listens).await;
 }
 
-/// Waits until the sidecar there says that no call runs in its service any more, or until the sidecar is gone; for at most
-/// `limit`.
+/// Waits until the sidecar there says that no call runs in its service any more, or until the sidecar is gone; for at
+/// most `limit`.
 pub(crate) async fn drained(address: impl Fn() -> SocketAddr, limit: Duration) {
     let drained = async {
         while matches!(timeout(ANSWER_LIMIT, get(address(), "/drainz")).await, Ok(Ok((503, _)))) {

@@ -67,8 +67,8 @@ impl Run {
         }
     }
 
-    /// The run of the nearest `.weft` folder that can be trusted, from `from` upwards; `tell` gets an error for each folder
-    /// that is skipped.
+    /// The run of the nearest `.weft` folder that can be trusted, from `from` upwards; `tell` gets an error for each
+    /// folder that is skipped.
     pub(crate) fn nearest(from: &Path, mut tell: impl FnMut(&io::Error)) -> Option<Self> {
         from.ancestors().find_map(|dir| Self::read(&dir.join(".weft")).inspect_err(&mut tell).ok().flatten())
     }

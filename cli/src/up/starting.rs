@@ -37,8 +37,8 @@ const NEWS_QUEUED: usize = 64;
 /// The sidecar of the person at the keyboard.
 const YOUR_OWN: &str = "your own sidecar";
 
-/// Waits until the mesh is ready, shows the table, and then reports replicas that become ready late. Returns only if there
-/// is no mesh.
+/// Waits until the mesh is ready, shows the table, and then reports replicas that become ready late. Returns only if
+/// there is no mesh.
 ///
 /// # Errors
 /// The control plane does not come up.

@@ -191,8 +191,8 @@ impl Running {
     }
 }
 
-/// Waits for the end of a process, or of those that replace it. Returns why the last one ended (`None` if it was asked to)
-/// and how long it has lived.
+/// Waits for the end of a process, or of those that replace it. Returns why the last one ended (`None` if it was asked
+/// to) and how long it has lived.
 async fn keep(
     role: &Role,
     mut running: Running,
@@ -234,8 +234,8 @@ async fn stop_for(role: &Role, running: Running, order: Order, context: &mut Con
     why
 }
 
-/// Starts a new sidecar that takes over from a running one, and waits until the old one has ended. If the new one fails, the
-/// old one goes on.
+/// Starts a new sidecar that takes over from a running one, and waits until the old one has ended. If the new one
+/// fails, the old one goes on.
 async fn replace(role: &Role, mut old: Running, order: Order, context: &mut Context) -> Running {
     let name = role.name();
     let (child, pid) = match start(role, &name, context, true) {

@@ -1,5 +1,5 @@
-//! Which state folders are trusted. The contents of a `.weft` folder decide which processes are ended and where calls go.
-//! The folder is searched for from the current folder upwards, so the one that is found may belong to anybody.
+//! Which state folders are trusted. The contents of a `.weft` folder decide which processes are ended and where calls
+//! go. The folder is searched for from the current folder upwards, so the one that is found may belong to anybody.
 
 use std::{
     fs::{self, Metadata},

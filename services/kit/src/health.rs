@@ -2,8 +2,8 @@
 //! service itself under the empty name, and of each dependency under `dependency/NAME`.
 //!
 //! A *required* dependency takes the service down with it. That is right for the service's own database, but wrong for
-//! another service of the mesh, whose failure would then spread to all its callers. Such a dependency is *optional*: it is
-//! checked, shown and counted, and the service stays up.
+//! another service of the mesh, whose failure would then spread to all its callers. Such a dependency is *optional*: it
+//! is checked, shown and counted, and the service stays up.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -37,7 +37,7 @@ pub struct Dependency {
 }
 
 impl Dependency {
-    /// A dependency without which the service can answer nothing: until its check succeeds, the service is `NOT_SERVING`.
+    /// A dependency without which no call can be answered: until its check succeeds, the service is `NOT_SERVING`.
     pub fn required<F, Fut>(name: &str, check: F) -> Self
     where
         F: Fn() -> Fut + Send + Sync + 'static,

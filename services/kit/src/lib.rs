@@ -14,10 +14,10 @@
 //! }
 //! ```
 //!
-//! A call's path through a service: [`inbound`] reads the [`call::Call`] from its headers (request id, trace, deadline),
-//! opens its span, counts it, and runs the service's method with call and span as the current ones. Each call that the
-//! method makes through a [`Channel`] passes them on. The method itself does nothing for that, unless it spawns a task:
-//! then [`spawn`] takes them along, where `tokio::spawn` would lose them.
+//! A call's path through a service: [`inbound`] reads the [`call::Call`] from its headers (request id, trace,
+//! deadline), opens its span, counts it, and runs the service's method with call and span as the current ones. Each
+//! call that the method makes through a [`Channel`] passes them on. The method itself does nothing for that, unless it
+//! spawns a task: then [`spawn`] takes them along, where `tokio::spawn` would lose them.
 //!
 //! Modules, from the outside in: [`service`] starts and stops a service, with its [`settings`] and its [`health`];
 //! [`inbound`] and [`outbound`] are the two sides of a call, with [`call`] between them; `record` observes how a call

@@ -122,8 +122,8 @@ fn is_server_fault(code: Code) -> bool {
     )
 }
 
-/// A span for one side of a call, by OpenTelemetry's conventions for RPC. The empty fields are filled when the call ends.
-/// `path` is the call's path without the first slash. `method` is the same, or [`OTHER`] if no contract has it.
+/// A span for one side of a call, by OpenTelemetry's conventions for RPC. The empty fields are filled when the call
+/// ends. `path` is the call's path without the first slash. `method` is the same, or [`OTHER`] if no contract has it.
 pub(crate) fn span(side: Side, path: &str, method: &str, server: &Server) -> Span {
     let kind = match side {
         Side::Server => "server",

@@ -150,8 +150,8 @@ impl Service {
         Self { contracts: descriptor_set, ..self }
     }
 
-    /// Adds another service of the mesh (`auth` or `auth.shop`), whose health is watched and shown. Its failure does not
-    /// take this service down.
+    /// Adds another service of the mesh (`auth` or `auth.shop`), whose health is watched and shown. Its failure does
+    /// not take this service down.
     pub fn depends_on(mut self, service: &str) -> Self {
         self.depends_on.push(service.to_owned());
         self
@@ -215,8 +215,8 @@ impl Service {
         outcome
     }
 
-    /// Starts the service inside an existing runtime: for tests, and for processes that are more than a service. Sets up
-    /// neither logs nor traces, and waits for no signal.
+    /// Starts the service inside an existing runtime: for tests, and for processes that are more than a service. Sets
+    /// up neither logs nor traces, and waits for no signal.
     ///
     /// # Errors
     /// See [`StartError`].
@@ -321,8 +321,8 @@ impl Running {
         }
     }
 
-    /// Stops: reports `NOT_SERVING`, accepts no new connections, sends GOAWAY on the existing ones, and waits for running
-    /// calls within the limit.
+    /// Stops: reports `NOT_SERVING`, accepts no new connections, sends GOAWAY on the existing ones, and waits for
+    /// running calls within the limit.
     pub async fn stop(mut self) {
         tracing::info!("{} is stopping", self.context.name);
         self.context.health.set_stopping().await;

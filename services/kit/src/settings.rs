@@ -15,8 +15,8 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// `WEFT_OUTBOUND`: the local sidecar's URL for the service's own calls.
     pub outbound: http::Uri,
-    /// `WEFT_OTLP`: where spans go (OTLP/gRPC), comma separated. Without it no spans are recorded; the trace context of a
-    /// call is still passed on.
+    /// `WEFT_OTLP`: where spans go (OTLP/gRPC), comma separated. Without it no spans are recorded; the trace context of
+    /// a call is still passed on.
     pub otlp: Vec<String>,
     /// `WEFT_LOG_FORMAT`: `text` or `json`.
     pub is_log_json: bool,

@@ -89,8 +89,8 @@ pub fn already_exists(resource_type: &str, name: &str, description: &str) -> Sta
     Status::with_error_details(Code::AlreadyExists, description, details)
 }
 
-/// `FAILED_PRECONDITION` with `google.rpc.PreconditionFailure`: the kind of condition (`STOCK`), its subject, and what the
-/// caller can do.
+/// `FAILED_PRECONDITION` with `google.rpc.PreconditionFailure`: the kind of condition (`STOCK`), its subject, and what
+/// the caller can do.
 pub fn failed_precondition(kind: &str, subject: &str, description: &str) -> Status {
     let details = ErrorDetails::with_precondition_failure_violation(kind, subject, description);
     Status::with_error_details(Code::FailedPrecondition, description, details)

@@ -174,7 +174,7 @@ async fn a_call_with_no_time_left_is_not_sent() {
 
 #[tokio::test]
 async fn a_call_is_unavailable_until_something_listens() {
-    // Bound, so that nothing else gets the port, but not listening. With this option another socket may bind and listen.
+    // Bound, so that nothing else gets the port, but not listening. With this option another may bind and listen.
     let held = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     held.set_reuse_address(true).unwrap();
     held.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();

@@ -69,8 +69,8 @@ fn contract(file: String, at: &str, parsed: &prost_types::FileDescriptorProto) -
     Some(Contract { file, root: root_of(at, package), services })
 }
 
-/// The folder that imports start from: `proto/` for a file in `proto/shop/users/v1/` with the package `shop.users.v1`, and
-/// for any other file under `proto/`; else the file's own folder.
+/// The folder that imports start from: `proto/` for a file in `proto/shop/users/v1/` with the package `shop.users.v1`,
+/// and for any other file under `proto/`; else the file's own folder.
 fn root_of(at: &str, package: &str) -> String {
     let path = format!("{}/", package.replace('.', "/"));
     let before = at.strip_suffix(&path).filter(|_| !package.is_empty());

@@ -206,7 +206,7 @@ fn node(place: &Place<'_>) -> Vec<Found> {
         ["server.js", "index.js", "app.js", "main.js", "server.mjs", "src/server.js", "src/index.js"];
     let start = script("start");
     let run = match (start.and_then(|start| start.strip_prefix("node ")), main.or_else(|| place.first_of(&MAINS))) {
-        // It runs in the mesh's folder. What stands before the file are flags of node.
+        // It runs in the mesh's folder. Words before the file are flags of node.
         (Some(rest), _) if place.at.is_empty() => format!("node {rest}"),
         (_, Some(main)) => format!("node {}{}", place.at, main.trim_start_matches("./")),
         _ if start.is_some() => format!("npm {}start", place.option("--prefix", "")),

@@ -1,7 +1,7 @@
 //! The level of a line of Weft's own log.
 
-/// Whether a line of a sidecar or of the control plane is below WARN. A line without a level is not: it may be the reason
-/// why the process ends, or part of a backtrace.
+/// Whether a line of a sidecar or of the control plane is below WARN. A line without a level is not: it may be the
+/// reason why the process ends, or part of a backtrace.
 pub(super) fn is_below_warn(line: &str) -> bool {
     let mut words = line.split_whitespace();
     // 2026-01-31T12:00:00.123456Z  INFO weft_sidecar: …

@@ -9,7 +9,7 @@ const MAX_LOCAL_BYTES: usize = 64;
 /// RFC 1035, section 2.3.4
 const MAX_LABEL_BYTES: usize = 63;
 
-/// The address as it is stored: trimmed, its domain in lower case. The local part keeps its case (RFC 5321, section 2.4).
+/// The address to store: trimmed, its domain in lower case. The local part keeps its case (RFC 5321, section 2.4).
 ///
 /// # Errors
 /// It is not well formed; the text says why.

@@ -13,8 +13,8 @@ use weft_kit::{Routes, Service};
 /// The shop's auth service.
 #[derive(Parser)]
 struct Args {
-    /// The EC P-256 key that tokens are signed with, as PKCS#8 in PEM. Without it a key is made at the start, and tokens
-    /// are valid only until the service ends.
+    /// The EC P-256 key that tokens are signed with, as PKCS#8 in PEM. Without it a key is made at the start, and
+    /// tokens are valid only until the service ends.
     #[arg(long, value_name = "FILE")]
     key: Option<PathBuf>,
 }

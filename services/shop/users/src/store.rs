@@ -1,6 +1,6 @@
 //! The users, in an embedded database. A change is on the disk before it is acknowledged.
 //!
-//! There are two keyspaces, always written in one batch: users by id, and ids by address, so that an address is used once.
+//! Two keyspaces, always written in one batch: users by id, and ids by address, so that an address is used only once.
 
 use std::{
     ops::Bound,
@@ -81,8 +81,8 @@ impl Store {
         self.run(move |inner| inner.delete(&id)).await
     }
 
-    /// Runs work outside the threads that answer calls, as the database waits for the disk. Work that has started runs to
-    /// its end, even if the caller goes away.
+    /// Runs work outside the threads that answer calls, as the database waits for the disk. Work that has started runs
+    /// to its end, even if the caller goes away.
     async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Inner) -> Result<T, StoreError> + Send + 'static,
