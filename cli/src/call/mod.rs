@@ -296,7 +296,7 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
         text[..split].parse().map_err(|_| "allowed: a number with ms, s, m or h, such as 300ms or 2s".to_owned())?;
     match Duration::try_from_secs_f64(number * unit) {
         Ok(time) if !time.is_zero() => Ok(time),
-        _ => Err("allowed: more than zero, and no more than can be counted".to_owned()),
+        _ => Err("allowed: more than zero, and not out of range".to_owned()),
     }
 }
 

@@ -174,7 +174,7 @@ fn end_earlier_run(state_dir: &Path) -> anyhow::Result<()> {
             Run::remove(state_dir);
         }
         Ok(None) => {}
-        Err(error) => bail!("{error}; look for processes that an earlier `weft up` left, then remove it"),
+        Err(error) => bail!("{error}; end the processes that an earlier `weft up` left, then remove this file"),
     }
     Ok(())
 }

@@ -103,7 +103,7 @@ fn problem(file: &str, field: &str, port: Port, error: &io::Error) -> Problem {
         },
         _ => format!("port {number} can't be listened on: {error}"),
     };
-    let allowed = if is_mesh_port { "a free port, or 0 for any" } else { "a free port, or no `port` for any" };
+    let allowed = if is_mesh_port { "a free port, or 0 for any" } else { "a free port, or leave this key out" };
     match port.line {
         Some(line) => Problem::new(file, line, field, format!("{what}; allowed: {allowed}")),
         None => Problem::new(file, 0, field, format!("{what}, which is the default; allowed: {allowed}")),
