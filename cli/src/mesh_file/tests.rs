@@ -239,7 +239,7 @@ fn contracts_that_are_missing_broken_or_badly_configured_are_reported() {
     assert!(future.starts_with("mesh.yaml:4: services.users.protos: future.proto:1:1:"), "{future}");
 }
 
-/// What is told of a contract with this import, and a file of this name and text beside it.
+/// The problems of a contract with this import, and a file of this name and text beside it.
 fn problems_with_import(import: &str, file: &str, text: &str) -> String {
     let dir = folder();
     let path = dir.path().join(file);

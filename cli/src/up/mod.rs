@@ -140,7 +140,7 @@ fn clear_sidecars(state_dir: &Path) -> anyhow::Result<()> {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
         _ => fs::create_dir_all(&dir),
     };
-    cleared.with_context(|| format!("{} can't be made anew", dir.display()))
+    cleared.with_context(|| format!("{} can't be emptied", dir.display()))
 }
 
 /// A lock for as long as this process lives: two `weft up` would use the same ports and the same run file.

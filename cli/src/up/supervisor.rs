@@ -110,7 +110,7 @@ impl Role {
             Self::Sidecar(replica) => mesh.sidecar_command(replica, takes_over),
             Self::App(replica) => match &replica.service {
                 Some(service) => Ok(mesh.app_command(replica, service)),
-                None => anyhow::bail!("{} fronts nothing", replica.name),
+                None => anyhow::bail!("{} has no service", replica.name),
             },
         }
     }
