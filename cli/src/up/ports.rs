@@ -1,4 +1,4 @@
-//! Ports: those that someone outside must know are checked, all others are chosen among the free ones.
+//! Ports: those that the mesh file names are checked, all others are chosen from the free ones.
 
 use std::{
     collections::HashSet,
@@ -32,7 +32,7 @@ const OUTGOING: &str = "/proc/sys/net/ipv4/ip_local_port_range";
 const ENOUGH: u16 = 4_096;
 
 impl Ports {
-    /// A free port. The listener that found it is closed again, so whoever gets it should be quick.
+    /// A free port. The listener that found it is closed again, so its owner should listen on it soon.
     ///
     /// # Errors
     /// None was found that is free.
@@ -61,14 +61,14 @@ impl Ports {
     }
 }
 
-/// Ports that the kernel gives to no outgoing connection; `None` where that leaves too few.
+/// Ports that the kernel gives to no outgoing connection; `None` if these are too few.
 fn not_outgoing() -> Option<Range<u16>> {
     let range = fs::read_to_string(OUTGOING).ok()?;
     let first: u16 = range.split_whitespace().next()?.parse().ok()?;
     (first >= LOWEST + ENOUGH).then_some(LOWEST..first)
 }
 
-/// Whether someone could listen there now.
+/// Whether the port can be listened on now.
 pub(crate) fn is_free(port: u16) -> bool {
     matches!(bind(port), Ok(()))
 }
@@ -82,7 +82,7 @@ pub(crate) fn loopback(port: u16) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, port))
 }
 
-/// What is wrong with the ports that a mesh file names, or that it leaves at their defaults.
+/// The problems with the ports that a mesh file names, or that it leaves at their defaults.
 pub(crate) fn check_named(mesh: &MeshFile) -> Vec<Problem> {
     let ports = &mesh.ports;
     let named =
@@ -110,7 +110,7 @@ fn problem(file: &str, field: &str, port: Port, error: &io::Error) -> Problem {
         },
         _ => format!("port {number} can't be listened on: {error}"),
     };
-    let allowed = if is_mesh_port { "a free port, or 0 for any" } else { "a free port, or none for any" };
+    let allowed = if is_mesh_port { "a free port, or 0 for any" } else { "a free port, or leave this key out" };
     match port.line {
         Some(line) => Problem::new(file, line, field, format!("{what}; allowed: {allowed}")),
         None => Problem::new(file, 0, field, format!("{what}, which is the default; allowed: {allowed}")),
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_in_use_is_told_with_its_place_and_its_owner() {
+    fn a_port_in_use_is_reported_with_its_line_and_its_owner() {
         let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let number = taken.local_addr().unwrap().port();
         assert!(!is_free(number));
