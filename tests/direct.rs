@@ -178,7 +178,7 @@ async fn reason_phrases_arrive(bed: &Bed) {
 /// A guard that only a very slow machine reaches.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Longer than the 10 s that a client has for the first bytes of its request.
+/// How long the clients are silent: well within `DETECT_TIMEOUT`, which is 60 s.
 const SILENCE: Duration = Duration::from_secs(12);
 
 async fn a_silent_client_is_not_disconnected(bed: &Bed) {
