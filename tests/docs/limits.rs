@@ -50,8 +50,8 @@ fn readable_expression(name: &str, value: &str) -> String {
     let within = |start: &str| value.strip_prefix(start)?.strip_suffix(')');
     if let Some(seconds) = within("Duration::from_secs(") {
         return match product(seconds) {
-            n if n > 86_400 && n % 86_400 == 0 => format!("{} days", n / 86_400),
-            n if n % 3_600 == 0 => format!("{} h", n / 3_600),
+            n if n > 86_400 && n.is_multiple_of(86_400) => format!("{} days", n / 86_400),
+            n if n.is_multiple_of(3_600) => format!("{} h", n / 3_600),
             n => format!("{n} s"),
         };
     }
@@ -71,7 +71,7 @@ fn readable_expression(name: &str, value: &str) -> String {
     let number = product(value);
     if name.contains("BYTES") || name == "HEADER_LIST_ROOM" {
         let units = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
-        let (unit, size) = units.into_iter().find(|(_, size)| number % size == 0).expect("1 divides all");
+        let (unit, size) = units.into_iter().find(|(_, size)| number.is_multiple_of(*size)).expect("1 divides all");
         return format!("{} {unit}", number / size);
     }
     match name.ends_with("_PERCENT") {
@@ -91,7 +91,7 @@ fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place) % 3 == 0 {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);
