@@ -1,4 +1,4 @@
-//! Who someone is, and how that is proven.
+//! Identities, and how they are proven.
 //!
 //! The certificate authority ([`ca`]) signs the identities of the mesh. A sidecar proves its first one with a join
 //! token ([`join_token`], signed with the `token_key`), which may also name networks for its endpoints (`network`).

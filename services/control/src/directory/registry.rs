@@ -13,7 +13,7 @@
 //! - [`settling`]: when a missing service is known not to exist.
 //! - [`news`]: when watchers are told of a service as a whole.
 //! - [`departed`]: the addresses of endpoints that went without saying so.
-//! - [`views`]: what is known, for those who ask.
+//! - [`views`]: what the registry answers to questions.
 
 mod claimed;
 mod claiming;
@@ -232,7 +232,8 @@ impl Registry {
     /// The members of which nothing was heard for too long.
     fn expired(&self, now: Instant) -> Vec<Evicted> {
         let unheard = |member: &Member, time| now.saturating_duration_since(member.heard) >= time;
-        // Callers may reach a member that the control plane does not, so it is they who give up the last ones.
+        // Callers may reach a member that the control plane does not reach, so they decide when to give up the last
+        // ones.
         let expiry = |entry: &Entry| {
             let has_others = entry.members.values().any(|member| !unheard(member, limits::ENDPOINT_EXPIRY));
             if has_others { limits::ENDPOINT_EXPIRY } else { limits::SERVICE_MEMORY }

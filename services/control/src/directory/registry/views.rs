@@ -1,4 +1,4 @@
-//! What the registry knows, for those who ask.
+//! What the registry answers to questions.
 
 use std::collections::HashSet;
 
