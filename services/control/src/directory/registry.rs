@@ -1,9 +1,9 @@
 //! The registry: the services, where they run, their health, and the contracts that they implement.
 //!
-//! A plain state machine: it takes what sidecars report and `now`,  and returns [`Event`]s. It does no I/O and has no
+//! A plain state machine: it takes what sidecars report and `now`, and returns [`Event`]s. It does no I/O and has no
 //! clock. It knows only what members announced to this process: nothing is kept on disk.
 //!
-//! An endpoint is a member from its announcement on,  and its stream is its [`Session`]. When the stream breaks, the
+//! An endpoint is a member from its announcement on, and its stream is its [`Session`]. When the stream breaks, the
 //! member is silent: callers that know other endpoints no longer call it. A member of which nothing was heard for
 //! [`limits::ENDPOINT_EXPIRY`] is evicted. The last members of a service are kept for [`limits::SERVICE_MEMORY`], as a
 //! silent one may still work. A newer announcement of the same id takes over; what the older session still reports is
@@ -182,7 +182,7 @@ impl Registry {
         is_member
     }
 
-    /// A member's stream has ended: it is silent from now on,  but not forgotten yet. False if the session was over
+    /// A member's stream has ended: it is silent from now on, but not forgotten yet. False if the session was over
     /// already.
     pub(crate) fn stream_broken(&mut self, session: &Session, now: Instant) -> bool {
         self.look_at_clock(now);
@@ -309,7 +309,7 @@ impl Registry {
     fn remove(&mut self, service: &ServiceName, endpoint: &str, is_silent: bool, now: Instant) {
         if let Some(entry) = self.services.get_mut(service) {
             let member = entry.members.remove(endpoint);
-            // The claims of the last member are remembered,  so that callers get `no-endpoint` and not
+            // The claims of the last member are remembered, so that callers get `no-endpoint` and not
             // `no-such-service`.
             let lost = match member {
                 Some(member) if !entry.members.is_empty() => entry.claimed.remove(&member.claims),

@@ -66,7 +66,7 @@ impl Registry {
         self.claims.names().filter(|name| !is_address(name))
     }
 
-    /// The service that implements a contract, or is called at an address.  An address has an owner even while none of
+    /// The service that implements a contract, or is called at an address. An address has an owner even while none of
     /// the owner's endpoints is there: callers ask whether it is outside the mesh.
     pub(crate) fn owner(&self, contract: &str) -> Option<&ServiceName> {
         let of_absent = || self.departed.owner(contract).or_else(|| self.claims.named_owner(contract));
