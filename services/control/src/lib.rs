@@ -1,13 +1,13 @@
 //! The control plane: identities, what runs where, and the contracts of services.
 //!
 //! - `authority`: identities. A sidecar proves itself with a join token ([`join_token`]) and gets an SVID from the
-//! certificate authority ([`ca`]).
+//!   certificate authority ([`ca`]).
 //! - `claims`: what belongs to whom. Which service is called by which contract and address, on which hosts its
-//! endpoints may be, and who may see it.
+//!   endpoints may be, and who may see it.
 //! - `directory`: what runs now. The registry of services and endpoints, their descriptors, and the watchers that are
-//! told of changes.
+//!   told of changes.
 //! - `grpc`: the port where sidecars get their SVIDs, announce what they front, and watch what their services call,
-//! with the limits of connections, streams and messages.
+//!   with the limits of connections, streams and messages.
 //! - [`traces`] keeps spans, and [`dashboard`] shows people the mesh and its traces.
 //! - `run` puts them together, from start to stop.
 //!
