@@ -1,16 +1,16 @@
-//! The names of what spans say of calls: OpenTelemetry's semantic conventions for RPC, stable since v1.45
-//! (<https://opentelemetry.io/docs/specs/semconv/rpc/>), and Weft's own. `docs/traces.md` is the user's page of them.
+//! The names of span attributes: OpenTelemetry's semantic conventions for RPC, stable since v1.45
+//! (<https://opentelemetry.io/docs/specs/semconv/rpc/>), and Weft's own. `docs/traces.md` describes them for users.
 
 pub use opentelemetry_semantic_conventions::attribute::{
     ERROR_TYPE, NETWORK_PEER_ADDRESS, NETWORK_PEER_PORT, RPC_METHOD, RPC_METHOD_ORIGINAL, RPC_RESPONSE_STATUS_CODE,
     RPC_SYSTEM_NAME, SERVER_ADDRESS, SERVER_PORT,
 };
 
-/// Of a try's span: which try of its call it is, from 1.
+/// On the span of a try: the number of the try in its call, from 1.
 pub const ATTEMPT: &str = "weft.attempt";
-/// Of a try's span: the id of the replica that it went to.
+/// On the span of a try: the id of the replica that it was sent to.
 pub const ENDPOINT: &str = "weft.endpoint";
-/// Of the span of a call that comes in: the SPIFFE ID of its caller.
+/// On the span of an incoming call: the SPIFFE ID of its caller.
 pub const PEER: &str = "weft.peer";
 
 /// Values of [`RPC_SYSTEM_NAME`].
@@ -29,13 +29,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_users_page_has_each_name() {
+    fn the_users_page_has_all_names() {
         let page = include_str!("../../../docs/traces.md");
         let rpc = [RPC_SYSTEM_NAME, RPC_METHOD, RPC_METHOD_ORIGINAL, RPC_RESPONSE_STATUS_CODE, ERROR_TYPE];
         let network = [SERVER_ADDRESS, SERVER_PORT, NETWORK_PEER_ADDRESS, NETWORK_PEER_PORT];
         let values = [system::GRPC, system::CONNECT, OTHER_METHOD];
         for name in [&rpc[..], &network, &[ATTEMPT, ENDPOINT, PEER], &values].concat() {
-            assert!(page.contains(&format!("`{name}`")), "docs/traces.md does not say `{name}`");
+            assert!(page.contains(&format!("`{name}`")), "docs/traces.md lacks `{name}`");
         }
     }
 }
