@@ -1,0 +1,119 @@
+//! How the claims of announcements become a service's own, and how many are allowed.
+
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+
+use tokio::time::Instant;
+use weft_mesh::{limits, names::ServiceName};
+
+use super::{
+    Announcement, Event, Refusal, Registry,
+    claimed::Claim,
+    member::{Entry, Member},
+};
+use crate::claims::{Claims, Denied, Kind, hosts::are_one_host, is_address};
+
+impl Registry {
+    /// Whether there is room for an endpoint and its claims.
+    pub(super) fn check_room(&self, announcement: &Announcement) -> Result<(), Refusal> {
+        let Announcement { service, endpoint, contracts, addresses, .. } = announcement;
+        let Some(entry) = self.services.get(service) else {
+            let has_room = self.services.len() < limits::SERVICES_KNOWN;
+            return if has_room { Ok(()) } else { Err(Refusal::Services) };
+        };
+        if entry.members.is_empty() {
+            return Ok(());
+        }
+        if entry.members.len() >= limits::ENDPOINTS_PER_SERVICE && !entry.members.contains_key(&endpoint.id) {
+            return Err(Refusal::Endpoints { service: service.clone() });
+        }
+        let (contracts, addresses) = entry.claimed.counts_with(contracts, addresses);
+        if contracts > limits::CONTRACTS_PER_SERVICE {
+            return Err(Refusal::Contracts { service: service.clone() });
+        }
+        if addresses > limits::ADDRESSES_PER_SERVICE {
+            return Err(Refusal::Addresses { service: service.clone() });
+        }
+        Ok(())
+    }
+
+    /// Judges a service's claims. Those without an owner are pinned to it. Returns those that are refused.
+    pub(super) fn judge(&mut self, service: &ServiceName, claims: &[(String, Kind)], now: Instant) -> Denied {
+        let Self { services, claims: all, .. } = self;
+        let claims = claims.iter().map(|(claim, kind)| (claim.as_str(), *kind));
+        all.judge(service, claims, |name| is_there(services, name, now))
+    }
+
+    /// The claims of a service have changed. `made` are all claims of an announcement: the service becomes the owner of
+    /// those that it has a right to. `new` are those of them that none of its endpoints made before, and `lost` are
+    /// those that none makes any more.
+    pub(super) fn change_claims(
+        &mut self,
+        service: &ServiceName,
+        made: &[Claim],
+        new: &[Claim],
+        lost: &[Arc<str>],
+        now: Instant,
+    ) {
+        let Self { services, claims, departed, .. } = self;
+        let mut moved = claims.gain(service, made.iter(), |name| is_there(services, name, now));
+        // An address with an owner does not belong to its former one any more.
+        made.iter()
+            .filter(|(claim, _)| claims.owner(claim) == Some(service))
+            .for_each(|(claim, _)| departed.forget(claim));
+        moved.extend(claims.lose(service, lost.iter().map(|claim| &**claim)));
+        let mut changed = new.iter().map(|(name, _)| name).chain(lost);
+        if let Some(entry) = services.get_mut(service) {
+            entry.has_new_claims |= !(new.is_empty() && lost.is_empty() && moved.is_empty());
+            entry.has_new_contracts |= changed.any(|name| !is_address(name));
+        }
+        if !moved.is_empty() {
+            self.bump();
+        }
+        self.events.extend(moved.into_iter().map(Event::Contract));
+    }
+
+    /// Releases a pinned claim. If another service with endpoints claims it, that one gets it; otherwise the next that
+    /// announces it. Returns the former owner.
+    pub(crate) fn release(&mut self, claim: &str, now: Instant) -> Option<ServiceName> {
+        let (owner, claimants) = self.claims.release(claim)?;
+        let claims = |name: &&ServiceName| {
+            let entry = self.services.get(*name);
+            entry.is_some_and(|entry| !entry.members.is_empty() && entry.claimed.contains(claim))
+        };
+        if let Some(heir) = claimants.iter().find(claims).cloned() {
+            self.judge(&heir, &[(claim.to_owned(), Kind::Pinned)], now);
+            self.change_claims(&heir, &[(Arc::from(claim), Kind::Pinned)], &[], &[], now);
+        }
+        Some(owner)
+    }
+
+    /// All claims and their owners.
+    pub(crate) fn claims(&self) -> &Claims {
+        &self.claims
+    }
+
+    pub(crate) fn claims_mut(&mut self) -> &mut Claims {
+        &mut self.claims
+    }
+}
+
+/// Whether a service has an endpoint that was heard lately. The last endpoints of a service are kept for longer, but by
+/// then another service may run on their hosts.
+fn is_there(services: &BTreeMap<ServiceName, Entry>, name: &ServiceName, now: Instant) -> bool {
+    let is_heard =
+        |member: &Member| member.is_connected || now.saturating_duration_since(member.heard) < limits::ENDPOINT_EXPIRY;
+    services.get(name).is_some_and(|entry| entry.members.values().any(is_heard))
+}
+
+/// The claims of an announcement, and how each is proven.
+pub(super) fn claims_of(announcement: &Announcement) -> Vec<(String, Kind)> {
+    let host_of = |address: &str| address.parse::<SocketAddr>().ok().map(|address| address.ip());
+    let host = host_of(&announcement.endpoint.address);
+    let kind = |address: &str| match (host, host_of(address)) {
+        (Some(host), Some(other)) if are_one_host(host, other) => Kind::OwnHost,
+        _ if announcement.allowed.contains(address) => Kind::Pinned,
+        _ => Kind::Unproven,
+    };
+    let contracts = announcement.contracts.iter().map(|contract| (contract.clone(), Kind::Pinned));
+    contracts.chain(announcement.addresses.iter().map(|address| (address.clone(), kind(address)))).collect()
+}

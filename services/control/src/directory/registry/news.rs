@@ -1,0 +1,170 @@
+//! Changes of a service as a whole, and when its watchers are told.
+
+use tokio::time::Instant;
+use weft_mesh::{limits, names::ServiceName};
+
+use super::{Event, Registry};
+use crate::directory::rates::Bucket;
+
+/// Whether watchers must still be told of a service's protocol and policy, and of its claims. Each has a rate of its
+/// own: with many replicas addresses change often, and policies do not.
+#[derive(Debug, Default)]
+pub(super) struct News {
+    policy: Untold,
+    claims: Untold,
+}
+
+#[derive(Debug, Default)]
+struct Untold {
+    is_there: bool,
+    rate: Bucket,
+}
+
+impl Untold {
+    /// True if there is something to tell and the rate allows it: then it counts as told.
+    fn take(&mut self, now: Instant) -> bool {
+        let is_due = self.is_there && self.rate.take(limits::SERVICE_NEWS, now);
+        self.is_there &= !is_due;
+        is_due
+    }
+}
+
+impl News {
+    /// The policy, or the claims, have changed.
+    pub(super) fn note(&mut self, policy: bool, claims: bool) {
+        self.policy.is_there |= policy;
+        // Claims are told together with the policy.
+        self.claims.is_there |= claims && !policy;
+    }
+}
+
+impl Registry {
+    /// Tells watchers of a service whose policy or claims have changed, if its rate allows it: a policy may be large,
+    /// and there may be many watchers.
+    pub(super) fn tell_anew(&mut self, service: &ServiceName, now: Instant) {
+        let Some(entry) = self.services.get_mut(service) else { return };
+        let has_policy = entry.news.policy.take(now);
+        if has_policy {
+            entry.policy = entry.claimed.policy(entry.described.as_ref().map(|(_, policy)| policy));
+            entry.news.claims.is_there = false;
+        }
+        if has_policy || entry.news.claims.take(now) {
+            self.bump();
+            self.events.push(Event::Service(service.clone()));
+        }
+    }
+
+    /// The same for all services that watchers are not told of yet.
+    pub(super) fn tell_all_anew(&mut self, now: Instant) {
+        let untold = self.services.iter().filter(|(_, entry)| entry.news.policy.is_there || entry.news.claims.is_there);
+        let untold: Vec<ServiceName> = untold.map(|(service, _)| service.clone()).collect();
+        untold.iter().for_each(|service| self.tell_anew(service, now));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+    use weft_contracts::weft::{
+        discovery::v1::{Endpoint, Health, Protocol},
+        policy::v1::{Contract, Method, ServicePolicy},
+    };
+
+    use super::*;
+    use crate::directory::registry::Announcement;
+
+    fn policy(method: &str) -> Arc<ServicePolicy> {
+        let methods = vec![Method { name: method.into(), ..Method::default() }];
+        Arc::new(ServicePolicy { contracts: vec![Contract { name: "shop.Users".into(), methods }], breaker: None })
+    }
+
+    fn announcement(digest: u8, policy: &Arc<ServicePolicy>, protocol: Protocol, contract: &str) -> Announcement {
+        Announcement {
+            service: ServiceName::parse("users.shop").unwrap(),
+            endpoint: Endpoint {
+                id: "a".into(),
+                address: "10.0.0.1:1".into(),
+                health: Health::Up.into(),
+                ..Endpoint::default()
+            },
+            protocol,
+            contracts: BTreeSet::from([contract.to_owned()]),
+            addresses: BTreeSet::new(),
+            allowed: BTreeSet::new(),
+            descriptors: Some([digest; 32]),
+            policy: Some(Arc::clone(policy)),
+        }
+    }
+
+    /// How often watchers are told of the whole service.
+    fn told(registry: &mut Registry) -> usize {
+        registry.take_events().iter().filter(|event| matches!(event, Event::Service(_))).count()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_policy_that_needs_no_change_is_shared_with_its_descriptors() {
+        let mut registry = Registry::new(1, Instant::now());
+        let known = policy("Get");
+        registry.announce(announcement(1, &known, Protocol::Http2, "shop.Users"), Instant::now()).unwrap();
+        let users = ServiceName::parse("users.shop").unwrap();
+        assert!(Arc::ptr_eq(&registry.services[&users].policy, &known));
+        registry.announce(announcement(1, &known, Protocol::Http2, "shop.Other"), Instant::now()).unwrap();
+        let made = &registry.services[&users].policy;
+        assert!(!Arc::ptr_eq(made, &known) && made.contracts[0].name == "shop.Other");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_replicas_with_addresses_of_their_own_do_not_delay_a_policy() {
+        let mut registry = Registry::new(1, Instant::now());
+        let known = policy("Get");
+        for number in 0..100 {
+            let address = format!("10.0.0.1:{}", 1_000 + number);
+            let endpoint = Endpoint { id: address.clone(), address: address.clone(), ..Endpoint::default() };
+            let addresses = BTreeSet::from([address]);
+            let of_first = announcement(1, &known, Protocol::Http2, "shop.Users");
+            registry.announce(Announcement { endpoint, addresses, ..of_first }, Instant::now()).unwrap();
+        }
+        let newer = policy("Get2");
+        registry.announce(announcement(2, &newer, Protocol::Http2, "shop.Users"), Instant::now()).unwrap();
+        let users = ServiceName::parse("users.shop").unwrap();
+        assert!(Arc::ptr_eq(&registry.services[&users].policy, &newer));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn frequent_changes_are_told_once_a_second_and_the_latest_state_wins() {
+        let known = [policy("Even"), policy("Odd")];
+        let protocols = [Protocol::Http2, Protocol::Http1];
+        type Flip<'a> = Box<dyn Fn(usize) -> Announcement + 'a>;
+        let flips: [Flip; 3] = [
+            Box::new(|n| announcement(n as u8 % 2, &known[n % 2], Protocol::Http2, "shop.Users")),
+            Box::new(|n| announcement(0, &known[0], protocols[n % 2], "shop.Users")),
+            Box::new(|n| announcement(0, &known[0], Protocol::Http2, ["shop.Users", "shop.Other"][n % 2])),
+        ];
+        let (at_once, ..) = limits::SERVICE_NEWS;
+        for flip in flips {
+            let mut registry = Registry::new(1, Instant::now());
+            for number in 0..1_000 {
+                registry.announce(flip(number), Instant::now()).unwrap();
+            }
+            // One more, as it is a new service at first.
+            assert_eq!(told(&mut registry), at_once as usize + 1);
+            for _ in 0..3 {
+                (0..1_000).for_each(|number| drop(registry.announce(flip(number), Instant::now()).unwrap()));
+                tokio::time::advance(Duration::from_secs(1)).await;
+                registry.tick(Instant::now());
+                assert_eq!(told(&mut registry), 1);
+            }
+            tokio::time::advance(Duration::from_secs(1)).await;
+            registry.tick(Instant::now());
+            assert_eq!(told(&mut registry), 0, "there is nothing left to tell");
+            let last = flip(999);
+            let snapshot = registry.snapshot(&last.service).unwrap();
+            let contract = &snapshot.policy.as_ref().unwrap().contracts[0];
+            assert_eq!((snapshot.protocol(), Some(&contract.name)), (last.protocol, last.contracts.first()));
+            if contract.name == "shop.Users" {
+                assert_eq!(contract.methods, last.policy.unwrap().contracts[0].methods);
+            }
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! All watchers, and an index of what each follows.
+//!
+//! So an event costs time only for the watchers that follow its subject, however many others there are.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use tokio::sync::Notify;
+use weft_contracts::weft::discovery::v1::WatchResponse;
+use weft_mesh::names::ServiceName;
+
+use super::{
+    registry::{Event, Registry},
+    watcher::{Move, Watcher},
+};
+use crate::claims::visibility::Sight;
+
+/// A watcher's number.
+pub(crate) type WatcherId = u64;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Watchers {
+    made: WatcherId,
+    all: HashMap<WatcherId, Watched>,
+    index: Index,
+}
+
+#[derive(Debug)]
+struct Watched {
+    watcher: Watcher,
+    news: Arc<Notify>,
+}
+
+impl Watched {
+    fn observe(&mut self, event: &Event) {
+        if self.watcher.observe(event) {
+            self.news.notify_one();
+        }
+    }
+}
+
+/// The watchers of each name.
+#[derive(Debug, Default)]
+struct Index {
+    services: HashMap<ServiceName, BTreeSet<WatcherId>>,
+    contracts: HashMap<String, BTreeSet<WatcherId>>,
+}
+
+/// The watchers that an event concerns.
+#[derive(Debug, PartialEq, Eq)]
+enum Concerned<'a> {
+    Everybody,
+    These(&'a BTreeSet<WatcherId>),
+    Nobody,
+}
+
+impl Watchers {
+    /// Adds a watcher. Returns its number, and the notifier that wakes it when there may be news.
+    pub(crate) fn add(&mut self, sight: Sight) -> (WatcherId, Arc<Notify>) {
+        self.made += 1;
+        let news = Arc::<Notify>::default();
+        self.all.insert(self.made, Watched { watcher: Watcher::new(sight), news: Arc::clone(&news) });
+        (self.made, news)
+    }
+
+    /// Removes a watcher.
+    pub(crate) fn remove(&mut self, id: WatcherId) {
+        if let Some(Watched { watcher, .. }) = self.all.remove(&id) {
+            watcher.into_followed().for_each(|what| self.index.note(id, what));
+        }
+    }
+
+    /// Changes what a watcher follows; `None` if there is no such watcher.
+    pub(crate) fn update<R>(&mut self, id: WatcherId, change: impl FnOnce(&mut Watcher) -> R) -> Option<R> {
+        let Watched { watcher, .. } = self.all.get_mut(&id)?;
+        let result = change(watcher);
+        watcher.take_moves().for_each(|what| self.index.note(id, what));
+        Some(result)
+    }
+
+    /// The next response for a watcher.
+    pub(crate) fn next(&mut self, id: WatcherId, registry: &Registry) -> Option<WatchResponse> {
+        self.update(id, |watcher| watcher.next(registry)).flatten()
+    }
+
+    /// Passes an event on to the watchers that it concerns.
+    pub(crate) fn tell(&mut self, event: &Event) {
+        match self.index.concerned(event) {
+            Concerned::Nobody => {}
+            Concerned::Everybody => self.all.values_mut().for_each(|watched| watched.observe(event)),
+            Concerned::These(ids) => {
+                for id in ids {
+                    if let Some(watched) = self.all.get_mut(id) {
+                        watched.observe(event);
+                    }
+                }
+            }
+        }
+    }
+
+    /// A second has passed: watchers may get hints again.
+    pub(crate) fn allow_hints(&mut self) {
+        self.all.values_mut().for_each(|watched| watched.watcher.allow_hints());
+    }
+}
+
+impl Index {
+    fn note(&mut self, id: WatcherId, what: Move) {
+        match what {
+            Move::Follows(service) => drop(self.services.entry(service).or_default().insert(id)),
+            Move::Asks(contract) => drop(self.contracts.entry(contract).or_default().insert(id)),
+            Move::Leaves(service) => {
+                if let Some(ids) = self.services.get_mut(&service)
+                    && ids.remove(&id)
+                    && ids.is_empty()
+                {
+                    self.services.remove(&service);
+                }
+            }
+            Move::Forgets(contract) => {
+                if let Some(ids) = self.contracts.get_mut(&contract)
+                    && ids.remove(&id)
+                    && ids.is_empty()
+                {
+                    self.contracts.remove(&contract);
+                }
+            }
+        }
+    }
+
+    fn concerned(&self, event: &Event) -> Concerned<'_> {
+        let these = |ids: Option<_>| ids.map_or(Concerned::Nobody, Concerned::These);
+        match event {
+            Event::Endpoints(service, _) | Event::Service(service) => these(self.services.get(service)),
+            Event::Contract(contract) => these(self.contracts.get(contract)),
+            Event::Settled => Concerned::Everybody,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, time::Duration};
+
+    use tokio::time::Instant;
+    use weft_contracts::weft::discovery::v1::{Endpoint, Health, Protocol};
+
+    use super::*;
+    use crate::directory::registry::Announcement;
+
+    fn announcement(service: &str, contract: &str, port: u16) -> Announcement {
+        Announcement {
+            service: ServiceName::parse(service).unwrap(),
+            endpoint: Endpoint {
+                id: format!("{service}-{port}"),
+                address: format!("10.0.0.1:{port}"),
+                health: Health::Up.into(),
+                ..Endpoint::default()
+            },
+            protocol: Protocol::Http2,
+            contracts: BTreeSet::from([contract.to_owned()]),
+            addresses: BTreeSet::new(),
+            allowed: BTreeSet::new(),
+            descriptors: None,
+            policy: None,
+        }
+    }
+
+    fn told(watchers: &mut Watchers, registry: &mut Registry) -> Vec<WatcherId> {
+        for event in registry.take_events() {
+            watchers.tell(&event);
+        }
+        let mut told: Vec<_> = watchers.all.iter().filter(|(_, w)| w.watcher.has_news()).map(|(id, _)| *id).collect();
+        told.sort_unstable();
+        for id in &told {
+            while watchers.next(*id, registry).is_some() {}
+        }
+        told
+    }
+
+    /// The index agrees with what each watcher follows.
+    fn check(watchers: &Watchers) {
+        let index = &watchers.index;
+        for (id, Watched { watcher, .. }) in &watchers.all {
+            for (service, ids) in &index.services {
+                assert_eq!(ids.contains(id), watcher.follows(&service.to_string()), "{id} and {service}");
+            }
+            for (contract, ids) in &index.contracts {
+                assert_eq!(ids.contains(id), watcher.asks_for(contract), "{id} and {contract}");
+            }
+            for service in ["users.shop", "orders.shop", "later.shop"] {
+                let is_in = index.services.get(&ServiceName::parse(service).unwrap()).is_some_and(|i| i.contains(id));
+                assert_eq!(is_in, watcher.follows(service), "{id} and {service}");
+            }
+            for contract in ["shop.Users", "shop.Later"] {
+                let is_in = index.contracts.get(contract).is_some_and(|ids| ids.contains(id));
+                assert_eq!(is_in, watcher.asks_for(contract), "{id} and {contract}");
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_event_reaches_only_the_watchers_it_concerns() {
+        let mut registry = Registry::new(1, Instant::now());
+        let mut watchers = Watchers::default();
+        let users = ServiceName::parse("users.shop").unwrap();
+        for _ in 0..1_000 {
+            let (id, _news) = watchers.add(Sight::default());
+            watchers.update(id, |watcher| watcher.subscribe_service("orders.shop")).unwrap().unwrap();
+        }
+        let (concerned, _news) = watchers.add(Sight::default());
+        watchers.update(concerned, |watcher| watcher.subscribe_service("users.shop")).unwrap().unwrap();
+        told(&mut watchers, &mut registry);
+        let event = Event::Service(users);
+        assert_eq!(watchers.index.concerned(&event), Concerned::These(&BTreeSet::from([concerned])));
+        assert_eq!(watchers.index.concerned(&Event::Contract("shop.Users".into())), Concerned::Nobody);
+        registry.announce(announcement("users.shop", "shop.Users", 1), Instant::now()).unwrap();
+        assert_eq!(told(&mut watchers, &mut registry), [concerned]);
+        registry.announce(announcement("orders.shop", "shop.Orders", 2), Instant::now()).unwrap();
+        assert_eq!(told(&mut watchers, &mut registry).len(), 1_000);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_index_agrees_with_what_watchers_follow() {
+        let mut registry = Registry::new(1, Instant::now());
+        registry.announce(announcement("users.shop", "shop.Users", 1), Instant::now()).unwrap();
+        let mut watchers = Watchers::default();
+        let ids: Vec<_> = (0..3).map(|_| watchers.add(Sight::default()).0).collect();
+        let [by_name, by_contract, of_none] = ids[..] else { unreachable!() };
+        watchers.update(by_name, |watcher| watcher.subscribe_service("users.shop")).unwrap().unwrap();
+        watchers.update(by_contract, |watcher| watcher.subscribe_contract("shop.Users")).unwrap().unwrap();
+        for id in [by_contract, of_none] {
+            watchers.update(id, |watcher| watcher.subscribe_contract("shop.Later")).unwrap().unwrap();
+            watchers.update(id, |watcher| watcher.subscribe_service("later.shop")).unwrap().unwrap();
+        }
+        check(&watchers);
+        assert_eq!(told(&mut watchers, &mut registry).len(), 3);
+        check(&watchers);
+        // By its contract it follows the service.
+        let change = |registry: &mut Registry, port| {
+            registry.announce(announcement("users.shop", "shop.Users", port), Instant::now()).unwrap();
+        };
+        change(&mut registry, 2);
+        assert_eq!(told(&mut watchers, &mut registry), [by_name, by_contract]);
+        // A missing name is followed until it is known not to exist.
+        registry.announce(announcement("later.shop", "shop.Later", 3), Instant::now()).unwrap();
+        assert_eq!(told(&mut watchers, &mut registry), [by_contract, of_none]);
+        check(&watchers);
+        watchers.update(by_contract, |watcher| watcher.unsubscribe_service("users.shop"));
+        watchers.update(of_none, |watcher| watcher.unsubscribe_service("later.shop"));
+        watchers.update(of_none, |watcher| watcher.subscribe_contract("shop.Never")).unwrap().unwrap();
+        check(&watchers);
+        while !registry.is_settled() {
+            tokio::time::advance(Duration::from_secs(1)).await;
+            registry.tick(Instant::now());
+        }
+        told(&mut watchers, &mut registry);
+        check(&watchers);
+        assert!(!watchers.index.contracts.contains_key("shop.Never"), "it is known not to exist");
+        change(&mut registry, 4);
+        assert_eq!(told(&mut watchers, &mut registry), [by_name]);
+        for id in ids {
+            watchers.remove(id);
+        }
+        assert!(watchers.all.is_empty() && watchers.index.services.is_empty() && watchers.index.contracts.is_empty());
+    }
+}

@@ -1,0 +1,430 @@
+//! `weft.discovery.v1.Registry`: sidecars announce the services that they front.
+//!
+//! Each stream is read by a task of its own, so that heartbeats are seen while the connection is busy with something
+//! else, such as descriptors. The task ends with its stream, or when the control plane stops.
+
+#[cfg(test)]
+mod tests;
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures_util::stream::{Map, StreamExt as _};
+use tokio::{
+    sync::{OwnedSemaphorePermit, mpsc},
+    time::{Instant, sleep_until, timeout},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::{Request, Response, Status, Streaming};
+use weft_contracts::weft::discovery::v1::{
+    Announce, AnnounceRequest, AnnounceResponse, ContestedClaim, announce_request::What, registry_server,
+};
+use weft_mesh::{
+    identity::SpiffeId,
+    limits,
+    names::{ServiceName, shown_up_to},
+};
+
+use super::{
+    announcement::{Announcer, check},
+    messages::Allowance,
+    peer::{Caller, authenticated},
+    streams::{Kind, Open},
+};
+use crate::{
+    claims::Denied,
+    directory::{
+        Directory, Lacks, Membership, Read, Reading,
+        registry::{Refusal, SessionOver},
+        shelf::{DescriptorsRefused, REFUSAL_CHARS},
+    },
+};
+
+/// The answers that may wait for a sidecar to read them. There is one for each announcement and each descriptor set.
+const ANSWERS: usize = 8;
+
+/// The time in which at most [`limits::ANNOUNCE_MESSAGES`] messages are read.
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Boxed in its channel, which always allocates room for 32: there is a channel for each sidecar.
+type Answer = Result<AnnounceResponse, Status>;
+
+/// See the module.
+pub(crate) struct RegistryService {
+    pub(crate) directory: Arc<Directory>,
+    pub(crate) streams: TaskTracker,
+    pub(crate) stopping: CancellationToken,
+}
+
+#[tonic::async_trait]
+impl registry_server::Registry for RegistryService {
+    type AnnounceStream = Map<ReceiverStream<Box<Answer>>, fn(Box<Answer>) -> Answer>;
+
+    async fn announce(
+        &self,
+        request: Request<Streaming<AnnounceRequest>>,
+    ) -> Result<Response<Self::AnnounceStream>, Status> {
+        let caller = authenticated(&request)?;
+        let open = caller.open(Kind::Announce)?;
+        let allowance = request.extensions().get::<Allowance>().cloned().unwrap_or_default();
+        let (answers, to_sidecar) = mpsc::channel(ANSWERS);
+        let to_sidecar = ReceiverStream::new(to_sidecar);
+        let directory = Arc::clone(&self.directory);
+        let (membership, descriptors) = (None, Descriptors::NotWanted);
+        let requests = request.into_inner();
+        let pace = Pace::new();
+        let mut stream =
+            Stream { directory, caller, requests, pace, answers, allowance, membership, descriptors, _open: open };
+        let stopping = self.stopping.clone();
+        self.streams.spawn(async move {
+            tokio::select! {
+                () = stopping.cancelled() => {}
+                () = stream.run() => {}
+            }
+        });
+        let unboxed: fn(Box<Answer>) -> Answer = |answer| *answer;
+        Ok(Response::new(to_sidecar.map(unboxed)))
+    }
+}
+
+/// The life of an announcing stream.
+struct Stream {
+    directory: Arc<Directory>,
+    caller: Caller,
+    requests: Streaming<AnnounceRequest>,
+    pace: Pace,
+    answers: mpsc::Sender<Box<Answer>>,
+    allowance: Allowance,
+    membership: Option<Membership>,
+    descriptors: Descriptors,
+    _open: Open,
+}
+
+/// The state of a stream's descriptors. They are the only large message of a sidecar, and reading them takes long, so
+/// only a few streams of one identity do that at once. When replicas start together, one of them sends what the others
+/// have as well.
+enum Descriptors {
+    NotWanted,
+    /// The descriptors, or their policy, are lacking. The stream waits for its turn.
+    Wanted,
+    /// The sidecar was asked for them and has to send them by this time.
+    Asked(OwnedSemaphorePermit, Instant),
+    /// They are being read, or known ones are being compiled. The stream is still read, so that its heartbeats count.
+    Read {
+        reading: Reading,
+        turn: OwnedSemaphorePermit,
+        /// The descriptors that this stream sent, if it did.
+        bytes: Option<Bytes>,
+    },
+    /// They were refused. The decoder's buffer still contains them, and it takes a new buffer for the next message only
+    /// if they are held here until then. So the turn is kept until the next message.
+    Refused {
+        _turn: OwnedSemaphorePermit,
+        _bytes: Bytes,
+    },
+}
+
+/// The next step with a stream's descriptors.
+enum Progress {
+    Turn(OwnedSemaphorePermit),
+    Overdue,
+    Read(Result<Read, DescriptorsRefused>),
+}
+
+impl Descriptors {
+    /// Waits for the next step. Dropping the future loses nothing.
+    async fn progress(&mut self, caller: &Caller) -> Progress {
+        match self {
+            Self::Wanted => match Arc::clone(caller.turns()).acquire_owned().await {
+                Ok(turn) => Progress::Turn(turn),
+                // The semaphore is never closed.
+                Err(_) => std::future::pending().await,
+            },
+            Self::Asked(_, until) => {
+                sleep_until(*until).await;
+                Progress::Overdue
+            }
+            Self::Read { reading, .. } => Progress::Read(reading.await),
+            Self::NotWanted | Self::Refused { .. } => std::future::pending().await,
+        }
+    }
+}
+
+/// Limits how many messages of a stream are read in a second.
+struct Pace {
+    second: Instant,
+    left: u32,
+}
+
+impl Pace {
+    fn new() -> Self {
+        Self { second: Instant::now(), left: limits::ANNOUNCE_MESSAGES }
+    }
+
+    /// When the next message may be read; `None` for now.
+    fn next_at(&self) -> Option<Instant> {
+        (self.left == 0).then(|| self.second + SECOND)
+    }
+
+    /// A message was read.
+    fn note(&mut self) {
+        if self.second.elapsed() >= SECOND {
+            *self = Self::new();
+        }
+        self.left = self.left.saturating_sub(1);
+    }
+}
+
+impl Stream {
+    /// Reads until the stream ends. If the stream ends without a `Deregister`, or the future is dropped, the endpoint
+    /// becomes silent.
+    async fn run(&mut self) {
+        let ended = self.read().await;
+        if let Err(status) = ended {
+            tracing::debug!(peer = %self.caller, %status, "an announcing stream is ended");
+            // Before the status is sent, as the sidecar may be slow to read it: the endpoint gets no new calls from now
+            // on.
+            self.membership = None;
+            let _ = timeout(limits::ANNOUNCE_WAIT, self.answers.send(Box::new(Err(status)))).await;
+        }
+    }
+
+    async fn read(&mut self) -> Result<(), Status> {
+        let first = timeout(limits::ANNOUNCE_WAIT, self.requests.message()).await;
+        let mut next = first.map_err(|_| Status::deadline_exceeded("no announcement came"))??;
+        while let Some(request) = next {
+            self.pace.note();
+            if matches!(self.descriptors, Descriptors::Refused { .. }) {
+                self.descriptors = Descriptors::NotWanted;
+            }
+            // A newer sidecar may send messages that are not known here: they are ignored.
+            if let Some(what) = request.what {
+                self.take(what)?;
+            }
+            next = self.next().await?;
+        }
+        Ok(())
+    }
+
+    /// The next message; `None` at the end of the stream. Meanwhile the descriptors make progress.
+    async fn next(&mut self) -> Result<Option<AnnounceRequest>, Status> {
+        loop {
+            tokio::select! {
+                message = message(&mut self.requests, self.pace.next_at()) => return message,
+                () = self.answers.closed() => return Ok(None),
+                () = self.caller.expired() => return Err(Caller::expiry_status()),
+                over = superseded(&mut self.membership) => return Err(Status::failed_precondition(over.to_string())),
+                progress = self.descriptors.progress(&self.caller) => match progress {
+                    Progress::Turn(turn) => self.take_turn(turn)?,
+                    Progress::Read(read) => self.keep(read)?,
+                    Progress::Overdue => {
+                        return Err(Status::deadline_exceeded("the descriptors that were asked for did not come"));
+                    }
+                },
+            }
+        }
+    }
+
+    /// It is this stream's turn: asks for its descriptors or has them compiled, if they are still lacking.
+    fn take_turn(&mut self, turn: OwnedSemaphorePermit) -> Result<(), Status> {
+        self.descriptors = Descriptors::NotWanted;
+        let Some(membership) = &mut self.membership else { return Ok(()) };
+        if membership.look_again().is_err() {
+            // What ended the session also ends the stream.
+            return Ok(());
+        }
+        match membership.lacks() {
+            Lacks::Nothing => return self.is_described(),
+            Lacks::Use(why) => {
+                let why = Arc::clone(why);
+                return self.refuse_descriptors(&why);
+            }
+            Lacks::Policy => {
+                if let Some(reading) = membership.compile() {
+                    self.descriptors = Descriptors::Read { reading, turn, bytes: None };
+                    return Ok(());
+                }
+            }
+            Lacks::Descriptors => {}
+        }
+        self.ask(turn);
+        self.answer(AnnounceResponse { send_descriptors: true, ..AnnounceResponse::default() })
+    }
+
+    fn ask(&mut self, turn: OwnedSemaphorePermit) {
+        self.allowance.allow_descriptors();
+        self.descriptors = Descriptors::Asked(turn, Instant::now() + limits::CONTROL_MESSAGE_TIME);
+    }
+
+    fn take(&mut self, what: What) -> Result<(), Status> {
+        match what {
+            What::Announce(announce) => self.announce(announce),
+            What::Heartbeat(heartbeat) => match &self.membership {
+                Some(membership) => {
+                    membership.heartbeat(heartbeat.health()).map_err(|e| Status::failed_precondition(e.to_string()))
+                }
+                None => Ok(()),
+            },
+            What::Deregister(_) => {
+                if let Some(membership) = self.membership.take() {
+                    membership.leave();
+                }
+                self.descriptors = Descriptors::NotWanted;
+                Ok(())
+            }
+            What::Descriptors(bytes) => self.read_descriptors(bytes),
+        }
+    }
+
+    fn announce(&mut self, announce: Announce) -> Result<(), Status> {
+        let Self { directory, caller, .. } = self;
+        let service = caller.id.service();
+        if !directory.announcements.allows(service) {
+            return Err(directory.announcements.refusal(service, "announces itself"));
+        }
+        let announcer = Announcer { id: &caller.id, host: caller.host };
+        let allows = |service: &_, address| directory.allows_host(service, address);
+        let announcement = check(announcer, announce, allows).inspect_err(|status| {
+            if directory.lines.allows(caller.id.service()) {
+                tracing::warn!(peer = %caller, why = status.message(), "an announcement was refused");
+            }
+        })?;
+        let (membership, denied) = directory.join(announcement).map_err(|refusal| {
+            if directory.lines.allows(caller.id.service()) {
+                tracing::warn!(peer = %caller, why = %refusal, "an announcement was refused");
+            }
+            match refusal {
+                Refusal::Endpoints { .. }
+                | Refusal::Services
+                | Refusal::Contracts { .. }
+                | Refusal::Addresses { .. } => Status::resource_exhausted(refusal.to_string()),
+            }
+        })?;
+        let lacks = membership.lacks().clone();
+        let contested = self.contested(&denied);
+        let claims_without_room = u32::try_from(denied.without_room).unwrap_or(u32::MAX);
+        let unlisted = denied.unlisted.iter().take(limits::CONTESTS_TOLD).cloned().collect();
+        // If the stream announces again, its older session is over by now, and dropping that changes nothing.
+        self.membership = Some(membership);
+        self.allowance.reset();
+        self.descriptors = match lacks {
+            Lacks::Nothing | Lacks::Use(_) => Descriptors::NotWanted,
+            Lacks::Policy | Lacks::Descriptors => Descriptors::Wanted,
+        };
+        if lacks == Lacks::Descriptors
+            && let Ok(turn) = Arc::clone(self.caller.turns()).try_acquire_owned()
+        {
+            self.ask(turn);
+        }
+        let send_descriptors = matches!(self.descriptors, Descriptors::Asked(..));
+        self.answer(AnnounceResponse {
+            send_descriptors,
+            is_described: lacks == Lacks::Nothing,
+            contested,
+            claims_without_room,
+            unlisted,
+            ..Default::default()
+        })?;
+        match lacks {
+            Lacks::Use(why) => self.refuse_descriptors(&why),
+            Lacks::Nothing | Lacks::Policy | Lacks::Descriptors => Ok(()),
+        }
+    }
+
+    fn contested(&self, denied: &Denied) -> Vec<ContestedClaim> {
+        let trust_domain = self.caller.id.trust_domain();
+        let contested = denied.contested.iter().take(limits::CONTESTS_TOLD);
+        let sight = self.directory.sight_of(self.caller.id.service());
+        // A claim must not reveal services that are out of the caller's sight.
+        let shown =
+            |owner: &ServiceName| sight.sees(owner).then(|| SpiffeId::of_service(trust_domain, owner).to_string());
+        let told = |(claim, owner): &(String, _)| ContestedClaim {
+            claim: claim.clone(),
+            owner: shown(owner).unwrap_or_default(),
+        };
+        contested.map(told).collect()
+    }
+
+    fn read_descriptors(&mut self, bytes: Bytes) -> Result<(), Status> {
+        // Reading takes long, so descriptors that were not asked for are ignored. They may also cross a newer
+        // announcement that needs none.
+        let asked = matches!(self.descriptors, Descriptors::Asked(..));
+        let (Some(membership), true) = (&self.membership, asked) else { return Ok(()) };
+        self.allowance.reset();
+        let reading = membership.read(bytes.clone());
+        let Descriptors::Asked(turn, _) = std::mem::replace(&mut self.descriptors, Descriptors::NotWanted) else {
+            return Ok(());
+        };
+        match reading {
+            Ok(reading) => {
+                self.descriptors = Descriptors::Read { reading, turn, bytes: Some(bytes) };
+                Ok(())
+            }
+            Err(refused) => {
+                self.descriptors = Descriptors::Refused { _turn: turn, _bytes: bytes };
+                self.refuse_descriptors(&refused.to_string())
+            }
+        }
+    }
+
+    /// The descriptors were read.
+    fn keep(&mut self, read: Result<Read, DescriptorsRefused>) -> Result<(), Status> {
+        let before = std::mem::replace(&mut self.descriptors, Descriptors::NotWanted);
+        let (Some(membership), Descriptors::Read { turn, bytes, .. }) = (&self.membership, before) else {
+            return Ok(());
+        };
+        match read.and_then(|read| membership.keep(read)) {
+            Ok(()) => self.is_described(),
+            Err(refused) => {
+                if let Some(bytes) = bytes {
+                    self.descriptors = Descriptors::Refused { _turn: turn, _bytes: bytes };
+                }
+                self.refuse_descriptors(&refused.to_string())
+            }
+        }
+    }
+
+    /// The sidecar waits for this before it is ready.
+    fn is_described(&self) -> Result<(), Status> {
+        self.answer(AnnounceResponse { is_described: true, ..AnnounceResponse::default() })
+    }
+
+    fn refuse_descriptors(&self, why: &str) -> Result<(), Status> {
+        // The reason may quote what was sent.
+        let why = shown_up_to(why, REFUSAL_CHARS);
+        if let Some(membership) = &self.membership {
+            let (service, endpoint) = (membership.service(), membership.endpoint());
+            if self.directory.lines.allows(service) {
+                tracing::warn!(%service, endpoint, why, "descriptors were refused");
+            }
+        }
+        self.answer(AnnounceResponse { descriptors_refused: why, ..AnnounceResponse::default() })
+    }
+
+    fn answer(&self, answer: AnnounceResponse) -> Result<(), Status> {
+        let heartbeat_interval = limits::HEARTBEAT_INTERVAL.try_into().ok();
+        self.answers
+            .try_send(Box::new(Ok(AnnounceResponse { heartbeat_interval, ..answer })))
+            .map_err(|_| Status::resource_exhausted("answers to announcements are not read"))
+    }
+}
+
+/// Waits until an endpoint's session is over; for ever if there is none.
+async fn superseded(membership: &mut Option<Membership>) -> SessionOver {
+    match membership {
+        Some(membership) => membership.superseded().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The next message, not before `from`. Dropping the future loses nothing.
+async fn message(
+    requests: &mut Streaming<AnnounceRequest>,
+    from: Option<Instant>,
+) -> Result<Option<AnnounceRequest>, Status> {
+    if let Some(from) = from {
+        sleep_until(from).await;
+    }
+    requests.message().await
+}
