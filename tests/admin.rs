@@ -337,7 +337,7 @@ async fn a_wrong_log_filter_is_refused_and_its_wrong_part_named() {
 
 /// The number of lines that a sidecar logs only at level `debug`.
 fn details(bed: &Bed) -> usize {
-    bed.log().matches("what is known of a service has changed").count()
+    bed.log().matches("the service has changed").count()
 }
 
 /// Makes the control plane send a change, and waits until the keyboard's sidecar has it.
