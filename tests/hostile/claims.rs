@@ -35,7 +35,10 @@ async fn a_member_cannot_take_over_a_contract_or_announce_another_host() {
     }
 
     eventually("the log names both", SOON, async || {
-        bed.log().lines().any(|line| line.contains("contested") && line.contains(PROBE) && line.contains(IMPOSTOR))
+        let is_it = |line: &str| {
+            line.contains("a claim of another service was refused") && line.contains(PROBE) && line.contains(IMPOSTOR)
+        };
+        bed.log().lines().any(is_it)
     })
     .await;
     let (_, page) = get(bed.dashboard(), "/").await;
