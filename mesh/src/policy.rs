@@ -20,7 +20,7 @@ mod timeout;
 use std::time::Duration;
 
 pub use self::{
-    breaker::BreakerPolicy,
+    breaker::{BreakerPolicy, SlowCall},
     codes::CodeSet,
     error::{MalformedPolicy, PolicyError},
     origin::{Origin, Sourced},

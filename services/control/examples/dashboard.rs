@@ -14,7 +14,7 @@ use opentelemetry_proto::tonic::{
 };
 use weft_contracts::weft::{
     discovery::v1::{Endpoint, Health, Protocol, Service},
-    policy::v1::{Breaker, Contract, Idempotency, Method, Origin, ServicePolicy, Timeout},
+    policy::v1::{Breaker, Contract, Idempotency, Method, Origin, ServicePolicy, Timeout, breaker::SlowCall},
 };
 use weft_control::{
     dashboard::{Catalog, State, serve},
@@ -228,6 +228,7 @@ fn service(name: &str, number: usize) -> Service {
         probes: 1,
         failure_codes: vec![13, 14, 15],
         origin: if name == "users" { Origin::ServiceOption } else { Origin::Default }.into(),
+        slow_call: (name == "users").then(|| SlowCall { longer_than: duration(1), ratio: 0.5 }),
     };
     Service {
         name: format!("{name}.shop"),

@@ -111,6 +111,10 @@ fn service(service: &Service) -> Value {
             "open_for_nano": breaker.open_for.as_ref().map(nano),
             "probes": breaker.probes,
             "failure_codes": breaker.failure_codes,
+            "slow_call": breaker.slow_call.as_ref().map(|slow_call| json!({
+                "longer_than_nano": slow_call.longer_than.as_ref().map(nano),
+                "ratio": slow_call.ratio,
+            })),
             "origin": origin(breaker.origin()),
         })
     });

@@ -149,6 +149,7 @@ fn breaker_json(breaker: &BreakerState) -> Value {
         "consecutiveFailures": breaker.consecutive_failures,
         "timesOpened": breaker.times_opened.to_string(),
         "callsRefused": breaker.calls_refused.to_string(),
+        "slowCalls": breaker.slow_calls,
     })
 }
 
@@ -166,6 +167,10 @@ fn policy_json(policy: &policy::ServicePolicy) -> Value {
             "openFor": duration_json(breaker.open_for.as_ref()),
             "probes": breaker.probes,
             "origin": breaker.origin().as_str_name(),
+            "slowCall": breaker.slow_call.as_ref().map(|slow_call| json!({
+                "longerThan": duration_json(slow_call.longer_than.as_ref()),
+                "ratio": slow_call.ratio,
+            })),
         })),
     })
 }
