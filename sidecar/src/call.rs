@@ -1,8 +1,8 @@
-//! A call on its way: two sides that move each other's parts. Whatever comes in on one side goes out on the other at
-//! once; what the other can't take yet holds the sender back by its window.
+//! A call between two sides, the caller's and the endpoint's. What arrives on one side is sent on the other at once.
+//! Bytes that the other side can't take yet use up the sender's flow-control window, and so hold the sender back.
 //!
-//! A call is begun by [`crate::proxy::outbound`] or [`crate::proxy::inbound`], which decide where it goes; from then on the events
-//! of its two connections drive it, and nothing waits in a task. It ends in one place, [`State::close`].
+//! [`crate::proxy::outbound`] or [`crate::proxy::inbound`] starts a call and decides where it goes. From then on the
+//! events of its two connections drive it, and no task waits for it. It ends in one place, [`State::close`].
 
 mod blame;
 mod exchange;
@@ -64,23 +64,23 @@ pub(crate) struct Call {
     hop: Hop,
     /// What was tried for it.
     pub(crate) tries: Tries,
-    /// Of an inbound call.
+    /// Set for inbound calls.
     _running: Option<Running>,
     pub(crate) started: Moment,
     /// What the caller speaks.
     rpc: Rpc,
-    /// Whether it asks for a tunnel: for another protocol than HTTP, from the answer's head on.
+    /// See [`Self::wants_tunnel`].
     wants_tunnel: bool,
     caller: Side,
     deadline: Cell<Option<Moment>>,
-    /// Whose word the deadline is.
+    /// Whose time limit the deadline is.
     limit: Cell<Limit>,
     place: Cell<Option<Place>>,
     state: RefCell<State>,
 }
 
 impl Call {
-    /// Takes a call in. `is_whole` when its head is all of it.
+    /// Takes a call in. `is_whole` says that nothing follows the head.
     pub(crate) fn begin(
         worker: &Rc<Worker>,
         way: Rc<dyn Way>,
@@ -133,7 +133,7 @@ impl Call {
         call
     }
 
-    /// What its steps wait in, to be stopped when the call ends before them.
+    /// Sets the task in which the call's steps wait. It is aborted when the call ends.
     pub(crate) fn waits_in(&self, task: Option<AbortHandle>) {
         if let Some(task) = task {
             self.state.borrow_mut().waiting = Some(task);
@@ -153,7 +153,7 @@ impl Call {
         self.state.borrow_mut().record.as_mut().map(act)
     }
 
-    /// Begins another try, whose predecessor is thereby recorded.
+    /// Starts another try. The record of the one before is dropped, which writes it down.
     pub(crate) fn attempt(&self, attempt: AttemptRecord) {
         self.state.borrow_mut().attempt = Some(attempt);
     }
@@ -162,7 +162,7 @@ impl Call {
         self.state.borrow_mut().attempt.as_mut().map(act)
     }
 
-    /// Sets the time at which the call must be over, and whose limit that is.
+    /// Sets the call's deadline, and whose limit that is.
     pub(crate) fn end_by(self: &Rc<Self>, deadline: Option<Moment>, limit: Limit) {
         self.deadline.set(deadline);
         self.limit.set(limit);
@@ -179,7 +179,7 @@ impl Call {
         self.limit.get()
     }
 
-    /// The request's head, as it came and then as it goes on.
+    /// The request's head: first as it came in, later as it is sent on.
     pub(crate) fn head(&self) -> Ref<'_, Headers> {
         Ref::map(self.state.borrow(), |state| &state.request.head)
     }
@@ -188,32 +188,32 @@ impl Call {
         RefMut::map(self.state.borrow_mut(), |state| &mut state.request.head)
     }
 
-    /// Whether its caller knows nothing of it: the bytes of a connection are its body.
+    /// Whether the caller's side is a raw connection: its bytes are the body, and its client knows of no call.
     pub(crate) fn carries_bytes(&self) -> bool {
         matches!(&self.caller, Side::Socket(socket) if socket.is_raw())
     }
 
-    /// Whether it asks for a tunnel: for another protocol than HTTP, from the answer's head on.
+    /// Whether it asks for a tunnel or an upgrade: after the head of the answer, another protocol than HTTP.
     pub(crate) fn wants_tunnel(&self) -> bool {
         self.wants_tunnel
     }
 
-    /// Whether all of the request that was sent can be sent again.
+    /// Whether all that was sent of the request is still here, so that it can be sent again.
     pub(crate) fn is_repeatable(&self) -> bool {
         self.state.borrow().request.is_kept
     }
 
-    /// Whose an inbound call is, for as long as it runs.
+    /// The peer that an inbound call counts for, for as long as it runs.
     pub(crate) fn peer(&self) -> Option<Rc<Load>> {
         self.state.borrow().slot.as_ref().and_then(CallSlot::peer).cloned()
     }
 
-    /// An outbound call goes to this callee; false if that may have no more calls.
+    /// Counts an outbound call for this callee. False if the callee may have no more calls.
     pub(crate) fn goes_to(&self, callee: &Rc<Load>) -> bool {
         self.state.borrow_mut().slot.as_mut().is_none_or(|slot| slot.goes_to(callee))
     }
 
-    /// It waits for a connection to this callee, whose are the bytes that it holds meanwhile.
+    /// The call waits for a connection to this callee, which is charged for the bytes that the call holds meanwhile.
     #[cold]
     pub(crate) fn waits_for(&self, callee: &Rc<Load>) {
         self.state.borrow_mut().request.charge_held(callee);
@@ -223,7 +223,7 @@ impl Call {
         self.state.borrow().answer == Answer::Over
     }
 
-    /// Sends the request, as far as it has come, over a connection; `adapt` finishes its head for this try.
+    /// Sends what has arrived of the request over a connection. `adapt` completes the head for this try.
     pub(crate) fn send_over(
         self: &Rc<Self>,
         link: &Rc<Link>,
@@ -239,7 +239,7 @@ impl Call {
         Ok(())
     }
 
-    /// Sends the request, as far as it has come, over a connection of HTTP/1.1.
+    /// Sends what has arrived of the request over a connection of HTTP/1.1.
     pub(crate) fn send_over_socket(self: &Rc<Self>, socket: &Rc<Socket>) -> Result<(), http1::Error> {
         let mut state = self.state.borrow_mut();
         let state = &mut *state;
@@ -257,7 +257,7 @@ impl Call {
         Ok(())
     }
 
-    /// Joins the call with a connection whose bytes are its body.
+    /// Joins the call with a raw connection, whose bytes are its body.
     pub(crate) fn send_raw(self: &Rc<Self>, socket: &Rc<Socket>) {
         socket.attach(Rc::clone(self) as _);
         if let Some(peer) = self.peer() {
@@ -293,7 +293,7 @@ impl Call {
         }
         request.received += data.len();
         let Some(endpoint) = &state.endpoint else {
-            // It waits under the caller's window.
+            // The caller's window bounds what waits here.
             request.hold(data, &mut state.slot, &self.worker);
             if let Some(callee) = state.slot.as_ref().and_then(CallSlot::callee) {
                 request.charge_held(callee);
@@ -319,8 +319,7 @@ impl Call {
     }
 
     pub(crate) fn request_trailers(&self, trailers: &Headers) {
-        // They are not the place to say who calls, and a service may take them for a part of the head (RFC 9110,
-        // section 6.5.1).
+        // Trailers must not say who calls: a service may merge them into the head (RFC 9110, section 6.5.1).
         let cleaned = trailers.has_like(CLIENT_CERT).then(|| {
             let mut trailers = trailers.clone();
             trailers.remove_like(CLIENT_CERT);
@@ -341,7 +340,7 @@ impl Call {
         }
         if let Some(endpoint) = &state.endpoint {
             endpoint.send_trailers(trailers);
-            // gRPC's requests have none: not worth keeping.
+            // Requests of gRPC have no trailers: they are not worth keeping for another try.
             state.request.forget(&mut state.slot, &self.worker);
         } else if state.answer != Answer::Over {
             state.request.trailers = Some(Box::new(trailers.clone()));
@@ -373,12 +372,12 @@ impl Call {
         }
     }
 
-    /// The caller's connection has all of the answer, and will not say how much of it has gone out.
+    /// The caller's connection has taken all of the answer, and will not report how much of it was sent.
     pub(crate) fn caller_has_all(&self) {
         self.state.borrow_mut().release_all();
     }
 
-    /// The head of the answer. Gives the list back when it is done with it.
+    /// The head of the answer. Returns the list when it is done with it, for reuse.
     pub(crate) fn response_head(self: &Rc<Self>, mut head: Headers, is_end: bool) -> Option<Headers> {
         let status = head.status().unwrap_or_default();
         self.drop_reason(&mut head);
@@ -393,10 +392,10 @@ impl Call {
         if matches!(self.hop, Hop::Outbound)
             && let Some(Outcome::Failed(reason @ (Reason::ConnectionBroke | Reason::ServiceFull))) = outcome
         {
-            // Its sidecar says so, and would not if the service had answered. Another endpoint may be tried.
+            // The callee's sidecar says so only if the service has not answered. Another endpoint may be tried.
             self.missed(match reason {
                 Reason::ServiceFull => Miss::Full("it takes no more calls at present"),
-                _ => Miss::Broke("its sidecar lost it".into()),
+                _ => Miss::Broke("its sidecar lost the connection".into()),
             });
             return Some(head);
         }
@@ -419,8 +418,8 @@ impl Call {
         head
     }
 
-    /// A reason phrase comes from a service over HTTP/1.1 and goes to a client over HTTP/1.1, through sidecars. A service
-    /// over HTTP/2 has none, and a client over HTTP/2 does not see it.
+    /// Removes the reason phrase where the service or the client speaks HTTP/2: such a service has none, and such a
+    /// client must not see it.
     fn drop_reason(&self, head: &mut Headers) {
         let is_at_edge = match self.hop {
             Hop::Outbound => matches!(self.caller, Side::Stream(..)),
@@ -431,7 +430,7 @@ impl Call {
         }
     }
 
-    /// An interim answer. No window bounds these, so a caller that does not read gets none.
+    /// An interim answer (1xx). No window bounds these, so a caller that does not read gets none.
     fn interim_head(self: &Rc<Self>, head: Headers) -> Option<Headers> {
         let count = {
             let mut state = self.state.borrow_mut();
@@ -486,7 +485,7 @@ impl Call {
         state.end(self, outcome::of_trailers(trailers));
     }
 
-    /// The caller has given the call up with this code, or its connection is gone.
+    /// The caller has reset the call with this code, or its connection is gone.
     pub(crate) fn caller_gone(&self, code: Code) {
         let mut state = self.state.borrow_mut();
         if state.answer != Answer::Over {
@@ -498,7 +497,7 @@ impl Call {
         state.release_all();
     }
 
-    /// The stream to the endpoint is gone before its end.
+    /// The stream to the endpoint has ended early.
     pub(crate) fn endpoint_reset(self: &Rc<Self>, code: Code, cause: Cause) {
         if !self.is_begun() {
             return self.missed(match (cause, code) {
@@ -515,12 +514,12 @@ impl Call {
         }
     }
 
-    /// What the caller is told when the header list of an answer, or its trailers, are over the limit.
+    /// The failure for an answer whose header list, or whose trailers, are over the limit.
     pub(crate) fn answer_too_large(&self) -> Failure {
         Failure::answer_headers_too_large(self.worker.shared.args.header_list_bytes)
     }
 
-    /// The endpoint has provably not looked at the call.
+    /// The endpoint has provably not processed the call.
     pub(crate) fn endpoint_unseen(self: &Rc<Self>) {
         self.state.borrow_mut().endpoint = None;
         self.missed(Miss::Unseen("it is going away"));
@@ -536,7 +535,8 @@ impl Call {
         }
     }
 
-    /// The connection to the endpoint was closed before it took the call, which goes over another if it can be sent again.
+    /// The connection to the endpoint was closed before it took the call. If the call can be sent again, it goes over
+    /// another connection; if not, this returns false.
     fn endpoint_stale(self: &Rc<Self>) -> bool {
         if !self.is_repeatable() {
             return false;
@@ -546,20 +546,20 @@ impl Call {
         true
     }
 
-    /// What the caller is told whose header list, or trailers, are longer than the local service takes.
+    /// The failure for a request whose header list, or whose trailers, are longer than the local service takes.
     #[cold]
     pub(crate) fn too_large_for(&self, limit: u32) -> Failure {
         let name = self.worker.shared.own.as_ref().map_or("the service", |own| own.as_str());
         Failure::headers_too_large_for(name, limit)
     }
 
-    /// This sidecar has ended the connection to the endpoint, which went past a limit.
+    /// This sidecar has closed the connection to the endpoint because it exceeded a limit.
     pub(crate) fn endpoint_cut_off(self: &Rc<Self>, why: &str) {
         self.state.borrow_mut().endpoint = None;
         self.fail(&Failure::new(Reason::Overloaded, format!("the connection to the service was ended: {why}")));
     }
 
-    /// How long a list the service takes, if this one is longer.
+    /// How many bytes of a header list the service takes, if this one is longer.
     fn is_too_large_for_service(&self, trailers: &Headers) -> Option<u32> {
         let state = self.state.borrow();
         let (Hop::Inbound, Some(Side::Stream(link, _))) = (self.hop, &state.endpoint) else { return None };
@@ -570,7 +570,7 @@ impl Call {
         matches!(self.state.borrow().answer, Answer::Begun { .. })
     }
 
-    /// A try has come to nothing.
+    /// A try failed.
     pub(crate) fn missed(self: &Rc<Self>, miss: Miss) {
         if self.is_over() {
             return;
@@ -586,7 +586,7 @@ impl Call {
         self.apply(next);
     }
 
-    /// Goes on after a try.
+    /// Continues after a failed try.
     pub(crate) fn apply(self: &Rc<Self>, next: Next) {
         match next {
             Next::Again => self.waits_in(Some(Rc::clone(&self.way).again(Rc::clone(self)))),
@@ -595,7 +595,7 @@ impl Call {
         }
     }
 
-    /// Ends the call with a code instead of an answer.
+    /// Ends the call with a reset instead of an answer.
     pub(crate) fn reset(&self, code: Code) {
         let mut state = self.state.borrow_mut();
         if state.answer == Answer::Over {
@@ -603,17 +603,17 @@ impl Call {
         }
         self.caller.reset(code);
         state.settle(Outcome::Reset(code), self);
-        // The stream is gone: there is nothing to hold back any more.
+        // The stream is gone, so there is nothing left to hold back.
         state.request.is_over = true;
         state.close(self);
         state.release_all();
     }
 
-    /// Ends the call in the service's stead: with a whole answer if it has none yet, else by its trailers.
+    /// Ends the call with a failure: as a whole answer if none has begun, else in gRPC's trailers, or else by a reset.
     pub(crate) fn fail(&self, failure: &Failure) {
         let mut state = self.state.borrow_mut();
         let hop = self.hop;
-        // Whoever still works on it is told that nobody waits.
+        // Nobody waits for the endpoint's answer any more.
         if let Some(endpoint) = &state.endpoint {
             endpoint.reset(Code::CANCEL);
         }
@@ -644,7 +644,7 @@ impl Call {
         if let Some(record) = &mut state.record {
             record.ended(outcome);
         }
-        // What else fails a call, fails it between two tries.
+        // A failure with blame on nobody happens between two tries, so it says nothing about this one.
         if let Some(attempt) = &mut state.attempt
             && failure.reason.blame() != Blame::Nobody
         {

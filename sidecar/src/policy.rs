@@ -1,4 +1,4 @@
-//! Decisions about calls, as plain state: no input or output, no clock of their own.
+//! Decisions about calls, as plain state machines: no I/O and no clock of their own.
 
 pub(crate) mod breaker;
 pub(crate) mod outcome;

@@ -1,11 +1,12 @@
-//! What a caller can do so that a call fails in its service's stead. Such an end says nothing of the service, whose breaker
-//! is all callers':
+//! Failures that a caller can cause. They say nothing about the service, and must not open its breaker, which all
+//! callers share. A caller can
 //!
-//! - It sends its request slowly, until the contract's time is up. The time counts only from when the request is whole, or
-//!   since the service has taken nothing of it; at least half of the time must be the service's.
-//! - It does not read the answer.
-//! - It sends a plain HTTP request so slowly that the server gives it up, and ends the connection.
-//! - In a tunnel, or after an upgrade, it says something for which the service ends the connection.
+//! - send its request slowly, until the contract's timeout passes. So the timeout counts against the service only if at
+//!   least half of that time was the service's: since the request was complete, or since the service takes no more of
+//!   it;
+//! - not read the answer;
+//! - send a plain HTTP request so slowly that the server gives up and closes the connection;
+//! - send something in a tunnel, or after an upgrade, for which the service closes the connection.
 
 use weft_mesh::errors::Reason;
 
@@ -19,11 +20,11 @@ use crate::{
 };
 
 impl State {
-    /// Whether the caller may have seen to it that the call ends so.
+    /// Whether the caller may have caused this outcome.
     #[inline]
     pub(super) fn is_excused(&self, outcome: Outcome, call: &Call) -> bool {
         match outcome {
-            // What the service answers long before the time is up has other causes.
+            // If the service says so long before the deadline, it has other reasons.
             Outcome::Grpc(code::DEADLINE_EXCEEDED) => call.is_nearly_over() && !self.has_had_its_time(call),
             Outcome::Failed(Reason::DeadlineExceeded) => !self.has_had_its_time(call),
             Outcome::Reset(_) => self.is_in_tunnel() || self.is_cut_short(call),
@@ -32,7 +33,7 @@ impl State {
         }
     }
 
-    /// How the call ends says nothing of the service, nor of the endpoint.
+    /// The outcome of the call says nothing about the service or the endpoint.
     #[cold]
     pub(super) fn excuse(&mut self) {
         if let Some(record) = &mut self.record {
@@ -43,8 +44,8 @@ impl State {
         }
     }
 
-    /// Whether at least half of a call's time was the service's: its caller had sent all, or the service had taken nothing
-    /// more of it, and the caller has read what there is of the answer.
+    /// Whether at least half of the call's time was the service's: the caller had sent everything, or the service took
+    /// no more of it; and the caller has read what there is of the answer.
     #[cold]
     fn has_had_its_time(&self, call: &Call) -> bool {
         let Some(deadline) = call.deadline.get() else { return true };
@@ -71,7 +72,7 @@ impl State {
 }
 
 impl Call {
-    /// Whether less than a tenth of its time is left. Clocks and networks differ by some of it.
+    /// Whether at most a tenth of the call's time is left: a margin for clocks that differ and for the network.
     #[cold]
     fn is_nearly_over(&self) -> bool {
         self.deadline
@@ -79,7 +80,7 @@ impl Call {
             .is_some_and(|deadline| 10 * deadline.since(self.worker.moment()) <= deadline.since(self.started))
     }
 
-    /// Whether the caller may have seen to it that a try comes to nothing.
+    /// Whether the caller may have caused this failure of a try.
     pub(super) fn is_miss_excused(&self, miss: &Miss) -> bool {
         let outcome = match miss {
             Miss::Reset(code) => Outcome::Reset(*code),

@@ -1,4 +1,4 @@
-//! A call as connections see it.
+//! A call as its connections see it.
 
 use std::rc::Rc;
 

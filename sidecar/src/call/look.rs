@@ -1,4 +1,4 @@
-//! A call as it is seen from outside while it runs.
+//! What the admin port shows of a running call.
 
 use std::sync::Arc;
 
@@ -8,11 +8,11 @@ use crate::{
     shared::survey::{LiveCall, Progress},
 };
 
-/// A longer path is cut: it is one of the caller's making.
+/// A longer path is cut: callers choose it.
 const PATH_BYTES: usize = 256;
 
 impl Call {
-    /// For the admin port.
+    /// The state of the call now, for the admin port.
     pub(crate) fn look(&self) -> LiveCall {
         let state = self.state.borrow();
         let progress = match (&state.answer, &state.endpoint, &state.record) {

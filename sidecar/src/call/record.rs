@@ -1,5 +1,5 @@
-//! What is kept of a call: its metrics, its span, its verdict for the breaker, and a log line when the mesh failed it.
-//! Written when the record is dropped, so that a call which was given up half-way is recorded too.
+//! The records of a call and of its tries: metrics, spans and verdicts for the breakers. A record is written when it is
+//! dropped, so that a call that was given up half-way is recorded too.
 
 use std::{
     rc::Rc,
@@ -29,7 +29,7 @@ pub(crate) struct CallRecord {
     pub(crate) span: Option<Box<Span>>,
     limit: Limit,
     outcome: Outcome,
-    /// How it ended says nothing of the service.
+    /// Its outcome says nothing about the service.
     is_excused: bool,
 }
 
@@ -46,17 +46,17 @@ impl CallRecord {
         Self { worker, metrics, breaker: None, started, span, limit, outcome, is_excused: false }
     }
 
-    /// The row that the call is counted in.
+    /// The row of metrics that counts the call.
     pub(crate) fn metrics(&self) -> &Arc<CallMetrics> {
         &self.metrics
     }
 
-    /// The breaker that let the call through, to be told how it ended.
+    /// Sets the breaker that admitted the call and gets its verdict.
     pub(crate) fn admitted(&mut self, breaker: &Arc<Breaker>, permit: Permit) {
         self.breaker = Some((Arc::clone(breaker), permit));
     }
 
-    /// Counts one more try, which this made necessary.
+    /// Counts a retry, and the reason for it.
     pub(crate) fn retried(&mut self, why: &str) {
         self.metrics.retries.fetch_add(1, Relaxed);
         if let Some(span) = &mut self.span {
@@ -64,7 +64,7 @@ impl CallRecord {
         }
     }
 
-    /// A span for a try at an endpoint, where the call has one.
+    /// A span for a try at an endpoint, if the call has one.
     pub(crate) fn span_of_attempt(&self, number: u32, endpoint: &Endpoint) -> Option<Box<Span>> {
         let span = self.span.as_ref()?;
         Some(Box::new(span.attempt(number, &endpoint.id, &endpoint.ip, endpoint.address.port())))
@@ -76,17 +76,17 @@ impl CallRecord {
         self.metrics.tunnel_bytes_received.fetch_add(received as u64, Relaxed);
     }
 
-    /// Whose time limit the call has, which says what it means when that passes.
+    /// Sets whose time limit the call has, which decides whether the service is blamed when it passes.
     pub(crate) fn limited_by(&mut self, limit: Limit) {
         self.limit = limit;
     }
 
-    /// How the call ended; until this is said it counts as cancelled.
+    /// Sets how the call ended. Until then it counts as cancelled.
     pub(crate) fn ended(&mut self, outcome: Outcome) {
         self.outcome = outcome;
     }
 
-    /// Its caller has seen to it that it ends so: that says nothing of the service.
+    /// The caller may have caused the outcome, so it says nothing about the service.
     pub(crate) fn excuse(&mut self) {
         self.is_excused = true;
     }
@@ -108,7 +108,7 @@ impl Drop for CallRecord {
     }
 }
 
-/// A try to have a call served by one endpoint.
+/// A try of a call at one endpoint.
 pub(crate) struct AttemptRecord {
     worker: Rc<Worker>,
     pub(crate) endpoint: Arc<Endpoint>,
@@ -133,17 +133,17 @@ impl AttemptRecord {
         Self { worker, endpoint, permit, span, limit, outcome: Outcome::Cancelled, is_excused: false, error: None }
     }
 
-    /// How the try ended; until this is said it says nothing of the endpoint.
+    /// Sets how the try ended. Until then it says nothing about the endpoint.
     pub(crate) fn ended(&mut self, outcome: Outcome) {
         self.outcome = outcome;
     }
 
-    /// Its caller has seen to it that it ends so: that says nothing of the endpoint.
+    /// The caller may have caused the outcome, so it says nothing about the endpoint.
     pub(crate) fn excuse(&mut self) {
         self.is_excused = true;
     }
 
-    /// It was not taken, which is nobody's fault.
+    /// The endpoint did not take the call, which is nobody's fault.
     pub(crate) fn not_taken(&mut self, error: &'static str) {
         self.error = Some(error);
     }

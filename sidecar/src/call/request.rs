@@ -1,4 +1,4 @@
-//! A call's request: what has come of it, what was sent on, and what is kept to be sent again.
+//! A call's request: what has arrived of it, what was sent on, and what is kept for another try.
 
 use std::rc::Rc;
 
@@ -11,29 +11,29 @@ use crate::{
     time::moment::Moment,
 };
 
-/// The request, as far as it has come.
+/// What has arrived of the request.
 pub(super) struct Request {
     pub(super) head: Headers,
-    /// Its body from the beginning: until there is somewhere to send it, and then as long as it may be sent again.
+    /// Its body from the start. It is kept until there is an endpoint, and then for as long as it may be sent again.
     pub(super) kept: Vec<u8>,
     /// In a box, as hardly any request has them.
     pub(super) trailers: Option<Box<Headers>>,
     pub(super) is_kept: bool,
-    /// Its head said that nothing follows. A body that turns out to be empty is sent on as one all the same: gRPC's
-    /// servers need not take END_STREAM on the head.
+    /// The head said that nothing follows. An empty body that comes after the head is sent on after the head, too: gRPC
+    /// servers need not accept END_STREAM on the head.
     pub(super) is_head_all: bool,
     /// All of it is here.
     pub(super) is_over: bool,
-    /// Since when, or since when the call is there.
+    /// When it was complete; until it is, when the call started.
     pub(super) whole_at: Moment,
-    /// Bytes of the body that have come from the caller.
+    /// Bytes of the body that came from the caller.
     pub(super) received: usize,
     /// Bytes of the body that this try has sent, and those that wait for the endpoint's window.
     pub(super) sent: usize,
     pub(super) waiting: usize,
-    /// Since when the endpoint has taken none of those that wait.
+    /// Since when the endpoint has taken none of the bytes that wait.
     pub(super) stuck_since: Option<Moment>,
-    /// Who is charged for those that wait.
+    /// Charges the callee for the bytes that wait.
     pub(super) charge: Option<Charge>,
     /// Bytes of the body for which the caller got its window back.
     pub(super) released: usize,
@@ -58,7 +58,7 @@ impl Request {
         }
     }
 
-    /// Sends what is kept, as the beginning of a try.
+    /// Sends what is kept, at the start of a try.
     pub(super) fn resend(&mut self, endpoint: &Side, caller: &Side, slot: &mut Option<CallSlot>, worker: &Worker) {
         let kept = std::mem::take(&mut self.kept);
         let is_end = self.is_over && self.trailers.is_none();
@@ -93,7 +93,7 @@ impl Request {
         }
     }
 
-    /// What is held waits for this callee, to which no connection is there yet.
+    /// Charges this callee for the bytes that are held until there is a connection to it.
     #[cold]
     pub(super) fn charge_held(&mut self, callee: &Rc<Load>) {
         if self.kept.is_empty() {
@@ -113,7 +113,8 @@ impl Request {
         }
     }
 
-    /// Lets the caller send as much again as was sent on, but for what an earlier try had sent already.
+    /// Returns flow-control credit to the caller for forwarded bytes, except for those that an earlier try forwarded
+    /// already.
     pub(super) fn sent(&mut self, bytes: usize, caller: &Side) {
         self.sent += bytes;
         if self.sent > self.released {
@@ -122,15 +123,16 @@ impl Request {
         }
     }
 
-    /// Lets the caller's connection have its window back also for what was not sent on.
+    /// Returns all flow-control credit to the caller, also for bytes that were not forwarded.
     pub(super) fn release_all(&mut self, caller: &Side) {
         caller.release(self.received - self.released.min(self.received));
         self.released = self.received;
         self.charge = None;
     }
 
-    /// Keeps what can't be sent yet, however much it is: the caller's window bounds it, and the budget counts it. As far as
-    /// it may, it counts as kept for another try from now on, or else once it is sent.
+    /// Keeps data that can't be sent yet, however much it is: the caller's window bounds it, and the budget counts it.
+    /// If the limits of what may be kept for another try allow it, it counts against them now; else they are asked when
+    /// it is sent.
     pub(super) fn hold(&mut self, data: &[u8], slot: &mut Option<CallSlot>, worker: &Worker) {
         self.keep(data, worker);
         may_keep(self.kept.len(), slot);
@@ -152,7 +154,7 @@ impl Request {
         self.kept.extend_from_slice(data);
     }
 
-    /// It won't be sent again.
+    /// Drops what is kept: the request won't be sent again.
     pub(super) fn forget(&mut self, slot: &mut Option<CallSlot>, worker: &Worker) {
         self.is_kept = false;
         if !self.kept.is_empty() {
@@ -164,7 +166,7 @@ impl Request {
     }
 }
 
-/// Whether so many bytes of a call may be kept for another try. They count from now on, or else none.
+/// Whether this many bytes of a call may be kept for another try. If so, they count from now on; if not, none do.
 fn may_keep(bytes: usize, slot: &mut Option<CallSlot>) -> bool {
     let Some(slot) = slot else { return false };
     let may = bytes <= limits::REPLAY_BYTES_PER_CALL && slot.keeps(bytes);
@@ -180,7 +182,7 @@ mod tests {
     use crate::{transport::pipe::Pipe, trial};
 
     #[tokio::test]
-    async fn what_waits_for_an_endpoint_takes_no_more_than_its_part_and_is_sent_whole() {
+    async fn requests_that_wait_for_an_endpoint_keep_within_the_limits_and_are_sent_whole() {
         let worker = trial::worker();
         let body = [7; limits::STREAM_WINDOW_BYTES as usize];
         let begin = |data: &[u8]| {
@@ -189,12 +191,12 @@ mod tests {
             (request, slot)
         };
         let kept = || worker.replay_bytes.outbound.get();
-        // All that callers' windows allow, and then as much as may be kept of each.
+        // First requests as large as a caller's window allows, then requests as large as may be kept of each.
         let large: Vec<_> = (0..2 * limits::REPLAY_BYTES / body.len()).map(|_| begin(&body)).collect();
         assert_eq!(kept(), 0, "none of it may be sent again");
         let part = &body[..limits::REPLAY_BYTES_PER_CALL];
         let small: Vec<_> = (0..2 * limits::REPLAY_BYTES / part.len()).map(|_| begin(part)).collect();
-        assert_eq!(kept(), limits::REPLAY_BYTES / 2, "one alone has half");
+        assert_eq!(kept(), limits::REPLAY_BYTES / 2, "one alone gets half");
 
         let [endpoint, caller] = [(); 2].map(|()| Side::Pipe(Pipe::default()));
         let mut sent = |(mut request, mut slot): (Request, Option<CallSlot>)| {
@@ -205,9 +207,9 @@ mod tests {
             request.is_kept
         };
         assert!(sent(begin(&[])), "a call without a body can be tried again");
-        assert!(sent(begin(part)), "and one to another service");
+        assert!(sent(begin(part)), "and so can one to another service");
         assert!(large.into_iter().all(|call| !sent(call)));
-        assert!(small.into_iter().all(&mut sent), "they have gone to others each");
+        assert!(small.into_iter().all(&mut sent), "each went to another service");
         assert_eq!((kept(), worker.own.kept()), (0, 0));
     }
 }

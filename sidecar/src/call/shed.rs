@@ -1,4 +1,4 @@
-//! Calls that are broken off because of the memory that they hold: see [`crate::shared::budget`].
+//! Breaks off calls that hold too much memory: see [`crate::shared::budget`].
 
 use weft_mesh::errors::Reason;
 use weft_wire::Code;
@@ -7,7 +7,8 @@ use super::{Answer, Call, Side, state::State};
 use crate::{message::failure::Hop, policy::outcome::Outcome, thread::slots::CallSlot};
 
 impl Call {
-    /// Whether the request waits, and the callee for which it does, or the caller whose it is, holds too much.
+    /// Whether the callee that an outbound request waits for, or the peer that an inbound request comes from, holds too
+    /// much.
     #[cold]
     pub(super) fn is_request_overdrawn(&self, state: &State) -> bool {
         let accounts = &self.worker.accounts;
@@ -22,15 +23,15 @@ impl Call {
         }
     }
 
-    /// Breaks the call off, as what it sends waits: its caller is told so.
+    /// Breaks the call off because its request waits. The caller gets the failure as its answer.
     #[cold]
     pub(super) fn shed_request(&self) {
         self.worker.shared.metrics.limit_reached("MEMORY_BYTES");
         self.fail(&self.way.holds_its_part(self));
     }
 
-    /// Breaks the call off if its peer does not read its answers and holds too much. Bytes that go out at once are not
-    /// judged: `waits` of the last ones do not, or the connection already held some before this turn.
+    /// Breaks the call off if its peer does not read its answers and holds too much. It does not read if `waits` of the
+    /// last bytes could not be sent at once, or if the connection held bytes before this turn already.
     #[cold]
     pub(super) fn shed_answer(&self, state: &mut State, waits: usize) {
         let Side::Stream(link, _) = &self.caller else { return };
@@ -49,7 +50,7 @@ impl Call {
             if let Some(record) = &mut state.record {
                 record.ended(Outcome::Failed(Reason::Overloaded));
             }
-            // Nothing more of it is taken.
+            // No more of the request is taken.
             state.request.is_over = true;
             state.close(self);
         }

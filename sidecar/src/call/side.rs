@@ -18,7 +18,7 @@ pub(crate) enum Side {
 }
 
 impl Side {
-    /// How many bytes were not sent at once.
+    /// Returns how many bytes could not be sent at once.
     pub(super) fn send_data(&self, data: &[u8], is_end: bool) -> usize {
         match self {
             Self::Stream(link, stream) => link.send_data(*stream, data, is_end),
@@ -38,7 +38,7 @@ impl Side {
         }
     }
 
-    /// Gives back the head's list where it is not needed any more.
+    /// Returns the head's list if it is no longer needed.
     pub(super) fn respond(&self, head: Headers, is_end: bool) -> Option<Headers> {
         match self {
             Self::Stream(link, stream) => {
@@ -49,12 +49,12 @@ impl Side {
                 socket.respond(&head, is_end);
                 Some(head)
             }
-            // A service within the sidecar asks nobody.
+            // A service within the sidecar makes no calls.
             Self::Pipe(_) => Some(head),
         }
     }
 
-    /// Whether its peer does not read what it is sent.
+    /// Whether the peer does not read what is sent to it.
     pub(super) fn is_congested(&self) -> bool {
         match self {
             Self::Stream(link, _) => link.is_congested(),
@@ -63,8 +63,8 @@ impl Side {
         }
     }
 
-    /// Whom the bytes are charged to that wait for it. `None` where its connection carries nothing else: they are charged to
-    /// whoever that is.
+    /// Who is charged for the bytes that wait for this side. `None` where the connection carries nothing else: then it
+    /// charges its owner itself.
     pub(super) fn load(&self) -> Option<Rc<Load>> {
         match self {
             Self::Stream(link, _) => Some(link.load()),
@@ -88,7 +88,7 @@ impl Side {
         }
     }
 
-    /// Takes a head back, for the next one.
+    /// Takes a head's list back for reuse.
     pub(super) fn recycle(&self, head: Headers) {
         match self {
             Self::Stream(link, _) => link.recycle(head),

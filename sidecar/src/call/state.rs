@@ -1,4 +1,4 @@
-//! How far a call is, and the one place where it ends.
+//! The progress of a call, and the one place where it ends.
 
 use tokio::task::AbortHandle;
 use weft_mesh::limits;
@@ -18,21 +18,21 @@ use crate::{
     },
 };
 
-/// What changes of a call while it runs.
+/// The part of a call that changes while it runs.
 pub(super) struct State {
     pub(super) endpoint: Option<Side>,
-    /// The endpoint of a call that is over, and what of its answer is still under way to the caller: it gets its window
-    /// back as that goes.
+    /// The endpoint of a call that is over, and how many bytes of its answer still wait for the caller. The endpoint
+    /// gets its window back as these are sent.
     pub(super) unreleased: Option<(Side, usize)>,
-    /// Who is charged for the bytes of the answer that wait for the caller of an inbound call.
+    /// Charges the caller of an inbound call for the bytes of the answer that wait for it.
     pub(super) charge: Option<Charge>,
     pub(super) request: Request,
     pub(super) answer: Answer,
     /// Bytes of the answer's body that have come.
     pub(super) response_bytes: u64,
-    /// How many heads have come before the final one.
+    /// How many interim heads (1xx) have come.
     pub(super) interim_answers: u32,
-    /// Reads from the answer's body how the call ended, where it says so there.
+    /// Reads how the call ended from the answer's body, in protocols that say it there.
     pub(super) body_status: Option<Box<BodyStatus>>,
     pub(super) record: Option<CallRecord>,
     pub(super) attempt: Option<AttemptRecord>,
@@ -49,20 +49,20 @@ pub(super) fn count_list(lists: &mut Option<Box<Counted>>, slot: &CallSlot, byte
     lists.set(lists.held() + bytes);
 }
 
-/// How far the answer is.
+/// The progress of the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
     Awaited,
     /// The head has been passed on.
     Begun {
         rpc: Rpc,
-        /// How the call ended, by its head.
+        /// How the call ended, if the head says it.
         outcome: Option<Outcome>,
         /// Bytes that wait for the caller's window.
         waiting: usize,
         tunnel: Tunnel,
     },
-    /// The call has ended; what it has sent may still be under way.
+    /// The call has ended. The last bytes of its answer may still wait to be sent.
     Over,
 }
 
@@ -77,7 +77,7 @@ pub(super) enum Tunnel {
 }
 
 impl State {
-    /// Nobody will say any more what of the answer has gone on: as if all had.
+    /// No more send notifications will arrive for the answer: counts all of it as sent.
     pub(super) fn release_all(&mut self) {
         if let Some((endpoint, left)) = self.unreleased.take() {
             endpoint.release(left);
@@ -85,7 +85,7 @@ impl State {
         self.charge = None;
     }
 
-    /// The call keeps another header list of so many bytes until its end. See [`crate::thread::account`].
+    /// Counts another header list of this size, which the call keeps until its end. See [`crate::thread::account`].
     #[inline]
     pub(super) fn keeps_list(&mut self, bytes: usize) {
         if bytes > limits::UNCOUNTED_LIST_BYTES
@@ -95,7 +95,7 @@ impl State {
         }
     }
 
-    /// Bytes of the answer wait for the caller.
+    /// Charges the caller for bytes of the answer that wait for it.
     #[cold]
     pub(super) fn charge(&mut self, caller: &Side, bytes: usize) {
         if self.charge.is_none() {
@@ -106,7 +106,7 @@ impl State {
         }
     }
 
-    /// The head has been sent to an endpoint; what else has come follows.
+    /// The head was sent to an endpoint. Sends what else has arrived of the request.
     pub(super) fn begin_try(&mut self, endpoint: Side, is_head_all: bool, call: &Call) {
         self.waiting = None;
         (self.request.sent, self.request.waiting) = (0, 0);
@@ -118,7 +118,7 @@ impl State {
         self.endpoint = Some(endpoint);
     }
 
-    /// The answer is whole. A tunnel goes on until the caller has sent all, too.
+    /// The answer is complete. A tunnel goes on until the caller has sent everything, too.
     pub(super) fn answered(&mut self, call: &Call) {
         match &mut self.answer {
             Answer::Begun { tunnel: tunnel @ Tunnel::Open, .. } if !self.request.is_over => *tunnel = Tunnel::Answered,
@@ -126,7 +126,7 @@ impl State {
         }
     }
 
-    /// The answer is whole. How it ended is in its trailers, or else in its body, or else in its head.
+    /// The answer is complete. Its trailers say how the call ended, or else its body, or else its head.
     pub(super) fn end(&mut self, call: &Call, by_trailers: Option<Outcome>) {
         let by_body = || self.body_status.as_ref().and_then(|body_status| body_status.code()).map(Outcome::Grpc);
         let by_head = || match self.answer {
@@ -137,7 +137,7 @@ impl State {
         self.close(call);
     }
 
-    /// Counts what a tunnel has carried, while it lives: it may live for long.
+    /// Counts bytes of a tunnel at once, as it may stay open for long.
     pub(super) fn count_bytes(&self, sent: usize, received: usize) {
         if let Some(record) = &self.record {
             record.carried(sent, received);
@@ -156,7 +156,8 @@ impl State {
         }
     }
 
-    /// The one place where calls end: nothing may refer to them after, and what was held for them is given back.
+    /// The one place where calls end. Afterwards nothing refers to the call, and all that was held for it is given
+    /// back.
     pub(super) fn close(&mut self, call: &Call) {
         let waiting = match self.answer {
             Answer::Begun { waiting, .. } => waiting,
@@ -170,7 +171,7 @@ impl State {
         call.worker.deadlines.remove(call);
         if let Some(endpoint) = self.endpoint.take() {
             if is_tunnel_whole && self.request.is_over {
-                // What the caller has sent last is still wanted at the end of a tunnel.
+                // The last bytes that the caller sent into a tunnel must still arrive.
                 endpoint.detach();
             } else if !self.request.is_over || self.request.waiting > 0 {
                 endpoint.reset(Code::CANCEL);
@@ -192,7 +193,7 @@ impl State {
         self.request.release_all(&call.caller);
         self.request.forget(&mut self.slot, &call.worker);
         call.caller.recycle(std::mem::take(&mut self.request.head));
-        // The try ends before the call that it belongs to.
+        // The record of the try is written before that of its call.
         self.attempt = None;
         self.record = None;
         self.lists = None;

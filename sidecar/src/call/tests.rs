@@ -1,4 +1,4 @@
-//! What calls keep, and for whom it counts.
+//! The memory that calls hold, and who it counts for.
 
 use tokio::task::LocalSet;
 
@@ -45,7 +45,7 @@ async fn long_header_lists_count_for_the_peer_until_its_call_ends() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_whose_heads_have_its_part_of_the_memory_gets_no_more_calls() {
+async fn a_peer_whose_heads_hold_its_part_of_the_memory_gets_no_more_calls() {
     LocalSet::new()
         .run_until(async {
             let (worker, _questions) = trial::worker_with_questions();
@@ -58,12 +58,12 @@ async fn a_peer_whose_heads_have_its_part_of_the_memory_gets_no_more_calls() {
                 if !peer.core.is_congested() {
                     peer.call(&long(post()), 0);
                 }
-                // It ends when a list that was begun does not come whole in time.
+                // The connection ends when the rest of a header list does not arrive in time.
                 if peer.pass(1).await.is_err() {
                     break;
                 }
             }
-            // As workers tell in steps, it is a few more than four.
+            // Workers report memory in steps, so a few more than four calls get through.
             let taken = calls.borrow().len();
             assert!((4..20).contains(&taken), "{taken} calls");
             assert!(worker.inbound_slot(&other).is_some(), "another peer's call");
@@ -71,7 +71,7 @@ async fn a_peer_whose_heads_have_its_part_of_the_memory_gets_no_more_calls() {
             calls.borrow_mut().clear();
             drop(rest);
             assert_eq!(worker.accounts.inbound.held(), load.bytes());
-            assert!(load.bytes() < LONG_LIST, "but for a list that was not read to its end");
+            assert!(load.bytes() < LONG_LIST, "except for a list that was read in part");
         })
         .await;
 }
@@ -91,7 +91,7 @@ async fn long_heads_of_the_local_service_count_for_it() {
         .await;
 }
 
-/// An upload that the service does not take is its caller's, whoever else calls.
+/// An upload that the service does not take counts for its caller, whoever else calls.
 #[tokio::test(start_paused = true)]
 async fn an_upload_that_waits_is_broken_off_when_its_caller_holds_too_much() {
     LocalSet::new()
@@ -105,7 +105,7 @@ async fn an_upload_that_waits_is_broken_off_when_its_caller_holds_too_much() {
             let call = Rc::clone(&calls.borrow()[0]);
             rest.set(limits::MEMORY_BYTES / 4 + limits::MEMORY_BYTES / 32);
             call.request_data(&[0; 10], false);
-            assert!(!call.is_over(), "it is past its part, but not by far");
+            assert!(!call.is_over(), "it is over its part, but not by much");
             rest.set(limits::MEMORY_BYTES / 2);
             call.request_data(&[0; 10], false);
             assert!(call.is_over());

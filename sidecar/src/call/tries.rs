@@ -7,25 +7,25 @@ use std::{
 
 use crate::{endpoints::catalog::Route, message::failure::Failure};
 
-/// How often endpoints are tried that then turn out not to be reached: nothing was sent, so it costs only time.
+/// How many endpoints are tried if they can't be reached. Nothing was sent to them, so such a try costs only time.
 pub(crate) const CONNECTS: usize = 4;
 
 /// See the module.
 #[derive(Default)]
 pub(crate) struct Tries {
-    /// Of an outbound call, once it has a target.
+    /// Set for an outbound call once it has a target.
     route: OnceCell<Rc<Route>>,
-    /// Numbers of the endpoints.
+    /// Numbers of the endpoints that were picked.
     tried: Cell<[u64; CONNECTS]>,
     count: Cell<usize>,
-    /// Tries that may not be had again; of an inbound call, how often the local service has refused it.
+    /// Tries that count against `limits::TRIES`. For an inbound call: how often the local service has refused it.
     pub(crate) sent: Cell<u32>,
-    /// How the last one failed.
+    /// How the last try failed.
     pub(crate) last: RefCell<Option<Box<Failure>>>,
 }
 
 impl Tries {
-    /// Says where the call goes.
+    /// Sets where the call goes.
     pub(crate) fn set_route(&self, route: Rc<Route>) {
         // A call is routed once.
         let _ = self.route.set(route);
@@ -41,7 +41,7 @@ impl Tries {
         self.count.get()
     }
 
-    /// The endpoints that were picked: the first so many numbers.
+    /// The endpoints that were picked: their numbers, and how many of the array are in use.
     pub(crate) fn tried(&self) -> ([u64; CONNECTS], usize) {
         (self.tried.get(), self.count.get())
     }
@@ -49,7 +49,7 @@ impl Tries {
     /// Notes that an endpoint was picked.
     pub(crate) fn note(&self, endpoint: u64) {
         let (mut tried, count) = self.tried();
-        // More than these are never tried, and a breaker that closes in between is no try.
+        // No more than these are ever tried.
         if let Some(place) = tried.get_mut(count) {
             *place = endpoint;
             self.tried.set(tried);

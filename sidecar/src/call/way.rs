@@ -1,4 +1,4 @@
-//! What a call asks of the way that it goes: out of the local service, or in to it.
+//! The direction of a call, out of the local service or in to it, and what the call asks of it.
 
 use std::{
     rc::Rc,
@@ -15,24 +15,24 @@ use crate::{
     shared::Shared,
 };
 
-/// See the module. One serves all calls of a connection.
+/// See the module. One value serves all calls of a connection.
 pub(crate) trait Way {
     fn hop(&self) -> Hop;
 
-    /// A try has come to nothing. Says how the call goes on.
+    /// A try failed. Says how the call goes on.
     fn missed(&self, call: &Call, miss: Miss) -> Next;
 
-    /// Begins another try, as a task that the handle stops.
+    /// Starts another try as a task. The handle stops it.
     fn again(self: Rc<Self>, call: Rc<Call>) -> AbortHandle;
 
-    /// What the caller is told when time is up.
+    /// The failure when the deadline has passed.
     fn deadline_passed(&self, call: &Call) -> Failure;
 
-    /// What the caller is told when what waits for the callee takes too much memory.
+    /// The failure when the bytes that wait for the callee take too much memory.
     fn holds_its_part(&self, call: &Call) -> Failure;
 }
 
-/// Counts an inbound call into the drain, for as long as anything refers to it.
+/// Counts an inbound call as in flight, so that the drain waits for it, until this is dropped.
 pub(super) struct Running(Arc<Shared>);
 
 impl Running {

@@ -1,4 +1,4 @@
-//! gRPC's codes that the data path names.
+//! The gRPC codes that the data path names.
 
 use weft_mesh::errors::CONNECT_CODES;
 
@@ -8,10 +8,10 @@ pub(crate) const UNKNOWN: u8 = 2;
 pub(crate) const DEADLINE_EXCEEDED: u8 = 4;
 pub(crate) const INTERNAL: u8 = 13;
 pub(crate) const UNAVAILABLE: u8 = 14;
-/// What a call is counted under that ended without a status: the caller went away.
+/// Counts calls that ended without a status because the caller went away. It is no gRPC code.
 pub(crate) const CANCELLED_BY_CALLER: u8 = 17;
 
-/// Of the value of `grpc-status`. What is no code is UNKNOWN.
+/// The code in a value of `grpc-status`. UNKNOWN for anything that is no code.
 pub(crate) fn parse(value: &[u8]) -> u8 {
     match value {
         [one @ b'0'..=b'9'] => one - b'0',
@@ -20,9 +20,9 @@ pub(crate) fn parse(value: &[u8]) -> u8 {
     }
 }
 
-/// Of Connect's name for it.
+/// The code that Connect has this name for.
 pub(crate) fn of_name(name: &str) -> Option<u8> {
-    // gRPC's spelling of it is taken as well.
+    // Connect spells it `canceled`; gRPC's spelling is accepted as well.
     if name == "cancelled" {
         return Some(CANCELLED);
     }

@@ -1,4 +1,4 @@
-//! Deadlines: read from `grpc-timeout`, bounded by policy, passed on less the time that is spent already.
+//! Deadlines: read from `grpc-timeout`, bounded by the contract, and passed on as the time that is left.
 
 use std::time::Duration;
 
@@ -6,17 +6,16 @@ use weft_wire::{Headers, Name};
 
 use crate::time::moment::Moment;
 
-/// Whose time limit a call has.
+/// Whose time limit a call's deadline is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Limit {
-    /// The caller's own, which is shorter than the contract's if that has one; or none.
+    /// The caller's, if it is shorter than the contract's or the contract has none. Also if there is no limit at all.
     #[default]
     Callers,
     Contracts,
 }
 
-/// When a call that began at `start` must be over: the sooner of what its caller and its contract say; and whose word
-/// that is.
+/// The deadline of a call that started at `start`: the sooner of its caller's and its contract's; and whose it is.
 pub(crate) fn of(headers: &Headers, contract: Option<Duration>, start: Moment) -> (Option<Moment>, Limit) {
     let caller = headers.get(Name::GRPC_TIMEOUT).and_then(parse);
     let (limit, whose) = match (caller, contract) {
@@ -25,11 +24,11 @@ pub(crate) fn of(headers: &Headers, contract: Option<Duration>, start: Moment) -
         (Some(caller), None) => (caller, Limit::Callers),
         (None, None) => return (None, Limit::Callers),
     };
-    // A time limit past the end of time is none.
+    // A deadline that a `Moment` can't express is none.
     (start.checked_add(limit), whose)
 }
 
-/// Writes what is left into the headers.
+/// Writes the time that is left into the headers.
 pub(crate) fn pass_on(headers: &mut Headers, deadline: Option<Moment>, now: Moment) {
     if let Some(deadline) = deadline {
         let mut text = [0; TEXT_BYTES];
@@ -58,7 +57,7 @@ fn parse(value: &[u8]) -> Option<Duration> {
 /// Eight digits and a unit.
 const TEXT_BYTES: usize = 9;
 
-/// The finest unit that fits eight digits.
+/// Writes a time in the finest unit whose number fits eight digits.
 fn format(left: Duration, text: &mut [u8; TEXT_BYTES]) -> &[u8] {
     const MOST: u128 = 99_999_999;
     let (n, unit) = match (left.as_micros(), left.as_millis(), u128::from(left.as_secs())) {
@@ -86,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_reads_the_same_but_for_its_unit() {
+    fn a_timeout_is_written_in_the_finest_unit_that_fits() {
         for (left, text) in [
             (Duration::ZERO, "0u"),
             (Duration::from_micros(1), "1u"),
@@ -101,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn odd_timeouts_are_none() {
+    fn invalid_timeouts_are_ignored() {
         for text in ["", "S", "1", "123456789S", "-1S", "1 S", "1x", "1.5S"] {
             assert_eq!(parse(text.as_bytes()), None, "{text}");
         }
@@ -109,7 +108,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_sooner_of_caller_and_policy_wins() {
+    async fn the_sooner_of_caller_and_contract_wins() {
         let now = Moment::now();
         let mut headers = Headers::new();
         let after = |seconds| now.checked_add(Duration::from_secs(seconds));
@@ -120,7 +119,7 @@ mod tests {
         assert_eq!(of(&headers, None, now), (after(2), Limit::Callers));
         assert_eq!(of(&headers, contract(5), now), (after(2), Limit::Callers));
         assert_eq!(of(&headers, contract(1), now), (after(1), Limit::Contracts));
-        assert_eq!(of(&headers, contract(2), now), (after(2), Limit::Contracts), "both");
+        assert_eq!(of(&headers, contract(2), now), (after(2), Limit::Contracts), "they are the same");
 
         tokio::time::advance(Duration::from_millis(500)).await;
         pass_on(&mut headers, after(2), Moment::now());

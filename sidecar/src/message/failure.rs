@@ -1,4 +1,4 @@
-//! Answers that the mesh makes in a service's stead: what they say and how they look in gRPC and HTTP.
+//! Answers that the mesh gives instead of a service: what they say, and how they look in gRPC, Connect and HTTP.
 
 use std::{borrow::Cow, time::Duration};
 
@@ -25,13 +25,13 @@ pub(crate) struct Failure {
     pub(crate) message: Cow<'static, str>,
     /// The service, if it is known.
     pub(crate) service: Option<String>,
-    /// Come again after this.
+    /// When to try again.
     pub(crate) retry_after: Option<Duration>,
-    /// The service is starting, so that this is no news for the log.
+    /// Whether the failure is expected, as the service is still starting: then it is logged at DEBUG only.
     pub(crate) is_expected: bool,
 }
 
-/// Which side of which sidecar answers: for `google.rpc.ErrorInfo`.
+/// Which side answers: the caller's sidecar or the callee's. Part of `google.rpc.ErrorInfo`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Hop {
     Outbound,
@@ -47,26 +47,26 @@ impl Failure {
         Self::new(Reason::DeadlineExceeded, "the deadline passed before the service had answered")
     }
 
-    /// What it is when a request's header list is over the limit.
+    /// The header list of a request is over the limit.
     pub(crate) fn headers_too_large(limit: u32) -> Self {
         let message = format!("the header list of the request is over {limit} bytes (--header-list-bytes)");
         Self::new(Reason::HeadersTooLarge, message)
     }
 
-    /// What it is when a request's header list, or its trailers, are longer than the service takes.
+    /// The header list of a request, or of its trailers, is longer than the service takes.
     #[cold]
     pub(crate) fn headers_too_large_for(service: &str, limit: u32) -> Self {
         let message = format!("the header list of the request is over the {limit} bytes that {service} takes");
         Self::new(Reason::HeadersTooLarge, message).of_service(service)
     }
 
-    /// What it is when the header list of an answer, or its trailers, are over the limit.
+    /// The header list of an answer, or of its trailers, is over the limit.
     pub(crate) fn answer_headers_too_large(limit: u32) -> Self {
         let message = format!("the header list of the answer is over {limit} bytes (--header-list-bytes)");
         Self::new(Reason::AnswerHeadersTooLarge, message)
     }
 
-    /// What it is when an answer stops half-way.
+    /// An answer stopped half-way.
     pub(crate) fn broke_within(why: &dyn std::fmt::Display) -> Self {
         let message = format!("the connection to the service broke within its answer: {why}");
         Self::new(Reason::ConnectionBroke, message)
@@ -91,7 +91,7 @@ impl Failure {
         head
     }
 
-    /// The gRPC status with its details, as it stands in trailers.
+    /// The gRPC status with its details, as trailers.
     pub(crate) fn grpc_status(&self, hop: Hop) -> Headers {
         let mut trailers = Headers::new();
         self.append_grpc_status(hop, &mut trailers);
@@ -117,7 +117,7 @@ impl Failure {
         let mut map = HeaderMap::with_capacity(6);
         match status.add_header(&mut map) {
             Ok(()) => headers::append(to, &map),
-            // The message can't be written as a header: the code alone says enough.
+            // The message can't be written as a header: only the code is sent.
             Err(_) => to.append(Name::GRPC_STATUS, self.reason.grpc().to_string().as_bytes()),
         }
         to.append(ERROR_HEADER, self.reason.as_str().as_bytes());
@@ -126,7 +126,7 @@ impl Failure {
         }
     }
 
-    /// The whole answer to a call in that protocol: its head, and its body, which may be empty.
+    /// The whole answer to a call in this protocol: its head, and its body, which may be empty.
     pub(crate) fn answer(&self, rpc: Rpc, hop: Hop) -> (Headers, Vec<u8>) {
         match rpc {
             Rpc::No => {
@@ -136,7 +136,7 @@ impl Failure {
             Rpc::Grpc => (self.to_grpc(hop), Vec::new()),
             Rpc::GrpcWeb | Rpc::GrpcWebText => {
                 let mut head = self.to_grpc(hop);
-                // What it says is in the head, so the body is empty in either encoding.
+                // The head has the status, so the body is empty in either encoding.
                 let is_text = rpc == Rpc::GrpcWebText;
                 let content_type: &[u8] = if is_text { b"application/grpc-web-text" } else { b"application/grpc-web" };
                 head.set(Name::CONTENT_TYPE, content_type);
@@ -159,7 +159,7 @@ impl Failure {
         }
     }
 
-    /// An error of Connect.
+    /// The error in Connect's form.
     fn to_connect(&self) -> serde_json::Value {
         let code = CONNECT_CODES[usize::from(self.reason.grpc())];
         serde_json::json!({ "code": code, "message": self.message })
@@ -202,9 +202,9 @@ fn connect_http_status(code: u8) -> u16 {
     }
 }
 
-/// Whether a part of an answer says that the mesh failed the call, where it is not for its sender to say so. What a service
-/// says on its own sidecar never goes further (`hop` is the inbound side there). On the other side it is the word of the
-/// callee's sidecar, which knows nothing of endpoints and breakers there.
+/// Whether the head or the trailers of an answer say that the mesh failed the call, though their sender may not say so.
+/// A service may never say so (`hop` is inbound then). The callee's sidecar may (`hop` is outbound then), but only with
+/// the reasons that it can know: none about endpoints or breakers.
 #[inline]
 pub(crate) fn is_forged(headers: &Headers, hop: Hop) -> bool {
     headers.may_have(ERROR_HEADER) && says_forged(headers, hop)
@@ -218,7 +218,7 @@ fn says_forged(headers: &Headers, hop: Hop) -> bool {
     })
 }
 
-/// Why the sidecar on the other side failed the call, if its head or its trailers say so.
+/// The reason with which the callee's sidecar failed the call, if the head or the trailers of the answer name one.
 pub(crate) fn reason_behind(headers: &Headers) -> Option<Reason> {
     headers.get(ERROR_HEADER).and_then(Reason::parse)
 }
@@ -228,7 +228,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_says_why_what_to_do_and_when_to_come_again() {
+    fn a_failure_tells_its_reason_service_and_when_to_try_again() {
         let failure = Failure::new(Reason::BreakerOpen, "users.shop fails; wait")
             .of_service("users.shop")
             .retry_after(Duration::from_millis(1_200));
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_says_for_the_mesh_what_it_has_not_said() {
+    fn forged_mesh_errors_are_recognized() {
         let says = |text: &str| {
             let mut headers = Headers::new();
             headers.append(ERROR_HEADER, text.as_bytes());
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_in_the_protocol_of_its_request() {
+    fn a_failure_is_answered_in_the_protocol_of_its_request() {
         let failure = Failure::new(Reason::NoEndpoint, "nobody is up");
         let answer = |rpc| {
             let (head, body) = failure.answer(rpc, Hop::Outbound);

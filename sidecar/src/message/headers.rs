@@ -1,17 +1,17 @@
-//! Header lists as the http crate has them, for what speaks through tonic.
+//! Header lists converted to and from the types of the `http` crate, for services that are built on tonic.
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, response};
 use weft_mesh::names;
 use weft_wire::{Headers, Name};
 
-/// Who calls, for the service: the sidecar says it, and nobody else may.
+/// Tells the service who calls. Only its own sidecar may set it.
 pub(crate) const CLIENT_CERT: Name = Name::other(names::header::CLIENT_CERT);
 
 /// The fields without the pseudo-headers.
 pub(crate) fn to_header_map(headers: &Headers) -> HeaderMap {
     let mut map = HeaderMap::with_capacity(headers.len());
     for field in headers.fields() {
-        // The core lets no other bytes through.
+        // The HTTP/2 core has checked the bytes already.
         if let (Ok(name), Ok(mut value)) = (HeaderName::from_bytes(field.name), HeaderValue::from_bytes(field.value)) {
             value.set_sensitive(field.is_sensitive);
             map.append(name, value);

@@ -1,7 +1,7 @@
-//! Which RPC protocol a message is in, and what the body of an answer says of how the call ended.
+//! Which RPC protocol a message is in, and how a call ended by the body of its answer.
 //!
-//! gRPC says it in trailers. gRPC-Web and Connect, which must get along without, say it in the body: in its last frame,
-//! or, for a unary call of Connect that failed, in a JSON object. Specifications: "gRPC over HTTP2" and "gRPC Web" in
+//! gRPC says it in trailers. gRPC-Web and Connect can't use trailers and say it in the body: in the last frame or, for
+//! a unary call of Connect that failed, in a JSON object. Specifications: "gRPC over HTTP2" and "gRPC Web" in
 //! grpc/grpc, and <https://connectrpc.com/docs/protocol>.
 
 use weft_wire::{Headers, Name};
@@ -28,7 +28,7 @@ pub(crate) enum Rpc {
 const CONNECT_VERSION: Name = Name::other("connect-protocol-version");
 
 impl Rpc {
-    /// Of a request or an answer. Answers of Connect can't be told from others by themselves: see [`Self::of_answer`].
+    /// The protocol of a request or an answer. A unary answer of Connect looks like any other: see [`Self::of_answer`].
     pub(crate) fn of(head: &Headers) -> Self {
         let content_type = head.get(Name::CONTENT_TYPE).unwrap_or_default();
         if let Some(rest) = content_type.strip_prefix(b"application/grpc") {
@@ -46,7 +46,7 @@ impl Rpc {
         if is_connect { Self::Connect } else { Self::No }
     }
 
-    /// Of the answer to a request in this protocol.
+    /// The protocol of the answer to a request in this one.
     pub(crate) fn of_answer(self, head: &Headers) -> Self {
         match (Self::of(head), self) {
             (Self::No, Self::Connect) => Self::Connect,
@@ -54,29 +54,29 @@ impl Rpc {
         }
     }
 
-    /// Whether the path names a protobuf service and its method.
+    /// Whether it is an RPC protocol, so that the path names a protobuf service and its method.
     pub(crate) fn is_some(self) -> bool {
         self != Self::No
     }
 }
 
-/// Unary calls of Connect without side effects may be GETs, whose query says so.
+/// Unary calls of Connect without side effects may be GETs. Their query says so.
 fn has_connect_query(path: &[u8]) -> bool {
     let query = path.splitn(2, |byte| *byte == b'?').nth(1).unwrap_or_default();
     query.split(|byte| *byte == b'&').any(|pair| pair == b"connect=v1")
 }
 
-/// What of a body is kept: it is more than a status with its message takes. A longer one is not understood.
+/// How much of a body is kept: more than a status with its message needs. A longer one is not read.
 const KEPT_BYTES: usize = 4 * 1024;
 
-/// Reads from the body of an answer how the call ended.
+/// Reads how a call ended from the body of its answer.
 #[derive(Debug)]
 pub(crate) struct BodyStatus {
     form: Form,
-    /// The head of a frame, as far as it has come.
+    /// What has arrived of a frame's head.
     head: [u8; 5],
     head_len: usize,
-    /// Bytes of the frame that are to come.
+    /// Bytes of the frame that have not arrived yet.
     left: usize,
     is_last: bool,
     /// The last frame, or the JSON object.
@@ -133,12 +133,12 @@ impl BodyStatus {
         self.left = u32::from_be_bytes(length) as usize;
         self.head_len = 0;
         let last = if self.form == Form::WebTrailers { 0x80 } else { 0x02 };
-        // A compressed one can't be read.
+        // A compressed frame is not read.
         self.is_last = flags & !0x01 == last && flags & 0x01 == 0;
         self.kept.clear();
     }
 
-    /// The gRPC code with which the call ended, once all of the body has been read.
+    /// The gRPC code with which the call ended. Call it once all of the body was read.
     pub(crate) fn code(&self) -> Option<u8> {
         match self.form {
             Form::WebTrailers => web_status(&self.kept),
@@ -151,7 +151,7 @@ impl BodyStatus {
     }
 }
 
-/// `grpc-status` of a block of lines in HTTP/1.1's form.
+/// The `grpc-status` in a block of header lines as HTTP/1.1 writes them.
 fn web_status(block: &[u8]) -> Option<u8> {
     block.split(|byte| *byte == b'\n').find_map(|line| {
         let colon = line.iter().position(|byte| *byte == b':')?;
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn protocols_are_told_by_their_heads() {
+    fn the_head_tells_the_protocol() {
         for (fields, rpc) in [
             (&[("content-type", "application/grpc")][..], Rpc::Grpc),
             (&[("content-type", "application/grpc+proto")], Rpc::Grpc),
@@ -219,14 +219,14 @@ mod tests {
         assert_eq!(read(Rpc::GrpcWeb, 200, &frame(0x80, "grpc-status:0")), Some(0));
         assert_eq!(read(Rpc::GrpcWeb, 200, &frame(0, "grpc-status:0")), None, "that is a message");
         assert_eq!(read(Rpc::GrpcWeb, 200, &frame(0x81, "grpc-status:0")), None, "it is compressed");
-        assert_eq!(read(Rpc::GrpcWeb, 200, &[frame(0, "a"), vec![0x80, 0, 0]].concat()), None, "it is cut");
+        assert_eq!(read(Rpc::GrpcWeb, 200, &[frame(0, "a"), vec![0x80, 0, 0]].concat()), None, "it is incomplete");
         let long = format!("x: {}\r\ngrpc-status: 0", "y".repeat(2 * KEPT_BYTES));
         assert_eq!(read(Rpc::GrpcWeb, 200, &frame(0x80, &long)), None, "it is too long to be kept");
         assert_eq!(read(Rpc::GrpcWebText, 200, b"gAAA"), None);
     }
 
     #[test]
-    fn connect_says_it_in_json() {
+    fn connect_has_the_status_in_json() {
         let stream = Rpc::ConnectStream { is_json: false };
         let body = |end: &str| [frame(0, "a message"), frame(2, end)].concat();
         assert_eq!(read(stream, 200, &body("{}")), Some(0));
@@ -235,7 +235,7 @@ mod tests {
         assert_eq!(read(stream, 200, &body("{")), None);
         assert_eq!(read(Rpc::Connect, 500, br#"{"code": "unknown", "message": "no"}"#), Some(2));
         assert_eq!(read(Rpc::Connect, 500, br#"{"code": "internal"}"#), Some(13));
-        assert_eq!(read(Rpc::Connect, 502, b"<html>"), None, "by something that does not speak it");
-        assert_eq!(read(Rpc::Connect, 200, b"{}"), None, "it is the message");
+        assert_eq!(read(Rpc::Connect, 502, b"<html>"), None, "the answer of something that does not speak Connect");
+        assert_eq!(read(Rpc::Connect, 200, b"{}"), None, "that is the answer's message");
     }
 }

@@ -12,13 +12,13 @@ const SERVICE: Name = Name::other(names::header::SERVICE);
 pub(crate) enum Target {
     /// A service by its name.
     Service(ServiceName),
-    /// Whoever implements the protobuf service that the path names.
+    /// The service that implements the protobuf service in the path.
     Contract,
     /// The sidecar itself: gRPC server reflection.
     Reflection,
 }
 
-/// Why a head names nothing.
+/// Why a head names no target.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum TargetError {
     #[error("`x-weft-service`: {0}")]
@@ -29,8 +29,8 @@ pub(crate) enum TargetError {
     Nothing,
 }
 
-/// Finds the target in a head, in this order: `x-weft-service` (removed), an authority that names a service, for
-/// gRPC, gRPC-Web and Connect the protobuf service in the path, else the first part of the path (stripped).
+/// Finds the target of a head. It looks in this order: `x-weft-service` (removed); an authority that names a service;
+/// for gRPC, gRPC-Web and Connect, the protobuf service in the path; else the first part of the path (stripped).
 pub(crate) fn resolve(head: &mut Headers, namespace: &str) -> Result<Target, TargetError> {
     if let Some(name) = head.get(SERVICE) {
         let name = String::from_utf8_lossy(name);
@@ -48,7 +48,7 @@ pub(crate) fn resolve(head: &mut Headers, namespace: &str) -> Result<Target, Tar
     by_path(head, namespace).ok_or(TargetError::Nothing)
 }
 
-/// Whether a head says which service it is for with the header for it.
+/// Whether a head names its service in `x-weft-service`.
 pub(crate) fn is_named(head: &Headers) -> bool {
     head.get(SERVICE).is_some()
 }
@@ -62,13 +62,13 @@ pub(crate) fn path(head: &Headers) -> std::borrow::Cow<'_, str> {
     String::from_utf8_lossy(head.path().unwrap_or_default())
 }
 
-/// A path without its query, which is how methods are known.
+/// A path without its query: the form in which methods are looked up.
 pub(crate) fn without_query(path: &[u8]) -> &str {
     let end = path.iter().position(|byte| *byte == b'?').unwrap_or(path.len());
     std::str::from_utf8(&path[..end]).unwrap_or_default()
 }
 
-/// Takes the service out of `/{service}/…`. What follows is passed on as it is, be it text or not.
+/// Takes the service out of `/{service}/…`. The rest is passed on unchanged, even if it is not UTF-8.
 fn by_path(head: &mut Headers, namespace: &str) -> Option<Target> {
     let rest = head.path()?.strip_prefix(b"/")?;
     let end = rest.iter().position(|byte| matches!(byte, b'/' | b'?')).unwrap_or(rest.len());
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_name_is_said_to_be_one() {
+    fn an_invalid_name_is_an_error() {
         assert!(matches!(resolved("", "/", &[("x-weft-service", "no such")]).0, Err(TargetError::Header(_))));
     }
 }

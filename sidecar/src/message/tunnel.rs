@@ -1,4 +1,4 @@
-//! What heads say of tunnels and upgrades, and who is asked for them.
+//! Tunnels and upgrades: how heads ask for them, and which services get them.
 
 use weft_mesh::names::header;
 use weft_wire::{Headers, Name, http1};
@@ -8,15 +8,15 @@ use crate::args::{AppProtocol, UpgradeName};
 /// The method of a tunnel.
 pub(crate) const CONNECT: &[u8] = b"CONNECT";
 
-/// Whether a head asks for bytes as they are, and for no other protocol.
+/// Whether a head asks for a plain tunnel: CONNECT without a `:protocol`.
 pub(crate) fn is_tunnel(head: &Headers) -> bool {
     head.method() == Some(CONNECT) && head.protocol().is_none()
 }
 
 const TUNNEL: Name = Name::other(header::TUNNEL);
 
-/// Says of a tunnel whether this sidecar has made it, of a connection that is not HTTP, or its caller has asked for one
-/// by CONNECT.
+/// Marks a tunnel that this sidecar has made for a connection that is not HTTP. One that the caller asked for by
+/// CONNECT gets no mark.
 pub(crate) fn mark(head: &mut Headers, is_made_here: bool) {
     head.remove(TUNNEL);
     if is_made_here {
@@ -24,25 +24,25 @@ pub(crate) fn mark(head: &mut Headers, is_made_here: bool) {
     }
 }
 
-/// Whether a sidecar has made a tunnel of a connection whose client knows of no CONNECT.
+/// Whether a sidecar has made this tunnel, for a client that did not send CONNECT itself.
 pub(crate) fn is_made_by_sidecar(head: &Headers) -> bool {
     head.get(TUNNEL).is_some()
 }
 
-/// Says why a request by CONNECT does not go to a service that speaks this, if it does not.
+/// Why a request by CONNECT must not go to a service that speaks `speaks`. `None` if it may.
 ///
-/// Nobody but the callee's sidecar says who calls, and it says so in each head. Within a tunnel it sees no heads: what is
-/// read as HTTP there would bear whatever identity its caller writes. So
-/// - a tunnel goes to a service that is declared to speak another protocol, for which it is a connection;
-/// - a service of HTTP/1.1 may answer CONNECT itself, as a forward proxy does. Its own handler has seen who calls, and has
-///   the bytes for itself once it has accepted. But there are servers that hand CONNECT to any handler, accept it, and go on
-///   to read requests from the connection. Whether a service is one of these can't be seen from outside, so it has to be
-///   declared (`answers_connect`). A tunnel that a sidecar has made is not for that handler either: its client has asked
-///   for none;
-/// - an upgrade is the service's to accept, which then speaks that protocol. Those in which HTTP goes on are refused, and of
-///   the others the service gets those that it is declared to know ([`is_declared`]).
+/// Only the callee's sidecar says who calls, and it writes that into each head. It sees no heads within a tunnel: if
+/// the service read HTTP there, each request would carry the identity that its caller writes. So
+/// - a tunnel goes to a service that is declared to speak another protocol. For that service it is a connection;
+/// - a service of HTTP/1.1 may answer CONNECT itself, as a forward proxy does. Its handler sees who calls in the head
+///   of that request, and once it accepts, nothing else reads the bytes. But some servers hand CONNECT to any handler,
+///   accept it, and go on to read requests from the connection. This can't be seen from outside, so a service that
+///   answers CONNECT has to be declared (`answers_connect`). A tunnel that a sidecar has made does not go to that
+///   handler either: its client asked for no tunnel;
+/// - an upgrade is for the service to accept. Upgrades to a protocol that carries HTTP are refused here. Of the others,
+///   the service gets those that it is declared to know ([`is_declared`]).
 ///
-/// Both sidecars ask, each by what it knows. The callee's is the one that counts, as it trusts no caller.
+/// Both sidecars ask this, each with what it knows. The callee's check is the one that counts, as it trusts no caller.
 pub(crate) fn refusal(
     head: &Headers,
     is_made_by_sidecar: bool,
@@ -54,36 +54,36 @@ pub(crate) fn refusal(
     }
     match (head.protocol(), speaks) {
         (Some(protocol), _) if http1::is_http_within(protocol) => {
-            Some("is not asked to change to HTTP or TLS: nobody would see who calls in it")
+            Some("must not change to HTTP or TLS: its sidecar could not say who calls in it")
         }
         (Some(_), _) | (None, AppProtocol::Tcp) => None,
         (None, AppProtocol::Http1) if answers_connect && !is_made_by_sidecar => None,
         (None, _) => Some(
-            "speaks HTTP, so no tunnel leads to it: nobody would see who calls in it. A service of another protocol is \
-             declared with `protocol: tcp`, and one of HTTP/1.1 that answers CONNECT itself with `connect: true`",
+            "speaks HTTP, so no tunnel leads to it: its sidecar could not say who calls in it. Declare a service of another \
+             protocol with `protocol: tcp`, and one of HTTP/1.1 that answers CONNECT itself with `connect: true`",
         ),
     }
 }
 
-/// The protocol to which each service of HTTP may be asked to change.
+/// The one upgrade that every service of HTTP gets, declared or not.
 const WEBSOCKET: &[u8] = b"websocket";
 
-/// Whether a service is declared to know the protocol that a request by extended CONNECT asks for: `--upgrade`, besides
-/// WebSocket. A service may read HTTP on from a connection that it has changed to any other, as nobody can tell what a name
-/// means to it.
+/// Whether a service is declared to know the protocol that a request by extended CONNECT asks for: WebSocket, or one of
+/// `--upgrade`. After an upgrade to any other protocol the service may read HTTP from the connection: the sidecar can't
+/// know what a name means to it.
 pub(crate) fn is_declared(head: &Headers, upgrades: &[UpgradeName]) -> bool {
     let mut known = upgrades.iter().map(UpgradeName::as_bytes).chain([WEBSOCKET]);
     head.protocol().is_some_and(|protocol| known.any(|name| name.eq_ignore_ascii_case(protocol)))
 }
 
-/// Takes the upgrade off a request to a service of HTTP/1.1, which gets it as the GET that it came with (RFC 9110, section
-/// 7.8).
+/// Removes the upgrade from a request to a service of HTTP/1.1. The service gets the GET that carried it (RFC 9110,
+/// section 7.8).
 pub(crate) fn withhold_upgrade(head: &mut Headers) {
     head.remove(DECLINED);
     head.append(DECLINED, b"declined");
 }
 
-/// Whether an answer lets a tunnel begin.
+/// Whether an answer opens the tunnel.
 pub(crate) fn is_accepted(head: &Headers) -> bool {
     head.status().is_some_and(|status| (200..300).contains(&status)) && head.get(DECLINED).is_none()
 }
@@ -105,12 +105,12 @@ mod tests {
     }
 
     #[test]
-    fn tunnels_lead_to_what_speaks_another_protocol_than_http() {
+    fn tunnels_go_to_services_that_do_not_speak_http() {
         use AppProtocol::{Grpc, Http1, Tcp};
         for (speaks, answers_connect, by_caller, by_sidecar) in [
             (Tcp, false, true, true),
             (Grpc, false, false, false),
-            // Nothing that speaks HTTP/2 reads CONNECT without a stream of its own.
+            // HTTP/2 has a stream for each CONNECT, so `connect: true` changes nothing.
             (Grpc, true, false, false),
             (Http1, false, false, false),
             (Http1, true, true, false),
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn an_upgrade_to_http_or_tls_goes_nowhere() {
+    fn an_upgrade_to_http_or_tls_is_refused() {
         for speaks in [AppProtocol::Grpc, AppProtocol::Http1, AppProtocol::Tcp] {
             for protocol in ["h2c", "H2C", "h2", "HTTP", "h2c-16", "tls", "TLS-1.0"] {
                 assert!(refusal(&connect(Some(protocol)), false, speaks, true).is_some(), "{protocol}");

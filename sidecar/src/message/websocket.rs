@@ -1,5 +1,5 @@
-//! What HTTP/1.1 wants of a WebSocket's handshake and HTTP/2 does not (RFC 8441, section 5): where one side of a call
-//! speaks the one and the other side the other, the sidecar makes up what is missing.
+//! The fields of a WebSocket's handshake that HTTP/1.1 needs and HTTP/2 does not have (RFC 8441, section 5). The
+//! sidecar adds them where one side of a call speaks HTTP/1.1 and the other HTTP/2.
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use sha1::{Digest, Sha1};
@@ -15,7 +15,7 @@ fn is_websocket(head: &Headers) -> bool {
     head.protocol().is_some_and(|protocol| protocol.eq_ignore_ascii_case(b"websocket"))
 }
 
-/// Gives a request that goes to a service over HTTP/1.1 a key, if it wants a WebSocket and has none.
+/// Adds a key to a request that goes to a service over HTTP/1.1, if it asks for a WebSocket and has none.
 pub(crate) fn complete_request(head: &mut Headers) {
     if !is_websocket(head) || head.get(KEY).is_some() {
         return;
@@ -27,7 +27,7 @@ pub(crate) fn complete_request(head: &mut Headers) {
     }
 }
 
-/// Answers the key of a request that came over HTTP/1.1, if the service that took it has not.
+/// Answers the key of a request that came over HTTP/1.1, if the service has not answered it.
 pub(crate) fn complete_answer(request: &Headers, head: &mut Headers) {
     if !is_websocket(request) || head.get(ACCEPT).is_some() {
         return;
@@ -53,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_answered_as_rfc_6455_has_it() {
+    fn a_key_is_answered_as_in_rfc_6455() {
         let mut answer = Headers::new();
         complete_answer(&request(Some(b"dGhlIHNhbXBsZSBub25jZQ==")), &mut answer);
         assert_eq!(answer.get(ACCEPT), Some(&b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="[..]));
@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_made_where_there_is_none() {
+    fn a_missing_key_is_added() {
         let mut head = request(None);
         complete_request(&mut head);
         assert_eq!(BASE64_STANDARD.decode(head.get(KEY).unwrap()).unwrap().len(), 16);

@@ -1,7 +1,8 @@
 //! The circuit breaker of an endpoint or a service: closed, open, half-open with one probe at a time.
 //!
-//! A plain state machine that is given `now`; all of its state is atomic, so that workers share it without a lock.
-//! The rolling window is ten buckets, each one word: which tenth of the window it counts, calls and failures in it.
+//! A plain state machine that is given `now`. All of its state is atomic, so that workers share it without a lock. The
+//! rolling window is ten buckets of one word each: which tenth of a window it counts, the calls in it, the failures in
+//! it.
 
 use std::{
     sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
@@ -37,13 +38,13 @@ pub(crate) struct Breaker {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Closed,
-    /// Refuses until then.
+    /// Refuses calls until then.
     Open {
         until_ms: u64,
     },
-    /// Waits for a probe.
+    /// The next call becomes a probe.
     HalfOpen,
-    /// A probe runs since then.
+    /// A probe has run since then.
     Probing {
         since_ms: u64,
     },
@@ -69,21 +70,21 @@ impl Phase {
     }
 }
 
-/// A call that the breaker let through. It is to be [settled](Breaker::settle).
+/// A call that the breaker let through. It must be [settled](Breaker::settle).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Permit {
-    /// One of many.
+    /// An ordinary call of a closed breaker.
     Call,
     /// The probe of a half-open breaker.
     Probe,
 }
 
-/// What became of a call.
+/// What the end of a call says about its callee.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Success,
     Failure,
-    /// The caller gave up, or it was never sent: says nothing of the callee.
+    /// Nothing: the caller gave up, say, or the call was never sent.
     Nothing,
 }
 
@@ -132,7 +133,7 @@ impl Breaker {
         self.policy.slow_call.map(|slow_call| slow_call.longer_than)
     }
 
-    /// Whether a call would be let through now.
+    /// Whether a call would be refused now.
     pub(crate) fn is_open(&self, now: Moment) -> bool {
         match Phase::of(self.phase.load(Relaxed)) {
             Phase::Closed | Phase::HalfOpen => false,
@@ -141,7 +142,7 @@ impl Breaker {
         }
     }
 
-    /// Lets a call through, or says after what time to come again.
+    /// Lets a call through, or returns the time after which to try again.
     pub(crate) fn admit(&self, now: Moment) -> Result<Permit, Duration> {
         let word = self.phase.load(Relaxed);
         let phase = Phase::of(word);
@@ -166,7 +167,7 @@ impl Breaker {
         Err(Duration::from_millis(wait_ms.max(100)))
     }
 
-    /// Takes in what became of an admitted call.
+    /// Takes the verdict of an admitted call.
     pub(crate) fn settle(&self, permit: Permit, verdict: Verdict, now: Moment) {
         match (permit, verdict) {
             (Permit::Probe, Verdict::Success) => {
@@ -178,7 +179,7 @@ impl Breaker {
             (Permit::Probe, Verdict::Nothing) => self.end_probe(Phase::HalfOpen),
             (Permit::Call, Verdict::Nothing) => {}
             (Permit::Call, Verdict::Success) => {
-                // A store would take the line from the other workers on each call.
+                // A store on each call would take the cache line from the other workers.
                 if self.consecutive.load(Relaxed) != 0 {
                     self.consecutive.store(0, Relaxed);
                 }
@@ -217,7 +218,7 @@ impl Breaker {
         }
     }
 
-    /// Forgets everything: the callee was replaced.
+    /// Closes it and forgets the window, as the callee was replaced.
     pub(crate) fn close(&self) {
         self.forget_history();
         self.phase.store(Phase::Closed.word(), Relaxed);
@@ -274,12 +275,13 @@ impl Breaker {
         self.window.iter().chain(&self.slow).for_each(|bucket| bucket.store(0, Relaxed));
     }
 
-    /// A probe that has not come back for as long as the breaker stays open no longer holds the others up.
+    /// A probe that has run for as long as a breaker stays open (`open_for`) counts as lost: another may start.
     fn is_probe_lost(&self, since_ms: u64, now: Moment) -> bool {
         now.millis() >= since_ms + self.policy.open_for.as_millis() as u64
     }
 
-    /// Which tenth of a window, counted from the sidecar's start. From 1 on, so that an empty word is of no tenth.
+    /// The number of the tenth that `now` is in, counted from the sidecar's start. It begins at 1, so that 0 marks an
+    /// empty bucket.
     fn tenth(&self, now: Moment) -> u64 {
         now.millis() / self.tenth_ms + 1
     }

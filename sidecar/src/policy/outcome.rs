@@ -1,4 +1,4 @@
-//! How a call ended, and what that says of its service: the table of what counts against a breaker.
+//! How a call ended, and what that says about its service: the table of what counts against a breaker.
 //!
 //! | the call ended with | counts |
 //! | --- | --- |
@@ -6,12 +6,12 @@
 //! | gRPC, gRPC-Web or Connect: any other status, UNKNOWN and RESOURCE_EXHAUSTED among them | no: the service has answered |
 //! | HTTP 500, 502, 503, 504 | yes |
 //! | any other HTTP status, 429 among them | no: the service has answered |
-//! | a reset by the service with another code than REFUSED_STREAM, CANCEL or ENHANCE_YOUR_CALM | yes |
-//! | the timeout of the contract, or DEADLINE_EXCEEDED by the service when that is what applied | yes, but for `call/blame.rs` |
+//! | a reset by the service with any code but REFUSED_STREAM, CANCEL and ENHANCE_YOUR_CALM | yes |
+//! | the contract's timeout, or DEADLINE_EXCEEDED by the service when it applied | yes, except as in `call/blame.rs` |
 //! | the caller's own deadline when it is shorter, or a cancel | says nothing |
 //! | a failure that the mesh made | what its row in `weft_mesh::errors` says |
 //!
-//! What says nothing leaves the breaker as it is. The user's page of the same is `docs/breakers.md`.
+//! An end that says nothing leaves the breaker as it is. `docs/breakers.md` is the same for users.
 
 use weft_mesh::{
     errors::{Blame, Reason},
@@ -32,20 +32,20 @@ use crate::{
 /// How a call ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// The service gave a gRPC status, in whichever of the RPC protocols.
+    /// The service gave a gRPC status, in any of the RPC protocols.
     Grpc(u8),
     /// The service gave an HTTP status.
     Http(u16),
     /// The service reset the stream.
     Reset(Code),
-    /// The mesh failed it: this sidecar, or the one beside the service, whose gRPC status is the reason's.
+    /// The mesh failed the call: this sidecar did, or the one beside the service.
     Failed(Reason),
-    /// The caller gave it up.
+    /// The caller gave the call up.
     Cancelled,
 }
 
 impl Outcome {
-    /// The code that it is counted under: of gRPC, or [`CANCELLED_BY_CALLER`].
+    /// The code that metrics count it under: one of gRPC's, or [`CANCELLED_BY_CALLER`].
     pub(crate) fn code(self) -> u8 {
         match self {
             Self::Grpc(code) => code,
@@ -56,7 +56,7 @@ impl Outcome {
         }
     }
 
-    /// What it says of the service: the table of this module.
+    /// What it says about the service: the table of this module.
     pub(crate) fn verdict(self, policy: &BreakerPolicy, limit: Limit) -> Verdict {
         match self {
             Self::Grpc(code::DEADLINE_EXCEEDED) | Self::Failed(Reason::DeadlineExceeded) => match limit {
@@ -77,8 +77,8 @@ impl Outcome {
         }
     }
 
-    /// What it says of the endpoint that was tried. A connection that could not be made says nothing of the service,
-    /// which may be well at another endpoint, and must not hide why behind an open breaker.
+    /// What it says about the endpoint that was tried. A failed connect counts here and not against the service:
+    /// another endpoint of it may be fine, and an open breaker would hide from callers why the connect failed.
     pub(crate) fn verdict_of_endpoint(self, policy: &BreakerPolicy, limit: Limit) -> Verdict {
         match self {
             Self::Failed(reason) if reason.blame() == Blame::Endpoint => Verdict::Failure,
@@ -86,7 +86,7 @@ impl Outcome {
         }
     }
 
-    /// Why, if the mesh failed it.
+    /// The reason, if the mesh failed the call.
     pub(crate) fn reason(self) -> Option<Reason> {
         match self {
             Self::Failed(reason) => Some(reason),
@@ -95,10 +95,10 @@ impl Outcome {
     }
 }
 
-/// How a call ended by the head of its answer; `None` when its trailers or its body will say.
+/// How a call ended, by the head of its answer. `None` if its trailers or its body will say it.
 #[inline]
 pub(crate) fn of_head(rpc: Rpc, head: &Headers, status: u16) -> Option<Outcome> {
-    // Nearly every answer is of gRPC and ends with trailers: only others are looked through for why the mesh failed them.
+    // Nearly every answer is of gRPC and ends with trailers. Only others are searched for a reason of the mesh.
     match (rpc, status, head.get(Name::GRPC_STATUS)) {
         (Rpc::Grpc | Rpc::GrpcWeb, 200, None) => None,
         (_, _, grpc_status) => of_other_head(rpc, head, status, grpc_status),
@@ -112,12 +112,12 @@ fn of_other_head(rpc: Rpc, head: &Headers, status: u16, grpc_status: Option<&[u8
     match (rpc, status, grpc_status) {
         (Rpc::Grpc | Rpc::GrpcWeb | Rpc::GrpcWebText, 200, Some(value)) => Some(Outcome::Grpc(code::parse(value))),
         (Rpc::ConnectStream { .. }, 200, _) => None,
-        // That of gRPC-Web in base64 is not read.
+        // Includes gRPC-Web in base64 without a status in its head: its body is not read.
         _ => Some(Outcome::Http(status)),
     }
 }
 
-/// How a call ended by the trailers of its answer, if they say.
+/// How a call ended, by the trailers of its answer, if they say it.
 #[inline]
 pub(crate) fn of_trailers(trailers: &Headers) -> Option<Outcome> {
     match code::parse(trailers.get(Name::GRPC_STATUS)?) {
@@ -126,7 +126,7 @@ pub(crate) fn of_trailers(trailers: &Headers) -> Option<Outcome> {
     }
 }
 
-/// The gRPC code that an HTTP status is counted under, by the mapping of google/rpc/code.proto.
+/// The gRPC code that metrics count an HTTP status under: the mapping in google/rpc/code.proto.
 fn code_of_http(status: u16) -> u8 {
     match status {
         100..=399 => code::OK,
@@ -147,7 +147,7 @@ fn code_of_http(status: u16) -> u8 {
     }
 }
 
-/// The gRPC code that stands for a reset, by the gRPC over HTTP/2 protocol's table of errors.
+/// The gRPC code for a reset: the table of errors in "gRPC over HTTP2".
 fn code_of_reset(reset: Code) -> u8 {
     match reset {
         Code::REFUSED_STREAM => code::UNAVAILABLE,
@@ -188,7 +188,7 @@ mod tests {
         assert_eq!(code::of_name("tired"), None);
     }
 
-    /// The table, row by row. `docs/breakers.md` is checked against the same in `tests/breakers.rs`.
+    /// The table of this module, row by row. `tests/breakers.rs` checks `docs/breakers.md` against the same.
     #[test]
     fn what_counts_against_a_breaker() {
         let policy = BreakerPolicy::default();
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_contract_may_say_what_counts() {
+    fn a_contract_may_set_which_codes_count() {
         let policy = BreakerPolicy { failure_codes: [2, 8].into_iter().collect(), ..Default::default() };
         for (code, expected) in [(2, Verdict::Failure), (8, Verdict::Failure), (14, Verdict::Success)] {
             assert_eq!(Outcome::Grpc(code).verdict(&policy, Limit::Callers), expected);

@@ -1,4 +1,4 @@
-//! Why a try comes to nothing, and how a call goes on then.
+//! Why a try of a call failed, and how the call goes on.
 
 use std::{fmt, sync::Arc};
 
@@ -6,21 +6,21 @@ use weft_wire::Code;
 
 use crate::message::failure::Failure;
 
-/// Why a try came to nothing.
+/// Why a try failed.
 pub(crate) enum Miss {
-    /// No connection, or none with room: nothing was sent.
+    /// There was no connection, or none with room. Nothing was sent.
     NotSent(ConnectError),
-    /// It was sent, but provably not looked at.
+    /// The call was sent, but the endpoint has provably not processed it.
     Unseen(&'static str),
-    /// The endpoint takes no more calls at present: it was not looked at.
+    /// The endpoint takes no more calls at present. It has not processed this one.
     Full(&'static str),
-    /// It was sent, and nobody knows whether it was looked at.
+    /// The call was sent, and it is unknown whether the endpoint has processed it.
     Broke(String),
-    /// The service ended the call with a code instead of an answer.
+    /// The service reset the call instead of answering it.
     Reset(Code),
-    /// The header list of its answer was over the limit.
+    /// The header list of the answer was over the limit.
     TooLarge,
-    /// It can't be sent in the form that the service speaks.
+    /// The call can't be expressed in the protocol that the service speaks.
     Malformed(String),
 }
 
@@ -29,7 +29,7 @@ pub(crate) enum Miss {
 pub(crate) enum ConnectError {
     /// It could not be made.
     Failed(Arc<str>),
-    /// There are as many as may be, and all are full.
+    /// There are as many connections as allowed, and all are full.
     Full,
 }
 
@@ -42,12 +42,12 @@ impl fmt::Display for ConnectError {
     }
 }
 
-/// What becomes of a call after a try.
+/// How a call goes on after a failed try.
 pub(crate) enum Next {
     /// It is tried again.
     Again,
-    /// It is answered in the service's stead.
+    /// It is answered with this failure.
     Fail(Failure),
-    /// It ends with this code instead of an answer.
+    /// It is reset with this code instead of answered.
     Reset(Code),
 }

@@ -23,7 +23,7 @@ use crate::{
 
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// What a caller's call says of its service.
+/// A caller, its call, and the breaker of the service that it calls.
 struct Play {
     worker: Rc<Worker>,
     peer: Peer,
@@ -31,7 +31,7 @@ struct Play {
     breaker: Arc<Breaker>,
 }
 
-/// A call with a contract's timeout that was sent to a service, as far as `bytes` of its body.
+/// A call with a contract's timeout. Its head and `bytes` bytes of its body were sent to a service.
 async fn call(head: &Headers, bytes: usize) -> (Play, weft_wire::StreamId) {
     let worker = trial::worker();
     let (mut peer, calls, _) = connected(&worker, &Rc::clone(&worker.own), true);
@@ -56,7 +56,7 @@ async fn call(head: &Headers, bytes: usize) -> (Play, weft_wire::StreamId) {
     record.admitted(&breaker, Permit::Call);
     call.record(record);
     call.end_by(call.started.checked_add(TIMEOUT), Limit::Contracts);
-    // The service takes as much as HTTP/2 lets it take before it has said anything.
+    // The service has sent no settings yet, so HTTP/2's default windows apply.
     let counted = Counted::new(&worker.accounts.outbound, &Rc::default());
     let upstream = Link::client(&worker, &worker.wire_limits.mesh_made, &Rc::default(), counted);
     call.send_over(&upstream, |_, _, _| {}).expect("there is room");
@@ -68,7 +68,7 @@ impl Play {
         self.peer.pass(seconds).await.expect("the connection goes on");
     }
 
-    /// How many failures its service is charged with, once the call is over.
+    /// How many failures the service is charged with. The call must be over.
     fn failures(&self) -> u32 {
         assert!(self.call.is_over());
         self.breaker.statistics(self.worker.moment()).failures
@@ -111,7 +111,7 @@ async fn a_request_that_is_sent_slowly_opens_no_breaker() {
                 play.peer.core.send_data(stream, b"x", false);
                 play.pass(1).await;
             }
-            // In one of the two it is whole a moment before its time is up.
+            // In the second case the request is complete shortly before the deadline.
             play.peer.core.send_data(stream, b"x", true);
             play.pass(5).await;
             assert_eq!(play.failures(), 0);
@@ -142,25 +142,25 @@ async fn a_service_that_is_silent_or_takes_nothing_is_charged() {
         let (mut play, stream) = call(&grpc(), 1).await;
         play.peer.core.send_data(stream, b"x", true);
         play.pass(WHOLE).await;
-        assert_eq!(play.failures(), 1, "it has had the whole request all the time");
+        assert_eq!(play.failures(), 1, "it had the whole request all the time");
 
         let (mut play, stream) = call(&grpc(), 1).await;
         play.peer.core.send_data(stream, &vec![0; limits::STREAM_WINDOW_BYTES as usize / 2], false);
         play.pass(WHOLE).await;
-        assert_eq!(play.failures(), 1, "it has not taken what there is");
+        assert_eq!(play.failures(), 1, "it does not take the rest of the request");
 
         let (mut play, stream) = call(&grpc(), 1).await;
         play.peer.core.send_data(stream, b"x", true);
         play.pass(1).await;
         play.answer(10);
         play.pass(WHOLE).await;
-        assert_eq!(play.failures(), 1, "its answer was read as far as it came");
+        assert_eq!(play.failures(), 1, "the caller has read what there is of the answer");
     })
     .await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_service_that_says_too_early_that_the_time_is_up_is_charged() {
+async fn a_service_that_answers_deadline_exceeded_too_early_is_charged() {
     run(async {
         for (seconds, failures) in [(1, 1), (TIMEOUT.as_secs() - 1, 0)] {
             let (mut play, _) = call(&grpc(), 1).await;
@@ -169,10 +169,10 @@ async fn a_service_that_says_too_early_that_the_time_is_up_is_charged() {
             answer.set(Name::STATUS, b"200");
             answer.append(Name::CONTENT_TYPE, b"application/grpc");
             answer.append(Name::GRPC_STATUS, b"4");
-            // As in the turn in which it comes.
+            // A connection's turn does the same before it handles an answer.
             play.worker.tick();
             play.call.response_head(answer, true);
-            assert_eq!(play.failures(), failures, "after {seconds} s, the request not being whole");
+            assert_eq!(play.failures(), failures, "after {seconds} s, with an incomplete request");
         }
     })
     .await;
@@ -184,7 +184,7 @@ async fn a_server_that_gives_up_a_slow_request_is_not_charged() {
         let (mut play, _) = call(&post(), 1).await;
         play.pass(1).await;
         play.call.fail(&Failure::broke_within(&"it went away"));
-        assert_eq!(play.failures(), 0, "before the request was whole");
+        assert_eq!(play.failures(), 0, "before the request was complete");
         let (play, _) = call(&grpc(), 1).await;
         play.call.fail(&Failure::broke_within(&"it went away"));
         assert_eq!(play.failures(), 1, "servers of gRPC do not give up requests");
@@ -192,13 +192,13 @@ async fn a_server_that_gives_up_a_slow_request_is_not_charged() {
         play.peer.core.send_data(stream, b"x", true);
         play.pass(1).await;
         play.call.fail(&Failure::broke_within(&"it went away"));
-        assert_eq!(play.failures(), 1, "it has had all of it");
+        assert_eq!(play.failures(), 1, "it had the whole request");
     })
     .await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_said_within_a_tunnel_opens_no_breaker() {
+async fn a_reset_within_a_tunnel_opens_no_breaker() {
     run(async {
         let (play, _) = call(&connect(), 1).await;
         play.answer(1);
