@@ -7,6 +7,7 @@
 mod blame;
 mod exchange;
 mod look;
+mod pace;
 pub(crate) mod record;
 mod request;
 mod shed;
@@ -410,7 +411,7 @@ impl Call {
         if tunnel == Tunnel::Open && matches!(self.caller, Side::Socket(_)) {
             websocket::complete_answer(&state.request.head, &mut head);
         }
-        state.answer = Answer::Begun { rpc, outcome, waiting: 0, tunnel };
+        state.answer = Answer::Begun { rpc, outcome, waiting: 0, tunnel, at: self.worker.moment() };
         let head = self.caller.respond(head, is_end);
         if is_end {
             state.end(self, None);
@@ -612,7 +613,8 @@ impl Call {
     /// Ends the call with a failure: as a whole answer if none has begun, else in gRPC's trailers, or else by a reset.
     pub(crate) fn fail(&self, failure: &Failure) {
         let mut state = self.state.borrow_mut();
-        let hop = self.hop;
+        let (hop, outcome) = (self.hop, Outcome::Failed(failure.reason));
+        state.judge(outcome, self);
         // Nobody waits for the endpoint's answer any more.
         if let Some(endpoint) = &state.endpoint {
             endpoint.reset(Code::CANCEL);
@@ -637,10 +639,6 @@ impl Call {
             }
         }
         self.worker.shared.metrics.failure(failure.reason);
-        let outcome = Outcome::Failed(failure.reason);
-        if state.is_excused(outcome, self) {
-            state.excuse();
-        }
         if let Some(record) = &mut state.record {
             record.ended(outcome);
         }
@@ -685,5 +683,7 @@ impl Timed for Call {
     }
 }
 
+#[cfg(test)]
+mod play;
 #[cfg(test)]
 mod tests;

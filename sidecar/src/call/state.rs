@@ -16,6 +16,7 @@ use crate::{
         account::{Charge, Counted},
         slots::CallSlot,
     },
+    time::moment::Moment,
 };
 
 /// The part of a call that changes while it runs.
@@ -61,6 +62,8 @@ pub(super) enum Answer {
         /// Bytes that wait for the caller's window.
         waiting: usize,
         tunnel: Tunnel,
+        /// When the head came.
+        at: Moment,
     },
     /// The call has ended. The last bytes of its answer may still wait to be sent.
     Over,
@@ -145,9 +148,7 @@ impl State {
     }
 
     pub(super) fn settle(&mut self, outcome: Outcome, call: &Call) {
-        if self.is_excused(outcome, call) {
-            self.excuse();
-        }
+        self.judge(outcome, call);
         if let Some(record) = &mut self.record {
             record.ended(outcome);
         }

@@ -415,7 +415,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn too_many_slow_calls_open_it_whether_or_not_they_fail() {
         for verdict in [Verdict::Success, Verdict::Failure, Verdict::Nothing] {
-            let (breaker, now) = breaker(BreakerPolicy { consecutive_failures: 0, failure_ratio: 1.0, ..slow_policy() });
+            let (breaker, now) =
+                breaker(BreakerPolicy { consecutive_failures: 0, failure_ratio: 1.0, ..slow_policy() });
             assert_eq!(breaker.slow_after(), Some(Duration::from_secs(1)));
             (0..6).for_each(|_| breaker.settle(Permit::Call, Verdict::Success, now));
             (0..5).for_each(|_| breaker.settle_slow(Permit::Call, verdict, now));
