@@ -1,5 +1,5 @@
-//! Connections come in: from the local service on the outbound port, from other sidecars on the inbound one. Here it is found out
-//! what a connection speaks and whose it is, and each call on it goes its way ([`crate::proxy`]).
+//! Accepted connections: from the local service on the outbound port, from other sidecars on the inbound port. This
+//! folder finds out what a connection speaks and who is on it, and hands each of its calls to [`crate::proxy`].
 
 pub(crate) mod clients;
 pub(crate) mod detect;

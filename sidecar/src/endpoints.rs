@@ -1,4 +1,4 @@
-//! Where calls can go, as far as it is known.
+//! Where calls can go: known services, their endpoints, and addresses outside the mesh.
 
 pub(crate) mod balance;
 pub(crate) mod catalog;

@@ -1,16 +1,16 @@
-//! The proxy beside each service: the one part of Weft on every request's path.
+//! The proxy beside each service: the only part of Weft on the path of every request.
 //!
-//! A request's way reads top to bottom in two files: `proxy/outbound.rs` for calls of the own service, `proxy/inbound.rs` for
-//! calls to it. Each of their steps is a module that knows nothing of the steps around it. Workers carry calls, each on a
-//! thread (`accept/listen.rs`) with its own connections; `control` runs beside them on the main thread and hands them what it
-//! learns through `shared` and `endpoints/catalog.rs`.
+//! Two files show a request's path from top to bottom: `proxy/outbound.rs` for calls of the local service, and
+//! `proxy/inbound.rs` for calls to it. Each of their steps is a module that knows nothing of the other steps. Workers
+//! carry the calls. Each worker is a thread (`accept/listen.rs`) with its own connections. `control` runs on the main
+//! thread, and passes to the workers what it learns through `shared` and `endpoints/catalog.rs`.
 //!
-//! Once it is sent, a call is moved by the events of its two connections: `call` holds what both sides of it do to one
-//! another, and `transport` drives the connections.
+//! Once a call is sent, the events of its two connections drive it: `call` relays between its two sides, and
+//! `transport` drives the connections.
 //!
 //! Imports run one way, from the first of these to the last: `start`, `control`, `accept`, `proxy`, `call`, `transport`,
-//! `thread`, `shared`, `endpoints`, `telemetry`, `policy`, `message`, `time`. What is used by all, `args` and `watchdog`, uses
-//! none of them.
+//! `thread`, `shared`, `endpoints`, `telemetry`, `policy`, `message`, `time`. All of them may use `args` and
+//! `watchdog`, which use none of them.
 
 mod accept;
 mod args;

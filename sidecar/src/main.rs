@@ -16,7 +16,7 @@ fn main() -> ExitCode {
     match weft_sidecar::run(Cli::parse().args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // On one line, with its causes and without a backtrace: most often it is about a flag.
+            // On one line, with its causes but without a backtrace: most often a flag is wrong.
             weft_mesh::telemetry::say_last(&format!("weft-sidecar: {error:#}"));
             ExitCode::FAILURE
         }

@@ -1,4 +1,4 @@
-//! The ways that a worker's calls go: to endpoints, and to the local service.
+//! Both directions of a worker's calls: out to endpoints, and in to the local service.
 
 pub(crate) mod attempt;
 pub(crate) mod inbound;
@@ -26,7 +26,7 @@ pub(crate) struct Proxy {
     /// Connections to endpoints.
     pub(crate) pools: Pools,
     pub(crate) balancer: Balancer,
-    /// `None` where the sidecar fronts nothing.
+    /// `None` if the sidecar has no local service.
     pub(crate) local: Option<LocalService>,
     pub(crate) outside: Outside,
 }
@@ -42,20 +42,20 @@ impl Proxy {
         })
     }
 
-    /// Gives back the buffers that connections keep and do not use, whether or not calls run on them.
+    /// Frees the buffers that connections keep and do not use, whether or not calls run on them.
     pub(crate) fn shrink(&self, now: Instant) {
         self.worker.shrink(now);
         self.pools.shrink(now);
         self.local.iter().for_each(|local| local.shrink(now));
     }
 
-    /// Closes the connections that the sidecar has made and that have been idle for long. To be called now and then.
+    /// Closes connections that the sidecar has made and that have been idle for long. Call it now and then.
     pub(crate) fn close_idle(&self, now: Instant) {
         self.pools.close_idle(now);
         self.local.iter().for_each(|local| local.close_idle(now));
     }
 
-    /// What the connections hold that the sidecar has made.
+    /// What the connections that the sidecar has made hold.
     pub(crate) fn survey(&self) -> PoolSurvey {
         let mut pools = self.pools.survey();
         if let Some(local) = &self.local {

@@ -1,4 +1,4 @@
-//! What the control side and the workers share: written by the one, read by the others without a lock.
+//! What the control side and the workers share. The control side writes it, workers read it without a lock.
 
 pub(crate) mod budget;
 pub(crate) mod survey;
@@ -36,37 +36,37 @@ use crate::{
     watchdog::Pulses,
 };
 
-/// How long callers are given to learn that this endpoint leaves; until then new connections are taken.
+/// How long callers have to learn that this endpoint leaves. Until then new connections are accepted.
 const SHORTEST_DRAIN: Duration = Duration::from_millis(500);
-/// How often it is looked whether the last call has ended.
+/// How often the drain checks whether the last call has ended.
 const DRAIN_LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// See the module.
 pub(crate) struct Shared {
     pub(crate) args: Args,
-    /// Where they come from.
+    /// Where each of `args` comes from.
     pub(crate) settings: Vec<Setting>,
-    /// The service that this sidecar fronts.
+    /// The local service: the one that this sidecar is beside.
     pub(crate) own: Option<ServiceName>,
-    /// The policy of that service, by its own descriptors.
+    /// The policy of the local service, from its own descriptors.
     pub(crate) own_policy: ServicePolicy,
     /// `None` until the control plane has issued one.
     pub(crate) identity: ArcSwapOption<Identity>,
     pub(crate) catalog: Catalog,
-    /// Asks the workers how they do.
+    /// Asks the workers for their state.
     pub(crate) surveyor: Surveyor,
-    /// By which the watchdog sees that each thread makes progress.
+    /// Shows the watchdog that each thread makes progress.
     pub(crate) pulses: Pulses,
     pub(crate) metrics: Arc<Metrics>,
-    /// For what all connections hold.
+    /// For the memory that all connections hold.
     pub(crate) budget: Arc<Budget>,
-    /// Where finished spans go; `None` when nobody wants them.
+    /// Where finished spans go. `None` if spans are not exported.
     pub(crate) spans: Option<SpanSink>,
     pub(crate) sampling: Sampling,
     pub(crate) phase: watch::Sender<Phase>,
-    /// Calls that run in this sidecar's service.
+    /// Calls that run in the local service.
     pub(crate) inbound_in_flight: AtomicUsize,
-    /// Wakes the health check of the local service: something went wrong with it.
+    /// Wakes the health check of the local service when a call to it went wrong.
     pub(crate) check_health_now: Notify,
     pub(crate) is_control_plane_connected: AtomicBool,
     /// Answers reflection on the outbound port.
@@ -74,26 +74,26 @@ pub(crate) struct Shared {
     pub(crate) started: Instant,
     /// Another sidecar has taken the ports over.
     pub(crate) is_replaced: AtomicBool,
-    /// No call runs in the own service any more, nor will one.
+    /// No call runs in the local service any more, and none will start.
     pub(crate) is_drained: AtomicBool,
     /// A thread makes no progress: see [`crate::watchdog`].
     pub(crate) is_stalled: watch::Sender<bool>,
     local_health: AtomicU8,
 }
 
-/// How far a sidecar's life is.
+/// The phase of a sidecar's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Phase {
     /// Takes calls both ways.
     Running,
-    /// Has left discovery and takes no new inbound calls; those that run end, outbound ones go on.
+    /// Has left discovery and takes no new inbound calls. Running ones may end, outbound calls go on.
     Draining,
-    /// Takes nothing.
+    /// Takes no calls.
     Stopping,
 }
 
 impl Shared {
-    /// What the last check of the local service said.
+    /// The result of the last health check of the local service.
     pub(crate) fn local_health(&self) -> Health {
         Health::try_from(i32::from(self.local_health.load(Relaxed))).unwrap_or(Health::Unspecified)
     }
@@ -106,20 +106,20 @@ impl Shared {
         *self.phase.borrow()
     }
 
-    /// Ready when the sidecar's life has come to `phase`.
+    /// Ready when the sidecar has reached `phase`.
     pub(crate) async fn reached(&self, phase: Phase) {
         // The sender lives as long as `self`.
         let _ = self.phase.subscribe().wait_for(|now| *now >= phase).await;
     }
 
-    /// Ready when a thread makes no progress, or, for `false`, when all do.
+    /// Ready when a thread makes no progress; for `false`, when all threads do.
     pub(crate) async fn stalled(&self, is_stalled: bool) {
         // The sender lives as long as `self`.
         let _ = self.is_stalled.subscribe().wait_for(|now| *now == is_stalled).await;
     }
 
-    /// Ready when nothing new is taken any more of what lives until `last`: who has not heard yet that this endpoint
-    /// leaves is served all the same.
+    /// Ready when a listener that lives until `last` must close. An inbound one stays open a little longer, for callers
+    /// that have not learned yet that this endpoint leaves.
     pub(crate) async fn closed(&self, last: Phase) {
         self.reached(last).await;
         if last == Phase::Draining {
@@ -130,7 +130,7 @@ impl Shared {
         }
     }
 
-    /// Ready when no call runs in the own service any more, and callers have had time to learn that none is taken.
+    /// Ready when no call runs in the local service any more, and callers have had time to learn that it takes none.
     pub(crate) async fn drained(&self) {
         self.reached(Phase::Draining).await;
         sleep(SHORTEST_DRAIN).await;
@@ -139,7 +139,7 @@ impl Shared {
         }
     }
 
-    /// Phases only ever go on.
+    /// Advances to `phase`, unless the sidecar is past it.
     pub(crate) fn advance_to(&self, phase: Phase) {
         self.phase.send_if_modified(|now| {
             let is_later = *now < phase;
@@ -199,7 +199,7 @@ pub(crate) struct Identity {
     pub(crate) svid: Svid,
     pub(crate) bundle: TrustBundle,
     pub(crate) server: Arc<ServerConfig>,
-    /// One a peer: a configuration is bound to whom it expects to meet.
+    /// One for each peer, as a configuration is bound to the identity that it expects.
     clients: std::sync::Mutex<HashMap<SpiffeId, Arc<ClientConfig>>>,
 }
 
@@ -209,13 +209,12 @@ impl Identity {
         Ok(Self { svid, bundle, server, clients: Default::default() })
     }
 
-    /// When a connection must end on which the peer has shown this chain: with the first certificate that expires, of
-    /// either side.
+    /// When a connection to a peer with this chain must end: when the first certificate of either side expires.
     pub(crate) fn connection_end(&self, peer: &[CertificateDer<'_>]) -> Result<SystemTime, IdentityError> {
         Ok(tls::expiry(peer)?.min(self.svid.not_after()))
     }
 
-    /// The configuration for a connection to a peer. Asked for once a connection, not once a call.
+    /// The configuration for connections to a peer. It takes a lock: call it once per connection, not once per call.
     pub(crate) fn client(&self, expected: &SpiffeId) -> Result<Arc<ClientConfig>, TlsSetupError> {
         let mut clients = self.clients.lock().unwrap_or_else(|e| e.into_inner());
         if let Some(config) = clients.get(expected) {

@@ -11,11 +11,11 @@ use crate::{
     thread::slots::ConnectionSlot,
 };
 
-/// Serves one connection of the own service.
+/// Serves one connection of the local service.
 pub(crate) async fn serve(proxy: Rc<Proxy>, slot: ConnectionSlot, stream: TcpStream, from: SocketAddr) {
     let worker = &proxy.worker;
     if let Some(to) = intercept::original(worker, &stream) {
-        // In a box, or each connection would have room for it.
+        // In a box, so that the other connections need no room for it.
         return Box::pin(intercept::serve(&proxy, slot, stream, from, to)).await;
     }
     let wire = match detect::wire(&stream, limits::DETECT_TIMEOUT).await {

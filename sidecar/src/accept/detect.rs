@@ -1,4 +1,4 @@
-//! What a client speaks, told by its first bytes.
+//! Finds out what a client speaks from its first bytes.
 
 use std::{io, time::Duration};
 
@@ -7,7 +7,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-/// What the outbound port takes.
+/// A protocol that the outbound port takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wire {
     Http1,
@@ -17,9 +17,9 @@ pub(crate) enum Wire {
 /// Why a connection is closed before its first request.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Undetected {
-    #[error("it went without a word")]
+    #[error("it closed without sending anything")]
     Gone,
-    #[error("it said nothing for {0:?}")]
+    #[error("within {0:?} it sent too little to tell its protocol")]
     Silent(Duration),
     #[error("its first bytes are neither HTTP/2 nor HTTP/1.1: {0:?}")]
     Garbage(String),
@@ -27,15 +27,15 @@ pub(crate) enum Undetected {
     Io(#[from] io::Error),
 }
 
-/// As much of the HTTP/2 preface (RFC 9113, section 3.4) as no method of HTTP/1.1 begins with.
+/// The first bytes of the HTTP/2 preface (RFC 9113, section 3.4). No request of HTTP/1.1 begins with them.
 const PREFACE: &[u8; 4] = b"PRI ";
 
-/// The first pause before a client's bytes are looked at again, which doubles up to the last: as many connections as a
-/// worker takes may stop after their first bytes, and must not keep it busy.
+/// The first pause before a client's bytes are looked at again. It doubles up to the last one: even if all of a
+/// worker's connections stop after their first bytes, they must not keep it busy.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LAST_PAUSE: Duration = Duration::from_secs(1);
 
-/// Looks at a connection's first bytes, which must come within `limit`, without taking them.
+/// Peeks at a connection's first bytes, which must come within `limit`.
 pub(crate) async fn wire(stream: &TcpStream, limit: Duration) -> Result<Wire, Undetected> {
     timeout(limit, async {
         let (mut seen, mut pause) = ([0; PREFACE.len()], FIRST_PAUSE);
@@ -47,8 +47,8 @@ pub(crate) async fn wire(stream: &TcpStream, limit: Duration) -> Result<Wire, Un
             if let Some(wire) = judge(&seen[..count])? {
                 return Ok(wire);
             }
-            // The socket stays readable, so it can't say when there is more. Only a client that sends its first
-            // three bytes one by one comes here.
+            // The socket stays readable, so it can't tell when more bytes arrive. Only a client whose first packet has
+            // fewer than four bytes comes here.
             sleep(pause).await;
             pause = LAST_PAUSE.min(pause * 2);
         }
@@ -57,7 +57,7 @@ pub(crate) async fn wire(stream: &TcpStream, limit: Duration) -> Result<Wire, Un
     .unwrap_or(Err(Undetected::Silent(limit)))
 }
 
-/// `None`: too little to say.
+/// `None` if these bytes are too few to tell.
 pub(crate) fn judge(seen: &[u8]) -> Result<Option<Wire>, Undetected> {
     if PREFACE.starts_with(seen) {
         return Ok((seen.len() == PREFACE.len()).then_some(Wire::Http2));
@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_bytes_tell() {
+    fn the_first_bytes_tell_the_protocol() {
         for (seen, wire) in [
             ("PRI ", Some(Wire::Http2)),
             ("P", None),

@@ -1,7 +1,7 @@
-//! A port that leads to one service, for clients that can't name it: `--forward`.
+//! A port that leads to one service, for clients that can't name the service: `--forward`.
 //!
-//! A service of HTTP gets each call on the port, whatever authority or path the call has. To a service that speaks
-//! something else goes each connection as it is.
+//! If the service speaks HTTP, it gets each call on the port, whatever authority or path the call has. If it speaks
+//! another protocol, it gets the bytes of each connection unchanged.
 
 use std::{net::SocketAddr, rc::Rc};
 
@@ -35,7 +35,7 @@ pub(crate) async fn serve(
         Ok(service) if service.protocol == Protocol::Tcp => {
             tcp::serve(Downstream::new(&proxy), stream, from, &service.name).await;
         }
-        // In a box, or each connection to a service of TCP would have room for it.
+        // In a box, so that connections to services of TCP need no room for it.
         Ok(service) => Box::pin(detect_and_serve(&proxy, &service, stream, from)).await,
         Err(failure) => {
             worker.shared.metrics.failure(failure.reason);

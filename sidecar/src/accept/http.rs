@@ -1,4 +1,4 @@
-//! Calls of the local service, in either version of HTTP.
+//! Calls of the local service, over HTTP/1.1 or HTTP/2.
 
 use std::{net::SocketAddr, rc::Rc};
 
@@ -23,7 +23,7 @@ use crate::{
 pub(crate) async fn speak(downstream: Rc<Downstream>, wire: Wire, stream: TcpStream, from: SocketAddr) {
     let worker = &Rc::clone(downstream.worker());
     match wire {
-        // In a box, or each connection of HTTP/2 would have room for it.
+        // In a box, so that connections of HTTP/2 need no room for it.
         Wire::Http1 => Box::pin(http1::serve(downstream, stream, from)).await,
         Wire::Http2 => {
             let mut steps = Steps::new();

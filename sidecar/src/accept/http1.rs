@@ -1,5 +1,4 @@
-//! HTTP/1.1 on the outbound port. Between sidecars everything rides on HTTP/2; heads are in its form from the first step to
-//! the last.
+//! HTTP/1.1 on the outbound port. Sidecars speak HTTP/2 to each other, so heads have HTTP/2's form from here on.
 
 use std::{net::SocketAddr, rc::Rc, sync::atomic::Ordering::Relaxed};
 
@@ -15,7 +14,7 @@ use crate::{
     transport::socket::{Driver, Occasion, Socket, SocketError},
 };
 
-/// Serves one connection of the own service.
+/// Serves one connection of the local service.
 pub(crate) async fn serve(downstream: Rc<Downstream>, stream: TcpStream, from: SocketAddr) {
     let worker = Rc::clone(downstream.worker());
     worker.tick();
@@ -46,7 +45,7 @@ pub(crate) async fn serve(downstream: Rc<Downstream>, stream: TcpStream, from: S
     }
 }
 
-/// Answers a request for which there is no place.
+/// Answers a request for which there is no slot.
 fn refuse(worker: &Worker, socket: &Socket, failure: &Failure) {
     worker.shared.metrics.failure(failure.reason);
     worker.log(|| format!("request refused ({}): {}", failure.reason.as_str(), failure.message));

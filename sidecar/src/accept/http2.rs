@@ -1,4 +1,4 @@
-//! Connections of HTTP/2 on which calls come in, on either port.
+//! Accepted connections of HTTP/2, on either port.
 
 use std::{rc::Rc, sync::atomic::Ordering::Relaxed, time::SystemTime};
 
@@ -19,20 +19,21 @@ use crate::{
     },
 };
 
-/// Whose a connection is, and how long it lives.
+/// Who a connection counts for, and how long it lives.
 pub(crate) struct Terms<'l> {
-    /// Whom what it holds is charged to.
+    /// Who is charged for the memory that it holds.
     pub(crate) load: &'l Rc<Load>,
-    /// It is drained from this phase on.
+    /// The connection is drained from this phase on.
     pub(crate) last: Phase,
-    /// When a certificate expires with which it was made. It is drained some time before, and ended then.
+    /// When the first of the certificates that it was made with expires. It is drained some time before, and closed
+    /// then.
     pub(crate) expiry: Option<SystemTime>,
 }
 
 /// Takes the calls of an HTTP/2 connection until it ends.
 ///
-/// Calls go their way once all that came with them has been read: one that was cancelled in the same breath costs nobody
-/// else anything (CVE-2023-44487).
+/// Calls start after the whole read is processed, so a request that is cancelled in the same read never reaches a
+/// service (CVE-2023-44487).
 pub(crate) async fn serve<IO>(
     worker: &Rc<Worker>,
     stream: IO,
@@ -44,7 +45,7 @@ pub(crate) async fn serve<IO>(
     IO: AsyncRead + AsyncWrite + Unpin,
 {
     worker.tick();
-    // Only sidecars are let in from outside, and only they are drained so early.
+    // Only connections of other sidecars are drained from `Draining` on, so this tells the side.
     let limits = if last == Phase::Draining { &worker.wire_limits.mesh } else { &worker.wire_limits.local };
     let hop = if last == Phase::Draining { Hop::Inbound } else { Hop::Outbound };
     let account = match hop {
@@ -73,7 +74,7 @@ pub(crate) async fn serve<IO>(
                 }
             }
             begun.clear();
-            // What many calls at once have needed is not kept by a thousand connections.
+            // A burst of calls must not leave a large list with each of a thousand connections.
             if begun.capacity() > KEPT_BEGUN {
                 begun.shrink_to(0);
             }
@@ -92,7 +93,7 @@ pub(crate) async fn serve<IO>(
     }
 }
 
-/// Answers a request for which no call is begun.
+/// Answers a request without starting a call.
 pub(crate) fn refuse(
     worker: &Worker,
     link: &Link,
@@ -114,5 +115,5 @@ pub(crate) fn refuse(
     }
 }
 
-/// Calls that begin in one turn for which a connection keeps room.
+/// How many calls that start in one turn a connection keeps room for.
 const KEPT_BEGUN: usize = 32;

@@ -1,13 +1,14 @@
-//! Connections of programs that know nothing of the mesh: the packet filter has sent them here, and they say where they
-//! were going.
+//! Interception: the packet filter redirects connections here from programs that know nothing of the mesh. The kernel
+//! tells the original destination of each.
 //!
-//! The service that is called at that address gets them, whatever they name: for a service of HTTP each call goes its way,
-//! for others the bytes do. What is outside the mesh is passed through in plain text, or refused.
+//! A connection goes to the service that is called at its original destination, whatever its requests name. A service
+//! of HTTP gets each request as a call, another one gets the bytes. A connection to an address outside the mesh is
+//! passed through in plain text, or refused.
 //!
-//! An address is outside only where the control plane has said so, and it says so only when it knows all of the mesh. Until
-//! then the address is unknown, and a connection to it is refused: it may be a service's, and what is meant for a service
-//! never leaves in plain text. So who keeps the control plane away can delay a connection, and not read it. What was said
-//! holds on while the control plane can't be asked, as all that is known does.
+//! An address is outside only if the control plane says so, which it does only once it knows all of the mesh. Until
+//! then the address is unknown and connections to it are refused: a service may be there, and traffic to a service
+//! never leaves in plain text. So an attacker who cuts off the control plane can delay a connection but not read it.
+//! While the control plane can't be asked, its last answer stays valid, as all else that it said does.
 
 use std::{
     io,
@@ -55,7 +56,7 @@ pub(crate) fn original(worker: &Worker, stream: &TcpStream) -> Option<OriginalDs
         return None;
     }
     let (socket, local) = (SockRef::from(stream), stream.local_addr().ok()?);
-    // Without a redirection there is none, or it is where it has arrived.
+    // A connection that was not redirected has no original destination, or has its local address as one.
     let original = if local.is_ipv4() { socket.original_dst_v4() } else { socket.original_dst_v6() };
     original.ok()?.as_socket().filter(|original| *original != local).map(OriginalDst)
 }
@@ -64,7 +65,7 @@ pub(crate) fn original(worker: &Worker, stream: &TcpStream) -> Option<OriginalDs
 enum Found {
     Service(Arc<Service>),
     Outside,
-    /// Nobody who could say so has said whether a service is there.
+    /// The control plane has not said yet whether a service is there.
     Unknown(&'static str),
 }
 
@@ -78,8 +79,12 @@ pub(crate) async fn serve(
 ) {
     let worker = &proxy.worker;
     if is_own(to, worker.shared.args.outbound) {
-        // It would come back here for ever.
-        return refuse(worker, &stream, format_args!("redirected connection from {from} refused: it was going here"));
+        // It would come back here in an endless loop.
+        return refuse(
+            worker,
+            &stream,
+            format_args!("redirected connection from {from} refused: its destination is this sidecar itself"),
+        );
     }
     let counters = &worker.shared.metrics.counters;
     match find(proxy, to).await {
@@ -95,19 +100,19 @@ pub(crate) async fn serve(
         Found::Outside => pass_through(worker, stream, from, to).await,
         Found::Unknown(why) => {
             counters.unknown_refused.fetch_add(1, Relaxed);
-            let what = "whether a service of the mesh is there is not known, so nothing is sent there in plain text";
+            let what = "a service of the mesh may be there, so nothing is sent in plain text";
             refuse(worker, &stream, format_args!("redirected connection from {from} to {to} refused: {what} ({why})"));
         }
     }
 }
 
-/// Whether a connection to there is one to this sidecar's own port.
+/// Whether a connection to this address reaches this sidecar's own port.
 fn is_own(to: SocketAddr, outbound: SocketAddr) -> bool {
-    // What can be bound is an address of this host.
+    // An address that can be bound is one of this host.
     to.port() == outbound.port() && UdpSocket::bind((to.ip(), 0)).is_ok()
 }
 
-/// What is there, as far as it is known.
+/// Finds out what is at an address.
 async fn find(proxy: &Proxy, to: SocketAddr) -> Found {
     let (asked, shared, outside) = (Asked::Address(to), &proxy.worker.shared, &proxy.outside);
     if let Some(service) = shared.catalog.known(&asked) {
@@ -123,7 +128,7 @@ async fn find(proxy: &Proxy, to: SocketAddr) -> Found {
             outside.forget(to);
             Found::Service(service)
         }
-        // Only a control plane that knows all of the mesh says so.
+        // The control plane says this only once it knows all of the mesh.
         Err(Unknown::NotFound { .. }) => {
             outside.note(to, Instant::now());
             Found::Outside
@@ -134,8 +139,8 @@ async fn find(proxy: &Proxy, to: SocketAddr) -> Found {
     }
 }
 
-/// Serves a connection on which each call goes to `service`. The service speaks HTTP, so its clients speak first. One that
-/// speaks something else is refused: see [`crate::message::tunnel::refusal`].
+/// Serves a connection on which each call goes to `service`, which speaks HTTP: so the client sends first. A client
+/// that speaks something else is refused: see [`crate::message::tunnel::refusal`].
 pub(super) async fn detect_and_serve(proxy: &Rc<Proxy>, service: &Service, stream: TcpStream, from: SocketAddr) {
     match detect::wire(&stream, limits::DETECT_TIMEOUT).await {
         Ok(wire) => speak(Downstream::to(proxy, &service.name), wire, stream, from).await,
@@ -147,22 +152,22 @@ pub(super) async fn detect_and_serve(proxy: &Rc<Proxy>, service: &Service, strea
                 worker.shared.metrics.limit_reached("DETECT_TIMEOUT");
             }
             let name = &service.name;
-            let what = "a service of another protocol than HTTP is declared with `protocol: tcp`";
+            let what = "declare a service that does not speak HTTP with `protocol: tcp`";
             refuse(worker, &stream, format_args!("connection from {from} to {name} refused: {why}; {what}"));
         }
     }
 }
 
-/// Ends a connection that leads nowhere.
+/// Refuses a connection with a reset.
 pub(super) fn refuse(worker: &Worker, stream: &TcpStream, why: std::fmt::Arguments<'_>) {
     worker.log(|| why.to_string());
-    // A reset says that nobody is there; where it can't be sent, the connection is closed all the same.
+    // Without linger time the close sends a reset. If this fails, the connection is closed all the same.
     let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
 }
 
-/// What one direction may have under way.
+/// How many bytes one direction may hold.
 const BUFFER_BYTES: usize = 32 * 1024;
-/// Peers outside the mesh are asked for a sign of life by the kernel.
+/// The kernel probes peers outside the mesh, so that dead ones are found.
 const KEEP_ALIVE: TcpKeepalive =
     TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(10)).with_retries(6);
 
@@ -181,21 +186,21 @@ async fn pass_through(worker: &Worker, mut stream: TcpStream, from: SocketAddr, 
     };
     counters.outside_connections.fetch_add(1, Relaxed);
     for socket in [SockRef::from(&stream), SockRef::from(&outside)] {
-        // Only to find the dead.
+        // The connection works without probes, too.
         let _ = socket.set_tcp_keepalive(&KEEP_ALIVE);
     }
     let mut outside = Counted { stream: outside, counters };
     let copied = copy_bidirectional_with_sizes(&mut stream, &mut outside, BUFFER_BYTES, BUFFER_BYTES).await;
     if let Err(e) = copied {
         tracing::debug!("the connection from {from} to {to}, outside the mesh, broke: {e}");
-        // Neither is to take what it has for whole.
+        // A reset, so that neither side takes what it has received for complete.
         for socket in [SockRef::from(&stream), SockRef::from(&outside.stream)] {
             let _ = socket.set_linger(Some(Duration::ZERO));
         }
     }
 }
 
-/// A connection to the outside whose bytes are counted as they go: it may live for long.
+/// A connection to the outside. Its bytes are counted at once, as it may stay open for long.
 struct Counted<'a> {
     stream: TcpStream,
     counters: &'a Counters,
@@ -238,12 +243,12 @@ mod tests {
 
     const ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1)), 443);
 
-    /// What a control plane that answers like this makes of an address, and the proxy.
+    /// What `find` returns if the control plane answers like this, and the proxy that asked.
     async fn found(answer: Option<Unknown>) -> (Found, Rc<Proxy>) {
         let (worker, mut questions) = crate::trial::worker_with_questions();
         let proxy = Proxy::new(worker);
         let answering = async {
-            // Those whose answer does not come are kept, as discovery keeps them.
+            // Questions without an answer are kept, as discovery keeps them.
             let mut kept = Vec::new();
             while let Some(question) = questions.recv().await {
                 match &answer {
@@ -260,10 +265,11 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn only_what_was_said_to_be_outside_is_outside() {
+    async fn an_address_is_outside_only_if_the_control_plane_says_so() {
         let (settled, proxy) = found(Some(Unknown::NotFound { closest: None })).await;
         assert!(matches!(settled, Found::Outside));
-        // From now on nobody answers this worker, be the control plane away or silent. What was said holds on.
+        // From now on this worker gets no answer, and its control plane counts as away, then as connected. The last
+        // answer stays valid.
         for is_connected in [false, true] {
             proxy.worker.shared.is_control_plane_connected.store(is_connected, Relaxed);
             tokio::time::advance(10 * limits::OUTSIDE_MEMORY).await;
@@ -271,7 +277,7 @@ mod tests {
             let other = SocketAddr::new(ADDRESS.ip(), 444);
             assert!(matches!(find(&proxy, other).await, Found::Unknown(_)));
         }
-        // Neither while it settles, nor while it is away, nor when it is asked too much.
+        // Nothing is outside while the control plane does not answer, is away, or has too many questions.
         for silent in [None, Some(Unknown::Away), Some(Unknown::Full)] {
             let (unknown, proxy) = found(silent).await;
             assert!(matches!(unknown, Found::Unknown(_)));
@@ -280,11 +286,11 @@ mod tests {
     }
 
     #[test]
-    fn the_own_port_is_known_by_every_address_of_this_host() {
+    fn the_own_port_is_recognized_at_every_address_of_this_host() {
         let outbound = SocketAddr::from(([127, 0, 0, 1], 15001));
         assert!(is_own(outbound, outbound));
         assert!(is_own("127.0.0.2:15001".parse().unwrap(), outbound));
         assert!(!is_own("127.0.0.1:15002".parse().unwrap(), outbound));
-        assert!(!is_own("192.0.2.1:15001".parse().unwrap(), outbound), "that of another sidecar");
+        assert!(!is_own("192.0.2.1:15001".parse().unwrap(), outbound), "the port of another sidecar");
     }
 }

@@ -1,4 +1,4 @@
-//! A worker's thread: its listening sockets, and what it does from time to time.
+//! A worker's thread: its listening sockets and its periodic tasks.
 
 use std::{
     io,
@@ -31,30 +31,31 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Listeners {
     pub(crate) outbound: StdListener,
-    /// For redirected connections.
+    /// For redirected connections over IPv6.
     pub(crate) outbound_v6: Option<StdListener>,
-    /// `None` for a sidecar that fronts nothing.
+    /// `None` for a sidecar without a local service.
     pub(crate) inbound: Option<StdListener>,
-    /// Those that lead to one service each.
+    /// Ports that lead to one service each.
     pub(crate) forwards: Vec<(StdListener, ServiceName)>,
 }
 
-/// What comes to a worker from outside.
+/// What a worker receives from: sockets and a channel.
 #[derive(Debug)]
 pub(crate) struct Ends {
     pub(crate) listeners: Listeners,
-    /// The admin port's.
+    /// Questions of the admin port.
     pub(crate) questions: mpsc::Receiver<survey::Question>,
 }
 
-/// Starts a worker's thread. It returns when the sidecar stops and its connections have ended, or their time is up.
+/// Starts a worker's thread. The thread ends after the sidecar stops: once its connections have ended, or their grace
+/// time has passed.
 pub(crate) fn spawn(index: u8, shared: Arc<Shared>, ends: Ends) -> io::Result<thread::JoinHandle<()>> {
     thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
         // A local runtime stays on the thread that made it.
         let runtime = runtime::Builder::new_current_thread().enable_all().build_local(Default::default());
         match runtime {
             Ok(runtime) => runtime.block_on(run(index, shared, ends)),
-            Err(e) => tracing::error!("worker {index} has no runtime: {e}"),
+            Err(e) => tracing::error!("worker {index} can't start: its runtime can't be made: {e}"),
         }
     })
 }
@@ -78,7 +79,7 @@ async fn run(index: u8, shared: Arc<Shared>, Ends { listeners, questions }: Ends
     let forward = |(listener, service)| spawn_local(listen(Rc::clone(&proxy), listener, Side::Forward(service)));
     tasks.extend(listeners.forwards.into_iter().map(forward));
     worker.shared.reached(Phase::Stopping).await;
-    // Of one that was replaced nothing was drained before.
+    // A sidecar that was replaced has drained nothing before.
     let is_replaced = worker.shared.is_replaced.load(Relaxed);
     let most = if is_replaced { u64::MAX } else { MOST_GRACE_SECONDS };
     let grace = Duration::from_secs(worker.shared.args.drain_seconds.min(most));
@@ -87,7 +88,7 @@ async fn run(index: u8, shared: Arc<Shared>, Ends { listeners, questions }: Ends
     tasks.iter().for_each(JoinHandle::abort);
 }
 
-/// After draining what is left are idle connections and outbound calls: they get this much and no more.
+/// After draining, only idle connections and outbound calls are left. They get no more than this.
 const MOST_GRACE_SECONDS: u64 = 2;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,7 +99,7 @@ enum Side {
     Forward(ServiceName),
 }
 
-/// Takes connections until the sidecar's life says otherwise.
+/// Accepts connections until the sidecar's phase ends it.
 async fn listen(proxy: Rc<Proxy>, listener: StdListener, side: Side) {
     let listener = match listener.set_nonblocking(true).and_then(|()| TcpListener::from_std(listener)) {
         Ok(listener) => listener,
@@ -115,7 +116,7 @@ async fn listen(proxy: Rc<Proxy>, listener: StdListener, side: Side) {
                 Ok((stream, from)) => take(&proxy, stream, from, &side),
                 Err(e) => {
                     worker.log(|| format!("accept failed: {e}"));
-                    // Out of descriptors, most likely: others must end before one more can begin.
+                    // Most likely out of file descriptors: other connections must end before one more can be accepted.
                     sleep(ACCEPT_PAUSE).await;
                 }
             }
@@ -141,9 +142,9 @@ fn take(proxy: &Rc<Proxy>, stream: TcpStream, from: SocketAddr, side: &Side) {
         return worker.log(|| format!("connection from {from} closed: {} are open", limits::CONNECTIONS_PER_SIDE));
     };
     counters.connections_accepted.fetch_add(1, Relaxed);
-    // Without it small answers wait for acknowledgements; a socket that refuses it works all the same.
+    // Without it small answers wait for acknowledgements. A socket that refuses it works all the same.
     let _ = stream.set_nodelay(true);
-    // Each a task of its own size: what a handshake needs is no concern of a thousand local connections.
+    // Each kind is a task of its own size, so that local connections need no room for a handshake.
     match side {
         Side::Outbound => spawn_local(clients::serve(Rc::clone(proxy), slot, stream, from)),
         Side::Inbound => spawn_local(members::serve(Rc::clone(proxy), slot, stream, from)),
@@ -163,7 +164,7 @@ async fn keep_warm(proxy: Rc<Proxy>) {
     let shared = &proxy.worker.shared;
     let mut changes = shared.catalog.changes();
     while changes.changed().await.is_ok() {
-        // Before it has an identity nobody would let it in.
+        // Without an identity no endpoint would accept a connection.
         if shared.identity.load().is_some() {
             proxy.pools.warm(Moment::now());
         }

@@ -29,14 +29,15 @@ use crate::{
 pub(crate) async fn serve(proxy: Rc<Proxy>, mut slot: ConnectionSlot, stream: TcpStream, from: SocketAddr) {
     let worker = &proxy.worker;
     let Some(identity) = worker.shared.identity.load_full() else {
-        return worker.log(|| format!("inbound connection from {from} closed: there is no identity yet"));
+        return worker.log(|| format!("inbound connection from {from} closed: this sidecar has no identity yet"));
     };
-    // In a box, which is gone when the handshake is done.
+    // In a box, which is freed when the handshake is done.
     let accepting = Box::pin(TlsAcceptor::from(Arc::clone(&identity.server)).accept(stream));
     let accepted = tokio::select! {
         accepted = timeout(limits::HANDSHAKE_TIMEOUT, accepting) => accepted,
         () = slot.makes_room() => {
-            return worker.log(|| format!("inbound connection from {from} closed: it makes room for others"));
+            return worker
+                .log(|| format!("inbound connection from {from} closed in its handshake, to make room for others"));
         }
     };
     let refused = match accepted {
@@ -62,8 +63,8 @@ pub(crate) async fn serve(proxy: Rc<Proxy>, mut slot: ConnectionSlot, stream: Tc
             }
             Err(why) => why,
         },
-        Ok(Err(e)) if e.kind() == std::io::ErrorKind::UnexpectedEof => "it went within the handshake".to_owned(),
-        Ok(Err(e)) => format!("only mutual TLS with an SVID of this trust domain is taken: {e}"),
+        Ok(Err(e)) if e.kind() == std::io::ErrorKind::UnexpectedEof => "it closed during the TLS handshake".to_owned(),
+        Ok(Err(e)) => format!("only mutual TLS with an SVID of this trust domain is accepted: {e}"),
         Err(_) => {
             worker.shared.metrics.limit_reached("HANDSHAKE_TIMEOUT");
             format!("its TLS handshake took longer than {:?}", limits::HANDSHAKE_TIMEOUT)
@@ -73,8 +74,8 @@ pub(crate) async fn serve(proxy: Rc<Proxy>, mut slot: ConnectionSlot, stream: Tc
     worker.log(|| format!("inbound connection from {from} closed: {refused}"));
 }
 
-/// Who is on the other end of a connection, for whom it counts from now on, and when its certificate expires, or this
-/// sidecar's if that is sooner.
+/// The peer of a connection, and when the connection must end: when its certificate expires, or this sidecar's if that
+/// is sooner. From now on the connection counts for this peer.
 fn peer_of(
     proxy: &Rc<Proxy>,
     slot: &mut ConnectionSlot,

@@ -1,4 +1,4 @@
-//! Answers the survey on a worker's thread, between the turns of its connections.
+//! Answers the admin port's questions on a worker's thread, between the turns of its connections.
 
 use std::rc::Rc;
 
@@ -14,7 +14,7 @@ use crate::{
 /// Answers for as long as it is polled.
 pub(crate) async fn answer(proxy: Rc<Proxy>, mut questions: mpsc::Receiver<Question>) {
     while let Some(question) = questions.recv().await {
-        // Who has stopped waiting is not told.
+        // It fails if the admin port no longer waits.
         let _ = question.send(report(&proxy));
     }
 }
@@ -56,9 +56,9 @@ fn report(proxy: &Proxy) -> Report {
     }
 }
 
-/// The calls that began first of those that run.
+/// The `count` running calls that started first.
 fn oldest(mut calls: Vec<Rc<dyn Live>>, count: usize) -> Vec<Rc<dyn Live>> {
-    // What they have sent may still be under way.
+    // Calls that are over are listed while the last bytes of their answers wait to be sent.
     calls.retain(|call| !call.is_over());
     if calls.len() > count {
         calls.select_nth_unstable_by_key(count, |call| call.started());

@@ -1,4 +1,4 @@
-//! Bytes as they are: a connection of any protocol is a call whose request and answer are its two directions. Between
+//! Opaque TCP: a connection of any protocol is a call, whose request and answer are the two directions. Between
 //! sidecars it is a CONNECT stream (RFC 9113, section 8.5), so it has identity, balancing, breakers, flow control and
 //! half-closes as other calls do.
 
@@ -19,7 +19,7 @@ use crate::{
     },
 };
 
-/// Carries one connection of the own service to another service.
+/// Carries one connection of the local service to another service.
 pub(crate) async fn serve(downstream: Rc<Downstream>, stream: TcpStream, from: SocketAddr, service: &ServiceName) {
     let worker = Rc::clone(downstream.worker());
     worker.tick();

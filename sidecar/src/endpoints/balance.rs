@@ -1,4 +1,4 @@
-//! Which endpoint of a service takes a call. Plain functions of what is known; no I/O.
+//! Chooses the endpoint of a service that gets a call. No I/O.
 
 use std::{cell::Cell, sync::Arc, sync::atomic::Ordering::Relaxed};
 
@@ -7,9 +7,9 @@ use crate::{args::Balance, endpoints::catalog::Endpoint, time::moment::Moment};
 /// Why no endpoint can be chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NoChoice {
-    /// None is up.
+    /// No endpoint is up.
     NoneUp,
-    /// Each was tried for this call.
+    /// Every endpoint that is up was tried for this call.
     AllTried,
 }
 
@@ -25,9 +25,10 @@ impl Balancer {
         Self { strategy, turn: Cell::new(fastrand::usize(..)) }
     }
 
-    /// Chooses among those that are up, whose breaker is not open and that are not among `tried`; shunned ones come
-    /// last, and after them those with an open breaker: when every endpoint is shut, trying is better than refusing
-    /// (Envoy calls it panic mode). Whether the service as a whole is to be spared is for its own breaker to say.
+    /// Chooses among the endpoints that are up, are not in `tried`, are not shunned and have no open breaker. If there
+    /// is none, it takes shunned ones, and after those also ones with an open breaker: if all breakers are open, trying
+    /// is better than refusing (Envoy calls it panic mode). The breaker of the service decides whether the service as a
+    /// whole gets calls.
     pub(crate) fn pick<'a>(
         &self,
         endpoints: &'a [Arc<Endpoint>],
@@ -37,7 +38,7 @@ impl Balancer {
         let is_fit = |endpoint: &Endpoint| {
             endpoint.is_up() && !endpoint.is_shunned(now) && !endpoint.breaker.is_open(now) && is_new(endpoint, tried)
         };
-        // Nearly always two looks are enough: only when both miss is the whole list gone through.
+        // Nearly always the first choice is fit. Only if not, the whole list is filtered.
         if let Some(endpoint) = self.choose(endpoints).filter(|endpoint| is_fit(endpoint)) {
             return Ok(endpoint);
         }
@@ -90,7 +91,7 @@ fn is_new(endpoint: &Endpoint, tried: &[u64]) -> bool {
     !tried.contains(&endpoint.number)
 }
 
-/// Calls in flight; one that is not fit at all costs most, so that of two the other is looked at.
+/// Calls in flight. An endpoint that is not up costs most, so that of two the other is chosen.
 fn cost(endpoint: &Endpoint) -> u64 {
     let load = u64::from(endpoint.in_flight.load(Relaxed));
     if endpoint.is_up() { load } else { u64::MAX }
@@ -139,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn the_unfit_are_passed_over() {
+    fn unfit_endpoints_are_skipped_while_others_are_left() {
         let three = endpoints(3);
         three[0].set_health(Health::Down, false);
         three[1].shun(Moment::now());
@@ -149,13 +150,13 @@ mod tests {
         let balancer = Balancer::new(Balance::P2c);
         let now = Moment::now();
         let last = balancer.pick(&three, &[three[2].number], now).unwrap();
-        assert!(Arc::ptr_eq(last, &three[1]), "better a shunned one than none");
+        assert!(Arc::ptr_eq(last, &three[1]), "a shunned one is better than none");
         assert_eq!(balancer.pick(&three, &[three[1].number, three[2].number], now).err(), Some(NoChoice::AllTried));
         for endpoint in &three[1..] {
             (0..5).for_each(|_| endpoint.breaker.settle(Permit::Call, Verdict::Failure, now));
         }
         let shut = balancer.pick(&three, &[three[1].number], now).unwrap();
-        assert!(Arc::ptr_eq(shut, &three[2]), "better one with an open breaker than none");
+        assert!(Arc::ptr_eq(shut, &three[2]), "one with an open breaker is better than none");
         three.iter().for_each(|endpoint| endpoint.set_health(Health::Draining, false));
         assert_eq!(balancer.pick(&three, &[], now).err(), Some(NoChoice::NoneUp));
     }

@@ -1,7 +1,7 @@
-//! What is known of the services that this sidecar calls: read by workers without waiting, written by discovery.
+//! What is known about the services that this sidecar calls. Discovery writes it, workers read it without waiting.
 //!
-//! A worker looks a service up in the current [`View`]; only for one that is not in it does it put a [`Question`] to
-//! discovery and wait, bounded, for the first snapshot.
+//! A worker looks a service up in the current [`View`]. Only if the service is not there, the worker sends a
+//! [`Question`] to discovery and waits a limited time for the first snapshot.
 
 use std::{
     collections::HashMap,
@@ -39,7 +39,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Catalog {
     view: ArcSwap<View>,
-    /// Counts views, so that who has looked something up can tell cheaply whether it still holds.
+    /// Counts views, so that a cached lookup can be checked cheaply.
     version: AtomicU64,
     changes: watch::Sender<()>,
     questions: mpsc::Sender<Question>,
@@ -51,11 +51,11 @@ pub(crate) struct View {
     pub(crate) services: HashMap<ServiceName, Arc<Service>>,
     /// Protobuf services by their full names.
     pub(crate) contracts: HashMap<Box<str>, Arc<Service>>,
-    /// Where they are called by who knows nothing of the mesh.
+    /// Services by the addresses at which programs that know nothing of the mesh call them.
     pub(crate) addresses: HashMap<SocketAddr, Arc<Service>>,
 }
 
-/// A service as its callers see it. A change of it makes another; what must outlive a change is behind an `Arc`.
+/// A service as its callers see it. A change makes a new value; what must outlive a change is behind an `Arc`.
 #[derive(Debug)]
 pub(crate) struct Service {
     pub(crate) name: ServiceName,
@@ -64,50 +64,50 @@ pub(crate) struct Service {
     pub(crate) policy: Arc<ServicePolicy>,
     /// In any state of health.
     pub(crate) endpoints: Vec<Arc<Endpoint>>,
-    /// Where it is called by who knows nothing of the mesh.
+    /// The addresses at which programs that know nothing of the mesh call it.
     pub(crate) addresses: Vec<SocketAddr>,
     pub(crate) breaker: Arc<Breaker>,
     /// By path: `/shop.users.v1.Users/Create`.
     pub(crate) methods: Arc<HashMap<Box<str>, Arc<Method>>>,
-    /// What holds for a path that no descriptor knows.
+    /// For paths that no descriptor has.
     pub(crate) other: Arc<Method>,
     /// When it was last called, in seconds since the sidecar's start.
     pub(crate) last_used: Arc<AtomicU64>,
-    /// When the control plane last said something of it, in this run or, for what was read from the disk, before it.
+    /// When the control plane last sent news of it. If it was read from the disk, that was before this run.
     pub(crate) heard: Instant,
-    /// The control plane has said all that there is. From then on its word replaces ours, before that it adds.
+    /// Whether the control plane knows all endpoints. From then on its list replaces this one; before, it adds to it.
     pub(crate) is_complete: bool,
-    /// Since when it is known here without an endpoint that was surely up; `None` once there was one.
+    /// Since when it is known here without an endpoint that was certainly up. `None` once there was one.
     pub(crate) starts_since: Option<Instant>,
 }
 
 impl Service {
-    /// How long it has not been called.
+    /// The time since the last call to it.
     pub(crate) fn unused(&self, now: Moment) -> Duration {
         now.since_start().saturating_sub(Duration::from_secs(self.last_used.load(Relaxed)))
     }
 
-    /// Whether it most likely was just started, and was not up yet.
+    /// Whether it was most likely just started and was never up yet.
     pub(crate) fn is_starting(&self, now: Moment) -> bool {
         self.starts_since.is_some_and(|since| now.since(Moment::of(since)) < limits::STARTING_TIME)
     }
 
     /// Notes that it is called.
     pub(crate) fn used(&self, now: Moment) {
-        // Written once a second only: a store takes the line from the other workers.
+        // Only once a second: a store takes the cache line from the other workers.
         let second = now.since_start().as_secs();
         if self.last_used.load(Relaxed) != second {
             self.last_used.store(second, Relaxed);
         }
     }
 
-    /// What holds for a path.
+    /// The method of a path.
     pub(crate) fn method(&self, path: &str) -> &Arc<Method> {
         self.methods.get(path).unwrap_or(&self.other)
     }
 }
 
-/// Where a call goes, as far as it is the same for each of its kind.
+/// Where calls of one method go: what is the same for each of them.
 #[derive(Debug)]
 pub(crate) struct Route {
     pub(crate) service: Arc<Service>,
@@ -117,7 +117,7 @@ pub(crate) struct Route {
 /// One method of a service, with all that can be prepared before a call.
 #[derive(Debug)]
 pub(crate) struct Method {
-    /// `shop.users.v1.Users/Create`; `_other` for what no descriptor knows. Shared with the spans of its calls.
+    /// `shop.users.v1.Users/Create`; `_other` for methods that no descriptor has. Shared with the spans of its calls.
     pub(crate) name: Arc<str>,
     pub(crate) timeout: Option<Duration>,
     pub(crate) idempotency: Idempotency,
@@ -125,7 +125,7 @@ pub(crate) struct Method {
 }
 
 impl Method {
-    /// Its name, if a descriptor knows it.
+    /// Its name, if a descriptor has it.
     pub(crate) fn known_name(&self) -> Option<&Arc<str>> {
         (&*self.name != OTHER).then_some(&self.name)
     }
@@ -134,7 +134,7 @@ impl Method {
 /// One replica of a service.
 #[derive(Debug)]
 pub(crate) struct Endpoint {
-    /// Unique in this process: what a worker's connections are kept by.
+    /// Unique in this process. Workers look up their connections by it.
     pub(crate) number: u64,
     pub(crate) id: String,
     pub(crate) address: SocketAddr,
@@ -142,9 +142,9 @@ pub(crate) struct Endpoint {
     pub(crate) ip: Arc<str>,
     pub(crate) spiffe_id: SpiffeId,
     health: AtomicU8,
-    /// The control plane has lost its sidecar's stream, and said no more: see [`judge_silent`].
+    /// The control plane has lost the stream of the endpoint's sidecar and knows no more: see [`judge_silent`].
     is_silent: AtomicBool,
-    /// Silent, and no connection could be made.
+    /// Silent, and a connection to it could not be made.
     is_lost: AtomicBool,
     pub(crate) breaker: Breaker,
     pub(crate) in_flight: AtomicU32,
@@ -152,7 +152,7 @@ pub(crate) struct Endpoint {
     shunned_until_ms: AtomicU64,
 }
 
-/// For how long an endpoint that did not take a call comes last.
+/// For how long an endpoint that did not take a call is shunned.
 const SHUN_MS: u64 = 1_000;
 
 impl Endpoint {
@@ -178,8 +178,8 @@ impl Endpoint {
         Health::try_from(i32::from(self.health.load(Relaxed))).unwrap_or(Health::Unspecified)
     }
 
-    /// What the registry says, and whether it is only that the control plane has lost its sidecar's stream. One that comes
-    /// back is met without prejudice.
+    /// Sets the health that the registry reports. `is_silent` says that the control plane has lost the stream of the
+    /// endpoint's sidecar. For an endpoint that comes back, the breaker is closed and shunning ends.
     pub(crate) fn set_health(&self, health: Health, is_silent: bool) {
         let before = self.health.swap(health as u8, Relaxed);
         let was_silent = self.is_silent.swap(is_silent, Relaxed);
@@ -192,17 +192,18 @@ impl Endpoint {
         }
     }
 
-    /// Whether the control plane has lost its sidecar's stream: it is up or down by the share of such endpoints alone.
+    /// Whether the control plane has lost the stream of the endpoint's sidecar. If so, [`judge_silent`] sets its
+    /// health.
     pub(crate) fn is_silent(&self) -> bool {
         self.is_silent.load(Relaxed)
     }
 
-    /// Prefers others for a while: it did not take a call.
+    /// Prefers other endpoints for a while, as this one did not take a call.
     pub(crate) fn shun(&self, now: Moment) {
         self.shunned_until_ms.store(now.millis() + SHUN_MS, Relaxed);
     }
 
-    /// Whether others are preferred.
+    /// Whether other endpoints are preferred.
     pub(crate) fn is_shunned(&self, now: Moment) -> bool {
         match self.shunned_until_ms.load(Relaxed) {
             0 => false,
@@ -215,9 +216,9 @@ impl Endpoint {
     }
 }
 
-/// Decides which silent endpoints of a service are called. When most endpoints are silent the news may be about the control
-/// plane or the network rather than about them, so they stay in use (Envoy's panic threshold), and connections decide: one
-/// to which none can be made counts no longer, unless nothing else is left.
+/// Decides which silent endpoints of a service are called. If most endpoints are silent, the control plane or the
+/// network may be at fault rather than the endpoints. So they stay in use (compare Envoy's panic threshold), except for
+/// those to which no connection can be made. If none but those are left, they are used.
 pub(crate) fn judge_silent(endpoints: &[Arc<Endpoint>]) {
     let silent: Vec<_> = endpoints.iter().filter(|endpoint| endpoint.is_silent()).collect();
     if silent.is_empty() {
@@ -240,12 +241,12 @@ pub(crate) struct Question {
     pub(crate) answer: oneshot::Sender<Result<Arc<Service>, Unknown>>,
 }
 
-/// A service by its name, or by what it implements.
+/// How a service is asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Asked {
     Service(ServiceName),
     Contract(Box<str>),
-    /// By where it is called.
+    /// By the original destination of a redirected connection.
     Address(SocketAddr),
 }
 
@@ -262,16 +263,16 @@ impl std::fmt::Display for Asked {
 /// Why there is no service to call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Unknown {
-    /// The mesh has none of that name.
+    /// The mesh has no such service.
     NotFound { closest: Option<String> },
     /// The control plane did not answer in time, and nothing is known from before.
     Away,
-    /// Too many questions wait.
+    /// Too many questions wait for discovery.
     Full,
 }
 
 impl Catalog {
-    /// An empty catalog and the questions that are put to it.
+    /// An empty catalog, and the receiver of its questions.
     pub(crate) fn new() -> (Self, mpsc::Receiver<Question>) {
         let (questions, receiver) = mpsc::channel(limits::DISCOVERY_QUEUE);
         (
@@ -285,10 +286,10 @@ impl Catalog {
         self.view.load()
     }
 
-    /// Puts a new view in place. Only discovery does.
+    /// Replaces the view. Only discovery calls this.
     pub(crate) fn publish(&self, view: View) {
         self.view.store(Arc::new(view));
-        // After the view: who sees the number sees at least that view.
+        // After the view is stored: a reader that sees the new version sees at least this view.
         self.version.fetch_add(1, Release);
         self.changes.send_replace(());
     }
@@ -303,12 +304,12 @@ impl Catalog {
         }
     }
 
-    /// Says when there is another view.
+    /// Notifies of each new view.
     pub(crate) fn changes(&self) -> watch::Receiver<()> {
         self.changes.subscribe()
     }
 
-    /// Of the view that is in place, or of one before it.
+    /// The version of the current view, or of one before it.
     pub(crate) fn version(&self) -> u64 {
         self.version.load(Acquire)
     }
@@ -328,7 +329,7 @@ impl Catalog {
         }
     }
 
-    /// The service, asking discovery for one that is not known yet. Waits at most [`limits::DISCOVERY_WAIT`].
+    /// The service. Asks discovery if it is not known yet, and waits at most [`limits::DISCOVERY_WAIT`].
     pub(crate) async fn find(&self, asked: Asked) -> Result<Arc<Service>, Unknown> {
         if let Some(service) = self.known(&asked) {
             return Ok(service);

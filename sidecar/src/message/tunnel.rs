@@ -54,13 +54,14 @@ pub(crate) fn refusal(
     }
     match (head.protocol(), speaks) {
         (Some(protocol), _) if http1::is_http_within(protocol) => {
-            Some("must not change to HTTP or TLS: its sidecar could not say who calls in it")
+            Some("must not change to HTTP or TLS: within those its sidecar could not say who calls")
         }
         (Some(_), _) | (None, AppProtocol::Tcp) => None,
         (None, AppProtocol::Http1) if answers_connect && !is_made_by_sidecar => None,
         (None, _) => Some(
-            "speaks HTTP, so no tunnel leads to it: its sidecar could not say who calls in it. Declare a service of another \
-             protocol with `protocol: tcp`, and one of HTTP/1.1 that answers CONNECT itself with `connect: true`",
+            "speaks HTTP, so no tunnel leads to it: within one its sidecar could not say who calls. Declare a service of \
+             another protocol with `protocol: tcp`, and one of HTTP/1.1 that answers CONNECT itself with \
+             `connect: true`",
         ),
     }
 }

@@ -1,5 +1,5 @@
-//! The tries of one call: an endpoint is picked, the call is sent there, and where it provably was not seen, or where
-//! its contract says that twice is as once, it is sent again elsewhere.
+//! The tries of one call: an endpoint is picked and the call is sent there. It is retried elsewhere if the endpoint has
+//! provably not processed it, or if its method is idempotent.
 
 use std::{rc::Rc, sync::atomic::Ordering::Relaxed};
 
@@ -23,7 +23,7 @@ use crate::{
     time::moment::Moment,
 };
 
-/// What the caller is told when time is up.
+/// The failure when the deadline has passed.
 pub(crate) fn deadline_passed(call: &Call) -> Failure {
     let failure = Failure::deadline_passed();
     match call.tries.route() {
@@ -32,7 +32,8 @@ pub(crate) fn deadline_passed(call: &Call) -> Failure {
     }
 }
 
-/// What the caller is told of a service that does not take what it is sent, or whose answers nobody reads.
+/// The failure if calls to this service hold too much memory: it does not take requests, or their callers read no
+/// answers.
 #[cold]
 pub(crate) fn holds_its_part(call: &Call) -> Failure {
     let memory = call.worker.shared.budget.bytes();
@@ -41,7 +42,7 @@ pub(crate) fn holds_its_part(call: &Call) -> Failure {
     Failure::new(Reason::Overloaded, message).of_service(name)
 }
 
-/// What the caller is told of a service that has as many calls as it may have.
+/// The failure if a service has as many calls as it may have.
 #[cold]
 fn has_its_calls(service: &Service, callee: &Load) -> Failure {
     let (name, calls) = (&service.name, callee.calls());
@@ -50,7 +51,7 @@ fn has_its_calls(service: &Service, callee: &Load) -> Failure {
     Failure::new(Reason::Overloaded, message).of_service(name.as_str())
 }
 
-/// Writes down how a try failed, and says how the call goes on.
+/// Records how a try failed, and says how the call goes on.
 pub(crate) fn missed(call: &Call, miss: Miss) -> Next {
     let tries = &call.tries;
     let Some(route) = tries.route() else { return unrouted(miss) };
@@ -75,7 +76,7 @@ pub(crate) fn missed(call: &Call, miss: Miss) -> Next {
     Next::Again
 }
 
-/// What the caller is told if this was the last try; an error is the service's own code for it.
+/// The failure if this was the last try. `Err` is the code with which the service reset the call.
 fn failure_of(Route { service, method }: &Route, call: &Call, miss: Miss) -> Result<Failure, Code> {
     let (name, now) = (&service.name, call.worker.moment());
     let sent = &call.tries.sent;
@@ -127,7 +128,7 @@ fn failure_of(Route { service, method }: &Route, call: &Call, miss: Miss) -> Res
 }
 
 fn no_choice(service: &Service, tries: &Tries, why: NoChoice, now: Moment) -> Failure {
-    // What went wrong before says more than that nothing is left to try.
+    // How the last try failed says more than that no endpoint is left to try.
     if let Some(last) = tries.last.borrow_mut().take() {
         return *last;
     }
@@ -140,13 +141,13 @@ fn no_choice(service: &Service, tries: &Tries, why: NoChoice, now: Moment) -> Fa
         NoChoice::NoneUp => {
             Failure::new(Reason::NoEndpoint, format!("{name} is known, but none of its endpoints is up"))
         }
-        // Each try leaves a failure behind, which was told above.
+        // Not reached: each try leaves a failure behind, which is returned above.
         NoChoice::AllTried => Failure::new(Reason::ConnectFailed, format!("each endpoint of {name} was tried")),
     };
     failure.of_service(name.as_str())
 }
 
-/// How a call ends that has no route: the sidecar answers it itself, and there is nobody else to ask.
+/// How a call without a route ends: the sidecar answers it itself, so there is no other endpoint to try.
 #[cold]
 fn unrouted(miss: Miss) -> Next {
     let (reason, why) = match miss {
@@ -170,7 +171,7 @@ pub(crate) async fn run(proxy: &Proxy, call: &Rc<Call>) -> Result<(), Next> {
         let pick = proxy.balancer.pick(&service.endpoints, &tried[..count], now);
         let endpoint = pick.map_err(|why| Next::Fail(no_choice(service, tries, why, call.worker.moment())))?;
         tries.note(endpoint.number);
-        // Picked all the same: each of them is shut, or another call has just become this one's probe.
+        // If its breaker refuses, it was picked all the same: all are open, or another call has just become its probe.
         let permit = endpoint.breaker.admit(now).unwrap_or(Permit::Call);
         let span = call.with_record(|record| record.span_of_attempt(count as u32 + 1, endpoint)).flatten();
         call.attempt(AttemptRecord::begin(worker, endpoint, permit, call.limit(), span));
@@ -204,7 +205,7 @@ pub(crate) async fn run(proxy: &Proxy, call: &Rc<Call>) -> Result<(), Next> {
     }
 }
 
-/// What is said anew in each try: the time that is left, and whose child it is.
+/// Sets the part of the head that differs between tries: the time that is left, and the parent span.
 fn adapt(head: &mut weft_wire::Headers, attempt: Option<&AttemptRecord>, deadline: Option<Moment>, now: Moment) {
     deadline::pass_on(head, deadline, now);
     if let Some(span) = attempt.and_then(|attempt| attempt.span.as_ref()) {
@@ -268,7 +269,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_service_that_never_answers_gets_no_more_calls_and_others_do() {
+    async fn a_service_that_never_answers_does_not_take_the_calls_of_others() {
         LocalSet::new()
             .run_until(async {
                 let worker = trial::worker();
@@ -291,20 +292,20 @@ mod tests {
                     begun[call].tries.set_route(Rc::clone(route));
                     match run(&proxy, &begun[call]).await {
                         Err(Next::Fail(failure)) => failure,
-                        _ => panic!("nobody is there who would take it"),
+                        _ => panic!("there is no endpoint that could take it"),
                     }
                 };
                 let refused = failed(0, &silent).await;
                 assert_eq!((refused.reason, refused.service.as_deref()), (Reason::Overloaded, Some("silent.shop")));
                 assert!(refused.message.starts_with("10000 calls to silent.shop run"), "{}", refused.message);
-                assert_eq!(failed(1, &other).await.reason, Reason::ConnectFailed, "it gets as far as to its endpoint");
+                assert_eq!(failed(1, &other).await.reason, Reason::ConnectFailed, "it gets as far as its endpoint");
                 drop((stuck, begun));
             })
             .await;
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_waits_for_a_connection_counts_for_the_callee() {
+    async fn bytes_that_wait_for_a_connection_count_for_the_callee() {
         LocalSet::new()
             .run_until(async {
                 let worker = trial::worker();

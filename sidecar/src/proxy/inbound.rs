@@ -1,7 +1,7 @@
-//! The way of a call to the own service:
+//! The steps of a call in to the local service:
 //!
-//! accept → mTLS → peer identity ([`crate::accept::members`]) → trace → deadline → local service → (the call's two sides move each other's parts:
-//! [`crate::call`]) → record
+//! accept → mTLS → peer identity ([`crate::accept::members`]) → trace → deadline → local service → (relay between the
+//! call's two sides: [`crate::call`]) → record
 
 use std::{
     cell::{OnceCell, RefCell},
@@ -44,24 +44,24 @@ use crate::{
     transport::pool::Pool,
 };
 
-/// Another sidecar on a connection.
+/// Another sidecar, on one connection.
 pub(crate) struct Peer {
     pub(crate) proxy: Rc<Proxy>,
     pub(crate) id: SpiffeId,
     from: SocketAddr,
-    /// What spans say of it, once one of its calls is recorded.
+    /// What spans say about it. Made when the first of its calls is recorded.
     told: OnceCell<Caller>,
     pub(crate) load: Rc<Load>,
     /// The connections for its calls to a service that speaks HTTP/2.
     pool: OnceCell<Rc<Pool>>,
-    /// What the service is told of it, in Envoy's format.
+    /// The value of `x-forwarded-client-cert` for its calls, in Envoy's format.
     client_cert: Vec<u8>,
-    /// Rows for this peer, by a method's place; the last is for what no descriptor knows.
+    /// Rows of metrics for this peer, by a method's place. The last is for methods that no descriptor has.
     metrics: RefCell<Vec<Option<Arc<CallMetrics>>>>,
     last: RefCell<LastMethod>,
 }
 
-/// What the last call of a connection was to: most of its calls are to the same.
+/// The method of the last call of a connection: most of its calls are to the same one.
 #[derive(Default)]
 struct LastMethod {
     path: Vec<u8>,
@@ -69,7 +69,7 @@ struct LastMethod {
     metrics: Option<Arc<CallMetrics>>,
 }
 
-/// A longer path is not remembered: every connection would have room for it.
+/// A longer path is not remembered, as every connection would keep one.
 const KEPT_PATH_BYTES: usize = 256;
 
 impl Peer {
@@ -93,12 +93,12 @@ impl Peer {
         })
     }
 
-    /// Where its calls go to a service that speaks HTTP/2.
+    /// The pool for its calls to a service that speaks HTTP/2.
     fn pool(&self, pools: &OwnPools) -> &Rc<Pool> {
         self.pool.get_or_init(|| pools.of(&self.id))
     }
 
-    /// Which method of the service's contracts a path is, and the row in which its calls are counted.
+    /// The place of a path's method among those of the service's contracts, and the row that counts its calls.
     fn method(&self, local: &LocalService, path: &[u8]) -> (Option<usize>, Arc<CallMetrics>) {
         let mut last = self.last.borrow_mut();
         if let Some(metrics) = &last.metrics
@@ -156,10 +156,10 @@ impl Way for Peer {
     }
 }
 
-/// Carries a call to the own service.
+/// Carries a call to the local service.
 pub(crate) async fn carry(peer: Rc<Peer>, call: Rc<Call>) {
     let worker = &peer.proxy.worker;
-    // The listener exists only where there is a service.
+    // Not reached: without a local service there is no inbound listener.
     let Some(local) = &peer.proxy.local else { return call.reset(Code::REFUSED_STREAM) };
     let wants = Wants::of(&call);
     admit(&peer, local, &call);
@@ -193,7 +193,7 @@ pub(crate) async fn carry(peer: Rc<Peer>, call: Rc<Call>) {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Wants {
     Answer,
-    /// Another protocol, from the answer's head on.
+    /// Another protocol after the head of the answer.
     Upgrade,
     Tunnel,
 }
@@ -208,16 +208,16 @@ impl Wants {
     }
 }
 
-/// Why the local service does not get a request for a tunnel or an upgrade, if it does not.
+/// Why the local service must not get a request for a tunnel or an upgrade. `None` if it may.
 fn refusal(worker: &Worker, call: &Call) -> Option<&'static str> {
     let (args, head) = (&worker.shared.args, call.head());
     tunnel::refusal(&head, tunnel::is_made_by_sidecar(&head), args.protocol, args.connect)
 }
 
-/// Has the local service never hear of an upgrade that it is not declared to know.
+/// Hides from the local service an upgrade that it is not declared to know.
 ///
 /// # Errors
-/// It speaks HTTP/2, in which an upgrade is no offer beside a request.
+/// If the service speaks HTTP/2: there the request can't go on without its upgrade.
 fn withhold_upgrade(peer: &Peer, local: &LocalService, call: &Call) -> Result<(), Failure> {
     let name = call.head().protocol().unwrap_or_default().escape_ascii().to_string();
     if !matches!(local.connections, Connections::Http1(_)) {
@@ -235,7 +235,7 @@ fn withhold_upgrade(peer: &Peer, local: &LocalService, call: &Call) -> Result<()
     Ok(())
 }
 
-/// What is looked at and written into the head before a call goes on.
+/// Reads from and writes into the head what must be there before a call goes on: trace, deadline, who calls.
 fn admit(peer: &Peer, local: &LocalService, call: &Rc<Call>) {
     let worker = &peer.proxy.worker;
     let mut head = call.head_mut();
@@ -256,14 +256,14 @@ fn admit(peer: &Peer, local: &LocalService, call: &Rc<Call>) {
     call.end_by(deadline, limit);
 }
 
-/// Sends a call once more that the local service did not look at.
+/// Sends a call again that the local service has refused without processing it.
 async fn again(peer: &Peer, call: Rc<Call>) {
     let pool = match peer.proxy.local.as_ref().map(|local| &local.connections) {
         Some(Connections::Http2(pools)) => peer.pool(pools),
         Some(Connections::Http1(pool)) => return own_http1::again(Rc::clone(pool), call).await,
         Some(Connections::Tcp) | None => return call.reset(Code::REFUSED_STREAM),
     };
-    // The first time at once: most likely it was one of its connections that was about to close.
+    // The first retry is at once: most likely the service was about to close that connection.
     let pause = FIRST_PAUSE * ((1 << call.tries.sent.get().saturating_sub(1)) - 1);
     if !pause.is_zero() {
         sleep(pause).await;
@@ -275,7 +275,7 @@ async fn again(peer: &Peer, call: Rc<Call>) {
     }
 }
 
-/// Doubled with each try.
+/// About doubled with each further try.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 
 async fn send(pool: &Rc<Pool>, call: &Rc<Call>, is_upgrade: bool) -> Result<(), Miss> {
@@ -287,7 +287,7 @@ async fn send(pool: &Rc<Pool>, call: &Rc<Call>, is_upgrade: bool) -> Result<(), 
         own_http1::decline(call);
         return Ok(());
     }
-    // Some servers end the connection when a list is longer than they take, and with it the calls of all who share it.
+    // Some servers close the connection if a list is longer than they take, and with it end all other calls on it.
     let takes = link.header_list_bytes();
     if call.head().list_bytes() > takes as usize {
         call.fail(&call.too_large_for(takes));
@@ -303,38 +303,36 @@ async fn send(pool: &Rc<Pool>, call: &Rc<Call>, is_upgrade: bool) -> Result<(), 
     Ok(())
 }
 
-/// What a peer is told that has as many calls here as it may have.
+/// The failure for a peer that has as many calls here, or holds as much memory, as it may.
 pub(crate) fn too_many_calls(worker: &Worker, peer: &Load) -> Failure {
     let name = worker.shared.own.as_ref().map_or("the service", |own| own.as_str());
     let message = if !worker.accounts.inbound.takes_calls(peer) {
         let (bytes, memory) = (peer.bytes(), worker.shared.budget.bytes());
-        format!(
-            "calls of this caller hold {bytes} bytes in the sidecar of {name}, which is its part (--memory {memory})"
-        )
+        format!("calls of this caller hold {bytes} bytes in the sidecar of {name}, its full part (--memory {memory})")
     } else {
-        format!("{} calls run at {name}, and this caller has its part of them", worker.calls.inbound.get())
+        format!("{} calls run at {name}, and this caller has its full part of them", worker.calls.inbound.get())
     };
     Failure::new(Reason::ServiceFull, message).of_service(name)
 }
 
-/// What becomes of a call that the local service did not answer.
+/// How a call goes on that the local service did not answer.
 pub(crate) fn missed(call: &Call, miss: Miss) -> Next {
     let shared = &call.worker.shared;
     match miss {
         Miss::Reset(code) => Next::Reset(code),
-        // It is merely full, or about to close that connection.
+        // The service is only full, or about to close that connection.
         Miss::Unseen(_) if call.is_repeatable() && call.tries.sent.get() < limits::REFUSED_TRIES => {
             call.tries.sent.set(call.tries.sent.get() + 1);
             Next::Again
         }
-        // Neither is anything wrong with the service, nor has it seen the call: the caller's sidecar tries another.
+        // The service is well and has not processed the call: the caller's sidecar tries another endpoint.
         Miss::NotSent(ConnectError::Full) | Miss::Unseen(_) | Miss::Full(_) => {
             let name = shared.own.as_ref().map_or("the service", |own| own.as_str());
             let message = format!("{name} takes no more calls at present");
             shared.check_health_now.notify_one();
             Next::Fail(Failure::new(Reason::ServiceFull, message).of_service(name))
         }
-        // The service has not seen the call: the caller's sidecar tries another.
+        // The service has not seen the call: the caller's sidecar tries another endpoint.
         Miss::NotSent(ConnectError::Failed(_)) => {
             call.with_record(|record| record.ended(Outcome::Failed(Reason::ConnectFailed)));
             shared.metrics.failure(Reason::ConnectFailed);

@@ -1,10 +1,10 @@
-//! The way of a call out of the own service:
+//! The steps of a call out of the local service:
 //!
-//! accept → detect → target → trace → breaker → deadline → [attempt: pick endpoint → connection → send] → (the call's
-//! two sides move each other's parts: [`crate::call`]) → classify → record
+//! accept → detect → target → trace → breaker → deadline → [attempt: pick endpoint → connection → send] → (relay
+//! between the call's two sides: [`crate::call`]) → classify → record
 //!
-//! [`carry`] is that way up to the sending. It nearly never waits, and then it runs to its end where the head came in;
-//! when it has to wait, for discovery or for a connection, it is a task.
+//! [`carry`] takes the steps from target to send. It hardly ever waits, so it usually runs to its end where the head
+//! came in. If it has to wait, for discovery or for a connection, it goes on as a task.
 
 use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
 
@@ -34,17 +34,17 @@ use crate::{
 /// A client's connection.
 pub(crate) struct Downstream {
     pub(crate) proxy: Rc<Proxy>,
-    /// Where all of its calls go, if it has come by a port or an address that leads to one service.
+    /// Where all of its calls go, if it came in on a port or for an address that leads to one service.
     fixed: Option<ServiceName>,
     last_route: RefCell<LastRoute>,
 }
 
-/// Where the last call of a connection went: most of its calls go the same way.
+/// Where the last call of a connection went: most of its calls go to the same method.
 #[derive(Default)]
 struct LastRoute {
     authority: Vec<u8>,
     path: Vec<u8>,
-    /// The view of the catalog in which it was found.
+    /// The version of the catalog in which the route was found.
     view: u64,
     route: Option<Rc<Route>>,
 }
@@ -69,7 +69,7 @@ pub(crate) async fn carry(downstream: Rc<Downstream>, call: Rc<Call>) {
     }
 }
 
-/// Where a head leads.
+/// Where a call goes.
 enum Routed {
     To(Rc<Route>),
     /// To the sidecar itself.
@@ -81,7 +81,7 @@ impl Downstream {
         Rc::new(Self { proxy: Rc::clone(proxy), fixed: None, last_route: RefCell::default() })
     }
 
-    /// One whose calls go to a service, whatever they name.
+    /// A connection whose calls all go to this service, whatever they name.
     pub(crate) fn to(proxy: &Rc<Proxy>, service: &ServiceName) -> Rc<Self> {
         Rc::new(Self { proxy: Rc::clone(proxy), fixed: Some(service.clone()), last_route: RefCell::default() })
     }
@@ -139,7 +139,8 @@ impl Way for Downstream {
 async fn route(downstream: &Downstream, call: &Call) -> Result<Routed, Failure> {
     let worker = downstream.worker();
     let authority = call.head().authority().unwrap_or_default().to_vec();
-    // By its name it is another service than by its authority; and a stripped path is found anew each time.
+    // Only what authority and path alone decide is remembered: no call with `x-weft-service`, and no path that is
+    // stripped.
     let path = (!target::is_named(&call.head())).then(|| call.head().path().unwrap_or_default().to_vec());
     let view = worker.shared.catalog.version();
     let target = downstream.target(&mut call.head_mut())?;
@@ -201,8 +202,8 @@ async fn send(proxy: &Proxy, call: &Rc<Call>, route: Rc<Route>) -> Result<(), Ne
     attempt::run(proxy, call).await
 }
 
-/// Refuses a tunnel or an upgrade that its callee's sidecar would refuse, as far as it is known here: whether the service
-/// answers CONNECT itself is known there only.
+/// Refuses a tunnel or an upgrade that the callee's sidecar would refuse, as far as this one can know: only the
+/// callee's knows whether the service answers CONNECT itself.
 fn refuse_tunnel(call: &Call, service: &Service) -> Result<(), Next> {
     let speaks = match service.protocol {
         Protocol::Tcp => AppProtocol::Tcp,
@@ -223,7 +224,7 @@ async fn find_contract(worker: &Worker, path: &str) -> Result<Arc<Service>, Fail
         let message = format!("`{path}` is not a gRPC path: /PACKAGE.SERVICE/METHOD");
         return Err(Failure::new(Reason::NoSuchService, message));
     };
-    // No allocation for what is known, which is nearly every call.
+    // No allocation for a known service, which nearly every call names.
     if let Some(service) = worker.shared.catalog.view().contracts.get(contract) {
         return Ok(Arc::clone(service));
     }
@@ -253,7 +254,7 @@ pub(crate) async fn find(worker: &Worker, asked: Asked) -> Result<Arc<Service>, 
 
 const RETRY_SOON: Duration = Duration::from_secs(1);
 
-/// Why no call is taken any more.
+/// The failure when no more calls are taken.
 pub(crate) fn too_many_calls(worker: &Worker) -> Failure {
     let account = &worker.accounts.outbound;
     let message = if !account.takes_calls(&worker.own) {
@@ -266,8 +267,10 @@ pub(crate) fn too_many_calls(worker: &Worker) -> Failure {
 }
 
 fn speaks_tcp(service: &Service) -> Failure {
-    let message =
-        format!("{} does not speak HTTP: open a connection of its own to it, by CONNECT or a forward", service.name);
+    let message = format!(
+        "{} does not speak HTTP: connect to it by CONNECT or by a port that leads to it (--forward)",
+        service.name
+    );
     Failure::new(Reason::Malformed, message).of_service(service.name.as_str())
 }
 

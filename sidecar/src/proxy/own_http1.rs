@@ -1,4 +1,4 @@
-//! Requests to a local service that speaks HTTP/1.1.
+//! Connections to a local service that speaks HTTP/1.1, and the calls that go over them.
 
 use std::{
     cell::{Cell, RefCell},
@@ -34,10 +34,11 @@ pub(crate) struct Pool {
     connecting: Cell<usize>,
 }
 
-/// A call that waits. Its end of the channel is closed when it waits no more.
+/// A call that waits for a connection. The call closes its end of the channel when it stops waiting.
 type Waiting = oneshot::Sender<Result<Lease, ConnectError>>;
 
-/// A connection on its way to a call. If the call is gone when it comes, it goes to the next.
+/// A connection on its way to a waiting call. If the call is gone by then, dropping this gives the connection to the
+/// next.
 struct Lease {
     pool: Rc<Pool>,
     socket: Option<Rc<Socket>>,
@@ -57,16 +58,16 @@ impl Drop for Lease {
     }
 }
 
-/// Whose turn it is.
+/// Where a call joins the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Turn {
-    /// After those of its peer that wait already.
+    /// After the waiting calls of its peer.
     Last,
-    /// Before them: it has waited once.
+    /// Before them, as it has waited before.
     First,
 }
 
-/// Connections that a call takes and finds closed, before it gives up.
+/// How many connections a call takes and finds closed before it gives up.
 const CONNECTIONS_TAKEN: usize = 4;
 
 impl Pool {
@@ -75,17 +76,17 @@ impl Pool {
         Rc::new(Self { worker, address, idle, waiting, connecting: Cell::new(0) })
     }
 
-    /// The one that was used last, so that those too many become old.
+    /// The idle connection that was used last, so that unneeded ones stay idle until they are closed.
     fn idle(&self) -> Option<Rc<Socket>> {
         let mut idle = self.idle.borrow_mut();
         std::iter::from_fn(|| idle.pop()).find(|socket| !socket.is_gone())
     }
 
-    /// Waits for a connection. Dropping the future gives the turn to the next.
+    /// Waits for a connection. Dropping the future gives the turn to the next call.
     async fn wait(self: &Rc<Self>, peer: &Rc<Load>, mut turn: Turn) -> Result<Rc<Socket>, ConnectError> {
         for _ in 0..CONNECTIONS_TAKEN {
             let socket = self.lease(peer, turn).await?.take();
-            // The service may close it before its call sees it.
+            // The service may have closed it before its call gets it.
             if !socket.is_gone() {
                 return Ok(socket);
             }
@@ -99,7 +100,7 @@ impl Pool {
         {
             let mut waiting = self.waiting.borrow_mut();
             if !waiting.has_room_for(peer, limits::HTTP1_CALLS_WAITING) {
-                // Most likely they are there, but some may have given up.
+                // Most of them are still waiting, but some may have given up.
                 waiting.retain(|other| !other.is_closed());
             }
             if !waiting.has_room_for(peer, limits::HTTP1_CALLS_WAITING) {
@@ -112,7 +113,7 @@ impl Pool {
             }
         }
         self.connect_more();
-        // A sender that goes without a word was dropped with its worker.
+        // A sender is dropped without an answer only together with its worker.
         connection.await.unwrap_or(Err(ConnectError::Failed("the sidecar is stopping".into())))
     }
 
@@ -122,13 +123,13 @@ impl Pool {
         std::iter::from_fn(|| waiting.pop()).find(|call| !call.is_closed())
     }
 
-    /// Gives a connection on which nothing runs to the next call, or keeps it.
+    /// Gives a free connection to the next waiting call, or keeps it.
     fn keep(self: &Rc<Self>, socket: Rc<Socket>) {
         if socket.is_gone() {
             return;
         }
         if let Some(next) = self.next_waiting() {
-            // It comes back here when the call is gone before it has taken it.
+            // If the call goes before it has taken the connection, the lease brings it back here.
             let _ = next.send(Ok(Lease { pool: Rc::clone(self), socket: Some(socket) }));
             return;
         }
@@ -141,7 +142,7 @@ impl Pool {
         socket.close();
     }
 
-    /// Makes as many connections as calls wait for, but not too many at once.
+    /// Starts to connect for each waiting call, but no more than `HTTP1_CONNECTS` at once.
     fn connect_more(self: &Rc<Self>) {
         while self.connecting.get() < limits::HTTP1_CONNECTS.min(self.waiting.borrow().len()) {
             self.connecting.set(self.connecting.get() + 1);
@@ -164,7 +165,7 @@ impl Pool {
             Err(why) => {
                 counters.upstream_connects_failed.fetch_add(1, Relaxed);
                 if let Some(next) = self.next_waiting() {
-                    // One who has just given up is no loss.
+                    // If that call has just given up, the error is not needed.
                     let _ = next.send(Err(ConnectError::Failed(why.to_string().into())));
                 }
             }
@@ -172,7 +173,7 @@ impl Pool {
         self.connect_more();
     }
 
-    /// Begins HTTP/1.1 on a connection.
+    /// Starts HTTP/1.1 on a new connection.
     fn drive(self: &Rc<Self>, stream: TcpStream) -> Rc<Socket> {
         let socket = Socket::http1_client(&self.worker);
         let (pool, kept) = (Rc::clone(self), Rc::downgrade(&socket));
@@ -200,15 +201,15 @@ pub(crate) async fn send(pool: &Rc<Pool>, peer: &Rc<Load>, call: &Rc<Call>) -> R
     call.send_over_socket(&socket).map_err(unwritable)
 }
 
-/// A head that HTTP/2 lets through and HTTP/1.1 has no form for: the connection and the service are well.
+/// A head that is valid in HTTP/2 but can't be written in HTTP/1.1. The connection and the service are not at fault.
 fn unwritable(why: http1::Error) -> Miss {
-    Miss::Malformed(format!("the request can't be made over HTTP/1.1: {why}"))
+    Miss::Malformed(format!("the request can't be sent over HTTP/1.1: {why}"))
 }
 
-/// Sends a call once more that a connection did not take which was kept too long.
+/// Sends a call again after the service had closed the idle connection that it was sent over.
 pub(crate) async fn again(pool: Rc<Pool>, call: Rc<Call>) {
     let Some(peer) = call.peer() else { return };
-    // Others that are idle may be as old.
+    // It skips the idle connections, as they may be closed, too.
     let sent = match pool.wait(&peer, Turn::First).await {
         Ok(socket) => call.send_over_socket(&socket).map_err(unwritable),
         Err(why) => Err(Miss::NotSent(why)),
@@ -218,7 +219,7 @@ pub(crate) async fn again(pool: Rc<Pool>, call: Rc<Call>) {
     }
 }
 
-/// Says with a whole answer that the own service does not speak what a request wants.
+/// Answers that the local service does not speak what a request asks for: 501.
 pub(crate) fn decline(call: &Rc<Call>) {
     let mut head = Headers::new();
     head.set(Name::STATUS, b"501");
@@ -237,7 +238,7 @@ mod tests {
     use super::*;
     use crate::trial;
 
-    /// A pool whose service accepts nothing by itself, and the worker that it belongs to.
+    /// A pool of connections to this address, and the worker that it belongs to.
     fn pool(address: SocketAddr) -> (Rc<Pool>, Rc<Worker>) {
         let worker = trial::worker();
         (Pool::new(&worker, address), worker)
@@ -255,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_goes_to_who_has_waited_longest_and_still_waits() {
+    fn a_connection_goes_to_the_call_that_has_waited_longest() {
         run(async {
             let (pool, worker) = pool(NOWHERE);
             let mut first = Box::pin(pool.wait(&worker.own, Turn::Last));
@@ -267,8 +268,8 @@ mod tests {
             assert!(poll(hasty.as_mut()).is_pending());
             let socket = Socket::http1_client(&worker);
             pool.keep(Rc::clone(&socket));
-            assert!(matches!(poll(hasty.as_mut()), Poll::Ready(Ok(_))), "one that has waited before");
-            // The first is given a connection, and goes before it has taken it: the next has it.
+            assert!(matches!(poll(hasty.as_mut()), Poll::Ready(Ok(_))), "it goes first, as it has waited before");
+            // The first call is given a connection, but goes before it has taken it. The next gets it.
             pool.keep(Rc::clone(&socket));
             drop(first);
             assert!(matches!(poll(second.as_mut()), Poll::Ready(Ok(_))));
@@ -276,19 +277,19 @@ mod tests {
             pool.keep(Rc::clone(&socket));
             assert!(matches!(poll(third.as_mut()), Poll::Ready(Ok(_))));
             pool.keep(Rc::clone(&socket));
-            assert!(pool.idle().is_some_and(|idle| Rc::ptr_eq(&idle, &socket)), "nobody waits");
+            assert!(pool.idle().is_some_and(|idle| Rc::ptr_eq(&idle, &socket)), "no call waits");
         });
     }
 
     #[test]
-    fn the_queue_and_what_is_kept_idle_are_bounded() {
+    fn the_queue_and_the_idle_connections_are_bounded() {
         run(async {
             let (pool, worker) = pool(NOWHERE);
-            // One peer alone leaves as much to the others.
+            // One peer alone takes half and leaves the rest to others.
             let most = limits::HTTP1_CALLS_WAITING / 2;
             let mut waiting: Vec<_> = (0..most).map(|_| Box::pin(pool.wait(&worker.own, Turn::Last))).collect();
             assert!(waiting.iter_mut().all(|call| poll(call.as_mut()).is_pending()));
-            assert_eq!(pool.connecting.get(), limits::HTTP1_CONNECTS, "and no more at once");
+            assert_eq!(pool.connecting.get(), limits::HTTP1_CONNECTS, "no more are made at once");
             assert!(matches!(poll(pin!(pool.wait(&worker.own, Turn::Last))), Poll::Ready(Err(ConnectError::Full))));
             waiting.truncate(1);
             assert!(poll(pin!(pool.wait(&worker.own, Turn::Last))).is_pending(), "there is room again");
@@ -301,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn each_call_that_waits_is_told_that_nobody_listens() {
+    fn each_waiting_call_fails_if_the_service_does_not_listen() {
         run(async {
             let (pool, worker) = pool(NOWHERE);
             let mut calls: Vec<_> = (0..50).map(|_| Box::pin(pool.wait(&worker.own, Turn::Last))).collect();
@@ -316,13 +317,13 @@ mod tests {
     }
 
     #[test]
-    fn a_listener_with_a_full_backlog_is_asked_again() {
+    fn a_connect_to_a_full_backlog_is_repeated() {
         run(async {
             let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
             socket.bind(([127, 0, 0, 1], 0).into()).expect("a free port");
             let listener = socket.listen(1).expect("it listens");
             let (pool, worker) = pool(listener.local_addr().expect("it is bound"));
-            // More than the backlog holds; each is taken only when the one before has its connection.
+            // More than the backlog holds. Each is accepted only once the call before it has its connection.
             let mut calls: Vec<_> = (0..20).map(|_| Box::pin(pool.wait(&worker.own, Turn::Last))).collect();
             let mut accepted = Vec::new();
             for call in &mut calls {

@@ -1,4 +1,4 @@
-//! The service that the sidecar fronts.
+//! The local service, as a worker reaches it.
 
 use std::{cell::RefCell, collections::HashMap, net::SocketAddr, rc::Rc, sync::Arc};
 
@@ -14,27 +14,27 @@ use crate::{
     transport::pool::{Destination, Pool},
 };
 
-/// The way from a worker to the service that its sidecar fronts.
+/// A worker's view of the local service: its methods and the connections to it.
 pub(crate) struct LocalService {
     pub(crate) name: ServiceName,
     pub(crate) address: SocketAddr,
-    /// Of the contracts' methods: shared with the spans of their calls.
+    /// The names of the contracts' methods, shared with the spans of their calls.
     pub(crate) methods: Vec<Arc<str>>,
-    /// Where a path's method is among them.
+    /// The index in `methods` of each path.
     places: HashMap<Box<str>, usize>,
     pub(crate) connections: Connections,
 }
 
-/// How it is reached.
+/// The connections to it, by what it speaks.
 pub(crate) enum Connections {
     Http2(OwnPools),
     Http1(Rc<own_http1::Pool>),
-    /// One for each call.
+    /// A new one for each call.
     Tcp,
 }
 
 impl LocalService {
-    /// `None` for a sidecar that fronts nothing.
+    /// `None` for a sidecar without a local service.
     pub(crate) fn new(worker: &Rc<Worker>) -> Option<Self> {
         let shared = &worker.shared;
         let (name, address) = (shared.own.clone()?, shared.args.app?);
@@ -58,7 +58,7 @@ impl LocalService {
         self.methods.get(place?)
     }
 
-    /// Where a path's method is among those of its contracts.
+    /// The place of a path's method among those of its contracts.
     pub(crate) fn place(&self, path: &[u8]) -> Option<usize> {
         self.places.get(target::without_query(path)).copied()
     }
@@ -71,7 +71,7 @@ impl LocalService {
         }
     }
 
-    /// Gives back the buffers that connections keep and do not use.
+    /// Frees the buffers that connections keep and do not use.
     pub(crate) fn shrink(&self, now: Instant) {
         if let Connections::Http2(pools) = &self.connections {
             pools.by_caller.borrow().values().for_each(|pool| pool.shrink(now));
@@ -86,12 +86,12 @@ impl LocalService {
     }
 }
 
-/// One worker's connections to a local service that speaks HTTP/2: those of each caller are its own.
+/// One worker's connections to a local service that speaks HTTP/2. Each caller has its own.
 ///
-/// What a connection has, it has for all of its calls: its streams, its window, its place in the service's limits. A caller
-/// whose calls shared a connection with those of others could use up the window by one request that the service does not
-/// read, have the service end the connection, or take all streams. So callers share nothing here, as they do without a
-/// mesh; the replicas of one caller do, and they may have [`weft_mesh::limits::CONNECTIONS_PER_ENDPOINT`] connections.
+/// All calls on a connection share its streams, its window and what the service allows one connection. If callers
+/// shared one, a caller could use up the window with one request that the service does not read, make the service close
+/// the connection, or take all streams. So callers share no connection, just as without a mesh. The replicas of one
+/// caller share theirs, up to [`weft_mesh::limits::CONNECTIONS_PER_ENDPOINT`].
 pub(crate) struct OwnPools {
     worker: Rc<Worker>,
     address: SocketAddr,
@@ -119,7 +119,7 @@ impl OwnPools {
     }
 
     fn close_idle(&self, now: Instant) {
-        // A caller that is connected goes on with the pool that it has.
+        // A connected caller holds its pool and goes on with it.
         self.by_caller.borrow_mut().retain(|_, pool| pool.close_idle(now) || Rc::strong_count(pool) > 1);
     }
 }

@@ -1,4 +1,4 @@
-//! Calls that are connections to the local service.
+//! Tunnels to a local service that does not speak HTTP: each call has a connection of its own.
 
 use std::{net::SocketAddr, rc::Rc};
 
@@ -15,7 +15,7 @@ use crate::{
     },
 };
 
-/// Connects a call with the own service.
+/// Connects a call with the local service.
 pub(crate) async fn send(address: SocketAddr, call: &Rc<Call>) -> Result<(), Miss> {
     let stream = connect::to_local(address, || true).await;
     let stream = stream.map_err(|why| Miss::NotSent(ConnectError::Failed(why.to_string().into())))?;

@@ -1,5 +1,5 @@
-//! Calls answered within the sidecar, by a service that knows nothing of calls: an attendant sees to what the call gives
-//! it, and a pump to what it gives the call.
+//! Server reflection: calls that a service within the sidecar answers. The service knows nothing of [`Call`]. So one
+//! task reports to the call how much of the request the service has read, and pumps the service's answer into the call.
 
 use std::{pin::pin, rc::Rc};
 
@@ -28,7 +28,7 @@ pub(crate) fn reflect(call: &Rc<Call>) {
             let body = tonic::body::Body::new(PipeBody::new(pipe.clone()));
             let request = match path.and_then(|path| headers::to_request(&head, path, body)) {
                 Ok(request) => request,
-                // A stricter reader of paths than HTTP/2 has refused it: it is the caller's fault, and no try of a service's.
+                // `Uri` accepts fewer paths than HTTP/2. The caller is at fault, and there is no service to blame.
                 Err(e) => return call.fail(&Failure::new(Reason::Malformed, format!("the call can't be read: {e}"))),
             };
             let Ok(response) = call.worker.shared.reflection.clone().oneshot(request).await;
@@ -40,7 +40,7 @@ pub(crate) fn reflect(call: &Rc<Call>) {
     call.waits_in(Some(reflecting.abort_handle()));
 }
 
-/// Serves a call whose request is read from a pipe, and tells the call meanwhile what is read.
+/// Runs `serving`, which reads the call's request from a pipe, and reports to the call meanwhile what was read.
 async fn attended(call: Rc<Call>, pipe: Pipe, serving: impl Future<Output = ()>) {
     let mut serving = pin!(serving);
     let mut is_over = false;
@@ -59,15 +59,15 @@ async fn attended(call: Rc<Call>, pipe: Pipe, serving: impl Future<Output = ()>)
     }
 }
 
-/// A part that is pumped into a call.
+/// A part of an answer that is pumped into a call.
 enum Part<'a> {
     Data(&'a [u8], bool),
     Trailers(Headers),
-    /// It broke off.
+    /// The answer broke off.
     Broken(String),
 }
 
-/// Gives a call the parts of an answer.
+/// Gives a call a part of its answer.
 fn answer_with(call: &Rc<Call>, part: Part<'_>) {
     call.worker.tick();
     match part {
@@ -77,7 +77,7 @@ fn answer_with(call: &Rc<Call>, part: Part<'_>) {
     }
 }
 
-/// Bytes that may be in a call at once from a pump.
+/// How many bytes from a pump a call may hold at once.
 const PUMP_BYTES: usize = 64 * 1024;
 
 /// Reads a body into a call, no faster than the call passes it on.
@@ -125,8 +125,7 @@ mod tests {
         trial::{self, peer},
     };
 
-    /// Calls of the application that the sidecar answers itself have no route. Whatever is in them, and whatever becomes
-    /// of them, they end.
+    /// Calls that the sidecar answers itself have no route. They end, whatever they contain and however they fail.
     #[tokio::test(start_paused = true)]
     async fn calls_to_reflection_end_whatever_their_path_is() {
         LocalSet::new()
@@ -146,7 +145,7 @@ mod tests {
                 begun[3].missed(Miss::Broke("it broke off".into()));
                 client.pass(1).await.expect("the connection lives");
                 assert_eq!(begun.iter().map(|call| call.is_over()).collect::<Vec<_>>(), [true; 4]);
-                assert_eq!(worker.calls.outbound.get(), 0, "they keep no place");
+                assert_eq!(worker.calls.outbound.get(), 0, "they keep no slot");
             })
             .await;
     }

@@ -1,5 +1,5 @@
-//! The memory budget of the process (`--memory`), which is half each side's. What is counted in it, and for whom, says
-//! [`crate::thread::account`].
+//! The memory budget of the process (`--memory`): one half for inbound, one for outbound. [`crate::thread::account`]
+//! says what counts against it, and for whom.
 
 use std::sync::{
     Arc,
@@ -14,11 +14,11 @@ pub(crate) struct Budget {
     pub(crate) inbound: Arc<Part>,
 }
 
-/// One side's part of it.
+/// One side's half of the budget.
 #[derive(Debug)]
 pub(crate) struct Part {
     pub(crate) bytes: usize,
-    /// As the workers have told.
+    /// As the workers have reported.
     pub(crate) used: AtomicUsize,
 }
 
@@ -32,7 +32,7 @@ impl Budget {
         self.bytes
     }
 
-    /// Bytes of the side that uses more, and how many it may use.
+    /// Bytes that the fuller side uses, and how many it may use.
     pub(crate) fn fuller(&self) -> (usize, usize) {
         let fuller = if self.outbound.used() > self.inbound.used() { &self.outbound } else { &self.inbound };
         (fuller.used(), fuller.bytes)

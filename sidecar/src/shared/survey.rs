@@ -1,8 +1,7 @@
-//! What workers say of themselves when the admin port asks: the calls that run, and how much is in use of what is
-//! bounded.
+//! What workers report when the admin port asks: the calls that run, and how much is in use of each limited resource.
 //!
-//! A worker is asked through a channel and answers on its own thread, between the turns of its connections, which know
-//! their calls. So a call pays nothing for it.
+//! A worker is asked through a channel and answers on its own thread, between the turns of its connections. The
+//! connections know their calls, so a call does no work for this.
 
 use std::{cell::Cell, rc::Rc, sync::Arc};
 
@@ -16,17 +15,17 @@ use weft_wire::Usage;
 
 use crate::{endpoints::catalog::Endpoint, telemetry::metrics::CallMetrics, time::moment::Moment};
 
-/// Questions that wait for one worker; whoever has more waits with them, for no longer than for an answer.
+/// How many questions wait for one worker. More wait for a place in the queue, within [`limits::SURVEY_TIMEOUT`].
 const QUESTIONS_QUEUED: usize = 4;
 
-/// What is asked: a place for the answer.
+/// A question, which is the place for its answer.
 pub(crate) type Question = oneshot::Sender<Report>;
 
-/// The ways to all workers.
+/// Channels to all workers.
 pub(crate) struct Surveyor(Vec<mpsc::Sender<Question>>);
 
 impl Surveyor {
-    /// With the workers' ends.
+    /// Returns the receivers for the workers, too.
     pub(crate) fn new(workers: u8) -> (Self, Vec<mpsc::Receiver<Question>>) {
         let (ways, ends) = (0..workers).map(|_| mpsc::channel(QUESTIONS_QUEUED)).unzip();
         (Self(ways), ends)
@@ -44,47 +43,47 @@ impl Surveyor {
     }
 }
 
-/// One worker at one moment.
+/// The state of one worker at one moment.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     pub(crate) calls: usize,
-    /// Of the side that has more.
+    /// Calls of the side that has more.
     pub(crate) calls_of_side: Level,
-    /// Those that began first, at most [`limits::LIVE_CALLS_SHOWN`].
+    /// The calls that started first, at most [`limits::LIVE_CALLS_SHOWN`].
     pub(crate) oldest: Vec<LiveCall>,
-    /// Those whose TLS handshake is not done among them.
+    /// Includes those whose TLS handshake is not done.
     pub(crate) connections_accepted: usize,
-    /// Of the side that has more.
+    /// Accepted connections of the side that has more.
     pub(crate) connections_of_side: Level,
-    /// Those whose TLS handshake is not done.
+    /// Connections whose TLS handshake is not done.
     pub(crate) handshakes: usize,
-    /// Of the accepted connection that has most.
+    /// Streams of the accepted connection that has most.
     pub(crate) streams_on_one: usize,
     pub(crate) connections_made: usize,
-    /// Of the endpoint to which there are most.
+    /// Connections to the endpoint to which there are most.
     pub(crate) connections_to_one: usize,
-    /// Of the side that has more.
+    /// Bytes kept for retries, of the side that has more.
     pub(crate) replay_bytes_of_side: Level,
-    /// Of both.
+    /// The same, of both sides.
     pub(crate) replay_bytes: usize,
-    /// Of all its HTTP/2 connections: for each amount the most that one has.
+    /// For each amount, the most that one of the worker's HTTP/2 connections has.
     pub(crate) most: Usage,
-    /// The same, all together.
+    /// The sums over all of these connections.
     pub(crate) sum: Usage,
-    /// What the connection of another kind that has most holds back, one way.
+    /// Bytes that the fullest connection of another kind holds, in its fuller direction.
     pub(crate) socket_bytes: usize,
-    /// Buffers of all of those.
+    /// Bytes in the buffers of all connections of another kind.
     pub(crate) sockets_buffer_bytes: usize,
-    /// What they hold of calls, as the budget counts it.
+    /// Bytes that connections hold for calls, as the budget counts them.
     pub(crate) held_bytes: usize,
-    /// For whom, on each side, those that hold most first: at most [`HOLDERS`] of them.
+    /// Who they are held for: callers inbound, callees outbound; the [`HOLDERS`] with most bytes, largest first.
     pub(crate) callers: Vec<(String, usize)>,
     pub(crate) callees: Vec<(String, usize)>,
-    /// Buffers that no connection has at present.
+    /// Bytes in spare buffers, which no connection uses now.
     pub(crate) spare_bytes: usize,
 }
 
-/// How much there is of something, and how much there ever was.
+/// How much of something there is now, and the most that there ever was.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Level {
     pub(crate) now: usize,
@@ -120,10 +119,10 @@ impl Gauge {
     }
 }
 
-/// Those for whom connections hold most bytes that the admin port shows of each side.
+/// How many holders of bytes the admin port shows for each side.
 pub(crate) const HOLDERS: usize = 5;
 
-/// Those that hold most.
+/// The holders of most bytes, largest first.
 pub(crate) fn largest(mut holders: Vec<(String, usize)>) -> Vec<(String, usize)> {
     holders.retain(|(_, bytes)| *bytes > 0);
     holders.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
@@ -131,15 +130,15 @@ pub(crate) fn largest(mut holders: Vec<(String, usize)>) -> Vec<(String, usize)>
     holders
 }
 
-/// What can be told of a call that runs, on any thread.
+/// A running call, in a form that any thread can use.
 #[derive(Debug)]
 pub(crate) struct LiveCall {
     pub(crate) is_outbound: bool,
     pub(crate) started: Moment,
     pub(crate) deadline: Option<Moment>,
-    /// The row that it will be counted in: it has names. There is none before the call has a target.
+    /// The row of metrics that will count the call: it has the names. `None` before the call has a target.
     pub(crate) metrics: Option<Arc<CallMetrics>>,
-    /// Without its query, which is nobody's business.
+    /// Without its query, which may hold private data.
     pub(crate) path: Option<String>,
     pub(crate) endpoint: Option<Arc<Endpoint>>,
     pub(crate) progress: Progress,
@@ -148,7 +147,7 @@ pub(crate) struct LiveCall {
     pub(crate) tries: u32,
 }
 
-/// How far a call is.
+/// The progress of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Progress {
     Routing,
@@ -160,22 +159,22 @@ pub(crate) enum Progress {
 /// A call, as the survey sees it.
 pub(crate) trait Live {
     fn started(&self) -> Moment;
-    /// It has ended; what it has sent may still be under way.
+    /// Whether it has ended. The last bytes of its answer may still wait to be sent.
     fn is_over(&self) -> bool;
     fn look(&self) -> LiveCall;
 }
 
-/// What the connections hold on which calls come in.
+/// What accepted connections hold.
 #[derive(Default)]
 pub(crate) struct Accepts {
-    /// Those of HTTP/2.
+    /// Connections of HTTP/2.
     pub(crate) links: Vec<Usage>,
-    /// Those that carry one call at a time.
+    /// Connections that carry one call at a time.
     pub(crate) sockets: Vec<Usage>,
     pub(crate) calls: Vec<Rc<dyn Live>>,
 }
 
-/// What the pools of a worker say.
+/// What the connections in a worker's pools hold.
 #[derive(Default)]
 pub(crate) struct PoolSurvey {
     pub(crate) usages: Vec<Usage>,
@@ -184,7 +183,7 @@ pub(crate) struct PoolSurvey {
 }
 
 impl PoolSurvey {
-    /// Takes in one pool.
+    /// Adds one pool.
     pub(crate) fn add(&mut self, usages: Vec<Usage>) {
         self.connections += usages.len();
         self.connections_to_one = self.connections_to_one.max(usages.len());
@@ -197,7 +196,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_worker_that_hangs_does_not_keep_the_others_from_being_seen() {
+    async fn the_others_report_while_one_worker_hangs() {
         let (surveyor, mut ends) = Surveyor::new(2);
         let mut second = ends.pop().unwrap();
         tokio::spawn(async move {
@@ -205,7 +204,7 @@ mod tests {
                 let _ = question.send(Report::default());
             }
         });
-        // More often than questions can wait for the one that hangs.
+        // More questions than can be queued for the worker that hangs.
         for _ in 0..2 * QUESTIONS_QUEUED {
             let answered: Vec<bool> = surveyor.ask().await.iter().map(Option::is_some).collect();
             assert_eq!(answered, [false, true]);
@@ -213,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gauge_remembers_its_highest() {
+    fn a_gauge_remembers_its_highest_value() {
         let gauge = Gauge::default();
         gauge.add(3);
         gauge.take(2);
