@@ -8,7 +8,7 @@ use weft_mesh::{
     telemetry::LogFormat,
 };
 
-use crate::hosts::Network;
+use crate::authority::network::Network;
 
 /// How the control plane runs.
 #[derive(Debug, Clone, clap::Args)]

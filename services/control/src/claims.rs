@@ -12,9 +12,11 @@
 //! A claim of another service is contested: it is refused, counted and listed, and moves nothing.
 
 pub(crate) mod file;
+pub(crate) mod hosts;
 pub(crate) mod store;
 #[cfg(test)]
 mod tests;
+pub(crate) mod visibility;
 
 use std::{
     collections::{BTreeMap, HashMap},

@@ -6,10 +6,18 @@
 //! - [`membership`]: an endpoint's place in the registry; [`watching`]: a watcher's among those that are told.
 //! - [`reading`]: how what was announced of descriptors is found out.
 
+mod descriptors;
+mod hints;
 #[cfg(test)]
 mod lines;
 mod membership;
+pub(crate) mod rates;
 mod reading;
+pub(crate) mod registry;
+pub(crate) mod shelf;
+mod turns;
+pub(crate) mod watcher;
+mod watchers;
 mod watching;
 
 use std::{
@@ -30,19 +38,23 @@ use weft_mesh::{
     names::ServiceName,
 };
 
-use crate::{
-    claims::{Claims, Contest, Denied, Saved},
-    dashboard::{self, Catalog},
+use self::{
     descriptors::DescriptorSet,
     hints,
-    hosts::{Hosts, Network},
-    log_limit::Members,
     rates::Rates,
     registry::{Announcement, Digest, Evicted, Joined, Refusal, Registry},
     shelf::Shelf,
     turns::Turns,
-    visibility::{Sight, Visibility},
     watchers::Watchers,
+};
+use crate::{
+    authority::network::Network,
+    claims::{
+        Claims, Contest, Denied, Saved,
+        hosts::Hosts,
+        visibility::{Sight, Visibility},
+    },
+    log_limit::Members,
 };
 pub(crate) use membership::{Lacks, Membership};
 pub(crate) use reading::{Read, Reading};
@@ -110,6 +122,11 @@ impl Directory {
             lines: Members::default(),
             contest_lines: Members::default(),
         })
+    }
+
+    /// The mesh's trust domain.
+    pub(crate) fn trust_domain(&self) -> &TrustDomain {
+        &self.trust_domain
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -201,6 +218,18 @@ impl Directory {
         }
     }
 
+    /// Claims that were refused because another service has them.
+    pub(crate) fn contested(&self) -> Vec<Contest> {
+        self.lock().registry.claims().contests().collect()
+    }
+
+    /// How many claims are pinned now, and how many were refused since the start.
+    pub(crate) fn claim_counts(&self) -> (usize, u64) {
+        let state = self.lock();
+        let claims = state.registry.claims();
+        (claims.pins(), claims.refused())
+    }
+
     /// Gives up pinned claims.
     pub(crate) fn release(&self, claims: &[String]) {
         let mut state = self.lock();
@@ -287,28 +316,6 @@ impl Directory {
         let sets = state.sets_in(None, sight);
         let known: Vec<_> = sets.into_iter().filter_map(|set| set.extension_numbers(extendee)).collect();
         (!known.is_empty()).then(|| known.into_iter().flatten().collect())
-    }
-}
-
-impl Catalog for Directory {
-    fn services(&self) -> Vec<Service> {
-        self.services_in(&Sight::default())
-    }
-
-    fn contests(&self) -> Vec<dashboard::Contest> {
-        let id = |service: &ServiceName| SpiffeId::of_service(&self.trust_domain, service).to_string();
-        let shown = |Contest { claim, owner, claimant }| dashboard::Contest {
-            claim,
-            owner: id(&owner),
-            claimant: id(&claimant),
-        };
-        self.lock().registry.claims().contests().map(shown).collect()
-    }
-
-    fn figures(&self) -> dashboard::Figures {
-        let state = self.lock();
-        let claims = state.registry.claims();
-        dashboard::Figures { claims_pinned: claims.pins() as u64, claims_refused: claims.refused() }
     }
 }
 

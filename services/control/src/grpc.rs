@@ -1,9 +1,23 @@
 //! The gRPC port: TCP, TLS with its peer's identity, HTTP/2, and the four services on it.
 //!
 //! Handshakes run in tasks of their own with a time limit, so that a slow one keeps nobody waiting. How many connections
-//! there may be, and whose, says [`crate::admission`]; one without a call ends ([`crate::connection`]). The others are
+//! there may be, and whose, says [`crate::grpc::admission`]; one without a call ends ([`crate::grpc::connection`]). The others are
 //! pinged: the streams of a sidecar that is half-dead break within [`limits::KEEP_ALIVE_INTERVAL`] and
 //! [`limits::KEEP_ALIVE_TIMEOUT`].
+
+mod activity;
+pub(crate) mod admission;
+mod announce;
+mod announcement;
+mod answers;
+mod connection;
+mod contracts;
+mod discovery;
+mod identity;
+mod messages;
+mod peer;
+mod streams;
+mod unread;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -26,20 +40,21 @@ use weft_contracts::weft::{
 };
 use weft_mesh::limits;
 
-use crate::{
+use self::{
     admission::{Admission, Budget, Place},
     announce::RegistryService,
     answers::Counting,
-    ca::Ca,
     connection::Connection,
     contracts::ContractsService,
-    credentials::Credentials,
-    directory::Directory,
     discovery::DiscoveryService,
     identity::IdentityService,
-    log_limit, messages,
+    messages,
     peer::Peer,
-    rates::Rates,
+};
+use crate::{
+    authority::{ca::Ca, credentials::Credentials},
+    directory::{Directory, rates::Rates},
+    log_limit,
 };
 
 /// A request for a signature: a key, some attributes, a token.

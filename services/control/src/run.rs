@@ -13,17 +13,16 @@ use weft_mesh::{limits, telemetry, tls, tls::Svid};
 
 use crate::{
     Args, ReleaseArgs, StateArgs, TokenArgs,
-    admission::Budget,
-    ca::Ca,
+    authority::{ca::Ca, credentials::Credentials, join_token},
     claims::{
         Claims, Contest, Saved,
         file::Listed,
         store::{ClaimsError, Store},
     },
-    credentials::Credentials,
     dashboard,
     directory::Directory,
-    grpc, join_token, traces,
+    grpc::{self, admission::Budget},
+    traces,
 };
 
 /// How soon a released claim is seen.

@@ -36,7 +36,12 @@ use weft_mesh::{
     tls::{self, Svid, TrustBundle, WorkloadKey},
 };
 
-use crate::{Args, admission::Budget, ca::Ca, join_token, run::ControlPlane};
+use crate::{
+    Args,
+    authority::{ca::Ca, join_token},
+    grpc::admission::Budget,
+    run::ControlPlane,
+};
 
 const HOUR: Duration = Duration::from_secs(3600);
 /// For what happens at once when all is well.

@@ -22,8 +22,7 @@ use weft_mesh::{
     names::{DEFAULT_NAMESPACE, ServiceName, is_contract_name, is_label, shown},
 };
 
-use super::Unlisted;
-use crate::visibility::Visibility;
+use super::{Unlisted, visibility::Visibility};
 
 const ROOT_KEYS: &[&str] = &["namespace", "visibility", "unlisted", "complete", "services"];
 const SERVICE_KEYS: &[&str] = &["contracts", "addresses", "endpoints"];

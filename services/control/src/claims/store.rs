@@ -13,9 +13,9 @@ use weft_mesh::{
     names::{ServiceName, is_contract_name, shown},
 };
 
-use super::{Contest, Saved};
-use crate::{
-    hosts::{Hosts, Network},
+use super::{Contest, Saved, hosts::Hosts};
+use crate::authority::{
+    network::Network,
     state_dir::{Access, StateDir, StateError},
 };
 

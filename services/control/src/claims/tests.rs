@@ -82,9 +82,9 @@ mod kept {
     use std::fs;
 
     use super::*;
-    use crate::{
-        claims::store::{ClaimsError, Store},
+    use crate::claims::{
         hosts::Hosts,
+        store::{ClaimsError, Store},
     };
 
     fn store() -> (tempfile::TempDir, Store) {

@@ -7,8 +7,8 @@ use tracing::{Event, Metadata, Subscriber, span};
 use weft_contracts::weft::discovery::v1::{Endpoint, Health, Protocol};
 use weft_mesh::{limits, names::ServiceName};
 
-use super::Directory;
-use crate::{claims::Claims, hosts::Hosts, registry::Announcement, visibility::Visibility};
+use super::{Directory, registry::Announcement};
+use crate::claims::{Claims, hosts::Hosts, visibility::Visibility};
 
 thread_local! {
     static WRITTEN: Cell<u32> = const { Cell::new(0) };

@@ -10,8 +10,6 @@ use weft_mesh::{limits, names::ServiceName};
 use super::{
     Directory,
     reading::{Read, Reading, Subject},
-};
-use crate::{
     registry::{Contracts, Digest, GaveWay, Session, SessionOver},
     shelf::{self, DescriptorsRefused},
 };
@@ -183,7 +181,10 @@ mod tests {
     use weft_contracts::weft::discovery::v1::{Endpoint, Protocol};
 
     use super::*;
-    use crate::{claims::Claims, hosts::Hosts, registry::Announcement, visibility::Visibility};
+    use crate::{
+        claims::{Claims, hosts::Hosts, visibility::Visibility},
+        directory::registry::Announcement,
+    };
 
     fn directory() -> Arc<Directory> {
         let trust_domain = "weft.test".parse().unwrap();

@@ -6,8 +6,8 @@ use tokio::task::spawn_blocking;
 use weft_contracts::weft::policy::v1::ServicePolicy;
 use weft_mesh::names::ServiceName;
 
-use super::Directory;
-use crate::{
+use super::{
+    Directory,
     descriptors::DescriptorSet,
     registry::{Contracts, Digest},
     shelf::{DescriptorsRefused, Made},

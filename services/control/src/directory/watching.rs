@@ -5,8 +5,8 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 use weft_contracts::weft::discovery::v1::WatchResponse;
 
-use super::Directory;
-use crate::{
+use super::{
+    Directory,
     watcher::{TooManyWatched, Watcher},
     watchers::WatcherId,
 };

@@ -11,11 +11,11 @@ use tokio::sync::Notify;
 use weft_contracts::weft::discovery::v1::WatchResponse;
 use weft_mesh::names::ServiceName;
 
-use crate::{
+use super::{
     registry::{Event, Registry},
-    visibility::Sight,
     watcher::{Move, Watcher},
 };
+use crate::claims::visibility::Sight;
 
 /// A watcher's number.
 pub(crate) type WatcherId = u64;
@@ -149,7 +149,7 @@ mod tests {
     use weft_contracts::weft::discovery::v1::{Endpoint, Health, Protocol};
 
     use super::*;
-    use crate::registry::Announcement;
+    use crate::directory::registry::Announcement;
 
     fn announcement(service: &str, contract: &str, port: u16) -> Announcement {
         Announcement {

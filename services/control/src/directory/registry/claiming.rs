@@ -6,10 +6,7 @@ use tokio::time::Instant;
 use weft_mesh::{limits, names::ServiceName};
 
 use super::{Announcement, Entry, Event, Member, Refusal, Registry, claimed::Claim};
-use crate::{
-    claims::{Claims, Denied, Kind, is_address},
-    hosts::are_one_host,
-};
+use crate::claims::{Claims, Denied, Kind, hosts::are_one_host, is_address};
 
 impl Registry {
     /// Whether there is room for an endpoint and what it claims.

@@ -11,13 +11,17 @@ use weft_contracts::weft::identity::v1::{
 };
 use weft_mesh::{identity::SpiffeId, tls::TrustBundle};
 
-use crate::{
-    ca::{Ca, SignError},
-    directory::Directory,
-    join_token, late, log_limit,
+use super::{
     peer::{Caller, authenticated, remote},
-    rates::Rates,
     streams::Kind,
+};
+use crate::{
+    authority::{
+        ca::{Ca, SignError},
+        join_token, late,
+    },
+    directory::{Directory, rates::Rates},
+    log_limit,
 };
 
 /// See the module.
@@ -138,7 +142,9 @@ mod tests {
 
     use super::*;
     use crate::{
-        activity::Activity, claims::Claims, credentials::Credentials, hosts::Hosts, peer::Peer, visibility::Visibility,
+        authority::credentials::Credentials,
+        claims::{Claims, hosts::Hosts, visibility::Visibility},
+        grpc::{activity::Activity, peer::Peer},
     };
 
     struct Fixture {

@@ -18,7 +18,7 @@ use weft_mesh::{
     policy,
 };
 
-use crate::{
+use super::{
     descriptors::DescriptorSet,
     registry::{Contracts, Digest, SessionOver},
 };

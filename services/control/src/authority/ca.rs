@@ -22,7 +22,7 @@ use weft_mesh::{
 };
 use x509_parser::{certification_request::X509CertificationRequest, extensions::GeneralName, prelude::FromDer};
 
-use crate::{
+use super::{
     state_dir::{Access, StateDir, StateError},
     token_key::TokenKey,
 };

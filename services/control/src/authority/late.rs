@@ -14,7 +14,7 @@ use weft_mesh::{
     tls::late_renewal,
 };
 
-use crate::ca::Ca;
+use super::ca::Ca;
 
 /// Why the proof is not taken. The text is for the peer.
 #[derive(Debug, thiserror::Error)]

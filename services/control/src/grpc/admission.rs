@@ -25,7 +25,7 @@ use weft_mesh::{
     shares::part_may_have_more,
 };
 
-use crate::streams::{Counts as StreamCounts, OfIdentity};
+use super::streams::{Counts as StreamCounts, OfIdentity};
 
 /// A stranger that has sent nothing for so long may be made to go: a client sends its first bytes at once.
 const SILENT_FOR: Duration = Duration::from_secs(1);

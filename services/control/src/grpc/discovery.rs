@@ -1,7 +1,7 @@
 //! `weft.discovery.v1.Discovery`: where sidecars learn of the services they call.
 //!
 //! The stream has no task: it is driven by whoever reads it. While a sidecar does not read, its questions are not
-//! read either, and what there is to tell waits in its [`crate::watcher::Watcher`], which is bounded.
+//! read either, and what there is to tell waits in its [`crate::directory::watcher::Watcher`], which is bounded.
 
 use std::{pin::Pin, sync::Arc};
 
@@ -15,12 +15,16 @@ use weft_contracts::weft::discovery::v1::{
 };
 use weft_mesh::names::is_contract_name;
 
-use crate::{
-    directory::{Directory, Watching},
-    log_limit,
+use super::{
     peer::{Caller, authenticated},
     streams::{Kind, Open},
-    watcher::{TooManyWatched, Watcher},
+};
+use crate::{
+    directory::{
+        Directory, Watching,
+        watcher::{TooManyWatched, Watcher},
+    },
+    log_limit,
 };
 
 /// How much is said in one go.

@@ -18,7 +18,7 @@ use http_body::{Frame, SizeHint};
 use tonic::{Response, Status, body::Body};
 use tower::{Layer, Service};
 
-use crate::{
+use super::{
     peer::Peer,
     unread::{Part, Turn, Unread},
 };

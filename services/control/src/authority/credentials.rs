@@ -13,7 +13,7 @@ use rustls::ServerConfig;
 use tokio::sync::watch;
 use weft_mesh::tls::{ClientCertificate, Svid, TlsSetupError, TrustBundle, server_config};
 
-use crate::ca::{BUNDLE, Ca, CaError, parse_bundle};
+use super::ca::{BUNDLE, Ca, CaError, parse_bundle};
 
 /// How soon a changed bundle is seen.
 const POLL: Duration = Duration::from_secs(2);

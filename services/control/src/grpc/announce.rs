@@ -26,15 +26,19 @@ use weft_mesh::{
     names::{ServiceName, shown_up_to},
 };
 
-use crate::{
+use super::{
     announcement::{Announcer, check},
-    claims::Denied,
-    directory::{Directory, Lacks, Membership, Read, Reading},
     messages::Allowance,
     peer::{Caller, authenticated},
-    registry::{Refusal, SessionOver},
-    shelf::{DescriptorsRefused, REFUSAL_CHARS},
     streams::{Kind, Open},
+};
+use crate::{
+    claims::Denied,
+    directory::{
+        Directory, Lacks, Membership, Read, Reading,
+        registry::{Refusal, SessionOver},
+        shelf::{DescriptorsRefused, REFUSAL_CHARS},
+    },
 };
 
 /// Answers that wait for a sidecar that does not read: there is one for each announcement and each descriptor set.

@@ -8,7 +8,8 @@ use weft_mesh::{
     names::{ServiceName, closest, closest_of_sorted},
 };
 
-use crate::{claims::is_address, registry::Registry, visibility::Sight};
+use super::registry::Registry;
+use crate::claims::{is_address, visibility::Sight};
 
 const EACH_WAY: usize = limits::HINT_CANDIDATES / 2;
 

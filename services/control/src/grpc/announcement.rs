@@ -13,8 +13,8 @@ use weft_mesh::{
 };
 
 use crate::{
-    hosts::is_own,
-    registry::{Announcement, Digest},
+    claims::hosts::is_own,
+    directory::registry::{Announcement, Digest},
 };
 
 /// Who makes an announcement, and from where.
@@ -157,8 +157,8 @@ mod tests {
 
     fn judge(announce: Announce, host: &str) -> Result<Announcement, Status> {
         let id = users();
-        let allowed: crate::hosts::Network = "172.16.0.0/12".parse().unwrap();
-        let mut hosts = crate::hosts::Hosts::default();
+        let allowed: crate::authority::network::Network = "172.16.0.0/12".parse().unwrap();
+        let mut hosts = crate::claims::hosts::Hosts::default();
         hosts.allow(id.service(), vec![allowed]);
         let allows = |service: &ServiceName, address| hosts.allows(service, address);
         check(Announcer { id: &id, host: host.parse().unwrap() }, announce, allows)

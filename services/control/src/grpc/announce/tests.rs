@@ -11,7 +11,7 @@ use tonic::{
 use weft_contracts::weft::discovery::v1::{Deregister, Endpoint, Health, Heartbeat, Protocol};
 
 use super::*;
-use crate::{claims::Claims, hosts::Hosts, visibility::Visibility};
+use crate::claims::{Claims, hosts::Hosts, visibility::Visibility};
 
 const USERS: &str = "shop.users.v1.Users";
 /// For what happens at once when all is well.
@@ -98,7 +98,7 @@ impl Announcing {
 /// The health of a service's endpoints becomes this.
 async fn healths_become(directory: &Directory, service: &str, healths: &[Health]) {
     let are_so = || {
-        let services = directory.services_in(&crate::visibility::Sight::default());
+        let services = directory.services_in(&crate::claims::visibility::Sight::default());
         let endpoints = services.iter().filter(|known| known.name == service).flat_map(|known| &known.endpoints);
         endpoints.map(Endpoint::health).eq(healths.iter().copied())
     };

@@ -10,12 +10,8 @@ use weft_contracts::weft::discovery::v1::{
 };
 use weft_mesh::{limits, names::shown};
 
-use crate::{
-    answers::in_turn,
-    directory::{Directory, Question},
-    peer::authenticated,
-    unread::Turn,
-};
+use super::{answers::in_turn, peer::authenticated, unread::Turn};
+use crate::directory::{Directory, Question};
 
 /// See the module.
 pub(crate) struct ContractsService {

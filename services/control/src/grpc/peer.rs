@@ -11,12 +11,12 @@ use tokio::sync::Semaphore;
 use tonic::{Request, Status};
 use weft_mesh::identity::{IdentityError, SpiffeId};
 
-use crate::{
+use super::{
     activity::{Activity, Call},
-    log_limit,
     streams::{Kind, OfConnection, OfIdentity, Open},
     unread::Unread,
 };
+use crate::log_limit;
 
 /// A wall clock that was set, or a machine that slept, is noticed within this time.
 const LONGEST_SLEEP: Duration = Duration::from_secs(20);

@@ -14,7 +14,7 @@ use tokio::sync::Semaphore;
 use tonic::Status;
 use weft_mesh::{limits, shares::part_may_have_more};
 
-use crate::unread::Unread;
+use super::unread::Unread;
 
 /// What a stream is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! What an identity was answered and has not read yet, and how much of it there may be. See [`crate::answers`].
+//! What an identity was answered and has not read yet, and how much of it there may be. See [`crate::grpc::answers`].
 
 use std::{
     pin::pin,

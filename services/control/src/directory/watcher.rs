@@ -14,12 +14,11 @@ use weft_contracts::weft::discovery::v1::{
 };
 use weft_mesh::{limits, names::ServiceName};
 
-use crate::{
-    claims::is_address,
+use super::{
     hints,
     registry::{Event, Registry},
-    visibility::Sight,
 };
+use crate::claims::{is_address, visibility::Sight};
 
 /// The watcher follows [`limits::SERVICES_WATCHED`] services and contracts already.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]

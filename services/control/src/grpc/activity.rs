@@ -1,4 +1,4 @@
-//! Whether a connection of the gRPC port has calls, and until when it may go on without one. See [`crate::connection`].
+//! Whether a connection of the gRPC port has calls, and until when it may go on without one. See [`crate::grpc::connection`].
 
 use std::{
     sync::{

@@ -8,7 +8,7 @@ use weft_contracts::weft::{
 };
 
 use super::*;
-use crate::{visibility::Visibility, watcher::Watcher};
+use crate::{claims::visibility::Visibility, directory::watcher::Watcher};
 
 fn name(service: &str) -> ServiceName {
     ServiceName::parse(service).unwrap()

@@ -9,7 +9,7 @@ use jsonwebtoken::{Algorithm, Header, Validation, errors::ErrorKind};
 use serde::{Deserialize, Serialize};
 use weft_mesh::identity::{SpiffeId, TrustDomain};
 
-use crate::{ca::Ca, hosts::Network};
+use super::{ca::Ca, network::Network};
 
 /// Why a token was not made or not taken. The text is for the peer: it holds nothing of the token.
 #[derive(Debug, thiserror::Error)]

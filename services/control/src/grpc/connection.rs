@@ -20,7 +20,7 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::transport::server::Connected;
 use weft_mesh::limits;
 
-use crate::{admission::Place, peer::Peer};
+use super::{admission::Place, peer::Peer};
 
 /// A connection whose handshake is done.
 pub(crate) struct Connection {

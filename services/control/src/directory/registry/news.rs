@@ -4,7 +4,7 @@ use tokio::time::Instant;
 use weft_mesh::{limits, names::ServiceName};
 
 use super::{Event, Registry};
-use crate::rates::Bucket;
+use crate::directory::rates::Bucket;
 
 /// What of a service is untold: its protocol and policy, and its claims. Each has a rate of its own, as with many replicas
 /// addresses change often, and policies do not.
@@ -72,7 +72,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::registry::Announcement;
+    use crate::directory::registry::Announcement;
 
     fn policy(method: &str) -> Arc<ServicePolicy> {
         let methods = vec![Method { name: method.into(), ..Method::default() }];

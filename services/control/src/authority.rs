@@ -1,0 +1,14 @@
+//! Who someone is, and how that is proven.
+//!
+//! The certificate authority ([`ca`]) signs the identities of the mesh. A sidecar proves its first one with a join token
+//! ([`join_token`], signed with the `token_key`), which may also name networks for its endpoints (`network`). After an
+//! absence longer than its SVID's life it shows the expired SVID (`late`). The control plane's own SVID and roots are in
+//! `credentials`. Everything that is secret is kept in the `state_dir`.
+
+pub mod ca;
+pub(crate) mod credentials;
+pub mod join_token;
+pub(crate) mod late;
+pub(crate) mod network;
+pub(crate) mod state_dir;
+mod token_key;

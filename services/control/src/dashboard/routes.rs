@@ -1,0 +1,191 @@
+//! The routes, and what is around every request.
+
+use axum::{
+    Router,
+    extract::{Path, Query, Request, State as Shared},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    middleware::{self, Next},
+    response::{Html, IntoResponse, Response},
+    routing::get,
+};
+use maud::Markup;
+use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::SERVICE_NAME;
+use weft_mesh::limits;
+
+use super::{
+    LIST_DEFAULT, LIST_LATEST, LIST_MAX, State,
+    access::{Access, ClientHost},
+    json, metrics, pages,
+};
+use crate::traces::{self, Filter, TraceId};
+
+const CSS: &str = include_str!("assets/weft.css");
+const SCRIPT: &str = include_str!("assets/weft.js");
+const ICON: &str = include_str!("assets/weft.svg");
+
+/// Every route.
+pub(super) fn routes(state: State) -> Router {
+    let asset = |kind: &'static str, text: &'static str| {
+        get(move || async move { ([(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "no-cache")], text) })
+    };
+    Router::new()
+        .route("/", get(overview))
+        .route("/traces", get(trace_list))
+        .route("/traces/{id}", get(trace))
+        .route("/api/services", get(async |Shared(state): Shared<State>| json::services(&state.catalog.services())))
+        .route("/api/claims", get(async |Shared(state): Shared<State>| json::claims(&state.catalog.contests())))
+        .route("/api/traces", get(api_traces))
+        .route("/api/traces/{id}", get(api_trace))
+        .route("/assets/weft.css", asset("text/css; charset=utf-8", CSS))
+        .route("/assets/weft.js", asset("text/javascript; charset=utf-8", SCRIPT))
+        .route("/assets/weft.svg", asset("image/svg+xml", ICON))
+        .route("/healthz", get(async || "ok\n"))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(async |Shared(state): Shared<State>| metrics::answer(state.catalog.figures())))
+        .route_service(&format!("/{SERVICE_NAME}/{{*method}}"), traces::receiver(state.store.clone()))
+        .fallback(unknown)
+        .layer(middleware::from_fn_with_state(state.clone(), guard))
+        .with_state(state)
+}
+
+/// Around every request: who may ask, a time limit, and the headers that keep what spans say from doing anything.
+async fn guard(Shared(state): Shared<State>, request: Request, next: Next) -> Response {
+    let mut response = match refusal(&state.access, &request) {
+        Some(refused) => refused,
+        None => match tokio::time::timeout(limits::DASHBOARD_TIMEOUT, next.run(request)).await {
+            Ok(response) => response,
+            Err(_) => (StatusCode::REQUEST_TIMEOUT, "the request took too long\n").into_response(),
+        },
+    };
+    const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; \
+                          connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    response
+}
+
+/// Why a request is not answered.
+fn refusal(access: &Access, request: &Request) -> Option<Response> {
+    let path = request.uri().path();
+    // A probe may call it what it likes, and learns nothing.
+    if !matches!(path, "/healthz" | "/readyz")
+        && let Err(host) = access.check_host(request.uri(), request.headers())
+    {
+        let why = format!(
+            "this dashboard is not called `{host}`: open it at an IP address or as localhost, or allow the name with \
+             --dashboard-host\n"
+        );
+        return Some((StatusCode::MISDIRECTED_REQUEST, why).into_response());
+    }
+    let is_export = path.strip_prefix('/').and_then(|path| path.strip_prefix(SERVICE_NAME)).is_some();
+    let from = request.extensions().get::<ClientHost>();
+    if is_export && !from.is_some_and(|from| access.takes_spans(*from)) {
+        let why = "spans are taken from this host only; --remote-spans allows others";
+        return Some(tonic::Status::permission_denied(why).into_http::<axum::body::Body>());
+    }
+    None
+}
+
+fn html(page: Markup) -> Response {
+    Html(page.into_string()).into_response()
+}
+
+async fn readyz(Shared(state): Shared<State>) -> Response {
+    match state.catalog.is_ready() {
+        true => "ready\n".into_response(),
+        false => (StatusCode::SERVICE_UNAVAILABLE, "not ready\n").into_response(),
+    }
+}
+
+async fn overview(Shared(state): Shared<State>) -> Response {
+    let latest = state.store.list(&Filter { service: None, errors: false, name: None, limit: LIST_LATEST });
+    let mesh = pages::Mesh { services: &state.catalog.services(), contests: &state.catalog.contests() };
+    html(pages::overview(mesh, &latest, &state.store.services(), state.store.counts()))
+}
+
+/// A list's query as it comes, every part of it optional.
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(default)]
+struct ListQuery {
+    service: String,
+    errors: String,
+    name: String,
+    limit: String,
+}
+
+impl ListQuery {
+    /// The filter, or what is wrong with the query.
+    fn filter(&self) -> Result<Filter, String> {
+        let text = |text: &str| (!text.trim().is_empty()).then(|| text.trim().to_owned());
+        let errors = match self.errors.as_str() {
+            "" | "0" | "false" => false,
+            "1" | "true" | "on" => true,
+            other => return Err(format!("errors: found {other:?}, allowed are true and false")),
+        };
+        let limit = match self.limit.trim() {
+            "" => LIST_DEFAULT,
+            number => number
+                .parse()
+                .ok()
+                .filter(|limit| (1..=LIST_MAX).contains(limit))
+                .ok_or_else(|| format!("limit: found {number:?}, allowed is a number from 1 to {LIST_MAX}"))?,
+        };
+        Ok(Filter { service: text(&self.service), errors, name: text(&self.name), limit })
+    }
+}
+
+async fn trace_list(Shared(state): Shared<State>, Query(query): Query<ListQuery>) -> Response {
+    match query.filter() {
+        Ok(filter) => {
+            let found = state.store.list(&filter);
+            html(pages::trace_list(&filter, &found, &state.store.services(), state.store.counts()))
+        }
+        Err(why) => (StatusCode::BAD_REQUEST, html(pages::problem("This list cannot be made", &why))).into_response(),
+    }
+}
+
+async fn api_traces(Shared(state): Shared<State>, Query(query): Query<ListQuery>) -> Response {
+    match query.filter() {
+        Ok(filter) => json::traces(&state.store.list(&filter), state.store.counts()),
+        Err(why) => json::problem(StatusCode::BAD_REQUEST, &why),
+    }
+}
+
+async fn trace(Shared(state): Shared<State>, Path(id): Path<String>) -> Response {
+    let (why, id) = match id.parse::<TraceId>() {
+        Ok(id) => match state.store.get(id) {
+            Some(stored) => return html(pages::trace(&stored, &state.store.services())),
+            None if state.store.was_evicted(id) => (pages::Missing::Evicted, id.to_string()),
+            None => (pages::Missing::NotSeen, id.to_string()),
+        },
+        Err(_) => (pages::Missing::NotAnId, id),
+    };
+    (StatusCode::NOT_FOUND, html(pages::no_trace(why, &id))).into_response()
+}
+
+async fn api_trace(Shared(state): Shared<State>, Path(id): Path<String>) -> Response {
+    match id.parse::<TraceId>() {
+        Ok(id) => match state.store.get(id) {
+            Some(stored) => json::trace(&stored),
+            None if state.store.was_evicted(id) => {
+                json::problem(StatusCode::NOT_FOUND, "the trace went to make room for newer ones")
+            }
+            None => json::problem(StatusCode::NOT_FOUND, "no span of this trace has arrived, or it went long ago"),
+        },
+        Err(error) => json::problem(StatusCode::BAD_REQUEST, &error.to_string()),
+    }
+}
+
+/// No such page; to a gRPC client, no such service, in words that it understands.
+async fn unknown(headers: HeaderMap) -> Response {
+    let is_grpc = |kind: &HeaderValue| kind.as_bytes().starts_with(b"application/grpc");
+    if headers.get(header::CONTENT_TYPE).is_some_and(is_grpc) {
+        let status = tonic::Status::unimplemented(format!("this port takes spans only: {SERVICE_NAME}"));
+        return status.into_http::<axum::body::Body>();
+    }
+    let why = "The pages of this dashboard are the overview and the traces.";
+    (StatusCode::NOT_FOUND, html(pages::problem("No such page", why))).into_response()
+}
