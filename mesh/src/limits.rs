@@ -291,6 +291,11 @@ limits! {
     POLICY_BYTES: usize = 4 * 1024 * 1024,
         "What the policy of one service takes in a message: with the most endpoints and addresses its snapshot still fits \
          CONTROL_MESSAGE_BYTES. Descriptors that say more are refused.";
+    FALLBACK_ANSWER_BYTES: usize = 16 * 1024,
+        "A fixed answer that a contract gives as a fallback, encoded; a larger one is refused. Every sidecar that calls the \
+         service keeps it.";
+    FALLBACKS: u32 = 3,
+        "How often a call goes on to another fallback, as the one before cannot take it either; then it fails.";
     POLICIES_PER_SERVICE: usize = 16,
         "Compiled policies of one service, of its versions and their sets of contracts; past it new descriptors are \
          refused until an older version has gone.";

@@ -17,6 +17,8 @@ pub mod header {
     pub const TUNNEL: &str = "x-weft-tunnel";
     /// Request: an id that a service carries from call to call.
     pub const REQUEST_ID: &str = "x-request-id";
+    /// Answer: it is a fallback's. The reason, as in [`ERROR`], and where it comes from: `breaker-open; to=prices.shop`.
+    pub const FALLBACK: &str = "x-weft-fallback";
     /// Answer: do not try again before so many milliseconds (gRFC A6).
     pub const PUSHBACK: &str = "grpc-retry-pushback-ms";
 }
