@@ -13,20 +13,21 @@ impl State {
     #[cold]
     pub(super) fn judge_time(&mut self, slow_after: Duration, call: &Call) {
         let Some(since) = self.waits_for_service_since() else { return };
+        let is_elsewhere = call.tries.fallbacks() > 0;
         let until = match self.answer {
             Answer::Begun { at, .. } => at,
             Answer::Awaited | Answer::Over => call.worker.moment(),
         };
+        let Some(attempt) = &mut self.attempt else { return };
+        // Earlier tries were at other endpoints; those before a fallback at another service.
+        let of_attempt = since.max(attempt.began());
+        if until.since(of_attempt) > slow_after {
+            attempt.was_slow();
+        }
         if let Some(record) = &mut self.record
-            && until.since(since) > slow_after
+            && until.since(if is_elsewhere { of_attempt } else { since }) > slow_after
         {
             record.was_slow();
-        }
-        // Earlier tries were at other endpoints.
-        if let Some(attempt) = &mut self.attempt
-            && until.since(since.max(attempt.began())) > slow_after
-        {
-            attempt.was_slow();
         }
     }
 }

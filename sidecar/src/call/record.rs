@@ -67,6 +67,20 @@ impl CallRecord {
         }
     }
 
+    /// The call goes on to a fallback, as its service could not take it for this reason. The outcome says nothing about
+    /// that service any more.
+    #[cold]
+    pub(crate) fn fell_back(&mut self, reason: Reason, to: &str) {
+        self.metrics.fallbacks.fetch_add(1, Relaxed);
+        if let Some((breaker, permit)) = self.breaker.take() {
+            let verdict = Outcome::Failed(reason).verdict(breaker.policy(), self.limit);
+            breaker.settle(permit, verdict, self.worker.moment());
+        }
+        if let Some(span) = &mut self.span {
+            span.fell_back(reason, to);
+        }
+    }
+
     /// A span for a try at an endpoint, if the call has one.
     pub(crate) fn span_of_attempt(&self, number: u32, endpoint: &Endpoint) -> Option<Box<Span>> {
         let span = self.span.as_ref()?;

@@ -1,10 +1,9 @@
 //! The progress of a call, and the one place where it ends.
 
-use tokio::task::AbortHandle;
 use weft_mesh::limits;
 use weft_wire::Code;
 
-use super::{Call, Side, request::Request};
+use super::{Call, Side, pause::Waiting, request::Request};
 use crate::{
     call::record::{AttemptRecord, CallRecord},
     message::{
@@ -37,8 +36,8 @@ pub(super) struct State {
     pub(super) body_status: Option<Box<BodyStatus>>,
     pub(super) record: Option<CallRecord>,
     pub(super) attempt: Option<AttemptRecord>,
-    /// The task in which its steps wait.
-    pub(super) waiting: Option<AbortHandle>,
+    /// What it waits for: its steps in a task, or a pause before its next try.
+    pub(super) waiting: Option<Waiting>,
     pub(super) slot: Option<CallSlot>,
     /// Bytes of large header lists, which are kept for as long as the call runs. Hardly any call has one.
     pub(super) lists: Option<Box<Counted>>,
@@ -166,8 +165,8 @@ impl State {
         };
         let is_tunnel_whole = matches!(self.answer, Answer::Begun { tunnel: Tunnel::Answered, .. });
         self.answer = Answer::Over;
-        if let Some(task) = self.waiting.take() {
-            task.abort();
+        if let Some(waiting) = self.waiting.take() {
+            waiting.stop(&call.worker);
         }
         call.worker.deadlines.remove(call);
         if let Some(endpoint) = self.endpoint.take() {

@@ -12,10 +12,7 @@ use std::{
 };
 
 use opentelemetry::trace::SpanKind;
-use tokio::{
-    task::{AbortHandle, spawn_local},
-    time::sleep,
-};
+use tokio::task::{AbortHandle, spawn_local};
 use weft_mesh::{errors::Reason, identity::SpiffeId, limits};
 use weft_wire::{CannotOpen, Code};
 
@@ -138,6 +135,11 @@ impl Way for Peer {
 
     fn missed(&self, call: &Call, miss: Miss) -> Next {
         missed(call, miss)
+    }
+
+    fn answered(&self, _: Outcome) -> Option<Miss> {
+        // Whatever the local service answers goes to the caller.
+        None
     }
 
     fn again(self: Rc<Self>, call: Rc<Call>) -> AbortHandle {
@@ -263,12 +265,6 @@ async fn again(peer: &Peer, call: Rc<Call>) {
         Some(Connections::Http1(pool)) => return own_http1::again(Rc::clone(pool), call).await,
         Some(Connections::Tcp) | None => return call.reset(Code::REFUSED_STREAM),
     };
-    // The first retry is at once: most likely the service was about to close that connection.
-    let pause = FIRST_PAUSE * ((1 << call.tries.sent.get().saturating_sub(1)) - 1);
-    if !pause.is_zero() {
-        sleep(pause).await;
-        call.worker.tick();
-    }
     let is_upgrade = call.head().protocol().is_some();
     if let Err(miss) = send(pool, &call, is_upgrade).await {
         call.missed(miss);
@@ -322,8 +318,9 @@ pub(crate) fn missed(call: &Call, miss: Miss) -> Next {
         Miss::Reset(code) => Next::Reset(code),
         // The service is only full, or about to close that connection.
         Miss::Unseen(_) if call.is_repeatable() && call.tries.sent.get() < limits::REFUSED_TRIES => {
-            call.tries.sent.set(call.tries.sent.get() + 1);
-            Next::Again
+            let tried = call.tries.sent.replace(call.tries.sent.get() + 1);
+            // The first retry is at once: most likely the service was about to close that connection.
+            Next::Again { after: FIRST_PAUSE * ((1 << tried) - 1) }
         }
         // The service is well and has not processed the call: the caller's sidecar tries another endpoint.
         Miss::NotSent(ConnectError::Full) | Miss::Unseen(_) | Miss::Full(_) => {
