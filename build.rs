@@ -18,7 +18,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut compiler = protox::Compiler::new(["proto"])?;
     compiler.include_imports(true).include_source_info(true).open_files(&files)?;
 
-    // Not `file_descriptor_set()`: that goes through types that know no custom options, and drops them.
+    // Not `file_descriptor_set()`: its types do not have custom options, so they would be lost.
     let out = PathBuf::from(env::var("OUT_DIR")?);
     compiler.include_source_info(false);
     fs::write(out.join("descriptors.binpb"), compiler.encode_file_descriptor_set())?;

@@ -1,4 +1,4 @@
-//! How messages become bytes.
+//! The codec for messages: protobuf, with small buffers.
 
 use std::marker::PhantomData;
 
@@ -6,14 +6,14 @@ use prost::Message;
 use tonic::codec::{BufferSettings, Codec};
 use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
 
-/// What a stream's buffer begins with, each way; it grows as messages do. tonic's own begin with 8 KiB, which streams that
-/// stay open hold whether anything is said on them or not.
+/// The initial size of a stream's buffer in each direction; it grows with the messages. tonic's default is 8 KiB, which
+/// every open stream holds, even an idle one.
 const BUFFER_BYTES: usize = 512;
-/// When what was encoded is handed on, though more messages wait. A stream keeps the buffer that its messages once took
-/// together; tonic's own default is 32 KiB.
+/// At this size encoded messages are sent on, even if more messages wait. A stream keeps a buffer as large as the
+/// messages that were once encoded together; tonic's default is 32 KiB.
 const YIELD_BYTES: usize = 2 * 1024;
 
-/// Protobuf as `prost` does it, with small buffers.
+/// Protobuf by `prost`, with small buffers.
 #[derive(Debug, Clone)]
 pub struct SmallCodec<T, U>(PhantomData<(T, U)>);
 

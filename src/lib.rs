@@ -1,8 +1,8 @@
 //! The contracts of Weft: the messages, clients and servers made from every file under `proto/`.
 //!
-//! `weft.options.v1` holds the options through which a contract configures the mesh; the other `weft.*` packages are
-//! what the parts of the mesh say to each other; `shop.*` is the demo. [`FILE_DESCRIPTOR_SET`] keeps all of it with
-//! its custom options intact. [`sources`] has the text of the files that users' contracts may import.
+//! `weft.options.v1` has the options by which a contract configures the mesh. The other `weft.*` packages are the APIs
+//! between the parts of the mesh. `shop.*` is the demo. [`FILE_DESCRIPTOR_SET`] has all of them with their custom
+//! options intact. [`sources`] has the text of the files that users' contracts may import.
 
 pub mod codec;
 pub mod sources;
@@ -28,7 +28,7 @@ macro_rules! packages {
 }
 
 packages! {
-    /// What the parts of the mesh say to each other.
+    /// The options of contracts, and the APIs between the parts of the mesh.
     weft {
         admin => "weft.admin.v1",
         discovery => "weft.discovery.v1",

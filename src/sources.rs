@@ -1,4 +1,4 @@
-//! The text of those of Weft's `.proto` files that others may import.
+//! The text of Weft's public `.proto` files: those that users' contracts may import.
 
 /// A `.proto` file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,7 +17,7 @@ macro_rules! sources {
 
 /// The options of contracts, and the sidecar's admin API with what it imports.
 ///
-/// What is left out is spoken between the parts of the mesh only, and may change with any version.
+/// The other files are for the parts of the mesh only, and may change with any version.
 pub const PUBLIC: &[Source] = sources![
     "weft/admin/v1/admin.proto",
     "weft/discovery/v1/discovery.proto",
@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_public_file_imports_of_weft_is_public_too() {
+    fn public_files_import_only_public_files_of_weft() {
         let names: BTreeSet<&str> = PUBLIC.iter().map(|source| source.name).collect();
         for source in PUBLIC {
             let imports = source.text.lines().filter_map(|line| line.strip_prefix("import \"")?.strip_suffix("\";"));

@@ -1,4 +1,4 @@
-//! `weft down`: ends what `weft up` started, also when `weft up` itself was killed.
+//! `weft down`: stops everything that `weft up` started, even if `weft up` itself was killed.
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
@@ -11,7 +11,7 @@ use crate::up::{
     run_file::Run,
 };
 
-/// For `weft up` to end what it started, in order.
+/// How long `weft up` may take to stop everything in order.
 const UP_LIMIT: Duration = Duration::from_secs(20);
 
 /// The flags of `weft down`.
@@ -25,7 +25,7 @@ pub(crate) struct Args {
 /// Ends the run of a mesh file.
 ///
 /// # Errors
-/// The run file cannot be read, or something does not come to its end.
+/// The run file cannot be read, or a process does not end.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let path = std::path::absolute(&args.file)?;
     let state_dir = path.parent().context("a file is in a folder")?.join(".weft");
@@ -37,7 +37,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         println!("stopping `weft up` (pid {})", run.up.pid);
         process::signal(run.up.pid, Signal::TERM);
         if !until(UP_LIMIT, || !run.up.is_alive()) {
-            println!("it did not come to its end within {UP_LIMIT:?}: killing it");
+            println!("it did not stop within {UP_LIMIT:?}: killing it");
             process::signal(run.up.pid, Signal::KILL);
             until(KILL_LIMIT, || !run.up.is_alive());
         }

@@ -1,4 +1,4 @@
-//! `weft`: the command line of the mesh, and the mesh itself in one program.
+//! `weft`: the command line of the mesh, with the sidecar and the control plane in the same program.
 
 mod call;
 mod down;
@@ -25,28 +25,28 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Write a mesh.yaml for the programs of this folder, or a small service to begin with
+    /// Write a mesh.yaml for the programs in this folder, or a small example service
     Init(init::Args),
-    /// Run the mesh of a mesh.yaml on this machine: control plane, services, and a sidecar beside each
+    /// Run the mesh of a mesh.yaml on this machine: the control plane, the services, and a sidecar beside each
     Up(up::Args),
-    /// End what `weft up` started, also when it was killed
+    /// Stop everything that `weft up` started, even if `weft up` itself was killed
     Down(down::Args),
-    /// Start a service of the running mesh again, one replica after the other, or its sidecars in place
+    /// Restart a service of the running mesh, one replica at a time, or replace its sidecars while they run
     Restart(restart::Args),
-    /// Call a method of a service in the mesh with JSON, or list what could be called
+    /// Call a method of a service with a JSON request, or list the methods that can be called
     Call(call::Args),
-    /// Check a mesh.yaml, its programs, its .proto files and their options; start nothing
+    /// Check a mesh.yaml, its programs, its .proto files and their options, without starting anything
     Check(CheckArgs),
-    /// Weft's own .proto files, for protoc, buf and editors
+    /// Export Weft's own .proto files, for protoc, buf and editors
     Proto(proto::Args),
-    /// The control plane: identities, discovery, contracts, dashboard
+    /// Run the control plane: identities, discovery, contracts, dashboard
     #[command(args_conflicts_with_subcommands = true)]
     Control(ControlArgs),
-    /// Which contracts and addresses are pinned to which identity
+    /// Show or release the contracts and addresses that are pinned to identities
     Identity(IdentityArgs),
-    /// Send this host's connections through its sidecar by rules of the packet filter, without the programs' knowledge
+    /// Redirect this host's connections through its sidecar, with packet filter rules; the programs need no change
     Redirect(Box<redirect::Args>),
-    /// The proxy beside a service
+    /// Run a sidecar, the proxy beside a service
     Sidecar(Box<weft_sidecar::Given>),
 }
 
@@ -62,7 +62,7 @@ struct ControlArgs {
 enum ControlCommand {
     /// Print a join token, with which a sidecar gets its first identity
     Token(weft_control::TokenArgs),
-    /// Give up a contract or an address that is pinned to an identity: another may have it then
+    /// Release a contract or an address that is pinned to an identity, so that another identity can claim it
     Release(weft_control::ReleaseArgs),
     /// Show what is pinned to which identity, and what is contested
     Claims(weft_control::StateArgs),
@@ -76,7 +76,7 @@ struct IdentityArgs {
 
 #[derive(Subcommand)]
 enum IdentityCommand {
-    /// Give up a contract or an address that is pinned to an identity: another may have it then
+    /// Release a contract or an address that is pinned to an identity, so that another identity can claim it
     Release(weft_control::ReleaseArgs),
     /// Show what is pinned to which identity, and what is contested
     List(weft_control::StateArgs),
@@ -128,7 +128,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// Problems of a file name their place; anything else names the program.
+/// Problems in a file start with their place in it; any other error starts with the program's name.
 fn error_text(error: &anyhow::Error) -> String {
     match error.downcast_ref::<mesh_file::Problems>() {
         Some(problems) => problems.to_string(),
@@ -151,7 +151,7 @@ fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         let names: Vec<&str> = services.iter().map(|service| service.name()).collect();
         let first = names[0];
         println!(
-            "{contract}: of {}; calls that name only the contract go to {first}, the first in the file",
+            "{contract}: implemented by {}; calls that name no service go to {first}, the first in the file",
             names.join(" and ")
         );
     }
@@ -160,7 +160,7 @@ fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         trust_domain: mesh.trust_domain.clone(),
     };
     for contest in weft_control::contests_kept(&state)? {
-        println!("{contest}; `weft identity release` gives it up");
+        println!("{contest}; `weft identity release` releases it");
     }
     Ok(ExitCode::SUCCESS)
 }

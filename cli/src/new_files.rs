@@ -1,4 +1,5 @@
-//! Files that a command writes into a user's folder: all of them or none, and never over a text that differs.
+//! Files that a command writes into a user's folder. An existing file with other contents stays unless the user asks to
+//! replace it.
 
 use std::{
     fs::{self, OpenOptions},
@@ -11,9 +12,9 @@ use anyhow::Context as _;
 /// A file that is to be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NewFile<'a> {
-    /// From the folder that it goes into, with `/`.
+    /// Its path from the folder that it goes into, with `/`.
     pub(crate) name: &'a str,
-    /// What is in it.
+    /// Its contents.
     pub(crate) text: &'a str,
 }
 
@@ -26,7 +27,7 @@ impl NewFile<'_> {
     /// How it compares to what is in the folder.
     ///
     /// # Errors
-    /// Something of that name is there that cannot be read as a file.
+    /// Something with that name exists but cannot be read as a file.
     pub(crate) fn state_in(&self, folder: &Path) -> anyhow::Result<State> {
         let path = self.path(folder);
         match fs::read(&path) {
@@ -37,15 +38,15 @@ impl NewFile<'_> {
         }
     }
 
-    /// Writes it where nothing of its name is.
+    /// Writes it as a new file.
     ///
     /// # Errors
-    /// It is there, or cannot be written.
+    /// It exists already, or cannot be written.
     pub(crate) fn create(&self, folder: &Path) -> anyhow::Result<()> {
         let path = self.path(folder);
         let write = || {
             fs::create_dir_all(path.parent().unwrap_or(folder))?;
-            // Whatever has come there meanwhile is not ours to replace.
+            // A file that was created in the meantime is not ours to replace.
             OpenOptions::new().write(true).create_new(true).open(&path)?.write_all(self.text.as_bytes())
         };
         write().with_context(|| format!("{} can't be written", path.display()))
@@ -66,8 +67,8 @@ impl NewFile<'_> {
 pub(crate) enum State {
     /// There is no such file.
     Missing,
-    /// It is there, with the same text.
+    /// It exists, with the same contents.
     Same,
-    /// A file of its name is there, with another text.
+    /// A file with its name exists, with other contents.
     Differs,
 }

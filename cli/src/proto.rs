@@ -1,4 +1,4 @@
-//! `weft proto`: Weft's own `.proto` files, for the programs that do not have them in themselves.
+//! `weft proto`: Weft's own `.proto` files, for programs that do not have them built in.
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -8,7 +8,7 @@ use weft_contracts::sources::PUBLIC;
 
 use crate::new_files::{NewFile, State};
 
-/// Makes the folder a module of buf, unless it is one already.
+/// Makes the folder a buf module, unless it is one already.
 const BUF: NewFile<'static> = NewFile { name: "buf.yaml", text: include_str!("../templates/buf.yaml") };
 
 /// The flags of `weft proto`.
@@ -29,22 +29,22 @@ Examples:
   weft proto export proto                  then: protoc --proto_path=proto ..., or: buf lint proto
   weft proto export --force proto          after an update of Weft
 
-A buf.yaml is written beside them, unless one is there.";
+A buf.yaml is written beside them, unless there is one already.";
 
 /// The flags of `weft proto export`.
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 struct ExportArgs {
-    /// The folder; it is made if it is not there
+    /// The folder; it is created if it does not exist
     #[arg(value_name = "DIR")]
     dir: PathBuf,
-    /// Replace files of Weft's that are there with another text
+    /// Replace existing copies that have other contents
     #[arg(long)]
     force: bool,
 }
 
 /// # Errors
-/// A file is there with another text, or cannot be written.
+/// A file exists with other contents, or cannot be written.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     match &args.command {
         Command::Export(args) => export(args),
@@ -61,9 +61,9 @@ fn export(args: &ExportArgs) -> anyhow::Result<ExitCode> {
     let differing: Vec<String> = differing.map(|(_, file)| file.path(&args.dir).display().to_string()).collect();
     if !differing.is_empty() && !args.force {
         bail!(
-            "{} {} there with another text; nothing was written (--force replaces what differs)",
+            "{} {} already, with other contents; nothing was written (--force replaces what differs)",
             differing.join(", "),
-            if differing.len() == 1 { "is" } else { "are" }
+            if differing.len() == 1 { "exists" } else { "exist" }
         );
     }
     let buf = BUF.state_in(&args.dir)?;
@@ -75,7 +75,7 @@ fn export(args: &ExportArgs) -> anyhow::Result<ExitCode> {
         }
         let done = match state {
             State::Missing => "wrote",
-            State::Same => "has",
+            State::Same => "kept",
             State::Differs => "replaced",
         };
         println!("{done:8} {}", file.path(&args.dir).display());
@@ -86,8 +86,8 @@ fn export(args: &ExportArgs) -> anyhow::Result<ExitCode> {
             BUF.create(&args.dir)?;
             println!("wrote    {}", path.display());
         }
-        State::Same => println!("has      {}", path.display()),
-        // Someone's own module: the files are part of it now.
+        State::Same => println!("kept     {}", path.display()),
+        // The user's own module: the files are now part of it.
         State::Differs => println!("left     {} as it is", path.display()),
     }
     Ok(ExitCode::SUCCESS)
@@ -104,11 +104,11 @@ mod tests {
     }
 
     #[test]
-    fn every_file_is_written_with_a_module_of_buf_beside_them() {
+    fn every_file_is_written_with_a_buf_yaml_beside_them() {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("third_party/proto");
         for _ in 0..2 {
-            assert_eq!(export_to(&folder, false), Ok(()), "also where all is there");
+            assert_eq!(export_to(&folder, false), Ok(()), "also if all files exist");
             for source in PUBLIC {
                 assert_eq!(fs::read_to_string(folder.join(source.name)).unwrap(), source.text);
             }
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn what_differs_stays_and_nothing_else_is_written() {
+    fn without_force_a_file_that_differs_stays_and_no_other_is_written() {
         let dir = tempfile::tempdir().unwrap();
         let options = dir.path().join("weft/options/v1/options.proto");
         fs::create_dir_all(options.parent().unwrap()).unwrap();
@@ -126,7 +126,7 @@ mod tests {
         assert_eq!(
             told,
             format!(
-                "{} is there with another text; nothing was written (--force replaces what differs)",
+                "{} exists already, with other contents; nothing was written (--force replaces what differs)",
                 options.display()
             )
         );
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_buf_yaml_of_the_user_s_own_stays_even_with_force() {
+    fn the_user_s_own_buf_yaml_stays_even_with_force() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("buf.yaml"), "version: v2\n").unwrap();
         assert_eq!(export_to(dir.path(), true), Ok(()));

@@ -1,4 +1,4 @@
-//! `weft restart`: starts a service of the running mesh again, one replica after the other, or its sidecars in place.
+//! `weft restart`: restarts a service of the running mesh, one replica at a time, or only its sidecars, in place.
 
 use std::{
     env,
@@ -14,22 +14,22 @@ use crate::up::{orders, trust};
 /// The flags of `weft restart`.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Args {
-    /// A service, or one replica of it, as users or users-1
+    /// A service or one of its replicas, such as users or users-1
     name: String,
-    /// Only the sidecars: new ones take their places while they run
+    /// Restart only the sidecars: a new one takes over from each while it runs
     #[arg(long)]
     sidecar: bool,
 }
 
-/// Asks the `weft up` that runs here, and tells what it does.
+/// Sends the order to the `weft up` that runs here, and prints its progress.
 ///
 /// # Errors
-/// None runs, or it could not be done.
+/// No `weft up` runs here, or the restart failed.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let here = env::current_dir()?;
     let mut sockets = here.ancestors().map(|dir| dir.join(".weft")).filter(|dir| orders::path_in(dir).exists());
-    let state_dir = sockets.next().context("no `weft up` runs for this folder, or one above it")?;
-    // What it says is shown as the mesh's own. Within the folder nobody else can put a socket.
+    let state_dir = sockets.next().context("no `weft up` runs for this folder or one above it")?;
+    // What comes from the socket is printed as weft's own words, so nobody else may be able to put a socket there.
     trust::check(&state_dir)?;
     let socket = orders::path_in(&state_dir);
     let mut stream = UnixStream::connect(&socket)
@@ -44,5 +44,5 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             (_, why) => bail!("{why}"),
         }
     }
-    bail!("`weft up` has ended meanwhile")
+    bail!("`weft up` ended before the restart was done")
 }

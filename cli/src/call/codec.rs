@@ -1,4 +1,4 @@
-//! Messages as they are on the wire: their types are only known at run time.
+//! Passes messages through as bytes: their types are only known at run time.
 
 use bytes::{Buf, BufMut, Bytes};
 use tonic::{

@@ -1,4 +1,4 @@
-//! The request: JSON values from the command line, a file or standard input, taken one by one.
+//! The request: JSON values from the command line, a file or standard input, read one by one.
 
 use std::{
     fs::File,
@@ -14,7 +14,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::schema::Messages;
 
-/// Values that were read and wait to be sent; past it nothing more is read.
+/// How many values may wait to be sent. While the queue is full, nothing more is read.
 const QUEUE: usize = 16;
 
 /// Where the JSON comes from.
@@ -28,7 +28,7 @@ pub(super) enum Source {
 }
 
 impl Source {
-    /// An argument is always JSON; a flag's value may say where it is.
+    /// `-` is standard input. Only the value of the flag may also name a file, as `@FILE`.
     pub(super) fn new(text: Option<&str>, is_argument: bool) -> Self {
         match text {
             None => Self::Nothing,
@@ -52,7 +52,7 @@ impl Source {
     }
 }
 
-/// The values in a text: one after the other, with or without lines between them, each given as soon as it is whole.
+/// The JSON values in a text, with or without line breaks between them. Each is returned as soon as it is complete.
 fn values(text: impl Read) -> impl Iterator<Item = anyhow::Result<Value>> {
     let mut is_over = false;
     let mut number = 0;
@@ -63,13 +63,13 @@ fn values(text: impl Read) -> impl Iterator<Item = anyhow::Result<Value>> {
         }
         number += 1;
         let value = values.next()?;
-        // What comes after broken JSON cannot be told from it.
+        // After broken JSON it is not known where the next value starts.
         is_over = value.is_err();
         Some(value.with_context(|| format!("the request is not JSON, in value {number}")))
     })
 }
 
-/// The one request of a method that takes one.
+/// The request of a method that takes exactly one.
 pub(super) async fn single(source: Source, messages: &Messages, message: &str) -> anyhow::Result<Bytes> {
     let read = move || -> anyhow::Result<Vec<Value>> { values(source.open()?).take(2).collect() };
     let mut read = tokio::task::spawn_blocking(read).await.context("reading the request")??;
@@ -80,8 +80,8 @@ pub(super) async fn single(source: Source, messages: &Messages, message: &str) -
     }
 }
 
-/// The requests of a method that takes any number, each sent as it is read. Whatever is wrong goes to `failed`, and
-/// the stream then never ends: an end would tell the service that it has everything.
+/// The requests of a method that takes a stream, each sent as soon as it is read. An error goes to `failed`, and the
+/// stream then stays open: its end would tell the service that the request is complete.
 pub(super) fn stream(
     source: Source,
     messages: Messages,
@@ -90,7 +90,7 @@ pub(super) fn stream(
 ) -> BoxStream<'static, Bytes> {
     let (queue, requests) = mpsc::channel(QUEUE);
     let (hold, held) = oneshot::channel::<()>();
-    // A thread of its own, for as long as there is input: it ends with the process.
+    // A separate thread, as reading blocks. If the input has no end, the thread ends with the process.
     std::thread::spawn(move || {
         let send_all = || -> anyhow::Result<()> {
             for value in values(source.open()?) {
@@ -121,7 +121,7 @@ fn encode(messages: &Messages, message: &str, value: &Value) -> anyhow::Result<B
 mod tests {
     use super::*;
 
-    /// Gives one byte at a time, and says how far it was read.
+    /// Returns one byte for each read, and counts the bytes.
     struct Slow<'a>(&'a [u8], std::rc::Rc<std::cell::Cell<usize>>);
 
     impl Read for Slow<'_> {
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn broken_json_ends_the_values_and_is_told_with_its_place() {
+    fn broken_json_ends_the_values_and_its_place_is_reported() {
         let mut values = values(&b"{}\n{\"a\" 1}\n{}"[..]);
         assert!(values.next().unwrap().is_ok());
         let told = format!("{:#}", values.next().unwrap().unwrap_err());

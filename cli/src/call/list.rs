@@ -1,4 +1,4 @@
-//! What could be called.
+//! Lists the contracts and methods that can be called.
 
 use std::io::Write;
 
@@ -7,7 +7,7 @@ use weft_mesh::names::closest;
 
 use super::reflection::{Method, Reflection};
 
-/// Prints every contract of the mesh with its methods, or those of one.
+/// Prints all contracts of the mesh with their methods, or only one contract.
 pub(super) async fn print(reflection: &mut Reflection, only: Option<&str>) -> anyhow::Result<()> {
     let only = only.map(|name| name.trim_matches('/'));
     let contracts = reflection.services().await?;
@@ -16,7 +16,7 @@ pub(super) async fn print(reflection: &mut Reflection, only: Option<&str>) -> an
         match only {
             Some(name) => {
                 let near = super::hint(closest(name, contracts.iter().map(String::as_str)));
-                bail!("the mesh has no contract `{name}`{near}; `weft call` lists what there is")
+                bail!("the mesh has no contract `{name}`{near}; `weft call` lists the contracts")
             }
             None => bail!("the mesh has no contract yet; are its services up?"),
         }
@@ -27,7 +27,7 @@ pub(super) async fn print(reflection: &mut Reflection, only: Option<&str>) -> an
             text.push('\n');
         }
         text.push_str(&format!("{contract}\n"));
-        // One that goes away in between has no methods left to print.
+        // A contract that has gone in the meantime has no methods to print.
         reflection.fetch_symbol(contract).await?;
         let methods = reflection.methods(contract);
         let width = methods.iter().map(|method| method.name.len()).max().unwrap_or(0);
@@ -35,12 +35,12 @@ pub(super) async fn print(reflection: &mut Reflection, only: Option<&str>) -> an
             text.push_str(&format!("  {:width$}  {}\n", method.name, shape(method, contract)));
         }
     }
-    // A reader that has seen enough is no failure.
+    // A closed pipe, as with `weft call | head`, is not an error.
     let _ = std::io::stdout().write_all(text.as_bytes());
     Ok(())
 }
 
-/// `CreateRequest → stream Event`; types of the contract's own package without its name.
+/// `CreateRequest → stream Event`. Types of the contract's own package are shown without the package's name.
 fn shape(method: &Method, contract: &str) -> String {
     let package = contract.rsplit_once('.').map_or("", |(package, _)| package);
     let kind = |name: &str, is_stream: bool| {

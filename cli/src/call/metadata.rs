@@ -15,7 +15,7 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// Reads `KEY: VALUE` of each.
+/// Parses headers given as `KEY: VALUE`.
 pub(super) fn parse(headers: &[String], service: Option<&str>) -> anyhow::Result<MetadataMap> {
     let mut metadata = MetadataMap::new();
     for text in headers {
@@ -26,20 +26,23 @@ pub(super) fn parse(headers: &[String], service: Option<&str>) -> anyhow::Result
         let is_reserved =
             key.starts_with("grpc-") || ["content-type", "te", "host", "user-agent"].contains(&key.as_str());
         if is_reserved {
-            bail!("the header {key:?} is gRPC's own{}", if key == "grpc-timeout" { "; use --timeout" } else { "" });
+            let hint = if key == "grpc-timeout" { "; use --timeout" } else { "" };
+            bail!("the header {key:?} is set by gRPC itself{hint}");
         }
         if key.ends_with("-bin") {
             let bytes = BASE64.decode(value).with_context(|| format!("the value of {key:?} is not base64"))?;
-            let key: BinaryMetadataKey = key.parse().with_context(|| format!("{key:?} is no header's name"))?;
+            let key: BinaryMetadataKey = key.parse().with_context(|| format!("{key:?} is not a header name"))?;
             metadata.append_bin(key, MetadataValue::from_bytes(&bytes));
         } else {
-            let value: AsciiMetadataValue = value.parse().with_context(|| format!("{value:?} is no header's value"))?;
-            let key: AsciiMetadataKey = key.parse().with_context(|| format!("{key:?} is no header's name"))?;
+            let value: AsciiMetadataValue =
+                value.parse().with_context(|| format!("{value:?} is not a header value"))?;
+            let key: AsciiMetadataKey = key.parse().with_context(|| format!("{key:?} is not a header name"))?;
             metadata.append(key, value);
         }
     }
     if let Some(service) = service {
-        metadata.insert(header::SERVICE, service.parse().with_context(|| format!("{service:?} is no service's name"))?);
+        metadata
+            .insert(header::SERVICE, service.parse().with_context(|| format!("{service:?} is not a service name"))?);
     }
     Ok(metadata)
 }
@@ -62,12 +65,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_header_is_told() {
+    fn an_invalid_header_is_refused_with_the_reason() {
         for (header, told) in [
             ("x", "no colon"),
             ("grpc-timeout: 1S", "use --timeout"),
             ("key-bin: ä", "not base64"),
-            ("a b: c", "no header's name"),
+            ("a b: c", "not a header name"),
         ] {
             let error = format!("{:#}", of(&[header]).unwrap_err());
             assert!(error.contains(told), "{header}: {error}");

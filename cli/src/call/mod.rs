@@ -1,7 +1,8 @@
 //! `weft call`: any method of any contract in the mesh, with JSON in and out.
 //!
-//! The contracts come from the mesh itself ([`reflection`]); the [`input`] is read value by value and sent as it is
-//! read, which makes one path of all four kinds of method; what comes back is printed by [`output`].
+//! The contracts come from the mesh itself ([`reflection`]). The [`input`] is read value by value, and each value is
+//! sent at once, so all four kinds of method share one code path. [`output`] prints what is not an answer: headers and
+//! errors.
 
 mod codec;
 mod input;
@@ -38,53 +39,53 @@ use self::{
 use crate::up::run_file::Run;
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);
-/// How much longer than its deadline a call is waited for: the mesh ends it, unless it hangs itself.
+/// How long to wait after a call's deadline. The mesh ends the call at the deadline, unless the mesh itself hangs.
 const DEADLINE_GRACE: Duration = Duration::from_secs(2);
-/// The largest message that is taken.
+/// The largest message that is accepted.
 const MESSAGE_BYTES: usize = 256 * 1024 * 1024;
-/// A call that ends with a gRPC status exits with this and the status's number.
+/// After a gRPC error, the exit code is this plus the number of the status.
 const EXIT_STATUS_BASE: u8 = 64;
-/// What a shell says of a program that Ctrl-C has ended.
+/// The exit code that shells report for a program that Ctrl-C has ended.
 const EXIT_INTERRUPTED: u8 = 130;
 
 const AFTER_HELP: &str = "\
 Examples:
-  weft call                                   list every method of the mesh
+  weft call                                   list all methods in the mesh
   weft call shop.users.v1.Users               list the methods of one contract
   weft call shop.users.v1.Users/Get '{\"id\":\"1\"}'
-  weft call shop.users.v1.Users/Watch         print what comes, until Ctrl-C
+  weft call shop.users.v1.Users/Watch         print each answer, until Ctrl-C
   weft call shop.products.v1.Products/Import -d - < products.jsonl
   weft call shop.users.v1.Users/List -v --timeout 500ms -H 'x-tenant: a'
 
-Answers go to standard output, all else to standard error. The exit code is 0; 64 and the number of the gRPC
-status (NOT_FOUND is 5: 69); 1 when there was no answer at all; 130 after Ctrl-C.";
+Answers go to standard output, everything else to standard error. The exit code is 0 for success; 64 plus the
+number of the status for a gRPC error (NOT_FOUND is 5: 69); 1 if there was no answer at all; 130 after Ctrl-C.";
 
 /// The flags of `weft call`.
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Args {
-    /// The method, as shop.users.v1.Users/Create; a contract or nothing lists what there is
+    /// The method, such as shop.users.v1.Users/Create; without it, or with only a contract, the methods are listed
     #[arg(value_name = "SERVICE/METHOD")]
     method: Option<String>,
-    /// The request as JSON; several values, one after the other, for a method that takes a stream [default: {}]
+    /// The request as JSON; for a method that takes a stream, several values one after the other [default: {}]
     #[arg(value_name = "JSON", conflicts_with = "data")]
     json: Option<String>,
-    /// The request as JSON, from @FILE or from standard input (-)
+    /// The request as JSON, or where to read it: @FILE, or - for standard input
     #[arg(long, short, value_name = "JSON|@FILE|-")]
     data: Option<String>,
-    /// Send a header; the value of one that ends in -bin is base64
+    /// Send a header; if its name ends in -bin, the value is base64
     #[arg(long = "header", short = 'H', value_name = "KEY: VALUE")]
     headers: Vec<String>,
     /// How long the call may take: 300ms, 2s, 1m
     #[arg(long, short, value_name = "TIME", value_parser = parse_duration)]
     timeout: Option<Duration>,
-    /// The service to ask, where more than one implements the contract: users or users.shop
+    /// The service to call, if more than one implements the contract: users or users.shop
     #[arg(long, value_name = "NAME")]
     service: Option<String>,
     /// The sidecar to call through [default: that of the running `weft up`, else http://127.0.0.1:15001]
     #[arg(long, env = "WEFT_OUTBOUND", value_name = "URL")]
     address: Option<String>,
-    /// Where traces are shown [default: that of the running `weft up`, else http://127.0.0.1:15080]
+    /// The dashboard that shows the trace [default: that of the running `weft up`, else http://127.0.0.1:15080]
     #[arg(long, env = "WEFT_DASHBOARD", value_name = "URL")]
     dashboard: Option<String>,
     /// Print each answer on one line
@@ -95,10 +96,10 @@ pub(crate) struct Args {
     verbose: bool,
 }
 
-/// Makes one call, or lists what could be called.
+/// Makes one call, or lists the methods that can be called.
 ///
 /// # Errors
-/// Nobody answers at the address, there is no such method, or the request is not as its contract says.
+/// Nothing answers at the address, there is no such method, or the request does not match its contract.
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let code = runtime.block_on(call(&args));
@@ -158,7 +159,7 @@ async fn call(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(code)
 }
 
-/// One exchange of any kind. The outer error is ours, the inner one is the answer's.
+/// One call of any kind. The outer error is ours, the inner one is the status that the call ended with.
 async fn exchange(
     args: &Args,
     channel: Channel,
@@ -172,7 +173,7 @@ async fn exchange(
     let requests: futures_util::stream::BoxStream<'static, Bytes> = if method.client_streaming {
         input::stream(source, messages.clone(), method.input.clone(), failed)
     } else {
-        // A request that is wrong is told before anything is sent.
+        // An invalid request is reported before anything is sent.
         let message = input::single(source, messages, &method.input).await?;
         futures_util::stream::once(async move { message }).boxed()
     };
@@ -187,9 +188,9 @@ async fn exchange(
     tokio::select! {
         outcome = call => match outcome {
             Ok(outcome) => outcome,
-            Err(_) => bail!("no answer, not even that the deadline of {:?} has passed", args.timeout.unwrap_or_default()),
+            Err(_) => bail!("no answer, although the deadline of {:?} has passed", args.timeout.unwrap_or_default()),
         },
-        // Dropping the call resets it: the service must not take a part for the whole.
+        // Dropping the call resets it, so that the service does not take a partial request for a complete one.
         Ok(error) = failure => Err(error),
     }
 }
@@ -213,9 +214,9 @@ async fn receive(
         match answers.message().await {
             Ok(Some(bytes)) => {
                 let json = messages.to_json(&method.output, &bytes, !printer.is_compact);
-                let json = json.with_context(|| format!("an answer is no {}", method.output))?;
+                let json = json.with_context(|| format!("an answer is not a {}", method.output))?;
                 if writeln!(std::io::stdout(), "{json}").is_err() {
-                    // Whoever read the answers wants no more: the call is given up.
+                    // Nobody reads the answers any more: the call is cancelled.
                     return Ok(Ok(()));
                 }
             }
@@ -232,7 +233,7 @@ async fn receive(
 async fn connect(address: &str) -> anyhow::Result<Channel> {
     let with_scheme = if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
     let endpoint = Endpoint::from_shared(with_scheme)
-        .with_context(|| format!("{address:?} is not an address; allowed: one as http://127.0.0.1:15001"))?;
+        .with_context(|| format!("{address:?} is not an address; allowed: a URL such as http://127.0.0.1:15001"))?;
     endpoint
         .connect_timeout(CONNECT_LIMIT)
         .connect()
@@ -244,13 +245,13 @@ async fn find_method(reflection: &mut Reflection, contract: &str, method: &str) 
     if !reflection.fetch_symbol(contract).await? {
         let contracts = reflection.services().await?;
         let near = hint(closest(contract, contracts.iter().map(String::as_str)));
-        bail!("the mesh has no contract `{contract}`{near}; `weft call` lists what there is");
+        bail!("the mesh has no contract `{contract}`{near}; `weft call` lists the contracts");
     }
     let methods = reflection.methods(contract);
     if methods.is_empty() {
         let contracts = reflection.services().await?;
         let near = hint(closest(contract, contracts.iter().map(String::as_str)));
-        bail!("`{contract}` is no contract with methods{near}; `weft call` lists what there is");
+        bail!("`{contract}` is not a contract with methods{near}; `weft call` lists the contracts");
     }
     match methods.iter().find(|candidate| candidate.name == method) {
         Some(found) => Ok(found.clone()),
@@ -262,12 +263,12 @@ async fn find_method(reflection: &mut Reflection, contract: &str, method: &str) 
     }
 }
 
-/// A status that nobody has sent: it was made here, of a connection that broke or a deadline that passed.
+/// Tells a status that was sent from one that the client library made of a broken connection or a deadline that passed.
 fn own_status(status: Status) -> anyhow::Result<Status> {
     match std::error::Error::source(&status) {
         None => Ok(status),
         Some(source) if source.is::<TimeoutExpired>() => {
-            Ok(Status::deadline_exceeded("the deadline passed before anything was answered"))
+            Ok(Status::deadline_exceeded("the deadline passed before there was an answer"))
         }
         Some(_) => bail!("the connection to the sidecar broke before the call had ended: {}", status.message()),
     }
@@ -277,7 +278,7 @@ fn hint(near: Option<&str>) -> String {
     near.map_or_else(String::new, |near| format!(" (did you mean `{near}`?)"))
 }
 
-/// `a.b.C/D`, `/a.b.C/D` or, where that can only mean this, nothing.
+/// The contract and the method of `a.b.C/D` or `/a.b.C/D`; `None` if no method is named.
 fn split_method(text: &str) -> Option<(&str, &str)> {
     text.trim_start_matches('/').split_once('/').filter(|(_, method)| !method.is_empty())
 }
@@ -289,13 +290,13 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
         "s" => 1.0,
         "m" => 60.0,
         "h" => 3_600.0,
-        _ => return Err("allowed: a number and ms, s, m or h, as 300ms or 2s".to_owned()),
+        _ => return Err("allowed: a number with ms, s, m or h, such as 300ms or 2s".to_owned()),
     };
     let number: f64 =
-        text[..split].parse().map_err(|_| "allowed: a number and ms, s, m or h, as 300ms or 2s".to_owned())?;
+        text[..split].parse().map_err(|_| "allowed: a number with ms, s, m or h, such as 300ms or 2s".to_owned())?;
     match Duration::try_from_secs_f64(number * unit) {
         Ok(time) if !time.is_zero() => Ok(time),
-        _ => Err("allowed: more than nothing, and not for ever".to_owned()),
+        _ => Err("allowed: more than zero, and not out of range".to_owned()),
     }
 }
 
@@ -319,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn a_method_is_behind_the_last_part_of_its_contract() {
+    fn a_method_is_split_from_its_contract() {
         assert_eq!(split_method("a.b.C/D"), Some(("a.b.C", "D")));
         assert_eq!(split_method("/a.b.C/D"), Some(("a.b.C", "D")));
         assert_eq!(split_method("a.b.C"), None);

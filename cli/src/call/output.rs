@@ -1,4 +1,4 @@
-//! What is shown beside the answers: headers where they are asked for, and errors with everything that is in them.
+//! What is printed besides the answers: headers if they are asked for, and errors with all their details.
 
 use prost::Message;
 use tonic::{
@@ -46,17 +46,17 @@ impl Printer {
     /// An answer that is an error.
     pub(super) fn status(&self, status: &Status, messages: &Messages) {
         self.headers("ended with the trailers", status.metadata());
-        let message = if status.message().is_empty() { "it says no more" } else { status.message() };
+        let message = if status.message().is_empty() { "it has no message" } else { status.message() };
         eprintln!("error: {}: {message}", status_name(status.code()));
         if let Some(reason) = status.metadata().get(header::ERROR) {
             let reason = reason.to_str().unwrap_or("?");
-            eprintln!("made by the mesh, not by the service: {}: {reason}", header::ERROR);
+            eprintln!("this error comes from the mesh, not from the service: {}: {reason}", header::ERROR);
         }
         for any in any_details(status) {
             let name = type_name(&any);
             match messages.to_json(name, &any.value, !self.is_compact) {
                 Ok(json) => eprintln!("{name} {json}"),
-                Err(_) => eprintln!("{name}, which the mesh does not know: {} bytes", any.value.len()),
+                Err(_) => eprintln!("{name}: {} bytes of a type that the mesh does not know", any.value.len()),
             }
         }
     }
@@ -70,8 +70,8 @@ fn type_name(any: &prost_types::Any) -> &str {
     any.type_url.rsplit('/').next().unwrap_or(&any.type_url)
 }
 
-/// The messages that a status's details are made of: `google.rpc.*`, and whatever the mesh knows besides. `None` where
-/// there are no details.
+/// The message types of a status's details: `google.rpc.*`, and those that the mesh knows.
+/// `None` if there are no details.
 pub(super) async fn details(status: &Status, reflection: &mut Reflection) -> Option<Messages> {
     let details = any_details(status);
     if details.is_empty() {
@@ -80,7 +80,7 @@ pub(super) async fn details(status: &Status, reflection: &mut Reflection) -> Opt
     reflection.add(pb::FILE_DESCRIPTOR_SET);
     for any in &details {
         if !type_name(any).starts_with("google.rpc.") {
-            // Whoever made it may know more than the mesh: then its size is all that can be told.
+            // A service may send types that the mesh does not know: then only their size is printed.
             let _ = reflection.fetch_symbol(type_name(any)).await;
         }
     }

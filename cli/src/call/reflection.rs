@@ -1,4 +1,4 @@
-//! The contracts of the mesh, from its own answers (gRPC server reflection, version 1).
+//! The contracts of the mesh, fetched by gRPC server reflection (version 1).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,10 +18,10 @@ use tonic_reflection::pb::v1::{
 
 const LIMIT: Duration = Duration::from_secs(10);
 const ANSWER_BYTES: usize = 64 * 1024 * 1024;
-/// Files of one contract; one that needs more is no contract but an attack.
+/// The most files that one contract may need: a bound against answers that never stop importing more.
 const MAX_FILES: usize = 10_000;
 
-/// What was learnt so far.
+/// What was fetched so far.
 pub(super) struct Reflection {
     client: ServerReflectionClient<Channel>,
     files: BTreeMap<String, (Bytes, FileDescriptorProto)>,
@@ -58,7 +58,7 @@ impl Reflection {
         Ok(names.into_iter().collect())
     }
 
-    /// Gets the file that defines a contract or a message, with all that it imports; false if nobody knows the name.
+    /// Fetches the file that defines a contract or a message, with all its imports; false if the name is not known.
     pub(super) async fn fetch_symbol(&mut self, name: &str) -> anyhow::Result<bool> {
         if !self.take(vec![Ask::FileContainingSymbol(name.to_owned())]).await? {
             return Ok(false);
@@ -93,8 +93,8 @@ impl Reflection {
         methods.iter().filter_map(|method| Method::new(contract, method)).collect()
     }
 
-    /// Everything that was fetched, as a serialized `google.protobuf.FileDescriptorSet`; no file before one that it
-    /// imports. The files go in as they came, so that no option is lost.
+    /// Everything that was fetched, as a serialized `google.protobuf.FileDescriptorSet`; each file stands after those
+    /// that it imports. The bytes of the files stay as they came, so that no option is lost.
     pub(super) fn descriptor_set(&self) -> Vec<u8> {
         let mut set = Vec::new();
         let mut done = BTreeSet::new();
@@ -104,7 +104,7 @@ impl Reflection {
         set
     }
 
-    /// Adds files that the mesh need not know: those not yet there.
+    /// Adds files that did not come from the mesh. Files that are already there stay as they are.
     pub(super) fn add(&mut self, descriptor_set: &[u8]) {
         let set = prost_types::FileDescriptorSet::decode(descriptor_set).unwrap_or_default();
         for file in set.file {
@@ -130,7 +130,7 @@ impl Reflection {
         missing.into_iter().cloned().collect()
     }
 
-    /// Whether there was a file in any of the answers.
+    /// Asks, and keeps the files in the answers. Returns whether there were any.
     async fn take(&mut self, questions: Vec<Ask>) -> anyhow::Result<bool> {
         let mut has_file = false;
         for answer in self.ask(questions).await? {
@@ -138,13 +138,13 @@ impl Reflection {
                 Answer::FileDescriptorResponse(files) => {
                     for bytes in files.file_descriptor_proto {
                         let file =
-                            FileDescriptorProto::decode(&bytes[..]).context("the mesh gave a broken descriptor")?;
+                            FileDescriptorProto::decode(&bytes[..]).context("the mesh sent a broken descriptor")?;
                         self.files.insert(file.name().to_owned(), (bytes.into(), file));
                         has_file = true;
                     }
                 }
                 Answer::ErrorResponse(error) if error.error_code == Code::NotFound as i32 => {}
-                Answer::ErrorResponse(error) => bail!("the mesh does not tell its contracts: {}", error.error_message),
+                Answer::ErrorResponse(error) => bail!("asking the mesh for contracts failed: {}", error.error_message),
                 _ => {}
             }
         }
@@ -166,10 +166,10 @@ impl Reflection {
         match timeout(LIMIT, exchange).await {
             Ok(Ok(received)) => Ok(received),
             Ok(Err(status)) if status.code() == Code::Unimplemented => {
-                bail!("whoever answers there knows no server reflection; --address must be that of a sidecar")
+                bail!("the server there has no server reflection; --address must be that of a sidecar")
             }
-            Ok(Err(status)) => bail!("the mesh does not tell its contracts: {}", status.message()),
-            Err(_) => bail!("the mesh does not tell its contracts: no answer within {LIMIT:?}"),
+            Ok(Err(status)) => bail!("asking the mesh for contracts failed: {}", status.message()),
+            Err(_) => bail!("asking the mesh for contracts failed: no answer within {LIMIT:?}"),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Messages of the mesh's contracts, between JSON and what is on the wire.
+//! Converts messages of the mesh's contracts between JSON and their bytes on the wire.
 
 use std::sync::Arc;
 

@@ -17,7 +17,7 @@ use weft_mesh::{
 
 use super::status_name;
 
-/// For the export of the span. Who has made a call does not wait for a store that does not answer.
+/// How long the export of the span may take, so that nobody waits for a store that does not answer.
 const EXPORT_LIMIT: Duration = Duration::from_secs(1);
 
 /// A call's place in its trace.
@@ -30,7 +30,7 @@ pub(super) struct CallTrace {
     server: Server,
 }
 
-/// Who is called: a service by its name, or the sidecar that looks for one.
+/// The server that the span names: a service by its name or, if none was named, the sidecar.
 #[derive(Clone, Debug)]
 pub(super) struct Server {
     address: String,
@@ -50,7 +50,7 @@ impl Server {
 }
 
 impl CallTrace {
-    /// Begins a trace, or goes on with that of a `traceparent` among the headers.
+    /// Starts a trace, or continues that of a `traceparent` among the headers.
     ///
     /// # Errors
     /// The `traceparent` is malformed.
@@ -71,14 +71,14 @@ impl CallTrace {
         String::from_utf8_lossy(&self.context.trace_id_hex()).into_owned()
     }
 
-    /// Exports the call's span, where the trace begins with it. It is lost where a target does not take it in time.
+    /// Exports the call's span if the trace starts with it. The span is lost if a target does not take it in time.
     pub(super) async fn end(&self, method: &str, code: Code, targets: &[String]) {
         if !self.begins_here {
             return;
         }
         let mut there = Vec::new();
         for target in targets {
-            // With --dashboard something can be named that takes no spans.
+            // --dashboard may name a server that takes no spans.
             if let Ok(ExportTarget::Otlp(url)) = target.parse()
                 && is_there(&url).await
             {
@@ -141,7 +141,7 @@ impl CallTrace {
     }
 }
 
-/// Whether somebody listens there. An export to nobody is tried again until its time is up.
+/// Whether something listens there. If nothing does, an export would be retried until its time is up.
 async fn is_there(url: &str) -> bool {
     let address = url.strip_prefix("http://").unwrap_or(url);
     matches!(timeout(EXPORT_LIMIT, TcpStream::connect(address)).await, Ok(Ok(_)))
@@ -159,11 +159,11 @@ mod tests {
         let trace = CallTrace::begin(&mut headers, Server::new(None, "http://127.0.0.1:15001")).unwrap();
         assert_eq!(trace.id(), "0af7651916cd43dd8448eb211c80319c");
         assert_eq!(headers.get("traceparent").unwrap(), given);
-        assert!(!trace.begins_here, "its first span is another's");
+        assert!(!trace.begins_here, "the given trace starts elsewhere");
     }
 
     #[test]
-    fn the_span_is_the_parent_that_the_sidecar_is_told() {
+    fn the_exported_span_is_the_parent_in_the_traceparent() {
         let mut headers = MetadataMap::new();
         let trace = CallTrace::begin(&mut headers, Server::new(None, "http://127.0.0.1:15001")).unwrap();
         let span = trace.span("shop.users.v1.Users/Get", Code::NotFound);

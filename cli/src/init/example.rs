@@ -44,7 +44,7 @@ macro_rules! template {
 }
 
 impl Example {
-    /// What there is only in this language.
+    /// The files that only the example in this language has.
     fn own_files(self) -> &'static [NewFile<'static>] {
         match self {
             Self::Go => template! { "go":
@@ -102,10 +102,10 @@ impl Example {
     }
 }
 
-/// Writes an example into a folder that is empty or not there yet.
+/// Writes an example into a folder that is empty or does not exist yet.
 ///
 /// # Errors
-/// The folder has something in it, or cannot be written.
+/// The folder is not empty, or cannot be written.
 pub(super) fn write(example: Example, dir: &Path) -> anyhow::Result<()> {
     let shown = dir.display();
     let language = example.name();
@@ -118,11 +118,11 @@ pub(super) fn write(example: Example, dir: &Path) -> anyhow::Result<()> {
             named.join(", ")
         );
     }
-    // Such as a .gitignore, which does not count above.
+    // Hidden files, such as a .gitignore, are not counted above.
     let files = example.files();
     for file in &files {
         if file.state_in(dir)? == State::Differs {
-            bail!("{} is there already; nothing was written", file.path(dir).display());
+            bail!("{} exists already; nothing was written", file.path(dir).display());
         }
     }
     for file in &files {
@@ -131,7 +131,7 @@ pub(super) fn write(example: Example, dir: &Path) -> anyhow::Result<()> {
         }
     }
     let to = if dir == Path::new(".") { String::new() } else { format!("cd {shown} && ") };
-    println!("wrote {} files of a service in {language}; README.md says what each is", files.len());
+    println!("wrote {} files: a service in {language}; README.md says what each file is", files.len());
     println!("Start it:  {to}weft up");
     println!(
         "Call it:   weft call hello.v1.Greeter/Hello '{{\"name\":\"Ada\"}}'   (in another terminal, in that folder)"
@@ -139,7 +139,7 @@ pub(super) fn write(example: Example, dir: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What is in a folder but for hidden files, sorted; nothing if there is no folder.
+/// The names in a folder except hidden ones, sorted; none if there is no folder.
 fn visible(dir: &Path) -> anyhow::Result<Vec<OsString>> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
@@ -199,7 +199,7 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let folder = dir.path().join("greeter");
             write(*example, &folder).unwrap();
-            // Whether Go or Maven is here is of no interest: the build is left out.
+            // The build is replaced, so that neither Go nor Maven is needed.
             let path = folder.join("mesh.yaml");
             let text = fs::read_to_string(&path).unwrap();
             let (build, run) = (line(&text, "build: "), line(&text, "    run: "));
@@ -235,7 +235,7 @@ mod tests {
         fs::create_dir(dir.path().join(".git")).unwrap();
         fs::write(dir.path().join(".gitignore"), "mine").unwrap();
         let told = write(Example::Go, dir.path()).unwrap_err().to_string();
-        assert!(told.ends_with(".gitignore is there already; nothing was written"), "{told}");
+        assert!(told.ends_with(".gitignore exists already; nothing was written"), "{told}");
         assert!(!dir.path().join("mesh.yaml").exists());
         fs::remove_file(dir.path().join(".gitignore")).unwrap();
         write(Example::Go, dir.path()).unwrap();
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn a_typo_is_told_with_what_there_is() {
+    fn a_mistyped_language_is_reported_with_the_known_ones() {
         use clap::Parser;
         #[derive(Parser)]
         struct Cli {

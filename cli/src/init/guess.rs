@@ -1,8 +1,8 @@
-//! What a folder has in it that could be a service.
+//! Finds what in a folder could be a service.
 //!
-//! A folder with a file that a build tool knows (`Cargo.toml`, `go.mod`, …) is a project; [`languages`] say what of it can
-//! be run. If the folder itself is none, or none that can be run, its subfolders are looked at. Contracts are found in all
-//! of it ([`contracts`]) and go to the service that they most likely belong to.
+//! A folder with a file that a build tool knows (`Cargo.toml`, `go.mod`, …) is a project; [`languages`] finds the
+//! programs in it. If the folder itself is not a project, or has no program, its subfolders are searched. [`contracts`]
+//! finds the contracts in all of these folders; each goes to the service that most likely implements it.
 
 mod contracts;
 mod languages;
@@ -21,23 +21,23 @@ use crate::mesh_file::model::KEYBOARD;
 
 /// How deep projects and contracts are looked for.
 const DEPTH: usize = 6;
-/// How many folders are looked into: a home folder has no end.
+/// How many folders are searched at most: a home folder can have very many.
 const FOLDERS: usize = 2_000;
-/// How many services are written down.
+/// How many services are written to the file at most.
 const SERVICES: usize = 20;
 
 /// What was found.
 #[derive(Debug, Default)]
 pub(super) struct Guess {
-    /// The namespace, by the folder's name.
+    /// The namespace, from the folder's name.
     pub(super) namespace: Option<String>,
-    /// What is to be run first, in this order.
+    /// The build commands, in this order.
     pub(super) build: Vec<String>,
     /// At most [`SERVICES`].
     pub(super) services: Vec<Found>,
-    /// The folders that imports start from, where they are not the default.
+    /// The folders that imports start from, if they are not the default.
     pub(super) proto_path: Vec<String>,
-    /// What could not be decided.
+    /// For the user: what could not be decided.
     pub(super) notes: Vec<String>,
 }
 
@@ -46,17 +46,17 @@ pub(super) struct Guess {
 pub(super) struct Found {
     /// Its name in the mesh.
     pub(super) name: String,
-    /// What says so: "Go, by go.mod".
+    /// How it was recognized: "Go, by go.mod".
     pub(super) from: String,
-    /// The folder of its project, from the mesh's folder; empty for that itself.
+    /// The path of its project's folder from the mesh's folder; empty if they are the same.
     pub(super) folder: String,
-    /// What makes it, from the mesh's folder.
+    /// The commands that build it, run in the mesh's folder.
     pub(super) build: Vec<String>,
-    /// What starts it, from the mesh's folder.
+    /// The command that starts it, run in the mesh's folder.
     pub(super) run: String,
     /// Its project depends on a gRPC library.
     pub(super) knows_grpc: bool,
-    /// Its contracts, from the mesh's folder.
+    /// The paths of its contracts from the mesh's folder.
     pub(super) protos: Vec<String>,
 }
 
@@ -67,7 +67,7 @@ impl Found {
     }
 }
 
-/// Looks into a folder.
+/// Searches a folder.
 pub(super) fn look_into(folder: &Path) -> Guess {
     let tree = Tree::read(folder);
     let mut guess =
@@ -94,7 +94,8 @@ pub(super) fn look_into(folder: &Path) -> Guess {
     guess
 }
 
-/// The folders that are looked at, from the mesh's folder and with `/` behind them; the first is that itself, "".
+/// The paths of the folders to search, from the mesh's folder and with a `/` at the end. The first is the mesh's folder
+/// itself, "".
 #[derive(Debug, Default)]
 struct Tree(Vec<String>);
 
@@ -102,7 +103,7 @@ impl Tree {
     fn read(folder: &Path) -> Self {
         let mut tree = Self(vec![String::new()]);
         let mut next = 0;
-        // Breadth first, so that what is near is found in a large tree, too. Ends, as the list is bounded.
+        // Breadth first, so that near folders are found in a large tree, too. The loop ends, as the list is bounded.
         while next < tree.0.len() {
             let at = tree.0[next].clone();
             next += 1;
@@ -117,13 +118,13 @@ impl Tree {
         tree
     }
 
-    /// The folders directly or indirectly under one.
+    /// All folders below one.
     fn under<'a>(&'a self, folder: &'a str) -> impl Iterator<Item = &'a str> {
         self.0.iter().map(String::as_str).filter(move |at| at.starts_with(folder) && *at != folder)
     }
 }
 
-/// Of tools, of others, or made anew by each build.
+/// Whether a folder is of no interest: it has tools, tests, others' code, or the output of a build.
 fn is_passed_over(name: &str) -> bool {
     const NAMES: &[&str] = &[
         "__pycache__",
@@ -144,7 +145,7 @@ fn is_passed_over(name: &str) -> bool {
     name.starts_with('.') || NAMES.contains(&name)
 }
 
-/// The names in a folder, sorted; those that are not text are left out.
+/// The names in a folder, sorted; names that are not UTF-8 are left out.
 fn entries(folder: &Path, is_wanted: impl Fn(&fs::DirEntry) -> bool) -> Vec<String> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten().filter(is_wanted);
     let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
@@ -152,7 +153,7 @@ fn entries(folder: &Path, is_wanted: impl Fn(&fs::DirEntry) -> bool) -> Vec<Stri
     names
 }
 
-/// Projects below the folder. What is below a project is part of it.
+/// The programs of the projects below the folder. What is below a project is part of that project.
 fn in_subfolders(folder: &Path, tree: &Tree) -> Vec<Found> {
     let mut found: Vec<Found> = Vec::new();
     for at in &tree.0[1..] {
@@ -164,7 +165,7 @@ fn in_subfolders(folder: &Path, tree: &Tree) -> Vec<Found> {
     found
 }
 
-/// A name that a service or a namespace may have, made of another.
+/// Makes a valid name of a service or a namespace from any name.
 fn to_label(name: &str) -> Option<String> {
     let mut label = String::new();
     for c in name.to_lowercase().chars() {
@@ -179,11 +180,11 @@ fn to_label(name: &str) -> Option<String> {
     is_label(&label).then_some(label)
 }
 
-/// Gives each service a name of its own that the mesh takes.
+/// Gives each service a unique and valid name.
 fn name_apart(services: &mut [Found]) {
     let mut taken = vec![KEYBOARD.to_owned()];
     for service in services {
-        // Only ASCII is left in a label, so any byte is a place to cut.
+        // A label is ASCII, so it can be cut after any byte.
         let label = to_label(&service.name).unwrap_or_else(|| "service".to_owned());
         let others = (2..).map(|number| format!("{}-{number}", &label[..label.len().min(58)]));
         let name = std::iter::once(label.clone()).chain(others).find(|name| !taken.contains(name));
@@ -192,7 +193,7 @@ fn name_apart(services: &mut [Found]) {
     }
 }
 
-/// Gives each contract to the service that it most likely belongs to.
+/// Gives each contract to the service that most likely implements it.
 fn assign(guess: &mut Guess, contracts: Vec<Contract>) {
     let services = &mut guess.services;
     for contract in contracts {
@@ -213,7 +214,7 @@ fn assign(guess: &mut Guess, contracts: Vec<Contract>) {
     }
 }
 
-/// The text of a file of a project, if it is there and no larger than such files are.
+/// The text of a file of a project, if it exists and is not unusually large.
 fn read(folder: &Path, name: &str) -> Option<String> {
     const BYTES: u64 = 1 << 20;
     let path: PathBuf = folder.join(name);

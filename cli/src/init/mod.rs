@@ -1,6 +1,6 @@
-//! `weft init`: a `mesh.yaml` for the programs of a folder, or a small service to begin with.
+//! `weft init`: a `mesh.yaml` for the programs in a folder, or a small example service.
 //!
-//! Without `--example`, [`guess`] looks at what is in the folder and [`render`] writes it down with every key explained;
+//! Without `--example`, [`guess`] searches the folder and [`render`] makes a file in which every key is explained;
 //! nothing is asked and nothing is run. With it, [`example`] writes a service whose files are part of this program.
 
 mod example;
@@ -22,7 +22,7 @@ use crate::{
 
 const AFTER_HELP: &str = "\
 Examples:
-  weft init                               a mesh.yaml for the programs that are in this folder
+  weft init                               a mesh.yaml for the programs in this folder
   weft init --example python greeter      a service in Python, in the new folder greeter
 
 No file is ever replaced.";
@@ -31,16 +31,16 @@ No file is ever replaced.";
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Args {
-    /// The folder; for an example it is made if it is not there
+    /// The folder; for an example, it is created if it does not exist
     #[arg(value_name = "DIR", default_value = ".")]
     dir: PathBuf,
-    /// Write a small service in this language, with its contract, that runs at once
+    /// Write a small example service in this language, with its contract, ready to run
     #[arg(long, short, value_name = "LANGUAGE")]
     example: Option<Example>,
 }
 
 /// # Errors
-/// Something is there already, or cannot be written.
+/// A file exists already, or cannot be written.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     match args.example {
         Some(example) => example::write(example, &args.dir)?,
@@ -51,7 +51,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 
 fn init(dir: &Path) -> anyhow::Result<()> {
     if !dir.is_dir() {
-        bail!("{} is not a folder; `weft init` looks at what is in one", dir.display());
+        bail!("{} is not a folder; `weft init` needs the folder with your programs", dir.display());
     }
     let folder = dir.canonicalize().with_context(|| format!("{} can't be read", dir.display()))?;
     let guess = guess::look_into(&folder);
@@ -59,7 +59,7 @@ fn init(dir: &Path) -> anyhow::Result<()> {
     let file = NewFile { name: "mesh.yaml", text: &text };
     let path = file.path(dir);
     if file.state_in(dir)? != State::Missing {
-        bail!("{} is there already and stays as it is; `weft check` says whether it is good", path.display());
+        bail!("{} is there already and stays as it is; `weft check` says whether it is valid", path.display());
     }
     file.create(dir)?;
     let shown = path.strip_prefix(".").unwrap_or(&path);
@@ -69,18 +69,18 @@ fn init(dir: &Path) -> anyhow::Result<()> {
     }
     if guess.services.is_empty() {
         println!(
-            "Nothing was found here that weft knows how to run: put your program's command line into its `run`.\n\
-             For a service to begin with: weft init --example python greeter (or go, node, java, rust)"
+            "No program was found here that weft knows how to run: put your program's command line into `run`.\n\
+             For an example service: weft init --example python greeter (or go, node, java, rust)"
         );
         return Ok(());
     }
     for note in &guess.notes {
         println!("  note: {note}");
     }
-    // What a first look cannot tell, such as a program that is not installed, is told now and not at the start.
+    // Problems that the search does not see, such as a missing program, are reported now, not at the start.
     match MeshFile::load(shown, Programs::MayBeBuilt) {
-        Ok(_) => println!("Next: see whether the commands in it are right, then `weft up`"),
-        Err(problems) => println!("Still to be done, as `weft check` says:\n{problems}"),
+        Ok(_) => println!("Next: check that the commands in it are right, then run `weft up`"),
+        Err(problems) => println!("Still to be fixed (`weft check` shows it again):\n{problems}"),
     }
     Ok(())
 }

@@ -31,31 +31,32 @@ pub(super) fn mesh_file(guess: &Guess) -> String {
         }
     }
     if !guess.notes.is_empty() {
-        text += "\n# What could not be told from what is in the folder:\n";
+        text += "\n# What `weft init` could not find out:\n";
         text.extend(guess.notes.iter().map(|note| format!("#   {}\n", note.replace('\n', " "))));
     }
     text
 }
 
 const HEAD: &str = "\
-# The mesh of this folder, as `weft init` guessed it from what is there: look it over.
+# The mesh of this folder. `weft init` guessed it from the files here: please check it.
 #
 #   weft check     says what is wrong with this file, and starts nothing
-#   weft up        builds and starts everything; Ctrl-C ends it
+#   weft up        builds and starts everything; Ctrl-C stops it
 #
-# Paths are relative to this file. What `weft up` keeps is in .weft beside it.
+# Paths are relative to this file. `weft up` keeps its state in the folder .weft beside it.
 
 ";
 
-const NAMESPACE: &str = "# The services' full names end in it: users.shop. 1 to 63 of a-z, 0-9 and -.\n";
+const NAMESPACE: &str =
+    "# The full names of the services end with it: users.shop. Allowed: 1 to 63 characters of a-z, 0-9 and -.\n";
 
 const BUILD: &str = "
-# Run before the start, in this folder, one after the other: a command line or a list of them. There is no shell: for one,
-# write sh -c '...'.
+# What to run before the start, in this folder: a command line, or a list of them. They run without a shell; if you need
+# one, write sh -c '...'.
 ";
 
 const MIDDLE: &str = "
-# What you need to know from outside, all on 127.0.0.1: where you call in, the dashboard, the control plane. These are the
+# The ports for you, all on 127.0.0.1: for your calls into the mesh, the dashboard, the control plane. These are the
 # defaults; 0 takes any free port.
 # ports: { outbound: 15001, dashboard: 15080, control: 15010 }
 
@@ -66,15 +67,16 @@ services:
 ";
 
 const NOTHING_FOUND: &str = "  \
-  # The service's name: others call it by that.
+  # The service's name: others call it by this name.
   my-service:
-    # The program, split as a shell does. It has to listen at $WEFT_LISTEN, which is 127.0.0.1:$PORT; ${PORT} and ${NAME}
-    # (my-service-1) may also stand in the line. It calls other services through its sidecar, at $WEFT_OUTBOUND.
+    # The command line, split as a shell would but run without a shell. The program must listen at $WEFT_LISTEN, which is
+    # 127.0.0.1:$PORT. The line may contain ${PORT} and ${NAME} (my-service-1). The program calls other services through
+    # its sidecar, at $WEFT_OUTBOUND.
     run: ./my-service --port ${PORT}
-    # What it implements, if it speaks gRPC; its timeouts, retries and breakers are options in these files.
+    # The contracts that it implements, if it speaks gRPC. Timeouts, retries and breakers are options in these files.
     # protos: [proto/my/v1/service.proto]
     # protocol: grpc     # or http1, or tcp for anything else
-    # replicas: 1        # calls are spread over all
+    # replicas: 1        # calls are spread over all replicas
 ";
 
 /// A service; only the first one explains the keys.
@@ -88,23 +90,24 @@ fn service(found: &Found, proto_path: &[String], is_first: bool) -> String {
     text += &format!("  # {}\n  {}:\n", found.from, scalar(&found.name));
     explain(
         &[
-            "The program, split as a shell does. It has to listen at $WEFT_LISTEN, which is 127.0.0.1:$PORT; ${PORT} and",
-            "${NAME}, such as NAME-1, may also stand in the line. It calls others through its sidecar, at $WEFT_OUTBOUND.",
+            "The command line, split as a shell would but run without a shell. The program must listen at $WEFT_LISTEN,",
+            "which is 127.0.0.1:$PORT. The line may contain ${PORT} and ${NAME}, such as users-1. The program calls other",
+            "services through its sidecar, at $WEFT_OUTBOUND.",
         ],
         &mut text,
     );
     text += &format!("    run: {}\n", scalar(&found.run));
     if found.protos.is_empty() {
         if found.speaks_grpc() {
-            explain(&["What it implements; its timeouts, retries and breakers are options in these files."], &mut text);
+            explain(&[PROTOS], &mut text);
             text += "    # protos: [proto/my/v1/service.proto]\n";
         }
     } else {
-        explain(&["What it implements; its timeouts, retries and breakers are options in these files."], &mut text);
+        explain(&[PROTOS], &mut text);
         text += &format!("    protos: {}\n", list(&found.protos));
         if !proto_path.is_empty() {
             explain(
-                &["Where the imports of these files start; the default is the folder proto, or else this one."],
+                &["The folders that imports in these files start from; the default is proto, or else this folder."],
                 &mut text,
             );
             text += &format!("    proto_path: {}\n", list(proto_path));
@@ -118,14 +121,16 @@ fn service(found: &Found, proto_path: &[String], is_first: bool) -> String {
     text
 }
 
+const PROTOS: &str = "The contracts that it implements. Timeouts, retries and breakers are options in these files.";
+
 const REST: &str = "    \
-    # How its sidecar asks whether it is up: grpc, the default of grpc; tcp, the default of the others; or http:/path.
+    # How its sidecar checks its health: grpc (the default for grpc), tcp (the default for the others), or http:/path.
     # health: tcp
-    # How many of it are started. Calls are spread over all.
+    # How many replicas are started. Calls are spread over all of them.
     # replicas: 1
-    # Its port, where it has to be this one; the default is any that is free, which it hears in $PORT.
+    # A fixed port, if it needs one. By default it gets any free port, in $PORT.
     # port: 9000
-    # Added to its environment.
+    # Variables that are added to its environment.
     # env: { LOG_LEVEL: debug }
 ";
 
@@ -133,18 +138,18 @@ fn list(texts: &[String]) -> String {
     format!("[{}]", texts.iter().map(|text| scalar(text)).collect::<Vec<_>>().join(", "))
 }
 
-/// A text as YAML: in quotes unless it can be taken for nothing else.
+/// A string as YAML: in quotes, unless it can't be read as anything else.
 fn scalar(text: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "_-./= ".contains(c);
     // Not `.5` and `.inf`, which are numbers.
     let is_path = text.starts_with(['.', '/']) && text[1..].contains('/');
     let starts_plain = text.starts_with(|c: char| c.is_ascii_lowercase()) || is_path;
-    // Words of YAML that are no texts.
+    // Words that YAML may not read as strings.
     let is_word = ["null", "true", "false", "yes", "no", "on", "off", "y", "n"].contains(&text);
     if starts_plain && !is_word && text.chars().all(is_plain) && !text.ends_with(' ') {
         return text.to_owned();
     }
-    // JSON's strings are YAML's, too.
+    // Every JSON string is a YAML string, too.
     serde_json::Value::from(text).to_string()
 }
 

@@ -1,4 +1,4 @@
-//! A service's `.proto` files: compiled here, so that nobody needs `protoc`, and judged before anything starts.
+//! Compiles a service's `.proto` files, so that no `protoc` is needed, and checks them before anything starts.
 
 use std::{
     collections::BTreeSet,
@@ -34,7 +34,7 @@ impl Contracts {
         compiler.include_imports(true).include_source_info(false);
         let mut told = BTreeSet::new();
         for file in files {
-            // The same broken import is told once, though many files may want it.
+            // A broken import is reported once, even if many files import it.
             if let Err(text) = open(&mut compiler, file, include, folder)
                 && told.insert(text.clone())
             {
@@ -45,7 +45,7 @@ impl Contracts {
             return None;
         }
         let own: BTreeSet<&str> = compiler.files().filter(|file| !file.is_import()).map(|file| file.name()).collect();
-        // Not `file_descriptor_set()`: that goes through types that know no custom options, and drops them.
+        // Not `file_descriptor_set()`: its types do not have custom options, so they would be lost.
         let descriptor_set = compiler.encode_file_descriptor_set();
         let implements = services_in(&descriptor_set, &own);
         if implements.is_empty() {
@@ -74,13 +74,16 @@ fn open(
     let path = folder.join(&file.value);
     if !path.is_file() {
         let near = like_it(&path, folder).map_or_else(String::new, |near| format!(" (did you mean `{near}`?)"));
-        return Err(format!("no such file: {}{near}; allowed: .proto files, from the file's folder", path.display()));
+        return Err(format!(
+            "no such file: {}{near}; allowed: .proto files, relative to the mesh file",
+            path.display()
+        ));
     }
     if !include.iter().any(|root| path.starts_with(root)) {
         let roots = include.iter().map(|root| root.display().to_string()).collect::<Vec<_>>().join(", ");
         return Err(format!("{} is outside of `proto_path`; allowed: files under {roots}", path.display()));
     }
-    // `Debug` is the form of this library's errors that has the file and the line in it.
+    // Of this library's errors, only the `Debug` form has the file and the line.
     compiler.open_file(&path).map(|_| ()).map_err(|error| format!("{error:?}{}", imports::hint(&error, include)))
 }
 

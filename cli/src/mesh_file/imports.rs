@@ -1,8 +1,8 @@
-//! Where the imports of a contract are found: in this program, in the folders of `proto_path`, in protobuf itself.
+//! Finds the imports of a contract: in this program, in the folders of `proto_path`, among protobuf's own files.
 //!
 //! Weft's own files are part of this program, so a contract needs no copy of them. A project may keep one for protoc and
-//! editors. The file in this program counts in any case, as it is the one that the mesh understands. A copy may be older.
-//! A copy that says anything else is an error: other tools would read the contract differently.
+//! editors. The file in this program is always the one that is used, as it is the one that the mesh understands. A copy
+//! may be older. A copy with any other difference is an error: other tools would read the contract differently.
 
 mod copy;
 
@@ -28,7 +28,7 @@ pub(super) fn resolver(include: &[PathBuf]) -> ChainFileResolver {
     resolver
 }
 
-/// What goes behind the error of an import that is not found.
+/// What is added to the error of an import that is not found: the closest name, and what is allowed.
 pub(super) fn hint(error: &protox::Error, include: &[PathBuf]) -> String {
     let text = error.to_string();
     let Some(name) = text.strip_prefix("import '").and_then(|text| text.strip_suffix("' not found")) else {
@@ -37,8 +37,8 @@ pub(super) fn hint(error: &protox::Error, include: &[PathBuf]) -> String {
     let near = closest(name, PUBLIC.iter().map(|source| source.name));
     let near = near.map_or_else(String::new, |near| format!(" (did you mean `{near}`?)"));
     let roots = include.iter().map(|root| root.display().to_string()).collect::<Vec<_>>().join(", ");
-    let brought = if name.starts_with("google/") { "google/protobuf/..." } else { "weft/... and google/protobuf/..." };
-    format!("{near}; allowed: a file under {roots} (`proto_path`); weft itself brings {brought}")
+    let built_in = if name.starts_with("google/") { "google/protobuf/..." } else { "weft/... and google/protobuf/..." };
+    format!("{near}; allowed: a file under {roots} (`proto_path`); weft itself has {built_in}")
 }
 
 /// Weft's own files.
@@ -52,7 +52,7 @@ impl FileResolver for Own {
             return Err(protox::Error::file_not_found(name));
         };
         let own = File::from_source(source.name, source.text)?;
-        // Only the first would be found by protoc.
+        // Like protoc, only look at the first one.
         if let Some(root) = self.include.iter().find(|root| root.join(name).is_file()) {
             check_copy(&own, &root.join(name), root)?;
         }
@@ -65,8 +65,8 @@ fn check_copy(own: &File, path: &Path, root: &Path) -> Result<(), protox::Error>
     match said_beyond(own.file_descriptor_proto(), copy.file_descriptor_proto()) {
         None => Ok(()),
         Some(what) => Err(protox::Error::new(ForeignCopy(format!(
-            "{} is not this weft's {}: {what} is unknown to weft {}; allowed: no such file, as weft brings its own, or \
-             the same or an older one (`weft proto export --force {}` replaces it)",
+            "{} is not this weft's {}: {what} is unknown to weft {}; allowed: no such file, as weft has its own, or the \
+             same or an older one (`weft proto export --force {}` replaces it)",
             path.display(),
             own.name(),
             env!("CARGO_PKG_VERSION"),
@@ -75,7 +75,7 @@ fn check_copy(own: &File, path: &Path, root: &Path) -> Result<(), protox::Error>
     }
 }
 
-/// Of a copy that says something else.
+/// The error for a copy that is neither the same nor older.
 struct ForeignCopy(String);
 
 impl std::error::Error for ForeignCopy {}
@@ -86,7 +86,7 @@ impl fmt::Display for ForeignCopy {
     }
 }
 
-/// As the compiler's errors are shown in this form.
+/// Like `Display`: the compiler's errors are shown in their `Debug` form.
 impl fmt::Debug for ForeignCopy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

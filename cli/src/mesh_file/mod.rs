@@ -1,9 +1,9 @@
-//! `mesh.yaml`: read, checked, and made into a model that needs no second look.
+//! Reads and checks `mesh.yaml`, and makes a model of it that needs no further checks.
 //!
-//! A file goes through four steps: [`Node`] is a tree of it in which everything knows its line, [`Reader`] and [`model`]
-//! take the values out of that tree, [`program`] looks for what is to be run, and [`contracts`] compiles the
-//! `.proto` files, with what [`imports`] finds, and checks their options. Each step notes each [`Problem`] and goes on,
-//! so that one run tells everything that is wrong.
+//! A file goes through four steps: [`Node`] parses it into a tree in which each value knows its line, [`Reader`] and
+//! [`model`] take the values out of that tree, [`program`] finds the programs to run, and [`contracts`] compiles the
+//! `.proto` files, with the imports that [`imports`] finds, and checks their options. Each step records each
+//! [`Problem`] and goes on, so that one run reports everything that is wrong.
 
 mod contracts;
 mod imports;
@@ -27,7 +27,7 @@ use weft_mesh::{
 };
 use weft_sidecar::UpgradeName;
 
-/// A mesh file that was found good.
+/// A mesh file that has passed all checks.
 #[derive(Debug)]
 pub(crate) struct MeshFile {
     /// As the user named it.
@@ -40,7 +40,7 @@ pub(crate) struct MeshFile {
     pub(crate) trust_domain: TrustDomain,
     /// Who may know of a service: `all`, or `namespace`.
     pub(crate) visibility: String,
-    /// What is run before the start.
+    /// The commands that are run before the start.
     pub(crate) build: Vec<CommandLine>,
     /// The ports that someone outside must know.
     pub(crate) ports: Ports,
@@ -83,15 +83,16 @@ pub(crate) struct Service {
     pub(crate) protocol: Protocol,
     /// It answers CONNECT itself, as a forward proxy does.
     pub(crate) answers_connect: bool,
-    /// The protocols besides WebSocket to which it changes connections.
+    /// The protocols besides WebSocket that it upgrades connections to.
     pub(crate) upgrades: Vec<UpgradeName>,
     /// `grpc`, `tcp` or `http:/path`, as the sidecar takes it.
     pub(crate) health: Option<String>,
-    /// How many of it.
+    /// The number of replicas.
     pub(crate) replicas: u16,
-    /// A port of its own choice, where it has one.
+    /// The fixed port that the service listens on, if the file names one.
     pub(crate) port: Option<Port>,
-    /// The port that leads the person at the keyboard to this service alone. One that speaks TCP has one in any case.
+    /// The port that leads the person at the keyboard to this service only. If the file names none, a TCP service gets
+    /// a free one.
     pub(crate) forward: Option<Port>,
     /// Added to its environment.
     pub(crate) env: Vec<(String, String)>,
@@ -131,12 +132,12 @@ impl Protocol {
     }
 }
 
-/// Whether programs have to be there.
+/// Whether the programs of the services must exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Programs {
-    /// All.
+    /// All must exist.
     MustExist,
-    /// Only if the file names no `build`, which could make them.
+    /// They may be missing if the file has a `build`, which can make them.
     MayBeBuilt,
 }
 
@@ -181,8 +182,8 @@ impl MeshFile {
         services
     }
 
-    /// The services that implement each contract, in the order of the file. The first has the contract: calls that name
-    /// no service go there.
+    /// The services that implement each contract, in the order of the file. The first one owns the contract: calls that
+    /// name no service go there.
     fn services_by_contract(&self) -> BTreeMap<&str, Vec<&ServiceName>> {
         let mut all: BTreeMap<&str, Vec<&ServiceName>> = BTreeMap::new();
         for service in &self.services {
@@ -193,21 +194,21 @@ impl MeshFile {
         all
     }
 
-    /// What the control plane is told of the services, as its `--services` takes it.
+    /// The file for the control plane's `--services`: the services, their contracts, the number of their endpoints.
     pub(crate) fn services_file(&self) -> String {
         let owners = self.services_by_contract();
         let mut file = format!("# Made by `weft up`.\nvisibility: {}\ncomplete: true\nservices:\n", self.visibility);
         for service in &self.services {
             let contracts: Vec<&str> =
                 owners.iter().filter(|(_, of)| of[0] == &service.name).map(|(contract, _)| *contract).collect();
-            // In quotes, as YAML has names of its own, such as `no` and `null`.
+            // In quotes, as YAML reads some words, such as `no` and `null`, as something else.
             let (name, endpoints) = (&service.name, service.replicas);
             file.push_str(&format!("  \"{name}\": {{ contracts: {contracts:?}, endpoints: {endpoints} }}\n"));
         }
         file
     }
 
-    /// The folder of what `weft up` keeps beside the file.
+    /// The folder beside the file where `weft up` keeps its state.
     pub(crate) fn state_dir(&self) -> PathBuf {
         self.folder.join(".weft")
     }

@@ -1,4 +1,4 @@
-//! The keys of a mesh file: what each may be, and what it is when it is left out.
+//! The keys of a mesh file: the allowed values and the default of each.
 
 use std::path::{Path, PathBuf};
 
@@ -23,10 +23,10 @@ const SERVICE_KEYS: &[&str] =
 /// Replicas of one service on one machine; each is two processes.
 const MAX_REPLICAS: i64 = 50;
 
-/// The identity of the sidecar for the person at the keyboard.
+/// The service name in the identity of the sidecar that `weft up` runs for the person at the keyboard.
 pub(crate) const KEYBOARD: &str = "keyboard";
 
-const COMMAND: &str = "a command line, split as a shell does but run without one";
+const COMMAND: &str = "a command line, split as a shell would but run without a shell";
 const VISIBILITY: &str = "all, namespace";
 const PROTOCOLS: &str = "grpc, http1, tcp";
 const LABEL: &str = "1 to 63 of a-z, 0-9 and -, no - at either end";
@@ -83,7 +83,7 @@ fn label(text: &str) -> Result<String, String> {
 
 fn read_build(reader: &mut Reader<'_>, table: &Table<'_>, folder: &Path) -> Vec<CommandLine> {
     let texts = reader.texts(table, "build", COMMAND).unwrap_or_default();
-    // What the first one makes, the others may run.
+    // The first command must exist; it may make the programs of the others.
     let read = |(index, text)| program::command_line(reader, "build", &text, folder, index == 0);
     texts.into_iter().enumerate().filter_map(read).collect()
 }
@@ -109,7 +109,7 @@ fn read_traces(reader: &mut Reader<'_>, root: &Table<'_>) -> (Option<String>, f6
     let Some(table) = root.get("traces").and_then(|node| reader.table("traces", node, TRACE_KEYS)) else {
         return (None, 1.0);
     };
-    let allowed = "the address of an OTLP/gRPC receiver, as http://127.0.0.1:4317";
+    let allowed = "the address of an OTLP/gRPC receiver, such as http://127.0.0.1:4317";
     let otlp =
         reader.parsed(&table, "otlp", allowed, |text| check_otlp(text).map_err(|e| format!("{e}; allowed: {allowed}")));
     (otlp, reader.share(&table, "sample").unwrap_or(1.0))
@@ -155,7 +155,7 @@ fn read_service(
         reader.problem(line, field, format!("found the name {key:?}; allowed: {LABEL}"));
     }
     if key == KEYBOARD {
-        reader.problem(line, field, "this name is the mesh's own, for the person at the keyboard; allowed: any other");
+        reader.problem(line, field, "this name is reserved for your own sidecar at the keyboard; allowed: any other");
     }
     let table = reader.table(field, node, SERVICE_KEYS)?;
     let run = read_run(reader, &table, line, context);
@@ -223,7 +223,7 @@ fn read_upgrades(reader: &mut Reader<'_>, table: &Table<'_>, protocol: Protocol)
     for Located { value, line } in reader.texts(table, "upgrades", "a protocol's name").unwrap_or_default() {
         match value.parse() {
             Ok(_) if protocol == Protocol::Tcp => {
-                let text = "found it with protocol tcp; allowed: with protocol http1 or grpc";
+                let text = "found a name with protocol tcp; allowed: with protocol http1 or grpc";
                 reader.problem(line, &field, text);
             }
             Ok(name) => upgrades.push(name),
@@ -250,7 +250,7 @@ fn read_env(reader: &mut Reader<'_>, table: &Table<'_>) -> Vec<(String, String)>
     for entry in env.entries() {
         let (key, field) = (&entry.key, env.path(&entry.key));
         if key.is_empty() || key.contains(['=', '\0']) {
-            reader.problem(entry.line, &field, "not a variable's name; allowed: one without =");
+            reader.problem(entry.line, &field, "not the name of a variable; allowed: one without =");
             continue;
         }
         match entry.node.scalar_text() {
@@ -285,7 +285,7 @@ fn read_contracts(reader: &mut Reader<'_>, table: &Table<'_>, folder: &Path) -> 
     Contracts::compile(reader, &table.path("protos"), &protos, &include, folder)
 }
 
-/// The same number twice would fail at the start, long after the cause.
+/// Finds port numbers that are used twice: without this check the services would fail only when they start.
 fn check_fixed_ports(reader: &mut Reader<'_>, ports: &Ports, services: &[Service]) {
     let named =
         [("ports.outbound", ports.outbound), ("ports.dashboard", ports.dashboard), ("ports.control", ports.control)];

@@ -1,4 +1,4 @@
-//! What a line like `run: target/release/users --port ${PORT}` starts.
+//! Finds the program of a line such as `run: target/release/users --port ${PORT}`.
 
 use std::{
     env, fs,
@@ -9,15 +9,15 @@ use weft_mesh::{config::Reader, names::closest};
 
 use super::Located;
 
-/// The variables that may stand in a command line.
+/// The variables that a command line may contain.
 const VARIABLES: &[&str] = &["PORT", "NAME"];
 
-/// A program and its arguments, in which `${PORT}` and `${NAME}` still stand.
+/// A program and its arguments, in which `${PORT}` and `${NAME}` are not replaced yet.
 #[derive(Debug, Clone)]
 pub(crate) struct CommandLine {
     /// As in the file.
     pub(crate) text: String,
-    /// Where the program is, or will be once it was built.
+    /// Where the program is, or will be once it is built.
     pub(crate) program: PathBuf,
     /// Its arguments.
     pub(crate) arguments: Vec<String>,
@@ -69,7 +69,7 @@ impl Braces for [&str] {
     }
 }
 
-/// `X` of each `${X}` that will not be replaced.
+/// The name `X` of each unknown variable `${X}`.
 fn unknown_variables(word: &str) -> Vec<&str> {
     word.split("${")
         .skip(1)
@@ -83,7 +83,7 @@ struct Missing {
     message: String,
 }
 
-/// A name with a slash is a path from the file's folder; any other is looked up in `PATH`.
+/// A name with a slash is a path from the mesh file's folder; any other is looked up in `PATH`.
 fn find(name: &str, folder: &Path) -> Result<PathBuf, Missing> {
     if !name.contains('/') {
         let found = env::var_os("PATH")
@@ -91,7 +91,7 @@ fn find(name: &str, folder: &Path) -> Result<PathBuf, Missing> {
         return found.ok_or_else(|| Missing {
             looked_at: folder.join(name),
             message: format!(
-                "no program `{name}` in PATH; allowed: a program in PATH, or a path with a / from the file's folder"
+                "no program `{name}` in PATH; allowed: a program in PATH, or a path with a / relative to the mesh file"
             ),
         });
     }
@@ -104,7 +104,7 @@ fn find(name: &str, folder: &Path) -> Result<PathBuf, Missing> {
         Ok(_) => format!("{} is not executable", path.display()),
         Err(_) => format!("no program {}{}", path.display(), like_it(&path, folder)),
     };
-    Err(Missing { looked_at: path, message: format!("{why}; allowed: an executable file, from the file's folder") })
+    Err(Missing { looked_at: path, message: format!("{why}; allowed: an executable file, relative to the mesh file") })
 }
 
 fn like_it(path: &Path, folder: &Path) -> String {

@@ -53,7 +53,7 @@ fn problems(text: &str) -> String {
 }
 
 #[track_caller]
-fn assert_told(text: &str, expected: &[&str]) {
+fn assert_problems(text: &str, expected: &[&str]) {
     assert_eq!(problems(text), expected.join("\n"));
 }
 
@@ -100,8 +100,8 @@ services:
 }
 
 #[test]
-fn every_unknown_key_is_told_with_the_closest_known_one() {
-    assert_told(
+fn every_unknown_key_is_reported_with_the_closest_known_one() {
+    assert_problems(
         "namespaces: shop\nservices:\n  users:\n    run: bin/users\n    replica: 2\n    colour: red\n",
         &[
             "mesh.yaml:1: namespaces: unknown key; allowed: namespace, trust_domain, visibility, build, ports, traces, services \
@@ -115,8 +115,8 @@ fn every_unknown_key_is_told_with_the_closest_known_one() {
 }
 
 #[test]
-fn a_wrong_type_or_value_is_told_with_what_was_found() {
-    assert_told(
+fn a_wrong_type_or_value_is_reported_with_what_was_found() {
+    assert_problems(
         "namespace: [shop]\ntrust_domain: Weft\nports: { outbound: 70000, control: x }\ntraces: { otlp: localhost, sample: 2 }\n\
          services:\n  users:\n    run: bin/users\n    replicas: two\n    protocol: http2\n    health: http:ready\n  Web: { run: 5 }\n  orders:\n",
         &[
@@ -124,14 +124,14 @@ fn a_wrong_type_or_value_is_told_with_what_was_found() {
             "mesh.yaml:2: trust_domain: `Weft` is not a trust domain: 1 to 255 of a-z, 0-9, ., - and _",
             "mesh.yaml:3: ports.outbound: found the number 70000; allowed: a whole number from 0 to 65535 (0: any that is free)",
             "mesh.yaml:3: ports.control: found the text \"x\"; allowed: a whole number from 0 to 65535 (0: any that is free)",
-            "mesh.yaml:4: traces.otlp: found the text \"localhost\"; allowed: the address of an OTLP/gRPC receiver, as \
+            "mesh.yaml:4: traces.otlp: found the text \"localhost\"; allowed: the address of an OTLP/gRPC receiver, such as \
              http://127.0.0.1:4317",
             "mesh.yaml:4: traces.sample: found the number 2; allowed: a number from 0 to 1",
             "mesh.yaml:8: services.users.replicas: found the text \"two\"; allowed: a whole number from 1 to 50",
             "mesh.yaml:9: services.users.protocol: found the text \"http2\"; allowed: grpc, http1, tcp",
             "mesh.yaml:10: services.users.health: found the text \"http:ready\"; allowed: grpc, tcp, http:/path",
             "mesh.yaml:11: services.Web: found the name \"Web\"; allowed: 1 to 63 of a-z, 0-9 and -, no - at either end",
-            "mesh.yaml:11: services.Web.run: found the number 5; allowed: a command line, split as a shell does but run without one",
+            "mesh.yaml:11: services.Web.run: found the number 5; allowed: a command line, split as a shell would but run without a shell",
             "mesh.yaml:12: services.orders: found nothing; allowed: a table of run, protos, proto_path, protocol, connect, \
              upgrades, health, replicas, port, forward, env",
         ],
@@ -140,7 +140,7 @@ fn a_wrong_type_or_value_is_told_with_what_was_found() {
 
 #[test]
 fn only_a_service_of_http1_answers_connect_itself() {
-    assert_told(
+    assert_problems(
         "services:\n  users:\n    run: bin/users\n    connect: true\n  web:\n    run: bin/users\n    protocol: http1\n    connect: always\n",
         &[
             "mesh.yaml:4: services.users.connect: found true with protocol grpc; allowed: true with protocol http1",
@@ -151,46 +151,46 @@ fn only_a_service_of_http1_answers_connect_itself() {
 
 #[test]
 fn an_upgrade_to_http_is_not_declared() {
-    assert_told(
+    assert_problems(
         "services:\n  users:\n    run: bin/users\n    upgrades: [chatter, h2c, a b]\n  db:\n    run: bin/users\n    protocol: tcp\n    \
          upgrades: [chatter]\n",
         &[
             "mesh.yaml:4: services.users.upgrades: found \"h2c\"; allowed: one in which neither HTTP nor TLS goes on, as nobody \
              would see who calls in it",
             "mesh.yaml:4: services.users.upgrades: found \"a b\"; allowed: a protocol's name, as in the header Upgrade",
-            "mesh.yaml:8: services.db.upgrades: found it with protocol tcp; allowed: with protocol http1 or grpc",
+            "mesh.yaml:8: services.db.upgrades: found a name with protocol tcp; allowed: with protocol http1 or grpc",
         ],
     );
 }
 
 #[test]
 fn two_services_of_one_name_and_the_mesh_s_own_name_are_refused() {
-    assert_told(
+    assert_problems(
         "services:\n  users: { run: bin/users }\n  users: { run: bin/users }\n  keyboard: { run: bin/users }\n",
         &[
             "mesh.yaml:3: services.users: there twice, first in line 2; allowed: once",
-            "mesh.yaml:4: services.keyboard: this name is the mesh's own, for the person at the keyboard; allowed: any other",
+            "mesh.yaml:4: services.keyboard: this name is reserved for your own sidecar at the keyboard; allowed: any other",
         ],
     );
 }
 
 #[test]
-fn what_cannot_be_run_is_told() {
-    assert_told(
+fn a_program_that_cannot_run_is_reported() {
+    assert_problems(
         "services:\n  a: { run: bin/user }\n  b: { run: bin/data }\n  c: { run: no-such-program }\n  d: { run: \"bin/users 'x\" }\n  \
          e: { run: 'bin/users ${PROT}' }\n  f: { protocol: grpc }\n  g: { run: bin }\n  h: { run: ./bin }\n",
         &[
             "mesh.yaml:2: services.a.run: no program FOLDER/bin/user (did you mean `bin/users`?); allowed: an executable file, \
-             from the file's folder",
-            "mesh.yaml:3: services.b.run: FOLDER/bin/data is not executable; allowed: an executable file, from the file's folder",
+             relative to the mesh file",
+            "mesh.yaml:3: services.b.run: FOLDER/bin/data is not executable; allowed: an executable file, relative to the mesh file",
             "mesh.yaml:4: services.c.run: no program `no-such-program` in PATH; allowed: a program in PATH, or a path with a / \
-             from the file's folder",
+             relative to the mesh file",
             "mesh.yaml:5: services.d.run: found \"bin/users 'x\"; allowed: a command line whose quotes are closed",
             "mesh.yaml:6: services.e.run: unknown variable `${PROT}`; allowed: ${PORT}, ${NAME}",
-            "mesh.yaml:7: services.f.run: missing; allowed: a command line, split as a shell does but run without one",
-            "mesh.yaml:8: services.g.run: no program `bin` in PATH; allowed: a program in PATH, or a path with a / from the \
-             file's folder",
-            "mesh.yaml:9: services.h.run: FOLDER/./bin is a folder; allowed: an executable file, from the file's folder",
+            "mesh.yaml:7: services.f.run: missing; allowed: a command line, split as a shell would but run without a shell",
+            "mesh.yaml:8: services.g.run: no program `bin` in PATH; allowed: a program in PATH, or a path with a / relative to \
+             the mesh file",
+            "mesh.yaml:9: services.h.run: FOLDER/./bin is a folder; allowed: an executable file, relative to the mesh file",
         ],
     );
 }
@@ -215,12 +215,12 @@ fn a_service_implements_what_its_own_files_define_and_not_what_they_import() {
 }
 
 #[test]
-fn contracts_that_are_missing_broken_or_badly_configured_are_told() {
+fn contracts_that_are_missing_broken_or_badly_configured_are_reported() {
     let of = |proto: &str| problems(&format!("services:\n  users:\n    run: bin/users\n    protos: [{proto}]\n"));
     assert_eq!(
         of("proto/user.proto"),
         "mesh.yaml:4: services.users.protos: no such file: FOLDER/proto/user.proto (did you mean `proto/users.proto`?); \
-         allowed: .proto files, from the file's folder"
+         allowed: .proto files, relative to the mesh file"
     );
     let broken = of("proto/broken.proto");
     assert!(
@@ -239,7 +239,7 @@ fn contracts_that_are_missing_broken_or_badly_configured_are_told() {
     assert!(future.starts_with("mesh.yaml:4: services.users.protos: future.proto:1:1:"), "{future}");
 }
 
-/// What is told of a contract with this import, and a file of this name and text beside it.
+/// The problems of a contract with this import, and a file of this name and text beside it.
 fn problems_with_import(import: &str, file: &str, text: &str) -> String {
     let dir = folder();
     let path = dir.path().join(file);
@@ -253,7 +253,7 @@ fn problems_with_import(import: &str, file: &str, text: &str) -> String {
 }
 
 #[test]
-fn a_copy_of_weft_s_own_file_may_be_older_and_say_nothing_else() {
+fn a_copy_of_weft_s_own_file_may_be_older_but_not_different() {
     let file = "proto/weft/options/v1/options.proto";
     let older = OPTIONS.text.replace("  optional uint32 probes = 6;\n", "");
     assert_eq!(problems_with_import(OPTIONS.name, file, OPTIONS.text), "");
@@ -263,7 +263,7 @@ fn a_copy_of_weft_s_own_file_may_be_older_and_say_nothing_else() {
     let version = env!("CARGO_PKG_VERSION");
     let expected = format!(
         "mesh.yaml:1: services.users.protos: FOLDER/proto/weft/options/v1/options.proto is not this weft's \
-         weft/options/v1/options.proto: `Breaker.trials` is unknown to weft {version}; allowed: no such file, as weft brings \
+         weft/options/v1/options.proto: `Breaker.trials` is unknown to weft {version}; allowed: no such file, as weft has \
          its own, or the same or an older one (`weft proto export --force FOLDER/proto` replaces it)\n"
     );
     assert!(told.starts_with(&expected), "{told}");
@@ -272,15 +272,15 @@ fn a_copy_of_weft_s_own_file_may_be_older_and_say_nothing_else() {
 }
 
 #[test]
-fn an_import_that_is_not_found_is_told_with_what_there_is() {
+fn an_import_that_is_not_found_is_reported_with_what_is_allowed() {
     let told = problems_with_import("weft/option/v1/options.proto", "proto/other.proto", "");
     let expected = "mesh.yaml:1: services.users.protos: users.proto:4:1: import 'weft/option/v1/options.proto' not found (did \
                     you mean `weft/options/v1/options.proto`?); allowed: a file under FOLDER/proto (`proto_path`); weft \
-                    itself brings weft/... and google/protobuf/...\n";
+                    itself has weft/... and google/protobuf/...\n";
     assert!(told.starts_with(expected), "{told}");
     let told = problems_with_import("google/rpc/status.proto", "proto/other.proto", "");
     assert!(told.contains("import 'google/rpc/status.proto' not found; allowed: "), "{told}");
-    assert!(told.contains("; weft itself brings google/protobuf/...\n"), "{told}");
+    assert!(told.contains("; weft itself has google/protobuf/...\n"), "{told}");
 }
 
 #[test]
@@ -295,8 +295,8 @@ fn later_commands_of_a_build_may_run_what_earlier_ones_make() {
 }
 
 #[test]
-fn ports_that_clash_are_told() {
-    assert_told(
+fn ports_that_clash_are_reported() {
+    assert_problems(
         "ports: { dashboard: 15001 }\nservices:\n  a: { run: bin/users, port: 9000 }\n  b: { run: bin/users, port: 9000 }\n  \
          c: { run: bin/users, port: 9001, replicas: 2 }\n",
         &[
@@ -308,17 +308,17 @@ fn ports_that_clash_are_told() {
 }
 
 #[test]
-fn what_is_no_yaml_or_no_mesh_is_told() {
-    assert_told("services: [\n", &["mesh.yaml:1: not YAML: unclosed bracket '['"]);
-    assert_told(
+fn a_file_that_is_not_yaml_or_not_a_mesh_is_reported() {
+    assert_problems("services: [\n", &["mesh.yaml:1: not YAML: unclosed bracket '['"]);
+    assert_problems(
         "just a text\n",
         &[
             "mesh.yaml:1: found the text \"just a text\"; allowed: a table of namespace, trust_domain, visibility, build, ports, traces, services",
         ],
     );
-    assert_told("namespace: x\n", &["mesh.yaml:1: services: missing; allowed: a table of services by name"]);
-    assert_told("services: {}\n", &["mesh.yaml:1: services: found no service; allowed: one or more by name"]);
-    assert_told(
+    assert_problems("namespace: x\n", &["mesh.yaml:1: services: missing; allowed: a table of services by name"]);
+    assert_problems("services: {}\n", &["mesh.yaml:1: services: found no service; allowed: one or more by name"]);
+    assert_problems(
         "",
         &[
             "mesh.yaml:1: found nothing; allowed: a table of namespace, trust_domain, visibility, build, ports, traces, services",
@@ -327,7 +327,7 @@ fn what_is_no_yaml_or_no_mesh_is_told() {
 }
 
 #[test]
-fn a_missing_file_is_told_with_the_way_out() {
+fn a_missing_file_is_reported_with_what_to_do() {
     let told = MeshFile::load(Path::new("/nowhere/mesh.yaml"), Programs::MustExist).unwrap_err().to_string();
     assert!(told.starts_with("/nowhere/mesh.yaml: no such file; run this in the folder of a mesh.yaml"), "{told}");
 }

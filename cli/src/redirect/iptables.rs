@@ -1,7 +1,7 @@
 //! The rules for `iptables-restore` and `ip6tables-restore`, for hosts without nft.
 //!
-//! They are in chains of our own, to which one rule of each built-in chain leads. Restoring a chain empties it first, so
-//! only those rules have to be looked for.
+//! They are in chains of our own; one rule of each built-in chain jumps there. Restoring a chain empties it first, so
+//! only the rules that jump there have to be searched for.
 
 use std::process::{Command, Stdio};
 
@@ -9,7 +9,7 @@ use anyhow::Context;
 
 use super::{Cidr, Direction, Rules, Step};
 
-/// A built-in chain and ours that it leads to.
+/// The built-in chains, each with our chain that it jumps to.
 const CHAINS: [(&str, &str); 2] = [("OUTPUT", "WEFT_OUTBOUND"), ("PREROUTING", "WEFT_INBOUND")];
 
 /// The programs of a version of IP, with its loopback network.
@@ -25,7 +25,7 @@ const FAMILIES: [Family; 2] = [
     Family { is_ipv4: false, save: "ip6tables-save", restore: "ip6tables-restore", loopback: "::1/128" },
 ];
 
-/// What makes or removes the rules, given those that there are.
+/// The steps that set or remove the rules, given the present ones.
 pub(super) fn steps(rules: &Rules, is_removal: bool) -> anyhow::Result<Vec<Step>> {
     let families = FAMILIES.iter().filter(|family| family.is_ipv4 || rules.has_ipv6);
     families
@@ -41,7 +41,7 @@ pub(super) fn steps(rules: &Rules, is_removal: bool) -> anyhow::Result<Vec<Step>
 fn present(save: &str) -> anyhow::Result<String> {
     let output = Command::new(save).args(["-t", "nat"]).stdin(Stdio::null()).output();
     let output = output.with_context(|| format!("`{save}` can't be started: install iptables"))?;
-    // Where it may not look, restoring fails and says so.
+    // Without the right to look it prints nothing; then restoring fails and says why.
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
@@ -49,7 +49,7 @@ fn leads(built_in: &str, own: &str) -> String {
     format!("{built_in} -p tcp -j {own}")
 }
 
-/// Takes the rules away that lead to our chains.
+/// Removes the rules that jump to our chains.
 fn detach(present: &str, text: &mut Vec<String>) {
     for (built_in, own) in CHAINS {
         let rule = leads(built_in, own);
@@ -100,7 +100,7 @@ fn direction(direction: &Direction, chain: &str, family: &Family, text: &mut Vec
     for range in direction.excluded_ranges.iter().filter(is_ours) {
         text.push(format!("-A {chain} -d {range} -j RETURN"));
     }
-    // iptables has no sets: what is included is a rule for each pair.
+    // iptables has no sets: each pair of an included network and port needs a rule.
     let ports: Vec<String> = match direction.included_ports.as_slice() {
         [] => vec![String::new()],
         some => some.iter().map(|ports| format!(" --dport {}", ports.text(':'))).collect(),

@@ -1,7 +1,7 @@
-//! `weft redirect`: sends the connections of a host's programs through its sidecar, though they know nothing of it.
+//! `weft redirect`: redirects the connections of a host's programs through its sidecar; the programs need no change.
 //!
-//! The flags make [`Rules`], which [`nft`] or [`iptables`] says in the kernel's words. All rules are in a table (or in
-//! chains) of our own: what is there already is replaced as one, and removed as one.
+//! The flags make [`Rules`], which [`nft`] or [`iptables`] turns into rules for the kernel. All of them are in a table
+//! (or in chains) of our own, which is replaced and removed as a whole.
 
 mod iptables;
 mod nft;
@@ -23,59 +23,59 @@ use self::parse::{Cidr, Ports, Uid};
 /// The flags of `weft redirect`.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Args {
-    /// The user that the sidecar runs as, whose connections are left alone: a number or a name; may be given several times
+    /// The user that the sidecar runs as, by number or name; its connections are not redirected; can be repeated
     #[arg(long, value_name = "USER", value_delimiter = ',', required_unless_present = "remove")]
     uid: Vec<Uid>,
-    /// A group whose connections are left alone, by number; may be given several times
+    /// A group, by number, whose connections are not redirected; can be repeated
     #[arg(long, value_name = "GID", value_delimiter = ',')]
     gid: Vec<u32>,
-    /// Where the sidecar takes connections out
+    /// The sidecar's port for outbound connections
     #[arg(long, value_name = "PORT", default_value_t = port::OUTBOUND, value_parser = clap::value_parser!(u16).range(1..))]
     outbound_port: u16,
-    /// Where the sidecar takes connections in
+    /// The sidecar's port for inbound connections
     #[arg(long, value_name = "PORT", default_value_t = port::INBOUND, value_parser = clap::value_parser!(u16).range(1..))]
     inbound_port: u16,
-    /// Leave connections out alone
+    /// Do not redirect outbound connections
     #[arg(long)]
     no_outbound: bool,
-    /// Leave connections in alone
+    /// Do not redirect inbound connections
     #[arg(long)]
     no_inbound: bool,
-    /// Redirect only connections out to these ports, as 80 or 8000-8100 [default: all]
+    /// Redirect only outbound connections to these ports, such as 80 or 8000-8100 [default: all]
     #[arg(long, value_name = "PORTS", value_delimiter = ',')]
     include_outbound_ports: Vec<Ports>,
-    /// Leave connections out to these ports alone
+    /// Do not redirect outbound connections to these ports
     #[arg(long, value_name = "PORTS", value_delimiter = ',')]
     exclude_outbound_ports: Vec<Ports>,
-    /// Redirect only connections out to these networks, as 10.0.0.0/8 or fd00::/8 [default: all]
+    /// Redirect only outbound connections to these networks, such as 10.0.0.0/8 or fd00::/8 [default: all]
     #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     include_outbound_ranges: Vec<Cidr>,
-    /// Leave connections out to these networks alone; those to loopback always are
+    /// Do not redirect outbound connections to these networks; connections to loopback never are
     #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     exclude_outbound_ranges: Vec<Cidr>,
-    /// Redirect only connections in to these ports [default: all]
+    /// Redirect only inbound connections to these ports [default: all]
     #[arg(long, value_name = "PORTS", value_delimiter = ',')]
     include_inbound_ports: Vec<Ports>,
-    /// Leave connections in to these ports alone; those of the sidecar itself always are
+    /// Do not redirect inbound connections to these ports; connections to the sidecar's own ports never are
     #[arg(long, value_name = "PORTS", value_delimiter = ',')]
     exclude_inbound_ports: Vec<Ports>,
     /// Whether IPv6 is redirected too
     #[arg(long, default_value = "auto")]
     ipv6: Ipv6,
-    /// What writes the rules
+    /// The program that sets the rules
     #[arg(long, default_value = "auto")]
     backend: Backend,
-    /// Show the rules and change nothing
+    /// Print the rules and change nothing
     #[arg(long)]
     print: bool,
-    /// Remove what an earlier call has made, and nothing else
+    /// Remove the rules of an earlier run, and nothing else
     #[arg(long, conflicts_with = "print")]
     remove: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Ipv6 {
-    /// Where the host has it.
+    /// If the host has it.
     Auto,
     On,
     Off,
@@ -83,13 +83,13 @@ enum Ipv6 {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Backend {
-    /// nft, or iptables where there is no nft.
+    /// nft, or iptables if there is no nft.
     Auto,
     Nft,
     Iptables,
 }
 
-/// What is redirected, in no words of the kernel's yet.
+/// What is redirected, whichever program sets the rules.
 #[derive(Debug, Clone)]
 struct Rules {
     uids: Vec<u32>,
@@ -99,7 +99,7 @@ struct Rules {
     has_ipv6: bool,
 }
 
-/// One direction. What is included is all where nothing is named; what is excluded goes before it.
+/// One direction. If nothing is included by name, everything is. What is excluded goes first.
 #[derive(Debug, Clone, Default)]
 struct Direction {
     /// The sidecar's port.
@@ -110,7 +110,7 @@ struct Direction {
     excluded_ranges: Vec<Cidr>,
 }
 
-/// The ports that a sidecar has for its own, by default.
+/// The default ports of a sidecar itself.
 const OWN_PORTS: Ports = Ports { first: 15_000, last: 15_020 };
 
 impl Rules {
@@ -147,7 +147,7 @@ impl Rules {
 /// Writes, shows or removes the rules.
 ///
 /// # Errors
-/// The program that writes them is not there, or refuses: for lack of rights, most often.
+/// The program that sets them is missing or fails, most often for lack of rights.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let is_nft = match args.backend {
         Backend::Nft => true,
@@ -180,7 +180,7 @@ fn is_there(program: &str) -> bool {
     command.status().is_ok_and(|status| status.success())
 }
 
-/// A program that takes rules as its input, all or none of them.
+/// A program that reads rules from its input and sets all of them or none.
 struct Step {
     program: &'static str,
     arguments: &'static [&'static str],
@@ -203,7 +203,7 @@ impl Step {
                 format!("`{program}` can't be started: install nftables, or iptables for --backend iptables")
             })?;
         let mut stdin = child.stdin.take().context("a pipe to it")?;
-        // Where it ends early it says why.
+        // If it ends early, its output says why.
         let _ = stdin.write_all(self.input.as_bytes());
         drop(stdin);
         let output = child.wait_with_output()?;

@@ -1,13 +1,13 @@
-//! The rules for `nft -f`: one transaction, which takes the place of what was there.
+//! The rules for `nft -f`: one transaction, which replaces the earlier rules.
 
 use std::fmt::Write;
 
 use super::{Cidr, Direction, Ports, Rules};
 
-/// The name of our table, in the family of both versions of IP.
+/// The name of our table, with the family for both IPv4 and IPv6.
 const TABLE: &str = "inet weft";
 
-/// Removes the table, also where there is none.
+/// Removes the table. It is no error if there is none.
 pub(super) fn removal() -> String {
     format!("table {TABLE} {{}}\ndelete table {TABLE}\n")
 }
@@ -66,7 +66,7 @@ fn direction(direction: &Direction, line: &mut impl FnMut(&str)) {
     }
     if !direction.included_ranges.is_empty() {
         ranges(&direction.included_ranges, "!= ", line);
-        // Where only one family is named, nothing of the other is meant.
+        // If only networks of one family are named, nothing of the other family is redirected.
         for (is_ipv4, family) in [(true, "ipv4"), (false, "ipv6")] {
             if direction.included_ranges.iter().all(|range| range.address.is_ipv4() != is_ipv4) {
                 line(&format!("    meta nfproto {family} return"));

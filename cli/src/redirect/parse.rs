@@ -1,4 +1,4 @@
-//! What the flags hold: ports, networks and users.
+//! The values of the flags: ports, networks and users.
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
@@ -18,7 +18,7 @@ impl Ports {
         (self.first..=self.last).contains(&port)
     }
 
-    /// With what stands between the two.
+    /// With this character between the two numbers.
     pub(super) fn text(self, between: char) -> String {
         if self.first == self.last { self.first.to_string() } else { format!("{}{between}{}", self.first, self.last) }
     }
@@ -32,7 +32,9 @@ impl FromStr for Ports {
         let (first, last) = text.split_once('-').unwrap_or((text, text));
         match (number(first), number(last)) {
             (Some(first), Some(last)) if first <= last => Ok(Self { first, last }),
-            _ => Err(format!("`{text}` are no ports; allowed: 1 to 65535, as 80 or 8000-8100")),
+            _ => {
+                Err(format!("`{text}` is not a port or a range of ports; allowed: 1 to 65535, such as 80 or 8000-8100"))
+            }
         }
     }
 }
@@ -54,7 +56,8 @@ impl FromStr for Cidr {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("`{text}` is no network; allowed: an address with or without a prefix, as 10.0.0.0/8");
+        let wrong =
+            || format!("`{text}` is not a network; allowed: an address, with or without a prefix, such as 10.0.0.0/8");
         let (address, prefix) = text.split_once('/').map_or((text, None), |(address, prefix)| (address, Some(prefix)));
         let address: IpAddr = address.parse().map_err(|_| wrong())?;
         let most = if address.is_ipv4() { 32 } else { 128 };
@@ -64,14 +67,14 @@ impl FromStr for Cidr {
         }
         let network = Self { address, prefix }.masked();
         if network != address {
-            return Err(format!("`{text}` has bits behind its prefix; allowed: {network}/{prefix}"));
+            return Err(format!("`{text}` has bits after its prefix; allowed: {network}/{prefix}"));
         }
         Ok(Self { address, prefix })
     }
 }
 
 impl Cidr {
-    /// The address without what stands behind the prefix.
+    /// The address with all bits after the prefix set to 0.
     fn masked(&self) -> IpAddr {
         let drop = |bits: u32, of: u32| of - bits;
         match self.address {
@@ -87,7 +90,7 @@ impl Cidr {
     }
 }
 
-/// A user by number.
+/// The number of a user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Uid(pub(super) u32);
 

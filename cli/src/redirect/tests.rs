@@ -23,7 +23,7 @@ const ALL: &str = "--uid 1337 --gid 7 --ipv6 on --exclude-outbound-ports 22,8000
                    --include-outbound-ranges 192.0.2.0/24 --exclude-inbound-ports 9090";
 
 #[test]
-fn the_rules_say_what_the_flags_do() {
+fn the_rules_of_nft_are_those_of_the_flags() {
     let text = nft::render(&rules(ALL));
     let expected = "\
 table inet weft {}
@@ -59,7 +59,7 @@ table inet weft {
 }
 
 #[test]
-fn iptables_says_the_same() {
+fn the_rules_of_iptables_are_those_of_the_flags() {
     let text = iptables::testing::rendered(&rules(ALL), "");
     for line in [
         ":WEFT_OUTBOUND - [0:0]",
@@ -76,7 +76,7 @@ fn iptables_says_the_same() {
     ] {
         assert!(text.lines().any(|other| other == line), "{line} is not in\n{text}");
     }
-    // A second time takes the place of the first, and others' rules stay.
+    // A second run replaces the rules of the first; the rules of others stay.
     let present = ":WEFT_OUTBOUND - [0:0]\n-A OUTPUT -p tcp -j WEFT_OUTBOUND\n-A OUTPUT -j THEIRS\n";
     let again = iptables::testing::rendered(&rules(ALL), present);
     assert_eq!(again.matches("-D OUTPUT -p tcp -j WEFT_OUTBOUND").count(), 1, "{again}");
@@ -85,20 +85,20 @@ fn iptables_says_the_same() {
 }
 
 #[test]
-fn a_sidecar_s_own_ports_are_left_alone_wherever_they_are() {
+fn a_sidecar_s_own_ports_are_never_redirected() {
     let inbound = rules("--uid 1 --inbound-port 20006 --outbound-port 15001").inbound.expect("it is redirected");
     assert_eq!(inbound.excluded_ports, [OWN_PORTS, Ports::one(20_006)]);
 }
 
 #[test]
-fn what_is_wrong_is_named_with_what_is_allowed() {
+fn a_wrong_flag_is_reported_with_what_is_allowed() {
     for (flags, told) in [
         ("", "--uid"),
         ("--uid 1 --exclude-outbound-ports 0", "allowed: 1 to 65535"),
-        ("--uid 1 --include-inbound-ports 90-80", "`90-80` are no ports"),
+        ("--uid 1 --include-inbound-ports 90-80", "`90-80` is not a port or a range of ports"),
         ("--uid 1 --exclude-outbound-ranges 10.0.0.0/33", "32 bits at most"),
         ("--uid 1 --exclude-outbound-ranges 10.0.0.1/8", "allowed: 10.0.0.0/8"),
-        ("--uid 1 --exclude-outbound-ranges ten", "`ten` is no network"),
+        ("--uid 1 --exclude-outbound-ranges ten", "`ten` is not a network"),
         ("--uid nobody-of-that-name", "no user `nobody-of-that-name`"),
         ("--uid 1 --outbound-port 0", "--outbound-port"),
     ] {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 const FIRST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(10);
-/// Whoever lived so long was well: its next death is a new story.
+/// A process that lived this long was healthy: after its next death the waits start over.
 const WELL_AFTER: Duration = Duration::from_secs(30);
 
 /// Doubles with each death in a row.
@@ -14,7 +14,7 @@ pub(crate) struct Backoff {
 }
 
 impl Backoff {
-    /// The time to wait after the death of something that has lived so long.
+    /// How long to wait after the death of a process that has lived for `lived`.
     pub(crate) fn after_death(&mut self, lived: Duration) -> Duration {
         if lived >= WELL_AFTER {
             self.deaths = 0;
@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waits_double_to_a_limit_and_start_over_after_a_good_life() {
+    fn waits_double_up_to_a_limit_and_start_over_after_a_long_life() {
         let mut backoff = Backoff::default();
         let waits: Vec<u128> = (0..9).map(|_| backoff.after_death(Duration::from_secs(1)).as_millis()).collect();
         assert_eq!(waits, [100, 200, 400, 800, 1_600, 3_200, 6_400, 10_000, 10_000]);

@@ -1,4 +1,4 @@
-//! The file's `build`: its output is kept in a file, and shown when it fails.
+//! Runs the mesh file's `build`. Its output is kept in a file, and shown if the build fails.
 
 use std::{
     fs::File,
@@ -16,13 +16,13 @@ use super::{
 };
 use crate::mesh_file::{CommandLine, MeshFile};
 
-/// How often the time that it takes is drawn anew, and it is asked whether it has ended.
+/// How often the elapsed time is redrawn and the command is checked for its end.
 const REDRAW_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Runs each command, one after the other.
 ///
 /// # Errors
-/// One can't be started, or fails; then its output was shown.
+/// A command can't be started, or fails; its output was then shown.
 pub(crate) fn run(file: &MeshFile, look: Look) -> anyhow::Result<()> {
     let log = file.state_dir().join("build.log");
     let rows: Vec<Row> = file.services.iter().map(|service| Row::new(service.name.name(), 1)).collect();
@@ -84,7 +84,7 @@ fn wait_and_draw(child: &mut Child, lines: impl Fn(Duration) -> Vec<LiveLine>, l
 fn command(command_line: &CommandLine, file: &MeshFile) -> Command {
     let mut command = Command::new(&command_line.program);
     command.args(&command_line.arguments).current_dir(&file.folder);
-    // What `cargo run` says about the package that it runs would make another cargo build things anew.
+    // `cargo run` sets variables about the package that it runs. Another cargo that sees them would rebuild crates.
     for (name, _) in std::env::vars_os() {
         let is_about_the_caller = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
         if name.to_str().is_some_and(is_about_the_caller) {
@@ -98,9 +98,8 @@ fn not_started(command_line: &CommandLine) -> String {
     format!("build: `{}` can't be started", command_line.text)
 }
 
-/// What a command has said, on standard error.
+/// Prints the output of a command to standard error.
 fn show(log: &Path) {
-    // Who can't be shown it finds it in the file.
     let shown = File::open(log).and_then(|mut log| io::copy(&mut log, &mut io::stderr()));
     if let Err(error) = shown {
         eprintln!("weft: the build's output is in {}: {error}", log.display());

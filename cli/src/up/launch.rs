@@ -1,4 +1,4 @@
-//! What is started: the control plane, and for each replica a sidecar and the service itself.
+//! The processes to start, as commands: the control plane, and for each replica a sidecar and the service itself.
 
 use std::{
     io,
@@ -25,18 +25,18 @@ use super::{
 };
 use crate::mesh_file::{CommandLine, MeshFile, Protocol, Service, model::KEYBOARD};
 
-/// How long a join token is good for; each start of a sidecar gets a new one.
+/// How long a join token is valid; each start of a sidecar gets a new one.
 const TOKEN_LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// For how long a sidecar lets running calls go on; less than what `weft up` waits for it.
+/// How long a sidecar that stops lets running calls go on; `weft up` waits longer for it.
 pub(super) const DRAIN_SECONDS: u64 = 10;
 
-/// What the name of a Unix socket may have (`sun_path`).
+/// The space for the path of a Unix socket (`sun_path`).
 const SOCKET_NAME_BYTES: usize = 108;
 
 /// What all processes of a run have in common.
 pub(crate) struct Mesh {
-    /// This very program: the control plane and the sidecars are in it.
+    /// The path of this program: the control plane and the sidecar are part of it.
     pub(crate) weft: PathBuf,
     pub(crate) folder: PathBuf,
     pub(crate) state_dir: PathBuf,
@@ -44,7 +44,7 @@ pub(crate) struct Mesh {
     pub(crate) namespace: String,
     pub(crate) trust_domain: TrustDomain,
     pub(crate) sample: f64,
-    /// OTLP receivers, the dashboard's own first.
+    /// The OTLP receivers; the first is the dashboard's.
     pub(crate) otlp: Vec<String>,
     pub(crate) bounds: Bounds,
     pub(crate) control: u16,
@@ -53,15 +53,16 @@ pub(crate) struct Mesh {
     pub(crate) ports: Ports,
 }
 
-/// One replica of a service with its sidecar; or the sidecar of the person at the keyboard, which fronts nothing.
+/// One replica of a service with its sidecar; or the sidecar of the person at the keyboard, which has no service.
 pub(crate) struct Replica {
     /// `users-1`
     pub(crate) name: String,
     pub(crate) service: Option<Arc<ServiceLaunch>>,
     identity: SpiffeId,
-    /// The ports that two processes must agree on, and those that the sidecar has now.
+    /// The ports that the two processes must agree on, and the other ports that the sidecar has now.
     pub(crate) ports: watch::Sender<ReplicaPorts>,
-    /// The services that speak TCP, and where its sidecar takes connections to each.
+    /// Services that have a port of their own at this sidecar, and that port: those that speak TCP and, at the
+    /// keyboard's sidecar, those for which the file names one.
     pub(crate) forwards: Vec<(ServiceName, u16)>,
     has_fixed_app_port: bool,
     has_fixed_outbound: bool,
@@ -78,12 +79,13 @@ pub(crate) struct ServiceLaunch {
     env: Vec<(String, String)>,
     /// Where the compiled contracts are.
     descriptors: Option<PathBuf>,
-    /// Those of them that it implements; others only come along as imports.
+    /// Those of them that it implements; the others are only imports.
     implements: Vec<String>,
 }
 
 impl Mesh {
-    /// A command with what every process gets, and without what the caller's shell says to some other Weft.
+    /// A command with the environment that every process gets, and without the `WEFT_` variables of the caller's shell:
+    /// those may be for another Weft.
     fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
         for (name, _) in std::env::vars_os() {
@@ -95,7 +97,7 @@ impl Mesh {
         command
     }
 
-    /// This program itself, even if its file was replaced by a build since.
+    /// This program itself, even if a build has replaced its file since.
     fn weft_command(&self) -> Command {
         self.command(if self.weft.exists() { &self.weft } else { Path::new("/proc/self/exe") })
     }
@@ -115,7 +117,7 @@ impl Mesh {
         command
     }
 
-    /// `weft sidecar …`, with ports of its own: those of the one whose place it takes, or picked anew.
+    /// `weft sidecar …`, with the ports of the sidecar that it takes over from, or with new ones.
     pub(crate) fn sidecar_command(&self, replica: &Replica, takes_over: bool) -> anyhow::Result<Command> {
         let ports = match takes_over {
             true => *replica.ports.borrow(),
@@ -145,7 +147,7 @@ impl Mesh {
             .args(["--sample-ratio", &self.sample.to_string()])
             .args(["--drain-seconds", &DRAIN_SECONDS.to_string()]);
         let takeover = dir.join("takeover");
-        // The name of a socket is short, by POSIX; without one a sidecar is stopped before it is started again.
+        // A longer path can't be a socket's. Without the socket, a sidecar is stopped before the next one is started.
         if takeover.as_os_str().len() < SOCKET_NAME_BYTES {
             command.arg("--takeover").arg(takeover);
         }
@@ -200,7 +202,7 @@ impl Mesh {
             .env("WEFT_OUTBOUND", format!("http://{}", loopback(ports.outbound)))
             .env("WEFT_OTLP", self.otlp.join(","))
             .env("WEFT_LOG_FORMAT", "text")
-            // So that a program that knows OpenTelemetry, but not Weft, is part of the same traces.
+            // With these a program that knows OpenTelemetry, but not Weft, is part of the same traces.
             .env("OTEL_SERVICE_NAME", service.name.name())
             .env("OTEL_EXPORTER_OTLP_ENDPOINT", &self.otlp[0])
             .env("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
@@ -254,13 +256,13 @@ impl Replica {
         format!("{}·sidecar", self.name)
     }
 
-    /// What both processes were told: whoever was started with other ports must be started again.
+    /// The ports that both processes must have. One that was started with other ports must be restarted.
     pub(crate) fn agreed(&self) -> (u16, u16) {
         let ports = self.ports.borrow();
         (ports.app, ports.outbound)
     }
 
-    /// After an early death: if somebody else has taken the port in the meantime, both get another.
+    /// After an early death: if another process has taken the port in the meantime, both get a new one.
     pub(crate) fn move_if_taken(&self, mesh: &Mesh, is_sidecar: bool) -> io::Result<()> {
         let (app, outbound) = self.agreed();
         if is_sidecar && !self.has_fixed_outbound && !ports::is_free(outbound) {
@@ -300,7 +302,7 @@ impl ServiceLaunch {
     }
 }
 
-/// The file from which the control plane learns which contracts are whose.
+/// The file that tells the control plane which service owns which contracts.
 pub(super) fn services_file(state_dir: &Path) -> PathBuf {
     state_dir.join("services.yaml")
 }
@@ -311,7 +313,7 @@ fn tcp_forwards(file: &MeshFile, ports: &Ports) -> io::Result<Vec<(ServiceName, 
     services.map(|service| Ok((service.name.clone(), ports.pick()?))).collect()
 }
 
-/// The same for the person at the keyboard, with the ports that the file names, of services that speak HTTP too.
+/// The same for the sidecar of the person at the keyboard, and the ports that the file names, for services of HTTP too.
 fn keyboard_forwards(file: &MeshFile, ports: &Ports) -> io::Result<Vec<(ServiceName, u16)>> {
     let mut forwards = Vec::new();
     for service in &file.services {
@@ -325,7 +327,7 @@ fn keyboard_forwards(file: &MeshFile, ports: &Ports) -> io::Result<Vec<(ServiceN
     Ok(forwards)
 }
 
-/// Where a program finds a service that speaks TCP: `WEFT_TCP_ORDERS_DB` for `orders-db`.
+/// The variable with the address of a service that speaks TCP: `WEFT_TCP_ORDERS_DB` for `orders-db`.
 fn forward_variable(service: &ServiceName) -> String {
     format!("WEFT_TCP_{}", service.name().replace('-', "_").to_ascii_uppercase())
 }

@@ -1,4 +1,4 @@
-//! Processes that a `weft up` which was killed has left behind.
+//! Processes that were left behind when `weft up` was killed.
 
 use std::{
     collections::BTreeSet,
@@ -13,16 +13,16 @@ use super::{
     run_file::Run,
 };
 
-/// For them to end when they are asked to.
+/// How long they may take to end after SIGTERM.
 const STOP_LIMIT: Duration = Duration::from_secs(12);
-/// For them to be gone once they are killed.
+/// How long they may take to be gone after SIGKILL.
 pub(crate) const KILL_LIMIT: Duration = Duration::from_secs(3);
 const INTERVAL: Duration = Duration::from_millis(20);
 
-/// Ends every process of a run whose `weft up` is gone; says how many there were.
+/// Ends every process of a run whose `weft up` is gone; returns how many there were.
 ///
-/// A process is of the run if it has the number and the start time of the run file, or the run's id in its
-/// environment: a number alone may be somebody else's by now.
+/// A process belongs to the run if it has a number and a start time of the run file, or the run's id in its
+/// environment. The number alone is not enough: another process may have it by now.
 ///
 /// # Errors
 /// Some survive even a kill.
@@ -37,7 +37,7 @@ pub(crate) fn end_processes(run: &Run) -> anyhow::Result<usize> {
         }
         if !until(KILL_LIMIT, || living(run).is_empty()) {
             let left: Vec<String> = living(run).iter().map(|process| process.pid.to_string()).collect();
-            bail!("these processes do not come to their end: {}", left.join(", "));
+            bail!("these processes do not end: {}", left.join(", "));
         }
     }
     Ok(found.len())
@@ -49,7 +49,7 @@ fn living(run: &Run) -> Vec<ProcessId> {
     recorded.chain(process::of_run(&run.run_id)).filter(|process| seen.insert(process.pid)).collect()
 }
 
-/// Whether it became true within the limit.
+/// Waits until it is so; false if it is not so within the limit.
 pub(crate) fn until(limit: Duration, is_so: impl Fn() -> bool) -> bool {
     let end = Instant::now() + limit;
     loop {
@@ -85,14 +85,14 @@ mod tests {
     }
 
     #[test]
-    fn what_a_killed_run_left_is_ended_and_nobody_else() {
+    fn only_the_processes_of_a_killed_run_are_ended() {
         let run_id = format!("test-{:016x}", fastrand::u64(..));
         let sleeper =
             |marker: &str| Command::new("sleep").arg("600").env(process::RUN_VARIABLE, marker).spawn().unwrap();
         let (mut ours, mut foreign) = (sleeper(&run_id), sleeper("another run"));
         // The foreign process now has a number that the run file knows, but it started at another time.
         let recycled = ProcessId { pid: foreign.id(), start_time: 1 };
-        // A child that nobody has waited for is no longer alive: the test can wait afterwards.
+        // A child counts as ended before it is waited for, so the test can wait for it afterwards.
         let run = run_of(&run_id, BTreeMap::from([("users-1".to_owned(), recycled)]));
         // Just after exec the kernel may not show a process's environment yet.
         assert!(until(Duration::from_secs(10), || living(&run).len() == 1), "{:?}", living(&run));

@@ -1,8 +1,8 @@
-//! What `weft up` prints: the lines of all processes, each behind its process's name, and its own.
+//! What `weft up` prints: the lines of all processes, each after its process's name, and its own lines.
 //!
 //! A task for each stream cuts what it reads into lines of bounded length and puts them into the [`buffers`], from which one
-//! thread prints ([`mod@print`]). A process that floods is slowed down for a moment; past that it loses lines of its own, which
-//! are counted. Neither a flood nor a terminal that has stopped ever holds up the supervisor.
+//! thread prints ([`mod@print`]). A process that floods the log is slowed down for a moment; after that, its own lines
+//! are dropped and counted. Neither a flood nor a stopped terminal delays the supervisor.
 
 mod buffers;
 mod level;
@@ -35,19 +35,19 @@ use self::{
     print::{Batch, Printer},
 };
 
-/// For so long a flood is held back before lines are dropped.
+/// How long a process that floods is slowed down before its lines are dropped.
 const PATIENCE: Duration = Duration::from_millis(200);
-/// A line that was begun is printed without its end after so long.
+/// After this time the start of a line is printed, even if the rest has not come.
 const PARTIAL_AFTER: Duration = Duration::from_millis(500);
 /// Lines of a process that are kept to explain its death.
 const KEPT: usize = 12;
-/// For the printing of what waits, at the end.
+/// How long the printing of the remaining lines may take at the end.
 const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 
 /// How `weft up` shows what happens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Look {
-    /// Lines are redrawn in their place.
+    /// Lines are redrawn in place.
     pub(crate) is_live: bool,
     pub(crate) has_colours: bool,
     /// Nothing is left out.
@@ -68,7 +68,7 @@ impl Look {
 #[derive(Debug)]
 pub(crate) struct Source {
     pub(crate) name: String,
-    /// It is a part of Weft: its lines below WARN are left out unless all is to be shown.
+    /// It is a part of Weft: its lines below WARN are left out, except with `--verbose`.
     pub(crate) is_own: bool,
 }
 
@@ -87,18 +87,18 @@ struct Followed {
     last: Mutex<VecDeque<String>>,
 }
 
-/// What the printing thread shares with those who have something to print.
+/// What the printing thread shares with the tasks that have something to print.
 struct Shared {
     state: Mutex<State>,
     has_work: Condvar,
     has_room: Notify,
-    /// Only weft's own lines are printed.
+    /// Only weft's own lines are printed; those of processes are held back.
     is_held: AtomicBool,
 }
 
 struct State {
     buffers: Buffers,
-    /// Weft's own number among the sources: the last.
+    /// Weft's own index among the sources: the last one.
     own: usize,
     foot: Option<Vec<LiveLine>>,
     flushes: Vec<oneshot::Sender<()>>,
@@ -106,7 +106,7 @@ struct State {
 }
 
 impl Logs {
-    /// Starts the thread that prints. What processes say is held back until [`Self::release`].
+    /// Starts the thread that prints. The lines of processes are held back until [`Self::release`].
     pub(crate) fn start(sources: Vec<Source>, look: Look) -> Self {
         let names: Vec<String> = sources.iter().map(|source| source.name.clone()).collect();
         let logs = Self::unprinted(sources, look);
@@ -133,43 +133,42 @@ impl Logs {
         self.0.look
     }
 
-    /// Prints a line of weft's own, or several.
+    /// Prints one or more lines of weft's own.
     pub(crate) fn say(&self, text: impl Into<String>) {
         self.0.shared.push_own(Line { text: text.into(), is_bare: false });
     }
 
-    /// Prints lines of weft's own that stand for themselves: on a terminal without a name before them.
+    /// Prints lines of weft's own, on a terminal without a name before them.
     pub(crate) fn show(&self, text: impl Into<String>) {
         self.0.shared.push_own(Line { text: text.into(), is_bare: true });
     }
 
-    /// Lines that stand at the foot of the terminal from now on, in place of those before. Where nothing is redrawn they
-    /// are not shown.
+    /// Replaces the lines at the bottom of the terminal. They are shown only if lines are redrawn.
     pub(crate) fn set_foot(&self, lines: Vec<LiveLine>) {
         if self.0.look.is_live {
             self.0.shared.change(|state| state.foot = Some(lines));
         }
     }
 
-    /// Prints what was held back, and from now on everything as it comes.
+    /// Prints what was held back, and from now on each line as it comes.
     pub(crate) fn release(&self) {
         self.0.shared.is_held.store(false, Relaxed);
         self.0.shared.change(|_| ());
     }
 
-    /// Whether what processes say is still held back.
+    /// Whether the lines of processes are still held back.
     pub(crate) fn is_held(&self) -> bool {
         self.0.shared.is_held.load(Relaxed)
     }
 
-    /// Waits until everything so far was printed, but not for ever.
+    /// Waits until everything so far is printed, for at most [`FLUSH_LIMIT`].
     pub(crate) async fn flush(&self) {
         let (done, is_done) = oneshot::channel();
         self.0.shared.change(|state| state.flushes.push(done));
         let _ = timeout(FLUSH_LIMIT, is_done).await;
     }
 
-    /// The last lines of a process, those that are left out included.
+    /// The last lines of a process, including those that were not printed.
     pub(crate) fn last_lines(&self, name: &str) -> Vec<String> {
         let followed = self.0.sources.iter().find(|followed| followed.source.name == name);
         followed.map_or_else(Vec::new, |followed| followed.last().iter().cloned().collect())
@@ -229,7 +228,7 @@ impl Followed {
 }
 
 impl Shared {
-    /// Held for a few instructions only, never while something is printed.
+    /// The lock is held for a few instructions only, never while something is printed.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -243,8 +242,8 @@ impl Shared {
         self.change(|state| state.buffers.push(state.own, line));
     }
 
-    /// Waits until a line of a source costs no older one. Once lines are being dropped nobody waits: waiting for each would
-    /// slow the process down for good. Nor where nothing is being printed yet.
+    /// Waits until a source has room for a line. It does not wait while lines are held back, nor once lines of the
+    /// source have been dropped: a wait for each line would slow the process down for good.
     async fn room(&self, source: usize) {
         loop {
             let mut has_room = pin!(self.has_room.notified());
@@ -260,12 +259,12 @@ impl Shared {
         }
     }
 
-    /// Prints until there is nobody left who could have something to print.
+    /// Prints until nobody is left who could have something to print.
     fn print(&self, mut printer: Printer) {
         let mut out = std::io::BufWriter::new(std::io::stdout());
         while let Some(mut batch) = self.next_batch() {
             let flushes = std::mem::take(&mut batch.flushes);
-            // Nobody reads any more: the mesh goes on, its lines have nowhere to go.
+            // An error means that nobody reads any more: the mesh goes on and its lines are lost.
             let _ = printer.print(batch, &mut out);
             self.has_room.notify_waiters();
             for flush in flushes {

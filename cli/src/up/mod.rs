@@ -2,7 +2,7 @@
 //!
 //! Reads top to bottom: check the file and its ports, [`build`], start everything at once ([`launch`] says what,
 //! [`supervisor`] keeps it running), wait until it is ready ([`starting`], which shows the [`progress`] and then the
-//! [`table`]), then print the [`logs`] until someone asks for an end.
+//! [`table`]), then print the [`logs`] until a signal asks to stop.
 
 mod backoff;
 mod build;
@@ -49,13 +49,13 @@ use self::{
 };
 use crate::mesh_file::{MeshFile, Problems, Programs, Service, check_otlp};
 
-/// For everything to come to its end after it was asked to; then it is killed.
+/// How long everything may take to stop; what is left then is killed.
 const STOP_LIMIT: Duration = Duration::from_secs(12);
-/// Of this, for calls from the keyboard that are still running.
+/// How much of this is for running calls from the keyboard, before the others are asked to stop.
 const KEYBOARD_LIMIT: Duration = Duration::from_secs(4);
-/// For the control plane, once all others are gone.
+/// How long the control plane may take to stop, once all others are gone.
 const CONTROL_LIMIT: Duration = Duration::from_secs(3);
-/// For what was killed to be gone.
+/// How long killed processes may take to be gone.
 const KILLED_LIMIT: Duration = Duration::from_secs(3);
 
 /// The flags of `weft up`.
@@ -64,41 +64,41 @@ pub(crate) struct Args {
     /// The mesh file
     #[arg(long, short, default_value = "mesh.yaml", value_name = "FILE")]
     pub(crate) file: PathBuf,
-    /// Send traces to this OTLP/gRPC receiver too, as http://127.0.0.1:4317; goes before `traces.otlp`
+    /// Send traces to this OTLP/gRPC receiver too, such as http://127.0.0.1:4317; overrides `traces.otlp`
     #[arg(long, value_name = "URL", value_parser = parse_otlp)]
     pub(crate) otlp: Option<String>,
     #[command(flatten)]
     pub(crate) bounds: Bounds,
-    /// Leave out the file's `build`
+    /// Skip the `build` of the mesh file
     #[arg(long)]
     pub(crate) no_build: bool,
-    /// Print what the build prints, and all lines of sidecars and of the control plane, not only their warnings and errors
+    /// Print the output of the build, and all lines of sidecars and control plane, not only warnings and errors
     #[arg(long, short)]
     pub(crate) verbose: bool,
-    /// Print a line for each event, as where the output is no terminal, and redraw nothing
+    /// Print a line for each event and redraw nothing, as if the output were not a terminal
     #[arg(long)]
     pub(crate) plain: bool,
 }
 
-/// What each sidecar is told; else it has its own default.
+/// Limits for each sidecar; if one is not given, the sidecar's own default applies.
 #[derive(Debug, Clone, Copy, Default, clap::Args)]
 pub(crate) struct Bounds {
-    /// The longest header list of a call, in bytes: what sidecars have as `--header-list-bytes`
+    /// The longest header list of a call, in bytes: passed to each sidecar as `--header-list-bytes`
     #[arg(long, value_name = "BYTES", value_parser = weft_sidecar::header_list_bytes())]
     pub(crate) header_list_bytes: Option<u32>,
-    /// What the connections of each sidecar may hold together, in bytes: what sidecars have as `--memory`
+    /// What the connections of each sidecar may hold together, in bytes: passed to each sidecar as `--memory`
     #[arg(long, value_name = "BYTES", value_parser = weft_sidecar::memory())]
     pub(crate) memory: Option<usize>,
 }
 
 fn parse_otlp(text: &str) -> Result<String, String> {
-    check_otlp(text).map_err(|error| format!("{error}; allowed: an address as http://127.0.0.1:4317"))
+    check_otlp(text).map_err(|error| format!("{error}; allowed: an address such as http://127.0.0.1:4317"))
 }
 
 /// Runs the mesh until it is asked to stop.
 ///
 /// # Errors
-/// The file, a port or a program is not as it must be, the build failed, or the control plane did not come up.
+/// The file is not valid, a port is in use, a program is missing, the build failed, or the control plane did not start.
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let look = Look::of_stdout(args.plain, args.verbose);
     let programs = if args.no_build { Programs::MustExist } else { Programs::MayBeBuilt };
@@ -128,22 +128,22 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
 fn prepare_state_dir(state_dir: &Path) -> anyhow::Result<()> {
     let made = fs::create_dir_all(state_dir)
         .and_then(|()| trust::keep_others_out(state_dir))
-        // Whoever keeps the mesh file in git wants none of this in it.
+        // Keeps the folder out of the user's git repository.
         .and_then(|()| fs::write(state_dir.join(".gitignore"), "*\n"));
     made.with_context(|| format!("{} can't be written", state_dir.display()))
 }
 
-/// The endpoints that sidecars of an earlier run have kept ended with it.
+/// Removes the endpoints that sidecars of an earlier run have kept: they ended with that run.
 fn clear_sidecars(state_dir: &Path) -> anyhow::Result<()> {
     let dir = state_dir.join("sidecars");
     let cleared = match fs::remove_dir_all(&dir) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
         _ => fs::create_dir_all(&dir),
     };
-    cleared.with_context(|| format!("{} can't be made anew", dir.display()))
+    cleared.with_context(|| format!("{} can't be emptied", dir.display()))
 }
 
-/// Held for as long as this process lives: two of them would fight over the ports and the run file.
+/// A lock for as long as this process lives: two `weft up` would use the same ports and the same run file.
 fn lock(state_dir: &Path, mesh_file: &Path) -> anyhow::Result<File> {
     let path = state_dir.join("up.lock");
     let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path)?;
@@ -153,7 +153,7 @@ fn lock(state_dir: &Path, mesh_file: &Path) -> anyhow::Result<File> {
             let run = Run::read(state_dir).ok().flatten();
             let pid = run.map_or_else(String::new, |run| format!(" (pid {})", run.up.pid));
             bail!(
-                "`weft up` already runs for {}{pid}: end it with Ctrl-C where it runs, or with `weft down`",
+                "`weft up` already runs for {}{pid}: stop it with Ctrl-C in its terminal, or with `weft down`",
                 mesh_file.display()
             )
         }
@@ -163,7 +163,7 @@ fn lock(state_dir: &Path, mesh_file: &Path) -> anyhow::Result<File> {
     }
 }
 
-/// The lock is ours, so whatever the run file tells of was left by a `weft up` that was killed.
+/// Ends what an earlier run left. As the lock is ours, a run file is there only if that `weft up` was killed.
 fn end_earlier_run(state_dir: &Path) -> anyhow::Result<()> {
     match Run::read(state_dir) {
         Ok(Some(run)) => {
@@ -174,7 +174,7 @@ fn end_earlier_run(state_dir: &Path) -> anyhow::Result<()> {
             Run::remove(state_dir);
         }
         Ok(None) => {}
-        Err(error) => bail!("{error}; look for processes that an earlier `weft up` left, then remove it"),
+        Err(error) => bail!("{error}; end the processes that an earlier `weft up` left, then remove this file"),
     }
     Ok(())
 }
@@ -193,7 +193,7 @@ async fn run_mesh(file: &MeshFile, state_dir: &Path, bounds: Bounds, look: Look)
     let orders = Orders::default();
     let context =
         Context { mesh: Arc::clone(&mesh), logs: logs.clone(), run_file, stop: stopped, orders: orders.clone() };
-    let counter = orders::Counter::open(state_dir, orders, replicas.clone())?;
+    let order_listener = orders::OrderListener::open(state_dir, orders, replicas.clone())?;
 
     let mut processes: BTreeMap<Phase, JoinSet<()>> = BTreeMap::new();
     for role in roles {
@@ -201,11 +201,11 @@ async fn run_mesh(file: &MeshFile, state_dir: &Path, bounds: Bounds, look: Look)
     }
     let outcome = tokio::select! {
         outcome = starting::serve(file, &mesh, &replicas, &logs, began) => outcome,
-        () = counter.serve() => Ok(()),
+        () = order_listener.serve() => Ok(()),
         name = signals.next() => {
             logs.set_foot(Vec::new());
             logs.release();
-            logs.say(format!("{name}: stopping; once more to end at once"));
+            logs.say(format!("{name}: stopping; a second one kills everything at once"));
             Ok(())
         }
     };
@@ -221,14 +221,14 @@ async fn run_mesh(file: &MeshFile, state_dir: &Path, bounds: Bounds, look: Look)
     };
     kill_what_is_left(&stop, &mut processes, &mesh.run_id).await;
     Run::remove(state_dir);
-    logs.say(if was_killed { "stopped, not in order" } else { "stopped; no process is left" });
+    logs.say(if was_killed { "stopped by force" } else { "stopped; no process is left" });
     logs.flush().await;
     Ok(if outcome.is_err() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 fn plan(file: &MeshFile, state_dir: &Path, bounds: Bounds) -> anyhow::Result<(Mesh, u16)> {
     let ports = Ports::default();
-    // What is named is kept from being picked before anything is.
+    // Before any free port is picked, the named ones are reserved.
     let named = [file.ports.outbound, file.ports.dashboard, file.ports.control];
     let of_services = file.services.iter().flat_map(Service::named_ports).map(|(_, port)| port);
     for port in named.into_iter().chain(of_services) {
@@ -238,7 +238,7 @@ fn plan(file: &MeshFile, state_dir: &Path, bounds: Bounds) -> anyhow::Result<(Me
     let [outbound, dashboard, control] = [number(named[0].number)?, number(named[1].number)?, number(named[2].number)?];
     let ca = Ca::open_or_create(&state_dir.join("control"), &file.trust_domain)?;
     let mesh = Mesh {
-        weft: std::env::current_exe().context("this program's own path is not known")?,
+        weft: std::env::current_exe().context("the path of this program is not known")?,
         folder: file.folder.clone(),
         state_dir: state_dir.to_owned(),
         run_id: format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..)),
@@ -280,14 +280,14 @@ fn describe(file: &MeshFile, mesh: &Mesh, replicas: &[Arc<Replica>], outbound: u
     }
 }
 
-/// Asks everything to come to its end, in order, and waits for it.
+/// Asks everything to stop, in order, and waits for it.
 async fn end(stop: &watch::Sender<Stop>, processes: &mut BTreeMap<Phase, JoinSet<()>>) {
     let kill_at = Instant::now() + STOP_LIMIT;
     let ask = |phase, kill_at| {
         stop.send_replace(Stop { phase, kill_at: Some(kill_at) });
     };
     ask(Phase::Keyboard, kill_at);
-    // Its last calls may take longer: the others can stop meanwhile, as they let running calls end too.
+    // Its last calls may take longer. The others can stop meanwhile, as they let running calls end, too.
     let _ = timeout(KEYBOARD_LIMIT, all_ended(processes.entry(Phase::Keyboard).or_default())).await;
     ask(Phase::Services, kill_at);
     for phase in [Phase::Keyboard, Phase::Services] {
@@ -313,17 +313,17 @@ async fn kill_what_is_left(stop: &watch::Sender<Stop>, processes: &mut BTreeMap<
         }
     };
     let _ = timeout(KILLED_LIMIT, ended).await;
-    // What left its group, as a daemon does, still has the run's id in its environment.
+    // A process that left its group, as a daemon does, still has the run's id in its environment.
     for process in process::of_run(run_id) {
         process::signal(process.pid, rustix::process::Signal::KILL);
     }
 }
 
-/// The signals that ask for an end.
+/// The signals that ask to stop.
 struct Signals {
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
-    /// `None` where whoever started us wants it ignored, as `nohup` does.
+    /// `None` if this process was started with SIGHUP ignored, as `nohup` does.
     hang_up: Option<tokio::signal::unix::Signal>,
 }
 

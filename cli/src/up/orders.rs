@@ -1,5 +1,5 @@
-//! What the running mesh is told from another terminal: to start parts of it again, one after the other, so that no call
-//! is lost. `weft restart` speaks to it over a socket beside the run file, a line each way for each step.
+//! Orders from another terminal to restart parts of the running mesh, one after the other, so that no call is lost.
+//! `weft restart` connects to a socket beside the run file, sends one line, and gets back a line for each step.
 
 use std::{
     collections::HashMap,
@@ -24,62 +24,63 @@ const NAME: &str = "orders";
 /// A request is a word and a name.
 const REQUEST_BYTES: usize = 256;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-/// For a replica to be ready again.
+/// How long a replica may take to be ready again.
 const READY_LIMIT: Duration = Duration::from_secs(60);
-/// After a replica is ready, before the next one goes: what calls it has to have heard of it.
+/// The pause after a replica is ready, before the next one stops: callers must have learned of it.
 const SETTLING: Duration = Duration::from_millis(500);
 
-/// A process is to be started again.
+/// An order to restart a process.
 pub(crate) struct Order {
-    /// The new one begins while the old one runs, and takes its place.
+    /// The new process starts while the old one runs, and takes over from it.
     pub(crate) is_in_place: bool,
-    /// Told when the old one has ended, or why the new one did not begin.
+    /// Gets `Ok` when the old process has ended, or the reason why the new one did not start.
     pub(crate) done: oneshot::Sender<Result<(), String>>,
-    /// Ready when another may begin, where the old one has ended before.
+    /// If the old process ends first: completes when the new one may start.
     pub(crate) resume: oneshot::Receiver<()>,
 }
 
-/// The ways to all supervisors, by the names of what they keep running.
+/// A channel to each supervisor, by the name of the process that it keeps running.
 #[derive(Clone, Default)]
 pub(crate) struct Orders(Arc<Mutex<HashMap<String, mpsc::Sender<Order>>>>);
 
 impl Orders {
-    /// The supervisor's end.
+    /// The supervisor's end of its channel.
     pub(crate) fn of(&self, name: &str) -> mpsc::Receiver<Order> {
         let (sender, receiver) = mpsc::channel(1);
         self.0.lock().unwrap_or_else(|e| e.into_inner()).insert(name.to_owned(), sender);
         receiver
     }
 
-    /// Until what is given back is dropped, nothing takes the place of one that has ended.
+    /// Gives an order and waits until the old process has ended. While the returned sender is not dropped, a process
+    /// that was not replaced in place is not started again.
     async fn give(&self, name: &str, is_in_place: bool) -> Result<oneshot::Sender<()>, String> {
         let supervisor = self.0.lock().unwrap_or_else(|e| e.into_inner()).get(name).cloned();
-        let supervisor = supervisor.ok_or_else(|| format!("nothing of the name {name} is kept running"))?;
+        let supervisor = supervisor.ok_or_else(|| format!("weft up runs no process {name}"))?;
         let ((done, is_done), (hold, resume)) = (oneshot::channel(), oneshot::channel());
         let order = Order { is_in_place, done, resume };
-        supervisor.try_send(order).map_err(|_| format!("{name} is being started again already"))?;
-        is_done.await.unwrap_or_else(|_| Err(format!("{name} does not run")))?;
+        supervisor.try_send(order).map_err(|_| format!("{name} is already being restarted"))?;
+        is_done.await.unwrap_or_else(|_| Err(format!("{name} is not running")))?;
         Ok(hold)
     }
 }
 
-/// Where orders are taken.
-pub(crate) struct Counter {
-    /// None where the state folder's path is too long for a socket.
+/// The socket where orders arrive.
+pub(crate) struct OrderListener {
+    /// None if the state folder's path is too long for a socket.
     listener: Option<UnixListener>,
     orders: Orders,
     replicas: Vec<Arc<Replica>>,
 }
 
-/// What is to be started again.
+/// What is to be restarted.
 enum What {
     /// Each replica of a service, with its sidecar.
     Service(String),
-    /// The sidecars alone, in place.
+    /// Only the sidecars, in place.
     Sidecars(String),
 }
 
-impl Counter {
+impl OrderListener {
     pub(crate) fn open(state_dir: &Path, orders: Orders, replicas: Vec<Arc<Replica>>) -> anyhow::Result<Self> {
         let path = path_in(state_dir);
         match fs::remove_file(&path) {
@@ -94,12 +95,12 @@ impl Counter {
         Ok(Self { listener, orders, replicas })
     }
 
-    /// Takes one order after the other, for as long as it is polled.
+    /// Carries out one order after the other, for as long as it is polled.
     pub(crate) async fn serve(&self) {
         let Some(listener) = &self.listener else { return std::future::pending().await };
         loop {
             match listener.accept().await {
-                // Whoever goes away while it is done is not told.
+                // An error means that the client has gone: nobody is left to answer.
                 Ok((stream, _)) => drop(self.take(stream).await),
                 Err(_) => sleep(REQUEST_TIMEOUT).await,
             }
@@ -114,7 +115,9 @@ impl Counter {
         let what = match line.trim_end().split_once(' ') {
             Some(("service", name)) => What::Service(name.to_owned()),
             Some(("sidecars", name)) => What::Sidecars(name.to_owned()),
-            _ => return write.write_all(b"error it is not understood here: another version of weft?\n").await,
+            _ => {
+                return write.write_all(b"error the order is not understood: is this another version of weft?\n").await;
+            }
         };
         let (steps, mut told) = mpsc::channel(4);
         let doing = async {
@@ -128,7 +131,7 @@ impl Counter {
             }
             Ok::<_, io::Error>(())
         };
-        // What has begun is done, whether anybody listens or not.
+        // The restart goes on to its end, whether the client is still there or not.
         let (result, _) = tokio::join!(doing, telling);
         let last = result.map_or_else(|why| format!("error {why}\n"), |()| "done\n".to_owned());
         write.write_all(last.as_bytes()).await
@@ -149,13 +152,13 @@ impl Counter {
         for (place, replica) in chosen.into_iter().enumerate() {
             match what {
                 What::Service(_) if replica.service.is_none() => {
-                    return Err(format!("{name} is a sidecar alone: give --sidecar"));
+                    return Err(format!("{name} is only a sidecar: use --sidecar"));
                 }
                 What::Service(_) => {
                     let sidecar = replica.sidecar_name();
                     let (sidecar, app) =
                         tokio::join!(self.orders.give(&sidecar, false), self.orders.give(&replica.name, false));
-                    // The old sidecar sees that its service has gone before there is a new one.
+                    // Both have ended before a new one starts, so that the old sidecar sees its service go.
                     drop((sidecar?, app?));
                 }
                 What::Sidecars(_) => drop(self.orders.give(&replica.sidecar_name(), true).await?),
@@ -164,7 +167,7 @@ impl Counter {
             if place + 1 < count {
                 sleep(SETTLING).await;
             }
-            // Nobody listens any more, which is no reason to stop half-way.
+            // If the client has gone, that is no reason to stop half-way.
             let _ = steps.send(format!("{} is ready again", replica.name)).await;
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! Ports: those that someone outside must know are checked, all others are chosen among the free ones.
+//! Ports: those that the mesh file names are checked, all others are chosen from the free ones.
 
 use std::{
     collections::HashSet,
@@ -12,8 +12,9 @@ use crate::mesh_file::{MeshFile, Port, Problem, Service};
 
 /// Hands out ports that nobody listens on, none of them twice.
 ///
-/// Between the choice of a port and the moment when its owner listens there, nothing holds it. So it is chosen where the
-/// kernel takes no ports for outgoing connections: one of those would keep the owner from listening.
+/// From the choice of a port to the moment when its owner listens on it, nothing holds the port. So it is chosen
+/// outside the range that the kernel uses for outgoing connections: such a connection would keep the owner from
+/// listening.
 #[derive(Debug, Default)]
 pub(crate) struct Ports {
     given: Mutex<HashSet<u16>>,
@@ -29,14 +30,14 @@ const OUTGOING: &str = "/proc/sys/net/ipv4/ip_local_port_range";
 const ENOUGH: u16 = 4_096;
 
 impl Ports {
-    /// A free port. The listener that found it is closed again, so whoever gets it should be quick.
+    /// A free port. The listener that found it is closed again, so its owner should listen on it soon.
     ///
     /// # Errors
     /// None was found that is free.
     pub(crate) fn pick(&self) -> io::Result<u16> {
         let own = not_outgoing();
         for _ in 0..TRIES {
-            // 0: whichever the kernel gives.
+            // 0: any port that the kernel gives.
             let wanted = own.clone().map_or(0, fastrand::u16);
             let Ok(listener) = TcpListener::bind((Ipv4Addr::UNSPECIFIED, wanted)) else { continue };
             let port = listener.local_addr()?.port();
@@ -53,14 +54,14 @@ impl Ports {
     }
 }
 
-/// Ports that the kernel gives to no outgoing connection; `None` where that leaves too few.
+/// Ports that the kernel gives to no outgoing connection; `None` if these are too few.
 fn not_outgoing() -> Option<std::ops::Range<u16>> {
     let range = fs::read_to_string(OUTGOING).ok()?;
     let first: u16 = range.split_whitespace().next()?.parse().ok()?;
     (first >= LOWEST + ENOUGH).then_some(LOWEST..first)
 }
 
-/// Whether someone could listen there now.
+/// Whether the port can be listened on now.
 pub(crate) fn is_free(port: u16) -> bool {
     matches!(bind(port), Ok(()))
 }
@@ -74,7 +75,7 @@ pub(crate) fn loopback(port: u16) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, port))
 }
 
-/// What is wrong with the ports that a mesh file names, or that it leaves at their defaults.
+/// The problems with the ports that a mesh file names, or that it leaves at their defaults.
 pub(crate) fn check_named(mesh: &MeshFile) -> Vec<Problem> {
     let ports = &mesh.ports;
     let named =
@@ -102,7 +103,7 @@ fn problem(file: &str, field: &str, port: Port, error: &io::Error) -> Problem {
         },
         _ => format!("port {number} can't be listened on: {error}"),
     };
-    let allowed = if is_mesh_port { "a free port, or 0 for any" } else { "a free port, or none for any" };
+    let allowed = if is_mesh_port { "a free port, or 0 for any" } else { "a free port, or leave this key out" };
     match port.line {
         Some(line) => Problem::new(file, line, field, format!("{what}; allowed: {allowed}")),
         None => Problem::new(file, 0, field, format!("{what}, which is the default; allowed: {allowed}")),
@@ -127,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_in_use_is_told_with_its_place_and_its_owner() {
+    fn a_port_in_use_is_reported_with_its_line_and_its_owner() {
         let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let number = taken.local_addr().unwrap().port();
         assert!(!is_free(number));

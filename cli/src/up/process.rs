@@ -1,18 +1,20 @@
-//! Processes from outside: their groups, their age, who listens where. What only Linux tells is left out elsewhere.
+//! Processes as the system shows them: their groups, when they started, which ports they listen on. What only Linux
+//! shows is left out on other systems.
 
 use std::{fs, time::Duration};
 
 use rustix::process::{Pid, Signal};
 use serde::{Deserialize, Serialize};
 
-/// Set in every process of a run to the run's id, so that what a service leaves behind is known as ours.
+/// The variable with the run's id. It is set in every process of a run, so that what a service leaves behind is
+/// recognized.
 pub(crate) const RUN_VARIABLE: &str = "WEFT_RUN_ID";
 
-/// A process that cannot be taken for a later one with the same number.
+/// A process, which cannot be mistaken for a later one with the same number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ProcessId {
     pub(crate) pid: u32,
-    /// In clock ticks since the machine started (field 22 of proc_pid_stat(5)); 0 where the system does not tell.
+    /// In clock ticks since the machine started (field 22 of proc_pid_stat(5)); 0 if the system does not show it.
     pub(crate) start_time: u64,
 }
 
@@ -22,7 +24,7 @@ impl ProcessId {
         Self { pid, start_time: start_time(pid).unwrap_or(0) }
     }
 
-    /// Whether that very process still runs.
+    /// Whether this same process still runs.
     pub(crate) fn is_alive(self) -> bool {
         self.start_time != 0 && start_time(self.pid) == Some(self.start_time)
     }
@@ -31,7 +33,7 @@ impl ProcessId {
 /// Sends a signal to a process and everything in its group.
 pub(crate) fn signal_group(leader: u32, signal: Signal) {
     if let Some(pid) = pid(leader) {
-        // The only failure that can happen to our own children: there is nobody left.
+        // With our own children this fails only if no process is left.
         let _ = rustix::process::kill_process_group(pid, signal);
     }
 }
@@ -43,7 +45,7 @@ pub(crate) fn signal(process: u32, signal: Signal) {
     }
 }
 
-/// Ends what the leader of a group left behind: asked first, killed after `grace`.
+/// Ends what the leader of a group left behind: with SIGTERM first, and with SIGKILL after `grace`.
 pub(crate) async fn end_group(leader: u32, grace: Duration) {
     let Some(group) = pid(leader) else { return };
     let is_there = || rustix::process::test_kill_process_group(group).is_ok() && has_living_member(leader);
@@ -58,7 +60,7 @@ pub(crate) async fn end_group(leader: u32, grace: Duration) {
     signal_group(leader, Signal::KILL);
 }
 
-/// Whether there is more in a group than zombies, for which only their parent can do something.
+/// Whether a group has more than zombies, which only their parent can remove.
 fn has_living_member(leader: u32) -> bool {
     if !std::path::Path::new("/proc/self/stat").exists() {
         return true;
@@ -92,11 +94,11 @@ fn all() -> impl Iterator<Item = u32> {
 fn start_time(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let stat = parse_stat(&stat)?;
-    // A zombie has ended; only its parent has not asked yet.
+    // A zombie has ended; its parent has just not waited for it yet.
     (stat.state != 'Z').then_some(stat.start_time)
 }
 
-/// What is needed of proc_pid_stat(5).
+/// The fields of proc_pid_stat(5) that are needed.
 #[derive(Debug, PartialEq, Eq)]
 struct Stat {
     state: char,
@@ -126,7 +128,7 @@ pub(crate) fn ignores_hang_up() -> bool {
     mask & 1 == 1
 }
 
-/// `NAME (pid N)` of who listens on a TCP port, if the system tells us.
+/// `NAME (pid N)` of the process that listens on a TCP port, if the system shows it.
 pub(crate) fn listener_on(port: u16) -> Option<String> {
     let inodes: Vec<String> = ["/proc/net/tcp", "/proc/net/tcp6"]
         .iter()
@@ -143,7 +145,7 @@ pub(crate) fn listener_on(port: u16) -> Option<String> {
     Some(format!("`{}` (pid {pid})", name.trim()))
 }
 
-/// The name, among a process's open files, of the listener on that port that a line of /proc/net/tcp tells of.
+/// If a line of /proc/net/tcp is a listener on that port: the socket's name among a process's open files.
 fn listening_socket(line: &str, port: u16) -> Option<String> {
     let fields: Vec<&str> = line.split_whitespace().collect();
     let (_, local_port) = fields.get(1)?.rsplit_once(':')?;
@@ -158,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_is_known_by_its_number_and_its_start() {
+    fn a_process_is_known_by_its_number_and_its_start_time() {
         let own = ProcessId::of(std::process::id());
         assert!(own.is_alive());
         assert!(!ProcessId { start_time: own.start_time + 1, ..own }.is_alive());
@@ -166,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn the_start_time_is_found_behind_any_name() {
+    fn the_start_time_is_found_after_any_name() {
         let tail = "S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20";
         assert_eq!(parse_stat(&format!("7 (a) b) {tail}")), Some(Stat { state: 'S', group: 2, start_time: 4711 }));
         assert_eq!(parse_stat("7 (a"), None);

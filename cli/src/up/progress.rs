@@ -1,10 +1,10 @@
-//! How far the mesh has come: from what is known of its start to the lines that a terminal shows meanwhile.
+//! The progress of the start, as the lines that a terminal shows meanwhile.
 
 use std::time::Duration;
 
 use super::logs::{LiveLine, Tone};
 
-/// What takes the time at present.
+/// What is going on at present.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Stage<'a> {
     /// A command of the file's `build`.
@@ -12,13 +12,13 @@ pub(crate) enum Stage<'a> {
     Start,
 }
 
-/// What is known of a service.
+/// The state of a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Row {
     pub(crate) name: String,
     pub(crate) replicas: usize,
     pub(crate) ready: usize,
-    /// Why the last replica that was asked is not ready yet.
+    /// Why a replica is not ready yet: the latest reason that came.
     pub(crate) waits_for: Option<String>,
     /// A replica was not ready in time.
     pub(crate) has_failed: bool,
@@ -48,7 +48,7 @@ impl Row {
     }
 }
 
-/// A line for what is done, and one for each service.
+/// A line for the stage, and one for each service.
 pub(crate) fn lines(stage: Stage<'_>, rows: &[Row], elapsed: Duration) -> Vec<LiveLine> {
     let what = match stage {
         Stage::Build(command) => format!("building: {command}"),

@@ -8,24 +8,25 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-/// Between two questions.
+/// The pause between two questions.
 const INTERVAL: Duration = Duration::from_millis(15);
-/// For one answer.
+/// How long one answer may take.
 const ANSWER_LIMIT: Duration = Duration::from_secs(1);
 const ANSWER_BYTES: u64 = 4_096;
 
-/// Waits until someone listens there, but not longer than `limit`.
+/// Waits until something listens there, but not longer than `limit`.
 pub(crate) async fn listening(address: SocketAddr, limit: Duration) {
     let listens = async {
         while TcpStream::connect(address).await.is_err() {
             sleep(INTERVAL).await;
         }
     };
-    // Past the limit whoever waits goes on, and finds out for itself.
+    // After the limit the caller goes on, and sees itself what is wrong.
     let _ = timeout(limit, listens).await;
 }
 
-/// Waits until the sidecar there says that no call runs in its service any more, or is gone, but not longer than `limit`.
+/// Waits until the sidecar there says that no call runs in its service any more, or until the sidecar is gone; for at
+/// most `limit`.
 pub(crate) async fn drained(address: impl Fn() -> SocketAddr, limit: Duration) {
     let drained = async {
         while matches!(timeout(ANSWER_LIMIT, get(address(), "/drainz")).await, Ok(Ok((503, _)))) {
@@ -38,7 +39,7 @@ pub(crate) async fn drained(address: impl Fn() -> SocketAddr, limit: Duration) {
 /// Why something is not ready.
 #[derive(Debug, PartialEq, Eq)]
 enum Unready {
-    /// It says why itself.
+    /// The reason that it gives itself.
     Says(String),
     NoAnswer(String),
 }
@@ -64,12 +65,12 @@ async fn ask(address: SocketAddr) -> Result<(), Unready> {
     }
 }
 
-/// Waits until `/readyz` is answered with 200, for at most `limit`; the error is what was said last.
+/// Waits until `/readyz` is answered with 200, for at most `limit`; the error is the last reason.
 pub(crate) async fn wait(address: impl Fn() -> SocketAddr, limit: Duration) -> Result<(), String> {
     wait_and_tell(address, limit, |_| ()).await
 }
 
-/// As [`wait`], and tells each other reason that is answered meanwhile.
+/// Like [`wait`], and calls `tell` with each new reason meanwhile.
 pub(crate) async fn wait_and_tell(
     address: impl Fn() -> SocketAddr,
     limit: Duration,
@@ -82,7 +83,7 @@ pub(crate) async fn wait_and_tell(
             Ok(()) => return Ok(()),
             Err(unready) => unready,
         };
-        // That nobody answers yet is nothing to tell: it is starting.
+        // If there is no answer yet, there is nothing to tell: it is starting.
         if let Unready::Says(reason) = &unready
             && *reason != told
         {

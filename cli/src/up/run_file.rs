@@ -13,10 +13,10 @@ use super::{process::ProcessId, trust};
 
 const NAME: &str = "run.json";
 
-/// What a run of `weft up` says about itself.
+/// The description of a run of `weft up`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Run {
-    /// In the environment of every process of the run.
+    /// It is in the environment of every process of the run.
     pub(crate) run_id: String,
     pub(crate) mesh_file: PathBuf,
     /// `weft up` itself.
@@ -30,10 +30,10 @@ pub(crate) struct Run {
     /// The ports of each replica.
     #[serde(default)]
     pub(crate) replicas: BTreeMap<String, ReplicaPorts>,
-    /// Where the person at the keyboard reaches the services that speak TCP.
+    /// The ports that lead the person at the keyboard to one service each, by the services' names.
     #[serde(default)]
     pub(crate) forwards: BTreeMap<String, u16>,
-    /// What was started, by its name in the logs; each leads a group of its own.
+    /// The processes by their names in the logs; each is the leader of a process group.
     #[serde(default)]
     pub(crate) processes: BTreeMap<String, ProcessId>,
 }
@@ -41,11 +41,11 @@ pub(crate) struct Run {
 /// The ports of one replica and its sidecar.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ReplicaPorts {
-    /// The service itself; 0 where the sidecar fronts nothing.
+    /// The service itself; 0 if the sidecar has no service.
     pub(crate) app: u16,
-    /// Its sidecar, for its own calls.
+    /// The sidecar, for the service's own calls.
     pub(crate) outbound: u16,
-    /// Its sidecar, for the calls of others.
+    /// The sidecar, for calls from other services.
     pub(crate) inbound: u16,
     pub(crate) admin: u16,
     pub(crate) metrics: u16,
@@ -67,7 +67,8 @@ impl Run {
         }
     }
 
-    /// The run of the nearest `.weft` folder that is this user's, upward from `from`; `tell` is told of what is not.
+    /// The run of the nearest `.weft` folder that can be trusted, from `from` upwards; `tell` gets an error for each
+    /// folder that is skipped.
     pub(crate) fn nearest(from: &Path, mut tell: impl FnMut(&io::Error)) -> Option<Self> {
         from.ancestors().find_map(|dir| Self::read(&dir.join(".weft")).inspect_err(&mut tell).ok().flatten())
     }
@@ -79,13 +80,13 @@ impl Run {
         fs::rename(&temporary, state_dir.join(NAME))
     }
 
-    /// Forgets a run that is over.
+    /// Removes the file of a run that is over.
     pub(crate) fn remove(state_dir: &Path) {
         let _ = fs::remove_file(state_dir.join(NAME));
     }
 }
 
-/// The file of the run of this very process, kept up to date.
+/// The file of this process's own run, kept up to date.
 #[derive(Debug)]
 pub(crate) struct RunFile {
     state_dir: PathBuf,
@@ -152,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_others_may_write_is_told_and_passed_over() {
+    fn a_folder_that_others_may_write_is_reported_and_skipped() {
         let dir = tempfile::tempdir().unwrap();
         let (own, above) = (dir.path().join(".weft"), dir.path().join("a/.weft"));
         for state_dir in [&own, &above] {
@@ -166,11 +167,11 @@ mod tests {
         let below = dir.path().join("a/b");
         assert_eq!(Run::nearest(&below, |error| told.push(error.to_string())), Some(run()), "the next one above");
         assert!(told.len() == 1 && told[0].contains("a/.weft can be written by others"), "{told:?}");
-        assert!(Run::read(&above).is_err(), "nor are the processes ended that it names");
+        assert!(Run::read(&above).is_err(), "nor would its processes be ended");
     }
 
     #[test]
-    fn a_spoilt_file_is_told() {
+    fn a_corrupt_file_is_reported() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join(NAME), "{").unwrap();
         trust::keep_others_out(&dir.path().join(NAME)).unwrap();

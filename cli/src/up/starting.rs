@@ -1,4 +1,4 @@
-//! From the start of all processes to the table: waits until the mesh is ready, and shows how far it has come.
+//! From the start of all processes to the table: waits until the mesh is ready, and shows the progress.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,21 +23,22 @@ use super::{
 };
 use crate::mesh_file::MeshFile;
 
-/// For the control plane's readiness; without it there is no mesh.
+/// How long the control plane may take to be ready; without it there is no mesh.
 const CONTROL_READY_LIMIT: Duration = Duration::from_secs(15);
-/// For the readiness of a replica, before it is told that it is not.
+/// How long a replica may take to be ready before it is reported as not ready.
 const READY_LIMIT: Duration = Duration::from_secs(20);
-/// After so long it is said who is waited for, where nothing shows it all the time.
+/// After this time the replicas that are not ready yet are named, unless redrawn lines show them anyway.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// How often the time that it takes is drawn anew.
+/// How often the elapsed time is redrawn.
 const REDRAW_INTERVAL: Duration = Duration::from_millis(500);
-/// News of replicas that wait to be shown; more are left out, as what comes next says more.
+/// How much news of replicas may wait to be shown; more is left out, as later news replaces it anyway.
 const NEWS_QUEUED: usize = 64;
 
 /// The sidecar of the person at the keyboard.
 const YOUR_OWN: &str = "your own sidecar";
 
-/// Waits until the mesh is ready, shows it, and then only listens to its logs; ends only when there is no mesh.
+/// Waits until the mesh is ready, shows the table, and then reports replicas that become ready late. Returns only if
+/// there is no mesh.
 ///
 /// # Errors
 /// The control plane does not come up.
@@ -58,7 +59,7 @@ pub(super) async fn serve(
     progress.is_ready(0, "the control plane");
     let unready = wait_for_all(replicas, &mut progress).await;
     logs.set_foot(Vec::new());
-    // First what services have said meanwhile, so that the table is what is read last.
+    // First the lines that services have printed meanwhile, so that the table comes last.
     logs.release();
     for (index, reason) in &unready {
         logs.say(explain(&replicas[*index], reason, logs));
@@ -69,13 +70,13 @@ pub(super) async fn serve(
     std::future::pending().await
 }
 
-/// What a replica that is waited for has come to.
+/// News of a replica that is waited for.
 enum News {
     WaitsFor(usize, String),
     Ended(usize, Result<(), String>),
 }
 
-/// Waits for the readiness of all; answers with who is not ready, and why.
+/// Waits until all replicas are ready; returns those that are not, with the reason.
 async fn wait_for_all(replicas: &[Arc<Replica>], progress: &mut Progress<'_>) -> BTreeMap<usize, String> {
     let (news, mut told) = mpsc::channel(NEWS_QUEUED);
     let mut waiting = JoinSet::new();
@@ -85,7 +86,7 @@ async fn wait_for_all(replicas: &[Arc<Replica>], progress: &mut Progress<'_>) ->
             let address = || loopback(replica.ports.borrow().metrics);
             let tell = |reason: &str| drop(news.try_send(News::WaitsFor(index, reason.to_owned())));
             let outcome = ready::wait_and_tell(address, READY_LIMIT, tell).await;
-            // It fails when nobody waits any more.
+            // It fails only if nobody waits any more.
             let _ = news.send(News::Ended(index, outcome)).await;
         });
     }

@@ -1,4 +1,4 @@
-//! Keeps one process running: starts it, follows its lines, starts it again when it dies, and ends it when asked to.
+//! Keeps one process running: starts it, reads its output, restarts it when it dies, and stops it when asked to.
 
 use std::{process::ExitStatus, sync::Arc, time::Duration};
 
@@ -20,17 +20,17 @@ use super::{
     run_file::RunFile,
 };
 
-/// A death within this time may have to do with a port that someone else took.
+/// The reason for a death within this time may be a port that another process has taken.
 const EARLY: Duration = Duration::from_secs(3);
-/// For what a process leaves behind when it dies.
+/// How long the processes that a dead process left behind may take to end.
 const LEFTOVER_GRACE: Duration = Duration::from_secs(2);
-/// For a process to come to an end after a kill.
+/// How long a process may take to end after SIGKILL.
 const KILL_GRACE: Duration = Duration::from_secs(2);
 /// How long a process waits for the one that it depends on before it is started anyway.
 const GATE_LIMIT: Duration = Duration::from_secs(10);
-/// For a sidecar to let the calls in its service end, before that is asked to stop.
+/// How long a sidecar may take to let the calls in its service end, before the service is asked to stop.
 const DRAIN_LIMIT: Duration = Duration::from_secs(super::launch::DRAIN_SECONDS);
-/// For a sidecar that was replaced to come to its end: its drain and some more.
+/// How long a sidecar that is replaced may take to end: its drain and some more.
 const REPLACE_LIMIT: Duration = Duration::from_secs(super::launch::DRAIN_SECONDS + 25);
 /// Deaths in a row after which the last lines are shown.
 const LOUD_AFTER: u32 = 5;
@@ -40,22 +40,22 @@ const LOUD_AFTER: u32 = 5;
 pub(crate) enum Phase {
     /// Nothing stops.
     Run,
-    /// Calls from the keyboard come to their end.
+    /// The sidecar of the person at the keyboard.
     Keyboard,
     /// The services and their sidecars.
     Services,
-    /// The control plane, which the others leave by.
+    /// The control plane, last: the others tell it that they leave.
     Control,
     /// At once.
     Kill,
 }
 
-/// What the supervisor is asked.
+/// A request to stop.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Stop {
     /// Everything up to this phase stops.
     pub(crate) phase: Phase,
-    /// Who has not ended by then is killed.
+    /// A process that has not ended by then is killed.
     pub(crate) kill_at: Option<Instant>,
 }
 
@@ -81,7 +81,7 @@ enum End {
     Died(std::io::Result<ExitStatus>),
     Asked,
     Moved,
-    /// It is to be started again, in its own place or (a sidecar) in that of one that still runs.
+    /// It is to be restarted: after it has ended or, if it is a sidecar, while it still runs.
     Ordered(Order),
 }
 
@@ -110,16 +110,16 @@ impl Role {
             Self::Sidecar(replica) => mesh.sidecar_command(replica, takes_over),
             Self::App(replica) => match &replica.service {
                 Some(service) => Ok(mesh.app_command(replica, service)),
-                None => anyhow::bail!("{} fronts nothing", replica.name),
+                None => anyhow::bail!("{} has no service", replica.name),
             },
         }
     }
 
-    /// A sidecar begins with the control plane, and a service's first call needs its sidecar.
+    /// A sidecar first needs the control plane, and a service's first call needs its sidecar.
     async fn wait_for_what_it_needs(&self, mesh: &Mesh) {
         match self {
             Self::Control => {}
-            // Past the limit it is started anyway, and says itself what it lacks.
+            // After the limit it is started anyway, and reports itself what is missing.
             Self::Sidecar(_) => drop(ready::wait(|| loopback(mesh.dashboard), GATE_LIMIT).await),
             Self::App(replica) => ready::listening(loopback(replica.agreed().1), GATE_LIMIT).await,
         }
@@ -176,7 +176,7 @@ pub(crate) async fn supervise(role: Role, mut context: Context) {
     }
 }
 
-/// A process and those who read what it says.
+/// A process and the tasks that read its output.
 struct Running {
     child: Child,
     pid: u32,
@@ -191,8 +191,8 @@ impl Running {
     }
 }
 
-/// Follows a process, and those that take its place, to an end. Returns why the last one ended, `None` if it was asked
-/// to, and how long that one has lived.
+/// Waits for the end of a process, or of those that replace it. Returns why the last one ended (`None` if it was asked
+/// to) and how long it has lived.
 async fn keep(
     role: &Role,
     mut running: Running,
@@ -228,14 +228,14 @@ async fn end_running(role: &Role, end: End, mut running: Running, context: &mut 
 /// Ends a process that is to be started again.
 async fn stop_for(role: &Role, running: Running, order: Order, context: &mut Context) -> Option<String> {
     let why = end_running(role, End::Moved, running, context).await;
-    // Who has ordered it may have gone, which is as good as a word.
+    // If whoever gave the order has gone, the restart goes on at once.
     let _ = order.done.send(Ok(()));
     let _ = order.resume.await;
     why
 }
 
-/// Starts another sidecar in the place of one that runs, and waits until that has come to its end. If it comes to nothing,
-/// the one that runs goes on.
+/// Starts a new sidecar that takes over from a running one, and waits until the old one has ended. If the new one
+/// fails, the old one goes on.
 async fn replace(role: &Role, mut old: Running, order: Order, context: &mut Context) -> Running {
     let name = role.name();
     let (child, pid) = match start(role, &name, context, true) {
@@ -269,7 +269,7 @@ fn start(role: &Role, name: &str, context: &Context, takes_over: bool) -> anyhow
         .stdin(std::process::Stdio::null())
         .stdout(std::process::Stdio::piped())
         .stderr(std::process::Stdio::piped())
-        // A Ctrl-C at the terminal is for weft, which ends the others in their order.
+        // A Ctrl-C at the terminal is for weft only, which stops the others in order.
         .process_group(0)
         .kill_on_drop(true);
     let program = command.as_std().get_program().to_owned();
@@ -305,7 +305,7 @@ async fn wait(
     }
 }
 
-/// The ports that this process was started with are no longer those that its other half uses.
+/// Completes when the ports that this process was started with are no longer those of its replica.
 async fn moved(role: &Role, agreed: Option<(u16, u16)>) {
     if let Role::Sidecar(replica) | Role::App(replica) = role {
         let mut ports = replica.ports.subscribe();
@@ -315,7 +315,7 @@ async fn moved(role: &Role, agreed: Option<(u16, u16)>) {
     std::future::pending().await
 }
 
-/// Brings a process and its group to an end. `None`: as it was asked to.
+/// Ends a process and its group. Returns why it ended, `None` if it was asked to.
 async fn finish(
     role: &Role,
     end: End,
@@ -338,7 +338,7 @@ async fn finish(
             tokio::select! {
                 _ = child.wait() => {}
                 () = kill_time(stop) => {}
-                // One that must move, not stop, has the time of a stop.
+                // A restart sets no kill time: the process has as long as for a stop.
                 () = sleep(super::STOP_LIMIT) => {}
             }
             None
@@ -371,15 +371,15 @@ fn avoid_taken_ports(role: &Role, mesh: &Mesh) -> std::io::Result<()> {
 }
 
 fn report(name: &str, why: &str, lived: Duration, pause: Duration, deaths: u32, logs: &Logs) {
-    logs.say(format!("{name}: {why} after {lived:.1?}; again in {pause:?}"));
+    logs.say(format!("{name}: {why} after {lived:.1?}; restart in {pause:?}"));
     let last = logs.last_lines(name);
     if deaths == 1 && logs.is_held() && !last.is_empty() {
-        // Nobody has seen yet what it said.
+        // They were not printed yet.
         logs.say(format!("  its last lines:\n    {}", last.join("\n    ")));
     }
     if deaths >= LOUD_AFTER && deaths.is_multiple_of(LOUD_AFTER) {
         let last = if last.is_empty() {
-            "it said nothing".to_owned()
+            "it printed nothing".to_owned()
         } else {
             format!("its last lines:\n  {}", last.join("\n  "))
         };
@@ -419,11 +419,11 @@ fn is_asked(stop: &watch::Receiver<Stop>, phase: Phase) -> bool {
 }
 
 async fn asked(stop: &mut watch::Receiver<Stop>, phase: Phase) {
-    // Without its sender nobody could ever ask: that is as good as asking.
+    // If the sender is gone, nobody could ask any more: that counts as a request to stop.
     let _ = stop.wait_for(|stop| stop.phase >= phase).await;
 }
 
-/// Completes when whoever was asked to stop has had its time.
+/// Completes when the time that a process has to stop is over.
 async fn kill_time(stop: &mut watch::Receiver<Stop>) {
     loop {
         let Stop { phase, kill_at } = *stop.borrow_and_update();

@@ -1,4 +1,4 @@
-//! What is shown once the mesh is there: the services, where they are, and what to try.
+//! What is shown once the mesh is up: the services, where they are, and what to try.
 
 use std::{collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
@@ -11,21 +11,21 @@ use super::{
 };
 use crate::mesh_file::{MeshFile, Protocol, Service};
 
-/// All that is said when the mesh has started.
+/// The contents of the table.
 struct Picture {
     took: Duration,
     /// Name, address, whether it is ready, and the address of its sidecar's page.
     replicas: Vec<(String, SocketAddr, bool, SocketAddr)>,
     outbound: SocketAddr,
     dashboard: SocketAddr,
-    /// Services that speak TCP, and where they are reached.
+    /// Services that have a port of their own at your sidecar, and that address.
     forwards: Vec<(String, SocketAddr)>,
     otlp: Option<String>,
     /// Commands to try.
     examples: Vec<String>,
 }
 
-/// The whole picture. `unready` has the replicas that are not, by their place in `replicas`.
+/// The whole table. `unready` has the replicas that are not ready, by their index in `replicas`.
 pub(crate) fn render(
     file: &MeshFile,
     mesh: &Mesh,
@@ -71,14 +71,14 @@ impl Picture {
         let mut lines = vec![heading, String::new()];
         lines.extend(aligned(&rows));
         lines.push(String::new());
-        let mut say = |what: &str, text: &str| lines.push(format!("{what:11} {text}"));
+        let mut say = |what: &str, text: &str| lines.push(format!("{what:12} {text}"));
         say("dashboard", &format!("http://{}/", self.dashboard));
-        say("your way in", &format!("http://{}", self.outbound));
+        say("your sidecar", &format!("http://{}", self.outbound));
         for (service, address) in &self.forwards {
             say(service, &address.to_string());
         }
         if let Some(otlp) = &self.otlp {
-            say("traces to", &format!("{otlp}, too"));
+            say("traces to", &format!("{otlp} as well"));
         }
         for (index, example) in self.examples.iter().enumerate() {
             say(if index == 0 { "try" } else { "" }, example);
@@ -99,7 +99,7 @@ fn aligned(rows: &[[String; 4]]) -> Vec<String> {
     rows.iter().map(line).collect()
 }
 
-/// Calls that can be typed as they stand.
+/// Commands that can be copied as they are.
 fn examples(file: &MeshFile, mesh: &Mesh, outbound: u16) -> Vec<String> {
     let mut examples = Vec::new();
     let weft = typed_name(&mesh.weft);
@@ -119,7 +119,7 @@ fn examples(file: &MeshFile, mesh: &Mesh, outbound: u16) -> Vec<String> {
     examples
 }
 
-/// How this program is called from here: by its name where it is the one in `PATH`, else by the way to it.
+/// How this program is started from here: by its name if it is the one in `PATH`, else by its path.
 fn typed_name(weft: &Path) -> String {
     let paths = std::env::var_os("PATH").unwrap_or_default();
     let in_path = std::env::split_paths(&paths).map(|dir| dir.join("weft")).find(|path| path.is_file());
@@ -130,7 +130,7 @@ fn typed_name(weft: &Path) -> String {
     weft.strip_prefix(here).unwrap_or(weft).display().to_string()
 }
 
-/// A unary method that only reads, best one that needs nothing in particular: `List`.
+/// A unary method that only reads, preferably `List`, which should need no argument.
 fn harmless_method(service: &Service) -> Option<String> {
     let contracts = service.contracts.as_ref()?;
     let set = FileDescriptorSet::decode(contracts.descriptor_set.as_slice()).ok()?;
@@ -182,12 +182,12 @@ mod tests {
   users-1           127.0.0.1:4001   ready       http://127.0.0.1:4002/
   notifications-1   127.0.0.1:4003   NOT READY   http://127.0.0.1:4004/
 
-dashboard   http://127.0.0.1:15080/
-your way in http://127.0.0.1:15001
-db          127.0.0.1:15432
-try         weft call shop.users.v1.Users/List '{}'
-            weft call
-stop        Ctrl-C
+dashboard    http://127.0.0.1:15080/
+your sidecar http://127.0.0.1:15001
+db           127.0.0.1:15432
+try          weft call shop.users.v1.Users/List '{}'
+             weft call
+stop         Ctrl-C
 ";
         assert_eq!(picture().text(2, 3), expected);
         assert!(picture().text(0, 3).starts_with("the mesh is up after 2.3s\n"));

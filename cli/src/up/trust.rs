@@ -1,5 +1,5 @@
-//! Whose word is taken. What stands in a `.weft` folder says which processes are ended and where calls go, and the folder is
-//! looked for upward from where a command is given: there it may be anybody's.
+//! Which state folders are trusted. The contents of a `.weft` folder decide which processes are ended and where calls
+//! go. The folder is searched for from the current folder upwards, so the one that is found may belong to anybody.
 
 use std::{
     fs::{self, Metadata},
@@ -8,15 +8,15 @@ use std::{
     path::Path,
 };
 
-/// The bits by which others than the owner may write.
+/// The mode bits that let others than the owner write.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 
-/// Passes what belongs to this user or to root, and what nobody else can write.
+/// Accepts what belongs to this user or to root, and what nobody else can write.
 ///
 /// # Errors
-/// It is not there, or it is another's: [`io::ErrorKind::PermissionDenied`].
+/// It does not exist, or others own it or can write it: [`io::ErrorKind::PermissionDenied`].
 pub(crate) fn check(path: &Path) -> io::Result<()> {
-    // Of a symbolic link both it and what it leads to.
+    // Of a symbolic link, both the link and its target are checked.
     let refused = match (whose(path, &fs::symlink_metadata(path)?), fs::metadata(path)?) {
         (Some(why), _) => Some(why),
         (None, metadata) if metadata.mode() & WRITABLE_BY_OTHERS != 0 => {
@@ -30,17 +30,17 @@ pub(crate) fn check(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Whose something is, if it is another's.
+/// Whose it is, if it belongs to another user.
 fn whose(path: &Path, metadata: &Metadata) -> Option<String> {
     let own = rustix::process::geteuid().as_raw();
     let is_trusted = [own, 0].contains(&metadata.uid());
     (!is_trusted).then(|| format!("{} belongs to the user {}, not to {own}", path.display(), metadata.uid()))
 }
 
-/// Takes from others the right to write, which some systems give to a user's group by default.
+/// Removes the right of others to write, which some systems give to a user's group by default.
 ///
 /// # Errors
-/// It is another's.
+/// It belongs to another user.
 pub(crate) fn keep_others_out(path: &Path) -> io::Result<()> {
     let mode = fs::metadata(path)?.mode() & 0o7777;
     fs::set_permissions(path, fs::Permissions::from_mode(mode & !WRITABLE_BY_OTHERS))?;

@@ -42,7 +42,7 @@ func main() {
 }
 
 func serve(replica string) error {
-	// `weft up` says where to listen. Only the sidecar calls this port, so it needs no TLS: that is between the sidecars.
+	// `weft up` sets the address. Only the sidecar calls it, so it needs no TLS: the sidecars have TLS between them.
 	address := os.Getenv("WEFT_LISTEN")
 	if address == "" {
 		address = "127.0.0.1:50051"
@@ -53,14 +53,14 @@ func serve(replica string) error {
 	}
 	server := grpc.NewServer()
 	hellov1.RegisterGreeterServer(server, &greeter{replica: replica})
-	// The sidecar asks for this. Before the answer is SERVING nobody is sent here.
+	// The sidecar asks for this, and sends no calls before the answer is SERVING.
 	healthv1.RegisterHealthServer(server, health.NewServer())
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	go func() {
 		<-ctx.Done()
-		// No new calls; those that run may end.
+		// Accepts no new calls; running calls may end.
 		server.GracefulStop()
 	}()
 	log.Printf("%s listens at %s", replica, address)

@@ -6,7 +6,7 @@ const { HealthImplementation } = require('grpc-health-check')
 const loader = require('@grpc/proto-loader')
 
 const replica = process.argv[2] ?? 'greeter'
-// `weft up` says where to listen. Only the sidecar calls this port, so it needs no TLS: that is between the sidecars.
+// `weft up` sets the address. Only the sidecar calls it, so it needs no TLS: the sidecars have TLS between them.
 const address = process.env.WEFT_LISTEN ?? '127.0.0.1:50051'
 
 function hello(call, answer) {
@@ -15,11 +15,11 @@ function hello(call, answer) {
   answer(null, { text: `Hello, ${name}!`, answeredBy: replica })
 }
 
-// Read at the start: there is no code to be made from the contract.
+// The contract is read at the start: no code is generated from it.
 const contract = loader.loadSync('hello/v1/hello.proto', { includeDirs: [`${__dirname}/proto`], defaults: true })
 const server = new grpc.Server()
 server.addService(grpc.loadPackageDefinition(contract).hello.v1.Greeter.service, { hello })
-// The sidecar asks for this. Before the answer is SERVING nobody is sent here.
+// The sidecar asks for this, and sends no calls before the answer is SERVING.
 new HealthImplementation({ '': 'SERVING' }).addToServer(server)
 
 server.bindAsync(address, grpc.ServerCredentials.createInsecure(), error => {
@@ -28,6 +28,6 @@ server.bindAsync(address, grpc.ServerCredentials.createInsecure(), error => {
 })
 
 for (const signal of ['SIGTERM', 'SIGINT']) {
-  // No new calls; those that run may end.
+  // Accepts no new calls; running calls may end.
   process.on(signal, () => server.tryShutdown(() => process.exit(0)))
 }

@@ -2,7 +2,7 @@
 # Makes .venv, and the Python code of the contract in gen/. `weft up` runs it before it starts anything.
 set -eu
 
-# Only if the requirements have changed since.
+# Only if the requirements have changed since the last time.
 if [ ! -e .venv/installed ] || [ requirements.txt -nt .venv/installed ]; then
   python3 -m venv .venv
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt

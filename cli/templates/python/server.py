@@ -24,7 +24,7 @@ class Greeter(hello_pb2_grpc.GreeterServicer):
 
 
 def main(replica):
-    # `weft up` says where to listen. Only the sidecar calls this port, so it needs no TLS: that is between the sidecars.
+    # `weft up` sets the address. Only the sidecar calls it, so it needs no TLS: the sidecars have TLS between them.
     address = os.environ.get("WEFT_LISTEN", "127.0.0.1:50051")
     server = grpc.server(futures.ThreadPoolExecutor(max_workers=16))
     hello_pb2_grpc.add_GreeterServicer_to_server(Greeter(replica), server)
@@ -36,12 +36,12 @@ def main(replica):
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: stop.set())
     server.start()
-    # The sidecar asks for this. Before the answer is SERVING nobody is sent here.
+    # The sidecar asks for this, and sends no calls before the answer is SERVING.
     checks.set("", health_pb2.HealthCheckResponse.SERVING)
     print(f"{replica} listens at {address}", flush=True)
 
     stop.wait()
-    # No new calls, and 5 s for those that run.
+    # Accepts no new calls; running calls have 5 s.
     server.stop(5).wait()
 
 

@@ -1,4 +1,4 @@
-//! The call that is being answered: what it brought along and what goes on to the calls made for it.
+//! The call that is being answered: the headers that it carries, which are passed on to the calls made for it.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::deadline;
 /// `x-request-id`
 pub(crate) static REQUEST_ID: HeaderName = HeaderName::from_static(header::REQUEST_ID);
 
-/// The longest request id that is taken from a caller.
+/// The longest request id that is accepted from a caller.
 const MAX_REQUEST_ID_BYTES: usize = 128;
 
 tokio::task_local! {
@@ -29,7 +29,7 @@ pub struct Call {
     pub(crate) trace: Option<TraceContext>,
     pub(crate) tracestate: Option<HeaderValue>,
     pub(crate) deadline: Option<Instant>,
-    /// Of the span that was opened for the call, where spans are recorded: the caller may have named no trace.
+    /// The trace context of the call's own span, if spans are recorded. It exists even if the caller named no trace.
     pub(crate) position: Option<TraceContext>,
 }
 
@@ -48,19 +48,19 @@ impl Call {
         }
     }
 
-    /// The id under which everything done for one request of the outside can be found: the caller's, or made here.
+    /// The id by which everything done for one external request can be found: the caller's, or one made here.
     pub fn request_id(&self) -> &str {
         self.request_id.to_str().unwrap_or_default()
     }
 
-    /// The id of the trace that the call belongs to, in hexadecimal; `None` where the caller named none and spans are
-    /// not recorded.
+    /// The id of the trace that the call belongs to, in hexadecimal; `None` if the caller named none and spans are not
+    /// recorded.
     pub fn trace_id(&self) -> Option<String> {
         let trace = self.position.or(self.trace)?;
         Some(String::from_utf8_lossy(&trace.trace_id_hex()).into_owned())
     }
 
-    /// What remains of the time that the caller gave, zero when it has passed; `None` when it gave no limit.
+    /// What remains of the caller's time limit, zero once it has passed; `None` if the caller set none.
     pub fn remaining(&self) -> Option<Duration> {
         self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
     }
@@ -73,7 +73,7 @@ pub fn current() -> Option<Call> {
 
 /// `tokio::spawn` that takes the current call and its span along, so that calls made by the new task carry them too.
 ///
-/// The task is nobody's unless the handle is kept: what outlives the call that began it should be bounded.
+/// Nothing ends the task unless the handle is kept: a task that outlives its call should have a time limit.
 pub fn spawn<F>(future: F) -> tokio::task::JoinHandle<F::Output>
 where
     F: Future<Output: Send + 'static> + Send + 'static,
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_id_is_taken_or_made() {
+    fn a_request_id_is_accepted_or_made() {
         assert_eq!(of(&[("x-request-id", "abc-1")]).request_id(), "abc-1");
         for refused in ["", "a b", &"x".repeat(129)] {
             let made = of(&[("x-request-id", refused)]);
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_time_left_runs_down_to_nothing() {
+    async fn the_time_left_runs_down_to_zero() {
         let call = of(&[("grpc-timeout", "2S")]);
         assert_eq!(call.remaining(), Some(Duration::from_secs(2)));
         tokio::time::advance(Duration::from_millis(1500)).await;

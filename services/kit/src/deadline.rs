@@ -10,7 +10,7 @@ pub(crate) static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeo
 
 const MAX_VALUE: u128 = 99_999_999;
 
-/// What a caller gives; a value that can't be read counts as none.
+/// The caller's timeout; a value that can't be read counts as none.
 pub(crate) fn read(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(&GRPC_TIMEOUT)?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
@@ -29,7 +29,7 @@ pub(crate) fn read(headers: &HeaderMap) -> Option<Duration> {
     })
 }
 
-/// The header's value in the finest unit that holds it, rounded down: nobody is told more time than there is.
+/// The header's value in the finest unit that can hold it, rounded down: it never claims more time than is left.
 pub(crate) fn write(left: Duration) -> HeaderValue {
     let units = [(left.as_nanos(), 'n'), (left.as_micros(), 'u'), (left.as_millis(), 'm')];
     let (amount, unit) = units
@@ -48,7 +48,7 @@ mod tests {
     }
 
     #[test]
-    fn every_unit_is_read_and_nonsense_is_not() {
+    fn every_unit_is_read_and_malformed_values_are_ignored() {
         assert_eq!(parsed("2H"), Some(Duration::from_secs(7200)));
         assert_eq!(parsed("3M"), Some(Duration::from_secs(180)));
         assert_eq!(parsed("99999999S"), Some(Duration::from_secs(99_999_999)));

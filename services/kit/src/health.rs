@@ -1,9 +1,9 @@
 //! Health by the [gRPC health protocol](https://github.com/grpc/grpc/blob/master/doc/health-checking.md): of the
 //! service itself under the empty name, and of each dependency under `dependency/NAME`.
 //!
-//! A dependency that is *required* takes the service down with it: right for its own database, wrong for another
-//! service of the mesh, whose failure would spread to all who call it. That one is *optional*: it is checked, shown
-//! and counted, and the service stays up.
+//! A *required* dependency takes the service down with it. That is right for the service's own database, but wrong for
+//! another service of the mesh, whose failure would then spread to all its callers. Such a dependency is *optional*: it
+//! is checked, shown and counted, and the service stays up.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -18,16 +18,16 @@ use weft_mesh::limits;
 
 use crate::{Channel, metrics::Metrics};
 
-/// Between two checks of a dependency.
+/// The time between two checks of a dependency.
 pub const CHECK_INTERVAL: Duration = Duration::from_secs(5);
-/// Between two checks of a dependency that is starting: it was most likely started together with this service.
+/// The time between two checks of a dependency that is starting: it was most likely started together with this service.
 const STARTING_INTERVAL: Duration = Duration::from_millis(250);
-/// For one check of a dependency.
+/// How long one check of a dependency may take.
 pub const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 
 type Check = Arc<dyn Fn() -> BoxFuture<'static, anyhow::Result<()>> + Send + Sync>;
 
-/// Something that a service can't work without, or not wholly.
+/// Something that a service needs for all or part of its work.
 #[derive(Clone)]
 pub struct Dependency {
     name: String,
@@ -37,7 +37,7 @@ pub struct Dependency {
 }
 
 impl Dependency {
-    /// One without which the service can answer nothing: until its check succeeds the service is `NOT_SERVING`.
+    /// A dependency without which no call can be answered: until its check succeeds, the service is `NOT_SERVING`.
     pub fn required<F, Fut>(name: &str, check: F) -> Self
     where
         F: Fn() -> Fut + Send + Sync + 'static,
@@ -47,7 +47,7 @@ impl Dependency {
         Self { name: name.to_owned(), is_required: true, interval: CHECK_INTERVAL, check }
     }
 
-    /// One without which the service can still answer something.
+    /// A dependency without which the service can still answer some calls.
     pub fn optional<F, Fut>(name: &str, check: F) -> Self
     where
         F: Fn() -> Fut + Send + Sync + 'static,
@@ -66,7 +66,7 @@ impl Dependency {
                 let state = answer.into_inner().status();
                 anyhow::ensure!(
                     state == health_check_response::ServingStatus::Serving,
-                    "it says {}",
+                    "its health is {}",
                     state.as_str_name()
                 );
                 Ok(())
@@ -74,7 +74,7 @@ impl Dependency {
         })
     }
 
-    /// Checks at another pace than [`CHECK_INTERVAL`].
+    /// Checks at another interval than [`CHECK_INTERVAL`].
     #[must_use]
     pub fn every(self, interval: Duration) -> Self {
         Self { interval, ..self }
@@ -85,14 +85,14 @@ impl Dependency {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Seen {
     Unknown,
-    /// It was never up, which is expected for [`limits::STARTING_TIME`].
+    /// It was never up, which is normal for [`limits::STARTING_TIME`].
     Starting,
     Up,
     Down,
 }
 
 impl Seen {
-    /// After one more check.
+    /// The state after one more check.
     fn then(self, is_up: bool, may_be_starting: bool) -> Self {
         match self {
             _ if is_up => Self::Up,
@@ -102,7 +102,7 @@ impl Seen {
     }
 }
 
-/// The service's health, as it is told to whoever asks. Cheap to clone.
+/// The service's health, as it is reported to callers. Cheap to clone.
 #[derive(Clone)]
 pub struct Health {
     reporter: HealthReporter,
@@ -135,7 +135,7 @@ impl Health {
         HealthServer::new(HealthService::from_health_reporter(self.reporter.clone()))
     }
 
-    /// The author's own word: a service that says no gets no new calls from the mesh.
+    /// For the service's own code: a service that is not serving gets no new calls from the mesh.
     pub async fn set_serving(&self, is_serving: bool) {
         self.update(|state| state.says_serving = is_serving).await;
     }
@@ -177,7 +177,7 @@ impl Health {
         }
     }
 
-    /// Says what a dependency is now, and draws the consequences.
+    /// Reports the new state of a dependency, and updates the service's own health.
     async fn changed(&self, dependency: &Dependency, seen: Seen, why: Option<anyhow::Error>) {
         let (name, is_up) = (dependency.name.as_str(), seen == Seen::Up);
         let error = why.map(|why| format!("{why:#}")).unwrap_or_default();
@@ -197,7 +197,7 @@ impl Health {
         }
     }
 
-    /// Changes the state and says so, as one step: nobody else's change comes between.
+    /// Changes the state and reports it as one step, so that no other change comes between.
     async fn update(&self, change: impl FnOnce(&mut State)) {
         let mut state = self.state.lock().await;
         if state.is_stopping {
@@ -222,7 +222,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_dependency_that_was_never_up_is_down_only_after_its_time() {
+    fn a_dependency_that_was_never_up_is_down_only_after_its_starting_time() {
         assert_eq!(Seen::Unknown.then(false, true), Seen::Starting);
         assert_eq!(Seen::Starting.then(false, true), Seen::Starting);
         assert_eq!(Seen::Starting.then(false, false), Seen::Down);

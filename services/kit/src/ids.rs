@@ -8,11 +8,11 @@ use std::{
 /// The length of an id, in characters.
 pub const ID_LENGTH: usize = 28;
 
-/// The last time given out, in milliseconds times 2¹⁶.
+/// The time in the last id, in milliseconds times 2¹⁶.
 static LAST: AtomicU64 = AtomicU64::new(0);
 
-/// A new id in hexadecimal: sixteen digits of time, then twelve of chance. Ids made by one process sort in the order
-/// in which they were made; those of several, by their clocks.
+/// A new id in hexadecimal: sixteen digits of time, then twelve random ones. Ids made by one process sort in the order
+/// in which they were made; ids of several processes sort by the processes' clocks.
 pub fn new_id() -> String {
     let millis = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
     let now = millis << 16;

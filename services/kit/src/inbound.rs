@@ -64,7 +64,7 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        // The clone that stays is not known to be ready; the one that was asked is.
+        // Readiness belongs to the instance that was polled: it takes the call, and a clone stays for the next one.
         let ready = self.inner.clone();
         let inner = std::mem::replace(&mut self.inner, ready);
         if !is_grpc(&request) || is_health_check(request.uri().path()) {
@@ -95,7 +95,7 @@ where
     call.position = trace::position(&span);
     let record = Record::begin(Side::Server, span.clone(), method, metrics.server.clone(), Some(call.clone()));
 
-    // A method that panics fails its own call, aloud, and no other.
+    // A method that panics fails its own call, with a log line, and no other call.
     let future = span.in_scope(|| call::within(&call, || inner.call(request)));
     let outcome = AssertUnwindSafe(call::with(call.clone(), future)).catch_unwind().instrument(span.clone()).await;
     let answer = match outcome {
@@ -103,7 +103,7 @@ where
         Err(panic) => {
             let said = panic_message(panic.as_ref());
             call::within(&call, || tracing::error!(panic = said, "the method panicked"));
-            Status::internal("the service failed at this call").into_http()
+            Status::internal("the service failed while it answered this call").into_http()
         }
     };
     Ok(record::observe(answer, record))
@@ -116,7 +116,7 @@ fn is_grpc(request: &Request<Body>) -> bool {
         .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
 }
 
-/// Health is asked every second by the sidecar: no one wants to see that in a trace.
+/// The sidecar checks health every second: that is kept out of traces.
 pub(crate) fn is_health_check(path: &str) -> bool {
     type Health = tonic_health::pb::health_server::HealthServer<tonic_health::server::HealthService>;
     path.strip_prefix('/')

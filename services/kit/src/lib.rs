@@ -1,7 +1,7 @@
-//! What a Rust service in the mesh is built on.
+//! The library for Rust services in the mesh.
 //!
-//! A service says its name, its contracts and what it depends on, and hands over its gRPC services; the rest comes
-//! from the environment ([`Settings`]) and from here:
+//! A service gives its name, its contracts, its dependencies and its gRPC services; the rest comes from the environment
+//! ([`Settings`]) and from this crate:
 //!
 //! ```no_run
 //! use weft_kit::{Routes, Service};
@@ -14,15 +14,15 @@
 //! }
 //! ```
 //!
-//! A call's way through a service: [`inbound`] reads the [`call::Call`] from its headers (request id, trace, deadline),
-//! opens its span, counts it, and runs the author's method with both as the current ones; each call that the method
-//! makes through a [`Channel`] carries them on. Nothing has to be handed from one to the other, unless the method
-//! spawns a task: then [`spawn`] takes them along where `tokio::spawn` would lose them.
+//! A call's path through a service: [`inbound`] reads the [`call::Call`] from its headers (request id, trace,
+//! deadline), opens its span, counts it, and runs the service's method with call and span as the current ones. Each
+//! call that the method makes through a [`Channel`] passes them on. The method itself does nothing for that, unless it
+//! spawns a task: then [`spawn`] takes them along, where `tokio::spawn` would lose them.
 //!
-//! Modules, from the outside in: [`service`] starts and stops, with its [`settings`] and its [`health`]; [`inbound`]
-//! and [`outbound`] are the two sides of a call, with [`call`] between them and the record of how it went in
-//! `record`, which ends in spans, [`metrics`] and logs; [`status`] makes and reads errors with
-//! details, [`ids`] makes the names of what a service keeps.
+//! Modules, from the outside in: [`service`] starts and stops a service, with its [`settings`] and its [`health`];
+//! [`inbound`] and [`outbound`] are the two sides of a call, with [`call`] between them; `record` observes how a call
+//! ends, for spans, [`metrics`] and logs; [`status`] makes and reads errors with details, [`ids`] makes ids for what a
+//! service stores.
 
 pub mod call;
 mod deadline;

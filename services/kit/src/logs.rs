@@ -1,4 +1,4 @@
-//! The format of a log line: what was said, by which service, for which request and in which trace.
+//! The format of a log line: the message, the service, the request and the trace.
 
 use std::fmt::{self, Write};
 
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_of_json_says_for_which_request_it_is() {
+    fn a_line_of_json_names_its_request_and_trace() {
         let line: Value = serde_json::from_str(&logged(true)).unwrap();
         assert_eq!(line["service"], "users");
         assert_eq!(line["message"], "user created");
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_can_not_forge_a_line_of_text() {
+    fn a_field_cannot_forge_a_line_of_text() {
         let text = logged(false);
         assert_eq!(text.lines().count(), 1);
         assert!(

@@ -16,7 +16,7 @@ use prost::Message;
 use tonic::Code;
 use weft_mesh::errors::GRPC_CODES;
 
-/// The label of a method that no contract of the service's names, so that callers can't make up new rows.
+/// The label of a method that is in none of the service's contracts, so that callers can't add rows.
 pub(crate) const OTHER: &str = "_other";
 
 /// Upper bounds of the latency histogram, in seconds.
@@ -60,14 +60,14 @@ struct DependencyLabels {
 }
 
 impl Metrics {
-    /// Metrics of a service whose methods' names come from a serialized descriptor set.
+    /// Metrics of a service. The names of methods come from a serialized descriptor set.
     ///
     /// # Errors
-    /// The bytes are no descriptor set.
+    /// The bytes are not a descriptor set.
     pub fn new(service: &str, descriptors: &[u8]) -> Result<Self, prost::DecodeError> {
         let mut registry = Registry::with_labels([("service".into(), service.to_owned().into())].into_iter());
-        let server = Calls::register(&mut registry, "rpc_server", "that the service answered");
-        let client = Calls::register(&mut registry, "rpc_client", "that the service made");
+        let server = Calls::register(&mut registry, "rpc_server", "that the service answers");
+        let client = Calls::register(&mut registry, "rpc_client", "that the service makes");
         let dependencies = Family::default();
         registry.register("dependency_up", "1 while the dependency's check succeeds", dependencies.clone());
         Ok(Self {
@@ -84,7 +84,7 @@ impl Metrics {
         add(&mut self.registry.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// The label for a method: its full name, `shop.users.v1.Users/Create`, where the contracts know it.
+    /// The label for a method: its full name, `shop.users.v1.Users/Create`, if the contracts have it; else [`OTHER`].
     pub(crate) fn label(&self, method: &str) -> String {
         if self.methods.contains(method) { method.to_owned() } else { OTHER.to_owned() }
     }
@@ -98,7 +98,7 @@ impl Metrics {
         let mut text = String::new();
         let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(error) = encode(&mut text, &registry) {
-            // A String takes whatever is written; only a metric of the author's own can fail.
+            // Writing to a String can't fail; only a metric of the service's own can.
             let _ = write!(text, "# {error}");
         }
         text
@@ -115,10 +115,10 @@ impl Calls {
         registry.register(format!("{prefix}_requests"), format!("Calls {what}"), calls.requests.clone());
         registry.register(
             format!("{prefix}_duration_seconds"),
-            format!("How long the calls took {what}, to the end of a stream"),
+            format!("Duration of calls {what}, to the end of a stream"),
             calls.duration.clone(),
         );
-        registry.register(format!("{prefix}_in_flight"), format!("Calls under way {what}"), calls.in_flight.clone());
+        registry.register(format!("{prefix}_in_flight"), format!("Running calls {what}"), calls.in_flight.clone());
         calls
     }
 

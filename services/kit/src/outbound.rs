@@ -28,16 +28,16 @@ use crate::{
 
 static SERVICE: HeaderName = HeaderName::from_static(header::SERVICE);
 
-/// A channel to every contract of the mesh through the service's own sidecar, which finds out from a call's path who
+/// A channel to every contract of the mesh through the local sidecar, which finds from a call's path the service that
 /// implements it. Cheap to clone; connects at the first call and again whenever the connection is lost.
 ///
-/// Each call bears the request id, the trace and the remaining time of the call that is being answered.
+/// Each call carries the request id, the trace and the remaining time of the call that is being answered.
 #[derive(Clone)]
 pub struct Channel {
     inner: tonic::transport::Channel,
     metrics: Metrics,
     service: Option<HeaderValue>,
-    /// That service, or the sidecar where none is named.
+    /// That service, or the sidecar if none is named.
     server: Server,
 }
 
@@ -49,10 +49,10 @@ impl Channel {
         Self { inner: endpoint.connect_lazy(), metrics, service: None, server }
     }
 
-    /// A channel to one named service (`auth` or `auth.shop`), for a contract that several implement.
+    /// A channel to one named service (`auth` or `auth.shop`), for a contract that several services implement.
     ///
     /// # Errors
-    /// The name is none that a header can bear.
+    /// The name can't be a header value.
     pub fn to_service(&self, name: &str) -> Result<Self, http::header::InvalidHeaderValue> {
         let server = Server { address: name.into(), port: None };
         Ok(Self { service: Some(HeaderValue::from_str(name)?), server, ..self.clone() })
@@ -85,7 +85,7 @@ impl Service<Request<Body>> for Channel {
         let deadline = carry(current.as_ref(), &span, &mut request);
         let record = Record::begin(Side::Client, span.clone(), method, self.metrics.client.clone(), current);
         if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-            let late = Status::deadline_exceeded("no time is left for this call: the caller's deadline has passed");
+            let late = Status::deadline_exceeded("the call was not sent: the caller's deadline has passed");
             record.finish(late.code(), late.message());
             return Box::pin(async { Err(late.into()) });
         }
@@ -107,7 +107,7 @@ impl Service<Request<Body>> for Channel {
     }
 }
 
-/// Puts onto a call what the one being answered brought along. Returns until when it may take.
+/// Adds the headers of the call that is being answered to a call made for it. Returns that call's deadline.
 fn carry<B>(current: Option<&Call>, span: &tracing::Span, request: &mut Request<B>) -> Option<Instant> {
     let headers = request.headers_mut();
     if let Some(trace) = trace::position(span).or(current.and_then(|call| call.trace)) {

@@ -1,4 +1,4 @@
-//! What is kept of a call until it has ended: its span, its count and its clock.
+//! Observes a call until it has ended: its span, its metrics, its log line.
 
 use std::{
     pin::Pin,
@@ -27,15 +27,15 @@ pub(crate) enum Side {
     Client,
 }
 
-/// Who is called, as spans say it: a service by its name, or whatever listens at an address.
+/// The server of a call, as in its span: a service by its name, or an address.
 #[derive(Debug, Clone)]
 pub(crate) struct Server {
     pub(crate) address: Arc<str>,
     pub(crate) port: Option<u16>,
 }
 
-/// A call under way. However it ends, it is counted, timed and its span closed: one that is dropped was cancelled,
-/// or ran out of time.
+/// A running call. However it ends, it is counted and timed, and its span is closed. A call that is dropped was
+/// cancelled, or its deadline has passed.
 pub(crate) struct Record {
     side: Side,
     span: Span,
@@ -103,7 +103,7 @@ impl Drop for Record {
         let (code, why) = match (is_late, self.side) {
             (true, _) => (Code::DeadlineExceeded, "the deadline passed"),
             (false, Side::Server) => (Code::Cancelled, "the caller went away"),
-            (false, Side::Client) => (Code::Cancelled, "given up before its end"),
+            (false, Side::Client) => (Code::Cancelled, "cancelled before its end"),
         };
         self.end(code, why);
     }
@@ -122,8 +122,8 @@ fn is_server_fault(code: Code) -> bool {
     )
 }
 
-/// A span for one side of a call, by OpenTelemetry's conventions for RPC. The fields that are empty are filled when the
-/// call ends. `path` is the call's, without the first slash, and `method` the same, or [`OTHER`] if no contract has it.
+/// A span for one side of a call, by OpenTelemetry's conventions for RPC. The empty fields are filled when the call
+/// ends. `path` is the call's path without the first slash. `method` is the same, or [`OTHER`] if no contract has it.
 pub(crate) fn span(side: Side, path: &str, method: &str, server: &Server) -> Span {
     let kind = match side {
         Side::Server => "server",
@@ -151,9 +151,9 @@ pub(crate) fn span(side: Side, path: &str, method: &str, server: &Server) -> Spa
     span
 }
 
-/// Attaches a record to an answer: it ends with the answer's status, wherever that comes.
+/// Attaches a record to an answer: it ends with the answer's status, in the headers or the trailers.
 pub(crate) fn observe(answer: http::Response<Body>, record: Record) -> http::Response<Body> {
-    // An answer that has no body ("trailers only") bears its status among the headers.
+    // An answer without a body ("trailers only") has its status among the headers.
     if let Some((code, message)) = status_in(answer.headers()) {
         record.finish(code, &message);
         return answer;
@@ -163,7 +163,7 @@ pub(crate) fn observe(answer: http::Response<Body>, record: Record) -> http::Res
         record.finish(Code::Unknown, &message);
         return answer;
     }
-    // Only what is polled for the call that is answered needs it as the current one.
+    // Only the body of the answered call runs the service's own code, which needs the call as the current one.
     let call = record.call.clone().filter(|_| record.side == Side::Server);
     answer.map(|inner| Body::new(Observed { inner, record: Some(record), call }))
 }
@@ -177,7 +177,7 @@ fn status_in(headers: &HeaderMap) -> Option<(Code, String)> {
     Some((code, message.unwrap_or_default()))
 }
 
-/// A body that is read with its call and span as the current ones, and whose end ends the record.
+/// A body that is polled with its call and span as the current ones, and whose end ends the record.
 struct Observed {
     inner: Body,
     record: Option<Record>,

@@ -21,16 +21,16 @@ use crate::{
     telemetry,
 };
 
-/// How long calls that are under way may still take when the service is told to stop.
+/// How long running calls may still take when the service is told to stop.
 pub const STOP_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long the accept loop rests after an error such as a lack of file descriptors.
+/// How long the accept loop pauses after an error, such as a lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Why a service did not start, or ended before it was told to.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// A variable of the environment.
+    /// A variable of the environment is missing or wrong.
     #[error(transparent)]
     Settings(#[from] SettingsError),
     /// The address can't be listened on.
@@ -41,10 +41,10 @@ pub enum StartError {
         /// What the system said.
         source: io::Error,
     },
-    /// What was given as contracts.
-    #[error("the service's contracts are no serialized descriptor set: {0}")]
+    /// The contracts can't be read.
+    #[error("the service's contracts are not a serialized descriptor set: {0}")]
     Contracts(#[from] prost::DecodeError),
-    /// A dependency's name.
+    /// The name of a dependency is not valid.
     #[error("`{0}` can't be the name of a service to depend on")]
     DependencyName(String),
     /// Logs or traces could not be set up.
@@ -56,12 +56,12 @@ pub enum StartError {
     /// The server ended by itself.
     #[error("the server ended: {0}")]
     Server(String),
-    /// The system refused what every process may have.
+    /// The system refused threads or signal handlers.
     #[error("can't start: {0}")]
     Runtime(#[from] io::Error),
 }
 
-/// A service to be: its name, its contracts, what it depends on.
+/// A service before its start: its name, its contracts, its dependencies.
 #[must_use = "a service does nothing until it is served"]
 pub struct Service {
     name: String,
@@ -92,28 +92,28 @@ impl Context {
         self.channel.clone()
     }
 
-    /// The service's own word on its health.
+    /// The service's health, which its own code can change.
     pub fn health(&self) -> &Health {
         &self.health
     }
 
-    /// For metrics of the service's own.
+    /// The service's metrics, to which its own code can add.
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
     }
 
-    /// Tells when the service is to stop: for streams that have no end of their own, and for tasks.
+    /// Tells when the service must stop: for streams that have no end of their own, and for tasks.
     pub fn stopping(&self) -> Stopping {
         self.stopping.clone()
     }
 }
 
-/// Tells when the service is to stop.
+/// Tells when the service must stop.
 #[derive(Clone)]
 pub struct Stopping(watch::Receiver<bool>);
 
 impl Stopping {
-    /// Never tells: for tests of code that takes one.
+    /// One that never tells to stop: for tests of code that takes a [`Stopping`].
     pub fn never() -> Self {
         Self(watch::channel(false).1)
     }
@@ -125,7 +125,7 @@ impl Stopping {
 
     /// Waits until the service is told to stop.
     pub async fn wait(&mut self) {
-        // Whoever could tell says so before it goes; without it nobody ever will.
+        // The sender tells before it is dropped. If it is gone without that, nobody ever will.
         if self.0.wait_for(|is_stopping| *is_stopping).await.is_err() {
             std::future::pending().await
         }
@@ -133,7 +133,7 @@ impl Stopping {
 }
 
 impl Service {
-    /// A service of this name; `WEFT_SERVICE` gives another where it is deployed under one.
+    /// A service with this name. If it is deployed under another name, `WEFT_SERVICE` gives that one.
     pub fn new(name: &str) -> Self {
         Self {
             name: name.to_owned(),
@@ -150,27 +150,27 @@ impl Service {
         Self { contracts: descriptor_set, ..self }
     }
 
-    /// Another service of the mesh (`auth` or `auth.shop`), whose health is watched and shown. Its failure does not
-    /// take this service down.
+    /// Adds another service of the mesh (`auth` or `auth.shop`), whose health is watched and shown. Its failure does
+    /// not take this service down.
     pub fn depends_on(mut self, service: &str) -> Self {
         self.depends_on.push(service.to_owned());
         self
     }
 
-    /// Anything else that is needed.
+    /// Adds any other dependency.
     pub fn dependency(mut self, dependency: Dependency) -> Self {
         self.dependencies.push(dependency);
         self
     }
 
-    /// How long calls under way may take when the service stops; [`STOP_LIMIT`] unless said.
+    /// How long running calls may take when the service stops; the default is [`STOP_LIMIT`].
     pub fn stop_within(self, limit: Duration) -> Self {
         Self { stop_limit: limit, ..self }
     }
 
     /// Runs the service until SIGTERM or SIGINT: the whole of a `main`. `make` builds its gRPC services.
     ///
-    /// Whatever prevents the start is one line on stderr and a failure as exit code.
+    /// If the start fails, the reason is one line on stderr, and the exit code is that of a failure.
     pub fn serve<F, Fut>(self, make: F) -> ExitCode
     where
         F: FnOnce(Context) -> Fut,
@@ -180,7 +180,7 @@ impl Service {
         match self.run(make) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
-                // An error of several lines, from deep inside, still becomes one.
+                // Makes one line of an error that has several.
                 let line = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
                 eprintln!("{name}: {line}");
                 ExitCode::FAILURE
@@ -198,7 +198,7 @@ impl Service {
         let name = settings.service.clone().unwrap_or_else(|| self.name.clone());
         let telemetry = telemetry::start(&name, &settings).map_err(StartError::Telemetry)?;
         let outcome = runtime.block_on(async {
-            // Before anything can be sent to the process: a signal during the start is not lost.
+            // Before the start, so that a signal during the start is not lost.
             let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
             let mut running = self.start(settings, make).await?;
             tokio::select! {
@@ -209,14 +209,14 @@ impl Service {
             running.stop().await;
             Ok(())
         });
-        // What is still running has had its time.
+        // Tasks that still run have had their time.
         runtime.shutdown_timeout(Duration::from_millis(100));
         drop(telemetry);
         outcome
     }
 
-    /// Starts the service inside a runtime that is there already: for tests, and for processes that are more than a
-    /// service. Sets up neither logs nor traces, and waits for no signal.
+    /// Starts the service inside an existing runtime: for tests, and for processes that are more than a service. Sets
+    /// up neither logs nor traces, and waits for no signal.
     ///
     /// # Errors
     /// See [`StartError`].
@@ -262,7 +262,7 @@ impl Service {
     }
 }
 
-/// The server's future: answers until it is told to stop, and then until the last connection has ended.
+/// The server's future: it answers until it is told to stop, and then until the last connection has ended.
 fn answer(
     listener: TcpListener,
     routes: Routes,
@@ -291,7 +291,7 @@ fn answer(
         .serve_with_incoming_shutdown(incoming, async move { stopping.wait().await })
 }
 
-/// A service that answers.
+/// A running service.
 pub struct Running {
     address: SocketAddr,
     context: Context,
@@ -307,12 +307,12 @@ impl Running {
         self.address
     }
 
-    /// What its own code got.
+    /// What its own code got at the start.
     pub fn context(&self) -> &Context {
         &self.context
     }
 
-    /// Waits for the server to end, which it does not do by itself unless something is broken.
+    /// Waits for the server to end, which without a stop happens only if something is broken.
     async fn ended(&mut self) -> StartError {
         match (&mut self.server).await {
             Ok(Ok(())) => StartError::Server("it stopped accepting".to_owned()),
@@ -321,8 +321,8 @@ impl Running {
         }
     }
 
-    /// Stops: says `NOT_SERVING`, takes no new connections, tells those there are to go away (GOAWAY), and waits for
-    /// the calls under way within the limit.
+    /// Stops: reports `NOT_SERVING`, accepts no new connections, sends GOAWAY on the existing ones, and waits for
+    /// running calls within the limit.
     pub async fn stop(mut self) {
         tracing::info!("{} is stopping", self.context.name);
         self.context.health.set_stopping().await;
@@ -331,7 +331,7 @@ impl Running {
             Ok(Ok(Ok(()))) => tracing::info!("{} has stopped", self.context.name),
             Ok(Ok(Err(error))) => tracing::error!(%error, "the server failed while stopping"),
             Ok(Err(error)) => tracing::error!(%error, "the server failed while stopping"),
-            Err(_) => tracing::warn!(limit = ?self.stop_limit, "calls were still under way at the limit"),
+            Err(_) => tracing::warn!(limit = ?self.stop_limit, "calls were still running at the limit"),
         }
         self.server.abort();
         self.checks.shutdown().await;

@@ -1,22 +1,22 @@
-//! What the environment tells a service.
+//! The settings of a service, from its environment.
 
 use std::net::SocketAddr;
 
 use weft_mesh::names::{DEFAULT_NAMESPACE, port};
 
-/// What the environment tells a service. `weft up` and the sidecar injector set it; by hand it is a few variables.
+/// The settings of a service, from its environment. `weft up` and the sidecar injector set these variables.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// `WEFT_SERVICE`: the service's name in the mesh, where it is not the one in its code.
+    /// `WEFT_SERVICE`: the service's name in the mesh, if it is not the one in its code.
     pub service: Option<String>,
     /// `WEFT_NAMESPACE`
     pub namespace: String,
-    /// `WEFT_LISTEN`, or `PORT` on loopback: only the service's own sidecar calls it.
+    /// `WEFT_LISTEN`, or `PORT` on loopback: only the local sidecar calls it.
     pub listen: SocketAddr,
-    /// `WEFT_OUTBOUND`: the port of the service's own sidecar for its calls.
+    /// `WEFT_OUTBOUND`: the local sidecar's URL for the service's own calls.
     pub outbound: http::Uri,
-    /// `WEFT_OTLP`: where spans go (OTLP/gRPC), comma separated. Without it none are recorded; the trace of a call is
-    /// carried on nevertheless.
+    /// `WEFT_OTLP`: where spans go (OTLP/gRPC), comma separated. Without it no spans are recorded; the trace context of
+    /// a call is still passed on.
     pub otlp: Vec<String>,
     /// `WEFT_LOG_FORMAT`: `text` or `json`.
     pub is_log_json: bool,
@@ -25,19 +25,19 @@ pub struct Settings {
 /// What is wrong with a variable.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
-    /// Neither of the two that give the address.
+    /// Neither of the two variables with the address is set.
     #[error(
         "WEFT_LISTEN is not set: give the address to listen on, such as 127.0.0.1:9000 (or a port on loopback as PORT)"
     )]
     NoListen,
-    /// Not what the variable takes.
+    /// The value of a variable is not valid.
     #[error("{variable}: `{found}` is not {allowed}")]
     Value {
         /// Its name.
         variable: &'static str,
         /// Its value.
         found: String,
-        /// What it takes.
+        /// What is allowed.
         allowed: &'static str,
     },
 }
@@ -46,13 +46,12 @@ impl Settings {
     /// Reads the process's environment.
     ///
     /// # Errors
-    /// A variable has a value that it does not take, or the one that is needed is missing.
+    /// A variable has a value that is not valid, or the address to listen on is missing.
     pub fn from_env() -> Result<Self, SettingsError> {
         Self::read(|name| std::env::var(name).ok())
     }
 
-    /// Settings for a service that listens on `listen` and calls through `outbound`: all else is as with an empty
-    /// environment.
+    /// Settings for a service that listens on `listen` and calls through `outbound`. Everything else has its default.
     pub fn local(listen: SocketAddr, outbound: http::Uri) -> Self {
         Self {
             service: None,
@@ -120,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_is_all_that_is_needed() {
+    fn only_a_port_is_needed() {
         let settings = read(&[("PORT", "9000"), ("WEFT_OTLP", "")]).unwrap();
         assert_eq!(
             settings,
@@ -143,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named_with_what_is_allowed() {
+    fn a_wrong_value_is_reported_with_what_is_allowed() {
         assert!(read(&[]).unwrap_err().starts_with("WEFT_LISTEN is not set"));
         for (set, said) in [
             ([("PORT", "9000000")], "PORT: `9000000` is not a port from 0 to 65535"),

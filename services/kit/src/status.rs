@@ -32,7 +32,7 @@ impl Violations {
         Self::default()
     }
 
-    /// A field's value can't be taken.
+    /// Adds a violation: the value of a field is not accepted.
     pub fn add(&mut self, field: impl Into<String>, description: impl Into<String>) {
         self.found.push(FieldViolation {
             field: field.into(),
@@ -48,7 +48,7 @@ impl Violations {
         }
     }
 
-    /// Everything that was found, at once.
+    /// An error with everything that was found, if there is anything.
     ///
     /// # Errors
     /// `INVALID_ARGUMENT` with `google.rpc.BadRequest` when something was found.
@@ -89,8 +89,8 @@ pub fn already_exists(resource_type: &str, name: &str, description: &str) -> Sta
     Status::with_error_details(Code::AlreadyExists, description, details)
 }
 
-/// `FAILED_PRECONDITION` with `google.rpc.PreconditionFailure`: what kind of condition (`STOCK`), of what, and what
-/// is to be done.
+/// `FAILED_PRECONDITION` with `google.rpc.PreconditionFailure`: the kind of condition (`STOCK`), its subject, and what
+/// the caller can do.
 pub fn failed_precondition(kind: &str, subject: &str, description: &str) -> Status {
     let details = ErrorDetails::with_precondition_failure_violation(kind, subject, description);
     Status::with_error_details(Code::FailedPrecondition, description, details)
@@ -116,16 +116,17 @@ pub fn preconditions(status: &Status) -> Vec<PreconditionViolation> {
     status.get_details_precondition_failure().map(|details| details.violations).unwrap_or_default()
 }
 
-/// Why, in a word that a program can compare.
+/// The reason, in a form that a program can compare.
 pub fn reason(status: &Status) -> Option<ErrorInfo> {
     status.get_details_error_info()
 }
 
 /// What a service answers when a call that it needed has failed.
 ///
-/// What the caller can do something about by waiting (`UNAVAILABLE`, `DEADLINE_EXCEEDED`, `RESOURCE_EXHAUSTED`,
-/// `CANCELLED`, `ABORTED`) keeps its code and details; all else is this service's own failure, `INTERNAL`, and its
-/// text goes to the log. Metadata never goes on: `x-weft-error` there says that *this* answer was made by the mesh.
+/// A failure that may pass with time (`UNAVAILABLE`, `DEADLINE_EXCEEDED`, `RESOURCE_EXHAUSTED`, `CANCELLED`, `ABORTED`)
+/// keeps its code and details. Any other becomes this service's own failure, `INTERNAL`, and its text goes to the log.
+/// Metadata is never passed on: `x-weft-error` in it says that *that* answer was made by the mesh, which is not true of
+/// this one.
 pub fn relay(service: &str, status: &Status) -> Status {
     match status.code() {
         code @ (Code::Unavailable

@@ -7,10 +7,10 @@ use weft_mesh::telemetry::{
 
 use crate::{Settings, logs::LogFormat};
 
-/// Sets up the process's logs and, where someone takes them, its traces: for as long as the guard lives.
+/// Sets up the process's logs and, if there are OTLP targets, its traces, for as long as the guard lives.
 ///
 /// # Errors
-/// An OTLP address can't be used, or the process has a subscriber already; in one line.
+/// An OTLP address can't be used, or the process has a subscriber already. The text is one line.
 pub(crate) fn start(service: &str, settings: &Settings) -> Result<Option<TelemetryGuard>, String> {
     let format = LogFormat { service: service.to_owned(), is_json: settings.is_log_json };
     let logs = tracing_subscriber::fmt::layer()
@@ -31,7 +31,7 @@ pub(crate) fn start(service: &str, settings: &Settings) -> Result<Option<Telemet
             component: Component::Service,
         },
         targets: targets.map_err(|error| format!("WEFT_OTLP: {error}"))?,
-        // Whether a trace is recorded was decided where it began.
+        // Whether a trace is recorded was decided where it started.
         sample_ratio: 1.0,
     };
     init_service_telemetry(&telemetry, logs).map(Some).map_err(|error| error.to_string())

@@ -1,4 +1,4 @@
-//! Between `tracing`'s spans and the trace that the headers name.
+//! Connects `tracing`'s spans with the trace that the headers name.
 
 use http::HeaderValue;
 use opentelemetry::{
@@ -9,7 +9,7 @@ use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 use weft_mesh::trace_context::TraceContext;
 
-/// Puts a span below the one that the caller named.
+/// Makes a span a child of the one that the caller named.
 pub(crate) fn continue_from(span: &Span, trace: &TraceContext, tracestate: Option<&HeaderValue>) {
     let state = tracestate
         .and_then(|value| value.to_str().ok())
@@ -18,11 +18,11 @@ pub(crate) fn continue_from(span: &Span, trace: &TraceContext, tracestate: Optio
     let flags = if trace.is_sampled { TraceFlags::SAMPLED } else { TraceFlags::default() };
     let parent =
         SpanContext::new(TraceId::from_bytes(trace.trace_id), SpanId::from_bytes(trace.span_id), flags, true, state);
-    // It fails where no spans are recorded; the call carries its caller's context on then.
+    // It fails if no spans are recorded; then the call passes its caller's context on.
     let _ = span.set_parent(Context::new().with_remote_span_context(parent));
 }
 
-/// Where a span stands in its trace; `None` where spans are not recorded.
+/// The trace context of a span; `None` if spans are not recorded.
 pub(crate) fn position(span: &Span) -> Option<TraceContext> {
     let context = span.context();
     let context = context.span().span_context().clone();
@@ -33,7 +33,7 @@ pub(crate) fn position(span: &Span) -> Option<TraceContext> {
     })
 }
 
-/// A context that no one records, for calls that are no part of anyone's work, such as health checks.
+/// A context that is not recorded, for calls that belong to no request, such as health checks.
 pub(crate) fn unrecorded() -> TraceContext {
     TraceContext::new_root(fastrand::u128(..), fastrand::u64(..), false)
 }

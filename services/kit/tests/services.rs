@@ -1,4 +1,4 @@
-//! Kit services that call each other with no mesh between: the one's outbound address is the other.
+//! Kit services that call each other without a mesh: the outbound address of one is the address of the other.
 #![allow(clippy::unwrap_used)]
 
 use std::{
@@ -122,7 +122,7 @@ async fn pair() -> (Running, Running, mpsc::Receiver<MetadataMap>) {
 }
 
 #[tokio::test]
-async fn what_a_call_brings_goes_on_with_the_calls_made_for_it() {
+async fn headers_of_a_call_are_passed_on_to_the_calls_made_for_it() {
     let (front, _back, mut notes) = pair().await;
     let mut request = get("tea");
     request.metadata_mut().insert("x-request-id", "r-1".parse().unwrap());
@@ -173,8 +173,8 @@ async fn a_call_with_no_time_left_is_not_sent() {
 }
 
 #[tokio::test]
-async fn where_nobody_listens_a_call_is_unavailable_until_someone_does() {
-    // Bound, so that nobody else is given the port, and not listening: with this option another may bind and listen.
+async fn a_call_is_unavailable_until_something_listens() {
+    // Bound, so that nothing else gets the port, but not listening. With this option another may bind and listen.
     let held = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     held.set_reuse_address(true).unwrap();
     held.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
@@ -191,7 +191,7 @@ async fn where_nobody_listens_a_call_is_unavailable_until_someone_does() {
 }
 
 #[tokio::test]
-async fn health_follows_what_is_required_and_only_shows_what_is_not() {
+async fn only_required_dependencies_change_the_service_s_health() {
     let (database, other) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(true)));
     let check = |flag: &Arc<AtomicBool>| {
         let flag = flag.clone();
@@ -213,7 +213,7 @@ async fn health_follows_what_is_required_and_only_shows_what_is_not() {
     };
     let (mut own, mut optional) = (watch("").await, watch("dependency/other").await);
 
-    // A status may be told more than once: each is read until the one that is awaited.
+    // A status may be reported more than once: statuses are read until the expected one comes.
     let until = async |watch: &mut tonic::Streaming<HealthCheckResponse>, wanted: ServingStatus| {
         while watch.message().await.unwrap().unwrap().status() != wanted {}
     };
@@ -231,7 +231,7 @@ async fn health_follows_what_is_required_and_only_shows_what_is_not() {
 }
 
 #[tokio::test]
-async fn a_stop_waits_for_the_calls_under_way_and_tells_who_watches() {
+async fn a_stop_waits_for_running_calls_and_ends_health_watches() {
     let (begun, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let slow = Fake::Slow { begun: begun.clone(), go_on: go_on.clone() };
     let running = start(Service::new("slow").stop_within(LIMIT), "http://127.0.0.1:1", |_| slow).await;
@@ -280,7 +280,7 @@ async fn a_panic_fails_its_own_call_only() {
 }
 
 #[tokio::test]
-async fn a_port_in_use_is_said_in_one_line() {
+async fn a_port_in_use_is_reported_in_one_line() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let settings = Settings::local(taken.local_addr().unwrap(), "http://127.0.0.1:1".parse().unwrap());
     let error = Service::new("front").start(settings, |_| async { Ok(Routes::default()) }).await.err().unwrap();

@@ -1,4 +1,4 @@
-//! The spans that calls leave behind, where they are recorded.
+//! The spans of calls, when spans are recorded.
 #![allow(clippy::unwrap_used)]
 
 use std::{

@@ -9,23 +9,23 @@ use super::{Tree, entries, read};
 /// A `.proto` file that defines a service.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Contract {
-    /// From the mesh's folder.
+    /// Its path from the mesh's folder.
     pub(super) file: String,
-    /// The folder that imports of it start from, from the mesh's folder; empty for that itself.
+    /// The folder that imports of it start from, as a path from the mesh's folder; empty if that is the folder.
     pub(super) root: String,
-    /// The services that it defines, by their full names.
+    /// The full names of the services that it defines.
     pub(super) services: Vec<String>,
 }
 
 impl Contract {
-    /// The place of the service that most likely implements it, by its name: that of `users`, or else of `shop-users`, for
-    /// `shop.users.v1.Users`. A name that fits several says nothing.
+    /// The index of the service that most likely implements it, by name: for `shop.users.v1.Users` that is `users`, or
+    /// else `shop-users`. A part of the name that fits several services is ignored.
     pub(super) fn owner(&self, names: &[&str]) -> Option<usize> {
         let only = |is_it: &dyn Fn(&str) -> bool| {
             let mut fitting = names.iter().enumerate().filter(|(_, name)| is_it(name));
             fitting.next().filter(|_| fitting.next().is_none()).map(|(place, _)| place)
         };
-        // From the service's own name to that of its package.
+        // The protobuf service's name first, then the parts of its package from the last to the first.
         let mut parts = self.services.iter().flat_map(|service| service.rsplit('.')).map(plain);
         parts.find_map(|part| {
             only(&|name| plain(name) == part)
@@ -41,7 +41,7 @@ fn plain(name: &str) -> String {
     name.strip_suffix('s').unwrap_or(name).to_owned()
 }
 
-/// Every contract under a folder, and what is to be said of files that are none.
+/// Every contract under a folder, and the errors of files that can't be parsed.
 pub(super) fn find(folder: &Path, tree: &Tree) -> (Vec<Contract>, Vec<String>) {
     let (mut contracts, mut notes) = (Vec::new(), Vec::new());
     for at in &tree.0 {
@@ -50,7 +50,7 @@ pub(super) fn find(folder: &Path, tree: &Tree) -> (Vec<Contract>, Vec<String>) {
             let Some(text) = read(folder, &file) else { continue };
             match File::from_source(&file, &text) {
                 Ok(parsed) => contracts.extend(contract(file, at, parsed.file_descriptor_proto())),
-                // In this form the error has file and line in it.
+                // The `Debug` form of this error has the file and the line.
                 Err(error) => notes.push(format!("{error:?}")),
             }
         }
@@ -60,7 +60,7 @@ pub(super) fn find(folder: &Path, tree: &Tree) -> (Vec<Contract>, Vec<String>) {
 
 fn contract(file: String, at: &str, parsed: &prost_types::FileDescriptorProto) -> Option<Contract> {
     let package = parsed.package();
-    // Weft's and protobuf's own are no services of this folder.
+    // The contracts of Weft, Google and gRPC are not implemented in this folder.
     if parsed.service.is_empty() || ["weft.", "google.", "grpc."].iter().any(|own| package.starts_with(own)) {
         return None;
     }
@@ -69,8 +69,8 @@ fn contract(file: String, at: &str, parsed: &prost_types::FileDescriptorProto) -
     Some(Contract { file, root: root_of(at, package), services })
 }
 
-/// `proto/` for a file in `proto/shop/users/v1/` whose package is `shop.users.v1`, and for any other under `proto/`; else
-/// its own folder.
+/// The folder that imports start from: `proto/` for a file in `proto/shop/users/v1/` with the package `shop.users.v1`,
+/// and for any other file under `proto/`; else the file's own folder.
 fn root_of(at: &str, package: &str) -> String {
     let path = format!("{}/", package.replace('.', "/"));
     let before = at.strip_suffix(&path).filter(|_| !package.is_empty());
@@ -87,11 +87,11 @@ fn root_of(at: &str, package: &str) -> String {
     at.to_owned()
 }
 
-/// The value of `proto_path` for these contracts; empty where the default will do.
+/// The value of `proto_path` for these contracts; empty if the default is right.
 pub(super) fn proto_path(folder: &Path, contracts: &[Contract]) -> Vec<String> {
     let default = if folder.join("proto").is_dir() { "proto/" } else { "" };
     let mut roots: Vec<&str> = contracts.iter().map(|contract| contract.root.as_str()).collect();
-    // The deepest first: a file is named from the first folder that it lies in.
+    // The deepest first: the name of a file starts from the first folder that contains it.
     roots.sort_unstable_by_key(|root| (std::cmp::Reverse(root.len()), *root));
     roots.dedup();
     if roots.iter().all(|root| *root == default) {

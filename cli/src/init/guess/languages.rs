@@ -1,6 +1,6 @@
-//! What of a project can be run, by the files that its build tool knows.
+//! Finds the programs of a project from the files of its build tool.
 //!
-//! These are guesses by a few lines of each file, not readings of it: a person looks at what comes of them.
+//! These are guesses from a few lines of each file, without a real parser: the user reviews the result.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{Found, Tree, entries, read};
 
-/// What can be run of the project in the folder `at` under `folder`; nothing if there is no project.
+/// The programs of the project in the folder `at` under `folder`; none if there is no project.
 pub(super) fn look_into(folder: &Path, at: &str, tree: &Tree) -> Vec<Found> {
     // A package.json is often there for tools only, so it comes last.
     let languages: [fn(&Place<'_>) -> Vec<Found>; 5] = [rust, go, java, python, node];
@@ -16,11 +16,11 @@ pub(super) fn look_into(folder: &Path, at: &str, tree: &Tree) -> Vec<Found> {
     languages.iter().map(|language| language(&place)).find(|found| !found.is_empty()).unwrap_or_default()
 }
 
-/// A folder that could be a project's.
+/// A folder that may be a project.
 struct Place<'a> {
     /// The mesh's folder.
     folder: &'a Path,
-    /// From there, with `/` behind it or empty.
+    /// The path from there, with a `/` at the end; empty for the mesh's folder itself.
     at: &'a str,
     tree: &'a Tree,
 }
@@ -34,7 +34,7 @@ impl Place<'_> {
         self.folder.join(self.at).join(name).is_file()
     }
 
-    /// The first of these files that is there.
+    /// The first of these files that exists.
     fn first_of<'a>(&self, names: &[&'a str]) -> Option<&'a str> {
         names.iter().copied().find(|name| self.has(name))
     }
@@ -73,7 +73,7 @@ fn rust(place: &Place<'_>) -> Vec<Found> {
     for at in std::iter::once(place.at).chain(members) {
         let member = Place { at, ..*place };
         let Some(manifest) = member.read("Cargo.toml") else { continue };
-        // A workspace of its own, as fuzz targets are.
+        // It is a workspace of its own, as fuzz targets often are.
         if at != place.at && is_workspace(&manifest) {
             continue;
         }
@@ -111,7 +111,7 @@ fn go(place: &Place<'_>) -> Vec<Found> {
             from: format!("Go, by {}go.mod", place.at),
             ..program.found("Go", "go.mod", name.clone())
         });
-        // A module whose own folder is a program has its tools below.
+        // If the module's own folder is a program, programs in folders below are only its tools.
         if at == place.at {
             break;
         }
@@ -125,7 +125,7 @@ fn has_go_main(place: &Place<'_>) -> bool {
     let sources = entries(&place.folder.join(place.at), |_| true).into_iter().filter(is_source);
     let mut packages = sources.filter_map(|name| {
         let text = place.read(&name)?;
-        // Files that no build takes, such as generators, say so on top.
+        // Files that no build includes, such as generators, say so at the top.
         let is_ignored = text.contains("//go:build ignore");
         text.lines()
             .find_map(|line| line.strip_prefix("package "))
@@ -135,7 +135,7 @@ fn has_go_main(place: &Place<'_>) -> bool {
     packages.any(|is_main| is_main)
 }
 
-/// The last part of a path that is a name and not just what all call it.
+/// The last part of a path that distinguishes the program: not `cmd`, `server`, `v2` and the like.
 fn last_telling(path: &str) -> Option<String> {
     let is_version = |part: &str| part.strip_prefix('v').is_some_and(|rest| rest.parse::<u32>().is_ok());
     let says_nothing =
@@ -189,7 +189,7 @@ fn python(place: &Place<'_>) -> Vec<Found> {
     }]
 }
 
-/// The one file of the folder that is made to be run.
+/// The only file of the folder that has a `__main__` block.
 fn only_script(place: &Place<'_>) -> Option<String> {
     let mut names =
         entries(&place.folder.join(place.at), |entry| entry.path().extension().is_some_and(|end| end == "py"));
@@ -206,7 +206,7 @@ fn node(place: &Place<'_>) -> Vec<Found> {
         ["server.js", "index.js", "app.js", "main.js", "server.mjs", "src/server.js", "src/index.js"];
     let start = script("start");
     let run = match (start.and_then(|start| start.strip_prefix("node ")), main.or_else(|| place.first_of(&MAINS))) {
-        // From the mesh's folder; what comes before the file are flags of node.
+        // It runs in the mesh's folder. Words before the file are flags of node.
         (Some(rest), _) if place.at.is_empty() => format!("node {rest}"),
         (_, Some(main)) => format!("node {}{}", place.at, main.trim_start_matches("./")),
         _ if start.is_some() => format!("npm {}start", place.option("--prefix", "")),
@@ -223,7 +223,7 @@ fn node(place: &Place<'_>) -> Vec<Found> {
     vec![Found { build, run, knows_grpc, ..found }]
 }
 
-/// A text of a table of TOML: `name = "users"` below `[package]`.
+/// A string of a TOML table: `name = "users"` below `[package]`.
 fn toml_text(text: &str, table: &str, key: &str) -> Option<String> {
     let header = format!("[{table}]");
     let lines = text.lines().map(str::trim).skip_while(|line| *line != header).skip(1);
@@ -241,12 +241,12 @@ fn element(xml: &str, name: &str) -> Option<String> {
     rest.split_once(&format!("</{name}>")).map(|(text, _)| text.trim().to_owned())
 }
 
-/// XML without the elements of that name, which do not hold one another.
+/// XML without the elements of that name, which must not be nested.
 fn without_element(xml: &str, name: &str) -> String {
     let (start, end) = (format!("<{name}>"), format!("</{name}>"));
     let mut kept = String::new();
     let mut rest = xml;
-    // Each round takes away at least one end tag.
+    // Each round consumes at least one end tag.
     while let Some((before, inside)) = rest.split_once(&start) {
         kept.push_str(before);
         let Some((_, after)) = inside.split_once(&end) else { return kept };

@@ -10,7 +10,7 @@ const GO_MAIN: &str = "// A program.\npackage main\n\nfunc main() {}\n";
 const USERS: &str = "syntax = \"proto3\";\npackage shop.users.v1;\nimport \"weft/options/v1/options.proto\";\n\
                      service Users { rpc Get(Request) returns (Request); }\nmessage Request {}\n";
 
-/// A folder named `shop` with these files in it; it goes with the first of the two.
+/// A folder named `shop` with these files in it; it is deleted when the first value is dropped.
 fn folder(files: &[(&str, &str)]) -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("shop");
@@ -37,7 +37,7 @@ fn assert_found(files: &[(&str, &str)], expected: &[(&str, &str, &str)]) {
     assert_eq!(found, expected);
 }
 
-/// What the file that comes of a folder is, once it is read again.
+/// The file that is written for a folder, and what comes of loading it.
 fn loaded(files: &[(&str, &str)]) -> (String, Result<MeshFile, Problems>) {
     let (_dir, folder) = folder(files);
     let text = render::mesh_file(&look_into(&folder));
@@ -148,7 +148,7 @@ fn a_program_in_java_is_the_jar_of_its_pom() {
 }
 
 #[test]
-fn projects_in_subfolders_are_services_with_the_contracts_that_are_theirs() {
+fn projects_in_subfolders_are_services_and_get_their_contracts() {
     let (text, loaded) = loaded(&[
         ("services/users/go.mod", "module example.com/users\nrequire google.golang.org/grpc v1\n"),
         ("services/users/main.go", GO_MAIN),
@@ -165,7 +165,7 @@ fn projects_in_subfolders_are_services_with_the_contracts_that_are_theirs() {
     assert!(text.contains("# Go, by services/users/go.mod\n  users:\n"), "{text}");
     assert!(text.contains("proto/shop/mail/v1/mail.proto (shop.mail.v1.Mail): add it to the `protos`"), "{text}");
     assert!(text.contains("proto/shop/broken.proto:1:9: "), "{text}");
-    // Whether Go and Node are here or not: all else is good.
+    // Go and Node may be missing here; nothing else may be wrong.
     let problems = loaded.as_ref().err().map(ToString::to_string).unwrap_or_default();
     let others =
         problems.lines().filter(|line| !line.contains("no program `") && !line.contains("nothing was started"));
@@ -185,10 +185,10 @@ fn projects_in_subfolders_are_services_with_the_contracts_that_are_theirs() {
 fn a_contract_belongs_to_the_one_service_that_is_named_like_it() {
     let contract = Contract { services: vec!["shop.users.v1.Users".to_owned()], ..Contract::default() };
     assert_eq!(contract.owner(&["orders", "users"]), Some(1));
-    assert_eq!(contract.owner(&["shop", "user-service"]), Some(1), "before its package");
+    assert_eq!(contract.owner(&["shop", "user-service"]), Some(1), "its name goes before its package");
     assert_eq!(contract.owner(&["shop-orders", "shop-users"]), Some(1));
     assert_eq!(contract.owner(&["shop-users", "users"]), Some(1));
-    assert_eq!(contract.owner(&["shop-orders", "shop-mail"]), None, "a part that fits both says nothing");
+    assert_eq!(contract.owner(&["shop-orders", "shop-mail"]), None, "a part that fits both is ignored");
     assert_eq!(contract.owner(&["orders", "mail"]), None);
 }
 
@@ -230,7 +230,7 @@ fn every_key_of_a_service_is_explained_once() {
 }
 
 #[test]
-fn services_get_names_of_their_own_that_the_mesh_takes() {
+fn services_get_unique_and_valid_names() {
     let mut services = ["Users", "users", "keyboard", "ü", "-", &"x".repeat(70)]
         .map(|name| Found { name: name.to_owned(), ..Found::default() });
     name_apart(&mut services);

@@ -1,7 +1,7 @@
 //! Whether a copy of a `.proto` file says anything that the file itself does not.
 //!
-//! Fields, values and methods are only ever added to Weft's files, so an older copy says nothing beyond them. Comments,
-//! order and options do not matter.
+//! Fields, values and methods are only ever added to Weft's files, so an older copy has nothing that the file itself
+//! lacks. Comments, order and options do not matter.
 
 use prost_types::{
     DescriptorProto, EnumDescriptorProto, EnumValueDescriptorProto, FieldDescriptorProto, FileDescriptorProto,
@@ -56,12 +56,12 @@ fn services(own: &[ServiceDescriptorProto], copy: &[ServiceDescriptorProto]) -> 
     })
 }
 
-/// The element itself is what differs: nothing is added to its path.
+/// An empty path if the two differ: the element itself is what differs.
 fn differ<T: PartialEq>(own: T, copy: T) -> Option<String> {
     (own != copy).then(String::new)
 }
 
-/// The path to the first element of `copy` that `own` lacks, or in which `within` finds something.
+/// The path to the first element of `copy` that `own` lacks, or in which `within` finds a difference.
 fn first_beyond<T>(
     own: &[T],
     copy: &[T],
@@ -84,7 +84,7 @@ mod tests {
 
     use super::*;
 
-    /// What is found in a copy in which `from` was replaced.
+    /// What is found in a copy in which `from` is replaced by `to`.
     fn found(from: &str, to: &str) -> Option<String> {
         let copy = OPTIONS.text.replacen(from, to, 1);
         assert_ne!(copy, OPTIONS.text, "{from} is in the file");
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn an_older_copy_and_other_comments_say_nothing_else() {
+    fn an_older_copy_and_other_comments_are_accepted() {
         assert_eq!(found("  optional uint32 probes = 6;\n", ""), None);
         assert_eq!(found("    ABORTED = 10;\n", ""), None);
         assert_eq!(found("extend google.protobuf.MethodOptions {\n  MethodOptions method = 50901;\n}", ""), None);

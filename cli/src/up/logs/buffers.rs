@@ -3,16 +3,16 @@
 
 use std::collections::VecDeque;
 
-/// Lines of one source that wait; past it the oldest of that source is dropped and counted.
+/// How many lines of one source may wait; if one more comes, the source's oldest is dropped and counted.
 const LINES: usize = 1_024;
 /// The same in bytes.
 const BYTES: usize = 256 * 1024;
 
-/// See the module.
+/// The lines of all sources that wait.
 #[derive(Debug)]
 pub(super) struct Buffers {
     sources: Vec<Buffer>,
-    /// Numbers lines as they come: they are printed in that order, whosever they are.
+    /// The number of the next line. Lines of all sources are printed in the order of their numbers.
     next: u64,
 }
 
@@ -28,7 +28,7 @@ struct Buffer {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Line {
     pub(super) text: String,
-    /// It is shown as it is, without the name of its source, where a person reads it.
+    /// On a terminal it is shown without the name of its source.
     pub(super) is_bare: bool,
 }
 
@@ -46,13 +46,13 @@ impl Buffers {
         Self { sources: (0..sources).map(|_| Buffer::default()).collect(), next: 0 }
     }
 
-    /// Whether the next line of a source costs it an older one.
+    /// Whether the next line of a source drops an older one.
     pub(super) fn is_full(&self, source: usize) -> bool {
         let buffer = &self.sources[source];
         buffer.lines.len() >= LINES || buffer.bytes >= BYTES
     }
 
-    /// Whether lines of a source were dropped and nobody was told yet.
+    /// Whether lines of a source were dropped since the last [`Self::take`].
     pub(super) fn has_dropped(&self, source: usize) -> bool {
         self.sources[source].dropped > 0
     }
@@ -70,7 +70,7 @@ impl Buffers {
         self.next += 1;
     }
 
-    /// Whether [`Self::take`] has something of these sources.
+    /// Whether these sources have lines for [`Self::take`].
     pub(super) fn has_any(&self, is_taken: impl Fn(usize) -> bool) -> bool {
         self.sources.iter().enumerate().any(|(source, buffer)| is_taken(source) && !buffer.lines.is_empty())
     }
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_costs_no_other_source_its_only_line() {
+    fn a_flood_drops_no_line_of_another_source() {
         let mut buffers = Buffers::new(2);
         buffers.push(1, line("listening"));
         for n in 0..10 * LINES {
@@ -110,7 +110,7 @@ mod tests {
         assert_eq!(taken.len(), 1 + LINES);
         let first = format!("flood {}", 9 * LINES);
         assert_eq!(taken[1], Entry { source: 0, line: line(first), dropped: 9 * LINES as u64 });
-        assert!(taken[2..].iter().all(|entry| entry.dropped == 0), "they are told of once");
+        assert!(taken[2..].iter().all(|entry| entry.dropped == 0), "the drop is reported once");
         assert!(!buffers.has_any(|_| true) && !buffers.has_dropped(0));
     }
 
@@ -125,7 +125,7 @@ mod tests {
         let taken = buffers.take(|_| true);
         assert_eq!((taken.len(), taken[0].dropped), (4, 6));
         assert!(!buffers.is_full(0));
-        // One that is too long by itself is kept all the same, alone.
+        // A line that is too long by itself is kept all the same, alone.
         buffers.push(0, line("y".repeat(2 * BYTES)));
         buffers.push(0, line("z"));
         assert_eq!(buffers.take(|_| true), [Entry { source: 0, line: line("z"), dropped: 1 }]);

@@ -1,7 +1,7 @@
-//! How much a line of Weft's own log matters.
+//! The level of a line of Weft's own log.
 
-/// Whether a line of a sidecar or of the control plane is below WARN. What bears no level is not: it may be why the process
-/// ends, or a backtrace.
+/// Whether a line of a sidecar or of the control plane is below WARN. A line without a level is not: it may be the
+/// reason why the process ends, or part of a backtrace.
 pub(super) fn is_below_warn(line: &str) -> bool {
     let mut words = line.split_whitespace();
     // 2026-01-31T12:00:00.123456Z  INFO weft_sidecar: …
@@ -15,7 +15,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_line_that_says_so_is_below_warn() {
+    fn only_a_line_with_a_time_and_a_low_level_is_below_warn() {
         for line in [
             "2026-01-31T12:00:00.123456Z  INFO weft_control::run: ready trust_domain=weft.local",
             "2026-01-31T12:00:00.123456Z DEBUG weft_sidecar::pool: connected",

@@ -1,6 +1,6 @@
 //! Cuts a stream of bytes into lines.
 
-/// The longest line that is kept; the rest of it is counted.
+/// The longest line that is kept; bytes beyond it are counted.
 const MAX_BYTES: usize = 8 * 1024;
 
 /// Cuts a stream of bytes into lines, each bounded.
@@ -24,7 +24,7 @@ impl LineSplitter {
         lines
     }
 
-    /// What has come of a line that has not ended.
+    /// The part that has come of a line that has not ended.
     pub(super) fn take_partial(&mut self) -> Option<String> {
         (!self.partial.is_empty()).then(|| self.take())
     }
@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_come_out_whole_however_they_are_cut() {
+    fn lines_are_whole_however_the_bytes_are_split() {
         let text = b"one\r\n\ntwo \xff\nthree";
         for chunk in 1..text.len() {
             let mut lines = LineSplitter::default();
@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_without_end_takes_no_more_than_its_bound() {
+    fn a_line_without_end_keeps_to_its_bound() {
         let mut lines = LineSplitter::default();
         for _ in 0..1_000 {
             assert!(lines.push(&[b'x'; 1_000]).is_empty());

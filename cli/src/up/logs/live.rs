@@ -1,4 +1,4 @@
-//! Lines at the foot of a terminal that are drawn again in their place.
+//! Lines at the bottom of a terminal that are redrawn in place.
 
 use std::io::{self, Write};
 
@@ -40,7 +40,7 @@ pub(crate) struct Size {
 }
 
 impl Size {
-    /// What a terminal has that does not say.
+    /// The size that is assumed for a terminal that does not report one.
     const USUAL: Self = Self { columns: 80, rows: 24 };
 
     /// The size of the terminal that is standard output.
@@ -54,7 +54,7 @@ impl Size {
     }
 }
 
-/// What is drawn at present. The cursor is always at the start of the line below it.
+/// The lines that are drawn at present. The cursor is always at the start of the line below them.
 #[derive(Debug, Default)]
 pub(crate) struct Live {
     drawn: usize,
@@ -66,11 +66,11 @@ impl Live {
         Self { drawn: 0, has_colours }
     }
 
-    /// Takes away what is drawn.
+    /// Erases what is drawn.
     pub(crate) fn clear(&mut self, out: &mut impl Write) -> io::Result<()> {
         match std::mem::take(&mut self.drawn) {
             0 => Ok(()),
-            // Up to its first line, and from there on nothing is left.
+            // Move up to the first line and erase everything from there on.
             lines => write!(out, "\x1b[{lines}A\x1b[J"),
         }
     }
@@ -89,7 +89,7 @@ impl Live {
     }
 }
 
-/// The lines as far as they fit: one that wraps, or one that has scrolled out at the top, could not be redrawn.
+/// The lines that fit: a line that wraps, or that has scrolled out at the top, could not be redrawn.
 fn fit(lines: &[LiveLine], size: Size) -> Vec<LiveLine> {
     // The cursor needs a line of its own.
     let room = size.rows.saturating_sub(1).max(1);
@@ -103,7 +103,7 @@ fn fit(lines: &[LiveLine], size: Size) -> Vec<LiveLine> {
     fitting
 }
 
-/// At most so many characters, and nothing that moves the cursor.
+/// At most this many characters, and none that moves the cursor.
 fn cut(text: &str, columns: usize) -> String {
     let clean: String = text.chars().filter(|c| !c.is_control()).collect();
     if clean.chars().count() <= columns {

@@ -10,16 +10,16 @@ use super::{
 };
 
 const RESET: &str = "\x1b[0m";
-/// One for each service, in turn; a sidecar has its service's, but faint.
+/// One for each service, in turn. A sidecar has the colour of its service, but faint.
 const COLOURS: [&str; 8] = ["36", "32", "35", "33", "34", "96", "92", "95"];
 
 /// What is printed in one go.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
     pub(super) entries: Vec<Entry>,
-    /// What stands at the foot of the terminal from now on, if that is to change.
+    /// The new lines at the bottom of the terminal, if they change.
     pub(super) foot: Option<Vec<LiveLine>>,
-    /// Told when all of this was printed.
+    /// Notified when all of this is printed.
     pub(super) flushes: Vec<oneshot::Sender<()>>,
 }
 
@@ -27,7 +27,7 @@ pub(super) struct Printer {
     /// By source; the last one is weft's own.
     prefixes: Vec<String>,
     has_colours: bool,
-    /// None where nothing is redrawn.
+    /// None if nothing is redrawn.
     live: Option<Live>,
     foot: Vec<LiveLine>,
     size: fn() -> Size,
@@ -55,7 +55,7 @@ impl Printer {
         Self { prefixes, has_colours, live, foot: Vec::new(), size: Size::of_stdout }
     }
 
-    /// Prints a batch, above what stands at the foot.
+    /// Prints a batch above the lines at the bottom.
     pub(super) fn print(&mut self, batch: Batch, out: &mut impl Write) -> io::Result<()> {
         if let Some(live) = &mut self.live {
             live.clear(out)?;
@@ -92,7 +92,7 @@ fn prefix(name: &str, width: usize, colour: Option<String>) -> String {
     }
 }
 
-/// A line that cannot do anything to the terminal but colour itself.
+/// A line without anything that acts on the terminal, except its own colours.
 fn clean(line: &str, has_colours: bool) -> String {
     let mut cleaned = String::with_capacity(line.len());
     let mut is_coloured = false;
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_stand_behind_their_process_s_name() {
+    fn each_line_starts_with_its_process_s_name() {
         let entries = vec![line(OWN, "ready\nnow"), line(1, "early"), line(2, "late")];
         assert_eq!(
             printed(&mut printer(false, false), entries, None),
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_dropped_is_told() {
+    fn dropped_lines_are_reported() {
         let dropped = Entry { dropped: 7, ..line(0, "x") };
         assert_eq!(
             printed(&mut printer(false, false), vec![dropped], None),
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_go_above_what_stands_at_the_foot_of_a_terminal() {
+    fn lines_are_printed_above_those_that_are_redrawn() {
         let mut printer = printer(false, true);
         assert_eq!(printed(&mut printer, vec![], Some("starting")), "starting\n");
         let told = printed(&mut printer, vec![line(1, "hello")], None);

@@ -1,4 +1,4 @@
-//! Logs whose printer is the test itself.
+//! Tests that take the place of the printing thread.
 
 use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
 
@@ -44,7 +44,7 @@ fn flood(lines: usize) -> String {
 const FLOOD: usize = 5_000;
 
 #[tokio::test(start_paused = true)]
-async fn a_flood_before_the_table_costs_no_other_service_its_line() {
+async fn a_flood_before_the_table_drops_no_line_of_another_service() {
     let logs = unprinted(false);
     say_all(&logs, "auth-1", "auth is listening\n").await;
     say_all(&logs, "users-1", &flood(FLOOD)).await;
@@ -56,12 +56,12 @@ async fn a_flood_before_the_table_costs_no_other_service_its_line() {
     assert_eq!(taken.pop(), Some(("weft: the table".to_owned(), 0)), "it comes last");
     assert_eq!(taken[0], ("auth-1: auth is listening".to_owned(), 0));
     let (_, dropped) = taken[1];
-    assert_eq!(dropped as usize + taken.len() - 1, FLOOD, "what is not there was counted");
+    assert_eq!(dropped as usize + taken.len() - 1, FLOOD, "the missing lines were counted");
     assert_eq!(taken.last().unwrap().0, format!("users-1: flood {}", FLOOD - 1));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_flood_that_nobody_prints_is_read_to_its_end_and_counted() {
+async fn a_flood_is_read_to_its_end_and_counted_even_if_nothing_is_printed() {
     let logs = unprinted(false);
     logs.release();
     say_all(&logs, "users-1", &flood(FLOOD)).await;
@@ -82,7 +82,7 @@ async fn a_flood_is_slowed_down_to_the_pace_of_the_printer() {
     let writer = tokio::spawn(async move { child.write_all(flood(FLOOD).as_bytes()).await });
     let mut printed = Vec::new();
     while printed.len() < FLOOD {
-        // The clock stands still until all others wait: the printer is always in time.
+        // The virtual clock stands still until all other tasks wait, so the printer is always in time.
         tokio::time::sleep(PATIENCE / 10).await;
         printed.extend(take(&logs));
         logs.0.shared.has_room.notify_waiters();
@@ -103,7 +103,7 @@ async fn a_line_without_its_end_is_printed_after_a_while() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_sidecars_only_what_matters_is_shown_and_of_services_all() {
+async fn lines_of_sidecars_below_warn_are_left_out_and_no_lines_of_services() {
     let info = "2026-01-31T12:00:00.123456Z  INFO weft_sidecar: has its identity";
     let warn = "2026-01-31T12:00:00.123456Z  WARN weft_sidecar: open files are limited";
     let lines = format!("{info}\n{warn}\nweft: it ends\n");

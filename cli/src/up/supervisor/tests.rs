@@ -1,4 +1,4 @@
-//! Real processes, in real time: what is tested is what the system does with them.
+//! With real processes in real time, as the tests are about what the system does with them.
 
 use std::{net::TcpListener, path::Path};
 
@@ -76,7 +76,7 @@ fn supervised(script: &str) -> Supervised {
 }
 
 impl Supervised {
-    /// What the script has written, once it has written so many lines.
+    /// The lines that the script has written, once there are so many.
     async fn lines(&self, count: usize) -> Vec<String> {
         let path = self.dir.path().join("lines");
         let written = async {
@@ -107,7 +107,7 @@ fn is_alive(pid: &str) -> bool {
 }
 
 #[tokio::test]
-async fn what_dies_is_started_again_and_leaves_nobody_behind() {
+async fn a_process_that_dies_is_restarted_and_its_children_are_ended() {
     let supervised = supervised("sleep 600 &\necho $! >> lines\nexit 3\n");
     let [first, second] = &supervised.lines(2).await[..2] else { panic!("two lines") };
     assert_ne!(first, second);
@@ -116,7 +116,7 @@ async fn what_dies_is_started_again_and_leaves_nobody_behind() {
 }
 
 #[tokio::test]
-async fn a_program_is_told_where_to_listen_and_whom_to_call_through() {
+async fn a_program_gets_its_addresses_in_its_environment() {
     let supervised = supervised("echo $WEFT_SERVICE $PORT $WEFT_LISTEN $WEFT_OUTBOUND >> lines\nexec sleep 600\n");
     let line = supervised.lines(1).await.remove(0);
     let [service, port, listen, outbound] = line.split(' ').collect::<Vec<_>>()[..] else { panic!("{line}") };
@@ -129,7 +129,7 @@ async fn a_program_is_told_where_to_listen_and_whom_to_call_through() {
 }
 
 #[tokio::test]
-async fn a_program_that_does_not_want_to_stop_is_killed_with_its_children() {
+async fn a_program_that_ignores_sigterm_is_killed_with_its_children() {
     let supervised = supervised("trap '' TERM\nsleep 600 &\necho $! >> lines\nwhile :; do sleep 600; done\n");
     let child = supervised.lines(1).await.remove(0);
     let began = Instant::now();

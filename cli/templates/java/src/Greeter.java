@@ -26,11 +26,11 @@ public final class Greeter extends GreeterGrpc.GreeterImplBase {
 
   public static void main(String[] args) throws Exception {
     String replica = args.length > 0 ? args[0] : "greeter";
-    // `weft up` says where to listen. Only the sidecar calls this port, so it needs no TLS: that is between the sidecars.
+    // `weft up` sets the address. Only the sidecar calls it, so it needs no TLS: the sidecars have TLS between them.
     String[] address = System.getenv().getOrDefault("WEFT_LISTEN", "127.0.0.1:50051").split(":");
     Server server = NettyServerBuilder.forAddress(new InetSocketAddress(address[0], Integer.parseInt(address[1])))
         .addService(new Greeter(replica))
-        // The sidecar asks for this. Before the answer is SERVING nobody is sent here.
+        // The sidecar asks for this, and sends no calls before the answer is SERVING.
         .addService(new HealthStatusManager().getHealthService())
         .build()
         .start();
@@ -39,7 +39,7 @@ public final class Greeter extends GreeterGrpc.GreeterImplBase {
     server.awaitTermination();
   }
 
-  /** At SIGTERM or Ctrl-C: no new calls, and 5 s for those that run. */
+  /** At SIGTERM or Ctrl-C: accepts no new calls; running calls have 5 s. */
   private static void stop(Server server) {
     try {
       if (!server.shutdown().awaitTermination(5, TimeUnit.SECONDS)) {

@@ -31,9 +31,9 @@ impl Greeter for Service {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let replica = env::args().nth(1).unwrap_or_else(|| "greeter".to_owned());
-    // `weft up` says where to listen. Only the sidecar calls this port, so it needs no TLS: that is between the sidecars.
+    // `weft up` sets the address. Only the sidecar calls it, so it needs no TLS: the sidecars have TLS between them.
     let address: SocketAddr = env::var("WEFT_LISTEN").unwrap_or_else(|_| "127.0.0.1:50051".to_owned()).parse()?;
-    // The sidecar asks for this. Before the answer is SERVING nobody is sent here.
+    // The sidecar asks for this, and sends no calls before the answer is SERVING.
     let (_, health) = tonic_health::server::health_reporter();
     println!("{replica} listens at {address}");
     Server::builder()
@@ -44,7 +44,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Ends at SIGTERM or Ctrl-C. No new calls are taken then; those that run may end.
+/// Completes at SIGTERM or Ctrl-C. From then on no new calls are accepted; running calls may end.
 async fn asked_to_stop() {
     let mut terminate = signal(SignalKind::terminate()).expect("signals can be listened for");
     tokio::select! {

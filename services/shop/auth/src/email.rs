@@ -1,6 +1,6 @@
-//! Which e-mail addresses the shop takes: `addr-spec` of RFC 5322, section 3.4.1, within the sizes of RFC 5321,
-//! section 4.5.3.1, without what hardly anyone has and much software trips over: quoted local parts, comments,
-//! address literals (`ada@[192.0.2.1]`) and domains of one label.
+//! The e-mail addresses that the shop accepts: `addr-spec` of RFC 5322, section 3.4.1, within the sizes of RFC 5321,
+//! section 4.5.3.1. Not accepted are forms that are rare and that much software can't handle: quoted local parts,
+//! comments, address literals (`ada@[192.0.2.1]`) and domains of one label.
 
 /// The longest address: a path of 256 octets without its angle brackets (RFC 5321, section 4.5.3.1.3).
 const MAX_BYTES: usize = 254;
@@ -9,8 +9,7 @@ const MAX_LOCAL_BYTES: usize = 64;
 /// RFC 1035, section 2.3.4
 const MAX_LABEL_BYTES: usize = 63;
 
-/// The address as it is to be kept: trimmed, its domain in lower case. The local part keeps its case (RFC 5321,
-/// section 2.4).
+/// The address to store: trimmed, its domain in lower case. The local part keeps its case (RFC 5321, section 2.4).
 ///
 /// # Errors
 /// It is not well formed; the text says why.
@@ -37,7 +36,7 @@ fn check_local(local: &str) -> Result<(), &'static str> {
         return Err("has more than 64 bytes before the @");
     }
     if local.split('.').any(str::is_empty) {
-        return Err("has a dot at an end of the part before the @, or two in a row");
+        return Err("has a dot at the start or the end of the part before the @, or two in a row");
     }
     match local.bytes().all(|b| b == b'.' || is_atext(b)) {
         true => Ok(()),
@@ -57,10 +56,10 @@ fn check_domain(domain: &str) -> Result<(), &'static str> {
     }
     for label in &labels {
         if label.is_empty() || label.len() > MAX_LABEL_BYTES {
-            return Err("has a domain with a label of no or more than 63 characters");
+            return Err("has a domain with a label that is empty or longer than 63 characters");
         }
         if label.starts_with('-') || label.ends_with('-') {
-            return Err("has a domain with a label that begins or ends with -");
+            return Err("has a domain with a label that starts or ends with -");
         }
         if !label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
             return Err("has a character in its domain that is not a letter, a digit, - or a dot");
@@ -75,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn well_formed_addresses_are_taken() {
+    fn well_formed_addresses_are_accepted() {
         for (given, kept) in [
             ("ada@example.com", "ada@example.com"),
             (" Ada.Lovelace+shop@Example.COM\n", "Ada.Lovelace+shop@example.com"),

@@ -1,4 +1,4 @@
-//! The shop's auth service: which e-mail addresses are well formed, and signed tokens for users.
+//! The shop's auth service: checks e-mail addresses, and signs tokens for users.
 
 mod email;
 mod service;
@@ -13,8 +13,8 @@ use weft_kit::{Routes, Service};
 /// The shop's auth service.
 #[derive(Parser)]
 struct Args {
-    /// The EC P-256 key that tokens are signed with, PKCS#8 in PEM. Without it one is made at the start, and tokens
-    /// are good until the service ends.
+    /// The EC P-256 key that tokens are signed with, as PKCS#8 in PEM. Without it a key is made at the start, and
+    /// tokens are valid only until the service ends.
     #[arg(long, value_name = "FILE")]
     key: Option<PathBuf>,
 }

@@ -21,7 +21,7 @@ use weft_kit::ids;
 /// `iss` of every token.
 pub(crate) const ISSUER: &str = "auth.shop";
 
-/// How long a token is good for.
+/// How long a token is valid.
 const LIFE: Duration = Duration::from_secs(3600);
 
 /// The claims of a token (RFC 7519, section 4.1).
@@ -34,7 +34,7 @@ pub(crate) struct Claims {
     pub(crate) jti: String,
 }
 
-/// The key and what is published of it.
+/// The key, and its public part as it is published.
 pub(crate) struct Tokens {
     key: EncodingKey,
     key_id: String,
@@ -42,7 +42,7 @@ pub(crate) struct Tokens {
 }
 
 impl Tokens {
-    /// With a key that nobody has yet.
+    /// With a new key.
     pub(crate) fn with_new_key() -> anyhow::Result<Self> {
         let key = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new())
             .map_err(|_| anyhow!("can't make a key"))?;
@@ -52,13 +52,13 @@ impl Tokens {
     /// With the key in a file.
     pub(crate) fn open(file: &Path) -> anyhow::Result<Self> {
         let key = PrivatePkcs8KeyDer::from_pem_file(file)
-            .map_err(|error| anyhow!("{}: no PKCS#8 key in PEM can be read there: {error}", file.display()))?;
+            .map_err(|error| anyhow!("{}: this can't be read as a PKCS#8 key in PEM: {error}", file.display()))?;
         Self::with_key(key.secret_pkcs8_der()).with_context(|| format!("{}", file.display()))
     }
 
     fn with_key(pkcs8: &[u8]) -> anyhow::Result<Self> {
         let key = EncodingKey::from_ec_der(pkcs8);
-        let mut jwk = Jwk::from_encoding_key(&key, Algorithm::ES256).context("this is no EC P-256 key")?;
+        let mut jwk = Jwk::from_encoding_key(&key, Algorithm::ES256).context("this is not an EC P-256 key")?;
         let key_id = jwk.thumbprint(ThumbprintHash::SHA256)?;
         jwk.common.public_key_use = Some(PublicKeyUse::Signature);
         jwk.common.key_id = Some(key_id.clone());
@@ -71,7 +71,7 @@ impl Tokens {
         &self.jwks_json
     }
 
-    /// A token for a user, and when it ends.
+    /// A token for a user, and when it expires.
     pub(crate) fn issue(&self, user_id: &str, now: SystemTime) -> anyhow::Result<(String, SystemTime)> {
         let expires = now + LIFE;
         let seconds = |time: SystemTime| time.duration_since(UNIX_EPOCH).map(|since| since.as_secs());
@@ -93,7 +93,7 @@ mod tests {
 
     use super::*;
 
-    /// Checks a token as someone would who has nothing but the published key set.
+    /// Checks a token with nothing but the published key set.
     fn check(token: &str, jwks_json: &str) -> jsonwebtoken::errors::Result<Claims> {
         let keys: JwkSet = serde_json::from_str(jwks_json).unwrap();
         let key_id = decode_header(token)?.kid.unwrap();
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_good_by_the_published_keys_and_by_no_others() {
+    fn a_token_is_valid_only_with_the_published_keys() {
         let tokens = Tokens::with_new_key().unwrap();
         let (token, _) = tokens.issue("ada", SystemTime::now()).unwrap();
         let claims = check(&token, tokens.jwks_json()).unwrap();

@@ -1,4 +1,4 @@
-//! The shop's notifications service: what users are told. The latest ones are kept in memory.
+//! The shop's notifications service: messages to users. The latest ones are kept in memory.
 
 mod service;
 mod store;

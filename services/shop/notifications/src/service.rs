@@ -35,7 +35,7 @@ impl api::notifications_server::Notifications for Notifications {
 
     type StreamStream = Pin<Box<dyn Stream<Item = Result<Notification, Status>> + Send>>;
 
-    /// The first request that can't be taken ends the stream.
+    /// The first request that is not valid ends the stream.
     async fn stream(&self, request: Request<Streaming<NotifyRequest>>) -> Result<Response<Self::StreamStream>, Status> {
         let store = self.store.clone();
         let sent = request.into_inner().map(move |request| send(&store, request?));

@@ -7,7 +7,7 @@ use std::{
 
 use weft_contracts::shop::notifications::v1::Notification;
 
-/// So many are kept; the oldest makes room for a new one.
+/// How many are kept at most; a new one then replaces the oldest.
 pub(crate) const MAX_KEPT: usize = 10_000;
 
 /// Notifications in the order in which they were sent.
@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_oldest_makes_room() {
+    fn a_new_one_replaces_the_oldest() {
         let store = Store::default();
         for n in 0..=MAX_KEPT {
             let user_id = if n % 2 == 0 { "even" } else { "odd" };

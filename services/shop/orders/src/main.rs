@@ -1,5 +1,5 @@
-//! The shop's orders service: who bought what. It asks users who buys and products what things cost; while products is
-//! down it takes orders at a price to be told later. Orders are in memory.
+//! The shop's orders service. It asks the users service for the buyer, and the products service for the prices. While
+//! products is down it accepts orders with a price that is still open. Orders are kept in memory.
 
 mod service;
 mod store;

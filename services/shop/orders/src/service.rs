@@ -23,7 +23,7 @@ const MAX_ITEMS: usize = 100;
 const MAX_QUANTITY: i32 = 1_000;
 const MAX_ID_CHARS: usize = 64;
 const MAX_LISTED: usize = 1_000;
-/// Products asked for at once for one order.
+/// How many products of one order are asked for at the same time.
 const PRODUCTS_AT_ONCE: usize = 8;
 
 pub(crate) struct Orders {
@@ -51,7 +51,7 @@ impl Orders {
         }
     }
 
-    /// The price of each product, where products can be asked.
+    /// The price of each product; `None` while the products service is down.
     async fn prices(&self, ids: BTreeSet<String>) -> Result<HashMap<String, Option<i64>>, Status> {
         stream::iter(ids)
             .map(|id| async move {
@@ -70,7 +70,11 @@ impl Orders {
                 Err(status::failed_precondition("PRODUCT", id, &format!("there is no product `{id}`")))
             }
             Err(away) if matches!(away.code(), Code::Unavailable | Code::DeadlineExceeded) => {
-                tracing::warn!(product = id, why = away.message(), "products is away: the price is to be told later");
+                tracing::warn!(
+                    product = id,
+                    why = away.message(),
+                    "products is down: the order is taken without this price"
+                );
                 Ok(None)
             }
             Err(failed) => Err(status::relay("products", &failed)),
@@ -124,7 +128,7 @@ fn check(request: &PlaceRequest) -> Result<(), Status> {
     violations.finish()
 }
 
-/// The order with its prices. Its total is known when each line's price is.
+/// The order with its prices. It has a total only if the price of each line is known.
 fn order(request: PlaceRequest, prices: &HashMap<String, Option<i64>>) -> Result<Order, Status> {
     let lines: Vec<_> = request
         .items
@@ -164,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn the_total_is_told_when_every_price_is_known() {
+    fn an_order_has_a_total_only_if_every_price_is_known() {
         let price = |cents| HashMap::from([("tea".to_owned(), Some(250)), ("cup".to_owned(), cents)]);
         let both = request(&[("tea", 2), ("cup", 1)]);
         assert_eq!(order(both.clone(), &price(Some(100))).unwrap().total_cents, Some(600));

@@ -16,7 +16,7 @@ pub(crate) struct Store {
     orders: Mutex<BTreeMap<String, Order>>,
 }
 
-/// There are [`MAX_ORDERS`] orders. None is forgotten for a new one.
+/// There are [`MAX_ORDERS`] orders, and none is dropped for a new one.
 #[derive(Debug)]
 pub(crate) struct Full;
 

@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_import_is_taken_whole_or_not_at_all() {
+    async fn an_import_is_accepted_whole_or_not_at_all() {
         let products = Products::new(Store::with_seed());
         let bad = stream::iter([product("tray", "Tray", 100), product("Tray 2", " ", -1)]);
         let refused = products.take(bad).await.unwrap_err();

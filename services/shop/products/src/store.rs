@@ -46,14 +46,14 @@ impl Store {
         self.products.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
     }
 
-    /// Products with `part` in their name, in any case, by id.
+    /// Products with `part` in their name, ignoring case, sorted by id.
     pub(crate) fn search(&self, part: &str) -> Vec<Product> {
         let part = part.to_lowercase();
         let products = self.products.read().unwrap_or_else(PoisonError::into_inner);
         products.values().filter(|product| product.name.to_lowercase().contains(&part)).cloned().collect()
     }
 
-    /// Takes all of `new`, in the place of those with the same ids, or none.
+    /// Adds all of `new`, or none. They replace products with the same ids.
     pub(crate) fn import(&self, new: Vec<Product>) -> Result<(), Full> {
         let mut products = self.products.write().unwrap_or_else(PoisonError::into_inner);
         let added: std::collections::BTreeSet<_> =
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn search_looks_into_names_in_any_case() {
+    fn search_finds_parts_of_names_ignoring_case() {
         let store = Store::with_seed();
         let ids = |part| store.search(part).into_iter().map(|p| p.id).collect::<Vec<_>>();
         assert_eq!(ids("COFFEE"), ["mill"]);
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_catalogue_still_takes_new_versions_of_old_products() {
+    fn a_full_catalogue_still_accepts_new_versions_of_its_products() {
         let store = Store::with_seed();
         let product = |n: usize| Product { id: format!("p{n}"), name: "P".to_owned(), price_cents: 1 };
         let room = MAX_PRODUCTS - SEED.len();

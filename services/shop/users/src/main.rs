@@ -1,5 +1,5 @@
-//! The shop's users service: who shops here. It keeps users in an embedded database, asks auth whether an address is
-//! well formed, and has notifications welcome the new ones.
+//! The shop's users service. It keeps users in an embedded database, asks the auth service whether an e-mail address is
+//! well formed, and asks the notifications service to welcome new users.
 
 mod service;
 mod store;

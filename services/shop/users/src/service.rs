@@ -23,9 +23,9 @@ use crate::store::{Changes, Store, StoreError};
 const MAX_NAME_CHARS: usize = 100;
 const MAX_PAGE: i32 = 1_000;
 const DEFAULT_PAGE: usize = 100;
-/// Events that a watcher may be behind; past it its watch ends.
+/// How many events a watcher may be behind; if it is further behind, its watch ends.
 const EVENTS_KEPT: usize = 1_024;
-/// A greeting is worth no more of the caller's time.
+/// How long the caller waits for the greeting at most.
 const WELCOME_TIMEOUT: Duration = Duration::from_millis(500);
 
 pub(crate) struct Users {
@@ -47,7 +47,7 @@ impl Users {
         }
     }
 
-    /// The address as auth wants it kept; what auth finds wrong with it is what is wrong with our request.
+    /// The address as auth returns it. If auth finds it invalid, our own caller gets the same violations.
     async fn checked_email(&self, email: String) -> Result<String, Status> {
         match self.auth.clone().validate(auth::ValidateRequest { email }).await {
             Ok(valid) => Ok(valid.into_inner().email),
@@ -62,7 +62,7 @@ impl Users {
         }
     }
 
-    /// The user is there, whether or not the greeting arrives.
+    /// Sends a greeting. If it fails, the user is created all the same.
     async fn welcome(&self, user: &User) {
         let mut request = Request::new(notifications::NotifyRequest {
             user_id: user.id.clone(),
@@ -75,7 +75,7 @@ impl Users {
     }
 
     fn tell(&self, kind: Kind, user: &User) {
-        // It fails when nobody watches.
+        // It fails if nobody watches.
         let _ = self.events.send(Event { kind: kind.into(), user: Some(user.clone()) });
     }
 }
@@ -105,7 +105,7 @@ impl api::users_server::Users for Users {
         let mut violations = Violations::new();
         violations.check((0..=MAX_PAGE).contains(&page_size), "page_size", "must be from 0 to 1000");
         let is_token = page_token.is_empty() || ids::is_id(&page_token);
-        violations.check(is_token, "page_token", "is not one that an answer had as next_page_token");
+        violations.check(is_token, "page_token", "is not the next_page_token of an earlier answer");
         violations.finish()?;
         let limit = usize::try_from(page_size).ok().filter(|size| *size > 0).unwrap_or(DEFAULT_PAGE);
         let (users, has_more) = self.store.list(page_token, limit).await.map_err(|error| refusal(error, "", ""))?;
@@ -143,7 +143,7 @@ impl api::users_server::Users for Users {
     }
 }
 
-/// The events from now on, until the watcher goes, falls behind, or the service stops.
+/// The events from now on, until the watcher leaves or falls behind, or the service stops.
 fn watch(events: broadcast::Receiver<Event>, stopping: Stopping) -> impl Stream<Item = Result<Event, Status>> + Send {
     stream::unfold(Some((events, stopping)), |state| async move {
         let (mut events, mut stopping) = state?;
@@ -163,7 +163,7 @@ fn too_slow(lost: u64) -> Status {
     let lost_text = lost.to_string();
     status::with_reason(
         Code::ResourceExhausted,
-        &format!("the watcher fell behind and {lost} events are lost to it: list the users and watch again"),
+        &format!("the watcher fell behind and missed {lost} events: list the users and watch again"),
         "WATCHER_TOO_SLOW",
         "users.shop",
         HashMap::from([("lost_events".to_owned(), lost_text)]),
@@ -186,7 +186,7 @@ fn checked_id(id: String) -> Result<String, Status> {
     Ok(id)
 }
 
-/// What a caller is told of a failure of the store.
+/// The status that a caller gets for a failure of the store.
 fn refusal(error: StoreError, id: &str, email: &str) -> Status {
     match error {
         StoreError::NotFound => status::not_found("user", id),
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_watcher_that_falls_behind_is_told_and_let_go() {
+    async fn a_watch_that_falls_behind_ends_with_the_number_of_missed_events() {
         let (events, receiver) = broadcast::channel(2);
         let mut watched = Box::pin(watch(receiver, Stopping::never()));
         for _ in 0..5 {

@@ -1,6 +1,6 @@
-//! The users, in an embedded database: what was acknowledged is on the disk.
+//! The users, in an embedded database. A change is on the disk before it is acknowledged.
 //!
-//! Two keyspaces, always written in one batch: users by id, and ids by address, so that an address is used once.
+//! Two keyspaces, always written in one batch: users by id, and ids by address, so that an address is used only once.
 
 use std::{
     ops::Bound,
@@ -12,7 +12,7 @@ use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use prost::Message;
 use weft_contracts::shop::users::v1::User;
 
-/// Why the store did not do it.
+/// Why an operation of the store failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StoreError {
     #[error("{path}: the users can't be opened: {source}", path = .path.display())]
@@ -43,7 +43,7 @@ struct Inner {
     writing: Mutex<()>,
 }
 
-/// What an update leaves as it is, it does not name.
+/// The changes of an update; a field that is `None` stays as it is.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Changes {
     pub(crate) name: Option<String>,
@@ -51,7 +51,7 @@ pub(crate) struct Changes {
 }
 
 impl Store {
-    /// Opens the database in a folder, or makes it.
+    /// Opens the database in a folder, or creates it.
     pub(crate) fn open(path: &Path) -> Result<Self, StoreError> {
         let inner = Inner::open(path).map_err(|source| StoreError::Open { path: path.to_owned(), source })?;
         Ok(Self { inner: Arc::new(inner) })
@@ -71,7 +71,7 @@ impl Store {
         self.run(move |inner| inner.list(&after, limit)).await
     }
 
-    /// Changes a user and returns it as it is then.
+    /// Changes a user and returns the changed user.
     pub(crate) async fn update(&self, id: String, changes: Changes) -> Result<User, StoreError> {
         self.run(move |inner| inner.update(&id, changes)).await
     }
@@ -81,8 +81,8 @@ impl Store {
         self.run(move |inner| inner.delete(&id)).await
     }
 
-    /// Off the threads that answer calls: the database waits for the disk. What has begun runs to its end, even if
-    /// the caller goes away.
+    /// Runs work outside the threads that answer calls, as the database waits for the disk. Work that has started runs
+    /// to its end, even if the caller goes away.
     async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Inner) -> Result<T, StoreError> + Send + 'static,
@@ -167,7 +167,7 @@ impl Inner {
     }
 }
 
-/// Addresses that differ only in case are one: no provider in use tells them apart.
+/// Addresses that differ only in case count as one: no mail provider in use distinguishes them.
 fn email_key(email: &str) -> String {
     email.to_lowercase()
 }
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_address_is_used_once_and_free_again_after() {
+    async fn an_address_is_used_once_and_is_free_again_after_a_delete() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         let ada = store.create(user("Ada@example.com")).await.unwrap();
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn users_are_there_after_a_restart_and_listed_in_pages() {
+    async fn users_survive_a_restart_and_are_listed_in_pages() {
         let dir = tempfile::tempdir().unwrap();
         let mut ids = Vec::new();
         {

@@ -1,4 +1,4 @@
-//! The real process, with stand-ins for the services that it calls at its outbound address.
+//! Tests of the real process, with stand-ins for the services that it calls at its outbound address.
 #![allow(clippy::unwrap_used)]
 
 use std::{
@@ -20,7 +20,7 @@ use weft_contracts::shop::{
 };
 use weft_kit::{Routes, Running, Service, Settings, status};
 
-/// Takes every address that has an `@`.
+/// Accepts every address that has an `@`.
 struct FakeAuth;
 
 #[tonic::async_trait]
@@ -48,7 +48,7 @@ impl auth_server::Auth for FakeAuth {
     }
 }
 
-/// Is never up to it.
+/// Fails every call of `Notify`.
 struct BrokenNotifications;
 
 #[tonic::async_trait]
@@ -107,7 +107,7 @@ impl Users {
         let mut lines = BufReader::new(output).lines().map(Result::unwrap);
         let ready = lines.find(|line| line.contains("is ready")).expect("the service says that it is ready");
         let port: String = ready.split("127.0.0.1:").nth(1).unwrap().chars().take_while(char::is_ascii_digit).collect();
-        // Its log is read on, so that it never waits for a reader.
+        // Its log is read to the end, so that the process never blocks on a full pipe.
         std::thread::spawn(move || lines.for_each(|line| println!("{line}")));
         let client = UsersClient::connect(format!("http://127.0.0.1:{port}")).await.unwrap();
         Self { child, client }
@@ -150,7 +150,7 @@ async fn a_user_that_was_acknowledged_survives_kill_9() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_user_s_life_is_watched_until_the_service_stops() {
+async fn a_watch_sees_every_change_until_the_service_stops() {
     let (dir, others) = (tempfile::tempdir().unwrap(), others().await);
     let mut users = Users::start(dir.path(), &format!("http://{}", others.address())).await;
     let mut events = users.client.watch(WatchRequest {}).await.unwrap().into_inner();
@@ -171,7 +171,7 @@ async fn a_user_s_life_is_watched_until_the_service_stops() {
 }
 
 #[tokio::test]
-async fn what_auth_finds_wrong_is_said_of_the_field_and_without_auth_nobody_is_made() {
+async fn violations_from_auth_are_passed_on_and_without_auth_no_user_is_created() {
     let (dir, others) = (tempfile::tempdir().unwrap(), others().await);
     let mut users = Users::start(dir.path(), &format!("http://{}", others.address())).await;
     for (request, field) in [(named("Ada", "ada"), "email"), (named(" ", "ada@example.com"), "name")] {

@@ -1,5 +1,5 @@
-//! The shop's web page: a plain HTTP/1.1 service, as one that knows nothing of Weft. It reads `PORT`, like any program
-//! made for a platform, and answers.
+//! The shop's web page: a plain HTTP/1.1 service that does not know about Weft. Like most programs that run on a
+//! platform, it reads its port from `PORT`.
 
 use anyhow::Context;
 use axum::{Router, http::header, response::Html, routing::get};

@@ -24,7 +24,7 @@ const (
 
 type HelloRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Who is greeted. Empty: the world.
+	// The name to greet. Empty: the world.
 	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -70,7 +70,7 @@ func (x *HelloRequest) GetName() string {
 type HelloResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Text  string                 `protobuf:"bytes,1,opt,name=text,proto3" json:"text,omitempty"`
-	// The replica that answered: greeter-1. Call again, and another one may answer.
+	// The replica that answered, such as greeter-1. The next call may be answered by another one.
 	AnsweredBy    string `protobuf:"bytes,2,opt,name=answered_by,json=answeredBy,proto3" json:"answered_by,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

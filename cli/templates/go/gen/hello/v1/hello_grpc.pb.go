@@ -26,7 +26,7 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// Greets whoever calls.
+// Greets its callers.
 type GreeterClient interface {
 	Hello(ctx context.Context, in *HelloRequest, opts ...grpc.CallOption) (*HelloResponse, error)
 }
@@ -53,7 +53,7 @@ func (c *greeterClient) Hello(ctx context.Context, in *HelloRequest, opts ...grp
 // All implementations must embed UnimplementedGreeterServer
 // for forward compatibility.
 //
-// Greets whoever calls.
+// Greets its callers.
 type GreeterServer interface {
 	Hello(context.Context, *HelloRequest) (*HelloResponse, error)
 	mustEmbedUnimplementedGreeterServer()

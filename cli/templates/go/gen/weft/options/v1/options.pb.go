@@ -4,8 +4,8 @@
 // 	protoc        (unknown)
 // source: weft/options/v1/options.proto
 
-// Options by which a contract configures the mesh: written beside the method they are about, read by the mesh from
-// the service's descriptors, so that no fact stands twice. Options come with the features that they switch on.
+// Options by which a contract configures the mesh. They stand beside the service or the method that they are for, and the
+// mesh reads them from the service's descriptors, so each fact is written only once.
 
 package optionsv1
 
@@ -112,11 +112,11 @@ func (Breaker_Code) EnumDescriptor() ([]byte, []int) {
 	return file_weft_options_v1_options_proto_rawDescGZIP(), []int{2, 0}
 }
 
-// What holds for every method of a service.
+// Options for all methods of a service.
 type ServiceOptions struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// How long a unary method may take when neither the method nor the caller says. Methods that stream have no limit
-	// unless the method itself names one. Positive.
+	// How long a call of a unary method may take if neither the method nor the caller sets a limit. Streaming methods have
+	// no limit unless the method itself sets one. Positive.
 	Timeout *durationpb.Duration `protobuf:"bytes,1,opt,name=timeout,proto3" json:"timeout,omitempty"`
 	// When the mesh stops sending calls to a failing endpoint, or to the service as a whole.
 	Breaker       *Breaker `protobuf:"bytes,2,opt,name=breaker,proto3" json:"breaker,omitempty"`
@@ -168,10 +168,10 @@ func (x *ServiceOptions) GetBreaker() *Breaker {
 	return nil
 }
 
-// What holds for one method.
+// Options for one method.
 type MethodOptions struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// How long a call may take in all, tries and waiting included. The caller's own `grpc-timeout` wins where it is
+	// How long a call may take in all, including retries and waiting. The caller's own `grpc-timeout` applies if it is
 	// shorter. Positive.
 	Timeout       *durationpb.Duration `protobuf:"bytes,1,opt,name=timeout,proto3" json:"timeout,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -218,20 +218,20 @@ func (x *MethodOptions) GetTimeout() *durationpb.Duration {
 // A circuit breaker: closed, open, half-open. Each field that is left out keeps the mesh's default.
 type Breaker struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Opens after so many failures in a row; 0 switches this rule off. Default 5.
+	// Opens after this many failures in a row; 0 switches this rule off. Default 5.
 	ConsecutiveFailures *uint32 `protobuf:"varint,1,opt,name=consecutive_failures,json=consecutiveFailures,proto3,oneof" json:"consecutive_failures,omitempty"`
-	// Opens when this share of the calls in the window failed, from 0 (exclusive) to 1. Default 0.5.
+	// Opens when this share of the calls in the window has failed, from 0 (exclusive) to 1. Default 0.5.
 	FailureRatio *float64 `protobuf:"fixed64,2,opt,name=failure_ratio,json=failureRatio,proto3,oneof" json:"failure_ratio,omitempty"`
-	// The ratio is judged from so many calls in the window on. Default 20.
+	// The ratio is judged only if the window has at least this many calls. Default 20.
 	MinimumCalls *uint32 `protobuf:"varint,3,opt,name=minimum_calls,json=minimumCalls,proto3,oneof" json:"minimum_calls,omitempty"`
 	// The rolling window that the ratio looks at, from 1 s to 10 min. Default 10 s.
 	Window *durationpb.Duration `protobuf:"bytes,4,opt,name=window,proto3" json:"window,omitempty"`
 	// How long an open breaker refuses calls before it lets one probe through, from 100 ms to 10 min. Default 5 s.
 	OpenFor *durationpb.Duration `protobuf:"bytes,5,opt,name=open_for,json=openFor,proto3" json:"open_for,omitempty"`
-	// The breaker closes after so many probes in a row succeeded, one at a time. Default 1.
+	// Closes after this many probes in a row have succeeded, one at a time. Default 1.
 	Probes *uint32 `protobuf:"varint,6,opt,name=probes,proto3,oneof" json:"probes,omitempty"`
 	// The gRPC statuses of an answer that count as failures of the service. Default UNAVAILABLE, INTERNAL, DATA_LOSS.
-	// DEADLINE_EXCEEDED counts whenever it was the contract's own timeout that passed, and never otherwise.
+	// DEADLINE_EXCEEDED counts if the contract's own timeout has passed, and never otherwise.
 	FailureCodes  []Breaker_Code `protobuf:"varint,7,rep,packed,name=failure_codes,json=failureCodes,proto3,enum=weft.options.v1.Breaker_Code" json:"failure_codes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
