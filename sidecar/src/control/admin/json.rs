@@ -185,6 +185,21 @@ fn method_json(method: &policy::Method) -> Value {
             "origin": timeout.origin().as_str_name(),
         })),
         "idempotency": method.idempotency().as_str_name(),
+        "fallback": method.fallback.as_ref().map(fallback_json),
+    })
+}
+
+fn fallback_json(fallback: &policy::Fallback) -> Value {
+    let (elsewhere, answer) = match &fallback.to {
+        Some(policy::fallback::To::Elsewhere(elsewhere)) => (Some(elsewhere), None),
+        // As it is in the contract, which is what somebody wants to read.
+        Some(policy::fallback::To::Answer(answer)) => (None, Some(json!({ "json": answer.json }))),
+        None => (None, None),
+    };
+    json!({
+        "elsewhere": elsewhere.map(|to| json!({ "service": to.service, "method": to.method })),
+        "answer": answer,
+        "origin": fallback.origin().as_str_name(),
     })
 }
 
