@@ -276,7 +276,7 @@ impl Call {
         self.state.borrow_mut().begin_try(Side::Socket(Rc::clone(socket)), false, self);
     }
 
-    /// Sends the request to a service within the sidecar. It can be sent once only.
+    /// Sends the request to a service within the sidecar. It can't be sent again.
     pub(crate) fn send_into(&self, pipe: Pipe) -> Headers {
         let mut state = self.state.borrow_mut();
         let state = &mut *state;
@@ -565,7 +565,7 @@ impl Call {
     /// This sidecar has closed the connection to the endpoint because it exceeded a limit.
     pub(crate) fn endpoint_cut_off(self: &Rc<Self>, why: &str) {
         self.state.borrow_mut().endpoint = None;
-        self.fail(&Failure::new(Reason::Overloaded, format!("the connection to the service was ended: {why}")));
+        self.fail(&Failure::new(Reason::Overloaded, format!("the connection to the service was closed: {why}")));
     }
 
     /// How many bytes of a header list the service takes, if this one is longer.

@@ -139,7 +139,8 @@ fn take(proxy: &Rc<Proxy>, stream: TcpStream, from: SocketAddr, side: &Side) {
     };
     let Some(slot) = slot else {
         counters.connections_refused.fetch_add(1, Relaxed);
-        return worker.log(|| format!("connection from {from} closed: {} are open", limits::CONNECTIONS_PER_SIDE));
+        return worker
+            .log(|| format!("connection from {from} closed: {} connections are open", limits::CONNECTIONS_PER_SIDE));
     };
     counters.connections_accepted.fetch_add(1, Relaxed);
     // Without it small answers wait for acknowledgements. A socket that refuses it works all the same.

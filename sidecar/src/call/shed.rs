@@ -40,7 +40,8 @@ impl Call {
             return;
         }
         self.worker.shared.metrics.limit_reached("MEMORY_BYTES");
-        self.worker.log(|| "a call is broken off: its caller does not read, and holds its part of the memory".into());
+        self.worker
+            .log(|| "a call is broken off: its caller does not read, and holds its full part of the memory".into());
         self.caller.reset(Code::ENHANCE_YOUR_CALM);
         if state.answer != Answer::Over {
             if let Some(endpoint) = &state.endpoint {

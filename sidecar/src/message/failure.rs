@@ -70,7 +70,7 @@ impl Failure {
 
     /// An answer stopped half-way.
     pub(crate) fn broke_within(why: &dyn std::fmt::Display) -> Self {
-        let message = format!("the connection to the service broke within its answer: {why}");
+        let message = format!("the connection to the service broke during its answer: {why}");
         Self::new(Reason::ConnectionBroke, message)
     }
 

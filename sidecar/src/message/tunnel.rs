@@ -141,7 +141,7 @@ mod tests {
             let is_known = |upgrades| is_declared(&connect(Some(protocol)), upgrades);
             assert_eq!((is_known(&[]), is_known(&declared)), (by_default, by_declaration), "{protocol}");
         }
-        assert!(!is_declared(&connect(None), &declared), "CONNECT is another matter");
+        assert!(!is_declared(&connect(None), &declared), "a plain CONNECT names no protocol");
         let mut get = Headers::new();
         get.set(Name::METHOD, b"GET");
         assert!(refusal(&get, false, AppProtocol::Grpc, false).is_none());

@@ -11,7 +11,7 @@
 //! | the caller's own deadline when it is shorter, or a cancel | says nothing |
 //! | a failure that the mesh made | what its row in `weft_mesh::errors` says |
 //!
-//! An end that says nothing leaves the breaker as it is. `docs/breakers.md` is the same for users.
+//! An end that says nothing leaves the breaker as it is. `docs/breakers.md` says the same to users.
 
 use weft_mesh::{
     errors::{Blame, Reason},

@@ -39,7 +39,7 @@ pub(crate) fn holds_its_part(call: &Call) -> Failure {
     let memory = call.worker.shared.budget.bytes();
     let route = call.tries.route();
     let name = route.as_ref().map_or("the service", |route| route.service.name.as_str());
-    let message = format!("calls of {name} hold its part of this sidecar's memory (--memory {memory}); slow down");
+    let message = format!("calls to {name} hold its full part of this sidecar's memory (--memory {memory}); slow down");
     Failure::new(Reason::Overloaded, message).of_service(name)
 }
 
@@ -129,7 +129,7 @@ fn failure_of(Route { service, method, .. }: &Route, call: &Call, miss: Miss) ->
 }
 
 fn no_choice(service: &Service, tries: &Tries, why: NoChoice, now: Moment) -> Failure {
-    // How the last try failed says more than that no endpoint is left to try.
+    // The failure of the last try says more than that no endpoint is left.
     if let Some(last) = tries.last.borrow_mut().take() {
         return *last;
     }

@@ -98,7 +98,7 @@ impl Way for Downstream {
     }
 
     fn answered(&self, outcome: Outcome) -> Option<Miss> {
-        // The callee's sidecar says so only if the service has not answered. Another endpoint may be tried.
+        // The callee's sidecar reports this only if the service has not answered. Another endpoint may be tried.
         match outcome {
             Outcome::Failed(Reason::ServiceFull) => Some(Miss::Full("it takes no more calls at present")),
             Outcome::Failed(Reason::ConnectionBroke) => Some(Miss::Broke("its sidecar lost the connection".into())),
