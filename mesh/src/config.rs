@@ -1,7 +1,7 @@
-//! Configuration files: YAML, read so that each problem names its file, line and field.
+//! Configuration files in YAML. Each problem names its file, line and field.
 //!
-//! [`Node`] is the tree of a file in which everything knows its line. A [`Reader`] takes values out of it and notes what
-//! it dislikes as a [`Problem`], so that one run tells everything that is wrong.
+//! [`Node`] is the tree of a file, in which everything has its line. A [`Reader`] takes values out of it and collects
+//! each [`Problem`], so that one run reports all of them.
 
 mod problem;
 mod reader;

@@ -1,15 +1,16 @@
-//! The one table of failures that the mesh itself makes, and what each looks like from outside.
+//! The one table of failures that the mesh itself makes, and how each looks to a caller.
 
 /// Whether a failure counts against the breaker of the service, and of the endpoint that was tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Blame {
-    /// Never: the caller, or the mesh itself, is why the call failed.
+    /// It never counts: the caller or the mesh itself is the reason.
     Nobody,
-    /// It counts for the endpoint; the service may be well at another.
+    /// It counts for the endpoint only: other endpoints of the service may be fine.
     Endpoint,
     /// It counts for both.
     Service,
-    /// It counts for both if the contract's timeout has passed; the caller's own, if shorter, says nothing.
+    /// It counts for both if the contract's timeout has passed. If the caller's own deadline was shorter, it does not
+    /// count.
     Contract,
 }
 
@@ -19,8 +20,8 @@ macro_rules! reasons {
         $name:ident = $text:literal, grpc $grpc:literal, http $http:literal, blame $blame:ident, of_callee $of_callee:literal,
             fallback $fallback:literal;
     )*) => {
-        /// Why the mesh answered in a service's stead. Its text is the value of `x-weft-error`, of the metrics'
-        /// label and of `google.rpc.ErrorInfo.reason`.
+        /// Why the mesh answered a call instead of the service. The text of the reason is the value of `x-weft-error`,
+        /// of the label in metrics, and of `google.rpc.ErrorInfo.reason`.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum Reason { $($(#[$doc])* $name,)* }
 
@@ -48,14 +49,14 @@ macro_rules! reasons {
                 match self { $(Reason::$name => Blame::$blame,)* }
             }
 
-            /// Whether the sidecar beside a service also fails calls for this reason. The others are known to the caller's
-            /// sidecar only, and nobody else may give them.
+            /// Whether the sidecar of the called service may fail calls for this reason. Only the caller's own sidecar
+            /// uses the other reasons.
             pub const fn is_of_callee(self) -> bool {
                 match self { $(Reason::$name => $of_callee,)* }
             }
 
-            /// Whether a method's fallback takes the place of this failure: the service could not be reached, and the call
-            /// was not seen by it.
+            /// Whether a method's fallback takes the place of this failure: the service could not be reached, and it has
+            /// not processed the call.
             pub const fn has_fallback(self) -> bool {
                 match self { $(Reason::$name => $fallback,)* }
             }
@@ -68,21 +69,21 @@ macro_rules! reasons {
     };
 }
 
-// `blame`: whether it counts against a breaker. `of_callee`: whether the sidecar beside the service may give it, too.
+// `blame`: whether it counts against a breaker. `of_callee`: whether the sidecar of the called service may use it, too.
 // `fallback`: whether the method's fallback takes its place.
 reasons! {
-    /// No service or contract of that name is in the mesh.
+    /// No service or contract with this name is in the mesh.
     NoSuchService = "no-such-service", grpc 12, http 404, blame Nobody, of_callee false, fallback false;
     /// The service is known, but none of its endpoints is up.
     NoEndpoint = "no-endpoint", grpc 14, http 503, blame Nobody, of_callee false, fallback true;
-    /// No connection to an endpoint could be made, or every one that was tried refused the call unseen.
+    /// No connection to an endpoint could be made, or each endpoint that was tried refused the call without processing
+    /// it.
     ConnectFailed = "connect-failed", grpc 14, http 502, blame Endpoint, of_callee false, fallback true;
-    /// The endpoint that was tried, and each other one, takes no more calls at present: its service or its sidecar is at a
-    /// limit. The call was not seen.
+    /// No endpoint takes more calls now: its service or its sidecar is at a limit. The call was not processed.
     ServiceFull = "service-full", grpc 14, http 503, blame Nobody, of_callee true, fallback false;
     /// The connection broke before the service answered.
     ConnectionBroke = "connection-broke", grpc 14, http 502, blame Service, of_callee true, fallback false;
-    /// The breaker of the service, or of each of its endpoints, is open.
+    /// The breaker of the service, or the breakers of all its endpoints, are open.
     BreakerOpen = "breaker-open", grpc 14, http 503, blame Nobody, of_callee false, fallback true;
     /// The deadline passed.
     DeadlineExceeded = "deadline-exceeded", grpc 4, http 504, blame Contract, of_callee true, fallback false;
@@ -92,17 +93,17 @@ reasons! {
     HeadersTooLarge = "headers-too-large", grpc 8, http 431, blame Nobody, of_callee true, fallback false;
     /// The header list of the answer, or its trailers, is over the limit.
     AnswerHeadersTooLarge = "answer-headers-too-large", grpc 8, http 502, blame Nobody, of_callee true, fallback false;
-    /// The peer may not call this.
+    /// The caller is not allowed to call this.
     PermissionDenied = "permission-denied", grpc 7, http 403, blame Nobody, of_callee true, fallback false;
-    /// The request can not be understood.
+    /// The request is malformed.
     Malformed = "malformed", grpc 13, http 400, blame Nobody, of_callee true, fallback false;
-    /// The sidecar does not yet know the service, and the control plane can't be asked.
+    /// The sidecar does not know the service yet, and the control plane does not answer.
     ControlPlaneAway = "control-plane-away", grpc 14, http 503, blame Nobody, of_callee false, fallback false;
     /// This sidecar is stopping.
     Draining = "draining", grpc 14, http 503, blame Nobody, of_callee true, fallback false;
 }
 
-/// gRPC's status codes by number, as the specification writes them.
+/// The names of gRPC's status codes, by number, as in the specification.
 pub const GRPC_CODES: [&str; 17] = [
     "OK",
     "CANCELLED",
@@ -123,7 +124,7 @@ pub const GRPC_CODES: [&str; 17] = [
     "UNAUTHENTICATED",
 ];
 
-/// The same by Connect's names for them (<https://connectrpc.com/docs/protocol/#error-codes>), which has none for OK.
+/// Connect's names for the same codes (<https://connectrpc.com/docs/protocol/#error-codes>); it has none for OK.
 pub const CONNECT_CODES: [&str; 17] = [
     "",
     "canceled",
@@ -149,7 +150,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_reason_has_a_text_of_its_own() {
+    fn every_reason_has_its_own_text() {
         let texts: std::collections::HashSet<_> = Reason::ALL.iter().map(|r| r.as_str()).collect();
         assert_eq!(texts.len(), Reason::ALL.len());
         assert!(Reason::ALL.iter().all(|reason| Reason::parse(reason.as_str().as_bytes()) == Some(*reason)));

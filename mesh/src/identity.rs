@@ -1,7 +1,7 @@
 //! SPIFFE identities: `spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/ACCOUNT`.
 //!
-//! The form is that of the SPIFFE ID standard (section 2), with the path that meshes on Kubernetes use. A service's
-//! account bears the service's name.
+//! The form is that of the SPIFFE ID standard (section 2), with the path that meshes on Kubernetes use. The account of
+//! a service has the service's name.
 
 use std::{fmt, str::FromStr, sync::Arc};
 
@@ -13,36 +13,36 @@ const CONTROL: (&str, &str) = ("weft", "control");
 /// The longest SPIFFE ID (SPIFFE ID standard, section 2.3).
 const SPIFFE_ID_BYTES: usize = 2_048;
 
-/// The name of a trust domain: what shares roots of trust.
+/// The name of a trust domain, whose members share roots of trust.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct TrustDomain(Arc<str>);
 
-/// Who a workload is.
+/// The identity of a workload.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct SpiffeId {
     trust_domain: TrustDomain,
     service: ServiceName,
 }
 
-/// Why a text is no identity of the mesh.
+/// Why a text or a certificate has no valid identity.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IdentityError {
     /// Not a trust domain.
     #[error("`{0}` is not a trust domain: 1 to 255 of a-z, 0-9, ., - and _")]
     TrustDomain(String),
-    /// Not a SPIFFE ID of the mesh's form.
+    /// Not a SPIFFE ID in the mesh's form.
     #[error("`{0}` is not of the form spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/ACCOUNT")]
     Shape(String),
-    /// The namespace or account is no label.
+    /// The namespace or account is not a DNS label.
     #[error(transparent)]
     Name(#[from] NameError),
-    /// A certificate without exactly one SPIFFE ID.
+    /// The certificate does not have exactly one SPIFFE ID.
     #[error("the certificate has {0} URI names; an SVID has exactly one")]
     UriNames(usize),
-    /// A key that is to sign certificates, or may not sign a handshake.
+    /// The key may sign certificates, or may not sign a handshake.
     #[error("the certificate's key usage is not an SVID's: digitalSignature, and neither keyCertSign nor cRLSign")]
     KeyUsage,
-    /// Bytes that are no certificate.
+    /// The bytes are not a certificate.
     #[error("not an X.509 certificate: {0}")]
     Certificate(String),
 }
@@ -82,8 +82,8 @@ impl SpiffeId {
         Self { trust_domain: trust_domain.clone(), service }
     }
 
-    /// The identity in an SVID: its one URI name. Looks at the key usage, too, which webpki does not (X.509-SVID, sections
-    /// 4.3 and 5.2); a certificate without one is for any use (RFC 5280, section 4.2.1.3).
+    /// The identity in an SVID: its one URI name. Also checks the key usage, which webpki does not (X.509-SVID,
+    /// sections 4.3 and 5.2). A certificate without a key usage is for any use (RFC 5280, section 4.2.1.3).
     ///
     /// # Errors
     /// Not a certificate, a key usage that is not an SVID's, not exactly one URI name, or a name of another form.
@@ -114,7 +114,7 @@ impl SpiffeId {
         &self.trust_domain
     }
 
-    /// The service whose workloads bear this identity.
+    /// The service whose workloads have this identity.
     pub fn service(&self) -> &ServiceName {
         &self.service
     }
@@ -150,7 +150,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_identity_reads_as_it_is_written() {
+    fn an_identity_is_read_and_written_in_the_same_form() {
         let id: SpiffeId = "spiffe://weft.local/ns/shop/sa/users".parse().unwrap();
         assert_eq!(id.to_string(), "spiffe://weft.local/ns/shop/sa/users");
         assert_eq!(id.service().as_str(), "users.shop");

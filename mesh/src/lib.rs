@@ -1,10 +1,11 @@
 //! What every part of Weft shares.
 //!
-//! Who someone is ([`names`], [`identity`]), how that is proven ([`tls`]), what holds for a call ([`policy`], read
-//! from a service's descriptors through [`schema`]), how it is followed ([`trace_context`], [`telemetry`]), and the
-//! two tables that everything refers to: the failures that the mesh itself makes ([`errors`]) and the bounds of what
-//! it takes ([`limits`]). How many connections a port has that strangers reach
-//! is kept by [`seats`], and whose they are by [`networks`]; how members share what there is little of is in [`shares`]. With the feature `config`: how configuration files are read (`config`).
+//! Identities and their names ([`names`], [`identity`]), how they are proven ([`tls`]), the rules for calls
+//! ([`policy`], read from a service's descriptors through [`schema`]), how calls are traced and logged
+//! ([`trace_context`], [`telemetry`]), and the two tables that everything refers to: the failures that the mesh itself
+//! makes ([`errors`]) and its limits ([`limits`]). [`seats`] and [`networks`] limit connections on ports that strangers
+//! can reach, and [`shares`] divides scarce resources among members. With the feature `config`: how configuration files
+//! are read (`config`).
 
 #[cfg(feature = "config")]
 pub mod config;

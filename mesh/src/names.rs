@@ -1,31 +1,32 @@
-//! The names of the mesh: services, the headers it reads and writes, the ports of its parts.
+//! The names of the mesh: services, headers that it reads and writes, and the ports of its parts.
 
 use std::{fmt, net::IpAddr, sync::Arc};
 
 use crate::limits;
 
-/// Headers that have a meaning to the mesh, all in lower case.
+/// Headers that have a meaning for the mesh, all in lower case.
 pub mod header {
-    /// Request: the service asked for, above all else that could name one. Removed on the way.
+    /// Request: the called service. It wins over everything else that could name one, and is removed before the request
+    /// is sent on.
     pub const SERVICE: &str = "x-weft-service";
     /// Answer: the mesh made it, for this reason (see [`crate::errors::Reason`]).
     pub const ERROR: &str = "x-weft-error";
-    /// Request, set by the inbound side: who calls, in Envoy's format. Removed when it comes from outside.
+    /// Request, set by the inbound side: the caller's identity, in Envoy's format. Removed if it comes from outside.
     pub const CLIENT_CERT: &str = "x-forwarded-client-cert";
-    /// Request, by CONNECT between sidecars: the caller's sidecar made a tunnel of a connection that is not HTTP. Removed
-    /// when it comes from outside.
+    /// Request, with CONNECT between sidecars: the caller's sidecar tunnels a connection that is not HTTP. Removed if
+    /// it comes from outside.
     pub const TUNNEL: &str = "x-weft-tunnel";
-    /// Request: an id that a service carries from call to call.
+    /// Request: an id that services pass on from call to call.
     pub const REQUEST_ID: &str = "x-request-id";
     /// Answer: it is a fallback's. The reason, as in [`ERROR`], and where it comes from: `breaker-open; to=prices.shop`.
     pub const FALLBACK: &str = "x-weft-fallback";
-    /// Answer: do not try again before so many milliseconds (gRFC A6).
+    /// Answer: do not retry before this many milliseconds have passed (gRFC A6).
     pub const PUSHBACK: &str = "grpc-retry-pushback-ms";
 }
 
 /// Default ports.
 pub mod port {
-    /// The sidecar's port for its own service's calls, on loopback.
+    /// The sidecar's port for calls from the local service, on loopback.
     pub const OUTBOUND: u16 = 15001;
     /// The sidecar's port for calls from other sidecars.
     pub const INBOUND: u16 = 15006;
@@ -35,11 +36,11 @@ pub mod port {
     pub const METRICS: u16 = 15020;
     /// The control plane's gRPC port.
     pub const CONTROL: u16 = 15010;
-    /// The dashboard, with the receiver of its trace store.
+    /// The port of the dashboard, which also receives spans.
     pub const DASHBOARD: u16 = 15080;
 }
 
-/// The namespace of a service that names none.
+/// The namespace of a service whose name has none.
 pub const DEFAULT_NAMESPACE: &str = "default";
 
 /// A service of the mesh: `NAME.NAMESPACE`, each a DNS label (RFC 1123). Cheap to clone.
@@ -77,7 +78,7 @@ impl ServiceName {
     /// Reads `NAME.NAMESPACE`.
     ///
     /// # Errors
-    /// It has another shape.
+    /// It has another form.
     pub fn parse(full: &str) -> Result<Self, NameError> {
         let (name, namespace) = full.split_once('.').ok_or_else(|| NameError::Shape(shown(full)))?;
         Self::new(name, namespace)
@@ -86,14 +87,14 @@ impl ServiceName {
     /// Reads `NAME` or `NAME.NAMESPACE`.
     ///
     /// # Errors
-    /// It has another shape.
+    /// It has another form.
     pub fn parse_in(text: &str, namespace: &str) -> Result<Self, NameError> {
         if text.contains('.') { Self::parse(text) } else { Self::new(text, namespace) }
     }
 
-    /// The service that an HTTP authority names, if it is of a form that names one: `users`, `users.shop`,
-    /// `users.shop.svc`, `users.shop.svc.cluster.local`, each with or without a port. An IP address, `localhost` or
-    /// any other domain names none.
+    /// The service that an HTTP authority names, if it has one of these forms: `users`, `users.shop`, `users.shop.svc`,
+    /// `users.shop.svc.cluster.local`, each with or without a port. An IP address, `localhost` or any other domain
+    /// names no service.
     pub fn from_authority(authority: &str, namespace: &str) -> Option<Self> {
         let host = match authority.rsplit_once(':') {
             Some((host, port)) if !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) => host,
@@ -102,7 +103,7 @@ impl ServiceName {
         if host.parse::<IpAddr>().is_ok() || host.starts_with('[') || host.eq_ignore_ascii_case("localhost") {
             return None;
         }
-        // Names of hosts compare without case (RFC 3986, section 3.2.2).
+        // The case of host names does not matter (RFC 3986, section 3.2.2).
         let host = host.to_ascii_lowercase();
         let mut labels = host.trim_end_matches('.').split('.');
         let name = labels.next()?;
@@ -158,15 +159,15 @@ pub fn is_label(text: &str) -> bool {
         && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
 }
 
-/// The longest text of a peer's that goes into a message or a log line.
+/// The longest text from a peer in a message or a log line.
 const SHOWN_CHARS: usize = 100;
 
-/// A peer's text as it goes into messages and log lines: no longer than 100 characters, and control characters escaped.
+/// A peer's text for messages and log lines: at most 100 characters, with control characters escaped.
 pub fn shown(text: &str) -> String {
     shown_up_to(text, SHOWN_CHARS)
 }
 
-/// As [`shown`], with so many characters at most.
+/// Like [`shown`], with at most `chars` characters.
 pub fn shown_up_to(text: &str, chars: usize) -> String {
     let mut shown: String = text.chars().take(chars).flat_map(escaped).collect();
     if text.chars().nth(chars).is_some() {
@@ -180,7 +181,7 @@ fn escaped(c: char) -> impl Iterator<Item = char> {
     plain.into_iter().chain(escape.into_iter().flatten())
 }
 
-/// Whether a text is the full name of a protobuf service: identifiers with dots between them, 512 bytes at most.
+/// Whether a text is the full name of a protobuf service: identifiers with dots between them, at most 512 bytes.
 pub fn is_contract_name(name: &str) -> bool {
     let is_identifier = |part: &str| {
         part.bytes().next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
@@ -189,9 +190,9 @@ pub fn is_contract_name(name: &str) -> bool {
     name.len() <= limits::CONTRACT_NAME_BYTES && name.split('.').all(is_identifier)
 }
 
-/// The candidate that someone who typed `asked` most likely meant, if any comes close. Names longer than
-/// [`limits::HINT_NAME_BYTES`] are close to none. Only the first [`limits::HINT_CANDIDATES`] candidates are looked at: if
-/// there may be more, put the likeliest first, or use [`closest_of_sorted`].
+/// The candidate that is most similar to `asked`, if any is similar enough. Names longer than
+/// [`limits::HINT_NAME_BYTES`] never are. Only the first [`limits::HINT_CANDIDATES`] candidates are compared: if there
+/// may be more, put the most likely ones first, or use [`closest_of_sorted`].
 pub fn closest<'a>(asked: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let is_short = |name: &str| name.len() <= limits::HINT_NAME_BYTES;
     if !is_short(asked) {
@@ -208,8 +209,8 @@ pub fn closest<'a>(asked: &str, candidates: impl IntoIterator<Item = &'a str>) -
         .map(|(_, c)| c)
 }
 
-/// As [`closest`], of any number of candidates that are sorted by their names: those near where `asked` would stand are
-/// looked at.
+/// Like [`closest`], for any number of candidates that are sorted by name: those near the place of `asked` are
+/// compared.
 pub fn closest_of_sorted<'a, T>(asked: &str, candidates: &'a [T], name: impl Fn(&T) -> &str) -> Option<&'a str> {
     let each_way = limits::HINT_CANDIDATES / 2;
     let place = candidates.partition_point(|candidate| name(candidate) < asked);
@@ -222,7 +223,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_authority_names_a_service_only_in_the_mesh_s_forms() {
+    fn an_authority_names_a_service_only_in_the_meshs_forms() {
         let of = |a: &str| ServiceName::from_authority(a, "shop").map(|s| s.to_string());
         for a in [
             "users",
@@ -242,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn the_closest_name_is_near_or_none() {
+    fn the_closest_name_is_similar_or_none() {
         let known = ["users.shop", "orders.shop"];
         assert_eq!(closest("usrs.shop", known), Some("users.shop"));
         assert_eq!(closest("zzz", known), None);
@@ -251,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn of_many_names_few_are_compared() {
+    fn only_a_few_of_many_names_are_compared() {
         let names: Vec<String> = (0..100_000).map(|number| format!("shop.v1.Service{number:06}")).collect();
         let mut compared = 0;
         let counted = names.iter().map(|name| {
@@ -268,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_peer_says_is_cut_before_it_is_shown() {
+    fn a_peers_text_is_cut_before_it_is_shown() {
         assert_eq!(shown("users"), "users");
         assert_eq!(shown("a\nb"), "a\\nb");
         let long = shown(&"é".repeat(1_000_000));
@@ -279,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn a_contract_is_a_protobuf_service_s_full_name() {
+    fn a_contract_is_the_full_name_of_a_protobuf_service() {
         for good in ["Users", "shop.users.v1.Users", "_a.b_1"] {
             assert!(is_contract_name(good), "{good}");
         }

@@ -1,8 +1,9 @@
-//! So many connections and no more, of which none keeps the others out.
+//! A limited number of connections, where none can keep the others out.
 //!
-//! For ports that strangers reach, such as those of probes and pages. [`Seats`] is a plain state machine: when all seats
-//! are taken, the host that has the most gives up its oldest, so a host with many connections makes room for a host with
-//! one. In IPv6 a network of 64 bits counts as one host ([`network`]). [`Traffic`] tells when a connection has been without a request for too long.
+//! For ports that strangers can reach, such as those of probes and pages. [`Seats`] is a plain state machine: when all
+//! seats are taken, the host with the most connections gives up its oldest one, so a host with many makes room for a
+//! host with one. In IPv6 a network of 64 bits counts as one host ([`network`]). [`Traffic`] tells when a connection
+//! has had no request for too long.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -18,7 +19,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::networks::network;
 
-/// Connections by the order in which they came, each with what ends it.
+/// Connections in the order in which they came, each with a handle that can end it.
 #[derive(Debug)]
 pub struct Seats<T> {
     limit: usize,
@@ -31,23 +32,23 @@ pub struct Seats<T> {
 pub type Seat = u64;
 
 impl<T> Seats<T> {
-    /// Room for so many, one at least.
+    /// Room for `limit` connections, at least one.
     pub fn new(limit: usize) -> Self {
         Self { limit: limit.max(1), entered: 0, taken: BTreeMap::new(), by_host: HashMap::new() }
     }
 
-    /// How many are taken.
+    /// How many seats are taken.
     pub fn len(&self) -> usize {
         self.taken.len()
     }
 
-    /// Whether none is taken.
+    /// Whether no seat is taken.
     pub fn is_empty(&self) -> bool {
         self.taken.is_empty()
     }
 
-    /// A connection from a host takes a seat. `handle` gets its number and gives what ends it. Returns what ends the
-    /// connection that makes room for it, if one has to.
+    /// A connection from a host takes a seat. `handle` gets the number of the seat and returns the handle that can end
+    /// the connection. Returns the handle of the connection that has to make room, if one has to.
     pub fn enter(&mut self, host: IpAddr, handle: impl FnOnce(Seat) -> T) -> Option<T> {
         let host = network(host);
         let leaving = if self.taken.len() < self.limit { None } else { self.oldest_of_the_most() };
@@ -72,7 +73,7 @@ impl<T> Seats<T> {
 
     fn oldest_of_the_most(&self) -> Option<Seat> {
         let most = self.by_host.values().max()?;
-        // Of hosts with as many, the one whose connection is the oldest.
+        // Of hosts with equally many, the one with the oldest connection.
         let has_most = |host: &IpAddr| self.by_host.get(host) == Some(most);
         self.taken.iter().find(|(_, (host, _))| has_most(host)).map(|(seat, _)| *seat)
     }
@@ -85,23 +86,23 @@ pub struct Traffic {
     idle_since: Mutex<Instant>,
 }
 
-/// A request that runs, for as long as this is held.
+/// A running request. It ends when this is dropped.
 #[derive(Debug)]
 pub struct Running(Arc<Traffic>);
 
 impl Traffic {
-    /// That of a connection which has had none.
+    /// A connection without a request so far.
     pub fn new() -> Arc<Self> {
         Arc::new(Self { running: AtomicUsize::new(0), idle_since: Mutex::new(Instant::now()) })
     }
 
-    /// A request begins.
+    /// Starts a request.
     pub fn begin(self: &Arc<Self>) -> Running {
         self.running.fetch_add(1, Relaxed);
         Running(Arc::clone(self))
     }
 
-    /// Waits until no request has run for so long. Dropping the future changes nothing.
+    /// Waits until no request has run for this long. Dropping the future changes nothing.
     pub async fn idle_for(&self, time: Duration) {
         loop {
             let now = Instant::now();
@@ -129,7 +130,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_connection_is_idle_when_no_request_runs_and_none_has_for_a_while() {
+    async fn a_connection_is_idle_when_no_request_has_run_for_a_while() {
         let (traffic, time) = (Traffic::new(), Duration::from_secs(30));
         let began = Instant::now();
         traffic.idle_for(time).await;
@@ -151,24 +152,24 @@ mod tests {
         assert_eq!(seats.enter(many, |seat| seat), None);
         assert_eq!(seats.enter(many, |seat| seat), None);
         for oldest in [2, 3, 4] {
-            assert_eq!(seats.enter(many, |seat| seat), Some(oldest), "its own, and not the other host's");
+            assert_eq!(seats.enter(many, |seat| seat), Some(oldest), "its own connection, and not the other host's");
         }
         assert_eq!(seats.len(), 3);
         assert_eq!(seats.leave(1), Some(1));
         assert_eq!(seats.leave(1), None);
         assert_eq!(seats.enter(one, |seat| seat), None);
-        // As many each: the oldest goes.
+        // Equally many for each host: the oldest connection makes room.
         let mut seats = Seats::new(2);
         assert_eq!((seats.enter(one, |seat| seat), seats.enter(many, |seat| seat)), (None, None));
         assert_eq!(seats.enter(many, |seat| seat), Some(1));
     }
 
     #[test]
-    fn a_host_of_ipv6_is_one_host_whatever_addresses_it_takes() {
+    fn all_ipv6_addresses_of_a_host_count_as_one() {
         let of_one_host = |last: u16| -> IpAddr { [0x2001, 0xdb8, 0, 0, 0, 0, 0, last].into() };
         let mut seats = Seats::new(3);
         assert_eq!(seats.enter([10, 0, 0, 1].into(), |seat| seat), None);
         assert_eq!((seats.enter(of_one_host(1), |s| s), seats.enter(of_one_host(2), |s| s)), (None, None));
-        assert_eq!(seats.enter(of_one_host(3), |seat| seat), Some(2), "its own, and not the other host's");
+        assert_eq!(seats.enter(of_one_host(3), |seat| seat), Some(2), "its own connection, and not the other host's");
     }
 }

@@ -1,19 +1,20 @@
-//! How those who do not trust one another share what there is little of.
+//! How peers that do not trust one another share a scarce resource.
 
-/// Whether one who has `own` of something may have another, where all together have `all` of `limit`: as many as all leave
-/// free.
+/// Whether a peer that has `own` units may take one more, when all together have `all` of `limit`: a peer may have as
+/// many as all together leave free.
 ///
-/// One alone comes to half of all, of two that take what they get each comes to a third, of nine to a tenth. So there is
-/// always room for one more, and neither a number of peers has to be guessed nor what is idle be kept for those who do not
-/// come (Choudhury and Hahne, "Dynamic Queue Length Thresholds for Shared-Memory Packet Switches", 1998).
+/// A single peer gets half of the limit; if two take all they can, each gets a third, and of nine each gets a tenth. So
+/// there is always room for one more peer. The number of peers need not be known, and no part is reserved for peers
+/// that may never come (Choudhury and Hahne, "Dynamic Queue Length Thresholds for Shared-Memory Packet Switches",
+/// 1998).
 #[inline]
 pub fn may_have_more(own: usize, all: usize, limit: usize) -> bool {
     own < limit.saturating_sub(all)
 }
 
-/// The same for a part of one, such as the replicas of a service on one host, where the whole one has `own`. A part alone
-/// comes to a third of all, two of the same to four ninths, and any number of them to half: what one part takes is not the
-/// room of the next, and what all take together is not that of others.
+/// The same for a part of a peer, such as the replicas of a service on one host, when the whole peer has `own`. A
+/// single part gets a third of the limit, two parts of the same peer get four ninths together, and any number of them
+/// at most half. So a part always leaves room for other parts, and a peer for other peers.
 pub fn part_may_have_more(of_part: usize, own: usize, all: usize, limit: usize) -> bool {
     may_have_more(of_part.saturating_add(own), all, limit)
 }
@@ -22,7 +23,7 @@ pub fn part_may_have_more(of_part: usize, own: usize, all: usize, limit: usize) 
 mod tests {
     use super::*;
 
-    /// How many each has in the end, of some who take what they get one after the other.
+    /// How many units each part has in the end, if one after the other takes all it can.
     fn take_all(limit: usize, wholes: usize, parts: usize) -> Vec<Vec<usize>> {
         let mut taken = vec![vec![0; parts]; wholes];
         for whole in 0..wholes {
@@ -38,16 +39,16 @@ mod tests {
     }
 
     #[test]
-    fn neither_another_nor_another_part_is_kept_out() {
+    fn no_peer_and_no_part_is_kept_out() {
         assert_eq!(take_all(9_000, 1, 1), [[3_000]]);
         let taken = take_all(10_000, 4, 5);
         assert!(taken.iter().flatten().all(|part| *part > 0), "{taken:?}");
         let most = taken.iter().map(|whole| whole.iter().sum::<usize>()).max();
-        assert!(most <= Some(5_000), "no whole one has more than half: {taken:?}");
+        assert!(most <= Some(5_000), "no peer has more than half: {taken:?}");
     }
 
     #[test]
-    fn nobody_has_more_than_there_is() {
+    fn the_limit_is_never_exceeded() {
         assert!(may_have_more(0, 9, 10) && !may_have_more(0, 10, 10) && !may_have_more(1, 9, 10));
         assert!(!may_have_more(0, 11, 10) && !part_may_have_more(usize::MAX, usize::MAX, 0, usize::MAX));
     }

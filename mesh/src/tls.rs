@@ -1,7 +1,8 @@
-//! Mutual TLS between the parts of the mesh: TLS 1.3 only, X25519MLKEM768 first, peers known by their SPIFFE ID.
+//! Mutual TLS between the parts of the mesh: TLS 1.3 only, X25519MLKEM768 preferred, peers identified by their SPIFFE
+//! ID.
 //!
-//! A chain is checked against the trust bundle by webpki (signatures, times, usages); who the peer is comes from the
-//! one URI name of its leaf and never from a host name. Sessions are not resumed, as a resumed one would skip these
+//! webpki checks a chain against the trust bundle (signatures, times, usages). The peer's identity comes from the one
+//! URI name of its leaf, and never from a host name. Sessions are not resumed, as a resumed session would skip these
 //! checks.
 
 use std::{fmt, sync::Arc, time::SystemTime};
@@ -25,13 +26,13 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, Server
 
 use crate::identity::{IdentityError, SpiffeId, TrustDomain};
 
-/// What went wrong while keys, certificates or configurations were made.
+/// Why keys, certificates or configurations could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsSetupError {
-    /// A certificate that is not one, or of another identity.
+    /// The certificate is malformed, or has no valid identity.
     #[error(transparent)]
     Identity(#[from] IdentityError),
-    /// rustls refused what it was given.
+    /// rustls refused its input.
     #[error("TLS can't be set up: {0}")]
     Tls(#[from] TlsError),
     /// The trust bundle is unusable.
@@ -42,9 +43,9 @@ pub enum TlsSetupError {
     Key(#[from] rcgen::Error),
 }
 
-/// Makes aws-lc-rs the provider of the process. Call it first in `main`; again is harmless.
+/// Makes aws-lc-rs the provider of the process. Call it first in `main`. Calling it again is harmless.
 pub fn install_crypto_provider() {
-    // An error only says that one is installed already.
+    // An error only means that one is installed already.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
 }
 
@@ -63,7 +64,7 @@ impl TrustBundle {
     /// A bundle of DER certificates.
     ///
     /// # Errors
-    /// It is empty, or one is no usable root.
+    /// It is empty, or one certificate is not a usable root.
     pub fn from_der(der: impl IntoIterator<Item = Vec<u8>>) -> Result<Self, TlsSetupError> {
         let der: Arc<[_]> = der.into_iter().map(CertificateDer::from).collect();
         let mut roots = RootCertStore::empty();
@@ -79,7 +80,7 @@ impl TrustBundle {
     /// A bundle of PEM certificates.
     ///
     /// # Errors
-    /// As [`Self::from_der`], or it is not PEM.
+    /// As for [`Self::from_der`], or it is not PEM.
     pub fn from_pem(pem: &[u8]) -> Result<Self, TlsSetupError> {
         let der: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).map(|c| c.map(|c| c.to_vec())).collect();
         Self::from_der(der.map_err(|e| TlsSetupError::Bundle(e.to_string()))?)
@@ -103,11 +104,11 @@ impl fmt::Debug for TrustBundle {
     }
 }
 
-/// A fresh P-256 key of a workload, which never leaves its process.
+/// A new P-256 key of a workload. It never leaves the process.
 pub struct WorkloadKey(rcgen::KeyPair);
 
 impl WorkloadKey {
-    /// Makes one.
+    /// Makes a key.
     ///
     /// # Errors
     /// The system has no randomness.
@@ -115,7 +116,7 @@ impl WorkloadKey {
         Ok(Self(rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?))
     }
 
-    /// A certificate signing request (PKCS #10, DER) for this key; it names nobody.
+    /// A certificate signing request (PKCS #10, DER) for this key. It contains no name.
     ///
     /// # Errors
     /// Signing failed.
@@ -128,13 +129,13 @@ impl WorkloadKey {
     /// Joins the key with the chain that was issued for it.
     ///
     /// # Errors
-    /// The chain is empty, its leaf is no SVID, or it is for another key.
+    /// The chain is empty, its leaf is not an SVID, or it is for another key.
     pub fn into_svid(self, chain_der: Vec<Vec<u8>>) -> Result<Svid, TlsSetupError> {
         Svid::new(chain_der, self.0.serialize_der())
     }
 }
 
-/// A workload's identity with its proof: an X.509-SVID and its private key. Cheap to clone.
+/// A workload's identity and its proof: an X.509-SVID and its private key. Cheap to clone.
 #[derive(Clone)]
 pub struct Svid {
     id: SpiffeId,
@@ -147,7 +148,7 @@ impl Svid {
     /// An SVID from its chain (DER, leaf first) and its key (PKCS #8, DER).
     ///
     /// # Errors
-    /// The chain is empty, its leaf is no SVID, or the key is not the leaf's.
+    /// The chain is empty, its leaf is not an SVID, or the key is not the leaf's.
     pub fn new(chain_der: Vec<Vec<u8>>, key_pkcs8: Vec<u8>) -> Result<Self, TlsSetupError> {
         let leaf = chain_der.first().ok_or_else(|| IdentityError::Certificate("the chain is empty".into()))?;
         let id = SpiffeId::of_certificate(leaf)?;
@@ -158,17 +159,17 @@ impl Svid {
         Ok(Self { id, key, not_before, not_after })
     }
 
-    /// Who it is.
+    /// The identity.
     pub fn id(&self) -> &SpiffeId {
         &self.id
     }
 
-    /// From when it is good.
+    /// When it becomes valid.
     pub fn not_before(&self) -> SystemTime {
         self.not_before
     }
 
-    /// Until when it is good.
+    /// When it expires.
     pub fn not_after(&self) -> SystemTime {
         self.not_after
     }
@@ -178,11 +179,11 @@ impl Svid {
         &self.key.cert[0]
     }
 
-    /// Proves, after its expiry, that whoever asks for a certificate has this SVID's key: a signature of
+    /// Proves, after the SVID's expiry, that the requester of a certificate has its key: a signature of
     /// [`late_renewal`]'s message (ECDSA with SHA-256, ASN.1).
     ///
     /// # Errors
-    /// The key does not sign so, or signing failed.
+    /// The key is of another kind, or signing failed.
     pub fn prove_late(&self, csr_der: &[u8]) -> Result<Vec<u8>, TlsSetupError> {
         let signer = self.key.key.choose_scheme(&[SignatureScheme::ECDSA_NISTP256_SHA256]);
         let signer = signer.ok_or_else(|| TlsError::General("the key is not an ECDSA P-256 key".into()))?;
@@ -190,8 +191,8 @@ impl Svid {
     }
 }
 
-/// What the key of an expired SVID signs to have a new key certified. No signature of TLS covers such a message
-/// (RFC 8446, section 4.4.3: those begin with 64 spaces).
+/// The message that the key of an expired SVID signs to get a new key certified. No TLS signature can cover such a
+/// message, as those start with 64 spaces (RFC 8446, section 4.4.3).
 pub fn late_renewal(csr_der: &[u8]) -> Vec<u8> {
     [b"weft.identity.v1 late renewal\0", csr_der].concat()
 }
@@ -218,10 +219,10 @@ impl rustls::server::ResolvesServerCert for Svid {
     }
 }
 
-/// When the first certificate of a chain expires (DER). Who shows a chain ends with it.
+/// When the first certificate of a chain (DER) expires. Then connections with this chain must end.
 ///
 /// # Errors
-/// The chain is empty, or not of certificates.
+/// The chain is empty, or contains something else than certificates.
 pub fn expiry<C: AsRef<[u8]>>(chain: &[C]) -> Result<SystemTime, IdentityError> {
     let mut first: Option<SystemTime> = None;
     for certificate in chain {
@@ -241,8 +242,8 @@ fn validity(der: &[u8]) -> Result<(SystemTime, SystemTime), IdentityError> {
     Ok((time(certificate.validity().not_before), time(certificate.validity().not_after)))
 }
 
-/// A client's side of a connection on which exactly `expected` must be met. Without an SVID the client shows none:
-/// only the control plane accepts that, from who brings a join token.
+/// The client's side of a connection to a peer that must be exactly `expected`. Without an SVID the client shows no
+/// certificate: only the control plane accepts that, for a peer that brings a join token.
 ///
 /// # Errors
 /// rustls refused the combination.
@@ -270,16 +271,16 @@ pub fn client_config(
     Ok(Arc::new(config))
 }
 
-/// Whether a server takes a client that shows no certificate.
+/// Whether a server accepts a client without a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClientCertificate {
-    /// An SVID of the trust domain is a must.
+    /// A client must show an SVID of the trust domain.
     Required,
-    /// A client may come without; one that it shows must be an SVID of the trust domain.
+    /// A client need not show a certificate. If it does, that must be an SVID of the trust domain.
     Optional,
 }
 
-/// A server's side of a connection, for clients of its own trust domain.
+/// The server's side of connections, for clients of its own trust domain.
 ///
 /// # Errors
 /// rustls refused the combination.
@@ -305,7 +306,7 @@ pub fn server_config(
     Ok(Arc::new(config))
 }
 
-/// The name that a client puts into SNI: a hint for who looks at the wire, never a proof.
+/// The name that a client puts into SNI: a hint for people who look at the traffic, and never a proof.
 pub fn server_name(id: &SpiffeId) -> ServerName<'static> {
     ServerName::try_from(id.service().as_str().to_owned()).expect("two DNS labels are a DNS name")
 }
@@ -314,7 +315,7 @@ fn refused(why: Refused) -> TlsError {
     TlsError::InvalidCertificate(CertificateError::Other(rustls::OtherError(Arc::new(why))))
 }
 
-/// Why a certificate that webpki takes is refused.
+/// Why a certificate that webpki accepts is refused.
 #[derive(thiserror::Error)]
 enum Refused {
     #[error("the peer is {found}, expected {expected}")]
@@ -323,14 +324,14 @@ enum Refused {
     NoSvid(#[from] IdentityError),
 }
 
-/// rustls shows its callers' errors by this, and so do the logs and answers of whoever was refused.
+/// rustls shows this error with `Debug`, so that is what logs and answers of the refused peer contain.
 impl fmt::Debug for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
 }
 
-/// Who a peer is, by its certificate.
+/// The identity in a peer's certificate.
 fn identity_of(leaf: &CertificateDer<'_>) -> Result<SpiffeId, TlsError> {
     SpiffeId::of_certificate(leaf).map_err(|why| refused(why.into()))
 }
@@ -367,7 +368,7 @@ impl ServerCertVerifier for ExactPeer {
         _: &CertificateDer<'_>,
         _: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, TlsError> {
-        Err(TlsError::General("only TLS 1.3 is spoken".into()))
+        Err(TlsError::General("only TLS 1.3 is supported".into()))
     }
 
     fn verify_tls13_signature(
@@ -401,7 +402,7 @@ impl ClientCertVerifier for TrustDomainPeer {
     }
 
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        // Every client has but one SVID to show: hints would only cost bytes.
+        // Every client has only one SVID, so hints would only cost bytes.
         &[]
     }
 
@@ -414,7 +415,7 @@ impl ClientCertVerifier for TrustDomainPeer {
         let verified = self.chain.verify_client_cert(end_entity, intermediates, now)?;
         let found = identity_of(end_entity)?;
         if found.trust_domain() != &self.trust_domain {
-            let expected = format!("someone of {}", self.trust_domain);
+            let expected = format!("a member of {}", self.trust_domain);
             return Err(refused(Refused::WrongPeer { found: found.to_string(), expected }));
         }
         Ok(verified)

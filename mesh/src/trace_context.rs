@@ -1,6 +1,6 @@
-//! The trace that a call belongs to, as its headers say it: [W3C Trace Context], with [B3] read as a fallback.
+//! The trace that a call belongs to, as in its headers: [W3C Trace Context], with [B3] as a fallback.
 //!
-//! Everything here works on borrowed bytes and fixed arrays: a call's trace context costs the data path no heap.
+//! Everything here works on borrowed bytes and fixed arrays: a call's trace context needs no allocation.
 //!
 //! [W3C Trace Context]: https://www.w3.org/TR/trace-context/
 //! [B3]: https://github.com/openzipkin/b3-propagation
@@ -15,7 +15,7 @@ pub static TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 /// The length of a `traceparent` of version 00, in bytes.
 pub const TRACEPARENT_BYTES: usize = 55;
 
-/// A place in a trace: the trace, the span that is current in it, and whether the trace is recorded.
+/// A position in a trace: the trace, its current span, and whether the trace is recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TraceContext {
     /// Never all zero.
@@ -27,7 +27,7 @@ pub struct TraceContext {
 }
 
 impl TraceContext {
-    /// Begins a trace. `trace` and `span` are random; a zero, which no id may be, becomes one.
+    /// Starts a trace. `trace` and `span` are random; a zero, which is not a valid id, becomes one.
     pub fn new_root(trace: u128, span: u64, is_sampled: bool) -> Self {
         Self { trace_id: trace.max(1).to_be_bytes(), span_id: span.max(1).to_be_bytes(), is_sampled }
     }
@@ -38,9 +38,9 @@ impl TraceContext {
         Self { span_id, ..*self }
     }
 
-    /// The context that a request's headers carry: `traceparent`, or where there is no valid one, B3.
+    /// The context in a request's headers: `traceparent`, or B3 if that is missing or invalid.
     ///
-    /// A header that comes twice counts as invalid: nobody can say which of the two is meant.
+    /// A header that occurs twice counts as invalid, as it is ambiguous.
     pub fn from_headers(headers: &HeaderMap) -> Option<Self> {
         Self::read(|name| {
             let mut values = headers.get_all(name).iter();
@@ -49,7 +49,7 @@ impl TraceContext {
         })
     }
 
-    /// The same of any kind of header list: `single` gives the value of a field that comes exactly once.
+    /// The same for any kind of header list: `single` returns the value of a field that occurs exactly once.
     pub fn read<'a>(single: impl Fn(&'static str) -> Option<&'a [u8]>) -> Option<Self> {
         if let Some(context) = single("traceparent").and_then(Self::parse_traceparent) {
             return Some(context);
@@ -65,8 +65,8 @@ impl TraceContext {
 
     /// Reads a `traceparent` (W3C Trace Context, section 3.2).
     ///
-    /// Version 00 must have exactly its length. Of a later version the part that 00 knows is read, as section 4.3
-    /// asks; version ff is forbidden.
+    /// Version 00 must have exactly its length. Of a later version only the fields of version 00 are read (section
+    /// 4.3). Version ff is forbidden.
     pub fn parse_traceparent(value: &[u8]) -> Option<Self> {
         let (known, rest) = value.split_at_checked(TRACEPARENT_BYTES)?;
         let [version] = decode_hex(&known[0..2])?;
@@ -84,7 +84,7 @@ impl TraceContext {
 
     /// Reads the single header `b3: TRACE-SPAN[-SAMPLED[-PARENT]]`.
     ///
-    /// `b3: 0`, which forbids sampling and names no trace, is not a context and gives `None`.
+    /// `b3: 0` forbids sampling and names no trace, so it is not a context: `None`.
     pub fn parse_b3_single(value: &[u8]) -> Option<Self> {
         let mut parts = value.split(|byte| *byte == b'-');
         let (trace, span, sampled) = (parts.next()?, parts.next()?, parts.next());
@@ -99,8 +99,8 @@ impl TraceContext {
 
     /// Reads the values of `x-b3-traceid`, `x-b3-spanid` and `x-b3-sampled`.
     ///
-    /// A trace id of 64 bits is widened with zeros. When nothing is said of sampling the decision is left to us, and
-    /// a trace that someone began is recorded.
+    /// A trace id of 64 bits is extended with zeros. Without a sampling decision the trace is recorded, as its sender
+    /// has started it.
     pub fn parse_b3_multi(trace: &[u8], span: &[u8], sampled: Option<&[u8]>) -> Option<Self> {
         let trace_id = match trace.len() {
             16 => {
@@ -139,24 +139,24 @@ impl TraceContext {
     }
 }
 
-/// Whether a trace falls into the share that `threshold` (see [`threshold_of`]) lets through.
+/// Whether a trace is in the share that `threshold` (see [`threshold_of`]) selects.
 ///
-/// The rule is that of OpenTelemetry's `TraceIdRatioBased`, so that every part which sees the same trace decides alike.
+/// The rule is that of OpenTelemetry's `TraceIdRatioBased`, so that all parts decide the same for a trace.
 pub fn ratio_sampled(trace_id: &[u8; 16], threshold: u64) -> bool {
     let [.., a, b, c, d, e, f, g, h] = *trace_id;
     u64::from_be_bytes([a, b, c, d, e, f, g, h]) >> 1 < threshold
 }
 
-/// The threshold of a ratio from 0 (nothing) to 1 (everything); what lies outside is taken as the nearer end, NaN as 0.
+/// The threshold of a ratio from 0 (nothing) to 1 (everything). Values outside count as the nearer end, and NaN as 0.
 pub fn threshold_of(ratio: f64) -> u64 {
     const EVERYTHING: u64 = 1 << 63;
-    // A NaN stays one, and `as` makes it 0.
+    // `clamp` keeps a NaN, and `as` makes it 0.
     (ratio.clamp(0.0, 1.0) * EVERYTHING as f64) as u64
 }
 
 const NOT_HEX: u8 = 0xff;
 
-/// The value of each ASCII digit `0-9a-f`. Upper case is not among them: W3C Trace Context forbids it.
+/// The value of each ASCII digit `0-9a-f`. W3C Trace Context forbids upper case.
 const HEX_VALUES: [u8; 256] = {
     let mut table = [NOT_HEX; 256];
     let mut value = 0;
@@ -177,7 +177,7 @@ fn decode_hex<const N: usize>(hex: &[u8]) -> Option<[u8; N]> {
     let mut seen = 0;
     for (byte, pair) in out.iter_mut().zip(hex.chunks_exact(2)) {
         let (high, low) = (HEX_VALUES[usize::from(pair[0])], HEX_VALUES[usize::from(pair[1])]);
-        // A digit's value fits into four bits, NOT_HEX does not: one check at the end finds any.
+        // The value of a digit has four bits, and NOT_HEX has more: one check at the end is enough.
         seen |= high | low;
         *byte = high << 4 | low;
     }
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn traceparent_of_the_standard_is_read_and_written() {
+    fn the_standards_traceparent_is_read_and_written() {
         let context = parse(EXAMPLE).unwrap();
         assert_eq!(u128::from_be_bytes(context.trace_id), 0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736);
         assert_eq!(u64::from_be_bytes(context.span_id), 0x00f0_67aa_0ba9_02b7);
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_sampled_flag_is_looked_at() {
+    fn only_the_sampled_flag_is_read() {
         assert!(!parse(&EXAMPLE.replace("-01", "-00")).unwrap().is_sampled);
         assert!(!parse(&EXAMPLE.replace("-01", "-fe")).unwrap().is_sampled);
         assert!(parse(&EXAMPLE.replace("-01", "-ff")).unwrap().is_sampled);
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn later_versions_are_read_as_far_as_they_are_known() {
+    fn the_known_fields_of_later_versions_are_read() {
         let later = EXAMPLE.replace("00-4", "cc-4");
         assert_eq!(parse(&later), parse(EXAMPLE));
         assert_eq!(parse(&format!("{later}-more-to-come")), parse(EXAMPLE));
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn ratios_beyond_their_ends_mean_all_or_nothing() {
+    fn ratios_out_of_range_mean_all_or_nothing() {
         for all in [1.0, 2.0, f64::INFINITY] {
             assert!(ratio_sampled(&[0xff; 16], threshold_of(all)), "{all}");
         }
@@ -304,7 +304,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read(trace in 1u128.., span in 1u64.., is_sampled: bool) {
+        fn written_contexts_are_read_back(trace in 1u128.., span in 1u64.., is_sampled: bool) {
             let context = TraceContext::new_root(trace, span, is_sampled);
             prop_assert_eq!(TraceContext::parse_traceparent(&context.to_traceparent()), Some(context));
             let b3 = format!("{trace:032x}-{span:016x}-{}", u8::from(is_sampled));
@@ -312,7 +312,7 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_survived(value in prop::collection::vec(any::<u8>(), 0..80)) {
+        fn any_bytes_are_handled(value in prop::collection::vec(any::<u8>(), 0..80)) {
             let _ = TraceContext::parse_traceparent(&value);
             let _ = TraceContext::parse_b3_single(&value);
         }
@@ -323,7 +323,7 @@ mod tests {
             value[at] = byte;
             if let Some(context) = TraceContext::parse_traceparent(&value) {
                 let written = context.to_traceparent();
-                // The version becomes ours and the flags that we do not know are cleared; the ids stay.
+                // The version becomes 00 and unknown flags are cleared; the ids stay.
                 prop_assert_eq!(&written[3..53], &value[3..53]);
             }
         }

@@ -1,8 +1,8 @@
-//! What is wrong with a configuration file, told so that it can be put right without a look into the docs.
+//! Problems of a configuration file, described so that they can be fixed without the docs.
 
 use std::fmt;
 
-/// One thing that is wrong with a file, and where.
+/// One problem of a file, and its place.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Problem {
     file: String,
@@ -12,7 +12,7 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// `field` is the way to the value (`services.users.port`), or empty for the file as a whole.
+    /// `field` is the path of the value (`services.users.port`), or empty for the whole file.
     pub fn new(file: impl Into<String>, line: u64, field: impl Into<String>, text: impl Into<String>) -> Self {
         Self { file: file.into(), line, field: field.into(), text: text.into() }
     }
@@ -31,12 +31,12 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Everything that is wrong: one line each, in the order of the file.
+/// All problems: one line each, in the order of the file.
 #[derive(Debug)]
 pub struct Problems(Vec<Problem>);
 
 impl Problems {
-    /// All of them; there is at least one.
+    /// All problems. There must be at least one.
     pub fn new(mut problems: Vec<Problem>) -> Self {
         problems.sort_by(|a, b| (&a.file, a.line).cmp(&(&b.file, b.line)));
         problems.dedup();

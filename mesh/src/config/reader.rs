@@ -1,4 +1,4 @@
-//! Takes values out of the tree, and notes whatever is not as it should be.
+//! Takes values out of the tree, and notes each problem.
 
 use std::{fmt::Display, ops::RangeInclusive};
 
@@ -9,16 +9,16 @@ use super::{
 };
 use crate::names::closest;
 
-/// Collects problems on the way through the tree.
+/// Collects problems while it reads the tree.
 #[derive(Debug)]
 pub struct Reader<'a> {
-    /// The file's name, as it was given.
+    /// The name of the file, as it was given.
     pub file: &'a str,
-    /// What was found so far.
+    /// The problems that were found so far.
     pub problems: Vec<Problem>,
 }
 
-/// A map of the file and the way to it.
+/// A map in the file, and its path.
 #[derive(Debug)]
 pub struct Table<'a> {
     /// `services.users`; empty for the root.
@@ -29,7 +29,7 @@ pub struct Table<'a> {
 /// One entry of a [`Table`].
 #[derive(Debug)]
 pub struct Entry<'a> {
-    /// The key, as it is written.
+    /// The key, as it is written in the file.
     pub key: String,
     /// The key's line.
     pub line: u64,
@@ -38,13 +38,13 @@ pub struct Entry<'a> {
 }
 
 impl<'a> Table<'a> {
-    /// The value of a key; `None` where it is left out.
+    /// The value of a key; `None` if it is left out.
     pub fn get(&self, key: &str) -> Option<&'a Node> {
         // A key without a value counts as left out.
         self.entries.iter().find(|e| e.key == key && !matches!(e.node.value, Value::Null)).map(|e| e.node)
     }
 
-    /// The way to a key: `services.users.port`.
+    /// The path of a key: `services.users.port`.
     pub fn path(&self, key: &str) -> String {
         join(&self.field, key)
     }
@@ -60,7 +60,7 @@ fn join(field: &str, key: &str) -> String {
 }
 
 impl<'a> Reader<'a> {
-    /// Notes what is wrong with a field.
+    /// Notes a problem with a field.
     pub fn problem(&mut self, line: u64, field: &str, text: impl Into<String>) {
         self.problems.push(Problem::new(self.file, line, field, text));
     }
@@ -69,7 +69,7 @@ impl<'a> Reader<'a> {
         self.problem(node.line, field, format!("found {}; allowed: {allowed}", node.describe()));
     }
 
-    /// A map with these keys and no other.
+    /// A map with only these keys.
     pub fn table<'n>(&mut self, field: &str, node: &'n Node, allowed: &[&str]) -> Option<Table<'n>> {
         let table = self.open_table(field, node, &format!("a table of {}", allowed.join(", ")))?;
         for Entry { key, line, .. } in &table.entries {
@@ -83,7 +83,7 @@ impl<'a> Reader<'a> {
         Some(table)
     }
 
-    /// A map with keys of the user's own.
+    /// A map whose keys the user chooses.
     pub fn open_table<'n>(&mut self, field: &str, node: &'n Node, allowed: &str) -> Option<Table<'n>> {
         let Value::Map(entries) = &node.value else {
             self.wrong_type(node, field, allowed);
@@ -182,7 +182,7 @@ impl<'a> Reader<'a> {
         None
     }
 
-    /// What a parse function of the mesh's own makes of a text; its error says what is allowed.
+    /// A text that is read by `parse`, whose error says what is allowed.
     pub fn parsed<T, E: Display>(
         &mut self,
         table: &Table<'_>,

@@ -1,4 +1,4 @@
-//! YAML as a tree in which everything knows its line, so that a check can name the place of whatever it dislikes.
+//! YAML as a tree in which everything has its line, so that checks can name the place of a problem.
 
 use std::ops::Range;
 
@@ -7,21 +7,21 @@ use serde_saphyr::{DuplicateKeyPolicy, Location, Spanned};
 
 use super::problem::Problem;
 
-/// How deep a file may be nested; the deepest place of a `mesh.yaml` is 4.
+/// How deep a file may be nested; a `mesh.yaml` needs 4.
 const MAX_DEPTH: usize = 32;
 
-/// A value and where it stands.
+/// A value and its place.
 #[derive(Debug)]
 pub struct Node {
-    /// From 1.
+    /// The line, from 1.
     pub line: u64,
-    /// The value as it is written, where it is written in one piece.
+    /// The value as it is written in the file, if it is in one piece.
     pub source: Option<String>,
     /// The value itself.
     pub value: Value,
 }
 
-/// What YAML's core schema tells apart.
+/// The types of YAML's core schema.
 #[derive(Debug)]
 pub enum Value {
     /// Nothing.
@@ -36,12 +36,12 @@ pub enum Value {
     Text(String),
     /// A list.
     List(Vec<Node>),
-    /// In the order of the file; a key may be there twice.
+    /// In the order of the file. A key may be there twice.
     Map(Vec<(Node, Node)>),
 }
 
 impl Node {
-    /// Reads the one document of a file.
+    /// Reads a file, which must have one document.
     ///
     /// # Errors
     /// It is not YAML, or nested too deep.
@@ -89,7 +89,7 @@ impl Node {
         }
     }
 
-    /// What this is, in a message's words.
+    /// The value in words, for messages.
     pub fn describe(&self) -> String {
         match &self.value {
             Value::Null => "nothing".to_owned(),
@@ -127,7 +127,7 @@ fn byte_range(location: &Location) -> Option<Range<usize>> {
     Some(start..start.checked_add(len)?)
 }
 
-/// The parser's message; its line is already at the head of ours.
+/// The parser's message without its place, as our message starts with the line.
 fn without_location(error: &serde_saphyr::Error) -> String {
     let message = error.to_string();
     let Some(location) = error.location() else { return message };
@@ -135,7 +135,7 @@ fn without_location(error: &serde_saphyr::Error) -> String {
     message.replace(&suffix, "")
 }
 
-/// What the deserializer hands over, before the source text is looked up.
+/// The result of the deserializer, before the source text is added.
 enum Raw {
     Null,
     Bool(bool),

@@ -1,4 +1,4 @@
-//! The dashboard with a made-up shop and some calls in it, to work on its pages without running a mesh:
+//! The dashboard with a made-up shop and some calls, to work on its pages without running a mesh:
 //! `cargo run -p weft-control --example dashboard`, then <http://127.0.0.1:15080>.
 
 use std::{
@@ -59,12 +59,12 @@ fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_nanos() as u64)
 }
 
-/// The id of the trace of this number.
+/// The id of the trace with this number.
 fn trace_id(number: u64) -> Vec<u8> {
     u128::from(number).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835).to_be_bytes().to_vec()
 }
 
-/// Where a call's spans go: one trace, ids counted up.
+/// Adds the spans of a call to one trace, with ids counted up.
 struct Call<'a> {
     store: &'a Store,
     trace: u64,
@@ -73,7 +73,7 @@ struct Call<'a> {
 }
 
 impl Call<'_> {
-    /// Adds a span of (service, whether of its sidecar), microseconds after the call's beginning; gives its id.
+    /// Adds a span of (service, whether of its sidecar); times are microseconds after the call's start. Returns its id.
     fn span(&mut self, by: (&str, bool), parent: u8, kind: i32, name: &str, from: u64, to: u64) -> u8 {
         self.span_with(by, parent, kind, name, from, to, |_| {})
     }
@@ -120,7 +120,7 @@ impl Call<'_> {
         self.next
     }
 
-    /// A call from one service to another through both sidecars; gives the id of the span in the service called.
+    /// A call from one service to another through both sidecars. Returns the id of the span in the called service.
     fn hop(&mut self, from: &str, to: &str, parent: u8, name: &str, start: u64, end: u64) -> u8 {
         let out = self.span((from, true), parent, CLIENT, name, start, end);
         let attempt = self.span((from, true), out, CLIENT, name, start + 45, end - 30);
@@ -150,7 +150,7 @@ fn create(store: &Store, trace: u64, at: u64, fails: bool) {
         let out = call.span_with(("users", true), client, CLIENT, name, 480, 3_200, refused);
         call.span_with(("users", true), out, CLIENT, name, 520, 1_300, refused);
         call.span_with(("users", true), out, CLIENT, name, 1_340, 3_100, refused);
-        // Its parent never comes.
+        // Its parent never arrives.
         call.span(("notifications", false), 200, 5, "users.created process", 5_000, 7_000);
         return;
     }
@@ -181,7 +181,7 @@ fn text(key: &str, value: &str) -> KeyValue {
     KeyValue { key: key.to_owned(), value, ..KeyValue::default() }
 }
 
-/// Five services, some of them with troubles.
+/// Five services, some of them with problems.
 struct Shop;
 
 impl Catalog for Shop {

@@ -1,4 +1,4 @@
-//! What is said on the command line or in the environment.
+//! The command line, and its environment variables.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -13,45 +13,45 @@ use crate::authority::network::Network;
 /// How the control plane runs.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
-    /// Where the CA, its key and the trust bundle are kept; made at the first start.
+    /// The folder for the CA, its key and the trust bundle; made at the first start.
     #[arg(long, env = "WEFT_CONTROL_STATE_DIR", value_name = "DIR", default_value = "./weft-control-state")]
     pub state_dir: PathBuf,
-    /// Where sidecars reach it: gRPC over TLS.
+    /// The address for sidecars: gRPC over TLS.
     #[arg(long, env = "WEFT_CONTROL_LISTEN", value_name = "IP:PORT", default_value_t = local(port::CONTROL))]
     pub listen: SocketAddr,
-    /// Where the dashboard is served, and spans are taken (OTLP over gRPC): no TLS, so keep it on loopback.
+    /// The address of the dashboard, which also takes spans (OTLP over gRPC). It has no TLS, so keep it on loopback.
     #[arg(long, env = "WEFT_CONTROL_DASHBOARD", value_name = "IP:PORT", default_value_t = local(port::DASHBOARD))]
     pub dashboard: SocketAddr,
-    /// A host name by which the dashboard may be opened, besides `localhost` and IP addresses; may be repeated. Any other
-    /// is refused, so that no web page can read it through a name of its own (DNS rebinding).
+    /// A host name of the dashboard, in addition to `localhost` and IP addresses; may be repeated. Requests with
+    /// another name are refused, so that no web site can read the dashboard through a name of its own (DNS rebinding).
     #[arg(long, env = "WEFT_CONTROL_DASHBOARD_HOST", value_name = "NAME", value_delimiter = ',')]
     pub dashboard_host: Vec<String>,
-    /// Take spans from other hosts too, which need not prove who they are.
+    /// Also take spans from other hosts, which do not prove their identity.
     #[arg(long, env = "WEFT_CONTROL_REMOTE_SPANS")]
     pub remote_spans: bool,
-    /// What the mesh's owner says of its services: which contracts and virtual addresses are whose (YAML). What the file
-    /// does not say belongs to the identity that claims it first.
+    /// A YAML file that says to which services contracts and virtual addresses belong. Without it, a contract belongs
+    /// to the first identity that claims it.
     #[arg(long, env = "WEFT_CONTROL_SERVICES", value_name = "FILE")]
     pub services: Option<PathBuf>,
-    /// The trust domain whose identities it gives out.
+    /// The trust domain of the identities that it signs.
     #[arg(long, env = "WEFT_CONTROL_TRUST_DOMAIN", value_name = "NAME", default_value = "weft.local")]
     pub trust_domain: TrustDomain,
-    /// How log lines are written.
+    /// The format of log lines.
     #[arg(long, env = "WEFT_CONTROL_LOG_FORMAT", value_name = "text|json", default_value = "text")]
     pub log_format: LogFormat,
 }
 
-/// A join token that is to be made.
+/// A join token to make.
 #[derive(Debug, Clone, clap::Args)]
 pub struct TokenArgs {
-    /// Whom the token is good for: `spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/NAME`, or NAME.NAMESPACE for short.
+    /// The identity that the token is for: `spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/NAME`, or NAME.NAMESPACE for short.
     #[arg(long, value_name = "ID")]
     pub identity: String,
-    /// How long it may be used: a number with s, m, h or d.
+    /// How long the token is valid: a number with s, m, h or d.
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = duration)]
     pub ttl: Duration,
-    /// Where its endpoints may be besides the host that announces them: an IP address or a network, as 10.1.0.0/16; up to
-    /// 16. It holds until another token for the identity is used that says otherwise.
+    /// Where the identity's endpoints may be, in addition to the host that announces them: an IP address or a network
+    /// such as 10.1.0.0/16; up to 16. It holds until a token with other addresses is used for the identity.
     #[arg(long, value_name = "IP/CIDR", value_delimiter = ',')]
     pub address: Vec<Network>,
     /// The control plane's state folder.
@@ -71,18 +71,18 @@ impl TokenArgs {
     }
 }
 
-/// A claim that is to be given up.
+/// A claim to release.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ReleaseArgs {
     /// The full name of a contract, or the IP:PORT of a virtual address.
     #[arg(value_name = "CLAIM")]
     pub claim: String,
-    /// Whose claims.
+    /// The control plane that has the claim.
     #[command(flatten)]
     pub of: StateArgs,
 }
 
-/// A control plane, by what it keeps.
+/// A control plane, given by its state folder.
 #[derive(Debug, Clone, clap::Args)]
 pub struct StateArgs {
     /// The control plane's state folder; with `weft up` it is .weft/control.
@@ -108,7 +108,7 @@ fn duration(text: &str) -> Result<Duration, String> {
         'd' => 86_400,
         _ => return Err(allowed()),
     };
-    // A century is for ever, and more could overflow a clock.
+    // A century is long enough, and more could overflow a clock.
     let longest = 100 * 365 * 86_400;
     let number: u64 = text[..text.len() - 1].parse().map_err(|_| allowed())?;
     match number.checked_mul(seconds) {
@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_time_is_a_number_with_its_unit() {
+    fn a_time_is_a_number_with_a_unit() {
         assert_eq!(duration("24h"), Ok(Duration::from_secs(86_400)));
         assert_eq!(duration("90s"), Ok(Duration::from_secs(90)));
         for wrong in ["", "h", "24", "0s", "-1s", "1.5h", "1w", "99999999999999999999s", "18446744073709551615d", "1é"]
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn an_identity_may_be_said_in_short() {
+    fn an_identity_may_be_given_in_short() {
         let of = |identity: &str| {
             let args = TokenArgs {
                 identity: identity.into(),

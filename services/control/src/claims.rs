@@ -1,15 +1,16 @@
-//! Claims: which service may be called by which contract, and at which address.
+//! Claims: which service is called by which contract, and at which address.
 //!
-//! A plain state machine. A claim is a contract's name or an `IP:PORT`. Whose it is, in this order:
+//! A plain state machine. A claim is the name of a contract, or an `IP:PORT`. It belongs, in this order, to:
 //!
 //! 1. the service that the mesh's own file names for it ([`file`](mod@file));
-//! 2. for an address on an endpoint's own host, whoever is there: a host's address is proven by the connection that
-//!    announces it, and goes to another when the host does. It is held while the endpoint is a member;
-//! 3. the first identity that claimed it. That is pinned in the [`store`] until it is released, whether or not endpoints
-//!    of that identity are there. An address is pinned only where the identity's join token allows it, as any other may be
-//!    somebody's outside the mesh; and no contract is where there is a file, unless that says so.
+//! 2. the service whose endpoint is on the same host, if it is an address: the announcing connection proves that the
+//!    host is its own. The service keeps it while the endpoint is a member;
+//! 3. the first identity that claimed it. It is pinned to that identity in the [`store`] until it is released, even
+//!    while the identity has no endpoints. An address is pinned only if the identity's join token allows it, as any
+//!    other address may belong to something outside the mesh. If there is a file, contracts are pinned only if the file
+//!    says so.
 //!
-//! A claim of another service is contested: it is refused, counted and listed, and moves nothing.
+//! A claim on what belongs to another service is contested: it is refused, counted and listed, and changes nothing.
 
 pub(crate) mod file;
 pub(crate) mod hosts;
@@ -29,15 +30,15 @@ use weft_mesh::{limits, names::ServiceName};
 /// How a claim is proven.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Kind {
-    /// By having been the first.
+    /// By being the first.
     Pinned,
-    /// By nothing: an address that is neither on its host nor allowed by its join token.
+    /// By nothing: an address that is neither on the endpoint's host nor allowed by its join token.
     Unproven,
-    /// It is an address on the host of the endpoint that claims it.
+    /// By the host: it is an address on the host of the endpoint that claims it.
     OwnHost,
 }
 
-/// A claim that one service has and another wants.
+/// A claim that belongs to one service and is made by another, too.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Contest {
     pub(crate) claim: String,
@@ -45,33 +46,33 @@ pub(crate) struct Contest {
     pub(crate) claimant: ServiceName,
 }
 
-/// What of an announcement's claims was refused.
+/// The claims of an announcement that were refused.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Denied {
-    /// Claims that another service has.
+    /// Claims that belong to another service.
     pub(crate) contested: Vec<(String, ServiceName)>,
-    /// Those of them that were not listed before: for the log.
+    /// Those of them that were not listed before: they are logged.
     pub(crate) listed: Vec<(String, ServiceName)>,
-    /// Claims for which there was no room.
+    /// How many were refused because the service, or the mesh, has too many.
     pub(crate) without_room: usize,
-    /// Claims that the file would have to name, or the join token to allow.
+    /// Claims that are allowed only if the file names them, or the join token.
     pub(crate) unlisted: Vec<String>,
 }
 
-/// What becomes of a contract that nobody has and the file does not name.
+/// What happens to a contract that has no owner and is not in the file.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum Unlisted {
-    /// It belongs to whoever is first: where there is no file, or where that says so.
+    /// It is pinned to the first service that claims it: if there is no file, or the file says so.
     #[default]
     Pin,
     Refuse,
 }
 
-/// What is kept across restarts.
+/// The claims that are kept across restarts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Saved {
     pub(crate) pinned: BTreeMap<String, ServiceName>,
-    /// For people to read; it is not taken up again.
+    /// For people to read: it is not loaded again.
     pub(crate) contests: Vec<Contest>,
 }
 
@@ -88,9 +89,9 @@ pub(crate) struct Claims {
     unlisted: Unlisted,
     pinned: BTreeMap<String, ServiceName>,
     pins_of: HashMap<ServiceName, usize>,
-    /// How many addresses are a service's by what is written or pinned.
+    /// How many addresses the file or a pin gives to each service.
     addresses_of: HashMap<ServiceName, usize>,
-    /// Who is called so now: a service that is known and may have the claim.
+    /// The owner of each claim now: a service that is known and has a right to it.
     held: BTreeMap<Arc<str>, Held>,
     /// By claim and claimant.
     contests: BTreeMap<(String, ServiceName), ServiceName>,
@@ -100,7 +101,7 @@ pub(crate) struct Claims {
 }
 
 impl Claims {
-    /// With what a file says and what was pinned before.
+    /// Claims with the content of a file, and with those that were pinned before.
     pub(crate) fn new(
         listed: BTreeMap<String, ServiceName>,
         unlisted: Unlisted,
@@ -114,16 +115,16 @@ impl Claims {
         for (_, owner) in listed.iter().chain(&pinned).filter(|(claim, _)| is_address(claim)) {
             *addresses_of.entry(owner.clone()).or_default() += 1;
         }
-        // Written at once, so that contests of an earlier process are no longer told.
+        // Saved at once, so that contests of an earlier process are removed from the store.
         Self { listed, unlisted, pinned, pins_of, addresses_of, is_changed: true, ..Self::default() }
     }
 
-    /// The service that is called by a contract or at an address.
+    /// The service that is called by a contract or at an address now.
     pub(crate) fn owner(&self, claim: &str) -> Option<&ServiceName> {
         self.held.get(claim).map(|held| &held.service)
     }
 
-    /// Whose an address is by what is written or pinned, be the service there or not.
+    /// The service to which the file or a pin gives an address, whether or not it has endpoints.
     pub(crate) fn named_owner(&self, address: &str) -> Option<&ServiceName> {
         if !is_address(address) {
             return None;
@@ -131,28 +132,28 @@ impl Claims {
         self.listed.get(address).or_else(|| self.pinned.get(address))
     }
 
-    /// Whether a service has an address by what is written or pinned.
+    /// Whether the file or a pin gives an address to a service.
     pub(crate) fn names_address_of(&self, service: &ServiceName) -> bool {
         self.addresses_of.get(service).is_some_and(|count| *count > 0)
     }
 
-    /// Every claim that has an owner among the services that are known, sorted.
+    /// Every claim that has an owner now, sorted.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.held.keys().map(|claim| &**claim)
     }
 
-    /// As [`Self::names`], from a name on.
+    /// Like [`Self::names`], starting with a name.
     pub(crate) fn names_from<'a>(&'a self, from: &str) -> impl Iterator<Item = &'a str> + use<'a> {
         self.held.range::<str, _>((Bound::Included(from), Bound::Unbounded)).map(|(claim, _)| &**claim)
     }
 
-    /// As [`Self::names`], those before a name, backwards.
+    /// Like [`Self::names`], those before a name, in reverse order.
     pub(crate) fn names_before<'a>(&'a self, before: &str) -> impl Iterator<Item = &'a str> + use<'a> {
         self.held.range::<str, _>((Bound::Unbounded, Bound::Excluded(before))).rev().map(|(claim, _)| &**claim)
     }
 
-    /// Judges what a service announces: pins what is nobody's, and refuses what is another's. `is_alive` says whether a
-    /// service is there to be called.
+    /// Judges the claims that a service announces: pins those without an owner, and refuses those of others. `is_alive`
+    /// says whether a service has endpoints that were heard lately.
     pub(crate) fn judge<'a>(
         &mut self,
         service: &ServiceName,
@@ -172,9 +173,9 @@ impl Claims {
                     denied.contested.push((claim.to_owned(), owner));
                 }
                 None if kind == Kind::OwnHost => {}
-                // Each service has them, and none is called by them.
-                None if is_everybodys(claim) => {}
-                // An address that a join token allows was named by the mesh's owner as well.
+                // Every service has them, and none can own them.
+                None if is_grpcs_own(claim) => {}
+                // The mesh's owner also allowed the addresses in a join token, so they need not be in the file.
                 None if kind == Kind::Unproven || (self.unlisted == Unlisted::Refuse && !is_address(claim)) => {
                     self.refused += 1;
                     denied.unlisted.push(claim.to_owned());
@@ -189,7 +190,8 @@ impl Claims {
         denied
     }
 
-    /// A service has new claims. Those that it may have are its own from now on; returns those that were not before.
+    /// A service has new claims. It becomes the owner of those that it has a right to. Returns those that it did not
+    /// own before.
     pub(crate) fn gain<'a>(
         &mut self,
         service: &ServiceName,
@@ -214,8 +216,7 @@ impl Claims {
         moved
     }
 
-    /// A service no longer makes these claims. Nobody is called so now; what is pinned stays pinned. Returns those that
-    /// it had.
+    /// A service no longer makes these claims: they have no owner now, but pins stay. Returns those that it owned.
     pub(crate) fn lose<'a>(&mut self, service: &ServiceName, claims: impl Iterator<Item = &'a str>) -> Vec<String> {
         let mut lost = Vec::new();
         for claim in claims {
@@ -227,7 +228,7 @@ impl Claims {
         lost
     }
 
-    /// Gives up the pin of a claim. Returns who had it, and the others that claim it, who may have it now.
+    /// Removes the pin of a claim. Returns its former owner, and the other services that claim it and may have it now.
     pub(crate) fn release(&mut self, claim: &str) -> Option<(ServiceName, Vec<ServiceName>)> {
         let owner = self.pinned.remove(claim)?;
         if let Some(pins) = self.pins_of.get_mut(&owner) {
@@ -250,7 +251,7 @@ impl Claims {
         Some((owner, claimants))
     }
 
-    /// What was refused so far.
+    /// How many claims were refused so far.
     pub(crate) fn refused(&self) -> u64 {
         self.refused
     }
@@ -269,18 +270,18 @@ impl Claims {
         })
     }
 
-    /// What is to be kept, if it changed since this was last asked.
+    /// What has to be saved, if it changed since the last call.
     pub(crate) fn take_changes(&mut self) -> Option<Saved> {
         std::mem::take(&mut self.is_changed)
             .then(|| Saved { pinned: self.pinned.clone(), contests: self.contests().collect() })
     }
 
-    /// What was taken could not be kept: it is to be tried again.
+    /// Saving failed: the next [`Self::take_changes`] returns it again.
     pub(crate) fn keep_again(&mut self) {
         self.is_changed = true;
     }
 
-    /// Whose a claim is, if it is anybody's.
+    /// The service with the right to a claim, if there is one.
     fn rightful(&self, claim: &str, kind: Kind, is_alive: impl Fn(&ServiceName) -> bool) -> Option<&ServiceName> {
         let on_its_host = || {
             let held = self.held.get(claim).filter(|held| held.kind == Kind::OwnHost);
@@ -289,7 +290,7 @@ impl Claims {
         let listed = self.listed.get(claim);
         match kind {
             Kind::OwnHost => listed.or_else(on_its_host),
-            // An address that is a member's own host is no virtual one, whoever was pinned to it before.
+            // An address on a member's own host is not a virtual one, so it wins over a pin.
             Kind::Pinned | Kind::Unproven => listed.or_else(on_its_host).or_else(|| self.pinned.get(claim)),
         }
     }
@@ -308,7 +309,7 @@ impl Claims {
         self.is_changed = true;
     }
 
-    /// Lists a contest; true when it was not before and there is room.
+    /// Lists a contest. False if it is listed already or there is no room.
     fn list(&mut self, claim: &str, claimant: &ServiceName, owner: &ServiceName) -> bool {
         let key = (claim.to_owned(), claimant.clone());
         let of_claimant = self.contests_of.get(claimant).copied().unwrap_or_default();
@@ -326,11 +327,11 @@ impl Claims {
 }
 
 /// Whether it is one of gRPC's own contracts, such as `grpc.health.v1.Health`.
-fn is_everybodys(claim: &str) -> bool {
+fn is_grpcs_own(claim: &str) -> bool {
     claim.starts_with("grpc.") || claim.starts_with("google.")
 }
 
-/// Addresses and contracts are claimed alike, and never look alike.
+/// Whether a claim is an address: the name of a contract never contains a colon.
 pub(crate) fn is_address(claim: &str) -> bool {
     claim.contains(':')
 }

@@ -1,10 +1,11 @@
-//! The registry, the descriptors and the watchers, behind one lock: what one says, the others are told.
+//! The directory: what runs in the mesh now. It keeps the registry, the descriptors and the watchers behind one lock,
+//! and passes the changes of each on to the others.
 //!
-//! The lock is held for the length of a step of plain state machines and never across an await. Joins, leaves and
-//! evictions are logged here.
+//! The lock is held for one step of plain state machines, and never across an await. Joins, leaves and evictions are
+//! logged here.
 //!
-//! - [`membership`]: an endpoint's place in the registry; [`watching`]: a watcher's among those that are told.
-//! - [`reading`]: how what was announced of descriptors is found out.
+//! - [`membership`]: an endpoint in the registry, held by its stream; [`watching`]: a watcher, held by its stream.
+//! - [`reading`]: how announced descriptors are read and compiled, in [`turns`], and kept on the [`shelf`].
 
 mod descriptors;
 mod hints;
@@ -67,14 +68,16 @@ pub(crate) struct Directory {
     trust_domain: TrustDomain,
     visibility: Visibility,
     state: Mutex<State>,
-    /// There is something to keep in the store.
+    /// There may be changes to save.
     to_keep: Notify,
-    /// Who reads descriptors now ([`limits::DESCRIPTORS_READ`]).
+    /// The turns to read descriptors ([`limits::DESCRIPTORS_READ`]).
     pub(crate) reading: Arc<Turns>,
-    /// How often each identity may announce, and the lines that it may cause.
+    /// How often each identity may announce itself.
     pub(crate) announcements: Rates,
+    /// The log lines that each identity may cause.
     pub(crate) lines: Members,
-    /// Lines about contests have a limit of their own, so that an identity can't hide its contests behind other lines.
+    /// Log lines about contests have a limit of their own, so that an identity can't hide its contests behind other
+    /// lines.
     contest_lines: Members,
 }
 
@@ -83,13 +86,13 @@ struct State {
     hosts: Hosts,
     are_new_hosts: bool,
     shelf: Shelf,
-    /// How many more who ask for an unknown symbol are told the closest, in this second.
+    /// How many questions for an unknown symbol may still be answered with the closest name, in this second.
     hints: u32,
     watchers: Watchers,
     is_frozen: bool,
 }
 
-/// What is asked of the contracts.
+/// A question about contracts.
 pub(crate) enum Question {
     Symbol(String),
     File(String),
@@ -97,9 +100,9 @@ pub(crate) enum Question {
 }
 
 impl Directory {
-    /// One without services, with the claims that are written or were pinned before.
+    /// A directory without services, with the claims that are listed or were pinned before.
     pub(crate) fn new(trust_domain: TrustDomain, visibility: Visibility, claims: Claims, hosts: Hosts) -> Arc<Self> {
-        // Microseconds since 1970, so that a later process has a higher one.
+        // Microseconds since 1970, so that a later process has a higher epoch.
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let registry = Registry::new(u64::try_from(since.as_micros()).unwrap_or(u64::MAX), Instant::now());
         let state = State {
@@ -130,11 +133,11 @@ impl Directory {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // A panic in one step must not end the mesh: each step leaves its maps usable.
+        // A panic in one step must not stop the mesh: each step leaves its maps usable.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Does what is due, each second; never ends.
+    /// Does what is due, once a second; never ends.
     pub(crate) async fn tick_for_ever(&self) {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -144,17 +147,17 @@ impl Directory {
         }
     }
 
-    /// These are all services of the mesh: see [`Registry::await_all`]. Said before any is there.
+    /// These are all services of the mesh: see [`Registry::await_all`]. Call it before any service joins.
     pub(crate) fn await_all(&self, mesh: BTreeMap<ServiceName, usize>) {
         self.lock().registry.await_all(mesh);
     }
 
-    /// From now on streams that end mean nothing: the control plane is stopping, not the members.
+    /// From now on the end of a stream does not count: the control plane is stopping, and not its member.
     pub(crate) fn freeze(&self) {
         self.lock().is_frozen = true;
     }
 
-    /// Takes an endpoint in. Returns its place, and what of its claims was refused.
+    /// Adds an endpoint. Returns its membership, and the claims that were refused.
     pub(crate) fn join(self: &Arc<Self>, announcement: Announcement) -> Result<(Membership, Denied), Refusal> {
         let mut state = self.lock();
         let digest = announcement.descriptors;
@@ -183,12 +186,12 @@ impl Directory {
                 claim,
                 owner = %id(owner),
                 claimant = %id(claimant),
-                "a claim is contested and refused; if it is to go to another, release it: weft identity release"
+                "a claim of another service was refused; to let another have it, release it: weft identity release"
             );
         }
         if denied.without_room > 0 && self.lines.allows(claimant) {
             let (claims, limit) = (denied.without_room, limits::CLAIMS_PER_IDENTITY);
-            tracing::warn!(claimant = %id(claimant), claims, limit, "claims were refused: too many are pinned");
+            tracing::warn!(claimant = %id(claimant), claims, limit, "claims were refused: too many are pinned already");
         }
         if let Some(first) = denied.unlisted.first()
             && self.lines.allows(claimant)
@@ -198,18 +201,18 @@ impl Directory {
                 %claimant,
                 claims,
                 first,
-                "claims were refused: the file of --services has to name them (or to say `unlisted: pin`), or the join token to \
-                 allow their addresses"
+                "claims were refused: name them in the file of --services (or set `unlisted: pin` there), or allow their \
+                 addresses in the join token"
             );
         }
     }
 
-    /// Whether an identity's endpoints may be at an address by its join token.
+    /// Whether a service's join token allows its endpoints at an address.
     pub(crate) fn allows_host(&self, service: &ServiceName, address: std::net::IpAddr) -> bool {
         self.lock().hosts.allows(service, address)
     }
 
-    /// A join token allows an identity's endpoints to be in these networks.
+    /// A join token allows a service's endpoints in these networks.
     pub(crate) fn allow_hosts(&self, service: &ServiceName, networks: Vec<Network>) {
         let mut state = self.lock();
         if state.hosts.allow(service, networks) {
@@ -230,7 +233,7 @@ impl Directory {
         (claims.pins(), claims.refused())
     }
 
-    /// Gives up pinned claims.
+    /// Releases pinned claims.
     pub(crate) fn release(&self, claims: &[String]) {
         let mut state = self.lock();
         for claim in claims {
@@ -242,12 +245,12 @@ impl Directory {
         state.tell();
     }
 
-    /// Waits until there may be something to keep. Dropping the future loses nothing.
+    /// Waits until there may be changes to save. Dropping the future loses nothing.
     pub(crate) async fn has_to_keep(&self) {
         self.to_keep.notified().await;
     }
 
-    /// What is to be kept across restarts, if it changed since this was last asked.
+    /// What has to be saved for the next start, if it changed since the last call.
     pub(crate) fn take_changes(&self) -> Option<(Saved, Hosts)> {
         let state = &mut *self.lock();
         if std::mem::take(&mut state.are_new_hosts) {
@@ -257,7 +260,7 @@ impl Directory {
         Some((saved, state.hosts.clone()))
     }
 
-    /// What was taken could not be kept.
+    /// Saving failed: the next [`Self::take_changes`] returns it again.
     pub(crate) fn keep_again(&self) {
         self.lock().registry.claims_mut().keep_again();
     }
@@ -267,13 +270,13 @@ impl Directory {
         self.visibility.of(viewer)
     }
 
-    /// A workload of this service begins to watch.
+    /// Adds a watcher for a workload of this service.
     pub(crate) fn watch(self: &Arc<Self>, viewer: &ServiceName) -> Watching {
         let (id, news) = self.lock().watchers.add(self.sight_of(viewer));
         Watching::new(Arc::clone(self), id, news)
     }
 
-    /// Every contract in the mesh that is in sight, sorted.
+    /// Every contract in sight, sorted.
     pub(crate) fn contracts(&self, sight: &Sight) -> Vec<String> {
         let state = self.lock();
         let registry = &state.registry;
@@ -281,7 +284,7 @@ impl Directory {
         registry.contract_names().filter(is_seen).map(str::to_owned).collect()
     }
 
-    /// Every service that is in sight, sorted.
+    /// Every service in sight, sorted.
     pub(crate) fn services_in(&self, sight: &Sight) -> Vec<Service> {
         let state = self.lock();
         let registry = &state.registry;
@@ -289,7 +292,7 @@ impl Directory {
         seen.filter_map(|name| registry.snapshot(name)).collect()
     }
 
-    /// The files that answer a question; else the name closest to what was asked, if any is close.
+    /// The files that answer a question, or else the closest name to the one that was asked for, if one is close.
     pub(crate) fn describe(&self, question: &Question, sight: &Sight) -> Result<Vec<Bytes>, Option<String>> {
         let state = &mut *self.lock();
         let sets = state.sets_for(question, sight);
@@ -310,7 +313,7 @@ impl Directory {
         Err(hint)
     }
 
-    /// The numbers of all known extensions of a message; `None` when nobody knows the message.
+    /// The numbers of all known extensions of a message; `None` if the message is not known.
     pub(crate) fn extension_numbers(&self, extendee: &str, sight: &Sight) -> Option<BTreeSet<i32>> {
         let state = self.lock();
         let sets = state.sets_in(None, sight);
@@ -334,15 +337,15 @@ impl State {
         self.tell();
     }
 
-    /// Hands what happened to the watchers whom it concerns.
+    /// Passes the registry's events on to the watchers that they concern.
     fn tell(&mut self) {
         for event in self.registry.take_events() {
             self.watchers.tell(&event);
         }
     }
 
-    /// What descriptors that were announced say of a service's contracts, if that was compiled before, and what is lacking
-    /// otherwise.
+    /// The policy in announced descriptors for a service's contracts if it was compiled before, or else what is
+    /// missing.
     fn what_is_known<'a, I: Iterator<Item = &'a str>>(
         &self,
         service: &ServiceName,
@@ -360,10 +363,11 @@ impl State {
         (None, if is_set_known { Lacks::Policy } else { Lacks::Descriptors })
     }
 
-    /// Where to look, the likeliest first: what a contract's owner says of it counts before what others have of it.
+    /// The sets to look in. For a contract the set of its owner comes first: it wins over what other services know of
+    /// it.
     fn sets_for(&self, question: &Question, sight: &Sight) -> Vec<&DescriptorSet> {
         let owner = match question {
-            // A method's contract is what stands before its last dot.
+            // The contract of a method is the part before its last dot.
             Question::Symbol(symbol) => self
                 .registry
                 .owner(symbol)
@@ -373,7 +377,7 @@ impl State {
         self.sets_in(owner, sight)
     }
 
-    /// The sets that describe services in sight, each once; that of `first` before all others.
+    /// The sets that describe services in sight, each once; the set of `first` comes first.
     fn sets_in(&self, first: Option<&ServiceName>, sight: &Sight) -> Vec<&DescriptorSet> {
         let services = first.into_iter().chain(self.registry.service_names()).filter(|service| sight.sees(service));
         let mut seen = BTreeSet::new();

@@ -1,9 +1,8 @@
-//! The gRPC port: TCP, TLS with its peer's identity, HTTP/2, and the four services on it.
+//! The gRPC port: TCP, TLS with the peer's identity, HTTP/2, and the four services on it.
 //!
-//! Handshakes run in tasks of their own with a time limit, so that a slow one keeps nobody waiting. How many connections
-//! there may be, and whose, says [`crate::grpc::admission`]; one without a call ends ([`crate::grpc::connection`]). The others are
-//! pinged: the streams of a sidecar that is half-dead break within [`limits::KEEP_ALIVE_INTERVAL`] and
-//! [`limits::KEEP_ALIVE_TIMEOUT`].
+//! Each handshake runs in a task of its own with a time limit, so that a slow one does not delay others. [`admission`]
+//! limits the connections, and [`connection`] ends those without a call. The others are pinged: if a sidecar does not
+//! answer, its streams break within [`limits::KEEP_ALIVE_INTERVAL`] plus [`limits::KEEP_ALIVE_TIMEOUT`].
 
 mod activity;
 pub(crate) mod admission;
@@ -57,16 +56,16 @@ use crate::{
     log_limit,
 };
 
-/// A request for a signature: a key, some attributes, a token.
+/// The longest request for a signature: a key, some attributes, a token.
 const SIGN_MESSAGE_BYTES: usize = 64 * 1024;
-/// A subscription or a question.
+/// The longest subscription or question.
 const QUESTION_BYTES: usize = 64 * 1024;
-/// How long accepting pauses when it fails, as it does when file descriptors run out.
+/// How long accepting pauses after a failure, such as too few file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Connections between handshake and server; the server takes each at once.
+/// How many connections may wait between handshake and server, which takes each at once.
 const READY: usize = 16;
 
-/// Serves until `stopping` is cancelled and what was open has ended. Dropping the future ends the accepting; open
+/// Serves until `stopping` is cancelled and everything open has ended. Dropping the future stops accepting; open
 /// connections end with the runtime.
 pub(crate) async fn serve(
     listener: TcpListener,
@@ -110,7 +109,7 @@ pub(crate) async fn serve(
     served
 }
 
-/// Takes connections until `stopping` is cancelled; handshakes under way are then given up.
+/// Takes connections until `stopping` is cancelled. Handshakes that are running then are given up.
 async fn accept(
     listener: TcpListener,
     credentials: Arc<Credentials>,
@@ -134,7 +133,7 @@ async fn accept(
                     let acceptor = TlsAcceptor::from(credentials.config());
                     handshakes.spawn(admit(stream, from, acceptor, place, ready.clone()));
                 }
-                // Closed at once. Not a warning for each: who can make many connections could make many of those.
+                // Closed at once. No warning, as a peer could cause any number of them.
                 Err(full) => tracing::debug!(%from, %full, "a connection was refused"),
             },
             Err(error) => {
@@ -153,7 +152,7 @@ fn look_at(ended: Result<(), JoinError>) {
     }
 }
 
-/// One connection until the server has it. The handshake is boxed, so that one that says nothing costs little.
+/// One connection until the server has it. The handshake is boxed, so that a silent connection needs little memory.
 async fn admit(
     stream: TcpStream,
     from: SocketAddr,
@@ -184,7 +183,7 @@ fn late(from: SocketAddr) {
     }
 }
 
-/// One handshake; its connection goes to the server.
+/// One handshake. Its connection goes to the server.
 async fn handshake(
     stream: TcpStream,
     from: SocketAddr,
@@ -195,7 +194,7 @@ async fn handshake(
 ) {
     let must_go = place.must_go();
     let shaking = async {
-        // Messages are small, and each is waited for.
+        // Messages are small, and the other side waits for each.
         stream.set_nodelay(true)?;
         acceptor.accept(stream).await
     };
@@ -235,6 +234,6 @@ async fn handshake(
             }
         },
     };
-    // Fails only when the server has stopped.
+    // Fails only if the server has stopped.
     drop(ready.send(Ok(Connection::new(stream, peer, place))).await);
 }

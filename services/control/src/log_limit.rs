@@ -1,23 +1,24 @@
-//! Log lines that peers can cause at will, and how many of them were left out.
+//! Limits for log lines that peers can cause as often as they like. Left out lines are counted, and the count is
+//! logged.
 
 use weft_mesh::{
     names::ServiceName,
     telemetry::{LeftOut, LogLimit, SharedLogLimit},
 };
 
-/// Lines about those who have shown no SVID.
+/// Lines about peers without an SVID.
 pub(crate) struct Strangers(LogLimit);
 
-/// Lines about members, by their identity.
+/// Lines about members, limited by identity.
 #[derive(Debug, Default)]
 pub(crate) struct Members(SharedLogLimit<ServiceName>);
 
 pub(crate) static STRANGERS: Strangers = Strangers(LogLimit::new());
-/// About members' connections and calls. What they announce has limits of its own, in the directory.
+/// For members' connections and calls. Lines about their announcements have limits of their own, in the directory.
 pub(crate) static MEMBERS: Members = Members(SharedLogLimit::new());
 
 impl Strangers {
-    /// Whether one may be written now.
+    /// Whether a line may be written now.
     pub(crate) fn allows(&self) -> bool {
         let allowed = self.0.take();
         if let Some(lines @ 1..) = allowed {
@@ -28,7 +29,7 @@ impl Strangers {
 }
 
 impl Members {
-    /// Whether one that an identity has caused may be written now.
+    /// Whether a line that an identity caused may be written now.
     pub(crate) fn allows(&self, who: &ServiceName) -> bool {
         let allowed = self.0.take(who);
         if let Some(Some(LeftOut { lines, last })) = &allowed {

@@ -19,9 +19,9 @@ struct Cli {
 enum Command {
     /// Print a join token, with which a sidecar gets its first identity.
     Token(TokenArgs),
-    /// Give up a contract or an address that is pinned to an identity: another may have it then.
+    /// Release a contract or an address that is pinned to an identity, so that another may have it.
     Release(ReleaseArgs),
-    /// Show which contracts and addresses are pinned to which identity, and which are contested.
+    /// Show the contracts and addresses that are pinned to identities, and those that are contested.
     Claims(StateArgs),
 }
 

@@ -1,4 +1,4 @@
-//! From start to stop.
+//! The life of the control plane, and the commands on its state folder.
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -25,14 +25,14 @@ use crate::{
     traces,
 };
 
-/// How soon a released claim is seen.
+/// How often released claims are looked for.
 const RELEASES_POLL: Duration = Duration::from_secs(1);
-/// The store is written no more often than that, however often claims change.
+/// The shortest time between two writes of the store, however often claims change.
 const STORE_PAUSE: Duration = Duration::from_millis(500);
-/// For what does not end by itself when the runtime is taken down.
+/// The time for tasks to end when the runtime shuts down.
 const RUNTIME_STOP: Duration = Duration::from_millis(200);
 
-/// Runs the control plane until SIGTERM or SIGINT. Blocks: it has a runtime of its own, on this thread.
+/// Runs the control plane until SIGTERM or SIGINT. Blocks, with a runtime of its own on this thread.
 ///
 /// # Errors
 /// The state folder is unusable, or a port is taken.
@@ -66,11 +66,11 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 /// Makes a join token.
 ///
 /// # Errors
-/// There is no CA in the folder, or it is not of this trust domain.
+/// There is no CA in the folder, or it belongs to another trust domain.
 pub fn token(args: &TokenArgs) -> anyhow::Result<String> {
     tls::install_crypto_provider();
     let id = args.spiffe_id()?;
-    // A token of a CA made just now would be good for nothing, and hide a misspelt folder.
+    // A token of a new CA would be useless, and making one would hide a misspelt folder.
     anyhow::ensure!(
         Ca::is_in(&args.state_dir),
         "no CA in {}: start the control plane there first, or name its folder with --state-dir",
@@ -86,19 +86,19 @@ pub fn token(args: &TokenArgs) -> anyhow::Result<String> {
     Ok(join_token::issue_for(&ca, &id, &args.address, args.ttl)?)
 }
 
-/// Has a pinned claim given up, and says so.
+/// Releases a pinned claim. Returns a message for people.
 ///
 /// # Errors
 /// There is no CA in the folder, or the claim is not pinned.
 pub fn release(args: &ReleaseArgs) -> anyhow::Result<String> {
     let owner = store(&args.of)?.release(&args.claim)?;
     Ok(format!(
-        "{} is released; it was pinned to {owner}. The control plane takes it up within seconds, or when it starts.",
+        "{} is released; it was pinned to {owner}. The control plane sees this within seconds, or when it starts.",
         args.claim
     ))
 }
 
-/// What is pinned and what is contested, a line each.
+/// The claims that are pinned and those that are contested, one line each.
 ///
 /// # Errors
 /// There is no CA in the folder, or its claims can't be read.
@@ -110,8 +110,8 @@ pub fn claims_kept(args: &StateArgs) -> anyhow::Result<String> {
     Ok(lines.map(|line| line + "\n").collect())
 }
 
-/// The claims that were refused when the control plane of a folder ran last, or runs now, a line each. None where no
-/// control plane has run.
+/// The claims that were refused by the control plane of a folder, one line each: by the running one or else the last
+/// one. Empty if none has run.
 ///
 /// # Errors
 /// Its claims can't be read.
@@ -139,13 +139,13 @@ fn store(args: &StateArgs) -> anyhow::Result<Store> {
     Ok(Store::open(&args.state_dir, &args.trust_domain)?)
 }
 
-/// Each connection is an open file, and the usual limit is made for programs with few: takes as many as it may. Returns
-/// how many those are.
+/// Raises the limit of open files as far as allowed, as each connection is one and the usual limit is low. Returns the
+/// limit.
 fn raise_file_limit() -> u64 {
     let limit = getrlimit(Resource::Nofile);
     let wanted = Rlimit { current: limit.maximum, ..limit };
     if let Err(error) = setrlimit(Resource::Nofile, wanted) {
-        tracing::warn!(?limit, %error, "open files, and so connections, are limited");
+        tracing::warn!(?limit, %error, "the limit of open files can't be raised, so there may be few connections");
     }
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
@@ -198,7 +198,7 @@ impl ControlPlane {
         (self.grpc.local_addr().unwrap(), self.dashboard.local_addr().unwrap())
     }
 
-    /// Serves until `stop` is cancelled; then what is under way may end within [`limits::CONTROL_STOP`].
+    /// Serves until `stop` is cancelled; then requests and streams have [`limits::CONTROL_STOP`] to end.
     pub(crate) async fn serve(self, stop: CancellationToken) -> anyhow::Result<()> {
         let Self { ca, credentials, svid, state_dir, directory, store, budget, access, grpc, dashboard } = self;
         tracing::info!(
@@ -222,16 +222,16 @@ impl ControlPlane {
         let time_limit = async {
             stop.cancelled().await;
             tracing::info!("stopping");
-            // First of all: what ends now ends because of us, and says nothing about the members.
+            // First of all: streams that end now end because of the stop, and not because of their members.
             directory.freeze();
             stopping.cancel();
             tokio::time::sleep(limits::CONTROL_STOP).await;
-            tracing::warn!(within = ?limits::CONTROL_STOP, "not everything ended in time");
+            tracing::warn!(within = ?limits::CONTROL_STOP, "not all connections ended in time");
         };
         let upkeep = async {
             tokio::join!(directory.tick_for_ever(), credentials.keep_fresh(&ca, svid, &state_dir));
         };
-        // A task of its own, which is not dropped while it writes.
+        // A task of its own, so that it is not dropped while it writes.
         let last = CancellationToken::new();
         let keeping = tokio::spawn(keep_claims(Arc::clone(&directory), store, last.clone()));
         let result = tokio::select! {
@@ -241,7 +241,7 @@ impl ControlPlane {
         };
         last.cancel();
         if let Err(error) = keeping.await {
-            tracing::error!(%error, "claims are no longer kept");
+            tracing::error!(%error, "claims are no longer saved");
         }
         result?;
         tracing::info!("stopped");
@@ -249,8 +249,8 @@ impl ControlPlane {
     }
 }
 
-/// Writes claims to the store as they change, and takes up those that are released there, until `last` is cancelled: then
-/// it writes what came in since, and ends.
+/// Saves claims when they change, and handles releases, until `last` is cancelled. Then it saves the last changes and
+/// ends.
 async fn keep_claims(directory: Arc<Directory>, store: Arc<Store>, last: CancellationToken) {
     while !last.is_cancelled() {
         let reading = Arc::clone(&store);
@@ -258,11 +258,11 @@ async fn keep_claims(directory: Arc<Directory>, store: Arc<Store>, last: Cancell
             Ok(released) if !released.is_empty() => {
                 directory.release(&released);
                 let clearing = Arc::clone(&store);
-                // Until what follows is kept they are told again.
+                // Releases stay on the list until their result is saved.
                 if keep(&directory, &store).await
                     && let Err(error) = elsewhere(move || clearing.released()).await
                 {
-                    tracing::error!(%error, "released claims can't be taken off the list");
+                    tracing::error!(%error, "released claims can't be removed from the list");
                 }
             }
             Ok(_) => drop(keep(&directory, &store).await),
@@ -280,25 +280,25 @@ async fn keep_claims(directory: Arc<Directory>, store: Arc<Store>, last: Cancell
     keep(&directory, &store).await;
 }
 
-/// Writes what changed; false when it could not be written.
+/// Saves the changes. False if that failed.
 async fn keep(directory: &Directory, store: &Arc<Store>) -> bool {
     let Some((saved, hosts)) = directory.take_changes() else { return true };
     let writing = Arc::clone(store);
     let kept = elsewhere(move || writing.save(&saved, &hosts)).await;
     if let Err(error) = &kept {
-        tracing::error!(%error, "claims can't be kept: after a restart they are whoever's is first");
+        tracing::error!(%error, "claims can't be saved: after a restart they belong to the first claimant");
         directory.keep_again();
     }
     kept.is_ok()
 }
 
-/// Does what waits for a disk beside what others ask for.
+/// Runs disk operations on another thread, while this one serves requests.
 async fn elsewhere<T: Send + 'static>(
     act: impl FnOnce() -> Result<T, ClaimsError> + Send + 'static,
 ) -> Result<T, ClaimsError> {
     match tokio::task::spawn_blocking(act).await {
         Ok(result) => result,
-        // It panicked, which is logged; nothing here is half-done.
+        // It panicked, which is logged. The files are whole: each is replaced at once.
         Err(error) => Err(ClaimsError::Content { file: "the store".to_owned(), why: error.to_string() }),
     }
 }

@@ -1,4 +1,4 @@
-//! The control plane as sidecars meet it: real sockets, real TLS.
+//! The control plane as sidecars see it, over real sockets and TLS.
 
 mod hostile;
 
@@ -44,7 +44,7 @@ use crate::{
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
-/// For what happens at once when all is well.
+/// A guard for what happens at once if all is well.
 const SOON: Duration = Duration::from_secs(60);
 const USERS: &str = "shop.users.v1.Users";
 
@@ -113,7 +113,7 @@ impl Running {
         endpoint.connect_with_connector(connect).await
     }
 
-    /// As a sidecar gets its first identity.
+    /// Gets a first identity, like a sidecar.
     async fn join(&self, service: &str) -> Svid {
         let token = join_token::issue(&self.ca, &self.id(service), HOUR).unwrap();
         self.sign(self.channel(None).await.unwrap(), token).await.unwrap()
@@ -172,7 +172,7 @@ fn users_with_descriptors(running: &Running, id: &str, port: u16) -> Announce {
     }
 }
 
-/// An announcing stream as its sidecar holds it.
+/// The sidecar's side of an announcing stream.
 struct Announcing {
     say: mpsc::Sender<AnnounceRequest>,
     answers: Streaming<AnnounceResponse>,
@@ -192,10 +192,10 @@ impl Announcing {
     }
 
     async fn answer(&mut self) -> Result<AnnounceResponse, Status> {
-        timeout(SOON, self.answers.message()).await.unwrap().map(|answer| answer.expect("it is not over"))
+        timeout(SOON, self.answers.message()).await.unwrap().map(|answer| answer.expect("the stream goes on"))
     }
 
-    /// How the control plane ended it.
+    /// The status with which the control plane ended the stream.
     async fn refusal(&mut self) -> Status {
         self.answer().await.unwrap_err()
     }
@@ -221,7 +221,7 @@ impl Watching {
         timeout(SOON, self.answers.message()).await.unwrap().unwrap().unwrap().what.unwrap()
     }
 
-    /// The health of an endpoint as the next answers say it.
+    /// Waits until the answers show this health of an endpoint.
     async fn health_becomes(&mut self, id: &str, health: Health) {
         loop {
             let endpoints = match self.next().await {
@@ -237,7 +237,7 @@ impl Watching {
 }
 
 #[tokio::test]
-async fn a_sidecar_joins_announces_and_is_seen_to_break_and_to_come_back() {
+async fn a_watcher_sees_a_sidecar_join_break_and_come_back() {
     let dir = tempfile::tempdir().unwrap();
     let mesh = Running::start(dir.path()).await;
     let orders = mesh.sidecar("orders.shop").await;
@@ -266,7 +266,7 @@ async fn a_sidecar_joins_announces_and_is_seen_to_break_and_to_come_back() {
     watching.health_becomes("u1", Health::Draining).await;
     announcing.say(announce_request::What::Heartbeat(Heartbeat { health: Health::Up.into() })).await;
     watching.health_becomes("u1", Health::Up).await;
-    // The sidecar dies: its stream breaks without a farewell.
+    // The sidecar dies: its stream breaks without a `Deregister`.
     drop((announcing, users));
     watching.health_becomes("u1", Health::Down).await;
 
@@ -281,7 +281,7 @@ async fn a_sidecar_joins_announces_and_is_seen_to_break_and_to_come_back() {
 }
 
 #[tokio::test]
-async fn who_shows_no_svid_may_only_sign_and_nothing_else() {
+async fn a_peer_without_an_svid_may_only_ask_for_one() {
     let dir = tempfile::tempdir().unwrap();
     let mesh = Running::start(dir.path()).await;
     let stranger = mesh.channel(None).await.unwrap();
@@ -301,7 +301,7 @@ async fn who_shows_no_svid_may_only_sign_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn an_svid_of_another_ca_is_refused_and_ones_own_renews_itself() {
+async fn an_svid_renews_itself_and_one_of_another_ca_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let mesh = Running::start(dir.path()).await;
     let svid = mesh.join("users.shop").await;
@@ -313,7 +313,7 @@ async fn an_svid_of_another_ca_is_refused_and_ones_own_renews_itself() {
     let key = WorkloadKey::generate().unwrap();
     let issued = foreign.sign(&key.signing_request().unwrap(), svid.id()).unwrap();
     let forged = key.into_svid(issued.chain_der).unwrap();
-    // In TLS 1.3 a client learns after its own handshake that its certificate is refused.
+    // In TLS 1.3 a client learns only after its own handshake that its certificate is refused.
     if let Ok(channel) = mesh.channel(Some(&forged)).await {
         let refused = ContractsClient::new(channel).list(ListContractsRequest {}).await;
         let why = refused.unwrap_err();
@@ -324,7 +324,7 @@ async fn an_svid_of_another_ca_is_refused_and_ones_own_renews_itself() {
 }
 
 #[tokio::test]
-async fn a_sidecar_announces_only_what_its_identity_names_and_only_what_makes_sense() {
+async fn announcements_of_another_identity_and_malformed_ones_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let mesh = Running::start(dir.path()).await;
     let (users, orders) = (mesh.sidecar("users.shop").await, mesh.sidecar("orders.shop").await);
@@ -357,7 +357,7 @@ async fn a_sidecar_announces_only_what_its_identity_names_and_only_what_makes_se
 }
 
 #[tokio::test]
-async fn contracts_are_found_by_name_and_bad_descriptors_leave_their_endpoint_in_place() {
+async fn contracts_are_found_by_name_and_an_endpoint_with_bad_descriptors_stays() {
     let dir = tempfile::tempdir().unwrap();
     let mesh = Running::start(dir.path()).await;
     let users = mesh.sidecar("users.shop").await;
@@ -374,7 +374,7 @@ async fn contracts_are_found_by_name_and_bad_descriptors_leave_their_endpoint_in
     assert!(announcing.answer().await.unwrap().send_descriptors);
     announcing.say(announce_request::What::Descriptors(Bytes::from_static(b"something else"))).await;
     assert!(announcing.answer().await.unwrap().descriptors_refused.contains("SHA-256"));
-    // Nobody asked for them: they are not read, and not answered.
+    // Descriptors that were not asked for are not read and not answered.
     announcing.say(announce_request::What::Descriptors(Bytes::from_static(b"something else"))).await;
     announcing.say(announce_request::What::Announce(bad)).await;
     assert!(announcing.answer().await.unwrap().send_descriptors);
@@ -411,7 +411,7 @@ async fn contracts_are_found_by_name_and_bad_descriptors_leave_their_endpoint_in
 }
 
 #[tokio::test]
-async fn a_restarted_control_plane_knows_its_sidecars_by_their_svids_and_fills_itself_again() {
+async fn a_restarted_control_plane_accepts_old_svids_and_fills_its_registry_again() {
     let dir = tempfile::tempdir().unwrap();
     let mesh = Running::start(dir.path()).await;
     let svid = mesh.join("users.shop").await;
@@ -422,7 +422,7 @@ async fn a_restarted_control_plane_knows_its_sidecars_by_their_svids_and_fills_i
     watching.ask(watch_request::What::SubscribeService("users.shop".into())).await;
     let What::Snapshot(before) = watching.next().await else { panic!() };
     mesh.stop().await;
-    // What a stop ends says nothing about the members: no watcher may be told that they are down.
+    // Streams that end with the stop do not count: no watcher may be told that members are down.
     let last = timeout(SOON, watching.answers.message()).await.unwrap();
     assert!(!matches!(last, Ok(Some(_))), "{last:?}");
 
@@ -440,7 +440,7 @@ async fn a_restarted_control_plane_knows_its_sidecars_by_their_svids_and_fills_i
 }
 
 #[tokio::test]
-async fn who_dawdles_in_its_handshake_keeps_nobody_waiting_and_plain_text_is_refused() {
+async fn a_slow_handshake_delays_nobody_and_plain_text_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let mesh = Running::start(dir.path()).await;
     let _silent = TcpStream::connect(mesh.grpc).await.unwrap();
@@ -448,14 +448,14 @@ async fn who_dawdles_in_its_handshake_keeps_nobody_waiting_and_plain_text_is_ref
     let mut plain = TcpStream::connect(mesh.grpc).await.unwrap();
     plain.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
     let mut rest = Vec::new();
-    // An alert, then the end.
+    // A TLS alert, then the end.
     let _ = timeout(SOON, plain.read_to_end(&mut rest)).await.unwrap();
     assert!(rest.len() < 16);
     mesh.stop().await;
 }
 
 #[tokio::test]
-async fn the_bundle_is_told_now_and_when_a_root_is_added() {
+async fn the_bundle_is_sent_at_once_and_when_a_root_is_added() {
     let dir = tempfile::tempdir().unwrap();
     let mesh = Running::start(dir.path()).await;
     let users = mesh.sidecar("users.shop").await;
@@ -474,7 +474,7 @@ async fn the_bundle_is_told_now_and_when_a_root_is_added() {
 }
 
 #[tokio::test]
-async fn the_dashboard_says_that_it_is_ready() {
+async fn the_dashboard_reports_ready() {
     let dir = tempfile::tempdir().unwrap();
     let mesh = Running::start(dir.path()).await;
     let mut stream = TcpStream::connect(mesh.dashboard).await.unwrap();

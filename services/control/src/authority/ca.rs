@@ -1,8 +1,8 @@
 //! The certificate authority of the trust domain.
 //!
-//! Made at the first start: a P-256 key that only its owner can read, and a root that is good for ten years. It signs
-//! workloads' keys into X.509-SVIDs that name exactly one SPIFFE ID. What a signing request says about names, usages
-//! or times is ignored: the identity comes from the proof that came with it.
+//! It is made at the first start: a P-256 key that only its owner can read, and a root certificate that is valid for
+//! ten years. It signs workloads' keys: each X.509-SVID names exactly one SPIFFE ID. Names, usages and times in a
+//! signing request are ignored: the identity comes from the proof that came with the request.
 
 use std::{
     path::Path,
@@ -30,11 +30,12 @@ use super::{
 const CA_KEY: &str = "ca.key.pem";
 const CA_CERTIFICATE: &str = "ca.pem";
 const TOKEN_KEY: &str = "token-key.pem";
-/// The file of the roots that the trust domain trusts: the CA's own, and during a rotation the next or the last one.
+/// The file with the roots that the trust domain trusts: the CA's own and, during a rotation, the next or the previous
+/// one.
 pub(crate) const BUNDLE: &str = "bundle.pem";
 
 const ROOT_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
-/// Certificates begin this long ago, so that a peer whose clock is behind takes them.
+/// Certificates are valid from this long ago on, so that a peer whose clock is behind accepts them.
 const BACKDATED: Duration = Duration::from_secs(3600);
 /// RFC 5280, section 4.1.2.2, allows 20 bytes; 16 random ones are as unique as a UUID.
 const SERIAL_BYTES: usize = 16;
@@ -45,7 +46,7 @@ pub enum CaError {
     /// A file of the state folder.
     #[error(transparent)]
     State(#[from] StateError),
-    /// One half of the CA is gone.
+    /// One of the CA's two files is missing.
     #[error("{present} is there but {missing} is not: restore it, or remove {present} to start with a new CA")]
     Half {
         /// The file that is there.
@@ -53,7 +54,7 @@ pub enum CaError {
         /// The file that is not.
         missing: String,
     },
-    /// A file that does not hold what it should.
+    /// A file does not contain what it should.
     #[error("{file}: {why}")]
     Content {
         /// The file.
@@ -81,21 +82,21 @@ pub enum SignError {
     /// Not a signing request.
     #[error("not a certificate signing request (PKCS #10, DER): {0}")]
     Malformed(String),
-    /// Whoever sent it does not hold the key.
+    /// The sender does not have the key.
     #[error("the certificate signing request is not signed with its own key")]
     Unproven,
     /// A key of another kind.
     #[error("the key to sign is not an ECDSA P-256 key")]
     KeyKind,
-    /// Someone of another trust domain.
+    /// The identity is of another trust domain.
     #[error("{id} is not of the trust domain {trust_domain}")]
     Foreign {
-        /// Whom a certificate was asked for.
+        /// The identity that the certificate was asked for.
         id: SpiffeId,
         /// The CA's trust domain.
         trust_domain: TrustDomain,
     },
-    /// The root has run out.
+    /// The root certificate has expired.
     #[error("the CA's own certificate has expired: a new root is needed")]
     Expired,
     /// Signing itself failed.
@@ -108,7 +109,7 @@ pub enum SignError {
 pub struct Issued {
     /// DER, leaf first, without the root.
     pub chain_der: Vec<Vec<u8>>,
-    /// Until when it is good.
+    /// When it expires.
     pub not_after: SystemTime,
 }
 
@@ -141,7 +142,7 @@ impl Ca {
         let root_pem = dir.read(CA_CERTIFICATE, Access::Public)?;
         let (key, root_pem) = match (key_pem, root_pem) {
             (Some(key), Some(root)) => (read_key(&dir, CA_KEY, &key)?, root),
-            // A first start that was cut short between the two: the key has signed nothing yet.
+            // A first start was interrupted between the two files: the key has signed nothing yet.
             (Some(key), None) => make_root(&dir, read_key(&dir, CA_KEY, &key)?, trust_domain)?,
             (None, Some(_)) => {
                 let name = |file| dir.path(file).display().to_string();
@@ -170,7 +171,7 @@ impl Ca {
         state_dir.join(CA_CERTIFICATE).exists()
     }
 
-    /// Whose CA it is.
+    /// The trust domain of the CA.
     pub fn trust_domain(&self) -> &TrustDomain {
         &self.trust_domain
     }
@@ -192,13 +193,13 @@ impl Ca {
     /// Signs the key of a request for an identity, for 24 hours at most and never beyond the root's own life.
     ///
     /// # Errors
-    /// The request is no well-formed one for a P-256 key, the identity is of another trust domain, or the root has
+    /// The request is malformed or its key is not a P-256 key, the identity is of another trust domain, or the root has
     /// expired.
     pub fn sign(&self, csr_der: &[u8], id: &SpiffeId) -> Result<Issued, SignError> {
         self.sign_for(csr_der, id, limits::SVID_LIFE)
     }
 
-    /// As [`Self::sign`], for another time at most.
+    /// Like [`Self::sign`], with another longest lifetime.
     pub(crate) fn sign_for(&self, csr_der: &[u8], id: &SpiffeId, life: Duration) -> Result<Issued, SignError> {
         let key = requested_key(csr_der)?;
         if id.trust_domain() != &self.trust_domain {
@@ -257,7 +258,7 @@ fn make_root(dir: &StateDir, key: KeyPair, trust_domain: &TrustDomain) -> Result
     params.distinguished_name.push(DnType::OrganizationName, "Weft");
     params.distinguished_name.push(DnType::CommonName, trust_domain.as_str());
     // The SPIFFE ID of the trust domain itself (X.509-SVID, section 3.1). No name constraints: webpki refuses chains
-    // under a root with URI constraints, and who is whose is checked by the peers anyway.
+    // under a root with URI constraints, and peers check identities themselves.
     params.subject_alt_names = vec![uri_name(&format!("spiffe://{trust_domain}"))?];
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
@@ -306,7 +307,7 @@ fn read_or_make_bundle(dir: &StateDir, root_pem: &str, root: &[u8]) -> Result<Tr
     parse_bundle(pem.as_bytes(), root).map_err(|why| content(dir, BUNDLE, why))
 }
 
-/// Reads a bundle in which the CA's own root must be.
+/// Reads a bundle, which must contain the CA's own root.
 pub(crate) fn parse_bundle(pem: &[u8], root: &[u8]) -> Result<TrustBundle, String> {
     let bundle = TrustBundle::from_pem(pem).map_err(|e| e.to_string())?;
     if !bundle.der().any(|der| der == root) {
@@ -346,7 +347,7 @@ fn uri_name(uri: &str) -> Result<SanType, rcgen::Error> {
     Ok(SanType::URI(uri.try_into()?))
 }
 
-/// X.509 times have whole seconds: what is told must be what the certificate says.
+/// X.509 times are whole seconds, and the time that is reported must match the certificate.
 fn whole_second(time: SystemTime) -> SystemTime {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     SystemTime::UNIX_EPOCH + Duration::from_secs(since.as_secs())
@@ -373,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ca_outlives_its_process_and_keeps_its_keys_to_itself() {
+    fn a_ca_survives_a_restart_and_its_keys_are_private() {
         let (dir, first) = new_ca();
         for file in [CA_KEY, TOKEN_KEY] {
             assert_eq!(fs::metadata(dir.path().join(file)).unwrap().permissions().mode() & 0o777, 0o600, "{file}");
@@ -383,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn an_svid_is_what_peers_ask_for_whatever_the_request_says() {
+    fn an_svid_has_what_peers_need_whatever_the_request_says() {
         let (_dir, ca) = new_ca();
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(vec!["evil.example".to_owned()]).unwrap();
@@ -408,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_request_for_a_p256_key_is_refused() {
+    fn only_requests_for_p256_keys_are_signed() {
         let (_dir, ca) = new_ca();
         assert!(matches!(ca.sign(b"nonsense", &users()), Err(SignError::Malformed(_))));
         let other = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap();
@@ -435,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_state_folder_is_named_and_not_repaired_by_guessing() {
+    fn a_damaged_state_folder_is_reported_and_not_repaired() {
         let refused = |dir: &tempfile::TempDir, domain: &TrustDomain| {
             Ca::open_or_create(dir.path(), domain).unwrap_err().to_string()
         };
@@ -459,7 +460,7 @@ mod tests {
     }
 
     #[test]
-    fn a_first_start_that_was_cut_short_is_finished() {
+    fn an_interrupted_first_start_is_completed() {
         let (dir, _) = new_ca();
         fs::remove_file(dir.path().join(CA_CERTIFICATE)).unwrap();
         fs::remove_file(dir.path().join(BUNDLE)).unwrap();

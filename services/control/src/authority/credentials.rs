@@ -1,5 +1,4 @@
-//! What the control plane shows and asks for in a handshake: its own SVID, and the roots of its trust domain. Both
-//! change while it runs.
+//! The control plane's own SVID and the roots of its trust domain, for TLS handshakes. Both change while it runs.
 
 use std::{
     fs, io,
@@ -15,7 +14,7 @@ use weft_mesh::tls::{ClientCertificate, Svid, TlsSetupError, TrustBundle, server
 
 use super::ca::{BUNDLE, Ca, CaError, parse_bundle};
 
-/// How soon a changed bundle is seen.
+/// How often the bundle's file is checked for changes.
 const POLL: Duration = Duration::from_secs(2);
 
 /// See the module.
@@ -24,7 +23,7 @@ pub(crate) struct Credentials {
     bundle: watch::Sender<TrustBundle>,
 }
 
-/// What of a file is looked at to see that it changed.
+/// A file's modification time and size, which tell that it changed.
 type Stamp = (SystemTime, u64);
 
 impl Credentials {
@@ -34,20 +33,20 @@ impl Credentials {
         Ok((Self { config, bundle: watch::Sender::new(ca.bundle().clone()) }, svid))
     }
 
-    /// For the next handshake.
+    /// The configuration for the next handshake.
     pub(crate) fn config(&self) -> Arc<ServerConfig> {
         self.config.load_full()
     }
 
-    /// The roots, now and whenever they change.
+    /// The roots, now and after each change.
     pub(crate) fn bundle(&self) -> watch::Receiver<TrustBundle> {
         self.bundle.subscribe()
     }
 
-    /// Renews the SVID in time and takes up a changed bundle; never ends.
+    /// Renews the SVID in time and reads the bundle again when it changes; never ends.
     pub(crate) async fn keep_fresh(&self, ca: &Ca, mut svid: Svid, state_dir: &Path) {
         let path = state_dir.join(BUNDLE);
-        // The bundle was read before: a first look that finds it unchanged since would miss what changed in between.
+        // No stamp at first: the bundle was read earlier, and may have changed since.
         let mut seen: Option<Stamp> = None;
         let mut ticks = tokio::time::interval(POLL);
         loop {
@@ -91,7 +90,7 @@ impl Credentials {
         }
     }
 
-    /// Whether the file holds other roots than before.
+    /// Reads the file again. True if it has other roots than before.
     fn reload(&self, ca: &Ca, path: &PathBuf) -> bool {
         let read = fs::read(path).map_err(|e| e.to_string());
         let bundle = match read.and_then(|pem| parse_bundle(&pem, ca.root_der())) {
@@ -115,11 +114,11 @@ impl Credentials {
 }
 
 fn config(svid: &Svid, bundle: &TrustBundle) -> Result<Arc<ServerConfig>, TlsSetupError> {
-    // Who has no SVID yet comes with a join token.
+    // A sidecar without an SVID proves itself with a join token.
     server_config(svid, bundle, ClientCertificate::Optional)
 }
 
-/// After two thirds of its life; or before its beginning, as the clock was set back.
+/// True after two thirds of its life. Also before its start, which means that the clock was set back.
 fn is_due(svid: &Svid, now: SystemTime) -> bool {
     let life = svid.not_after().duration_since(svid.not_before()).unwrap_or_default();
     now >= svid.not_before() + life * 2 / 3 || now < svid.not_before()

@@ -1,7 +1,8 @@
-//! Join tokens: by one of these a sidecar outside Kubernetes proves who it is when it has no SVID yet.
+//! Join tokens: a sidecar outside Kubernetes that has no SVID yet proves its identity with one.
 //!
-//! A token is a JWT (RFC 7519) signed with the control plane's own P-256 key: `sub` is the SPIFFE ID that it is good
-//! for, `aud` the trust domain, `exp` its end. It may be used more than once, as all replicas of a service share one.
+//! A token is a JWT (RFC 7519) signed with the control plane's own P-256 key: `sub` is the SPIFFE ID that it is for,
+//! `aud` the trust domain, `exp` the time of its expiry. It may be used more than once, as all replicas of a service
+//! share one.
 
 use std::time::{Duration, SystemTime};
 
@@ -11,19 +12,19 @@ use weft_mesh::identity::{SpiffeId, TrustDomain};
 
 use super::{ca::Ca, network::Network};
 
-/// Why a token was not made or not taken. The text is for the peer: it holds nothing of the token.
+/// Why a token was not made or not accepted. The text is for the peer and contains no part of the token.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
-    /// Its time is over.
+    /// It has expired.
     #[error("the join token has expired: make a new one with `weft-control token`")]
     Expired,
-    /// Nobody here signed it, or it was changed.
+    /// It was not signed with this control plane's key, or was changed.
     #[error("the join token was not signed by this control plane")]
     Forged,
     /// It is for another trust domain.
     #[error("the join token is not for the trust domain {0}")]
     Foreign(TrustDomain),
-    /// It is no token.
+    /// It is not a token.
     #[error("the join token is malformed: {0}")]
     Malformed(String),
     /// It could not be signed.
@@ -37,7 +38,7 @@ struct Claims {
     aud: String,
     iat: u64,
     exp: u64,
-    /// Where the identity's endpoints may be besides the host that announces them.
+    /// Networks where the identity's endpoints may be, besides the host that announces them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     weft_hosts: Vec<String>,
 }
@@ -57,11 +58,11 @@ pub fn issue(ca: &Ca, id: &SpiffeId, ttl: Duration) -> Result<String, TokenError
     issue_for(ca, id, &[], ttl)
 }
 
-/// As [`issue`], for an identity whose endpoints may also be in these networks, and not only on the host that announces
-/// them.
+/// Like [`issue`], for an identity whose endpoints may also be in these networks, and not only on the host that
+/// announces them.
 ///
 /// # Errors
-/// As there.
+/// As for [`issue`].
 pub fn issue_for(ca: &Ca, id: &SpiffeId, hosts: &[Network], ttl: Duration) -> Result<String, TokenError> {
     issue_at(ca, id, hosts, ttl, SystemTime::now())
 }
@@ -78,10 +79,10 @@ fn issue_at(ca: &Ca, id: &SpiffeId, hosts: &[Network], ttl: Duration, now: Syste
         .map_err(|e| TokenError::Signing(e.to_string()))
 }
 
-/// Whom a token is good for, and where.
+/// The identity that a token proves, and where its endpoints may be.
 pub(crate) fn verify(ca: &Ca, token: &str) -> Result<Proven, TokenError> {
     let mut rules = Validation::new(Algorithm::ES256);
-    // The same clock signed it.
+    // It was signed by the same clock, so no leeway is needed.
     rules.leeway = 0;
     rules.set_audience(&[ca.trust_domain().as_str()]);
     rules.set_required_spec_claims(&["exp", "aud", "sub"]);
@@ -121,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_good_for_the_identity_it_names_even_after_a_restart() {
+    fn a_token_proves_the_identity_it_names_even_after_a_restart() {
         let (dir, ca) = ca_of("weft.test");
         let token = issue(&ca, &users(), HOUR).unwrap();
         assert_eq!(verify(&ca, &token).unwrap().id, users());
@@ -130,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_says_where_its_identity_s_endpoints_may_be() {
+    fn a_token_names_networks_for_its_identitys_endpoints() {
         let (_dir, ca) = ca_of("weft.test");
         let hosts: Vec<Network> = ["10.1.0.0/16", "fd00::1/128"].map(|host| host.parse().unwrap()).to_vec();
         let token = issue_for(&ca, &users(), &hosts, HOUR).unwrap();

@@ -1,9 +1,9 @@
 //! Renewal by an SVID that has expired.
 //!
-//! A sidecar that was cut off for longer than its SVID lives can show it in no handshake. Its join token has expired as
-//! well by then, unless someone replaced it. So the key of the expired SVID counts as the proof for
-//! [`limits::SVID_GRACE`], and for nothing but a new SVID of the same identity. This gives away no more than renewal does:
-//! whoever has the key of an SVID could have renewed it in time, too.
+//! A sidecar that was cut off for longer than its SVID's life cannot use the SVID in a handshake any more. By then its
+//! join token has expired, too, unless someone replaced it. So for [`limits::SVID_GRACE`] the key of the expired SVID
+//! is accepted as proof, and only for a new SVID of the same identity. This gives away no more than renewal does: a
+//! holder of the key could also have renewed the SVID in time.
 
 use std::time::{Duration, SystemTime};
 
@@ -16,14 +16,14 @@ use weft_mesh::{
 
 use super::ca::Ca;
 
-/// Why the proof is not taken. The text is for the peer.
+/// Why the proof is not accepted. The text is for the peer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LateError {
     #[error("the expired SVID is malformed: {0}")]
     Malformed(String),
     #[error("the expired SVID was not signed by this control plane's CA")]
     Forged,
-    #[error("the expired SVID is not good yet")]
+    #[error("the expired SVID is not valid yet")]
     Early,
     #[error("the SVID expired more than {} days ago: a new join token is needed", limits::SVID_GRACE.as_secs() / 86_400)]
     TooLate,
@@ -33,7 +33,7 @@ pub(crate) enum LateError {
     Identity(#[from] IdentityError),
 }
 
-/// Whose an expired SVID is, if the proof shows its key.
+/// The identity of an expired SVID, if the proof was made with its key.
 pub(crate) fn verify(
     ca: &Ca,
     svid_der: &[u8],
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn the_key_of_an_expired_svid_proves_its_identity_for_a_named_time() {
+    fn the_key_of_an_expired_svid_proves_its_identity_for_a_limited_time() {
         weft_mesh::tls::install_crypto_provider();
         let (_dir, ca) = ca();
         let (svid, csr) = (svid(&ca), WorkloadKey::generate().unwrap().signing_request().unwrap());
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_else_s_key_svid_or_request_will_do() {
+    fn another_key_svid_or_request_is_refused() {
         weft_mesh::tls::install_crypto_provider();
         let (_dir, ca) = self::ca();
         let (_other_dir, forger) = self::ca();
@@ -114,11 +114,14 @@ mod tests {
         let proof = own.prove_late(&request).unwrap();
         let refused = |svid: &[u8], proof: &[u8], csr: &[u8]| verify(&ca, svid, proof, csr, late).unwrap_err();
         assert!(matches!(refused(other.leaf(), &proof, &request), LateError::Unproven));
-        assert!(matches!(refused(own.leaf(), &proof, &csr()), LateError::Unproven), "it was for another key");
+        assert!(
+            matches!(refused(own.leaf(), &proof, &csr()), LateError::Unproven),
+            "the proof was for another request"
+        );
         assert!(matches!(refused(own.leaf(), &[], &request), LateError::Unproven));
         let forged = svid(&forger);
         assert!(matches!(refused(forged.leaf(), &forged.prove_late(&request).unwrap(), &request), LateError::Forged));
         assert!(matches!(refused(b"nonsense", &proof, &request), LateError::Malformed(_)));
-        assert!(matches!(refused(ca.root_der(), &proof, &request), LateError::Forged), "the root is no SVID");
+        assert!(matches!(refused(ca.root_der(), &proof, &request), LateError::Forged), "the root is not an SVID");
     }
 }

@@ -43,7 +43,7 @@ impl Network {
             IpAddr::V6(v6) => v6.to_bits(),
         };
         let differs = bits(self.address) ^ bits(address);
-        // A shift by all 128 bits is no shift that Rust knows.
+        // Rust has no shift by all 128 bits: `checked_shr` returns `None`.
         let rest = 128 - u32::from(self.prefix);
         self.address.is_ipv4() == address.is_ipv4() && differs.checked_shr(rest).unwrap_or(0) == 0
     }
@@ -54,13 +54,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_network_holds_the_addresses_that_begin_as_it_does() {
-        let holds =
+    fn a_network_contains_the_addresses_with_its_prefix() {
+        let contains =
             |network: &str, address: &str| network.parse::<Network>().unwrap().contains(address.parse().unwrap());
-        assert!(holds("10.1.0.0/16", "10.1.255.3") && !holds("10.1.0.0/16", "10.2.0.0"));
-        assert!(holds("10.1.2.3", "10.1.2.3") && !holds("10.1.2.3", "10.1.2.4"));
-        assert!(holds("0.0.0.0/0", "192.0.2.1") && !holds("0.0.0.0/0", "fd00::1"));
-        assert!(holds("fd00::/8", "fd12::1") && !holds("fd00::/8", "fe00::1"));
+        assert!(contains("10.1.0.0/16", "10.1.255.3") && !contains("10.1.0.0/16", "10.2.0.0"));
+        assert!(contains("10.1.2.3", "10.1.2.3") && !contains("10.1.2.3", "10.1.2.4"));
+        assert!(contains("0.0.0.0/0", "192.0.2.1") && !contains("0.0.0.0/0", "fd00::1"));
+        assert!(contains("fd00::/8", "fd12::1") && !contains("fd00::/8", "fe00::1"));
         for wrong in ["", "10.1.0.0/33", "10.1.0.0/", "10.1.0.0/-1", "shop", "::1/129"] {
             assert!(wrong.parse::<Network>().is_err(), "{wrong}");
         }

@@ -1,5 +1,5 @@
-//! The folder in which the control plane keeps its secrets: files that appear whole or not at all, and keys that
-//! only their owner can read.
+//! The folder where the control plane keeps its secrets. Files are written completely or not at all, and only their
+//! owner can read keys.
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Who else holds the folder does so for some milliseconds, while it makes a CA.
+/// Another process holds the lock for some milliseconds, while it makes a CA.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 const LOCK_RETRY: Duration = Duration::from_millis(10);
 
@@ -34,8 +34,8 @@ pub enum StateError {
         /// Its permissions.
         mode: u32,
     },
-    /// Another process keeps the folder.
-    #[error("{} is held by another process; it makes a CA there and does not come to an end", path.display())]
+    /// Another process holds the lock of the folder.
+    #[error("{} is held by another process; it makes a CA there and does not finish", path.display())]
     Locked {
         /// The lock's file.
         path: PathBuf,
@@ -54,7 +54,7 @@ pub(crate) enum Access {
 pub(crate) struct StateDir(PathBuf);
 
 impl StateDir {
-    /// Opens the folder, made at need.
+    /// Opens the folder, and makes it if it does not exist.
     pub(crate) fn open(path: &Path) -> Result<Self, StateError> {
         let make = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
         make.map_err(|source| StateError::Io { what: "create the folder", path: path.to_owned(), source })?;
@@ -65,7 +65,7 @@ impl StateDir {
         self.0.join(file)
     }
 
-    /// Keeps other processes from making files here for as long as the value lives.
+    /// Keeps other processes from making files here until the value is dropped.
     pub(crate) fn lock(&self) -> Result<File, StateError> {
         let path = self.path(".lock");
         let io = |what| move |path: PathBuf, source| StateError::Io { what, path, source };
@@ -87,7 +87,7 @@ impl StateDir {
         }
     }
 
-    /// A file's text; `None` where there is no such file.
+    /// A file's text; `None` if there is no such file.
     pub(crate) fn read(&self, file: &str, access: Access) -> Result<Option<String>, StateError> {
         let path = self.path(file);
         let text = match fs::read_to_string(&path) {
@@ -107,13 +107,13 @@ impl StateDir {
         Ok(Some(text))
     }
 
-    /// Puts a whole file in place at once: who reads it, or a crash, meets the old one or the new one.
+    /// Replaces a file at once: a reader sees the old or the new file, and so does the next start after a crash.
     pub(crate) fn write(&self, file: &str, text: &str, access: Access) -> Result<(), StateError> {
         let path = self.path(file);
         let temporary = self.path(&format!(".{file}.new"));
         let mode = if access == Access::Private { 0o600 } else { 0o644 };
         let put = || -> io::Result<()> {
-            // A rest of a crash: its mode and content are not to be trusted.
+            // May be left over from a crash: its mode and content cannot be trusted.
             match fs::remove_file(&temporary) {
                 Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
                 _ => {}

@@ -1,15 +1,16 @@
-//! The file of `--services`: what the mesh's owner says of its services, above all that they say themselves.
+//! The file of `--services`: what the mesh's owner states about its services. It wins over what they announce
+//! themselves.
 //!
 //! ```yaml
-//! namespace: shop            # of the names below that have none; `default` where it is left out
-//! visibility: namespace      # who may know of a service: `all`, where it is left out, or its own namespace
-//! unlisted: pin              # a contract that is not below belongs to nobody (`refuse`, where it is left out), or to who is first
-//! complete: true             # no other service is in the mesh (`false` where it is left out): once all are there, nothing is waited for
+//! namespace: shop            # for names below without a namespace; default: `default`
+//! visibility: namespace      # who may know of a service: `all` (the default), or only its own namespace
+//! unlisted: pin              # a contract that is not listed here: `refuse` it (the default), or `pin` it to the first claimant
+//! complete: true             # the mesh has no other services, so it is settled as soon as these are there; default: false
 //! services:
 //!   users:                   # NAME, or NAME.NAMESPACE
 //!     contracts: [shop.users.v1.Users]      # protobuf services, by full name
 //!     addresses: ["10.96.0.10:80"]          # virtual addresses
-//!     endpoints: 2                          # how many there are in a complete mesh; 1 where it is left out
+//!     endpoints: 2                          # how many there are in a complete mesh; default: 1
 //! ```
 //!
 //! `weft up` makes one from `mesh.yaml`.
@@ -33,15 +34,15 @@ const UNLISTED: &str = "pin, refuse";
 const CONTRACT: &str = "the full name of a protobuf service, as shop.users.v1.Users";
 const ADDRESS: &str = "IP:PORT, as 10.96.0.10:80 or [fd00::1]:80";
 
-/// What the file says.
+/// The content of the file.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Listed {
-    /// Whose each claim is.
+    /// The owner of each claim.
     pub(crate) claims: BTreeMap<String, ServiceName>,
     pub(crate) visibility: Visibility,
-    /// What becomes of other claims.
+    /// What happens to contracts that are not in the file.
     pub(crate) unlisted: Unlisted,
-    /// All services of the mesh, with the number of their endpoints, if the file says that these are all.
+    /// All services of the mesh with the number of their endpoints, if the file says that it is complete.
     pub(crate) mesh: Option<BTreeMap<ServiceName, usize>>,
 }
 
@@ -49,7 +50,7 @@ impl Listed {
     /// Reads and checks a file.
     ///
     /// # Errors
-    /// Everything that is wrong with it.
+    /// All that is wrong with the file.
     pub(crate) fn read(path: &Path) -> Result<Self, Problems> {
         let shown = path.display().to_string();
         let text = std::fs::read_to_string(path).map_err(|error| {
@@ -90,7 +91,7 @@ fn read_root(reader: &mut Reader<'_>, root: &Node) -> Option<Listed> {
     let mut listed = Listed {
         claims: BTreeMap::new(),
         visibility: visibility.unwrap_or_default(),
-        // Who writes the file says which contracts there are.
+        // With a file, other contracts are refused unless it says otherwise.
         unlisted: unlisted.unwrap_or(Unlisted::Refuse),
         mesh: reader.truth(&table, "complete").is_some_and(|complete| complete.value).then(BTreeMap::new),
     };
@@ -164,27 +165,27 @@ fn read_claims(
 mod tests {
     use super::*;
 
-    fn told(text: &str) -> String {
+    fn problems(text: &str) -> String {
         Listed::parse("services.yaml", text).expect_err("a file with problems").to_string()
     }
 
     #[test]
-    fn each_claim_belongs_to_the_service_it_stands_with() {
+    fn each_claim_belongs_to_the_service_that_lists_it() {
         let text = "namespace: shop\nvisibility: namespace\nunlisted: pin\nservices:\n  users: { contracts: [shop.v1.Users, shop.v1.Admin] }\n  \
                     db.data: { addresses: \"[fd00::01]:5432\" }\n  web: {}\n";
         let listed = Listed::parse("services.yaml", text).unwrap();
-        let told: Vec<_> = listed.claims.iter().map(|(claim, owner)| (claim.as_str(), owner.as_str())).collect();
+        let owners: Vec<_> = listed.claims.iter().map(|(claim, owner)| (claim.as_str(), owner.as_str())).collect();
         let expected =
             [("[fd00::1]:5432", "db.data"), ("shop.v1.Admin", "users.shop"), ("shop.v1.Users", "users.shop")];
-        assert_eq!(told, expected);
+        assert_eq!(owners, expected);
         assert_eq!((listed.visibility, listed.unlisted), (Visibility::Namespace, Unlisted::Pin));
         let short = Listed::parse("services.yaml", "services: {}\n").unwrap();
         assert_eq!((short.visibility, short.unlisted), (Visibility::All, Unlisted::Refuse));
-        assert_eq!(Listed::default().unlisted, Unlisted::Pin, "there is no file");
+        assert_eq!(Listed::default().unlisted, Unlisted::Pin, "without a file");
     }
 
     #[test]
-    fn a_file_may_say_that_it_has_all_services() {
+    fn a_file_may_say_that_it_is_complete() {
         let text = "complete: true\nservices: { users: { endpoints: 2 }, web: {} }\n";
         let mesh = Listed::parse("services.yaml", text).unwrap().mesh.unwrap();
         let listed: Vec<_> = mesh.iter().map(|(service, endpoints)| (service.as_str(), *endpoints)).collect();
@@ -192,12 +193,12 @@ mod tests {
         for text in ["complete: false\nservices: { users: {} }\n", "services: { users: { endpoints: 2 } }\n"] {
             assert_eq!(Listed::parse("services.yaml", text).unwrap().mesh, None, "others may be missing: {text}");
         }
-        let told = told("services: { users: { endpoints: 0 } }\n");
-        assert!(told.starts_with("services.yaml:1: services.users.endpoints: found "), "{told}");
+        let problem = problems("services: { users: { endpoints: 0 } }\n");
+        assert!(problem.starts_with("services.yaml:1: services.users.endpoints: found "), "{problem}");
     }
 
     #[test]
-    fn what_is_wrong_is_told_with_file_line_and_field() {
+    fn problems_name_file_line_and_field() {
         for (text, expected) in [
             ("services: [users]\n", "services.yaml:1: services: found a list"),
             ("namespace: Shop\nservices: {}\n", "services.yaml:1: namespace: found the text \"Shop\""),
@@ -224,8 +225,8 @@ mod tests {
             ),
             ("services:\n  a: {}\n  a.default: {}\n", "services.yaml:3: services.a.default: a.default is there twice"),
         ] {
-            let told = told(text);
-            assert!(told.starts_with(expected), "{told}");
+            let problem = problems(text);
+            assert!(problem.starts_with(expected), "{problem}");
         }
         let missing = Listed::read(Path::new("/nowhere/services.yaml")).unwrap_err().to_string();
         assert!(missing.starts_with("/nowhere/services.yaml: cannot be read: "), "{missing}");

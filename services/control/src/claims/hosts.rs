@@ -1,4 +1,4 @@
-//! Where an endpoint may be: on the host that announces it, or where a join token allows its identity to be.
+//! Where an endpoint may be: on the host that announces it, or in the networks that a join token allows.
 
 use std::{
     collections::BTreeMap,
@@ -9,12 +9,12 @@ use weft_mesh::names::ServiceName;
 
 use crate::authority::network::Network;
 
-/// The networks, besides its own host, in which an identity's endpoints may be.
+/// The networks where an identity's endpoints may be, besides the host that announces them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Hosts(BTreeMap<ServiceName, Vec<Network>>);
 
 impl Hosts {
-    /// Allows these networks, in place of what was allowed before. True when that is another.
+    /// Allows these networks instead of those that were allowed before. False if nothing changes.
     pub(crate) fn allow(&mut self, service: &ServiceName, networks: Vec<Network>) -> bool {
         self.0.get(service) != Some(&networks) && {
             self.0.insert(service.clone(), networks);
@@ -31,16 +31,16 @@ impl Hosts {
     }
 }
 
-/// Whether an address is the host's from which a connection came: the very same one, or, for a connection from this
-/// host, one of this host's.
+/// Whether an address is on the host that a connection came from: it is the same address or, for a connection from this
+/// host, another address of this host.
 pub(crate) fn is_own(peer: IpAddr, address: IpAddr) -> bool {
     let (peer, address) = (peer.to_canonical(), address.to_canonical());
-    // An address that can be bound is an address of this host.
+    // If an address can be bound, it is an address of this host.
     let is_here = || UdpSocket::bind((address, 0)).is_ok();
     peer == address || peer.is_loopback() && !address.is_unspecified() && (address.is_loopback() || is_here())
 }
 
-/// Whether two addresses are the same host's, as far as they show it: equal, or both of loopback.
+/// Whether two addresses are certainly on the same host: they are equal, or both are loopback addresses.
 pub(crate) fn are_one_host(a: IpAddr, b: IpAddr) -> bool {
     let (a, b) = (a.to_canonical(), b.to_canonical());
     a == b || a.is_loopback() && b.is_loopback()
@@ -55,7 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_the_peer_s_own_or_it_is_not() {
+    fn an_address_is_own_only_on_the_peers_host() {
         for (peer, address) in [
             ("10.0.0.1", "10.0.0.1"),
             ("::ffff:10.0.0.1", "10.0.0.1"),

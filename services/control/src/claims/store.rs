@@ -1,8 +1,8 @@
-//! The claims that are pinned, in the control plane's state folder.
+//! The pinned claims, in the control plane's state folder.
 //!
-//! `claims.json` is written by the control plane alone. Who releases a claim names it in `released-claims`, a line each,
-//! which the control plane takes up within seconds, or at its next start. So neither overwrites what the other has
-//! written.
+//! Only the control plane writes `claims.json`. To release a claim, a command adds a line with its name to
+//! `released-claims`; the control plane reads that file within seconds, or at its next start. So neither overwrites
+//! what the other has written.
 
 use std::{collections::BTreeMap, fs, io::ErrorKind, path::Path};
 
@@ -21,7 +21,7 @@ use crate::authority::{
 
 const CLAIMS: &str = "claims.json";
 const RELEASED: &str = "released-claims";
-/// Those that are being taken up: until what follows from them is on disk.
+/// The releases that the control plane is handling, until the result is on disk.
 const TAKEN: &str = "released-claims.taken";
 
 /// Why the store can't be used.
@@ -30,7 +30,7 @@ pub(crate) enum ClaimsError {
     /// A file of the state folder.
     #[error(transparent)]
     State(#[from] StateError),
-    /// A file that does not hold what it should.
+    /// A file does not contain what it should.
     #[error("{file}: {why}")]
     Content {
         /// The file.
@@ -38,13 +38,13 @@ pub(crate) enum ClaimsError {
         /// What is wrong with it.
         why: String,
     },
-    /// Nothing could have pinned it.
+    /// It is not a possible claim.
     #[error("`{0}` is neither the full name of a protobuf service nor IP:PORT")]
     NoClaim(String),
-    /// It is nobody's.
-    #[error("`{0}` is not pinned to an identity; `weft identity list` shows what is")]
+    /// It is not pinned.
+    #[error("`{0}` is not pinned to an identity; `weft identity list` shows the claims that are")]
     NotPinned(String),
-    /// The control plane does not run, and too much waits for it.
+    /// Too many releases wait, as the control plane does not run.
     #[error("{} releases wait for the control plane already: start it", limits::CLAIMS_RELEASED)]
     TooMany,
 }
@@ -61,7 +61,7 @@ pub(crate) struct Store {
 struct File {
     /// Identities by claim.
     pinned: BTreeMap<String, String>,
-    /// Networks, besides its connection's own address, in which an identity's endpoints may be.
+    /// Networks where an identity's endpoints may be, besides the host that announces them.
     #[serde(default)]
     hosts: BTreeMap<String, Vec<String>>,
     #[serde(default)]
@@ -82,7 +82,7 @@ impl Store {
         Ok(Self { dir: StateDir::open(state_dir)?, trust_domain: trust_domain.clone() })
     }
 
-    /// What was kept; nothing at the first start.
+    /// Loads what was saved; empty at the first start.
     pub(crate) fn load(&self) -> Result<(Saved, Hosts), ClaimsError> {
         let Some(text) = self.dir.read(CLAIMS, Access::Public)? else { return Ok(Default::default()) };
         let wrong = |why: String| ClaimsError::Content { file: self.dir.path(CLAIMS).display().to_string(), why };
@@ -103,7 +103,7 @@ impl Store {
         Ok((saved, hosts))
     }
 
-    /// Keeps it, in place of what was kept before.
+    /// Saves it, and replaces what was saved before.
     pub(crate) fn save(&self, saved: &Saved, hosts: &Hosts) -> Result<(), ClaimsError> {
         let id = |service: &ServiceName| self.id(service).to_string();
         let file = File {
@@ -129,7 +129,7 @@ impl Store {
         Ok(self.dir.write(CLAIMS, &(text + "\n"), Access::Public)?)
     }
 
-    /// Asks for a claim to be given up. Returns whose it is.
+    /// Asks the control plane to release a claim. Returns its owner.
     pub(crate) fn release(&self, claim: &str) -> Result<SpiffeId, ClaimsError> {
         if !is_contract_name(claim) && claim.parse::<std::net::SocketAddr>().is_err() {
             return Err(ClaimsError::NoClaim(shown(claim)));
@@ -147,7 +147,7 @@ impl Store {
         Ok(self.id(owner))
     }
 
-    /// The claims that are to be given up. They are told again until [`Self::released`] is called.
+    /// The claims that are to be released. Each call returns them until [`Self::released`] is called.
     pub(crate) fn to_release(&self) -> Result<Vec<String>, ClaimsError> {
         let (released, taken) = (self.dir.path(RELEASED), self.dir.path(TAKEN));
         if !taken.exists() {
@@ -162,7 +162,7 @@ impl Store {
         Ok(text.lines().take(limits::CLAIMS_RELEASED).map(str::to_owned).collect())
     }
 
-    /// What [`Self::to_release`] told has been given up, and that is kept.
+    /// The claims of [`Self::to_release`] are released, and the result is saved.
     pub(crate) fn released(&self) -> Result<(), ClaimsError> {
         let path = self.dir.path(TAKEN);
         match fs::remove_file(&path) {

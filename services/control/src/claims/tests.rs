@@ -9,7 +9,7 @@ fn judge(claims: &mut Claims, service: &str, claim: &str) -> Denied {
 }
 
 #[test]
-fn what_is_written_counts_above_who_was_first() {
+fn the_file_wins_over_the_first_claimant() {
     let listed = BTreeMap::from([("shop.Users".to_owned(), name("users.shop"))]);
     let pinned = BTreeMap::from([("shop.Users".to_owned(), name("impostor.shop"))]);
     let mut claims = Claims::new(listed, Unlisted::Pin, pinned);
@@ -23,7 +23,7 @@ fn what_is_written_counts_above_who_was_first() {
 }
 
 #[test]
-fn nobody_is_first_at_an_address_that_nothing_proves_or_where_the_file_says_so() {
+fn unproven_addresses_and_unlisted_contracts_are_not_pinned() {
     let judge_unproven = |claims: &mut Claims, service: &str, claim: &str| {
         claims.judge(&name(service), [(claim, Kind::Unproven)].into_iter(), |_| true)
     };
@@ -33,10 +33,14 @@ fn nobody_is_first_at_an_address_that_nothing_proves_or_where_the_file_says_so()
     for address in ["10.96.0.1:443", "169.254.169.254:80", "[fd00:ec2::254]:80", "10.0.0.53:53", "203.0.113.9:443"] {
         assert_eq!(judge_unproven(&mut claims, "greedy.shop", address).unlisted, [address]);
     }
-    assert_eq!(judge_unproven(&mut claims, "proxy.shop", "203.0.113.1:443"), Denied::default(), "it is written");
+    assert_eq!(judge_unproven(&mut claims, "proxy.shop", "203.0.113.1:443"), Denied::default(), "the file lists it");
     assert_eq!(judge(&mut claims, "users.shop", "10.96.0.1:80"), Denied::default(), "its token allows it");
     assert_eq!((claims.pins(), claims.refused()), (1, 5));
-    assert_eq!(judge(&mut claims, "greedy.shop", "grpc.health.v1.Health"), Denied::default(), "but it is nobody's");
+    assert_eq!(
+        judge(&mut claims, "greedy.shop", "grpc.health.v1.Health"),
+        Denied::default(),
+        "allowed, but not pinned"
+    );
     assert_eq!(claims.pins(), 1);
 
     let mut closed = Claims::new(listed, Unlisted::Refuse, BTreeMap::new());
@@ -49,20 +53,20 @@ fn nobody_is_first_at_an_address_that_nothing_proves_or_where_the_file_says_so()
 }
 
 #[test]
-fn one_identity_pins_so_much_and_leaves_the_rest_to_others() {
+fn the_pins_of_one_identity_are_limited() {
     let mut claims = Claims::default();
     for number in 0..limits::CLAIMS_PER_IDENTITY {
         assert_eq!(judge(&mut claims, "greedy.shop", &format!("t.S{number}")), Denied::default());
     }
     assert_eq!(judge(&mut claims, "greedy.shop", "t.More").without_room, 1);
-    assert_eq!(judge(&mut claims, "greedy.shop", "t.S0"), Denied::default(), "what it has it keeps");
+    assert_eq!(judge(&mut claims, "greedy.shop", "t.S0"), Denied::default(), "it keeps what it has");
     assert_eq!(judge(&mut claims, "users.shop", "t.More"), Denied::default());
     claims.release("t.S0").unwrap();
     assert_eq!(judge(&mut claims, "greedy.shop", "t.Another"), Denied::default());
 }
 
 #[test]
-fn contests_are_listed_so_far_and_counted_beyond() {
+fn listed_contests_are_limited_and_all_are_counted() {
     let mut claims = Claims::default();
     for number in 0..2 * limits::CONTESTS_PER_IDENTITY {
         judge(&mut claims, "users.shop", &format!("t.S{number}"));
@@ -94,7 +98,7 @@ mod kept {
     }
 
     #[test]
-    fn what_is_pinned_survives_a_restart() {
+    fn pins_survive_a_restart() {
         let (_dir, store) = store();
         assert_eq!(store.load().unwrap(), (Saved::default(), Hosts::default()));
         let mut claims = Claims::default();
@@ -113,7 +117,7 @@ mod kept {
     }
 
     #[test]
-    fn a_release_is_told_until_it_is_taken_up() {
+    fn a_release_is_returned_until_it_is_handled() {
         let (_dir, store) = store();
         assert!(matches!(store.release("shop.Users"), Err(ClaimsError::NotPinned(_))));
         assert!(matches!(store.release("no claim"), Err(ClaimsError::NoClaim(_))));
@@ -124,9 +128,9 @@ mod kept {
         assert!(store.to_release().unwrap().is_empty());
         assert_eq!(store.release("shop.Users").unwrap().to_string(), "spiffe://weft.test/ns/shop/sa/users");
         assert_eq!(store.to_release().unwrap(), ["shop.Users"]);
-        // Another comes while the first is being taken up.
+        // Another release arrives while the first is being handled.
         store.release("10.96.0.1:80").unwrap();
-        assert_eq!(store.to_release().unwrap(), ["shop.Users"], "it was not taken up");
+        assert_eq!(store.to_release().unwrap(), ["shop.Users"], "the first is not handled yet");
         store.released().unwrap();
         assert_eq!(store.to_release().unwrap(), ["10.96.0.1:80"]);
         store.released().unwrap();
@@ -134,7 +138,7 @@ mod kept {
     }
 
     #[test]
-    fn a_damaged_store_is_named_and_not_overwritten() {
+    fn a_damaged_store_is_reported_and_not_overwritten() {
         let (dir, store) = store();
         let file = dir.path().join("claims.json");
         for (text, why) in [
@@ -143,8 +147,8 @@ mod kept {
             (r#"{"pinned":{"a.B":"spiffe://other/ns/shop/sa/users"}}"#, "is not of the trust domain weft.test"),
         ] {
             fs::write(&file, text).unwrap();
-            let told = store.load().unwrap_err().to_string();
-            assert!(told.contains(why), "{told}");
+            let error = store.load().unwrap_err().to_string();
+            assert!(error.contains(why), "{error}");
         }
     }
 }

@@ -1,16 +1,16 @@
-//! Who may know of which services.
+//! Which services a workload may know of.
 
 use std::sync::Arc;
 
 use weft_mesh::names::ServiceName;
 
-/// What the mesh's owner has written.
+/// What the mesh's owner has configured.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum Visibility {
-    /// Everybody knows of everything.
+    /// Every workload knows of every service.
     #[default]
     All,
-    /// A workload knows of the services of its own namespace, and is answered as if there were no others.
+    /// A workload knows of the services in its own namespace, and gets the same answers as if there were no others.
     Namespace,
 }
 

@@ -1,40 +1,40 @@
-//! Who may ask the dashboard what.
+//! Access checks of the dashboard.
 //!
-//! There is no log-in, so a browser must not be made to ask for somebody else: a page of any site may open a connection
-//! to this port under a name that its owner points here (DNS rebinding), and would be taken for this site's own. Such a
-//! request bears that name in `Host`, so names are allowed that nobody else can have.
+//! There is no log-in, so another web site must not use a visitor's browser to read the dashboard. The owner of a site
+//! can point its name at this port (DNS rebinding); then the browser takes the dashboard for a part of that site. Such
+//! a request carries the site's name in `Host`, so only names that nobody else can own are allowed.
 
 use std::net::IpAddr;
 
 use axum::http::{HeaderMap, Uri, header};
 use weft_mesh::names::shown;
 
-/// What is allowed besides the usual.
+/// What is allowed in addition to the defaults.
 #[derive(Debug, Clone, Default)]
 pub struct Access {
-    /// Names by which the dashboard may be opened, besides `localhost` and IP addresses.
+    /// Host names of the dashboard, in addition to `localhost` and IP addresses.
     pub hosts: Vec<String>,
     /// Whether spans are taken from other hosts.
     pub remote_spans: bool,
 }
 
-/// Where a connection comes from.
+/// The address that a connection comes from.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ClientHost(pub(super) IpAddr);
 
 impl Access {
-    /// Whether spans are taken that come from there.
+    /// Whether spans are taken from this address.
     pub(super) fn takes_spans(&self, from: ClientHost) -> bool {
         self.remote_spans || from.0.to_canonical().is_loopback()
     }
 
-    /// Whether the names by which a request calls this site may be its own.
+    /// Checks the host names in a request.
     ///
     /// # Errors
-    /// The name that may not.
+    /// The name that is not allowed.
     pub(super) fn check_host(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), String> {
         let named = headers.get_all(header::HOST).iter().map(|value| value.to_str().unwrap_or("?"));
-        // HTTP/2 has `:authority` for it.
+        // HTTP/2 has `:authority` instead of `Host`.
         let named = named.chain(uri.authority().map(|authority| authority.as_str()));
         match named.map(host_of).find(|host| !self.is_own(host)) {
             Some(other) => Err(shown(other)),
@@ -46,7 +46,7 @@ impl Access {
         let host = host.strip_suffix('.').unwrap_or(host);
         let is_local = host.eq_ignore_ascii_case("localhost");
         let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-        // An address is no name: nobody can point it elsewhere.
+        // An address is safe: nobody can point it elsewhere.
         is_local
             || address.parse::<IpAddr>().is_ok()
             || self.hosts.iter().any(|allowed| allowed.eq_ignore_ascii_case(host))
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_anybody_can_point_here_are_refused() {
+    fn names_that_others_can_point_here_are_refused() {
         let access = Access { hosts: vec!["weft.example".into()], remote_spans: false };
         for good in [
             "localhost",
@@ -90,7 +90,7 @@ mod tests {
         }
         let uri = Uri::from_static("http://evil.example:15080/traces");
         assert_eq!(access.check_host(&uri, &HeaderMap::new()), Err("evil.example".to_owned()));
-        assert!(access.check_host(&Uri::from_static("/"), &HeaderMap::new()).is_ok(), "HTTP/1.0 need not name one");
+        assert!(access.check_host(&Uri::from_static("/"), &HeaderMap::new()).is_ok(), "HTTP/1.0 requests need no host");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What the dashboard shows of the mesh, and how the directory tells it.
+//! What the dashboard shows of the mesh, and how it gets that from the directory.
 
 use weft_contracts::weft::discovery::v1::Service;
 use weft_mesh::{identity::SpiffeId, names::ServiceName};
@@ -13,13 +13,13 @@ use crate::{
 pub struct Contest {
     /// The contract's full name, or `IP:PORT`.
     pub claim: String,
-    /// Whose it is, as a SPIFFE ID.
+    /// The owner, as a SPIFFE ID.
     pub owner: String,
-    /// Who claims it, as a SPIFFE ID.
+    /// The other claimant, as a SPIFFE ID.
     pub claimant: String,
 }
 
-/// What the control plane counts.
+/// What the control plane counts for `/metrics`.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Figures {
     /// Contracts and virtual addresses that are pinned to an identity.
@@ -33,17 +33,17 @@ pub trait Catalog: Send + Sync {
     /// Every service that is known, sorted by name.
     fn services(&self) -> Vec<Service>;
 
-    /// Claims that were refused because they are another's.
+    /// Claims that were refused because they belong to another service.
     fn contests(&self) -> Vec<Contest> {
         Vec::new()
     }
 
-    /// For `/metrics`.
+    /// The counts for `/metrics`.
     fn figures(&self) -> Figures {
         Figures::default()
     }
 
-    /// Whether `/readyz` says so.
+    /// Whether `/readyz` reports ready.
     fn is_ready(&self) -> bool {
         true
     }

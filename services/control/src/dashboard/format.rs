@@ -4,7 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use time::OffsetDateTime;
 
-/// A duration in the unit in which it reads best: `870 ns`, `12.3 µs`, `4.56 ms`, `1.20 s`, `2 min 3 s`.
+/// A duration in a readable unit: `870 ns`, `12.3 µs`, `4.56 ms`, `1.20 s`, `2 min 3 s`.
 pub(super) fn duration(nano: u64) -> String {
     let three = |value: f64, unit: &str| match value {
         ..9.995 => format!("{value:.2} {unit}"),
@@ -20,7 +20,7 @@ pub(super) fn duration(nano: u64) -> String {
     }
 }
 
-/// A duration that someone has set, with no more digits than it was set with: `10 s`, `250 ms`.
+/// A configured duration, with no more digits than it was configured with: `10 s`, `250 ms`.
 pub(super) fn setting(nano: u64) -> String {
     match nano {
         0 => "0 s".to_owned(),
@@ -33,7 +33,7 @@ pub(super) fn setting(nano: u64) -> String {
 
 /// A moment as ISO 8601 in UTC, to the millisecond.
 pub(super) fn time(unix_nano: u64) -> String {
-    // A u64 of nanoseconds ends in the year 2554, which `time` knows.
+    // A `u64` of nanoseconds ends in the year 2554, which `time` supports.
     let Ok(at) = OffsetDateTime::from_unix_timestamp_nanos(i128::from(unix_nano)) else { return String::new() };
     let (date, month) = (at.date(), u8::from(at.month()));
     let (hour, minute, second) = at.to_hms();
@@ -67,13 +67,13 @@ pub(super) fn count(number: usize, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }
 
-/// A part of a whole in percent, as SVG takes it; of nothing it is nothing.
+/// A part of a whole in percent, for SVG; 0 if the whole is 0.
 pub(super) fn percent(part: u64, whole: u64) -> f64 {
     if whole == 0 { 0.0 } else { part as f64 * 100.0 / whole as f64 }
 }
 
-/// A gRPC method's name without the packages: `Users/Create` of `shop.users.v1.Users/Create`; other names as they
-/// are.
+/// The name of a gRPC method without its package: `Users/Create` for `shop.users.v1.Users/Create`. Other names are
+/// unchanged.
 pub(super) fn short(name: &str) -> &str {
     let is_method = |name: &str| name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_'));
     match name.strip_prefix('/').unwrap_or(name).split_once('/') {

@@ -1,4 +1,4 @@
-//! The JSON answers. Times are nanoseconds since 1970 as numbers, which need 64 bits.
+//! The JSON answers. Times are nanoseconds since 1970, as numbers that need 64 bits.
 
 use axum::{
     Json,

@@ -1,4 +1,4 @@
-//! `/metrics`: what the control plane counts, for Prometheus.
+//! `/metrics`: the control plane's counts, for Prometheus.
 
 use axum::{
     http::{StatusCode, header::CONTENT_TYPE},
@@ -14,7 +14,7 @@ use super::Figures;
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// The figures as OpenMetrics has them.
+/// The figures in OpenMetrics format.
 pub(super) fn answer(figures: Figures) -> Response {
     let mut registry = Registry::with_prefix("weft_control");
     let refused: Counter = Counter::default();
@@ -25,7 +25,7 @@ pub(super) fn answer(figures: Figures) -> Response {
     registry.register("claims_pinned", "Contracts and virtual addresses that are pinned to an identity", pinned);
     let lost: Counter = Counter::default();
     lost.inc_by(weft_mesh::telemetry::log_lines_lost());
-    registry.register("log_lines_lost", "Log lines that were lost as nobody read them", lost);
+    registry.register("log_lines_lost", "Log lines that were lost because nobody read them", lost);
     let mut text = String::new();
     match text::encode(&mut text, &registry) {
         Ok(()) => ([(CONTENT_TYPE, OPEN_METRICS)], text).into_response(),

@@ -1,11 +1,10 @@
-//! The dashboard: the mesh and its traces as pages for people and as JSON for programs, and the door through which
-//! spans come in, all on one port.
+//! The dashboard: the mesh and its traces, as pages for people and as JSON for programs. The same port takes spans.
 //!
-//! [`serve()`] takes connections, HTTP/1.1 and HTTP/2; the routes are in this file; `pages` makes the HTML, which
-//! works without a script, and `json` the JSON. There is no log-in: it listens on loopback unless told otherwise, and
-//! `access` says who may ask what.
-//! What is shown comes from spans, so from anyone who can send one: maud escapes every text, and the pages' content
-//! security policy lets nothing run or load but the two files in `assets/`.
+//! [`serve()`] takes HTTP/1.1 and HTTP/2 connections, `routes` has the routes, `pages` makes the HTML, which works
+//! without a script, and `json` the JSON. `catalog` connects it to the directory. There is no log-in: by default it
+//! listens on loopback, and `access` decides what a client may ask. The texts that it shows come from spans, so from
+//! anyone who can send one: maud escapes all of them, and the content security policy of the pages allows no script,
+//! style or image other than the files in `assets/`.
 
 mod access;
 mod catalog;
@@ -29,7 +28,7 @@ pub use self::{
     serve::serve,
 };
 
-/// What the dashboard is made of.
+/// The parts that the dashboard shows.
 #[derive(Clone)]
 pub struct State {
     store: Arc<Store>,
@@ -38,18 +37,18 @@ pub struct State {
 }
 
 impl State {
-    /// A dashboard on this store and this catalog.
+    /// A dashboard for this store and this catalog.
     pub fn new(store: Arc<Store>, catalog: Arc<dyn Catalog>) -> Self {
         Self { store, catalog, access: Arc::default() }
     }
 
-    /// The same, for whoever is allowed besides the usual.
+    /// The same dashboard with more clients allowed.
     pub fn with_access(self, access: Access) -> Self {
         Self { access: Arc::new(access), ..self }
     }
 }
 
-/// Traces that a list shows when nobody says how many, and at most.
+/// How many traces a list shows by default, and at most.
 const LIST_DEFAULT: usize = 50;
 const LIST_MAX: usize = 500;
 /// Traces on the overview.

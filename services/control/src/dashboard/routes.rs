@@ -1,4 +1,4 @@
-//! The routes, and what is around every request.
+//! The routes, and the checks around every request.
 
 use axum::{
     Router,
@@ -48,7 +48,7 @@ pub(super) fn routes(state: State) -> Router {
         .with_state(state)
 }
 
-/// Around every request: who may ask, a time limit, and the headers that keep what spans say from doing anything.
+/// Around every request: access checks, a time limit, and headers that keep the content of spans from running.
 async fn guard(Shared(state): Shared<State>, request: Request, next: Next) -> Response {
     let mut response = match refusal(&state.access, &request) {
         Some(refused) => refused,
@@ -67,10 +67,10 @@ async fn guard(Shared(state): Shared<State>, request: Request, next: Next) -> Re
     response
 }
 
-/// Why a request is not answered.
-fn refusal(access: &Access, request: &Request) -> Option<Response> {
+/// The refusal of a request that is not allowed.
+pub(super) fn refusal(access: &Access, request: &Request) -> Option<Response> {
     let path = request.uri().path();
-    // A probe may call it what it likes, and learns nothing.
+    // A probe may use any name, as it learns nothing.
     if !matches!(path, "/healthz" | "/readyz")
         && let Err(host) = access.check_host(request.uri(), request.headers())
     {
@@ -83,7 +83,7 @@ fn refusal(access: &Access, request: &Request) -> Option<Response> {
     let is_export = path.strip_prefix('/').and_then(|path| path.strip_prefix(SERVICE_NAME)).is_some();
     let from = request.extensions().get::<ClientHost>();
     if is_export && !from.is_some_and(|from| access.takes_spans(*from)) {
-        let why = "spans are taken from this host only; --remote-spans allows others";
+        let why = "spans are taken from this host only; allow other hosts with --remote-spans";
         return Some(tonic::Status::permission_denied(why).into_http::<axum::body::Body>());
     }
     None
@@ -106,7 +106,7 @@ async fn overview(Shared(state): Shared<State>) -> Response {
     html(pages::overview(mesh, &latest, &state.store.services(), state.store.counts()))
 }
 
-/// A list's query as it comes, every part of it optional.
+/// The query of a list as it was sent. Every part is optional.
 #[derive(Debug, Default, serde::Deserialize)]
 #[serde(default)]
 struct ListQuery {
@@ -117,7 +117,7 @@ struct ListQuery {
 }
 
 impl ListQuery {
-    /// The filter, or what is wrong with the query.
+    /// The filter, or the problem with the query.
     fn filter(&self) -> Result<Filter, String> {
         let text = |text: &str| (!text.trim().is_empty()).then(|| text.trim().to_owned());
         let errors = match self.errors.as_str() {
@@ -171,15 +171,17 @@ async fn api_trace(Shared(state): Shared<State>, Path(id): Path<String>) -> Resp
         Ok(id) => match state.store.get(id) {
             Some(stored) => json::trace(&stored),
             None if state.store.was_evicted(id) => {
-                json::problem(StatusCode::NOT_FOUND, "the trace went to make room for newer ones")
+                json::problem(StatusCode::NOT_FOUND, "the trace was dropped to make room for newer ones")
             }
-            None => json::problem(StatusCode::NOT_FOUND, "no span of this trace has arrived, or it went long ago"),
+            None => {
+                json::problem(StatusCode::NOT_FOUND, "no span of this trace has arrived, or it was dropped long ago")
+            }
         },
         Err(error) => json::problem(StatusCode::BAD_REQUEST, &error.to_string()),
     }
 }
 
-/// No such page; to a gRPC client, no such service, in words that it understands.
+/// The answer for an unknown path: a page, or a gRPC status for gRPC clients.
 async fn unknown(headers: HeaderMap) -> Response {
     let is_grpc = |kind: &HeaderValue| kind.as_bytes().starts_with(b"application/grpc");
     if headers.get(header::CONTENT_TYPE).is_some_and(is_grpc) {

@@ -1,4 +1,4 @@
-//! Connections: taken, bounded in number and time, and ended gracefully.
+//! Connections: their number and time are limited, and they end gracefully.
 
 use std::{io, net::IpAddr, sync::Arc, time::Duration};
 
@@ -25,11 +25,11 @@ use weft_mesh::{
 
 use super::{State, access::ClientHost, routes};
 
-/// Serves the dashboard until `shutdown` is done; then what is under way may end, within
-/// [`limits::DASHBOARD_TIMEOUT`]. Dropping the future closes every connection at once.
+/// Serves the dashboard until `shutdown` completes; then requests under way have [`limits::DASHBOARD_TIMEOUT`] to end.
+/// Dropping the future closes every connection at once.
 ///
 /// # Errors
-/// None but that the listener has no address; a bad connection is logged and costs nobody else anything.
+/// Only if the listener has no address. A bad connection is logged and does not affect others.
 pub async fn serve(
     listener: TcpListener,
     state: State,
@@ -46,7 +46,7 @@ pub async fn serve(
         tokio::select! {
             () = &mut shutdown => break,
             Some(ended) = connections.join_next() => {
-                // One that made room has given up its seat already.
+                // A connection that was closed for another has given up its seat already.
                 if let Some(seat) = look_at(ended) {
                     seats.leave(seat);
                 }
@@ -62,7 +62,7 @@ pub async fn serve(
                     }
                 }
                 Err(error) => {
-                    // Of one connection that is gone already, or of file descriptors, which others must give back.
+                    // The connection is gone already, or there are no file descriptors until others are closed.
                     tracing::warn!(%error, "the dashboard could not take a connection");
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
@@ -97,19 +97,19 @@ async fn count_request(Shared(traffic): Shared<Arc<Traffic>>, request: Request, 
     next.run(request).await
 }
 
-/// Waits for the word to stop, or for the one who would give it to be gone.
-async fn told(stopping: &mut watch::Receiver<bool>) {
+/// Waits for the signal to stop, or until its sender is gone.
+async fn stopped(stopping: &mut watch::Receiver<bool>) {
     drop(stopping.wait_for(|stop| *stop).await);
 }
 
 /// One connection's life.
 async fn connection(stream: TcpStream, from: IpAddr, app: Router, mut stopping: watch::Receiver<bool>) {
-    // hyper waits for the first bytes, which tell HTTP/1.1 from HTTP/2, without a limit.
+    // hyper has no time limit for the first bytes, which tell HTTP/1.1 from HTTP/2.
     let mut byte = [0];
     let first = tokio::time::timeout(limits::DASHBOARD_TIMEOUT, stream.peek(&mut byte));
     tokio::select! {
         first = first => if !matches!(first, Ok(Ok(1..))) { return },
-        () = told(&mut stopping) => return,
+        () = stopped(&mut stopping) => return,
     }
     let mut server = auto::Builder::new(TokioExecutor::new());
     server
@@ -132,7 +132,7 @@ async fn connection(stream: TcpStream, from: IpAddr, app: Router, mut stopping: 
     let result = tokio::select! {
         result = &mut serving => result,
         () = traffic.idle_for(limits::DASHBOARD_IDLE) => return,
-        () = told(&mut stopping) => {
+        () = stopped(&mut stopping) => {
             serving.as_mut().graceful_shutdown();
             serving.await
         }

@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
+use axum::extract::Request;
 use opentelemetry_proto::tonic::{
-    collector::trace::v1::{ExportTraceServiceRequest, trace_service_client::TraceServiceClient},
+    collector::trace::v1::{
+        ExportTraceServiceRequest, trace_service_client::TraceServiceClient, trace_service_server::SERVICE_NAME,
+    },
     common::v1::{AnyValue, KeyValue, any_value::Value as Otlp},
     resource::v1::Resource,
     trace::v1::{ResourceSpans, ScopeSpans, Span, Status, span},
@@ -15,9 +18,10 @@ use tokio::{
     sync::oneshot,
     task::JoinHandle,
 };
-use weft_contracts::weft::discovery::v1::{Endpoint, Health, Protocol};
+use weft_contracts::weft::discovery::v1::{Endpoint, Health, Protocol, Service};
+use weft_mesh::limits;
 
-use super::*;
+use super::{access::ClientHost, routes::refusal, *};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const ATTACK: &str = "\"'><script>alert(1)</script><img src=x onerror=alert(1)>";
@@ -58,7 +62,7 @@ async fn start() -> Running {
     Running { address, stop, task }
 }
 
-/// A whole answer to a GET by HTTP/1.1: its head and its body.
+/// Sends a GET over HTTP/1.1. Returns the head and the body of the answer.
 async fn get(address: &str, path: &str) -> (String, String) {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
@@ -103,7 +107,7 @@ async fn export(address: &str, resource_spans: Vec<ResourceSpans>) -> (i64, Stri
 }
 
 #[tokio::test]
-async fn spans_that_are_exported_come_back_as_json_and_as_pages() {
+async fn exported_spans_come_back_as_json_and_as_pages() {
     let Running { address, .. } = &start().await;
     let failed = Span {
         status: Some(Status { code: 2, message: "no such user".to_owned() }),
@@ -155,7 +159,7 @@ async fn spans_that_are_exported_come_back_as_json_and_as_pages() {
 }
 
 #[tokio::test]
-async fn what_a_span_says_is_shown_and_never_run() {
+async fn the_content_of_spans_is_shown_and_never_run() {
     let Running { address, .. } = &start().await;
     let link = span::Link { trace_id: vec![9; 16], span_id: vec![9; 8], ..span::Link::default() };
     let event =
@@ -182,7 +186,7 @@ async fn what_a_span_says_is_shown_and_never_run() {
 }
 
 #[tokio::test]
-async fn what_is_not_there_is_explained() {
+async fn missing_pages_and_traces_are_explained() {
     let Running { address, .. } = &start().await;
     let cases = [
         (format!("/traces/{TRACE}"), "404", "Either it has not arrived yet"),
@@ -204,7 +208,7 @@ async fn what_is_not_there_is_explained() {
 }
 
 #[tokio::test]
-async fn an_export_past_its_limit_is_refused_and_the_dashboard_lives_on() {
+async fn an_export_over_its_limit_is_refused_and_the_dashboard_goes_on() {
     let Running { address, .. } = &start().await;
     let mut client = TraceServiceClient::connect(format!("http://{address}")).await.unwrap();
     let large = Span { name: "x".repeat(limits::OTLP_MESSAGE_BYTES), ..span(1, 0, "") };
@@ -215,7 +219,7 @@ async fn an_export_past_its_limit_is_refused_and_the_dashboard_lives_on() {
 }
 
 #[tokio::test]
-async fn other_names_and_other_hosts_are_refused() {
+async fn other_host_names_and_spans_of_other_hosts_are_refused() {
     let Running { address, .. } = &start().await;
     let ask = async |path: &str| {
         let mut stream = TcpStream::connect(address).await.unwrap();
@@ -229,13 +233,13 @@ async fn other_names_and_other_hosts_are_refused() {
         let refused = ask(path).await;
         assert!(refused.starts_with("HTTP/1.1 421") && refused.contains("--dashboard-host"), "{path}: {refused}");
     }
-    assert!(ask("/healthz").await.starts_with("HTTP/1.1 200"), "a probe may call it what it likes");
+    assert!(ask("/healthz").await.starts_with("HTTP/1.1 200"), "a probe may use any name");
 
     let state = State::new(Arc::new(Store::new()), Arc::new(Users));
     let export = |from: [u8; 4], state: &State| {
         let mut request = Request::new(axum::body::Body::empty());
         *request.uri_mut() = format!("/{SERVICE_NAME}/Export").parse().unwrap();
-        request.extensions_mut().insert(access::ClientHost(std::net::IpAddr::from(from)));
+        request.extensions_mut().insert(ClientHost(std::net::IpAddr::from(from)));
         refusal(&state.access, &request)
     };
     assert!(export([127, 0, 0, 1], &state).is_none());
@@ -246,7 +250,7 @@ async fn other_names_and_other_hosts_are_refused() {
 }
 
 #[tokio::test]
-async fn it_stops_when_told_even_with_idle_connections() {
+async fn it_stops_on_request_even_with_idle_connections() {
     let Running { address, stop, task } = start().await;
     let _silent = TcpStream::connect(&address).await.unwrap();
     let client = TraceServiceClient::connect(format!("http://{address}")).await.unwrap();

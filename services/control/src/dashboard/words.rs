@@ -1,4 +1,4 @@
-//! What the contracts' enums are called, in JSON and on the pages.
+//! The names of enum values, in JSON and on the pages.
 
 use weft_contracts::weft::{
     discovery::v1::{Health, Protocol},

@@ -1,6 +1,7 @@
-//! Descriptor sets as services announce them, and where each symbol is defined.
+//! Descriptor sets as services announce them, with an index of the symbols that they define.
 //!
-//! The files stay the bytes that came: custom options, which no type here knows, must reach whoever asks.
+//! The bytes of each file are kept as received: they may have custom options, which no type here knows and clients must
+//! still get.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -8,14 +9,14 @@ use bytes::Bytes;
 use prost::Message;
 use prost_types::{DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, FileDescriptorProto};
 
-/// A `google.protobuf.FileDescriptorSet` whose files are left as they are.
+/// A `google.protobuf.FileDescriptorSet` whose files are not decoded.
 #[derive(Clone, PartialEq, Message)]
 struct RawSet {
     #[prost(bytes = "bytes", repeated, tag = "1")]
     file: Vec<Bytes>,
 }
 
-/// Why bytes are no descriptor set.
+/// Why bytes are not a usable descriptor set.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DescriptorError {
     #[error("not a serialized google.protobuf.FileDescriptorSet: {0}")]
@@ -42,7 +43,7 @@ pub(crate) struct DescriptorSet {
     names: HashMap<String, usize>,
     /// Full names of services, methods, messages, enums and extensions.
     symbols: HashMap<String, usize>,
-    /// By the message that is extended, and the field's number.
+    /// By the extended message and the number of the field.
     extensions: BTreeMap<(String, i32), usize>,
 }
 
@@ -76,7 +77,7 @@ impl DescriptorSet {
         Ok(set)
     }
 
-    /// The set as it came.
+    /// The set as it was received.
     pub(crate) fn bytes(&self) -> &Bytes {
         &self.bytes
     }
@@ -101,14 +102,14 @@ impl DescriptorSet {
         self.extensions.get(&(extendee.to_owned(), number)).map(|file| self.with_imports(*file))
     }
 
-    /// The numbers of a message's extensions; `None` when the message is not here.
+    /// The numbers of a message's extensions; `None` if the message is not in the set.
     pub(crate) fn extension_numbers(&self, extendee: &str) -> Option<BTreeSet<i32>> {
         self.symbols.get(extendee)?;
         let of = |number| (extendee.to_owned(), number);
         Some(self.extensions.range(of(i32::MIN)..=of(i32::MAX)).map(|((_, number), _)| *number).collect())
     }
 
-    /// The file first, then what it imports, each once.
+    /// The file, then all that it imports, each once.
     fn with_imports(&self, file: usize) -> Vec<Bytes> {
         let (mut order, mut seen) = (vec![file], BTreeSet::from([file]));
         let mut next = 0;
@@ -178,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_symbol_comes_with_all_that_its_file_imports_and_each_file_once() {
+    fn a_symbol_comes_with_the_imports_of_its_file_each_once() {
         let set = shop();
         for symbol in ["weft.discovery.v1.Discovery", "weft.discovery.v1.Discovery.Watch", "weft.discovery.v1.Health"] {
             let names = file_names(&set.of_symbol(symbol).unwrap());
@@ -211,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_complete_set_is_refused_and_why() {
+    fn incomplete_sets_are_refused_with_the_reason() {
         let parse = |bytes: Vec<u8>| DescriptorSet::parse(Bytes::from(bytes)).unwrap_err();
         assert!(matches!(parse(b"\xff\xff nonsense".to_vec()), DescriptorError::Malformed(_)));
         assert!(matches!(parse(Vec::new()), DescriptorError::Empty));

@@ -1,7 +1,7 @@
-//! Which known name someone who asked for an unknown one most likely meant.
+//! The known name that is closest to an unknown one: "did you mean ...?"
 //!
-//! A name is compared with its neighbours in the order of names, and with no more than [`limits::HINT_CANDIDATES`]:
-//! whoever asks chooses what is compared, and names are compared under the directory's lock.
+//! A name is compared with its neighbours in sorted order, and with at most [`limits::HINT_CANDIDATES`] of them: the
+//! caller chooses the name, and the comparison runs under the directory's lock.
 
 use weft_mesh::{
     limits,
@@ -13,14 +13,14 @@ use crate::claims::{is_address, visibility::Sight};
 
 const EACH_WAY: usize = limits::HINT_CANDIDATES / 2;
 
-/// The service whose name is the closest, of those that are seen.
+/// The closest name among the services in sight.
 pub(crate) fn service(asked: &str, registry: &Registry, sight: &Sight) -> Option<String> {
     let names = registry.service_names().filter(|service| sight.sees(service));
     let names: Vec<&str> = names.map(ServiceName::as_str).collect();
     closest_of_sorted(asked, &names, |name| name).map(str::to_owned)
 }
 
-/// The contract whose name is the closest, of those whose service is seen.
+/// The closest name among the contracts whose service is in sight.
 pub(crate) fn contract(asked: &str, registry: &Registry, sight: &Sight) -> Option<String> {
     let claims = registry.claims();
     let names = contracts_among(claims.names_before(asked)).chain(contracts_among(claims.names_from(asked)));
@@ -28,12 +28,13 @@ pub(crate) fn contract(asked: &str, registry: &Registry, sight: &Sight) -> Optio
     closest(asked, names.filter(is_seen)).map(str::to_owned)
 }
 
-/// Of names that are near, the contracts; many addresses between them do not make the way longer.
+/// The contracts among neighbouring names. Addresses between them count, too, so that many of them do not make the
+/// search longer.
 fn contracts_among<'a>(names: impl Iterator<Item = &'a str>) -> impl Iterator<Item = &'a str> {
     names.take(limits::HINT_CANDIDATES).filter(|name| !is_address(name)).take(EACH_WAY)
 }
 
-/// The symbol that is the closest, of these that come first.
+/// The closest of these symbols; only the first ones are compared.
 pub(crate) fn symbol<'a>(asked: &str, symbols: impl Iterator<Item = &'a str>) -> Option<String> {
     closest(asked, symbols).map(str::to_owned)
 }

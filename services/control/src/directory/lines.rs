@@ -1,4 +1,4 @@
-//! That what members do does not fill the log.
+//! Members cannot fill the log.
 
 use std::{cell::Cell, collections::BTreeSet, time::Duration};
 
@@ -14,8 +14,9 @@ thread_local! {
     static WRITTEN: Cell<u32> = const { Cell::new(0) };
 }
 
-/// Counts the lines that each thread writes. It is the whole program's: which lines are of interest is remembered for all
-/// threads at once, so one of a thread's own would miss those that another thread came by first.
+/// Counts the log lines of each thread. It is installed for the whole program: `tracing` caches for all threads
+/// together whether a line is enabled, so a subscriber of one thread would miss lines that another thread reached
+/// first.
 struct Lines;
 
 impl Subscriber for Lines {
@@ -50,7 +51,7 @@ fn announcement(service: &str, number: u16) -> Announcement {
             ..Endpoint::default()
         },
         protocol: Protocol::Http2,
-        // One that is refused: it says that neither the file nor a token allows it.
+        // An address that is refused, with a log line: neither the file nor a token allows it.
         contracts: BTreeSet::new(),
         addresses: BTreeSet::from(["192.0.2.1:443".to_owned()]),
         allowed: BTreeSet::new(),
@@ -60,15 +61,15 @@ fn announcement(service: &str, number: u16) -> Announcement {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_identity_causes_so_many_lines_and_takes_nobody_elses() {
-    tracing::subscriber::set_global_default(Lines).expect("no other test has one");
+async fn the_log_lines_of_one_identity_are_limited_and_others_keep_theirs() {
+    tracing::subscriber::set_global_default(Lines).expect("no other test sets one");
     let written = || WRITTEN.replace(0);
     let trust_domain = "weft.test".parse().unwrap();
     let directory = Directory::new(trust_domain, Visibility::All, Claims::default(), Hosts::default());
     let join = |service: &str, number| directory.join(announcement(service, number)).unwrap().0;
     let mut silent = Vec::new();
     for number in 0..300 {
-        // It joins and is refused a claim; then it leaves, its stream breaks, or it is evicted.
+        // It joins and a claim is refused; then it leaves, its stream breaks, or it is evicted.
         match number % 3 {
             0 => join("greedy.shop", number).leave(),
             1 => drop(join("greedy.shop", number)),
@@ -77,15 +78,15 @@ async fn one_identity_causes_so_many_lines_and_takes_nobody_elses() {
     }
     assert_eq!(written(), limits::LOG_LINES_OF_IDENTITY);
     let users = join("users.shop", 1);
-    assert_eq!(written(), 2, "it joined, and was refused a claim");
+    assert_eq!(written(), 2, "that it joined, and that a claim was refused");
     tokio::time::advance(Duration::from_secs(1)).await;
     let alive = join("greedy.shop", 400);
-    assert_eq!(written(), 3, "the same, after how many lines were left out");
+    assert_eq!(written(), 3, "the same two, and how many lines were left out");
     for _ in 1..limits::ENDPOINT_EXPIRY.as_secs() {
         tokio::time::advance(Duration::from_secs(1)).await;
         alive.heartbeat(Health::Up).unwrap();
         directory.lock().tick(Instant::now(), &directory.lines);
     }
-    assert_eq!(written(), limits::LOG_LINES_OF_IDENTITY, "of a hundred that are evicted");
+    assert_eq!(written(), limits::LOG_LINES_OF_IDENTITY, "of a hundred evictions");
     drop((users, alive, silent));
 }

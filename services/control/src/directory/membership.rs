@@ -1,4 +1,4 @@
-//! An endpoint's place in the registry, held by its stream.
+//! An endpoint's membership in the registry, held by its stream.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use super::{
     shelf::{self, DescriptorsRefused},
 };
 
-/// See the module. Dropping it says that the stream broke.
+/// See the module. Dropping it means that the stream broke.
 pub(crate) struct Membership {
     directory: Arc<Directory>,
     session: Session,
@@ -27,15 +27,16 @@ pub(crate) struct Membership {
     is_over: bool,
 }
 
-/// What is not known of an endpoint's service when it joins.
+/// What the directory lacks of an endpoint's policy when it joins.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Lacks {
     Nothing,
-    /// Its descriptors are known, of another service or for other contracts: [`Membership::compile`].
+    /// The descriptors are known from another service or for other contracts, and have to be compiled:
+    /// [`Membership::compile`].
     Policy,
-    /// They are to be sent: [`Membership::read`].
+    /// The descriptors have to be sent: [`Membership::read`].
     Descriptors,
-    /// They were refused before, for this reason.
+    /// The descriptors were refused before, for this reason.
     Use(Arc<str>),
 }
 
@@ -51,19 +52,19 @@ impl Membership {
         Self { directory, session, gave_way, gave_way_at: None, descriptors, contracts, lacks, is_over: false }
     }
 
-    /// What is not known of its service.
+    /// What is lacking of its policy.
     pub(crate) fn lacks(&self) -> &Lacks {
         &self.lacks
     }
 
-    /// Waits until the session has been over for [`limits::ANNOUNCE_WAIT`]: its endpoint was announced anew by another
-    /// stream, or evicted. A sidecar that another takes the place of is about to leave, and has time for that. Dropping the
-    /// future loses nothing.
+    /// Waits until the session has been over for [`limits::ANNOUNCE_WAIT`]: another stream has announced its endpoint,
+    /// or the endpoint was evicted. The wait gives a sidecar that is being replaced time to leave by itself. Dropping
+    /// the future loses nothing.
     pub(crate) async fn superseded(&mut self) -> SessionOver {
         let at = match self.gave_way_at {
             Some(at) => at,
             None => {
-                // Nothing is ever sent: it ends with the member.
+                // Nothing is ever sent: the channel closes when the member is removed.
                 let _ = (&mut self.gave_way).await;
                 *self.gave_way_at.insert(Instant::now())
             }
@@ -72,7 +73,7 @@ impl Membership {
         SessionOver
     }
 
-    /// Looks again at what is lacking: a replica may have sent it meanwhile.
+    /// Checks again what is lacking: a replica may have sent it in the meantime.
     pub(crate) fn look_again(&mut self) -> Result<(), SessionOver> {
         let state = &mut *self.directory.lock();
         let contracts = || self.contracts.iter().map(|name| &**name);
@@ -85,7 +86,7 @@ impl Membership {
         Ok(())
     }
 
-    /// The sidecar lives.
+    /// The sidecar is alive.
     pub(crate) fn heartbeat(&self, health: Health) -> Result<(), SessionOver> {
         let mut state = self.directory.lock();
         state.registry.heartbeat(&self.session, health, Instant::now())?;
@@ -93,7 +94,7 @@ impl Membership {
         Ok(())
     }
 
-    /// The announced descriptors have come: reads them. What comes of it goes to [`Self::keep`].
+    /// Reads the announced descriptors, which have arrived. Pass the result to [`Self::keep`].
     pub(crate) fn read(&self, bytes: Bytes) -> Result<Reading, DescriptorsRefused> {
         let subject = self.subject().ok_or(DescriptorsRefused::NotAnnounced)?;
         let Subject { service, digest, contracts } = subject.clone();
@@ -101,8 +102,8 @@ impl Membership {
         Ok(self.directory.read(subject, move || shelf::make(digest, bytes, &contracts)))
     }
 
-    /// Finds out what descriptors that are known say of its contracts; `None` when they are not known any more. What comes
-    /// of it goes to [`Self::keep`].
+    /// Compiles descriptors that are known already for its contracts; `None` if they are no longer known. Pass the
+    /// result to [`Self::keep`].
     pub(crate) fn compile(&self) -> Option<Reading> {
         let subject = self.subject()?;
         let set = Arc::clone(self.directory.lock().shelf.set(&subject.digest)?);
@@ -116,12 +117,12 @@ impl Membership {
         Some(Subject { service, digest: self.descriptors?, contracts })
     }
 
-    /// Takes what came of its descriptors.
+    /// Keeps the policy in its descriptors.
     pub(crate) fn keep(&self, Read { set, policy }: Read) -> Result<(), DescriptorsRefused> {
         let digest = self.descriptors.ok_or(DescriptorsRefused::NotAnnounced)?;
         let state = &mut *self.directory.lock();
         let (service, contracts) = (&self.session.service, &self.contracts);
-        // A replica may have been quicker.
+        // A replica may have been faster.
         let known = state.shelf.policy(service, &digest, || contracts.iter().map(|name| &**name));
         let policy = match (known, set) {
             (Some(known), _) => known,
@@ -136,7 +137,7 @@ impl Membership {
         Ok(())
     }
 
-    /// The endpoint leaves of its own will.
+    /// The endpoint says that it leaves.
     pub(crate) fn leave(mut self) {
         self.is_over = true;
         let Session { service, endpoint, .. } = &self.session;
@@ -165,7 +166,7 @@ impl Drop for Membership {
         let mut state = self.directory.lock();
         if !state.is_frozen && state.registry.stream_broken(&self.session, Instant::now()) {
             if self.directory.lines.allows(service) {
-                tracing::warn!(%service, endpoint, "its sidecar's stream broke: callers who have others call it no longer");
+                tracing::warn!(%service, endpoint, "its sidecar's stream broke: callers that know other endpoints no longer call it");
             }
             state.tell();
         }
@@ -210,15 +211,15 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_session_whose_place_another_took_is_over_and_the_other_is_not() {
+    async fn a_session_that_another_replaced_is_over_and_the_other_is_not() {
         let directory = directory();
         let join = |id: &str, port| directory.join(announcement(id, port)).unwrap().0;
-        // By its id, and by its address.
+        // Another has taken its id, or its address.
         for (newer_id, newer_port) in [("u1", 2), ("u2", 1)] {
             let mut older = join("u1", 1);
             assert!(older.superseded().now_or_never().is_none());
             let mut newer = join(newer_id, newer_port);
-            assert!(older.superseded().now_or_never().is_none(), "it may be about to leave");
+            assert!(older.superseded().now_or_never().is_none(), "its sidecar has time to leave");
             advance(limits::ANNOUNCE_WAIT).await;
             assert!(older.superseded().now_or_never().is_some());
             assert!(newer.superseded().now_or_never().is_none());
@@ -229,13 +230,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_session_of_which_nothing_is_heard_is_over() {
+    async fn a_session_that_is_silent_for_too_long_is_over() {
         let directory = directory();
         let mut silent = directory.join(announcement("u1", 1)).unwrap().0;
         let alive = directory.join(announcement("u2", 2)).unwrap().0;
         let began = Instant::now();
         while silent.superseded().now_or_never().is_none() {
-            assert!(began.elapsed() < limits::ENDPOINT_EXPIRY * 2, "its stream would stay for ever");
+            assert!(began.elapsed() < limits::ENDPOINT_EXPIRY * 2, "the session never ends");
             advance(std::time::Duration::from_secs(1)).await;
             alive.heartbeat(Health::Up).unwrap();
             directory.lock().tick(Instant::now(), &directory.lines);
@@ -251,14 +252,14 @@ mod tests {
         assert!(Arc::ptr_eq(&one.contracts[0], &two.contracts[0]));
     }
 
-    /// Of `users.shop`, whose descriptors have this digest.
+    /// Descriptors with this digest, for the contracts of `users.shop`.
     fn subject(directory: &Arc<Directory>, service: &str, digest: u8) -> Subject {
         let contracts = directory.join(announcement("u1", 1)).unwrap().0.contracts.clone();
         Subject { service: ServiceName::parse(service).unwrap(), digest: [digest; 32], contracts }
     }
 
     #[tokio::test]
-    async fn descriptors_of_which_nobody_wants_to_hear_have_their_turn_until_they_are_read() {
+    async fn a_dropped_reading_keeps_its_turn_until_it_has_finished() {
         let directory = directory();
         let (begun, begins) = mpsc::channel();
         let mut gates = Vec::new();
@@ -273,18 +274,18 @@ mod tests {
                 let _ = opened.recv();
                 refused()
             });
-            // It begins, and whoever waited for it goes.
+            // The reading starts, and its future is dropped.
             assert!(futures_util::poll!(&mut reading).is_pending());
         }
         gates.iter().for_each(|_| begins.recv().unwrap());
         let mut next = directory.read(subject(&directory, "next.shop", 1), refused);
-        assert!(timeout(std::time::Duration::from_millis(100), &mut next).await.is_err(), "it has to wait");
+        assert!(timeout(std::time::Duration::from_millis(100), &mut next).await.is_err(), "all turns are taken");
         gates.pop();
         assert!(matches!(next.await, Err(DescriptorsRefused::OtherDigest)));
     }
 
     #[tokio::test]
-    async fn one_service_has_one_set_read_at_once_and_no_refused_one_twice() {
+    async fn one_service_reads_one_set_at_a_time_and_never_a_refused_one_again() {
         let directory = directory();
         let (gate, opened) = mpsc::channel::<()>();
         let mut first = directory.read(subject(&directory, "greedy.shop", 1), move || {
@@ -293,18 +294,18 @@ mod tests {
         });
         assert!(futures_util::poll!(&mut first).is_pending());
         drop(first);
-        let never = || panic!("it was read again");
+        let never = || panic!("refused descriptors were read again");
         let mut same = directory.read(subject(&directory, "greedy.shop", 1), never);
         let mut other = directory.read(subject(&directory, "greedy.shop", 2), || Err(DescriptorsRefused::OtherDigest));
         assert!(futures_util::poll!(&mut same).is_pending() && futures_util::poll!(&mut other).is_pending());
-        // Others are not held up.
+        // Other services do not wait.
         let users = directory.read(subject(&directory, "users.shop", 1), || Err(DescriptorsRefused::OtherDigest));
         assert!(matches!(users.await, Err(DescriptorsRefused::OtherDigest)));
         drop(gate);
         let refused = same.await.unwrap_err();
         assert!(matches!(&refused, DescriptorsRefused::Known(why) if &**why == "no good"), "{refused}");
         assert!(matches!(other.await, Err(DescriptorsRefused::OtherDigest)));
-        // What is not said of the descriptors themselves is not remembered.
+        // A refusal for lack of room says nothing about the descriptors, so it is not remembered.
         let again = directory.read(subject(&directory, "greedy.shop", 2), || Err(DescriptorsRefused::NoRoom));
         assert!(matches!(again.await, Err(DescriptorsRefused::NoRoom)));
     }

@@ -1,4 +1,4 @@
-//! How often an identity may do something, over all its connections and streams.
+//! How often an identity may do something, over all its connections and streams together.
 
 use std::{
     collections::HashMap,
@@ -9,7 +9,7 @@ use std::{
 use tokio::time::Instant;
 use weft_mesh::{limits::Rate, names::ServiceName};
 
-/// A token bucket, as the moment when it will be full again (the "generic cell rate algorithm", ITU-T I.371).
+/// A token bucket, stored as the time when it will be full again (the "generic cell rate algorithm", ITU-T I.371).
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Bucket(Option<Instant>);
 
@@ -40,15 +40,15 @@ pub(crate) struct Rates {
 #[derive(Debug)]
 struct Buckets {
     of: HashMap<ServiceName, Bucket>,
-    /// With so many of them, the full ones are dropped: they say nothing.
+    /// When there are this many, full buckets are dropped: a new one is full as well.
     tidy_at: usize,
 }
 
-/// The fewest buckets that are worth a look.
+/// With fewer buckets it is not worth dropping any.
 const TIDY_AT: usize = 64;
 
 impl Rates {
-    /// All may do it so often.
+    /// The same rate for every identity.
     pub(crate) fn new(rate: Rate) -> Self {
         Self { rate, buckets: Mutex::new(Buckets { of: HashMap::new(), tidy_at: TIDY_AT }) }
     }
@@ -64,7 +64,7 @@ impl Rates {
         buckets.of.entry(who.clone()).or_default().take(self.rate, now)
     }
 
-    /// What one is told who does it too often.
+    /// The refusal for an identity that does it too often.
     pub(crate) fn refusal(&self, who: &ServiceName, what: &str) -> tonic::Status {
         let (at_once, a_second, _) = self.rate;
         tonic::Status::resource_exhausted(format!(
@@ -83,18 +83,18 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn so_many_at_once_and_so_many_a_second_and_others_have_their_own() {
+    async fn bursts_and_rates_are_limited_for_each_identity() {
         let rates = Rates::new((200, 20, 0));
         let taken = |who: usize| (0..1_000).filter(|_| rates.allows(&name(who))).count();
         assert_eq!((taken(1), taken(1), taken(2)), (200, 0, 200));
         tokio::time::advance(Duration::from_secs(1)).await;
         assert_eq!(taken(1), 20);
         tokio::time::advance(Duration::from_secs(3600)).await;
-        assert_eq!(taken(1), 200, "no more than at once");
+        assert_eq!(taken(1), 200, "no more than one burst");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn full_buckets_are_not_kept() {
+    async fn full_buckets_are_dropped() {
         let rates = Rates::new((1, 1, 0));
         for number in 0..10_000 {
             assert!(rates.allows(&name(number)));

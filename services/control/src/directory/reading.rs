@@ -1,4 +1,4 @@
-//! Descriptors that are read, or compiled, beside what others ask for.
+//! Descriptors are read and compiled on a thread of their own, while the directory serves others.
 
 use std::{future::Future, pin::Pin, sync::Arc};
 
@@ -13,18 +13,18 @@ use super::{
     shelf::{DescriptorsRefused, Made},
 };
 
-/// What came of descriptors, for [`super::Membership::keep`].
+/// The policy in descriptors, for [`super::Membership::keep`].
 #[derive(Debug)]
 pub(crate) struct Read {
-    /// `None` where a replica was quicker.
+    /// `None` if a replica was faster.
     pub(super) set: Option<Arc<DescriptorSet>>,
     pub(super) policy: Arc<ServicePolicy>,
 }
 
-/// Waits for its turn, and then for what comes of descriptors. What has begun goes on when this is dropped.
+/// Waits for its turn and then for the result. If it is dropped, a reading that has started continues.
 pub(crate) type Reading = Pin<Box<dyn Future<Output = Result<Read, DescriptorsRefused>> + Send>>;
 
-/// Whose descriptors are read, and for which contracts.
+/// The service whose descriptors are read, and the contracts that they are read for.
 #[derive(Debug, Clone)]
 pub(super) struct Subject {
     pub(super) service: ServiceName,
@@ -33,9 +33,9 @@ pub(super) struct Subject {
 }
 
 impl Directory {
-    /// Makes something of descriptors in its service's turn, unless it is known by then. The turn ends when it is made, also
-    /// where nobody waits for it any more: else a member that announces and goes, again and again, would have any number of
-    /// sets read at once. For the same reason a refusal is remembered then, whoever waits for it.
+    /// Runs `make` in its service's turn, unless the result is known by then. The turn lasts until `make` has finished,
+    /// even if the future is dropped: otherwise a member could have any number of sets read at once, by announcing
+    /// itself and leaving again and again. For the same reason a refusal is remembered even if nobody waits for it.
     pub(super) fn read(
         self: &Arc<Self>,
         subject: Subject,
@@ -44,7 +44,7 @@ impl Directory {
         let directory = Arc::clone(self);
         Box::pin(async move {
             let turn = directory.reading.take(&subject.service).await;
-            if let Some(known) = directory.what_came_of(&subject) {
+            if let Some(known) = directory.known_result(&subject) {
                 return known.map(|policy| Read { set: None, policy });
             }
             let making = spawn_blocking(move || {
@@ -65,7 +65,7 @@ impl Directory {
         })
     }
 
-    fn what_came_of(&self, subject: &Subject) -> Option<Result<Arc<ServicePolicy>, DescriptorsRefused>> {
+    fn known_result(&self, subject: &Subject) -> Option<Result<Arc<ServicePolicy>, DescriptorsRefused>> {
         let Subject { service, digest, contracts } = subject;
         let state = self.lock();
         let names = || contracts.iter().map(|name| &**name);

@@ -1,7 +1,7 @@
-//! Descriptor sets that members sent, and the policies that are compiled from them.
+//! Descriptor sets that members sent, and the policies compiled from them.
 //!
-//! Reading a set and compiling it takes long: [`make`] and [`compile`] need nothing of the shelf, so that they run
-//! elsewhere while it serves others.
+//! Reading and compiling a set takes long. [`make`] and [`compile`] do not need the shelf, so they can run on another
+//! thread.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
@@ -23,7 +23,7 @@ use super::{
     registry::{Contracts, Digest, SessionOver},
 };
 
-/// Why descriptors were not taken; the text is for their sidecar.
+/// Why descriptors were refused. The text is for their sidecar.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DescriptorsRefused {
     #[error("no descriptors were announced")]
@@ -43,13 +43,13 @@ pub(crate) enum DescriptorsRefused {
         limits::POLICIES_PER_SERVICE
     )]
     TooManyPolicies,
-    #[error("the policy that they say has {0} bytes; allowed: {limit}", limit = limits::POLICY_BYTES)]
+    #[error("the policy in the descriptors has {0} bytes; allowed: {limit}", limit = limits::POLICY_BYTES)]
     PolicyTooLarge(usize),
     #[error("{0}")]
     Unusable(String),
     #[error("they could not be read")]
     Unreadable,
-    /// What was said of the same descriptors before.
+    /// The same descriptors were refused before, for this reason.
     #[error("{0}")]
     Known(Arc<str>),
     #[error(transparent)]
@@ -57,28 +57,28 @@ pub(crate) enum DescriptorsRefused {
 }
 
 impl DescriptorsRefused {
-    /// The same descriptors will be refused again for the same contracts.
+    /// Whether the same descriptors will always be refused for the same contracts.
     pub(crate) fn is_for_good(&self) -> bool {
         matches!(self, Self::PolicyTooLarge(_) | Self::Unusable(_))
     }
 }
 
-/// A set, and what it says of the contracts of a service.
+/// A set, and its policy for the contracts of a service.
 pub(crate) type Made = (Arc<DescriptorSet>, Arc<ServicePolicy>);
 
-/// What is told of descriptors that are of no use, in characters.
+/// The longest reason of a refusal, in characters.
 pub(crate) const REFUSAL_CHARS: usize = 1_000;
 
 /// Descriptors that were refused, for one set of contracts.
 #[derive(Debug)]
 struct Refused {
     digest: Digest,
-    /// The SHA-256 of the contracts, which may be long.
+    /// The SHA-256 of the contracts, whose names may be long.
     contracts: Digest,
     why: Arc<str>,
 }
 
-/// What of a service's descriptors holds for calls to it, for one set of contracts.
+/// The policy in a service's descriptors, for one set of contracts.
 #[derive(Debug)]
 struct Compiled {
     digest: Digest,
@@ -90,7 +90,7 @@ struct Compiled {
 #[derive(Debug, Default)]
 pub(crate) struct Shelf {
     sets: BTreeMap<Digest, Arc<DescriptorSet>>,
-    /// Replicas of a service share them.
+    /// The replicas of a service share them.
     policies: HashMap<ServiceName, Vec<Compiled>>,
     /// The oldest first.
     refusals: HashMap<ServiceName, VecDeque<Refused>>,
@@ -101,7 +101,7 @@ impl Shelf {
         self.sets.get(digest)
     }
 
-    /// What was compiled before, for these contracts, sorted.
+    /// The policy that was compiled before for these contracts, which must be sorted.
     pub(crate) fn policy<'a, I: Iterator<Item = &'a str>>(
         &self,
         service: &ServiceName,
@@ -113,7 +113,7 @@ impl Shelf {
         self.policies.get(service)?.iter().find(same).map(|made| Arc::clone(&made.policy))
     }
 
-    /// Why descriptors were refused for these contracts, sorted, if that is remembered.
+    /// Why descriptors were refused for these contracts, which must be sorted, if they were.
     pub(crate) fn refusal<'a, I: Iterator<Item = &'a str>>(
         &self,
         service: &ServiceName,
@@ -126,7 +126,7 @@ impl Shelf {
         of_digest.find(|refused| refused.contracts == contracts).map(|refused| Arc::clone(&refused.why))
     }
 
-    /// Remembers that descriptors were refused, so that nobody has them read again and again.
+    /// Remembers that descriptors were refused, so that they are not read again and again.
     pub(crate) fn refuse(
         &mut self,
         service: &ServiceName,
@@ -142,12 +142,12 @@ impl Shelf {
         if refusals.len() >= limits::REFUSALS_PER_SERVICE {
             refusals.pop_front();
         }
-        // It may quote what was sent.
+        // The reason may quote what was sent.
         let why = shown_up_to(&why.to_string(), REFUSAL_CHARS).into();
         refusals.push_back(Refused { digest, contracts: digest_of(names()), why });
     }
 
-    /// Whether a set of so many bytes may come in for a service.
+    /// Whether there is room for a set of this many bytes for a service.
     pub(crate) fn check_room(
         &mut self,
         service: &ServiceName,
@@ -155,7 +155,7 @@ impl Shelf {
         bytes: usize,
     ) -> Result<(), DescriptorsRefused> {
         let made = self.policies.entry(service.clone()).or_default();
-        // What no member has any more makes room.
+        // Policies that no member has any more make room.
         made.retain(is_used);
         if made.len() >= limits::POLICIES_PER_SERVICE {
             return Err(DescriptorsRefused::TooManyPolicies);
@@ -174,7 +174,7 @@ impl Shelf {
         }
     }
 
-    /// Keeps a set and what it says of a service.
+    /// Keeps a set and its policy for a service.
     pub(crate) fn put(
         &mut self,
         service: &ServiceName,
@@ -183,14 +183,14 @@ impl Shelf {
         set: Arc<DescriptorSet>,
         policy: Arc<ServicePolicy>,
     ) -> Result<(), DescriptorsRefused> {
-        // Others may have come while it was compiled.
+        // Other sets may have been added while this one was compiled.
         self.check_room(service, &digest, set.bytes().len())?;
         self.sets.entry(digest).or_insert(set);
         self.policies.entry(service.clone()).or_default().push(Compiled { digest, contracts, policy });
         Ok(())
     }
 
-    /// Drops what no member has any more, and refusals of services that are not known any more.
+    /// Drops sets and policies that no member has any more, and refusals of services that are no longer known.
     pub(crate) fn tidy(&mut self, in_use: &HashSet<Digest>, is_known: impl Fn(&ServiceName) -> bool) {
         self.refusals.retain(|service, _| is_known(service));
         self.sets.retain(|digest, _| in_use.contains(digest));
@@ -201,7 +201,7 @@ impl Shelf {
     }
 }
 
-/// The SHA-256 of names, each with its end.
+/// The SHA-256 of names, each followed by a zero byte.
 fn digest_of<'a>(names: impl Iterator<Item = &'a str>) -> Digest {
     let mut hash = Sha256::new();
     for name in names {
@@ -211,12 +211,12 @@ fn digest_of<'a>(names: impl Iterator<Item = &'a str>) -> Digest {
     hash.finalize().into()
 }
 
-/// Whether anybody but the shelf has it.
+/// Whether the registry uses it as well.
 fn is_used(made: &Compiled) -> bool {
     Arc::strong_count(&made.policy) > 1
 }
 
-/// Reads what a member has sent, and compiles what it says of the contracts of a service. May take long.
+/// Reads a set that a member sent, and compiles its policy for the contracts of a service. May take long.
 pub(crate) fn make(digest: Digest, bytes: Bytes, contracts: &[Arc<str>]) -> Result<Made, DescriptorsRefused> {
     if Sha256::digest(&bytes)[..] != digest {
         return Err(DescriptorsRefused::OtherDigest);
@@ -226,7 +226,7 @@ pub(crate) fn make(digest: Digest, bytes: Bytes, contracts: &[Arc<str>]) -> Resu
     Ok((Arc::new(set), policy))
 }
 
-/// Compiles what a set says of the contracts of a service. May take long.
+/// Compiles the policy in a set for the contracts of a service. May take long.
 pub(crate) fn compile(set: &DescriptorSet, contracts: &[Arc<str>]) -> Result<Arc<ServicePolicy>, DescriptorsRefused> {
     let names: Vec<String> = contracts.iter().map(|name| name.to_string()).collect();
     let compiled = policy::ServicePolicy::from_descriptors(set.bytes(), Some(&names))
@@ -250,7 +250,7 @@ mod tests {
         ServiceName::parse("users.shop").unwrap()
     }
 
-    /// A set with one contract, `t.S`, of so many methods.
+    /// A set with one contract, `t.S`, with this many methods.
     fn set_of(methods: usize, padding: usize) -> Bytes {
         let method = |number: usize| MethodDescriptorProto {
             name: Some(format!("M{number}{}", "x".repeat(padding))),
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn one_service_has_so_many_policies_and_those_that_nobody_has_make_room() {
+    fn the_policies_of_one_service_are_limited_and_unused_ones_make_room() {
         let mut shelf = Shelf::default();
         let bytes = set_of(1, 0);
         let of = |number: usize| contracts(&[format!("t.Other{number}"), "t.S".into()]);
@@ -304,11 +304,11 @@ mod tests {
         drop((held, again));
         shelf.tidy(&HashSet::from([digest(&bytes)]), |_| true);
         assert!(shelf.policies.is_empty());
-        assert!(shelf.set(&digest(&bytes)).is_some(), "a member has announced it");
+        assert!(shelf.set(&digest(&bytes)).is_some(), "a member still has the set");
     }
 
     #[test]
-    fn one_service_does_not_take_the_room_of_all() {
+    fn one_service_cannot_take_all_the_room() {
         let mut shelf = Shelf::default();
         let mut held = Vec::new();
         let large = 7 * 1024 * 1024;
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_of_a_service_are_remembered_up_to_a_bound() {
+    fn remembered_refusals_of_a_service_are_limited() {
         let mut shelf = Shelf::default();
         let why = DescriptorsRefused::Unusable("x".repeat(100_000));
         let of = |number: usize| contracts(&[format!("t.Other{number}"), "t.S".into()]);
@@ -338,7 +338,7 @@ mod tests {
                 shelf.refuse(&users(), [1; 32], &of(number), &why);
             }
             let told = known(&shelf, [1; 32], number).unwrap();
-            assert!(told.chars().count() <= REFUSAL_CHARS + 1, "it quotes what was sent");
+            assert!(told.chars().count() <= REFUSAL_CHARS + 1, "the quoted text is cut");
             assert!(known(&shelf, [1; 32], number + 1).is_none() && known(&shelf, [2; 32], number).is_none());
         }
         assert_eq!(shelf.refusals[&users()].len(), limits::REFUSALS_PER_SERVICE);
@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn a_policy_that_would_not_fit_a_snapshot_is_refused() {
+    fn a_policy_that_does_not_fit_a_snapshot_is_refused() {
         let small = set_of(10, 0);
         assert_eq!(make(digest(&small), small.clone(), &contracts(&["t.S".into()])).unwrap().1.contracts.len(), 1);
         assert!(matches!(make([0; 32], small, &contracts(&[])), Err(DescriptorsRefused::OtherDigest)));

@@ -1,7 +1,8 @@
-//! Turns at work that takes long, shared by identity.
+//! Turns for slow work, shared fairly among identities.
 //!
-//! So many run at once, of each identity one. The identities that wait get their turns in the order in which they came, and
-//! one that still waits after its turn queues again behind the others: an identity with much to do delays itself.
+//! A limited number of turns runs at once, and at most one of each identity. Waiting identities get their turns in the
+//! order in which they came. An identity that waits for more than one turn queues again behind the others after each:
+//! an identity with much work delays only itself.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -22,31 +23,31 @@ pub(crate) struct Turns {
 #[derive(Debug, Default)]
 struct State {
     busy: HashSet<ServiceName>,
-    /// The identities that wait, each once.
+    /// The waiting identities, each once.
     order: VecDeque<ServiceName>,
     waiting: HashMap<ServiceName, VecDeque<oneshot::Sender<Turn>>>,
 }
 
-/// A turn, until this is dropped.
+/// A turn. It ends when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Turn {
-    /// `None` for one that was never handed out.
+    /// `None` if it was never handed out.
     of: Option<(Arc<Turns>, ServiceName)>,
 }
 
 impl Turns {
-    /// So many at once.
+    /// At most `limit` turns run at once.
     pub(crate) fn new(limit: usize) -> Arc<Self> {
         Arc::new(Self { limit, state: Mutex::default() })
     }
 
-    /// Waits for an identity's turn. Dropping the future gives up the place.
+    /// Waits for an identity's turn. Dropping the future gives up the place in the queue.
     pub(crate) async fn take(self: &Arc<Self>, who: &ServiceName) -> Turn {
         let (give, given) = oneshot::channel();
         {
             let mut state = self.lock();
             let queue = state.waiting.entry(who.clone()).or_default();
-            // Those who gave up are few: each time one comes they go.
+            // Removes waiters that gave up. There are few, as each arrival removes them.
             queue.retain(|waiting| !waiting.is_closed());
             queue.push_back(give);
             if !state.order.contains(who) {
@@ -56,7 +57,7 @@ impl Turns {
         }
         match given.await {
             Ok(turn) => turn,
-            // It stays in its queue until it is given or nobody waits for it.
+            // Cannot happen: a sender stays in its queue until it is used or its receiver is gone.
             Err(_) => pending().await,
         }
     }
@@ -65,9 +66,9 @@ impl Turns {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives the turns that are free to those who wait.
+    /// Gives free turns to those that wait.
     fn hand_out(self: &Arc<Self>, state: &mut State) {
-        // Each round makes an identity busy, or takes one out of the queues.
+        // Each round makes an identity busy or removes one from the queues.
         while state.busy.len() < self.limit {
             let Some(place) = state.order.iter().position(|who| !state.busy.contains(who)) else { return };
             let Some(who) = state.order.remove(place) else { return };
@@ -77,7 +78,7 @@ impl Turns {
                 let turn = Turn { of: Some((Arc::clone(self), who.clone())) };
                 match waiting.send(turn) {
                     Ok(()) => break true,
-                    // It waits no longer. Dropped as it is, the turn would lock the state once more.
+                    // The waiter has gone. Dropping the turn as it is would lock the state again.
                     Err(mut turn) => turn.of = None,
                 }
             };
@@ -112,36 +113,37 @@ mod tests {
         ServiceName::parse(service).unwrap()
     }
 
-    /// Waits, and has its place in the queue from now on.
+    /// Starts to wait, and so takes a place in the queue.
     fn waits(turns: &Arc<Turns>, service: &str) -> BoxFuture<'static, Turn> {
         let (turns, service) = (Arc::clone(turns), name(service));
         let mut waiting = async move { turns.take(&service).await }.boxed();
-        assert!(waiting.as_mut().now_or_never().is_none(), "it has to wait");
+        assert!(waiting.as_mut().now_or_never().is_none(), "no turn is free");
         waiting
     }
 
     #[tokio::test]
-    async fn who_wants_many_turns_has_one_and_others_are_not_held_up() {
+    async fn an_identity_that_wants_many_turns_does_not_delay_others() {
         let turns = Turns::new(2);
         let greedy = turns.take(&name("greedy.shop")).await;
         let mut more: Vec<_> = (0..100).map(|_| waits(&turns, "greedy.shop")).collect();
         let users = turns.take(&name("users.shop")).now_or_never().expect("there is room for another identity");
-        // When all turns are taken, those who wait get them in the order of their identities.
+        // When all turns are taken, waiting identities get the next ones in their order.
         let mut orders = waits(&turns, "orders.shop");
         drop(greedy);
-        let mut greedy = more[0].as_mut().now_or_never().expect("it came before");
+        let mut greedy = more[0].as_mut().now_or_never().expect("the greedy identity came first");
         assert!(orders.as_mut().now_or_never().is_none());
         drop(greedy);
-        let orders = orders.as_mut().now_or_never().expect("it is its turn, before all the others of the greedy one");
+        let orders =
+            orders.as_mut().now_or_never().expect("its turn comes before the other turns of the greedy identity");
         assert!(more[1].as_mut().now_or_never().is_none());
         drop((users, orders));
         greedy = more[1].as_mut().now_or_never().unwrap();
-        assert!(more[2].as_mut().now_or_never().is_none(), "one at once");
+        assert!(more[2].as_mut().now_or_never().is_none(), "one turn of an identity at a time");
         drop(greedy);
     }
 
     #[tokio::test]
-    async fn who_gives_up_leaves_nothing() {
+    async fn waiters_that_give_up_leave_nothing_behind() {
         let turns = Turns::new(1);
         let held = turns.take(&name("users.shop")).await;
         for _ in 0..1_000 {
@@ -150,11 +152,11 @@ mod tests {
         }
         let mut last = waits(&turns, "orders.shop");
         drop(held);
-        let last = last.as_mut().now_or_never().expect("those who gave up are passed over");
-        // A turn that was given and not fetched is the next one's.
-        let (fetched_not, mut next) = (waits(&turns, "users.shop"), waits(&turns, "auth.shop"));
+        let last = last.as_mut().now_or_never().expect("waiters that gave up are skipped");
+        // A turn that was given to a waiter and not picked up goes to the next one.
+        let (not_picked_up, mut next) = (waits(&turns, "users.shop"), waits(&turns, "auth.shop"));
         drop(last);
-        drop(fetched_not);
+        drop(not_picked_up);
         drop(next.as_mut().now_or_never().unwrap());
         let state = turns.lock();
         assert!(state.busy.is_empty() && state.waiting.is_empty() && state.order.is_empty());

@@ -1,8 +1,8 @@
-//! One watcher of the registry: what it follows, and what it has yet to be told.
+//! One watcher of the registry: what it follows, and what it has not been sent yet.
 //!
-//! A plain state machine. What waits is bounded by what is followed: changes of a service that was not yet told pile
-//! up to [`limits::WATCH_QUEUE`], and are then dropped for one snapshot, which is taken when the watcher has room for
-//! it. So a watcher that reads slowly costs little and is never told what is no longer true.
+//! A plain state machine. What waits is bounded by what is followed: up to [`limits::WATCH_QUEUE`] changes of a service
+//! wait, and if there are more they are replaced by one snapshot, which is taken when the watcher reads it. So a
+//! watcher that reads slowly costs little and never gets outdated state.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -25,13 +25,13 @@ use crate::claims::{is_address, visibility::Sight};
 #[error("one stream follows {} services and contracts at most", limits::SERVICES_WATCHED)]
 pub(crate) struct TooManyWatched;
 
-/// A service that is followed, and what waits of it: changes in their order, then perhaps all of it. Before the registry
-/// is settled a snapshot takes nothing away, so changes are told all the same.
+/// A service that is followed, and what waits to be sent of it: changes in their order, then perhaps a snapshot. Before
+/// the registry is settled a snapshot removes nothing, so the changes before it are sent as well.
 #[derive(Debug, Default)]
 struct Followed {
     changes: VecDeque<Arc<Change>>,
     owes_snapshot: bool,
-    /// The last that was told of all of it is a snapshot that changes can still change.
+    /// A snapshot was sent, and changes apply to it.
     is_known: bool,
 }
 
@@ -40,7 +40,7 @@ impl Followed {
         self.owes_snapshot || !self.changes.is_empty()
     }
 
-    /// All of it is to be told, and nothing before.
+    /// Sends a snapshot, and no change before it.
     fn begin_anew(&mut self) {
         self.changes.clear();
         self.owes_snapshot = true;
@@ -59,16 +59,16 @@ struct Asked {
 enum Item {
     Service(ServiceName),
     Contract(String),
-    /// A name that no service, or no contract, can have is answered once.
+    /// A name that no service or contract can have: it is answered once.
     Impossible(not_found::What),
 }
 
-/// A change of what a watcher follows, for whoever keeps an index of that.
+/// A change of what a watcher follows, for the index.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Move {
     Follows(ServiceName),
     Leaves(ServiceName),
-    /// It asks for a contract, or an address.
+    /// It follows a contract or an address.
     Asks(String),
     Forgets(String),
 }
@@ -78,11 +78,11 @@ pub(crate) enum Move {
 pub(crate) struct Watcher {
     services: HashMap<ServiceName, Followed>,
     contracts: HashMap<String, Asked>,
-    /// For whom something waits, each once, in the order in which it came.
+    /// The names with something to send, each once, in the order in which it came.
     queue: VecDeque<Item>,
-    /// What changed of `services` and `contracts` since this was last asked.
+    /// The changes of `services` and `contracts` since [`Self::take_moves`] was last called.
     moves: Vec<Move>,
-    /// How often it may be told the closest name until it gets more of these.
+    /// How many answers may still contain the closest name, in this second.
     hints: u32,
     sight: Sight,
 }
@@ -94,34 +94,34 @@ impl Default for Watcher {
 }
 
 impl Watcher {
-    /// One that is told of what is in its sight, and of all else that it is not there.
+    /// A watcher of what is in sight. Everything else is answered as missing.
     pub(crate) fn new(sight: Sight) -> Self {
         let (services, contracts, queue, moves) = Default::default();
         Self { services, contracts, queue, moves, hints: limits::HINTS_PER_SECOND, sight }
     }
 
-    /// What changed of what it follows since this was last asked, in order.
+    /// The changes of what it follows since the last call, in order.
     pub(crate) fn take_moves(&mut self) -> impl Iterator<Item = Move> {
         std::mem::take(&mut self.moves).into_iter()
     }
 
-    /// It ends: all that it followed is left.
+    /// Ends the watcher: it leaves all that it followed.
     pub(crate) fn into_followed(self) -> impl Iterator<Item = Move> {
         let services = self.services.into_keys().map(Move::Leaves);
         services.chain(self.contracts.into_keys().map(Move::Forgets))
     }
 
-    /// A second has passed.
+    /// A second has passed: hints may be given again.
     pub(crate) fn allow_hints(&mut self) {
         self.hints = limits::HINTS_PER_SECOND;
     }
 
-    /// Answers once that there is no such thing, nor can there be.
+    /// Answers once that the name does not exist and cannot exist.
     pub(crate) fn answer_impossible(&mut self, what: not_found::What) {
         self.queue.push_back(Item::Impossible(what));
     }
 
-    /// Follows a service by its full name, and tells all of it.
+    /// Follows a service by its full name, and sends a snapshot of it.
     pub(crate) fn subscribe_service(&mut self, name: &str) -> Result<(), TooManyWatched> {
         let Ok(service) = ServiceName::parse(name) else {
             self.answer_impossible(not_found::What::Service(name.to_owned()));
@@ -138,8 +138,8 @@ impl Watcher {
         Ok(())
     }
 
-    /// Follows a contract, or an address, and with it the service that implements it or is called there. The name is a
-    /// possible one.
+    /// Follows a contract or an address, and with it the service that implements it or is called there. The name must
+    /// be a possible one.
     pub(crate) fn subscribe_contract(&mut self, contract: &str) -> Result<(), TooManyWatched> {
         if !self.contracts.contains_key(contract) {
             self.check_room()?;
@@ -150,7 +150,7 @@ impl Watcher {
         Ok(())
     }
 
-    /// Follows a service no longer, nor the contracts for which it was followed.
+    /// Stops following a service, and the contracts that it owns.
     pub(crate) fn unsubscribe_service(&mut self, name: &str) {
         let Ok(service) = ServiceName::parse(name) else { return };
         let Self { contracts, moves, .. } = self;
@@ -174,7 +174,7 @@ impl Watcher {
         if self.services.len() + self.contracts.len() < limits::SERVICES_WATCHED { Ok(()) } else { Err(TooManyWatched) }
     }
 
-    /// Notes what happened; true when there is something to tell.
+    /// Takes an event. True if there is something to send.
     pub(crate) fn observe(&mut self, event: &Event) -> bool {
         match event {
             Event::Endpoints(service, change) => self.owe_change(service, change),
@@ -197,7 +197,7 @@ impl Watcher {
         self.has_news()
     }
 
-    /// Whether [`Self::next`] has something.
+    /// Whether [`Self::next`] has a response.
     pub(crate) fn has_news(&self) -> bool {
         !self.queue.is_empty()
     }
@@ -205,7 +205,7 @@ impl Watcher {
     fn owe_change(&mut self, service: &ServiceName, change: &Arc<Change>) {
         let Some(followed) = self.services.get_mut(service) else { return };
         if followed.owes_snapshot && !followed.is_known {
-            // It will be taken when it is told, so the change is in it.
+            // The snapshot is taken when it is read, so it will contain the change.
             return;
         }
         let had_news = followed.has_news();
@@ -219,7 +219,7 @@ impl Watcher {
         }
     }
 
-    /// All of a service that is followed, if it is.
+    /// A snapshot of a service, if it is followed.
     fn owe_snapshot_again(&mut self, service: &ServiceName) {
         let Some(followed) = self.services.get_mut(service) else { return };
         let had_news = followed.has_news();
@@ -255,7 +255,7 @@ impl Watcher {
         }
     }
 
-    /// The next that the watcher is to be told.
+    /// The next response.
     pub(crate) fn next(&mut self, registry: &Registry) -> Option<WatchResponse> {
         loop {
             let what = match self.queue.pop_front()? {
@@ -269,7 +269,7 @@ impl Watcher {
         }
     }
 
-    /// `None` when nobody follows it any longer.
+    /// `None` if it is no longer followed.
     fn next_of_service(&mut self, service: ServiceName, registry: &Registry) -> Option<What> {
         let followed = self.services.get_mut(&service)?;
         if let Some(change) = followed.changes.pop_front() {
@@ -286,7 +286,7 @@ impl Watcher {
         Some(match snapshot {
             Some(snapshot) => What::Snapshot(snapshot),
             None => {
-                // There is no end of names that nothing has: one is not followed once that is sure.
+                // Any number of names does not exist: one is no longer followed once that is certain.
                 let name = service.to_string();
                 if registry.is_settled() {
                     self.leave(service);
@@ -311,7 +311,7 @@ impl Watcher {
                     self.contracts.remove(&contract);
                     self.moves.push(Move::Forgets(contract.clone()));
                 }
-                // One of the mesh that the watcher does not see is not outside it: of that nothing sure is said.
+                // An address of a service out of sight is inside the mesh, so the answer must not be final.
                 let is_hidden = is_address(&contract) && registry.owner(&contract).is_some();
                 match self.no_such(not_found::What::Contract(contract), registry) {
                     What::NotFound(said) if is_hidden => What::NotFound(NotFound { complete: false, ..said }),

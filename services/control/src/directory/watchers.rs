@@ -1,6 +1,6 @@
-//! All watchers, and who of them is concerned by what.
+//! All watchers, and an index of what each follows.
 //!
-//! An event costs those who follow what it is of, however many others watch.
+//! So an event costs time only for the watchers that follow its subject, however many others there are.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -42,14 +42,14 @@ impl Watched {
     }
 }
 
-/// Who follows what.
+/// The watchers of each name.
 #[derive(Debug, Default)]
 struct Index {
     services: HashMap<ServiceName, BTreeSet<WatcherId>>,
     contracts: HashMap<String, BTreeSet<WatcherId>>,
 }
 
-/// Whom an event concerns.
+/// The watchers that an event concerns.
 #[derive(Debug, PartialEq, Eq)]
 enum Concerned<'a> {
     Everybody,
@@ -58,7 +58,7 @@ enum Concerned<'a> {
 }
 
 impl Watchers {
-    /// One more. Returns its number, and what tells that there may be something for it.
+    /// Adds a watcher. Returns its number, and the notifier that wakes it when there may be news.
     pub(crate) fn add(&mut self, sight: Sight) -> (WatcherId, Arc<Notify>) {
         self.made += 1;
         let news = Arc::<Notify>::default();
@@ -66,14 +66,14 @@ impl Watchers {
         (self.made, news)
     }
 
-    /// One has gone.
+    /// Removes a watcher.
     pub(crate) fn remove(&mut self, id: WatcherId) {
         if let Some(Watched { watcher, .. }) = self.all.remove(&id) {
             watcher.into_followed().for_each(|what| self.index.note(id, what));
         }
     }
 
-    /// Changes what a watcher follows; `None` if it has gone.
+    /// Changes what a watcher follows; `None` if there is no such watcher.
     pub(crate) fn update<R>(&mut self, id: WatcherId, change: impl FnOnce(&mut Watcher) -> R) -> Option<R> {
         let Watched { watcher, .. } = self.all.get_mut(&id)?;
         let result = change(watcher);
@@ -81,12 +81,12 @@ impl Watchers {
         Some(result)
     }
 
-    /// The next that a watcher is to be told.
+    /// The next response for a watcher.
     pub(crate) fn next(&mut self, id: WatcherId, registry: &Registry) -> Option<WatchResponse> {
         self.update(id, |watcher| watcher.next(registry)).flatten()
     }
 
-    /// Tells what happened to those whom it concerns.
+    /// Passes an event on to the watchers that it concerns.
     pub(crate) fn tell(&mut self, event: &Event) {
         match self.index.concerned(event) {
             Concerned::Nobody => {}
@@ -101,7 +101,7 @@ impl Watchers {
         }
     }
 
-    /// A second has passed.
+    /// A second has passed: watchers may get hints again.
     pub(crate) fn allow_hints(&mut self) {
         self.all.values_mut().for_each(|watched| watched.watcher.allow_hints());
     }
@@ -181,7 +181,7 @@ mod tests {
         told
     }
 
-    /// What the index says of a watcher is what it follows.
+    /// The index agrees with what each watcher follows.
     fn check(watchers: &Watchers) {
         let index = &watchers.index;
         for (id, Watched { watcher, .. }) in &watchers.all {
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_event_asks_only_those_whom_it_concerns() {
+    async fn an_event_reaches_only_the_watchers_it_concerns() {
         let mut registry = Registry::new(1, Instant::now());
         let mut watchers = Watchers::default();
         let users = ServiceName::parse("users.shop").unwrap();
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_index_is_what_the_watchers_follow() {
+    async fn the_index_agrees_with_what_watchers_follow() {
         let mut registry = Registry::new(1, Instant::now());
         registry.announce(announcement("users.shop", "shop.Users", 1), Instant::now()).unwrap();
         let mut watchers = Watchers::default();
@@ -239,13 +239,13 @@ mod tests {
         check(&watchers);
         assert_eq!(told(&mut watchers, &mut registry).len(), 3);
         check(&watchers);
-        // The contract led to its service.
+        // By its contract it follows the service.
         let change = |registry: &mut Registry, port| {
             registry.announce(announcement("users.shop", "shop.Users", port), Instant::now()).unwrap();
         };
         change(&mut registry, 2);
         assert_eq!(told(&mut watchers, &mut registry), [by_name, by_contract]);
-        // What may yet come is followed until it is known that it does not.
+        // A missing name is followed until it is known not to exist.
         registry.announce(announcement("later.shop", "shop.Later", 3), Instant::now()).unwrap();
         assert_eq!(told(&mut watchers, &mut registry), [by_contract, of_none]);
         check(&watchers);
@@ -259,7 +259,7 @@ mod tests {
         }
         told(&mut watchers, &mut registry);
         check(&watchers);
-        assert!(!watchers.index.contracts.contains_key("shop.Never"), "it is known that nobody has it");
+        assert!(!watchers.index.contracts.contains_key("shop.Never"), "it is known not to exist");
         change(&mut registry, 4);
         assert_eq!(told(&mut watchers, &mut registry), [by_name]);
         for id in ids {

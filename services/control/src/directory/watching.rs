@@ -1,4 +1,4 @@
-//! A watcher's place among those that are told.
+//! A watcher, held by its stream.
 
 use std::sync::Arc;
 
@@ -23,21 +23,21 @@ impl Watching {
         Self { directory, id, news }
     }
 
-    /// Changes what is followed.
+    /// Changes what the watcher follows.
     pub(crate) fn update(
         &self,
         change: impl FnOnce(&mut Watcher) -> Result<(), TooManyWatched>,
     ) -> Result<(), TooManyWatched> {
-        self.directory.lock().watchers.update(self.id, change).expect("it is there until `self` is dropped")
+        self.directory.lock().watchers.update(self.id, change).expect("the watcher exists until `self` is dropped")
     }
 
-    /// The next that there is to tell now.
+    /// The next response, if there is one now.
     pub(crate) fn next(&self) -> Option<WatchResponse> {
         let state = &mut *self.directory.lock();
         state.watchers.next(self.id, &state.registry)
     }
 
-    /// Waits until there may be something to tell. Dropping the future loses nothing.
+    /// Waits until there may be a response. Dropping the future loses nothing.
     pub(crate) async fn news(&self) {
         self.news.notified().await;
     }

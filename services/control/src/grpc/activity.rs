@@ -1,4 +1,5 @@
-//! Whether a connection of the gRPC port has calls, and until when it may go on without one. See [`crate::grpc::connection`].
+//! Whether a connection of the gRPC port has calls, and how long it may stay open without one. See
+//! [`super::connection`].
 
 use std::{
     sync::{
@@ -11,13 +12,13 @@ use std::{
 use tokio::time::Instant;
 use weft_mesh::limits;
 
-/// What a connection does, as its calls see it.
+/// The calls of a connection.
 #[derive(Debug)]
 pub(crate) struct Activity {
     began: Instant,
     is_known: AtomicBool,
     calls: AtomicUsize,
-    /// Since when there is no call: milliseconds after `began`.
+    /// When the last call ended, in milliseconds after `began`.
     idle_since: AtomicU64,
 }
 
@@ -32,23 +33,23 @@ impl Default for Activity {
     }
 }
 
-/// A call that runs, for as long as it is held.
+/// A running call. It ends when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Call(Arc<Activity>);
 
 impl Activity {
-    /// The peer makes a call with the SVID that it has shown.
+    /// The peer makes a call with its SVID.
     pub(crate) fn note_known(&self) {
         self.is_known.store(true, Relaxed);
     }
 
-    /// A call begins.
+    /// Starts a call.
     pub(crate) fn begin(self: &Arc<Self>) -> Call {
         self.calls.fetch_add(1, Relaxed);
         Call(Arc::clone(self))
     }
 
-    /// Until when the connection may go on as it is now; `None` while it has calls.
+    /// When the connection ends unless it gets a call; `None` while a known peer has calls.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         if !self.is_known.load(Relaxed) {
             return Some(self.began + limits::CONTROL_PROOF_WAIT);
@@ -73,7 +74,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn who_is_unknown_has_little_time_and_who_has_a_call_has_all() {
+    async fn an_unknown_peer_has_little_time_and_a_call_keeps_a_known_one() {
         let (activity, began) = (Arc::new(Activity::default()), Instant::now());
         let unproven = activity.begin();
         assert_eq!(activity.deadline(), Some(began + limits::CONTROL_PROOF_WAIT), "a call alone proves nothing");

@@ -1,12 +1,14 @@
-//! How many connections the gRPC port has, and whose.
+//! How many connections the gRPC port takes, and from whom.
 //!
-//! A connection is a stranger's until its handshake has shown an SVID. Strangers have a budget of their own, in all and
-//! for each network that they come from, and members another, which identities share ([`weft_mesh::shares`]), and the
-//! networks of one identity its share: so neither many strangers nor one member keeps the others out, also not other
-//! replicas of the same service; and many replicas on one host, or behind one NAT, are as good as any.
+//! A connection is a stranger's until its handshake has shown an SVID, and then a member's. Strangers have a budget in
+//! all, and one for each network that they come from. Members have another budget: identities share it
+//! ([`weft_mesh::shares`]), and the networks of an identity share that identity's part. So neither many strangers nor
+//! one member can keep others out, not even other replicas of the same service. Many replicas on one host, or behind
+//! one NAT, do not lose anything.
 //!
-//! When there is no room for a stranger, the one goes that has waited longest: first among those that have not sent a byte.
-//! When none has waited for long, one of the network with the most goes, if that has more than the network of the new one.
+//! When there is no room for a new stranger, the one that has waited longest is closed; strangers that have not sent a
+//! byte go first. If none has waited for long, one from the network with the most strangers is closed, if that network
+//! has more than the new one's.
 
 use std::{
     cmp::Reverse,
@@ -27,12 +29,12 @@ use weft_mesh::{
 
 use super::streams::{Counts as StreamCounts, OfIdentity};
 
-/// A stranger that has sent nothing for so long may be made to go: a client sends its first bytes at once.
+/// A stranger that has sent nothing for this long may be closed: a client sends its first bytes at once.
 const SILENT_FOR: Duration = Duration::from_secs(1);
-/// One that has sent something, and has not shown who it is for so long.
+/// The same for a stranger that has sent something, but has not proven its identity.
 const UNKNOWN_FOR: Duration = Duration::from_secs(3);
 
-/// How many connections there may be.
+/// The most connections that are taken.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Budget {
     pub(crate) strangers: usize,
@@ -41,7 +43,7 @@ pub(crate) struct Budget {
 }
 
 impl Budget {
-    /// What the limits say, or less where so many files can't be open.
+    /// The limits, or less if the process may not open enough files.
     pub(crate) fn of_files(files: u64) -> Self {
         let files = usize::try_from(files).unwrap_or(usize::MAX);
         // The rest is for the dashboard, the state folder and the process itself.
@@ -54,7 +56,7 @@ impl Budget {
     }
 }
 
-/// Why a connection is not taken.
+/// Why a connection is refused.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Full {
     #[error("{0} connections that have not shown who they are come from this network")]
@@ -79,7 +81,7 @@ struct Counts {
     budget: Budget,
     /// Strangers that have not sent a byte.
     silent: ByNetwork<Stranger>,
-    /// Those that have.
+    /// Strangers that have sent something.
     spoken: ByNetwork<Stranger>,
     members: usize,
     members_of: HashMap<SpiffeId, OfMember>,
@@ -89,7 +91,7 @@ struct Counts {
 
 #[derive(Debug)]
 struct Stranger {
-    /// Since when it is as it is: silent, or not known.
+    /// Since when it is in this state: silent or spoken.
     since: Instant,
     must_go: CancellationToken,
 }
@@ -102,14 +104,14 @@ struct OfMember {
     streams: Arc<StreamCounts>,
 }
 
-/// Those of them from one network.
+/// The connections of one identity from one network.
 #[derive(Debug)]
 struct InNetwork {
     count: usize,
     shared: Arc<OfIdentity>,
 }
 
-/// A connection's place. Dropping it gives it to others.
+/// A connection's place. Dropping it frees the place.
 #[derive(Debug)]
 pub(crate) struct Place {
     admission: Admission,
@@ -135,7 +137,7 @@ impl Admission {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A place for a connection of which only the address is known.
+    /// A place for a new connection, of which only the address is known.
     pub(crate) fn enter(&self, from: IpAddr, now: Instant) -> Result<Place, Full> {
         let network = network(from);
         let mut counts = self.lock();
@@ -162,13 +164,13 @@ impl Counts {
         self.silent.of(network) + self.spoken.of(network)
     }
 
-    /// Since when the first of a network has been as it is.
+    /// How long the first stranger of a network has been in its state.
     fn since(&self, network: IpAddr) -> Option<Instant> {
         let firsts = [self.silent.first_of(network), self.spoken.first_of(network)];
         firsts.into_iter().flatten().map(|(_, stranger)| stranger.since).min()
     }
 
-    /// Has one of a network go that has waited long enough. False when none has.
+    /// Closes a stranger of a network that has waited long enough. False if there is none.
     fn make_room_in(&mut self, network: IpAddr, now: Instant) -> bool {
         let silent = self.silent.first_of(network).filter(|first| has_waited(first, SILENT_FOR, now));
         let spoken = self.spoken.first_of(network).filter(|first| has_waited(first, UNKNOWN_FOR, now));
@@ -176,8 +178,8 @@ impl Counts {
         self.send_away(silent, spoken)
     }
 
-    /// Has one go for one of a network: who has waited longest, or else one of a network that has more. False when there is
-    /// no such one.
+    /// Closes a stranger so that one of `network` has room: the one that has waited longest, or else one of a network
+    /// with more strangers. False if there is none.
     fn make_room(&mut self, network: IpAddr, now: Instant) -> bool {
         let silent = self.silent.first().filter(|first| has_waited(first, SILENT_FOR, now));
         let spoken = self.spoken.first().filter(|first| has_waited(first, UNKNOWN_FOR, now));
@@ -185,11 +187,11 @@ impl Counts {
         if self.send_away(silent, spoken) {
             return true;
         }
-        // Of two with as many, the one that has waited longest.
+        // Of two networks with equally many, the one with the longest wait.
         let size = |network: &IpAddr| (self.strangers_of(*network), Reverse(self.since(*network)));
         let largest = [self.silent.largest(), self.spoken.largest()];
         let Some(largest) = largest.into_iter().flatten().max_by_key(size) else { return false };
-        // More than the new one makes it, or two networks would send each other's away in turn.
+        // It must still have as many after the exchange, or two networks would close each other's connections in turn.
         if self.strangers_of(largest) <= self.strangers_of(network) + 1 {
             return false;
         }
@@ -210,7 +212,7 @@ impl Counts {
     }
 
     fn leave(&mut self, place: &Place) {
-        // A stranger that made room is counted no longer.
+        // A stranger that was closed for another is not counted any more.
         match &place.whose {
             Whose::Silent(ticket) => drop(self.silent.leave(*ticket)),
             Whose::Spoken(ticket) => drop(self.spoken.leave(*ticket)),
@@ -233,7 +235,7 @@ impl Counts {
         }
     }
 
-    /// Counts one more connection of an identity. Returns what those from the same network share.
+    /// Adds a connection of an identity. Returns what its connections from the same network share.
     fn member_enters(&mut self, id: &SpiffeId, network: IpAddr) -> Result<Arc<OfIdentity>, Full> {
         let (all, limit) = (self.members, self.budget.members);
         if all >= limit {
@@ -262,7 +264,7 @@ fn has_waited((_, stranger): &(Ticket, &Stranger), time: Duration, now: Instant)
 }
 
 impl Place {
-    /// Waits until the connection has to make room for another. A member never has to.
+    /// Cancelled when the connection has to make room for another. A member's never has to.
     pub(crate) fn must_go(&self) -> CancellationToken {
         self.must_go.clone()
     }
@@ -272,18 +274,17 @@ impl Place {
         matches!(self.whose, Whose::Member(_))
     }
 
-    /// It has sent its first bytes.
+    /// The connection has sent its first bytes.
     pub(crate) fn note_sent(&mut self, now: Instant) {
         let Whose::Silent(ticket) = self.whose else { return };
         let mut counts = self.admission.lock();
-        // One that made room meanwhile is about to see it.
+        // If it is missing, it was closed for another and is about to notice.
         if let Some(stranger) = counts.silent.leave(ticket) {
             self.whose = Whose::Spoken(counts.spoken.enter(self.network, Stranger { since: now, ..stranger }));
         }
     }
 
-    /// Its handshake has shown an SVID. Returns what the connections of that identity from its network
-    /// share.
+    /// The handshake has shown an SVID. Returns what the identity's connections from this network share.
     pub(crate) fn become_member(&mut self, id: &SpiffeId) -> Result<Arc<OfIdentity>, Full> {
         let admission = self.admission.clone();
         let mut counts = admission.lock();
@@ -324,7 +325,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn strangers_of_one_network_leave_room_for_those_of_others() {
+    async fn strangers_of_one_network_leave_room_for_other_networks() {
         let admission = small();
         let _here: Vec<Place> = (0..3).map(|_| enter(&admission, HERE).unwrap()).collect();
         assert_eq!(enter(&admission, HERE).unwrap_err(), Full::StrangersOfNetwork(3));
@@ -335,7 +336,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_has_waited_longest_without_a_byte_makes_room() {
+    async fn the_stranger_that_was_silent_longest_makes_room() {
         let admission = small();
         let mut spoke = enter(&admission, HERE).unwrap();
         spoke.note_sent(Instant::now());
@@ -346,17 +347,17 @@ mod tests {
         let mut newer = enter(&admission, HERE).unwrap();
         assert!(silent.must_go().is_cancelled() && !spoke.must_go().is_cancelled());
         drop(silent);
-        assert!(enter(&admission, HERE).is_err(), "its place is taken: it does not count twice");
+        assert!(enter(&admission, HERE).is_err(), "the silent one had its place freed already");
         advance(SILENT_FOR).await;
         new.note_sent(Instant::now());
         newer.note_sent(Instant::now());
         assert!(enter(&admission, HERE).is_err());
         advance(UNKNOWN_FOR).await;
         let _newest = enter(&admission, HERE).unwrap();
-        assert!(spoke.must_go().is_cancelled(), "the one that came first");
+        assert!(spoke.must_go().is_cancelled(), "it has waited longest");
     }
 
-    /// Members of an identity enter from a network until one is refused.
+    /// Opens connections of an identity from a network until one is refused.
     fn enter_all(admission: &Admission, name: &str, from: IpAddr) -> (Vec<Place>, Full) {
         let mut places = Vec::new();
         loop {
@@ -369,23 +370,23 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn members_do_not_count_as_strangers_and_one_identity_does_not_take_all_places() {
+    async fn members_do_not_count_as_strangers_and_one_identity_cannot_take_all_places() {
         let admission = small();
         let (mut greedy, full) = enter_all(&admission, "greedy", HERE);
         assert_eq!((greedy.len(), full), (2, Full::OfIdentity { in_network: 2, own: 2, all: 2 }));
         greedy.extend(enter_all(&admission, "greedy", THERE).0);
-        assert_eq!(greedy.len(), 3, "with another network it has half");
+        assert_eq!(greedy.len(), 3, "from two networks it gets half of all");
         let others = ["users", "orders", "auth"].map(|name| enter_all(&admission, name, HERE));
-        assert!(others.iter().all(|(places, _)| places.len() == 1), "there is room for each");
+        assert!(others.iter().all(|(places, _)| places.len() == 1), "each identity gets a place");
         assert_eq!(others[2].1, Full::Members(6));
         let _strangers: Vec<Place> = (0..3).map(|_| enter(&admission, HERE).unwrap()).collect();
         drop((greedy, others));
         let counts = admission.lock();
-        assert_eq!((counts.members, counts.members_of.len()), (0, 0), "nothing is kept of who has gone");
+        assert_eq!((counts.members, counts.members_of.len()), (0, 0), "closed connections leave nothing behind");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_identity_that_comes_from_many_networks_leaves_half_of_all_to_others() {
+    async fn an_identity_on_many_networks_gets_at_most_half_of_all() {
         let admission = Admission::new(Budget::of_files(1 << 20));
         let mut hoard = Vec::new();
         for last in 1..=40 {
@@ -395,7 +396,7 @@ mod tests {
         }
         let taken: usize = hoard.iter().map(Vec::len).sum();
         assert!(taken <= limits::CONTROL_CONNECTIONS / 2, "{taken}");
-        // Many replicas of one service behind one NAT, each with a second connection for its renewal.
+        // Many replicas of one service behind one NAT, each with a second connection while it renews its SVID.
         let (honest, _) = enter_all(&admission, "users", HERE);
         assert!(honest.len() > 1_500, "{}", honest.len());
         let (orders, _) = enter_all(&admission, "orders", HERE);
@@ -403,13 +404,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_host_of_ipv6_is_one_host_whatever_addresses_it_takes() {
+    async fn all_ipv6_addresses_of_a_host_count_as_one_network() {
         let admission = small();
         let address = |last: u16| IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, last]);
         let _strangers: Vec<Place> = (0..3).map(|last| enter(&admission, address(last)).unwrap()).collect();
         assert_eq!(enter(&admission, address(3)).unwrap_err(), Full::StrangersOfNetwork(3));
         let member = |last: u16| {
-            // Another network of theirs, which strangers have not filled.
+            // Another network, which strangers have not filled.
             let mut place = enter(&admission, IpAddr::from([0x2001, 0xdb8, 0, 1, 0, 0, 0, last])).unwrap();
             place.become_member(&id("greedy")).map(|_| place)
         };
@@ -420,25 +421,29 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_network_with_many_makes_room_for_one_with_few_at_once() {
+    async fn a_network_with_many_strangers_makes_room_for_one_with_few_at_once() {
         let admission = small();
         let hoard: Vec<Place> = (0..3).map(|_| enter(&admission, HERE).unwrap()).collect();
         let _other = enter(&admission, THERE).unwrap();
         let third = IpAddr::from([10, 0, 0, 3]);
         let _new = enter(&admission, third).unwrap();
         assert!(hoard[0].must_go().is_cancelled() && !hoard[1].must_go().is_cancelled());
-        assert_eq!(enter(&admission, third).unwrap_err(), Full::Strangers(4), "it has as many with it as the largest");
+        assert_eq!(
+            enter(&admission, third).unwrap_err(),
+            Full::Strangers(4),
+            "with one more it would have as many as the largest"
+        );
     }
 
     #[tokio::test(start_paused = true)]
-    async fn of_networks_with_equally_many_the_one_that_has_waited_longest_makes_room() {
+    async fn of_equally_large_networks_the_one_with_the_longest_wait_makes_room() {
         let hosts = [IpAddr::from([10, 0, 0, 5]), IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 9])];
         let step = SILENT_FOR / 10;
         for order in [[0, 1, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
             let admission = Admission::new(Budget { strangers: 6, strangers_of_network: 3, ..SMALL });
             let mut waiting = Vec::new();
             for host in [order, order].concat() {
-                // One of each network has sent something, and one has not.
+                // Each network has one stranger that has sent something, and one that has not.
                 let mut place = enter(&admission, hosts[host]).unwrap();
                 if waiting.len() % 2 == 0 {
                     place.note_sent(Instant::now());
@@ -455,7 +460,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nothing_is_kept_of_who_has_gone_however_long_the_first_stays() {
+    async fn closed_connections_leave_nothing_behind_while_an_early_one_stays() {
         let admission = small();
         let _stays = enter(&admission, HERE).unwrap();
         for _ in 0..10_000 {
@@ -467,7 +472,7 @@ mod tests {
     }
 
     #[test]
-    fn where_few_files_may_be_open_strangers_do_not_take_those_of_members() {
+    fn with_few_open_files_strangers_do_not_take_those_of_members() {
         let few = Budget::of_files(1_024);
         assert!(few.strangers + few.members < 1_024 && few.members >= 512);
         assert_eq!(Budget::of_files(1 << 20).members, limits::CONTROL_CONNECTIONS);

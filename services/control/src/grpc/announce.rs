@@ -1,7 +1,7 @@
-//! `weft.discovery.v1.Registry`: where sidecars announce what they front.
+//! `weft.discovery.v1.Registry`: sidecars announce the services that they front.
 //!
-//! Each stream is read by a task of its own, so that a sidecar's heartbeats count whatever else its connection is
-//! busy with, its own descriptors included. The task ends with its stream, or when the control plane stops.
+//! Each stream is read by a task of its own, so that heartbeats are seen while the connection is busy with something
+//! else, such as descriptors. The task ends with its stream, or when the control plane stops.
 
 #[cfg(test)]
 mod tests;
@@ -41,13 +41,13 @@ use crate::{
     },
 };
 
-/// Answers that wait for a sidecar that does not read: there is one for each announcement and each descriptor set.
+/// The answers that may wait for a sidecar to read them. There is one for each announcement and each descriptor set.
 const ANSWERS: usize = 8;
 
-/// In which [`limits::ANNOUNCE_MESSAGES`] are read.
+/// The time in which at most [`limits::ANNOUNCE_MESSAGES`] messages are read.
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Boxed in its channel, which holds room for 32 at once, however few there may be: there is one for each sidecar.
+/// Boxed in its channel, which always allocates room for 32: there is a channel for each sidecar.
 type Answer = Result<AnnounceResponse, Status>;
 
 /// See the module.
@@ -88,7 +88,7 @@ impl registry_server::Registry for RegistryService {
     }
 }
 
-/// An announcing stream's life.
+/// The life of an announcing stream.
 struct Stream {
     directory: Arc<Directory>,
     caller: Caller,
@@ -101,30 +101,31 @@ struct Stream {
     _open: Open,
 }
 
-/// How far a stream is with its descriptors. They are the one large thing that a sidecar sends, and reading them takes long,
-/// so few streams of one identity do that at once: of replicas that start together one sends what all others have as well.
+/// The state of a stream's descriptors. They are the only large message of a sidecar, and reading them takes long, so
+/// only a few streams of one identity do that at once. When replicas start together, one of them sends what the others
+/// have as well.
 enum Descriptors {
     NotWanted,
-    /// They, or what they say, are lacking. It goes on when it is this stream's turn.
+    /// The descriptors, or their policy, are lacking. The stream waits for its turn.
     Wanted,
-    /// They are to come until then.
+    /// The sidecar was asked for them and has to send them by this time.
     Asked(OwnedSemaphorePermit, Instant),
-    /// They are read, or what is known is compiled. Meanwhile the stream is read on: its heartbeats count.
+    /// They are being read, or known ones are being compiled. The stream is still read, so that its heartbeats count.
     Read {
         reading: Reading,
         turn: OwnedSemaphorePermit,
-        /// What came, if it did not come before.
+        /// The descriptors that this stream sent, if it did.
         bytes: Option<Bytes>,
     },
-    /// They were of no use. The decoder keeps its buffer with them in it until it needs another, for the next message, and
-    /// only if they are still held here by then. Until then others wait for their turn.
+    /// They were refused. The decoder's buffer still contains them, and it takes a new buffer for the next message only
+    /// if they are held here until then. So the turn is kept until the next message.
     Refused {
         _turn: OwnedSemaphorePermit,
         _bytes: Bytes,
     },
 }
 
-/// What goes on with a stream's descriptors.
+/// The next step with a stream's descriptors.
 enum Progress {
     Turn(OwnedSemaphorePermit),
     Overdue,
@@ -132,12 +133,12 @@ enum Progress {
 }
 
 impl Descriptors {
-    /// Waits until something goes on. Dropping the future loses nothing.
+    /// Waits for the next step. Dropping the future loses nothing.
     async fn progress(&mut self, caller: &Caller) -> Progress {
         match self {
             Self::Wanted => match Arc::clone(caller.turns()).acquire_owned().await {
                 Ok(turn) => Progress::Turn(turn),
-                // It is never closed.
+                // The semaphore is never closed.
                 Err(_) => std::future::pending().await,
             },
             Self::Asked(_, until) => {
@@ -150,7 +151,7 @@ impl Descriptors {
     }
 }
 
-/// How many messages of a stream are read in a second.
+/// Limits how many messages of a stream are read in a second.
 struct Pace {
     second: Instant,
     left: u32,
@@ -161,12 +162,12 @@ impl Pace {
         Self { second: Instant::now(), left: limits::ANNOUNCE_MESSAGES }
     }
 
-    /// From when on the next may be read, if not at once.
+    /// When the next message may be read; `None` for now.
     fn next_at(&self) -> Option<Instant> {
         (self.left == 0).then(|| self.second + SECOND)
     }
 
-    /// One was read.
+    /// A message was read.
     fn note(&mut self) {
         if self.second.elapsed() >= SECOND {
             *self = Self::new();
@@ -176,12 +177,14 @@ impl Pace {
 }
 
 impl Stream {
-    /// Reads until the stream ends. Dropping the future, like an end without a farewell, takes the endpoint down.
+    /// Reads until the stream ends. If the stream ends without a `Deregister`, or the future is dropped, the endpoint
+    /// becomes silent.
     async fn run(&mut self) {
         let ended = self.read().await;
         if let Err(status) = ended {
             tracing::debug!(peer = %self.caller, %status, "an announcing stream is ended");
-            // Before the last word is sent, as its reader may be slow: the endpoint gets no new calls from now on.
+            // Before the status is sent, as the sidecar may be slow to read it: the endpoint gets no new calls from now
+            // on.
             self.membership = None;
             let _ = timeout(limits::ANNOUNCE_WAIT, self.answers.send(Box::new(Err(status)))).await;
         }
@@ -195,7 +198,7 @@ impl Stream {
             if matches!(self.descriptors, Descriptors::Refused { .. }) {
                 self.descriptors = Descriptors::NotWanted;
             }
-            // What a newer sidecar may say that is not known here is no reason to cut it off.
+            // A newer sidecar may send messages that are not known here: they are ignored.
             if let Some(what) = request.what {
                 self.take(what)?;
             }
@@ -204,7 +207,7 @@ impl Stream {
         Ok(())
     }
 
-    /// The next message; `None` at the end. What takes long goes on meanwhile.
+    /// The next message; `None` at the end of the stream. Meanwhile the descriptors make progress.
     async fn next(&mut self) -> Result<Option<AnnounceRequest>, Status> {
         loop {
             tokio::select! {
@@ -223,12 +226,12 @@ impl Stream {
         }
     }
 
-    /// It is this stream's turn to be asked for its descriptors, or to have them compiled, if that is lacking still.
+    /// It is this stream's turn: asks for its descriptors or has them compiled, if they are still lacking.
     fn take_turn(&mut self, turn: OwnedSemaphorePermit) -> Result<(), Status> {
         self.descriptors = Descriptors::NotWanted;
         let Some(membership) = &mut self.membership else { return Ok(()) };
         if membership.look_again().is_err() {
-            // Whatever ended the session ends the stream.
+            // What ended the session also ends the stream.
             return Ok(());
         }
         match membership.lacks() {
@@ -302,7 +305,7 @@ impl Stream {
         let contested = self.contested(&denied);
         let claims_without_room = u32::try_from(denied.without_room).unwrap_or(u32::MAX);
         let unlisted = denied.unlisted.iter().take(limits::CONTESTS_TOLD).cloned().collect();
-        // Of a stream that announces again, the older session is over by now: dropping it changes nothing.
+        // If the stream announces again, its older session is over by now, and dropping that changes nothing.
         self.membership = Some(membership);
         self.allowance.reset();
         self.descriptors = match lacks {
@@ -333,7 +336,7 @@ impl Stream {
         let trust_domain = self.caller.id.trust_domain();
         let contested = denied.contested.iter().take(limits::CONTESTS_TOLD);
         let sight = self.directory.sight_of(self.caller.id.service());
-        // A claim must not be a way to learn of services that are none of the caller's business.
+        // A claim must not reveal services that are out of the caller's sight.
         let shown =
             |owner: &ServiceName| sight.sees(owner).then(|| SpiffeId::of_service(trust_domain, owner).to_string());
         let told = |(claim, owner): &(String, _)| ContestedClaim {
@@ -344,7 +347,8 @@ impl Stream {
     }
 
     fn read_descriptors(&mut self, bytes: Bytes) -> Result<(), Status> {
-        // Reading them takes long, so nobody has that done unasked. They may cross a newer announcement that needs none.
+        // Reading takes long, so descriptors that were not asked for are ignored. They may also cross a newer
+        // announcement that needs none.
         let asked = matches!(self.descriptors, Descriptors::Asked(..));
         let (Some(membership), true) = (&self.membership, asked) else { return Ok(()) };
         self.allowance.reset();
@@ -364,7 +368,7 @@ impl Stream {
         }
     }
 
-    /// Its descriptors were read.
+    /// The descriptors were read.
     fn keep(&mut self, read: Result<Read, DescriptorsRefused>) -> Result<(), Status> {
         let before = std::mem::replace(&mut self.descriptors, Descriptors::NotWanted);
         let (Some(membership), Descriptors::Read { turn, bytes, .. }) = (&self.membership, before) else {
@@ -381,13 +385,13 @@ impl Stream {
         }
     }
 
-    /// What the sidecar waits for until it is ready.
+    /// The sidecar waits for this before it is ready.
     fn is_described(&self) -> Result<(), Status> {
         self.answer(AnnounceResponse { is_described: true, ..AnnounceResponse::default() })
     }
 
     fn refuse_descriptors(&self, why: &str) -> Result<(), Status> {
-        // It may quote what was sent.
+        // The reason may quote what was sent.
         let why = shown_up_to(why, REFUSAL_CHARS);
         if let Some(membership) = &self.membership {
             let (service, endpoint) = (membership.service(), membership.endpoint());
@@ -406,7 +410,7 @@ impl Stream {
     }
 }
 
-/// Waits until an endpoint's session is over; for ever where there is none.
+/// Waits until an endpoint's session is over; for ever if there is none.
 async fn superseded(membership: &mut Option<Membership>) -> SessionOver {
     match membership {
         Some(membership) => membership.superseded().await,
@@ -414,7 +418,7 @@ async fn superseded(membership: &mut Option<Membership>) -> SessionOver {
     }
 }
 
-/// The next message, from a moment on. Dropping the future loses nothing.
+/// The next message, not before `from`. Dropping the future loses nothing.
 async fn message(
     requests: &mut Streaming<AnnounceRequest>,
     from: Option<Instant>,

@@ -1,6 +1,6 @@
-//! What an announcement must be for the registry to take it: well-formed, and within the rights of who makes it.
+//! Checks announcements for the registry: they must be well-formed, and within the rights of the announcer.
 //!
-//! Lengths are looked at before anything else: a message has up to 8 MiB, and what is refused is quoted.
+//! Lengths are checked before anything else: a message may have 8 MiB, and refusals quote what they refuse.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -17,15 +17,15 @@ use crate::{
     directory::registry::{Announcement, Digest},
 };
 
-/// Who makes an announcement, and from where.
+/// Who makes an announcement, and from which host.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Announcer<'a> {
     pub(crate) id: &'a SpiffeId,
     pub(crate) host: IpAddr,
 }
 
-/// An announcement as the registry takes it, if the announcer may make it and it is well-formed. `allows` says whether a
-/// service's endpoints may be at an address that is not the announcer's own.
+/// The announcement as the registry takes it, if it passes all checks. `allows` says whether a service's endpoints may
+/// be at an address that is not on the announcer's host.
 pub(crate) fn check(
     announcer: Announcer<'_>,
     announce: Announce,
@@ -38,9 +38,9 @@ pub(crate) fn check(
         return Err(Status::permission_denied(format!("{id} may not announce {service}: its identity names another")));
     }
     if protocol == Protocol::Unspecified {
-        return Err(invalid("the service's protocol is not said"));
+        return Err(invalid("the service's protocol is missing"));
     }
-    let endpoint = announce.endpoint.ok_or_else(|| invalid("no endpoint is announced"))?;
+    let endpoint = announce.endpoint.ok_or_else(|| invalid("the endpoint is missing"))?;
     let endpoint = check_endpoint(announcer, endpoint, |address| allows(&service, address))?;
     if announce.contracts.len() > limits::CONTRACTS_PER_SERVICE {
         return Err(invalid(format!("a service implements {} contracts at most", limits::CONTRACTS_PER_SERVICE)));
@@ -65,7 +65,7 @@ pub(crate) fn check(
     };
     let contracts = announce.contracts.into_iter().collect();
     let allowed = addresses.iter().filter(|address| allows(&service, address.ip())).map(ToString::to_string).collect();
-    // As callers' sidecars write them, so that no second spelling is another claim.
+    // Written like callers' sidecars do, so that another spelling is not another claim.
     let addresses = addresses.iter().map(ToString::to_string).collect();
     Ok(Announcement { service, endpoint, protocol, contracts, addresses, allowed, descriptors, policy: None })
 }
@@ -87,25 +87,25 @@ fn check_endpoint(
         return Err(invalid(format!("an endpoint's id is 1 to {most} printable ASCII characters without spaces")));
     }
     if endpoint.health() == Health::Unspecified {
-        return Err(invalid("the endpoint's health is not said"));
+        return Err(invalid("the endpoint's health is missing"));
     }
     let Some(address) = reachable(&endpoint.address) else {
         return Err(invalid(format!("`{}` is not IP:PORT of a reachable sidecar", shown(&endpoint.address))));
     };
-    // Calls are sent there: whoever could name any address could have the whole mesh knock at it.
+    // Calls are sent there: with any address allowed, a service could direct the whole mesh at a target.
     if !is_own(host, address.ip()) && !allows(address.ip()) {
         return Err(Status::permission_denied(format!(
             "{id} announces an endpoint at {address}, but its connection comes from {host}: an endpoint is on the host that \
              announces it, or where its join token allows it (weft-control token --address)"
         )));
     }
-    // Who announces is heard.
+    // An endpoint that announces itself is not silent.
     Ok(Endpoint { address: address.to_string(), silent: false, ..endpoint })
 }
 
-/// An address at which something can be reached, an IPv4 address in IPv6 as the IPv4 address that it is.
+/// An address that can be reached. An IPv4 address mapped to IPv6 becomes the IPv4 address.
 fn reachable(text: &str) -> Option<SocketAddr> {
-    /// The longest that can be one: `[IPV6%SCOPE]:PORT`.
+    /// The length of the longest possible one, `[IPV6%SCOPE]:PORT`, and some more.
     const LONGEST: usize = 64;
     if text.len() > LONGEST {
         return None;
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn an_endpoint_is_where_its_announcement_comes_from_or_where_its_token_allows_it() {
+    fn an_endpoint_is_on_the_announcing_host_or_where_its_token_allows_it() {
         for (address, host) in [
             ("10.0.0.1:15006", "10.0.0.1"),
             ("10.0.0.1:1", "::ffff:10.0.0.1"),
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_refused_is_not_quoted_at_length() {
+    fn refusals_quote_only_a_part_of_long_values() {
         let long = "x".repeat(1_000_000);
         let of_endpoint = |change: fn(&mut Endpoint, String)| {
             let mut announce = good();

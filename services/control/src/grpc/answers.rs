@@ -1,10 +1,10 @@
-//! What was answered and not read yet: whose it is, and how much of it there may be.
+//! Limits for answers that clients have not read yet.
 //!
-//! A client that reads nothing, or gives no window, has its answers wait here. They may be large, and there are many calls
-//! of many connections. So each part of an answer counts for the identity of its call until HTTP/2 has sent it, and an
-//! identity that has `limits::ANSWER_BYTES_UNREAD` unread is told nothing more until it reads. Others are not concerned.
-//! An answer about the whole mesh is made as a whole, before anything of it is sent: of those an identity has
-//! `limits::ANSWERS_AT_ONCE` at once.
+//! If a client does not read, or gives no flow-control window, its answers wait here. They may be large, and there may
+//! be many calls on many connections. So each part of an answer counts for the caller's identity until HTTP/2 has sent
+//! it. An identity with `limits::ANSWER_BYTES_UNREAD` unread bytes gets no more until it reads; others are not
+//! affected. An answer about the whole mesh is built completely before any of it is sent, so an identity may have only
+//! `limits::ANSWERS_AT_ONCE` of those at once.
 
 use std::{
     convert::Infallible,
@@ -60,7 +60,7 @@ impl http_body::Body for Answer {
     }
 }
 
-/// Has the answers of a service counted.
+/// The layer that counts a service's answers.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Counting;
 
@@ -100,7 +100,7 @@ where
     }
 }
 
-/// An answer that keeps its turn until it was sent.
+/// An answer that keeps its turn until it is sent.
 pub(crate) fn in_turn<T>(message: T, turn: Turn) -> Response<T> {
     let mut response = Response::new(message);
     response.extensions_mut().insert(turn);
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_does_not_read_is_told_nothing_more_and_others_are() {
+    async fn an_identity_that_does_not_read_gets_no_more_and_others_do() {
         let unread = Arc::<Unread>::default();
         let first = part(&mut answer(limits::ANSWER_BYTES_UNREAD - 1, &unread)).await;
         let second = part(&mut answer(10, &unread)).await;
@@ -133,7 +133,7 @@ mod tests {
         let mut waiting = Box::pin(part(&mut third));
         assert!(poll!(&mut waiting).is_pending());
         part(&mut answer(10, &Arc::default())).await;
-        // A part of a part is still all of it.
+        // A slice keeps the whole part in memory, so all of it counts.
         let rest = first.slice(5..);
         drop(first);
         assert!(poll!(&mut waiting).is_pending());
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn of_large_answers_some_are_made_at_once() {
+    async fn large_answers_at_once_are_limited() {
         let unread = Unread::default();
         let mut turns = Vec::new();
         for _ in 0..limits::ANSWERS_AT_ONCE {

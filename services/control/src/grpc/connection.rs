@@ -1,8 +1,8 @@
-//! A connection of the gRPC port, and how long it may be without a call.
+//! A connection of the gRPC port, and how long it may stay open without a call.
 //!
-//! A peer that has shown no SVID is cut off when [`limits::CONTROL_PROOF_WAIT`] has passed since its handshake, whatever it
-//! does meanwhile: all that it may do is ask for an SVID. So is one that has shown its SVID and made no call by then; one
-//! that has is cut off when it has had no call for [`limits::CONTROL_IDLE`].
+//! A peer without an SVID is disconnected [`limits::CONTROL_PROOF_WAIT`] after its handshake, whatever it does: all
+//! that it may do is ask for an SVID. So is a peer with an SVID that has made no call by then. A peer that has made one
+//! is disconnected when it has had no call for [`limits::CONTROL_IDLE`].
 
 use std::{
     io,
@@ -27,7 +27,7 @@ pub(crate) struct Connection {
     stream: TlsStream<TcpStream>,
     peer: Peer,
     timer: Pin<Box<Sleep>>,
-    /// Of a stranger only: members never have to.
+    /// Only for strangers: members never have to make room.
     must_go: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     _place: Place,
 }
@@ -39,7 +39,7 @@ impl Connection {
         Self { stream, peer, timer, must_go, _place: place }
     }
 
-    /// Whether the connection has to end. Wakes the task when that may have changed.
+    /// Whether the connection has to end. Wakes the task when this may have changed.
     fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
         let Self { peer, timer, must_go, .. } = self;
         let activity = peer.activity();

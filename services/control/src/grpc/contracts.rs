@@ -1,4 +1,4 @@
-//! `weft.discovery.v1.Contracts`: what the mesh's services speak.
+//! `weft.discovery.v1.Contracts`: the contracts of the mesh's services and their descriptors.
 
 use std::sync::Arc;
 
@@ -33,7 +33,7 @@ impl contracts_server::Contracts for ContractsService {
     ) -> Result<Response<DescribeContractResponse>, Status> {
         let caller = authenticated(&request)?;
         let sight = self.directory.sight_of(caller.id.service());
-        let asked = request.into_inner().what.ok_or_else(|| Status::invalid_argument("nothing is asked for"))?;
+        let asked = request.into_inner().what.ok_or_else(|| Status::invalid_argument("the question is missing"))?;
         let (question, what) = match asked {
             What::Extendee(extendee) => {
                 check_length(&extendee)?;
@@ -46,7 +46,7 @@ impl contracts_server::Contracts for ContractsService {
             What::Symbol(symbol) => {
                 check_length(&symbol)?;
                 let what = format!("symbol `{}`", shown(&symbol));
-                // A method may be written as in a request's path.
+                // A method may be written like in a request's path.
                 (Question::Symbol(symbol.trim_start_matches(['.', '/']).replace('/', ".")), what)
             }
             What::File(name) => {
@@ -79,7 +79,7 @@ impl contracts_server::Contracts for ContractsService {
     }
 }
 
-/// Names are looked up, and compared with others, as the caller has written them.
+/// Names are looked up and compared as the caller wrote them, so their length is limited.
 fn check_length(name: &str) -> Result<(), Status> {
     match name.len() <= limits::QUESTION_NAME_BYTES {
         true => Ok(()),
@@ -91,7 +91,7 @@ fn check_length(name: &str) -> Result<(), Status> {
     }
 }
 
-/// An answer about the whole mesh, unless it is so large that no caller takes it.
+/// An answer about the whole mesh, unless it is larger than callers accept.
 fn answer<T: Message>(turn: Turn, answer: T) -> Result<Response<T>, Status> {
     match answer.encoded_len() {
         0..=limits::CONTROL_MESSAGE_BYTES => Ok(in_turn(answer, turn)),

@@ -1,7 +1,7 @@
-//! `weft.discovery.v1.Discovery`: where sidecars learn of the services they call.
+//! `weft.discovery.v1.Discovery`: sidecars learn of the services that they call.
 //!
-//! The stream has no task: it is driven by whoever reads it. While a sidecar does not read, its questions are not
-//! read either, and what there is to tell waits in its [`crate::directory::watcher::Watcher`], which is bounded.
+//! The stream has no task: its reader drives it. While a sidecar does not read, its questions are not read either, and
+//! its answers wait in its [`Watcher`], which is bounded.
 
 use std::{pin::Pin, sync::Arc};
 
@@ -27,7 +27,7 @@ use crate::{
     log_limit,
 };
 
-/// How much is said in one go.
+/// How many bytes are sent before other streams have their turn.
 const UNSENT_BYTES: usize = 2 * 1024;
 
 /// See the module.
@@ -61,11 +61,11 @@ impl discovery_server::Discovery for DiscoveryService {
 struct Watch {
     watching: Watching,
     caller: Caller,
-    /// `None` when the sidecar has said all that it will: it is still told what it asked for.
+    /// `None` when the sidecar has closed its side: it still gets what it asked for.
     requests: Option<Streaming<WatchRequest>>,
     stopping: CancellationToken,
     is_over: bool,
-    /// What was said since others had their turn, in bytes.
+    /// The bytes sent since other streams had their turn.
     unsent: usize,
     _open: Open,
 }
@@ -78,15 +78,15 @@ enum Step {
 }
 
 impl Watch {
-    /// The next that the sidecar is told; `None` at the end. Dropping the future loses nothing.
+    /// The next response; `None` at the end. Dropping the future loses nothing.
     async fn next(&mut self) -> Option<Result<WatchResponse, Status>> {
         if self.is_over {
             return None;
         }
         loop {
             if self.unsent >= UNSENT_BYTES {
-                // The connection's task sends it before more is said. What concerns everybody is said to everybody in one
-                // go, and would all be held at once otherwise.
+                // Lets the connection's task send it first. An event that concerns all watchers produces answers for
+                // all of them, which would otherwise be in memory at the same time.
                 self.unsent = 0;
                 yield_now().await;
             }
@@ -126,7 +126,7 @@ impl Watch {
     }
 
     fn take(&self, request: WatchRequest) -> Result<(), Status> {
-        // What a newer sidecar may ask that is not known here is no reason to cut it off.
+        // A newer sidecar may send messages that are not known here: they are ignored.
         let Some(what) = request.what else { return Ok(()) };
         let taken = self.watching.update(|watcher| match &what {
             What::SubscribeService(name) => watcher.subscribe_service(name),
@@ -143,7 +143,7 @@ impl Watch {
     }
 }
 
-/// What nobody can have is not kept: its length is whatever the caller likes.
+/// An impossible name is not kept, as the caller may make it as long as it likes.
 fn subscribe_claim(watcher: &mut Watcher, claim: &str, is_possible: bool) -> Result<(), TooManyWatched> {
     if is_possible {
         return watcher.subscribe_contract(claim);

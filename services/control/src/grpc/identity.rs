@@ -1,4 +1,4 @@
-//! `weft.identity.v1.Identity`: SVIDs for those who prove who they are, and the trust bundle.
+//! `weft.identity.v1.Identity`: SVIDs for peers that prove their identity, and the trust bundle.
 
 use std::{pin::Pin, sync::Arc, time::SystemTime};
 
@@ -29,7 +29,7 @@ pub(crate) struct IdentityService {
     pub(crate) ca: Arc<Ca>,
     pub(crate) bundle: watch::Receiver<TrustBundle>,
     pub(crate) directory: Arc<Directory>,
-    /// How often each identity may have one.
+    /// How often each identity may have a certificate signed.
     pub(crate) signatures: Rates,
     pub(crate) stopping: CancellationToken,
 }
@@ -59,7 +59,7 @@ impl identity_server::Identity for IdentityService {
                 }
                 SignError::Foreign { .. } => Status::unauthenticated(error.to_string()),
                 SignError::Expired => Status::failed_precondition(error.to_string()),
-                // The inner text is for the log.
+                // The inner text is only for the log.
                 SignError::Signing(_) => Status::internal("signing failed"),
             }
         })?;
@@ -105,8 +105,8 @@ impl identity_server::Identity for IdentityService {
 }
 
 impl IdentityService {
-    /// Whom the caller proves to be: by the token where there is one, else by an expired SVID where there is one, else by
-    /// the SVID of its connection.
+    /// The identity that the caller proves: with the token if there is one, or else with an expired SVID if there is
+    /// one, or else with the SVID of its connection.
     fn proven(&self, request: &Request<SignRequest>) -> Result<SpiffeId, Status> {
         let SignRequest { csr_der, join_token, expired_svid_der, expired_svid_proof } = request.get_ref();
         let (id, hosts) = if !join_token.is_empty() {
@@ -182,21 +182,21 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_has_only_signed_holds_its_connection_no_longer_than_a_stranger() {
+    async fn signing_alone_does_not_keep_a_connection_open_longer() {
         let fixture = Fixture::new();
         let (activity, before) = (Arc::<Activity>::default(), Instant::now());
         fixture.sign("users", &activity).await.unwrap();
-        let deadline = activity.deadline().expect("it has one");
-        assert!(deadline <= before + limits::CONTROL_PROOF_WAIT, "from its handshake on");
+        let deadline = activity.deadline().expect("it has a deadline");
+        assert!(deadline <= before + limits::CONTROL_PROOF_WAIT, "it counts from the handshake");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_identity_is_given_so_many_certificates_and_others_get_theirs() {
+    async fn certificates_are_limited_for_each_identity() {
         let fixture = Fixture::new();
         let activity = Arc::<Activity>::default();
         let (at_once, ..) = limits::SIGNATURES;
         let users = ServiceName::parse("users.shop").unwrap();
-        assert!((1..at_once).all(|_| fixture.service.signatures.allows(&users)), "as many replicas start together");
+        assert!((1..at_once).all(|_| fixture.service.signatures.allows(&users)), "as many replicas may start together");
         fixture.sign("users", &activity).await.unwrap();
         let refused = fixture.sign("users", &activity).await.unwrap_err();
         assert_eq!(refused.code(), tonic::Code::ResourceExhausted, "{refused}");

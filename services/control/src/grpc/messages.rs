@@ -1,9 +1,9 @@
-//! What a client may send of messages: how large each, and how long it may take to come whole.
+//! Limits for the messages of clients: how large each may be, and how long it may take to arrive.
 //!
-//! The messages of a call come in its body one after the other, each behind five bytes: a flag, and its length ("gRPC over
-//! HTTP2", Length-Prefixed-Message). A decoder keeps what has come of a message until all of it has, so a client that stops
-//! half-way would have that kept for as long as it likes. Here a message that has begun has a time limit, and its length is
-//! looked at before its bytes are taken.
+//! The messages of a call follow each other in its body. Before each are five bytes: a flag and its length ("gRPC over
+//! HTTP2", Length-Prefixed-Message). A decoder keeps a partial message until the rest arrives, so a client that stops
+//! in the middle of one could hold that memory for as long as it likes. Here a partial message has a time limit, and
+//! its length is checked before its bytes are taken.
 
 use std::{
     pin::Pin,
@@ -20,7 +20,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::{Status, body::Body};
 use weft_mesh::limits;
 
-/// How large a message of a call may be now, in bytes.
+/// The largest message that a call may send now, in bytes.
 #[derive(Debug, Clone)]
 pub(crate) struct Allowance(Arc<AtomicUsize>);
 
@@ -31,18 +31,18 @@ impl Default for Allowance {
 }
 
 impl Allowance {
-    /// Descriptors were asked for, which may be large.
+    /// Descriptors were asked for, and they may be large.
     pub(crate) fn allow_descriptors(&self) {
         self.0.store(limits::CONTROL_MESSAGE_BYTES, Relaxed);
     }
 
-    /// They have come.
+    /// The descriptors have arrived.
     pub(crate) fn reset(&self) {
         self.0.store(limits::ANNOUNCEMENT_BYTES, Relaxed);
     }
 }
 
-/// Watches over the messages of a request. Its handler finds the [`Allowance`] among the request's extensions.
+/// Checks the messages of a request. Its handler finds the [`Allowance`] in the request's extensions.
 pub(crate) fn watch_over(request: http::Request<Body>) -> http::Request<Body> {
     let allowance = Allowance::default();
     let (mut head, body) = request.into_parts();
@@ -56,23 +56,23 @@ struct Messages {
     body: Body,
     allowance: Allowance,
     reading: Reading,
-    /// When the message that has begun has to be there.
+    /// When the partial message must be complete.
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
-/// Where in its messages a body stands.
+/// The position in a body's messages.
 #[derive(Debug, Default)]
 struct Reading {
-    /// How much of the five bytes has come, and what they say so far.
+    /// How many of the five bytes have arrived, and the length that they give so far.
     prefix: usize,
     length: usize,
-    /// How much of the message itself is to come.
+    /// How many bytes of the message itself are missing.
     left: usize,
-    /// How many messages have begun.
+    /// How many messages have started.
     begun: u64,
 }
 
-/// A message has this many bytes, which is more than it may have.
+/// A message has this many bytes, which is too many.
 #[derive(Debug, PartialEq, Eq)]
 struct TooLarge(usize);
 
@@ -80,7 +80,7 @@ impl Reading {
     const PREFIX: usize = 5;
 
     fn take(&mut self, mut data: &[u8], allowed: usize) -> Result<(), TooLarge> {
-        // Each round takes a byte at least.
+        // Each round takes at least one byte.
         while let Some((&byte, rest)) = data.split_first() {
             if self.left > 0 {
                 let taken = self.left.min(data.len());
@@ -104,7 +104,7 @@ impl Reading {
         Ok(())
     }
 
-    /// A message has begun and has not come whole.
+    /// Whether a message has started and is not complete.
     fn is_half_way(&self) -> bool {
         self.prefix > 0 || self.left > 0
     }
@@ -137,7 +137,7 @@ impl http_body::Body for Messages {
         {
             let within = limits::CONTROL_MESSAGE_TIME;
             return Poll::Ready(Some(Err(Status::deadline_exceeded(format!(
-                "a message has begun and did not come whole within {within:?}"
+                "a message was not complete within {within:?} of its start"
             )))));
         }
         let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
@@ -146,7 +146,7 @@ impl http_body::Body for Messages {
         {
             this.take(data)?;
             if let Some(deadline) = &mut this.deadline {
-                // So that it wakes the reader. One that is over is seen when it comes back.
+                // Polled so that it wakes the reader. If it is over already, the next poll sees it.
                 let _ = deadline.as_mut().poll(cx);
             }
         }
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_are_told_apart_however_they_are_cut() {
+    fn messages_are_recognized_however_the_body_is_cut() {
         let messages = b"\0\0\0\0\x03abc\0\0\0\0\0\0\0\0\x01\x00".to_vec();
         let messages = [messages, vec![b'x'; 256]].concat();
         for size in 1..messages.len() {
@@ -203,13 +203,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_message_that_stops_half_way_ends_its_stream_and_silence_between_two_does_not() {
+    async fn an_incomplete_message_ends_its_stream_and_silence_between_messages_does_not() {
         let (to, _, mut body) = body();
         send(&to, b"\0\0\0\0\x01a").await;
         assert!(body.frame().await.unwrap().is_ok());
-        assert!(timeout(Duration::from_secs(3_600), body.frame()).await.is_err(), "nothing has begun");
+        assert!(timeout(Duration::from_secs(3_600), body.frame()).await.is_err(), "no message has started");
         let begun = Instant::now();
-        // A byte now and then is no progress.
+        // A byte now and then does not extend the time.
         for byte in b"\0\0\0\0" {
             send(&to, &[*byte]).await;
             assert!(body.frame().await.unwrap().is_ok());
@@ -221,20 +221,20 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn each_message_has_the_time_for_itself() {
+    async fn each_message_has_its_own_time_limit() {
         let (to, _, mut body) = body();
         send(&to, b"\0\0\0\0\x02a").await;
         assert!(body.frame().await.unwrap().is_ok());
         for _ in 0..10 {
             tokio::time::advance(limits::CONTROL_MESSAGE_TIME / 2).await;
-            // The end of one, and the beginning of the next.
+            // The end of one message and the start of the next.
             send(&to, b"b\0\0\0\0\x02a").await;
             assert!(body.frame().await.unwrap().is_ok());
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_large_message_is_taken_when_descriptors_were_asked_for() {
+    async fn a_large_message_is_taken_only_when_descriptors_were_asked_for() {
         let prefix = |bytes: usize| [&[0], &u32::try_from(bytes).unwrap().to_be_bytes()[..]].concat();
         let (to, allowance, mut asked) = body();
         allowance.allow_descriptors();

@@ -1,4 +1,4 @@
-//! Who is at the other end of a connection, as its requests carry it.
+//! The peer of a connection, as its requests carry it.
 
 use std::{
     fmt,
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::log_limit;
 
-/// A wall clock that was set, or a machine that slept, is noticed within this time.
+/// A change of the wall clock, or a suspended machine, is noticed within this time.
 const LONGEST_SLEEP: Duration = Duration::from_secs(20);
 
 /// The peer of a connection.
@@ -36,11 +36,11 @@ struct PeerSvid {
     not_after: SystemTime,
 }
 
-/// Who makes a call, proven by the SVID of its connection. The call runs for as long as this is held.
+/// The identity that makes a call, proven by the SVID of its connection. The call runs until this is dropped.
 #[derive(Debug, Clone)]
 pub(crate) struct Caller {
     pub(crate) id: SpiffeId,
-    /// Where its connection comes from.
+    /// The address that its connection comes from.
     pub(crate) host: IpAddr,
     not_after: SystemTime,
     streams: Arc<OfConnection>,
@@ -54,26 +54,26 @@ impl fmt::Display for Caller {
 }
 
 impl Caller {
-    /// Waits until the SVID of the connection is no longer good. Dropping the future changes nothing.
+    /// Waits until the SVID of the connection has expired. Dropping the future changes nothing.
     pub(crate) async fn expired(&self) {
         while let Ok(left) = self.not_after.duration_since(SystemTime::now()) {
             if left.is_zero() {
                 return;
             }
-            // Certificates go by the wall clock, timers do not.
+            // Certificates use the wall clock, and timers do not.
             tokio::time::sleep(left.min(LONGEST_SLEEP)).await;
         }
     }
 
-    /// What a stream is told that is still open then.
+    /// The status for streams that are still open then.
     pub(crate) fn expiry_status() -> Status {
         Status::unauthenticated("the SVID of this connection has expired: connect with the renewed one")
     }
 
-    /// It opens a stream that stays.
+    /// Opens a stream that stays open.
     ///
     /// # Errors
-    /// `RESOURCE_EXHAUSTED` when its connection, or its identity, has as many as it may have.
+    /// `RESOURCE_EXHAUSTED` if its connection or its identity has as many as it may have.
     pub(crate) fn open(&self, kind: Kind) -> Result<Open, Status> {
         self.streams.open(kind).inspect_err(|status| {
             if log_limit::MEMBERS.allows(self.id.service()) {
@@ -82,12 +82,12 @@ impl Caller {
         })
     }
 
-    /// Who of its identity, in its network, may be sending descriptors now.
+    /// The turns to send descriptors, for its identity and network.
     pub(crate) fn turns(&self) -> &Arc<Semaphore> {
         &self.streams.identity.descriptors
     }
 
-    /// What its identity has not read of the answers to it.
+    /// The answers that its identity has not read.
     pub(crate) fn unread(&self) -> &Unread {
         &self.streams.identity.unread
     }
@@ -100,7 +100,7 @@ impl Caller {
 }
 
 impl Peer {
-    /// The peer with the leaf that its handshake proved, if it showed one.
+    /// The peer with the leaf certificate that its handshake proved, if there was one.
     pub(crate) fn new(
         address: SocketAddr,
         leaf: Option<&[u8]>,
@@ -116,7 +116,7 @@ impl Peer {
         Ok(Self { address, svid: svid.transpose()?, activity, streams: Arc::default() })
     }
 
-    /// The same, whose identity has connections that share what it may have.
+    /// The same peer, which shares the limits of its identity with that identity's other connections.
     pub(crate) fn of_identity(self, identity: Arc<OfIdentity>) -> Self {
         Self { streams: Arc::new(OfConnection::of(identity)), ..self }
     }
@@ -126,7 +126,7 @@ impl Peer {
         self.svid.as_ref().map(|svid| &svid.id)
     }
 
-    /// What its identity has not read of the answers to it.
+    /// The answers that its identity has not read.
     pub(crate) fn unread(&self) -> Arc<Unread> {
         Arc::clone(&self.streams.identity.unread)
     }
@@ -136,10 +136,10 @@ impl Peer {
     }
 }
 
-/// Who makes a request.
+/// The identity that makes a request.
 ///
 /// # Errors
-/// `UNAUTHENTICATED` when the peer showed no identity, or one that has expired since.
+/// `UNAUTHENTICATED` if the peer has no SVID, or an expired one.
 pub(crate) fn authenticated<T>(request: &Request<T>) -> Result<Caller, Status> {
     let peer = request.extensions().get::<Peer>();
     let Some((peer, svid)) = peer.and_then(|peer| Some((peer, peer.svid.as_ref()?))) else {
@@ -151,7 +151,7 @@ pub(crate) fn authenticated<T>(request: &Request<T>) -> Result<Caller, Status> {
             "this needs an SVID: call weft.identity.v1.Identity/Sign with a join token",
         ));
     };
-    // A connection may live longer than the certificate that it was opened with.
+    // A connection may outlive the certificate that it was opened with.
     if svid.not_after <= SystemTime::now() {
         if log_limit::MEMBERS.allows(svid.id.service()) {
             tracing::warn!(peer = %svid.id, "a call with an expired SVID was refused");
@@ -169,7 +169,7 @@ pub(crate) fn authenticated<T>(request: &Request<T>) -> Result<Caller, Status> {
     })
 }
 
-/// Where a request comes from, for the log.
+/// The address that a request comes from, for the log.
 pub(crate) fn remote<T>(request: &Request<T>) -> String {
     request.extensions().get::<Peer>().map_or_else(String::new, |peer| peer.address.to_string())
 }
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_svid_that_expired_on_an_open_connection_counts_no_longer() {
+    async fn an_svid_that_expired_on_an_open_connection_is_refused() {
         let request = |not_after| {
             let address = SocketAddr::from(([127, 0, 0, 1], 1));
             let svid = Some(PeerSvid { id: users(), not_after });

@@ -1,9 +1,9 @@
-//! Streams that stay open, and how many there may be: of one connection, and of all.
+//! Limits for streams that stay open: of one connection, and of all.
 //!
-//! Each costs memory for as long as it is open, and events that concern many watchers cost time. A sidecar has one of each
-//! kind on its connection, and a second connection for a moment when its identity is renewed. Identities share what there
-//! may be in all ([`weft_mesh::shares`]), and the networks of one identity its share, so many replicas on one host are as
-//! good as any.
+//! An open stream costs memory, and events that concern many watchers cost time. A sidecar has one stream of each kind
+//! on its connection, and for a moment a second connection when its identity is renewed. Identities share the limit of
+//! all ([`weft_mesh::shares`]), and the networks of an identity share that identity's part. So many replicas on one
+//! host do not lose anything.
 
 use std::sync::{
     Arc,
@@ -44,7 +44,7 @@ impl Counts {
         &self.0[kind as usize]
     }
 
-    /// Counts one more. Returns how many there were.
+    /// Counts one more. Returns how many there were before.
     fn take(&self, kind: Kind) -> usize {
         self.of(kind).fetch_add(1, Relaxed)
     }
@@ -58,11 +58,11 @@ impl Counts {
 #[derive(Debug)]
 pub(crate) struct OfIdentity {
     open: Counts,
-    /// Of the same identity in all networks.
+    /// The streams of the same identity in all networks.
     in_all_networks: Arc<Counts>,
-    /// Of all identities.
+    /// The streams of all identities.
     of_all: Arc<Counts>,
-    /// Who may be sending descriptors now ([`limits::DESCRIPTORS_ASKED`]).
+    /// The turns to send descriptors ([`limits::DESCRIPTORS_ASKED`]).
     pub(crate) descriptors: Arc<Semaphore>,
     pub(crate) unread: Arc<Unread>,
 }
@@ -76,7 +76,7 @@ impl Default for OfIdentity {
 }
 
 impl OfIdentity {
-    /// One that has streams in other networks, too, and is not alone.
+    /// An identity in a network, with the counts of its other networks and of other identities.
     pub(crate) fn new(in_all_networks: Arc<Counts>, of_all: Arc<Counts>) -> Self {
         Self { in_all_networks, of_all, ..Self::default() }
     }
@@ -109,7 +109,7 @@ pub(crate) struct OfConnection {
     pub(crate) identity: Arc<OfIdentity>,
 }
 
-/// An open stream, which counts until this is dropped.
+/// An open stream. It counts until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Open {
     kind: Kind,
@@ -117,15 +117,15 @@ pub(crate) struct Open {
 }
 
 impl OfConnection {
-    /// One of an identity.
+    /// A connection of an identity.
     pub(crate) fn of(identity: Arc<OfIdentity>) -> Self {
         Self { open: Counts::default(), identity }
     }
 
-    /// One more stream.
+    /// Opens one more stream.
     ///
     /// # Errors
-    /// `RESOURCE_EXHAUSTED` when there are as many as there may be.
+    /// `RESOURCE_EXHAUSTED` if there are as many as allowed.
     pub(crate) fn open(self: &Arc<Self>, kind: Kind) -> Result<Open, Status> {
         let of_connection = limits::CONTROL_STREAMS_OF_A_KIND;
         if self.open.take(kind) >= of_connection {
@@ -153,7 +153,7 @@ mod tests {
 
     use super::*;
 
-    /// Opens streams for new connections of an identity in a network, so many on each, until one is refused.
+    /// Opens `on_each` streams on each of new connections of an identity in a network, until one is refused.
     fn open_all(identity: &Arc<OfIdentity>, on_each: usize) -> (Vec<Open>, Status) {
         let mut open = Vec::new();
         loop {
@@ -168,35 +168,35 @@ mod tests {
     }
 
     #[test]
-    fn one_connection_has_few_streams_of_a_kind() {
+    fn the_streams_of_one_connection_are_limited_by_kind() {
         let connection = Arc::new(OfConnection::default());
         let mut open: Vec<_> =
             (0..limits::CONTROL_STREAMS_OF_A_KIND).map(|_| connection.open(Kind::Watch).unwrap()).collect();
         let refused = connection.open(Kind::Watch).unwrap_err();
         assert!(refused.code() == Code::ResourceExhausted && refused.message().contains("this connection has 4"));
-        assert!(connection.open(Kind::Announce).is_ok(), "they are counted by kind");
+        assert!(connection.open(Kind::Announce).is_ok(), "streams are counted by kind");
         open.pop();
         open.push(connection.open(Kind::Watch).unwrap());
         drop(open);
-        assert_eq!(connection.identity.of_all.of(Kind::Watch).load(Relaxed), 0, "a refusal takes nothing");
+        assert_eq!(connection.identity.of_all.of(Kind::Watch).load(Relaxed), 0, "a refused stream is not counted");
     }
 
     #[test]
-    fn who_takes_all_the_streams_that_it_gets_leaves_room_for_the_next() {
+    fn an_identity_that_takes_all_it_gets_leaves_room_for_others() {
         let of_all = Arc::<Counts>::default();
         let in_network = |own: &Arc<Counts>| Arc::new(OfIdentity::new(Arc::clone(own), Arc::clone(&of_all)));
         let hoard = Arc::<Counts>::default();
         let mut open = Vec::new();
         for network in 0..40 {
             let (taken, refused) = open_all(&in_network(&hoard), limits::CONTROL_STREAMS_OF_A_KIND);
-            assert!(network > 5 || !taken.is_empty(), "from another network it has room");
+            assert!(network > 5 || !taken.is_empty(), "it has room from another network");
             assert_eq!(refused.code(), Code::ResourceExhausted);
             open.push(taken);
         }
         let taken: usize = open.iter().map(Vec::len).sum();
         assert!(taken <= limits::CONTROL_STREAMS_OPEN / 2, "{taken}");
         assert_eq!(open[0].len(), limits::CONTROL_STREAMS_OPEN.div_ceil(3), "one network alone has a third");
-        // A service with many replicas on one host, each of which has one.
+        // A service with many replicas on one host, each with one stream.
         let (honest, refused) = open_all(&in_network(&Arc::default()), 1);
         assert!(honest.len() > 3_000, "{}: {refused}", honest.len());
         drop((open, honest));

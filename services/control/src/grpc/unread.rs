@@ -1,4 +1,4 @@
-//! What an identity was answered and has not read yet, and how much of it there may be. See [`crate::grpc::answers`].
+//! How much an identity has not read of its answers. See [`super::answers`].
 
 use std::{
     pin::pin,
@@ -16,7 +16,7 @@ use tokio::{
 use tonic::Status;
 use weft_mesh::limits;
 
-/// What an identity has not read.
+/// The answers that an identity has not read.
 #[derive(Debug)]
 pub(crate) struct Unread {
     bytes: AtomicUsize,
@@ -31,7 +31,7 @@ impl Default for Unread {
     }
 }
 
-/// The turn of a large answer. It ends when HTTP/2 has sent the answer, or has given it up.
+/// The turn of a large answer. It ends when HTTP/2 has sent the answer or given it up.
 #[derive(Clone)]
 pub(crate) struct Turn {
     _permit: Arc<OwnedSemaphorePermit>,
@@ -46,7 +46,7 @@ impl Unread {
         self.bytes() >= limits::ANSWER_BYTES_UNREAD
     }
 
-    /// Waits until more may be answered.
+    /// Waits until more may be sent.
     pub(crate) async fn room(&self) {
         loop {
             let mut has_room = pin!(self.has_room.notified());
@@ -58,10 +58,10 @@ impl Unread {
         }
     }
 
-    /// Waits until a large answer may be made.
+    /// Waits until a large answer may be built.
     ///
     /// # Errors
-    /// `RESOURCE_EXHAUSTED` when those before it are not read within [`limits::CONTROL_MESSAGE_TIME`].
+    /// `RESOURCE_EXHAUSTED` if the answers before it are not read within [`limits::CONTROL_MESSAGE_TIME`].
     pub(crate) async fn turn(&self) -> Result<Turn, Status> {
         match timeout(limits::CONTROL_MESSAGE_TIME, Arc::clone(&self.turns).acquire_owned()).await {
             Ok(Ok(permit)) => Ok(Turn { _permit: Arc::new(permit) }),
@@ -93,8 +93,8 @@ impl AsRef<[u8]> for Part {
     }
 }
 
-/// HTTP/2 takes a part as a whole and keeps what does not fit the window. It drops it when it has sent it, or when its stream
-/// is gone.
+/// HTTP/2 takes a part as a whole, and keeps what does not fit into the window. It drops the part when it is sent, or
+/// when its stream is gone.
 impl Drop for Part {
     fn drop(&mut self) {
         self.unread.bytes.fetch_sub(self.data.len(), Relaxed);

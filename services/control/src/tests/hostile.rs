@@ -1,4 +1,4 @@
-//! The control plane as compromised sidecars and strangers meet it.
+//! The control plane against compromised sidecars and strangers.
 
 use http_body_util::Full;
 use tokio::time::sleep;
@@ -11,7 +11,7 @@ use super::*;
 
 const GREEDY: &str = "greedy.shop";
 
-/// An announcement that also claims these.
+/// An announcement with these claims.
 fn claiming(mesh: &Running, service: &str, id: &str, port: u16, contracts: &[&str], addresses: &[&str]) -> Announce {
     let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
     Announce { contracts: texts(contracts), addresses: texts(addresses), ..announce(mesh, service, id, port) }
@@ -37,7 +37,7 @@ async fn dashboard(mesh: &Running, path: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_contract_is_not_taken_over_not_even_after_a_restart() {
+async fn a_contract_cannot_be_taken_over_even_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let mesh = Running::start(dir.path()).await;
     let users = mesh.sidecar("users.shop").await;
@@ -49,13 +49,13 @@ async fn a_contract_is_not_taken_over_not_even_after_a_restart() {
     let claims = [USERS, "greedy.v1.Own"];
     let mut taking = Announcing::open(&greedy, claiming(&mesh, GREEDY, "g1", 7002, &claims, &[])).await;
     let answer = taking.answer().await.unwrap();
-    assert_eq!(answer.contested.len(), 1, "the rest of it is taken");
+    assert_eq!(answer.contested.len(), 1, "its other claim is accepted");
     assert_eq!(
         (&*answer.contested[0].claim, &*answer.contested[0].owner),
         (USERS, &*mesh.id("users.shop").to_string())
     );
     assert_eq!(owner(&mesh, "greedy.v1.Own").await.as_deref(), Some(GREEDY));
-    // The owner is away, for a moment and for good.
+    // The owner's stream has broken.
     drop(owning);
     taking.say(announce_request::What::Announce(claiming(&mesh, GREEDY, "g1", 7002, &claims, &[]))).await;
     assert_eq!(taking.answer().await.unwrap().contested.len(), 1);
@@ -71,12 +71,12 @@ async fn a_contract_is_not_taken_over_not_even_after_a_restart() {
     let mesh = Running::start(dir.path()).await;
     let greedy = mesh.sidecar(GREEDY).await;
     let mut taking = Announcing::open(&greedy, claiming(&mesh, GREEDY, "g1", 7002, &claims, &[])).await;
-    assert_eq!(taking.answer().await.unwrap().contested.len(), 1, "it came first this time");
+    assert_eq!(taking.answer().await.unwrap().contested.len(), 1, "although it comes first this time");
     assert_eq!(owner(&mesh, USERS).await, None);
-    // Until the owner of the mesh says so.
+    // The mesh's owner releases the claim.
     let of = crate::StateArgs { state_dir: dir.path().to_owned(), trust_domain: mesh.ca.trust_domain().clone() };
-    let told = crate::release(&crate::ReleaseArgs { claim: USERS.into(), of: of.clone() }).unwrap();
-    assert!(told.contains(&mesh.id("users.shop").to_string()), "{told}");
+    let message = crate::release(&crate::ReleaseArgs { claim: USERS.into(), of: of.clone() }).unwrap();
+    assert!(message.contains(&mesh.id("users.shop").to_string()), "{message}");
     timeout(SOON, async {
         while owner(&mesh, USERS).await.as_deref() != Some(GREEDY) {
             sleep(Duration::from_millis(20)).await;
@@ -90,7 +90,7 @@ async fn a_contract_is_not_taken_over_not_even_after_a_restart() {
 }
 
 #[tokio::test]
-async fn an_endpoint_is_nowhere_but_where_it_announces_itself_from() {
+async fn an_endpoint_is_only_on_the_announcing_host_or_where_its_token_allows_it() {
     let dir = tempfile::tempdir().unwrap();
     let mesh = Running::start(dir.path()).await;
     let at = |mesh: &Running, address: &str| {
@@ -101,7 +101,7 @@ async fn an_endpoint_is_nowhere_but_where_it_announces_itself_from() {
     let greedy = mesh.sidecar(GREEDY).await;
     let refused = Announcing::open(&greedy, at(&mesh, "192.0.2.1:443")).await.refusal().await;
     assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
-    assert!(Announcing::open(&greedy, at(&mesh, "127.0.1.9:15006")).await.answer().await.is_ok(), "one host");
+    assert!(Announcing::open(&greedy, at(&mesh, "127.0.1.9:15006")).await.answer().await.is_ok(), "the same host");
 
     let networks = ["192.0.2.0/24".parse().unwrap()];
     let token = join_token::issue_for(&mesh.ca, &mesh.id(GREEDY), &networks, HOUR).unwrap();
@@ -112,17 +112,20 @@ async fn an_endpoint_is_nowhere_but_where_it_announces_itself_from() {
     mesh.stop().await;
     let mesh = Running::start(dir.path()).await;
     let greedy = mesh.sidecar(GREEDY).await;
-    assert!(Announcing::open(&greedy, at(&mesh, "192.0.2.1:443")).await.answer().await.is_ok(), "that is kept");
+    assert!(
+        Announcing::open(&greedy, at(&mesh, "192.0.2.1:443")).await.answer().await.is_ok(),
+        "the token's networks are saved"
+    );
     mesh.stop().await;
 }
 
 #[tokio::test]
-async fn a_name_that_nothing_can_have_is_answered_and_forgotten() {
+async fn impossible_names_are_answered_and_not_kept() {
     let dir = tempfile::tempdir().unwrap();
     let mesh = Running::start(dir.path()).await;
     let greedy = mesh.sidecar(GREEDY).await;
     let mut watching = Watching::open(&greedy).await;
-    // More than one stream follows, of which none is kept.
+    // More names than one stream may follow: none of them is kept.
     let long = "x".repeat(60_000);
     for number in 0..200 {
         let name = format!("{long}{number}");
@@ -169,7 +172,7 @@ async fn streams_end_with_the_svid_of_their_connection() {
     let mut honest = Watching::open(&mesh.sidecar("orders.shop").await).await;
     honest.ask(watch_request::What::SubscribeService("users.shop".into())).await;
     honest.health_becomes("u1", Health::Up).await;
-    // A sidecar that has renewed its SVID has announced itself anew by then: nobody sees the end of the older stream.
+    // A sidecar that renewed its SVID has announced itself again by then, so the end of the older stream has no effect.
     let renewed = mesh.sidecar("users.shop").await;
     let mut newer = Announcing::open(&renewed, announce(&mesh, "users.shop", "u1", 7001)).await;
     newer.answer().await.unwrap();
@@ -178,7 +181,7 @@ async fn streams_end_with_the_svid_of_their_connection() {
         loop {
             match watching.answers.message().await {
                 Ok(Some(_)) => {}
-                Ok(None) => panic!("it ended without a word"),
+                Ok(None) => panic!("the stream ended without a status"),
                 Err(status) => return status,
             }
         }
@@ -192,7 +195,7 @@ async fn streams_end_with_the_svid_of_their_connection() {
 }
 
 #[tokio::test]
-async fn an_expired_svid_s_key_gets_a_new_one_and_a_stranger_s_does_not() {
+async fn the_key_of_an_expired_svid_gets_a_new_one_and_another_key_does_not() {
     let dir = tempfile::tempdir().unwrap();
     let mesh = Running::start(dir.path()).await;
     let old = WorkloadKey::generate().unwrap();
@@ -233,7 +236,7 @@ async fn silent(mesh: &Running) -> tokio_rustls::client::TlsStream<TcpStream> {
 }
 
 #[tokio::test]
-async fn who_is_silent_after_its_handshake_is_cut_off_and_keeps_nobody_out() {
+async fn a_silent_stranger_is_disconnected_and_keeps_nobody_out() {
     let dir = tempfile::tempdir().unwrap();
     let few = Budget { strangers: 8, strangers_of_network: 6, members: 100 };
     let mesh = Running::start_with(dir.path(), few).await;
@@ -244,14 +247,14 @@ async fn who_is_silent_after_its_handshake_is_cut_off_and_keeps_nobody_out() {
     for _ in 0..4 {
         strangers.push(silent(&mesh).await);
     }
-    // Beyond what strangers may have there is no room, until one of them has waited long enough.
+    // More strangers than allowed: there is no room until one of them has waited long enough.
     let plain: Vec<TcpStream> = futures_util::future::join_all((0..10).map(|_| TcpStream::connect(mesh.grpc)))
         .await
         .into_iter()
         .map(Result::unwrap)
         .collect();
     timeout(SOON, async {
-        // As a sidecar does: it tries again.
+        // It tries again, like a sidecar.
         while mesh.channel(None).await.is_err() {
             sleep(Duration::from_millis(50)).await;
         }
@@ -261,7 +264,7 @@ async fn who_is_silent_after_its_handshake_is_cut_off_and_keeps_nobody_out() {
     announcing.say(announce_request::What::Heartbeat(Heartbeat { health: Health::Up.into() })).await;
     for mut stranger in strangers {
         let mut rest = Vec::new();
-        let _ = timeout(SOON, stranger.read_to_end(&mut rest)).await.expect("it is cut off");
+        let _ = timeout(SOON, stranger.read_to_end(&mut rest)).await.expect("it is disconnected");
     }
     drop(plain);
     let mut watching = Watching::open(&users).await;
@@ -270,14 +273,14 @@ async fn who_is_silent_after_its_handshake_is_cut_off_and_keeps_nobody_out() {
     mesh.stop().await;
 }
 
-/// An announcement of descriptors that nobody knows.
+/// An announcement with these descriptors, which are not known yet.
 fn describing(mesh: &Running, id: &str, port: u16, descriptors: &[u8]) -> Announce {
     let descriptors_sha256 = Bytes::copy_from_slice(&Sha256::digest(descriptors));
     Announce { descriptors_sha256, ..announce(mesh, GREEDY, id, port) }
 }
 
 #[tokio::test]
-async fn one_connection_has_few_streams_of_a_kind() {
+async fn the_streams_of_one_connection_are_limited_by_kind() {
     let dir = tempfile::tempdir().unwrap();
     let mesh = Running::start(dir.path()).await;
     let greedy = mesh.sidecar(GREEDY).await;
@@ -298,7 +301,7 @@ async fn one_connection_has_few_streams_of_a_kind() {
     assert!(refused.code() == Code::ResourceExhausted && refused.message().contains("4 open streams of Announce"));
     let refused = IdentityClient::new(greedy.clone()).watch_bundle(WatchBundleRequest {}).await.unwrap_err();
     assert!(refused.code() == Code::ResourceExhausted && refused.message().contains("4 open streams of WatchBundle"));
-    // One that ends makes room, and a connection of its own has its own.
+    // A stream that ends makes room, and another connection has streams of its own.
     open.pop();
     timeout(SOON, async {
         while IdentityClient::new(greedy.clone()).watch_bundle(WatchBundleRequest {}).await.is_err() {
@@ -314,7 +317,7 @@ async fn one_connection_has_few_streams_of_a_kind() {
 }
 
 #[tokio::test]
-async fn a_large_message_is_taken_only_when_it_was_asked_for() {
+async fn a_large_message_is_accepted_only_when_it_was_asked_for() {
     let dir = tempfile::tempdir().unwrap();
     let mesh = Running::start(dir.path()).await;
     let greedy = mesh.sidecar(GREEDY).await;
@@ -329,12 +332,12 @@ async fn a_large_message_is_taken_only_when_it_was_asked_for() {
     asked.say(announce_request::What::Descriptors(large.clone())).await;
     assert!(asked.answer().await.unwrap().descriptors_refused.contains("FileDescriptorSet"));
     asked.say(announce_request::What::Descriptors(large)).await;
-    assert_eq!(asked.refusal().await.code(), Code::OutOfRange, "once is enough");
+    assert_eq!(asked.refusal().await.code(), Code::OutOfRange, "it was asked for only once");
     mesh.stop().await;
 }
 
 #[tokio::test]
-async fn few_streams_of_one_identity_are_asked_for_descriptors_at_once() {
+async fn few_streams_of_one_identity_send_descriptors_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let mesh = Running::start(dir.path()).await;
     let set = weft_contracts::FILE_DESCRIPTOR_SET;
@@ -347,10 +350,10 @@ async fn few_streams_of_one_identity_are_asked_for_descriptors_at_once() {
         asked.push(announcing);
     }
     let mut same = Announcing::open(&two, describing(&mesh, "same", 7010, set)).await;
-    assert!(!same.answer().await.unwrap().send_descriptors, "it has to wait");
+    assert!(!same.answer().await.unwrap().send_descriptors, "it waits for its turn");
     let mut other = Announcing::open(&two, describing(&mesh, "other", 7011, b"another")).await;
-    assert!(!other.answer().await.unwrap().send_descriptors, "it has to wait");
-    // Others are not held up by them.
+    assert!(!other.answer().await.unwrap().send_descriptors, "it waits for its turn");
+    // Other identities do not wait.
     let mut users =
         Announcing::open(&mesh.sidecar("users.shop").await, users_with_descriptors(&mesh, "u1", 7001)).await;
     assert!(users.answer().await.unwrap().send_descriptors);
@@ -360,13 +363,13 @@ async fn few_streams_of_one_identity_are_asked_for_descriptors_at_once() {
     assert!(other.answer().await.unwrap().send_descriptors, "its turn has come");
     other.say(announce_request::What::Descriptors(Bytes::from_static(b"nonsense"))).await;
     assert!(other.answer().await.unwrap().descriptors_refused.contains("SHA-256"));
-    // What a replica has sent need not be sent again: the next word to it is none of that.
+    // A replica has sent the same set, so this stream is not asked for it.
     same.say(announce_request::What::Announce(describing(&mesh, "same", 7010, set))).await;
     assert!(!same.answer().await.unwrap().send_descriptors);
     mesh.stop().await;
 }
 
-/// The head of an answer about all services, whose body nobody reads.
+/// Asks for all services. Returns the head of the answer, without reading its body.
 async fn unread(mut channel: Channel) -> http::Response<Body> {
     let no_fields = Body::new(Full::new(Bytes::from_static(&[0; 5])));
     let request = http::Request::post("http://control.weft/weft.discovery.v1.Contracts/ListServices")
@@ -378,7 +381,7 @@ async fn unread(mut channel: Channel) -> http::Response<Body> {
 }
 
 #[tokio::test]
-async fn who_reads_no_answers_gets_few_of_them_and_others_get_theirs() {
+async fn an_identity_that_reads_no_answers_gets_few_and_others_get_theirs() {
     let dir = tempfile::tempdir().unwrap();
     let mesh = Running::start(dir.path()).await;
     let users = mesh.sidecar("users.shop").await;
@@ -392,7 +395,7 @@ async fn who_reads_no_answers_gets_few_of_them_and_others_get_theirs() {
         answers.push(timeout(SOON, unread(greedy.clone())).await.unwrap());
     }
     let mut next = Box::pin(unread(greedy));
-    assert!(timeout(Duration::from_millis(200), &mut next).await.is_err(), "the others are not read");
+    assert!(timeout(Duration::from_millis(200), &mut next).await.is_err(), "the answers before it are not read");
     let services = timeout(SOON, ContractsClient::new(users).list_services(ListServicesRequest {})).await.unwrap();
     assert_eq!(services.unwrap().into_inner().services.len(), 1);
     answers.pop();

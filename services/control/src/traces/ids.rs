@@ -9,7 +9,7 @@ macro_rules! id {
         pub struct $name([u8; $bytes]);
 
         impl $name {
-            /// The id of these bytes; none for the wrong number of them or the invalid id, all zero.
+            /// The id with these bytes; `None` if their number is wrong, or if all are zero.
             pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
                 let bytes: [u8; $bytes] = bytes.try_into().ok()?;
                 (bytes != [0; $bytes]).then_some(Self(bytes))
@@ -38,7 +38,7 @@ macro_rules! id {
                 let mut bytes = [0; $bytes];
                 for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
                     let digit = |c: u8| char::from(c).to_digit(16).ok_or(InvalidId);
-                    // Two digits of base 16 fit a byte.
+                    // Two hexadecimal digits fit into a byte.
                     *byte = (digit(pair[0])? << 4 | digit(pair[1])?) as u8;
                 }
                 Self::from_bytes(&bytes).ok_or(InvalidId)
@@ -58,7 +58,7 @@ id! {
 
 /// Not an id: the wrong number of hexadecimal digits, another character, or all zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not an id: hexadecimal digits are wanted (32 for a trace, 16 for a span), not all of them zero")]
+#[error("not an id: allowed are hexadecimal digits, 32 for a trace and 16 for a span, not all of them zero")]
 pub struct InvalidId;
 
 #[cfg(test)]
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_are_read_as_they_are_written() {
+    fn ids_are_read_and_written_as_hexadecimal_digits() {
         let text = "4bf92f3577b34da6a3ce929d0e0e4736";
         assert_eq!(text.parse::<TraceId>().unwrap().to_string(), text);
         assert_eq!("00F067AA0BA902B7".parse::<SpanId>().unwrap().to_string(), "00f067aa0ba902b7");

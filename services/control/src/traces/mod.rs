@@ -1,8 +1,8 @@
-//! The built-in trace store: what sidecars and services say of their calls, kept in memory for a quick look.
+//! The built-in trace store: the spans of sidecars and services, kept in memory for a quick look.
 //!
-//! A span's way: [`receiver()`] takes an OTLP export, `span` makes the spans of it with every size bounded, `store`
-//! files them by trace and makes room by dropping the oldest trace, `tree` puts a trace together when it is read.
-//! Nothing here outlives the process: who wants history sends traces to an OTLP endpoint as well.
+//! [`receiver()`] takes an OTLP export, `span` reads its spans and limits every size, `store` files them by trace and
+//! drops the oldest trace to make room, and `tree` puts a trace together when it is read. Nothing here outlives the
+//! process: to keep traces, send them to an OTLP endpoint as well.
 
 mod ids;
 mod receiver;

@@ -1,4 +1,4 @@
-//! The door for spans: OTLP over gRPC.
+//! Receives spans: OTLP over gRPC.
 
 use std::sync::Arc;
 
@@ -11,11 +11,11 @@ use weft_mesh::limits;
 
 use super::Store;
 
-/// Takes exports into a [`Store`].
+/// Adds exported spans to a [`Store`].
 #[derive(Debug)]
 pub struct Receiver(Arc<Store>);
 
-/// The gRPC service `opentelemetry.proto.collector.trace.v1.TraceService` on a store.
+/// The gRPC service `opentelemetry.proto.collector.trace.v1.TraceService` for a store.
 pub fn receiver(store: Arc<Store>) -> TraceServiceServer<Receiver> {
     TraceServiceServer::new(Receiver(store)).max_decoding_message_size(limits::OTLP_MESSAGE_BYTES)
 }

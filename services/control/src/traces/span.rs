@@ -1,4 +1,4 @@
-//! A span as the store keeps it, made from OTLP with every size bounded.
+//! A span as the store keeps it: read from OTLP, with every size limited.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use weft_mesh::limits;
 
 use super::{SpanId, TraceId};
 
-/// Names with their values, in the order in which they were told.
+/// Names with their values, in the order in which they were sent.
 pub type Attributes = Vec<(String, Value)>;
 
 /// One span.
@@ -20,52 +20,52 @@ pub type Attributes = Vec<(String, Value)>;
 pub struct Span {
     /// Unique in its trace.
     pub id: SpanId,
-    /// None for the span that began the trace.
+    /// `None` for the span that started the trace.
     pub parent: Option<SpanId>,
-    /// What was done: `shop.users.v1.Users/Create`.
+    /// The operation: `shop.users.v1.Users/Create`.
     pub name: String,
     /// Which side of a call it is.
     pub kind: Kind,
-    /// Who made it.
+    /// The process that made it.
     pub resource: Arc<Resource>,
-    /// When it began, in nanoseconds since 1970.
+    /// When it started, in nanoseconds since 1970.
     pub start_unix_nano: u64,
-    /// How long it took; 0 where it claims to have ended before it began.
+    /// How long it took; 0 if its end is before its start.
     pub duration_nano: u64,
     /// How it ended.
     pub status: Status,
-    /// What is known of it.
+    /// Its attributes.
     pub attributes: Attributes,
-    /// What happened during it, in time's order.
+    /// The events during it, in the order of time.
     pub events: Vec<Event>,
-    /// Spans it has to do with, of this or other traces.
+    /// Related spans, of this or other traces.
     pub links: Vec<Link>,
-    /// Attributes, events and links that were dropped, here or by who made the span.
+    /// How many attributes, events and links were dropped, here or by the process that made the span.
     pub dropped: u32,
 }
 
-/// Who makes spans: one process.
+/// A process that makes spans.
 #[derive(Debug)]
 pub struct Resource {
     /// `service.name`: for a sidecar the service that it fronts.
     pub service: String,
-    /// Which of a service's two processes it is.
+    /// Whether it is the service itself or its sidecar.
     pub component: Component,
-    /// All that is known of it, these two included.
+    /// All its attributes, including these two.
     pub attributes: Attributes,
 }
 
-/// Which process beside which a span was made, by the resource attribute `weft.component`.
+/// The process that made a span, from the resource attribute `weft.component`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Component {
-    /// The service itself, and whatever does not say.
+    /// The service itself, or a process without the attribute.
     Service,
     /// The sidecar beside it.
     Sidecar,
 }
 
 impl Component {
-    /// As the JSON says it.
+    /// Its name in JSON.
     pub fn as_str(self) -> &'static str {
         match self {
             Component::Service => "service",
@@ -77,22 +77,22 @@ impl Component {
 /// A span's kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Not said.
+    /// Not specified.
     Unspecified,
     /// Work inside a process.
     Internal,
-    /// A call taken.
+    /// A call that was received.
     Server,
-    /// A call made.
+    /// A call that was sent.
     Client,
-    /// A message sent.
+    /// A message that was sent.
     Producer,
-    /// A message taken.
+    /// A message that was received.
     Consumer,
 }
 
 impl Kind {
-    /// As the JSON says it.
+    /// Its name in JSON.
     pub fn as_str(self) -> &'static str {
         match self {
             Kind::Unspecified => "unspecified",
@@ -110,23 +110,23 @@ impl Kind {
 pub struct Status {
     /// Whether it was an error.
     pub code: StatusCode,
-    /// What the maker of the span says of it.
+    /// The message of the process that made the span.
     pub message: String,
 }
 
 /// Whether a span ended in an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StatusCode {
-    /// Not said: not an error.
+    /// Not specified: not an error.
     Unset,
-    /// Explicitly fine.
+    /// Explicitly successful.
     Ok,
     /// An error.
     Error,
 }
 
 impl StatusCode {
-    /// As the JSON says it.
+    /// Its name in JSON.
     pub fn as_str(self) -> &'static str {
         match self {
             StatusCode::Unset => "unset",
@@ -136,30 +136,30 @@ impl StatusCode {
     }
 }
 
-/// A moment of a span.
+/// An event during a span.
 #[derive(Debug)]
 pub struct Event {
     /// What happened.
     pub name: String,
     /// When, in nanoseconds since 1970.
     pub time_unix_nano: u64,
-    /// What is known of it.
+    /// Its attributes.
     pub attributes: Attributes,
 }
 
-/// A span that another has to do with, without being its parent.
+/// A span that is related to another, but not its parent.
 #[derive(Debug)]
 pub struct Link {
     /// The trace it is in.
     pub trace: TraceId,
     /// The span.
     pub span: SpanId,
-    /// What is known of the relation.
+    /// The attributes of the relation.
     pub attributes: Attributes,
 }
 
 impl Span {
-    /// Reads a span; none when its ids are not valid.
+    /// Reads a span; `None` if its ids are not valid.
     pub(crate) fn from_otlp(span: OtlpSpan, resource: &Arc<Resource>) -> Option<(TraceId, Span)> {
         let trace = TraceId::from_bytes(&span.trace_id)?;
         let id = SpanId::from_bytes(&span.span_id)?;
@@ -228,12 +228,12 @@ impl Span {
         self.start_unix_nano.saturating_add(self.duration_nano)
     }
 
-    /// What it takes of the store's memory, rather too much than too little: the resource, which spans of one export
-    /// share, counts for each of them.
+    /// Its memory in the store, in bytes. The estimate is high rather than low: the resource counts for each span,
+    /// although the spans of an export share it.
     pub(crate) fn bytes(&self) -> usize {
         let events = self.events.iter().map(|e| size_of::<Event>() + e.name.len() + attributes_bytes(&e.attributes));
         let links = self.links.iter().map(|link| size_of::<Link>() + attributes_bytes(&link.attributes));
-        // The span's places in the trace's list and index.
+        // The entries in the trace's list and index.
         let places = 64;
         size_of::<Self>()
             + places
@@ -247,7 +247,7 @@ impl Span {
 }
 
 impl Resource {
-    /// Reads a resource; one that does not name its service is of `unknown_service`, as OpenTelemetry calls it.
+    /// Reads a resource. If it does not name its service, the service is `unknown_service`, as in OpenTelemetry.
     pub(crate) fn from_otlp(resource: Option<OtlpResource>) -> Self {
         let attributes = attributes(resource.unwrap_or_default().attributes, &mut 0);
         let text = |name: &str| attributes.iter().find(|(key, _)| key == name).and_then(|(_, value)| value.as_str());
@@ -277,8 +277,8 @@ fn bounded<T>(mut list: Vec<T>, most: usize, dropped: &mut u32) -> Vec<T> {
     list
 }
 
-/// A value as JSON. `room` is what is left of the bytes that the whole value may take; past it strings are cut and
-/// elements left out. The nesting is bounded by prost, which refuses a message nested deeper than 100.
+/// A value as JSON. `room` is the number of bytes that the rest of the whole value may take: longer strings are cut,
+/// and further elements left out. The nesting is limited by prost, which refuses messages nested deeper than 100.
 fn json(value: Option<AnyValue>, room: &mut usize) -> Value {
     let Some(value) = value.and_then(|any| any.value) else { return Value::Null };
     *room = room.saturating_sub(size_of::<Value>());
@@ -319,12 +319,12 @@ fn json(value: Option<AnyValue>, room: &mut usize) -> Value {
             }
             Value::Object(values)
         }
-        // Belongs to profiles; means nothing in a span.
+        // Used in profiles; it has no meaning in a span.
         Otlp::StringValueStrindex(_) => Value::Null,
     }
 }
 
-/// Cuts a text to so many bytes, at the end of a character, and shows that it did.
+/// Cuts a text to at most `most` bytes, at the end of a character, and marks the cut.
 fn cut(mut text: String, most: usize) -> String {
     const MARK: char = '…';
     if text.len() > most {
@@ -344,7 +344,7 @@ fn value_bytes(value: &Value) -> usize {
         Value::Null | Value::Bool(_) | Value::Number(_) => 0,
         Value::String(text) => text.len(),
         Value::Array(values) => values.iter().map(|value| size_of::<Value>() + value_bytes(value)).sum(),
-        // A map's node is about as large as its entry once more.
+        // The node of a map is about as large as its entry.
         Value::Object(map) => {
             map.iter().map(|(key, value)| 2 * size_of::<(String, Value)>() + key.len() + value_bytes(value)).sum()
         }
@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_long_is_cut_and_what_is_too_many_is_counted() {
+    fn long_values_are_cut_and_surplus_attributes_are_counted() {
         let long = "ä".repeat(limits::SPAN_VALUE_BYTES);
         let array = vec![AnyValue { value: Some(Otlp::StringValue("x".repeat(100))) }; 10_000];
         let pair = |value| KeyValue { key: "k".repeat(9_999), value, ..KeyValue::default() };
@@ -388,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_that_are_not_valid_make_no_span() {
+    fn invalid_ids_make_no_span() {
         let resource = Arc::new(Resource::from_otlp(None));
         for (trace, id) in [(vec![0; 16], vec![1; 8]), (vec![1; 15], vec![1; 8]), (vec![1; 16], vec![])] {
             let span = OtlpSpan { trace_id: trace, span_id: id, ..OtlpSpan::default() };

@@ -1,4 +1,4 @@
-//! The store: spans filed by trace, bounded by traces, by spans of a trace and by bytes.
+//! The store: spans filed by trace. The number of traces, of spans in a trace, and of bytes is limited.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
@@ -11,13 +11,13 @@ use weft_mesh::limits;
 
 use super::{Resource, Span, SpanId, TraceId};
 
-/// The built-in trace store. One lock guards it: it is off the calls' path, and its work per span is small.
+/// The built-in trace store. It has one lock: no call waits for it, and the work for a span is small.
 pub struct Store {
     bounds: Bounds,
     inner: Mutex<Inner>,
 }
 
-/// What the store holds at most.
+/// The limits of the store.
 #[derive(Debug, Clone, Copy)]
 struct Bounds {
     traces: usize,
@@ -28,10 +28,10 @@ struct Bounds {
 #[derive(Default)]
 struct Inner {
     traces: HashMap<TraceId, Trace>,
-    /// The traces' ids by the order in which they began to arrive.
+    /// The ids of the traces, in the order in which their first spans arrived.
     by_arrival: BTreeMap<u64, TraceId>,
     arrivals: u64,
-    /// The traces that went last, so that a page can say so.
+    /// The traces that were dropped last, so that a page can say so.
     evicted: VecDeque<TraceId>,
     counts: Counts,
 }
@@ -44,14 +44,14 @@ struct Trace {
     refused: u64,
 }
 
-/// How full the store is, and what it did not keep since the start.
+/// How full the store is, and what it has dropped or refused since the start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Counts {
     /// Traces held.
     pub traces: usize,
     /// Spans held.
     pub spans: usize,
-    /// Their memory, about.
+    /// Roughly their memory, in bytes.
     pub bytes: usize,
     /// Traces that were dropped to make room.
     pub evicted_traces: u64,
@@ -61,16 +61,16 @@ pub struct Counts {
     pub refused_spans: u64,
     /// Spans refused because their ids were not valid.
     pub invalid_spans: u64,
-    /// Spans that came again: the first one stays.
+    /// Spans that arrived again: the first one stays.
     pub duplicate_spans: u64,
 }
 
-/// What became of an export.
+/// The result of an export.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Taken {
-    /// Spans that are in the store now, new or from before.
+    /// Spans that are in the store now, new ones and those from before.
     pub kept: u64,
-    /// Spans refused for want of room.
+    /// Spans refused because there was no room.
     pub no_room: u64,
     /// Spans refused because their ids are not valid.
     pub invalid: u64,
@@ -83,9 +83,9 @@ pub struct Filter {
     pub service: Option<String>,
     /// Only traces with a span that ended in an error.
     pub errors: bool,
-    /// Only traces with a span whose name contains this, in whatever case.
+    /// Only traces with a span whose name contains this; ASCII case does not matter.
     pub name: Option<String>,
-    /// So many at most.
+    /// At most this many.
     pub limit: usize,
 }
 
@@ -99,11 +99,11 @@ pub struct Summary {
     pub name: String,
     /// The service of its first span.
     pub service: String,
-    /// Whether that span began the trace; otherwise the one that did was not seen.
+    /// Whether that span started the trace. Otherwise the one that did was not seen.
     pub root_seen: bool,
-    /// When its first span began.
+    /// When its first span started, in nanoseconds since 1970.
     pub start_unix_nano: u64,
-    /// From then to the end of its last span.
+    /// From then to the end of its last span, in nanoseconds.
     pub duration_nano: u64,
     /// How many spans it has.
     pub spans: usize,
@@ -113,7 +113,7 @@ pub struct Summary {
     pub services: BTreeSet<String>,
 }
 
-/// A trace as it is kept.
+/// A trace in the store.
 #[derive(Debug, Clone)]
 pub struct Stored {
     /// Its id.
@@ -150,7 +150,7 @@ impl Store {
         Self { bounds, inner: Mutex::default() }
     }
 
-    /// Takes an export's spans: in any order, of any traces, some perhaps for the second time.
+    /// Adds the spans of an export. They may come in any order, of any traces, and more than once.
     pub fn export(&self, request: ExportTraceServiceRequest) -> Taken {
         let mut taken = Taken::default();
         for group in request.resource_spans {
@@ -162,7 +162,7 @@ impl Store {
                     None => taken.invalid += 1,
                 }
             }
-            // The lock is taken for the filing only, not for the reading.
+            // The lock is taken for filing, and not for reading.
             let mut inner = self.lock();
             for (trace, span) in read {
                 match inner.file(trace, span, self.bounds) {
@@ -175,7 +175,7 @@ impl Store {
         taken
     }
 
-    /// Traces, the one that began last first.
+    /// Lists traces, the latest first.
     pub fn list(&self, filter: &Filter) -> Vec<Summary> {
         let inner = self.lock();
         let mut found: Vec<(u64, Summary)> = inner
@@ -190,19 +190,19 @@ impl Store {
         found.into_iter().map(|(_, summary)| summary).collect()
     }
 
-    /// A trace, if it is here.
+    /// A trace, if it is in the store.
     pub fn get(&self, id: TraceId) -> Option<Stored> {
         let inner = self.lock();
         let trace = inner.traces.get(&id)?;
         Some(Stored { id, spans: trace.spans.clone(), refused: trace.refused })
     }
 
-    /// Whether a trace was here and went to make room; of traces that went long ago nothing is known.
+    /// Whether a trace was dropped to make room. Only the latest dropped traces are remembered.
     pub fn was_evicted(&self, id: TraceId) -> bool {
         self.lock().evicted.contains(&id)
     }
 
-    /// The services that have spans here, sorted.
+    /// The services that have spans in the store, sorted.
     pub fn services(&self) -> BTreeSet<String> {
         let mut services = BTreeSet::new();
         for span in self.lock().traces.values().flat_map(|trace| &trace.spans) {
@@ -219,13 +219,13 @@ impl Store {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        // A panic between two of its lines could leave the counts wrong, which is not worth another panic.
+        // A panic in the middle could leave the counts wrong, which is not worth another panic.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Inner {
-    /// Files a span. False: there is no room for it.
+    /// Files a span. False if there is no room for it.
     fn file(&mut self, id: TraceId, span: Span, bounds: Bounds) -> bool {
         let bytes = span.bytes();
         if let Some(trace) = self.traces.get_mut(&id) {
@@ -260,8 +260,8 @@ impl Inner {
         true
     }
 
-    /// Drops the oldest traces until `bytes` more of the trace `id` fit. False: they would not, even without all
-    /// others.
+    /// Drops the oldest traces until `bytes` more of the trace `id` fit. False if they cannot fit even without all
+    /// other traces.
     fn make_room(&mut self, id: TraceId, bytes: usize, bounds: Bounds) -> bool {
         let own = self.traces.get(&id).map_or(0, |trace| trace.bytes);
         if own + bytes > bounds.bytes {
@@ -297,7 +297,8 @@ impl Trace {
     }
 
     fn summary(&self, id: TraceId) -> Summary {
-        // The first of those whose parent is not here; of a loop of parents, which no honest exporter makes, any.
+        // The first span whose parent is missing. If the parents form a loop, which no correct exporter makes, any
+        // span.
         let top = |span: &&Arc<Span>| span.parent.is_none_or(|parent| !self.ids.contains(&parent));
         let begin = |span: &&Arc<Span>| (span.parent.is_some(), span.start_unix_nano);
         let first = self.spans.iter().filter(top).min_by_key(begin).or(self.spans.first());
@@ -317,7 +318,7 @@ impl Trace {
     }
 }
 
-/// Whether a text contains another, in whatever case of ASCII letters, which is what names are made of.
+/// Whether a text contains another. ASCII case does not matter; names consist of ASCII.
 fn contains(text: &str, part: &str) -> bool {
     part.is_empty() || text.as_bytes().windows(part.len()).any(|window| window.eq_ignore_ascii_case(part.as_bytes()))
 }

@@ -1,4 +1,4 @@
-//! A trace put together: its spans as rows of a tree, and where its time went.
+//! A trace as a tree: its spans as rows, and where the time was spent.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -7,42 +7,42 @@ use std::{
 
 use super::{Component, Span, SpanId, Stored};
 
-/// A trace, ready to be drawn.
+/// A trace, ready to be shown.
 #[derive(Debug)]
 pub struct Tree {
-    /// Every span once: parents before their children, siblings by their beginning.
+    /// Every span once: parents before their children, siblings by their start.
     pub rows: Vec<Row>,
-    /// When the first span began, in nanoseconds since 1970.
+    /// When the first span started, in nanoseconds since 1970.
     pub start_unix_nano: u64,
-    /// From then to the end of the last span.
+    /// From then to the end of the last span, in nanoseconds.
     pub duration_nano: u64,
     /// How many spans ended in an error.
     pub errors: usize,
-    /// Where the time went, by service and component, in the order of their first rows.
+    /// Where the time was spent, by service and component, in the order of their first rows.
     pub shares: Vec<Share>,
 }
 
-/// A span in its place.
+/// A span in the tree.
 #[derive(Debug)]
 pub struct Row {
     /// The span.
     pub span: Arc<Span>,
     /// How many spans are above it.
     pub depth: usize,
-    /// What is above it.
+    /// Its parent.
     pub parent: Parent,
-    /// How long it ran with none of its children running.
+    /// How long it ran while none of its children ran, in nanoseconds.
     pub self_nano: u64,
 }
 
-/// What is above a span.
+/// The parent of a span.
 #[derive(Debug, Clone)]
 pub enum Parent {
-    /// Nothing: it began the trace.
+    /// None: the span started the trace.
     None,
     /// This span, which is in the rows.
     Seen(Arc<Span>),
-    /// A span that is not here, or not yet, or that is among its own children.
+    /// A span that is missing, has not arrived yet, or is a descendant of the span itself.
     NotSeen(SpanId),
 }
 
@@ -55,16 +55,16 @@ pub struct Share {
     pub component: Component,
     /// How many spans.
     pub spans: usize,
-    /// The sum of their own time, without that of their children.
+    /// The sum of their own time in nanoseconds, without the time of their children.
     pub self_nano: u64,
 }
 
 impl Tree {
-    /// Puts a trace together. A parent that is missing makes a root of its child; so does a loop of parents, which
-    /// no honest exporter makes.
+    /// Puts a trace together. If its parent is missing, a span becomes a root. So does a span in a loop of parents,
+    /// which no correct exporter makes.
     pub fn new(stored: &Stored) -> Self {
         let mut spans = stored.spans.clone();
-        // Of two that begin at once the longer is the outer one.
+        // If two spans start at the same time, the longer one is the outer one.
         spans.sort_by_key(|span| (span.start_unix_nano, u64::MAX - span.duration_nano, span.id));
         let by_id: HashMap<SpanId, Arc<Span>> = spans.iter().map(|span| (span.id, span.clone())).collect();
         let mut children: HashMap<SpanId, Vec<Arc<Span>>> = HashMap::new();
@@ -75,7 +75,7 @@ impl Tree {
                 _ => roots.push(span.clone()),
             }
         }
-        // What began the trace goes first, however wrong the clocks of the others are.
+        // The span that started the trace comes first, even if the clocks of the others are wrong.
         roots.sort_by_key(|span| span.parent.is_some());
 
         let mut rows = Vec::with_capacity(spans.len());
@@ -95,8 +95,8 @@ impl Tree {
     }
 }
 
-/// Adds the rows of a span and all below it, unless they are there already. Not recursive: how deep it goes is up to
-/// who makes the spans.
+/// Adds the rows of a span and all its descendants, unless they are there already. Not recursive, as the senders of
+/// spans decide how deep it is.
 fn descend(
     root: Arc<Span>,
     children: &HashMap<SpanId, Vec<Arc<Span>>>,
@@ -115,7 +115,7 @@ fn descend(
     }
 }
 
-/// A span's time without the time in which any of its children, which are sorted by their beginning, ran.
+/// A span's time without the time during which any of its children ran. The children must be sorted by their start.
 fn self_nano(span: &Span, children: &[Arc<Span>]) -> u64 {
     let (mut covered, mut until) = (0, span.start_unix_nano);
     for child in children {
@@ -192,7 +192,7 @@ pub(super) mod test {
     }
 
     #[test]
-    fn whatever_order_spans_arrive_in_the_tree_is_the_same() {
+    fn the_tree_does_not_depend_on_the_order_of_arrival() {
         let spans = [
             (1, 0, 100, 200, "keyboard", true),
             (2, 1, 110, 190, "users", true),
@@ -220,7 +220,7 @@ pub(super) mod test {
     }
 
     #[test]
-    fn missing_parents_make_roots_after_the_one_that_began_the_trace() {
+    fn spans_without_a_seen_parent_are_roots_after_the_first_span() {
         let tree = tree(&[(7, 9, 50, 60, "a", false), (8, 7, 55, 58, "a", false), (1, 0, 90, 95, "b", false)]);
         let shape = shape(&tree);
         assert_eq!(shape, [("01".to_owned(), 0, false), ("07".to_owned(), 0, true), ("08".to_owned(), 1, false)]);

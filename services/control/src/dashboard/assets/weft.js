@@ -1,6 +1,6 @@
 "use strict";
 
-// Links to a span open it: those of the page itself and the one it was reached by.
+// A link to a span opens it: a link on the page, and the one that led to the page.
 const openTarget = () => {
   const span = location.hash.startsWith("#s-") && document.getElementById(location.hash.slice(1));
   if (span) { span.open = true; span.scrollIntoView({ block: "nearest" }); }
@@ -8,7 +8,7 @@ const openTarget = () => {
 addEventListener("hashchange", openTarget);
 openTarget();
 
-// Keeps what is under #live as the server shows it now, unless someone is at work in it. What is open stays open.
+// Keeps the content of #live up to date, unless someone is using it. Opened details stay open.
 const EVERY_MS = 2000, live = document.getElementById("live"), place = document.getElementById("live-switch");
 let shown = live && live.outerHTML;
 

@@ -1,4 +1,4 @@
-//! The HTML pages. Whatever comes from spans goes through maud, which escapes it; nothing here is marked as safe.
+//! The HTML pages. All text from spans goes through maud, which escapes it; nothing is marked as safe.
 
 mod overview;
 mod trace;
@@ -15,7 +15,7 @@ pub(super) use overview::{Mesh, overview};
 pub(super) use trace::trace;
 pub(super) use trace_list::trace_list;
 
-/// Which of the head's links is the page's own.
+/// Which link of the header leads to the current page.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Tab {
     Overview,
@@ -47,7 +47,7 @@ fn page(title: &str, tab: Tab, main: Markup) -> Markup {
                         (link("/", "Overview", tab == Tab::Overview))
                         (link("/traces", "Traces", tab == Tab::Traces))
                     }
-                    // Filled by the script, so that it is not there without one.
+                    // The script fills it, so without a script it stays empty.
                     span #live-switch {}
                 }
                 main { (main) }
@@ -56,7 +56,7 @@ fn page(title: &str, tab: Tab, main: Markup) -> Markup {
     }
 }
 
-/// A page that says what is wrong.
+/// A page with an error.
 pub(super) fn problem(title: &str, why: &str) -> Markup {
     page(
         title,
@@ -71,17 +71,17 @@ pub(super) fn problem(title: &str, why: &str) -> Markup {
     )
 }
 
-/// Why a trace is not here.
+/// Why a trace is missing.
 pub(super) enum Missing {
-    /// It went to make room.
+    /// It was dropped to make room.
     Evicted,
-    /// Nothing of it was seen, as far as is known.
+    /// No span of it was seen, as far as is known.
     NotSeen,
-    /// Such an id cannot be.
+    /// It is not a valid id.
     NotAnId,
 }
 
-/// The page of a trace that is not here.
+/// The page for a missing trace.
 pub(super) fn no_trace(why: Missing, id: &str) -> Markup {
     page(
         "No such trace",
@@ -91,18 +91,18 @@ pub(super) fn no_trace(why: Missing, id: &str) -> Markup {
                 @match why {
                     Missing::Evicted => {
                         h1 { "This trace is no longer here" }
-                        p { "The store is bounded: the oldest trace goes when a new one needs the room. Send traces to \
-                             an OTLP endpoint as well to keep them for longer." }
+                        p { "The store is bounded: it drops the oldest trace when a new one needs the room. To keep traces \
+                             for longer, also send them to an OTLP endpoint." }
                     }
                     Missing::NotSeen => {
                         h1 { "This trace is not here" }
-                        p { "Either it has not arrived yet, or it was not sampled, or it went long ago." }
+                        p { "Either it has not arrived yet, or it was not sampled, or it was dropped long ago." }
                         ul {
-                            li { "Spans are exported in batches, so they come some seconds after the call. "
+                            li { "Spans are exported in batches, so they arrive some seconds after the call. "
                                  a href="" { "Look again" } "." }
                             li { "A call whose " code { "traceparent" } " says not to sample leaves no spans." }
-                            li { "The store is in memory and bounded: it begins empty, and its oldest trace goes when a \
-                                 new one needs the room." }
+                            li { "The store is in memory and bounded: it is empty after a start, and drops its oldest trace \
+                                 when a new one needs the room." }
                         }
                     }
                     Missing::NotAnId => {
@@ -117,20 +117,20 @@ pub(super) fn no_trace(why: Missing, id: &str) -> Markup {
     )
 }
 
-/// The colours of services. A service has the same on every page while there are enough for all of them; past that,
-/// services of one page differ from each other while there are enough for those.
+/// The colours of services. While there are enough colours for all services, each has the same one on every page.
+/// Otherwise the services of one page have different colours, while there are enough for those.
 struct Colours(HashMap<String, usize>);
 
 impl Colours {
     /// As many as the stylesheet has.
     const COUNT: usize = 10;
 
-    /// Gives out the colours, to `all` services or, where those are too many, to the page's `own`.
+    /// Gives colours to `all` services, or only to the page's `own` if there are too many.
     fn new(all: &BTreeSet<String>, own: BTreeSet<&str>) -> Self {
         let services = if all.len() > Self::COUNT { own } else { all.iter().map(String::as_str).chain(own).collect() };
         let (mut of, mut used) = (HashMap::new(), [false; Self::COUNT]);
         for service in services {
-            // FNV-1a, for it is the same in every process.
+            // FNV-1a, because it is the same in every process.
             let hash = service
                 .bytes()
                 .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
@@ -149,7 +149,7 @@ impl Colours {
     }
 }
 
-/// A service's name with its colour; a sidecar has its mark.
+/// A service's name with its colour; a sidecar has another mark.
 fn service_name(service: &str, component: Component, colours: &Colours) -> Markup {
     html! {
         span.service.(colours.class(service)) {
@@ -161,7 +161,7 @@ fn service_name(service: &str, component: Component, colours: &Colours) -> Marku
     }
 }
 
-/// The same, and in words when it is a sidecar.
+/// The same, with a tag if it is a sidecar.
 fn service_tag(service: &str, component: Component, colours: &Colours) -> Markup {
     html! {
         (service_name(service, component, colours))
@@ -169,7 +169,7 @@ fn service_tag(service: &str, component: Component, colours: &Colours) -> Markup
     }
 }
 
-/// A number of errors, said by a sign and a word beside the colour.
+/// A number of errors, shown by a sign and a word and not only by colour.
 fn error_tag(errors: usize) -> Markup {
     html! { @if errors > 0 { span.error { "✕ " (format::count(errors, "error")) } } }
 }
@@ -181,7 +181,7 @@ fn trace_table(traces: &[Summary], services: &BTreeSet<String>) -> Markup {
     let colours = Colours::new(services, own);
     html! {
         table.traces {
-            thead { tr { th { "Call" } th { "Services" } th.num { "Spans" } th { "Duration" } th { "Began" } } }
+            thead { tr { th { "Call" } th { "Services" } th.num { "Spans" } th { "Duration" } th { "Started" } } }
             tbody {
                 @for trace in traces {
                     tr {
@@ -190,7 +190,7 @@ fn trace_table(traces: &[Summary], services: &BTreeSet<String>) -> Markup {
                                 @if trace.name.is_empty() { "(no name)" } @else { (format::short(&trace.name)) }
                             }
                             " " (error_tag(trace.errors))
-                            @if !trace.root_seen { " " span.tag title="The span that began it has not arrived" { "begin not seen" } }
+                            @if !trace.root_seen { " " span.tag title="The first span of the trace has not arrived" { "start not seen" } }
                             div.sub { (trace.service) " · " span.id { (&trace.trace_id.to_string()[..16]) "…" } }
                         }
                         td.services {
@@ -221,14 +221,14 @@ fn moment(unix_nano: u64) -> Markup {
     html! { time datetime=(text) { (text) } }
 }
 
-/// How full the store is and what it did not keep.
+/// How full the store is, and what it has dropped.
 fn store_line(counts: Counts) -> Markup {
     use weft_mesh::limits;
     html! {
         p.store {
             "The store holds " (counts.traces) " of " (limits::TRACES_KEPT) " traces, "
             (format::bytes(counts.bytes)) " of " (format::bytes(limits::TRACE_STORE_BYTES)) "."
-            @if counts.evicted_traces > 0 { " " (counts.evicted_traces) " older traces made room." }
+            @if counts.evicted_traces > 0 { " " (counts.evicted_traces) " older traces were dropped to make room." }
             @if counts.refused_spans > 0 { " " (counts.refused_spans) " spans were refused: their traces were full." }
             @if counts.invalid_spans > 0 { " " (counts.invalid_spans) " spans had no valid ids." }
         }
@@ -240,7 +240,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn services_have_their_own_colours_and_keep_them_from_page_to_page() {
+    fn services_keep_their_own_colours_on_all_pages() {
         let all: BTreeSet<String> = (0..Colours::COUNT).map(|number| format!("service-{number}")).collect();
         let one = Colours::new(&all, BTreeSet::from(["service-3"]));
         let other = Colours::new(&all, BTreeSet::from(["service-7", "service-3"]));

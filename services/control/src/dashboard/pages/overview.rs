@@ -1,4 +1,4 @@
-//! The overview: what runs in the mesh, what it speaks, and what it did last.
+//! The overview: the services of the mesh, their contracts, and the latest traces.
 
 use std::collections::BTreeSet;
 
@@ -19,7 +19,7 @@ use crate::{
     traces::{Counts, Summary},
 };
 
-/// The mesh as it is shown.
+/// The parts of the mesh that are shown.
 #[derive(Clone, Copy)]
 pub(in crate::dashboard) struct Mesh<'a> {
     pub(in crate::dashboard) services: &'a [Service],
@@ -44,7 +44,7 @@ pub(in crate::dashboard) fn overview(
                 @if services.is_empty() {
                     section.empty {
                         h2 { "No service yet" }
-                        p { "A service is here as soon as its sidecar has announced it." }
+                        p { "A service appears here as soon as its sidecar has announced it." }
                     }
                 } @else {
                     p.facts {
@@ -59,7 +59,7 @@ pub(in crate::dashboard) fn overview(
                 (contested(contests))
                 h2 { "Latest traces" }
                 @if latest.is_empty() {
-                    section.empty { p { "None yet. Make a call through the mesh, and it is here a moment later." } }
+                    section.empty { p { "None yet. Make a call through the mesh, and its trace appears here a moment later." } }
                 } @else {
                     (trace_table(latest, traced))
                     p { a href="/traces" { "All traces" } }
@@ -70,7 +70,7 @@ pub(in crate::dashboard) fn overview(
     )
 }
 
-/// Claims that were refused: an attack, or two services that should have other names.
+/// Claims that were refused: an attack, or two services with the same contract or address.
 fn contested(contests: &[Contest]) -> Markup {
     html! {
         @if !contests.is_empty() {
@@ -87,7 +87,7 @@ fn contested(contests: &[Contest]) -> Markup {
                     }
                 }
             }
-            p.sub { "If one of them is to go to another: weft identity release CLAIM" }
+            p.sub { "To let another identity have a claim: weft identity release CLAIM" }
         }
     }
 }
@@ -97,7 +97,7 @@ fn plural(number: usize, noun: &'static str) -> String {
 }
 
 fn card(service: &Service) -> Markup {
-    // A span knows its service without the namespace.
+    // Spans have the service's name without its namespace.
     let (name, namespace) = service.name.split_once('.').unwrap_or((&service.name, ""));
     let policy = service.policy.as_ref();
     html! {
@@ -129,7 +129,7 @@ fn endpoint(endpoint: &Endpoint) -> Markup {
     html! {
         li title={ (endpoint.spiffe_id) " · " (endpoint.id) } {
             span.health.(words::health(health)) {
-                (sign) " " (words::health(health)) @if endpoint.silent { ", not heard of" }
+                (sign) " " (words::health(health)) @if endpoint.silent { ", not heard from" }
             }
             " " code { (endpoint.address) }
             " " span.sub.identity { (endpoint.spiffe_id) }
@@ -142,7 +142,7 @@ fn contract(contract: &Contract) -> Markup {
         details.contract id={ "contract-" (contract.name) } {
             summary { code { (contract.name) } " " span.sub { (count(contract.methods.len(), "method")) } }
             table.methods {
-                thead { tr { th { "Method" } th { "Timeout" } th { "Repeating it" } } }
+                thead { tr { th { "Method" } th { "Timeout" } th { "Idempotency" } } }
                 tbody { @for method in &contract.methods { (self::method(method)) } }
             }
         }
@@ -202,5 +202,5 @@ fn breaker_line(policy: &ServicePolicy) -> Markup {
 }
 
 fn origin(origin: Origin) -> Markup {
-    html! { span.tag.origin title="Where the value comes from" { (words::origin(origin)) } }
+    html! { span.tag.origin title="The origin of the value" { (words::origin(origin)) } }
 }

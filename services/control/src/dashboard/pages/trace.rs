@@ -1,4 +1,4 @@
-//! A trace as a waterfall: a row a span, its bar by time, its details on demand.
+//! A trace as a waterfall: one row for each span, with a bar for its time and details that can be opened.
 
 use std::collections::BTreeSet;
 
@@ -10,9 +10,9 @@ use crate::{
     traces::{Attributes, Component, Kind, Parent, Row, Span, StatusCode, Stored, TraceId, Tree},
 };
 
-/// Past this depth rows are no longer indented further.
+/// Deeper rows are not indented further.
 const DEEPEST: usize = 12;
-/// The time axis has its marks at these parts of the whole, in percent.
+/// The marks of the time axis, in percent of the whole.
 const MARKS: [u64; 5] = [0, 25, 50, 75, 100];
 
 /// `/traces/{id}`
@@ -37,11 +37,11 @@ pub(in crate::dashboard) fn trace(stored: &Stored, services: &BTreeSet<String>) 
                     a href={ "/api/traces/" (stored.id) } { "JSON" }
                 }
                 @if not_seen > 0 {
-                    p.note { "▲ The parent of " (count(not_seen, "span")) " was not seen: it may be still under way, not \
-                              sampled, or made by a process that sends its spans elsewhere." }
+                    p.note { "▲ The parent of " (count(not_seen, "span")) " was not seen: it may not have arrived yet, may \
+                              not be sampled, or its process sends spans elsewhere." }
                 }
                 @if stored.refused > 0 {
-                    p.note { "▲ " (count(stored.refused as usize, "span")) " of this trace were refused: it was full." }
+                    p.note { "▲ " (count(stored.refused as usize, "span")) " of this trace were refused: the trace was full." }
                 }
                 (shares(&tree, &colours))
                 section.waterfall {
@@ -53,7 +53,7 @@ pub(in crate::dashboard) fn trace(stored: &Stored, services: &BTreeSet<String>) 
                     span.c0 { (swatch(true)) " its sidecar" }
                     span { "✕ ended in an error" }
                     span { "│ a mark in a bar is an event" }
-                    span { "Open a row for all that is known of its span." }
+                    span { "Open a row to see all of its span." }
                 }
             }
         },
@@ -66,7 +66,7 @@ fn swatch(sidecar: bool) -> Markup {
     }
 }
 
-/// Where the time went: one bar, and each service's and sidecar's part of it in numbers.
+/// Where the time was spent: one bar, and the part of each service and sidecar in numbers.
 fn shares(tree: &Tree, colours: &Colours) -> Markup {
     let whole: u64 = tree.shares.iter().map(|share| share.self_nano).fold(0, u64::saturating_add);
     let mut at = 0.0;
@@ -141,7 +141,7 @@ fn span_row(row: &Row, tree: &Tree, trace: TraceId, colours: &Colours) -> Markup
     }
 }
 
-/// What a span is in the mesh: a sidecar's spans are the hops of a call.
+/// The role of a span: a sidecar's spans are the hops of a call.
 fn role(row: &Row) -> &'static str {
     let above = |component, kind| match &row.parent {
         Parent::Seen(parent) => {
@@ -160,7 +160,7 @@ fn role(row: &Row) -> &'static str {
     }
 }
 
-/// A span's bar, its events as marks in it, and its duration where there is room beside or in it.
+/// A span's bar, with marks for its events, and its duration beside or inside it, where there is room.
 fn bar(span: &Span, tree: &Tree, colours: &Colours) -> Markup {
     let place = |unix_nano: u64| percent(unix_nano.saturating_sub(tree.start_unix_nano), tree.duration_nano).min(100.0);
     let (from, to) = (place(span.start_unix_nano), place(span.end_unix_nano()));
@@ -206,12 +206,12 @@ fn details(row: &Row, tree: &Tree, trace: TraceId) -> Markup {
             dl {
                 dt { "name" } dd { (span.name) }
                 dt { "kind" } dd { (span.kind.as_str()) }
-                dt { "began" } dd { (offset(span.start_unix_nano)) " · " (moment(span.start_unix_nano)) }
-                dt { "took" } dd { (duration(span.duration_nano)) ", of that by itself " (duration(row.self_nano)) }
+                dt { "started" } dd { (offset(span.start_unix_nano)) " · " (moment(span.start_unix_nano)) }
+                dt { "took" } dd { (duration(span.duration_nano)) ", without its children " (duration(row.self_nano)) }
                 dt { "span" } dd { a.id href={ "#s-" (span.id) } { (span.id) } }
                 dt { "parent" } dd {
                     @match &row.parent {
-                        Parent::None => "none: it began the trace",
+                        Parent::None => "none: it started the trace",
                         Parent::Seen(parent) => {
                             a.id href={ "#s-" (parent.id) } { (parent.id) } " " (short(&parent.name))
                         }

@@ -49,11 +49,11 @@ pub(in crate::dashboard) fn trace_list(
                 @if !found.is_empty() {
                     (trace_table(found, services))
                 } @else if is_filtered {
-                    section.empty { p { "None of the " (counts.traces) " traces here is like that." } }
+                    section.empty { p { "None of the " (counts.traces) " traces matches." } }
                 } @else {
                     section.empty {
                         h2 { "No trace yet" }
-                        p { "Make a call through the mesh, and it is here a moment later." }
+                        p { "Make a call through the mesh, and its trace appears here a moment later." }
                     }
                 }
                 (store_line(counts))

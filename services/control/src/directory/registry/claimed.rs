@@ -1,4 +1,4 @@
-//! What the endpoints of a service claim together, and what holds for calls to it.
+//! What the endpoints of a service claim together, and the policy that follows from it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,10 +10,10 @@ use weft_mesh::policy;
 
 use crate::claims::{Kind, is_address};
 
-/// A claim of one endpoint. Its name is shared among the endpoints of a service.
+/// A claim of one endpoint. The endpoints of a service share its name.
 pub(super) type Claim = (Arc<str>, Kind);
 
-/// How many endpoints claim it, by kind.
+/// How many endpoints make a claim, by kind.
 #[derive(Debug, Default, Clone, Copy)]
 struct Count {
     pinned: usize,
@@ -35,7 +35,7 @@ impl Count {
     }
 }
 
-/// All claims of a service's endpoints, as while a new version rolls out both are there.
+/// The claims of all endpoints of a service: during a rollout old and new versions run side by side.
 #[derive(Debug, Default)]
 pub(super) struct Claimed {
     counts: BTreeMap<Arc<str>, Count>,
@@ -44,7 +44,7 @@ pub(super) struct Claimed {
 }
 
 impl Claimed {
-    /// An endpoint claims these. Returns them, and which of them no other endpoint claims in the same way.
+    /// Adds the claims of an endpoint. Returns them, and those of them that no other endpoint makes in the same way.
     pub(super) fn add(&mut self, claims: impl Iterator<Item = (String, Kind)>) -> (Vec<Claim>, Vec<Claim>) {
         let (mut all, mut new) = (Vec::new(), Vec::new());
         for (name, kind) in claims {
@@ -65,7 +65,7 @@ impl Claimed {
         (all, new)
     }
 
-    /// An endpoint claims these no longer. Returns those that no endpoint claims any more.
+    /// Removes the claims of an endpoint. Returns the names that no endpoint claims any more.
     pub(super) fn remove(&mut self, claims: &[Claim]) -> Vec<Arc<str>> {
         let mut gone = Vec::new();
         for (name, kind) in claims {
@@ -96,14 +96,14 @@ impl Claimed {
         self.names().filter(|name| !is_address(name))
     }
 
-    /// How many contracts and addresses there would be with these.
+    /// How many contracts and addresses there would be with these added.
     pub(super) fn counts_with(&self, contracts: &BTreeSet<String>, addresses: &BTreeSet<String>) -> (usize, usize) {
         let new = |names: &BTreeSet<String>| names.iter().filter(|name| !self.contains(name)).count();
         (self.counts.len() - self.addresses + new(contracts), self.addresses + new(addresses))
     }
 
-    /// The policy of a service that implements these contracts, from what its descriptors say. Each contract is in it,
-    /// be it without methods: a caller learns from it what the service implements.
+    /// The policy of a service with these claims, from the one in its descriptors. It contains each contract, without
+    /// methods if the descriptors lack it: callers learn from it what the service implements.
     pub(super) fn policy(&self, known: Option<&Arc<ServicePolicy>>) -> Arc<ServicePolicy> {
         let is_same =
             |known: &&Arc<ServicePolicy>| known.contracts.iter().map(|c| c.name.as_str()).eq(self.contracts());

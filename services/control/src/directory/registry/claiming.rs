@@ -1,15 +1,19 @@
-//! How the claims of announcements become a service's own, and how many there may be.
+//! How the claims of announcements become a service's own, and how many are allowed.
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use tokio::time::Instant;
 use weft_mesh::{limits, names::ServiceName};
 
-use super::{Announcement, Entry, Event, Member, Refusal, Registry, claimed::Claim};
+use super::{
+    Announcement, Event, Refusal, Registry,
+    claimed::Claim,
+    member::{Entry, Member},
+};
 use crate::claims::{Claims, Denied, Kind, hosts::are_one_host, is_address};
 
 impl Registry {
-    /// Whether there is room for an endpoint and what it claims.
+    /// Whether there is room for an endpoint and its claims.
     pub(super) fn check_room(&self, announcement: &Announcement) -> Result<(), Refusal> {
         let Announcement { service, endpoint, contracts, addresses, .. } = announcement;
         let Some(entry) = self.services.get(service) else {
@@ -32,16 +36,16 @@ impl Registry {
         Ok(())
     }
 
-    /// Which of a service's claims are refused; those that are nobody's yet are its own from now on.
+    /// Judges a service's claims. Those without an owner are pinned to it. Returns those that are refused.
     pub(super) fn judge(&mut self, service: &ServiceName, claims: &[(String, Kind)], now: Instant) -> Denied {
         let Self { services, claims: all, .. } = self;
         let claims = claims.iter().map(|(claim, kind)| (claim.as_str(), *kind));
         all.judge(service, claims, |name| is_there(services, name, now))
     }
 
-    /// A service claims other things than before, for whoever watches them: `made` are all claims of an announcement, of
-    /// which it may have some from now on, `new` those of them that none of its endpoints has made before, and `lost` those
-    /// that none makes any more.
+    /// The claims of a service have changed. `made` are all claims of an announcement: the service becomes the owner of
+    /// those that it has a right to. `new` are those of them that none of its endpoints made before, and `lost` are
+    /// those that none makes any more.
     pub(super) fn change_claims(
         &mut self,
         service: &ServiceName,
@@ -52,7 +56,7 @@ impl Registry {
     ) {
         let Self { services, claims, departed, .. } = self;
         let mut moved = claims.gain(service, made.iter(), |name| is_there(services, name, now));
-        // Whoever is called there now, the former is not.
+        // An address with an owner does not belong to its former one any more.
         made.iter()
             .filter(|(claim, _)| claims.owner(claim) == Some(service))
             .for_each(|(claim, _)| departed.forget(claim));
@@ -68,8 +72,8 @@ impl Registry {
         self.events.extend(moved.into_iter().map(Event::Contract));
     }
 
-    /// Gives up the pin of a claim. If others with endpoints claim it, one of them has it from now on; else whoever
-    /// announces it next. Returns who had it.
+    /// Releases a pinned claim. If another service with endpoints claims it, that one gets it; otherwise the next that
+    /// announces it. Returns the former owner.
     pub(crate) fn release(&mut self, claim: &str, now: Instant) -> Option<ServiceName> {
         let (owner, claimants) = self.claims.release(claim)?;
         let claims = |name: &&ServiceName| {
@@ -83,7 +87,7 @@ impl Registry {
         Some(owner)
     }
 
-    /// Every claim, and whose it is.
+    /// All claims and their owners.
     pub(crate) fn claims(&self) -> &Claims {
         &self.claims
     }
@@ -93,15 +97,15 @@ impl Registry {
     }
 }
 
-/// Whether a service has an endpoint of which something was heard lately: the last ones are kept for longer, though their
-/// hosts may be others' by then.
+/// Whether a service has an endpoint that was heard lately. The last endpoints of a service are kept for longer, but by
+/// then another service may run on their hosts.
 fn is_there(services: &BTreeMap<ServiceName, Entry>, name: &ServiceName, now: Instant) -> bool {
     let is_heard =
         |member: &Member| member.is_connected || now.saturating_duration_since(member.heard) < limits::ENDPOINT_EXPIRY;
     services.get(name).is_some_and(|entry| entry.members.values().any(is_heard))
 }
 
-/// What an announcement claims, and how each claim is proven.
+/// The claims of an announcement, and how each is proven.
 pub(super) fn claims_of(announcement: &Announcement) -> Vec<(String, Kind)> {
     let host_of = |address: &str| address.parse::<SocketAddr>().ok().map(|address| address.ip());
     let host = host_of(&announcement.endpoint.address);

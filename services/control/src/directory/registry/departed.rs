@@ -1,8 +1,8 @@
-//! Addresses at which services were called whose endpoints have gone without a word: they stay the mesh's for a while.
+//! Addresses of endpoints that went without saying so: for a while they still belong to their service.
 //!
-//! An endpoint that is silent may only be out of reach of the control plane. If its address counted as outside the mesh, what
-//! is meant for it would leave callers in plain text, where they let it ([`limits::ADDRESS_MEMORY`] says for how long it does
-//! not). Nobody is hindered by it: whoever announces the address has it.
+//! A silent endpoint may only be out of reach of the control plane. If its address counted as outside the mesh, callers
+//! that allow it would send to it in plain text. So it stays in the mesh for [`limits::ADDRESS_MEMORY`]. This hinders
+//! no other service: one that announces the address gets it.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -25,8 +25,9 @@ pub(super) struct Departed {
 }
 
 impl Departed {
-    /// An address was a service's until now. Of a service the latest are kept, as many as it may have in all; and of all
-    /// together [`limits::ADDRESSES_DEPARTED`], where the service that has most loses its oldest.
+    /// Notes an address that was a service's until now. At most [`limits::ADDRESSES_PER_SERVICE`] are kept for a
+    /// service, the latest ones, and [`limits::ADDRESSES_DEPARTED`] for all: then the service with the most loses its
+    /// oldest.
     pub(super) fn note(&mut self, address: &Arc<str>, service: &ServiceName, now: Instant) {
         self.forget(address);
         let own = self.of.get(service).map_or(0, BTreeMap::len);
@@ -42,7 +43,7 @@ impl Departed {
         self.of.entry(service.clone()).or_default().insert(self.noted, Arc::clone(address));
     }
 
-    /// Notes those of a service's former claims that are addresses at which it was called: what was refused is not its.
+    /// Notes the addresses among a service's former claims that it owned, and not those that were refused.
     pub(super) fn note_all(&mut self, lost: &[Arc<str>], service: &ServiceName, claims: &Claims, now: Instant) {
         let is_its_own = |claim: &&Arc<str>| is_address(claim) && claims.owner(claim) == Some(service);
         lost.iter().filter(is_its_own).for_each(|address| self.note(address, service, now));
@@ -55,7 +56,7 @@ impl Departed {
         }
     }
 
-    /// Somebody is called there, or nobody is any more.
+    /// Forgets an address: it has an owner again, or its time is over.
     pub(super) fn forget(&mut self, address: &str) {
         let Some((service, number)) = self.by_address.remove(address) else { return };
         self.order.remove(&number);
@@ -67,17 +68,17 @@ impl Departed {
         }
     }
 
-    /// Whose an address was.
+    /// The former owner of an address.
     pub(super) fn owner(&self, address: &str) -> Option<&ServiceName> {
         self.by_address.get(address).map(|(service, _)| service)
     }
 
-    /// Those of a service, the latest first.
+    /// The addresses of a service, the latest first.
     pub(super) fn of(&self, service: &ServiceName) -> impl Iterator<Item = &str> {
         self.of.get(service).into_iter().flat_map(|addresses| addresses.values().rev()).map(|address| &**address)
     }
 
-    /// Forgets those whose time is up, and returns them.
+    /// Forgets the addresses whose time is over, and returns them.
     pub(super) fn tick(&mut self, now: Instant) -> Vec<(Arc<str>, ServiceName)> {
         let mut over = Vec::new();
         while let Some((_, (address, since))) = self.order.first_key_value()
@@ -97,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_service_keeps_more_than_it_may_have() {
+    fn the_addresses_of_one_service_and_of_all_are_limited() {
         let (mut departed, now) = (Departed::default(), Instant::now());
         let service = |name: &str| ServiceName::parse(name).unwrap();
         let (greedy, modest) = (service("greedy.shop"), service("modest.shop"));
@@ -106,9 +107,9 @@ mod tests {
             departed.note(&format!("10.1.{}.{}:1", number / 256, number % 256).into(), &greedy, now);
         }
         assert_eq!(departed.of(&greedy).count(), limits::ADDRESSES_PER_SERVICE);
-        assert_eq!(departed.owner("10.1.0.9:1"), None, "its oldest went");
+        assert_eq!(departed.owner("10.1.0.9:1"), None, "its oldest addresses were dropped");
         assert_eq!(departed.owner("10.0.0.1:1"), Some(&modest));
-        // And of all together it is that of who has most.
+        // If there are too many in all, the service with the most loses its oldest.
         let mut number = 0;
         while departed.by_address.len() < limits::ADDRESSES_DEPARTED {
             number += 1;

@@ -1,4 +1,4 @@
-//! What changed of a service as a whole, and when its watchers are told.
+//! Changes of a service as a whole, and when its watchers are told.
 
 use tokio::time::Instant;
 use weft_mesh::{limits, names::ServiceName};
@@ -6,8 +6,8 @@ use weft_mesh::{limits, names::ServiceName};
 use super::{Event, Registry};
 use crate::directory::rates::Bucket;
 
-/// What of a service is untold: its protocol and policy, and its claims. Each has a rate of its own, as with many replicas
-/// addresses change often, and policies do not.
+/// Whether watchers must still be told of a service's protocol and policy, and of its claims. Each has a rate of its
+/// own: with many replicas addresses change often, and policies do not.
 #[derive(Debug, Default)]
 pub(super) struct News {
     policy: Untold,
@@ -21,7 +21,7 @@ struct Untold {
 }
 
 impl Untold {
-    /// Takes what is untold, unless there was too much to tell lately.
+    /// True if there is something to tell and the rate allows it: then it counts as told.
     fn take(&mut self, now: Instant) -> bool {
         let is_due = self.is_there && self.rate.take(limits::SERVICE_NEWS, now);
         self.is_there &= !is_due;
@@ -30,17 +30,17 @@ impl Untold {
 }
 
 impl News {
-    /// They have changed.
+    /// The policy, or the claims, have changed.
     pub(super) fn note(&mut self, policy: bool, claims: bool) {
         self.policy.is_there |= policy;
-        // They are told with the policy.
+        // Claims are told together with the policy.
         self.claims.is_there |= claims && !policy;
     }
 }
 
 impl Registry {
-    /// Tells all of a service whose policy or claims have changed, unless that was told too often lately. A policy may be
-    /// large, and there may be many watchers.
+    /// Tells watchers of a service whose policy or claims have changed, if its rate allows it: a policy may be large,
+    /// and there may be many watchers.
     pub(super) fn tell_anew(&mut self, service: &ServiceName, now: Instant) {
         let Some(entry) = self.services.get_mut(service) else { return };
         let has_policy = entry.news.policy.take(now);
@@ -54,7 +54,7 @@ impl Registry {
         }
     }
 
-    /// The same for all services of which there is something to tell.
+    /// The same for all services that watchers are not told of yet.
     pub(super) fn tell_all_anew(&mut self, now: Instant) {
         let untold = self.services.iter().filter(|(_, entry)| entry.news.policy.is_there || entry.news.claims.is_there);
         let untold: Vec<ServiceName> = untold.map(|(service, _)| service.clone()).collect();
@@ -97,13 +97,13 @@ mod tests {
         }
     }
 
-    /// How often all of the service is told.
+    /// How often watchers are told of the whole service.
     fn told(registry: &mut Registry) -> usize {
         registry.take_events().iter().filter(|event| matches!(event, Event::Service(_))).count()
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_policy_is_shared_with_the_descriptors_that_say_the_same() {
+    async fn a_policy_that_needs_no_change_is_shared_with_its_descriptors() {
         let mut registry = Registry::new(1, Instant::now());
         let known = policy("Get");
         registry.announce(announcement(1, &known, Protocol::Http2, "shop.Users"), Instant::now()).unwrap();
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_changes_often_is_told_once_a_second_and_the_last_word_counts() {
+    async fn frequent_changes_are_told_once_a_second_and_the_latest_state_wins() {
         let known = [policy("Even"), policy("Odd")];
         let protocols = [Protocol::Http2, Protocol::Http1];
         type Flip<'a> = Box<dyn Fn(usize) -> Announcement + 'a>;
@@ -147,7 +147,7 @@ mod tests {
             for number in 0..1_000 {
                 registry.announce(flip(number), Instant::now()).unwrap();
             }
-            // The first time it is a new service besides.
+            // One more, as it is a new service at first.
             assert_eq!(told(&mut registry), at_once as usize + 1);
             for _ in 0..3 {
                 (0..1_000).for_each(|number| drop(registry.announce(flip(number), Instant::now()).unwrap()));
@@ -157,7 +157,7 @@ mod tests {
             }
             tokio::time::advance(Duration::from_secs(1)).await;
             registry.tick(Instant::now());
-            assert_eq!(told(&mut registry), 0, "there is nothing more to tell");
+            assert_eq!(told(&mut registry), 0, "there is nothing left to tell");
             let last = flip(999);
             let snapshot = registry.snapshot(&last.service).unwrap();
             let contract = &snapshot.policy.as_ref().unwrap().contracts[0];

@@ -14,7 +14,7 @@ use super::*;
 use crate::claims::{Claims, hosts::Hosts, visibility::Visibility};
 
 const USERS: &str = "shop.users.v1.Users";
-/// For what happens at once when all is well.
+/// A guard for what happens at once if all is well.
 const SOON: Duration = Duration::from_secs(60);
 
 struct AnnounceDecoder;
@@ -53,7 +53,7 @@ fn announce(service: &str, id: &str, port: u16) -> Announce {
     }
 }
 
-/// An announcing stream, as its sidecar holds it.
+/// The sidecar's side of an announcing stream.
 struct Announcing {
     say: mpsc::Sender<Bytes>,
     answers: mpsc::Receiver<Box<Answer>>,
@@ -95,7 +95,7 @@ impl Announcing {
     }
 }
 
-/// The health of a service's endpoints becomes this.
+/// Waits until the endpoints of a service have this health.
 async fn healths_become(directory: &Directory, service: &str, healths: &[Health]) {
     let are_so = || {
         let services = directory.services_in(&crate::claims::visibility::Sight::default());
@@ -110,7 +110,7 @@ async fn healths_become(directory: &Directory, service: &str, healths: &[Health]
     timeout(SOON, seen).await.unwrap();
 }
 
-/// Another service has the same descriptors, so that `users.shop` need not send them, and what they say of it is unknown.
+/// A directory where another service has sent the descriptors of `users.shop`: they are known, but not compiled for it.
 async fn with_known_descriptors() -> (Arc<Directory>, Announcing) {
     let directory = directory();
     let mut other = Announcing::open(&directory, announce("other.shop", "o1", 9)).await;
@@ -121,17 +121,17 @@ async fn with_known_descriptors() -> (Arc<Directory>, Announcing) {
 }
 
 #[tokio::test]
-async fn who_waits_to_be_compiled_is_answered_and_heard() {
+async fn a_stream_that_waits_for_its_policy_is_answered_and_read() {
     let (directory, _other) = with_known_descriptors().await;
     let turn = directory.reading.take(&name("users.shop")).await;
     let mut users = Announcing::open(&directory, announce("users.shop", "u1", 1)).await;
     let answer = users.answer().await.unwrap();
-    assert!(!answer.is_described && !answer.send_descriptors, "it is answered before that is known");
+    assert!(!answer.is_described && !answer.send_descriptors, "it is answered before the policy is known");
     users.say(What::Heartbeat(Heartbeat { health: Health::Draining.into() })).await;
     healths_become(&directory, "users.shop", &[Health::Draining]).await;
     drop(turn);
     assert!(users.answer().await.unwrap().is_described);
-    // The same of descriptors that were sent.
+    // The same with descriptors that the stream sends itself.
     let turn = directory.reading.take(&name("users.shop")).await;
     let digest = Sha256::digest(b"nonsense");
     let unknown = Announce { descriptors_sha256: Bytes::copy_from_slice(&digest), ..announce("users.shop", "u2", 2) };
@@ -144,7 +144,7 @@ async fn who_waits_to_be_compiled_is_answered_and_heard() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_waits_to_be_compiled_hears_that_its_session_is_over() {
+async fn a_stream_that_waits_for_its_policy_ends_with_its_session() {
     let (directory, _other) = with_known_descriptors().await;
     let _turn = directory.reading.take(&name("users.shop")).await;
     let mut older = Announcing::open(&directory, announce("users.shop", "u1", 1)).await;
@@ -170,12 +170,12 @@ async fn descriptors_that_were_refused_are_not_asked_for_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_identity_that_announces_again_and_again_is_refused_and_others_are_not() {
+async fn announcements_are_limited_for_each_identity() {
     let directory = directory();
     let (at_once, ..) = limits::ANNOUNCEMENTS;
     assert!(
         (1..at_once).all(|_| directory.announcements.allows(&name("users.shop"))),
-        "as many endpoints there may be"
+        "as many endpoints may announce themselves at once"
     );
     let mut users = Announcing::open(&directory, announce("users.shop", "u1", 1)).await;
     assert!(users.answer().await.is_ok());

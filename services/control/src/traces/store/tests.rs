@@ -38,9 +38,9 @@ fn id(trace: u8) -> TraceId {
 }
 
 #[test]
-fn the_trace_that_arrived_first_makes_room_and_is_counted() {
+fn the_trace_that_arrived_first_is_dropped_and_counted() {
     let store = Store::bounded(SMALL);
-    // The order of arrival decides, not the clocks of who made the spans.
+    // The order of arrival decides, and not the clocks of the processes that made the spans.
     for trace in [7, 1, 2] {
         store.export(of("users", vec![span(trace, 1, 0, "a"), span(trace, 2, 1, "b")]));
     }
@@ -55,7 +55,7 @@ fn the_trace_that_arrived_first_makes_room_and_is_counted() {
 }
 
 #[test]
-fn a_trace_takes_so_many_spans_and_refuses_the_rest() {
+fn the_spans_of_a_trace_are_limited() {
     let store = Store::bounded(SMALL);
     let taken = store.export(of("users", (1..=6).map(|n| span(1, n, 0, "x")).collect()));
     assert_eq!(taken, Taken { kept: 4, no_room: 2, invalid: 0 });
@@ -83,7 +83,7 @@ fn bytes_are_bounded_and_one_trace_never_drops_itself() {
 }
 
 #[test]
-fn a_span_that_comes_twice_is_kept_once() {
+fn a_span_that_arrives_twice_is_kept_once() {
     let store = Store::new();
     let taken = store.export(of("users", vec![span(1, 1, 0, "first"), span(1, 1, 0, "second")]));
     assert_eq!(taken.kept, 2);
@@ -99,7 +99,7 @@ fn lists_are_newest_first_and_filtered() {
         status: Some(Status { code: 2, message: "no".to_owned() }),
         ..span(2, 2, 1, "shop.auth.v1.Auth/Validate")
     };
-    // Children come before their parents, as exporters of different processes have it.
+    // Children arrive before their parents, as processes export independently.
     store.export(of("auth", vec![failed]));
     store.export(of("users", vec![span(1, 1, 0, "shop.users.v1.Users/Get")]));
     store.export(of("users", vec![span(2, 1, 0, "shop.users.v1.Users/Create"), span(3, 5, 4, "late")]));

@@ -1,0 +1,221 @@
+//! Whose the contracts and addresses are that services announce.
+
+use super::*;
+use crate::directory::watcher::Watcher;
+
+#[tokio::test(start_paused = true)]
+async fn an_address_belongs_to_the_first_service_that_claimed_it_and_is_not_listed_as_a_contract() {
+    let mut registry = Registry::new(1, Instant::now());
+    let mut watcher = Watcher::default();
+    watcher.subscribe_contract("10.96.0.1:80").unwrap();
+    let at = |service: &str, id: &str, port: u16| Announcement {
+        addresses: BTreeSet::from(["10.96.0.1:80".to_owned()]),
+        allowed: BTreeSet::from(["10.96.0.1:80".to_owned()]),
+        ..announcement(service, id, port)
+    };
+    let first = registry.announce(at("users.shop", "a", 1), Instant::now()).unwrap();
+    let second = registry.announce(at("orders.shop", "b", 2), Instant::now()).unwrap();
+    assert_eq!(second.denied.contested, [("10.96.0.1:80".to_owned(), name("users.shop"))]);
+    assert_eq!(registry.snapshot(&name("orders.shop")).unwrap().addresses, [""; 0], "the address is not its own");
+    assert_eq!(registry.owner("10.96.0.1:80"), Some(&name("users.shop")));
+    assert_eq!(registry.contract_names().count(), 0);
+    assert_eq!(registry.snapshot(&name("users.shop")).unwrap().addresses, ["10.96.0.1:80"]);
+    for event in registry.take_events() {
+        watcher.observe(&event);
+    }
+    let told = std::iter::from_fn(|| watcher.next(&registry)).filter_map(|told| told.what);
+    assert!(told.into_iter().any(|what| matches!(what, What::Owner(owner) if owner.service == "users.shop")));
+    assert!(registry.deregister(&first.session, Instant::now()));
+    assert_eq!(registry.owner("10.96.0.1:80"), Some(&name("users.shop")), "another claimant does not inherit it");
+
+    // There are any number of addresses outside the mesh, so after settling one without an owner is not followed.
+    pass(&mut registry, limits::SETTLING_TIME).await;
+    watcher.subscribe_contract("192.0.2.1:443").unwrap();
+    assert!(std::iter::from_fn(|| watcher.next(&registry)).count() > 0);
+    assert!(!watcher.asks_for("192.0.2.1:443") && watcher.asks_for("10.96.0.1:80"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_contract_stays_with_its_first_owner_even_if_that_has_no_endpoint() {
+    let now = Instant::now();
+    let mut registry = Registry::new(1, now);
+    let announce = |registry: &mut Registry, service: &str, port| {
+        registry.announce(of_contracts(service, service, port, &["shop.Users"]), now).unwrap()
+    };
+    let users = Some(name("users.shop"));
+    let first = announce(&mut registry, "users.shop", 1);
+    assert!(first.denied.contested.is_empty());
+    let impostor = announce(&mut registry, "impostor.shop", 2);
+    assert_eq!(impostor.denied.contested, [("shop.Users".to_owned(), name("users.shop"))]);
+    assert_eq!(impostor.denied.listed, impostor.denied.contested);
+    let again = announce(&mut registry, "impostor.shop", 2);
+    assert!(again.denied.listed.is_empty(), "a contest is logged once");
+    assert_eq!(again.denied.contested.len(), 1);
+    registry.stream_broken(&first.session, now);
+    assert_eq!(registry.owner("shop.Users"), users.as_ref());
+    registry.take_events();
+    registry.deregister(&first.session, now);
+    assert_eq!(registry.owner("shop.Users"), users.as_ref(), "its last endpoint has left");
+    announce(&mut registry, "impostor.shop", 3);
+    assert_eq!(registry.owner("shop.Users"), users.as_ref());
+    // An hour later the service is forgotten, but its contract is still pinned to it.
+    pass(&mut registry, limits::SERVICE_MEMORY).await;
+    let now = Instant::now();
+    let announce = |registry: &mut Registry, service: &str, port| {
+        registry.announce(of_contracts(service, service, port, &["shop.Users"]), now).unwrap()
+    };
+    announce(&mut registry, "impostor.shop", 4);
+    assert_eq!(registry.owner("shop.Users"), None);
+    announce(&mut registry, "users.shop", 1);
+    assert_eq!(registry.owner("shop.Users"), users.as_ref());
+    assert_eq!(registry.claims().refused(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_released_claim_goes_to_a_waiting_claimant_or_else_to_the_next_one() {
+    let now = Instant::now();
+    let mut registry = Registry::new(1, now);
+    let announce = |registry: &mut Registry, service: &str, port| {
+        registry.announce(of_contracts(service, service, port, &["shop.Users"]), now).unwrap()
+    };
+    announce(&mut registry, "users.shop", 1);
+    announce(&mut registry, "people.shop", 2);
+    registry.take_events();
+    assert_eq!(registry.release("shop.Users", now), Some(name("users.shop")));
+    assert_eq!(registry.owner("shop.Users"), Some(&name("people.shop")), "it is waiting for the claim");
+    assert!(registry.take_events().iter().any(|e| matches!(e, Event::Contract(c) if c == "shop.Users")));
+    let denied = announce(&mut registry, "users.shop", 1).denied;
+    assert_eq!(denied.contested, [("shop.Users".to_owned(), name("people.shop"))]);
+    assert_eq!(registry.release("shop.Orders", now), None);
+    // No other service claims this one: its owner keeps it until another announces it.
+    registry.announce(of_contracts("orders.shop", "o", 3, &["shop.Orders"]), now).unwrap();
+    registry.release("shop.Orders", now);
+    assert_eq!(registry.owner("shop.Orders"), Some(&name("orders.shop")));
+    registry.announce(of_contracts("next.shop", "n", 4, &["shop.Orders"]), now).unwrap();
+    assert_eq!(registry.owner("shop.Orders"), Some(&name("next.shop")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_address_on_a_host_belongs_to_its_endpoint_and_is_freed_with_it() {
+    let now = Instant::now();
+    let mut registry = Registry::new(1, now);
+    let at = |service: &str, port: u16, address: &str| Announcement {
+        addresses: BTreeSet::from([address.to_owned()]),
+        allowed: BTreeSet::from([address.to_owned()]),
+        ..announcement(service, service, port)
+    };
+    // The endpoints are at 10.0.0.1; a service elsewhere was first to claim an address there.
+    let mut elsewhere = at("greedy.shop", 9, "10.0.0.1:80");
+    elsewhere.endpoint.address = "10.0.0.9:9".into();
+    registry.announce(elsewhere.clone(), now).unwrap();
+    assert_eq!(registry.owner("10.0.0.1:80"), Some(&name("greedy.shop")));
+    let users = registry.announce(at("users.shop", 1, "10.0.0.1:80"), now).unwrap();
+    assert!(users.denied.contested.is_empty());
+    assert_eq!(registry.owner("10.0.0.1:80"), Some(&name("users.shop")), "its endpoint is on that host");
+    assert_eq!(registry.announce(elsewhere, now).unwrap().denied.contested.len(), 1);
+    let neighbour = registry.announce(at("orders.shop", 2, "10.0.0.1:80"), now).unwrap();
+    assert_eq!(neighbour.denied.contested, [("10.0.0.1:80".to_owned(), name("users.shop"))]);
+    registry.stream_broken(&users.session, now);
+    registry.announce(at("orders.shop", 2, "10.0.0.1:80"), now).unwrap();
+    assert_eq!(registry.owner("10.0.0.1:80"), Some(&name("users.shop")), "its stream broke, but it may come back");
+    // Another service now runs on that host.
+    registry.deregister(&users.session, now);
+    assert!(registry.announce(at("orders.shop", 2, "10.0.0.1:80"), now).unwrap().denied.contested.is_empty());
+    assert_eq!(registry.owner("10.0.0.1:80"), Some(&name("orders.shop")));
+    assert_eq!(registry.claims().pins(), 1, "addresses on the endpoints' own hosts are not pinned");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_claims_of_one_service_are_bounded() {
+    let now = Instant::now();
+    let mut registry = Registry::new(1, now);
+    let many =
+        |from: usize, count: usize| -> BTreeSet<String> { (from..from + count).map(|n| format!("t.S{n}")).collect() };
+    let announce = |id: &str, port, contracts| Announcement { contracts, ..announcement("users.shop", id, port) };
+    let most = limits::CONTRACTS_PER_SERVICE;
+    registry.announce(announce("a", 1, many(0, most - 1)), now).unwrap();
+    registry.announce(announce("b", 2, many(1, most - 1)), now).unwrap();
+    let refused = registry.announce(announce("c", 3, many(2, most - 1)), now).unwrap_err();
+    assert_eq!(refused, Refusal::Contracts { service: name("users.shop") });
+    assert_eq!(healths(&registry, "users.shop"), [up("a"), up("b")]);
+
+    let mut addresses = |port: u16| {
+        let of_one = (0..limits::ADDRESSES_PER_ENDPOINT).map(|n| format!("10.{}.{}.{n}:80", port / 256, port % 256));
+        registry.announce(
+            Announcement { addresses: of_one.collect(), ..announcement("web.shop", &port.to_string(), port) },
+            now,
+        )
+    };
+    let refused = (1..1_000).find_map(|port| addresses(port).err()).expect("a bound");
+    assert_eq!(refused, Refusal::Addresses { service: name("web.shop") });
+}
+
+/// If its address counted as outside the mesh, calls to it would leave their sidecars in plain text.
+#[tokio::test(start_paused = true)]
+async fn the_address_of_an_endpoint_that_vanished_stays_with_its_service() {
+    let mut registry = Registry::new(1, Instant::now());
+    let at = |service: &str, id: &str, port: u16, address: &str| Announcement {
+        addresses: BTreeSet::from([address.to_owned()]),
+        ..announcement(service, id, port)
+    };
+    let users = name("users.shop");
+    let lost = registry.announce(at("users.shop", "lost", 1, "10.0.0.1:80"), Instant::now()).unwrap().session;
+    let polite = registry.announce(at("users.shop", "polite", 2, "10.0.0.1:81"), Instant::now()).unwrap().session;
+    let stays = registry.announce(announcement("users.shop", "stays", 3), Instant::now()).unwrap().session;
+    // An address that was refused to a service does not become its own afterwards.
+    let greedy = registry.announce(at("greedy.shop", "a", 4, "192.0.2.1:443"), Instant::now()).unwrap();
+    assert_eq!(greedy.denied.unlisted, ["192.0.2.1:443"]);
+    let other = registry.announce(announcement("greedy.shop", "b", 5), Instant::now()).unwrap().session;
+    registry.stream_broken(&lost, Instant::now());
+    registry.stream_broken(&greedy.session, Instant::now());
+    registry.deregister(&polite, Instant::now());
+    let mut watcher = Watcher::default();
+    for _ in 0..100 {
+        pass(&mut registry, Duration::from_secs(1)).await;
+        for session in [&stays, &other] {
+            registry.heartbeat(session, Health::Up, Instant::now()).unwrap();
+        }
+    }
+    assert_eq!(healths(&registry, "users.shop"), [up("stays")], "the other was evicted");
+    assert_eq!(registry.owner("10.0.0.1:80"), Some(&users));
+    assert_eq!(registry.snapshot(&users).unwrap().addresses, ["10.0.0.1:80"]);
+    assert_eq!((registry.owner("10.0.0.1:81"), registry.owner("192.0.2.1:443")), (None, None));
+
+    // The same holds for a service without any endpoint.
+    registry.stream_broken(&stays, Instant::now());
+    for _ in 0..3 {
+        pass(&mut registry, limits::SERVICE_MEMORY).await;
+    }
+    registry.take_events();
+    assert_eq!(registry.owner("10.0.0.1:80"), Some(&users));
+    watcher.subscribe_contract("10.0.0.1:80").unwrap();
+    let told: Vec<WatchResponse> = std::iter::from_fn(|| watcher.next(&registry)).collect();
+    let is_known =
+        |response: &WatchResponse| matches!(&response.what, Some(What::Snapshot(s)) if s.endpoints.is_empty());
+    assert!(told.iter().any(is_known), "{told:?}");
+    assert!(!told.iter().any(|response| matches!(response.what, Some(What::NotFound(_)))), "{told:?}");
+
+    // Another service that announces the address gets it. After 24 h without an endpoint nobody has it.
+    let heir = registry.announce(at("heir.shop", "a", 9, "10.0.0.1:80"), Instant::now()).unwrap();
+    assert!(heir.denied.contested.is_empty() && heir.denied.unlisted.is_empty());
+    assert_eq!(registry.owner("10.0.0.1:80"), Some(&name("heir.shop")));
+    registry.stream_broken(&heir.session, Instant::now());
+    for _ in 0..limits::ADDRESS_MEMORY.as_secs() / 3600 + 5 {
+        pass(&mut registry, limits::SERVICE_MEMORY).await;
+    }
+    assert_eq!(registry.owner("10.0.0.1:80"), None);
+    assert!(registry.snapshot(&name("heir.shop")).is_none());
+}
+
+/// Whether or not the service has endpoints.
+#[tokio::test(start_paused = true)]
+async fn an_address_that_is_listed_or_pinned_is_never_outside_the_mesh() {
+    let users = name("users.shop");
+    let listed = BTreeMap::from([("10.96.0.1:80".to_owned(), users.clone()), ("shop.Users".to_owned(), users.clone())]);
+    let claims = Claims::new(listed, Default::default(), BTreeMap::new());
+    let registry = Registry::new(1, Instant::now()).with_claims(claims);
+    assert_eq!(registry.owner("10.96.0.1:80"), Some(&users));
+    assert!(registry.snapshot(&users).unwrap().endpoints.is_empty());
+    assert_eq!(registry.owner("shop.Users"), None, "no endpoint implements the contract");
+    assert!(registry.snapshot(&name("orders.shop")).is_none());
+}
