@@ -14,7 +14,9 @@ use opentelemetry_proto::tonic::{
 };
 use weft_contracts::weft::{
     discovery::v1::{Endpoint, Health, Protocol, Service},
-    policy::v1::{Breaker, Contract, Idempotency, Method, Origin, ServicePolicy, Timeout, breaker::SlowCall},
+    policy::v1::{
+        Breaker, Contract, Fallback, Idempotency, Method, Origin, ServicePolicy, Timeout, breaker::SlowCall, fallback,
+    },
 };
 use weft_control::{
     dashboard::{Catalog, State, serve},
@@ -210,6 +212,10 @@ fn service(name: &str, number: usize) -> Service {
         server_streaming: name == "Watch",
         idempotency: idempotency.into(),
         timeout: timeout.map(|(seconds, origin)| Timeout { value: duration(seconds), origin: origin.into() }),
+        fallback: (name == "Get").then(|| Fallback {
+            to: Some(fallback::To::Answer(fallback::Answer { message: Vec::new(), json: "{}".into() })),
+            origin: Origin::MethodOption.into(),
+        }),
         ..Method::default()
     };
     let title = name[..1].to_uppercase() + &name[1..];

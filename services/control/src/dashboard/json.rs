@@ -10,7 +10,7 @@ use weft_contracts::weft::{discovery::v1::Service, policy::v1::Method};
 
 use super::{
     Contest,
-    words::{health, idempotency, nano, origin, protocol},
+    words::{fallback, health, idempotency, nano, origin, protocol},
 };
 use crate::traces::{Attributes, Counts, Parent, Row, Stored, Summary, Tree};
 
@@ -139,5 +139,6 @@ fn method(method: &Method) -> Value {
         "server_streaming": method.server_streaming,
         "timeout": timeout,
         "idempotency": idempotency(method.idempotency()),
+        "fallback": fallback(method.fallback.as_ref()),
     })
 }

@@ -158,7 +158,13 @@ fn method(method: &Method) -> Markup {
     };
     html! {
         tr {
-            td { code { (method.name) } @if let Some(streams) = streams { " " span.tag { (streams) } } }
+            td {
+                code { (method.name) }
+                @if let Some(streams) = streams { " " span.tag { (streams) } }
+                @if let Some(to) = words::fallback(method.fallback.as_ref()) {
+                    " " span.tag title="What answers a call that the service cannot take" { "fallback: " (to) }
+                }
+            }
             td {
                 @match method.timeout.as_ref() {
                     Some(timeout) => {
