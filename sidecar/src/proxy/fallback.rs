@@ -93,8 +93,14 @@ pub(crate) async fn go(proxy: &Proxy, call: &Rc<Call>) -> Result<(), Next> {
             let path = call.head().path().unwrap_or_default().to_vec();
             let found = find(worker, &from, &path).await;
             worker.tick();
-            let found = found.map_err(|failure| Next::Fail(joined(call, failure)))?;
-            Rc::clone(from.fallback.get_or_init(|| found))
+            match found {
+                Ok(found) => Rc::clone(from.fallback.get_or_init(|| found)),
+                Err(failure) => {
+                    // Not by `instead`: the route is still that of the service that could not take the call.
+                    call.fail(&joined(call, failure));
+                    return Ok(());
+                }
+            }
         }
     };
     let (service, now) = (&next.service, worker.moment());

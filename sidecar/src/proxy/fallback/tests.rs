@@ -162,6 +162,7 @@ async fn fallbacks_that_lead_to_one_another_end() {
         let mut play = call(&grpc(), |worker| vec![service(worker, "probe", elsewhere("probe"))]).await;
         play.carry().await;
         assert_eq!(play.header(ERROR_HEADER).as_deref(), Some("no-endpoint"), "it leads to itself");
+        assert_eq!(play.fallbacks(), 1, "it is not taken again");
     })
     .await;
 }
