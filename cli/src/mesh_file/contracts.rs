@@ -93,7 +93,7 @@ fn line_of(compiler: &protox::Compiler, file: &str, element: &str) -> Option<i32
     const SERVICE_OPTIONS: i32 = 3;
     const METHOD_OPTIONS: i32 = 4;
     const WEFT_OPTION: i32 = 50901;
-    let file = compiler.files().find(|candidate| candidate.name() == file)?;
+    let file = compiler.descriptor_pool().get_file_by_name(file)?;
     let descriptor = file.file_descriptor_proto();
     let (_, full_name) = element.split_once(' ')?;
     let (service, method) = full_name.split_once('/').map_or((full_name, None), |(name, method)| (name, Some(method)));

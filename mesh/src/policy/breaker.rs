@@ -166,7 +166,7 @@ impl TryFrom<wire::Breaker> for Sourced<BreakerPolicy> {
         let duration = |value: Option<prost_types::Duration>, range: DurationRange, field| {
             range.check(&value.unwrap_or_default()).map_err(|broken| broken.in_message(field))
         };
-        let slow_call = |slow_call: wire::breaker::SlowCall| {
+        let slow_call = |slow_call: wire::breaker::SlowCall| -> Result<_, MalformedPolicy> {
             Ok(SlowCall {
                 longer_than: duration(slow_call.longer_than, LONGER_THAN, "Breaker.slow_call.longer_than")?,
                 ratio: rule::checked_ratio(slow_call.ratio)
