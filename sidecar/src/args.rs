@@ -1,4 +1,4 @@
-//! What a sidecar is told at its start: flags, each with an environment variable.
+//! The configuration of a sidecar: flags, each with an environment variable.
 
 mod settings;
 
@@ -23,127 +23,132 @@ use weft_mesh::{
 /// The flags of a sidecar.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
-    /// The service that it fronts; without one it only carries calls out
+    /// The name of the local service; without one, the sidecar only carries outgoing calls
     #[arg(long, env = "WEFT_SERVICE", requires = "app")]
     pub service: Option<String>,
-    /// The namespace of its service, and of the names in calls that give none
+    /// The namespace of the local service, and of service names in calls that give none
     #[arg(long, env = "WEFT_NAMESPACE", default_value = DEFAULT_NAMESPACE)]
     pub namespace: String,
-    /// The trust domain that it belongs to
+    /// The trust domain of the mesh
     #[arg(long, env = "WEFT_TRUST_DOMAIN", default_value = "weft.local")]
     pub trust_domain: TrustDomain,
     /// Where the control plane listens: https://HOST:PORT
     #[arg(long, env = "WEFT_CONTROL_PLANE", default_value = "https://127.0.0.1:15010")]
     pub control_plane: http::Uri,
-    /// The roots to trust at the start, PEM
+    /// The root certificates to trust at the start, as PEM
     #[arg(long, env = "WEFT_TRUST_BUNDLE", value_name = "FILE")]
     pub trust_bundle: PathBuf,
-    /// The join token that proves who this is
+    /// The join token, which proves to the control plane who this sidecar is
     #[arg(long, env = "WEFT_JOIN_TOKEN_FILE", value_name = "FILE")]
     pub join_token_file: PathBuf,
 
-    /// Where its service listens
+    /// Where the local service listens
     #[arg(long, env = "WEFT_APP", value_name = "IP:PORT", requires = "service")]
     pub app: Option<SocketAddr>,
-    /// What its service speaks
+    /// The protocol of the local service
     #[arg(long, env = "WEFT_PROTOCOL", default_value = "grpc")]
     pub protocol: AppProtocol,
-    /// Its service, which speaks HTTP/1.1, answers CONNECT itself, as forward proxies do. Only a service that reads no
-    /// more requests from a connection once it has accepted one may be told so of: in them callers would say who they are
+    /// The local service speaks HTTP/1.1 and answers CONNECT itself, as forward proxies do. Set this only if the
+    /// service reads no more requests from a connection after it has accepted CONNECT; otherwise callers could forge
+    /// their identity
     #[arg(long, env = "WEFT_CONNECT")]
     pub connect: bool,
-    /// A protocol besides WebSocket to which its service changes connections (the header `Upgrade`); may be given several
-    /// times. Only one in which no HTTP goes on may be named: in its requests callers would say who they are
+    /// A protocol besides WebSocket to which the local service upgrades connections (the header `Upgrade`); may be
+    /// given several times. It must not carry HTTP; otherwise callers could forge their identity
     #[arg(long, env = "WEFT_UPGRADE", value_name = "NAME", value_delimiter = ',', requires = "service")]
     pub upgrade: Vec<UpgradeName>,
-    /// The service's contracts: a serialized google.protobuf.FileDescriptorSet
+    /// The contracts of the local service: a serialized google.protobuf.FileDescriptorSet
     #[arg(long, env = "WEFT_DESCRIPTORS", value_name = "FILE")]
     pub descriptors: Option<PathBuf>,
-    /// The contracts that it implements [default: all that --descriptors define, but google.*, grpc.* and weft.*]
+    /// The contracts that the local service implements [default: all in --descriptors except google.*, grpc.* and
+    /// weft.*]
     #[arg(long, env = "WEFT_CONTRACTS", value_name = "NAME", value_delimiter = ',', requires = "descriptors")]
     pub contracts: Vec<String>,
-    /// How its service's health is asked for: grpc, tcp, http:/PATH [default: grpc for grpc, tcp for others]
+    /// How to check the health of the local service: grpc, tcp, http:/PATH [default: grpc for grpc, tcp for others]
     #[arg(long, env = "WEFT_HEALTH")]
     pub health: Option<HealthCheck>,
 
-    /// Where it takes its own service's calls
+    /// Where the sidecar takes calls from the local service
     #[arg(long, env = "WEFT_OUTBOUND_LISTEN", default_value_t = loopback(port::OUTBOUND))]
     pub outbound: SocketAddr,
-    /// Where it takes other sidecars' calls
+    /// Where the sidecar takes calls from other sidecars
     #[arg(long, env = "WEFT_INBOUND_LISTEN", default_value_t = everywhere(port::INBOUND))]
     pub inbound: SocketAddr,
-    /// A port that leads to one service, for clients that can't name it: calls go there whatever they name, and connections
-    /// to a service of TCP go there as they are; may be given several times
+    /// A port that leads to one service, for clients that can't name it: all its calls go to that service, whatever
+    /// name they have, and for a TCP service all its bytes; may be given several times
     #[arg(long, env = "WEFT_FORWARD", value_name = "IP:PORT=SERVICE", value_delimiter = ',')]
     pub forward: Vec<Forward>,
-    /// The address that others reach it at [default: that of --inbound, or loopback where that is unspecified]
+    /// The address at which other sidecars reach this one [default: that of --inbound, or loopback if that is
+    /// unspecified]
     #[arg(long, env = "WEFT_ADVERTISE", value_name = "IP:PORT")]
     pub advertise: Option<SocketAddr>,
-    /// Where its service is called by those who know nothing of the mesh [default: the port of --app at the address of
+    /// Where clients that do not know the mesh call the local service [default: the port of --app at the address of
     /// --advertise]
     #[arg(long, env = "WEFT_APP_ADDRESS", value_name = "IP:PORT", requires = "service")]
     pub app_address: Option<SocketAddr>,
-    /// A further such address, shared by all replicas of its service; may be given several times
+    /// A further such address, shared by all replicas of the local service; may be given several times
     #[arg(long, env = "WEFT_VIRTUAL_ADDRESS", value_name = "IP:PORT", value_delimiter = ',', requires = "service")]
     pub virtual_address: Vec<SocketAddr>,
-    /// Takes connections that the packet filter has redirected to --outbound, by where they were going: see `weft redirect`
+    /// Takes connections that the packet filter has redirected to --outbound, by their original destination: see
+    /// `weft redirect`
     #[arg(long, env = "WEFT_INTERCEPT")]
     pub intercept: bool,
-    /// What becomes of redirected connections to where no service of the mesh is
+    /// What happens to redirected connections to addresses outside of the mesh
     #[arg(long, env = "WEFT_OUTSIDE", default_value = "allow")]
     pub outside: Outside,
-    /// Its admin page and API
+    /// Where the admin page and API listen
     #[arg(long, env = "WEFT_ADMIN_LISTEN", default_value_t = loopback(port::ADMIN))]
     pub admin: SocketAddr,
-    /// Its metrics and probes
+    /// Where the metrics and probes listen
     #[arg(long, env = "WEFT_METRICS_LISTEN", default_value_t = everywhere(port::METRICS))]
     pub metrics: SocketAddr,
 
-    /// Where it keeps the last good snapshots [default: nowhere]
+    /// Where to keep the last good snapshots of discovery [default: nowhere]
     #[arg(long, env = "WEFT_STATE_DIR", value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
-    /// Where spans go: http://HOST:PORT (OTLP/gRPC) or console; may be given several times
+    /// Where to export spans: http://HOST:PORT (OTLP/gRPC) or console; may be given several times
     #[arg(long, env = "WEFT_OTLP", value_delimiter = ',')]
     pub otlp: Vec<ExportTarget>,
-    /// The share of new traces that is sampled, 0 to 1; the caller's decision goes first
+    /// The share of new traces to sample, 0 to 1; if the caller has decided, its decision holds
     #[arg(long, env = "WEFT_SAMPLE_RATIO", default_value_t = 0.01)]
     pub sample_ratio: f64,
     /// Threads that carry calls
     #[arg(long, env = "WEFT_WORKERS", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
     pub workers: u8,
     /// The longest header list of a call, in bytes as RFC 9113, section 6.5.2 counts them: names, values and 32 for each
-    /// field. The sidecars on both ends of a call need it
+    /// field. Set it for the sidecars at both ends of a call
     #[arg(long, env = "WEFT_HEADER_LIST_BYTES", default_value_t = limits::HEADER_LIST_BYTES)]
     #[arg(value_parser = header_list_bytes())]
     pub header_list_bytes: u32,
-    /// What its connections may hold together, in bytes: what has come and has not gone on, and what waits to be written.
-    /// Half is for calls in, half for calls out; a caller, or a callee, may hold as much of that as all leave free. Past it
-    /// its new calls are refused, and it is read later
+    /// What all connections together may hold, in bytes: data that was received and not yet forwarded, and data that
+    /// waits to be written. Half is for inbound calls, half for outbound calls; a caller, or a callee, may hold as much
+    /// of its half as all leave free. Past that, its new calls are refused, and its connections are read later
     #[arg(long, env = "WEFT_MEMORY", value_name = "BYTES", default_value_t = limits::MEMORY_BYTES, value_parser = memory())]
     pub memory: usize,
-    /// How an endpoint is chosen for a call
+    /// How to choose an endpoint for a call
     #[arg(long, env = "WEFT_BALANCE", default_value = "p2c")]
     pub balance: Balance,
-    /// For how long running calls may go on after a stop is asked for
+    /// How long running calls may go on after a signal to stop
     #[arg(long, env = "WEFT_DRAIN_SECONDS", default_value_t = 10)]
     pub drain_seconds: u64,
-    /// How long its service's own calls may go on after inbound ones have ended, while the service still runs
+    /// How long calls that the local service makes may go on after inbound calls have ended, while the service still
+    /// runs
     #[arg(long, env = "WEFT_OUTLIVE_SECONDS", default_value_t = 30)]
     pub outlive_seconds: u64,
-    /// A socket by which a new sidecar with the same flags takes the place of this one without a call lost
+    /// A Unix socket through which a new sidecar with the same flags replaces this one without losing a call
     #[arg(long, env = "WEFT_TAKEOVER", value_name = "PATH")]
     pub takeover: Option<PathBuf>,
-    /// How log lines look
+    /// The format of log lines
     #[arg(long, env = "WEFT_LOG_FORMAT", default_value = "text")]
     pub log_format: LogFormat,
 }
 
-/// What `--header-list-bytes` may be: from 1 KiB to 16 MiB.
+/// The range of `--header-list-bytes`: 1 KiB to 16 MiB.
 pub fn header_list_bytes() -> clap::builder::RangedI64ValueParser<u32> {
     clap::value_parser!(u32).range(1_024..=16 * 1_024 * 1_024)
 }
 
-/// What `--memory` may be: from 16 MiB on.
+/// The range of `--memory`: 16 MiB to 1 TiB.
 pub fn memory() -> impl clap::builder::TypedValueParser<Value = usize> {
     use clap::builder::TypedValueParser;
     clap::value_parser!(u64).range(16 * 1_024 * 1_024..=1 << 40).map(|bytes| bytes as usize)
@@ -157,18 +162,18 @@ fn everywhere(port: u16) -> SocketAddr {
     SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port)
 }
 
-/// What a local service speaks.
+/// The protocol of a local service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum AppProtocol {
     /// HTTP/2 without TLS: gRPC.
     Grpc,
     /// HTTP/1.1.
     Http1,
-    /// Anything else: its bytes are passed on as they are.
+    /// Anything else: its bytes are forwarded unchanged.
     Tcp,
 }
 
-/// The name of a protocol to which connections of HTTP are changed, in which no HTTP goes on.
+/// The name of a protocol to which HTTP connections are upgraded and which does not carry HTTP itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpgradeName(String);
 
@@ -188,7 +193,7 @@ impl FromStr for UpgradeName {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        // A token of RFC 9110, section 5.6.2. A version behind a slash is no part of the name.
+        // A token of RFC 9110, section 5.6.2. A version after a slash is not part of the name.
         let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
         if text.is_empty() || !text.bytes().all(is_token) {
             return Err(format!("found {text:?}; allowed: a protocol's name, as in the header Upgrade"));
@@ -218,15 +223,15 @@ impl FromStr for Forward {
         let parts = text.split_once('=').and_then(|(listen, service)| Some((listen.parse().ok()?, service)));
         match parts {
             Some((listen, service)) if !service.is_empty() => Ok(Self { listen, service: service.to_owned() }),
-            _ => Err(format!("`{text}` is no forward; allowed: IP:PORT=SERVICE, as 127.0.0.1:5432=db")),
+            _ => Err(format!("`{text}` is not a forward; allowed: IP:PORT=SERVICE, such as 127.0.0.1:5432=db")),
         }
     }
 }
 
-/// What becomes of connections to the outside of the mesh.
+/// What happens to connections to the outside of the mesh.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Outside {
-    /// They are passed through as they are.
+    /// They are passed through unchanged.
     Allow,
     /// They are reset.
     Deny,
@@ -235,15 +240,15 @@ pub enum Outside {
 /// How an endpoint is chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Balance {
-    /// Of two at random the one with fewer calls in flight (Mitzenmacher, "The Power of Two Choices", 2001).
+    /// The one with fewer calls in flight of two random ones (Mitzenmacher, "The Power of Two Choices", 2001).
     P2c,
     /// One after the other.
     RoundRobin,
-    /// Any.
+    /// A random one.
     Random,
 }
 
-/// How the health of the local service is asked for.
+/// How the health of the local service is checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HealthCheck {
     /// `grpc.health.v1.Health/Check`
@@ -263,7 +268,7 @@ impl FromStr for HealthCheck {
             "tcp" => Ok(Self::Tcp),
             _ => match text.strip_prefix("http:") {
                 Some(path) if path.starts_with('/') => Ok(Self::Http(path.to_owned())),
-                _ => Err(format!("`{text}` is no health check; allowed: grpc, tcp, http:/PATH")),
+                _ => Err(format!("`{text}` is not a health check; allowed: grpc, tcp, http:/PATH")),
             },
         }
     }
@@ -280,23 +285,23 @@ impl fmt::Display for HealthCheck {
 }
 
 impl Args {
-    /// The full name of the service that it fronts.
+    /// The full name of the local service.
     ///
     /// # Errors
-    /// A part of it is not a DNS label.
+    /// A part of the name is not a DNS label.
     pub fn service_name(&self) -> Result<Option<ServiceName>, NameError> {
         self.service.as_deref().map(|name| ServiceName::new(name, &self.namespace)).transpose()
     }
 
-    /// The services of its forwards, in their order.
+    /// The services of its forwards, in order.
     ///
     /// # Errors
-    /// One of them is no name.
+    /// One of them is not a valid name.
     pub fn forwarded(&self) -> Result<Vec<ServiceName>, NameError> {
         self.forward.iter().map(|forward| ServiceName::parse_in(&forward.service, &self.namespace)).collect()
     }
 
-    /// How its service's health is asked for.
+    /// How the health of the local service is checked.
     pub fn health_check(&self) -> HealthCheck {
         self.health.clone().unwrap_or(match self.protocol {
             AppProtocol::Grpc => HealthCheck::Grpc,
@@ -304,13 +309,13 @@ impl Args {
         })
     }
 
-    /// Where its service is called by those who know nothing of the mesh.
+    /// Where clients that do not know the mesh call the local service.
     pub fn called_at(&self) -> impl Iterator<Item = SocketAddr> + use<'_> {
         let own = self.app.map(|app| SocketAddr::new(self.advertised().ip(), app.port()));
         self.app_address.or(own).into_iter().chain(self.virtual_address.iter().copied())
     }
 
-    /// The address that other sidecars reach it at.
+    /// The address at which other sidecars reach this one.
     pub fn advertised(&self) -> SocketAddr {
         self.advertise.unwrap_or_else(|| {
             let ip = self.inbound.ip();

@@ -1,9 +1,9 @@
-//! The control side: everything that is not on a call's way, on the main thread.
+//! The control side: everything that is not on a call's path, on the main thread.
 //!
-//! [`identity`] proves who this sidecar is, [`announce`] tells the registry of its service, whose [`health`] it asks
-//! for, [`discovery`] learns of the services that are called. All of them reach the control plane through
-//! [`channel`]. [`reflection`], [`admin`] and [`probes`] answer who asks. Whatever fails is tried again ([`retry`]);
-//! a task that ends in an error or a panic ends the process, so that its supervisor starts a fresh one.
+//! [`identity`] gets and renews this sidecar's certificate, [`health`] checks the local service, [`announce`] announces
+//! it to the registry, and [`discovery`] learns about the services that are called. All of them reach the control plane
+//! through [`channel`]. [`reflection`], [`admin`] and [`probes`] answer requests. Failures are retried ([`retry`]); a
+//! task that ends in an error or a panic ends the process, so that its supervisor starts a new one.
 
 mod admin;
 mod announce;
@@ -41,14 +41,14 @@ use crate::{
     watchdog,
 };
 
-/// How often it is looked whether the registry has answered.
+/// How often to check whether the registry has answered.
 const ANNOUNCED_LOOK_INTERVAL: std::time::Duration = std::time::Duration::from_millis(10);
 
 /// What the tasks of the control side share.
 pub(crate) struct Control {
     shared: Arc<Shared>,
     plane: ControlPlane,
-    /// Of the local service; [`Shared`] has it for the workers.
+    /// The health of the local service; [`Shared`] has it for the workers.
     health: watch::Sender<Health>,
     /// The registry has answered an announcement.
     was_announced: AtomicBool,
@@ -56,7 +56,7 @@ pub(crate) struct Control {
     connections: serve::Connections,
 }
 
-/// What the control side takes over at the start.
+/// What the control side gets at the start.
 pub(crate) struct Inputs {
     pub(crate) shared: Arc<Shared>,
     pub(crate) plane: ControlPlane,
@@ -96,7 +96,7 @@ impl Tasks {
         tasks.own("log", admin::keep_log(Arc::clone(&control)));
         tasks.own("probes", probes::run(Arc::clone(&control), metrics));
         tasks.own("drain", note_drained(Arc::clone(&shared)));
-        // It shows the watchdog that the control side makes progress.
+        // Shows the watchdog that the control side makes progress.
         let beat = watchdog::beat(shared.pulses.of_control());
         tasks.own("beat", async {
             beat.await;
@@ -113,14 +113,11 @@ impl Tasks {
         self.set.spawn(async move { (name, task.await) });
     }
 
-    /// The first task that fails. Dropping the future loses nothing.
-    ///
-    /// # Errors
-    /// What the task failed of.
+    /// Waits for the first task that fails, and returns its error. Dropping the future loses nothing.
     pub(crate) async fn failure(&mut self) -> anyhow::Error {
         while let Some(ended) = self.set.join_next().await {
             match ended {
-                Ok((name, Ok(()))) => tracing::debug!(task = name, "is done"),
+                Ok((name, Ok(()))) => tracing::debug!(task = name, "the task is done"),
                 Ok((name, Err(error))) => return error.context(format!("the task `{name}` failed")),
                 Err(error) => {
                     self.control.look_at(&error);
@@ -137,7 +134,7 @@ impl Tasks {
         async move { drop(control.plane.ready().await) }
     }
 
-    /// Ready when callers may know of this sidecar's endpoint, if it has one.
+    /// Ready when the registry knows this sidecar's endpoint, if it has one.
     pub(crate) fn is_announced(&self) -> impl Future<Output = ()> + use<> {
         let control = Arc::clone(&self.control);
         async move {
@@ -147,10 +144,10 @@ impl Tasks {
         }
     }
 
-    /// Waits for those tasks that end when the sidecar stops; the others are ended.
+    /// Waits for discovery to end and ends all other tasks.
     pub(crate) async fn stop(&mut self, limit: std::time::Duration) -> anyhow::Result<()> {
         let own_end = async {
-            // Discovery saves what it knows; all others may be cut off at any point.
+            // Discovery saves what it knows; the others may be aborted at any point.
             while let Some(ended) = self.set.join_next().await {
                 match ended {
                     Ok(("discovery", _)) => break,
@@ -177,7 +174,7 @@ impl Control {
         self.health.send_replace(health);
     }
 
-    /// How this sidecar is called in the metrics of calls that it makes.
+    /// The name of this sidecar in the metrics of outbound calls.
     fn caller_label(&self) -> String {
         let by_identity = || self.shared.identity.load().as_ref().map(|identity| identity.svid.id().service().clone());
         self.shared.own.clone().or_else(by_identity).map_or_else(String::new, |service| service.to_string())
@@ -188,19 +185,19 @@ impl Control {
         self.shared.advance_to(Phase::Draining);
     }
 
-    /// Why this sidecar can't do its work yet.
+    /// Why this sidecar is not ready, if it is not.
     fn unready_reason(&self) -> Option<&'static str> {
         let shared = &self.shared;
         if shared.phase() != Phase::Running {
             return Some("draining");
         }
         if *shared.is_stalled.borrow() {
-            return Some("a worker makes no progress: the log says which");
+            return Some("a thread makes no progress: the log says which");
         }
         match &*shared.identity.load() {
             None => return Some("no identity from the control plane yet"),
             Some(identity) if identity.svid.not_after() <= SystemTime::now() => {
-                return Some("its certificate has expired: no other sidecar takes a connection from it");
+                return Some("its certificate has expired: no other sidecar accepts a connection from it");
             }
             Some(_) => {}
         }
@@ -208,14 +205,14 @@ impl Control {
         if fronts_service && shared.local_health() != Health::Up {
             return Some("the local service is not up");
         }
-        // Once announced, an outage of the control plane does not take the sidecar out of service.
+        // Once announced, the sidecar stays ready during an outage of the control plane.
         if fronts_service && !self.was_announced.load(Relaxed) {
             return Some("not announced to the control plane yet");
         }
         None
     }
 
-    /// Of each task's end: a panic is never silent.
+    /// Counts and logs a task's panic.
     fn look_at(&self, error: &JoinError) {
         if error.is_panic() {
             self.shared.metrics.counters.panics.fetch_add(1, Relaxed);

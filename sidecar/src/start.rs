@@ -1,4 +1,4 @@
-//! The life of a sidecar's process: check what it was told, take the ports, start the workers and the control side,
+//! The life of a sidecar's process: check the configuration, take the ports, start the workers and the control side,
 //! run until a signal, drain, stop.
 
 mod ports;
@@ -42,24 +42,24 @@ use crate::{
     watchdog,
 };
 
-/// For a new sidecar to get its identity, while the old one serves.
+/// How long a new sidecar may take to get its identity, while the old one serves.
 const TAKEOVER_TIMEOUT: Duration = Duration::from_secs(20);
-/// How often it is looked whether the own service has gone, and how often it must have in a row: it may just be started
-/// again.
+/// How often to check whether the local service has gone, and how many checks in a row must find it gone: it may just
+/// be restarting.
 const APP_LOOK_INTERVAL: Duration = Duration::from_millis(50);
 const REFUSED_UNTIL_GONE: u32 = 2;
-/// How often it is looked whether a worker has ended.
+/// How often to check whether a worker has ended: while the sidecar stops, and while it runs.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 const WORKER_LOOK_INTERVAL: Duration = Duration::from_millis(500);
-/// The name of a sidecar that fronts nothing and whose token does not say who it is.
+/// The name of a sidecar without a local service whose token does not say who it is.
 const NAMELESS: &str = "sidecar";
-/// What workers may take past their own limit, and what each of the last steps may take.
+/// How long workers may take past their own limit, and how long each of the last steps may take.
 const STOP_GRACE: Duration = Duration::from_secs(2);
 
 /// Runs a sidecar until SIGTERM or SIGINT. Blocks; makes its own threads and runtimes.
 ///
 /// # Errors
-/// What it was told makes no sense, a port is in use, or a part of it failed so that only a fresh process helps.
+/// The configuration is wrong, a port is in use, or a part of the sidecar failed so that only a new process helps.
 pub fn run(Given { args, settings }: Given) -> anyhow::Result<()> {
     install_crypto_provider();
     let log = init_logging(args.log_format)?;
@@ -72,25 +72,26 @@ pub fn run(Given { args, settings }: Given) -> anyhow::Result<()> {
         .build()
         .context("the runtime of the control side could not be made")?;
     let result = runtime.block_on(live(args, settings, told, log));
-    // A blocking thread can only be in a name look-up.
+    // Only name look-ups run on blocking threads.
     runtime.shutdown_timeout(Duration::from_millis(100));
     result
 }
 
-/// Each connection is an open file, and the usual limit is made for programs with few: takes as many as it may.
+/// Raises the limit of open files to its maximum: each connection is an open file, and the usual limit is for programs
+/// with few of them.
 fn raise_file_limit() {
     let limit = getrlimit(Resource::Nofile);
     let wanted = Rlimit { current: limit.maximum, ..limit };
     if let Err(e) = setrlimit(Resource::Nofile, wanted) {
-        tracing::warn!(?limit, error = %e, "open files, and so connections, are limited");
+        tracing::warn!(?limit, error = %e, "the limit of open files can't be raised; it also limits connections");
     }
 }
 
-/// What the flags and the files that they name say, checked.
+/// The configuration from the flags and the files that they name, checked.
 struct Told {
     own: Option<ServiceName>,
     own_policy: ServicePolicy,
-    /// The service that its spans are of, and which replica of it.
+    /// The service and the replica that its spans name.
     name: String,
     instance: String,
     descriptors: Option<Bytes>,
@@ -105,15 +106,15 @@ impl Told {
         ensure!((0.0..=1.0).contains(&args.sample_ratio), "--sample-ratio is {}; allowed is 0 to 1", args.sample_ratio);
         ensure!(
             own.is_some() || args.descriptors.is_none(),
-            "--descriptors are those of a service: give --service and --app too"
+            "--descriptors is for a sidecar with a local service: give --service and --app too"
         );
         ensure!(
             !args.connect || args.protocol == AppProtocol::Http1,
-            "--connect is of a service that speaks HTTP/1.1: give --protocol http1 too"
+            "--connect is for a service that speaks HTTP/1.1: give --protocol http1 too"
         );
         ensure!(
             args.upgrade.is_empty() || args.protocol != AppProtocol::Tcp,
-            "--upgrade is of a service that speaks HTTP: give --protocol http1 or grpc"
+            "--upgrade is for a service that speaks HTTP: give --protocol http1 or grpc"
         );
         if let Some(advertise) = args.advertise {
             ensure!(
@@ -125,7 +126,7 @@ impl Told {
         let pem = read("--trust-bundle", &args.trust_bundle)?;
         let bundle =
             TrustBundle::from_pem(&pem).with_context(|| format!("--trust-bundle {}", args.trust_bundle.display()))?;
-        // It is read again for each use; a wrong path is better known now.
+        // The token is read again for each use; a wrong path should fail now.
         let token = read("--join-token-file", &args.join_token_file)?;
         if token.trim_ascii().is_empty() {
             bail!("--join-token-file {}: the file is empty", args.join_token_file.display());
@@ -152,8 +153,8 @@ impl Told {
     }
 }
 
-/// Who a join token (a JWT) says it is for. Not verified, and good for nothing but a name in traces: the control plane
-/// alone decides who this is.
+/// The identity in a join token (a JWT). Not verified, so it is used only for the name in traces: the control plane
+/// alone decides who this sidecar is.
 fn named_in(token: &[u8]) -> Option<SpiffeId> {
     use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
     let payload = str::from_utf8(token).ok()?.trim().split('.').nth(1)?;
@@ -172,7 +173,7 @@ async fn live(mut args: Args, settings: Vec<Setting>, told: Told, log: LogFilter
         None => Source::Kernel,
     };
     let ports = Ports::open(&args, &mut source)?;
-    // From here on a port that the kernel picked is the port.
+    // From here on, the arguments have the ports that the kernel picked.
     ports.write_to(&mut args);
     let (spans, span_export) = start_export(&args, &told)?.unzip();
     let (catalog, questions) = Catalog::new();
@@ -203,10 +204,10 @@ async fn live(mut args: Args, settings: Vec<Setting>, told: Told, log: LogFilter
         metrics: tokio::net::TcpListener::from_std(metrics)?,
     });
     if let Source::Predecessor(_) = source {
-        // The one that runs serves meanwhile what comes.
+        // The old sidecar serves meanwhile.
         let has_identity = timeout(TAKEOVER_TIMEOUT, tasks.has_identity());
         tokio::select! {
-            result = has_identity => result.context("no identity to take over with")?,
+            result = has_identity => result.context("got no identity in time to take over")?,
             error = tasks.failure() => return Err(error),
         }
     }
@@ -225,7 +226,7 @@ async fn live(mut args: Args, settings: Vec<Setting>, told: Told, log: LogFilter
         let is_announced = tasks.is_announced();
         tokio::select! {
             () = is_announced => predecessor.replaced(),
-            // Its place is not taken before it can be: whoever waits for that stops it.
+            // Stopped before it has replaced the old sidecar, which goes on.
             () = signals.next() => return Ok(()),
             error = tasks.failure() => return Err(error),
             error = workers.failure() => return Err(error),
@@ -239,7 +240,7 @@ async fn live(mut args: Args, settings: Vec<Setting>, told: Told, log: LogFilter
         if let Some(successor) = successor {
             tokio::select! {
                 () = successor.replaced() => return,
-                // Told to drain: connections must be refused from now on, not wait in copies for nobody.
+                // Draining: the copies are dropped, so that new connections are refused and do not wait in them.
                 () = shared.reached(Phase::Draining) => {}
             }
         }
@@ -268,7 +269,7 @@ async fn live(mut args: Args, settings: Vec<Setting>, told: Told, log: LogFilter
     result
 }
 
-/// Starts the export of spans if anybody wants them.
+/// Starts the export of spans if `--otlp` is given.
 fn start_export(args: &Args, told: &Told) -> anyhow::Result<Option<(SpanSink, SpanExport)>> {
     if args.otlp.is_empty() {
         return Ok(None);
@@ -284,13 +285,14 @@ fn start_export(args: &Args, told: &Told) -> anyhow::Result<Option<(SpanSink, Sp
 }
 
 fn exit_at_once() {
-    tracing::warn!("a second signal: stops without waiting for calls to end");
+    tracing::warn!("a second signal: stopping without waiting for calls to end");
     telemetry::exit(1);
 }
 
-/// Leaves in two steps: first no call comes in any more, then the own service has gone, whose calls go on until then.
+/// Leaves in two steps: waits until inbound calls have ended, then until the local service has gone, whose own calls
+/// may go on until then.
 async fn leave(shared: &Shared) {
-    tracing::info!(calls = shared.inbound_in_flight.load(Relaxed), "drains");
+    tracing::info!(calls = shared.inbound_in_flight.load(Relaxed), "draining");
     shared.advance_to(Phase::Draining);
     let Some(app) = shared.args.app else { return };
     let limit = Duration::from_secs(shared.args.drain_seconds);
@@ -303,11 +305,11 @@ async fn leave(shared: &Shared) {
     }
 }
 
-/// Ready when nobody listens there any more.
+/// Ready when nothing listens there any more.
 async fn has_gone(app: SocketAddr) {
     let mut refused = 0;
     while refused < REFUSED_UNTIL_GONE {
-        // One that is only slow is there.
+        // A service that does not answer in time is slow, but not gone.
         let outcome = timeout(APP_LOOK_INTERVAL, TcpStream::connect(app)).await;
         refused = if matches!(outcome, Ok(Err(_))) { refused + 1 } else { 0 };
         sleep(APP_LOOK_INTERVAL).await;
@@ -326,7 +328,7 @@ async fn stop(shared: &Shared, workers: Workers, mut tasks: Tasks, spans: Option
     tracing::info!("has stopped");
 }
 
-/// Both ways by which a process is asked to stop.
+/// The two signals that ask a process to stop.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -356,7 +358,7 @@ impl Workers {
         Ok(Self(threads.context("a worker's thread could not be started")?))
     }
 
-    /// A worker that ended while it should not have.
+    /// Ready when a worker has ended although it should run.
     async fn failure(&mut self) -> anyhow::Error {
         loop {
             if let Some(index) = self.0.iter().position(JoinHandle::is_finished) {

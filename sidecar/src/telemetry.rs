@@ -1,4 +1,4 @@
-//! What is counted of calls, and their spans.
+//! The metrics of calls, and their spans.
 
 pub(crate) mod metrics;
 pub(crate) mod span;

@@ -1,4 +1,4 @@
-//! What one thread owns and its connections share: clock, buffers, and how much of what is bounded each has.
+//! What one thread owns and its connections share: the clock, buffers, and the accounts of everything that is limited.
 
 pub(crate) mod account;
 pub(crate) mod expiry;

@@ -1,4 +1,4 @@
-//! Times, and a wheel of them.
+//! The clock of the request path, and a timer wheel.
 
 pub(crate) mod moment;
 pub(crate) mod timer;

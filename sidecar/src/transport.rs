@@ -1,5 +1,5 @@
-//! Moves bytes, and knows no policy. A connection of HTTP/2 is a [`link`], one that carries one call at a time a [`socket`].
-//! What happens on it they tell the call through [`exchange`].
+//! Moves bytes, and knows no policy. An HTTP/2 connection is a [`link`]; a connection that carries one call at a time
+//! is a [`socket`]. Both report what happens on them to the call through [`exchange`].
 
 pub(crate) mod connect;
 pub(crate) mod exchange;

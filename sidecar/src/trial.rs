@@ -1,5 +1,5 @@
-//! Parts of the sidecar on inputs that nobody chose, for tests and for fuzzing: each function panics when what must hold
-//! for every input does not.
+//! Runs parts of the sidecar on arbitrary inputs, for tests and fuzzing. Each function panics if something that must
+//! hold for every input does not.
 
 #[cfg(test)]
 pub(crate) mod peer;
@@ -19,14 +19,15 @@ use crate::{
     message::{rpc::Rpc, target},
 };
 
-/// Looks what a client speaks that begins like this: more bytes make it surer, and never another protocol.
+/// Detects the protocol of a client that starts with these bytes. More bytes may settle the protocol, but never change
+/// it.
 pub fn detection(bytes: &[u8]) {
     let mut judged = None;
     for end in 1..=bytes.len().min(4) {
         let verdict = detect::judge(&bytes[..end]).map_err(|why| why.to_string());
         match (&judged, &verdict) {
             (None | Some(Ok(None)), _) => {}
-            // What is like a method so far need not go on like one.
+            // Bytes that look like a method so far may go on differently.
             (Some(Ok(Some(detect::Wire::Http1))), Err(_)) => {}
             (Some(Err(_)), Err(_)) => {}
             (Some(before), now) => assert_eq!(before, now, "after {end} bytes"),
@@ -40,7 +41,7 @@ pub fn detection(bytes: &[u8]) {
     }
 }
 
-/// Finds the service that a head of these lines is for, `NAME: VALUE` each.
+/// Resolves the service of a head with these lines, each `NAME VALUE`.
 pub fn target(lines: &[u8]) {
     let mut head = Headers::new();
     for line in lines.split(|byte| *byte == b'\n') {
@@ -56,7 +57,7 @@ pub fn target(lines: &[u8]) {
     let is_named = target::is_named(&head);
     let (path, is_rpc) = (head.path().map(<[u8]>::to_vec), Rpc::of(&head).is_some());
     let found = target::resolve(&mut head, "shop");
-    assert!(head.get(Name::other(names::header::SERVICE)).is_none(), "nobody else is told");
+    assert!(head.get(Name::other(names::header::SERVICE)).is_none(), "the header is not forwarded");
     if is_named {
         assert!(matches!(found, Ok(target::Target::Service(_)) | Err(target::TargetError::Header(_))));
     }
@@ -67,7 +68,7 @@ pub fn target(lines: &[u8]) {
     }
     if head.path() != path.as_deref() {
         let (before, after) = (path.unwrap_or_default(), head.path().unwrap_or_default());
-        assert!(after.starts_with(b"/") && !is_rpc, "only the service's name is taken out of a path");
+        assert!(after.starts_with(b"/") && !is_rpc, "only the service's name is removed from a path");
         assert!(before.ends_with(&after[1..]), "and the rest stays");
     }
     let path = target::path(&head).into_owned();
@@ -79,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn heads_of_any_bytes_are_understood_or_refused() {
+    fn heads_of_any_bytes_are_resolved_or_refused() {
         for seed in 0..2_000 {
             let mut random = fastrand::Rng::with_seed(seed);
             let words = [

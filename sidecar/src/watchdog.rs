@@ -1,13 +1,14 @@
-//! Sees that each thread of the sidecar makes progress: the workers, and the control side.
+//! Watches that each thread of the sidecar makes progress: the workers, and the control side.
 //!
-//! Each of these threads serves many connections in turns, so one that does not come back from a turn is an outage for
-//! all of them, and the process still looks alive from outside. So a task on each thread beats ([`beat`]), and a thread
-//! of its own looks at the beats: the watchdog. When they stay away for [`limits::WORKER_STALL`] it logs the thread and
-//! what it is at, and the sidecar says that it is not ready and leaves discovery. If the thread goes on, all of that is
-//! taken back. If it does not within [`limits::WORKER_HANG`], the process ends with [`HANG_STATUS`].
+//! Each of these threads serves many connections in turns. A thread that does not come back from a turn is an outage
+//! for all of them, while the process still looks alive from outside. So a task on each thread beats ([`beat`]), and a
+//! separate thread, the watchdog, checks the beats. If a thread does not beat for [`limits::WORKER_STALL`], the
+//! watchdog logs the thread and what it is doing, and the sidecar becomes unready and leaves discovery. If the thread
+//! goes on, all of that is undone. If it does not within [`limits::WORKER_HANG`], the process ends with
+//! [`HANG_STATUS`].
 //!
-//! What counts is [`judge`]'s to say: a process that was stopped, or a machine that is busy or stood still, is no fault
-//! of a thread.
+//! [`judge`] decides what counts: a thread is not at fault if the process was stopped, or if the machine is busy or was
+//! suspended.
 
 mod judge;
 mod task;
@@ -31,25 +32,25 @@ use weft_mesh::{limits, telemetry};
 
 use self::judge::{Judge, TIMES, Times, Verdict};
 
-/// The exit status of a process one of whose threads hangs: `EX_SOFTWARE` of sysexits.h.
+/// The exit status of a process with a thread that hangs: `EX_SOFTWARE` of sysexits.h.
 pub(crate) const HANG_STATUS: i32 = 70;
-/// How often a thread beats: several times between two looks.
+/// How often a thread beats: several times between two checks.
 const BEAT_INTERVAL: Duration = Duration::from_millis(250);
 
-/// By which a thread shows that it makes progress.
+/// Where a thread shows that it makes progress.
 #[derive(Debug)]
 pub(crate) struct Pulse {
-    /// Of the thread, as the log names it.
+    /// The thread's name in the log.
     name: String,
     beats: AtomicU64,
     step: AtomicU8,
-    /// The thread's id in the kernel; 0 until it has begun.
+    /// The thread's id in the kernel; 0 until it has started.
     thread: AtomicI32,
-    /// It beats no more, as its work is done.
+    /// It no longer beats, because its work is done.
     is_over: AtomicBool,
 }
 
-/// What a thread is at.
+/// What a thread is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Step {
@@ -84,7 +85,7 @@ impl Pulse {
         })
     }
 
-    /// Notes what the thread is at. Costs one store.
+    /// Notes what the thread is doing. Costs one store.
     #[inline]
     pub(crate) fn is_at(&self, step: Step) {
         self.step.store(step as u8, Relaxed);
@@ -96,30 +97,30 @@ impl Pulse {
     }
 }
 
-/// Of all threads that are watched.
+/// The pulses of all threads that are watched.
 #[derive(Debug)]
 pub(crate) struct Pulses(Vec<Arc<Pulse>>);
 
 impl Pulses {
-    /// Of the workers and of the control side, which is the last.
+    /// Pulses for the workers and the control side, which is last.
     pub(crate) fn new(workers: u8) -> Self {
         let names = (0..workers).map(|index| format!("worker-{index}"));
         Self(names.chain(["the control side".to_owned()]).map(Pulse::new).collect())
     }
 
-    /// Of a worker.
+    /// A worker's pulse.
     pub(crate) fn of_worker(&self, index: u8) -> Arc<Pulse> {
         Arc::clone(&self.0[usize::from(index).min(self.0.len() - 1)])
     }
 
-    /// Of the control side.
+    /// The control side's pulse.
     pub(crate) fn of_control(&self) -> Arc<Pulse> {
         Arc::clone(&self.0[self.0.len() - 1])
     }
 }
 
-/// Has the thread watched that calls this, from now on. It beats where the future runs, which is to be the same thread.
-/// When that is dropped the thread is no longer watched.
+/// Watches the calling thread from now on. The future does the beats, so it must run on the same thread. When it is
+/// dropped, the thread is no longer watched.
 pub(crate) fn beat(pulse: Arc<Pulse>) -> impl Future<Output = ()> + use<> {
     pulse.thread.store(task::own_id(), Relaxed);
     let beating = Beating(pulse);
@@ -141,10 +142,10 @@ impl Drop for Beating {
     }
 }
 
-/// Starts the watchdog's thread, which lives as long as the process and says whether a thread is stalled.
+/// Starts the watchdog's thread, which lives as long as the process and reports whether a thread is stalled.
 ///
 /// # Errors
-/// The system has no thread left.
+/// The system can't start another thread.
 pub(crate) fn start(pulses: &Pulses, is_stalled: &watch::Sender<bool>) -> io::Result<()> {
     let (pulses, is_stalled) = (pulses.0.clone(), is_stalled.clone());
     thread::Builder::new().name("watchdog".into()).spawn(move || {
@@ -155,7 +156,7 @@ pub(crate) fn start(pulses: &Pulses, is_stalled: &watch::Sender<bool>) -> io::Re
                 News::GoesOn => stalled -= 1,
                 News::Hangs => {}
             }
-            // First of all: nothing that follows may fail to come.
+            // Before the log line, which may block.
             is_stalled.send_replace(stalled > 0);
             say(thread, news);
             match news {
@@ -167,8 +168,8 @@ pub(crate) fn start(pulses: &Pulses, is_stalled: &watch::Sender<bool>) -> io::Re
     Ok(())
 }
 
-/// Logs the news on a thread of its own: what a thread that hangs holds may be needed to log, and the watchdog must not
-/// wait for it.
+/// Logs the news on a separate thread: a thread that hangs may hold a lock that logging needs, and the watchdog must
+/// not wait for it.
 fn say(pulse: &Arc<Pulse>, news: News) {
     let name = pulse.name.clone();
     let state = || format!("{}; {}", pulse.step().text(), task::describe(pulse.thread.load(Relaxed)));
@@ -179,8 +180,8 @@ fn say(pulse: &Arc<Pulse>, news: News) {
                 let limit = limits::WORKER_STALL;
                 tracing::error!(
                     state,
-                    "{name} has made no progress for {limit:?}: the sidecar is not ready, and leaves discovery, until it \
-                     goes on"
+                    "{name} has made no progress for {limit:?}: the sidecar is unready and leaves discovery until the \
+                     thread goes on"
                 );
             })
         }
@@ -189,7 +190,10 @@ fn say(pulse: &Arc<Pulse>, news: News) {
             let state = state();
             Box::new(move || {
                 let limit = limits::WORKER_HANG;
-                tracing::error!(state, "{name} has made no progress for {limit:?}: the process ends ({HANG_STATUS})");
+                tracing::error!(
+                    state,
+                    "{name} has made no progress for {limit:?}: the process ends with status {HANG_STATUS}"
+                );
             })
         }
     };
@@ -199,15 +203,15 @@ fn say(pulse: &Arc<Pulse>, news: News) {
         let _ = done.send(());
     });
     if spawned.is_ok() {
-        // Nearly always at once. It matters only before the process ends.
+        // Nearly always returns at once. The wait matters only before the process ends.
         let _ = said.recv_timeout(LOG_TIME);
     }
 }
 
-/// For a line to be written.
+/// How long the watchdog waits for a line to be written.
 const LOG_TIME: Duration = Duration::from_secs(1);
 
-/// What becomes of a thread.
+/// A change in a thread's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum News {
     Stalled,
@@ -215,7 +219,7 @@ enum News {
     Hangs,
 }
 
-/// Looks at each thread from time to time, and tells `on` what becomes of it, until that says to end.
+/// Checks each thread from time to time, and calls `on` with each change until that breaks.
 fn watch(pulses: &[Arc<Pulse>], times: Times, mut on: impl FnMut(&Arc<Pulse>, News) -> ControlFlow<()>) {
     let mut judges: Vec<_> = pulses.iter().map(|_| Judge::new(times)).collect();
     loop {

@@ -4,7 +4,7 @@ use clap::{ArgMatches, Args as _, Command, FromArgMatches, parser::ValueSource};
 
 use super::Args;
 
-/// The flags of a sidecar, with where each comes from.
+/// The flags of a sidecar, and where each value comes from.
 #[derive(Clone, Debug)]
 pub struct Given {
     pub(crate) args: Args,
@@ -18,12 +18,12 @@ pub(crate) struct Setting {
     pub(crate) flag: String,
     /// `WEFT_DRAIN_SECONDS`
     pub(crate) variable: String,
-    /// As it was written. No flag holds a secret itself: those are in files that flags name.
+    /// The text as it was given. No flag holds a secret: secrets are in files that flags name.
     pub(crate) value: Option<String>,
     pub(crate) origin: Origin,
 }
 
-/// Who has set a flag.
+/// Where a flag's value comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
     Default,
@@ -62,7 +62,7 @@ impl FromArgMatches for Given {
     }
 
     fn from_arg_matches_mut(matches: &mut ArgMatches) -> Result<Self, clap::Error> {
-        // First, as the flags' values are taken out.
+        // `settings` goes first: the second call takes the values out of `matches`.
         Ok(Self { settings: settings(matches), args: Args::from_arg_matches_mut(matches)? })
     }
 
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn each_flag_says_where_it_is_from() {
+    fn each_flag_knows_where_its_value_comes_from() {
         let needed = ["x", "--trust-bundle", "a.pem", "--join-token-file", "b.jwt"];
         let more = ["--otlp", "console", "--otlp", "http://127.0.0.1:4317", "--workers", "2"];
         let given = Cli::try_parse_from(needed.into_iter().chain(more)).unwrap().given;

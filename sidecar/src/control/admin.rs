@@ -1,7 +1,7 @@
-//! The admin port: what this sidecar knows and does, as a page, as JSON and over gRPC; and what can be told to it: `drain`,
-//! what to log, and to look where the time goes.
+//! The admin port: the state of this sidecar as a page, as JSON and over gRPC, and its commands: drain, change the log
+//! filter, take a CPU profile.
 //!
-//! [`state`] collects everything into one message, of which [`mod@page`] and [`json`] are other forms.
+//! [`state`] collects everything into one message; [`mod@page`] and [`json`] show it in other forms.
 
 mod access;
 mod calls;
@@ -51,11 +51,11 @@ fn routes(control: &Arc<Control>) -> Router {
         .route("/profile/cpu", get(profile_cpu))
         .with_state(Arc::clone(control));
     let grpc = tonic::service::Routes::new(AdminServer::new(AdminService(Arc::clone(control))));
-    // The pages first: tonic's fallback answers whatever nobody else does.
+    // The pages are merged in, because tonic's fallback answers every other path.
     grpc.into_axum_router().merge(pages).layer(middleware::from_fn(access::only_this_host))
 }
 
-/// `?refresh` lets it refresh by itself.
+/// With `?refresh` the page refreshes by itself.
 async fn page(State(control): State<Arc<Control>>, Query(fields): Query<Fields>) -> Response {
     let policy = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; form-action 'self'";
     let page = page::render(&state::of(&control).await, fields.contains_key("refresh")).into_string();
@@ -73,7 +73,7 @@ async fn log_json(State(control): State<Arc<Control>>) -> Response {
 /// Names and values of a query, or of a form.
 type Fields = HashMap<String, String>;
 
-/// `?filter=FILTER&for=TIME`, or the same as a form, whose browser is sent back to the page.
+/// `?filter=FILTER&for=TIME`, or the same as a form; after a form, the browser is sent back to the page.
 async fn set_log(State(control): State<Arc<Control>>, request: Request) -> Response {
     let is_form = request.uri().query().is_none();
     let fields = if is_form {
@@ -129,20 +129,20 @@ fn bad_request(why: String) -> Response {
     (StatusCode::BAD_REQUEST, format!("{why}\n")).into_response()
 }
 
-/// A name that is misspelled must not be as if nothing had been said.
+/// A misspelled name must not be ignored.
 fn only_known(fields: &Fields, known: &[&str]) -> Result<(), String> {
     match fields.keys().find(|name| !known.contains(&name.as_str())) {
-        Some(name) => Err(format!("`{name}` is not known here; allowed: {}", known.join(", "))),
+        Some(name) => Err(format!("`{name}` is not known; allowed: {}", known.join(", "))),
         None => Ok(()),
     }
 }
 
-/// A field of a form that was left empty says nothing.
+/// An empty field of a form counts as absent.
 fn time_of(fields: &Fields, name: &str) -> Result<Option<Duration>, String> {
     let Some(text) = fields.get(name).filter(|text| !text.is_empty()) else { return Ok(None) };
     match log::time(text) {
         Some(time) => Ok(Some(time)),
-        None => Err(format!("`{name}` is `{text}`, which is no time; allowed are such as 30s, 5m and 1h")),
+        None => Err(format!("`{name}` is `{text}`, which is no time; allowed: times such as 30s, 5m and 1h")),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Tells the registry of the endpoint in front of which this sidecar stands, for as long as it takes calls.
+//! Announces the endpoint of the local service to the registry, for as long as it takes calls.
 
 use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
@@ -25,16 +25,16 @@ use super::{
 };
 use crate::{args::AppProtocol, shared::Phase};
 
-/// Messages to the registry that wait for the stream; few are ever under way.
+/// Messages to the registry that wait for the stream; there are never many.
 const MESSAGES_QUEUED: usize = 8;
-/// How long a sidecar that leaves waits for the registry to have seen it.
+/// How long a sidecar that leaves waits for the registry's confirmation.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
-/// After so long it is tried again to announce with the renewed identity; the older announcement holds meanwhile.
+/// How long to wait before another try to announce with the renewed identity; the older announcement holds meanwhile.
 const RENEWAL_PAUSE: Duration = Duration::from_secs(10);
-/// No control plane makes sidecars chatter faster than that.
+/// Heartbeats are never sent faster, whatever the control plane asks for.
 const SHORTEST_HEARTBEAT: Duration = Duration::from_millis(100);
 
-/// What this sidecar fronts.
+/// The local service as it is announced.
 pub(super) struct Front {
     service: ServiceName,
     /// Unique in its service, and the same for the life of this process.
@@ -78,17 +78,17 @@ impl Front {
     }
 }
 
-/// Announces until the sidecar drains, then leaves the registry. When the stream breaks, it announces again. While a
-/// thread makes no progress it leaves, too.
+/// Announces until the sidecar drains, then leaves the registry. If the stream breaks, it announces again. It also
+/// leaves while a thread makes no progress.
 pub(super) async fn run(control: Arc<Control>, front: Front) -> anyhow::Result<()> {
-    // Announced as down it would be passed over; one that takes another's place would leave a gap.
+    // Callers would skip an endpoint that is announced as down. If this sidecar replaces another, that would be a gap.
     let mut health = control.health.subscribe();
     let _ = timeout(limits::HEALTH_CHECK_TIMEOUT * 2, health.wait_for(|health| *health != Health::Unspecified)).await;
     let mut trouble = Trouble::new("announcing to the control plane");
     let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
     loop {
         let ended = tokio::select! {
-            // Nothing to leave before there was anything: a stream that is being opened is dropped.
+            // Nothing is announced yet: a stream that is being opened is just dropped.
             () = control.shared.reached(Phase::Draining) => return Ok(()),
             () = control.shared.stalled(true) => Ok(Ended::Stalled),
             opened = Session::open(&control, &front) => match opened {
@@ -114,9 +114,9 @@ pub(super) async fn run(control: Arc<Control>, front: Front) -> anyhow::Result<(
 }
 
 enum Ended {
-    /// Deregistered, as this sidecar drains.
+    /// Deregistered because this sidecar drains.
     Left,
-    /// Deregistered, or never registered, as a thread makes no progress.
+    /// Deregistered, or never registered, because a thread makes no progress.
     Stalled,
     ByRegistry,
 }
@@ -129,7 +129,7 @@ struct Session {
     heartbeat_interval: Duration,
     /// Another channel means that the identity was renewed.
     channels: watch::Receiver<Option<Channel>>,
-    /// When to announce anew, because of that.
+    /// When to announce again because of that.
     renew_at: Option<Instant>,
 }
 
@@ -156,8 +156,9 @@ impl Session {
         })
     }
 
-    /// Announces anew with the renewed identity, as the control plane ends the older stream when the older one expires.
-    /// That stream stays until the new announcement is answered and has taken its place, so nobody misses the endpoint.
+    /// Announces again with the renewed identity, because the control plane ends the older stream when the older
+    /// certificate expires. The older stream stays until the new announcement is answered, so the endpoint never
+    /// disappears.
     async fn renew(&mut self, control: &Control, front: &Front) {
         let renewing = async {
             let mut newer = Self::open(control, front).await?;
@@ -232,38 +233,38 @@ impl Session {
             tracing::error!(why, "the control plane can't use the descriptors of the local service");
         }
         for ContestedClaim { claim, owner } in &answer.contested {
-            tracing::warn!(claim, owner, "the local service is not called by this: it belongs to another");
+            tracing::warn!(claim, owner, "the local service gets no calls by this claim: it belongs to another");
         }
         for claim in &answer.unlisted {
-            tracing::warn!(claim, "the local service is not called by this: the mesh's owner would have to name it");
+            tracing::warn!(claim, "the local service gets no calls by this claim: the mesh's operator must list it");
         }
         if answer.claims_without_room > 0 {
             let claims = answer.claims_without_room;
-            tracing::warn!(claims, "the local service is not called by all that it claims: too many are pinned");
+            tracing::warn!(claims, "some claims of the local service are ignored: too many are pinned");
         }
-        // Before that, calls would go without what the contract says.
+        // Before that, callers would not know the contract's options.
         if answer.is_described || are_refused || front.descriptors.is_none() {
             control.was_announced.store(true, Relaxed);
         }
         Ok(())
     }
 
-    /// Says goodbye, and waits a moment for the registry to end the stream: then it has told the callers.
+    /// Deregisters, and waits a moment for the registry to end the stream: by then it has told the callers.
     async fn leave(&mut self) {
         let goodbye = async {
             if send(&self.requests, What::Deregister(Deregister {})).await.is_ok() {
-                // With our side of the stream the registry ends its own, once it has done what came before.
+                // Ends our side of the stream. The registry then ends its side, after all earlier messages.
                 self.requests = mpsc::channel(1).0;
                 while let Ok(Some(_)) = self.answers.message().await {}
             }
         };
         if timeout(LEAVE_TIMEOUT, goodbye).await.is_err() {
-            tracing::warn!("the control plane did not confirm that this endpoint left");
+            tracing::warn!("the control plane did not confirm in time that this endpoint left");
         }
     }
 }
 
-/// Waits for a time; for ever where there is none.
+/// Waits until a time; for ever if there is none.
 async fn due(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,
@@ -276,11 +277,11 @@ async fn send(requests: &mpsc::Sender<AnnounceRequest>, what: What) -> Result<()
     match sent {
         Ok(Ok(())) => Ok(()),
         Ok(Err(_)) => Err(Status::unavailable("the stream to the control plane broke")),
-        Err(_) => Err(Status::deadline_exceeded("the control plane takes no more of the stream")),
+        Err(_) => Err(Status::deadline_exceeded("the control plane does not read the stream")),
     }
 }
 
-/// What is not known to be up gets no calls.
+/// A service that is not known to be up must get no calls.
 fn announced(health: Health) -> Health {
     if health == Health::Up { Health::Up } else { Health::Down }
 }

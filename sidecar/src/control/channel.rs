@@ -1,4 +1,4 @@
-//! The connection to the control plane: HTTP/2 over mutual TLS, with exactly the control plane's identity at its end.
+//! The connection to the control plane: HTTP/2 over mutual TLS, which accepts only the control plane's identity.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,12 +16,12 @@ use weft_mesh::{
 
 use crate::shared::Identity;
 
-/// How long one unary call to the control plane, or the opening of a stream, may take.
+/// How long one unary call to the control plane may take, or opening a stream.
 pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The control plane as the parts of a sidecar reach it. Cheap to clone.
+/// The connection to the control plane, shared by all parts of a sidecar. Cheap to clone.
 ///
-/// Its channels live on the runtime that makes them, the control side's; they may be used from any other.
+/// Its channels run on the runtime that makes them, the control side's; they may be used from any other.
 #[derive(Clone, Debug)]
 pub(crate) struct ControlPlane {
     uri: Uri,
@@ -29,7 +29,7 @@ pub(crate) struct ControlPlane {
     channel: watch::Sender<Option<Channel>>,
 }
 
-/// Why there is no address to connect to.
+/// The address of the control plane is wrong.
 #[derive(Debug, thiserror::Error)]
 #[error("--control-plane is `{0}`; allowed: https://HOST:PORT")]
 pub(crate) struct BadAddress(Uri);
@@ -44,31 +44,31 @@ impl ControlPlane {
         Ok(Self { uri: uri.clone(), id, channel: watch::Sender::new(None) })
     }
 
-    /// From now on, calls and new streams show this identity. Streams that run go on as they are, until the control plane
-    /// ends them when the certificate of their connection expires. Whoever would be missed opens a new one before that:
-    /// see [`Self::channels`].
+    /// From now on, calls and new streams use this identity. Open streams go on unchanged, until the control plane ends
+    /// them when the certificate of their connection expires. If a stream must not end, open a new one before that: see
+    /// [`Self::channels`].
     pub(crate) fn use_identity(&self, identity: &Identity) -> Result<(), TlsSetupError> {
         let channel = self.connect_lazily(identity.client(&self.id)?);
         self.channel.send_replace(Some(channel));
         Ok(())
     }
 
-    /// A channel that shows the own identity; `None` until there is one.
+    /// A channel with this sidecar's identity; `None` until there is one.
     pub(crate) fn channel(&self) -> Option<Channel> {
         self.channel.borrow().clone()
     }
 
-    /// A channel that shows the own identity, as soon as there is one.
+    /// A channel with this sidecar's identity, as soon as there is one.
     pub(crate) async fn ready(&self) -> Channel {
         next_channel(&mut self.channels()).await
     }
 
-    /// The channels that show the own identity: another each time when that has changed.
+    /// The channels with this sidecar's identity: a new one each time the identity changes.
     pub(crate) fn channels(&self) -> watch::Receiver<Option<Channel>> {
         self.channel.subscribe()
     }
 
-    /// A channel that shows no identity, for who brings a join token.
+    /// A channel without a client certificate, for requests with another proof of identity, such as a join token.
     pub(crate) fn without_identity(&self, bundle: &TrustBundle) -> Result<Channel, TlsSetupError> {
         Ok(self.connect_lazily(client_config(None, bundle, self.id.clone())?))
     }
@@ -88,12 +88,12 @@ impl ControlPlane {
     }
 }
 
-/// The newest channel, as soon as there is one; it counts as seen.
+/// The newest channel, as soon as there is one; it is marked as seen.
 pub(crate) async fn next_channel(channels: &mut watch::Receiver<Option<Channel>>) -> Channel {
     let newest = channels.wait_for(Option::is_some).await.ok().and_then(|channel| channel.clone());
     match newest {
         Some(channel) => channel,
-        // Only when the sender is gone, and with it all that is controlled.
+        // Only when the sender is gone, which means that the control side has ended.
         None => std::future::pending().await,
     }
 }
@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_an_https_address_is_taken() {
+    fn only_an_https_address_is_accepted() {
         let domain: TrustDomain = "weft.local".parse().unwrap();
         for good in ["https://127.0.0.1:15010", "https://control.weft:15010/", "https://[::1]:1"] {
             assert!(ControlPlane::new(&good.parse().unwrap(), &domain).is_ok(), "{good}");

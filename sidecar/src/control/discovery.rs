@@ -1,4 +1,4 @@
-//! Learns of the services that this sidecar calls: owns what is known, answers the workers' questions, and follows
+//! Learns about the services that this sidecar calls: keeps what is known, answers the workers' questions, and follows
 //! the control plane's stream of snapshots and changes.
 //!
 //! What is known stays in use whatever happens to the stream. The rules are in [`watches`], without I/O; this file
@@ -39,19 +39,19 @@ use super::{
 };
 use crate::{endpoints::catalog::Question, shared::Phase};
 
-/// Requests handed to the stream that it has not taken; the others wait in the outbox, whose size what is watched
+/// Requests that wait in the stream's queue. The others wait in the outbox, which the number of watched services
 /// bounds.
 const REQUESTS_QUEUED: usize = 64;
-/// Messages taken in before the workers see their sum: after a reconnect they come in crowds.
+/// How many messages are processed before the workers get a new view: after a reconnect, many come at once.
 const MESSAGES_PER_VIEW: usize = 256;
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(5);
-/// Changes are written to the disk together, so long after the first of them.
+/// Changes are written to the disk together, this long after the first of them.
 const SAVE_DELAY: Duration = Duration::from_millis(500);
 
 /// Follows until the sidecar stops.
 pub(super) async fn run(control: Arc<Control>, questions: mpsc::Receiver<Question>) -> anyhow::Result<()> {
-    // Without an identity no endpoint can be called: until there is one, questions wait in their queue. Who asks
-    // waits no longer than its own time.
+    // Without an identity no endpoint can be called: until there is one, questions wait in their queue. A call that
+    // asks waits no longer than its own time limit.
     tokio::select! {
         _ = control.plane.ready() => {}
         () = control.shared.reached(Phase::Stopping) => return Ok(()),
@@ -63,7 +63,7 @@ pub(super) async fn run(control: Arc<Control>, questions: mpsc::Receiver<Questio
     if let Some((saved, age)) = file.as_ref().and_then(SnapshotFile::load) {
         let now = Instant::now();
         let effects = watches.restore(saved, now.checked_sub(age).unwrap_or(now), now);
-        tracing::info!(services = watches.len(), "knows services from its last run");
+        tracing::info!(services = watches.len(), "using the services that were known in the last run");
         effects.publish_to(&control, &watches);
     }
     let link = Link::new(&control);
@@ -71,7 +71,7 @@ pub(super) async fn run(control: Arc<Control>, questions: mpsc::Receiver<Questio
     Ok(())
 }
 
-/// How long the file of snapshots is that is kept in a folder.
+/// The length of the file of snapshots in a folder, in bytes.
 pub(super) fn snapshot_bytes(dir: &Path) -> u64 {
     SnapshotFile::new(dir).bytes()
 }
@@ -141,7 +141,7 @@ impl Discovery {
         effects.publish_to(&self.control, &self.watches);
     }
 
-    /// Small, and without waiting for the disk itself: what a crash of the machine costs is a cache.
+    /// Writes a small file, without fsync: a crash of the machine costs only this cache.
     fn save(&mut self) {
         if let (Some(_), Some(file)) = (self.save_at.take(), &mut self.file) {
             file.save(&self.watches.saved());
@@ -225,10 +225,10 @@ impl Link {
         }
     }
 
-    /// A message that has arrived already.
+    /// A message that has already arrived.
     fn message_at_hand(&mut self) -> Option<WatchResponse> {
         match &mut self.state {
-            // An end or an error is met again by `next`.
+            // `next` sees an end or an error again.
             LinkState::Open(open) => open.answers.message().now_or_never()?.ok().flatten(),
             _ => None,
         }
@@ -255,7 +255,7 @@ impl Open {
             tokio::select! {
                 permit = self.requests.reserve(), if !outbox.is_empty() => match (permit, outbox.pop_front()) {
                     (Ok(permit), Some(request)) => permit.send(request),
-                    _ => return Err("the control plane takes no more requests".into()),
+                    _ => return Err("the control plane accepts no more requests".into()),
                 },
                 message = self.answers.message() => return match message {
                     Ok(Some(message)) => Ok(message),
@@ -268,7 +268,7 @@ impl Open {
 }
 
 impl Effects {
-    /// First the view, then the answers: who is answered finds the service there from then on.
+    /// First the view, then the answers: a worker that gets an answer finds the service in the view.
     fn publish_to(self, control: &Control, watches: &Watches) {
         if self.is_view_changed {
             control.shared.catalog.publish(watches.view());

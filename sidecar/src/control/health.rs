@@ -1,4 +1,4 @@
-//! The health of the local service: asked for every second, and at once when a call to it went wrong.
+//! The health of the local service: checked every second, and at once after a call to it failed.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -19,15 +19,17 @@ use super::{
 };
 use crate::{args::HealthCheck, shared::Phase, transport::connect};
 
-/// Between checks of a service that is not up, for as long as [`EAGER_FOR`]: it was most likely just started.
+/// The pause between checks of a service that is not up, during the first [`EAGER_FOR`]: it was most likely just
+/// started.
 const EAGER_INTERVAL: Duration = Duration::from_millis(25);
 const EAGER_FOR: Duration = Duration::from_secs(10);
-/// So many checks in a row that end without an answer say that the service is down, if it answered no call meanwhile. Fewer
-/// may be chance: an overloaded service answers late. It is what Kubernetes waits for as well (`failureThreshold`).
+/// After this many checks in a row without an answer the service is down, if it answered no call meanwhile. Fewer may
+/// be chance: an overloaded service answers late. Kubernetes has the same default (`failureThreshold`).
 const UNANSWERED_UNTIL_DOWN: u8 = 3;
 
-/// For so long a service that answers calls is not down for late checks: as long as Kubernetes waits with its defaults. One
-/// that hangs but for a cheap method must not stay up because somebody calls that.
+/// For this long, late checks do not take down a service that answers calls: as long as Kubernetes waits with its
+/// defaults. There must be a limit: a service in which only a cheap method still works must not stay up because
+/// somebody calls that method.
 const BUSY_FOR: Duration = Duration::from_secs(30);
 
 /// Checks for as long as the sidecar runs.
@@ -47,7 +49,7 @@ pub(super) async fn run(control: Arc<Control>, app: SocketAddr) -> anyhow::Resul
         } else if calls_answered > answered_before && answered_at.elapsed() < BUSY_FOR {
             outcome = Outcome::Busy;
         }
-        // The service most likely stops as well, which is no trouble; nobody else hears of its health any more.
+        // Later the service most likely stops as well, which is no failure, and its health is no longer announced.
         let is_news = control.shared.phase() == Phase::Running;
         match &outcome {
             Outcome::Up => trouble.is_over(),
@@ -63,7 +65,7 @@ pub(super) async fn run(control: Arc<Control>, app: SocketAddr) -> anyhow::Resul
             not_up_since = Instant::now();
             was_up |= health == Health::Up;
             match (is_news, was_up) {
-                (true, true) => tracing::info!(health = health.as_str_name(), "the local service"),
+                (true, true) => tracing::info!(health = health.as_str_name(), "the local service's health changed"),
                 (true, false) => tracing::debug!(health = health.as_str_name(), "the local service is starting"),
                 (false, _) => {}
             }
@@ -73,21 +75,22 @@ pub(super) async fn run(control: Arc<Control>, app: SocketAddr) -> anyhow::Resul
         tokio::select! {
             () = sleep(pause) => {}
             () = control.shared.check_health_now.notified() => {
-                // Many calls may go wrong at once: they share a check.
+                // Many calls may fail at once: they share a check.
                 sleep(EAGER_INTERVAL.min(pause) / 5).await;
             }
         }
     }
 }
 
-/// What one check said.
+/// The result of one check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Outcome {
     Up,
-    /// It refused, or it said so itself.
+    /// The service refused the connection, or answered that it is down.
     Down(String),
     Unanswered,
-    /// Nor was it, but calls were. Whoever calls a service so often that its checks are late must not take it from others.
+    /// The check was not answered either, but calls were. A caller whose load makes the checks late must not take the
+    /// service away from other callers.
     Busy,
 }
 
@@ -157,7 +160,7 @@ async fn grpc(mut client: HealthClient<Channel>) -> Outcome {
             ServingStatus::Serving => Outcome::Up,
             other => Outcome::Down(format!("the service says {}", other.as_str_name())),
         },
-        // A server without the health service, or without an entry for the whole of it, runs all the same.
+        // A server without the health service, or without an entry for the server as a whole, is up too.
         Err(answer) if matches!(answer.code(), Code::Unimplemented | Code::NotFound) => Outcome::Up,
         Err(answer) if matches!(answer.code(), Code::DeadlineExceeded | Code::Cancelled) => Outcome::Unanswered,
         Err(answer) => Outcome::Down(status(&answer)),
@@ -167,7 +170,7 @@ async fn grpc(mut client: HealthClient<Channel>) -> Outcome {
 async fn http(app: SocketAddr, path: &http::Uri) -> Outcome {
     match http_status(app, path).await {
         Ok(status) if status.is_success() => Outcome::Up,
-        Ok(status) => Outcome::Down(format!("GET {path} is answered {status}")),
+        Ok(status) => Outcome::Down(format!("GET {path} was answered with {status}")),
         Err(error) => Outcome::Down(format!("GET {path} at {app}: {error}")),
     }
 }
@@ -181,13 +184,13 @@ async fn http_status(app: SocketAddr, path: &http::Uri) -> anyhow::Result<http::
         .header(http::header::CONNECTION, "close")
         .body(Empty::<bytes::Bytes>::new())?;
     let answer = async { Ok(sender.send_request(request).await?.status()) };
-    // The connection ends with this call: its body is of no interest.
+    // The connection ends with this function: the answer's body is not needed.
     tokio::pin!(connection, answer);
     tokio::select! {
         biased;
         status = &mut answer => status,
         ended = &mut connection => match ended {
-            // The answer was complete, and may still wait to be picked up.
+            // The answer may be complete and still waiting here.
             Ok(()) => answer.await,
             Err(error) => Err(error.into()),
         },
@@ -200,7 +203,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     #[test]
-    fn a_refusal_counts_at_once_and_silence_only_thrice() {
+    fn a_refusal_counts_at_once_and_a_missing_answer_after_three_checks() {
         let mut judge = Judge::default();
         assert_eq!(judge.take(&Outcome::Up), Health::Up);
         assert_eq!(judge.take(&Outcome::Unanswered), Health::Up);
@@ -215,7 +218,7 @@ mod tests {
     #[test]
     fn a_service_that_answers_calls_is_not_down_for_late_checks() {
         let mut judge = Judge::default();
-        assert_eq!(judge.take(&Outcome::Busy), Health::Unspecified, "nor up before the first one");
+        assert_eq!(judge.take(&Outcome::Busy), Health::Unspecified, "it is not up before a first check was answered");
         assert_eq!(judge.take(&Outcome::Up), Health::Up);
         for _ in 0..10 {
             assert_eq!(judge.take(&Outcome::Unanswered), Health::Up);
@@ -223,11 +226,11 @@ mod tests {
             assert_eq!(judge.take(&Outcome::Busy), Health::Up);
         }
         assert_eq!(judge.take(&Outcome::Down("NOT_SERVING".into())), Health::Down);
-        assert_eq!(judge.take(&Outcome::Busy), Health::Down, "it said so itself");
+        assert_eq!(judge.take(&Outcome::Busy), Health::Down, "the service has answered that it is down");
     }
 
     #[tokio::test]
-    async fn each_kind_of_check_tells_a_service_from_none() {
+    async fn each_kind_of_check_tells_up_from_down() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let app = listener.local_addr().unwrap();
         let server = tokio::spawn(async move {

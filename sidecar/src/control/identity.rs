@@ -1,4 +1,4 @@
-//! Who this sidecar is: its key is made here, its certificate fetched from the control plane and renewed in time.
+//! The identity of this sidecar: it makes its key, gets its certificate from the control plane and renews it in time.
 
 use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
@@ -25,15 +25,14 @@ use crate::shared::Identity;
 
 /// A clock that was set, or a machine that slept, is noticed within this time.
 const LONGEST_SLEEP: Duration = Duration::from_secs(5);
-/// Between two tries to renew, at most.
+/// The longest pause between two tries to renew.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 
-/// Gets the first identity, then keeps it and the trust bundle fresh for as long as the sidecar runs.
+/// Gets the first identity, then keeps it and the trust bundle current for as long as the sidecar runs.
 ///
 /// # Errors
-/// The control plane says that this is another service than the one that the sidecar was told to front: nothing that
-/// waiting could mend.
+/// The certificate names another service than `--service`: no retry helps.
 pub(super) async fn run(control: Arc<Control>, bundle: TrustBundle) -> anyhow::Result<()> {
     let mut trouble = Trouble::new("getting an identity");
     let mut backoff = Backoff::new(FIRST_WAIT, Duration::from_secs(2));
@@ -83,16 +82,16 @@ fn publish(control: &Control, identity: &Arc<Identity>) -> anyhow::Result<()> {
     let expiry = identity.svid.not_after().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     control.shared.metrics.svid_not_after.store(expiry.as_secs(), Relaxed);
     control.shared.identity.store(Some(Arc::clone(identity)));
-    control.plane.use_identity(identity).context("the new identity can't be used towards the control plane")
+    control.plane.use_identity(identity).context("the new identity can't be used for the control plane")
 }
 
-/// A wrong service is no passing trouble: the flags and the token disagree.
+/// A wrong service is a permanent failure: the flags and the token disagree.
 fn check_service(control: &Control, identity: &Identity) -> anyhow::Result<()> {
     let id = identity.svid.id();
     match &control.shared.own {
         Some(own) if own != id.service() => bail!(
-            "the join token in {} is for {id}, but this sidecar is told to front {own}; give it a token for that \
-             service, or set --service {} --namespace {}",
+            "the join token in {} is for {id}, but the local service of this sidecar is {own}; give it a token for \
+             that service, or set --service {} --namespace {}",
             control.shared.args.join_token_file.display(),
             id.service().name(),
             id.service().namespace(),
@@ -101,7 +100,7 @@ fn check_service(control: &Control, identity: &Identity) -> anyhow::Result<()> {
     }
 }
 
-/// The token is read anew each time: it may have been replaced since.
+/// Proves the identity with the join token, which is read again each time: it may have been replaced.
 async fn by_token(control: &Control, bundle: &TrustBundle) -> anyhow::Result<Arc<Identity>> {
     let file = &control.shared.args.join_token_file;
     let token = std::fs::read_to_string(file)
@@ -112,7 +111,7 @@ async fn by_token(control: &Control, bundle: &TrustBundle) -> anyhow::Result<Arc
     sign(control.plane.without_identity(bundle)?, proof).await
 }
 
-/// With the key of the SVID that has expired, which no handshake takes any more.
+/// Proves the identity with the key of an expired SVID, which no handshake accepts any more.
 async fn by_expired(control: &Control, current: &Identity) -> anyhow::Result<Arc<Identity>> {
     let svid = &current.svid;
     let proof = |csr_der: &[u8]| {
@@ -122,12 +121,12 @@ async fn by_expired(control: &Control, current: &Identity) -> anyhow::Result<Arc
     sign(control.plane.without_identity(&current.bundle)?, proof).await
 }
 
-/// With the own SVID as the proof; with the token where that is no longer taken; and when the SVID has expired, and the
-/// token with it, with the SVID's key.
+/// Renews with the current SVID as the proof. If that is not accepted, with the token. If that fails too and the SVID
+/// has expired, with the SVID's key.
 async fn renew(control: &Control, current: &Identity) -> anyhow::Result<Arc<Identity>> {
     let by_svid = match control.plane.channel() {
         Some(channel) => sign(channel, |_| Ok(SignRequest::default())).await,
-        None => Err(anyhow::anyhow!("there is no channel that shows the SVID")),
+        None => Err(anyhow::anyhow!("there is no channel with the SVID")),
     };
     let renewed = match by_svid {
         Ok(renewed) => renewed,
@@ -142,12 +141,13 @@ async fn renew(control: &Control, current: &Identity) -> anyhow::Result<Arc<Iden
         },
     };
     if renewed.svid.id() != current.svid.id() {
-        bail!("the control plane answers with {}, but this is {}", renewed.svid.id(), current.svid.id());
+        bail!("the control plane signed a certificate for {}, but this is {}", renewed.svid.id(), current.svid.id());
     }
     Ok(renewed)
 }
 
-/// Has a new key signed. `proof` makes, of the signing request, the message that proves who asks.
+/// Gets a certificate for a new key. `proof` turns the signing request into the message that proves this sidecar's
+/// identity.
 async fn sign(
     channel: Channel,
     proof: impl FnOnce(&[u8]) -> anyhow::Result<SignRequest>,
@@ -165,15 +165,15 @@ async fn sign(
     Ok(Arc::new(Identity::new(svid, bundle)?))
 }
 
-/// A certificate that is not valid now would be of no use to anyone: the clocks disagree, and what is there is better.
+/// Rejects a certificate that is not valid now: the clocks disagree, and the current certificate is better.
 fn check_time(svid: &Svid, now: SystemTime) -> anyhow::Result<()> {
     if let Ok(early) = svid.not_before().duration_since(now)
         && !early.is_zero()
     {
-        bail!("the certificate begins in {early:.0?}: the control plane's clock is ahead of this host's");
+        bail!("the certificate becomes valid in {early:.0?}: the control plane's clock is ahead of this host's");
     }
     if let Ok(late) = now.duration_since(svid.not_after()) {
-        bail!("the certificate ended {late:.0?} ago: the control plane's clock is behind this host's");
+        bail!("the certificate expired {late:.0?} ago: the control plane's clock is behind this host's");
     }
     Ok(())
 }
@@ -182,7 +182,7 @@ fn client(channel: Channel) -> IdentityClient<Channel> {
     IdentityClient::new(channel).max_decoding_message_size(limits::CONTROL_MESSAGE_BYTES)
 }
 
-/// The same identity with another bundle, if it is another.
+/// The identity with the new bundle, if the bundle has changed.
 fn changed_bundle(identity: &Identity, roots: WatchBundleResponse) -> anyhow::Result<Option<Arc<Identity>>> {
     let bundle = TrustBundle::from_der(roots.bundle_der.into_iter().map(Into::into))?;
     if bundle == identity.bundle {
@@ -191,12 +191,12 @@ fn changed_bundle(identity: &Identity, roots: WatchBundleResponse) -> anyhow::Re
     Ok(Some(Arc::new(Identity::new(identity.svid.clone(), bundle)?)))
 }
 
-/// When the SVID is renewed, by the wall clock, which is what certificates go by.
+/// When to renew the SVID, by the wall clock, which certificates follow.
 struct Renewal {
     at: SystemTime,
     not_before: SystemTime,
     not_after: SystemTime,
-    /// After a failure, by the clock that nobody sets.
+    /// The next try after a failure, by the monotonic clock.
     again: Option<tokio::time::Instant>,
     trouble: Trouble,
     backoff: Backoff,
@@ -223,7 +223,8 @@ impl Renewal {
         }
     }
 
-    /// How long there is no need; `None` also when the clock was set back to before the certificate's beginning.
+    /// The time until renewal is due. `None` if it is due, or if the clock was set back to before the certificate's
+    /// start.
     fn left(&self, now: SystemTime) -> Option<Duration> {
         self.at.duration_since(now).ok().filter(|left| !left.is_zero() && now >= self.not_before)
     }
@@ -237,24 +238,25 @@ impl Renewal {
     fn failed(&mut self, error: &anyhow::Error) {
         self.trouble.is(&format_args!("{error:#}"));
         if SystemTime::now() >= self.not_after {
-            tracing::error!("the certificate has expired: other sidecars take no connection from this one");
+            tracing::error!("the certificate has expired: other sidecars accept no connection from this one");
         }
         self.again = Some(tokio::time::Instant::now() + self.backoff.wait());
     }
 }
 
-/// At two thirds of the life, or up to a tenth of it before, so that what started together does not renew together.
+/// At two thirds of the certificate's life, or up to a tenth of it earlier, so that sidecars that started together do
+/// not renew together.
 fn renewal_time(not_before: SystemTime, not_after: SystemTime, chance: f64) -> SystemTime {
     let life = not_after.duration_since(not_before).unwrap_or_default();
     not_before + life.mul_f64(2.0 / 3.0 - 0.1 * chance)
 }
 
-/// The trust bundle as the control plane tells it, across broken streams.
+/// The trust bundles that the control plane sends, across broken streams.
 struct Bundles {
     control: Arc<Control>,
     stream: Option<Streaming<WatchBundleResponse>>,
     backoff: Backoff,
-    /// Kept here, so that a wait that is dropped half-way goes on where it was.
+    /// When the next stream may be opened. Kept here, so that a dropped wait does not start again.
     not_before: tokio::time::Instant,
 }
 
@@ -264,7 +266,7 @@ impl Bundles {
         Self { control, stream: None, backoff, not_before: tokio::time::Instant::now() }
     }
 
-    /// The next bundle. Dropping the future loses none: the stream tells the whole bundle when it is opened again.
+    /// The next bundle. Dropping the future loses none: a new stream starts with the whole bundle.
     async fn next(&mut self) -> WatchBundleResponse {
         loop {
             match self.try_next().await {
@@ -272,7 +274,7 @@ impl Bundles {
                     self.backoff.reset();
                     return bundle;
                 }
-                // The other tasks on the same connection say what is wrong with it.
+                // Other tasks log what is wrong with the connection.
                 Ok(None) => tracing::debug!("the stream of trust bundles ended"),
                 Err(error) => tracing::debug!(error = status(&error), "no trust bundles"),
             }
@@ -309,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_that_has_not_begun_is_renewed_as_one_that_ends() {
+    fn a_certificate_that_is_not_valid_yet_is_renewed_like_one_that_expires() {
         let hours = |h: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(h * 3600);
         let renewal = Renewal {
             at: hours(40),

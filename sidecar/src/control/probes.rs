@@ -1,4 +1,4 @@
-//! The metrics port: `/metrics` for Prometheus, `/healthz` and `/readyz` for whoever supervises the process.
+//! The metrics port: `/metrics` for Prometheus; `/healthz`, `/readyz` and `/drainz` for the supervisor of the process.
 
 use std::{
     fmt,
@@ -47,7 +47,7 @@ async fn readyz(State(control): State<Arc<Control>>) -> Response {
     }
 }
 
-/// For who stops the service after its sidecar: 200 when no call runs in it any more, nor will.
+/// For a supervisor that stops the service after its sidecar: 200 when no call runs in the service and none will come.
 async fn drainz(State(control): State<Arc<Control>>) -> Response {
     let shared = &control.shared;
     if shared.is_drained.load(Relaxed) {
@@ -75,19 +75,19 @@ fn page_of(shared: &Shared) -> Result<String, fmt::Error> {
     Ok(text)
 }
 
-/// The pages of metrics that are made, and those that are still being sent. Anybody may ask for them, so how often they are
-/// asked for decides neither what they cost nor what memory they take.
+/// The last page of metrics, and older ones that are still being sent. Anybody may ask for pages, so the number of
+/// requests must affect neither their cost nor their memory.
 #[derive(Debug, Default)]
 struct Pages(Mutex<Made>);
 
 #[derive(Debug, Default)]
 struct Made {
     last: Option<(Instant, Arc<str>)>,
-    /// Those before it that are still being sent.
+    /// Older pages that are still being sent.
     older: Vec<Arc<str>>,
 }
 
-/// A page that is sent, which counts until its last reader has it or has gone.
+/// A page that is being sent. It counts until its last reader has it or has gone.
 struct Page(Arc<str>);
 
 impl AsRef<[u8]> for Page {
@@ -97,11 +97,11 @@ impl AsRef<[u8]> for Page {
 }
 
 impl Pages {
-    /// A page that is no older than the question, unless too many older ones are still being sent: then the last one. Who
-    /// asks too soon after one was made waits for the next and shares it. Dropping the future changes nothing.
+    /// A page that is no older than the request; but the last page if too many are still being sent. A request that
+    /// comes too soon after a page was made waits for the next one and shares it. Dropping the future changes nothing.
     async fn get(&self, make: impl Fn() -> Result<String, fmt::Error>) -> Result<Bytes, fmt::Error> {
         let asked = Instant::now();
-        // Each round waits for a later time, and ends if no other has made a page meanwhile.
+        // Each round waits for a later time. It is the last one unless another request has made a page meanwhile.
         loop {
             let due = {
                 let mut made = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -116,7 +116,7 @@ impl Pages {
 }
 
 impl Made {
-    /// The page, or the time from which on one may be made.
+    /// The page, or the time from which one may be made.
     fn get(
         &mut self,
         asked: Instant,
@@ -150,7 +150,7 @@ mod tests {
 
     use super::*;
 
-    /// Makes pages that say how many were made before.
+    /// Makes numbered pages.
     fn numbered(made: &Cell<usize>) -> impl Fn() -> Result<String, fmt::Error> + '_ {
         || {
             made.set(made.get() + 1);
@@ -159,23 +159,23 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_asks_at_the_same_time_gets_the_same_page_and_none_is_older_than_its_question() {
+    async fn requests_at_the_same_time_share_a_page_that_is_no_older_than_they_are() {
         let (pages, made) = (Pages::default(), Cell::new(0));
         let make = numbered(&made);
         assert_eq!(pages.get(&make).await.unwrap(), "page 1");
         for round in 2..10 {
-            // Time that has passed since the last page was made: less than it has to be, or more.
+            // The time since the last page: shorter or longer than the interval between pages.
             tokio::time::advance(Duration::from_millis(round * 40)).await;
             let asked = join_all((0..100).map(|_| pages.get(&make))).await;
             let first = asked[0].as_ref().unwrap();
             assert_eq!(*first, format!("page {round}"));
             let is_shared = |page: &Bytes| page.as_ptr() == first.as_ptr();
-            assert!(asked.iter().all(|page| is_shared(page.as_ref().unwrap())), "there is one in memory");
+            assert!(asked.iter().all(|page| is_shared(page.as_ref().unwrap())), "only one is in memory");
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn pages_that_nobody_reads_are_few() {
+    async fn the_number_of_unread_pages_is_limited() {
         let (pages, made) = (Pages::default(), Cell::new(0));
         let make = numbered(&made);
         let mut unread = Vec::new();
@@ -185,7 +185,7 @@ mod tests {
         }
         assert_eq!(made.get(), limits::METRICS_PAGES, "then the last one is handed out again");
         assert_eq!(unread[99].as_ptr(), unread[limits::METRICS_PAGES - 1].as_ptr());
-        // One that has gone makes room for one page.
+        // A reader that has gone makes room for one page.
         unread.remove(0);
         for _ in 0..3 {
             unread.push(pages.get(&make).await.unwrap());

@@ -1,7 +1,7 @@
-//! gRPC server reflection for the outbound port: answered with the contracts of the whole mesh, which the control
+//! gRPC server reflection for the outbound port. The answers have the contracts of the whole mesh, which the control
 //! plane knows.
 //!
-//! `v1` and `v1alpha` have the same messages byte for byte; everything is answered as `v1`.
+//! The messages of `v1` and `v1alpha` are the same byte for byte, so everything is answered as `v1`.
 
 use std::{fmt::Display, pin::Pin};
 
@@ -27,7 +27,7 @@ use weft_mesh::limits;
 
 use super::channel::{CALL_TIMEOUT, ControlPlane};
 
-/// Both versions of the service, for any runtime.
+/// Both versions of the service. They may run on any runtime.
 pub(crate) fn routes(plane: ControlPlane) -> Routes {
     Routes::new(ServerReflectionServer::new(Reflection(plane.clone())))
         .add_service(v1alpha::server_reflection_server::ServerReflectionServer::new(Reflection(plane)))
@@ -68,7 +68,7 @@ fn same_in_other_version<T: Message + Default>(message: &impl Message) -> Result
     T::decode(&*message.encode_to_vec()).map_err(|e| Status::internal(e.to_string()))
 }
 
-/// One answer a request, in order; the next request is read when the answer is taken.
+/// One answer per request, in order; the next request is read when the answer is taken.
 fn answers(
     plane: ControlPlane,
     requests: impl Stream<Item = Result<ServerReflectionRequest, Status>> + Send + 'static,
@@ -145,5 +145,5 @@ async fn limited<T>(call: impl Future<Output = Result<Response<T>, Status>>) -> 
 }
 
 fn away(why: &dyn Display) -> Status {
-    Status::unavailable(format!("the contracts are known to the control plane only: {why}"))
+    Status::unavailable(format!("only the control plane knows the contracts: {why}"))
 }

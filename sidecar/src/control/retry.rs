@@ -1,11 +1,11 @@
-//! How what fails is tried again, and how that is logged: once per change, not once per try.
+//! How failures are retried, and how they are logged: once per change, not once per try.
 
 use std::{fmt, time::Duration};
 
 use tokio::time::Instant;
 use tracing::Level;
 
-/// Waits that double from try to try, each shortened by up to a half at random, so that sidecars that lost the same
+/// Waits that double from try to try. Each is randomly shortened by up to a half, so that sidecars that lost the same
 /// control plane do not all come back at the same moment.
 #[derive(Debug)]
 pub(crate) struct Backoff {
@@ -26,19 +26,19 @@ impl Backoff {
         wait
     }
 
-    /// It worked: the next failure is a first one.
+    /// A try succeeded: the next failure counts as the first.
     pub(crate) fn reset(&mut self) {
         self.next = self.first;
     }
 }
 
-/// What is wrong with one thing at present.
+/// The current failure of one activity.
 #[derive(Debug)]
 pub(crate) struct Trouble {
     with: &'static str,
-    /// What was said last, and how loud.
+    /// The error that was logged last, and its level.
     now: Option<(Level, String)>,
-    /// Until then it may be starting, and that it does not work is expected; `None` once it has worked.
+    /// Until then it may be starting, so failures are expected; `None` once it has worked.
     starts_until: Option<Instant>,
 }
 
@@ -47,24 +47,24 @@ impl Trouble {
         Self { with, now: None, starts_until: None }
     }
 
-    /// With something that may need `time` from now until it works for the first time.
+    /// For something that may need `time` from now until it works for the first time.
     pub(crate) fn of_starting(with: &'static str, time: Duration) -> Self {
         Self { starts_until: Some(Instant::now() + time), ..Self::new(with) }
     }
 
-    /// It failed; said if it did not fail that way before.
+    /// It failed; logged if it did not fail the same way before.
     pub(crate) fn is(&mut self, error: &dyn fmt::Display) {
         let error = error.to_string();
         match self.note(&error) {
             None => {}
             Some(Level::DEBUG) => {
-                tracing::debug!(%error, "{} failed, as it may still be starting; trying on", self.with)
+                tracing::debug!(%error, "{} failed, perhaps because it is still starting; trying again", self.with)
             }
-            Some(_) => tracing::warn!(%error, "{} failed; trying on", self.with),
+            Some(_) => tracing::warn!(%error, "{} failed; trying again", self.with),
         }
     }
 
-    /// How loud it is to be said, if at all.
+    /// The level at which to log an error, if it is to be logged.
     fn note(&mut self, error: &str) -> Option<Level> {
         let is_starting = self.starts_until.is_some_and(|until| Instant::now() < until);
         let level = if is_starting { Level::DEBUG } else { Level::WARN };
@@ -75,7 +75,7 @@ impl Trouble {
         })
     }
 
-    /// It works; said if it did not before.
+    /// It works; logged if it did not before.
     pub(crate) fn is_over(&mut self) {
         self.starts_until = None;
         match self.now.take() {
@@ -100,7 +100,7 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// A status as a log line should say it.
+/// The text of a status for a log line.
 pub(crate) fn status(status: &tonic::Status) -> String {
     match std::error::Error::source(status) {
         Some(cause) => format!("{:?}: {}", status.code(), chain(cause)),
@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waits_grow_to_the_longest_and_start_anew() {
+    fn waits_grow_to_the_longest_and_start_again() {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
         let waits: Vec<_> = (0..10).map(|_| backoff.wait()).collect();
         assert!(waits[0] >= Duration::from_millis(25) && waits[0] <= Duration::from_millis(50), "{waits:?}");
@@ -123,13 +123,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_starting_is_no_trouble_until_its_time_is_over() {
+    async fn failures_while_starting_do_not_warn_until_the_time_is_over() {
         let time = Duration::from_secs(20);
         let mut trouble = Trouble::of_starting("the health check", time);
         assert_eq!(trouble.note("refused"), Some(Level::DEBUG));
         assert_eq!(trouble.note("refused"), None, "said once");
         tokio::time::sleep(time).await;
-        assert_eq!(trouble.note("refused"), Some(Level::WARN), "it takes too long");
+        assert_eq!(trouble.note("refused"), Some(Level::WARN), "the start takes too long");
         assert_eq!(trouble.note("refused"), None);
         trouble.is_over();
 

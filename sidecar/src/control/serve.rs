@@ -1,5 +1,5 @@
-//! HTTP for the admin and metrics ports: connections taken, bounded in number and time. Neither many nor idle ones keep a
-//! probe out.
+//! An HTTP server for the admin and metrics ports. Connections are limited in number and time, so neither many nor idle
+//! ones keep a probe out.
 
 use std::{
     net::SocketAddr,
@@ -33,10 +33,10 @@ use weft_mesh::{
 
 use super::Control;
 
-/// File descriptors that ran out must be given back by others first.
+/// The pause after a failed accept: file descriptors may have run out, and others must close some first.
 const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(50);
 
-/// The two ends of the connection that a request has come by: an extension of each request.
+/// The two ends of the connection on which a request has come: an extension of each request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ends {
     pub(super) local: SocketAddr,
@@ -50,7 +50,8 @@ pub(super) struct Connections {
     pub(super) metrics: AtomicUsize,
 }
 
-/// Serves for as long as it is polled; one connection over HTTP/2 may have so many streams. Dropping the future closes every connection.
+/// Serves for as long as it is polled. `streams` limits the streams of one HTTP/2 connection. Dropping the future
+/// closes every connection.
 pub(super) async fn serve(
     control: Arc<Control>,
     listener: TcpListener,
@@ -65,7 +66,8 @@ pub(super) async fn serve(
         tokio::select! {
             Some(ended) = connections.join_next() => match ended {
                 Ok(seat) => drop(seats.leave(seat)),
-                // One that made room has given up its seat already; one that panicked has not, and makes room in time.
+                // An aborted connection has already left its seat. One that panicked has not; it makes room when it is
+                // the oldest.
                 Err(error) => control.look_at(&error),
             },
             accepted = listener.accept() => match accepted {
@@ -79,7 +81,7 @@ pub(super) async fn serve(
                     }
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "the admin or metrics port could not take a connection");
+                    tracing::warn!(%error, "the admin or metrics port could not accept a connection");
                     sleep(PAUSE_AFTER_ERROR).await;
                 }
             },
@@ -93,10 +95,10 @@ async fn count_request(State(traffic): State<Arc<Traffic>>, request: Request, ne
 }
 
 async fn connection(stream: TcpStream, app: Router, streams: u32) {
-    // One that has gone has none.
+    // A connection that has already ended has no addresses.
     let (Ok(local), Ok(peer)) = (stream.local_addr(), stream.peer_addr()) else { return };
     let app = app.layer(Extension(Ends { local, peer }));
-    // hyper waits for the first bytes, which tell HTTP/1.1 from HTTP/2, without a limit.
+    // hyper has no time limit for the first bytes, which tell HTTP/1.1 from HTTP/2.
     if !matches!(timeout(limits::ADMIN_TIMEOUT, stream.peek(&mut [0])).await, Ok(Ok(1..))) {
         return;
     }
@@ -118,7 +120,7 @@ async fn connection(stream: TcpStream, app: Router, streams: u32) {
     let serving = server.serve_connection(TokioIo::new(stream), TowerToHyperService::new(app));
     tokio::select! {
         result = serving => if let Err(error) = result {
-            tracing::debug!(error, "a connection to the admin or metrics port ended badly");
+            tracing::debug!(error, "a connection to the admin or metrics port ended with an error");
         },
         () = traffic.idle_for(limits::ADMIN_IDLE) => {}
     }

@@ -1,4 +1,4 @@
-//! Takes all ports before anything else is done, so that nothing is half-started when one is in use.
+//! Opens all ports before anything else, so that nothing is half-started if one is in use.
 
 use std::{
     io,
@@ -12,10 +12,10 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::takeover::Predecessor;
 use crate::{accept::listen, args::Args};
 
-/// Connections that the kernel holds until they are accepted.
+/// How many connections the kernel queues until they are accepted.
 const BACKLOG: i32 = 1024;
 
-/// Bound and listening, none of them blocking.
+/// The sockets, bound, listening and non-blocking.
 pub(super) struct Ports {
     pub(super) admin: TcpListener,
     pub(super) metrics: TcpListener,
@@ -26,12 +26,12 @@ pub(super) struct Ports {
 /// Where sockets come from.
 pub(super) enum Source {
     Kernel,
-    /// The sidecar whose place this one takes.
+    /// The sidecar that this one replaces.
     Predecessor(Predecessor),
 }
 
 impl Source {
-    /// So many listeners of one address.
+    /// `count` listeners on one address.
     fn listeners(&mut self, flag: &str, address: SocketAddr, count: usize) -> anyhow::Result<Vec<TcpListener>> {
         match self {
             Self::Kernel => bind_for(flag, address, count),
@@ -63,7 +63,7 @@ impl Ports {
         Ok(ports)
     }
 
-    /// Copies of the worker's sockets and of the others, for whoever takes this sidecar's place.
+    /// Copies of all sockets, for a sidecar that replaces this one.
     pub(super) fn copies(&self) -> io::Result<Vec<OwnedFd>> {
         let of_workers = self.worker_listeners.iter().flat_map(|listeners| {
             let forwards = listeners.forwards.iter().map(|(listener, _)| listener);
@@ -77,7 +77,8 @@ impl Ports {
             .collect()
     }
 
-    /// Redirected connections come to the loopback address of their own family.
+    /// Opens the outbound port on IPv6 loopback too: redirected connections come to the loopback address of their own
+    /// family.
     fn open_v6(&mut self, args: &Args, from: &mut Source) -> anyhow::Result<()> {
         let Some(first) = self.worker_listeners.first() else { return Ok(()) };
         if args.outbound.ip() != Ipv4Addr::LOCALHOST {
@@ -105,7 +106,7 @@ impl Ports {
         Ok(())
     }
 
-    /// Where it was asked for port 0, the arguments get the port that the kernel gave.
+    /// Replaces port 0 in the arguments by the port that the kernel picked.
     pub(super) fn write_to(&self, args: &mut Args) {
         let set = |at: &mut SocketAddr, listener: &TcpListener| {
             if let Ok(address) = listener.local_addr() {
@@ -126,15 +127,15 @@ impl Ports {
     }
 }
 
-/// A host without IPv6 has no such connections either.
+/// Whether the host has IPv6. Without it there are no redirected IPv6 connections either.
 fn has_ipv6() -> bool {
     TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok()
 }
 
-/// So many listeners of one address.
+/// `count` listeners on one address.
 ///
-/// One alone takes the address for itself. Several share it by `SO_REUSEPORT`, which would also let a second sidecar
-/// of the same user in: so it is taken exclusively first, which fails where anyone else has it.
+/// A single listener takes the address exclusively. Several share it through `SO_REUSEPORT`, which would also let in a
+/// second sidecar of the same user. So the address is first taken exclusively, which fails if any other process has it.
 fn bind_for(flag: &str, address: SocketAddr, count: usize) -> anyhow::Result<Vec<TcpListener>> {
     let bound = || {
         let first = listen(address, false)?;
@@ -154,7 +155,7 @@ fn bind_for(flag: &str, address: SocketAddr, count: usize) -> anyhow::Result<Vec
 
 fn listen(address: SocketAddr, shares_port: bool) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    // Connections of an earlier process that linger in TIME_WAIT do not keep the port.
+    // Otherwise an earlier process's connections in TIME_WAIT would keep the port in use.
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(shares_port)?;
     socket.bind(&address.into())?;
@@ -168,7 +169,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_second_sidecar_on_the_same_port_fails_and_is_told_which() {
+    fn a_second_sidecar_on_the_same_port_fails_with_the_flag_and_the_address() {
         let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
         for count in [1, 3] {
             let first = bind_for("--outbound", any, count).unwrap();

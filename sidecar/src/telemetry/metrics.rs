@@ -1,4 +1,4 @@
-//! What is counted. Handles are resolved once per route; a call only adds to atomics.
+//! Metrics. Handles are resolved once per route; a call only adds to atomics.
 
 use std::{
     collections::HashMap,
@@ -22,14 +22,14 @@ use weft_mesh::{
 /// Upper bounds of the latency histogram's buckets, in seconds.
 const LATENCY_BOUNDS: [f64; 14] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
-/// gRPC's codes, 0 to 16, and what a status is when none was seen.
+/// gRPC's codes, 0 to 16, and one more for calls whose caller is gone.
 const CODES: usize = GRPC_CODES.len() + 1;
 /// The index of a call that succeeded.
 const OK: usize = 0;
-/// The method's or peer's label when there are too many rows, or a method that no descriptor knows.
+/// The method's or peer's label if there are too many rows, or the label of a method that no descriptor knows.
 pub(crate) const OTHER: &str = "_other";
 
-/// Which way a call goes, from the sidecar's own service's point of view.
+/// The direction of a call, from the local service's point of view.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Direction {
     Outbound,
@@ -87,23 +87,23 @@ macro_rules! counters {
 }
 
 counters! {
-    connections_accepted = "Connections taken on the outbound and inbound ports";
+    connections_accepted = "Connections accepted on the outbound and inbound ports";
     connections_refused = "Connections closed at once because of a limit";
-    handshakes_failed = "TLS handshakes that a peer did not pass";
-    connections_malformed = "Connections closed because of what came over them";
-    connections_expired = "Connections ended because a certificate of one side had expired";
+    handshakes_failed = "TLS handshakes of peers that failed";
+    connections_malformed = "Connections closed because a peer sent something malformed";
+    connections_expired = "Connections ended because the certificate of one side had expired";
     upstream_connections_opened = "Connections made to endpoints";
     upstream_connects_failed = "Connections to endpoints or the local service that could not be made";
-    not_retried_unsafe = "Calls not sent again as the service may have seen them";
-    not_retried_body = "Calls not sent again as their body was not kept";
-    detection_refused = "Redirected connections to a service of HTTP that were refused, as they speak something else";
+    not_retried_unsafe = "Calls not retried because the service may have seen them";
+    not_retried_body = "Calls not retried because their body was not kept";
+    detection_refused = "Redirected connections to an HTTP service refused because they speak another protocol";
     outside_connections = "Redirected connections to the outside of the mesh that were passed through";
     outside_refused = "Redirected connections to the outside of the mesh that were refused";
-    unknown_refused = "Redirected connections refused as it was not known whether a service of the mesh is there";
+    unknown_refused = "Redirected connections refused because it was not known whether a service of the mesh is there";
     outside_sent_bytes = "Bytes passed through to the outside of the mesh";
     outside_received_bytes = "Bytes passed through from the outside of the mesh";
     panics = "Tasks that ended in a panic";
-    spans_dropped = "Spans that found the export queue full";
+    spans_dropped = "Spans dropped because the export queue was full";
 }
 
 /// A count for each row of the table of limits.
@@ -120,34 +120,34 @@ impl Default for LimitsReached {
 #[derive(Debug, Default)]
 struct Rows {
     by_labels: HashMap<CallLabels, Arc<CallMetrics>>,
-    /// How many there are of each service that is called.
+    /// The number of rows of each service that is called.
     of_services: HashMap<String, usize>,
 }
 
 /// All of a sidecar's metrics.
 #[derive(Debug, Default)]
 pub(crate) struct Metrics {
-    /// Taken when a route is made and when metrics are read, never for a call.
+    /// Locked when a route is made and when metrics are read, never for a call.
     calls: Mutex<Rows>,
     failures: [AtomicU64; Reason::ALL.len()],
     limits_reached: LimitsReached,
     pub(crate) counters: Counters,
-    /// Connections that are there now: those taken on the outbound and inbound ports, and those made to endpoints.
+    /// Connections that are open now: those accepted on the outbound and inbound ports, and those made to endpoints.
     pub(crate) open_accepted: AtomicU64,
     pub(crate) open_made: AtomicU64,
-    /// Seconds since the epoch at which the own SVID expires; 0 before there is one.
+    /// When this sidecar's SVID expires, in seconds since the epoch; 0 before there is one.
     pub(crate) svid_not_after: AtomicU64,
 }
 
 impl Metrics {
-    /// The row of these labels, made when it is new.
+    /// The row of these labels; made if it does not exist.
     pub(crate) fn calls(&self, labels: CallLabels) -> Arc<CallMetrics> {
         let Rows { by_labels, of_services } = &mut *self.calls.lock().unwrap_or_else(|e| e.into_inner());
         if let Some(row) = by_labels.get(&labels) {
             return Arc::clone(row);
         }
         let mut is_full = by_labels.len() >= limits::METRIC_SERIES;
-        // A callee has as many methods as it likes in its contract.
+        // A callee's contract may have any number of methods.
         if labels.direction == Direction::Outbound && !is_full {
             let of_service = of_services.entry(labels.service.clone()).or_default();
             is_full = *of_service >= limits::METRIC_SERIES_OF_A_SERVICE;
@@ -159,7 +159,7 @@ impl Metrics {
 
     /// Counts that a limit was reached, by its row in the table.
     pub(crate) fn limit_reached(&self, row: &'static str) {
-        // Seldom enough to be looked for.
+        // Rare enough for a search.
         let place = limits::ALL.iter().position(|limit| limit.name == row);
         debug_assert!(place.is_some(), "{row} is no limit");
         if let Some(count) = place.and_then(|place| self.limits_reached.0.get(place)) {
@@ -173,19 +173,20 @@ impl Metrics {
         counted.map_or(0, |(_, count)| count.load(Relaxed))
     }
 
-    /// Counts an answer that the mesh made.
+    /// Counts an error answer that the mesh made.
     pub(crate) fn failure(&self, reason: Reason) {
         self.failures[reason as usize].fetch_add(1, Relaxed);
     }
 
-    /// How many calls the local service has answered with success. Goes through all rows: not for a call's way.
+    /// How many calls the local service has answered with success. Goes through all rows, so don't use it on the call
+    /// path.
     pub(crate) fn calls_answered(&self) -> u64 {
         let rows = self.calls.lock().unwrap_or_else(|e| e.into_inner());
         let inbound = rows.by_labels.iter().filter(|(labels, _)| labels.direction == Direction::Inbound);
         inbound.map(|(_, row)| row.by_code[OK].load(Relaxed)).sum()
     }
 
-    /// The labels of each row, by the row.
+    /// The labels of each row, by the row's address.
     pub(crate) fn labels(&self) -> HashMap<*const CallMetrics, CallLabels> {
         self.rows().into_iter().map(|(labels, row)| (Arc::as_ptr(&row), labels)).collect()
     }
@@ -208,12 +209,12 @@ impl Collector for MetricsCollector {
         encode_calls(&rows, &mut encoder)?;
         encode_latency(&rows, &mut encoder)?;
         let mut in_flight =
-            encoder.encode_descriptor("weft_calls_in_flight", "Calls that run", None, MetricType::Gauge)?;
+            encoder.encode_descriptor("weft_calls_in_flight", "Running calls", None, MetricType::Gauge)?;
         for (labels, row) in &rows {
             let gauge = ConstGauge::new(row.in_flight.load(Relaxed));
             gauge.encode(in_flight.encode_family(&pairs(labels))?)?;
         }
-        encode_counter(&rows, "weft_retries", "Calls sent again", |row| &row.retries, &mut encoder)?;
+        encode_counter(&rows, "weft_retries", "Calls retried", |row| &row.retries, &mut encoder)?;
         let help = "Calls that went on to a fallback, as the service could not take them";
         encode_counter(&rows, "weft_fallbacks", help, |row| &row.fallbacks, &mut encoder)?;
         let help = "Bytes that callers have sent through tunnels: TCP and upgrades";
@@ -222,7 +223,7 @@ impl Collector for MetricsCollector {
         encode_counter(&rows, "weft_tunnel_received_bytes", help, |row| &row.tunnel_bytes_received, &mut encoder)?;
         let mut made = encoder.encode_descriptor(
             "weft_failures",
-            "Answers that the mesh made in a service's stead",
+            "Error answers that the mesh gave in place of a service",
             None,
             MetricType::Counter,
         )?;
@@ -243,17 +244,17 @@ impl Collector for MetricsCollector {
             let mut one = encoder.encode_descriptor(&name, help, None, MetricType::Counter)?;
             ConstCounter::new(value).encode(one.encode_family(&NO_LABELS)?)?;
         }
-        let help = "Log lines that were lost as nobody read them";
+        let help = "Log lines that were lost because nobody read them in time";
         let mut lost = encoder.encode_descriptor("weft_log_lines_lost", help, None, MetricType::Counter)?;
         ConstCounter::new(telemetry::log_lines_lost()).encode(lost.encode_family(&NO_LABELS)?)?;
-        let help = "Connections that are open: taken on the outbound and inbound ports, or made to endpoints";
+        let help = "Connections that are open: accepted on the outbound and inbound ports, or made to endpoints";
         let mut open = encoder.encode_descriptor("weft_connections_open", help, None, MetricType::Gauge)?;
         for (side, count) in [("accepted", &self.0.open_accepted), ("made", &self.0.open_made)] {
             ConstGauge::new(count.load(Relaxed) as i64).encode(open.encode_family(&[("side", side)])?)?;
         }
         let mut svid = encoder.encode_descriptor(
             "weft_svid_not_after_seconds",
-            "When the own certificate expires, in seconds since the epoch",
+            "When this sidecar's certificate expires, in seconds since the epoch",
             None,
             MetricType::Gauge,
         )?;
@@ -308,7 +309,7 @@ fn encode_latency(
     rows: &[(CallLabels, Arc<CallMetrics>)],
     encoder: &mut DescriptorEncoder<'_>,
 ) -> Result<(), std::fmt::Error> {
-    let help = "From the head of a call to the end of its answer";
+    let help = "Time from the head of a call to the end of its answer";
     let mut latency = encoder.encode_descriptor("weft_call_duration_seconds", help, None, MetricType::Histogram)?;
     for (labels, row) in rows {
         let counts: Vec<u64> = row.latency.iter().map(|bucket| bucket.load(Relaxed)).collect();
@@ -325,7 +326,7 @@ fn encode_latency(
     Ok(())
 }
 
-/// The name of a gRPC code, or of what stands for none.
+/// The name of a gRPC code, or of the extra code for a caller that is gone.
 pub(crate) fn code_name(code: u8) -> &'static str {
     GRPC_CODES.get(usize::from(code)).copied().unwrap_or("CALLER_GONE")
 }
@@ -336,7 +337,7 @@ mod tests {
     use crate::message::code::CANCELLED_BY_CALLER;
 
     #[test]
-    fn a_call_is_read_back_in_the_text_format() {
+    fn a_recorded_call_shows_in_the_text_format() {
         let metrics = Arc::new(Metrics::default());
         let labels = CallLabels {
             direction: Direction::Inbound,

@@ -1,7 +1,7 @@
-//! Spans of calls, by OpenTelemetry's conventions for RPC ([`attribute`]). Built only for a trace that is sampled: for
-//! any other call all that happens is that its trace context is passed on.
+//! Spans of calls, by OpenTelemetry's conventions for RPC ([`attribute`]). Built only for sampled traces; other calls
+//! only pass on their trace context.
 //!
-//! What many spans say is made once and shared: the names of methods, services and endpoints.
+//! Text that many spans use is made once and shared: the names of methods, services and endpoints.
 
 use std::{borrow::Cow, net::SocketAddr, sync::Arc, time::SystemTime};
 
@@ -35,16 +35,16 @@ use crate::{
 /// Which calls of a sidecar have spans.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sampling {
-    /// New traces whose id lies below this are sampled.
+    /// New traces whose id is below this are sampled.
     pub(crate) threshold: u64,
-    /// Whether somebody wants spans.
+    /// Whether spans are exported at all.
     pub(crate) is_wanted: bool,
 }
 
 /// A call's place in its trace.
 #[derive(Debug)]
 pub(crate) struct CallTrace {
-    /// What is passed on, with the call's own span as the current one.
+    /// The context that is passed on, with the call's own span as the current one.
     context: TraceContext,
     /// The span that the caller's head named.
     parent: Option<[u8; 8]>,
@@ -53,7 +53,7 @@ pub(crate) struct CallTrace {
 }
 
 impl CallTrace {
-    /// Continues the trace in the headers or begins one.
+    /// Continues the trace in the headers or starts a new one.
     pub(crate) fn begin(headers: &Headers, sampling: Sampling) -> Self {
         let incoming = TraceContext::read(|name| headers.get_single(known(name)));
         let (context, parent) = match incoming {
@@ -68,13 +68,13 @@ impl CallTrace {
         Self { context, parent, is_recorded: context.is_sampled && sampling.is_wanted }
     }
 
-    /// Writes the context into the head of the call that goes on.
+    /// Writes the context into the head of the forwarded call.
     pub(crate) fn pass_on(&self, headers: &mut Headers) {
         write(self.context, headers);
     }
 
-    /// The span of the call itself, for one that is recorded. `method` is its full name where a descriptor knows it, and
-    /// `service` the one that is called.
+    /// The span of a recorded call. `method` is its full name if a descriptor knows it; `service` is the service that
+    /// is called.
     pub(crate) fn span(
         &self,
         kind: SpanKind,
@@ -112,7 +112,7 @@ impl System {
 
     /// The value of `rpc.response.status_code`. Connect has no code for a call that succeeded.
     fn status(self, code: u8) -> Option<&'static str> {
-        // A caller that goes away has its call end as one that it cancelled.
+        // A call whose caller is gone counts as cancelled.
         let code = if code == CANCELLED_BY_CALLER { code::CANCELLED } else { code };
         match self {
             Self::Grpc => Some(code_name(code)),
@@ -122,10 +122,10 @@ impl System {
     }
 }
 
-/// Room for all that the sidecar says of a span.
+/// Room for all attributes that the sidecar sets on a span.
 const ATTRIBUTES: usize = 10;
 
-/// A span that has begun.
+/// A span that has started.
 #[derive(Debug)]
 pub(crate) struct Span {
     context: TraceContext,
@@ -137,7 +137,7 @@ pub(crate) struct Span {
     /// `None` for plain HTTP.
     system: Option<System>,
     attributes: Vec<KeyValue>,
-    /// How many of them, from the first on, hold for the call's tries too.
+    /// How many of the first attributes also apply to the call's tries.
     of_call: usize,
     events: Vec<Event>,
 }
@@ -169,7 +169,7 @@ impl Span {
         Self { context, parent, is_parent_remote: true, kind, name, start, system, attributes, of_call, events }
     }
 
-    /// A span of one try of this span's call, which goes to the endpoint with this id, at this address.
+    /// The span of one try of this span's call, to the endpoint with this id and address.
     pub(crate) fn attempt(&self, number: u32, endpoint: &str, ip: &Arc<str>, port: u16) -> Self {
         let mut attributes = Vec::with_capacity(ATTRIBUTES);
         attributes.extend_from_slice(&self.attributes[..self.of_call]);
@@ -192,7 +192,7 @@ impl Span {
         span
     }
 
-    /// Writes this span's context into the head of the call that goes on.
+    /// Writes this span's context into the head of the forwarded call.
     pub(crate) fn pass_on(&self, headers: &mut Headers) {
         write(self.context, headers);
     }
@@ -217,7 +217,7 @@ impl Span {
         self.attributes.extend(attributes);
     }
 
-    /// Ends it with a gRPC code, and why if the mesh knows, and hands it over.
+    /// Ends it with a gRPC code and, if the mesh knows it, the reason, and hands it to the sink.
     pub(crate) fn end(self, code: u8, error: Option<&'static str>, sink: &SpanSink) {
         sink.push(self.ended(code, error));
     }
@@ -265,7 +265,7 @@ impl Span {
     }
 }
 
-/// What spans say of the caller on a connection. Made once for all of its calls.
+/// The attributes of the caller on a connection. Made once for all of its calls.
 #[derive(Debug)]
 pub(crate) struct Caller {
     id: Arc<str>,
@@ -278,7 +278,7 @@ impl Caller {
         Self { id: id.to_string().into(), ip: from.ip().to_canonical().to_string().into(), port: from.port() }
     }
 
-    /// Says it in a span.
+    /// Sets them on a span.
     pub(crate) fn tell(&self, span: &mut Span) {
         span.set(attribute::PEER, Arc::clone(&self.id));
         span.set(attribute::NETWORK_PEER_ADDRESS, Arc::clone(&self.ip));
@@ -290,7 +290,7 @@ fn write(context: TraceContext, headers: &mut Headers) {
     headers.set(Name::TRACEPARENT, &context.to_traceparent());
 }
 
-/// Those that nearly every call is asked for are found without comparing text.
+/// The names that are looked up for nearly every call are found without comparing text.
 fn known(name: &'static str) -> Name {
     match name {
         "traceparent" => Name::TRACEPARENT,
@@ -303,8 +303,8 @@ fn new_span_id() -> [u8; 8] {
     fastrand::u64(1..).to_be_bytes()
 }
 
-/// A span's name. For what no descriptor knows it is the RPC system's, or the HTTP method: paths would make too many
-/// names.
+/// A span's name. For a method that no descriptor knows it is the name of the RPC system, or the HTTP method: paths
+/// would make too many names.
 fn name(method: Option<&Arc<str>>, system: Option<System>, head: &Headers) -> Cow<'static, str> {
     match (method, system) {
         (Some(method), _) => Cow::Owned(method.to_string()),
@@ -313,8 +313,8 @@ fn name(method: Option<&Arc<str>>, system: Option<System>, head: &Headers) -> Co
     }
 }
 
-/// The method's name as the caller has it, which no descriptor knows: the path without its query, and not all of a long
-/// one.
+/// The name that the caller gives a method that no descriptor knows: the path without its query, cut to
+/// [`limits::SPAN_NAME_BYTES`].
 fn original_method(head: &Headers) -> String {
     let path = head.path().unwrap_or_default();
     let path = path.strip_prefix(b"/").unwrap_or(path);

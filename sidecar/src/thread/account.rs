@@ -1,46 +1,49 @@
-//! One budget for what all connections hold (`--memory`): bytes that have come in and have not gone out, and what waits to be
-//! written. Each call has its windows, and there may be very many calls; this bounds them all together.
+//! One budget for what all connections hold (`--memory`): bytes that were received and not yet forwarded, and bytes
+//! that wait to be written. Windows bound each call, but there may be very many calls; the budget bounds them all
+//! together.
 //!
-//! Each side of the sidecar has half of the budget, which the other side cannot take. On a side, each [`Load`] has a part:
-//! it may hold as many bytes as all loads of that side together leave free ([`crate::thread::loads`]). One load alone comes to half,
-//! and there is always room for one more. Who is charged for what:
+//! Each side of the sidecar has half of the budget, which the other side cannot take. On a side, each [`Load`] has a
+//! part: it may hold as many bytes as all loads of that side together leave free ([`crate::thread::loads`]). So a
+//! single load gets half, and there is always room for one more. Charges:
 //!
 //! | bytes | held by | charged to |
 //! | --- | --- | --- |
-//! | of requests that a peer sends and the local service has not taken | the peer's connections | the peer |
+//! | of requests that the local service has not taken from a peer | the peer's connections | the peer |
 //! | of answers that a peer has not read | the peer's connections, and those to the local service | the peer |
 //! | of requests that a callee has not read | the connections to it, and those of the local application | the callee |
 //! | of answers that the local application has not read | the connections to the callee | the callee, so that other callees' answers still have room |
-//! | of frames and header blocks of which more is to come | the connection | the peer, the callee or the local application |
+//! | of partial frames and header blocks | the connection | the peer, the callee or the local application |
 //! | of large header lists of requests | the calls | the peer, or the local application |
 //! | the rest, on the connections of the local application | these | the local application, which may use all of its side |
 //! | the rest, on the connections to the local service | these: 256 KiB each, and a caller has few | nobody |
 //!
-//! A request's header list is kept until its call ends, so that the call can be sent again, and so are its trailers until they
-//! have gone: HPACK lets a peer send the longest of lists in some 20 bytes. They count for the caller if they are longer than
-//! [`UNCOUNTED_LIST_BYTES`](weft_mesh::limits::UNCOUNTED_LIST_BYTES). Shorter ones are not counted, as that would cost every
-//! call: [`CALLS_IN_FLIGHT`](weft_mesh::limits::CALLS_IN_FLIGHT)
-//! bounds them, to 40 MiB for one peer alone. Nor are the buffers counted that a connection keeps for the next calls: they are
-//! 1 MiB at most, if it has just carried much, and are given back within seconds, whether or not calls run on it
+//! A request's header list is kept until its call ends, so that the call can be retried, and its trailers are kept
+//! until they are sent. HPACK lets a peer send a list of maximum length in some 20 bytes, so lists longer than
+//! [`UNCOUNTED_LIST_BYTES`](weft_mesh::limits::UNCOUNTED_LIST_BYTES) count for the caller. Shorter ones are not
+//! counted, because that would cost every call: [`CALLS_IN_FLIGHT`](weft_mesh::limits::CALLS_IN_FLIGHT) bounds them, to
+//! 40 MiB for a single peer. The buffers that a connection keeps for the next calls are not counted either: they are at
+//! most 1 MiB, after heavy traffic, and are freed within seconds, whether or not calls run on it
 //! ([`crate::thread::worker::Worker::shrink`]).
 //!
-//! A part is never less than one stream's window, nor than a 64th of its side, so who holds little is never refused for what
-//! another holds.
+//! A part is never less than one stream's window, nor less than a 64th of its side. So a load that holds little is
+//! never refused because of what another holds.
 //!
-//! A load past its part gets no new calls, and its connections are not read as long as they hold something. Of one that holds
-//! nothing, little is read ([`LITTLE_BYTES`]) before it holds something. A connection that has something to send needs its
-//! peer's window updates, which come the same way. It is read as long as its load has less than four times its part if it
-//! holds no more than one stream's window ([`limits::STREAM_WINDOW_BYTES`]), or if nothing of what its load holds has gone on
-//! for a while. Else two sidecars would wait for each other: the service takes no more of the requests before its answers
-//! have gone. From four times on the calls whose bytes wait for that load are broken off. That is the only way to stop them:
-//! their windows were given to others, who share the connection that holds the bytes.
+//! A load past its part gets no new calls, and its connections are not read as long as they hold bytes. A connection
+//! that holds nothing is read a little ([`LITTLE_BYTES`]), until it holds something. There is one exception: a
+//! connection with unsent output needs its peer's window updates, and it gets them only if it is read. Such a
+//! connection is read while its load has less than four times its part, if the connection holds no more than one
+//! stream's window ([`limits::STREAM_WINDOW_BYTES`]), or if none of what its load holds has been forwarded for a while.
+//! Otherwise two sidecars could wait for each other, when a service reads no more of its requests until its answers are
+//! sent. At four times its part, the calls whose bytes wait for that load are aborted. Nothing else stops them: their
+//! flow-control windows are already granted to other peers, who share the connection that holds the bytes.
 //!
-//! While a connection is not read, nobody hears that its calls were given up, or that its peer has gone. So one of another
-//! sidecar ends when nothing that it holds has gone on for [`PAUSED_TIME`](weft_mesh::limits::PAUSED_TIME).
+//! While a connection is not read, the sidecar does not notice that its calls were cancelled or that its peer has gone.
+//! So a connection to another sidecar ends if none of its bytes is forwarded for
+//! [`PAUSED_TIME`](weft_mesh::limits::PAUSED_TIME).
 //!
-//! A connection counts its bytes at the end of each turn. A worker adds them up on its own and tells the process in steps,
-//! so a turn costs two additions, and hardly ever touches what workers share. A load is one worker's: with more workers, a
-//! peer has a part on each, and each part is smaller as the others fill.
+//! A connection counts its bytes at the end of each turn. A worker adds them up by itself and reports to the process in
+//! steps, so a turn costs two additions and hardly ever touches what workers share. A load belongs to one worker: with
+//! more workers, a peer has a part on each, and each part is smaller as the others fill.
 
 use std::{
     cell::{Cell, RefCell},
@@ -62,9 +65,9 @@ use crate::{
     thread::loads::{Load, Share},
 };
 
-/// A worker tells the process when so much has changed.
+/// A worker reports to the process when its sum has changed by this many bytes.
 const STEP: usize = 256 * 1024;
-/// How often it is looked whether there is room again.
+/// How often paused connections are checked for room.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// What one side of a worker holds.
@@ -73,6 +76,7 @@ pub(crate) struct Account {
     part: Arc<Part>,
     metrics: Arc<Metrics>,
     held: Cell<usize>,
+    /// The sum that was last reported to the process.
     told: Cell<usize>,
     /// Connections that are not read.
     paused: RefCell<Vec<Paused>>,
@@ -92,25 +96,25 @@ struct Paused {
     load: Rc<Load>,
     state: Rc<PauseState>,
     driver: Waker,
-    /// The least that its load held since then.
+    /// The least that its load has held since it was paused or made progress.
     least: usize,
     since: Instant,
 }
 
-/// What a paused connection and the list of them share.
+/// What a paused connection shares with the account's list of paused connections.
 #[derive(Debug, Default)]
 struct PauseState {
-    /// It is among those that are paused.
+    /// It is in that list.
     is_listed: Cell<bool>,
     has_unsent: Cell<bool>,
     /// It holds no more than one stream's window.
     is_small: Cell<bool>,
-    /// Nothing that its load holds has gone on for [`STUCK_TIME`], until there is room.
+    /// None of what its load holds was forwarded for [`STUCK_TIME`]. Reset when there is room.
     is_stuck: Cell<bool>,
 }
 
 impl PauseState {
-    /// It is read while its load has less than so many times its part.
+    /// The connection is read while its load has less than this many times its part.
     fn parts(&self) -> usize {
         let is_awaited = self.has_unsent.get() && (self.is_small.get() || self.is_stuck.get());
         if is_awaited { PARTS_AT_MOST } else { 1 }
@@ -126,7 +130,7 @@ pub(crate) enum Reads {
     Nothing,
 }
 
-/// The least that can be read of a connection with TLS: a whole record.
+/// The least that can be read from a TLS connection: a whole record.
 pub(crate) const LITTLE_BYTES: usize = 21 << 10;
 
 /// What one connection has on its worker's account.
@@ -148,7 +152,7 @@ impl Counted {
         }
     }
 
-    /// It holds so much now.
+    /// Counts that the connection holds `held` bytes now.
     #[inline]
     pub(crate) fn set(&self, held: usize) {
         let before = self.held.replace(held);
@@ -158,31 +162,32 @@ impl Counted {
         }
     }
 
-    /// What it held when it was counted last.
+    /// The bytes that it held at the last count.
     pub(crate) fn held(&self) -> usize {
         self.held.get()
     }
 
-    /// Whom it counts for.
+    /// The load that it counts for.
     pub(crate) fn load(&self) -> Rc<Load> {
         Rc::clone(&self.load.borrow())
     }
 
-    /// It counts for another from now on.
+    /// Counts it for another load from now on.
     pub(crate) fn belongs_to(&self, load: &Rc<Load>) {
         let held = self.held.get();
         load.change(0, held);
         self.load.replace(Rc::clone(load)).change(held, 0);
     }
 
-    /// Whether it is paused and has nothing left for which it is, where it holds so much: its driver is to be woken.
+    /// Whether it is paused although it holds nothing any more (`held` is 0): its driver must be woken.
     #[inline]
     pub(crate) fn is_relieved(&self, held: usize) -> bool {
         held == 0 && self.state.is_listed.get()
     }
 
-    /// How much of the connection is to be read for now, which tells how much it holds and whether something is unsent. Where
-    /// it is nothing, its driver is woken when there is room.
+    /// How much to read from the connection for now. `tell` returns the bytes that it holds and whether output is
+    /// unsent; it is called only when memory is tight. After [`Reads::Nothing`], the driver is woken when there is
+    /// room.
     #[inline]
     pub(crate) fn reads(&self, tell: impl FnOnce() -> (usize, bool), driver: &RefCell<Waker>) -> Reads {
         if !self.account.is_tight() {
@@ -225,12 +230,13 @@ impl Drop for Counted {
     }
 }
 
-/// When nothing that a load holds has gone on for so long, its connections wait for its peer's windows.
+/// If none of what a load holds was forwarded for this long, its connections probably wait for the peer's window
+/// updates.
 const STUCK_TIME: Duration = Duration::from_millis(200);
 /// A part is never less than this, nor than this share of its side.
 const LEAST_PART: usize = limits::STREAM_WINDOW_BYTES as usize;
 const LEAST_PART_OF_SIDE: usize = 64;
-/// From so many parts on, calls are broken off whose bytes wait for a load.
+/// At this many parts, calls whose bytes wait for a load are aborted.
 const PARTS_AT_MOST: usize = 4;
 
 impl Account {
@@ -254,7 +260,7 @@ impl Account {
         self.part.used()
     }
 
-    /// Whether any load may be past its part: as long as all together have less than half, none is.
+    /// Whether any load can be past its part: none is as long as all together have less than half.
     #[inline]
     pub(crate) fn is_tight(&self) -> bool {
         2 * self.part.used() >= self.part.bytes
@@ -270,7 +276,7 @@ impl Account {
         takes
     }
 
-    /// Whether calls whose bytes wait for a load are to be broken off.
+    /// Whether calls whose bytes wait for a load must be aborted.
     pub(crate) fn is_overdrawn(&self, load: &Load) -> bool {
         self.is_tight() && !self.has_room(load, PARTS_AT_MOST)
     }
@@ -280,18 +286,18 @@ impl Account {
         LEAST_PART.max(self.part.bytes / LEAST_PART_OF_SIDE)
     }
 
-    /// Whether a load holds less than so many times its part.
+    /// Whether a load holds less than `parts` times its part.
     fn has_room(&self, load: &Load, parts: usize) -> bool {
         let left = self.part.bytes.saturating_sub(self.part.used());
         match load.share() {
-            // However little is left: else nobody would have a call as long as one load holds too much.
+            // A minimum, however little is left: otherwise one load that holds too much would stop everyone's calls.
             Share::Part => load.bytes() < parts * left.max(self.least_part()),
             Share::WholeSide => left > 0,
             Share::OfNobody => true,
         }
     }
 
-    /// A connection holds `now` where it held `before`.
+    /// A connection holds `now` bytes instead of `before`.
     #[inline]
     fn change(&self, before: usize, now: usize) {
         let held = self.held.get() + now - before;
@@ -303,11 +309,11 @@ impl Account {
 
     #[cold]
     fn tell(&self, held: usize) {
-        // Sums wrap around, so that the difference may be negative.
+        // Addition wraps around, so the difference may be negative.
         self.part.used.fetch_add(held.wrapping_sub(self.told.replace(held)), Relaxed);
     }
 
-    /// Has those that were paused read again for whose load there is room. Says whether some still are.
+    /// Wakes the paused connections whose load has room. Returns whether some are still paused.
     fn resume(&self) -> bool {
         let (mut woken, now) = (Vec::new(), Instant::now());
         self.paused.borrow_mut().retain_mut(|paused| {
@@ -328,7 +334,7 @@ impl Account {
         !self.paused.borrow().is_empty()
     }
 
-    /// Has connections read again once there is room. Runs for as long as it is polled.
+    /// Resumes paused connections once there is room. Runs for as long as it is polled.
     async fn attend(&self) {
         loop {
             self.has_paused.notified().await;
@@ -345,19 +351,19 @@ impl Accounts {
         Self { outbound: Account::new(outbound, metrics), inbound: Account::new(inbound, metrics) }
     }
 
-    /// Of both sides.
+    /// The bytes that both sides hold.
     pub(crate) fn held(&self) -> usize {
         self.outbound.held() + self.inbound.held()
     }
 
-    /// Has connections read again once there is room. Runs for as long as it is polled.
+    /// Resumes paused connections once there is room. Runs for as long as it is polled.
     pub(crate) async fn attend(&self) {
         tokio::join!(self.outbound.attend(), self.inbound.attend());
     }
 }
 
-/// Bytes that wait for a load to take them and that another's connection holds: charged to the load until they have gone,
-/// or this is dropped.
+/// Bytes that wait for one load, in a connection of another: charged to the load that they wait for, until they are
+/// sent or this is dropped.
 #[derive(Debug)]
 pub(crate) struct Charge {
     load: Rc<Load>,

@@ -1,11 +1,12 @@
 //! Connections end with the certificates that they were made with.
 //!
-//! TLS looks at a certificate once, in the handshake, and a connection may live for months. So each worker keeps a list
-//! of its connections to other sidecars by the time at which the first of the two certificates expires. Some time before,
-//! a connection is renewed: calls go over a new one, and those that run end on the old one. When the certificate
-//! expires, the old connection ends with whatever still runs on it: calls, tunnels, upgraded connections.
+//! TLS checks a certificate once, in the handshake, but a connection may live for months. So each worker keeps a list
+//! of its connections to other sidecars, ordered by when the first of the two certificates expires. Some time before
+//! that, a connection is renewed: new calls go over a new one, and running calls end on the old one. When the
+//! certificate expires, the old connection ends with everything that still runs on it: calls, tunnels, upgraded
+//! connections.
 //!
-//! Certificates go by the wall clock, which may be set. So the list is looked through by that clock, once in
+//! Certificates follow the wall clock, which may be set. So the list is checked against that clock, once in
 //! [`weft_mesh::limits::EXPIRY_LOOK`], and nothing sleeps until a moment that was computed in advance.
 
 use std::{
@@ -15,9 +16,9 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-/// A connection as it is seen here.
+/// A connection with an expiry.
 pub(crate) trait Expiring {
-    /// Its certificate expires soon: new calls take another connection, those that run end on this one.
+    /// Its certificate expires soon: new calls take another connection, running calls end on this one.
     fn renew(&self);
     /// Its certificate has expired: it ends now.
     fn expire(&self);
@@ -39,14 +40,14 @@ struct Entry {
     is_renewed: bool,
 }
 
-/// The share of its certificate's remaining life for which a connection is used: a number between these, drawn for each,
-/// so that what was made together is not renewed together. Certificates are renewed after two thirds of their life, so
-/// by then both sides have new ones. Where the control plane is away and they have not, each new connection has the same
-/// share of what is left, and there are but a few of them until the end.
+/// A connection is used for this share of its certificate's remaining life. The share is random for each, so that
+/// connections that were made together are not renewed together. Certificates are renewed after two thirds of their
+/// life, so by then both sides have new ones. If they have not, because the control plane is away, each new connection
+/// gets the same share of what is left, so only a few connections follow until the end.
 const SHARE: std::ops::Range<f64> = 0.75..0.85;
 
 impl Expiries {
-    /// Has a connection renewed and ended in time, until the guard is dropped.
+    /// Lists a connection, to renew it and end it in time, until the guard is dropped.
     pub(crate) fn add(self: &Rc<Self>, connection: Rc<dyn Expiring>, now: SystemTime, end: SystemTime) -> Listed {
         let number = self.next.replace(self.next.get() + 1);
         let renewal = renewal_time(now, end, fastrand::f64());
@@ -78,7 +79,7 @@ impl Expiries {
     }
 }
 
-/// What is done with a connection whose time has come.
+/// What to do with a connection that is due.
 enum Step {
     Renew(Rc<dyn Expiring>),
     Expire(Rc<dyn Expiring>),
@@ -111,7 +112,7 @@ fn renewal_time(now: SystemTime, end: SystemTime, chance: f64) -> SystemTime {
 mod tests {
     use super::*;
 
-    /// Counts what is done with it.
+    /// Counts its renewals and expiries.
     #[derive(Default)]
     struct Connection {
         renewed: Cell<u32>,
@@ -141,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_is_renewed_before_its_certificate_expires_and_ends_then() {
+    fn a_connection_is_renewed_before_its_certificate_expires_and_ends_when_it_does() {
         let (list, connection) = (Rc::new(Expiries::default()), Rc::new(Connection::default()));
         let listed = list.add(Rc::clone(&connection) as _, START, hours(24));
         list.look(hours(17));
@@ -156,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_jumps_past_the_end_ends_it_at_once() {
+    fn a_clock_that_jumps_past_the_expiry_ends_the_connection_at_once() {
         let (list, connection) = (Rc::new(Expiries::default()), Rc::new(Connection::default()));
         let _listed = list.add(Rc::clone(&connection) as _, START, hours(24));
         list.look(hours(48));
@@ -178,7 +179,7 @@ mod tests {
 
     /// While the control plane is away there is no fresher certificate, and a new connection has the same end.
     #[test]
-    fn few_connections_follow_one_another_before_an_end_that_cannot_be_put_off() {
+    fn few_connections_are_made_before_an_expiry_that_cannot_be_extended() {
         let (mut now, end, mut connections) = (hours(16), hours(24), 0);
         while end.duration_since(now).expect("before it") > Duration::from_secs(1) {
             now = renewal_time(now, end, 0.0);

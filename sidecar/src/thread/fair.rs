@@ -1,5 +1,5 @@
-//! A queue in which peers take turns: what one peer has put in comes out in its order, and each turn is another peer's. So
-//! one that puts in very much waits for itself, and not the others for it.
+//! A queue in which peers take turns: each turn is another peer's, and a peer's own items keep their order. So a peer
+//! that puts in very many items delays only itself.
 
 use std::{collections::VecDeque, rc::Rc};
 
@@ -8,7 +8,7 @@ use crate::thread::loads::{Load, may_have_more};
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Fair<T> {
-    /// The next turn is the first one's. None of them is empty.
+    /// The first lane has the next turn. No lane is empty.
     lanes: VecDeque<Lane<T>>,
     len: usize,
 }
@@ -34,7 +34,7 @@ impl<T> Fair<T> {
         self.lanes.iter().flat_map(|lane| &lane.waiting)
     }
 
-    /// Whether a peer may put in one more, where there may be `limit` of all.
+    /// Whether a peer may put in one more, if all peers together may have `limit`.
     pub(crate) fn has_room_for(&self, peer: &Rc<Load>, limit: usize) -> bool {
         may_have_more(self.place(peer).map_or(0, |place| self.lanes[place].waiting.len()), self.len, limit)
     }
@@ -52,17 +52,17 @@ impl<T> Fair<T> {
         &mut self.lanes[place].waiting
     }
 
-    /// Puts in one that comes after the peer's others.
+    /// Puts an item after the peer's others.
     pub(crate) fn push(&mut self, peer: &Rc<Load>, item: T) {
         self.lane(peer).push_back(item);
     }
 
-    /// Puts in one that comes before the peer's others.
+    /// Puts an item before the peer's others.
     pub(crate) fn push_first(&mut self, peer: &Rc<Load>, item: T) {
         self.lane(peer).push_front(item);
     }
 
-    /// Takes out the one whose turn it is.
+    /// Takes out the next item.
     pub(crate) fn pop(&mut self) -> Option<T> {
         let mut lane = self.lanes.pop_front()?;
         let item = lane.waiting.pop_front();
@@ -73,7 +73,7 @@ impl<T> Fair<T> {
         item
     }
 
-    /// Takes out those that are not wanted any more.
+    /// Removes the items that are no longer wanted.
     pub(crate) fn retain(&mut self, is_wanted: impl Fn(&T) -> bool) {
         self.lanes.retain_mut(|lane| {
             lane.waiting.retain(&is_wanted);
@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn peers_take_turns_and_each_has_its_order() {
+    fn peers_take_turns_and_a_peers_items_keep_their_order() {
         let (mut queue, [a, b, c]) = (Fair::default(), [(); 3].map(|()| Rc::new(Load::default())));
         for number in 0..5 {
             queue.push(&a, ('a', number));
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn one_peer_does_not_fill_it() {
+    fn one_peer_does_not_fill_the_queue() {
         let (mut queue, [a, b]) = (Fair::default(), [(); 2].map(|()| Rc::new(Load::default())));
         while queue.has_room_for(&a, 100) {
             queue.push(&a, true);

@@ -4,12 +4,12 @@ use std::{pin::pin, task::Context};
 
 use tokio::task::yield_now;
 
-/// Asks for another turn of this task, after the sockets and timers of all others were looked at.
+/// Asks for another turn of this task, after the runtime has polled the sockets and timers of all tasks.
 ///
-/// A task that only wakes its own waker is polled again at once. The runtime looks at sockets after 61 such turns, so one
+/// A task that only wakes its own waker is polled again at once. The runtime polls sockets after 61 such turns, so one
 /// connection with endless input would make every other one wait that long.
 pub(crate) fn give_way(cx: &mut Context<'_>) {
-    // Its first poll hands the waker to the runtime, which wakes it when it has looked. It is pending then.
+    // The first poll is pending and hands the waker to the runtime, which wakes it after it has polled sockets.
     let _ = pin!(yield_now()).poll(cx);
 }
 
@@ -21,9 +21,10 @@ mod tests {
 
     use super::give_way;
 
-    /// With `wake_by_ref` in place of `give_way` the busy task has dozens of turns before the other's socket is looked at.
+    /// With `wake_by_ref` in place of `give_way`, the busy task has dozens of turns before the other task's socket is
+    /// polled.
     #[test]
-    fn one_that_always_has_more_to_do_gets_one_turn_before_sockets_are_looked_at() {
+    fn a_task_that_always_has_more_to_do_gets_one_turn_before_sockets_are_polled() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default());
         runtime.unwrap().block_on(async {
             let turns = Rc::new(Cell::new(0));

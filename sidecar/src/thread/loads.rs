@@ -1,6 +1,7 @@
-//! What each peer has of a worker. A peer is an identity: the replicas of a service are one.
+//! What each peer uses of a worker. A peer is an identity: all replicas of a service are one peer.
 //!
-//! A peer may have as many of something as all leave free ([`may_have_more`]), so there is always room for one more.
+//! A peer may use as much of a resource as all peers together leave free ([`may_have_more`]), so there is always room
+//! for one more peer.
 
 use std::{
     cell::{Cell, RefCell},
@@ -11,8 +12,8 @@ use std::{
 pub(crate) use weft_mesh::shares::may_have_more;
 use weft_mesh::{identity::SpiffeId, limits};
 
-/// What one peer has now: a caller on the inbound side, a callee on the outbound one. The local service, whose calls go out,
-/// has one of its own.
+/// What one peer uses now: a caller on the inbound side, a callee on the outbound side. The local service has a load of
+/// its own, for the calls that it makes.
 #[derive(Debug, Default)]
 pub(crate) struct Load {
     share: Share,
@@ -30,7 +31,7 @@ pub(crate) enum Share {
     /// As much as all loads leave free.
     #[default]
     Part,
-    /// All of it: there is nobody whom it could take it from.
+    /// All of it, because it takes nothing from others.
     WholeSide,
     /// What its connections hold is charged to others.
     OfNobody,
@@ -49,7 +50,7 @@ impl Load {
         self.bytes.get()
     }
 
-    /// One of those that hold bytes for it holds `now` where it held `before`.
+    /// A holder of bytes for this load now holds `now` bytes instead of `before`.
     #[inline]
     pub(crate) fn change(&self, before: usize, now: usize) {
         self.bytes.set(self.bytes.get() + now - before);
@@ -63,7 +64,7 @@ impl Load {
         self.kept.get()
     }
 
-    /// Of the request of one of its calls `now` bytes are kept, where it were `before`.
+    /// One of its calls now keeps `now` bytes of its request instead of `before`.
     #[inline]
     pub(crate) fn change_kept(&self, before: usize, now: usize) {
         self.kept.set(self.kept.get() + now - before);
@@ -86,7 +87,7 @@ pub(crate) struct Peers {
 }
 
 impl Peers {
-    /// Counts a connection of a peer; `None` when it may have no more.
+    /// Counts a connection of a peer; `None` if it may have no more.
     pub(crate) fn enter(self: &Rc<Self>, id: &SpiffeId) -> Option<Member> {
         let mut known = self.known.borrow_mut();
         let own = known.get(id).map_or(0, |load| load.connections.get());
@@ -99,13 +100,13 @@ impl Peers {
         Some(Member { peers: Rc::clone(self), id: id.clone(), load })
     }
 
-    /// What each holds.
+    /// The bytes that each holds, by service.
     pub(crate) fn bytes(&self) -> Vec<(String, usize)> {
         self.known.borrow().iter().map(|(id, load)| (id.service().to_string(), load.bytes())).collect()
     }
 }
 
-/// The services that a worker has connections to. What nobody needs any more is forgotten.
+/// The services that a worker has connections to. A service that nothing refers to any more is forgotten.
 #[derive(Debug, Default)]
 pub(crate) struct Callees {
     known: RefCell<HashMap<SpiffeId, Weak<Load>>>,
@@ -123,7 +124,7 @@ impl Callees {
         load
     }
 
-    /// What each holds.
+    /// The bytes that each holds, by service.
     pub(crate) fn bytes(&self) -> Vec<(String, usize)> {
         let known = self.known.borrow();
         known.iter().filter_map(|(id, load)| Some((id.service().to_string(), load.upgrade()?.bytes()))).collect()
@@ -161,14 +162,14 @@ mod tests {
             assert!(!open[number].is_empty(), "the others have all: {}", peers.connections.get());
             assert!(peers.enter(&id(number)).is_none());
         }
-        assert_eq!(open[0].len(), limits::CONNECTIONS_PER_SIDE / 2, "one alone has half");
+        assert_eq!(open[0].len(), limits::CONNECTIONS_PER_SIDE / 2, "a single peer has half");
         assert!(peers.connections.get() < limits::CONNECTIONS_PER_SIDE);
-        // One that gives some back gives them to all.
+        // Connections that one peer gives back are free for all.
         let before = open[1].len();
         open[0].clear();
         open[1].extend(std::iter::from_fn(|| peers.enter(&id(1))));
         assert!(open[1].len() > before);
         open.clear();
-        assert_eq!((peers.connections.get(), peers.known.borrow().len()), (0, 0), "nothing is kept of who has gone");
+        assert_eq!((peers.connections.get(), peers.known.borrow().len()), (0, 0), "nothing is kept of peers that left");
     }
 }

@@ -1,5 +1,5 @@
-//! Places of a worker: one for each connection that it has taken, and one for each call. Whoever has one counts, for whom it
-//! is, until it is dropped.
+//! Slots of a worker: one for each connection that it has accepted, and one for each call. A slot counts for its peer
+//! until it is dropped.
 
 use std::{net::SocketAddr, rc::Rc, sync::atomic::Ordering::Relaxed};
 
@@ -16,15 +16,15 @@ use crate::thread::{
 pub(crate) struct CallSlot {
     worker: Rc<Worker>,
     owner: Owner,
-    /// Bytes of its request that count as kept for another try.
+    /// Bytes of its request that are counted as kept for another try.
     kept: usize,
 }
 
-/// Whose a call is.
+/// Whom a call counts for.
 enum Owner {
-    /// Of an inbound one: its caller.
+    /// An inbound call: its caller.
     Peer(Rc<Load>),
-    /// Of an outbound one: its callee, once an endpoint was picked.
+    /// An outbound call: its callee, once an endpoint was picked.
     Callee(Option<Rc<Load>>),
 }
 
@@ -33,7 +33,7 @@ impl CallSlot {
         Self { worker: Rc::clone(worker), owner, kept: 0 }
     }
 
-    /// Whose an inbound call is.
+    /// The caller of an inbound call.
     pub(crate) fn peer(&self) -> Option<&Rc<Load>> {
         match &self.owner {
             Owner::Peer(peer) => Some(peer),
@@ -41,7 +41,7 @@ impl CallSlot {
         }
     }
 
-    /// Whose an outbound call is, once an endpoint was picked.
+    /// The callee of an outbound call, once an endpoint was picked.
     pub(crate) fn callee(&self) -> Option<&Rc<Load>> {
         match &self.owner {
             Owner::Callee(callee) => callee.as_ref(),
@@ -49,7 +49,8 @@ impl CallSlot {
         }
     }
 
-    /// Counts bytes of the call: for its peer, or for the local service whose call it is.
+    /// An account for bytes of the call: an inbound call's count for its peer, an outbound call's for the local
+    /// service.
     pub(crate) fn counted(&self) -> Counted {
         match self.peer() {
             None => Counted::new(&self.worker.accounts.outbound, &self.worker.own),
@@ -57,8 +58,8 @@ impl CallSlot {
         }
     }
 
-    /// An outbound call is this callee's, from now on until it ends or goes to another. False if the callee may have no
-    /// more calls: so one that never answers leaves room for calls to the others.
+    /// Counts an outbound call for this callee, until it ends or goes to another. False if the callee may have no more
+    /// calls: so a callee that never answers leaves room for calls to others.
     #[inline]
     pub(crate) fn goes_to(&mut self, callee: &Rc<Load>) -> bool {
         match &self.owner {
@@ -69,7 +70,7 @@ impl CallSlot {
     }
 
     fn moves_to(&mut self, callee: &Rc<Load>) -> bool {
-        // This call is among those of the side already.
+        // The side already counts this call.
         let others = self.worker.calls.outbound.get() - 1;
         if !may_have_more(callee.calls(), others, limits::CALLS_IN_FLIGHT) {
             self.worker.shared.metrics.limit_reached("CALLS_IN_FLIGHT");
@@ -85,14 +86,14 @@ impl CallSlot {
             before.end_call();
         }
         if kept > 0 {
-            // If the callee may keep no more, the request is sent all the same, and forgotten then.
+            // If the callee may keep no more, the request is still sent, but no longer kept for another try.
             self.keeps(kept);
         }
         true
     }
 
-    /// Counts `bytes` of the call's request as kept for another try, instead of those that it counted before. False, and
-    /// nothing changes, if that is more than its owner may keep.
+    /// Counts `bytes` of the call's request as kept for another try, in place of the earlier count. Returns false and
+    /// changes nothing if that is more than its owner may keep.
     #[inline]
     pub(crate) fn keeps(&mut self, bytes: usize) -> bool {
         if bytes == self.kept {
@@ -100,7 +101,7 @@ impl CallSlot {
         }
         let (load, all) = match &self.owner {
             Owner::Peer(peer) => (peer, &self.worker.replay_bytes.inbound),
-            // Until the callee is known it counts for the local service.
+            // Until the callee is known, the bytes count for the local service.
             Owner::Callee(callee) => (callee.as_ref().unwrap_or(&self.worker.own), &self.worker.replay_bytes.outbound),
         };
         if bytes < self.kept {
@@ -154,7 +155,7 @@ enum Whose {
 }
 
 impl ConnectionSlot {
-    /// One on the outbound side; `None` when there are too many.
+    /// A connection on the outbound side; `None` if there are too many.
     pub(crate) fn outbound(worker: &Rc<Worker>) -> Option<Self> {
         if worker.connections.outbound.get() >= limits::CONNECTIONS_PER_SIDE {
             worker.shared.metrics.limit_reached("CONNECTIONS_PER_SIDE");
@@ -164,7 +165,7 @@ impl ConnectionSlot {
         Some(Self::new(worker, Whose::Own))
     }
 
-    /// One on the inbound side, of which nobody knows yet whose it is.
+    /// A connection on the inbound side whose peer is not known yet.
     pub(crate) fn inbound(worker: &Rc<Worker>, from: SocketAddr) -> Self {
         let (stranger, has_made_room) = worker.strangers.enter(from.ip());
         if has_made_room {
@@ -179,7 +180,7 @@ impl ConnectionSlot {
         Self { worker: Rc::clone(worker), whose }
     }
 
-    /// Ready when it has to make room for another stranger's.
+    /// Ready when it has to make room for the connection of another stranger.
     pub(crate) async fn makes_room(&self) {
         match &self.whose {
             Whose::Stranger(stranger) => stranger.makes_room().await,
@@ -187,7 +188,7 @@ impl ConnectionSlot {
         }
     }
 
-    /// It is a peer's from now on, if that may have one more.
+    /// Counts it for a peer from now on, if the peer may have one more.
     pub(crate) fn is_of(&mut self, id: &SpiffeId) -> Option<Rc<Load>> {
         let Some(member) = self.worker.peers.enter(id) else {
             self.worker.shared.metrics.limit_reached("CONNECTIONS_PER_SIDE");
@@ -215,7 +216,7 @@ impl Drop for ConnectionSlot {
 }
 
 impl Worker {
-    /// A place for one more call of the local service, if there is one.
+    /// A slot for one more call of the local service, if there is one.
     pub(crate) fn call_slot(self: &Rc<Self>) -> Option<CallSlot> {
         if !self.accounts.outbound.takes_calls(&self.own) {
             return None;
@@ -228,7 +229,7 @@ impl Worker {
         Some(CallSlot::new(self, Owner::Callee(None)))
     }
 
-    /// A place for one more call of a peer, if it may have one.
+    /// A slot for one more call of a peer, if it may have one.
     pub(crate) fn inbound_slot(self: &Rc<Self>, peer: &Rc<Load>) -> Option<CallSlot> {
         if !self.accounts.inbound.takes_calls(peer) {
             return None;
@@ -258,13 +259,13 @@ mod tests {
         assert!(worker.call_slot().is_some(), "one of the local service's own");
         let own: Vec<_> = std::iter::from_fn(|| worker.call_slot()).collect();
         assert_eq!(own.len(), limits::CALLS_IN_FLIGHT);
-        assert!(worker.inbound_slot(&modest).is_some(), "nor does that take from its callers");
+        assert!(worker.inbound_slot(&modest).is_some(), "its own calls take nothing from its callers");
         drop((all, own));
         assert_eq!((worker.calls.sum(), greedy.calls(), modest.calls()), (0, 0, 0));
     }
 
     #[tokio::test]
-    async fn no_callee_takes_the_places_of_calls_to_others() {
+    async fn no_callee_takes_the_slots_of_calls_to_others() {
         let worker = trial::worker();
         let (silent, other): (Rc<Load>, Rc<Load>) = Default::default();
         let to = |callee: &Rc<Load>| {
@@ -276,7 +277,7 @@ mod tests {
         let mut answered = to(&other).expect("a call to another service");
         assert!(answered.goes_to(&other), "a second try counts as the first did");
         assert_eq!((other.calls(), worker.calls.outbound.get()), (1, limits::CALLS_IN_FLIGHT / 2 + 1));
-        assert!(!answered.goes_to(&silent), "that has as many as it may");
+        assert!(!answered.goes_to(&silent), "it has as many as it may");
         stuck.truncate(10);
         assert!(answered.goes_to(&silent));
         assert_eq!((other.calls(), silent.calls()), (0, 11));
@@ -285,7 +286,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn no_peer_and_no_callee_keeps_what_others_calls_need_to_be_tried_again() {
+    async fn no_peer_or_callee_takes_the_replay_bytes_that_others_need() {
         let worker = trial::worker();
         let (greedy, modest, callee): (Rc<Load>, Rc<Load>, Rc<Load>) = Default::default();
         let keeps = |slot: Option<CallSlot>| {
@@ -294,12 +295,12 @@ mod tests {
         };
         let kept = || (worker.replay_bytes.inbound.get(), worker.replay_bytes.outbound.get());
         let all: Vec<_> = std::iter::from_fn(|| keeps(worker.inbound_slot(&greedy))).collect();
-        assert_eq!(kept(), (limits::REPLAY_BYTES / 2, 0), "one alone has half of its side");
+        assert_eq!(kept(), (limits::REPLAY_BYTES / 2, 0), "a single peer has half of its side");
         assert!(worker.inbound_slot(&greedy).unwrap().keeps(0), "a request without a body needs nothing");
         assert!(keeps(worker.inbound_slot(&modest)).is_some(), "another peer's");
-        // Calls that wait for a callee to be found, and then for that.
+        // Calls that first wait for a callee to be found, then for the callee.
         let mut own: Vec<_> = std::iter::from_fn(|| keeps(worker.call_slot())).collect();
-        assert_eq!(kept().1, limits::REPLAY_BYTES / 2, "the local service's own, of which peers take nothing");
+        assert_eq!(kept().1, limits::REPLAY_BYTES / 2, "peers take nothing from the local service's own calls");
         assert!(own.iter_mut().all(|slot| slot.goes_to(&callee)));
         assert_eq!((worker.own.kept(), callee.kept()), (0, limits::REPLAY_BYTES / 2));
         assert!(keeps(worker.call_slot()).is_some());
@@ -310,7 +311,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn strangers_take_nothing_from_peers_and_these_nothing_from_the_local_service() {
+    async fn strangers_take_nothing_from_peers_and_peers_nothing_from_the_local_service() {
         let worker = trial::worker();
         let from: SocketAddr = "192.0.2.1:1".parse().unwrap();
         let id: SpiffeId = "spiffe://weft.local/ns/shop/sa/greedy".parse().unwrap();
@@ -324,7 +325,7 @@ mod tests {
             }
             peers.push(slot);
         }
-        assert_eq!(peers.len(), limits::CONNECTIONS_PER_SIDE / 2, "with as many strangers as may be");
+        assert_eq!(peers.len(), limits::CONNECTIONS_PER_SIDE / 2, "beside as many strangers as allowed");
         let other = "spiffe://weft.local/ns/shop/sa/modest".parse().unwrap();
         assert!(ConnectionSlot::inbound(&worker, from).is_of(&other).is_some());
         assert!(ConnectionSlot::outbound(&worker).is_some());

@@ -1,5 +1,5 @@
-//! Steps of a call that may have to wait, but nearly never do: they are tried at once, where they begin, and become a
-//! task only if they must.
+//! Steps of a call that may have to wait, but nearly never do: they run at once, in place, and become a task only if
+//! they have to wait.
 
 use std::{
     pin::Pin,
@@ -8,7 +8,7 @@ use std::{
 
 use tokio::task::{AbortHandle, spawn_local};
 
-/// Runs futures of one kind, in one piece of memory as long as none of them waits.
+/// Runs futures of one type, and reuses one allocation as long as none of them waits.
 pub(crate) struct Steps<F> {
     spare: Option<Pin<Box<F>>>,
 }
@@ -18,7 +18,7 @@ impl<F: Future<Output = ()> + 'static> Steps<F> {
         Self { spare: None }
     }
 
-    /// Runs `steps` as far as they go at once. If they have to wait they go on as a task, which the handle stops.
+    /// Runs `steps` as far as they go at once. If they have to wait, they continue as a task, which the handle aborts.
     pub(crate) fn run(&mut self, steps: F) -> Option<AbortHandle> {
         let mut steps = match self.spare.take() {
             Some(mut spare) => {
@@ -27,7 +27,7 @@ impl<F: Future<Output = ()> + 'static> Steps<F> {
             }
             None => Box::pin(steps),
         };
-        // What they wait for wakes the task, which polls them once more at its begin.
+        // A no-op waker is enough: if they have to wait, the task polls them again and registers its own waker.
         match steps.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(()) => {
                 self.spare = Some(steps);

@@ -1,9 +1,9 @@
-//! Connections to the inbound port of which it is not known yet whose they are: their TLS handshake is not done.
+//! Connections to the inbound port whose peer is not known yet, because their TLS handshake is not done.
 //!
-//! They have a budget of their own, so that no stranger takes what peers have. When it is full the next one is taken all the
-//! same, and one makes room: the one that has taken longest, of the network with the most; among networks with equally many, of
-//! the one that has waited longest. A handshake takes milliseconds, so those who make room are those who do not go on; and one
-//! network costs the others nothing.
+//! They have a budget of their own, so that strangers take nothing from peers. If it is full, the next connection is
+//! still accepted, and another makes room: the oldest one of the network with the most connections; if several networks
+//! have equally many, the oldest one of those. A handshake takes milliseconds, so the connections that make room are
+//! those that make no progress, and a flood from one network costs other networks nothing.
 
 use std::{cell::RefCell, net::IpAddr, rc::Rc};
 
@@ -16,7 +16,7 @@ use weft_mesh::{
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct Strangers {
-    /// Each with what tells it to make room.
+    /// Each with the notification that tells it to make room.
     waiting: RefCell<ByNetwork<Rc<Notify>>>,
 }
 
@@ -26,7 +26,7 @@ impl Strangers {
         self.waiting.borrow().count()
     }
 
-    /// Counts one more. Whether another had to make room for it.
+    /// Counts one more. Also returns whether another had to make room for it.
     pub(crate) fn enter(self: &Rc<Self>, from: IpAddr) -> (Stranger, bool) {
         let mut waiting = self.waiting.borrow_mut();
         let is_full = waiting.count() >= limits::HANDSHAKES;
@@ -48,7 +48,7 @@ fn make_room(waiting: &mut ByNetwork<Rc<Notify>>) {
     }
 }
 
-/// One of them, which counts until this is dropped.
+/// A stranger's connection, which counts until this is dropped.
 pub(crate) struct Stranger {
     all: Rc<Strangers>,
     ticket: Ticket,
@@ -64,7 +64,7 @@ impl Stranger {
 
 impl Drop for Stranger {
     fn drop(&mut self) {
-        // One that has made room is not there any more.
+        // Does nothing if it has made room: then it was removed already.
         self.all.waiting.borrow_mut().leave(self.ticket);
     }
 }
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn who_does_not_go_on_makes_room_for_who_comes() {
+    fn the_oldest_of_the_largest_network_makes_room_for_a_new_connection() {
         let all: Rc<Strangers> = Rc::default();
         let address = |text: &str| -> IpAddr { text.parse().unwrap() };
         let (few, many) = (address("192.0.2.1"), address("192.0.2.2"));
@@ -88,7 +88,7 @@ mod tests {
         assert_eq!(all.count(), limits::HANDSHAKES);
         for _ in 0..100 {
             let (new, made_room) = all.enter(address("192.0.2.3"));
-            assert!(made_room && all.count() == limits::HANDSHAKES, "and there are no more");
+            assert!(made_room && all.count() == limits::HANDSHAKES, "there are no more than allowed");
             hoard.push(new);
         }
         assert!(hoard[..100].iter().all(must_go), "the first of the network with the most");
@@ -100,13 +100,13 @@ mod tests {
     }
 
     #[test]
-    fn many_networks_of_one_connection_each_do_not_close_one_that_has_just_come() {
+    fn many_networks_of_one_connection_each_do_not_close_a_new_connection() {
         let all: Rc<Strangers> = Rc::default();
         let patient: Vec<_> = (0..limits::HANDSHAKES as u32)
             .map(|number| all.enter(IpAddr::from((0x0a00_0000 + number).to_be_bytes())).0)
             .collect();
         let mut others = Vec::new();
-        // Its address is higher than all of theirs, and then lower.
+        // First an address that is higher than all the others, then a lower one.
         for address in [[192, 0, 2, 1], [9, 0, 0, 1]] {
             let (honest, made_room) = all.enter(IpAddr::from(address));
             assert!(made_room && must_go(&patient[others.len()]), "the one that has waited longest");

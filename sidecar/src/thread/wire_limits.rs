@@ -1,19 +1,19 @@
-//! The rows of the limits' table that the HTTP/2 core keeps.
+//! The rows of the table of limits that the HTTP/2 core enforces.
 
 use std::sync::Arc;
 
 use weft_mesh::limits;
 use weft_wire::{Bound, KeepAlive, Limits, Rate};
 
-/// What holds for a worker's connections.
+/// The limits of a worker's connections.
 pub(crate) struct WireLimits {
-    /// On connections that other sidecars have made: each is one peer's.
+    /// For connections that other sidecars have made: each belongs to one peer.
     pub(crate) mesh: Arc<Limits>,
-    /// On connections to other sidecars, which carry the calls of all clients.
+    /// For connections to other sidecars, which carry the calls of all clients.
     pub(crate) mesh_made: Arc<Limits>,
-    /// With the own service and its clients. They get no PINGs: both ends are on one machine, and servers of gRPC take
-    /// a PING every few seconds for an attack. As they do with calls that are cancelled before they were looked at, and
-    /// a caller's other calls share the connection.
+    /// For connections with the local service and its clients. They get no PINGs: both ends are on one machine, and
+    /// gRPC servers take a PING every few seconds for an attack. Cancels are paced, because servers also take calls
+    /// that are cancelled before they were processed for an attack, and a caller's other calls share the connection.
     pub(crate) local: Arc<Limits>,
 }
 
@@ -24,7 +24,7 @@ impl WireLimits {
         let mesh_list_bytes = header_list_bytes.saturating_add(limits::HEADER_LIST_ROOM);
         let mesh = Limits {
             header_list_bytes: mesh_list_bytes,
-            // As many as such a list takes when nothing of it is compressed.
+            // As many as such a list takes if none of it is compressed.
             header_block_frames: limits::HEADER_BLOCK_FRAMES.max(mesh_list_bytes.div_ceil(limits::MAX_FRAME_BYTES)),
             small_data: local_rate(limits::SMALL_DATA),
             keep_alive: Some(keep_alive),
@@ -44,8 +44,8 @@ impl WireLimits {
     }
 }
 
-/// Several peers' calls are on one connection, and one who does not read must not hold back the others' bytes. What they
-/// hold together is bounded by [`crate::shared::budget`], for each of them.
+/// Such a connection carries the calls of several peers, and a peer that does not read must not hold back the bytes of
+/// others. [`crate::shared::budget`] bounds what each of them holds.
 const UNBOUNDED: usize = usize::MAX;
 
 fn common(rate: impl Fn(limits::Rate) -> Rate) -> Limits {
@@ -76,7 +76,7 @@ fn common(rate: impl Fn(limits::Rate) -> Rate) -> Limits {
     }
 }
 
-/// A bound's row in the table.
+/// The name of a bound's row in the table of limits.
 pub(crate) fn row(bound: Bound) -> &'static str {
     match bound {
         Bound::HeaderBlockFrames => "HEADER_BLOCK_FRAMES",
@@ -96,7 +96,7 @@ fn rate((burst, per_second, frames_per_token): limits::Rate) -> Rate {
     Rate { burst, per_second, frames_per_token }
 }
 
-/// The same for the local service and its clients.
+/// A rate for the local service and its clients.
 fn local_rate((burst, per_second, frames_per_token): limits::Rate) -> Rate {
     rate((burst * limits::LOCAL_ROOM, per_second * limits::LOCAL_ROOM, frames_per_token))
 }
@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_bound_of_the_core_is_a_row_of_the_table() {
+    fn every_bound_of_the_core_has_a_row_in_the_table() {
         for bound in [
             Bound::HeaderBlockFrames,
             Bound::SettingsTimeout,

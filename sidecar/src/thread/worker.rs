@@ -39,37 +39,37 @@ pub(crate) struct Worker {
     pub(crate) deadlines: Wheel<dyn Timed>,
     pub(crate) wire_limits: WireLimits,
     pub(crate) expiries: Rc<Expiries>,
-    /// Shows the watchdog that this worker makes progress, and what it is at.
+    /// Shows the watchdog that this worker makes progress, and what it is doing.
     pub(crate) pulse: Arc<Pulse>,
     now: Cell<Instant>,
-    /// The same, once somebody has asked for it.
+    /// The same time as a [`Moment`], once one was asked for.
     moment: Cell<Option<Moment>>,
-    /// What is read goes in here first: one for all connections, as only one has its turn at a time.
+    /// Reads go into this buffer. One is enough for all connections, because only one has its turn at a time.
     read_buffer: RefCell<Vec<u8>>,
     /// Emptied buffers of request bodies, for the next calls.
     spare_bodies: RefCell<Vec<Vec<u8>>>,
-    /// Connections on which calls come in, with the phase in which each is drained.
+    /// Accepted connections, with the phase in which each is drained.
     accepted: RefCell<HashMap<*const (), Drained>>,
     /// What the connections hold.
     pub(crate) accounts: Accounts,
     /// Bytes of request bodies kept for another try.
     pub(crate) replay_bytes: Sides,
     pub(crate) calls: Sides,
-    /// Those of the outbound side, and those of peers on the inbound side.
+    /// Accepted connections of the outbound side, and those of known peers on the inbound side.
     pub(crate) connections: Sides,
     pub(crate) peers: Rc<Peers>,
     pub(crate) strangers: Rc<Strangers>,
     pub(crate) callees: Callees,
-    /// That of the local service, as a client.
+    /// The load of the local service as a client.
     pub(crate) own: Rc<Load>,
-    /// That of the connections to the local service, which is charged to nobody.
+    /// The load of the connections to the local service. It has no limit.
     pub(crate) to_local: Rc<Load>,
     pub(crate) connection_ended: Notify,
-    /// The phase whose connections are drained as soon as they are there.
+    /// Connections of this phase or an earlier one are drained as soon as they are accepted.
     ended: Cell<Option<Phase>>,
 }
 
-/// How much there is of something on either side. Neither side's has anything to do with the other's.
+/// How much of something each side has. The two are independent.
 #[derive(Debug, Default)]
 pub(crate) struct Sides {
     pub(crate) outbound: Gauge,
@@ -77,12 +77,12 @@ pub(crate) struct Sides {
 }
 
 impl Sides {
-    /// On both together.
+    /// The sum of both sides.
     pub(crate) fn sum(&self) -> usize {
         self.outbound.get() + self.inbound.get()
     }
 
-    /// On the side that has, or had, more.
+    /// The larger of the two sides, now and at its highest.
     pub(crate) fn level(&self) -> Level {
         let (one, other) = (self.outbound.level(), self.inbound.level());
         Level { now: one.now.max(other.now), highest: one.highest.max(other.highest) }
@@ -92,25 +92,25 @@ impl Sides {
 /// A connection, and when it is drained.
 type Drained = (Rc<dyn Accepting>, Phase);
 
-/// A connection on which calls come in.
+/// An accepted connection, on which calls come in.
 pub(crate) trait Accepting {
-    /// Lets those that run end, and takes no more.
+    /// Lets running calls end, and takes no new ones.
     fn drain(&self, now: Instant);
-    /// Gives back the buffers that it keeps and does not use.
+    /// Frees the buffers that it keeps and does not use.
     fn shrink(&self, now: Instant);
     /// Adds what it holds now.
     fn survey(&self, to: &mut Accepts);
 }
 
-/// What one read takes at most, and before it the begin of a frame that has not come whole yet.
+/// The most that one read takes, and room before it for a partial frame.
 const READ_BYTES: usize = 64 * 1024 + FRAME_BYTES;
-/// Enough for the calls that begin and end in one turn.
+/// Enough for the calls that start and end in one turn.
 const SPARE_BODIES: usize = 256;
 const SPARE_BODY_BYTES: usize = limits::REPLAY_BYTES_PER_CALL;
 const QUIET_TIME: Duration = Duration::from_secs(2);
 const FRAME_BYTES: usize = limits::MAX_FRAME_BYTES as usize + 9;
 
-/// Whether a connection with its last turn at that time keeps no buffers for the next one.
+/// Whether a connection that had its last turn at that time is quiet, so that its buffers are freed.
 pub(crate) fn is_quiet(last_turn: Instant, now: Instant) -> bool {
     now.saturating_duration_since(last_turn) > QUIET_TIME
 }
@@ -143,18 +143,18 @@ impl Worker {
         })
     }
 
-    /// The time of this turn. Reading the clock once a turn is exact enough, and much cheaper.
+    /// The time of this turn. To read the clock once a turn is exact enough, and much cheaper.
     pub(crate) fn now(&self) -> Instant {
         self.now.get()
     }
 
-    /// Reads the clock: at the begin of each turn, and after each wait.
+    /// Reads the clock. Call it at the start of each turn and after each wait.
     pub(crate) fn tick(&self) {
         self.now.set(Instant::now());
         self.moment.set(None);
     }
 
-    /// As [`now`](Self::now), in the form that is cheap to reckon with.
+    /// As [`now`](Self::now), in a form that is cheap to calculate with.
     #[inline]
     pub(crate) fn moment(&self) -> Moment {
         match self.moment.get() {
@@ -169,7 +169,7 @@ impl Worker {
         moment
     }
 
-    /// The buffer for reading, to be given back.
+    /// The buffer for reading. Return it with [`give_back`](Self::give_back).
     pub(crate) fn read_buffer(&self) -> Vec<u8> {
         let mut buffer = self.read_buffer.take();
         buffer.resize(READ_BYTES, 0);
@@ -193,7 +193,7 @@ impl Worker {
         }
     }
 
-    /// Gives back the buffers that connections keep and do not use on which calls come in, whether or not calls run on them.
+    /// Frees the buffers that accepted connections keep and do not use, whether or not calls run on them.
     pub(crate) fn shrink(&self, now: Instant) {
         self.accepted.borrow().values().for_each(|(connection, _)| connection.shrink(now));
         if self.calls.sum() == 0 {
@@ -202,20 +202,20 @@ impl Worker {
         }
     }
 
-    /// What the connections hold on which calls come in.
+    /// What the accepted connections hold.
     pub(crate) fn survey(&self) -> Accepts {
         let mut accepts = Accepts::default();
         self.accepted.borrow().values().for_each(|(connection, _)| connection.survey(&mut accepts));
         accepts
     }
 
-    /// Buffers that are kept for the next who needs one.
+    /// Bytes in buffers that are kept for reuse.
     pub(crate) fn spare_bytes(&self) -> usize {
         let bodies: usize = self.spare_bodies.borrow().iter().map(Vec::capacity).sum();
         bodies + self.read_buffer.borrow().capacity()
     }
 
-    /// Sees to it that a connection is drained when the sidecar's life comes to `last`.
+    /// Registers a connection, which is drained when the sidecar's life reaches the phase `last`.
     pub(crate) fn accepted(self: &Rc<Self>, connection: Rc<dyn Accepting>, last: Phase) -> Accepted {
         if self.ended.get().is_some_and(|ended| ended >= last) {
             connection.drain(self.now());
@@ -235,7 +235,7 @@ impl Worker {
         }
     }
 
-    /// Lets connections end whose last phase this is.
+    /// Drains the connections whose last phase this is.
     fn drain_now(&self, phase: Phase) {
         self.tick();
         for (connection, last) in self.accepted.borrow().values() {
@@ -245,28 +245,28 @@ impl Worker {
         }
     }
 
-    /// Connections taken, whosever they are.
+    /// All accepted connections.
     pub(crate) fn accepted_connections(&self) -> usize {
         self.connections.sum() + self.strangers.count()
     }
 
-    /// Logs why something was refused or closed, as long as such lines stay few.
+    /// Logs why something was refused or closed; the rate of such lines is limited.
     pub(crate) fn log(&self, line: impl FnOnce() -> String) {
         if self.log_limit.take().is_some() {
             tracing::info!("{}", line());
         }
     }
 
-    /// The runtime swallows a task's panic: this is where it is seen.
+    /// Counts and logs a task's panic, which the runtime would swallow.
     pub(crate) fn note_panic(&self, what: &str) {
         if thread::panicking() {
             self.shared.metrics.counters.panics.fetch_add(1, Relaxed);
-            tracing::error!("{what} ended in a panic: a bug of Weft's");
+            tracing::error!("{what} ended in a panic, which is a bug in Weft");
         }
     }
 }
 
-/// A connection that is known to be there.
+/// Keeps an accepted connection registered until it is dropped.
 pub(crate) struct Accepted {
     worker: Rc<Worker>,
     address: *const (),

@@ -4,15 +4,15 @@ use std::{sync::LazyLock, time::Duration};
 
 use tokio::time::Instant;
 
-/// A time of the monotonic clock, in nanoseconds since the sidecar has begun. To compare two, or to subtract one from the
-/// other, takes one instruction; with [`Instant`] it takes some fifty, and a call does it six times.
+/// A time of the monotonic clock, in nanoseconds since the sidecar started. To compare or subtract two moments takes
+/// one instruction; with [`Instant`] it takes some fifty, and a call does it six times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Moment(u64);
 
-/// The real clock, also where a test has paused tokio's, which goes on from the real one.
+/// Read from the real clock, also in tests that pause tokio's clock: that one starts from the real clock's time.
 static START: LazyLock<std::time::Instant> = LazyLock::new(|| {
     let now = std::time::Instant::now();
-    // A test may have paused its clock before the first look at this one, and would see that time stand still.
+    // In a test, tokio's clock may have been paused before this first read. Its times would all lie before the start.
     if cfg!(test) { now.checked_sub(Duration::from_secs(3600)).unwrap_or(now) } else { now }
 });
 
@@ -20,7 +20,7 @@ const NANOS_A_SECOND: u64 = 1_000_000_000;
 const NANOS_A_MILLISECOND: u64 = 1_000_000;
 
 impl Moment {
-    /// The start itself where `at` is before it.
+    /// The start itself if `at` is before it.
     pub(crate) fn of(at: Instant) -> Self {
         let since = at.into_std().saturating_duration_since(*START);
         Self(nanos(since).unwrap_or(u64::MAX))
@@ -46,12 +46,12 @@ impl Moment {
         Duration::from_nanos(self.0)
     }
 
-    /// Nothing where `earlier` is later.
+    /// Zero if `earlier` is later.
     pub(crate) fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
 
-    /// `None` where it is past the end of time: some 580 years after the start.
+    /// `None` on overflow, some 580 years after the start.
     pub(crate) fn checked_add(self, time: Duration) -> Option<Self> {
         self.0.checked_add(nanos(time)?).map(Self)
     }
@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn it_goes_with_the_clock_of_a_test() {
+    async fn a_moment_follows_the_clock_of_a_test() {
         let (before, instant) = (Moment::now(), Instant::now());
         tokio::time::advance(Duration::from_millis(1_500)).await;
         assert_eq!(Moment::now().since(before), Duration::from_millis(1_500));
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn it_ends() {
+    fn a_sum_past_the_largest_moment_is_none() {
         let late = Moment::from_nanos(u64::MAX - 1_000_000);
         assert_eq!(late.checked_add(Duration::from_millis(1)), Some(Moment::from_nanos(u64::MAX)));
         assert_eq!(late.checked_add(Duration::from_millis(2)), None);

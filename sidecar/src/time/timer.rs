@@ -1,5 +1,5 @@
-//! Deadlines of a worker's calls: a wheel of time slots, so that setting one and taking it back, which nearly every
-//! call does, costs a few steps and no search.
+//! Deadlines of a worker's calls: a timer wheel. To set a deadline and remove it again, which nearly every call does,
+//! costs a few steps and no search.
 
 use std::{
     cell::{Cell, RefCell},
@@ -11,9 +11,9 @@ use tokio::{sync::Notify, time::sleep_until};
 
 use crate::time::moment::Moment;
 
-/// What a wheel wakes when its time has come.
+/// Something that a wheel wakes at a given time.
 pub(crate) trait Timed {
-    /// Where it is in the wheel: only for the wheel's use.
+    /// Its place in the wheel, for the wheel's use only.
     fn place(&self) -> &Cell<Option<Place>>;
     /// Its time has come. It is no longer in the wheel.
     fn expired(self: Rc<Self>);
@@ -26,20 +26,20 @@ pub(crate) struct Place {
     index: u32,
 }
 
-/// One slot's time: a deadline is met at most so much late, and never early.
+/// The length of one slot, in nanoseconds: a deadline fires at most this much late, and never early.
 const TICK_NANOS: u64 = 2_000_000;
-/// A deadline that is further off than all slots stays in its slot for another turn of the wheel.
+/// A deadline that is further away than all slots stays in its slot for another turn of the wheel.
 const SLOTS: usize = 2048;
 const WORD_BITS: usize = u64::BITS as usize;
 
 /// See the module.
 pub(crate) struct Wheel<T: ?Sized> {
     slots: RefCell<Vec<Vec<Rc<T>>>>,
-    /// One bit a slot: whether something is in it.
+    /// One bit per slot: whether the slot is not empty.
     filled: RefCell<[u64; SLOTS / WORD_BITS]>,
     /// The tick for which [`Self::run`] sleeps, [`NEVER`] while the wheel is empty.
     awake_at: Cell<u64>,
-    /// The last tick whose slot was looked at.
+    /// The last tick whose slot was checked.
     seen: Cell<u64>,
     sooner: Notify,
 }
@@ -63,12 +63,12 @@ impl<T: Timed + ?Sized> Wheel<T> {
 
     /// Wakes `what` at `at`. It must not be in the wheel yet.
     pub(crate) fn set(&self, what: Rc<T>, at: Moment) {
-        // One that is past already comes next: its own slot would have to wait for another turn of the wheel.
+        // A time in the past goes to the next tick: its own slot would have to wait for another turn of the wheel.
         let next = NonZeroU64::MIN.saturating_add(self.seen.get());
         let tick = NonZeroU64::new(at.nanos().div_ceil(TICK_NANOS)).map_or(next, |tick| tick.max(next));
         let slot = slot_of(tick.get());
         let mut slots = self.slots.borrow_mut();
-        // Made at the first deadline: a worker without calls needs no wheel.
+        // Allocated at the first deadline: a worker without calls needs no wheel.
         if slots.is_empty() {
             slots.resize_with(SLOTS, Vec::new);
         }
@@ -88,7 +88,7 @@ impl<T: Timed + ?Sized> Wheel<T> {
         let mut slots = self.slots.borrow_mut();
         let (number, index) = (slot_of(place.tick.get()), place.index as usize);
         let slot = &mut slots[number];
-        // Its last reference may be this one, but then nobody could have called us with it.
+        // This can't drop the last reference: the caller holds one.
         slot.swap_remove(index);
         if let Some(moved) = slot.get(index) {
             let at = moved.place();
@@ -113,7 +113,7 @@ impl<T: Timed + ?Sized> Wheel<T> {
                 },
             }
             let now = Moment::now().nanos() / TICK_NANOS;
-            // First, so that what is set meanwhile comes after.
+            // Set before anything expires, so that deadlines that are set meanwhile go to later ticks.
             self.seen.set(now);
             self.expire(seen, now);
         }
@@ -124,7 +124,7 @@ impl<T: Timed + ?Sized> Wheel<T> {
         let filled = self.filled.borrow();
         let first = seen + 1;
         let start = slot_of(first);
-        // From the word of the first slot on, all around, and the first part of that word at last.
+        // All words from the first slot's on, around the wheel; the first word again at the end, for its earlier slots.
         for step in 0..=filled.len() {
             let word = (start / WORD_BITS + step) % filled.len();
             let mut bits = filled[word];
@@ -140,7 +140,7 @@ impl<T: Timed + ?Sized> Wheel<T> {
     }
 
     fn expire(&self, seen: u64, now: u64) {
-        // After a long sleep each slot is looked at once.
+        // After a long sleep, each slot is checked once.
         for tick in (seen + 1..=now).take(SLOTS) {
             let slot = slot_of(tick);
             let mut index = 0;
@@ -188,14 +188,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn each_rings_once_in_time_and_what_was_removed_does_not() {
+    async fn each_deadline_fires_once_in_time_and_a_removed_one_does_not() {
         let wheel = Wheel::new();
         fastrand::seed(7);
         let scenario = async {
             let mut alarms = Vec::new();
             let mut removed = Vec::new();
             for _ in 0..2_000 {
-                // Some are due at once.
+                // Some are due immediately.
                 alarms.push(alarm(&wheel, fastrand::u64(0..20_000).saturating_sub(1_000)));
                 if fastrand::bool() {
                     let gone = alarms.swap_remove(fastrand::usize(..alarms.len()));
@@ -212,7 +212,7 @@ mod tests {
                 let late = rang.since(alarm.at);
                 assert!(late <= Duration::from_nanos(TICK_NANOS) + Duration::from_millis(1), "{late:?}");
             }
-            // One that had rung before it was removed is not asked.
+            // An alarm that had already rung when it was removed may have rung, but not early.
             for alarm in removed.iter().filter(|alarm| alarm.rang.get().is_some()) {
                 assert!(alarm.rang.get() >= Some(alarm.at));
             }

@@ -1,8 +1,8 @@
 //! TCP connections to the local service, which may accept them slowly.
 //!
-//! Linux drops the SYN of a connection for which the listener's backlog has no room, and the client sends it again only
-//! after 1 s. Programs with a backlog of 5, such as Python's `http.server`, are slow to accept for a few milliseconds and
-//! not for a second. So an attempt that is not answered is given up early, and a new socket tries again.
+//! Linux drops the SYN of a connection if the listener's backlog is full, and the client sends it again only after 1 s.
+//! Programs with a backlog of 5, such as Python's `http.server`, are slow to accept for a few milliseconds, not for a
+//! second. So an attempt that gets no answer is given up early, and a new socket tries again.
 
 use std::{io, net::SocketAddr, time::Duration};
 
@@ -16,8 +16,8 @@ use weft_mesh::limits;
 const FIRST_ATTEMPT: Duration = Duration::from_millis(10);
 const LAST_ATTEMPT: Duration = Duration::from_millis(100);
 
-/// Connects to the local service, for as long as `is_wanted`, [`limits::LOCAL_CONNECT_TIME`] at most. A service that
-/// refuses the connection is not asked again. Dropping the future gives the attempt up.
+/// Connects to the local service. Tries again for as long as `is_wanted` returns true, [`limits::LOCAL_CONNECT_TIME`]
+/// at most, but not if the service refuses the connection. Dropping the future gives up the attempt.
 ///
 /// # Errors
 /// The service refused the connection, or did not accept it in time.
@@ -28,7 +28,7 @@ pub(crate) async fn to_local(address: SocketAddr, is_wanted: impl Fn() -> bool) 
         match timeout(patience, TcpStream::connect(address)).await {
             Ok(connected) => {
                 let stream = connected?;
-                // It only tunes: a socket that refuses it works all the same.
+                // Only tuning: the socket works without it.
                 let _ = stream.set_nodelay(true);
                 return Ok(stream);
             }

@@ -1,7 +1,8 @@
-//! One HTTP/2 connection: the protocol's core, which does no I/O, and what calls hold of it. [`driver`] carries its bytes.
+//! One HTTP/2 connection: the protocol's core, which does no I/O, and the handle that calls hold. [`driver`] carries
+//! its bytes.
 //!
-//! Each method of a [`Link`] borrows the core for no longer than the method runs and calls nobody back, so that two connections
-//! which move each other's bytes never meet in one another.
+//! Each method of a [`Link`] borrows the core briefly and never calls back, so two relaying connections cannot borrow
+//! each other re-entrantly.
 
 pub(crate) mod driver;
 
@@ -28,7 +29,7 @@ use crate::{
     transport::{exchange::Exchange, room::Room},
 };
 
-/// A server that reads opens its window much sooner.
+/// A window that stays low for this long counts as blocked: a server that reads opens its window much sooner.
 const BLOCKED_TIME: Duration = Duration::from_millis(20);
 
 type Core = weft_wire::Connection<Rc<dyn Exchange>>;
@@ -40,14 +41,14 @@ pub(crate) struct Link {
     /// The driver has its turn, or was woken for one.
     is_awake: Cell<bool>,
     is_gone: Cell<bool>,
-    /// When its driver had its last turn, and the last one after which a call ran.
+    /// When its driver had its last turn, and the last turn after which a call was still running.
     last_turn: Cell<Instant>,
     last_busy: Cell<Instant>,
-    /// Who waits for the peer's settings.
+    /// The task that waits for the peer's settings.
     settling: RefCell<Option<Waker>>,
-    /// Calls that wait for room on it, or on another to the same place.
+    /// Calls that wait for room on this connection, or on another one to the same destination.
     room: Option<Rc<Room>>,
-    /// Who waits until the peer has read some of what was sent.
+    /// Tasks that wait until the peer has read some of what was sent.
     held_up: RefCell<Vec<Waker>>,
     /// How many calls may be cancelled on it until another is preferred.
     resets_left: Cell<u32>,
@@ -63,7 +64,7 @@ impl Link {
         Self::new(worker, Core::server(limits, worker.now().into_std()), None, counted)
     }
 
-    /// A connection on which calls go out; `room` is told when it takes another.
+    /// A connection on which calls go out; `room` is notified when it takes another.
     pub(crate) fn client(worker: &Worker, limits: &Arc<Limits>, room: &Rc<Room>, counted: Counted) -> Rc<Self> {
         Self::new(worker, Core::client(limits, worker.now().into_std()), Some(Rc::clone(room)), counted)
     }
@@ -96,8 +97,8 @@ impl Link {
         self.core.borrow().low_window_since().is_some()
     }
 
-    /// Whether calls may have to wait on it for one whose body the peer does not read: most of its window is used up, and none
-    /// of it was opened for [`BLOCKED_TIME`].
+    /// Whether calls on it may have to wait for one whose body the peer does not read: most of the connection's window
+    /// is used up, and the peer has opened none of it for [`BLOCKED_TIME`].
     pub(crate) fn is_blocked(&self, now: Instant) -> bool {
         let since = self.core.borrow().low_window_since();
         since.is_some_and(|since| now.into_std().saturating_duration_since(since) >= BLOCKED_TIME)
@@ -117,7 +118,7 @@ impl Link {
         self.core.borrow().peer_header_list_bytes()
     }
 
-    /// Tells those who wait for room that there is some.
+    /// Wakes a call that waits for room, if there is room.
     #[inline]
     fn offer_room(&self) {
         if let Some(room) = &self.room
@@ -128,7 +129,7 @@ impl Link {
         }
     }
 
-    /// Whether the peer takes what an HTTP/1.1 upgrade becomes (RFC 8441).
+    /// Whether the peer takes extended CONNECT, which an HTTP/1.1 upgrade becomes (RFC 8441).
     pub(crate) fn takes_upgrades(&self) -> bool {
         self.core.borrow().is_connect_protocol_enabled()
     }
@@ -138,7 +139,7 @@ impl Link {
         self.is_gone.get()
     }
 
-    /// Prefers another connection once so many calls were cancelled on this one.
+    /// Prefers another connection once `count` calls were cancelled on this one.
     pub(crate) fn allow_resets(&self, count: u32) {
         self.resets_left.set(count);
     }
@@ -153,12 +154,12 @@ impl Link {
         self.resets_left.get() == 0
     }
 
-    /// Whether the peer has ended it because too much was asked of it.
+    /// Whether the peer has ended it with ENHANCE_YOUR_CALM.
     pub(crate) fn was_calmed(&self) -> bool {
         self.was_calmed.get()
     }
 
-    /// Waits until the peer has said what it takes.
+    /// Waits for the peer's SETTINGS.
     pub(crate) async fn settled(&self) -> Result<(), &'static str> {
         poll_fn(|cx| {
             if self.is_gone.get() {
@@ -173,7 +174,7 @@ impl Link {
         .await
     }
 
-    /// Whether it takes no call only because the peer has yet to read what was sent.
+    /// Whether it takes no call only because the peer has not read yet what was sent.
     pub(crate) fn is_congested(&self) -> bool {
         !self.is_gone.get() && self.core.borrow().is_congested()
     }
@@ -202,7 +203,7 @@ impl Link {
         (self.core.borrow().streams() == 0).then(|| self.last_busy.get())
     }
 
-    /// Whom its bytes are charged to.
+    /// The load that its bytes are charged to.
     pub(crate) fn load(&self) -> Rc<Load> {
         self.counted.load()
     }
@@ -222,12 +223,12 @@ impl Link {
         self.core.borrow().usage()
     }
 
-    /// Opens a call. When it fails nothing was sent.
+    /// Opens a call. If it fails, nothing was sent.
     pub(crate) fn open(&self, head: &Headers, is_end: bool, call: Rc<dyn Exchange>) -> Result<StreamId, CannotOpen> {
         self.act(|core| core.open(head, is_end, call))
     }
 
-    /// Makes a stream's events those of a call.
+    /// Directs a stream's events to a call.
     pub(crate) fn attach(&self, stream: StreamId, call: Rc<dyn Exchange>) {
         self.core.borrow_mut().attach(stream, call);
     }
@@ -236,7 +237,7 @@ impl Link {
         self.act(|core| core.respond(stream, head, is_end));
     }
 
-    /// Sends a part of a body; gives back how many bytes have to wait for the peer's window.
+    /// Sends a part of a body; returns how many bytes have to wait for the peer's window.
     pub(crate) fn send_data(&self, stream: StreamId, data: &[u8], is_end: bool) -> usize {
         self.act(|core| core.send_data(stream, data, is_end))
     }
@@ -250,33 +251,33 @@ impl Link {
         self.act(|core| core.reset(stream, code));
     }
 
-    /// Lets a stream end by itself: nobody wants to hear of it.
+    /// Lets a stream end by itself, with no more events for its call.
     pub(crate) fn detach(&self, stream: StreamId) {
         self.act(|core| core.detach(stream));
     }
 
-    /// Lets the peer send `bytes` more: as many have been passed on.
+    /// Returns flow-control credit to the peer for `bytes` that were forwarded.
     pub(crate) fn release(&self, stream: StreamId, bytes: usize) {
         self.act(|core| core.release(stream, bytes));
     }
 
-    /// Takes a list of an event back, for the next one.
+    /// Takes back the header list of an event, to reuse it for the next one.
     pub(crate) fn recycle(&self, headers: Headers) {
         self.core.borrow_mut().recycle(headers);
     }
 
-    /// Gives back the buffers that are not in use: all if nothing has moved on it for a while, or else if they are many.
+    /// Frees buffers that are not in use: all of them if nothing has moved for a while, otherwise only large ones.
     pub(crate) fn shrink(&self, now: Instant) {
         let mut core = self.core.borrow_mut();
         if is_quiet(self.last_turn.get(), now) { core.shrink() } else { core.trim() }
     }
 
-    /// Says GOAWAY; the connection ends when its last call has.
+    /// Sends GOAWAY; the connection ends when its last call has ended.
     pub(crate) fn drain(&self, now: Instant) {
         self.act(|core| core.drain(now.into_std()));
     }
 
-    /// Ends the connection in its next turn, as the certificate of one side has expired.
+    /// Ends the connection in its next turn, because the certificate of one side has expired.
     pub(crate) fn expire(&self) {
         self.is_expired.set(true);
         self.driver.borrow().wake_by_ref();
@@ -293,7 +294,7 @@ impl Link {
         let result = act(&mut core);
         if !self.is_awake.get() {
             if core.output().is_empty() {
-                // There is no turn in which it would be counted.
+                // No turn follows that would count it.
                 self.counted.set(core.held_and_unsent_bytes());
                 if self.counted.is_relieved(core.held_bytes()) {
                     self.is_awake.set(true);
@@ -308,7 +309,7 @@ impl Link {
     }
 }
 
-/// Where calls come in, the peer is told by GOAWAY to make another connection.
+/// On a connection where calls come in, GOAWAY tells the peer to make another one.
 impl Expiring for Link {
     fn renew(&self) {
         self.drain(Instant::now());

@@ -1,5 +1,5 @@
-//! The side of a call that a service within the sidecar is. The call puts a request's body in, the service takes it out
-//! as an [`http_body::Body`], and an attendant on the worker's thread tells the call what was taken.
+//! Connects a call to a service that runs inside the sidecar. The call puts a request's body in, the service takes it
+//! out as an [`http_body::Body`], and an attendant on the worker's thread tells the call how much was taken.
 
 use std::{
     collections::VecDeque,
@@ -13,8 +13,8 @@ use http::HeaderMap;
 use http_body::Frame;
 use weft_wire::Code;
 
-/// One message on its way out of a call, and the window of the one that is pumped in from the same place. Bounded by
-/// the windows of whoever sends it: it is given back its window only for what was taken.
+/// One message that goes out of a call, and the window of the message that is pumped into the call from the same
+/// service. The sender's flow-control window bounds it: credit is returned only for bytes that were taken.
 #[derive(Clone, Default)]
 pub(crate) struct Pipe(Arc<Mutex<Message>>);
 
@@ -27,7 +27,7 @@ struct Message {
     taken: usize,
     /// The reader has gone.
     is_left: bool,
-    /// Bytes that whoever pumps the other way may pump again.
+    /// Bytes that the pump in the other direction may send again.
     granted: usize,
     reader: Option<Waker>,
     attendant: Option<Waker>,
@@ -39,12 +39,12 @@ enum Part {
     Trailers(HeaderMap),
 }
 
-/// What a call is told of a pipe.
+/// What a pipe reports to its call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum News {
-    /// So many bytes were taken out.
+    /// This many bytes were taken out.
     Taken(usize),
-    /// Nobody wants the rest, if there is one. Nothing follows.
+    /// The reader is gone and takes no more. No other news follows.
     Gone,
 }
 
@@ -77,7 +77,7 @@ impl Pipe {
         });
     }
 
-    /// Nothing more will come, though it is not whole.
+    /// Nothing more will come, although the message is incomplete.
     pub(crate) fn break_off(&self, code: Code) {
         self.change(|message| {
             if !message.is_whole {
@@ -86,7 +86,7 @@ impl Pipe {
         });
     }
 
-    /// What was pumped into the call from here has been passed on.
+    /// Bytes that were pumped into the call from here have been forwarded.
     pub(crate) fn grant(&self, bytes: usize) {
         let mut message = self.lock();
         message.granted += bytes;
@@ -95,7 +95,7 @@ impl Pipe {
         }
     }
 
-    /// For the pump: waits until something of it has been passed on.
+    /// For the pump: waits until some of its bytes have been forwarded, and returns how many.
     pub(crate) async fn granted(&self) -> usize {
         std::future::poll_fn(|cx| {
             let mut message = self.lock();
@@ -108,7 +108,7 @@ impl Pipe {
         .await
     }
 
-    /// For the attendant: what has become of what was put in.
+    /// For the attendant: waits for news of the bytes that were put in.
     pub(crate) async fn news(&self) -> News {
         std::future::poll_fn(|cx| {
             let mut message = self.lock();
@@ -130,9 +130,9 @@ pub(crate) struct PipeBody {
     pipe: Pipe,
 }
 
-/// A message that ended before it was whole.
+/// A message that ended before it was complete.
 #[derive(Debug, thiserror::Error)]
-#[error("the message broke off: {0}")]
+#[error("the message ended early: {0}")]
 pub(crate) struct BrokeOff(Code);
 
 impl PipeBody {
@@ -204,7 +204,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn an_attendant_is_told_of_the_readers_end() {
+    async fn an_attendant_notices_that_the_reader_is_gone() {
         let pipe = Pipe::default();
         let mut body = PipeBody::new(pipe.clone());
         pipe.put_data(b"hello", false);

@@ -1,5 +1,5 @@
-//! One worker's connections to endpoints and to its own service: kept by whom they lead to (address **and**
-//! identity), made one at a time, opened anew when the peer's stream limit is reached, closed when idle.
+//! One worker's connections to endpoints and to the local service. They are kept by destination (address **and**
+//! identity) and made one at a time. Another is opened when the peer's stream limit is reached; idle ones are closed.
 
 use std::{
     cell::{Cell, OnceCell, RefCell},
@@ -47,7 +47,7 @@ use crate::{
 /// All connections of a worker.
 pub(crate) struct Pools {
     worker: Rc<Worker>,
-    /// By their numbers, which the sidecar gives, so that nobody can choose them to collide.
+    /// By the endpoints' numbers. The sidecar assigns them, so nobody can choose numbers that collide.
     by_endpoint: RefCell<FxHashMap<u64, Rc<Pool>>>,
 }
 
@@ -66,19 +66,20 @@ impl Pools {
         Rc::clone(pool)
     }
 
-    /// Makes a connection to each endpoint that calls may go to soon and that has none, so that no call waits for it.
+    /// Connects to each endpoint that calls may go to soon and that has no connection yet, so that no call waits for
+    /// one.
     pub(crate) fn warm(&self, now: Moment) {
         for service in self.worker.shared.catalog.view().services.values() {
             if service.unused(now) > limits::WARM_TIME {
                 continue;
             }
-            // Of very many another part each time, so that not all warm the same.
+            // Starts at a random endpoint, so that not all sidecars warm the same ones if there are very many.
             let (first, last) = service.endpoints.split_at(fastrand::usize(..=service.endpoints.len()));
             let up = last.iter().chain(first).filter(|endpoint| endpoint.is_up() && !endpoint.is_shunned(now));
             for endpoint in up.take(limits::WARM_ENDPOINTS) {
                 let pool = self.of(endpoint);
                 if pool.links.borrow().is_empty() {
-                    // Whoever needs it waits for it by himself.
+                    // A call that needs the connection waits for it itself.
                     let _ = pool.join_connect();
                 }
             }
@@ -90,14 +91,14 @@ impl Pools {
         self.by_endpoint.borrow().values().for_each(|pool| pool.shrink(now));
     }
 
-    /// What they hold now.
+    /// What the connections hold now.
     pub(crate) fn survey(&self) -> PoolSurvey {
         let mut survey = PoolSurvey::default();
         self.by_endpoint.borrow().values().for_each(|pool| survey.add(pool.usages()));
         survey
     }
 
-    /// Closes what has been idle for [`limits::IDLE_CONNECTION`]. To be called now and then.
+    /// Closes connections that have been idle for [`limits::IDLE_CONNECTION`]. Call it now and then.
     pub(crate) fn close_idle(&self, now: Instant) {
         self.by_endpoint.borrow_mut().retain(|_, pool| pool.close_idle(now));
     }
@@ -107,7 +108,7 @@ impl Pools {
 pub(crate) enum Destination {
     /// Another sidecar, over mutual TLS.
     Endpoint(Arc<Endpoint>),
-    /// The own service, in plain text over loopback.
+    /// The local service, in plain text over loopback.
     Local(SocketAddr),
 }
 
@@ -120,7 +121,7 @@ impl fmt::Display for Destination {
     }
 }
 
-/// One who waits for a connection to be made.
+/// A call that waits for a connection to be made.
 type Waiting = oneshot::Sender<Result<(), ConnectError>>;
 
 /// The connections to one destination.
@@ -128,13 +129,13 @@ pub(crate) struct Pool {
     worker: Rc<Worker>,
     destination: Destination,
     links: RefCell<Vec<Rc<Link>>>,
-    /// Who waits for the connection that is being made; `None` while none is.
+    /// Calls that wait for the connection that is being made; `None` while none is.
     waiting: RefCell<Option<Vec<Waiting>>>,
-    /// Not there before its first connection.
+    /// Set at the first connection.
     load: OnceCell<Rc<Load>>,
-    /// Calls that wait, as all connections are full.
+    /// Calls that wait because all connections are full.
     room: Rc<Room>,
-    /// Calls that may be cancelled on a connection before another takes its place.
+    /// Calls that may be cancelled on a connection before another replaces it.
     resets: Cell<u32>,
 }
 
@@ -155,7 +156,7 @@ impl Pool {
         })
     }
 
-    /// Whom what its connections hold is charged to, and of an endpoint also the calls that go there.
+    /// The load that is charged for what its connections hold and, for an endpoint, also for the calls that go there.
     #[inline]
     pub(crate) fn load(&self) -> &Rc<Load> {
         self.load.get_or_init(|| match &self.destination {
@@ -164,7 +165,8 @@ impl Pool {
         })
     }
 
-    /// Whether what waits for this endpoint's service, or comes from it, is as much as it may be: it gets no new calls then.
+    /// Whether the bytes that wait for this endpoint's service, or come from it, have reached its part of the memory.
+    /// Then it gets no new calls.
     pub(crate) fn holds_its_part(&self) -> bool {
         let account = &self.worker.accounts.outbound;
         account.is_tight() && !account.takes_calls(self.load())
@@ -180,7 +182,7 @@ impl Pool {
         self.links.borrow().iter().for_each(|link| link.shrink(now));
     }
 
-    /// Closes what has been idle for [`limits::IDLE_CONNECTION`]. False if it has nothing left.
+    /// Closes connections that have been idle for [`limits::IDLE_CONNECTION`]. False if the pool has nothing left.
     pub(crate) fn close_idle(&self, now: Instant) -> bool {
         for link in self.links.borrow().iter().filter(|link| is_idle(link, now)) {
             link.drain(now);
@@ -188,7 +190,7 @@ impl Pool {
         !self.links.borrow().is_empty() || self.waiting.borrow().is_some() || !self.room.is_free()
     }
 
-    /// A connection with room, if there is one and nobody waits for it.
+    /// A connection with room, if there is one and no call waits for it.
     #[inline]
     pub(crate) fn ready(&self) -> Option<Rc<Link>> {
         if self.room.is_free() { self.with_room() } else { None }
@@ -200,17 +202,17 @@ impl Pool {
         if let Destination::Endpoint(_) = self.destination {
             return with_room.next().cloned();
         }
-        // Of one connection nobody knows yet whether it moves on: rather two, and then the one whose window is open.
+        // A single connection whose window is low may be blocked: make a second one, then take one that is not blocked.
         let found = with_room.clone().find(|link| !link.is_low());
         found.or_else(|| with_room.find(|link| links.len() > 1 && !self.is_blocked(link))).cloned()
     }
 
-    /// Whether calls would wait on a connection to the local service for one whose request that does not read.
+    /// Whether a connection to the local service is blocked by a call whose request the service does not read.
     fn is_blocked(&self, link: &Link) -> bool {
         matches!(self.destination, Destination::Local(_)) && link.is_blocked(self.worker.now())
     }
 
-    /// One that is worn, or whose window is used up, is better than none.
+    /// Any connection with room: a worn one, or one whose window is used up, is better than none.
     fn worn(&self) -> Option<Rc<Link>> {
         self.links.borrow().iter().find(|link| link.has_room()).cloned()
     }
@@ -219,11 +221,12 @@ impl Pool {
         self.links.borrow().iter().find(|link| link.is_congested()).cloned()
     }
 
-    /// A connection with room: made if there is none, or waited for if there may be no more of them. Dropping the future
-    /// leaves the making to the others who wait for it, and the turn to the next.
+    /// A connection with room. Makes one if there is none, or waits if the pool has as many as allowed. If the future
+    /// is dropped, a connection that is being made still goes to the other calls that wait, and a turn goes to the next
+    /// call.
     ///
     /// # Errors
-    /// None could be made, or none had room before [`limits::ROOM_WAIT`] was over.
+    /// No connection could be made, or none had room within [`limits::ROOM_WAIT`].
     pub(crate) async fn link(self: &Rc<Self>) -> Result<Rc<Link>, ConnectError> {
         let end = Instant::now() + limits::ROOM_WAIT;
         let mut made = 0;
@@ -232,14 +235,15 @@ impl Pool {
                 return Ok(link);
             }
             if let Some(link) = self.congested() {
-                // Another connection would lead to the same peer, and a refusal would be somebody's fault who floods it.
+                // Another connection would lead to the same peer, and a refusal would hit a call that did not cause the
+                // flood.
                 timeout_at(end, link.relieved()).await.map_err(|_| ConnectError::Full)?;
                 continue;
             }
-            // Others may fill each that is made, until there are as many as may be.
+            // Other calls may fill each new connection, until there are as many as allowed.
             made += 1;
             if made > limits::CONNECTIONS_PER_ENDPOINT + CONNECTS {
-                return Err(ConnectError::Failed("its connections go away as soon as they are made".into()));
+                return Err(ConnectError::Failed("its connections end as soon as they are made".into()));
             }
             match (self.make().await, self.worn()) {
                 (Ok(()), _) => {}
@@ -264,7 +268,7 @@ impl Pool {
             self.worker.tick();
             let found = match self.with_room().or_else(|| self.worn()) {
                 Some(link) => Some(Ok(link)),
-                // One may have gone, and another may be made in its place.
+                // A connection may have ended, so another may be made in its place.
                 None => match self.make().await {
                     Ok(()) => self.with_room().map(Ok),
                     Err(ConnectError::Full) => None,
@@ -281,9 +285,9 @@ impl Pool {
         }
     }
 
-    /// Has a connection made, or waits for the one that is being made.
+    /// Makes a connection, or waits for the one that is being made.
     async fn make(self: &Rc<Self>) -> Result<(), ConnectError> {
-        // A sender that goes without a word was dropped with its worker.
+        // The sender is dropped without a result only when its worker ends.
         let made = self.join_connect()?.await;
         self.worker.tick();
         made.unwrap_or(Err(ConnectError::Failed("the sidecar is stopping".into())))
@@ -317,7 +321,7 @@ impl Pool {
         let counters = &self.worker.shared.metrics.counters;
         let mut result = self.try_connect().await;
         for _ in 1..CONNECTS {
-            // Most likely another process has just taken the place of this one, and the next connection is to that.
+            // Most likely a new process is just replacing this endpoint's, and the next connection reaches the new one.
             if !matches!(result, Err(NotMade::Going)) {
                 break;
             }
@@ -326,7 +330,7 @@ impl Pool {
         }
         let result = result.map_err(|why| {
             counters.upstream_connects_failed.fetch_add(1, Relaxed);
-            // Callers decide how often it is tried.
+            // Callers decide how often this is tried, so the lines are limited.
             if self.worker.log_limit.take().is_some() {
                 tracing::warn!("no connection to {}: {why}", self.destination);
             }
@@ -340,10 +344,10 @@ impl Pool {
             tracing::debug!("connected to {}", self.destination);
         }
         for waiting in self.waiting.borrow_mut().take().into_iter().flatten() {
-            // One who no longer waits is no loss.
+            // The receiver may be gone: a call that no longer waits.
             let _ = waiting.send(result.clone());
         }
-        // Those in the queue may have to try it themselves.
+        // If it failed, calls in the queue may have to connect themselves.
         self.room.has_come();
     }
 
@@ -357,7 +361,7 @@ impl Pool {
         }
     }
 
-    /// Whether somebody waits for the connection that is being made.
+    /// Whether any call waits for the connection that is being made.
     fn is_awaited(&self) -> bool {
         self.waiting.borrow().iter().flatten().any(|waiting| !waiting.is_closed())
     }
@@ -367,7 +371,7 @@ impl Pool {
         let config = identity.client(&endpoint.spiffe_id).map_err(|e| e.to_string())?;
         let stream = connect_tcp(endpoint.address).await?;
         // No TCP_USER_TIMEOUT: it counts a window that stays closed as silence, and a sidecar that has no memory left does
-        // not read for a while. Whether it lives, PINGs tell.
+        // not read for a while. PINGs tell whether it is alive.
         let name = tls::server_name(&endpoint.spiffe_id);
         let stream = within(limits::HANDSHAKE_TIMEOUT, TlsConnector::from(config).connect(name, stream)).await?;
         let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
@@ -375,7 +379,8 @@ impl Pool {
         self.drive(TlsStream::client(stream), Some(expiry)).await
     }
 
-    /// Begins HTTP/2 on a stream and takes the connection in. It is replaced before `expiry`, and ends then.
+    /// Starts HTTP/2 on a stream and adds the connection to the pool. It is replaced before `expiry`, and ends at
+    /// `expiry`.
     async fn drive(
         self: &Rc<Self>,
         stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
@@ -398,7 +403,7 @@ impl Pool {
             worker.expiries.add(Rc::new(made), SystemTime::now(), end)
         });
         let ended = spawn_local(Rc::clone(self).attend(Rc::downgrade(&link), driver, listed));
-        // What the peer takes at once is known only then.
+        // Only the peer's settings say how many streams it takes.
         if let Err(why) = within(limits::HANDSHAKE_TIMEOUT, link.settled()).await {
             ended.abort();
             return Err(if link.is_gone() { NotMade::Going } else { why.into() });
@@ -410,7 +415,7 @@ impl Pool {
         Ok(())
     }
 
-    /// Keeps a connection until it ends, and then takes it out of the pool.
+    /// Runs a connection until it ends, then removes it from the pool.
     async fn attend(
         self: Rc<Self>,
         link: Weak<Link>,
@@ -428,8 +433,8 @@ impl Pool {
         let is_news = was_calmed && self.resets.replace(limits::RESETS_OF_CALM_SERVICE) == u32::MAX;
         if is_news && self.worker.log_limit.take().is_some() {
             tracing::warn!(
-                "{} has ended a connection because of what was asked of it (ENHANCE_YOUR_CALM); from now on there is \
-                 another after every {} calls that are cancelled",
+                "{} ended a connection because too much was asked of it (ENHANCE_YOUR_CALM); from now on each \
+                 connection to it is replaced after {} cancelled calls",
                 self.destination,
                 limits::RESETS_OF_CALM_SERVICE,
             );
@@ -449,11 +454,11 @@ struct Made {
 }
 
 impl Expiring for Made {
-    /// Another connection is made, and takes the calls once it is there.
+    /// Makes another connection, which takes the calls once it is ready.
     fn renew(&self) {
         let (Some(pool), Some(link)) = (self.pool.upgrade(), self.link.upgrade()) else { return };
         link.wear_out();
-        // Whoever needs the new one waits for it by himself. Where there may be no more connections, this one makes room.
+        // A call that needs the new one waits for it itself. If no more connections are allowed, this one makes room.
         if pool.join_connect().is_err() {
             link.drain(Instant::now());
         }
@@ -469,7 +474,7 @@ impl Expiring for Made {
 /// Why an attempt has made no connection.
 #[derive(Debug, thiserror::Error)]
 enum NotMade {
-    /// It was there, and ended before it could be used.
+    /// The connection was made, but ended before it could be used.
     #[error("the connection ended before HTTP/2 began")]
     Going,
     #[error("{0}")]
@@ -486,7 +491,7 @@ impl From<String> for NotMade {
 const CONNECTS: usize = 4;
 const CONNECT_PAUSE: Duration = Duration::from_millis(10);
 
-/// Counts a connection for as long as it is there.
+/// Counts a connection for as long as it is open.
 struct OpenConnection(Arc<Endpoint>, Arc<Shared>);
 
 impl OpenConnection {
@@ -504,14 +509,14 @@ impl Drop for OpenConnection {
     }
 }
 
-/// Connects to what is near.
+/// Connects to an address inside the mesh.
 pub(crate) async fn connect_tcp(address: SocketAddr) -> Result<TcpStream, String> {
     connect_within(limits::CONNECT_TIMEOUT, address).await
 }
 
 pub(crate) async fn connect_within(limit: Duration, address: SocketAddr) -> Result<TcpStream, String> {
     let stream = within(limit, TcpStream::connect(address)).await?;
-    // It only tunes: a socket that refuses it works all the same.
+    // Only tuning: the socket works without it.
     let _ = stream.set_nodelay(true);
     Ok(stream)
 }

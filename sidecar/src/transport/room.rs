@@ -1,8 +1,8 @@
 //! Calls that wait until a connection to their destination takes one more.
 //!
-//! They wait because each connection is at its peer's stream limit (SETTINGS_MAX_CONCURRENT_STREAMS) and there are as
-//! many connections as may be. The driver of a connection says when it has room again ([`Room::has_come`]), and the
-//! next call takes it.
+//! They wait because each connection is at its peer's stream limit (SETTINGS_MAX_CONCURRENT_STREAMS) and the pool has
+//! as many connections as allowed. A connection's driver calls [`Room::has_come`] when it has room again, and the next
+//! call takes it.
 
 use std::{
     cell::{Cell, RefCell},
@@ -19,20 +19,20 @@ use weft_mesh::limits;
 #[derive(Debug, Default)]
 pub(crate) struct Room {
     waiting: RefCell<VecDeque<oneshot::Sender<()>>>,
-    /// Calls that have a place, those whose turn has just come among them.
+    /// Calls that have a place, including those whose turn has just come.
     places: Cell<usize>,
-    /// Of those in the queue, how many have left.
+    /// Entries of the queue whose calls have given up.
     left: Cell<usize>,
 }
 
 impl Room {
-    /// Whether nobody waits. While somebody does, who comes later waits, too.
+    /// Whether no call waits. While one does, calls that come later wait, too.
     #[inline]
     pub(crate) fn is_free(&self) -> bool {
         self.places.get() == 0
     }
 
-    /// A connection has room, or is gone, which is for the first who waits to see.
+    /// A connection has room, or is gone. Wakes the first call that waits, which finds out which of the two it is.
     #[inline]
     pub(crate) fn has_come(&self) {
         if !self.is_free() {
@@ -50,7 +50,7 @@ impl Room {
         }
     }
 
-    /// A place at the end of the queue; `None` when there are too many.
+    /// A place at the end of the queue; `None` when it is full.
     pub(crate) fn queue(&self) -> Option<Place<'_>> {
         if self.waiting.borrow().len() >= limits::CALLS_QUEUED {
             self.tidy();
@@ -64,7 +64,7 @@ impl Room {
         Some(Place { room: self, turn: Some(turn), is_served: false })
     }
 
-    /// Takes out of the queue those that have left.
+    /// Removes the calls that have given up from the queue.
     fn tidy(&self) {
         if self.left.replace(0) > 0 {
             self.waiting.borrow_mut().retain(|waiting| !waiting.is_closed());
@@ -87,9 +87,9 @@ pub(crate) struct Place<'r> {
 }
 
 impl Place<'_> {
-    /// Waits for its turn, which may come again. `false`: it did not come before the end.
+    /// Waits for its turn; may be called again after a turn. `false` if the turn did not come before `end`.
     pub(crate) async fn turn(&mut self, end: Instant) -> bool {
-        // There was nothing for it when its turn had come: it is the next.
+        // If its last turn brought no connection, it goes to the front of the queue.
         let turn = self.turn.get_or_insert_with(|| self.room.wait_first());
         let has_come = timeout_at(end, turn).await.is_ok();
         if has_come {
@@ -98,7 +98,7 @@ impl Place<'_> {
         has_come
     }
 
-    /// It has what it waited for, and says itself whether there is more for others.
+    /// The call has its connection. If there is room for others, the caller must call [`Room::has_come`].
     pub(crate) fn served(mut self) {
         self.is_served = true;
     }
@@ -109,19 +109,19 @@ impl Drop for Place<'_> {
         let room = self.room;
         room.places.set(room.places.get() - 1);
         let Some(mut turn) = self.turn.take() else {
-            // Its turn had come. If it has found nothing it may have been given up meanwhile, and the next one looks.
+            // Its turn had come. If it was dropped before it was served, the next call looks.
             if !self.is_served {
                 room.has_come();
             }
             return;
         };
         if turn.try_recv().is_ok() {
-            // Its turn has just come, and goes to the next.
+            // Its turn has just come, and goes to the next call.
             return room.has_come();
         }
         drop(turn);
         room.left.set(room.left.get() + 1);
-        // Not each time: many may leave at once.
+        // Not each time, because many may leave at once.
         if room.is_free() || 2 * room.left.get() > room.waiting.borrow().len() {
             room.tidy();
         }
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn turns_come_in_order_and_those_of_who_has_left_go_on() {
+    async fn turns_come_in_order_and_skip_calls_that_gave_up() {
         LocalSet::new()
             .run_until(async {
                 let (room, order) = (Rc::new(Room::default()), Order::default());
@@ -171,18 +171,18 @@ mod tests {
                 settle().await;
                 assert_eq!(*order.borrow(), [0, 2], "the turn of 1 went to 2");
                 tokio::time::sleep(Duration::from_secs(61)).await;
-                assert_eq!(order.borrow().len(), 2, "3 has waited in vain");
+                assert_eq!(order.borrow().len(), 2, "3 gave up without a turn");
                 assert!(room.is_free() && room.waiting.borrow().is_empty());
             })
             .await;
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_turn_that_nobody_takes_goes_to_the_next() {
+    async fn a_turn_of_a_dropped_call_goes_to_the_next() {
         LocalSet::new()
             .run_until(async {
                 let (room, order) = (Rc::new(Room::default()), Order::default());
-                // Its turn comes, and it is given up while it makes a connection.
+                // Its turn comes, and it is dropped while it makes a connection.
                 let first = spawn_local({
                     let room = Rc::clone(&room);
                     async move {
@@ -210,7 +210,7 @@ mod tests {
         let mut places: Vec<_> = std::iter::from_fn(|| room.queue()).take(limits::CALLS_QUEUED + 1).collect();
         assert_eq!(places.len(), limits::CALLS_QUEUED);
         places.truncate(1);
-        assert!(room.waiting.borrow().len() <= 2, "those who have left are not kept");
+        assert!(room.waiting.borrow().len() <= 2, "calls that have left are not kept");
         assert!(room.queue().is_some());
     }
 }

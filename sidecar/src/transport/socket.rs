@@ -1,8 +1,8 @@
-//! A connection that carries one call at a time: HTTP/1.1, or bytes as they are.
+//! A connection that carries one call at a time: HTTP/1.1, or raw bytes.
 //!
-//! [`Socket`] is what a call holds of it, as it holds a [`crate::transport::link::Link`] of HTTP/2; [`driver`] carries its bytes.
-//! On the outbound port clients are on its other end, on the inbound one the own service. What the peer can't take yet
-//! waits in the output, which the call is told of, and what the call has not passed on yet is not read.
+//! A call holds a [`Socket`], as it holds a [`crate::transport::link::Link`] for HTTP/2; [`driver`] carries its bytes.
+//! On the outbound port its peer is a client, on the inbound port the local service. Bytes that the peer can't take yet
+//! wait in the output, and the call is told how many. No more is read until the call has forwarded what it has.
 
 mod core;
 mod driver;
@@ -38,7 +38,7 @@ pub(crate) struct Socket {
     /// The driver has its turn, or was woken for one.
     is_awake: Cell<bool>,
     is_gone: Cell<bool>,
-    /// The client has been sent a whole answer, or the service a whole request, before.
+    /// It has carried a whole call before.
     was_used: Cell<bool>,
     idle_since: Cell<Instant>,
     drained_since: Cell<Option<Instant>>,
@@ -46,7 +46,7 @@ pub(crate) struct Socket {
 }
 
 impl Socket {
-    /// A client's connection, over which it speaks HTTP/1.1.
+    /// A client's HTTP/1.1 connection.
     pub(crate) fn http1_server(worker: &Worker) -> Rc<Self> {
         Self::new(worker, Role::Server, Core::http1(Role::Server, worker.shared.args.header_list_bytes))
     }
@@ -109,12 +109,12 @@ impl Socket {
         self.core.borrow().usage()
     }
 
-    /// Makes what happens on it a call's.
+    /// Directs the events on it to a call.
     pub(crate) fn attach(&self, call: Rc<dyn Exchange>) {
         self.core.borrow_mut().call = Some(call);
     }
 
-    /// Charges what it holds to the one whose call it carries.
+    /// Charges what it holds to the peer whose call it carries.
     pub(crate) fn belongs_to(&self, load: &Rc<Load>) {
         self.counted.belongs_to(load);
     }
@@ -133,7 +133,7 @@ impl Socket {
         self.act(|core| core.respond(head, is_end));
     }
 
-    /// Sends a part of a body; gives back how many bytes have to wait until the peer has taken others.
+    /// Sends a part of a body; returns how many bytes have to wait until the peer has taken others.
     pub(crate) fn send_data(&self, data: &[u8], is_end: bool) -> usize {
         self.act(|core| core.send_data(data, is_end))
     }
@@ -142,44 +142,43 @@ impl Socket {
         self.act(|core| core.send_trailers(trailers));
     }
 
-    /// Ends the call that runs on it before its time, and with it the connection, unless the answer is whole: then it goes
-    /// on once the rest of the request has been read.
+    /// Ends the running call early, and the connection with it. If the answer is complete, the connection goes on once
+    /// the rest of the request has been read.
     pub(crate) fn reset(&self, code: Code) {
         self.act(|core| core.reset(code));
     }
 
-    /// Lets what is under way to the peer end by itself.
+    /// Detaches the call; what is on its way to the peer is still sent.
     pub(crate) fn detach(&self) {
         self.act(Core::detach);
     }
 
-    /// Lets the peer send `bytes` more: as many have been passed on.
+    /// Lets the peer send `bytes` more, because as many were forwarded.
     pub(crate) fn release(&self, bytes: usize) {
         self.act(|core| core.release(bytes));
     }
 
-    /// Takes a list of an event back, for the next one.
+    /// Takes back the header list of an event, to reuse it for the next one.
     pub(crate) fn recycle(&self, headers: Headers) {
         self.core.borrow_mut().recycle(headers);
     }
 
-    /// Gives back the buffer that it keeps for what it sends, if nothing has run on it for a while. A large one is given back
-    /// at once.
+    /// Frees the output buffer if nothing has run on it for a while. A large buffer was freed as soon as it was empty.
     pub(crate) fn shrink(&self, now: Instant) {
         if self.idle_since().is_some_and(|since| is_quiet(since, now)) {
             self.core.borrow_mut().shrink();
         }
     }
 
-    /// Closes it when the call that runs on it is over. One on which none runs stays for a moment: the client may just
-    /// be asking, and is then told that it is closed.
+    /// Closes it when the running call is over. If none runs it stays open for a moment: the client may be sending a
+    /// request just now, and the answer tells it that the connection closes.
     pub(crate) fn drain(&self, now: Instant) {
         self.core.borrow_mut().drain();
         self.drained_since.set(Some(now));
         self.driver.borrow().wake_by_ref();
     }
 
-    /// Closes it, as nothing runs on it.
+    /// Closes it; no call may run on it.
     pub(crate) fn close(&self) {
         self.act(Core::close);
     }
@@ -193,7 +192,7 @@ impl Socket {
                 self.is_awake.set(true);
                 self.driver.borrow().wake_by_ref();
             } else {
-                // There is no turn in which it would be counted.
+                // No turn follows that would count it.
                 self.counted.set(core.held_and_unsent_bytes());
                 if self.counted.is_relieved(core.held_bytes()) {
                     self.is_awake.set(true);
@@ -204,7 +203,7 @@ impl Socket {
         result
     }
 
-    /// What has gone out of that which had to wait, with the call to be told.
+    /// How many of the waiting bytes were sent, and the call to notify.
     fn take_sent(&self) -> Option<(Rc<dyn Exchange>, Sent)> {
         self.core.borrow_mut().take_sent()
     }

@@ -1,8 +1,8 @@
-//! TLS over a socket, after the handshake. It reads as much as the socket has in one system call, where rustls by
-//! itself asks for 4 KiB at a time, and opens all records that came with it.
+//! TLS over a socket, after the handshake. One system call reads as much as the socket has (rustls by itself asks for
+//! 4 KiB at a time), and all records that came with it are decrypted.
 //!
 //! Every loop here makes progress or ends, whatever the peer sends: one worker serves many connections, so a loop that
-//! spins is an outage for all of them. Each loop says what shrinks in a round.
+//! spins is an outage for all of them. A comment at each loop says what shrinks in a round.
 
 use std::{
     cell::RefCell,
@@ -23,25 +23,26 @@ use crate::thread::{account::LITTLE_BYTES, give_way::give_way};
 pub(crate) struct TlsStream<C, IO = TcpStream> {
     io: IO,
     session: C,
-    /// Bytes that were opened and not taken yet: mostly none, and asking rustls for none costs more than a counter.
+    /// Bytes that were decrypted and not taken yet. Mostly none; to ask rustls for them would cost more than this
+    /// counter.
     opened: usize,
-    /// The peer has sent a close_notify: nothing after it is looked at (RFC 8446, section 6.1).
+    /// The peer has sent a close_notify: anything after it is ignored (RFC 8446, section 6.1).
     is_closed: bool,
 }
 
-/// More than one record's plaintext: what an incomplete record that came before may add to what is read now.
+/// More than one record's plaintext, which an incomplete record from an earlier read may add to this read.
 const HELD_BACK: usize = 17 * 1024;
 /// Less room than this is not worth a system call.
 const LEAST_READ: usize = 4 * 1024;
-/// The room that a read needs, so that all that one system call brings can be opened into it.
+/// The room that a read needs, so that everything from one system call can be decrypted into it.
 const LEAST_ROOM: usize = HELD_BACK + LEAST_READ;
-const _: () = assert!(LEAST_ROOM <= LITTLE_BYTES, "a connection of which little is read is read");
-/// Reads from the socket in one turn that bring no plaintext. A peer may send records without any (RFC 8446, section
-/// 5.4) as fast as they are opened, and the other connections of the worker must have their turn.
+const _: () = assert!(LEAST_ROOM <= LITTLE_BYTES, "`Reads::Little` is enough for a read");
+/// How many reads of one turn may bring no plaintext. A peer may send records without any (RFC 8446, section 5.4) as
+/// fast as they are decrypted, and the other connections of the worker must have their turn.
 const EMPTY_READS_A_TURN: usize = 8;
 
 thread_local! {
-    /// Where records lie until they are opened, which is before the read returns: so one is enough for a thread.
+    /// Holds records until they are decrypted, which is before the read returns: so one per thread is enough.
     static RECORDS: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -67,12 +68,12 @@ where
 {
     pub(crate) fn new(io: IO, session: C) -> Self {
         let mut stream = Self { io, session, opened: 0, is_closed: false };
-        // Some may have come with the handshake's last message. An error is told again when more comes.
+        // Some records may have come with the handshake's last message. An error is reported again when more comes.
         let _ = stream.open_records();
         stream
     }
 
-    /// Opens the records that rustls has.
+    /// Decrypts the records that rustls has.
     fn open_records(&mut self) -> Result<(), rustls::Error> {
         let state = self.session.process_new_packets()?;
         self.opened = state.plaintext_bytes_to_read();
@@ -80,9 +81,9 @@ where
         Ok(())
     }
 
-    /// Moves plaintext that is there into `out`.
+    /// Moves decrypted bytes into `out`.
     fn take_plaintext(&mut self, out: &mut ReadBuf<'_>) -> io::Result<()> {
-        // Each round takes some of what is opened.
+        // Each round takes some of what is decrypted.
         while self.opened > 0 && out.remaining() > 0 {
             let count = self.session.reader().read(out.initialize_unfilled())?;
             out.advance(count);
@@ -95,7 +96,7 @@ where
         self.is_closed && self.opened == 0
     }
 
-    /// Reads once from the socket and opens what came.
+    /// Reads once from the socket and decrypts what came.
     fn read_records(&mut self, out: &mut ReadBuf<'_>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         RECORDS.with_borrow_mut(|records| {
             let room = out.remaining() - HELD_BACK;
@@ -106,20 +107,20 @@ where
             ready!(Pin::new(&mut self.io).poll_read(cx, &mut read))?;
             let mut records = read.filled();
             if records.is_empty() {
-                // Without a close_notify this is an error, which the reader tells.
+                // Without a close_notify this is an error, which rustls's reader returns.
                 self.session.read_tls(&mut records)?;
                 let _ = self.session.reader().read(out.initialize_unfilled())?;
                 self.is_closed = true;
                 return Poll::Ready(Ok(()));
             }
-            // Each round takes some of what was read. After a close_notify rustls takes nothing more, and what follows it
-            // is thrown away.
+            // Each round takes some of what was read. After a close_notify rustls takes nothing more, and what follows
+            // is discarded.
             while !records.is_empty() && !self.is_closed {
                 if self.session.read_tls(&mut records)? == 0 {
                     return Poll::Ready(Err(io::Error::other("TLS takes no more of what the peer has sent")));
                 }
                 if let Err(e) = self.open_records() {
-                    // The peer is told why, if it still listens.
+                    // Sends the alert, if the peer still reads.
                     let _ = self.write_records(cx);
                     return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, e)));
                 }
@@ -177,8 +178,8 @@ where
     S: SideData,
     IO: AsyncRead + AsyncWrite + Unpin,
 {
-    /// Needs room for [`LEAST_ROOM`] bytes, unless some are opened already. Nothing in `out` means that the peer has ended
-    /// its side with a close_notify; an end without one is an error.
+    /// Needs room for [`LEAST_ROOM`] bytes, unless some are already decrypted. If nothing was added to `out`, the peer
+    /// has ended its side with a close_notify; an end without one is an error.
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = out.filled().len();
         self.take_plaintext(out)?;
@@ -209,7 +210,7 @@ where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        // What was written before goes out first, so that no more than one write lies in rustls.
+        // Earlier writes go out first, so that rustls never holds more than one.
         ready!(self.write_records(cx))?;
         let taken = self.session.writer().write(bytes)?;
         match self.write_records(cx) {
@@ -236,7 +237,7 @@ mod tests {
     use super::*;
     use crate::trial::tls::{Pipe, handshake};
 
-    /// Runs what must end: a loop that makes no progress would never come back, so it has a thread of its own.
+    /// Runs code that must end, on its own thread: a loop that makes no progress would never return.
     fn must_end(what: impl FnOnce() + Send + 'static) {
         let (sender, ended) = mpsc::channel();
         let thread = thread::spawn(move || {
@@ -249,7 +250,7 @@ mod tests {
         }
     }
 
-    /// One read: what came, or `None` where there is nothing yet.
+    /// One read: what came, or `None` if there is nothing yet.
     fn read(stream: &mut (impl AsyncRead + Unpin), room: usize) -> Option<io::Result<Vec<u8>>> {
         let mut buffer = vec![0; room];
         let mut out = ReadBuf::new(&mut buffer);
@@ -279,7 +280,7 @@ mod tests {
         peer.writer().write_all(b"hello").expect("there is room");
         peer.send_close_notify();
         let mut bytes = sent(&mut *peer);
-        // rustls takes 4 KiB at a time: some of these are left when it has seen the close_notify.
+        // rustls takes 4 KiB at a time, so some of these are left when it has seen the close_notify.
         bytes.extend([b'x'; 20_000]);
         let pipe = Pipe::default();
         pipe.push(bytes);
@@ -292,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_after_a_close_notify_is_thrown_away() {
+    fn bytes_after_a_close_notify_are_discarded() {
         must_end(|| {
             let (client, server) = handshake();
             close_and_go_on(server, client);
@@ -313,15 +314,15 @@ mod tests {
     }
 
     #[test]
-    fn too_small_a_buffer_is_an_error_and_no_end() {
+    fn a_buffer_that_is_too_small_is_an_error_and_not_an_end() {
         let (_, server) = handshake();
-        let read = read(&mut TlsStream::new(Pipe::default(), server), LEAST_ROOM - 1).expect("it is told");
+        let read = read(&mut TlsStream::new(Pipe::default(), server), LEAST_ROOM - 1).expect("it is ready");
         assert_eq!(read.expect_err("nothing can be read").kind(), io::ErrorKind::InvalidInput);
     }
 
-    /// Each read brings a record without plaintext: after some the others have their turn.
+    /// Each read brings a record without plaintext: after some of them other connections get a turn.
     #[test]
-    fn records_without_plaintext_do_not_keep_the_worker() {
+    fn records_without_plaintext_do_not_block_the_worker() {
         let (mut client, server) = handshake();
         let pipe = Pipe::default();
         for _ in 0..2 * EMPTY_READS_A_TURN {

@@ -1,4 +1,4 @@
-//! Another sidecar, or a client, that calls over a connection whose every byte the test has in its hand.
+//! Another sidecar, or a client, that calls over an in-memory connection that the test drives byte by byte.
 
 use std::{
     cell::RefCell,
@@ -24,7 +24,7 @@ use crate::{
     transport::link::Link,
 };
 
-/// A request without a protocol of calls.
+/// A plain HTTP request, of no RPC protocol.
 pub(crate) fn post() -> Headers {
     let mut head = Headers::new();
     for (name, value) in [
@@ -38,7 +38,7 @@ pub(crate) fn post() -> Headers {
     head
 }
 
-/// The sidecar on the other end.
+/// The peer on the other end of the connection.
 pub(crate) struct Peer {
     pub(crate) core: Connection<usize>,
     pub(crate) io: DuplexStream,
@@ -63,7 +63,7 @@ impl Peer {
         stream
     }
 
-    /// Writes and reads what goes, and lets its time pass.
+    /// Writes and reads as much as possible, and handles its timeouts.
     fn pump(&mut self) -> Result<(), ConnectionError> {
         let mut cx = Context::from_waker(Waker::noop());
         let now = Instant::now().into_std();
@@ -97,7 +97,7 @@ impl Peer {
         if self.core.next_timeout().is_some_and(|due| due <= now) { self.core.on_timeout(now) } else { Ok(()) }
     }
 
-    /// Lets so many seconds pass.
+    /// Lets this many seconds pass.
     pub(crate) async fn pass(&mut self, seconds: u64) -> Result<(), ConnectionError> {
         for _ in 0..10 * seconds {
             advance(Duration::from_millis(100)).await;
@@ -110,10 +110,10 @@ impl Peer {
     }
 }
 
-/// The calls that have come, in their order.
+/// The calls that have come, in order.
 pub(crate) type Calls = Rc<RefCell<Vec<Rc<Call>>>>;
 
-/// A peer, its calls, which go nowhere, and what has become of its connection.
+/// A peer, its calls, which go nowhere, and the task that serves its connection.
 pub(crate) fn connected(worker: &Rc<Worker>, load: &Rc<Load>, is_outbound: bool) -> (Peer, Calls, JoinHandle<()>) {
     let (peer, io) = duplex(1 << 16);
     let calls = Calls::default();

@@ -1,4 +1,4 @@
-//! Calls that are relayed between a client and a service which do what a script says.
+//! Calls that are relayed between a client and a service, which both do what a script says.
 
 use std::{
     cell::Cell,
@@ -33,29 +33,29 @@ use crate::{
     transport::link::{Link, Role, driver::Driver},
 };
 
-/// One of the two between whom calls are relayed: it does what the script says, and writes down what it sees.
+/// The client or the service: it does what the script says, and records what it sees.
 struct Peer {
     core: Connection<usize>,
-    /// `None`: it was cut off.
+    /// `None` once it was cut off.
     io: Option<DuplexStream>,
     unread: Vec<u8>,
-    /// What was read and not given back: (stream, bytes).
+    /// Bytes that were read and not released: (stream, bytes).
     held: VecDeque<(StreamId, usize)>,
 }
 
-/// What came of one call.
+/// What happened to one call.
 #[derive(Debug, Default)]
 struct Talk {
     caller: Part,
     service: Part,
     has_arrived: bool,
-    /// The mesh has answered in the service's stead.
+    /// The mesh has answered in place of the service.
     is_meshs: bool,
-    /// Somebody ended it before its end, so that what is missing is no fault.
+    /// Somebody ended it early, so missing bytes are no fault.
     is_cut: bool,
 }
 
-/// What one of them has sent and heard.
+/// What one of the two has sent and received.
 #[derive(Debug, Default)]
 struct Part {
     stream: Option<StreamId>,
@@ -80,19 +80,19 @@ impl Part {
     }
 }
 
-/// What both end their bodies with.
+/// The trailers that both use.
 fn trailers() -> Headers {
     let mut trailers = Headers::new();
     trailers.append_bytes(b"x-ended", b"1");
     trailers
 }
 
-/// A part of a body. Each call's begins elsewhere in the same noise, which is copied, as making bytes one by one is what
-/// would take most of the time.
+/// A part of a body. Each call's body starts at another place of the same noise. The noise is copied, because
+/// generating bytes one by one would take most of the time.
 fn body(call: usize, from: usize, bytes: usize, is_answer: bool) -> Vec<u8> {
     static NOISE: LazyLock<Vec<u8>> = LazyLock::new(|| {
         let mut random = fastrand::Rng::with_seed(0);
-        // A prime, so that no window or buffer is as long.
+        // A prime, so that it is not the length of any window or buffer.
         (0..65_521).map(|_| random.u8(..)).collect()
     });
     let mut body = Vec::with_capacity(bytes);
@@ -107,7 +107,7 @@ fn body(call: usize, from: usize, bytes: usize, is_answer: bool) -> Vec<u8> {
 }
 
 impl Peer {
-    /// Writes and reads as much as goes; gives the number of bytes.
+    /// Writes and reads as much as possible; returns the number of bytes.
     fn pump(&mut self, talks: &mut [Talk], is_service: bool, is_reading: bool) -> usize {
         let mut cx = Context::from_waker(Waker::noop());
         let now = Instant::now().into_std();
@@ -156,7 +156,7 @@ impl Peer {
     }
 }
 
-/// Writes an event down; gives what is to be attached.
+/// Records an event; returns the stream and the call to attach to it, if any.
 fn see(
     event: Event<'_, usize>,
     talks: &mut [Talk],
@@ -165,7 +165,7 @@ fn see(
 ) -> Option<(StreamId, usize)> {
     match event {
         Event::Request { stream, headers, is_end } => {
-            let number = headers.get(NUMBER).expect("heads come whole");
+            let number = headers.get(NUMBER).expect("every head has it");
             let call: usize = std::str::from_utf8(number).expect("digits").parse().expect("digits");
             let talk = &mut talks[call];
             assert!(!talk.has_arrived, "call {call} arrives twice");
@@ -178,7 +178,7 @@ fn see(
             assert!(!talks[call].caller.has_head, "call {call} is answered twice");
             talks[call].caller.has_head = true;
             talks[call].caller.has_heard_end |= is_end;
-            // What the mesh says itself is no answer of the service's.
+            // An answer that the mesh makes itself is not the service's.
             talks[call].is_meshs = headers.get(ANSWERED).is_none();
             talks[call].is_cut |= talks[call].is_meshs;
         }
@@ -186,7 +186,7 @@ fn see(
             let talk = &mut talks[call];
             let is_compared = is_service || !talk.is_meshs;
             let part = talk.part(is_service);
-            assert!(!part.has_heard_end, "call {call}: something comes after its end");
+            assert!(!part.has_heard_end, "call {call}: data comes after its end");
             part.has_heard_end = is_end;
             if is_compared {
                 let expected = body(call, part.heard, data.len(), !is_service);
@@ -208,45 +208,45 @@ fn see(
 }
 
 const NUMBER: Name = Name::other("x-number");
-/// In heads and trailers that the service itself has sent.
+/// Headers that only the service itself sends, in its heads and trailers.
 const ANSWERED: Name = Name::other("x-answered");
 const ENDED: Name = Name::other("x-ended");
 
-/// Relays calls between a client and a service that do what `script` says, and looks whether each has what the other
-/// sent, whether every call ends on both sides, and whether nothing is left of them.
+/// Relays calls between a client and a service that do what `script` says. Checks that each receives what the other
+/// sent, that every call ends on both sides, and that nothing is left of them.
 pub fn relay(script: &[u8]) {
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = runtime.enable_time().start_paused(true).build_local(Default::default()).expect("a runtime");
     runtime.block_on(play(script));
 }
 
-/// Flags as a sidecar has them.
+/// A sidecar's flags.
 #[derive(Parser)]
 struct Flags {
     #[command(flatten)]
     args: Args,
 }
 
-/// A worker of a sidecar that fronts nothing and knows nobody.
+/// A worker of a sidecar that has no local service and knows no other.
 pub(crate) fn worker() -> Rc<Worker> {
     static SHARED: OnceLock<Arc<Shared>> = OnceLock::new();
     Worker::new(0, Arc::clone(SHARED.get_or_init(|| shared(&[]).0)))
 }
 
-/// The way of a peer's calls to the service that this sidecar does not have.
+/// The [`Way`] of a peer's inbound calls. There is no local service to answer them.
 pub(crate) fn inbound(worker: &Rc<Worker>) -> Rc<dyn Way> {
     let id = "spiffe://weft.local/ns/shop/sa/peer".parse().expect("it is one");
     let from = ([127, 0, 0, 1], 40_000).into();
     Caller::new(&Proxy::new(Rc::clone(worker)), id, from, &Rc::default(), Vec::new())
 }
 
-/// The same, of a sidecar with these flags.
+/// A worker of a sidecar with these flags.
 #[cfg(test)]
 pub(crate) fn worker_with_flags(flags: &[&str]) -> Rc<Worker> {
     Worker::new(0, shared(flags).0)
 }
 
-/// The same, whose questions to discovery are the test's to answer.
+/// A worker, and its questions to discovery, which the test may answer.
 #[cfg(test)]
 pub(crate) fn worker_with_questions() -> (Rc<Worker>, mpsc::Receiver<Question>) {
     let (shared, questions) = shared(&[]);
@@ -271,7 +271,7 @@ fn shared(more: &[&str]) -> (Arc<Shared>, mpsc::Receiver<Question>) {
     (Arc::new(shared), questions)
 }
 
-/// A relay with its peers.
+/// A relay, its client and its service.
 struct Play {
     worker: Rc<Worker>,
     upstream: Rc<Link>,
@@ -282,7 +282,7 @@ struct Play {
     is_service_reading: bool,
     /// Calls for which the connection had no room at the time: the service does not read.
     refused: Rc<Cell<usize>>,
-    /// One of the peers goes away, or has gone.
+    /// One of the two is leaving or has left.
     is_leaving: bool,
 }
 
@@ -298,7 +298,7 @@ async fn play(script: &[u8]) {
 impl Play {
     fn new(kind: u8) -> Self {
         let worker = worker();
-        // Small windows fill, and small pipes cut frames.
+        // Small windows fill up, and small pipes split frames.
         let limits = Arc::new(Limits {
             stream_window_bytes: [1 << 16, 1 << 13, 2_000, 1 << 18][usize::from(kind & 3)],
             settings_timeout: Duration::from_secs(1_000_000),
@@ -353,7 +353,7 @@ impl Play {
         }
     }
 
-    /// Lets everything happen that can.
+    /// Runs until nothing moves any more.
     async fn settle(&mut self) {
         let mut quiet = 0;
         while quiet < 4 {
@@ -367,7 +367,7 @@ impl Play {
     async fn step(&mut self, what: u8, which: usize, size: usize) {
         let count = self.talks.len();
         let call = if count == 0 { 0 } else { which % count };
-        // Up to what windows and buffers hold, and beyond.
+        // Sizes up to what windows and buffers hold, and beyond.
         let times = [1, 150, 1, 2_000][usize::from(what >> 4 & 1 | what >> 6 & 2)];
         match what % 16 {
             0 | 1 => self.open(which & 1 != 0, which & 2 != 0 && what & 16 != 0),
@@ -405,7 +405,7 @@ impl Play {
                 peer.io = None;
                 self.leaves();
             }
-            // Whoever is kept waiting for long is cut off, so time passes when nobody has anything to do.
+            // A peer that is kept waiting for long is cut off, so time passes only when nothing moves.
             15 => {
                 self.settle().await;
                 advance(Duration::from_millis(size as u64)).await;
@@ -488,7 +488,7 @@ impl Play {
         }
     }
 
-    /// Brings every call to its end, and looks what each has come to.
+    /// Brings every call to its end, and checks the result.
     async fn finish(&mut self) {
         (self.is_client_reading, self.is_service_reading) = (true, true);
         self.settle().await;
@@ -505,7 +505,7 @@ impl Play {
             self.reply(call, 3, true);
         }
         self.settle().await;
-        // The cancels of calls that nobody has looked at yet wait for a while.
+        // Cancels of calls that were not processed yet are delayed for a while.
         advance(Duration::from_secs(5)).await;
         self.settle().await;
         let (has_client, has_service) = (self.client.io.is_some(), self.service.io.is_some());
@@ -530,9 +530,9 @@ impl Play {
         }
         assert!(unheard <= self.refused.get(), "{unheard} calls have not arrived");
         let left = (self.worker.calls.sum(), self.worker.replay_bytes.sum());
-        assert_eq!(left, (0, 0), "of calls that have ended nothing is left");
+        assert_eq!(left, (0, 0), "nothing is left of calls that have ended");
         if has_service {
-            assert_eq!(self.upstream.usage().streams, 0, "nor of their streams");
+            assert_eq!(self.upstream.usage().streams, 0, "no stream is left");
         }
     }
 }
@@ -544,7 +544,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn calls_are_relayed_whatever_their_ends_do() {
+    fn calls_are_relayed_whatever_the_client_and_the_service_do() {
         let seeds = std::env::var("SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(400);
         for seed in 0..seeds {
             let mut random = fastrand::Rng::with_seed(seed);
@@ -555,7 +555,7 @@ mod tests {
     }
 
     #[test]
-    fn time_passes_over_a_request_that_is_under_way() {
+    fn time_may_pass_while_a_request_is_in_flight() {
         let mut script = vec![0, 32, 1, 0];
         script.extend([15 | 32, 0, 255].repeat(60));
         relay(&script);

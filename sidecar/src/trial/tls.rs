@@ -1,4 +1,4 @@
-//! A TLS stream whose peer has a valid certificate and sends whatever a script says.
+//! A TLS stream whose peer has a valid certificate and sends what a script says.
 
 use std::{
     cell::RefCell,
@@ -18,7 +18,7 @@ use weft_mesh::tls::{self, ClientCertificate, Svid, TrustBundle};
 
 use crate::transport::tls_stream::TlsStream;
 
-/// A connection in memory. What is read comes in the pieces in which it was pushed.
+/// A connection in memory. Each read returns at most one pushed piece.
 #[derive(Clone, Default)]
 pub(crate) struct Pipe(Rc<RefCell<Bytes>>);
 
@@ -40,7 +40,7 @@ impl Pipe {
         self.0.borrow_mut().has_ended = true;
     }
 
-    /// Pieces that were not read yet.
+    /// The number of pieces that were not read yet.
     pub(crate) fn pieces(&self) -> usize {
         self.0.borrow().to_read.len()
     }
@@ -116,7 +116,7 @@ fn carry<S: SideData, T: SideData>(from: &mut ConnectionCommon<S>, to: &mut Conn
     let mut rest = &bytes[..];
     while !rest.is_empty() {
         let count = to.read_tls(&mut rest).expect("there is room");
-        assert!(count > 0, "nothing ends within a handshake");
+        assert!(count > 0, "no side ends during the handshake");
         to.process_new_packets().expect("both keep the rules");
     }
 }
@@ -136,8 +136,8 @@ pub(crate) fn handshake() -> (ClientConnection, ServerConnection) {
     (client, server)
 }
 
-/// Reads what a peer sends that does what `script` says: the stream gives what was sent and nothing else, tells an end
-/// from a cut, and never spins.
+/// Reads from a peer that does what `script` says. The stream must return what was sent and nothing else, distinguish a
+/// clean end from a truncated one, and never spin.
 pub fn stream(script: &[u8]) {
     let (client, server) = handshake();
     if script.first().is_some_and(|kind| kind & 1 == 0) {
@@ -151,22 +151,22 @@ struct Play<C, P> {
     stream: TlsStream<C, Pipe>,
     pipe: Pipe,
     peer: P,
-    /// What the peer has made and not sent yet.
+    /// Bytes that the peer has produced and not sent yet.
     outgoing: Vec<u8>,
-    /// The plaintext in it and before it, up to the close_notify.
+    /// All plaintext that the peer has produced up to its close_notify.
     said: Vec<u8>,
     heard: Vec<u8>,
     has_closed: bool,
-    /// Something else than TLS was sent before the close_notify.
+    /// Bytes that are not valid TLS were sent before the close_notify.
     is_broken: bool,
-    /// The stream has told its end.
+    /// How the stream has ended.
     end: Option<io::Result<()>>,
     key_updates: usize,
 }
 
-/// More of them without plaintext between are an error (rustls).
+/// More key updates without plaintext between them are an error in rustls.
 const KEY_UPDATES: usize = 16;
-/// Turns in which nothing may come of a piece: its records may be without plaintext.
+/// How many turns may bring nothing: records may hold no plaintext.
 const TURNS_WITHOUT_PROGRESS: usize = 2;
 
 impl<C, P, S, T> Play<C, P>
@@ -200,13 +200,13 @@ where
         self.send(usize::MAX);
         self.pipe.end();
         self.read();
-        // The last turn may have given way to others, with nothing left but the end.
+        // The last turn may have given way with only the end left to read.
         self.read();
         assert!(self.end.is_some(), "it ends with its connection");
-        assert!(self.said.starts_with(&self.heard), "nothing else is heard than was said");
+        assert!(self.said.starts_with(&self.heard), "only what was sent is received");
         if !self.is_broken {
-            assert_eq!(self.heard.len(), self.said.len(), "all that was said is heard");
-            assert_eq!(self.end.is_some_and(|end| end.is_ok()), self.has_closed, "an end is no cut");
+            assert_eq!(self.heard.len(), self.said.len(), "all that was sent is received");
+            assert_eq!(self.end.is_some_and(|end| end.is_ok()), self.has_closed, "only a close_notify is a clean end");
         }
     }
 
@@ -215,7 +215,7 @@ where
             0..3 => self.say((which % 16 * 4096) + size),
             3 => self.close(),
             4 => self.garbage(&vec![which as u8; (size + 1) * 64]),
-            // Something that begins like a record.
+            // Bytes that start like a record.
             5 => self.garbage(&[20 + (which % 5) as u8, 3, 3, (which >> 6) as u8, size as u8]),
             6 if self.key_updates < KEY_UPDATES && !self.has_closed => {
                 self.key_updates += 1;
@@ -238,7 +238,7 @@ where
         }
     }
 
-    /// What the peer's session has to send.
+    /// Moves what the peer's session has to send into `outgoing`.
     fn flush(&mut self) {
         while self.peer.wants_write() {
             self.peer.write_tls(&mut self.outgoing).expect("memory takes it");
@@ -265,7 +265,7 @@ where
         }
     }
 
-    /// After the close_notify it must not matter.
+    /// Adds bytes that are not TLS. After the close_notify they must not matter.
     fn garbage(&mut self, bytes: &[u8]) {
         self.outgoing.extend_from_slice(bytes);
         self.is_broken |= !self.has_closed;
@@ -276,7 +276,7 @@ where
         outgoing.chunks(piece.max(outgoing.len() / 64 + 1)).for_each(|piece| self.pipe.push(piece.to_vec()));
     }
 
-    /// Reads until there is nothing more. Each turn takes something, or there is no other.
+    /// Reads until there is nothing more. Checks that turns make progress.
     fn read(&mut self) {
         let mut buffer = vec![0; 40 * 1024];
         let mut idle = 0;
@@ -298,7 +298,7 @@ where
         }
     }
 
-    /// The stream says something, which its peer hears whatever else it does.
+    /// Sends something over the stream, which its peer must receive whatever else it does.
     fn answer(&mut self, bytes: usize) {
         let text = vec![b'a'; bytes + 1];
         let mut cx = Context::from_waker(Waker::noop());
@@ -315,8 +315,8 @@ where
                 heard.extend_from_slice(&part[..count]);
             }
         }
-        // An alert for something broken may have come instead.
-        assert!(self.is_broken || heard == text[..taken], "the peer hears what is said");
+        // If broken bytes were sent, an alert may have come instead.
+        assert!(self.is_broken || heard == text[..taken], "the peer receives what is sent");
     }
 }
 
@@ -324,7 +324,7 @@ where
 mod tests {
     use super::*;
 
-    /// What the fuzzer found.
+    /// A case that the fuzzer found.
     #[test]
     fn a_turn_that_gives_way_before_the_end_is_followed_by_another() {
         stream(b"\x01\x05\x02\x25\x03\x00\xe8\x00\x04\x40\x00\x15\x63\x09\x03\x03\x09\xa3\x00\x00\x00");

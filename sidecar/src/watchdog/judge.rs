@@ -1,15 +1,15 @@
-//! Whether a thread makes progress, by what is seen of it at each look.
+//! Judges whether a thread makes progress, by what each check finds.
 //!
-//! A thread that does not beat is at fault for as long as it could have: the time that it was given a CPU, or for which
-//! it waited for something other than a CPU. So it does not matter how long a busy machine makes it wait for its turn.
-//! A look counts for no more than the time between two of them, so one after the whole process was stopped (SIGSTOP) or
-//! the machine stood still counts as any other, and by the next one the thread has beaten.
+//! A thread that does not beat is at fault only for the time in which it could have: while it had a CPU, or waited for
+//! something other than a CPU. So it does not matter how long a busy machine makes it wait for its turn. A check counts
+//! for no more than the time between two checks. So the check after the whole process was stopped (SIGSTOP) or the
+//! machine was suspended counts as any other, and by the next check the thread has beaten.
 
 use std::time::Duration;
 
 use weft_mesh::limits;
 
-/// How often the watchdog looks, and after how long without a beat it says so.
+/// How often the watchdog checks, and after how long without a beat a thread stalls or hangs.
 #[derive(Clone, Copy)]
 pub(super) struct Times {
     pub(super) look: Duration,
@@ -23,34 +23,34 @@ pub(super) const TIMES: Times =
 /// What a thread does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Activity {
-    /// It runs, or waits for a CPU; what CPU time it has had so far.
+    /// It runs, or waits for a CPU; with the CPU time that it has had so far.
     Runs(Duration),
     /// It waits for something else: a lock, a file, a timer.
     Waits,
-    /// Someone has stopped it.
+    /// It was stopped by a signal or a debugger.
     IsStopped,
 }
 
-/// What is to be done.
+/// The result of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// As before.
+    /// Nothing has changed.
     Same,
     /// It has made no progress for too long.
     Stalls,
     /// It makes progress again.
     GoesOn,
-    /// It will not come back.
+    /// It has made no progress for so long that it is given up.
     Hangs,
 }
 
-/// What is known of one thread.
+/// The state of one thread.
 pub(super) struct Judge {
     times: Times,
     beats: u64,
-    /// Its CPU time at the last look without a beat; `None` at the first.
+    /// Its CPU time at the last check without a beat; `None` before the first.
     cpu: Option<Duration>,
-    /// For how long it could have beaten and has not.
+    /// How long it could have beaten and did not.
     silent: Duration,
     is_stalled: bool,
 }
@@ -60,13 +60,13 @@ impl Judge {
         Self { times, beats: 0, cpu: None, silent: Duration::ZERO, is_stalled: false }
     }
 
-    /// The thread is in order, or is not to be judged.
+    /// The thread is fine, or must not be judged.
     pub(super) fn passes(&mut self) -> Verdict {
         (self.cpu, self.silent) = (None, Duration::ZERO);
         if std::mem::take(&mut self.is_stalled) { Verdict::GoesOn } else { Verdict::Same }
     }
 
-    /// Looks at a thread that has beaten so often. What it does is asked only where that has not changed.
+    /// Checks a thread that has beaten `beats` times. Asks for its activity only if that number has not changed.
     pub(super) fn look(&mut self, beats: u64, activity: impl FnOnce() -> Activity) -> Verdict {
         if beats != self.beats {
             self.beats = beats;
@@ -97,13 +97,13 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// Looks at a thread that does not beat, and gives the looks at which something is said.
+    /// Checks a thread that does not beat, and returns the checks that found a change.
     fn looks(judge: &mut Judge, activities: impl IntoIterator<Item = Activity>) -> Vec<(usize, Verdict)> {
         let verdicts = activities.into_iter().map(|activity| judge.look(0, || activity));
         verdicts.enumerate().filter(|(_, verdict)| *verdict != Verdict::Same).collect()
     }
 
-    /// A thread that is given so much CPU time each second.
+    /// A thread that gets this much CPU time each second.
     fn runs(a_second: Duration) -> impl Iterator<Item = Activity> {
         (1..).map(move |look| Activity::Runs(a_second * look))
     }
@@ -111,7 +111,7 @@ mod tests {
     #[test]
     fn a_thread_that_spins_stalls_and_then_hangs() {
         let verdicts = looks(&mut Judge::new(TIMES), runs(SECOND).take(31));
-        // At the first look it is not known how long it has been running.
+        // The first check does not know how long the thread has been running.
         assert_eq!(verdicts, [(5, Verdict::Stalls), (30, Verdict::Hangs)]);
     }
 
@@ -129,7 +129,7 @@ mod tests {
         assert_eq!(verdicts, [(50, Verdict::Stalls)]);
     }
 
-    /// The watchdog slept as long as the thread did, and sees the thread before its next beat.
+    /// The watchdog was stopped as long as the thread, and checks it before its next beat.
     #[test]
     fn a_process_that_was_stopped_is_not_at_fault() {
         let mut judge = Judge::new(TIMES);
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_that_goes_on_is_in_order_again() {
+    fn a_thread_that_goes_on_is_fine_again() {
         let mut judge = Judge::new(TIMES);
         assert_eq!(looks(&mut judge, [Activity::Waits; 20]), [(4, Verdict::Stalls)]);
         assert_eq!(judge.look(1, || Activity::Waits), Verdict::GoesOn);

@@ -1,11 +1,11 @@
-//! What Linux says of a thread of this process: `/proc/self/task` (proc(5)). Elsewhere nothing is known, and a thread
-//! that does not beat counts as one that waits.
+//! What Linux knows of a thread of this process: `/proc/self/task` (proc(5)). On other systems nothing is known, and a
+//! thread that does not beat counts as waiting.
 
 use std::{fs, time::Duration};
 
 use super::judge::Activity;
 
-/// The id of the thread that asks; never 0.
+/// The id of the calling thread; never 0.
 #[cfg(target_os = "linux")]
 pub(super) fn own_id() -> i32 {
     rustix::thread::gettid().as_raw_nonzero().get()
@@ -21,13 +21,13 @@ pub(super) fn activity(thread: i32) -> Activity {
     read(thread, "stat").and_then(|stat| parse(&stat)).map_or(Activity::Waits, |(activity, _)| activity)
 }
 
-/// What a thread does now, for the log: as much as may be read.
+/// What a thread does now, for the log: as much as this process may read.
 pub(super) fn describe(thread: i32) -> String {
     let mut parts = vec![format!("thread {thread}")];
     if let Some((_, state)) = read(thread, "stat").and_then(|stat| parse(&stat)) {
         parts.push(state);
     }
-    // The stack of the kernel's side is for root alone, and empty while the thread runs in the process's own code.
+    // The kernel stack is readable only by root, and empty while the thread runs in user space.
     for file in ["syscall", "wchan", "stack"] {
         if let Some(text) = read(thread, file).filter(|text| !matches!(text.trim(), "" | "0")) {
             parts.push(format!("{file}: {}", text.split_whitespace().collect::<Vec<_>>().join(" ")));
@@ -40,12 +40,12 @@ fn read(thread: i32, file: &str) -> Option<String> {
     fs::read_to_string(format!("/proc/self/task/{thread}/{file}")).ok()
 }
 
-/// Kernels count a thread's time in these, whatever their own clock's rate (times(2)).
+/// The unit of a thread's CPU time, whatever the kernel's own clock rate is (times(2)).
 const TICKS_A_SECOND: u64 = 100;
 
-/// The state and the CPU time in a line of `stat`, with a text of both.
+/// The state and the CPU time in a line of `stat`, and a text of both.
 fn parse(stat: &str) -> Option<(Activity, String)> {
-    // The name, in parentheses, may hold anything.
+    // The name, in parentheses, may contain anything.
     let (_, rest) = stat.rsplit_once(')')?;
     let mut fields = rest.split_whitespace();
     let state = fields.next()?;
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_of_stat_is_read() {
+    fn a_line_of_stat_is_parsed() {
         let line = |state| format!("7 (worker) 1) {state} 1 7 7 0 -1 4194304 1 2 3 4 250 50 0 0 20 0 3 0 100 1 2");
         let cpu = Duration::from_secs(3);
         for (state, activity) in
@@ -80,7 +80,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn the_thread_that_asks_runs() {
+    fn the_calling_thread_runs() {
         assert!(matches!(activity(own_id()), Activity::Runs(_)));
         let text = describe(own_id());
         assert!(text.contains("runs or waits for a CPU (R)"), "{text}");

@@ -2,14 +2,15 @@ use std::sync::mpsc::{self, Receiver, Sender};
 
 use super::*;
 
-/// For what is only slow on a slow machine.
+/// A generous limit, for slow machines.
 const SOON: Duration = Duration::from_secs(60);
 /// Several beats fit into the time after which a thread stalls.
 const TIMES: Times =
     Times { look: Duration::from_millis(100), stall: Duration::from_secs(1), hang: Duration::from_secs(3_600) };
 const HANGS: Times = Times { hang: Duration::from_secs(2), ..TIMES };
 
-/// Starts a thread with a runtime that beats. What the channel brings is run on it, between two turns of its tasks.
+/// Starts a thread with a runtime that beats. It runs the work that comes through the channel, between two turns of its
+/// tasks.
 fn fake_worker(pulse: &Arc<Pulse>) -> Sender<Box<dyn FnOnce() + Send>> {
     let (todo, work) = mpsc::channel::<Box<dyn FnOnce() + Send>>();
     let pulse = Arc::clone(pulse);
@@ -36,7 +37,7 @@ fn blocks_until(end: Receiver<()>) -> Box<dyn FnOnce() + Send> {
     })
 }
 
-/// Watches two threads; of each that makes news the name is told.
+/// Watches two threads, and sends each change with the thread's name.
 fn watch_two(times: Times) -> (Vec<Arc<Pulse>>, Receiver<(String, News)>) {
     let pulses: Vec<_> = ["first", "second"].map(|name| Pulse::new(name.into())).into();
     let (tell, news) = mpsc::channel();
@@ -78,14 +79,14 @@ fn a_worker_that_never_goes_on_hangs_and_one_whose_work_is_done_does_not() {
     let workers: Vec<_> = pulses.iter().map(fake_worker).collect();
     let (_never, blocked) = mpsc::channel::<()>();
     workers[1].send(blocks_until(blocked)).expect("it runs");
-    // The first has nothing to do any more: its runtime ends, and with it the beats.
+    // The first has no more work: its runtime ends, and its beats with it.
     drop(workers);
     assert_eq!(news.recv_timeout(SOON).expect("it is noticed"), ("second".into(), News::Stalled));
     assert_eq!(news.recv_timeout(SOON).expect("it is noticed"), ("second".into(), News::Hangs));
 }
 
 #[test]
-fn a_thread_that_has_not_begun_is_not_judged() {
+fn a_thread_that_has_not_started_is_not_judged() {
     let (pulses, news) = watch_two(HANGS);
     let second = fake_worker(&pulses[1]);
     let (_never, blocked) = mpsc::channel::<()>();

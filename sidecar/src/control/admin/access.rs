@@ -1,9 +1,9 @@
-//! Who is let in.
+//! Access control: only this host may use the admin port.
 //!
-//! Only this host is: a connection must come from one of its own addresses, wherever the port listens.
+//! A connection must come from one of the host's own addresses, wherever the port listens.
 //!
-//! A web page in a browser on this host can reach the port too. So a request must be addressed to loopback by name (against
-//! DNS rebinding), and come from no other site.
+//! A web page in a browser on this host can reach the port too. So a request must name a loopback address (against DNS
+//! rebinding), and must not come from another site.
 
 use std::net::IpAddr;
 
@@ -16,8 +16,8 @@ use axum::{
 
 use crate::control::serve::Ends;
 
-/// Whether both ends of a connection are on this host. Who connects to an address of its own host has it on both ends, and
-/// the kernel takes neither that nor loopback from the network.
+/// Whether both ends of a connection are on this host. A client that connects to an address of its own host has the
+/// same address on both ends, and the kernel accepts neither that nor loopback from the network.
 fn are_here(ends: &Ends) -> bool {
     let [local, peer] = [ends.local, ends.peer].map(|end| end.ip().to_canonical());
     peer.is_loopback() || peer == local
@@ -34,14 +34,14 @@ pub(super) async fn only_this_host(request: Request, next: Next) -> Response {
     (StatusCode::FORBIDDEN, "only for this host: use 127.0.0.1, [::1] or localhost as the address\n").into_response()
 }
 
-/// By `:authority` (HTTP/2) or `Host`.
+/// Checks `:authority` (HTTP/2) and `Host`.
 fn is_addressed_to_this_host(uri: &Uri, headers: &HeaderMap) -> bool {
     let host = headers.get(header::HOST).map(|host| host.to_str().unwrap_or_default());
     let authorities = [uri.authority().map(http::uri::Authority::as_str), host];
     authorities.iter().any(Option::is_some) && authorities.into_iter().flatten().all(is_loopback)
 }
 
-/// A browser says from which site a request comes; who is no browser says nothing.
+/// Checks `Origin`: a browser sends the site that a request comes from; other clients send none.
 fn is_from_this_host(headers: &HeaderMap) -> bool {
     headers.get_all(header::ORIGIN).iter().all(|origin| {
         let origin = origin.to_str().unwrap_or_default();
@@ -49,13 +49,14 @@ fn is_from_this_host(headers: &HeaderMap) -> bool {
     })
 }
 
-/// What another site may make a browser open: a page, which that site does not get to see.
+/// Whether another site may make a browser send this request: it only reads, and the other site does not get the
+/// answer.
 fn is_mere_look(request: &Request) -> bool {
     request.method().is_safe() && !request.uri().path().starts_with("/profile")
 }
 
-/// Newer browsers say it of each request, also of those that bear no `Origin` (Fetch Metadata). Another port of this host
-/// is another site here.
+/// Checks `Sec-Fetch-Site`: newer browsers send it with each request, even without `Origin` (Fetch Metadata). Another
+/// port of this host counts as another site here.
 fn is_from_no_other_site(headers: &HeaderMap) -> bool {
     headers.get_all("sec-fetch-site").iter().all(|site| site == "same-origin" || site == "none")
 }
@@ -107,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_of_another_port_changes_nothing() {
+    fn a_page_from_another_port_can_change_nothing() {
         let mut headers = HeaderMap::new();
         assert!(is_from_no_other_site(&headers), "no browser");
         for (site, is_served) in [("same-origin", true), ("none", true), ("same-site", false), ("cross-site", false)] {
@@ -118,7 +119,7 @@ mod tests {
             Request::builder().method(method).uri(path).body(axum::body::Body::empty()).unwrap()
         };
         assert!(is_mere_look(&request("GET", "/")) && !is_mere_look(&request("POST", "/log")));
-        assert!(!is_mere_look(&request("GET", "/profile/cpu")), "it costs");
+        assert!(!is_mere_look(&request("GET", "/profile/cpu")), "a profile costs CPU time");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The calls that run, and the workers that carry them, as the admin port shows them.
+//! The running calls, and the workers that carry them, for the admin port.
 
 use weft_contracts::weft::admin::v1::{
     LiveCall, LiveCalls, Worker,
@@ -13,7 +13,7 @@ use crate::{
     time::moment::Moment,
 };
 
-/// Of all workers, the oldest first.
+/// The calls of all workers, oldest first.
 pub(super) fn live(reports: &[Option<Report>], metrics: &Metrics, now: Moment) -> LiveCalls {
     let labels = metrics.labels();
     let total: usize = reports.iter().flatten().map(|report| report.calls).sum();
@@ -58,7 +58,7 @@ fn one(worker: u32, call: &survey::LiveCall, labels: Option<&CallLabels>, now: M
     }
 }
 
-/// In their order.
+/// The workers, in order.
 pub(super) fn workers(reports: &[Option<Report>]) -> Vec<Worker> {
     let worker = |(index, report): (u32, &Option<Report>)| match report {
         None => Worker { index, ..Worker::default() },

@@ -6,7 +6,7 @@ use weft_contracts::weft::{
     policy::v1 as policy,
 };
 
-/// By protobuf's JSON mapping, but that all fields are always there.
+/// Follows protobuf's JSON mapping, except that all fields are always present.
 pub(super) fn of(state: &State) -> Value {
     json!({
         "service": state.service,
@@ -73,7 +73,7 @@ fn setting_json(setting: &Setting) -> Value {
     })
 }
 
-/// What is logged.
+/// The log filter.
 pub(super) fn log(log: &Log) -> Value {
     json!({
         "filter": log.filter,

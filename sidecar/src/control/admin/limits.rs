@@ -1,4 +1,4 @@
-//! The table of limits as the admin port shows it: with how close each is that something is counted for.
+//! The table of limits on the admin port, with the use of each limit that is counted.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -10,7 +10,7 @@ use crate::{
     shared::survey::{Level, Report},
 };
 
-/// The rows that hold for the control plane only.
+/// The rows that apply only to the control plane.
 const OF_THE_CONTROL_PLANE: [&str; 29] = [
     "WATCH_QUEUE",
     "ENDPOINT_EXPIRY",
@@ -43,7 +43,7 @@ const OF_THE_CONTROL_PLANE: [&str; 29] = [
     "DASHBOARD_TIMEOUT",
 ];
 
-/// Every limit of a sidecar: first those of which it is known how close they are, the closest before the others.
+/// Every limit of a sidecar: first those whose use is known, the most used first.
 pub(super) fn rows(control: &Control, reports: &[Option<Report>]) -> Vec<Limit> {
     let used = Used { control, reports };
     let is_ours = |limit: &&limits::Limit| !OF_THE_CONTROL_PLANE.contains(&limit.name);
@@ -59,7 +59,7 @@ pub(super) fn rows(control: &Control, reports: &[Option<Report>]) -> Vec<Limit> 
     rows
 }
 
-/// How much of it is in use, from 0 to 1; what is not counted comes after all others.
+/// The share that is in use, from 0 to 1; negative if it is not counted, so that it sorts last.
 pub(super) fn share(limit: &Limit) -> f64 {
     limit.r#use.as_ref().map_or(-1.0, |use_| use_.now as f64 / use_.of as f64)
 }
@@ -115,7 +115,7 @@ impl Used<'_> {
         let shared = &self.control.shared;
         match limit {
             "SPANS_QUEUED" => shared.spans.as_ref().map(|spans| spans.dropped()),
-            // What is not counted is never reached either.
+            // 0 also means that the limit is not counted.
             _ => Some(shared.metrics.times_reached(limit)).filter(|times| *times > 0),
         }
     }
@@ -124,7 +124,7 @@ impl Used<'_> {
         self.reports.iter().flatten().map(of).max().unwrap_or_default()
     }
 
-    /// Of the worker that is closest, now and ever.
+    /// The use of the worker that is closest to the limit, now and at its highest.
     fn level(&self, limit: usize, of: impl Fn(&Report) -> Level) -> Option<Use> {
         let (now, highest) = (self.most(|report| of(report).now), self.most(|report| of(report).highest));
         Some(Use { now: now as u64, of: limit as u64, highest: Some(highest as u64) })
@@ -136,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_left_out_is_in_the_table() {
+    fn limits_that_are_left_out_are_in_the_table() {
         for name in OF_THE_CONTROL_PLANE {
             assert!(limits::ALL.iter().any(|limit| limit.name == name), "{name}");
         }

@@ -1,4 +1,5 @@
-//! What is logged, changed while the sidecar runs: for good, or for a while, after which the lines are those of before.
+//! Changes the log filter while the sidecar runs: until the next change, or for a while, after which the earlier filter
+//! returns.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,7 +16,7 @@ use weft_mesh::{
 use super::message::duration;
 use crate::control::Control;
 
-/// The longest time for which a filter may be lent: one that is meant for longer is meant for good.
+/// The longest time for a temporary filter: set one that is needed for longer without a time.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
 /// See the module.
@@ -24,22 +25,22 @@ pub(in crate::control) struct Log {
     lent: watch::Sender<Option<Lent>>,
 }
 
-/// A filter that holds for a while.
+/// A temporary filter.
 #[derive(Clone, Debug)]
 struct Lent {
     until: Instant,
-    /// What comes back then.
+    /// The filter that returns then.
     then: String,
 }
 
-/// Why the filter stays as it is.
+/// Why a new filter is refused.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Refused {
     #[error("the filter is wrong: {0}")]
     Filter(#[from] BadFilter),
     #[error("the filter is longer than {} bytes", limits::LOG_FILTER_BYTES)]
     Long,
-    #[error("it can't hold for {0:?}: allowed is more than nothing, and at most 24 h")]
+    #[error("a filter can't be set for {0:?}: allowed is more than nothing, and at most 24 h")]
     Time(Duration),
 }
 
@@ -48,7 +49,7 @@ impl Log {
         Self { filter, lent: watch::Sender::new(None) }
     }
 
-    /// Logs by this filter, or by the first one where it is empty; for a time, or until it is changed again.
+    /// Sets the filter, or the one from the start if `filter` is empty; for a time, or until it is changed again.
     pub(super) fn set(&self, filter: &str, time: Option<Duration>) -> Result<(), Refused> {
         if filter.len() > limits::LOG_FILTER_BYTES {
             return Err(Refused::Long);
@@ -59,7 +60,7 @@ impl Log {
         let filter = if filter.is_empty() { self.filter.at_start() } else { filter };
         let mut result = Ok(());
         self.lent.send_modify(|lent| {
-            // Of several that were lent in a row none comes back.
+            // After several temporary filters in a row, the one from before the first returns.
             let before = lent.as_ref().map_or_else(|| self.filter.now(), |lent| lent.then.clone());
             result = self.filter.set(filter);
             if result.is_ok() {
@@ -68,7 +69,7 @@ impl Log {
         });
         result?;
         let time = time.map(|time| format!(" for {time:?}")).unwrap_or_default();
-        // Who reads the lines later should know why they changed, also where little is logged.
+        // At WARN, so that a reader of the log sees why the lines changed, even if little is logged.
         tracing::warn!("told through the admin port to log `{}`{time}", self.filter.now());
         Ok(())
     }
@@ -82,7 +83,7 @@ impl Log {
         }
     }
 
-    /// Takes lent filters back when their time is up.
+    /// Ends temporary filters when their time is up.
     async fn keep(&self) {
         let mut lent = self.lent.subscribe();
         loop {
@@ -104,23 +105,23 @@ impl Log {
     fn take_back(&self) {
         let is_over = self.lent.send_if_modified(|lent| {
             let Some(Lent { then, .. }) = lent.take_if(|lent| lent.until <= Instant::now()) else { return false };
-            // It was in use before.
+            // It can't fail: this filter was in use before.
             let _ = self.filter.set(&then);
             true
         });
         if is_over {
-            tracing::info!("the time is up: what is logged is again `{}`", self.filter.now());
+            tracing::info!("the temporary log filter has ended; the filter is `{}` again", self.filter.now());
         }
     }
 }
 
-/// For as long as the sidecar runs.
+/// Ends temporary filters for as long as the sidecar runs.
 pub(in crate::control) async fn keep_log(control: Arc<Control>) -> anyhow::Result<()> {
     control.log.keep().await;
     Ok(())
 }
 
-/// A time as people write it: `90s`, `5m`, `1h`; seconds where no unit is given.
+/// Parses a time such as `90s`, `5m` or `1h`; without a unit, in seconds.
 pub(super) fn time(text: &str) -> Option<Duration> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let number: u64 = digits.parse().ok()?;
@@ -139,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_read_with_their_units() {
+    fn times_are_parsed_with_their_units() {
         let seconds = |text| time(text).map(|time| time.as_secs_f64());
         assert_eq!(["30", "30s", "5m", "1h", "250ms"].map(seconds), [30.0, 30.0, 300.0, 3600.0, 0.25].map(Some));
         for bad in ["", "s", "-5s", "1.5h", "5 m", "5d", "99999999999999999999h"] {

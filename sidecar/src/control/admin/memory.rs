@@ -1,4 +1,4 @@
-//! Where the memory of the process is, as far as that can be told without an allocator that counts.
+//! What uses the memory of the process, as far as that is known without a counting allocator.
 
 use std::{collections::HashMap, fs};
 
@@ -17,7 +17,7 @@ use crate::{
     telemetry::metrics::{CallLabels, CallMetrics},
 };
 
-/// What the kernel says, and what the sidecar holds by its own count.
+/// The kernel's figures, and what the sidecar counts itself.
 pub(super) fn of(shared: &Shared, reports: &[Option<Report>], services: &[WatchedService]) -> Memory {
     let sum = |of: fn(&Report) -> usize| reports.iter().flatten().map(of).sum::<usize>();
     let account =
@@ -26,33 +26,34 @@ pub(super) fn of(shared: &Shared, reports: &[Option<Report>], services: &[Watche
         account(
             "connections",
             sum(|report| report.sum.buffer_bytes + report.sockets_buffer_bytes),
-            "buffers of connections: what is to be written, what waits for a window, header lists for the next calls",
+            "buffers of connections: unsent output, data that waits for a window, header lists for the next calls",
         ),
         account(
             "under way",
             sum(|report| report.held_bytes),
-            "what connections hold of calls, as --memory bounds it, half for each side: what has come and has not gone on, and what is to be written",
+            "bytes of calls that connections hold, limited by --memory, half for each side: received and not yet \
+             forwarded, or waiting to be written",
         ),
-        account("requests", sum(|report| report.replay_bytes), "bodies kept so that calls can be sent again"),
+        account("requests", sum(|report| report.replay_bytes), "bodies that are kept so that calls can be retried"),
         account(
             "spare buffers",
             sum(|report| report.spare_bytes),
-            "for what is read next, and for the next calls' bodies",
+            "for the next reads, and for the next calls' bodies",
         ),
         account(
             "services",
             services.iter().map(Message::encoded_len).sum(),
-            "what is known of the services that are called, as long as it is on the wire; in memory it is some times that",
+            "what is known of the called services, as the size of its messages; in memory it is several times as large",
         ),
         account(
             "metrics",
             shared.metrics.labels().len() * (size_of::<CallMetrics>() + size_of::<CallLabels>()),
-            "rows of calls, without their names",
+            "rows of call metrics, without their names",
         ),
     ];
     if let Some(spans) = &shared.spans {
         let bytes = spans.queued() * size_of::<opentelemetry_sdk::trace::SpanData>();
-        accounts.push(account("spans", bytes, "that wait for export, without their attributes"));
+        accounts.push(account("spans", bytes, "spans that wait for export, without their attributes"));
     }
     accounts.sort_by_key(|account| std::cmp::Reverse(account.bytes));
     let callers = holders(reports, Direction::Inbound, |report| &report.callers);
@@ -60,7 +61,7 @@ pub(super) fn of(shared: &Shared, reports: &[Option<Report>], services: &[Watche
     Memory { resident: resident(), accounts, holders: callers.chain(callees).collect() }
 }
 
-/// Those of one side that hold most, on all workers together.
+/// The peers of one side that hold most, on all workers together.
 fn holders(
     reports: &[Option<Report>],
     direction: Direction,
@@ -75,7 +76,7 @@ fn holders(
     largest(sums).into_iter().map(holder)
 }
 
-/// By `/proc`: nothing where there is none.
+/// From `/proc`; `None` on systems without it.
 fn resident() -> Option<Resident> {
     let rollup = fs::read_to_string("/proc/self/smaps_rollup").ok()?;
     let status = fs::read_to_string("/proc/self/status").ok()?;
@@ -92,7 +93,7 @@ fn resident() -> Option<Resident> {
     })
 }
 
-/// Lines such as `Rss:    10240 kB`, in bytes.
+/// The values of lines such as `Rss:    10240 kB`, in bytes.
 fn fields(text: &str) -> HashMap<&str, u64> {
     let field = |line: &'_ str| -> Option<(usize, u64)> {
         let (name, value) = line.split_once(':')?;
@@ -107,8 +108,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_resident_is_of_the_heap_or_of_files() {
-        let resident = resident().expect("Linux tells");
+    fn resident_memory_is_anonymous_or_of_files() {
+        let resident = resident().expect("Linux has /proc");
         assert!(resident.resident_bytes > 1 << 20 && resident.peak_bytes >= resident.resident_bytes, "{resident:?}");
         assert_eq!(resident.anonymous_bytes + resident.file_bytes, resident.resident_bytes);
         assert!(resident.proportional_bytes <= resident.resident_bytes, "{resident:?}");

@@ -1,8 +1,8 @@
-//! Values as the messages of `weft.admin.v1` have them.
+//! Values in the form of the messages of `weft.admin.v1`.
 
 use std::time::Duration;
 
-/// A time; `None` for one that is too long for a message.
+/// A duration; `None` if it is too long for a message.
 pub(super) fn duration(duration: Duration) -> Option<prost_types::Duration> {
     prost_types::Duration::try_from(duration).ok()
 }

@@ -1,4 +1,4 @@
-//! The page on the admin port: the state as people read it, without scripts.
+//! The page on the admin port: the state for people, without scripts.
 
 mod calls;
 mod services;
@@ -14,7 +14,7 @@ use weft_contracts::weft::{
 use super::state::left_of;
 use text::{count, of_message, readable};
 
-/// So that it can be watched: `/?refresh`.
+/// How often the page `/?refresh` refreshes.
 const REFRESH_SECONDS: u32 = 5;
 
 const STYLE: &str = "\
@@ -37,7 +37,7 @@ const STYLE: &str = "\
     input{font:inherit;padding:.15rem .4rem}button{font:inherit;padding:.15rem .8rem}form{margin:.6rem 0}\
     summary{cursor:pointer;margin:.8rem 0 .4rem}";
 
-/// Renders the state; `refreshes` by itself if it is to.
+/// Renders the state. With `refreshes` the page refreshes by itself.
 pub(super) fn render(state: &State, refreshes: bool) -> Markup {
     let title = if state.service.is_empty() { "Weft sidecar" } else { &state.service };
     html! {
@@ -103,10 +103,10 @@ fn overview(state: &State) -> Markup {
 fn worker_line(worker: &Worker) -> Markup {
     html! {
         @if worker.answered {
-            (count(worker.calls, "call")) ", " (count(worker.connections_accepted, "connection")) " taken, "
+            (count(worker.calls, "call")) ", " (count(worker.connections_accepted, "connection")) " accepted, "
             (worker.connections_made) " made"
         } @else {
-            span class="bad" { "did not answer in time" } ": what it carries is not shown here"
+            span class="bad" { "did not answer in time" } ": its calls and connections are not shown"
         }
     }
 }
@@ -118,7 +118,7 @@ fn identity(identity: Option<&Identity>) -> Markup {
             Some(identity) => {
                 code { (identity.spiffe_id) } ", "
                 @match left_of(identity) {
-                    Some(left) => { "good for another " (readable(left)) },
+                    Some(left) => { "valid for another " (readable(left)) },
                     None => span class="bad" { "expired" },
                 }
             }
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_caller_chose_is_escaped_everywhere() {
+    fn text_from_callers_is_escaped_everywhere() {
         let evil = "\"><script>".to_owned();
         let call = LiveCall { method: evil.clone(), service: evil.clone(), peer: evil.clone(), ..Default::default() };
         let state = State {
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_shows_how_close_it_is() {
+    fn a_limit_shows_its_use() {
         let limit = Limit {
             name: "REPLAY_BYTES".into(),
             r#use: Some(Use { now: 1 << 20, of: 16 << 20, highest: Some(2 << 20) }),

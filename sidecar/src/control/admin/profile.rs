@@ -1,7 +1,7 @@
-//! Where the process spends its time: a profile of some seconds.
+//! CPU profiles: where the process spends its time during some seconds.
 //!
-//! It takes a sampler that interrupts whatever runs (the feature `profile`). A sidecar that is shipped stripped has no
-//! names to show for it and is smaller without.
+//! This needs a sampler that interrupts the threads (the feature `profile`). A stripped release build has no symbol
+//! names to show, and is smaller without the sampler.
 
 #[cfg(feature = "profile")]
 mod flame;
@@ -16,10 +16,10 @@ use tokio::sync::Semaphore;
 use weft_contracts::weft::admin::v1::profile_cpu_request as wire;
 use weft_mesh::limits;
 
-/// How long it is looked when nobody says.
+/// The length of a profile if none is given.
 pub(super) const DEFAULT_TIME: Duration = Duration::from_secs(10);
 
-/// One at a time: the process has one timer for it.
+/// One profile at a time: the process has only one timer for it.
 static TURN: Semaphore = Semaphore::const_new(1);
 
 /// How a profile is written.
@@ -48,7 +48,7 @@ impl FromStr for Format {
             "collapsed" => Ok(Self::Collapsed),
             "svg" => Ok(Self::Svg),
             "pprof" => Ok(Self::Pprof),
-            _ => Err(format!("`{text}` is no format of a profile; allowed: collapsed, svg, pprof")),
+            _ => Err(format!("`{text}` is not a format of profiles; allowed: collapsed, svg, pprof")),
         }
     }
 }
@@ -69,9 +69,9 @@ pub(super) enum Refused {
     #[error(
         "this program was built without profiles; build it with: cargo build --release -p weft-sidecar --features profile"
     )]
-    #[cfg_attr(feature = "profile", expect(dead_code, reason = "said by a program without it"))]
+    #[cfg_attr(feature = "profile", expect(dead_code, reason = "only without the feature"))]
     Absent,
-    #[error("a profile is being made already, and there can be one at a time; try again when it is done")]
+    #[error("another profile is running, and there can be only one at a time; try again when it is done")]
     Busy,
     #[error("a profile can't take {0:?}; allowed is more than nothing, and at most {max:?}", max = limits::PROFILE_TIME)]
     Time(Duration),
@@ -80,7 +80,7 @@ pub(super) enum Refused {
     Failed(String),
 }
 
-/// Looks for so long where the process spends its time.
+/// Takes a CPU profile of this length.
 pub(super) async fn cpu(time: Duration, format: Format) -> Result<Vec<u8>, Refused> {
     if time.is_zero() || time > limits::PROFILE_TIME {
         return Err(Refused::Time(time));
@@ -89,7 +89,7 @@ pub(super) async fn cpu(time: Duration, format: Format) -> Result<Vec<u8>, Refus
     sampled(time, format).await
 }
 
-/// Without the sampler there is nothing to look with.
+/// Without the sampler there are no profiles.
 #[cfg(not(feature = "profile"))]
 async fn sampled(_: Duration, _: Format) -> Result<Vec<u8>, Refused> {
     Err(Refused::Absent)
@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn formats_are_read_by_their_names() {
+    fn formats_are_parsed_by_name() {
         assert_eq!("svg".parse(), Ok(Format::Svg));
         assert_eq!("pprof".parse(), Ok(Format::Pprof));
         assert!("png".parse::<Format>().unwrap_err().contains("allowed: collapsed, svg, pprof"));

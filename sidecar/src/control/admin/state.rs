@@ -1,4 +1,4 @@
-//! The sidecar's state as `weft.admin.v1` carries it: the one source of the page, the JSON and the answer over gRPC.
+//! The sidecar's state as a message of `weft.admin.v1`: the one source of the page, the JSON and the answer over gRPC.
 
 use std::{
     sync::atomic::Ordering::Relaxed,
@@ -20,7 +20,7 @@ use crate::{
     time::moment::Moment,
 };
 
-/// What holds at this moment, with what the workers say of themselves.
+/// The current state, with the reports of the workers.
 pub(super) async fn of(control: &Control) -> State {
     let shared = &control.shared;
     let reports = shared.surveyor.ask().await;
@@ -47,7 +47,7 @@ pub(super) async fn of(control: &Control) -> State {
     }
 }
 
-/// By their names.
+/// The watched services, by name.
 fn services(shared: &Shared, now: Instant) -> Vec<WatchedService> {
     let view = shared.catalog.view();
     let watched = |service: &Service| WatchedService {
@@ -104,13 +104,13 @@ fn breaker_state(breaker: &Breaker, now: Moment) -> BreakerState {
     }
 }
 
-/// How long a certificate is still good, if it is.
+/// How long a certificate is still valid, if it is.
 pub(super) fn left_of(identity: &Identity) -> Option<Duration> {
     let not_after = SystemTime::try_from(identity.not_after?).ok()?;
     not_after.duration_since(SystemTime::now()).ok()
 }
 
-/// Every flag, and the one variable besides that means something.
+/// Every flag, and RUST_LOG, the only variable without a flag.
 fn configuration(shared: &Shared) -> Vec<Setting> {
     let flags = shared.settings.iter().map(|setting| Setting {
         name: format!("--{}", setting.flag),
@@ -133,7 +133,7 @@ fn configuration(shared: &Shared) -> Vec<Setting> {
     flags.chain([log]).collect()
 }
 
-/// What follows from a flag where that is another thing than what it says: of port 0 the port that the kernel gave.
+/// The effective value of a flag, if that may differ from the given one: for port 0, the port that the kernel picked.
 fn effective(flag: &str, args: &Args) -> Option<String> {
     let fronts_service = args.service.is_some();
     match flag {

@@ -1,4 +1,4 @@
-//! Makes [`Service`]s of what the control plane says, keeping what must outlive a change.
+//! Makes [`Service`]s from the control plane's messages, and keeps what must survive a change.
 
 use std::{
     collections::HashMap,
@@ -26,11 +26,11 @@ use crate::{
 /// See the module.
 pub(super) struct Builder {
     metrics: Arc<Metrics>,
-    /// Who calls: a label of metrics.
+    /// The caller's label in metrics.
     caller: String,
 }
 
-/// What a service is made of, decoded.
+/// A service, decoded.
 pub(super) struct Parts {
     pub(super) name: ServiceName,
     pub(super) protocol: wire::Protocol,
@@ -38,7 +38,7 @@ pub(super) struct Parts {
     pub(super) policy: Arc<ServicePolicy>,
     pub(super) endpoints: Vec<EndpointParts>,
     pub(super) addresses: Vec<SocketAddr>,
-    /// When the control plane said so.
+    /// When the control plane sent this.
     pub(super) heard: Instant,
     pub(super) is_complete: bool,
 }
@@ -50,12 +50,12 @@ pub(super) struct EndpointParts {
     address: SocketAddr,
     spiffe_id: weft_mesh::identity::SpiffeId,
     health: wire::Health,
-    /// Down only because the control plane has lost its stream.
+    /// It is down only because the control plane has lost its stream.
     is_silent: bool,
 }
 
 impl EndpointParts {
-    /// Whether the other can only be what stood at this place before.
+    /// Whether `other` can only be an earlier endpoint at the same place.
     pub(super) fn replaces(&self, other: &Endpoint) -> bool {
         self.id == other.id || self.address == other.address
     }
@@ -90,12 +90,12 @@ impl Builder {
         Self { metrics, caller }
     }
 
-    /// As [`Service::last_used`] counts.
+    /// A time in the unit of [`Service::last_used`].
     pub(super) fn seconds(&self, now: Instant) -> u64 {
         Moment::of(now).since_start().as_secs()
     }
 
-    /// The service, with what `before` is worth keeping of.
+    /// Makes the service, and keeps what is worth keeping from `before`.
     pub(super) fn service(&self, parts: Parts, before: Option<&Service>, now: Instant) -> Service {
         let breaker_policy = &parts.policy.breaker.value;
         let breaker = match before {
@@ -103,8 +103,8 @@ impl Builder {
             _ => Arc::new(Breaker::new(breaker_policy.clone())),
         };
         let (methods, other) = match before {
-            // A change of an endpoint leaves them alone: it must not cost by the size of a contract, which is its owner's
-            // choice.
+            // A change of an endpoint keeps the methods: its cost must not depend on the size of the contract, which
+            // its owner chooses.
             Some(before) if Arc::ptr_eq(&before.policy, &parts.policy) || before.policy == parts.policy => {
                 (Arc::clone(&before.methods), Arc::clone(&before.other))
             }
@@ -123,7 +123,7 @@ impl Builder {
             None => Some(now),
         };
         if !was_up && is_up {
-            // What failed while nothing was surely up says nothing of what is up now.
+            // Failures from before an endpoint was surely up say nothing about the endpoints that are up now.
             breaker.close();
         }
         Service {
@@ -195,7 +195,8 @@ fn methods_of(policy: &ServicePolicy) -> impl Iterator<Item = (Box<str>, &Method
     })
 }
 
-/// One that stays what and where it was stays itself: its connections and its breaker's memory are worth keeping.
+/// An endpoint with the same id, address and identity stays the same object, to keep its connections and its breaker's
+/// state.
 fn endpoint(new: EndpointParts, before: &[Arc<Endpoint>], breaker: &BreakerPolicy) -> Arc<Endpoint> {
     let same = before.iter().find(|old| {
         old.id == new.id
@@ -217,7 +218,7 @@ fn endpoint(new: EndpointParts, before: &[Arc<Endpoint>], breaker: &BreakerPolic
     }
 }
 
-/// A service as the wire has it, for the disk.
+/// A service as a message, for the disk.
 pub(super) fn to_wire(service: &Service) -> wire::Service {
     wire::Service {
         name: service.name.to_string(),
@@ -240,7 +241,7 @@ pub(super) fn to_wire(service: &Service) -> wire::Service {
     }
 }
 
-/// Whether a service was called within a time.
+/// Whether a service was called within the last `seconds`.
 pub(super) fn was_used_within(service: &Service, seconds: u64, now_seconds: u64) -> bool {
     service.last_used.load(Relaxed) + seconds >= now_seconds
 }

@@ -1,4 +1,4 @@
-//! The last good snapshots on disk, for a start while the control plane is away.
+//! The last good snapshots on disk, for a start during an outage of the control plane.
 
 use std::{
     io::{Read, Write},
@@ -36,12 +36,12 @@ impl SnapshotFile {
         Self { path: dir.join(NAME), trouble: Trouble::new("keeping snapshots on disk") }
     }
 
-    /// How long the file is; 0 where there is none.
+    /// The length of the file; 0 if there is none.
     pub(super) fn bytes(&self) -> u64 {
         std::fs::metadata(&self.path).map_or(0, |file| file.len())
     }
 
-    /// What was saved last, and so long ago. A file that can't be used is as none: it is only ever a help.
+    /// What was saved last, and how long ago. A file that can't be used is ignored: it is only a cache.
     pub(super) fn load(&self) -> Option<(Saved, Duration)> {
         match self.try_load() {
             Ok(saved) => saved,
@@ -59,7 +59,7 @@ impl SnapshotFile {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        // A clock that was set back makes it new, which it is no worse for.
+        // If the clock was set back, the file counts as new, which does no harm.
         let age = file.metadata()?.modified()?.elapsed().unwrap_or_default();
         let mut bytes = Vec::new();
         file.take(limits::SNAPSHOT_FILE_BYTES + 1).read_to_end(&mut bytes)?;
@@ -74,7 +74,7 @@ impl SnapshotFile {
         }
     }
 
-    /// Through a file beside it, so that who reads sees the one or the other, whole.
+    /// Writes a file beside it and renames that, so that a reader sees either the old or the new one, complete.
     fn try_save(&self, saved: &Saved) -> anyhow::Result<()> {
         let bytes = saved.encode_to_vec();
         ensure!(bytes.len() as u64 <= limits::SNAPSHOT_FILE_BYTES, "they would take {} bytes", bytes.len());
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_saved_is_loaded_and_garbage_is_ignored() {
+    fn saved_snapshots_are_loaded_and_garbage_is_ignored() {
         use std::os::unix::fs::PermissionsExt;
         let dir = tempfile::tempdir().unwrap();
         let state_dir = dir.path().join("state");

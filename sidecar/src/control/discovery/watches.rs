@@ -1,5 +1,5 @@
-//! What is known and what is asked for, as a plain state machine: it is given messages, questions and `now`, and says
-//! what is to be sent, answered and published.
+//! What is known and what is asked for, as a plain state machine: it gets messages, questions and `now`, and returns
+//! what to send, answer and publish.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -19,7 +19,7 @@ use super::{
 };
 use crate::endpoints::catalog::{Asked, Question, Service, Unknown, View};
 
-/// Questions for one name that wait together.
+/// The most questions that wait for one name.
 const ASKERS_PER_NAME: usize = limits::DISCOVERY_QUEUE;
 
 type Answer = Result<Arc<Service>, Unknown>;
@@ -28,14 +28,14 @@ type Answer = Result<Arc<Service>, Unknown>;
 pub(super) struct Watches {
     builder: Builder,
     known: HashMap<ServiceName, Arc<Service>>,
-    /// Which service implements a protobuf service, or is called at an address, as the control plane says: it knows when
-    /// several do.
+    /// The service that implements a protobuf service, or is called at an address. The control plane decides, because
+    /// it knows if several do.
     owners: HashMap<Box<str>, ServiceName>,
-    /// What was asked for and is not known. At most [`limits::SERVICES_WATCHED`] with what is known.
+    /// What was asked for and is not known. Together with `known`, at most [`limits::SERVICES_WATCHED`].
     waiting: HashMap<Asked, Vec<oneshot::Sender<Answer>>>,
 }
 
-/// What is to be done after a step.
+/// What to do after a step.
 #[derive(Default)]
 pub(super) struct Effects {
     requests: Vec<WatchRequest>,
@@ -50,14 +50,14 @@ impl Effects {
         self.is_view_changed |= more.is_view_changed;
     }
 
-    /// What goes to the control plane if the stream is up; where it is not, [`Watches::connected`] says it all again.
+    /// The requests to the control plane. If the stream is down, drop them: [`Watches::connected`] repeats them all.
     pub(super) fn take_requests(&mut self) -> Vec<WatchRequest> {
         std::mem::take(&mut self.requests)
     }
 
     pub(super) fn answer(self) {
         for (asker, answer) in self.answers {
-            // Who has given up waiting is not told.
+            // The asker may have stopped waiting.
             let _ = asker.send(answer);
         }
     }
@@ -79,7 +79,7 @@ fn subscribe(asked: &Asked) -> What {
     }
 }
 
-/// A contract or an address, which the control plane speaks of alike: neither looks like the other.
+/// A contract or an address. Messages have one field for both, because neither can look like the other.
 fn asked_of(claim: &str) -> Asked {
     claim.parse().map_or_else(|_| Asked::Contract(claim.into()), Asked::Address)
 }
@@ -93,8 +93,7 @@ impl Watches {
         self.known.len()
     }
 
-    /// Takes over what an earlier run knew, and when it had `heard` of it last. It is in use until the control plane says
-    /// otherwise.
+    /// Restores what an earlier run knew, as of `heard`. It is used until the control plane says otherwise.
     pub(super) fn restore(&mut self, saved: Saved, heard: Instant, now: Instant) -> Effects {
         for service in saved.services.into_iter().take(limits::SERVICES_WATCHED) {
             if let Some(parts) = decode(service, heard) {
@@ -166,7 +165,7 @@ impl Watches {
         }
         let askers = self.waiting.entry(asked).or_default();
         if askers.len() >= ASKERS_PER_NAME {
-            // Those whose time was up need no room.
+            // Askers that have stopped waiting need no room.
             askers.retain(|asker| !asker.is_closed());
         }
         if askers.len() >= ASKERS_PER_NAME {
@@ -189,7 +188,7 @@ impl Watches {
         effects
     }
 
-    /// The stream broke: what is known stays as it is, and what nobody waits for is not asked for again.
+    /// The stream broke: what is known stays, and questions that nobody waits for any more are dropped.
     pub(super) fn disconnected(&mut self) {
         self.drop_abandoned();
     }
@@ -219,7 +218,7 @@ impl Watches {
             Some(_) => {}
             None if self.waiting.contains_key(&asked) => {}
             None => {
-                // Nobody wants it any more.
+                // It is neither known nor asked for any more.
                 effects.request(What::UnsubscribeService(name.to_string()));
                 return effects;
             }
@@ -239,16 +238,16 @@ impl Watches {
         effects
     }
 
-    /// Changes reach us in order and without gaps, as the stream is one HTTP/2 stream and a watcher that can't keep
-    /// up is sent a snapshot; but versions count what happens to all services, so that only order can be checked.
+    /// Changes come in order and without gaps: there is one HTTP/2 stream, and a watcher that can't keep up gets a
+    /// snapshot. But versions count the changes of all services, so only the order can be checked.
     fn change(&mut self, change: wire::Change, now: Instant) -> Effects {
         let mut effects = Effects::default();
         let Some(name) = ServiceName::parse(&change.service).ok() else { return effects };
-        // One that crossed with our unsubscribing.
+        // The change and our unsubscribe request crossed.
         let Some(service) = self.known.get(&name) else { return effects };
         let version = change.version.unwrap_or_default();
         if version.epoch != service.version.epoch || version.counter <= service.version.counter {
-            tracing::warn!(service = %name, ?version, after = ?service.version, "a change out of order; asking anew");
+            tracing::warn!(service = %name, ?version, after = ?service.version, "a change out of order; resubscribing");
             effects.request(What::UnsubscribeService(name.to_string()));
             effects.request(What::SubscribeService(name.to_string()));
             return effects;
@@ -274,7 +273,7 @@ impl Watches {
 
     fn not_found(&mut self, answer: NotFound) -> Effects {
         let mut effects = Effects::default();
-        // Announcements may yet come: what is known stays, who asks waits on.
+        // Announcements may still come: what is known stays, and questions keep waiting.
         if !answer.complete {
             return effects;
         }
@@ -302,7 +301,7 @@ impl Watches {
         effects
     }
 
-    /// From now on the askers wait for that service, whose snapshot follows.
+    /// The askers now wait for the owner's snapshot, which follows.
     fn owner(&mut self, owner: ContractOwner) -> Effects {
         let mut effects = Effects::default();
         let Ok(name) = ServiceName::parse(&owner.service) else { return effects };
@@ -324,8 +323,8 @@ impl Watches {
         effects
     }
 
-    /// Drops questions that nobody waits for and, while the control plane is there to be asked again, what nobody has used
-    /// for [`limits::WATCH_IDLE`].
+    /// Drops questions that nobody waits for. While the control plane is connected, so that it can be asked again, also
+    /// drops services that were not called for [`limits::WATCH_IDLE`].
     pub(super) fn tidy(&mut self, is_connected: bool, now: Instant) -> Effects {
         let mut effects = Effects::default();
         if !is_connected {
@@ -335,7 +334,7 @@ impl Watches {
         let now = self.builder.seconds(now);
         let idle = |service: &Service| !was_used_within(service, limits::WATCH_IDLE.as_secs(), now);
         for (name, _) in self.known.extract_if(|_, service| idle(service)) {
-            tracing::debug!(service = %name, "is no longer watched: it was not called for long");
+            tracing::debug!(service = %name, "no longer watched: it was not called for a long time");
             effects.request(What::UnsubscribeService(name.to_string()));
             effects.is_view_changed = true;
         }
@@ -346,7 +345,7 @@ impl Watches {
         effects
     }
 
-    /// Without a word to the control plane: should it answer after all, it is told then.
+    /// Does not unsubscribe: if the control plane still answers, that answer unsubscribes.
     fn drop_abandoned(&mut self) {
         self.waiting.retain(|_, askers| {
             askers.retain(|asker| !asker.is_closed());
@@ -363,19 +362,19 @@ impl Watches {
             version = service.version.counter,
             endpoints = service.endpoints.len(),
             is_complete = service.is_complete,
-            "what is known of a service has changed"
+            "the service has changed"
         );
         self.known.insert(name, Arc::clone(&service));
         service
     }
 }
 
-/// Another epoch is another process of the control plane: neither is older.
+/// Another epoch is another process of the control plane, and counters of two epochs can't be compared.
 fn is_older(new: &Version, known: &Version) -> bool {
     new.epoch == known.epoch && new.counter < known.counter
 }
 
-/// Adds what was known before to a snapshot that may lack it.
+/// Adds what was known before to an incomplete snapshot.
 fn merge(parts: &mut Parts, known: &Service) {
     let missing: Vec<EndpointParts> = known
         .endpoints
@@ -393,7 +392,7 @@ fn merge(parts: &mut Parts, known: &Service) {
     }
 }
 
-/// What can't be read is logged, and is as if it had not been said.
+/// Logs and skips what can't be read.
 fn decode(service: wire::Service, heard: Instant) -> Option<Parts> {
     let protocol = service.protocol();
     let name = ServiceName::parse(&service.name)
@@ -412,7 +411,7 @@ fn decode(service: wire::Service, heard: Instant) -> Option<Parts> {
         version: service.version.unwrap_or_default(),
         policy: Arc::new(policy),
         endpoints: service.endpoints.into_iter().filter_map(decode_endpoint).collect(),
-        // One that can't be read is as if it had not been said.
+        // Addresses that can't be read are skipped.
         addresses: service.addresses.iter().filter_map(|address| address.parse().ok()).collect(),
         heard,
         is_complete: service.complete,

@@ -1,4 +1,4 @@
-//! What is exported of calls, by OpenTelemetry's conventions for RPC.
+//! What spans of calls export, by OpenTelemetry's conventions for RPC.
 
 use super::*;
 
@@ -17,13 +17,13 @@ fn span(kind: SpanKind, method: Option<&str>, fields: &[(&str, &str)]) -> Span {
     Span::new(context, None, kind, method.as_ref(), &service, &head(fields))
 }
 
-/// The attributes of a span as text, in their order.
+/// The attributes of a span as text, in order.
 fn said(span: &SpanData) -> Vec<String> {
     span.attributes.iter().map(|said| format!("{}={}", said.key, said.value)).collect()
 }
 
 #[test]
-fn a_call_and_its_try_say_what_the_conventions_for_grpc_have() {
+fn a_call_and_its_try_have_the_attributes_of_the_grpc_conventions() {
     let call = span(SpanKind::Client, Some("shop.users.v1.Users/Get"), &[GRPC]);
     let attempt = call.attempt(2, "users-1", &"2001:db8::1".into(), 15006).ended(0, None);
     let call = call.ended(0, None);
@@ -44,7 +44,7 @@ fn a_call_and_its_try_say_what_the_conventions_for_grpc_have() {
 }
 
 #[test]
-fn a_method_that_no_descriptor_knows_is_other_and_names_no_span() {
+fn a_method_that_no_descriptor_knows_is_other_and_does_not_name_the_span() {
     let fields = [GRPC, (":path", "/shop.users.v1.Users/Guess?me")];
     let call = span(SpanKind::Server, None, &fields).ended(12, None);
     let expected = [
@@ -62,7 +62,7 @@ fn a_method_that_no_descriptor_knows_is_other_and_names_no_span() {
 }
 
 #[test]
-fn how_a_call_ended_is_told_by_the_name_of_its_status() {
+fn a_span_has_the_name_of_its_calls_status() {
     let ended = |kind: SpanKind, code, error| {
         let span = span(kind, Some("a.B/C"), &[GRPC]).ended(code, error);
         let of = |key| span.attributes.iter().find(|said| said.key.as_str() == key).map(|said| said.value.to_string());
@@ -71,7 +71,7 @@ fn how_a_call_ended_is_told_by_the_name_of_its_status() {
         (status, error.unwrap_or_default())
     };
     let text = |status: &str, error: &str| (status.to_owned(), error.to_owned());
-    // Each status but OK is an error to who calls, and only those that are the service's fault to who is called.
+    // For the caller each status but OK is an error; for the service, only those that are its own fault.
     assert_eq!(ended(SpanKind::Client, 5, None), text("NOT_FOUND", "NOT_FOUND"));
     assert_eq!(ended(SpanKind::Server, 5, None), text("NOT_FOUND", ""));
     assert_eq!(ended(SpanKind::Server, 14, None), text("UNAVAILABLE", "UNAVAILABLE"));
@@ -80,7 +80,7 @@ fn how_a_call_ended_is_told_by_the_name_of_its_status() {
 }
 
 #[test]
-fn connect_has_codes_of_its_own_and_plain_http_says_nothing_of_rpc() {
+fn connect_has_its_own_codes_and_plain_http_has_no_rpc_attributes() {
     let connect = [("content-type", "application/proto"), ("connect-protocol-version", "1")];
     let of = |fields: &[_], method, code| said(&span(SpanKind::Client, method, fields).ended(code, None));
     let of_call = ["rpc.system.name=connectrpc", "rpc.method=a.B/C", "server.address=users.shop"];
@@ -92,13 +92,13 @@ fn connect_has_codes_of_its_own_and_plain_http_says_nothing_of_rpc() {
 }
 
 #[test]
-fn what_many_spans_say_is_shared_and_none_has_to_grow() {
+fn spans_share_their_texts_and_never_reallocate() {
     let method = Arc::<str>::from("a.B/C");
     let service = ServiceName::parse("users.shop").unwrap();
     let (ip, head) = (Arc::<str>::from("10.0.0.2"), head(&[GRPC]));
     let call = Span::new(TraceContext::new_root(7, 9, true), None, SpanKind::Client, Some(&method), &service, &head);
     let attempt = call.attempt(1, "users-1", &ip, 15006);
-    // The test's own, and one for each span.
+    // The test's own reference, and one for each span.
     assert_eq!((Arc::strong_count(&method), Arc::strong_count(&ip)), (3, 2));
     let attempt = attempt.ended(14, Some("connect-failed"));
     assert_eq!(attempt.attributes.capacity(), ATTRIBUTES);

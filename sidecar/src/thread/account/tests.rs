@@ -9,7 +9,7 @@ use super::*;
 
 const WINDOW: usize = limits::STREAM_WINDOW_BYTES as usize;
 
-/// Two workers' accounts of the same side, which has `bytes`.
+/// The accounts of two workers for the same side, which has `bytes`.
 fn accounts(bytes: usize) -> [Rc<Account>; 2] {
     let budget = Budget::new(2 * bytes);
     [(); 2].map(|()| Account::new(&budget.inbound, &Arc::default()))
@@ -24,7 +24,7 @@ fn driver() -> RefCell<Waker> {
 }
 
 #[test]
-fn workers_tell_in_steps_what_they_hold() {
+fn workers_report_what_they_hold_in_steps() {
     let [one, other] = accounts(4 * STEP);
     let load = Rc::default();
     let [first, second, third] = [&one, &one, &other].map(|account| Counted::new(account, &load));
@@ -40,7 +40,7 @@ fn workers_tell_in_steps_what_they_hold() {
 }
 
 #[test]
-fn neither_side_takes_what_the_other_has() {
+fn neither_side_takes_memory_from_the_other() {
     let budget = Budget::new(8 * STEP);
     let [inbound, outbound] = [&budget.inbound, &budget.outbound].map(|part| Account::new(part, &Arc::default()));
     let (peer, own) = (Rc::default(), Load::with_share(Share::WholeSide));
@@ -57,7 +57,7 @@ fn neither_side_takes_what_the_other_has() {
 }
 
 #[test]
-fn who_holds_its_part_gets_no_calls_and_there_is_room_for_one_more() {
+fn a_load_that_holds_its_part_gets_no_calls_and_there_is_room_for_another_load() {
     let [account, _] = accounts(1024 * STEP);
     let mut peers: Vec<(Rc<Load>, Vec<Counted>)> = Vec::new();
     for number in 0..9 {
@@ -70,18 +70,18 @@ fn who_holds_its_part_gets_no_calls_and_there_is_room_for_one_more() {
         }
         assert!(!held.is_empty(), "the others have all: {}", account.used());
         if number == 0 {
-            assert_eq!(load.bytes(), 512 * STEP, "one alone has half");
+            assert_eq!(load.bytes(), 512 * STEP, "a single load has half");
         }
         peers.push((load, held));
     }
-    // One that gives some back gives them to all.
+    // Bytes that one load gives back are free for all.
     assert!(!account.takes_calls(&peers[1].0));
     peers[0].1.clear();
     assert!(account.takes_calls(&peers[1].0));
 }
 
 #[test]
-fn only_connections_of_who_holds_its_part_are_not_read() {
+fn only_connections_of_a_load_that_holds_its_part_are_paused() {
     let [account, _] = accounts(8 * STEP);
     let (greedy, modest): (Rc<Load>, Rc<Load>) = Default::default();
     let (rest, one, other) =
@@ -92,7 +92,7 @@ fn only_connections_of_who_holds_its_part_are_not_read() {
         |counted: &Counted, held, has_unsent| counted.reads(|| (held, has_unsent), &driver) == Reads::Nothing;
     assert!(!is_paused(&one, 1, false), "there is room");
     rest.set(4 * STEP);
-    assert!(!is_paused(&one, 0, false), "nothing is gained");
+    assert!(!is_paused(&one, 0, false), "a pause would free nothing");
     for _ in 0..2 {
         assert!(is_paused(&one, 1, false));
         assert_eq!(account.paused.borrow().len(), 1, "woken once");
@@ -100,17 +100,17 @@ fn only_connections_of_who_holds_its_part_are_not_read() {
     other.set(STEP);
     assert!(!is_paused(&other, STEP, false), "another peer's");
     assert!(!is_paused(&local, 100 * STEP, false), "one that several peers share");
-    assert!(!is_paused(&one, WINDOW, true), "its peer's windows come that way");
-    assert!(is_paused(&one, 10 * WINDOW, true), "what it holds most likely goes on by itself");
+    assert!(!is_paused(&one, WINDOW, true), "it needs its peer's window updates");
+    assert!(is_paused(&one, 10 * WINDOW, true), "what it holds will most likely be forwarded");
     one.state.is_stuck.set(true);
-    assert!(!is_paused(&one, 10 * WINDOW, true), "or two that wait for each other would wait for ever");
+    assert!(!is_paused(&one, 10 * WINDOW, true), "two sidecars would wait for each other for ever");
     rest.set(6 * STEP);
     assert!(is_paused(&one, WINDOW, true), "but not without bound");
     assert!(account.is_overdrawn(&greedy) && !account.is_overdrawn(&modest));
 }
 
 #[test]
-fn bytes_that_wait_for_somebody_are_charged_to_him() {
+fn bytes_are_charged_to_the_load_that_they_wait_for() {
     let [account, _] = accounts(8 * STEP);
     let (slow, shared) = (Rc::default(), Load::with_share(Share::OfNobody));
     let held = Counted::new(&account, &shared);
@@ -123,7 +123,7 @@ fn bytes_that_wait_for_somebody_are_charged_to_him() {
     assert_eq!(slow.bytes(), 6 * STEP);
     drop(charge);
     assert_eq!(slow.bytes(), 0);
-    // A connection that carries one peer's call, and then another's.
+    // A connection that carries first one peer's call, then another's.
     let (one, other): (Rc<Load>, Rc<Load>) = Default::default();
     held.belongs_to(&one);
     held.belongs_to(&other);
@@ -169,7 +169,7 @@ async fn connections_are_read_again_when_there_is_room_for_their_peer() {
             }
             assert_eq!(woken(), [0, 1]);
             one.set(0);
-            assert!(one.is_relieved(0), "and is woken by whoever takes its bytes");
+            assert!(one.is_relieved(0), "the taker of its bytes must wake it");
             for _ in 0..3 {
                 advance(LOOK_INTERVAL).await;
             }
@@ -181,7 +181,7 @@ async fn connections_are_read_again_when_there_is_room_for_their_peer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_whose_output_waits_is_read_again_when_nothing_goes_on() {
+async fn a_connection_with_unsent_output_is_read_again_when_nothing_is_forwarded() {
     LocalSet::new()
         .run_until(async {
             let [account, _] = accounts(8 * STEP);
@@ -202,27 +202,27 @@ async fn a_connection_whose_output_waits_is_read_again_when_nothing_goes_on() {
                 }
                 wakes.0.load(Relaxed)
             };
-            // Some of it goes on now and then.
+            // Some of it is forwarded now and then.
             for _ in 0..3 {
                 assert_eq!(look(8).await, 0);
                 rest.set(rest.held() - 1);
             }
             assert_eq!(look(12).await, 1);
-            assert!(!is_unread(&one, 2 * WINDOW, true, &driver), "its peer's windows are waited for");
+            assert!(!is_unread(&one, 2 * WINDOW, true, &driver), "it needs its peer's window updates");
             let others = Counted::new(&account, &Rc::default());
             others.set(3 * STEP);
             rest.set(STEP);
             assert!(!is_unread(&one, 2 * WINDOW, true, &driver), "it has room");
             others.set(0);
             rest.set(5 * STEP);
-            assert!(is_unread(&one, 2 * WINDOW, true, &driver), "it was relieved since");
+            assert!(is_unread(&one, 2 * WINDOW, true, &driver), "it had room meanwhile, so it is not stuck");
             attending.abort();
         })
         .await;
 }
 
 #[test]
-fn who_holds_little_has_room_however_much_another_holds() {
+fn a_load_that_holds_little_has_room_however_much_another_holds() {
     let [account, _] = accounts(8 * STEP);
     let (greedy, modest): (Rc<Load>, Rc<Load>) = Default::default();
     let [all, mine] = [&greedy, &modest].map(|load| Counted::new(&account, load));
@@ -231,7 +231,7 @@ fn who_holds_little_has_room_however_much_another_holds() {
     assert!(account.takes_calls(&modest) && !account.is_overdrawn(&modest));
     assert_eq!(mine.reads(|| (1, false), &driver()), Reads::All);
     assert!(!account.takes_calls(&greedy) && account.is_overdrawn(&greedy));
-    // Of many connections that hold nothing little is read before they hold something.
+    // A connection that holds nothing is read a little, until it holds something.
     let another = Counted::new(&account, &greedy);
     assert_eq!(another.reads(|| (0, false), &driver()), Reads::Little);
     assert_eq!(another.reads(|| (1, false), &driver()), Reads::Nothing);

@@ -1,8 +1,8 @@
 //! Carries the bytes of an HTTP/2 connection, and hands every event to the call that it belongs to.
 //!
-//! A driver has turns. In each it reads all that is there, hands out the events, and then writes once all that has come
-//! together: its own connection's answers and what calls of other connections have sent over this one meanwhile. So the busier
-//! a connection is, the more calls share a wake-up, a system call and a TLS record.
+//! A driver works in turns. In each turn it reads everything that is there, dispatches the events, and then writes all
+//! output at once: its own connection's answers and what calls of other connections have sent over this one meanwhile.
+//! So the busier a connection is, the more calls share a wake-up, a system call and a TLS record.
 
 use std::{
     io,
@@ -31,7 +31,7 @@ use crate::{
     watchdog::Step,
 };
 
-/// Why a connection has ended before its time.
+/// Why a connection ended early.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LinkError {
     #[error("{0}")]
@@ -40,17 +40,17 @@ pub(crate) enum LinkError {
     Protocol(#[from] ConnectionError),
     #[error("the certificate of one side has expired")]
     Expired,
-    #[error("it was not read for lack of memory, and nothing that it holds has gone on for {:?}", limits::PAUSED_TIME)]
+    #[error("it was not read for lack of memory, and none of its bytes was forwarded for {:?}", limits::PAUSED_TIME)]
     Paused,
 }
 
-/// What a server's connection has for whoever takes its calls.
+/// What a server's connection hands to its owner.
 pub(crate) enum Incoming {
-    /// A head, and whether it is all.
+    /// A request's head, and whether the request ends with it.
     Request(StreamId, Headers, bool),
-    /// As much of a head as is within the limit, and whether it is all. No call is begun for it.
+    /// The part of a head that is within the limit, and whether the request ends with it. No call is started for it.
     TooLarge(StreamId, Headers, bool),
-    /// All that was there has been read: what was cancelled with it has been, and calls may begin.
+    /// The whole read is processed, and so are its cancellations: calls may start.
     Read,
 }
 
@@ -61,30 +61,30 @@ pub(crate) struct Driver<IO, F> {
     role: Role,
     io: IO,
     on: F,
-    /// The begin of a frame whose rest has not come yet.
+    /// A partial frame.
     unread: Vec<u8>,
     has_ended: bool,
     /// Requests have come in this turn.
     has_requests: bool,
-    /// Heads that were refused because of their size, as far as they have been counted.
+    /// How many heads that were refused for their size have been counted in the metrics.
     heads_refused: u64,
-    /// Reading was stopped before the socket had no more.
+    /// Reading stopped before the socket was empty.
     is_held_back: bool,
-    /// Nothing was read in this turn, by our own choice.
+    /// This turn deliberately read nothing.
     is_unread: bool,
-    /// Since when it is not read for lack of memory and holds so much.
+    /// Since when it is not read for lack of memory, and the bytes that it has held since then.
     paused: Option<(Instant, usize)>,
     /// Something was written since the peer was last judged.
     has_written: bool,
-    /// What the sleep is set to, which may be sooner than what is next due: setting it anew costs more than a turn too
-    /// many.
+    /// When the sleep ends. May be sooner than the next timeout: an extra turn costs less than to reset the sleep.
     wakes_at: Option<Instant>,
     sleep: Option<Pin<Box<Sleep>>>,
 }
 
 /// Bytes that one turn reads at most, so that one busy connection does not make the others wait.
 const BYTES_A_TURN: usize = 512 * 1024;
-/// What a read counts for at least: one that brings few bytes may have cost as much, in TLS records of one byte each.
+/// The least that a read counts for: a read that brings few bytes may have cost as much, in TLS records of one byte
+/// each.
 const LEAST_A_READ: usize = BYTES_A_TURN / 32;
 
 impl<IO, F> Driver<IO, F>
@@ -128,7 +128,7 @@ where
             (self.on)(Incoming::Read);
         }
         self.take_notices();
-        // What came before an error is answered, and so is the error itself.
+        // Written even after an error: answers to what came before it, and the GOAWAY for the error itself.
         self.worker.pulse.is_at(Step::WritesHttp2);
         let written = self.write(cx);
         self.link.offer_room();
@@ -138,14 +138,14 @@ where
         }
         let is_written = written?.is_ready();
         self.keep_time(cx)?;
-        // There may be more to read, of which the socket says nothing as it was not asked. While writing waits for the
-        // peer, it is that which gives the next turn.
+        // There may be more to read, but the socket was not polled and wakes nobody. While a write waits for the peer,
+        // that write gives the next turn.
         if self.is_held_back && is_written {
             give_way(cx);
         }
         let is_finished = self.has_ended || self.link.core.borrow().is_finished();
         if is_finished && (is_written || self.has_ended) {
-            // To be polite; the connection is over all the same.
+            // A courtesy: the connection is over even if this fails.
             let _ = Pin::new(&mut self.io).poll_shutdown(cx);
             return Poll::Ready(Ok(()));
         }
@@ -163,9 +163,9 @@ where
         LinkError::Expired
     }
 
-    /// Whether nothing has moved for too long on a connection that is not read for lack of memory. Where PINGs are sent, there
-    /// is a turn to see it. A header block that is not complete has its own time, which is not put off here: whoever holds its
-    /// part of the memory can have very many of them.
+    /// Whether nothing has moved for too long on a connection that is not read for lack of memory. PINGs give the turns
+    /// in which this is checked. A partial header block has a shorter limit, which a pause does not extend: a peer that
+    /// holds its part of the memory can have very many of them.
     fn is_paused_too_long(&self) -> bool {
         let Some((since, _)) = self.paused else { return false };
         let is_block_open = self.link.core.borrow().is_block_open();
@@ -177,7 +177,7 @@ where
         is_over
     }
 
-    /// Counts the limits that the peer has reached. Gives back whether heads were among it that were too large.
+    /// Counts the limits that the peer has reached. Returns whether any heads were too large.
     fn count_limits(&mut self) -> bool {
         let (exceeded, refused) = {
             let mut core = self.link.core.borrow_mut();
@@ -186,7 +186,7 @@ where
         if let Some(bound) = exceeded {
             let (row, peer) = (wire_limits::row(bound), if self.role == Role::Server { "client" } else { "service" });
             self.worker.shared.metrics.limit_reached(row);
-            self.worker.log(|| format!("a {peer} is read more slowly, as it goes past the limit {row}"));
+            self.worker.log(|| format!("a {peer} is read more slowly because it exceeds the limit {row}"));
         }
         for _ in self.heads_refused..refused {
             self.worker.shared.metrics.limit_reached("HEADER_LIST_BYTES");
@@ -234,18 +234,19 @@ where
             left = left.saturating_sub(count.max(LEAST_A_READ));
             let mut input = &buffer[..begin + count];
             let handled = self.handle(&mut input);
-            // A few bytes may have been a list of many megabytes (CVE-2016-6581), which takes longer than they say.
+            // A few bytes may expand to a list of many megabytes (CVE-2016-6581), so they cost more than their size
+            // says.
             if self.count_limits() {
                 left = 0;
             }
-            // Nearly always nothing is left, and then nothing is held either.
+            // Nearly always nothing is left, and then no buffer is kept either.
             self.unread = if input.is_empty() { Vec::new() } else { input.to_vec() };
             handled?;
         }
         Ok(())
     }
 
-    /// How much of what the peer has sent is to be read for now: nothing where it was too fast or does not read its answers.
+    /// How much of what the peer has sent to read for now: nothing if it was too fast or does not read its answers.
     #[inline]
     fn reads(&mut self, was_held_back: bool) -> Reads {
         let core = self.link.core.borrow();
@@ -325,7 +326,7 @@ where
     #[inline]
     fn take_notices(&mut self) {
         loop {
-            // Its result ends the borrow: what is told to a call may need the core.
+            // Not `while let`: the borrow must end before the call gets the notice, because the call may need the core.
             let Some(notice) = self.link.core.borrow_mut().next_notice() else { return };
             self.tell(notice);
         }
@@ -356,7 +357,7 @@ where
                     Poll::Pending => return Ok(Poll::Pending),
                 }
             }
-            // What waited for room has gone out: there may be more now.
+            // Bytes that waited have been sent: calls may send more.
             self.take_notices();
             self.link.wake_held_up();
         }
@@ -366,7 +367,7 @@ where
         }
     }
 
-    /// Does what is due, and sees to it that there is a turn when something is.
+    /// Handles timeouts that are due, and sets the sleep for the next one.
     fn keep_time(&mut self, cx: &mut Context<'_>) -> Result<(), LinkError> {
         loop {
             let due = self.link.core.borrow().next_timeout().map(Instant::from_std);
@@ -374,8 +375,8 @@ where
             match due {
                 None => return Ok(()),
                 Some(due) if due <= now => {
-                    // One for whom something waits is judged by whether it takes any of it: the PING may be at its end,
-                    // and a peer that does not read is itself not read.
+                    // A peer that has output waiting is judged by whether it takes any of it, not by its PING answer:
+                    // the PING may be last in the output, and we may not be reading a peer that does not read.
                     let has_written = std::mem::take(&mut self.has_written);
                     let mut core = self.link.core.borrow_mut();
                     if self.is_unread || (has_written && !core.output().is_empty()) {
@@ -402,7 +403,7 @@ where
         }
     }
 
-    /// Nothing is left to do: from now on the link wakes us when there is.
+    /// Nothing is left to do; from now on the link wakes the driver when there is.
     fn rest(&mut self) {
         let (core, now) = (self.link.core.borrow(), self.worker.now());
         self.link.counted.set(core.held_and_unsent_bytes() + self.unread.len());
@@ -415,7 +416,7 @@ where
 }
 
 impl<IO, F> Driver<IO, F> {
-    /// Tells the calls that still run.
+    /// Tells the calls that still run that the connection has ended.
     fn end(&mut self, why: &dyn std::fmt::Display, is_cut_off: bool) {
         self.link.is_gone.set(true);
         self.link.wake_settling();
@@ -435,11 +436,11 @@ impl<IO, F> Driver<IO, F> {
     }
 }
 
-/// A panic must not leave calls behind for which nobody cares any more. Where a worker just ends, its calls end with it.
+/// After a panic, calls must not be left without an owner. When a worker ends normally, its calls end with it.
 impl<IO, F> Drop for Driver<IO, F> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.end(&"of a bug of Weft's", false);
+            self.end(&"of a bug in Weft", false);
         }
     }
 }

@@ -12,9 +12,9 @@ use crate::{
     transport::{exchange::Exchange, link::Role},
 };
 
-/// What may be on its way into a call, or wait for the peer to take it, before the other side is held back.
+/// How many bytes may be on their way into a call, or wait for the peer, before the other side is held back.
 const BUFFER_BYTES: usize = limits::SOCKET_BUFFER_BYTES;
-/// An output that is larger is given back once it is empty.
+/// A larger output buffer is freed once it is empty.
 const KEPT_OUTPUT_BYTES: usize = 16 * 1024;
 
 /// See the module.
@@ -22,77 +22,78 @@ pub(super) struct Core {
     role: Role,
     decoder: http1::Decoder,
     encoder: http1::Encoder,
-    /// From here on bytes go out as they are.
+    /// Bytes are sent and received as they are.
     is_raw: bool,
     /// The call that runs.
     pub(super) call: Option<Rc<dyn Exchange>>,
-    /// What was asked last, as far as its answer depends on it.
+    /// The parts of the last request that its answer depends on.
     request: http1::Request,
     /// The protocol that the request wants to change to.
     upgrade: Vec<u8>,
-    /// How far the message that comes in is.
+    /// The state of the incoming message.
     incoming: Message,
-    /// How far the message that goes out is.
+    /// The state of the outgoing message.
     outgoing: Message,
     output: Vec<u8>,
     written: usize,
-    /// What was sent to a service for another protocol than HTTP before it has agreed to that.
+    /// Bytes for a service in another protocol than HTTP, sent before the service has agreed to that protocol.
     early: Vec<u8>,
-    /// And nothing more comes after it.
+    /// Nothing more follows `early`.
     is_early_all: bool,
-    /// Bytes of the body in the output that the call was told wait.
+    /// Bytes of the body in the output that were reported to the call as waiting.
     waiting: usize,
-    /// Bytes of the body that the call has got and not passed on.
+    /// Bytes of the body that the call has received and not forwarded.
     held: usize,
-    /// The answer is whole and the request is not. Its rest is read and thrown away, and the connection goes on.
+    /// The answer is complete and the request is not. The rest of the request is read and discarded, and the connection
+    /// goes on.
     is_discarding: bool,
     /// That rest has ended, and the driver has not seen it yet.
     has_discarded: bool,
     /// A turn is due though there may be nothing to write.
     needs_turn: bool,
     is_draining: bool,
-    /// Something of the answer has come.
+    /// Some of the answer has come.
     is_answered: bool,
-    /// The request does the same when it is made twice (RFC 9110, section 9.2.2).
+    /// The request's method is idempotent (RFC 9110, section 9.2.2).
     is_idempotent: bool,
-    /// Something of the message that goes out has been written.
+    /// Some of the outgoing message has been written.
     is_written: bool,
-    /// The driver reads no more until the call has passed something on.
+    /// The driver reads no more until the call has forwarded some bytes.
     pub(super) is_read_held: bool,
     pub(super) fate: Fate,
 }
 
-/// How far a message is.
+/// The state of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Message {
     /// None has begun, or the last one has ended.
     Between,
-    /// Its head is there.
+    /// Its head has passed.
     Begun,
 }
 
-/// What is to become of the connection.
+/// What happens to the connection next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
-    /// It goes on.
+    /// It stays open.
     Open,
-    /// Nothing more is written; what the peer sends is read on.
+    /// No more is accepted for writing; what the peer sends is still read.
     HalfClosed,
-    /// It is closed when all is written, and what still comes meanwhile is thrown away.
+    /// It is closed when all is written; what still comes meanwhile is discarded.
     Closing,
-    /// It is closed at once, so that the peer can tell that something is missing.
+    /// It is closed at once, in a way that shows the peer that something is missing.
     Aborted,
 }
 
-/// Bytes that had to wait and have gone out.
+/// How many waiting bytes were sent.
 pub(super) struct Sent(pub(super) usize);
 
-/// Until a request has come.
+/// The state before the first request.
 const NO_REQUEST: http1::Request =
     http1::Request { method: http1::MethodKind::Other, is_http10: false, is_keep_alive: true, expects_continue: false };
 
 impl Core {
-    /// `head_bytes`: the longest head.
+    /// `head_bytes`: the longest head, in bytes.
     pub(super) fn http1(role: Role, head_bytes: u32) -> Self {
         let limits = http1::Limits {
             head_bytes: head_bytes as usize,
@@ -144,13 +145,13 @@ impl Core {
         self.call.is_none() && self.output.is_empty() && self.incoming == Message::Between
     }
 
-    /// Whether the driver has something to do that the peer does not tell it.
+    /// Whether the driver has work that no event of the socket would wake it for.
     pub(super) fn has_work(&self) -> bool {
         !self.output.is_empty() || self.needs_turn || (self.is_read_held && !self.is_full())
     }
 
-    /// Whether what the peer sends may be looked at: not while the call before still has its answer to give, or has
-    /// too much of the message that comes in.
+    /// Whether what the peer sends may be handled: not while the previous call's answer is incomplete, nor while the
+    /// call holds too much of the incoming message.
     pub(super) fn takes_input(&self) -> bool {
         let is_free = match self.role {
             Role::Server => self.call.is_none() || self.incoming == Message::Begun,
@@ -159,18 +160,18 @@ impl Core {
         is_free && !self.is_full()
     }
 
-    /// Whether the call has so much of the message that comes in that no more is to be read, or the peer does not read
-    /// what it is sent.
+    /// Whether to read no more: the call holds too much of the incoming message, or the peer does not read what it is
+    /// sent.
     pub(super) fn is_full(&self) -> bool {
-        // A client may send all of its request before it reads the answer, so its rest is read in any case.
+        // A client may send its whole request before it reads the answer, so the rest is read in any case.
         if self.is_discarding {
             return false;
         }
         self.held >= BUFFER_BYTES || (self.call.is_none() && self.unsent().len() >= BUFFER_BYTES)
     }
 
-    /// Whether it can be judged now what it means that the peer has ended its side. A client that has asked may do so
-    /// and wait: for its answer, for a tunnel, and for the answers to requests that it has sent already.
+    /// Whether the end of the peer's side can be handled now. A client may end its side and still wait: for its answer,
+    /// for a tunnel, or for the answers to requests that it has already sent.
     pub(super) fn takes_end(&self) -> bool {
         let awaits_tunnel = self.call.is_some() && self.incoming == Message::Begun && self.wants_tunnel();
         self.role == Role::Client || self.is_raw || (self.takes_input() && !awaits_tunnel)
@@ -239,7 +240,7 @@ impl Core {
         };
         self.incoming = if is_end { Message::Between } else { Message::Begun };
         if self.is_discarding {
-            // No call has these bytes, so none gives them back.
+            // No call holds these bytes, so none releases them.
             (self.is_discarding, self.has_discarded) = (!is_end, is_end);
         } else {
             self.held += bytes;
@@ -250,18 +251,18 @@ impl Core {
         self.request.method.wants_tunnel()
     }
 
-    /// A service was asked for a tunnel, and has answered.
+    /// The service has answered a request for a tunnel.
     fn tunnel_answered(&mut self, is_accepted: bool) {
         if is_accepted {
             self.is_raw = true;
-            // What has come for the other protocol meanwhile.
+            // Bytes of the other protocol that came before this answer.
             self.output.append(&mut self.early);
             if std::mem::take(&mut self.is_early_all) {
                 self.sent_whole();
             }
         } else {
-            // The request was a head and nothing else. What came behind it may have been taken for a body or for another
-            // request, so nobody else's request follows on this connection.
+            // The service got the request's head only. Bytes that followed may be meant as a body or as another
+            // request, so this connection carries no other request.
             (self.early, self.is_early_all) = (Vec::new(), false);
             self.outgoing = Message::Between;
             self.request.is_keep_alive = false;
@@ -286,7 +287,7 @@ impl Core {
             return;
         }
         if self.is_raw {
-            // Its client knows of no answers: a failure can only be told by breaking the connection.
+            // The client knows no HTTP answers: only a broken connection shows it a failure.
             if is_final && !tunnel::is_accepted(head) {
                 self.abort();
             }
@@ -309,7 +310,7 @@ impl Core {
         }
     }
 
-    /// A client has asked for a tunnel, and is told.
+    /// Answers a client's request for a tunnel.
     fn answer_tunnel(&mut self, is_accepted: bool) {
         if is_accepted {
             self.is_raw = true;
@@ -331,7 +332,7 @@ impl Core {
             self.early.extend_from_slice(data);
             self.is_early_all |= is_end;
         } else if self.encoder.data(&mut self.output, data, is_end).is_err() {
-            // It is longer or shorter than was said, and the peer has to see that.
+            // The body is longer or shorter than its Content-Length, and the peer has to notice that.
             self.abort();
             return 0;
         }
@@ -356,7 +357,7 @@ impl Core {
         }
     }
 
-    /// The message that goes out is whole.
+    /// The outgoing message is complete.
     fn sent_whole(&mut self) {
         self.outgoing = Message::Between;
         if self.is_raw {
@@ -373,7 +374,7 @@ impl Core {
     pub(super) fn reset(&mut self, code: Code) {
         let Some(_) = self.call.take() else { return };
         if self.incoming == Message::Between && self.outgoing == Message::Between && !self.is_raw {
-            // Both messages are whole, whatever the call thinks of a tunnel that was declined.
+            // Both messages are complete, even if the call still counts a declined tunnel as open.
             self.held = 0;
             if self.role == Role::Client {
                 self.close();
@@ -389,7 +390,7 @@ impl Core {
         }
     }
 
-    /// HTTP/1.1 has no resets: says with an answer that there is none.
+    /// HTTP/1.1 has no resets, so an error answer says that the service gave none.
     fn answer_reset(&mut self, code: Code) {
         let message = format!("the service ended the request without an answer: {code}");
         let (head, text) = Failure::new(Reason::ConnectionBroke, message).to_http();
@@ -427,7 +428,7 @@ impl Core {
         self.fate = Fate::Aborted;
     }
 
-    /// The call that runs is the last, or else the next one is.
+    /// Makes the running call the last one, or the next one if none runs.
     pub(super) fn drain(&mut self) {
         self.is_draining = true;
     }
@@ -438,7 +439,7 @@ impl Core {
         }
     }
 
-    /// The call that has come to its end on both ways, if there is one: from then on another may come.
+    /// Takes the call if its request and its answer have both ended; then another may come.
     pub(super) fn take_finished(&mut self) -> Option<Rc<dyn Exchange>> {
         let is_over = self.incoming == Message::Between && self.outgoing == Message::Between;
         if !is_over {
@@ -457,8 +458,8 @@ impl Core {
         self.is_idle() && self.request.is_keep_alive && !self.is_raw && self.fate == Fate::Open
     }
 
-    /// Whether it does no harm to make the request again on another connection: nothing of it was sent, or it may be
-    /// made twice, and nothing of an answer has come.
+    /// Whether the request can safely be sent again on another connection: none of it was sent or it is idempotent, and
+    /// no part of an answer has come.
     pub(super) fn may_be_unseen(&self) -> bool {
         !self.is_raw && !self.is_answered && (self.is_idempotent || !self.is_written)
     }
@@ -479,7 +480,7 @@ impl Core {
         }
     }
 
-    /// Bytes count as sent, to the last one, when so few are left that more may come.
+    /// All waiting bytes count as sent once so few are left that the call may send more.
     pub(super) fn take_sent(&mut self) -> Option<(Rc<dyn Exchange>, Sent)> {
         if self.waiting == 0 || self.unsent().len() > BUFFER_BYTES / 2 {
             return None;
@@ -492,12 +493,12 @@ impl Core {
         self.decoder.recycle(headers);
     }
 
-    /// Bytes that it holds now: those that the call has got and not passed on, and those that wait to be written.
+    /// Bytes that it holds now: those that the call has not forwarded yet, and those that wait to be written.
     pub(super) fn held_and_unsent_bytes(&self) -> usize {
         self.held + self.unsent().len() + self.early.len()
     }
 
-    /// Bytes that the call has got and not passed on.
+    /// Bytes that the call has received and not forwarded.
     pub(super) fn held_bytes(&self) -> usize {
         self.held
     }

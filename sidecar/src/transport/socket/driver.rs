@@ -1,4 +1,4 @@
-//! Carries the bytes of a connection with one call at a time, and hands out what comes over it.
+//! Carries the bytes of a connection with one call at a time, and dispatches what comes over it.
 
 mod clock;
 mod read;
@@ -27,24 +27,24 @@ use crate::{
     watchdog::Step,
 };
 
-/// Why a connection has ended before its time.
+/// Why a connection ended early.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SocketError {
     #[error("{0}")]
     Io(#[from] io::Error),
     #[error("{0}")]
     Protocol(#[from] http1::Error),
-    #[error("the head of its request did not come whole within {:?}", limits::DETECT_TIMEOUT)]
+    #[error("the head of its request was not complete within {:?}", limits::DETECT_TIMEOUT)]
     SlowHead,
     #[error("its client has ended its side, and nothing could be sent to it for {:?}", limits::HALF_CLOSED_TIME)]
     HalfClosed,
-    #[error("it sent something that nobody had asked for")]
+    #[error("it sent something without a request")]
     Unasked,
 }
 
-/// What whoever made the connection has to see to.
+/// What the owner of the connection has to handle.
 pub(crate) enum Occasion {
-    /// A client asks: its head, and whether it is all.
+    /// A client's request: its head, and whether the request ends with it.
     Request(Headers, bool),
     /// The service has answered, and takes another call.
     Free,
@@ -56,26 +56,26 @@ pub(crate) struct Driver<F> {
     socket: Rc<Socket>,
     io: TcpStream,
     on: F,
-    /// What has come and can't be looked at yet: the begin of a head, or a request while the one before runs.
+    /// Bytes that have come and can't be handled yet: a partial head, or a request while the one before it runs.
     unread: Vec<u8>,
-    /// Since when the begin of a head waits for its rest.
+    /// Since when a partial head waits for its rest.
     head_since: Option<Instant>,
     /// More must come before what is unread can be handled.
     needs_more: bool,
     /// The peer has ended its side.
     has_ended: bool,
-    /// And it was seen what that means.
+    /// That end has been handled.
     is_end_handled: bool,
-    /// Since when a client that has ended its side has been sent nothing.
+    /// Since when nothing was sent to a client that has ended its side.
     ended_since: Option<Instant>,
-    /// Since when the peer has read nothing of the last bytes that it is sent.
+    /// Since when the peer has read none of the last bytes that are sent to it.
     unread_since: Option<Instant>,
-    /// Since when the rest of a request that was answered is thrown away.
+    /// Since when the rest of an answered request is discarded.
     discarding_since: Option<Instant>,
     is_shut: bool,
-    /// Since when the peer is to close the connection, and how long it may take.
+    /// Since when the peer should close the connection, and how long it may take.
     closing: Option<(Instant, Duration)>,
-    /// What the peer is answered in its last moments.
+    /// The error that the client got as an answer. The driver returns it when the connection is closed.
     failure: Option<SocketError>,
     sleep: Option<Pin<Box<Sleep>>>,
 }
@@ -120,7 +120,7 @@ impl<F: FnMut(Occasion) + Unpin> Driver<F> {
         Poll::Pending
     }
 
-    /// Tells a client what is wrong with its request, where it can still be told.
+    /// Answers a client's faulty request with an error, if an answer is still possible.
     fn failed(&mut self, error: SocketError) -> Result<(), SocketError> {
         let status = match &error {
             SocketError::Protocol(e) => e.status(),
@@ -128,7 +128,7 @@ impl<F: FnMut(Occasion) + Unpin> Driver<F> {
             SocketError::Io(_) | SocketError::Unasked | SocketError::HalfClosed => return Err(error),
         };
         if self.socket.core.borrow().is_discarding() {
-            // It has its answer, and would take another for that to its next request.
+            // The client has its answer, and would take a second one for the answer to its next request.
             self.socket.core.borrow_mut().close();
             self.failure = Some(error);
             return Ok(());
@@ -162,7 +162,7 @@ impl<F: FnMut(Occasion) + Unpin> Driver<F> {
             };
             let Some(event) = event else {
                 self.needs_more = true;
-                // Empty lines between requests are taken, and begin nothing.
+                // Empty lines between requests are consumed and start no head.
                 if !input.is_empty() {
                     self.note_head();
                 }
@@ -174,7 +174,7 @@ impl<F: FnMut(Occasion) + Unpin> Driver<F> {
         }
     }
 
-    /// A head of which only the begin has come may not take for ever.
+    /// Starts the time limit for a partial head.
     fn note_head(&mut self) {
         let core = self.socket.core.borrow();
         if self.socket.role == Role::Server && core.call.is_none() && !core.is_discarding() {
@@ -182,7 +182,7 @@ impl<F: FnMut(Occasion) + Unpin> Driver<F> {
         }
     }
 
-    /// Whether the rest of a head is waited for.
+    /// Whether it waits for the rest of a head.
     #[cfg(test)]
     pub(super) fn awaits_head(&self) -> bool {
         self.head_since.is_some()
@@ -193,7 +193,7 @@ impl<F: FnMut(Occasion) + Unpin> Driver<F> {
             http1::Event::Request { headers, is_end, .. } => (self.on)(Occasion::Request(headers, is_end)),
             event => {
                 let call = self.socket.core.borrow().call.clone();
-                // Else nobody wants it any more.
+                // Without a call, the event has no receiver any more.
                 if let Some(call) = call {
                     give(&self.socket, call, event);
                 }
@@ -201,7 +201,7 @@ impl<F: FnMut(Occasion) + Unpin> Driver<F> {
         }
     }
 
-    /// Lets go of a call that has come to its end on both ways.
+    /// Releases a call whose request and answer have both ended.
     fn finish(&mut self) {
         let finished = self.socket.core.borrow_mut().take_finished();
         if finished.is_none() && !self.socket.core.borrow_mut().take_discarded() {
@@ -219,7 +219,7 @@ impl<F: FnMut(Occasion) + Unpin> Driver<F> {
         }
     }
 
-    /// The peer has ended its side, and all that it sent before has been handled as far as it can be.
+    /// Handles the end of the peer's side, once everything that came before it was handled as far as possible.
     fn ended(&mut self) -> Result<(), SocketError> {
         let (is_answered, is_discarding, takes_end) = {
             let core = self.socket.core.borrow();
@@ -264,7 +264,7 @@ impl<F: FnMut(Occasion) + Unpin> Driver<F> {
         Ok(Poll::Ready(()))
     }
 
-    /// What waited for room has gone out: there may be more now.
+    /// Bytes that waited have been sent: tells the call that it may send more.
     fn tell_sent(&self) {
         if let Some((call, sent)) = self.socket.take_sent() {
             match self.socket.role {
@@ -274,7 +274,7 @@ impl<F: FnMut(Occasion) + Unpin> Driver<F> {
         }
     }
 
-    /// Whether there is nothing more to do for it; ends our side where it is time.
+    /// Whether the connection is finished. Ends our side when it is time.
     fn is_over(&mut self, cx: &mut Context<'_>, is_written: bool) -> bool {
         self.finish();
         let (fate, is_running, is_raw) = {
@@ -287,7 +287,7 @@ impl<F: FnMut(Occasion) + Unpin> Driver<F> {
                 true
             }
             Fate::Open if is_raw => self.has_ended && !is_running && is_written,
-            // One that has asked and ended its side waits for its answer.
+            // A client that has sent its request and ended its side still waits for the answer.
             Fate::Open if self.socket.role == Role::Server => self.is_end_handled && !is_running && is_written,
             Fate::Open => self.has_ended && (is_running || is_written),
             Fate::HalfClosed | Fate::Closing if !is_written => self.is_close_overdue(),
@@ -302,31 +302,31 @@ impl<F: FnMut(Occasion) + Unpin> Driver<F> {
         }
     }
 
-    /// Sees to it that the peer takes what it has for broken off, not for whole.
+    /// Closes with a TCP reset, so that the peer does not take a message that was cut off for a complete one.
     fn break_off(&self) {
-        // Where it fails the peer sees the connection's end, and from most messages that something is missing.
+        // If this fails, the peer sees a plain end, and most messages show that something is missing.
         let _ = socket2::SockRef::from(&self.io).set_linger(Some(Duration::ZERO));
     }
 
     fn shut(&mut self, cx: &mut Context<'_>) {
         if !self.is_shut {
-            // It fails where the peer has gone already, which reading tells too.
+            // It fails if the peer has already gone, which the next read shows too.
             self.is_shut = Pin::new(&mut self.io).poll_shutdown(cx).is_ready();
             self.closing = Some((self.worker.now(), self.socket.core.borrow().linger_time()));
             cx.waker().wake_by_ref();
         }
     }
 
-    /// Nothing is left to do: from now on the socket wakes us when there is.
+    /// Nothing is left to do; from now on the socket wakes the driver when there is.
     fn rest(&mut self, cx: &mut Context<'_>) {
         self.socket.is_awake.set(false);
         let core = self.socket.core.borrow();
         self.socket.counted.set(core.held_and_unsent_bytes());
         let is_unread_due = !self.unread.is_empty() && core.takes_input() && !self.needs_more;
         let is_end_due = self.has_ended && !self.is_end_handled && core.takes_end();
-        // As long as something is unsent, it is the peer that wakes.
+        // As long as something is unsent, the peer's reading wakes the driver.
         let is_end_of_ours_due = core.fate != Fate::Open && !self.is_shut && core.unsent().is_empty();
-        // The time for the last bytes begins in the next turn. It is set then, so there is but one.
+        // The time limit for the last bytes is set in the next turn, so this gives only one extra turn.
         let is_clock_due = core.is_last_unsent() && self.unread_since.is_none();
         if is_unread_due || is_end_due || is_end_of_ours_due || is_clock_due {
             give_way(cx);
@@ -351,7 +351,7 @@ fn give(socket: &Socket, call: Rc<dyn Exchange>, event: http1::Event<'_>) {
 }
 
 impl<F> Driver<F> {
-    /// Tells the call that still runs.
+    /// Tells the call that still runs that the connection has ended.
     fn end(&self, why: &dyn std::fmt::Display, is_too_large: bool) {
         self.socket.is_gone.set(true);
         let mut core = self.socket.core.borrow_mut();
@@ -367,11 +367,11 @@ impl<F> Driver<F> {
     }
 }
 
-/// A panic must not leave a call behind for which nobody cares any more.
+/// After a panic, a call must not be left without an owner.
 impl<F> Drop for Driver<F> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.end(&"of a bug of Weft's", false);
+            self.end(&"of a bug in Weft", false);
         }
     }
 }

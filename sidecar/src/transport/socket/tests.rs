@@ -22,7 +22,7 @@ use crate::{
     trial,
 };
 
-/// How often something was woken.
+/// Counts wake-ups.
 #[derive(Default)]
 struct Wakes(AtomicUsize);
 
@@ -44,7 +44,7 @@ async fn connection() -> (TcpStream, TcpStream) {
     (client.expect("it listens"), server.expect("it was asked").0)
 }
 
-/// Takes requests as calls that go nowhere.
+/// Starts a call that goes nowhere for each request.
 fn serve(worker: &Rc<Worker>, socket: &Rc<Socket>, io: TcpStream) -> Driver<impl FnMut(Occasion) + Unpin + use<>> {
     let (begin, on) = (Rc::clone(worker), Rc::clone(socket));
     Driver::new(worker, socket, io, move |occasion| {
@@ -55,12 +55,12 @@ fn serve(worker: &Rc<Worker>, socket: &Rc<Socket>, io: TcpStream) -> Driver<impl
     })
 }
 
-/// Gives a connection a turn, which is not its last.
+/// Polls a connection once. It must not end.
 fn turn(driver: &mut Pin<&mut impl Future>, waker: &Waker) {
     assert!(driver.as_mut().poll(&mut Context::from_waker(waker)).is_pending());
 }
 
-/// Gives a connection turns until something is so.
+/// Polls a connection until a condition holds.
 async fn turns(driver: &mut Pin<&mut impl Future>, waker: &Waker, is_so: impl Fn() -> bool) {
     while !is_so() {
         turn(driver, waker);
@@ -68,7 +68,7 @@ async fn turns(driver: &mut Pin<&mut impl Future>, waker: &Waker, is_so: impl Fn
     }
 }
 
-/// Whether a turn, in which there is nothing to do, wakes its connection for another.
+/// Whether a turn with nothing to do wakes its connection again.
 fn wakes_itself(driver: &mut Pin<&mut impl Future>, wakes: &Arc<Wakes>) -> bool {
     let before = wakes.0.load(SeqCst);
     turn(driver, &Waker::from(Arc::clone(wakes)));
@@ -76,9 +76,9 @@ fn wakes_itself(driver: &mut Pin<&mut impl Future>, wakes: &Arc<Wakes>) -> bool 
 }
 
 #[test]
-fn what_cannot_be_handled_yet_does_not_wake_its_connection() {
+fn bytes_that_cannot_be_handled_yet_do_not_wake_their_connection() {
     for bytes in [
-        // A part of a chunk's line, and what comes before the answer to an upgrade.
+        // A partial chunk line, bytes before the answer to an upgrade, and a partial pipelined request.
         "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5",
         "GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: chatter\r\n\r\nearly",
         "GET / HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\nHo",
@@ -91,7 +91,7 @@ fn what_cannot_be_handled_yet_does_not_wake_its_connection() {
             let waker = Waker::from(Arc::clone(&wakes));
             client.write_all(bytes.as_bytes()).await.expect("it is taken");
             turns(&mut driver, &waker, || socket.call().is_some()).await;
-            // What has come meanwhile is read.
+            // Reads what has come meanwhile.
             sleep(Duration::from_millis(20)).await;
             turn(&mut driver, &waker);
             assert!(!wakes_itself(&mut driver, &wakes), "it waits for the client: {bytes}");
@@ -100,7 +100,7 @@ fn what_cannot_be_handled_yet_does_not_wake_its_connection() {
 }
 
 #[test]
-fn the_rest_of_an_answered_request_is_not_held_by_anyone() {
+fn the_rest_of_an_answered_request_is_discarded() {
     run(async {
         let (worker, (mut client, io)) = (trial::worker(), connection().await);
         let socket = Socket::http1_server(&worker);
@@ -109,17 +109,17 @@ fn the_rest_of_an_answered_request_is_not_held_by_anyone() {
         let head = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {LENGTH}\r\n\r\n");
         client.write_all(head.as_bytes()).await.expect("it is taken");
         client.write_all(&vec![0; 100_000]).await.expect("it is taken");
-        // As much as one call may have under way is read, and no more.
+        // Reads as much as one call may hold, and no more.
         while socket.usage().held_bytes < limits::SOCKET_BUFFER_BYTES {
             sleep(Duration::from_millis(1)).await;
         }
-        let call = socket.call().expect("it is asked");
+        let call = socket.call().expect("the request has come");
         let mut answer = Headers::new();
         answer.set(Name::STATUS, b"403");
         answer.append(Name::CONTENT_LENGTH, b"0");
         call.response_head(answer, true);
         assert!(socket.call().is_none() && socket.idle_since().is_none());
-        // A client may send all of it before it looks for an answer.
+        // A client may send its whole request before it reads the answer.
         client.write_all(&vec![0; LENGTH - 100_000]).await.expect("it is taken");
         while socket.idle_since().is_none() {
             assert_eq!(socket.usage().held_bytes, 0);
@@ -149,18 +149,18 @@ fn a_last_answer_that_is_not_read_does_not_wake_its_connection() {
         let request = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\nGET /next HTTP/1.1\r\nHost: a\r\n\r\n";
         client.write_all(request.as_bytes()).await.expect("it is taken");
         turns(&mut driver, &waker, || socket.call().is_some()).await;
-        let call = socket.call().expect("it is asked");
+        let call = socket.call().expect("the request has come");
         let mut answer = Headers::new();
         answer.set(Name::STATUS, b"200");
         Rc::clone(&call).response_head(answer, false);
         call.response_data(&vec![b'x'; 32 << 20], true);
-        // What came behind the last request is thrown away.
+        // What came after the last request is discarded.
         fill(&socket, &mut driver, &waker).await;
         assert!(!wakes_itself(&mut driver, &wakes), "it waits for the client");
     });
 }
 
-/// Writes until the kernel takes no more of what the peer does not read.
+/// Writes until the kernel takes no more, because the peer does not read.
 async fn fill(socket: &Socket, driver: &mut Pin<&mut impl Future>, waker: &Waker) {
     let mut unsent = usize::MAX;
     while socket.usage().output_bytes < unsent {
@@ -168,7 +168,7 @@ async fn fill(socket: &Socket, driver: &mut Pin<&mut impl Future>, waker: &Waker
         turn(driver, waker);
         sleep(Duration::from_millis(20)).await;
     }
-    assert!(unsent > 0, "the kernel has room for less");
+    assert!(unsent > 0, "the kernel took everything");
 }
 
 /// A half-closed upload to a service that does not read it.
@@ -185,9 +185,9 @@ fn an_upload_that_is_not_read_does_not_wake_its_connection() {
     });
 }
 
-/// No call runs any more whose end would end the connection, and the peer reads nothing of the last bytes.
+/// No call is left whose end would end the connection, and the peer reads none of the last bytes.
 #[test]
-fn last_bytes_that_are_not_read_break_the_connection_off() {
+fn last_bytes_that_are_not_read_abort_the_connection() {
     let half_close = |socket: &Socket| {
         socket.send_data(b"the end", true);
     };
@@ -203,7 +203,7 @@ fn last_bytes_that_are_not_read_break_the_connection_off() {
             end(&socket);
             let began = Instant::now();
             let ended = timeout(2 * limits::UNREAD_TIME, driver).await;
-            assert!(ended.is_ok(), "it is not waited for without end");
+            assert!(ended.is_ok(), "it waits for ever");
             assert!(began.elapsed() >= limits::UNREAD_TIME && socket.usage().output_bytes > 0);
             drop(service);
         });
@@ -211,7 +211,7 @@ fn last_bytes_that_are_not_read_break_the_connection_off() {
 }
 
 #[test]
-fn an_empty_line_between_requests_begins_none() {
+fn an_empty_line_between_requests_starts_no_head() {
     run(async {
         let (worker, (mut client, io)) = (trial::worker(), connection().await);
         let socket = Socket::http1_server(&worker);
@@ -231,7 +231,7 @@ fn an_empty_line_between_requests_begins_none() {
 }
 
 #[test]
-fn a_caller_of_an_upgrade_that_ends_before_the_answer_is_heard_all_the_same() {
+fn an_upgrades_early_bytes_reach_the_service_even_if_the_caller_has_ended_its_side() {
     run(async {
         let (worker, (mut service, io)) = (trial::worker(), connection().await);
         let mut head = Headers::new();
@@ -251,13 +251,13 @@ fn a_caller_of_an_upgrade_that_ends_before_the_answer_is_heard_all_the_same() {
         }
         call.request_data(b"the end", true);
         sleep(Duration::from_millis(20)).await;
-        assert!(!call.is_over(), "it waits for the service's word");
+        assert!(!call.is_over(), "it waits for the service's answer");
         let answer = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: chatter\r\n\r\n";
         service.write_all(answer).await.expect("it is taken");
-        let mut heard = Vec::new();
-        let reading = timeout(Duration::from_secs(60), service.read_to_end(&mut heard)).await;
-        reading.expect("the end comes").expect("and is no reset");
-        assert_eq!(heard, b"the end");
+        let mut received = Vec::new();
+        let reading = timeout(Duration::from_secs(60), service.read_to_end(&mut received)).await;
+        reading.expect("the end comes").expect("it is no reset");
+        assert_eq!(received, b"the end");
         driving.abort();
     });
 }
@@ -268,8 +268,8 @@ fn worker_for_long_heads() -> Rc<Worker> {
 }
 
 #[test]
-fn a_request_with_a_head_as_long_as_is_allowed_is_taken() {
-    // Whole, and in parts of which each has a turn of its own.
+fn a_request_with_a_head_of_the_longest_allowed_length_is_accepted() {
+    // In one piece, and in parts that each get their own turn.
     for part in [usize::MAX, 40_000, 7_000] {
         run(async move {
             let (worker, (mut client, io)) = (worker_for_long_heads(), connection().await);
@@ -307,7 +307,7 @@ fn a_request_with_a_longer_head_is_refused() {
 }
 
 #[test]
-fn an_answer_with_a_head_as_long_as_is_allowed_is_passed_on() {
+fn an_answer_with_a_head_of_the_longest_allowed_length_is_forwarded() {
     run(async {
         let (worker, (mut service, io)) = (worker_for_long_heads(), connection().await);
         let mut head = Headers::new();

@@ -1,4 +1,4 @@
-//! The calls that run.
+//! The running calls.
 
 use maud::{Markup, html};
 use weft_contracts::weft::admin::v1::{
@@ -8,7 +8,7 @@ use weft_contracts::weft::admin::v1::{
 
 use super::text::{bytes, count, of_message, readable};
 
-/// More are in the JSON.
+/// The most calls that the page shows; the JSON has more.
 const ROWS: usize = 100;
 
 pub(super) fn section(state: &State) -> Markup {
@@ -16,7 +16,7 @@ pub(super) fn section(state: &State) -> Markup {
     let shown = calls.oldest.len().min(ROWS);
     html! {
         h2 id="calls" { "Calls" }
-        @if calls.total == 0 { p class="soft" { "None runs at this moment." } }
+        @if calls.total == 0 { p class="soft" { "No call runs at the moment." } }
         @else {
             p {
                 (count(calls.total, "call")) @if calls.total == 1 { " runs." } @else { " run." }
@@ -26,7 +26,7 @@ pub(super) fn section(state: &State) -> Markup {
             }
             div class="wide" { table {
                 thead { tr {
-                    th class="number" { "Age" } th { "Method" } th { "From" } th { "To" } th { "Is" }
+                    th class="number" { "Age" } th { "Method" } th { "From" } th { "To" } th { "State" }
                     th class="number" { "Time left" } th class="number" { "Request" } th class="number" { "Answer" }
                 } }
                 tbody { @for call in &calls.oldest[..shown] { (row(call)) } }

@@ -11,7 +11,7 @@ use super::{
 pub(super) fn section(services: &[WatchedService]) -> Markup {
     html! {
         h2 id="services" { "Services that it calls" }
-        @if services.is_empty() { p class="soft" { "None yet: a service is watched from its first call on." } }
+        @if services.is_empty() { p class="soft" { "None yet: a service is watched once it is called." } }
         @for service in services { (watched(service)) }
     }
 }
@@ -22,7 +22,7 @@ fn watched(service: &WatchedService) -> Markup {
         h3 id=(format!("service-{}", service.name)) { (service.name) }
         p class="soft" {
             "Version " (version.counter) " of epoch " (version.epoch)
-            @if let Some(age) = of_message(service.age) { ", heard " (readable(age)) " ago" }
+            @if let Some(age) = of_message(service.age) { ", received " (readable(age)) " ago" }
             @if !service.complete { ", " span class="bad" { "not confirmed by the control plane yet" } }
             @if let Some(unused) = of_message(service.unused) { " · last called " (readable(unused)) " ago" }
         }

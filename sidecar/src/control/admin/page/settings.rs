@@ -1,4 +1,4 @@
-//! What bounds the sidecar, what it holds, logs, and was told.
+//! Limits, memory, profile, log and configuration.
 
 use maud::{Markup, html};
 use weft_contracts::weft::admin::v1::{
@@ -14,7 +14,7 @@ pub(super) fn limits(limits: &[Limit]) -> Markup {
     html! {
         h2 id="limits" { "Limits" }
         p class="soft" {
-            "The closest first. What is bounded for each worker, connection or endpoint is that of the one which is closest."
+            "The most used first. A limit per worker, connection or endpoint shows the one that uses most of it."
         }
         div class="wide" { table {
             thead { tr {
@@ -24,7 +24,7 @@ pub(super) fn limits(limits: &[Limit]) -> Markup {
             tbody { @for limit in counted { (limit_row(limit)) } }
         } }
         details {
-            summary { "The others: times, rates, and bounds of a single thing" }
+            summary { "Other limits: times, rates, and limits of single things" }
             div class="wide" { table {
                 thead { tr { th { "Limit" } th { "Value" } th { "What it is" } } }
                 tbody { @for limit in others {
@@ -65,21 +65,21 @@ pub(super) fn memory(memory: Option<&Memory>) -> Markup {
         h2 id="memory" { "Memory" }
         @if let Some(resident) = memory.and_then(|memory| memory.resident.as_ref()) { (resident_line(resident)) }
         div class="wide" { table {
-            thead { tr { th { "Held by its own count" } th class="number" { "Bytes" } th { "What it is" } } }
+            thead { tr { th { "Counted by the sidecar" } th class="number" { "Bytes" } th { "What it is" } } }
             tbody { @for account in accounts {
                 tr { td { (account.name) } td class="number" { (bytes(account.bytes)) } td { (account.what) } }
             } }
         } }
         @if let Some(memory) = memory.filter(|memory| !memory.holders.is_empty()) { (holders(&memory.holders)) }
-        p class="soft" { "The rest is code, stacks, TLS sessions, calls themselves, and what the allocator keeps for later." }
+        p class="soft" { "The rest is code, stacks, TLS sessions, calls, and what the allocator keeps for reuse." }
     }
 }
 
-/// Who holds most of what is under way.
+/// The peers that hold most of the bytes under way.
 fn holders(holders: &[memory::Holder]) -> Markup {
     html! {
         div class="wide" { table {
-            thead { tr { th { "Under way for" } th { "Which is a" } th class="number" { "Bytes" } } }
+            thead { tr { th { "Under way for" } th { "Role" } th class="number" { "Bytes" } } }
             tbody { @for holder in holders {
                 tr {
                     td { (holder.peer) }
@@ -95,7 +95,7 @@ fn resident_line(resident: &memory::Resident) -> Markup {
     html! {
         p {
             (bytes(resident.resident_bytes)) " are resident: " (bytes(resident.anonymous_bytes)) " heap and stacks, "
-            (bytes(resident.file_bytes)) " code and files; the most was " (bytes(resident.peak_bytes)) "."
+            (bytes(resident.file_bytes)) " code and files; the peak was " (bytes(resident.peak_bytes)) "."
             @if resident.swapped_bytes > 0 { " " span class="bad" { (bytes(resident.swapped_bytes)) " are swapped out." } }
         }
     }
@@ -105,7 +105,7 @@ pub(super) fn profile() -> Markup {
     let link = |query: &str| html! { a href=(format!("/profile/cpu?{query}")) { "/profile/cpu?" (query) } };
     html! {
         h2 id="profile" { "Profile" }
-        p { "Where the CPU's time goes, looked at for 10 s: " (link("format=svg")) " as a flame graph." }
+        p { "A CPU profile of 10 s: " (link("format=svg")) " as a flame graph." }
         p class="soft" {
             "For programs: " (link("format=pprof")) " for pprof, " (link("format=collapsed")) " as lines; "
             code { "seconds=N" } " for another time."
@@ -118,7 +118,7 @@ pub(super) fn log(log: Option<&Log>) -> Markup {
     html! {
         h2 id="log" { "Log" }
         p {
-            "Logged is " code { (log.filter) }
+            "The filter is " code { (log.filter) }
             @if let Some(left) = of_message(log.left) { ", for another " (readable(left)) }
             @if log.filter != log.filter_at_start { span class="soft" { " · at the start: " code { (log.filter_at_start) } } }
         }
@@ -128,8 +128,8 @@ pub(super) fn log(log: Option<&Log>) -> Markup {
             button { "Change" }
         }
         p class="soft" {
-            "Levels: off, error, warn, info, debug, trace; of a part: " code { "info,weft_sidecar=debug" }
-            ". Without a time it stays until the sidecar ends."
+            "Levels: off, error, warn, info, debug, trace; for one part: " code { "info,weft_sidecar=debug" }
+            ". Without a time, the filter stays until the sidecar ends."
         }
     }
 }

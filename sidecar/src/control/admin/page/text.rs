@@ -13,7 +13,7 @@ pub(super) fn readable(duration: Duration) -> String {
     }
 }
 
-/// A time of a message, if it is there and not negative.
+/// A duration from a message, if it is set and not negative.
 pub(super) fn of_message(duration: Option<prost_types::Duration>) -> Option<Duration> {
     Duration::try_from(duration?).ok()
 }
@@ -53,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_have_their_unit() {
+    fn bytes_have_a_unit() {
         let shown = [0, 1023, 1536, 16 << 20, 10 << 30, 5000 << 40].map(bytes);
         assert_eq!(shown, ["0 B", "1023 B", "1.5 KB", "16 MB", "10 GB", "5000 TB"]);
     }

@@ -1,4 +1,4 @@
-//! A flame graph: each frame as wide as the share of the time in which it was there, above those that it called.
+//! A flame graph: each frame is as wide as its share of the time, and the frames that it called are below it.
 
 use std::{collections::BTreeMap, fmt::Write};
 
@@ -9,7 +9,7 @@ const ROW: f64 = 17.0;
 const MARGIN: f64 = 30.0;
 /// Narrower frames are left out: they could not be seen.
 const LEAST_WIDTH: f64 = 0.4;
-/// Of one letter, on the average.
+/// The average width of a letter.
 const LETTER: f64 = 6.6;
 
 /// A frame and what it called.
@@ -32,7 +32,7 @@ impl<'a> Node<'a> {
     }
 }
 
-/// An SVG without scripts: a frame's whole name and share show under the pointer.
+/// An SVG without scripts: a tooltip shows a frame's full name and share.
 pub(super) fn graph(stacks: &Stacks) -> String {
     let mut root = Node::default();
     stacks.iter().for_each(|(stack, count)| root.add(stack, *count));
@@ -87,7 +87,7 @@ fn colour(name: &str) -> &'static str {
     }
 }
 
-/// The end of a path says more than its begin.
+/// Keeps the end of a name, which says more than its start.
 fn shortened(name: &str, letters: usize) -> String {
     let count = name.chars().count();
     match letters {

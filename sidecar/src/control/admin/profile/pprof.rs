@@ -1,5 +1,5 @@
-//! `perftools.profiles.Profile`, as `pprof` and the programs that follow it read it: the fields that are of use here, by
-//! their numbers in google/pprof's `profile.proto`.
+//! `perftools.profiles.Profile`, the format of `pprof` and similar programs: the fields that are needed here, with
+//! their numbers from google/pprof's `profile.proto`.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -17,7 +17,7 @@ struct Profile {
     location: Vec<Location>,
     #[prost(message, repeated, tag = "5")]
     function: Vec<Function>,
-    /// What all others name by its index; the first is empty.
+    /// The texts that the other messages refer to by index; the first is empty.
     #[prost(string, repeated, tag = "6")]
     string_table: Vec<String>,
     #[prost(int64, tag = "10")]
@@ -38,7 +38,7 @@ struct ValueType {
 
 #[derive(Clone, PartialEq, Message)]
 struct Sample {
-    /// The innermost first.
+    /// The innermost frame first.
     #[prost(uint64, repeated, tag = "1")]
     location_id: Vec<u64>,
     #[prost(int64, repeated, tag = "2")]
@@ -67,7 +67,7 @@ struct Function {
     name: i64,
 }
 
-/// As `go tool pprof` opens it.
+/// Encodes a profile for `go tool pprof`.
 pub(super) fn encode(stacks: &Stacks, time: Duration) -> Vec<u8> {
     let period = 1_000_000_000 / i64::from(LOOKS_A_SECOND);
     let mut strings = Strings::default();

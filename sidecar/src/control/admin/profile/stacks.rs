@@ -1,25 +1,26 @@
-//! Stacks, met while it was looked.
+//! Samples the stacks of all threads.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use pprof::{Frames, ProfilerGuardBuilder};
 use tokio::time::sleep;
 
-/// Looks for each second of the CPU's time. No divisor of what timers do: else only those would be met.
+/// Samples per second of CPU time. Not a divisor of usual timer rates, so that sampling does not run in step with
+/// timers.
 pub(super) const LOOKS_A_SECOND: i32 = 99;
 
-/// Where unwinding is not safe: code with no description of its frames, and the unwinder itself.
+/// Libraries in which unwinding is not safe: code without a description of its frames, and the unwinder itself.
 const LEFT_OUT: [&str; 2] = ["libgcc", "vdso"];
 
-/// Frames from the outermost on, of which the first is the thread's name, and how often they were met.
+/// Frames, the outermost first, after the thread's name; and how often each stack was seen.
 pub(super) type Stacks = BTreeMap<Vec<String>, u64>;
 
 pub(super) async fn of(time: Duration) -> Result<Stacks, String> {
     let guard = ProfilerGuardBuilder::default().frequency(LOOKS_A_SECOND).blocklist(&LEFT_OUT).build();
-    // Dropped, also half-way, it stops.
+    // Sampling stops when the guard is dropped, also if this future is dropped early.
     let guard = guard.map_err(|error| error.to_string())?;
     sleep(time).await;
-    // Finding the names takes a while, which is not the control side's to wait for.
+    // To resolve the names takes a while, and must not block the control side.
     let report = tokio::task::spawn_blocking(move || guard.report().build());
     let report = report.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
     let mut stacks = Stacks::new();
@@ -29,7 +30,7 @@ pub(super) async fn of(time: Duration) -> Result<Stacks, String> {
     Ok(stacks)
 }
 
-/// What the sampler itself runs in the place that it looks at.
+/// The sampler's own frames at the end of each stack.
 const SAMPLER: [&str; 4] = ["perf_signal_handler", "__restore_rt", "pprof::", "<pprof::"];
 
 fn named(frames: &Frames) -> Vec<String> {
@@ -40,7 +41,7 @@ fn named(frames: &Frames) -> Vec<String> {
     std::iter::once(frames.thread_name_or_id()).chain(functions).collect()
 }
 
-/// A line a stack, as flame graph programs read it.
+/// One line per stack, as flame graph programs read it.
 pub(super) fn collapsed(stacks: &Stacks) -> String {
     stacks.iter().map(|(stack, count)| format!("{} {count}\n", stack.join(";"))).collect()
 }

@@ -72,7 +72,7 @@ fn change(version: (u64, u64), upserted: Vec<Endpoint>, removed: &[&str]) -> Wat
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_service_is_found_by_where_it_is_called_for_as_long_as_it_is_called_there() {
+async fn a_service_is_found_by_its_address_for_as_long_as_it_has_that_address() {
     let mut watches = watches();
     let address: std::net::SocketAddr = ADDRESS.parse().unwrap();
     let (answer, mut answered) = oneshot::channel();
@@ -96,7 +96,7 @@ async fn a_service_is_found_by_where_it_is_called_for_as_long_as_it_is_called_th
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_service_is_starting_until_it_was_up_or_has_had_its_time() {
+async fn a_service_is_starting_until_it_was_up_or_its_time_is_over() {
     let is_starting =
         |watches: &Watches| watches.view().services[&ServiceName::parse(USERS).unwrap()].is_starting(Moment::now());
     let down = |counter| snapshot((1, counter), true, vec![endpoint("a", 1, Health::Down)]);
@@ -112,7 +112,7 @@ async fn a_service_is_starting_until_it_was_up_or_has_had_its_time() {
     take(&mut watches, down(2));
     assert!(is_starting(&watches));
     advance(limits::STARTING_TIME / 2).await;
-    assert!(!is_starting(&watches), "it takes too long, whatever was heard of it meanwhile");
+    assert!(!is_starting(&watches), "the start takes too long, even if messages came meanwhile");
 
     let mut watches = begun();
     take(&mut watches, change((1, 2), vec![endpoint("a", 1, Health::Up)], &[]));
@@ -132,7 +132,7 @@ fn users() -> Asked {
     Asked::Service(ServiceName::parse(USERS).unwrap())
 }
 
-/// Asks, and gives what was requested of the control plane for it.
+/// Asks a question, and returns the requests that it sends to the control plane.
 fn ask(watches: &mut Watches, asked: Asked) -> (oneshot::Receiver<Answer>, Vec<What>) {
     let (answer, answered) = oneshot::channel();
     let mut effects = watches.ask(Question { asked, answer }, Instant::now());
@@ -160,7 +160,7 @@ fn ids(watches: &Watches) -> Vec<String> {
     ids
 }
 
-/// Watches that know users with two endpoints, by a complete snapshot at version 1.5.
+/// Watches that know users with two endpoints, from a complete snapshot at version 1.5.
 fn knowing_users() -> Watches {
     let mut watches = watches();
     let (mut answered, _) = ask(&mut watches, users());
@@ -202,7 +202,7 @@ async fn a_contract_is_answered_with_its_owner() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_not_found_is_answered_only_when_all_is_known() {
+async fn not_found_is_answered_only_when_the_control_plane_knows_all_services() {
     let mut watches = watches();
     let asked = Asked::Service(ServiceName::parse("usrs.shop").unwrap());
     let (mut answered, _) = ask(&mut watches, asked.clone());
@@ -212,11 +212,11 @@ async fn what_is_not_found_is_answered_only_when_all_is_known() {
     let closest = Some("users.shop".into());
     assert_eq!(answered.try_recv().unwrap().unwrap_err(), Unknown::NotFound { closest });
     let (_answered, requests) = ask(&mut watches, asked);
-    assert_eq!(requests.len(), 1, "a later question is a new one");
+    assert_eq!(requests.len(), 1, "a later question asks again");
 }
 
 #[tokio::test(start_paused = true)]
-async fn changes_keep_what_stays_and_its_breaker() {
+async fn changes_keep_unchanged_endpoints_and_breakers() {
     let mut watches = knowing_users();
     let before = watches.view();
     let before = &before.services[&ServiceName::parse(USERS).unwrap()];
@@ -269,7 +269,7 @@ async fn what_a_new_policy_does_not_change_keeps_its_state() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_service_that_comes_back_is_met_without_prejudice() {
+async fn a_service_that_comes_back_starts_with_a_closed_breaker() {
     let mut watches = knowing_users();
     let name = ServiceName::parse(USERS).unwrap();
     take(&mut watches, change((1, 6), vec![endpoint("a", 1, Health::Down)], &["b"]));
@@ -285,7 +285,7 @@ async fn a_service_that_comes_back_is_met_without_prejudice() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_change_out_of_order_is_ignored_and_all_is_asked_anew() {
+async fn a_change_out_of_order_is_ignored_and_the_service_is_subscribed_again() {
     let mut watches = knowing_users();
     for version in [(1, 5), (1, 4), (2, 6)] {
         let requests = take(&mut watches, change(version, vec![], &["a", "b"]));
@@ -297,14 +297,14 @@ async fn a_change_out_of_order_is_ignored_and_all_is_asked_anew() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_restarted_control_plane_takes_nothing_away_before_it_knows_all() {
+async fn a_restarted_control_plane_removes_nothing_before_it_knows_all() {
     let mut watches = knowing_users();
     watches.disconnected();
     assert_eq!(ids(&watches), ["a", "b"]);
     assert_eq!(requests(&mut watches.connected()), [What::SubscribeService(USERS.into())]);
 
     take(&mut watches, not_found(not_found::What::Service(USERS.into()), false));
-    assert_eq!(ids(&watches), ["a", "b"], "known to nobody yet");
+    assert_eq!(ids(&watches), ["a", "b"], "the control plane does not know it yet");
     take(&mut watches, snapshot((2, 1), false, vec![endpoint("a", 1, Health::Up)]));
     assert_eq!(ids(&watches), ["a", "b"], "b has not announced itself yet");
     // The sidecar of b was restarted at its old address.
@@ -317,7 +317,7 @@ async fn a_restarted_control_plane_takes_nothing_away_before_it_knows_all() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_not_called_for_long_is_dropped() {
+async fn a_service_that_is_not_called_for_long_is_dropped() {
     let mut watches = knowing_users();
     advance(limits::WATCH_IDLE).await;
     assert_eq!(requests(&mut watches.tidy(true, Instant::now())), []);
@@ -329,7 +329,7 @@ async fn what_is_not_called_for_long_is_dropped() {
     assert_eq!(requests(&mut watches.tidy(true, Instant::now())), [What::UnsubscribeService(USERS.into())]);
     assert!(watches.view().services.is_empty());
     let requests = take(&mut watches, snapshot((1, 6), true, vec![]));
-    assert_eq!(requests, [What::UnsubscribeService(USERS.into())], "one that crossed with it");
+    assert_eq!(requests, [What::UnsubscribeService(USERS.into())], "the snapshot crossed with it");
 }
 
 #[tokio::test(start_paused = true)]
@@ -341,9 +341,9 @@ async fn nothing_is_forgotten_while_the_control_plane_is_away() {
     assert_eq!(ids(&watches), ["a", "b"]);
 }
 
-/// Envoy's panic threshold: the news that most are lost may be about the control plane or the network.
+/// Like Envoy's panic threshold: if most endpoints are lost, the cause may be the control plane or the network.
 #[tokio::test(start_paused = true)]
-async fn most_endpoints_are_not_given_up_because_they_are_silent() {
+async fn endpoints_stay_in_use_if_most_are_silent() {
     let mut watches = knowing_users();
     take(&mut watches, change((1, 9), vec![silent("a", 1)], &[]));
     assert_eq!(are_up(&watches), ["b"], "there is another one");
@@ -352,7 +352,7 @@ async fn most_endpoints_are_not_given_up_because_they_are_silent() {
     let mut second = self::watches();
     second.restore(watches.saved(), Instant::now(), Instant::now());
     assert_eq!(are_up(&second), ["a", "b"], "also after a restart");
-    // One to which no connection can be made is given up, the very last one is not.
+    // An endpoint to which no connection can be made is given up, but not the very last one.
     let lose = |watches: &Watches, id: &str| {
         let (catalog, _questions) = crate::endpoints::catalog::Catalog::new();
         catalog.publish(watches.view());
@@ -366,8 +366,8 @@ async fn most_endpoints_are_not_given_up_because_they_are_silent() {
     take(&mut watches, change((1, 11), vec![endpoint("b", 2, Health::Up)], &[]));
     assert_eq!(are_up(&watches), ["b"]);
     take(&mut watches, change((1, 12), vec![endpoint("b", 2, Health::Down)], &[]));
-    assert_eq!(are_up(&watches), ["a"], "what an endpoint says of itself counts");
-    // One that died earlier does not make it look as if most had been lost at once.
+    assert_eq!(are_up(&watches), ["a"], "an endpoint that reports itself down is down");
+    // An endpoint that died earlier does not count among those that were lost at once.
     take(&mut watches, change((1, 13), vec![endpoint("b", 2, Health::Up), endpoint("c", 3, Health::Up)], &[]));
     take(&mut watches, change((1, 14), vec![silent("b", 2)], &[]));
     assert_eq!(are_up(&watches), ["c"], "one of two that may work");
@@ -376,7 +376,7 @@ async fn most_endpoints_are_not_given_up_because_they_are_silent() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_saved_is_in_use_until_the_control_plane_says_otherwise() {
+async fn saved_services_are_used_until_the_control_plane_says_otherwise() {
     let mut first = knowing_users();
     let (_answered, _) = ask(&mut first, Asked::Contract(CONTRACT.into()));
     let owner = ContractOwner { contract: CONTRACT.into(), service: USERS.into() };
@@ -407,5 +407,5 @@ async fn the_number_of_watched_services_is_bounded() {
     assert_eq!(requests_made, []);
     drop(waiting);
     watches.tidy(true, Instant::now());
-    assert_eq!(ask(&mut watches, users()).1.len(), 1, "those who gave up make room");
+    assert_eq!(ask(&mut watches, users()).1.len(), 1, "askers that gave up make room");
 }

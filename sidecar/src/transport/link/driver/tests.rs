@@ -1,4 +1,4 @@
-//! A connection that is not read for a while, in virtual time.
+//! Connections that are not read for a while, in virtual time.
 
 use std::{task::Waker, time::Duration};
 
@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-/// Longer than a peer may be silent, and not as long as one may be paused.
+/// In seconds: longer than a peer may be silent, shorter than it may be paused.
 const LONG: u64 = 100;
 
 #[tokio::test(start_paused = true)]
@@ -39,15 +39,15 @@ async fn a_peer_that_is_not_read_for_lack_of_memory_is_not_given_up() {
             let others = Counted::new(&worker.accounts.inbound, &load);
             others.set(limits::MEMORY_BYTES / 2);
             peer.call(&post(), 1_000);
-            peer.pass(LONG).await.expect("it hears of the sidecar");
-            assert!(!serving.is_finished(), "and is not judged by what nobody reads");
+            peer.pass(LONG).await.expect("the sidecar still answers");
+            assert!(!serving.is_finished(), "a peer that is not read is not judged by its PING answers");
             assert_eq!(calls.borrow().len(), 1, "nothing was read");
             others.set(0);
             peer.pass(1).await.expect("it is read");
             assert!(!serving.is_finished());
             assert_eq!(load.bytes(), 2_000, "it is read again");
 
-            // One that is gone is noticed as soon as it is read.
+            // A peer that is gone is noticed as soon as it is read again.
             peer.is_reading = false;
             for _ in 0..10 * LONG {
                 advance(Duration::from_millis(100)).await;
@@ -60,7 +60,7 @@ async fn a_peer_that_is_not_read_for_lack_of_memory_is_not_given_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_that_is_paused_and_holds_the_same_for_long_ends() {
+async fn a_paused_connection_ends_if_nothing_is_forwarded_for_long() {
     LocalSet::new()
         .run_until(async {
             let (worker, _questions) = trial::worker_with_questions();
@@ -75,7 +75,7 @@ async fn a_connection_that_is_paused_and_holds_the_same_for_long_ends() {
                 // Its end is an end of the stream.
                 let _ = peer.pass(1).await;
             }
-            assert!(serving.is_finished(), "nobody would hear that its calls were given up");
+            assert!(serving.is_finished(), "its cancelled calls would not be noticed");
             others.set(0);
             drop(calls);
             assert_eq!(load.bytes(), 0);
@@ -83,9 +83,9 @@ async fn a_connection_that_is_paused_and_holds_the_same_for_long_ends() {
         .await;
 }
 
-/// Many connections of one peer, each with a call whose body comes at once when its peer has its part already.
+/// Many connections of one peer, each with a call whose body comes at once when the peer already holds its part.
 #[tokio::test(start_paused = true)]
-async fn connections_that_hold_nothing_do_not_fill_the_memory_past_the_part_of_their_peer() {
+async fn connections_that_hold_nothing_stay_within_their_peers_part_of_the_memory() {
     const CONNECTIONS: usize = 50;
     LocalSet::new()
         .run_until(async {
@@ -111,15 +111,15 @@ async fn connections_that_hold_nothing_do_not_fill_the_memory_past_the_part_of_t
 }
 
 #[tokio::test(start_paused = true)]
-async fn header_blocks_that_do_not_end_count_for_their_peer() {
+async fn incomplete_header_blocks_are_charged_to_their_peer() {
     LocalSet::new()
         .run_until(async {
             let (worker, _questions) = trial::worker_with_questions();
             let load: Rc<Load> = Rc::default();
             let (mut peer, calls, serving) = connected(&worker, &load, false);
             peer.pass(1).await.expect("it is read");
-            // HEADERS and CONTINUATION on stream 1, without END_HEADERS and of 10,000 bytes each, and a third frame that is cut
-            // off.
+            // HEADERS and CONTINUATION on stream 1, of 10,000 bytes each and without END_HEADERS, and half of a third
+            // frame.
             let frame = |kind| [&[0, 0x27, 0x10, kind, 0, 0, 0, 0, 1][..], &[0x82; 10_000]].concat();
             let sent = [frame(1), frame(9), frame(9)[..5_000].to_vec()].concat();
             peer.io.write_all(&sent).await.unwrap();
@@ -129,7 +129,7 @@ async fn header_blocks_that_do_not_end_count_for_their_peer() {
             let others = Counted::new(&worker.accounts.inbound, &load);
             others.set(limits::MEMORY_BYTES / 2);
             peer.io.write_all(&frame(9)[5_000..]).await.unwrap();
-            peer.pass(1).await.expect("nothing has become of it yet");
+            peer.pass(1).await.expect("it is not ended yet");
             assert_eq!(load.bytes(), 25_000 + limits::MEMORY_BYTES / 2, "nothing more is read");
             for _ in 0..2 * limits::PAUSED_TIME.as_secs() {
                 // Its end is an end of the stream.
@@ -158,7 +158,7 @@ async fn a_peer_that_reads_slowly_is_not_given_up_and_one_that_does_not_read_is(
             call.response_data(&vec![0; limits::SEND_BUFFER_BYTES * 2], false);
             peer.is_reading = false;
             for _ in 0..LONG / 2 {
-                peer.pass(1).await.expect("no time is up for it");
+                peer.pass(1).await.expect("no timeout ends it");
                 // A few bytes a second.
                 let mut some = [0; 100];
                 let mut read = ReadBuf::new(&mut some);
@@ -183,7 +183,7 @@ async fn a_peer_that_reads_slowly_is_not_given_up_and_one_that_does_not_read_is(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_on_which_one_call_stays_gives_its_buffers_back() {
+async fn a_connection_frees_its_buffers_while_a_call_stays_open() {
     LocalSet::new()
         .run_until(async {
             let (worker, _questions) = trial::worker_with_questions();
@@ -194,7 +194,7 @@ async fn a_connection_on_which_one_call_stays_gives_its_buffers_back() {
             peer.pass(1).await.expect("it is read");
             let mut head = Headers::new();
             head.set(Name::STATUS, b"200");
-            // More than goes into the output: the rest waits in queues.
+            // More than the output takes: the rest waits in queues.
             for call in calls.borrow().iter() {
                 call.response_head(head.clone(), false);
                 call.response_data(&[0; 60_000], false);

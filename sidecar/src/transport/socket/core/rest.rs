@@ -1,5 +1,5 @@
-//! What is left when a call has ended: the rest of a request that was answered early, and bytes that the peer has yet to
-//! read. Says whether the connection is kept for it, and for how long.
+//! What is left when a call has ended: the rest of a request that was answered early, and bytes that the peer has not
+//! read yet. Decides whether the connection is kept for them, and for how long.
 
 use std::time::Duration;
 
@@ -10,8 +10,8 @@ use crate::transport::link::Role;
 
 impl Core {
     /// Whether the connection may go on if the answer ends before the request. A client that waits for 100 and gets a
-    /// final answer may send the body or not, and nobody could tell a body from the next request (RFC 9110, section
-    /// 10.1.1).
+    /// final answer may send the body or not, and a body could not be distinguished from the next request (RFC 9110,
+    /// section 10.1.1).
     pub(super) fn takes_rest(&self) -> bool {
         if self.incoming == Message::Between || self.wants_tunnel() {
             return true;
@@ -19,8 +19,8 @@ impl Core {
         !self.request.expects_continue && self.decoder.left().is_none_or(|left| left <= limits::LINGER_BYTES)
     }
 
-    /// The answer is whole, the request is not, and need not be. To keep the connection its rest is read (RFC 9112,
-    /// section 9.3); where that is not possible the answer has said that it closes.
+    /// The answer is complete and the rest of the request is not needed. It is read to keep the connection (RFC 9112,
+    /// section 9.3); if that is not possible, the answer has announced that the connection closes.
     pub(super) fn discard_rest(&mut self) {
         self.held = 0;
         if self.fate == Fate::Open {
@@ -28,7 +28,7 @@ impl Core {
         }
     }
 
-    /// Whether the rest of a request that was answered early is being thrown away.
+    /// Whether the rest of a request that was answered early is being discarded.
     pub(in crate::transport::socket) fn is_discarding(&self) -> bool {
         self.is_discarding
     }
@@ -42,8 +42,8 @@ impl Core {
         has_ended
     }
 
-    /// Whether what is unsent is the last, and no call is left whose end would end the connection. While a call runs, a
-    /// peer that reads slowly only holds its own sender back.
+    /// Whether the unsent bytes are the last ones, and no call is left whose end would end the connection. While a call
+    /// runs, a peer that reads slowly only holds back its own sender.
     pub(in crate::transport::socket) fn is_last_unsent(&self) -> bool {
         let is_last = match self.fate {
             Fate::Closing => true,
@@ -53,7 +53,7 @@ impl Core {
         is_last && !self.unsent().is_empty()
     }
 
-    /// How long the peer may take to close the connection once it is told to.
+    /// How long the peer may take to close the connection once our side has ended.
     pub(in crate::transport::socket) fn linger_time(&self) -> Duration {
         let is_cut =
             self.role == Role::Server && self.incoming == Message::Begun && !self.is_raw && !self.is_discarding;

@@ -1,4 +1,4 @@
-//! What a connection with one call at a time waits for, and what happens when it has waited long enough.
+//! The timeouts of a connection with one call at a time.
 
 use std::task::Context;
 
@@ -13,9 +13,9 @@ use crate::transport::{link::Role, socket::core::Fate};
 enum Due {
     /// The peer should have closed the connection.
     Closed,
-    /// The last bytes that are sent should have been read.
+    /// The peer should have read the last bytes.
     Read,
-    /// What is thrown away of a request that was answered early.
+    /// The discarded rest of a request that was answered early.
     RestOfRequest,
     /// A request's head.
     Head,
@@ -26,7 +26,7 @@ enum Due {
 }
 
 impl<F: FnMut(Occasion) + Unpin> Driver<F> {
-    /// Sees to it that there is a turn when something has taken too long.
+    /// Handles a timeout that is due, or sets the sleep for the next one.
     pub(super) fn keep_time(&mut self, cx: &mut Context<'_>) -> Result<(), SocketError> {
         let is_discarding = self.socket.core.borrow().is_discarding();
         self.discarding_since = is_discarding.then(|| self.discarding_since.unwrap_or(self.worker.now()));
@@ -37,7 +37,7 @@ impl<F: FnMut(Occasion) + Unpin> Driver<F> {
             if due <= self.worker.now() {
                 return self.time_is_up(what);
             }
-            // Set anew only when it has run out, which is nearly never: what is due is put off with each call.
+            // Set again only when it has run out, which is nearly never: each call moves the timeout further away.
             let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(due)));
             if sleep.deadline() > due {
                 sleep.as_mut().reset(due);
@@ -86,7 +86,7 @@ impl<F: FnMut(Occasion) + Unpin> Driver<F> {
 
     fn time_is_up(&mut self, what: Due) -> Result<(), SocketError> {
         match what {
-            // Seen at the end of the turn.
+            // Handled at the end of the turn, in `is_over`.
             Due::Closed => {}
             Due::Read => {
                 self.worker.shared.metrics.limit_reached("UNREAD_TIME");

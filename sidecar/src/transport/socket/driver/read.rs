@@ -16,7 +16,7 @@ use crate::thread::{
 
 /// Bytes that one turn reads at most, so that one busy connection does not make the others wait.
 const BYTES_A_TURN: usize = 512 * 1024;
-/// What is read of requests that come before the one before them is answered.
+/// How many bytes of pipelined requests are read while the current one is not answered.
 const PIPELINED_BYTES: usize = 4 * 1024;
 
 impl<F: FnMut(Occasion) + Unpin> Driver<F> {
@@ -64,12 +64,13 @@ impl<F: FnMut(Occasion) + Unpin> Driver<F> {
         if self.has_ended && !self.is_end_handled {
             self.ended()?;
         }
-        // A service that speaks unasked can't be asked: its words would be taken for the next answer.
+        // A service that sends data without a request gets no more requests: the data would be taken for the next
+        // answer.
         let is_unasked = self.socket.role == Role::Client && !self.unread.is_empty();
         if is_unasked && self.socket.core.borrow().call.is_none() { Err(SocketError::Unasked) } else { Ok(()) }
     }
 
-    /// Reads into the worker's buffer, behind what is unread. Returns how much came.
+    /// Reads into the worker's buffer, after the unread bytes. Returns how much came.
     fn read_with_unread(&mut self, room: usize, buffer: &mut [u8], cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let begin = self.unread.len();
         buffer[..begin].copy_from_slice(&self.unread);
@@ -77,7 +78,7 @@ impl<F: FnMut(Occasion) + Unpin> Driver<F> {
         Pin::new(&mut self.io).poll_read(cx, &mut read).map_ok(|()| read.filled().len())
     }
 
-    /// Reads behind what is unread where that is, which costs no copy of it. Returns how much came.
+    /// Appends to the unread bytes in place, which saves a copy of them. Returns how much came.
     fn read_behind(&mut self, room: usize, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let begin = self.unread.len();
         self.unread.resize(begin + room, 0);
@@ -88,13 +89,13 @@ impl<F: FnMut(Occasion) + Unpin> Driver<F> {
         polled.map_ok(|()| count)
     }
 
-    /// Whether so much is unread that little would fit the worker's buffer besides: the beginning of a long head, which
+    /// Whether the unread bytes leave little room in the worker's buffer: the first part of a long head, which
     /// `--header-list-bytes` bounds.
     fn is_long(&self, buffer: usize) -> bool {
         self.unread.len() > buffer / 2
     }
 
-    /// How much is to be read for now, where the budget is used up. Nothing of what it has to write depends on reading.
+    /// How much the memory budget lets it read for now. Its writes never depend on reads.
     fn reads(&self) -> Reads {
         self.socket.counted.reads(|| (self.socket.core.borrow().held_bytes(), false), &self.socket.driver)
     }
@@ -105,7 +106,7 @@ impl<F: FnMut(Occasion) + Unpin> Driver<F> {
         let most = if self.is_long(buffer) { buffer } else { buffer - self.unread.len() };
         match core.fate {
             Fate::Aborted => 0,
-            // What comes is thrown away: until it has been read the peer may not see its answer.
+            // Read and discarded: a peer may not look for its answer before its own bytes are read.
             Fate::Closing => most,
             _ if core.is_full() => 0,
             _ if core.takes_input() => most,
@@ -115,7 +116,7 @@ impl<F: FnMut(Occasion) + Unpin> Driver<F> {
         }
     }
 
-    /// What had to wait until now.
+    /// Handles bytes that had to wait.
     fn handle_unread(&mut self) -> Result<(), SocketError> {
         if self.unread.is_empty() || !self.socket.core.borrow().takes_input() {
             return Ok(());
@@ -128,12 +129,12 @@ impl<F: FnMut(Occasion) + Unpin> Driver<F> {
         let unread = std::mem::take(&mut self.unread);
         let mut input = &unread[..];
         let handled = self.handle(&mut input);
-        // A long head of which more is to come stays where it is.
+        // A long partial head stays in its buffer.
         self.unread = if input.len() == unread.len() { unread } else { input.to_vec() };
         handled
     }
 
-    /// Handles what came as far as it can be; the rest is kept.
+    /// Handles as much of the input as possible; the rest is kept.
     fn take(&mut self, bytes: &[u8]) -> Result<(), SocketError> {
         self.needs_more = false;
         let mut input = bytes;
