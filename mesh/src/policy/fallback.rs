@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use bytes::Bytes;
 use weft_contracts::weft::{options::v1 as options, policy::v1 as wire};
 
 use super::{
@@ -30,7 +31,7 @@ pub enum Fallback {
     /// A fixed answer, in both encodings that callers may use.
     Answer {
         /// The message in protobuf's binary encoding.
-        message: Vec<u8>,
+        message: Bytes,
         /// The same in protobuf's JSON, on one line.
         json: String,
     },
@@ -143,7 +144,7 @@ fn checked_answer(schema: &dyn Schema, method: &Method, json: &str) -> Result<Fa
     if bytes > limits::FALLBACK_ANSWER_BYTES {
         return Err(violation(format!("a message of {bytes} bytes"), ANSWER_SIZE));
     }
-    Ok(Fallback::Answer { message, json })
+    Ok(Fallback::Answer { message: message.into(), json })
 }
 
 const ANSWER_SIZE: &str = "at most 16 KiB";

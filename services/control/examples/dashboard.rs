@@ -213,7 +213,7 @@ fn service(name: &str, number: usize) -> Service {
         idempotency: idempotency.into(),
         timeout: timeout.map(|(seconds, origin)| Timeout { value: duration(seconds), origin: origin.into() }),
         fallback: (name == "Get").then(|| Fallback {
-            to: Some(fallback::To::Answer(fallback::Answer { message: Vec::new(), json: "{}".into() })),
+            to: Some(fallback::To::Answer(fallback::Answer { message: Vec::new().into(), json: "{}".into() })),
             origin: Origin::MethodOption.into(),
         }),
         ..Method::default()

@@ -66,6 +66,6 @@ mod tests {
         assert_eq!(elsewhere(Some("prices.other"), None), "breaker-open; to=prices.other");
         assert_eq!(elsewhere(None, Some("a.b.C/D")), "breaker-open; to=a.b.C/D");
         assert_eq!(elsewhere(Some("prices"), Some("a.b.C/D")), "breaker-open; to=prices.shop/a.b.C/D");
-        assert_eq!(header(Policy::Answer { message: vec![], json: "{}".into() }), "breaker-open; to=answer");
+        assert_eq!(header(Policy::Answer { message: Vec::new().into(), json: "{}".into() }), "breaker-open; to=answer");
     }
 }

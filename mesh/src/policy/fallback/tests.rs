@@ -54,12 +54,12 @@ fn a_method_falls_back_to_a_service_a_method_or_both() {
 #[test]
 fn a_fixed_answer_is_encoded_once() {
     let answer = Some(Fallback::Answer {
-        message: b"\x08\x07\x12\x01x".to_vec(),
+        message: Bytes::from_static(b"\x08\x07\x12\x01x"),
         json: r#"{"priceCents":"7","name":"x"}"#.into(),
     });
     let body = get(r#"answer: '{"price_cents": 7, "name": "x"}'"#);
     assert_eq!(fallback(&body, "Get").map(|fallback| fallback.value), answer);
-    let empty = Some(Fallback::Answer { message: Vec::new(), json: "{}".into() });
+    let empty = Some(Fallback::Answer { message: Bytes::new(), json: "{}".into() });
     assert_eq!(fallback(&get("answer: '{}'"), "Get").map(|fallback| fallback.value), empty);
 }
 
@@ -80,7 +80,7 @@ fn a_services_option_is_the_default_of_its_methods() {
     }
     assert_eq!(fallback(&cache, "None"), None, "its own option says that there is none");
     let answer = body("answer: '{}'");
-    assert_eq!(fallback(&answer, "Get"), from_service(Fallback::Answer { message: vec![], json: "{}".into() }));
+    assert_eq!(fallback(&answer, "Get"), from_service(Fallback::Answer { message: Bytes::new(), json: "{}".into() }));
     assert_eq!(fallback(&answer, "Watch"), None, "an answer is one message");
 }
 
@@ -168,7 +168,7 @@ fn services_that_fall_back_to_one_another_are_found() {
 
 #[test]
 fn a_fallback_survives_the_wire() {
-    let answer = Fallback::Answer { message: b"\x08\x07".to_vec(), json: "{}".into() };
+    let answer = Fallback::Answer { message: Bytes::from_static(b"\x08\x07"), json: "{}".into() };
     for value in [elsewhere(Some("cache"), None), elsewhere(None, Some("t.S/Do")), answer] {
         let fallback = Sourced::new(value, Origin::MethodOption);
         assert_eq!(from_wire(wire::Fallback::from(&fallback)), Ok(Some(fallback)));
@@ -184,6 +184,6 @@ fn what_could_break_a_sidecar_is_refused_from_the_wire() {
         assert_eq!(refusal(elsewhere(None, Some(method))), "Fallback.elsewhere.method", "{method}");
     }
     assert_eq!(refusal(elsewhere(None, None)), "Fallback.elsewhere.method", "it leads nowhere");
-    let large = vec![0; limits::FALLBACK_ANSWER_BYTES + 1];
+    let large = vec![0; limits::FALLBACK_ANSWER_BYTES + 1].into();
     assert_eq!(refusal(Fallback::Answer { message: large, json: String::new() }), "Fallback.answer");
 }

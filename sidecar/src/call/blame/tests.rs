@@ -4,7 +4,6 @@ use tokio::{task::yield_now, time::advance};
 use weft_mesh::{limits, policy::BreakerPolicy};
 use weft_wire::{Cause, Code, Headers, Name, StreamId};
 
-use super::*;
 use crate::{
     call::play::{self, Play, TIMEOUT, grpc, run},
     message::{deadline::Limit, failure::Failure},

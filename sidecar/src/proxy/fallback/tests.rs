@@ -33,7 +33,7 @@ struct Play {
 }
 
 fn answer() -> Option<Policy> {
-    Some(Policy::Answer { message: b"\x08\x07".to_vec(), json: r#"{"a":7}"#.into() })
+    Some(Policy::Answer { message: b"\x08\x07".to_vec().into(), json: r#"{"a":7}"#.into() })
 }
 
 fn elsewhere(name: &str) -> Option<Policy> {
