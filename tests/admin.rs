@@ -1,4 +1,4 @@
-//! Looking into sidecars that run, and telling them things, through their admin ports.
+//! The admin ports of running sidecars: what they show, and the commands that they take.
 
 use std::{
     io::{BufRead, BufReader},
@@ -18,30 +18,30 @@ use weft_contracts::weft::admin::v1::{
 };
 use weft_tests::{Bed, Load, Wire, binary, channel, eventually, framed, get, probe, probe_service, signal};
 
-/// For what is only slow on a slow machine.
+/// A guard that only a very slow machine reaches.
 const LIMIT: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn what_runs_can_be_seen_while_it_runs() {
+async fn the_admin_port_shows_what_runs() {
     let bed = Bed::start(&probe_service(1)).await;
     a_stream_is_shown_on_both_sides_for_as_long_as_it_runs(&bed).await;
     a_call_shows_its_deadline_and_what_it_waits_for(&bed).await;
     a_request_over_http1_is_shown_without_its_query(&bed).await;
-    the_page_the_json_and_grpc_say_the_same(&bed).await;
-    limits_say_how_close_they_are(&bed).await;
-    nothing_is_held_back_for_calls_that_are_over(&bed).await;
-    a_profile_names_weft_and_there_is_one_at_a_time(&bed).await;
+    the_page_the_json_and_grpc_show_the_same(&bed).await;
+    limits_show_how_much_of_them_is_in_use(&bed).await;
+    ended_calls_leave_nothing_in_the_buffers(&bed).await;
+    a_profile_names_wefts_functions_and_only_one_runs_at_a_time(&bed).await;
     the_age_of_a_snapshot_grows_while_the_control_plane_is_silent(&bed).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn what_is_told_to_the_admin_port_is_done() {
+async fn the_admin_port_carries_out_commands() {
     let bed = Bed::start(&probe_service(3)).await;
     probe(&bed.channel(), "Say", &[]).await.expect("an answer");
-    who_is_another_site_tells_nothing(&bed).await;
-    a_filter_that_is_wrong_is_refused_by_the_part_that_is(&bed).await;
-    more_is_logged_for_a_while(&bed).await;
-    who_is_told_to_drain_leaves_and_no_call_fails(&bed).await;
+    requests_of_other_sites_are_refused(&bed).await;
+    a_wrong_log_filter_is_refused_and_its_wrong_part_named(&bed).await;
+    a_log_filter_can_be_set_for_a_while(&bed).await;
+    a_drained_sidecar_leaves_and_no_call_fails(&bed).await;
 }
 
 async fn state(port: u16) -> Value {
@@ -49,7 +49,7 @@ async fn state(port: u16) -> Value {
     serde_json::from_str(&text).unwrap_or_else(|e| panic!("{status} is not JSON ({e}): {text}"))
 }
 
-/// The calls of a sidecar whose method or path this is.
+/// The calls of a sidecar that have this method or path.
 async fn calls(port: u16, method: &str) -> Vec<Value> {
     let state = state(port).await;
     let calls = state["calls"]["oldest"].as_array().expect("a list").iter();
@@ -61,9 +61,9 @@ async fn the_call(port: u16, method: &str) -> Value {
     calls(port, method).await.remove(0)
 }
 
-/// `1.5s`
+/// The seconds in `1.5s`.
 fn seconds(duration: &Value) -> f64 {
-    let text = duration.as_str().unwrap_or_else(|| panic!("{duration} is no duration"));
+    let text = duration.as_str().unwrap_or_else(|| panic!("{duration} is not a duration"));
     text.trim_end_matches('s').parse().expect("seconds")
 }
 
@@ -71,7 +71,7 @@ fn number(value: &Value) -> u64 {
     value.as_str().expect("a 64-bit number").parse().expect("digits")
 }
 
-/// Status and body of any request.
+/// Sends a request. Returns the status and body of the answer.
 async fn ask(port: u16, method: Method, path: &str, headers: &[(&str, &str)], body: &'static str) -> (u16, String) {
     let stream = TcpStream::connect(("127.0.0.1", port)).await.expect("something listens");
     let io = hyper_util::rt::TokioIo::new(stream);
@@ -116,7 +116,7 @@ async fn a_stream_is_shown_on_both_sides_for_as_long_as_it_runs(bed: &Bed) {
     let gone = async || calls(out, "probe.v1.Probe/Chat").await.is_empty();
     eventually("it is gone when it has ended", LIMIT, gone).await;
     let gone = async || calls(inb, "probe.v1.Probe/Chat").await.is_empty();
-    eventually("so it is on the other side", LIMIT, gone).await;
+    eventually("it is gone on the other side, too", LIMIT, gone).await;
 }
 
 async fn a_call_shows_its_deadline_and_what_it_waits_for(bed: &Bed) {
@@ -133,7 +133,7 @@ async fn a_call_shows_its_deadline_and_what_it_waits_for(bed: &Bed) {
     assert!(get(out, "/").await.1.contains("probe.v1.Probe/Say"), "the page shows it");
     client.cut();
     let gone = async || calls(out, "probe.v1.Probe/Say").await.is_empty();
-    eventually("a call that was given up is gone", LIMIT, gone).await;
+    eventually("a cancelled call is gone", LIMIT, gone).await;
 }
 
 async fn a_request_over_http1_is_shown_without_its_query(bed: &Bed) {
@@ -148,7 +148,7 @@ async fn a_request_over_http1_is_shown_without_its_query(bed: &Bed) {
     eventually("it is gone with its client", LIMIT, async || calls(out, "/slow").await.is_empty()).await;
 }
 
-async fn the_page_the_json_and_grpc_say_the_same(bed: &Bed) {
+async fn the_page_the_json_and_grpc_show_the_same(bed: &Bed) {
     let port = bed.ports("probe-1").admin;
     let mut admin = AdminClient::new(channel(port));
     let by_grpc = admin.get_state(GetStateRequest {}).await.expect("gRPC is answered").into_inner();
@@ -173,7 +173,7 @@ async fn the_page_the_json_and_grpc_say_the_same(bed: &Bed) {
     assert!(by_grpc.calls.expect("calls").oldest.iter().all(|call| call.direction() == Direction::Inbound));
 }
 
-/// What is in use of a limit, and the most that ever was.
+/// How much of a limit is in use, and the most that ever was.
 async fn in_use(port: u16, limit: &str) -> (u64, u64) {
     let state = state(port).await;
     let row = state["limits"].as_array().expect("a list").iter().find(|row| row["name"] == limit).cloned();
@@ -181,7 +181,7 @@ async fn in_use(port: u16, limit: &str) -> (u64, u64) {
     (number(&used["now"]), used["highest"].as_str().map_or(0, |highest| highest.parse().expect("digits")))
 }
 
-async fn limits_say_how_close_they_are(bed: &Bed) {
+async fn limits_show_how_much_of_them_is_in_use(bed: &Bed) {
     let out = bed.ports("keyboard").admin;
     eventually("nothing runs", LIMIT, async || in_use(out, "CALLS_IN_FLIGHT").await.0 == 0).await;
     let mut client = Wire::connect(bed.outbound()).await;
@@ -198,22 +198,22 @@ async fn limits_say_how_close_they_are(bed: &Bed) {
     assert!(in_use(out, "CONNECTIONS_PER_SIDE").await.0 >= 1);
     assert_eq!(in_use(out, "SERVICES_WATCHED").await.0, 1);
     client.cut();
-    eventually("none runs", LIMIT, async || in_use(out, "CALLS_IN_FLIGHT").await.0 == 0).await;
+    eventually("no call runs", LIMIT, async || in_use(out, "CALLS_IN_FLIGHT").await.0 == 0).await;
     assert!(in_use(out, "CALLS_IN_FLIGHT").await.1 >= 7, "the most that ran is remembered");
 }
 
-async fn nothing_is_held_back_for_calls_that_are_over(bed: &Bed) {
-    // An answer that ends with its last bytes, as over HTTP/1.1, where gRPC's ends with trailers.
+async fn ended_calls_leave_nothing_in_the_buffers(bed: &Bed) {
+    // Answers that end with their last bytes, as over HTTP/1.1. Those of gRPC end with trailers.
     for _ in 0..10 {
         let headers = [("x-weft-service", "probe"), ("connection", "close")];
         assert_eq!(ask(bed.outbound(), Method::GET, "/page", &headers, "").await, (200, "hello\n".to_owned()));
     }
-    // Requests that are answered, given up, or out of time before they have come whole.
+    // Requests that are answered, cancelled or out of time before they are complete.
     let mut client = Wire::connect(bed.outbound()).await;
     let mut halves = Vec::new();
     for (method, what) in [("Say", "status:5"), ("Say", "sleep:60000"), ("Quick", "sleep:60000")] {
         let (answer, mut body) = client.open(method, &[("x-do", what)]).await;
-        // The first may be answered before.
+        // The first may be answered already.
         let _ = body.send_data(framed("half of it"), false);
         halves.push((answer, body));
     }
@@ -221,21 +221,21 @@ async fn nothing_is_held_back_for_calls_that_are_over(bed: &Bed) {
         .await;
     let (_, mut body) = halves.remove(1);
     body.send_reset(h2::Reason::CANCEL);
-    // An answer that its caller does not read, and gives up when much of it is under way.
+    // An answer that its caller does not read, and then cancels when much of it is buffered.
     let mut stalled = Wire::connect(bed.outbound()).await;
     let (_unread, mut says) = stalled.open("Chat", &[]).await;
     says.send_data(framed(&"x".repeat(500_000)), false).expect("the call is open");
     let held = async || in_use(bed.ports("keyboard").admin, "CONNECTION_BUFFER_BYTES").await.0;
-    eventually("it is held back", LIMIT, async || held().await > 100_000).await;
+    eventually("much of it is buffered", LIMIT, async || held().await > 100_000).await;
     stalled.cut();
     for sidecar in ["keyboard", "probe-1"] {
         let port = bed.ports(sidecar).admin;
         let held = async || in_use(port, "CONNECTION_BUFFER_BYTES").await.0;
-        eventually("nothing is held back", LIMIT, async || held().await == 0).await;
+        eventually("nothing is buffered", LIMIT, async || held().await == 0).await;
     }
 }
 
-async fn a_profile_names_weft_and_there_is_one_at_a_time(bed: &Bed) {
+async fn a_profile_names_wefts_functions_and_only_one_runs_at_a_time(bed: &Bed) {
     let out = bed.ports("keyboard").admin;
     let mut load = JoinSet::new();
     for _ in 0..4 {
@@ -245,12 +245,12 @@ async fn a_profile_names_weft_and_there_is_one_at_a_time(bed: &Bed) {
     let named = async || {
         let (status, stacks) = get(out, "/profile/cpu?seconds=1").await;
         assert_eq!(status, 200, "{stacks}");
-        // A thread, what it ran, and how often that was met.
+        // A line is a thread, its stack, and how often this stack was seen.
         assert!(!stacks.contains("trace_unsynchronized"), "the sampler leaves itself out: {stacks}");
         stacks.lines().any(|line| line.starts_with("worker-0;") && line.contains("weft_wire::"))
     };
     eventually("a profile names Weft's own functions", LIMIT, named).await;
-    // Whichever of the two comes first.
+    // Either of the two may come first.
     let path = "/profile/cpu?seconds=5&format=svg";
     let (mut taken, mut refused) = tokio::join!(get(out, path), get(out, path));
     if taken.0 != 200 {
@@ -271,7 +271,7 @@ async fn a_profile_names_weft_and_there_is_one_at_a_time(bed: &Bed) {
         assert!(status == 400 && text.contains(why), "{query}: {status} {text}");
     }
     load.shutdown().await;
-    probe(&bed.channel(), "Say", &[]).await.expect("calls go on after it");
+    probe(&bed.channel(), "Say", &[]).await.expect("calls go on afterwards");
 }
 
 async fn the_age_of_a_snapshot_grows_while_the_control_plane_is_silent(bed: &Bed) {
@@ -280,7 +280,7 @@ async fn the_age_of_a_snapshot_grows_while_the_control_plane_is_silent(bed: &Bed
     signal("-STOP", control);
     let age = async || seconds(&state(out).await["services"][0]["age"]);
     let before = age().await;
-    eventually("it is noticed", LIMIT, async || state(out).await["controlPlaneConnected"] == false).await;
+    eventually("the silence is noticed", LIMIT, async || state(out).await["controlPlaneConnected"] == false).await;
     eventually("the age grows", LIMIT, async || age().await > before + 0.5).await;
     let after = age().await;
     assert!(get(out, "/").await.1.contains("what is known stays in use"));
@@ -290,10 +290,10 @@ async fn the_age_of_a_snapshot_grows_while_the_control_plane_is_silent(bed: &Bed
         let state = state(out).await;
         state["controlPlaneConnected"] == true && seconds(&state["services"][0]["age"]) < after
     };
-    eventually("it is heard again", LIMIT, heard).await;
+    eventually("the control plane is heard again", LIMIT, heard).await;
 }
 
-async fn who_is_another_site_tells_nothing(bed: &Bed) {
+async fn requests_of_other_sites_are_refused(bed: &Bed) {
     let out = bed.ports("keyboard").admin;
     for (method, path) in
         [(Method::POST, "/drain"), (Method::POST, "/log?filter=off"), (Method::PUT, "/log?filter=off")]
@@ -304,14 +304,14 @@ async fn who_is_another_site_tells_nothing(bed: &Bed) {
         }
         let (status, _) =
             ask(out, Method::GET, "/profile/cpu?seconds=1", &[("sec-fetch-site", "cross-site")], "").await;
-        assert_eq!(status, 403, "a profile costs");
+        assert_eq!(status, 403, "a profile costs time");
     }
-    assert_eq!(ask(out, Method::GET, "/drain", &[], "").await.0, 405, "a look changes nothing");
+    assert_eq!(ask(out, Method::GET, "/drain", &[], "").await.0, 405, "a GET changes nothing");
     let state = state(out).await;
     assert_eq!((&state["unreadyReason"], &state["log"]["filter"]), (&"".into(), &state["log"]["filterAtStart"]));
 }
 
-async fn a_filter_that_is_wrong_is_refused_by_the_part_that_is(bed: &Bed) {
+async fn a_wrong_log_filter_is_refused_and_its_wrong_part_named(bed: &Bed) {
     let out = bed.ports("keyboard").admin;
     for (query, why) in [
         ("filter=info,weft_sidecar=loud", "`weft_sidecar=loud` has `loud` for a level"),
@@ -330,39 +330,39 @@ async fn a_filter_that_is_wrong_is_refused_by_the_part_that_is(bed: &Bed) {
     }
     let mut admin = AdminClient::new(channel(out));
     let request = SetLogFilterRequest { filter: "weft_sidecar=loud".into(), r#for: None };
-    let refused = admin.set_log_filter(request).await.expect_err("it is wrong");
+    let refused = admin.set_log_filter(request).await.expect_err("the filter is wrong");
     assert!(refused.code() == Code::InvalidArgument && refused.message().contains("`loud`"), "{refused:?}");
-    // An empty one is the one of the start.
-    let log = admin.set_log_filter(SetLogFilterRequest::default()).await.expect("it is right").into_inner();
+    // An empty filter restores the one of the start.
+    let log = admin.set_log_filter(SetLogFilterRequest::default()).await.expect("the filter is correct").into_inner();
     assert_eq!((log.filter, log.left), (log.filter_at_start, None));
 }
 
-/// Lines that only a sidecar makes that was told to log more.
+/// The number of lines that a sidecar logs only at level `debug`.
 fn details(bed: &Bed) -> usize {
     bed.log().matches("what is known of a service has changed").count()
 }
 
-/// Has the control plane tell of a change, and waits until the keyboard's sidecar knows it.
+/// Makes the control plane send a change, and waits until the keyboard's sidecar has it.
 async fn change(bed: &Bed) {
     let out = bed.ports("keyboard").admin;
     let version = async || number(&state(out).await["services"][0]["version"]["counter"]);
     let before = version().await;
-    // Its stream to the registry breaks: that is one for sure.
+    // Its stream to the registry breaks, which is a change for certain.
     bed.kill("probe-3·sidecar");
-    eventually("the control plane says so", LIMIT, async || version().await > before).await;
+    eventually("the change has come", LIMIT, async || version().await > before).await;
 }
 
-async fn more_is_logged_for_a_while(bed: &Bed) {
+async fn a_log_filter_can_be_set_for_a_while(bed: &Bed) {
     let out = bed.ports("keyboard").admin;
-    assert_eq!(details(bed), 0, "not before it is told to");
-    // As the page's form does it.
+    assert_eq!(details(bed), 0, "no details without the filter");
+    // As the form on the page sends it.
     let form = ("content-type", "application/x-www-form-urlencoded");
     let (status, _) = ask(out, Method::POST, "/log", &[form], "filter=info%2Cweft_sidecar%3Ddebug&for=").await;
     assert_eq!(status, 303, "the browser goes back to the page");
     change(bed).await;
     eventually("details are logged", LIMIT, async || details(bed) > 0).await;
 
-    // Lent on top of it, and given back to what was there before.
+    // A filter for a limited time. Afterwards the one before it is in force again.
     let (status, text) = ask(out, Method::PUT, "/log?filter=warn,weft_sidecar=debug&for=2s", &[], "").await;
     let log: Value = serde_json::from_str(&text).expect("JSON");
     assert!(status == 200 && (0.0..=2.0).contains(&seconds(&log["left"])), "{text}");
@@ -384,7 +384,7 @@ async fn more_is_logged_for_a_while(bed: &Bed) {
     assert_eq!(status, 200);
 }
 
-/// How many details were logged, all lines having come up to one that is caused here.
+/// How many details were logged, counted once the line about this change of the filter has come.
 async fn settled(bed: &Bed, port: u16, filter: &str) -> usize {
     let (status, _) = ask(port, Method::POST, &format!("/log?filter={filter}"), &[], "").await;
     assert_eq!(status, 200);
@@ -396,7 +396,7 @@ async fn settled(bed: &Bed, port: u16, filter: &str) -> usize {
     details(bed)
 }
 
-async fn who_is_told_to_drain_leaves_and_no_call_fails(bed: &Bed) {
+async fn a_drained_sidecar_leaves_and_no_call_fails(bed: &Bed) {
     let out = bed.ports("keyboard").admin;
     let up = async || {
         let endpoints = state(out).await["services"][0]["endpoints"].as_array().cloned().unwrap_or_default();
@@ -409,9 +409,9 @@ async fn who_is_told_to_drain_leaves_and_no_call_fails(bed: &Bed) {
     eventually("the first has left", LIMIT, async || up().await == 2).await;
     let inbound = bed.ports("probe-1").inbound;
     let is_refused = async || TcpStream::connect(("127.0.0.1", inbound)).await.is_err();
-    eventually("connections to it are refused, not left to wait", LIMIT, is_refused).await;
+    eventually("connections to it are refused at once", LIMIT, is_refused).await;
     let mut admin = AdminClient::new(channel(bed.ports("probe-2").admin));
-    admin.drain(DrainRequest {}).await.expect("it is told");
+    admin.drain(DrainRequest {}).await.expect("the command is taken");
     eventually("the second has left", LIMIT, async || up().await == 1).await;
     assert_eq!(state(bed.ports("probe-2").admin).await["unreadyReason"], "draining");
     let last = bed.pid("probe-3").to_string();
@@ -425,14 +425,14 @@ async fn who_is_told_to_drain_leaves_and_no_call_fails(bed: &Bed) {
     }
 }
 
-/// A sidecar of its own, which is killed with the test.
+/// A sidecar without a mesh, killed with the test.
 struct Sidecar {
     process: Child,
     admin: u16,
 }
 
 impl Sidecar {
-    /// Without a control plane: it says all the same what it was told.
+    /// Without a control plane: it shows its configuration all the same.
     fn start(dir: &std::path::Path, args: &[&str], env: &[(&str, &str)]) -> Self {
         let ca = dir.join("control");
         weft_control::ca::Ca::open_or_create(&ca, &"weft.local".parse().expect("a name")).expect("a CA");
@@ -444,7 +444,7 @@ impl Sidecar {
         let mut process = command.spawn().expect("the sidecar starts");
         let mut lines = BufReader::new(process.stderr.take().expect("piped")).lines();
         let line = lines.find_map(|line| line.ok().filter(|line| line.contains("the sidecar runs"))).expect("it runs");
-        // Its later lines are read by nobody, and must not stop it.
+        // Its later lines are dropped: a full pipe must not stop it.
         std::thread::spawn(move || lines.for_each(drop));
         let (_, rest) = line.split_once("admin=127.0.0.1:").expect("it says where it listens");
         let port = rest.split_whitespace().next().and_then(|port| port.parse().ok()).expect("a port");
@@ -460,7 +460,7 @@ impl Drop for Sidecar {
 }
 
 #[tokio::test]
-async fn the_configuration_says_where_each_flag_is_from() {
+async fn the_configuration_shows_where_each_flag_comes_from() {
     let dir = tempfile::TempDir::new().expect("a folder");
     let any = "127.0.0.1:0";
     let args = ["--outbound", any, "--admin", any, "--metrics", any, "--control-plane", "https://127.0.0.1:9"];
@@ -475,11 +475,11 @@ async fn the_configuration_says_where_each_flag_is_from() {
     is("--drain-seconds", "3", "ORIGIN_ENVIRONMENT");
     is("--workers", "1", "ORIGIN_DEFAULT");
     is("--control-plane", "https://127.0.0.1:9", "ORIGIN_FLAG");
-    // The port that the kernel has given, not the 0 that was asked for.
+    // The port that the kernel picked, not the 0 of the flag.
     is("--admin", &format!("127.0.0.1:{}", sidecar.admin), "ORIGIN_FLAG");
     is("--service", "", "ORIGIN_DEFAULT");
     is("RUST_LOG", "info,h2=warn", "ORIGIN_ENVIRONMENT");
     is("--join-token-file", &dir.path().join("token").display().to_string(), "ORIGIN_FLAG");
-    assert!(!state.to_string().contains("the-secret-itself"), "of a secret only its file is shown");
+    assert!(!state.to_string().contains("the-secret-itself"), "only the file of a secret is shown");
     assert_eq!(state["unreadyReason"], "no identity from the control plane yet");
 }

@@ -1,5 +1,5 @@
-//! Clients that attack: each runs into a limit, which is counted, and takes a bounded amount of memory, while the calls of
-//! honest clients are answered. How fast they are answered is measured by `weft-bench neighbours`.
+//! Clients that attack: each runs into a limit, which is counted, and costs a bounded amount of memory, while the calls
+//! of honest clients are answered. `weft-bench neighbours` measures how fast they are answered.
 
 use std::time::{Duration, Instant};
 
@@ -15,16 +15,16 @@ use weft_mesh::limits;
 use weft_tests::{Bed, Wire, eventually, framed, metric, probe, probe_service, resident_bytes, signal, tunnel};
 use weft_wire::{Headers, Name, hpack::Encoder};
 
-/// One attack at a time: another one's load would hide what this one does to the memory.
+/// One attack at a time: the load of another one would hide what this one does to the memory.
 static ALONE: Mutex<()> = Mutex::const_new(());
 
-/// For what is only slow on a slow machine.
+/// A guard that only a very slow machine reaches.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// How long an attack goes on whose limit is not counted at the port that it goes to.
+/// How long an attack goes on if the attacked port counts no limit for it.
 const UNCOUNTED: Duration = Duration::from_secs(3);
 
-/// Honest calls beside each attack, at least.
+/// The least number of honest calls beside each attack.
 const CALLS: usize = 50;
 
 /// RFC 9113, section 7.
@@ -50,7 +50,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
-/// A connection of someone who does as he likes.
+/// The connection of an attacker.
 struct Attacker {
     stream: TcpStream,
     streams: Streams,
@@ -71,14 +71,14 @@ impl Streams {
 impl Attacker {
     async fn connect(port: u16) -> Self {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).await.expect("it listens");
-        // The peer's settings are acknowledged as soon as they may come: it is not for that that the connection ends.
+        // Acknowledges the peer's settings in advance, so that a missing acknowledgement does not end the connection.
         let settings = [frame(kind::SETTINGS, 0, 0, &[]), frame(kind::SETTINGS, ACK, 0, &[])].concat();
         let hello = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &settings[..]].concat();
         stream.write_all(&hello).await.expect("it is taken");
         Self { stream, streams: Streams { next: 1 } }
     }
 
-    /// With a call that is open, on stream 1.
+    /// With an open call on stream 1.
     async fn with_call(port: u16) -> Self {
         let mut attacker = Self::connect(port).await;
         let call = frame(kind::HEADERS, END_HEADERS, attacker.streams.open(), &head(&[]));
@@ -86,13 +86,13 @@ impl Attacker {
         attacker
     }
 
-    /// Writes what `next` gives, again and again, until the connection ends. Whoever is slowed down and not ended waits
-    /// here for ever: this is for a task that is aborted.
+    /// Writes what `next` returns, again and again, until the connection ends. If the peer only slows it down, this
+    /// does not return: run it in a task that is aborted.
     async fn flood(mut self, mut next: impl FnMut(&mut Streams) -> Vec<u8>) {
         let (mut read, mut write) = self.stream.split();
         let reading = async {
             let mut sink = vec![0; 65_536];
-            // What is read last tells how it ended.
+            // The last bytes tell how the connection ended.
             let mut tail = Vec::new();
             while let Ok(count @ 1..) = read.read(&mut sink).await {
                 tail.extend_from_slice(&sink[..count]);
@@ -112,13 +112,13 @@ impl Attacker {
     }
 }
 
-/// So many of them, to be written at once.
+/// The bytes of `count` frames, to be written at once.
 fn many(count: usize, make: impl FnMut() -> Vec<u8>) -> Vec<u8> {
     std::iter::repeat_with(make).take(count).flatten().collect()
 }
 
-/// If there is a GOAWAY, the last one is for too much of something. Where more was sent than was read, the end may be a
-/// reset that takes it away.
+/// Checks that the last GOAWAY, if there is one, has the code ENHANCE_YOUR_CALM. There may be none: closing a
+/// connection with unread bytes resets it, and a reset discards a GOAWAY under way.
 fn assert_calm(tail: &[u8]) {
     let goaway = tail.windows(9).rposition(|head| head[3] == kind::GOAWAY && head[5..9] == [0; 4]);
     if let Some(code) = goaway.and_then(|at| tail.get(at + 13..at + 17)) {
@@ -126,7 +126,7 @@ fn assert_calm(tail: &[u8]) {
     }
 }
 
-/// The head of a call that waits.
+/// The header block of a call of `Say`.
 fn head(fields: &[(&str, &str)]) -> Vec<u8> {
     let mut headers = Headers::new();
     headers.append(Name::METHOD, b"POST");
@@ -137,9 +137,9 @@ fn head(fields: &[(&str, &str)]) -> Vec<u8> {
     headers.append_bytes(b"te", b"trailers");
     fields.iter().for_each(|(name, value)| headers.append_bytes(name.as_bytes(), value.as_bytes()));
     let mut block = Vec::new();
-    // Fresh and without a table each time, so that a block means the same wherever it stands.
+    // A new encoder without a table each time, so that a block means the same at any place.
     Encoder::new(0).encode(&headers, &mut block);
-    // It says that it has none, which nobody needs to know.
+    // Removes the change of the table's size to 0: some attacks use the table.
     assert_eq!(block.remove(0), 0x20);
     block
 }
@@ -148,13 +148,13 @@ async fn reached(metrics: u16, limit: &str) -> f64 {
     metric(metrics, "weft_limit_reached_total", &format!("limit=\"{limit}\"")).await
 }
 
-/// Honest calls, one after the other: each has to be answered.
+/// An honest call, which has to be answered.
 async fn honest_call(channel: &Channel) {
     let answer = timeout(LIMIT, probe(channel, "Say", &[])).await.expect("the honest client is not kept waiting");
     answer.expect("the honest client is answered");
 }
 
-/// Makes honest calls until `is_over` says yes, and [`CALLS`] at least.
+/// Makes honest calls until `is_over` returns true, and at least [`CALLS`] of them.
 async fn honest_calls(channel: &Channel, mut is_over: impl AsyncFnMut() -> bool) {
     let mut calls = 0;
     while calls < CALLS || !is_over().await {
@@ -163,7 +163,7 @@ async fn honest_calls(channel: &Channel, mut is_over: impl AsyncFnMut() -> bool)
     }
 }
 
-/// The ports of a bed that are attacked.
+/// A mesh whose ports are attacked.
 struct Target {
     bed: Bed,
     inbound: u16,
@@ -179,20 +179,20 @@ impl Target {
         Self { bed, inbound, honest }
     }
 
-    /// Both, each with the metrics of the sidecar behind it and its process.
+    /// The outbound and the inbound port, each with the metrics port and the process of its sidecar.
     fn ports(&self) -> [(u16, u16, u32); 2] {
         let sidecar = |name: &str| (self.bed.ports(name).metrics, self.bed.pid(&format!("{name}·sidecar")));
         let ((keyboard, first), (probe, second)) = (sidecar("keyboard"), sidecar("probe-1"));
         [(self.bed.outbound(), keyboard, first), (self.inbound, probe, second)]
     }
 
-    /// An attack on both ports that runs into a limit there, beside an honest client's calls.
+    /// Attacks both ports beside an honest client's calls, and waits until both have counted the limit.
     async fn under<F: Future<Output = ()> + Send + 'static>(&self, what: &str, limit: &str, attack: impl Fn(u16) -> F) {
         self.under_each(what, [Some(limit); 2], attack).await;
     }
 
-    /// As [`Self::under`], with the limits of the outbound and of the inbound port. Without one the attack goes on for a
-    /// while.
+    /// As [`Self::under`], with one limit for the outbound and one for the inbound port. Without a limit the attack
+    /// goes on for [`UNCOUNTED`].
     async fn under_each<F: Future<Output = ()> + Send + 'static>(
         &self,
         what: &str,
@@ -234,11 +234,11 @@ async fn end_of(attacking: JoinHandle<()>, what: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn floods_run_into_their_limits_and_fail_nobody_else() {
+async fn floods_run_into_their_limits_and_fail_no_honest_call() {
     let _alone = ALONE.lock().await;
     let target = Target::new().await;
     target
-        // A busy machine may be too slow to go past the limit, CANCELS: the unit tests of `wire` do, in virtual time.
+        // A busy machine may be too slow to exceed the limit, CANCELS. Unit tests of `wire` exceed it in virtual time.
         .under_each("rapid reset", [None, None], |port| async move {
             let head = head(&[("x-do", "sleep:60000")]);
             let attacker = Attacker::connect(port).await;
@@ -270,7 +270,7 @@ async fn floods_run_into_their_limits_and_fail_nobody_else() {
             attacker.flood(|_| frame(kind::CONTINUATION, 0, 1, &[]).repeat(1_000)).await;
         })
         .await;
-    // The outbound port bears ten times as much of it, which a busy machine may be too slow for as well.
+    // The outbound port allows ten times as many PINGs: a busy machine may be too slow to exceed that.
     for (what, limits, one) in [
         ("PINGs", [None, Some("PINGS")], frame(kind::PING, 0, 0, &[0; 8])),
         ("SETTINGS", [Some("SETTINGS"); 2], frame(kind::SETTINGS, 0, 0, &[])),
@@ -296,32 +296,32 @@ async fn floods_run_into_their_limits_and_fail_nobody_else() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_costs_memory_is_bounded_and_fails_nobody_else() {
+async fn attacks_on_memory_are_bounded_and_fail_no_honest_call() {
     let _alone = ALONE.lock().await;
     let target = Target::new().await;
     target.under("a small block that is a huge list", "HEADER_LIST_BYTES", huge_list).await;
     target
         .under("games with the table's size", "HPACK_TABLE_CHANGES", |port| async move {
-            // To nothing, to all, and the field that has just been lost again.
+            // Sets the table's size to 0 and back to 4096, and sends again the field that was just evicted.
             let block = [&[0x20, 0x3f, 0xe1, 0x1f][..], &head(&[("x-again", "and again")])].concat();
             let attacker = Attacker::connect(port).await;
             let game = |streams: &mut Streams| frame(kind::HEADERS, END_HEADERS | END_STREAM, streams.open(), &block);
             attacker.flood(|streams| many(100, || game(streams))).await;
         })
         .await;
-    // The same of SMALL_DATA.
+    // A busy machine may be too slow to exceed SMALL_DATA.
     target
         .under_each("DATA of one byte", [None, None], |port| async move {
             let one = frame(kind::DATA, 0, 1, &[0]).repeat(10_000);
             Attacker::with_call(port).await.flood(|_| one.clone()).await;
         })
         .await;
-    // The tunnel to the inbound port takes much before that is felt there.
+    // The tunnel to the inbound port buffers much before the sidecar notices.
     target.under_each("a client that never reads", [Some("SEND_BUFFER_BYTES"), None], reads_nothing).await;
     end(&target).await;
 }
 
-/// A field of 4,000 bytes goes into the table, and is named ten thousand times: 40 MB of fields.
+/// Puts a field of 4,000 bytes into the table and names it 10,000 times: 40 MB of fields.
 async fn huge_list(port: u16) {
     let mut attacker = Attacker::connect(port).await;
     let mut block = head(&[]);
@@ -337,7 +337,7 @@ async fn huge_list(port: u16) {
     }
 }
 
-/// 400 messages of 60 kB, whose echoes it never reads.
+/// Sends 400 messages of 60 kB, and never reads their echoes.
 async fn reads_nothing(port: u16) {
     let mut attacker = Attacker::connect(port).await;
     let message = framed(&"x".repeat(60_000));
@@ -351,14 +351,14 @@ async fn reads_nothing(port: u16) {
         }
         bytes.extend(frame(kind::DATA, END_STREAM, stream, &[]));
     }
-    // An error says that the connection was ended, which may be.
+    // The sidecar may end the connection, so an error is fine.
     let _ = attacker.stream.write_all(&bytes).await;
     std::future::pending::<()>().await;
 }
 
-/// What is sent to one that takes nothing stays with its senders; whoever calls another notices nothing.
+/// Requests to a service that reads nothing stay with their senders. Calls of other services notice nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_service_that_never_reads_costs_little_and_fails_nobody_else() {
+async fn a_service_that_never_reads_costs_little_and_fails_no_other_call() {
     let _alone = ALONE.lock().await;
     let hog = "  hog:\n    run: ${BIN}/weft-test-app\n    health: tcp\n";
     let bed = Bed::start(&format!("{}{hog}", probe_service(1))).await;
@@ -373,7 +373,7 @@ async fn a_service_that_never_reads_costs_little_and_fails_nobody_else() {
     let uploads = tokio::spawn(async move {
         let mut attacker = Attacker::connect(port).await;
         let mut bytes = Vec::new();
-        // What the windows let through, of a stream and of the connection.
+        // As much as the windows of the streams and of the connection allow.
         for _ in 0..180 {
             let stream = attacker.streams.open();
             bytes.extend(frame(kind::HEADERS, END_HEADERS, stream, &head(&[("x-weft-service", "hog")])));
@@ -381,12 +381,12 @@ async fn a_service_that_never_reads_costs_little_and_fails_nobody_else() {
                 bytes.extend(frame(kind::DATA, 0, stream, &[b'x'; 16_000]));
             }
         }
-        attacker.stream.write_all(&bytes).await.expect("it is held back, and not ended");
+        attacker.stream.write_all(&bytes).await.expect("the sidecar holds it back, and does not end it");
         attacker
     });
     honest_calls(&honest, async || uploads.is_finished()).await;
     let attacker = uploads.await.expect("no panic");
-    // Now that all of it waits somewhere.
+    // Once more, now that all of the upload waits somewhere.
     honest_calls(&honest, async || true).await;
     let grown = std::iter::zip(sidecars, memory).map(|(pid, before)| resident_bytes(pid).saturating_sub(before));
     let grown = grown.max().expect("two sidecars");
@@ -394,11 +394,13 @@ async fn a_service_that_never_reads_costs_little_and_fails_nobody_else() {
     assert!(grown < 64 << 20, "{grown} bytes more");
     drop(attacker);
     signal("-CONT", bed.pid("hog-1"));
-    eventually("it is called again", LIMIT, async || probe(&honest, "Say", &[("x-weft-service", "hog")]).await.is_ok())
-        .await;
+    eventually("the service is called again", LIMIT, async || {
+        probe(&honest, "Say", &[("x-weft-service", "hog")]).await.is_ok()
+    })
+    .await;
 }
 
-/// A hundred connections that send these bytes and no more, until each is closed by the other side.
+/// Opens 100 connections that send these bytes and no more, and waits until the other side has closed each.
 async fn slow_to_speak(port: u16, bytes: &'static [u8], limit: Duration) {
     let mut waiting = JoinSet::new();
     for _ in 0..100 {
@@ -413,10 +415,10 @@ async fn slow_to_speak(port: u16, bytes: &'static [u8], limit: Duration) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_is_slow_on_purpose_is_sent_away_and_fails_nobody_else() {
+async fn deliberately_slow_clients_are_disconnected_and_fail_no_honest_call() {
     let _alone = ALONE.lock().await;
     let target = Target::new().await;
-    // All at once: each takes as long as its limit.
+    // All at the same time: each takes as long as its limit.
     let (outbound, keyboard, _) = target.ports()[0];
     let handshakes = target.bed.ports("probe-1");
     let (slow_head, fragment) =
@@ -427,7 +429,7 @@ async fn who_is_slow_on_purpose_is_sent_away_and_fails_nobody_else() {
         attacker.stream.write_all(&begin).await.expect("it is taken");
         let mut rest = Vec::new();
         let closed = timeout(limits::HTTP2_TIMEOUT + LIMIT, attacker.stream.read_to_end(&mut rest)).await;
-        assert!(closed.is_ok(), "a head without an end is waited for in vain");
+        assert!(closed.is_ok(), "a head that never ends is waited for without a limit");
     };
     let is_over = std::cell::Cell::new(false);
     let all = async {
@@ -451,9 +453,9 @@ async fn who_is_slow_on_purpose_is_sent_away_and_fails_nobody_else() {
     end(&target).await;
 }
 
-/// Cancels that are no attack: a client that asks many things and needs few of the answers.
+/// Cancels that are no attack: a client that makes many calls and needs few of the answers.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn legal_cancels_in_great_number_break_nothing() {
+async fn many_legal_cancels_break_nothing() {
     let _alone = ALONE.lock().await;
     let target = Target::new().await;
     let mut client = Wire::connect(target.bed.outbound()).await;
@@ -471,7 +473,7 @@ async fn legal_cancels_in_great_number_break_nothing() {
         cancelled += calls.len();
         // Dropping both cancels the call.
         drop(calls);
-        // Others on the same connection, and over the same connection of the service.
+        // Other calls on the same connection, and over the same connection to the service.
         assert_eq!(client.call("Say", &[]).await.code(), tonic::Code::Ok);
         probe(&target.honest, "Say", &[]).await.expect("others are answered");
     }

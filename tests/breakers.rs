@@ -1,4 +1,4 @@
-//! What counts against a breaker, and what does not: the table of `docs/breakers.md`, row by row, through real sidecars.
+//! What counts against a breaker and what does not: the table of `docs/breakers.md`, row by row, through real sidecars.
 //!
 //! The probe's contract opens its breaker after three failures in a row.
 
@@ -15,16 +15,16 @@ use weft_tests::{Bed, Wire, eventually, framed, probe, probe_service, root};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// More than open the breaker.
+/// More failures than the breaker needs to open.
 const OFTEN: usize = 10;
 
-/// The value of `x-weft-error`, or nothing.
+/// The value of `x-weft-error`, or an empty string.
 fn reason(status: &tonic::Status) -> String {
     let value = status.metadata().get("x-weft-error");
     value.map(|value| value.to_str().expect("text").to_owned()).unwrap_or_default()
 }
 
-/// Whether the breaker lets a call through.
+/// Whether the breaker refuses calls. It makes one call to find out.
 async fn is_open(bed: &Bed) -> bool {
     match probe(&bed.channel(), "Say", &[]).await {
         Ok(_) => false,
@@ -35,7 +35,7 @@ async fn is_open(bed: &Bed) -> bool {
     }
 }
 
-/// Answers to so many requests over HTTP/2, with how long their bodies are.
+/// Sends a request over HTTP/2, and returns the whole answer.
 async fn ask(bed: &Bed, path: &str, headers: &[(&str, &str)]) -> Response<Bytes> {
     let stream = TcpStream::connect(("127.0.0.1", bed.outbound())).await.expect("it listens");
     let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
@@ -51,7 +51,7 @@ async fn ask(bed: &Bed, path: &str, headers: &[(&str, &str)]) -> Response<Bytes>
 }
 
 #[tokio::test]
-async fn what_is_not_the_service_s_failure_opens_no_breaker() {
+async fn outcomes_that_do_not_count_open_no_breaker() {
     let bed = Bed::start(&probe_service(1)).await;
     assert!(!is_open(&bed).await);
 
@@ -96,7 +96,7 @@ async fn what_is_not_the_service_s_failure_opens_no_breaker() {
 }
 
 #[tokio::test]
-async fn what_is_the_service_s_failure_opens_the_breaker() {
+async fn outcomes_that_count_open_the_breaker() {
     for what in [
         "status:13",
         "status:14",
@@ -134,15 +134,16 @@ async fn what_is_the_service_s_failure_opens_the_breaker() {
 #[tokio::test]
 async fn a_timeout_of_the_contract_opens_the_breaker() {
     let bed = Bed::start(&probe_service(1)).await;
-    eventually("three of its timeouts in a row do", LIMIT, async || {
-        let status = probe(&bed.channel(), "Quick", &[("x-do", "sleep:20000")]).await.expect_err("it is too slow");
+    eventually("three timeouts in a row open it", LIMIT, async || {
+        let status =
+            probe(&bed.channel(), "Quick", &[("x-do", "sleep:20000")]).await.expect_err("the service is too slow");
         reason(&status) == "breaker-open"
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_contract_may_say_what_is_a_failure() {
+async fn a_contract_can_choose_which_codes_count() {
     let proto = root().join("tests/proto/probe/v1/strict.proto").display().to_string();
     let service =
         format!("  strict:\n    run: ${{BIN}}/weft-test-app\n    protos: [{proto}]\n    proto_path: ${{PROTO_PATH}}\n");
@@ -153,17 +154,17 @@ async fn a_contract_may_say_what_is_a_failure() {
         answer.headers().get("x-weft-error").map(|value| value.to_str().expect("text").to_owned())
     };
     for _ in 0..OFTEN {
-        assert_eq!(say("status:14").await, None, "it does not count UNAVAILABLE");
+        assert_eq!(say("status:14").await, None, "its contract does not count UNAVAILABLE");
     }
     for _ in 0..3 {
         assert_eq!(say("status:2").await, None);
     }
-    assert_eq!(say("").await.as_deref(), Some("breaker-open"), "it counts UNKNOWN");
+    assert_eq!(say("").await.as_deref(), Some("breaker-open"), "its contract counts UNKNOWN");
 }
 
-/// gRPC-Web has no trailers but in its body: a good answer is one.
+/// gRPC-Web has its trailers in the body. An answer without others is not a failure.
 #[tokio::test]
-async fn calls_of_grpc_web_are_answered_and_failed_in_their_own_form() {
+async fn grpc_web_and_connect_get_answers_and_errors_in_their_own_form() {
     let bed = Bed::start(&probe_service(1)).await;
     let web = [("content-type", "application/grpc-web+proto"), ("x-do", "web:0")];
     for _ in 0..3 * OFTEN {
@@ -171,7 +172,7 @@ async fn calls_of_grpc_web_are_answered_and_failed_in_their_own_form() {
         assert_eq!((answer.status().as_u16(), answer.headers().get("x-weft-error")), (200, None));
         assert!(answer.body().ends_with(b"grpc-status:0\r\n"), "{:?}", answer.body());
     }
-    // At first the control plane can't say that there is none.
+    // A control plane that has just started cannot say yet that there is no such service.
     let missing = async || ask(&bed, "/no.such.Service/Do", &web).await;
     eventually("the control plane knows all services", LIMIT, async || {
         missing().await.headers().get("x-weft-error").is_some_and(|reason| reason == "no-such-service")
@@ -189,9 +190,9 @@ async fn calls_of_grpc_web_are_answered_and_failed_in_their_own_form() {
     assert_eq!(error["code"], "unimplemented", "{error}");
 }
 
-/// One answer that is too large is that answer's failure, and nobody else's.
+/// An answer that is too large fails its own call, and no other.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_answer_with_too_large_headers_fails_alone_and_says_so() {
+async fn an_answer_with_too_large_headers_fails_only_its_own_call() {
     let bed = Bed::start(&probe_service(1)).await;
     let channel = bed.channel();
     probe(&channel, "Say", &[]).await.expect("an answer");
@@ -201,7 +202,7 @@ async fn an_answer_with_too_large_headers_fails_alone_and_says_so() {
             tokio::spawn(async move { probe(&channel, "Say", &[("x-do", "sleep:2000")]).await })
         })
         .collect();
-    // A bare client, as tonic's would not take a trailer of that size itself.
+    // A bare client: tonic's refuses a trailer of that size itself.
     let mut wire = Wire::connect(bed.outbound()).await;
     for _ in 0..OFTEN {
         for what in ["large-head:70000", "large-trailer:70000", "large-trailer:300000", "large-trailer:3000000"] {
@@ -218,7 +219,7 @@ async fn an_answer_with_too_large_headers_fails_alone_and_says_so() {
 }
 
 #[tokio::test]
-async fn a_request_with_too_large_headers_is_told_so() {
+async fn a_request_with_too_large_headers_is_refused() {
     let bed = Bed::start(&probe_service(1)).await;
     let large = "x".repeat(70_000);
     let mut wire = Wire::connect(bed.outbound()).await;
@@ -228,7 +229,7 @@ async fn a_request_with_too_large_headers_is_told_so() {
     assert_eq!(wire.call("Say", &[]).await.code(), Code::Ok, "the connection goes on");
     let answer = ask(&bed, "/probe/", &[("x-large", &large)]).await;
     assert_eq!(answer.status().as_u16(), 431);
-    // What is just within the limit passes both sidecars.
+    // A list just within the limit passes both sidecars.
     let fits = "x".repeat(65_000);
     assert_eq!(wire.call("Say", &[("x-large", &fits)]).await.code(), Code::Ok);
 }
@@ -242,9 +243,9 @@ async fn a_flag_raises_the_limit_on_headers() {
     assert_eq!(wire.call("Say", &[("x-do", "large-trailer:500000")]).await.code(), Code::Ok);
 }
 
-/// What the page for users says is what the code does.
+/// The table of the page for users matches the table in the code.
 #[test]
-fn the_page_on_breakers_is_the_table() {
+fn the_page_on_breakers_matches_the_code() {
     let page = std::fs::read_to_string(root().join("docs/breakers.md")).expect("there is such a page");
     for reason in Reason::ALL {
         let row = page.lines().find(|line| line.starts_with(&format!("| `{}` |", reason.as_str())));

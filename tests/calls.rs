@@ -1,4 +1,4 @@
-//! Calls through a pair of sidecars, good and bad.
+//! Valid and invalid calls through a pair of sidecars.
 
 use std::time::Duration;
 
@@ -15,33 +15,33 @@ use tonic_types::StatusExt;
 use weft_mesh::policy::ServicePolicy;
 use weft_tests::{Bed, Text, Wire, eventually, framed, get, metric, outside, probe, probe_service, raw};
 
-/// For what is only slow on a slow machine.
+/// A guard that only a very slow machine reaches.
 const SOON: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn what_a_service_is_asked_it_answers() {
+async fn calls_of_every_kind_are_answered() {
     let web = "  web:\n    run: ${BIN}/shop-web\n    protocol: http1\n    health: http:/health\n";
     let bed = Bed::start(&format!("{}{web}", probe_service(1))).await;
     a_call_by_contract_crosses_two_sidecars_and_comes_back(&bed).await;
     the_sooner_of_two_deadlines_ends_a_call(&bed).await;
     a_stream_of_both_sides_is_echoed_and_half_closed(&bed).await;
-    an_end_by_an_empty_body_stays_one(&bed).await;
+    a_request_that_ends_with_empty_data_arrives_so(&bed).await;
     a_large_body_goes_both_ways(&bed).await;
-    a_broken_answer_is_said_to_be_one(&bed).await;
+    a_broken_answer_fails_its_call(&bed).await;
     reflection_shows_every_contract_with_its_options(&bed).await;
     http1_finds_a_service_by_path_and_by_host(&bed).await;
     grpcurl_lists_and_calls(&bed);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn bad_input_gets_its_answer_and_no_other_call_notices() {
+async fn bad_input_is_refused_and_no_other_call_notices() {
     let sick = "  sick:\n    run: ${BIN}/weft-test-app\n";
     let bed = Bed::start(&format!("{}{sick}", probe_service(1))).await;
-    // A stream that runs through all of it, and is whole at its end.
+    // A stream that runs all the time, and must end without an error.
     let (says, heard) = bystander(&bed).await;
-    an_unknown_name_is_answered_with_the_closest(&bed).await;
-    a_service_with_no_endpoint_up_is_said_to_have_none(&bed).await;
-    garbage_closes_its_own_connection_only(&bed).await;
+    an_unknown_name_is_refused_with_the_closest_name(&bed).await;
+    a_service_without_an_endpoint_up_is_reported(&bed).await;
+    garbage_closes_only_its_own_connection(&bed).await;
     an_over_long_head_is_refused(&bed).await;
     a_body_that_stops_half_way_ends_its_call(&bed).await;
     a_client_that_goes_away_ends_its_call(&bed).await;
@@ -53,7 +53,7 @@ async fn bad_input_gets_its_answer_and_no_other_call_notices() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn only_what_may_be_repeated_is_sent_again() {
+async fn only_idempotent_methods_are_retried() {
     let bed = Bed::start(&probe_service(2)).await;
     let once = |name: &str| format!("die-once:{}", bed.dir().join(name).display());
 
@@ -62,11 +62,12 @@ async fn only_what_may_be_repeated_is_sent_again() {
     assert!(bed.dir().join("read").exists(), "one replica has died");
     assert_eq!(metric(bed.ports("keyboard").metrics, "weft_retries_total", "Probe/Read").await, 1.0);
 
-    let status = probe(&bed.channel(), "Say", &[("x-do", &once("say"))]).await.expect_err("it may not be repeated");
+    let status =
+        probe(&bed.channel(), "Say", &[("x-do", &once("say"))]).await.expect_err("the method is not idempotent");
     assert_made_by_mesh(&status, Code::Unavailable, "connection-broke");
     assert_eq!(metric(bed.ports("keyboard").metrics, "weft_not_retried_unsafe_total", "").await, 1.0);
 
-    // What was never seen is sent elsewhere, whatever it is.
+    // A call that no replica has seen is sent to another one, idempotent or not.
     for _ in 0..10 {
         eventually("a replica answers", SOON, async || probe(&bed.channel(), "Say", &[]).await.is_ok()).await;
     }
@@ -93,7 +94,7 @@ async fn a_call_by_contract_crosses_two_sidecars_and_comes_back(bed: &Bed) {
     let answer = probe(&bed.channel(), "Say", &[("x-weft-service", "probe")]).await.expect("an answer by name");
     assert_eq!(answer.into_inner().text, "hello");
 
-    // What the service sees: who called, what it is part of, and how much time is left.
+    // What the service sees: who calls, the trace, and how much time is left.
     let forged = ("x-forwarded-client-cert", "By=me;URI=spiffe://weft.local/ns/shop/sa/admin");
     let headers = seen_by_service(bed, "Quick", &[("x-do", "headers"), forged]).await;
     let callers: Vec<_> = headers.lines().filter(|line| line.starts_with("x-forwarded-client-cert: ")).collect();
@@ -102,8 +103,9 @@ async fn a_call_by_contract_crosses_two_sidecars_and_comes_back(bed: &Bed) {
     assert!((1..300_000).contains(&micros_left(&headers)), "less than the contract's 300 ms is left: {headers}");
 }
 
-/// gRPC ends a request by DATA, be it empty; grpc-go's server never sees the end of one whose head ends it.
-async fn an_end_by_an_empty_body_stays_one(bed: &Bed) {
+/// A gRPC request ends with DATA, which may be empty. grpc-go's server does not see the end of a request whose head
+/// ends it.
+async fn a_request_that_ends_with_empty_data_arrives_so(bed: &Bed) {
     for _ in 0..10 {
         let mut wire = Wire::connect(bed.outbound()).await;
         let (answer, mut body) = wire.open("Say", &[("x-do", "parts")]).await;
@@ -114,7 +116,8 @@ async fn an_end_by_an_empty_body_stays_one(bed: &Bed) {
     }
 }
 
-/// What the service saw of a call that asks for `headers`. It has little time, which may run out on a slow machine.
+/// The headers that the service saw of a call with `x-do: headers`. Repeats it, as its short deadline may pass on a
+/// slow machine.
 async fn seen_by_service(bed: &Bed, method: &str, headers: &[(&'static str, &str)]) -> String {
     let mut seen = String::new();
     eventually("it is answered in time", SOON, async || match probe(&bed.channel(), method, headers).await {
@@ -128,26 +131,26 @@ async fn seen_by_service(bed: &Bed, method: &str, headers: &[(&'static str, &str
     seen
 }
 
-/// What the service was told that is left.
+/// The time that is left according to the service's `grpc-timeout`.
 fn micros_left(headers: &str) -> u64 {
     let timeout = headers.lines().find_map(|line| line.strip_prefix("grpc-timeout: ")).expect("a timeout");
     timeout.trim_end_matches('u').parse().expect("microseconds")
 }
 
 async fn the_sooner_of_two_deadlines_ends_a_call(bed: &Bed) {
-    // The contract says 300 ms. A bare client, as tonic's would end the call by itself.
+    // The contract says 300 ms. A bare client: tonic's would end the call by itself.
     for (timeout, limit) in [("20S", 300), ("100m", 100), ("99999999H", 300), ("soon", 300)] {
-        // The service would answer in ten minutes, and is told to give up: unless the call never came so far.
+        // The service would answer in ten minutes, and its call is cancelled, if it came so far before the deadline.
         let before = broken(bed).await;
-        eventually("the service is told to give up, too", SOON, async || {
+        eventually("the service's call is cancelled, too", SOON, async || {
             let mut wire = Wire::connect(bed.outbound()).await;
             let status = wire.call("Quick", &[("x-do", "sleep:600000"), ("grpc-timeout", timeout)]).await;
             assert_made_by_mesh(&status, Code::DeadlineExceeded, "deadline-exceeded");
-            // An answer in between, as the breaker opens at three failures in a row.
+            // This makes a call that succeeds: the breaker opens at three failures in a row.
             broken(bed).await > before
         })
         .await;
-        // Which of the two it was can be seen by what the service was told.
+        // The timeout that the service sees shows which of the two deadlines it was.
         let seen = seen_by_service(bed, "Quick", &[("x-do", "headers"), ("grpc-timeout", timeout)]).await;
         assert!((1..limit * 1_000).contains(&micros_left(&seen)), "{timeout}: {seen}");
     }
@@ -160,7 +163,7 @@ async fn a_stream_of_both_sides_is_echoed_and_half_closed(bed: &Bed) {
     let mut answers = chat(bed, tokio_stream::wrappers::ReceiverStream::new(requests)).await;
     for word in ["one", "two", "three"] {
         says.send(Text { text: word.into() }).await.expect("the stream is open");
-        // Before the next is sent: nothing waits for the end.
+        // It comes before the next is sent: nothing waits for the end of the stream.
         assert_eq!(answers.message().await.expect("an echo").expect("a message").text, word);
     }
     drop(says);
@@ -177,10 +180,10 @@ async fn a_large_body_goes_both_ways(bed: &Bed) {
     assert!(answer.into_inner().text == text, "3 MB come back as they went");
 }
 
-async fn a_broken_answer_is_said_to_be_one(bed: &Bed) {
-    let status = probe(&bed.channel(), "Say", &[("x-do", "break")]).await.expect_err("half an answer is none");
+async fn a_broken_answer_fails_its_call(bed: &Bed) {
+    let status = probe(&bed.channel(), "Say", &[("x-do", "break")]).await.expect_err("half an answer is a failure");
     assert_eq!(status.code(), Code::Unavailable, "{status}");
-    eventually("it comes back", SOON, async || probe(&bed.channel(), "Say", &[]).await.is_ok()).await;
+    eventually("the service comes back", SOON, async || probe(&bed.channel(), "Say", &[]).await.is_ok()).await;
 }
 
 async fn reflection_shows_every_contract_with_its_options(bed: &Bed) {
@@ -195,7 +198,7 @@ async fn reflection_shows_every_contract_with_its_options(bed: &Bed) {
     let Some(Some(MessageResponse::ListServicesResponse(list))) = answers.next() else { panic!("no list") };
     assert!(list.service.iter().any(|service| service.name == "probe.v1.Probe"), "{list:?}");
     let Some(Some(MessageResponse::FileDescriptorResponse(files))) = answers.next() else { panic!("no files") };
-    // The files of a FileDescriptorSet: field 1, each with its length.
+    // Encodes a FileDescriptorSet: each file is field 1, with its length.
     let set: Vec<u8> = files
         .file_descriptor_proto
         .iter()
@@ -218,10 +221,10 @@ async fn http1_finds_a_service_by_path_and_by_host(bed: &Bed) {
     assert!(get(port, "/web").await.1.contains("<html"), "the path without a slash is the root");
     assert_eq!(http1(port, "web", "/health").await.0, 200);
     assert_eq!(http1(port, "web.shop:80", "/health").await.0, 200);
-    // What the service itself answers is passed on as it is.
+    // The service's own answers are passed on unchanged.
     let (status, headers, _) = http1(port, "web", "/no-such-page").await;
     assert_eq!((status, headers.get("x-weft-error")), (404, None));
-    // gRPC's contracts are no paths, and what is no service is said to be none.
+    // A path that names no service is refused, with the closest name.
     let is_settled = async || http1(port, "127.0.0.1", "/wbe/health").await.0 != 503;
     eventually("the control plane has settled", weft_mesh::limits::SETTLING_TIME * 2, is_settled).await;
     let (status, headers, text) = http1(port, "127.0.0.1", "/wbe/health").await;
@@ -269,7 +272,7 @@ async fn bystander(bed: &Bed) -> (tokio::sync::mpsc::Sender<Text>, tokio::task::
     (says, heard)
 }
 
-async fn an_unknown_name_is_answered_with_the_closest(bed: &Bed) {
+async fn an_unknown_name_is_refused_with_the_closest_name(bed: &Bed) {
     let unknown = async |path: &'static str, service: Option<&str>| {
         let mut request = Request::new(Text::default());
         if let Some(service) = service {
@@ -298,9 +301,9 @@ async fn an_unknown_name_is_answered_with_the_closest(bed: &Bed) {
     unknown("/probe.v1.Probe/Say", Some("no such name")).await;
 }
 
-async fn a_service_with_no_endpoint_up_is_said_to_have_none(bed: &Bed) {
+async fn a_service_without_an_endpoint_up_is_reported(bed: &Bed) {
     let ask = async |what| probe(&bed.channel(), "Say", &[("x-weft-service", "sick"), ("x-do", what)]).await;
-    ask("sicken").await.expect("it is up still");
+    ask("sicken").await.expect("it is still up");
     let refused = async || ask("").await.is_err_and(|status| status.message().contains("none of its endpoints is up"));
     eventually("its health is known", SOON, refused).await;
     let status = ask("").await.expect_err("it is sick");
@@ -309,7 +312,7 @@ async fn a_service_with_no_endpoint_up_is_said_to_have_none(bed: &Bed) {
     assert_eq!((http, headers["x-weft-error"].to_str().expect("text")), (503, "no-endpoint"));
 }
 
-async fn garbage_closes_its_own_connection_only(bed: &Bed) {
+async fn garbage_closes_only_its_own_connection(bed: &Bed) {
     let (port, metrics) = (bed.outbound(), bed.ports("keyboard").metrics);
     let malformed = async || metric(metrics, "weft_connections_malformed_total", "").await;
     let tls_hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 a TLS client at the plain-text port";
@@ -330,7 +333,7 @@ async fn garbage_closes_its_own_connection_only(bed: &Bed) {
 }
 
 async fn an_over_long_head_is_refused(bed: &Bed) {
-    // Over the bound of 64 KiB: its call is refused, and the connection's others go on.
+    // Over the limit of 64 KiB: the call is refused, and other calls on the connection go on.
     let mut wire = Wire::connect(bed.outbound()).await;
     let long = "x".repeat(10_000);
     let headers: Vec<_> = ["x-a", "x-b", "x-c", "x-d", "x-e", "x-f", "x-g", "x-h"].map(|name| (name, &*long)).into();
@@ -350,7 +353,7 @@ async fn an_over_long_head_is_refused(bed: &Bed) {
     probe(&bed.channel(), "Say", &[]).await.expect("others are answered");
 }
 
-/// How many calls the service saw break off.
+/// The number of calls that broke off, as the service has seen it.
 async fn broken(bed: &Bed) -> u64 {
     let answer = probe(&bed.channel(), "Say", &[]).await.expect("the next call is answered");
     answer.metadata().get("x-broken").expect("a count").to_str().expect("text").parse().expect("a number")
@@ -367,24 +370,24 @@ async fn a_body_that_stops_half_way_ends_its_call(bed: &Bed) {
         let mut wire = Wire::connect(bed.outbound()).await;
         let (_answer, mut body) = wire.open("Say", &[]).await;
         body.send_data(half.clone(), false).expect("the connection is whole");
-        eventually("the service has it", SOON, async || in_flight(bed).await == 1.0).await;
+        eventually("the service has the call", SOON, async || in_flight(bed).await == 1.0).await;
         if is_reset {
             body.send_reset(h2::Reason::CANCEL);
         } else {
             wire.cut();
         }
         eventually("its call ends", SOON, async || in_flight(bed).await == 0.0).await;
-        eventually("the service knows", SOON, async || broken(bed).await == before + 1).await;
+        eventually("the service has seen it", SOON, async || broken(bed).await == before + 1).await;
     }
-    // Over HTTP/1.1: less than it said.
+    // Over HTTP/1.1: fewer bytes than its content-length says.
     let before = broken(bed).await;
     let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", bed.outbound())).await.expect("it listens");
     let head = "POST /probe.v1.Probe/Say HTTP/1.1\r\nhost: probe\r\ncontent-type: application/grpc\r\ncontent-length: 99\r\n\r\n\0\0";
     tokio::io::AsyncWriteExt::write_all(&mut stream, head.as_bytes()).await.expect("it is taken");
-    eventually("the service has it", SOON, async || in_flight(bed).await == 1.0).await;
+    eventually("the service has the call", SOON, async || in_flight(bed).await == 1.0).await;
     drop(stream);
     eventually("its call ends", SOON, async || in_flight(bed).await == 0.0).await;
-    eventually("the service knows", SOON, async || broken(bed).await == before + 1).await;
+    eventually("the service has seen it", SOON, async || broken(bed).await == before + 1).await;
 }
 
 async fn a_client_that_goes_away_ends_its_call(bed: &Bed) {
@@ -395,14 +398,14 @@ async fn a_client_that_goes_away_ends_its_call(bed: &Bed) {
     eventually("the service works on it", SOON, async || in_flight(bed).await == 1.0).await;
     wire.cut();
     eventually("its call ends", SOON, async || in_flight(bed).await == 0.0).await;
-    eventually("the service knows", SOON, async || broken(bed).await == before + 1).await;
+    eventually("the service has seen it", SOON, async || broken(bed).await == before + 1).await;
 
-    // Over HTTP/1.1, where only the closed connection says so.
+    // Over HTTP/1.1, where only the closed connection shows it.
     let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", bed.outbound())).await.expect("it listens");
     let head = "POST /probe.v1.Probe/Say HTTP/1.1\r\nhost: probe\r\ncontent-type: application/grpc\r\nx-do: sleep:60000\r\ncontent-length: 5\r\n\r\n\0\0\0\0\0";
     tokio::io::AsyncWriteExt::write_all(&mut stream, head.as_bytes()).await.expect("it is taken");
     eventually("the service works on it", SOON, async || in_flight(bed).await == 1.0).await;
     drop(stream);
     eventually("its call ends", SOON, async || in_flight(bed).await == 0.0).await;
-    eventually("the service knows", SOON, async || broken(bed).await == before + 2).await;
+    eventually("the service has seen it", SOON, async || broken(bed).await == before + 2).await;
 }

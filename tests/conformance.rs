@@ -1,5 +1,5 @@
-//! Public suites through real sidecars: h2spec on both of their ports, h2specd behind them, gRPC's interop client and server with a pair of
-//! sidecars between them, and bodies that nobody chose.
+//! Public suites through real sidecars: h2spec on both of their ports, h2specd behind them, gRPC's interop client and
+//! server with a pair of sidecars between them, and random bodies.
 
 use std::{
     collections::BTreeSet,
@@ -25,7 +25,7 @@ mod lists;
 const LIMIT: Duration = Duration::from_secs(300);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_client_that_breaks_http2_is_told_so() {
+async fn h2spec_passes_on_both_ports() {
     let Some(h2spec) = outside("h2spec") else { return skip("h2spec is not installed") };
     let bed = Bed::start(&probe_service(1)).await;
     let inbound = tunnel(&bed, "probe").await;
@@ -40,7 +40,7 @@ async fn a_client_that_breaks_http2_is_told_so() {
     assert_no_panics(&bed, "probe-1").await;
 }
 
-/// Runs all of h2spec, and gives what is not as it should be: a line each. `listed` do not pass.
+/// Runs all of h2spec. Returns a line for each case that does not end as expected: those in `listed` must not pass.
 async fn h2spec_faults(h2spec: &Path, port: u16, path: &str, listed: &[(&str, &str)]) -> Vec<String> {
     let dir = TempDir::new().expect("a folder");
     let report = dir.path().join("report.xml");
@@ -54,9 +54,9 @@ async fn h2spec_faults(h2spec: &Path, port: u16, path: &str, listed: &[(&str, &s
     cases.iter().filter_map(|case| case.fault(path, listed)).collect()
 }
 
-/// The other side: each case of h2specd is a server that the sidecar calls as it would its own service.
+/// The other side: each case of h2specd is a server that the sidecar calls as its local service.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_service_that_breaks_http2_is_told_so() {
+async fn h2specd_passes_behind_a_sidecar() {
     let Some(program) = outside("h2specd") else { return skip("h2specd is not installed") };
     let files = TempDir::new().expect("a folder");
     let port_file = files.path().join("port");
@@ -77,17 +77,17 @@ async fn a_service_that_breaks_http2_is_told_so() {
 }
 
 fn assert_all_as_listed(faults: &[String]) {
-    assert!(faults.is_empty(), "{} cases are not as they should be:\n{}", faults.len(), faults.join("\n"));
+    assert!(faults.is_empty(), "{} cases do not end as expected:\n{}", faults.len(), faults.join("\n"));
 }
 
-/// Those that do not pass, each with its reason.
+/// The cases that do not pass, each with its reason.
 fn but(listed: &[(&str, &str)]) -> String {
     listed.iter().map(|(id, why)| format!("; not {id}: {why}")).collect()
 }
 
 /// A case of a report.
 struct Case {
-    /// What h2spec takes as an argument to run it alone: `http2/6.5.3/1`.
+    /// The argument of h2spec that runs only this case, such as `http2/6.5.3/1`.
     id: String,
     what: String,
     /// Why it did not pass.
@@ -95,19 +95,19 @@ struct Case {
 }
 
 impl Case {
-    /// What is not as it should be, where `listed` do not pass.
+    /// How the case ended other than expected, if it did: those in `listed` must not pass.
     fn fault(&self, path: &str, listed: &[(&str, &str)]) -> Option<String> {
         let is_listed = listed.iter().any(|(id, _)| *id == self.id);
         let fault = match &self.trouble {
             Some(trouble) if !is_listed => trouble,
-            None if is_listed => "passes, and is listed as one that does not",
+            None if is_listed => "passes, but is listed as one that does not",
             _ => return None,
         };
         Some(format!("{path} {}: {}: {fault}", self.id, self.what))
     }
 }
 
-/// The cases in a JUnit report of h2spec. It escapes no text in there, so that it may be no XML.
+/// The cases in a JUnit report of h2spec. h2spec escapes no text, so the report may be invalid XML.
 fn cases(report: &str) -> Vec<Case> {
     let attribute = |part: &str, name: &str| {
         let (_, rest) = part.split_once(&format!(" {name}=\"")).expect("h2spec writes it");
@@ -127,7 +127,7 @@ fn cases(report: &str) -> Vec<Case> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn grpc_programs_of_others_see_no_difference() {
+async fn grpc_interop_cases_pass() {
     let (Some(client), Some(server)) = (outside("grpc-interop-client"), outside("grpc-interop-server")) else {
         return skip("gRPC's interop client and server are not installed");
     };
@@ -149,7 +149,7 @@ async fn grpc_programs_of_others_see_no_difference() {
     assert_no_panics(&bed, "interop-1").await;
 }
 
-/// What the client can do is either run here, or said not to be.
+/// Each case of the client is either run here or listed as left out.
 async fn every_case_is_in_a_list(client: &Path) {
     let help = text(&run(Command::new(client).arg("--help")).await);
     let (_, cases) = help.split_once("Valid options are:").expect("the client lists its cases");
@@ -166,21 +166,21 @@ async fn every_case_is_in_a_list(client: &Path) {
     }
 }
 
-/// A message of any bytes; the probe echoes it as it is.
+/// A message of any bytes, which the probe echoes unchanged.
 #[derive(Clone, PartialEq, prost::Message)]
 struct Blob {
     #[prost(bytes = "vec", tag = "1")]
     bytes: Vec<u8>,
 }
 
-/// What goes each way in one call.
+/// The bytes that go each way in one call.
 const BODY_BYTES: usize = 3 * 1024 * 1024;
 const MESSAGE_BYTES: usize = 64 * 1024;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn bodies_come_back_as_they_went() {
+async fn bodies_come_back_unchanged() {
     let bed = Bed::start(&probe_service(1)).await;
-    // All on one connection. One of them is not read before the others have ended, and holds none of them up.
+    // All on one connection. One stream is not read until the others have ended, and holds none of them up.
     let channel = bed.channel();
     let late = Conversation::begin(&channel, 100).await;
     let mut calls = JoinSet::new();
@@ -189,8 +189,8 @@ async fn bodies_come_back_as_they_went() {
         let channel = channel.clone();
         calls.spawn(async move { Conversation::begin(&channel, 10 + seed).await.finish().await });
     }
-    timeout(LIMIT, calls.join_all()).await.expect("nothing waits for what is not read");
-    timeout(LIMIT, late.finish()).await.expect("it is all there still");
+    timeout(LIMIT, calls.join_all()).await.expect("nothing waits for the stream that is not read");
+    timeout(LIMIT, late.finish()).await.expect("nothing of it is lost");
     assert_no_panics(&bed, "probe-1").await;
 }
 
@@ -200,7 +200,7 @@ async fn whole(channel: Channel, seed: u64) {
     let path = PathAndQuery::from_static("/probe.v1.Probe/Say");
     let answer =
         grpc(&channel).await.unary(Request::new(sent.clone()), path, ProstCodec::<Blob, Blob>::default()).await;
-    assert!(answer.expect("an answer").into_inner() == sent, "body {seed} has changed on its way");
+    assert!(answer.expect("an answer").into_inner() == sent, "body {seed} has changed");
 }
 
 /// A stream of messages of any sizes, echoed while it is sent.
@@ -227,7 +227,7 @@ impl Conversation {
     async fn finish(mut self) {
         for (place, sent) in self.sent.iter().enumerate() {
             let heard = self.answers.message().await.expect("the stream is whole").expect("every message comes back");
-            assert!(heard == *sent, "message {place} of stream {} has changed on its way", self.seed);
+            assert!(heard == *sent, "message {place} of stream {} has changed", self.seed);
         }
         assert_eq!(self.answers.message().await.expect("a good end"), None);
     }
@@ -239,7 +239,7 @@ async fn grpc(channel: &Channel) -> tonic::client::Grpc<Channel> {
     client
 }
 
-/// Bytes that no coding makes shorter, and the same in each run: splitmix64.
+/// Bytes that no compression makes shorter, the same in each run: splitmix64.
 struct Noise(u64);
 
 impl Noise {

@@ -1,4 +1,4 @@
-//! How many connections there are, and what they are used for.
+//! How many connections the sidecars keep, and which calls use them.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -21,14 +21,14 @@ fn connection(answer: &Response<Text>) -> u64 {
     number.to_str().expect("digits").parse().expect("a number")
 }
 
-/// Calls that run in the sidecar of the probe.
+/// The number of calls that run in the probe's sidecar.
 async fn running(bed: &Bed) -> usize {
     let state = bed.json(bed.ports("probe-1").admin, "/state").await;
     state["calls"]["oldest"].as_array().map_or(0, Vec::len)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn calls_that_no_connection_takes_wait_for_one_once_there_are_as_many_as_may_be() {
+async fn calls_wait_when_all_connections_are_full() {
     let bed = Bed::start(&format!("{}    env: {{ MAX_STREAMS: {STREAMS} }}\n", probe_service(1))).await;
     let channel = bed.channel();
     probe(&channel, "Say", &[]).await.expect("an answer");
@@ -46,21 +46,21 @@ async fn calls_that_no_connection_takes_wait_for_one_once_there_are_as_many_as_m
     let numbers: BTreeSet<u64> = answers.iter().map(|answer| connection(answer.as_ref().expect("an answer"))).collect();
     assert_eq!(numbers.len(), CONNECTIONS_PER_ENDPOINT, "{numbers:?}");
 
-    // More than may be at once wait for those before them.
+    // More calls than fit wait for those before them.
     for answer in call(3 * most).join_all().await {
         let answer = answer.expect("an answer");
-        assert!(numbers.contains(&connection(&answer)), "on the connections that there are");
+        assert!(numbers.contains(&connection(&answer)), "no new connection is made");
     }
-    // Those that would wait longer than they may are told so, and hold up nobody.
+    // A call that would wait beyond its deadline ends with it, and holds up no other.
     let blocking = call(most);
     eventually("all connections are full", LIMIT, async || running(&bed).await == most).await;
-    // By a bare client, as tonic's would end the call by itself.
+    // A bare client: tonic's would end the call by itself.
     let status = Wire::connect(bed.outbound()).await.call("Say", &[("grpc-timeout", "200m")]).await;
     assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
     drop(blocking);
     eventually("there is room again", LIMIT, async || probe(&channel, "Say", &[]).await.is_ok()).await;
 
-    // One after the other they need but one.
+    // Calls one after the other need only one connection.
     let mut numbers = BTreeSet::new();
     for _ in 0..20 {
         numbers.insert(connection(&probe(&channel, "Say", &[]).await.expect("an answer")));
@@ -69,10 +69,10 @@ async fn calls_that_no_connection_takes_wait_for_one_once_there_are_as_many_as_m
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn no_call_waits_for_a_connection_to_a_replica_that_was_there() {
+async fn each_replica_has_a_connection_before_calls_need_it() {
     let bed = Bed::start(&probe_service(3)).await;
     let opened = async || metric(bed.ports("keyboard").metrics, "weft_upstream_connections_opened_total", "").await;
-    assert_eq!(opened().await, 0.0, "who is called by nobody costs nothing");
+    assert_eq!(opened().await, 0.0, "a service that nobody calls costs no connection");
     probe(&bed.channel(), "Say", &[]).await.expect("an answer");
     eventually("there is a connection to each", LIMIT, async || opened().await == 3.0).await;
     for _ in 0..30 {
@@ -80,7 +80,7 @@ async fn no_call_waits_for_a_connection_to_a_replica_that_was_there() {
     }
     assert_eq!(opened().await, 3.0);
 
-    // A replica that takes another's place is met before it is called.
+    // A replica that replaces another has a connection before it is called.
     let output = bed.weft(&["restart", "probe"]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     eventually("there is one to each of the new ones", LIMIT, async || opened().await >= 6.0).await;
@@ -93,13 +93,13 @@ fn limit_files(current: Option<u64>) {
     setrlimit(Resource::Nofile, Rlimit { current, maximum }).expect("below the hard limit");
 }
 
-/// Clients that are connected and ask for nothing, and the memory that each may take.
+/// The number of idle clients, and the memory that each may take.
 const IDLE: usize = 10_000;
 const IDLE_BYTES: usize = 25 * 1024;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn clients_that_ask_for_nothing_take_little() {
-    // As a shell gives it; a sidecar takes more by itself.
+async fn idle_clients_take_little_memory() {
+    // The usual limit of a shell. A sidecar raises it by itself.
     let limit = getrlimit(Resource::Nofile);
     limit_files(Some(1024));
     let bed = Bed::start(&probe_service(1)).await;
@@ -113,11 +113,11 @@ async fn clients_that_ask_for_nothing_take_little() {
     let before = resident_bytes(pid);
     let mut clients = Vec::with_capacity(IDLE);
     let mut buffer = [0; 256];
-    // One after the other, as each has to answer the sidecar within a time.
+    // One after the other, as each has to answer the sidecar within a time limit.
     for _ in 0..IDLE {
         let mut client = TcpStream::connect(("127.0.0.1", bed.outbound())).await.expect("there is room");
         client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.expect("it is taken");
-        // The sidecar's SETTINGS, and that it has seen the client's; the client says that it has seen those.
+        // The sidecar's SETTINGS, and its acknowledgement of the client's. Then the client acknowledges, too.
         let mut heard = Vec::new();
         while !heard.ends_with(b"\0\0\0\x04\x01\0\0\0\0") {
             let count = client.read(&mut buffer).await.expect("it is open");

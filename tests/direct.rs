@@ -1,4 +1,4 @@
-//! What a client and a service of HTTP/1.1 may do when they are connected directly, through a pair of sidecars.
+//! Whatever a client and a service of HTTP/1.1 may do on a direct connection works through a pair of sidecars, too.
 
 use std::time::Duration;
 
@@ -10,16 +10,16 @@ const PLAIN: &str =
     "  plain:\n    run: ${BIN}/weft-test-app\n    protocol: http1\n    connect: true\n    env: { SPEAK: http1 }\n";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn clients_and_services_may_do_what_they_may_directly() {
+async fn http1_works_as_on_a_direct_connection() {
     let bed = Bed::start(PLAIN).await;
     an_early_answer_does_not_spoil_the_next_request(&bed).await;
-    an_answer_of_the_mesh_does_not_either(&bed).await;
+    an_answer_of_the_mesh_does_not_spoil_the_next_request(&bed).await;
     a_client_that_ends_its_side_gets_its_answers(&bed).await;
     empty_lines_before_a_request_are_skipped(&bed).await;
     a_head_may_have_a_thousand_fields(&bed).await;
     a_service_has_its_own_answer_to_connect(&bed).await;
     reason_phrases_arrive(&bed).await;
-    tokio::join!(a_silent_client_is_not_sent_away(&bed), a_client_that_does_not_go_on_is_sent_away(&bed));
+    tokio::join!(a_silent_client_is_not_disconnected(&bed), a_client_that_stops_half_way_is_disconnected(&bed));
     assert_eq!(metric(bed.ports("keyboard").metrics, "weft_panics_total", "").await, 0.0);
     assert_eq!(metric(bed.ports("plain-1").metrics, "weft_panics_total", "").await, 0.0);
 }
@@ -48,12 +48,12 @@ async fn an_early_answer_does_not_spoil_the_next_request(bed: &Bed) {
             still_works(&mut client).await;
         }
     }
-    // Where more is left than is read and thrown away, the client is told before.
+    // If more is left than the sidecar reads and discards, the answer says that the connection closes.
     let length = limits::LINGER_BYTES + 1;
     client.send(&format!("POST /refuse HTTP/1.1\r\nHost: plain\r\nContent-Length: {length}\r\n\r\n")).await;
     assert!(client.answer().await.0.contains("\r\nconnection: close\r\n"));
     client.closes().await;
-    // A client that waits for 100 may leave the body out, and then nobody could tell what follows.
+    // A client that waits for 100 may leave out the body, and then the next bytes are ambiguous.
     let mut client = Client::connect(bed.outbound()).await;
     let expects = "POST /refuse HTTP/1.1\r\nHost: plain\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n";
     client.send(expects).await;
@@ -61,7 +61,7 @@ async fn an_early_answer_does_not_spoil_the_next_request(bed: &Bed) {
     client.closes().await;
 }
 
-async fn an_answer_of_the_mesh_does_not_either(bed: &Bed) {
+async fn an_answer_of_the_mesh_does_not_spoil_the_next_request(bed: &Bed) {
     let mut client = Client::connect(bed.outbound()).await;
     client.send("POST / HTTP/1.1\r\nHost: nobody\r\nContent-Length: 2000000\r\n\r\n").await;
     let (head, _) = client.answer().await;
@@ -83,7 +83,7 @@ async fn a_client_that_ends_its_side_gets_its_answers(bed: &Bed) {
     assert!(client.answer().await.1.starts_with("GET /later "));
     client.closes().await;
 
-    // Requests that came before the end are answered in turn, and then it is over.
+    // Requests that came before the end are answered in turn, and then the connection closes.
     let mut client = Client::connect(bed.outbound()).await;
     let body = "x".repeat(30_000);
     let post = format!("POST /2 HTTP/1.1\r\nHost: plain\r\nContent-Length: {}\r\n\r\n{body}", body.len());
@@ -94,7 +94,7 @@ async fn a_client_that_ends_its_side_gets_its_answers(bed: &Bed) {
     }
     client.closes().await;
 
-    // What is cut is no request.
+    // A request that is cut off is refused.
     let mut client = Client::connect(bed.outbound()).await;
     client.send(&[get("/later"), "GET /cut HTTP/1.1\r\nHo".into()].concat()).await;
     client.stream.shutdown().await.expect("one side ends");
@@ -121,7 +121,7 @@ async fn a_head_may_have_a_thousand_fields(bed: &Bed) {
     assert!(head.starts_with("HTTP/1.1 200 ") && echo.contains("\r\nx-999: a\r\n"), "{head}");
     client.send(&get("/fields")).await;
     assert!(client.answer().await.0.contains("\r\nx-999: a\r\n"));
-    // A list that is longer than those of HTTP/2 may be is refused.
+    // A list that is longer than the limit for HTTP/2 is refused.
     let fields: String = (0..2_000).map(|number| format!("x-{number}: a\r\n")).collect();
     client.send(&format!("GET / HTTP/1.1\r\nHost: plain\r\n{fields}\r\n")).await;
     assert!(client.answer().await.0.starts_with("HTTP/1.1 431 "));
@@ -131,7 +131,7 @@ async fn a_head_may_have_a_thousand_fields(bed: &Bed) {
 async fn a_service_has_its_own_answer_to_connect(bed: &Bed) {
     let connect = |host| format!("CONNECT {host}:443 HTTP/1.1\r\nHost: {host}:443\r\nX-Weft-Service: plain\r\n\r\n");
     let mut client = Client::connect(bed.outbound()).await;
-    // What comes right behind either head is part of the tunnel.
+    // Bytes right behind either head are part of the tunnel.
     client.send(&(connect("example.org") + "early ")).await;
     let head = client.until("\r\n\r\n").await;
     assert!(head.starts_with("HTTP/1.1 200 Connection established\r\n"), "{head}");
@@ -147,7 +147,7 @@ async fn a_service_has_its_own_answer_to_connect(bed: &Bed) {
     let (head, text) = client.answer().await;
     assert!(head.starts_with("HTTP/1.1 407 Proxy Authentication Required\r\n") && text == "not to it", "{head}{text}");
     still_works(&mut client).await;
-    // What only a sidecar may say is not heard from others.
+    // A header that only sidecars may send is ignored if a client sends it.
     let claim = connect("refused").replace("\r\n\r\n", "\r\nX-Weft-Tunnel: 1\r\n\r\n");
     client.send(&claim).await;
     assert!(client.answer().await.0.starts_with("HTTP/1.1 407 "));
@@ -162,7 +162,7 @@ async fn reason_phrases_arrive(bed: &Bed) {
     client.send(&get("/lie")).await;
     let (head, _) = client.answer().await;
     assert!(head.starts_with("HTTP/1.1 200 OK\r\n") && !head.contains("x-weft"), "{head}");
-    // HTTP/2 has none, and its clients see nothing of it.
+    // HTTP/2 has no reason phrases, and its clients do not see the header that carries them.
     let connection = tokio::net::TcpStream::connect(("127.0.0.1", bed.outbound())).await.expect("it listens");
     let (mut sender, connection) = h2::client::handshake(connection).await.expect("HTTP/2 begins");
     tokio::spawn(connection);
@@ -175,13 +175,13 @@ async fn reason_phrases_arrive(bed: &Bed) {
     );
 }
 
-/// For what is only slow on a slow machine.
+/// A guard that only a very slow machine reaches.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Longer than the 10 s after which clients were sent away once.
+/// How long the clients are silent: well within `DETECT_TIMEOUT`, which is 60 s.
 const SILENCE: Duration = Duration::from_secs(12);
 
-async fn a_silent_client_is_not_sent_away(bed: &Bed) {
+async fn a_silent_client_is_not_disconnected(bed: &Bed) {
     let mut silent = Client::connect(bed.outbound()).await;
     let mut slow = Client::connect(bed.outbound()).await;
     slow.send("GET /slow HTTP/1.1\r\nHo").await;
@@ -192,8 +192,8 @@ async fn a_silent_client_is_not_sent_away(bed: &Bed) {
     assert!(slow.answer().await.1.starts_with("GET /slow "));
 }
 
-/// Each takes as long as its limit, so they wait together.
-async fn a_client_that_does_not_go_on_is_sent_away(bed: &Bed) {
+/// All at the same time, as each takes as long as its limit.
+async fn a_client_that_stops_half_way_is_disconnected(bed: &Bed) {
     let half_a_head = async {
         let mut client = Client::connect(bed.outbound()).await;
         client.send("GET / HTTP/1.1\r\nHost: pl").await;
@@ -205,7 +205,7 @@ async fn a_client_that_does_not_go_on_is_sent_away(bed: &Bed) {
         client.answer().await;
         client.closes().await;
     };
-    // It ends its side, and its answer never comes: nobody else gathers there.
+    // It ends its side, and its answer never comes: no other request comes to `/gather`.
     let gone = async {
         let mut client = Client::connect(bed.outbound()).await;
         client.send(&get("/gather/1000000")).await;
@@ -215,7 +215,7 @@ async fn a_client_that_does_not_go_on_is_sent_away(bed: &Bed) {
     tokio::join!(half_a_head, half_a_refused_request, gone);
     for limit in ["DETECT_TIMEOUT", "LINGER_TIME", "HALF_CLOSED_TIME"] {
         let label = format!("\"{limit}\"");
-        // It is counted when the connection is over, which is after its last answer.
+        // It is counted when the connection has ended, which is after its last answer.
         let is_counted = async || metric(bed.ports("keyboard").metrics, "weft_limit_reached", &label).await >= 1.0;
         eventually(&format!("{limit} is counted"), LIMIT, is_counted).await;
     }
@@ -242,7 +242,7 @@ async fn a_service_that_accepts_slowly_is_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn as_many_connections_are_kept_as_are_busy_at_once() {
+async fn connections_are_kept_for_as_many_requests_as_run_at_once() {
     const CLIENTS: usize = 200;
     const ROUNDS: usize = 5;
     let bed = Bed::start(PLAIN).await;
@@ -252,7 +252,7 @@ async fn as_many_connections_are_kept_as_are_busy_at_once() {
         clients.spawn(async move {
             let mut client = Client::connect(port).await;
             for _ in 0..ROUNDS {
-                // Answered when all have asked: as many connections are busy at once.
+                // Answered when all have asked: this many connections are busy at the same time.
                 client.send(&get(&format!("/gather/{CLIENTS}"))).await;
                 assert!(client.answer().await.0.starts_with("HTTP/1.1 200 "));
             }
@@ -260,6 +260,6 @@ async fn as_many_connections_are_kept_as_are_busy_at_once() {
     }
     clients.join_all().await;
     let opened = metric(bed.ports("plain-1").metrics, "weft_upstream_connections_opened_total", "").await;
-    // A few more, should the machine have stood still for as long as idle ones are kept.
+    // Some more are fine: the machine may stall for longer than idle connections are kept.
     assert!(opened < (2 * CLIENTS) as f64, "{opened} connections were opened for {CLIENTS} at once");
 }

@@ -9,10 +9,10 @@ use tonic_types::StatusExt;
 use weft_mesh::limits::ENDPOINT_EXPIRY;
 use weft_tests::{Bed, Load, Outcome, Wire, eventually, is_alive, metric, probe, probe_service, signal};
 
-/// For what is only slow on a slow machine.
+/// A guard that only a very slow machine reaches.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Calls in a row that are answered before a death is said to be over.
+/// How many calls in a row must be answered before a death counts as over.
 const CALM: usize = 40;
 
 /// The state of the keyboard's sidecar.
@@ -20,7 +20,7 @@ async fn state(bed: &Bed) -> Value {
     bed.json(bed.ports("keyboard").admin, "/state").await
 }
 
-/// What the keyboard's sidecar knows of the one service there is.
+/// What the keyboard's sidecar knows of the only service.
 async fn watched(bed: &Bed) -> Value {
     state(bed).await["services"][0].clone()
 }
@@ -31,7 +31,7 @@ async fn endpoints_up(bed: &Bed) -> usize {
     endpoints.iter().filter(|endpoint| endpoint["health"] == "HEALTH_UP").count()
 }
 
-/// Waits until as many replicas answer calls.
+/// Waits until this many replicas have answered calls.
 async fn answering(bed: &Bed, replicas: usize) {
     let channel = bed.channel();
     let pids = std::cell::RefCell::new(BTreeSet::new());
@@ -53,7 +53,7 @@ fn reason(status: &Status) -> &str {
     status.metadata().get("x-weft-error").and_then(|reason| reason.to_str().ok()).unwrap_or_default()
 }
 
-/// Calls of `Chat` that the service's sidecar has under way.
+/// The number of calls of `Chat` under way in the service's sidecar.
 async fn chats(bed: &Bed) -> f64 {
     metric(bed.ports("probe-1").metrics, "weft_calls_in_flight", "Probe/Chat").await
 }
@@ -65,21 +65,21 @@ async fn broken(bed: &Bed) -> u64 {
 }
 
 #[tokio::test]
-async fn calls_that_are_given_up_before_the_service_looks_end_no_other_call() {
+async fn calls_cancelled_before_the_service_reads_them_fail_no_other_call() {
     let bed = Bed::start(&probe_service(1)).await;
     probe(&bed.channel(), "Say", &[]).await.expect("an answer");
     let load = Load::start(bed.channel(), "");
     for _ in 0..3 {
         let mut client = Wire::connect(bed.outbound()).await;
         let mut calls = Vec::new();
-        // More than servers on the h2 crate take at once of requests that have ended before they were looked at.
+        // More than the number of unread cancelled requests at which servers on the h2 crate end a connection.
         signal("-STOP", bed.pid("probe-1"));
         for _ in 0..60 {
             calls.push(client.open("Chat", &[("x-do", "sleep:60000")]).await);
         }
         eventually("all are sent to the service", LIMIT, async || chats(&bed).await == 60.0).await;
         client.cut();
-        eventually("all are given up", LIMIT, async || chats(&bed).await == 0.0).await;
+        eventually("all are cancelled", LIMIT, async || chats(&bed).await == 0.0).await;
         signal("-CONT", bed.pid("probe-1"));
         probe(&bed.channel(), "Say", &[]).await.expect("the service goes on");
     }
@@ -87,9 +87,9 @@ async fn calls_that_are_given_up_before_the_service_looks_end_no_other_call() {
     assert!(failed(&outcomes).is_empty(), "{:?}", failed(&outcomes));
 }
 
-/// Netty's servers end a connection on which 200 calls were cancelled within 30 s.
+/// Netty's servers end a connection on which more than 200 calls are cancelled within 30 s.
 #[tokio::test]
-async fn a_service_that_bears_few_cancels_is_spared_from_the_second_time_on() {
+async fn a_service_that_limits_cancels_ends_a_connection_only_once() {
     let bed = Bed::start(&format!("{}    env: {{ MAX_RESETS: 200 }}\n", probe_service(1))).await;
     let cancel_many = async || {
         for _ in 0..6 {
@@ -101,14 +101,14 @@ async fn a_service_that_bears_few_cancels_is_spared_from_the_second_time_on() {
             }
             eventually("all are sent to the service", LIMIT, async || chats(&bed).await == 50.0).await;
             client.cut();
-            eventually("all are given up", LIMIT, async || chats(&bed).await == 0.0).await;
+            eventually("all are cancelled", LIMIT, async || chats(&bed).await == 0.0).await;
             eventually("the service has seen it", LIMIT, async || broken(&bed).await >= seen + 50).await;
         }
     };
-    // It has to be met once.
+    // The sidecar learns of the limit when it reaches it for the first time.
     cancel_many().await;
     eventually("the sidecar says so", LIMIT, async || {
-        // What was broken may have opened the breaker.
+        // The broken calls may have opened the breaker.
         probe(&bed.channel(), "Say", &[]).await.is_ok() && bed.log().contains("ENHANCE_YOUR_CALM")
     })
     .await;
@@ -118,7 +118,7 @@ async fn a_service_that_bears_few_cancels_is_spared_from_the_second_time_on() {
     load.calls(20).await;
     let outcomes = load.stop().await;
     assert!(failed(&outcomes).is_empty(), "{:?}", failed(&outcomes));
-    assert_eq!(bed.log().matches("ENHANCE_YOUR_CALM").count(), 1, "it was met no second time");
+    assert_eq!(bed.log().matches("ENHANCE_YOUR_CALM").count(), 1, "the limit was not reached a second time");
 }
 
 #[tokio::test]
@@ -128,11 +128,12 @@ async fn no_call_fails_while_the_control_plane_is_away_and_comes_back() {
     let epoch = watched(&bed).await["version"]["epoch"].clone();
     let load = Load::start(bed.channel(), "");
 
-    // It hangs before it dies: neither may be noticed.
+    // It hangs, then dies: calls may notice neither.
     let first = bed.pid("control");
     signal("-STOP", first);
-    let unknown = probe(&bed.channel(), "Say", &[("x-weft-service", "nobody")]).await.expect_err("nobody is there");
-    assert_eq!(reason(&unknown), "control-plane-away", "who is there is not known: {unknown:?}");
+    let unknown =
+        probe(&bed.channel(), "Say", &[("x-weft-service", "nobody")]).await.expect_err("there is no such service");
+    assert_eq!(reason(&unknown), "control-plane-away", "whether it exists is unknown: {unknown:?}");
     bed.kill("control");
     eventually("the new control plane's snapshot is in use", LIMIT, async || {
         let (state, service) = (state(&bed).await, watched(&bed).await);
@@ -148,7 +149,7 @@ async fn no_call_fails_while_the_control_plane_is_away_and_comes_back() {
     assert!(failed.is_empty(), "{} of {} calls failed: {:?}", failed.len(), outcomes.len(), failed[0].1);
     assert!(bed.log().contains("control: was ended by signal 9 (SIGKILL)"), "weft up says what died");
 
-    // A sidecar that begins anew beside a control plane that does, too.
+    // A sidecar and the control plane restart at the same time.
     let keyboard = bed.pid("keyboard·sidecar");
     bed.kill("control");
     bed.kill("keyboard·sidecar");
@@ -157,9 +158,9 @@ async fn no_call_fails_while_the_control_plane_is_away_and_comes_back() {
     assert_ne!(bed.pid("keyboard·sidecar"), keyboard);
 }
 
-/// What broke while the control plane stood still says nothing of the endpoints.
+/// Streams that break because the control plane hangs must not remove endpoints.
 #[tokio::test]
-async fn no_call_fails_when_the_control_plane_stands_still_and_goes_on() {
+async fn no_call_fails_when_the_control_plane_hangs_and_goes_on() {
     let bed = Bed::start(&probe_service(1)).await;
     probe(&bed.channel(), "Say", &[]).await.expect("an answer");
     let control = bed.pid("control");
@@ -169,14 +170,14 @@ async fn no_call_fails_when_the_control_plane_stands_still_and_goes_on() {
     for is_late in [false, true] {
         signal("-STOP", control);
         for admin in admins {
-            eventually("the sidecars miss it", LIMIT, async || {
+            eventually("the sidecars notice that it is away", LIMIT, async || {
                 bed.json(admin, "/state").await["controlPlaneConnected"] == false
             })
             .await;
         }
         load.calls(10).await;
         if is_late {
-            // The callers are back before the endpoint is.
+            // The caller's sidecar is back before the endpoint's.
             signal("-STOP", sidecar);
         }
         signal("-CONT", control);
@@ -208,8 +209,8 @@ async fn replicas_and_sidecars_die_and_come_back() {
     sidecar_hangs(&bed).await;
 }
 
-/// Waits until a process has gone, connections and all, and those who spoke to it have noticed: calls are answered one
-/// after the other, by all that are left. No call that begins from then on may fail.
+/// Waits until a process and its connections are gone and its callers have noticed, so that [`CALM`] calls in a row are
+/// answered. No call that starts later may fail.
 async fn has_died(bed: &Bed, pid: u32) -> Instant {
     eventually("the killed process has gone", LIMIT, async || !is_alive(pid)).await;
     let channel = bed.channel();
@@ -225,7 +226,7 @@ async fn has_died(bed: &Bed, pid: u32) -> Instant {
     Instant::now()
 }
 
-/// Only calls inside the replica may fail.
+/// Only calls that run in the replica may fail.
 async fn replica_dies(bed: &Bed) {
     let load = Load::start(bed.channel(), "sleep:30");
     load.calls(20).await;
@@ -244,7 +245,7 @@ async fn replica_dies(bed: &Bed) {
     answering(bed, 2).await;
 }
 
-/// Its endpoint is gone for others at once.
+/// Its endpoint disappears for others at once.
 async fn sidecar_dies(bed: &Bed) {
     let load = Load::start(bed.channel(), "sleep:30");
     load.calls(20).await;
@@ -256,7 +257,7 @@ async fn sidecar_dies(bed: &Bed) {
         let mut endpoints = service["endpoints"].as_array().expect("a list").iter();
         endpoints.any(|e| e["address"] == format!("127.0.0.1:{old}") && e["health"] == "HEALTH_UP")
     };
-    // A broken stream says enough: nobody waits here until an endpoint is forgotten that says nothing.
+    // The broken stream removes it: this does not wait until a silent endpoint expires.
     const { assert!(LIMIT.as_secs() < ENDPOINT_EXPIRY.as_secs()) };
     eventually("its endpoint is gone", LIMIT, async || !gets_calls().await).await;
     eventually("both replicas are known to be up again", LIMIT, async || endpoints_up(bed).await == 2).await;
@@ -267,7 +268,7 @@ async fn sidecar_dies(bed: &Bed) {
     answering(bed, 2).await;
 }
 
-/// A process that stands still keeps its connections, and answers nothing.
+/// A process that hangs keeps its connections, and answers nothing.
 async fn sidecar_hangs(bed: &Bed) {
     let hung = bed.pid("probe-2·sidecar");
     signal("-STOP", hung);
@@ -283,7 +284,7 @@ async fn sidecar_hangs(bed: &Bed) {
 }
 
 #[tokio::test]
-async fn a_breaker_opens_refuses_with_a_time_to_come_again_and_closes_by_a_probe() {
+async fn a_breaker_opens_says_when_to_retry_and_closes_after_a_probe() {
     let bed = Bed::start(&probe_service(1)).await;
     let channel = bed.channel();
     probe(&channel, "Say", &[]).await.expect("an answer");
@@ -298,7 +299,7 @@ async fn a_breaker_opens_refuses_with_a_time_to_come_again_and_closes_by_a_probe
         }
         assert!(calls_failed < 50, "the breaker does not open");
     };
-    // The contract says three; on a machine that stands still for a second a probe may come between.
+    // The contract says three. If the machine stalls for a second, a probe may come in between.
     assert!(calls_failed >= 3, "{calls_failed}");
     assert_eq!(refused.code(), Code::Unavailable);
     let details = refused.get_error_details();
@@ -315,7 +316,7 @@ async fn a_breaker_opens_refuses_with_a_time_to_come_again_and_closes_by_a_probe
     })
     .await;
     let admin = bed.ports("keyboard").admin;
-    eventually("so does its page", LIMIT, async || {
+    eventually("the admin page shows it open", LIMIT, async || {
         let _ = probe(&channel, "Say", &[("x-do", "status:14")]).await;
         weft_tests::get(admin, "/").await.1.contains(r#"<span class="bad">open</span>"#)
     })

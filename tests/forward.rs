@@ -1,5 +1,5 @@
-//! A port that leads to one service (`--forward`): clients that know nothing of the mesh, and can't say whom they call,
-//! reach a service of gRPC, of HTTP/1.1 or of neither.
+//! A port that leads to one service (`--forward`): clients that know nothing of the mesh, and cannot name the service,
+//! reach one that speaks gRPC, HTTP/1.1 or something else.
 
 use std::{
     io::{BufRead, BufReader},
@@ -43,12 +43,12 @@ impl Sidecar {
         let mut process = command.stderr(Stdio::piped()).spawn().expect("the sidecar starts");
         let mut lines = BufReader::new(process.stderr.take().expect("piped")).lines();
         let line = lines.find_map(|line| line.ok().filter(|line| line.contains("the sidecar runs"))).expect("it runs");
-        // Its later lines are read by nobody, and must not stop it.
+        // Its later lines are dropped: a full pipe must not stop it.
         std::thread::spawn(move || lines.for_each(drop));
         let [admin, metrics] = ["admin", "metrics"].map(|of| port(&line, &format!("{of}=127.0.0.1:")));
         let mut sidecar = Self { process, metrics, forwards: Vec::new() };
         eventually("the sidecar is ready", LIMIT, async || get(metrics, "/readyz").await.0 == 200).await;
-        // The configuration says which ports the kernel has given.
+        // The configuration shows the ports that the kernel picked.
         let state = bed.json(admin, "/state").await;
         let settings = state["configuration"].as_array().expect("a list");
         let forward = settings.iter().find(|setting| setting["name"] == "--forward").expect("each flag is there");
@@ -82,54 +82,54 @@ fn services() -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_forward_leads_to_its_service_whatever_it_speaks() {
+async fn a_forward_leads_to_its_service_in_every_protocol() {
     let bed = Bed::start(&services()).await;
     let sidecar = Sidecar::start(&bed, &["probe", "plain", "db.shop", "nobody"]).await;
     let [grpc, http1, tcp, nobody] = sidecar.forwards[..] else { panic!("four: {:?}", sidecar.forwards) };
-    every_call_goes_to_the_service_of_grpc(&bed, grpc).await;
-    every_request_goes_to_the_service_of_http1(http1).await;
-    a_connection_goes_to_the_service_of_tcp_as_it_is(tcp).await;
-    // What is neither HTTP/2 nor HTTP/1.1 does not reach a service of HTTP, and there is nobody to reach at the last.
+    a_grpc_forward_takes_every_call_to_its_service(&bed, grpc).await;
+    an_http1_forward_takes_every_request_to_its_service(http1).await;
+    a_tcp_forward_takes_a_connection_to_its_service(tcp).await;
+    // Bytes that are not HTTP do not reach a service that speaks HTTP. The last forward leads to no service at all.
     assert_eq!(raw(grpc, b"\x16\x03\x01\x02\x00 is no HTTP\r\n").await, b"");
     assert_eq!(raw(nobody, b"GET / HTTP/1.1\r\nHost: nobody\r\n\r\n").await, b"");
     assert_eq!(metric(sidecar.metrics, "weft_panics_total", "").await, 0.0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn the_mesh_file_gives_a_service_such_a_port() {
+async fn mesh_yaml_can_give_a_service_a_forward() {
     let held = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
     let [grpc, http1] = held.map(|listener| listener.local_addr().expect("a bound socket").port());
     let services = [probe_service(1), app("plain", "http1", "http1")];
     let bed = Bed::start(&format!("{}    forward: {grpc}\n{}    forward: {http1}\n", services[0], services[1])).await;
     assert_eq!((bed.forward("probe"), bed.forward("plain")), (grpc, http1));
     probe(&channel(grpc), "Say", &[]).await.expect("an answer");
-    every_request_goes_to_the_service_of_http1(http1).await;
+    an_http1_forward_takes_every_request_to_its_service(http1).await;
 }
 
-async fn every_call_goes_to_the_service_of_grpc(bed: &Bed, port: u16) {
+async fn a_grpc_forward_takes_every_call_to_its_service(bed: &Bed, port: u16) {
     let client = channel(port);
     let pid = bed.pid("probe-1").to_string();
-    // Neither the authority, which is the port's own address, nor a header says where to.
+    // Neither the authority, which is the port's own address, nor a header decides where it goes.
     for headers in [&[][..], &[("x-weft-service", "plain")]] {
         let answer = probe(&client, "Say", headers).await.expect("an answer");
         assert_eq!(answer.metadata().get("x-pid").expect("a pid"), pid.as_str(), "{headers:?}");
     }
     let told = probe(&client, "Say", &[("x-do", "headers")]).await.expect("an answer").into_inner().text;
     assert!(told.contains("x-forwarded-client-cert: ") && told.contains("/sa/guest"), "{told}");
-    // The contract's options hold here, too.
+    // The contract's options apply here, too.
     let late = probe(&client, "Quick", &[("x-do", "sleep:30000")]).await.expect_err("its timeout passes");
     assert_eq!(late.code(), Code::DeadlineExceeded, "{late}");
 }
 
-async fn every_request_goes_to_the_service_of_http1(port: u16) {
-    // The path is passed on whole: on the outbound port its first part would name a service.
+async fn an_http1_forward_takes_every_request_to_its_service(port: u16) {
+    // The whole path is passed on. On the outbound port its first part would name a service.
     let (status, echo) = get(port, "/probe/index.html?a=b").await;
     assert_eq!(status, 200, "{echo}");
     assert!(echo.starts_with("GET /probe/index.html?a=b HTTP/1.1\r\n"), "{echo}");
     assert!(echo.contains(&format!("\r\nhost: 127.0.0.1:{port}\r\n")), "{echo}");
 }
 
-async fn a_connection_goes_to_the_service_of_tcp_as_it_is(port: u16) {
+async fn a_tcp_forward_takes_a_connection_to_its_service(port: u16) {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await.expect("the forward listens");
     let mut greeting = [0; 11];
     timeout(LIMIT, stream.read_exact(&mut greeting)).await.expect("it speaks first").expect("it is there");

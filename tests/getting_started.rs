@@ -1,6 +1,6 @@
-//! The way of `docs/getting-started.md`, from an empty folder to the first trace of a service of one's own.
+//! The steps of `docs/getting-started.md`, from an empty folder to the first trace of a service of one's own.
 //!
-//! Registries are not asked: `tests/clients/install` has got what the examples need.
+//! They use no registry: `tests/clients/install` has downloaded what the examples need.
 
 use std::{
     collections::BTreeSet,
@@ -15,10 +15,10 @@ use tempfile::TempDir;
 use weft_tests::{Bed, FREE_PORTS, binary, eventually, get, outside, root, skip};
 
 const LIMIT: Duration = Duration::from_secs(60);
-/// For `weft up` with its build: an environment of Python, or the compiler of Go.
+/// For `weft up` with its build: a virtual environment of Python, or a compilation in Go.
 const BUILD_LIMIT: Duration = Duration::from_secs(600);
 
-/// The key that every example has as a comment.
+/// The comment for this key that every example has.
 const DEFAULT_PORTS: &str = "# ports: { outbound: 15001, dashboard: 15080, control: 15010 }";
 
 const CALL: [&str; 3] = ["call", "hello.v1.Greeter/Hello", r#"{"name":"Ada"}"#];
@@ -32,7 +32,7 @@ fn texts(output: &Output) -> (String, String) {
     (text(&output.stdout), text(&output.stderr))
 }
 
-/// Walks the way in one language: init, check, up, a call, its trace, the other replica, the end.
+/// Takes all steps in one language: init, check, up, a call, its trace, the other replica, the end.
 async fn walk(language: &str, env: &[(&str, &str)]) {
     let folder = TempDir::new().expect("a folder of its own");
     let output = weft(folder.path(), &["init", "--example", language]);
@@ -43,7 +43,7 @@ async fn walk(language: &str, env: &[(&str, &str)]) {
     fs::write(&mesh, text.replace(DEFAULT_PORTS, FREE_PORTS)).expect("the folder can be written");
     be_patient(&folder.path().join("proto/hello/v1/hello.proto"));
 
-    // What the build makes is not there yet, which is no problem.
+    // The files that the build makes are not there yet, and `weft check` accepts that.
     let output = weft(folder.path(), &["check"]);
     assert_eq!(texts(&output).0, "mesh.yaml: good; 1 service, 1 contract\n", "{}", texts(&output).1);
 
@@ -64,11 +64,11 @@ async fn walk(language: &str, env: &[(&str, &str)]) {
     assert!(status.success() && bed.log().contains("stopped; no process is left"), "{log}\n{}", bed.log());
 }
 
-/// Raises what a call may take: on a slow machine two seconds are soon over.
+/// Raises the timeout of calls: on a slow machine two seconds pass quickly.
 fn be_patient(contract: &Path) {
     let text = fs::read_to_string(contract).expect("init has written it");
     let patient = text.replace("timeout: { seconds: 2 }", "timeout: { seconds: 60 }");
-    assert_ne!(text, patient, "the contract says how long a call may take");
+    assert_ne!(text, patient, "the contract has a timeout");
     fs::write(contract, patient).expect("the folder can be written");
 }
 
@@ -83,10 +83,10 @@ fn call(bed: &Bed) -> (Value, String) {
     (serde_json::from_str(&answer).expect("an answer is JSON"), id)
 }
 
-/// On the dashboard: the caller's sidecar and the greeter's, without an error.
+/// The dashboard shows spans of the caller's sidecar and of the greeter's, without an error.
 async fn sees_the_trace(bed: &Bed, id: &str) {
     let mut spans = Vec::new();
-    eventually("both sidecars have told of the call", LIMIT, async || {
+    eventually("both sidecars have exported spans of the call", LIMIT, async || {
         let (_, body) = get(bed.dashboard(), &format!("/api/traces/{id}")).await;
         let trace: Value = serde_json::from_str(&body).expect("JSON");
         spans = trace["spans"].as_array().cloned().unwrap_or_default();
@@ -107,11 +107,11 @@ async fn the_example_in_python_is_called_and_traced() {
         asked.is_ok_and(|output| output.status.success())
     };
     if !has_venv() {
-        return skip("python3 or its venv is not here");
+        return skip("python3 or its venv is not installed");
     }
     let wheels = root().join("target/clients/wheels");
     if !wheels.is_dir() {
-        return skip("the packages of the example in Python are not here: tests/clients/install python");
+        return skip("the packages of the example in Python are missing: run tests/clients/install python");
     }
     walk("python", &[("PIP_NO_INDEX", "1"), ("PIP_FIND_LINKS", &wheels.display().to_string())]).await;
 }
@@ -119,16 +119,16 @@ async fn the_example_in_python_is_called_and_traced() {
 #[tokio::test]
 async fn the_example_in_go_is_called_and_traced() {
     if outside("go").is_none() {
-        return skip("go is not here");
+        return skip("go is not installed");
     }
     if !root().join("target/clients/go/example").is_file() {
-        return skip("the modules of the example in Go are not here: tests/clients/install go");
+        return skip("the modules of the example in Go are missing: run tests/clients/install go");
     }
     walk("go", &[("GOPROXY", "off")]).await;
 }
 
 #[test]
-fn the_page_has_the_commands_that_are_run_here() {
+fn the_page_has_the_commands_of_this_test() {
     let page = fs::read_to_string(root().join("docs/getting-started.md")).expect("the page");
     let call = format!("weft {} {} '{}'", CALL[0], CALL[1], CALL[2]);
     for command in ["weft init --example python", "weft check", "weft up", &call, "weft proto export proto"] {
@@ -137,7 +137,7 @@ fn the_page_has_the_commands_that_are_run_here() {
 }
 
 #[test]
-fn weft_init_writes_a_mesh_file_for_what_is_there_and_never_over_one() {
+fn weft_init_writes_a_mesh_file_and_never_overwrites_one() {
     let folder = TempDir::new().expect("a folder of its own");
     let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).expect("the folder can be written");
     write("requirements.txt", "flask\n");
@@ -159,7 +159,7 @@ fn weft_init_writes_a_mesh_file_for_what_is_there_and_never_over_one() {
 }
 
 #[test]
-fn a_contract_outside_of_the_repository_imports_the_options_without_a_copy() {
+fn a_contract_outside_the_repository_imports_the_options_without_a_copy() {
     let folder = TempDir::new().expect("a folder of its own");
     let contract = "syntax = \"proto3\";\nimport \"weft/options/v1/options.proto\";\nimport \"google/protobuf/empty.proto\";\n\
                     service S { rpc Do(google.protobuf.Empty) returns (google.protobuf.Empty) {\n\
@@ -170,7 +170,7 @@ fn a_contract_outside_of_the_repository_imports_the_options_without_a_copy() {
     let good = "mesh.yaml: good; 1 service, 1 contract\n";
     let output = weft(folder.path(), &["check"]);
     assert_eq!(texts(&output).0, good, "{}", texts(&output).1);
-    // And with the copy that other tools need.
+    // Also with the copy that other tools need.
     let output = weft(folder.path(), &["proto", "export", "."]);
     assert!(output.status.success() && folder.path().join("buf.yaml").is_file(), "{output:?}");
     let output = weft(folder.path(), &["check"]);

@@ -8,23 +8,23 @@ use weft_tests::{Bed, Client, Wire, eventually, metric, raw};
 const LIMIT: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn http1_is_passed_on_as_it_is_meant() {
+async fn http1_is_passed_on_with_its_meaning() {
     let bed = Bed::start(
         "  plain:\n    run: ${BIN}/weft-test-app\n    protocol: http1\n    upgrades: [chatter]\n    env: { SPEAK: http1 }\n",
     )
     .await;
-    requests_arrive_whole_and_their_connection_is_used_again(&bed).await;
+    requests_arrive_whole_and_the_connection_is_reused(&bed).await;
     answers_of_every_kind_end_where_they_should(&bed).await;
     interim_answers_come_before_the_final_one(&bed).await;
-    a_connection_changes_its_protocol(&bed).await;
-    what_can_be_read_in_two_ways_is_refused(&bed).await;
-    nobody_waits_for_a_slow_client(&bed).await;
-    what_a_hostile_peer_would_use_is_bounded(&bed).await;
+    declared_upgrades_are_passed_on(&bed).await;
+    ambiguous_requests_are_refused(&bed).await;
+    a_slow_client_holds_up_no_other(&bed).await;
+    interim_answers_are_bounded_and_nothing_follows_connection_close(&bed).await;
     assert_eq!(metric(bed.ports("keyboard").metrics, "weft_panics_total", "").await, 0.0);
     assert_eq!(metric(bed.ports("plain-1").metrics, "weft_panics_total", "").await, 0.0);
 }
 
-async fn requests_arrive_whole_and_their_connection_is_used_again(bed: &Bed) {
+async fn requests_arrive_whole_and_the_connection_is_reused(bed: &Bed) {
     let mut client = Client::connect(bed.outbound()).await;
     client.send("GET /a?b=%20c HTTP/1.1\r\nHost: plain\r\nX-One: 1\r\nConnection: x-hop, keep-alive\r\nX-Hop: gone\r\nTE: gzip\r\nKeep-Alive: 5\r\n\r\n").await;
     let (head, echo) = client.answer().await;
@@ -33,7 +33,7 @@ async fn requests_arrive_whole_and_their_connection_is_used_again(bed: &Bed) {
     for gone in ["x-hop", "keep-alive", "\r\nte:", "\r\nconnection:"] {
         assert!(!echo.contains(gone), "{gone} belongs to one connection: {echo}");
     }
-    // By length, in chunks, in parts, two at once, by an absolute target; all over the same connection.
+    // With a length, in chunks, in parts, two at once, with an absolute target; all over the same connection.
     client.send("POST / HTTP/1.1\r\nHost: plain\r\nContent-Length: 5\r\n\r\nhe").await;
     client.send("llo").await;
     let (_, echo) = client.answer().await;
@@ -84,12 +84,12 @@ async fn answers_of_every_kind_end_where_they_should(bed: &Bed) {
     client.send("POST /early HTTP/1.1\r\nHost: plain\r\nContent-Length: 1000000\r\n\r\nthe first part").await;
     let (head, body) = client.answer().await;
     assert!(body == "early" && !head.contains("connection: close"), "{head}{body}");
-    // The rest of the request is read all the same, and then the next.
+    // The rest of the request is read all the same, and then the next request.
     client.send(&"x".repeat(1_000_000 - "the first part".len())).await;
     client.send("GET /next HTTP/1.1\r\nHost: plain\r\n\r\n").await;
     assert!(client.answer().await.1.starts_with("GET /next HTTP/1.1\r\n"));
 
-    // What is cut is not taken for whole.
+    // An answer that is cut off is not passed on as a whole one.
     let mut client = Client::connect(bed.outbound()).await;
     client.send("GET /cut HTTP/1.1\r\nHost: plain\r\n\r\n").await;
     client.until("half of").await;
@@ -107,14 +107,14 @@ async fn interim_answers_come_before_the_final_one(bed: &Bed) {
     assert!(interim.starts_with("HTTP/1.1 100 "), "{interim}");
     client.send("hello").await;
     assert!(client.answer().await.1.ends_with("hello"));
-    // An answer in its place; the body that was not sent is not waited for.
+    // A final answer in place of 100. The sidecar does not wait for the body, which was not sent.
     client.send("POST / HTTP/1.1\r\nHost: nobody\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n").await;
     let head = client.until("\r\n\r\n").await;
     assert!(head.starts_with("HTTP/1.1 404 ") || head.starts_with("HTTP/1.1 503 "), "{head}");
 }
 
-/// No window bounds them, so their number is; and a service that is asked for a tunnel hears of no content.
-async fn what_a_hostile_peer_would_use_is_bounded(bed: &Bed) {
+/// Flow control does not bound interim answers, so their number is limited.
+async fn interim_answers_are_bounded_and_nothing_follows_connection_close(bed: &Bed) {
     let hints = b"GET /hints-without-end HTTP/1.1\r\nHost: plain\r\nConnection: close\r\n\r\n";
     let answer = String::from_utf8(raw(bed.outbound(), hints).await).expect("text");
     assert!(answer.contains("HTTP/1.1 502 ") && answer.contains("x-weft-error: connection-broke"), "{answer}");
@@ -126,7 +126,7 @@ async fn what_a_hostile_peer_would_use_is_bounded(bed: &Bed) {
     assert!(answer.starts_with("HTTP/1.1 200 ") && !answer.contains("/next"), "{answer}");
 }
 
-async fn a_connection_changes_its_protocol(bed: &Bed) {
+async fn declared_upgrades_are_passed_on(bed: &Bed) {
     let mut client = Client::connect(bed.outbound()).await;
     client.send("GET /upgrade HTTP/1.1\r\nHost: plain\r\nConnection: Upgrade\r\nUpgrade: chatter\r\n\r\n").await;
     let head = client.until("\r\n\r\n").await;
@@ -140,7 +140,7 @@ async fn a_connection_changes_its_protocol(bed: &Bed) {
     assert_eq!(client.until("goodbye").await, "goodbye");
     client.closes().await;
 
-    // To what the service is not declared to know it is not asked to change, and the request goes on.
+    // An upgrade that is not declared for the service is left out, and the request goes on.
     let mut client = Client::connect(bed.outbound()).await;
     for name in ["x-http", "h2c"] {
         client
@@ -153,12 +153,12 @@ async fn a_connection_changes_its_protocol(bed: &Bed) {
         assert!(echo.starts_with("GET /stay ") && !echo.to_ascii_lowercase().contains("upgrade:"), "{echo}");
     }
     eventually("the log says why", LIMIT, async || bed.log().contains("without its upgrade to `x-http`")).await;
-    // One that changes unasked is cut off.
+    // A service that switches protocols unasked is cut off.
     client.send("GET /upgrade HTTP/1.1\r\nHost: plain\r\nConnection: Upgrade\r\nUpgrade: x-http\r\n\r\n").await;
     let head = client.until("\r\n\r\n").await;
     assert!(head.starts_with("HTTP/1.1 502 ") && head.contains("x-weft-error: connection-broke\r\n"), "{head}");
 
-    // A service that stays with HTTP/1.1 is heard, too.
+    // A service may also refuse the upgrade and stay with HTTP/1.1.
     let mut client = Client::connect(bed.outbound()).await;
     client.send("GET /stay HTTP/1.1\r\nHost: plain\r\nConnection: Upgrade\r\nUpgrade: chatter\r\n\r\n").await;
     let (head, echo) = client.answer().await;
@@ -167,7 +167,7 @@ async fn a_connection_changes_its_protocol(bed: &Bed) {
     assert!(client.answer().await.1.starts_with("GET /again "));
 }
 
-async fn what_can_be_read_in_two_ways_is_refused(bed: &Bed) {
+async fn ambiguous_requests_are_refused(bed: &Bed) {
     let cases = [
         (
             "both lengths",
@@ -213,8 +213,8 @@ async fn what_can_be_read_in_two_ways_is_refused(bed: &Bed) {
     eventually("each is counted", LIMIT, async || malformed().await >= cases.len() as f64).await;
 }
 
-async fn nobody_waits_for_a_slow_client(bed: &Bed) {
-    // Nobody waits for a client that has stopped in the middle of a head.
+async fn a_slow_client_holds_up_no_other(bed: &Bed) {
+    // One that has stopped in the middle of a head.
     let mut slow = Client::connect(bed.outbound()).await;
     slow.send("GET / HTTP/1.1\r\nHost: pl").await;
     let mut client = Client::connect(bed.outbound()).await;
@@ -222,7 +222,7 @@ async fn nobody_waits_for_a_slow_client(bed: &Bed) {
     assert!(client.answer().await.1.starts_with("GET /quick "));
     slow.send("ain\r\n\r\n").await;
     assert!(slow.answer().await.1.starts_with("GET / "));
-    // HTTP/2 towards a service that speaks HTTP/1.1.
+    // From HTTP/2 to a service that speaks HTTP/1.1.
     let mut wire = Wire::connect(bed.outbound()).await;
     let (answer, mut body) = wire.open("Say", &[("x-weft-service", "plain")]).await;
     body.send_data("hello".into(), true).expect("the connection is whole");
@@ -230,7 +230,7 @@ async fn nobody_waits_for_a_slow_client(bed: &Bed) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn heads_are_as_long_as_the_flag_allows() {
+async fn heads_may_be_as_long_as_the_flag_allows() {
     let bed = Bed::start_with(
         "  plain:\n    run: ${BIN}/weft-test-app\n    protocol: http1\n    env: { SPEAK: http1 }\n",
         &["--header-list-bytes", "262144"],
@@ -244,5 +244,8 @@ async fn heads_are_as_long_as_the_flag_allows() {
     assert!(echo.contains(&format!("x-long: {long}\r\n")), "it arrives whole");
     client.send("GET /long HTTP/1.1\r\nHost: plain\r\n\r\n").await;
     let (head, _) = client.answer().await;
-    assert!(head.starts_with("HTTP/1.1 200 ") && head.contains(&format!("x-long: {long}\r\n")), "so does the answer's");
+    assert!(
+        head.starts_with("HTTP/1.1 200 ") && head.contains(&format!("x-long: {long}\r\n")),
+        "the answer's arrives whole, too"
+    );
 }

@@ -1,4 +1,4 @@
-//! Who may speak to whom, seen from outside.
+//! Which certificates the mesh accepts, tested from outside.
 
 use std::time::Duration;
 
@@ -16,26 +16,26 @@ use weft_control::ca::Ca;
 use weft_mesh::identity::SpiffeId;
 use weft_tests::{Bed, Forge, Member, Shown, Text, Wire, eventually, framed, metric, probe, probe_service, raw};
 
-/// For what is only slow on a slow machine.
+/// A guard that only a very slow machine reaches.
 const SOON: Duration = Duration::from_secs(60);
 const PROBE: &str = "spiffe://weft.local/ns/shop/sa/probe";
 const STRANGER: &str = "spiffe://weft.local/ns/shop/sa/stranger";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn nobody_speaks_to_another_without_the_right_certificate() {
+async fn only_the_right_certificate_is_accepted() {
     let bed = Bed::start(&probe_service(1)).await;
     let ca = Forge::stolen(&bed);
-    the_right_certificate_is_taken_over_tls13_with_a_hybrid_key(&bed, &ca).await;
+    the_right_certificate_is_accepted_over_tls13_with_a_hybrid_key(&bed, &ca).await;
     plain_text_is_refused(&bed).await;
     every_wrong_certificate_is_refused(&bed, &ca).await;
-    who_calls_is_what_the_certificate_says(&bed, &ca).await;
+    the_caller_is_the_one_in_the_certificate(&bed, &ca).await;
     a_server_of_another_identity_is_refused(&bed, &ca).await;
-    nobody_announces_for_another(&bed, &ca).await;
+    no_member_announces_for_another(&bed, &ca).await;
     an_endpoint_with_another_identity_than_announced_gets_no_call(&bed, &ca).await;
-    what_crosses_the_wire_is_encrypted(&bed, &ca).await;
+    everything_on_the_wire_is_encrypted(&bed, &ca).await;
 }
 
-/// A certificate for an identity, good in these years.
+/// A certificate for an identity, valid from the first of these years to the second.
 fn during(ca: &Forge, id: &str, years: (i32, i32)) -> Shown {
     let mut params = Forge::params(id);
     params.not_before = date_time_ymd(years.0, 1, 1);
@@ -43,7 +43,7 @@ fn during(ca: &Forge, id: &str, years: (i32, i32)) -> Shown {
     ca.sign(&params, &rcgen::PKCS_ECDSA_P256_SHA256)
 }
 
-/// Calls the probe's inbound port directly, and gives the headers that the service saw.
+/// Calls the probe's inbound port directly, and returns the headers that the service saw.
 async fn knock(bed: &Bed, member: Member<'_>) -> Result<String, String> {
     // In TLS 1.3 a client learns only after its handshake that it was refused.
     let tls = member.dial(bed.ports("probe-1").inbound, PROBE).await.map_err(|e| e.to_string())?;
@@ -69,16 +69,16 @@ async fn handshakes_failed(bed: &Bed) -> f64 {
     metric(bed.ports("probe-1").metrics, "weft_handshakes_failed_total", "").await
 }
 
-async fn the_right_certificate_is_taken_over_tls13_with_a_hybrid_key(bed: &Bed, ca: &Forge) {
+async fn the_right_certificate_is_accepted_over_tls13_with_a_hybrid_key(bed: &Bed, ca: &Forge) {
     let stranger = Member::new(ca, Some(ca.good(STRANGER)));
-    let tls = stranger.dial(bed.ports("probe-1").inbound, PROBE).await.expect("it is taken");
+    let tls = stranger.dial(bed.ports("probe-1").inbound, PROBE).await.expect("it is accepted");
     let session = tls.get_ref().1;
     assert_eq!(session.protocol_version(), Some(ProtocolVersion::TLSv1_3));
     let group = session.negotiated_key_exchange_group().expect("keys are exchanged").name();
     assert_eq!(group, NamedGroup::X25519MLKEM768);
-    let chain = session.peer_certificates().expect("the server shows who it is");
+    let chain = session.peer_certificates().expect("the server presents a certificate");
     assert_eq!(SpiffeId::of_certificate(&chain[0]).expect("an SVID").to_string(), PROBE);
-    // One URI name and no other: nothing that a DNS check would take for it.
+    // One URI name and no other: no name that a DNS check would accept.
     let (_, leaf) = x509_parser::parse_x509_certificate(&chain[0]).expect("a certificate");
     let names = leaf.subject_alternative_name().expect("well-formed").expect("it has names");
     assert_eq!(names.value.general_names.len(), 1, "{names:?}");
@@ -108,7 +108,7 @@ async fn every_wrong_certificate_is_refused(bed: &Bed, ca: &Forge) {
         ("of a foreign CA and trust domain", Some(foreign.good(other_domain))),
         ("of another trust domain", Some(ca.good(other_domain))),
         ("expired", Some(during(ca, STRANGER, (2020, 2021)))),
-        ("not yet good", Some(during(ca, STRANGER, (2098, 2099)))),
+        ("not yet valid", Some(during(ca, STRANGER, (2098, 2099)))),
     ];
     for (what, shown) in cases {
         let before = handshakes_failed(bed).await;
@@ -122,8 +122,8 @@ async fn every_wrong_certificate_is_refused(bed: &Bed, ca: &Forge) {
     }
 }
 
-async fn who_calls_is_what_the_certificate_says(bed: &Bed, ca: &Forge) {
-    let seen = knock(bed, Member::new(ca, Some(ca.good(STRANGER)))).await.expect("it is taken");
+async fn the_caller_is_the_one_in_the_certificate(bed: &Bed, ca: &Forge) {
+    let seen = knock(bed, Member::new(ca, Some(ca.good(STRANGER)))).await.expect("it is accepted");
     let callers: Vec<_> = seen.lines().filter(|line| line.starts_with("x-forwarded-client-cert: ")).collect();
     assert!(callers.len() == 1 && callers[0].ends_with(&format!("URI={STRANGER}")), "{seen}");
 }
@@ -136,7 +136,7 @@ async fn a_server_of_another_identity_is_refused(bed: &Bed, ca: &Forge) {
     assert!(refused.to_string().contains(&format!("the peer is {PROBE}, expected {expected}")), "{refused}");
 }
 
-async fn nobody_announces_for_another(bed: &Bed, ca: &Forge) {
+async fn no_member_announces_for_another(bed: &Bed, ca: &Forge) {
     let port = bed.ports("probe-1").inbound;
     let stranger = || Some(ca.good(STRANGER));
     for (svid, service, spiffe_id, code) in [
@@ -148,7 +148,7 @@ async fn nobody_announces_for_another(bed: &Bed, ca: &Forge) {
         let refused = Member::new(ca, svid).announce(bed, service, spiffe_id, port).await.err().expect("it is refused");
         assert_eq!(refused.code(), code, "{service} by {spiffe_id}: {refused}");
     }
-    // The handshake fails already.
+    // Here already the handshake fails.
     let expired = Some(during(ca, STRANGER, (2020, 2021)));
     assert!(Member::new(ca, expired).announce(bed, "stranger.shop", STRANGER, port).await.is_err());
     eventually("the log says why", SOON, async || bed.log().contains("its identity names another")).await;
@@ -167,19 +167,19 @@ async fn an_endpoint_with_another_identity_than_announced_gets_no_call(bed: &Bed
     assert_eq!(status.code(), Code::Unavailable, "{status}");
     assert_eq!(status.metadata().get("x-weft-error").expect("made by the mesh"), "connect-failed");
     assert!(status.message().contains(&format!("the peer is {PROBE}, expected {STRANGER}")), "{status}");
-    assert_eq!(calls().await, before + 1, "the probe saw but the calls that were meant for it");
+    assert_eq!(calls().await, before + 1, "the probe saw only the calls to itself");
 }
 
-async fn what_crosses_the_wire_is_encrypted(bed: &Bed, ca: &Forge) {
+async fn everything_on_the_wire_is_encrypted(bed: &Bed, ca: &Forge) {
     let (port, mut seen) = wiretap(bed.ports("probe-1").inbound).await;
     let own = Member::new(ca, Some(ca.good(PROBE)));
     let _announced = own.announce(bed, "probe.shop", PROBE, port).await.expect("it may");
     let mut wire = Wire::connect(bed.outbound()).await;
     let mut bytes = Vec::new();
-    // Calls are spread over both ways to the one replica.
+    // Calls are balanced over both addresses of the one replica.
     let end = tokio::time::Instant::now() + SOON;
     while bytes.len() < 4_000 {
-        assert!(tokio::time::Instant::now() < end, "no call took the watched way");
+        assert!(tokio::time::Instant::now() < end, "no call went through the wiretap");
         let status = wire.call("Say", &[("x-secret", "a-word-that-nobody-may-read")]).await;
         assert_eq!(status.code(), Code::Ok, "{status}");
         while let Ok(chunk) = seen.try_recv() {
@@ -196,7 +196,7 @@ async fn what_crosses_the_wire_is_encrypted(bed: &Bed, ca: &Forge) {
     assert!(!has(b"spiffe://"), "identities crossed in the clear");
 }
 
-/// Passes connections on to a loopback port, and tells what crosses in either direction.
+/// Passes connections on to a loopback port, and reports the bytes in both directions.
 async fn wiretap(to: u16) -> (u16, mpsc::UnboundedReceiver<Bytes>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let port = listener.local_addr().expect("a bound socket").port();

@@ -1,4 +1,4 @@
-//! Programs that know nothing of Weft, on hosts of their own whose packet filter sends their connections through a sidecar.
+//! Programs that know nothing of Weft, on hosts of their own, whose packet filter redirects connections to a sidecar.
 
 use std::{io::ErrorKind, net::SocketAddr, path::Path, time::Duration};
 
@@ -17,7 +17,7 @@ const SERVER: usize = 2;
 const OUTSIDE: usize = 3;
 
 #[test]
-fn programs_that_know_nothing_of_the_mesh_are_in_it() {
+fn redirected_programs_use_the_mesh_without_a_change() {
     if let Err(why) = Net::is_possible() {
         return skip(&why);
     }
@@ -25,16 +25,16 @@ fn programs_that_know_nothing_of_the_mesh_are_in_it() {
     start(&net);
     let client = net.host(CLIENT);
     client.redirect(&["--exclude-outbound-ports", "7001"]);
-    // Its service's own connections are its own matter: only those that come in are redirected.
+    // On the server, only incoming connections are redirected.
     net.host(SERVER).redirect(&["--no-outbound"]);
 
     services_are_found_by_their_addresses(&client);
-    what_is_outside_is_passed_through(&client);
-    only_a_sidecar_is_let_in(&net.host(OUTSIDE), &client);
-    the_rules_are_one_table_and_no_other(&client);
-    iptables_does_as_well(&client);
-    what_is_unknown_is_not_sent_in_plain_text(&net, &client);
-    what_is_outside_may_be_denied(&net, &client);
+    connections_to_outside_are_passed_through(&client);
+    only_a_sidecar_is_accepted(&net.host(OUTSIDE), &client);
+    weft_redirect_changes_only_its_own_table(&client);
+    iptables_works_as_well(&client);
+    unknown_addresses_get_no_plain_text(&net, &client);
+    connections_to_outside_can_be_denied(&net, &client);
 }
 
 /// Starts a control plane, the services and a sidecar beside each.
@@ -61,7 +61,7 @@ fn start(net: &Net) {
         let listens = || net.host(OUTSIDE).within(move || TcpStream::connect(("127.0.0.1", port))).is_ok();
         until("the program outside listens", listens);
     }
-    // Until the control plane knows of them nobody can say that they are in the mesh.
+    // Until the control plane knows the endpoints, a sidecar cannot tell that they are in the mesh.
     until("all endpoints are known", || net.log().matches(" joined service=").count() >= 3);
 }
 
@@ -70,7 +70,7 @@ fn start_client(net: &Net, outside: &str) {
     net.start_sidecar(&host, "client", &["--intercept", "--outside", outside]);
 }
 
-/// What comes back for these bytes, until it ends with `end`.
+/// Sends bytes. Returns what comes back up to `end`.
 async fn ask(to: &str, bytes: &'static [u8], end: &'static [u8]) -> std::io::Result<Vec<u8>> {
     let to: SocketAddr = to.parse().expect("an address");
     let asking = async {
@@ -90,7 +90,7 @@ async fn ask(to: &str, bytes: &'static [u8], end: &'static [u8]) -> std::io::Res
 const GET: &[u8] = b"GET /a HTTP/1.1\r\nhost: whatever.example\r\n\r\n";
 
 fn services_are_found_by_their_addresses(client: &Host) {
-    // By a virtual address, by that of the endpoint's own program, and over IPv6. Who called is known: it was the mesh.
+    // At a virtual address, at the program's own, and over IPv6. The service sees the caller, so the mesh carried it.
     for to in ["10.96.0.10:80", "10.77.0.2:8080", "[fd77::2]:8080"] {
         let heard = client.within(move || ask(to, GET, b"sa/client")).unwrap_or_else(|e| panic!("{to}: {e}"));
         let text = String::from_utf8_lossy(&heard).into_owned();
@@ -101,14 +101,14 @@ fn services_are_found_by_their_addresses(client: &Host) {
         let text = answer.expect("an answer").into_inner().text;
         assert!(text.contains("sa/client"), "{to}: {text}");
     }
-    // The server speaks first, and nothing is looked at before.
+    // The server speaks first: the sidecar waits for no bytes of the client.
     for to in ["10.96.0.30:5432", "10.77.0.2:9100"] {
         let heard = client.within(move || ask(to, b"", b"220 ready\r\n"));
         heard.unwrap_or_else(|e| panic!("{to}: {e}"));
         let heard = client.within(move || ask(to, b"echo\nhello", b"hello"));
         heard.unwrap_or_else(|e| panic!("{to}: {e}"));
     }
-    // What a service of HTTP is sent that is not HTTP could be anything, and say that it is anybody's: it is refused.
+    // Bytes that are not HTTP are refused for a service of HTTP: they could contain a request with a forged caller.
     for to in ["10.77.0.2:8080", "10.77.0.2:9000"] {
         let refused = client.within(move || ask(to, b"\x16\x03\x01", b"x")).expect_err("it is refused");
         assert_eq!(refused.kind(), ErrorKind::ConnectionReset, "{refused}");
@@ -121,9 +121,9 @@ fn counted(host: &Host, name: &'static str) -> f64 {
     host.within(move || metric(15_020, name, ""))
 }
 
-fn what_is_outside_is_passed_through(client: &Host) {
-    // Until it knows all of the mesh the control plane says of nothing that it is outside.
-    until("it is said to be outside", || client.within(|| ask("10.77.0.3:7000", b"hello", b"HELLO")).is_ok());
+fn connections_to_outside_are_passed_through(client: &Host) {
+    // Until it knows all of the mesh, the control plane calls no address outside.
+    until("the address counts as outside", || client.within(|| ask("10.77.0.3:7000", b"hello", b"HELLO")).is_ok());
     let before = counted(client, "weft_outside_connections_total");
     for _ in 0..3 {
         let heard = client.within(|| ask("10.77.0.3:7000", b"hello", b"HELLO")).expect("it is passed through");
@@ -137,33 +137,33 @@ fn what_is_outside_is_passed_through(client: &Host) {
     for leaves_out in [["--exclude-outbound-ranges", "10.77.0.3/32"], ["--include-outbound-ranges", "10.96.0.0/16"]] {
         client.redirect(&leaves_out);
         client.within(|| ask("10.77.0.3:7000", b"hello", b"HELLO")).expect("it is reached");
-        client.within(|| ask("10.96.0.10:80", GET, b"sa/client")).expect("and the mesh");
+        client.within(|| ask("10.96.0.10:80", GET, b"sa/client")).expect("the mesh is reached, too");
         assert_eq!(counted(client, "weft_outside_connections_total"), before + 3.0, "not through the sidecar");
     }
     client.redirect(&["--exclude-outbound-ports", "7001"]);
-    let refused = client.within(|| ask("10.77.0.3:7999", b"hello", b"HELLO")).expect_err("nobody is there");
+    let refused = client.within(|| ask("10.77.0.3:7999", b"hello", b"HELLO")).expect_err("nothing listens there");
     assert!(matches!(refused.kind(), ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof), "{refused}");
 }
 
-fn only_a_sidecar_is_let_in(outside: &Host, client: &Host) {
-    let refused = outside.within(|| ask("10.77.0.2:8080", GET, b"HTTP/1.1 200")).expect_err("it is no sidecar");
+fn only_a_sidecar_is_accepted(outside: &Host, client: &Host) {
+    let refused = outside.within(|| ask("10.77.0.2:8080", GET, b"HTTP/1.1 200")).expect_err("it is not a sidecar");
     assert!(matches!(refused.kind(), ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof), "{refused}");
-    client.within(|| ask("10.77.0.2:8080", GET, b"HTTP/1.1 200")).expect("a sidecar is");
+    client.within(|| ask("10.77.0.2:8080", GET, b"HTTP/1.1 200")).expect("a sidecar is accepted");
 }
 
-fn the_rules_are_one_table_and_no_other(client: &Host) {
+fn weft_redirect_changes_only_its_own_table(client: &Host) {
     let weft = binary("weft").display().to_string();
     client.output("nft", &["add", "table", "inet", "theirs"]);
     let list = || client.output("nft", &["list", "ruleset"]);
     client.redirect(&["--exclude-outbound-ports", "7001"]);
     let before = list();
     client.redirect(&["--exclude-outbound-ports", "7001"]);
-    assert_eq!(list(), before, "twice is as once");
+    assert_eq!(list(), before, "a second run changes nothing");
     let shown = client.output(&weft, &["redirect", "--uid", "1", "--print"]);
     assert!(shown.contains("redirect to :15001"), "{shown}");
-    assert_eq!(list(), before, "what is shown is not done");
+    assert_eq!(list(), before, "`--print` changes nothing");
     client.redirect(&["--exclude-outbound-ports", "7001,7000"]);
-    assert!(list().contains("7000"), "another call takes the place of the first");
+    assert!(list().contains("7000"), "another run replaces the rules of the first");
     client.output(&weft, &["redirect", "--remove"]);
     let after = list();
     assert!(!after.contains("weft") && after.contains("table inet theirs"), "{after}");
@@ -173,7 +173,7 @@ fn the_rules_are_one_table_and_no_other(client: &Host) {
     assert_eq!(counted(client, "weft_outside_connections_total"), before);
 }
 
-fn iptables_does_as_well(client: &Host) {
+fn iptables_works_as_well(client: &Host) {
     let weft = binary("weft").display().to_string();
     client.output("iptables", &["-t", "nat", "-A", "OUTPUT", "-p", "tcp", "--dport", "1", "-j", "ACCEPT"]);
     let list = || {
@@ -187,7 +187,7 @@ fn iptables_does_as_well(client: &Host) {
     client.redirect(&["--backend", "iptables"]);
     let once = list();
     client.redirect(&["--backend", "iptables"]);
-    assert_eq!(list(), once, "twice is as once");
+    assert_eq!(list(), once, "a second run changes nothing");
     for to in ["10.96.0.10:80", "[fd77::2]:8080"] {
         let heard = client.within(move || ask(to, GET, b"sa/client"));
         heard.unwrap_or_else(|e| panic!("{to}: {e}"));
@@ -198,28 +198,29 @@ fn iptables_does_as_well(client: &Host) {
     assert!(after.iter().any(|line| line.contains("--dport 1 ")), "others' rules stay: {after:?}");
 }
 
-/// An address is outside the mesh only where the control plane has said so.
-fn what_is_unknown_is_not_sent_in_plain_text(net: &Net, client: &Host) {
+/// An address is outside the mesh only if the control plane has said so.
+fn unknown_addresses_get_no_plain_text(net: &Net, client: &Host) {
     client.redirect(&["--exclude-outbound-ports", "7001"]);
-    client.within(|| ask("10.77.0.3:7000", b"hello", b"HELLO")).expect("it was said to be outside");
+    client.within(|| ask("10.77.0.3:7000", b"hello", b"HELLO")).expect("it counts as outside");
     let passed = counted(client, "weft_outside_connections_total");
     let unknown = counted(client, "weft_unknown_refused_total");
     net.host(0).stop("control");
-    let refused = client.within(|| ask("10.77.0.3:7002", b"hello", b"HELLO")).expect_err("nobody can say what it is");
+    let refused =
+        client.within(|| ask("10.77.0.3:7002", b"hello", b"HELLO")).expect_err("whether it is outside is unknown");
     assert_eq!(refused.kind(), ErrorKind::ConnectionReset, "{refused}");
     assert_eq!(counted(client, "weft_unknown_refused_total"), unknown + 1.0);
     assert_eq!(counted(client, "weft_outside_connections_total"), passed, "nothing was sent there");
     assert!(net.log().contains("to 10.77.0.3:7002 refused: whether a service"), "the log says why");
-    // What is known goes on: services, and what was said to be outside.
+    // Connections to known addresses go on: to services, and to what counts as outside.
     client.within(|| ask("10.96.0.10:80", GET, b"sa/client")).expect("the mesh is reached");
     client.within(|| ask("10.77.0.3:7000", b"hello", b"HELLO")).expect("it is passed through");
     net.start_control();
-    until("it is said to be outside once the control plane knows all of the mesh", || {
+    until("the address counts as outside once the control plane knows all of the mesh", || {
         client.within(|| ask("10.77.0.3:7002", b"hello", b"HELLO")).is_ok()
     });
 }
 
-fn what_is_outside_may_be_denied(net: &Net, client: &Host) {
+fn connections_to_outside_can_be_denied(net: &Net, client: &Host) {
     client.stop("client-sidecar");
     start_client(net, "deny");
     client.redirect(&[]);

@@ -1,4 +1,4 @@
-//! Parts of the mesh are started again, one after the other, and no call notices.
+//! Parts of the mesh restart one after the other, and no call notices.
 
 use std::{
     collections::BTreeMap,
@@ -18,25 +18,25 @@ use tonic::{Request, Status, transport::Channel};
 use tonic_prost::ProstCodec;
 use weft_tests::{Bed, Text, eventually, is_alive, probe, probe_service, signal};
 
-/// For what is only slow on a slow machine: a restart waits for the calls under way.
+/// A guard that only a very slow machine reaches. A restart waits for the calls under way.
 const LIMIT: Duration = Duration::from_secs(180);
 
-/// Between two calls of a caller.
+/// The pause between two calls of a caller.
 const PACE: Duration = Duration::from_millis(32);
 
-/// Who call, each with one call under way: 500 calls a second, and fewer where the machine does not carry so many. More
-/// and more calls under way would only tell how fast it is.
+/// Callers, each with one call at a time: together 500 calls a second, or fewer on a slow machine. A fixed rate would
+/// pile up calls there, and test only how fast the machine is.
 const CALLERS: usize = 16;
 
 /// Connections that the calls are spread over.
 const CHANNELS: usize = 8;
 
-/// How often what is asked for by a variable is done; `few` where nobody asks.
+/// The number in an environment variable; `few` without it.
 fn times(variable: &str, few: usize) -> usize {
     std::env::var(variable).ok().and_then(|times| times.parse().ok()).unwrap_or(few)
 }
 
-/// Calls at a steady pace, and streams that are open meanwhile.
+/// Calls at a steady pace, beside open streams.
 struct Traffic {
     is_over: Arc<AtomicBool>,
     calls: tokio::task::JoinHandle<(usize, Vec<String>)>,
@@ -52,7 +52,7 @@ impl Traffic {
         Self { is_over, calls, streams }
     }
 
-    /// How many calls and streams there were, and why some have failed.
+    /// The number of calls, the number of streams, and the reasons of those that failed.
     async fn stop(self) -> (usize, usize, Vec<String>) {
         self.is_over.store(true, Relaxed);
         let (calls, mut failed) = self.calls.await.expect("no panic");
@@ -62,7 +62,8 @@ impl Traffic {
     }
 }
 
-/// Does again what the sidecar has never seen, as gRPC's own clients do (gRFC A6, transparent retries) and tonic does not.
+/// Repeats a call that the sidecar has never seen, as gRPC's own clients do (gRFC A6, transparent retries). tonic does
+/// not.
 async fn unsent_again<F>(channel: &Channel, call: impl Fn(Channel) -> F) -> Result<(), Status>
 where
     F: Future<Output = Result<(), Status>>,
@@ -80,9 +81,9 @@ async fn say(channel: Channel) -> Result<(), Status> {
     probe(&channel, "Say", &[]).await.map(drop)
 }
 
-/// Hyper gives up what it has queued for a connection that is going away: as cancelled, or, when GOAWAY comes while it is
-/// about to send, with what h2 says then. h2 says that of no stream that the server has taken: those that lose their
-/// connection end with an error of I/O.
+/// hyper fails calls that it has queued for a connection that is going away: as cancelled, or with h2's error if GOAWAY
+/// comes while hyper is about to send. h2 gives this error to no stream that the server has processed: if such a stream
+/// loses its connection, it ends with an I/O error.
 fn is_unsent(status: &Status) -> bool {
     causes(status).any(|cause| {
         let is_cancelled = cause.downcast_ref().is_some_and(hyper::Error::is_canceled);
@@ -92,7 +93,7 @@ fn is_unsent(status: &Status) -> bool {
     })
 }
 
-/// What a status came from, the nearest first.
+/// The causes of a status, the nearest first.
 fn causes(status: &Status) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
     std::iter::successors(std::error::Error::source(status), |cause| cause.source())
 }
@@ -189,11 +190,11 @@ fn assert_none_failed(what: &str, (calls, streams, failed): (usize, usize, Vec<S
         failed[..failed.len().min(10)].join("\n"),
         bed.log()
     );
-    assert!(calls > 100 && streams > 3, "there was a load");
+    assert!(calls > 100 && streams > 3, "there was too little load");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn replicas_are_started_again_one_by_one_and_no_call_fails() {
+async fn rolling_restarts_fail_no_call() {
     let bed = Bed::start(&probe_service(2)).await;
     probe(&bed.channel(), "Say", &[]).await.expect("an answer");
     let before = bed.pid("probe-1");
@@ -208,7 +209,7 @@ async fn replicas_are_started_again_one_by_one_and_no_call_fails() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn sidecars_are_replaced_in_place_and_no_call_fails() {
+async fn replacing_sidecars_in_place_fails_no_call() {
     let bed = Bed::start(&probe_service(1)).await;
     probe(&bed.channel(), "Say", &[]).await.expect("an answer");
     let (app, sidecar, ports) = (bed.pid("probe-1"), bed.pid("probe-1·sidecar"), bed.ports("probe-1"));
@@ -216,12 +217,16 @@ async fn sidecars_are_replaced_in_place_and_no_call_fails() {
     sleep(Duration::from_millis(300)).await;
     let times = times("WEFT_TEST_REPLACEMENTS", 3);
     for _ in 0..times {
-        // The only one of the service, and the one that all calls go through.
+        // The service's only sidecar, and the one that carries all calls.
         restart(&bed, &["probe", "--sidecar"]).await;
         restart(&bed, &["keyboard", "--sidecar"]).await;
     }
     assert_none_failed(&format!("{times} replacements of both sidecars"), traffic.stop().await, &bed);
-    assert_eq!((bed.pid("probe-1"), bed.ports("probe-1").inbound), (app, ports.inbound), "the service has not noticed");
+    assert_eq!(
+        (bed.pid("probe-1"), bed.ports("probe-1").inbound),
+        (app, ports.inbound),
+        "the service has not restarted"
+    );
     assert!(bed.pid("probe-1·sidecar") != sidecar && !is_alive(sidecar));
     let unknown = bed.weft(&["restart", "prob"]);
     assert!(!unknown.status.success());
@@ -229,10 +234,10 @@ async fn sidecars_are_replaced_in_place_and_no_call_fails() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_service_s_own_calls_go_on_until_it_has_gone() {
+async fn a_draining_sidecar_carries_its_services_calls_until_the_service_ends() {
     let other = "  other:\n    run: ${BIN}/weft-test-app\n";
     let bed = Bed::start(&format!("{}{other}", probe_service(1))).await;
-    // The sidecar of `other` is told to stop: it takes no more calls in, and carries those of its service out.
+    // The sidecar of `other` is told to stop: it accepts no more inbound calls, but still carries those of its service.
     let outbound = weft_tests::channel(bed.ports("other-1").outbound);
     probe(&outbound, "Say", &[]).await.expect("an answer");
     let (sidecar, metrics) = (bed.pid("other-1·sidecar"), bed.ports("other-1").metrics);

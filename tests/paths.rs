@@ -1,6 +1,6 @@
 //! The same calls over every path that a call can take: straight to the service, through the service's own sidecar,
 //! through two; from a client of HTTP/1.1 or of HTTP/2; to a sidecar's port, or redirected there by the packet filter.
-//! What comes back, and what the service says that it was asked, is the same on each.
+//! The answer, and the request as the service has seen it, are the same on each.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -21,8 +21,8 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// Bodies from this size on are compared by their ends.
 const LONG: usize = 1_000_000;
 
-/// What stands in a head for the hop alone, what the test app says of itself, and what the mesh adds by design: who
-/// calls, what the call is part of, and how much time is left.
+/// Fields that are not compared: those of a hop, those in which the test app describes itself, and those that the mesh
+/// adds by design for the caller, the trace and the deadline.
 const NOT_COMPARED: [&str; 13] = [
     "connection",
     "content-length",
@@ -45,7 +45,7 @@ enum Speaks {
     Http2,
 }
 
-/// What a client asks.
+/// A client's request.
 #[derive(Clone)]
 struct Ask {
     what: String,
@@ -94,10 +94,10 @@ impl Ask {
     }
 }
 
-/// What an asker gets, as far as it should be the same everywhere.
+/// An answer, without what may differ between paths.
 type Told = Vec<String>;
 
-/// Asks over a connection of its own.
+/// Sends a request over a new connection.
 async fn ask(port: (&str, u16), authority: &str, speaks: Speaks, ask: &Ask) -> Told {
     let answer = tokio::time::timeout(LIMIT, async {
         let stream = TokioIo::new(TcpStream::connect(port).await.expect("something listens"));
@@ -145,7 +145,7 @@ async fn told(answer: hyper::Result<Response<Incoming>>) -> Told {
     told
 }
 
-/// The code with which HTTP/2 says that a stream is over. HTTP/1.1 has but one way of saying so, which is INTERNAL_ERROR's.
+/// The error code with which HTTP/2 ended a stream. HTTP/1.1 can only cut the connection, which equals INTERNAL_ERROR.
 fn reset_of(error: &hyper::Error) -> String {
     let source = std::error::Error::source(error).and_then(|e| e.downcast_ref::<h2::Error>());
     match source.and_then(h2::Error::reason) {
@@ -157,22 +157,22 @@ fn reset_of(error: &hyper::Error) -> String {
 fn fields(headers: &HeaderMap) -> Vec<String> {
     let kept = headers.iter().filter(|(name, _)| !NOT_COMPARED.contains(&name.as_str()));
     let mut fields: Vec<_> = kept.map(|(name, value)| format!("{name}: {}", value.as_bytes().escape_ascii())).collect();
-    // The order is kept of fields of one name, and of no others.
+    // Fields of the same name keep their order, others do not.
     fields.sort_by(|a, b| a.split(':').next().cmp(&b.split(':').next()));
     fields
 }
 
-/// A body, where the service writes down the head of what it was asked: that without what is not compared.
+/// A body without the lines that are not compared: the service echoes the request's head there.
 fn seen(body: &[u8]) -> String {
     if body.len() > LONG {
-        // The head at its begin has been compared with shorter ones.
+        // The echoed head at its start has been compared with shorter bodies.
         let body = &body[body.len() - LONG..];
         return format!(
             "body that ends with {LONG} bytes whose sum is {}",
             body.iter().map(|byte| u64::from(*byte)).sum::<u64>()
         );
     }
-    // The length before a message is that of what is not compared, too.
+    // The length before a message counts the lines that are not compared, too.
     let message = body.strip_prefix(&[0]).and_then(|rest| Text::decode(rest.get(4..)?).ok());
     let text = message.map_or_else(|| String::from_utf8_lossy(body).into_owned(), |message| message.text);
     let is_compared = |line: &&str| match line.split_once(": ") {
@@ -184,7 +184,7 @@ fn seen(body: &[u8]) -> String {
     format!("body {:?}", lines.join("\n"))
 }
 
-/// What the service of HTTP/1.1 is asked.
+/// The requests to the service of HTTP/1.1.
 fn of_http() -> Vec<Ask> {
     let large = vec![b'x'; 3_000_000];
     let get = |path| Ask::new(Method::GET, path);
@@ -210,7 +210,7 @@ fn of_http() -> Vec<Ask> {
     ]
 }
 
-/// What the service of gRPC is asked.
+/// The requests to the service of gRPC.
 fn of_grpc() -> Vec<Ask> {
     let call = |method| {
         let ask = Ask::new(Method::POST, method);
@@ -232,7 +232,7 @@ fn of_grpc() -> Vec<Ask> {
         call("/probe.v1.Probe/Unheard").body(&[&hello]),
         Ask::new(Method::GET, "/"),
     ];
-    // But for REFUSED_STREAM: the mesh tries elsewhere, and then says that it found nobody.
+    // Without REFUSED_STREAM (7): the mesh tries another endpoint, and then answers itself.
     let ends = (0..=17).map(|code| format!("status:{code}"));
     let ends = ends.chain([0, 1, 2, 3, 5, 8, 11, 12, 13].map(|code| format!("reset:{code}")));
     for end in ends {
@@ -243,7 +243,7 @@ fn of_grpc() -> Vec<Ask> {
     asks
 }
 
-/// Asks everything on every path, and looks where it differs from the first.
+/// Sends every request on every path, and compares the answers with those on the first path.
 async fn compare(service: &str, asks: &[Ask], paths: &[(&str, (&str, u16), Speaks)]) {
     let mut differ = Vec::new();
     for one in asks {
@@ -259,11 +259,11 @@ async fn compare(service: &str, asks: &[Ask], paths: &[(&str, (&str, u16), Speak
         }
     }
     assert!(differ.is_empty(), "{} of {} differ:\n{}", differ.len(), asks.len() * paths.len(), differ.join("\n"));
-    result(&format!("{service}: {} calls on {} paths are alike", asks.len(), paths.len()));
+    result(&format!("{service}: {} calls get the same answers on {} paths", asks.len(), paths.len()));
 }
 
 #[tokio::test]
-async fn every_explicit_path_is_alike() {
+async fn every_explicit_path_gives_the_same_answers() {
     use Speaks::{Http1, Http2};
     let plain = "  plain:\n    run: ${BIN}/weft-test-app\n    protocol: http1\n    env: { SPEAK: http1 }\n";
     let bed = Bed::start(&format!("{}{plain}", probe_service(1))).await;
@@ -286,7 +286,7 @@ async fn every_explicit_path_is_alike() {
 }
 
 #[test]
-fn the_redirected_path_is_like_the_straight_one() {
+fn the_redirected_path_gives_the_same_answers_as_the_direct_one() {
     if let Err(why) = Net::is_possible() {
         return skip(&why);
     }
@@ -298,7 +298,7 @@ fn the_redirected_path_is_like_the_straight_one() {
     let client = net.host(1);
     net.start_sidecar(&client, "client", &["--intercept"]);
     until("both are up", || net.log().matches("HEALTH_UP").count() >= 2);
-    // Host 3 has no redirection, and host 2 lets it in.
+    // Host 3 has no redirection, and host 2 accepts its plain connections.
     let host = "10.77.0.2";
     let suite = |is_redirected: bool| {
         move || async move {
@@ -325,7 +325,7 @@ fn the_redirected_path_is_like_the_straight_one() {
         let wanted = &straight[what.trim_end_matches(" by HTTP/2")];
         assert_eq!(&told, wanted, "{what}");
     }
-    result(&format!("redirected: {} calls are as they are straight", straight.len()));
+    result(&format!("redirected: {} calls get the same answers as direct ones", straight.len()));
     let carried = client.within(|| weft_tests::metric(15_020, "weft_calls_total", ""));
     assert!(carried >= straight.len() as f64, "they went through the sidecar: {carried}");
 }

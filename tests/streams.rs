@@ -1,5 +1,5 @@
-//! Conversations that are long, large or slow: memory does not grow with them, nothing waits until a part is full, and
-//! one that is not read holds up no other.
+//! Streams that are long, large or slow: memory does not grow with them, messages are passed on at once, and a stream
+//! that is not read holds up no other.
 
 use std::time::Duration;
 
@@ -17,16 +17,16 @@ use weft_tests::{Bed, Wire, eventually, framed, get, pour, probe_service, reside
 
 const LIMIT: Duration = Duration::from_secs(300);
 
-/// By how much a sidecar may grow while it passes on a body of any size.
+/// How much a sidecar may grow while it passes on a body of any size, in bytes.
 const GROWTH: usize = 4 << 20;
 
-/// What goes each way of the large bodies. `WEFT_TEST_BODY_MIB` takes its place.
+/// The size of the large bodies, each way. `WEFT_TEST_BODY_MIB` changes it.
 fn body_bytes() -> usize {
     let asked = std::env::var("WEFT_TEST_BODY_MIB").ok().and_then(|mib| mib.parse::<usize>().ok());
     asked.unwrap_or(1024) << 20
 }
 
-/// Watches the memory of the sidecars on a call's way.
+/// Watches the memory of the sidecars that carry a call.
 struct Memory {
     pids: Vec<u32>,
     before: Vec<usize>,
@@ -59,7 +59,7 @@ impl Memory {
 
 const CHUNK: usize = 64 * 1024;
 
-/// Looks at the memory once in so many bytes.
+/// The memory is measured once per this many bytes.
 const LOOK: usize = 16 << 20;
 
 async fn drain(body: &mut RecvStream, mut look: impl FnMut()) -> usize {
@@ -80,7 +80,7 @@ async fn bodies_of_any_size_take_no_memory() {
     let plain = "  plain:\n    run: ${BIN}/weft-test-app\n    protocol: http1\n    env: { SPEAK: http1 }\n";
     let bed = Bed::start(&format!("{}{plain}", probe_service(1))).await;
     let bytes = body_bytes();
-    // Of the first call stays what every sidecar needs.
+    // The first calls allocate what every sidecar keeps.
     upload(&bed, 64 << 20, false).await;
     download(&bed, 64 << 20, false).await;
     timeout(LIMIT, upload(&bed, bytes, true)).await.expect("it goes on");
@@ -128,7 +128,7 @@ async fn upload_by_http1(bed: &Bed, bytes: usize, is_judged: bool) {
     let mut stream = TcpStream::connect(("127.0.0.1", bed.outbound())).await.expect("it listens");
     let head = format!("POST /mirror HTTP/1.1\r\nhost: plain\r\ncontent-length: {bytes}\r\n\r\n");
     stream.write_all(head.as_bytes()).await.expect("it is taken");
-    // As it comes it goes back: both ways at once.
+    // The service sends the body back while it comes: both ways at once.
     let (mut read, mut write) = stream.split();
     let writing = async {
         let chunk = vec![b'x'; CHUNK];
@@ -161,9 +161,9 @@ const ROUNDS: usize = 40;
 /// The window of a stream whose client asks for none in particular (RFC 9113, section 6.9.2).
 const WINDOW: usize = 65_535;
 
-/// What `weft-bench neighbours` says of how fast the others go, this says of whether they go at all.
+/// Whether the other streams go on. `weft-bench neighbours` measures how fast they are.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_does_not_read_holds_up_nobody_else() {
+async fn a_stream_that_is_not_read_holds_up_no_other() {
     let bed = Bed::start(&probe_service(1)).await;
     let mut wire = Wire::connect(bed.outbound()).await;
     let mut streams = Vec::new();
@@ -176,15 +176,15 @@ async fn who_does_not_read_holds_up_nobody_else() {
     let endless = 1_000_000_000;
     let (answer, says) = wire.open("Chat", &[("x-do", &format!("pour:{endless}"))]).await;
     let mut unread = answer.await.expect("an answer").into_body();
-    // Until all is under way that may be: its window is full, and its service goes on sending.
+    // As much is under way as may be: the stream's window is full, and the service has more to send.
     eventually("its window is full", LIMIT, async || unread.flow_control().used_capacity() >= WINDOW).await;
     for _ in 0..3 {
         converse_on_all(&mut streams).await;
         memory.look();
     }
     memory.judge("one of a hundred streams that is not read");
-    assert_eq!(unread.flow_control().used_capacity(), WINDOW, "it gets what it has room for");
-    // It has lost nothing: it goes on as soon as it is read.
+    assert_eq!(unread.flow_control().used_capacity(), WINDOW, "no more comes than the window allows");
+    // Nothing is lost: the stream goes on as soon as it is read.
     let mut read = 0;
     while read < 8 << 20 {
         let part = timeout(LIMIT, unread.data()).await.expect("it goes on").expect("it is open").expect("it is whole");
@@ -195,7 +195,7 @@ async fn who_does_not_read_holds_up_nobody_else() {
     converse_on_all(&mut streams).await;
 }
 
-/// On all streams at once: messages, each of which has to be echoed before the next is sent.
+/// Sends messages on all streams at once. On each, a message has to be echoed before the next is sent.
 async fn converse_on_all(streams: &mut Vec<(RecvStream, SendStream<Bytes>)>) {
     let conversations = streams.drain(..).enumerate().map(|(stream, (mut answers, mut requests))| {
         tokio::spawn(async move {
@@ -219,7 +219,7 @@ async fn converse_on_all(streams: &mut Vec<(RecvStream, SendStream<Bytes>)>) {
 }
 
 #[tokio::test]
-async fn a_websocket_converses() {
+async fn a_websocket_works_through_the_mesh() {
     let chat =
         "  chat:\n    run: ${BIN}/weft-test-app\n    protocol: http1\n    health: tcp\n    env: { SPEAK: websocket }\n";
     let bed = Bed::start(chat).await;
@@ -235,17 +235,17 @@ async fn a_websocket_converses() {
     assert_eq!(socket.next().await.expect("an echo").expect("it is whole"), Message::binary(&b"\0\x01\xff"[..]));
     socket.send(Message::Ping(Bytes::from_static(b"?"))).await.expect("it is open");
     assert_eq!(socket.next().await.expect("a pong").expect("it is whole"), Message::Pong(Bytes::from_static(b"?")));
-    // Longer than a client may take to say what it wants: that limit is not for what goes on.
+    // Longer than a client may take for its request: that limit does not end a running WebSocket.
     tokio::time::sleep(DETECT_TIMEOUT + Duration::from_secs(2)).await;
     socket.send(Message::text("still here")).await.expect("it is open");
     assert_eq!(socket.next().await.expect("an echo").expect("it is whole"), Message::text("still here"));
     socket.close(None).await.expect("it is open");
     assert!(matches!(socket.next().await, Some(Ok(Message::Close(_)))), "the other side closes, too");
-    assert!(socket.next().await.is_none(), "then it is over");
+    assert!(socket.next().await.is_none(), "then the connection has ended");
 }
 
 #[tokio::test]
-async fn server_sent_events_come_as_they_are_sent() {
+async fn server_sent_events_arrive_one_by_one() {
     let plain = "  plain:\n    run: ${BIN}/weft-test-app\n    protocol: http1\n    env: { SPEAK: http1 }\n";
     let bed = Bed::start(plain).await;
     let mut stream = TcpStream::connect(("127.0.0.1", bed.outbound())).await.expect("it listens");

@@ -1,4 +1,4 @@
-//! Protocols that the mesh knows nothing of, through a pair of sidecars: bytes as they are.
+//! Protocols that the mesh does not know, through a pair of sidecars: bytes pass unchanged.
 
 use std::{fs, time::Duration};
 
@@ -17,18 +17,18 @@ fn service() -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn any_protocol_passes_as_it_is() {
+async fn any_protocol_passes_unchanged() {
     let bed = Bed::start(&service()).await;
     the_server_may_speak_first_and_either_side_may_end_first(&bed).await;
     a_reset_arrives_as_a_reset(&bed).await;
-    it_is_counted(&bed).await;
-    http_is_told_that_it_is_not_spoken(&bed).await;
-    a_proxy_s_client_opens_a_tunnel_by_connect(&bed).await;
+    connections_and_bytes_are_counted(&bed).await;
+    http_to_a_service_of_tcp_is_refused(&bed).await;
+    a_client_of_proxies_opens_a_tunnel_with_connect(&bed).await;
     a_reader_that_stops_slows_the_writer(&bed).await;
-    nobody_there_is_seen_at_once(&bed).await;
+    a_killed_service_ends_its_connections_at_once(&bed).await;
 }
 
-/// A connection that has heard the server's first words.
+/// A connection on which the server's greeting has come and `command` is sent.
 async fn open(bed: &Bed, command: &str) -> TcpStream {
     let mut stream = TcpStream::connect(("127.0.0.1", bed.forward("db"))).await.expect("the forward listens");
     let mut greeting = [0; 11];
@@ -50,11 +50,11 @@ async fn the_server_may_speak_first_and_either_side_may_end_first(bed: &Bed) {
         },
         timeout(LIMIT, read.read_to_end(&mut heard))
     );
-    writing.expect("all is taken");
+    writing.expect("everything is sent");
     reading.expect("it comes to its end").expect("nothing breaks");
     let end = heard.split_off(sent.len());
     assert!(heard == sent, "every byte comes back");
-    assert_eq!(end, b"3000000 bytes\r\n", "what is said after the client's end arrives");
+    assert_eq!(end, b"3000000 bytes\r\n", "what the server sends after the client's end arrives");
 
     let file = bed.dir().join("deaf");
     let mut stream = open(bed, &format!("deaf {}", file.display())).await;
@@ -85,8 +85,8 @@ async fn in_flight(bed: &Bed) -> f64 {
     metric(bed.ports("keyboard").metrics, "weft_calls_in_flight", "db.shop").await
 }
 
-async fn it_is_counted(bed: &Bed) {
-    eventually("what is over is no longer in flight", LIMIT, async || in_flight(bed).await == 0.0).await;
+async fn connections_and_bytes_are_counted(bed: &Bed) {
+    eventually("ended connections are no longer in flight", LIMIT, async || in_flight(bed).await == 0.0).await;
     for (port, name) in [(bed.ports("keyboard").metrics, "the caller's"), (bed.ports("db-1").metrics, "the service's")]
     {
         let sent = async || metric(port, "weft_tunnel_sent_bytes_total", "db.shop").await;
@@ -100,13 +100,13 @@ async fn it_is_counted(bed: &Bed) {
     eventually("a client that goes away ends it", LIMIT, async || in_flight(bed).await == 0.0).await;
 }
 
-async fn http_is_told_that_it_is_not_spoken(bed: &Bed) {
+async fn http_to_a_service_of_tcp_is_refused(bed: &Bed) {
     let (status, text) = get(bed.outbound(), "/db/").await;
     assert_eq!(status, 400);
     assert!(text.contains("db.shop does not speak HTTP"), "{text}");
 }
 
-async fn a_proxy_s_client_opens_a_tunnel_by_connect(bed: &Bed) {
+async fn a_client_of_proxies_opens_a_tunnel_with_connect(bed: &Bed) {
     let mut stream = TcpStream::connect(("127.0.0.1", bed.outbound())).await.expect("it listens");
     stream.write_all(b"CONNECT db:5432 HTTP/1.1\r\nhost: db:5432\r\n\r\n").await.expect("it is taken");
     let mut heard = Vec::new();
@@ -131,10 +131,10 @@ async fn a_proxy_s_client_opens_a_tunnel_by_connect(bed: &Bed) {
     );
 }
 
-async fn nobody_there_is_seen_at_once(bed: &Bed) {
+async fn a_killed_service_ends_its_connections_at_once(bed: &Bed) {
     let mut stream = open(bed, "idle").await;
     bed.kill("db-1");
-    // As the system ends it, which is no error; the supervisor brings the service back.
+    // The operating system closes the dead process's connection, without an error. `weft up` restarts the service.
     let ended = timeout(LIMIT, stream.read(&mut [0])).await.expect("in time");
     assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
     eventually("it is back", LIMIT, async || {
@@ -144,5 +144,5 @@ async fn nobody_there_is_seen_at_once(bed: &Bed) {
         matches!(timeout(LIMIT, stream.read_exact(&mut greeting)).await, Ok(Ok(_)))
     })
     .await;
-    probe(&bed.channel(), "Say", &[]).await.expect("nobody else was hurt");
+    probe(&bed.channel(), "Say", &[]).await.expect("other services go on");
 }

@@ -10,7 +10,7 @@ use std::{
 use serde_json::Value;
 use weft_tests::{Bed, eventually, get, outside, root, skip};
 
-/// For what is only slow on a slow machine.
+/// A guard that only a very slow machine reaches.
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// The services that take part in the creation of a user.
@@ -27,7 +27,7 @@ fn shop() -> String {
         .concat()
 }
 
-/// Creates a user by `weft call`, and returns the id of the trace that it says.
+/// Creates a user with `weft call`, and returns the id of the trace that it prints.
 fn create(bed: &Bed) -> String {
     let call = bed.weft(&["call", "shop.users.v1.Users/Create", r#"{"name":"Ada","email":"ada@example.com"}"#]);
     let told = String::from_utf8_lossy(&call.stderr).into_owned();
@@ -37,7 +37,7 @@ fn create(bed: &Bed) -> String {
     address.rsplit('/').next().expect("an id").to_owned()
 }
 
-/// A span, whoever tells of it.
+/// A span, from either store.
 #[derive(Debug)]
 struct Span {
     id: String,
@@ -47,15 +47,15 @@ struct Span {
     service: String,
     component: String,
     is_error: bool,
-    /// By the names that OpenTelemetry's conventions have for them: see [`RPC`].
+    /// The values of the attributes in [`RPC`].
     rpc: [String; 4],
 }
 
-/// What each span says of its call.
+/// The attributes that each span has, by OpenTelemetry's conventions for RPC.
 const RPC: [&str; 4] = ["rpc.system.name", "rpc.method", "rpc.response.status_code", "server.address"];
 
-/// Each hop of `Create` is there once, below the one before it, and none failed:
-/// `weft call` → keyboard's sidecar (call, attempt) → users' sidecar → users → (its client span →) users' sidecar → auth's sidecar → auth.
+/// Each hop of `Create` is there once, below the one before it, and none failed: `weft call` → keyboard's sidecar
+/// (call, attempt) → users' sidecar → users → (its client span →) users' sidecar → auth's sidecar → auth.
 fn check(spans: &[Span]) {
     let by_id: HashMap<&str, &Span> = spans.iter().map(|span| (span.id.as_str(), span)).collect();
     let one = |service: &str, component: &str, kind: &str, method: &str, parent_kind: Option<&str>| -> &Span {
@@ -105,7 +105,7 @@ fn check(spans: &[Span]) {
     }
 }
 
-/// Spans of the whole way of `Create`: two services called, each by five spans, and the way in, which begins with `weft call`.
+/// The spans of `Create`: five for each of the two services that are called, and five from `weft call` to `users`.
 const SPANS: usize = 15;
 
 #[tokio::test]
@@ -179,7 +179,7 @@ impl Drop for Jaeger {
 #[tokio::test]
 async fn a_call_is_one_trace_in_jaeger() {
     let Some(program) = outside("jaeger") else {
-        return skip("no Jaeger: see CONTRIBUTING.md for how to build it");
+        return skip("Jaeger is not installed: see CONTRIBUTING.md for how to build it");
     };
     let jaeger = Jaeger::start(&program);
     eventually("Jaeger listens", LIMIT, async || {

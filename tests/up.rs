@@ -1,4 +1,4 @@
-//! `weft up`, `down`, `check` and `call` as a person uses them.
+//! `weft up`, `down`, `check` and `call`, used as a person uses them.
 
 use std::{
     fs,
@@ -12,7 +12,7 @@ use std::{
 use serde_json::Value;
 use weft_tests::{Bed, binary, eventually, is_alive, probe_service, root};
 
-/// For what is only slow on a slow machine.
+/// A guard that only a very slow machine reaches.
 const LIMIT: Duration = Duration::from_secs(60);
 
 fn stdout(output: &Output) -> String {
@@ -23,14 +23,14 @@ fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// Runs `weft` in a folder, away from what the developer's shell says to some other mesh.
+/// Runs `weft` in a folder, without the developer's own `WEFT_OUTBOUND`.
 fn weft(folder: &Path, args: &[&str]) -> Output {
     let mut command = Command::new(binary("weft"));
     command.args(args).current_dir(folder).env_remove("WEFT_OUTBOUND").output().expect("weft starts")
 }
 
 #[test]
-fn a_mesh_file_with_a_mistake_is_told_by_line_and_field_and_starts_nothing() {
+fn a_mistake_in_mesh_yaml_is_reported_with_line_and_field_and_starts_nothing() {
     let folder = tempfile::tempdir().expect("a folder of its own");
     let app = binary("weft-test-app").display().to_string();
     let cases = [
@@ -63,13 +63,13 @@ fn a_mesh_file_with_a_mistake_is_told_by_line_and_field_and_starts_nothing() {
             let text = stderr(&output);
             assert!(!output.status.success(), "weft {command} took\n{yaml}\n{text}");
             assert!(text.contains(told) && text.ends_with("1 problem; nothing was started\n"), "{command}: {text}");
-            assert!(!folder.path().join(".weft").exists(), "weft {command} began something for\n{yaml}");
+            assert!(!folder.path().join(".weft").exists(), "weft {command} started something for\n{yaml}");
         }
     }
 }
 
 #[test]
-fn a_port_in_use_and_no_file_at_all_start_nothing() {
+fn a_port_in_use_or_a_missing_mesh_yaml_starts_nothing() {
     let folder = tempfile::tempdir().expect("a folder of its own");
     let output = weft(folder.path(), &["up"]);
     assert!(!output.status.success());
@@ -88,7 +88,7 @@ fn a_port_in_use_and_no_file_at_all_start_nothing() {
     assert!(text.contains(&format!("mesh.yaml:3: ports.dashboard: port {port} is in use")), "{text}");
     assert!(text.contains("; allowed: a free port, or 0 for any"), "{text}");
     assert!(!folder.path().join(".weft/run.json").exists());
-    // It is a good file all the same: who only checks it does not want the ports.
+    // The file is valid all the same: `weft check` does not need the ports.
     let output = weft(folder.path(), &["check"]);
     assert!(
         output.status.success() && stdout(&output).contains("mesh.yaml: good; 1 service, 0 contracts"),
@@ -111,10 +111,10 @@ fn shop() -> String {
 }
 
 #[tokio::test]
-async fn nothing_is_wrong_while_the_shop_starts() {
+async fn the_shop_starts_without_a_warning() {
     let web = "  web:\n    run: ${BIN}/shop-web\n    protocol: http1\n    health: http:/\n";
     let bed = Bed::start(&format!("{}{}{web}", shop(), of_shop("orders", ""))).await;
-    // Of users and of orders.
+    // The dependencies of users and of orders.
     eventually("each service has seen those that it needs", LIMIT, async || {
         bed.log().matches("dependency is up").count() == 4
     })
@@ -127,11 +127,11 @@ async fn nothing_is_wrong_while_the_shop_starts() {
 }
 
 #[tokio::test]
-async fn weft_up_prints_what_services_say_and_of_its_own_parts_only_what_matters() {
+async fn weft_up_prints_lines_of_services_and_only_warnings_of_its_own_parts() {
     let says = |name: &str, command: &str| {
         format!("  {name}:\n    run: sh -c \"{command}; exec ${{BIN}}/weft-test-app\"\n    health: tcp\n")
     };
-    // Far more lines than wait for a table, from a service that is not up meanwhile.
+    // Far more lines than `weft up` keeps until its table is printed, from a service that is not up yet.
     let services = says("quiet", "echo I am $WEFT_SERVICE") + &says("flood", "seq 100000");
     let bed = Bed::start_quietly(&format!("{services}build: sh -c \"echo $((40 + 2)) files compiled\"\n")).await;
     eventually("the flood's last line is printed", LIMIT, async || bed.log().contains("│ 100000\n")).await;
@@ -153,7 +153,7 @@ async fn weft_up_prints_what_services_say_and_of_its_own_parts_only_what_matters
 }
 
 #[test]
-fn a_build_that_fails_shows_what_it_said_and_starts_nothing() {
+fn a_failed_build_shows_its_output_and_starts_nothing() {
     let folder = tempfile::tempdir().expect("a folder of its own");
     let app = binary("weft-test-app").display().to_string();
     let yaml = format!(
@@ -169,12 +169,12 @@ fn a_build_that_fails_shows_what_it_said_and_starts_nothing() {
 }
 
 #[tokio::test]
-async fn weft_call_speaks_to_the_shop_and_ctrl_c_leaves_no_process_behind() {
+async fn weft_call_calls_the_shop_and_ctrl_c_leaves_no_process_behind() {
     let mut bed = Bed::start(&shop()).await;
     lists_what_there_is(&bed);
     let ada = calls_unary_methods(&bed).await;
     calls_streaming_methods(&bed);
-    tells_what_is_wrong(&bed);
+    says_what_is_wrong(&bed);
     ctrl_c_ends_a_call_and_its_trace(&bed).await;
     a_user_survives_the_death_of_users(&bed, &ada).await;
 
@@ -207,13 +207,13 @@ fn lists_what_there_is(bed: &Bed) {
     assert!(one.starts_with("shop.auth.v1.Auth\n") && !one.contains("Users"), "{one}");
 }
 
-/// The id of a user that is there afterwards.
+/// Creates a user, and returns its id.
 async fn calls_unary_methods(bed: &Bed) -> String {
     let ada = r#"{"name":"Ada","email":"ada@Example.com"}"#;
     let output = bed.weft(&["call", "shop.users.v1.Users/Create", ada]);
     assert!(output.status.success(), "{}", stderr(&output));
     let user: Value = serde_json::from_slice(&output.stdout).expect("an answer is JSON");
-    // That auth and notifications were called, too.
+    // auth and notifications were called, too: auth writes the domain in lower case.
     assert_eq!(user["email"], "ada@example.com");
     let id = user["id"].as_str().expect("an id").to_owned();
     let told = bed.weft(&[
@@ -225,7 +225,7 @@ async fn calls_unary_methods(bed: &Bed) -> String {
     assert!(stdout(&told).contains("Welcome to the shop, Ada!"), "{told:?}");
     assert_eq!(stdout(&told).lines().count(), 1);
 
-    // The address that it prints is that of its trace.
+    // The printed address leads to the trace.
     let text = stderr(&output);
     let trace = text.lines().find_map(|line| line.strip_prefix("trace: ")).expect("the trace's address");
     let start = format!("http://127.0.0.1:{}/traces/", bed.dashboard());
@@ -272,7 +272,7 @@ fn lines(output: &Output) -> Vec<Value> {
     stdout(output).lines().map(|line| serde_json::from_str(line).expect("an answer is JSON")).collect()
 }
 
-fn tells_what_is_wrong(bed: &Bed) {
+fn says_what_is_wrong(bed: &Bed) {
     let failed = |args: &[&str], code: i32, told: &[&str]| {
         let output = bed.weft(&[&["call"], args].concat());
         let text = stderr(&output);
@@ -299,14 +299,14 @@ fn tells_what_is_wrong(bed: &Bed) {
     let get = "shop.users.v1.Users/Get";
     let nobody = r#"{"id":"00000000000000000000000000000000"}"#;
     failed(&[get, nobody], 64 + 5, &["error: NOT_FOUND: ", "google.rpc.ResourceInfo "]);
-    // Nothing ends a watch but its deadline, and that is the mesh's answer.
+    // Only its deadline ends a watch, and that is an answer of the mesh.
     failed(
         &["--timeout", "300ms", "shop.users.v1.Users/Watch"],
         64 + 4,
         &["error: DEADLINE_EXCEEDED: ", "x-weft-error: deadline-exceeded"],
     );
     failed(&["--address", "127.0.0.1:1", get], 1, &["nothing answers at 127.0.0.1:1; is `weft up` running"]);
-    // All services of the file have announced themselves: nothing more is waited for.
+    // All services of `mesh.yaml` have announced themselves, so the mesh answers at once.
     failed(&["--service", "user", get], 64 + 12, &["x-weft-error: no-such-service", "users"]);
 }
 
@@ -341,7 +341,7 @@ async fn ctrl_c_ends_a_call_and_its_trace(bed: &Bed) {
     .await;
 }
 
-/// `kill -9` at once after the answer: what was acknowledged is on the disk.
+/// `kill -9` right after the answer: an acknowledged user is on the disk.
 async fn a_user_survives_the_death_of_users(bed: &Bed, ada: &str) {
     let eve = r#"{"name":"Eve","email":"eve@example.com"}"#;
     let output = bed.weft(&["call", "shop.users.v1.Users/Create", eve]);
@@ -361,14 +361,14 @@ async fn a_user_survives_the_death_of_users(bed: &Bed, ada: &str) {
 }
 
 #[tokio::test]
-async fn weft_down_ends_what_a_killed_weft_up_left() {
+async fn weft_down_ends_the_processes_of_a_killed_weft_up() {
     let mut bed = Bed::start(&probe_service(2)).await;
     let second = weft(bed.dir(), &["up"]);
     assert!(!second.status.success() && stderr(&second).contains("`weft up` already runs for mesh.yaml"), "{second:?}");
 
     let pids = bed.pids();
     bed.kill_up();
-    assert!(pids.iter().any(|pid| is_alive(*pid)), "there is something left to end");
+    assert!(pids.iter().any(|pid| is_alive(*pid)), "some processes are left");
     let output = bed.weft(&["down"]);
     assert!(output.status.success(), "{}", stderr(&output));
     assert!(stdout(&output).contains("stopped; 6 processes were left and were ended"), "{}", stdout(&output));

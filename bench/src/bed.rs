@@ -1,4 +1,4 @@
-//! The processes that are measured, started for one load and ended after it.
+//! The measured processes, started for one load and ended after it.
 
 use std::{net::SocketAddr, path::Path, time::Duration};
 
@@ -14,7 +14,7 @@ use crate::{
     weft::{BUILD, Setup, Weft, WeftOptions},
 };
 
-/// The authority of every call; to a sidecar it names the service.
+/// The authority of every call, by which a sidecar finds the service.
 pub(crate) const AUTHORITY: &str = "echo.bench";
 
 /// The ways from the load generator to the echo server, in the order of the table.
@@ -44,27 +44,27 @@ impl Which {
     }
 }
 
-/// The way that all others are compared with.
+/// The name of the way that all others are compared with.
 pub(crate) const FLOOR: &str = "floor";
-/// The sidecars with everything on.
+/// The name of the way through the sidecars with everything on.
 pub(crate) const WEFT: &str = "weft";
 
 /// One way from the load generator to the echo server.
 pub(crate) struct Way {
     pub(crate) name: &'static str,
-    /// Where the load generator connects to.
+    /// The address that the load generator connects to.
     pub(crate) address: SocketAddr,
-    /// Whether it takes HTTP/1.1 too.
+    /// Whether it accepts HTTP/1.1, too.
     pub(crate) takes_http1: bool,
     /// The relay beside the client and the one beside the server; the bare way has none.
     pub(crate) relays: Option<[Process; 2]>,
-    /// The server of this way alone, so that its memory and its caches are nobody else's.
+    /// The server of this way only: no other way uses its memory and its caches.
     pub(crate) server: Role,
-    /// From each sidecar's start until it says that it is ready.
+    /// The time from each sidecar's start until it is ready.
     pub(crate) ready_after: Vec<Duration>,
-    /// What else must live as long.
+    /// Other processes that must run as long.
     pub(crate) background: Vec<Process>,
-    /// Where the processes' logs and certificates are.
+    /// The folder of the processes' logs and certificates.
     pub(crate) _dir: Option<TempDir>,
 }
 
@@ -89,18 +89,18 @@ pub(crate) struct Absent {
 pub(crate) struct Plan {
     ways: Vec<Which>,
     weft: WeftOptions,
-    /// The share of calls that the sidecars trace, but for those that trace none.
+    /// The share of calls that the sidecars trace, except in [`Which::WeftNoTraces`].
     traced: f64,
     peers: Vec<Found>,
 }
 
 impl Plan {
-    /// The `wanted` ways (all when there are none) of which the programs are there; says of the others why not.
+    /// The `wanted` ways (all if it is empty) whose programs exist. Prints why the others are left out.
     pub(crate) async fn new(wanted: &[Which], weft: WeftOptions, traced: f64, peers_dir: &Path) -> Self {
         let mut ways = Vec::new();
         let mut peers = Vec::new();
         for &which in Which::value_variants() {
-            // Nothing can be said of any way without the floor.
+            // Every result is a ratio to the floor.
             if !wanted.is_empty() && !wanted.contains(&which) && which != Which::Floor {
                 continue;
             }
@@ -122,7 +122,8 @@ impl Plan {
         &self.peers
     }
 
-    /// Starts every process of every way and waits until they are ready. What does not start is named with the reason.
+    /// Starts every process of every way and waits until they are ready. Also returns the ways that did not start, with
+    /// the reason.
     pub(crate) async fn start(&self) -> Result<(Vec<Way>, Vec<Absent>)> {
         let (mut ways, mut absent) = (Vec::new(), Vec::new());
         for &which in &self.ways {
@@ -148,7 +149,7 @@ impl Plan {
     }
 
     async fn peer(&self, which: Which) -> Result<Way> {
-        let found = self.peers.iter().find(|found| found.name() == which.name()).context("it was not found")?;
+        let found = self.peers.iter().find(|found| found.name() == which.name()).context("it is not installed")?;
         let (server, echo) = role(&["echo"]).await?;
         let pair = found.start(echo).await?;
         Ok(Way {
@@ -171,7 +172,7 @@ async fn find(which: Which, peers_dir: &Path) -> Result<Found> {
 
 async fn role(args: &[&str]) -> Result<(Role, SocketAddr)> {
     let (role, ready) = Role::start(args, Duration::ZERO).await.with_context(|| format!("weft-bench {}", args[0]))?;
-    let address = ready.parse().with_context(|| format!("`{ready}` is no address"))?;
+    let address = ready.parse().with_context(|| format!("`{ready}` is not an address"))?;
     Ok((role, address))
 }
 
@@ -202,7 +203,7 @@ pub(crate) async fn floor() -> Result<Way> {
     })
 }
 
-/// What of a mesh is needed to join it.
+/// The parts of a mesh that are needed to join it.
 pub(crate) struct Joinable {
     pub(crate) control: SocketAddr,
     pub(crate) inbound: SocketAddr,

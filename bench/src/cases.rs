@@ -1,4 +1,4 @@
-//! The loads: what is called, by how many at once, and when a measurement ends.
+//! The loads: the kind of call, the number of callers, and when a measurement ends.
 
 use std::time::Duration;
 
@@ -15,19 +15,19 @@ pub(crate) enum Kind {
     ServerStream,
     /// As unary, each call over a connection of its own.
     NewConnection,
-    /// A plain POST whose body comes back: over HTTP/1.1 where the way takes it, else over HTTP/2.
+    /// A plain POST whose body comes back: over HTTP/1.1 if the way accepts it, else over HTTP/2.
     Post,
 }
 
 /// Messages in the answer of a [`Kind::ServerStream`].
 pub(crate) const STREAM_MESSAGES: usize = 100;
 
-/// `connections × streams` callers, each with one call under way at any time.
+/// A load of `connections × streams` callers, each with one call at a time.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct Case {
     /// Its name on the command line and in the table.
     pub(crate) name: &'static str,
-    /// What it is, in a few words.
+    /// A short description.
     pub(crate) title: &'static str,
     /// What one call is.
     pub(crate) kind: Kind,
@@ -39,26 +39,27 @@ pub(crate) struct Case {
     pub(crate) message_bytes: usize,
     /// Whether each request has a request id, a trace context and a session of its own.
     pub(crate) has_differing_headers: bool,
-    /// Whether a request's head and body go out in one piece: else it is chance whether a relay reads them together.
+    /// Whether a request's head and body are sent in one piece. Else it depends on chance whether a relay reads them
+    /// together.
     pub(crate) is_sent_at_once: bool,
-    /// Begin calls at a steady pace, this share of what the floor can do, instead of each when the one before is
-    /// answered.
+    /// Makes calls at a steady pace, which is this share of the floor's capacity. Without it, each caller makes a call
+    /// when the one before is answered.
     pub(crate) share_of_floor: Option<f64>,
-    /// Paths that the calls are spread over.
+    /// The number of paths that the calls are spread over.
     pub(crate) methods: usize,
-    /// Connections that are open besides, over each of which one call was made.
+    /// Further open connections, which are idle after one call each.
     pub(crate) idle_connections: usize,
-    /// Calls before a measurement that are not counted …
+    /// The number of uncounted calls before a measurement.
     pub(crate) warm_up: u64,
-    /// … for this time at most.
+    /// How long these may take at most.
     pub(crate) warm_up_at_most: Duration,
-    /// A measurement ends after so many calls …
+    /// A measurement ends after this many calls, or after `at_most`, whichever is first.
     pub(crate) calls: u64,
-    /// … or after this time, whichever is first.
+    /// See `calls`.
     pub(crate) at_most: Duration,
 }
 
-/// The plainest load; the others are told by what is different.
+/// The simplest load. The others are defined by their differences.
 pub(crate) const UNARY: Case = Case {
     name: "8x32",
     title: "128 B, 8 connections × 32 calls",
@@ -145,7 +146,7 @@ impl Case {
         }
     }
 
-    /// One call alone, to see whether a way works at all.
+    /// A single call, to check whether a way works at all.
     pub(crate) fn probe(self) -> Self {
         Self {
             name: "probe",

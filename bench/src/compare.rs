@@ -22,7 +22,7 @@ pub(crate) struct Options {
     /// How often each load is measured over each way [default: 3, with --quick 1].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: Option<u32>,
-    /// Half a second for each measurement: is everything still working?
+    /// Half a second for each measurement: checks that everything still works.
     #[arg(long)]
     quick: bool,
     /// Only these loads (comma separated).
@@ -31,13 +31,13 @@ pub(crate) struct Options {
     /// Only these ways, and the floor (comma separated).
     #[arg(long, value_delimiter = ',')]
     ways: Vec<Which>,
-    /// Where all figures are written to.
+    /// The file for all figures.
     #[arg(long, value_name = "FILE", default_value = "target/bench.json")]
     json: PathBuf,
-    /// Where the picture is written to.
+    /// The file for the picture.
     #[arg(long, value_name = "FILE", default_value = "target/bench.svg")]
     svg: PathBuf,
-    /// Where bench/peers/install has put what the system has no package of.
+    /// The folder of the proxies that bench/peers/install has downloaded.
     #[arg(long, value_name = "DIR", default_value = "target/peers")]
     peers_dir: PathBuf,
     /// The share of calls that the sidecars trace, and export to the control plane.
@@ -53,7 +53,7 @@ pub(crate) async fn run(options: &Options, weft: WeftOptions) -> Result<ExitCode
     let rounds = options.rounds.unwrap_or(if options.quick { 1 } else { 3 });
     let mut report = Report::new(machine, rounds, options.quick, options.traced, plan.peers());
     let outcome = run_cases(options, rounds, &plan, &mut report).await;
-    // What was measured before an error is worth having.
+    // Figures from before an error are useful, too.
     print!("{}", report.text());
     report::write(&options.json, &(serde_json::to_string_pretty(&report)? + "\n"))?;
     report::write(&options.svg, &svg::draw(&report)?)?;
@@ -75,14 +75,14 @@ async fn run_cases(options: &Options, rounds: u32, plan: &Plan, report: &mut Rep
     Ok(())
 }
 
-/// One load over every way, with fresh processes, so that their memory tells of this load alone.
+/// Measures one load over every way. The processes are new, so that their memory comes from this load only.
 async fn run_case(case: Case, rounds: u32, plan: &Plan) -> Result<CaseReport> {
     let (ways, mut absent) = plan.start().await?;
     let (mut able, mut unable) = (Vec::new(), Vec::new());
     for way in ways {
         match can_take(&case, &way).await {
             Ok(()) => able.push(way),
-            // Without these a run is worth nothing.
+            // Without these a run is useless.
             Err(why) if [FLOOR, WEFT].contains(&way.name) => return Err(why),
             Err(why) => {
                 absent.push(Absent { name: way.name, why: format!("{why:#}") });
@@ -102,7 +102,7 @@ async fn run_case(case: Case, rounds: u32, plan: &Plan) -> Result<CaseReport> {
             }
             eprintln!("{}: round {round} of {rounds}, {}", case.name, way.name);
             match measure::measure(&case, way, per_second).await {
-                // A round with failures is no measurement: what failed may have cost next to nothing.
+                // A round with failures is no measurement: failed calls may cost almost nothing.
                 Ok(Sample { failed: 1.., first_failure, .. }) => report.error = first_failure,
                 Ok(sample) => report.samples.push(sample),
                 Err(error) => report.error = Some(format!("{error:#}")),
@@ -118,14 +118,14 @@ async fn run_case(case: Case, rounds: u32, plan: &Plan) -> Result<CaseReport> {
 
 /// Whether the way answers calls of this kind.
 async fn can_take(case: &Case, way: &Way) -> Result<()> {
-    // The floor is called over HTTP/2 even so: the others need their yardstick.
+    // The floor is called over HTTP/2 all the same: the others need a yardstick.
     if case.kind == Kind::Post && !is_http1(case, way) && way.name != FLOOR {
         bail!("it speaks no HTTP/1.1");
     }
     measure::probe(case, way, PATIENCE).await
 }
 
-/// The calls per second of a load that has a pace: its share of the most that the floor can do now.
+/// The calls per second of a load with a pace: its share of the floor's capacity at this moment.
 async fn pace(case: &Case, ways: &[Way]) -> Result<Option<f64>> {
     let (Some(share), Some(floor)) = (case.share_of_floor, ways.iter().find(|way| way.name == FLOOR)) else {
         return Ok(None);

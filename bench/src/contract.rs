@@ -1,19 +1,19 @@
 //! The contract of the echo server: its names, and its descriptors, from which the sidecars take deadlines and the
-//! metrics of each method.
+//! names of methods in metrics.
 //!
-//! The messages are those parts of `google/protobuf/descriptor.proto` that are needed, with Weft's option in its place:
-//! the types of `prost-types` know no custom options and would drop it.
+//! The messages here are the necessary parts of `google/protobuf/descriptor.proto`, with a field for Weft's option: the
+//! types of `prost-types` do not know custom options and would drop it.
 
 use prost::Message;
 use weft_contracts::{FILE_DESCRIPTOR_SET, weft::options::v1::ServiceOptions};
 
-/// Where calls go that ask for nothing in particular.
+/// The path of ordinary calls, which echo one message.
 pub(crate) const UNARY: &str = "/bench.v1.Echo/Unary";
 /// Answers with [`crate::cases::STREAM_MESSAGES`] messages.
 pub(crate) const STREAM: &str = "/bench.v1.Echo/Stream";
-/// Sends back what comes, as it comes. This and the next two are in no contract: they go on until their caller ends them.
+/// Echoes messages as they come. This method and the next two are in no contract: they run until the caller ends them.
 pub(crate) const CHAT: &str = "/bench.v1.Echo/Chat";
-/// Sends without an end.
+/// Sends without end.
 pub(crate) const POUR: &str = "/bench.v1.Echo/Pour";
 /// Never reads its request, and never answers.
 pub(crate) const DEAF: &str = "/bench.v1.Echo/Deaf";
@@ -80,7 +80,7 @@ struct Method {
     server_streaming: bool,
 }
 
-/// Where Weft's options are defined, with all that this file imports.
+/// The file that defines Weft's options. `IMPORTS` also has the files that it imports.
 const OPTIONS: &str = "weft/options/v1/options.proto";
 const IMPORTS: [&str; 3] = ["google/protobuf/descriptor.proto", "google/protobuf/duration.proto", OPTIONS];
 
@@ -125,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_mesh_reads_the_methods_and_their_time_limit() {
+    fn the_mesh_reads_the_methods_and_their_timeouts() {
         let policy = ServicePolicy::from_descriptors(&descriptors(100), None).unwrap();
         assert_eq!(policy.contracts.len(), 1);
         assert_eq!(policy.contracts[0].methods.len(), 101);

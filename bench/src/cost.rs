@@ -1,11 +1,12 @@
-//! What a call costs in instructions and allocations, counted rather than timed: the same on a busy machine and on an
-//! idle one, and from one run to the next, so that a change that makes calls dearer is seen before it lands.
+//! What a call costs in instructions and allocations, counted rather than timed. The counts are the same on a busy and
+//! on an idle machine, and in each run, so that a change that makes calls more expensive is noticed before it is
+//! merged.
 //!
-//! Both sidecars run under callgrind. Only their workers' threads are looked at, and only from before the first call
-//! until after the last of those that count. What the kernel does for the sidecars is not counted.
+//! Both sidecars run under callgrind. Only their worker threads count, from before the first to after the last counted
+//! call. The kernel's work for the sidecars does not count.
 //!
-//! - [`callgrind`]: how it is asked, and what it says;
-//! - [`steps`]: which functions belong to what; [`text`]: the tables;
+//! - [`callgrind`]: controls it, and reads its profiles;
+//! - [`steps`]: which functions belong to which step; [`text`]: the tables;
 //! - [`recorded`]: the figures to compare with.
 
 mod callgrind;
@@ -37,36 +38,36 @@ use crate::{
 use callgrind::{Profile, Tell};
 use recorded::{Cost, Costs};
 
-/// What makes the programs. The recorded figures hold for this profile and these packages: others put functions together
-/// in other ways.
+/// The command that builds the programs. The recorded figures hold only for this profile and these packages: with
+/// others the compiler inlines other functions.
 const BUILD: &str = "cargo build --release -p weft-cli -p weft-sidecar -p weft-control -p weft-bench --bins";
 /// How long the sidecars may take until a call is answered.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long all calls may take.
 const AT_MOST: Duration = Duration::from_secs(120);
-/// What the worker's functions have in their names, and those of no other thread.
+/// Part of the names of functions that run only on the worker thread.
 const WORKER: &str = "weft_wire::";
-/// In the table, in the order of a way's relays.
+/// The sidecars' names in the table, in the order of a way's relays.
 const SIDECARS: [&str; 2] = ["out", "in"];
 
-/// How often each load is measured. The least of each figure counts: now and then something arrives between a wake-up and
-/// the reading that it is for, which costs an empty wake-up.
+/// How often each load is measured. The minimum of each figure counts: sometimes a read also takes bytes that arrived
+/// after the wake-up, and their own wake-up is then for nothing.
 const ROUNDS: usize = 8;
 
-/// Before all others, again and again until nothing grows any more: above all the slots of the deadlines' wheel, each of
-/// which takes memory when it first sees a call. So these come at an even pace, about one for each slot.
+/// The load before all others, repeated until no buffer grows any more. Above all, each slot of the deadlines' timer
+/// wheel allocates memory for its first call. So these calls come at an even pace, about one for each slot.
 const WARM_UP: Case = Case { name: "warm-up", streams: 1, warm_up: 1, calls: 1_000, ..FOUR };
 const WARM_UP_PER_SECOND: f64 = 450.0;
-/// How often at most: what grows for ever must be seen, not waited for.
+/// How often the warm-up is repeated at most. A buffer that grows for ever must be noticed, not waited for.
 const WARM_UPS: usize = 30;
-/// So much growth per call counts as none.
+/// Fewer growths per call than this count as none.
 const GROWTH: f64 = 0.005;
 
-/// The loads: small ones, as callgrind makes the sidecars some fifty times slower.
+/// The loads. They are small, as callgrind makes the sidecars about fifty times slower.
 const SCENARIOS: [Case; 2] =
     [Case { name: "1x1", title: "128 B, one call at a time", streams: 1, warm_up: 50, calls: 100, ..FOUR }, FOUR];
 
-/// No more at a time: so many a slot of the wheel takes without growing again.
+/// Four calls at a time, as a slot of the wheel has room for four without growing again.
 const FOUR: Case = Case {
     name: "1x4",
     title: "128 B, four calls at a time",
@@ -88,7 +89,7 @@ pub(crate) struct Options {
     /// The recorded figures.
     #[arg(long, value_name = "FILE", default_value = "bench/cost.json")]
     file: PathBuf,
-    /// List the functions that cost most, with all that they call.
+    /// List this many of the functions that cost most, including all that they call.
     #[arg(long, value_name = "HOW MANY", default_value_t = 0)]
     functions: usize,
 }
@@ -127,21 +128,21 @@ pub(crate) async fn run(options: &Options, weft: WeftOptions) -> Result<ExitCode
     }
 }
 
-/// What a program says of the compiler that it was made by.
+/// The compiler that built a program, as the program's file names it.
 fn compiler(program: &Path) -> Result<String> {
     const BEGIN: &[u8] = b"rustc version ";
     let code = fs::read(program)?;
     let is_version = |window: &[u8]| window.starts_with(BEGIN) && window[BEGIN.len()].is_ascii_digit();
-    let at = code.windows(BEGIN.len() + 1).position(is_version).context("no compiler is named in the sidecar")?;
+    let at = code.windows(BEGIN.len() + 1).position(is_version).context("the sidecar's file names no compiler")?;
     let text: Vec<u8> = code[at..].iter().copied().take_while(|byte| (b' '..=b'~').contains(byte)).collect();
     Ok(String::from_utf8(text)?)
 }
 
-/// What one sidecar did for all calls of a load that count.
+/// The counts of one sidecar for all counted calls of a load.
 struct Counted {
     case: Case,
     sidecar: &'static str,
-    /// Of the round with the fewest instructions.
+    /// The profile of the round with the fewest instructions.
     profile: Profile,
     cost: Cost,
 }
@@ -167,7 +168,7 @@ async fn warm_up(way: &Way, dumps: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Runs the load in rounds, and gives what each sidecar's worker did in each of them.
+/// Runs the load in rounds. Returns the profiles of each sidecar's worker.
 async fn count(case: &Case, way: &Way, dumps: &Path) -> Result<[Vec<Profile>; 2]> {
     eprintln!("{}: {}", case.name, case.title);
     let mut profiles = [Vec::new(), Vec::new()];
@@ -178,7 +179,7 @@ async fn count(case: &Case, way: &Way, dumps: &Path) -> Result<[Vec<Profile>; 2]
     Ok(profiles)
 }
 
-/// Runs the load once, and gives what each sidecar's worker did from its first call to its last.
+/// Runs the load once. Returns the profile of each sidecar's worker, from the first call to the last.
 async fn round(case: &Case, way: &Way, per_second: Option<f64>, dumps: &Path) -> Result<[Profile; 2]> {
     let sidecars = way.relays.as_ref().context("no sidecars")?;
     let mut load = measure::start_load(case, way, per_second).await?;
@@ -195,7 +196,7 @@ async fn round(case: &Case, way: &Way, per_second: Option<f64>, dumps: &Path) ->
     if let Some(failure) = result.first_failure {
         bail!("a call failed: {failure}");
     }
-    // A pace may end before its last calls.
+    // With a pace, the time may end before the last calls.
     let are_all = per_second.is_some() || result.calls == case.calls;
     ensure!(are_all, "{} calls of {} were made in {AT_MOST:?}", result.calls, case.calls);
     let [out, inward] = sidecars.each_ref().map(|sidecar| {
@@ -205,7 +206,7 @@ async fn round(case: &Case, way: &Way, per_second: Option<f64>, dumps: &Path) ->
     Ok([out?, inward?])
 }
 
-/// Prints each figure beside the recorded one; the exit status says whether all are near enough.
+/// Prints each figure beside the recorded one. The exit status says whether all are close enough.
 fn compare(found: &Costs, recorded: &Costs) -> ExitCode {
     let mut table = Table::new(&["scenario", "sidecar", "per call", "now", "recorded", "difference"]);
     let mut is_near = true;
@@ -258,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_figure_beyond_the_recorded_one_fails() {
+    fn a_figure_too_far_from_the_recorded_one_fails() {
         let costs = |instructions| Costs {
             compiler: "rustc version 1".into(),
             per_call: [("1x1".into(), [("out".into(), Cost { instructions, allocations: 2.0 })].into())].into(),

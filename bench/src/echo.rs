@@ -1,6 +1,6 @@
-//! The server of the benchmark: takes a whole body and sends the same bytes back; to gRPC with `grpc-status: 0`, for
-//! [`contract::STREAM`] many times. [`contract::CHAT`], [`contract::POUR`] and [`contract::DEAF`] go on until their caller
-//! ends them.
+//! The server of the benchmark: reads a whole body and sends the same bytes back. For gRPC it adds `grpc-status: 0`,
+//! and for [`contract::STREAM`] it sends them many times. [`contract::CHAT`], [`contract::POUR`] and [`contract::DEAF`]
+//! run until their caller ends them.
 
 use std::future::poll_fn;
 
@@ -21,7 +21,7 @@ pub(crate) async fn run() -> Result<()> {
             let Ok(mut connection) = http2::accept(io).await else { return };
             while let Some(Ok((request, respond))) = connection.accept().await {
                 tokio::spawn(async move {
-                    // A caller that has gone away needs no answer; the load generator counts what it misses.
+                    // A caller that has gone needs no answer. The load generator counts missing answers.
                     let _ = answer(request, respond).await;
                 });
             }

@@ -1,8 +1,8 @@
 //! The floor: a relay pair on the h2 crate and rustls with no features at all. It is the yardstick for the sidecars, so
-//! it must be correct where they are (flow control from end to end, trailers, resets, half-close) and do nothing else.
+//! it must be as correct as they are (flow control from end to end, trailers, resets, half-close) and do nothing else.
 //!
-//! Each relay has one connection to what is behind it, opened before it says that it is ready: the out-relay over
-//! mutual TLS to the in-relay, the in-relay in plain text to the server.
+//! Each relay has one upstream connection, opened before it reports that it is ready: the out-relay over mutual TLS to
+//! the in-relay, the in-relay in plain text to the server.
 
 use std::{future::poll_fn, net::SocketAddr, path::Path, pin::Pin, sync::Arc, task::Poll};
 
@@ -50,7 +50,7 @@ pub(crate) async fn run_in(certificates: &Path, to: SocketAddr) -> Result<()> {
     }
 }
 
-/// A relay without its one connection is of no more use.
+/// A relay without its upstream connection is useless.
 fn upstream_has_gone() {
     eprintln!("weft-bench: a relay has lost its connection");
     std::process::exit(1);
@@ -61,7 +61,7 @@ async fn serve<T: AsyncRead + AsyncWrite + Unpin>(io: T, upstream: Upstream) {
     let Ok(mut connection) = http2::accept(io).await else { return };
     while let Some(Ok((request, mut respond))) = connection.accept().await {
         let (head, body) = request.into_parts();
-        // Past the peer's stream limit h2 lets the call wait; a clone of its own never has to be waited for.
+        // Beyond the peer's stream limit h2 queues the call. A new clone is always ready.
         match upstream.clone().send_request(Request::from_parts(head, ()), body.is_end_stream()) {
             Ok((answer, to_server)) => drop(tokio::spawn(relay(body, respond, answer, to_server))),
             Err(_) => respond.send_reset(Reason::REFUSED_STREAM),
@@ -69,7 +69,7 @@ async fn serve<T: AsyncRead + AsyncWrite + Unpin>(io: T, upstream: Upstream) {
     }
 }
 
-/// One call: both directions at once; what breaks one resets both with the same reason.
+/// One call: both directions at once. If one fails, both are reset with the same reason.
 async fn relay(
     mut body: RecvStream,
     mut respond: SendResponse<Bytes>,
@@ -113,8 +113,8 @@ async fn answer_or_reset(
     .await
 }
 
-/// One direction's body and trailers. The sender's window grows only by what was passed on, so a slow reader slows
-/// its writer and not the relay's memory.
+/// One direction's body and trailers. The sender gets credit only for forwarded bytes, so a slow reader slows down its
+/// writer and does not fill the relay's memory.
 async fn pump(from: &mut RecvStream, to: &mut SendStream<Bytes>) -> Result<(), h2::Error> {
     while let Some(data) = http2::data_or_reset(from, to).await {
         let data = data?;

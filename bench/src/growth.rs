@@ -1,7 +1,7 @@
 //! What a call costs as a mesh grows: more endpoints, methods, connections, workers.
 //!
-//! Each row is measured with fresh sidecars and a fresh floor, in turns. The floor knows no endpoints, methods or
-//! workers, so it tells what of a change comes from the load itself (such as paths that differ) or from the machine.
+//! Each row is measured with new sidecars and a new floor, in turns. The floor knows no endpoints, methods or workers,
+//! so it shows which part of a change comes from the load itself (such as different paths) or from the machine.
 
 mod announcer;
 mod text;
@@ -34,13 +34,13 @@ pub(crate) struct Options {
     /// How often each row is measured.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
-    /// One round of half a second, and the two ends of each dimension only.
+    /// One round of half a second, with only the smallest and the largest size of each dimension.
     #[arg(long)]
     quick: bool,
-    /// Only these (comma separated).
+    /// Only these dimensions (comma separated).
     #[arg(long, value_delimiter = ',')]
     only: Vec<Dimension>,
-    /// Where all figures are written to.
+    /// The file for all figures.
     #[arg(long, value_name = "FILE", default_value = "target/growth.json")]
     json: PathBuf,
 }
@@ -49,11 +49,11 @@ pub(crate) struct Options {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
 enum Dimension {
-    /// Endpoints of the service that is called.
+    /// Endpoints of the called service.
     Endpoints,
-    /// Methods that it has, each called as often as the others.
+    /// Its methods, which are called equally often.
     Methods,
-    /// Connections of the client, one of which carries all calls.
+    /// Connections of the client. One of them carries all calls.
     Connections,
     /// Threads of each sidecar that carry calls.
     Workers,
@@ -76,7 +76,7 @@ impl Dimension {
     fn row(self, size: usize) -> (Setup, Case) {
         let (setup, case) = (Setup::default(), Case { at_most: AT_MOST, ..UNARY });
         match self {
-            // Enough calls that each endpoint has its connection before it counts.
+            // Enough calls to give each endpoint its connection before the counted calls.
             Self::Endpoints => {
                 let (warm_up, warm_up_at_most) = (10_000 + 30 * size as u64, Duration::from_secs(15));
                 (Setup { is_everywhere: true, ..setup }, Case { warm_up, warm_up_at_most, ..case })
@@ -110,7 +110,7 @@ struct Row {
 #[derive(Serialize)]
 struct Measured {
     samples: Vec<Sample>,
-    /// Of the relays, before any load and the most.
+    /// Memory of the relays before any load. `peak_rss_bytes` is the most.
     idle_rss_bytes: [u64; 2],
     peak_rss_bytes: [u64; 2],
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -177,7 +177,7 @@ async fn run_row(dimension: Dimension, size: usize, rounds: u32, quick: bool, we
     }
     row.floor.finish(&floor, &[])?;
     row.weft.finish(&weft, &row.floor.samples)?;
-    // The floor's ratio to itself says nothing but that the figures are there.
+    // The floor's ratio to itself is always 1, but its other figures are needed.
     row.floor.summary = Summary::of(&row.floor.samples, &row.floor.samples);
     weft.stop().await;
     floor.stop().await;
@@ -196,7 +196,7 @@ impl Measured {
         Ok(())
     }
 
-    /// What the relay beside the client took for its connections, before the calls that count.
+    /// Memory that the relay beside the client took for its connections, before the counted calls.
     fn open_bytes(&self) -> Option<u64> {
         let [out, _] = self.samples.first()?.open_rss_bytes?;
         Some(out.saturating_sub(self.idle_rss_bytes[0]))

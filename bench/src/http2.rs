@@ -1,5 +1,5 @@
-//! What the client, the server and the floor's relays share of HTTP/2: settings (those of the sidecars, for a fair
-//! comparison), and sending under flow control.
+//! HTTP/2 for the client, the server and the floor's relays: settings (those of the sidecars, for a fair comparison),
+//! and sending under flow control.
 
 use std::{future::poll_fn, net::SocketAddr, task::Poll};
 
@@ -12,7 +12,7 @@ use tokio::{
 };
 use weft_mesh::limits;
 
-/// The client's side of a connection; its driver runs as a task, and `on_close` runs when the connection has ended.
+/// The client's side of a connection. Its driver runs as a task, which calls `on_close` when the connection has ended.
 pub(crate) async fn connect<T>(io: T, on_close: fn()) -> Result<client::SendRequest<Bytes>>
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -28,7 +28,7 @@ where
         .await
         .context("no HTTP/2 connection")?;
     tokio::spawn(async move {
-        // Why it ended is seen by each call on it.
+        // Each call on the connection gets the reason.
         let _ = connection.await;
         on_close();
     });
@@ -58,7 +58,7 @@ pub(crate) async fn dial(to: SocketAddr) -> Result<TcpStream> {
     Ok(stream)
 }
 
-/// Listens on a port of the kernel's choice and tells the parent process which.
+/// Listens on a port that the kernel picks, and reports it to the parent process.
 pub(crate) async fn listen_and_say() -> Result<TcpListener> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     println!("ready {}", listener.local_addr()?);
@@ -88,7 +88,7 @@ pub(crate) async fn send(to: &mut SendStream<Bytes>, mut data: Bytes, end: bool)
     }
 }
 
-/// Why nothing more can be sent: the peer's reason, where it has reset the stream.
+/// Why nothing more can be sent: the peer's reason, if it has reset the stream.
 async fn why_closed(to: &mut SendStream<Bytes>) -> h2::Error {
     poll_fn(|cx| match to.poll_reset(cx) {
         Poll::Ready(Ok(reason)) => Poll::Ready(reason.into()),
@@ -98,7 +98,7 @@ async fn why_closed(to: &mut SendStream<Bytes>) -> h2::Error {
     .await
 }
 
-/// The next piece of a body, unless the peer to whom it goes resets the call first.
+/// The next piece of a body, unless the receiving peer resets the call first.
 pub(crate) async fn data_or_reset(
     from: &mut RecvStream,
     to: &mut SendStream<Bytes>,

@@ -20,12 +20,13 @@ pub(crate) async fn join(mesh: &Joinable, bundle: &TrustBundle) -> Result<Svid> 
     join_with(mesh.control, mesh.join_token.clone(), bundle).await
 }
 
-/// An SVID of whom the token names.
+/// An SVID of the service that the token names.
 pub(crate) async fn join_with(control: SocketAddr, join_token: String, bundle: &TrustBundle) -> Result<Svid> {
     let key = WorkloadKey::generate()?;
     let request = SignRequest { csr_der: key.signing_request()?.into(), join_token, ..SignRequest::default() };
     let channel = connect(control, None, bundle).await?;
-    let signed = IdentityClient::new(channel).sign(request).await.context("no identity")?.into_inner();
+    let signed =
+        IdentityClient::new(channel).sign(request).await.context("the control plane gives no identity")?.into_inner();
     Ok(key.into_svid(signed.chain_der.into_iter().map(Into::into).collect())?)
 }
 

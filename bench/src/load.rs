@@ -1,10 +1,10 @@
-//! The load generator: calls, each answer checked, each latency kept.
+//! The load generator: makes calls, checks each answer and keeps each latency.
 //!
-//! It opens its connections, warms up, prints `ready` and waits for a line, so that its parent can read the clocks of
-//! all processes in between; then it measures, prints a [`LoadResult`] as one line of JSON, and waits until it is
-//! killed, so that its own clocks can be read too.
+//! It opens its connections, warms up, prints `ready` and waits for a line, so that its parent can read the CPU times
+//! of all processes in between. Then it measures, prints a [`LoadResult`] as one line of JSON, and waits until it is
+//! killed, so that the parent can read its CPU time, too.
 //!
-//! [`call`] is one call and what it goes over; [`turns`] says when the next one may begin.
+//! [`call`] is one call and its connection; [`turns`] says when the next one may begin.
 
 mod call;
 mod turns;
@@ -26,15 +26,15 @@ use crate::cases::{Case, Kind};
 use call::{Call, Link};
 use turns::Turns;
 
-/// How long calls that are under way may take when a measurement's time is over.
+/// How long the calls under way may still take at the end of a measurement.
 pub(crate) const GRACE: Duration = Duration::from_secs(10);
 
-/// What to call, how often and by how many: a [`Case`] over one way.
+/// The arguments of the child: a [`Case`] over one way.
 #[derive(Args, Clone)]
 pub(crate) struct LoadArgs {
     #[arg(long)]
     pub(crate) to: SocketAddr,
-    /// The authority of each call, by which a sidecar knows the service.
+    /// The authority of each call, by which a sidecar finds the service.
     #[arg(long)]
     pub(crate) authority: String,
     #[arg(long)]
@@ -57,7 +57,7 @@ pub(crate) struct LoadArgs {
     pub(crate) methods: usize,
     #[arg(long)]
     pub(crate) idle_connections: usize,
-    /// Calls that begin in a second; as many as can be where it is not given.
+    /// Calls that begin in a second; without it, as many as possible.
     #[arg(long)]
     pub(crate) per_second: Option<f64>,
     #[arg(long)]
@@ -111,18 +111,18 @@ impl LoadArgs {
     }
 }
 
-/// What a measurement has found.
+/// The result of a measurement.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct LoadResult {
-    /// Calls that were answered as they should be.
+    /// Calls that were answered correctly.
     pub(crate) calls: u64,
     /// Calls that were not.
     pub(crate) failed: u64,
-    /// What happened to the first of those.
+    /// The error of the first failed call.
     pub(crate) first_failure: Option<String>,
     /// From the first call's start to the last one's end.
     pub(crate) elapsed_seconds: f64,
-    /// Of the calls that were answered.
+    /// Latency of the calls that were answered.
     pub(crate) latency: Latency,
 }
 
@@ -138,7 +138,7 @@ pub(crate) struct Latency {
 }
 
 impl Latency {
-    /// Of so many calls.
+    /// Computes the figures from the latencies of all calls.
     pub(crate) fn of(latencies: &[Duration]) -> Result<Self> {
         let mut histogram: Histogram<u64> = Histogram::new(3)?;
         for latency in latencies {
@@ -156,7 +156,7 @@ impl Latency {
     }
 }
 
-/// The `load` child. What stops it before it is ready is told to the parent in place of `ready`.
+/// The `load` child. If it fails before it is ready, it prints the error in place of `ready`.
 pub(crate) async fn run(args: LoadArgs) -> Result<()> {
     let call = Arc::new(Call::new(&args)?);
     let (links, _idle) = match prepare(&args, &call).await {
@@ -176,17 +176,17 @@ pub(crate) async fn run(args: LoadArgs) -> Result<()> {
     Ok(())
 }
 
-/// Waits for a line of the parent; false when it has gone.
+/// Waits for a line from the parent; false if the parent has gone.
 async fn told_to_go_on() -> Result<bool> {
     Ok(tokio::io::stdin().read(&mut [0; 16]).await? > 0)
 }
 
-/// Opens what is called over and what is idle, and makes the calls that are not counted.
+/// Opens the connections for calls and the idle ones, and makes the uncounted calls.
 async fn prepare(args: &LoadArgs, call: &Arc<Call>) -> Result<(Vec<Link>, Vec<Link>)> {
     let mut idle = Vec::new();
     for _ in 0..args.idle_connections {
         let mut links = Link::open(args, 1).await?;
-        call.make(&mut links[0]).await.context("a call failed on a connection that is to be idle")?;
+        call.make(&mut links[0]).await.context("the first call failed on an idle connection")?;
         idle.append(&mut links);
     }
     let mut links = Vec::new();
@@ -201,14 +201,14 @@ async fn prepare(args: &LoadArgs, call: &Arc<Call>) -> Result<(Vec<Link>, Vec<Li
     }
 }
 
-/// What became of one caller.
+/// The outcome of one caller.
 struct Outcome {
     link: Link,
     latencies: Vec<Duration>,
     failure: Option<anyhow::Error>,
 }
 
-/// Calls over each link for as long as there are turns, which end after `at_most`.
+/// Calls over each link as long as there are turns, which end after `at_most`.
 async fn phase(links: Vec<Link>, call: &Arc<Call>, turns: Turns, at_most: Duration) -> Result<(Vec<Link>, LoadResult)> {
     let turns = Arc::new(turns);
     let start = turns.begin();
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_child_reads_what_its_parent_means() {
+    fn a_child_reads_the_arguments_of_its_parent() {
         for case in cases::ALL {
             let argv = LoadArgs::of(&case, "127.0.0.1:80".parse().unwrap(), "echo", true, Some(0.5));
             let args = Child::try_parse_from(argv).unwrap_or_else(|e| panic!("{}: {e}", case.name)).args;

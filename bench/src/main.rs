@@ -1,24 +1,24 @@
-//! `weft-bench`: what a call costs through a pair of sidecars, against the least that a relay pair can cost, and against
-//! other proxies.
+//! `weft-bench`: what a call costs through a pair of sidecars, against the least that a relay pair can cost, and
+//! against other proxies.
 //!
-//! One run measures every way from the same load generator to the same echo server, in turns, so that a machine that
-//! grows slower in between slows all of them: `bare` (no relay), `floor` (a relay pair on the h2 crate and rustls that
-//! does nothing but relay), `weft` (two real sidecars with a real control plane) and the peers. Every part is a process
-//! of its own, so that its CPU time and its memory can be read from the kernel.
+//! One run measures every way (path) from the same load generator to the same echo server: `bare` (no relay), `floor`
+//! (a relay pair on the h2 crate and rustls that does nothing but relay), `weft` (two real sidecars with a real control
+//! plane) and the peers. The ways take turns, so that a machine that slows down affects all of them. Every part is a
+//! process of its own, so that the kernel reports its CPU time and its memory.
 //!
 //! - [`compare`]: the comparison; [`growth`]: what a call costs as a mesh grows;
-//! - [`neighbours`]: what calls notice of a slow reader and of attackers beside them;
-//! - [`scale`]: how soon thousands of sidecars learn of a change, and what the control plane needs for it;
-//! - [`outage`]: what calls notice of a control plane that stands still and goes on;
-//! - [`cost`]: the instructions and allocations of a call, counted and compared with those that were recorded;
-//! - [`cases`]: the loads; [`contract`]: what is called;
-//! - [`bed`]: starts the processes of each way; [`weft`] those of a mesh, [`peers`] the other proxies; [`process`] is one
-//!   child and what the kernel says of it; [`identity`] joins a mesh;
+//! - [`neighbours`]: how a slow reader and attackers affect the calls of others;
+//! - [`scale`]: how soon thousands of sidecars learn of a change, and the control plane's memory;
+//! - [`outage`]: how a control plane that hangs affects calls;
+//! - [`cost`]: the instructions and allocations of a call, counted and compared with the recorded ones;
+//! - [`cases`]: the loads; [`contract`]: the contract of the echo server;
+//! - [`bed`]: starts the processes of each way; [`weft`] those of a mesh, [`peers`] the other proxies; [`process`] is
+//!   one child, with its CPU time and memory; [`identity`] joins a mesh;
 //! - [`measure`]: one load over one way, with CPU time and latencies;
-//! - [`report`]: medians over the rounds, ratios to the floor, the JSON file and what is printed, as a [`table`];
+//! - [`report`]: medians over the rounds, ratios to the floor, the JSON file and the printed text, with a [`table`];
 //!   [`svg`]: the picture;
-//! - [`echo`], [`floor`] and [`load`] are the children's side: this executable, called again. [`http2`] and [`tls`]
-//!   are what they share.
+//! - [`echo`], [`floor`] and [`load`] are the children's side: this executable, called again. They share [`http2`] and
+//!   [`tls`].
 
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
@@ -82,7 +82,7 @@ impl SidecarOptions {
     }
 }
 
-/// What else there is to measure, and what a child of the benchmark does.
+/// The other benchmarks, and the roles of the benchmark's children.
 #[derive(Subcommand)]
 enum Role {
     /// What a call costs as endpoints, methods, connections and workers grow in number.
@@ -92,14 +92,14 @@ enum Role {
         #[command(flatten)]
         sidecars: SidecarOptions,
     },
-    /// What a call costs in instructions and allocations, counted by valgrind, against what was recorded.
+    /// What a call costs in instructions and allocations, counted by valgrind and compared with the recorded figures.
     Cost {
         #[command(flatten)]
         options: cost::Options,
         #[command(flatten)]
         sidecars: SidecarOptions,
     },
-    /// What the calls of others notice of a stream that is not read, and of clients that attack.
+    /// How a stream that is not read, and clients that attack, affect the calls of others.
     Neighbours {
         #[command(flatten)]
         options: neighbours::Options,
@@ -113,7 +113,7 @@ enum Role {
         #[command(flatten)]
         sidecars: SidecarOptions,
     },
-    /// How many calls fail while the control plane stands still for half a minute and goes on, four times.
+    /// How many calls fail while the control plane hangs for half a minute and goes on, four times.
     Outage {
         #[command(flatten)]
         options: outage::Options,
@@ -155,7 +155,7 @@ fn main() -> ExitCode {
     let outcome = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .context("no runtime could be made")
+        .context("can't start the async runtime")
         .and_then(|runtime| runtime.block_on(dispatch(cli)));
     match outcome {
         Ok(code) => code,
@@ -195,7 +195,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode> {
     }
 }
 
-/// Measures; a signal ends it, and dropping it kills the children.
+/// Measures until it is done or a signal comes. Dropping `measuring` kills the children.
 async fn until_signal(measuring: impl Future<Output = Result<ExitCode>>) -> Result<ExitCode> {
     process::raise_file_limit()?;
     let mut terminate = signal(SignalKind::terminate())?;

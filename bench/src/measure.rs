@@ -13,7 +13,7 @@ use crate::{
     process::{Cpu, Process, Role},
 };
 
-/// What one measurement has found.
+/// The result of one measurement.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Sample {
     pub(crate) calls: u64,
@@ -23,7 +23,7 @@ pub(crate) struct Sample {
     /// CPU time of each process divided by the calls, in microseconds.
     pub(crate) cpu_micros: CpuMicros,
     pub(crate) latency_micros: Latency,
-    /// Memory of the relays when all connections were open, before the calls that count.
+    /// Memory of the relays when all connections are open, before the counted calls.
     pub(crate) open_rss_bytes: Option<[u64; 2]>,
 }
 
@@ -41,8 +41,8 @@ pub(crate) fn is_http1(case: &Case, way: &Way) -> bool {
     case.kind == Kind::Post && way.takes_http1
 }
 
-/// Measures `case` over `way`: connections and warm-up first, then the calls that count. `per_second` is the pace, where
-/// the load has one.
+/// Measures `case` over `way`: connections and warm-up first, then the counted calls. `per_second` is the pace, if the
+/// load has one.
 pub(crate) async fn measure(case: &Case, way: &Way, per_second: Option<f64>) -> Result<Sample> {
     let mut load = start_load(case, way, per_second).await?;
     let relays = way.relays.as_ref();
@@ -76,7 +76,7 @@ fn clocks(client: &Process, way: &Way) -> Result<Vec<Cpu>> {
     [client, &way.server.process].into_iter().chain(way.relays.iter().flatten()).map(Process::cpu).collect()
 }
 
-/// Tries single calls until one is answered, for at most `patience`: a mesh learns of its members in its own time.
+/// Tries single calls until one is answered, for at most `patience`: a mesh takes some time to learn of its members.
 pub(crate) async fn probe(case: &Case, way: &Way, patience: Duration) -> Result<()> {
     let single = case.probe();
     let start = Instant::now();
@@ -97,7 +97,7 @@ pub(crate) async fn probe(case: &Case, way: &Way, patience: Duration) -> Result<
 /// A load generator that has opened its connections and warmed up.
 pub(crate) async fn start_load(case: &Case, way: &Way, per_second: Option<f64>) -> Result<Role> {
     let args = LoadArgs::of(case, way.address, AUTHORITY, is_http1(case, way), per_second);
-    // Connections that are to be idle are opened one after the other.
+    // Idle connections are opened one after the other.
     let opening = Duration::from_millis(2) * u32::try_from(case.idle_connections)?;
     let started = Role::start(args, case.warm_up_at_most + GRACE + opening).await;
     Ok(started.with_context(|| format!("load {} over {}", case.name, way.name))?.0)

@@ -1,10 +1,11 @@
-//! What the calls of others notice of a bad neighbour: of one stream that is not read, and of clients that attack.
+//! How a bad neighbour affects the calls of others: one stream that is not read, and clients that attack.
 //!
-//! Every client is a process of its own. Each figure is measured without the neighbour and then beside it, in one round.
+//! Every client is a process of its own. Each figure is measured without the neighbour and then beside it, in one
+//! round.
 //!
-//! - [`converse`]: a hundred streams on one connection, one of which is not read; [`floor`](crate::floor) shows what of the
-//!   growth comes from the load itself;
-//! - [`attack`]: the attacks, as the child that makes them; [`tunnel`] brings them to an inbound port.
+//! - [`converse`]: a hundred streams on one connection, one of which is not read. [`floor`](crate::floor) shows which
+//!   part of the growth comes from the load itself;
+//! - [`attack`]: the child that attacks; [`tunnel`] carries its attacks to an inbound port.
 
 pub(crate) mod attack;
 pub(crate) mod converse;
@@ -34,9 +35,9 @@ use tunnel::Tunnel;
 /// How long a way may take until its first call is answered.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// By how much the p99 of the others may grow beside a stream that is not read.
+/// The factor by which the p99 of the others may grow beside a stream that is not read.
 const SLOW_READER_GOAL: f64 = 1.5;
-/// By how much the p99 of honest calls may grow beside an attack, which also takes CPU of its own.
+/// The factor by which the p99 of honest calls may grow beside an attack, which itself takes CPU time.
 const ATTACK_GOAL: f64 = 20.0;
 
 #[derive(Args)]
@@ -47,18 +48,18 @@ pub(crate) struct Options {
     /// One round of half a second.
     #[arg(long)]
     quick: bool,
-    /// Only these (comma separated).
+    /// Only these neighbours (comma separated).
     #[arg(long, value_delimiter = ',')]
     only: Vec<Neighbour>,
     /// Only these attacks (comma separated).
     #[arg(long, value_delimiter = ',')]
     attack: Vec<Attack>,
-    /// Where all figures are written to.
+    /// The file for all figures.
     #[arg(long, value_name = "FILE", default_value = "target/neighbours.json")]
     json: PathBuf,
 }
 
-/// Whom the others suffer from.
+/// A bad neighbour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Neighbour {
     /// A stream that is not read, among a hundred on one connection.
@@ -78,10 +79,10 @@ struct Pair {
 #[derive(Serialize)]
 struct Row {
     neighbour: String,
-    /// `weft` or `floor`; with a port, where it is attacked.
+    /// `weft` or `floor`; for an attack, the attacked port.
     at: String,
     rounds: Vec<Pair>,
-    /// None where there is nothing to reach: the floor is what to compare with.
+    /// None for the floor, which is only there for comparison.
     goal: Option<f64>,
     failure: Option<String>,
 }
@@ -119,7 +120,7 @@ pub(crate) async fn run(options: &Options, weft: WeftOptions) -> Result<ExitCode
     }
 }
 
-/// Over the sidecars, and over the floor in turns with them.
+/// Measures the slow reader over the sidecars and over the floor, in turns.
 async fn slow_reader(weft: &WeftOptions, rounds: u32, time: Duration) -> Result<[Row; 2]> {
     let (sidecars, _) = bed::sidecars(bed::WEFT, weft, &Setup::default()).await?;
     let floor = bed::floor().await?;
@@ -146,7 +147,7 @@ async fn slow_reader(weft: &WeftOptions, rounds: u32, time: Duration) -> Result<
     Ok(rows)
 }
 
-/// One attack on both ports of a fresh pair of sidecars.
+/// Measures one attack on both ports of a new pair of sidecars.
 async fn attacks(attack: Attack, weft: &WeftOptions, rounds: u32, time: Duration) -> Result<Vec<Row>> {
     let honest = Case { connections: 1, streams: 1, warm_up: 500, calls: u64::MAX, at_most: time, ..UNARY };
     let (way, mesh) = bed::sidecars(bed::WEFT, weft, &Setup::default()).await?;
@@ -157,7 +158,7 @@ async fn attacks(attack: Attack, weft: &WeftOptions, rounds: u32, time: Duration
     let at = [
         attack.is_outbound().then_some(("outbound", way.address)),
         attack.is_inbound().then_some(("inbound", tunnel.address)),
-        // Who has no certificate gets no further than the handshake.
+        // A client without a certificate gets no further than the handshake.
         (attack == Attack::HalfHandshakes).then_some(("inbound", mesh.inbound)),
     ];
     for (at, address) in at.into_iter().flatten() {
@@ -176,7 +177,7 @@ async fn attacks(attack: Attack, weft: &WeftOptions, rounds: u32, time: Duration
             let beside = measure::measure(&honest, &way, None).await;
             ensure!(attacker.process.is_running(), "the attacker has ended early");
             attacker.process.kill().await;
-            // What stops a client before its calls count is a failure beside the attack, too.
+            // An error before the counted calls is a failure beside the attack, too.
             let (failed, latency) = match beside {
                 Ok(sample) => (sample.first_failure, Some(sample.latency_micros)),
                 Err(error) => (Some(format!("{error:#}")), None),

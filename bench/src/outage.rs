@@ -1,7 +1,7 @@
-//! What calls notice of a control plane that stands still and goes on, again and again: nothing.
+//! Checks that no call notices a control plane that hangs and goes on, again and again.
 //!
-//! A mesh with two endpoints of one service, a steady number of calls a second through a client's sidecar, and `kill -STOP`
-//! and `-CONT` of the control plane. Each stop is longer than the sidecars' keep-alives, so that all streams break.
+//! A mesh has two endpoints of one service and a steady rate of calls through a client's sidecar. The control plane
+//! gets `kill -STOP` and `-CONT`. Each stop is longer than the sidecars' keep-alives, so that all streams break.
 
 use std::{
     collections::BTreeMap,
@@ -34,12 +34,12 @@ use crate::{
 
 /// Calls that begin in a second.
 const PER_SECOND: u32 = 500;
-/// How long the control plane stands still.
+/// How long the control plane hangs.
 const STOP: Duration = Duration::from_secs(32);
-/// Between two stops.
+/// The pause between two stops.
 const PAUSE: Duration = Duration::from_secs(10);
 const STOPS: usize = 4;
-/// After this a call that has no answer has failed.
+/// A call without an answer after this time has failed.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A gRPC message of 128 B with its prefix.
@@ -54,7 +54,7 @@ pub(crate) struct Options {
     /// One stop only.
     #[arg(long)]
     quick: bool,
-    /// Where all figures are written to.
+    /// The file for all figures.
     #[arg(long, value_name = "FILE", default_value = "target/outage.json")]
     json: PathBuf,
 }
@@ -65,13 +65,13 @@ struct Outage {
     rows: Vec<Row>,
 }
 
-/// The calls that began in one circumstance.
+/// The calls that began in one phase.
 #[derive(Serialize)]
 struct Row {
     what: String,
     seconds: f64,
     calls: usize,
-    /// By reason.
+    /// The failed calls by reason.
     failed: BTreeMap<String, usize>,
 }
 
@@ -81,7 +81,7 @@ pub(crate) async fn run(options: &Options, weft: WeftOptions) -> Result<ExitCode
     let machine = Machine::read();
     machine.warn_if_busy();
     let (server, echo) = Role::start(["echo".to_owned()], Duration::ZERO).await?;
-    let echo = echo.parse().context("the server says where it is")?;
+    let echo = echo.parse().context("the server printed no address")?;
     let mesh = Weft::start(&weft, echo, &Setup::default()).await?;
     let second = mesh.start_endpoint(&weft, echo).await?;
     eprintln!("the mesh settles");
@@ -109,15 +109,15 @@ pub(crate) async fn run(options: &Options, weft: WeftOptions) -> Result<ExitCode
 }
 
 fn signal(process: &Process, signal: Signal) -> Result<()> {
-    let pid = i32::try_from(process.id()).ok().and_then(Pid::from_raw).context("a process has a number")?;
-    kill_process(pid, signal).context("the control plane can't be stopped")
+    let pid = i32::try_from(process.id()).ok().and_then(Pid::from_raw).context("a process id is a positive number")?;
+    kill_process(pid, signal).context("can't signal the control plane")
 }
 
-/// Calls at the same pace for so long, and waits for the last one's answer.
+/// Makes calls at the same pace for `time`, and waits for all answers.
 async fn row(what: &str, caller: &SendRequest<Bytes>, time: Duration) -> Row {
     let start = Instant::now();
     let mut ticks = interval(Duration::from_secs(1) / PER_SECOND);
-    // So many a second also where this process is late.
+    // Keeps the rate even if this process is late.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
     let mut running = JoinSet::new();
     let mut row = Row { what: what.to_owned(), seconds: 0.0, calls: 0, failed: BTreeMap::new() };
@@ -216,7 +216,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_single_failed_call_is_a_goal_missed() {
+    fn a_single_failed_call_misses_the_goal() {
         let row = |failed: &[(&str, usize)]| Row {
             what: "stop 1".to_owned(),
             seconds: 32.0,

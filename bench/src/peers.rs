@@ -1,4 +1,4 @@
-//! The proxies that others use, as pairs with the configurations in `bench/peers/`.
+//! Other proxies, as pairs with the configurations in `bench/peers/`.
 
 use std::{
     ffi::OsStr,
@@ -14,11 +14,11 @@ use tokio::{net::TcpStream, process::Command};
 
 use crate::{ports::free_ports, process::Process, tls};
 
-/// One of them.
+/// One of these proxies.
 pub(crate) struct Peer {
     pub(crate) name: &'static str,
     program: &'static str,
-    /// Where its program may be besides PATH, below the folder of peers.
+    /// Where its program may be below the folder of peers, if it is not in PATH.
     installed: &'static str,
     version_arg: &'static str,
     /// The templates of the configurations beside the client and beside the server.
@@ -27,7 +27,7 @@ pub(crate) struct Peer {
     args: &'static [&'static str],
 }
 
-/// All of them.
+/// All of these proxies.
 pub(crate) static ALL: [Peer; 3] = [
     Peer {
         name: "envoy",
@@ -55,12 +55,12 @@ pub(crate) static ALL: [Peer; 3] = [
     },
 ];
 
-/// A peer whose program is there.
+/// A peer whose program was found.
 #[derive(Clone, Serialize)]
 pub(crate) struct Found {
     name: &'static str,
     program: PathBuf,
-    /// The first line of what it says of its version.
+    /// The first line that it prints about its version.
     version: String,
     #[serde(skip)]
     peer: &'static Peer,
@@ -70,14 +70,14 @@ pub(crate) struct Found {
 pub(crate) struct Pair {
     /// The one beside the client and the one beside the server.
     pub(crate) relays: [Process; 2],
-    /// Where it takes calls.
+    /// The address for calls.
     pub(crate) outbound: SocketAddr,
     /// Certificates, configurations and logs.
     pub(crate) dir: TempDir,
 }
 
 impl Peer {
-    /// Its program in the folder of peers, or in PATH, or where Debian keeps servers.
+    /// Finds its program in the folder of peers, in PATH, or in /usr/sbin, where Debian installs servers.
     pub(crate) async fn find(&'static self, peers_dir: &Path) -> Result<Found> {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let folders = std::env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]);
@@ -91,7 +91,7 @@ impl Peer {
         let said = String::from_utf8_lossy(&output.stdout);
         let version = said.lines().find(|line| !line.trim().is_empty()).unwrap_or_default().trim();
         ensure!(output.status.success(), "{} {}: {}", program.display(), self.version_arg, output.status);
-        // Envoy begins with its own path.
+        // Envoy's line begins with its own path.
         let version = version.rsplit("  ").next().unwrap_or_default().to_owned();
         Ok(Found { name: self.name, program, version, peer: self })
     }
@@ -103,7 +103,7 @@ impl Found {
         self.name
     }
 
-    /// The first line of what it says of its version.
+    /// The first line that it prints about its version.
     pub(crate) fn version(&self) -> &str {
         &self.version
     }
@@ -128,7 +128,7 @@ impl Found {
         to: SocketAddr,
     ) -> Result<Process> {
         let what = format!("{}-{side}", self.name);
-        // Envoy knows the format by the name.
+        // Envoy recognises the format by the file's name.
         let config = dir.join(format!("{what}.yaml"));
         fs::write(&config, fill_in(template, listen, to, dir))?;
         let args = self.peer.args.iter().map(OsStr::new).chain([config.as_os_str()]);
@@ -161,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_is_left_open_in_a_configuration() {
+    fn every_placeholder_in_a_configuration_is_filled_in() {
         let [listen, to] = ["127.0.0.1:1111", "127.0.0.1:2222"].map(|address| address.parse().unwrap());
         for peer in &ALL {
             for template in peer.templates {

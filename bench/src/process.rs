@@ -1,4 +1,4 @@
-//! A child process, and what the kernel says of its CPU time and memory.
+//! A child process, with its CPU time and memory as the kernel reports them.
 
 use std::{
     collections::HashMap,
@@ -18,7 +18,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-/// How long a child may take to say something, beyond what it was told to do.
+/// How long a child may take to print a line, beyond the time of its task.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a program may take from its start until it is ready.
 const START: Duration = Duration::from_secs(30);
@@ -27,17 +27,17 @@ const START: Duration = Duration::from_secs(30);
 pub(crate) struct Process {
     child: Child,
     pid: u32,
-    /// Where what it prints goes to.
+    /// The file for its output.
     log: Option<PathBuf>,
 }
 
 impl Process {
-    /// Starts `program` with what it prints going to `log`.
+    /// Starts `program`, with its output going to `log`.
     pub(crate) fn start(program: &Path, args: impl IntoIterator<Item: AsRef<OsStr>>, log: &Path) -> Result<Self> {
         let file = fs::OpenOptions::new().create(true).append(true).open(log)?;
         let mut command = Command::new(program);
         command.args(args).stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
-        // Settings of the mesh that are meant for another one.
+        // Settings in the environment that are meant for another mesh.
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"WEFT_")) {
             command.env_remove(name);
         }
@@ -45,19 +45,19 @@ impl Process {
     }
 
     fn spawn(mut command: Command) -> Result<Self> {
-        // A group of its own: Ctrl-C reaches the parent only, which then kills its children.
+        // In a process group of its own: Ctrl-C reaches only the parent, which then kills its children.
         let child =
             command.process_group(0).kill_on_drop(true).spawn().with_context(|| format!("can't start {command:?}"))?;
         let pid = child.id().context("a child ended at once")?;
         Ok(Self { child, pid, log: None })
     }
 
-    /// Its number for the kernel.
+    /// Its process id.
     pub(crate) fn id(&self) -> u32 {
         self.pid
     }
 
-    /// Asks every millisecond whether the process is ready, until it is. An error has what it said last.
+    /// Polls every millisecond until the process is ready. An error contains the last lines of its output.
     pub(crate) async fn until_ready(&mut self, is_ready: impl AsyncFn() -> bool) -> Result<()> {
         let start = Instant::now();
         while !is_ready().await {
@@ -74,8 +74,7 @@ impl Process {
         Ok(())
     }
 
-    /// Keeps the process on one CPU of those that it may use, if there are several. Threads that it has already are left
-    /// alone.
+    /// Pins the process to one CPU. Does not change further threads that it has already.
     pub(crate) fn keep_to_cpu(&self, cpu: usize) -> Result<()> {
         let pid = i32::try_from(self.pid).ok().and_then(rustix::process::Pid::from_raw);
         let mut one = rustix::thread::CpuSet::new();
@@ -90,11 +89,11 @@ impl Process {
 
     /// Kills the process and waits until it has gone.
     pub(crate) async fn kill(mut self) {
-        // An error says that it has ended already.
+        // An error means that it has ended already.
         let _ = self.child.kill().await;
     }
 
-    /// Time on a CPU so far, of each thread.
+    /// The CPU time of each thread so far.
     pub(crate) fn cpu(&self) -> Result<Cpu> {
         Cpu::read(self.pid)
     }
@@ -137,23 +136,23 @@ impl Cpu {
         Ok(Self(threads))
     }
 
-    /// CPU time from `earlier` to this reading. Threads that have ended in between are missed.
+    /// CPU time from `earlier` to this reading. Threads that have ended in between are not counted.
     pub(crate) fn since(&self, earlier: &Self) -> Duration {
         let nanos = self.0.iter().map(|(id, now)| now.saturating_sub(earlier.0.get(id).copied().unwrap_or(0)));
         Duration::from_nanos(nanos.sum())
     }
 }
 
-/// A child that is this executable itself, and tells its parent things line by line.
+/// A child that runs this executable, and reports to its parent line by line.
 pub(crate) struct Role {
-    /// The process, which also keeps the child's stdin open: at its end the child ends.
+    /// The process. It keeps the child's stdin open: when stdin ends, the child ends.
     pub(crate) process: Process,
     lines: Lines<BufReader<ChildStdout>>,
 }
 
 impl Role {
-    /// Starts `weft-bench ARGS` and waits for its line `ready WHAT`, which is given back; the wait ends after
-    /// `at_most` and some patience.
+    /// Starts `weft-bench ARGS` and waits for its line `ready WHAT`. Returns `WHAT`. Waits for `at_most` and
+    /// [`PATIENCE`].
     pub(crate) async fn start(
         args: impl IntoIterator<Item: AsRef<OsStr>>,
         at_most: Duration,
@@ -171,7 +170,7 @@ impl Role {
         }
     }
 
-    /// Sends the child an empty line: go.
+    /// Sends the child an empty line, which starts its measurement.
     pub(crate) async fn go(&mut self) -> Result<()> {
         let stdin = self.process.child.stdin.as_mut().context("no stdin")?;
         Ok(stdin.write_all(b"\n").await?)
@@ -179,16 +178,16 @@ impl Role {
 
     /// The child's next line.
     pub(crate) async fn line(&mut self, at_most: Duration) -> Result<String> {
-        let line = timeout(at_most + PATIENCE, self.lines.next_line()).await.context("a child says nothing")??;
+        let line = timeout(at_most + PATIENCE, self.lines.next_line()).await.context("a child prints nothing")??;
         line.context("a child has ended early")
     }
 }
 
-/// Lets this process and its children have as many open files as the system allows: one for each connection.
+/// Raises the limit of open files for this process and its children to the hard limit: each connection needs one.
 pub(crate) fn raise_file_limit() -> Result<()> {
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
-        .context("the limit of open files can't be raised")
+        .context("can't raise the limit of open files")
 }
 
 /// How many open files a process may have.
@@ -196,10 +195,10 @@ pub(crate) fn file_limit() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
-/// Ends this process when its parent, who holds the other end of stdin, has gone.
+/// Ends this process when its parent, which holds the other end of stdin, has gone.
 pub(crate) fn exit_with_parent() {
     std::thread::spawn(|| {
-        // An error is as good as the end.
+        // An error means the same as the end.
         let _ = std::io::stdin().read_to_end(&mut Vec::new());
         std::process::exit(0);
     });

@@ -1,5 +1,5 @@
-//! From samples to figures: medians over the rounds, ratios to the floor; [`text`] prints them, [`goals`] says what the
-//! project wants of them.
+//! From samples to figures: medians over the rounds, and ratios to the floor. [`text`] prints them, and [`goals`]
+//! compares them with the project's goals.
 
 pub(crate) mod goals;
 pub(crate) mod spread;
@@ -20,7 +20,7 @@ use crate::{
 
 use spread::{Spread, ratios};
 
-/// Everything a run has found.
+/// All results of a run.
 #[derive(Serialize)]
 pub(crate) struct Report {
     machine: Machine,
@@ -32,13 +32,13 @@ pub(crate) struct Report {
     pub(crate) cases: Vec<CaseReport>,
 }
 
-/// Where it was measured.
+/// The machine of the run.
 #[derive(Serialize)]
 pub(crate) struct Machine {
     pub(crate) cpus: usize,
     pub(crate) cpu_model: String,
     pub(crate) kernel: String,
-    /// Of the minute before the run.
+    /// The load average of the minute before the run.
     pub(crate) load_average: f64,
 }
 
@@ -47,7 +47,7 @@ pub(crate) struct Machine {
 pub(crate) struct CaseReport {
     #[serde(flatten)]
     pub(crate) case: Case,
-    /// Of a load with a pace: calls that fell due in a second.
+    /// For a load with a pace: calls that fall due in a second.
     pub(crate) per_second: Option<f64>,
     /// Ways that could not be measured.
     pub(crate) absent: Vec<Absent>,
@@ -58,7 +58,7 @@ pub(crate) struct CaseReport {
 #[derive(Serialize)]
 pub(crate) struct WayReport {
     pub(crate) name: &'static str,
-    /// What the load generator spoke.
+    /// The protocol of the load generator.
     pub(crate) protocol: &'static str,
     pub(crate) samples: Vec<Sample>,
     /// Why there are no more samples.
@@ -89,7 +89,7 @@ pub(crate) struct Summary {
     pub(crate) latency: LatencySummary,
 }
 
-/// CPU time of the relays: each, their mean, and that of the same round's floor as 1.
+/// CPU time of the relays: each, their mean, and their ratios to the floor of the same round.
 #[derive(Serialize)]
 pub(crate) struct RelaySummary {
     pub(crate) out_cpu: Spread,
@@ -107,12 +107,12 @@ pub(crate) struct LatencySummary {
     pub(crate) p90: Spread,
     pub(crate) p99: Spread,
     pub(crate) p99_9: Spread,
-    /// That of the same round's floor as 1.
+    /// The ratio to the floor of the same round.
     pub(crate) mean_to_floor: Spread,
 }
 
 impl Machine {
-    /// As the kernel tells it; what it does not tell is left empty.
+    /// Reads what the kernel reports. Values that it does not report are empty.
     pub(crate) fn read() -> Self {
         let read = |file| fs::read_to_string(file).unwrap_or_default();
         let cpu_info = read("/proc/cpuinfo");
@@ -126,7 +126,7 @@ impl Machine {
         }
     }
 
-    /// Says so when others use the machine.
+    /// Prints a warning if others use the machine.
     pub(crate) fn warn_if_busy(&self) {
         if self.load_average > 1.0 {
             let load = self.load_average;
@@ -136,7 +136,7 @@ impl Machine {
 }
 
 impl CaseReport {
-    /// Takes the idle memory of the processes.
+    /// Starts a report with the idle memory of the processes.
     pub(crate) fn new(case: Case, per_second: Option<f64>, ways: &[Way], absent: Vec<Absent>) -> Result<Self> {
         let way = |way: &Way| {
             let memory =
@@ -154,11 +154,11 @@ impl CaseReport {
         Ok(Self { case, per_second, absent, ways: ways.iter().map(way).collect::<Result<_>>()? })
     }
 
-    /// Takes the peaks of memory and works out the figures, when all rounds are over.
+    /// Adds the memory peaks and computes the figures, after all rounds.
     pub(crate) fn finish(&mut self, ways: &[Way]) {
         for (report, way) in std::iter::zip(&mut self.ways, ways) {
             for (memory, (_, process)) in std::iter::zip(&mut report.memory, processes(way)) {
-                // Of a process that has ended there is nothing to be read; the samples' error says why.
+                // A process that has ended has no figures. The error of the samples says why.
                 memory.peak_bytes = process.peak_rss_bytes().unwrap_or_default();
             }
         }
@@ -232,12 +232,12 @@ impl RelaySummary {
 }
 
 impl Report {
-    /// An empty one.
+    /// An empty report.
     pub(crate) fn new(machine: Machine, rounds: u32, quick: bool, traced: f64, peers: &[Found]) -> Self {
         Self { machine, rounds, quick, traced, peers: peers.to_vec(), cases: Vec::new() }
     }
 
-    /// The first thing that went wrong anywhere.
+    /// The first failure of all loads and ways.
     pub(crate) fn first_failure(&self) -> Option<String> {
         self.cases.iter().find_map(|case| {
             case.ways.iter().find_map(|way| {
@@ -248,7 +248,7 @@ impl Report {
     }
 }
 
-/// Writes a file, and the folder that it is in.
+/// Writes a file, and makes its folder if needed.
 pub(crate) fn write(file: &Path, text: &str) -> Result<()> {
     if let Some(dir) = file.parent() {
         fs::create_dir_all(dir)?;

@@ -1,11 +1,11 @@
-//! How the control plane bears a large mesh: how soon the watchers of a service learn that one of its endpoints has
-//! changed, and how much memory that takes; first alone, then while strangers hold connections that say nothing.
+//! How the control plane handles a large mesh: how soon the watchers of a service learn that one of its endpoints has
+//! changed, and how much memory that takes; first alone, then while strangers hold silent connections.
 //!
-//! The control plane starts with the soft limit of open files that shells give ([`FILES`]) and is kept to one CPU. The
-//! sidecars are simulated, all in this process: each has a connection, an address and the identity of its service, announces
-//! one endpoint and watches some services.
+//! The control plane starts with the usual soft limit of open files ([`FILES`]) and is pinned to one CPU. The sidecars
+//! are simulated, all in this process: each has a connection, an address and the identity of its service, announces one
+//! endpoint and watches some services.
 //!
-//! - [`fleet`]: the sidecars; [`strangers`]: who connects and says nothing.
+//! - [`fleet`]: the sidecars; [`strangers`]: the silent connections.
 
 mod fleet;
 mod strangers;
@@ -31,14 +31,14 @@ use strangers::Strangers;
 
 /// The soft limit of open files that most shells and service managers give.
 const FILES: usize = 1_024;
-/// Between two changes.
+/// The pause between two changes.
 const PAUSE: Duration = Duration::from_millis(50);
 /// How long all sidecars together may take to join.
 const JOIN: Duration = Duration::from_secs(180);
-/// For strangers and sidecars to be seen before they are measured.
+/// The time between the arrival of sidecars or strangers and the measurement.
 const CALM: Duration = Duration::from_secs(2);
 
-/// When all watchers of a service know of a change: the 99th percentile, in milliseconds.
+/// When the watchers of a service know of a change: the 99th percentile, in milliseconds.
 const SEEN_GOAL: f64 = 1_000.0;
 /// Resident memory of the control plane, the most, in MB.
 const MEMORY_GOAL: f64 = 300.0;
@@ -60,7 +60,7 @@ pub(crate) struct Options {
     /// How many strangers hold connections.
     #[arg(long, default_value_t = 5_000)]
     strangers: usize,
-    /// Where all figures are written to.
+    /// The file for all figures.
     #[arg(long, value_name = "FILE", default_value = "target/scale.json")]
     json: PathBuf,
 }
@@ -71,18 +71,18 @@ struct Scale {
     sidecars: usize,
     services: usize,
     watched: usize,
-    /// From the first connection until all sidecars knew all that they watch.
+    /// From the first connection until all sidecars know all services that they watch.
     joined_seconds: f64,
     rows: Vec<Row>,
 }
 
-/// What was measured in one circumstance.
+/// The measurements alone or beside strangers.
 #[derive(Serialize)]
 struct Row {
     what: String,
-    /// Of all watchers of all changes.
+    /// How many changes watchers have learned of, over all changes and watchers.
     seen: usize,
-    /// Who was not told within [`fleet::PATIENCE`].
+    /// How many they have not learned of within [`fleet::PATIENCE`].
     missed: usize,
     p50_millis: f64,
     p99_millis: f64,
@@ -95,12 +95,15 @@ struct Row {
 pub(crate) async fn run(options: &Options, weft: WeftOptions) -> Result<ExitCode> {
     weft.check(BUILD)?;
     let size = Size { sidecars: options.sidecars, services: options.services, watched: options.watched };
-    ensure!(size.watched <= size.services && size.services <= size.sidecars, "more is watched than there is");
+    ensure!(
+        size.watched <= size.services && size.services <= size.sidecars,
+        "--watched may not exceed --services, nor --services --sidecars"
+    );
     ensure!(size.sidecars <= fleet::MOST, "at most {} sidecars", fleet::MOST);
     let machine = Machine::read();
     machine.warn_if_busy();
     let control = Control::start(&weft, Some(FILES)).await?;
-    control.process.keep_to_cpu(0).context("the control plane can't be kept to one CPU")?;
+    control.process.keep_to_cpu(0).context("can't pin the control plane to one CPU")?;
     eprintln!("{} sidecars of {} services join", size.sidecars, size.services);
     let start = Instant::now();
     let joining = timeout(JOIN, Fleet::join(&control, &weft, size)).await;

@@ -1,6 +1,6 @@
 //! The picture: CPU per call of each proxy as a ratio to the floor, a panel for each load.
 //!
-//! Readable on a light and on a dark ground, as the viewer's style says; no scripts, no fonts of its own.
+//! Readable on a light and on a dark background: it follows the viewer's colour scheme. It has no scripts and no fonts.
 
 use std::fmt::Write;
 
@@ -15,7 +15,7 @@ const WIDTH: f64 = 880.0;
 const MARGIN: f64 = 12.0;
 const COLUMNS: usize = 2;
 const PANEL_WIDTH: f64 = (WIDTH - 3.0 * MARGIN) / COLUMNS as f64;
-/// Where bars begin within a panel, and what is left for the figure behind the longest.
+/// The space left of the bars for labels, and right of the longest bar for its figure.
 const LABEL_WIDTH: f64 = 108.0;
 const VALUE_WIDTH: f64 = 44.0;
 const ROW: f64 = 17.0;
@@ -23,7 +23,7 @@ const BAR: f64 = 12.0;
 const HEADING: f64 = 26.0;
 const PANEL_GAP: f64 = 18.0;
 const TITLE: f64 = 52.0;
-/// A bar past this ends there, so that the short ones can still be told apart.
+/// A longer bar is cut off here, so that the short ones can still be compared.
 const LONGEST_RATIO: f64 = 8.0;
 
 const STYLE: &str = "\
@@ -103,7 +103,7 @@ fn draw_panel(svg: &mut String, panel: &Panel, left: f64, top: f64, scale: f64) 
             _ => "other",
         };
         let (text_y, label_x, end) = (y + BAR - 2.0, zero - 6.0, zero + width);
-        // A figure that would stand on the floor's line stands behind it.
+        // A figure that would cover the floor's line is placed right of it.
         let is_on_line = end <= floor && floor < end + VALUE_WIDTH;
         let value_x = 5.0 + if is_on_line { floor } else { end };
         writeln!(svg, r#"<text class="end" x="{label_x:.1}" y="{text_y:.1}">{}</text>"#, escape(name))?;
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bar_that_is_far_too_long_ends_at_the_edge_with_its_figure() {
+    fn a_bar_that_is_too_long_ends_at_the_edge_with_its_figure() {
         let bars = vec![Bar { name: "slow", ratio: 80.0 }];
         let svg = draw_panels(&[Panel { title: "", bars }]).unwrap();
         assert!(widths(&svg)[0] <= PANEL_WIDTH - LABEL_WIDTH - VALUE_WIDTH + 0.1);

@@ -1,4 +1,4 @@
-//! A table of text for a terminal: the first two columns to the left, figures to the right.
+//! A text table for a terminal: the first two columns are aligned to the left, the figures to the right.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! Certificates of the floor and of the peers, and TLS settings of the floor: those of the sidecars (P-256, TLS 1.3,
+//! Certificates of the floor and the peers, and TLS settings of the floor: those of the sidecars (P-256, TLS 1.3,
 //! X25519MLKEM768, no resumption), but with names checked by rustls itself.
 
 use std::{path::Path, sync::Arc};
@@ -17,7 +17,7 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 
-/// The name in the certificate of both relays; the peers' configurations have it too.
+/// The name in the certificate of both relays. The peers' configurations contain it, too.
 pub(crate) const NAME: &str = "floor.bench";
 
 const ROOT: &str = "root.pem";
@@ -36,7 +36,8 @@ pub(crate) fn write_certificates(dir: &Path) -> Result<()> {
 
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
     let mut leaf = CertificateParams::new([NAME.to_owned()])?;
-    // For those who can't check the alternative name. Also, a certificate with its issuer's name passes for self-signed.
+    // For peers that can't check the alternative name. Also, a certificate with its issuer's name would count as
+    // self-signed.
     leaf.distinguished_name.push(DnType::CommonName, NAME);
     leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
@@ -71,7 +72,7 @@ impl Files {
     }
 }
 
-/// The out-relay's side.
+/// The TLS configuration of the out-relay.
 pub(crate) fn client_config(dir: &Path) -> Result<ClientConfig> {
     let files = Files::read(dir)?;
     let mut config = ClientConfig::builder_with_provider(files.provider)
@@ -83,7 +84,7 @@ pub(crate) fn client_config(dir: &Path) -> Result<ClientConfig> {
     Ok(config)
 }
 
-/// The in-relay's side, which demands a certificate.
+/// The TLS configuration of the in-relay, which demands a certificate.
 pub(crate) fn server_config(dir: &Path) -> Result<ServerConfig> {
     let files = Files::read(dir)?;
     let verifier = WebPkiClientVerifier::builder_with_provider(files.roots, Arc::clone(&files.provider)).build()?;

@@ -1,4 +1,4 @@
-//! A small mesh: a control plane, the sidecar of the echo server, and one that fronts nothing, for the load generator.
+//! A small mesh: a control plane, the sidecar of the echo server, and one without a service, for the load generator.
 
 use std::{
     fs,
@@ -20,10 +20,10 @@ use crate::{contract, ports::free_ports, process::Process};
 const CONTROL: &str = "weft-control";
 const SIDECAR: &str = "weft-sidecar";
 
-/// What makes the programs as they are shipped, and so as they are timed.
+/// The command that builds the programs as they are shipped and measured.
 pub(crate) const BUILD: &str = "cargo build --profile dist -p weft-sidecar -p weft-control -p weft-bench --bins";
 
-/// Of every mesh here.
+/// The trust domain of every mesh here.
 pub(crate) const TRUST_DOMAIN: &str = "weft.local";
 pub(crate) const NAMESPACE: &str = "bench";
 /// The service that is called.
@@ -31,23 +31,23 @@ pub(crate) const SERVICE: &str = "echo";
 /// The account of the load generator.
 const CLIENT: &str = "load";
 
-/// The mesh's programs, and how the sidecars are to be run.
+/// The mesh's programs, and how to run the sidecars.
 pub(crate) struct WeftOptions {
     /// Copies of the programs, so that a build in the middle of a run changes nothing.
     programs: TempDir,
-    /// The program that is not there, if any.
+    /// A program that is missing, if any.
     missing: Option<PathBuf>,
     sidecar_args: Vec<String>,
-    /// The program under which sidecars run, with its arguments.
+    /// The program that runs the sidecars, such as valgrind, with its arguments.
     under: Vec<String>,
 }
 
 impl WeftOptions {
-    /// Takes the programs in `bin_dir`, or beside this one.
+    /// Copies the programs in `bin_dir`, or beside this one.
     pub(crate) fn find(bin_dir: Option<&Path>, sidecar_args: Vec<String>) -> Result<Self> {
         let dir = match bin_dir {
             Some(dir) => dir.to_owned(),
-            None => std::env::current_exe()?.parent().context("this program is in no folder")?.to_owned(),
+            None => std::env::current_exe()?.parent().context("this program has no folder")?.to_owned(),
         };
         let programs = TempDir::new()?;
         let mut missing = None;
@@ -62,7 +62,7 @@ impl WeftOptions {
         Ok(Self { programs, missing, sidecar_args, under: Vec::new() })
     }
 
-    /// Fails when a program is not there, and names the command that makes it.
+    /// Fails if a program is missing. The error names the command that builds it.
     pub(crate) fn check(&self, build: &str) -> Result<()> {
         match &self.missing {
             None => Ok(()),
@@ -85,15 +85,15 @@ impl WeftOptions {
     }
 }
 
-/// What is particular to one mesh.
+/// The settings of one mesh.
 pub(crate) struct Setup {
-    /// The share of calls whose traces go to the control plane; none where nobody is told to take them.
+    /// The share of calls whose traces go to the control plane; without it, traces are not exported.
     pub(crate) traced: Option<f64>,
     /// The methods of the echo server's contract.
     pub(crate) methods: usize,
     /// Whether the server's sidecar listens on every address, so that it can be announced many times.
     pub(crate) is_everywhere: bool,
-    /// For both sidecars.
+    /// Worker threads of each sidecar.
     pub(crate) workers: usize,
 }
 
@@ -106,14 +106,14 @@ impl Default for Setup {
 /// A running control plane.
 pub(crate) struct Control {
     pub(crate) process: Process,
-    /// Where it takes calls.
+    /// The address for calls.
     pub(crate) address: SocketAddr,
     dashboard: SocketAddr,
     dir: TempDir,
 }
 
 impl Control {
-    /// Starts one, with so many open files at first (its soft limit) if they are given.
+    /// Starts a control plane, with `files` as its soft limit of open files if it is given.
     pub(crate) async fn start(options: &WeftOptions, files: Option<usize>) -> Result<Self> {
         let dir = TempDir::new()?;
         let [address, dashboard] = free_ports()?;
@@ -155,16 +155,16 @@ fn bundle(dir: &Path) -> Result<Vec<u8>> {
 /// A running mesh.
 pub(crate) struct Weft {
     pub(crate) control: Process,
-    /// Where the control plane takes calls.
+    /// The control plane's address for calls.
     pub(crate) control_address: SocketAddr,
     dashboard: SocketAddr,
-    /// The client's and the server's.
+    /// The client's sidecar and the server's.
     pub(crate) sidecars: [Process; 2],
     /// From the start of each sidecar until it was ready.
     pub(crate) ready_after: [Duration; 2],
-    /// Where the client's sidecar takes calls.
+    /// The outbound address of the client's sidecar.
     pub(crate) outbound: SocketAddr,
-    /// Where the server's sidecar takes those of others.
+    /// The inbound address of the server's sidecar.
     pub(crate) inbound: SocketAddr,
     pub(crate) dir: TempDir,
 }
@@ -240,7 +240,7 @@ struct Sidecar {
 }
 
 impl Mesh<'_> {
-    /// `name`: of its files.
+    /// Starts a sidecar. `name` is the prefix of its files.
     async fn sidecar(&self, name: &str, account: &str, more: &[String]) -> Result<Sidecar> {
         let [outbound, inbound, admin, metrics] = free_ports()?;
         let token = self.dir.join(format!("{name}.token"));
@@ -289,7 +289,7 @@ async fn join_token(options: &WeftOptions, dir: &Path, account: &str) -> Result<
     Ok(String::from_utf8(output.stdout)?.trim().to_owned())
 }
 
-/// Asks `/readyz` until the answer is 200.
+/// Polls `/readyz` until the answer is 200.
 async fn until_ready(process: &mut Process, probe: SocketAddr) -> Result<()> {
     process.until_ready(async || is_ready(probe).await).await
 }

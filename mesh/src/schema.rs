@@ -1,7 +1,7 @@
-//! Users' schemas at run time: what services and messages their descriptors define, and messages as JSON.
+//! Users' schemas at run time: the services and messages that their descriptors define, and messages as JSON.
 //!
-//! The rest of Weft sees [`Schema`] only; the library behind it stands in one module. Descriptors come from outside:
-//! their size is limited, and nothing that is wrong with them is more than an error.
+//! The rest of Weft uses only [`Schema`]; a single module uses the library behind it. Descriptors come from outside:
+//! their size is limited, and malformed ones cause nothing worse than an error.
 
 mod files;
 mod json;
@@ -12,45 +12,45 @@ use std::sync::Arc;
 use bytes::Bytes;
 use weft_contracts::weft::options::v1::{MethodOptions, ServiceOptions};
 
-/// What a set of `.proto` files defines.
+/// The definitions in a set of `.proto` files.
 pub trait Schema: Send + Sync {
     /// Every protobuf service, in the order of their full names.
     fn services(&self) -> &[Service];
 
-    /// The protobuf service of that full name: `shop.users.v1.Users`.
+    /// The protobuf service with this full name: `shop.users.v1.Users`.
     fn service(&self, name: &str) -> Option<&Service> {
         let services = self.services();
         services.binary_search_by(|service| service.name.as_str().cmp(name)).ok().map(|at| &services[at])
     }
 
-    /// The method of that service and name: `("shop.users.v1.Users", "Create")`.
+    /// The method of this service with this name: `("shop.users.v1.Users", "Create")`.
     fn method(&self, service: &str, method: &str) -> Option<&Method> {
         self.service(service)?.methods.iter().find(|candidate| candidate.name == method)
     }
 
-    /// Whether a message of that full name is defined.
+    /// Whether a message with this full name is defined.
     fn has_message(&self, name: &str) -> bool;
 
-    /// Encodes a message that is written in protobuf's JSON mapping. A field that the message does not have is an
-    /// error, and so is anything after the message.
+    /// Encodes a message that is written in protobuf's JSON mapping. Unknown fields are an error, and so is text after
+    /// the message.
     fn json_to_binary(&self, message: &str, json: &str) -> Result<Vec<u8>, SchemaError>;
 
-    /// Writes an encoded message in protobuf's JSON mapping, on one line. Fields that are not known are left out.
+    /// Writes an encoded message in protobuf's JSON mapping, on one line. Unknown fields are left out.
     fn binary_to_json(&self, message: &str, binary: &[u8]) -> Result<String, SchemaError>;
 
-    /// Writes what an `Any` holds in protobuf's JSON mapping: an object with `@type`.
+    /// Writes the content of an `Any` in protobuf's JSON mapping: an object with `@type`.
     fn any_to_json(&self, any: &prost_types::Any) -> Result<String, SchemaError>;
 }
 
-/// Reads a serialized `google.protobuf.FileDescriptorSet` that holds all its imports.
+/// Reads a serialized `google.protobuf.FileDescriptorSet` that contains all its imports.
 pub fn from_descriptor_set(descriptor_set: &[u8]) -> Result<Arc<dyn Schema>, SchemaError> {
     from_files(files::split(descriptor_set)?)
 }
 
-/// Reads serialized `google.protobuf.FileDescriptorProto`s, in any order, that come with all their imports.
+/// Reads serialized `google.protobuf.FileDescriptorProto`s with all their imports, in any order.
 ///
-/// A file may come more than once when it says the same each time; of protobuf's own files, which every compiler
-/// brings along in its own version, the first is taken.
+/// A file may occur more than once if its content is the same. Of protobuf's own files, which each compiler adds in its
+/// own version, the first is taken.
 pub fn from_files(files: impl IntoIterator<Item = Bytes>) -> Result<Arc<dyn Schema>, SchemaError> {
     Ok(Arc::new(pool::PoolSchema::new(&files::merge(files)?)?))
 }
@@ -64,7 +64,7 @@ pub struct Service {
     pub file: String,
     /// Its option `(weft.options.v1.service)`.
     pub options: Option<ServiceOptions>,
-    /// Its methods, as they stand in the file.
+    /// Its methods, in the order of the file.
     pub methods: Vec<Method>,
 }
 
@@ -87,29 +87,29 @@ pub struct Method {
     pub options: Option<MethodOptions>,
 }
 
-/// What repeating a call does, by the method's `idempotency_level`.
+/// Whether a call may be repeated, from the method's `idempotency_level`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Idempotency {
-    /// Nothing is said: only what was provably never seen may be sent again.
+    /// Unknown: only a call that was certainly not processed may be retried.
     #[default]
     Unknown,
-    /// Twice is as once.
+    /// Repeating a call has no further effect.
     Idempotent,
-    /// A read.
+    /// A call has no side effects: it only reads.
     NoSideEffects,
 }
 
 impl Idempotency {
-    /// Whether a call that the service may have seen may be sent again.
+    /// Whether a call may be retried even if the service may have processed it.
     pub fn is_safe_to_repeat(self) -> bool {
         self != Self::Unknown
     }
 }
 
-/// What is wrong with descriptors, or with a message under them.
+/// What can be wrong with descriptors, or with a message that they define.
 #[derive(Debug, thiserror::Error)]
 pub enum SchemaError {
-    /// More descriptors than Weft takes.
+    /// The descriptors are larger than Weft accepts.
     #[error("the descriptors have {found} bytes; allowed are {allowed}")]
     TooLarge {
         /// Their size.
@@ -117,28 +117,28 @@ pub enum SchemaError {
         /// [`crate::limits::DESCRIPTOR_SET_BYTES`]
         allowed: usize,
     },
-    /// The bytes are no descriptors, or descriptors that contradict themselves or lack an import.
+    /// The bytes are not descriptors, or the descriptors contradict themselves or lack an import.
     #[error("the descriptors are malformed: {reason}")]
     Malformed {
         /// What is wrong.
         reason: String,
     },
     /// A file has no name.
-    #[error("the descriptors hold a file without a name")]
+    #[error("the descriptors contain a file without a name")]
     NamelessFile,
-    /// Two files of one name.
-    #[error("the descriptors hold two different files named {file}")]
+    /// Two different files have the same name.
+    #[error("the descriptors contain two different files named {file}")]
     FileConflict {
         /// Their name.
         file: String,
     },
-    /// A service or a method bears Weft's option, but the set leaves open whether the option is Weft's.
+    /// A service or a method has an option with the number of Weft's, but the set does not define that option.
     #[error(
-        "{file}: {element} bears an option of number {number}, but the descriptors lack the file that defines it; \
+        "{file}: {element} has an option with the number {number}, but the descriptors lack the file that defines it; \
          write the descriptor set with all imports (`protoc --include_imports`)"
     )]
     UndefinedOption {
-        /// The file that the option stands in.
+        /// The file that contains the option.
         file: String,
         /// `service a.b.C` or `method a.b.C/D`.
         element: String,
@@ -148,33 +148,33 @@ pub enum SchemaError {
     /// Weft's option does not decode.
     #[error("{file}: the weft option of {element} is malformed: {reason}")]
     MalformedOption {
-        /// The file that the option stands in.
+        /// The file that contains the option.
         file: String,
         /// `service a.b.C` or `method a.b.C/D`.
         element: String,
         /// What is wrong.
         reason: String,
     },
-    /// There is no such message.
+    /// The message is not defined.
     #[error("the descriptors define no message `{message}`{}", closest.as_ref().map_or(String::new(), |name| format!("; did you mean `{name}`?")))]
     UnknownMessage {
         /// What was asked for.
         message: String,
-        /// The most alike of the messages that there are.
+        /// The most similar name among the defined messages.
         closest: Option<String>,
     },
-    /// A text that is not the JSON of the message.
-    #[error("this is no JSON of `{message}`: {}{reason}", field.as_ref().map_or(String::new(), |field| format!("{field}: ")))]
+    /// The text is not JSON of the message.
+    #[error("this is not JSON of `{message}`: {}{reason}", field.as_ref().map_or(String::new(), |field| format!("{field}: ")))]
     Json {
         /// The message.
         message: String,
-        /// The way to the field that is wrong: `lines[2].quantity`.
+        /// The path of the wrong field: `lines[2].quantity`.
         field: Option<String>,
         /// What is wrong.
         reason: String,
     },
-    /// Bytes that are not the message.
-    #[error("these bytes are no `{message}`: {reason}")]
+    /// The bytes are not an encoded message of this type.
+    #[error("these bytes are not a `{message}`: {reason}")]
     Binary {
         /// The message.
         message: String,

@@ -1,8 +1,8 @@
-//! What a process tells about itself: logs, and the spans of its calls.
+//! What a process reports about itself: logs, and the spans of its calls.
 //!
-//! A finished span goes through a [`SpanSink`], from any thread and without ever waiting, into a bounded queue; a task
-//! ([`SpanExport`]) takes batches from it to every [`ExportTarget`]. A target that fails or hangs costs the others
-//! nothing. The sidecar makes its spans itself; a service of the kit makes them with `tracing`
+//! Any thread puts finished spans through a [`SpanSink`] into a bounded queue, without ever waiting. A task
+//! ([`SpanExport`]) sends them in batches to every [`ExportTarget`]. A target that fails or hangs does not affect the
+//! others. The sidecar makes its spans itself; a service that uses the kit makes them with `tracing`
 //! ([`init_service_telemetry`]).
 
 pub mod attribute;
@@ -28,7 +28,7 @@ pub use self::{
     target::{BadTarget, ExportTarget},
 };
 
-/// Why a process can't tell about itself as it was asked to.
+/// Why logs or spans can't be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
     /// The variable `RUST_LOG` is wrong.
@@ -37,10 +37,10 @@ pub enum TelemetryError {
     /// Logs were set up before in this process.
     #[error("logs were set up twice in one process")]
     AlreadySet,
-    /// The thread that writes the log does not start.
-    #[error("the thread that writes the log does not start: {0}")]
+    /// The thread that writes the log can't be started.
+    #[error("the thread that writes the log can't be started: {0}")]
     LogThread(std::io::Error),
-    /// A target of spans can't be used.
+    /// A target for spans can't be used.
     #[error("spans can't be exported to {target}: {reason}")]
     Target {
         /// The target, as it was given.
@@ -48,12 +48,12 @@ pub enum TelemetryError {
         /// What is wrong with it.
         reason: String,
     },
-    /// The thread that exports spans does not start.
-    #[error("the thread that exports spans does not start: {0}")]
+    /// The thread that exports spans can't be started.
+    #[error("the thread that exports spans can't be started: {0}")]
     Thread(#[from] std::io::Error),
 }
 
-/// Whose spans these are: the resource that every exported span bears.
+/// The process that makes spans: the resource of every exported span.
 #[derive(Clone, Debug)]
 pub struct Origin {
     /// `service.name`: `users`

@@ -7,6 +7,8 @@ mod relay;
 #[cfg(test)]
 pub(crate) mod service;
 pub(crate) mod tls;
+#[cfg(test)]
+pub(crate) mod unheard;
 
 use weft_mesh::names::{self, ServiceName};
 use weft_wire::{Headers, Name};

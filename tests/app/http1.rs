@@ -1,24 +1,25 @@
-//! HTTP/1.1 on the bare socket, so that nothing in between is lenient: every answer to a plain request is what came,
-//! byte for byte, and a few paths do other things.
+//! HTTP/1.1 on the bare socket, so that no library is lenient: a plain request is echoed byte for byte. These paths do
+//! something else:
 //!
-//! - `/early` answers before the body has come, and closes; `/refuse` answers 403 so, and reads the body all the same;
+//! - `/early` answers before the body has come, and closes; `/refuse` also answers at once, with 403, but reads the
+//!   body;
 //! - `/later` waits for 300 ms;
-//! - `/gather/N` answers once so many requests for it are there;
-//! - `/phrase` answers with a reason phrase of its own, `/lie` with one in the mesh's own header for it;
+//! - `/gather/N` answers once N requests for it are there;
+//! - `/phrase` answers with an unusual reason phrase, `/lie` with one in the mesh's own header for it;
 //! - `/fields` answers with 1,000 fields, `/long` with one of 150 KiB;
-//! - `/hints` sends 103 before its answer, `/hints-without-end` does so 10,000 times;
-//! - `/continue` asks for the body with 100, if the client waits for that;
+//! - `/hints` sends 103 before its answer, `/hints-without-end` sends it 10,000 times;
+//! - `/continue` sends 100 first, if the client waits for it;
 //! - `/decoded` echoes the body without its chunks' frames;
 //! - `/mirror` sends the body back while it comes;
 //! - `/events` sends 20 events, each when `/next` is asked for;
 //! - `/empty` answers 204, `/unchanged` 304 with a length;
-//! - `/to-the-end` has a body that only the connection's end ends, and `/cut` one that is cut;
+//! - `/to-the-end` has a body that lasts until the connection ends, `/cut` one that is cut off;
 //! - `/chunks` has trailers;
-//! - `/upgrade` changes to whatever is asked for, and then echoes; `/stay` answers 200 to that;
-//! - CONNECT is answered with 200 and a welcome, and then echoes; to a host `refused` with 407 and a body.
+//! - `/upgrade` switches to the protocol that is asked for, and then echoes; `/stay` ignores the upgrade and answers
+//!   200;
+//! - CONNECT is answered with 200 and a welcome, and then echoes; for the host `refused` with 407 and a body.
 //!
-//! With `ONE_AT_A_TIME` its backlog is 1, it takes a connection when it is done with the one before, and answers one
-//! request on each.
+//! With `ONE_AT_A_TIME` the backlog is 1. It serves one connection after the other, with one request on each.
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering::SeqCst},
@@ -40,12 +41,12 @@ static EVENTS: Semaphore = Semaphore::const_new(0);
 pub(crate) async fn serve_one_at_a_time(listener: TcpListener) -> anyhow::Result<()> {
     loop {
         let (mut stream, _) = listener.accept().await?;
-        // One that only looks whether something listens says nothing.
+        // A health check of TCP connects and sends nothing.
         if let Some(head) = read_head(&mut stream, &mut Vec::new()).await? {
             sleep(Duration::from_millis(2)).await;
             let answer =
                 format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{head}", head.len());
-            // A client that has gone is no reason to stop.
+            // The client may have gone.
             let _ = stream.write_all(answer.as_bytes()).await;
         }
     }
@@ -158,7 +159,7 @@ async fn connect(stream: &mut TcpStream, seen: &[u8]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Waits until `count` wait here.
+/// Waits until `count` requests wait here.
 async fn gather(count: usize) {
     static WAITING: AtomicUsize = AtomicUsize::new(0);
     let number = WAITING.fetch_add(1, SeqCst);
@@ -170,12 +171,12 @@ async fn gather(count: usize) {
 
 async fn mirror(stream: &mut TcpStream, seen: &mut Vec<u8>, head: &str) -> anyhow::Result<()> {
     let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
-    let mut left: usize = length.context("how much it is must be known")?;
+    let mut left: usize = length.context("/mirror needs a content-length")?;
     stream.write_all(format!("HTTP/1.1 200 OK\r\ncontent-length: {left}\r\n\r\n").as_bytes()).await?;
     seen.reserve(64 * 1024);
     while left > 0 {
         if seen.is_empty() && stream.read_buf(seen).await? == 0 {
-            anyhow::bail!("the request was cut");
+            anyhow::bail!("the request was cut off");
         }
         left -= seen.len();
         stream.write_all(seen).await?;
@@ -200,7 +201,7 @@ fn has(head: &str, line: &str) -> bool {
     head.lines().any(|other| other.eq_ignore_ascii_case(line))
 }
 
-/// A head with its empty line; `None` at the connection's end.
+/// A head, with the empty line at its end; `None` at the connection's end.
 async fn read_head(stream: &mut TcpStream, seen: &mut Vec<u8>) -> anyhow::Result<Option<String>> {
     loop {
         if let Some(end) = seen.windows(4).position(|bytes| bytes == b"\r\n\r\n") {
@@ -214,7 +215,7 @@ async fn read_head(stream: &mut TcpStream, seen: &mut Vec<u8>) -> anyhow::Result
     }
 }
 
-/// What is in well-formed chunks.
+/// The content of well-formed chunks.
 fn decoded(mut chunks: &[u8]) -> anyhow::Result<Vec<u8>> {
     let mut body = Vec::new();
     while let Some(end) = chunks.windows(2).position(|bytes| bytes == b"\r\n") {
@@ -228,7 +229,7 @@ fn decoded(mut chunks: &[u8]) -> anyhow::Result<Vec<u8>> {
     Ok(body)
 }
 
-/// The body as it came, chunks and all.
+/// The body as it came, chunk headers included.
 async fn read_body(stream: &mut TcpStream, seen: &mut Vec<u8>, head: &str) -> anyhow::Result<Vec<u8>> {
     let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
     let is_whole = |seen: &[u8]| match length {
@@ -238,7 +239,7 @@ async fn read_body(stream: &mut TcpStream, seen: &mut Vec<u8>, head: &str) -> an
     };
     while !is_whole(seen) {
         if stream.read_buf(seen).await? == 0 {
-            anyhow::bail!("the request was cut");
+            anyhow::bail!("the request was cut off");
         }
     }
     let rest = seen.split_off(length.unwrap_or(seen.len()));

@@ -1,33 +1,33 @@
-//! A gRPC service for tests, on the bare h2 crate: it echoes, and does as the caller says in `x-do`:
+//! A gRPC service for tests, on the bare h2 crate: it echoes, or does what the caller says in `x-do`:
 //!
 //! - `status:N` answers with that gRPC status and no message;
 //! - `web:N` answers in gRPC-Web: a message, and the gRPC status in the last frame of the body;
-//! - `http:N` answers with that HTTP status, and `forge:N` says that it was the mesh;
-//! - `large-head:N` and `large-trailer:N` answer with a field of so many bytes there;
-//! - `reset:N` ends the stream with that code of HTTP/2;
+//! - `http:N` answers with that HTTP status, and `forge:N` also with the mesh's `x-weft-error`;
+//! - `large-head:N` and `large-trailer:N` answer with a field of N bytes in the head or the trailers;
+//! - `reset:N` resets the stream with that HTTP/2 error code;
 //! - `sleep:MS` waits before it answers;
 //! - `die` ends the process without answering;
-//! - `die-once:FILE` does so if that file is not there yet, and makes it;
-//! - `sicken` makes its health check say NOT_SERVING from now on;
-//! - `headers` answers with the request's headers, a line each;
-//! - `parts` answers with in how many parts the request's body came, one that is empty included;
-//! - `swallow` answers with how many bytes came, and keeps none of them;
-//! - `pour:N` answers with so many bytes, which are no message, as fast as they are taken;
+//! - `die-once:FILE` creates that file and ends the process; if the file exists, the call is echoed;
+//! - `sicken` makes the health check answer NOT_SERVING from now on;
+//! - `headers` answers with the request's headers, one per line;
+//! - `parts` answers with the number of DATA frames in the request, an empty one included;
+//! - `swallow` answers with the number of bytes in the request, and keeps none of them;
+//! - `pour:N` answers with N bytes, which are no message, as fast as flow control allows;
 //! - `break` sends the head of an answer and half a message, then ends the process.
 //!
-//! A GET, which is no gRPC, is answered with a line of text when all of it has come. Every other answer bears `x-pid`, the number of its
-//! connection in `x-connection`, and `x-calls` and `x-broken`: how many calls this process has seen, and how many of them
-//! broke off, because their caller went away or stopped half-way.
+//! A GET, which is not gRPC, is answered with a line of text once all of it has come. Every other answer carries
+//! `x-pid`, `x-connection` (the number of its connection), `x-calls` (the calls that this process has seen) and
+//! `x-broken` (those of them that broke off, because their caller went away or stopped half-way).
 //!
-//! It listens on loopback, or on `HOST`. With `MAX_STREAMS` it takes only so many calls at once on a connection;
-//! one on which more than `MAX_RESETS` were cancelled it ends, as Netty's servers do. `CONNECTION_WINDOW` is how many bytes
-//! of all of its calls together it takes before they are read, and `MAX_HEADER_LIST` how long a header list may be.
+//! It listens on loopback, or on `HOST`. `MAX_STREAMS` limits the concurrent calls on a connection. A connection on
+//! which more than `MAX_RESETS` calls were cancelled is ended, as Netty's servers do. `CONNECTION_WINDOW` is the window
+//! of a connection in bytes, and `MAX_HEADER_LIST` the longest header list in bytes.
 //!
 //! With `SPEAK=tcp` it speaks a small protocol of its own, with `SPEAK=http1` HTTP/1.1, with
 //! `SPEAK=websocket` WebSocket: see the files of these names.
 //!
-//! With `FORWARD_TO` in its environment it serves nothing itself, but passes each connection on to the loopback port that
-//! the file of that name holds at the time.
+//! With `FORWARD_TO` it serves nothing itself: it passes each connection on to the loopback port whose number the file
+//! `FORWARD_TO` contains at that moment.
 
 mod http1;
 mod tcp;
@@ -87,7 +87,7 @@ async fn main() -> anyhow::Result<()> {
 }
 
 async fn forward(mut stream: TcpStream, file: PathBuf) -> anyhow::Result<()> {
-    // Who only looks whether something listens here says nothing.
+    // A health check of TCP connects and sends nothing.
     if stream.peek(&mut [0]).await? == 0 {
         return Ok(());
     }
@@ -205,7 +205,7 @@ async fn answer(
         _ => {}
     }
     if request.method() == http::Method::GET {
-        // No earlier, or what is wrong with the request could come after its answer.
+        // No earlier: otherwise an error in the request could come after its answer.
         while next_part(&mut request).await?.is_some() {}
         let head = Response::builder().header("content-type", "text/plain").body(()).expect("static names");
         return respond.send_response(head, false)?.send_data(Bytes::from_static(b"hello\n"), true);
@@ -244,7 +244,7 @@ async fn answer(
     send(&mut respond, calls, body.freeze())
 }
 
-/// Takes a part of the request's body, for which its sender may send as much again.
+/// Takes a part of the request's body, and returns the flow-control credit for it.
 async fn next_part(request: &mut Request<RecvStream>) -> Result<Option<Bytes>, h2::Error> {
     let body = request.body_mut();
     let Some(part) = body.data().await.transpose()? else { return Ok(None) };

@@ -1,11 +1,10 @@
-//! A protocol that is none of HTTP's: the server speaks first, then does what the first line says.
+//! A protocol that is not HTTP: the server speaks first, then does what the client's first line says.
 //!
-//! - `echo` sends back what comes, until the client has ended its side, and then how many bytes that were;
-//! - `deaf` ends its own side at once, counts what comes until the end, and writes the number into the file that the
-//!   line names;
-//! - `idle` says and does nothing;
-//! - `reset` breaks the connection off;
-//! - `hog` reads nothing more.
+//! - `echo` sends back what comes until the client has ended its side, and then the number of bytes;
+//! - `deaf` ends its own side at once, counts the bytes that come until the end, and writes the number into the file
+//!   that the line names;
+//! - `idle` sends nothing more and reads nothing more, and so does `hog`;
+//! - `reset` resets the connection.
 
 use std::{fs, future::pending, time::Duration};
 

@@ -1,4 +1,4 @@
-//! A WebSocket server on a library of its own: it echoes messages, answers pings, and closes when it is asked to.
+//! A WebSocket server on `tokio-tungstenite`: it echoes messages, answers pings, and closes when it is asked to.
 
 use futures_util::{SinkExt, StreamExt};
 use tokio::net::TcpStream;

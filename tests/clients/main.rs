@@ -1,5 +1,5 @@
-//! The shop as unchanged clients call it: each of gRPC's implementations runs the same cases through the sidecar at the
-//! keyboard and a service's own. `tests/clients/install` makes those of other languages.
+//! The shop as unchanged clients call it: each of gRPC's implementations runs the same cases through the sidecar
+//! `keyboard` and the service's own. `tests/clients/install` builds the clients in other languages.
 
 use std::{
     fs,
@@ -16,7 +16,7 @@ mod rust;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// What each client prints `ok` for: calls of every kind, what goes with a call in either direction, and how calls end.
+/// The cases that each client prints `ok` for: calls of every kind, metadata in both directions, and how calls end.
 const CASES: [&str; 11] = [
     "unary",
     "error-details",
@@ -33,7 +33,7 @@ const CASES: [&str; 11] = [
 
 /// The services that the cases call, and `auth`, which `users` calls.
 async fn shop() -> Bed {
-    // As it is, but for the time that a call may take: on a slow machine two seconds are soon over.
+    // The shop's contracts, with longer timeouts: on a slow machine two seconds pass quickly.
     let protos = tempfile::tempdir().expect("a folder");
     let mut services = String::new();
     for (name, args) in [("users", " --data users-data"), ("auth", ""), ("notifications", ""), ("products", "")] {
@@ -42,7 +42,7 @@ async fn shop() -> Bed {
         let patient = ["timeout: { seconds: 2 }", "timeout: { seconds: 5 }"]
             .iter()
             .fold(contract.clone(), |text, timeout| text.replace(timeout, "timeout: { seconds: 60 }"));
-        assert_ne!(patient, contract, "{file} says how long a call may take");
+        assert_ne!(patient, contract, "{file} has a timeout");
         let proto = protos.path().join(file);
         fs::create_dir_all(proto.parent().expect("it has one")).expect("the folder can be written");
         fs::write(&proto, patient).expect("the folder can be written");
@@ -54,7 +54,7 @@ async fn shop() -> Bed {
         );
     }
     let bed = Bed::start(&services).await;
-    // Before that, what is not there might still come.
+    // Until the control plane has settled, an unknown service is not yet UNIMPLEMENTED.
     let is_settled = async || {
         let mut client = tonic::client::Grpc::new(bed.channel());
         client.ready().await.expect("the sidecar is there");
@@ -62,11 +62,11 @@ async fn shop() -> Bed {
         let ended = client.unary(Request::new(Text::default()), path, ProstCodec::<Text, Text>::default()).await;
         ended.is_err_and(|status| status.code() == Code::Unimplemented)
     };
-    eventually("the control plane knows whom it does not know", LIMIT, is_settled).await;
+    eventually("the control plane has settled", LIMIT, is_settled).await;
     bed
 }
 
-/// Where the installer puts things.
+/// A file that `tests/clients/install` makes, if it is there.
 fn installed(path: &str) -> Option<PathBuf> {
     Some(root().join("target/clients").join(path)).filter(|path| path.exists())
 }
@@ -75,7 +75,7 @@ fn installed(path: &str) -> Option<PathBuf> {
 async fn run(name: &str, mut client: Command) {
     let bed = shop().await;
     client.arg(format!("127.0.0.1:{}", bed.outbound()));
-    let output = tokio::task::spawn_blocking(move || client.output()).await.expect("nothing panics there");
+    let output = tokio::task::spawn_blocking(move || client.output()).await.expect("no panic");
     let output = output.expect("the client starts");
     let printed = String::from_utf8_lossy(&output.stdout);
     let wanted: Vec<_> = CASES.iter().map(|case| format!("ok {case}")).collect();
@@ -85,7 +85,7 @@ async fn run(name: &str, mut client: Command) {
     result(&format!("{name}: {} cases pass", CASES.len()));
 }
 
-/// A program that runs a file: an interpreter.
+/// An interpreter that runs a file.
 fn interpreted(interpreter: &Path, file: &Path) -> Command {
     let mut command = Command::new(interpreter);
     command.arg(file);

@@ -1,4 +1,4 @@
-//! The cases in Rust, with tonic's own generated clients.
+//! The cases in Rust, with clients that tonic generates.
 
 use std::time::Duration;
 
@@ -20,10 +20,10 @@ use weft_contracts::shop::{
 };
 use weft_tests::Text;
 
-/// For what is only slow on a slow machine.
+/// A guard that only a very slow machine reaches.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Runs them all, and gives what failed.
+/// Runs all cases, and returns the failures.
 pub(crate) async fn cases(channel: Channel) -> Vec<String> {
     let channel = &channel;
     let mut failed = Vec::new();
@@ -46,7 +46,7 @@ pub(crate) async fn cases(channel: Channel) -> Vec<String> {
     failed
 }
 
-/// Asks for a product that there is, and looks whether it comes.
+/// Gets a product that exists.
 async fn get_teapot(mut client: ProductsClient<Channel>) -> Result<(), Error> {
     let product = client.get(GetRequest { id: "teapot".into() }).await?.into_inner();
     ensure!(product.id == "teapot", "{product:?}");
@@ -97,7 +97,7 @@ async fn bidi_stream(channel: &Channel) -> Result<(), Error> {
     let (requests, taken) = tokio::sync::mpsc::channel(1);
     let taken = tokio_stream::wrappers::ReceiverStream::new(taken);
     let mut told = NotificationsClient::new(channel.clone()).stream(taken).await?.into_inner();
-    // Each is sent when the one before was answered: that nothing on the way waits for the end.
+    // Each is sent when the one before was answered: nothing may wait for the end of the stream.
     for i in 0..20 {
         let text = format!("number {i}");
         requests.send(NotifyRequest { user_id: "ferris".into(), text: text.clone() }).await?;
@@ -130,7 +130,7 @@ async fn deadline(channel: &Channel) -> Result<(), Error> {
         Ok(events) => events.into_inner().collect::<Result<Vec<_>, _>>().await,
         Err(status) => Err(status),
     };
-    // Of its own timer tonic makes CANCELLED; it runs beside the mesh's.
+    // tonic's own timer ends the call with CANCELLED. It may fire before the mesh's.
     let own = matches!(&ended, Err(status) if status.code() == Code::Cancelled);
     if own { Ok(()) } else { refused(ended, Code::DeadlineExceeded).map(drop) }
 }

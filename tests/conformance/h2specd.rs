@@ -1,5 +1,5 @@
-//! h2specd, the part of h2spec that judges clients: a server for each case, on a port of its own, and a page that tells
-//! how each was taken.
+//! h2specd, the part of h2spec that judges clients: a server for each case, on a port of its own, and a page with the
+//! result of each.
 
 use std::{net::TcpListener, path::Path, process::Stdio, time::Duration};
 
@@ -15,18 +15,18 @@ use crate::Case;
 
 /// More than there are cases.
 const PORTS: u16 = 100;
-/// Until a case that was asked nothing yet is asked again.
+/// How long a case may take to report a result before it is called again.
 const PATIENCE: Duration = Duration::from_secs(3);
 const INTERVAL: Duration = Duration::from_millis(10);
 
 /// A running h2specd, which ends with this.
 pub(crate) struct Server {
     _process: Child,
-    /// Of its page.
+    /// The port of its page.
     page: u16,
 }
 
-/// What its page says of a case.
+/// What its page shows of a case.
 pub(crate) struct Entry {
     id: String,
     pub(crate) port: u16,
@@ -39,7 +39,7 @@ impl Server {
     /// # Panics
     /// It does not start.
     pub(crate) async fn start(program: &Path) -> Self {
-        // Somebody may be quicker than it to take one of the ports.
+        // Another program may take one of the ports first.
         for _ in 0..10 {
             let page = free_range();
             let mut command = Command::new(program);
@@ -60,7 +60,7 @@ impl Server {
         entries(&get(self.page, "/report").await.1)
     }
 
-    /// Calls the inbound port until the case of the service behind it has said how it was taken.
+    /// Calls the inbound port until the case behind it has reported a result.
     pub(crate) async fn judge(&mut self, inbound: u16, case: &Entry) -> Case {
         loop {
             let calling = tokio::spawn(call(inbound));
@@ -83,7 +83,7 @@ impl Server {
     }
 }
 
-/// A call whose answer nobody needs: the service judges how it was made.
+/// A call whose answer does not matter: the service judges how the call was made.
 async fn call(port: u16) -> anyhow::Result<()> {
     let stream = TcpStream::connect(("127.0.0.1", port)).await?;
     let (sender, connection) = h2::client::handshake(stream).await?;
@@ -108,7 +108,7 @@ fn entries(page: &str) -> Vec<Entry> {
         };
         place += 1;
         let port = link.split(['/', ':', '"']).find_map(|part| part.parse().ok()).expect("a link has a port");
-        // Then what it is about, and below that what went wrong.
+        // Then follows what the case is about, and below that what went wrong.
         let (_, told) = link.split_once("</a>").expect("a link ends");
         let (what, trouble) = told.split_once("</div>").expect("a div ends");
         let outcome = match label {

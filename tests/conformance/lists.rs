@@ -1,12 +1,12 @@
-//! What the suites are asked, and what they are not asked, with the reason.
+//! The cases of the suites that are run, and those that are not, with the reason.
 
-/// How many cases h2spec has, its strict ones among them.
+/// How many cases h2spec has, with its strict ones.
 pub(crate) const H2SPEC_CASES: usize = 146;
 
 /// Cases of h2spec that do not pass at the outbound port, by their names in h2spec: `h2spec http2/6.5.3/1` runs one.
 pub(crate) const H2SPEC_OUTBOUND: &[(&str, &str)] = &[(
     "http2/3.5/2",
-    "what does not begin as HTTP/2 does is taken for HTTP/1.1, and `INVALID CONNECTION PREFACE` is answered there: 400",
+    "bytes that do not begin with HTTP/2's preface are taken for HTTP/1.1, which answers this case's preface with 400",
 )];
 
 /// The same at the inbound port, which speaks nothing but HTTP/2.
@@ -39,10 +39,10 @@ pub(crate) const INTEROP: &[(&str, &[&str])] = &[
     ("channel_soak", SOAK),
 ];
 
-/// The client's own balancer, which looks at what a server says of its load.
+/// The client's own balancer, which uses the load that a server reports.
 const ORCA: &str = r#"{"loadBalancingConfig":[{"test_backend_metrics_load_balancer":{}}]}"#;
 
-/// Four at once, and as much time as a busy machine takes.
+/// Four at once, with time limits that are long enough for a busy machine.
 const SOAK: &[&str] = &[
     "--soak_iterations=40",
     "--soak_num_threads=4",
@@ -59,8 +59,11 @@ pub(crate) const INTEROP_LEFT_OUT: &[(&str, &str)] = &[
     ("oauth2_auth_token", CLOUD),
     ("google_default_credentials", CLOUD),
     ("compute_engine_channel_credentials", CLOUD),
-    ("pick_first_unary", "it wants the server to say which one it is, and gRPC's Go server does not"),
-    ("orca_oob", "it is about a connection to one endpoint, and a sidecar's is to all of them"),
+    ("pick_first_unary", "it needs a server that reports its own id, and gRPC's Go server does not"),
+    (
+        "orca_oob",
+        "it is about a connection to one endpoint, and a client's connection to its sidecar leads to all endpoints",
+    ),
 ];
 
 const CLOUD: &str = "it needs credentials of Google's cloud, over TLS that the client ends itself";

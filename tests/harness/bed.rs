@@ -1,7 +1,7 @@
 //! A mesh of real processes, started by `weft up` in a folder of its own and ended with the test.
 //!
-//! The end is waited for, and the mesh waits for its clients: a test that holds connections until then is quicker on a
-//! runtime with a thread of its own, which closes them meanwhile.
+//! Dropping a [`Bed`] waits until the mesh has stopped, and the mesh waits for its clients. A test that still holds
+//! connections then ends sooner on a runtime with a worker thread, which closes them in the meantime.
 
 use std::{
     collections::BTreeMap,
@@ -27,7 +27,7 @@ pub struct Bed {
     control: u16,
 }
 
-/// What `weft up` says of its processes.
+/// `run.json`, in which `weft up` describes its processes.
 #[derive(Debug, Deserialize)]
 struct Run {
     outbound_url: String,
@@ -48,13 +48,13 @@ struct Process {
 pub struct ReplicaPorts {
     /// The service itself.
     pub app: u16,
-    /// Its sidecar, for its own calls.
+    /// Its sidecar's outbound port.
     pub outbound: u16,
-    /// Its sidecar, for the calls of others.
+    /// Its sidecar's inbound port.
     pub inbound: u16,
-    /// Its sidecar's admin page.
+    /// Its sidecar's admin port.
     pub admin: u16,
-    /// Its sidecar's metrics and probes.
+    /// Its sidecar's port for metrics and probes.
     pub metrics: u16,
 }
 
@@ -65,11 +65,11 @@ const READY: Duration = Duration::from_secs(60);
 pub const FREE_PORTS: &str = "ports: { outbound: 0, dashboard: 0, control: 0 }";
 
 impl Bed {
-    /// A mesh of the services in `services`: the value of that key in `mesh.yaml`. `${BIN}` stands for the folder of the
-    /// workspace's binaries, `${PROTO_PATH}` for the folders of its `.proto` files.
+    /// A mesh of the services in `services`: the value of that key in `mesh.yaml`. `${BIN}` stands for the folder of
+    /// the workspace's binaries, `${PROTO_PATH}` for the folders of its `.proto` files.
     ///
     /// # Panics
-    /// It is not ready in time: with all of its output.
+    /// It is not ready in time. The message contains all of its output.
     pub async fn start(services: &str) -> Self {
         Self::start_with(services, &[]).await
     }
@@ -77,7 +77,7 @@ impl Bed {
     /// As [`Self::start`], with further arguments for `weft up`.
     ///
     /// # Panics
-    /// As there.
+    /// As [`Self::start`].
     pub async fn start_with(services: &str, args: &[&str]) -> Self {
         Self::start_in::<&str>(services, args, &[]).await
     }
@@ -85,16 +85,16 @@ impl Bed {
     /// As [`Self::start_with`], with more in the environment of all processes.
     ///
     /// # Panics
-    /// As there.
+    /// As [`Self::start`].
     pub async fn start_in<V: AsRef<OsStr>>(services: &str, args: &[&str], env: &[(&str, V)]) -> Self {
-        // What sidecars and the control plane say explains a test that fails.
+        // The log lines of sidecars and control plane explain why a test fails.
         Self::launch(services, &[&["--verbose"][..], args].concat(), env).await
     }
 
-    /// As [`Self::start`], printing what a person sees who gives no flag.
+    /// As [`Self::start`], but without `--verbose`: prints what a user sees who gives no flag.
     ///
     /// # Panics
-    /// As there.
+    /// As [`Self::start`].
     pub async fn start_quietly(services: &str) -> Self {
         Self::launch::<&str>(services, &[], &[]).await
     }
@@ -110,7 +110,7 @@ impl Bed {
         Self::start_at(dir, args, env, READY).await
     }
 
-    /// The mesh of the `mesh.yaml` in a folder, which names [`FREE_PORTS`]; `limit` is for its build, too.
+    /// Starts the mesh of the `mesh.yaml` in `dir`, which must contain [`FREE_PORTS`]. `limit` includes its build.
     ///
     /// # Panics
     /// As [`Self::start`].
@@ -152,12 +152,12 @@ impl Bed {
         self.dir.path()
     }
 
-    /// The sidecar for the person at the keyboard.
+    /// The outbound port of the sidecar `keyboard`, which carries the user's own calls.
     pub fn outbound(&self) -> u16 {
         self.outbound
     }
 
-    /// The port of pages and traces.
+    /// The dashboard's port.
     pub fn dashboard(&self) -> u16 {
         self.dashboard
     }
@@ -167,42 +167,42 @@ impl Bed {
         self.control
     }
 
-    /// A channel to the sidecar for the person at the keyboard.
+    /// A channel to the sidecar `keyboard`.
     pub fn channel(&self) -> Channel {
         channel(self.outbound)
     }
 
-    /// The ports of a replica: `users-1`.
+    /// The ports of a replica, by a name such as `users-1`.
     ///
     /// # Panics
-    /// There is none of that name.
+    /// There is no such replica.
     pub fn ports(&self, replica: &str) -> ReplicaPorts {
         *self.run().replicas.get(replica).unwrap_or_else(|| panic!("no replica {replica}: {:?}", self.run().replicas))
     }
 
-    /// The port that leads the person at the keyboard to a service alone: one that speaks TCP, or has `forward`.
+    /// The local port that leads to this service only. Services of TCP and those with `forward` have one.
     ///
     /// # Panics
-    /// There is none of that name.
+    /// The service has no such port.
     pub fn forward(&self, service: &str) -> u16 {
         *self.run().forwards.get(service).unwrap_or_else(|| panic!("no forward to {service}"))
     }
 
-    /// The process of that name: `control`, `users-1`, `users-1·sidecar`.
+    /// The process of a name such as `control`, `users-1` or `users-1·sidecar`.
     ///
     /// # Panics
-    /// There is none of that name.
+    /// There is no such process.
     pub fn pid(&self, process: &str) -> u32 {
         let run = self.run();
         run.processes.get(process).unwrap_or_else(|| panic!("no process {process}: {:?}", run.processes)).pid
     }
 
-    /// `weft up`
+    /// The process of `weft up`.
     pub fn up_pid(&self) -> u32 {
         self.up.id()
     }
 
-    /// Every process, `weft up` not among them.
+    /// All processes except `weft up` itself.
     pub fn pids(&self) -> Vec<u32> {
         self.run().processes.values().map(|process| process.pid).collect()
     }
@@ -226,7 +226,7 @@ impl Bed {
         command.args(args).current_dir(self.dir.path()).env("WEFT_OUTBOUND", self.url()).output().expect("weft starts")
     }
 
-    /// `http://127.0.0.1:PORT` of the sidecar for the person at the keyboard.
+    /// `http://127.0.0.1:PORT` of the sidecar `keyboard`.
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.outbound)
     }
@@ -234,13 +234,13 @@ impl Bed {
     /// The JSON of a GET on a loopback port.
     ///
     /// # Panics
-    /// There is no such answer.
+    /// The answer is not JSON.
     pub async fn json(&self, port: u16, path: &str) -> serde_json::Value {
         let (status, body) = get(port, path).await;
         serde_json::from_str(&body).unwrap_or_else(|e| panic!("{path}: {status} is not JSON ({e}): {body}"))
     }
 
-    /// Asks `weft up` to stop, as Ctrl-C does, and waits until it has.
+    /// Asks `weft up` to stop, as Ctrl-C does, and waits until it has ended.
     ///
     /// # Panics
     /// It does not stop in time.
@@ -271,7 +271,7 @@ impl Bed {
 impl Drop for Bed {
     fn drop(&mut self) {
         if self.up.try_wait().is_ok_and(|ended| ended.is_none()) {
-            // A test that failed may have left it stopped.
+            // A failed test may have left it stopped by SIGSTOP.
             signal("-CONT", self.up.id());
             signal("-INT", self.up.id());
             let end = Instant::now() + READY;
@@ -295,7 +295,7 @@ pub fn channel(port: u16) -> Channel {
 /// A channel to an address.
 ///
 /// # Panics
-/// It is none.
+/// It is not a URL.
 pub fn channel_to(url: &str) -> Channel {
     Endpoint::from_shared(url.to_owned()).expect("a URL").connect_lazy()
 }
@@ -318,7 +318,7 @@ pub async fn get(port: u16, path: &str) -> (u16, String) {
     (status, String::from_utf8_lossy(&body).into_owned())
 }
 
-/// Sends a signal: by `kill`, as there is no safe call for it in std.
+/// Sends a signal with the program `kill`: std has no safe call for it.
 pub fn signal(which: &str, pid: u32) {
     let _ = Command::new("kill").args([which, &pid.to_string()]).status();
 }
@@ -329,17 +329,17 @@ pub fn is_alive(pid: u32) -> bool {
         .is_ok_and(|stat| !stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z')))
 }
 
-/// Of `http://127.0.0.1:PORT`.
+/// The port in `http://127.0.0.1:PORT`.
 fn port_of(url: &str) -> u16 {
     url.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a URL that ends with a port")
 }
 
-/// The memory that a process has in use.
+/// The resident memory of a process.
 ///
 /// # Panics
 /// It does not run.
 pub fn resident_bytes(pid: u32) -> usize {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux tells");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux reports it");
     line.trim().trim_end_matches(" kB").parse::<usize>().expect("a number") * 1024
 }

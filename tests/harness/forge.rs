@@ -1,4 +1,5 @@
-//! Certificates of a mesh's own CA, as its thief would make them: right ones, and wrong ones of any kind.
+//! Certificates signed with a mesh's own CA, as an attacker who stole its key could make them: correct ones, and wrong
+//! ones of any kind.
 
 use std::{path::Path, sync::Arc, time::SystemTime};
 
@@ -19,7 +20,7 @@ pub struct Forge {
     bundle: TrustBundle,
 }
 
-/// A chain with its key, as one side of a handshake shows it.
+/// A chain with its key, as one side of a handshake presents it.
 #[derive(Clone, Debug)]
 pub struct Shown {
     /// DER, the leaf first.
@@ -28,10 +29,10 @@ pub struct Shown {
 }
 
 impl Shown {
-    /// With a key that need not be the leaf's.
+    /// `key` need not be the leaf's key.
     ///
     /// # Panics
-    /// It is no key.
+    /// TLS does not support the key.
     pub fn new(chain: Vec<CertificateDer<'static>>, key: &KeyPair) -> Self {
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
         let provider = CryptoProvider::get_default().expect("it is installed");
@@ -60,10 +61,10 @@ impl rustls::server::ResolvesServerCert for Shown {
 }
 
 impl Forge {
-    /// With the CA that a folder holds.
+    /// Signs with the CA in a folder.
     ///
     /// # Panics
-    /// It holds none.
+    /// The folder holds none.
     pub fn of(dir: &Path) -> Self {
         install_crypto_provider();
         let read = |file| std::fs::read_to_string(dir.join(file)).expect("a CA is kept there");
@@ -74,12 +75,12 @@ impl Forge {
         Self { issuer, root, bundle }
     }
 
-    /// With the CA of a mesh.
+    /// Signs with the CA of a mesh.
     pub fn stolen(bed: &Bed) -> Self {
         Self::of(&bed.state_dir().join("control"))
     }
 
-    /// What its mesh trusts.
+    /// The trust bundle of its mesh.
     pub fn bundle(&self) -> &TrustBundle {
         &self.bundle
     }
@@ -89,12 +90,12 @@ impl Forge {
         Shown::new(vec![self.root.clone()], self.issuer.key())
     }
 
-    /// What signs its certificates.
+    /// The issuer that signs its certificates.
     pub fn issuer(&self) -> &Issuer<'static, KeyPair> {
         &self.issuer
     }
 
-    /// A certificate as the control plane would issue it for an identity, to be changed before it is signed.
+    /// The parameters of a certificate as the control plane would issue it for an identity, to change and then sign.
     ///
     /// # Panics
     /// The name is not ASCII.
@@ -110,22 +111,22 @@ impl Forge {
         params
     }
 
-    /// A certificate of these, signed, with a key of its own.
+    /// A signed certificate with these parameters and a new key.
     ///
     /// # Panics
-    /// They make no certificate.
+    /// The parameters are invalid.
     pub fn sign(&self, params: &CertificateParams, algorithm: &'static SignatureAlgorithm) -> Shown {
         let key = KeyPair::generate_for(algorithm).expect("a key");
         let leaf = params.signed_by(&key, &self.issuer).expect("it is signed");
         Shown::new(vec![leaf.der().clone()], &key)
     }
 
-    /// What the control plane would issue for an identity.
+    /// The certificate that the control plane would issue for an identity.
     pub fn good(&self, id: &str) -> Shown {
         self.sign(&Self::params(id), &rcgen::PKCS_ECDSA_P256_SHA256)
     }
 
-    /// The same, which expires then.
+    /// As [`Self::good`], but it expires at `not_after`.
     pub fn until(&self, id: &str, not_after: SystemTime) -> Shown {
         let mut params = Self::params(id);
         params.not_after = not_after.into();

@@ -8,10 +8,10 @@ use tokio::{
     time::timeout,
 };
 
-/// Longer than any limit of a sidecar on how long it waits for a client.
+/// Longer than the longest time that a sidecar waits for a client.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// A client's connection that sees the bytes.
+/// A connection whose bytes a test writes and reads itself.
 #[derive(Debug)]
 pub struct Client {
     /// The connection.
@@ -33,15 +33,15 @@ impl Client {
     /// Sends bytes.
     ///
     /// # Panics
-    /// They are not taken.
+    /// The connection is closed.
     pub async fn send(&mut self, bytes: &str) {
-        self.stream.write_all(bytes.as_bytes()).await.expect("it is taken");
+        self.stream.write_all(bytes.as_bytes()).await.expect("the bytes are sent");
     }
 
-    /// What comes, up to `end`.
+    /// Reads up to and including `end`.
     ///
     /// # Panics
-    /// It does not come.
+    /// `end` does not come.
     pub async fn until(&mut self, end: &str) -> String {
         loop {
             if let Some(at) = self.seen.windows(end.len()).position(|bytes| bytes == end.as_bytes()) {
@@ -64,13 +64,13 @@ impl Client {
         let length: usize = length.unwrap_or_else(|| panic!("no length in {head}")).parse().expect("a number");
         while self.seen.len() < length {
             let count = timeout(LIMIT, self.stream.read_buf(&mut self.seen)).await.expect("in time");
-            assert!(count.expect("the connection is whole") > 0, "it is cut");
+            assert!(count.expect("the connection is whole") > 0, "the answer is cut off");
         }
         let rest = self.seen.split_off(length);
         (head, String::from_utf8(std::mem::replace(&mut self.seen, rest)).expect("text"))
     }
 
-    /// The other side closes the connection, and nothing comes before.
+    /// Waits until the other side closes the connection, and checks that nothing comes before.
     ///
     /// # Panics
     /// Something comes, or it stays open.

@@ -1,7 +1,7 @@
-//! What the end-to-end tests stand on: the binaries, built once; a mesh of real processes in a folder of its own; and
+//! Shared code of the end-to-end tests: the binaries, built once; a mesh of real processes in a folder of its own; and
 //! clients of it.
 //!
-//! Every port is picked by the kernel, so that tests run at once and beside other work.
+//! The kernel picks every port, so that tests can run in parallel and beside other work.
 
 mod bed;
 mod forge;
@@ -30,12 +30,12 @@ pub use wire::{Wire, framed, metric, pour, raw};
 /// `probe.v1.Message`
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Text {
-    /// What is said.
+    /// The message's text.
     #[prost(string, tag = "1")]
     pub text: String,
 }
 
-/// One service of the name `probe`: `weft-test-app` with `tests/proto/probe/v1/probe.proto`, in so many replicas.
+/// The entry of a service `probe` in `mesh.yaml`: `weft-test-app` with `tests/proto/probe/v1/probe.proto`.
 pub fn probe_service(replicas: usize) -> String {
     format!(
         "  probe:\n    run: ${{BIN}}/weft-test-app\n    protos: [{}/probe/v1/probe.proto]\n    proto_path: ${{PROTO_PATH}}\n    \
@@ -63,10 +63,10 @@ pub async fn probe(
     client.unary(request, path, ProstCodec::<Text, Text>::default()).await
 }
 
-/// Asks again and again until the answer is yes.
+/// Polls a condition until it holds.
 ///
 /// # Panics
-/// When it is still no after `limit`: with what was waited for.
+/// It does not hold within `limit`. The message contains `what`.
 pub async fn eventually(what: &str, limit: Duration, mut is_so: impl AsyncFnMut() -> bool) {
     let end = tokio::time::Instant::now() + limit;
     while !is_so().await {
@@ -75,13 +75,13 @@ pub async fn eventually(what: &str, limit: Duration, mut is_so: impl AsyncFnMut(
     }
 }
 
-/// Says what a suite has come to, which is shown even where the test passes.
+/// Prints the result of a suite, even if the test passes.
 pub fn result(line: &str) {
-    // What `println!` prints is kept back of a test that passes.
+    // The test runner hides what `println!` prints in a test that passes.
     let _ = writeln!(std::io::stdout(), "result: {line}");
 }
 
-/// Says that a test is skipped, or fails where none may be.
+/// Reports that a test is skipped, or fails where no test may be skipped.
 ///
 /// # Panics
 /// In CI, and with `WEFT_TEST_ALL`.

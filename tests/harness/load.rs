@@ -1,4 +1,4 @@
-//! A steady load on `probe.v1.Probe`, and what became of each call.
+//! A steady load on `probe.v1.Probe`, and the outcome of each call.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,7 +11,7 @@ use tonic::{Status, transport::Channel};
 
 use crate::probe;
 
-/// Between the beginnings of two calls.
+/// The time between the starts of two calls.
 const PACE: Duration = Duration::from_millis(20);
 
 /// Calls that go on until [`Self::stop`].
@@ -30,7 +30,7 @@ pub struct Outcome {
 }
 
 impl Load {
-    /// Begins a call of `Say` every 20 ms, none waiting for another, with `x-do` as given.
+    /// Starts a call of `Say` every 20 ms, with `what` as its `x-do`. No call waits for another.
     pub fn start(channel: Channel, what: &str) -> Self {
         let what: Arc<str> = what.into();
         let (stop, mut stopped) = watch::channel(false);
@@ -51,7 +51,7 @@ impl Load {
         Self { stop, begun, calls }
     }
 
-    /// Waits until so many more calls have begun.
+    /// Waits until `more` further calls have started.
     ///
     /// # Panics
     /// The load has panicked.
@@ -61,7 +61,7 @@ impl Load {
         begun.wait_for(|count| *count >= until).await.expect("the load goes on");
     }
 
-    /// Waits for the calls that still run; the calls in the order of their beginnings.
+    /// Waits for the calls that still run. Returns all calls in the order in which they started.
     ///
     /// # Panics
     /// A call panicked.

@@ -1,4 +1,4 @@
-//! One who has a certificate of the mesh and speaks for itself, without a sidecar.
+//! A process that has a certificate of the mesh and connects by itself, without a sidecar.
 
 use std::{io, sync::Arc};
 
@@ -34,7 +34,7 @@ pub struct Member<'f> {
 
 /// An endpoint that the control plane knows, until this is dropped.
 pub struct Announced {
-    /// What the control plane said to it.
+    /// The control plane's first answer.
     pub answer: AnnounceResponse,
     _requests: mpsc::Sender<AnnounceRequest>,
     _answers: Streaming<AnnounceResponse>,
@@ -47,7 +47,7 @@ impl Announced {
     /// The control plane refuses it.
     ///
     /// # Panics
-    /// The stream takes not even one message.
+    /// The stream takes no message.
     pub async fn open(control: &Channel, announce: Announce) -> Result<Self, Status> {
         let (requests, queue) = mpsc::channel(1);
         requests.send(AnnounceRequest { what: Some(What::Announce(announce)) }).await.expect("there is room");
@@ -59,15 +59,15 @@ impl Announced {
 }
 
 impl<'f> Member<'f> {
-    /// Who shows this, or no certificate at all.
+    /// A member that presents `shown`, or no certificate at all.
     pub fn new(ca: &'f Forge, shown: Option<Shown>) -> Self {
         Self { ca, shown }
     }
 
-    /// A client's side of TLS, which expects to meet `peer`.
+    /// The TLS configuration of a client that expects `peer`.
     ///
     /// # Panics
-    /// `peer` is no SPIFFE ID.
+    /// `peer` is not a SPIFFE ID.
     pub fn client(&self, peer: &str) -> Arc<ClientConfig> {
         let peer = peer.parse().expect("a SPIFFE ID");
         let config = client_config(None, self.ca.bundle(), peer).expect("a configuration");
@@ -78,28 +78,28 @@ impl<'f> Member<'f> {
         Arc::new(config)
     }
 
-    /// A server's side of TLS, for members of the mesh.
+    /// The TLS configuration of a server that accepts members of the mesh.
     ///
     /// # Panics
-    /// It shows no certificate.
+    /// This member has no certificate.
     pub fn server(&self) -> Arc<ServerConfig> {
-        // A right one, in whose place the one to be shown comes.
+        // A valid certificate: `server_config` wants one. The resolver replaces it.
         let key = rcgen::KeyPair::generate().expect("a key");
         let leaf = Forge::params(CONTROL).signed_by(&key, self.ca.issuer()).expect("it is signed");
         let svid = Svid::new(vec![leaf.der().to_vec()], key.serialize_der()).expect("an SVID");
         let config = server_config(&svid, self.ca.bundle(), ClientCertificate::Required).expect("a configuration");
         let mut config = ServerConfig::clone(&config);
-        config.cert_resolver = Arc::new(self.shown.clone().expect("a server shows who it is"));
+        config.cert_resolver = Arc::new(self.shown.clone().expect("a server presents a certificate"));
         Arc::new(config)
     }
 
     /// A TLS connection to a loopback port. In TLS 1.3 a client learns only by its first read that it was refused.
     ///
     /// # Errors
-    /// There is none, or the server is another.
+    /// The connection fails, or the server has another identity.
     ///
     /// # Panics
-    /// `peer` is no SPIFFE ID.
+    /// `peer` is not a SPIFFE ID.
     pub async fn dial(&self, port: u16, peer: &str) -> io::Result<TlsStream<TcpStream>> {
         let tcp = TcpStream::connect(("127.0.0.1", port)).await?;
         tcp.set_nodelay(true)?;
@@ -110,7 +110,7 @@ impl<'f> Member<'f> {
     /// A channel to the control plane.
     ///
     /// # Panics
-    /// Never: the URL is one.
+    /// Never: the URL is valid.
     pub fn control(&self, bed: &Bed) -> Channel {
         let (port, config) = (bed.control(), self.client(CONTROL));
         let connect = move |_: http::Uri| {
@@ -125,7 +125,7 @@ impl<'f> Member<'f> {
         endpoint.connect_with_connector_lazy(tower::service_fn(connect))
     }
 
-    /// Announces an endpoint of a service on a loopback port, which speaks HTTP/2.
+    /// Announces an endpoint that speaks HTTP/2 on a loopback port.
     ///
     /// # Errors
     /// The control plane refuses it.

@@ -1,4 +1,4 @@
-//! Hosts that a test makes itself: network namespaces on one wire, in which programs run that know nothing of the mesh.
+//! Hosts that a test makes itself: network namespaces on one bridge. The programs on them know nothing of the mesh.
 
 use std::{
     fs::{self, File},
@@ -18,14 +18,14 @@ use weft_mesh::{identity::SpiffeId, names::ServiceName};
 
 use crate::{binary, eventually, get};
 
-/// A wire with hosts at 10.77.0.N and fd77::N. All of it is gone when this is dropped.
+/// A network with hosts at 10.77.0.N and fd77::N. Dropping it removes them all.
 pub struct Net {
     dir: TempDir,
     prefix: String,
     hosts: Vec<Host>,
 }
 
-/// One of them. The first is in the middle: the others' way to everywhere else leads there.
+/// A host of a [`Net`]. Host 0 has the bridge, and is the default gateway of the others.
 #[derive(Clone)]
 pub struct Host {
     namespace: String,
@@ -34,13 +34,13 @@ pub struct Host {
     dir: PathBuf,
 }
 
-/// The group of sidecars, whose own connections are left alone.
+/// The group that sidecars run as. Its connections are not redirected.
 const GROUP: &str = "4321";
 
-/// What programs on a wire may take.
+/// How long a program on a host may take.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// For how long a join token is good.
+/// How long a join token is valid.
 const TOKEN_LIFE: Duration = Duration::from_secs(3600);
 
 fn ip(arguments: &str) {
@@ -49,13 +49,13 @@ fn ip(arguments: &str) {
 }
 
 impl Net {
-    /// Whether hosts can be made here, or why not.
+    /// Whether hosts can be made on this machine.
     ///
     /// # Errors
     /// What is missing.
     pub fn is_possible() -> Result<(), String> {
         if !rustix_is_root() {
-            return Err("hosts can be made by root only".into());
+            return Err("only root can make hosts".into());
         }
         for program in ["ip", "nft", "iptables-restore"] {
             let found = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
@@ -66,7 +66,7 @@ impl Net {
         Ok(())
     }
 
-    /// A wire with so many hosts.
+    /// A network with `count` hosts.
     ///
     /// # Panics
     /// They can't be made.
@@ -113,7 +113,7 @@ impl Net {
         self.hosts[number].clone()
     }
 
-    /// Starts a control plane on the host in the middle.
+    /// Starts a control plane on host 0.
     ///
     /// # Panics
     /// It is not ready in time.
@@ -125,7 +125,7 @@ impl Net {
         until("the control plane is there", || self.log().contains("ready trust_domain"));
     }
 
-    /// Starts a test app on a host, and a sidecar beside it, whose calls go out at 15300 + `place`.
+    /// Starts a test app on a host, and a sidecar beside it, whose outbound port is 15300 + `place`.
     ///
     /// # Panics
     /// It does not start.
@@ -156,10 +156,10 @@ impl Net {
         self.run_sidecar(host, name, &[&all, flags].concat());
     }
 
-    /// Starts a sidecar that fronts nothing, at its usual ports, and waits until it is ready.
+    /// Starts a sidecar without a service, on the default ports, and waits until it is ready.
     ///
     /// # Panics
-    /// It is not in time.
+    /// It is not ready in time.
     pub fn start_sidecar(&self, host: &Host, name: &str, flags: &[&str]) {
         self.run_sidecar(host, name, flags);
         host.within(|| async {
@@ -179,17 +179,17 @@ impl Net {
         host.start(&format!("{name}-sidecar"), Path::new("setpriv"), &arguments, &[]);
     }
 
-    /// Where its control plane keeps its CA.
+    /// The folder in which the control plane keeps its CA.
     pub fn state_dir(&self) -> PathBuf {
         self.dir.path().join("control")
     }
 
-    /// What every sidecar on this wire is told; its join token is made with it.
+    /// The flags of every sidecar on this network. Also makes its join token.
     fn sidecar_flags(&self, name: &str) -> Vec<String> {
         let trust_domain = "weft.local".parse().expect("a trust domain");
         let ca = Ca::open_or_create(&self.state_dir(), &trust_domain).expect("the mesh has a CA");
         let service = ServiceName::new(name, "shop").expect("a name");
-        // The hosts' other addresses, and the virtual ones of services.
+        // The IPv6 addresses of the hosts, and the virtual addresses of services.
         let networks = ["fd77::/64", "10.96.0.0/16"].map(|network| network.parse().expect("a network"));
         let id = SpiffeId::of_service(&trust_domain, &service);
         let token = join_token::issue_for(&ca, &id, &networks, TOKEN_LIFE).expect("a token");
@@ -210,10 +210,10 @@ impl Net {
     }
 }
 
-/// As [`eventually`], of what is not async.
+/// As [`eventually`], for a condition that is not async.
 ///
 /// # Panics
-/// It is not so in time.
+/// It does not hold in time.
 pub fn until(what: &str, is_so: impl Fn() -> bool) {
     let end = Instant::now() + LIMIT;
     while !is_so() {
@@ -227,7 +227,7 @@ fn rustix_is_root() -> bool {
 }
 
 impl Host {
-    /// Runs a program on it until the net is gone, or [`Self::stop`].
+    /// Runs a program on this host until [`Self::stop`], or until the [`Net`] is dropped.
     ///
     /// # Panics
     /// It does not start.
@@ -241,10 +241,10 @@ impl Host {
         self.children.borrow_mut().push((name.to_owned(), child));
     }
 
-    /// Ends a program, at once.
+    /// Kills a program.
     ///
     /// # Panics
-    /// None of that name runs.
+    /// No program of that name runs.
     pub fn stop(&self, name: &str) {
         let mut children = self.children.borrow_mut();
         let place = children.iter().position(|(other, _)| other == name).expect("it runs");
@@ -253,10 +253,10 @@ impl Host {
         let _ = child.wait();
     }
 
-    /// Has the packet filter send connections through the host's sidecar.
+    /// Redirects connections to the host's sidecar, with `weft redirect`.
     ///
     /// # Panics
-    /// It can't.
+    /// `weft redirect` fails.
     pub fn redirect(&self, flags: &[&str]) {
         let program = binary("weft").display().to_string();
         self.output(&program, &[&["redirect", "--uid", "4321", "--gid", GROUP], flags].concat());
@@ -268,7 +268,7 @@ impl Host {
         command
     }
 
-    /// Runs a program on it to its end.
+    /// Runs a program on this host and waits for its end.
     ///
     /// # Panics
     /// It does not start.
@@ -276,7 +276,7 @@ impl Host {
         self.command(program).args(arguments).stdin(Stdio::null()).output().expect("it starts")
     }
 
-    /// What a program that succeeds prints.
+    /// Runs a program as [`Self::run`] does. Returns its output.
     ///
     /// # Panics
     /// It fails.
@@ -287,10 +287,10 @@ impl Host {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
-    /// Does something in a thread that is on this host, with a runtime of its own.
+    /// Runs `act` on this host, in a thread with a runtime of its own.
     ///
     /// # Panics
-    /// What is done panics.
+    /// `act` panics.
     pub fn within<T: Send + 'static, F: Future<Output = T>>(&self, act: impl FnOnce() -> F + Send + 'static) -> T {
         match self.beside(act).join() {
             Ok(result) => result,
@@ -298,7 +298,7 @@ impl Host {
         }
     }
 
-    /// As [`Self::within`], without waiting for its end.
+    /// As [`Self::within`], but does not wait for the end of `act`.
     pub fn beside<T: Send + 'static, F: Future<Output = T>>(
         &self,
         act: impl FnOnce() -> F + Send + 'static,

@@ -1,4 +1,4 @@
-//! The programs that tests drive: Weft's own, and those of others.
+//! The programs that tests drive: Weft's own, and third-party ones.
 
 use std::{
     env,
@@ -12,7 +12,7 @@ pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ is in the workspace")
 }
 
-/// A binary of the workspace, of the profile that the test itself was built with; or that of `WEFT_BIN_DIR`, if it has it.
+/// A binary of the workspace, built with the profile of the test itself. One in `WEFT_BIN_DIR` takes precedence.
 ///
 /// # Panics
 /// The workspace does not build.
@@ -36,7 +36,7 @@ pub fn binary(name: &str) -> PathBuf {
     folder.join(name)
 }
 
-/// A program that is not Weft's, if it is here: in `target/` or on the path.
+/// A third-party program, if there is one in `target/` or on the `PATH`.
 pub fn outside(name: &str) -> Option<PathBuf> {
     let own = root().join("target").join(name);
     let on_path = env::var_os("PATH").into_iter().flat_map(|path| env::split_paths(&path).collect::<Vec<_>>());

@@ -1,4 +1,4 @@
-//! A way to a sidecar's inbound port for programs that have no SVID.
+//! Connects programs that have no SVID to a sidecar's inbound port.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use weft_mesh::{
 use crate::Bed;
 
 /// Takes plain connections on a loopback port and passes them on to the inbound port of a service's first replica, over
-/// mutual TLS with an SVID of the mesh's own CA.
+/// mutual TLS with an SVID that the mesh's own CA has signed.
 ///
 /// # Panics
 /// The bed has no such service, or its CA gives no SVID.
@@ -32,7 +32,7 @@ pub async fn tunnel(bed: &Bed, service: &str) -> u16 {
             let (connector, name) = (TlsConnector::from(Arc::clone(&config)), server_name(&peer));
             tokio::spawn(async move {
                 let tcp = TcpStream::connect(("127.0.0.1", inbound)).await?;
-                // Frames that a suite sends one by one are to arrive so.
+                // Frames that a suite sends one by one must arrive one by one.
                 tcp.set_nodelay(true)?;
                 plain.set_nodelay(true)?;
                 let mut tls = connector.connect(name, tcp).await?;
@@ -43,7 +43,7 @@ pub async fn tunnel(bed: &Bed, service: &str) -> u16 {
     port
 }
 
-/// Whom to expect, and how to show who this is.
+/// The identity to expect, and a TLS configuration with an SVID to present.
 fn identity(bed: &Bed, service: &str) -> (SpiffeId, Arc<ClientConfig>) {
     let id = |name: &str| -> SpiffeId {
         format!("spiffe://weft.local/ns/shop/sa/{name}").parse().expect("a name is part of a SPIFFE ID")

@@ -1,4 +1,4 @@
-//! Clients that do what no well-behaved client does.
+//! Clients that do what a well-behaved client never does.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::{Text, get};
 
 const CONNECTION_WINDOW: u32 = 1 << 20;
 
-/// A bare HTTP/2 connection, whose calls can be left half done.
+/// A bare HTTP/2 connection, whose calls can stop half-way.
 pub struct Wire {
     sender: client::SendRequest<Bytes>,
     connection: JoinHandle<Result<(), h2::Error>>,
@@ -34,19 +34,19 @@ impl Wire {
         Self::over(stream).await
     }
 
-    /// Over a connection that is there.
+    /// Over an established connection.
     ///
     /// # Panics
     /// Nothing speaks HTTP/2 at its other end.
     pub async fn over(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
-        // A stream that is not read must not be all that the connection has room for.
+        // A stream that is not read must not use up the connection's window.
         let mut builder = client::Builder::new();
         builder.initial_connection_window_size(CONNECTION_WINDOW);
         let (sender, connection) = builder.handshake(stream).await.expect("HTTP/2 begins");
         Self { sender, connection: tokio::spawn(connection) }
     }
 
-    /// Opens a call of `probe.v1.Probe` with headers; its body is the caller's to send.
+    /// Opens a call of `probe.v1.Probe` with headers. The caller sends the body.
     ///
     /// # Panics
     /// The connection is gone.
@@ -65,13 +65,13 @@ impl Wire {
         ready.send_request(request, false).expect("the call opens")
     }
 
-    /// A call with a message, and the status that it ended with.
+    /// Makes a call with one message. Returns the status that it ends with.
     ///
     /// # Panics
-    /// It ended without one.
+    /// It ends without a status.
     pub async fn call(&mut self, method: &str, headers: &[(&'static str, &str)]) -> Status {
         let (answer, mut body) = self.open(method, headers).await;
-        // It fails where the call has been refused already: then the answer says so.
+        // This fails if the call has been refused already. Then the answer says so.
         let _ = body.send_data(framed("hello"), true);
         let mut answer = answer.await.expect("an answer");
         if let Some(status) = Status::from_header_map(answer.headers()) {
@@ -82,13 +82,14 @@ impl Wire {
         Status::from_header_map(&trailers).expect("a status")
     }
 
-    /// Ends the connection at once, with all that runs on it.
+    /// Ends the connection at once, with all calls on it.
     pub fn cut(self) {
         self.connection.abort();
     }
 }
 
-/// Sends so many bytes as fast as they are taken, and says before each part how many are left. The body goes on.
+/// Sends `bytes` bytes as fast as flow control allows. Before each part, `left` gets the number of bytes that are left.
+/// Does not end the body.
 ///
 /// # Errors
 /// The stream has ended.
@@ -107,7 +108,7 @@ pub async fn pour(body: &mut SendStream<Bytes>, bytes: usize, mut left: impl FnM
     Ok(())
 }
 
-/// A message as it stands in a gRPC body.
+/// A message with its gRPC prefix, as in a body.
 ///
 /// # Panics
 /// Never: the buffer grows.
@@ -120,13 +121,13 @@ pub fn framed(text: &str) -> Bytes {
     frame.freeze()
 }
 
-/// Sends bytes to a loopback port, and gives what comes back until the other side closes the connection.
+/// Sends bytes to a loopback port. Returns what comes back until the other side closes the connection.
 ///
 /// # Panics
-/// It does not close it.
+/// The other side does not close it.
 pub async fn raw(port: u16, bytes: &[u8]) -> Vec<u8> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await.expect("something listens");
-    // Both may fail when the other side closes early: then what came before counts.
+    // Both may fail if the other side closes early. Then what came before counts.
     let _ = stream.write_all(bytes).await;
     let mut answer = Vec::new();
     let reading = tokio::time::timeout(Duration::from_secs(60), stream.read_to_end(&mut answer)).await;
@@ -134,10 +135,10 @@ pub async fn raw(port: u16, bytes: &[u8]) -> Vec<u8> {
     answer
 }
 
-/// A metric from a sidecar's page, summed over its rows whose line contains `label`.
+/// A metric of a sidecar, summed over the rows whose line contains `label`.
 ///
 /// # Panics
-/// There is no such page.
+/// Nothing serves `/metrics` at the port.
 pub async fn metric(port: u16, name: &str, label: &str) -> f64 {
     let (_, page) = get(port, "/metrics").await;
     let rows = page.lines().filter(|line| line.starts_with(name) && line.contains(label));

@@ -6,13 +6,13 @@ mod databases;
 mod grpc;
 pub(crate) mod http;
 
-/// Loads on a server, all at once.
+/// A server and the loads on it, which all run at the same time.
 #[derive(Debug)]
 pub(crate) struct Case {
     pub(crate) name: String,
     pub(crate) server: Server,
     pub(crate) loads: Vec<Load>,
-    /// Whether it says so little that others do not that only a long run has it.
+    /// Whether it adds so little to the other cases that only long runs include it.
     pub(crate) is_extra: bool,
 }
 
@@ -21,7 +21,7 @@ impl Case {
         Self { name: name.into(), server: server.clone(), loads: loads.into_iter().collect(), is_extra: false }
     }
 
-    /// The same, for long runs only, if so.
+    /// The same case; with `is_extra`, for long runs only.
     fn extra(mut self, is_extra: bool) -> Self {
         self.is_extra = is_extra;
         self
@@ -36,15 +36,16 @@ impl Case {
 /// Cases that are known to fail, each with its reason.
 pub(crate) const KNOWN: &[(&str, &str)] = &[(
     "nginx by HTTP/2: h2load -c4 -m1500",
-    "directly a call waits in h2load for one of nginx's 128 streams, before its time is taken; here it waits in the sidecar",
+    "without the mesh h2load holds calls back until one of nginx's 128 streams is free, and measures from then on; with \
+     the mesh calls wait in the sidecar, which is measured",
 )];
 
-/// In the order in which they run: a server is kept from one case to the next.
+/// All cases, in the order in which they run: a server is kept for the next case if it uses the same one.
 pub(crate) fn all() -> Vec<Case> {
     [grpc::cases(), http::cases(), databases::cases()].into_iter().flatten().collect()
 }
 
-/// Those of hosts whose connections are redirected.
+/// The cases that also run on hosts whose connections are redirected.
 pub(crate) fn intercepted() -> Vec<Case> {
     let of = |cases: Vec<Case>, names: &[&str]| {
         cases.into_iter().filter(|case| names.contains(&case.name.as_str())).collect::<Vec<_>>()

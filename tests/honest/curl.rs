@@ -1,4 +1,5 @@
-//! What curl sees: each request directly and through the mesh, compared byte for byte but for what belongs to a hop.
+//! Each request of curl directly and through the mesh. The answers are compared byte for byte, except the fields of a
+//! hop.
 
 use std::{collections::BTreeMap, env, fs, path::Path};
 
@@ -38,7 +39,7 @@ const FILES: &[&[&str]] = &[
     &["/index%2ehtml"],
 ];
 
-/// Requests to the bare server of Node, which tells what it has seen. Those that count against the breaker stand apart.
+/// Requests to Node's plain server, which echoes what it has seen. Answers that count for the breaker are spread out.
 const BARE: &[&[&str]] = &[
     &["/early-hints"],
     &["/processing"],
@@ -95,7 +96,7 @@ const BARE: &[&[&str]] = &[
     &["/echo", "-H", "X_Underscore: 1", "-H", "X.Dot: 1"],
     &["/echo", "-H", "Accept: a, b;q=0.5", "-H", "Accept-Language: de"],
     &["/echo", "-H", "Forwarded: for=1.2.3.4", "-H", "X-Forwarded-For: 1.2.3.4", "-H", "Via: 1.1 other"],
-    // Which the service is asked for only where it is declared: the field is of a hop (RFC 9110, section 7.6.1).
+    // The sidecar passes on only declared upgrades: the field belongs to a hop (RFC 9110, section 7.6.1).
     &["/status/200", "-H", "Connection: Upgrade", "-H", "Upgrade: not-known"],
     &["/echo", "-H", "Host: EXAMPLE.test"],
     &["/echo", "-H", "Host: example.test:8080"],
@@ -137,10 +138,10 @@ const FASTIFY: &[&[&str]] = &[
 const PYTHON: &[&[&str]] =
     &[&["/stream"], &["/status/404"], &["/status/500"], &["/status/418"], &["/", "--data-binary", "@1m"]];
 
-/// What belongs to a hop, or differs from one request to the next.
+/// Fields that belong to a hop, or differ from one request to the next.
 const OF_A_HOP: [&str; 4] = ["connection", "date", "keep-alive", "transfer-encoding"];
 
-/// Requests to a server by its name.
+/// The requests to the server of this name.
 fn requests(server: &str) -> Vec<&'static [&'static str]> {
     let own: &[&[&str]] = match server {
         "nginx" | "apache" | "caddy" => FILES,
@@ -186,7 +187,7 @@ async fn curl_sees_no_difference() {
     assert!(differences.is_empty(), "{} of {checks} differ:\n{}", differences.len(), differences.join("\n"));
 }
 
-/// What requests send.
+/// Writes the files that requests send.
 fn write_files(dir: &Path) {
     let write = |name: &str, content: Vec<u8>| fs::write(dir.join(name), content).expect("the folder can be written");
     write("1m", vec![b'u'; 1_000_000]);
@@ -196,7 +197,7 @@ fn write_files(dir: &Path) {
     write("many", (0..90).map(|n| format!("X-Header-{n}: value {n}\n")).collect::<String>().into_bytes());
 }
 
-/// An answer as curl tells of it.
+/// An answer as curl reports it.
 #[derive(Debug)]
 struct Answer {
     exit: String,
@@ -206,7 +207,7 @@ struct Answer {
 }
 
 async fn ask(dir: &Path, server: &Server, port: u16, request: &[&str]) -> Answer {
-    // By a name that is no one's, so that what a server makes of it is the same both ways.
+    // The host name belongs to nobody, so that a server sees the same name both ways.
     let mut command = Command::new("curl");
     command.args(["-sS", "--max-time", "60", "-D", "head", "-o", "body", "--connect-to"]);
     command.arg(format!("::127.0.0.1:{port}")).args(["-H", &format!("x-weft-service: {}", server.name)]);
@@ -222,7 +223,7 @@ async fn ask(dir: &Path, server: &Server, port: u16, request: &[&str]) -> Answer
     Answer {
         exit: format!("{:?}", output.status.code()),
         heads: heads(&String::from_utf8_lossy(&head)),
-        // To a HEAD, curl gives the head as the body.
+        // For HEAD, curl writes the head as the body.
         body: if request.contains(&"--head") { Vec::new() } else { fs::read(dir.join("body")).unwrap_or_default() },
     }
 }
@@ -233,7 +234,7 @@ fn heads(text: &str) -> Vec<(String, BTreeMap<String, Vec<String>>)> {
         let (mut first, mut fields) = (String::new(), BTreeMap::<String, Vec<String>>::new());
         for line in part.split("\r\n") {
             if line.starts_with("HTTP/") {
-                // Which version of HTTP/1 a hop speaks is its own matter.
+                // Each hop may use its own minor version of HTTP/1.
                 line.split_once(' ').unwrap_or_default().1.clone_into(&mut first);
             } else if let Some((name, value)) = line.split_once(':') {
                 let name = name.to_ascii_lowercase();
@@ -265,7 +266,7 @@ impl Answer {
         })
     }
 
-    /// But for the length of a body, where one of them has it, which is a hop's own way to say where the body ends.
+    /// Compares the heads without a correct `content-length`: each hop may delimit a body in its own way.
     fn has_same_heads(&self, mesh: &Self) -> bool {
         let without = |answer: &Self| {
             let mut heads = answer.heads.clone();

@@ -1,4 +1,4 @@
-//! The same on hosts of their own, whose packet filter sends what programs open through a sidecar.
+//! Cases of the suite on hosts of their own, whose packet filter redirects connections to a sidecar.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ use crate::{
     tool::Target,
 };
 
-/// The hosts of the net. The one outside is not redirected: it reaches the server directly.
+/// The hosts of the net. `OUTSIDE` has no redirection: it reaches the server directly.
 const CLIENT: usize = 1;
 const SERVER: usize = 2;
 const OUTSIDE: usize = 3;
@@ -27,7 +27,7 @@ const SERVICES: [(&str, u16, &str, &str); 4] = [
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn intercepted_programs_fare_no_worse() {
+async fn intercepted_programs_have_no_more_failures() {
     let _turn = crate::turn().await;
     if let Err(why) = Net::is_possible() {
         return skip(&why);
@@ -54,7 +54,7 @@ fn all(cases: &[Case]) -> Vec<Row> {
     let client = net.host(CLIENT);
     net.start_sidecar(&client, "client", &["--intercept"]);
     client.redirect(&[]);
-    // Until the control plane knows of them nobody can say that they are in the mesh.
+    // Until the control plane knows the endpoints, a sidecar cannot tell that they are in the mesh.
     until("all endpoints are known", || net.log().matches(" joined service=").count() >= SERVICES.len());
     let asked = run::asked_seconds();
     let run_case = |case: &Case| {

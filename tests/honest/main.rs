@@ -1,9 +1,9 @@
-//! The honest suite: programs of others under their own load, directly and through a pair of sidecars. The rule: no
-//! failure that a direct run does not have, and no stall of more than 20 ms that it does not have.
+//! The honest suite: third-party programs under their own load, directly and through a pair of sidecars. The rule: the
+//! mesh adds no failure to those of a direct run, and no stall of more than 20 ms.
 //!
-//! `tests/honest/install` makes the programs. Each case runs for 2 s, or for as long as `WEFT_HONEST_SECONDS` says;
-//! `WEFT_HONEST_ONLY=go:,nginx` runs those whose name has one of these in it. Stalls are always printed, and judged only with
-//! `WEFT_HONEST_STALLS=1`, as they say something only on a machine that does nothing else.
+//! `tests/honest/install` installs the programs. Each case runs for 2 s, or for `WEFT_HONEST_SECONDS`.
+//! `WEFT_HONEST_ONLY=go:,nginx` runs only cases whose name contains one of these. Stalls are always printed, but judged
+//! only with `WEFT_HONEST_STALLS=1`: they mean something only on a machine that does nothing else.
 
 use std::{env, path::PathBuf, time::Duration};
 
@@ -22,21 +22,21 @@ mod tool;
 use cases::Case;
 use run::Runner;
 
-/// What a test waits for a single program.
+/// How long a test waits for a single program.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// Waits until no other test of this file runs: each has the machine for itself.
+/// Waits until no other test of this suite runs: each has the machine for itself.
 async fn turn() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::const_new(());
     TURN.lock().await
 }
 
-/// Where `tests/honest/install` puts things.
+/// The folder that `tests/honest/install` fills.
 fn installed() -> PathBuf {
     root().join("target/honest")
 }
 
-/// What a case needs and is not here: a file below `target/honest`, or a program.
+/// The first thing that a case needs and that is missing: a file below `target/honest`, or a program.
 fn missing<'a>(needs: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     needs.into_iter().find(|name| !installed().join(name).exists() && outside(name).is_none())
 }

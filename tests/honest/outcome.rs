@@ -1,4 +1,4 @@
-//! What came of a load, as each tool tells it.
+//! The outcome of a load, read from what each tool prints.
 
 use std::{collections::BTreeMap, process::Output};
 
@@ -6,25 +6,25 @@ use serde::Deserialize;
 
 use crate::tool::Tool;
 
-/// What came of a load.
+/// The outcome of a load.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub(crate) struct Outcome {
     pub(crate) calls: u64,
-    /// How many calls failed, by kind: a gRPC code, an HTTP status, what a tool calls it.
+    /// How many calls failed, by kind: a gRPC code, an HTTP status, or the tool's own word.
     pub(crate) failures: BTreeMap<String, u64>,
-    /// The longest call.
+    /// The longest call, in milliseconds.
     pub(crate) max_ms: f64,
-    /// By how much the longest time in which nothing was answered exceeds the median call; of tools that do not tell that
-    /// time, the longest call instead.
+    /// The longest time without any answer, minus the median call, in milliseconds. For tools that do not report that
+    /// time, the longest call takes its place.
     #[serde(rename = "gap_ms")]
     pub(crate) stall_ms: f64,
-    /// What one failure said.
+    /// The message of one failure.
     #[serde(default)]
     pub(crate) example: String,
 }
 
 impl Outcome {
-    /// Of a load that told nothing.
+    /// The outcome of a load that reported nothing.
     pub(crate) fn failed(why: String) -> Self {
         Self { failures: [("no result".to_owned(), 1)].into(), example: why, ..Self::default() }
     }
@@ -33,7 +33,7 @@ impl Outcome {
         self.failures.values().sum()
     }
 
-    /// Of two loads at once.
+    /// The outcome of two loads that ran at the same time.
     pub(crate) fn and(mut self, other: Self) -> Self {
         self.calls += other.calls;
         for (kind, count) in other.failures {
@@ -47,7 +47,7 @@ impl Outcome {
         self
     }
 
-    /// Without the failures that were asked for.
+    /// Without the kinds of failure that the load asked for.
     pub(crate) fn without(mut self, kinds: &[&str]) -> Self {
         self.failures.retain(|kind, _| !kinds.contains(&kind.as_str()));
         self
@@ -61,7 +61,7 @@ impl Outcome {
 }
 
 impl Tool {
-    /// What a tool that has ended prints.
+    /// The outcome in the output of a tool.
     pub(crate) fn outcome(self, output: &Output) -> Outcome {
         let out = String::from_utf8_lossy(&output.stdout);
         let told = String::from_utf8_lossy(&output.stderr);
@@ -93,8 +93,8 @@ impl Tool {
     }
 }
 
-/// The suite's own programs. Calls that run beside one another may come to their ends together, so that between two answers
-/// there is as much time as a call takes: that is no stall.
+/// The suite's own programs. Calls that run side by side may end together. Then the time between two answers is as long
+/// as a call, which is no stall.
 fn own(text: &str) -> Option<Outcome> {
     #[derive(Deserialize)]
     struct Told {
@@ -108,7 +108,7 @@ fn own(text: &str) -> Option<Outcome> {
     Some(outcome)
 }
 
-/// The number right after `before`, with an end of `us`, `ms` or `s` in milliseconds.
+/// The number right after `before`; with a unit (`us`, `ms`, `s`, `m`), in milliseconds.
 fn after(text: &str, before: &str) -> Option<f64> {
     let (_, rest) = text.split_once(before)?;
     let word = rest.split_whitespace().next()?.trim_end_matches([',', ';']);
@@ -152,7 +152,7 @@ fn ab(text: &str) -> Option<Outcome> {
     let (median, max) = (number(total.get(4)?)?, number(total.get(5)?)?);
     let calls = after(text, "Complete requests:")? as u64;
     let mut outcome = Outcome { calls, max_ms: max, stall_ms: max - median, ..Outcome::default() };
-    // Answers of another length than the first are failures to it.
+    // ab counts answers of another length than the first as failed.
     outcome.fail("failed", after(text, "Failed requests:")? as u64);
     outcome.fail("status", after(text, "Non-2xx responses:").unwrap_or(0.0) as u64);
     Some(outcome)
@@ -169,12 +169,12 @@ fn h2load(text: &str) -> Option<Outcome> {
     let (client, server) = (code(6)?, code(8)?);
     outcome.fail("4xx", client);
     outcome.fail("5xx", server);
-    // It counts answers of 4xx and 5xx as failed, too.
+    // h2load counts 4xx and 5xx as failed, too.
     outcome.fail("failed", count(9)?.saturating_sub(client + server));
     Some(outcome)
 }
 
-/// `redis-benchmark` ends at an error, so that what it tells of is what went well.
+/// `redis-benchmark` ends at the first error, so all that it reports has succeeded.
 fn redis(text: &str) -> Option<Outcome> {
     let mut outcome = Outcome::default();
     let lines: Vec<&str> = text.lines().collect();
@@ -217,7 +217,7 @@ fn ghz(text: &str) -> Option<Outcome> {
     })
 }
 
-/// `pgbench` tells of no longest call.
+/// `pgbench` does not report the longest call.
 fn pgbench(text: &str) -> Option<Outcome> {
     let calls = after(text, "number of transactions actually processed:")? as u64;
     let mut outcome = Outcome { calls, ..Outcome::default() };
@@ -236,7 +236,7 @@ fn sysbench(text: &str) -> Option<Outcome> {
     Some(outcome)
 }
 
-/// `nats-bench` ends at an error, and tells of no longest call: messages a second of all its clients.
+/// `nats-bench` ends at the first error, and does not report the longest call. It reports messages per second.
 fn nats(text: &str, is_done: bool) -> Option<Outcome> {
     let line = text.lines().find(|line| line.contains("NATS Pub/Sub stats:"))?;
     let rate = line.split_once("stats:")?.1.split_whitespace().next()?.replace(',', "");

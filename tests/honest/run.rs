@@ -1,4 +1,4 @@
-//! Runs a case: its server in a mesh, its loads directly, then through the sidecars.
+//! Runs a case: its server in a mesh, and its loads directly and through the sidecars.
 
 use std::{env, process::Stdio, time::Duration};
 
@@ -13,33 +13,33 @@ use crate::{
     tool::{Load, Target},
 };
 
-/// For how much longer than it was told to run a load may take, before it counts as hanging.
+/// How much longer than `seconds` a load may take before it counts as hanging.
 const GUARD: Duration = Duration::from_secs(120);
 
-/// For how long the load of a case goes on where nothing says otherwise.
+/// How long a load runs by default.
 pub(crate) const SECONDS: u64 = 2;
 
-/// For how long it goes on as somebody asked.
+/// The seconds in `WEFT_HONEST_SECONDS`, if it is set.
 pub(crate) fn asked_seconds() -> Option<u64> {
     env::var("WEFT_HONEST_SECONDS").ok().map(|text| text.parse().expect("WEFT_HONEST_SECONDS is a number"))
 }
 
-/// Keeps a server and its mesh for the next case of the same server, as long as nothing has failed there.
+/// Keeps a server and its mesh for the next case with the same server, unless a case has failed there.
 #[derive(Default)]
 pub(crate) struct Runner {
     kept: Option<(String, Bed)>,
 }
 
 impl Runner {
-    /// Runs the loads through the mesh and directly. Where nobody asked for a long run, the direct one is left out when
-    /// the mesh has no failure that could be one of it alone.
+    /// Runs the loads through the mesh and directly. Without `WEFT_HONEST_SECONDS`, the direct run is left out if
+    /// nothing fails through the mesh.
     pub(crate) async fn run(&mut self, case: &Case) -> Row {
         let asked = asked_seconds();
         let seconds = asked.unwrap_or(SECONDS);
         let server = &case.server;
         let bed = match self.kept.take() {
             Some((name, bed)) if name == server.name => bed,
-            // The one before ends first.
+            // The previous mesh ends first.
             kept => {
                 drop(kept);
                 start(server).await
@@ -56,7 +56,7 @@ impl Runner {
     }
 }
 
-/// Through the mesh and directly, as often as it takes to know.
+/// Runs a case through the mesh and directly, as often as it takes to be sure.
 async fn rows(case: &Case, app: u16, through: u16, seconds: u64, is_long: bool) -> Row {
     for tries in 1.. {
         let mut direct = None;
@@ -77,14 +77,14 @@ async fn rows(case: &Case, app: u16, through: u16, seconds: u64, is_long: bool) 
 
 /// A mesh of this one server.
 async fn start(server: &Server) -> Bed {
-    // As many traces as a mesh under load has, not as many as a developer wants.
+    // Sampled like a mesh under load, not like a developer's mesh.
     Bed::start(&format!("{}traces: {{ sample: 0.01 }}\n", server.yaml())).await
 }
 
-/// On a machine with more to do, a server may answer nothing in a short run: then it gets so many seconds.
+/// On a busy machine, a server may answer nothing in a short run. Then the load runs again for this many seconds.
 const PATIENCE: u64 = 30;
 
-/// What came of a case's loads.
+/// The outcome of a case's loads.
 async fn loads(case: &Case, port: u16, seconds: u64) -> Outcome {
     let outcome = at_once(case, port, seconds).await;
     if outcome.calls == 0 { at_once(case, port, seconds.max(PATIENCE)).await } else { outcome }

@@ -1,15 +1,15 @@
-//! The programs that are called, as `mesh.yaml` has them.
+//! The programs that are called, as `mesh.yaml` describes them.
 
 use weft_tests::{binary, root};
 
 use crate::installed;
 
-/// A program of others that listens on `${PORT}`.
+/// A program that listens on `${PORT}`.
 #[derive(Clone, Debug)]
 pub(crate) struct Server {
     /// Its name in the mesh.
     pub(crate) name: String,
-    /// Its command, as [`paths`] has it.
+    /// Its command, to be filled in by [`paths`].
     pub(crate) run: String,
     pub(crate) protocol: Protocol,
     /// Files below `target/honest`, and programs on the path.
@@ -26,7 +26,7 @@ pub(crate) enum Protocol {
     Tcp,
 }
 
-/// A command in which `${HONEST}` is where the suite's programs are, `${SOURCES}` where their sources are, and
+/// Fills in a command: `${HONEST}` is the folder of the suite's programs, `${SOURCES}` the folder of their sources, and
 /// `${TONIC}` the suite's own program in Rust.
 pub(crate) fn paths(command: &str) -> String {
     let mut command = command.replace("${HONEST}", &installed().display().to_string());

@@ -1,4 +1,4 @@
-//! The table at the end: direct beside mesh.
+//! The table at the end: each case directly and through the mesh.
 
 use std::{env, fmt::Write};
 
@@ -9,19 +9,19 @@ use crate::{
     outcome::Outcome,
 };
 
-/// By how much longer than in a direct run nothing may be answered.
+/// How much longer than in a direct run a stall may be, in milliseconds.
 const STALL_MS: f64 = 20.0;
 
-/// A server that can't keep up fails some calls, but never as many twice: up to so many times the direct run's are the same.
+/// An overloaded server fails a different number of calls in each run. Up to this factor, two numbers count as equal.
 const SAME: f64 = 1.25;
 
-/// How often a case is tried until it fares well.
+/// How often a case is tried at most until it passes.
 const TRIES: usize = 3;
 
 /// A case that was run.
 pub(crate) struct Row {
     pub(crate) name: String,
-    /// What came of the direct run, if there was one.
+    /// The outcome of the direct run, if there was one.
     pub(crate) direct: Option<Outcome>,
     pub(crate) mesh: Outcome,
     /// Why it is known to fail.
@@ -34,16 +34,16 @@ impl Row {
         Self { name: case.name.clone(), direct, mesh, known }
     }
 
-    /// Whether something fails in the mesh that does not fail without.
+    /// Whether more calls fail through the mesh than directly.
     pub(crate) fn is_worse(&self) -> bool {
-        // By their number: a connection that a server resets is an answer of 502 through the mesh.
+        // By number, not by kind: a connection that the server resets becomes a 502 through the mesh.
         let direct = self.direct.as_ref().map_or(0, Outcome::failed_calls);
         self.mesh.failed_calls() as f64 > direct as f64 * SAME
     }
 
-    /// Whether it says enough after so many tries. One stall is the longest moment of a whole run and comes in direct runs,
-    /// too: what counts is a case that stalls each time. So it is with failures that the direct run has as well; any other
-    /// counts at once.
+    /// Whether the result is final after this many tries. A stall is the worst moment of a whole run, and direct runs
+    /// have stalls, too: it counts only if the case stalls every time. The same holds for failures if the direct run
+    /// also has some. Other failures count at once.
     pub(crate) fn is_sure(&self, tries: usize) -> bool {
         let fails_directly = self.direct.as_ref().is_some_and(|direct| direct.failed_calls() > 0);
         let fails_alone = self.is_worse() && !fails_directly;
@@ -58,7 +58,7 @@ impl Row {
         self.direct.as_ref().is_some_and(|direct| self.mesh.stall_ms > direct.stall_ms + STALL_MS)
     }
 
-    /// Whether the test fails by it.
+    /// Whether the test fails because of this row.
     pub(crate) fn is_broken(&self) -> bool {
         let judges_stalls = env::var_os("WEFT_HONEST_STALLS").is_some();
         self.known.is_none() && (self.is_worse() || judges_stalls && self.stalls())
@@ -103,9 +103,9 @@ pub(crate) fn of<'a>(rows: impl IntoIterator<Item = &'a Row>) -> String {
 /// Prints all rows.
 ///
 /// # Panics
-/// Something fails in the mesh that does not fail without.
+/// A case fails that is not known to fail.
 pub(crate) fn judge(rows: &[Row]) {
     of(rows).lines().for_each(result);
     let broken: Vec<_> = rows.iter().filter(|row| row.is_broken()).collect();
-    assert!(broken.is_empty(), "{} of {} cases suffer in the mesh:\n{}", broken.len(), rows.len(), of(broken));
+    assert!(broken.is_empty(), "{} of {} cases are worse through the mesh:\n{}", broken.len(), rows.len(), of(broken));
 }

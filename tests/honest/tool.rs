@@ -1,4 +1,4 @@
-//! The programs that make load.
+//! The programs that generate load.
 
 use std::process::Command;
 
@@ -6,7 +6,7 @@ use weft_tests::outside;
 
 use crate::server::paths;
 
-/// A program that makes load, by what it prints.
+/// A program that generates load. It determines how the output is read.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Tool {
     /// The suite's own clients: a line of JSON.
@@ -25,15 +25,15 @@ pub(crate) enum Tool {
 #[derive(Clone, Debug)]
 pub(crate) struct Load {
     pub(crate) tool: Tool,
-    /// The command, as [`paths`] has it, which calls 127.0.0.1. `${PORT}` and `${SERVICE}` stand for what is called, `${HEADER}` for what names
-    /// the service in HTTP, `${SECONDS}` for how long.
+    /// The command, to be filled in by [`paths`], which calls 127.0.0.1. `${PORT}` and `${SERVICE}` stand for the
+    /// target, `${HEADER}` for the header that names the service in HTTP, `${SECONDS}` for the duration.
     pub(crate) command: String,
     pub(crate) needs: Vec<&'static str>,
-    /// Kinds of failure that it asks for.
+    /// Kinds of failure that it asks for, and that do not count.
     pub(crate) asks_for: &'static [&'static str],
 }
 
-/// What a load calls.
+/// The target of a load.
 #[derive(Clone, Copy)]
 pub(crate) struct Target<'a> {
     pub(crate) port: u16,
@@ -52,7 +52,7 @@ impl Load {
         self
     }
 
-    /// Split at spaces, then filled in.
+    /// The command line: split at spaces, then filled in.
     pub(crate) fn command(&self, target: &Target<'_>) -> Command {
         let fill = |word: &str| {
             let word = word.replace("${PORT}", &target.port.to_string());

@@ -1,5 +1,5 @@
-//! A malicious application floods its own sidecar. What it can do to itself is its own matter; the sidecar lives, and the calls
-//! of others come in all the while.
+//! A malicious application floods its own sidecar. It may harm itself, but the sidecar survives, and calls from others
+//! arrive all the time.
 
 use std::{
     sync::{
@@ -21,9 +21,9 @@ use weft_tests::{Bed, Wire, channel_to, eventually, metric, probe, probe_service
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// For how long an attack rests between two attempts, so that this process leaves some of the machine to others.
+/// The pause between two attempts of an attack, which leaves some CPU time to other processes.
 const REST: Duration = Duration::from_millis(2);
-/// Honest calls beside each attack, and connections that they come by.
+/// Honest calls beside each attack, and the new connections among them.
 const CALLS: usize = 40;
 const CONNECTIONS: usize = 5;
 
@@ -32,8 +32,8 @@ const STREAMS: usize = 3_000;
 const STREAMS_EACH: usize = 500;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn an_application_that_floods_its_own_sidecar_keeps_no_caller_out() {
-    // Each connection is a file here, too.
+async fn an_application_that_floods_its_own_sidecar_blocks_no_caller() {
+    // Each connection is an open file of this process, too.
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).expect("up to the hard limit");
     let other = "  other:\n    run: ${BIN}/weft-test-app\n    health: tcp\n";
@@ -55,22 +55,22 @@ async fn an_application_that_floods_its_own_sidecar_keeps_no_caller_out() {
     honest.beside("idle connections", |is_over| idle(is_over, ports.outbound)).await;
     honest.beside("streams", |is_over| streams(is_over, ports.outbound)).await;
 
-    // Nor is an honest program of the same service worse off once it is over.
+    // Once it is over, an honest program of the same service can call again, too.
     let own = channel_to(&format!("http://127.0.0.1:{}", ports.outbound));
     let answers = async || probe(&own, "Say", &[("x-weft-service", "other")]).await.is_ok();
     eventually("the service's own calls are answered", LIMIT, answers).await;
-    assert_eq!(bed.pid("probe-1·sidecar"), sidecar, "it was not started again");
+    assert_eq!(bed.pid("probe-1·sidecar"), sidecar, "it has not restarted");
     assert_eq!(metric(ports.metrics, "weft_panics_total", "").await, 0.0);
 }
 
-/// Who calls the service from outside.
+/// An honest caller of the service.
 struct Honest<'b> {
     bed: &'b Bed,
     inbound: u16,
 }
 
 impl Honest<'_> {
-    /// Calls beside an attack, over a connection that is there and by new ones.
+    /// Calls beside an attack, over an open connection and over new ones.
     async fn beside<F: Future<Output = usize> + Send + 'static>(
         &self,
         what: &str,
@@ -95,7 +95,7 @@ impl Honest<'_> {
     }
 }
 
-/// How often something was done until it is over.
+/// Repeats `act` until the attack is over, and returns how often.
 async fn again<F: Future<Output = ()>>(is_over: Arc<AtomicBool>, mut act: impl FnMut() -> F) -> usize {
     let mut times = 0;
     while !is_over.load(Relaxed) {
@@ -106,12 +106,12 @@ async fn again<F: Future<Output = ()>>(is_over: Arc<AtomicBool>, mut act: impl F
     times
 }
 
-/// Writes all of it over a new connection, or as much as is taken.
+/// Writes the bytes to a new connection, or as many as the peer takes.
 async fn write(port: u16, bytes: Vec<u8>) {
     let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)).await else { return };
     let (mut read, mut write) = stream.split();
     let mut answer = vec![0; 64 * 1024];
-    // What is not taken any more does not matter, nor what is said.
+    // Neither a failed write nor the answer matters.
     let _ = timeout(Duration::from_millis(200), async {
         tokio::join!(write.write_all(&bytes), async {
             while read.read(&mut answer).await.is_ok_and(|count| count > 0) {}

@@ -1,5 +1,5 @@
-//! Callers that try to make a service look broken: its breaker is for all clients of a sidecar, and its connections are for
-//! all callers.
+//! Callers that try to make a service look broken: all clients of a sidecar share its breaker, and all callers share
+//! its connections.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use tonic::Code;
 use weft_tests::{Bed, Wire, framed, probe, probe_service};
 
 const LIMIT: Duration = Duration::from_secs(60);
-/// More than open a breaker.
+/// More failures than a breaker needs to open.
 const OFTEN: usize = 12;
 
-/// How often the breaker of the one service that a sidecar calls has opened, and how many failures it counts.
+/// How often the keyboard's breaker for a service has opened, and how many failures it counts.
 async fn failures(bed: &Bed, service: &str) -> (u64, u64) {
     let state = bed.json(bed.ports("keyboard").admin, "/state").await;
     let services = state["services"].as_array().expect("a list");
@@ -33,7 +33,7 @@ async fn requests_that_never_end_open_no_breaker() {
         slow.push((answer, body));
     }
     for (answer, _body) in slow {
-        let answer = timeout(LIMIT, answer).await.expect("the contract's time ends").expect("with an answer");
+        let answer = timeout(LIMIT, answer).await.expect("the contract's timeout ends it").expect("an answer");
         let reason = answer.headers().get("x-weft-error").expect("made by the mesh");
         assert_eq!(reason, "deadline-exceeded");
     }
@@ -42,7 +42,7 @@ async fn requests_that_never_end_open_no_breaker() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_header_list_that_a_service_does_not_take_does_not_reach_it() {
+async fn a_header_list_over_the_services_limit_does_not_reach_it() {
     let bed = Bed::start(&format!("{}    env: {{ MAX_HEADER_LIST: 8192 }}\n", probe_service(1))).await;
     probe(&bed.channel(), "Say", &[]).await.expect("an answer");
     let mut wire = Wire::connect(bed.outbound()).await;

@@ -1,6 +1,6 @@
-//! Certificates that are wrong in one way each, shown to each port that asks for one: a sidecar's inbound port, the
-//! control plane, and a caller's sidecar that has connected to an endpoint. They are signed by the mesh's own CA wherever
-//! the flaw is another, as its thief would: so it is the flaw that they are refused for.
+//! Certificates with one flaw each, presented wherever the mesh asks for one: to a sidecar's inbound port, to the
+//! control plane, and to a caller's sidecar that has connected to an endpoint. Unless the signature is the flaw, the
+//! mesh's own CA signs them, as if it were stolen, so that the flaw is the only reason to refuse them.
 
 use std::time::{Duration, SystemTime};
 
@@ -20,15 +20,15 @@ use tonic::transport::Channel;
 use weft_control::ca::Ca;
 use weft_tests::{Bed, Forge, Member, Shown, eventually, metric, probe, probe_service};
 
-/// For what is only slow on a slow machine.
+/// A guard that only a very slow machine reaches.
 const LIMIT: Duration = Duration::from_secs(60);
 const PROBE: &str = "spiffe://weft.local/ns/shop/sa/probe";
 const CONTROL: &str = "spiffe://weft.local/ns/weft/sa/control";
 
-/// Makes what is shown, for an identity.
+/// Makes the certificate to present, for an identity.
 type Make = fn(&Forge, &str) -> Shown;
 
-/// What is wrong, a part of what its refusal says, and how it is made.
+/// The flaw, a part of the error's text, and how to make the certificate.
 const WRONG: &[(&str, &str, Make)] = &[
     ("of another CA with the same name", "BadSignature", |_, id| {
         let folder = tempfile::tempdir().expect("a folder");
@@ -122,7 +122,7 @@ const WRONG: &[(&str, &str, Make)] = &[
     }),
 ];
 
-/// Wrong for a client alone, and for a server alone.
+/// Wrong only for a client, and only for a server.
 const WRONG_FOR_A_CLIENT: (&str, &str, Make) = ("for servers alone", "does not allow extended key usage", |ca, id| {
     changed(ca, id, |params| params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth])
 });
@@ -130,10 +130,10 @@ const WRONG_FOR_A_SERVER: (&str, &str, Make) = ("for clients alone", "does not a
     changed(ca, id, |params| params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth])
 });
 
-/// Unusual, and rightly taken: the mesh's CA vouches for each.
+/// Unusual but valid certificates of the mesh's CA, which have to be accepted.
 const RIGHT: &[(&str, Make)] = &[
     ("as the control plane issues it", |ca, id| ca.good(id)),
-    // As strong as P-256, and what TLS does not know fails its handshake. The control plane itself signs P-256 alone.
+    // As strong as P-256, so there is no reason to refuse it. The control plane itself issues only P-256.
     ("of another curve", |ca, id| ca.sign(&Forge::params(id), &PKCS_ECDSA_P384_SHA384)),
     // For any use (RFC 5280, section 4.2.1.12).
     ("without extended key usage", |ca, id| changed(ca, id, |params| params.extended_key_usages = Vec::new())),
@@ -144,7 +144,7 @@ const RIGHT: &[(&str, Make)] = &[
     ("below an intermediate CA", |ca, id| below(ca, id, [intermediate(0)])),
 ];
 
-/// One as the control plane issues it, but for what is changed.
+/// A certificate as the control plane issues it, with a change.
 fn changed(ca: &Forge, id: &str, change: impl FnOnce(&mut CertificateParams)) -> Shown {
     let mut params = Forge::params(id);
     change(&mut params);
@@ -168,7 +168,7 @@ fn intermediate(number: u8) -> CertificateParams {
     params
 }
 
-/// A right leaf below these CAs, the first of which the mesh's root has signed.
+/// A correct leaf below these CAs. The mesh's root has signed the first of them.
 fn below(ca: &Forge, id: &str, above: impl IntoIterator<Item = CertificateParams>) -> Shown {
     chain(ca, &Forge::params(id), above)
 }
@@ -189,8 +189,8 @@ fn chain(ca: &Forge, leaf: &CertificateParams, above: impl IntoIterator<Item = C
     Shown::new(chain, &key)
 }
 
-/// Says of a certificate that it was signed with ecdsa-with-SHA1. Its signature does not fit, but that is not looked at
-/// where the algorithm is not taken.
+/// Changes the signature algorithm in a certificate to ecdsa-with-SHA1. The signature does not match, but nobody checks
+/// it if the algorithm is not supported.
 fn with_sha1(der: &[u8]) -> CertificateDer<'static> {
     const SHA256: &[u8] = &[0x30, 0x0a, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02];
     const SHA1: &[u8] = &[0x30, 0x09, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x01];
@@ -211,28 +211,28 @@ fn with_sha1(der: &[u8]) -> CertificateDer<'static> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_certificate_that_is_wrong_in_one_way_opens_no_port() {
+async fn a_certificate_with_any_one_flaw_is_refused() {
     let bed = Bed::start(&probe_service(1)).await;
     let ca = Forge::stolen(&bed);
     let honest = bed.channel();
-    right_ones_are_taken(&bed, &ca).await;
+    correct_ones_are_accepted(&bed, &ca).await;
     for (what, _, make) in WRONG.iter().chain([&WRONG_FOR_A_CLIENT]) {
         let shown = make(&ca, "spiffe://weft.local/ns/shop/sa/stranger");
-        no_client_is_let_in(&bed, &ca, what, shown).await;
+        no_port_accepts_a_client_with(&bed, &ca, what, shown).await;
         honest_call(&honest).await;
     }
     for (number, (what, why, make)) in WRONG.iter().chain([&WRONG_FOR_A_SERVER]).enumerate() {
-        no_server_is_called(&bed, &ca, &format!("stranger-{number}"), what, why, *make).await;
+        no_caller_accepts_a_server_with(&bed, &ca, &format!("stranger-{number}"), what, why, *make).await;
         honest_call(&honest).await;
     }
 }
 
 async fn honest_call(channel: &Channel) {
-    let answer = timeout(LIMIT, probe(channel, "Say", &[])).await.expect("nobody is kept waiting");
+    let answer = timeout(LIMIT, probe(channel, "Say", &[])).await.expect("an honest client is answered in time");
     answer.expect("an honest client is answered");
 }
 
-/// Whether a server goes on after the handshake: by the SETTINGS with which it begins HTTP/2.
+/// Whether a server goes on after the handshake: it then sends SETTINGS, as HTTP/2 starts.
 async fn is_let_in(member: &Member<'_>, port: u16, peer: &str) -> Result<(), String> {
     let answer = async {
         let mut tls = member.dial(port, peer).await?;
@@ -240,10 +240,10 @@ async fn is_let_in(member: &Member<'_>, port: u16, peer: &str) -> Result<(), Str
         let mut head = [0; 9];
         tls.read_exact(&mut head).await
     };
-    timeout(LIMIT, answer).await.expect("it is let in or refused").map(drop).map_err(|e| e.to_string())
+    timeout(LIMIT, answer).await.expect("it is accepted or refused in time").map(drop).map_err(|e| e.to_string())
 }
 
-async fn right_ones_are_taken(bed: &Bed, ca: &Forge) {
+async fn correct_ones_are_accepted(bed: &Bed, ca: &Forge) {
     for (number, (what, make)) in RIGHT.iter().enumerate() {
         let name = format!("right-{number}");
         let id = format!("spiffe://weft.local/ns/shop/sa/{name}");
@@ -257,7 +257,7 @@ async fn right_ones_are_taken(bed: &Bed, ca: &Forge) {
     }
 }
 
-async fn no_client_is_let_in(bed: &Bed, ca: &Forge, what: &str, shown: Shown) {
+async fn no_port_accepts_a_client_with(bed: &Bed, ca: &Forge, what: &str, shown: Shown) {
     let failed = async || metric(bed.ports("probe-1").metrics, "weft_handshakes_failed_total", "").await;
     let before = failed().await;
     let member = Member::new(ca, Some(shown));
@@ -268,7 +268,7 @@ async fn no_client_is_let_in(bed: &Bed, ca: &Forge, what: &str, shown: Shown) {
     eventually(what, LIMIT, async || failed().await == before + 1.0).await;
 }
 
-async fn no_server_is_called(bed: &Bed, ca: &Forge, name: &str, what: &str, why: &str, make: Make) {
+async fn no_caller_accepts_a_server_with(bed: &Bed, ca: &Forge, name: &str, what: &str, why: &str, make: Make) {
     let (is_taken, status) = call(bed, ca, name, make).await;
     assert!(!is_taken, "a caller takes a certificate {what}");
     assert_eq!(status.code(), tonic::Code::Unavailable, "a certificate {what}: {status}");
@@ -277,14 +277,14 @@ async fn no_server_is_called(bed: &Bed, ca: &Forge, name: &str, what: &str, why:
     assert!(status.message().contains(why), "a certificate {what}: {status}");
 }
 
-/// Calls an endpoint that shows a certificate, has no answers, and was announced with the right one. Gives whether the
-/// caller has taken the certificate, and what the call has come to.
+/// Calls an endpoint that was announced with a correct certificate, presents the one of `make`, and answers nothing.
+/// Returns whether the caller has accepted the certificate, and the status of the call.
 async fn call(bed: &Bed, ca: &Forge, name: &str, make: Make) -> (bool, tonic::Status) {
     let id = format!("spiffe://weft.local/ns/shop/sa/{name}");
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let port = listener.local_addr().expect("it is bound").port();
     let acceptor = TlsAcceptor::from(Member::new(ca, Some(make(ca, &id))).server());
-    // A client ends the handshake only if it takes the certificate.
+    // A client completes the handshake only if it accepts the certificate.
     let serving = tokio::spawn(async move {
         let mut is_taken = false;
         while !is_taken {
@@ -296,7 +296,7 @@ async fn call(bed: &Bed, ca: &Forge, name: &str, make: Make) -> (bool, tonic::St
     let _announced = honest.announce(bed, &format!("{name}.shop"), &id, port).await.expect("it is its own");
     let calling = timeout(LIMIT, probe(&bed.channel(), "Say", &[("x-weft-service", name)])).await;
     let status = calling.expect("it is answered").expect_err("nobody serves there");
-    // It may have come to its end a moment before the server's side has seen it.
+    // The client may complete the handshake a moment before the server has seen it.
     if !status.message().contains("before HTTP/2 began") {
         serving.abort();
     }

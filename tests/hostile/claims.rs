@@ -1,4 +1,4 @@
-//! A compromised member: it holds a valid SVID, and claims what is another's.
+//! A compromised member with a valid SVID, which claims what belongs to others.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ const SOON: Duration = Duration::from_secs(60);
 const IMPOSTOR: &str = "spiffe://weft.local/ns/shop/sa/impostor";
 const PROBE: &str = "spiffe://weft.local/ns/shop/sa/probe";
 const CONTRACT: &str = "probe.v1.Probe";
-const UNHEARD_OF: &str = "probe.v2.Probe";
+const UNKNOWN_CONTRACT: &str = "probe.v2.Probe";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_member_takes_over_no_contract_and_sends_calls_to_no_other_host() {
+async fn a_member_cannot_take_over_a_contract_or_announce_another_host() {
     let bed = Bed::start(&probe_service(1)).await;
     let ca = Forge::stolen(&bed);
     let control = Member::new(&ca, Some(ca.good(IMPOSTOR))).control(&bed);
@@ -21,13 +21,13 @@ async fn a_member_takes_over_no_contract_and_sends_calls_to_no_other_host() {
     let refused = announce(&control, "192.0.2.1:443").await.err().expect("it is a foreign address");
     assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
 
-    let member = announce(&control, "127.0.0.1:9").await.expect("it may be on its own host");
+    let member = announce(&control, "127.0.0.1:9").await.expect("it may announce its own host");
     let contested = &member.answer.contested;
     assert_eq!(contested.len(), 1, "{contested:?}");
     assert_eq!((&*contested[0].claim, &*contested[0].owner), (CONTRACT, PROBE));
-    assert_eq!(member.answer.unlisted, [UNHEARD_OF], "mesh.yaml says which contracts there are");
+    assert_eq!(member.answer.unlisted, [UNKNOWN_CONTRACT], "mesh.yaml says which contracts there are");
 
-    // Its one replica leaves and comes back, while the member is there all the time.
+    // The probe's only replica leaves and comes back. The member stays all the time.
     let restarted = bed.weft(&["restart", "probe"]);
     assert!(restarted.status.success(), "{}", String::from_utf8_lossy(&restarted.stderr));
     for _ in 0..20 {
@@ -40,7 +40,7 @@ async fn a_member_takes_over_no_contract_and_sends_calls_to_no_other_host() {
     .await;
     let (_, page) = get(bed.dashboard(), "/").await;
     assert!(page.contains("Contested claims") && page.contains(IMPOSTOR), "{page}");
-    eventually("`weft check` tells it", SOON, async || {
+    eventually("`weft check` reports it", SOON, async || {
         let told = bed.weft(&["check"]);
         String::from_utf8_lossy(&told.stdout).contains(&format!("{CONTRACT} is contested: it belongs to {PROBE}"))
     })
@@ -58,7 +58,7 @@ async fn announce(control: &Channel, address: &str) -> Result<Announced, Status>
             silent: false,
         }),
         protocol: Protocol::Http2.into(),
-        contracts: vec![CONTRACT.into(), UNHEARD_OF.into()],
+        contracts: vec![CONTRACT.into(), UNKNOWN_CONTRACT.into()],
         ..Announce::default()
     };
     Announced::open(control, announce).await

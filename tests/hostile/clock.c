@@ -1,6 +1,6 @@
-/* Preloaded into a program: its wall clock is off by as many seconds as a test has written into two files of the folder
- * CLOCK_DIR, one for all programs and one for this process. The monotonic clock is left alone, as it is when a host's time is
- * set. */
+/* Preloaded into a program. Adds to its wall clock the seconds that a test has written into two files in the folder
+ * CLOCK_DIR: one for all programs and one for this process. The monotonic clock stays as it is, as it does when someone
+ * sets a host's time. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>

@@ -1,5 +1,5 @@
-//! A connection ends with the certificates that it was made with, and honest calls do not notice: there is a new one
-//! before. Both are short-lived here; the rule's times are a unit test's (`sidecar/src/expiry.rs`).
+//! A connection ends when one of its certificates expires, and honest calls do not notice: a new connection is made
+//! before. Here the certificates are short-lived. A unit test covers the exact times of the rule.
 
 use std::{
     sync::{
@@ -16,24 +16,25 @@ use tokio::{net::TcpListener, task::JoinHandle, time::timeout};
 use tokio_rustls::TlsAcceptor;
 use weft_tests::{Announced, Bed, Forge, Member, framed, metric, probe, probe_service};
 
-/// For what is only slow on a slow machine.
+/// A guard that only a very slow machine reaches.
 const LIMIT: Duration = Duration::from_secs(60);
 const PROBE: &str = "spiffe://weft.local/ns/shop/sa/probe";
 const STRANGER: &str = "spiffe://weft.local/ns/shop/sa/stranger";
-/// A connection is renewed after three quarters of it, so a new one has seconds to be made.
+/// The life of a certificate. A connection is renewed after three quarters of it, so there are seconds to make a new
+/// one.
 const LIFE: Duration = Duration::from_secs(24);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_end_with_their_certificates_and_calls_do_not_notice() {
     let bed = Bed::start(&probe_service(1)).await;
     let ca = Arc::new(Forge::stolen(&bed));
-    tokio::join!(a_caller_s_connection_ends(&bed, &ca), an_endpoint_s_connection_is_replaced(&bed, &ca));
+    tokio::join!(a_callers_connection_ends(&bed, &ca), an_endpoints_connection_is_replaced(&bed, &ca));
 }
 
-/// A caller's certificate expires: GOAWAY comes before, and what runs on then ends with it.
-async fn a_caller_s_connection_ends(bed: &Bed, ca: &Forge) {
+/// A caller's certificate expires: GOAWAY comes before, and calls that still run end with the certificate.
+async fn a_callers_connection_ends(bed: &Bed, ca: &Forge) {
     let member = Member::new(ca, Some(ca.until(STRANGER, SystemTime::now() + LIFE)));
-    let tls = member.dial(bed.ports("probe-1").inbound, PROBE).await.expect("it is let in");
+    let tls = member.dial(bed.ports("probe-1").inbound, PROBE).await.expect("it is accepted");
     let (mut sender, connection) = h2::client::handshake(tls).await.expect("HTTP/2 begins");
     let connection = tokio::spawn(connection);
     let request = |what: &str| {
@@ -43,7 +44,7 @@ async fn a_caller_s_connection_ends(bed: &Bed, ca: &Forge) {
     let (endless, mut body) = sender.send_request(request("sleep:600000"), false).expect("it is open");
     body.send_data(framed("hello"), true).expect("it is open");
     let endless = tokio::spawn(endless);
-    // Calls are answered until the connection takes no more.
+    // Calls are answered until the connection accepts no more.
     let calling = async {
         while let Ok(mut ready) = sender.clone().ready().await {
             // GOAWAY may come between the two.
@@ -52,21 +53,22 @@ async fn a_caller_s_connection_ends(bed: &Bed, ca: &Forge) {
             match answer.await {
                 Ok(mut answer) => {
                     assert_eq!(answer.status(), 200);
-                    // The crate ends a connection on which too much is not read.
+                    // Read the body: the h2 crate ends a connection on which too much is left unread.
                     while answer.body_mut().data().await.is_some_and(|data| data.is_ok()) {}
                 }
-                // It crossed the last GOAWAY, which says that it was not seen: a sidecar sends it over another connection.
+                // The call crossed the last GOAWAY, so it was not processed. A sidecar would send it over another
+                // connection.
                 Err(e) if e.is_go_away() => break,
-                Err(e) => panic!("what was taken is answered: {e}"),
+                Err(e) => panic!("a processed call is answered: {e}"),
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
     timeout(LIMIT, calling).await.expect("GOAWAY comes");
-    assert!(!endless.is_finished() && !connection.is_finished(), "what runs may go on for a while");
+    assert!(!endless.is_finished() && !connection.is_finished(), "running calls may go on for a while");
     let ended = timeout(LIMIT, endless).await.expect("it ends with the certificate").expect("no panic");
     assert!(ended.is_err(), "it was not answered: {ended:?}");
-    let _ = timeout(LIMIT, connection).await.expect("and so does its connection");
+    let _ = timeout(LIMIT, connection).await.expect("its connection ends, too");
     assert!(expired(bed, "probe-1").await >= 1.0);
 }
 
@@ -74,8 +76,8 @@ async fn expired(bed: &Bed, replica: &str) -> f64 {
     metric(bed.ports(replica).metrics, "weft_connections_expired_total", "").await
 }
 
-/// An endpoint's certificate expires, and each new connection is shown a fresh one.
-async fn an_endpoint_s_connection_is_replaced(bed: &Bed, ca: &Arc<Forge>) {
+/// An endpoint's certificate expires. Each new connection gets a fresh one.
+async fn an_endpoints_connection_is_replaced(bed: &Bed, ca: &Arc<Forge>) {
     let (met, serving, _announced) = serve(bed, ca).await;
     let channel = bed.channel();
     let call = async |what: &str| probe(&channel, "Say", &[("x-weft-service", "stranger"), ("x-do", what)]).await;
@@ -83,7 +85,7 @@ async fn an_endpoint_s_connection_is_replaced(bed: &Bed, ca: &Arc<Forge>) {
     let (endless, before) = (bed.channel(), met.load(SeqCst));
     let endless =
         tokio::spawn(async move { probe(&endless, "Say", &[("x-weft-service", "stranger"), ("x-do", "wait")]).await });
-    // Until the certificate of the first has expired.
+    // Until the certificate of the first connection has expired.
     let replaced = async {
         while !endless.is_finished() {
             call("answer").await.expect("no call notices");
@@ -92,7 +94,7 @@ async fn an_endpoint_s_connection_is_replaced(bed: &Bed, ca: &Arc<Forge>) {
     };
     timeout(LIMIT, replaced).await.expect("it ends with the certificate");
     assert!(met.load(SeqCst) > before, "another connection has taken its place");
-    let ended = endless.await.expect("no panic").expect_err("nobody has answered it");
+    let ended = endless.await.expect("no panic").expect_err("it was not answered");
     assert!(ended.message().contains("expired"), "{ended}");
     serving.abort();
 }
@@ -121,10 +123,10 @@ async fn serve(bed: &Bed, ca: &Arc<Forge>) -> (Arc<AtomicUsize>, JoinHandle<()>,
         }
     });
     let announced = Member::new(ca, Some(ca.good(STRANGER))).announce(bed, "stranger.shop", STRANGER, port).await;
-    (met, serving, announced.expect("it is its own"))
+    (met, serving, announced.expect("it may announce itself"))
 }
 
-/// Answers a call, or gives back one that is to wait for ever.
+/// Answers a call, or returns one that must wait for ever.
 fn answer_call(request: Request<RecvStream>, mut answer: SendResponse<Bytes>) -> Option<SendResponse<Bytes>> {
     if request.headers().get("x-do").is_some_and(|what| what == "wait") {
         return Some(answer);

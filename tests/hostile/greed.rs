@@ -1,4 +1,4 @@
-//! Those who take all that they can get: what is left for the others is enough to go on.
+//! Peers that take all they can get: enough is left for the others to go on.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use weft_tests::{
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// A member opens calls that never end, until the service takes no more of them.
+/// A member opens calls that never end, until the service accepts no more of them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_member_that_takes_every_stream_leaves_some_to_others() {
     let bed = Bed::start(&format!("{}    env: {{ MAX_STREAMS: 1 }}\n", probe_service(1))).await;
@@ -24,7 +24,7 @@ async fn a_member_that_takes_every_stream_leaves_some_to_others() {
         held.push(endless(&mut greedy).await);
     }
     let callee = bed.ports("probe-1").metrics;
-    eventually("it has all connections that one peer may have", LIMIT, async || {
+    eventually("it has as many connections as one peer may have", LIMIT, async || {
         let made = metric(callee, "weft_upstream_connections_opened_total", "").await;
         made as usize >= limits::CONNECTIONS_PER_ENDPOINT
     })
@@ -33,7 +33,7 @@ async fn a_member_that_takes_every_stream_leaves_some_to_others() {
         probe(&bed.channel(), "Say", &[]).await.expect("another peer's calls have connections of their own");
     }
 
-    // Its own next call waits for a stream, and is told in the end that there is none.
+    // Its own next call waits for a stream, and fails in the end.
     let status = greedy.call("Say", &[]).await;
     assert_eq!(status.code(), Code::Unavailable, "{status}");
     assert_eq!(status.metadata().get("x-weft-error").expect("made by the mesh"), "service-full", "{status}");
@@ -41,19 +41,19 @@ async fn a_member_that_takes_every_stream_leaves_some_to_others() {
     eventually("there is room again", LIMIT, async || greedy.call("Say", &[]).await.code() == Code::Ok).await;
 }
 
-/// A member uploads to a handler that does not read, as much as the service's window for a whole connection. So may an honest
-/// client whose server is slow, so another call of the same caller goes on, too.
+/// A member uploads to a handler that does not read: as much as the service's window for a whole connection. An honest
+/// client with a slow server does the same, so other calls of the same caller must go on, too.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_request_that_the_service_does_not_read_holds_up_no_other_call() {
     let bed = Bed::start(&probe_service(1)).await;
     probe(&bed.channel(), "Say", &[]).await.expect("an answer");
     let mut greedy = Wire::connect(tunnel(&bed, "probe").await).await;
     let (_answer, mut body) = greedy.open("Say", &[("x-do", "sleep:6000000")]).await;
-    // More than HTTP/2's first window, and as much as this sidecar takes of one call.
+    // More than HTTP/2's initial window, and as much as the sidecar accepts for one call.
     pour(&mut body, limits::STREAM_WINDOW_BYTES as usize, |_| {}).await.expect("it is taken");
     for _ in 0..10 {
-        timeout(LIMIT, probe(&bed.channel(), "Say", &[])).await.expect("it does not wait").expect("an answer");
-        let status = timeout(LIMIT, greedy.call("Say", &[])).await.expect("nor does one of the same caller");
+        timeout(LIMIT, probe(&bed.channel(), "Say", &[])).await.expect("other calls do not wait").expect("an answer");
+        let status = timeout(LIMIT, greedy.call("Say", &[])).await.expect("a call of the same caller does not wait");
         assert_eq!(status.code(), Code::Ok, "{status}");
     }
 }
@@ -65,10 +65,10 @@ async fn endless(wire: &mut Wire) -> h2::client::ResponseFuture {
     answer
 }
 
-/// Connections to the inbound port that say nothing, more of them than there may be.
+/// More silent connections to the inbound port than are allowed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn strangers_make_room_for_who_goes_on() {
-    // Each is a file here, too.
+async fn silent_strangers_make_room_for_members() {
+    // Each is an open file of this process, too.
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).expect("up to the hard limit");
     let bed = Bed::start(&probe_service(1)).await;
@@ -83,14 +83,14 @@ async fn strangers_make_room_for_who_goes_on() {
     })
     .await;
     let mut member = Wire::connect(tunnel(&bed, "probe").await).await;
-    assert_eq!(member.call("Say", &[]).await.code(), Code::Ok, "who shows a certificate is let in");
-    probe(&bed.channel(), "Say", &[]).await.expect("and those who were in go on");
+    assert_eq!(member.call("Say", &[]).await.code(), Code::Ok, "a client with a certificate is accepted");
+    probe(&bed.channel(), "Say", &[]).await.expect("earlier connections go on");
 }
 
-/// An application uploads to a service that does not read: a hundred connections of sixteen calls with a window each, which is
-/// 400 MB.
+/// An application uploads to a service that does not read: 100 connections with 16 calls each, every call a full
+/// window. That is 400 MB.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn what_all_calls_hold_together_is_bounded() {
+async fn the_memory_of_all_calls_together_is_bounded() {
     const CONNECTIONS: usize = 100;
     const CALLS: usize = 16;
     let memory = (16 << 20).to_string();
@@ -111,7 +111,7 @@ async fn what_all_calls_hold_together_is_bounded() {
             for _ in 0..CALLS {
                 let (answer, mut body) = wire.open("Say", &[("x-do", "swallow"), ("x-weft-service", "hog")]).await;
                 calls.spawn(async move {
-                    // It may be refused, or have to wait.
+                    // It may be refused, or wait.
                     let _ = pour(&mut body, limits::STREAM_WINDOW_BYTES as usize, |_| {}).await;
                     let _ = body.send_data(Bytes::new(), true);
                     let _ = answer.await;
@@ -122,7 +122,7 @@ async fn what_all_calls_hold_together_is_bounded() {
     }
     let refused = async || probe(&own, "Say", &[("x-weft-service", "hog")]).await.err();
     let mut why = None;
-    eventually("new calls of it are refused", LIMIT, async || {
+    eventually("new calls to it are refused", LIMIT, async || {
         why = refused().await;
         why.is_some()
     })
@@ -133,20 +133,20 @@ async fn what_all_calls_hold_together_is_bounded() {
     let reached = metric(bed.ports("keyboard").metrics, "weft_limit_reached_total", "limit=\"MEMORY_BYTES\"").await;
     assert!(reached >= 1.0);
     for _ in 0..10 {
-        assert!(refused().await.is_some(), "as long as what there is does not go on");
+        assert!(refused().await.is_some(), "refused as long as the uploads do not go on");
         probe(&own, "Say", &[]).await.expect("calls of another service go on");
         let grown = resident_bytes(pid).saturating_sub(before);
         assert!(grown < 200 << 20, "{grown} bytes more");
     }
-    // What waits goes on once the service reads, and so do new calls.
+    // Once the service reads, the waiting uploads go on, and new calls are accepted.
     signal("-CONT", bed.pid("hog-1"));
-    eventually("calls are taken again", LIMIT, async || refused().await.is_none()).await;
+    eventually("calls are accepted again", LIMIT, async || refused().await.is_none()).await;
     uploads.abort_all();
 }
 
-/// A member calls a service that reads its uploads as little as it reads its answers, over three connections.
+/// A member makes calls over three connections. It reads no answers, and then the service reads no uploads.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_member_that_fills_the_memory_takes_only_its_part() {
+async fn a_member_that_fills_the_memory_takes_only_its_share() {
     const CONNECTIONS: usize = 3;
     const CALLS: usize = 60;
     let memory = (16 << 20).to_string();
@@ -156,8 +156,8 @@ async fn a_member_that_fills_the_memory_takes_only_its_part() {
     let callee = bed.ports("probe-1");
     let (caller, own) = (bed.channel(), channel(callee.outbound));
     let honest = async || {
-        probe(&caller, "Say", &[]).await.expect("an honest caller's");
-        probe(&own, "Say", &[("x-weft-service", "other")]).await.expect("the service's own");
+        probe(&caller, "Say", &[]).await.expect("a call of an honest caller");
+        probe(&own, "Say", &[("x-weft-service", "other")]).await.expect("a call of the service itself");
     };
     honest().await;
     let reached = async || metric(callee.metrics, "weft_limit_reached_total", "limit=\"MEMORY_BYTES\"").await;
@@ -169,13 +169,13 @@ async fn a_member_that_fills_the_memory_takes_only_its_part() {
         let mut wire = Wire::connect(port).await;
         for _ in 0..CALLS {
             let (answer, mut body) = wire.open("Say", &[("x-do", "pour:1000000")]).await;
-            // What there is no room for is refused.
+            // Calls without room are refused.
             let _ = body.send_data(Bytes::new(), true);
             answers.push(answer);
         }
         greedy.push(wire);
     }
-    eventually("it has its part", LIMIT, async || reached().await >= 1.0).await;
+    eventually("its share is used up", LIMIT, async || reached().await >= 1.0).await;
     for _ in 0..20 {
         honest().await;
     }
@@ -198,7 +198,7 @@ async fn a_member_that_fills_the_memory_takes_only_its_part() {
         }
         greedy.push(wire);
     }
-    eventually("it has its part", LIMIT, async || reached().await > before).await;
+    eventually("its share is used up", LIMIT, async || reached().await > before).await;
     for _ in 0..20 {
         honest().await;
     }

@@ -1,5 +1,5 @@
-//! A host vanishes without a word: no FIN, no RST, and nothing comes back. Whoever has connections to it, or from it, waits no
-//! longer than a deadline or the keep-alive says, and nobody else notices.
+//! A host vanishes silently: no FIN, no RST, and no answers. Calls to it or from it wait no longer than their deadline
+//! or the keep-alive allows, and other calls do not notice.
 
 use std::time::Duration;
 
@@ -12,13 +12,13 @@ const LIMIT: Duration = Duration::from_secs(60);
 const CLIENT: usize = 1;
 const VANISHING: usize = 2;
 const OTHER: usize = 3;
-/// Of a sidecar with a service, and of one that fronts nothing.
+/// The ports of a sidecar with a service, and the outbound port of one without.
 const OUTBOUND: u16 = 15_300;
 const CLIENT_OUTBOUND: u16 = 15_001;
 const METRICS: u16 = 15_200;
 
 #[test]
-fn a_host_that_vanishes_holds_up_nobody() {
+fn a_host_that_vanishes_holds_up_no_other_call() {
     if let Err(why) = Net::is_possible() {
         return skip(&why);
     }
@@ -40,10 +40,10 @@ fn a_host_that_vanishes_holds_up_nobody() {
         let mut wire = Wire::connect(CLIENT_OUTBOUND).await;
         for _ in 0..5 {
             assert_eq!(call(&mut wire, "probe", "500m").await, Code::DeadlineExceeded);
-            assert_eq!(call(&mut wire, "other", "60S").await, Code::Ok, "others go on");
+            assert_eq!(call(&mut wire, "other", "60S").await, Code::Ok, "other services go on");
         }
     });
-    // Each side gives up the connection on which it hears nothing.
+    // Each side gives up the connection on which nothing comes.
     let ends = [to_it, from_it].map(|call| call.join().expect("a call ends"));
     assert_eq!(ends, [Code::Unavailable; 2]);
     runs(&other, 0.0);
@@ -52,12 +52,12 @@ fn a_host_that_vanishes_holds_up_nobody() {
     client.within(|| async {
         let mut wire = Wire::connect(CLIENT_OUTBOUND).await;
         let is_answered = async || call(&mut wire, "probe", "5S").await == Code::Ok;
-        eventually("another connection is made", LIMIT, is_answered).await;
-        assert_eq!(call(&mut wire, "other", "60S").await, Code::Ok, "others go on");
+        eventually("a new connection is made", LIMIT, is_answered).await;
+        assert_eq!(call(&mut wire, "other", "60S").await, Code::Ok, "other services go on");
     });
 }
 
-/// Drops all that comes and goes, but for what stays on the host.
+/// Drops all packets except those within the host.
 fn vanish(host: &Host) {
     let mut rules = vec!["add table inet gone".to_owned()];
     for (chain, name) in [("input", "iifname"), ("output", "oifname")] {
@@ -69,7 +69,7 @@ fn vanish(host: &Host) {
     }
 }
 
-/// Waits until so many calls run at the service of a host.
+/// Waits until this many calls run in the service of a host.
 fn runs(host: &Host, count: f64) {
     host.within(move || async move {
         eventually("the service's sidecar knows", LIMIT, async || {
@@ -79,14 +79,14 @@ fn runs(host: &Host, count: f64) {
     });
 }
 
-/// How a call ends that its service does not answer.
+/// Makes a call that its service never answers, and returns how it ends.
 async fn endless(port: u16, service: &'static str) -> Code {
     let channel = channel(port);
     let headers = [("x-weft-service", service), ("x-do", "sleep:6000000")];
     probe(&channel, "Say", &headers).await.expect_err("it is not answered").code()
 }
 
-/// By a bare client, as tonic's would end the call by itself at its deadline.
+/// With a bare client: tonic's would end the call by itself at its deadline.
 async fn call(wire: &mut Wire, service: &str, deadline: &str) -> Code {
     let headers = [("x-weft-service", service), ("grpc-timeout", deadline)];
     timeout(LIMIT, wire.call("Say", &headers)).await.expect("it ends in time").code()

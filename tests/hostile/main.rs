@@ -1,5 +1,5 @@
-//! Dishonest ones never win: a compromised workload can misuse its own rights and nothing else, a hostile network can delay
-//! and nothing else, and a slow, absent or wrong control plane harms nobody. Each attack runs beside an honest client.
+//! Attackers gain nothing: a compromised workload can misuse only its own rights, a hostile network can only delay, and
+//! a slow, absent or wrong control plane does no harm. Each attack runs beside an honest client.
 
 mod application;
 mod breaker;

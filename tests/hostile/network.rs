@@ -1,5 +1,5 @@
-//! A hostile network: who carries the bytes between two hosts delays, holds, cuts, changes, swaps, repeats and swallows
-//! them, and adds some. A call through it may fail or be late. Its answer is never another one, and nobody else notices.
+//! A hostile network: between two hosts, bytes are delayed, held, cut, changed, swapped, repeated, dropped and added. A
+//! call through it may fail or be late, but it never gets a wrong answer, and other calls do not notice.
 
 use std::{
     sync::{
@@ -22,27 +22,27 @@ use weft_tests::{Net, channel, eventually, probe, skip, until};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Where the host in the middle takes what was meant for the service's sidecar.
+/// The port of the host in the middle to which the connections of the service's sidecar are diverted.
 const MIDDLE: u16 = 9_999;
-/// The sidecars of the two services: the second one's connections are left alone.
+/// The inbound port of both services' sidecars. The connections of the second are not diverted.
 const INBOUND: u16 = 15_006;
 
 const CLIENT: usize = 1;
 const SERVER: usize = 2;
 const OTHER: usize = 3;
 
-/// What is done to the bytes.
+/// What the network does to the bytes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[repr(u8)]
 enum Harm {
     None,
     /// Each piece comes 100 ms late.
     Delay,
-    /// Connections are reset as soon as they say something.
+    /// Connections are closed as soon as bytes come.
     Cut,
-    /// What comes is acknowledged, and gets no further: neither side learns that the other is gone.
+    /// Bytes are acknowledged, but not passed on: neither side learns that the other is gone.
     Swallow,
-    /// One bit in each piece is another.
+    /// One bit in each piece is flipped.
     Flip,
     /// Each piece is sent twice.
     Repeat,
@@ -52,7 +52,7 @@ enum Harm {
     Shorten,
     /// Something else comes before each piece.
     Add,
-    /// It is answered in plain text.
+    /// Each piece is replaced by an HTTP answer in plain text.
     Answer,
 }
 
@@ -75,7 +75,7 @@ impl Harm {
 }
 
 #[test]
-fn a_hostile_network_can_delay_and_nothing_else() {
+fn a_hostile_network_can_only_delay() {
     if let Err(why) = Net::is_possible() {
         return skip(&why);
     }
@@ -100,18 +100,18 @@ fn a_hostile_network_can_delay_and_nothing_else() {
     client.within(move || suffer(harm));
 }
 
-/// Calls through each kind of harm, beside calls to a service that is reached directly.
+/// Makes calls through each kind of harm, beside calls to a service that is reached directly.
 async fn suffer(harm: Arc<AtomicU8>) {
     let channel = channel(15_001);
     recovers(&channel).await;
     for kind in HARMS {
         harm.store(kind as u8, Relaxed);
-        // A call whose bytes do not come takes all the time that it has.
+        // A call whose bytes do not arrive takes its whole deadline.
         let calls = if matches!(kind, Harm::Swallow | Harm::Swap | Harm::Shorten) { 3 } else { 10 };
         for _ in 0..calls {
             match call(&channel, "probe").await {
                 Ok(text) => assert_eq!(text, "hello", "{kind:?}"),
-                Err(_) => assert_ne!(kind, Harm::Delay, "late is no failure"),
+                Err(_) => assert_ne!(kind, Harm::Delay, "a delay is no failure"),
             }
             let other = call(&channel, "other").await;
             assert_eq!(other.as_deref(), Ok("hello"), "beside {kind:?}");
@@ -138,7 +138,7 @@ async fn call(channel: &Channel, service: &str) -> Result<String, String> {
     answer.map(|answer| answer.into_inner().text).map_err(|status| format!("{status:?}"))
 }
 
-/// Carries connections to the service's sidecar, and harms them.
+/// Passes connections on to the service's sidecar, and harms them.
 async fn carry(harm: Arc<AtomicU8>) {
     let listener = TcpListener::bind(("10.77.0.254", MIDDLE)).await.expect("the port is free");
     loop {

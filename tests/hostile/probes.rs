@@ -1,4 +1,4 @@
-//! Strangers on the ports of probes and pages, which are open to all who reach them.
+//! Strangers on the ports of probes and pages, which are open to everyone who can reach them.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use weft_tests::{Bed, get, probe_service};
 const SOON: Duration = Duration::from_secs(20);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn many_connections_keep_no_probe_out_and_no_other_site_reads_the_dashboard() {
+async fn many_connections_block_no_probe_and_no_other_site_reads_the_dashboard() {
     let bed = Bed::start(&probe_service(1)).await;
     let metrics = bed.ports("probe-1").metrics;
     let dashboard = (bed.dashboard(), "/metrics", limits::DASHBOARD_CONNECTIONS);
@@ -21,7 +21,7 @@ async fn many_connections_keep_no_probe_out_and_no_other_site_reads_the_dashboar
         let mut held = Vec::new();
         for number in 0..seats + 20 {
             let mut stream = TcpStream::connect(("127.0.0.1", port)).await.expect("it listens");
-            // Some say nothing, some speak HTTP/2 and ask for nothing.
+            // Some send nothing, some start HTTP/2 and request nothing.
             if number % 2 == 0 {
                 stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.expect("it is open");
             }
@@ -31,7 +31,7 @@ async fn many_connections_keep_no_probe_out_and_no_other_site_reads_the_dashboar
             }
         }
         assert_eq!(get(port, page).await.0, 200);
-        // There are no more than there may be: the first have made room.
+        // The number of connections is limited: the first have made room.
         let first = timeout(SOON, held[0].read(&mut [0])).await;
         assert!(matches!(first, Ok(Ok(_) | Err(_))), "it is closed");
     }
@@ -54,7 +54,7 @@ async fn many_connections_keep_no_probe_out_and_no_other_site_reads_the_dashboar
     assert!(refused.starts_with("HTTP/1.1 421") && !refused.contains("trace_id"), "{refused}");
 }
 
-/// Who reads nothing has one page of metrics on a connection, not one for each stream.
+/// A client that reads nothing has one page of metrics on a connection, not one for each stream.
 async fn second_request_on_a_connection_is_refused(port: u16) {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await.expect("it listens");
     // SETTINGS_INITIAL_WINDOW_SIZE = 0, and GET of /metrics as HPACK's static table has it (RFC 7541, appendix A).
@@ -71,7 +71,7 @@ async fn second_request_on_a_connection_is_refused(port: u16) {
             stream.read_exact(&mut head).await.expect("a frame");
             let mut rest = vec![0; usize::from(head[1]) << 8 | usize::from(head[2])];
             stream.read_exact(&mut rest).await.expect("the rest of it");
-            // A RST_STREAM of the second, of REFUSED_STREAM (RFC 9113, section 7).
+            // RST_STREAM of stream 3, with REFUSED_STREAM (RFC 9113, section 7).
             if (head[3], head[8]) == (3, 3) {
                 return rest == [0, 0, 0, 7];
             }

@@ -1,4 +1,4 @@
-//! Strangers: connections to a sidecar's inbound port that never show a certificate, from many hosts at once.
+//! Strangers: connections to a sidecar's inbound port that never present a certificate, from several hosts at once.
 
 use std::{
     collections::VecDeque,
@@ -25,7 +25,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 const CLIENT: usize = 1;
 const SERVER: usize = 2;
 const STRANGERS: [usize; 2] = [3, 4];
-/// Of the service's sidecar.
+/// The inbound address of the service's sidecar.
 const INBOUND: &str = "10.77.0.2:15006";
 const METRICS: u16 = 15_200;
 
@@ -33,11 +33,11 @@ const SERVICE: &str = "spiffe://weft.local/ns/shop/sa/probe";
 const CALLER: &str = "spiffe://weft.local/ns/shop/sa/caller";
 
 #[test]
-fn strangers_of_two_hosts_keep_no_new_caller_out() {
+fn strangers_on_two_hosts_block_no_new_caller() {
     if let Err(why) = Net::is_possible() {
         return skip(&why);
     }
-    // Each connection is a file here, too.
+    // Each connection is an open file of this process, too.
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).expect("up to the hard limit");
     let net = Net::of(5);
@@ -54,20 +54,20 @@ fn strangers_of_two_hosts_keep_no_new_caller_out() {
     let forge = Forge::of(&net.state_dir());
     let member = Member::new(&forge, Some(forge.good(CALLER))).client(SERVICE);
     net.host(CLIENT).within(move || call_by_new_connections(member));
-    // They went on all the time.
+    // The strangers went on all the time.
     wait_for_strangers(&net, reached(&net) + 1.0);
     is_over.store(true, Relaxed);
     for hoard in hoards {
-        hoard.join().expect("strangers are closed, and no worse");
+        hoard.join().expect("strangers do not panic");
     }
 }
 
-/// As many connections as all strangers may have, from this host alone. Those that are closed are made anew.
+/// Holds twice as many connections as all strangers together may have, and makes new ones all the time.
 async fn hoard(is_over: Arc<AtomicBool>) {
     let mut held = VecDeque::new();
     while !is_over.load(Relaxed) {
         for _ in 0..100 {
-            // It may be closed as soon as it is there.
+            // The sidecar may close it at once.
             held.extend(TcpStream::connect(INBOUND).await.ok());
         }
         while held.len() > 2 * limits::HANDSHAKES {
@@ -77,7 +77,7 @@ async fn hoard(is_over: Arc<AtomicBool>) {
     }
 }
 
-/// How often one of the strangers had to make room.
+/// How often a stranger had to make room.
 fn reached(net: &Net) -> f64 {
     net.host(SERVER).within(|| metric(METRICS, "weft_limit_reached_total", "limit=\"HANDSHAKES\""))
 }
@@ -91,13 +91,13 @@ fn wait_for_strangers(net: &Net, times: f64) {
     });
 }
 
-/// Each call on a connection of its own, so that each has to pass the strangers.
+/// Makes each call on a new connection, so that each has to get past the strangers.
 async fn call_by_new_connections(member: Arc<ClientConfig>) {
     for number in 0..50 {
         let call = async {
             let tcp = TcpStream::connect(INBOUND).await.expect("it listens");
             let name = server_name(&SERVICE.parse::<SpiffeId>().expect("a SPIFFE ID"));
-            let tls = TlsConnector::from(Arc::clone(&member)).connect(name, tcp).await.expect("it is let in");
+            let tls = TlsConnector::from(Arc::clone(&member)).connect(name, tcp).await.expect("it is accepted");
             Wire::over(tls).await.call("Say", &[]).await
         };
         let status = timeout(LIMIT, call).await.expect("in time");

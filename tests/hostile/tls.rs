@@ -18,18 +18,18 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use weft_tests::{Bed, Forge, Member, Wire, probe, probe_service, tunnel};
 
-/// For what is only slow on a slow machine.
+/// A guard that only a very slow machine reaches.
 const LIMIT: Duration = Duration::from_secs(60);
 const PROBE: &str = "spiffe://weft.local/ns/shop/sa/probe";
 const STRANGER: &str = "spiffe://weft.local/ns/shop/sa/stranger";
-/// More than there are workers, so that each gets some.
+/// Far more than the number of workers, so that each worker gets some.
 const CONNECTIONS: usize = 16;
 
 /// A client's first bytes: the preface and SETTINGS (RFC 9113, section 3.4).
 const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 const SETTINGS: &[u8] = b"\0\0\0\x04\0\0\0\0\0";
 
-/// A message, a close_notify and more bytes, which are written at once.
+/// A message, a close_notify and more bytes, to be written at once.
 fn close_and_go_on<S: SideData>(session: &mut ConnectionCommon<S>, message: &[u8]) -> Vec<u8> {
     io::Write::write_all(&mut session.writer(), message).expect("there is room");
     session.send_close_notify();
@@ -37,27 +37,27 @@ fn close_and_go_on<S: SideData>(session: &mut ConnectionCommon<S>, message: &[u8
     while session.wants_write() {
         session.write_tls(&mut bytes).expect("memory takes it");
     }
-    // rustls takes 4 KiB at a time: some of these are left when it has seen the close_notify.
+    // rustls reads 4 KiB at a time: some of these bytes are left when it has seen the close_notify.
     bytes.extend([b'x'; 20_000]);
     bytes
 }
 
-/// Each worker of both sidecars still serves.
+/// Checks that each worker of both sidecars still serves.
 async fn others_go_on(bed: &Bed, inbound: u16) {
     for port in [bed.outbound(), inbound] {
         for _ in 0..CONNECTIONS {
             let mut wire = Wire::connect(port).await;
             let status = timeout(LIMIT, wire.call("Say", &[("x-weft-service", "probe")])).await;
-            let status = status.expect("nobody is kept waiting");
+            let status = status.expect("the call is answered in time");
             assert_eq!(status.code(), tonic::Code::Ok, "{status}");
         }
     }
 }
 
-/// After a close_notify rustls takes no more bytes. Whoever goes on feeding it waits for ever, and with it all connections
-/// of its worker.
+/// After a close_notify rustls accepts no more bytes. A loop that goes on feeding it never ends, and blocks all
+/// connections of its worker.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn bytes_after_a_close_notify_hang_nobody() {
+async fn bytes_after_a_close_notify_block_no_worker() {
     let bed = Bed::start(&probe_service(1)).await;
     let ca = Forge::stolen(&bed);
     let inbound = tunnel(&bed, "probe").await;
@@ -70,9 +70,9 @@ async fn a_caller_goes_on(bed: &Bed, ca: &Forge, inbound: u16) {
     let mut open = Vec::new();
     for message in [&b""[..], HELLO] {
         for _ in 0..CONNECTIONS {
-            let tls = member.dial(bed.ports("probe-1").inbound, PROBE).await.expect("it is let in");
+            let tls = member.dial(bed.ports("probe-1").inbound, PROBE).await.expect("it is accepted");
             let (mut tcp, mut session) = tls.into_inner();
-            tcp.write_all(&close_and_go_on(&mut session, message)).await.expect("it is taken");
+            tcp.write_all(&close_and_go_on(&mut session, message)).await.expect("the bytes are sent");
             open.push(tcp);
         }
     }
@@ -80,7 +80,7 @@ async fn a_caller_goes_on(bed: &Bed, ca: &Forge, inbound: u16) {
     // The sidecar ends each of them.
     for mut tcp in open {
         let mut rest = Vec::new();
-        // A reset is an end, too: more was sent than was read.
+        // A reset is an end, too: the sidecar has not read all bytes.
         let _ = timeout(LIMIT, tcp.read_to_end(&mut rest)).await.expect("it is ended");
     }
 }
@@ -99,21 +99,21 @@ async fn an_endpoint_goes_on(bed: &Bed, ca: &Forge, inbound: u16) {
                 let Ok(tls) = acceptor.accept(tcp).await else { continue };
                 let (mut tcp, mut session) = tls.into_inner();
                 let message = if met.load(SeqCst) % 2 == 0 { SETTINGS } else { b"" };
-                // Where it is reset meanwhile it has done what it could.
+                // The sidecar may reset the connection meanwhile.
                 let _ = tcp.write_all(&close_and_go_on(&mut session, message)).await;
                 open.push(tcp);
                 met.fetch_add(1, SeqCst);
             }
         }
     });
-    let _announced = member.announce(bed, "stranger.shop", STRANGER, port).await.expect("it is its own");
+    let _announced = member.announce(bed, "stranger.shop", STRANGER, port).await.expect("it may announce itself");
     let end = tokio::time::Instant::now() + LIMIT;
     while met.load(SeqCst) < CONNECTIONS / 2 {
         assert!(tokio::time::Instant::now() < end, "only {} connections are made", met.load(SeqCst));
-        // Of fresh clients, so that each worker makes some.
+        // From new clients, so that each worker makes some.
         let mut wire = Wire::connect(bed.outbound()).await;
         let status = timeout(LIMIT, wire.call("Say", &[("x-weft-service", "stranger")])).await.expect("it is answered");
-        assert_ne!(status.code(), tonic::Code::Ok, "nobody serves there");
+        assert_ne!(status.code(), tonic::Code::Ok, "this endpoint answers no call");
     }
     others_go_on(bed, inbound).await;
     probe(&bed.channel(), "Say", &[]).await.expect("an answer");

@@ -1,4 +1,4 @@
-//! A compromised member that looks around: where the mesh says so, it learns of the services of its own namespace only.
+//! A compromised member that looks for services: with `visibility: namespace` it sees only those of its own namespace.
 
 use std::time::Duration;
 
@@ -18,13 +18,13 @@ const NEIGHBOUR: &str = "spiffe://weft.local/ns/shop/sa/web";
 const CONTRACT: &str = "probe.v1.Probe";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_member_of_another_namespace_sees_nothing_of_it() {
+async fn a_member_of_another_namespace_sees_no_service() {
     let bed = Bed::start(&format!("{}visibility: namespace\n", probe_service(1))).await;
     let ca = Forge::stolen(&bed);
     let of = |id: &str| Member::new(&ca, Some(ca.good(id))).control(&bed);
     let (spy, neighbour) = (of(SPY), of(NEIGHBOUR));
 
-    // What one of its namespace is told, once the descriptors have come, and the member is told at no time.
+    // Once the descriptors have come, a member of the same namespace sees them. The spy never does.
     eventually("its neighbour can describe it", SOON, async || describe(&neighbour).await == Code::Ok).await;
     assert_eq!(describe(&spy).await, Code::NotFound);
     assert_eq!(listed(&neighbour).await, (vec![CONTRACT.to_owned()], vec!["probe.shop".to_owned()]));
@@ -38,20 +38,22 @@ async fn a_member_of_another_namespace_sees_nothing_of_it() {
     ] {
         let told = watch(&neighbour, what.clone()).await;
         assert!(!matches!(told, watch_response::What::NotFound(_)), "{what:?}: {told:?}");
-        let watch_response::What::NotFound(told) = watch(&spy, what.clone()).await else { panic!("{what:?} is told") };
-        assert_eq!(told.closest, "", "{what:?}: not even a name");
+        let watch_response::What::NotFound(told) = watch(&spy, what.clone()).await else {
+            panic!("{what:?} is visible")
+        };
+        assert_eq!(told.closest, "", "{what:?}: no name is suggested");
     }
-    // To claim what is another's tells no more than that it is.
+    // A claim on a foreign contract tells the spy that it is contested, but not who owns it.
     for (control, service, id, owner) in
         [(&neighbour, "web.shop", NEIGHBOUR, "spiffe://weft.local/ns/shop/sa/probe"), (&spy, "spy.bank", SPY, "")]
     {
         let told = claim(control, service, id).await;
         assert_eq!((&*told.claim, &*told.owner), (CONTRACT, owner), "{service}");
     }
-    probe(&bed.channel(), "Say", &[]).await.expect("who is in the namespace calls it");
+    probe(&bed.channel(), "Say", &[]).await.expect("a caller in the namespace is answered");
 }
 
-/// What a service is told that claims the probe's contract.
+/// Claims the probe's contract, and returns the control plane's answer.
 async fn claim(channel: &Channel, service: &str, id: &str) -> ContestedClaim {
     let endpoint = Endpoint {
         id: service.into(),
@@ -71,7 +73,7 @@ async fn claim(channel: &Channel, service: &str, id: &str) -> ContestedClaim {
     announced.answer.contested[0].clone()
 }
 
-/// The first that is told of something.
+/// The first answer to a subscription.
 async fn watch(channel: &Channel, what: What) -> watch_response::What {
     let (requests, queue) = mpsc::channel(1);
     requests.send(WatchRequest { what: Some(what) }).await.expect("there is room");

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// What a crate may depend on. `*` at the end stands for any ending.
+/// The crates of the workspace that a crate may depend on. `*` at the end stands for any ending.
 const ALLOWED: &[(&str, &[&str])] = &[
     ("weft-contracts", &[]),
     ("weft-wire", &[]),
@@ -20,17 +20,17 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("weft-tests", &["weft-contracts", "weft-mesh", "weft-wire", "weft-control"]),
 ];
 
-/// A crate's manifest, as far as it matters here.
+/// The parts of a crate's manifest that matter here.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Manifest {
     pub(crate) name: String,
     pub(crate) depends_on: Vec<String>,
-    /// The files that it begins with, where it names them itself.
+    /// The root files that it names with `path`.
     pub(crate) roots: Vec<String>,
 }
 
 impl Manifest {
-    /// Reads the lines that matter of a manifest: `name`, the dependencies on crates of the workspace, and paths of targets.
+    /// Reads from a manifest `name`, the dependencies on crates of the workspace, and the paths of targets.
     pub(crate) fn read(text: &str) -> Self {
         let (mut manifest, mut section) = (Self::default(), "");
         for line in text.lines().map(str::trim) {
@@ -61,7 +61,7 @@ fn is_named(name: &str, pattern: &str) -> bool {
     }
 }
 
-/// What depends on something that it may not.
+/// A line for each crate that depends on one that it may not depend on.
 pub(crate) fn misdirected<'m>(manifests: impl IntoIterator<Item = (&'m PathBuf, &'m Manifest)>) -> Vec<String> {
     let mut problems = Vec::new();
     for (file, manifest) in manifests {
@@ -84,7 +84,7 @@ pub(crate) fn workspace() -> &'static Path {
     weft_tests::root()
 }
 
-/// The manifests of all crates of the workspace, by their places in it.
+/// The manifests of all crates of the workspace, by their paths in it.
 pub(crate) fn manifests() -> BTreeMap<PathBuf, Manifest> {
     let read = |place: PathBuf| {
         let text = fs::read_to_string(workspace().join(&place)).unwrap_or_else(|e| panic!("{}: {e}", place.display()));
@@ -112,7 +112,7 @@ fn members() -> Vec<PathBuf> {
     members
 }
 
-/// The files that crates begin with, by their places in the workspace: of libraries, programs and test programs.
+/// The root files of libraries, programs and test programs, by their paths in the workspace.
 pub(crate) fn roots() -> Vec<String> {
     let mut roots = Vec::new();
     for (place, manifest) in manifests() {

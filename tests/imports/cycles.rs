@@ -1,4 +1,4 @@
-//! Cycles of imports between what lies side by side in a crate.
+//! Cycles of imports between files and folders that lie side by side in a crate.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -6,13 +6,13 @@ use crate::modules::{Crate, Module};
 
 /// Files and folders of one level that need each other.
 pub(crate) struct Cycle {
-    /// The module whose parts they are; empty for the crate itself.
+    /// The module that contains them; empty for the crate itself.
     pub(crate) within: String,
     pub(crate) members: Vec<String>,
     imports: Level,
 }
 
-/// An import: which file names what, and the file that this leads to.
+/// An import: the file that names a path, the path, and the file that it leads to.
 #[derive(Clone)]
 struct Import {
     from: String,
@@ -20,10 +20,10 @@ struct Import {
     to: String,
 }
 
-/// What each part of a module needs of the others: one import for each pair.
+/// The imports between the parts of a module: one for each pair.
 type Level = BTreeMap<String, BTreeMap<String, Import>>;
 
-/// How far a name is followed through re-exports, which may go in circles.
+/// How many re-exports a name is followed through: they may form a circle.
 const MOST_STEPS: usize = 8;
 
 /// All cycles of a crate.
@@ -45,7 +45,7 @@ pub(crate) fn find(modules: &Crate) -> Vec<Cycle> {
 }
 
 impl Cycle {
-    /// The shortest way from a member back to itself: a line for each import.
+    /// The shortest path from a member back to itself, with a line for each import.
     pub(crate) fn chain_through(&self, member: &str) -> String {
         let mut came_from: BTreeMap<&str, &str> = BTreeMap::new();
         let mut queue = VecDeque::from([member]);
@@ -85,7 +85,7 @@ fn reachable<'l>(imports: &'l Level, from: &str) -> BTreeSet<&'l String> {
     reached
 }
 
-/// What the parts of each module need of one another.
+/// The imports between the parts of each module.
 fn levels(modules: &Crate) -> BTreeMap<String, Level> {
     let mut levels: BTreeMap<String, Level> = BTreeMap::new();
     for (index, module) in modules.0.iter().enumerate() {
@@ -95,7 +95,7 @@ fn levels(modules: &Crate) -> BTreeMap<String, Level> {
             let target = &modules.0[target];
             let (from, to) = (&module.path, &target.path);
             let shared = from.iter().zip(to).take_while(|(a, b)| a == b).count();
-            // One within the other.
+            // One contains the other.
             let (Some(from), Some(to)) = (from.get(shared), to.get(shared)) else { continue };
             let level = levels.entry(module.path[..shared].join("::")).or_default();
             let import = Import { from: shown(modules, module), path: path.join("::"), to: shown(modules, target) };
@@ -111,7 +111,7 @@ fn shown(modules: &Crate, module: &Module) -> String {
     module.file.strip_prefix(folder).unwrap_or(&module.file).display().to_string()
 }
 
-/// The module that has what a path leads to; `None` for another crate's.
+/// The module that defines what a path names; `None` if another crate does.
 fn resolve(modules: &Crate, module: usize, path: &[String], steps: usize) -> Option<usize> {
     let steps = steps.checked_sub(1)?;
     let (first, mut rest) = path.split_first()?;
@@ -136,12 +136,12 @@ fn resolve(modules: &Crate, module: usize, path: &[String], steps: usize) -> Opt
     Some(at)
 }
 
-/// Follows a path from a module, down to the module that has what it names.
+/// Follows a path from a module down to the module that defines what it names.
 fn within(modules: &Crate, mut at: usize, mut rest: &[String], steps: usize) -> usize {
     while let Some((name, more)) = rest.split_first() {
         match modules.0[at].children.get(name) {
             Some(child) => (at, rest) = (*child, more),
-            // What a module passes on is another's.
+            // A name that a module re-exports belongs to another one.
             None => return brought(modules, at, name, more, steps).unwrap_or(at),
         }
     }

@@ -1,10 +1,10 @@
-//! The cycles that are there today. The list may only get shorter.
+//! The cycles that exist today. The list may only get shorter.
 
 /// Files and folders of one level that need each other.
 pub(crate) struct Known {
-    /// The file that a crate begins with.
+    /// The crate's root file.
     pub(crate) root: &'static str,
-    /// The module whose parts they are; empty for the crate itself.
+    /// The module that contains them; empty for the crate itself.
     pub(crate) within: &'static str,
     pub(crate) members: &'static [&'static str],
 }

@@ -1,10 +1,10 @@
 //! Imports run one way: no crate has a cycle between its files or folders, and crates depend on one another only in the
-//! direction that ARCHITECTURE.md gives. [`modules`] reads the sources, [`cycles`] looks for cycles, and [`known`] lists
-//! those that are left.
+//! direction that ARCHITECTURE.md gives. [`modules`] reads the sources, [`cycles`] looks for cycles, and [`known`]
+//! lists those that are left.
 //!
-//! Files that lie side by side must not need each other in a circle, and neither must folders: at each level, each folder
-//! counts as one together with the file of its name. A file and what lies in its folder are one part, and may use each
-//! other. Code under `#[cfg(test)]` does not count.
+//! Files that lie side by side must not import each other in a circle, and neither must folders. At each level, a file
+//! and the folder of its name count as one part, within which files may import each other. Code under `#[cfg(test)]`
+//! does not count.
 
 mod crates;
 mod cycles;
@@ -18,7 +18,7 @@ use cycles::Cycle;
 use modules::Crate;
 
 #[test]
-fn no_file_and_no_folder_needs_itself() {
+fn no_crate_has_a_cycle_of_imports() {
     let problems: Vec<String> = crates::roots()
         .iter()
         .flat_map(|root| {
@@ -57,7 +57,7 @@ fn judge(root: &str, found: &[Cycle], known: &[known::Known]) -> Vec<String> {
 }
 
 #[test]
-fn crates_depend_on_one_another_one_way() {
+fn crates_depend_only_on_those_that_they_may() {
     let problems = crates::misdirected(&crates::manifests());
     assert!(problems.is_empty(), "\n{}", problems.join("\n"));
 }

@@ -17,7 +17,7 @@ pub(crate) struct Module {
     pub(crate) children: BTreeMap<String, usize>,
     /// What `use` brings in.
     pub(crate) uses: Vec<Use>,
-    /// Paths that stand in its code.
+    /// Paths in its code, outside of `use`.
     pub(crate) paths: Vec<Vec<String>>,
 }
 
@@ -25,7 +25,7 @@ pub(crate) struct Module {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Use {
     pub(crate) path: Vec<String>,
-    /// The name that it has from then on; `*` for all that is there.
+    /// The name that it brings into scope; `*` for a glob.
     pub(crate) name: String,
 }
 
@@ -33,10 +33,10 @@ pub(crate) struct Use {
 pub(crate) struct Crate(pub(crate) Vec<Module>);
 
 impl Crate {
-    /// Reads the crate that begins with a file.
+    /// Reads the crate with this root file.
     ///
     /// # Panics
-    /// A file is not there, or is no Rust.
+    /// A file is missing, or is not Rust.
     pub(crate) fn read(root: &Path) -> Self {
         let folder = root.parent().expect("a file lies in a folder");
         let mut modules = Self(Vec::new());
@@ -44,7 +44,7 @@ impl Crate {
         modules
     }
 
-    /// `folder` is where the module's own modules lie.
+    /// `folder` contains the module's own modules.
     fn add_file(&mut self, path: Vec<String>, file: PathBuf, folder: &Path, parent: Option<usize>) -> usize {
         let text = fs::read_to_string(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
         let tokens: TokenStream = text.parse().unwrap_or_else(|e| panic!("{}: {e}", file.display()));
@@ -65,7 +65,7 @@ impl Crate {
         index
     }
 
-    /// Looks through the code of a module, whatever blocks it lies in.
+    /// Looks through the code of a module, blocks included.
     fn scan(&mut self, module: usize, folder: &Path, tokens: TokenStream) {
         let mut code = Code { tokens: tokens.into_iter().collect(), at: 0 };
         let (mut is_test, mut given_path) = (false, None);
@@ -78,7 +78,7 @@ impl Crate {
                         continue;
                     }
                 }
-                // Of an item: `pub(in a::b)` is not what it uses.
+                // The path in `pub(in a::b)` is not an import.
                 TokenTree::Ident(word) if word == "pub" => {
                     code.group(Delimiter::Parenthesis);
                     continue;
@@ -172,14 +172,14 @@ impl Code {
         are_there
     }
 
-    /// After a `#`: what stands in its brackets, without spaces.
+    /// After a `#`: the text in its brackets, without spaces.
     fn attribute(&mut self) -> Option<String> {
         self.at += usize::from(self.is_punct('!'));
         let text = self.group(Delimiter::Bracket)?.to_string();
         Some(text.split_whitespace().collect())
     }
 
-    /// `::name` of a path; generic arguments end it.
+    /// The next `::name` of a path. Generic arguments end the path.
     fn next_segment(&mut self) -> Option<String> {
         let before = self.at;
         let segment = if self.colons() { self.ident() } else { None };
@@ -189,7 +189,7 @@ impl Code {
         segment
     }
 
-    /// To the end of an item, or of a field, whose first token was taken.
+    /// Skips to the end of an item or a field whose first token was taken.
     fn skip_item(&mut self) {
         while let Some(token) = self.next() {
             match token {
@@ -220,7 +220,7 @@ impl Code {
                 self.at += 1;
                 return uses.push(Use { path, name: "*".to_owned() });
             }
-            // Whatever this is, it is no import that is known here: on to the next token.
+            // Not an import that is known here: continue with the next token.
             let Some(word) = self.ident() else { return self.at += 1 };
             path.push(word);
             if self.colons() {
@@ -240,12 +240,12 @@ impl Code {
     }
 }
 
-/// Whether an attribute keeps its item out of all but tests.
+/// Whether an attribute limits its item to tests.
 fn is_for_tests(attribute: &str) -> bool {
     attribute == "cfg(test)" || attribute.starts_with("cfg(all(test,")
 }
 
-/// `x/y.rs` of `path = "x/y.rs"`.
+/// The `x/y.rs` in `path = "x/y.rs"`.
 fn path_attribute(attribute: &str) -> Option<String> {
     Some(attribute.strip_prefix("path=\"")?.strip_suffix('"')?.to_owned())
 }

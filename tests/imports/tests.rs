@@ -23,14 +23,14 @@ fn cycles_of(files: &[(&str, &str)]) -> Vec<Cycle> {
     cycles::find(&Crate::read(&dir.path().join("lib.rs")))
 }
 
-/// Of each cycle where it is, its members, and the chain through the first.
+/// For each cycle: its module, its members, and the chain through the first member.
 fn found(files: &[(&str, &str)]) -> Vec<(String, Vec<String>, String)> {
     let told = |cycle: &Cycle| (cycle.within.clone(), cycle.members.clone(), cycle.chain_through(&cycle.members[0]));
     cycles_of(files).iter().map(told).collect()
 }
 
 #[test]
-fn files_that_need_each_other_are_told_as_a_chain() {
+fn a_cycle_of_files_is_reported_as_a_chain() {
     let files = [
         ("lib.rs", "mod a; mod b; mod c; mod d;"),
         ("a.rs", "use crate::{b::{B as Other, self}, d};"),
@@ -45,7 +45,7 @@ fn files_that_need_each_other_are_told_as_a_chain() {
 }
 
 #[test]
-fn folders_that_need_each_other_are_found_through_whichever_of_their_files() {
+fn a_cycle_of_folders_is_found_through_any_of_their_files() {
     let files = [
         ("lib.rs", "mod one; mod two;"),
         ("one.rs", "mod a; mod b;"),
@@ -59,11 +59,11 @@ fn folders_that_need_each_other_are_found_through_whichever_of_their_files() {
 }
 
 #[test]
-fn a_file_and_its_folder_are_one() {
+fn a_file_and_its_folder_count_as_one() {
     let files = [
         ("lib.rs", "mod a;"),
         ("a.rs", "mod x; mod y; use x::X; pub use y::Y;"),
-        // What the parent passes on is another's: this needs `y`, which needs `x`.
+        // `super::Y` is a re-export of `y`, so `x` imports `y`, which imports `x`.
         ("a/x.rs", "use super::Y; use super::Own;"),
         ("a/y.rs", "use super::x::X;"),
     ];
@@ -74,7 +74,7 @@ fn a_file_and_its_folder_are_one() {
 }
 
 #[test]
-fn names_that_came_by_a_star_or_an_alias_are_followed() {
+fn names_from_globs_and_aliases_are_followed() {
     let by = |uses: &str| {
         let a = format!("{uses} fn f() {{ b::g() }}");
         found(&[("lib.rs", "mod a; mod b;"), ("a.rs", a.as_str()), ("b.rs", "use crate::a;")]).len()
@@ -83,7 +83,7 @@ fn names_that_came_by_a_star_or_an_alias_are_followed() {
 }
 
 #[test]
-fn tests_do_not_count() {
+fn test_code_does_not_count() {
     let b = "use crate::a;";
     for a in [
         "#[cfg(test)] use crate::b;",
@@ -93,7 +93,7 @@ fn tests_do_not_count() {
     ] {
         let files = [("lib.rs", "mod a; mod b;"), ("a.rs", a), ("b.rs", b), ("a/tests.rs", "use crate::b;")];
         assert_eq!(found(&files), [], "{a}");
-        // What comes after counts.
+        // Code after it counts.
         let after = format!("{a} fn g() {{ crate::b::g() }}");
         assert_eq!(found(&[files[0], ("a.rs", &after), files[2], files[3]]).len(), 1, "{after}");
     }
@@ -120,7 +120,7 @@ fn the_list_of_known_cycles_may_only_get_shorter() {
 }
 
 #[test]
-fn a_crate_that_depends_the_wrong_way_is_named() {
+fn a_crate_with_a_forbidden_dependency_is_reported() {
     let of = |text: &str| {
         let manifests = BTreeMap::from([(PathBuf::from("x/Cargo.toml"), Manifest::read(text))]);
         misdirected(&manifests)

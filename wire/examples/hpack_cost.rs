@@ -1,4 +1,5 @@
-//! What header compression costs a relay, in nanoseconds: `cargo run --release -p weft-wire --example hpack_cost`.
+//! The time that header compression takes in a relay, in nanoseconds: `cargo run --release -p weft-wire --example
+//! hpack_cost`.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -14,7 +15,7 @@ fn list(fields: &[(&str, &str)]) -> Headers {
     headers
 }
 
-/// The shortest of many runs, since what else the machine does only adds to it.
+/// The shortest of many runs, since other load on the machine only adds to the time.
 fn best(mut work: impl FnMut()) -> f64 {
     const ROUNDS: u32 = 100;
     let run = |work: &mut dyn FnMut()| {
@@ -26,7 +27,7 @@ fn best(mut work: impl FnMut()) -> f64 {
     shortest.as_nanos() as f64 / f64::from(ROUNDS)
 }
 
-/// A list that a peer sends again and again, and that is sent on.
+/// Measures a list that a peer sends repeatedly, and that is forwarded.
 fn relay(name: &str, sent: &Headers) {
     let (mut client, mut server, mut upstream) = (Encoder::new(4096), Decoder::new(4096), Encoder::new(4096));
     let (mut block, mut out, mut headers) = (Vec::new(), Vec::new(), Headers::new());
@@ -50,13 +51,14 @@ fn relay(name: &str, sent: &Headers) {
         own.encode(black_box(sent), &mut out);
     });
     println!(
-        "{name}: {} fields in {} bytes: decode {decode:.0} ns, encode {encode:.0} ns, of fields of our own {encode_own:.0} ns",
+        "{name}: {} fields in {} bytes: decode {decode:.0} ns, encode {encode:.0} ns, encode own fields {encode_own:.0} ns",
         sent.len(),
         block.len(),
     );
 }
 
-/// A deadline and a `traceparent` as new fields, as most clients send them: Huffman code, to be put into the table.
+/// A deadline and a `traceparent` as most clients send them when they are new: in Huffman code, with incremental
+/// indexing.
 const NEW_FIELDS: &str = "40899acac8b24d494f6a7f8469f7dea740884d83216b1d85a93fa700166a395f14acb6ebb1b2d483706c90af89f9005015a7597160025\
     038e8c608c6f8051bab003f";
 
@@ -88,6 +90,6 @@ fn main() {
     traced.push(("grpc-timeout", "4998m"));
     traced.push(("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"));
     relay("request, deadline and trace", &list(&traced));
-    relay("answer", &list(&[(":status", "200"), ("content-type", "application/grpc")]));
+    relay("response", &list(&[(":status", "200"), ("content-type", "application/grpc")]));
     relay("trailers", &list(&[("grpc-status", "0"), ("grpc-message", "")]));
 }

@@ -1,10 +1,10 @@
-//! One side of an HTTP/2 connection.
+//! One endpoint of an HTTP/2 connection.
 //!
-//! A frame's way in: [`receive`](Connection::receive) takes it off the input (`receive.rs`) and gives it to what knows
-//! its type: DATA (`data.rs`), header blocks (`heads.rs`, which checks them with `message.rs`), SETTINGS
-//! (`settings.rs`), GOAWAY and what ends a connection (`shutdown.rs`), and the rest at the end of `receive.rs`. What may
-//! come only so often is counted in `flood.rs`. The way out is `send.rs`: into the output, or into the stream's queue when
-//! a window is closed or the output is full; cancels may wait for the server (`cancel.rs`).
+//! Receiving: [`receive`](Connection::receive) takes a frame off the input (`receive.rs`) and passes it on by its type:
+//! DATA (`data.rs`), field blocks (`heads.rs`, which checks them with `message.rs`), SETTINGS (`settings.rs`), GOAWAY
+//! and the end of the connection (`shutdown.rs`); `receive.rs` handles the rest itself. `flood.rs` counts frames that
+//! are limited by a rate. Sending is in `send.rs`: frames go into the output; DATA goes into the stream's queue when a
+//! window is closed or the output is full. Cancels may wait for the server (`cancel.rs`).
 
 mod cancel;
 mod data;
@@ -45,17 +45,18 @@ use settings::Peer;
 use shutdown::{Ending, Timers};
 use spare::SpareLists;
 
-/// The size with which HPACK tables begin (RFC 9113 section 6.5.2).
+/// The initial size of the HPACK dynamic tables (RFC 9113 section 6.5.2).
 const INITIAL_TABLE_BYTES: u32 = 4096;
 
-/// Buffers that a busy connection may keep from one [`trim`](Connection::trim) to the next. A connection with a few calls has
-/// less, so that nothing is done for it.
+/// [`trim`](Connection::trim) lets a busy connection keep this much in buffers. A connection with a few calls has less,
+/// so `trim` does nothing for it.
 const KEPT_WHILE_BUSY_BYTES: usize = 64 << 10;
 
-/// One side of an HTTP/2 connection, without its transport. `T` is what the user attaches to a stream.
+/// One endpoint of an HTTP/2 connection, without its transport. `T` is the value that the user attaches to a stream.
 ///
-/// All that is sent goes into one output, which the driver writes when it has nothing more to read. After an error, or
-/// [`close`](Connection::close), all methods do nothing; what was attached to streams is left for `take_all`.
+/// Everything that is sent goes into one output, which the driver writes when it has nothing more to read. After an
+/// error, or [`close`](Connection::close), all methods do nothing; the values that were attached to streams stay for
+/// `take_all`.
 pub struct Connection<T> {
     limits: Arc<Limits>,
     is_server: bool,
@@ -63,45 +64,45 @@ pub struct Connection<T> {
     streams: Streams<T>,
     closed: ClosedStreams,
     queues: Queues,
-    /// Slots of streams with something queued and an open window of their own: the connection's window or the output's
-    /// high water stops them. Each sends one frame in turn.
+    /// Slots of streams that have queued data and whose own window is open: only the connection's window or the limit
+    /// on unsent output stops them. They send one frame each, in turn.
     ready: VecDeque<u32>,
     notices: VecDeque<Notice<T>>,
     decoder: Decoder,
     encoder: Encoder,
     spare: SpareLists,
     send_window: Window,
-    /// The largest that it has been, and when the peer has last opened it.
+    /// The largest that the send window has been, and when the peer last increased it.
     send_window_most: usize,
     send_window_opened: Instant,
     receive_window: Window,
-    /// The window of new streams: what the peer knows of our SETTINGS.
+    /// The receive window of new streams, as far as the peer has acknowledged our SETTINGS.
     stream_window: i32,
-    /// DATA that the user has, or will have once its frame is whole, and has not released.
+    /// Bytes of DATA that the user has not released, including the rest of a frame that is still being received.
     held_bytes: usize,
     peer: Peer,
-    /// What is missing of the client's preface.
+    /// How many bytes of the client's preface are still to come.
     preface_left: usize,
     /// The DATA frame that is being received.
     partial: Partial,
-    /// The header block that is being received.
+    /// The field block that is being received.
     block: Block,
     /// The highest stream that the peer has opened.
     last_peer_stream: u32,
     /// The next stream that we open.
     next_stream: u32,
-    /// Our own cancels, where the server has to be spared.
+    /// Our own cancels, when they have to wait for the server.
     cancels: Cancels,
     ending: Ending,
     timers: Timers,
     rates: Rates,
     heads_too_large: u64,
-    /// What was attached to streams when the connection ended.
+    /// The values that were attached to streams when the connection ended.
     orphans: Vec<T>,
 }
 
 impl<T: Clone> Connection<T> {
-    /// A client's side. The preface and SETTINGS are in the output at once.
+    /// The client's endpoint. The preface and SETTINGS are in the output at once.
     pub fn client(limits: &Arc<Limits>, now: Instant) -> Connection<T> {
         let mut connection = Connection::new(limits, false, now);
         connection.output.bytes.extend_from_slice(PREFACE);
@@ -109,7 +110,7 @@ impl<T: Clone> Connection<T> {
         connection
     }
 
-    /// A server's side, which expects the client's preface first. SETTINGS are in the output at once.
+    /// The server's endpoint, which expects the client's preface first. SETTINGS are in the output at once.
     pub fn server(limits: &Arc<Limits>, now: Instant) -> Connection<T> {
         let mut connection = Connection::new(limits, true, now);
         connection.preface_left = PREFACE.len();
@@ -151,20 +152,20 @@ impl<T: Clone> Connection<T> {
         }
     }
 
-    /// How many heads and trailers of the peer were refused because of their size.
+    /// How many of the peer's header and trailer sections were refused because of their size.
     #[inline]
     pub fn heads_too_large(&self) -> u64 {
         self.heads_too_large
     }
 
-    /// What happened besides the events. To be drained after `receive`, `wrote` and `on_timeout`.
+    /// The next notice. Drain them after `receive`, `wrote` and `on_timeout`.
     #[inline]
     pub fn next_notice(&mut self) -> Option<Notice<T>> {
         self.notices.pop_front()
     }
 
-    /// Attaches what the stream's further events are about, in answer to [`Event::Request`]. A stream that has nothing
-    /// attached discards its DATA and makes no events.
+    /// Attaches the value that the stream's further events carry. To be called for each [`Event::Request`]: a stream
+    /// without a value discards its DATA and makes no events.
     #[inline]
     pub fn attach(&mut self, stream: StreamId, call: T) {
         if let Some(slot) = self.streams.slot(stream) {
@@ -172,20 +173,21 @@ impl<T: Clone> Connection<T> {
         }
     }
 
-    /// Makes the stream silent. It lives on until it has ended: what is queued is still sent, what comes is discarded.
+    /// Detaches the value, so that the stream makes no more events. The stream goes on until it has ended: queued data
+    /// is still sent, and received data is discarded.
     pub fn detach(&mut self, stream: StreamId) {
         if let Some(slot) = self.streams.slot(stream) {
             self.streams.at(slot).call = None;
         }
     }
 
-    /// What waits to be written.
+    /// The bytes that wait to be written.
     #[inline]
     pub fn output(&self) -> &[u8] {
         self.output.unsent()
     }
 
-    /// So much of the output was written. Queued data may take its place.
+    /// Reports that this many bytes of the output were written. Queued data may take their place.
     #[inline]
     pub fn wrote(&mut self, bytes: usize) {
         self.output.wrote(bytes);
@@ -194,29 +196,29 @@ impl<T: Clone> Connection<T> {
         }
     }
 
-    /// Whether the output is over its high water: the driver should write before it reads on.
+    /// Whether the unsent output has reached its limit: the driver should write before it reads on.
     #[inline]
     pub fn is_congested(&self) -> bool {
         self.output.len() >= self.limits.output_bytes
     }
 
-    /// Whether a header block has begun and not ended.
+    /// Whether a field block has started and not ended.
     #[inline]
     pub fn is_block_open(&self) -> bool {
         self.block.is_open()
     }
 
-    /// Whether less than half of the peer's window for the whole connection is open, and since when the peer has opened none of
-    /// it. Then it does not read all that it was sent, and DATA of other streams may wait for that: many servers give the
-    /// window back in halves.
+    /// When less than half of the peer's window for the connection is open: the time since which the peer has not
+    /// increased it. The peer then does not read everything that it was sent, and DATA of other streams may have to
+    /// wait. Half, because many servers return the window in halves.
     #[inline]
     pub fn low_window_since(&self) -> Option<Instant> {
         (2 * self.send_window.open() < self.send_window_most).then_some(self.send_window_opened)
     }
 
-    /// Whether the driver should read no more for now: the peer does not read what it is sent. For a client only the
-    /// answers count that the peer has provoked, as it sends nothing else that the peer's windows do not bound; and if
-    /// both ends stopped reading, neither would ever go on.
+    /// Whether the driver should read no more for now, because the peer does not read what it is sent. On a client,
+    /// only replies that the peer provoked count: the peer's windows bound the rest of its output, and if both
+    /// endpoints stopped reading, neither would ever go on.
     #[inline]
     pub fn is_read_held(&self) -> bool {
         self.output.provoked() > self.limits.control_output_bytes || (self.is_server && self.is_congested())
@@ -228,38 +230,38 @@ impl<T: Clone> Connection<T> {
         self.streams.len()
     }
 
-    /// How many streams the peer lets us have open (SETTINGS_MAX_CONCURRENT_STREAMS).
+    /// How many streams the peer allows us to have open (SETTINGS_MAX_CONCURRENT_STREAMS).
     #[inline]
     pub fn peer_stream_limit(&self) -> usize {
         self.peer.streams as usize
     }
 
-    /// The longest header list that the peer takes (SETTINGS_MAX_HEADER_LIST_SIZE), as [`Headers::list_bytes`] counts it.
-    /// Nothing is held back for it: what becomes of a longer one is the user's to say.
+    /// The largest header list that the peer accepts (SETTINGS_MAX_HEADER_LIST_SIZE), as [`Headers::list_bytes`] counts
+    /// it. Larger ones are sent all the same: the user decides what to do with them.
     #[inline]
     pub fn peer_header_list_bytes(&self) -> u32 {
         self.peer.header_list_bytes
     }
 
-    /// Whether the peer's first SETTINGS have come.
+    /// Whether the peer's first SETTINGS were received.
     #[inline]
     pub fn has_settings(&self) -> bool {
         self.peer.has_settings
     }
 
-    /// Whether the server takes RFC 8441's extended CONNECT.
+    /// Whether the server accepts RFC 8441's extended CONNECT.
     pub fn is_connect_protocol_enabled(&self) -> bool {
         self.peer.is_connect_protocol_enabled
     }
 
-    /// Takes back a header list of an event, for the next one.
+    /// Takes back the header list of an event, to reuse it.
     #[inline]
     pub fn recycle(&mut self, headers: Headers) {
         self.spare.give(headers);
     }
 
-    /// Gives back the buffers that are not in use. For connections on which nothing has moved for a while; they may have
-    /// open streams.
+    /// Frees the buffers that are not in use. For connections that have been idle for a while; they may have open
+    /// streams.
     pub fn shrink(&mut self) {
         self.output.shrink();
         self.spare.clear();
@@ -272,7 +274,7 @@ impl<T: Clone> Connection<T> {
         }
     }
 
-    /// Gives back the buffers that are not in use if they are many. To be called now and then on connections that are busy.
+    /// Frees the buffers that are not in use if they are large in total. To be called now and then on busy connections.
     pub fn trim(&mut self) {
         let kept = self.output.bytes.capacity() + self.spare.bytes() + self.queues.kept_bytes();
         if kept > KEPT_WHILE_BUSY_BYTES {
@@ -282,7 +284,7 @@ impl<T: Clone> Connection<T> {
         }
     }
 
-    /// Gives back the queues that are not in use. The others get new places.
+    /// Frees the queues that are not in use. The others get new indices.
     fn shrink_queues(&mut self) {
         if self.queues.has_free() {
             let mut rest = Queues::default();
@@ -293,13 +295,14 @@ impl<T: Clone> Connection<T> {
         }
     }
 
-    /// The transport has ended: what was attached to streams that still ran. Nothing follows.
+    /// To be called when the transport has ended: returns the values that were attached to open streams. The connection
+    /// makes no more events.
     pub fn take_all(&mut self) -> Vec<T> {
         self.abandon();
         std::mem::take(&mut self.orphans)
     }
 
-    /// Forgets all streams but what was attached to them.
+    /// Drops all streams, and keeps the values that were attached to them.
     fn abandon(&mut self) {
         self.ending.is_closed = true;
         self.orphans.extend(self.streams.iter_mut().filter_map(|(_, stream)| stream.call.take()));
@@ -308,8 +311,8 @@ impl<T: Clone> Connection<T> {
         self.ready.clear();
     }
 
-    /// Ends the peer's half of a stream, and returns what is attached: the event that this makes is the last when our
-    /// half has ended, too.
+    /// Ends the peer's half of a stream, and returns the attached value for the event. If our half has ended, too, the
+    /// stream is removed, and this event is its last.
     #[inline]
     fn end_receive(&mut self, slot: usize) -> Option<T> {
         let stream = self.streams.at(slot);
@@ -328,7 +331,7 @@ impl<T: Clone> Connection<T> {
         }
     }
 
-    /// Removes a stream, with what it has queued.
+    /// Removes a stream and its queued data.
     #[inline]
     fn remove(&mut self, slot: usize, how: Closed) -> Option<T> {
         let stream = self.streams.at(slot);
@@ -340,7 +343,7 @@ impl<T: Clone> Connection<T> {
         self.streams.remove(slot)
     }
 
-    /// Drops what a stream has queued.
+    /// Drops a stream's queued data.
     #[cold]
     fn drop_queue(&mut self, slot: usize) {
         let stream = self.streams.at(slot);

@@ -1,25 +1,25 @@
-//! Windows of flow control (RFC 9113 section 5.2), and data that waits for one.
+//! Flow-control windows (RFC 9113 section 5.2), and data that waits for them.
 
 use crate::headers::Headers;
 
-/// What every window is at the start of a connection.
+/// The size of every window at the start of a connection.
 pub(crate) const INITIAL_WINDOW: i32 = 65_535;
 
 /// The largest window.
 pub(crate) const MAX_WINDOW: u32 = (1 << 31) - 1;
 
-/// Queues that have a buffer above this give it back once they are empty.
+/// A queue with a larger buffer than this frees it once it is empty.
 const KEPT_QUEUE_BYTES: usize = 64 << 10;
 
-/// The buffers that all empty queues of a connection keep together. No budget counts them, and a program may have many
-/// thousands of connections.
+/// How many bytes of buffers the empty queues of a connection keep together. No budget counts them, and a program may
+/// have many thousands of connections.
 const KEPT_QUEUES_BYTES: usize = 128 << 10;
 
-/// The buffer of a queue with little in it may be this large. A larger one is at most a few times as large as what waits:
-/// what waits is what a budget counts.
+/// A queue's buffer may always be this large. A larger one is at most 8 times as large as the data in it, because
+/// budgets count only the data.
 const SMALL_QUEUE_BYTES: usize = 4 << 10;
 
-/// How much may still be sent one way. Negative after SETTINGS have made it smaller.
+/// How many bytes may still be sent in one direction. Negative after SETTINGS have made it smaller (section 6.9.2).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Window(i32);
 
@@ -28,7 +28,7 @@ impl Window {
         Window(bytes)
     }
 
-    /// What may be sent now.
+    /// How many bytes may be sent now.
     #[inline]
     pub(crate) fn open(self) -> usize {
         self.0.max(0) as usize
@@ -39,7 +39,7 @@ impl Window {
         self.0
     }
 
-    /// Uses some of it. `false`, and unchanged, when there is not as much.
+    /// Uses up this many bytes. `false`, and unchanged, when it has fewer.
     #[inline]
     pub(crate) fn take(&mut self, bytes: usize) -> bool {
         let is_enough = bytes <= self.open();
@@ -49,7 +49,7 @@ impl Window {
         is_enough
     }
 
-    /// Moves it by so much. `false`, and unchanged, when it would leave what a window may be.
+    /// Changes it by this many bytes. `false`, and unchanged, when it would leave the range of a window.
     #[inline]
     pub(crate) fn add(&mut self, bytes: i64) -> bool {
         match i32::try_from(i64::from(self.0) + bytes) {
@@ -62,14 +62,14 @@ impl Window {
     }
 }
 
-/// What a stream still has to send.
+/// Data that a stream still has to send.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
     bytes: Vec<u8>,
     start: usize,
-    /// The stream ends after it.
+    /// The stream ends after this data.
     pub(crate) is_end: bool,
-    /// What the stream ends with, after the bytes.
+    /// The trailers to send after the data.
     pub(crate) trailers: Option<Headers>,
 }
 
@@ -78,7 +78,7 @@ impl Queue {
         self.bytes.len() - self.start
     }
 
-    /// The bytes that are next.
+    /// The next bytes to send.
     pub(crate) fn front(&self, bytes: usize) -> &[u8] {
         &self.bytes[self.start..self.start + bytes]
     }
@@ -93,7 +93,7 @@ impl Queue {
         }
     }
 
-    /// Gives most of the buffer back: much has waited, and little is left of it.
+    /// Frees most of the buffer: it held much more data than is left.
     #[cold]
     fn give_back(&mut self) {
         self.bytes.drain(..self.start);
@@ -110,12 +110,12 @@ impl Queue {
     }
 }
 
-/// The queues of all streams that have one. They are used again, so that waiting allocates nothing either.
+/// The queues of all streams that have one. They are reused, so that queueing data does not allocate either.
 #[derive(Debug, Default)]
 pub(crate) struct Queues {
     entries: Vec<Queue>,
     free: Vec<u32>,
-    /// The buffers of those that are free.
+    /// The size of the free queues' buffers.
     kept_bytes: usize,
 }
 
@@ -126,7 +126,7 @@ impl Queues {
         at
     }
 
-    /// Adds a queue with what is in it.
+    /// Adds a queue with its content.
     pub(crate) fn put(&mut self, queue: Queue) -> u32 {
         self.entries.push(queue);
         self.entries.len() as u32 - 1
@@ -137,7 +137,7 @@ impl Queues {
         &mut self.entries[at as usize]
     }
 
-    /// Empties a queue, and returns the trailers that were in it.
+    /// Empties a queue and frees its place; returns its trailers.
     pub(crate) fn remove(&mut self, at: u32) -> Option<Headers> {
         let queue = &mut self.entries[at as usize];
         queue.bytes.clear();
@@ -157,7 +157,7 @@ impl Queues {
         self.entries.iter().map(|queue| queue.bytes.capacity()).sum()
     }
 
-    /// Whether none is in use.
+    /// Whether no queue is in use.
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
         self.free.len() == self.entries.len()
@@ -167,12 +167,12 @@ impl Queues {
         *self = Queues::default();
     }
 
-    /// Whether some are not in use.
+    /// Whether some queues are not in use.
     pub(crate) fn has_free(&self) -> bool {
         !self.free.is_empty()
     }
 
-    /// The memory of those that are not in use.
+    /// The memory of the queues that are not in use.
     pub(crate) fn kept_bytes(&self) -> usize {
         self.kept_bytes
     }
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn empty_queues_keep_little_in_all() {
+    fn the_memory_that_empty_queues_keep_is_bounded() {
         let mut queues = Queues::default();
         for _ in 0..3 {
             let all: Vec<u32> = (0..1000).map(|_| queues.add()).collect();
@@ -226,14 +226,14 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_of_which_little_is_left_is_not_large() {
+    fn a_queue_with_little_data_left_frees_its_buffer() {
         let mut queue = Queue::default();
         queue.push(&[0; 256 << 10]);
         let mut moves = 0;
         while queue.len() > 1 {
             let before = queue.bytes.capacity();
             queue.advance((queue.len() / 2).min(16 << 10));
-            assert!(queue.bytes.capacity() <= (8 * queue.len()).max(SMALL_QUEUE_BYTES), "{} wait", queue.len());
+            assert!(queue.bytes.capacity() <= (8 * queue.len()).max(SMALL_QUEUE_BYTES), "{} bytes wait", queue.len());
             moves += usize::from(queue.bytes.capacity() != before);
         }
         assert!(moves < 6, "{moves} copies");

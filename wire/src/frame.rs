@@ -1,18 +1,18 @@
-//! Frames: what is on the wire (RFC 9113 sections 4 and 6).
+//! The format of frames (RFC 9113 sections 4 and 6).
 
-/// What a client sends first (section 3.4).
+/// The client's connection preface (section 3.4).
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// The bytes in front of each frame's payload.
+/// The length of a frame header.
 pub(crate) const HEAD_BYTES: usize = 9;
 
-/// What SETTINGS_MAX_FRAME_SIZE may be.
+/// The values that SETTINGS_MAX_FRAME_SIZE may have.
 pub(crate) const FRAME_BYTES: std::ops::RangeInclusive<u32> = 16_384..=16_777_215;
 
 /// The highest stream identifier.
 pub(crate) const MAX_STREAM: u32 = (1 << 31) - 1;
 
-/// Types of frames.
+/// Frame types.
 pub(crate) mod kind {
     pub(crate) const DATA: u8 = 0;
     pub(crate) const HEADERS: u8 = 1;
@@ -26,7 +26,7 @@ pub(crate) mod kind {
     pub(crate) const CONTINUATION: u8 = 9;
 }
 
-/// Flags of frames. Flags of other types share the bits: ACK is END_STREAM's.
+/// Frame flags. Different frame types use the same bit for different flags, such as ACK and END_STREAM.
 pub(crate) mod flag {
     pub(crate) const ACK: u8 = 0x1;
     pub(crate) const END_STREAM: u8 = 0x1;
@@ -35,7 +35,7 @@ pub(crate) mod flag {
     pub(crate) const PRIORITY: u8 = 0x20;
 }
 
-/// Parameters of SETTINGS (section 6.5.2, RFC 8441 section 3).
+/// Identifiers of settings (section 6.5.2, RFC 8441 section 3).
 pub(crate) mod setting {
     pub(crate) const HEADER_TABLE_SIZE: u16 = 1;
     pub(crate) const ENABLE_PUSH: u16 = 2;
@@ -46,7 +46,7 @@ pub(crate) mod setting {
     pub(crate) const ENABLE_CONNECT_PROTOCOL: u16 = 8;
 }
 
-/// What stands in front of a frame's payload.
+/// A frame header (section 4.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Head {
     pub(crate) length: usize,
@@ -56,7 +56,7 @@ pub(crate) struct Head {
 }
 
 impl Head {
-    /// The head that `bytes` begin with; `None` when they are too few.
+    /// The frame header at the start of `bytes`; `None` when they are too few.
     #[inline]
     pub(crate) fn parse(bytes: &[u8]) -> Option<Head> {
         let head: &[u8; HEAD_BYTES] = bytes.first_chunk()?;
@@ -85,19 +85,19 @@ impl Head {
     }
 }
 
-/// The number that a payload begins with. The caller has checked that there are four bytes.
+/// The 32-bit number at the start of a payload. The caller has checked that there are four bytes.
 #[inline]
 pub(crate) fn number(payload: &[u8]) -> u32 {
     payload.first_chunk().map_or(0, |bytes| u32::from_be_bytes(*bytes))
 }
 
-/// Appends one parameter of SETTINGS.
+/// Appends one setting.
 pub(crate) fn write_setting(name: u16, value: u32, out: &mut Vec<u8>) {
     out.extend_from_slice(&name.to_be_bytes());
     out.extend_from_slice(&value.to_be_bytes());
 }
 
-/// The parameters in a payload of SETTINGS.
+/// The settings in the payload of a SETTINGS frame.
 pub(crate) fn settings(payload: &[u8]) -> impl Iterator<Item = (u16, u32)> {
     payload.chunks_exact(6).map(|bytes| (u16::from_be_bytes([bytes[0], bytes[1]]), number(&bytes[2..])))
 }

@@ -1,7 +1,7 @@
-//! A header block's fields, as one flat list.
+//! The fields of a field block, as one flat list.
 //!
-//! A relay reads a handful of fields and passes all of them on, so there is no map: a field is a record of fixed size, names that
-//! are known are numbers without text, and everything else lies in one buffer. A list that is used again allocates nothing.
+//! A relay reads a handful of fields and passes all of them on, so there is no map: a field is a record of fixed size,
+//! known names are small numbers, and all other text is in one buffer. A reused list allocates nothing.
 
 use std::fmt;
 
@@ -12,22 +12,24 @@ mod tests;
 pub use name::Name;
 use name::{Id, LAST_PSEUDO, OTHER, TEXTS};
 
-/// What RFC 9113, section 6.5.2 and RFC 7541, section 4.1 add to the size of each field.
+/// The overhead that RFC 9113, section 6.5.2 and RFC 7541, section 4.1 add to the size of each field.
 pub(crate) const FIELD_OVERHEAD: usize = 32;
 
-/// Buffers that [`Headers::shrink`] leaves.
+/// The buffer sizes that [`Headers::shrink`] keeps.
 const KEPT_TEXT_BYTES: usize = 1024;
 const KEPT_FIELDS: usize = 32;
 
-/// One header block: a flat list in one reusable buffer. Pseudo-headers are in it and are found without a search.
+/// A header list: a flat list of fields in one reusable buffer. It includes the pseudo-headers, which are found without
+/// a search.
 ///
-/// In front of the fields come the pseudo-headers: those that are set after fields are put there. Names are in lower case.
+/// The pseudo-headers come first: one that is set after other fields is moved in front of them. Names are in lower
+/// case.
 #[derive(Clone, Default)]
 pub struct Headers {
-    /// Names that are not known, each with its value after it, and the values of the others.
+    /// The values. A name that is not a known one is in front of its value.
     text: Vec<u8>,
     fields: Vec<Field>,
-    /// Where the first pseudo-header of each name is in `fields`, plus one; 0 when there is none.
+    /// For each pseudo-header: the index of the first such field in `fields`, plus one; 0 when there is none.
     pseudo: [u32; LAST_PSEUDO as usize],
     /// A bit for each name that is (or was) in the list, by [`bit`]: most look-ups are of names that are not there.
     present: u64,
@@ -48,7 +50,7 @@ pub(crate) struct Field {
     is_removed: bool,
 }
 
-/// What there is to say of a field that is added, but for its text.
+/// The description of a field to add, except its text.
 pub(crate) struct Record {
     pub(crate) id: Id,
     pub(crate) is_sensitive: bool,
@@ -59,25 +61,25 @@ pub(crate) struct Record {
     pub(crate) origin: Origin,
 }
 
-/// What decoding a field has shown, and encoding it again can use.
+/// What the decoder found out about a field, for the encoder that sends it on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Origin {
     /// The hash of name and value; 0 when it is not known.
     pub(crate) hash: u32,
-    /// The index in the static table of the field as a whole; 0 when it is not there or that is not known.
+    /// The index of the whole field in the static table; 0 when it is not there, or not known.
     pub(crate) static_index: u8,
-    /// It came as an index into the dynamic table, so its sender repeats it.
+    /// It was received as an index into the dynamic table, so its sender repeats it.
     pub(crate) is_repeated: bool,
 }
 
-/// A field of a list that is not a pseudo-header.
+/// A field that is not a pseudo-header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FieldRef<'a> {
     /// The name, in lower case.
     pub name: &'a [u8],
     /// The value.
     pub value: &'a [u8],
-    /// It must never be put into a compression table (RFC 7541, section 7.1.3).
+    /// It is sent as a never-indexed literal, and must be so on every hop (RFC 7541, section 7.1.3).
     pub is_sensitive: bool,
 }
 
@@ -164,7 +166,7 @@ impl Headers {
         self.all(name).next()
     }
 
-    /// The value of the only field of this name: nothing when there is none or more than one.
+    /// The value of the only field of this name; `None` when there is none or more than one.
     pub fn get_single(&self, name: Name) -> Option<&[u8]> {
         let mut all = self.all(name);
         all.next().filter(|_| all.next().is_none())
@@ -209,19 +211,19 @@ impl Headers {
         self.text.extend_from_slice(value);
     }
 
-    /// Adds a field; a pseudo-header is put in front of those that are none.
+    /// Adds a field; a pseudo-header is put in front of the other fields.
     pub fn append(&mut self, name: Name, value: &[u8]) {
         let text = if name.id() == OTHER { name.as_str().as_bytes() } else { &[] };
         self.add(name.id(), text, value, false);
     }
 
-    /// Adds a field by the text of its name, which is in lower case.
+    /// Adds a field by the text of its name, which must be in lower case.
     pub fn append_bytes(&mut self, name: &[u8], value: &[u8]) {
         let id = name::find(name);
         self.add(id, if id == OTHER { name } else { &[] }, value, false);
     }
 
-    /// Adds a field that is never put into a compression table, here or further on (RFC 7541, section 7.1.3).
+    /// Adds a field that is never put into a dynamic table, here or on a later hop (RFC 7541, section 7.1.3).
     pub fn append_sensitive(&mut self, name: &[u8], value: &[u8]) {
         let id = name::find(name);
         self.add(id, if id == OTHER { name } else { &[] }, value, true);
@@ -236,7 +238,7 @@ impl Headers {
         self.push(start, Record { id, is_sensitive, name_len: length(name.len()), bytes, origin: Origin::default() });
     }
 
-    /// Adds a field; `text` is its name, when that is not known, and its value behind it.
+    /// Adds a field. `text` is its value, preceded by its name if that is not a known one.
     #[inline(always)]
     pub(crate) fn add_decoded(&mut self, text: &[u8], record: Record) {
         let start = self.text.len();
@@ -244,7 +246,7 @@ impl Headers {
         self.push(start, record);
     }
 
-    /// Adds the field whose text is from `start` on.
+    /// Adds the field whose text begins at `start` and ends at the end of the buffer.
     #[inline(always)]
     fn push(&mut self, start: usize, record: Record) {
         let Record { id, is_sensitive, name_len, bytes, origin } = record;
@@ -259,7 +261,7 @@ impl Headers {
         }
     }
 
-    /// Notes where the pseudo-header is that was put at the end, or has to be moved to.
+    /// Records the position of the pseudo-header that was just added at the end, and moves it to the front if needed.
     #[inline(always)]
     fn place_pseudo(&mut self, id: Id, mut at: usize) {
         if at > 0 && !is_pseudo(self.fields[at - 1].id) {
@@ -278,7 +280,7 @@ impl Headers {
         at
     }
 
-    /// Removes all fields of this name, and says whether there was one.
+    /// Removes all fields of this name, and returns whether there was one.
     pub fn remove(&mut self, name: Name) -> bool {
         self.may_have(name) && self.remove_from(0, name)
     }
@@ -305,7 +307,7 @@ impl Headers {
         }
     }
 
-    /// Removes all fields of a name by its text, in any case.
+    /// Removes all fields with this name, given as text, ignoring case. Pseudo-headers stay.
     pub(crate) fn remove_text(&mut self, name: &[u8]) {
         for at in 0..self.fields.len() {
             let field = &self.fields[at];
@@ -321,9 +323,9 @@ impl Headers {
         self.get(name).is_some() || self.find_like(0, name).is_some()
     }
 
-    /// Removes all fields of this name, and those that a program may take for it: their names have another byte that is
-    /// no letter or digit where this one has such a byte, as `x_own` for `x-own`. CGI gives both to a program as `X_OWN`
-    /// (RFC 3875, section 4.1.18), and so do WSGI, Rack and PHP.
+    /// Removes all fields of this name, and those that a program may take for it: their names differ only in characters
+    /// that are no letters or digits, such as `x_own` for `x-own`. CGI passes both to a program as `X_OWN` (RFC 3875,
+    /// section 4.1.18), and so do WSGI, Rack and PHP.
     #[inline]
     pub fn remove_like(&mut self, name: Name) {
         self.remove(name);
@@ -334,10 +336,10 @@ impl Headers {
         }
     }
 
-    /// The first field from `from` on whose name is not this one and may be taken for it.
+    /// The first field at `from` or later whose name is not this one but may be taken for it.
     #[inline]
     fn find_like(&self, from: usize, name: Name) -> Option<usize> {
-        // A known name is like no other known name: the test of the names sees to it.
+        // No known name is like another known name: a unit test of `name.rs` checks it.
         if self.present & bit(OTHER) == 0 { None } else { self.find_like_among(from, name) }
     }
 
@@ -354,7 +356,7 @@ impl Headers {
         self.raw().map(|field| (self.name(field), self.value(field)))
     }
 
-    /// The fields that are no pseudo-headers, in order.
+    /// The fields except the pseudo-headers, in order.
     pub fn fields(&self) -> impl Iterator<Item = FieldRef<'_>> {
         self.raw().filter(|field| !is_pseudo(field.id)).map(|field| FieldRef {
             name: self.name(field),
@@ -363,7 +365,7 @@ impl Headers {
         })
     }
 
-    /// Makes this a copy of `other`, in the buffers that are here.
+    /// Makes this a copy of `other`, in this list's buffers.
     pub fn copy_from(&mut self, other: &Headers) {
         self.text.clear();
         self.text.extend_from_slice(&other.text);
@@ -375,7 +377,7 @@ impl Headers {
         self.list_bytes = other.list_bytes;
     }
 
-    /// Gives large buffers back.
+    /// Frees large buffers.
     pub fn shrink(&mut self) {
         self.text.shrink_to(KEPT_TEXT_BYTES);
         self.fields.shrink_to(KEPT_FIELDS);
@@ -399,14 +401,14 @@ impl Headers {
         &self.text[start..start + field.value_len as usize]
     }
 
-    /// Name and value, or the value alone when the name is known.
+    /// Name and value, or only the value when the name is a known one.
     #[inline]
     pub(crate) fn text(&self, field: &Field) -> &[u8] {
         let start = field.start as usize;
         &self.text[start..start + (field.name_len + field.value_len) as usize]
     }
 
-    /// Whether this pseudo-header could be added: it is not there, and no other field is.
+    /// Whether this pseudo-header may follow: it is not in the list, and neither is a field that is no pseudo-header.
     #[inline]
     pub(crate) fn takes_pseudo(&self, id: Id) -> bool {
         self.pseudo[usize::from(id) - 1] == 0 && self.fields.last().is_none_or(|last| is_pseudo(last.id))
@@ -416,7 +418,7 @@ impl Headers {
         self.pseudo[usize::from(id) - 1] != 0
     }
 
-    /// Whether there may be a field of this name: a quick look, which nearly always says no where there is none.
+    /// Whether there may be a field of this name. A quick check: when there is no such field, it nearly always says so.
     #[inline]
     pub fn may_have(&self, name: Name) -> bool {
         self.present & bit(name.id()) != 0
@@ -436,7 +438,7 @@ fn is_like(name: &[u8], other: &[u8]) -> bool {
     name.len() == other.len() && std::iter::zip(name, other).all(is_same)
 }
 
-/// Its place in [`Headers::present`], which some names share.
+/// The name's bit in [`Headers::present`]. Some names share one.
 #[inline]
 fn bit(id: Id) -> u64 {
     1 << (id % 64)
@@ -448,7 +450,7 @@ pub(crate) fn is_pseudo(id: Id) -> bool {
     id.wrapping_sub(1) < LAST_PSEUDO
 }
 
-/// A length or a place in a list. Lists are bounded far below this, by the limit on what a peer may send.
+/// A length or an index in a list. The limits on header lists keep both far below 2^32.
 #[inline]
 fn length(bytes: usize) -> u32 {
     u32::try_from(bytes).expect("a header list is smaller than 4 GiB")
@@ -463,7 +465,7 @@ impl PartialEq for Headers {
 
 impl Eq for Headers {}
 
-/// Without the values of sensitive fields, since this ends in logs.
+/// Hides the values of sensitive fields, since this output ends up in logs.
 impl fmt::Debug for Headers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let fields = self.raw().map(|field| {

@@ -1,8 +1,9 @@
-//! Compression of header blocks (RFC 7541).
+//! HPACK: compression of header lists into header blocks (RFC 7541). RFC 9113 calls a header block a field block.
 //!
-//! A field that passes through a relay comes as an index into one connection's table and leaves as an index into another's. So an entry
-//! of the decoder's table keeps what it took to find out (the name's number, the hash, what is wrong with it), the field carries it in
-//! [`Headers`](crate::Headers), and the encoder finds its own entry by one look-up.
+//! Most fields that pass through a relay arrive as an index into one connection's dynamic table and leave as an index
+//! into another's. So an entry of the decoder's table keeps what the decoder has computed (the number of the name, the
+//! hash, the fault), the field carries this in [`Headers`](crate::Headers), and the encoder finds its own entry with
+//! one look-up.
 
 mod decoder;
 mod encoder;

@@ -1,9 +1,9 @@
-//! HTTP/1.1 for relays (RFC 9112), with no I/O: the messages of one connection, read and written.
+//! HTTP/1.1 for relays (RFC 9112), with no I/O: reads and writes the messages of one connection.
 //!
-//! A [`Decoder`] takes bytes and gives [`Event`]s, an [`Encoder`] puts messages into an output. Heads are in HTTP/2's form
-//! on this side of both, without what concerns one connection only (RFC 9110, section 7.6.1); an upgrade is an extended
-//! CONNECT (RFC 8441). Between two that trust this relay nothing may be read in two ways: whatever another reader could
-//! take for something else is an [`Error`], which ends the connection.
+//! A [`Decoder`] turns bytes into [`Event`]s, and an [`Encoder`] writes messages into an output. The API of both has
+//! heads in HTTP/2's form, without connection-specific fields (RFC 9110, section 7.6.1); an upgrade is an extended
+//! CONNECT (RFC 8441). No message may be ambiguous, or the programs before and after this relay could read it
+//! differently (request smuggling). So everything ambiguous is an [`Error`], which ends the connection.
 
 mod decoder;
 mod encoder;
@@ -18,59 +18,60 @@ pub use error::Error;
 
 use crate::headers::{Headers, Name};
 
-/// The field with which the answer to an upgrade that was declined is marked, where it could be taken for an accepted one:
-/// a final answer of 200 to what is an extended CONNECT in HTTP/2. It does not leave the mesh.
+/// The field that marks the response to a declined upgrade when it could be taken for an acceptance: a final 200 to a
+/// request that is an extended CONNECT in HTTP/2. It does not leave the mesh.
 ///
-/// A relay that adds it to a request has its upgrade declined: see [`MethodKind::Withheld`].
+/// A relay adds it to a request to decline the upgrade itself: see [`MethodKind::Withheld`].
 pub const DECLINED: &str = "x-weft-upgrade";
 
-/// The field that carries the reason phrase of an answer over HTTP/2, which has none (RFC 9113, section 8.3.2). A decoder
-/// adds it where the phrase is not the usual one for its status, and an encoder writes it into the status line. It does
-/// not leave the mesh: a decoder drops one that a service has sent, and a relay removes it from answers over HTTP/2 that
+/// The field that carries a response's reason phrase over HTTP/2, which has none (RFC 9113, section 8.3.2). A decoder
+/// adds it if the phrase is not the usual one for its status, and an encoder writes it into the status line. It does
+/// not leave the mesh: a decoder drops one that a service has sent, and a relay removes it from HTTP/2 responses that
 /// come from a service or go to a client.
 pub const REASON: Name = Name::X_WEFT_REASON;
 
-/// Whether a connection that changes to a protocol of this name goes on with HTTP, or with TLS in which HTTP may follow.
-/// A relay does not change to it: it would pass on requests whose heads it has not seen.
+/// Whether a connection that is upgraded to this protocol may carry more HTTP requests, directly or inside TLS. A relay
+/// must decline such an upgrade: it would forward requests whose heads it has not seen.
 pub fn is_http_within(protocol: &[u8]) -> bool {
     const NAMES: [&[u8]; 6] = [b"h2", b"h3", b"http", b"spdy", b"ssl", b"tls"];
-    // With versions and drafts of theirs, as h2c-16.
+    // The prefix covers versions and drafts, such as h2c-16.
     NAMES.iter().any(|name| protocol.get(..name.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(name)))
 }
 
-/// What bounds a peer.
+/// The limits on what a peer may send.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Bytes of a head.
+    /// The largest head, in bytes.
     pub head_bytes: usize,
-    /// Size of the header list of a head or of a trailer section, as RFC 9113, section 6.5.2, counts it. It also bounds
-    /// the number of fields, as each adds at least 33 bytes.
+    /// The largest header list of a head or a trailer section, in bytes, as RFC 9113, section 6.5.2, counts them. It
+    /// also bounds the number of fields, as each adds at least 33 bytes.
     pub list_bytes: usize,
-    /// Bytes of the line before a chunk.
+    /// The longest line before a chunk (size and extensions), in bytes.
     pub chunk_line_bytes: usize,
-    /// Bytes of a trailer section.
+    /// The largest trailer section, in bytes.
     pub trailer_bytes: usize,
 }
 
-/// What has come.
+/// A part of a message that was received.
 #[derive(Debug)]
 pub enum Event<'a> {
     /// The head of a request.
     Request {
         /// In HTTP/2's form.
         headers: Headers,
-        /// What later steps must know of it.
+        /// Facts that the response and the encoder depend on.
         request: Request,
-        /// Whether it has no body. What wants a tunnel has one.
+        /// Whether it has no body. A request for a tunnel has one.
         is_end: bool,
     },
-    /// The head of an answer, also each interim one, whose status is below 200. An accepted upgrade is 200.
+    /// The head of a response: the final one, or an interim one (status below 200). The status of an accepted upgrade
+    /// is 200.
     Response {
         /// In HTTP/2's form.
         headers: Headers,
         /// Whether it has no body.
         is_end: bool,
-        /// What later steps must know of it.
+        /// Facts about the connection.
         response: Response,
     },
     /// A part of the body.
@@ -84,37 +85,37 @@ pub enum Event<'a> {
     Trailers(Headers),
 }
 
-/// What the answer to a request depends on.
+/// The facts about a request that its response depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Request {
-    /// What kind of answer it has.
+    /// The kind of its method.
     pub method: MethodKind,
-    /// Whether it was made by HTTP/1.0, which knows neither chunks nor interim answers.
+    /// Whether it came over HTTP/1.0, which has neither chunks nor interim responses.
     pub is_http10: bool,
-    /// Whether its sender wants the connection to go on.
+    /// Whether its sender wants to keep the connection open.
     pub is_keep_alive: bool,
-    /// Whether its sender waits for 100 before it sends the body.
+    /// Whether its sender waits for 100 (Continue) before it sends the body.
     pub expects_continue: bool,
 }
 
-/// What there is to know of an answer besides its head.
+/// What the connection needs to know about a response besides its head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Response {
-    /// Whether its sender takes another request.
+    /// Whether its sender accepts another request on this connection.
     pub is_keep_alive: bool,
 }
 
-/// Methods whose answers are not as others.
+/// The methods that change how a response is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MethodKind {
-    /// The answer has no body, whatever its head says.
+    /// HEAD: the response has no body, even if its head announces one.
     Head,
-    /// The answer may begin a tunnel.
+    /// CONNECT: a successful response starts a tunnel.
     Connect,
-    /// The same, by an upgrade: an extended CONNECT in HTTP/2's form.
+    /// An upgrade, which is an extended CONNECT in HTTP/2's form: 101 starts a tunnel.
     Upgrade,
-    /// The same, where the relay has declined the upgrade ([`DECLINED`]). The server gets the GET that it came with, and is
-    /// not asked to change the protocol (RFC 9110, section 7.8). Its answer begins no tunnel, and 101 is an error.
+    /// An upgrade that the relay has declined ([`DECLINED`]). The server receives the GET without the Upgrade field
+    /// (RFC 9110, section 7.8). Its response starts no tunnel, and 101 is an error.
     Withheld,
     /// Any other.
     Other,
@@ -133,7 +134,7 @@ impl MethodKind {
         }
     }
 
-    /// Whether the request asks for a tunnel, from the answer's head on.
+    /// Whether the request asks for a tunnel, which starts after the response's head.
     pub fn wants_tunnel(self) -> bool {
         matches!(self, Self::Connect | Self::Upgrade | Self::Withheld)
     }

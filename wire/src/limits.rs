@@ -1,96 +1,97 @@
-//! What a peer may cost: every count, size and rate of a connection.
+//! How much a peer may cost us: the limit of every count, size and rate of a connection.
 
 use std::time::{Duration, Instant};
 
-/// How often something may happen: a token bucket that useful frames fill, too.
+/// How often something may happen: a token bucket. Time refills it, and so do useful frames.
 #[derive(Clone, Debug)]
 pub struct Rate {
-    /// So many at once.
+    /// The size of the bucket: how many may come at once.
     pub burst: u32,
-    /// So many a second in the long run.
+    /// How many tokens are added each second.
     pub per_second: u32,
-    /// So many useful frames earn one more; 0: they earn nothing. What comes with as much work is no flood, however fast
-    /// it comes.
+    /// How many useful frames add one token; 0: they add none. Frames that come along with useful work are not a flood,
+    /// however fast they come.
     pub frames_per_token: u32,
 }
 
-/// When to ask whether a silent peer is still there.
+/// When a PING checks whether a silent peer is still there.
 #[derive(Clone, Debug)]
 pub struct KeepAlive {
-    /// A PING is sent when nothing was received for so long.
+    /// A PING is sent when nothing was received for this long.
     pub interval: Duration,
-    /// The connection is given up when nothing was received for so long after the PING.
+    /// The connection is closed when nothing was received for this long after the PING.
     pub timeout: Duration,
 }
 
-/// The limits of a connection. What is beyond one is an error of its stream or of the connection, never more memory.
+/// The limits of a connection. Exceeding one is a stream error or a connection error; it never costs more memory.
 ///
-/// A peer that goes past a [`Rate`] is slowed first: nothing is read from it for as long as it was too fast
-/// ([`is_paused`](crate::Connection::is_paused)). One that goes on for [`flood_time`](Limits::flood_time) has its
-/// connection drained, so that its calls end well and others go to another connection. A server then ends the connection
-/// of a client that still goes on (ENHANCE_YOUR_CALM).
+/// A peer that exceeds a [`Rate`] is slowed down first: nothing is read from it until it is back within the rate
+/// ([`is_paused`](crate::Connection::is_paused)). If it goes on for [`flood_time`](Limits::flood_time), its connection
+/// is drained, so that its calls can finish and new ones use another connection. If a client still goes on after that,
+/// the server closes the connection (ENHANCE_YOUR_CALM).
 ///
-/// Useful frames, which rates are judged against, are heads and trailers that are well-formed and DATA that carries
-/// something, in either direction. For [`cancels`](Limits::cancels) and, on a server, for
-/// [`stream_errors`](Limits::stream_errors) it is the answers that were given.
+/// Useful frames are well-formed header and trailer sections, and DATA that carries something, in either direction. For
+/// [`cancels`](Limits::cancels) and, on a server, for [`stream_errors`](Limits::stream_errors), responses count instead
+/// of useful frames.
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// Streams that the peer may have open at once (SETTINGS_MAX_CONCURRENT_STREAMS); more are refused.
     pub streams: u32,
-    /// How much the peer may send on a stream before it is released (SETTINGS_INITIAL_WINDOW_SIZE).
+    /// How much unreleased DATA the peer may send on a stream (SETTINGS_INITIAL_WINDOW_SIZE).
     pub stream_window_bytes: u32,
-    /// How much the peer may send on all streams before it is released. At least 65,535, with which HTTP/2 begins.
+    /// How much unreleased DATA the peer may send on all streams. At least 65,535, which is HTTP/2's initial value.
     pub connection_window_bytes: u32,
     /// The largest frame that is accepted (SETTINGS_MAX_FRAME_SIZE): 16,384 to 16,777,215.
     pub frame_bytes: u32,
     /// The largest header list that is accepted (SETTINGS_MAX_HEADER_LIST_SIZE; names, values and 32 for each field).
     pub header_list_bytes: u32,
-    /// CONTINUATION frames in one header block.
+    /// CONTINUATION frames in one field block.
     pub header_block_frames: u32,
-    /// The HPACK table of the peer's encoder (SETTINGS_HEADER_TABLE_SIZE), and the cap of our own.
+    /// The dynamic table of the peer's encoder (SETTINGS_HEADER_TABLE_SIZE), and the cap for our encoder's.
     pub table_bytes: u32,
-    /// Unsent output from which on no more DATA is framed and the driver should stop reading.
+    /// With this much unsent output, no more DATA frames are made and the driver should stop reading.
     pub output_bytes: usize,
-    /// Unsent answers that the peer provoked (acknowledgements, resets) from which on the driver should stop reading: the
-    /// peer asks but does not read. At four times as much the connection ends.
+    /// With this many bytes of unsent replies that the peer provoked (acknowledgements, resets), the driver should stop
+    /// reading: the peer sends but does not read. At four times as much the connection ends.
     pub control_output_bytes: usize,
-    /// DATA received and not yet released, of all streams, up to which the connection's window is handed back at
-    /// once, so that one slow stream does not stall the others. 0: the window comes back only as data is released.
+    /// As long as all streams together hold no more than this much unreleased DATA, the connection's window is
+    /// replenished when DATA is received, so that one slow stream does not stall the others. 0: it is replenished only
+    /// as DATA is released.
     pub buffered_bytes: usize,
-    /// RST_STREAM by the peer of streams that were not answered yet (rapid reset, CVE-2023-44487).
+    /// RST_STREAM frames from the peer for streams without a response yet (rapid reset, CVE-2023-44487).
     pub cancels: Rate,
     /// Streams that we reset because the peer broke a rule on them (CVE-2025-8671).
     pub stream_errors: Rate,
-    /// PING frames that want an answer. Estimators of bandwidth (gRPC's) send one for each DATA frame they get.
+    /// PING frames without ACK. gRPC's bandwidth estimator sends one for each DATA frame that it receives.
     pub pings: Rate,
     /// SETTINGS frames after the first.
     pub settings: Rate,
     /// Frames that carry nothing: empty DATA without END_STREAM, PRIORITY, unknown frames, WINDOW_UPDATEs. A DATA frame
-    /// that we send counts as two useful frames, as it may be answered by two WINDOW_UPDATEs.
+    /// that we send counts as two useful frames, as the peer may answer it with two WINDOW_UPDATEs.
     pub empty_frames: Rate,
     /// Servers: DATA frames of fewer than [`SMALL_DATA_BYTES`](Limits::SMALL_DATA_BYTES) that do not end a stream.
     pub small_data: Rate,
-    /// Changes of the size of the HPACK table by the peer's encoder, each of which may empty it.
+    /// Dynamic table size updates by the peer's encoder; each may empty the table.
     pub table_changes: Rate,
-    /// For so long a peer may go on past a rate, slowed, before its connection is drained; for so long again before a
-    /// server ends it.
+    /// How long a peer may exceed a rate, slowed down, before its connection is drained. After the same time again, a
+    /// server closes it.
     pub flood_time: Duration,
-    /// Closed streams that are remembered, to tell frames that were under way from errors.
+    /// How many closed streams are remembered, to tell late frames from errors.
     pub closed_streams: usize,
-    /// How long the peer may take for its preface and the acknowledgement of our SETTINGS, and for a header block.
+    /// How long the peer may take for its preface and the acknowledgement of our SETTINGS, and for a field block.
     pub settings_timeout: Duration,
-    /// Asking whether a silent peer is still there; `None`: never.
+    /// The check whether a silent peer is still there; `None`: no check.
     pub keep_alive: Option<KeepAlive>,
-    /// Clients: whether a stream that the server may not have looked at yet is reset only once it has. A server that
-    /// finds requests and their ends in one read takes them for an attack (CVE-2023-44487), and ends the connection for
-    /// all who share it.
+    /// Clients: whether a stream is reset only once the server has processed its request. A server that finds requests
+    /// and their RST_STREAMs in one read takes them for an attack (CVE-2023-44487), and closes the connection that all
+    /// calls share.
     pub are_cancels_paced: bool,
     /// Servers: whether clients may use RFC 8441's extended CONNECT (SETTINGS_ENABLE_CONNECT_PROTOCOL).
     pub is_connect_protocol_enabled: bool,
 }
 
 impl Limits {
-    /// What the begin of a gRPC message takes: less in a frame is more head than data, and no message.
+    /// The length of a gRPC message's prefix. A frame with less is mostly frame header, and holds no message.
     pub const SMALL_DATA_BYTES: usize = 5;
 }
 
@@ -124,8 +125,8 @@ impl Default for Limits {
     }
 }
 
-/// What is left of a [`Rate`]; below 0 once it is exceeded. Filled only when it is empty, so that counting costs a
-/// subtraction.
+/// The tokens left of a [`Rate`]; below 0 once it is exceeded. It is refilled only when it is empty, so that counting
+/// costs a subtraction.
 #[derive(Debug)]
 pub(crate) struct Bucket {
     tokens: i64,
@@ -134,8 +135,8 @@ pub(crate) struct Bucket {
     spent_frames: u64,
 }
 
-/// The longest pause that a rate asks for at once, and what more than that would pay for is forgiven: a peer that floods
-/// in one read is not kept waiting for minutes.
+/// The longest single pause. The rest of the debt is forgiven, so that a peer that floods in one read does not wait for
+/// minutes.
 const MOST_PAUSE: Duration = Duration::from_secs(1);
 
 impl Bucket {
@@ -143,8 +144,8 @@ impl Bucket {
         Bucket { tokens: i64::from(rate.burst), filled: now, spent_frames: 0 }
     }
 
-    /// Takes one; `frames` is the number of useful frames so far. When the rate is exceeded: how long to wait until it
-    /// no longer is.
+    /// Takes one token; `frames` is the number of useful frames so far. When the rate is exceeded, the error says how
+    /// long to wait until it no longer is.
     #[inline]
     pub(crate) fn take(&mut self, rate: &Rate, frames: u64, now: Instant) -> Result<(), Duration> {
         self.tokens -= 1;
@@ -162,7 +163,7 @@ impl Bucket {
         let worked = frames.saturating_sub(self.spent_frames).checked_div(per_token).unwrap_or(0);
         self.spent_frames += worked * per_token;
         let worked = i64::try_from(worked).unwrap_or(i64::MAX);
-        // What a call takes is taken already: the burst is what is there before it.
+        // This call's token is taken already, so a full bucket now holds one less than the burst.
         self.tokens = self.tokens.saturating_add(earned).saturating_add(worked).min(i64::from(rate.burst) - 1);
         if self.tokens >= 0 {
             return Ok(());
@@ -187,7 +188,7 @@ mod tests {
         assert_eq!([(); 3].map(|()| take(0)), [Ok(()); 3]);
         let half_a_second = Duration::from_millis(500);
         assert_eq!(take(0), Err(half_a_second), "one too many");
-        assert_eq!(take(500), Err(half_a_second), "what was too many is paid first");
+        assert_eq!(take(500), Err(half_a_second), "the debt is paid first");
         assert_eq!(take(1_500), Ok(()));
         assert_eq!([(); 4].map(|()| take(3_600_000).is_ok()), [true, true, true, false]);
     }
@@ -199,13 +200,13 @@ mod tests {
         let mut bucket = Bucket::new(&rate, start);
         let mut take = |frames| bucket.take(&rate, frames, start).is_ok();
         assert_eq!([(); 4].map(|()| take(0)), [true, true, true, false]);
-        assert!(!take(3), "one earned, two were owed");
-        assert!(take(8) && take(8) && !take(8), "those frames are spent");
+        assert!(!take(3), "three frames earn one token, and two were owed");
+        assert!(take(8) && take(8) && !take(8), "those frames have already earned their tokens");
         assert_eq!([(); 4].map(|()| take(1_000_000)), [true, true, true, false]);
     }
 
     #[test]
-    fn nobody_is_kept_waiting_for_long_and_a_rate_of_nothing_allows_nothing() {
+    fn a_pause_is_bounded_and_a_rate_of_zero_allows_nothing() {
         let rate = Rate { burst: 1, per_second: 10, frames_per_token: 0 };
         let start = Instant::now();
         let mut bucket = Bucket::new(&rate, start);

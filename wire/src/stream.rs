@@ -1,12 +1,12 @@
-//! A connection's streams: a slab of small entries, and where to find them.
+//! A connection's streams: a slab of small entries, and an index from stream identifiers to slots.
 
 use crate::flow::Window;
 
-/// A stream of one connection. It stays distinct after the stream has ended: what is then asked of it does nothing.
+/// A stream of one connection. It stays unique after the stream has ended; calls with it then do nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct StreamId {
     id: u32,
-    /// Where its entry is (or was), so that the user's calls find it without a look-up.
+    /// Where its entry is (or was), so that calls find it without a search.
     slot: u32,
 }
 
@@ -21,20 +21,20 @@ impl StreamId {
     }
 }
 
-/// No queue.
+/// The stream has no queue.
 pub(crate) const NO_QUEUE: u32 = u32::MAX;
 
-/// No content-length was said, or it does not count.
+/// There is no content-length, or it does not apply.
 pub(crate) const ANY_LENGTH: u64 = u64::MAX;
 
-/// What the request's method says of an answer's body.
+/// What the request's method says about the response's content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Body {
-    /// As long as the content-length, if there is one.
+    /// As many bytes as the content-length says, if there is one.
     Any,
     /// None, although there may be a content-length (HEAD).
     None,
-    /// What is sent through a tunnel, to which no content-length applies (CONNECT).
+    /// The bytes of a tunnel, to which no content-length applies (CONNECT).
     Tunnel,
 }
 
@@ -45,11 +45,11 @@ pub(crate) struct Stream<T> {
     pub(crate) id: u32,
     pub(crate) send_window: Window,
     pub(crate) receive_window: Window,
-    /// What was released and the peer was not told yet.
+    /// Released bytes that no WINDOW_UPDATE has returned yet.
     pub(crate) released: u32,
-    /// What is missing to the content-length that was said.
+    /// How many bytes of the content-length are still to come.
     pub(crate) content_left: u64,
-    /// What waits to be sent: its place in the queues, or [`NO_QUEUE`].
+    /// The index of the queue with its unsent data, or [`NO_QUEUE`].
     pub(crate) queue: u32,
     /// The peer has sent its (final) head.
     pub(crate) is_head_received: bool,
@@ -61,9 +61,9 @@ pub(crate) struct Stream<T> {
     pub(crate) is_ending: bool,
     /// Our half has ended.
     pub(crate) is_send_closed: bool,
-    /// It is among those that could send, were it not for the connection.
+    /// It is in the connection's `ready` queue: only the connection's window or the output keeps it from sending.
     pub(crate) is_ready: bool,
-    /// What an answer's body may be.
+    /// What content the response may have.
     pub(crate) body: Body,
     pub(crate) call: Option<T>,
 }
@@ -168,7 +168,7 @@ impl<T> Streams<T> {
         stream.call.take()
     }
 
-    /// Where streams may be: of these slots, those whose entry has an id that is not 0.
+    /// All slots. Those whose entry has id 0 are free.
     pub(crate) fn slots(&self) -> std::ops::Range<usize> {
         0..self.entries.len()
     }
@@ -186,12 +186,12 @@ impl<T> Streams<T> {
     }
 }
 
-/// From identifiers to slots: open addressing, at most half full, in which entries lie in the order of their homes (Robin
-/// Hood hashing). Identifiers grow by two, so their halves fill the table evenly without a hash, and an entry is removed
-/// without a look at the whole row of entries that follow it.
+/// From identifiers to slots: open addressing, at most half full, with Robin Hood hashing: entries are sorted by their
+/// home positions. Identifiers grow by two, so half the identifier fills the table evenly without a hash function, and
+/// removing an entry does not need to examine all the entries after it.
 #[derive(Debug, Default)]
 struct Index {
-    /// Identifier and slot; 0 and 0 where nothing is. The length is a power of two, or 0.
+    /// Identifier and slot; 0 and 0 in an empty place. The length is a power of two, or 0.
     table: Vec<(u32, u32)>,
     len: usize,
 }
@@ -205,7 +205,7 @@ impl Index {
         self.table.len() - 1
     }
 
-    /// How far the entry at a place is from its home.
+    /// How far the entry at a place is from its home position.
     #[inline]
     fn distance(&self, at: usize) -> usize {
         at.wrapping_sub((self.table[at].0 >> 1) as usize) & self.mask()
@@ -218,7 +218,7 @@ impl Index {
         let mut at = (id >> 1) as usize & mask;
         loop {
             let found = self.table[at].0;
-            // First of all, since 0 is no stream but can be asked for.
+            // This check comes first, since `id` may be 0, which is no stream.
             if found == 0 {
                 return None;
             }
@@ -270,7 +270,7 @@ impl Index {
         }
     }
 
-    /// Removes an entry, and moves those behind it up that are not at home.
+    /// Removes an entry, and moves up the entries behind it that are not at their home position.
     #[inline]
     fn remove(&mut self, id: u32) {
         let Some(mut gap) = self.place_of(id) else { return };
@@ -287,26 +287,26 @@ impl Index {
     }
 }
 
-/// How a stream was closed, which says what its late frames are (RFC 9113 section 5.1).
+/// How a stream was closed, which decides how its late frames are treated (RFC 9113 section 5.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Closed {
-    /// Both halves have ended: nothing can be under way.
+    /// Both sides have sent END_STREAM: no more frames can be on their way.
     Ended,
     /// By the peer's RST_STREAM: the peer sends nothing more.
     ByPeer,
-    /// By our RST_STREAM, of which the peer may not know yet.
+    /// By our RST_STREAM, which the peer may not have received yet.
     ByUs,
 }
 
 /// The streams that were closed last.
 #[derive(Debug, Default)]
 pub(crate) struct ClosedStreams {
-    /// Those that we reset are kept apart: that many others end must not make frames that are under way an error.
+    /// Streams that we reset are kept apart: many other streams that end must not turn their late frames into errors.
     by_us: Ring,
     others: Ring,
 }
 
-/// More would tell nothing: a peer that sends on a stream that ended long ago is as wrong.
+/// More are not needed: a frame on a stream that ended long ago is an error, too.
 const REMEMBERED_ENDED: usize = 64;
 
 impl ClosedStreams {
@@ -332,7 +332,7 @@ impl ClosedStreams {
     }
 }
 
-/// The last so many values.
+/// A ring of the last values.
 #[derive(Debug, Default)]
 struct Ring {
     values: Vec<u32>,
@@ -384,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_that_is_used_again_is_another_stream() {
+    fn an_old_stream_id_does_not_find_the_new_stream_in_its_slot() {
         let mut streams = Streams::new();
         let slot = streams.insert(stream(1));
         let first = streams.id(slot);

@@ -1,5 +1,5 @@
-//! The same bytes to our connection and to the h2 crate's: what one accepts, resets or refuses, so does the other, but
-//! where a table says why not.
+//! Feeds the same bytes to our connection and to the h2 crate's. Both must accept, reset or refuse the same, except
+//! where a table says why they differ.
 
 mod peer;
 
@@ -12,11 +12,11 @@ use peer::script::Script;
 
 const SCRIPTS: u64 = 6_000;
 
-/// So many scripts need each row of the table.
+/// This many scripts make use of every row of the table.
 const SCRIPTS_FOR_ALL_ROWS: u64 = 50_000;
 
 #[test]
-fn connections_judge_frames_as_the_h2_crate_does() {
+fn connections_treat_frames_like_the_h2_crate() {
     let scripts = std::env::var("SCRIPTS").map_or(SCRIPTS, |scripts| scripts.parse().expect("SCRIPTS is a number"));
     let first = std::env::var("SEED").map_or(0, |seed| seed.parse().expect("SEED is a number"));
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
@@ -40,7 +40,7 @@ fn connections_judge_frames_as_the_h2_crate_does() {
     if first == 0 && scripts >= SCRIPTS_FOR_ALL_ROWS {
         let unseen: Vec<_> =
             BY_DESIGN.iter().filter(|row| !counts.contains_key(row.what)).map(|row| row.what).collect();
-        assert!(unseen.is_empty(), "rows of the table that no script needs: {unseen:#?}");
+        assert!(unseen.is_empty(), "no script needs these rows of the table: {unseen:#?}");
     }
 }
 
@@ -53,7 +53,7 @@ fn unexplained(script: &Script, counts: Option<&mut BTreeMap<&str, usize>>) -> O
     None
 }
 
-/// The script without the frames that the difference does not need.
+/// The script without the frames that are not needed to show the difference.
 fn smallest(mut script: Script, mut difference: Difference) -> (Script, Difference) {
     script.frames.truncate(difference.at + 1);
     let mut at = script.frames.len();

@@ -1,4 +1,4 @@
-//! What holds for all bodies, windows, chunks and pauses, and whatever a peer may send.
+//! Properties that hold for all bodies, windows, chunks and pauses, and for anything that a peer may send.
 
 mod peer;
 
@@ -13,13 +13,13 @@ use peer::script::{Role, Script};
 use peer::transfer::Transfer;
 use peer::uploader::Uploader;
 
-/// Runs a property with many seeds, and names the one with which it fails.
+/// Runs a property with many seeds, and prints the seed with which it fails.
 fn for_seeds(seeds: u64, property: impl Fn(u64, &mut Choices)) {
     let first = std::env::var("SEED").map_or(0, |seed| seed.parse().expect("SEED is a number"));
     for seed in first..first + seeds {
         let outcome = catch_unwind(AssertUnwindSafe(|| property(seed, &mut Choices::seeded(seed))));
         if let Err(panic) = outcome {
-            println!("it fails with SEED={seed}");
+            println!("the property fails with SEED={seed}");
             std::panic::resume_unwind(panic);
         }
     }
@@ -34,11 +34,11 @@ fn bodies_arrive_whole_and_in_order_through_any_windows() {
         transfer.run(choices);
         moved.set(moved.get() + transfer.moved);
     });
-    println!("{} bytes were carried", moved.get());
+    println!("{} bytes were transferred", moved.get());
 }
 
 #[test]
-fn windows_come_back_whatever_becomes_of_the_data() {
+fn windows_are_replenished_whatever_happens_to_the_data() {
     for_seeds(100, |_, choices| Uploader::new(choices).run(choices, 1_000_000));
 }
 
@@ -55,7 +55,7 @@ fn no_bytes_and_no_user_make_a_connection_panic_or_grow() {
 }
 
 #[test]
-fn arbitrary_bytes_are_taken_or_refused() {
+fn arbitrary_bytes_are_accepted_or_refused() {
     for_seeds(3_000, |_, choices| {
         let bytes: Vec<u8> = (0..choices.below(2_000)).map(|_| choices.below(256) as u8).collect();
         let role = choices.pick(&[Role::Server, Role::Client]);
@@ -63,9 +63,9 @@ fn arbitrary_bytes_are_taken_or_refused() {
     });
 }
 
-/// Whatever a peer sends, what a relay makes of it is proper HTTP/2 to the peer on its other side.
+/// Whatever a peer sends, the relay sends only correct HTTP/2 to the peer on its other side.
 #[test]
-fn a_relay_sends_on_only_what_is_proper() {
+fn a_relay_forwards_only_correct_http2() {
     for_seeds(1_500, |seed, choices| {
         let mut script = Script::write(choices);
         script.is_reading |= seed % 4 > 0;

@@ -1,4 +1,4 @@
-//! What callgrind says of one thread, and how to ask it.
+//! Controls callgrind, and reads its profile of one thread.
 
 use std::{collections::HashMap, fs, path::Path, process::Stdio, time::Duration};
 
@@ -8,7 +8,7 @@ use tokio::{process::Command, time::timeout};
 /// How long valgrind may take to do what it is told.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The command line under which a program is counted, thread by thread, its dumps beginning with `out`.
+/// The command line that counts a program, thread by thread. The names of its dumps begin with `out`.
 pub(super) fn command(out: &str) -> Vec<String> {
     let out = format!("--callgrind-out-file={out}.%p");
     ["valgrind", "--tool=callgrind", "--quiet", "--separate-threads=yes", "--dump-instr=no", &out]
@@ -16,7 +16,7 @@ pub(super) fn command(out: &str) -> Vec<String> {
         .to_vec()
 }
 
-/// What there is to tell callgrind while a program runs.
+/// A command for callgrind while a program runs.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Tell {
     /// Forget what was counted so far.
@@ -25,13 +25,13 @@ pub(super) enum Tell {
     Dump,
 }
 
-/// Tells the program `pid`, and waits until it has been done.
+/// Sends a command to the callgrind of process `pid`, and waits until it is done.
 pub(super) async fn tell(pid: u32, what: Tell) -> Result<()> {
     let what = match what {
         Tell::Zero => "zero",
         Tell::Dump => "dump",
     };
-    // What `callgrind_control` does, without its being told of every other program under valgrind.
+    // As `callgrind_control` does, but only for this process, not for every program under valgrind.
     let mut vgdb = Command::new("vgdb");
     vgdb.args([&format!("--pid={pid}"), what]).stdin(Stdio::null()).kill_on_drop(true);
     let output = timeout(PATIENCE, vgdb.output())
@@ -42,7 +42,7 @@ pub(super) async fn tell(pid: u32, what: Tell) -> Result<()> {
     Ok(())
 }
 
-/// One thread's functions, with what they cost and whom they called.
+/// One thread's functions, with their costs and their calls.
 #[derive(Debug, Default)]
 pub(super) struct Profile {
     functions: Vec<Function>,
@@ -51,7 +51,7 @@ pub(super) struct Profile {
 #[derive(Debug, Default)]
 pub(super) struct Function {
     pub(super) name: String,
-    /// Of its own code, without what it called.
+    /// Instructions in its own code, without its callees.
     pub(super) instructions: u64,
     pub(super) calls: Vec<Call>,
 }
@@ -59,16 +59,16 @@ pub(super) struct Function {
 /// All calls from one function to another.
 #[derive(Debug)]
 pub(super) struct Call {
-    /// Which of the profile's functions was called.
+    /// The called function's index in the profile.
     pub(super) callee: usize,
     pub(super) times: u64,
-    /// Of the callee and of all that it called.
+    /// Instructions in the callee and in all that it called.
     pub(super) instructions: u64,
 }
 
 impl Profile {
-    /// The thread that spent most in functions with `text` in their names, of those that were dumped to files whose names
-    /// begin with `out`. The files are removed.
+    /// Reads all dumps whose file names begin with `out`, and removes the files. Returns the thread that spent most in
+    /// functions with `text` in their names.
     pub(super) fn read(out: &Path, text: &str) -> Result<Self> {
         let prefix = out.file_name().context("no file's name")?.to_string_lossy();
         let mut found: Option<(u64, Self)> = None;
@@ -93,7 +93,7 @@ impl Profile {
         }
     }
 
-    /// Reads a dump: <https://valgrind.org/docs/manual/cl-format.html>, as far as callgrind makes use of it.
+    /// Reads a dump: the parts of <https://valgrind.org/docs/manual/cl-format.html> that callgrind uses.
     pub(super) fn parse(dump: &str) -> Result<Self> {
         let mut parser = Parser::default();
         for (index, line) in dump.lines().enumerate() {
@@ -107,12 +107,12 @@ impl Profile {
         &self.functions
     }
 
-    /// Of all functions.
+    /// Instructions in all functions.
     pub(super) fn instructions(&self) -> u64 {
         self.functions.iter().map(|function| function.instructions).sum()
     }
 
-    /// Each function with all that it called. What calls itself over others counts more than once.
+    /// Each function including all that it called. Indirect recursion counts more than once.
     pub(super) fn inclusive(&self) -> Vec<Inclusive<'_>> {
         let mut times = vec![0; self.functions.len()];
         let calls = self.functions.iter().flat_map(|function| &function.calls);
@@ -127,14 +127,14 @@ impl Profile {
         all.collect()
     }
 
-    /// Every call with the place of its caller among the functions.
+    /// Every call, with the index of its caller.
     pub(super) fn calls(&self) -> impl Iterator<Item = (usize, &Call)> {
         let functions = self.functions.iter().enumerate();
         functions.flat_map(|(caller, function)| function.calls.iter().map(move |call| (caller, call)))
     }
 }
 
-/// What one function cost, with all that it called.
+/// The cost of one function, including all that it called.
 pub(super) struct Inclusive<'a> {
     pub(super) name: &'a str,
     /// How often it was called.
@@ -143,15 +143,15 @@ pub(super) struct Inclusive<'a> {
     pub(super) instructions: u64,
 }
 
-/// What the lines before have said.
+/// The state from the lines so far.
 #[derive(Default)]
 struct Parser {
     profile: Profile,
-    /// The function of each number, which stands for the name where it comes again.
+    /// The function of each number: in later lines the number replaces the name.
     numbers: HashMap<String, usize>,
     current: Option<usize>,
     callee: Option<usize>,
-    /// Calls whose cost is in the next line.
+    /// The number of calls whose cost is in the next line.
     times: Option<u64>,
 }
 
@@ -187,7 +187,7 @@ impl Parser {
         Ok(())
     }
 
-    /// `(NUMBER) NAME`, or `(NUMBER)` for a name that was there before.
+    /// Reads `(NUMBER) NAME`, or `(NUMBER)` for a name that came before.
     fn function(&mut self, text: &str) -> Result<usize> {
         let (number, name) = text.split_once(' ').unwrap_or((text, ""));
         if let Some(&function) = self.numbers.get(number) {
@@ -245,7 +245,7 @@ totals: 132
     }
 
     #[test]
-    fn the_thread_that_is_meant_is_found() {
+    fn the_worker_thread_is_found() {
         let dir = tempfile::TempDir::new().unwrap();
         let out = dir.path().join("dump.7.");
         fs::write(dir.path().join("dump.7.1-01"), DUMP.replace("serve", "idle")).unwrap();
@@ -257,7 +257,7 @@ totals: 132
     }
 
     #[test]
-    fn a_stripped_program_is_told_so() {
+    fn a_stripped_program_is_reported() {
         let dir = tempfile::TempDir::new().unwrap();
         fs::write(dir.path().join("dump.7.1-01"), DUMP).unwrap();
         let error = Profile::read(&dir.path().join("dump.7."), "weft_wire").unwrap_err();

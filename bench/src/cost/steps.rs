@@ -1,12 +1,12 @@
-//! What a call's instructions, allocations and system calls are for, told by the names of functions.
+//! Assigns a call's instructions, allocations and system calls to steps, by the names of functions.
 
 use super::callgrind::{Call, Function, Profile};
 
-/// A part of a call's way.
+/// A part of a call's path.
 struct Step {
-    /// In the table.
+    /// Its name in the table.
     title: &'static str,
-    /// The begins of its functions' names: the longest of all steps that fits says what a function is of.
+    /// Prefixes of its functions' names. The longest matching prefix of all steps decides.
     begins: &'static [&'static str],
 }
 
@@ -14,14 +14,13 @@ const fn step(title: &'static str, begins: &'static [&'static str]) -> Step {
     Step { title, begins }
 }
 
-/// The steps in the order of the table. A function that the optimiser has put into another one counts where it has
-/// ended up.
+/// The steps in the order of the table. An inlined function counts for the function that contains it.
 const STEPS: &[Step] = &[
     step(
         "sockets: read and write",
         &[
             "weft_sidecar::transport::tls_stream",
-            // The reading of records, which is all that borrows something of the thread's.
+            // Reading of records: nothing else here borrows a thread-local value.
             "std::thread::local::LocalKey",
             "tokio::net::",
             "tokio::runtime::io::registration",
@@ -36,7 +35,7 @@ const STEPS: &[Step] = &[
     step("TLS: encryption", &["aws_lc", "OPENSSL_", "EVP_", "aead_", "aes_", "aesni_", "_aesni_", "gcm_"]),
     step(
         "HTTP/2: turns of a connection",
-        // Whoever serves a connection has its driver put into it.
+        // The functions that serve a connection contain its driver, inlined.
         &[
             "weft_sidecar::transport::link",
             "weft_sidecar::accept::http2",
@@ -77,7 +76,7 @@ const STEPS: &[Step] = &[
 ];
 const COUNT: usize = STEPS.len();
 
-/// The C library's, and what Rust has between it and the code.
+/// The C library's allocator, and Rust's functions around it.
 const ALLOCATOR: [&str; 11] = [
     "__rust",
     "__rdl_",
@@ -92,10 +91,10 @@ const ALLOCATOR: [&str; 11] = [
     "sysmalloc",
 ];
 
-/// What asks the C library for memory.
+/// The functions of the C library that allocate memory.
 const ALLOCATE: [&str; 6] = ["malloc", "calloc", "realloc", "memalign", "posix_memalign", "aligned_alloc"];
 
-/// The C library's functions that ask the kernel for something, in the order of the table.
+/// The C library's functions that make system calls, in the order of the table.
 const SYSTEM_CALLS: [(&str, &[&str]); 4] = [
     ("reads", &["recv", "recvfrom", "recvmsg", "read", "readv"]),
     ("writes", &["send", "sendto", "sendmsg", "write", "writev"]),
@@ -107,13 +106,13 @@ const SYSTEM_CALLS: [(&str, &[&str]); 4] = [
 pub(super) struct BySteps([f64; COUNT]);
 
 impl BySteps {
-    /// With the steps' names.
+    /// The figures with the steps' names.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&'static str, f64)> {
         std::iter::zip(STEPS, self.0).map(|(step, figure)| (step.title, figure))
     }
 }
 
-/// The place of a function's step in the table.
+/// The index of a function's step in the table.
 fn step_of(name: &str) -> usize {
     let name = plain(name);
     let fit = |step: &Step| step.begins.iter().filter(|begin| name.starts_with(**begin)).map(|it| it.len()).max();
@@ -121,7 +120,7 @@ fn step_of(name: &str) -> usize {
     fits.max_by_key(|(length, _)| *length).map_or(COUNT - 1, |(_, index)| index)
 }
 
-/// What a function is of: `a::B` of `<a::B as c::D>::e`, and what is dropped of the code that drops it.
+/// The type that a function belongs to: `a::B` for `<a::B as c::D>::e`, and the dropped type for code that drops it.
 fn plain(name: &str) -> &str {
     const AROUND: [&str; 6] = [
         "core::option::Option<",
@@ -150,19 +149,19 @@ pub(super) fn instructions(profile: &Profile) -> BySteps {
     BySteps(steps)
 }
 
-/// How often memory was asked for.
+/// The number of allocations.
 pub(super) fn allocations(profile: &Profile) -> u64 {
     direct_allocations(profile).iter().sum()
 }
 
-/// How often a list had to grow.
+/// How often a `Vec` had to grow.
 pub(super) fn growths(profile: &Profile) -> u64 {
     let grows = |call: &Call| profile.functions()[call.callee].name.contains("raw_vec::RawVecInner");
     profile.calls().filter(|(_, call)| grows(call)).map(|(_, call)| call.times).sum()
 }
 
-/// How often each function has asked the C library for memory. What the C library's own functions ask one another is
-/// not counted again.
+/// The number of allocations that each function made by calling the C library. Calls within the C library are not
+/// counted again.
 fn direct_allocations(profile: &Profile) -> Vec<u64> {
     let is_one = |function: usize| ALLOCATE.contains(&c_name(&profile.functions()[function].name));
     let count = |(caller, function): (usize, &Function)| {
@@ -174,10 +173,10 @@ fn direct_allocations(profile: &Profile) -> Vec<u64> {
     profile.functions().iter().enumerate().map(count).collect()
 }
 
-/// How often memory was asked for on behalf of each step. What a library's function asks for counts for its callers, by
-/// how often each calls it.
+/// The number of allocations for each step. Those of a library's function count for its callers, in proportion to their
+/// calls.
 pub(super) fn allocations_by_step(profile: &Profile) -> BySteps {
-    /// Library functions between the code and the allocator, at most.
+    /// The most library functions between Weft's code and the allocator.
     const DEPTH: usize = 16;
     let functions = profile.functions();
     let is_library =
@@ -203,7 +202,7 @@ pub(super) fn allocations_by_step(profile: &Profile) -> BySteps {
     BySteps(steps)
 }
 
-/// How often the kernel was asked for something, by what it was.
+/// The number of system calls by kind.
 pub(super) fn system_calls(profile: &Profile) -> [(&'static str, u64); SYSTEM_CALLS.len()] {
     let name = |function: usize| c_name(&profile.functions()[function].name);
     SYSTEM_CALLS.map(|(title, names)| {
@@ -222,7 +221,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn functions_belong_to_what_they_are_of() {
+    fn functions_belong_to_their_steps() {
         for (name, title) in [
             ("weft_wire::hpack::encoder::Encoder::encode", "HPACK: encode"),
             ("weft_wire::hpack::decoder::Block::string", "HPACK: decode"),
@@ -286,7 +285,7 @@ calls=1 0
 ";
 
     #[test]
-    fn an_allocation_counts_once_and_for_whom_it_is_made() {
+    fn an_allocation_counts_once_and_for_the_right_step() {
         let profile = Profile::parse(DUMP).unwrap();
         assert_eq!(allocations(&profile), 6);
         let found: Vec<_> = allocations_by_step(&profile).iter().filter(|(_, count)| *count > 0.0).collect();

@@ -1,4 +1,4 @@
-//! What is printed of the counts.
+//! The printed tables of the counts.
 
 use super::{Counted, steps};
 use crate::table::Table;
@@ -17,7 +17,7 @@ pub(super) fn by_step(counted: &[Counted]) -> Table {
     table
 }
 
-/// One row for each kind of which there is some, and their sum. `found` has the same kinds for each column.
+/// One row for each kind that is not zero everywhere, and their sum. `found` has the same kinds for each column.
 fn part(table: &mut Table, title: &str, decimals: usize, counted: &[Counted], found: Vec<Vec<(&'static str, f64)>>) {
     let cells = |figures: &dyn Fn(usize) -> f64| -> Vec<_> {
         let per_call = |(index, it): (usize, &Counted)| figures(index) / it.case.calls as f64;
@@ -33,7 +33,7 @@ fn part(table: &mut Table, title: &str, decimals: usize, counted: &[Counted], fo
     table.rule();
 }
 
-/// The functions that cost most, with all that they call.
+/// The functions that cost most, including all that they call.
 pub(super) fn functions(counted: &Counted, how_many: usize) -> Table {
     let title = format!("{} {}", counted.case.name, counted.sidecar);
     let mut table = Table::new(&[&title, "function", "calls", "own", "with all it calls"]);

@@ -1,5 +1,5 @@
-//! Endpoints that are only announced: each is another address of the one sidecar that is there, which listens on all of
-//! loopback. They join as its service does, with a token, and show the same identity.
+//! Endpoints that are only announced: each is another address of the only sidecar of the service, which listens on all
+//! loopback addresses. They join as its service does, with a token, and have the same identity.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -21,12 +21,12 @@ use crate::{
     identity,
 };
 
-/// Streams on one connection to the control plane, which takes few more.
+/// Streams on one connection to the control plane: half of its limit.
 const STREAMS: usize = limits::CONTROL_STREAMS as usize / 2;
-/// The control plane forgets who is silent for longer.
+/// The interval of heartbeats: the control plane forgets an endpoint that is silent for three of them.
 const HEARTBEAT: Duration = Duration::from_secs(limits::ENDPOINT_EXPIRY.as_secs() / 3);
 
-/// Announces endpoints for as long as it lives.
+/// Announces endpoints until it is dropped.
 pub(super) struct Announcer {
     heartbeats: JoinHandle<()>,
 }
@@ -34,12 +34,12 @@ pub(super) struct Announcer {
 /// One endpoint's stream.
 struct Membership {
     requests: mpsc::Sender<AnnounceRequest>,
-    /// The control plane ends a stream that nobody reads.
+    /// Kept open: the control plane ends a stream whose answers nobody reads.
     _answers: Streaming<AnnounceResponse>,
 }
 
 impl Announcer {
-    /// Announces so many endpoints, and returns when the control plane has taken them all.
+    /// Announces `count` endpoints, and returns when the control plane has accepted them all.
     pub(super) async fn start(mesh: &Joinable, count: usize) -> Result<Self> {
         let bundle = TrustBundle::from_pem(&mesh.bundle)?;
         let svid = identity::join(mesh, &bundle).await?;
@@ -62,7 +62,7 @@ impl Drop for Announcer {
     }
 }
 
-/// An address of loopback that no other endpoint has; 127.0.0.x are left to what is there anyway.
+/// A loopback address that no other endpoint has. Others use 127.0.0.x.
 fn address(index: usize) -> Ipv4Addr {
     let host = u32::try_from(index).unwrap_or(u32::MAX) + 0x7f00_0100;
     Ipv4Addr::from(host)
@@ -76,7 +76,7 @@ async fn announce(channel: Channel, index: usize, address: SocketAddr, id: &Spif
         health: Health::Up.into(),
         silent: false,
     };
-    // Without contracts: the sidecar that is there has told them.
+    // Without contracts: the real sidecar has announced them.
     let announce = Announce {
         service: AUTHORITY.to_owned(),
         endpoint: Some(endpoint),
@@ -91,14 +91,14 @@ async fn announce(channel: Channel, index: usize, address: SocketAddr, id: &Spif
     Ok(Membership { requests, _answers: answers })
 }
 
-/// Says that all endpoints are alive.
+/// Sends heartbeats for all endpoints.
 async fn keep(members: Vec<Membership>) {
     let mut ticks = tokio::time::interval(HEARTBEAT);
     loop {
         ticks.tick().await;
         for member in &members {
             let what = Some(What::Heartbeat(Heartbeat { health: Health::Up.into() }));
-            // A member whose stream has ended is missed by the calls that fail.
+            // If a stream has ended, failing calls will show it.
             let _ = member.requests.try_send(AnnounceRequest { what });
         }
     }

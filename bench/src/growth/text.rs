@@ -1,4 +1,4 @@
-//! What is printed.
+//! The printed table.
 
 use super::{DIMENSIONS, Dimension, Growth, Row};
 use crate::table::Table;
@@ -70,10 +70,10 @@ fn mean_cpu(measured: &super::Measured) -> Option<f64> {
     Some(measured.summary.as_ref()?.relays.as_ref()?.mean_cpu.median)
 }
 
-/// Memory for each idle connection, of weft and of the floor: what is more than in the row without any.
+/// Memory for each idle connection, of weft and of the floor: the growth over the row without idle connections.
 fn per_connection(row: &Row, first: &Row) -> String {
     let idle = row.size.saturating_sub(first.size);
-    // Below that, the noise of the allocator is as large.
+    // With fewer connections, the noise of the allocator is as large.
     if row.dimension != Dimension::Connections || idle < 500 {
         return String::new();
     }

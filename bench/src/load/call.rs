@@ -1,4 +1,4 @@
-//! One call, and what it goes over.
+//! One call, and its connection.
 
 use std::net::SocketAddr;
 
@@ -16,9 +16,9 @@ use crate::{
     contract, http2,
 };
 
-/// What one caller calls over.
+/// The connection of one caller.
 pub(super) enum Link {
-    /// A place on an HTTP/2 connection, which others may share.
+    /// An HTTP/2 connection, which others may share.
     Http2(SendRequest<Bytes>),
     /// An HTTP/1.1 connection of its own.
     Http1(http1::SendRequest<Full<Bytes>>),
@@ -27,7 +27,7 @@ pub(super) enum Link {
 }
 
 impl Link {
-    /// A connection with so many callers.
+    /// Opens a connection for this many callers.
     pub(super) async fn open(args: &LoadArgs, callers: usize) -> Result<Vec<Self>> {
         let to = args.to;
         if args.kind == Kind::NewConnection {
@@ -40,17 +40,17 @@ impl Link {
         }
         ensure!(callers == 1, "an HTTP/1.1 connection carries one call at a time");
         let (requests, connection) = http1::handshake(TokioIo::new(io)).await?;
-        // Why it ended is seen by the next call on it.
+        // The next call on the connection gets the reason.
         tokio::spawn(async move { drop(connection.await) });
         Ok(vec![Self::Http1(requests)])
     }
 }
 
-/// The call that is made again and again.
+/// The call that is repeated.
 pub(super) struct Call {
     kind: Kind,
     uris: Vec<Uri>,
-    /// gRPC's frame (no compression, length, message), or the message alone where it is not gRPC.
+    /// gRPC's frame (no compression, length, message), or only the message for a plain POST.
     body: Bytes,
     has_differing_headers: bool,
     is_sent_at_once: bool,
@@ -75,7 +75,7 @@ impl Call {
             Kind::ServerStream => contract::STREAM.to_owned(),
             Kind::Unary | Kind::NewConnection | Kind::Post => contract::method(index),
         };
-        // HTTP/1.1 has the path alone in its request line.
+        // HTTP/1.1 has only the path in its request line.
         let origin = if args.http1 { String::new() } else { format!("http://{}", args.authority) };
         let uris = (0..args.methods).map(|index| format!("{origin}{}", path(index)).parse());
         Ok(Self {
@@ -88,7 +88,7 @@ impl Call {
         })
     }
 
-    /// One call, checked: HTTP 200, the message of the request, and for gRPC `grpc-status: 0`.
+    /// Makes one call and checks the answer: HTTP 200, the message of the request, and for gRPC `grpc-status: 0`.
     pub(super) async fn make(&self, link: &mut Link) -> Result<()> {
         match link {
             Link::Http2(requests) => self.over_http2(requests).await,
@@ -101,7 +101,7 @@ impl Call {
         let request = self.request().body(())?;
         let (answer, mut sending) = requests.clone().ready().await?.send_request(request, false)?;
         if self.is_sent_at_once {
-            // To wait for room is to wait until the head is on its way.
+            // Does not wait for capacity, as the head would be sent meanwhile.
             sending.send_data(self.body.clone(), true)?;
         } else {
             http2::send(&mut sending, self.body.clone(), true).await?;
@@ -118,7 +118,7 @@ impl Call {
         if self.kind == Kind::Post {
             return Ok(());
         }
-        // An answer that is trailers only has its status in the head.
+        // A trailers-only answer has its status in the head.
         check_status(&body.trailers().await?.unwrap_or(head.headers))
     }
 
@@ -150,7 +150,7 @@ impl Call {
             && let Some(headers) = request.headers_mut()
         {
             let [trace, span] = [hex(32), hex(16)];
-            // Not sampled: the caller has decided so, and the sidecar has to heed it.
+            // Not sampled: the sidecar has to respect the caller's decision.
             headers.insert(&TRACEPARENT, value(format!("00-{trace}-{span}-00")));
             headers.insert(&REQUEST_ID, value(hex(32)));
             headers.insert(&SESSION, value(hex(SESSION_BYTES)));
@@ -160,7 +160,7 @@ impl Call {
 
     fn check_data(&self, data: &[u8], received: &mut usize) -> Result<()> {
         let is_echo = is_repeated(&self.body, *received, data);
-        ensure!(is_echo, "the answer is not what was sent, within {} bytes at {received}", data.len());
+        ensure!(is_echo, "the answer differs from the request, within {} bytes at {received}", data.len());
         *received += data.len();
         Ok(())
     }
@@ -173,7 +173,7 @@ impl Call {
     }
 }
 
-/// Whether `data` is what stands at `at` when `message` is repeated without an end.
+/// Whether `data` is the part at offset `at` of an endless repetition of `message`.
 fn is_repeated(message: &[u8], mut at: usize, mut data: &[u8]) -> bool {
     while !data.is_empty() {
         let rest = &message[at % message.len()..];
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_of_grpc_is_a_failure_though_http_says_200() {
+    fn an_error_of_grpc_is_a_failure_even_with_http_200() {
         assert!(check_status(&trailers(&[("grpc-status", "0")])).is_ok());
         assert!(check_status(&trailers(&[])).is_err());
         let error = check_status(&trailers(&[("grpc-status", "14"), ("x-weft-error", "no_endpoint")])).unwrap_err();

@@ -1,8 +1,8 @@
 //! When a caller may begin its next call.
 //!
-//! Without a pace that is at once: a closed loop. With one, calls become due at even times, whatever became of those
-//! before, and whichever caller is free makes the next one. Latency counts from when a call was due, so a way that
-//! can't keep up is not flattered by calls that were not made (Gil Tene's "coordinated omission").
+//! Without a pace, that is at once: a closed loop. With a pace, calls become due at even intervals, however long
+//! earlier calls take, and any free caller makes the next one. Latency counts from the moment when a call was due. So a
+//! way that can't keep up gains nothing from calls that were not made (Gil Tene's "coordinated omission").
 
 use std::{
     num::NonZeroU64,
@@ -34,7 +34,7 @@ impl Turns {
         Self { calls, at_most, per_second, begun: AtomicU64::new(0), start: OnceLock::new(), due }
     }
 
-    /// From now on there are turns.
+    /// Starts the turns.
     pub(super) fn begin(&self) -> Instant {
         let start = *self.start.get_or_init(Instant::now);
         if let Some(per_second) = self.per_second {
@@ -44,7 +44,7 @@ impl Turns {
         start
     }
 
-    /// Waits until a call may begin; says since when. `None`: no further one.
+    /// Waits until a call may begin. Returns when it was due, or `None` if there are no further calls.
     pub(super) async fn next(&self) -> Option<Instant> {
         let start = *self.start.get()?;
         match self.per_second {
@@ -61,15 +61,15 @@ impl Turns {
     }
 }
 
-/// When the call of that number is due.
+/// When the call with this number is due, counted from the start.
 fn due_after(call: u64, per_second: f64) -> Duration {
     Duration::from_secs_f64(call as f64 / per_second)
 }
 
-/// Gives out permits in time. On a thread of its own, as the runtime's timers are good to a millisecond only, in which
-/// ten calls would fall due together.
+/// Adds permits when calls are due. It has a thread of its own, as the runtime's timers have a resolution of a
+/// millisecond, in which ten calls would be due together.
 fn set_pace(due: &Semaphore, per_second: f64, calls: u64, start: Instant, at_most: Duration) {
-    // Else the kernel wakes it up to 50 µs late. Where it will not, the pace is a bit less even.
+    // Otherwise the kernel wakes the thread up to 50 µs late. If this fails, the pace is a bit less even.
     let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
     let mut released = 0;
     while released < calls {
@@ -83,7 +83,7 @@ fn set_pace(due: &Semaphore, per_second: f64, calls: u64, start: Instant, at_mos
         released += now_due;
         thread::sleep((start + due_after(released, per_second)).saturating_duration_since(Instant::now()));
     }
-    // A permit that nobody has taken yet belongs to a call that would begin after the end.
+    // A permit that is still free belongs to a call that would begin after the end.
     due.close();
 }
 
@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn without_a_pace_the_calls_alone_are_the_bound() {
+    async fn without_a_pace_only_the_number_of_calls_is_the_limit() {
         let turns = Turns::new(2, Duration::from_secs(60), None);
         assert!(turns.next().await.is_none(), "not before it begins");
         let start = turns.begin();
@@ -117,7 +117,7 @@ mod tests {
             assert!(Instant::now() >= at);
             due.push((at - start).as_millis());
         }
-        // A machine that is busy may have closed it before the last were taken.
+        // On a busy machine, the turns may end before the last permits are taken.
         assert!(!due.is_empty() && due.len() <= 10, "{due:?}");
         assert!(due.iter().enumerate().all(|(index, at)| *at == index as u128 * 10), "{due:?}");
     }

@@ -1,6 +1,6 @@
-//! Clients that attack, as a child: each goes on until it is killed, over a new connection whenever one was ended.
+//! The child that attacks: it goes on until it is killed, over a new connection whenever one has ended.
 //!
-//! The same attacks are in `tests/attacks.rs`, which sees that each runs into its limit.
+//! The same attacks are in `tests/attacks.rs`, which checks that each runs into its limit.
 
 use std::{future::pending, net::SocketAddr, time::Duration};
 
@@ -15,9 +15,9 @@ use tokio::{
 
 use crate::{bed::AUTHORITY, contract};
 
-/// Between the end of a connection and the next one.
+/// The pause between the end of a connection and the next one.
 const PAUSE: Duration = Duration::from_millis(1);
-/// Connections of those that wait.
+/// Connections of an attack that sends half of something and waits.
 const MANY: usize = 100;
 
 #[derive(Args)]
@@ -34,7 +34,7 @@ pub(super) enum Attack {
     RapidReset,
     /// Errors that make the other side reset a stream (RUSTSEC-2024-0003).
     StreamErrors,
-    /// A header block without an end (CVE-2024-27316).
+    /// A header block that never ends (CVE-2024-27316).
     Continuation,
     /// PINGs (CVE-2019-9512).
     Pings,
@@ -42,7 +42,7 @@ pub(super) enum Attack {
     Settings,
     /// DATA without bytes (CVE-2019-9518).
     EmptyData,
-    /// DATA of padding.
+    /// DATA with only padding.
     Padding,
     /// DATA of one byte each.
     SmallData,
@@ -52,7 +52,7 @@ pub(super) enum Attack {
     TableSize,
     /// Calls whose answers are not read.
     Unread,
-    /// Uploads that their service does not read, as many as the window of its connection has room for.
+    /// Uploads that their service does not read, until the window of its connection is full.
     DeafService,
     /// A hundred connections that send half a head and wait: at the outbound port.
     HalfHeads,
@@ -115,7 +115,7 @@ pub(crate) async fn run(args: AttackArgs) -> Result<()> {
     for _ in 0..many {
         connections.spawn(async move {
             loop {
-                // It ends with an error when the other side closes the connection: that is what it is there for.
+                // An error means that the other side has closed the connection, as it should.
                 let _ = attack(args.attack, args.to).await;
                 sleep(PAUSE).await;
             }
@@ -125,7 +125,7 @@ pub(crate) async fn run(args: AttackArgs) -> Result<()> {
     Ok(())
 }
 
-/// Over one connection, until that ends.
+/// Attacks over one connection, until it ends.
 async fn attack(attack: Attack, to: SocketAddr) -> std::io::Result<()> {
     let mut stream = TcpStream::connect(to).await?;
     if let Some(bytes) = half(attack) {
@@ -161,7 +161,7 @@ async fn attack(attack: Attack, to: SocketAddr) -> std::io::Result<()> {
     }
 }
 
-/// What those send that wait.
+/// The bytes of an attack that sends half of something and waits.
 fn half(attack: Attack) -> Option<&'static [u8]> {
     match attack {
         Attack::HalfHeads => Some(b"GET / HTTP/1.1\r\nhost: ec"),
@@ -170,12 +170,12 @@ fn half(attack: Attack) -> Option<&'static [u8]> {
     }
 }
 
-/// For [`Attack::Unread`] a stream's largest window.
+/// The payload of SETTINGS: for [`Attack::Unread`], the largest stream window.
 fn first_settings(attack: Attack) -> Vec<u8> {
     if attack == Attack::Unread { vec![0, 4, 0x7f, 0xff, 0xff, 0xff] } else { Vec::new() }
 }
 
-/// What comes once on a connection.
+/// The bytes that come once on a connection.
 fn begin(attack: Attack) -> Vec<u8> {
     let head = head(contract::UNARY);
     match attack {
@@ -186,7 +186,7 @@ fn begin(attack: Attack) -> Vec<u8> {
     }
 }
 
-/// What comes again and again; `next` is the number of the next stream.
+/// The bytes that come again and again. `next` is the number of the next stream.
 fn more(attack: Attack, next: &mut u32) -> Vec<u8> {
     let mut open = || {
         *next += 2;
@@ -210,12 +210,12 @@ fn more(attack: Attack, next: &mut u32) -> Vec<u8> {
         Attack::Padding => frame(kind::DATA, PADDED, 1, &[1, 0]).repeat(1_000),
         Attack::SmallData => frame(kind::DATA, 0, 1, &[0]).repeat(1_000),
         Attack::HugeList => calls(1, &|stream| {
-            // A field of 4,000 bytes goes into the table, and is named ten thousand times.
+            // Puts a field of 4,000 bytes into the table, and names it 10,000 times.
             let entry = [&[0x40, 1, b'x', 0x7f, 0xa1, 0x1e][..], &[b'v'; 4_000]].concat();
             call(stream, END_STREAM, &[plain.clone(), entry, vec![0xbe; 10_000]].concat())
         }),
         Attack::TableSize => calls(100, &|stream| {
-            // To nothing, and to all.
+            // Sets the table's size to 0, and back to 4096.
             call(stream, END_STREAM, &[&[0x20, 0x3f, 0xe1, 0x1f][..], &plain].concat())
         }),
         Attack::DeafService => calls(60, &|stream| {
@@ -226,7 +226,7 @@ fn more(attack: Attack, next: &mut u32) -> Vec<u8> {
     }
 }
 
-/// 400 messages of 60 kB, which come back.
+/// 400 calls with a message of 60 kB, which the service echoes.
 fn calls_with_large_answers() -> Vec<u8> {
     let block = head(contract::UNARY);
     let call = |stream| {
@@ -241,7 +241,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_are_whole_frames() {
+    fn attacks_write_whole_frames() {
         for attack in Attack::value_variants() {
             let mut next = 1;
             let bytes = [begin(*attack), more(*attack, &mut next), more(*attack, &mut next)].concat();

@@ -1,4 +1,4 @@
-//! A hundred streams on one connection, as a child: on all but one, messages go there and back; the last is not read.
+//! The child with a hundred streams on one connection: on all but one, messages are echoed. The last one is not read.
 
 use std::{
     net::SocketAddr,
@@ -39,7 +39,7 @@ pub(crate) struct ConverseArgs {
     millis: u64,
 }
 
-/// Of messages and their echoes on all streams but one: without the other, and beside it.
+/// Latencies of messages and their echoes on all streams but one: without the unread one, and beside it.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Conversations {
     pub(crate) without: Latency,
@@ -63,7 +63,7 @@ pub(crate) async fn run(args: ConverseArgs) -> Result<()> {
         Ok(found) => println!("{}", serde_json::to_string(&found)?),
         Err(error) => println!("{error:#}"),
     }
-    // Until it is killed.
+    // The parent kills this process.
     std::future::pending().await
 }
 
@@ -73,7 +73,7 @@ async fn converse(to: SocketAddr, time: Duration) -> Result<Conversations> {
     for _ in 1..STREAMS {
         streams.push(Stream::open(&requests, contract::CHAT).await?);
     }
-    // The first is not counted.
+    // The first round is not counted.
     on_all(&mut streams, time / 2).await?;
     let without = on_all(&mut streams, time).await?;
     let mut unread = Stream::open(&requests, contract::POUR).await?;
@@ -118,14 +118,14 @@ impl Stream {
             let Some(data) = self.answer.data().await else { bail!("a stream has ended") };
             let data = data?;
             self.answer.flow_control().release_capacity(data.len())?;
-            ensure!(message[received..].starts_with(&data), "an echo is not what was sent");
+            ensure!(message[received..].starts_with(&data), "an echo differs from its message");
             received += data.len();
         }
         Ok(())
     }
 }
 
-/// On all streams at once, for that time.
+/// Sends messages on all streams at once, for `time`.
 async fn on_all(streams: &mut Vec<Stream>, time: Duration) -> Result<Latency> {
     let end = Instant::now() + time;
     let mut running = JoinSet::new();

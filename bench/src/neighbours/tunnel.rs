@@ -1,4 +1,4 @@
-//! A way to the inbound port for attackers that speak no TLS.
+//! Connects attackers that do not speak TLS to the inbound port.
 
 use std::net::SocketAddr;
 

@@ -1,4 +1,4 @@
-//! The figures that the project wants to reach, and what was measured.
+//! The project's goals, compared with the measured figures.
 
 use super::{Report, spread::Spread};
 use crate::bed::WEFT;
@@ -16,7 +16,7 @@ const PEAK_RSS: f64 = 20.0;
 /// From a sidecar's start until it is ready, in milliseconds.
 const READY: f64 = 50.0;
 
-/// One line for each goal of which something was measured.
+/// One line for each goal whose figure was measured.
 pub(crate) fn lines(report: &Report) -> Vec<String> {
     let way = |load: &str, way: &str| report.cases.iter().find(|case| case.case.name == load)?.way(way);
     let weft = || report.cases.iter().filter_map(|case| case.way(WEFT));

@@ -11,7 +11,7 @@ pub(crate) struct Spread {
 }
 
 impl Spread {
-    /// `None` of nothing.
+    /// `None` without values.
     pub(crate) fn of(values: impl Iterator<Item = f64>) -> Option<Self> {
         let mut values: Vec<f64> = values.collect();
         values.sort_by(f64::total_cmp);
@@ -32,7 +32,7 @@ impl Spread {
     }
 }
 
-/// Ratios of what was measured in the same round.
+/// Ratios of values of the same round.
 pub(crate) fn ratios<T>(these: &[T], those: &[T], of: impl Fn(&T) -> f64) -> Option<Spread> {
     Spread::of(std::iter::zip(these, those).map(|(this, that)| of(this) / of(that)))
 }

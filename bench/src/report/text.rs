@@ -1,4 +1,4 @@
-//! What is printed.
+//! The printed table and notes.
 
 use super::{CaseReport, LatencySummary, Machine, Report, Summary, WayReport, goals};
 use crate::table::Table;
@@ -58,7 +58,7 @@ fn notes(case: &CaseReport) -> Vec<String> {
     pace.into_iter().chain(absent).chain(broken).collect()
 }
 
-/// The cells of what was not measured.
+/// The cells of a way that was not measured.
 fn none() -> Vec<String> {
     vec!["-".to_owned(); HEADINGS.len() - 2]
 }

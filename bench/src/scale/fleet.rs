@@ -30,11 +30,11 @@ use crate::{
     weft::{Control, NAMESPACE, WeftOptions},
 };
 
-/// Each has an address of its own, `127.1.X.Y`.
+/// The largest number of sidecars: each has an address of its own, `127.1.X.Y`.
 pub(super) const MOST: usize = 250 * 250;
 /// How many join at once.
 const AT_ONCE: usize = 64;
-/// How long a watcher may take until it knows of a change, or of what it watches.
+/// How long a watcher may take to learn of a change, or of the services that it watches.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
 #[derive(Clone, Copy)]
@@ -73,7 +73,7 @@ struct Member {
     is_up: bool,
 }
 
-/// A watcher was told how an endpoint is.
+/// A watcher has learned of an endpoint's health.
 struct Sighting {
     endpoint: usize,
     is_up: bool,
@@ -81,7 +81,7 @@ struct Sighting {
 }
 
 impl Fleet {
-    /// Joins them all, and returns when each knows all that it watches.
+    /// Joins all sidecars, and returns when each knows all services that it watches.
     pub(super) async fn join(control: &Control, weft: &WeftOptions, size: Size) -> Result<Self> {
         let bundle = TrustBundle::from_pem(&control.bundle()?)?;
         let svids: Vec<Svid> = stream::iter(0..size.services)
@@ -100,7 +100,7 @@ impl Fleet {
         Ok(Self { size, members, sightings, heartbeats, failure })
     }
 
-    /// Changes the health of one endpoint. Returns when its watchers were told of it, and how many were not.
+    /// Changes the health of one endpoint. Returns how long each watcher took to learn of it, and how many did not.
     pub(super) async fn change(&mut self, number: usize) -> Result<(Vec<Duration>, usize)> {
         // Another service each time.
         let index = number * 7 % self.size.sidecars;
@@ -124,7 +124,7 @@ impl Fleet {
         Ok((times, missed))
     }
 
-    /// Whether all streams are open still.
+    /// Checks that all streams are still open.
     pub(super) fn check(&self) -> Result<()> {
         let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
         ensure!(failure.is_none(), "a sidecar lost its stream: {}", failure.as_deref().unwrap_or_default());
@@ -198,23 +198,25 @@ impl Joining<'_> {
             while let Ok(Some(_)) = answers.message().await {}
             note(&failure, "announcing ended");
         });
-        timeout(PATIENCE, self.watch(sidecar, channel)).await.context("what is watched was not told")??;
+        timeout(PATIENCE, self.watch(sidecar, channel))
+            .await
+            .context("the control plane has not answered a subscription")??;
         Ok(Member { requests, is_up: true })
     }
 
-    /// Subscribes, waits until all of it is known, and leaves the reading to a task.
+    /// Subscribes, waits until all services are known, and leaves further reading to a task.
     async fn watch(&self, sidecar: usize, channel: tonic::transport::Channel) -> Result<()> {
         let mut missing: HashSet<String> =
             self.size.watched_by(sidecar).map(|service| format!("{}.{NAMESPACE}", service_name(service))).collect();
         let asked = missing.clone().into_iter().map(watch_request::What::SubscribeService);
         let asked = stream::iter(asked.map(|what| WatchRequest { what: Some(what) }).collect::<Vec<_>>());
-        // The stream of questions stays open, as a sidecar's does.
+        // The stream of requests stays open, as a sidecar's does.
         let asked = asked.chain(stream::pending());
         let mut told = DiscoveryClient::new(channel).watch(asked).await?.into_inner();
         while !missing.is_empty() {
             match told.message().await?.context("a watching stream ended")?.what {
                 Some(watch_response::What::Snapshot(snapshot)) => drop(missing.remove(&snapshot.name)),
-                // Its first endpoint may not have joined yet; it is told when it does.
+                // Its first endpoint may not have joined yet. A snapshot follows when it does.
                 Some(watch_response::What::NotFound(not_found)) => {
                     if let Some(weft_contracts::weft::discovery::v1::not_found::What::Service(name)) = not_found.what {
                         missing.remove(&name);
@@ -247,20 +249,20 @@ fn report(seen: &mpsc::UnboundedSender<Sighting>, response: WatchResponse) {
         let number = endpoint.id.strip_prefix("sidecar-").and_then(|number| number.parse().ok());
         if let Some(number) = number {
             let is_up = endpoint.health() == Health::Up;
-            // Fails when all is over.
+            // Fails at the end of the run.
             let _ = seen.send(Sighting { endpoint: number, is_up, at: Instant::now() });
         }
     }
 }
 
-/// Says of each in turn that it lives, all within the interval.
+/// Sends a heartbeat for each sidecar in turn, for all of them within the interval.
 async fn keep(members: Vec<mpsc::Sender<AnnounceRequest>>) {
     let pause = limits::HEARTBEAT_INTERVAL / u32::try_from(members.len().max(1)).unwrap_or(u32::MAX);
     let mut ticks = tokio::time::interval(pause.max(Duration::from_micros(1)));
     loop {
         for member in &members {
             ticks.tick().await;
-            // `Unspecified` says nothing new of its health. One whose stream has ended is told by its task.
+            // `Unspecified` does not change its health. If a stream has ended, the task that reads it notes it.
             let _ = member.try_send(AnnounceRequest { what: Some(What::Heartbeat(Heartbeat::default())) });
         }
     }
@@ -271,7 +273,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_service_has_as_many_watchers() {
+    fn every_service_has_the_same_number_of_watchers() {
         let size = Size { sidecars: 200, services: 20, watched: 10 };
         assert!((0..20).all(|service| size.watchers_of(service) == 100));
         assert!((0..200).all(|sidecar| size.watched_by(sidecar).collect::<HashSet<_>>().len() == 10));

@@ -1,4 +1,4 @@
-//! Connections of nobody that the mesh knows: they say nothing, and come again when they are ended.
+//! Silent connections of strangers, which come back when they are closed.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -17,14 +17,14 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-/// Between two tries of one that was ended or not let in.
+/// The pause before a stranger tries again, after its connection was closed or refused.
 const AGAIN: Duration = Duration::from_secs(1);
 /// How long it may take until each has tried once.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The addresses that they come from, `127.2.0.X`.
 const ADDRESSES: usize = 250;
 
-/// Ended when this is dropped.
+/// The strangers. Dropping this ends them.
 pub(super) struct Strangers {
     _tasks: JoinSet<()>,
     tried: Arc<AtomicUsize>,
@@ -45,7 +45,7 @@ impl Strangers {
                         tried.fetch_add(1, Relaxed);
                     }
                     if let Ok(mut stream) = connected {
-                        // Until it is ended.
+                        // Returns when the connection is closed.
                         let _ = stream.read(&mut [0; 1]).await;
                     }
                     sleep(AGAIN).await;

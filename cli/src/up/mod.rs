@@ -10,6 +10,7 @@ mod launch;
 pub(crate) mod leftovers;
 mod logs;
 pub(crate) mod orders;
+mod port_blocks;
 mod ports;
 pub(crate) mod process;
 mod progress;

@@ -4,20 +4,22 @@ use std::{
     collections::HashSet,
     fs, io,
     net::{Ipv4Addr, SocketAddr, TcpListener},
+    ops::Range,
     sync::Mutex,
 };
 
-use super::process;
+use super::{port_blocks::Blocks, process};
 use crate::mesh_file::{MeshFile, Port, Problem, Service};
 
 /// Hands out ports that nobody listens on, none of them twice.
 ///
-/// From the choice of a port to the moment when its owner listens on it, nothing holds the port. So it is chosen
-/// outside the range that the kernel uses for outgoing connections: such a connection would keep the owner from
-/// listening.
+/// From the choice of a port to the moment when its owner listens on it, nothing holds the port. So it is chosen from a
+/// block that no other `weft up` of this user chooses from ([`Blocks`]), and outside the range that the kernel uses for
+/// outgoing connections: such a connection would keep the owner from listening.
 #[derive(Debug, Default)]
 pub(crate) struct Ports {
     given: Mutex<HashSet<u16>>,
+    blocks: Mutex<Blocks>,
 }
 
 /// How many ports are tried.
@@ -38,7 +40,7 @@ impl Ports {
         let own = not_outgoing();
         for _ in 0..TRIES {
             // 0: any port that the kernel gives.
-            let wanted = own.clone().map_or(0, fastrand::u16);
+            let wanted = own.as_ref().map_or(0, |own| self.next(own));
             let Ok(listener) = TcpListener::bind((Ipv4Addr::UNSPECIFIED, wanted)) else { continue };
             let port = listener.local_addr()?.port();
             if self.reserve(port) {
@@ -48,6 +50,11 @@ impl Ports {
         Err(io::Error::other(format!("no free port found in {TRIES} tries")))
     }
 
+    fn next(&self, own: &Range<u16>) -> u16 {
+        let mut blocks = self.blocks.lock().unwrap_or_else(|broken| broken.into_inner());
+        blocks.next(own).unwrap_or_else(|| fastrand::u16(own.clone()))
+    }
+
     /// Keeps a port from being handed out; false if it was already.
     pub(crate) fn reserve(&self, port: u16) -> bool {
         self.given.lock().unwrap_or_else(|broken| broken.into_inner()).insert(port)
@@ -55,7 +62,7 @@ impl Ports {
 }
 
 /// Ports that the kernel gives to no outgoing connection; `None` if these are too few.
-fn not_outgoing() -> Option<std::ops::Range<u16>> {
+fn not_outgoing() -> Option<Range<u16>> {
     let range = fs::read_to_string(OUTGOING).ok()?;
     let first: u16 = range.split_whitespace().next()?.parse().ok()?;
     (first >= LOWEST + ENOUGH).then_some(LOWEST..first)

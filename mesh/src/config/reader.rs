@@ -132,7 +132,7 @@ impl<'a> Reader<'a> {
         for item in items {
             match &item.value {
                 Value::Text(value) => texts.push(Located { value: value.clone(), line: item.line }),
-                _ => self.wrong_type(item, &field, format!("a list of which each is {allowed}")),
+                _ => self.wrong_type(item, &field, format!("a list in which each entry is {allowed}")),
             }
         }
         Some(texts)

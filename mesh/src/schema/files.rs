@@ -1,4 +1,4 @@
-//! Descriptor sets as files of raw bytes: taking them apart, and putting the files of several together.
+//! Descriptor sets as files of raw bytes: splits sets, and merges the files of several sets.
 
 use std::collections::{BTreeMap, btree_map::Entry};
 
@@ -10,14 +10,14 @@ use prost::Message as _;
 use super::SchemaError;
 use crate::limits;
 
-/// A `google.protobuf.FileDescriptorSet` whose files stay as they are.
+/// A `google.protobuf.FileDescriptorSet` whose files are not decoded.
 #[derive(Clone, PartialEq, prost::Message)]
 struct RawSet {
     #[prost(bytes = "bytes", repeated, tag = "1")]
     file: Vec<Bytes>,
 }
 
-/// The one part of a `google.protobuf.FileDescriptorProto` that is needed to tell files apart.
+/// The one field of a `google.protobuf.FileDescriptorProto` that tells files apart.
 #[derive(Clone, PartialEq, prost::Message)]
 struct Named {
     #[prost(string, tag = "1")]
@@ -30,7 +30,7 @@ pub(super) fn split(descriptor_set: &[u8]) -> Result<Vec<Bytes>, SchemaError> {
     Ok(set.file)
 }
 
-/// One descriptor set with each file once.
+/// Makes one descriptor set with each file once.
 pub(super) fn merge(files: impl IntoIterator<Item = Bytes>) -> Result<Vec<u8>, SchemaError> {
     let mut by_name: BTreeMap<String, Bytes> = BTreeMap::new();
     let mut total_bytes = 0;
@@ -56,14 +56,15 @@ pub(super) fn merge(files: impl IntoIterator<Item = Bytes>) -> Result<Vec<u8>, S
     Ok(RawSet { file: by_name.into_values().collect() }.encode_to_vec())
 }
 
-/// Comments and positions say nothing about what a file defines, and are there or not as its compiler was told.
+/// A file without comments and positions: they depend on the compiler's options and do not change what the file
+/// defines.
 fn without_source_info(file: &Bytes) -> Result<FileDescriptorProto, SchemaError> {
     let mut file: FileDescriptorProto = buffa::DecodeOptions::new()
         .with_element_memory_limit(limits::DESCRIPTOR_MEMORY_BYTES)
         .decode_from_slice(file)
         .map_err(malformed)?;
     file.source_code_info = Default::default();
-    // Normal form: how the bytes were laid out does not count.
+    // Encoded again, so that the layout of the bytes does not matter.
     FileDescriptorProto::decode_from_slice(&file.encode_to_vec()).map_err(malformed)
 }
 

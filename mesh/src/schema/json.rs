@@ -52,8 +52,8 @@ pub(super) fn parse(
     Ok(parsed)
 }
 
-/// Adds the closest field to a complaint about an unknown one. The library tells of it in words only; words that are
-/// not understood stay as they are.
+/// Adds the closest field to an error about an unknown one. The library reports the field only in text; a text of
+/// another form is not changed.
 fn with_suggestion(pool: &DescriptorPool, mut reason: String) -> String {
     let closest = || {
         let (asked, rest) = reason.strip_prefix("unknown field \"")?.split_once("\" on message ")?;
@@ -66,7 +66,7 @@ fn with_suggestion(pool: &DescriptorPool, mut reason: String) -> String {
     reason
 }
 
-/// The JSON of an `Any` from the JSON of what it holds.
+/// The JSON of an `Any`, from the JSON of its content.
 pub(super) fn with_type(type_url: &str, name: &str, json: &str) -> String {
     let type_url = serde_json::Value::from(type_url);
     let is_special =
@@ -106,14 +106,14 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_of_field_survives_the_way_there_and_back() {
+    fn every_kind_of_field_survives_the_round_trip() {
         let schema = schema();
         let json = r#"{"orderId":"o-1","lines":[{"quantity":2},{}],"counts":{"a":"9007199254740993"},"raw":"AP8=",
             "placedAt":"2026-01-02T03:04:05.600Z","took":"1.500s","kind":"KIND_FAST","maybe":0,"wrapped":7,
             "any":{"@type":"type.googleapis.com/t.Line","quantity":3},"ratio":"NaN","byAir":"x",
             "large":"18446744073709551615"}"#;
         assert_eq!(round_trip(&*schema, json), serde_json::from_str::<serde_json::Value>(json).unwrap());
-        // What people write by hand: names as in the file, numbers that are not quoted, an enum by its number, null.
+        // What people write by hand: field names as in the file, numbers without quotes, an enum by its number, null.
         let by_hand = r#"{"order_id":"o-1","large":5,"kind":1,"raw":null,"took":"1s"}"#;
         let expected = serde_json::json!({"orderId":"o-1","large":"5","kind":"KIND_FAST","took":"1s"});
         assert_eq!(round_trip(&*schema, by_hand), expected);
@@ -125,7 +125,7 @@ mod tests {
         let schema = schema();
         let error = |json| schema.json_to_binary("t.Order", json).unwrap_err().to_string();
         for (json, expected) in [
-            (r#"{"lines":[{},{"quantity":"many"}]}"#, "this is no JSON of `t.Order`: lines[1].quantity: "),
+            (r#"{"lines":[{},{"quantity":"many"}]}"#, "this is not JSON of `t.Order`: lines[1].quantity: "),
             (r#"{"oderId":"x"}"#, r#"unknown field "oderId" on message t.Order"#),
             (r#"{"oderId":"x"}"#, r#"did you mean "orderId"?"#),
             (r#"{"lines":[{"quantty":1}]}"#, r#"did you mean "quantity"?"#),
@@ -142,11 +142,11 @@ mod tests {
         let unknown = schema.json_to_binary("t.Ordre", "{}").unwrap_err().to_string();
         assert_eq!(unknown, "the descriptors define no message `t.Ordre`; did you mean `t.Order`?");
         let cut = schema.binary_to_json("t.Order", b"\x0a\x05ab").unwrap_err().to_string();
-        assert!(cut.starts_with("these bytes are no `t.Order`: "), "{cut}");
+        assert!(cut.starts_with("these bytes are not a `t.Order`: "), "{cut}");
     }
 
     #[test]
-    fn nesting_without_end_is_an_error() {
+    fn endless_nesting_is_an_error() {
         let source = r#"syntax = "proto3"; package t; message N { N n = 1; }"#;
         let schema = from_descriptor_set(&compile(&[("t.proto", source)])).unwrap();
         let deep = format!("{}{{}}{}", r#"{"n":"#.repeat(100_000), "}".repeat(100_000));
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn an_any_shows_what_it_holds() {
+    fn an_any_shows_its_content() {
         let schema = schema();
         let show = |url: &str, value: &[u8]| {
             schema.any_to_json(&prost_types::Any { type_url: url.to_owned(), value: value.to_vec() })

@@ -1,4 +1,4 @@
-//! [`Schema`] on the `buffa-descriptor` library.
+//! [`Schema`] with the `buffa-descriptor` library.
 
 use std::sync::Arc;
 
@@ -64,7 +64,7 @@ impl Schema for PoolSchema {
     }
 
     fn any_to_json(&self, any: &prost_types::Any) -> Result<String, SchemaError> {
-        // `type.googleapis.com/a.b.C`; what stands before the last slash says only where a definition might be got.
+        // `type.googleapis.com/a.b.C`: the part before the last slash only says where a definition may be found.
         let name = any.type_url.rsplit('/').next().unwrap_or_default();
         Ok(json::with_type(&any.type_url, name, &self.binary_to_json(name, &any.value)?))
     }
@@ -75,7 +75,7 @@ fn read_service(pool: &DescriptorPool, service: &ServiceDescriptor) -> Result<Se
     let file = pool
         .file_containing_symbol(&name)
         .and_then(|file| file.name.clone())
-        .ok_or_else(|| malformed(format_args!("service {name} stands in no file")))?;
+        .ok_or_else(|| malformed(format_args!("service {name} is in no file")))?;
     let options = match service.options() {
         None => None,
         Some(options) => Place { pool, file: &file, element: format!("service {name}") }
@@ -115,21 +115,21 @@ fn read_method(
     })
 }
 
-/// `google.protobuf.ServiceOptions` with the one field that is of interest.
+/// `google.protobuf.ServiceOptions` with the one field that is needed.
 #[derive(Clone, PartialEq, prost::Message)]
 struct ServiceCarrier {
     #[prost(message, optional, tag = "50901")]
     weft: Option<ServiceOptions>,
 }
 
-/// `google.protobuf.MethodOptions` with the one field that is of interest.
+/// `google.protobuf.MethodOptions` with the one field that is needed.
 #[derive(Clone, PartialEq, prost::Message)]
 struct MethodCarrier {
     #[prost(message, optional, tag = "50901")]
     weft: Option<MethodOptions>,
 }
 
-/// Where an option stands.
+/// The place of an option.
 struct Place<'a> {
     pool: &'a DescriptorPool,
     file: &'a str,
@@ -137,8 +137,8 @@ struct Place<'a> {
 }
 
 impl Place<'_> {
-    /// Reads Weft's option from an element's options, by way of their serialized form: what is an extension to the
-    /// one library is a field to the other.
+    /// Reads Weft's option from an element's options through their serialized form: an extension in one library is a
+    /// field in the other.
     fn read<C: prost::Message + Default + PartialEq>(
         self,
         extendee: &str,
@@ -153,7 +153,7 @@ impl Place<'_> {
         }
         let extendee = self.pool.message_index(extendee);
         match extendee.and_then(|extendee| self.pool.extension_for(extendee, WEFT_OPTION)) {
-            // The numbers from 50000 on are for everyone's own use: this option of the same number is another's.
+            // Anyone may use the numbers from 50000 on: this is another option with the same number.
             Some(found) if found.full_name() != extension => Ok(None),
             Some(_) => decoded.map(Some).map_err(|error| SchemaError::MalformedOption {
                 file,
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn the_contracts_of_weft_are_all_read() {
+    fn all_contracts_of_weft_are_read() {
         let schema = from_descriptor_set(weft_contracts::FILE_DESCRIPTOR_SET).unwrap();
         let list = schema.method("shop.users.v1.Users", "List").unwrap();
         assert!(list.idempotency.is_safe_to_repeat());
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn an_option_of_the_same_number_by_someone_else_is_none_of_ours() {
+    fn another_partys_option_with_the_same_number_is_ignored() {
         let source = r#"syntax = "proto3"; package t; import "google/protobuf/descriptor.proto";
             extend google.protobuf.MethodOptions { string acme = 50901; }
             message M {}
@@ -222,12 +222,12 @@ mod tests {
     }
 
     #[test]
-    fn options_without_their_definition_are_an_error_that_says_how_to_mend_it() {
+    fn options_without_their_definition_are_an_error_with_a_remedy() {
         let all = files::split(&compile(&[("t.proto", SOURCE)])).unwrap();
         let only = all.into_iter().filter(|file| file.windows(7).any(|part| part == b"t.proto"));
         let only = only.filter(|file| !file.windows(7).any(|part| part == b"Breaker"));
         let error = from_files(only).err().unwrap().to_string();
-        assert!(error.starts_with("t.proto: service t.S bears an option of number 50901"), "{error}");
+        assert!(error.starts_with("t.proto: service t.S has an option with the number 50901"), "{error}");
         assert!(error.contains("--include_imports"), "{error}");
     }
 
@@ -243,7 +243,7 @@ mod tests {
 
         let other = compile(&[("c.proto", r#"syntax = "proto3"; package c; message C { string other = 1; }"#)]);
         let error = from_files(both().chain(files::split(&other).unwrap())).err().unwrap().to_string();
-        assert_eq!(error, "the descriptors hold two different files named c.proto");
+        assert_eq!(error, "the descriptors contain two different files named c.proto");
     }
 
     const C: (&str, &str) = ("c.proto", r#"syntax = "proto3"; package c; message C { string it = 1; }"#);
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn truncated_sets_are_survived() {
+    fn truncated_sets_cause_only_errors() {
         let set = compile(&[("t.proto", SOURCE)]);
         for length in 0..set.len() {
             let _ = from_descriptor_set(&set[..length]);
@@ -271,8 +271,8 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(512))]
 
         #[test]
-        fn damaged_sets_are_survived(damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8)) {
-            // Small, so that most of the damage hits what is looked at.
+        fn damaged_sets_cause_only_errors(damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8)) {
+            // Small, so that most of the damage hits data that is read.
             static SET: std::sync::LazyLock<Vec<u8>> = std::sync::LazyLock::new(|| {
                 compile(&[("t.proto", r#"syntax = "proto3"; package t;
                     message M { map<string, M> m = 1; oneof o { string s = 2; E e = 3; } optional int32 i = 4;

@@ -1,23 +1,23 @@
-//! The names of what spans say of calls: OpenTelemetry's semantic conventions for RPC, stable since v1.45
-//! (<https://opentelemetry.io/docs/specs/semconv/rpc/>), and Weft's own. `docs/traces.md` is the user's page of them.
+//! The names of span attributes: OpenTelemetry's semantic conventions for RPC, stable since v1.45
+//! (<https://opentelemetry.io/docs/specs/semconv/rpc/>), and Weft's own. `docs/traces.md` describes them for users.
 
 pub use opentelemetry_semantic_conventions::attribute::{
     ERROR_TYPE, NETWORK_PEER_ADDRESS, NETWORK_PEER_PORT, RPC_METHOD, RPC_METHOD_ORIGINAL, RPC_RESPONSE_STATUS_CODE,
     RPC_SYSTEM_NAME, SERVER_ADDRESS, SERVER_PORT,
 };
 
-/// Of a try's span: which try of its call it is, from 1.
+/// On the span of a try: the number of the try in its call, from 1.
 pub const ATTEMPT: &str = "weft.attempt";
-/// Of a try's span: the id of the replica that it went to.
+/// On the span of a try: the id of the replica that it was sent to.
 pub const ENDPOINT: &str = "weft.endpoint";
-/// Of the span of a call that a fallback answers, and of its event [`FALLBACK_EVENT`]: why its service could not take it,
-/// as in `x-weft-error`.
+/// On the span of a call that a fallback answers, and on its event [`FALLBACK_EVENT`]: why the service could not take the
+/// call, as in `x-weft-error`.
 pub const FALLBACK_REASON: &str = "weft.fallback.reason";
 /// Beside it: where the answer comes from, as in `x-weft-fallback`.
 pub const FALLBACK_TO: &str = "weft.fallback.to";
 /// The event of a span at which its call goes on to a fallback.
 pub const FALLBACK_EVENT: &str = "fallback";
-/// Of the span of a call that comes in: the SPIFFE ID of its caller.
+/// On the span of an incoming call: the SPIFFE ID of its caller.
 pub const PEER: &str = "weft.peer";
 
 /// Values of [`RPC_SYSTEM_NAME`].
@@ -36,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_users_page_has_each_name() {
+    fn the_users_page_has_all_names() {
         let page = include_str!("../../../docs/traces.md");
         let rpc = [RPC_SYSTEM_NAME, RPC_METHOD, RPC_METHOD_ORIGINAL, RPC_RESPONSE_STATUS_CODE, ERROR_TYPE];
         let network = [SERVER_ADDRESS, SERVER_PORT, NETWORK_PEER_ADDRESS, NETWORK_PEER_PORT];
@@ -45,7 +45,7 @@ mod tests {
             [&rpc[..], &network, &[ATTEMPT, ENDPOINT, PEER, FALLBACK_REASON, FALLBACK_TO, FALLBACK_EVENT], &values]
                 .concat()
         {
-            assert!(page.contains(&format!("`{name}`")), "docs/traces.md does not say `{name}`");
+            assert!(page.contains(&format!("`{name}`")), "docs/traces.md lacks `{name}`");
         }
     }
 }

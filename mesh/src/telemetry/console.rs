@@ -1,4 +1,4 @@
-//! Spans on standard output, a line each.
+//! Spans on standard output, one line each.
 
 use std::{
     fmt::{self, Write as _},
@@ -11,7 +11,7 @@ use opentelemetry_sdk::trace::SpanData;
 
 use super::outlet::Outlet;
 
-/// Standard output, whoever reads it or does not.
+/// Standard output. Writing to it never waits for its reader.
 #[derive(Debug)]
 pub(super) struct Console(Arc<Outlet>);
 
@@ -19,14 +19,14 @@ impl Console {
     /// # Errors
     /// The system has no thread left.
     pub(super) fn new() -> io::Result<Self> {
-        // Lost spans are for the exporter to complain of, in the log.
+        // The exporter logs lost spans.
         Ok(Self(Arc::new(Outlet::start("spans", io::stdout(), |_| {})?)))
     }
 
     /// Prints spans.
     ///
     /// # Errors
-    /// Too many wait already.
+    /// Too many spans wait already.
     pub(super) fn print(&self, spans: &[SpanData]) -> Result<(), String> {
         let mut lines = String::new();
         for span in spans {
@@ -36,10 +36,10 @@ impl Console {
         if self.0.push(lines.as_bytes()) { Ok(()) } else { Err("nobody reads standard output".to_owned()) }
     }
 
-    /// Waits until all is printed, but not for ever.
+    /// Waits until all is printed, for a limited time.
     pub(super) async fn flush(&self) {
         let outlet = Arc::clone(&self.0);
-        // It fails when the runtime is going down, and with it whoever waits.
+        // It fails only if the runtime is shutting down, and with it the waiting task.
         let _ = tokio::task::spawn_blocking(move || outlet.flush()).await;
     }
 }

@@ -1,4 +1,4 @@
-//! From finished spans to batches at every target.
+//! Exports finished spans in batches to every target.
 
 use std::{
     collections::VecDeque,
@@ -25,18 +25,18 @@ use tokio::{
 use super::{ExportTarget, Origin, TelemetryError, console::Console};
 use crate::limits;
 
-/// Batches that wait for a target which is busy with another; past it a batch is lost for that target.
+/// The batches that may wait for a busy target. Past it, a batch is lost for that target.
 const BATCHES_QUEUED: usize = 8;
 
-/// How often a target that fails is complained about.
+/// How often a failing target is logged.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Where finished spans go in; cheap to clone, used from any thread.
+/// The entrance for finished spans. Cheap to clone, and usable from any thread.
 #[derive(Clone, Debug)]
 pub struct SpanSink(Arc<Queue>);
 
-/// Finished spans that wait for a batch. The collecting task is woken twice a batch only, by its first span and when it
-/// is full: a wake-up costs more than all else that is done for a span on the way of its call.
+/// Finished spans that wait for a batch. The collecting task is woken only twice for each batch, by its first span and
+/// when it is full: a wake-up costs more than everything else that a call does for its span.
 #[derive(Debug, Default)]
 struct Queue {
     spans: Mutex<Waiting>,
@@ -53,8 +53,8 @@ struct Waiting {
 }
 
 impl SpanSink {
-    /// Takes a finished span for export. It never waits for anybody: when the queue is full, or the export has ended,
-    /// the span is dropped and counted.
+    /// Takes a finished span for export. Never waits: if the queue is full, or the export has ended, the span is
+    /// dropped and counted.
     pub fn push(&self, span: SpanData) {
         let mut waiting = self.0.lock();
         if waiting.is_closed || waiting.spans.len() >= limits::SPANS_QUEUED {
@@ -70,24 +70,24 @@ impl SpanSink {
         }
     }
 
-    /// Spans that wait for a batch.
+    /// The number of spans that wait for a batch.
     pub fn queued(&self) -> usize {
         self.0.len()
     }
 
-    /// Spans that found no room in the queue.
+    /// The number of spans that were dropped because the queue was full.
     pub fn dropped(&self) -> u64 {
         self.0.dropped.load(Ordering::Relaxed)
     }
 
-    /// Spans that did not reach a target because it was slow or failed, counted for each target.
+    /// The number of spans that did not reach a target because it was slow or failed, counted for each target.
     pub fn undelivered(&self) -> u64 {
         self.0.undelivered.load(Ordering::Relaxed)
     }
 }
 
 impl Queue {
-    /// Held for a few instructions only.
+    /// The lock is held for a few instructions only.
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.spans.lock().unwrap_or_else(|e| e.into_inner())
     }
@@ -123,8 +123,8 @@ impl Queue {
     }
 }
 
-/// The task that takes spans to their targets. When this is dropped without [`Self::shutdown`] the task is aborted,
-/// and what waits is lost.
+/// The task that sends spans to their targets. If this is dropped without [`Self::shutdown`], the task is aborted and
+/// waiting spans are lost.
 #[derive(Debug)]
 pub struct SpanExport {
     stop: Option<oneshot::Sender<()>>,
@@ -132,7 +132,7 @@ pub struct SpanExport {
 }
 
 impl SpanExport {
-    /// Starts the export on the runtime of the caller. Fails only for a target that can't ever work; one that can't be
+    /// Starts the export on the caller's runtime. Fails only for a target that can never work; one that can't be
     /// reached is tried again with each batch.
     pub fn start(targets: &[ExportTarget], origin: &Origin) -> Result<(SpanSink, Self), TelemetryError> {
         let resource = origin.resource();
@@ -143,16 +143,16 @@ impl SpanExport {
         Ok((SpanSink(queue), Self { stop: Some(stop), task }))
     }
 
-    /// Takes no more spans, and waits for those that were taken to be exported, [`limits::SPAN_FLUSH_TIMEOUT`] at most.
+    /// Takes no more spans, and waits until those that were taken are exported, at most [`limits::SPAN_FLUSH_TIMEOUT`].
     pub async fn shutdown(mut self) {
         if let Some(stop) = self.stop.take() {
-            // It fails when the task is gone already, and then there is nothing to stop.
+            // It fails only if the task is gone already, and then there is nothing to stop.
             let _ = stop.send(());
         }
         match time::timeout(limits::SPAN_FLUSH_TIMEOUT, &mut self.task).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::error!(%error, "the export of spans has failed"),
-            Err(_) => tracing::warn!("spans are lost: their targets did not take them in time"),
+            Err(_) => tracing::warn!("spans were lost: their targets did not take them in time"),
         }
     }
 }
@@ -163,7 +163,7 @@ impl Drop for SpanExport {
     }
 }
 
-/// Collects spans to batches and hands each batch to every target's own task, until it is told to stop.
+/// Collects spans into batches and passes each batch to the task of every target, until it is stopped.
 async fn collect(queue: Arc<Queue>, mut stopped: oneshot::Receiver<()>, exporters: Vec<Exporter>) {
     let mut tasks = JoinSet::new();
     let mut outlets = Vec::new();
@@ -193,7 +193,7 @@ async fn collect(queue: Arc<Queue>, mut stopped: oneshot::Receiver<()>, exporter
             break;
         }
         for outlet in &outlets {
-            // The time of all this is limited by whoever waits for it. It fails when the target's task is gone.
+            // The caller of `shutdown` limits the time. It fails only if the target's task is gone.
             let _ = outlet.send(batch.clone()).await;
         }
     }
@@ -205,7 +205,7 @@ async fn collect(queue: Arc<Queue>, mut stopped: oneshot::Receiver<()>, exporter
     }
 }
 
-/// Exports batches to one target, one after the other.
+/// Exports batches to one target, one after another.
 async fn deliver(exporter: Exporter, mut batches: mpsc::Receiver<Vec<SpanData>>, queue: Arc<Queue>) {
     let mut complaint = Complaint::default();
     while let Some(batch) = batches.recv().await {
@@ -230,7 +230,7 @@ struct Complaint {
 }
 
 impl Complaint {
-    /// Whether to complain now, and of how many spans.
+    /// The number of lost spans to log, if it is time to log.
     fn is_due(&mut self, now: Instant, lost: u64) -> Option<u64> {
         self.lost += lost;
         if self.last.is_some_and(|last| now < last + COMPLAINT_INTERVAL) {
@@ -286,7 +286,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failing_target_is_complained_about_now_and_then() {
+    fn a_failing_target_is_logged_only_now_and_then() {
         let mut complaint = Complaint::default();
         let start = Instant::now();
         assert_eq!(complaint.is_due(start, 5), Some(5));

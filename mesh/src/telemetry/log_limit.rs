@@ -1,5 +1,5 @@
-//! Log lines that a peer can cause at will: some a second. Else they would fill a disk, and what else is said would be lost
-//! among them.
+//! Limits for log lines that a peer can cause as often as it likes. Without a limit they would fill a disk and hide
+//! other lines.
 
 use std::{
     collections::BTreeMap,
@@ -13,11 +13,11 @@ use crate::limits;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Lines of one kind: [`limits::LOG_LINES`] a second.
+/// A limit for lines of one kind: [`limits::LOG_LINES`] a second.
 #[derive(Debug, Default)]
 pub struct LogLimit(Mutex<Option<Count>>);
 
-/// Those of one second.
+/// The lines of one second.
 #[derive(Debug)]
 struct Count {
     since: Instant,
@@ -26,12 +26,12 @@ struct Count {
 }
 
 impl LogLimit {
-    /// One that has let no line through yet.
+    /// A limit that no line has used yet.
     pub const fn new() -> Self {
         Self(Mutex::new(None))
     }
 
-    /// Whether a line may be written now: then, how many were left out since the last time that some were.
+    /// `Some` if a line may be written now, with the number of lines that were left out before and not reported yet.
     pub fn take(&self) -> Option<u64> {
         let now = Instant::now();
         let mut guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -50,8 +50,8 @@ impl LogLimit {
     }
 }
 
-/// Lines that many can cause, of whom none takes the room of the others: [`limits::LOG_LINES_OF_IDENTITY`] of each and
-/// [`limits::LOG_LINES_OF_ALL`] of all in a second.
+/// A limit for lines that many identities can cause, where none can take the room of the others:
+/// [`limits::LOG_LINES_OF_IDENTITY`] a second for each, and [`limits::LOG_LINES_OF_ALL`] for all.
 #[derive(Debug)]
 pub struct SharedLogLimit<K>(Mutex<Option<Counts<K>>>);
 
@@ -60,7 +60,7 @@ pub struct SharedLogLimit<K>(Mutex<Option<Counts<K>>>);
 pub struct LeftOut<K> {
     /// How many.
     pub lines: u64,
-    /// Who caused the last of them.
+    /// The identity that caused the last of them.
     pub last: K,
 }
 
@@ -68,19 +68,19 @@ pub struct LeftOut<K> {
 struct Counts<K> {
     since: Instant,
     lines: u32,
-    /// Of those who have caused some of `lines`.
+    /// How many of `lines` each identity has caused.
     of: BTreeMap<K, u32>,
     left_out: Option<LeftOut<K>>,
 }
 
 impl<K: Ord + Clone> SharedLogLimit<K> {
-    /// One that has let no line through yet.
+    /// A limit that no line has used yet.
     pub const fn new() -> Self {
         Self(Mutex::new(None))
     }
 
-    /// Whether a line that `who` has caused may be written now: then, what was left out in the second before, if anything
-    /// was.
+    /// `Some` if a line that `who` has caused may be written now, with what was left out before and is not reported
+    /// yet.
     pub fn take(&self, who: &K) -> Option<Option<LeftOut<K>>> {
         let now = Instant::now();
         let anew = || Counts { since: now, lines: 0, of: BTreeMap::new(), left_out: None };
@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn so_many_lines_are_written_a_second() {
+    async fn lines_are_limited_per_second() {
         let limit = LogLimit::new();
         for left_out in [0, 980] {
             assert_eq!(limit.take(), Some(left_out));
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_causes_many_lines_takes_nobody_elses() {
+    async fn an_identity_with_many_lines_leaves_others_theirs() {
         let limit = SharedLogLimit::new();
         let written = |who: u32| (0..1_000).filter(|_| limit.take(&who).is_some()).count();
         for second in 0..2 {
@@ -135,6 +135,6 @@ mod tests {
         }
         let told = limit.take(&1).flatten();
         assert_eq!(told, Some(LeftOut { lines: 98_800, last: 99 }));
-        assert_eq!(limit.take(&1), Some(None), "it is told once");
+        assert_eq!(limit.take(&1), Some(None), "it is reported once");
     }
 }

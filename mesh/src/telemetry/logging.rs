@@ -1,6 +1,6 @@
-//! Logs. They go to standard error: what a program prints as its result stays clean.
+//! Logs. They go to standard error, so that standard output contains only a program's results.
 //!
-//! No thread that logs waits for whoever reads the log: see [`Outlet`].
+//! A thread that logs never waits for the reader of the log: see [`Outlet`].
 
 use std::{
     backtrace::Backtrace,
@@ -23,16 +23,16 @@ use tracing_subscriber::{
 
 use super::{TelemetryError, outlet::Outlet};
 
-/// Of this process's log, once it is set up.
+/// The log of this process, once it is set up.
 static LOG: OnceLock<Outlet> = OnceLock::new();
 
-/// How a log line is written.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people; in colours on a terminal.
+    /// For people, with colours on a terminal.
     #[default]
     Text,
-    /// For machines: an object a line.
+    /// For machines: one JSON object on each line.
     Json,
 }
 
@@ -43,7 +43,7 @@ impl FromStr for LogFormat {
         match text {
             "text" => Ok(Self::Text),
             "json" => Ok(Self::Json),
-            _ => Err(format!("`{text}` is no log format; allowed are `text` and `json`")),
+            _ => Err(format!("`{text}` is not a log format; allowed are `text` and `json`")),
         }
     }
 }
@@ -57,7 +57,7 @@ impl fmt::Display for LogFormat {
     }
 }
 
-/// What this process logs, to be changed while it runs. Cheap to clone.
+/// What this process logs. It can be changed while the process runs. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct LogFilter {
     handle: reload::Handle<Targets, Registry>,
@@ -65,30 +65,30 @@ pub struct LogFilter {
 }
 
 impl LogFilter {
-    /// What the process began with.
+    /// The directives at the start of the process.
     pub fn at_start(&self) -> &str {
         &self.at_start
     }
 
-    /// Logs by other directives from now on: levels, each for a target (`weft_sidecar=debug`) or for all others (`info`),
-    /// separated by commas. What no directive names is not logged.
+    /// Sets other directives: levels, separated by commas, each for a target (`weft_sidecar=debug`) or for all other
+    /// targets (`info`). A target without a directive is not logged.
     ///
     /// # Errors
-    /// One of them is no directive: then all stays as it is.
+    /// One of them is not a directive. Then nothing changes.
     pub fn set(&self, directives: &str) -> Result<(), BadFilter> {
         let targets = targets(directives)?;
-        // It fails only when the layer is gone, and with it all logs.
+        // It fails only if the layer is gone, and with it all logs.
         let _ = self.handle.reload(targets);
         Ok(())
     }
 
-    /// What is logged now.
+    /// The directives now.
     pub fn now(&self) -> String {
         self.handle.with_current(ToString::to_string).unwrap_or_default()
     }
 }
 
-/// A filter with a part that is none.
+/// A filter with a part that is not a directive.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{part}` {problem}; allowed are LEVEL and TARGET=LEVEL, separated by commas, as in `info,weft_sidecar=debug`")]
 pub struct BadFilter {
@@ -105,28 +105,29 @@ fn targets(directives: &str) -> Result<Targets, BadFilter> {
     })
 }
 
-/// Stricter than what the filter's own parser takes: to it a level that is misspelled is the name of a target, of which
-/// all is logged.
+/// Stricter than the filter's own parser, which takes a misspelled level for the name of a target and logs everything
+/// of it.
 fn directive(part: &str) -> Result<(Option<String>, LevelFilter), BadFilter> {
     let (target, level) = part.rsplit_once('=').map_or((None, part), |(target, level)| (Some(target), level));
     let bad = |problem| BadFilter { part: part.to_owned(), problem };
-    // To its own parser no level at all is `error`.
+    // Its own parser takes a missing level for `error`.
     let Some(level) = level.parse().ok().filter(|_| !level.is_empty()) else {
-        return Err(bad(format!("has `{level}` for a level: one of off, error, warn, info, debug and trace")));
+        return Err(bad(format!("has the level `{level}`; a level is one of off, error, warn, info, debug and trace")));
     };
     let is_path = |target: &str| {
         !target.is_empty() && target.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_:-".contains(&byte))
     };
     match target {
-        Some(target) if !is_path(target) => {
-            Err(bad(format!("has `{target}` for a target: a module's path such as weft_sidecar::transport::pool")))
-        }
+        Some(target) if !is_path(target) => Err(bad(format!(
+            "has the target `{target}`; a target is the path of a module, such as weft_sidecar::transport::pool"
+        ))),
         target => Ok((target.map(str::to_owned), level)),
     }
 }
 
-/// Sets up the logs of this process: to standard error, filtered by `RUST_LOG`, from `info` on where that says nothing.
-/// Panics are logged too, since a runtime catches a task's. At its end the process drops a [`FlushLog`] or calls [`exit`].
+/// Sets up the logs of this process: to standard error, filtered by `RUST_LOG`, or at `info` and above without it.
+/// Panics are logged as well, as a runtime catches those of tasks. At its end the process must drop a [`FlushLog`] or
+/// call [`exit`].
 ///
 /// # Errors
 /// `RUST_LOG` is wrong, logs were set up before, or the system has no thread left.
@@ -147,7 +148,7 @@ pub fn init_logging(format: LogFormat) -> Result<LogFilter, TelemetryError> {
     Ok(LogFilter { handle, at_start })
 }
 
-/// Waits until the log is written when it is dropped, a panic included, for [`crate::limits::LOG_FLUSH`] at most.
+/// When it is dropped, also by a panic, waits until the log is written, at most [`crate::limits::LOG_FLUSH`].
 #[derive(Debug)]
 pub struct FlushLog;
 
@@ -163,26 +164,27 @@ fn flush() {
     }
 }
 
-/// Ends the process once its log is written, or at [`crate::limits::LOG_FLUSH`]; `std::process::exit` loses what waits.
+/// Ends the process when its log is written, or after [`crate::limits::LOG_FLUSH`]. `std::process::exit` would lose
+/// lines that wait.
 pub fn exit(status: i32) -> ! {
     flush();
     std::process::exit(status)
 }
 
-/// Says on standard error why the process ends, behind all that was logged: on a line of its own, whatever is logged. Waits
-/// for a reader as [`FlushLog`] does where logs are set up, and otherwise as any program does.
+/// Writes to standard error why the process ends, after all log lines and whatever the filter is. If logs are set up,
+/// waits for a reader like [`FlushLog`], and otherwise like any program.
 pub fn say_last(why: &str) {
     match LOG.get() {
         Some(log) => {
             log.push(format!("{why}\n").as_bytes());
             log.flush();
         }
-        // Without standard error there is nobody to tell.
+        // An error is ignored: without standard error there is no place to report it.
         None => drop(writeln!(io::stderr(), "{why}")),
     }
 }
 
-/// Lines of the log that nobody read in time.
+/// How many log lines were lost because nobody read them in time.
 pub fn log_lines_lost() -> u64 {
     LOG.get().map_or(0, Outlet::lost)
 }
@@ -198,7 +200,7 @@ fn lines(format: LogFormat) -> Box<dyn Layer<Registry> + Send + Sync> {
     }
 }
 
-/// Takes a line at a time, as the layers above write them.
+/// Takes one line at a time, as the layers above write them.
 struct ToLog;
 
 impl Write for ToLog {
@@ -214,7 +216,7 @@ impl Write for ToLog {
     }
 }
 
-/// What is logged by `RUST_LOG`: from `info` on where that says nothing.
+/// The filter of `RUST_LOG`: `info` and above if it does not set a level for all targets.
 pub fn log_filter() -> Result<Targets, TelemetryError> {
     filter(&env::var_os("RUST_LOG").unwrap_or_default().to_string_lossy())
 }
@@ -235,7 +237,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_filter_is_info_unless_told_otherwise() {
+    fn the_filter_is_info_by_default() {
         use tracing::Level;
         let logs = |directives: &str, target, level: &Level| filter(directives).unwrap().would_enable(target, level);
         assert!(logs("", "weft", &Level::INFO) && !logs("", "weft", &Level::DEBUG));
@@ -247,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn a_filter_that_is_set_has_a_level_in_each_part() {
+    fn each_part_of_a_filter_needs_a_level() {
         for good in ["info", "off", "warn,weft_sidecar=debug", "weft_sidecar::transport::pool=trace, h2=OFF", "3"] {
             assert_eq!(targets(good).err(), None, "{good}");
         }
@@ -265,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn the_filter_at_the_start_reads_back_as_it_is_shown() {
+    fn the_filter_at_the_start_can_be_set_again_as_shown() {
         for directives in ["", "debug", "warn,weft=debug,h2=off"] {
             let at_start = filter(directives).unwrap();
             assert_eq!(targets(&at_start.to_string()).unwrap(), at_start, "{directives}");

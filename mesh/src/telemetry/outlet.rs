@@ -1,9 +1,10 @@
-//! Text for a stream whose reader may stop, such as standard error: whoever has some never waits for the reader.
+//! Writes text to a stream whose reader may stop, such as standard error. The callers never wait for the reader.
 //!
-//! A thread writes what waits. What finds no room is lost and counted, and the thread says so in its place.
+//! A thread writes the waiting text. Text that finds no room is lost and counted, and the thread reports that in its
+//! place.
 //!
-//! `tracing-appender` does nearly this. It bounds lines and not bytes, says nothing of what it lost, and when it ends in
-//! front of a reader that has stopped, it complains to that very stream and waits for good.
+//! `tracing-appender` is similar, but it limits lines and not bytes, does not report what it lost, and if it ends while
+//! the reader has stopped, it writes an error to the same stream and waits for ever.
 
 use std::{
     cell::Cell,
@@ -19,26 +20,27 @@ use std::{
 
 use crate::limits;
 
-/// Room that is kept once a burst is over.
+/// The buffer that is kept after a burst.
 const KEPT_BYTES: usize = 8 * 1024;
-/// A stream that somebody made non-blocking (standard error is often shared with the parent) is tried again after this.
+/// The pause before another try to write to a stream that another process has made non-blocking (standard error is
+/// often shared with the parent).
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
 thread_local! {
-    /// This thread writes for an outlet.
+    /// Whether this thread writes for an outlet.
     static IS_WRITER: Cell<bool> = const { Cell::new(false) };
 }
 
-/// See the module. When it is dropped, its thread writes what waits, and ends.
+/// See the module. When it is dropped, its thread writes the waiting text and ends.
 #[derive(Debug)]
 pub(super) struct Outlet(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
     state: Mutex<State>,
-    /// Something waits, or the outlet is gone.
+    /// Text waits, or the outlet is gone.
     came: Condvar,
-    /// All is written for the moment.
+    /// All text is written for now.
     written: Condvar,
     lost: AtomicU64,
 }
@@ -46,17 +48,17 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     waiting: Vec<u8>,
-    /// Texts in `waiting`.
+    /// The number of texts in `waiting`.
     texts: u64,
-    /// Texts that were lost behind those that wait.
+    /// The number of texts that were lost after those in `waiting`.
     lost: u64,
     is_writing: bool,
     is_closed: bool,
 }
 
 impl Outlet {
-    /// Starts the thread that writes to `to`. It calls `on_lost` with how many texts found no room; what that pushes is
-    /// written where they would have been.
+    /// Starts the thread that writes to `to`. It calls `on_lost` with the number of texts that found no room; text that
+    /// `on_lost` pushes is written in their place.
     ///
     /// # Errors
     /// The system has no thread left.
@@ -71,10 +73,11 @@ impl Outlet {
         Ok(Self(shared))
     }
 
-    /// Takes a text to be written, as a whole or not at all: false if there is no room ([`limits::LOG_BYTES_WAITING`]).
+    /// Takes a text to write, completely or not at all. False if there is no room ([`limits::LOG_BYTES_WAITING`]).
     pub(super) fn push(&self, text: &[u8]) -> bool {
         let mut state = self.0.lock();
-        // The writer's own word on what was lost must not be lost. It has one for each time that it has taken what waits.
+        // The writer's own report of lost texts must not be lost. There is one for each time that it takes the waiting
+        // text.
         if state.waiting.len() + text.len() > limits::LOG_BYTES_WAITING && !IS_WRITER.get() {
             state.lost += 1;
             drop(state);
@@ -88,14 +91,14 @@ impl Outlet {
         true
     }
 
-    /// Waits until everything so far is written, for [`limits::LOG_FLUSH`] at most. Whether it is.
+    /// Waits until everything so far is written, at most [`limits::LOG_FLUSH`]. False if that was not enough.
     pub(super) fn flush(&self) -> bool {
         let has_more = |state: &mut State| state.is_writing || !state.waiting.is_empty();
         let waited = self.0.written.wait_timeout_while(self.0.lock(), limits::LOG_FLUSH, has_more);
         !waited.unwrap_or_else(|e| e.into_inner()).1.timed_out()
     }
 
-    /// Texts that found no room, or could not be written.
+    /// The number of texts that found no room, or could not be written.
     pub(super) fn lost(&self) -> u64 {
         self.0.lost.load(Relaxed)
     }
@@ -109,7 +112,7 @@ impl Drop for Outlet {
 }
 
 impl Shared {
-    /// Held for a few instructions only, and never while something is written.
+    /// The lock is held for a few instructions only, and never during a write.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(|e| e.into_inner())
     }
@@ -121,7 +124,7 @@ impl Shared {
             if lost > 0 {
                 on_lost(lost);
             }
-            // Of a reader that has gone for good only the count tells: each word about it would be one more to be lost.
+            // If the reader is gone, only the count shows it: a message about it would be lost as well.
             if write_all(&mut to, &taken).is_err() {
                 self.lost.fetch_add(texts, Relaxed);
             }
@@ -130,8 +133,8 @@ impl Shared {
         }
     }
 
-    /// Waits for something to write, and swaps it with `room`, which is empty. How many texts it is, and how many were lost
-    /// behind it; `None` when no more will come.
+    /// Waits for text to write, and swaps it with `room`, which is empty. Returns how many texts it is, and how many
+    /// were lost after it; `None` if no more will come.
     fn take(&self, room: &mut Vec<u8>) -> Option<(u64, u64)> {
         let mut state = self.lock();
         state.is_writing = false;
@@ -148,7 +151,7 @@ impl Shared {
     }
 }
 
-/// As the standard library's, and waits where a stream that does not block has no room.
+/// Like the standard library's, but waits if a non-blocking stream has no room.
 fn write_all(to: &mut impl Write, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match to.write(bytes) {
@@ -173,18 +176,18 @@ mod tests {
 
     const LINE: &[u8] = b"a line of the log that is about as long as most of them are, or a little longer\n";
 
-    /// An outlet into a pipe that nobody reads, until it is full.
+    /// An outlet into a pipe that nobody reads, filled up.
     fn full() -> (PipeReader, Arc<OnceLock<Outlet>>, usize) {
         let (reader, writer) = pipe().unwrap();
         let outlet = Arc::<OnceLock<Outlet>>::default();
         let says = Arc::clone(&outlet);
         let started = Outlet::start("log", writer, move |lost| {
-            // It is lost only after it has been set.
+            // Texts are lost only after the cell was set.
             says.get().unwrap().push(format!("{lost} lost\n").as_bytes());
         });
         outlet.set(started.unwrap()).unwrap();
         let filling = outlet.get().unwrap();
-        // More than any pipe takes, so that the thread stands still from here on.
+        // More than any pipe holds, so that the thread blocks from here on.
         filling.push(&LINE.repeat(2_000));
         let stands_still = || {
             let state = filling.0.lock();
@@ -200,42 +203,42 @@ mod tests {
         (reader, outlet, taken)
     }
 
-    /// Reads up to the end of what is told by `last`.
+    /// Reads until the text ends with `last`.
     fn read_until(reader: &mut PipeReader, last: &str) -> String {
         let (mut text, mut buffer) = (String::new(), vec![0; 64 * 1024]);
         while !text.ends_with(last) {
             let count = reader.read(&mut buffer).unwrap();
-            assert!(count > 0, "it ends early");
+            assert!(count > 0, "the stream ended early");
             text.push_str(str::from_utf8(&buffer[..count]).unwrap());
         }
         text
     }
 
     #[test]
-    fn a_reader_that_stops_holds_up_nobody_and_is_told_what_it_missed() {
+    fn a_stopped_reader_blocks_nobody_and_learns_what_it_missed() {
         let (mut reader, outlet, taken) = full();
         let outlet = outlet.get().unwrap();
         for _ in 0..99 {
-            assert!(!outlet.push(LINE), "it stays full");
+            assert!(!outlet.push(LINE), "the outlet stays full");
         }
         assert_eq!(outlet.lost(), 100);
         let said = read_until(&mut reader, "100 lost\n");
-        assert_eq!(said.matches('\n').count(), taken + 1, "and what was taken came before, as a whole");
+        assert_eq!(said.matches('\n').count(), taken + 1, "all texts that were taken came before, complete");
         assert!(outlet.push(b"goes on\n") && outlet.flush());
         assert_eq!(read_until(&mut reader, "goes on\n"), "goes on\n");
     }
 
     #[test]
-    fn what_is_held_is_bounded_while_nobody_reads() {
+    fn memory_is_bounded_while_nobody_reads() {
         let (_reader, outlet, _) = full();
         let outlet = outlet.get().unwrap();
         outlet.push(&vec![b'x'; limits::LOG_BYTES_WAITING + 1]);
         assert!(outlet.0.lock().waiting.len() <= limits::LOG_BYTES_WAITING);
-        assert!(!outlet.flush(), "and the wait for its end is, too");
+        assert!(!outlet.flush(), "the wait for its end is limited, too");
     }
 
     #[test]
-    fn a_text_longer_than_the_room_is_lost_and_no_other() {
+    fn only_a_text_longer_than_the_room_is_lost() {
         let (mut reader, writer) = pipe().unwrap();
         let outlet = Outlet::start("log", writer, |_| {}).unwrap();
         assert!(!outlet.push(&vec![b'x'; limits::LOG_BYTES_WAITING + 1]));
@@ -245,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_is_written_when_it_is_dropped() {
+    fn waiting_text_is_written_when_the_outlet_is_dropped() {
         let (mut reader, writer) = pipe().unwrap();
         let outlet = Outlet::start("log", writer, |_| {}).unwrap();
         for _ in 0..100 {
@@ -258,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_has_gone_is_no_work() {
+    fn a_reader_that_is_gone_causes_no_work() {
         let (reader, writer) = pipe().unwrap();
         let outlet = Outlet::start("log", writer, |_| panic!("nobody would read it")).unwrap();
         drop(reader);
@@ -269,8 +272,8 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_that_does_not_block_is_waited_for() {
-        /// Takes three bytes, then none, by turns.
+    fn a_non_blocking_stream_is_waited_for() {
+        /// Takes three bytes and then none, in turn.
         struct Slow(Vec<u8>, bool);
         impl Write for Slow {
             fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {

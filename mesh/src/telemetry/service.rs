@@ -1,4 +1,4 @@
-//! Logs and spans of a service that is built on the kit, both by way of `tracing`.
+//! Logs and spans of a service that uses the kit, both through `tracing`.
 
 use std::{
     fmt,
@@ -21,8 +21,8 @@ use tracing_subscriber::{
 
 use super::{ExportTarget, Origin, SpanExport, SpanSink, TelemetryError};
 
-/// Crates whose spans are about the mechanics of calls, those of the exporter itself included: exported, each export
-/// would make the next one.
+/// Crates whose spans are about the mechanics of calls, including the exporter's own: exporting those would make each
+/// export cause another.
 const MECHANICS: [&str; 9] = [
     "h2",
     "hyper",
@@ -35,20 +35,20 @@ const MECHANICS: [&str; 9] = [
     "tracing_opentelemetry",
 ];
 
-/// What a service's telemetry is set up with.
+/// The settings of a service's telemetry.
 #[derive(Clone, Debug)]
 pub struct ServiceTelemetry {
-    /// Whose spans these are.
+    /// The process that makes the spans.
     pub origin: Origin,
-    /// Where spans go. Without any, spans are made all the same, so that a call's trace context is carried on.
+    /// The targets of spans. Without targets, spans are still made, so that a call's trace context is passed on.
     pub targets: Vec<ExportTarget>,
-    /// The share of traces to record, from 0 to 1, where no caller has decided already.
+    /// The share of traces to record, from 0 to 1, if no caller has decided already.
     pub sample_ratio: f64,
 }
 
-/// Sets up the logs of this process by `logs`, its spans, and W3C Trace Context as the global propagator.
+/// Sets up the logs of this process with `logs`, its spans, and W3C Trace Context as the global propagator.
 ///
-/// Spans are exported by a thread of their own; [`TelemetryGuard`] ends it.
+/// A separate thread exports spans; [`TelemetryGuard`] ends it.
 pub fn init_service_telemetry<L>(settings: &ServiceTelemetry, logs: L) -> Result<TelemetryGuard, TelemetryError>
 where
     L: Layer<Registry> + Send + Sync + 'static,
@@ -91,7 +91,7 @@ fn is_exported(metadata: &Metadata<'_>) -> bool {
     *metadata.level() <= LevelFilter::INFO && !MECHANICS.contains(&krate)
 }
 
-/// Hands finished spans to the export.
+/// Passes finished spans to the export.
 #[derive(Debug)]
 struct ToSink(SpanSink);
 
@@ -113,7 +113,7 @@ impl SpanProcessor for ToSink {
     }
 }
 
-/// The thread that exports a service's spans. Dropping the guard does what [`TelemetryGuard::shutdown`] does.
+/// The thread that exports a service's spans. Dropping the guard has the same effect as [`TelemetryGuard::shutdown`].
 pub struct TelemetryGuard {
     sink: SpanSink,
     stop: Option<oneshot::Sender<()>>,
@@ -131,34 +131,34 @@ impl TelemetryGuard {
                     Ok((sink, export)) => (Ok(sink), Some(export)),
                     Err(error) => (Err(error), None),
                 };
-                // Whoever waits for this gives up only with the process.
+                // The receiver waits for this, so it fails only if the process ends.
                 let _ = started.send(sink);
                 if let Some(export) = export {
-                    // A guard that is gone stops the export as one that says so.
+                    // A dropped guard stops the export, too.
                     let _ = stopped.await;
                     export.shutdown().await;
                 }
             });
-            // Without waiting for a name that is still being looked up.
+            // Does not wait for a DNS lookup that is still running.
             runtime.shutdown_background();
         })?;
-        let sink = start.recv().map_err(|_| std::io::Error::other("it ended at once"))??;
+        let sink = start.recv().map_err(|_| std::io::Error::other("the thread ended at once"))??;
         Ok(Self { sink, stop: Some(stop), thread: Some(thread) })
     }
 
-    /// Where spans that are not made with `tracing` go in.
+    /// The sink for spans that are not made with `tracing`.
     pub fn sink(&self) -> &SpanSink {
         &self.sink
     }
 
-    /// Exports what still waits, and ends the thread. Blocks, for [`crate::limits::SPAN_FLUSH_TIMEOUT`] at most.
+    /// Exports waiting spans, and ends the thread. Blocks for at most [`crate::limits::SPAN_FLUSH_TIMEOUT`].
     pub fn shutdown(mut self) {
         self.end();
     }
 
-    /// As [`Self::shutdown`], without blocking the thread of the caller.
+    /// Like [`Self::shutdown`], without blocking the caller's thread.
     pub async fn shutdown_async(self) {
-        // It fails when the runtime is going down, and then the guard is dropped, which does the same.
+        // It fails only if the runtime is shutting down. Then the guard is dropped, which has the same effect.
         let _ = tokio::task::spawn_blocking(|| self.shutdown()).await;
     }
 

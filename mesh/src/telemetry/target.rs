@@ -1,28 +1,30 @@
-//! Where spans go.
+//! Targets of exported spans.
 
 use std::{fmt, str::FromStr};
 
 use http::Uri;
 
-/// A place that spans are exported to.
+/// A target that spans are exported to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ExportTarget {
     /// A collector that takes OTLP over gRPC: `http://HOST:PORT`.
     Otlp(String),
-    /// Standard output, a line a span.
+    /// Standard output, one line for each span.
     Console,
 }
 
-/// A text that names no [`ExportTarget`].
+/// A text that is not an [`ExportTarget`].
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{found}` is no target for spans: {problem}; allowed are `http://HOST:PORT` (OTLP over gRPC) and `console`")]
+#[error(
+    "`{found}` is not a target for spans: {problem}; allowed are `http://HOST:PORT` (OTLP over gRPC) and `console`"
+)]
 pub struct BadTarget {
     found: String,
     problem: &'static str,
 }
 
 impl ExportTarget {
-    /// Reads targets that are separated by commas, as in `WEFT_OTLP`. Empty parts are skipped.
+    /// Reads targets separated by commas, as in `WEFT_OTLP`. Empty parts are skipped.
     pub fn parse_list(list: &str) -> Result<Vec<Self>, BadTarget> {
         list.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::parse).collect()
     }
@@ -46,7 +48,7 @@ impl FromStr for ExportTarget {
             return Err(bad("it has no host"));
         }
         if uri.port_u16().is_none_or(|port| port == 0) {
-            return Err(bad("it has no valid port; collectors listen on 4317 as a rule"));
+            return Err(bad("it has no valid port; collectors usually listen on 4317"));
         }
         if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
             return Err(bad("it has a user name"));
@@ -72,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn targets_are_read_one_or_many() {
+    fn single_targets_and_lists_are_read() {
         let otlp = |url: &str| ExportTarget::Otlp(url.to_owned());
         assert_eq!("console".parse(), Ok(ExportTarget::Console));
         assert_eq!("http://127.0.0.1:4317".parse(), Ok(otlp("http://127.0.0.1:4317")));
@@ -83,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_targets_are_told_what_is_wrong() {
+    fn errors_say_what_is_wrong_with_a_target() {
         for (text, problem) in [
             ("", "not a URL"),
             ("Console", "does not start with `http://`"),

@@ -112,15 +112,15 @@ fn spans_of(request: ExportTraceServiceRequest) -> Vec<Span> {
 }
 
 #[tokio::test]
-async fn spans_arrive_at_every_target_though_one_of_them_is_dead() {
+async fn spans_arrive_at_every_target_although_one_is_dead() {
     let (mut first, mut second) = (Collector::start().await, Collector::start().await);
-    // Bound, so that no one else gets the port, and never accepted from.
+    // Bound, so that nobody else gets the port, and never accepting.
     let dead = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let dead = ExportTarget::Otlp(format!("http://{}", dead.local_addr().unwrap()));
     let targets = [dead, first.target.clone(), second.target.clone()];
     let (sink, export) = SpanExport::start(&targets, &origin()).unwrap();
 
-    // From threads that know of no runtime.
+    // From threads without a runtime.
     std::thread::scope(|scope| {
         for thread in 0..4 {
             let sink = &sink;
@@ -138,7 +138,7 @@ async fn spans_arrive_at_every_target_though_one_of_them_is_dead() {
 }
 
 #[tokio::test]
-async fn a_span_arrives_with_its_resource_and_a_stop_sends_what_waits() {
+async fn a_span_arrives_with_its_resource_and_a_stop_sends_waiting_spans() {
     let mut collector = Collector::start().await;
     let (sink, export) = SpanExport::start(&[collector.target.clone()], &origin()).unwrap();
     sink.push(span(7));
@@ -165,7 +165,7 @@ async fn a_span_arrives_with_its_resource_and_a_stop_sends_what_waits() {
     assert_eq!(spans_of(request)[0].name, "t.S/Call");
 
     sink.push(span(8));
-    assert_eq!(sink.dropped(), 1, "after the stop nothing is taken");
+    assert_eq!(sink.dropped(), 1, "no span is taken after the stop");
 }
 
 #[tokio::test]
@@ -185,7 +185,7 @@ async fn a_stop_does_not_wait_for_a_target_that_hangs() {
     let target = ExportTarget::Otlp(format!("http://{}", silent.local_addr().unwrap()));
     let (sink, export) = SpanExport::start(&[target], &origin()).unwrap();
     sink.push(span(1));
-    // The clock is turned once the target holds the export up: it has taken the connection, and says nothing.
+    // Time is paused once the export waits for the target, which has accepted the connection and does not answer.
     let (_connection, _) = silent.accept().await.unwrap();
     tokio::time::pause();
     let start = tokio::time::Instant::now();
@@ -194,7 +194,7 @@ async fn a_stop_does_not_wait_for_a_target_that_hangs() {
 }
 
 #[tokio::test]
-async fn spans_of_tracing_are_exported_but_not_those_of_the_mechanics() {
+async fn spans_of_tracing_are_exported_except_those_of_libraries() {
     let mut collector = Collector::start().await;
     let settings = ServiceTelemetry { origin: origin(), targets: vec![collector.target.clone()], sample_ratio: 1.0 };
     let (guard, provider) = service::start(&settings).unwrap();
@@ -217,7 +217,7 @@ async fn spans_of_tracing_are_exported_but_not_those_of_the_mechanics() {
 }
 
 #[tokio::test]
-async fn what_is_not_sampled_is_not_exported() {
+async fn spans_that_are_not_sampled_are_not_exported() {
     let mut collector = Collector::start().await;
     let settings = ServiceTelemetry { origin: origin(), targets: vec![collector.target.clone()], sample_ratio: 0.0 };
     let (guard, provider) = service::start(&settings).unwrap();

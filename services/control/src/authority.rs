@@ -1,9 +1,9 @@
-//! Who someone is, and how that is proven.
+//! Identities, and how they are proven.
 //!
-//! The certificate authority ([`ca`]) signs the identities of the mesh. A sidecar proves its first one with a join token
-//! ([`join_token`], signed with the `token_key`), which may also name networks for its endpoints (`network`). After an
-//! absence longer than its SVID's life it shows the expired SVID (`late`). The control plane's own SVID and roots are in
-//! `credentials`. Everything that is secret is kept in the `state_dir`.
+//! The certificate authority ([`ca`]) signs the identities of the mesh. A sidecar proves its first one with a join
+//! token ([`join_token`], signed with the `token_key`), which may also name networks for its endpoints (`network`).
+//! After an absence longer than its SVID's life it shows the expired SVID (`late`). The control plane's own SVID and
+//! roots are in `credentials`. The keys are kept in the `state_dir`.
 
 pub mod ca;
 pub(crate) mod credentials;

@@ -41,7 +41,6 @@ use weft_mesh::{
 
 use self::{
     descriptors::DescriptorSet,
-    hints,
     rates::Rates,
     registry::{Announcement, Digest, Evicted, Joined, Refusal, Registry},
     shelf::Shelf,

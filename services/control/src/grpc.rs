@@ -47,7 +47,6 @@ use self::{
     contracts::ContractsService,
     discovery::DiscoveryService,
     identity::IdentityService,
-    messages,
     peer::Peer,
 };
 use crate::{

@@ -1,9 +1,9 @@
-//! The control plane: who is who, who runs where, and what they speak.
+//! The control plane: identities, what runs where, and the contracts of services.
 //!
-//! - `authority`: who someone is. A sidecar proves itself with a join token ([`join_token`]) and gets an SVID from the
+//! - `authority`: identities. A sidecar proves itself with a join token ([`join_token`]) and gets an SVID from the
 //!   certificate authority ([`ca`]).
-//! - `claims`: what belongs to whom. Which service is called by which contract and address, on which hosts its endpoints
-//!   may be, and who may see it.
+//! - `claims`: what belongs to whom. Which service is called by which contract and address, on which hosts its
+//!   endpoints may be, and who may see it.
 //! - `directory`: what runs now. The registry of services and endpoints, their descriptors, and the watchers that are
 //!   told of changes.
 //! - `grpc`: the port where sidecars get their SVIDs, announce what they front, and watch what their services call,

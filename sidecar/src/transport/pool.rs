@@ -527,3 +527,6 @@ async fn within<T, E: fmt::Display>(limit: Duration, step: impl Future<Output = 
         Err(_) => Err(format!("no answer within {limit:?}")),
     }
 }
+
+#[cfg(test)]
+mod tests;

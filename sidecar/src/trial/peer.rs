@@ -4,6 +4,7 @@ use std::{
     cell::RefCell,
     pin::Pin,
     rc::Rc,
+    sync::Arc,
     task::{Context, Poll, Waker},
     time::Duration,
 };
@@ -13,7 +14,7 @@ use tokio::{
     task::{JoinHandle, spawn_local, yield_now},
     time::{Instant, advance},
 };
-use weft_wire::{Connection, ConnectionError, Event, Headers, Name, StreamId};
+use weft_wire::{Connection, ConnectionError, Event, Headers, Limits, Name, StreamId};
 
 use crate::{
     accept::http2::{self, Terms},
@@ -52,7 +53,15 @@ pub(crate) struct Peer {
 
 impl Peer {
     pub(crate) fn new(worker: &Worker, io: DuplexStream) -> Self {
-        let core = Connection::client(&worker.wire_limits.mesh_made, worker.now().into_std());
+        Self::of(Connection::client(&worker.wire_limits.mesh_made, worker.now().into_std()), io)
+    }
+
+    /// A service that the sidecar has connected to.
+    pub(crate) fn service(worker: &Worker, limits: &Arc<Limits>, io: DuplexStream) -> Self {
+        Self::of(Connection::server(limits, worker.now().into_std()), io)
+    }
+
+    fn of(core: Connection<usize>, io: DuplexStream) -> Self {
         Self { core, io, unread: Vec::new(), is_reading: true, heads: Vec::new(), body: Vec::new() }
     }
 
@@ -64,7 +73,7 @@ impl Peer {
     }
 
     /// Writes and reads as much as possible, and handles its timeouts.
-    fn pump(&mut self) -> Result<(), ConnectionError> {
+    pub(crate) fn pump(&mut self) -> Result<(), ConnectionError> {
         let mut cx = Context::from_waker(Waker::noop());
         let now = Instant::now().into_std();
         while !self.core.output().is_empty() {

@@ -25,7 +25,7 @@ import (
 	users "weft.invalid/clients/shop/users/v1"
 )
 
-// For what is only slow on a slow machine.
+// A guard that only a very slow machine reaches.
 const limit = 60 * time.Second
 
 type shop struct {
@@ -147,7 +147,7 @@ func (s shop) bidiStream(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// Each is sent when the one before was answered: that nothing on the way waits for the end.
+	// Each is sent when the one before was answered: nothing may wait for the end of the stream.
 	for i := range 20 {
 		text := fmt.Sprintf("number %d", i)
 		if err := told.Send(&notifications.NotifyRequest{UserId: "gopher", Text: text}); err != nil {

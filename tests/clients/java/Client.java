@@ -40,7 +40,7 @@ import shop.users.v1.UsersOuterClass.WatchRequest;
 
 /** The shop as grpc-java calls it: {@code Client ADDRESS} runs the cases against the sidecar there, and prints a line for each. */
 final class Client {
-  /** For what is only slow on a slow machine. */
+  /** A guard that only a very slow machine reaches. */
   private static final long LIMIT_SECONDS = 60;
 
   private interface Case {
@@ -142,7 +142,7 @@ final class Client {
   private void bidiStream() throws Exception {
     Heard<Notification> told = new Heard<>();
     StreamObserver<NotifyRequest> sent = limited(NotificationsGrpc.newStub(channel)).stream(told);
-    // Each is sent when the one before was answered: that nothing on the way waits for the end.
+    // Each is sent when the one before was answered: nothing may wait for the end of the stream.
     for (int i = 0; i < 20; i++) {
       sent.onNext(NotifyRequest.newBuilder().setUserId("duke").setText("number " + i).build());
       same("text", told.next().getText(), "number " + i);
@@ -216,7 +216,7 @@ final class Client {
     lanes.shutdown();
   }
 
-  /** What a stream brings, and how it ends. */
+  /** The messages of a stream, and how it ends. */
   private static final class Heard<T> implements StreamObserver<T> {
     private final BlockingQueue<T> messages = new LinkedBlockingQueue<>();
     private final BlockingQueue<Status> ended = new LinkedBlockingQueue<>();

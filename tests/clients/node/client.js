@@ -1,5 +1,5 @@
 // The shop as @grpc/grpc-js calls it: `client.js ADDRESS` runs the cases against the sidecar there, and prints a line for
-// each. PROTO_PATH names the folder of the contracts, which are read as they stand.
+// each. PROTO_PATH names the folder of the contracts, which are loaded at run time.
 "use strict";
 
 const assert = require("node:assert");
@@ -11,7 +11,7 @@ const grpc = require("@grpc/grpc-js");
 const loader = require("@grpc/proto-loader");
 const googleFiles = require("google-proto-files");
 
-// For what is only slow on a slow machine.
+// A guard that only a very slow machine reaches.
 const LIMIT_MS = 60_000;
 
 function load(folder, file) {
@@ -25,7 +25,7 @@ const { BadRequest } = google.google.rpc;
 
 const address = process.argv[2];
 const plain = grpc.credentials.createInsecure();
-// One channel for all of them: of one address and the same options, grpc-js shares the connection.
+// All clients share one connection: grpc-js keeps one for each address and set of options.
 const users = new (contracts("users").Users)(address, plain);
 const products = new (contracts("products").Products)(address, plain);
 const notifications = new (contracts("notifications").Notifications)(address, plain);
@@ -43,7 +43,7 @@ async function refused(promise, code) {
   return error;
 }
 
-/** The status that a stream ends with; what else it says is not asked for. */
+/** The status that a stream ends with. Ignores its messages. */
 function end(stream) {
   stream.on("error", () => {});
   return new Promise((resolve) => stream.on("status", resolve));
@@ -97,7 +97,7 @@ function settled() {
 async function bidiStream() {
   const told = notifications.Stream(options());
   const ended = end(told);
-  // Each is sent when the one before was answered: that nothing on the way waits for the end.
+  // Each is sent when the one before was answered: nothing may wait for the end of the stream.
   for (let i = 0; i < 20; i++) {
     const text = `number ${i}`;
     told.write({ user_id: "noddy", text });

@@ -17,7 +17,7 @@ from shop.products.v1.products_pb2_grpc import ProductsStub
 from shop.users.v1 import users_pb2
 from shop.users.v1.users_pb2_grpc import UsersStub
 
-# For what is only slow on a slow machine.
+# A guard that only a very slow machine reaches.
 LIMIT = 60
 
 
@@ -84,7 +84,7 @@ def bidi_stream(channel):
             yield NotifyRequest(user_id="monty", text=text)
 
     stream = NotificationsStub(channel).Stream(requests(), timeout=LIMIT)
-    # Each is sent when the one before was answered: that nothing on the way waits for the end.
+    # Each is sent when the one before was answered: nothing may wait for the end of the stream.
     for i in range(20):
         texts.put(f"number {i}")
         same("text", next(stream).text, f"number {i}")

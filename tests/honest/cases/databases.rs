@@ -1,4 +1,4 @@
-//! Protocols that the mesh knows nothing of, under their own load tools.
+//! Protocols that the mesh does not know, under their own load tools.
 
 use super::Case;
 use crate::{

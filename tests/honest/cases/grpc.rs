@@ -48,20 +48,20 @@ const NODE: Language = Language {
 const TONIC: Language = Language { name: "tonic", server: "${TONIC} server", client: "${TONIC} client", needs: &[] };
 
 impl Language {
-    /// Its server, told these words.
+    /// Its server, with these options.
     fn server(&self, words: &str) -> Server {
         let name = format!("{} {words}", self.name).trim().replace([' ', '_', '='], "-");
         Server::new(&name, &format!("{} port=${{PORT}} {words}", self.server), Protocol::Grpc, self.needs)
     }
 
-    /// Its client, told these words.
+    /// Its client, with these options.
     fn client(&self, words: &str) -> Load {
         let command = format!("{} target=127.0.0.1:${{PORT}} seconds=${{SECONDS}} {words}", self.client);
         Load::new(Tool::Own, command, self.needs)
     }
 }
 
-/// What each server and each client is put through.
+/// The loads for each server and each client.
 const LOADS: [(&str, &str); 9] = [
     ("1×1", "connections=1 each=1"),
     ("1×16", "connections=1 each=16"),
@@ -84,7 +84,7 @@ pub(super) fn cases() -> Vec<Case> {
     for client in [JAVA, PYTHON, AIO, NODE, TONIC] {
         for (shape, words) in LOADS {
             let is_extra = is_of_asyncio(&client, words);
-            // Java's client cancels nothing by itself.
+            // Java's client has no `cancel_every`.
             if client.name != "java" || !words.contains("cancel") {
                 let case = Case::new(format!("{} client: {shape}", client.name), &go, [client.client(words)]);
                 cases.push(case.extra(is_extra));
@@ -106,14 +106,14 @@ pub(super) fn cases() -> Vec<Case> {
     cases
 }
 
-/// grpcio's streams in asyncio: they go through the same C core as without.
+/// Whether these are grpcio's streams with asyncio, which use the same C core as those without.
 fn is_of_asyncio(language: &Language, words: &str) -> bool {
     language.name == AIO.name && words.contains("kind=")
 }
 
-/// What needs no second language.
+/// Cases with grpc-go on both sides.
 fn more_of_go(go: &Server) -> Vec<Case> {
-    // One client's calls end as it asked for, another's are ordinary.
+    // One client's calls end in an unusual way, another's are ordinary.
     let beside = |name: &str, words: &str| Case::new(name, go, [GO.client(words), GO.client("connections=1 each=4")]);
     let ghz = "${HONEST}/bin/ghz --insecure --proto ${SOURCES}/../proto/honest/v1/echo.proto --call honest.v1.Echo.Unary -O json \
                -d {\"body\":\"aGVsbG8=\"} -c 50 --connections 5 -n 20000 127.0.0.1:${PORT}";
@@ -137,7 +137,7 @@ fn more_of_go(go: &Server) -> Vec<Case> {
     ]
 }
 
-/// Servers that take only so many calls at once, end connections, or count pings.
+/// Servers that limit concurrent calls, end connections, or count PINGs.
 fn limits() -> Vec<Case> {
     let mut cases = Vec::new();
     for server in [GO, JAVA, NODE, TONIC] {

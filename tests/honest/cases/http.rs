@@ -12,7 +12,7 @@ fn wrk(words: &str, path: &str) -> Load {
 }
 
 fn ab(words: &str) -> Load {
-    // `-t` sets `-n`, unless that comes after it.
+    // `-t` sets `-n`, so `-n` has to come after it.
     let command = format!("ab -q -r -t ${{SECONDS}} -n 1000000 -H${{HEADER}} {words} http://127.0.0.1:${{PORT}}/");
     Load::new(Tool::Ab, command, &["ab"])
 }
@@ -21,7 +21,7 @@ fn h2load(words: &str) -> Load {
     Load::new(Tool::H2load, format!("h2load -t1 -H${{HEADER}} {words} http://127.0.0.1:${{PORT}}/"), &["h2load"])
 }
 
-/// A client of Node: a file and words.
+/// A client in Node: its file and its options.
 fn node(file: &str, words: &str) -> Load {
     let target = "target=127.0.0.1:${PORT} service=${SERVICE} seconds=${SECONDS}";
     Load::new(Tool::Own, format!("node ${{HONEST}}/node/{file} {target} {words}"), &["node", "node/grpc.js"])
@@ -59,12 +59,12 @@ pub(super) fn cases() -> Vec<Case> {
     for server in servers() {
         let name = server.name.clone();
         let mut case = |what: &str, loads: Vec<Load>| {
-            // To a server, `ab -k` is much as wrk is.
+            // For a server, `ab -k` is much like wrk.
             let is_extra = what.starts_with("ab -k") && !["nginx", "node-http"].contains(&name.as_str());
             cases.push(Case::new(format!("{name}: {what}"), &server, loads).extra(is_extra));
         };
         if name == "python-http" {
-            // It has room for 5 connections that it has not accepted yet, and ends each after one answer.
+            // Its accept queue has room for 5 connections, and it ends each after one answer.
             case("wrk, 16", vec![wrk("-c16", "/")]);
             case("wrk, 64", vec![wrk("-c64", "/")]);
             case("ab, 16", vec![ab("-c16")]);
@@ -105,12 +105,12 @@ fn web() -> Vec<Case> {
         let run = format!("node ${{HONEST}}/node/connect.js server port=${{PORT}} http={version}");
         let server = Server::new(&format!("connect-{version}"), &run, protocol, &["node", "node/connect.js"]);
         for spoken in ["connect", "grpc", "web", "grpc-web"] {
-            // gRPC needs HTTP/2; a browser's library is asked of the server that it reaches directly.
+            // gRPC needs HTTP/2. A browser's grpc-web library speaks only HTTP/1.1 here.
             if (spoken == "grpc" && version == "1") || (spoken == "grpc-web" && version == "2") {
                 continue;
             }
             let words = format!("client protocol={spoken} http={version} format=binary");
-            // The first word says what the file is to do.
+            // The first word selects server or client.
             let call = |more: &str| node(&format!("connect.js {}", words.clone() + " " + more), "");
             let name =
                 format!("connect-node's {spoken} by HTTP/{version}").replace("connect-node's grpc-web", "grpc-web");

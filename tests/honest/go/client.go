@@ -23,7 +23,7 @@ import (
 // One call: when it ended, counted from the start of the load, and how long it took.
 type answer struct{ at, took time.Duration }
 
-// What a load is told to do.
+// The options of a load.
 type plan struct {
 	kind        string
 	body        []byte
@@ -37,7 +37,7 @@ type plan struct {
 	left        atomic.Int64
 }
 
-// What one worker has seen.
+// The outcome of one worker's calls.
 type seen struct {
 	answers  []answer
 	failures map[string]int
@@ -115,7 +115,7 @@ func (p *plan) call(connection *grpc.ClientConn, number int) error {
 		ctx = metadata.AppendToOutgoingContext(ctx, "x-do", p.do)
 	}
 	if p.cancelEvery > 0 && number%p.cancelEvery == 0 {
-		// At all points of a call's life: from at once to when it has ended by itself.
+		// At all points of a call's life: from its start to after its end.
 		timer := time.AfterFunc(time.Duration(number/p.cancelEvery%20)*100*time.Microsecond, cancel)
 		defer timer.Stop()
 	}
@@ -129,7 +129,7 @@ func (p *plan) call(connection *grpc.ClientConn, number int) error {
 	return p.stream(ctx, connection)
 }
 
-// check fails the call where what was heard is not what was said.
+// check fails the call if the message that came back is not the one that was sent.
 func (p *plan) check(heard []byte) error {
 	if !bytes.Equal(heard, p.body) {
 		return status.Errorf(codes.DataLoss, "%d bytes came back changed, of %d", len(heard), len(p.body))
@@ -150,7 +150,7 @@ func (p *plan) stream(ctx context.Context, connection *grpc.ClientConn) error {
 		return err
 	}
 	for range sends {
-		// After io.EOF the call's end is what RecvMsg tells.
+		// After io.EOF, RecvMsg returns how the call ended.
 		if err := stream.SendMsg(&p.body); err != nil && err != io.EOF {
 			return err
 		}
@@ -186,7 +186,7 @@ func (p *plan) stream(ctx context.Context, connection *grpc.ClientConn) error {
 	}
 }
 
-// report prints what became of all calls as one line of JSON.
+// report prints the outcome of all calls as one line of JSON.
 func report(all []*seen) {
 	var (
 		answers  []answer

@@ -1,5 +1,5 @@
-// grpc-go's part of the honest suite: `server` and `client`, each told what to do by words such as `port=5000`.
-// tests/honest/README.md lists the words; the programs in the other languages take the same.
+// grpc-go's part of the honest suite: `server` and `client`, with options such as `port=5000`.
+// tests/honest/README.md lists the options; the programs in the other languages take the same.
 package main
 
 import (
@@ -12,7 +12,7 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// The words of the command line.
+// The options on the command line.
 type words map[string]string
 
 func (w words) number(name string, otherwise int) int {
@@ -36,7 +36,7 @@ func fail(format string, args ...any) {
 	os.Exit(1)
 }
 
-// codec sends the suite's messages as the bytes that they are, so that no code need be generated for them.
+// codec sends the suite's messages as plain bytes, so that no generated code is needed.
 type codec struct{}
 
 func (codec) Name() string { return "proto" }

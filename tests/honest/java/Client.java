@@ -17,7 +17,7 @@ import java.util.TreeMap;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.LinkedBlockingQueue;
 
-/** Calls in a loop, and what came of them. */
+/** Makes calls in a loop, and reports their outcome. */
 final class Client {
   private final Honest.Words words;
   private final String kind;
@@ -25,7 +25,7 @@ final class Client {
   private final int messages;
   private final int expected;
   private long end;
-  /** Of each call: when it ended and how long it took, in nanoseconds. */
+  /** For each call: when it ended and how long it took, in nanoseconds. */
   private final List<long[]> answers = new ArrayList<>();
   private final Map<String, Integer> failures = new TreeMap<>();
   private String example = "";
@@ -77,7 +77,7 @@ final class Client {
       long began = System.nanoTime();
       try {
         if (!call(channel, number)) {
-          fail("CHANGED", "what came back is not what was sent");
+          fail("CHANGED", "the message came back changed");
         }
       } catch (StatusRuntimeException e) {
         if (e.getStatus().getCode().value() != expected) {
@@ -99,7 +99,7 @@ final class Client {
     example = why;
   }
 
-  /** Whether what came back is what was sent. */
+  /** Makes a call, and returns whether the messages came back unchanged. */
   private boolean call(ManagedChannel channel, int number) throws InterruptedException {
     CallOptions options = CallOptions.DEFAULT;
     if (words.number("deadline_ms", 0) > 0) {
@@ -140,7 +140,7 @@ final class Client {
     return (isBidi || Arrays.equals(heard.next(), body)) && heard.next() == null;
   }
 
-  /** What a stream answers, one after the other. */
+  /** The messages of a stream, one after the other. */
   private static final class Heard implements StreamObserver<byte[]> {
     private final LinkedBlockingQueue<Object> heard = new LinkedBlockingQueue<>();
 

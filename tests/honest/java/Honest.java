@@ -1,9 +1,9 @@
 import java.util.HashMap;
 import java.util.Map;
 
-/** grpc-java's part of the honest suite: `server`, `client` and `http`, as tests/honest/README.md says. */
+/** grpc-java's part of the honest suite: `server`, `client` and `http`. See tests/honest/README.md. */
 public final class Honest {
-  /** The words of the command line. */
+  /** The options on the command line. */
   record Words(Map<String, String> given) {
     int number(String name, int otherwise) {
       return given.containsKey(name) ? Integer.parseInt(given.get(name)) : otherwise;

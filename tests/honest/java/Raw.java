@@ -5,7 +5,7 @@ import java.io.IOException;
 import java.io.InputStream;
 import java.io.UncheckedIOException;
 
-/** honest.v1.Echo, with messages as the bytes that they are, so that no code need be generated. */
+/** honest.v1.Echo, with messages as plain bytes, so that no generated code is needed. */
 final class Raw {
   static final MethodDescriptor<byte[], byte[]> UNARY = method("Unary", MethodType.UNARY);
   static final MethodDescriptor<byte[], byte[]> SERVER_STREAM = method("ServerStream", MethodType.SERVER_STREAMING);

@@ -43,7 +43,7 @@ final class Server {
     builder.addService(ServerInterceptors.intercept(service, new Asked())).build().start().awaitTermination();
   }
 
-  /** Keeps a call's headers, and does as `x-do` says. */
+  /** Keeps a call's headers, and does what `x-do` says. */
   private static final class Asked implements ServerInterceptor {
     @Override
     public <Q, A> ServerCall.Listener<Q> interceptCall(

@@ -1,4 +1,4 @@
-// Connect, gRPC and gRPC-Web by connect-node, and gRPC-Web by Google's grpc-web: `connect.js server` and `client`.
+// Connect, gRPC and gRPC-Web with connect-node, and gRPC-Web with Google's grpc-web: `connect.js server` and `client`.
 "use strict";
 const http = require("node:http");
 const http2 = require("node:http2");
@@ -57,7 +57,7 @@ function serve() {
   server.listen({ port: Number(words.port), host: "127.0.0.1", backlog: 4096 });
 }
 
-// By connect-node: a function that makes one call.
+// With connect-node: returns a function that makes one call.
 function caller() {
   const options = {
     baseUrl: `http://${words.target}`,
@@ -84,7 +84,7 @@ function caller() {
   };
 }
 
-// By grpc-web, as a browser has it.
+// The same with grpc-web, as in a browser.
 function browser() {
   global.XMLHttpRequest = require("xhr2");
   const { GrpcWebClientBase, MethodDescriptor, MethodType } = require("grpc-web");

@@ -1,4 +1,4 @@
-// grpc-js's part of the honest suite: `server` and `client`, as tests/honest/README.md says.
+// grpc-js's part of the honest suite: `server` and `client`. See tests/honest/README.md.
 "use strict";
 const grpc = require("@grpc/grpc-js");
 const { setTimeout: pause } = require("node:timers/promises");
@@ -7,7 +7,7 @@ const [what, ...rest] = process.argv.slice(2);
 const words = Object.fromEntries(rest.map((word) => [word.slice(0, word.indexOf("=")), word.slice(word.indexOf("=") + 1)]));
 const number = (name, otherwise = 0) => Number(words[name] ?? otherwise);
 
-// Messages are the bytes that they are, so that no code need be generated.
+// Messages are plain bytes, so that no generated code is needed.
 const same = (bytes) => bytes;
 const method = (name, requestStream, responseStream) => ({
   path: `/honest.v1.Echo/${name}`,
@@ -26,7 +26,7 @@ const ECHO = {
 };
 const LIMITS = { "grpc.max_receive_message_length": 64 << 20, "grpc.max_send_message_length": 64 << 20 };
 
-// Does as the caller says in `x-do`: whether it is to go on.
+// Does what the caller says in `x-do`. Returns whether the call goes on.
 async function asked(call, end) {
   const [verb, value] = String(call.metadata.get("x-do")[0] ?? "").split(":");
   if (verb === "wait") await pause(Number(value));
@@ -74,7 +74,7 @@ const kind = words.kind ?? "unary";
 const body = Buffer.alloc(number("bytes", 128), "x");
 const messages = number("messages", 10);
 
-// One call to its end: the messages that came back.
+// Makes one call, and resolves to the messages that came back.
 function call(client, count) {
   const metadata = new grpc.Metadata();
   metadata.set("x-count", String(messages));

@@ -1,4 +1,4 @@
-// A client of Node's http with a keep-alive agent, which takes turns of large POSTs to `path` and of GETs.
+// A client on Node's http with a keep-alive agent. It alternates between a large POST to `path` and a GET.
 "use strict";
 const http = require("node:http");
 
@@ -35,7 +35,7 @@ async function main() {
   const count = Number(words.calls ?? 100);
   for (let done = 0; done < count; done++) {
     const began = performance.now();
-    // Half of the body is on its way when the answer comes: whether the POST itself fails then is the server's matter.
+    // The answer may come when only half of the body is sent.
     await call("POST", words.path, Number(words.status ?? 403));
     await call("GET", "/", 200);
     took.push(performance.now() - began);

@@ -1,4 +1,4 @@
-// WebSocket by ws, and socket.io: `sockets.js server` and `client`, `kind=ws` or `kind=socket.io`.
+// WebSocket with ws, and socket.io: `sockets.js server` and `client`, `kind=ws` or `kind=socket.io`.
 "use strict";
 const http = require("node:http");
 const { once } = require("node:events");
@@ -22,7 +22,7 @@ function serve() {
 
 const headers = { "x-weft-service": words.service };
 
-// A connection, as a function that has one message echoed.
+// Opens a connection, and returns a function that sends one message and resolves to its echo.
 async function ws() {
   const socket = new WebSocket(`ws://${words.target}/ws`, { headers });
   await once(socket, "open");

@@ -7,10 +7,10 @@ const { once } = require("node:events");
 
 const [kind, port] = process.argv.slice(2);
 
-// What the mesh adds to a request, as its README says; the rest must come as it was sent.
+// Headers that the mesh adds to a request. All others must arrive unchanged.
 const ADDED = new Set(["x-forwarded-client-cert", "traceparent", "tracestate", "x-request-id", "x-weft-service"]);
 
-// What came, so that a client sees what has become of its request.
+// The request as it came, so that a client sees what has changed.
 function seen(request, body) {
   const headers = [];
   for (let place = 0; place < request.rawHeaders.length; place += 2) {
@@ -27,7 +27,7 @@ async function whole(request) {
   return Buffer.concat(parts);
 }
 
-// Routes of the bare server; each ends the answer.
+// Routes of the plain server; each ends the answer.
 const ROUTES = {
   "/": (_, response) => response.end("hello\n"),
   "/early-hints": (_, response) => {

@@ -1,4 +1,4 @@
-"""grpcio's part of the honest suite: `server`, `aio-server`, `client` and `aio-client`, as tests/honest/README.md says."""
+"""grpcio's part of the honest suite: `server`, `aio-server`, `client` and `aio-client`. See tests/honest/README.md."""
 
 import asyncio
 import concurrent.futures
@@ -131,7 +131,7 @@ async def aio_serve(given, number):
 
 
 class Load:
-    """What a client is told to do, and what came of it."""
+    """The options of a client, and the outcome of its calls."""
 
     def __init__(self, given, number):
         self.given = given

@@ -1,4 +1,4 @@
-//! Calls in a loop, and what came of them.
+//! Makes calls in a loop, and reports their outcome.
 
 use std::{collections::BTreeMap, rc::Rc, time::Duration};
 
@@ -18,20 +18,20 @@ use crate::{Raw, Words};
 
 const MESSAGE_BYTES: usize = 64 << 20;
 
-/// What a load is told to do.
+/// The options of a load.
 struct Plan {
     kind: String,
     body: Bytes,
     messages: usize,
     deadline: Option<Duration>,
-    /// Each so many calls one is dropped before it has ended.
+    /// Each n-th call is dropped before it has ended; 0 for none.
     cancel_every: usize,
     what: String,
     expected: Option<Code>,
     end: Instant,
 }
 
-/// What came of one worker's calls.
+/// The outcome of one worker's calls.
 #[derive(Default)]
 struct Seen {
     /// When each call ended, and how long it took.
@@ -76,7 +76,7 @@ async fn work(plan: Rc<Plan>, channel: Channel) -> Seen {
         }
         let cancels = plan.cancel_every > 0 && number % plan.cancel_every == 0;
         let ended = if cancels {
-            // At all points of a call's life: from at once to when it has ended by itself.
+            // At all points of a call's life: from its start to after its end.
             let wait = Duration::from_micros(100 * (number / plan.cancel_every % 20) as u64);
             tokio::time::timeout(wait, call(&plan, &channel)).await.unwrap_or(Ok(()))
         } else {
@@ -144,7 +144,7 @@ impl Plan {
     }
 }
 
-/// Prints what became of all calls as one line of JSON.
+/// Prints the outcome of all calls as one line of JSON.
 fn report(seen: Vec<Seen>) {
     let (mut answers, mut failures, mut example) = (Vec::new(), BTreeMap::<String, u64>::new(), String::new());
     for worker in seen {

@@ -1,4 +1,4 @@
-//! tonic's part of the honest suite: `server` and `client`, each told what to do by words such as `port=5000`.
+//! tonic's part of the honest suite: `server` and `client`, with options such as `port=5000`.
 
 mod client;
 mod server;
@@ -12,7 +12,7 @@ use tonic::{
     codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
 };
 
-/// Messages as the bytes that they are, so that no code need be generated.
+/// Sends messages as plain bytes, so that no generated code is needed.
 #[derive(Clone, Copy, Default)]
 struct Raw;
 
@@ -50,7 +50,7 @@ impl Decoder for Raw {
     }
 }
 
-/// The words of the command line.
+/// The options on the command line.
 struct Words(HashMap<String, String>);
 
 impl Words {

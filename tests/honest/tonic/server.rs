@@ -25,7 +25,7 @@ use crate::{Raw, Words};
 
 const MESSAGE_BYTES: usize = 64 << 20;
 
-/// Messages as they are sent one after the other.
+/// The messages of a stream.
 type Messages = Pin<Box<dyn Stream<Item = Result<Bytes, Status>> + Send>>;
 
 pub(crate) async fn run(words: &Words) -> anyhow::Result<()> {
@@ -68,7 +68,7 @@ impl Service<http::Request<Body>> for Echo {
     }
 }
 
-/// Does as the caller says in `x-do`.
+/// Does what the caller says in `x-do`.
 async fn do_as_asked(metadata: &MetadataMap) -> Result<(), Status> {
     let what = metadata.get("x-do").and_then(|what| what.to_str().ok()).unwrap_or_default();
     match what.split_once(':') {

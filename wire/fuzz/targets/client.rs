@@ -1,4 +1,4 @@
-//! A client's connection, a user who does anything, and a server that sends anything.
+//! A client's connection whose user calls any method, and whose server sends anything.
 #![no_main]
 
 #[path = "../../tests/peer/mod.rs"]

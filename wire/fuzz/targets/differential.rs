@@ -1,4 +1,5 @@
-//! The same bytes to our connection and to the h2 crate's: they judge alike, but where the table says why not.
+//! Feeds the same bytes to our connection and to the h2 crate's: they must behave the same, except where the table says
+//! why they differ.
 #![no_main]
 
 #[path = "../../tests/peer/mod.rs"]

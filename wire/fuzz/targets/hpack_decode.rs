@@ -1,4 +1,5 @@
-//! Header blocks: a decoder takes or refuses anything, and what it takes comes out the same after it was encoded again.
+//! Header blocks: a decoder accepts or refuses any bytes, and an accepted list is the same after it was encoded and
+//! decoded again.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -25,7 +26,7 @@ fuzz_target!(|data: &[u8]| {
         }
         block.clear();
         encoder.encode(&headers, &mut block);
-        let decoded = next.decode(&block, usize::MAX, &mut again).expect("what was encoded can be decoded");
+        let decoded = next.decode(&block, usize::MAX, &mut again).expect("an encoded block can be decoded");
         assert_eq!(decoded.malformed, None);
         assert_eq!(headers, again);
         for (before, after) in headers.fields().zip(again.fields()) {

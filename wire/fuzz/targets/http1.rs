@@ -1,5 +1,6 @@
-//! HTTP/1.1: a reader takes bytes alike however they are cut; what it takes is what httparse reads too; and what is
-//! written of it again is read as the same messages, so that nobody behind this relay sees others.
+//! HTTP/1.1: a reader's result does not depend on how the bytes are split; httparse reads the same from the bytes that
+//! it accepts; and when its messages are written again, they are read as the same messages, so that no program behind
+//! this relay sees different ones.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -8,13 +9,13 @@ use weft_wire::{Headers, Name};
 
 const LIMITS: Limits = Limits { head_bytes: 2_048, list_bytes: 2_048, chunk_line_bytes: 64, trailer_bytes: 512 };
 
-/// For what is written again: a field may have been added, such as the length of a body that there is not.
+/// For messages that were written again: a field may have been added, such as the length of an empty body.
 const WIDER: Limits = Limits { head_bytes: 4_096, list_bytes: 4_096, trailer_bytes: 1_024, ..LIMITS };
 
 const ASKED: Request =
     Request { method: MethodKind::Other, is_http10: false, is_keep_alive: true, expects_continue: false };
 
-/// A message with its body put together.
+/// A message with the parts of its body joined.
 #[derive(Debug, PartialEq)]
 struct Message {
     head: Headers,
@@ -44,7 +45,7 @@ impl Reader {
         }
     }
 
-    /// All messages in bytes that come in pieces of `size`, and what was wrong at the end.
+    /// Reads bytes in pieces of `size`. Returns all messages, and the error that ended the reading.
     fn read(mut self, bytes: &[u8], size: usize) -> (Vec<Message>, Option<Error>) {
         let (mut messages, mut pending) = (Vec::new(), Vec::new());
         for piece in bytes.chunks(size.max(1)) {
@@ -62,7 +63,7 @@ impl Reader {
                 }
             }
             let left = input.len();
-            assert!(left <= LIMITS.head_bytes + piece.len() || self.is_held(), "{left} bytes are held back");
+            assert!(left <= LIMITS.head_bytes + piece.len() || self.is_held(), "{left} bytes are left over");
             pending.drain(..pending.len() - left);
         }
         let error = match self.decoder.end() {
@@ -75,20 +76,20 @@ impl Reader {
         (messages, error)
     }
 
-    /// After a request for a tunnel nothing is taken until it is answered.
+    /// Whether input may stay unread: after a request for a tunnel, nothing is read until it is answered.
     fn is_held(&self) -> bool {
         self.is_server
     }
 }
 
-/// Whether a final message has ended.
+/// Adds an event to the messages. Returns whether a message has ended.
 fn take(messages: &mut Vec<Message>, event: Event<'_>) -> bool {
     let (head, request, is_end) = match event {
         Event::Request { headers, request, is_end } => (headers, Some(request), is_end),
         Event::Response { headers, is_end, .. } => (headers, None, is_end),
         Event::Data { data, is_end } => {
             let message = messages.last_mut().expect("a head came first");
-            assert!(!message.is_whole, "nothing comes after the end");
+            assert!(!message.is_whole, "nothing follows the end of a body");
             message.body.extend_from_slice(data);
             message.is_whole = is_end;
             return is_end;
@@ -104,7 +105,7 @@ fn take(messages: &mut Vec<Message>, event: Event<'_>) -> bool {
     is_end
 }
 
-/// httparse must find the same head where we do.
+/// Checks that httparse reads the same head as we do.
 fn agrees_with_httparse(bytes: &[u8], first: &Message) {
     let mut bytes = bytes;
     while let Some(rest) = bytes.strip_prefix(b"\r\n") {
@@ -112,7 +113,7 @@ fn agrees_with_httparse(bytes: &[u8], first: &Message) {
     }
     let mut fields = [httparse::EMPTY_HEADER; 1_024];
     let mut parsed = httparse::Request::new(&mut fields);
-    let status = parsed.parse(bytes).expect("what we take is a request to others");
+    let status = parsed.parse(bytes).expect("httparse accepts the request that we accept");
     assert!(status.is_complete());
     if first.head.protocol().is_none() {
         assert_eq!(parsed.method.map(str::as_bytes), first.head.method());
@@ -121,18 +122,18 @@ fn agrees_with_httparse(bytes: &[u8], first: &Message) {
     for field in first.head.fields() {
         let name = std::str::from_utf8(field.name).expect("a name is ASCII");
         let found = parsed.headers.iter().any(|other| other.name.eq_ignore_ascii_case(name) && other.value.trim_ascii() == field.value);
-        assert!(found, "{name} is not what others read");
+        assert!(found, "httparse reads {name} differently");
     }
 }
 
-/// Written again, the messages are the same.
+/// Checks that the messages are the same after they were written and read again.
 fn written_again(is_server: bool, method: MethodKind, messages: &[Message]) {
     let (mut encoder, mut out) = (Encoder::new(), Vec::new());
     let mut expected = Vec::new();
     for message in messages.iter().take_while(|message| message.is_whole) {
         let is_end = message.body.is_empty() && message.trailers.is_none();
         let written = if is_server {
-            // A tunnel is not written again as it came: what follows it is not HTTP.
+            // A request for a tunnel is not written as it was received, and no HTTP follows it.
             if message.head.method() == Some(b"CONNECT") {
                 break;
             }
@@ -140,7 +141,7 @@ fn written_again(is_server: bool, method: MethodKind, messages: &[Message]) {
         } else {
             encoder.response(&mut out, &message.head, is_end, Request { method, ..ASKED }, true)
         };
-        written.expect("what was read can be written");
+        written.expect("a message that was read can be written");
         if !is_end {
             encoder.data(&mut out, &message.body, message.trailers.is_none()).expect("its length is right");
             if let Some(trailers) = &message.trailers {
@@ -173,11 +174,11 @@ fuzz_target!(|data: &[u8]| {
     let method = [MethodKind::Other, MethodKind::Head, MethodKind::Upgrade, MethodKind::Other][usize::from(first / 2 % 4)];
     let whole = Reader::new(is_server, method, LIMITS).read(bytes, usize::MAX);
     let pieces = Reader::new(is_server, method, LIMITS).read(bytes, usize::from(size % 32) + 1);
-    assert_eq!(whole, pieces, "it matters how it is cut");
+    assert_eq!(whole, pieces, "the result depends on how the bytes are split");
     if is_server && let Some(message) = whole.0.first() {
         agrees_with_httparse(bytes, message);
     }
-    // To HEAD bodies are left out, and an upgrade is no message.
+    // A response to HEAD is written without its body, and an accepted upgrade starts a tunnel: neither is read again.
     if method == MethodKind::Other {
         written_again(is_server, method, &whole.0);
     }

@@ -1,4 +1,5 @@
-//! A peer that sends anything, a relay of two connections, and a peer on its other side that must not notice.
+//! A peer that sends anything, a relay of two connections, and a correct peer on its other side, which must see no
+//! error.
 #![no_main]
 
 #[path = "../../tests/peer/mod.rs"]

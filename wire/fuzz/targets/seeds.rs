@@ -1,4 +1,4 @@
-//! Writes the committed corpus: what chance writes in the tests, as bytes for the fuzzer to begin with.
+//! Writes the committed corpus: random scripts as in the tests, as bytes with which the fuzzer starts.
 
 #[path = "../../tests/peer/mod.rs"]
 mod peer;
@@ -6,7 +6,7 @@ mod peer;
 use std::path::Path;
 use std::{fs, io};
 
-// The coverage flags want the fuzzer's run time in every program.
+// The coverage flags require the fuzzer's runtime in every program.
 use libfuzzer_sys as _;
 use peer::choices::Choices;
 use peer::frames::{ACK, Frame, SETTINGS};
@@ -48,7 +48,7 @@ fn write(folder: &Path, seeds: impl Iterator<Item = Vec<u8>>) -> io::Result<()> 
     Ok(())
 }
 
-/// A script's bytes, without the SETTINGS and the acknowledgement that all scripts begin with.
+/// A script's bytes, without the SETTINGS and the acknowledgement with which all scripts start.
 fn frames(role: Role, seed: u64) -> Vec<u8> {
     Script::write_for(role, &mut Choices::seeded(seed)).frames.iter().skip(2).flat_map(Frame::to_bytes).collect()
 }

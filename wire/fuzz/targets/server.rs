@@ -1,4 +1,4 @@
-//! A server's connection, a user who does anything, and a client that sends anything.
+//! A server's connection whose user calls any method, and whose client sends anything.
 #![no_main]
 
 #[path = "../../tests/peer/mod.rs"]

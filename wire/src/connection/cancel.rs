@@ -1,20 +1,20 @@
-//! Cancels that wait until the server has looked at their streams.
+//! Cancels that wait until the server has processed the requests that they cancel.
 //!
-//! Whether it has is asked with empty SETTINGS, which every server acknowledges in the order of its frames; a PING would
-//! do as well, but servers of gRPC count those of their clients. One is under way at most, so cancels in great number
-//! cost a frame and an answer a round trip.
+//! An empty SETTINGS frame finds out: servers process frames in order, so its acknowledgement shows that the server has
+//! processed the requests before it. A PING would do as well, but gRPC servers limit the PINGs of their clients. At
+//! most one such frame is unacknowledged, so even many cancels cost one frame and one acknowledgement per round trip.
 
 use super::Connection;
 use crate::code::Code;
 use crate::frame::{Head, kind};
 use crate::stream::{NO_QUEUE, StreamId};
 
-/// See the module.
+/// The cancels that wait, and how far the server has got.
 #[derive(Debug, Default)]
 pub(super) struct Cancels {
-    /// The highest stream of which the server was asked, and whether it has been looked at.
+    /// The last stream that was opened before the SETTINGS frame that is unacknowledged.
     asked: Option<u32>,
-    /// All streams up to this one have been looked at.
+    /// The server has processed the requests of all streams up to this one.
     seen: u32,
     waiting: Vec<(StreamId, Code)>,
 }
@@ -27,7 +27,7 @@ impl<T: Clone> Connection<T> {
         self.limits.are_cancels_paced && !stream.is_head_received && stream.id > self.cancels.seen && !self.is_server
     }
 
-    /// Silences a stream until it can be cancelled.
+    /// Stops a stream without resetting it yet: nothing is sent on it, and it makes no events.
     #[cold]
     pub(super) fn hold_cancel(&mut self, slot: usize, code: Code) {
         if self.streams.at(slot).queue != NO_QUEUE {
@@ -49,7 +49,7 @@ impl<T: Clone> Connection<T> {
         self.cancels.asked = Some(self.next_stream.saturating_sub(2));
     }
 
-    /// SETTINGS were acknowledged. `false`: not those of here.
+    /// SETTINGS were acknowledged. Returns `false` if they were not from this module.
     pub(super) fn release_cancels(&mut self) -> bool {
         let Some(seen) = self.cancels.asked.take() else { return false };
         self.cancels.seen = seen;

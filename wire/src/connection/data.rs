@@ -1,4 +1,4 @@
-//! DATA that comes in, and the windows that are handed back for it.
+//! DATA that is received, and the WINDOW_UPDATEs for it.
 
 use std::time::Instant;
 
@@ -11,16 +11,16 @@ use crate::frame::{HEAD_BYTES, Head, flag, kind};
 use crate::limits::Limits;
 use crate::stream::{ANY_LENGTH, StreamId};
 
-/// The rest of a DATA frame that is being received. All of it was counted when it began.
+/// The rest of a DATA frame that is being received. The whole frame was counted when its frame header came.
 #[derive(Debug, Default)]
 pub(super) struct Partial {
-    /// The stream that it is for; `None`: it is discarded.
+    /// Its stream; `None`: the data is discarded.
     stream: Option<StreamId>,
     left: usize,
     padding: usize,
-    /// The stream ends with it.
+    /// The frame has END_STREAM.
     is_end: bool,
-    /// It counts as held by the user.
+    /// Its bytes are in `held_bytes`.
     is_held: bool,
 }
 
@@ -32,7 +32,7 @@ impl Partial {
 }
 
 impl<T: Clone> Connection<T> {
-    /// Begins a DATA frame: counts it, and hands out what is there.
+    /// Starts a DATA frame: counts it, and returns the part that has arrived.
     #[inline]
     pub(super) fn begin_data<'a>(
         &mut self,
@@ -41,19 +41,19 @@ impl<T: Clone> Connection<T> {
         now: Instant,
     ) -> Result<Step<'a, T>, ConnectionError> {
         if head.stream == 0 {
-            return Err(ConnectionError::protocol("DATA of the connection"));
+            return Err(ConnectionError::protocol("DATA on stream 0"));
         }
         let mut padding = 0;
         let mut start = HEAD_BYTES;
         if head.has(flag::PADDED) {
             if head.length == 0 {
-                return Err(ConnectionError::frame_size("DATA has no room for its padding's length"));
+                return Err(ConnectionError::frame_size("DATA has no room for its pad length"));
             }
             let Some(bytes) = input.get(HEAD_BYTES) else { return Ok(Step::More) };
             padding = usize::from(*bytes);
             start += 1;
             if padding >= head.length {
-                return Err(ConnectionError::protocol("DATA is shorter than its padding"));
+                return Err(ConnectionError::protocol("the padding of DATA is as long as the frame, or longer"));
             }
         }
         *input = &input[start..];
@@ -77,7 +77,7 @@ impl<T: Clone> Connection<T> {
         }
     }
 
-    /// Counts a DATA frame on its stream. An event: the stream was reset, and the frame is discarded.
+    /// Counts a DATA frame on its stream. If it returns an event, the stream was reset and the frame is discarded.
     #[inline]
     fn accept_data<'a>(
         &mut self,
@@ -103,7 +103,7 @@ impl<T: Clone> Connection<T> {
                 _ => return self.stream_error(slot, Code::PROTOCOL_ERROR, now),
             }
         }
-        // Padding is never held, nor what nobody wants.
+        // Padding, and data of a stream without an attached value, is released at once.
         stream.released += (head.length - bytes) as u32;
         let is_held = stream.call.is_some();
         if is_held {
@@ -127,7 +127,7 @@ impl<T: Clone> Connection<T> {
         Ok(None)
     }
 
-    /// Goes on with the DATA frame that is being received.
+    /// Continues with the DATA frame that is being received.
     #[inline]
     pub(super) fn take_data<'a>(&mut self, input: &mut &'a [u8]) -> Step<'a, T> {
         let partial = &mut self.partial;
@@ -156,7 +156,7 @@ impl<T: Clone> Connection<T> {
         if self.partial.padding > 0 { Step::More } else { Step::Done }
     }
 
-    /// Hands a slice to the user, or drops it when the user has lost interest.
+    /// Passes a slice to the user, or drops it if the user has detached from the stream.
     #[inline]
     fn deliver<'a>(&mut self, stream: StreamId, data: &'a [u8], is_end: bool) -> Option<Event<'a, T>> {
         let slot = self.streams.slot(stream);
@@ -173,8 +173,8 @@ impl<T: Clone> Connection<T> {
         None
     }
 
-    /// Received DATA was passed on: the peer may send as much again. To be called once for each byte of
-    /// [`Event::Data`], also when the stream is gone.
+    /// Returns flow-control credit for received DATA that was passed on. To be called for every byte of [`Event::Data`]
+    /// exactly once, even when the stream is gone.
     #[inline]
     pub fn release(&mut self, stream: StreamId, bytes: usize) {
         self.held_bytes = self.held_bytes.saturating_sub(bytes);
@@ -186,7 +186,7 @@ impl<T: Clone> Connection<T> {
         }
     }
 
-    /// Hands a stream's window back once half of it was released: one WINDOW_UPDATE for many frames.
+    /// Replenishes a stream's window once half of it was released: one WINDOW_UPDATE for many frames.
     #[inline]
     fn return_stream_window(&mut self, slot: usize) {
         let whole = i64::from(self.stream_window);
@@ -202,9 +202,9 @@ impl<T: Clone> Connection<T> {
         }
     }
 
-    /// Hands the connection's window back: all that was received but for what is held beyond the limit on buffered
-    /// bytes. Once half is due of what is not kept that way, or else a stalled stream that holds half of the window
-    /// would stop all others.
+    /// Replenishes the connection's window with everything that was received, except what is held beyond the limit on
+    /// buffered bytes. It does so once half of the rest of the window is due. Half of the whole window would be wrong:
+    /// a stalled stream that holds half of it would stop all others.
     #[inline]
     pub(super) fn return_connection_window(&mut self) {
         if self.ending.is_closed {

@@ -1,56 +1,58 @@
-//! What a connection tells its user.
+//! Events, notices and errors: what a connection reports to its user.
 
 use crate::code::Code;
 use crate::headers::Headers;
 use crate::stream::StreamId;
 
-/// Why a stream is gone before its end.
+/// Why a stream was reset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// The peer has reset it.
+    /// The peer reset it.
     Peer,
-    /// This side has reset it, because the peer broke a rule on it.
+    /// This endpoint reset it, because the peer broke a rule on it.
     Rule,
-    /// This side has reset it, because a header list of the peer is over [`header_list_bytes`].
+    /// This endpoint reset it, because a header list of the peer exceeds [`header_list_bytes`].
     ///
     /// [`header_list_bytes`]: crate::Limits::header_list_bytes
     TooLarge,
 }
 
-/// What the peer did. `T` is what the user attached to the stream.
+/// What the peer did. `T` is the value that the user attached to the stream.
 #[derive(Debug)]
 pub enum Event<'a, T> {
-    /// A client opened a stream. Answer with [`attach`](super::Connection::attach), or what follows on it is discarded.
+    /// A client opened a stream. Call [`attach`](super::Connection::attach), or everything that follows on it is
+    /// discarded.
     Request {
         /// The new stream.
         stream: StreamId,
-        /// The request's head; hand it back with [`recycle`](super::Connection::recycle).
+        /// The request's header section; give it back with [`recycle`](super::Connection::recycle).
         headers: Headers,
         /// Whether the request has ended with it.
         is_end: bool,
     },
-    /// A client opened a stream with a header list over [`header_list_bytes`](crate::Limits::header_list_bytes). Answer
-    /// with [`respond`](super::Connection::respond), and end the stream: what follows on it is discarded.
+    /// A client opened a stream with a header list over [`header_list_bytes`](crate::Limits::header_list_bytes). Reply
+    /// with [`respond`](super::Connection::respond) and end the stream; everything that follows on it is discarded.
     RequestTooLarge {
         /// The new stream.
         stream: StreamId,
-        /// As much of the head as is within the limit; hand it back with [`recycle`](super::Connection::recycle).
+        /// As much of the header section as is within the limit; give it back with
+        /// [`recycle`](super::Connection::recycle).
         headers: Headers,
         /// Whether the request has ended with it.
         is_end: bool,
     },
-    /// The head of an answer; also each interim one (`headers.status()` below 200), before the final one.
+    /// The header section of a response: the final one, or before it an interim one (`headers.status()` below 200).
     Response {
         /// The stream.
         stream: StreamId,
         /// What was attached to it.
         call: T,
-        /// The answer's head; hand it back with [`recycle`](super::Connection::recycle).
+        /// The response's header section; give it back with [`recycle`](super::Connection::recycle).
         headers: Headers,
-        /// Whether the answer has ended with it.
+        /// Whether the response has ended with it.
         is_end: bool,
     },
-    /// A slice of the body, to be released once it was passed on ([`release`](super::Connection::release)).
+    /// A slice of the content, to be released once it was passed on ([`release`](super::Connection::release)).
     Data {
         /// The stream.
         stream: StreamId,
@@ -58,39 +60,39 @@ pub enum Event<'a, T> {
         call: T,
         /// Part of a DATA frame; empty only when `is_end`.
         data: &'a [u8],
-        /// Whether the body has ended with it.
+        /// Whether the content has ended with it. No trailers follow then.
         is_end: bool,
     },
-    /// The trailers, with which the peer's half of the stream has ended.
+    /// The trailers. The peer's half of the stream has ended with them.
     Trailers {
         /// The stream.
         stream: StreamId,
         /// What was attached to it.
         call: T,
-        /// The trailers; hand them back with [`recycle`](super::Connection::recycle).
+        /// The trailers; give them back with [`recycle`](super::Connection::recycle).
         headers: Headers,
     },
-    /// The stream is gone before its end.
+    /// The stream was reset, by the peer or by this endpoint. It is gone.
     Reset {
         /// The stream.
         stream: StreamId,
         /// What was attached to it.
         call: T,
-        /// The code that was sent.
+        /// The code in the RST_STREAM.
         code: Code,
         /// Why.
         cause: Cause,
     },
     /// The peer's SETTINGS were applied: `peer_stream_limit` and more may have changed.
     Settings,
-    /// The peer takes no more streams. Those that it never saw follow as [`Notice::Unseen`].
+    /// The peer accepts no more streams. Streams that it did not process follow as [`Notice::Unseen`].
     GoAway {
         /// Why.
         code: Code,
     },
 }
 
-/// What happened as a consequence, to be drained after `receive`, `wrote` and `on_timeout`.
+/// What else happened. To be drained after `receive`, `wrote` and `on_timeout`.
 #[derive(Debug)]
 pub enum Notice<T> {
     /// Queued data of a stream went into the output.
@@ -99,10 +101,11 @@ pub enum Notice<T> {
         stream: StreamId,
         /// What was attached to it.
         call: T,
-        /// How much of what `send_data` said it had queued.
+        /// How many bytes, of those that `send_data` returned as queued.
         bytes: usize,
     },
-    /// The peer never saw the stream (GOAWAY's last id is below it): the call may be sent again. The stream is gone.
+    /// The peer did not process the stream (GOAWAY's last stream identifier is below it): the request may be retried.
+    /// The stream is gone.
     Unseen {
         /// The stream.
         stream: StreamId,
@@ -111,27 +114,27 @@ pub enum Notice<T> {
     },
 }
 
-/// The connection is lost: the peer broke a rule that concerns all streams. GOAWAY is in the output.
+/// A connection error (RFC 9113 section 5.4.1). GOAWAY is in the output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{code}: {why}")]
 pub struct ConnectionError {
-    /// The code that the peer is told.
+    /// The code in the GOAWAY.
     pub code: Code,
     /// What the peer did.
     pub why: &'static str,
-    /// The limit that it went past, if that was it.
+    /// The limit that the peer exceeded, if that was the error.
     pub limit: Option<Bound>,
 }
 
-/// What becomes of a frame.
+/// The result of handling a frame.
 pub(super) type Taken<'a, T> = Result<Option<Event<'a, T>>, ConnectionError>;
 
-/// A limit past which a connection ends; each is of that name in [`Limits`](crate::Limits).
+/// A limit whose violation ends a connection. The doc of each variant names its field in [`Limits`](crate::Limits).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bound {
     /// `header_block_frames`
     HeaderBlockFrames,
-    /// `settings_timeout`, of a header block too.
+    /// `settings_timeout`, also for a field block.
     SettingsTimeout,
     /// `control_output_bytes`
     ControlOutputBytes,
@@ -172,10 +175,10 @@ impl ConnectionError {
 /// Why no stream can be opened now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CannotOpen {
-    /// The peer's SETTINGS_MAX_CONCURRENT_STREAMS are open; one of them has to end first.
+    /// As many streams are open as the peer's SETTINGS_MAX_CONCURRENT_STREAMS allows; one of them has to end first.
     #[error("as many streams are open as the peer allows")]
     Full,
-    /// The connection takes no more streams: GOAWAY, drain, an error, or the ids are used up.
+    /// No more streams can be opened: GOAWAY, drain, an error, or the identifiers are used up.
     #[error("the connection is going away")]
     Going,
     /// Too much output waits to be written.

@@ -1,8 +1,8 @@
-//! Rates: what a peer may do often, and what becomes of one that does it too often.
+//! Rates: how often a peer may do something, and what happens when it exceeds a rate.
 //!
-//! It is slowed first: nothing is read from it until it is within the rate again. Only when that goes on for
-//! [`Limits::flood_time`] is the connection drained, and, if it is a client's, ended after as long again. A client never
-//! ends its connection for a rate, since the calls on it are others'.
+//! The peer is slowed down first: nothing is read from it until it is within the rate again. If it goes on for
+//! [`Limits::flood_time`], the connection is drained. A server closes the connection after the same time again. A
+//! client never closes its connection because of a rate, since the calls on it belong to others.
 
 use std::time::{Duration, Instant};
 
@@ -10,10 +10,11 @@ use super::Connection;
 use super::event::{Bound, ConnectionError};
 use crate::limits::{Bucket, Limits, Rate};
 
-/// A flood that has paused for so long is another one when it goes on. Longer than the longest pause of ours.
+/// A flood that stops for this long is over; what follows is another one. It is longer than the longest pause that we
+/// impose.
 const QUIET: Duration = Duration::from_secs(3);
 
-/// How the peer stands with its rates.
+/// How much of each rate the peer has used.
 #[derive(Debug)]
 pub(super) struct Rates {
     cancels: Bucket,
@@ -23,18 +24,19 @@ pub(super) struct Rates {
     empty_frames: Bucket,
     small_data: Bucket,
     table_changes: Bucket,
-    /// Useful frames, of either side. A DATA frame of ours counts twice: it explains two WINDOW_UPDATEs.
+    /// Useful frames, in either direction. A DATA frame of ours counts twice, because the peer may answer it with two
+    /// WINDOW_UPDATEs.
     pub(super) useful_frames: u64,
-    /// Answers that were given: what cancels and the errors of a client are judged against.
+    /// Responses that were sent. On a server, these and not useful frames earn tokens for cancels and stream errors.
     pub(super) answers: u64,
     flood: Option<Flood>,
-    /// Nothing is to be read until then.
+    /// Nothing should be read until then.
     pub(super) paused_until: Option<Instant>,
-    /// The rate that was exceeded last, until the user is told.
+    /// The rate that was exceeded last, until the user asks for it.
     exceeded: Option<Bound>,
 }
 
-/// A peer that goes past a rate, again and again.
+/// A period in which the peer exceeds rates repeatedly.
 #[derive(Clone, Copy, Debug)]
 struct Flood {
     since: Instant,
@@ -74,13 +76,13 @@ impl Rates {
 }
 
 impl<T: Clone> Connection<T> {
-    /// Counts what is bounded by a rate.
+    /// Counts something that a rate bounds.
     ///
     /// # Errors
-    /// The peer floods, and slowing it was not enough.
+    /// The peer still floods although it was slowed down and the connection drained.
     #[inline]
     pub(super) fn count(&mut self, bound: Bound, now: Instant) -> Result<(), ConnectionError> {
-        // A request that is cancelled, or made to fail, is no work: only calls that were answered are.
+        // A request that the client cancels, or makes fail, is not useful work: only responses count.
         let is_by_calls = self.is_server && matches!(bound, Bound::Cancels | Bound::StreamErrors);
         let frames = if is_by_calls { self.rates.answers } else { self.rates.useful_frames };
         let Some((bucket, rate)) = self.rates.rate(bound, &self.limits) else { return Ok(()) };
@@ -102,19 +104,19 @@ impl<T: Clone> Connection<T> {
             self.drain(now);
         }
         if self.is_server && lasts >= self.limits.flood_time * 2 {
-            return Err(ConnectionError::calm(bound, "the peer has gone past a rate for too long"));
+            return Err(ConnectionError::calm(bound, "the peer exceeded a rate for too long"));
         }
         Ok(())
     }
 
-    /// Whether nothing is to be read for now, as the peer was too fast. [`next_timeout`](Connection::next_timeout) says
-    /// until when.
+    /// Whether the driver should read nothing for now, because the peer exceeded a rate.
+    /// [`next_timeout`](Connection::next_timeout) says until when.
     #[inline]
     pub fn is_paused(&self, now: Instant) -> bool {
         self.rates.paused_until.is_some_and(|until| now < until)
     }
 
-    /// The rate that the peer went past since the last time this was asked.
+    /// The rate that the peer exceeded last, if it exceeded one since the last call of this method.
     #[inline]
     pub fn take_exceeded(&mut self) -> Option<Bound> {
         self.rates.exceeded.take()

@@ -1,4 +1,4 @@
-//! Header blocks that come in: requests, answers and trailers.
+//! Field blocks that are received: requests, responses and trailers.
 
 use std::time::Instant;
 
@@ -9,27 +9,27 @@ use crate::frame::{self, Head, flag};
 use crate::headers::Headers;
 use crate::stream::{ANY_LENGTH, Body, Closed, Stream, StreamId};
 
-/// The buffer for header blocks in parts is given back when it has grown above this.
+/// The buffer for field blocks in several frames is freed when it has grown above this.
 const KEPT_BLOCK_BYTES: usize = 32 << 10;
 
-/// A header block that is not whole yet.
+/// A field block that is not complete yet.
 #[derive(Debug, Default)]
 pub(super) struct Block {
-    /// Its stream; 0: there is none.
+    /// Its stream; 0: there is no such block.
     pub(super) stream: u32,
     frames: u32,
     facts: Facts,
     bytes: Vec<u8>,
 }
 
-/// What is known of a header block besides its fields.
+/// What is known about a field block besides its fields.
 #[derive(Clone, Copy, Debug, Default)]
 struct Facts {
-    /// Its half of the stream ends with it.
+    /// The peer's half of the stream ends with it.
     is_end: bool,
-    /// Its list is over the limit, and not all there.
+    /// Its list exceeds the limit, and was not stored completely.
     is_too_large: bool,
-    /// Its fields, or the priority in front of it, are not as they must be, whatever the message.
+    /// Its fields, or the priority in front of it, break a rule that holds for every message.
     is_malformed: bool,
 }
 
@@ -39,7 +39,7 @@ impl Block {
         self.stream != 0
     }
 
-    /// How much has come of it.
+    /// How many bytes of it have been received.
     #[inline]
     pub(super) fn len(&self) -> usize {
         self.bytes.len()
@@ -56,7 +56,7 @@ impl<T: Clone> Connection<T> {
     #[inline]
     pub(super) fn take_headers<'a>(&mut self, head: Head, payload: &[u8], now: Instant) -> Taken<'a, T> {
         if head.stream == 0 {
-            return Err(ConnectionError::protocol("HEADERS of the connection"));
+            return Err(ConnectionError::protocol("HEADERS on stream 0"));
         }
         let mut facts = Facts { is_end: head.has(flag::END_STREAM), ..Facts::default() };
         let mut fragment = payload;
@@ -77,11 +77,14 @@ impl<T: Clone> Connection<T> {
 
     pub(super) fn take_continuation<'a>(&mut self, head: Head, payload: &[u8], now: Instant) -> Taken<'a, T> {
         if !self.block.is_open() {
-            return Err(ConnectionError::protocol("CONTINUATION without a header block"));
+            return Err(ConnectionError::protocol("CONTINUATION without an open field block"));
         }
         self.block.frames += 1;
         if self.block.frames > self.limits.header_block_frames {
-            return Err(ConnectionError::calm(Bound::HeaderBlockFrames, "a header block has too many CONTINUATIONs"));
+            return Err(ConnectionError::calm(
+                Bound::HeaderBlockFrames,
+                "a field block has too many CONTINUATION frames",
+            ));
         }
         self.block.bytes.extend_from_slice(payload);
         if !head.has(flag::END_HEADERS) {
@@ -98,14 +101,15 @@ impl<T: Clone> Connection<T> {
         event
     }
 
-    /// Takes a whole header block. It is decoded whatever becomes of its stream: the table must stay in step.
+    /// Takes a complete field block. It is decoded even if its stream is gone or refused, to keep the dynamic table up
+    /// to date.
     #[inline]
     fn take_block<'a>(&mut self, id: u32, mut facts: Facts, block: &[u8], now: Instant) -> Taken<'a, T> {
         let mut headers = self.spare.take();
         let decoded = self
             .decoder
             .decode(block, self.limits.header_list_bytes as usize, &mut headers)
-            .map_err(|_| ConnectionError::new(Code::COMPRESSION_ERROR, "a header block cannot be decoded"))?;
+            .map_err(|_| ConnectionError::new(Code::COMPRESSION_ERROR, "a field block cannot be decoded"))?;
         for _ in 0..decoded.table_changes {
             self.count(Bound::TableChanges, now)?;
         }
@@ -127,7 +131,7 @@ impl<T: Clone> Connection<T> {
         }
     }
 
-    /// A client opens a stream.
+    /// Handles the field block with which a client opens a stream.
     #[inline]
     fn take_request<'a>(&mut self, id: u32, facts: Facts, headers: Headers, now: Instant) -> Taken<'a, T> {
         if id.is_multiple_of(2) {
@@ -169,7 +173,8 @@ impl<T: Clone> Connection<T> {
         self.streams.id(slot)
     }
 
-    /// More streams than we allow. Until our SETTINGS are acknowledged the peer can't know.
+    /// Refuses a stream over our limit. It counts as the peer's error only once our SETTINGS were acknowledged: before
+    /// that, the peer may not know the limit.
     #[cold]
     fn refuse_request(&mut self, id: u32, headers: Headers, now: Instant) -> Result<(), ConnectionError> {
         self.recycle(headers);
@@ -181,7 +186,8 @@ impl<T: Clone> Connection<T> {
         self.count_answer(frame::HEAD_BYTES + 4)
     }
 
-    /// Which part of a message the block is on the stream as it is now; or, when it may not come, how the stream is reset.
+    /// Which part of a message the block is, by the stream's state. The error says how to reset the stream if the block
+    /// is not allowed.
     #[inline]
     fn check_message(&mut self, slot: usize, facts: Facts, headers: &Headers) -> Result<Part, (Code, Cause)> {
         const MALFORMED: (Code, Cause) = (Code::PROTOCOL_ERROR, Cause::Rule);
@@ -202,13 +208,13 @@ impl<T: Clone> Connection<T> {
         } else {
             let (status, length) = message::check_response(headers).map_err(|_| MALFORMED)?;
             if status < 200 {
-                // An interim answer does not end the stream (section 8.1).
+                // An interim response does not end the stream (section 8.1).
                 return if facts.is_end { Err(MALFORMED) } else { Ok(Part::Interim) };
             }
             stream.is_head_received = true;
             stream.content_left = match stream.body {
                 Body::Any if status != 204 && status != 304 => length.unwrap_or(ANY_LENGTH),
-                // Whatever its length says (RFC 9110 section 6.4.1).
+                // No content, even if there is a content-length (RFC 9110 section 6.4.1).
                 Body::Any | Body::None => 0,
                 Body::Tunnel => ANY_LENGTH,
             };
@@ -219,10 +225,10 @@ impl<T: Clone> Connection<T> {
         if is_end_missing || is_body_missing { Err(MALFORMED) } else { Ok(part) }
     }
 
-    /// What the user is told of a block that was found to be well-formed.
+    /// The event for a well-formed block.
     #[inline]
     fn message_event<'a>(&mut self, slot: usize, is_end: bool, part: Part, headers: Headers) -> Option<Event<'a, T>> {
-        // Interim answers are as many as the peer likes, and nobody waits for them.
+        // The peer may send any number of interim responses, so they are not useful frames.
         self.rates.useful_frames += u64::from(part != Part::Interim);
         let stream = self.streams.id(slot);
         let call = if is_end { self.end_receive(slot) } else { self.streams.at(slot).call.clone() };
@@ -237,18 +243,18 @@ impl<T: Clone> Connection<T> {
     }
 }
 
-/// A part of a message that is a header block.
+/// The parts of a message that are field blocks.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Part {
-    /// Of an answer whose final head is still to come.
+    /// The header section of an interim response.
     Interim,
     Head,
     Trailers,
 }
 
-/// What is left of HEADERS without padding and priority, and whether the stream depends on itself.
+/// The payload of HEADERS without padding and priority, and whether the stream depends on itself.
 fn strip(head: Head, payload: &[u8]) -> Result<(&[u8], bool), ConnectionError> {
-    const SHORT: ConnectionError = ConnectionError::frame_size("HEADERS are shorter than their flags say");
+    const SHORT: ConnectionError = ConnectionError::frame_size("HEADERS is too short for its flags");
     let mut fragment = payload;
     let mut padding = 0;
     if head.has(flag::PADDED) {
@@ -261,9 +267,7 @@ fn strip(head: Head, payload: &[u8]) -> Result<(&[u8], bool), ConnectionError> {
         is_self_dependent = frame::number(priority) & frame::MAX_STREAM == head.stream;
         fragment = rest;
     }
-    let bytes = fragment
-        .len()
-        .checked_sub(padding)
-        .ok_or(ConnectionError::protocol("HEADERS are shorter than their padding"))?;
+    let bytes =
+        fragment.len().checked_sub(padding).ok_or(ConnectionError::protocol("HEADERS is shorter than its padding"))?;
     Ok((&fragment[..bytes], is_self_dependent))
 }

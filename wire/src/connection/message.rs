@@ -1,5 +1,5 @@
-//! What a well-formed message is (RFC 9113 sections 8.1 to 8.3 and 8.5, RFC 8441 section 4). Names, values and the order
-//! of pseudo-headers were checked while they were decoded.
+//! Checks whether a message is well-formed (RFC 9113 sections 8.1 to 8.3 and 8.5, RFC 8441 section 4). The decoder has
+//! already checked names, values and the order of pseudo-headers.
 
 use crate::headers::{Headers, Name};
 
@@ -7,7 +7,7 @@ use crate::headers::{Headers, Name};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Malformed;
 
-/// Kinds of fields that are looked at, as bits.
+/// The kinds of fields that these checks need, as bits.
 mod class {
     pub(super) const STATUS: u8 = 1;
     pub(super) const REQUEST: u8 = 2;
@@ -26,7 +26,7 @@ const CLASSES: [u8; 256] = {
     classes[Name::AUTHORITY.id() as usize] = class::REQUEST;
     classes[Name::PATH.id() as usize] = class::REQUEST;
     classes[Name::PROTOCOL.id() as usize] = class::REQUEST;
-    // Section 8.2.2: fields that concern one connection have no place in HTTP/2.
+    // Section 8.2.2: HTTP/2 messages have no connection-specific fields.
     classes[Name::CONNECTION.id() as usize] = class::CONNECTION;
     classes[Name::KEEP_ALIVE.id() as usize] = class::CONNECTION;
     classes[Name::PROXY_CONNECTION.id() as usize] = class::CONNECTION;
@@ -38,13 +38,13 @@ const CLASSES: [u8; 256] = {
     classes
 };
 
-/// What a list was found to have.
+/// What was found in a list.
 struct Found {
     classes: u8,
     length: Option<u64>,
 }
 
-/// Looks at each field once, which costs less than to search for those of interest.
+/// Looks at each field once, which costs less than one search for each field of interest.
 #[inline]
 fn look_through(headers: &Headers) -> Result<Found, Malformed> {
     let mut found = Found { classes: 0, length: None };
@@ -68,7 +68,7 @@ fn look_through(headers: &Headers) -> Result<Found, Malformed> {
     Ok(found)
 }
 
-/// Checks a request's head, and returns its content-length.
+/// Checks a request's header section, and returns its content-length.
 pub(super) fn check_request(headers: &Headers, is_protocol_allowed: bool) -> Result<Option<u64>, Malformed> {
     let method = headers.method().ok_or(Malformed)?;
     let is_target_whole = if let Some(protocol) = headers.protocol() {
@@ -91,8 +91,9 @@ pub(super) fn check_request(headers: &Headers, is_protocol_allowed: bool) -> Res
     }
 }
 
-/// Whether `host` names what `:authority` does (section 8.3.1): of two, one reader would take the one and the next reader
-/// the other. Without `:authority` it is as good as that, and as singular (RFC 9110 section 7.2).
+/// Whether `host` names the same authority as `:authority` (section 8.3.1): if they differed, two programs could read
+/// the same request differently. Without `:authority`, `host` takes its place, and only one is allowed (RFC 9110
+/// section 7.2).
 #[cold]
 fn is_host_of(headers: &Headers) -> bool {
     let Some(host) = headers.get_single(Name::HOST) else { return false };
@@ -118,16 +119,18 @@ fn is_scheme(scheme: &[u8]) -> bool {
     !scheme.is_empty() && scheme.iter().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(byte))
 }
 
-/// Section 8.3.1 forbids the deprecated userinfo. The other three end an authority (RFC 3986 section 3.2).
+/// Section 8.3.1 forbids the deprecated userinfo (`@`). The other three characters end an authority (RFC 3986 section
+/// 3.2).
 fn is_authority(authority: &[u8]) -> bool {
     is_uri_text(authority, b"@/?#")
 }
 
-/// URIs are visible ASCII (RFC 3986 section 2), and a part of one lacks what begins the next part. It matters to a relay:
-/// there are servers that end the connection, with the calls of everyone on it, when they can't make a text of a path.
+/// Whether a part of a URI is visible ASCII (RFC 3986 section 2) without the characters that would start the next part.
+/// A relay must check this: some servers close the connection, and so end everyone's calls on it, when they cannot
+/// parse a path.
 #[inline(always)]
 fn is_uri_text<const N: usize>(text: &[u8], without: &[u8; N]) -> bool {
-    // Eight at a time: nearly every path and authority is longer, and each is looked at on each request.
+    // Eight bytes at a time: nearly every path and authority is longer, and each request has both.
     let Some(last) = text.last_chunk::<8>() else {
         return text.iter().all(|byte| byte.is_ascii_graphic() && !without.contains(byte));
     };
@@ -138,8 +141,8 @@ fn is_uri_text<const N: usize>(text: &[u8], without: &[u8; N]) -> bool {
     wrong == 0
 }
 
-/// Not 0 when one of the bytes is no visible ASCII, or one of `without`. Such a byte sets its high bit in one of the terms; what
-/// it carries over into the next ones only says the same of them.
+/// Not 0 when one of the bytes is not visible ASCII, or is one of `without`. Such a byte sets its high bit in one of
+/// the terms. A carry into the next byte cannot hide a wrong byte, and occurs only when there is one.
 #[inline(always)]
 fn wrong_in<const N: usize>(bytes: [u8; 8], without: &[u8; N]) -> u64 {
     const fn each(byte: u8) -> u64 {
@@ -165,11 +168,11 @@ fn is_other_token(method: &[u8]) -> bool {
     !method.is_empty() && method.iter().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte))
 }
 
-/// Checks an answer's head, and returns its status and content-length.
+/// Checks a response's header section, and returns its status and content-length.
 pub(super) fn check_response(headers: &Headers) -> Result<(u16, Option<u64>), Malformed> {
     let status = headers.status().ok_or(Malformed)?;
     let found = look_through(headers)?;
-    // Section 8.6: there is no upgrade from within HTTP/2.
+    // Section 8.6: HTTP/2 has no upgrade.
     if status == 101 || found.classes & class::REQUEST != 0 { Err(Malformed) } else { Ok((status, found.length)) }
 }
 
@@ -184,7 +187,7 @@ fn number(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() {
         return None;
     }
-    // The largest number stands for any length, so it is none.
+    // `u64::MAX` is `ANY_LENGTH`, so it cannot be a length.
     digits
         .iter()
         .try_fold(0u64, |sum, digit| {
@@ -274,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn connect_has_an_authority_and_extended_connect_all_of_them() {
+    fn connect_needs_an_authority_and_extended_connect_all_pseudo_headers() {
         let plain = [(":method", "CONNECT"), (":authority", "a:1")];
         assert_eq!(check_request(&list(&plain), false), Ok(None));
         assert_eq!(check_request(&list(&plain[..1]), false), Err(Malformed));
@@ -289,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_of_a_connection_are_malformed() {
+    fn connection_specific_fields_are_malformed() {
         for name in ["connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"] {
             assert_eq!(get_with((name, "x")), Err(Malformed));
             assert_eq!(check_trailers(&list(&[(name, "x")])), Err(Malformed));
@@ -299,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn content_lengths_are_numbers_that_agree() {
+    fn content_lengths_must_be_equal_numbers() {
         assert_eq!(get_with(("content-length", "10")), Ok(Some(10)));
         for value in ["", "-1", "+1", "1,1", "18446744073709551615", "99999999999999999999"] {
             assert_eq!(get_with(("content-length", value)), Err(Malformed), "{value:?}");
@@ -313,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_have_a_status_and_nothing_of_a_request() {
+    fn responses_have_a_status_and_no_request_pseudo_headers() {
         assert_eq!(check_response(&list(&[(":status", "200"), ("content-length", "3")])), Ok((200, Some(3))));
         for status in ["", "20", "2000", "abc", "101", "099"] {
             assert_eq!(check_response(&list(&[(":status", status)])), Err(Malformed), "{status:?}");
@@ -324,9 +327,9 @@ mod tests {
         assert_eq!(check_trailers(&list(&[("grpc-status", "0")])), Ok(()));
     }
 
-    /// Eight at a time, and whatever stands beside it, each byte is taken as it is alone.
+    /// Eight bytes are checked at a time, and the result for each must not depend on the bytes beside it.
     #[test]
-    fn each_byte_of_a_uri_is_looked_at() {
+    fn every_byte_of_a_uri_is_checked() {
         for byte in 0..=u8::MAX {
             for length in 1..20 {
                 for at in 0..length {

@@ -1,15 +1,15 @@
-//! What waits to be written.
+//! The bytes that wait to be written.
 
 use std::ops::Range;
 
 use crate::frame::{HEAD_BYTES, Head, flag, kind};
 
-/// Buffers above this are given back while idle.
+/// A larger buffer than this is freed while the connection is idle.
 const KEPT_BYTES: usize = 4 << 10;
 
-/// Buffers above this are given back as soon as all was written, unless the connection has needed a large one so often since
-/// [`Output::shrink`]: who carries much does not allocate in each turn, and nobody gets large buffers on many connections for
-/// a few bytes on each.
+/// A larger buffer than this is freed as soon as everything was written, unless the connection has needed one
+/// [`USES_TO_KEEP`] times since [`Output::shrink`]. So a busy connection does not allocate in each turn, and a peer
+/// cannot make many connections keep large buffers by sending a little on each.
 const LARGE_BYTES: usize = 64 << 10;
 const USES_TO_KEEP: u8 = 64;
 
@@ -18,16 +18,17 @@ const USES_TO_KEEP: u8 = 64;
 pub(super) struct Output {
     pub(super) bytes: Vec<u8>,
     start: usize,
-    /// All that was ever written.
+    /// How many bytes were written since the connection started.
     written: u64,
-    /// Where the last DATA frame begins and ends, counted from the connection's begin.
+    /// Where the last DATA frame starts and ends, counted from the start of the connection.
     data: Range<u64>,
-    /// Unsent answers that the peer provoked: of those that were appended before `mark`, and after it. The older ones
-    /// are forgotten as a whole once everything up to `mark` was written, which needs no list of where they are.
+    /// Bytes of unsent replies that the peer provoked: those that were appended before `mark`, and after it. Those
+    /// before it are dropped from the count together, once everything up to `mark` was written, so that their positions
+    /// need no list.
     provoked_before: usize,
     provoked_after: usize,
     mark: u64,
-    /// How often all was written while the buffer was large, up to [`USES_TO_KEEP`].
+    /// How often everything was written while the buffer was large, up to [`USES_TO_KEEP`].
     large_uses: u8,
 }
 
@@ -42,9 +43,8 @@ impl Output {
         self.bytes.len() - self.start
     }
 
-    /// Appends a DATA frame. Where the last frame is one of the same stream and has room for it, that one grows instead:
-    /// what comes in crumbs goes on in whole frames, and costs the peer no more than that. Returns whether there is a
-    /// frame more.
+    /// Appends a DATA frame. If the last frame is DATA of the same stream and has room, that one grows instead, so that
+    /// data which arrives in small pieces is forwarded in whole frames. Returns whether a frame was added.
     #[inline]
     pub(super) fn data(&mut self, stream: u32, data: &[u8], is_end: bool, frame_bytes: usize) -> bool {
         let flags = if is_end { flag::END_STREAM } else { 0 };
@@ -58,7 +58,7 @@ impl Output {
         true
     }
 
-    /// Appends to the last frame, if that is DATA of this stream with room for it.
+    /// Appends to the last DATA frame, if it is of this stream and has room.
     fn grow(&mut self, stream: u32, data: &[u8], flags: u8, frame_bytes: usize) -> bool {
         let at = self.start + (self.data.start - self.written) as usize;
         let Some(head) = Head::parse(&self.bytes[at..]) else { return false };
@@ -71,12 +71,12 @@ impl Output {
         true
     }
 
-    /// So much of what was just appended is an answer that the peer provoked.
+    /// Counts this many of the bytes just appended as a reply that the peer provoked.
     pub(super) fn provoke(&mut self, bytes: usize) {
         self.provoked_after += bytes;
     }
 
-    /// How much of what the peer provoked is unsent.
+    /// How many bytes of replies that the peer provoked are unsent.
     #[inline]
     pub(super) fn provoked(&self) -> usize {
         self.provoked_before + self.provoked_after
@@ -115,7 +115,7 @@ impl Output {
         }
     }
 
-    /// Gives the buffer back, when all was written or as soon as it is.
+    /// Frees the buffer, now or as soon as everything is written.
     pub(super) fn shrink(&mut self) {
         self.large_uses = 0;
         if self.len() == 0 {
@@ -129,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn data_grows_a_frame_that_is_the_last_and_has_not_begun_to_go_out() {
+    fn data_joins_the_last_frame_unless_part_of_it_was_written() {
         let mut output = Output::default();
         let frames = |output: &Output| -> Vec<(u32, usize, u8)> {
             let (mut rest, mut frames) = (output.unsent(), Vec::new());
@@ -144,22 +144,22 @@ mod tests {
         assert!(output.data(1, b"de", false, 4), "the frame would be too long");
         assert!(output.data(3, b"f", false, 4), "another stream");
         output.wrote(2 * HEAD_BYTES + 5);
-        assert!(!output.data(3, b"g", true, 4), "what went out before it does not matter");
+        assert!(!output.data(3, b"g", true, 4), "frames that were written before it do not matter");
         assert!(output.data(3, b"", false, 4), "nothing follows END_STREAM");
         assert_eq!(frames(&output), [(3, 2, flag::END_STREAM), (3, 0, 0)]);
 
         output.wrote(HEAD_BYTES + 2 + 1);
-        assert!(output.data(3, b"h", false, 4), "its head is on its way");
+        assert!(output.data(3, b"h", false, 4), "its frame header was written");
         Head::write(kind::PING, 0, 0, &[0; 8], &mut output.bytes);
-        assert!(output.data(3, b"i", false, 4), "it is no longer the last");
+        assert!(output.data(3, b"i", false, 4), "it is no longer the last frame");
         let unsent = output.len();
         output.wrote(unsent);
-        assert!(output.data(3, b"j", false, 4), "it has gone out");
+        assert!(output.data(3, b"j", false, 4), "it was written");
         assert_eq!(frames(&output), [(3, 1, 0)]);
     }
 
     #[test]
-    fn a_large_buffer_is_kept_only_where_it_is_needed_again_and_again() {
+    fn a_large_buffer_is_kept_only_if_it_is_needed_often() {
         let mut output = Output::default();
         let use_once = |output: &mut Output, bytes: usize| {
             output.bytes.extend_from_slice(&vec![0; bytes]);
@@ -171,7 +171,7 @@ mod tests {
                 assert!(use_once(&mut output, 4 * LARGE_BYTES) <= LARGE_BYTES, "it may never be needed again");
             }
             assert!(use_once(&mut output, 4 * LARGE_BYTES) >= 4 * LARGE_BYTES, "each turn would allocate");
-            // Something is unsent, so that it can't be given back now.
+            // Something is unsent, so the buffer cannot be freed yet.
             output.bytes.push(0);
             output.shrink();
             output.wrote(1);
@@ -182,12 +182,12 @@ mod tests {
     }
 
     #[test]
-    fn provoked_answers_count_until_they_are_written_and_not_for_ever() {
+    fn provoked_replies_count_until_they_are_written() {
         let mut output = Output::default();
         for _ in 0..1000 {
             output.bytes.extend_from_slice(&[0; 100]);
             output.provoke(10);
-            assert!(output.provoked() <= 70, "what was written long ago does not count");
+            assert!(output.provoked() <= 70, "replies that were written long ago do not count");
             output.wrote(if output.len() > 200 { 100 } else { 90 });
         }
         let unsent = output.len();

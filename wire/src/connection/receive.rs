@@ -1,4 +1,4 @@
-//! From bytes to frames, and the frames that carry no message.
+//! Splits bytes into frames, and handles the frames that carry no part of a message.
 
 use std::time::Instant;
 
@@ -8,25 +8,25 @@ use crate::code::Code;
 use crate::frame::{self, HEAD_BYTES, Head, PREFACE, flag, kind};
 use crate::stream::{Closed, NO_QUEUE};
 
-/// What taking a frame off the input has come to.
+/// The result of taking a frame off the input.
 pub(super) enum Step<'a, T> {
-    /// The frame says something.
+    /// The frame makes an event.
     Event(Event<'a, T>),
-    /// It says nothing: on to the next.
+    /// It makes none: continue with the next frame.
     Done,
     /// More bytes are needed.
     More,
 }
 
 impl<T: Clone> Connection<T> {
-    /// Takes frames off the front of `input` until one says something. `None`: more bytes are needed; what is left in
-    /// `input` must come again in front of them.
+    /// Takes frames off the front of `input` until one makes an event. `None`: more bytes are needed; the bytes that
+    /// are left in `input` must be passed again, in front of the new ones.
     ///
-    /// DATA of a frame that is not whole yet is handed out as far as it is there, so `input` never needs to hold more
-    /// than one other frame: 9 bytes and `Limits::frame_bytes`.
+    /// A DATA frame is passed on in parts, as they arrive. So `input` never needs to hold more than one frame of
+    /// another type: 9 bytes and `Limits::frame_bytes`.
     ///
     /// # Errors
-    /// The peer broke a rule that concerns the whole connection, or went past a limit. GOAWAY with the code is in the
+    /// A connection error: the peer broke a rule of the connection, or exceeded a limit. GOAWAY with the code is in the
     /// output: write it and close.
     #[inline]
     pub fn receive<'a>(&mut self, input: &mut &'a [u8], now: Instant) -> Taken<'a, T> {
@@ -77,12 +77,12 @@ impl<T: Clone> Connection<T> {
         }
     }
 
-    /// Section 3.4. Returns whether all of it has come.
+    /// Section 3.4. Returns whether the preface is complete.
     fn take_preface(&mut self, input: &mut &[u8]) -> Result<bool, ConnectionError> {
         let expected = &PREFACE[PREFACE.len() - self.preface_left..];
         let bytes = expected.len().min(input.len());
         if input[..bytes] != expected[..bytes] {
-            return Err(ConnectionError::protocol("the connection does not begin with the preface of HTTP/2"));
+            return Err(ConnectionError::protocol("the connection does not start with the HTTP/2 preface"));
         }
         *input = &input[bytes..];
         self.preface_left -= bytes;
@@ -92,7 +92,7 @@ impl<T: Clone> Connection<T> {
     #[inline]
     fn take_frame<'a>(&mut self, head: Head, payload: &[u8], now: Instant) -> Taken<'a, T> {
         if self.block.is_open() && (head.kind != kind::CONTINUATION || head.stream != self.block.stream) {
-            return Err(ConnectionError::protocol("another frame came within a header block"));
+            return Err(ConnectionError::protocol("another frame came inside a field block"));
         }
         if !self.peer.has_settings && (head.kind != kind::SETTINGS || head.has(flag::ACK)) {
             return Err(ConnectionError::protocol("the first frame is not SETTINGS"));
@@ -106,24 +106,24 @@ impl<T: Clone> Connection<T> {
             kind::PING => self.take_ping(head, payload, now).map(|()| None),
             kind::GOAWAY => self.take_goaway(head, payload, now),
             kind::PRIORITY => self.take_priority(head, payload, now),
-            // Clients turn push off, and servers never may be pushed to (section 8.4).
-            kind::PUSH_PROMISE => Err(ConnectionError::protocol("PUSH_PROMISE came, which is turned off")),
+            // Our clients disable push, and a client cannot push (section 8.4).
+            kind::PUSH_PROMISE => Err(ConnectionError::protocol("PUSH_PROMISE came, but push is disabled")),
             _ => self.count(Bound::EmptyFrames, now).map(|()| None),
         }
     }
 
     fn take_window_update<'a>(&mut self, head: Head, payload: &[u8], now: Instant) -> Taken<'a, T> {
         if payload.len() != 4 {
-            return Err(ConnectionError::frame_size("WINDOW_UPDATE has not 4 bytes"));
+            return Err(ConnectionError::frame_size("WINDOW_UPDATE is not 4 bytes long"));
         }
         self.count(Bound::EmptyFrames, now)?;
         let increment = frame::number(payload) & frame::MAX_STREAM;
         if head.stream == 0 {
             if increment == 0 {
-                return Err(ConnectionError::protocol("WINDOW_UPDATE of the connection by 0"));
+                return Err(ConnectionError::protocol("WINDOW_UPDATE of the connection has increment 0"));
             }
             if !self.send_window.add(i64::from(increment)) {
-                return Err(ConnectionError::new(Code::FLOW_CONTROL_ERROR, "the connection's window is over 2^31-1"));
+                return Err(ConnectionError::new(Code::FLOW_CONTROL_ERROR, "the connection's window exceeds 2^31-1"));
             }
             self.send_window_most = self.send_window_most.max(self.send_window.open());
             self.send_window_opened = now;
@@ -140,7 +140,8 @@ impl<T: Clone> Connection<T> {
             }
         } else {
             self.check_not_idle(head.stream)?;
-            // An error whenever it comes, and so its answer does not depend on how far the stream has got.
+            // An increment of 0 is an error on a closed stream, too, so that the reply does not depend on the stream's
+            // state.
             if increment == 0 && self.closed.find(head.stream) != Some(Closed::ByUs) {
                 self.refuse_closed(head.stream, Code::PROTOCOL_ERROR, now)?;
             }
@@ -153,7 +154,7 @@ impl<T: Clone> Connection<T> {
 
     fn take_reset<'a>(&mut self, head: Head, payload: &[u8], now: Instant) -> Taken<'a, T> {
         if payload.len() != 4 {
-            return Err(ConnectionError::frame_size("RST_STREAM has not 4 bytes"));
+            return Err(ConnectionError::frame_size("RST_STREAM is not 4 bytes long"));
         }
         let Some(slot) = self.streams.find(head.stream) else {
             self.check_not_idle(head.stream)?;
@@ -175,7 +176,7 @@ impl<T: Clone> Connection<T> {
             return Err(ConnectionError::protocol("PING on a stream"));
         }
         if payload.len() != 8 {
-            return Err(ConnectionError::frame_size("PING has not 8 bytes"));
+            return Err(ConnectionError::frame_size("PING is not 8 bytes long"));
         }
         if head.has(flag::ACK) {
             if payload == shutdown::DRAIN_PING {
@@ -188,19 +189,19 @@ impl<T: Clone> Connection<T> {
         self.count_answer(HEAD_BYTES + payload.len())
     }
 
-    /// Priorities have no effect (section 5.3.2), but a frame of them can be wrong.
+    /// Priorities have no effect (section 5.3.2), but a PRIORITY frame can still be an error.
     fn take_priority<'a>(&mut self, head: Head, payload: &[u8], now: Instant) -> Taken<'a, T> {
         if head.stream == 0 {
-            return Err(ConnectionError::protocol("PRIORITY of the connection"));
+            return Err(ConnectionError::protocol("PRIORITY on stream 0"));
         }
         let error = if payload.len() != 5 {
-            ConnectionError::frame_size("PRIORITY has not 5 bytes")
+            ConnectionError::frame_size("PRIORITY is not 5 bytes long")
         } else if frame::number(payload) & frame::MAX_STREAM == head.stream {
             ConnectionError::protocol("a stream depends on itself")
         } else {
             return self.count(Bound::EmptyFrames, now).map(|()| None);
         };
-        // Only what exists can be reset.
+        // A stream that does not exist cannot be reset.
         self.streams.find(head.stream).map_or(Err(error), |slot| self.stream_error(slot, error.code, now))
     }
 
@@ -219,7 +220,7 @@ impl<T: Clone> Connection<T> {
         Ok(call.map(|call| Event::Reset { stream, call, code, cause }))
     }
 
-    /// Answers the peer's error on a stream that is not (or no longer) there with RST_STREAM.
+    /// Replies with RST_STREAM to the peer's error on a stream that does not exist (any more).
     #[cold]
     pub(super) fn refuse(&mut self, id: u32, code: Code, now: Instant) -> Result<(), ConnectionError> {
         self.count(Bound::StreamErrors, now)?;
@@ -227,14 +228,14 @@ impl<T: Clone> Connection<T> {
         self.count_answer(HEAD_BYTES + 4)
     }
 
-    /// The same, and ignores what else is under way on that stream.
+    /// The same as [`refuse`](Self::refuse), but also ignores later frames on that stream.
     #[cold]
     pub(super) fn refuse_closed(&mut self, id: u32, code: Code, now: Instant) -> Result<(), ConnectionError> {
         self.closed.add(id, Closed::ByUs, self.limits.closed_streams);
         self.refuse(id, code, now)
     }
 
-    /// What a frame that ends or fills a message is on a stream that has ended (section 5.1).
+    /// Handles DATA or a field block on a stream that has ended (section 5.1).
     #[cold]
     pub(super) fn take_late(&mut self, id: u32, is_headers: bool, now: Instant) -> Result<(), ConnectionError> {
         self.check_not_idle(id)?;
@@ -244,9 +245,11 @@ impl<T: Clone> Connection<T> {
         match self.closed.find(id) {
             Some(Closed::ByUs) => Ok(()),
             Some(Closed::Ended) => Err(ConnectionError::new(Code::STREAM_CLOSED, "a frame came after END_STREAM")),
-            // A client knows that it has opened all streams up to the last.
+            // A client has opened all streams up to the last, so it knows that this one is closed.
             None if !self.is_server => Ok(()),
-            None if is_headers => Err(ConnectionError::protocol("a new stream is not above those before it")),
+            None if is_headers => {
+                Err(ConnectionError::protocol("a new stream's identifier is not above those before it"))
+            }
             Some(Closed::ByPeer) | None => self.refuse_closed(id, Code::STREAM_CLOSED, now),
         }
     }
@@ -254,21 +257,21 @@ impl<T: Clone> Connection<T> {
     /// Only HEADERS and PRIORITY may come on a stream that is idle (section 5.1).
     pub(super) fn check_not_idle(&self, id: u32) -> Result<(), ConnectionError> {
         let is_idle = if self.is_server { id > self.last_peer_stream } else { id >= self.next_stream };
-        // Only clients open streams, since nothing is pushed, and theirs are odd.
+        // Only clients open streams, since there is no push, and their identifiers are odd.
         if is_idle || id.is_multiple_of(2) {
-            return Err(ConnectionError::protocol("a frame came on a stream that was never opened"));
+            return Err(ConnectionError::protocol("a frame came on an idle stream"));
         }
         Ok(())
     }
 
-    /// Counts bytes of the output that the peer provoked. Its driver stops reading long before this is an error
+    /// Counts bytes of a reply that the peer provoked. The driver should stop reading long before this becomes an error
     /// ([`is_read_held`](Connection::is_read_held)).
     pub(super) fn count_answer(&mut self, bytes: usize) -> Result<(), ConnectionError> {
         self.output.provoke(bytes);
         if self.output.provoked() > self.limits.control_output_bytes * 4 {
             return Err(ConnectionError::calm(
                 Bound::ControlOutputBytes,
-                "the peer asks but does not read the answers",
+                "the peer sends frames that need a reply but does not read the replies",
             ));
         }
         Ok(())

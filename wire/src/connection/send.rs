@@ -1,4 +1,4 @@
-//! What goes out: heads, data, trailers and resets.
+//! Sending: header sections, DATA, trailers and RST_STREAM.
 
 use super::event::{CannotOpen, Notice};
 use super::{Connection, StreamId};
@@ -27,7 +27,7 @@ impl<T: Clone> Connection<T> {
         }
     }
 
-    /// Client: opens a stream with a request's head.
+    /// Client: opens a stream with a request's header section.
     ///
     /// # Errors
     /// See [`CannotOpen`]. Nothing was sent.
@@ -50,8 +50,8 @@ impl<T: Clone> Connection<T> {
         Ok(self.streams.id(slot))
     }
 
-    /// Server: sends an answer's head, the final one or an interim one (whose `:status` is below 200, and which never
-    /// ends the stream).
+    /// Server: sends a response's header section: the final one or an interim one, which has a `:status` below 200 and
+    /// never ends the stream.
     #[inline]
     pub fn respond(&mut self, stream: StreamId, headers: &Headers, is_end: bool) {
         let Some(slot) = self.streams.slot(stream) else { return };
@@ -68,9 +68,9 @@ impl<T: Clone> Connection<T> {
         }
     }
 
-    /// Sends a part of the body, after the head. Returns how many bytes did not go into the output but wait for the
-    /// peer's window or for the output to be written: they are told by [`Notice::Sent`] as they go. Never fails: for a
-    /// stream that is gone, or whose end was sent, it does nothing.
+    /// Sends a part of the content, after the header section. Returns how many bytes were queued instead of going into
+    /// the output, because they wait for the peer's window or for the output to be written. [`Notice::Sent`] reports
+    /// them as they are sent. Never fails: for a stream that is gone, or whose end was sent, it does nothing.
     #[inline]
     pub fn send_data(&mut self, stream: StreamId, data: &[u8], is_end: bool) -> usize {
         let Some(slot) = self.streams.slot(stream) else { return 0 };
@@ -102,7 +102,7 @@ impl<T: Clone> Connection<T> {
         0
     }
 
-    /// Sends the trailers, after the data that is queued. The stream's half ends with them.
+    /// Sends the trailers, after the queued data. They end our half of the stream.
     #[inline]
     pub fn send_trailers(&mut self, stream: StreamId, headers: &Headers) {
         let Some(slot) = self.streams.slot(stream) else { return };
@@ -122,7 +122,7 @@ impl<T: Clone> Connection<T> {
         self.end_send(slot);
     }
 
-    /// Ends the stream with RST_STREAM. What is queued is dropped, and nothing more is told of it.
+    /// Ends the stream with RST_STREAM. Its queued data is dropped, and it makes no more events and notices.
     pub fn reset(&mut self, stream: StreamId, code: Code) {
         let Some(slot) = self.streams.slot(stream) else { return };
         if self.is_cancel_early(slot) {
@@ -136,7 +136,7 @@ impl<T: Clone> Connection<T> {
         Head::write(kind::RST_STREAM, 0, id, &code.0.to_be_bytes(), &mut self.output.bytes);
     }
 
-    /// Encodes a header block into the output, and puts the frame's head in front of it once its length is known.
+    /// Encodes a field block into the output, and fills in the frame header in front of it once its length is known.
     #[inline]
     pub(super) fn write_headers(&mut self, id: u32, headers: &Headers, is_end: bool) {
         let out = &mut self.output.bytes;
@@ -152,7 +152,7 @@ impl<T: Clone> Connection<T> {
         out[start..start + HEAD_BYTES].copy_from_slice(&head.bytes());
     }
 
-    /// Makes HEADERS and CONTINUATIONs of a block that is larger than the peer's frames.
+    /// Splits a block that is larger than the peer's frames into HEADERS and CONTINUATION frames.
     #[cold]
     fn split_headers(&mut self, id: u32, start: usize, flags: u8) {
         let out = &mut self.output.bytes;
@@ -168,7 +168,7 @@ impl<T: Clone> Connection<T> {
         }
     }
 
-    /// How much of so many bytes may go into the stream's next frame.
+    /// How many of this many bytes may go into the stream's next frame.
     #[inline]
     fn sendable(&mut self, slot: usize, bytes: usize) -> usize {
         if self.is_congested() {
@@ -178,8 +178,8 @@ impl<T: Clone> Connection<T> {
         bytes.min(window).min(self.peer.frame_bytes)
     }
 
-    /// Counts a DATA frame on both windows. A peer answers what it got with WINDOW_UPDATEs; but not what it cut short
-    /// itself by handing its windows back in crumbs.
+    /// Counts a DATA frame on both windows. A peer answers DATA with WINDOW_UPDATEs, so a frame counts as useful,
+    /// unless the peer made it small by opening its windows a few bytes at a time.
     #[inline]
     fn count_sent(&mut self, slot: usize, bytes: usize, is_whole: bool) {
         self.streams.at(slot).send_window.take(bytes);
@@ -202,7 +202,7 @@ impl<T: Clone> Connection<T> {
         data.len()
     }
 
-    /// Puts a stream that has something queued among those that send in turn, if its own window lets it.
+    /// Puts a stream with queued data into the queue of those that send in turn, if its own window is open.
     pub(super) fn make_ready(&mut self, slot: usize) {
         let stream = self.streams.at(slot);
         if !stream.is_ready && stream.send_window.open() > 0 {
@@ -211,7 +211,7 @@ impl<T: Clone> Connection<T> {
         }
     }
 
-    /// Sends what is queued, one frame of each stream in turn, as far as the connection's window and the output allow.
+    /// Sends queued data, one frame of each stream in turn, as far as the connection's window and the output allow.
     pub(super) fn send_queued(&mut self) {
         while let Some(slot) = self.ready.front().map(|slot| *slot as usize) {
             let stream = self.streams.id(slot);
@@ -220,7 +220,7 @@ impl<T: Clone> Connection<T> {
             let is_open = entry.send_window.open() > 0;
             let waiting = self.queues.get(queue_at).len();
             let bytes = self.sendable(slot, waiting);
-            // SETTINGS may have closed the stream's window since it got ready.
+            // If only the stream's window is closed, SETTINGS have closed it since the stream became ready.
             if bytes == 0 && is_open {
                 return;
             }
@@ -246,7 +246,7 @@ impl<T: Clone> Connection<T> {
         }
     }
 
-    /// All that was queued was sent, and perhaps more than data.
+    /// All queued data was sent: sends the queued trailers and the end of the stream, if there are any.
     fn end_queue(&mut self, slot: usize, is_end: bool) {
         let stream = self.streams.at(slot);
         let id = stream.id;

@@ -9,10 +9,11 @@ use crate::flow::{INITIAL_WINDOW, MAX_WINDOW};
 use crate::frame::{self, FRAME_BYTES, HEAD_BYTES, Head, flag, kind, setting};
 use crate::stream::NO_QUEUE;
 
-/// Streams that are opened before the peer has said how many it takes: what section 6.5.2 recommends it to take.
+/// How many streams may be open before the peer's SETTINGS have come: the minimum that section 6.5.2 recommends peers
+/// to allow.
 const STREAMS_BEFORE_SETTINGS: u32 = 100;
 
-/// What the peer's SETTINGS say.
+/// The peer's settings.
 #[derive(Debug)]
 pub(super) struct Peer {
     pub(super) has_settings: bool,
@@ -37,13 +38,14 @@ impl Peer {
 }
 
 impl<T: Clone> Connection<T> {
-    /// The largest frame that may come.
+    /// The largest frame that the peer may send.
     #[inline]
     pub(super) fn frame_bytes(&self) -> usize {
         self.limits.frame_bytes.clamp(*FRAME_BYTES.start(), *FRAME_BYTES.end()) as usize
     }
 
-    /// Our SETTINGS, but for what is the default, and the rest of the connection's window.
+    /// Sends our SETTINGS, except those with their default value, and a WINDOW_UPDATE for the rest of the connection's
+    /// window.
     pub(super) fn send_settings(&mut self) {
         let limits = self.limits.clone();
         let mut payload = Vec::with_capacity(48);
@@ -75,7 +77,7 @@ impl<T: Clone> Connection<T> {
             return Err(ConnectionError::protocol("SETTINGS on a stream"));
         }
         if !payload.len().is_multiple_of(6) || (head.has(flag::ACK) && !payload.is_empty()) {
-            return Err(ConnectionError::frame_size("SETTINGS of a wrong length"));
+            return Err(ConnectionError::frame_size("SETTINGS have a wrong length"));
         }
         if head.has(flag::ACK) {
             return self.apply_own_settings(now).map(|()| None);
@@ -97,7 +99,7 @@ impl<T: Clone> Connection<T> {
         match name {
             setting::HEADER_TABLE_SIZE => self.encoder.set_peer_table_bytes(value),
             setting::ENABLE_PUSH if value > 1 || (value == 1 && !self.is_server) => {
-                return Err(ConnectionError::protocol("SETTINGS_ENABLE_PUSH is wrong"));
+                return Err(ConnectionError::protocol("SETTINGS_ENABLE_PUSH has a value that is not allowed"));
             }
             setting::MAX_CONCURRENT_STREAMS => self.peer.streams = value,
             setting::INITIAL_WINDOW_SIZE => self.apply_peer_window(value)?,
@@ -107,9 +109,11 @@ impl<T: Clone> Connection<T> {
             setting::MAX_FRAME_SIZE => self.peer.frame_bytes = value as usize,
             setting::MAX_HEADER_LIST_SIZE => self.peer.header_list_bytes = value,
             setting::ENABLE_CONNECT_PROTOCOL => {
-                // RFC 8441 section 3: it is not taken back.
+                // RFC 8441 section 3: once sent as 1, it must not go back to 0.
                 if value > 1 || (value == 0 && self.peer.is_connect_protocol_enabled) {
-                    return Err(ConnectionError::protocol("SETTINGS_ENABLE_CONNECT_PROTOCOL is wrong"));
+                    return Err(ConnectionError::protocol(
+                        "SETTINGS_ENABLE_CONNECT_PROTOCOL has a value that is not allowed",
+                    ));
                 }
                 self.peer.is_connect_protocol_enabled = value == 1;
             }
@@ -118,10 +122,10 @@ impl<T: Clone> Connection<T> {
         Ok(())
     }
 
-    /// The windows of all streams move with it (section 6.9.2).
+    /// Changes the send windows of all streams by the difference (section 6.9.2).
     fn apply_peer_window(&mut self, value: u32) -> Result<(), ConnectionError> {
         const TOO_LARGE: ConnectionError =
-            ConnectionError::new(Code::FLOW_CONTROL_ERROR, "SETTINGS_INITIAL_WINDOW_SIZE makes a window over 2^31-1");
+            ConnectionError::new(Code::FLOW_CONTROL_ERROR, "SETTINGS_INITIAL_WINDOW_SIZE makes a window exceed 2^31-1");
         let window = i32::try_from(value).map_err(|_| TOO_LARGE)?;
         let change = i64::from(window) - i64::from(self.peer.stream_window);
         self.peer.stream_window = window;
@@ -143,10 +147,11 @@ impl<T: Clone> Connection<T> {
         Ok(())
     }
 
-    /// The peer knows our SETTINGS, and has moved the windows of the streams that there are.
+    /// The peer has acknowledged our SETTINGS, and has changed the windows of all streams: we change them, too.
     fn apply_own_settings(&mut self, now: Instant) -> Result<(), ConnectionError> {
         if self.timers.settings.take().is_none() {
-            // Else it is an acknowledgement of nothing.
+            // The acknowledgement is not of our first SETTINGS. If it is not of a cancel's either, it acknowledges
+            // nothing.
             return if self.release_cancels() { Ok(()) } else { self.count(Bound::EmptyFrames, now) };
         }
         let window = self.limits.stream_window_bytes.min(MAX_WINDOW) as i32;

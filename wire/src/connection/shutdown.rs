@@ -1,4 +1,4 @@
-//! How a connection ends: GOAWAY in both directions, drain, errors, and what has taken too long.
+//! How a connection ends: GOAWAY in both directions, draining, errors and timeouts.
 
 use std::time::{Duration, Instant};
 
@@ -9,25 +9,25 @@ use crate::frame::{self, Head, MAX_STREAM, kind};
 use crate::limits::Limits;
 use crate::stream::Closed;
 
-/// The PING between the two GOAWAYs of a drain: its answer shows that the peer has seen the first.
+/// The PING between the two GOAWAYs of a drain: its acknowledgement shows that the peer has received the first.
 pub(super) const DRAIN_PING: [u8; 8] = *b"draining";
 
 /// The PING that asks whether the peer is there.
 const KEEP_ALIVE_PING: [u8; 8] = *b"is there";
 
-/// How long the answer to a drain's PING is waited for.
+/// How long to wait for the acknowledgement of a drain's PING.
 const DRAIN_STEP: Duration = Duration::from_secs(1);
 
-/// How far the connection is with its end.
+/// How far the connection's shutdown has got.
 #[derive(Debug)]
 pub(super) struct Ending {
-    /// We open no more streams, and take none once `is_drained`.
+    /// We open no more streams; once `is_drained`, we accept none either.
     is_draining: bool,
     /// Our last GOAWAY was sent.
     is_drained: bool,
-    /// The highest stream that our GOAWAY takes.
+    /// The last stream identifier in our GOAWAY.
     pub(super) last_taken: u32,
-    /// The highest stream that the peer's GOAWAY takes.
+    /// The last stream identifier in the peer's GOAWAY.
     peer_last_taken: Option<u32>,
     /// Nothing is sent or received any more.
     pub(super) is_closed: bool,
@@ -55,20 +55,20 @@ impl Ending {
     }
 }
 
-/// What is waited for.
+/// The connection's timeouts.
 #[derive(Debug)]
 pub(super) struct Timers {
     /// The acknowledgement of our SETTINGS.
     pub(super) settings: Option<Instant>,
-    /// The rest of a header block.
+    /// The rest of a field block.
     pub(super) block: Option<Instant>,
-    /// The answer to a drain's PING.
+    /// The acknowledgement of a drain's PING.
     drain: Option<Instant>,
     last_received: Instant,
-    /// When the keep-alive is to be looked at: not later than something is due for it. What is received puts that off, which
-    /// is reckoned only then.
+    /// When to check the keep-alive: never later than it is due. Received frames postpone it, but this is computed only
+    /// at the check.
     keep_alive_at: Option<Instant>,
-    /// When the PING was sent that asks whether the peer is there.
+    /// When the keep-alive PING was sent.
     asked: Option<Instant>,
     /// See [`Connection::note_unread`].
     is_unread: bool,
@@ -89,8 +89,9 @@ impl Timers {
 }
 
 impl<T: Clone> Connection<T> {
-    /// Ends the connection gracefully. A server says so, takes the streams that are under way, and then tells the last
-    /// one (section 6.8: two GOAWAYs). A client opens no more. See [`is_finished`](Connection::is_finished).
+    /// Ends the connection gracefully. A server sends two GOAWAYs (section 6.8): the first only announces the shutdown;
+    /// the second names the last stream, once streams that were on their way have arrived. A client opens no more
+    /// streams. See [`is_finished`](Connection::is_finished).
     pub fn drain(&mut self, now: Instant) {
         if self.ending.is_draining || self.ending.is_closed {
             return;
@@ -115,8 +116,8 @@ impl<T: Clone> Connection<T> {
         }
     }
 
-    /// Whether there is nothing more to do than to write the output and close: it is drained or the peer goes away, and
-    /// all streams have ended; or it was closed.
+    /// Whether the driver only has to write the output and close the transport: the connection is drained or the peer
+    /// has sent GOAWAY, and all streams have ended; or it was closed.
     pub fn is_finished(&self) -> bool {
         let is_going = self.ending.is_drained || self.ending.peer_last_taken.is_some();
         self.ending.is_closed || (is_going && self.streams.is_empty())
@@ -130,7 +131,7 @@ impl<T: Clone> Connection<T> {
         }
     }
 
-    /// Ends the connection for the peer's error.
+    /// Ends the connection because of the peer's error.
     #[cold]
     pub(super) fn fail(&mut self, error: ConnectionError) -> ConnectionError {
         if !self.ending.is_closed {
@@ -155,11 +156,11 @@ impl<T: Clone> Connection<T> {
             return Err(ConnectionError::protocol("GOAWAY on a stream"));
         }
         if payload.len() < 8 {
-            return Err(ConnectionError::frame_size("GOAWAY has less than 8 bytes"));
+            return Err(ConnectionError::frame_size("GOAWAY is shorter than 8 bytes"));
         }
         let last = frame::number(payload) & MAX_STREAM;
         if self.ending.peer_last_taken.is_some_and(|earlier| last > earlier) {
-            return Err(ConnectionError::protocol("GOAWAY takes more streams than the one before"));
+            return Err(ConnectionError::protocol("GOAWAY has a higher last stream identifier than the one before"));
         }
         if self.ending.peer_last_taken.replace(last).is_some() {
             self.count(Bound::EmptyFrames, now)?;
@@ -177,8 +178,8 @@ impl<T: Clone> Connection<T> {
         Ok(Some(Event::GoAway { code: Code(frame::number(&payload[4..])) }))
     }
 
-    /// When [`on_timeout`](Connection::on_timeout) is to be called at the latest. To be asked again after each turn;
-    /// a call that comes too early does nothing.
+    /// The latest time to call [`on_timeout`](Connection::on_timeout). Ask again after each turn. A call of
+    /// `on_timeout` that comes too early does nothing.
     #[inline]
     pub fn next_timeout(&self) -> Option<Instant> {
         if self.ending.is_closed {
@@ -186,17 +187,17 @@ impl<T: Clone> Connection<T> {
         }
         let timers = &self.timers;
         let others = [timers.settings, timers.block, timers.drain, self.rates.paused_until];
-        // Nearly always, and this is asked in every turn.
+        // The usual case, and this runs in every turn.
         if others.iter().all(Option::is_none) {
             return timers.keep_alive_at;
         }
         others.into_iter().flatten().chain(timers.keep_alive_at).min()
     }
 
-    /// Does what was due by `now`.
+    /// Does everything that is due by `now`.
     ///
     /// # Errors
-    /// The peer has not answered in time. GOAWAY is in the output: write what can be written and close.
+    /// The peer did not reply in time. GOAWAY is in the output: write what can be written and close.
     pub fn on_timeout(&mut self, now: Instant) -> Result<(), ConnectionError> {
         if self.ending.is_closed {
             return self.ending.error.map_or(Ok(()), Err);
@@ -211,7 +212,7 @@ impl<T: Clone> Connection<T> {
         }
         if is_due(self.timers.block) {
             return Err(
-                self.fail(ConnectionError::calm(Bound::SettingsTimeout, "a header block was not ended in time"))
+                self.fail(ConnectionError::calm(Bound::SettingsTimeout, "a field block was not complete in time"))
             );
         }
         if is_due(self.timers.drain) {
@@ -223,14 +224,15 @@ impl<T: Clone> Connection<T> {
         self.keep_alive(now)
     }
 
-    /// Says before [`on_timeout`](Connection::on_timeout) that the driver reads nothing of the peer at present. What the
-    /// peer may have sent long ago is then not judged: neither that it has not answered, nor that a part is missing. It is
-    /// sent a PING all the same when one is due, so that it hears of us.
+    /// To be called before [`on_timeout`](Connection::on_timeout) when the driver reads nothing from the peer at
+    /// present. What the connection waits for may have arrived without being read, so timeouts that are due
+    /// (acknowledgement of SETTINGS, rest of a field block, keep-alive) start again. A keep-alive PING is still sent
+    /// when it is due, so that the peer receives something from us.
     pub fn note_unread(&mut self) {
         self.timers.is_unread = true;
     }
 
-    /// Waits anew for what the peer may have sent already.
+    /// Restarts the timeouts for what the peer may have sent already.
     #[cold]
     fn put_off(&mut self, now: Instant) {
         let anew = now + self.limits.settings_timeout;
@@ -257,11 +259,11 @@ impl<T: Clone> Connection<T> {
             return Ok(());
         }
         if timers.asked.is_some() {
-            return Err(self.fail(ConnectionError::new(Code::NO_ERROR, "the peer has not answered a PING in time")));
+            return Err(self.fail(ConnectionError::new(Code::NO_ERROR, "the peer did not acknowledge a PING in time")));
         }
         Head::write(kind::PING, 0, 0, &KEEP_ALIVE_PING, &mut self.output.bytes);
         timers.asked = Some(now);
-        // Whichever is sooner, as the answer may come at once.
+        // The sooner of the two, as the acknowledgement may come at once.
         timers.keep_alive_at = Some(now + keep_alive.timeout.min(keep_alive.interval));
         Ok(())
     }

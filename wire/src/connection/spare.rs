@@ -1,16 +1,16 @@
-//! Header lists that are kept to be used again, so that a head allocates nothing.
+//! Header lists that are kept for reuse, so that a head allocates nothing.
 
 use crate::headers::Headers;
 
-/// How many. As many as calls that begin in one turn and end in another: with 64, a connection with 256 calls allocated for
-/// three of four.
+/// How many lists are kept: as many as there are calls that start in one turn and end in another. With 64, a connection
+/// with 256 calls allocated for three of four.
 const LISTS: usize = 256;
 
-/// How large one may be to be kept as it is.
+/// The largest list that is kept as it is.
 const LIST_BYTES: usize = 8 << 10;
 
-/// How large all may be together. It is enough for [`LISTS`] heads of the usual size. No budget counts these bytes, and a
-/// program may have many thousands of connections, so a peer must not be able to make all lists large.
+/// How large all lists may be together: enough for [`LISTS`] heads of the usual size. No budget counts these bytes, and
+/// a program may have many thousands of connections, so a peer must not be able to make all lists large.
 pub(super) const ALL_BYTES: usize = 256 << 10;
 
 /// The lists of one connection.
@@ -22,7 +22,7 @@ pub(super) struct SpareLists {
 }
 
 impl SpareLists {
-    /// A list to be filled. What is in it does not count.
+    /// A list to fill. Its old content has no meaning.
     #[inline]
     pub(super) fn take(&mut self) -> Headers {
         let list = self.lists.pop().unwrap_or_default();
@@ -47,7 +47,7 @@ impl SpareLists {
     fn give_large(&mut self, mut list: Headers) {
         list.clear();
         list.shrink();
-        // Whatever is left of it is small.
+        // What `shrink` leaves is small, so this does not recurse again.
         if list.capacity_bytes() <= LIST_BYTES {
             self.give(list);
         }
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn large_lists_are_kept_within_a_sum() {
+    fn the_memory_of_large_lists_is_bounded() {
         let mut spare = SpareLists::default();
         let memory = |spare: &SpareLists| -> usize { spare.lists.iter().map(Headers::capacity_bytes).sum() };
         for round in 0..10 * LISTS {
@@ -96,7 +96,7 @@ mod tests {
                 spare.take();
             }
         }
-        // A list that has grown larger than it was does not count for less.
+        // A list that has grown while it was in use counts with its new size.
         let mut grown = spare.take();
         grown.set(Name::PATH, &vec![b'a'; LIST_BYTES - 200]);
         spare.give(grown);

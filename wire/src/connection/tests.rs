@@ -1,4 +1,4 @@
-//! A client and a server, byte by byte and frame by frame.
+//! Tests of a client and a server, byte by byte and frame by frame.
 
 mod bench;
 mod flow;
@@ -15,10 +15,10 @@ use crate::frame::{self, Head, flag, kind};
 use crate::headers::Name;
 use crate::limits::Rate;
 
-/// What was attached to a stream.
+/// The value that is attached to a stream.
 type Call = &'static str;
 
-/// An event, with its bytes.
+/// An event or a notice, with its data.
 #[derive(Clone, Debug, PartialEq)]
 enum Seen {
     Request(u32, bool),
@@ -33,14 +33,14 @@ enum Seen {
     Unseen(Call),
 }
 
-/// One side, and all that it has seen.
+/// One endpoint, and everything that it has seen.
 struct End {
     connection: Connection<Call>,
     input: Vec<u8>,
     seen: Vec<Seen>,
-    /// Streams in the order in which requests came.
+    /// The streams of the requests, in the order of their arrival.
     requests: Vec<StreamId>,
-    /// Slices that are to be released.
+    /// The data that is not released yet.
     held: Vec<(StreamId, usize)>,
     is_holding: bool,
     now: Instant,
@@ -69,7 +69,7 @@ impl End {
         End::new(Connection::server(&Arc::new(limits.clone()), now), now)
     }
 
-    /// A server that has shaken hands with a client that is played by the test.
+    /// A server that has exchanged SETTINGS with a client that the test plays.
     fn served(limits: &Limits) -> End {
         let mut server = End::server(limits);
         server.take(frame::PREFACE).expect("it is the preface");
@@ -80,7 +80,7 @@ impl End {
         server
     }
 
-    /// A client that has shaken hands with a server that is played by the test.
+    /// A client that has exchanged SETTINGS with a server that the test plays.
     fn connected(limits: &Limits) -> End {
         let mut client = End::client(limits);
         client.frame(kind::SETTINGS, 0, 0, &[]).expect("SETTINGS are fine");
@@ -90,7 +90,7 @@ impl End {
         client
     }
 
-    /// Takes bytes, which come after those that were left.
+    /// Receives bytes, which follow those that were left over.
     fn take(&mut self, bytes: &[u8]) -> Result<(), ConnectionError> {
         self.input.extend_from_slice(bytes);
         let input = std::mem::take(&mut self.input);
@@ -157,19 +157,19 @@ impl End {
         }
     }
 
-    /// Takes a frame.
+    /// Receives a frame.
     fn frame(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Result<(), ConnectionError> {
         let mut bytes = Vec::new();
         Head::write(kind, flags, stream, payload, &mut bytes);
         self.take(&bytes)
     }
 
-    /// Takes HEADERS that hold a list.
+    /// Receives a HEADERS frame with these fields.
     fn headers(&mut self, stream: u32, flags: u8, fields: &[(&str, &str)]) -> Result<(), ConnectionError> {
         self.frame(kind::HEADERS, flags | flag::END_HEADERS, stream, &block(fields))
     }
 
-    /// The frames in the output, which counts as written.
+    /// The frames in the output. It is marked as written.
     fn sent(&mut self) -> Vec<(Head, Vec<u8>)> {
         let output = self.connection.output().to_vec();
         self.connection.wrote(output.len());
@@ -181,7 +181,7 @@ impl End {
             frames.push((head, rest[frame::HEAD_BYTES..end].to_vec()));
             rest = &rest[end..];
         }
-        assert!(rest.is_empty(), "the output is whole frames");
+        assert!(rest.is_empty(), "the output consists of complete frames");
         frames
     }
 
@@ -190,7 +190,7 @@ impl End {
         self.sent().into_iter().map(|(head, _)| (head.kind, head.flags, head.stream)).collect()
     }
 
-    /// Codes of the RST_STREAMs in the output.
+    /// Streams and codes of the RST_STREAM frames in the output.
     fn sent_resets(&mut self) -> Vec<(u32, Code)> {
         let resets = self.sent().into_iter().filter(|(head, _)| head.kind == kind::RST_STREAM);
         resets.map(|(head, payload)| (head.stream, Code(frame::number(&payload)))).collect()
@@ -200,7 +200,7 @@ impl End {
         std::mem::take(&mut self.seen)
     }
 
-    /// All DATA that was seen of a call, and whether it has ended.
+    /// All DATA that was received for a call, and whether it has ended.
     fn body(&self, call: Call) -> (Vec<u8>, bool) {
         let mut whole = (Vec::new(), false);
         for seen in &self.seen {
@@ -215,7 +215,7 @@ impl End {
     }
 }
 
-/// A header block in which nothing is compressed.
+/// A field block without any compression.
 fn block(fields: &[(&str, &str)]) -> Vec<u8> {
     let mut out = Vec::new();
     for (name, value) in fields {
@@ -252,7 +252,7 @@ fn ok() -> Headers {
     list(&OK)
 }
 
-/// Lets both sides talk, in pieces of these sizes, until neither has anything to say.
+/// Exchanges the output of both endpoints, in pieces of these sizes, until both are empty.
 fn talk(client: &mut End, server: &mut End, mut piece: impl FnMut() -> usize) {
     while !client.connection.output().is_empty() || !server.connection.output().is_empty() {
         pass(client, server, &mut piece);
@@ -266,7 +266,7 @@ fn pass(from: &mut End, to: &mut End, mut piece: impl FnMut() -> usize) {
         let bytes = output[..piece().clamp(1, output.len())].to_vec();
         from.connection.wrote(bytes.len());
         from.drain_notices();
-        to.take(&bytes).expect("both sides keep the rules");
+        to.take(&bytes).expect("both endpoints follow the rules");
     }
 }
 
@@ -278,7 +278,7 @@ fn pair(limits: &Limits) -> (End, End) {
     (client, server)
 }
 
-/// A call with a body, an answer with one, and trailers.
+/// Three calls, one after the other: a request with a body, then a response with a body and trailers.
 fn call_and_answer(limits: &Limits, body: &[u8], mut piece: impl FnMut() -> usize) {
     let (mut client, mut server) = pair(limits);
     for round in 0..3 {
@@ -289,7 +289,7 @@ fn call_and_answer(limits: &Limits, body: &[u8], mut piece: impl FnMut() -> usiz
         assert_eq!(server.body("call"), (body.to_vec(), true));
         let sent =
             client.take_seen().iter().map(|seen| if let Seen::Sent("one", bytes) = seen { *bytes } else { 0 }).sum();
-        assert_eq!(waiting, sent, "all that waited was told");
+        assert_eq!(waiting, sent, "all queued bytes were reported as sent");
 
         let served = server.requests.pop().expect("it came");
         server.take_seen();
@@ -307,7 +307,7 @@ fn call_and_answer(limits: &Limits, body: &[u8], mut piece: impl FnMut() -> usiz
 }
 
 #[test]
-fn calls_go_through_whatever_the_pieces() {
+fn calls_work_with_pieces_of_any_size() {
     let body: Vec<u8> = (0..200_000u32).map(|byte| byte as u8).collect();
     let mut random = fastrand::Rng::with_seed(1);
     call_and_answer(&Limits::default(), b"hello", || usize::MAX);
@@ -318,7 +318,7 @@ fn calls_go_through_whatever_the_pieces() {
 }
 
 #[test]
-fn calls_go_through_tiny_windows() {
+fn calls_work_with_tiny_windows() {
     let body: Vec<u8> = (0..10_000u32).map(|byte| byte as u8).collect();
     let plenty = Rate { burst: u32::MAX, per_second: 1, frames_per_token: 0 };
     let mut limits = Limits { empty_frames: plenty, output_bytes: 100, ..Limits::default() };
@@ -330,7 +330,7 @@ fn calls_go_through_tiny_windows() {
 }
 
 #[test]
-fn an_answer_may_be_trailers_only_and_come_after_interim_ones() {
+fn a_response_may_end_with_its_head_and_follow_interim_ones() {
     let (mut client, mut server) = pair(&Limits::default());
     client.connection.open(&post(), true, "one").expect("it can open");
     talk(&mut client, &mut server, || usize::MAX);
@@ -344,7 +344,7 @@ fn an_answer_may_be_trailers_only_and_come_after_interim_ones() {
 }
 
 #[test]
-fn an_early_answer_leaves_the_request_going_until_it_is_reset() {
+fn an_early_response_lets_the_request_continue_until_it_is_reset() {
     let (mut client, mut server) = pair(&Limits::default());
     let stream = client.connection.open(&post(), false, "one").expect("it can open");
     talk(&mut client, &mut server, || usize::MAX);
@@ -357,11 +357,11 @@ fn an_early_answer_leaves_the_request_going_until_it_is_reset() {
     client.connection.send_data(stream, b"under way", true);
     talk(&mut client, &mut server, || usize::MAX);
     assert_eq!(server.body("call").0, b"more", "late DATA is ignored");
-    assert_eq!(client.take_seen(), [Seen::Response("one", 200, true)], "the call had ended with its answer");
+    assert_eq!(client.take_seen(), [Seen::Response("one", 200, true)], "the call had ended with its response");
 }
 
 #[test]
-fn a_detached_stream_is_silent_but_is_sent_to_its_end() {
+fn a_detached_stream_makes_no_events_but_sends_all_its_data() {
     let (mut client, mut server) = pair(&Limits { stream_window_bytes: 10, ..Limits::default() });
     let stream = client.connection.open(&post(), false, "one").expect("it can open");
     assert_eq!(client.connection.send_data(stream, &[1; 25], true), 15);
@@ -372,11 +372,11 @@ fn a_detached_stream_is_silent_but_is_sent_to_its_end() {
     server.connection.send_data(server.requests[0], &[2; 95], true);
     talk(&mut client, &mut server, || usize::MAX);
     assert_eq!(client.take_seen(), []);
-    assert_eq!((client.connection.streams(), server.connection.streams()), (0, 0), "windows were handed back");
+    assert_eq!((client.connection.streams(), server.connection.streams()), (0, 0), "the windows were replenished");
 }
 
 #[test]
-fn resets_go_both_ways_and_drop_what_is_queued() {
+fn both_endpoints_can_reset_and_a_reset_drops_queued_data() {
     let (mut client, mut server) = pair(&Limits { stream_window_bytes: 10, ..Limits::default() });
     let first = client.connection.open(&post(), false, "first").expect("it can open");
     let second = client.connection.open(&post(), false, "second").expect("it can open");
@@ -389,13 +389,13 @@ fn resets_go_both_ways_and_drop_what_is_queued() {
     server.release();
     talk(&mut client, &mut server, || usize::MAX);
     assert_eq!(client.take_seen(), [Seen::Reset("second", Code::REFUSED_STREAM, Cause::Peer)]);
-    assert_eq!(client.connection.send_data(second, &[1; 25], true), 0, "nothing is done for what is gone");
+    assert_eq!(client.connection.send_data(second, &[1; 25], true), 0, "the stream is gone");
     client.connection.reset(second, Code::CANCEL);
     assert!(client.connection.output().is_empty());
 }
 
 #[test]
-fn cancels_wait_until_the_server_has_looked_and_all_go_with_one_question() {
+fn cancels_wait_until_the_server_has_processed_the_requests_and_share_one_settings_frame() {
     let mut client = End::connected(&Limits { are_cancels_paced: true, ..Limits::default() });
     let open = |call| client.connection.open(&post(), call != "d", call).expect("room");
     let streams = ["a", "b", "c", "d"].map(open);
@@ -408,20 +408,20 @@ fn cancels_wait_until_the_server_has_looked_and_all_go_with_one_question() {
     let late = client.connection.open(&post(), true, "e").expect("room");
     client.connection.reset(late, Code::CANCEL);
     assert_eq!(client.sent_kinds(), [(kind::SETTINGS, 0, 0), (kind::HEADERS, flag::END_STREAM | flag::END_HEADERS, 9)]);
-    assert_eq!(client.connection.streams(), 5, "they count until they are gone");
+    assert_eq!(client.connection.streams(), 5, "streams count until they are reset");
 
-    // One is answered before, which is nobody's business any more.
-    client.headers(3, flag::END_STREAM, &[(":status", "200")]).expect("an answer is fine");
+    // One of the cancelled streams is answered before it is reset. The response makes no event.
+    client.headers(3, flag::END_STREAM, &[(":status", "200")]).expect("a response is fine");
     assert!(client.take_seen().is_empty());
-    client.frame(kind::SETTINGS, flag::ACK, 0, &[]).expect("it was asked for");
+    client.frame(kind::SETTINGS, flag::ACK, 0, &[]).expect("it acknowledges our SETTINGS");
     let kinds = client.sent();
     let resets = kinds.iter().filter(|(head, _)| head.kind == kind::RST_STREAM).map(|(head, _)| head.stream);
     assert_eq!(resets.collect::<Vec<_>>(), [5, 7]);
-    assert_eq!(kinds.last().map(|(head, _)| head.kind), Some(kind::SETTINGS), "of the one that came later");
-    // What was looked at before is cancelled at once.
+    assert_eq!(kinds.last().map(|(head, _)| head.kind), Some(kind::SETTINGS), "for the stream that was opened later");
+    // A stream whose request was processed is cancelled at once.
     client.connection.reset(streams[0], Code::CANCEL);
     assert_eq!(client.sent_resets(), [(1, Code::CANCEL)]);
-    client.frame(kind::SETTINGS, flag::ACK, 0, &[]).expect("it was asked for");
+    client.frame(kind::SETTINGS, flag::ACK, 0, &[]).expect("it acknowledges our SETTINGS");
     assert_eq!(client.sent_resets(), [(9, Code::CANCEL)]);
     assert_eq!(client.connection.streams(), 0);
 }
@@ -432,7 +432,7 @@ fn a_server_drains_in_two_steps() {
     client.connection.open(&post(), false, "before").expect("it can open");
     talk(&mut client, &mut server, || usize::MAX);
     server.connection.drain(server.now);
-    // This one is under way when the first GOAWAY comes.
+    // This request is on its way when the first GOAWAY arrives.
     client.connection.open(&post(), true, "under way").expect("it can open");
     talk(&mut client, &mut server, || usize::MAX);
     assert_eq!(server.requests.len(), 2);
@@ -448,7 +448,7 @@ fn a_server_drains_in_two_steps() {
 }
 
 #[test]
-fn a_drain_goes_on_without_the_ping_s_answer_and_ignores_later_streams() {
+fn a_drain_continues_without_the_ping_s_acknowledgement_and_ignores_later_streams() {
     let mut server = End::served(&Limits::default());
     server.headers(1, flag::END_STREAM, &POST).expect("it is fine");
     server.connection.drain(server.now);
@@ -464,7 +464,7 @@ fn a_drain_goes_on_without_the_ping_s_answer_and_ignores_later_streams() {
 }
 
 #[test]
-fn goaway_tells_which_streams_were_never_seen() {
+fn goaway_reports_the_streams_that_were_not_processed() {
     let mut client = End::connected(&Limits::default());
     for call in ["seen", "unseen", "too"] {
         client.connection.open(&post(), true, call).expect("it can open");
@@ -473,15 +473,16 @@ fn goaway_tells_which_streams_were_never_seen() {
     let expected = [Seen::GoAway(Code::ENHANCE_YOUR_CALM), Seen::Unseen("unseen"), Seen::Unseen("too")];
     assert_eq!(client.take_seen(), expected);
     client.headers(3, flag::END_STREAM, &OK).expect("late frames are ignored");
-    client.headers(1, flag::END_STREAM, &OK).expect("the one that was seen ends");
+    client.headers(1, flag::END_STREAM, &OK).expect("the stream that was processed ends");
     assert_eq!(client.take_seen(), [Seen::Response("seen", 200, true)]);
     assert!(client.connection.is_finished());
-    let error = client.frame(kind::GOAWAY, 0, 0, &[0, 0, 0, 3, 0, 0, 0, 0]).expect_err("the last id grew");
+    let error =
+        client.frame(kind::GOAWAY, 0, 0, &[0, 0, 0, 3, 0, 0, 0, 0]).expect_err("the last stream identifier grew");
     assert_eq!(error.code, Code::PROTOCOL_ERROR);
 }
 
 #[test]
-fn a_client_that_drains_opens_nothing_more() {
+fn a_draining_client_opens_no_more_streams() {
     let (mut client, mut server) = pair(&Limits::default());
     client.connection.open(&post(), true, "one").expect("it can open");
     client.connection.drain(client.now);
@@ -494,21 +495,21 @@ fn a_client_that_drains_opens_nothing_more() {
 }
 
 #[test]
-fn what_was_attached_is_there_when_the_transport_ends() {
+fn attached_values_can_be_taken_when_the_transport_ends() {
     let mut client = End::connected(&Limits::default());
     client.connection.open(&post(), true, "one").expect("it can open");
     client.connection.open(&post(), true, "two").expect("it can open");
     client.sent();
     let error = client.frame(kind::DATA, 0, 0, b"x").expect_err("it is wrong");
     assert_eq!(client.sent_kinds(), [(kind::GOAWAY, 0, 0)]);
-    assert_eq!(client.frame(kind::PING, 0, 0, &[0; 8]), Err(error), "an error is for ever");
+    assert_eq!(client.frame(kind::PING, 0, 0, &[0; 8]), Err(error), "the error is final");
     assert_eq!(client.connection.take_all(), ["one", "two"]);
     assert_eq!(client.connection.take_all(), [""; 0]);
     assert!(client.connection.is_finished() && !client.connection.can_open());
 }
 
 #[test]
-fn closing_says_goaway_and_nothing_more() {
+fn close_sends_goaway_and_nothing_more() {
     let mut client = End::connected(&Limits::default());
     let stream = client.connection.open(&post(), false, "one").expect("it can open");
     client.connection.close(Code::INTERNAL_ERROR);
@@ -516,12 +517,12 @@ fn closing_says_goaway_and_nothing_more() {
     client.connection.drain(client.now);
     let kinds: Vec<u8> = client.sent_kinds().iter().map(|sent| sent.0).collect();
     assert_eq!(kinds, [kind::HEADERS, kind::GOAWAY]);
-    client.frame(kind::PING, 0, 0, &[0; 8]).expect("it is not looked at");
+    client.frame(kind::PING, 0, 0, &[0; 8]).expect("it is ignored");
     assert_eq!((client.sent_kinds(), client.connection.next_timeout()), (vec![], None));
 }
 
 #[test]
-fn an_idle_connection_gives_its_buffers_back_and_works_on() {
+fn an_idle_connection_frees_its_buffers_and_still_works() {
     let (mut client, mut server) = pair(&Limits::default());
     for _ in 0..2 {
         client.connection.open(&post(), true, "one").expect("it can open");
@@ -536,30 +537,30 @@ fn an_idle_connection_gives_its_buffers_back_and_works_on() {
 }
 
 #[test]
-fn a_silent_peer_is_asked_and_then_given_up() {
+fn a_silent_peer_gets_a_ping_and_then_its_connection_ends() {
     let keep_alive = crate::limits::KeepAlive { interval: Duration::from_secs(10), timeout: Duration::from_secs(5) };
     let mut client = End::connected(&Limits { keep_alive: Some(keep_alive), ..Limits::default() });
     let start = client.now;
     assert_eq!(client.connection.next_timeout(), Some(start + Duration::from_secs(10)));
     client.connection.on_timeout(start + Duration::from_secs(9)).expect("too early");
     assert_eq!(client.sent_kinds(), []);
-    client.connection.on_timeout(start + Duration::from_secs(10)).expect("it asks");
+    client.connection.on_timeout(start + Duration::from_secs(10)).expect("it sends a PING");
     let asked = client.sent();
     assert_eq!(asked[0].0.kind, kind::PING);
     client.now = start + Duration::from_secs(12);
-    client.frame(kind::PING, flag::ACK, 0, &asked[0].1).expect("it answers");
-    // What it has said puts the time off, which is reckoned when the time comes.
+    client.frame(kind::PING, flag::ACK, 0, &asked[0].1).expect("the peer acknowledges it");
+    // The acknowledgement postpones the next PING, but this is computed only when the timeout is due.
     let soon = client.connection.next_timeout().filter(|due| *due <= start + Duration::from_secs(22));
     client.connection.on_timeout(soon.expect("in time")).expect("too early");
     assert_eq!(client.sent_kinds(), []);
     assert_eq!(client.connection.next_timeout(), Some(start + Duration::from_secs(22)));
-    client.connection.on_timeout(start + Duration::from_secs(22)).expect("it asks again");
+    client.connection.on_timeout(start + Duration::from_secs(22)).expect("it sends another PING");
     assert_eq!(client.sent_kinds().iter().map(|(kind, ..)| *kind).collect::<Vec<_>>(), [kind::PING]);
-    client.connection.on_timeout(start + Duration::from_secs(27)).expect_err("nobody is there");
+    client.connection.on_timeout(start + Duration::from_secs(27)).expect_err("the peer is gone");
 }
 
 #[test]
-fn what_is_not_read_is_not_judged() {
+fn a_peer_that_is_not_read_does_not_time_out() {
     let keep_alive = crate::limits::KeepAlive { interval: Duration::from_secs(10), timeout: Duration::from_secs(5) };
     let limits = Limits { keep_alive: Some(keep_alive), settings_timeout: Duration::from_secs(8), ..Limits::default() };
     let start = Instant::now();
@@ -567,9 +568,9 @@ fn what_is_not_read_is_not_judged() {
     server.wrote(server.output().len());
     for second in 1..=100 {
         server.note_unread();
-        server.on_timeout(start + Duration::from_secs(second)).expect("nothing was read");
+        server.on_timeout(start + Duration::from_secs(second)).expect("nothing was read, so nothing is late");
     }
     let pings = server.output().windows(8).filter(|bytes| bytes == b"is there").count();
-    assert_eq!(pings, 10, "but the peer hears of us");
-    server.on_timeout(start + Duration::from_secs(109)).expect_err("it has not answered the SETTINGS");
+    assert_eq!(pings, 10, "PINGs are still sent");
+    server.on_timeout(start + Duration::from_secs(109)).expect_err("the peer has not acknowledged SETTINGS");
 }

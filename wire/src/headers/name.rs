@@ -1,8 +1,8 @@
-//! Names of header fields: those that a relay meets often are known by a small number.
+//! Field names. Those that a relay often sees are known names, which are small numbers.
 
 use std::fmt;
 
-/// A field name: a known one is a small number, so that it is found without comparing text.
+/// A field name. A known one is a small number, so that a search compares no text.
 #[derive(Clone, Copy)]
 pub struct Name {
     id: Id,
@@ -11,22 +11,22 @@ pub struct Name {
 
 /// The number of a known name, its place in [`TEXTS`]; [`OTHER`] for every other name.
 ///
-/// The first [`LAST_PSEUDO`] are the pseudo-headers. Those of the static table (RFC 7541, appendix A) stand in its order, so
-/// that [`static_index`] is arithmetic.
+/// The first [`LAST_PSEUDO`] are the pseudo-headers. The names of the static table (RFC 7541, appendix A) are in its
+/// order, so that [`static_index`] is arithmetic.
 pub(crate) type Id = u8;
 
-/// A name that is not a known one, and is kept as text.
+/// The number of a name that is not a known one. Such a name is kept as text.
 pub(crate) const OTHER: Id = 0;
 
 /// The last of the pseudo-headers.
 pub(crate) const LAST_PSEUDO: Id = 6;
 
-/// The last of the names that the static table has.
+/// The last of the names in the static table.
 const LAST_STATIC: Id = 53;
 
 macro_rules! names {
     ($($name:ident $text:literal)*) => {
-        /// The known names by their number.
+        /// The texts of the known names, by number.
         pub(crate) const TEXTS: &[&str] = &["", $($text),*];
 
         impl Name {
@@ -123,7 +123,7 @@ names! {
 }
 
 impl Name {
-    /// The name with this text, which is in lower case, be it a known one or not.
+    /// The name with this text, which must be in lower case. It may be a known name or any other.
     pub const fn other(text: &'static str) -> Name {
         Name { id: find_const(text.as_bytes()), text }
     }
@@ -152,7 +152,7 @@ impl fmt::Debug for Name {
     }
 }
 
-/// Where a name is in the static table: the first index that has it, or 0.
+/// The first index in the static table with this name, or 0.
 pub(crate) const fn static_index(id: Id) -> u8 {
     match id {
         1..=2 => id,
@@ -173,7 +173,7 @@ pub(crate) fn find(text: &[u8]) -> Id {
     if TEXTS[usize::from(id)].as_bytes() == text { id } else { OTHER }
 }
 
-/// [`find`] for constants, where slices have no `==`.
+/// [`find`] as a `const fn`, in which slices have no `==`.
 const fn find_const(text: &[u8]) -> Id {
     let id = if text.is_empty() { OTHER } else { SLOTS[slot_of(text)] };
     let known = TEXTS[id as usize].as_bytes();
@@ -190,10 +190,10 @@ const fn find_const(text: &[u8]) -> Id {
     id
 }
 
-/// The known names, each where [`slot_of`] says.
+/// The known names, each at the index that [`slot_of`] gives.
 static SLOTS: [Id; 512] = slots();
 
-/// A perfect hash of the known names; that no two share a slot is checked when the table is made.
+/// A perfect hash of the known names. [`slots`] checks at compile time that no two share a slot.
 const fn slot_of(text: &[u8]) -> usize {
     let (len, first, middle, last) = (text.len(), text[0], text[text.len() / 2], text[text.len() - 1]);
     (len * MULTIPLIERS[0]
@@ -203,7 +203,7 @@ const fn slot_of(text: &[u8]) -> usize {
         % 512
 }
 
-/// Found by trying.
+/// Found by trial and error.
 const MULTIPLIERS: [usize; 4] = [52, 48, 15, 61];
 
 const fn slots() -> [Id; 512] {
@@ -231,7 +231,7 @@ mod tests {
             assert_eq!(find(&near), OTHER);
         }
         assert_eq!(find(b""), OTHER);
-        // So that only names that are not known have to be looked at for what a program may take for a known one.
+        // No known name may be taken for another, so `remove_like` only has to look at names that are not known.
         let plain = |text: &str| text.replace(|c: char| !c.is_ascii_alphanumeric(), "-");
         let all: std::collections::HashSet<_> = TEXTS.iter().map(|text| plain(text)).collect();
         assert_eq!(all.len(), TEXTS.len());

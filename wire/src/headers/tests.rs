@@ -90,7 +90,7 @@ fn pseudo_headers_stay_in_front() {
 }
 
 #[test]
-fn what_is_removed_is_gone() {
+fn removed_fields_are_gone() {
     let mut headers = list(&CALL);
     assert!(headers.remove(Name::other("x-own")));
     assert!(!headers.remove(Name::other("x-own")));
@@ -110,7 +110,7 @@ fn what_is_removed_is_gone() {
 }
 
 #[test]
-fn a_list_is_used_again_without_what_it_held() {
+fn a_reused_list_keeps_nothing_of_its_old_content() {
     let mut headers = list(&CALL);
     let mut copy = Headers::new();
     copy.copy_from(&headers);
@@ -126,7 +126,7 @@ fn a_list_is_used_again_without_what_it_held() {
 }
 
 #[test]
-fn names_that_a_program_may_take_for_another_go_with_it() {
+fn remove_like_removes_names_that_a_program_may_take_for_this_one() {
     let mut headers = list(&[
         (":method", "POST"),
         ("x-forwarded-client-cert", "one"),

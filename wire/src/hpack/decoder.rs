@@ -1,4 +1,4 @@
-//! From a header block to a list of fields.
+//! Decodes a header block into a header list.
 
 use super::fault::{HpackError, Malformed};
 use super::static_table::{self, STATIC_LEN};
@@ -7,41 +7,41 @@ use super::{hash, huffman};
 use crate::headers::name::{self, Id, OTHER};
 use crate::headers::{Headers, Origin, Record, is_pseudo};
 
-/// What [`Decoder::decode`] found out about a list.
+/// The result of [`Decoder::decode`], besides the list.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Decoded {
-    /// The list is over the limit; what came after that is not in it.
+    /// The list exceeds the limit; the fields from that point on are not in it.
     pub is_too_large: bool,
-    /// The first fault of the list; what came after that is not in it.
+    /// The first fault of the list; the fields from that point on are not in it.
     pub malformed: Option<Malformed>,
-    /// How often the block has changed the table's size.
+    /// The number of dynamic table size updates in the block.
     pub table_changes: u32,
 }
 
-/// One direction of a connection: the end that receives.
+/// The receiving end of one direction of a connection.
 #[derive(Debug)]
 pub struct Decoder {
     pub(super) table: Table,
-    /// What the peer may make of its table (SETTINGS_HEADER_TABLE_SIZE).
+    /// The largest table that the peer may use (SETTINGS_HEADER_TABLE_SIZE).
     max_table_bytes: u32,
-    /// The table must shrink to this at the start of the next block.
+    /// The next block must start with a size update to this or less.
     owed_shrink: Option<u32>,
-    /// The strings of one field, as far as they don't lie in the block as they are.
+    /// The strings of one field, if they cannot be used in place in the block.
     strings: Vec<u8>,
 }
 
-/// What is kept of [`Decoder::strings`] after a block.
+/// How much of the buffer [`Decoder::strings`] is kept after a block.
 const KEPT_STRING_BYTES: usize = 4096;
 
 impl Decoder {
-    /// A decoder for a peer that knows that its table may take this much: [`DEFAULT_TABLE_BYTES`] when a connection begins.
+    /// A decoder for a peer whose table may take this many bytes: [`DEFAULT_TABLE_BYTES`] at the start of a connection.
     pub fn new(max_table_bytes: u32) -> Decoder {
         let table = Table::new(max_table_bytes.min(DEFAULT_TABLE_BYTES));
         Decoder { table, max_table_bytes, owed_shrink: None, strings: Vec::new() }
     }
 
-    /// Another value of SETTINGS_HEADER_TABLE_SIZE, once the peer has acknowledged it. When the peer's table is larger, its next block
-    /// must begin with making it smaller (RFC 7541, section 4.2).
+    /// Applies another value of SETTINGS_HEADER_TABLE_SIZE, once the peer has acknowledged it. If the peer's table is
+    /// larger, its next block must start with a size update (RFC 7541, section 4.2).
     pub fn set_max_table_bytes(&mut self, bytes: u32) {
         self.max_table_bytes = bytes;
         let owed = self.owed_shrink.unwrap_or(u32::MAX).min(bytes);
@@ -50,8 +50,8 @@ impl Decoder {
 
     /// Decodes a whole header block into `headers`, which is cleared first.
     ///
-    /// A list over `max_list_bytes` is decoded to its end, since the table must stay in step, but no more of it is stored. It is the same
-    /// with a list that is malformed.
+    /// A block whose list exceeds `max_list_bytes` or is malformed is still decoded to its end, to keep the dynamic
+    /// table up to date, but no more fields are stored.
     pub fn decode(
         &mut self,
         block: &[u8],
@@ -77,7 +77,7 @@ impl Decoder {
         Ok(list.decoded)
     }
 
-    /// Changes of the table's size, which are allowed only at the start of a block. Returns how many there were.
+    /// Applies size updates, which are allowed only at the start of a block. Returns their number.
     fn resize(&mut self, block: &mut Block<'_>) -> Result<u32, HpackError> {
         let mut changes = 0;
         while let Some(0x20..0x40) = block.0.first() {
@@ -125,7 +125,7 @@ impl Decoder {
         let id = self.name(block, prefix)?;
         let name_len = self.strings.len();
         let in_block = block.string(&mut self.strings, name_len == 0)?;
-        // Name and value, or the value alone when the name is known.
+        // Name and value, or only the value when the name is a known one.
         let text = in_block.unwrap_or(&self.strings);
         let (name, value) = text.split_at(name_len);
         let fault = if id == OTHER { name_fault(name) } else { None }.or_else(|| value_fault(value));
@@ -136,13 +136,13 @@ impl Decoder {
             self.table.insert(id, name, value, origin.hash, fault);
         }
         let (is_sensitive, name_len) = (kind == Literal::NeverIndexed, name_len as u32);
-        // A block is smaller than 4 GiB, as is every list that has a limit.
+        // A block is smaller than 4 GiB, and so is every list with a limit.
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         list.add(text, Record { id, is_sensitive, name_len, bytes, origin }, fault);
         Ok(())
     }
 
-    /// The name of a literal field: its number, or its text in `strings` when it is not a known one.
+    /// The name of a literal: its number. If it is not a known name, its text is in `strings`.
     fn name(&mut self, block: &mut Block<'_>, prefix: u32) -> Result<Id, HpackError> {
         let index = block.integer(prefix)? as usize;
         if let Some(entry) = self.table.get(index.wrapping_sub(STATIC_LEN + 1)) {
@@ -166,7 +166,7 @@ impl Decoder {
     }
 }
 
-/// What the sender of a literal field wants of tables (RFC 7541, section 6.2).
+/// The three literal representations (RFC 7541, section 6.2).
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Literal {
     Indexed,
@@ -174,16 +174,16 @@ enum Literal {
     NeverIndexed,
 }
 
-/// The list that a block is decoded into.
+/// The list into which a block is decoded.
 struct List<'h> {
     headers: &'h mut Headers,
     decoded: Decoded,
-    /// 0 when nothing more is to be stored.
+    /// 0 when no more fields should be stored.
     max_bytes: usize,
 }
 
 impl List<'_> {
-    // Inlined, since a record that goes through memory costs more than all else that is done here.
+    // Inlined, since passing a record through memory costs more than everything else in this function.
     #[inline(always)]
     fn add(&mut self, text: &[u8], record: Record, fault: Option<Malformed>) {
         let fits = self.headers.list_bytes() + record.bytes as usize <= self.max_bytes;
@@ -194,7 +194,7 @@ impl List<'_> {
         }
     }
 
-    /// Adds a field without the white space around its value, or notes why the list is not taken.
+    /// Adds a field without the whitespace around its value, or records why the list is refused.
     #[cold]
     fn add_unfit(&mut self, text: &[u8], record: Record, fits: bool, fault: Option<Malformed>) {
         if self.decoded.is_too_large {
@@ -204,14 +204,14 @@ impl List<'_> {
             let (name, value) = text.split_at(record.name_len as usize);
             let trimmed = trim(value);
             let bytes = record.bytes - (value.len() - trimmed.len()) as u32;
-            // It is another field than the one that a table may have.
+            // The trimmed field differs from the one in the table, so its origin does not apply.
             let record = Record { bytes, origin: Origin::default(), ..record };
             return self.headers.add_decoded(&[name, trimmed].concat(), record);
         }
         self.refuse(record.id, fits, fault);
     }
 
-    /// Notes why the list is not taken, when this is the first reason.
+    /// Records why the list is refused, if this is the first reason.
     fn refuse(&mut self, id: Id, fits: bool, fault: Option<Malformed>) {
         if self.decoded.is_too_large || self.decoded.malformed.is_some() {
             return;
@@ -224,7 +224,7 @@ impl List<'_> {
     }
 }
 
-/// What is left of a block.
+/// The rest of a block.
 struct Block<'b>(&'b [u8]);
 
 impl<'b> Block<'b> {
@@ -234,7 +234,7 @@ impl<'b> Block<'b> {
         Ok(byte)
     }
 
-    /// An integer whose first byte has `prefix` bits of it (RFC 7541, section 5.1).
+    /// An integer with a prefix of `prefix` bits in the first byte (RFC 7541, section 5.1).
     #[inline]
     fn integer(&mut self, prefix: u32) -> Result<u32, HpackError> {
         let max = (1 << prefix) - 1;
@@ -254,7 +254,8 @@ impl<'b> Block<'b> {
         Err(HpackError::Integer)
     }
 
-    /// A string. It is put behind `strings`, unless it can and `may` be taken as it lies in the block.
+    /// A string literal. It is appended to `strings`, or returned in place if it is not Huffman-coded and `may` allows
+    /// it.
     fn string(&mut self, strings: &mut Vec<u8>, may: bool) -> Result<Option<&'b [u8]>, HpackError> {
         let is_coded = self.0.first().is_some_and(|first| first & 0x80 != 0);
         let len = self.integer(7)? as usize;
@@ -280,7 +281,7 @@ fn name_fault(name: &[u8]) -> Option<Malformed> {
     (!is_name).then_some(Malformed::Name)
 }
 
-/// The characters of a token (RFC 9110, section 5.6.2) but for capitals.
+/// The characters of a token (RFC 9110, section 5.6.2) except upper-case letters.
 static IS_NAME: [bool; 256] = {
     let mut is_name = [false; 256];
     let mut byte = 0;
@@ -292,9 +293,10 @@ static IS_NAME: [bool; 256] = {
     is_name
 };
 
-/// What is wrong with a value. RFC 9113, section 8.2.1 names NUL, CR and LF, and RFC 9110, section 5.5 the other control characters.
+/// What is wrong with a value. RFC 9113, section 8.2.1 forbids NUL, CR and LF, and RFC 9110, section 5.5 the other
+/// control characters.
 fn value_fault(value: &[u8]) -> Option<Malformed> {
-    // Without a way out of the loop, so that it takes many bytes at once.
+    // The loop has no early exit, so that the compiler can vectorize it.
     let has_control = value.iter().fold(false, |has, &byte| has | ((byte < b' ') & (byte != b'\t')) | (byte == 0x7f));
     if has_control {
         return Some(Malformed::Value);

@@ -1,4 +1,4 @@
-//! From a list of fields to a header block.
+//! Encodes a header list into a header block.
 
 use super::index::{Index, Recent};
 use super::policy::{self, Policy};
@@ -8,21 +8,22 @@ use super::{hash, huffman};
 use crate::headers::name::{Id, OTHER, TEXTS, static_index};
 use crate::headers::{Field, Headers};
 
-/// One direction of a connection: the end that sends.
+/// The sending end of one direction of a connection.
 #[derive(Debug)]
 pub struct Encoder {
     pub(super) table: Table,
     index: Index,
     recent: Recent,
-    /// What our table may take, whatever the peer allows.
+    /// The largest size that our table may have, even if the peer allows more.
     own_max_bytes: u32,
     /// The table's size as the peer knows it.
     said_bytes: u32,
-    /// The smallest size since the peer was told one, when it has changed.
+    /// If the size has changed since the last size update: the smallest size since then.
     unsaid_min_bytes: Option<u32>,
 }
 
-/// The first bits of a literal field (RFC 7541, section 6.2), and those of the index in its first byte.
+/// A literal representation (RFC 7541, section 6.2): the pattern of its first bits, and how many bits of the first byte
+/// hold the index.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Literal {
     pattern: u8,
@@ -34,7 +35,8 @@ const NOT_INDEXED: Literal = Literal { pattern: 0, prefix: 4 };
 const NEVER_INDEXED: Literal = Literal { pattern: 0x10, prefix: 4 };
 
 impl Encoder {
-    /// An encoder whose table never takes more than this, and no more than [`DEFAULT_TABLE_BYTES`] until the peer allows it.
+    /// An encoder whose table never takes more than this, nor more than [`DEFAULT_TABLE_BYTES`] until the peer allows
+    /// it.
     pub fn new(max_table_bytes: u32) -> Encoder {
         let mut encoder = Encoder {
             table: Table::new(DEFAULT_TABLE_BYTES),
@@ -48,7 +50,7 @@ impl Encoder {
         encoder
     }
 
-    /// The peer's SETTINGS_HEADER_TABLE_SIZE.
+    /// Applies the peer's SETTINGS_HEADER_TABLE_SIZE.
     pub fn set_peer_table_bytes(&mut self, bytes: u32) {
         let bytes = bytes.min(self.own_max_bytes);
         if bytes as usize == self.table.max_bytes() {
@@ -56,7 +58,7 @@ impl Encoder {
         }
         self.table.set_max_bytes(bytes);
         self.unsaid_min_bytes = Some(self.unsaid_min_bytes.map_or(bytes, |min| min.min(bytes)));
-        // Their sizes follow from the table's.
+        // Their sizes follow the table's size, so they start again.
         self.index.clear();
         self.recent.clear();
     }
@@ -69,8 +71,8 @@ impl Encoder {
         }
     }
 
-    /// The changes of the table's size since the last block. The smallest is told too, since it has evicted what a size that grew
-    /// again doesn't bring back (RFC 7541, section 4.2).
+    /// Writes size updates if the table's size has changed since the last block. The smallest size in between is sent,
+    /// too, since it has evicted entries that do not come back when the size grows again (RFC 7541, section 4.2).
     fn say_size(&mut self, out: &mut Vec<u8>) {
         let Some(min) = self.unsaid_min_bytes.take() else { return };
         if min < self.said_bytes {
@@ -84,7 +86,8 @@ impl Encoder {
         }
     }
 
-    /// A field that comes through with what its decoder knew of it: all but new ones, once calls repeat each other.
+    /// Encodes a field. The fast path uses what the decoder found out about it; once calls repeat each other, all but
+    /// new fields take it.
     #[inline]
     fn field(&mut self, headers: &Headers, field: &Field, out: &mut Vec<u8>) {
         if field.origin.static_index != 0 {
@@ -128,7 +131,7 @@ impl Encoder {
         self.new_field(id, name, value, hash, field.origin.is_repeated, out);
     }
 
-    /// A field that isn't in the table.
+    /// Encodes a field that is not in the table.
     fn new_field(&mut self, id: Id, name: &[u8], value: &[u8], hash: u32, is_repeated: bool, out: &mut Vec<u8>) {
         let fits = field_bytes(id, name, value) <= self.table.max_bytes() / 2;
         let index = self.name_index(id, name);
@@ -149,7 +152,7 @@ impl Encoder {
         }
     }
 
-    /// The index of a field of this name in either table, or 0.
+    /// The index of a field with this name in either table, or 0.
     fn name_index(&self, id: Id, name: &[u8]) -> usize {
         let index = static_index(id);
         if index != 0 || self.table.is_empty() {
@@ -161,7 +164,8 @@ impl Encoder {
     }
 }
 
-/// A field in full, whose name is at `index` in the tables unless that is 0.
+/// Writes a literal representation. `index` is the index of the name in the tables, or 0: then the name is written,
+/// too.
 fn put_literal(literal: Literal, index: usize, id: Id, name: &[u8], value: &[u8], out: &mut Vec<u8>) {
     put_integer(literal.pattern, literal.prefix, index, out);
     if index == 0 {
@@ -171,13 +175,14 @@ fn put_literal(literal: Literal, index: usize, id: Id, name: &[u8], value: &[u8]
     if literal == INDEXED {
         put_string(value, out);
     } else {
-        // What goes into the table is sent once and used often. Of the rest, the code would cost both ends of each hop more
-        // time than its fewer bytes save: a deadline and a `traceparent` as code take three times as long.
+        // Huffman code is worth its cost only for values that go into the table: they are sent once and used often. For
+        // the others it would cost both ends of each hop more time than the saved bytes are worth: a deadline and a
+        // `traceparent` take three times as long in Huffman code.
         put_plain(value, out);
     }
 }
 
-/// `==` that calls nothing: most fields are short.
+/// `==` without a call of `memcmp`: most fields are short.
 #[inline]
 fn equal(a: &[u8], b: &[u8]) -> bool {
     if a.len() != b.len() {
@@ -192,7 +197,7 @@ fn equal(a: &[u8], b: &[u8]) -> bool {
     a.iter().zip(b).all(|(a, b)| a == b)
 }
 
-/// An integer after the bits of `pattern`, which leave `prefix` bits of the first byte (RFC 7541, section 5.1).
+/// An integer with a prefix of `prefix` bits, after the bits of `pattern` (RFC 7541, section 5.1).
 #[inline]
 pub(super) fn put_integer(pattern: u8, prefix: u32, value: usize, out: &mut Vec<u8>) {
     let max = (1_usize << prefix) - 1;
@@ -208,7 +213,7 @@ pub(super) fn put_integer(pattern: u8, prefix: u32, value: usize, out: &mut Vec<
     out.push(rest as u8);
 }
 
-/// A string, as Huffman code when that is shorter.
+/// A string literal, in Huffman code if that is shorter.
 fn put_string(text: &[u8], out: &mut Vec<u8>) {
     let coded_len = huffman::encoded_len(text);
     if coded_len < text.len() {

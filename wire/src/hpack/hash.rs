@@ -1,25 +1,25 @@
-//! The hash by which the encoder finds a field in its table. Bytes are compared after it, so that a collision, even a wanted one,
-//! costs a compression and nothing else.
+//! The hash by which the encoder finds a field in its table. The bytes are compared afterwards, so a collision, even a
+//! deliberate one, only makes compression worse.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::LazyLock;
 
 use crate::headers::name::{Id, OTHER};
 
-/// One for the whole process, since a field carries its hash from the connection that it came on to the one that it goes to.
+/// One seed for the whole process, since a field carries its hash from one connection to another.
 static SEED: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(0_u64));
 
-/// Odd, with bits all over: 2^64 divided by the golden ratio.
+/// 2^64 divided by the golden ratio: odd, with well-spread bits.
 const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// The hash of a field, never 0. `name` is looked at only when the name is not known.
+/// The hash of a field, never 0. `name` is used only if it is not a known name.
 pub(crate) fn of_field(id: Id, name: &[u8], value: &[u8]) -> u32 {
     let mut hash = name_hash(id, name);
     hash = add(hash, value);
     finish(hash)
 }
 
-/// The hash of a name, never 0, and other than that of a field of that name.
+/// The hash of a name, never 0. It is computed differently from the hash of a field with that name.
 pub(crate) fn of_name(id: Id, name: &[u8]) -> u32 {
     finish(name_hash(id, name))
 }
@@ -38,7 +38,8 @@ fn add(mut hash: u64, bytes: &[u8]) -> u64 {
     mix(hash ^ tail(bytes, rest))
 }
 
-/// The last bytes, with some that were there before when that spares reading them one by one.
+/// The last bytes that do not fill a chunk. They may overlap with bytes before them, to avoid reading one byte at a
+/// time.
 fn tail(bytes: &[u8], rest: &[u8]) -> u64 {
     if let Some(last) = bytes.last_chunk::<8>() {
         return u64::from_le_bytes(*last);

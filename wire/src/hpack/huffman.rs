@@ -2,8 +2,9 @@
 
 use super::fault::HpackError;
 
-/// The length of each symbol's code in bits; the last is EOS. The code is canonical (codes of a length follow each other in the
-/// order of their symbols, and go on where those of the lengths below end), so that the lengths say all.
+/// The length of each symbol's code in bits; the last is EOS. The code is canonical (codes of a length follow each
+/// other in the order of their symbols, and continue after the codes of shorter lengths), so the lengths define it
+/// completely.
 const LENGTHS: [u8; 257] = [
     13, 23, 28, 28, 28, 28, 28, 28, 28, 24, 30, 28, 28, 30, 28, 28, 28, 28, 28, 28, 28, 28, 30, 28, 28, 28, 28, 28, 28,
     28, 28, 28, 6, 10, 10, 12, 13, 6, 8, 11, 10, 10, 8, 11, 8, 6, 6, 6, 5, 5, 5, 6, 6, 6, 6, 6, 6, 6, 7, 8, 15, 6, 12,
@@ -18,25 +19,25 @@ const LENGTHS: [u8; 257] = [
 
 const MAX_LENGTH: usize = 30;
 
-/// Bits that are looked at together: as most characters take 5 or 6, they mostly hold two.
+/// How many bits are decoded together. Most characters take 5 or 6 bits, so these mostly hold two.
 const STEP: usize = 12;
 
-/// One or two symbols that follow each other.
+/// Zero to two symbols that follow each other.
 #[derive(Clone, Copy)]
 struct Step {
     symbols: [u8; 2],
-    /// The bits of their codes together; 0 when not even one is whole.
+    /// The length of their codes together in bits; 0 when not even one code is complete.
     bits: u8,
     count: u8,
 }
 
 /// The code of each symbol, and its length.
 static CODES: [(u32, u8); 257] = CODE.codes;
-/// By the next [`STEP`] bits: the symbols whose codes they begin with.
+/// The symbols at the start of the next [`STEP`] bits, by these bits.
 static STEPS: [Step; 1 << STEP] = steps();
 /// Symbols in the order of their codes.
 static SORTED: [u16; 257] = CODE.sorted;
-/// For each length: the first 32 bits that are above its codes, its first code, and where that is in [`SORTED`].
+/// For each length: the end of its codes, its first code, and the index of that code in [`SORTED`].
 static LONG: [Length; MAX_LENGTH + 1] = CODE.lengths;
 
 const CODE: Code = code();
@@ -49,7 +50,8 @@ struct Code {
 
 #[derive(Clone, Copy)]
 struct Length {
-    /// Codes of this length or less are below it, when they are at the top of 32 bits. Of 33 bits for those of EOS's length.
+    /// The first value above the codes of this length or less, with codes aligned to the top of 32 bits. It needs 33
+    /// bits for the length of EOS's code.
     end: u64,
     first: u32,
     at: u16,
@@ -100,7 +102,8 @@ const fn steps() -> [Step; 1 << STEP] {
     steps
 }
 
-/// The symbol whose code begins after the first `from` of [`STEP`] bits, when it is whole.
+/// The symbol whose code starts after the first `from` of [`STEP`] bits, and the code's length; `None` if the code is
+/// not complete.
 const fn first_symbol(bits: usize, from: u8) -> Option<(u8, u8)> {
     let left = STEP - from as usize;
     let bits = bits & ((1 << left) - 1);
@@ -116,13 +119,13 @@ const fn first_symbol(bits: usize, from: u8) -> Option<(u8, u8)> {
     None
 }
 
-/// How many bytes the text takes as Huffman code.
+/// How many bytes the text takes in Huffman code.
 pub(crate) fn encoded_len(text: &[u8]) -> usize {
     let bits: usize = text.iter().map(|&byte| usize::from(LENGTHS[usize::from(byte)])).sum();
     bits.div_ceil(8)
 }
 
-/// Appends the text as Huffman code.
+/// Appends the text in Huffman code.
 pub(crate) fn encode(text: &[u8], out: &mut Vec<u8>) {
     let mut bits: u64 = 0;
     let mut len = 0;
@@ -135,7 +138,7 @@ pub(crate) fn encode(text: &[u8], out: &mut Vec<u8>) {
             out.extend_from_slice(&((bits >> len) as u32).to_be_bytes());
         }
     }
-    // What is left is under four bytes; it is filled up with the first bits of EOS, which are ones.
+    // Less than four bytes are left. The last byte is padded with the first bits of EOS, which are ones.
     let padding = (8 - len % 8) % 8;
     bits = bits << padding | ((1 << padding) - 1);
     len += padding;
@@ -143,10 +146,11 @@ pub(crate) fn encode(text: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(&rest[4 - len as usize / 8..]);
 }
 
-/// Appends the text that is coded.
+/// Decodes Huffman code and appends the text.
 pub(crate) fn decode(code: &[u8], out: &mut Vec<u8>) -> Result<(), HpackError> {
     let start = out.len();
-    // No code is shorter than 5 bits; a step writes two symbols also when it has one.
+    // No symbol's code is shorter than 5 bits. One byte more, since a step always writes two symbols, even if it has
+    // one.
     out.resize(start + code.len() * 8 / 5 + 1, 0);
     let len = decode_into(code, &mut out[start..])?;
     out.truncate(start + len);
@@ -154,7 +158,7 @@ pub(crate) fn decode(code: &[u8], out: &mut Vec<u8>) -> Result<(), HpackError> {
 }
 
 fn decode_into(mut code: &[u8], out: &mut [u8]) -> Result<usize, HpackError> {
-    // The next bits are at the top; below the `len` that there are, there are zeros.
+    // The next bits, `len` of them, are at the top; zeros are below.
     let mut bits: u64 = 0;
     let mut len: u32 = 0;
     let mut at = 0;
@@ -191,9 +195,10 @@ fn decode_into(mut code: &[u8], out: &mut [u8]) -> Result<usize, HpackError> {
     }
 }
 
-/// The last symbols, and the padding: less than a byte of the first bits of EOS.
+/// Decodes the last symbols, and checks the padding: less than a byte of the first bits of EOS.
 fn finish(mut bits: u64, mut len: u32, out: &mut [u8], mut at: usize) -> Result<usize, HpackError> {
-    // With ones behind the end, what is left of proper padding looks like EOS, and of a code that is cut off like one too long.
+    // After ones are appended, correct padding looks like EOS, and a truncated code is longer than the bits that are
+    // left.
     bits |= u64::MAX.checked_shr(len).unwrap_or(0);
     loop {
         let Step { symbols, bits: taken, count } = STEPS[(bits >> (64 - STEP)) as usize];
@@ -218,7 +223,7 @@ fn finish(mut bits: u64, mut len: u32, out: &mut [u8], mut at: usize) -> Result<
     }
 }
 
-/// The symbol that the bits begin with, and its length; nothing for EOS.
+/// The symbol at the start of the bits, and its length; `None` for EOS.
 fn symbol(bits: u64) -> Option<(u8, u8)> {
     match STEPS[(bits >> (64 - STEP)) as usize] {
         Step { count: 0, .. } => long(bits),
@@ -226,7 +231,7 @@ fn symbol(bits: u64) -> Option<(u8, u8)> {
     }
 }
 
-/// The symbol of more than [`STEP`] bits that these begin with; nothing for EOS.
+/// The symbol at the start of the bits, if it has more than [`STEP`] bits, and its length; `None` for EOS.
 #[cold]
 fn long(bits: u64) -> Option<(u8, u8)> {
     let top = bits >> 32;
@@ -274,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn every_text_comes_back() {
+    fn every_text_decodes_to_itself() {
         let all: Vec<u8> = (0..=255).collect();
         for from in 0..=255 {
             for len in 0..9 {
@@ -299,11 +304,11 @@ mod tests {
     }
 
     #[test]
-    fn eos_is_an_error_wherever_it_is() {
+    fn eos_is_an_error_at_any_position() {
         assert_eq!(decoded(&[0xff, 0xff, 0xff, 0xff]), Err(HpackError::Huffman));
         assert_eq!(decoded(&[0xff, 0xff, 0xff, 0xfc]), Err(HpackError::Huffman));
         assert_eq!(decoded(&[0b0000_0111, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]), Err(HpackError::Huffman));
-        // A code that is cut off.
+        // A truncated code.
         let code = coded(b"\n");
         assert_eq!(decoded(&code[..3]), Err(HpackError::Huffman));
     }

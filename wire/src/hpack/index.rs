@@ -1,16 +1,16 @@
-//! How the encoder finds what is in its table.
+//! How the encoder finds entries of its dynamic table.
 
 use super::table::{Entry, Table};
 
-/// Places in which a hash may be.
+/// How many slots a hash may be in.
 const WAYS: usize = 4;
 const LEAST_PLACES: usize = 4;
 
-/// The numbers of table entries by hash: of whole fields, and of names that the static table hasn't.
+/// The numbers of table entries, by the hash of the whole field, or of the name if the static table does not have it.
 ///
-/// It forgets: when the places for a hash are taken, the oldest goes. A field that is forgotten is sent in full again,
-/// which costs no more than bytes, so there is nothing to keep in step with evictions and nothing that colliding hashes
-/// can break.
+/// It may forget entries: when all slots for a hash are taken, the oldest is overwritten. A forgotten field is sent as
+/// a literal again, which costs only bytes. So evictions do not have to update the index, and colliding hashes cannot
+/// break anything.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
     slots: Box<[[Slot; WAYS]]>,
@@ -18,7 +18,7 @@ pub(crate) struct Index {
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Slot {
-    /// 0 when it is free.
+    /// 0 when the slot is free.
     hash: u32,
     number: u32,
 }
@@ -42,7 +42,7 @@ impl Index {
 
     /// Remembers the newest entry of the table.
     pub(crate) fn insert(&mut self, hash: u32, table: &Table) {
-        // Some are in here twice.
+        // Some entries are in the index twice: by field and by name.
         if 2 * table.len() > self.slots.len() * WAYS {
             self.grow();
         }
@@ -57,14 +57,14 @@ impl Index {
         }
     }
 
-    /// From small beginnings: what a server answers a client with is but a field or two, and there may be thousands of
-    /// clients.
+    /// Doubles the index. It starts small, because a server's responses to a client may have only a field or two, and
+    /// there may be thousands of clients.
     #[cold]
     fn grow(&mut self) {
         let places = (2 * self.slots.len()).max(LEAST_PLACES);
         let old = std::mem::replace(&mut self.slots, vec![[Slot::default(); WAYS]; places].into_boxed_slice());
         for slot in old.iter().flatten().filter(|slot| slot.hash != 0) {
-            // What was in one place goes to two, so there is room.
+            // The slots of one place are divided between two, so there is room.
             let place = self.place(slot.hash);
             if let Some(free) = self.slots[place].iter_mut().find(|slot| slot.hash == 0) {
                 *free = *slot;
@@ -81,7 +81,7 @@ impl Index {
     }
 }
 
-/// Fields that were sent not long ago: only what comes again is worth a place in the table.
+/// Hashes of fields that were sent recently: only a field that is sent again is worth an entry in the table.
 #[derive(Debug, Default)]
 pub(crate) struct Recent {
     /// A ring.
@@ -89,16 +89,16 @@ pub(crate) struct Recent {
     next: u8,
 }
 
-/// Those of some ten calls, as of each only the fields that are not in the table are noted.
+/// Enough for about ten calls, since only fields that are not in the table are recorded.
 const RECENT: usize = 64;
 
 impl Recent {
-    /// Whether this hash was noted not long ago; it is now.
+    /// Records this hash, and returns whether it was recorded recently.
     pub(crate) fn note(&mut self, hash: u32) -> bool {
         if self.hashes.is_empty() {
             self.hashes = vec![0; RECENT].into_boxed_slice();
         }
-        // Without a way out of the loop, so that it takes many at once.
+        // The loop has no early exit, so that the compiler can vectorize it.
         if self.hashes.iter().fold(false, |is_there, &noted| is_there | (noted == hash)) {
             return true;
         }

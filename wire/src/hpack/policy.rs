@@ -1,22 +1,22 @@
-//! Which fields are worth a place in the encoder's table, and which must not get one.
+//! Which fields are worth an entry in the encoder's table, and which must not get one.
 
 use crate::headers::Name;
 use crate::headers::name::{Id, OTHER, TEXTS};
 
-/// What the encoder does with a field that isn't in its table yet.
+/// What the encoder does with a field that is not in its table yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Policy {
-    /// Put in when it comes again.
+    /// Insert the field when it is sent a second time.
     Repeats,
-    /// The values differ from call to call: at most the name is worth a place.
+    /// The value differs from call to call: at most the name is worth an entry.
     Varies,
-    /// A secret, which a compression table would let others guess at (RFC 7541, section 7.1).
+    /// A secret. In a table, others could guess it by probing (RFC 7541, section 7.1).
     Secret,
 }
 
 const SECRETS: [Name; 4] = [Name::AUTHORIZATION, Name::PROXY_AUTHORIZATION, Name::COOKIE, Name::SET_COOKIE];
 
-/// Parts of names that say that the value is a secret.
+/// Parts of names that mark the value as a secret.
 const SECRET_PARTS: [&[u8]; 3] = [b"token", b"secret", b"api-key"];
 
 const VARYING: [Name; 29] = [
@@ -51,7 +51,7 @@ const VARYING: [Name; 29] = [
     Name::X_REQUEST_ID,
 ];
 
-/// By the number of the name; that of the others is found by their text.
+/// The policies of the known names, by number. [`of`] also checks the text of other names.
 static POLICIES: [Policy; TEXTS.len()] = {
     let mut policies = [Policy::Repeats; TEXTS.len()];
     let mut at = 0;
@@ -67,17 +67,17 @@ static POLICIES: [Policy; TEXTS.len()] = {
     policies
 };
 
-/// Whether a field may be in the table at all, so that looking for it makes sense.
+/// Whether a field can be in the table, so that it is worth a search.
 pub(crate) fn may_repeat(id: Id, value: &[u8]) -> bool {
     match POLICIES[usize::from(id)] {
         Policy::Repeats => true,
-        // As `grpc-message` mostly is.
+        // `grpc-message` is mostly empty.
         Policy::Varies => value.is_empty(),
         Policy::Secret => false,
     }
 }
 
-/// What to do with a field that isn't in the table.
+/// What to do with a field that is not in the table.
 pub(crate) fn of(id: Id, name: &[u8], value: &[u8]) -> Policy {
     let is_secret =
         |name: &[u8]| SECRET_PARTS.iter().any(|part| name.windows(part.len()).any(|window| window == *part));

@@ -2,7 +2,7 @@
 
 use crate::headers::name::{Id, static_index};
 
-/// How many fields the static table has; the dynamic table's indices begin after them.
+/// How many fields the static table has; the indices of the dynamic table start after them.
 pub(crate) const STATIC_LEN: usize = 61;
 
 /// The fields that have a value, by index.

@@ -1,26 +1,26 @@
-//! The dynamic table (RFC 7541, section 2.3.2), as both ends of a direction keep it.
+//! The dynamic table (RFC 7541, section 2.3.2), for encoder and decoder.
 
 use super::fault::Malformed;
 use crate::headers::FIELD_OVERHEAD;
 use crate::headers::name::{Id, OTHER, TEXTS};
 
-/// SETTINGS_HEADER_TABLE_SIZE as long as nothing was said (RFC 9113, section 6.5.2).
+/// The initial value of SETTINGS_HEADER_TABLE_SIZE (RFC 9113, section 6.5.2).
 pub const DEFAULT_TABLE_BYTES: u32 = 4096;
 
-/// Room for so many is made with the first one.
+/// The first insertion makes room for this many entries.
 const LEAST_ENTRIES: usize = 8;
 
-/// Fields in the order in which they came, bounded by their bytes. Nothing is allocated before the first one.
+/// Fields in the order of their insertion, bounded by their size in bytes. Nothing is allocated before the first one.
 #[derive(Debug)]
 pub(crate) struct Table {
-    /// A ring, whose length is a power of two: each entry is where its number says.
+    /// A ring whose length is a power of two: an entry's index is its number modulo the length.
     entries: Vec<Entry>,
     len: usize,
-    /// What the entries hold, oldest first, behind what those that were evicted held.
+    /// The text of the entries, oldest first. Text of evicted entries may still be in front.
     text: Vec<u8>,
     bytes: usize,
     max_bytes: usize,
-    /// How many were ever put in, which is the newest one's number. It may wrap.
+    /// How many entries were ever inserted, which is also the newest entry's number. It may wrap around.
     inserted: u32,
 }
 
@@ -28,19 +28,19 @@ pub(crate) struct Table {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Entry {
     start: u32,
-    /// 0 when the name is known.
+    /// 0 when the name is a known one.
     pub(crate) name_len: u32,
     value_len: u32,
-    /// What it takes in the table, and in a list of fields.
+    /// Its size in the table, and in a header list.
     pub(crate) bytes: u32,
-    /// Of name and value.
+    /// The hash of name and value.
     pub(crate) hash: u32,
     pub(crate) id: Id,
-    /// What was found when the field came, so that it isn't looked for again.
+    /// The fault found when the field was received, so that it need not be checked again.
     pub(crate) fault: Option<Malformed>,
 }
 
-/// What a field takes in the table.
+/// The size of a field in the table (RFC 7541, section 4.1).
 pub(crate) fn field_bytes(id: Id, name: &[u8], value: &[u8]) -> usize {
     let name_len = if id == OTHER { name.len() } else { TEXTS[usize::from(id)].len() };
     name_len + value.len() + FIELD_OVERHEAD
@@ -70,14 +70,14 @@ impl Table {
         self.inserted
     }
 
-    /// Where the entry with this number is by now, counted from the newest; nothing when it was evicted.
+    /// The current position of the entry with this number, counted from the newest; `None` when it was evicted.
     #[inline]
     pub(crate) fn position(&self, number: u32) -> Option<usize> {
         let age = self.inserted.wrapping_sub(number) as usize;
         (age < self.len).then_some(age)
     }
 
-    /// The entry with this number, and where it is by now; nothing when it was evicted.
+    /// The entry with this number, and its current position; `None` when it was evicted.
     #[inline]
     pub(crate) fn numbered(&self, number: u32) -> Option<(usize, &Entry)> {
         let position = self.position(number)?;
@@ -95,20 +95,20 @@ impl Table {
         self.inserted.wrapping_sub(position as u32) as usize & self.entries.len().wrapping_sub(1)
     }
 
-    /// The text of the name; known names have none here.
+    /// The text of the name; empty for a known name.
     pub(crate) fn name(&self, entry: &Entry) -> &[u8] {
         &self.text(entry)[..entry.name_len as usize]
     }
 
-    /// Name and value, or the value alone when the name is known.
+    /// Name and value, or only the value when the name is a known one.
     #[inline]
     pub(crate) fn text(&self, entry: &Entry) -> &[u8] {
         let start = entry.start as usize;
         &self.text[start..start + (entry.name_len + entry.value_len) as usize]
     }
 
-    /// Evicts until the field has room, and puts it in; the name is looked at only when it is not known. One that is
-    /// larger than the table empties it (RFC 7541, section 4.4).
+    /// Evicts entries until the field has room, and inserts it. `name` is used only if it is not a known name. A field
+    /// that is larger than the table empties it (RFC 7541, section 4.4).
     pub(crate) fn insert(&mut self, id: Id, name: &[u8], value: &[u8], hash: u32, fault: Option<Malformed>) {
         let name = if id == OTHER { name } else { &[] };
         let needed = field_bytes(id, name, value);
@@ -128,9 +128,9 @@ impl Table {
         self.entries[newest] = Entry { start, name_len, value_len, bytes: needed as u32, hash, id, fault };
     }
 
-    /// Makes room for another entry and its text. The text is moved to the front rather than let grow when at least half
-    /// of it is of entries that are gone: so it stays within four times the table's size, and each byte is moved once on
-    /// average.
+    /// Makes room for another entry and its text. When at least half of the text belongs to evicted entries, the rest
+    /// is moved to the front instead of growing the buffer. So the buffer stays within four times the table's size, and
+    /// each byte is moved once on average.
     fn make_room(&mut self, bytes: usize) {
         if self.len == self.entries.len() {
             let mut entries = vec![Entry::default(); (2 * self.len).max(LEAST_ENTRIES)];

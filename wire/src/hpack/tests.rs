@@ -25,7 +25,7 @@ fn decoded(decoder: &mut Decoder, block: &[u8]) -> Result<Headers, HpackError> {
     Ok(headers)
 }
 
-/// A literal that is to be indexed, with a name as text, both strings as they are.
+/// A literal with incremental indexing and a new name, both strings without Huffman code.
 fn literal(name: &str, value: &str) -> Vec<u8> {
     let mut block = vec![0x40, name.len() as u8];
     block.extend_from_slice(name.as_bytes());
@@ -47,9 +47,9 @@ fn grpc_call() -> Headers {
     ])
 }
 
-/// A relay's cost rests on it: what comes again takes a byte a field, on both of its sides.
+/// A relay is cheap only if repeated fields take one byte each, on both of its connections.
 #[test]
-fn a_call_that_comes_again_is_one_byte_a_field() {
+fn a_repeated_call_takes_one_byte_per_field() {
     let (mut client, mut server) = (Encoder::new(4096), Decoder::new(4096));
     let (mut upstream, mut backend) = (Encoder::new(4096), Decoder::new(4096));
     let call = grpc_call();
@@ -65,7 +65,7 @@ fn a_call_that_comes_again_is_one_byte_a_field() {
 }
 
 #[test]
-fn what_comes_once_leaves_the_table_alone() {
+fn a_field_that_is_sent_once_does_not_enter_the_table() {
     let mut encoder = Encoder::new(4096);
     encoded(&mut encoder, &list(&[("x-own", "a"), ("x-own", "b")]));
     assert_eq!(encoder.table.len(), 0);
@@ -73,7 +73,7 @@ fn what_comes_once_leaves_the_table_alone() {
     assert_eq!(encoder.table.len(), 1);
 }
 
-/// The name of a field whose values differ goes in with one of them, and no more.
+/// A field whose values differ is inserted once, for its name.
 #[test]
 fn a_varying_field_takes_one_entry_for_its_name() {
     let (mut encoder, mut decoder) = (Encoder::new(4096), Decoder::new(4096));
@@ -86,7 +86,7 @@ fn a_varying_field_takes_one_entry_for_its_name() {
     }
     assert_eq!(encoder.table.len(), 1);
     assert!(lengths[9] + 8 < lengths[0], "{lengths:?}");
-    // Without a value, it is as any other.
+    // With an empty value, it is treated like any other field.
     (0..3).for_each(|_| drop(encoded(&mut encoder, &list(&[("grpc-message", "")]))));
     assert_eq!(encoded(&mut encoder, &list(&[("grpc-message", "")])), [0xbe]);
     let paths = ["/a?q=1", "/a?q=1", "/a?q=1"];
@@ -114,7 +114,7 @@ fn secrets_never_enter_a_table_and_stay_marked() {
         let received = decoded(&mut decoder, &encoded(&mut encoder, &headers)).expect("it is a block");
         assert_eq!(received, headers);
         assert!(received.fields().all(|field| field.is_sensitive));
-        // So it stays on its further way.
+        // They stay marked on later hops.
         headers.copy_from(&received);
     }
     assert_eq!((encoder.table.len(), decoder.table.len()), (0, 0));
@@ -122,7 +122,7 @@ fn secrets_never_enter_a_table_and_stay_marked() {
 }
 
 #[test]
-fn a_list_over_the_limit_keeps_the_table_in_step() {
+fn a_list_over_the_limit_still_updates_the_table() {
     let mut decoder = Decoder::new(4096);
     let mut block = literal("x-first", "1");
     block.extend(literal("x-second", "2"));
@@ -139,7 +139,7 @@ fn a_list_over_the_limit_keeps_the_table_in_step() {
 }
 
 #[test]
-fn a_malformed_list_keeps_the_table_in_step() {
+fn a_malformed_list_still_updates_the_table() {
     let mut decoder = Decoder::new(4096);
     let mut headers = Headers::new();
     let mut block = literal("X-Upper", "1");
@@ -147,7 +147,7 @@ fn a_malformed_list_keeps_the_table_in_step() {
     let found = decoder.decode(&block, NO_LIMIT, &mut headers).expect("it is a block");
     assert_eq!(found.malformed, Some(Malformed::Name));
     assert_eq!(decoded(&mut decoder, &[0xbe]), Ok(list(&[("x-good", "2")])));
-    // What was wrong with it is still known, also when only the name is used.
+    // The table entry remembers the fault, even if only its name is used.
     for block in [vec![0xbf], vec![0x0f, 63 - 15, 1, b'v']] {
         let found = decoder.decode(&block, NO_LIMIT, &mut headers).expect("it is a block");
         assert_eq!(found.malformed, Some(Malformed::Name));
@@ -155,7 +155,7 @@ fn a_malformed_list_keeps_the_table_in_step() {
 }
 
 #[test]
-fn faults_of_lists_are_named() {
+fn each_fault_of_a_list_is_reported() {
     type Case<'a> = (&'a [(&'a str, &'a str)], Option<Malformed>);
     let cases: &[Case<'_>] = &[
         (&[("x-a", "tab\tand \u{e4}")], None),
@@ -185,7 +185,7 @@ fn faults_of_lists_are_named() {
 }
 
 #[test]
-fn white_space_around_a_value_is_taken_off_however_it_is_encoded() {
+fn whitespace_around_a_value_is_removed_in_every_representation() {
     let mut decoder = Decoder::new(4096);
     let trimmed = Ok(list(&[("x-a", "a b")]));
     assert_eq!(decoded(&mut decoder, &literal("x-a", " \ta b\t ")), trimmed);
@@ -219,7 +219,7 @@ fn broken_blocks_are_refused() {
 }
 
 #[test]
-fn the_encoder_tells_the_smallest_size_and_the_last() {
+fn the_encoder_sends_the_smallest_table_size_and_the_last() {
     let (mut encoder, mut decoder) = (Encoder::new(4096), Decoder::new(4096));
     let call = grpc_call();
     for _ in 0..3 {
@@ -234,7 +234,7 @@ fn the_encoder_tells_the_smallest_size_and_the_last() {
     assert_eq!(&block[..5], [0x3f, 100 - 31, 0x3f, 0xb1, 0x0f]);
     assert_eq!(decoded(&mut decoder, &block), Ok(list_of(&call)));
     assert_eq!(decoder.table.max_bytes(), 2000);
-    // Nothing to tell: the peer allows more than we want, then less than it has heard.
+    // No size update is needed: the peer allows more than we want, and then the size that it already knows.
     encoder.set_peer_table_bytes(65_536);
     encoder.set_peer_table_bytes(2000);
     let block = encoded(&mut encoder, &call);
@@ -248,7 +248,7 @@ fn list_of(headers: &Headers) -> Headers {
 }
 
 #[test]
-fn a_small_table_of_our_own_is_told_at_once() {
+fn a_smaller_own_table_size_is_sent_in_the_first_block() {
     let block = encoded(&mut Encoder::new(0), &list(&[(":method", "GET")]));
     assert_eq!(block, [0x20, 0x82]);
     let mut encoder = Encoder::new(100_000);
@@ -258,7 +258,7 @@ fn a_small_table_of_our_own_is_told_at_once() {
 }
 
 #[test]
-fn a_peer_must_shrink_its_table_when_told() {
+fn a_peer_must_shrink_its_table_when_the_setting_shrinks() {
     let mut decoder = Decoder::new(4096);
     decoded(&mut decoder, &literal("x-own", "1")).expect("it is a block");
     decoder.set_max_table_bytes(100);
@@ -271,14 +271,14 @@ fn a_peer_must_shrink_its_table_when_told() {
 }
 
 #[test]
-fn an_end_that_was_not_used_has_allocated_nothing() {
+fn an_unused_encoder_and_decoder_have_allocated_nothing() {
     let (encoder, decoder) = (Encoder::new(4096), Decoder::new(4096));
     assert_eq!(encoder.table.text_capacity() + decoder.table.text_capacity(), 0);
     assert!(std::mem::size_of_val(&encoder) + std::mem::size_of_val(&decoder) < 320);
 }
 
 #[test]
-fn fields_that_were_changed_are_encoded_as_they_are_now() {
+fn changed_fields_are_encoded_with_their_new_values() {
     let (mut client, mut server) = (Encoder::new(4096), Decoder::new(4096));
     let (mut upstream, mut backend) = (Encoder::new(4096), Decoder::new(4096));
     for round in 0..6 {

@@ -5,18 +5,18 @@ use super::head::{self, Said};
 use super::{DECLINED, Error, Event, Limits, MethodKind, REASON, Request, Response};
 use crate::headers::{Headers, Name};
 
-/// Header lists that are kept to be used again: one message is read at a time.
+/// How many header lists are kept for reuse. A few are enough, since only one message is read at a time.
 const SPARE_LISTS: usize = 2;
 
-/// See the module. After an error it gives nothing more.
+/// Reads the messages of one connection, as a server or as a client. Do not use it after an error.
 #[derive(Debug)]
 pub struct Decoder {
     limits: Limits,
     is_server: bool,
     state: State,
-    /// How far an incomplete head has been looked through.
+    /// How far an incomplete head has been scanned.
     scanned: usize,
-    /// The request whose answer is read.
+    /// The request whose response is being read.
     expected: Option<Request>,
     spare: Vec<Headers>,
 }
@@ -24,7 +24,7 @@ pub struct Decoder {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Head,
-    /// So much of the body is to come.
+    /// This many bytes of the body are still to come.
     Length(u64),
     /// The line before a chunk.
     ChunkLine,
@@ -33,18 +33,18 @@ enum State {
     Trailers,
     /// The body ends with the connection.
     ToTheEnd,
-    /// Whether what follows is HTTP is not known yet: a tunnel was asked for.
+    /// A tunnel was requested: it is not known yet whether HTTP or raw bytes follow.
     Held,
     Raw,
 }
 
 impl Decoder {
-    /// For a server.
+    /// A decoder for a server.
     pub fn requests(limits: Limits) -> Self {
         Self::new(limits, true)
     }
 
-    /// For a client.
+    /// A decoder for a client.
     pub fn responses(limits: Limits) -> Self {
         Self::new(limits, false)
     }
@@ -53,24 +53,24 @@ impl Decoder {
         Self { limits, is_server, state: State::Head, scanned: 0, expected: None, spare: Vec::new() }
     }
 
-    /// For a client: says what is asked, before its answer is read.
+    /// For a client: sets the request whose response is read next. Call it before the response is read.
     pub fn expect(&mut self, request: Request) {
         self.expected = Some(request);
     }
 
-    /// From here on all bytes are data as they are: a tunnel has begun.
+    /// A tunnel has started: all bytes from here on are data.
     pub fn switch_to_raw(&mut self) {
         self.state = State::Raw;
     }
 
-    /// For a server: the tunnel that was asked for was declined, and what follows is HTTP.
+    /// For a server: the requested tunnel was declined, and HTTP follows.
     pub fn stay(&mut self) {
         if self.state == State::Held {
             self.state = State::Head;
         }
     }
 
-    /// Bytes of the body that are still to come: `None` when this is not known, as it is in chunks.
+    /// How many bytes of the body are still to come; `None` when this is not known, for example with chunks.
     pub fn left(&self) -> Option<u64> {
         match self.state {
             State::Head => Some(0),
@@ -79,7 +79,7 @@ impl Decoder {
         }
     }
 
-    /// Takes back a header list of an event, for the next one.
+    /// Takes back the header list of an event, to reuse it.
     pub fn recycle(&mut self, mut headers: Headers) {
         if self.spare.len() < SPARE_LISTS {
             headers.clear();
@@ -88,13 +88,13 @@ impl Decoder {
         }
     }
 
-    /// Nothing of a message has come that has not ended.
+    /// Whether no incomplete message has been received.
     pub fn is_between_messages(&self) -> bool {
         self.state == State::Head && self.scanned == 0
     }
 
-    /// Takes what it can off the input and gives the next event; `None` when it needs more. What is left in the input is
-    /// to be given again, as the begin of the next.
+    /// Takes bytes off the input and returns the next event; `None` when it needs more input. The bytes that are left
+    /// in the input must be passed again, in front of the new ones.
     ///
     /// # Errors
     /// See [`Error`].
@@ -127,10 +127,10 @@ impl Decoder {
         }
     }
 
-    /// The peer has ended its side. Gives the end of a body that only this ends.
+    /// The peer has closed its sending side. Returns the end of a body that ends with the connection.
     ///
     /// # Errors
-    /// A message was cut.
+    /// The message is not complete.
     pub fn end(&mut self) -> Result<Option<Event<'static>>, Error> {
         match self.state {
             State::ToTheEnd | State::Raw => {
@@ -143,7 +143,8 @@ impl Decoder {
     }
 
     fn head<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Event<'a>>, Error> {
-        // Old clients send empty lines after a body. A server ignores at least one (section 2.2), and common ones all.
+        // Old clients send empty lines after a body. A server should ignore at least one (section 2.2); common servers
+        // ignore all.
         while self.is_server && input.starts_with(b"\r\n") {
             *input = &input[2..];
             self.scanned = 0;
@@ -166,7 +167,8 @@ impl Decoder {
         let mut lines = head::lines(text);
         let is_http10 = head::request_line(lines.next().ok_or(Error::RequestLine)?, headers)?;
         let said = head::fields(lines, headers, self.limits.list_bytes)?;
-        // HTTP/1.0 knows no chunks: who sends some by it has a reader before us that sees none (section 6.1).
+        // HTTP/1.0 has no chunks: a program in front of us may have read this message as one without them (section
+        // 6.1).
         if said.is_chunked && is_http10 {
             return Err(Error::TransferEncoding);
         }
@@ -194,7 +196,7 @@ impl Decoder {
         headers.set(Name::STATUS, &text[9..12]);
         let said = head::fields(lines, headers, self.limits.list_bytes)?;
         headers.remove(Name::AUTHORITY);
-        // What a service sends by this name is not its phrase.
+        // A service could set this field itself, but only the status line counts.
         headers.remove(REASON);
         if phrase != reason(status).as_bytes() {
             headers.append(REASON, phrase);
@@ -203,7 +205,7 @@ impl Decoder {
             return self.upgraded(method, headers);
         }
         if status < 200 {
-            // Neither has a body, whatever it says.
+            // An interim response has no body.
             headers.remove(Name::CONTENT_LENGTH);
             return Ok(Head::Response(Response { is_keep_alive: true }, false));
         }
@@ -218,8 +220,8 @@ impl Decoder {
             headers.remove(Name::CONTENT_LENGTH);
         }
         if is_connected {
-            // A client is told to ignore these fields. But a server must not send them here, and one that does takes
-            // CONNECT for a method like others: it would read the bytes of the tunnel as its next requests.
+            // RFC 9110 tells a client to ignore these fields. But a server must not send them here. If it does, it
+            // treats CONNECT like any other method, and would read the bytes of the tunnel as its next requests.
             if said.is_chunked || said.length.is_some() || status == 204 || status == 205 {
                 return Err(Error::ConnectWithBody);
             }
@@ -254,7 +256,7 @@ impl Decoder {
         };
     }
 
-    /// A part of what has a known length; `is_last` when the body ends with it.
+    /// Returns the next part of a chunk or of a body with Content-Length. `is_last`: the body ends with its last byte.
     fn part<'a>(
         &mut self,
         input: &mut &'a [u8],
@@ -277,7 +279,7 @@ impl Decoder {
         Some(Event::Data { data, is_end: left == 0 && is_last })
     }
 
-    /// Reads the line before a chunk; false when it has not come whole.
+    /// Reads the line before a chunk; `false` when it is not complete.
     fn chunk_line(&mut self, input: &mut &[u8]) -> Result<bool, Error> {
         let within = &input[..input.len().min(self.limits.chunk_line_bytes)];
         let Some(end) = within.iter().position(|byte| *byte == b'\n') else {
@@ -301,7 +303,7 @@ impl Decoder {
         self.state = State::Head;
         let mut headers = self.spare.pop().unwrap_or_default();
         head::fields(head::lines(text), &mut headers, self.limits.list_bytes)?;
-        // What would change the message is not said at its end (RFC 9110, section 6.5.1).
+        // Fields that frame or route the message are not allowed in trailers (RFC 9110, section 6.5.1).
         for name in [Name::AUTHORITY, Name::CONTENT_LENGTH, Name::EXPECT, Name::TRAILER] {
             headers.remove(name);
         }
@@ -313,13 +315,13 @@ impl Decoder {
     }
 }
 
-/// What a head has become.
+/// A decoded head, without its fields.
 enum Head {
     Request(Request, bool),
     Response(Response, bool),
 }
 
-/// The size in a chunk's line, which ends with its CR: digits, and an extension that says nothing to us.
+/// The size in the line before a chunk (up to its CR): digits, and maybe an extension, which is ignored.
 fn chunk_size(line: &[u8]) -> Result<u64, Error> {
     let line = line.strip_suffix(b"\r").ok_or(Error::Chunk)?;
     let digits = line.iter().position(|byte| !byte.is_ascii_hexdigit()).unwrap_or(line.len());

@@ -3,56 +3,57 @@
 use super::{DECLINED, Error, MethodKind, REASON, Request};
 use crate::headers::{FieldRef, Headers, Name};
 
-/// See the module. What is wrong with a message is known before anything of it is written, but for its body.
+/// Writes the messages of one connection. Errors in a head are found before anything of it is written.
 #[derive(Debug, Default)]
 pub struct Encoder {
     body: Body,
     must_close: bool,
-    /// The protocol of an upgrade that an answer accepts.
+    /// The protocol of the upgrade that the response may accept.
     upgrade: Vec<u8>,
 }
 
-/// How the body is told from what follows.
+/// How the end of the body is marked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Body {
-    /// Nothing is being sent.
+    /// No body is being sent.
     #[default]
     Over,
-    /// So much of it is to come.
+    /// This many bytes are still to come.
     Length(u64),
     Chunked,
     /// It ends with the connection.
     ToTheEnd,
-    /// There is none, though there may be parts that say there is one: to HEAD, for one.
+    /// None is sent, even if `data` is called: for a response to HEAD, for example.
     Bare,
 }
 
 impl Encoder {
-    /// For a connection on which nothing was sent.
+    /// An encoder for a new connection.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Whether nothing is being sent.
+    /// Whether no body is being sent.
     pub fn is_between_messages(&self) -> bool {
         self.body == Body::Over
     }
 
-    /// Whether the connection is to be closed after this message.
+    /// Whether the connection must be closed after this message.
     pub fn must_close(&self) -> bool {
         self.must_close
     }
 
-    /// Names the protocol that the request whose answer follows wants to change to.
+    /// Sets the protocol to which the next response's request wants to upgrade.
     pub fn upgrade_to(&mut self, protocol: &[u8]) {
         self.upgrade.clear();
         self.upgrade.extend_from_slice(protocol);
     }
 
-    /// Writes a request's head. One that came over HTTP/2 may name its host in `host` only (RFC 9113, section 8.3.1).
+    /// Writes a request's head. A request that came over HTTP/2 may have `host` instead of `:authority` (RFC 9113,
+    /// section 8.3.1).
     ///
     /// # Errors
-    /// It has no method or path, or its length is none.
+    /// It has no method or no path, or its Content-Length is malformed.
     pub fn request(&mut self, out: &mut Vec<u8>, head: &Headers, is_end: bool) -> Result<Request, Error> {
         let method = MethodKind::of(head);
         let length = length(head)?;
@@ -62,7 +63,7 @@ impl Encoder {
             MethodKind::Head | MethodKind::Other => (head.method(), head.path()),
         };
         let (verb, target) = (verb.ok_or(Error::RequestLine)?, target.ok_or(Error::Target)?);
-        // A path may be empty where the scheme is another than HTTP's.
+        // A path may be empty if the scheme is not `http` or `https`.
         if target.is_empty() {
             return Err(Error::Target);
         }
@@ -86,7 +87,7 @@ impl Encoder {
         if self.body == Body::Chunked {
             put(out, &[b"transfer-encoding: chunked\r\n"]);
         }
-        // Who expects a body is told that there is none (RFC 9110, section 8.6).
+        // For methods that usually have a body, say that there is none (RFC 9110, section 8.6).
         let expects_body = matches!(head.method(), Some(b"POST" | b"PUT" | b"PATCH"));
         if self.body == Body::Over && length.is_none() && expects_body {
             put(out, &[b"content-length: 0\r\n"]);
@@ -96,10 +97,10 @@ impl Encoder {
         Ok(Request { method, is_http10: false, is_keep_alive: true, expects_continue })
     }
 
-    /// Writes an answer's head, the final one or an interim one. An accepted upgrade becomes 101.
+    /// Writes the head of a response, final or interim. An accepted upgrade becomes 101.
     ///
     /// # Errors
-    /// It has no status, or its length is none.
+    /// It has no status, or its Content-Length is malformed.
     pub fn response(
         &mut self,
         out: &mut Vec<u8>,
@@ -110,7 +111,7 @@ impl Encoder {
     ) -> Result<(), Error> {
         let status = head.status().ok_or(Error::StatusLine)?;
         if status < 200 {
-            // HTTP/1.0 knows none of them.
+            // HTTP/1.0 has no interim responses.
             if !to.is_http10 {
                 put_status(out, status, head);
                 put_fields(out, head, false);
@@ -168,7 +169,7 @@ impl Encoder {
     /// Writes a part of the body.
     ///
     /// # Errors
-    /// The body is longer or shorter than its head says: the connection can't go on.
+    /// The body is longer or shorter than its Content-Length: the connection must be closed.
     pub fn data(&mut self, out: &mut Vec<u8>, data: &[u8], is_end: bool) -> Result<(), Error> {
         match &mut self.body {
             Body::Length(left) => {
@@ -198,10 +199,10 @@ impl Encoder {
         Ok(())
     }
 
-    /// Ends the body with trailers, where it can have some; else they are left out.
+    /// Ends the body with trailers. They are dropped if the body is not chunked.
     ///
     /// # Errors
-    /// As [`Self::data`].
+    /// The same as of [`Self::data`].
     pub fn trailers(&mut self, out: &mut Vec<u8>, trailers: &Headers) -> Result<(), Error> {
         if self.body != Body::Chunked {
             return self.data(out, &[], true);
@@ -214,7 +215,7 @@ impl Encoder {
     }
 }
 
-/// The one length that a head names.
+/// The Content-Length of a head.
 fn length(head: &Headers) -> Result<Option<u64>, Error> {
     let mut lengths = head.all(Name::CONTENT_LENGTH);
     let Some(length) = lengths.next() else { return Ok(None) };
@@ -234,11 +235,11 @@ fn put_status(out: &mut Vec<u8>, status: u16, head: &Headers) {
     put(out, &[b"HTTP/1.1 ", &digits, b" ", phrase, b"\r\n"]);
 }
 
-/// The fields that are no matter of one connection. Cookies, of which HTTP/2 may make several fields, are one again (RFC
-/// 9113, section 8.2.3).
+/// Writes the fields, except connection-specific ones. HTTP/2 may split cookies into several fields; they are joined
+/// again (RFC 9113, section 8.2.3).
 ///
-/// A request for a tunnel has no content (RFC 9110, section 9.3.6): a service that was told of some, and declines, would
-/// take the next request on the connection for it.
+/// A request for a tunnel has no content (RFC 9110, section 9.3.6): if it announced some, a service that declines would
+/// read the next request on the connection as that content.
 fn put_fields(out: &mut Vec<u8>, head: &Headers, wants_tunnel: bool) {
     let mut has_cookie = false;
     for FieldRef { name, value, .. } in head.fields() {
@@ -275,7 +276,7 @@ fn put_chunk_size(out: &mut Vec<u8>, size: usize) {
     put(out, &[&digits[at..], b"\r\n"]);
 }
 
-/// The phrase of RFC 9110, section 15, which says nothing that the number does not.
+/// The usual reason phrase of a status (RFC 9110, section 15).
 pub(super) fn reason(status: u16) -> &'static str {
     match status {
         100 => "Continue",

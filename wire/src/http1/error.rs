@@ -1,6 +1,6 @@
 //! What is wrong with a message.
 
-/// The message is not one that everyone reads alike: the connection ends. Sections are those of RFC 9112.
+/// The message is malformed or ambiguous: the connection ends. Sections are those of RFC 9112.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -14,7 +14,7 @@ pub enum Error {
     #[error("the version is neither HTTP/1.1 nor HTTP/1.0 (RFC 9112, section 2.3)")]
     Version,
     /// Section 3.2.
-    #[error("the request's target is malformed, or not of a form that its method takes (RFC 9112, section 3.2)")]
+    #[error("the request target is malformed, or has a form that its method does not allow (RFC 9112, section 3.2)")]
     Target,
     /// Section 3.2.
     #[error("the request has no Host, more than one, or a malformed one (RFC 9112, section 3.2)")]
@@ -25,7 +25,7 @@ pub enum Error {
     /// Section 5.
     #[error("a field is not NAME: VALUE, or is folded (RFC 9112, section 5)")]
     Field,
-    /// A limit.
+    /// See [`Limits`](super::Limits).
     #[error("the head is larger than the limit")]
     HeadTooLarge,
     /// Section 6.2.
@@ -38,33 +38,33 @@ pub enum Error {
     #[error("Transfer-Encoding is not `chunked`, once and last (RFC 9112, section 6.1)")]
     TransferEncoding,
     /// Section 6.1.
-    #[error("a transfer coding other than `chunked` is not known (RFC 9112, section 6.1)")]
+    #[error("Transfer-Encoding has a coding other than `chunked`, which is not supported (RFC 9112, section 6.1)")]
     TransferCoding,
     /// Section 7.1.
     #[error("a chunk is malformed (RFC 9112, section 7.1)")]
     Chunk,
-    /// A limit.
-    #[error("a chunk's line or the trailers are larger than the limit")]
+    /// See [`Limits`](super::Limits).
+    #[error("a chunk's size line or the trailer section is larger than the limit")]
     ChunkTooLarge,
     /// RFC 9110, section 10.1.1.
     #[error("the expectation is not 100-continue (RFC 9110, section 10.1.1)")]
     Expectation,
     /// RFC 9110, section 15.2.2.
-    #[error("the protocol was changed without having been asked for (RFC 9110, section 15.2.2)")]
+    #[error("the server changed the protocol, but the client did not ask for it (RFC 9110, section 15.2.2)")]
     Upgrade,
     /// RFC 9110, section 9.3.6.
-    #[error("an answer that accepts CONNECT has a body, so what follows is no tunnel (RFC 9110, section 9.3.6)")]
+    #[error("a successful response to CONNECT has a body, so no tunnel follows (RFC 9110, section 9.3.6)")]
     ConnectWithBody,
     /// Section 8.
-    #[error("the message ended before it was whole (RFC 9112, section 8)")]
+    #[error("the connection ended before the message was complete (RFC 9112, section 8)")]
     Cut,
-    /// Of what is sent.
+    /// In a message that is written.
     #[error("the body is longer or shorter than its Content-Length (RFC 9112, section 6.2)")]
     OtherLength,
 }
 
 impl Error {
-    /// The status with which a server answers.
+    /// The status that a server responds with.
     pub fn status(self) -> u16 {
         match self {
             Error::Version => 505,

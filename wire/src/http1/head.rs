@@ -1,13 +1,13 @@
-//! Heads and trailer sections: found in what has come, and taken apart.
+//! Finds and parses heads and trailer sections.
 
 use super::{Error, MethodKind};
 use crate::headers::{Headers, Name};
 
-/// Where the head that begins `input` ends, with its empty line; `None` while that has not come. `scanned` says how far
-/// this was looked for before.
+/// The end of the head at the start of `input`, after its empty line; `None` if the head is not complete. `scanned` is
+/// how far earlier calls have searched.
 pub(super) fn find_end(input: &[u8], scanned: &mut usize, limit: usize) -> Result<Option<usize>, Error> {
     let mut at = *scanned;
-    // Not behind the limit, so that it does not matter how much has come already.
+    // Nothing beyond the limit is read, so that the result does not depend on how much has been received.
     let within = input.len().min(limit);
     while let Some(found) = input[at.min(within)..within].iter().position(|byte| is_control(*byte)) {
         at += found;
@@ -18,7 +18,7 @@ pub(super) fn find_end(input: &[u8], scanned: &mut usize, limit: usize) -> Resul
                 if at > limit {
                     return Err(Error::HeadTooLarge);
                 }
-                // The line before has ended here, too, or there is none before.
+                // The line is empty.
                 if input[..at].ends_with(b"\r\n\r\n") || at == 2 {
                     *scanned = 0;
                     return Ok(Some(at));
@@ -39,7 +39,7 @@ fn is_control(byte: u8) -> bool {
     byte < b' ' || byte == 0x7f
 }
 
-/// Lines without their ends, but the empty one at the end.
+/// The lines of a head, without line ends and without the empty line at the end.
 pub(super) fn lines(head: &[u8]) -> impl Iterator<Item = &[u8]> + Clone {
     let mut rest = head;
     std::iter::from_fn(move || {
@@ -50,7 +50,7 @@ pub(super) fn lines(head: &[u8]) -> impl Iterator<Item = &[u8]> + Clone {
     })
 }
 
-/// What a head says of its message, besides the fields that are passed on.
+/// What a head says about its message and connection, besides the fields that are passed on.
 #[derive(Debug, Default)]
 pub(super) struct Said {
     pub(super) length: Option<u64>,
@@ -58,17 +58,18 @@ pub(super) struct Said {
     pub(super) has_close: bool,
     pub(super) has_keep_alive: bool,
     pub(super) hosts: usize,
-    /// The protocol to change to, where `Connection` says that this is meant.
+    /// The protocol to upgrade to, if `Connection` has the option `upgrade`.
     pub(super) upgrade: Option<Vec<u8>>,
     pub(super) expects_continue: bool,
     wants_upgrade: bool,
     upgrades: usize,
 }
 
-/// Options in all `Connection` fields of a head. Each is looked for among all fields, so their number is bounded.
+/// The most options in all `Connection` fields of a head. Their number is bounded, because each costs a search through
+/// all fields.
 const CONNECTION_OPTIONS: usize = 64;
 
-/// Reads fields into a list of `limit` bytes at most, but for those of this connection.
+/// Reads fields into a list of at most `limit` bytes, without the connection-specific ones.
 pub(super) fn fields<'a>(
     lines: impl Iterator<Item = &'a [u8]> + Clone,
     headers: &mut Headers,
@@ -87,7 +88,7 @@ pub(super) fn fields<'a>(
         }
     }
     said.check()?;
-    // What `Connection` names is gone with it, wherever it stands.
+    // The fields that `Connection` names are removed, too, whether they come before or after it.
     let mut options = 0;
     for line in lines {
         let (written, value) = field(line)?;
@@ -106,7 +107,8 @@ pub(super) fn fields<'a>(
     Ok(said)
 }
 
-/// What says where a message ends, or whom it is for, is no matter of one connection.
+/// Whether `Connection` may name this field as connection-specific. Fields that frame or route a message, or hold
+/// credentials, are never so.
 fn may_be_named(name: &[u8]) -> bool {
     const NEVER: [&[u8]; 4] = [b"content-length", b"host", b"authorization", b"cookie"];
     !name.starts_with(b":") && !NEVER.iter().any(|never| name.eq_ignore_ascii_case(never))
@@ -159,7 +161,7 @@ impl Said {
                 if !is_authority(value) {
                     return Err(Error::Host);
                 }
-                // A target's own authority goes before it (section 3.2.2).
+                // The authority of an absolute-form target takes precedence (section 3.2.2).
                 if !value.is_empty() && headers.authority().is_none() {
                     headers.set(Name::AUTHORITY, value);
                 }
@@ -195,8 +197,8 @@ impl Said {
         }
         let is_one = self.upgrades == 1 && self.wants_upgrade;
         self.upgrade = self.upgrade.take().filter(|protocol| {
-            // A client that asks for HTTP/2 or TLS in passing is answered by HTTP/1.1: no server has to change the
-            // protocol (RFC 9110, section 7.8), and the upgrade to HTTP/2 is gone (RFC 9113, section 3.1).
+            // A request to upgrade to HTTP/2 or TLS is ignored and served as HTTP/1.1: no server has to upgrade (RFC
+            // 9110, section 7.8), and the upgrade to HTTP/2 is obsolete (RFC 9113, section 3.1).
             is_one
                 && !protocol.is_empty()
                 && protocol.iter().all(|byte| is_token(*byte))
@@ -206,7 +208,7 @@ impl Said {
     }
 }
 
-/// A length: digits, and not so many that they overflow.
+/// A Content-Length: digits only, and few enough not to overflow.
 pub(super) fn number(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() || digits.len() > 18 || !digits.iter().all(u8::is_ascii_digit) {
         return None;
@@ -214,7 +216,7 @@ pub(super) fn number(digits: &[u8]) -> Option<u64> {
     Some(digits.iter().fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0')))
 }
 
-/// Reads a request line into pseudo-headers; whether it is of HTTP/1.0.
+/// Reads a request line into pseudo-headers. Returns whether the version is HTTP/1.0.
 pub(super) fn request_line(line: &[u8], headers: &mut Headers) -> Result<bool, Error> {
     let mut parts = line.split(|byte| *byte == b' ');
     let (Some(method), Some(target), Some(version), None) = (parts.next(), parts.next(), parts.next(), parts.next())
@@ -277,7 +279,7 @@ fn is_path(path: &[u8]) -> bool {
     path == b"*" || (path.starts_with(b"/") && path.iter().all(|byte| byte.is_ascii_graphic() && *byte != b'#'))
 }
 
-/// A host with or without a port, and nothing else that a URI may have.
+/// Whether this is a host with or without a port, and has no other part of a URI.
 fn is_authority(text: &[u8]) -> bool {
     text.iter().all(|byte| byte.is_ascii_graphic() && !b"/?#@\\,<>\"".contains(byte))
 }
@@ -287,12 +289,12 @@ fn has_port(authority: &[u8]) -> bool {
     colon.is_some_and(|at| at > 0 && at + 1 < authority.len() && authority[at + 1..].iter().all(u8::is_ascii_digit))
 }
 
-/// Sees to it that a request names its host as often as it must.
+/// Checks that a request has exactly one Host; HTTP/1.0 may have none.
 pub(super) fn check_hosts(said: &Said, is_http10: bool) -> Result<(), Error> {
     if said.hosts > 1 || (said.hosts == 0 && !is_http10) { Err(Error::Host) } else { Ok(()) }
 }
 
-/// Turns a head that asks for another protocol into an extended CONNECT, where it can be one.
+/// Turns a head that asks for an upgrade into an extended CONNECT, if that is possible.
 pub(super) fn take_upgrade(said: &Said, is_http10: bool, has_body: bool, headers: &mut Headers) -> MethodKind {
     if let Some(protocol) = &said.upgrade
         && headers.method() == Some(b"GET")
@@ -302,13 +304,13 @@ pub(super) fn take_upgrade(said: &Said, is_http10: bool, has_body: bool, headers
     {
         headers.set(Name::METHOD, b"CONNECT");
         headers.set(Name::PROTOCOL, protocol);
-        // Whether it is declined is not for the client to say.
+        // A client must not be able to mark its upgrade as declined.
         headers.remove(Name::other(super::DECLINED));
     }
     MethodKind::of(headers)
 }
 
-/// Reads a status line: the status, whether it is of HTTP/1.0, and the reason phrase.
+/// Reads a status line. Returns the status, whether the version is HTTP/1.0, and the reason phrase.
 pub(super) fn status_line(line: &[u8]) -> Result<(u16, bool, &[u8]), Error> {
     let (version, rest) = line.split_at_checked(8).ok_or(Error::StatusLine)?;
     let is_http10 = is_http10(version).map_err(|_| Error::StatusLine)?;

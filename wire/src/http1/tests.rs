@@ -3,7 +3,7 @@ use crate::headers::Name;
 
 const LIMITS: Limits = Limits { head_bytes: 1024, list_bytes: 1024, chunk_line_bytes: 64, trailer_bytes: 256 };
 
-/// What came, with parts of a body put together.
+/// What was received, with the parts of each body joined.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Seen {
     heads: Vec<(Headers, bool)>,
@@ -13,7 +13,7 @@ struct Seen {
     error: Option<Error>,
 }
 
-/// Reads bytes as they come in pieces of `size`, with the connection's end behind them.
+/// Reads bytes in pieces of `size`, followed by the end of the connection.
 fn read(mut decoder: Decoder, bytes: &[u8], size: usize) -> Seen {
     let (mut seen, mut pending) = (Seen::default(), Vec::new());
     for piece in bytes.chunks(size) {
@@ -59,7 +59,7 @@ impl Seen {
     }
 }
 
-/// The same however it is cut.
+/// Reads requests, and checks that the result does not depend on the size of the pieces.
 fn requests(bytes: &str) -> Seen {
     let whole = read(Decoder::requests(LIMITS), bytes.as_bytes(), usize::MAX);
     for size in [1, 2, 3, 7] {
@@ -88,7 +88,7 @@ fn list(fields: &[(&str, &str)]) -> Headers {
 }
 
 #[test]
-fn a_request_comes_in_the_form_of_http2() {
+fn a_request_is_decoded_into_the_form_of_http2() {
     let seen = requests(
         "GET /a?b HTTP/1.1\r\nHost: users:80\r\nX-One: 1\r\nConnection: X-Hop, close\r\nx-hop: 2\r\nTE: gzip\r\nCookie: a=b\r\n\r\n",
     );
@@ -113,7 +113,7 @@ fn bodies_end_by_their_length_or_their_last_chunk() {
 }
 
 #[test]
-fn what_can_be_read_in_two_ways_is_refused() {
+fn ambiguous_messages_are_refused() {
     let fields = |fields: &str| format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\n0\r\n\r\n");
     let chunks = |chunks: &str| format!("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}");
     let cases = [
@@ -201,7 +201,7 @@ fn targets_of_every_form_are_read() {
 }
 
 #[test]
-fn answers_end_as_their_request_and_status_have_it() {
+fn the_end_of_a_response_depends_on_its_request_and_status() {
     let ok = "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n";
     let seen = responses(MethodKind::Other, &format!("{ok}abc"));
     assert_eq!((&seen.bodies[0][..], seen.ends, seen.error), (&b"abc"[..], 1, None));
@@ -215,7 +215,7 @@ fn answers_end_as_their_request_and_status_have_it() {
         responses(MethodKind::Other, &format!("HTTP/1.1 103 Early\r\nlink: x\r\n\r\nHTTP/1.1 100\r\n\r\n{ok}abc"));
     assert_eq!((seen.heads.len(), seen.ends, seen.error), (3, 1, None));
     assert_eq!(responses(MethodKind::Other, &format!("{ok}ab")).error, Some(Error::Cut));
-    assert_eq!(responses(MethodKind::Other, "").error, Some(Error::Cut), "an answer was expected");
+    assert_eq!(responses(MethodKind::Other, "").error, Some(Error::Cut), "a response was expected");
     for line in ["HTTP/1.1 20 OK", "HTTP/1.1 2000", "HTTP/1.1  200", "HTTP/1.1 099 x", "HTTP/3.1 200 OK", "200 OK"] {
         let seen = responses(MethodKind::Other, &format!("{line}\r\n\r\n"));
         assert_eq!(seen.error, Some(Error::StatusLine), "{line}");
@@ -223,7 +223,7 @@ fn answers_end_as_their_request_and_status_have_it() {
 }
 
 #[test]
-fn a_tunnel_begins_only_where_it_was_asked_for() {
+fn a_tunnel_starts_only_if_it_was_requested() {
     let asked = "GET /chat HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: k\r\n\r\n";
     let mut decoder = Decoder::requests(LIMITS);
     let bytes = format!("{asked}early");
@@ -231,7 +231,7 @@ fn a_tunnel_begins_only_where_it_was_asked_for() {
     let Ok(Some(Event::Request { headers, request, is_end })) = decoder.receive(&mut input) else { panic!("no head") };
     assert_eq!((headers.method(), headers.protocol()), (Some(&b"CONNECT"[..]), Some(&b"websocket"[..])));
     assert_eq!((request.method, is_end), (MethodKind::Upgrade, false));
-    assert!(matches!(decoder.receive(&mut input), Ok(None)), "what follows may be either");
+    assert!(matches!(decoder.receive(&mut input), Ok(None)), "HTTP or raw bytes may follow");
     decoder.switch_to_raw();
     assert!(matches!(decoder.receive(&mut input), Ok(Some(Event::Data { data: b"early", is_end: false }))));
 
@@ -253,7 +253,7 @@ fn a_tunnel_begins_only_where_it_was_asked_for() {
     let seen = responses(MethodKind::Upgrade, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
     assert!(seen.heads[0].0.get(Name::other(DECLINED)).is_some() && seen.ends == 1);
 
-    // What a relay has declined is no offer, and no answer accepts it.
+    // An upgrade that the relay has declined is not offered to the service, and no response can accept it.
     assert_eq!(responses(MethodKind::Withheld, switching).error, Some(Error::Upgrade));
     let seen = responses(MethodKind::Withheld, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
     assert!(seen.heads[0].0.get(Name::other(DECLINED)).is_some() && seen.ends == 1);
@@ -271,10 +271,10 @@ fn a_tunnel_begins_only_where_it_was_asked_for() {
 }
 
 #[test]
-fn a_server_that_takes_connect_for_any_other_method_gives_no_tunnel() {
+fn a_server_that_treats_connect_like_another_method_gives_no_tunnel() {
     let accepted = responses(MethodKind::Connect, "HTTP/1.1 200 OK\r\nX-A: b\r\n\r\nbytes");
     assert_eq!((accepted.heads[0].0.status(), &accepted.bodies[0][..]), (Some(200), &b"bytes"[..]));
-    // What follows such an answer may be read as the next request.
+    // After such a response, the server may read the bytes of the tunnel as its next request.
     for answer in [
         "200 OK\r\nContent-Length: 0\r\n",
         "200 OK\r\nContent-Length: 2\r\n",
@@ -304,7 +304,7 @@ fn written(head: &[(&str, &str)], parts: &[&str], to: Request) -> Result<(String
 }
 
 #[test]
-fn answers_are_written_so_that_their_end_can_be_told() {
+fn the_end_of_a_written_response_is_marked() {
     let write = |head: &[(&str, &str)], parts: &[&str], to| written(head, parts, to).expect("it can be written");
     assert_eq!(
         write(&[(":status", "200"), ("content-length", "3"), ("x-a", "b")], &["ab", "c"], ASKED),
@@ -341,7 +341,7 @@ fn answers_are_written_so_that_their_end_can_be_told() {
 }
 
 #[test]
-fn requests_are_written_as_their_service_reads_them() {
+fn requests_are_written_in_the_form_of_http1() {
     let (mut encoder, mut out) = (Encoder::new(), Vec::new());
     let fields = [
         (":method", "POST"),
@@ -360,7 +360,7 @@ fn requests_are_written_as_their_service_reads_them() {
         "POST /a HTTP/1.1\r\nhost: b\r\ncookie: c=d; e=f\r\ntransfer-encoding: chunked\r\n\r\n\
          11\r\n0123456789abcdef0\r\n0\r\nx-sum: 1\r\n\r\n"
     );
-    // Over HTTP/2 a host may stand in either field.
+    // Over HTTP/2, the host may be in either field.
     let mut out = Vec::new();
     let fields = [(":method", "GET"), (":path", "/"), ("host", "users.shop:80"), ("x-a", "b")];
     encoder.request(&mut out, &list(&fields), true).expect("it can be written");
@@ -369,7 +369,7 @@ fn requests_are_written_as_their_service_reads_them() {
     let refused = encoder.request(&mut out, &list(&[(":method", "GET"), (":path", ""), (":authority", "b")]), true);
     assert_eq!((refused, out.len()), (Err(Error::Target), 0));
     let mut out = Vec::new();
-    // A request for a tunnel has no content, whatever it says of some.
+    // A request for a tunnel has no content, even if its fields say that it has.
     let fields = [(":method", "CONNECT"), (":protocol", "x"), (":path", "/a"), (":authority", "b")];
     let fields = [&fields[..], &[("content-length", "5"), ("expect", "100-continue")]].concat();
     let asked = encoder.request(&mut out, &list(&fields), false).expect("it can be written");
@@ -378,7 +378,7 @@ fn requests_are_written_as_their_service_reads_them() {
 }
 
 #[test]
-fn a_head_is_bounded_by_bytes_and_not_by_the_number_of_its_fields() {
+fn a_head_is_bounded_in_bytes_but_not_in_the_number_of_fields() {
     let limits = Limits { head_bytes: 1 << 16, list_bytes: 1 << 16, ..LIMITS };
     let fields = |count: usize| {
         let fields: String = (0..count).map(|number| format!("x-{number}: a\r\n")).collect();
@@ -387,7 +387,7 @@ fn a_head_is_bounded_by_bytes_and_not_by_the_number_of_its_fields() {
     let seen = fields(1_500);
     assert_eq!((seen.heads[0].0.len(), seen.error), (1_504, None));
     assert!(seen.heads[0].0.list_bytes() < 1 << 16);
-    assert_eq!(fields(1_800).error, Some(Error::HeadTooLarge), "its list is longer than HTTP/2's may be");
+    assert_eq!(fields(1_800).error, Some(Error::HeadTooLarge), "its header list exceeds the limit");
 }
 
 #[test]
@@ -403,7 +403,7 @@ fn empty_lines_before_a_request_are_skipped() {
 }
 
 #[test]
-fn a_reason_phrase_is_carried_where_it_is_not_the_usual_one() {
+fn a_reason_phrase_is_carried_if_it_is_not_the_usual_one() {
     for (line, carried, written) in [
         ("HTTP/1.1 200 OK", None, "HTTP/1.1 200 OK"),
         ("HTTP/1.1 200 All Is Fine", Some("All Is Fine"), "HTTP/1.1 200 All Is Fine"),
@@ -418,7 +418,7 @@ fn a_reason_phrase_is_carried_where_it_is_not_the_usual_one() {
         encoder.response(&mut out, head, true, ASKED, true).expect("it can be written");
         assert_eq!(String::from_utf8_lossy(&out), format!("{written}\r\ncontent-length: 0\r\n\r\n"));
     }
-    // An interim answer and a tunnel have theirs, too.
+    // Interim responses and tunnels have reason phrases, too.
     for (to, line) in [(MethodKind::Other, "HTTP/1.1 103 Hints"), (MethodKind::Connect, "HTTP/1.1 201 Connected")] {
         let seen = responses(to, &format!("{line}\r\n\r\n"));
         let (mut encoder, mut out) = (Encoder::new(), Vec::new());
@@ -428,7 +428,7 @@ fn a_reason_phrase_is_carried_where_it_is_not_the_usual_one() {
 }
 
 #[test]
-fn what_is_left_of_a_body_is_known_where_its_length_is() {
+fn left_is_known_if_the_body_has_a_length() {
     let mut decoder = Decoder::requests(LIMITS);
     let mut input = &b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhe"[..];
     assert_eq!(decoder.left(), Some(0));

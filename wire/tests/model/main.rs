@@ -1,7 +1,8 @@
-//! Pairs of our connections against a model of the states of RFC 9113, section 5.1: in every order in which things may
-//! happen, each end tells its user what the model says, no more and no less, and nothing is left at the end.
+//! Compares pairs of our connections with a model of the stream states of RFC 9113, section 5.1. In every possible
+//! order of actions, each endpoint must report to its user exactly what the model says, and no stream may be left at
+//! the end.
 
-#![allow(unreachable_pub, reason = "the modules are those of a test")]
+#![allow(unreachable_pub, reason = "these modules belong to a test")]
 
 mod pair;
 #[path = "../peer/mod.rs"]
@@ -14,7 +15,7 @@ use pair::Pair;
 use peer::choices::Choices;
 use states::{Action, Model, Side};
 
-/// Walks all ways of `depth` actions.
+/// Tries all paths of `depth` actions.
 struct Walk {
     streams: u32,
     with_drain: bool,
@@ -51,7 +52,7 @@ impl Walk {
             self.pair = Pair::new();
         }
         let (pair, path) = (&mut self.pair, &self.path);
-        // A fresh pair now and then, and a look at the windows before.
+        // Now and then, the windows are checked and a new pair is made.
         let is_last = self.ways.is_multiple_of(500);
         let outcome = catch_unwind(AssertUnwindSafe(|| {
             let mut model = Model::default();
@@ -75,7 +76,7 @@ impl Walk {
     }
 }
 
-/// Delivers all that is under way, and resets what then still lives.
+/// Delivers everything on the wire, and resets the streams that are then still open.
 fn finish(pair: &mut Pair, model: &mut Model) {
     loop {
         for side in [Side::Client, Side::Server] {
@@ -116,8 +117,8 @@ fn two_streams_and_drains_in_every_order() {
     println!("{} ways", Walk::all(2, true, 5));
 }
 
-/// Long walks over several streams, whose users also act on streams that are gone, answer in between, detach, and use
-/// one connection for thousands of streams.
+/// Long walks over several streams. Users also act on streams that are gone, send interim responses, detach from
+/// streams, and use one connection for thousands of streams.
 #[test]
 fn long_walks() {
     for seed in 0..20 {
@@ -167,7 +168,7 @@ fn long_step(model: &Model, choices: &mut Choices) -> Option<Action> {
             }
         }
     }
-    // Resets end walks too early.
+    // Few resets, since they end walks early.
     if !choices.one_in(8) {
         actions.retain(|action| !matches!(action, Action::Reset { .. }));
     }

@@ -1,4 +1,4 @@
-//! Two connections of ours with a wire between them, which does what the model's wire does.
+//! Two of our connections and a wire between them, which behaves like the model's wire.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,20 +11,21 @@ use crate::peer::seen::Tap;
 
 use super::states::{Action, CODE, Item, Model, Side, Told};
 
-/// What is attached to a stream: its number.
+/// The value attached to a stream: its number.
 type Number = u32;
 
 pub struct Pair {
     ends: [Connection<Number>; 2],
-    /// The streams by number, as each end names them.
+    /// Each end's streams, by number.
     streams: [Vec<Option<StreamId>>; 2],
     /// By sender.
     wire: [VecDeque<Frame>; 2],
     taps: [Tap; 2],
-    /// DATA that each end received (padding and all), and what it gave back of the connection's window.
+    /// Bytes of DATA that each end received (with padding), and how much credit it returned for the connection's
+    /// window.
     received: [usize; 2],
     returned: [usize; 2],
-    /// The wire's identifier of stream 0.
+    /// The stream identifier of stream 0.
     base: u32,
     now: Instant,
 }
@@ -90,13 +91,13 @@ impl Pair {
         this
     }
 
-    /// Forgets the streams, which have all ended; those to come are numbered from 0 again.
+    /// Forgets the streams, which have all ended. New ones are numbered from 0 again.
     pub fn again(&mut self) {
         self.base += 2 * self.streams[0].len() as u32;
         self.streams = [Vec::new(), Vec::new()];
     }
 
-    /// Acts and says what was told and sent.
+    /// Performs an action. Returns what was reported and sent.
     pub fn act(&mut self, action: Action) -> (Vec<Told>, Vec<Item>) {
         let mut told = Vec::new();
         match action {
@@ -119,7 +120,7 @@ impl Pair {
             Action::Data { side, stream, bytes, is_end } => {
                 let stream = self.stream(side, stream);
                 let waiting = self.ends[side as usize].send_data(stream, &vec![b'd'; bytes], is_end);
-                assert_eq!(waiting, 0, "the windows are wide enough");
+                assert_eq!(waiting, 0, "the windows are large enough");
             }
             Action::Trailers { side, stream } => {
                 let stream = self.stream(side, stream);
@@ -136,17 +137,17 @@ impl Pair {
             Action::Drain(side) => self.ends[side as usize].drain(self.now),
             Action::Timeout => {
                 self.now += Duration::from_secs(2);
-                self.ends[1].on_timeout(self.now).expect("nothing but the drain has a limit in sight");
+                self.ends[1].on_timeout(self.now).expect("only the drain has a timeout now");
             }
         }
         (told, self.flush())
     }
 
     fn stream(&self, side: Side, number: Number) -> StreamId {
-        self.streams[side as usize][number as usize].expect("the side knows the stream")
+        self.streams[side as usize][number as usize].expect("the side has the stream")
     }
 
-    /// Moves what both ends wrote onto the wire, and says what of it counts.
+    /// Moves the output of both ends onto the wire. Returns the frames that the model has, too.
     fn flush(&mut self) -> Vec<Item> {
         let mut items = Vec::new();
         for side in [Side::Client, Side::Server] {
@@ -173,7 +174,7 @@ impl Pair {
             HEADERS => Item::Headers { stream, is_end: frame.has(END_STREAM) },
             RST_STREAM => Item::Reset { stream, code: frame.number(0) },
             GOAWAY => {
-                assert_eq!(frame.number(4), 0, "nothing is wrong");
+                assert_eq!(frame.number(4), 0, "GOAWAY has NO_ERROR");
                 let taken = match frame.number(0) {
                     0x7fff_ffff => None,
                     0 => Some(0),
@@ -188,7 +189,7 @@ impl Pair {
         })
     }
 
-    /// Delivers frames up to the first that counts.
+    /// Delivers frames up to the first one that the model has, too.
     fn deliver(&mut self, side: Side) -> Vec<Told> {
         let mut told = Vec::new();
         while let Some(frame) = self.wire[side.peer() as usize].pop_front() {
@@ -207,7 +208,7 @@ impl Pair {
         let mut told = Vec::new();
         let mut input = bytes;
         let end = &mut self.ends[side as usize];
-        while let Some(event) = end.receive(&mut input, self.now).expect("the peer breaks no rule") {
+        while let Some(event) = end.receive(&mut input, self.now).expect("the peer follows the rules") {
             told.push(match event {
                 Event::Request { stream, headers, is_end } => {
                     let number = (stream.get() - self.base) / 2;
@@ -232,7 +233,7 @@ impl Pair {
                     assert_eq!(cause, weft_wire::Cause::Peer);
                     Told::Reset { stream: call, code: code.0 }
                 }
-                Event::RequestTooLarge { .. } => panic!("no head is that large"),
+                Event::RequestTooLarge { .. } => panic!("no request is that large"),
                 Event::GoAway { code } => {
                     assert_eq!(code, Code::NO_ERROR);
                     Told::GoAway
@@ -240,7 +241,7 @@ impl Pair {
                 Event::Settings => continue,
             });
         }
-        assert!(input.is_empty(), "whole frames are taken");
+        assert!(input.is_empty(), "complete frames are taken off the input");
         while let Some(notice) = end.next_notice() {
             match notice {
                 Notice::Unseen { call, .. } => told.push(Told::Unseen { stream: call }),
@@ -250,20 +251,20 @@ impl Pair {
         told
     }
 
-    /// Acts in the model and here, and compares.
+    /// Performs an action in the model and here, and compares the results.
     pub fn step(&mut self, model: &mut Model, action: Action) {
         let (_, expected, on_wire) = model.act(action);
         let (told, sent) = self.act(action);
-        assert_eq!(told, expected, "told after {action:?}");
+        assert_eq!(told, expected, "reported after {action:?}");
         let on_wire: Vec<Item> = on_wire.into_iter().map(plain).collect();
         assert_eq!(sent, on_wire, "sent after {action:?}");
         for side in [0, 1] {
             assert_eq!(self.ends[side].streams(), model.ends[side].active(), "streams of end {side} after {action:?}");
         }
-        assert_eq!(self.ends[0].can_open(), model.can_open(), "whether more may be opened after {action:?}");
+        assert_eq!(self.ends[0].can_open(), model.can_open(), "whether a stream can be opened after {action:?}");
     }
 
-    /// Nothing is left of the streams.
+    /// Checks that no stream is left.
     pub fn assert_empty(&mut self, is_draining: bool) {
         for end in &mut self.ends {
             assert_eq!(end.streams(), 0);
@@ -274,12 +275,12 @@ impl Pair {
         }
         for side in [0, 1] {
             let kept = self.received[side] - self.returned[side];
-            assert!(kept < WINDOW / 2 + 1, "end {side} keeps {kept} bytes of the window");
+            assert!(kept < WINDOW / 2 + 1, "end {side} has not returned {kept} bytes of the window");
         }
     }
 
-    /// Sends on a new stream, in small steps, until each end has given back what it held: then it is all that it got,
-    /// to the byte.
+    /// Sends on a new stream, in small steps, until each end returns credit: then it must have returned everything that
+    /// it received, to the byte.
     pub fn assert_windows(&mut self) {
         self.again();
         self.act(Action::Open { is_end: false });
@@ -290,14 +291,14 @@ impl Pair {
             let receiver = side.peer() as usize;
             let before = self.returned[receiver];
             let mut steps = 0;
-            // Below a hundred bytes at a time, so that what is given back was received up to the last frame.
+            // In small frames, so that the credit returned covers all frames up to the last.
             while self.returned[receiver] == before {
                 self.act(Action::Data { side, stream: 0, bytes: 97, is_end: false });
                 self.act(Action::Deliver(side.peer()));
                 steps += 1;
-                assert!(steps < WINDOW / 97, "the window is not given back");
+                assert!(steps < WINDOW / 97, "the window is not replenished");
             }
-            // It may have been given back before the last piece was released.
+            // The credit may have been returned before the last piece was released.
             let kept = self.received[receiver] - self.returned[receiver];
             assert!(kept == 0 || kept == 97, "{kept} bytes of the window were lost");
         }
@@ -310,7 +311,7 @@ impl Pair {
     }
 }
 
-/// What the wire shows of an item.
+/// An item as it appears on the wire, where an interim response is like any other.
 fn plain(item: Item) -> Item {
     match item {
         Item::Interim { stream } => Item::Headers { stream, is_end: false },

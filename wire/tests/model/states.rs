@@ -1,4 +1,4 @@
-//! The states of RFC 9113, section 5.1, for two sides and a wire between them that delivers in order.
+//! The stream states of RFC 9113, section 5.1, for two endpoints and a wire between them that delivers in order.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -17,13 +17,13 @@ impl Side {
     }
 }
 
-/// What a user of a connection does, or what the wire does. Streams are numbered from 0.
+/// An action of a connection's user or of the wire. Streams are numbered from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     Open {
         is_end: bool,
     },
-    /// An interim answer.
+    /// The server sends an interim response.
     Inform(u32),
     Respond {
         stream: u32,
@@ -50,18 +50,18 @@ pub enum Action {
     /// The wire delivers the next frame to this side.
     Deliver(Side),
     Drain(Side),
-    /// The server's patience with the acknowledgement of its drain ends.
+    /// The server stops waiting for the acknowledgement of its drain's PING.
     Timeout,
 }
 
-/// What is on the wire, in the order in which it was sent.
+/// A frame on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Item {
     Headers {
         stream: u32,
         is_end: bool,
     },
-    /// The head of an interim answer.
+    /// An interim response.
     Interim {
         stream: u32,
     },
@@ -74,7 +74,7 @@ pub enum Item {
         stream: u32,
         code: u32,
     },
-    /// How many streams of its peer the sender has taken; `None`: it may take more.
+    /// How many streams of its peer the sender has accepted; `None`: it may accept more.
     GoAway {
         taken: Option<u32>,
     },
@@ -82,7 +82,7 @@ pub enum Item {
     PingAck,
 }
 
-/// What a connection's user is told.
+/// What a connection reports to its user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Told {
     Request { stream: u32, is_end: bool },
@@ -94,12 +94,12 @@ pub enum Told {
     Unseen { stream: u32 },
 }
 
-/// CANCEL
+/// The code of all resets: CANCEL.
 pub const CODE: u32 = 8;
 
 #[derive(Clone, Debug, Default)]
 pub struct Stream {
-    /// A final head was sent, or received.
+    /// A final response's or a request's head was sent, or received.
     has_sent_head: bool,
     has_received_head: bool,
     has_sent_end: bool,
@@ -112,10 +112,10 @@ pub struct Stream {
 #[derive(Clone, Debug, Default)]
 pub struct End {
     pub streams: BTreeMap<u32, Stream>,
-    /// It has said, or been told, that no more streams are opened.
+    /// It has sent or received GOAWAY, so no more streams are opened.
     is_going: bool,
     has_drained: bool,
-    /// How many streams a server takes at most, once it has said so.
+    /// How many streams a server accepts, once its GOAWAY has said so.
     taken: Option<u32>,
     awaits_ack: bool,
 }
@@ -147,7 +147,7 @@ impl Stream {
 }
 
 impl End {
-    /// How many streams it has.
+    /// The number of open streams.
     pub fn active(&self) -> usize {
         self.streams.values().filter(|stream| !stream.is_gone).count()
     }
@@ -162,8 +162,8 @@ impl Model {
         self.ends.iter().any(|end| end.has_drained)
     }
 
-    /// What a user that follows the rules may do next, with at most `streams` streams; `bytes` is how much DATA each
-    /// side may send on a stream in one piece before its end.
+    /// What a user that follows the rules may do next, with at most `streams` streams. Each side may send `bytes` of
+    /// DATA on a stream, in one frame, before its end.
     pub fn actions(&self, streams: u32, bytes: usize, with_drain: bool) -> Vec<Action> {
         let mut actions = Vec::new();
         if self.opened < streams && self.can_open() {
@@ -201,7 +201,7 @@ impl Model {
         actions
     }
 
-    /// What the side that acts is told, and what it puts on the wire.
+    /// Performs an action. Returns the side that acts, what it reports to its user, and what it puts on the wire.
     pub fn act(&mut self, action: Action) -> (Side, Vec<Told>, Vec<Item>) {
         let (side, told, sent) = match action {
             Action::Deliver(side) => {
@@ -233,7 +233,8 @@ impl Model {
                 (side, vec![], self.send(side, stream, Item::Reset { stream, code: CODE }))
             }
             Action::Detach { side, stream } => {
-                self.ends[side as usize].streams.get_mut(&stream).expect("it was told of it").is_detached = true;
+                self.ends[side as usize].streams.get_mut(&stream).expect("the stream was reported to it").is_detached =
+                    true;
                 (side, vec![], vec![])
             }
             Action::Drain(side) => (side, vec![], self.drain(side)),
@@ -243,10 +244,10 @@ impl Model {
         (side, told, sent)
     }
 
-    /// A stream that is gone, or whose half has ended, sends nothing.
+    /// Sends an item, unless the stream is gone.
     fn send(&mut self, side: Side, stream: u32, item: Item) -> Vec<Item> {
         let Some(state) = self.ends[side as usize].streams.get_mut(&stream) else { return vec![] };
-        // An empty piece that ends nothing is not worth a frame.
+        // Empty DATA without END_STREAM is not sent.
         if state.is_gone || matches!(item, Item::Data { bytes: 0, is_end: false, .. }) {
             return vec![];
         }
@@ -332,7 +333,7 @@ impl Model {
                 state.is_gone = true;
                 Told::Reset { stream, code }
             }
-            Item::GoAway { .. } | Item::Ping | Item::PingAck => unreachable!("dealt with above"),
+            Item::GoAway { .. } | Item::Ping | Item::PingAck => unreachable!("handled above"),
         };
         state.settle();
         (if state.is_detached { vec![] } else { vec![told] }, vec![])
@@ -343,7 +344,7 @@ impl End {
     fn go_away(&mut self, side: Side, taken: Option<u32>) -> Vec<Told> {
         self.is_going = true;
         let mut told = vec![Told::GoAway];
-        // What a client says of the server's streams concerns none of its own.
+        // A client's GOAWAY is about the server's streams, of which there are none.
         let taken = taken.filter(|_| side == Side::Client).unwrap_or(u32::MAX);
         for (&stream, state) in self.streams.range_mut(taken..) {
             if !state.is_gone {

@@ -1,8 +1,8 @@
-//! Header blocks (RFC 7541), written in every representation that there is.
+//! Header blocks (RFC 7541), written in every representation.
 
 use super::choices::Choices;
 
-/// Writes header blocks and keeps the dynamic table that their reader must have.
+/// Writes header blocks, and keeps the same dynamic table as their decoder.
 pub struct Blocks {
     table: Vec<(Vec<u8>, Vec<u8>)>,
     table_bytes: usize,
@@ -14,7 +14,7 @@ pub struct Blocks {
 
 pub type List = Vec<(Vec<u8>, Vec<u8>)>;
 
-/// Static table entries that are worth naming by index, as (index, name, value).
+/// Some entries of the static table, as (index, name, value).
 const STATIC: &[(usize, &[u8], &[u8])] = &[
     (1, b":authority", b""),
     (2, b":method", b"GET"),
@@ -56,7 +56,7 @@ impl Blocks {
         }
     }
 
-    /// Has the next block begin with a size update.
+    /// Makes the next block start with a size update.
     pub fn resize(&mut self, bytes: usize) {
         self.pending_update = Some(bytes.min(self.allowed_table_bytes));
     }
@@ -138,19 +138,19 @@ pub fn integer(out: &mut Vec<u8>, first: u8, bits: u8, value: usize) {
     out.push(rest as u8);
 }
 
-/// Blocks that no decoder may take, but the last ones, which are odd and fine.
+/// Blocks that a decoder must refuse, except the last ones, which are unusual but valid.
 pub const ODD: &[&[u8]] = &[
     &[0x80],                                                 // index 0
     &[0xff, 0x80, 0x80, 0x80, 0x80, 0x80, 0x01],             // an integer that is too long
     &[0xc6],                                                 // an index past the table
-    &[0x3f, 0xff, 0xff, 0x03],                               // a table size over what was allowed
+    &[0x3f, 0xff, 0xff, 0x03],                               // a table size over the allowed one
     &[0x82, 0x20],                                           // a table size update after a field
-    &[0x40, 0x01],                                           // cut inside a name
+    &[0x40, 0x01],                                           // truncated in a name
     &[0x40, 0x81, 0xff, 0x00],                               // Huffman: padding of 8 bits
     &[0x40, 0x84, 0xff, 0xff, 0xff, 0xff, 0x00],             // Huffman: EOS
     &[0x40, 0x01, b'a', 0x81, 0x18],                         // Huffman: padding that is not the front of EOS
     &[0x40, 0x01],                                           // nothing after a length
-    &[0x41, 0x7f],                                           // a length that is cut
+    &[0x41, 0x7f],                                           // a truncated length
     &[0x00, 0x00, 0x00],                                     // an empty name
     &[0x40, 0x03, b'x', b'-', b'a', 0x7f, 0xe1, 0xff, 0xff], // a value longer than the block
     &[0x20, 0x3f, 0xe1, 0x1f],                               // two size updates: down to 0 and back up to 4096

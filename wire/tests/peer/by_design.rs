@@ -1,4 +1,4 @@
-//! Where the two differ by design.
+//! The table of intended differences between our connection and the h2 crate's.
 
 use weft_wire::hpack::Malformed;
 
@@ -7,7 +7,7 @@ use super::frames::*;
 use super::script::{CLIENT_STREAMS, HEADER_LIST_BYTES, Role, Script};
 use super::seen::Seen;
 
-/// A difference that is meant to be.
+/// An intended difference.
 pub struct ByDesign {
     pub what: &'static str,
     pub why: &'static str,
@@ -35,7 +35,7 @@ pub const BY_DESIGN: &[ByDesign] = &[
         is: |_, this| this.both(FRAME_SIZE_ERROR, PROTOCOL_ERROR),
     },
     ByDesign {
-        what: "a header block that can't be decoded is COMPRESSION_ERROR",
+        what: "a field block that cannot be decoded is COMPRESSION_ERROR",
         why: "RFC 9113, section 4.3; h2 calls it PROTOCOL_ERROR",
         is: |_, this| this.both(COMPRESSION_ERROR, PROTOCOL_ERROR),
     },
@@ -45,15 +45,15 @@ pub const BY_DESIGN: &[ByDesign] = &[
         is: |_, this| this.frame.kind == SETTINGS && this.both(FLOW_CONTROL_ERROR, PROTOCOL_ERROR),
     },
     ByDesign {
-        what: "SETTINGS that make a window overflow are FLOW_CONTROL_ERROR although all was sent",
+        what: "SETTINGS that make a window overflow are FLOW_CONTROL_ERROR even if the stream has sent everything",
         why: "RFC 9113, section 6.9.2 makes no exception; h2 does",
         is: |_, this| {
             this.frame.kind == SETTINGS && this.ours.goaway == Some(FLOW_CONTROL_ERROR) && this.theirs.goaway.is_none()
         },
     },
     ByDesign {
-        what: "extended CONNECT is not taken back",
-        why: "RFC 8441, section 3; h2 lets it pass",
+        what: "extended CONNECT cannot be disabled again",
+        why: "RFC 8441, section 3; h2 accepts it",
         is: |_, this| {
             this.frame.kind == SETTINGS
                 && this.ours.goaway == Some(PROTOCOL_ERROR)
@@ -61,13 +61,13 @@ pub const BY_DESIGN: &[ByDesign] = &[
         },
     },
     ByDesign {
-        what: "the block of a stream that depends on itself counts",
-        why: "RFC 9113, section 4.3: it changes the table; h2 does not decode it",
+        what: "the block of a stream that depends on itself is decoded",
+        why: "RFC 9113, section 4.3: it changes the dynamic table; h2 does not decode it",
         is: |_, this| this.is_headers() && this.is_self_dependent,
     },
     ByDesign {
-        what: "frames of streams that we gave up are ignored",
-        why: "RFC 9113, section 5.1: they may have been under way; h2 resets streams again",
+        what: "frames on streams that we have reset are ignored",
+        why: "RFC 9113, section 5.1: they may have been on their way; h2 resets streams again",
         is: |_, this| {
             let has_given_up = this.is_going || this.before.resets.contains_key(&this.frame.stream);
             has_given_up && this.ours == this.before && this.theirs.goaway != Some(OK)
@@ -84,7 +84,7 @@ pub const BY_DESIGN: &[ByDesign] = &[
     },
     ByDesign {
         what: "CONNECT needs an authority",
-        why: "RFC 9113, section 8.5; h2 lets it pass",
+        why: "RFC 9113, section 8.5; h2 accepts it without",
         is: |_, this| {
             this.value(":method") == Some(b"CONNECT")
                 && this.our_reset() == Some(PROTOCOL_ERROR)
@@ -92,8 +92,8 @@ pub const BY_DESIGN: &[ByDesign] = &[
         },
     },
     ByDesign {
-        what: "an answer without content has none",
-        why: "RFC 9110, section 6.4.1; h2 lets 204 and 304 have some",
+        what: "a response with status 204 or 304 has no content",
+        why: "RFC 9110, section 6.4.1; h2 accepts some",
         is: |script, this| {
             script.role == Role::Client
                 && this.frame.kind == DATA
@@ -102,8 +102,8 @@ pub const BY_DESIGN: &[ByDesign] = &[
         },
     },
     ByDesign {
-        what: "an answer without content may promise some",
-        why: "RFC 9110, section 8.6; h2 does not know when trailers follow",
+        what: "a response without content may have a content-length",
+        why: "RFC 9110, section 8.6; h2 makes it an error if trailers follow",
         is: |script, this| {
             script.role == Role::Client
                 && this.ours.call_of(&this.frame).is_ended
@@ -112,8 +112,8 @@ pub const BY_DESIGN: &[ByDesign] = &[
         },
     },
     ByDesign {
-        what: "an interim answer says nothing of the answer's length",
-        why: "RFC 9110, section 8.6; h2 takes its content-length for that of the answer",
+        what: "the content-length of an interim response does not count for the final one",
+        why: "RFC 9110, section 8.6; h2 applies it to the final response",
         is: |script, this| {
             let call = this.before.call_of(&this.frame);
             let is_promise = |(name, _): &(Vec<u8>, Vec<u8>)| name == b"content-length";
@@ -123,18 +123,18 @@ pub const BY_DESIGN: &[ByDesign] = &[
         },
     },
     ByDesign {
-        what: "who gets the connection's window first is free",
-        why: "RFC 9113, section 5.3: the sender chooses; h2 chooses otherwise",
+        what: "the sender chooses which stream uses the connection's window first",
+        why: "RFC 9113, section 5.3; h2 chooses differently",
         is: |_, this| {
             let (ends_sent, data_sent) = (this.theirs.ends_sent.clone(), this.theirs.data_sent);
-            // What is left of the windows of streams then differs too.
+            // Then the rest of the streams' windows differs, too.
             let has_choice = this.ours.heads_sent.len() > 1;
             has_choice && Seen { ends_sent, data_sent, ..this.ours.clone() } == this.theirs
         },
     },
     ByDesign {
         what: "trailers have no pseudo-headers",
-        why: "RFC 9113, section 8.1; h2 lets them pass",
+        why: "RFC 9113, section 8.1; h2 accepts them",
         is: |_, this| {
             let is_pseudo = |block: &Block| block.list.iter().any(|(name, _)| name.starts_with(b":"));
             this.our_reset() == Some(PROTOCOL_ERROR)
@@ -143,13 +143,13 @@ pub const BY_DESIGN: &[ByDesign] = &[
         },
     },
     ByDesign {
-        what: "refused streams are not looked into",
-        why: "the call may be sent again all the same; h2 judges its list first",
+        what: "the header list of a refused stream is not checked",
+        why: "the request may be retried in any case; h2 checks the list first",
         is: |_, this| this.our_reset() == Some(REFUSED_STREAM) && this.frame.stream % 2 == 1,
     },
     ByDesign {
-        what: "a head on a stream that can't be is the connection's fault, whatever it says",
-        why: "RFC 9113, section 5.1.1; h2 judges its list first",
+        what: "a field block on a stream that cannot exist is a connection error, even if its list is malformed",
+        why: "RFC 9113, section 5.1.1; h2 checks the list first",
         is: |script, this| {
             let mut known = this.before.calls.keys().chain(this.before.resets.keys());
             let is_below = known.any(|stream| *stream >= this.frame.stream);
@@ -162,7 +162,7 @@ pub const BY_DESIGN: &[ByDesign] = &[
     },
     ByDesign {
         what: "a block is decoded to its end",
-        why: "RFC 9113, section 4.3; h2 gives up when its first frames are malformed",
+        why: "RFC 9113, section 4.3; h2 stops if its first frames are malformed",
         is: |_, this| {
             this.frame.kind == CONTINUATION
                 && this.ours.goaway == Some(COMPRESSION_ERROR)
@@ -170,8 +170,8 @@ pub const BY_DESIGN: &[ByDesign] = &[
         },
     },
     ByDesign {
-        what: "streams that GOAWAY gives back are told by a notice",
-        why: "see Notice::Unseen; h2 makes errors of them",
+        what: "streams that GOAWAY says were not processed are reported by a notice",
+        why: "see Notice::Unseen; h2 reports errors",
         is: |script, this| {
             script.role == Role::Client
                 && this.frame.kind == GOAWAY
@@ -180,8 +180,8 @@ pub const BY_DESIGN: &[ByDesign] = &[
         },
     },
     ByDesign {
-        what: "content-length is digits, and always the same",
-        why: "RFC 9110, section 8.6; h2 takes an empty one, and does not look at those of trailers",
+        what: "content-length consists of digits, and several of them must agree",
+        why: "RFC 9110, section 8.6; h2 accepts an empty one, and does not check those of trailers",
         is: |_, this| {
             let is_length = |(name, _): &&(Vec<u8>, Vec<u8>)| name == b"content-length";
             let is_odd = |value: &[u8]| value.is_empty() || !value.iter().all(u8::is_ascii_digit);
@@ -193,37 +193,37 @@ pub const BY_DESIGN: &[ByDesign] = &[
         },
     },
     ByDesign {
-        what: "te: trailers in any case",
-        why: "RFC 9110, section 10.1.4; h2 wants lower case",
+        what: "the value of te: trailers is case-insensitive",
+        why: "RFC 9110, section 10.1.4; h2 requires lower case",
         is: |_, this| {
             let value = this.value("te").map(<[u8]>::to_ascii_lowercase);
             this.their_reset() == Some(PROTOCOL_ERROR) && value.as_deref() == Some(b"trailers")
         },
     },
     ByDesign {
-        what: "an acknowledgement of nothing is let pass",
-        why: "RFC 9113 has no rule for it; h2 ends the connection",
+        what: "an acknowledgement without unacknowledged SETTINGS is ignored",
+        why: "RFC 9113 has no rule for it; h2 closes the connection",
         is: |_, this| this.frame.kind == SETTINGS && this.frame.has(ACK) && this.theirs.goaway == Some(PROTOCOL_ERROR),
     },
     ByDesign {
-        what: "a malformed list is the stream's fault",
-        why: "RFC 9113, section 8.1.1; h2 ends the connection for characters that its types refuse",
+        what: "a malformed list is a stream error",
+        why: "RFC 9113, section 8.1.1; h2 closes the connection if its types refuse a character",
         is: |_, this| {
             let is_fault_of_stream = this.our_reset() == Some(PROTOCOL_ERROR) || this.ours == this.before;
             this.is_decoded() && is_fault_of_stream && this.theirs.goaway == Some(PROTOCOL_ERROR)
         },
     },
     ByDesign {
-        what: "a value has no DEL, and a pseudo-header's no white space at its ends",
-        why: "RFC 9113, section 8.2.1; h2 lets it pass",
+        what: "a value has no DEL, and a pseudo-header's value has no whitespace at its ends",
+        why: "RFC 9113, section 8.2.1; h2 accepts both",
         is: |_, this| {
             matches!(this.malformed(), Some(Malformed::Value | Malformed::Space))
                 && this.our_reset() == Some(PROTOCOL_ERROR)
         },
     },
     ByDesign {
-        what: "targets are not parsed",
-        why: "a relay passes them on; h2 refuses what its URI type does not take",
+        what: "paths, authorities and schemes are not parsed as URIs",
+        why: "a relay passes them on; h2 refuses what its URI type does not accept",
         is: |_, this| {
             let is_uri = |name| this.value(name).is_none_or(|value| http::Uri::try_from(value).is_ok());
             let is_refused = this.their_reset() == Some(PROTOCOL_ERROR);
@@ -232,8 +232,8 @@ pub const BY_DESIGN: &[ByDesign] = &[
         },
     },
     ByDesign {
-        what: "there is a path, which begins with a slash or is the asterisk of OPTIONS, and a scheme is not empty",
-        why: "RFC 9113, section 8.3.1; h2 lets others pass",
+        what: "a path is required and starts with a slash or is the asterisk of OPTIONS, and a scheme is not empty",
+        why: "RFC 9113, section 8.3.1; h2 accepts others",
         is: |script, this| {
             let is_path = this.value(":path").is_some_and(|path| path.starts_with(b"/"));
             script.role == Role::Server
@@ -244,16 +244,16 @@ pub const BY_DESIGN: &[ByDesign] = &[
         },
     },
     ByDesign {
-        what: "a list that is just as large as the limit is within it",
-        why: "RFC 9113, section 6.5.2: it is the maximum; h2 refuses it",
+        what: "a list of exactly the limit's size is allowed",
+        why: "RFC 9113, section 6.5.2: the limit is a maximum; h2 refuses it",
         is: |_, this| {
             let size = |block: &Block| block.list.iter().map(|(name, value)| name.len() + value.len() + 32).sum();
             this.our_reset().is_none() && this.block.as_ref().map(size) == Some(HEADER_LIST_BYTES)
         },
     },
     ByDesign {
-        what: "a head over the limit is answered with 431 and NO_ERROR, even when it is malformed",
-        why: "RFC 9113, section 8.1: it is not wanted, but not wrong; h2 judges its list first, or says PROTOCOL_ERROR",
+        what: "a request's header list over the limit gets 431 and NO_ERROR, even if it is malformed",
+        why: "RFC 9113, section 8.1: a large list is no protocol error; h2 checks it first, or sends PROTOCOL_ERROR",
         is: |script, this| {
             let is_answered = this.ours.heads_sent.get(&this.frame.stream) == Some(&1);
             script.role == Role::Server
@@ -265,7 +265,7 @@ pub const BY_DESIGN: &[ByDesign] = &[
     },
     ByDesign {
         what: "a path has no fragment",
-        why: "RFC 9113, section 8.3.1: it is a path and a query; h2 drops what is after '#'",
+        why: "RFC 9113, section 8.3.1: it is a path and a query; h2 drops everything after '#'",
         is: |script, this| {
             script.role == Role::Server
                 && this.our_reset() == Some(PROTOCOL_ERROR)
@@ -273,13 +273,13 @@ pub const BY_DESIGN: &[ByDesign] = &[
         },
     },
     ByDesign {
-        what: "an answer or trailers over the limit are reset with ENHANCE_YOUR_CALM",
-        why: "RFC 9113, section 7; h2 says PROTOCOL_ERROR, and lets trailers pass",
+        what: "a stream whose response or trailers exceed the limit is reset with ENHANCE_YOUR_CALM",
+        why: "RFC 9113, section 7; h2 sends PROTOCOL_ERROR, and accepts trailers",
         is: |_, this| this.our_reset() == Some(ENHANCE_YOUR_CALM),
     },
     ByDesign {
-        what: "WINDOW_UPDATE of a stream by 0 is the stream's fault",
-        why: "RFC 9113, section 6.9; h2 ends the connection",
+        what: "WINDOW_UPDATE of a stream by 0 is a stream error",
+        why: "RFC 9113, section 6.9; h2 closes the connection",
         is: |_, this| {
             this.frame.kind == WINDOW_UPDATE
                 && this.frame.stream != 0
@@ -289,7 +289,7 @@ pub const BY_DESIGN: &[ByDesign] = &[
         },
     },
     ByDesign {
-        what: "a window over 2^31-1 is an error although all was sent",
+        what: "a window over 2^31-1 is an error even if the stream has sent everything",
         why: "RFC 9113, section 6.9.1 makes no exception; h2 does",
         is: |_, this| {
             this.frame.kind == WINDOW_UPDATE
@@ -298,8 +298,8 @@ pub const BY_DESIGN: &[ByDesign] = &[
         },
     },
     ByDesign {
-        what: "RST_STREAM is told while the end still waits to be sent",
-        why: "the call is lost; h2 takes a stream as closed once its end is queued",
+        what: "RST_STREAM is reported while the stream's end is still queued",
+        why: "the call has failed; h2 treats a stream as closed once its end is queued",
         is: |_, this| {
             this.frame.kind == RST_STREAM
                 && this.theirs == this.before
@@ -307,23 +307,23 @@ pub const BY_DESIGN: &[ByDesign] = &[
         },
     },
     ByDesign {
-        what: "PRIORITY can be the connection's fault",
-        why: "RFC 9113 has no rule left; a stream that is not there can't be reset, which h2 does",
+        what: "PRIORITY can be a connection error",
+        why: "a stream that does not exist cannot be reset; h2 resets it. RFC 9113 has no rule for it any more",
         is: |_, this| this.frame.kind == PRIORITY && this.ours.goaway == Some(PROTOCOL_ERROR),
     },
     ByDesign {
-        what: "PRIORITY of a wrong length is the stream's fault",
-        why: "RFC 9113, section 6.3; h2 ends the connection",
+        what: "PRIORITY with a wrong length is a stream error",
+        why: "RFC 9113, section 6.3; h2 closes the connection",
         is: |_, this| this.frame.kind == PRIORITY && this.our_reset() == Some(FRAME_SIZE_ERROR),
     },
     ByDesign {
         what: "PUSH_PROMISE is refused at once",
-        why: "RFC 9113, section 8.4: nobody may push to us; h2 waits for the end of its block, and judges its list first",
+        why: "RFC 9113, section 8.4: our peers may not push; h2 waits for the end of its block first",
         is: |_, this| this.frame.kind == PUSH_PROMISE && this.ours.goaway == Some(PROTOCOL_ERROR),
     },
     ByDesign {
-        what: "a server can't turn push on",
-        why: "RFC 9113, section 6.5.2; h2 lets it pass",
+        what: "a server cannot enable push",
+        why: "RFC 9113, section 6.5.2; h2 accepts it",
         is: |script, this| {
             script.role == Role::Client
                 && this.frame.kind == SETTINGS
@@ -332,8 +332,8 @@ pub const BY_DESIGN: &[ByDesign] = &[
         },
     },
     ByDesign {
-        what: "frames after the end are STREAM_CLOSED",
-        why: "RFC 9113, section 5.1: of the stream, or of the connection once both halves have ended; h2 has other codes",
+        what: "frames after END_STREAM are STREAM_CLOSED",
+        why: "RFC 9113, section 5.1: a stream error, or a connection error after both halves; h2 has other codes",
         is: |_, this| {
             let call = this.before.call_of(&this.frame);
             matches!(this.frame.kind, DATA | HEADERS | CONTINUATION)
@@ -342,7 +342,7 @@ pub const BY_DESIGN: &[ByDesign] = &[
         },
     },
     ByDesign {
-        what: "a stream whose answer was malformed is reset also when the answer has ended with it",
+        what: "a stream with a malformed response is reset even if the response has END_STREAM",
         why: "our half may still be open; h2 then sends nothing",
         is: |_, this| {
             let reset = Some(PROTOCOL_ERROR);
@@ -350,13 +350,13 @@ pub const BY_DESIGN: &[ByDesign] = &[
         },
     },
     ByDesign {
-        what: "a header block is judged when it is whole",
-        why: "its table entries count even when it is malformed; h2 gives up at the first frame, and then at the next one",
+        what: "a field block is checked when it is complete",
+        why: "its table entries count even if it is malformed; h2 stops at the first frame, and then at the next one",
         is: |_, this| this.is_headers() && !this.frame.has(END_HEADERS) && this.ours == this.before,
     },
     ByDesign {
-        what: "an answer has no pseudo-header of requests",
-        why: "RFC 9113, section 8.3; h2 lets it pass",
+        what: "a response has no pseudo-headers of requests",
+        why: "RFC 9113, section 8.3; h2 accepts them",
         is: |script, this| {
             script.role == Role::Client
                 && this.our_reset() == Some(PROTOCOL_ERROR)
@@ -366,8 +366,8 @@ pub const BY_DESIGN: &[ByDesign] = &[
         },
     },
     ByDesign {
-        what: "an interim answer does not end the stream",
-        why: "RFC 9113, section 8.1; h2 lets it pass, and fails once no other comes",
+        what: "an interim response does not end the stream",
+        why: "RFC 9113, section 8.1; h2 accepts it, and fails when no other response follows",
         is: |script, this| {
             script.role == Role::Client
                 && this.our_reset() == Some(PROTOCOL_ERROR)
@@ -375,15 +375,15 @@ pub const BY_DESIGN: &[ByDesign] = &[
         },
     },
     ByDesign {
-        what: "when to close after GOAWAY is for the user to say",
-        why: "see Connection::is_finished; h2 closes when it has no streams",
+        what: "the user decides when to close after GOAWAY",
+        why: "see Connection::is_finished; h2 closes once it has no streams",
         is: |_, this| {
             (this.is_going || this.frame.kind == GOAWAY) && this.theirs.goaway == Some(OK) && this.ours.goaway.is_none()
         },
     },
     ByDesign {
-        what: "DATA before an answer's head is the stream's fault",
-        why: "RFC 9113, section 8.1.1: malformed; h2 ends the connection",
+        what: "DATA before the response's header section is a stream error",
+        why: "RFC 9113, section 8.1.1: malformed; h2 closes the connection",
         is: |script, this| {
             script.role == Role::Client
                 && this.frame.kind == DATA

@@ -1,4 +1,4 @@
-//! Our relay between a peer made of a script and one that is in order, which must see nothing but proper HTTP/2.
+//! Our relay between a peer that plays a script and a correct peer, which must see only correct HTTP/2.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use super::script::{Role, Script};
 use super::seen::{Seen, Tap};
 use super::theirs::Theirs;
 
-/// The peer that is in order.
+/// The correct peer.
 enum Proper {
     Ours(Box<Ours>),
     Theirs(Box<Theirs>),
@@ -39,15 +39,15 @@ impl Proper {
 
 struct Chain {
     relay: Relay,
-    /// Where the proper peer is, and the other one.
+    /// The legs of the correct peer and of the other one.
     near: Leg,
     far: Leg,
     proper: Proper,
     tap: Tap,
 }
 
-/// Plays a script, in pieces that `cut` gives the lengths of, and says what the peer on the other side saw: a server
-/// when the script is a client's, and a client when it is a server's.
+/// Plays a script in pieces whose lengths `cut` gives, and returns what the correct peer on the other side saw: a
+/// server if the script is a client's, and a client if it is a server's.
 pub fn play(script: &Script, with_h2: bool, mut cut: impl FnMut() -> usize) -> Seen {
     let mut chain = Chain::new(script, with_h2);
     for frame in &script.frames {
@@ -59,16 +59,16 @@ pub fn play(script: &Script, with_h2: bool, mut cut: impl FnMut() -> usize) -> S
     }
     chain.relay.end(chain.far);
     chain.pump();
-    // A server that does not read may have answered: then what waits for it goes on waiting.
+    // A server that does not read may have responded early. The request's queued data then keeps its stream open.
     if chain.near == Leg::Up && script.is_reading {
-        assert_eq!(chain.relay.streams()[1], 0, "calls go on without their client");
+        assert_eq!(chain.relay.streams()[1], 0, "calls continue without their client");
     }
     chain.proper.seen().clone()
 }
 
 impl Chain {
     fn new(script: &Script, with_h2: bool) -> Self {
-        // The proper peer has the role for which the script was made.
+        // The correct peer has the role for which the script was written.
         let mut proper = match with_h2 {
             true => Proper::Theirs(Box::new(Theirs::new(script))),
             false => Proper::Ours(Box::new(Ours::new(script))),
@@ -82,7 +82,7 @@ impl Chain {
             Role::Server => {
                 relay.receive(Leg::Down, PREFACE);
                 let hello = relay.take_output(Leg::Up);
-                proper.feed(hello.strip_prefix(PREFACE).expect("a client begins with its preface"))
+                proper.feed(hello.strip_prefix(PREFACE).expect("a client starts with its preface"))
             }
             Role::Client => proper.feed(&[]),
         };
@@ -107,10 +107,10 @@ impl Chain {
     fn assert_proper(&self, frame: &Frame) {
         const PROTOCOL_ERROR: u32 = 1;
         let seen = self.proper.seen();
-        assert!(matches!(seen.goaway, None | Some(0)), "the proper peer saw an error after {frame:?}");
+        assert!(matches!(seen.goaway, None | Some(0)), "the correct peer saw a connection error after {frame:?}");
         if matches!(self.proper, Proper::Ours(_)) {
             let error = seen.resets.iter().find(|(_, code)| **code == PROTOCOL_ERROR);
-            assert_eq!(error, None, "the proper peer saw a stream's error after {frame:?}");
+            assert_eq!(error, None, "the correct peer saw a stream error after {frame:?}");
         }
     }
 }

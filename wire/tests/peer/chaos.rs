@@ -1,4 +1,4 @@
-//! A connection with a user who does anything at any time, and a peer who sends anything at all.
+//! A connection whose user calls any method at any time, and whose peer sends anything.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ struct Known {
     stream: StreamId,
     has_head: bool,
     is_ended: bool,
-    /// No event may come for it any more.
+    /// No more events may come for it.
     is_quiet: bool,
     has_sent_head: bool,
     has_sent_end: bool,
@@ -71,7 +71,7 @@ impl Chaos {
         Self { role, connection, limits, known: BTreeMap::new(), inbox, now, is_over: false }
     }
 
-    /// Plays until all of `input` was taken or the connection has failed.
+    /// Plays until all of `input` was received or the connection has failed.
     pub fn play(&mut self, choices: &mut Choices, mut input: &[u8]) {
         while !input.is_empty() && !self.is_over {
             let (chunk, rest) = input.split_at(if choices.is_over() {
@@ -118,7 +118,7 @@ impl Chaos {
         }
         assert!(
             self.is_over || rest.len() < 9 + self.limits.frame_bytes as usize + 1,
-            "{} bytes are not taken",
+            "{} bytes were not taken off the input",
             rest.len()
         );
         self.inbox = rest.to_vec();
@@ -131,13 +131,13 @@ impl Chaos {
                 assert_eq!(self.role, Role::Server);
                 assert!(headers.list_bytes() <= self.limits.header_list_bytes as usize);
                 assert!(headers.method().is_some());
-                // Some are never attached: nothing is told of them again.
+                // Some streams get no attached value, so they must make no more events.
                 let is_quiet = stream.get() % 7 == 5;
                 if !is_quiet {
                     self.connection.attach(stream, stream.get());
                 }
                 let known = Known { has_head: true, is_ended: is_end, is_quiet, ..Known::new(stream) };
-                assert!(self.known.insert(stream.get(), known).is_none(), "a stream begins once");
+                assert!(self.known.insert(stream.get(), known).is_none(), "a stream is opened once");
                 self.connection.recycle(headers);
             }
             Event::RequestTooLarge { stream, headers, .. } => {
@@ -146,13 +146,13 @@ impl Chaos {
                 self.connection.recycle(headers);
                 self.connection.reset(stream, Code::ENHANCE_YOUR_CALM);
                 let known = Known { is_quiet: true, has_sent_head: true, has_sent_end: true, ..Known::new(stream) };
-                assert!(self.known.insert(stream.get(), known).is_none(), "a stream begins once");
+                assert!(self.known.insert(stream.get(), known).is_none(), "a stream is opened once");
             }
             Event::Response { stream, call, headers, is_end } => {
                 assert_eq!(self.role, Role::Client);
                 let known = self.known(stream, call);
-                assert!(!known.has_head, "one head, after interim ones");
-                known.has_head = headers.status().expect("an answer has a status") >= 200;
+                assert!(!known.has_head, "there is one final response, after interim ones");
+                known.has_head = headers.status().expect("a response has a status") >= 200;
                 known.is_ended = is_end;
                 self.connection.recycle(headers);
             }
@@ -261,7 +261,7 @@ impl Chaos {
         let held: usize = self.known.values().map(|known| known.held).sum();
         let most = limits.connection_window_bytes as usize + limits.buffered_bytes;
         assert!(held <= most, "{held} bytes are held");
-        // Heads and trailers that the user sends are not kept back; there are few of them here.
+        // Header sections and trailers are not bounded by the limit on output; there are few of them here.
         let most = limits.output_bytes + limits.control_output_bytes + 20_000 + 200 * self.known.len();
         assert!(self.connection.output().len() <= most, "{} bytes wait", self.connection.output().len());
         if self.connection.is_finished() {

@@ -1,4 +1,4 @@
-//! Where decisions come from.
+//! The source of random decisions.
 
 /// A source of decisions: a seed in tests, the fuzzer's bytes in a fuzz target.
 pub struct Choices<'a> {
@@ -50,7 +50,7 @@ impl<'a> Choices<'a> {
         from[self.below(from.len())]
     }
 
-    /// Whether more decisions are there to be taken.
+    /// Whether the fuzzer's bytes are used up.
     pub fn is_over(&self) -> bool {
         matches!(self.from, From::Bytes([]))
     }

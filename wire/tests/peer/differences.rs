@@ -1,4 +1,4 @@
-//! Where the two differ.
+//! Finds where our connection and the h2 crate's differ.
 
 use weft_wire::Headers;
 use weft_wire::hpack::{Decoded, Decoder, HpackError, Malformed};
@@ -10,24 +10,24 @@ use super::script::Script;
 use super::seen::Seen;
 use super::theirs::Theirs;
 
-/// The first frame of a script after which the two were not seen alike.
+/// The first frame of a script after which the two connections differ.
 #[derive(Debug)]
 pub struct Difference {
     pub at: usize,
     pub frame: Frame,
     pub ours: Seen,
     pub theirs: Seen,
-    /// What was seen of both before the frame.
+    /// What was seen of both before the frame, when they did not differ yet.
     pub before: Seen,
-    /// The header block that the frame ends.
+    /// The field block that the frame completes.
     pub block: Option<Block>,
     /// The peer had sent GOAWAY before.
     pub is_going: bool,
-    /// It belongs to a block whose stream depends on itself.
+    /// The frame belongs to a block whose stream depends on itself.
     pub is_self_dependent: bool,
 }
 
-/// A decoded header block.
+/// A decoded field block.
 #[derive(Debug)]
 pub struct Block {
     pub list: List,
@@ -55,8 +55,8 @@ pub fn compare(script: &Script) -> Option<Difference> {
             let (frame, ours, theirs) = (frame.clone(), ours.seen, theirs.seen);
             return Some(Difference { at, frame, ours, theirs, before, block, is_going, is_self_dependent });
         }
-        // From here on h2's table is out of step: it does not decode what depends on itself, nor the rest of a block
-        // whose first frames were malformed.
+        // From here on h2's dynamic table is out of date: it does not decode a block whose stream depends on itself,
+        // nor the rest of a block whose first frames were malformed.
         let is_malformed = |block: &Block| block.decoded.is_ok_and(|decoded| decoded.malformed.is_some());
         if is_self_dependent || frame.kind == CONTINUATION && block.as_ref().is_some_and(is_malformed) {
             return None;
@@ -67,7 +67,7 @@ pub fn compare(script: &Script) -> Option<Difference> {
     None
 }
 
-/// Reads the header blocks of a script, to tell what it was about.
+/// Decodes the field blocks of a script, to explain a difference.
 struct Reader {
     decoder: Decoder,
     block: Vec<u8>,
@@ -110,12 +110,12 @@ impl Difference {
         matches!(self.frame.kind, HEADERS | CONTINUATION)
     }
 
-    /// The codes of the GOAWAYs of both.
+    /// Whether both have sent GOAWAY, with these codes.
     pub fn both(&self, ours: u32, theirs: u32) -> bool {
         self.ours.goaway == Some(ours) && self.theirs.goaway == Some(theirs)
     }
 
-    /// The code with which a side reset the frame's stream because of this frame.
+    /// The code with which an implementation reset the frame's stream because of this frame.
     fn reset(&self, seen: &Seen) -> Option<u32> {
         let is_new = !self.before.resets.contains_key(&self.frame.stream);
         seen.resets.get(&self.frame.stream).copied().filter(|_| is_new && seen.goaway.is_none())

@@ -1,4 +1,4 @@
-//! Frames as bytes, written and read without any of the code that is tested.
+//! Writes and reads frames, without any of the code under test.
 
 use std::fmt;
 
@@ -21,13 +21,13 @@ pub const PRIORITY_FLAG: u8 = 0x20;
 
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// One frame. `length` is what its head claims, which a mutation may have made a lie.
+/// One frame. `length` is the length in its frame header, which a mutation may have made wrong.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Frame {
     pub kind: u8,
     pub flags: u8,
     pub stream: u32,
-    /// The bit in front of the stream, which says nothing.
+    /// The reserved bit in front of the stream identifier.
     pub reserved: bool,
     pub length: usize,
     pub payload: Vec<u8>,
@@ -55,7 +55,7 @@ impl Frame {
         self.flags & flag != 0
     }
 
-    /// Whether HEADERS say that their stream depends on itself.
+    /// Whether this is HEADERS with a priority that makes its stream depend on itself.
     pub fn depends_on_itself(&self) -> bool {
         let at = usize::from(self.has(PADDED));
         self.has(PRIORITY_FLAG) && self.payload.len() >= at + 4 && self.number(at) & 0x7fff_ffff == self.stream
@@ -74,7 +74,8 @@ impl Frame {
         out.extend_from_slice(&self.payload);
     }
 
-    /// The frames that a peer sees, which are others where lengths lie; what is not whole is left out.
+    /// The frames that a peer sees. They differ from `frames` if a length is wrong. An incomplete frame at the end is
+    /// left out.
     pub fn as_received(frames: &[Frame]) -> Vec<Frame> {
         let bytes: Vec<u8> = frames.iter().flat_map(Frame::to_bytes).collect();
         let mut rest = &bytes[..];
@@ -87,7 +88,7 @@ impl Frame {
         out
     }
 
-    /// The frame at the front of `bytes`, which is taken off when it is whole.
+    /// Takes the frame off the front of `bytes`, if it is complete.
     pub fn read(bytes: &mut &[u8]) -> Option<Self> {
         let length = u32::from_be_bytes([0, *bytes.first()?, *bytes.get(1)?, *bytes.get(2)?]) as usize;
         let frame = bytes.get(..9 + length)?;

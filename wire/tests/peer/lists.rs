@@ -1,4 +1,4 @@
-//! Header lists: of requests, of answers, and such as break the rules.
+//! Header lists: of requests, of responses, and some that break the rules.
 
 use super::blocks::List;
 use super::choices::Choices;
@@ -31,7 +31,7 @@ pub fn extra(choices: &mut Choices) -> (Vec<u8>, Vec<u8>) {
     field(name, value)
 }
 
-/// A request that is in order.
+/// A well-formed request.
 pub fn request(choices: &mut Choices) -> List {
     let method = choices.pick(&["POST", "GET", "POST", "HEAD", "OPTIONS", "PUT"]);
     let path = choices.pick(&["/", "/index.html", "/shop.users.v1.Users/Get", "/a?b=c&d=%20"]);
@@ -50,7 +50,7 @@ pub fn request(choices: &mut Choices) -> List {
     list
 }
 
-/// An answer that is in order, but for its status, perhaps.
+/// A well-formed response, except that its status may be 101.
 pub fn response(choices: &mut Choices) -> List {
     let mut list =
         vec![field(":status", choices.pick(&["200", "200", "204", "304", "404", "302", "100", "103", "101"]))];
@@ -85,7 +85,7 @@ pub fn spoil(list: &mut List, role: Role, choices: &mut Choices) {
         18 => {
             let size: usize = list.iter().map(|(name, value)| name.len() + value.len() + 32).sum();
             let bytes = match choices.below(4) {
-                // The whole list is as large as it may be, or a byte more.
+                // The whole list has exactly the largest allowed size, or one byte more.
                 0 => HEADER_LIST_BYTES - (size + 37).min(HEADER_LIST_BYTES) + choices.below(2),
                 _ => choices.between(HEADER_LIST_BYTES - 300, HEADER_LIST_BYTES + 300),
             };

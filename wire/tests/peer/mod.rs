@@ -1,4 +1,4 @@
-//! A peer made of chance: scripts of frames, and the connections that they are played to.
+//! A random peer: scripts of frames, and the connections that they are played to.
 #![allow(dead_code, unreachable_pub, reason = "each test target uses its own part of this")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "this is test code")]
 

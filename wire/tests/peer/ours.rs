@@ -1,4 +1,4 @@
-//! Our connection, driven by a script's bytes.
+//! Drives our connection with the bytes of a script.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,14 +16,14 @@ pub struct Ours {
     is_reading: bool,
     now: Instant,
     pub seen: Seen,
-    /// What it wrote.
+    /// The bytes that it wrote.
     pub written: Vec<u8>,
 }
 
-/// What is attached: the wire's identifier.
+/// The value attached to a stream: its identifier.
 type StreamCall = u32;
 
-/// Limits as scripts want them: small sizes, and no rates, which depend on time.
+/// Limits for scripts: small sizes, and no rates, which would depend on time.
 pub fn script_limits() -> Limits {
     let endless = Rate { burst: u32::MAX, per_second: u32::MAX, frames_per_token: 0 };
     Limits {
@@ -96,7 +96,7 @@ impl Ours {
         self.flush();
     }
 
-    /// Takes bytes of the peer and does all that follows.
+    /// Receives bytes from the peer and handles all events.
     pub fn feed(&mut self, bytes: &[u8]) {
         if self.seen.goaway.is_some() {
             return;
@@ -110,7 +110,7 @@ impl Ours {
                 Ok(None) => break,
                 Err(error) => {
                     self.flush();
-                    assert_eq!(self.seen.goaway, Some(error.code.0), "GOAWAY tells what the error is: {error}");
+                    assert_eq!(self.seen.goaway, Some(error.code.0), "GOAWAY has the code of the error: {error}");
                     return;
                 }
             }

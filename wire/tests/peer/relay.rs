@@ -1,11 +1,11 @@
-//! The smallest relay that two connections make: what a client sends goes on to a server, and back.
+//! A minimal relay of two connections: it forwards requests from a client to a server, and responses back.
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use weft_wire::{Code, Connection, ConnectionError, Event, Headers, Limits, Name, Notice, StreamId};
 
-/// What is attached to both streams of a call: its place in `calls`.
+/// The value attached to both streams of a call: its index in `calls`.
 type Number = usize;
 
 #[derive(Clone, Copy, Default)]
@@ -19,7 +19,7 @@ pub struct Relay {
     down: Connection<Number>,
     up: Connection<Number>,
     calls: Vec<Call>,
-    /// Received bytes of which no whole frame is there yet.
+    /// Received bytes of an incomplete frame, by leg.
     rests: [Vec<u8>; 2],
     is_over: [bool; 2],
     now: Instant,
@@ -51,7 +51,7 @@ impl Relay {
         }
     }
 
-    /// Takes bytes that came on a leg.
+    /// Receives bytes from a leg.
     pub fn receive(&mut self, leg: Leg, bytes: &[u8]) {
         if self.is_over[leg as usize] {
             return;
@@ -78,7 +78,7 @@ impl Relay {
         self.notices();
     }
 
-    /// The transport of a leg has ended: so do the calls on it.
+    /// The transport of a leg has ended: ends the calls on it.
     pub fn end(&mut self, leg: Leg) {
         self.is_over[leg as usize] = true;
         for number in self.leg(leg).take_all() {
@@ -90,7 +90,7 @@ impl Relay {
         self.notices();
     }
 
-    /// What a leg has to write.
+    /// Takes the output of a leg.
     pub fn take_output(&mut self, leg: Leg) -> Vec<u8> {
         let mut bytes = Vec::new();
         while !self.leg(leg).output().is_empty() {
@@ -102,7 +102,7 @@ impl Relay {
         bytes
     }
 
-    /// Nothing waits to be written.
+    /// Whether nothing waits to be written.
     pub fn is_quiet(&self) -> bool {
         self.down.output().is_empty() && self.up.output().is_empty()
     }
@@ -151,7 +151,7 @@ impl Relay {
                 self.down.recycle(headers);
                 self.down.reset(stream, Code::ENHANCE_YOUR_CALM);
             }
-            Event::Response { .. } => panic!("a server got an answer"),
+            Event::Response { .. } => panic!("a server got a response"),
             Event::Settings | Event::GoAway { .. } => {}
         }
     }

@@ -1,17 +1,17 @@
-//! Scripts: mostly valid conversations of one peer, frame by frame, with mutations.
+//! Scripts: the frames of one peer, mostly valid, with mutations.
 
 use super::blocks::{Blocks, List, ODD};
 use super::choices::Choices;
 use super::frames::*;
 use super::lists::{extra, request, response, spoil};
 
-/// The limits that both implementations get, and that scripts play with.
+/// The limits of both implementations, which scripts test.
 pub const STREAM_WINDOW: usize = 40_000;
 pub const CONNECTION_WINDOW: usize = 90_000;
 pub const FRAME_BYTES: usize = 16_384;
 pub const HEADER_LIST_BYTES: usize = 4_000;
 pub const STREAMS: usize = 6;
-/// How long the body of an answer or of a request is that both implementations send.
+/// The length of the request and response bodies that both implementations send.
 pub const BODY_BYTES: usize = 100_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,15 +25,15 @@ pub enum Role {
 pub enum Answer {
     /// Nothing.
     Never,
-    /// A head and the end at once.
+    /// A head with END_STREAM at once.
     AtOnce,
-    /// A head and the end when the request has ended.
+    /// A head with END_STREAM when the request has ended.
     AtEnd,
     /// A head at once, and `BODY_BYTES` of body.
     Body,
 }
 
-/// What is fed to a connection, and how its user behaves.
+/// The frames that a connection receives, and how its user behaves.
 #[derive(Clone, Debug)]
 pub struct Script {
     /// The role of the connection under test.
@@ -46,7 +46,7 @@ pub struct Script {
 
 struct Stream {
     id: u32,
-    /// The script's side: no head yet, open, ended.
+    /// The state of the script's half of the stream.
     phase: Phase,
     sent: usize,
     content_length: Option<usize>,
@@ -69,8 +69,8 @@ struct Writer<'a, 'b> {
     frames: Vec<Frame>,
 }
 
-/// The streams that the client under test has opened before the script begins: GET, a POST that has not ended, a POST
-/// with a body past its window, HEAD.
+/// The streams that the client under test has opened before the script starts: GET, a POST that has not ended, a POST
+/// whose body exceeds the window, HEAD.
 pub const CLIENT_STREAMS: [u32; 4] = [1, 3, 5, 7];
 pub const CLIENT_METHODS: [&str; 4] = ["GET", "POST", "POST", "HEAD"];
 
@@ -80,7 +80,7 @@ impl Script {
         Self::write_for(role, choices)
     }
 
-    /// Frames as bytes have them.
+    /// Reads the frames from bytes.
     pub fn read(role: Role, how: u8, mut bytes: &[u8]) -> Self {
         let answers = [Answer::AtEnd, Answer::AtOnce, Answer::Body, Answer::Never];
         let mut frames = vec![Frame::settings(&[]), Frame::new(SETTINGS, ACK, 0, Vec::new())];
@@ -97,7 +97,7 @@ impl Script {
         };
         let mut writer =
             Writer { role, choices, blocks: Blocks::new(4096), streams, next: 1, sent: 0, frames: Vec::new() };
-        // Limits hold from their acknowledgement on; before it the two may differ in what they let pass.
+        // Limits apply once they are acknowledged; before that, the two implementations may accept different frames.
         writer.frames.extend([Frame::settings(&[]), Frame::new(SETTINGS, ACK, 0, Vec::new())]);
         for _ in 0..writer.choices.between(1, 24) {
             writer.step();
@@ -106,7 +106,7 @@ impl Script {
             }
         }
         let mut frames = writer.frames;
-        // One script in three stays whole, so that the long ways are walked too.
+        // One script in three is not mutated, so that long conversations are tested, too.
         if !choices.one_in(3) {
             for _ in 0..choices.between(1, 2) {
                 if frames.len() > 2 {
@@ -142,7 +142,7 @@ impl Writer<'_, '_> {
         }
     }
 
-    /// A stream in `phase`; now and then any stream at all.
+    /// A stream in `phase`; now and then a stream in any phase.
     fn stream(&mut self, phase: Phase) -> Option<usize> {
         let any = self.choices.one_in(24);
         let fitting: Vec<usize> =
@@ -199,7 +199,7 @@ impl Writer<'_, '_> {
         self.block(id, &list, is_end);
     }
 
-    /// A header block, in a HEADERS frame and as many CONTINUATION frames as chance wants.
+    /// A field block, in a HEADERS frame and a random number of CONTINUATION frames.
     fn block(&mut self, stream: u32, list: &List, is_end: bool) {
         let block = self.blocks.write(list, self.choices);
         self.raw_block(stream, &block, is_end);
@@ -213,7 +213,7 @@ impl Writer<'_, '_> {
             let (first, rest) = last.split_at(self.choices.below(last.len() + 1));
             parts.extend([first, rest]);
         }
-        // A part that is longer than a frame may be is sent in more of them.
+        // A part that is too long for one frame is sent in several.
         let parts: Vec<&[u8]> = parts
             .iter()
             .flat_map(|part| if part.is_empty() { vec![*part] } else { part.chunks(16_000).collect() })
@@ -259,7 +259,7 @@ impl Writer<'_, '_> {
         };
         let is_end = self.choices.one_in(4);
         let stream = &mut self.streams[at];
-        // A body of the length that was promised, more often than not.
+        // Mostly, the body has the promised length.
         let length = match stream.content_length {
             Some(promised) if is_end && !self.choices.one_in(4) => promised.saturating_sub(stream.sent),
             _ => length,
@@ -269,8 +269,8 @@ impl Writer<'_, '_> {
         let before = stream.sent;
         let payload: Vec<u8> = (before..before + length).map(|at| (at as u32 ^ id) as u8).collect();
         let payload = self.pad(payload, &mut flags);
-        // Staying clear of the windows' ends, which the two implementations may refill at different times; a script
-        // whose user does not read runs into them on purpose.
+        // Mostly, the script does not use the windows up, since the two implementations may replenish them at different
+        // times. Now and then, it does so on purpose.
         let over = self.streams[at].sent + payload.len() > STREAM_WINDOW - 9_000 || self.sent + payload.len() > 60_000;
         if over && !self.choices.one_in(8) {
             return self.window_update();
@@ -372,7 +372,7 @@ impl Writer<'_, '_> {
     }
 }
 
-/// Changes the frame at `at`, or the order of frames there.
+/// Mutates the frame at `at`, or moves, copies or removes it.
 fn mutate(frames: &mut Vec<Frame>, at: usize, choices: &mut Choices) {
     match choices.below(12) {
         0 | 1 => frames[at].flags ^= 1 << choices.below(8),

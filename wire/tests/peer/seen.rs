@@ -1,4 +1,4 @@
-//! What was seen of a connection from outside: by its user and on the wire.
+//! What a connection shows to the outside: to its user and on the wire.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -9,17 +9,17 @@ use super::frames::*;
 /// A call, as the user of the connection saw it.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Call {
-    /// The heads that came, sorted by name: a request's one, or an answer's interim ones and its final one.
+    /// The received header sections, each sorted by name: a request's, or a response's interim and final ones.
     pub heads: Vec<List>,
     pub body: Vec<u8>,
     pub trailers: Option<List>,
     /// The peer's half has ended.
     pub is_ended: bool,
-    /// The code with which it ended too early.
+    /// The code with which it was reset.
     pub reset: Option<u32>,
 }
 
-/// All that was seen so far.
+/// Everything that was seen so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Seen {
     pub calls: BTreeMap<u32, Call>,
@@ -29,7 +29,7 @@ pub struct Seen {
     pub goaway: Option<u32>,
     pub settings_acks: usize,
     pub ping_acks: usize,
-    /// Header blocks sent, by stream.
+    /// The number of field blocks sent, by stream.
     pub heads_sent: BTreeMap<u32, usize>,
     pub ends_sent: BTreeSet<u32>,
     /// Bytes of DATA sent on all streams.
@@ -49,7 +49,7 @@ impl Tap {
         Self { bytes: Vec::new(), has_preface }
     }
 
-    /// Takes more output, and gives the frames that are whole.
+    /// Takes more output, and returns the frames that are complete.
     pub fn take(&mut self, output: &[u8]) -> Vec<Frame> {
         self.bytes.extend_from_slice(output);
         let mut rest = &self.bytes[..];
@@ -74,7 +74,7 @@ impl Seen {
         self.calls.entry(stream).or_default()
     }
 
-    /// The call that a frame belongs to, as it was seen.
+    /// The call that a frame belongs to.
     pub fn call_of(&self, frame: &Frame) -> Call {
         self.calls.get(&frame.stream).cloned().unwrap_or_default()
     }
@@ -97,7 +97,7 @@ impl Seen {
 }
 
 impl Call {
-    /// Its answer is of a kind that never has content.
+    /// Whether its response has a status that never has content.
     pub fn has_no_content(&self) -> bool {
         let status = |list: &List| list.iter().any(|(n, v)| n == b":status" && matches!(&v[..], b"204" | b"304"));
         self.heads.iter().any(status)
@@ -119,7 +119,8 @@ impl fmt::Debug for Call {
     }
 }
 
-/// Sorts a list by name, keeping the order of values. Without an authority the scheme is left out: h2 does not keep it.
+/// Sorts a list by name, keeping the order of values. If there is no authority, the scheme is left out, because h2 does
+/// not keep it.
 pub fn sorted(list: impl Iterator<Item = (Vec<u8>, Vec<u8>)>) -> List {
     let mut list: List = list.collect();
     if !list.iter().any(|(name, _)| name == b":authority") {

@@ -1,4 +1,4 @@
-//! The h2 crate's connection, driven by the same bytes.
+//! Drives the h2 crate's connection with the bytes of a script.
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -27,7 +27,7 @@ struct Pipe(Rc<RefCell<Ends>>);
 struct Ends {
     input: Vec<u8>,
     output: Vec<u8>,
-    /// Bytes moved so far, to see when nothing happens any more.
+    /// The number of bytes moved so far, to find out when nothing more happens.
     moved: usize,
 }
 
@@ -68,7 +68,7 @@ enum Connection {
     Over,
 }
 
-/// A call in progress: what is left to be waited for.
+/// A call in progress: the parts that can still make progress.
 struct Call {
     id: u32,
     response: Option<ResponseFuture>,
@@ -86,7 +86,7 @@ pub struct Theirs {
     is_reading: bool,
     steps: usize,
     pub seen: Seen,
-    /// What it wrote.
+    /// The bytes that it wrote.
     pub written: Vec<u8>,
 }
 
@@ -128,12 +128,13 @@ impl Theirs {
                 let handshake =
                     configure!(h2::client::Builder::new()).enable_push(false).handshake::<_, Bytes>(pipe.clone());
                 let (mut sender, connection) =
-                    now_or_never(handshake).expect("writing is enough").expect("it can write");
+                    now_or_never(handshake).expect("the handshake only writes").expect("it can write");
                 for (id, method) in CLIENT_STREAMS.into_iter().zip(CLIENT_METHODS) {
                     let is_end = method != "POST";
                     let head = Request::builder().method(Method::from_bytes(method.as_bytes()).unwrap());
                     let head = head.uri("http://users/").body(()).unwrap();
-                    let (response, mut sending) = sender.send_request(head, is_end).expect("streams are left");
+                    let (response, mut sending) =
+                        sender.send_request(head, is_end).expect("the peer allows more streams");
                     assert_eq!(sending.stream_id().as_u32(), id);
                     match id {
                         3 => sending.send_data(Bytes::from(vec![b'x'; 100]), false).unwrap(),
@@ -166,7 +167,7 @@ impl Theirs {
         this
     }
 
-    /// Takes bytes of the peer and does all that follows.
+    /// Receives bytes from the peer and handles all events.
     pub fn feed(&mut self, bytes: &[u8]) {
         if self.seen.goaway.is_some() {
             return;
@@ -201,7 +202,7 @@ impl Theirs {
             Connection::Over => return,
         };
         if is_over {
-            // What the connection's end does to its streams is not compared.
+            // How the end of the connection affects its streams is not compared.
             self.connection = Connection::Over;
             return;
         }
@@ -235,7 +236,7 @@ impl Theirs {
         self.calls.push(Call { id, response: None, body: Some(body), respond: Some(respond), sending });
     }
 
-    /// Takes what has come for a call. True when nothing more can come.
+    /// Receives everything that has arrived for a call. Returns true when nothing more can come.
     fn advance(&mut self, call: &mut Call, context: &mut Context<'_>) -> bool {
         if let Some(response) = &mut call.response {
             while let Poll::Ready(Some(Ok(interim))) = response.poll_informational(context) {
@@ -286,7 +287,7 @@ impl Theirs {
                 }
             }
         }
-        // Streams of which nothing more is to be received may still be reset by the peer.
+        // The peer may reset a stream even after its own half has ended.
         if let Some(sending) = &mut call.sending
             && let Poll::Ready(Ok(code)) = sending.poll_reset(context)
         {
@@ -323,7 +324,7 @@ fn fields(map: &HeaderMap) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> {
     map.iter().map(|(name, value)| (name.as_str().as_bytes().to_vec(), value.as_bytes().to_vec()))
 }
 
-/// A field as we hand it out: without white space around its value, which h2 leaves there.
+/// A field without whitespace around its value. Our decoder removes it, h2 does not.
 fn trimmed((name, value): (Vec<u8>, Vec<u8>)) -> (Vec<u8>, Vec<u8>) {
     if name.starts_with(b":") {
         return (name, value);

@@ -1,4 +1,4 @@
-//! Bodies in both directions on many streams of one connection, with windows, chunks and pauses as chance wants them.
+//! Bodies in both directions on many streams of one connection, with random windows, chunks and pauses.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use weft_wire::{Connection, Event, Headers, Limits, Name, Notice, Rate, StreamId
 
 use super::choices::Choices;
 
-/// What is attached: the call's number.
+/// The value attached to a stream: the call's number.
 type Number = usize;
 
 /// One direction of one call.
@@ -16,18 +16,18 @@ struct Body {
     stream: Option<StreamId>,
     total: usize,
     with_trailers: bool,
-    /// Handed to the sender, and what of it waits there.
+    /// Bytes passed to the sender, and how many of them are queued there.
     sent: usize,
     waiting: usize,
     is_end_sent: bool,
-    /// Seen by the receiver, and what of it is not released yet.
+    /// The receiver's stream; bytes that it received, and how many of them are not released yet.
     receiver: Option<StreamId>,
     received: usize,
     held: usize,
     is_end_received: bool,
 }
 
-/// The client and the server, in this order wherever there are two.
+/// A client and a server. Arrays with two elements have them in this order.
 pub struct Transfer {
     ends: [Connection<Number>; 2],
     limits: [Arc<Limits>; 2],
@@ -64,13 +64,13 @@ fn limits(choices: &mut Choices) -> Limits {
 }
 
 impl Transfer {
-    /// Up to `streams` calls with up to `bytes` in each direction of all of them.
+    /// Up to `streams` calls, with up to `bytes` in total in each direction.
     pub fn new(choices: &mut Choices, streams: usize, bytes: usize) -> Self {
         let now = Instant::now();
         let limits = [limits(choices), limits(choices)].map(Arc::new);
         let streams = choices.between(1, streams);
         let bodies = [1, 0].map(|receiver: usize| {
-            // What a window takes hundreds of turns for is enough.
+            // A body that needs the window some hundred times is long enough.
             let window = limits[receiver].stream_window_bytes as usize;
             let most = (bytes / streams).min(window.saturating_mul(300)).max(1);
             let body = |choices: &mut Choices| Body {
@@ -84,13 +84,13 @@ impl Transfer {
         Self { ends, limits, inboxes: Default::default(), bodies, now, moved: 0 }
     }
 
-    /// Runs to the end; panics when something is lost, stalls, or grows past its bound.
+    /// Runs to the end. Panics if data is lost, a call stalls, or a buffer grows past its bound.
     pub fn run(&mut self, choices: &mut Choices) {
         loop {
             for _ in 0..choices.between(20, 60) {
                 match choices.below(8) {
                     0..=2 => self.carry(choices.below(2), choices.below(30_000)),
-                    // Frames in many parts.
+                    // Frames arrive in many parts.
                     3 => self.carry(choices.below(2), choices.below(20)),
                     4 => self.send(choices.below(2), choices),
                     5 => self.release(choices.below(2), choices),
@@ -117,7 +117,7 @@ impl Transfer {
         self.bodies.iter().flatten().all(|body| body.is_end_received && body.held == 0)
     }
 
-    /// When all that can happen has happened, something must have come nearer to its end.
+    /// After every possible step was taken, at least one body must have made progress.
     fn assert_progress(&mut self, choices: &mut Choices) {
         let state = |this: &Self| -> Vec<_> {
             let bodies = this.bodies.iter().flatten();
@@ -133,10 +133,10 @@ impl Transfer {
                 self.carry(side, usize::MAX);
             }
         }
-        assert!(self.is_complete() || before != state(self), "nothing moves any more: {before:?}");
+        assert!(self.is_complete() || before != state(self), "no call makes progress: {before:?}");
     }
 
-    /// Carries up to `bytes` of what a side wrote to the other one.
+    /// Delivers up to `bytes` of the output of one side to the other.
     fn carry(&mut self, from: usize, bytes: usize) {
         let output = self.ends[from].output();
         let bytes = bytes.min(output.len());
@@ -150,7 +150,7 @@ impl Transfer {
     fn receive(&mut self, side: usize) {
         let inbox = std::mem::take(&mut self.inboxes[side]);
         let mut rest = &inbox[..];
-        while let Some(event) = self.ends[side].receive(&mut rest, self.now).expect("the peer breaks no rule") {
+        while let Some(event) = self.ends[side].receive(&mut rest, self.now).expect("the peer follows the rules") {
             let (number, is_end) = match event {
                 Event::Request { stream, headers, is_end } => {
                     let number = (stream.get() as usize - 1) / 2;
@@ -168,7 +168,10 @@ impl Transfer {
                 }
                 Event::Data { call, data, is_end, .. } => {
                     let body = &mut self.bodies[1 - side][call];
-                    assert!(is_pattern(data, call + body.received), "the bytes are not those that were sent");
+                    assert!(
+                        is_pattern(data, call + body.received),
+                        "the received bytes differ from those that were sent"
+                    );
                     body.received += data.len();
                     body.held += data.len();
                     (call, is_end)
@@ -184,7 +187,7 @@ impl Transfer {
             if is_end {
                 let body = &mut self.bodies[1 - side][number];
                 assert!(!body.is_end_received, "a body ends once");
-                assert_eq!(body.received, body.total, "a body ends when it is whole");
+                assert_eq!(body.received, body.total, "a body ends when it is complete");
                 body.is_end_received = true;
             }
         }
@@ -196,7 +199,11 @@ impl Transfer {
         while let Some(notice) = self.ends[side].next_notice() {
             let Notice::Sent { call, bytes, .. } = notice else { panic!("{notice:?}") };
             let body = &mut self.bodies[side][call];
-            assert!(bytes > 0 && bytes <= body.waiting, "{bytes} bytes were sent of {} that wait", body.waiting);
+            assert!(
+                bytes > 0 && bytes <= body.waiting,
+                "{bytes} bytes were sent, but only {} were queued",
+                body.waiting
+            );
             body.waiting -= bytes;
         }
     }
@@ -214,7 +221,7 @@ impl Transfer {
         }
         let Some(stream) = body.stream else {
             if side == 0 && (number == 0 || self.bodies[0][number - 1].stream.is_some()) {
-                let stream = end.open(&request(), false, number).expect("the peer takes as many streams");
+                let stream = end.open(&request(), false, number).expect("the peer allows this many streams");
                 self.bodies[0][number].stream = Some(stream);
                 self.bodies[1][number].receiver = Some(stream);
             }
@@ -241,7 +248,7 @@ impl Transfer {
         self.release_some(side, number, most);
     }
 
-    /// Releases some of what the peer of `side` holds.
+    /// Releases some of the data that the peer of `side` holds.
     fn release_some(&mut self, side: usize, number: usize, most: usize) {
         let body = &mut self.bodies[side][number];
         let bytes = body.held.min(most);
@@ -259,17 +266,20 @@ impl Transfer {
             let limits = &self.limits[1 - side];
             let held = |body: &Body| body.held;
             for body in &self.bodies[side] {
-                // Before the limits are acknowledged, those hold that HTTP/2 begins with.
+                // Until the limits are acknowledged, HTTP/2's initial values apply.
                 let window = (limits.stream_window_bytes as usize).max(65_535);
-                assert!(body.held <= window, "{} bytes are held of a stream", body.held);
+                assert!(body.held <= window, "{} bytes of a stream are held", body.held);
             }
             let all: usize = self.bodies[side].iter().map(held).sum();
             let most = limits.connection_window_bytes as usize + limits.buffered_bytes;
-            assert!(all <= most, "{all} bytes are held of all streams");
+            assert!(all <= most, "{all} bytes of all streams are held");
             let output = self.ends[side].output().len();
             let most = self.limits[side].output_bytes + self.limits[side].control_output_bytes + 3 * PIECE;
             assert!(output <= most, "{output} bytes of output wait");
-            assert!(self.inboxes[side].len() <= 9 + self.limits[side].frame_bytes as usize, "more than a frame waits");
+            assert!(
+                self.inboxes[side].len() <= 9 + self.limits[side].frame_bytes as usize,
+                "more than one frame waits"
+            );
         }
     }
 }

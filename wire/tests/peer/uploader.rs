@@ -1,5 +1,6 @@
-//! A client of bytes that sends bodies as fast as the windows let it: padded, on streams whose answer came early, which
-//! nobody wants, which are reset by either side. Windows that are not given back stop it.
+//! A client that sends bodies as fast as the windows allow: with padding, on streams with an early response, on streams
+//! that the server ignores, and on streams that either endpoint resets. If a window is not replenished, the client
+//! stops.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,7 +27,7 @@ enum Fate {
 
 const FATES: [Fate; 6] = [Fate::Reads, Fate::Reads, Fate::NeverAttaches, Fate::Detaches, Fate::Resets, Fate::IsReset];
 
-/// A stream of the client, as long as it sends on it.
+/// A stream on which the client still sends.
 struct Upload {
     window: i64,
     left: usize,
@@ -38,10 +39,10 @@ pub struct Uploader {
     uploads: BTreeMap<u32, Upload>,
     next: u32,
     window: i64,
-    /// What is on its way to the server.
+    /// Bytes on their way to the server.
     wire: Vec<u8>,
     tap: Tap,
-    /// What the server's user has to release, and what it may still do to a stream.
+    /// Received DATA that the server's user has not released, and the streams whose fate is still to come.
     held: Vec<(StreamId, usize)>,
     open: Vec<(StreamId, Fate)>,
     now: Instant,
@@ -78,7 +79,7 @@ impl Uploader {
         this
     }
 
-    /// Sends so many bytes and panics when a window stays shut.
+    /// Sends this many bytes, and panics if a window stays closed.
     pub fn run(&mut self, choices: &mut Choices, bytes: usize) {
         while self.sent < bytes {
             for _ in 0..20 {
@@ -95,7 +96,7 @@ impl Uploader {
             for _ in 0..50 {
                 self.send(choices);
             }
-            assert!(self.sent > before, "no window is open: {}, {:?}", self.window, self.windows());
+            assert!(self.sent > before, "all windows are closed: {}, {:?}", self.window, self.windows());
         }
         self.carry(usize::MAX);
         self.release_all();
@@ -156,12 +157,12 @@ impl Uploader {
         self.next += 2;
     }
 
-    /// Carries up to `bytes` to the server, and all that it writes back.
+    /// Delivers up to `bytes` to the server, and everything that it writes back.
     fn carry(&mut self, bytes: usize) {
         let wire = std::mem::take(&mut self.wire);
         let mut rest = &wire[..bytes.min(wire.len())];
         let later = &wire[rest.len()..];
-        while let Some(event) = self.server.receive(&mut rest, self.now).expect("the client breaks no rule") {
+        while let Some(event) = self.server.receive(&mut rest, self.now).expect("the client follows the rules") {
             match event {
                 Event::Request { stream, headers, .. } => {
                     self.server.recycle(headers);
@@ -199,9 +200,9 @@ impl Uploader {
                 _ => {}
             }
         }
-        assert!(self.window <= CONNECTION_WINDOW, "more was given back than was sent");
+        assert!(self.window <= CONNECTION_WINDOW, "more credit was returned than was used");
         for upload in self.uploads.values() {
-            assert!(upload.window <= STREAM_WINDOW, "more was given back than was sent");
+            assert!(upload.window <= STREAM_WINDOW, "more credit was returned than was used");
         }
     }
 
@@ -222,7 +223,7 @@ impl Uploader {
         self.take_output();
     }
 
-    /// The server's user loses interest in a stream, perhaps within a frame.
+    /// The server's user detaches or resets a stream, perhaps in the middle of a frame.
     fn act(&mut self, choices: &mut Choices) {
         if self.open.is_empty() || !choices.one_in(4) {
             return;

@@ -133,7 +133,7 @@ impl Ca {
     /// Opens the CA kept in a folder, or makes one where there is none.
     ///
     /// # Errors
-    /// A file can't be read or written, a key's file is open to others, a file does not hold what its name says, or
+    /// A file can't be read or written, a key's file is open to others, a file does not contain what its name says, or
     /// the CA there is another trust domain's.
     pub fn open_or_create(state_dir: &Path, trust_domain: &TrustDomain) -> Result<Self, CaError> {
         let dir = StateDir::open(state_dir)?;

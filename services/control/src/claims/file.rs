@@ -4,8 +4,8 @@
 //! ```yaml
 //! namespace: shop            # for names below without a namespace; default: `default`
 //! visibility: namespace      # who may know of a service: `all` (the default), or only its own namespace
-//! unlisted: pin              # a contract that is not listed here: `refuse` it (the default), or `pin` it to the first claimant
-//! complete: true             # the mesh has no other services, so it is settled as soon as these are there; default: false
+//! unlisted: pin              # other contracts: `refuse` them (the default), or `pin` each to its first claimant
+//! complete: true             # the mesh has no other services: it settles once these are there; default: false
 //! services:
 //!   users:                   # NAME, or NAME.NAMESPACE
 //!     contracts: [shop.users.v1.Users]      # protobuf services, by full name
@@ -105,35 +105,34 @@ fn read_root(reader: &mut Reader<'_>, root: &Node) -> Option<Listed> {
         let field = services.path(&entry.key);
         let Ok(service) = ServiceName::parse_in(&entry.key, &namespace) else {
             let found = shown(&entry.key);
-            reader.problem(
-                entry.line,
-                &field,
-                format!("found the name {found:?}; allowed: NAME or NAME.NAMESPACE, each {LABEL}"),
-            );
+            let text = format!("found the name {found:?}; allowed: NAME or NAME.NAMESPACE, each {LABEL}");
+            reader.problem(entry.line, &field, text);
             continue;
         };
         if let Some(first) = seen.insert(service.clone(), entry.line) {
-            reader.problem(
-                entry.line,
-                &field,
-                format!("{service} is there twice, first in line {first}; allowed: once"),
-            );
+            let text = format!("{service} is there twice, first in line {first}; allowed: once");
+            reader.problem(entry.line, &field, text);
         }
-        let Some(table) = reader.table(&field, entry.node, SERVICE_KEYS) else { continue };
-        let endpoints = reader.whole_number(&table, "endpoints", 1..=limits::ENDPOINTS_PER_SERVICE as i64, "");
-        if let Some(mesh) = &mut listed.mesh {
-            mesh.insert(service.clone(), endpoints.map_or(1, |endpoints| endpoints.value as usize));
+        if let Some(table) = reader.table(&field, entry.node, SERVICE_KEYS) {
+            read_service(reader, &table, &service, &mut listed);
         }
-        read_claims(reader, &table, "contracts", CONTRACT, &service, &mut listed, |text| {
-            is_contract_name(text).then(|| text.to_owned())
-        });
-        read_claims(reader, &table, "addresses", ADDRESS, &service, &mut listed, |text| {
-            let address: SocketAddr = text.parse().ok()?;
-            let is_callable = !address.ip().is_unspecified() && address.port() != 0;
-            is_callable.then(|| address.to_string())
-        });
     }
     Some(listed)
+}
+
+fn read_service(reader: &mut Reader<'_>, table: &Table<'_>, service: &ServiceName, listed: &mut Listed) {
+    let endpoints = reader.whole_number(table, "endpoints", 1..=limits::ENDPOINTS_PER_SERVICE as i64, "");
+    if let Some(mesh) = &mut listed.mesh {
+        mesh.insert(service.clone(), endpoints.map_or(1, |endpoints| endpoints.value as usize));
+    }
+    read_claims(reader, table, "contracts", CONTRACT, service, listed, |text| {
+        is_contract_name(text).then(|| text.to_owned())
+    });
+    read_claims(reader, table, "addresses", ADDRESS, service, listed, |text| {
+        let address: SocketAddr = text.parse().ok()?;
+        let is_callable = !address.ip().is_unspecified() && address.port() != 0;
+        is_callable.then(|| address.to_string())
+    });
 }
 
 fn read_claims(

@@ -147,7 +147,7 @@ impl Store {
         Ok(self.id(owner))
     }
 
-    /// The claims that are to be released. Each call returns them until [`Self::released`] is called.
+    /// The claims that wait to be released. Each call returns them until [`Self::released`] is called.
     pub(crate) fn to_release(&self) -> Result<Vec<String>, ClaimsError> {
         let (released, taken) = (self.dir.path(RELEASED), self.dir.path(TAKEN));
         if !taken.exists() {

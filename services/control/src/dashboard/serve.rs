@@ -37,7 +37,7 @@ pub async fn serve(
 ) -> io::Result<()> {
     let address = listener.local_addr()?;
     tracing::debug!(%address, "the dashboard takes connections");
-    let app = routes(state);
+    let app = routes::routes(state);
     let (stop, stopping) = watch::channel(false);
     let mut connections = JoinSet::new();
     let mut seats: Seats<AbortHandle> = Seats::new(limits::DASHBOARD_CONNECTIONS);

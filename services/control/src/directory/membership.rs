@@ -261,23 +261,23 @@ mod tests {
     #[tokio::test]
     async fn a_dropped_reading_keeps_its_turn_until_it_has_finished() {
         let directory = directory();
-        let (begun, begins) = mpsc::channel();
+        let (started, starts) = mpsc::channel();
         let mut gates = Vec::new();
         let refused = || Err(DescriptorsRefused::OtherDigest);
         for number in 0..limits::DESCRIPTORS_READ {
             let (gate, opened) = mpsc::channel::<()>();
             gates.push(gate);
-            let begun = begun.clone();
+            let started = started.clone();
             let subject = subject(&directory, &format!("s{number}.shop"), 1);
             let mut reading = directory.read(subject, move || {
-                begun.send(()).unwrap();
+                started.send(()).unwrap();
                 let _ = opened.recv();
                 refused()
             });
             // The reading starts, and its future is dropped.
             assert!(futures_util::poll!(&mut reading).is_pending());
         }
-        gates.iter().for_each(|_| begins.recv().unwrap());
+        gates.iter().for_each(|_| starts.recv().unwrap());
         let mut next = directory.read(subject(&directory, "next.shop", 1), refused);
         assert!(timeout(std::time::Duration::from_millis(100), &mut next).await.is_err(), "all turns are taken");
         gates.pop();

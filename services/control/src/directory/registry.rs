@@ -1,10 +1,10 @@
 //! The registry: the services, where they run, their health, and the contracts that they implement.
 //!
-//! A plain state machine: it takes what sidecars report and `now`, and returns [`Event`]s. It does no I/O and has no clock.
-//! It knows only what members announced to this process: nothing is kept on disk.
+//! A plain state machine: it takes what sidecars report and `now`, and returns [`Event`]s. It does no I/O and has no
+//! clock. It knows only what members announced to this process: nothing is kept on disk.
 //!
-//! An endpoint is a member from its announcement on, and its stream is its [`Session`]. When the stream breaks, the member
-//! is silent: callers that know other endpoints no longer call it. A member of which nothing was heard for
+//! An endpoint is a member from its announcement on, and its stream is its [`Session`]. When the stream breaks, the
+//! member is silent: callers that know other endpoints no longer call it. A member of which nothing was heard for
 //! [`limits::ENDPOINT_EXPIRY`] is evicted. The last members of a service are kept for [`limits::SERVICE_MEMORY`], as a
 //! silent one may still work. A newer announcement of the same id takes over; what the older session still reports is
 //! ignored, and so is its end. A service without members stays known for [`limits::SERVICE_MEMORY`].
@@ -13,7 +13,7 @@
 //! - [`settling`]: when a missing service is known not to exist.
 //! - [`news`]: when watchers are told of a service as a whole.
 //! - [`departed`]: the addresses of endpoints that went without saying so.
-//! - [`views`]: what is known, for those who ask.
+//! - [`views`]: what the registry answers to questions.
 
 mod claimed;
 mod claiming;
@@ -182,7 +182,8 @@ impl Registry {
         is_member
     }
 
-    /// A member's stream has ended: it is silent from now on, but not forgotten yet. False if the session was over already.
+    /// A member's stream has ended: it is silent from now on, but not forgotten yet. False if the session was over
+    /// already.
     pub(crate) fn stream_broken(&mut self, session: &Session, now: Instant) -> bool {
         self.look_at_clock(now);
         let Some(member) = self.member(session) else { return false };
@@ -232,7 +233,8 @@ impl Registry {
     /// The members of which nothing was heard for too long.
     fn expired(&self, now: Instant) -> Vec<Evicted> {
         let unheard = |member: &Member, time| now.saturating_duration_since(member.heard) >= time;
-        // Callers may reach a member that the control plane does not, so it is they who give up the last ones.
+        // Callers may reach a member that the control plane does not reach, so they decide when to give up the last
+        // ones.
         let expiry = |entry: &Entry| {
             let has_others = entry.members.values().any(|member| !unheard(member, limits::ENDPOINT_EXPIRY));
             if has_others { limits::ENDPOINT_EXPIRY } else { limits::SERVICE_MEMORY }
@@ -307,7 +309,8 @@ impl Registry {
     fn remove(&mut self, service: &ServiceName, endpoint: &str, is_silent: bool, now: Instant) {
         if let Some(entry) = self.services.get_mut(service) {
             let member = entry.members.remove(endpoint);
-            // The claims of the last member are remembered, so that callers get `no-endpoint` and not `no-such-service`.
+            // The claims of the last member are remembered, so that callers get `no-endpoint` and not
+            // `no-such-service`.
             let lost = match member {
                 Some(member) if !entry.members.is_empty() => entry.claimed.remove(&member.claims),
                 _ => Vec::new(),

@@ -164,7 +164,7 @@ impl Counts {
         self.silent.of(network) + self.spoken.of(network)
     }
 
-    /// How long the first stranger of a network has been in its state.
+    /// When the first stranger of a network came into its state.
     fn since(&self, network: IpAddr) -> Option<Instant> {
         let firsts = [self.silent.first_of(network), self.spoken.first_of(network)];
         firsts.into_iter().flatten().map(|(_, stranger)| stranger.since).min()

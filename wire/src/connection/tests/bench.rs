@@ -1,8 +1,8 @@
-//! What relaying a call costs in this crate, without I/O: run with `--release -- --ignored --nocapture relayed`.
+//! The time to relay a call in this crate, without I/O: run with `--release -- --ignored --nocapture relayed`.
 
 use super::*;
 
-/// Connections back to back: a caller, the relay's two, and a service.
+/// Four connections: the caller's, the relay's two, and the service's.
 struct Chain {
     caller: Connection<u32>,
     inbound: Connection<StreamId>,
@@ -19,7 +19,7 @@ fn move_output<A: Clone, B: Clone>(
 ) {
     let mut input = from.output();
     let bytes = input.len();
-    while let Some(event) = to.receive(&mut input, now).expect("both sides keep the rules") {
+    while let Some(event) = to.receive(&mut input, now).expect("both endpoints follow the rules") {
         each(to, event);
     }
     assert!(input.is_empty());
@@ -45,7 +45,7 @@ impl Chain {
         chain
     }
 
-    /// The relay's way there.
+    /// Relays requests from the caller to the service.
     fn relay_requests(&mut self) {
         let outbound = &mut self.outbound;
         move_output(&mut self.caller, &mut self.inbound, self.now, |inbound, event| match event {
@@ -62,7 +62,7 @@ impl Chain {
         });
     }
 
-    /// And back.
+    /// Relays responses from the service to the caller.
     fn relay_answers(&mut self) {
         let inbound = &mut self.inbound;
         move_output(&mut self.service, &mut self.outbound, self.now, |outbound, event| match event {
@@ -141,7 +141,7 @@ fn a_relayed_call() {
         });
     }
     assert_eq!(answered, ROUNDS * CALLS);
-    // The median, so that other load of the machine does not count.
+    // The median, so that other load on the machine hardly counts.
     let each = |mut rounds: Vec<Duration>| {
         rounds.sort_unstable();
         rounds[rounds.len() / 2].as_nanos() / u128::from(CALLS)

@@ -1,8 +1,8 @@
-//! Windows, queues and SETTINGS that move them.
+//! Windows, queues, and SETTINGS that change the windows.
 
 use super::*;
 
-/// SETTINGS with one parameter.
+/// The payload of SETTINGS with one setting.
 fn setting(name: u16, value: u32) -> Vec<u8> {
     let mut payload = Vec::new();
     frame::write_setting(name, value, &mut payload);
@@ -13,14 +13,14 @@ fn update(bytes: u32) -> [u8; 4] {
     bytes.to_be_bytes()
 }
 
-/// Lengths of the DATA frames in the output by stream.
+/// Streams and lengths of the DATA frames in the output.
 fn sent_data(end: &mut End) -> Vec<(u32, usize)> {
     let data = end.sent().into_iter().filter(|(head, _)| head.kind == kind::DATA);
     data.map(|(head, _)| (head.stream, head.length)).collect()
 }
 
 #[test]
-fn windows_of_open_streams_move_with_settings_and_can_be_negative() {
+fn settings_change_the_windows_of_open_streams_and_can_make_them_negative() {
     let mut client = End::connected(&Limits::default());
     let stream = client.connection.open(&post(), false, "one").expect("it can open");
     assert_eq!(client.connection.send_data(stream, &[0; 50_000], false), 0);
@@ -47,7 +47,7 @@ fn a_window_that_settings_close_stops_a_stream_but_not_the_others() {
     });
     client.frame(kind::WINDOW_UPDATE, 0, 3, &update(100_000)).expect("it is fine");
     client.connection.send_data(first, &[0; 100], false);
-    // Over the high water: both wait.
+    // The output is full, so both streams wait.
     assert_eq!(client.connection.send_data(first, &[0; 10], false), 10);
     assert_eq!(client.connection.send_data(second, &[0; 10], false), 10);
     client.frame(kind::SETTINGS, 0, 0, &setting(frame::setting::INITIAL_WINDOW_SIZE, 0)).expect("it is fine");
@@ -91,7 +91,7 @@ fn queued_data_goes_out_in_turns() {
 }
 
 #[test]
-fn over_the_high_water_data_waits_for_the_output_to_be_written() {
+fn data_waits_while_the_output_is_full() {
     let mut client = End::connected(&Limits { output_bytes: 20_000, ..Limits::default() });
     let stream = client.connection.open(&post(), false, "one").expect("it can open");
     let waiting = client.connection.send_data(stream, &[0; 60_000], false);
@@ -111,7 +111,7 @@ fn over_the_high_water_data_waits_for_the_output_to_be_written() {
 }
 
 #[test]
-fn windows_are_handed_back_in_halves() {
+fn windows_are_replenished_in_halves() {
     let limits = Limits { stream_window_bytes: 1000, connection_window_bytes: 65_535, ..Limits::default() };
     let mut server = End::served(&limits);
     server.headers(1, 0, &POST).expect("it is fine");
@@ -123,11 +123,11 @@ fn windows_are_handed_back_in_halves() {
     let frames = server.sent();
     assert_eq!((frames.len(), frames[0].0.stream, frame::number(&frames[0].1)), (1, 1, 500));
     server.frame(kind::DATA, flag::END_STREAM, 1, &[0; 900]).expect("it is fine");
-    assert_eq!(server.sent_kinds(), [], "a stream whose receive half has ended needs no window");
+    assert_eq!(server.sent_kinds(), [], "a stream that receives no more needs no window");
 }
 
 #[test]
-fn padding_is_handed_back_and_never_seen() {
+fn padding_is_released_at_once_and_makes_no_event() {
     let limits = Limits { stream_window_bytes: 1000, ..Limits::default() };
     let mut server = End::served(&limits);
     server.is_holding = true;
@@ -136,7 +136,7 @@ fn padding_is_handed_back_and_never_seen() {
     padded.extend_from_slice(b"abc");
     padded.extend_from_slice(&[0; 200]);
     for _ in 0..20 {
-        server.frame(kind::DATA, flag::PADDED, 1, &padded).expect("its window was handed back");
+        server.frame(kind::DATA, flag::PADDED, 1, &padded).expect("its window was replenished");
     }
     assert_eq!(server.body("call").0, b"abc".repeat(20));
     let mut frame = Vec::new();
@@ -150,7 +150,7 @@ fn padding_is_handed_back_and_never_seen() {
 
 #[test]
 fn one_slow_stream_does_not_stall_the_others() {
-    // Half of the window is buffered: the rest still goes round.
+    // Most of the connection's window is held by one stream; the rest is still replenished.
     let limits = Limits { stream_window_bytes: 60_000, connection_window_bytes: 65_535, ..Limits::default() };
     for (buffered_bytes, is_larger) in [(0, false), (100_000, true)] {
         let mut server = End::served(&Limits { buffered_bytes, ..limits.clone() });
@@ -163,7 +163,7 @@ fn one_slow_stream_does_not_stall_the_others() {
         let slow = std::mem::take(&mut server.held);
         let given: u32 =
             server.sent().iter().map(|(head, bytes)| if head.stream == 0 { frame::number(bytes) } else { 0 }).sum();
-        assert_eq!(given > 0, is_larger, "buffered DATA is handed back at once");
+        assert_eq!(given > 0, is_larger, "DATA within the buffer limit is credited at once");
         server.is_holding = false;
         let mut window = 65_535 - 60_000 + given;
         for _ in 0..100 {
@@ -181,14 +181,14 @@ fn one_slow_stream_does_not_stall_the_others() {
 }
 
 #[test]
-fn what_is_held_of_a_stream_that_is_gone_counts_until_it_is_released() {
+fn held_data_of_a_stream_that_is_gone_counts_until_it_is_released() {
     let mut server = End::served(&Limits { connection_window_bytes: 65_535, ..Limits::default() });
     server.is_holding = true;
     server.headers(1, 0, &POST).expect("it is fine");
     for _ in 0..4 {
         server.frame(kind::DATA, 0, 1, &[0; 16_000]).expect("it is within the window");
     }
-    // Half of a frame is there when the stream is reset.
+    // Half of a frame has arrived when the stream is reset.
     server.take(&Head { length: 1000, kind: kind::DATA, flags: 0, stream: 1 }.bytes()).expect("it is fine");
     server.take(&[0; 500]).expect("it is fine");
     server.connection.reset(server.requests[0], Code::CANCEL);
@@ -200,12 +200,12 @@ fn what_is_held_of_a_stream_that_is_gone_counts_until_it_is_released() {
     let given: u32 = server.sent().iter().map(|(_, bytes)| frame::number(bytes)).sum();
     assert!(
         given > 65_000 - 65_535 / 2,
-        "all that had come was handed back, but for what is not worth a frame: {given}"
+        "all received bytes were credited, except too few for a WINDOW_UPDATE: {given}"
     );
 }
 
 #[test]
-fn our_smaller_window_counts_once_the_peer_knows_it() {
+fn our_smaller_window_applies_once_the_peer_has_acknowledged_it() {
     let limits = Limits { stream_window_bytes: 100, ..Limits::default() };
     let mut server = End::server(&limits);
     server.take(frame::PREFACE).expect("it is the preface");
@@ -220,7 +220,7 @@ fn our_smaller_window_counts_once_the_peer_knows_it() {
 }
 
 #[test]
-fn large_header_blocks_are_split_at_the_peer_s_frame_size() {
+fn large_field_blocks_are_split_at_the_peer_s_frame_size() {
     let limits = Limits { header_list_bytes: 100_000, ..Limits::default() };
     let (mut client, mut server) = pair(&limits);
     let mut headers = post();
@@ -232,7 +232,7 @@ fn large_header_blocks_are_split_at_the_peer_s_frame_size() {
 }
 
 #[test]
-fn the_peer_s_limit_on_streams_holds_and_moves() {
+fn the_peer_s_limit_on_streams_is_respected() {
     let mut client = End::connected(&Limits::default());
     client.frame(kind::SETTINGS, 0, 0, &setting(frame::setting::MAX_CONCURRENT_STREAMS, 1)).expect("it is fine");
     client.connection.open(&post(), true, "one").expect("it can open");
@@ -243,7 +243,7 @@ fn the_peer_s_limit_on_streams_holds_and_moves() {
 }
 
 #[test]
-fn a_window_of_which_half_is_used_up_is_low_until_it_is_opened() {
+fn the_window_is_low_when_more_than_half_is_used_until_it_is_increased() {
     let mut client = End::connected(&Limits::default());
     let start = client.now;
     let stream = client.connection.open(&post(), false, "one").expect("it can open");
@@ -254,7 +254,7 @@ fn a_window_of_which_half_is_used_up_is_low_until_it_is_opened() {
     assert_eq!(client.connection.low_window_since(), Some(start));
     client.now = start + Duration::from_secs(1);
     client.frame(kind::WINDOW_UPDATE, 0, 0, &1_000u32.to_be_bytes()).expect("it is fine");
-    assert_eq!(client.connection.low_window_since(), Some(client.now), "it is low still");
+    assert_eq!(client.connection.low_window_since(), Some(client.now), "it is still low");
     client.frame(kind::WINDOW_UPDATE, 0, 0, &30_000u32.to_be_bytes()).expect("it is fine");
     assert_eq!(client.connection.low_window_since(), None);
 }

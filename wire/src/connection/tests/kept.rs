@@ -1,8 +1,8 @@
-//! Buffers that a connection keeps: few, and not for long.
+//! The memory that a connection keeps is small, and is freed when it is idle.
 
 use super::*;
 
-/// A server with so many calls, each of which has these bytes waiting for the connection's window.
+/// A server with this many calls. Each has this many bytes waiting for the connection's window.
 fn with_waiting(calls: u32, bytes: usize) -> (End, Vec<StreamId>) {
     let mut server = End::served(&Limits { streams: calls, ..Limits::default() });
     for call in 0..calls {
@@ -17,7 +17,8 @@ fn with_waiting(calls: u32, bytes: usize) -> (End, Vec<StreamId>) {
     (server, streams)
 }
 
-/// Opens the connection's window, and takes all that is sent: how much DATA of each stream, and of which bytes.
+/// Opens the connection's window and reads everything that is sent. Returns for each stream the length of its DATA and
+/// the byte that it consists of.
 fn take_waiting(server: &mut End) -> std::collections::BTreeMap<u32, (usize, u8)> {
     let mut taken = std::collections::BTreeMap::new();
     server.frame(kind::WINDOW_UPDATE, 0, 0, &1_000_000_000u32.to_be_bytes()).expect("it is fine");
@@ -55,7 +56,7 @@ fn a_connection_with_one_call_left_keeps_little() {
 }
 
 #[test]
-fn a_busy_connection_that_keeps_little_is_left_alone() {
+fn trim_does_nothing_for_a_busy_connection_that_keeps_little() {
     let (mut client, mut server) = pair(&Limits::default());
     for call in 0..20 {
         client.connection.open(&post(), call % 2 == 0, "one").expect("it can open");
@@ -70,7 +71,7 @@ fn a_busy_connection_that_keeps_little_is_left_alone() {
 }
 
 #[test]
-fn what_waits_is_sent_after_others_gave_their_buffers_back() {
+fn queued_data_is_sent_after_the_buffers_of_other_streams_were_freed() {
     let (mut server, streams) = with_waiting(10, 60_000);
     let held = server.connection.usage().buffer_bytes;
     for stream in streams.iter().step_by(2) {
@@ -78,7 +79,10 @@ fn what_waits_is_sent_after_others_gave_their_buffers_back() {
     }
     server.connection.send_trailers(streams[9], &list(&[("grpc-status", "0")]));
     server.connection.shrink();
-    assert!(server.connection.usage().buffer_bytes <= held - 4 * 60_000, "those of the calls that were given up");
+    assert!(
+        server.connection.usage().buffer_bytes <= held - 4 * 60_000,
+        "the buffers of the calls that were reset are freed"
+    );
     server.connection.send_data(streams[7], &[7; 100], true);
     // The first two calls have used the window of 65,535.
     let taken = take_waiting(&mut server);
@@ -93,7 +97,7 @@ fn what_waits_is_sent_after_others_gave_their_buffers_back() {
 }
 
 #[test]
-fn the_memory_of_very_many_streams_counts_until_it_is_given_back() {
+fn the_memory_of_very_many_streams_counts_until_it_is_freed() {
     const CALLS: u32 = 1_000;
     let mut server = End::served(&Limits { streams: CALLS, ..Limits::default() });
     let held = |server: &mut End| {
@@ -103,7 +107,7 @@ fn the_memory_of_very_many_streams_counts_until_it_is_given_back() {
     for call in 0..CALLS {
         server.headers(2 * call + 1, flag::END_STREAM, &POST).expect("it is a request");
         if call == 50 {
-            assert_eq!(held(&mut server), 0, "it is little");
+            assert_eq!(held(&mut server), 0, "it is too little to count");
         }
     }
     assert!(held(&mut server) > CALLS as usize * 50, "{} bytes", held(&mut server));
@@ -112,7 +116,7 @@ fn the_memory_of_very_many_streams_counts_until_it_is_given_back() {
         server.connection.respond(*stream, &ok(), true);
     }
     server.connection.shrink();
-    assert!(held(&mut server) > CALLS as usize * 50, "one is open still");
+    assert!(held(&mut server) > CALLS as usize * 50, "one stream is still open");
     server.connection.respond(streams[0], &ok(), true);
     assert!(held(&mut server) > CALLS as usize * 50);
     server.connection.shrink();
@@ -120,14 +124,14 @@ fn the_memory_of_very_many_streams_counts_until_it_is_given_back() {
 }
 
 #[test]
-fn a_header_block_counts_until_it_is_complete() {
+fn a_field_block_counts_until_it_is_complete() {
     let mut server = End::served(&Limits::default());
     let block = [0x82; 100];
     server.frame(kind::HEADERS, flag::END_STREAM, 1, &block).expect("more is to come");
     server.frame(kind::CONTINUATION, 0, 1, &block).expect("more is to come");
     server.sent();
     assert_eq!(server.connection.held_and_unsent_bytes(), 200);
-    // It is malformed, which is about its stream only.
+    // It is malformed, which is only a stream error.
     server.frame(kind::CONTINUATION, flag::END_HEADERS, 1, &block).expect("it can be decoded");
     server.sent();
     assert_eq!(server.connection.held_and_unsent_bytes(), 0);

@@ -1,35 +1,35 @@
-//! Each limit, hit once.
+//! One test for each limit.
 
 use super::*;
 
 const NONE: Rate = Rate { burst: 3, per_second: 0, frames_per_token: 0 };
 
-/// How often something is borne until the peer is slowed.
+/// Sends until the peer is slowed down. Returns the rate that it exceeded, and how often `send` was allowed before.
 fn until_paused(end: &mut End, mut send: impl FnMut(&mut End, u32) -> Result<(), ConnectionError>) -> (Bound, u32) {
     for round in 0..100_000 {
-        send(end, round).expect("a flood is slowed before anything else");
+        send(end, round).expect("a flood is first slowed down");
         if let Some(bound) = end.connection.take_exceeded() {
             assert!(end.connection.is_paused(end.now));
             return (bound, round);
         }
     }
-    panic!("nothing slows it");
+    panic!("the peer is never slowed down");
 }
 
-/// Sends until the connection fails, and returns the code and how often it went well.
+/// Sends until the connection fails. Returns the code, and how often `send` succeeded before.
 fn until_failure(end: &mut End, mut send: impl FnMut(&mut End, u32) -> Result<(), ConnectionError>) -> (Code, u32) {
     for round in 0..100_000 {
         if let Err(error) = send(end, round) {
             return (error.code, round);
         }
     }
-    panic!("nothing stops it");
+    panic!("the connection never fails");
 }
 
 /// Lets the time pass until the driver reads again.
 fn wait_for_pause(end: &mut End) {
     while end.connection.is_paused(end.now) {
-        end.now = end.connection.next_timeout().expect("the end of the pause is waited for");
+        end.now = end.connection.next_timeout().expect("the end of the pause is a timeout");
         end.connection.on_timeout(end.now).expect("nothing else is due");
     }
 }
@@ -41,7 +41,7 @@ fn ping(end: &mut End, _: u32) -> Result<(), ConnectionError> {
 }
 
 #[test]
-fn rates_of_what_a_peer_does() {
+fn pings_settings_cancels_and_stream_errors_are_limited_by_rates() {
     let mut server = End::served(&Limits { pings: NONE, ..Limits::default() });
     assert_eq!(until_paused(&mut server, ping), (Bound::Pings, 3));
 
@@ -64,23 +64,23 @@ fn rates_of_what_a_peer_does() {
 }
 
 #[test]
-fn what_comes_with_as_much_work_is_no_flood() {
+fn frames_that_come_with_useful_work_are_no_flood() {
     let per_frame = Rate { frames_per_token: 1, ..NONE };
     let limits =
         Limits { pings: per_frame.clone(), cancels: per_frame.clone(), settings: per_frame, ..Limits::default() };
     let mut server = End::served(&limits);
     for round in 0..1000 {
-        // A call of gRPC with an estimator of bandwidth: a PING for each DATA frame, either way.
+        // A gRPC call with a bandwidth estimator: a PING for each DATA frame, in both directions.
         let stream = round * 4 + 1;
         server.headers(stream, 0, &POST).expect("it is fine");
         server.frame(kind::DATA, flag::END_STREAM, stream, b"message").expect("it is fine");
-        ping(&mut server, 0).expect("it came with DATA");
+        ping(&mut server, 0).expect("it came with received DATA");
         let served = server.requests.pop().expect("it came");
         server.connection.respond(served, &ok(), false);
         server.connection.send_data(served, b"message", true);
-        ping(&mut server, 0).expect("it came for DATA");
-        server.frame(kind::SETTINGS, 0, 0, &[]).expect("as do those");
-        // A call that is cancelled, for each that was answered.
+        ping(&mut server, 0).expect("it came for DATA that we sent");
+        server.frame(kind::SETTINGS, 0, 0, &[]).expect("SETTINGS earn tokens in the same way");
+        // One cancelled call for each answered one.
         server.headers(stream + 2, 0, &POST).expect("it is fine");
         server.frame(kind::RST_STREAM, 0, stream + 2, &[0, 0, 0, 8]).expect("it is fine");
         server.sent();
@@ -89,7 +89,7 @@ fn what_comes_with_as_much_work_is_no_flood() {
 }
 
 #[test]
-fn requests_that_come_to_nothing_are_no_work() {
+fn requests_without_a_response_are_not_useful_work() {
     let per_frame = Rate { frames_per_token: 1, ..NONE };
     let limits = Limits { cancels: per_frame.clone(), stream_errors: per_frame, ..Limits::default() };
     for (frame, bound) in [((kind::RST_STREAM, 8), Bound::Cancels), ((kind::WINDOW_UPDATE, 0), Bound::StreamErrors)] {
@@ -103,9 +103,9 @@ fn requests_that_come_to_nothing_are_no_work() {
     }
 }
 
-/// As far as the clock is concerned: paused after each read, for as long as it was too fast.
+/// In virtual time: the server pauses after each read for as long as the rate demands.
 #[test]
-fn a_server_slows_a_flood_then_drains_and_then_ends_the_connection() {
+fn a_server_slows_a_flood_down_then_drains_and_then_closes_the_connection() {
     let slow = Rate { burst: 3, per_second: 2, frames_per_token: 0 };
     let flood_time = Duration::from_secs(10);
     let mut server = End::served(&Limits { pings: slow, flood_time, ..Limits::default() });
@@ -132,22 +132,22 @@ fn a_server_slows_a_flood_then_drains_and_then_ends_the_connection() {
 }
 
 #[test]
-fn a_client_never_ends_its_connection_for_a_rate_but_lets_its_calls_end() {
+fn a_client_does_not_close_its_connection_for_a_rate_but_drains_it() {
     let slow = Rate { burst: 3, per_second: 2, frames_per_token: 0 };
     let mut client = End::connected(&Limits { pings: slow, ..Limits::default() });
     client.connection.open(&post(), true, "one").expect("it can open");
     for _ in 0..200 {
-        ping(&mut client, 0).expect("a flood is slowed");
+        ping(&mut client, 0).expect("a flood is slowed down");
         wait_for_pause(&mut client);
     }
-    assert!(!client.connection.can_open(), "others take another connection");
+    assert!(!client.connection.can_open(), "new calls need another connection");
     client.headers(1, flag::END_STREAM, &OK).expect("the connection goes on");
     assert_eq!(client.take_seen(), [Seen::Response("one", 200, true)]);
     assert!(client.connection.is_finished());
 }
 
 #[test]
-fn who_has_stopped_flooding_is_forgiven() {
+fn a_flood_is_forgiven_after_a_quiet_time() {
     let slow = Rate { burst: 3, per_second: 2, frames_per_token: 0 };
     let mut server = End::served(&Limits { pings: slow, ..Limits::default() });
     for _ in 0..100 {
@@ -160,7 +160,7 @@ fn who_has_stopped_flooding_is_forgiven() {
 }
 
 #[test]
-fn frames_that_carry_nothing() {
+fn frames_that_carry_nothing_are_limited() {
     for frame in [
         (kind::DATA, 0, 1, &[][..]),
         (kind::DATA, flag::PADDED, 1, &[1, 0]),
@@ -178,7 +178,7 @@ fn frames_that_carry_nothing() {
 }
 
 #[test]
-fn data_that_is_nearly_all_head_is_bounded_for_clients() {
+fn tiny_data_frames_of_clients_are_limited() {
     let limits = Limits { small_data: NONE, ..Limits::default() };
     let small = |end: &mut End, _| end.frame(kind::DATA, 0, 1, b"abcd");
     let mut server = End::served(&limits);
@@ -190,32 +190,32 @@ fn data_that_is_nearly_all_head_is_bounded_for_clients() {
     let mut server = End::served(&limits);
     for stream in (1..200).step_by(2) {
         server.headers(stream, 0, &POST).expect("it is fine");
-        server.frame(kind::DATA, flag::END_STREAM, stream, b"x").expect("it is all");
+        server.frame(kind::DATA, flag::END_STREAM, stream, b"x").expect("it ends the stream");
     }
     let mut client = End::connected(&limits);
     client.connection.open(&post(), true, "one").expect("it can open");
     client.headers(1, 0, &OK).expect("it is fine");
     for _ in 0..100 {
-        small(&mut client, 0).expect("a service may answer as it likes");
+        small(&mut client, 0).expect("a server's DATA is not limited");
     }
 }
 
 #[test]
-fn games_with_the_table_s_size() {
+fn dynamic_table_size_updates_are_limited() {
     let mut server = End::served(&Limits { table_changes: NONE, ..Limits::default() });
     let played = [&[0x20, 0x3f, 0xe1, 0x1f][..], &block(&POST)].concat();
     let game = |end: &mut End, round: u32| {
         end.frame(kind::HEADERS, flag::END_HEADERS | flag::END_STREAM, round * 2 + 1, &played)
     };
-    assert_eq!(until_paused(&mut server, game), (Bound::TableChanges, 1), "two a block");
+    assert_eq!(until_paused(&mut server, game), (Bound::TableChanges, 1), "two in each block");
     let mut server = End::served(&Limits::default());
     let many = [&[0x20; 10_000][..], &block(&POST)].concat();
-    server.frame(kind::HEADERS, flag::END_HEADERS, 1, &many).expect("it is slowed first");
+    server.frame(kind::HEADERS, flag::END_HEADERS, 1, &many).expect("the peer is slowed down first");
     assert_eq!(server.connection.take_exceeded(), Some(Bound::TableChanges));
 }
 
 #[test]
-fn window_updates_for_what_was_sent_are_free_but_crumbs_are_not() {
+fn window_updates_for_sent_data_are_free_but_tiny_ones_are_not() {
     let empty_frames = Rate { frames_per_token: 1, ..NONE };
     let mut client = End::connected(&Limits { empty_frames, ..Limits::default() });
     let stream = client.connection.open(&post(), false, "one").expect("it can open");
@@ -238,18 +238,18 @@ fn window_updates_for_what_was_sent_are_free_but_crumbs_are_not() {
 }
 
 #[test]
-fn answers_that_nobody_reads() {
+fn replies_that_the_peer_does_not_read_are_limited() {
     let plenty = Rate { burst: u32::MAX, per_second: 1, frames_per_token: 0 };
     let limits =
         Limits { pings: plenty.clone(), stream_errors: plenty, control_output_bytes: 1000, ..Limits::default() };
     let mut server = End::served(&limits);
     while !server.connection.is_read_held() {
-        server.frame(kind::PING, 0, 0, &[7; 8]).expect("its driver is told to stop reading first");
+        server.frame(kind::PING, 0, 0, &[7; 8]).expect("first, the driver should stop reading");
     }
     assert!(server.connection.output().len() < 1100);
     server.sent();
-    assert!(!server.connection.is_read_held(), "it has read the answers");
-    // A driver that reads on all the same is stopped.
+    assert!(!server.connection.is_read_held(), "the peer has read the replies");
+    // If the driver reads on all the same, the connection fails.
     let (code, rounds) = until_failure(&mut server, |end, _| end.frame(kind::PING, 0, 0, &[7; 8]));
     assert_eq!((code, rounds), (Code::ENHANCE_YOUR_CALM, 4000 / 17));
     assert!(server.connection.output().len() < 4200);
@@ -270,7 +270,7 @@ fn more_streams_than_allowed_are_refused() {
 }
 
 #[test]
-fn header_blocks_without_end() {
+fn field_blocks_are_limited_in_frames_and_time() {
     let mut server = End::served(&Limits { header_block_frames: 3, ..Limits::default() });
     server.frame(kind::HEADERS, 0, 1, &[]).expect("it is fine");
     let more = |end: &mut End, _| end.frame(kind::CONTINUATION, 0, 1, &[]);
@@ -283,14 +283,14 @@ fn header_blocks_without_end() {
 }
 
 #[test]
-fn header_lists_that_are_too_large() {
+fn header_lists_that_are_too_large_are_refused() {
     let long = "x".repeat(200);
     let mut fields = POST.to_vec();
     fields.extend([("a", &long[..]), ("b", &long)]);
     let limits = Limits { header_list_bytes: 400, ..Limits::default() };
     let mut server = End::served(&limits);
     server.headers(1, 0, &fields).expect("the connection goes on");
-    server.frame(kind::DATA, 0, 1, b"of a request that nobody takes").expect("it is ignored");
+    server.frame(kind::DATA, 0, 1, b"of a request that is refused").expect("it is ignored");
     server.headers(3, flag::END_STREAM, &fields).expect("the connection goes on");
     assert_eq!(server.take_seen(), [Seen::RequestTooLarge(1, false), Seen::RequestTooLarge(3, true)]);
     for stream in std::mem::take(&mut server.requests) {
@@ -309,7 +309,7 @@ fn header_lists_that_are_too_large() {
 }
 
 #[test]
-fn data_beyond_the_windows() {
+fn data_beyond_the_windows_is_an_error() {
     let limits = Limits { stream_window_bytes: 1 << 20, connection_window_bytes: 65_535, ..Limits::default() };
     let mut server = End::served(&limits);
     server.is_holding = true;
@@ -319,7 +319,7 @@ fn data_beyond_the_windows() {
 }
 
 #[test]
-fn settings_that_are_never_acknowledged() {
+fn settings_must_be_acknowledged_in_time() {
     let limits = Limits::default();
     let mut server = End::server(&limits);
     assert_eq!(server.connection.next_timeout(), Some(server.now + limits.settings_timeout));
@@ -331,7 +331,7 @@ fn settings_that_are_never_acknowledged() {
 }
 
 #[test]
-fn closed_streams_are_forgotten() {
+fn only_the_last_closed_streams_are_remembered() {
     let mut server = End::served(&Limits { closed_streams: 2, ..Limits::default() });
     for stream in [1, 3, 5] {
         server.headers(stream, 0, &POST).expect("it is fine");

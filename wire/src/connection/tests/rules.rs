@@ -1,4 +1,4 @@
-//! What RFC 9113 says of frames that are wrong, or come at a wrong time.
+//! RFC 9113's rules for frames that are malformed, or come at a wrong time.
 
 use super::*;
 use crate::frame::setting;
@@ -6,7 +6,7 @@ use crate::frame::setting;
 /// A frame as kind, flags, stream and payload.
 type Frame<'a> = (u8, u8, u32, &'a [u8]);
 
-/// The code with which a connection fails that gets this frame; stream 1 is open, 3 idle.
+/// The code with which a server's connection fails when it receives this frame. Stream 1 is open, stream 3 is idle.
 fn server_fails(frame: Frame<'_>) -> Option<Code> {
     let mut server = End::served(&Limits::default());
     server.headers(1, 0, &POST).expect("it is fine");
@@ -26,7 +26,7 @@ fn parameter(name: u16, value: u32) -> Vec<u8> {
 }
 
 #[test]
-fn frames_that_break_the_connection() {
+fn frames_that_are_connection_errors() {
     const SIZE: Code = Code::FRAME_SIZE_ERROR;
     const PROTOCOL: Code = Code::PROTOCOL_ERROR;
     let window = parameter(setting::INITIAL_WINDOW_SIZE, 1 << 31);
@@ -81,7 +81,7 @@ fn frames_that_break_the_connection() {
 }
 
 #[test]
-fn what_is_unknown_or_without_effect_is_ignored() {
+fn unknown_frames_and_frames_without_effect_are_ignored() {
     for frame in [
         (0x16, 0xff, 0, &b"whatever"[..]),
         (0x16, 0xff, 7, b""),
@@ -96,7 +96,7 @@ fn what_is_unknown_or_without_effect_is_ignored() {
 }
 
 #[test]
-fn a_connection_begins_with_its_preface_and_settings() {
+fn a_connection_starts_with_the_preface_and_settings() {
     let mut server = End::server(&Limits::default());
     server.take(&frame::PREFACE[..10]).expect("it may come in parts");
     assert_eq!(server.take(b"GET / HTTP/1.1\r\n").map_err(|error| error.code), Err(Code::PROTOCOL_ERROR));
@@ -107,7 +107,7 @@ fn a_connection_begins_with_its_preface_and_settings() {
 }
 
 #[test]
-fn frames_that_break_their_stream() {
+fn frames_that_are_stream_errors() {
     let cases: [(Frame<'_>, Code); 5] = [
         ((kind::WINDOW_UPDATE, 0, 1, &[0; 4]), Code::PROTOCOL_ERROR),
         ((kind::WINDOW_UPDATE, 0, 1, &[0x7f, 0xff, 0xff, 0xff]), Code::FLOW_CONTROL_ERROR),
@@ -125,14 +125,14 @@ fn frames_that_break_their_stream() {
 }
 
 #[test]
-fn a_window_update_by_nothing_is_an_error_after_the_streams_end_too() {
+fn a_window_update_of_0_is_an_error_even_after_the_stream_has_ended() {
     let by_nothing = |end: &mut End| {
         end.sent();
         end.frame(kind::WINDOW_UPDATE, 0, 1, &[0, 0, 0, 1]).expect("the connection goes on");
         assert_eq!(end.sent_resets(), []);
         for times in [1, 0] {
             end.frame(kind::WINDOW_UPDATE, 0, 1, &[0; 4]).expect("the connection goes on");
-            assert_eq!(end.sent_resets(), [(1, Code::PROTOCOL_ERROR)][..times], "it is told once");
+            assert_eq!(end.sent_resets(), [(1, Code::PROTOCOL_ERROR)][..times], "the reset is sent once");
         }
     };
     let mut server = End::served(&Limits::default());
@@ -145,7 +145,7 @@ fn a_window_update_by_nothing_is_an_error_after_the_streams_end_too() {
     by_nothing(&mut client);
 }
 
-/// The resets with which a server answers a request that is followed by DATA.
+/// The resets that a server sends for a request that is followed by these DATA frames.
 fn resets_for(fields: &[(&str, &str)], data: &[&[u8]]) -> Vec<(u32, Code)> {
     let mut server = End::served(&Limits::default());
     let flags = if data.is_empty() { flag::END_STREAM } else { 0 };
@@ -180,7 +180,7 @@ fn malformed_requests_are_reset() {
 }
 
 #[test]
-fn malformed_answers_are_reset() {
+fn malformed_responses_are_reset() {
     let cases: [&[(&str, &str)]; 5] = [
         &[("x", "no status")],
         &[(":status", "101")],
@@ -201,7 +201,7 @@ fn malformed_answers_are_reset() {
 }
 
 #[test]
-fn answers_without_a_body_may_have_a_length() {
+fn responses_without_content_may_have_a_content_length() {
     for (method, status) in [("HEAD", "200"), ("GET", "304")] {
         let mut client = End::connected(&Limits::default());
         let mut head = post();
@@ -218,7 +218,7 @@ fn answers_without_a_body_may_have_a_length() {
 }
 
 #[test]
-fn extended_connect_is_for_those_who_were_told_of_it() {
+fn extended_connect_must_be_enabled_by_settings() {
     let mut fields = POST.to_vec();
     fields[0] = (":method", "CONNECT");
     fields.push((":protocol", "websocket"));
@@ -230,14 +230,14 @@ fn extended_connect_is_for_those_who_were_told_of_it() {
 }
 
 #[test]
-fn frames_after_the_end_of_a_half() {
+fn frames_after_end_stream_are_errors() {
     for kind in [kind::DATA, kind::HEADERS] {
         // Half-closed: a stream error.
         let mut server = End::served(&Limits::default());
         server.headers(1, flag::END_STREAM, &POST).expect("it is fine");
         server.frame(kind, flag::END_HEADERS | flag::END_STREAM, 1, &[]).expect("the connection goes on");
         assert_eq!(server.sent_resets(), [(1, Code::STREAM_CLOSED)]);
-        // Closed by both: an error of the connection.
+        // Closed by both endpoints: a connection error.
         server.headers(3, flag::END_STREAM, &POST).expect("it is fine");
         server.connection.respond(server.requests[1], &ok(), true);
         let error = server.frame(kind, flag::END_HEADERS, 3, &[]).expect_err("it ended");
@@ -246,7 +246,7 @@ fn frames_after_the_end_of_a_half() {
 }
 
 #[test]
-fn frames_after_a_reset() {
+fn frames_after_our_reset_are_ignored_and_after_the_peer_s_are_errors() {
     let mut server = End::served(&Limits::default());
     for stream in [1, 3] {
         server.headers(stream, 0, &POST).expect("it is fine");
@@ -255,13 +255,13 @@ fn frames_after_a_reset() {
     server.frame(kind::RST_STREAM, 0, 3, &[0, 0, 0, 8]).expect("it is fine");
     server.sent();
     server.take_seen();
-    // By us: what is under way is ignored, but still counts.
+    // After our reset, late frames are ignored, but still count for flow control.
     server.frame(kind::DATA, 0, 1, &[0; 100]).expect("it is ignored");
     server.headers(1, flag::END_STREAM, &[("x", "y")]).expect("it is ignored");
     server.frame(kind::WINDOW_UPDATE, 0, 1, &[0, 0, 0, 1]).expect("it is ignored");
     server.frame(kind::RST_STREAM, 0, 1, &[0; 4]).expect("it is ignored");
     assert_eq!((server.sent_kinds(), server.take_seen()), (vec![], vec![]));
-    // By the peer: it knows.
+    // After the peer's own reset, it must not send more frames.
     server.frame(kind::DATA, 0, 3, b"x").expect("the connection goes on");
     assert_eq!(server.sent_resets(), [(3, Code::STREAM_CLOSED)]);
 }
@@ -275,7 +275,7 @@ fn identifiers_of_new_streams_grow() {
 }
 
 #[test]
-fn header_blocks_come_in_parts_with_padding_and_priority() {
+fn field_blocks_may_come_in_parts_with_padding_and_priority() {
     let mut server = End::served(&Limits::default());
     let block = block(&POST);
     let mut first = vec![2, 0, 0, 0, 0, 7];
@@ -286,7 +286,7 @@ fn header_blocks_come_in_parts_with_padding_and_priority() {
     server.frame(kind::CONTINUATION, flag::END_HEADERS, 1, &block[20..]).expect("it is fine");
     assert_eq!(server.take_seen(), [Seen::Request(1, true)]);
     server.frame(kind::HEADERS, 0, 3, &block).expect("it is fine");
-    let error = server.frame(kind::PING, 0, 0, &[0; 8]).expect_err("the block is not whole");
+    let error = server.frame(kind::PING, 0, 0, &[0; 8]).expect_err("the block is not complete");
     assert_eq!(error.code, Code::PROTOCOL_ERROR);
     let mut server = End::served(&Limits::default());
     server.frame(kind::HEADERS, flag::END_HEADERS | flag::PRIORITY, 1, &[0, 0, 0, 1, 0]).expect("a stream error");

@@ -1,11 +1,11 @@
-//! What holds for every list and every block.
+//! Properties of every list and every block.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
 
-/// Fields as calls have them: names that are known, that are not, and that are secrets, and values that come again and that don't.
+/// Fields like those of calls: known names, other names and secrets, with values that repeat and values that do not.
 fn field() -> impl Strategy<Value = (String, String)> {
     let known =
         prop::sample::select(vec!["te", "accept-encoding", "grpc-timeout", "content-type", "cookie", "traceparent"]);
@@ -29,7 +29,7 @@ fn headers(fields: &[(String, String)]) -> Headers {
     headers
 }
 
-/// What happens between two blocks.
+/// A change between two blocks.
 #[derive(Clone, Debug)]
 enum Change {
     None,
@@ -45,9 +45,9 @@ fn change() -> impl Strategy<Value = Change> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Through two connections, as a relay does it, with tables whose sizes change.
+    /// Lists pass through two connections, as in a relay, with tables whose sizes change.
     #[test]
-    fn lists_come_through_unchanged(
+    fn lists_pass_through_a_relay_unchanged(
         calls in vec((change(), fields()), 1..20),
         own_bytes in prop_oneof![Just(4096_u32), 0..200_u32, 0..20_000_u32],
     ) {
@@ -86,7 +86,7 @@ proptest! {
         }
     }
 
-    /// And we read what it writes, which puts every field into the table.
+    /// We read what another implementation writes. It inserts every field into the table.
     #[test]
     fn another_encoder_is_understood(calls in vec(fields(), 1..12)) {
         let (mut other, mut decoder) = (fluke_hpack::Encoder::new(), Decoder::new(4096));
@@ -97,9 +97,9 @@ proptest! {
         }
     }
 
-    /// Whatever comes is taken or refused, within bounds; and what is taken can be sent on.
+    /// Any bytes are accepted or refused, within bounds; and an accepted list can be sent on.
     #[test]
-    fn any_bytes_are_taken_or_refused(blocks in vec(vec(any::<u8>(), 0..200), 1..20), limit in 0..3000_usize) {
+    fn any_bytes_are_accepted_or_refused(blocks in vec(vec(any::<u8>(), 0..200), 1..20), limit in 0..3000_usize) {
         let (mut decoder, mut encoder) = (Decoder::new(4096), Encoder::new(4096));
         let (mut next, mut headers) = (Decoder::new(4096), Headers::new());
         for block in blocks {
@@ -112,9 +112,9 @@ proptest! {
         }
     }
 
-    /// The same with blocks that are nearly right.
+    /// The same with blocks that are almost correct.
     #[test]
-    fn damaged_blocks_are_taken_or_refused(
+    fn damaged_blocks_are_accepted_or_refused(
         calls in vec(fields(), 1..10),
         damage in vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
     ) {
@@ -133,7 +133,7 @@ proptest! {
     }
 }
 
-/// With every hash the same, fields are still told apart, and lists still come through.
+/// If all hashes are the same, fields are still distinguished.
 #[test]
 fn colliding_hashes_cost_only_bytes() {
     let (mut table, mut index) = (table::Table::new(4096), index::Index::default());

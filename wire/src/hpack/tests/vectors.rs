@@ -8,7 +8,7 @@ fn bytes(hex: &str) -> Vec<u8> {
     digits.chunks(2).map(pair).collect()
 }
 
-/// A block, its fields, and the table's bytes after it.
+/// A block, its fields, and the size of the table after it.
 type Example<'a> = (&'a str, &'a [(&'a str, &'a str)], usize);
 
 fn check(table_bytes: u32, examples: &[Example<'_>]) {
@@ -118,8 +118,8 @@ fn c_6_responses_with_evictions_in_huffman_code() {
     check(256, &[(blocks[0], RESPONSES[0], 222), (blocks[1], RESPONSES[1], 222), (blocks[2], RESPONSES[2], 215)]);
 }
 
-/// C.1, and C.3's and C.4's strings from the encoder's side. Its blocks are others, since what comes for the first time stays out of
-/// the table.
+/// The integers of C.1, and the strings of C.3 and C.4, from the encoder's side. Its blocks differ from the RFC's,
+/// since a field that is sent for the first time does not enter the table.
 #[test]
 fn the_encoder_writes_integers_and_strings_as_the_rfc_does() {
     let mut block = Vec::new();

@@ -222,31 +222,43 @@ fn details(row: &Row, tree: &Tree, trace: TraceId) -> Markup {
                 @if span.dropped > 0 { dt { "dropped" } dd { (span.dropped) " attributes, events or links" } }
             }
             @if !span.attributes.is_empty() { h3 { "Attributes" } (attributes(&span.attributes)) }
-            @if !span.events.is_empty() {
-                h3 { "Events" }
-                ol.events {
-                    @for event in &span.events {
-                        li { span.at { (offset(event.time_unix_nano)) } " " b { (event.name) } (attributes(&event.attributes)) }
-                    }
-                }
-            }
-            @if !span.links.is_empty() {
-                h3 { "Links" }
-                ul {
-                    @for link in &span.links {
-                        li {
-                            @if link.trace == trace {
-                                a.id href={ "#s-" (link.span) } { "span " (link.span) }
-                            } @else {
-                                a.id href={ "/traces/" (link.trace) "#s-" (link.span) } { "trace " (link.trace) }
-                            }
-                            (attributes(&link.attributes))
-                        }
-                    }
-                }
-            }
+            (events(span, offset))
+            (links(span, trace))
             h3 { "Made by" }
             (attributes(&span.resource.attributes))
+        }
+    }
+}
+
+fn events(span: &Span, offset: impl Fn(u64) -> String) -> Markup {
+    html! {
+        @if !span.events.is_empty() {
+            h3 { "Events" }
+            ol.events {
+                @for event in &span.events {
+                    li { span.at { (offset(event.time_unix_nano)) } " " b { (event.name) } (attributes(&event.attributes)) }
+                }
+            }
+        }
+    }
+}
+
+fn links(span: &Span, trace: TraceId) -> Markup {
+    html! {
+        @if !span.links.is_empty() {
+            h3 { "Links" }
+            ul {
+                @for link in &span.links {
+                    li {
+                        @if link.trace == trace {
+                            a.id href={ "#s-" (link.span) } { "span " (link.span) }
+                        } @else {
+                            a.id href={ "/traces/" (link.trace) "#s-" (link.span) } { "trace " (link.trace) }
+                        }
+                        (attributes(&link.attributes))
+                    }
+                }
+            }
         }
     }
 }

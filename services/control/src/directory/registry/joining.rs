@@ -101,8 +101,9 @@ impl Entry {
         Admitted { claims, new, lost, forgotten, contracts, before, replaced, gave_way }
     }
 
-    /// A restarted sidecar listens at the address of its predecessor, which cannot be there any more. Removes endpoints with
-    /// another id at the same address. Returns their ids, and the names that no endpoint claims any more.
+    /// A restarted sidecar listens at the address of its predecessor, which cannot be there any more. Removes
+    /// endpoints with another id at the same address. Returns their ids, and the names that no endpoint claims any
+    /// more.
     fn remove_others_at(&mut self, endpoint: &Endpoint) -> (Vec<String>, Vec<Arc<str>>) {
         let replaced: Vec<String> = self
             .members

@@ -32,8 +32,8 @@ pub(super) struct Member {
     pub(super) is_connected: bool,
     /// When something was last heard of it.
     pub(super) heard: Instant,
-    /// When its health last changed, and the health that it reports since, if watchers are not told yet because the last
-    /// change was too recent.
+    /// When its health last changed, and the health that it reports since, if watchers are not told yet because the
+    /// last change was too recent.
     pub(super) changed: Option<Instant>,
     pub(super) untold: Option<Health>,
 }

@@ -1,10 +1,11 @@
 //! Whether a missing service or endpoint does not exist, or may only not have announced itself yet.
 //!
-//! The registry settles [`limits::SETTLING_TIME`] after its start, or as soon as all services of the mesh have announced
-//! their endpoints, if it knows how many there are.
+//! The registry settles [`limits::SETTLING_TIME`] after its start, or as soon as all services of the mesh have
+//! announced their endpoints, if it knows how many there are.
 //!
-//! It settles once more after this process stood still ([`limits::STANDSTILL`]): stopped, or starved of CPU. Streams that
-//! broke in that time may have broken because of it. So until then a broken stream does not make its member silent.
+//! It settles once more after this process stood still ([`limits::STANDSTILL`]): stopped, or starved of CPU. Streams
+//! that broke in that time may have broken because of it. So until then a broken stream does not make its member
+//! silent.
 
 use std::{collections::BTreeMap, mem, time::Duration};
 

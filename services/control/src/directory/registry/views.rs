@@ -1,4 +1,4 @@
-//! What the registry knows, for those who ask.
+//! What the registry answers to questions.
 
 use std::collections::HashSet;
 
@@ -66,8 +66,8 @@ impl Registry {
         self.claims.names().filter(|name| !is_address(name))
     }
 
-    /// The service that implements a contract, or is called at an address. An address has an owner even while none of the
-    /// owner's endpoints is there: callers ask whether it is outside the mesh.
+    /// The service that implements a contract, or is called at an address. An address has an owner even while none of
+    /// the owner's endpoints is there: callers ask whether it is outside the mesh.
     pub(crate) fn owner(&self, contract: &str) -> Option<&ServiceName> {
         let of_absent = || self.departed.owner(contract).or_else(|| self.claims.named_owner(contract));
         self.claims.owner(contract).or_else(of_absent)

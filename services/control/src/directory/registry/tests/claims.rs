@@ -1,4 +1,4 @@
-//! Whose the contracts and addresses are that services announce.
+//! The ownership of announced contracts and addresses.
 
 use super::*;
 use crate::directory::watcher::Watcher;
