@@ -269,7 +269,7 @@ fn fallbacks_that_lead_to_one_another_are_told() {
     write("c.proto", contract("c.v1", "service: 'b'"));
     write("d.proto", contract("c.v1", "service: 'a'"));
     assert_eq!(
-        of("c.proto", "d.proto"),
+        of("c.proto", "d.proto").lines().next().unwrap(),
         "mesh.yaml:2: services.a.protos: its fallbacks lead back to where they began: a.default c.v1.Users/Get → b.default \
          c.v1.Users/Get → a.default c.v1.Users/Get; allowed: fallbacks that end"
     );
