@@ -18,6 +18,9 @@ const CLIENT: usize = 1;
 const SERVER: usize = 2;
 const OUTSIDE: usize = 3;
 
+/// Lines of the sidecars' logs that are shown when a case fails.
+const LINES_SHOWN: usize = 30;
+
 /// The services: name, port, protocol, command below `tests/honest` or `target/honest`.
 const SERVICES: [(&str, u16, &str, &str); 4] = [
     ("go", 9000, "grpc", "bin/honest-go server port=9000"),
@@ -70,6 +73,11 @@ fn all(cases: &[Case]) -> Vec<Row> {
         let mut tries = tries.filter_map(|(tries, row)| row.is_sure(tries).then_some(row));
         let row = tries.next().expect("the last try is sure");
         eprintln!("{}", row.line());
+        if row.is_broken() {
+            let log = net.log();
+            let reasons = log.lines().filter(|line| line.contains(" WARN ") || line.contains("call failed"));
+            reasons.take(LINES_SHOWN).for_each(|line| eprintln!("{line}"));
+        }
         row
     };
     cases.iter().map(run_case).collect()
