@@ -21,29 +21,6 @@ use weft_tests::{Bed, Load, Wire, binary, channel, eventually, framed, get, prob
 /// A guard that only a very slow machine reaches.
 const LIMIT: Duration = Duration::from_secs(60);
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn the_admin_port_shows_what_runs() {
-    let bed = Bed::start(&probe_service(1)).await;
-    a_stream_is_shown_on_both_sides_for_as_long_as_it_runs(&bed).await;
-    a_call_shows_its_deadline_and_what_it_waits_for(&bed).await;
-    a_request_over_http1_is_shown_without_its_query(&bed).await;
-    the_page_the_json_and_grpc_show_the_same(&bed).await;
-    limits_show_how_much_of_them_is_in_use(&bed).await;
-    ended_calls_leave_nothing_in_the_buffers(&bed).await;
-    a_profile_names_wefts_functions_and_only_one_runs_at_a_time(&bed).await;
-    the_age_of_a_snapshot_grows_while_the_control_plane_is_silent(&bed).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn the_admin_port_carries_out_commands() {
-    let bed = Bed::start(&probe_service(3)).await;
-    probe(&bed.channel(), "Say", &[]).await.expect("an answer");
-    requests_of_other_sites_are_refused(&bed).await;
-    a_wrong_log_filter_is_refused_and_its_wrong_part_named(&bed).await;
-    a_log_filter_can_be_set_for_a_while(&bed).await;
-    a_drained_sidecar_leaves_and_no_call_fails(&bed).await;
-}
-
 async fn state(port: u16) -> Value {
     let (status, text) = get(port, "/state").await;
     serde_json::from_str(&text).unwrap_or_else(|e| panic!("{status} is not JSON ({e}): {text}"))
@@ -88,7 +65,9 @@ async fn ask(port: u16, method: Method, path: &str, headers: &[(&str, &str)], bo
     (status, String::from_utf8_lossy(&body).into_owned())
 }
 
-async fn a_stream_is_shown_on_both_sides_for_as_long_as_it_runs(bed: &Bed) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_stream_is_shown_on_both_sides_for_as_long_as_it_runs() {
+    let bed = &Bed::start(&probe_service(1)).await;
     let (out, inb) = (bed.ports("keyboard").admin, bed.ports("probe-1").admin);
     let mut client = Wire::connect(bed.outbound()).await;
     let (answer, mut says) = client.open("Chat", &[]).await;
@@ -119,7 +98,9 @@ async fn a_stream_is_shown_on_both_sides_for_as_long_as_it_runs(bed: &Bed) {
     eventually("it is gone on the other side, too", LIMIT, gone).await;
 }
 
-async fn a_call_shows_its_deadline_and_what_it_waits_for(bed: &Bed) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_call_shows_its_deadline_and_what_it_waits_for() {
+    let bed = &Bed::start(&probe_service(1)).await;
     let out = bed.ports("keyboard").admin;
     let mut client = Wire::connect(bed.outbound()).await;
     let (_answer, mut body) = client.open("Say", &[("x-do", "sleep:60000"), ("grpc-timeout", "50S")]).await;
@@ -136,7 +117,9 @@ async fn a_call_shows_its_deadline_and_what_it_waits_for(bed: &Bed) {
     eventually("a cancelled call is gone", LIMIT, gone).await;
 }
 
-async fn a_request_over_http1_is_shown_without_its_query(bed: &Bed) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_request_over_http1_is_shown_without_its_query() {
+    let bed = &Bed::start(&probe_service(1)).await;
     let out = bed.ports("keyboard").admin;
     let mut client = TcpStream::connect(("127.0.0.1", bed.outbound())).await.expect("the sidecar is there");
     let head = "GET /slow?password=secret HTTP/1.1\r\nhost: x\r\nx-weft-service: probe\r\nx-do: sleep:60000\r\n\r\n";
@@ -148,7 +131,9 @@ async fn a_request_over_http1_is_shown_without_its_query(bed: &Bed) {
     eventually("it is gone with its client", LIMIT, async || calls(out, "/slow").await.is_empty()).await;
 }
 
-async fn the_page_the_json_and_grpc_show_the_same(bed: &Bed) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn the_page_the_json_and_grpc_show_the_same() {
+    let bed = &Bed::start(&probe_service(1)).await;
     let port = bed.ports("probe-1").admin;
     let mut admin = AdminClient::new(channel(port));
     let by_grpc = admin.get_state(GetStateRequest {}).await.expect("gRPC is answered").into_inner();
@@ -181,7 +166,9 @@ async fn in_use(port: u16, limit: &str) -> (u64, u64) {
     (number(&used["now"]), used["highest"].as_str().map_or(0, |highest| highest.parse().expect("digits")))
 }
 
-async fn limits_show_how_much_of_them_is_in_use(bed: &Bed) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn limits_show_how_much_of_them_is_in_use() {
+    let bed = &Bed::start(&probe_service(1)).await;
     let out = bed.ports("keyboard").admin;
     eventually("nothing runs", LIMIT, async || in_use(out, "CALLS_IN_FLIGHT").await.0 == 0).await;
     let mut client = Wire::connect(bed.outbound()).await;
@@ -202,7 +189,9 @@ async fn limits_show_how_much_of_them_is_in_use(bed: &Bed) {
     assert!(in_use(out, "CALLS_IN_FLIGHT").await.1 >= 7, "the most that ran is remembered");
 }
 
-async fn ended_calls_leave_nothing_in_the_buffers(bed: &Bed) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn ended_calls_leave_nothing_in_the_buffers() {
+    let bed = &Bed::start(&probe_service(1)).await;
     // Answers that end with their last bytes, as over HTTP/1.1. Those of gRPC end with trailers.
     for _ in 0..10 {
         let headers = [("x-weft-service", "probe"), ("connection", "close")];
@@ -235,7 +224,9 @@ async fn ended_calls_leave_nothing_in_the_buffers(bed: &Bed) {
     }
 }
 
-async fn a_profile_names_wefts_functions_and_only_one_runs_at_a_time(bed: &Bed) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_profile_names_wefts_functions_and_only_one_runs_at_a_time() {
+    let bed = &Bed::start(&probe_service(1)).await;
     let out = bed.ports("keyboard").admin;
     let mut load = JoinSet::new();
     for _ in 0..4 {
@@ -274,7 +265,10 @@ async fn a_profile_names_wefts_functions_and_only_one_runs_at_a_time(bed: &Bed) 
     probe(&bed.channel(), "Say", &[]).await.expect("calls go on afterwards");
 }
 
-async fn the_age_of_a_snapshot_grows_while_the_control_plane_is_silent(bed: &Bed) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn the_age_of_a_snapshot_grows_while_the_control_plane_is_silent() {
+    let bed = &Bed::start(&probe_service(1)).await;
+    probe(&bed.channel(), "Say", &[]).await.expect("an answer");
     let out = bed.ports("keyboard").admin;
     let control = bed.pid("control");
     signal("-STOP", control);
@@ -293,7 +287,9 @@ async fn the_age_of_a_snapshot_grows_while_the_control_plane_is_silent(bed: &Bed
     eventually("the control plane is heard again", LIMIT, heard).await;
 }
 
-async fn requests_of_other_sites_are_refused(bed: &Bed) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn requests_of_other_sites_are_refused() {
+    let bed = &Bed::start(&probe_service(1)).await;
     let out = bed.ports("keyboard").admin;
     for (method, path) in
         [(Method::POST, "/drain"), (Method::POST, "/log?filter=off"), (Method::PUT, "/log?filter=off")]
@@ -311,7 +307,9 @@ async fn requests_of_other_sites_are_refused(bed: &Bed) {
     assert_eq!((&state["unreadyReason"], &state["log"]["filter"]), (&"".into(), &state["log"]["filterAtStart"]));
 }
 
-async fn a_wrong_log_filter_is_refused_and_its_wrong_part_named(bed: &Bed) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_wrong_log_filter_is_refused_and_its_wrong_part_named() {
+    let bed = &Bed::start(&probe_service(1)).await;
     let out = bed.ports("keyboard").admin;
     for (query, why) in [
         ("filter=info,weft_sidecar=loud", "`weft_sidecar=loud` has `loud` for a level"),
@@ -339,7 +337,7 @@ async fn a_wrong_log_filter_is_refused_and_its_wrong_part_named(bed: &Bed) {
 
 /// The number of lines that a sidecar logs only at level `debug`.
 fn details(bed: &Bed) -> usize {
-    bed.log().matches("what is known of a service has changed").count()
+    bed.log().matches("the service has changed").count()
 }
 
 /// Makes the control plane send a change, and waits until the keyboard's sidecar has it.
@@ -348,11 +346,14 @@ async fn change(bed: &Bed) {
     let version = async || number(&state(out).await["services"][0]["version"]["counter"]);
     let before = version().await;
     // Its stream to the registry breaks, which is a change for certain.
-    bed.kill("probe-3·sidecar");
+    bed.kill("probe-2·sidecar");
     eventually("the change has come", LIMIT, async || version().await > before).await;
 }
 
-async fn a_log_filter_can_be_set_for_a_while(bed: &Bed) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_log_filter_can_be_set_for_a_while() {
+    let bed = &Bed::start(&probe_service(2)).await;
+    probe(&bed.channel(), "Say", &[]).await.expect("an answer");
     let out = bed.ports("keyboard").admin;
     assert_eq!(details(bed), 0, "no details without the filter");
     // As the form on the page sends it.
@@ -396,7 +397,10 @@ async fn settled(bed: &Bed, port: u16, filter: &str) -> usize {
     details(bed)
 }
 
-async fn a_drained_sidecar_leaves_and_no_call_fails(bed: &Bed) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_drained_sidecar_leaves_and_no_call_fails() {
+    let bed = &Bed::start(&probe_service(3)).await;
+    probe(&bed.channel(), "Say", &[]).await.expect("an answer");
     let out = bed.ports("keyboard").admin;
     let up = async || {
         let endpoints = state(out).await["services"][0]["endpoints"].as_array().cloned().unwrap_or_default();

@@ -13,7 +13,11 @@ use tokio::{
 use tonic::transport::Channel;
 use weft_mesh::limits;
 use weft_tests::{Bed, Wire, eventually, framed, metric, probe, probe_service, resident_bytes, signal, tunnel};
-use weft_wire::{Headers, Name, hpack::Encoder};
+
+#[path = "attacks/attacker.rs"]
+mod attacker;
+
+use attacker::{Attacker, END_HEADERS, END_STREAM, PADDED, Streams, frame, head, kind, many};
 
 /// One attack at a time: the load of another one would hide what this one does to the memory.
 static ALONE: Mutex<()> = Mutex::const_new(());
@@ -26,123 +30,6 @@ const UNCOUNTED: Duration = Duration::from_secs(3);
 
 /// The least number of honest calls beside each attack.
 const CALLS: usize = 50;
-
-/// RFC 9113, section 7.
-const ENHANCE_YOUR_CALM: u32 = 0xb;
-
-mod kind {
-    pub(crate) const DATA: u8 = 0;
-    pub(crate) const HEADERS: u8 = 1;
-    pub(crate) const RST_STREAM: u8 = 3;
-    pub(crate) const SETTINGS: u8 = 4;
-    pub(crate) const PING: u8 = 6;
-    pub(crate) const GOAWAY: u8 = 7;
-    pub(crate) const WINDOW_UPDATE: u8 = 8;
-    pub(crate) const CONTINUATION: u8 = 9;
-}
-const ACK: u8 = 1;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
-const PADDED: u8 = 8;
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = (payload.len() as u32).to_be_bytes();
-    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
-}
-
-/// The connection of an attacker.
-struct Attacker {
-    stream: TcpStream,
-    streams: Streams,
-}
-
-/// The numbers of a client's streams.
-struct Streams {
-    next: u32,
-}
-
-impl Streams {
-    fn open(&mut self) -> u32 {
-        self.next += 2;
-        self.next - 2
-    }
-}
-
-impl Attacker {
-    async fn connect(port: u16) -> Self {
-        let mut stream = TcpStream::connect(("127.0.0.1", port)).await.expect("it listens");
-        // Acknowledges the peer's settings in advance, so that a missing acknowledgement does not end the connection.
-        let settings = [frame(kind::SETTINGS, 0, 0, &[]), frame(kind::SETTINGS, ACK, 0, &[])].concat();
-        let hello = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &settings[..]].concat();
-        stream.write_all(&hello).await.expect("it is taken");
-        Self { stream, streams: Streams { next: 1 } }
-    }
-
-    /// With an open call on stream 1.
-    async fn with_call(port: u16) -> Self {
-        let mut attacker = Self::connect(port).await;
-        let call = frame(kind::HEADERS, END_HEADERS, attacker.streams.open(), &head(&[]));
-        attacker.stream.write_all(&call).await.expect("it is taken");
-        attacker
-    }
-
-    /// Writes what `next` returns, again and again, until the connection ends. If the peer only slows it down, this
-    /// does not return: run it in a task that is aborted.
-    async fn flood(mut self, mut next: impl FnMut(&mut Streams) -> Vec<u8>) {
-        let (mut read, mut write) = self.stream.split();
-        let reading = async {
-            let mut sink = vec![0; 65_536];
-            // The last bytes tell how the connection ended.
-            let mut tail = Vec::new();
-            while let Ok(count @ 1..) = read.read(&mut sink).await {
-                tail.extend_from_slice(&sink[..count]);
-                let keep = tail.len().saturating_sub(4096);
-                tail.drain(..keep);
-            }
-            tail
-        };
-        let writing = async {
-            while write.write_all(&next(&mut self.streams)).await.is_ok() {}
-            std::future::pending::<()>().await;
-        };
-        tokio::select! {
-            tail = reading => assert_calm(&tail),
-            () = writing => {}
-        }
-    }
-}
-
-/// The bytes of `count` frames, to be written at once.
-fn many(count: usize, make: impl FnMut() -> Vec<u8>) -> Vec<u8> {
-    std::iter::repeat_with(make).take(count).flatten().collect()
-}
-
-/// Checks that the last GOAWAY, if there is one, has the code ENHANCE_YOUR_CALM. There may be none: closing a
-/// connection with unread bytes resets it, and a reset discards a GOAWAY under way.
-fn assert_calm(tail: &[u8]) {
-    let goaway = tail.windows(9).rposition(|head| head[3] == kind::GOAWAY && head[5..9] == [0; 4]);
-    if let Some(code) = goaway.and_then(|at| tail.get(at + 13..at + 17)) {
-        assert_eq!(u32::from_be_bytes(code.try_into().expect("four bytes")), ENHANCE_YOUR_CALM);
-    }
-}
-
-/// The header block of a call of `Say`.
-fn head(fields: &[(&str, &str)]) -> Vec<u8> {
-    let mut headers = Headers::new();
-    headers.append(Name::METHOD, b"POST");
-    headers.append(Name::SCHEME, b"http");
-    headers.append(Name::PATH, b"/probe.v1.Probe/Say");
-    headers.append(Name::AUTHORITY, b"probe");
-    headers.append_bytes(b"content-type", b"application/grpc");
-    headers.append_bytes(b"te", b"trailers");
-    fields.iter().for_each(|(name, value)| headers.append_bytes(name.as_bytes(), value.as_bytes()));
-    let mut block = Vec::new();
-    // A new encoder without a table each time, so that a block means the same at any place.
-    Encoder::new(0).encode(&headers, &mut block);
-    // Removes the change of the table's size to 0: some attacks use the table.
-    assert_eq!(block.remove(0), 0x20);
-    block
-}
 
 async fn reached(metrics: u16, limit: &str) -> f64 {
     metric(metrics, "weft_limit_reached_total", &format!("limit=\"{limit}\"")).await
@@ -186,14 +73,9 @@ impl Target {
         [(self.bed.outbound(), keyboard, first), (self.inbound, probe, second)]
     }
 
-    /// Attacks both ports beside an honest client's calls, and waits until both have counted the limit.
-    async fn under<F: Future<Output = ()> + Send + 'static>(&self, what: &str, limit: &str, attack: impl Fn(u16) -> F) {
-        self.under_each(what, [Some(limit); 2], attack).await;
-    }
-
-    /// As [`Self::under`], with one limit for the outbound and one for the inbound port. Without a limit the attack
-    /// goes on for [`UNCOUNTED`].
-    async fn under_each<F: Future<Output = ()> + Send + 'static>(
+    /// Attacks both ports, one after the other, beside an honest client's calls, until each has counted its limit: that
+    /// of the outbound port comes first. Without a limit the attack goes on for [`UNCOUNTED`].
+    async fn attack<F: Future<Output = ()> + Send + 'static>(
         &self,
         what: &str,
         limits: [Option<&str>; 2],
@@ -233,92 +115,121 @@ async fn end_of(attacking: JoinHandle<()>, what: &str) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn floods_run_into_their_limits_and_fail_no_honest_call() {
+/// Attacks both ports of a mesh that runs alone, as [`Target::attack`] does.
+async fn attack_alone<F: Future<Output = ()> + Send + 'static>(
+    what: &str,
+    limits: [Option<&str>; 2],
+    attack: impl Fn(u16) -> F,
+) {
     let _alone = ALONE.lock().await;
     let target = Target::new().await;
-    target
-        // A busy machine may be too slow to exceed the limit, CANCELS. Unit tests of `wire` exceed it in virtual time.
-        .under_each("rapid reset", [None, None], |port| async move {
-            let head = head(&[("x-do", "sleep:60000")]);
-            let attacker = Attacker::connect(port).await;
-            let cancel = |streams: &mut Streams| {
-                let stream = streams.open();
-                let call = frame(kind::HEADERS, END_HEADERS | END_STREAM, stream, &head);
-                [call, frame(kind::RST_STREAM, 0, stream, &[0, 0, 0, 8])].concat()
-            };
-            attacker.flood(|streams| many(1_000, || cancel(streams))).await;
-        })
-        .await;
-    target
-        .under("resets that the peer is made to send", "STREAM_ERRORS", |port| async move {
-            let head = head(&[("x-do", "sleep:60000")]);
-            let attacker = Attacker::connect(port).await;
-            let err = |streams: &mut Streams| {
-                let stream = streams.open();
-                let call = frame(kind::HEADERS, END_HEADERS, stream, &head);
-                [call, frame(kind::WINDOW_UPDATE, 0, stream, &[0; 4])].concat()
-            };
-            attacker.flood(|streams| many(100, || err(streams))).await;
-        })
-        .await;
-    target
-        .under("CONTINUATION without end", "HEADER_BLOCK_FRAMES", |port| async move {
-            let mut attacker = Attacker::connect(port).await;
-            let begin = frame(kind::HEADERS, 0, 1, &head(&[]));
-            attacker.stream.write_all(&begin).await.expect("it is taken");
-            attacker.flood(|_| frame(kind::CONTINUATION, 0, 1, &[]).repeat(1_000)).await;
-        })
-        .await;
-    // The outbound port allows ten times as many PINGs: a busy machine may be too slow to exceed that.
-    for (what, limits, one) in [
-        ("PINGs", [None, Some("PINGS")], frame(kind::PING, 0, 0, &[0; 8])),
-        ("SETTINGS", [Some("SETTINGS"); 2], frame(kind::SETTINGS, 0, 0, &[])),
-    ] {
-        target
-            .under_each(what, limits, |port| {
-                let bytes = one.repeat(1_000);
-                async move { Attacker::connect(port).await.flood(|_| bytes.clone()).await }
-            })
-            .await;
-    }
-    for (what, data) in
-        [("empty DATA", frame(kind::DATA, 0, 1, &[])), ("DATA of padding", frame(kind::DATA, PADDED, 1, &[1, 0]))]
-    {
-        target
-            .under_each(what, [None, Some("EMPTY_FRAMES")], |port| {
-                let bytes = data.repeat(1_000);
-                async move { Attacker::with_call(port).await.flood(|_| bytes.clone()).await }
-            })
-            .await;
-    }
+    target.attack(what, limits, attack).await;
     end(&target).await;
 }
 
+/// Floods with the same bytes, over a connection with an open call if `has_call`.
+async fn flood_alone(what: &str, limits: [Option<&str>; 2], has_call: bool, bytes: Vec<u8>) {
+    attack_alone(what, limits, |port| {
+        let bytes = bytes.clone();
+        async move {
+            let attacker = if has_call { Attacker::with_call(port).await } else { Attacker::connect(port).await };
+            attacker.flood(|_| bytes.clone()).await;
+        }
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn attacks_on_memory_are_bounded_and_fail_no_honest_call() {
-    let _alone = ALONE.lock().await;
-    let target = Target::new().await;
-    target.under("a small block that is a huge list", "HEADER_LIST_BYTES", huge_list).await;
-    target
-        .under("games with the table's size", "HPACK_TABLE_CHANGES", |port| async move {
-            // Sets the table's size to 0 and back to 4096, and sends again the field that was just evicted.
-            let block = [&[0x20, 0x3f, 0xe1, 0x1f][..], &head(&[("x-again", "and again")])].concat();
-            let attacker = Attacker::connect(port).await;
-            let game = |streams: &mut Streams| frame(kind::HEADERS, END_HEADERS | END_STREAM, streams.open(), &block);
-            attacker.flood(|streams| many(100, || game(streams))).await;
-        })
-        .await;
+async fn rapid_reset_fails_no_honest_call() {
+    // A busy machine may be too slow to exceed the limit, CANCELS. Unit tests of `wire` exceed it in virtual time.
+    attack_alone("rapid reset", [None, None], |port| async move {
+        let head = head(&[("x-do", "sleep:60000")]);
+        let attacker = Attacker::connect(port).await;
+        let cancel = |streams: &mut Streams| {
+            let stream = streams.open();
+            let call = frame(kind::HEADERS, END_HEADERS | END_STREAM, stream, &head);
+            [call, frame(kind::RST_STREAM, 0, stream, &[0, 0, 0, 8])].concat()
+        };
+        attacker.flood(|streams| many(1_000, || cancel(streams))).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn resets_that_the_peer_is_made_to_send_are_limited() {
+    attack_alone("resets that the peer is made to send", [Some("STREAM_ERRORS"); 2], |port| async move {
+        let head = head(&[("x-do", "sleep:60000")]);
+        let attacker = Attacker::connect(port).await;
+        let err = |streams: &mut Streams| {
+            let stream = streams.open();
+            let call = frame(kind::HEADERS, END_HEADERS, stream, &head);
+            [call, frame(kind::WINDOW_UPDATE, 0, stream, &[0; 4])].concat()
+        };
+        attacker.flood(|streams| many(100, || err(streams))).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn continuation_without_end_is_limited() {
+    attack_alone("CONTINUATION without end", [Some("HEADER_BLOCK_FRAMES"); 2], |port| async move {
+        let mut attacker = Attacker::connect(port).await;
+        let begin = frame(kind::HEADERS, 0, 1, &head(&[]));
+        attacker.stream.write_all(&begin).await.expect("the bytes are sent");
+        attacker.flood(|_| frame(kind::CONTINUATION, 0, 1, &[]).repeat(1_000)).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pings_are_limited() {
+    // The outbound port allows ten times as many PINGs: a busy machine may be too slow to exceed that.
+    flood_alone("PINGs", [None, Some("PINGS")], false, frame(kind::PING, 0, 0, &[0; 8]).repeat(1_000)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn settings_are_limited() {
+    flood_alone("SETTINGS", [Some("SETTINGS"); 2], false, frame(kind::SETTINGS, 0, 0, &[]).repeat(1_000)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn empty_data_is_limited() {
+    flood_alone("empty DATA", [None, Some("EMPTY_FRAMES")], true, frame(kind::DATA, 0, 1, &[]).repeat(1_000)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn data_of_padding_is_limited() {
+    let padding = frame(kind::DATA, PADDED, 1, &[1, 0]);
+    flood_alone("DATA of padding", [None, Some("EMPTY_FRAMES")], true, padding.repeat(1_000)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn data_of_one_byte_fails_no_honest_call() {
     // A busy machine may be too slow to exceed SMALL_DATA.
-    target
-        .under_each("DATA of one byte", [None, None], |port| async move {
-            let one = frame(kind::DATA, 0, 1, &[0]).repeat(10_000);
-            Attacker::with_call(port).await.flood(|_| one.clone()).await;
-        })
-        .await;
+    flood_alone("DATA of one byte", [None, None], true, frame(kind::DATA, 0, 1, &[0]).repeat(10_000)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_small_block_that_is_a_huge_list_is_refused() {
+    attack_alone("a small block that is a huge list", [Some("HEADER_LIST_BYTES"); 2], huge_list).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn changes_of_the_tables_size_are_limited() {
+    attack_alone("changes of the table's size", [Some("HPACK_TABLE_CHANGES"); 2], |port| async move {
+        // Sets the table's size to 0 and back to 4096, and sends again the field that was just evicted.
+        let block = [&[0x20, 0x3f, 0xe1, 0x1f][..], &head(&[("x-again", "and again")])].concat();
+        let attacker = Attacker::connect(port).await;
+        let game = |streams: &mut Streams| frame(kind::HEADERS, END_HEADERS | END_STREAM, streams.open(), &block);
+        attacker.flood(|streams| many(100, || game(streams))).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_never_reads_is_limited() {
     // The tunnel to the inbound port buffers much before the sidecar notices.
-    target.under_each("a client that never reads", [Some("SEND_BUFFER_BYTES"), None], reads_nothing).await;
-    end(&target).await;
+    attack_alone("a client that never reads", [Some("SEND_BUFFER_BYTES"), None], reads_nothing).await;
 }
 
 /// Puts a field of 4,000 bytes into the table and names it 10,000 times: 40 MB of fields.
@@ -329,7 +240,7 @@ async fn huge_list(port: u16) {
     block.extend([b'v'; 4_000]);
     block.extend([0xbe; 10_000]);
     let bytes = frame(kind::HEADERS, END_HEADERS | END_STREAM, 1, &block);
-    attacker.stream.write_all(&bytes).await.expect("it is taken");
+    attacker.stream.write_all(&bytes).await.expect("the bytes are sent");
     let mut answer = Vec::new();
     while !answer.windows(3).any(|bytes| bytes == b"431") {
         let read = timeout(LIMIT, attacker.stream.read_buf(&mut answer)).await.expect("it is answered");
@@ -406,7 +317,7 @@ async fn slow_to_speak(port: u16, bytes: &'static [u8], limit: Duration) {
     for _ in 0..100 {
         waiting.spawn(async move {
             let mut stream = TcpStream::connect(("127.0.0.1", port)).await.expect("it listens");
-            stream.write_all(bytes).await.expect("it is taken");
+            stream.write_all(bytes).await.expect("the bytes are sent");
             let mut rest = Vec::new();
             timeout(limit + LIMIT, stream.read_to_end(&mut rest)).await.expect("it is closed").map(drop)
         });
@@ -426,7 +337,7 @@ async fn deliberately_slow_clients_are_disconnected_and_fail_no_honest_call() {
     let endless = async {
         let mut attacker = Attacker::connect(outbound).await;
         let begin = frame(kind::HEADERS, 0, 1, &head(&[]));
-        attacker.stream.write_all(&begin).await.expect("it is taken");
+        attacker.stream.write_all(&begin).await.expect("the bytes are sent");
         let mut rest = Vec::new();
         let closed = timeout(limits::HTTP2_TIMEOUT + LIMIT, attacker.stream.read_to_end(&mut rest)).await;
         assert!(closed.is_ok(), "a head that never ends is waited for without a limit");

@@ -95,40 +95,77 @@ async fn outcomes_that_do_not_count_open_no_breaker() {
     }
 }
 
+/// Repeats an outcome, as `x-do` names it, until the breaker has opened.
+async fn opens_the_breaker(what: &str) {
+    let bed = Bed::start(&probe_service(1)).await;
+    assert!(!is_open(&bed).await);
+    let content_type = match what.split(':').next() {
+        Some("http" | "forge") => "text/plain",
+        Some("web") => "application/grpc-web+proto",
+        _ => "application/grpc",
+    };
+    eventually(&format!("{what} opens the breaker"), LIMIT, async || {
+        if what.starts_with("reset") || what.starts_with("status") {
+            let _ = probe(&bed.channel(), "Say", &[("x-do", what)]).await;
+        } else {
+            let headers = [("x-weft-service", "probe"), ("x-do", what), ("content-type", content_type)];
+            ask(&bed, "/probe.v1.Probe/Say", &headers).await;
+        }
+        bed.json(bed.ports("keyboard").admin, "/state").await["services"][0]["breaker"]["timesOpened"]
+            .as_str()
+            .is_some_and(|times| times != "0")
+    })
+    .await;
+}
+
 #[tokio::test]
-async fn outcomes_that_count_open_the_breaker() {
-    for what in [
-        "status:13",
-        "status:14",
-        "status:15",
-        "http:500",
-        "http:502",
-        "http:503",
-        "http:504",
-        "reset:2",
-        "web:13",
-        "forge:503",
-    ] {
-        let bed = Bed::start(&probe_service(1)).await;
-        assert!(!is_open(&bed).await);
-        let content_type = match what.split(':').next() {
-            Some("http" | "forge") => "text/plain",
-            Some("web") => "application/grpc-web+proto",
-            _ => "application/grpc",
-        };
-        eventually(&format!("{what} opens the breaker"), LIMIT, async || {
-            if what.starts_with("reset") || what.starts_with("status") {
-                let _ = probe(&bed.channel(), "Say", &[("x-do", what)]).await;
-            } else {
-                let headers = [("x-weft-service", "probe"), ("x-do", what), ("content-type", content_type)];
-                ask(&bed, "/probe.v1.Probe/Say", &headers).await;
-            }
-            bed.json(bed.ports("keyboard").admin, "/state").await["services"][0]["breaker"]["timesOpened"]
-                .as_str()
-                .is_some_and(|times| times != "0")
-        })
-        .await;
-    }
+async fn internal_opens_the_breaker() {
+    opens_the_breaker("status:13").await;
+}
+
+#[tokio::test]
+async fn unavailable_opens_the_breaker() {
+    opens_the_breaker("status:14").await;
+}
+
+#[tokio::test]
+async fn data_loss_opens_the_breaker() {
+    opens_the_breaker("status:15").await;
+}
+
+#[tokio::test]
+async fn http_500_opens_the_breaker() {
+    opens_the_breaker("http:500").await;
+}
+
+#[tokio::test]
+async fn http_502_opens_the_breaker() {
+    opens_the_breaker("http:502").await;
+}
+
+#[tokio::test]
+async fn http_503_opens_the_breaker() {
+    opens_the_breaker("http:503").await;
+}
+
+#[tokio::test]
+async fn http_504_opens_the_breaker() {
+    opens_the_breaker("http:504").await;
+}
+
+#[tokio::test]
+async fn a_reset_with_internal_error_opens_the_breaker() {
+    opens_the_breaker("reset:2").await;
+}
+
+#[tokio::test]
+async fn internal_by_grpc_web_opens_the_breaker() {
+    opens_the_breaker("web:13").await;
+}
+
+#[tokio::test]
+async fn a_503_that_pretends_to_be_the_meshs_opens_the_breaker() {
+    opens_the_breaker("forge:503").await;
 }
 
 #[tokio::test]

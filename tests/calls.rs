@@ -8,49 +8,17 @@ use tokio_stream::StreamExt;
 use tonic::{Code, Request, Status};
 use tonic_prost::ProstCodec;
 use tonic_reflection::pb::v1::{
-    ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+    ServerReflectionRequest, ServerReflectionResponse, server_reflection_client::ServerReflectionClient,
     server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
 };
 use tonic_types::StatusExt;
 use weft_mesh::policy::ServicePolicy;
-use weft_tests::{Bed, Text, Wire, eventually, framed, get, metric, outside, probe, probe_service, raw};
+use weft_tests::{
+    Bed, Text, Wire, assert_no_panics, eventually, framed, get, metric, outside, probe, probe_service, raw,
+};
 
 /// A guard that only a very slow machine reaches.
 const SOON: Duration = Duration::from_secs(60);
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn calls_of_every_kind_are_answered() {
-    let web = "  web:\n    run: ${BIN}/shop-web\n    protocol: http1\n    health: http:/health\n";
-    let bed = Bed::start(&format!("{}{web}", probe_service(1))).await;
-    a_call_by_contract_crosses_two_sidecars_and_comes_back(&bed).await;
-    the_sooner_of_two_deadlines_ends_a_call(&bed).await;
-    a_stream_of_both_sides_is_echoed_and_half_closed(&bed).await;
-    a_request_that_ends_with_empty_data_arrives_so(&bed).await;
-    a_large_body_goes_both_ways(&bed).await;
-    a_broken_answer_fails_its_call(&bed).await;
-    reflection_shows_every_contract_with_its_options(&bed).await;
-    http1_finds_a_service_by_path_and_by_host(&bed).await;
-    grpcurl_lists_and_calls(&bed);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn bad_input_is_refused_and_no_other_call_notices() {
-    let sick = "  sick:\n    run: ${BIN}/weft-test-app\n";
-    let bed = Bed::start(&format!("{}{sick}", probe_service(1))).await;
-    // A stream that runs all the time, and must end without an error.
-    let (says, heard) = bystander(&bed).await;
-    an_unknown_name_is_refused_with_the_closest_name(&bed).await;
-    a_service_without_an_endpoint_up_is_reported(&bed).await;
-    garbage_closes_only_its_own_connection(&bed).await;
-    an_over_long_head_is_refused(&bed).await;
-    a_body_that_stops_half_way_ends_its_call(&bed).await;
-    a_client_that_goes_away_ends_its_call(&bed).await;
-    says.send(Text { text: "last".into() }).await.expect("the bystander is heard");
-    drop(says);
-    assert_eq!(heard.await.expect("no panic"), ["first", "last"]);
-    assert_eq!(metric(bed.ports("keyboard").metrics, "weft_panics_total", "").await, 0.0);
-    assert_eq!(metric(bed.ports("probe-1").metrics, "weft_panics_total", "").await, 0.0);
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn only_idempotent_methods_are_retried() {
@@ -88,7 +56,9 @@ async fn chat(bed: &Bed, requests: impl tokio_stream::Stream<Item = Text> + Send
     answer.expect("the stream opens").into_inner()
 }
 
-async fn a_call_by_contract_crosses_two_sidecars_and_comes_back(bed: &Bed) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_call_by_contract_crosses_two_sidecars_and_comes_back() {
+    let bed = &Bed::start(&probe_service(1)).await;
     let answer = probe(&bed.channel(), "Say", &[]).await.expect("an answer");
     assert_eq!(answer.into_inner().text, "hello");
     let answer = probe(&bed.channel(), "Say", &[("x-weft-service", "probe")]).await.expect("an answer by name");
@@ -105,7 +75,9 @@ async fn a_call_by_contract_crosses_two_sidecars_and_comes_back(bed: &Bed) {
 
 /// A gRPC request ends with DATA, which may be empty. grpc-go's server does not see the end of a request whose head
 /// ends it.
-async fn a_request_that_ends_with_empty_data_arrives_so(bed: &Bed) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_request_that_ends_with_empty_data_arrives_so() {
+    let bed = &Bed::start(&probe_service(1)).await;
     for _ in 0..10 {
         let mut wire = Wire::connect(bed.outbound()).await;
         let (answer, mut body) = wire.open("Say", &[("x-do", "parts")]).await;
@@ -137,7 +109,9 @@ fn micros_left(headers: &str) -> u64 {
     timeout.trim_end_matches('u').parse().expect("microseconds")
 }
 
-async fn the_sooner_of_two_deadlines_ends_a_call(bed: &Bed) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn the_sooner_of_two_deadlines_ends_a_call() {
+    let bed = &Bed::start(&probe_service(1)).await;
     // The contract says 300 ms. A bare client: tonic's would end the call by itself.
     for (timeout, limit) in [("20S", 300), ("100m", 100), ("99999999H", 300), ("soon", 300)] {
         // The service would answer in ten minutes, and its call is cancelled, if it came so far before the deadline.
@@ -158,7 +132,9 @@ async fn the_sooner_of_two_deadlines_ends_a_call(bed: &Bed) {
     assert!((1..250_000).contains(&micros_left(&seen)), "{seen}");
 }
 
-async fn a_stream_of_both_sides_is_echoed_and_half_closed(bed: &Bed) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_stream_of_both_sides_is_echoed_and_half_closed() {
+    let bed = &Bed::start(&probe_service(1)).await;
     let (says, requests) = tokio::sync::mpsc::channel(1);
     let mut answers = chat(bed, tokio_stream::wrappers::ReceiverStream::new(requests)).await;
     for word in ["one", "two", "three"] {
@@ -170,7 +146,9 @@ async fn a_stream_of_both_sides_is_echoed_and_half_closed(bed: &Bed) {
     assert_eq!(answers.message().await.expect("a good end"), None);
 }
 
-async fn a_large_body_goes_both_ways(bed: &Bed) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_large_body_goes_both_ways() {
+    let bed = &Bed::start(&probe_service(1)).await;
     let text = "0123456789abcdef".repeat(3 * 1024 * 1024 / 16);
     let mut client = tonic::client::Grpc::new(bed.channel());
     client.ready().await.expect("the sidecar is there");
@@ -180,24 +158,42 @@ async fn a_large_body_goes_both_ways(bed: &Bed) {
     assert!(answer.into_inner().text == text, "3 MB come back as they went");
 }
 
-async fn a_broken_answer_fails_its_call(bed: &Bed) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_broken_answer_fails_its_call() {
+    let bed = &Bed::start(&probe_service(1)).await;
     let status = probe(&bed.channel(), "Say", &[("x-do", "break")]).await.expect_err("half an answer is a failure");
     assert_eq!(status.code(), Code::Unavailable, "{status}");
     eventually("the service comes back", SOON, async || probe(&bed.channel(), "Say", &[]).await.is_ok()).await;
 }
 
-async fn reflection_shows_every_contract_with_its_options(bed: &Bed) {
+/// The list of contracts and the files of the probe's, by server reflection.
+async fn reflect(bed: &Bed) -> Vec<MessageResponse> {
     let mut client = ServerReflectionClient::new(bed.channel());
     let asked =
         [MessageRequest::ListServices(String::new()), MessageRequest::FileContainingSymbol("probe.v1.Probe".into())];
     let asked = asked.map(|what| ServerReflectionRequest { host: String::new(), message_request: Some(what) });
     let answers = client.server_reflection_info(tokio_stream::iter(asked)).await.expect("reflection answers");
     let answers: Vec<_> = answers.into_inner().collect().await;
-    let mut answers = answers.into_iter().map(|answer| answer.expect("an answer").message_response);
+    let response = |answer: Result<ServerReflectionResponse, Status>| answer.expect("an answer").message_response;
+    answers.into_iter().map(|answer| response(answer).expect("a response")).collect()
+}
 
-    let Some(Some(MessageResponse::ListServicesResponse(list))) = answers.next() else { panic!("no list") };
+/// Waits until the control plane has the descriptors of the probe's contract.
+async fn contract_is_known(bed: &Bed) {
+    let is_known = async || matches!(reflect(bed).await[1], MessageResponse::FileDescriptorResponse(_));
+    eventually("the contract's descriptors are known", SOON, is_known).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn reflection_shows_every_contract_with_its_options() {
+    let bed = &Bed::start(&probe_service(1)).await;
+    contract_is_known(bed).await;
+    let answers = reflect(bed).await;
+    let [MessageResponse::ListServicesResponse(list), MessageResponse::FileDescriptorResponse(files)] = &answers[..]
+    else {
+        panic!("a list and files: {answers:?}")
+    };
     assert!(list.service.iter().any(|service| service.name == "probe.v1.Probe"), "{list:?}");
-    let Some(Some(MessageResponse::FileDescriptorResponse(files))) = answers.next() else { panic!("no files") };
     // Encodes a FileDescriptorSet: each file is field 1, with its length.
     let set: Vec<u8> = files
         .file_descriptor_proto
@@ -215,7 +211,10 @@ async fn reflection_shows_every_contract_with_its_options(bed: &Bed) {
     assert_eq!(policy.breaker.value.consecutive_failures, 3);
 }
 
-async fn http1_finds_a_service_by_path_and_by_host(bed: &Bed) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn http1_finds_a_service_by_path_and_by_host() {
+    let web = "  web:\n    run: ${BIN}/shop-web\n    protocol: http1\n    health: http:/health\n";
+    let bed = &Bed::start(web).await;
     let port = bed.outbound();
     assert_eq!(get(port, "/web/health").await, (200, "ok\n".to_owned()));
     assert!(get(port, "/web").await.1.contains("<html"), "the path without a slash is the root");
@@ -245,8 +244,11 @@ async fn http1(port: u16, host: &str, path: &str) -> (u16, http::HeaderMap, Stri
     (head.status.as_u16(), head.headers, String::from_utf8_lossy(&body).into_owned())
 }
 
-fn grpcurl_lists_and_calls(bed: &Bed) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn grpcurl_lists_and_calls() {
     let Some(grpcurl) = outside("grpcurl") else { return weft_tests::skip("grpcurl is not installed") };
+    let bed = &Bed::start(&probe_service(1)).await;
+    contract_is_known(bed).await;
     let address = format!("127.0.0.1:{}", bed.outbound());
     let run = |args: &[&str]| {
         let output = std::process::Command::new(&grpcurl).arg("-plaintext").args(args).output().expect("it starts");
@@ -258,21 +260,38 @@ fn grpcurl_lists_and_calls(bed: &Bed) {
     assert!(run(&["-d", r#"{"text":"Ada"}"#, &address, "probe.v1.Probe/Say"]).contains(r#""text": "Ada""#));
 }
 
-async fn bystander(bed: &Bed) -> (tokio::sync::mpsc::Sender<Text>, tokio::task::JoinHandle<Vec<String>>) {
-    let (says, requests) = tokio::sync::mpsc::channel(1);
-    let mut answers = chat(bed, tokio_stream::wrappers::ReceiverStream::new(requests)).await;
-    says.send(Text { text: "first".into() }).await.expect("the stream is open");
-    let heard = tokio::spawn(async move {
-        let mut words = Vec::new();
-        while let Some(message) = answers.message().await.expect("the bystander's stream is whole") {
-            words.push(message.text);
-        }
-        words
-    });
-    (says, heard)
+/// A stream beside bad input, which must not notice it.
+struct Bystander {
+    says: tokio::sync::mpsc::Sender<Text>,
+    heard: tokio::task::JoinHandle<Vec<String>>,
 }
 
-async fn an_unknown_name_is_refused_with_the_closest_name(bed: &Bed) {
+impl Bystander {
+    async fn start(bed: &Bed) -> Self {
+        let (says, requests) = tokio::sync::mpsc::channel(1);
+        let mut answers = chat(bed, tokio_stream::wrappers::ReceiverStream::new(requests)).await;
+        says.send(Text { text: "first".into() }).await.expect("the stream is open");
+        let heard = tokio::spawn(async move {
+            let mut words = Vec::new();
+            while let Some(message) = answers.message().await.expect("the bystander's stream is whole") {
+                words.push(message.text);
+            }
+            words
+        });
+        Self { says, heard }
+    }
+
+    async fn noticed_nothing(self, bed: &Bed) {
+        self.says.send(Text { text: "last".into() }).await.expect("the bystander is heard");
+        drop(self.says);
+        assert_eq!(self.heard.await.expect("no panic"), ["first", "last"]);
+        assert_no_panics(bed, "probe-1").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn an_unknown_name_is_refused_with_the_closest_name() {
+    let bed = &Bed::start(&probe_service(1)).await;
     let unknown = async |path: &'static str, service: Option<&str>| {
         let mut request = Request::new(Text::default());
         if let Some(service) = service {
@@ -301,7 +320,9 @@ async fn an_unknown_name_is_refused_with_the_closest_name(bed: &Bed) {
     unknown("/probe.v1.Probe/Say", Some("no such name")).await;
 }
 
-async fn a_service_without_an_endpoint_up_is_reported(bed: &Bed) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_service_without_an_endpoint_up_is_reported() {
+    let bed = &Bed::start("  sick:\n    run: ${BIN}/weft-test-app\n").await;
     let ask = async |what| probe(&bed.channel(), "Say", &[("x-weft-service", "sick"), ("x-do", what)]).await;
     ask("sicken").await.expect("it is still up");
     let refused = async || ask("").await.is_err_and(|status| status.message().contains("none of its endpoints is up"));
@@ -312,7 +333,10 @@ async fn a_service_without_an_endpoint_up_is_reported(bed: &Bed) {
     assert_eq!((http, headers["x-weft-error"].to_str().expect("text")), (503, "no-endpoint"));
 }
 
-async fn garbage_closes_only_its_own_connection(bed: &Bed) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn garbage_closes_only_its_own_connection() {
+    let bed = &Bed::start(&probe_service(1)).await;
+    let bystander = Bystander::start(bed).await;
     let (port, metrics) = (bed.outbound(), bed.ports("keyboard").metrics);
     let malformed = async || metric(metrics, "weft_connections_malformed_total", "").await;
     let tls_hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 a TLS client at the plain-text port";
@@ -330,9 +354,13 @@ async fn garbage_closes_only_its_own_connection(bed: &Bed) {
         probe(&bed.channel(), "Say", &[]).await.expect("others are answered");
     }
     eventually("the log says why", SOON, async || bed.log().contains("are neither HTTP/2 nor HTTP/1.1")).await;
+    bystander.noticed_nothing(bed).await;
 }
 
-async fn an_over_long_head_is_refused(bed: &Bed) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn an_over_long_head_is_refused() {
+    let bed = &Bed::start(&probe_service(1)).await;
+    let bystander = Bystander::start(bed).await;
     // Over the limit of 64 KiB: the call is refused, and other calls on the connection go on.
     let mut wire = Wire::connect(bed.outbound()).await;
     let long = "x".repeat(10_000);
@@ -351,6 +379,7 @@ async fn an_over_long_head_is_refused(bed: &Bed) {
     let answer = raw(bed.outbound(), head.as_bytes()).await;
     assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 431"), "{}", answer.escape_ascii());
     probe(&bed.channel(), "Say", &[]).await.expect("others are answered");
+    bystander.noticed_nothing(bed).await;
 }
 
 /// The number of calls that broke off, as the service has seen it.
@@ -363,7 +392,10 @@ async fn in_flight(bed: &Bed) -> f64 {
     metric(bed.ports("probe-1").metrics, "weft_calls_in_flight", "Probe/Say").await
 }
 
-async fn a_body_that_stops_half_way_ends_its_call(bed: &Bed) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_body_that_stops_half_way_ends_its_call() {
+    let bed = &Bed::start(&probe_service(1)).await;
+    let bystander = Bystander::start(bed).await;
     let half = framed("a message of which only a part is sent").slice(..20);
     for is_reset in [true, false] {
         let before = broken(bed).await;
@@ -383,14 +415,18 @@ async fn a_body_that_stops_half_way_ends_its_call(bed: &Bed) {
     let before = broken(bed).await;
     let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", bed.outbound())).await.expect("it listens");
     let head = "POST /probe.v1.Probe/Say HTTP/1.1\r\nhost: probe\r\ncontent-type: application/grpc\r\ncontent-length: 99\r\n\r\n\0\0";
-    tokio::io::AsyncWriteExt::write_all(&mut stream, head.as_bytes()).await.expect("it is taken");
+    tokio::io::AsyncWriteExt::write_all(&mut stream, head.as_bytes()).await.expect("the bytes are sent");
     eventually("the service has the call", SOON, async || in_flight(bed).await == 1.0).await;
     drop(stream);
     eventually("its call ends", SOON, async || in_flight(bed).await == 0.0).await;
     eventually("the service has seen it", SOON, async || broken(bed).await == before + 1).await;
+    bystander.noticed_nothing(bed).await;
 }
 
-async fn a_client_that_goes_away_ends_its_call(bed: &Bed) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_client_that_goes_away_ends_its_call() {
+    let bed = &Bed::start(&probe_service(1)).await;
+    let bystander = Bystander::start(bed).await;
     let before = broken(bed).await;
     let mut wire = Wire::connect(bed.outbound()).await;
     let (_answer, mut body) = wire.open("Say", &[("x-do", "sleep:60000")]).await;
@@ -403,9 +439,10 @@ async fn a_client_that_goes_away_ends_its_call(bed: &Bed) {
     // Over HTTP/1.1, where only the closed connection shows it.
     let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", bed.outbound())).await.expect("it listens");
     let head = "POST /probe.v1.Probe/Say HTTP/1.1\r\nhost: probe\r\ncontent-type: application/grpc\r\nx-do: sleep:60000\r\ncontent-length: 5\r\n\r\n\0\0\0\0\0";
-    tokio::io::AsyncWriteExt::write_all(&mut stream, head.as_bytes()).await.expect("it is taken");
+    tokio::io::AsyncWriteExt::write_all(&mut stream, head.as_bytes()).await.expect("the bytes are sent");
     eventually("the service works on it", SOON, async || in_flight(bed).await == 1.0).await;
     drop(stream);
     eventually("its call ends", SOON, async || in_flight(bed).await == 0.0).await;
     eventually("the service has seen it", SOON, async || broken(bed).await == before + 2).await;
+    bystander.noticed_nothing(bed).await;
 }

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use tokio::{process::Command, task::JoinSet, time::timeout};
 use tonic::{Request, Streaming, transport::Channel};
 use tonic_prost::ProstCodec;
-use weft_tests::{Bed, metric, outside, probe, probe_service, result, skip, tunnel};
+use weft_tests::{Bed, assert_no_panics, outside, probe, probe_service, result, skip, tunnel};
 
 #[path = "conformance/h2specd.rs"]
 mod h2specd;
@@ -264,10 +264,4 @@ async fn run(command: &mut Command) -> Output {
 /// All that a program printed.
 fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
-}
-
-async fn assert_no_panics(bed: &Bed, replica: &str) {
-    for name in ["keyboard", replica] {
-        assert_eq!(metric(bed.ports(name).metrics, "weft_panics_total", "").await, 0.0, "{name}'s sidecar");
-    }
 }

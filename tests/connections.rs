@@ -116,7 +116,7 @@ async fn idle_clients_take_little_memory() {
     // One after the other, as each has to answer the sidecar within a time limit.
     for _ in 0..IDLE {
         let mut client = TcpStream::connect(("127.0.0.1", bed.outbound())).await.expect("there is room");
-        client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.expect("it is taken");
+        client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.expect("the bytes are sent");
         // The sidecar's SETTINGS, and its acknowledgement of the client's. Then the client acknowledges, too.
         let mut heard = Vec::new();
         while !heard.ends_with(b"\0\0\0\x04\x01\0\0\0\0") {

@@ -4,25 +4,10 @@ use std::time::Duration;
 
 use tokio::{io::AsyncWriteExt, task::JoinSet};
 use weft_mesh::limits;
-use weft_tests::{Bed, Client, eventually, metric};
+use weft_tests::{Bed, Client, assert_no_panics, eventually, metric};
 
 const PLAIN: &str =
     "  plain:\n    run: ${BIN}/weft-test-app\n    protocol: http1\n    connect: true\n    env: { SPEAK: http1 }\n";
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn http1_works_as_on_a_direct_connection() {
-    let bed = Bed::start(PLAIN).await;
-    an_early_answer_does_not_spoil_the_next_request(&bed).await;
-    an_answer_of_the_mesh_does_not_spoil_the_next_request(&bed).await;
-    a_client_that_ends_its_side_gets_its_answers(&bed).await;
-    empty_lines_before_a_request_are_skipped(&bed).await;
-    a_head_may_have_a_thousand_fields(&bed).await;
-    a_service_has_its_own_answer_to_connect(&bed).await;
-    reason_phrases_arrive(&bed).await;
-    tokio::join!(a_silent_client_is_not_disconnected(&bed), a_client_that_stops_half_way_is_disconnected(&bed));
-    assert_eq!(metric(bed.ports("keyboard").metrics, "weft_panics_total", "").await, 0.0);
-    assert_eq!(metric(bed.ports("plain-1").metrics, "weft_panics_total", "").await, 0.0);
-}
 
 fn get(path: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: plain\r\n\r\n")
@@ -33,7 +18,9 @@ async fn still_works(client: &mut Client) {
     assert!(client.answer().await.1.starts_with("GET /next HTTP/1.1\r\n"));
 }
 
-async fn an_early_answer_does_not_spoil_the_next_request(bed: &Bed) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn an_early_answer_does_not_spoil_the_next_request() {
+    let bed = &Bed::start(PLAIN).await;
     let mut client = Client::connect(bed.outbound()).await;
     for size in [10, 100_000, 2_000_000] {
         for is_chunked in [false, true] {
@@ -59,9 +46,12 @@ async fn an_early_answer_does_not_spoil_the_next_request(bed: &Bed) {
     client.send(expects).await;
     assert!(client.answer().await.0.contains("\r\nconnection: close\r\n"));
     client.closes().await;
+    assert_no_panics(bed, "plain-1").await;
 }
 
-async fn an_answer_of_the_mesh_does_not_spoil_the_next_request(bed: &Bed) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn an_answer_of_the_mesh_does_not_spoil_the_next_request() {
+    let bed = &Bed::start(PLAIN).await;
     let mut client = Client::connect(bed.outbound()).await;
     client.send("POST / HTTP/1.1\r\nHost: nobody\r\nContent-Length: 2000000\r\n\r\n").await;
     let (head, _) = client.answer().await;
@@ -74,9 +64,12 @@ async fn an_answer_of_the_mesh_does_not_spoil_the_next_request(bed: &Bed) {
     assert!(head.starts_with("HTTP/1.1 417 ") && head.contains("connection: close"), "{head}");
     client.send(&"x".repeat(2_000_000)).await;
     client.closes().await;
+    assert_no_panics(bed, "plain-1").await;
 }
 
-async fn a_client_that_ends_its_side_gets_its_answers(bed: &Bed) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_client_that_ends_its_side_gets_its_answers() {
+    let bed = &Bed::start(PLAIN).await;
     let mut client = Client::connect(bed.outbound()).await;
     client.send(&get("/later")).await;
     client.stream.shutdown().await.expect("one side ends");
@@ -101,9 +94,12 @@ async fn a_client_that_ends_its_side_gets_its_answers(bed: &Bed) {
     assert!(client.answer().await.1.starts_with("GET /later "));
     assert!(client.answer().await.0.starts_with("HTTP/1.1 400 "));
     client.closes().await;
+    assert_no_panics(bed, "plain-1").await;
 }
 
-async fn empty_lines_before_a_request_are_skipped(bed: &Bed) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn empty_lines_before_a_request_are_skipped() {
+    let bed = &Bed::start(PLAIN).await;
     for lines in ["\r\n", "\r\n\r\n\r\n"] {
         let mut client = Client::connect(bed.outbound()).await;
         client.send(&format!("{lines}{}", get("/a"))).await;
@@ -111,9 +107,12 @@ async fn empty_lines_before_a_request_are_skipped(bed: &Bed) {
         client.send(&format!("{lines}{}", get("/b"))).await;
         assert!(client.answer().await.1.starts_with("GET /b "));
     }
+    assert_no_panics(bed, "plain-1").await;
 }
 
-async fn a_head_may_have_a_thousand_fields(bed: &Bed) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_head_may_have_a_thousand_fields() {
+    let bed = &Bed::start(PLAIN).await;
     let fields: String = (0..1_000).map(|number| format!("x-{number}: a\r\n")).collect();
     let mut client = Client::connect(bed.outbound()).await;
     client.send(&format!("GET / HTTP/1.1\r\nHost: plain\r\n{fields}\r\n")).await;
@@ -126,9 +125,12 @@ async fn a_head_may_have_a_thousand_fields(bed: &Bed) {
     client.send(&format!("GET / HTTP/1.1\r\nHost: plain\r\n{fields}\r\n")).await;
     assert!(client.answer().await.0.starts_with("HTTP/1.1 431 "));
     client.closes().await;
+    assert_no_panics(bed, "plain-1").await;
 }
 
-async fn a_service_has_its_own_answer_to_connect(bed: &Bed) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_service_has_its_own_answer_to_connect() {
+    let bed = &Bed::start(PLAIN).await;
     let connect = |host| format!("CONNECT {host}:443 HTTP/1.1\r\nHost: {host}:443\r\nX-Weft-Service: plain\r\n\r\n");
     let mut client = Client::connect(bed.outbound()).await;
     // Bytes right behind either head are part of the tunnel.
@@ -152,9 +154,12 @@ async fn a_service_has_its_own_answer_to_connect(bed: &Bed) {
     client.send(&claim).await;
     assert!(client.answer().await.0.starts_with("HTTP/1.1 407 "));
     still_works(&mut client).await;
+    assert_no_panics(bed, "plain-1").await;
 }
 
-async fn reason_phrases_arrive(bed: &Bed) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn reason_phrases_arrive() {
+    let bed = &Bed::start(PLAIN).await;
     let mut client = Client::connect(bed.outbound()).await;
     client.send(&get("/phrase")).await;
     let (head, _) = client.answer().await;
@@ -173,6 +178,7 @@ async fn reason_phrases_arrive(bed: &Bed) {
         answer.status() == 299 && answer.headers().keys().all(|name| !name.as_str().starts_with("x-weft")),
         "{answer:?}"
     );
+    assert_no_panics(bed, "plain-1").await;
 }
 
 /// A guard that only a very slow machine reaches.
@@ -181,7 +187,9 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// How long the clients are silent: well within `DETECT_TIMEOUT`, which is 60 s.
 const SILENCE: Duration = Duration::from_secs(12);
 
-async fn a_silent_client_is_not_disconnected(bed: &Bed) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_silent_client_is_not_disconnected() {
+    let bed = &Bed::start(PLAIN).await;
     let mut silent = Client::connect(bed.outbound()).await;
     let mut slow = Client::connect(bed.outbound()).await;
     slow.send("GET /slow HTTP/1.1\r\nHo").await;
@@ -190,10 +198,13 @@ async fn a_silent_client_is_not_disconnected(bed: &Bed) {
     assert!(silent.answer().await.1.starts_with("GET /silent "));
     slow.send("st: plain\r\n\r\n").await;
     assert!(slow.answer().await.1.starts_with("GET /slow "));
+    assert_no_panics(bed, "plain-1").await;
 }
 
 /// All at the same time, as each takes as long as its limit.
-async fn a_client_that_stops_half_way_is_disconnected(bed: &Bed) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_client_that_stops_half_way_is_disconnected() {
+    let bed = &Bed::start(PLAIN).await;
     let half_a_head = async {
         let mut client = Client::connect(bed.outbound()).await;
         client.send("GET / HTTP/1.1\r\nHost: pl").await;
@@ -219,6 +230,7 @@ async fn a_client_that_stops_half_way_is_disconnected(bed: &Bed) {
         let is_counted = async || metric(bed.ports("keyboard").metrics, "weft_limit_reached", &label).await >= 1.0;
         eventually(&format!("{limit} is counted"), LIMIT, is_counted).await;
     }
+    assert_no_panics(bed, "plain-1").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]

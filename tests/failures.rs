@@ -199,16 +199,6 @@ async fn no_call_fails_when_the_control_plane_hangs_and_goes_on() {
     assert!(failed.is_empty(), "{} of {} calls failed: {:?}", failed.len(), outcomes.len(), failed[0].1);
 }
 
-#[tokio::test]
-async fn replicas_and_sidecars_die_and_come_back() {
-    let bed = Bed::start(&probe_service(2)).await;
-    answering(&bed, 2).await;
-
-    replica_dies(&bed).await;
-    sidecar_dies(&bed).await;
-    sidecar_hangs(&bed).await;
-}
-
 /// Waits until a process and its connections are gone and its callers have noticed, so that [`CALM`] calls in a row are
 /// answered. No call that starts later may fail.
 async fn has_died(bed: &Bed, pid: u32) -> Instant {
@@ -227,7 +217,10 @@ async fn has_died(bed: &Bed, pid: u32) -> Instant {
 }
 
 /// Only calls that run in the replica may fail.
-async fn replica_dies(bed: &Bed) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn only_calls_in_a_replica_that_dies_fail() {
+    let bed = &Bed::start(&probe_service(2)).await;
+    answering(bed, 2).await;
     let load = Load::start(bed.channel(), "sleep:30");
     load.calls(20).await;
     let first = bed.pid("probe-1");
@@ -246,7 +239,10 @@ async fn replica_dies(bed: &Bed) {
 }
 
 /// Its endpoint disappears for others at once.
-async fn sidecar_dies(bed: &Bed) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_sidecar_that_dies_gets_no_more_calls_and_comes_back() {
+    let bed = &Bed::start(&probe_service(2)).await;
+    answering(bed, 2).await;
     let load = Load::start(bed.channel(), "sleep:30");
     load.calls(20).await;
     let (old, sidecar) = (bed.ports("probe-1").inbound, bed.pid("probe-1·sidecar"));
@@ -269,7 +265,10 @@ async fn sidecar_dies(bed: &Bed) {
 }
 
 /// A process that hangs keeps its connections, and answers nothing.
-async fn sidecar_hangs(bed: &Bed) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_sidecar_that_hangs_gets_no_more_calls_until_it_goes_on() {
+    let bed = &Bed::start(&probe_service(2)).await;
+    answering(bed, 2).await;
     let hung = bed.pid("probe-2·sidecar");
     signal("-STOP", hung);
     eventually("the half-dead sidecar gets no more calls", LIMIT, async || endpoints_up(bed).await == 1).await;

@@ -77,18 +77,15 @@ fn app(name: &str, protocol: &str, speak: &str) -> String {
     format!("  {name}:\n    run: {run}\n    protocol: {protocol}\n    env: {{ SPEAK: {speak} }}\n")
 }
 
-fn services() -> String {
-    [probe_service(1), app("plain", "http1", "http1"), app("db", "tcp", "tcp")].concat()
+fn plain() -> String {
+    app("plain", "http1", "http1")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_forward_leads_to_its_service_in_every_protocol() {
-    let bed = Bed::start(&services()).await;
-    let sidecar = Sidecar::start(&bed, &["probe", "plain", "db.shop", "nobody"]).await;
-    let [grpc, http1, tcp, nobody] = sidecar.forwards[..] else { panic!("four: {:?}", sidecar.forwards) };
-    a_grpc_forward_takes_every_call_to_its_service(&bed, grpc).await;
-    an_http1_forward_takes_every_request_to_its_service(http1).await;
-    a_tcp_forward_takes_a_connection_to_its_service(tcp).await;
+async fn a_forward_refuses_bytes_that_its_service_does_not_speak() {
+    let bed = Bed::start(&probe_service(1)).await;
+    let sidecar = Sidecar::start(&bed, &["probe", "nobody"]).await;
+    let [grpc, nobody] = sidecar.forwards[..] else { panic!("two: {:?}", sidecar.forwards) };
     // Bytes that are not HTTP do not reach a service that speaks HTTP. The last forward leads to no service at all.
     assert_eq!(raw(grpc, b"\x16\x03\x01\x02\x00 is no HTTP\r\n").await, b"");
     assert_eq!(raw(nobody, b"GET / HTTP/1.1\r\nHost: nobody\r\n\r\n").await, b"");
@@ -99,15 +96,18 @@ async fn a_forward_leads_to_its_service_in_every_protocol() {
 async fn mesh_yaml_can_give_a_service_a_forward() {
     let held = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
     let [grpc, http1] = held.map(|listener| listener.local_addr().expect("a bound socket").port());
-    let services = [probe_service(1), app("plain", "http1", "http1")];
-    let bed = Bed::start(&format!("{}    forward: {grpc}\n{}    forward: {http1}\n", services[0], services[1])).await;
+    let services = format!("{}    forward: {grpc}\n{}    forward: {http1}\n", probe_service(1), plain());
+    let bed = Bed::start(&services).await;
     assert_eq!((bed.forward("probe"), bed.forward("plain")), (grpc, http1));
     probe(&channel(grpc), "Say", &[]).await.expect("an answer");
-    an_http1_forward_takes_every_request_to_its_service(http1).await;
+    assert_takes_every_request(http1).await;
 }
 
-async fn a_grpc_forward_takes_every_call_to_its_service(bed: &Bed, port: u16) {
-    let client = channel(port);
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_grpc_forward_takes_every_call_to_its_service() {
+    let bed = &Bed::start(&[probe_service(1), plain()].concat()).await;
+    let sidecar = Sidecar::start(bed, &["probe"]).await;
+    let client = channel(sidecar.forwards[0]);
     let pid = bed.pid("probe-1").to_string();
     // Neither the authority, which is the port's own address, nor a header decides where it goes.
     for headers in [&[][..], &[("x-weft-service", "plain")]] {
@@ -119,9 +119,18 @@ async fn a_grpc_forward_takes_every_call_to_its_service(bed: &Bed, port: u16) {
     // The contract's options apply here, too.
     let late = probe(&client, "Quick", &[("x-do", "sleep:30000")]).await.expect_err("its timeout passes");
     assert_eq!(late.code(), Code::DeadlineExceeded, "{late}");
+    assert_eq!(metric(sidecar.metrics, "weft_panics_total", "").await, 0.0);
 }
 
-async fn an_http1_forward_takes_every_request_to_its_service(port: u16) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn an_http1_forward_takes_every_request_to_its_service() {
+    let bed = Bed::start(&plain()).await;
+    let sidecar = Sidecar::start(&bed, &["plain"]).await;
+    assert_takes_every_request(sidecar.forwards[0]).await;
+    assert_eq!(metric(sidecar.metrics, "weft_panics_total", "").await, 0.0);
+}
+
+async fn assert_takes_every_request(port: u16) {
     // The whole path is passed on. On the outbound port its first part would name a service.
     let (status, echo) = get(port, "/probe/index.html?a=b").await;
     assert_eq!(status, 200, "{echo}");
@@ -129,9 +138,13 @@ async fn an_http1_forward_takes_every_request_to_its_service(port: u16) {
     assert!(echo.contains(&format!("\r\nhost: 127.0.0.1:{port}\r\n")), "{echo}");
 }
 
-async fn a_tcp_forward_takes_a_connection_to_its_service(port: u16) {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.expect("the forward listens");
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_tcp_forward_takes_a_connection_to_its_service() {
+    let bed = Bed::start(&app("db", "tcp", "tcp")).await;
+    let sidecar = Sidecar::start(&bed, &["db.shop"]).await;
+    let mut stream = TcpStream::connect(("127.0.0.1", sidecar.forwards[0])).await.expect("the forward listens");
     let mut greeting = [0; 11];
     timeout(LIMIT, stream.read_exact(&mut greeting)).await.expect("it speaks first").expect("it is there");
     assert_eq!(&greeting, b"220 ready\r\n");
+    assert_eq!(metric(sidecar.metrics, "weft_panics_total", "").await, 0.0);
 }

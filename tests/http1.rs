@@ -3,28 +3,17 @@
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
-use weft_tests::{Bed, Client, Wire, eventually, metric, raw};
+use weft_tests::{Bed, Client, Wire, assert_no_panics, eventually, metric, raw};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn http1_is_passed_on_with_its_meaning() {
-    let bed = Bed::start(
-        "  plain:\n    run: ${BIN}/weft-test-app\n    protocol: http1\n    upgrades: [chatter]\n    env: { SPEAK: http1 }\n",
-    )
-    .await;
-    requests_arrive_whole_and_the_connection_is_reused(&bed).await;
-    answers_of_every_kind_end_where_they_should(&bed).await;
-    interim_answers_come_before_the_final_one(&bed).await;
-    declared_upgrades_are_passed_on(&bed).await;
-    ambiguous_requests_are_refused(&bed).await;
-    a_slow_client_holds_up_no_other(&bed).await;
-    interim_answers_are_bounded_and_nothing_follows_connection_close(&bed).await;
-    assert_eq!(metric(bed.ports("keyboard").metrics, "weft_panics_total", "").await, 0.0);
-    assert_eq!(metric(bed.ports("plain-1").metrics, "weft_panics_total", "").await, 0.0);
-}
+/// A service of HTTP/1.1 that declares one upgrade.
+const PLAIN: &str = "  plain:\n    run: ${BIN}/weft-test-app\n    protocol: http1\n    upgrades: [chatter]\n    \
+                     env: { SPEAK: http1 }\n";
 
-async fn requests_arrive_whole_and_the_connection_is_reused(bed: &Bed) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn requests_arrive_whole_and_the_connection_is_reused() {
+    let bed = &Bed::start(PLAIN).await;
     let mut client = Client::connect(bed.outbound()).await;
     client.send("GET /a?b=%20c HTTP/1.1\r\nHost: plain\r\nX-One: 1\r\nConnection: x-hop, keep-alive\r\nX-Hop: gone\r\nTE: gzip\r\nKeep-Alive: 5\r\n\r\n").await;
     let (head, echo) = client.answer().await;
@@ -63,9 +52,12 @@ async fn requests_arrive_whole_and_the_connection_is_reused(bed: &Bed) {
     old.send("GET /old HTTP/1.0\r\nHost: plain\r\n\r\n").await;
     assert!(old.answer().await.1.starts_with("GET /old HTTP/1.1\r\n"));
     old.closes().await;
+    assert_no_panics(bed, "plain-1").await;
 }
 
-async fn answers_of_every_kind_end_where_they_should(bed: &Bed) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn answers_of_every_kind_end_where_they_should() {
+    let bed = &Bed::start(PLAIN).await;
     let mut client = Client::connect(bed.outbound()).await;
     client.send("HEAD /a HTTP/1.1\r\nHost: plain\r\n\r\n").await;
     assert!(client.until("\r\n\r\n").await.contains("\r\ncontent-length: "));
@@ -94,9 +86,12 @@ async fn answers_of_every_kind_end_where_they_should(bed: &Bed) {
     client.send("GET /cut HTTP/1.1\r\nHost: plain\r\n\r\n").await;
     client.until("half of").await;
     client.closes().await;
+    assert_no_panics(bed, "plain-1").await;
 }
 
-async fn interim_answers_come_before_the_final_one(bed: &Bed) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn interim_answers_come_before_the_final_one() {
+    let bed = &Bed::start(PLAIN).await;
     let mut client = Client::connect(bed.outbound()).await;
     client.send("GET /hints HTTP/1.1\r\nHost: plain\r\n\r\n").await;
     let hints = client.until("\r\n\r\n").await;
@@ -111,10 +106,13 @@ async fn interim_answers_come_before_the_final_one(bed: &Bed) {
     client.send("POST / HTTP/1.1\r\nHost: nobody\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n").await;
     let head = client.until("\r\n\r\n").await;
     assert!(head.starts_with("HTTP/1.1 404 ") || head.starts_with("HTTP/1.1 503 "), "{head}");
+    assert_no_panics(bed, "plain-1").await;
 }
 
 /// Flow control does not bound interim answers, so their number is limited.
-async fn interim_answers_are_bounded_and_nothing_follows_connection_close(bed: &Bed) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn interim_answers_are_bounded_and_nothing_follows_connection_close() {
+    let bed = &Bed::start(PLAIN).await;
     let hints = b"GET /hints-without-end HTTP/1.1\r\nHost: plain\r\nConnection: close\r\n\r\n";
     let answer = String::from_utf8(raw(bed.outbound(), hints).await).expect("text");
     assert!(answer.contains("HTTP/1.1 502 ") && answer.contains("x-weft-error: connection-broke"), "{answer}");
@@ -124,9 +122,12 @@ async fn interim_answers_are_bounded_and_nothing_follows_connection_close(bed: &
         b"GET / HTTP/1.1\r\nHost: plain\r\nConnection: close\r\n\r\nGET /next HTTP/1.1\r\nHost: plain\r\n\r\n";
     let answer = String::from_utf8(raw(bed.outbound(), pipelined).await).expect("text");
     assert!(answer.starts_with("HTTP/1.1 200 ") && !answer.contains("/next"), "{answer}");
+    assert_no_panics(bed, "plain-1").await;
 }
 
-async fn declared_upgrades_are_passed_on(bed: &Bed) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn declared_upgrades_are_passed_on() {
+    let bed = &Bed::start(PLAIN).await;
     let mut client = Client::connect(bed.outbound()).await;
     client.send("GET /upgrade HTTP/1.1\r\nHost: plain\r\nConnection: Upgrade\r\nUpgrade: chatter\r\n\r\n").await;
     let head = client.until("\r\n\r\n").await;
@@ -165,9 +166,12 @@ async fn declared_upgrades_are_passed_on(bed: &Bed) {
     assert!(head.starts_with("HTTP/1.1 200 ") && echo.contains("\r\nupgrade: chatter\r\n"), "{head}{echo}");
     client.send("GET /again HTTP/1.1\r\nHost: plain\r\n\r\n").await;
     assert!(client.answer().await.1.starts_with("GET /again "));
+    assert_no_panics(bed, "plain-1").await;
 }
 
-async fn ambiguous_requests_are_refused(bed: &Bed) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn ambiguous_requests_are_refused() {
+    let bed = &Bed::start(PLAIN).await;
     let cases = [
         (
             "both lengths",
@@ -211,9 +215,12 @@ async fn ambiguous_requests_are_refused(bed: &Bed) {
     }
     let malformed = async || metric(bed.ports("keyboard").metrics, "weft_connections_malformed_total", "").await;
     eventually("each is counted", LIMIT, async || malformed().await >= cases.len() as f64).await;
+    assert_no_panics(bed, "plain-1").await;
 }
 
-async fn a_slow_client_holds_up_no_other(bed: &Bed) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_slow_client_holds_up_no_other() {
+    let bed = &Bed::start(PLAIN).await;
     // One that has stopped in the middle of a head.
     let mut slow = Client::connect(bed.outbound()).await;
     slow.send("GET / HTTP/1.1\r\nHost: pl").await;
@@ -227,6 +234,7 @@ async fn a_slow_client_holds_up_no_other(bed: &Bed) {
     let (answer, mut body) = wire.open("Say", &[("x-weft-service", "plain")]).await;
     body.send_data("hello".into(), true).expect("the connection is whole");
     assert_eq!(answer.await.expect("an answer").status(), 200);
+    assert_no_panics(bed, "plain-1").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]

@@ -21,20 +21,6 @@ const SOON: Duration = Duration::from_secs(60);
 const PROBE: &str = "spiffe://weft.local/ns/shop/sa/probe";
 const STRANGER: &str = "spiffe://weft.local/ns/shop/sa/stranger";
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn only_the_right_certificate_is_accepted() {
-    let bed = Bed::start(&probe_service(1)).await;
-    let ca = Forge::stolen(&bed);
-    the_right_certificate_is_accepted_over_tls13_with_a_hybrid_key(&bed, &ca).await;
-    plain_text_is_refused(&bed).await;
-    every_wrong_certificate_is_refused(&bed, &ca).await;
-    the_caller_is_the_one_in_the_certificate(&bed, &ca).await;
-    a_server_of_another_identity_is_refused(&bed, &ca).await;
-    no_member_announces_for_another(&bed, &ca).await;
-    an_endpoint_with_another_identity_than_announced_gets_no_call(&bed, &ca).await;
-    everything_on_the_wire_is_encrypted(&bed, &ca).await;
-}
-
 /// A certificate for an identity, valid from the first of these years to the second.
 fn during(ca: &Forge, id: &str, years: (i32, i32)) -> Shown {
     let mut params = Forge::params(id);
@@ -69,7 +55,10 @@ async fn handshakes_failed(bed: &Bed) -> f64 {
     metric(bed.ports("probe-1").metrics, "weft_handshakes_failed_total", "").await
 }
 
-async fn the_right_certificate_is_accepted_over_tls13_with_a_hybrid_key(bed: &Bed, ca: &Forge) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn the_right_certificate_is_accepted_over_tls13_with_a_hybrid_key() {
+    let bed = &Bed::start(&probe_service(1)).await;
+    let ca = &Forge::stolen(bed);
     let stranger = Member::new(ca, Some(ca.good(STRANGER)));
     let tls = stranger.dial(bed.ports("probe-1").inbound, PROBE).await.expect("it is accepted");
     let session = tls.get_ref().1;
@@ -86,7 +75,9 @@ async fn the_right_certificate_is_accepted_over_tls13_with_a_hybrid_key(bed: &Be
     assert!(knock(bed, stranger).await.is_ok_and(|seen| seen.contains(STRANGER)));
 }
 
-async fn plain_text_is_refused(bed: &Bed) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn plain_text_is_refused() {
+    let bed = &Bed::start(&probe_service(1)).await;
     let before = handshakes_failed(bed).await;
     let port = bed.ports("probe-1").inbound;
     let answer = raw(port, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00").await;
@@ -97,7 +88,10 @@ async fn plain_text_is_refused(bed: &Bed) {
     eventually("the log says why", SOON, async || bed.log().contains("only mutual TLS with an SVID")).await;
 }
 
-async fn every_wrong_certificate_is_refused(bed: &Bed, ca: &Forge) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn every_wrong_certificate_is_refused() {
+    let bed = &Bed::start(&probe_service(1)).await;
+    let ca = &Forge::stolen(bed);
     let folder = tempfile::tempdir().expect("a folder");
     Ca::open_or_create(folder.path(), &"weft.local".parse().expect("a trust domain")).expect("another CA");
     let foreign = Forge::of(folder.path());
@@ -122,13 +116,19 @@ async fn every_wrong_certificate_is_refused(bed: &Bed, ca: &Forge) {
     }
 }
 
-async fn the_caller_is_the_one_in_the_certificate(bed: &Bed, ca: &Forge) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn the_caller_is_the_one_in_the_certificate() {
+    let bed = &Bed::start(&probe_service(1)).await;
+    let ca = &Forge::stolen(bed);
     let seen = knock(bed, Member::new(ca, Some(ca.good(STRANGER)))).await.expect("it is accepted");
     let callers: Vec<_> = seen.lines().filter(|line| line.starts_with("x-forwarded-client-cert: ")).collect();
     assert!(callers.len() == 1 && callers[0].ends_with(&format!("URI={STRANGER}")), "{seen}");
 }
 
-async fn a_server_of_another_identity_is_refused(bed: &Bed, ca: &Forge) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_server_of_another_identity_is_refused() {
+    let bed = &Bed::start(&probe_service(1)).await;
+    let ca = &Forge::stolen(bed);
     let expected = "spiffe://weft.local/ns/shop/sa/users";
     let port = bed.ports("probe-1").inbound;
     let stranger = Member::new(ca, Some(ca.good(STRANGER)));
@@ -136,7 +136,10 @@ async fn a_server_of_another_identity_is_refused(bed: &Bed, ca: &Forge) {
     assert!(refused.to_string().contains(&format!("the peer is {PROBE}, expected {expected}")), "{refused}");
 }
 
-async fn no_member_announces_for_another(bed: &Bed, ca: &Forge) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn no_member_announces_for_another() {
+    let bed = &Bed::start(&probe_service(1)).await;
+    let ca = &Forge::stolen(bed);
     let port = bed.ports("probe-1").inbound;
     let stranger = || Some(ca.good(STRANGER));
     for (svid, service, spiffe_id, code) in [
@@ -154,7 +157,10 @@ async fn no_member_announces_for_another(bed: &Bed, ca: &Forge) {
     eventually("the log says why", SOON, async || bed.log().contains("its identity names another")).await;
 }
 
-async fn an_endpoint_with_another_identity_than_announced_gets_no_call(bed: &Bed, ca: &Forge) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn an_endpoint_with_another_identity_than_announced_gets_no_call() {
+    let bed = &Bed::start(&probe_service(1)).await;
+    let ca = &Forge::stolen(bed);
     let calls = async || {
         let answer = probe(&bed.channel(), "Say", &[]).await.expect("an answer");
         answer.metadata().get("x-calls").expect("a count").to_str().expect("text").parse::<u64>().expect("a number")
@@ -170,7 +176,10 @@ async fn an_endpoint_with_another_identity_than_announced_gets_no_call(bed: &Bed
     assert_eq!(calls().await, before + 1, "the probe saw only the calls to itself");
 }
 
-async fn everything_on_the_wire_is_encrypted(bed: &Bed, ca: &Forge) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn everything_on_the_wire_is_encrypted() {
+    let bed = &Bed::start(&probe_service(1)).await;
+    let ca = &Forge::stolen(bed);
     let (port, mut seen) = wiretap(bed.ports("probe-1").inbound).await;
     let own = Member::new(ca, Some(ca.good(PROBE)));
     let _announced = own.announce(bed, "probe.shop", PROBE, port).await.expect("it may");

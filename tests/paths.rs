@@ -104,13 +104,14 @@ async fn ask(port: (&str, u16), authority: &str, speaks: Speaks, ask: &Ask) -> T
         let request = ask.request(authority, speaks);
         match speaks {
             Speaks::Http1 => {
-                let (mut sender, connection) = http1::handshake(stream).await.expect("it is taken");
+                let (mut sender, connection) = http1::handshake(stream).await.expect("the handshake succeeds");
                 tokio::spawn(connection);
                 told(sender.send_request(request).await).await
             }
             Speaks::Http2 => {
                 let executor = TokioExecutor::new();
-                let (mut sender, connection) = http2::handshake(executor, stream).await.expect("it is taken");
+                let (mut sender, connection) =
+                    http2::handshake(executor, stream).await.expect("the handshake succeeds");
                 tokio::spawn(connection);
                 told(sender.send_request(request).await).await
             }

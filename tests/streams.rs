@@ -75,18 +75,30 @@ async fn drain(body: &mut RecvStream, mut look: impl FnMut()) -> usize {
     bytes
 }
 
+/// What every sidecar keeps is allocated by first calls with bodies of this size.
+const FIRST: usize = 64 << 20;
+
+const PLAIN: &str = "  plain:\n    run: ${BIN}/weft-test-app\n    protocol: http1\n    env: { SPEAK: http1 }\n";
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn bodies_of_any_size_take_no_memory() {
-    let plain = "  plain:\n    run: ${BIN}/weft-test-app\n    protocol: http1\n    env: { SPEAK: http1 }\n";
-    let bed = Bed::start(&format!("{}{plain}", probe_service(1))).await;
-    let bytes = body_bytes();
-    // The first calls allocate what every sidecar keeps.
-    upload(&bed, 64 << 20, false).await;
-    download(&bed, 64 << 20, false).await;
-    timeout(LIMIT, upload(&bed, bytes, true)).await.expect("it goes on");
-    timeout(LIMIT, download(&bed, bytes, true)).await.expect("it goes on");
-    upload_by_http1(&bed, 64 << 20, false).await;
-    timeout(LIMIT, upload_by_http1(&bed, bytes, true)).await.expect("it goes on");
+async fn an_upload_of_any_size_takes_no_memory() {
+    let bed = Bed::start(&probe_service(1)).await;
+    upload(&bed, FIRST, false).await;
+    timeout(LIMIT, upload(&bed, body_bytes(), true)).await.expect("it goes on");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_download_of_any_size_takes_no_memory() {
+    let bed = Bed::start(&probe_service(1)).await;
+    download(&bed, FIRST, false).await;
+    timeout(LIMIT, download(&bed, body_bytes(), true)).await.expect("it goes on");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bodies_of_any_size_over_http1_take_no_memory() {
+    let bed = Bed::start(PLAIN).await;
+    upload_by_http1(&bed, FIRST, false).await;
+    timeout(LIMIT, upload_by_http1(&bed, body_bytes(), true)).await.expect("it goes on");
 }
 
 async fn upload(bed: &Bed, bytes: usize, is_judged: bool) {
@@ -127,13 +139,13 @@ async fn upload_by_http1(bed: &Bed, bytes: usize, is_judged: bool) {
     let mut memory = Memory::of(bed, "plain");
     let mut stream = TcpStream::connect(("127.0.0.1", bed.outbound())).await.expect("it listens");
     let head = format!("POST /mirror HTTP/1.1\r\nhost: plain\r\ncontent-length: {bytes}\r\n\r\n");
-    stream.write_all(head.as_bytes()).await.expect("it is taken");
+    stream.write_all(head.as_bytes()).await.expect("the bytes are sent");
     // The service sends the body back while it comes: both ways at once.
     let (mut read, mut write) = stream.split();
     let writing = async {
         let chunk = vec![b'x'; CHUNK];
         for _ in 0..bytes / CHUNK {
-            write.write_all(&chunk).await.expect("it is taken");
+            write.write_all(&chunk).await.expect("the bytes are sent");
         }
     };
     let reading = async {
@@ -246,13 +258,12 @@ async fn a_websocket_works_through_the_mesh() {
 
 #[tokio::test]
 async fn server_sent_events_arrive_one_by_one() {
-    let plain = "  plain:\n    run: ${BIN}/weft-test-app\n    protocol: http1\n    env: { SPEAK: http1 }\n";
-    let bed = Bed::start(plain).await;
+    let bed = Bed::start(PLAIN).await;
     let mut stream = TcpStream::connect(("127.0.0.1", bed.outbound())).await.expect("it listens");
     stream
         .write_all(b"GET /events HTTP/1.1\r\nhost: plain\r\naccept: text/event-stream\r\n\r\n")
         .await
-        .expect("it is taken");
+        .expect("the bytes are sent");
     let mut heard = String::new();
     let mut until = async |part: &str| {
         while !heard.contains(part) {

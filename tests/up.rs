@@ -69,12 +69,16 @@ fn a_mistake_in_mesh_yaml_is_reported_with_line_and_field_and_starts_nothing() {
 }
 
 #[test]
-fn a_port_in_use_or_a_missing_mesh_yaml_starts_nothing() {
+fn a_missing_mesh_yaml_starts_nothing() {
     let folder = tempfile::tempdir().expect("a folder of its own");
     let output = weft(folder.path(), &["up"]);
     assert!(!output.status.success());
     assert!(stderr(&output).contains("mesh.yaml: no such file; run this in the folder of a mesh.yaml"), "{output:?}");
+}
 
+#[test]
+fn a_port_in_use_starts_nothing() {
+    let folder = tempfile::tempdir().expect("a folder of its own");
     let held = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let port = held.local_addr().expect("a bound socket").port();
     let app = binary("weft-test-app").display().to_string();
@@ -169,15 +173,8 @@ fn a_failed_build_shows_its_output_and_starts_nothing() {
 }
 
 #[tokio::test]
-async fn weft_call_calls_the_shop_and_ctrl_c_leaves_no_process_behind() {
+async fn ctrl_c_leaves_no_process_behind() {
     let mut bed = Bed::start(&shop()).await;
-    lists_what_there_is(&bed);
-    let ada = calls_unary_methods(&bed).await;
-    calls_streaming_methods(&bed);
-    says_what_is_wrong(&bed);
-    ctrl_c_ends_a_call_and_its_trace(&bed).await;
-    a_user_survives_the_death_of_users(&bed, &ada).await;
-
     let mut pids = bed.pids();
     assert_eq!(pids.len(), 10, "control, keyboard, and two for each service");
     assert!(bed.stop().await.success(), "Ctrl-C is a good end");
@@ -189,7 +186,9 @@ async fn weft_call_calls_the_shop_and_ctrl_c_leaves_no_process_behind() {
     assert!(output.status.success() && stdout(&output).starts_with("nothing runs for"), "{output:?}");
 }
 
-fn lists_what_there_is(bed: &Bed) {
+#[tokio::test]
+async fn weft_call_lists_contracts_and_methods() {
+    let bed = Bed::start(&shop()).await;
     let output = bed.weft(&["call"]);
     let text = stdout(&output);
     assert!(output.status.success(), "{}", stderr(&output));
@@ -207,15 +206,21 @@ fn lists_what_there_is(bed: &Bed) {
     assert!(one.starts_with("shop.auth.v1.Auth\n") && !one.contains("Users"), "{one}");
 }
 
-/// Creates a user, and returns its id.
-async fn calls_unary_methods(bed: &Bed) -> String {
-    let ada = r#"{"name":"Ada","email":"ada@Example.com"}"#;
-    let output = bed.weft(&["call", "shop.users.v1.Users/Create", ada]);
+/// Creates a user with `weft call`. Returns it, and all that was printed.
+fn create(bed: &Bed, name: &str, email: &str) -> (Value, Output) {
+    let request = serde_json::json!({"name": name, "email": email}).to_string();
+    let output = bed.weft(&["call", "shop.users.v1.Users/Create", &request]);
     assert!(output.status.success(), "{}", stderr(&output));
-    let user: Value = serde_json::from_slice(&output.stdout).expect("an answer is JSON");
+    (serde_json::from_slice(&output.stdout).expect("an answer is JSON"), output)
+}
+
+#[tokio::test]
+async fn weft_call_calls_unary_methods() {
+    let bed = Bed::start(&shop()).await;
+    let (user, output) = create(&bed, "Ada", "ada@Example.com");
     // auth and notifications were called, too: auth writes the domain in lower case.
     assert_eq!(user["email"], "ada@example.com");
-    let id = user["id"].as_str().expect("an id").to_owned();
+    let id = user["id"].as_str().expect("an id");
     let told = bed.weft(&[
         "call",
         "--compact",
@@ -236,10 +241,11 @@ async fn calls_unary_methods(bed: &Bed) -> String {
         status == 200 && body.contains("shop.users.v1.Users/Create") && body.contains("shop.auth.v1.Auth/Validate")
     })
     .await;
-    id
 }
 
-fn calls_streaming_methods(bed: &Bed) {
+#[tokio::test]
+async fn weft_call_calls_streaming_methods() {
+    let bed = Bed::start(&shop()).await;
     let output = bed.weft(&["call", "-c", "shop.products.v1.Products/Search", r#"{"query":"tea"}"#]);
     assert!(output.status.success(), "{}", stderr(&output));
     assert_eq!(lines(&output)[0]["id"], "teapot");
@@ -272,7 +278,9 @@ fn lines(output: &Output) -> Vec<Value> {
     stdout(output).lines().map(|line| serde_json::from_str(line).expect("an answer is JSON")).collect()
 }
 
-fn says_what_is_wrong(bed: &Bed) {
+#[tokio::test]
+async fn weft_call_says_what_is_wrong() {
+    let bed = Bed::start(&shop()).await;
     let failed = |args: &[&str], code: i32, told: &[&str]| {
         let output = bed.weft(&[&["call"], args].concat());
         let text = stderr(&output);
@@ -310,7 +318,9 @@ fn says_what_is_wrong(bed: &Bed) {
     failed(&["--service", "user", get], 64 + 12, &["x-weft-error: no-such-service", "users"]);
 }
 
-async fn ctrl_c_ends_a_call_and_its_trace(bed: &Bed) {
+#[tokio::test]
+async fn ctrl_c_ends_a_call_and_its_trace() {
+    let bed = Bed::start(&shop()).await;
     let printed = bed.dir().join("events");
     let watch = Command::new(binary("weft"))
         .args(["call", "-c", "shop.users.v1.Users/Watch"])
@@ -342,18 +352,16 @@ async fn ctrl_c_ends_a_call_and_its_trace(bed: &Bed) {
 }
 
 /// `kill -9` right after the answer: an acknowledged user is on the disk.
-async fn a_user_survives_the_death_of_users(bed: &Bed, ada: &str) {
-    let eve = r#"{"name":"Eve","email":"eve@example.com"}"#;
-    let output = bed.weft(&["call", "shop.users.v1.Users/Create", eve]);
+#[tokio::test]
+async fn a_user_survives_the_death_of_users() {
+    let bed = Bed::start(&shop()).await;
+    let users = ["Ada", "Eve"].map(|name| create(&bed, name, &format!("{name}@example.com")).0);
     bed.kill("users-1");
-    assert!(output.status.success(), "{}", stderr(&output));
-    let user: Value = serde_json::from_slice(&output.stdout).expect("an answer is JSON");
-    let eve = user["id"].as_str().expect("an id");
-    for (id, name) in [(ada, "Ada"), (eve, "Eve")] {
-        let request = format!("{{\"id\":\"{id}\"}}");
+    for user in users {
+        let request = format!("{{\"id\":{}}}", user["id"]);
         eventually("users is back", LIMIT, async || {
             let output = bed.weft(&["call", "-c", "shop.users.v1.Users/Get", &request]);
-            output.status.success() && lines(&output)[0]["name"] == name
+            output.status.success() && lines(&output)[0]["name"] == user["name"]
         })
         .await;
     }

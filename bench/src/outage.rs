@@ -109,7 +109,7 @@ pub(crate) async fn run(options: &Options, weft: WeftOptions) -> Result<ExitCode
 }
 
 fn signal(process: &Process, signal: Signal) -> Result<()> {
-    let pid = i32::try_from(process.id()).ok().and_then(Pid::from_raw).context("a process id is a positive number")?;
+    let pid = i32::try_from(process.id()).ok().and_then(Pid::from_raw).context("the process id is out of range")?;
     kill_process(pid, signal).context("can't signal the control plane")
 }
 

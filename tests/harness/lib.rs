@@ -25,7 +25,7 @@ pub use programs::{binary, outside, root};
 use tonic::{Request, Response, Status, transport::Channel};
 use tonic_prost::ProstCodec;
 pub use tunnel::tunnel;
-pub use wire::{Wire, framed, metric, pour, raw};
+pub use wire::{Wire, assert_no_panics, framed, metric, pour, raw};
 
 /// `probe.v1.Message`
 #[derive(Clone, PartialEq, prost::Message)]

@@ -265,6 +265,8 @@ impl Host {
     fn command(&self, program: &Path) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.namespace]).arg(program);
+        // Some programs write files into their current folder.
+        command.current_dir(&self.dir);
         command
     }
 

@@ -13,7 +13,7 @@ use tokio::{
 };
 use tonic::Status;
 
-use crate::{Text, get};
+use crate::{Bed, Text, get};
 
 const CONNECTION_WINDOW: u32 = 1 << 20;
 
@@ -143,4 +143,14 @@ pub async fn metric(port: u16, name: &str, label: &str) -> f64 {
     let (_, page) = get(port, "/metrics").await;
     let rows = page.lines().filter(|line| line.starts_with(name) && line.contains(label));
     rows.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum()
+}
+
+/// Checks that neither the keyboard's sidecar nor that of a replica has panicked.
+///
+/// # Panics
+/// One of them has.
+pub async fn assert_no_panics(bed: &Bed, replica: &str) {
+    for name in ["keyboard", replica] {
+        assert_eq!(metric(bed.ports(name).metrics, "weft_panics_total", "").await, 0.0, "{name}'s sidecar");
+    }
 }

@@ -26,17 +26,6 @@ fn services() -> String {
     [probe_service(1), http1("plain", ""), http1("proxy", "    connect: true\n")].concat()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn nobody_can_call_as_another() {
-    let bed = Bed::start(&services()).await;
-    an_application_opens_no_tunnel_to_a_service_of_http(&bed).await;
-    a_member_opens_no_tunnel_to_a_service_of_http(&bed).await;
-    a_member_cannot_upgrade_a_connection_to_http(&bed).await;
-    an_application_cannot_forge_the_caller(&bed).await;
-    a_member_cannot_forge_the_caller(&bed).await;
-    probe(&bed.channel(), "Say", &[]).await.expect("the mesh is whole");
-}
-
 /// Checks that the head names the caller once, and that it is `who`.
 fn assert_caller(head: &str, who: &str) {
     let said: Vec<_> = head.lines().filter(|line| line.contains("spiffe://")).collect();
@@ -45,7 +34,9 @@ fn assert_caller(head: &str, who: &str) {
 }
 
 /// As `curl -p -x http://127.0.0.1:15001 http://probe.shop:80/` starts.
-async fn an_application_opens_no_tunnel_to_a_service_of_http(bed: &Bed) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn an_application_opens_no_tunnel_to_a_service_of_http() {
+    let bed = &Bed::start(&services()).await;
     for service in ["probe", "plain"] {
         let mut client = Client::connect(bed.outbound()).await;
         client.send(&format!("CONNECT {service}.shop:80 HTTP/1.1\r\nHost: {service}.shop:80\r\n\r\n")).await;
@@ -61,6 +52,7 @@ async fn an_application_opens_no_tunnel_to_a_service_of_http(bed: &Bed) {
     let head = client.until("\r\n\r\n").await;
     assert!(head.starts_with("HTTP/1.1 200 "), "its CONNECT is declared: {head}");
     client.until("welcome ").await;
+    probe(&bed.channel(), "Say", &[]).await.expect("the mesh goes on");
 }
 
 /// A member's direct connection to a sidecar's inbound port.
@@ -81,7 +73,9 @@ async fn asks_for(sender: &SendRequest<Bytes>, request: Request<()>) -> u16 {
     timeout(LIMIT, answer).await.expect("in time").expect("an answer").status().as_u16()
 }
 
-async fn a_member_opens_no_tunnel_to_a_service_of_http(bed: &Bed) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_member_opens_no_tunnel_to_a_service_of_http() {
+    let bed = &Bed::start(&services()).await;
     for (service, by_request, by_sidecar) in [("probe", 403, 403), ("plain", 403, 403), ("proxy", 200, 403)] {
         let sender = member(bed, service).await;
         let connect = || Request::builder().method("CONNECT").uri(format!("{service}.shop:80"));
@@ -92,9 +86,12 @@ async fn a_member_opens_no_tunnel_to_a_service_of_http(bed: &Bed) {
         assert_eq!(asks_for(&sender, made).await, by_sidecar, "{service}");
     }
     eventually("the log says why", LIMIT, async || bed.log().contains("so no tunnel leads to it")).await;
+    probe(&bed.channel(), "Say", &[]).await.expect("the mesh goes on");
 }
 
-async fn a_member_cannot_upgrade_a_connection_to_http(bed: &Bed) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_member_cannot_upgrade_a_connection_to_http() {
+    let bed = &Bed::start(&services()).await;
     let sender = member(bed, "plain").await;
     let protocols =
         [("h2c", 403), ("H2C", 403), ("tls", 403), ("x-http", 502), ("http-upgrade", 403), ("websocket", 200)];
@@ -129,9 +126,12 @@ async fn a_member_cannot_upgrade_a_connection_to_http(bed: &Bed) {
     let (_, echo) = next.answer().await;
     assert!(echo.starts_with("GET /next "), "{echo}");
     assert_caller(&echo, "keyboard");
+    probe(&bed.channel(), "Say", &[]).await.expect("the mesh goes on");
 }
 
-async fn an_application_cannot_forge_the_caller(bed: &Bed) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn an_application_cannot_forge_the_caller() {
+    let bed = &Bed::start(&services()).await;
     let lines: String = NAMES.iter().map(|name| format!("{name}: {FORGED}\r\n")).collect();
     for more in [
         "",
@@ -154,9 +154,12 @@ async fn an_application_cannot_forge_the_caller(bed: &Bed) {
     let forged: Vec<_> = NAMES.map(|name| (name, FORGED)).into_iter().chain([("x-do", "headers")]).collect();
     let seen = probe(&bed.channel(), "Say", &forged).await.expect("an answer").into_inner().text;
     assert_caller(&seen, "keyboard");
+    probe(&bed.channel(), "Say", &[]).await.expect("the mesh goes on");
 }
 
-async fn a_member_cannot_forge_the_caller(bed: &Bed) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_member_cannot_forge_the_caller() {
+    let bed = &Bed::start(&services()).await;
     let forged = || {
         let mut map = HeaderMap::new();
         for name in NAMES {
@@ -181,4 +184,5 @@ async fn a_member_cannot_forge_the_caller(bed: &Bed) {
         }
         assert_caller(&String::from_utf8_lossy(&seen), "tunnel");
     }
+    probe(&bed.channel(), "Say", &[]).await.expect("the mesh goes on");
 }

@@ -50,7 +50,7 @@ async fn a_request_that_the_service_does_not_read_holds_up_no_other_call() {
     let mut greedy = Wire::connect(tunnel(&bed, "probe").await).await;
     let (_answer, mut body) = greedy.open("Say", &[("x-do", "sleep:6000000")]).await;
     // More than HTTP/2's initial window, and as much as the sidecar accepts for one call.
-    pour(&mut body, limits::STREAM_WINDOW_BYTES as usize, |_| {}).await.expect("it is taken");
+    pour(&mut body, limits::STREAM_WINDOW_BYTES as usize, |_| {}).await.expect("the upload is accepted");
     for _ in 0..10 {
         timeout(LIMIT, probe(&bed.channel(), "Say", &[])).await.expect("other calls do not wait").expect("an answer");
         let status = timeout(LIMIT, greedy.call("Say", &[])).await.expect("a call of the same caller does not wait");

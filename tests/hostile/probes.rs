@@ -13,7 +13,7 @@ use weft_tests::{Bed, get, probe_service};
 const SOON: Duration = Duration::from_secs(20);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn many_connections_block_no_probe_and_no_other_site_reads_the_dashboard() {
+async fn many_connections_block_no_probe() {
     let bed = Bed::start(&probe_service(1)).await;
     let metrics = bed.ports("probe-1").metrics;
     let dashboard = (bed.dashboard(), "/metrics", limits::DASHBOARD_CONNECTIONS);
@@ -35,9 +35,11 @@ async fn many_connections_block_no_probe_and_no_other_site_reads_the_dashboard()
         let first = timeout(SOON, held[0].read(&mut [0])).await;
         assert!(matches!(first, Ok(Ok(_) | Err(_))), "it is closed");
     }
+}
 
-    second_request_on_a_connection_is_refused(metrics).await;
-
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn another_site_cannot_read_the_dashboard() {
+    let bed = Bed::start(&probe_service(1)).await;
     let page = |host: &'static str| {
         let port = bed.dashboard();
         async move {
@@ -55,7 +57,10 @@ async fn many_connections_block_no_probe_and_no_other_site_reads_the_dashboard()
 }
 
 /// A client that reads nothing has one page of metrics on a connection, not one for each stream.
-async fn second_request_on_a_connection_is_refused(port: u16) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_second_request_on_a_connection_is_refused() {
+    let bed = Bed::start(&probe_service(1)).await;
+    let port = bed.ports("probe-1").metrics;
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await.expect("it listens");
     // SETTINGS_INITIAL_WINDOW_SIZE = 0, and GET of /metrics as HPACK's static table has it (RFC 7541, appendix A).
     let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\x06\x04\0\0\0\0\0\0\x04\0\0\0\0".to_vec();

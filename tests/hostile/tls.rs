@@ -1,4 +1,7 @@
-//! A member that breaks the rules of TLS after its handshake.
+//! A member that breaks the rules of TLS after its handshake: it sends bytes after a close_notify.
+//!
+//! rustls accepts no more bytes then. A loop that goes on feeding it never ends, and blocks all connections of its
+//! worker.
 
 use std::{
     io,
@@ -54,18 +57,11 @@ async fn others_go_on(bed: &Bed, inbound: u16) {
     }
 }
 
-/// After a close_notify rustls accepts no more bytes. A loop that goes on feeding it never ends, and blocks all
-/// connections of its worker.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn bytes_after_a_close_notify_block_no_worker() {
-    let bed = Bed::start(&probe_service(1)).await;
-    let ca = Forge::stolen(&bed);
-    let inbound = tunnel(&bed, "probe").await;
-    a_caller_goes_on(&bed, &ca, inbound).await;
-    an_endpoint_goes_on(&bed, &ca, inbound).await;
-}
-
-async fn a_caller_goes_on(bed: &Bed, ca: &Forge, inbound: u16) {
+async fn a_callers_bytes_after_a_close_notify_block_no_worker() {
+    let bed = &Bed::start(&probe_service(1)).await;
+    let ca = &Forge::stolen(bed);
+    let inbound = tunnel(bed, "probe").await;
     let member = Member::new(ca, Some(ca.good(STRANGER)));
     let mut open = Vec::new();
     for message in [&b""[..], HELLO] {
@@ -85,7 +81,11 @@ async fn a_caller_goes_on(bed: &Bed, ca: &Forge, inbound: u16) {
     }
 }
 
-async fn an_endpoint_goes_on(bed: &Bed, ca: &Forge, inbound: u16) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn an_endpoints_bytes_after_a_close_notify_block_no_worker() {
+    let bed = &Bed::start(&probe_service(1)).await;
+    let ca = &Forge::stolen(bed);
+    let inbound = tunnel(bed, "probe").await;
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let port = listener.local_addr().expect("it is bound").port();
     let member = Member::new(ca, Some(ca.good(STRANGER)));
