@@ -16,12 +16,11 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 /// The service whose methods have fallbacks, the one that they name, and the one whose method they name.
 fn services() -> String {
-    let proto = root().join("tests/proto/probe/v1/fallback.proto").display().to_string();
-    format!(
-        "  primary:\n    run: ${{BIN}}/weft-test-app\n    protos: [{proto}]\n    proto_path: ${{PROTO_PATH}}\n  \
-         backup:\n    run: ${{BIN}}/weft-test-app\n{}",
-        probe_service(1)
-    )
+    let service = |name: &str, proto: &str| {
+        let proto = root().join("tests/proto/probe/v1").join(proto).display().to_string();
+        format!("  {name}:\n    run: ${{BIN}}/weft-test-app\n    protos: [{proto}]\n    proto_path: ${{PROTO_PATH}}\n")
+    };
+    [service("primary", "fallback.proto"), service("backup", "strict.proto"), probe_service(1)].concat()
 }
 
 /// Calls a method of the primary service, which does as `what` says.
@@ -133,8 +132,9 @@ async fn an_open_breaker_leads_to_the_fallback_and_what_the_service_says_does_no
     assert_eq!(header(none.metadata(), "x-weft-error"), "breaker-open");
 
     // The fallback has a breaker of its own, and says that it failed as well.
-    for _ in 0..5 {
-        call(&bed, "Say", "status:14").await.expect_err("the fallback's own answer");
+    for _ in 0..3 {
+        let failed = call(&bed, "Say", "status:2").await.expect_err("the fallback's own answer");
+        assert_eq!(header(failed.metadata(), "x-weft-fallback"), "breaker-open; to=backup.shop");
     }
     let failed = call(&bed, "Say", "").await.expect_err("both are shut");
     assert_eq!(header(failed.metadata(), "x-weft-error"), "breaker-open");
