@@ -47,7 +47,7 @@ async fn connect(pool: &Rc<Pool>) -> Peer {
 
 /// Sends a request of this size on a connection, which goes on.
 fn send(link: &Link, bytes: usize) -> weft_wire::StreamId {
-    let stream = link.open(&post(), false, Unheard::new()).expect("there is room");
+    let stream = link.open(&post(), false, Unheard::exchange()).expect("there is room");
     assert_eq!(link.send_data(stream, &vec![0; bytes], false), 0, "it is within the window");
     stream
 }
