@@ -199,6 +199,27 @@ async fn a_contract_can_choose_which_codes_count() {
     assert_eq!(say("").await.as_deref(), Some("breaker-open"), "its contract counts UNKNOWN");
 }
 
+#[tokio::test]
+async fn calls_that_are_slow_open_the_breaker_if_the_contract_says_so() {
+    let proto = root().join("tests/proto/probe/v1/slow.proto").display().to_string();
+    let service =
+        format!("  slow:\n    run: ${{BIN}}/weft-test-app\n    protos: [{proto}]\n    proto_path: ${{PROTO_PATH}}\n");
+    let bed = Bed::start(&service).await;
+    let say = async |what: &str| {
+        let headers = [("content-type", "application/grpc"), ("te", "trailers"), ("x-do", what)];
+        let answer = ask(&bed, "/probe.slow.v1.Slow/Say", &headers).await;
+        answer.headers().get("x-weft-error").map(|value| value.to_str().expect("text").to_owned())
+    };
+    // Three times what its contract allows, but answered with OK.
+    for slow in 0..3 {
+        assert_eq!(say("sleep:300").await, None, "{slow} calls are too few to judge");
+    }
+    let breaker = &bed.json(bed.ports("keyboard").admin, "/state").await["services"][0]["breaker"];
+    assert_eq!((&breaker["slowCalls"], &breaker["failures"]), (&3.into(), &0.into()), "{breaker}");
+    assert_eq!(say("sleep:300").await, None);
+    assert_eq!(say("").await.as_deref(), Some("breaker-open"), "all of four calls were slow");
+}
+
 /// gRPC-Web has its trailers in the body. An answer without others is not a failure.
 #[tokio::test]
 async fn grpc_web_and_connect_get_answers_and_errors_in_their_own_form() {

@@ -1,16 +1,5 @@
 //! The one table of failures that the mesh itself makes, and how each looks to a caller.
 
-/// The side that caused a failure.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Side {
-    /// The caller's.
-    Downstream,
-    /// The service's, or the connection to it.
-    Upstream,
-    /// The mesh's own.
-    Mesh,
-}
-
 /// Whether a failure counts against the breaker of the service, and of the endpoint that was tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Blame {
@@ -26,8 +15,11 @@ pub enum Blame {
 }
 
 macro_rules! reasons {
-    ($($(#[$doc:meta])* $name:ident = $text:literal, grpc $grpc:literal, http $http:literal, $side:ident, $blame:ident;)*)
-    => {
+    ($(
+        $(#[$doc:meta])*
+        $name:ident = $text:literal, grpc $grpc:literal, http $http:literal, blame $blame:ident, of_callee $of_callee:literal,
+            fallback $fallback:literal;
+    )*) => {
         /// Why the mesh answered a call instead of the service. The text of the reason is the value of `x-weft-error`,
         /// of the label in metrics, and of `google.rpc.ErrorInfo.reason`.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -52,11 +44,6 @@ macro_rules! reasons {
                 match self { $(Reason::$name => $http,)* }
             }
 
-            /// The side that caused it.
-            pub const fn side(self) -> Side {
-                match self { $(Reason::$name => Side::$side,)* }
-            }
-
             /// Whether it counts against the service's breaker.
             pub const fn blame(self) -> Blame {
                 match self { $(Reason::$name => Blame::$blame,)* }
@@ -65,14 +52,13 @@ macro_rules! reasons {
             /// Whether the sidecar of the called service may fail calls for this reason. Only the caller's own sidecar
             /// uses the other reasons.
             pub const fn is_of_callee(self) -> bool {
-                !matches!(
-                    self,
-                    Reason::NoSuchService
-                        | Reason::NoEndpoint
-                        | Reason::ConnectFailed
-                        | Reason::BreakerOpen
-                        | Reason::ControlPlaneAway
-                )
+                match self { $(Reason::$name => $of_callee,)* }
+            }
+
+            /// Whether a method's fallback takes the place of this failure: the service could not be reached, and it has
+            /// not processed the call.
+            pub const fn has_fallback(self) -> bool {
+                match self { $(Reason::$name => $fallback,)* }
             }
 
             /// The reason with this text.
@@ -83,36 +69,38 @@ macro_rules! reasons {
     };
 }
 
+// `blame`: whether it counts against a breaker. `of_callee`: whether the sidecar of the called service may use it, too.
+// `fallback`: whether the method's fallback takes its place.
 reasons! {
     /// No service or contract with this name is in the mesh.
-    NoSuchService = "no-such-service", grpc 12, http 404, Downstream, Nobody;
+    NoSuchService = "no-such-service", grpc 12, http 404, blame Nobody, of_callee false, fallback false;
     /// The service is known, but none of its endpoints is up.
-    NoEndpoint = "no-endpoint", grpc 14, http 503, Upstream, Nobody;
+    NoEndpoint = "no-endpoint", grpc 14, http 503, blame Nobody, of_callee false, fallback true;
     /// No connection to an endpoint could be made, or each endpoint that was tried refused the call without processing
     /// it.
-    ConnectFailed = "connect-failed", grpc 14, http 502, Upstream, Endpoint;
+    ConnectFailed = "connect-failed", grpc 14, http 502, blame Endpoint, of_callee false, fallback true;
     /// No endpoint takes more calls now: its service or its sidecar is at a limit. The call was not processed.
-    ServiceFull = "service-full", grpc 14, http 503, Upstream, Nobody;
+    ServiceFull = "service-full", grpc 14, http 503, blame Nobody, of_callee true, fallback false;
     /// The connection broke before the service answered.
-    ConnectionBroke = "connection-broke", grpc 14, http 502, Upstream, Service;
+    ConnectionBroke = "connection-broke", grpc 14, http 502, blame Service, of_callee true, fallback false;
     /// The breaker of the service, or the breakers of all its endpoints, are open.
-    BreakerOpen = "breaker-open", grpc 14, http 503, Upstream, Nobody;
+    BreakerOpen = "breaker-open", grpc 14, http 503, blame Nobody, of_callee false, fallback true;
     /// The deadline passed.
-    DeadlineExceeded = "deadline-exceeded", grpc 4, http 504, Upstream, Contract;
+    DeadlineExceeded = "deadline-exceeded", grpc 4, http 504, blame Contract, of_callee true, fallback false;
     /// A limit was reached.
-    Overloaded = "overloaded", grpc 8, http 429, Mesh, Nobody;
+    Overloaded = "overloaded", grpc 8, http 429, blame Nobody, of_callee true, fallback false;
     /// The request's header list is over the limit.
-    HeadersTooLarge = "headers-too-large", grpc 8, http 431, Downstream, Nobody;
+    HeadersTooLarge = "headers-too-large", grpc 8, http 431, blame Nobody, of_callee true, fallback false;
     /// The header list of the answer, or its trailers, is over the limit.
-    AnswerHeadersTooLarge = "answer-headers-too-large", grpc 8, http 502, Upstream, Nobody;
+    AnswerHeadersTooLarge = "answer-headers-too-large", grpc 8, http 502, blame Nobody, of_callee true, fallback false;
     /// The caller is not allowed to call this.
-    PermissionDenied = "permission-denied", grpc 7, http 403, Downstream, Nobody;
+    PermissionDenied = "permission-denied", grpc 7, http 403, blame Nobody, of_callee true, fallback false;
     /// The request is malformed.
-    Malformed = "malformed", grpc 13, http 400, Downstream, Nobody;
+    Malformed = "malformed", grpc 13, http 400, blame Nobody, of_callee true, fallback false;
     /// The sidecar does not know the service yet, and the control plane does not answer.
-    ControlPlaneAway = "control-plane-away", grpc 14, http 503, Mesh, Nobody;
+    ControlPlaneAway = "control-plane-away", grpc 14, http 503, blame Nobody, of_callee false, fallback false;
     /// This sidecar is stopping.
-    Draining = "draining", grpc 14, http 503, Mesh, Nobody;
+    Draining = "draining", grpc 14, http 503, blame Nobody, of_callee true, fallback false;
 }
 
 /// The names of gRPC's status codes, by number, as in the specification.

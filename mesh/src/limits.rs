@@ -306,6 +306,11 @@ limits! {
     POLICY_BYTES: usize = 4 * 1024 * 1024,
         "The policy of one service in a message: with the most endpoints and addresses its snapshot still fits \
          CONTROL_MESSAGE_BYTES. Descriptors with a larger policy are refused.";
+    FALLBACK_ANSWER_BYTES: usize = 16 * 1024,
+        "An encoded fixed answer that a contract gives as a fallback. A larger one is refused: every sidecar that calls the \
+         service keeps it.";
+    FALLBACKS: u32 = 3,
+        "How often a call goes on to another fallback. Past it, the call fails.";
     POLICIES_PER_SERVICE: usize = 16,
         "Compiled policies of one service, for its versions and their sets of contracts. Past it, new descriptors are \
          refused until an older version has gone.";

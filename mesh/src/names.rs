@@ -18,6 +18,8 @@ pub mod header {
     pub const TUNNEL: &str = "x-weft-tunnel";
     /// Request: an id that services pass on from call to call.
     pub const REQUEST_ID: &str = "x-request-id";
+    /// Answer: it is a fallback's. The reason, as in [`ERROR`], and where it comes from: `breaker-open; to=prices.shop`.
+    pub const FALLBACK: &str = "x-weft-fallback";
     /// Answer: do not retry before this many milliseconds have passed (gRFC A6).
     pub const PUSHBACK: &str = "grpc-retry-pushback-ms";
 }

@@ -9,6 +9,7 @@ mod breaker;
 mod codes;
 mod compile;
 mod error;
+mod fallback;
 mod origin;
 mod proto;
 mod retry;
@@ -20,9 +21,10 @@ mod timeout;
 use std::time::Duration;
 
 pub use self::{
-    breaker::BreakerPolicy,
+    breaker::{BreakerPolicy, SlowCall},
     codes::CodeSet,
     error::{MalformedPolicy, PolicyError},
+    fallback::{Fallback, find_loop},
     origin::{Origin, Sourced},
 };
 pub use crate::schema::Idempotency;
@@ -70,4 +72,6 @@ pub struct MethodPolicy {
     pub timeout: Option<Sourced<Duration>>,
     /// Whether it is safe to make a call twice.
     pub idempotency: Idempotency,
+    /// What answers a call that the service cannot take. `None`: the call fails.
+    pub fallback: Option<Sourced<Fallback>>,
 }

@@ -7,6 +7,8 @@
 mod blame;
 mod exchange;
 mod look;
+mod pace;
+mod pause;
 pub(crate) mod record;
 mod request;
 mod shed;
@@ -36,8 +38,10 @@ use weft_wire::{CannotOpen, Cause, Code, Headers, http1};
 use crate::{
     call::record::{AttemptRecord, CallRecord},
     message::{
+        code,
         deadline::{self, Limit},
-        failure::{self, Failure, Hop},
+        failure::{self, FALLBACK_HEADER, Failure, Hop},
+        fixed::WholeAnswer,
         headers::CLIENT_CERT,
         rpc::{BodyStatus, Rpc},
         tunnel, websocket,
@@ -53,6 +57,7 @@ use crate::{
     },
     transport::{link::Link, pipe::Pipe, socket::Socket},
 };
+use pause::{Pause, Waiting};
 use request::Request;
 use state::{Answer, State, Tunnel};
 use way::Running;
@@ -136,8 +141,13 @@ impl Call {
     /// Sets the task in which the call's steps wait. It is aborted when the call ends.
     pub(crate) fn waits_in(&self, task: Option<AbortHandle>) {
         if let Some(task) = task {
-            self.state.borrow_mut().waiting = Some(task);
+            self.state.borrow_mut().waiting = Some(Waiting::Task(task));
         }
+    }
+
+    /// What its caller speaks.
+    pub(crate) fn rpc(&self) -> Rpc {
+        self.rpc
     }
 
     pub(crate) fn record(&self, record: CallRecord) {
@@ -382,21 +392,17 @@ impl Call {
         let status = head.status().unwrap_or_default();
         self.drop_reason(&mut head);
         if failure::is_forged(&head, self.hop) {
-            head.remove(failure::ERROR_HEADER);
+            failure::remove_forged(&mut head, self.hop);
         }
         if status < 200 {
             return self.interim_head(head);
         }
         let rpc = self.rpc.of_answer(&head);
         let outcome = outcome::of_head(rpc, &head, status);
-        if matches!(self.hop, Hop::Outbound)
-            && let Some(Outcome::Failed(reason @ (Reason::ConnectionBroke | Reason::ServiceFull))) = outcome
+        if let Some(outcome) = outcome
+            && let Some(miss) = self.way.answered(outcome)
         {
-            // The callee's sidecar reports this only if the service has not answered. Another endpoint may be tried.
-            self.missed(match reason {
-                Reason::ServiceFull => Miss::Full("it takes no more calls at present"),
-                _ => Miss::Broke("its sidecar lost the connection".into()),
-            });
+            self.missed(miss);
             return Some(head);
         }
         let mut state = self.state.borrow_mut();
@@ -410,7 +416,10 @@ impl Call {
         if tunnel == Tunnel::Open && matches!(self.caller, Side::Socket(_)) {
             websocket::complete_answer(&state.request.head, &mut head);
         }
-        state.answer = Answer::Begun { rpc, outcome, waiting: 0, tunnel };
+        if self.tries.fallbacks() > 0 {
+            self.tries.fallen_back(|fallen_back| head.append(FALLBACK_HEADER, fallen_back.header.as_bytes()));
+        }
+        state.answer = Answer::Begun { rpc, outcome, waiting: 0, tunnel, at: self.worker.moment() };
         let head = self.caller.respond(head, is_end);
         if is_end {
             state.end(self, None);
@@ -477,7 +486,7 @@ impl Call {
         let Answer::Begun { .. } = state.answer else { return };
         let cleaned = failure::is_forged(trailers, self.hop).then(|| {
             let mut trailers = trailers.clone();
-            trailers.remove(failure::ERROR_HEADER);
+            failure::remove_forged(&mut trailers, self.hop);
             trailers
         });
         let trailers = cleaned.as_ref().unwrap_or(trailers);
@@ -542,7 +551,7 @@ impl Call {
             return false;
         }
         self.state.borrow_mut().endpoint = None;
-        self.apply(Next::Again);
+        self.apply(Next::AGAIN);
         true
     }
 
@@ -589,10 +598,40 @@ impl Call {
     /// Continues after a failed try.
     pub(crate) fn apply(self: &Rc<Self>, next: Next) {
         match next {
-            Next::Again => self.waits_in(Some(Rc::clone(&self.way).again(Rc::clone(self)))),
+            Next::Again { after } if after.is_zero() => {
+                self.waits_in(Some(Rc::clone(&self.way).again(Rc::clone(self))));
+            }
+            Next::Again { after } => {
+                let pause = Pause::begin(self, after);
+                self.state.borrow_mut().waiting = Some(Waiting::Pause(pause));
+            }
+            Next::Answer(answer) => self.answer(*answer),
             Next::Fail(failure) => self.fail(&failure),
             Next::Reset(code) => self.reset(code),
         }
+    }
+
+    /// Ends the call with an answer that its contract gives in place of a failure.
+    #[cold]
+    fn answer(&self, WholeAnswer { head, body, trailers }: WholeAnswer) {
+        let mut state = self.state.borrow_mut();
+        let state = &mut *state;
+        if state.answer != Answer::Awaited {
+            return;
+        }
+        self.caller.respond(head, false);
+        let waiting = self.caller.send_data(&body, trailers.is_none());
+        if let Some(trailers) = &trailers {
+            self.caller.send_trailers(trailers);
+        }
+        // It says nothing about the endpoints that were tried, whose record has its outcome already.
+        let outcome = Outcome::Grpc(code::OK);
+        if let Some(record) = &mut state.record {
+            record.ended(outcome);
+        }
+        let (outcome, at) = (Some(outcome), self.worker.moment());
+        state.answer = Answer::Begun { rpc: self.rpc, outcome, waiting, tunnel: Tunnel::No, at };
+        state.close(self);
     }
 
     /// Ends the call with a reset instead of an answer.
@@ -612,7 +651,8 @@ impl Call {
     /// Ends the call with a failure: as a whole answer if none has begun, else in gRPC's trailers, or else by a reset.
     pub(crate) fn fail(&self, failure: &Failure) {
         let mut state = self.state.borrow_mut();
-        let hop = self.hop;
+        let (hop, outcome) = (self.hop, Outcome::Failed(failure.reason));
+        state.judge(outcome, self);
         // Nobody waits for the endpoint's answer any more.
         if let Some(endpoint) = &state.endpoint {
             endpoint.reset(Code::CANCEL);
@@ -637,10 +677,6 @@ impl Call {
             }
         }
         self.worker.shared.metrics.failure(failure.reason);
-        let outcome = Outcome::Failed(failure.reason);
-        if state.is_excused(outcome, self) {
-            state.excuse();
-        }
         if let Some(record) = &mut state.record {
             record.ended(outcome);
         }
@@ -685,5 +721,7 @@ impl Timed for Call {
     }
 }
 
+#[cfg(test)]
+mod play;
 #[cfg(test)]
 mod tests;

@@ -3,6 +3,7 @@
 pub(crate) mod code;
 pub(crate) mod deadline;
 pub(crate) mod failure;
+pub(crate) mod fixed;
 pub(crate) mod headers;
 pub(crate) mod rpc;
 pub(crate) mod target;

@@ -1,12 +1,14 @@
 //! Both directions of a worker's calls: out to endpoints, and in to the local service.
 
 pub(crate) mod attempt;
+pub(crate) mod fallback;
 pub(crate) mod inbound;
 pub(crate) mod outbound;
 pub(crate) mod own_http1;
 pub(crate) mod own_service;
 pub(crate) mod own_tcp;
 pub(crate) mod reflection;
+pub(crate) mod route;
 
 use std::rc::Rc;
 

@@ -24,7 +24,7 @@ use tokio::{
 use weft_mesh::{
     identity::SpiffeId,
     names::ServiceName,
-    policy::ServicePolicy,
+    policy::{ServicePolicy, find_loop},
     telemetry::{self, Component, FlushLog, LogFilter, Origin, SpanExport, SpanSink, init_logging},
     tls::{TrustBundle, install_crypto_provider},
 };
@@ -139,6 +139,11 @@ impl Told {
             }
             _ => ServicePolicy::default(),
         };
+        if let Some(own) = &own
+            && let Some((_, way)) = find_loop(&[(own, &own_policy)])
+        {
+            bail!("--descriptors: a fallback of {own} leads back to it: {way}");
+        }
         let name = match &own {
             Some(own) => own.name().to_owned(),
             None => named_in(&token).map_or_else(|| NAMELESS.to_owned(), |id| id.service().name().to_owned()),

@@ -4,6 +4,8 @@
 #[cfg(test)]
 pub(crate) mod peer;
 mod relay;
+#[cfg(test)]
+pub(crate) mod service;
 pub(crate) mod tls;
 #[cfg(test)]
 pub(crate) mod unheard;

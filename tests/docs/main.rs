@@ -130,10 +130,15 @@ fn options_of_contracts_are_on_their_page() {
     let file = set.file.iter().find(|file| file.name() == "weft/options/v1/options.proto").expect("the options");
     let page = Page::read("docs/contracts.md");
     let mut problems = Vec::new();
-    for (heading, message) in
-        [("Options of a service", "ServiceOptions"), ("Options of a method", "MethodOptions"), ("Breaker", "Breaker")]
-    {
-        let message = file.message_type.iter().find(|found| found.name() == message).expect("a message");
+    let messages = || file.message_type.iter().flat_map(|message| [message].into_iter().chain(&message.nested_type));
+    for (heading, message) in [
+        ("Options of a service", "ServiceOptions"),
+        ("Options of a method", "MethodOptions"),
+        ("Breaker", "Breaker"),
+        ("SlowCall", "SlowCall"),
+        ("Fallback", "Fallback"),
+    ] {
+        let message = messages().find(|found| found.name() == message).expect("a message");
         let rows: Vec<Row> = message.field.iter().map(|field| option_row(message, field)).collect();
         problems.extend(differences(&page.name, &page.table(heading, "field"), &rows));
     }

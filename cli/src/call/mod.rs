@@ -209,6 +209,7 @@ async fn receive(
         Err(status) => return own_status(status).map(Err),
     };
     printer.headers("answered with the headers", response.metadata());
+    output::tell_fallback(response.metadata());
     let mut answers: Streaming<Bytes> = response.into_inner();
     loop {
         match answers.message().await {

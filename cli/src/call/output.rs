@@ -62,6 +62,14 @@ impl Printer {
     }
 }
 
+/// Says that an answer does not come from the service, if so.
+pub(super) fn tell_fallback(headers: &MetadataMap) {
+    if let Some(fallback) = headers.get(header::FALLBACK) {
+        let fallback = fallback.to_str().unwrap_or("?");
+        eprintln!("this answer comes from a fallback, not from the service: {}: {fallback}", header::FALLBACK);
+    }
+}
+
 fn any_details(status: &Status) -> Vec<prost_types::Any> {
     pb::Status::decode(status.details()).map(|status| status.details).unwrap_or_default()
 }

@@ -6,7 +6,11 @@ use std::{
 };
 
 use prost::Message;
-use weft_mesh::{config::Reader, names::closest, policy::ServicePolicy};
+use weft_mesh::{
+    config::Reader,
+    names::closest,
+    policy::{PolicyError, ServicePolicy},
+};
 
 use super::{Located, imports};
 
@@ -17,6 +21,10 @@ pub(crate) struct Contracts {
     pub(crate) descriptor_set: Vec<u8>,
     /// The protobuf services defined in the files themselves: what this service implements.
     pub(crate) implements: Vec<String>,
+    /// What the options in the files say.
+    pub(super) policy: ServicePolicy,
+    /// Where `mesh.yaml` names the files.
+    pub(super) line: u64,
 }
 
 impl Contracts {
@@ -57,12 +65,57 @@ impl Contracts {
             );
             return None;
         }
-        if let Err(error) = ServicePolicy::from_descriptors(&descriptor_set, Some(&implements)) {
-            reader.problem(first_line, field, error.to_string());
-            return None;
+        match ServicePolicy::from_descriptors(&descriptor_set, Some(&implements)) {
+            Ok(policy) => Some(Self { descriptor_set, implements, policy, line: first_line }),
+            Err(error) => {
+                reader.problem(first_line, field, with_line(&error, &compiler));
+                None
+            }
         }
-        Some(Self { descriptor_set, implements })
     }
+}
+
+/// An error with the line of the option that it is about.
+fn with_line(error: &PolicyError, compiler: &protox::Compiler) -> String {
+    let text = error.to_string();
+    let PolicyError::InvalidOption { file, element, .. } = error else { return text };
+    match line_of(compiler, file, element) {
+        Some(line) => format!("{file}:{line}{}", text.strip_prefix(file.as_str()).unwrap_or(&text)),
+        None => text,
+    }
+}
+
+/// The line of Weft's option of `service a.b.C` or `method a.b.C/D`, or else of the service or the method itself.
+fn line_of(compiler: &protox::Compiler, file: &str, element: &str) -> Option<i32> {
+    // The field numbers in a location's path, as `google.protobuf.FileDescriptorProto` has them.
+    const SERVICE: i32 = 6;
+    const METHOD: i32 = 2;
+    const SERVICE_OPTIONS: i32 = 3;
+    const METHOD_OPTIONS: i32 = 4;
+    const WEFT_OPTION: i32 = 50901;
+    let file = compiler.descriptor_pool().get_file_by_name(file)?;
+    let descriptor = file.file_descriptor_proto();
+    let (_, full_name) = element.split_once(' ')?;
+    let (service, method) = full_name.split_once('/').map_or((full_name, None), |(name, method)| (name, Some(method)));
+    let name = service.rsplit('.').next()?;
+    let index = descriptor.service.iter().position(|service| service.name() == name)?;
+    let mut path = vec![SERVICE, i32::try_from(index).ok()?];
+    let options = match method {
+        None => SERVICE_OPTIONS,
+        Some(name) => {
+            let methods = &descriptor.service[index].method;
+            let index = methods.iter().position(|method| method.name() == name)?;
+            path.extend([METHOD, i32::try_from(index).ok()?]);
+            METHOD_OPTIONS
+        }
+    };
+    let locations = &descriptor.source_code_info.as_ref()?.location;
+    let is_ours = |path: &[i32]| path.contains(&WEFT_OPTION);
+    let of_option =
+        |given: &[i32]| given.strip_prefix(&*path).is_some_and(|rest| rest.first() == Some(&options) && is_ours(rest));
+    let found = locations.iter().find(|location| of_option(&location.path));
+    let found = found.or_else(|| locations.iter().find(|location| location.path == path))?;
+    Some(found.span.first()? + 1)
 }
 
 fn open(

@@ -6,6 +6,7 @@ use weft_mesh::{
     config::{Node, Reader, Table},
     identity::TrustDomain,
     names::{DEFAULT_NAMESPACE, ServiceName, is_label, port},
+    policy::find_loop,
 };
 use weft_sidecar::UpgradeName;
 
@@ -63,6 +64,7 @@ pub(super) fn read(
     let context = Context { folder, namespace: namespace.clone(), must_exist };
     let services = read_services(reader, &table, &context);
     check_fixed_ports(reader, &ports, &services);
+    check_fallbacks(reader, &services);
     Some(MeshFile {
         path: path.to_owned(),
         folder: folder.to_owned(),
@@ -303,4 +305,14 @@ fn check_fixed_ports(reader: &mut Reader<'_>, ports: &Ports, services: &[Service
         }
         taken.push((field, port));
     }
+}
+
+/// Finds fallbacks of services that lead back to one another. Those within a contract are found when it is compiled.
+fn check_fallbacks(reader: &mut Reader<'_>, services: &[Service]) {
+    let policies = services.iter().filter_map(|service| Some((&service.name, &service.contracts.as_ref()?.policy)));
+    let Some((begin, way)) = find_loop(&policies.collect::<Vec<_>>()) else { return };
+    let service = services.iter().find(|service| service.name == *begin);
+    let line = service.and_then(|service| service.contracts.as_ref()).map_or(1, |contracts| contracts.line);
+    let text = format!("its fallbacks lead back to where they began: {way}; allowed: fallbacks that end");
+    reader.problem(line, &format!("services.{}.protos", begin.name()), text);
 }

@@ -232,11 +232,48 @@ fn contracts_that_are_missing_broken_or_badly_configured_are_reported() {
         "mesh.yaml:4: services.users.protos: no `service` is defined in proto/empty.proto; allowed: files that define one"
     );
     let wrong = of("proto/wrong.proto");
-    assert!(wrong.starts_with("mesh.yaml:4: services.users.protos: wrong.proto: option"), "{wrong}");
+    assert!(wrong.starts_with("mesh.yaml:4: services.users.protos: wrong.proto:6: option"), "{wrong}");
     let outside = of("../x.proto");
     assert!(outside.contains("no such file"), "{outside}");
     let future = of("proto/future.proto");
     assert!(future.starts_with("mesh.yaml:4: services.users.protos: future.proto:1:1:"), "{future}");
+}
+
+#[test]
+fn fallbacks_that_lead_to_one_another_are_told() {
+    let dir = folder();
+    let contract = |package: &str, fallback: &str| {
+        let option = format!("option (weft.options.v1.method) = {{\n      fallback: {{ {fallback} }} }};");
+        let method = format!("rpc Get(Request) returns (Request) {{\n    {option} }}");
+        USERS.replace("demo.v1", package).replace("rpc Get(Request) returns (Request);", &method)
+    };
+    let write = |name: &str, text: String| fs::write(dir.path().join("proto").join(name), text).unwrap();
+    let of = |a: &str, b: &str| {
+        let yaml = format!(
+            "services:\n  a: {{ run: bin/users, protos: proto/{a} }}\n  b: {{ run: bin/users, protos: proto/{b} }}\n"
+        );
+        check(dir.path(), &yaml).map_or_else(|told| told.to_string(), |_| String::new())
+    };
+    write(
+        "a.proto",
+        contract("a.v1", "service: 'b' method: 'b.v1.Users/Get'").replace("import", "import 'b.proto'; import"),
+    );
+    write("b.proto", contract("b.v1", "service: 'a'"));
+    let told = of("a.proto", "b.proto");
+    assert!(
+        told.contains("fallback.method is `b.v1.Users/Get` (b.v1.Request) returns (b.v1.Request), while"),
+        "{told}"
+    );
+    assert!(told.starts_with("mesh.yaml:2: services.a.protos: a.proto:8: option (weft.options.v1.method)"), "{told}");
+
+    write("c.proto", contract("c.v1", "service: 'b'"));
+    write("d.proto", contract("c.v1", "service: 'a'"));
+    assert_eq!(
+        of("c.proto", "d.proto").lines().next().unwrap(),
+        "mesh.yaml:2: services.a.protos: its fallbacks lead back to where they began: a.default c.v1.Users/Get → b.default \
+         c.v1.Users/Get → a.default c.v1.Users/Get; allowed: fallbacks that end"
+    );
+    assert_eq!(of("c.proto", "b.proto"), "", "b has another contract");
 }
 
 /// The problems of a contract with this import, and a file of this name and text beside it.

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use weft_contracts::weft::{options::v1::Breaker, policy::v1 as wire};
+use weft_contracts::weft::{
+    options::v1::{Breaker, breaker},
+    policy::v1 as wire,
+};
 
 use super::{
     codes::{self, CodeSet},
@@ -20,7 +23,13 @@ const OPEN_FOR: DurationRange = DurationRange {
     allowed: "a time from 100 ms to 10 min",
 };
 
-/// When a circuit breaker opens and closes. It opens when either of the two rules for opening says so.
+const LONGER_THAN: DurationRange = DurationRange {
+    min: Duration::from_millis(1),
+    max: Duration::from_secs(600),
+    allowed: "a time from 1 ms to 10 min",
+};
+
+/// When a circuit breaker opens and closes. It opens when any of the rules for opening says so.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BreakerPolicy {
     /// The breaker opens after this many failures in a row; 0 switches this rule off.
@@ -37,6 +46,22 @@ pub struct BreakerPolicy {
     pub probes: u32,
     /// The gRPC statuses of an answer that count as failures of the service.
     pub failure_codes: CodeSet,
+    /// When too many calls are slow. `None`: how long a call takes does not matter.
+    pub slow_call: Option<SlowCall>,
+}
+
+/// The breaker opens when too many calls are slow.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SlowCall {
+    /// A call is slow if the service takes longer than this: from the complete request to the head of its answer.
+    pub longer_than: Duration,
+    /// The breaker opens when this share of the calls in the window was slow: above 0, at most 1.
+    pub ratio: f64,
+}
+
+impl SlowCall {
+    /// The ratio that `weft.options.v1.Breaker.SlowCall` documents for a field that is left out.
+    const DEFAULT_RATIO: f64 = 0.5;
 }
 
 /// The values that `weft.options.v1.Breaker` documents for fields that are left out.
@@ -50,6 +75,7 @@ impl Default for BreakerPolicy {
             open_for: Duration::from_secs(5),
             probes: 1,
             failure_codes: CodeSet::FAILURES,
+            slow_call: None,
         }
     }
 }
@@ -72,11 +98,17 @@ pub(super) fn of(services: &[&Service]) -> Result<Sourced<BreakerPolicy>, Policy
 }
 
 fn from_options(service: &Service) -> Result<Option<BreakerPolicy>, PolicyError> {
-    let Some(Breaker { consecutive_failures, failure_ratio, minimum_calls, window, open_for, probes, failure_codes }) =
-        service.options.as_ref().and_then(|options| options.breaker.as_ref())
-    else {
-        return Ok(None);
-    };
+    let Some(options) = service.options.as_ref().and_then(|options| options.breaker.as_ref()) else { return Ok(None) };
+    let Breaker {
+        consecutive_failures,
+        failure_ratio,
+        minimum_calls,
+        window,
+        open_for,
+        probes,
+        failure_codes,
+        slow_call,
+    } = options;
     let default = BreakerPolicy::default();
     let duration = |value: &Option<prost_types::Duration>, range: DurationRange, field, default| match value {
         Some(value) => range.check(value).map_err(|broken| broken.in_service(service, field)),
@@ -93,7 +125,18 @@ fn from_options(service: &Service) -> Result<Option<BreakerPolicy>, PolicyError>
             .map_err(|broken| broken.in_service(service, "breaker.probes"))?,
         failure_codes: codes::checked_failures(failure_codes.iter().map(|code| i64::from(*code)))
             .map_err(|broken| broken.in_service(service, "breaker.failure_codes"))?,
+        slow_call: slow_call.as_ref().map(|slow_call| slow_from_options(service, slow_call)).transpose()?,
     }))
+}
+
+fn slow_from_options(service: &Service, slow_call: &breaker::SlowCall) -> Result<SlowCall, PolicyError> {
+    Ok(SlowCall {
+        longer_than: LONGER_THAN
+            .check(&slow_call.longer_than.unwrap_or_default())
+            .map_err(|broken| broken.in_service(service, "breaker.slow_call.longer_than"))?,
+        ratio: rule::checked_ratio(slow_call.ratio.unwrap_or(SlowCall::DEFAULT_RATIO))
+            .map_err(|broken| broken.in_service(service, "breaker.slow_call.ratio"))?,
+    })
 }
 
 impl From<&Sourced<BreakerPolicy>> for wire::Breaker {
@@ -108,6 +151,10 @@ impl From<&Sourced<BreakerPolicy>> for wire::Breaker {
             probes: value.probes,
             origin: wire::Origin::from(breaker.origin).into(),
             failure_codes: value.failure_codes.iter().map(u32::from).collect(),
+            slow_call: value.slow_call.map(|slow_call| wire::breaker::SlowCall {
+                longer_than: Some(rule::duration_to_wire(slow_call.longer_than)),
+                ratio: slow_call.ratio,
+            }),
         }
     }
 }
@@ -119,6 +166,13 @@ impl TryFrom<wire::Breaker> for Sourced<BreakerPolicy> {
         let duration = |value: Option<prost_types::Duration>, range: DurationRange, field| {
             range.check(&value.unwrap_or_default()).map_err(|broken| broken.in_message(field))
         };
+        let slow_call = |slow_call: wire::breaker::SlowCall| -> Result<_, MalformedPolicy> {
+            Ok(SlowCall {
+                longer_than: duration(slow_call.longer_than, LONGER_THAN, "Breaker.slow_call.longer_than")?,
+                ratio: rule::checked_ratio(slow_call.ratio)
+                    .map_err(|broken| broken.in_message("Breaker.slow_call.ratio"))?,
+            })
+        };
         let value = BreakerPolicy {
             consecutive_failures: breaker.consecutive_failures,
             failure_ratio: rule::checked_ratio(breaker.failure_ratio)
@@ -129,6 +183,7 @@ impl TryFrom<wire::Breaker> for Sourced<BreakerPolicy> {
             probes: rule::checked_count(breaker.probes).map_err(|broken| broken.in_message("Breaker.probes"))?,
             failure_codes: codes::checked_failures(breaker.failure_codes.iter().map(|code| i64::from(*code)))
                 .map_err(|broken| broken.in_message("Breaker.failure_codes"))?,
+            slow_call: breaker.slow_call.map(slow_call).transpose()?,
         };
         Ok(Self { value, origin: breaker.origin().into() })
     }
@@ -160,6 +215,19 @@ mod tests {
     }
 
     #[test]
+    fn slow_calls_are_judged_only_if_the_option_says_when_a_call_is_slow() {
+        let slow_call = |fields: &str| {
+            let option = format!("option (weft.options.v1.service) = {{ breaker: {{ {fields} }} }};");
+            policy(&service(&option)).unwrap().breaker.value.slow_call
+        };
+        let longer_than = Duration::from_secs(1);
+        assert_eq!(slow_call(""), None);
+        let with = |ratio| Some(SlowCall { longer_than, ratio });
+        assert_eq!(slow_call("slow_call: { longer_than: { seconds: 1 } }"), with(0.5));
+        assert_eq!(slow_call("slow_call: { longer_than: { seconds: 1 } ratio: 0.9 }"), with(0.9));
+    }
+
+    #[test]
     fn values_out_of_range_are_refused_by_name() {
         let breaker =
             |field: &str| refusal(&format!("option (weft.options.v1.service) = {{ breaker: {{ {field} }} }};"));
@@ -182,6 +250,9 @@ mod tests {
             ("open_for: { nanos: -2147483648 }", "breaker.open_for is { seconds: 0 nanos: -2147483648 };"),
             ("probes: 0", "breaker.probes is 0;"),
             ("failure_codes: [UNKNOWN, OK]", "breaker.failure_codes is OK;"),
+            ("slow_call: {}", "breaker.slow_call.longer_than is 0s; allowed is a time from 1 ms to 10 min"),
+            ("slow_call: { longer_than: { seconds: 601 } }", "breaker.slow_call.longer_than is 601s;"),
+            ("slow_call: { longer_than: { seconds: 1 } ratio: 1.1 }", "breaker.slow_call.ratio is 1.1;"),
         ] {
             let error = breaker(field);
             assert!(error.contains(named), "{error}");
@@ -210,7 +281,8 @@ mod tests {
     #[test]
     fn a_breaker_survives_the_wire() {
         let failure_codes = [2, 14].into_iter().collect();
-        let value = BreakerPolicy { probes: 3, failure_codes, ..BreakerPolicy::default() };
+        let slow_call = Some(SlowCall { longer_than: Duration::from_millis(300), ratio: 0.25 });
+        let value = BreakerPolicy { probes: 3, failure_codes, slow_call, ..BreakerPolicy::default() };
         for breaker in [Sourced::new(value, Origin::ServiceOption), Sourced::default()] {
             assert_eq!(Sourced::<BreakerPolicy>::try_from(wire::Breaker::from(&breaker)), Ok(breaker));
         }
@@ -228,5 +300,7 @@ mod tests {
         assert_eq!(refusal(|breaker| breaker.open_for.as_mut().unwrap().seconds = i64::MAX), "Breaker.open_for");
         assert_eq!(refusal(|breaker| breaker.probes = 0), "Breaker.probes");
         assert_eq!(refusal(|breaker| breaker.failure_codes.push(99)), "Breaker.failure_codes");
+        let longer_than = |breaker: &mut wire::Breaker| breaker.slow_call = Some(wire::breaker::SlowCall::default());
+        assert_eq!(refusal(longer_than), "Breaker.slow_call.longer_than");
     }
 }

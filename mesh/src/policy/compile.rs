@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use super::{ContractPolicy, MethodPolicy, ServicePolicy, breaker, error::PolicyError, origin::Sourced, timeout};
+use super::{
+    ContractPolicy, MethodPolicy, ServicePolicy, breaker, error::PolicyError, fallback, origin::Sourced, timeout,
+};
 use crate::{
     names,
     schema::{self, Method, Schema, Service},
@@ -18,7 +20,8 @@ impl ServicePolicy {
     /// that the schema defines, except those of `google.*`, `grpc.*` and `weft.*`, which come with imports.
     pub fn from_schema(schema: &dyn Schema, contracts: Option<&[String]>) -> Result<Self, PolicyError> {
         let services = implemented(schema, contracts)?;
-        let contracts = services.iter().map(|service| compile_contract(service)).collect::<Result<_, _>>()?;
+        let contract = |service: &&Service| compile_contract(service, schema, &services);
+        let contracts = services.iter().map(contract).collect::<Result<_, _>>()?;
         Ok(Self { contracts, breaker: breaker::of(&services)? })
     }
 }
@@ -42,10 +45,20 @@ fn is_foreign(service: &str) -> bool {
     ["google.", "grpc.", "weft."].iter().any(|package| service.starts_with(package))
 }
 
-fn compile_contract(service: &Service) -> Result<ContractPolicy, PolicyError> {
+/// `implemented`: all services of the one that implements this service.
+fn compile_contract(
+    service: &Service,
+    schema: &dyn Schema,
+    implemented: &[&Service],
+) -> Result<ContractPolicy, PolicyError> {
     let timeout = timeout::of_service(service)?;
-    let methods = service.methods.iter().map(|method| compile_method(service, method, timeout));
-    Ok(ContractPolicy { name: service.name.clone(), methods: methods.collect::<Result<_, _>>()? })
+    fallback::check_of_service(service)?;
+    let compile = |method: &Method| -> Result<_, PolicyError> {
+        let fallback = fallback::of_method(schema, implemented, service, method)?;
+        Ok(MethodPolicy { fallback, ..compile_method(service, method, timeout)? })
+    };
+    let methods = service.methods.iter().map(compile).collect::<Result<_, _>>()?;
+    Ok(ContractPolicy { name: service.name.clone(), methods })
 }
 
 fn compile_method(
@@ -59,6 +72,7 @@ fn compile_method(
         server_streaming: method.server_streaming,
         timeout: timeout::of_method(service, method, service_timeout)?,
         idempotency: method.idempotency,
+        fallback: None,
     })
 }
 

@@ -2,7 +2,7 @@
 
 use weft_contracts::weft::policy::v1 as wire;
 
-use super::{ContractPolicy, MethodPolicy, ServicePolicy, error::MalformedPolicy, origin::Sourced};
+use super::{ContractPolicy, MethodPolicy, ServicePolicy, error::MalformedPolicy, fallback, origin::Sourced};
 
 impl From<&ServicePolicy> for wire::ServicePolicy {
     fn from(policy: &ServicePolicy) -> Self {
@@ -27,6 +27,7 @@ impl From<&MethodPolicy> for wire::Method {
             server_streaming: method.server_streaming,
             timeout: method.timeout.map(wire::Timeout::from),
             idempotency: wire::Idempotency::from(method.idempotency).into(),
+            fallback: method.fallback.as_ref().map(wire::Fallback::from),
         }
     }
 }
@@ -62,6 +63,7 @@ impl TryFrom<wire::Method> for MethodPolicy {
             server_streaming: method.server_streaming,
             timeout: method.timeout.map(Sourced::try_from).transpose()?,
             idempotency,
+            fallback: method.fallback.map(fallback::from_wire).transpose()?.flatten(),
         })
     }
 }
@@ -71,7 +73,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::policy::{BreakerPolicy, Idempotency, Origin};
+    use crate::policy::{BreakerPolicy, Fallback, Idempotency, Origin};
 
     #[test]
     fn a_policy_survives_the_wire() {
@@ -81,6 +83,10 @@ mod tests {
             server_streaming: true,
             timeout: Some(Sourced::new(Duration::from_millis(1500), Origin::MethodOption)),
             idempotency: Idempotency::NoSideEffects,
+            fallback: Some(Sourced::new(
+                Fallback::Elsewhere { service: Some("cache".into()), method: None },
+                Origin::ServiceOption,
+            )),
         };
         let put = MethodPolicy {
             name: "Put".into(),
@@ -88,6 +94,7 @@ mod tests {
             server_streaming: false,
             timeout: None,
             idempotency: Idempotency::Idempotent,
+            fallback: None,
         };
         let breaker = BreakerPolicy { probes: 3, ..BreakerPolicy::default() };
         let full = ServicePolicy {

@@ -10,6 +10,13 @@ pub use opentelemetry_semantic_conventions::attribute::{
 pub const ATTEMPT: &str = "weft.attempt";
 /// On the span of a try: the id of the replica that it was sent to.
 pub const ENDPOINT: &str = "weft.endpoint";
+/// On the span of a call that a fallback answers, and on its event [`FALLBACK_EVENT`]: why the service could not take the
+/// call, as in `x-weft-error`.
+pub const FALLBACK_REASON: &str = "weft.fallback.reason";
+/// Beside it: where the answer comes from, as in `x-weft-fallback`.
+pub const FALLBACK_TO: &str = "weft.fallback.to";
+/// The event of a span at which its call goes on to a fallback.
+pub const FALLBACK_EVENT: &str = "fallback";
 /// On the span of an incoming call: the SPIFFE ID of its caller.
 pub const PEER: &str = "weft.peer";
 
@@ -34,7 +41,10 @@ mod tests {
         let rpc = [RPC_SYSTEM_NAME, RPC_METHOD, RPC_METHOD_ORIGINAL, RPC_RESPONSE_STATUS_CODE, ERROR_TYPE];
         let network = [SERVER_ADDRESS, SERVER_PORT, NETWORK_PEER_ADDRESS, NETWORK_PEER_PORT];
         let values = [system::GRPC, system::CONNECT, OTHER_METHOD];
-        for name in [&rpc[..], &network, &[ATTEMPT, ENDPOINT, PEER], &values].concat() {
+        for name in
+            [&rpc[..], &network, &[ATTEMPT, ENDPOINT, PEER, FALLBACK_REASON, FALLBACK_TO, FALLBACK_EVENT], &values]
+                .concat()
+        {
             assert!(page.contains(&format!("`{name}`")), "docs/traces.md lacks `{name}`");
         }
     }

@@ -14,7 +14,9 @@ use opentelemetry_proto::tonic::{
 };
 use weft_contracts::weft::{
     discovery::v1::{Endpoint, Health, Protocol, Service},
-    policy::v1::{Breaker, Contract, Idempotency, Method, Origin, ServicePolicy, Timeout},
+    policy::v1::{
+        Breaker, Contract, Fallback, Idempotency, Method, Origin, ServicePolicy, Timeout, breaker::SlowCall, fallback,
+    },
 };
 use weft_control::{
     dashboard::{Catalog, State, serve},
@@ -210,6 +212,10 @@ fn service(name: &str, number: usize) -> Service {
         server_streaming: name == "Watch",
         idempotency: idempotency.into(),
         timeout: timeout.map(|(seconds, origin)| Timeout { value: duration(seconds), origin: origin.into() }),
+        fallback: (name == "Get").then(|| Fallback {
+            to: Some(fallback::To::Answer(fallback::Answer { message: Vec::new().into(), json: "{}".into() })),
+            origin: Origin::MethodOption.into(),
+        }),
         ..Method::default()
     };
     let title = name[..1].to_uppercase() + &name[1..];
@@ -228,6 +234,7 @@ fn service(name: &str, number: usize) -> Service {
         probes: 1,
         failure_codes: vec![13, 14, 15],
         origin: if name == "users" { Origin::ServiceOption } else { Origin::Default }.into(),
+        slow_call: (name == "users").then(|| SlowCall { longer_than: duration(1), ratio: 0.5 }),
     };
     Service {
         name: format!("{name}.shop"),

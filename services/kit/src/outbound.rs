@@ -59,6 +59,12 @@ impl Channel {
     }
 }
 
+/// Whether an answer comes from the fallback of the method's contract, as the service could not take the call: it may be
+/// less than the service would have said.
+pub fn is_fallback<T>(answer: &tonic::Response<T>) -> bool {
+    answer.metadata().contains_key(header::FALLBACK)
+}
+
 impl Service<Request<Body>> for Channel {
     type Response = Response<Body>;
     type Error = Box<dyn Error + Send + Sync>;

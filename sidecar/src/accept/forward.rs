@@ -15,10 +15,7 @@ use crate::{
         tcp,
     },
     endpoints::catalog::Asked,
-    proxy::{
-        Proxy,
-        outbound::{self, Downstream},
-    },
+    proxy::{Proxy, outbound::Downstream, route},
     thread::slots::ConnectionSlot,
 };
 
@@ -31,7 +28,7 @@ pub(crate) async fn serve(
     service: ServiceName,
 ) {
     let worker = &proxy.worker;
-    match outbound::find(worker, Asked::Service(service)).await {
+    match route::find(worker, Asked::Service(service)).await {
         Ok(service) if service.protocol == Protocol::Tcp => {
             tcp::serve(Downstream::new(&proxy), stream, from, &service.name).await;
         }

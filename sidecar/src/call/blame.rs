@@ -15,11 +15,24 @@ use super::{
     state::{State, Tunnel},
 };
 use crate::{
+    call::record::AttemptRecord,
     message::{code, rpc::Rpc},
     policy::{outcome::Outcome, retry::Miss},
+    time::moment::Moment,
 };
 
 impl State {
+    /// Judges the end of the call, before it is recorded: whether the caller may have caused it, and whether the service
+    /// was slow.
+    #[inline]
+    pub(super) fn judge(&mut self, outcome: Outcome, call: &Call) {
+        if self.is_excused(outcome, call) {
+            self.excuse();
+        } else if let Some(slow_after) = self.attempt.as_ref().and_then(AttemptRecord::slow_after) {
+            self.judge_time(slow_after, call);
+        }
+    }
+
     /// Whether the caller may have caused this outcome.
     #[inline]
     pub(super) fn is_excused(&self, outcome: Outcome, call: &Call) -> bool {
@@ -52,12 +65,14 @@ impl State {
         if matches!(self.answer, Answer::Begun { waiting, .. } if waiting > 0) {
             return false;
         }
-        let since = match (self.request.is_over, self.request.stuck_since) {
-            (true, _) => self.request.whole_at,
-            (false, Some(stuck)) => stuck,
-            (false, None) => return false,
-        };
+        let Some(since) = self.waits_for_service_since() else { return false };
         2 * call.worker.moment().since(since) >= deadline.since(call.started)
+    }
+
+    /// Since when only the service keeps the call waiting: since the request is complete, or since the service takes no
+    /// more of it. `None` as long as the caller keeps it waiting.
+    pub(super) fn waits_for_service_since(&self) -> Option<Moment> {
+        if self.request.is_over { Some(self.request.whole_at) } else { self.request.stuck_since }
     }
 
     fn is_in_tunnel(&self) -> bool {

@@ -4,6 +4,7 @@
 use std::{
     rc::Rc,
     sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
 };
 
 use weft_mesh::errors::Reason;
@@ -31,6 +32,8 @@ pub(crate) struct CallRecord {
     outcome: Outcome,
     /// Its outcome says nothing about the service.
     is_excused: bool,
+    /// The service took longer than its breaker's policy allows.
+    is_slow: bool,
 }
 
 impl CallRecord {
@@ -43,7 +46,7 @@ impl CallRecord {
         metrics.in_flight.fetch_add(1, Relaxed);
         let (worker, metrics) = (Rc::clone(worker), Arc::clone(metrics));
         let (limit, outcome) = (Limit::default(), Outcome::Cancelled);
-        Self { worker, metrics, breaker: None, started, span, limit, outcome, is_excused: false }
+        Self { worker, metrics, breaker: None, started, span, limit, outcome, is_excused: false, is_slow: false }
     }
 
     /// The row of metrics that counts the call.
@@ -61,6 +64,20 @@ impl CallRecord {
         self.metrics.retries.fetch_add(1, Relaxed);
         if let Some(span) = &mut self.span {
             span.event("retry", vec![opentelemetry::KeyValue::new("reason", why.to_owned())]);
+        }
+    }
+
+    /// The call goes on to a fallback, as its service could not take it for this reason. The outcome says nothing about
+    /// that service any more.
+    #[cold]
+    pub(crate) fn fell_back(&mut self, reason: Reason, to: &str) {
+        self.metrics.fallbacks.fetch_add(1, Relaxed);
+        if let Some((breaker, permit)) = self.breaker.take() {
+            let verdict = Outcome::Failed(reason).verdict(breaker.policy(), self.limit);
+            breaker.settle(permit, verdict, self.worker.moment());
+        }
+        if let Some(span) = &mut self.span {
+            span.fell_back(reason, to);
         }
     }
 
@@ -90,6 +107,21 @@ impl CallRecord {
     pub(crate) fn excuse(&mut self) {
         self.is_excused = true;
     }
+
+    /// The service was slow.
+    pub(crate) fn was_slow(&mut self) {
+        self.is_slow = true;
+    }
+}
+
+/// Tells a breaker how a call or a try ended that it admitted.
+#[inline]
+fn settle(breaker: &Breaker, permit: Permit, (outcome, verdict): (Outcome, Verdict), is_slow: bool, now: Moment) {
+    // A slow call that says nothing else still says that it was slow, if only its deadline ended it.
+    if is_slow && (verdict != Verdict::Nothing || outcome.is_deadline()) {
+        return breaker.settle_slow(permit, verdict, now);
+    }
+    breaker.settle(permit, verdict, now);
 }
 
 impl Drop for CallRecord {
@@ -100,7 +132,8 @@ impl Drop for CallRecord {
         self.metrics.record(code, now.since(self.started));
         if let Some((breaker, permit)) = &self.breaker {
             let verdict = self.outcome.verdict(breaker.policy(), self.limit);
-            breaker.settle(*permit, if self.is_excused { Verdict::Nothing } else { verdict }, now);
+            let verdict = if self.is_excused { Verdict::Nothing } else { verdict };
+            settle(breaker, *permit, (self.outcome, verdict), self.is_slow, now);
         }
         if let (Some(span), Some(sink)) = (self.span.take(), &self.worker.shared.spans) {
             span.end(code, self.outcome.reason().map(Reason::as_str), sink);
@@ -115,8 +148,10 @@ pub(crate) struct AttemptRecord {
     permit: Permit,
     pub(crate) span: Option<Box<Span>>,
     limit: Limit,
+    began: Moment,
     outcome: Outcome,
     is_excused: bool,
+    is_slow: bool,
     error: Option<&'static str>,
 }
 
@@ -130,7 +165,18 @@ impl AttemptRecord {
     ) -> Self {
         endpoint.in_flight.fetch_add(1, Relaxed);
         let (worker, endpoint) = (Rc::clone(worker), Arc::clone(endpoint));
-        Self { worker, endpoint, permit, span, limit, outcome: Outcome::Cancelled, is_excused: false, error: None }
+        let (began, outcome) = (worker.moment(), Outcome::Cancelled);
+        Self { worker, endpoint, permit, span, limit, began, outcome, is_excused: false, is_slow: false, error: None }
+    }
+
+    pub(crate) fn began(&self) -> Moment {
+        self.began
+    }
+
+    /// A call that takes longer than this is slow, if the policy of its breakers says when a call is slow.
+    #[inline]
+    pub(crate) fn slow_after(&self) -> Option<Duration> {
+        self.endpoint.breaker.slow_after()
     }
 
     /// Sets how the try ended. Until then it says nothing about the endpoint.
@@ -141,6 +187,11 @@ impl AttemptRecord {
     /// The caller may have caused the outcome, so it says nothing about the endpoint.
     pub(crate) fn excuse(&mut self) {
         self.is_excused = true;
+    }
+
+    /// The endpoint was slow.
+    pub(crate) fn was_slow(&mut self) {
+        self.is_slow = true;
     }
 
     /// The endpoint did not take the call, which is nobody's fault.
@@ -155,7 +206,7 @@ impl Drop for AttemptRecord {
         let breaker = &self.endpoint.breaker;
         let verdict = self.outcome.verdict_of_endpoint(breaker.policy(), self.limit);
         let verdict = if self.is_excused { Verdict::Nothing } else { verdict };
-        breaker.settle(self.permit, verdict, self.worker.moment());
+        settle(breaker, self.permit, (self.outcome, verdict), self.is_slow, self.worker.moment());
         if let (Some(span), Some(sink)) = (self.span.take(), &self.worker.shared.spans) {
             span.end(self.outcome.code(), self.error.or(self.outcome.reason().map(Reason::as_str)), sink);
         }

@@ -1,10 +1,9 @@
 //! The progress of a call, and the one place where it ends.
 
-use tokio::task::AbortHandle;
 use weft_mesh::limits;
 use weft_wire::Code;
 
-use super::{Call, Side, request::Request};
+use super::{Call, Side, pause::Waiting, request::Request};
 use crate::{
     call::record::{AttemptRecord, CallRecord},
     message::{
@@ -16,6 +15,7 @@ use crate::{
         account::{Charge, Counted},
         slots::CallSlot,
     },
+    time::moment::Moment,
 };
 
 /// The part of a call that changes while it runs.
@@ -36,8 +36,8 @@ pub(super) struct State {
     pub(super) body_status: Option<Box<BodyStatus>>,
     pub(super) record: Option<CallRecord>,
     pub(super) attempt: Option<AttemptRecord>,
-    /// The task in which its steps wait.
-    pub(super) waiting: Option<AbortHandle>,
+    /// What it waits for: its steps in a task, or a pause before its next try.
+    pub(super) waiting: Option<Waiting>,
     pub(super) slot: Option<CallSlot>,
     /// Bytes of large header lists, which are kept for as long as the call runs. Hardly any call has one.
     pub(super) lists: Option<Box<Counted>>,
@@ -61,6 +61,8 @@ pub(super) enum Answer {
         /// Bytes that wait for the caller's window.
         waiting: usize,
         tunnel: Tunnel,
+        /// When the head came.
+        at: Moment,
     },
     /// The call has ended. The last bytes of its answer may still wait to be sent.
     Over,
@@ -145,9 +147,7 @@ impl State {
     }
 
     pub(super) fn settle(&mut self, outcome: Outcome, call: &Call) {
-        if self.is_excused(outcome, call) {
-            self.excuse();
-        }
+        self.judge(outcome, call);
         if let Some(record) = &mut self.record {
             record.ended(outcome);
         }
@@ -165,8 +165,8 @@ impl State {
         };
         let is_tunnel_whole = matches!(self.answer, Answer::Begun { tunnel: Tunnel::Answered, .. });
         self.answer = Answer::Over;
-        if let Some(task) = self.waiting.take() {
-            task.abort();
+        if let Some(waiting) = self.waiting.take() {
+            waiting.stop(&call.worker);
         }
         call.worker.deadlines.remove(call);
         if let Some(endpoint) = self.endpoint.take() {

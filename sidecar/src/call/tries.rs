@@ -1,7 +1,7 @@
 //! What was tried for a call.
 
 use std::{
-    cell::{Cell, OnceCell, RefCell},
+    cell::{Cell, RefCell},
     rc::Rc,
 };
 
@@ -13,8 +13,8 @@ pub(crate) const CONNECTS: usize = 4;
 /// See the module.
 #[derive(Default)]
 pub(crate) struct Tries {
-    /// Set for an outbound call once it has a target.
-    route: OnceCell<Rc<Route>>,
+    /// Set for an outbound call once it has a target, and anew when it goes on to another.
+    route: RefCell<Option<Rc<Route>>>,
     /// Numbers of the endpoints that were picked.
     tried: Cell<[u64; CONNECTS]>,
     count: Cell<usize>,
@@ -22,18 +22,60 @@ pub(crate) struct Tries {
     pub(crate) sent: Cell<u32>,
     /// How the last try failed.
     pub(crate) last: RefCell<Option<Box<Failure>>>,
+    /// How often the call went on to a fallback.
+    fallbacks: Cell<u32>,
+    /// Of a call that did.
+    fallen_back: RefCell<Option<Box<FallenBack>>>,
+}
+
+/// What is kept of a call that went on to a fallback.
+pub(crate) struct FallenBack {
+    /// Why the service that its caller named could not take it.
+    pub(crate) first: Failure,
+    /// The value of `x-weft-fallback`.
+    pub(crate) header: String,
+    /// The call is still to be sent there.
+    is_under_way: bool,
 }
 
 impl Tries {
-    /// Sets where the call goes.
+    /// Sets where the call goes. What was tried for it elsewhere does not count.
     pub(crate) fn set_route(&self, route: Rc<Route>) {
-        // A call is routed once.
-        let _ = self.route.set(route);
+        let before = self.route.replace(Some(route));
+        if before.is_some() {
+            self.count.set(0);
+            self.sent.set(0);
+            *self.last.borrow_mut() = None;
+        }
     }
 
     /// Where the call goes, if it has a target.
-    pub(crate) fn route(&self) -> Option<&Rc<Route>> {
-        self.route.get()
+    pub(crate) fn route(&self) -> Option<Rc<Route>> {
+        self.route.borrow().clone()
+    }
+
+    /// The call goes on to the fallback of its route, as that cannot take it. Of several failures the first is kept.
+    pub(crate) fn falls_back(&self, failure: Failure, header: String) {
+        self.fallbacks.set(self.fallbacks.get() + 1);
+        let first = self.fallen_back.take().map_or(failure, |before| before.first);
+        *self.fallen_back.borrow_mut() = Some(Box::new(FallenBack { first, header, is_under_way: true }));
+    }
+
+    /// How often the call went on to a fallback.
+    #[inline]
+    pub(crate) fn fallbacks(&self) -> u32 {
+        self.fallbacks.get()
+    }
+
+    /// Whether the call is still to be sent to its fallback. True once for each.
+    pub(crate) fn takes_fallback(&self) -> bool {
+        let mut fallen_back = self.fallen_back.borrow_mut();
+        fallen_back.as_mut().is_some_and(|fallen_back| std::mem::take(&mut fallen_back.is_under_way))
+    }
+
+    /// Looks at what is kept of a call that went on to a fallback.
+    pub(crate) fn fallen_back<R>(&self, look: impl FnOnce(&FallenBack) -> R) -> Option<R> {
+        self.fallen_back.borrow().as_deref().map(look)
     }
 
     /// How many endpoints were picked.

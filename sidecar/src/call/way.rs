@@ -11,7 +11,10 @@ use tokio::task::AbortHandle;
 use super::Call;
 use crate::{
     message::failure::{Failure, Hop},
-    policy::retry::{Miss, Next},
+    policy::{
+        outcome::Outcome,
+        retry::{Miss, Next},
+    },
     shared::Shared,
 };
 
@@ -21,6 +24,10 @@ pub(crate) trait Way {
 
     /// A try failed. Says how the call goes on.
     fn missed(&self, call: &Call, miss: Miss) -> Next;
+
+    /// The head of an answer has come, and it says that the call ended so. Asked before the head is passed on. Says whether
+    /// that is a failed try.
+    fn answered(&self, outcome: Outcome) -> Option<Miss>;
 
     /// Starts another try as a task. The handle stops it.
     fn again(self: Rc<Self>, call: Rc<Call>) -> AbortHandle;

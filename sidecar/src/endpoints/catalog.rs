@@ -4,8 +4,10 @@
 //! [`Question`] to discovery and waits a limited time for the first snapshot.
 
 use std::{
+    cell::OnceCell,
     collections::HashMap,
     net::SocketAddr,
+    rc::Rc,
     sync::{
         Arc,
         atomic::{
@@ -30,7 +32,7 @@ use weft_mesh::{
 };
 
 use crate::{
-    policy::breaker::Breaker,
+    policy::{breaker::Breaker, fallback::Fallback},
     telemetry::metrics::{CallMetrics, OTHER},
     time::moment::Moment,
 };
@@ -107,11 +109,22 @@ impl Service {
     }
 }
 
-/// Where calls of one method go: what is the same for each of them.
+/// Where calls of one method go: what is the same for each of them. Routes form a table: from one that cannot take a call
+/// it goes on to the next. A connection keeps the first of them for its next calls, and with it the others.
 #[derive(Debug)]
 pub(crate) struct Route {
     pub(crate) service: Arc<Service>,
     pub(crate) method: Arc<Method>,
+    /// Where the method's fallback leads, once a call had to go there.
+    pub(crate) fallback: OnceCell<Rc<Route>>,
+}
+
+impl Route {
+    /// The route of calls of a method, by its path without a query.
+    pub(crate) fn new(service: Arc<Service>, path: &str) -> Rc<Self> {
+        let method = Arc::clone(service.method(path));
+        Rc::new(Self { service, method, fallback: OnceCell::new() })
+    }
 }
 
 /// One method of a service, with all that can be prepared before a call.
@@ -121,6 +134,8 @@ pub(crate) struct Method {
     pub(crate) name: Arc<str>,
     pub(crate) timeout: Option<Duration>,
     pub(crate) idempotency: Idempotency,
+    /// What answers a call that the service cannot take. In a box, as hardly any method has one.
+    pub(crate) fallback: Option<Box<Fallback>>,
     pub(crate) metrics: Arc<CallMetrics>,
 }
 

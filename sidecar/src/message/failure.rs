@@ -6,13 +6,15 @@ use http::HeaderMap;
 use tonic_types::{ErrorDetails, StatusExt};
 use weft_mesh::{
     errors::{CONNECT_CODES, Reason},
-    names::header::{ERROR, PUSHBACK},
+    names::header::{ERROR, FALLBACK, PUSHBACK},
 };
 use weft_wire::{Headers, Name};
 
 use crate::message::{headers, rpc::Rpc};
 
 pub(crate) const ERROR_HEADER: Name = Name::other(ERROR);
+/// Names the fallback that an answer comes from.
+pub(crate) const FALLBACK_HEADER: Name = Name::other(FALLBACK);
 const PUSHBACK_HEADER: Name = Name::other(PUSHBACK);
 /// The `domain` of `google.rpc.ErrorInfo`.
 const DOMAIN: &str = "weft";
@@ -202,20 +204,33 @@ fn connect_http_status(code: u8) -> u16 {
     }
 }
 
-/// Whether the head or the trailers of an answer say that the mesh failed the call, though their sender may not say so.
+/// Whether the head or the trailers of an answer say that the mesh failed the call, or that a fallback answers it, though
+/// their sender may not say so. Fallbacks are known to the caller's own sidecar only.
 /// A service may never say so (`hop` is inbound then). The callee's sidecar may (`hop` is outbound then), but only with
 /// the reasons that it can know: none about endpoints or breakers.
 #[inline]
 pub(crate) fn is_forged(headers: &Headers, hop: Hop) -> bool {
+    // The names of both headers are among the less common ones, which share a bit.
     headers.may_have(ERROR_HEADER) && says_forged(headers, hop)
 }
 
 fn says_forged(headers: &Headers, hop: Hop) -> bool {
     let is_sidecars = |said| Reason::parse(said).is_some_and(Reason::is_of_callee);
-    headers.all(ERROR_HEADER).any(|said| match hop {
+    let is_error_forged = headers.all(ERROR_HEADER).any(|said| match hop {
         Hop::Inbound => true,
         Hop::Outbound => !is_sidecars(said),
-    })
+    });
+    is_error_forged || headers.get(FALLBACK_HEADER).is_some()
+}
+
+/// Removes what the sender of an answer may not say: see [`is_forged`].
+#[cold]
+pub(crate) fn remove_forged(headers: &mut Headers, hop: Hop) {
+    headers.remove(FALLBACK_HEADER);
+    // What is left may be the reason of the callee's sidecar.
+    if says_forged(headers, hop) {
+        headers.remove(ERROR_HEADER);
+    }
 }
 
 /// The reason with which the callee's sidecar failed the call, if the head or the trailers of the answer name one.
@@ -257,6 +272,17 @@ mod tests {
             assert_eq!(is_forged(&says(reason.as_str()), Hop::Outbound), !reason.is_of_callee(), "by a sidecar");
         }
         assert!(is_forged(&says("made-up"), Hop::Outbound));
+        for hop in [Hop::Inbound, Hop::Outbound] {
+            let mut fallback = Headers::new();
+            fallback.append(FALLBACK_HEADER, b"breaker-open; to=answer");
+            assert!(is_forged(&fallback, hop), "only the caller's own sidecar falls back");
+            remove_forged(&mut fallback, hop);
+            assert_eq!(fallback.get(FALLBACK_HEADER), None);
+        }
+        let mut both = says("connection-broke");
+        both.append(FALLBACK_HEADER, b"x");
+        remove_forged(&mut both, Hop::Outbound);
+        assert!(both.get(ERROR_HEADER).is_some(), "the callee's sidecar may say so");
         assert!(says("breaker-open").get(ERROR_HEADER).is_some() && !is_forged(&Headers::new(), Hop::Inbound));
     }
 

@@ -29,6 +29,8 @@ pub(crate) struct Breaker {
     consecutive: AtomicU32,
     probes_passed: AtomicU32,
     window: [AtomicU64; BUCKETS as usize],
+    /// The slow calls of each bucket, with the tenth that they are of. Written only when a call was slow.
+    slow: [AtomicU64; BUCKETS as usize],
     times_opened: AtomicU64,
     calls_refused: AtomicU64,
 }
@@ -92,6 +94,7 @@ pub(crate) struct Statistics {
     pub(crate) state: State,
     pub(crate) calls: u32,
     pub(crate) failures: u32,
+    pub(crate) slow: u32,
     pub(crate) consecutive_failures: u32,
     pub(crate) times_opened: u64,
     pub(crate) calls_refused: u64,
@@ -114,6 +117,7 @@ impl Breaker {
             consecutive: AtomicU32::new(0),
             probes_passed: AtomicU32::new(0),
             window: Default::default(),
+            slow: Default::default(),
             times_opened: AtomicU64::new(0),
             calls_refused: AtomicU64::new(0),
         }
@@ -121,6 +125,12 @@ impl Breaker {
 
     pub(crate) fn policy(&self) -> &BreakerPolicy {
         &self.policy
+    }
+
+    /// A call that takes longer than this is slow; `None` if the policy does not say when a call is slow.
+    #[inline]
+    pub(crate) fn slow_after(&self) -> Option<Duration> {
+        self.policy.slow_call.map(|slow_call| slow_call.longer_than)
     }
 
     /// Whether a call would be refused now.
@@ -185,6 +195,29 @@ impl Breaker {
         }
     }
 
+    /// Takes in what became of an admitted call that was slow. A slow probe fails, as one that fails quickly does. A slow
+    /// call whose verdict says nothing, as its caller's own deadline ended it, still counts as a call that was slow.
+    #[cold]
+    pub(crate) fn settle_slow(&self, permit: Permit, verdict: Verdict, now: Moment) {
+        if permit == Permit::Probe {
+            return self.open(now);
+        }
+        let consecutive = match verdict {
+            Verdict::Failure => self.consecutive.fetch_add(1, Relaxed) + 1,
+            Verdict::Success => {
+                self.consecutive.store(0, Relaxed);
+                0
+            }
+            Verdict::Nothing => 0,
+        };
+        self.count(verdict == Verdict::Failure, now);
+        self.count_slow(now);
+        let must_open = || self.must_open(consecutive, now) || self.must_open_as_slow(now);
+        if Phase::of(self.phase.load(Relaxed)) == Phase::Closed && must_open() {
+            self.open(now);
+        }
+    }
+
     /// Closes it and forgets the window, as the callee was replaced.
     pub(crate) fn close(&self) {
         self.forget_history();
@@ -201,6 +234,7 @@ impl Breaker {
             },
             calls,
             failures,
+            slow: self.total_slow(now),
             consecutive_failures: self.consecutive.load(Relaxed),
             times_opened: self.times_opened.load(Relaxed),
             calls_refused: self.calls_refused.load(Relaxed),
@@ -214,6 +248,12 @@ impl Breaker {
         }
         let (calls, failures) = self.totals(now);
         calls >= self.policy.minimum_calls && f64::from(failures) >= self.policy.failure_ratio * f64::from(calls)
+    }
+
+    fn must_open_as_slow(&self, now: Moment) -> bool {
+        let Some(slow_call) = self.policy.slow_call else { return false };
+        let (calls, _) = self.totals(now);
+        calls >= self.policy.minimum_calls && f64::from(self.total_slow(now)) >= slow_call.ratio * f64::from(calls)
     }
 
     fn open(&self, now: Moment) {
@@ -232,7 +272,7 @@ impl Breaker {
 
     fn forget_history(&self) {
         self.consecutive.store(0, Relaxed);
-        self.window.iter().for_each(|bucket| bucket.store(0, Relaxed));
+        self.window.iter().chain(&self.slow).for_each(|bucket| bucket.store(0, Relaxed));
     }
 
     /// A probe that has run for as long as a breaker stays open (`open_for`) counts as lost: another may start.
@@ -258,6 +298,23 @@ impl Breaker {
         });
     }
 
+    fn count_slow(&self, now: Moment) {
+        let tenth = self.tenth(now) & (u64::MAX >> (2 * COUNT_BITS));
+        let bucket = &self.slow[(tenth % BUCKETS) as usize];
+        let _ = bucket.fetch_update(Relaxed, Relaxed, |word| {
+            let (of, slow) = (word >> (2 * COUNT_BITS), word & COUNT_MAX);
+            let slow = if of == tenth { (slow + 1).min(COUNT_MAX) } else { 1 };
+            Some(tenth << (2 * COUNT_BITS) | slow)
+        });
+    }
+
+    fn total_slow(&self, now: Moment) -> u32 {
+        let tenth = self.tenth(now);
+        let words = self.slow.iter().map(|bucket| bucket.load(Relaxed));
+        let in_window = words.filter(|word| *word != 0 && (word >> (2 * COUNT_BITS)) + BUCKETS > tenth);
+        in_window.map(|word| (word & COUNT_MAX) as u32).sum()
+    }
+
     fn totals(&self, now: Moment) -> (u32, u32) {
         let tenth = self.tenth(now);
         let mut sums = (0, 0);
@@ -277,6 +334,8 @@ fn unpack(word: u64) -> (u64, u64, u64) {
 
 #[cfg(test)]
 mod tests {
+    use weft_mesh::policy::SlowCall;
+
     use super::*;
 
     fn breaker(policy: BreakerPolicy) -> (Breaker, Moment) {
@@ -346,6 +405,62 @@ mod tests {
         assert_eq!(breaker.statistics(Moment::now()).state, State::Closed, "10 of 21");
         fail(&breaker, 1, Moment::now());
         assert_eq!(breaker.statistics(Moment::now()).state, State::Open, "11 of 22");
+    }
+
+    fn slow_policy() -> BreakerPolicy {
+        let slow_call = Some(SlowCall { longer_than: Duration::from_secs(1), ratio: 0.5 });
+        BreakerPolicy { minimum_calls: 10, slow_call, ..Default::default() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn too_many_slow_calls_open_it_whether_or_not_they_fail() {
+        for verdict in [Verdict::Success, Verdict::Failure, Verdict::Nothing] {
+            let (breaker, now) =
+                breaker(BreakerPolicy { consecutive_failures: 0, failure_ratio: 1.0, ..slow_policy() });
+            assert_eq!(breaker.slow_after(), Some(Duration::from_secs(1)));
+            (0..6).for_each(|_| breaker.settle(Permit::Call, Verdict::Success, now));
+            (0..5).for_each(|_| breaker.settle_slow(Permit::Call, verdict, now));
+            let statistics = breaker.statistics(now);
+            assert_eq!((statistics.calls, statistics.slow, statistics.state), (11, 5, State::Closed), "{verdict:?}");
+            breaker.settle_slow(Permit::Call, verdict, now);
+            let statistics = breaker.statistics(now);
+            assert_eq!((statistics.state, statistics.slow), (State::Open, 0), "6 of 12, {verdict:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn few_slow_calls_and_those_of_another_window_do_not_open_it() {
+        let (breaker, now) = breaker(slow_policy());
+        (0..9).for_each(|_| breaker.settle_slow(Permit::Call, Verdict::Success, now));
+        assert_eq!(breaker.statistics(now).state, State::Closed, "too few calls to judge");
+        tokio::time::advance(Duration::from_secs(11)).await;
+        let now = Moment::now();
+        assert_eq!(breaker.statistics(now).slow, 0, "they are out of the window");
+        breaker.settle_slow(Permit::Call, Verdict::Success, now);
+        assert_eq!((breaker.statistics(now).slow, breaker.statistics(now).state), (1, State::Closed));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_failure_counts_for_the_other_rules_as_well() {
+        let (breaker, now) = breaker(slow_policy());
+        fail(&breaker, 4, now);
+        breaker.settle_slow(Permit::Call, Verdict::Success, now);
+        fail(&breaker, 4, now);
+        assert_eq!(breaker.statistics(now).state, State::Closed, "a slow success ended the failures in a row");
+        breaker.settle_slow(Permit::Call, Verdict::Failure, now);
+        assert_eq!(breaker.statistics(now).state, State::Open);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_probe_opens_it_again() {
+        let (breaker, now) = breaker(slow_policy());
+        fail(&breaker, 5, now);
+        tokio::time::advance(Duration::from_secs(5)).await;
+        let permit = breaker.admit(Moment::now()).unwrap();
+        assert_eq!(permit, Permit::Probe);
+        breaker.settle_slow(permit, Verdict::Success, Moment::now());
+        assert!(breaker.is_open(Moment::now()));
+        assert_eq!(breaker.statistics(Moment::now()).times_opened, 2);
     }
 
     proptest::proptest! {

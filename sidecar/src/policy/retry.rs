@@ -1,10 +1,10 @@
 //! Why a try of a call failed, and how the call goes on.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use weft_wire::Code;
 
-use crate::message::failure::Failure;
+use crate::message::{failure::Failure, fixed::WholeAnswer};
 
 /// Why a try failed.
 pub(crate) enum Miss {
@@ -44,10 +44,17 @@ impl fmt::Display for ConnectError {
 
 /// How a call goes on after a failed try.
 pub(crate) enum Next {
-    /// It is tried again.
-    Again,
+    /// It is tried again, after this time.
+    Again { after: Duration },
+    /// It gets this answer, which its contract gives in place of a failure.
+    Answer(Box<WholeAnswer>),
     /// It is answered with this failure.
     Fail(Failure),
     /// It is reset with this code instead of answered.
     Reset(Code),
+}
+
+impl Next {
+    /// It is tried again at once.
+    pub(crate) const AGAIN: Self = Self::Again { after: Duration::ZERO };
 }

@@ -37,7 +37,8 @@ pub(crate) fn deadline_passed(call: &Call) -> Failure {
 #[cold]
 pub(crate) fn holds_its_part(call: &Call) -> Failure {
     let memory = call.worker.shared.budget.bytes();
-    let name = call.tries.route().map_or("the service", |route| route.service.name.as_str());
+    let route = call.tries.route();
+    let name = route.as_ref().map_or("the service", |route| route.service.name.as_str());
     let message = format!("calls to {name} hold its full part of this sidecar's memory (--memory {memory}); slow down");
     Failure::new(Reason::Overloaded, message).of_service(name)
 }
@@ -55,7 +56,7 @@ fn has_its_calls(service: &Service, callee: &Load) -> Failure {
 pub(crate) fn missed(call: &Call, miss: Miss) -> Next {
     let tries = &call.tries;
     let Some(route) = tries.route() else { return unrouted(miss) };
-    let failure = match failure_of(route, call, miss) {
+    let failure = match failure_of(&route, call, miss) {
         Ok(failure) => failure.of_service(route.service.name.as_str()),
         Err(code) => return Next::Reset(code),
     };
@@ -73,11 +74,11 @@ pub(crate) fn missed(call: &Call, miss: Miss) -> Next {
     }
     call.with_record(|record| record.retried(&failure.message));
     *tries.last.borrow_mut() = Some(Box::new(failure));
-    Next::Again
+    Next::AGAIN
 }
 
 /// The failure if this was the last try. `Err` is the code with which the service reset the call.
-fn failure_of(Route { service, method }: &Route, call: &Call, miss: Miss) -> Result<Failure, Code> {
+fn failure_of(Route { service, method, .. }: &Route, call: &Call, miss: Miss) -> Result<Failure, Code> {
     let (name, now) = (&service.name, call.worker.moment());
     let sent = &call.tries.sent;
     let shun = || call.with_attempt(|attempt| attempt.endpoint.shun(now));
@@ -164,7 +165,8 @@ fn unrouted(miss: Miss) -> Next {
 /// Sends a call to an endpoint that takes it.
 pub(crate) async fn run(proxy: &Proxy, call: &Rc<Call>) -> Result<(), Next> {
     let (worker, tries) = (&call.worker, &call.tries);
-    let service = &tries.route().expect("it has a target").service;
+    let route = tries.route().expect("it has a target");
+    let service = &route.service;
     loop {
         let now = worker.moment();
         let (tried, count) = tries.tried();
@@ -199,7 +201,7 @@ pub(crate) async fn run(proxy: &Proxy, call: &Rc<Call>) -> Result<(), Next> {
             Err(why) => Miss::NotSent(why),
         };
         match missed(call, miss) {
-            Next::Again => {}
+            Next::Again { after } if after.is_zero() => {}
             next => return Err(next),
         }
     }
@@ -213,60 +215,20 @@ fn adapt(head: &mut weft_wire::Headers, attempt: Option<&AttemptRecord>, deadlin
     }
 }
 
-/// Another try, as a task of its own.
-pub(crate) async fn again(proxy: Rc<Proxy>, call: Rc<Call>) {
-    if let Err(next) = run(&proxy, &call).await {
-        call.apply(next);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
-    use tokio::{task::LocalSet, time::Instant};
-    use weft_contracts::weft::discovery::v1::{Health, Protocol, Version};
-    use weft_mesh::policy::{BreakerPolicy, Idempotency};
+    use tokio::task::LocalSet;
 
     use super::*;
     use crate::{
-        endpoints::catalog::{Endpoint, Method},
-        policy::breaker::Breaker,
-        telemetry::metrics::{CallLabels, Direction},
-        thread::worker::Worker,
-        trial::{self, peer},
+        endpoints::catalog::Route,
+        trial::{
+            self, peer,
+            service::{PATH, service},
+        },
     };
-
-    /// A route to a service with one endpoint.
-    fn route(worker: &Worker, name: &str) -> Rc<Route> {
-        let breaker = || Breaker::new(BreakerPolicy::default());
-        let id = format!("spiffe://weft.local/ns/shop/sa/{name}").parse().unwrap();
-        let endpoint = Endpoint::new("1".into(), "127.0.0.1:1".parse().unwrap(), id, Health::Up, breaker());
-        let metrics = worker.shared.metrics.calls(CallLabels {
-            direction: Direction::Outbound,
-            service: name.into(),
-            method: "_other".into(),
-            peer: "shop/test".into(),
-        });
-        let method =
-            Arc::new(Method { name: "_other".into(), timeout: None, idempotency: Idempotency::Unknown, metrics });
-        let service = Service {
-            name: weft_mesh::names::ServiceName::parse(&format!("{name}.shop")).unwrap(),
-            protocol: Protocol::Http2,
-            version: Version::default(),
-            policy: Arc::default(),
-            endpoints: vec![Arc::new(endpoint)],
-            addresses: Vec::new(),
-            breaker: Arc::new(breaker()),
-            methods: Arc::default(),
-            other: Arc::clone(&method),
-            last_used: Arc::default(),
-            heard: Instant::now(),
-            is_complete: true,
-            starts_since: None,
-        };
-        Rc::new(Route { service: Arc::new(service), method })
-    }
 
     #[tokio::test(start_paused = true)]
     async fn a_service_that_never_answers_does_not_take_the_calls_of_others() {
@@ -274,7 +236,8 @@ mod tests {
             .run_until(async {
                 let worker = trial::worker();
                 let proxy = Proxy::new(Rc::clone(&worker));
-                let [silent, other] = ["silent", "other"].map(|name| route(&worker, name));
+                let [silent, other] =
+                    ["silent", "other"].map(|name| Route::new(Arc::new(service(&worker, name, None)), PATH));
                 let callee = worker.callees.of(&silent.service.endpoints[0].spiffe_id);
                 let stuck: Vec<_> = std::iter::from_fn(|| {
                     let mut slot = worker.call_slot().expect("there is room");

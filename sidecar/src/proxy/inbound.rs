@@ -12,10 +12,7 @@ use std::{
 };
 
 use opentelemetry::trace::SpanKind;
-use tokio::{
-    task::{AbortHandle, spawn_local},
-    time::sleep,
-};
+use tokio::task::{AbortHandle, spawn_local};
 use weft_mesh::{errors::Reason, identity::SpiffeId, limits};
 use weft_wire::{CannotOpen, Code};
 
@@ -140,6 +137,11 @@ impl Way for Peer {
         missed(call, miss)
     }
 
+    fn answered(&self, _: Outcome) -> Option<Miss> {
+        // Whatever the local service answers goes to the caller.
+        None
+    }
+
     fn again(self: Rc<Self>, call: Rc<Call>) -> AbortHandle {
         spawn_local(async move { again(&self, call).await }).abort_handle()
     }
@@ -158,21 +160,10 @@ impl Way for Peer {
 
 /// Carries a call to the local service.
 pub(crate) async fn carry(peer: Rc<Peer>, call: Rc<Call>) {
-    let worker = &peer.proxy.worker;
     // Not reached: without a local service there is no inbound listener.
     let Some(local) = &peer.proxy.local else { return call.reset(Code::REFUSED_STREAM) };
     let wants = Wants::of(&call);
-    admit(&peer, local, &call);
-    if wants != Wants::Answer
-        && let Some(why) = refusal(worker, &call)
-    {
-        let failure = Failure::new(Reason::PermissionDenied, format!("{} {why}", local.name));
-        return call.fail(&failure.of_service(local.name.as_str()));
-    }
-    if wants == Wants::Upgrade
-        && !tunnel::is_declared(&call.head(), &worker.shared.args.upgrade)
-        && let Err(failure) = withhold_upgrade(&peer, local, &call)
-    {
+    if let Err(failure) = admit(&peer, local, &call, wants) {
         return call.fail(&failure.of_service(local.name.as_str()));
     }
     let sent = match &local.connections {
@@ -235,8 +226,28 @@ fn withhold_upgrade(peer: &Peer, local: &LocalService, call: &Call) -> Result<()
     Ok(())
 }
 
+/// Decides whether a call may go on to the local service. One that may not is recorded as well.
+fn admit(peer: &Peer, local: &LocalService, call: &Rc<Call>, wants: Wants) -> Result<(), Failure> {
+    prepare(peer, local, call);
+    match wants {
+        Wants::Answer => Ok(()),
+        Wants::Tunnel | Wants::Upgrade => admit_tunnel(peer, local, call, wants),
+    }
+}
+
+fn admit_tunnel(peer: &Peer, local: &LocalService, call: &Call, wants: Wants) -> Result<(), Failure> {
+    let worker = &peer.proxy.worker;
+    if let Some(why) = refusal(worker, call) {
+        return Err(Failure::new(Reason::PermissionDenied, format!("{} {why}", local.name)));
+    }
+    if wants == Wants::Upgrade && !tunnel::is_declared(&call.head(), &worker.shared.args.upgrade) {
+        withhold_upgrade(peer, local, call)?;
+    }
+    Ok(())
+}
+
 /// Reads from and writes into the head what must be there before a call goes on: trace, deadline, who calls.
-fn admit(peer: &Peer, local: &LocalService, call: &Rc<Call>) {
+fn prepare(peer: &Peer, local: &LocalService, call: &Rc<Call>) {
     let worker = &peer.proxy.worker;
     let mut head = call.head_mut();
     let (place, metrics) = peer.method(local, head.path().unwrap_or_default());
@@ -263,12 +274,6 @@ async fn again(peer: &Peer, call: Rc<Call>) {
         Some(Connections::Http1(pool)) => return own_http1::again(Rc::clone(pool), call).await,
         Some(Connections::Tcp) | None => return call.reset(Code::REFUSED_STREAM),
     };
-    // The first retry is at once: most likely the service was about to close that connection.
-    let pause = FIRST_PAUSE * ((1 << call.tries.sent.get().saturating_sub(1)) - 1);
-    if !pause.is_zero() {
-        sleep(pause).await;
-        call.worker.tick();
-    }
     let is_upgrade = call.head().protocol().is_some();
     if let Err(miss) = send(pool, &call, is_upgrade).await {
         call.missed(miss);
@@ -322,8 +327,9 @@ pub(crate) fn missed(call: &Call, miss: Miss) -> Next {
         Miss::Reset(code) => Next::Reset(code),
         // The service is only full, or about to close that connection.
         Miss::Unseen(_) if call.is_repeatable() && call.tries.sent.get() < limits::REFUSED_TRIES => {
-            call.tries.sent.set(call.tries.sent.get() + 1);
-            Next::Again
+            let tried = call.tries.sent.replace(call.tries.sent.get() + 1);
+            // The first retry is at once: most likely the service was about to close that connection.
+            Next::Again { after: FIRST_PAUSE * ((1 << tried) - 1) }
         }
         // The service is well and has not processed the call: the caller's sidecar tries another endpoint.
         Miss::NotSent(ConnectError::Full) | Miss::Unseen(_) | Miss::Full(_) => {
@@ -347,5 +353,51 @@ pub(crate) fn missed(call: &Call, miss: Miss) -> Next {
             let message = format!("the connection to {name} broke before it answered: {why}");
             Next::Fail(Failure::new(Reason::ConnectionBroke, message).of_service(name))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::task::LocalSet;
+    use weft_wire::{Headers, Name};
+
+    use super::*;
+    use crate::{
+        message::failure::ERROR_HEADER,
+        trial::{
+            self,
+            peer::{self, post},
+        },
+    };
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_is_not_admitted_is_answered_and_recorded() {
+        LocalSet::new()
+            .run_until(async {
+                let worker = trial::worker_with_flags(&["--service", "users", "--app", "127.0.0.1:1"]);
+                let (mut client, calls, _serving) = peer::connected(&worker, &Rc::default(), false);
+                let mut tunnel = Headers::new();
+                tunnel.set(Name::METHOD, b"CONNECT");
+                tunnel.set(Name::AUTHORITY, b"users.shop:80");
+                client.call(&tunnel, 0);
+                client.call(&post(), 0);
+                client.pass(1).await.expect("the connection lives");
+                let [tunnel, call] = [0, 1].map(|number| Rc::clone(&calls.borrow()[number]));
+                let id = "spiffe://weft.local/ns/shop/sa/orders".parse().unwrap();
+                let proxy = Proxy::new(Rc::clone(&worker));
+                let peer = Peer::new(&proxy, id, ([127, 0, 0, 1], 1).into(), &Rc::default(), Vec::new());
+                let local = proxy.local.as_ref().expect("it fronts a service");
+                assert!(admit(&peer, local, &call, Wants::of(&call)).is_ok());
+                carry(Rc::clone(&peer), Rc::clone(&tunnel)).await;
+                assert!(tunnel.is_over() && !call.is_over());
+                client.pass(1).await.expect("the connection lives");
+                assert_eq!(client.heads[0].get(ERROR_HEADER), Some(&b"permission-denied"[..]));
+                let rows = worker.shared.metrics.labels();
+                assert!(rows.values().all(|labels| labels.peer == "orders.shop"), "{rows:?}");
+                assert_eq!(rows.len(), 1, "both are counted, as calls of no known method");
+                call.reset(Code::CANCEL);
+                drop(calls.take());
+            })
+            .await;
     }
 }

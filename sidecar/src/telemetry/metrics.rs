@@ -56,6 +56,7 @@ pub(crate) struct CallMetrics {
     latency_sum_us: AtomicU64,
     pub(crate) in_flight: AtomicI64,
     pub(crate) retries: AtomicU64,
+    pub(crate) fallbacks: AtomicU64,
     pub(crate) tunnel_bytes_sent: AtomicU64,
     pub(crate) tunnel_bytes_received: AtomicU64,
 }
@@ -214,6 +215,8 @@ impl Collector for MetricsCollector {
             gauge.encode(in_flight.encode_family(&pairs(labels))?)?;
         }
         encode_counter(&rows, "weft_retries", "Calls retried", |row| &row.retries, &mut encoder)?;
+        let help = "Calls that went on to a fallback, as the service could not take them";
+        encode_counter(&rows, "weft_fallbacks", help, |row| &row.fallbacks, &mut encoder)?;
         let help = "Bytes that callers have sent through tunnels: TCP and upgrades";
         encode_counter(&rows, "weft_tunnel_sent_bytes", help, |row| &row.tunnel_bytes_sent, &mut encoder)?;
         let help = "Bytes that services have sent through tunnels: TCP and upgrades";

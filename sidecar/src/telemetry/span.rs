@@ -11,7 +11,7 @@ use opentelemetry::{
 };
 use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
 use weft_mesh::{
-    errors::CONNECT_CODES,
+    errors::{CONNECT_CODES, Reason},
     identity::SpiffeId,
     limits,
     names::ServiceName,
@@ -203,6 +203,18 @@ impl Span {
 
     pub(crate) fn event(&mut self, name: &'static str, attributes: Vec<KeyValue>) {
         self.events.push(Event::new(name, SystemTime::now(), attributes, 0));
+    }
+
+    /// Says that the call goes on to a fallback, why, and where.
+    pub(crate) fn fell_back(&mut self, reason: Reason, to: &str) {
+        let attributes = [
+            KeyValue::new(attribute::FALLBACK_REASON, reason.as_str()),
+            KeyValue::new(attribute::FALLBACK_TO, to.to_owned()),
+        ];
+        self.event(attribute::FALLBACK_EVENT, attributes.to_vec());
+        // Of several the last one answers.
+        self.attributes.retain(|known| attributes.iter().all(|attribute| attribute.key != known.key));
+        self.attributes.extend(attributes);
     }
 
     /// Ends it with a gRPC code and, if the mesh knows it, the reason, and hands it to the sink.

@@ -45,6 +45,10 @@ pub(crate) struct Peer {
     pub(crate) io: DuplexStream,
     pub(crate) unread: Vec<u8>,
     pub(crate) is_reading: bool,
+    /// Heads and trailers of answers, in the order in which they came.
+    pub(crate) heads: Vec<Headers>,
+    /// The bodies of answers, one after the other.
+    pub(crate) body: Vec<u8>,
 }
 
 impl Peer {
@@ -58,7 +62,7 @@ impl Peer {
     }
 
     fn of(core: Connection<usize>, io: DuplexStream) -> Self {
-        Self { core, io, unread: Vec::new(), is_reading: true }
+        Self { core, io, unread: Vec::new(), is_reading: true, heads: Vec::new(), body: Vec::new() }
     }
 
     /// Opens a call with some bytes of its body.
@@ -89,8 +93,13 @@ impl Peer {
         let unread = std::mem::take(&mut self.unread);
         let mut input = &unread[..];
         while let Some(event) = self.core.receive(&mut input, now)? {
-            if let Event::Data { stream, data, .. } = event {
-                self.core.release(stream, data.len());
+            match event {
+                Event::Response { headers, .. } | Event::Trailers { headers, .. } => self.heads.push(headers),
+                Event::Data { stream, data, .. } => {
+                    self.body.extend_from_slice(data);
+                    self.core.release(stream, data.len());
+                }
+                _ => {}
             }
         }
         self.unread = input.to_vec();

@@ -10,7 +10,7 @@ use weft_contracts::weft::{discovery::v1::Service, policy::v1::Method};
 
 use super::{
     Contest,
-    words::{health, idempotency, nano, origin, protocol},
+    words::{fallback, health, idempotency, nano, origin, protocol},
 };
 use crate::traces::{Attributes, Counts, Parent, Row, Stored, Summary, Tree};
 
@@ -111,6 +111,10 @@ fn service(service: &Service) -> Value {
             "open_for_nano": breaker.open_for.as_ref().map(nano),
             "probes": breaker.probes,
             "failure_codes": breaker.failure_codes,
+            "slow_call": breaker.slow_call.as_ref().map(|slow_call| json!({
+                "longer_than_nano": slow_call.longer_than.as_ref().map(nano),
+                "ratio": slow_call.ratio,
+            })),
             "origin": origin(breaker.origin()),
         })
     });
@@ -135,5 +139,6 @@ fn method(method: &Method) -> Value {
         "server_streaming": method.server_streaming,
         "timeout": timeout,
         "idempotency": idempotency(method.idempotency()),
+        "fallback": fallback(method.fallback.as_ref()),
     })
 }

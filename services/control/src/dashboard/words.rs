@@ -2,7 +2,10 @@
 
 use weft_contracts::weft::{
     discovery::v1::{Health, Protocol},
-    policy::v1::{Idempotency, Origin},
+    policy::v1::{
+        Fallback, Idempotency, Origin,
+        fallback::{Elsewhere, To},
+    },
 };
 
 /// A protobuf duration in nanoseconds; a negative one, which no policy has, is 0.
@@ -39,6 +42,16 @@ pub(super) fn origin(origin: Origin) -> &'static str {
         Origin::MethodOption => "method option",
         Origin::Unspecified => "unknown",
     }
+}
+
+/// Where calls go that the service cannot take. `None`: they fail.
+pub(super) fn fallback(fallback: Option<&Fallback>) -> Option<String> {
+    Some(match fallback?.to.as_ref()? {
+        To::Answer(_) => "a fixed answer".to_owned(),
+        To::Elsewhere(Elsewhere { service, method }) if method.is_empty() => service.clone(),
+        To::Elsewhere(Elsewhere { service, method }) if service.is_empty() => method.clone(),
+        To::Elsewhere(Elsewhere { service, method }) => format!("{service} {method}"),
+    })
 }
 
 /// What repeating a call does, in words.

@@ -13,7 +13,7 @@ use weft_contracts::shop::{
     users::v1 as users,
 };
 use weft_kit::{
-    Channel, ids,
+    Channel, ids, outbound,
     status::{self, Violations},
 };
 
@@ -65,6 +65,11 @@ impl Orders {
 
     async fn price(&self, id: &str) -> Result<Option<i64>, Status> {
         match self.products.clone().get(products::GetRequest { id: id.to_owned() }).await {
+            // Nobody knows the price: the mesh has answered as the contract of products says.
+            Ok(product) if outbound::is_fallback(&product) => {
+                tracing::warn!(product = id, "products is down: the order is taken without this price");
+                Ok(None)
+            }
             Ok(product) => Ok(Some(product.into_inner().price_cents)),
             Err(refused) if matches!(refused.code(), Code::NotFound | Code::InvalidArgument) => {
                 Err(status::failed_precondition("PRODUCT", id, &format!("there is no product `{id}`")))

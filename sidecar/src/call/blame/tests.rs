@@ -1,91 +1,18 @@
-use std::{rc::Rc, sync::Arc, time::Duration};
+use std::time::Duration;
 
-use tokio::{
-    task::{LocalSet, spawn_local, yield_now},
-    time::advance,
-};
+use tokio::{task::yield_now, time::advance};
 use weft_mesh::{limits, policy::BreakerPolicy};
-use weft_wire::{Cause, Code, Headers, Name};
+use weft_wire::{Cause, Code, Headers, Name, StreamId};
 
-use super::*;
 use crate::{
-    call::record::CallRecord,
+    call::play::{self, Play, TIMEOUT, grpc, run},
     message::{deadline::Limit, failure::Failure},
-    policy::breaker::{Breaker, Permit},
-    telemetry::metrics::{CallLabels, Direction},
-    thread::{account::Counted, worker::Worker},
-    transport::link::Link,
-    trial::{
-        self,
-        peer::{Peer, connected, post},
-    },
+    trial::peer::post,
 };
 
-const TIMEOUT: Duration = Duration::from_secs(20);
-
-/// A caller, its call, and the breaker of the service that it calls.
-struct Play {
-    worker: Rc<Worker>,
-    peer: Peer,
-    call: Rc<Call>,
-    breaker: Arc<Breaker>,
-}
-
-/// A call with a contract's timeout. Its head and `bytes` bytes of its body were sent to a service.
-async fn call(head: &Headers, bytes: usize) -> (Play, weft_wire::StreamId) {
-    let worker = trial::worker();
-    let (mut peer, calls, _) = connected(&worker, &Rc::clone(&worker.own), true);
-    spawn_local({
-        let worker = Rc::clone(&worker);
-        async move { worker.deadlines.run().await }
-    });
-    let stream = peer.call(head, bytes);
-    peer.pass(0).await.expect("it is read");
-    while calls.borrow().is_empty() {
-        peer.pass(1).await.expect("it is read");
-    }
-    let call = Rc::clone(&calls.borrow()[0]);
-    let breaker = Arc::new(Breaker::new(BreakerPolicy::default()));
-    let labels = CallLabels {
-        direction: Direction::Outbound,
-        service: "probe.shop".into(),
-        method: "probe.v1.Probe/Say".into(),
-        peer: "keyboard.shop".into(),
-    };
-    let mut record = CallRecord::begin(&worker, &worker.shared.metrics.calls(labels), call.started, None);
-    record.admitted(&breaker, Permit::Call);
-    call.record(record);
-    call.end_by(call.started.checked_add(TIMEOUT), Limit::Contracts);
-    // The service has sent no settings yet, so HTTP/2's default windows apply.
-    let counted = Counted::new(&worker.accounts.outbound, &Rc::default());
-    let upstream = Link::client(&worker, &worker.wire_limits.mesh_made, &Rc::default(), counted);
-    call.send_over(&upstream, |_, _, _| {}).expect("there is room");
-    (Play { worker, peer, call, breaker }, stream)
-}
-
-impl Play {
-    async fn pass(&mut self, seconds: u64) {
-        self.peer.pass(seconds).await.expect("the connection goes on");
-    }
-
-    /// How many failures the service is charged with. The call must be over.
-    fn failures(&self) -> u32 {
-        assert!(self.call.is_over());
-        self.breaker.statistics(self.worker.moment()).failures
-    }
-
-    fn answer(&self, bytes: usize) {
-        let mut head = Headers::new();
-        head.set(Name::STATUS, b"200");
-        self.call.response_head(head, false);
-        self.call.response_data(&vec![0; bytes], false);
-    }
-}
-
-fn grpc() -> Headers {
-    let mut head = post();
-    head.append(Name::CONTENT_TYPE, b"application/grpc");
-    head
+/// A call whose contract has a timeout. Its head and `bytes` bytes of its body were sent to a service.
+async fn call(head: &Headers, bytes: usize) -> (Play, StreamId) {
+    play::call(head, bytes, BreakerPolicy::default(), Limit::Contracts).await
 }
 
 fn connect() -> Headers {
@@ -93,11 +20,6 @@ fn connect() -> Headers {
     head.set(Name::METHOD, b"CONNECT");
     head.set(Name::AUTHORITY, b"probe.shop:80");
     head
-}
-
-/// Runs a test whose time is virtual.
-async fn run(test: impl Future<Output = ()>) {
-    LocalSet::new().run_until(test).await;
 }
 
 const WHOLE: u64 = TIMEOUT.as_secs() + 5;

@@ -149,6 +149,7 @@ fn breaker_json(breaker: &BreakerState) -> Value {
         "consecutiveFailures": breaker.consecutive_failures,
         "timesOpened": breaker.times_opened.to_string(),
         "callsRefused": breaker.calls_refused.to_string(),
+        "slowCalls": breaker.slow_calls,
     })
 }
 
@@ -166,6 +167,10 @@ fn policy_json(policy: &policy::ServicePolicy) -> Value {
             "openFor": duration_json(breaker.open_for.as_ref()),
             "probes": breaker.probes,
             "origin": breaker.origin().as_str_name(),
+            "slowCall": breaker.slow_call.as_ref().map(|slow_call| json!({
+                "longerThan": duration_json(slow_call.longer_than.as_ref()),
+                "ratio": slow_call.ratio,
+            })),
         })),
     })
 }
@@ -180,6 +185,21 @@ fn method_json(method: &policy::Method) -> Value {
             "origin": timeout.origin().as_str_name(),
         })),
         "idempotency": method.idempotency().as_str_name(),
+        "fallback": method.fallback.as_ref().map(fallback_json),
+    })
+}
+
+fn fallback_json(fallback: &policy::Fallback) -> Value {
+    let (elsewhere, answer) = match &fallback.to {
+        Some(policy::fallback::To::Elsewhere(elsewhere)) => (Some(elsewhere), None),
+        // As it is in the contract, which is what somebody wants to read.
+        Some(policy::fallback::To::Answer(answer)) => (None, Some(json!({ "json": answer.json }))),
+        None => (None, None),
+    };
+    json!({
+        "elsewhere": elsewhere.map(|to| json!({ "service": to.service, "method": to.method })),
+        "answer": answer,
+        "origin": fallback.origin().as_str_name(),
     })
 }
 

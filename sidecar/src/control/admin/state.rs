@@ -100,6 +100,7 @@ fn breaker_state(breaker: &Breaker, now: Moment) -> BreakerState {
         consecutive_failures: statistics.consecutive_failures,
         times_opened: statistics.times_opened,
         calls_refused: statistics.calls_refused,
+        slow_calls: statistics.slow,
     }
 }
 

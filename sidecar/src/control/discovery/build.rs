@@ -13,12 +13,12 @@ use tokio::time::Instant;
 use weft_contracts::weft::discovery::v1 as wire;
 use weft_mesh::{
     names::ServiceName,
-    policy::{BreakerPolicy, Idempotency, ServicePolicy},
+    policy::{BreakerPolicy, Idempotency, MethodPolicy, ServicePolicy},
 };
 
 use crate::{
     endpoints::catalog::{Endpoint, Method, Service, judge_silent},
-    policy::breaker::Breaker,
+    policy::{breaker::Breaker, fallback::Fallback},
     telemetry::metrics::{CallLabels, CallMetrics, Direction, Metrics, OTHER},
     time::moment::Moment,
 };
@@ -108,7 +108,7 @@ impl Builder {
             Some(before) if Arc::ptr_eq(&before.policy, &parts.policy) || before.policy == parts.policy => {
                 (Arc::clone(&before.methods), Arc::clone(&before.other))
             }
-            _ => (Arc::new(self.methods(&parts)), Arc::new(self.other(&parts.name))),
+            _ => (Arc::new(self.methods(&parts, before)), Arc::new(self.other(&parts.name))),
         };
         let before_endpoints = before.map_or(&[][..], |before| &before.endpoints);
         let is_sure = |endpoint: &Arc<Endpoint>| endpoint.is_up() && !endpoint.is_silent();
@@ -144,21 +144,28 @@ impl Builder {
         }
     }
 
-    fn methods(&self, parts: &Parts) -> HashMap<Box<str>, Arc<Method>> {
-        let mut methods = HashMap::new();
-        for contract in &parts.policy.contracts {
-            for policy in &contract.methods {
-                let name = format!("{}/{}", contract.name, policy.name);
-                let method = Method {
-                    timeout: policy.timeout.as_ref().map(|timeout| timeout.value),
-                    idempotency: policy.idempotency,
-                    metrics: self.counters(&parts.name, &name),
-                    name: name.as_str().into(),
-                };
-                methods.insert(format!("/{name}").into(), Arc::new(method));
-            }
+    /// The methods of a service. One whose own policy stays the same stays itself, and keeps what it knows.
+    fn methods(&self, parts: &Parts, before: Option<&Service>) -> HashMap<Box<str>, Arc<Method>> {
+        let policies_before: HashMap<Box<str>, &MethodPolicy> =
+            before.into_iter().flat_map(|before| methods_of(&before.policy)).collect();
+        let method = |(path, policy): (Box<str>, &MethodPolicy)| {
+            let is_same = policies_before.get(&path).is_some_and(|before| *before == policy);
+            let same = before.filter(|_| is_same).and_then(|before| before.methods.get(&path));
+            let method = same.map_or_else(|| Arc::new(self.method(&parts.name, &path[1..], policy)), Arc::clone);
+            (path, method)
+        };
+        methods_of(&parts.policy).map(method).collect()
+    }
+
+    /// The method of this name: `shop.users.v1.Users/Create`.
+    fn method(&self, service: &ServiceName, name: &str, policy: &MethodPolicy) -> Method {
+        Method {
+            name: name.into(),
+            timeout: policy.timeout.as_ref().map(|timeout| timeout.value),
+            idempotency: policy.idempotency,
+            fallback: policy.fallback.as_ref().map(|fallback| Box::new(Fallback::new(&fallback.value, service))),
+            metrics: self.counters(service, name),
         }
-        methods
     }
 
     fn other(&self, service: &ServiceName) -> Method {
@@ -166,6 +173,7 @@ impl Builder {
             name: OTHER.into(),
             timeout: None,
             idempotency: Idempotency::Unknown,
+            fallback: None,
             metrics: self.counters(service, OTHER),
         }
     }
@@ -178,6 +186,13 @@ impl Builder {
             peer: self.caller.clone(),
         })
     }
+}
+
+/// The methods of a service's contracts with their paths: `/shop.users.v1.Users/Create`.
+fn methods_of(policy: &ServicePolicy) -> impl Iterator<Item = (Box<str>, &MethodPolicy)> {
+    policy.contracts.iter().flat_map(|contract| {
+        contract.methods.iter().map(|method| (format!("/{}/{}", contract.name, method.name).into(), method))
+    })
 }
 
 /// An endpoint with the same id, address and identity stays the same object, to keep its connections and its breaker's

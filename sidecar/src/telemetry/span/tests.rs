@@ -80,6 +80,21 @@ fn a_span_has_the_name_of_its_calls_status() {
 }
 
 #[test]
+fn a_span_says_which_fallback_has_answered_its_call() {
+    let mut call = span(SpanKind::Client, Some("a.B/C"), &[GRPC]);
+    call.fell_back(Reason::NoEndpoint, "cache.shop");
+    call.fell_back(Reason::BreakerOpen, "answer");
+    let attempt = call.attempt(1, "cache-1", &"10.0.0.2".into(), 15006).ended(0, None);
+    let call = call.ended(0, None);
+    let fallback = ["weft.fallback.reason=breaker-open", "weft.fallback.to=answer"];
+    assert_eq!(said(&call)[3..5], fallback, "the last one answers");
+    let events: Vec<_> =
+        call.events.iter().map(|event| (&*event.name, event.attributes[1].value.to_string())).collect();
+    assert_eq!(events, [("fallback", "cache.shop".to_owned()), ("fallback", "answer".to_owned())]);
+    assert!(said(&attempt).iter().all(|said| !said.starts_with("weft.fallback")), "it is of the call");
+}
+
+#[test]
 fn connect_has_its_own_codes_and_plain_http_has_no_rpc_attributes() {
     let connect = [("content-type", "application/proto"), ("connect-protocol-version", "1")];
     let of = |fields: &[_], method, code| said(&span(SpanKind::Client, method, fields).ended(code, None));

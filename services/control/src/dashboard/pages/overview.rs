@@ -158,7 +158,13 @@ fn method(method: &Method) -> Markup {
     };
     html! {
         tr {
-            td { code { (method.name) } @if let Some(streams) = streams { " " span.tag { (streams) } } }
+            td {
+                code { (method.name) }
+                @if let Some(streams) = streams { " " span.tag { (streams) } }
+                @if let Some(to) = words::fallback(method.fallback.as_ref()) {
+                    " " span.tag title="What answers a call that the service cannot take" { "fallback: " (to) }
+                }
+            }
             td {
                 @match method.timeout.as_ref() {
                     Some(timeout) => {
@@ -180,8 +186,11 @@ fn code_name(code: u32) -> &'static str {
 fn breaker_line(policy: &ServicePolicy) -> Markup {
     let text = |breaker: &Breaker| {
         let time = |value: &Option<prost_types::Duration>| value.as_ref().map(|d| setting(nano(d))).unwrap_or_default();
+        let slow = breaker.slow_call.as_ref().map_or_else(String::new, |slow_call| {
+            format!(", or {:.0} % slower than {}", slow_call.ratio * 100.0, time(&slow_call.longer_than))
+        });
         format!(
-            "{} failures in a row, or {:.0} % of {} or more calls in {}; open for {}, then {}; failures are {}",
+            "{} failures in a row, or {:.0} % of {} or more calls in {}{slow}; open for {}, then {}; failures are {}",
             breaker.consecutive_failures,
             breaker.failure_ratio * 100.0,
             breaker.minimum_calls,

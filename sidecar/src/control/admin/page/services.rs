@@ -68,6 +68,7 @@ fn breaker(state: Option<&BreakerState>) -> Markup {
         span class=(class) { (name) }
         span class="soft" {
             @if state.calls > 0 { " · " (state.failures) " of " (count(state.calls, "call")) " failed" }
+            @if state.slow_calls > 0 { ", " (state.slow_calls) " slow" }
             @if state.consecutive_failures > 1 { ", " (state.consecutive_failures) " in a row" }
             @if state.times_opened > 0 {
                 " · opened " (count(state.times_opened, "time")) ", refused " (count(state.calls_refused, "call"))

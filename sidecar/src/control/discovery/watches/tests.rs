@@ -235,6 +235,40 @@ async fn changes_keep_unchanged_endpoints_and_breakers() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_new_policy_does_not_change_keeps_its_state() {
+    let mut watches = watches();
+    let _asked = ask(&mut watches, users());
+    let told = |counter, consecutive_failures, idempotency: [i32; 2]| {
+        let method = |name: &str, idempotency| Method { name: name.into(), idempotency, ..Default::default() };
+        let methods = vec![method("Get", idempotency[0]), method("List", idempotency[1])];
+        let contracts = vec![Contract { name: CONTRACT.into(), methods }];
+        message(watch_response::What::Snapshot(wire::Service {
+            name: USERS.into(),
+            endpoints: vec![endpoint("a", 1, Health::Up)],
+            policy: Some(WirePolicy { contracts, ..policy(consecutive_failures) }),
+            version: Some(Version { epoch: 1, counter }),
+            complete: true,
+            ..wire::Service::default()
+        }))
+    };
+    let mut users = |told| {
+        take(&mut watches, told);
+        Arc::clone(&watches.view().services[&ServiceName::parse(USERS).unwrap()])
+    };
+    let first = users(told(1, 5, [3, 3]));
+    let is_same = |service: &Service, method: &str| {
+        let path = format!("/{CONTRACT}/{method}");
+        Arc::ptr_eq(service.method(&path), first.method(&path))
+    };
+    let second = users(told(2, 5, [3, 1]));
+    assert!(is_same(&second, "Get") && !is_same(&second, "List"), "only one of them has changed");
+    assert!(Arc::ptr_eq(&second.breaker, &first.breaker));
+    assert!(Arc::ptr_eq(&second.endpoints[0], &first.endpoints[0]), "with its breaker");
+    let third = users(told(3, 6, [3, 1]));
+    assert!(is_same(&third, "Get") && !Arc::ptr_eq(&third.breaker, &first.breaker));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_service_that_comes_back_starts_with_a_closed_breaker() {
     let mut watches = knowing_users();
     let name = ServiceName::parse(USERS).unwrap();

@@ -1,0 +1,189 @@
+use super::*;
+use crate::{policy::testing::policy, schema::testing::compile};
+
+/// A contract `t.S` of this body, and another, `t.Other`, that it may fall back to.
+fn source(body: &str) -> String {
+    format!(
+        r#"syntax = "proto3"; package t; import "weft/options/v1/options.proto";
+           message In {{}}
+           message Out {{ int64 price_cents = 1; string name = 2; }}
+           service S {{ {body} }}
+           service Other {{
+               rpc Get(In) returns (Out);
+               rpc Watch(In) returns (stream Out);
+           }}"#
+    )
+}
+
+/// The policy of a service that implements `t.S` only.
+fn of(body: &str) -> Result<ServicePolicy, PolicyError> {
+    let own = ["t.S".to_owned()];
+    ServicePolicy::from_descriptors(&compile(&[("t.proto", &source(body))]), Some(&own))
+}
+
+fn get(fallback: &str) -> String {
+    format!("rpc Get(In) returns (Out) {{ option (weft.options.v1.method) = {{ fallback: {{ {fallback} }} }}; }}")
+}
+
+fn fallback(body: &str, method: &str) -> Option<Sourced<Fallback>> {
+    of(body).unwrap().method("t.S", method).unwrap().fallback.clone()
+}
+
+fn refusal(body: &str) -> String {
+    of(body).unwrap_err().to_string()
+}
+
+fn elsewhere(service: Option<&str>, method: Option<&str>) -> Fallback {
+    Fallback::Elsewhere { service: service.map(Into::into), method: method.map(Into::into) }
+}
+
+#[test]
+fn a_method_falls_back_to_a_service_a_method_or_both() {
+    for (option, expected) in [
+        ("service: 'cache'", elsewhere(Some("cache"), None)),
+        ("service: 'cache.other'", elsewhere(Some("cache.other"), None)),
+        ("method: 't.Other/Get'", elsewhere(None, Some("t.Other/Get"))),
+        ("service: 'cache' method: 't.S/Get2'", elsewhere(Some("cache"), Some("t.S/Get2"))),
+    ] {
+        let body = format!("{} rpc Get2(In) returns (Out);", get(option));
+        assert_eq!(fallback(&body, "Get"), Some(Sourced::new(expected, Origin::MethodOption)), "{option}");
+        assert_eq!(fallback(&body, "Get2"), None);
+    }
+}
+
+#[test]
+fn a_fixed_answer_is_encoded_once() {
+    let answer = Some(Fallback::Answer {
+        message: Bytes::from_static(b"\x08\x07\x12\x01x"),
+        json: r#"{"priceCents":"7","name":"x"}"#.into(),
+    });
+    let body = get(r#"answer: '{"price_cents": 7, "name": "x"}'"#);
+    assert_eq!(fallback(&body, "Get").map(|fallback| fallback.value), answer);
+    let empty = Some(Fallback::Answer { message: Bytes::new(), json: "{}".into() });
+    assert_eq!(fallback(&get("answer: '{}'"), "Get").map(|fallback| fallback.value), empty);
+}
+
+#[test]
+fn a_services_option_is_the_default_of_its_methods() {
+    let body = |option: &str| {
+        format!(
+            "option (weft.options.v1.service) = {{ fallback: {{ {option} }} }};
+             rpc Get(In) returns (Out);
+             rpc None(In) returns (Out) {{ option (weft.options.v1.method) = {{ fallback: {{}} }}; }}
+             rpc Watch(In) returns (stream Out);"
+        )
+    };
+    let from_service = |fallback| Some(Sourced::new(fallback, Origin::ServiceOption));
+    let cache = body("service: 'cache'");
+    for method in ["Get", "Watch"] {
+        assert_eq!(fallback(&cache, method), from_service(elsewhere(Some("cache"), None)));
+    }
+    assert_eq!(fallback(&cache, "None"), None, "its own option says that there is none");
+    let answer = body("answer: '{}'");
+    assert_eq!(fallback(&answer, "Get"), from_service(Fallback::Answer { message: Bytes::new(), json: "{}".into() }));
+    assert_eq!(fallback(&answer, "Watch"), None, "an answer is one message");
+}
+
+#[test]
+fn what_can_not_answer_is_refused_by_name() {
+    let error = refusal(&get(r#"answer: '{"prize_cents": 7}'"#));
+    assert!(
+        error.starts_with(
+            "t.proto: option (weft.options.v1.method) of method t.S/Get: fallback.answer is `{\"prize_cents\": 7}` for Get \
+             (this is no JSON of `t.Out`: "
+        ),
+        "{error}"
+    );
+    assert!(error.ends_with("; allowed is a message of the method's response type in JSON"), "{error}");
+    for (option, named) in [
+        ("answer: '{}' service: 'cache'", "fallback.answer is given beside another service or method;"),
+        ("service: 'Not a name'", "fallback.service is `Not a name`; allowed is NAME, or NAME.NAMESPACE,"),
+        ("method: 't.Other/Got'", "fallback.method is `t.Other/Got`; allowed is the full name of a method"),
+        ("method: 'Get'", "fallback.method is `Get`;"),
+        (
+            "method: 't.Other/Watch'",
+            "fallback.method is `t.Other/Watch` (t.In) returns (stream t.Out), while t.S/Get is",
+        ),
+        ("method: 't.S/Get'", "fallback.method is `t.S/Get`, a method of the same service;"),
+    ] {
+        let error = refusal(&get(option));
+        assert!(error.contains(&format!("of method t.S/Get: {named}")), "{error}");
+    }
+    let streaming =
+        "rpc Watch(In) returns (stream Out) { option (weft.options.v1.method) = { fallback: { answer: '{}' } }; }";
+    assert!(refusal(streaming).contains("fallback.answer is given for Watch, which streams its answers;"));
+    let long = get(&format!("answer: '{{\"name\": \"{}\"}}'", "x".repeat(limits::FALLBACK_ANSWER_BYTES)));
+    assert!(refusal(&long).contains("bytes; allowed is at most 16 KiB"));
+    let of_service = |option: &str| {
+        refusal(&format!(
+            "option (weft.options.v1.service) = {{ fallback: {{ {option} }} }}; rpc Get(In) returns (Out);"
+        ))
+    };
+    for (option, named) in [
+        ("method: 't.Other/Get'", "of service t.S: fallback.method is t.Other/Get; allowed is a `service`"),
+        ("", "of service t.S: fallback is empty;"),
+        (r#"answer: '{"x": 1}'"#, "of service t.S: fallback.answer is `{\"x\": 1}` for Get ("),
+    ] {
+        let error = of_service(option);
+        assert!(error.contains(named), "{error}");
+    }
+}
+
+#[test]
+fn methods_that_fall_back_to_one_another_are_refused() {
+    let file = r#"syntax = "proto3"; package t; import "weft/options/v1/options.proto";
+        message M {}
+        service A { rpc Do(M) returns (M) { option (weft.options.v1.method) = { fallback: { method: 't.B/Do' } }; } }
+        service B { rpc Do(M) returns (M) { option (weft.options.v1.method) = { fallback: { method: 't.C/Do' } }; } }
+        service C { rpc Do(M) returns (M) { option (weft.options.v1.method) = { fallback: { method: 't.A/Do' } }; } }"#;
+    let compiled = |contract: &str| {
+        ServicePolicy::from_descriptors(&compile(&[("t.proto", file)]), Some(&[contract.to_owned()])).unwrap_err()
+    };
+    assert_eq!(
+        compiled("t.A").to_string(),
+        "t.proto: option (weft.options.v1.method) of method t.A/Do: fallback.method is t.A/Do → t.B/Do → t.C/Do → t.A/Do; \
+         allowed is a method whose own fallback does not lead back"
+    );
+}
+
+#[test]
+fn services_that_fall_back_to_one_another_are_found() {
+    let name = |name: &str| ServiceName::parse_in(name, "shop").unwrap();
+    let policy = |contract: &str, fallback: &str| {
+        policy(&format!(
+            r#"syntax = "proto3"; package {contract}; import "weft/options/v1/options.proto";
+               message M {{}}
+               service S {{ rpc Do(M) returns (M) {{ option (weft.options.v1.method) = {{ fallback: {{ {fallback} }} }}; }} }}"#
+        ))
+        .unwrap()
+    };
+    let (a, b) = (name("a"), name("b"));
+    let (to_b, to_a) = (policy("p", "service: 'b'"), policy("p", "service: 'a.shop'"));
+    let (begin, way) = find_loop(&[(&a, &to_b), (&b, &to_a)]).expect("a leads to b, and b to a");
+    assert_eq!((begin, way.as_str()), (&a, "a.shop p.S/Do → b.shop p.S/Do → a.shop p.S/Do"));
+    assert!(find_loop(&[(&b, &to_b)]).is_some(), "b leads to itself");
+    assert_eq!(find_loop(&[(&a, &to_b), (&b, &policy("q", "service: 'a'"))]), None, "b has another method");
+    assert_eq!(find_loop(&[(&a, &to_b), (&b, &policy("p", "answer: '{}'"))]), None);
+}
+
+#[test]
+fn a_fallback_survives_the_wire() {
+    let answer = Fallback::Answer { message: Bytes::from_static(b"\x08\x07"), json: "{}".into() };
+    for value in [elsewhere(Some("cache"), None), elsewhere(None, Some("t.S/Do")), answer] {
+        let fallback = Sourced::new(value, Origin::MethodOption);
+        assert_eq!(from_wire(wire::Fallback::from(&fallback)), Ok(Some(fallback)));
+    }
+    assert_eq!(from_wire(wire::Fallback::default()), Ok(None), "of a later version");
+}
+
+#[test]
+fn what_could_break_a_sidecar_is_refused_from_the_wire() {
+    let refusal = |value| from_wire(wire::Fallback::from(&Sourced::new(value, Origin::default()))).unwrap_err().field;
+    assert_eq!(refusal(elsewhere(Some("not a name"), None)), "Fallback.elsewhere.service");
+    for method in ["Do", "t.S/", "t.S/a.b", "/t.S/Do", "t.S/Do?x\r\n"] {
+        assert_eq!(refusal(elsewhere(None, Some(method))), "Fallback.elsewhere.method", "{method}");
+    }
+    assert_eq!(refusal(elsewhere(None, None)), "Fallback.elsewhere.method", "it leads nowhere");
+    let large = vec![0; limits::FALLBACK_ANSWER_BYTES + 1].into();
+    assert_eq!(refusal(Fallback::Answer { message: large, json: String::new() }), "Fallback.answer");
+}

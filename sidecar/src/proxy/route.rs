@@ -1,0 +1,204 @@
+//! Where calls of the local service go: to which service, and which of its methods.
+
+use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
+
+use weft_contracts::weft::discovery::v1::Protocol;
+use weft_mesh::{errors::Reason, names::ServiceName};
+use weft_wire::Headers;
+
+use crate::{
+    call::Call,
+    endpoints::catalog::{Asked, Route, Service, Unknown},
+    message::{
+        failure::Failure,
+        target::{self, Target, TargetError},
+        tunnel,
+    },
+    thread::worker::Worker,
+};
+
+/// Where a call goes.
+pub(crate) enum Routed {
+    To(Rc<Route>),
+    /// To the sidecar itself.
+    Reflection,
+}
+
+/// Where the calls of one connection go.
+#[derive(Default)]
+pub(crate) struct Routes {
+    /// Where all of them go, if the connection came in on a port or for an address that leads to one service.
+    fixed: Option<ServiceName>,
+    last: RefCell<LastRoute>,
+}
+
+/// Where the last call of a connection went: most of its calls go to the same method.
+#[derive(Default)]
+struct LastRoute {
+    authority: Vec<u8>,
+    path: Vec<u8>,
+    /// The version of the catalog in which the route was found.
+    view: u64,
+    /// The first route. A call that it cannot take finds the next in it: see [`Route`].
+    route: Option<Rc<Route>>,
+}
+
+impl Routes {
+    /// All calls go to this service, whatever they name.
+    pub(crate) fn to(service: &ServiceName) -> Self {
+        Self { fixed: Some(service.clone()), last: RefCell::default() }
+    }
+
+    /// Where the call goes, if the last one went there and nothing has changed since.
+    pub(crate) fn known(&self, worker: &Worker, head: &Headers) -> Option<Rc<Route>> {
+        let last = self.last.borrow();
+        let route = last.route.as_ref()?;
+        let is_same = last.view == worker.shared.catalog.version()
+            && head.path() == Some(&last.path)
+            && head.authority().unwrap_or_default() == last.authority
+            && !target::is_named(head);
+        is_same.then(|| Rc::clone(route))
+    }
+
+    /// Finds where the call goes. May have to wait for discovery.
+    pub(crate) async fn find(&self, worker: &Worker, call: &Call) -> Result<Routed, Failure> {
+        let authority = call.head().authority().unwrap_or_default().to_vec();
+        // Only what authority and path alone decide is remembered: no call with `x-weft-service`, and no path that is
+        // stripped.
+        let path = (!target::is_named(&call.head())).then(|| call.head().path().unwrap_or_default().to_vec());
+        let view = worker.shared.catalog.version();
+        let target = self.target(worker, &mut call.head_mut())?;
+        let service = match target {
+            Target::Reflection => return Ok(Routed::Reflection),
+            Target::Service(name) => find(worker, Asked::Service(name)).await?,
+            Target::Contract => {
+                let path = target::path(&call.head()).into_owned();
+                find_contract(worker, &path).await?
+            }
+        };
+        worker.tick();
+        let head = &*call.head();
+        if service.protocol == Protocol::Tcp && !tunnel::is_tunnel(head) {
+            return Err(speaks_tcp(&service));
+        }
+        let route = Route::new(service, target::without_query(head.path().unwrap_or_default()));
+        if let Some(path) = path.filter(|path| head.path() == Some(path)) {
+            *self.last.borrow_mut() = LastRoute { authority, path, view, route: Some(Rc::clone(&route)) };
+        }
+        Ok(Routed::To(route))
+    }
+
+    /// What a head asks for.
+    fn target(&self, worker: &Worker, head: &mut Headers) -> Result<Target, Failure> {
+        match &self.fixed {
+            Some(service) => Ok(Target::Service(service.clone())),
+            None => target::resolve(head, &worker.shared.args.namespace).map_err(no_target),
+        }
+    }
+}
+
+/// The service that implements the protobuf service in a path, or why there is none.
+pub(crate) async fn find_contract(worker: &Worker, path: &str) -> Result<Arc<Service>, Failure> {
+    let Some(contract) = target::contract(path) else {
+        let message = format!("`{path}` is not a gRPC path: /PACKAGE.SERVICE/METHOD");
+        return Err(Failure::new(Reason::NoSuchService, message));
+    };
+    // No allocation for a known service, which nearly every call names.
+    if let Some(service) = worker.shared.catalog.view().contracts.get(contract) {
+        return Ok(Arc::clone(service));
+    }
+    find(worker, Asked::Contract(contract.into())).await
+}
+
+/// The service that is asked for, or why there is none.
+pub(crate) async fn find(worker: &Worker, asked: Asked) -> Result<Arc<Service>, Failure> {
+    let name = asked.to_string();
+    Err(match worker.shared.catalog.find(asked).await {
+        Ok(service) => return Ok(service),
+        Err(Unknown::NotFound { closest }) => {
+            let hint = closest.map(|closest| format!("; the closest is {closest}")).unwrap_or_default();
+            Failure::new(Reason::NoSuchService, format!("the mesh has no {name}{hint}"))
+        }
+        Err(Unknown::Away) => Failure::new(
+            Reason::ControlPlaneAway,
+            format!(
+                "{name} is not known here, and the control plane could not say yet whether there is one; try again"
+            ),
+        ),
+        Err(Unknown::Full) => {
+            Failure::new(Reason::Overloaded, "too many calls wait for discovery; slow down").retry_after(RETRY_SOON)
+        }
+    })
+}
+
+pub(crate) const RETRY_SOON: Duration = Duration::from_secs(1);
+
+pub(crate) fn speaks_tcp(service: &Service) -> Failure {
+    let message = format!(
+        "{} does not speak HTTP: connect to it by CONNECT or by a port that leads to it (--forward)",
+        service.name
+    );
+    Failure::new(Reason::Malformed, message).of_service(service.name.as_str())
+}
+
+fn no_target(why: TargetError) -> Failure {
+    Failure::new(Reason::NoSuchService, why.to_string())
+}
+
+/// The failure if the breaker of a service refuses the call.
+pub(crate) fn breaker_open(service: &Service, wait: Duration) -> Failure {
+    let message = format!("{} fails too often; its breaker is open for {wait:?} more", service.name);
+    Failure::new(Reason::BreakerOpen, message).of_service(service.name.as_str()).retry_after(wait)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::task::LocalSet;
+    use weft_wire::Name;
+
+    use super::*;
+    use crate::trial::{
+        self,
+        peer::{self, post},
+        service::{publish, service},
+    };
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_keeps_the_first_route_and_with_it_the_others() {
+        LocalSet::new()
+            .run_until(async {
+                let worker = trial::worker_with_flags(&["--namespace", "shop"]);
+                let probe = || service(&worker, "probe", None);
+                publish(&worker, [probe(), service(&worker, "other", None)]);
+                let (mut client, calls, _serving) = peer::connected(&worker, &worker.own, true);
+                let mut named = post();
+                named.append(Name::other("x-weft-service"), b"other");
+                client.call(&post(), 0);
+                client.call(&named, 0);
+                client.pass(1).await.expect("the connection lives");
+                let call = |number: usize| Rc::clone(&calls.borrow()[number]);
+
+                let routes = Routes::default();
+                assert!(routes.known(&worker, &call(0).head()).is_none());
+                let found = async |call: Rc<Call>| match routes.find(&worker, &call).await {
+                    Ok(Routed::To(route)) => route,
+                    Ok(Routed::Reflection) => panic!("it asks for a service"),
+                    Err(failure) => panic!("{}", failure.message),
+                };
+                let route = found(call(0)).await;
+                assert_eq!(route.service.name.as_str(), "probe.shop");
+                let kept = routes.known(&worker, &call(0).head()).expect("it was just found");
+                assert!(Rc::ptr_eq(&kept, &route));
+                kept.fallback.get_or_init(|| Route::new(Arc::clone(&route.service), "/elsewhere"));
+                assert!(route.fallback.get().is_some(), "what one call has found, the next one knows");
+
+                assert!(routes.known(&worker, &call(1).head()).is_none(), "it names another service");
+                assert_eq!(found(call(1)).await.service.name.as_str(), "other.shop");
+                assert!(routes.known(&worker, &call(0).head()).is_some(), "which is not remembered");
+                publish(&worker, [probe()]);
+                assert!(routes.known(&worker, &call(0).head()).is_none(), "the service may have changed");
+                drop(calls.take());
+            })
+            .await;
+    }
+}
