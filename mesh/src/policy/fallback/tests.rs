@@ -90,7 +90,7 @@ fn what_can_not_answer_is_refused_by_name() {
     assert!(
         error.starts_with(
             "t.proto: option (weft.options.v1.method) of method t.S/Get: fallback.answer is `{\"prize_cents\": 7}` for Get \
-             (this is no JSON of `t.Out`: "
+             (this is not JSON of `t.Out`: "
         ),
         "{error}"
     );
