@@ -311,6 +311,8 @@ limits! {
          service keeps it.";
     FALLBACKS: u32 = 3,
         "How often a call goes on to another fallback. Past it, the call fails.";
+    STANDS_IN_FOR: usize = 64,
+        "Services that one service stands in for, as its contracts say. With more, the contracts are refused.";
     POLICIES_PER_SERVICE: usize = 16,
         "Compiled policies of one service, for its versions and their sets of contracts. Past it, new descriptors are \
          refused until an older version has gone.";

@@ -273,7 +273,14 @@ fn fallbacks_that_lead_to_one_another_are_told() {
         "mesh.yaml:2: services.a.protos: its fallbacks lead back to where they began: a.default c.v1.Users/Get → b.default \
          c.v1.Users/Get → a.default c.v1.Users/Get; allowed: fallbacks that end"
     );
-    assert_eq!(of("c.proto", "b.proto"), "", "b has another contract");
+    // What b has is another contract.
+    assert_eq!(
+        of("c.proto", "b.proto").lines().next().unwrap(),
+        "mesh.yaml:2: services.a.protos: its fallback is b.default, whose contract does not say `stands_in_for: \
+         'a.default'`; allowed: services that say so"
+    );
+    write("e.proto", USERS.replace("demo.v1", "e.v1").replace("= { timeout", "= { stands_in_for: 'a' timeout"));
+    assert_eq!(of("c.proto", "e.proto"), "");
 }
 
 /// The problems of a contract with this import, and a file of this name and text beside it.

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use weft_contracts::weft::discovery::v1::{Health, Protocol, Version};
 use weft_mesh::{
     names::ServiceName,
-    policy::{BreakerPolicy, Fallback as Policy, Idempotency},
+    policy::{BreakerPolicy, Fallback as Policy, Idempotency, ServicePolicy},
 };
 
 use crate::{
@@ -40,7 +40,7 @@ pub(crate) fn service(worker: &Worker, name: &str, fallback: Option<Policy>) -> 
     Service {
         protocol: Protocol::Http2,
         version: Version::default(),
-        policy: Arc::default(),
+        policy: Arc::new(ServicePolicy { stands_in_for: vec!["probe".into(), "other".into()], ..Default::default() }),
         endpoints: vec![Arc::new(endpoint)],
         addresses: Vec::new(),
         breaker: Arc::new(breaker()),
