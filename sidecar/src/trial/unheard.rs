@@ -14,7 +14,7 @@ use crate::{
 pub(crate) struct Unheard(Moment);
 
 impl Unheard {
-    pub(crate) fn new() -> Rc<dyn Exchange> {
+    pub(crate) fn exchange() -> Rc<dyn Exchange> {
         Rc::new(Self(Moment::now()))
     }
 }
