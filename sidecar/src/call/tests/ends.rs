@@ -1,0 +1,245 @@
+//! How a call ends before its answer does: by its caller or by its deadline, in each phase; and what is left of it then.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::io::duplex;
+use weft_mesh::{limits, policy::Idempotency};
+use weft_wire::{Code, Limits, Name, StreamId};
+
+use crate::{
+    message::failure::ERROR_HEADER,
+    shared::survey::Progress,
+    thread::worker::Worker,
+    trial::{
+        mesh::{Mesh, answer, body, grpc, ok, run},
+        service::{connect, publish},
+    },
+};
+
+/// How far a call has got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    WaitsForRoute,
+    WaitsForConnection,
+    Sent,
+    /// The endpoint does not take the rest of the request.
+    RequestIsStuck,
+    AnswerBegun,
+    /// The caller does not take the rest of the answer.
+    AnswerIsStuck,
+}
+
+use Phase::{AnswerBegun, AnswerIsStuck, RequestIsStuck, Sent, WaitsForConnection, WaitsForRoute};
+
+const PHASES: [Phase; 6] = [WaitsForRoute, WaitsForConnection, Sent, RequestIsStuck, AnswerBegun, AnswerIsStuck];
+
+/// Shorter than the waits for a route and for a connection.
+const TIMEOUT: Duration = Duration::from_secs(1);
+
+/// More than all windows and buffers on the way hold.
+const LARGE: usize = 2 << 20;
+
+/// A call that has got this far and goes no further. Its request is not complete.
+async fn call(phase: Phase, timeout: Option<Duration>) -> (Mesh, StreamId) {
+    let is_full = phase == WaitsForConnection;
+    let connections = if is_full { limits::CONNECTIONS_PER_ENDPOINT } else { 1 };
+    let mut mesh = Mesh::with_connections(1, Idempotency::Idempotent, connections, |limits| {
+        if is_full {
+            limits.streams = 0;
+        }
+    })
+    .await;
+    if phase == WaitsForRoute {
+        publish(&mesh.worker, []);
+    }
+    let mut head = grpc();
+    if let Some(timeout) = timeout {
+        head.append(Name::GRPC_TIMEOUT, format!("{}m", timeout.as_millis()).as_bytes());
+    }
+    mesh.endpoints[0].takes_bodies = phase != RequestIsStuck;
+    let request = body(if phase == RequestIsStuck { LARGE } else { 1_000 });
+    let stream = mesh.call(&head, &request, false).await;
+    if matches!(phase, AnswerBegun | AnswerIsStuck) {
+        mesh.client.takes_bodies = phase == AnswerBegun;
+        let to = mesh.request(0);
+        let endpoint = &mut mesh.endpoints[0].core;
+        endpoint.respond(to, &answer(), false);
+        endpoint.send_data(to, &body(if phase == AnswerIsStuck { LARGE } else { 10 }), false);
+        mesh.settle().await;
+    }
+    let progress = match phase {
+        WaitsForRoute => Progress::Routing,
+        WaitsForConnection => Progress::Connecting,
+        Sent | RequestIsStuck => Progress::AwaitingAnswer,
+        AnswerBegun | AnswerIsStuck => Progress::Answering,
+    };
+    assert_eq!(mesh.calls[0].look().progress, progress, "{phase:?}");
+    let has_sent = !matches!(phase, WaitsForRoute | WaitsForConnection);
+    assert_eq!(mesh.endpoints[0].requests.len(), usize::from(has_sent), "{phase:?}");
+    (mesh, stream)
+}
+
+/// What the call waited for comes now, too late.
+async fn comes_too_late(mesh: &mut Mesh, phase: Phase) {
+    match phase {
+        WaitsForRoute => {
+            let question = mesh.questions.try_recv().expect("it was asked");
+            // If nobody waits for it any more, the answer comes back.
+            let _ = question.answer.send(Ok(Arc::clone(&mesh.service)));
+        }
+        WaitsForConnection => {
+            let pool = mesh.proxy.pools.of(&mesh.service.endpoints[0]);
+            let limits = Limits::clone(&mesh.worker.wire_limits.mesh);
+            mesh.endpoints.insert(0, connect(&mesh.worker, &pool, limits).await);
+        }
+        // The endpoint takes what there is and answers.
+        Sent | RequestIsStuck | AnswerBegun | AnswerIsStuck => {
+            let stream = mesh.request(0);
+            mesh.endpoints[0].takes_bodies = true;
+            mesh.client.takes_bodies = true;
+            if matches!(phase, Sent | RequestIsStuck) {
+                mesh.endpoints[0].core.respond(stream, &answer(), false);
+            }
+            mesh.endpoints[0].core.send_trailers(stream, &ok());
+        }
+    }
+    mesh.pass(Duration::from_secs(1)).await;
+}
+
+/// What the endpoint has seen of a call that ended: nothing, or a request that was cancelled.
+fn endpoint_was_told(mesh: &Mesh, phase: Phase, code: Code, what: &str) {
+    let endpoint = &mesh.endpoints[0];
+    if matches!(phase, WaitsForRoute | WaitsForConnection) {
+        assert!(endpoint.requests.is_empty(), "{what}: the endpoint gets a call that is over");
+    } else {
+        assert_eq!(endpoint.requests.len(), 1, "{what}: it is not sent again");
+        assert_eq!(endpoint.resets, [(mesh.request(0), code)], "{what}: the endpoint is told");
+    }
+}
+
+#[test]
+fn a_caller_may_give_up_a_call_in_each_phase() {
+    for phase in PHASES {
+        run(async {
+            let what = format!("{phase:?}");
+            let (mut mesh, stream) = call(phase, None).await;
+            mesh.client.core.reset(stream, Code(0x77));
+            mesh.settle().await;
+            mesh.holds_nothing(&what);
+            comes_too_late(&mut mesh, phase).await;
+            endpoint_was_told(&mesh, phase, Code(0x77), &what);
+            assert!(mesh.client.resets.is_empty(), "{what}");
+            mesh.holds_nothing(&what);
+        });
+    }
+}
+
+#[test]
+fn a_callers_connection_may_end_in_each_phase() {
+    for phase in PHASES {
+        run(async {
+            let what = format!("{phase:?}");
+            let (mut mesh, _) = call(phase, None).await;
+            mesh.client.io = duplex(1).0;
+            mesh.settle().await;
+            mesh.holds_nothing(&what);
+            comes_too_late(&mut mesh, phase).await;
+            endpoint_was_told(&mesh, phase, Code::CANCEL, &what);
+            mesh.holds_nothing(&what);
+        });
+    }
+}
+
+/// The caller gets the failure as its answer, or as the trailers of the answer that has begun. Before a call has a route,
+/// the wait for discovery bounds it.
+#[test]
+fn a_deadline_may_pass_in_each_phase() {
+    for phase in PHASES.into_iter().skip_while(|phase| *phase == WaitsForRoute) {
+        run(async {
+            let what = format!("{phase:?}");
+            let (mut mesh, stream) = call(phase, Some(TIMEOUT)).await;
+            mesh.pass(TIMEOUT / 2).await;
+            assert!(!mesh.calls[0].is_over(), "{what}: it has more time");
+            mesh.pass(TIMEOUT).await;
+            assert!(mesh.calls[0].is_over(), "{what}");
+            comes_too_late(&mut mesh, phase).await;
+            endpoint_was_told(&mesh, phase, Code::CANCEL, &what);
+            let heads = &mesh.client.heads;
+            assert_eq!(heads.len(), if matches!(phase, AnswerBegun | AnswerIsStuck) { 2 } else { 1 }, "{what}");
+            let last = heads.last().expect("an answer");
+            assert_eq!(last.get(ERROR_HEADER), Some(&b"deadline-exceeded"[..]), "{what}");
+            assert_eq!(last.get(Name::GRPC_STATUS), Some(&b"4"[..]), "{what}");
+            assert_eq!(mesh.client.ended, [stream], "{what}");
+            mesh.holds_nothing(&what);
+        });
+    }
+}
+
+/// A call that waits for a connection takes no place from those behind it when it is given up.
+#[test]
+fn the_next_call_gets_the_connection_that_a_cancelled_one_waited_for() {
+    run(async {
+        let (mut mesh, stream) = call(WaitsForConnection, None).await;
+        mesh.call(&grpc(), b"next", true).await;
+        mesh.client.core.reset(stream, Code::CANCEL);
+        mesh.settle().await;
+        comes_too_late(&mut mesh, WaitsForConnection).await;
+        assert_eq!(mesh.endpoints[0].body, b"next");
+        mesh.answer(0, b"fine").await;
+        assert_eq!(mesh.client.body, b"fine");
+        mesh.holds_nothing("both are over");
+    });
+}
+
+/// Many calls end with bytes under way in both directions. If one byte of credit were lost with each, the connections
+/// would stand still.
+#[test]
+fn calls_that_ended_early_leave_the_connections_their_whole_windows() {
+    run(async {
+        let mut mesh = Mesh::new(1, Idempotency::Unknown).await;
+        let (part, rounds) = (100_000, 150);
+        for round in 0..rounds {
+            (mesh.client.takes_bodies, mesh.endpoints[0].takes_bodies) = (round % 4 == 0, round % 4 == 1);
+            let stream = mesh.call(&grpc(), &body(part), false).await;
+            let to = mesh.request(0);
+            let endpoint = &mut mesh.endpoints[0].core;
+            endpoint.respond(to, &answer(), false);
+            endpoint.send_data(to, &body(part), false);
+            mesh.settle().await;
+            match round % 3 {
+                0 => mesh.client.core.reset(stream, Code::CANCEL),
+                1 => mesh.endpoints[0].core.reset(to, Code::CANCEL),
+                _ => mesh.endpoints[0].core.send_trailers(to, &ok()),
+            }
+            (mesh.client.takes_bodies, mesh.endpoints[0].takes_bodies) = (true, true);
+            // The rate of cancels is limited.
+            mesh.pass(Duration::from_millis(100)).await;
+            mesh.calls.clear();
+        }
+        let windows = |worker: &Worker| worker.wire_limits.mesh.connection_window_bytes as usize;
+        assert!(part * rounds > windows(&mesh.worker), "a leak would use up the window");
+        mesh.client.body.clear();
+        mesh.endpoints[0].body.clear();
+        let whole = body(LARGE);
+        mesh.call(&grpc(), &whole, true).await;
+        mesh.answer(0, &whole).await;
+        mesh.settle().await;
+        assert!(mesh.endpoints[0].body == whole && mesh.client.body == whole, "they stand still");
+        mesh.holds_nothing("all are over");
+    });
+}
+
+/// Calls start after the whole read, so that a flood of requests that are cancelled at once costs the service nothing
+/// (CVE-2023-44487).
+#[test]
+fn a_request_that_is_cancelled_in_the_same_read_reaches_no_endpoint() {
+    run(async {
+        let mut mesh = Mesh::new(1, Idempotency::Unknown).await;
+        for _ in 0..10 {
+            let stream = mesh.client.core.open(&grpc(), true, 0).expect("there is room");
+            mesh.client.core.reset(stream, Code::CANCEL);
+        }
+        mesh.call(&grpc(), b"", true).await;
+        assert_eq!((mesh.calls.len(), mesh.endpoints[0].requests.len()), (1, 1), "only the last one");
+    });
+}
