@@ -39,8 +39,14 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 /// More than all windows and buffers on the way hold.
 const LARGE: usize = 2 << 20;
 
-/// A call that has got this far and goes no further. Its request is not complete.
-async fn call(phase: Phase, timeout: Option<Duration>) -> (Mesh, StreamId) {
+/// Each phase, with a request that is complete and with one that is not.
+fn cases() -> impl Iterator<Item = (Phase, bool, String)> {
+    let case = |phase, is_whole| (phase, is_whole, format!("{phase:?}, request complete: {is_whole}"));
+    PHASES.into_iter().flat_map(move |phase| [true, false].map(|is_whole| case(phase, is_whole)))
+}
+
+/// A call that has got this far and goes no further.
+async fn call(phase: Phase, is_whole: bool, timeout: Option<Duration>) -> (Mesh, StreamId) {
     let is_full = phase == WaitsForConnection;
     let connections = if is_full { limits::CONNECTIONS_PER_ENDPOINT } else { 1 };
     let mut mesh = Mesh::with_connections(1, Idempotency::Idempotent, connections, |limits| {
@@ -58,7 +64,7 @@ async fn call(phase: Phase, timeout: Option<Duration>) -> (Mesh, StreamId) {
     }
     mesh.endpoints[0].takes_bodies = phase != RequestIsStuck;
     let request = body(if phase == RequestIsStuck { LARGE } else { 1_000 });
-    let stream = mesh.call(&head, &request, false).await;
+    let stream = mesh.call(&head, &request, is_whole).await;
     if matches!(phase, AnswerBegun | AnswerIsStuck) {
         mesh.client.takes_bodies = phase == AnswerBegun;
         let to = mesh.request(0);
@@ -119,10 +125,9 @@ fn endpoint_was_told(mesh: &Mesh, phase: Phase, code: Code, what: &str) {
 
 #[test]
 fn a_caller_may_give_up_a_call_in_each_phase() {
-    for phase in PHASES {
+    for (phase, is_whole, what) in cases() {
         run(async {
-            let what = format!("{phase:?}");
-            let (mut mesh, stream) = call(phase, None).await;
+            let (mut mesh, stream) = call(phase, is_whole, None).await;
             mesh.client.core.reset(stream, Code(0x77));
             mesh.settle().await;
             mesh.holds_nothing(&what);
@@ -136,10 +141,9 @@ fn a_caller_may_give_up_a_call_in_each_phase() {
 
 #[test]
 fn a_callers_connection_may_end_in_each_phase() {
-    for phase in PHASES {
+    for (phase, is_whole, what) in cases() {
         run(async {
-            let what = format!("{phase:?}");
-            let (mut mesh, _) = call(phase, None).await;
+            let (mut mesh, _) = call(phase, is_whole, None).await;
             mesh.client.io = duplex(1).0;
             mesh.settle().await;
             mesh.holds_nothing(&what);
@@ -154,10 +158,9 @@ fn a_callers_connection_may_end_in_each_phase() {
 /// the wait for discovery bounds it.
 #[test]
 fn a_deadline_may_pass_in_each_phase() {
-    for phase in PHASES.into_iter().skip_while(|phase| *phase == WaitsForRoute) {
+    for (phase, is_whole, what) in cases().filter(|(phase, ..)| *phase != WaitsForRoute) {
         run(async {
-            let what = format!("{phase:?}");
-            let (mut mesh, stream) = call(phase, Some(TIMEOUT)).await;
+            let (mut mesh, stream) = call(phase, is_whole, Some(TIMEOUT)).await;
             mesh.pass(TIMEOUT / 2).await;
             assert!(!mesh.calls[0].is_over(), "{what}: it has more time");
             mesh.pass(TIMEOUT).await;
@@ -179,7 +182,7 @@ fn a_deadline_may_pass_in_each_phase() {
 #[test]
 fn the_next_call_gets_the_connection_that_a_cancelled_one_waited_for() {
     run(async {
-        let (mut mesh, stream) = call(WaitsForConnection, None).await;
+        let (mut mesh, stream) = call(WaitsForConnection, false, None).await;
         mesh.call(&grpc(), b"next", true).await;
         mesh.client.core.reset(stream, Code::CANCEL);
         mesh.settle().await;
