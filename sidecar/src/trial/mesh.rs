@@ -114,11 +114,15 @@ impl Mesh {
     /// Runs until nothing moves any more.
     pub(crate) async fn settle(&mut self) {
         let mut quiet = 0;
-        while quiet < 8 {
+        for _ in 0..20_000 {
             let before = self.moved();
             self.turn().await;
             quiet = if self.moved() == before { quiet + 1 } else { 0 };
+            if quiet == 8 {
+                return;
+            }
         }
+        panic!("it never comes to rest");
     }
 
     /// Lets time pass.
@@ -165,6 +169,10 @@ impl Mesh {
         }
         assert_eq!((worker.calls.sum(), worker.replay_bytes.sum()), (0, 0), "{what}: calls, bytes for retries");
         assert_eq!((worker.accounts.held(), worker.own.bytes()), (0, 0), "{what}: bytes");
+        for endpoint in &self.service.endpoints {
+            let held: usize = self.proxy.pools.of(endpoint).usages().iter().map(|usage| usage.held_bytes).sum();
+            assert_eq!(held, 0, "{what}: bytes that were received and not released");
+        }
         let in_flight = self.service.endpoints.iter().map(|endpoint| endpoint.in_flight.load(Relaxed));
         assert_eq!(in_flight.sum::<u32>(), 0, "{what}: tries");
     }

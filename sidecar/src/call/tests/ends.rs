@@ -128,7 +128,8 @@ fn endpoint_was_told(mesh: &Mesh, phase: Phase, code: Code, what: &str) {
 fn a_caller_may_give_up_a_call_in_each_phase() {
     for (phase, is_whole, what) in cases() {
         run(async {
-            let (mut mesh, stream) = call(phase, is_whole, None).await;
+            // Its deadline must not keep it.
+            let (mut mesh, stream) = call(phase, is_whole, Some(2 * TIMEOUT)).await;
             mesh.client.core.reset(stream, Code(0x77));
             mesh.settle().await;
             mesh.holds_nothing(&what);

@@ -147,6 +147,7 @@ fn a_reader_that_stops_holds_the_writer_back() {
             // Written until nothing more is taken.
             while let Ok(count) = timeout(Duration::from_secs(1), writer.io.write(&whole[sent..])).await {
                 sent += count.expect("it is taken");
+                assert!(sent < whole.len(), "everything is taken");
             }
             let held = sent - 2 * (256 << 10);
             assert!(held <= 4 * limits::SOCKET_BUFFER_BYTES, "{held} bytes are held");
