@@ -170,3 +170,21 @@ fn a_connection_that_breaks_during_the_answer_is_told_in_the_callers_protocol() 
         });
     }
 }
+
+/// An answer of plain HTTP has no trailers: its last bytes end it.
+#[test]
+fn the_last_bytes_of_an_answer_are_passed_on_and_given_back() {
+    run(async {
+        let mut mesh = Mesh::new(1, Idempotency::Unknown).await;
+        let stream = mesh.call(&post(), b"hello", true).await;
+        let to = mesh.request(0);
+        let mut head = Headers::new();
+        head.set(Name::STATUS, b"200");
+        mesh.endpoints[0].core.respond(to, &head, false);
+        mesh.settle().await;
+        mesh.endpoints[0].core.send_data(to, &body(1_000), true);
+        mesh.settle().await;
+        assert!(mesh.client.body == body(1_000) && mesh.client.ended == [stream]);
+        mesh.holds_nothing("it ended with its last bytes");
+    });
+}
