@@ -32,7 +32,7 @@ use super::{
     ready,
 };
 use crate::{
-    mesh_file::{Contracts, MeshFile},
+    mesh_file::MeshFile,
     reflection::{NoReflection, Reflection, Teller},
 };
 
@@ -54,13 +54,22 @@ const FOREIGN: [&str; 3] = ["google.", "grpc.", "weft."];
 /// The most characters of an error that is shown.
 const WHY_CHARS: usize = 400;
 
+/// What a service has told of its contracts.
+#[derive(Debug)]
+pub(super) struct Told {
+    /// A serialized `google.protobuf.FileDescriptorSet`, as in the answers: with every option.
+    pub(super) descriptor_set: Vec<u8>,
+    /// The contracts that it implements.
+    pub(super) implements: Vec<String>,
+}
+
 /// What became of asking a service.
 #[derive(Clone)]
 pub(super) struct Note {
     pub(super) service: String,
     /// For people: its contracts, or why none are known.
     pub(super) text: String,
-    pub(super) contracts: Option<Arc<Contracts>>,
+    pub(super) contracts: Option<Arc<Told>>,
 }
 
 /// The notes on the services that are asked.
@@ -150,14 +159,14 @@ async fn when_up(replicas: &[Arc<Replica>]) -> SocketAddr {
 }
 
 /// Asks a service itself, not through the mesh. The error says for people why no contract is known.
-async fn ask(address: SocketAddr) -> Result<Contracts, String> {
+async fn ask(address: SocketAddr) -> Result<Told, String> {
     fetch(address).await.map_err(|error| match error.is::<NoReflection>() {
         true => "it does not answer server reflection".to_owned(),
         false => shown_up_to(&format!("{error:#}"), WHY_CHARS),
     })
 }
 
-async fn fetch(address: SocketAddr) -> anyhow::Result<Contracts> {
+async fn fetch(address: SocketAddr) -> anyhow::Result<Told> {
     let endpoint = Endpoint::from_shared(format!("http://{address}"))?.connect_timeout(SERVICE.patience);
     let channel = endpoint.connect().await.context("it can't be asked for contracts")?;
     let mut reflection = Reflection::new(channel, SERVICE);
@@ -169,10 +178,10 @@ async fn fetch(address: SocketAddr) -> anyhow::Result<Contracts> {
         ensure!(is_contract_name(name), "it tells a contract with the name {name:?}");
         ensure!(reflection.fetch_symbol(name).await?, "it tells the contract {name}, but no file of it");
     }
-    Ok(Contracts { descriptor_set: reflection.descriptor_set(), implements })
+    Ok(Told { descriptor_set: reflection.descriptor_set(), implements })
 }
 
-type Answer = oneshot::Receiver<Result<Contracts, String>>;
+type Answer = oneshot::Receiver<Result<Told, String>>;
 
 /// Gives each service its contracts, in the order of the file.
 async fn give_all(
@@ -204,9 +213,9 @@ async fn give_all(
 /// What a service gets of what it has told, with a text for people; or the reason why it gets nothing.
 fn judge(
     service: &str,
-    answer: Result<Contracts, String>,
+    answer: Result<Told, String>,
     owners: &mut BTreeMap<String, String>,
-) -> Result<(Contracts, String), String> {
+) -> Result<(Told, String), String> {
     let contracts = answer.map_err(|why| format!("no contract known: no .proto files in mesh.yaml, and {why}"))?;
     let (of_others, implements): (Vec<_>, Vec<_>) =
         contracts.implements.into_iter().partition(|contract| owners.contains_key(contract));
@@ -224,14 +233,14 @@ fn judge(
     if !of_others.is_empty() {
         text.push_str(&format!("; {}", of_others.join(", ")));
     }
-    Ok((Contracts { descriptor_set: contracts.descriptor_set, implements }, text))
+    Ok((Told { descriptor_set: contracts.descriptor_set, implements }, text))
 }
 
 /// Replaces the sidecars of a service by some that know its contracts. No call is lost.
 async fn give(
     service: &ServiceLaunch,
     replicas: &[Arc<Replica>],
-    contracts: &Contracts,
+    contracts: &Told,
     mesh: &Mesh,
     orders: &Orders,
 ) -> anyhow::Result<()> {

@@ -10,7 +10,7 @@ use super::{
     ports::loopback,
     reflect::Note,
 };
-use crate::mesh_file::{Contracts, MeshFile, Protocol};
+use crate::mesh_file::{MeshFile, Protocol};
 
 /// The contents of the table.
 struct Picture {
@@ -117,8 +117,11 @@ fn examples(file: &MeshFile, mesh: &Mesh, notes: &[Note], outbound: u16) -> Vec<
         port => format!(" --address http://{}", loopback(port)),
     };
     let told = notes.iter().filter_map(|note| note.contracts.as_deref());
-    let contracts: Vec<_> = file.services.iter().filter_map(|service| service.contracts.as_ref()).chain(told).collect();
-    if let Some(method) = contracts.iter().find_map(|contracts| harmless_method(contracts)) {
+    let told = told.map(|told| (&told.descriptor_set, &told.implements));
+    let of_file = file.services.iter().filter_map(|service| service.contracts.as_ref());
+    let of_file = of_file.map(|contracts| (&contracts.descriptor_set, &contracts.implements));
+    let contracts: Vec<_> = of_file.chain(told).collect();
+    if let Some(method) = contracts.iter().find_map(|(set, implements)| harmless_method(set, implements)) {
         examples.push(format!("{weft} call{address} {method} '{{}}'"));
     }
     if let Some(service) = file.services.iter().find(|service| service.protocol == Protocol::Http1) {
@@ -142,8 +145,8 @@ fn typed_name(weft: &Path) -> String {
 }
 
 /// A unary method that only reads, preferably `List`, which should need no argument.
-fn harmless_method(contracts: &Contracts) -> Option<String> {
-    let set = FileDescriptorSet::decode(contracts.descriptor_set.as_slice()).ok()?;
+fn harmless_method(descriptor_set: &[u8], implements: &[String]) -> Option<String> {
+    let set = FileDescriptorSet::decode(descriptor_set).ok()?;
     let mut methods = Vec::new();
     for file in &set.file {
         for definition in &file.service {
@@ -155,7 +158,7 @@ fn harmless_method(contracts: &Contracts) -> Option<String> {
                 let level = m.options.as_ref().map(prost_types::MethodOptions::idempotency_level);
                 level == Some(IdempotencyLevel::NoSideEffects) && !m.client_streaming() && !m.server_streaming()
             };
-            if contracts.implements.contains(&name) {
+            if implements.contains(&name) {
                 methods.extend(definition.method.iter().filter(is_harmless).map(|m| format!("{name}/{}", m.name())));
             }
         }

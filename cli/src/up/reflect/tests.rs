@@ -120,7 +120,7 @@ async fn a_hostile_service_is_given_up() {
 }
 
 /// A contract `NAME` with a timeout of so many seconds.
-fn contract(name: &str, seconds: i64) -> Contracts {
+fn contract(name: &str, seconds: i64) -> Told {
     let source = format!(
         "syntax = \"proto3\"; import \"weft/options/v1/options.proto\"; package p; message M {{}}\n\
          service {name} {{ rpc Do(M) returns (M) {{ option (weft.options.v1.method) = {{ timeout: {{ seconds: {seconds} }} }}; }} }}"
@@ -131,10 +131,10 @@ fn contract(name: &str, seconds: i64) -> Contracts {
     let proto = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../proto");
     let mut compiler = protox::Compiler::new([folder.path(), &proto]).unwrap();
     compiler.include_imports(true).open_file(&path).unwrap();
-    Contracts { descriptor_set: compiler.encode_file_descriptor_set(), implements: vec![format!("p.{name}")] }
+    Told { descriptor_set: compiler.encode_file_descriptor_set(), implements: vec![format!("p.{name}")] }
 }
 
-fn with(mut contracts: Contracts, further: &str) -> Contracts {
+fn with(mut contracts: Told, further: &str) -> Told {
     contracts.implements.push(further.to_owned());
     contracts
 }
