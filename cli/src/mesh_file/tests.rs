@@ -390,3 +390,20 @@ fn a_contract_of_two_services_belongs_to_the_first_in_the_file() {
     let shared = file.shared_contracts();
     assert_eq!(shared["demo.v1.Users"].iter().map(|name| name.name()).collect::<Vec<_>>(), ["users", "next"]);
 }
+
+#[test]
+fn a_service_of_grpc_without_protos_is_asked_for_its_contracts() {
+    let dir = folder();
+    for (more, is_asked) in [
+        ("{}", true),
+        ("{ protocol: grpc, health: tcp }", true),
+        ("{ protocol: http1 }", false),
+        ("{ protocol: tcp }", false),
+        ("{ protos: proto/users.proto }", false),
+    ] {
+        let more = more.replacen('{', "{ run: bin/users,", 1).replace(",}", " }");
+        let file = check(dir.path(), &format!("services:\n  users: {more}\n")).unwrap();
+        assert_eq!(file.services[0].is_asked(), is_asked, "{more}");
+        assert_eq!(file.services_file().contains("endpoints: 1, unlisted: pin }\n"), is_asked, "{more}");
+    }
+}
