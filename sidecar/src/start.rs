@@ -89,8 +89,8 @@ fn raise_file_limit() {
 
 /// The configuration from the flags and the files that they name, checked.
 struct Told {
-    own: Option<ServiceName>,
-    own_policy: ServicePolicy,
+    local_service: Option<ServiceName>,
+    local_policy: ServicePolicy,
     /// The service and the replica that its spans name.
     name: String,
     instance: String,
@@ -101,11 +101,14 @@ struct Told {
 
 impl Told {
     fn check(args: &Args) -> anyhow::Result<Self> {
-        let own = args.service_name().context("--service and --namespace")?;
-        ensure!(own.is_some() == args.app.is_some(), "--service and --app go together: give both, or neither");
+        let local_service = args.service_name().context("--service and --namespace")?;
+        ensure!(
+            local_service.is_some() == args.app.is_some(),
+            "--service and --app go together: give both, or neither"
+        );
         ensure!((0.0..=1.0).contains(&args.sample_ratio), "--sample-ratio is {}; allowed is 0 to 1", args.sample_ratio);
         ensure!(
-            own.is_some() || args.descriptors.is_none(),
+            local_service.is_some() || args.descriptors.is_none(),
             "--descriptors is for a sidecar with a local service: give --service and --app too"
         );
         ensure!(
@@ -132,24 +135,32 @@ impl Told {
             bail!("--join-token-file {}: the file is empty", args.join_token_file.display());
         }
         let descriptors = args.descriptors.as_deref().map(|file| read("--descriptors", file)).transpose()?;
-        let own_policy = match (&descriptors, &args.descriptors) {
+        let local_policy = match (&descriptors, &args.descriptors) {
             (Some(bytes), Some(file)) => {
                 ServicePolicy::from_descriptors(bytes, (!args.contracts.is_empty()).then_some(&args.contracts))
                     .with_context(|| format!("--descriptors {}", file.display()))?
             }
             _ => ServicePolicy::default(),
         };
-        if let Some(own) = &own
-            && let Some((_, way)) = find_loop(&[(own, &own_policy)])
+        if let Some(local) = &local_service
+            && let Some((_, way)) = find_loop(&[(local, &local_policy)])
         {
-            bail!("--descriptors: a fallback of {own} leads back to it: {way}");
+            bail!("--descriptors: a fallback of {local} leads back to it: {way}");
         }
-        let name = match &own {
-            Some(own) => own.name().to_owned(),
+        let name = match &local_service {
+            Some(local) => local.name().to_owned(),
             None => named_in(&token).map_or_else(|| NAMELESS.to_owned(), |id| id.service().name().to_owned()),
         };
         let instance = format!("{name}-{:016x}", fastrand::u64(..));
-        Ok(Self { own, own_policy, name, instance, descriptors: descriptors.map(Bytes::from), bundle, plane })
+        Ok(Self {
+            local_service,
+            local_policy,
+            name,
+            instance,
+            descriptors: descriptors.map(Bytes::from),
+            bundle,
+            plane,
+        })
     }
 }
 
@@ -179,8 +190,8 @@ async fn live(mut args: Args, settings: Vec<Setting>, told: Told, log: LogFilter
     let (catalog, questions) = Catalog::new();
     let (surveyor, survey_ends) = Surveyor::new(args.workers);
     let shared = Arc::new(Shared::from(Start {
-        own: told.own,
-        own_policy: told.own_policy,
+        local_service: told.local_service,
+        local_policy: told.local_policy,
         settings,
         catalog,
         surveyor,
@@ -214,9 +225,9 @@ async fn live(mut args: Args, settings: Vec<Setting>, told: Told, log: LogFilter
     let mut workers = Workers::start(&shared, ends)?;
     watchdog::start(&shared.pulses, &shared.is_stalled).context("the watchdog's thread could not be started")?;
     tracing::info!(
-        service = shared.own.as_ref().map(tracing::field::display),
+        service = shared.local_service.as_ref().map(tracing::field::display),
         outbound = %shared.args.outbound,
-        inbound = shared.own.is_some().then(|| tracing::field::display(shared.args.inbound)),
+        inbound = shared.local_service.is_some().then(|| tracing::field::display(shared.args.inbound)),
         admin = %shared.args.admin,
         metrics = %shared.args.metrics,
         "the sidecar runs"

@@ -71,7 +71,7 @@ impl Front {
                 silent: false,
             }),
             protocol: protocol.into(),
-            contracts: shared.own_policy.contracts.iter().map(|contract| contract.name.clone()).collect(),
+            contracts: shared.local_policy.contracts.iter().map(|contract| contract.name.clone()).collect(),
             descriptors_sha256: self.descriptors_sha256.clone(),
             addresses: shared.args.called_at().map(|address| address.to_string()).collect(),
         })

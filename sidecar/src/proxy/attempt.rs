@@ -244,7 +244,7 @@ mod tests {
                     slot.goes_to(&callee).then_some(slot)
                 })
                 .collect();
-                let (mut client, calls, _serving) = peer::connected(&worker, &worker.own, true);
+                let (mut client, calls, _serving) = peer::connected(&worker, &worker.local_load, true);
                 client.pass(1).await.expect("the connection lives");
                 for _ in 0..2 {
                     client.call(&peer::post(), 10);
@@ -272,7 +272,7 @@ mod tests {
         LocalSet::new()
             .run_until(async {
                 let worker = trial::worker();
-                let (mut client, calls, _serving) = peer::connected(&worker, &worker.own, true);
+                let (mut client, calls, _serving) = peer::connected(&worker, &worker.local_load, true);
                 client.pass(1).await.expect("the connection lives");
                 let stream = client.call(&peer::post(), 10);
                 client.pass(1).await.expect("the connection lives");

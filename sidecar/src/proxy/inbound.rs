@@ -29,9 +29,9 @@ use crate::{
         retry::{ConnectError, Miss, Next},
     },
     proxy::{
-        Proxy, own_http1,
-        own_service::{Connections, LocalService, OwnPools},
-        own_tcp,
+        Proxy, local_http1,
+        local_service::{Connections, LocalPools, LocalService},
+        local_tcp,
     },
     telemetry::{
         metrics::{CallLabels, CallMetrics, Direction, OTHER},
@@ -91,7 +91,7 @@ impl Peer {
     }
 
     /// The pool for its calls to a service that speaks HTTP/2.
-    fn pool(&self, pools: &OwnPools) -> &Rc<Pool> {
+    fn pool(&self, pools: &LocalPools) -> &Rc<Pool> {
         self.pool.get_or_init(|| pools.of(&self.id))
     }
 
@@ -147,8 +147,8 @@ impl Way for Peer {
     }
 
     fn deadline_passed(&self, call: &Call) -> Failure {
-        match &call.worker.shared.own {
-            Some(own) => Failure::deadline_passed().of_service(own.as_str()),
+        match &call.worker.shared.local_service {
+            Some(local) => Failure::deadline_passed().of_service(local.as_str()),
             None => Failure::deadline_passed(),
         }
     }
@@ -167,11 +167,11 @@ pub(crate) async fn carry(peer: Rc<Peer>, call: Rc<Call>) {
         return call.fail(&failure.of_service(local.name.as_str()));
     }
     let sent = match &local.connections {
-        Connections::Http1(pool) => own_http1::send(pool, &peer.load, &call).await,
+        Connections::Http1(pool) => local_http1::send(pool, &peer.load, &call).await,
         Connections::Http2(pools) => send(peer.pool(pools), &call, wants == Wants::Upgrade).await,
-        Connections::Tcp if wants == Wants::Tunnel => own_tcp::send(local.address, &call).await,
+        Connections::Tcp if wants == Wants::Tunnel => local_tcp::send(local.address, &call).await,
         Connections::Tcp => {
-            own_http1::decline(&call);
+            local_http1::decline(&call);
             Ok(())
         }
     };
@@ -271,7 +271,7 @@ fn prepare(peer: &Peer, local: &LocalService, call: &Rc<Call>) {
 async fn again(peer: &Peer, call: Rc<Call>) {
     let pool = match peer.proxy.local.as_ref().map(|local| &local.connections) {
         Some(Connections::Http2(pools)) => peer.pool(pools),
-        Some(Connections::Http1(pool)) => return own_http1::again(Rc::clone(pool), call).await,
+        Some(Connections::Http1(pool)) => return local_http1::again(Rc::clone(pool), call).await,
         Some(Connections::Tcp) | None => return call.reset(Code::REFUSED_STREAM),
     };
     let is_upgrade = call.head().protocol().is_some();
@@ -289,7 +289,7 @@ async fn send(pool: &Rc<Pool>, call: &Rc<Call>, is_upgrade: bool) -> Result<(), 
         None => pool.link().await.map_err(Miss::NotSent)?,
     };
     if is_upgrade && !link.takes_upgrades() {
-        own_http1::decline(call);
+        local_http1::decline(call);
         return Ok(());
     }
     // Some servers close the connection if a list is longer than they take, and with it end all other calls on it.
@@ -310,7 +310,7 @@ async fn send(pool: &Rc<Pool>, call: &Rc<Call>, is_upgrade: bool) -> Result<(), 
 
 /// The failure for a peer that has as many calls here, or holds as much memory, as it may.
 pub(crate) fn too_many_calls(worker: &Worker, peer: &Load) -> Failure {
-    let name = worker.shared.own.as_ref().map_or("the service", |own| own.as_str());
+    let name = worker.shared.local_service.as_ref().map_or("the service", |local| local.as_str());
     let message = if !worker.accounts.inbound.takes_calls(peer) {
         let (bytes, memory) = (peer.bytes(), worker.shared.budget.bytes());
         format!("calls of this caller hold {bytes} bytes in the sidecar of {name}, its full part (--memory {memory})")
@@ -333,7 +333,7 @@ pub(crate) fn missed(call: &Call, miss: Miss) -> Next {
         }
         // The service is well and has not processed the call: the caller's sidecar tries another endpoint.
         Miss::NotSent(ConnectError::Full) | Miss::Unseen(_) | Miss::Full(_) => {
-            let name = shared.own.as_ref().map_or("the service", |own| own.as_str());
+            let name = shared.local_service.as_ref().map_or("the service", |local| local.as_str());
             let message = format!("{name} takes no more calls at present");
             shared.check_health_now.notify_one();
             Next::Fail(Failure::new(Reason::ServiceFull, message).of_service(name))
@@ -349,7 +349,7 @@ pub(crate) fn missed(call: &Call, miss: Miss) -> Next {
         Miss::Malformed(why) => Next::Fail(Failure::new(Reason::Malformed, why)),
         Miss::Broke(why) => {
             shared.check_health_now.notify_one();
-            let name = shared.own.as_ref().map_or("the service", |own| own.as_str());
+            let name = shared.local_service.as_ref().map_or("the service", |local| local.as_str());
             let message = format!("the connection to {name} broke before it answered: {why}");
             Next::Fail(Failure::new(Reason::ConnectionBroke, message).of_service(name))
         }

@@ -177,7 +177,7 @@ fn refuse_tunnel(call: &Call, service: &Service) -> Result<(), Next> {
 /// The failure when no more calls are taken.
 pub(crate) fn too_many_calls(worker: &Worker) -> Failure {
     let account = &worker.accounts.outbound;
-    let message = if !account.takes_calls(&worker.own) {
+    let message = if !account.takes_calls(&worker.local_load) {
         let (bytes, memory) = (account.used(), worker.shared.budget.bytes());
         format!("outbound calls hold {bytes} bytes in this sidecar, half of its memory (--memory {memory}); slow down")
     } else {

@@ -27,7 +27,7 @@ pub(super) async fn of(control: &Control) -> State {
     let now = Instant::now();
     let services = services(shared, now);
     State {
-        service: shared.own.as_ref().map(ToString::to_string).unwrap_or_default(),
+        service: shared.local_service.as_ref().map(ToString::to_string).unwrap_or_default(),
         identity: shared.identity.load().as_ref().map(|identity| Identity {
             spiffe_id: identity.svid.id().to_string(),
             not_after: Some(identity.svid.not_after().into()),
