@@ -44,7 +44,7 @@ pub(crate) struct Listeners {
 pub(crate) struct Ends {
     pub(crate) listeners: Listeners,
     /// Questions of the admin port.
-    pub(crate) questions: mpsc::Receiver<survey::Question>,
+    pub(crate) questions: mpsc::Receiver<survey::ReportRequest>,
 }
 
 /// Starts a worker's thread. The thread ends after the sidecar stops: once its connections have ended, or their grace
