@@ -189,7 +189,7 @@ async fn pass_through(worker: &Worker, mut stream: TcpStream, from: SocketAddr, 
         // The connection works without probes, too.
         let _ = socket.set_tcp_keepalive(&KEEP_ALIVE);
     }
-    let mut outside = Counted { stream: outside, counters };
+    let mut outside = CountedStream { stream: outside, counters };
     let copied = copy_bidirectional_with_sizes(&mut stream, &mut outside, BUFFER_BYTES, BUFFER_BYTES).await;
     if let Err(e) = copied {
         tracing::debug!("the connection from {from} to {to}, outside the mesh, broke: {e}");
@@ -201,7 +201,7 @@ async fn pass_through(worker: &Worker, mut stream: TcpStream, from: SocketAddr, 
 }
 
 /// A connection to the outside. Its bytes are counted at once, as it may stay open for long.
-struct Counted<'a> {
+struct CountedStream<'a> {
     stream: TcpStream,
     counters: &'a Counters,
 }
@@ -210,7 +210,7 @@ fn count(counter: &AtomicU64, bytes: usize) {
     counter.fetch_add(bytes as u64, Relaxed);
 }
 
-impl AsyncRead for Counted<'_> {
+impl AsyncRead for CountedStream<'_> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = out.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, out);
@@ -219,7 +219,7 @@ impl AsyncRead for Counted<'_> {
     }
 }
 
-impl AsyncWrite for Counted<'_> {
+impl AsyncWrite for CountedStream<'_> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
         if let Poll::Ready(Ok(written)) = written {
