@@ -2,7 +2,7 @@
 //! Bytes that the other side can't take yet use up the sender's flow-control window, and so hold the sender back.
 //!
 //! [`crate::proxy::outbound`] or [`crate::proxy::inbound`] starts a call and decides where it goes. From then on the
-//! events of its two connections drive it, and no task waits for it. It ends in one place, [`State::close`].
+//! events of its two connections drive it, and no task waits for it. It ends in one place, [`CallState::close`].
 
 mod blame;
 mod exchange;
@@ -59,7 +59,7 @@ use crate::{
 };
 use pause::{Pause, Waiting};
 use request::Request;
-use state::{Answer, State, Tunnel};
+use state::{Answer, CallState, Tunnel};
 use way::Running;
 
 /// See the module.
@@ -81,7 +81,7 @@ pub(crate) struct Call {
     /// Whose time limit the deadline is.
     limit: Cell<Limit>,
     place: Cell<Option<Place>>,
-    state: RefCell<State>,
+    state: RefCell<CallState>,
 }
 
 impl Call {
@@ -114,7 +114,7 @@ impl Call {
             deadline: Cell::new(None),
             limit: Cell::default(),
             place: Cell::new(None),
-            state: RefCell::new(State {
+            state: RefCell::new(CallState {
                 endpoint: None,
                 unreleased: None,
                 charge: None,

@@ -6,9 +6,9 @@
 
 use std::time::Duration;
 
-use super::{Answer, Call, state::State};
+use super::{Answer, Call, state::CallState};
 
-impl State {
+impl CallState {
     /// Notes if the service took longer than this for the call, or for its last try.
     #[cold]
     pub(super) fn judge_time(&mut self, slow_after: Duration, call: &Call) {
