@@ -28,7 +28,7 @@ use crate::{
         worker::Worker,
     },
     transport::exchange::Exchange,
-    watchdog::Step,
+    watchdog::Work,
 };
 
 /// Why a connection ended early.
@@ -121,7 +121,7 @@ where
         if self.link.is_expired.get() {
             return Poll::Ready(Err(self.expired(cx)));
         }
-        self.worker.pulse.is_at(Step::ReadsHttp2);
+        self.worker.pulse.is_at(Work::ReadsHttp2);
         let read = self.read(cx);
         if self.has_requests {
             self.has_requests = false;
@@ -129,7 +129,7 @@ where
         }
         self.take_notices();
         // Written even after an error: answers to what came before it, and the GOAWAY for the error itself.
-        self.worker.pulse.is_at(Step::WritesHttp2);
+        self.worker.pulse.is_at(Work::WritesHttp2);
         let written = self.write(cx);
         self.link.offer_room();
         read?;
@@ -455,7 +455,7 @@ where
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let turn = self.turn(cx);
-        self.worker.pulse.is_at(Step::Others);
+        self.worker.pulse.is_at(Work::Others);
         if let Poll::Ready(result) = &turn {
             match result {
                 Ok(()) => self.end(&"it was closed", false),
