@@ -65,13 +65,13 @@ pub fn run(Given { args, settings }: Given) -> anyhow::Result<()> {
     let log = init_logging(args.log_format)?;
     let _flushes = FlushLog;
     raise_file_limit();
-    let told = Told::check(&args)?;
+    let config = Config::check(&args)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(4)
         .build()
         .context("the runtime of the control side could not be made")?;
-    let result = runtime.block_on(live(args, settings, told, log));
+    let result = runtime.block_on(live(args, settings, config, log));
     // Only name look-ups run on blocking threads.
     runtime.shutdown_timeout(Duration::from_millis(100));
     result
@@ -88,7 +88,7 @@ fn raise_file_limit() {
 }
 
 /// The configuration from the flags and the files that they name, checked.
-struct Told {
+struct Config {
     local_service: Option<ServiceName>,
     local_policy: ServicePolicy,
     /// The service and the replica that its spans name.
@@ -99,7 +99,7 @@ struct Told {
     plane: ControlPlane,
 }
 
-impl Told {
+impl Config {
     fn check(args: &Args) -> anyhow::Result<Self> {
         let local_service = args.service_name().context("--service and --namespace")?;
         ensure!(
@@ -177,7 +177,7 @@ fn read(flag: &str, file: &Path) -> anyhow::Result<Vec<u8>> {
     fs::read(file).with_context(|| format!("{flag} {}: the file can't be read", file.display()))
 }
 
-async fn live(mut args: Args, settings: Vec<Setting>, told: Told, log: LogFilter) -> anyhow::Result<()> {
+async fn live(mut args: Args, settings: Vec<Setting>, config: Config, log: LogFilter) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let mut source = match args.takeover.as_deref().map(Predecessor::find).transpose()?.flatten() {
         Some(predecessor) => Source::Predecessor(predecessor),
@@ -186,17 +186,17 @@ async fn live(mut args: Args, settings: Vec<Setting>, told: Told, log: LogFilter
     let ports = Ports::open(&args, &mut source)?;
     // From here on, the arguments have the ports that the kernel picked.
     ports.write_to(&mut args);
-    let (spans, span_export) = start_export(&args, &told)?.unzip();
+    let (spans, span_export) = start_export(&args, &config)?.unzip();
     let (catalog, questions) = Catalog::new();
     let (surveyor, survey_ends) = Surveyor::new(args.workers);
     let shared = Arc::new(Shared::from(Start {
-        local_service: told.local_service,
-        local_policy: told.local_policy,
+        local_service: config.local_service,
+        local_policy: config.local_policy,
         settings,
         catalog,
         surveyor,
         spans,
-        reflection: reflection::routes(told.plane.clone()),
+        reflection: reflection::routes(config.plane.clone()),
         args,
     }));
     let copies = shared.args.takeover.is_some().then(|| ports.copies()).transpose()?;
@@ -205,12 +205,12 @@ async fn live(mut args: Args, settings: Vec<Setting>, told: Told, log: LogFilter
     let ends = ends.map(|(listeners, questions)| listen::Ends { listeners, questions });
     let mut tasks = Tasks::start(Inputs {
         shared: Arc::clone(&shared),
-        plane: told.plane,
-        bundle: told.bundle,
+        plane: config.plane,
+        bundle: config.bundle,
         log,
         questions,
-        instance: told.instance,
-        descriptors: told.descriptors,
+        instance: config.instance,
+        descriptors: config.descriptors,
         admin: tokio::net::TcpListener::from_std(admin)?,
         metrics: tokio::net::TcpListener::from_std(metrics)?,
     });
@@ -281,14 +281,14 @@ async fn live(mut args: Args, settings: Vec<Setting>, told: Told, log: LogFilter
 }
 
 /// Starts the export of spans if `--otlp` is given.
-fn start_export(args: &Args, told: &Told) -> anyhow::Result<Option<(SpanSink, SpanExport)>> {
+fn start_export(args: &Args, config: &Config) -> anyhow::Result<Option<(SpanSink, SpanExport)>> {
     if args.otlp.is_empty() {
         return Ok(None);
     }
     let origin = Origin {
-        service: told.name.clone(),
+        service: config.name.clone(),
         namespace: args.namespace.clone(),
-        instance: told.instance.clone(),
+        instance: config.instance.clone(),
         version: env!("CARGO_PKG_VERSION").into(),
         component: Component::Sidecar,
     };

@@ -47,7 +47,7 @@ pub(crate) struct Peer {
     pub(crate) id: SpiffeId,
     from: SocketAddr,
     /// What spans say about it. Made when the first of its calls is recorded.
-    told: OnceCell<Caller>,
+    caller: OnceCell<Caller>,
     pub(crate) load: Rc<Load>,
     /// The connections for its calls to a service that speaks HTTP/2.
     pool: OnceCell<Rc<Pool>>,
@@ -81,7 +81,7 @@ impl Peer {
             proxy: Rc::clone(proxy),
             id,
             from,
-            told: OnceCell::new(),
+            caller: OnceCell::new(),
             load: Rc::clone(load),
             pool: OnceCell::new(),
             client_cert,
@@ -254,7 +254,7 @@ fn prepare(peer: &Peer, local: &LocalService, call: &Rc<Call>) {
     let trace = CallTrace::begin(&head, worker.shared.sampling);
     let span = trace.is_recorded.then(|| {
         let mut span = trace.span(SpanKind::Server, local.method(place), &local.name, &head);
-        peer.told.get_or_init(|| Caller::new(&peer.id, peer.from)).tell(&mut span);
+        peer.caller.get_or_init(|| Caller::new(&peer.id, peer.from)).tell(&mut span);
         span
     });
     let record = CallRecord::begin(worker, &metrics, call.started, span);
