@@ -27,7 +27,7 @@ impl Call {
     #[cold]
     pub(super) fn shed_request(&self) {
         self.worker.shared.metrics.limit_reached("MEMORY_BYTES");
-        self.fail(&self.way.holds_its_part(self));
+        self.fail(&self.way.over_budget(self));
     }
 
     /// Breaks the call off if its peer does not read its answers and holds too much. It does not read if `waits` of the

@@ -35,7 +35,7 @@ pub(crate) fn deadline_passed(call: &Call) -> Failure {
 /// The failure if calls to this service hold too much memory: it does not take requests, or their callers read no
 /// answers.
 #[cold]
-pub(crate) fn holds_its_part(call: &Call) -> Failure {
+pub(crate) fn over_budget(call: &Call) -> Failure {
     let memory = call.worker.shared.budget.bytes();
     let route = call.tries.route();
     let name = route.as_ref().map_or("the service", |route| route.service.name.as_str());
@@ -179,8 +179,8 @@ pub(crate) async fn run(proxy: &Proxy, call: &Rc<Call>) -> Result<(), Next> {
         call.attempt(AttemptRecord::begin(worker, endpoint, permit, call.limit(), span));
 
         let pool = proxy.pools.of(endpoint);
-        if pool.holds_its_part() {
-            return Err(Next::Fail(holds_its_part(call)));
+        if pool.is_over_budget() {
+            return Err(Next::Fail(over_budget(call)));
         }
         let callee = pool.load();
         if !call.goes_to(callee) {

@@ -153,7 +153,7 @@ impl Way for Peer {
         }
     }
 
-    fn holds_its_part(&self, call: &Call) -> Failure {
+    fn over_budget(&self, call: &Call) -> Failure {
         too_many_calls(&call.worker, &self.load)
     }
 }

@@ -114,8 +114,8 @@ impl Way for Downstream {
         attempt::deadline_passed(call)
     }
 
-    fn holds_its_part(&self, call: &Call) -> Failure {
-        attempt::holds_its_part(call)
+    fn over_budget(&self, call: &Call) -> Failure {
+        attempt::over_budget(call)
     }
 }
 
