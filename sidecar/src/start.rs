@@ -188,7 +188,7 @@ async fn live(mut args: Args, settings: Vec<Setting>, config: Config, log: LogFi
     ports.write_to(&mut args);
     let (spans, span_export) = start_export(&args, &config)?.unzip();
     let (catalog, questions) = Catalog::new();
-    let (surveyor, survey_ends) = Surveyor::new(args.workers);
+    let (surveyor, report_requests) = Surveyor::new(args.workers);
     let shared = Arc::new(Shared::from(Start {
         local_service: config.local_service,
         local_policy: config.local_policy,
@@ -201,8 +201,8 @@ async fn live(mut args: Args, settings: Vec<Setting>, config: Config, log: LogFi
     }));
     let copies = shared.args.takeover.is_some().then(|| ports.copies()).transpose()?;
     let Ports { admin, metrics, worker_listeners } = ports;
-    let ends = iter::zip(worker_listeners, survey_ends);
-    let ends = ends.map(|(listeners, questions)| listen::Ends { listeners, questions });
+    let ends = iter::zip(worker_listeners, report_requests);
+    let ends = ends.map(|(listeners, report_requests)| listen::Ends { listeners, report_requests });
     let mut tasks = Tasks::start(Inputs {
         shared: Arc::clone(&shared),
         plane: config.plane,

@@ -43,8 +43,8 @@ pub(crate) struct Listeners {
 #[derive(Debug)]
 pub(crate) struct Ends {
     pub(crate) listeners: Listeners,
-    /// Questions of the admin port.
-    pub(crate) questions: mpsc::Receiver<survey::ReportRequest>,
+    /// Requests of the admin port.
+    pub(crate) report_requests: mpsc::Receiver<survey::ReportRequest>,
 }
 
 /// Starts a worker's thread. The thread ends after the sidecar stops: once its connections have ended, or their grace
@@ -60,7 +60,7 @@ pub(crate) fn spawn(index: u8, shared: Arc<Shared>, ends: Ends) -> io::Result<th
     })
 }
 
-async fn run(index: u8, shared: Arc<Shared>, Ends { listeners, questions }: Ends) {
+async fn run(index: u8, shared: Arc<Shared>, Ends { listeners, report_requests }: Ends) {
     let proxy = Proxy::new(Worker::new(index, shared));
     let worker = &proxy.worker;
     let mut tasks = vec![
@@ -72,7 +72,7 @@ async fn run(index: u8, shared: Arc<Shared>, Ends { listeners, questions }: Ends
         spawn_local(watchdog::beat(Arc::clone(&worker.pulse))),
         spawn_local(Rc::clone(worker).drain_accepted()),
         spawn_local(keep_deadlines(Rc::clone(worker))),
-        spawn_local(report::answer(Rc::clone(&proxy), questions)),
+        spawn_local(report::answer(Rc::clone(&proxy), report_requests)),
     ];
     tasks.extend(
         listeners.inbound.map(|inbound| spawn_local(listen(Rc::clone(&proxy), inbound, ListenerKind::Inbound))),

@@ -91,7 +91,7 @@ pub(crate) enum Verdict {
 /// What the admin page shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Statistics {
-    pub(crate) state: BreakerState,
+    pub(crate) state: CircuitState,
     pub(crate) calls: u32,
     pub(crate) failures: u32,
     pub(crate) slow: u32,
@@ -101,7 +101,7 @@ pub(crate) struct Statistics {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum BreakerState {
+pub(crate) enum CircuitState {
     Closed,
     Open,
     HalfOpen,
@@ -228,9 +228,9 @@ impl Breaker {
         let (calls, failures) = self.totals(now);
         Statistics {
             state: match Circuit::of(self.circuit.load(Relaxed)) {
-                Circuit::Closed => BreakerState::Closed,
-                Circuit::Open { until_ms } if now.millis() < until_ms => BreakerState::Open,
-                _ => BreakerState::HalfOpen,
+                Circuit::Closed => CircuitState::Closed,
+                Circuit::Open { until_ms } if now.millis() < until_ms => CircuitState::Open,
+                _ => CircuitState::HalfOpen,
             },
             calls,
             failures,
@@ -356,9 +356,9 @@ mod tests {
         fail(&breaker, 4, Moment::now());
         breaker.settle(Permit::Call, Verdict::Success, Moment::now());
         fail(&breaker, 4, Moment::now());
-        assert_eq!(breaker.statistics(Moment::now()).state, BreakerState::Closed);
+        assert_eq!(breaker.statistics(Moment::now()).state, CircuitState::Closed);
         fail(&breaker, 1, Moment::now());
-        assert_eq!(breaker.statistics(Moment::now()).state, BreakerState::Open);
+        assert_eq!(breaker.statistics(Moment::now()).state, CircuitState::Open);
         assert_eq!(breaker.admit(Moment::now()), Err(Duration::from_secs(5)));
 
         tokio::time::advance(Duration::from_secs(5)).await;
@@ -382,12 +382,12 @@ mod tests {
         tokio::time::advance(Duration::from_secs(5)).await;
         assert_eq!(breaker.admit(Moment::now()), Ok(Permit::Probe));
         breaker.settle(Permit::Probe, Verdict::Success, Moment::now());
-        assert_eq!(breaker.statistics(Moment::now()).state, BreakerState::HalfOpen, "two probes must pass");
+        assert_eq!(breaker.statistics(Moment::now()).state, CircuitState::HalfOpen, "two probes must pass");
         assert_eq!(breaker.admit(Moment::now()), Ok(Permit::Probe));
         breaker.settle(Permit::Probe, Verdict::Nothing, Moment::now());
         assert_eq!(breaker.admit(Moment::now()), Ok(Permit::Probe), "a probe that said nothing is repeated");
         breaker.settle(Permit::Probe, Verdict::Success, Moment::now());
-        assert_eq!(breaker.statistics(Moment::now()).state, BreakerState::Closed);
+        assert_eq!(breaker.statistics(Moment::now()).state, CircuitState::Closed);
     }
 
     #[tokio::test(start_paused = true)]
@@ -395,16 +395,16 @@ mod tests {
         let policy = BreakerPolicy { consecutive_failures: 0, ..Default::default() };
         let (breaker, _) = breaker(policy);
         fail(&breaker, 19, Moment::now());
-        assert_eq!(breaker.statistics(Moment::now()).state, BreakerState::Closed, "too few calls to judge");
+        assert_eq!(breaker.statistics(Moment::now()).state, CircuitState::Closed, "too few calls to judge");
         tokio::time::advance(Duration::from_secs(11)).await;
         assert_eq!(breaker.statistics(Moment::now()).calls, 0);
         for _ in 0..11 {
             breaker.settle(Permit::Call, Verdict::Success, Moment::now());
         }
         fail(&breaker, 10, Moment::now());
-        assert_eq!(breaker.statistics(Moment::now()).state, BreakerState::Closed, "10 of 21");
+        assert_eq!(breaker.statistics(Moment::now()).state, CircuitState::Closed, "10 of 21");
         fail(&breaker, 1, Moment::now());
-        assert_eq!(breaker.statistics(Moment::now()).state, BreakerState::Open, "11 of 22");
+        assert_eq!(breaker.statistics(Moment::now()).state, CircuitState::Open, "11 of 22");
     }
 
     fn slow_policy() -> BreakerPolicy {
@@ -423,12 +423,12 @@ mod tests {
             let statistics = breaker.statistics(now);
             assert_eq!(
                 (statistics.calls, statistics.slow, statistics.state),
-                (11, 5, BreakerState::Closed),
+                (11, 5, CircuitState::Closed),
                 "{verdict:?}"
             );
             breaker.settle_slow(Permit::Call, verdict, now);
             let statistics = breaker.statistics(now);
-            assert_eq!((statistics.state, statistics.slow), (BreakerState::Open, 0), "6 of 12, {verdict:?}");
+            assert_eq!((statistics.state, statistics.slow), (CircuitState::Open, 0), "6 of 12, {verdict:?}");
         }
     }
 
@@ -436,12 +436,12 @@ mod tests {
     async fn few_slow_calls_and_those_of_another_window_do_not_open_it() {
         let (breaker, now) = breaker(slow_policy());
         (0..9).for_each(|_| breaker.settle_slow(Permit::Call, Verdict::Success, now));
-        assert_eq!(breaker.statistics(now).state, BreakerState::Closed, "too few calls to judge");
+        assert_eq!(breaker.statistics(now).state, CircuitState::Closed, "too few calls to judge");
         tokio::time::advance(Duration::from_secs(11)).await;
         let now = Moment::now();
         assert_eq!(breaker.statistics(now).slow, 0, "they are out of the window");
         breaker.settle_slow(Permit::Call, Verdict::Success, now);
-        assert_eq!((breaker.statistics(now).slow, breaker.statistics(now).state), (1, BreakerState::Closed));
+        assert_eq!((breaker.statistics(now).slow, breaker.statistics(now).state), (1, CircuitState::Closed));
     }
 
     #[tokio::test(start_paused = true)]
@@ -450,9 +450,9 @@ mod tests {
         fail(&breaker, 4, now);
         breaker.settle_slow(Permit::Call, Verdict::Success, now);
         fail(&breaker, 4, now);
-        assert_eq!(breaker.statistics(now).state, BreakerState::Closed, "a slow success ended the failures in a row");
+        assert_eq!(breaker.statistics(now).state, CircuitState::Closed, "a slow success ended the failures in a row");
         breaker.settle_slow(Permit::Call, Verdict::Failure, now);
-        assert_eq!(breaker.statistics(now).state, BreakerState::Open);
+        assert_eq!(breaker.statistics(now).state, CircuitState::Open);
     }
 
     #[tokio::test(start_paused = true)]

@@ -89,9 +89,9 @@ fn endpoint_state(endpoint: &Endpoint, now: Moment) -> EndpointState {
 fn breaker_state(breaker: &Breaker, now: Moment) -> BreakerState {
     let statistics = breaker.statistics(now);
     let state = match statistics.state {
-        breaker::BreakerState::Closed => breaker_state::State::Closed,
-        breaker::BreakerState::Open => breaker_state::State::Open,
-        breaker::BreakerState::HalfOpen => breaker_state::State::HalfOpen,
+        breaker::CircuitState::Closed => breaker_state::State::Closed,
+        breaker::CircuitState::Open => breaker_state::State::Open,
+        breaker::CircuitState::HalfOpen => breaker_state::State::HalfOpen,
     };
     BreakerState {
         state: state.into(),
