@@ -558,7 +558,7 @@ impl Call {
     /// The failure for a request whose header list, or whose trailers, are longer than the local service takes.
     #[cold]
     pub(crate) fn too_large_for(&self, limit: u32) -> Failure {
-        let name = self.worker.shared.local_service.as_ref().map_or("the service", |local| local.as_str());
+        let name = self.worker.shared.local_name();
         Failure::headers_too_large_for(name, limit)
     }
 

@@ -102,6 +102,11 @@ impl Shared {
         self.local_health.store(health as u8, Relaxed);
     }
 
+    /// How messages name the local service.
+    pub(crate) fn local_name(&self) -> &str {
+        self.local_service.as_ref().map_or("the service", ServiceName::as_str)
+    }
+
     pub(crate) fn phase(&self) -> Phase {
         *self.phase.borrow()
     }

@@ -310,7 +310,7 @@ async fn send(pool: &Rc<Pool>, call: &Rc<Call>, is_upgrade: bool) -> Result<(), 
 
 /// The failure for a peer that has as many calls here, or holds as much memory, as it may.
 pub(crate) fn too_many_calls(worker: &Worker, peer: &Load) -> Failure {
-    let name = worker.shared.local_service.as_ref().map_or("the service", |local| local.as_str());
+    let name = worker.shared.local_name();
     let message = if !worker.accounts.inbound.takes_calls(peer) {
         let (bytes, memory) = (peer.bytes(), worker.shared.budget.bytes());
         format!("calls of this caller hold {bytes} bytes in the sidecar of {name}, its full part (--memory {memory})")
@@ -333,7 +333,7 @@ pub(crate) fn missed(call: &Call, miss: Miss) -> Next {
         }
         // The service is well and has not processed the call: the caller's sidecar tries another endpoint.
         Miss::NotSent(ConnectError::Full) | Miss::Unseen(_) | Miss::Full(_) => {
-            let name = shared.local_service.as_ref().map_or("the service", |local| local.as_str());
+            let name = shared.local_name();
             let message = format!("{name} takes no more calls at present");
             shared.check_health_now.notify_one();
             Next::Fail(Failure::new(Reason::ServiceFull, message).of_service(name))
@@ -349,7 +349,7 @@ pub(crate) fn missed(call: &Call, miss: Miss) -> Next {
         Miss::Malformed(why) => Next::Fail(Failure::new(Reason::Malformed, why)),
         Miss::Broke(why) => {
             shared.check_health_now.notify_one();
-            let name = shared.local_service.as_ref().map_or("the service", |local| local.as_str());
+            let name = shared.local_name();
             let message = format!("the connection to {name} broke before it answered: {why}");
             Next::Fail(Failure::new(Reason::ConnectionBroke, message).of_service(name))
         }
