@@ -4,7 +4,7 @@
 use std::{rc::Rc, sync::atomic::Ordering::Relaxed};
 
 use weft_mesh::{errors::Reason, limits};
-use weft_wire::{CannotOpen, Code};
+use weft_wire::Code;
 
 use crate::{
     call::{CONNECTS, Call, Tries, record::AttemptRecord},
@@ -196,8 +196,7 @@ pub(crate) async fn run(proxy: &Proxy, call: &Rc<Call>) -> Result<(), Next> {
         let now = worker.moment();
         let miss = match link.map(|link| call.send_over(&link, |head, attempt, end| adapt(head, attempt, end, now))) {
             Ok(Ok(())) => return Ok(()),
-            Ok(Err(CannotOpen::Full | CannotOpen::Congested)) => Miss::NotSent(ConnectError::Full),
-            Ok(Err(CannotOpen::Going)) => Miss::NotSent(ConnectError::Failed("its connection is going away".into())),
+            Ok(Err(why)) => Miss::NotSent(why.into()),
             Err(why) => Miss::NotSent(why),
         };
         match missed(call, miss) {

@@ -14,7 +14,7 @@ use std::{
 use opentelemetry::trace::SpanKind;
 use tokio::task::{AbortHandle, spawn_local};
 use weft_mesh::{errors::Reason, identity::SpiffeId, limits};
-use weft_wire::{CannotOpen, Code};
+use weft_wire::Code;
 
 use crate::{
     call::{Call, Way, record::CallRecord},
@@ -299,12 +299,8 @@ async fn send(pool: &Rc<Pool>, call: &Rc<Call>, is_upgrade: bool) -> Result<(), 
         return Ok(());
     }
     let now = call.worker.moment();
-    call.send_over(&link, |head, _, deadline| deadline::pass_on(head, deadline, now)).map_err(|why| {
-        Miss::NotSent(match why {
-            CannotOpen::Full | CannotOpen::Congested => ConnectError::Full,
-            CannotOpen::Going => ConnectError::Failed("its connection is going away".into()),
-        })
-    })?;
+    call.send_over(&link, |head, _, deadline| deadline::pass_on(head, deadline, now))
+        .map_err(|why| Miss::NotSent(why.into()))?;
     Ok(())
 }
 
