@@ -23,7 +23,7 @@ use super::{Link, Role};
 use crate::{
     thread::{
         account::{LITTLE_BYTES, Reads},
-        give_way::give_way,
+        give_way::{BYTES_A_TURN, give_way},
         wire_limits,
         worker::Worker,
     },
@@ -81,8 +81,6 @@ pub(crate) struct Driver<IO, F> {
     sleep: Option<Pin<Box<Sleep>>>,
 }
 
-/// Bytes that one turn reads at most, so that one busy connection does not make the others wait.
-const BYTES_A_TURN: usize = 512 * 1024;
 /// The least that a read counts for: a read that brings few bytes may have cost as much, in TLS records of one byte
 /// each.
 const LEAST_A_READ: usize = BYTES_A_TURN / 32;
