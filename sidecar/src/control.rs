@@ -17,6 +17,7 @@ mod retry;
 mod serve;
 
 use std::{
+    future::pending,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -30,6 +31,7 @@ use tokio::{
     net::TcpListener,
     sync::{mpsc, watch},
     task::{JoinError, JoinSet},
+    time::{Instant, sleep_until},
 };
 use weft_contracts::weft::discovery::v1::Health;
 use weft_mesh::{telemetry::LogFilter, tls::TrustBundle};
@@ -218,5 +220,13 @@ impl Control {
             self.shared.metrics.counters.panics.fetch_add(1, Relaxed);
             tracing::error!(%error, "a task of the control side panicked");
         }
+    }
+}
+
+/// Waits until a time; for ever if there is none.
+async fn due(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => pending().await,
     }
 }

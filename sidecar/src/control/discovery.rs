@@ -10,7 +10,6 @@ mod watches;
 
 use std::{
     collections::VecDeque,
-    future::pending,
     path::Path,
     pin::Pin,
     sync::{Arc, atomic::Ordering::Relaxed},
@@ -35,6 +34,7 @@ use self::{
 use super::{
     Control,
     channel::CALL_TIMEOUT,
+    due,
     retry::{Backoff, Trouble, status},
 };
 use crate::{endpoints::catalog::Question, shared::Phase};
@@ -97,7 +97,7 @@ impl Discovery {
                 Some(question) = questions.recv() => self.watches.ask(question, Instant::now()),
                 event = self.stream.next(&mut self.outbox) => self.take(event),
                 _ = housekeeping.tick() => self.watches.tidy(self.stream.is_up(), Instant::now()),
-                () = at(save_at) => {
+                () = due(save_at) => {
                     self.save();
                     continue;
                 }
@@ -146,13 +146,6 @@ impl Discovery {
         if let (Some(_), Some(file)) = (self.save_at.take(), &mut self.file) {
             file.save(&self.watches.saved());
         }
-    }
-}
-
-async fn at(time: Option<Instant>) {
-    match time {
-        Some(time) => sleep_until(time).await,
-        None => pending().await,
     }
 }
 
