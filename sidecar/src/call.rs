@@ -42,7 +42,7 @@ use crate::{
         deadline::{self, Limit},
         failure::{self, FALLBACK_HEADER, Failure, Hop},
         fixed::WholeAnswer,
-        headers::CLIENT_CERT,
+        headers::{CLIENT_CERT, cleaned},
         rpc::{BodyStatus, Rpc},
         tunnel, websocket,
     },
@@ -330,12 +330,7 @@ impl Call {
 
     pub(crate) fn request_trailers(&self, trailers: &Headers) {
         // Trailers must not say who calls: a service may merge them into the head (RFC 9110, section 6.5.1).
-        let cleaned = trailers.has_like(CLIENT_CERT).then(|| {
-            let mut trailers = trailers.clone();
-            trailers.remove_like(CLIENT_CERT);
-            trailers
-        });
-        let trailers = cleaned.as_ref().unwrap_or(trailers);
+        let trailers = &*cleaned(trailers, trailers.has_like(CLIENT_CERT), |list| list.remove_like(CLIENT_CERT));
         if trailers.is_empty() {
             return self.request_data(&[], true);
         }
@@ -484,12 +479,8 @@ impl Call {
     pub(crate) fn response_trailers(&self, trailers: &Headers) {
         let mut state = self.state.borrow_mut();
         let Answer::Begun { .. } = state.answer else { return };
-        let cleaned = failure::is_forged(trailers, self.hop).then(|| {
-            let mut trailers = trailers.clone();
-            failure::remove_forged(&mut trailers, self.hop);
-            trailers
-        });
-        let trailers = cleaned.as_ref().unwrap_or(trailers);
+        let is_forged = failure::is_forged(trailers, self.hop);
+        let trailers = &*cleaned(trailers, is_forged, |list| failure::remove_forged(list, self.hop));
         self.caller.send_trailers(trailers);
         state.end(self, outcome::of_trailers(trailers));
     }
