@@ -80,7 +80,7 @@ pub(crate) async fn serve(
     let worker = &proxy.worker;
     if is_own(to, worker.shared.args.outbound) {
         // It would come back here in an endless loop.
-        return reset_refused(
+        return close_with_reset(
             worker,
             &stream,
             format_args!("redirected connection from {from} refused: its destination is this sidecar itself"),
@@ -95,13 +95,13 @@ pub(crate) async fn serve(
         Found::Outside if worker.shared.args.outside == args::Outside::Deny => {
             counters.outside_refused.fetch_add(1, Relaxed);
             let why = format_args!("redirected connection from {from} refused: no service of the mesh is at {to}");
-            reset_refused(worker, &stream, why);
+            close_with_reset(worker, &stream, why);
         }
         Found::Outside => pass_through(worker, stream, from, to).await,
         Found::Unknown(why) => {
             counters.unknown_refused.fetch_add(1, Relaxed);
             let what = "a service of the mesh may be there, so nothing is sent in plain text";
-            reset_refused(
+            close_with_reset(
                 worker,
                 &stream,
                 format_args!("redirected connection from {from} to {to} refused: {what} ({why})"),
@@ -157,13 +157,13 @@ pub(super) async fn detect_and_serve(proxy: &Rc<Proxy>, service: &Service, strea
             }
             let name = &service.name;
             let what = "declare a service that does not speak HTTP with `protocol: tcp`";
-            reset_refused(worker, &stream, format_args!("connection from {from} to {name} refused: {why}; {what}"));
+            close_with_reset(worker, &stream, format_args!("connection from {from} to {name} refused: {why}; {what}"));
         }
     }
 }
 
 /// Refuses a connection with a reset.
-pub(super) fn reset_refused(worker: &Worker, stream: &TcpStream, why: std::fmt::Arguments<'_>) {
+pub(super) fn close_with_reset(worker: &Worker, stream: &TcpStream, why: std::fmt::Arguments<'_>) {
     worker.log(|| why.to_string());
     // Without linger time the close sends a reset. If this fails, the connection is closed all the same.
     let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
@@ -181,7 +181,7 @@ async fn pass_through(worker: &Worker, mut stream: TcpStream, from: SocketAddr, 
         Ok(outside) => outside,
         Err(why) => {
             counters.upstream_connects_failed.fetch_add(1, Relaxed);
-            return reset_refused(
+            return close_with_reset(
                 worker,
                 &stream,
                 format_args!("connection from {from} to {to}, outside the mesh, failed: {why}"),
