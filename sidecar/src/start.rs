@@ -106,25 +106,7 @@ impl Config {
             local_service.is_some() == args.app.is_some(),
             "--service and --app go together: give both, or neither"
         );
-        ensure!((0.0..=1.0).contains(&args.sample_ratio), "--sample-ratio is {}; allowed is 0 to 1", args.sample_ratio);
-        ensure!(
-            local_service.is_some() || args.descriptors.is_none(),
-            "--descriptors is for a sidecar with a local service: give --service and --app too"
-        );
-        ensure!(
-            !args.connect || args.protocol == AppProtocol::Http1,
-            "--connect is for a service that speaks HTTP/1.1: give --protocol http1 too"
-        );
-        ensure!(
-            args.upgrade.is_empty() || args.protocol != AppProtocol::Tcp,
-            "--upgrade is for a service that speaks HTTP: give --protocol http1 or grpc"
-        );
-        if let Some(advertise) = args.advertise {
-            ensure!(
-                !advertise.ip().is_unspecified() && advertise.port() != 0,
-                "--advertise is {advertise}: nobody can connect to that; give the address of this host"
-            );
-        }
+        check_flags(args)?;
         let plane = ControlPlane::new(&args.control_plane, &args.trust_domain)?;
         let pem = read("--trust-bundle", &args.trust_bundle)?;
         let bundle =
@@ -164,6 +146,30 @@ impl Config {
     }
 }
 
+/// Flags that need each other, or that have only some values.
+fn check_flags(args: &Args) -> anyhow::Result<()> {
+    ensure!((0.0..=1.0).contains(&args.sample_ratio), "--sample-ratio is {}; allowed is 0 to 1", args.sample_ratio);
+    ensure!(
+        args.app.is_some() || args.descriptors.is_none(),
+        "--descriptors is for a sidecar with a local service: give --service and --app too"
+    );
+    ensure!(
+        !args.connect || args.protocol == AppProtocol::Http1,
+        "--connect is for a service that speaks HTTP/1.1: give --protocol http1 too"
+    );
+    ensure!(
+        args.upgrade.is_empty() || args.protocol != AppProtocol::Tcp,
+        "--upgrade is for a service that speaks HTTP: give --protocol http1 or grpc"
+    );
+    if let Some(advertise) = args.advertise {
+        ensure!(
+            !advertise.ip().is_unspecified() && advertise.port() != 0,
+            "--advertise is {advertise}: nobody can connect to that; give the address of this host"
+        );
+    }
+    Ok(())
+}
+
 /// The identity in a join token (a JWT). Not verified, so it is used only for the name in traces: the control plane
 /// alone decides who this sidecar is.
 fn named_in(token: &[u8]) -> Option<SpiffeId> {
@@ -186,44 +192,128 @@ async fn live(mut args: Args, settings: Vec<Setting>, config: Config, log: LogFi
     let ports = Ports::open(&args, &mut source)?;
     // From here on, the arguments have the ports that the kernel picked.
     ports.write_to(&mut args);
-    let (spans, span_export) = start_export(&args, &config)?.unzip();
-    let (catalog, questions) = Catalog::new();
-    let (surveyor, report_requests) = Surveyor::new(args.workers);
-    let shared = Arc::new(Shared::from(Start {
-        local_service: config.local_service,
-        local_policy: config.local_policy,
-        settings,
-        catalog,
-        surveyor,
-        spans,
-        reflection: reflection::routes(config.plane.clone()),
-        args,
-    }));
-    let copies = shared.args.takeover.is_some().then(|| ports.copies()).transpose()?;
-    let Ports { admin, metrics, worker_listeners } = ports;
-    let ends = iter::zip(worker_listeners, report_requests);
-    let ends = ends.map(|(listeners, report_requests)| listen::Ends { listeners, report_requests });
-    let mut tasks = Tasks::start(Inputs {
-        shared: Arc::clone(&shared),
-        plane: config.plane,
-        bundle: config.bundle,
-        log,
-        questions,
-        instance: config.instance,
-        descriptors: config.descriptors,
-        admin: tokio::net::TcpListener::from_std(admin)?,
-        metrics: tokio::net::TcpListener::from_std(metrics)?,
-    });
-    if let Source::Predecessor(_) = source {
-        // The old sidecar serves meanwhile.
-        let has_identity = timeout(TAKEOVER_TIMEOUT, tasks.has_identity());
+    let copies = args.takeover.is_some().then(|| ports.copies()).transpose()?;
+    let has_predecessor = matches!(source, Source::Predecessor(_));
+    let mut sidecar = Sidecar::start(args, settings, config, log, ports, has_predecessor).await?;
+    if let Source::Predecessor(predecessor) = source {
         tokio::select! {
-            result = has_identity => result.context("got no identity in time to take over")?,
-            error = tasks.failure() => return Err(error),
+            result = sidecar.replace(predecessor) => result?,
+            // Stopped before it has replaced the old sidecar, which goes on.
+            () = signals.next() => return Ok(()),
         }
     }
-    let mut workers = Workers::start(&shared, ends)?;
-    watchdog::start(&shared.pulses, &shared.is_stalled).context("the watchdog's thread could not be started")?;
+    let successor = match (&sidecar.shared.args.takeover, copies) {
+        (Some(path), Some(copies)) => Some(Successor::at(path, copies)?),
+        _ => None,
+    };
+    let result = sidecar.run(&mut signals, successor).await;
+    sidecar.end(&mut signals, result.is_ok()).await;
+    result
+}
+
+/// The parts of a sidecar that runs.
+struct Sidecar {
+    shared: Arc<Shared>,
+    tasks: Tasks,
+    workers: Workers,
+    span_export: Option<SpanExport>,
+}
+
+impl Sidecar {
+    /// Starts the control side, then the workers. With a predecessor it gets its identity before the workers start.
+    async fn start(
+        args: Args,
+        settings: Vec<Setting>,
+        config: Config,
+        log: LogFilter,
+        ports: Ports,
+        has_predecessor: bool,
+    ) -> anyhow::Result<Self> {
+        let (spans, span_export) = start_export(&args, &config)?.unzip();
+        let (catalog, questions) = Catalog::new();
+        let (surveyor, report_requests) = Surveyor::new(args.workers);
+        let shared = Arc::new(Shared::from(Start {
+            local_service: config.local_service,
+            local_policy: config.local_policy,
+            settings,
+            catalog,
+            surveyor,
+            spans,
+            reflection: reflection::routes(config.plane.clone()),
+            args,
+        }));
+        let Ports { admin, metrics, worker_listeners } = ports;
+        let mut tasks = Tasks::start(Inputs {
+            shared: Arc::clone(&shared),
+            plane: config.plane,
+            bundle: config.bundle,
+            log,
+            questions,
+            instance: config.instance,
+            descriptors: config.descriptors,
+            admin: tokio::net::TcpListener::from_std(admin)?,
+            metrics: tokio::net::TcpListener::from_std(metrics)?,
+        });
+        if has_predecessor {
+            // The old sidecar serves meanwhile.
+            let has_identity = timeout(TAKEOVER_TIMEOUT, tasks.has_identity());
+            tokio::select! {
+                result = has_identity => result.context("got no identity in time to take over")?,
+                error = tasks.failure() => return Err(error),
+            }
+        }
+        let ends = iter::zip(worker_listeners, report_requests);
+        let ends = ends.map(|(listeners, report_requests)| listen::Ends { listeners, report_requests });
+        let workers = Workers::start(&shared, ends)?;
+        watchdog::start(&shared.pulses, &shared.is_stalled).context("the watchdog's thread could not be started")?;
+        log_start(&shared);
+        Ok(Self { shared, tasks, workers, span_export })
+    }
+
+    /// Tells the predecessor that it is replaced, once the registry knows this sidecar.
+    async fn replace(&mut self, predecessor: Predecessor) -> anyhow::Result<()> {
+        let Self { tasks, workers, .. } = self;
+        let is_announced = tasks.is_announced();
+        tokio::select! {
+            () = is_announced => predecessor.replaced(),
+            error = tasks.failure() => return Err(error),
+            error = workers.failure() => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Runs until a signal, until a successor has taken over, or until something fails that must run.
+    async fn run(&mut self, signals: &mut Signals, successor: Option<Successor>) -> anyhow::Result<()> {
+        let Self { shared, tasks, workers, .. } = self;
+        tokio::select! {
+            () = signals.next() => Ok(()),
+            () = replaced(shared, successor) => {
+                tracing::info!("another sidecar has taken over");
+                shared.is_replaced.store(true, Relaxed);
+                Ok(())
+            }
+            error = tasks.failure() => Err(error),
+            error = workers.failure() => Err(error),
+        }
+    }
+
+    /// Leaves the mesh if all is well and nobody has taken over, then stops. A second signal ends the process at once.
+    async fn end(self, signals: &mut Signals, is_well: bool) {
+        let Self { shared, tasks, workers, span_export } = self;
+        if is_well && !shared.is_replaced.load(Relaxed) {
+            tokio::select! {
+                () = leave(&shared) => {}
+                () = signals.next() => exit_at_once(),
+            }
+        }
+        tokio::select! {
+            () = stop(&shared, workers, tasks, span_export) => {}
+            () = signals.next() => exit_at_once(),
+        }
+    }
+}
+
+fn log_start(shared: &Shared) {
     tracing::info!(
         service = shared.local_service.as_ref().map(tracing::field::display),
         outbound = %shared.args.outbound,
@@ -232,52 +322,18 @@ async fn live(mut args: Args, settings: Vec<Setting>, config: Config, log: LogFi
         metrics = %shared.args.metrics,
         "the sidecar runs"
     );
+}
 
-    if let Source::Predecessor(predecessor) = source {
-        let is_announced = tasks.is_announced();
+/// Ready when a successor has taken over.
+async fn replaced(shared: &Shared, successor: Option<Successor>) {
+    if let Some(successor) = successor {
         tokio::select! {
-            () = is_announced => predecessor.replaced(),
-            // Stopped before it has replaced the old sidecar, which goes on.
-            () = signals.next() => return Ok(()),
-            error = tasks.failure() => return Err(error),
-            error = workers.failure() => return Err(error),
+            () = successor.replaced() => return,
+            // Draining: the copies are dropped, so that new connections are refused and do not wait in them.
+            () = shared.reached(Phase::Draining) => {}
         }
     }
-    let successor = match (&shared.args.takeover, copies) {
-        (Some(path), Some(copies)) => Some(Successor::at(path, copies)?),
-        _ => None,
-    };
-    let replaced = async {
-        if let Some(successor) = successor {
-            tokio::select! {
-                () = successor.replaced() => return,
-                // Draining: the copies are dropped, so that new connections are refused and do not wait in them.
-                () = shared.reached(Phase::Draining) => {}
-            }
-        }
-        std::future::pending().await
-    };
-    let result = tokio::select! {
-        () = signals.next() => Ok(()),
-        () = replaced => {
-            tracing::info!("another sidecar has taken over");
-            shared.is_replaced.store(true, Relaxed);
-            Ok(())
-        }
-        error = tasks.failure() => Err(error),
-        error = workers.failure() => Err(error),
-    };
-    if result.is_ok() && !shared.is_replaced.load(Relaxed) {
-        tokio::select! {
-            () = leave(&shared) => {}
-            () = signals.next() => exit_at_once(),
-        }
-    }
-    tokio::select! {
-        () = stop(&shared, workers, tasks, span_export) => {}
-        () = signals.next() => exit_at_once(),
-    }
-    result
+    std::future::pending().await
 }
 
 /// Starts the export of spans if `--otlp` is given.
