@@ -168,7 +168,7 @@ pub(crate) async fn carry(peer: Rc<Peer>, call: Rc<Call>) {
     }
     let sent = match &local.connections {
         Connections::Http1(pool) => local_http1::send(pool, &peer.load, &call).await,
-        Connections::Http2(pools) => send(peer.pool(pools), &call, wants == Wants::Upgrade).await,
+        Connections::Http2(pools) => send_http2(peer.pool(pools), &call, wants == Wants::Upgrade).await,
         Connections::Tcp if wants == Wants::Tunnel => local_tcp::send(local.address, &call).await,
         Connections::Tcp => {
             local_http1::decline(&call);
@@ -275,7 +275,7 @@ async fn again(peer: &Peer, call: Rc<Call>) {
         Some(Connections::Tcp) | None => return call.reset(Code::REFUSED_STREAM),
     };
     let is_upgrade = call.head().protocol().is_some();
-    if let Err(miss) = send(pool, &call, is_upgrade).await {
+    if let Err(miss) = send_http2(pool, &call, is_upgrade).await {
         call.missed(miss);
     }
 }
@@ -283,7 +283,7 @@ async fn again(peer: &Peer, call: Rc<Call>) {
 /// About doubled with each further try.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 
-async fn send(pool: &Rc<Pool>, call: &Rc<Call>, is_upgrade: bool) -> Result<(), Miss> {
+async fn send_http2(pool: &Rc<Pool>, call: &Rc<Call>, is_upgrade: bool) -> Result<(), Miss> {
     let link = match pool.ready() {
         Some(link) => link,
         None => pool.link().await.map_err(Miss::NotSent)?,

@@ -25,7 +25,7 @@ use crate::{
 ///
 /// A call that finds none idle waits in a queue in which peers take turns ([`Fair`]). It takes whichever comes first, a
 /// connection that becomes idle or one that is made. No connection is idle while a call waits.
-pub(crate) struct Pool {
+pub(crate) struct Http1Pool {
     worker: Rc<Worker>,
     address: SocketAddr,
     idle: RefCell<Vec<Rc<Socket>>>,
@@ -40,7 +40,7 @@ type Waiting = oneshot::Sender<Result<Lease, ConnectError>>;
 /// A connection on its way to a waiting call. If the call is gone by then, dropping this gives the connection to the
 /// next.
 struct Lease {
-    pool: Rc<Pool>,
+    pool: Rc<Http1Pool>,
     socket: Option<Rc<Socket>>,
 }
 
@@ -70,7 +70,7 @@ enum Turn {
 /// How many connections a call takes and finds closed before it gives up.
 const CONNECTIONS_TAKEN: usize = 4;
 
-impl Pool {
+impl Http1Pool {
     pub(crate) fn new(worker: &Rc<Worker>, address: SocketAddr) -> Rc<Self> {
         let (worker, idle, waiting) = (Rc::clone(worker), RefCell::default(), RefCell::default());
         Rc::new(Self { worker, address, idle, waiting, connecting: Cell::new(0) })
@@ -193,7 +193,7 @@ impl Pool {
 }
 
 /// Sends a call to the local service.
-pub(crate) async fn send(pool: &Rc<Pool>, peer: &Rc<Load>, call: &Rc<Call>) -> Result<(), Miss> {
+pub(crate) async fn send(pool: &Rc<Http1Pool>, peer: &Rc<Load>, call: &Rc<Call>) -> Result<(), Miss> {
     let socket = match pool.idle() {
         Some(socket) => socket,
         None => pool.wait(peer, Turn::Last).await.map_err(Miss::NotSent)?,
@@ -207,7 +207,7 @@ fn unwritable(why: http1::Error) -> Miss {
 }
 
 /// Sends a call again after the service had closed the idle connection that it was sent over.
-pub(crate) async fn again(pool: Rc<Pool>, call: Rc<Call>) {
+pub(crate) async fn again(pool: Rc<Http1Pool>, call: Rc<Call>) {
     let Some(peer) = call.peer() else { return };
     // It skips the idle connections, as they may be closed, too.
     let sent = match pool.wait(&peer, Turn::First).await {
@@ -239,9 +239,9 @@ mod tests {
     use crate::trial;
 
     /// A pool of connections to this address, and the worker that it belongs to.
-    fn pool(address: SocketAddr) -> (Rc<Pool>, Rc<Worker>) {
+    fn pool(address: SocketAddr) -> (Rc<Http1Pool>, Rc<Worker>) {
         let worker = trial::worker();
-        (Pool::new(&worker, address), worker)
+        (Http1Pool::new(&worker, address), worker)
     }
 
     fn run(test: impl Future<Output = ()>) {

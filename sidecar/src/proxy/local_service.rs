@@ -28,7 +28,7 @@ pub(crate) struct LocalService {
 /// The connections to it, by what it speaks.
 pub(crate) enum Connections {
     Http2(LocalPools),
-    Http1(Rc<local_http1::Pool>),
+    Http1(Rc<local_http1::Http1Pool>),
     /// A new one for each call.
     Tcp,
 }
@@ -47,7 +47,7 @@ impl LocalService {
         let places = methods.iter().enumerate().map(|(place, name)| (format!("/{name}").into(), place)).collect();
         let connections = match shared.args.protocol {
             AppProtocol::Grpc => Connections::Http2(LocalPools::new(worker, address)),
-            AppProtocol::Http1 => Connections::Http1(local_http1::Pool::new(worker, address)),
+            AppProtocol::Http1 => Connections::Http1(local_http1::Http1Pool::new(worker, address)),
             AppProtocol::Tcp => Connections::Tcp,
         };
         Some(Self { name, address, methods, places, connections })

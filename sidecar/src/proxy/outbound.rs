@@ -50,7 +50,7 @@ pub(crate) async fn carry(downstream: Rc<Downstream>, call: Rc<Call>) {
         None => downstream.routes.find(worker, &call).await,
     };
     let sent = match routed {
-        Ok(Routed::To(route)) => send(&downstream.proxy, &call, route).await,
+        Ok(Routed::To(route)) => send_on_route(&downstream.proxy, &call, route).await,
         Ok(Routed::Reflection) => {
             reflection::reflect(&call);
             Ok(())
@@ -119,8 +119,8 @@ impl Way for Downstream {
     }
 }
 
-/// Sends a call that has a route.
-async fn send(proxy: &Proxy, call: &Rc<Call>, route: Rc<Route>) -> Result<(), Next> {
+/// Sends a call on its route.
+async fn send_on_route(proxy: &Proxy, call: &Rc<Call>, route: Rc<Route>) -> Result<(), Next> {
     let (worker, now) = (&call.worker, call.worker.moment());
     let (service, method) = (&route.service, &route.method);
     service.used(now);
