@@ -10,5 +10,6 @@ pub(crate) mod http2;
 pub(crate) mod intercept;
 pub(crate) mod listen;
 pub(crate) mod members;
+mod refused;
 pub(crate) mod report;
 pub(crate) mod tcp;

@@ -17,6 +17,7 @@ mod retry;
 mod serve;
 
 use std::{
+    future::pending,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -30,6 +31,7 @@ use tokio::{
     net::TcpListener,
     sync::{mpsc, watch},
     task::{JoinError, JoinSet},
+    time::{Instant, sleep_until},
 };
 use weft_contracts::weft::discovery::v1::Health;
 use weft_mesh::{telemetry::LogFilter, tls::TrustBundle};
@@ -90,26 +92,26 @@ impl Tasks {
             connections: serve::Connections::default(),
         });
         let mut tasks = Self { set: JoinSet::new(), control: Arc::clone(&control) };
-        tasks.own("identity", identity::run(Arc::clone(&control), bundle));
-        tasks.own("discovery", discovery::run(Arc::clone(&control), questions));
-        tasks.own("admin", admin::run(Arc::clone(&control), admin));
-        tasks.own("log", admin::keep_log(Arc::clone(&control)));
-        tasks.own("probes", probes::run(Arc::clone(&control), metrics));
-        tasks.own("drain", note_drained(Arc::clone(&shared)));
+        tasks.spawn("identity", identity::run(Arc::clone(&control), bundle));
+        tasks.spawn("discovery", discovery::run(Arc::clone(&control), questions));
+        tasks.spawn("admin", admin::run(Arc::clone(&control), admin));
+        tasks.spawn("log", admin::keep_log(Arc::clone(&control)));
+        tasks.spawn("probes", probes::run(Arc::clone(&control), metrics));
+        tasks.spawn("drain", note_drained(Arc::clone(&shared)));
         // Shows the watchdog that the control side makes progress.
         let beat = watchdog::beat(shared.pulses.of_control());
-        tasks.own("beat", async {
+        tasks.spawn("beat", async {
             beat.await;
             Ok(())
         });
-        if let (Some(service), Some(app)) = (&shared.own, shared.args.app) {
-            tasks.own("health", health::run(Arc::clone(&control), app));
-            tasks.own("announce", announce::run(Arc::clone(&control), Front::new(service, instance, descriptors)));
+        if let (Some(service), Some(app)) = (&shared.local_service, shared.args.app) {
+            tasks.spawn("health", health::run(Arc::clone(&control), app));
+            tasks.spawn("announce", announce::run(Arc::clone(&control), Front::new(service, instance, descriptors)));
         }
         tasks
     }
 
-    fn own(&mut self, name: &'static str, task: impl Future<Output = anyhow::Result<()>> + Send + 'static) {
+    fn spawn(&mut self, name: &'static str, task: impl Future<Output = anyhow::Result<()>> + Send + 'static) {
         self.set.spawn(async move { (name, task.await) });
     }
 
@@ -138,7 +140,7 @@ impl Tasks {
     pub(crate) fn is_announced(&self) -> impl Future<Output = ()> + use<> {
         let control = Arc::clone(&self.control);
         async move {
-            while control.shared.own.is_some() && !control.was_announced.load(Relaxed) {
+            while control.shared.local_service.is_some() && !control.was_announced.load(Relaxed) {
                 tokio::time::sleep(ANNOUNCED_LOOK_INTERVAL).await;
             }
         }
@@ -177,7 +179,7 @@ impl Control {
     /// The name of this sidecar in the metrics of outbound calls.
     fn caller_label(&self) -> String {
         let by_identity = || self.shared.identity.load().as_ref().map(|identity| identity.svid.id().service().clone());
-        self.shared.own.clone().or_else(by_identity).map_or_else(String::new, |service| service.to_string())
+        self.shared.local_service.clone().or_else(by_identity).map_or_else(String::new, |service| service.to_string())
     }
 
     /// Leaves discovery and takes no new inbound calls.
@@ -201,7 +203,7 @@ impl Control {
             }
             Some(_) => {}
         }
-        let fronts_service = shared.own.is_some();
+        let fronts_service = shared.local_service.is_some();
         if fronts_service && shared.local_health() != Health::Up {
             return Some("the local service is not up");
         }
@@ -218,5 +220,13 @@ impl Control {
             self.shared.metrics.counters.panics.fetch_add(1, Relaxed);
             tracing::error!(%error, "a task of the control side panicked");
         }
+    }
+}
+
+/// Waits until a time; for ever if there is none.
+async fn due(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => pending().await,
     }
 }

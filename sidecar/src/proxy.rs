@@ -3,10 +3,10 @@
 pub(crate) mod attempt;
 pub(crate) mod fallback;
 pub(crate) mod inbound;
+pub(crate) mod local_http1;
+pub(crate) mod local_service;
+pub(crate) mod local_tcp;
 pub(crate) mod outbound;
-pub(crate) mod own_http1;
-pub(crate) mod own_service;
-pub(crate) mod own_tcp;
 pub(crate) mod reflection;
 pub(crate) mod route;
 
@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use crate::{
     endpoints::{balance::Balancer, outside::Outside},
-    proxy::own_service::LocalService,
+    proxy::local_service::LocalService,
     shared::survey::PoolSurvey,
     thread::worker::Worker,
     transport::pool::Pools,

@@ -47,9 +47,9 @@ pub(crate) struct Shared {
     /// Where each of `args` comes from.
     pub(crate) settings: Vec<Setting>,
     /// The local service: the one that this sidecar is beside.
-    pub(crate) own: Option<ServiceName>,
+    pub(crate) local_service: Option<ServiceName>,
     /// The policy of the local service, from its own descriptors.
-    pub(crate) own_policy: ServicePolicy,
+    pub(crate) local_policy: ServicePolicy,
     /// `None` until the control plane has issued one.
     pub(crate) identity: ArcSwapOption<Identity>,
     pub(crate) catalog: Catalog,
@@ -100,6 +100,11 @@ impl Shared {
 
     pub(crate) fn set_local_health(&self, health: Health) {
         self.local_health.store(health as u8, Relaxed);
+    }
+
+    /// How messages name the local service.
+    pub(crate) fn local_name(&self) -> &str {
+        self.local_service.as_ref().map_or("the service", ServiceName::as_str)
     }
 
     pub(crate) fn phase(&self) -> Phase {
@@ -153,8 +158,8 @@ impl Shared {
 pub(crate) struct Start {
     pub(crate) args: Args,
     pub(crate) settings: Vec<Setting>,
-    pub(crate) own: Option<ServiceName>,
-    pub(crate) own_policy: ServicePolicy,
+    pub(crate) local_service: Option<ServiceName>,
+    pub(crate) local_policy: ServicePolicy,
     pub(crate) catalog: Catalog,
     pub(crate) surveyor: Surveyor,
     pub(crate) spans: Option<SpanSink>,
@@ -172,8 +177,8 @@ impl From<Start> for Shared {
             pulses: Pulses::new(start.args.workers),
             args: start.args,
             settings: start.settings,
-            own: start.own,
-            own_policy: start.own_policy,
+            local_service: start.local_service,
+            local_policy: start.local_policy,
             identity: ArcSwapOption::empty(),
             catalog: start.catalog,
             surveyor: start.surveyor,

@@ -65,13 +65,13 @@ pub fn run(Given { args, settings }: Given) -> anyhow::Result<()> {
     let log = init_logging(args.log_format)?;
     let _flushes = FlushLog;
     raise_file_limit();
-    let told = Told::check(&args)?;
+    let config = Config::check(&args)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(4)
         .build()
         .context("the runtime of the control side could not be made")?;
-    let result = runtime.block_on(live(args, settings, told, log));
+    let result = runtime.block_on(live(args, settings, config, log));
     // Only name look-ups run on blocking threads.
     runtime.shutdown_timeout(Duration::from_millis(100));
     result
@@ -88,9 +88,9 @@ fn raise_file_limit() {
 }
 
 /// The configuration from the flags and the files that they name, checked.
-struct Told {
-    own: Option<ServiceName>,
-    own_policy: ServicePolicy,
+struct Config {
+    local_service: Option<ServiceName>,
+    local_policy: ServicePolicy,
     /// The service and the replica that its spans name.
     name: String,
     instance: String,
@@ -99,29 +99,14 @@ struct Told {
     plane: ControlPlane,
 }
 
-impl Told {
+impl Config {
     fn check(args: &Args) -> anyhow::Result<Self> {
-        let own = args.service_name().context("--service and --namespace")?;
-        ensure!(own.is_some() == args.app.is_some(), "--service and --app go together: give both, or neither");
-        ensure!((0.0..=1.0).contains(&args.sample_ratio), "--sample-ratio is {}; allowed is 0 to 1", args.sample_ratio);
+        let local_service = args.service_name().context("--service and --namespace")?;
         ensure!(
-            own.is_some() || args.descriptors.is_none(),
-            "--descriptors is for a sidecar with a local service: give --service and --app too"
+            local_service.is_some() == args.app.is_some(),
+            "--service and --app go together: give both, or neither"
         );
-        ensure!(
-            !args.connect || args.protocol == AppProtocol::Http1,
-            "--connect is for a service that speaks HTTP/1.1: give --protocol http1 too"
-        );
-        ensure!(
-            args.upgrade.is_empty() || args.protocol != AppProtocol::Tcp,
-            "--upgrade is for a service that speaks HTTP: give --protocol http1 or grpc"
-        );
-        if let Some(advertise) = args.advertise {
-            ensure!(
-                !advertise.ip().is_unspecified() && advertise.port() != 0,
-                "--advertise is {advertise}: nobody can connect to that; give the address of this host"
-            );
-        }
+        check_flags(args)?;
         let plane = ControlPlane::new(&args.control_plane, &args.trust_domain)?;
         let pem = read("--trust-bundle", &args.trust_bundle)?;
         let bundle =
@@ -132,25 +117,57 @@ impl Told {
             bail!("--join-token-file {}: the file is empty", args.join_token_file.display());
         }
         let descriptors = args.descriptors.as_deref().map(|file| read("--descriptors", file)).transpose()?;
-        let own_policy = match (&descriptors, &args.descriptors) {
+        let local_policy = match (&descriptors, &args.descriptors) {
             (Some(bytes), Some(file)) => {
                 ServicePolicy::from_descriptors(bytes, (!args.contracts.is_empty()).then_some(&args.contracts))
                     .with_context(|| format!("--descriptors {}", file.display()))?
             }
             _ => ServicePolicy::default(),
         };
-        if let Some(own) = &own
-            && let Some((_, way)) = find_loop(&[(own, &own_policy)])
+        if let Some(local) = &local_service
+            && let Some((_, way)) = find_loop(&[(local, &local_policy)])
         {
-            bail!("--descriptors: a fallback of {own} leads back to it: {way}");
+            bail!("--descriptors: a fallback of {local} leads back to it: {way}");
         }
-        let name = match &own {
-            Some(own) => own.name().to_owned(),
+        let name = match &local_service {
+            Some(local) => local.name().to_owned(),
             None => named_in(&token).map_or_else(|| NAMELESS.to_owned(), |id| id.service().name().to_owned()),
         };
         let instance = format!("{name}-{:016x}", fastrand::u64(..));
-        Ok(Self { own, own_policy, name, instance, descriptors: descriptors.map(Bytes::from), bundle, plane })
+        Ok(Self {
+            local_service,
+            local_policy,
+            name,
+            instance,
+            descriptors: descriptors.map(Bytes::from),
+            bundle,
+            plane,
+        })
     }
+}
+
+/// Flags that need each other, or that have only some values.
+fn check_flags(args: &Args) -> anyhow::Result<()> {
+    ensure!((0.0..=1.0).contains(&args.sample_ratio), "--sample-ratio is {}; allowed is 0 to 1", args.sample_ratio);
+    ensure!(
+        args.app.is_some() || args.descriptors.is_none(),
+        "--descriptors is for a sidecar with a local service: give --service and --app too"
+    );
+    ensure!(
+        !args.connect || args.protocol == AppProtocol::Http1,
+        "--connect is for a service that speaks HTTP/1.1: give --protocol http1 too"
+    );
+    ensure!(
+        args.upgrade.is_empty() || args.protocol != AppProtocol::Tcp,
+        "--upgrade is for a service that speaks HTTP: give --protocol http1 or grpc"
+    );
+    if let Some(advertise) = args.advertise {
+        ensure!(
+            !advertise.ip().is_unspecified() && advertise.port() != 0,
+            "--advertise is {advertise}: nobody can connect to that; give the address of this host"
+        );
+    }
+    Ok(())
 }
 
 /// The identity in a join token (a JWT). Not verified, so it is used only for the name in traces: the control plane
@@ -166,7 +183,7 @@ fn read(flag: &str, file: &Path) -> anyhow::Result<Vec<u8>> {
     fs::read(file).with_context(|| format!("{flag} {}: the file can't be read", file.display()))
 }
 
-async fn live(mut args: Args, settings: Vec<Setting>, told: Told, log: LogFilter) -> anyhow::Result<()> {
+async fn live(mut args: Args, settings: Vec<Setting>, config: Config, log: LogFilter) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let mut source = match args.takeover.as_deref().map(Predecessor::find).transpose()?.flatten() {
         Some(predecessor) => Source::Predecessor(predecessor),
@@ -175,109 +192,159 @@ async fn live(mut args: Args, settings: Vec<Setting>, told: Told, log: LogFilter
     let ports = Ports::open(&args, &mut source)?;
     // From here on, the arguments have the ports that the kernel picked.
     ports.write_to(&mut args);
-    let (spans, span_export) = start_export(&args, &told)?.unzip();
-    let (catalog, questions) = Catalog::new();
-    let (surveyor, survey_ends) = Surveyor::new(args.workers);
-    let shared = Arc::new(Shared::from(Start {
-        own: told.own,
-        own_policy: told.own_policy,
-        settings,
-        catalog,
-        surveyor,
-        spans,
-        reflection: reflection::routes(told.plane.clone()),
-        args,
-    }));
-    let copies = shared.args.takeover.is_some().then(|| ports.copies()).transpose()?;
-    let Ports { admin, metrics, worker_listeners } = ports;
-    let ends = iter::zip(worker_listeners, survey_ends);
-    let ends = ends.map(|(listeners, questions)| listen::Ends { listeners, questions });
-    let mut tasks = Tasks::start(Inputs {
-        shared: Arc::clone(&shared),
-        plane: told.plane,
-        bundle: told.bundle,
-        log,
-        questions,
-        instance: told.instance,
-        descriptors: told.descriptors,
-        admin: tokio::net::TcpListener::from_std(admin)?,
-        metrics: tokio::net::TcpListener::from_std(metrics)?,
-    });
-    if let Source::Predecessor(_) = source {
-        // The old sidecar serves meanwhile.
-        let has_identity = timeout(TAKEOVER_TIMEOUT, tasks.has_identity());
+    let copies = args.takeover.is_some().then(|| ports.copies()).transpose()?;
+    let has_predecessor = matches!(source, Source::Predecessor(_));
+    let mut sidecar = Sidecar::start(args, settings, config, log, ports, has_predecessor).await?;
+    if let Source::Predecessor(predecessor) = source {
         tokio::select! {
-            result = has_identity => result.context("got no identity in time to take over")?,
-            error = tasks.failure() => return Err(error),
+            result = sidecar.replace(predecessor) => result?,
+            // Stopped before it has replaced the old sidecar, which goes on.
+            () = signals.next() => return Ok(()),
         }
     }
-    let mut workers = Workers::start(&shared, ends)?;
-    watchdog::start(&shared.pulses, &shared.is_stalled).context("the watchdog's thread could not be started")?;
+    let successor = match (&sidecar.shared.args.takeover, copies) {
+        (Some(path), Some(copies)) => Some(Successor::at(path, copies)?),
+        _ => None,
+    };
+    let result = sidecar.run(&mut signals, successor).await;
+    sidecar.end(&mut signals, result.is_ok()).await;
+    result
+}
+
+/// The parts of a sidecar that runs.
+struct Sidecar {
+    shared: Arc<Shared>,
+    tasks: Tasks,
+    workers: Workers,
+    span_export: Option<SpanExport>,
+}
+
+impl Sidecar {
+    /// Starts the control side, then the workers. With a predecessor it gets its identity before the workers start.
+    async fn start(
+        args: Args,
+        settings: Vec<Setting>,
+        config: Config,
+        log: LogFilter,
+        ports: Ports,
+        has_predecessor: bool,
+    ) -> anyhow::Result<Self> {
+        let (spans, span_export) = start_export(&args, &config)?.unzip();
+        let (catalog, questions) = Catalog::new();
+        let (surveyor, report_requests) = Surveyor::new(args.workers);
+        let shared = Arc::new(Shared::from(Start {
+            local_service: config.local_service,
+            local_policy: config.local_policy,
+            settings,
+            catalog,
+            surveyor,
+            spans,
+            reflection: reflection::routes(config.plane.clone()),
+            args,
+        }));
+        let Ports { admin, metrics, worker_listeners } = ports;
+        let mut tasks = Tasks::start(Inputs {
+            shared: Arc::clone(&shared),
+            plane: config.plane,
+            bundle: config.bundle,
+            log,
+            questions,
+            instance: config.instance,
+            descriptors: config.descriptors,
+            admin: tokio::net::TcpListener::from_std(admin)?,
+            metrics: tokio::net::TcpListener::from_std(metrics)?,
+        });
+        if has_predecessor {
+            // The old sidecar serves meanwhile.
+            let has_identity = timeout(TAKEOVER_TIMEOUT, tasks.has_identity());
+            tokio::select! {
+                result = has_identity => result.context("got no identity in time to take over")?,
+                error = tasks.failure() => return Err(error),
+            }
+        }
+        let ends = iter::zip(worker_listeners, report_requests);
+        let ends = ends.map(|(listeners, report_requests)| listen::Ends { listeners, report_requests });
+        let workers = Workers::start(&shared, ends)?;
+        watchdog::start(&shared.pulses, &shared.is_stalled).context("the watchdog's thread could not be started")?;
+        log_start(&shared);
+        Ok(Self { shared, tasks, workers, span_export })
+    }
+
+    /// Tells the predecessor that it is replaced, once the registry knows this sidecar.
+    async fn replace(&mut self, predecessor: Predecessor) -> anyhow::Result<()> {
+        let Self { tasks, workers, .. } = self;
+        let is_announced = tasks.is_announced();
+        tokio::select! {
+            () = is_announced => predecessor.replaced(),
+            error = tasks.failure() => return Err(error),
+            error = workers.failure() => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Runs until a signal, until a successor has taken over, or until something fails that must run.
+    async fn run(&mut self, signals: &mut Signals, successor: Option<Successor>) -> anyhow::Result<()> {
+        let Self { shared, tasks, workers, .. } = self;
+        tokio::select! {
+            () = signals.next() => Ok(()),
+            () = replaced(shared, successor) => {
+                tracing::info!("another sidecar has taken over");
+                shared.is_replaced.store(true, Relaxed);
+                Ok(())
+            }
+            error = tasks.failure() => Err(error),
+            error = workers.failure() => Err(error),
+        }
+    }
+
+    /// Leaves the mesh if all is well and nobody has taken over, then stops. A second signal ends the process at once.
+    async fn end(self, signals: &mut Signals, is_well: bool) {
+        let Self { shared, tasks, workers, span_export } = self;
+        if is_well && !shared.is_replaced.load(Relaxed) {
+            tokio::select! {
+                () = leave(&shared) => {}
+                () = signals.next() => exit_at_once(),
+            }
+        }
+        tokio::select! {
+            () = stop(&shared, workers, tasks, span_export) => {}
+            () = signals.next() => exit_at_once(),
+        }
+    }
+}
+
+fn log_start(shared: &Shared) {
     tracing::info!(
-        service = shared.own.as_ref().map(tracing::field::display),
+        service = shared.local_service.as_ref().map(tracing::field::display),
         outbound = %shared.args.outbound,
-        inbound = shared.own.is_some().then(|| tracing::field::display(shared.args.inbound)),
+        inbound = shared.local_service.is_some().then(|| tracing::field::display(shared.args.inbound)),
         admin = %shared.args.admin,
         metrics = %shared.args.metrics,
         "the sidecar runs"
     );
+}
 
-    if let Source::Predecessor(predecessor) = source {
-        let is_announced = tasks.is_announced();
+/// Ready when a successor has taken over.
+async fn replaced(shared: &Shared, successor: Option<Successor>) {
+    if let Some(successor) = successor {
         tokio::select! {
-            () = is_announced => predecessor.replaced(),
-            // Stopped before it has replaced the old sidecar, which goes on.
-            () = signals.next() => return Ok(()),
-            error = tasks.failure() => return Err(error),
-            error = workers.failure() => return Err(error),
+            () = successor.replaced() => return,
+            // Draining: the copies are dropped, so that new connections are refused and do not wait in them.
+            () = shared.reached(Phase::Draining) => {}
         }
     }
-    let successor = match (&shared.args.takeover, copies) {
-        (Some(path), Some(copies)) => Some(Successor::at(path, copies)?),
-        _ => None,
-    };
-    let replaced = async {
-        if let Some(successor) = successor {
-            tokio::select! {
-                () = successor.replaced() => return,
-                // Draining: the copies are dropped, so that new connections are refused and do not wait in them.
-                () = shared.reached(Phase::Draining) => {}
-            }
-        }
-        std::future::pending().await
-    };
-    let result = tokio::select! {
-        () = signals.next() => Ok(()),
-        () = replaced => {
-            tracing::info!("another sidecar has taken over");
-            shared.is_replaced.store(true, Relaxed);
-            Ok(())
-        }
-        error = tasks.failure() => Err(error),
-        error = workers.failure() => Err(error),
-    };
-    if result.is_ok() && !shared.is_replaced.load(Relaxed) {
-        tokio::select! {
-            () = leave(&shared) => {}
-            () = signals.next() => exit_at_once(),
-        }
-    }
-    tokio::select! {
-        () = stop(&shared, workers, tasks, span_export) => {}
-        () = signals.next() => exit_at_once(),
-    }
-    result
+    std::future::pending().await
 }
 
 /// Starts the export of spans if `--otlp` is given.
-fn start_export(args: &Args, told: &Told) -> anyhow::Result<Option<(SpanSink, SpanExport)>> {
+fn start_export(args: &Args, config: &Config) -> anyhow::Result<Option<(SpanSink, SpanExport)>> {
     if args.otlp.is_empty() {
         return Ok(None);
     }
     let origin = Origin {
-        service: told.name.clone(),
+        service: config.name.clone(),
         namespace: args.namespace.clone(),
-        instance: told.instance.clone(),
+        instance: config.instance.clone(),
         version: env!("CARGO_PKG_VERSION").into(),
         component: Component::Sidecar,
     };

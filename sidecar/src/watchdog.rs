@@ -30,7 +30,7 @@ use tokio::{
 };
 use weft_mesh::{limits, telemetry};
 
-use self::judge::{Judge, TIMES, Times, Verdict};
+use self::judge::{Change, Judge, TIMES, Times};
 
 /// The exit status of a process with a thread that hangs: `EX_SOFTWARE` of sysexits.h.
 pub(crate) const HANG_STATUS: i32 = 70;
@@ -43,7 +43,7 @@ pub(crate) struct Pulse {
     /// The thread's name in the log.
     name: String,
     beats: AtomicU64,
-    step: AtomicU8,
+    work: AtomicU8,
     /// The thread's id in the kernel; 0 until it has started.
     thread: AtomicI32,
     /// It no longer beats, because its work is done.
@@ -53,7 +53,7 @@ pub(crate) struct Pulse {
 /// What a thread is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub(crate) enum Step {
+pub(crate) enum Work {
     Others,
     ReadsHttp2,
     WritesHttp2,
@@ -61,7 +61,7 @@ pub(crate) enum Step {
     Socket,
 }
 
-impl Step {
+impl Work {
     const ALL: [Self; 4] = [Self::Others, Self::ReadsHttp2, Self::WritesHttp2, Self::Socket];
 
     fn text(self) -> &'static str {
@@ -79,7 +79,7 @@ impl Pulse {
         Arc::new(Self {
             name,
             beats: AtomicU64::new(0),
-            step: AtomicU8::new(Step::Others as u8),
+            work: AtomicU8::new(Work::Others as u8),
             thread: AtomicI32::new(0),
             is_over: AtomicBool::new(false),
         })
@@ -87,13 +87,13 @@ impl Pulse {
 
     /// Notes what the thread is doing. Costs one store.
     #[inline]
-    pub(crate) fn is_at(&self, step: Step) {
-        self.step.store(step as u8, Relaxed);
+    pub(crate) fn is_at(&self, work: Work) {
+        self.work.store(work as u8, Relaxed);
     }
 
-    fn step(&self) -> Step {
-        let step = self.step.load(Relaxed);
-        Step::ALL.into_iter().find(|known| *known as u8 == step).unwrap_or(Step::Others)
+    fn work(&self) -> Work {
+        let work = self.work.load(Relaxed);
+        Work::ALL.into_iter().find(|known| *known as u8 == work).unwrap_or(Work::Others)
     }
 }
 
@@ -172,7 +172,7 @@ pub(crate) fn start(pulses: &Pulses, is_stalled: &watch::Sender<bool>) -> io::Re
 /// not wait for it.
 fn say(pulse: &Arc<Pulse>, news: News) {
     let name = pulse.name.clone();
-    let state = || format!("{}; {}", pulse.step().text(), task::describe(pulse.thread.load(Relaxed)));
+    let state = || format!("{}; {}", pulse.work().text(), task::describe(pulse.thread.load(Relaxed)));
     let line: Box<dyn FnOnce() + Send> = match news {
         News::Stalled => {
             let state = state();
@@ -232,10 +232,10 @@ fn watch(pulses: &[Arc<Pulse>], times: Times, mut on: impl FnMut(&Arc<Pulse>, Ne
                 judge.look(pulse.beats.load(Relaxed), || task::activity(thread))
             };
             let news = match verdict {
-                Verdict::Same => continue,
-                Verdict::Stalls => News::Stalled,
-                Verdict::GoesOn => News::GoesOn,
-                Verdict::Hangs => News::Hangs,
+                Change::Same => continue,
+                Change::Stalls => News::Stalled,
+                Change::GoesOn => News::GoesOn,
+                Change::Hangs => News::Hangs,
             };
             if on(pulse, news).is_break() {
                 return;

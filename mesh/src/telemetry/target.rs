@@ -23,13 +23,6 @@ pub struct BadTarget {
     problem: &'static str,
 }
 
-impl ExportTarget {
-    /// Reads targets separated by commas, as in `WEFT_OTLP`. Empty parts are skipped.
-    pub fn parse_list(list: &str) -> Result<Vec<Self>, BadTarget> {
-        list.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::parse).collect()
-    }
-}
-
 impl FromStr for ExportTarget {
     type Err = BadTarget;
 
@@ -74,14 +67,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn single_targets_and_lists_are_read() {
+    fn targets_are_read() {
         let otlp = |url: &str| ExportTarget::Otlp(url.to_owned());
         assert_eq!("console".parse(), Ok(ExportTarget::Console));
         assert_eq!("http://127.0.0.1:4317".parse(), Ok(otlp("http://127.0.0.1:4317")));
         assert_eq!("http://[::1]:4317/".parse(), Ok(otlp("http://[::1]:4317")));
-        let list = ExportTarget::parse_list(" http://a:1,,console,http://b:2 ").unwrap();
-        assert_eq!(list, [otlp("http://a:1"), ExportTarget::Console, otlp("http://b:2")]);
-        assert_eq!(ExportTarget::parse_list(""), Ok(vec![]));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use weft_mesh::names::ServiceName;
 
 use crate::{
     accept::{
-        intercept::{detect_and_serve, refuse},
+        intercept::{close_with_reset, detect_and_serve},
         tcp,
     },
     endpoints::catalog::Asked,
@@ -36,7 +36,11 @@ pub(crate) async fn serve(
         Ok(service) => Box::pin(detect_and_serve(&proxy, &service, stream, from)).await,
         Err(failure) => {
             worker.shared.metrics.failure(failure.reason);
-            refuse(worker, &stream, format_args!("forwarded connection from {from} refused: {}", failure.message));
+            close_with_reset(
+                worker,
+                &stream,
+                format_args!("forwarded connection from {from} refused: {}", failure.message),
+            );
         }
     }
 }

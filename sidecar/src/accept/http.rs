@@ -39,7 +39,7 @@ pub(crate) async fn speak(downstream: Rc<Downstream>, wire: Wire, stream: TcpStr
                 call.waits_in(steps.run(carry(Rc::clone(&downstream), Rc::clone(&call))));
             };
             let name = format_args!("outbound connection from {from}");
-            let terms = Terms { load: &worker.own, last: Phase::Stopping, expiry: None };
+            let terms = Terms { load: &worker.local_load, last: Phase::Stopping, expiry: None };
             http2::serve(worker, stream, terms, &name, begin, carry).await;
         }
     }

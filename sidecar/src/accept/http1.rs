@@ -6,6 +6,7 @@ use tokio::net::TcpStream;
 use weft_wire::http1;
 
 use crate::{
+    accept::refused,
     call::{Call, Side},
     message::failure::Failure,
     proxy::outbound::{Downstream, carry, too_many_calls},
@@ -47,8 +48,7 @@ pub(crate) async fn serve(downstream: Rc<Downstream>, stream: TcpStream, from: S
 
 /// Answers a request for which there is no slot.
 fn refuse(worker: &Worker, socket: &Socket, failure: &Failure) {
-    worker.shared.metrics.failure(failure.reason);
-    worker.log(|| format!("request refused ({}): {}", failure.reason.as_str(), failure.message));
+    refused::note(worker, failure);
     let (head, text) = failure.to_http();
     socket.refuse(&head, &text);
 }

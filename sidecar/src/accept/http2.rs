@@ -6,6 +6,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use weft_wire::{Code, Headers, StreamId};
 
 use crate::{
+    accept::refused,
     call::Call,
     message::{
         failure::{Failure, Hop},
@@ -103,8 +104,7 @@ pub(crate) fn refuse(
     failure: &Failure,
     hop: Hop,
 ) {
-    worker.shared.metrics.failure(failure.reason);
-    worker.log(|| format!("call refused ({}): {}", failure.reason.as_str(), failure.message));
+    refused::note(worker, failure);
     let (answer, body) = failure.answer(Rpc::of(head), hop);
     link.respond(stream, &answer, body.is_empty());
     if !body.is_empty() {

@@ -80,7 +80,7 @@ pub(crate) async fn serve(
     let worker = &proxy.worker;
     if is_own(to, worker.shared.args.outbound) {
         // It would come back here in an endless loop.
-        return refuse(
+        return close_with_reset(
             worker,
             &stream,
             format_args!("redirected connection from {from} refused: its destination is this sidecar itself"),
@@ -95,13 +95,17 @@ pub(crate) async fn serve(
         Found::Outside if worker.shared.args.outside == args::Outside::Deny => {
             counters.outside_refused.fetch_add(1, Relaxed);
             let why = format_args!("redirected connection from {from} refused: no service of the mesh is at {to}");
-            refuse(worker, &stream, why);
+            close_with_reset(worker, &stream, why);
         }
         Found::Outside => pass_through(worker, stream, from, to).await,
         Found::Unknown(why) => {
             counters.unknown_refused.fetch_add(1, Relaxed);
             let what = "a service of the mesh may be there, so nothing is sent in plain text";
-            refuse(worker, &stream, format_args!("redirected connection from {from} to {to} refused: {what} ({why})"));
+            close_with_reset(
+                worker,
+                &stream,
+                format_args!("redirected connection from {from} to {to} refused: {what} ({why})"),
+            );
         }
     }
 }
@@ -153,13 +157,13 @@ pub(super) async fn detect_and_serve(proxy: &Rc<Proxy>, service: &Service, strea
             }
             let name = &service.name;
             let what = "declare a service that does not speak HTTP with `protocol: tcp`";
-            refuse(worker, &stream, format_args!("connection from {from} to {name} refused: {why}; {what}"));
+            close_with_reset(worker, &stream, format_args!("connection from {from} to {name} refused: {why}; {what}"));
         }
     }
 }
 
 /// Refuses a connection with a reset.
-pub(super) fn refuse(worker: &Worker, stream: &TcpStream, why: std::fmt::Arguments<'_>) {
+pub(super) fn close_with_reset(worker: &Worker, stream: &TcpStream, why: std::fmt::Arguments<'_>) {
     worker.log(|| why.to_string());
     // Without linger time the close sends a reset. If this fails, the connection is closed all the same.
     let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
@@ -177,7 +181,7 @@ async fn pass_through(worker: &Worker, mut stream: TcpStream, from: SocketAddr, 
         Ok(outside) => outside,
         Err(why) => {
             counters.upstream_connects_failed.fetch_add(1, Relaxed);
-            return refuse(
+            return close_with_reset(
                 worker,
                 &stream,
                 format_args!("connection from {from} to {to}, outside the mesh, failed: {why}"),
@@ -189,7 +193,7 @@ async fn pass_through(worker: &Worker, mut stream: TcpStream, from: SocketAddr, 
         // The connection works without probes, too.
         let _ = socket.set_tcp_keepalive(&KEEP_ALIVE);
     }
-    let mut outside = Counted { stream: outside, counters };
+    let mut outside = CountedStream { stream: outside, counters };
     let copied = copy_bidirectional_with_sizes(&mut stream, &mut outside, BUFFER_BYTES, BUFFER_BYTES).await;
     if let Err(e) = copied {
         tracing::debug!("the connection from {from} to {to}, outside the mesh, broke: {e}");
@@ -201,7 +205,7 @@ async fn pass_through(worker: &Worker, mut stream: TcpStream, from: SocketAddr, 
 }
 
 /// A connection to the outside. Its bytes are counted at once, as it may stay open for long.
-struct Counted<'a> {
+struct CountedStream<'a> {
     stream: TcpStream,
     counters: &'a Counters,
 }
@@ -210,7 +214,7 @@ fn count(counter: &AtomicU64, bytes: usize) {
     counter.fetch_add(bytes as u64, Relaxed);
 }
 
-impl AsyncRead for Counted<'_> {
+impl AsyncRead for CountedStream<'_> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = out.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, out);
@@ -219,7 +223,7 @@ impl AsyncRead for Counted<'_> {
     }
 }
 
-impl AsyncWrite for Counted<'_> {
+impl AsyncWrite for CountedStream<'_> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
         if let Poll::Ready(Ok(written)) = written {

@@ -43,8 +43,8 @@ pub(crate) struct Listeners {
 #[derive(Debug)]
 pub(crate) struct Ends {
     pub(crate) listeners: Listeners,
-    /// Questions of the admin port.
-    pub(crate) questions: mpsc::Receiver<survey::Question>,
+    /// Requests of the admin port.
+    pub(crate) report_requests: mpsc::Receiver<survey::ReportRequest>,
 }
 
 /// Starts a worker's thread. The thread ends after the sidecar stops: once its connections have ended, or their grace
@@ -60,11 +60,11 @@ pub(crate) fn spawn(index: u8, shared: Arc<Shared>, ends: Ends) -> io::Result<th
     })
 }
 
-async fn run(index: u8, shared: Arc<Shared>, Ends { listeners, questions }: Ends) {
+async fn run(index: u8, shared: Arc<Shared>, Ends { listeners, report_requests }: Ends) {
     let proxy = Proxy::new(Worker::new(index, shared));
     let worker = &proxy.worker;
     let mut tasks = vec![
-        spawn_local(listen(Rc::clone(&proxy), listeners.outbound, Side::Outbound)),
+        spawn_local(listen(Rc::clone(&proxy), listeners.outbound, ListenerKind::Outbound)),
         spawn_local(keep_house(Rc::clone(&proxy))),
         spawn_local(keep_warm(Rc::clone(&proxy))),
         spawn_local(keep_accounts(Rc::clone(worker))),
@@ -72,11 +72,16 @@ async fn run(index: u8, shared: Arc<Shared>, Ends { listeners, questions }: Ends
         spawn_local(watchdog::beat(Arc::clone(&worker.pulse))),
         spawn_local(Rc::clone(worker).drain_accepted()),
         spawn_local(keep_deadlines(Rc::clone(worker))),
-        spawn_local(report::answer(Rc::clone(&proxy), questions)),
+        spawn_local(report::answer(Rc::clone(&proxy), report_requests)),
     ];
-    tasks.extend(listeners.inbound.map(|inbound| spawn_local(listen(Rc::clone(&proxy), inbound, Side::Inbound))));
-    tasks.extend(listeners.outbound_v6.map(|other| spawn_local(listen(Rc::clone(&proxy), other, Side::Outbound))));
-    let forward = |(listener, service)| spawn_local(listen(Rc::clone(&proxy), listener, Side::Forward(service)));
+    tasks.extend(
+        listeners.inbound.map(|inbound| spawn_local(listen(Rc::clone(&proxy), inbound, ListenerKind::Inbound))),
+    );
+    tasks.extend(
+        listeners.outbound_v6.map(|other| spawn_local(listen(Rc::clone(&proxy), other, ListenerKind::Outbound))),
+    );
+    let forward =
+        |(listener, service)| spawn_local(listen(Rc::clone(&proxy), listener, ListenerKind::Forward(service)));
     tasks.extend(listeners.forwards.into_iter().map(forward));
     worker.shared.reached(Phase::Stopping).await;
     // A sidecar that was replaced has drained nothing before.
@@ -92,7 +97,7 @@ async fn run(index: u8, shared: Arc<Shared>, Ends { listeners, questions }: Ends
 const MOST_GRACE_SECONDS: u64 = 2;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Side {
+enum ListenerKind {
     Outbound,
     Inbound,
     /// Outbound, to this service.
@@ -100,20 +105,20 @@ enum Side {
 }
 
 /// Accepts connections until the sidecar's phase ends it.
-async fn listen(proxy: Rc<Proxy>, listener: StdListener, side: Side) {
+async fn listen(proxy: Rc<Proxy>, listener: StdListener, kind: ListenerKind) {
     let listener = match listener.set_nonblocking(true).and_then(|()| TcpListener::from_std(listener)) {
         Ok(listener) => listener,
-        Err(e) => return tracing::error!("the {side:?} listener can't be used: {e}"),
+        Err(e) => return tracing::error!("the {kind:?} listener can't be used: {e}"),
     };
     let worker = &proxy.worker;
-    let end = match side {
-        Side::Outbound | Side::Forward(_) => Phase::Stopping,
-        Side::Inbound => Phase::Draining,
+    let end = match kind {
+        ListenerKind::Outbound | ListenerKind::Forward(_) => Phase::Stopping,
+        ListenerKind::Inbound => Phase::Draining,
     };
     let accept_all = async {
         loop {
             match listener.accept().await {
-                Ok((stream, from)) => take(&proxy, stream, from, &side),
+                Ok((stream, from)) => take(&proxy, stream, from, &kind),
                 Err(e) => {
                     worker.log(|| format!("accept failed: {e}"));
                     // Most likely out of file descriptors: other connections must end before one more can be accepted.
@@ -130,12 +135,12 @@ async fn listen(proxy: Rc<Proxy>, listener: StdListener, side: Side) {
 
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
-fn take(proxy: &Rc<Proxy>, stream: TcpStream, from: SocketAddr, side: &Side) {
+fn take(proxy: &Rc<Proxy>, stream: TcpStream, from: SocketAddr, kind: &ListenerKind) {
     let worker = &proxy.worker;
     let counters = &worker.shared.metrics.counters;
-    let slot = match side {
-        Side::Inbound => Some(ConnectionSlot::inbound(worker, from)),
-        Side::Outbound | Side::Forward(_) => ConnectionSlot::outbound(worker),
+    let slot = match kind {
+        ListenerKind::Inbound => Some(ConnectionSlot::inbound(worker, from)),
+        ListenerKind::Outbound | ListenerKind::Forward(_) => ConnectionSlot::outbound(worker),
     };
     let Some(slot) = slot else {
         counters.connections_refused.fetch_add(1, Relaxed);
@@ -146,10 +151,12 @@ fn take(proxy: &Rc<Proxy>, stream: TcpStream, from: SocketAddr, side: &Side) {
     // Without it small answers wait for acknowledgements. A socket that refuses it works all the same.
     let _ = stream.set_nodelay(true);
     // Each kind is a task of its own size, so that local connections need no room for a handshake.
-    match side {
-        Side::Outbound => spawn_local(clients::serve(Rc::clone(proxy), slot, stream, from)),
-        Side::Inbound => spawn_local(members::serve(Rc::clone(proxy), slot, stream, from)),
-        Side::Forward(service) => spawn_local(forward::serve(Rc::clone(proxy), slot, stream, from, service.clone())),
+    match kind {
+        ListenerKind::Outbound => spawn_local(clients::serve(Rc::clone(proxy), slot, stream, from)),
+        ListenerKind::Inbound => spawn_local(members::serve(Rc::clone(proxy), slot, stream, from)),
+        ListenerKind::Forward(service) => {
+            spawn_local(forward::serve(Rc::clone(proxy), slot, stream, from, service.clone()))
+        }
     };
 }
 

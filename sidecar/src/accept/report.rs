@@ -8,11 +8,11 @@ use weft_wire::Usage;
 
 use crate::{
     proxy::Proxy,
-    shared::survey::{Accepts, Live, Question, Report, largest},
+    shared::survey::{Accepts, Live, Report, ReportRequest, largest},
 };
 
 /// Answers for as long as it is polled.
-pub(crate) async fn answer(proxy: Rc<Proxy>, mut questions: mpsc::Receiver<Question>) {
+pub(crate) async fn answer(proxy: Rc<Proxy>, mut questions: mpsc::Receiver<ReportRequest>) {
     while let Some(question) = questions.recv().await {
         // It fails if the admin port no longer waits.
         let _ = question.send(report(&proxy));

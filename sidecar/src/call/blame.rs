@@ -12,7 +12,7 @@ use weft_mesh::errors::Reason;
 
 use super::{
     Answer, Call,
-    state::{State, Tunnel},
+    state::{CallState, Tunnel},
 };
 use crate::{
     call::record::AttemptRecord,
@@ -21,7 +21,7 @@ use crate::{
     time::moment::Moment,
 };
 
-impl State {
+impl CallState {
     /// Judges the end of the call, before it is recorded: whether the caller may have caused it, and whether the service
     /// was slow.
     #[inline]

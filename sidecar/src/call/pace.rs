@@ -8,9 +8,9 @@
 
 use std::time::Duration;
 
-use super::{Answer, Call, state::State};
+use super::{Answer, Call, state::CallState};
 
-impl State {
+impl CallState {
     /// Notes if the service took longer than this for the call's last try.
     #[cold]
     pub(super) fn judge_time(&mut self, slow_after: Duration, call: &Call) {

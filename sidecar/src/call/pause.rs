@@ -118,7 +118,7 @@ mod tests {
             Failure::deadline_passed()
         }
 
-        fn holds_its_part(&self, _: &Call) -> Failure {
+        fn over_budget(&self, _: &Call) -> Failure {
             Failure::deadline_passed()
         }
     }

@@ -37,7 +37,7 @@ pub(super) struct Play {
 /// this policy.
 pub(super) async fn call(head: &Headers, bytes: usize, policy: BreakerPolicy, limit: Limit) -> (Play, StreamId) {
     let worker = trial::worker();
-    let (mut peer, calls, _) = connected(&worker, &Rc::clone(&worker.own), true);
+    let (mut peer, calls, _) = connected(&worker, &Rc::clone(&worker.local_load), true);
     spawn_local({
         let worker = Rc::clone(&worker);
         async move { worker.deadlines.run().await }

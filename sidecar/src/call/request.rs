@@ -210,6 +210,6 @@ mod tests {
         assert!(sent(begin(part)), "and so can one to another service");
         assert!(large.into_iter().all(|call| !sent(call)));
         assert!(small.into_iter().all(&mut sent), "each went to another service");
-        assert_eq!((kept(), worker.own.kept()), (0, 0));
+        assert_eq!((kept(), worker.local_load.kept()), (0, 0));
     }
 }

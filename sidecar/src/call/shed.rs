@@ -3,14 +3,14 @@
 use weft_mesh::errors::Reason;
 use weft_wire::Code;
 
-use super::{Answer, Call, Side, state::State};
+use super::{Answer, Call, Side, state::CallState};
 use crate::{message::failure::Hop, policy::outcome::Outcome, thread::slots::CallSlot};
 
 impl Call {
     /// Whether the callee that an outbound request waits for, or the peer that an inbound request comes from, holds too
     /// much.
     #[cold]
-    pub(super) fn is_request_overdrawn(&self, state: &State) -> bool {
+    pub(super) fn is_request_overdrawn(&self, state: &CallState) -> bool {
         let accounts = &self.worker.accounts;
         match self.hop {
             Hop::Outbound => {
@@ -27,13 +27,13 @@ impl Call {
     #[cold]
     pub(super) fn shed_request(&self) {
         self.worker.shared.metrics.limit_reached("MEMORY_BYTES");
-        self.fail(&self.way.holds_its_part(self));
+        self.fail(&self.way.over_budget(self));
     }
 
     /// Breaks the call off if its peer does not read its answers and holds too much. It does not read if `waits` of the
     /// last bytes could not be sent at once, or if the connection held bytes before this turn already.
     #[cold]
-    pub(super) fn shed_answer(&self, state: &mut State, waits: usize) {
+    pub(super) fn shed_answer(&self, state: &mut CallState, waits: usize) {
         let Side::Stream(link, _) = &self.caller else { return };
         let is_slow = waits > 0 || link.is_behind();
         if !is_slow || !self.worker.accounts.inbound.is_overdrawn(&link.load()) {

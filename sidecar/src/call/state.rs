@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// The part of a call that changes while it runs.
-pub(super) struct State {
+pub(super) struct CallState {
     pub(super) endpoint: Option<Side>,
     /// The endpoint of a call that is over, and how many bytes of its answer still wait for the caller. The endpoint
     /// gets its window back as these are sent.
@@ -78,7 +78,7 @@ pub(super) enum Tunnel {
     Answered,
 }
 
-impl State {
+impl CallState {
     /// No more send notifications will arrive for the answer: counts all of it as sent.
     pub(super) fn release_all(&mut self) {
         if let Some((endpoint, left)) = self.unreleased.take() {

@@ -84,12 +84,12 @@ async fn long_heads_of_the_local_service_count_for_it() {
     LocalSet::new()
         .run_until(async {
             let (worker, _questions) = trial::worker_with_questions();
-            let (mut client, calls, _serving) = connected(&worker, &Rc::clone(&worker.own), true);
+            let (mut client, calls, _serving) = connected(&worker, &Rc::clone(&worker.local_load), true);
             client.call(&long(post()), 0);
             client.pass(1).await.expect("it is read");
-            assert!(worker.accounts.outbound.held() >= LONG_LIST && worker.own.bytes() >= LONG_LIST);
+            assert!(worker.accounts.outbound.held() >= LONG_LIST && worker.local_load.bytes() >= LONG_LIST);
             calls.borrow()[0].reset(Code::CANCEL);
-            assert_eq!((worker.accounts.outbound.held(), worker.own.bytes()), (0, 0));
+            assert_eq!((worker.accounts.outbound.held(), worker.local_load.bytes()), (0, 0));
         })
         .await;
 }

@@ -36,7 +36,7 @@ pub(crate) trait Way {
     fn deadline_passed(&self, call: &Call) -> Failure;
 
     /// The failure when the bytes that wait for the callee take too much memory.
-    fn holds_its_part(&self, call: &Call) -> Failure;
+    fn over_budget(&self, call: &Call) -> Failure;
 }
 
 /// Counts an inbound call as in flight, so that the drain waits for it, until this is dropped.

@@ -21,6 +21,7 @@ use weft_mesh::{limits, names::ServiceName};
 use super::{
     Control,
     channel::{CALL_TIMEOUT, next_channel},
+    due,
     retry::{Backoff, Trouble, status},
 };
 use crate::{args::AppProtocol, shared::Phase};
@@ -71,7 +72,7 @@ impl Front {
                 silent: false,
             }),
             protocol: protocol.into(),
-            contracts: shared.own_policy.contracts.iter().map(|contract| contract.name.clone()).collect(),
+            contracts: shared.local_policy.contracts.iter().map(|contract| contract.name.clone()).collect(),
             descriptors_sha256: self.descriptors_sha256.clone(),
             addresses: shared.args.called_at().map(|address| address.to_string()).collect(),
         })
@@ -261,14 +262,6 @@ impl Session {
         if timeout(LEAVE_TIMEOUT, goodbye).await.is_err() {
             tracing::warn!("the control plane did not confirm in time that this endpoint left");
         }
-    }
-}
-
-/// Waits until a time; for ever if there is none.
-async fn due(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
     }
 }
 

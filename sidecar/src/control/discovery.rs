@@ -10,7 +10,6 @@ mod watches;
 
 use std::{
     collections::VecDeque,
-    future::pending,
     path::Path,
     pin::Pin,
     sync::{Arc, atomic::Ordering::Relaxed},
@@ -35,6 +34,7 @@ use self::{
 use super::{
     Control,
     channel::CALL_TIMEOUT,
+    due,
     retry::{Backoff, Trouble, status},
 };
 use crate::{endpoints::catalog::Question, shared::Phase};
@@ -56,8 +56,8 @@ pub(super) async fn run(control: Arc<Control>, questions: mpsc::Receiver<Questio
         _ = control.plane.ready() => {}
         () = control.shared.reached(Phase::Stopping) => return Ok(()),
     }
-    let own_label = control.caller_label();
-    let builder = Builder::new(Arc::clone(&control.shared.metrics), own_label);
+    let label = control.caller_label();
+    let builder = Builder::new(Arc::clone(&control.shared.metrics), label);
     let file = control.shared.args.state_dir.as_deref().map(SnapshotFile::new);
     let mut watches = Watches::new(builder);
     if let Some((saved, age)) = file.as_ref().and_then(SnapshotFile::load) {
@@ -66,8 +66,8 @@ pub(super) async fn run(control: Arc<Control>, questions: mpsc::Receiver<Questio
         tracing::info!(services = watches.len(), "using the services that were known in the last run");
         effects.publish_to(&control, &watches);
     }
-    let link = Link::new(&control);
-    Discovery { control, watches, link, outbox: VecDeque::new(), file, save_at: None }.run(questions).await;
+    let stream = WatchStream::new(&control);
+    Discovery { control, watches, stream, outbox: VecDeque::new(), file, save_at: None }.run(questions).await;
     Ok(())
 }
 
@@ -79,7 +79,7 @@ pub(super) fn snapshot_bytes(dir: &Path) -> u64 {
 struct Discovery {
     control: Arc<Control>,
     watches: Watches,
-    link: Link,
+    stream: WatchStream,
     /// Requests to the control plane, oldest first. Empty while the stream is down.
     outbox: VecDeque<WatchRequest>,
     file: Option<SnapshotFile>,
@@ -95,9 +95,9 @@ impl Discovery {
             let save_at = self.save_at;
             let effects = tokio::select! {
                 Some(question) = questions.recv() => self.watches.ask(question, Instant::now()),
-                event = self.link.next(&mut self.outbox) => self.take(event),
-                _ = housekeeping.tick() => self.watches.tidy(self.link.is_up(), Instant::now()),
-                () = at(save_at) => {
+                event = self.stream.next(&mut self.outbox) => self.take(event),
+                _ = housekeeping.tick() => self.watches.tidy(self.stream.is_up(), Instant::now()),
+                () = due(save_at) => {
                     self.save();
                     continue;
                 }
@@ -123,7 +123,7 @@ impl Discovery {
             Event::Message(first) => {
                 let mut effects = self.watches.take(*first, Instant::now());
                 for _ in 1..MESSAGES_PER_VIEW {
-                    let Some(message) = self.link.message_at_hand() else { break };
+                    let Some(message) = self.stream.message_at_hand() else { break };
                     effects.and(self.watches.take(message, Instant::now()));
                 }
                 effects
@@ -132,7 +132,7 @@ impl Discovery {
     }
 
     fn apply(&mut self, mut effects: Effects) {
-        if self.link.is_up() {
+        if self.stream.is_up() {
             self.outbox.extend(effects.take_requests());
         }
         if effects.is_view_changed {
@@ -149,13 +149,6 @@ impl Discovery {
     }
 }
 
-async fn at(time: Option<Instant>) {
-    match time {
-        Some(time) => sleep_until(time).await,
-        None => pending().await,
-    }
-}
-
 enum Event {
     /// A new stream: nothing is subscribed on it yet.
     Up,
@@ -164,36 +157,36 @@ enum Event {
 }
 
 /// The stream to the control plane, opened again whenever it breaks.
-struct Link {
+struct WatchStream {
     control: Arc<Control>,
-    state: LinkState,
+    state: StreamState,
     trouble: Trouble,
     backoff: Backoff,
 }
 
-enum LinkState {
+enum StreamState {
     Down { until: Instant },
-    Opening(Pin<Box<dyn Future<Output = Result<Open, Status>> + Send>>),
-    Open(Box<Open>),
+    Opening(Pin<Box<dyn Future<Output = Result<OpenStream, Status>> + Send>>),
+    Open(Box<OpenStream>),
 }
 
-struct Open {
+struct OpenStream {
     requests: mpsc::Sender<WatchRequest>,
     answers: Streaming<WatchResponse>,
 }
 
-impl Link {
+impl WatchStream {
     fn new(control: &Arc<Control>) -> Self {
         Self {
             control: Arc::clone(control),
-            state: LinkState::Down { until: Instant::now() },
+            state: StreamState::Down { until: Instant::now() },
             trouble: Trouble::new("watching the control plane"),
             backoff: Backoff::new(Duration::from_millis(50), Duration::from_secs(2)),
         }
     }
 
     fn is_up(&self) -> bool {
-        matches!(self.state, LinkState::Open(_))
+        matches!(self.state, StreamState::Open(_))
     }
 
     /// The next thing that happens to the stream; meanwhile requests leave the outbox. Dropping the future loses
@@ -201,20 +194,20 @@ impl Link {
     async fn next(&mut self, outbox: &mut VecDeque<WatchRequest>) -> Event {
         loop {
             match &mut self.state {
-                LinkState::Down { until } => {
+                StreamState::Down { until } => {
                     sleep_until(*until).await;
-                    self.state = LinkState::Opening(Box::pin(open(Arc::clone(&self.control))));
+                    self.state = StreamState::Opening(Box::pin(open(Arc::clone(&self.control))));
                 }
-                LinkState::Opening(opening) => match opening.await {
+                StreamState::Opening(opening) => match opening.await {
                     Ok(open) => {
-                        self.state = LinkState::Open(Box::new(open));
+                        self.state = StreamState::Open(Box::new(open));
                         self.trouble.is_over();
                         self.backoff.reset();
                         return Event::Up;
                     }
                     Err(error) => self.broke(&status(&error)),
                 },
-                LinkState::Open(open) => match open.next(outbox).await {
+                StreamState::Open(open) => match open.next(outbox).await {
                     Ok(message) => return Event::Message(Box::new(message)),
                     Err(error) => {
                         self.broke(&error);
@@ -229,27 +222,27 @@ impl Link {
     fn message_at_hand(&mut self) -> Option<WatchResponse> {
         match &mut self.state {
             // `next` sees an end or an error again.
-            LinkState::Open(open) => open.answers.message().now_or_never()?.ok().flatten(),
+            StreamState::Open(open) => open.answers.message().now_or_never()?.ok().flatten(),
             _ => None,
         }
     }
 
     fn broke(&mut self, error: &str) {
         self.trouble.is(&error);
-        self.state = LinkState::Down { until: Instant::now() + self.backoff.wait() };
+        self.state = StreamState::Down { until: Instant::now() + self.backoff.wait() };
     }
 }
 
-async fn open(control: Arc<Control>) -> Result<Open, Status> {
+async fn open(control: Arc<Control>) -> Result<OpenStream, Status> {
     let channel = control.plane.ready().await;
     let (requests, queue) = mpsc::channel(REQUESTS_QUEUED);
     let mut client = DiscoveryClient::new(channel).max_decoding_message_size(limits::CONTROL_MESSAGE_BYTES);
     let opened = timeout(CALL_TIMEOUT, client.watch(ReceiverStream::new(queue))).await;
     let answers = opened.map_err(|_| Status::deadline_exceeded("no answer"))??.into_inner();
-    Ok(Open { requests, answers })
+    Ok(OpenStream { requests, answers })
 }
 
-impl Open {
+impl OpenStream {
     async fn next(&mut self, outbox: &mut VecDeque<WatchRequest>) -> Result<WatchResponse, String> {
         loop {
             tokio::select! {

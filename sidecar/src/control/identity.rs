@@ -88,9 +88,9 @@ fn publish(control: &Control, identity: &Arc<Identity>) -> anyhow::Result<()> {
 /// A wrong service is a permanent failure: the flags and the token disagree.
 fn check_service(control: &Control, identity: &Identity) -> anyhow::Result<()> {
     let id = identity.svid.id();
-    match &control.shared.own {
-        Some(own) if own != id.service() => bail!(
-            "the join token in {} is for {id}, but the local service of this sidecar is {own}; give it a token for \
+    match &control.shared.local_service {
+        Some(local) if local != id.service() => bail!(
+            "the join token in {} is for {id}, but the local service of this sidecar is {local}; give it a token for \
              that service, or set --service {} --namespace {}",
             control.shared.args.join_token_file.display(),
             id.service().name(),

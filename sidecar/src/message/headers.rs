@@ -1,4 +1,6 @@
-//! Header lists converted to and from the types of the `http` crate, for services that are built on tonic.
+//! Header lists cleaned of what their sender may not say, and converted to and from the types of the `http` crate, for services that are built on tonic.
+
+use std::borrow::Cow;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, response};
 use weft_mesh::names;
@@ -6,6 +8,16 @@ use weft_wire::{Headers, Name};
 
 /// Tells the service who calls. Only its own sidecar may set it.
 pub(crate) const CLIENT_CERT: Name = Name::other(names::header::CLIENT_CERT);
+
+/// The list as it may be passed on: a copy without what `remove` removes if `is_unclean`, else the list itself.
+pub(crate) fn cleaned(list: &Headers, is_unclean: bool, remove: impl FnOnce(&mut Headers)) -> Cow<'_, Headers> {
+    if !is_unclean {
+        return Cow::Borrowed(list);
+    }
+    let mut list = list.clone();
+    remove(&mut list);
+    Cow::Owned(list)
+}
 
 /// The fields without the pseudo-headers.
 pub(crate) fn to_header_map(headers: &Headers) -> HeaderMap {

@@ -24,8 +24,8 @@ pub(crate) struct Breaker {
     policy: BreakerPolicy,
     /// A tenth of the window.
     tenth_ms: u64,
-    /// [`Phase`] in one word: its kind in the two lowest bits, milliseconds since the sidecar's start above.
-    phase: AtomicU64,
+    /// [`Circuit`] in one word: its kind in the two lowest bits, milliseconds since the sidecar's start above.
+    circuit: AtomicU64,
     consecutive: AtomicU32,
     probes_passed: AtomicU32,
     window: [AtomicU64; BUCKETS as usize],
@@ -36,7 +36,7 @@ pub(crate) struct Breaker {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+enum Circuit {
     Closed,
     /// Refuses calls until then.
     Open {
@@ -50,7 +50,7 @@ enum Phase {
     },
 }
 
-impl Phase {
+impl Circuit {
     fn word(self) -> u64 {
         match self {
             Self::Closed => 0,
@@ -92,7 +92,7 @@ pub(crate) enum Verdict {
 /// What the admin page shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Statistics {
-    pub(crate) state: State,
+    pub(crate) state: CircuitState,
     pub(crate) calls: u32,
     pub(crate) failures: u32,
     pub(crate) slow: u32,
@@ -102,7 +102,7 @@ pub(crate) struct Statistics {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum State {
+pub(crate) enum CircuitState {
     Closed,
     Open,
     HalfOpen,
@@ -114,7 +114,7 @@ impl Breaker {
         Self {
             policy,
             tenth_ms,
-            phase: AtomicU64::new(Phase::Closed.word()),
+            circuit: AtomicU64::new(Circuit::Closed.word()),
             consecutive: AtomicU32::new(0),
             probes_passed: AtomicU32::new(0),
             window: Default::default(),
@@ -136,34 +136,34 @@ impl Breaker {
 
     /// Whether a call would be refused now.
     pub(crate) fn is_open(&self, now: Moment) -> bool {
-        match Phase::of(self.phase.load(Relaxed)) {
-            Phase::Closed | Phase::HalfOpen => false,
-            Phase::Open { until_ms } => now.millis() < until_ms,
-            Phase::Probing { since_ms } => !self.is_probe_lost(since_ms, now),
+        match Circuit::of(self.circuit.load(Relaxed)) {
+            Circuit::Closed | Circuit::HalfOpen => false,
+            Circuit::Open { until_ms } => now.millis() < until_ms,
+            Circuit::Probing { since_ms } => !self.is_probe_lost(since_ms, now),
         }
     }
 
     /// Lets a call through, or returns the time after which to try again.
     pub(crate) fn admit(&self, now: Moment) -> Result<Permit, Duration> {
-        let word = self.phase.load(Relaxed);
-        let phase = Phase::of(word);
-        let may_probe = match phase {
-            Phase::Closed => return Ok(Permit::Call),
-            Phase::HalfOpen => true,
-            Phase::Open { until_ms } => now.millis() >= until_ms,
-            Phase::Probing { since_ms } => self.is_probe_lost(since_ms, now),
+        let word = self.circuit.load(Relaxed);
+        let circuit = Circuit::of(word);
+        let may_probe = match circuit {
+            Circuit::Closed => return Ok(Permit::Call),
+            Circuit::HalfOpen => true,
+            Circuit::Open { until_ms } => now.millis() >= until_ms,
+            Circuit::Probing { since_ms } => self.is_probe_lost(since_ms, now),
         };
         let since_ms = now.millis();
-        let probing = Phase::Probing { since_ms }.word();
-        if may_probe && self.phase.compare_exchange(word, probing, Relaxed, Relaxed).is_ok() {
-            if matches!(phase, Phase::Open { .. }) {
+        let probing = Circuit::Probing { since_ms }.word();
+        if may_probe && self.circuit.compare_exchange(word, probing, Relaxed, Relaxed).is_ok() {
+            if matches!(circuit, Circuit::Open { .. }) {
                 self.probes_passed.store(0, Relaxed);
             }
             return Ok(Permit::Probe { since_ms });
         }
         self.calls_refused.fetch_add(1, Relaxed);
-        let wait_ms = match phase {
-            Phase::Open { until_ms } => until_ms.saturating_sub(now.millis()),
+        let wait_ms = match circuit {
+            Circuit::Open { until_ms } => until_ms.saturating_sub(now.millis()),
             _ => 0,
         };
         Err(Duration::from_millis(wait_ms.max(100)))
@@ -184,7 +184,7 @@ impl Breaker {
             (Permit::Call, Verdict::Failure) => {
                 let consecutive = self.consecutive.fetch_add(1, Relaxed) + 1;
                 self.count(true, now);
-                if Phase::of(self.phase.load(Relaxed)) == Phase::Closed && self.must_open(consecutive, now) {
+                if Circuit::of(self.circuit.load(Relaxed)) == Circuit::Closed && self.must_open(consecutive, now) {
                     self.open(now);
                 }
             }
@@ -193,20 +193,20 @@ impl Breaker {
 
     #[cold]
     fn settle_probe(&self, since_ms: u64, verdict: Verdict, now: Moment) {
-        let probing = Phase::Probing { since_ms }.word();
-        if self.phase.load(Relaxed) != probing {
+        let probing = Circuit::Probing { since_ms }.word();
+        if self.circuit.load(Relaxed) != probing {
             return;
         }
         let next = match verdict {
-            Verdict::Success if self.probes_passed.load(Relaxed) + 1 >= self.policy.probes => Phase::Closed,
-            Verdict::Success | Verdict::Nothing => Phase::HalfOpen,
+            Verdict::Success if self.probes_passed.load(Relaxed) + 1 >= self.policy.probes => Circuit::Closed,
+            Verdict::Success | Verdict::Nothing => Circuit::HalfOpen,
             Verdict::Failure => return self.open_from(probing, now),
         };
-        if self.phase.compare_exchange(probing, next.word(), Relaxed, Relaxed).is_err() {
+        if self.circuit.compare_exchange(probing, next.word(), Relaxed, Relaxed).is_err() {
             return;
         }
         match verdict {
-            Verdict::Success if next == Phase::Closed => self.forget_history(),
+            Verdict::Success if next == Circuit::Closed => self.forget_history(),
             Verdict::Success => drop(self.probes_passed.fetch_add(1, Relaxed)),
             Verdict::Failure | Verdict::Nothing => {}
         }
@@ -228,7 +228,7 @@ impl Breaker {
         self.count(verdict == Verdict::Failure, now);
         self.count_slow(now);
         let must_open = || self.must_open(consecutive, now) || self.must_open_as_slow(now);
-        if Phase::of(self.phase.load(Relaxed)) == Phase::Closed && must_open() {
+        if Circuit::of(self.circuit.load(Relaxed)) == Circuit::Closed && must_open() {
             self.open(now);
         }
     }
@@ -236,16 +236,16 @@ impl Breaker {
     /// Closes it and forgets the window, as the callee was replaced.
     pub(crate) fn close(&self) {
         self.forget_history();
-        self.phase.store(Phase::Closed.word(), Relaxed);
+        self.circuit.store(Circuit::Closed.word(), Relaxed);
     }
 
     pub(crate) fn statistics(&self, now: Moment) -> Statistics {
         let (calls, failures) = self.totals(now);
         Statistics {
-            state: match Phase::of(self.phase.load(Relaxed)) {
-                Phase::Closed => State::Closed,
-                Phase::Open { until_ms } if now.millis() < until_ms => State::Open,
-                _ => State::HalfOpen,
+            state: match Circuit::of(self.circuit.load(Relaxed)) {
+                Circuit::Closed => CircuitState::Closed,
+                Circuit::Open { until_ms } if now.millis() < until_ms => CircuitState::Open,
+                _ => CircuitState::HalfOpen,
             },
             calls,
             failures,
@@ -272,14 +272,14 @@ impl Breaker {
     }
 
     fn open(&self, now: Moment) {
-        self.open_from(Phase::Closed.word(), now);
+        self.open_from(Circuit::Closed.word(), now);
     }
 
     /// Opens it, unless it has left that phase meanwhile.
-    fn open_from(&self, phase: u64, now: Moment) {
+    fn open_from(&self, circuit: u64, now: Moment) {
         let until_ms = now.millis() + self.policy.open_for.as_millis() as u64;
-        let open = Phase::Open { until_ms }.word();
-        if self.phase.compare_exchange(phase, open, Relaxed, Relaxed).is_ok() {
+        let open = Circuit::Open { until_ms }.word();
+        if self.circuit.compare_exchange(circuit, open, Relaxed, Relaxed).is_ok() {
             self.times_opened.fetch_add(1, Relaxed);
             self.forget_history();
         }
@@ -378,9 +378,9 @@ mod tests {
         fail(&breaker, 4, Moment::now());
         breaker.settle(Permit::Call, Verdict::Success, Moment::now());
         fail(&breaker, 4, Moment::now());
-        assert_eq!(breaker.statistics(Moment::now()).state, State::Closed);
+        assert_eq!(breaker.statistics(Moment::now()).state, CircuitState::Closed);
         fail(&breaker, 1, Moment::now());
-        assert_eq!(breaker.statistics(Moment::now()).state, State::Open);
+        assert_eq!(breaker.statistics(Moment::now()).state, CircuitState::Open);
         assert_eq!(breaker.admit(Moment::now()), Err(Duration::from_secs(5)));
 
         tokio::time::advance(Duration::from_secs(5)).await;
@@ -403,11 +403,11 @@ mod tests {
         probe(&breaker);
         tokio::time::advance(Duration::from_secs(5)).await;
         breaker.settle(probe(&breaker), Verdict::Success, Moment::now());
-        assert_eq!(breaker.statistics(Moment::now()).state, State::HalfOpen, "two probes must pass");
+        assert_eq!(breaker.statistics(Moment::now()).state, CircuitState::HalfOpen, "two probes must pass");
         breaker.settle(probe(&breaker), Verdict::Nothing, Moment::now());
         // A probe that said nothing is repeated.
         breaker.settle(probe(&breaker), Verdict::Success, Moment::now());
-        assert_eq!(breaker.statistics(Moment::now()).state, State::Closed);
+        assert_eq!(breaker.statistics(Moment::now()).state, CircuitState::Closed);
     }
 
     /// A caller could keep a healthy service's breaker from others by calls that it holds and ends when it likes.
@@ -434,16 +434,16 @@ mod tests {
         let policy = BreakerPolicy { consecutive_failures: 0, ..Default::default() };
         let (breaker, _) = breaker(policy);
         fail(&breaker, 19, Moment::now());
-        assert_eq!(breaker.statistics(Moment::now()).state, State::Closed, "too few calls to judge");
+        assert_eq!(breaker.statistics(Moment::now()).state, CircuitState::Closed, "too few calls to judge");
         tokio::time::advance(Duration::from_secs(11)).await;
         assert_eq!(breaker.statistics(Moment::now()).calls, 0);
         for _ in 0..11 {
             breaker.settle(Permit::Call, Verdict::Success, Moment::now());
         }
         fail(&breaker, 10, Moment::now());
-        assert_eq!(breaker.statistics(Moment::now()).state, State::Closed, "10 of 21");
+        assert_eq!(breaker.statistics(Moment::now()).state, CircuitState::Closed, "10 of 21");
         fail(&breaker, 1, Moment::now());
-        assert_eq!(breaker.statistics(Moment::now()).state, State::Open, "11 of 22");
+        assert_eq!(breaker.statistics(Moment::now()).state, CircuitState::Open, "11 of 22");
     }
 
     fn slow_policy() -> BreakerPolicy {
@@ -460,10 +460,14 @@ mod tests {
             (0..6).for_each(|_| breaker.settle(Permit::Call, Verdict::Success, now));
             (0..5).for_each(|_| breaker.settle_slow(Permit::Call, verdict, now));
             let statistics = breaker.statistics(now);
-            assert_eq!((statistics.calls, statistics.slow, statistics.state), (11, 5, State::Closed), "{verdict:?}");
+            assert_eq!(
+                (statistics.calls, statistics.slow, statistics.state),
+                (11, 5, CircuitState::Closed),
+                "{verdict:?}"
+            );
             breaker.settle_slow(Permit::Call, verdict, now);
             let statistics = breaker.statistics(now);
-            assert_eq!((statistics.state, statistics.slow), (State::Open, 0), "6 of 12, {verdict:?}");
+            assert_eq!((statistics.state, statistics.slow), (CircuitState::Open, 0), "6 of 12, {verdict:?}");
         }
     }
 
@@ -471,12 +475,12 @@ mod tests {
     async fn few_slow_calls_and_those_of_another_window_do_not_open_it() {
         let (breaker, now) = breaker(slow_policy());
         (0..9).for_each(|_| breaker.settle_slow(Permit::Call, Verdict::Success, now));
-        assert_eq!(breaker.statistics(now).state, State::Closed, "too few calls to judge");
+        assert_eq!(breaker.statistics(now).state, CircuitState::Closed, "too few calls to judge");
         tokio::time::advance(Duration::from_secs(11)).await;
         let now = Moment::now();
         assert_eq!(breaker.statistics(now).slow, 0, "they are out of the window");
         breaker.settle_slow(Permit::Call, Verdict::Success, now);
-        assert_eq!((breaker.statistics(now).slow, breaker.statistics(now).state), (1, State::Closed));
+        assert_eq!((breaker.statistics(now).slow, breaker.statistics(now).state), (1, CircuitState::Closed));
     }
 
     #[tokio::test(start_paused = true)]
@@ -485,9 +489,9 @@ mod tests {
         fail(&breaker, 4, now);
         breaker.settle_slow(Permit::Call, Verdict::Success, now);
         fail(&breaker, 4, now);
-        assert_eq!(breaker.statistics(now).state, State::Closed, "a slow success ended the failures in a row");
+        assert_eq!(breaker.statistics(now).state, CircuitState::Closed, "a slow success ended the failures in a row");
         breaker.settle_slow(Permit::Call, Verdict::Failure, now);
-        assert_eq!(breaker.statistics(now).state, State::Open);
+        assert_eq!(breaker.statistics(now).state, CircuitState::Open);
     }
 
     #[tokio::test(start_paused = true)]

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use weft_wire::Code;
+use weft_wire::{CannotOpen, Code};
 
 use crate::message::{failure::Failure, fixed::WholeAnswer};
 
@@ -31,6 +31,15 @@ pub(crate) enum ConnectError {
     Failed(Arc<str>),
     /// There are as many connections as allowed, and all are full.
     Full,
+}
+
+impl From<CannotOpen> for ConnectError {
+    fn from(why: CannotOpen) -> Self {
+        match why {
+            CannotOpen::Full | CannotOpen::Congested => Self::Full,
+            CannotOpen::Going => Self::Failed("its connection is going away".into()),
+        }
+    }
 }
 
 impl fmt::Display for ConnectError {

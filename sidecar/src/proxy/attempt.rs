@@ -4,7 +4,7 @@
 use std::{rc::Rc, sync::atomic::Ordering::Relaxed};
 
 use weft_mesh::{errors::Reason, limits};
-use weft_wire::{CannotOpen, Code};
+use weft_wire::Code;
 
 use crate::{
     call::{CONNECTS, Call, Tries, record::AttemptRecord},
@@ -35,7 +35,7 @@ pub(crate) fn deadline_passed(call: &Call) -> Failure {
 /// The failure if calls to this service hold too much memory: it does not take requests, or their callers read no
 /// answers.
 #[cold]
-pub(crate) fn holds_its_part(call: &Call) -> Failure {
+pub(crate) fn over_budget(call: &Call) -> Failure {
     let memory = call.worker.shared.budget.bytes();
     let route = call.tries.route();
     let name = route.as_ref().map_or("the service", |route| route.service.name.as_str());
@@ -179,8 +179,8 @@ pub(crate) async fn run(proxy: &Proxy, call: &Rc<Call>) -> Result<(), Next> {
         call.attempt(AttemptRecord::begin(worker, endpoint, permit, call.limit(), span));
 
         let pool = proxy.pools.of(endpoint);
-        if pool.holds_its_part() {
-            return Err(Next::Fail(holds_its_part(call)));
+        if pool.is_over_budget() {
+            return Err(Next::Fail(over_budget(call)));
         }
         let callee = pool.load();
         if !call.goes_to(callee) {
@@ -196,8 +196,7 @@ pub(crate) async fn run(proxy: &Proxy, call: &Rc<Call>) -> Result<(), Next> {
         let now = worker.moment();
         let miss = match link.map(|link| call.send_over(&link, |head, attempt, end| adapt(head, attempt, end, now))) {
             Ok(Ok(())) => return Ok(()),
-            Ok(Err(CannotOpen::Full | CannotOpen::Congested)) => Miss::NotSent(ConnectError::Full),
-            Ok(Err(CannotOpen::Going)) => Miss::NotSent(ConnectError::Failed("its connection is going away".into())),
+            Ok(Err(why)) => Miss::NotSent(why.into()),
             Err(why) => Miss::NotSent(why),
         };
         match missed(call, miss) {

@@ -180,7 +180,7 @@ async fn find(worker: &Worker, from: &Route, path: &[u8]) -> Result<Rc<Route>, F
         let until = worker.moment().millis() + MISSING_TIME.as_millis() as u64;
         fallback.missing_until_ms.store(until, Relaxed);
     })?;
-    let own = worker.shared.own.as_ref();
+    let own = worker.shared.local_service.as_ref();
     if own == Some(&found.name) {
         let message = format!("the fallback of {} leads back to {}, which calls it", from.method.name, found.name);
         return Err(Failure::new(Reason::NoEndpoint, message));

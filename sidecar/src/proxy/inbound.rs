@@ -14,7 +14,7 @@ use std::{
 use opentelemetry::trace::SpanKind;
 use tokio::task::{AbortHandle, spawn_local};
 use weft_mesh::{errors::Reason, identity::SpiffeId, limits};
-use weft_wire::{CannotOpen, Code};
+use weft_wire::Code;
 
 use crate::{
     call::{Call, Way, record::CallRecord},
@@ -29,9 +29,9 @@ use crate::{
         retry::{ConnectError, Miss, Next},
     },
     proxy::{
-        Proxy, own_http1,
-        own_service::{Connections, LocalService, OwnPools},
-        own_tcp,
+        Proxy, local_http1,
+        local_service::{Connections, LocalPools, LocalService},
+        local_tcp,
     },
     telemetry::{
         metrics::{CallLabels, CallMetrics, Direction, OTHER},
@@ -47,7 +47,7 @@ pub(crate) struct Peer {
     pub(crate) id: SpiffeId,
     from: SocketAddr,
     /// What spans say about it. Made when the first of its calls is recorded.
-    told: OnceCell<Caller>,
+    caller: OnceCell<Caller>,
     pub(crate) load: Rc<Load>,
     /// The connections for its calls to a service that speaks HTTP/2.
     pool: OnceCell<Rc<Pool>>,
@@ -81,7 +81,7 @@ impl Peer {
             proxy: Rc::clone(proxy),
             id,
             from,
-            told: OnceCell::new(),
+            caller: OnceCell::new(),
             load: Rc::clone(load),
             pool: OnceCell::new(),
             client_cert,
@@ -91,7 +91,7 @@ impl Peer {
     }
 
     /// The pool for its calls to a service that speaks HTTP/2.
-    fn pool(&self, pools: &OwnPools) -> &Rc<Pool> {
+    fn pool(&self, pools: &LocalPools) -> &Rc<Pool> {
         self.pool.get_or_init(|| pools.of(&self.id))
     }
 
@@ -147,13 +147,13 @@ impl Way for Peer {
     }
 
     fn deadline_passed(&self, call: &Call) -> Failure {
-        match &call.worker.shared.own {
-            Some(own) => Failure::deadline_passed().of_service(own.as_str()),
+        match &call.worker.shared.local_service {
+            Some(local) => Failure::deadline_passed().of_service(local.as_str()),
             None => Failure::deadline_passed(),
         }
     }
 
-    fn holds_its_part(&self, call: &Call) -> Failure {
+    fn over_budget(&self, call: &Call) -> Failure {
         too_many_calls(&call.worker, &self.load)
     }
 }
@@ -167,11 +167,11 @@ pub(crate) async fn carry(peer: Rc<Peer>, call: Rc<Call>) {
         return call.fail(&failure.of_service(local.name.as_str()));
     }
     let sent = match &local.connections {
-        Connections::Http1(pool) => own_http1::send(pool, &peer.load, &call).await,
-        Connections::Http2(pools) => send(peer.pool(pools), &call, wants == Wants::Upgrade).await,
-        Connections::Tcp if wants == Wants::Tunnel => own_tcp::send(local.address, &call).await,
+        Connections::Http1(pool) => local_http1::send(pool, &peer.load, &call).await,
+        Connections::Http2(pools) => send_http2(peer.pool(pools), &call, wants == Wants::Upgrade).await,
+        Connections::Tcp if wants == Wants::Tunnel => local_tcp::send(local.address, &call).await,
         Connections::Tcp => {
-            own_http1::decline(&call);
+            local_http1::decline(&call);
             Ok(())
         }
     };
@@ -254,7 +254,7 @@ fn prepare(peer: &Peer, local: &LocalService, call: &Rc<Call>) {
     let trace = CallTrace::begin(&head, worker.shared.sampling);
     let span = trace.is_recorded.then(|| {
         let mut span = trace.span(SpanKind::Server, local.method(place), &local.name, &head);
-        peer.told.get_or_init(|| Caller::new(&peer.id, peer.from)).tell(&mut span);
+        peer.caller.get_or_init(|| Caller::new(&peer.id, peer.from)).tell(&mut span);
         span
     });
     let record = CallRecord::begin(worker, &metrics, call.started, span);
@@ -271,11 +271,11 @@ fn prepare(peer: &Peer, local: &LocalService, call: &Rc<Call>) {
 async fn again(peer: &Peer, call: Rc<Call>) {
     let pool = match peer.proxy.local.as_ref().map(|local| &local.connections) {
         Some(Connections::Http2(pools)) => peer.pool(pools),
-        Some(Connections::Http1(pool)) => return own_http1::again(Rc::clone(pool), call).await,
+        Some(Connections::Http1(pool)) => return local_http1::again(Rc::clone(pool), call).await,
         Some(Connections::Tcp) | None => return call.reset(Code::REFUSED_STREAM),
     };
     let is_upgrade = call.head().protocol().is_some();
-    if let Err(miss) = send(pool, &call, is_upgrade).await {
+    if let Err(miss) = send_http2(pool, &call, is_upgrade).await {
         call.missed(miss);
     }
 }
@@ -283,13 +283,13 @@ async fn again(peer: &Peer, call: Rc<Call>) {
 /// About doubled with each further try.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 
-async fn send(pool: &Rc<Pool>, call: &Rc<Call>, is_upgrade: bool) -> Result<(), Miss> {
+async fn send_http2(pool: &Rc<Pool>, call: &Rc<Call>, is_upgrade: bool) -> Result<(), Miss> {
     let link = match pool.ready() {
         Some(link) => link,
         None => pool.link().await.map_err(Miss::NotSent)?,
     };
     if is_upgrade && !link.takes_upgrades() {
-        own_http1::decline(call);
+        local_http1::decline(call);
         return Ok(());
     }
     // Some servers close the connection if a list is longer than they take, and with it end all other calls on it.
@@ -299,18 +299,14 @@ async fn send(pool: &Rc<Pool>, call: &Rc<Call>, is_upgrade: bool) -> Result<(), 
         return Ok(());
     }
     let now = call.worker.moment();
-    call.send_over(&link, |head, _, deadline| deadline::pass_on(head, deadline, now)).map_err(|why| {
-        Miss::NotSent(match why {
-            CannotOpen::Full | CannotOpen::Congested => ConnectError::Full,
-            CannotOpen::Going => ConnectError::Failed("its connection is going away".into()),
-        })
-    })?;
+    call.send_over(&link, |head, _, deadline| deadline::pass_on(head, deadline, now))
+        .map_err(|why| Miss::NotSent(why.into()))?;
     Ok(())
 }
 
 /// The failure for a peer that has as many calls here, or holds as much memory, as it may.
 pub(crate) fn too_many_calls(worker: &Worker, peer: &Load) -> Failure {
-    let name = worker.shared.own.as_ref().map_or("the service", |own| own.as_str());
+    let name = worker.shared.local_name();
     let message = if !worker.accounts.inbound.takes_calls(peer) {
         let (bytes, memory) = (peer.bytes(), worker.shared.budget.bytes());
         format!("calls of this caller hold {bytes} bytes in the sidecar of {name}, its full part (--memory {memory})")
@@ -333,7 +329,7 @@ pub(crate) fn missed(call: &Call, miss: Miss) -> Next {
         }
         // The service is well and has not processed the call: the caller's sidecar tries another endpoint.
         Miss::NotSent(ConnectError::Full) | Miss::Unseen(_) | Miss::Full(_) => {
-            let name = shared.own.as_ref().map_or("the service", |own| own.as_str());
+            let name = shared.local_name();
             let message = format!("{name} takes no more calls at present");
             shared.check_health_now.notify_one();
             Next::Fail(Failure::new(Reason::ServiceFull, message).of_service(name))
@@ -349,7 +345,7 @@ pub(crate) fn missed(call: &Call, miss: Miss) -> Next {
         Miss::Malformed(why) => Next::Fail(Failure::new(Reason::Malformed, why)),
         Miss::Broke(why) => {
             shared.check_health_now.notify_one();
-            let name = shared.own.as_ref().map_or("the service", |own| own.as_str());
+            let name = shared.local_name();
             let message = format!("the connection to {name} broke before it answered: {why}");
             Next::Fail(Failure::new(Reason::ConnectionBroke, message).of_service(name))
         }

@@ -56,7 +56,7 @@ pub(crate) async fn carry(downstream: Rc<Downstream>, call: Rc<Call>) {
         }
     };
     let sent = match routed {
-        Ok(Routed::To(route)) => send(&downstream.proxy, &call, route).await,
+        Ok(Routed::To(route)) => send_on_route(&downstream.proxy, &call, route).await,
         Ok(Routed::Reflection) => {
             reflection::reflect(&call);
             Ok(())
@@ -120,13 +120,13 @@ impl Way for Downstream {
         attempt::deadline_passed(call)
     }
 
-    fn holds_its_part(&self, call: &Call) -> Failure {
-        attempt::holds_its_part(call)
+    fn over_budget(&self, call: &Call) -> Failure {
+        attempt::over_budget(call)
     }
 }
 
-/// Sends a call that has a route.
-async fn send(proxy: &Proxy, call: &Rc<Call>, route: Rc<Route>) -> Result<(), Next> {
+/// Sends a call on its route.
+async fn send_on_route(proxy: &Proxy, call: &Rc<Call>, route: Rc<Route>) -> Result<(), Next> {
     let (worker, now) = (&call.worker, call.worker.moment());
     let (service, method) = (&route.service, &route.method);
     service.used(now);
@@ -183,7 +183,7 @@ fn refuse_tunnel(call: &Call, service: &Service) -> Result<(), Next> {
 /// The failure when no more calls are taken.
 pub(crate) fn too_many_calls(worker: &Worker) -> Failure {
     let account = &worker.accounts.outbound;
-    let message = if !account.takes_calls(&worker.own) {
+    let message = if !account.takes_calls(&worker.local_load) {
         let (bytes, memory) = (account.used(), worker.shared.budget.bytes());
         format!("outbound calls hold {bytes} bytes in this sidecar, half of its memory (--memory {memory}); slow down")
     } else {

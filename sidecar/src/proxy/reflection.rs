@@ -131,7 +131,7 @@ mod tests {
         LocalSet::new()
             .run_until(async {
                 let worker = trial::worker();
-                let (mut client, calls, _serving) = peer::connected(&worker, &worker.own, true);
+                let (mut client, calls, _serving) = peer::connected(&worker, &worker.local_load, true);
                 client.pass(1).await.expect("the connection lives");
                 for path in [&b"/grpc.reflection.v1.ServerReflection/a^b"[..], b"/a<b", b"/a`b"] {
                     let mut head = peer::post();

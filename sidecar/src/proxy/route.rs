@@ -170,7 +170,7 @@ mod tests {
                 let worker = trial::worker_with_flags(&["--namespace", "shop"]);
                 let probe = || service(&worker, "probe", None);
                 publish(&worker, [probe(), service(&worker, "other", None)]);
-                let (mut client, calls, _serving) = peer::connected(&worker, &worker.own, true);
+                let (mut client, calls, _serving) = peer::connected(&worker, &worker.local_load, true);
                 let mut named = post();
                 named.append(Name::other("x-weft-service"), b"other");
                 client.call(&post(), 0);

@@ -19,21 +19,21 @@ use crate::{endpoints::catalog::Endpoint, telemetry::metrics::CallMetrics, time:
 const QUESTIONS_QUEUED: usize = 4;
 
 /// A question, which is the place for its answer.
-pub(crate) type Question = oneshot::Sender<Report>;
+pub(crate) type ReportRequest = oneshot::Sender<Report>;
 
 /// Channels to all workers.
-pub(crate) struct Surveyor(Vec<mpsc::Sender<Question>>);
+pub(crate) struct Surveyor(Vec<mpsc::Sender<ReportRequest>>);
 
 impl Surveyor {
     /// Returns the receivers for the workers, too.
-    pub(crate) fn new(workers: u8) -> (Self, Vec<mpsc::Receiver<Question>>) {
+    pub(crate) fn new(workers: u8) -> (Self, Vec<mpsc::Receiver<ReportRequest>>) {
         let (ways, ends) = (0..workers).map(|_| mpsc::channel(QUESTIONS_QUEUED)).unzip();
         (Self(ways), ends)
     }
 
     /// The reports of all workers, in their order; `None` for one that does not answer in time.
     pub(crate) async fn ask(&self) -> Vec<Option<Report>> {
-        let ask = async |way: &mpsc::Sender<Question>| {
+        let ask = async |way: &mpsc::Sender<ReportRequest>| {
             let (question, answer) = oneshot::channel();
             way.send(question).await.ok()?;
             answer.await.ok()

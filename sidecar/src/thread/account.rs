@@ -77,7 +77,7 @@ pub(crate) struct Account {
     metrics: Arc<Metrics>,
     held: Cell<usize>,
     /// The sum that was last reported to the process.
-    told: Cell<usize>,
+    reported: Cell<usize>,
     /// Connections that are not read.
     paused: RefCell<Vec<Paused>>,
     has_paused: Notify,
@@ -245,7 +245,7 @@ impl Account {
             part: Arc::clone(part),
             metrics: Arc::clone(metrics),
             held: Cell::new(0),
-            told: Cell::new(0),
+            reported: Cell::new(0),
             paused: RefCell::default(),
             has_paused: Notify::new(),
         })
@@ -302,7 +302,7 @@ impl Account {
     fn change(&self, before: usize, now: usize) {
         let held = self.held.get() + now - before;
         self.held.set(held);
-        if held.abs_diff(self.told.get()) >= STEP {
+        if held.abs_diff(self.reported.get()) >= STEP {
             self.tell(held);
         }
     }
@@ -310,7 +310,7 @@ impl Account {
     #[cold]
     fn tell(&self, held: usize) {
         // Addition wraps around, so the difference may be negative.
-        self.part.used.fetch_add(held.wrapping_sub(self.told.replace(held)), Relaxed);
+        self.part.used.fetch_add(held.wrapping_sub(self.reported.replace(held)), Relaxed);
     }
 
     /// Wakes the paused connections whose load has room. Returns whether some are still paused.

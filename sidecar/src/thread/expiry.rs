@@ -58,29 +58,29 @@ impl Expiries {
     /// Does what is due by `now`.
     pub(crate) fn look(&self, now: SystemTime) {
         // Each round takes an entry out, or moves it to a time after `now`.
-        while let Some(step) = self.next_step(now) {
-            match step {
-                Step::Renew(connection) => connection.renew(),
-                Step::Expire(connection) => connection.expire(),
+        while let Some(action) = self.next_action(now) {
+            match action {
+                Action::Renew(connection) => connection.renew(),
+                Action::Expire(connection) => connection.expire(),
             }
         }
     }
 
-    fn next_step(&self, now: SystemTime) -> Option<Step> {
+    fn next_action(&self, now: SystemTime) -> Option<Action> {
         let mut due = self.due.borrow_mut();
         let first = due.first_entry().filter(|first| first.key().0 <= now)?;
         let ((_, number), entry) = first.remove_entry();
         if entry.is_renewed || entry.end <= now {
-            return Some(Step::Expire(entry.connection));
+            return Some(Action::Expire(entry.connection));
         }
         let connection = Rc::clone(&entry.connection);
         due.insert((entry.end, number), Entry { is_renewed: true, ..entry });
-        Some(Step::Renew(connection))
+        Some(Action::Renew(connection))
     }
 }
 
 /// What to do with a connection that is due.
-enum Step {
+enum Action {
     Renew(Rc<dyn Expiring>),
     Expire(Rc<dyn Expiring>),
 }

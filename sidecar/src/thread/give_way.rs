@@ -4,6 +4,9 @@ use std::{pin::pin, task::Context};
 
 use tokio::task::yield_now;
 
+/// Bytes that one turn reads at most, so that one busy connection does not make the others wait.
+pub(crate) const BYTES_A_TURN: usize = 512 * 1024;
+
 /// Asks for another turn of this task, after the runtime has polled the sockets and timers of all tasks.
 ///
 /// A task that only wakes its own waker is polled again at once. The runtime polls sockets after 61 such turns, so one

@@ -53,7 +53,7 @@ impl CallSlot {
     /// service.
     pub(crate) fn counted(&self) -> Counted {
         match self.peer() {
-            None => Counted::new(&self.worker.accounts.outbound, &self.worker.own),
+            None => Counted::new(&self.worker.accounts.outbound, &self.worker.local_load),
             Some(peer) => Counted::new(&self.worker.accounts.inbound, peer),
         }
     }
@@ -102,7 +102,9 @@ impl CallSlot {
         let (load, all) = match &self.owner {
             Owner::Peer(peer) => (peer, &self.worker.replay_bytes.inbound),
             // Until the callee is known, the bytes count for the local service.
-            Owner::Callee(callee) => (callee.as_ref().unwrap_or(&self.worker.own), &self.worker.replay_bytes.outbound),
+            Owner::Callee(callee) => {
+                (callee.as_ref().unwrap_or(&self.worker.local_load), &self.worker.replay_bytes.outbound)
+            }
         };
         if bytes < self.kept {
             all.take(self.kept - bytes);
@@ -218,7 +220,7 @@ impl Drop for ConnectionSlot {
 impl Worker {
     /// A slot for one more call of the local service, if there is one.
     pub(crate) fn call_slot(self: &Rc<Self>) -> Option<CallSlot> {
-        if !self.accounts.outbound.takes_calls(&self.own) {
+        if !self.accounts.outbound.takes_calls(&self.local_load) {
             return None;
         }
         if self.calls.outbound.get() >= limits::CALLS_IN_FLIGHT {
@@ -302,12 +304,12 @@ mod tests {
         let mut own: Vec<_> = std::iter::from_fn(|| keeps(worker.call_slot())).collect();
         assert_eq!(kept().1, limits::REPLAY_BYTES / 2, "peers take nothing from the local service's own calls");
         assert!(own.iter_mut().all(|slot| slot.goes_to(&callee)));
-        assert_eq!((worker.own.kept(), callee.kept()), (0, limits::REPLAY_BYTES / 2));
+        assert_eq!((worker.local_load.kept(), callee.kept()), (0, limits::REPLAY_BYTES / 2));
         assert!(keeps(worker.call_slot()).is_some());
         let mut more = worker.call_slot().unwrap();
         assert!(more.goes_to(&callee) && !more.keeps(1) && more.keeps(0));
         drop((all, own, more));
-        assert_eq!((kept(), greedy.kept(), callee.kept(), worker.own.kept()), ((0, 0), 0, 0, 0));
+        assert_eq!((kept(), greedy.kept(), callee.kept(), worker.local_load.kept()), ((0, 0), 0, 0, 0));
     }
 
     #[tokio::test]

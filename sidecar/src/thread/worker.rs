@@ -61,7 +61,7 @@ pub(crate) struct Worker {
     pub(crate) strangers: Rc<Strangers>,
     pub(crate) callees: Callees,
     /// The load of the local service as a client.
-    pub(crate) own: Rc<Load>,
+    pub(crate) local_load: Rc<Load>,
     /// The load of the connections to the local service. It has no limit.
     pub(crate) to_local: Rc<Load>,
     pub(crate) connection_ended: Notify,
@@ -135,7 +135,7 @@ impl Worker {
             peers: Rc::default(),
             strangers: Rc::default(),
             callees: Callees::default(),
-            own: Load::with_share(Share::WholeSide),
+            local_load: Load::with_share(Share::WholeSide),
             to_local: Load::with_share(Share::OfNobody),
             connection_ended: Notify::new(),
             ended: Cell::new(None),

@@ -167,7 +167,7 @@ impl Pool {
 
     /// Whether the bytes that wait for this endpoint's service, or come from it, have reached its part of the memory.
     /// Then it gets no new calls.
-    pub(crate) fn holds_its_part(&self) -> bool {
+    pub(crate) fn is_over_budget(&self) -> bool {
         let account = &self.worker.accounts.outbound;
         account.is_tight() && !account.takes_calls(self.load())
     }

@@ -65,7 +65,7 @@ impl Socket {
 
     fn new(worker: &Worker, role: Role, core: Core) -> Rc<Self> {
         let counted = match role {
-            Role::Server => Counted::new(&worker.accounts.outbound, &worker.own),
+            Role::Server => Counted::new(&worker.accounts.outbound, &worker.local_load),
             Role::Client => Counted::new(&worker.accounts.inbound, &worker.to_local),
         };
         Rc::new(Self {

@@ -235,7 +235,7 @@ mod tests {
     use std::{sync::mpsc, task::Waker, thread, time::Duration};
 
     use super::*;
-    use crate::trial::tls::{Pipe, handshake};
+    use crate::trial::tls::{MemoryStream, handshake};
 
     /// Runs code that must end, on its own thread: a loop that makes no progress would never return.
     fn must_end(what: impl FnOnce() + Send + 'static) {
@@ -282,7 +282,7 @@ mod tests {
         let mut bytes = sent(&mut *peer);
         // rustls takes 4 KiB at a time, so some of these are left when it has seen the close_notify.
         bytes.extend([b'x'; 20_000]);
-        let pipe = Pipe::default();
+        let pipe = MemoryStream::default();
         pipe.push(bytes);
         let mut stream = TlsStream::new(pipe, session);
         let room = LEAST_ROOM + 1024;
@@ -307,7 +307,7 @@ mod tests {
     #[test]
     fn an_end_without_a_close_notify_is_an_error() {
         let (_, server) = handshake();
-        let pipe = Pipe::default();
+        let pipe = MemoryStream::default();
         pipe.end();
         let read = read(&mut TlsStream::new(pipe, server), LEAST_ROOM).expect("the end");
         assert_eq!(read.expect_err("something may be missing").kind(), io::ErrorKind::UnexpectedEof);
@@ -316,7 +316,7 @@ mod tests {
     #[test]
     fn a_buffer_that_is_too_small_is_an_error_and_not_an_end() {
         let (_, server) = handshake();
-        let read = read(&mut TlsStream::new(Pipe::default(), server), LEAST_ROOM - 1).expect("it is ready");
+        let read = read(&mut TlsStream::new(MemoryStream::default(), server), LEAST_ROOM - 1).expect("it is ready");
         assert_eq!(read.expect_err("nothing can be read").kind(), io::ErrorKind::InvalidInput);
     }
 
@@ -324,7 +324,7 @@ mod tests {
     #[test]
     fn records_without_plaintext_do_not_block_the_worker() {
         let (mut client, server) = handshake();
-        let pipe = Pipe::default();
+        let pipe = MemoryStream::default();
         for _ in 0..2 * EMPTY_READS_A_TURN {
             client.refresh_traffic_keys().expect("the handshake is over");
             pipe.push(sent(&mut client));

@@ -73,7 +73,7 @@ impl Mesh {
             async move { worker.deadlines.run().await }
         });
         let downstream = Downstream::new(&proxy);
-        let (client, begun, _serving) = connected_to(&worker, &worker.own, Rc::clone(&downstream) as _);
+        let (client, begun, _serving) = connected_to(&worker, &worker.local_load, Rc::clone(&downstream) as _);
         let mut mesh =
             Self { worker, proxy, client, endpoints: ends, service, calls: Vec::new(), questions, downstream, begun };
         mesh.settle().await;
@@ -168,7 +168,7 @@ impl Mesh {
             assert_eq!(Rc::strong_count(&call), 1, "{what}: something still refers to the call");
         }
         assert_eq!((worker.calls.sum(), worker.replay_bytes.sum()), (0, 0), "{what}: calls, bytes for retries");
-        assert_eq!((worker.accounts.held(), worker.own.bytes()), (0, 0), "{what}: bytes");
+        assert_eq!((worker.accounts.held(), worker.local_load.bytes()), (0, 0), "{what}: bytes");
         for endpoint in &self.service.endpoints {
             let held: usize = self.proxy.pools.of(endpoint).usages().iter().map(|usage| usage.held_bytes).sum();
             assert_eq!(held, 0, "{what}: bytes that were received and not released");

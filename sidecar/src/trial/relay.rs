@@ -263,12 +263,12 @@ fn shared(more: &[&str]) -> (Arc<Shared>, mpsc::Receiver<Question>) {
     let least = ["weft-sidecar", "--trust-bundle", "/", "--join-token-file", "/"];
     let Flags { args } = Flags::try_parse_from([&least, more].concat()).expect("the least that is needed");
     let (catalog, questions) = Catalog::new();
-    let own = args.service_name().expect("a name, if there is one");
+    let local_service = args.service_name().expect("a name, if there is one");
     let shared = Shared::from(Start {
         args,
         settings: Vec::new(),
-        own,
-        own_policy: ServicePolicy::default(),
+        local_service,
+        local_policy: ServicePolicy::default(),
         catalog,
         surveyor: Surveyor::new(1).0,
         spans: None,

@@ -20,7 +20,7 @@ use crate::transport::tls_stream::TlsStream;
 
 /// A connection in memory. Each read returns at most one pushed piece.
 #[derive(Clone, Default)]
-pub(crate) struct Pipe(Rc<RefCell<Bytes>>);
+pub(crate) struct MemoryStream(Rc<RefCell<Bytes>>);
 
 #[derive(Default)]
 struct Bytes {
@@ -29,7 +29,7 @@ struct Bytes {
     written: Vec<u8>,
 }
 
-impl Pipe {
+impl MemoryStream {
     pub(crate) fn push(&self, bytes: Vec<u8>) {
         if !bytes.is_empty() {
             self.0.borrow_mut().to_read.push_back(bytes);
@@ -50,7 +50,7 @@ impl Pipe {
     }
 }
 
-impl AsyncRead for Pipe {
+impl AsyncRead for MemoryStream {
     fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let mut bytes = self.0.borrow_mut();
         let Some(piece) = bytes.to_read.front_mut() else {
@@ -66,7 +66,7 @@ impl AsyncRead for Pipe {
     }
 }
 
-impl AsyncWrite for Pipe {
+impl AsyncWrite for MemoryStream {
     fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.0.borrow_mut().written.extend_from_slice(bytes);
         Poll::Ready(Ok(bytes.len()))
@@ -148,8 +148,8 @@ pub fn stream(script: &[u8]) {
 }
 
 struct Play<C, P> {
-    stream: TlsStream<C, Pipe>,
-    pipe: Pipe,
+    stream: TlsStream<C, MemoryStream>,
+    pipe: MemoryStream,
     peer: P,
     /// Bytes that the peer has produced and not sent yet.
     outgoing: Vec<u8>,
@@ -177,7 +177,7 @@ where
     T: SideData,
 {
     fn new(session: C, peer: P) -> Self {
-        let pipe = Pipe::default();
+        let pipe = MemoryStream::default();
         Self {
             stream: TlsStream::new(pipe.clone(), session),
             pipe,

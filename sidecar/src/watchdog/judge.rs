@@ -33,7 +33,7 @@ pub(super) enum Activity {
 
 /// The result of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum Change {
     /// Nothing has changed.
     Same,
     /// It has made no progress for too long.
@@ -61,13 +61,13 @@ impl Judge {
     }
 
     /// The thread is fine, or must not be judged.
-    pub(super) fn passes(&mut self) -> Verdict {
+    pub(super) fn passes(&mut self) -> Change {
         (self.cpu, self.silent) = (None, Duration::ZERO);
-        if std::mem::take(&mut self.is_stalled) { Verdict::GoesOn } else { Verdict::Same }
+        if std::mem::take(&mut self.is_stalled) { Change::GoesOn } else { Change::Same }
     }
 
     /// Checks a thread that has beaten `beats` times. Asks for its activity only if that number has not changed.
-    pub(super) fn look(&mut self, beats: u64, activity: impl FnOnce() -> Activity) -> Verdict {
+    pub(super) fn look(&mut self, beats: u64, activity: impl FnOnce() -> Activity) -> Change {
         if beats != self.beats {
             self.beats = beats;
             return self.passes();
@@ -81,13 +81,13 @@ impl Judge {
             Activity::IsStopped => Duration::ZERO,
         };
         if self.silent >= self.times.hang {
-            return Verdict::Hangs;
+            return Change::Hangs;
         }
         if self.silent >= self.times.stall && !self.is_stalled {
             self.is_stalled = true;
-            return Verdict::Stalls;
+            return Change::Stalls;
         }
-        Verdict::Same
+        Change::Same
     }
 }
 
@@ -98,9 +98,9 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     /// Checks a thread that does not beat, and returns the checks that found a change.
-    fn looks(judge: &mut Judge, activities: impl IntoIterator<Item = Activity>) -> Vec<(usize, Verdict)> {
-        let verdicts = activities.into_iter().map(|activity| judge.look(0, || activity));
-        verdicts.enumerate().filter(|(_, verdict)| *verdict != Verdict::Same).collect()
+    fn looks(judge: &mut Judge, activities: impl IntoIterator<Item = Activity>) -> Vec<(usize, Change)> {
+        let changes = activities.into_iter().map(|activity| judge.look(0, || activity));
+        changes.enumerate().filter(|(_, change)| *change != Change::Same).collect()
     }
 
     /// A thread that gets this much CPU time each second.
@@ -110,23 +110,23 @@ mod tests {
 
     #[test]
     fn a_thread_that_spins_stalls_and_then_hangs() {
-        let verdicts = looks(&mut Judge::new(TIMES), runs(SECOND).take(31));
+        let changes = looks(&mut Judge::new(TIMES), runs(SECOND).take(31));
         // The first check does not know how long the thread has been running.
-        assert_eq!(verdicts, [(5, Verdict::Stalls), (30, Verdict::Hangs)]);
+        assert_eq!(changes, [(5, Change::Stalls), (30, Change::Hangs)]);
     }
 
     #[test]
     fn a_thread_that_is_blocked_stalls_and_then_hangs() {
-        let verdicts = looks(&mut Judge::new(TIMES), [Activity::Waits; 30]);
-        assert_eq!(verdicts, [(4, Verdict::Stalls), (29, Verdict::Hangs)]);
+        let changes = looks(&mut Judge::new(TIMES), [Activity::Waits; 30]);
+        assert_eq!(changes, [(4, Change::Stalls), (29, Change::Hangs)]);
     }
 
     #[test]
     fn a_thread_that_is_given_no_cpu_is_not_at_fault() {
         assert_eq!(looks(&mut Judge::new(TIMES), runs(Duration::ZERO).take(1_000)), []);
         // A tenth of a CPU: ten times as long.
-        let verdicts = looks(&mut Judge::new(TIMES), runs(SECOND / 10).take(60));
-        assert_eq!(verdicts, [(50, Verdict::Stalls)]);
+        let changes = looks(&mut Judge::new(TIMES), runs(SECOND / 10).take(60));
+        assert_eq!(changes, [(50, Change::Stalls)]);
     }
 
     /// The watchdog was stopped as long as the thread, and checks it before its next beat.
@@ -134,10 +134,10 @@ mod tests {
     fn a_process_that_was_stopped_is_not_at_fault() {
         let mut judge = Judge::new(TIMES);
         for beats in 1..100 {
-            assert_eq!(judge.look(beats, || Activity::Waits), Verdict::Same);
+            assert_eq!(judge.look(beats, || Activity::Waits), Change::Same);
             let hours_of_cpu = Activity::Runs(Duration::from_secs(7_200 * beats));
-            assert_eq!(judge.look(beats, || hours_of_cpu), Verdict::Same);
-            assert_eq!(judge.look(beats, || Activity::Waits), Verdict::Same);
+            assert_eq!(judge.look(beats, || hours_of_cpu), Change::Same);
+            assert_eq!(judge.look(beats, || Activity::Waits), Change::Same);
         }
         assert_eq!(looks(&mut Judge::new(TIMES), [Activity::IsStopped; 1_000]), []);
     }
@@ -145,11 +145,11 @@ mod tests {
     #[test]
     fn a_thread_that_goes_on_is_fine_again() {
         let mut judge = Judge::new(TIMES);
-        assert_eq!(looks(&mut judge, [Activity::Waits; 20]), [(4, Verdict::Stalls)]);
-        assert_eq!(judge.look(1, || Activity::Waits), Verdict::GoesOn);
+        assert_eq!(looks(&mut judge, [Activity::Waits; 20]), [(4, Change::Stalls)]);
+        assert_eq!(judge.look(1, || Activity::Waits), Change::GoesOn);
         let again: Vec<_> = (0..5).map(|_| judge.look(1, || Activity::Waits)).collect();
-        assert_eq!(again, [Verdict::Same, Verdict::Same, Verdict::Same, Verdict::Same, Verdict::Stalls]);
-        assert_eq!(judge.passes(), Verdict::GoesOn);
-        assert_eq!(judge.passes(), Verdict::Same);
+        assert_eq!(again, [Change::Same, Change::Same, Change::Same, Change::Same, Change::Stalls]);
+        assert_eq!(judge.passes(), Change::GoesOn);
+        assert_eq!(judge.passes(), Change::Same);
     }
 }

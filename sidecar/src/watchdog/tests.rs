@@ -100,11 +100,11 @@ fn a_thread_that_has_not_started_is_not_judged() {
 fn each_step_has_a_text_of_its_own() {
     let pulse = Pulse::new("worker-0".into());
     let mut texts = Vec::new();
-    for step in Step::ALL {
-        pulse.is_at(step);
-        assert_eq!(pulse.step(), step);
-        texts.push(step.text());
+    for work in Work::ALL {
+        pulse.is_at(work);
+        assert_eq!(pulse.work(), work);
+        texts.push(work.text());
     }
     texts.dedup();
-    assert_eq!(texts.len(), Step::ALL.len());
+    assert_eq!(texts.len(), Work::ALL.len());
 }

@@ -27,7 +27,7 @@ pub(super) async fn of(control: &Control) -> State {
     let now = Instant::now();
     let services = services(shared, now);
     State {
-        service: shared.own.as_ref().map(ToString::to_string).unwrap_or_default(),
+        service: shared.local_service.as_ref().map(ToString::to_string).unwrap_or_default(),
         identity: shared.identity.load().as_ref().map(|identity| Identity {
             spiffe_id: identity.svid.id().to_string(),
             not_after: Some(identity.svid.not_after().into()),
@@ -89,9 +89,9 @@ fn endpoint_state(endpoint: &Endpoint, now: Moment) -> EndpointState {
 fn breaker_state(breaker: &Breaker, now: Moment) -> BreakerState {
     let statistics = breaker.statistics(now);
     let state = match statistics.state {
-        breaker::State::Closed => breaker_state::State::Closed,
-        breaker::State::Open => breaker_state::State::Open,
-        breaker::State::HalfOpen => breaker_state::State::HalfOpen,
+        breaker::CircuitState::Closed => breaker_state::State::Closed,
+        breaker::CircuitState::Open => breaker_state::State::Open,
+        breaker::CircuitState::HalfOpen => breaker_state::State::HalfOpen,
     };
     BreakerState {
         state: state.into(),

@@ -30,7 +30,7 @@ async fn a_service_that_never_answers_does_not_take_the_calls_of_others() {
                 slot.goes_to(&callee).then_some(slot)
             })
             .collect();
-            let (mut client, calls, _serving) = peer::connected(&worker, &worker.own, true);
+            let (mut client, calls, _serving) = peer::connected(&worker, &worker.local_load, true);
             client.pass(1).await.expect("the connection lives");
             for _ in 0..2 {
                 client.call(&peer::post(), 10);
@@ -58,7 +58,7 @@ async fn bytes_that_wait_for_a_connection_count_for_the_callee() {
     LocalSet::new()
         .run_until(async {
             let worker = trial::worker();
-            let (mut client, calls, _serving) = peer::connected(&worker, &worker.own, true);
+            let (mut client, calls, _serving) = peer::connected(&worker, &worker.local_load, true);
             client.pass(1).await.expect("the connection lives");
             let stream = client.call(&peer::post(), 10);
             client.pass(1).await.expect("the connection lives");

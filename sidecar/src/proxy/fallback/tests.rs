@@ -57,7 +57,7 @@ async fn call(head: &Headers, services: impl FnOnce(&Worker) -> Vec<Service>) ->
     let endpoints = services.iter().flat_map(|service| &service.endpoints);
     endpoints.for_each(|endpoint| endpoint.set_health(Health::Down, false));
     publish(&worker, services);
-    let (mut client, calls, _serving) = peer::connected(&worker, &worker.own, true);
+    let (mut client, calls, _serving) = peer::connected(&worker, &worker.local_load, true);
     client.call(head, 10);
     client.pass(1).await.expect("the connection lives");
     let call = Rc::clone(&calls.borrow()[0]);

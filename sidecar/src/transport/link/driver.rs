@@ -23,12 +23,12 @@ use super::{Link, Role};
 use crate::{
     thread::{
         account::{LITTLE_BYTES, Reads},
-        give_way::give_way,
+        give_way::{BYTES_A_TURN, give_way},
         wire_limits,
         worker::Worker,
     },
     transport::exchange::Exchange,
-    watchdog::Step,
+    watchdog::Work,
 };
 
 /// Why a connection ended early.
@@ -81,8 +81,6 @@ pub(crate) struct Driver<IO, F> {
     sleep: Option<Pin<Box<Sleep>>>,
 }
 
-/// Bytes that one turn reads at most, so that one busy connection does not make the others wait.
-const BYTES_A_TURN: usize = 512 * 1024;
 /// The least that a read counts for: a read that brings few bytes may have cost as much, in TLS records of one byte
 /// each.
 const LEAST_A_READ: usize = BYTES_A_TURN / 32;
@@ -121,7 +119,7 @@ where
         if self.link.is_expired.get() {
             return Poll::Ready(Err(self.expired(cx)));
         }
-        self.worker.pulse.is_at(Step::ReadsHttp2);
+        self.worker.pulse.is_at(Work::ReadsHttp2);
         let read = self.read(cx);
         if self.has_requests {
             self.has_requests = false;
@@ -129,7 +127,7 @@ where
         }
         self.take_notices();
         // Written even after an error: answers to what came before it, and the GOAWAY for the error itself.
-        self.worker.pulse.is_at(Step::WritesHttp2);
+        self.worker.pulse.is_at(Work::WritesHttp2);
         let written = self.write(cx);
         self.link.offer_room();
         read?;
@@ -455,7 +453,7 @@ where
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let turn = self.turn(cx);
-        self.worker.pulse.is_at(Step::Others);
+        self.worker.pulse.is_at(Work::Others);
         if let Poll::Ready(result) = &turn {
             match result {
                 Ok(()) => self.end(&"it was closed", false),

@@ -24,7 +24,7 @@ use crate::{
     message::failure::Failure,
     thread::{give_way::give_way, worker::Worker},
     transport::{exchange::Exchange, link::Role},
-    watchdog::Step,
+    watchdog::Work,
 };
 
 /// Why a connection ended early.
@@ -389,9 +389,9 @@ impl<IO: Stream, F: FnMut(Occasion) + Unpin> Future for Driver<IO, F> {
     type Output = Result<(), SocketError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.worker.pulse.is_at(Step::Socket);
+        self.worker.pulse.is_at(Work::Socket);
         let turn = self.turn(cx);
-        self.worker.pulse.is_at(Step::Others);
+        self.worker.pulse.is_at(Work::Others);
         if let Poll::Ready(result) = &turn {
             match result {
                 Ok(()) => self.end(&"it was closed", false),

@@ -11,11 +11,9 @@ use tokio::io::ReadBuf;
 use super::{Driver, Fate, Occasion, Role, SocketError, Stream};
 use crate::thread::{
     account::{LITTLE_BYTES, Reads},
-    give_way::give_way,
+    give_way::{BYTES_A_TURN, give_way},
 };
 
-/// Bytes that one turn reads at most, so that one busy connection does not make the others wait.
-const BYTES_A_TURN: usize = 512 * 1024;
 /// How many bytes of pipelined requests are read while the current one is not answered.
 const PIPELINED_BYTES: usize = 4 * 1024;
 

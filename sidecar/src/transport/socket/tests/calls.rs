@@ -46,7 +46,7 @@ impl Way for Counting {
         Failure::deadline_passed()
     }
 
-    fn holds_its_part(&self, _: &Call) -> Failure {
+    fn over_budget(&self, _: &Call) -> Failure {
         Failure::deadline_passed()
     }
 }

@@ -25,7 +25,7 @@ use crate::{
 ///
 /// A call that finds none idle waits in a queue in which peers take turns ([`Fair`]). It takes whichever comes first, a
 /// connection that becomes idle or one that is made. No connection is idle while a call waits.
-pub(crate) struct Pool {
+pub(crate) struct Http1Pool {
     worker: Rc<Worker>,
     address: SocketAddr,
     idle: RefCell<Vec<Rc<Socket>>>,
@@ -40,7 +40,7 @@ type Waiting = oneshot::Sender<Result<Lease, ConnectError>>;
 /// A connection on its way to a waiting call. If the call is gone by then, dropping this gives the connection to the
 /// next.
 struct Lease {
-    pool: Rc<Pool>,
+    pool: Rc<Http1Pool>,
     socket: Option<Rc<Socket>>,
 }
 
@@ -70,7 +70,7 @@ enum Turn {
 /// How many connections a call takes and finds closed before it gives up.
 const CONNECTIONS_TAKEN: usize = 4;
 
-impl Pool {
+impl Http1Pool {
     pub(crate) fn new(worker: &Rc<Worker>, address: SocketAddr) -> Rc<Self> {
         let (worker, idle, waiting) = (Rc::clone(worker), RefCell::default(), RefCell::default());
         Rc::new(Self { worker, address, idle, waiting, connecting: Cell::new(0) })
@@ -193,7 +193,7 @@ impl Pool {
 }
 
 /// Sends a call to the local service.
-pub(crate) async fn send(pool: &Rc<Pool>, peer: &Rc<Load>, call: &Rc<Call>) -> Result<(), Miss> {
+pub(crate) async fn send(pool: &Rc<Http1Pool>, peer: &Rc<Load>, call: &Rc<Call>) -> Result<(), Miss> {
     let socket = match pool.idle() {
         Some(socket) => socket,
         None => pool.wait(peer, Turn::Last).await.map_err(Miss::NotSent)?,
@@ -207,7 +207,7 @@ fn unwritable(why: http1::Error) -> Miss {
 }
 
 /// Sends a call again after the service had closed the idle connection that it was sent over.
-pub(crate) async fn again(pool: Rc<Pool>, call: Rc<Call>) {
+pub(crate) async fn again(pool: Rc<Http1Pool>, call: Rc<Call>) {
     let Some(peer) = call.peer() else { return };
     // It skips the idle connections, as they may be closed, too.
     let sent = match pool.wait(&peer, Turn::First).await {
@@ -239,9 +239,9 @@ mod tests {
     use crate::trial;
 
     /// A pool of connections to this address, and the worker that it belongs to.
-    fn pool(address: SocketAddr) -> (Rc<Pool>, Rc<Worker>) {
+    fn pool(address: SocketAddr) -> (Rc<Http1Pool>, Rc<Worker>) {
         let worker = trial::worker();
-        (Pool::new(&worker, address), worker)
+        (Http1Pool::new(&worker, address), worker)
     }
 
     fn run(test: impl Future<Output = ()>) {
@@ -259,12 +259,12 @@ mod tests {
     fn a_connection_goes_to_the_call_that_has_waited_longest() {
         run(async {
             let (pool, worker) = pool(NOWHERE);
-            let mut first = Box::pin(pool.wait(&worker.own, Turn::Last));
+            let mut first = Box::pin(pool.wait(&worker.local_load, Turn::Last));
             let (mut second, mut third) =
-                (pin!(pool.wait(&worker.own, Turn::Last)), pin!(pool.wait(&worker.own, Turn::Last)));
+                (pin!(pool.wait(&worker.local_load, Turn::Last)), pin!(pool.wait(&worker.local_load, Turn::Last)));
             assert!(poll(first.as_mut()).is_pending() && poll(second.as_mut()).is_pending());
             assert!(poll(third.as_mut()).is_pending());
-            let mut hasty = pin!(pool.wait(&worker.own, Turn::First));
+            let mut hasty = pin!(pool.wait(&worker.local_load, Turn::First));
             assert!(poll(hasty.as_mut()).is_pending());
             let socket = Socket::http1_client(&worker);
             pool.keep(Rc::clone(&socket));
@@ -287,12 +287,15 @@ mod tests {
             let (pool, worker) = pool(NOWHERE);
             // One peer alone takes half and leaves the rest to others.
             let most = limits::HTTP1_CALLS_WAITING / 2;
-            let mut waiting: Vec<_> = (0..most).map(|_| Box::pin(pool.wait(&worker.own, Turn::Last))).collect();
+            let mut waiting: Vec<_> = (0..most).map(|_| Box::pin(pool.wait(&worker.local_load, Turn::Last))).collect();
             assert!(waiting.iter_mut().all(|call| poll(call.as_mut()).is_pending()));
             assert_eq!(pool.connecting.get(), limits::HTTP1_CONNECTS, "no more are made at once");
-            assert!(matches!(poll(pin!(pool.wait(&worker.own, Turn::Last))), Poll::Ready(Err(ConnectError::Full))));
+            assert!(matches!(
+                poll(pin!(pool.wait(&worker.local_load, Turn::Last))),
+                Poll::Ready(Err(ConnectError::Full))
+            ));
             waiting.truncate(1);
-            assert!(poll(pin!(pool.wait(&worker.own, Turn::Last))).is_pending(), "there is room again");
+            assert!(poll(pin!(pool.wait(&worker.local_load, Turn::Last))).is_pending(), "there is room again");
             waiting.clear();
             for _ in 0..=limits::HTTP1_IDLE_CONNECTIONS {
                 pool.keep(Socket::http1_client(&worker));
@@ -305,7 +308,7 @@ mod tests {
     fn each_waiting_call_fails_if_the_service_does_not_listen() {
         run(async {
             let (pool, worker) = pool(NOWHERE);
-            let mut calls: Vec<_> = (0..50).map(|_| Box::pin(pool.wait(&worker.own, Turn::Last))).collect();
+            let mut calls: Vec<_> = (0..50).map(|_| Box::pin(pool.wait(&worker.local_load, Turn::Last))).collect();
             for call in &mut calls {
                 assert!(poll(call.as_mut()).is_pending());
             }
@@ -324,7 +327,7 @@ mod tests {
             let listener = socket.listen(1).expect("it listens");
             let (pool, worker) = pool(listener.local_addr().expect("it is bound"));
             // More than the backlog holds. Each is accepted only once the call before it has its connection.
-            let mut calls: Vec<_> = (0..20).map(|_| Box::pin(pool.wait(&worker.own, Turn::Last))).collect();
+            let mut calls: Vec<_> = (0..20).map(|_| Box::pin(pool.wait(&worker.local_load, Turn::Last))).collect();
             let mut accepted = Vec::new();
             for call in &mut calls {
                 let connected = poll_fn(|cx| {

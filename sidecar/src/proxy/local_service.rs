@@ -9,7 +9,7 @@ use weft_wire::Usage;
 use crate::{
     args::AppProtocol,
     message::target,
-    proxy::own_http1,
+    proxy::local_http1,
     thread::worker::Worker,
     transport::pool::{Destination, Pool},
 };
@@ -27,8 +27,8 @@ pub(crate) struct LocalService {
 
 /// The connections to it, by what it speaks.
 pub(crate) enum Connections {
-    Http2(OwnPools),
-    Http1(Rc<own_http1::Pool>),
+    Http2(LocalPools),
+    Http1(Rc<local_http1::Http1Pool>),
     /// A new one for each call.
     Tcp,
 }
@@ -37,8 +37,8 @@ impl LocalService {
     /// `None` for a sidecar without a local service.
     pub(crate) fn new(worker: &Rc<Worker>) -> Option<Self> {
         let shared = &worker.shared;
-        let (name, address) = (shared.own.clone()?, shared.args.app?);
-        let contracts = shared.own_policy.contracts.iter();
+        let (name, address) = (shared.local_service.clone()?, shared.args.app?);
+        let contracts = shared.local_policy.contracts.iter();
         let methods: Vec<Arc<str>> = contracts
             .flat_map(|contract| {
                 contract.methods.iter().map(move |method| format!("{}/{}", contract.name, method.name).into())
@@ -46,8 +46,8 @@ impl LocalService {
             .collect();
         let places = methods.iter().enumerate().map(|(place, name)| (format!("/{name}").into(), place)).collect();
         let connections = match shared.args.protocol {
-            AppProtocol::Grpc => Connections::Http2(OwnPools::new(worker, address)),
-            AppProtocol::Http1 => Connections::Http1(own_http1::Pool::new(worker, address)),
+            AppProtocol::Grpc => Connections::Http2(LocalPools::new(worker, address)),
+            AppProtocol::Http1 => Connections::Http1(local_http1::Http1Pool::new(worker, address)),
             AppProtocol::Tcp => Connections::Tcp,
         };
         Some(Self { name, address, methods, places, connections })
@@ -92,13 +92,13 @@ impl LocalService {
 /// shared one, a caller could use up the window with one request that the service does not read, make the service close
 /// the connection, or take all streams. So callers share no connection, just as without a mesh. The replicas of one
 /// caller share theirs, up to [`weft_mesh::limits::CONNECTIONS_PER_ENDPOINT`].
-pub(crate) struct OwnPools {
+pub(crate) struct LocalPools {
     worker: Rc<Worker>,
     address: SocketAddr,
     by_caller: RefCell<HashMap<SpiffeId, Rc<Pool>>>,
 }
 
-impl OwnPools {
+impl LocalPools {
     fn new(worker: &Rc<Worker>, address: SocketAddr) -> Self {
         Self { worker: Rc::clone(worker), address, by_caller: RefCell::default() }
     }
