@@ -384,3 +384,87 @@ async fn weft_down_ends_the_processes_of_a_killed_weft_up() {
     assert!(alive.is_empty(), "{alive:?} are left");
     assert!(!bed.state_dir().join("run.json").exists());
 }
+
+const USERS: &str = "shop.users.v1.Users";
+
+/// A service without `.proto` files that tells a contract of the shop by server reflection.
+fn telling(name: &str, before: &str, more: &str) -> String {
+    format!(
+        "  {name}:\n    run: sh -c \"{before} exec ${{BIN}}/weft-test-app\"\n    env: {{ REFLECT: {USERS}{more} }}\n    \
+         replicas: 2\n"
+    )
+}
+
+/// Calls `Users/Create`, which answers at once. The service echoes the request.
+async fn creates(bed: &Bed) {
+    let create = format!("{USERS}/Create");
+    eventually("the contract leads to the service", LIMIT, async || {
+        let output = bed.weft(&["call", "-c", &create, r#"{"name":"Ada"}"#]);
+        output.status.success() && lines(&output)[0]["id"] == "Ada"
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_service_without_protos_is_asked_for_its_contracts() {
+    let mut bed = Bed::start_quietly(&telling("users", "", "")).await;
+    let log = bed.log();
+    assert!(log.contains(&format!("│ contracts    users: {USERS}, told by server reflection\n")), "{log}");
+    assert!(log.contains(&format!("call --address {} {USERS}/", bed.url())), "a command to try: {log}");
+    let is_wrong = |line: &&str| [" WARN ", " ERROR "].iter().any(|word| line.contains(word));
+    assert_eq!(log.lines().find(is_wrong), None, "{log}");
+    creates(&bed).await;
+    // The contract's timeout ends a call that would take ten minutes.
+    let output = bed.weft(&["call", "-H", "x-do: sleep:600000", &format!("{USERS}/Create"), "{}"]);
+    assert_eq!(output.status.code(), Some(64 + 4), "{output:?}");
+    assert!(stderr(&output).contains("x-weft-error: deadline-exceeded"), "{output:?}");
+
+    use std::os::unix::fs::PermissionsExt;
+    let told = fs::metadata(bed.state_dir().join("sidecars/users.told.binpb")).expect("it was written");
+    assert_eq!(told.permissions().mode() & 0o777, 0o600);
+
+    // Whatever is started again has the contract, too.
+    for process in ["users-1·sidecar", "users-2·sidecar", "users-1", "control"] {
+        bed.kill(process);
+        eventually("it is started again", LIMIT, async || bed.log().contains(&format!("{process}: started again")))
+            .await;
+    }
+    creates(&bed).await;
+    let output = bed.weft(&["restart", "users"]);
+    assert!(output.status.success(), "{output:?}\n{}", bed.log());
+    creates(&bed).await;
+    assert!(bed.stop().await.success(), "{}", bed.log());
+}
+
+/// The first in the file has a contract, even if another has told it much earlier.
+#[tokio::test]
+async fn mesh_yaml_says_which_service_has_a_contract_that_two_tell() {
+    let mute = "  mute:\n    run: ${BIN}/weft-test-app\n";
+    let services = telling("first", "sleep 1;", ", REFLECT_VERSION: v1alpha") + &telling("second", "", "") + mute;
+    let bed = Bed::start(&services).await;
+    let log = bed.log();
+    for line in [
+        format!("│ contracts    first: {USERS}, told by server reflection\n"),
+        format!("│              second: no contract of its own: {USERS} belongs to first\n"),
+        "│              mute: no contract known: no .proto files in mesh.yaml, and it does not answer server reflection\n"
+            .to_owned(),
+    ] {
+        assert!(log.contains(&line), "{line:?} is not in\n{log}");
+    }
+    creates(&bed).await;
+    // The others are called by name, as ever.
+    for service in ["second", "mute"] {
+        let output = bed.weft(&["call", "-c", "--service", service, &format!("{USERS}/Create"), r#"{"name":"Eve"}"#]);
+        assert!(output.status.success() && lines(&output)[0]["id"] == "Eve", "{service}: {output:?}");
+    }
+
+    // What the file lists belongs to that service, whatever another tells.
+    let listed = Bed::start(
+        &(telling("first", "", "") + &of_shop("users", "") + &of_shop("auth", "") + &of_shop("notifications", "")),
+    )
+    .await;
+    let log = listed.log();
+    let line = format!("│ contracts    first: no contract of its own: {USERS} belongs to users\n");
+    assert!(log.contains(&line), "{log}");
+    create(&listed, "Ada", "ada@example.com");
+}

@@ -7,6 +7,7 @@ mod mesh_file;
 mod new_files;
 mod proto;
 mod redirect;
+mod reflection;
 mod restart;
 mod up;
 

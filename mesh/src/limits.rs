@@ -42,8 +42,8 @@ limits! {
          one caller. Past it, a call fails with `overloaded`, or with `service-full` at the callee, or is tried at \
          another endpoint.";
     ROOM_WAIT: Duration = Duration::from_secs(30),
-        "How long such a call waits, and a call whose peer does not read what it is sent, unless its deadline is \
-         sooner. Then it fails in the same way.";
+        "How long a call waits for room on a connection, or for a peer that does not read what it is sent, unless its \
+         deadline is sooner. Then it fails as a call past CALLS_QUEUED does.";
     REFUSED_TRIES: u32 = 8,
         "How often a call is sent to the local service while that refuses its stream unseen, with growing pauses. Then \
          the caller's sidecar tries another endpoint.";
@@ -56,8 +56,7 @@ limits! {
          peer may have as many as all together leave free. Past it, a new one is closed at once and counted.";
     HANDSHAKES: usize = 1_024,
         "Connections to a worker's inbound side whose TLS handshake is not finished, so that their identity is not \
-         known. Past it, a new one is accepted, and of the network with the most the one that has taken longest is \
-         closed.";
+         known. Past it, a new one is accepted, and the oldest of the network with the most is closed.";
     HEADER_LIST_BYTES: u32 = 64 * 1024,
         "Size of a header list as counted by RFC 9113, section 6.5.2, and of an HTTP/1.1 head; `--header-list-bytes` \
          changes it. A call with a longer one fails with `headers-too-large`; other calls are not affected.";
@@ -66,15 +65,16 @@ limits! {
     MEMORY_BYTES: usize = 1024 * 1024 * 1024,
         "What all connections of a sidecar hold together: bytes that were received and not passed on yet, and bytes \
          that wait to be written; `--memory` changes it. Half is for the inbound side and half for the outbound one, \
-         and on each side one caller, or one callee, may hold as much as all together leave free. Past its part, its \
-         new calls fail (`overloaded`, or `service-full` at the callee), and its connections are not read until what \
-         they hold has gone. From four times its part on, calls whose bytes wait for it are broken off.";
+         and on each side one caller, or one callee, may hold as much as all together leave free: its share. Past its \
+         share, its new calls fail (`overloaded`, or `service-full` at the callee), and its connections are not read \
+         until what they hold has gone. From four times its share on, calls whose bytes wait for it are broken off.";
     UNCOUNTED_LIST_BYTES: usize = 4 * 1024,
         "A call's header lists up to this size do not count in MEMORY_BYTES, as CALLS_IN_FLIGHT bounds them. A longer \
          one counts for the caller until the call ends.";
     PAUSED_TIME: Duration = Duration::from_secs(120),
-        "A connection of another sidecar that is not read, because its peer holds its part of MEMORY_BYTES, ends when \
-         none of its bytes were passed on for this long: otherwise nobody would notice that its calls were given up.";
+        "A connection of another sidecar that is not read, because its peer holds its share of MEMORY_BYTES, ends \
+         when none of its bytes were passed on for this long: otherwise nobody would notice that its calls were given \
+         up.";
     STREAM_WINDOW_BYTES: u32 = 256 * 1024,
         "What one call may have in flight before its reader has taken it: bounds the memory for a slow reader.";
     CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024,
@@ -190,7 +190,7 @@ limits! {
          half. Past it, a call with a body is not retried once it was sent. Bodies that wait to be sent for the first \
          time are bounded by windows and by MEMORY_BYTES.";
     TRIES: u32 = 2,
-        "How often a call is sent at most.";
+        "The most times that a call is sent to one service.";
     DETECT_TIMEOUT: Duration = Duration::from_secs(60),
         "For the first bytes of a client on the outbound port, also for a redirected connection to an HTTP service, \
          and for an HTTP/1.1 head, as in nginx, Apache and Node. Then the connection is closed.";
@@ -213,7 +213,7 @@ limits! {
          plane does not answer, its last answer stays valid (OUTSIDE_KEPT); an address without an answer is refused.";
     OUTSIDE_KEPT: Duration = Duration::from_secs(24 * 3600),
         "How long the control plane's last answer about an address outside the mesh stays valid while it does not \
-         answer: as long as a certificate lives (SVID_LIFE), without which the sidecar has no mesh either.";
+         answer: as long as a certificate lives (SVID_LIFE).";
     DISCOVERY_QUEUE: usize = 1_024,
         "Questions from workers that wait for discovery. Past it, a call fails with `overloaded`.";
     SERVICES_WATCHED: usize = 10_000,
@@ -227,10 +227,12 @@ limits! {
     HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5),
         "How often a sidecar reports that it is alive.";
     ENDPOINT_EXPIRY: Duration = Duration::from_secs(90),
-        "An endpoint is removed when nothing was heard of it for this long.";
+        "An endpoint is removed when nothing was heard of it for this long. If that holds for all endpoints of a \
+         service, they are kept for longer (SERVICE_MEMORY).";
     SETTLING_TIME: Duration = Duration::from_secs(10),
-        "How long after its start the control plane calls no service complete, as announcements are still coming in. \
-         It is shorter if `--services` says that it lists all services, and all of them have announced themselves.";
+        "For this long after its start the control plane reports no service as complete, and so nothing as missing, \
+         as announcements are still coming in. It is shorter if `--services` says that it lists all services, and all \
+         of them have announced themselves.";
     CONTROL_MESSAGE_BYTES: usize = 8 * 1024 * 1024,
         "The largest message between sidecar and control plane. Only descriptor sets are that large.";
     SPANS_QUEUED: usize = 8_192,
@@ -311,6 +313,8 @@ limits! {
          service keeps it.";
     FALLBACKS: u32 = 3,
         "How often a call goes on to another fallback. Past it, the call fails.";
+    STANDS_IN_FOR: usize = 64,
+        "Services that one service stands in for, as its contracts say. With more, the contracts are refused.";
     POLICIES_PER_SERVICE: usize = 16,
         "Compiled policies of one service, for its versions and their sets of contracts. Past it, new descriptors are \
          refused until an older version has gone.";
@@ -332,8 +336,8 @@ limits! {
         "Refused claims that one answer to an announcement names.";
     ADDRESS_MEMORY: Duration = SVID_LIFE,
         "How long the address of an endpoint that went without saying so stays with its service, unless another \
-         endpoint announces it: for as long the endpoint may hold a certificate and live out of the control plane's \
-         reach, and calls to it must not leave in plain text.";
+         endpoint announces it. For that long the endpoint may still hold a certificate and run where the control \
+         plane cannot reach it, and calls to it must not leave in plain text.";
     ADDRESSES_DEPARTED: usize = 100_000,
         "Such addresses that the control plane remembers, at most ADDRESSES_PER_SERVICE of one service. Past it, the \
          service with the most loses its oldest.";
@@ -382,7 +386,7 @@ limits! {
          on calling them, and failed calls decide.";
     SERVICE_MEMORY: Duration = Duration::from_secs(3600),
         "How long a service without endpoints is remembered: a call to it fails with `no-endpoint` and not with \
-         `no-such-service`.";
+         `no-such-service`. Also, how long the last endpoints of a service are kept when nothing is heard of them.";
     ANNOUNCE_WAIT: Duration = Duration::from_secs(10),
         "For the first message of an announcing stream. Then the stream is ended.";
     CONTROL_CONNECTIONS: usize = 10_000,
@@ -407,8 +411,9 @@ limits! {
         "Open streams of Announce, and as many of Watch and of WatchBundle, on one connection to the control plane. A \
          sidecar has one of each. A further one is refused.";
     CONTROL_STREAMS_OPEN: usize = 20_000,
-        "The same on all connections together, two for each possible connection, and shared like CONTROL_CONNECTIONS: \
-         an event that concerns many watchers takes time for each. A further one is refused.";
+        "Open streams of these kinds on all connections together: two for each possible connection, and shared like \
+         CONTROL_CONNECTIONS, because an event takes time for each stream that it is sent to. A further one is \
+         refused.";
     CONTROL_MESSAGE_TIME: Duration = Duration::from_secs(30),
         "For a message to the control plane to be complete after its start, and for descriptors after they were asked \
          for. Then the call ends, so that a partial message is not kept for long.";

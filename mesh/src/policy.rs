@@ -24,9 +24,10 @@ pub use self::{
     breaker::{BreakerPolicy, SlowCall},
     codes::CodeSet,
     error::{MalformedPolicy, PolicyError},
-    fallback::{Fallback, find_loop},
+    fallback::{Fallback, find_loop, find_unwelcome},
     origin::{Origin, Sourced},
 };
+use crate::names::ServiceName;
 pub use crate::schema::Idempotency;
 
 /// The policy of one service of the mesh.
@@ -36,12 +37,21 @@ pub struct ServicePolicy {
     pub contracts: Vec<ContractPolicy>,
     /// When calls to it, or to one of its endpoints, are stopped.
     pub breaker: Sourced<BreakerPolicy>,
+    /// The services whose calls it answers as their fallback, `NAME` or `NAME.NAMESPACE`. The fallbacks of others do not lead
+    /// to it: a caller would call it, with its own rights, because of what the owner of another service says.
+    pub stands_in_for: Vec<String>,
 }
 
 impl ServicePolicy {
     /// The policy of the protobuf service with this full name: `shop.users.v1.Users`.
     pub fn contract(&self, name: &str) -> Option<&ContractPolicy> {
         self.contracts.iter().find(|contract| contract.name == name)
+    }
+
+    /// Whether the service `own`, whose policy this is, answers calls of `other` as its fallback.
+    pub fn is_stand_in_for(&self, own: &ServiceName, other: &ServiceName) -> bool {
+        let is_other = |name: &String| ServiceName::parse_in(name, own.namespace()).is_ok_and(|name| name == *other);
+        self.stands_in_for.iter().any(is_other)
     }
 
     /// The policy of a method: `("shop.users.v1.Users", "Create")`.

@@ -178,6 +178,17 @@ impl Call {
         }
     }
 
+    /// Sets another deadline for a call that goes on to another service.
+    #[cold]
+    pub(crate) fn continue_until(self: &Rc<Self>, own: Option<Moment>) {
+        let before = self.deadline.get();
+        let is_own = own.is_some_and(|own| before.is_none_or(|before| own < before));
+        self.worker.deadlines.remove(&**self as &dyn Timed);
+        let limit = if is_own { Limit::Contracts } else { Limit::Callers };
+        self.end_by(if is_own { own } else { before }, limit);
+        self.with_record(|record| record.limited_by(limit));
+    }
+
     /// Whose time limit the call has.
     pub(crate) fn limit(&self) -> Limit {
         self.limit.get()

@@ -2,6 +2,8 @@
 //! hold for every input does not.
 
 #[cfg(test)]
+pub(crate) mod mesh;
+#[cfg(test)]
 pub(crate) mod peer;
 mod relay;
 #[cfg(test)]
@@ -14,7 +16,9 @@ use weft_mesh::names::{self, ServiceName};
 use weft_wire::{Headers, Name};
 
 #[cfg(test)]
-pub(crate) use self::relay::{inbound, worker, worker_with_flags, worker_with_questions};
+pub(crate) use self::relay::{
+    inbound, worker, worker_with_flags, worker_with_flags_and_questions, worker_with_questions,
+};
 pub use self::{relay::relay, tls::stream as tls_stream};
 use crate::{
     accept::detect,

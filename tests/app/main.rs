@@ -26,10 +26,13 @@
 //! With `SPEAK=tcp` it speaks a small protocol of its own, with `SPEAK=http1` HTTP/1.1, with
 //! `SPEAK=websocket` WebSocket: see the files of these names.
 //!
+//! With `REFLECT` it answers server reflection: see the file of this name. Without, it answers that it has none.
+//!
 //! With `FORWARD_TO` it serves nothing itself: it passes each connection on to the loopback port whose number the file
 //! `FORWARD_TO` contains at that moment.
 
 mod http1;
+mod reflection;
 mod tcp;
 mod websocket;
 
@@ -142,17 +145,16 @@ async fn answer(
         let status = if IS_SICK.load(Relaxed) { 2 } else { 1 };
         return send(&mut respond, calls, Bytes::copy_from_slice(&[0, 0, 0, 0, 2, 8, status]));
     }
+    if reflection::is_asked(request.uri().path()) {
+        CALLS.fetch_sub(1, Relaxed);
+        let (path, body) = (request.uri().path().to_owned(), whole_body(&mut request).await?);
+        return match reflection::answers(&path, &body) {
+            Some(frames) => send(&mut respond, calls, frames),
+            None => refuse(&mut respond, "12", calls),
+        };
+    }
     match what.split_once(':').unwrap_or((&what, "")) {
-        ("status", code) => {
-            let head = Response::builder()
-                .header("content-type", "application/grpc")
-                .header("grpc-status", code)
-                .header("x-calls", calls[0])
-                .body(())
-                .expect("static names");
-            respond.send_response(head, true)?;
-            return Ok(());
-        }
+        ("status", code) => return refuse(&mut respond, code, calls),
         ("web", code) => {
             let head = Response::builder().header("content-type", "application/grpc-web+proto").body(());
             let mut stream = respond.send_response(head.expect("static names"), false)?;
@@ -237,11 +239,16 @@ async fn answer(
         }
         return stream.send_trailers(ok());
     }
+    let body = whole_body(&mut request).await?;
+    send(&mut respond, calls, body)
+}
+
+async fn whole_body(request: &mut Request<RecvStream>) -> Result<Bytes, h2::Error> {
     let mut body = BytesMut::new();
-    while let Some(data) = next_part(&mut request).await? {
+    while let Some(data) = next_part(request).await? {
         body.extend_from_slice(&data);
     }
-    send(&mut respond, calls, body.freeze())
+    Ok(body.freeze())
 }
 
 /// Takes a part of the request's body, and returns the flow-control credit for it.
@@ -260,6 +267,17 @@ fn head([calls, connection]: [u64; 2]) -> Response<()> {
 
 fn ok() -> HeaderMap {
     HeaderMap::from_iter([(http::HeaderName::from_static("grpc-status"), HeaderValue::from_static("0"))])
+}
+
+/// Answers with a gRPC status and no message.
+fn refuse(respond: &mut server::SendResponse<Bytes>, code: &str, calls: [u64; 2]) -> Result<(), h2::Error> {
+    let head = Response::builder()
+        .header("content-type", "application/grpc")
+        .header("grpc-status", code)
+        .header("x-calls", calls[0])
+        .body(())
+        .expect("static names");
+    respond.send_response(head, true).map(drop)
 }
 
 fn send(respond: &mut server::SendResponse<Bytes>, calls: [u64; 2], body: Bytes) -> Result<(), h2::Error> {

@@ -10,6 +10,25 @@ use crate::page::{Page, Row, differences, must_be_none};
 const PAGE: &str = "docs/limits.md";
 const HEADER: &str = "| limit | value | what is bounded, and what happens at the bound |\n| --- | --- | --- |\n";
 
+/// The headings of the page, each with the first limit below it, in the order of the code.
+const GROUPS: &[(&str, &str)] = &[
+    ("Calls and connections", "STREAMS_PER_CONNECTION"),
+    ("Headers and memory", "HEADER_LIST_BYTES"),
+    ("HTTP/2: frames and floods", "MAX_FRAME_BYTES"),
+    ("HTTP/1.1 and TCP", "SOCKET_BUFFER_BYTES"),
+    ("Retries, and times of connections", "HTTP2_TIMEOUT"),
+    ("Discovery, in sidecars and the control plane", "DISCOVERY_WAIT"),
+    ("Spans and logs", "SPANS_QUEUED"),
+    ("Descriptors and metrics", "DESCRIPTOR_SET_BYTES"),
+    ("Health, certificates and the watchdog", "HEALTH_CHECK_TIMEOUT"),
+    ("What the control plane knows", "SERVICES_KNOWN"),
+    ("What the control plane hears and tells, and how often", "HEALTH_PAUSE"),
+    ("Connections to the control plane", "CONTROL_CONNECTIONS"),
+    ("Admin and metrics ports", "ADMIN_CONNECTIONS"),
+    ("Trace store and dashboard", "TRACES_KEPT"),
+    ("Connections made in advance", "WARM_TIME"),
+];
+
 #[test]
 fn the_page_of_limits_is_the_table_in_the_code() {
     if env::var_os("UPDATE_DOCS").is_some() {
@@ -22,7 +41,11 @@ fn the_page_of_limits_is_the_table_in_the_code() {
             row.says("what is bounded, and what happens at the bound", limit.why)
         })
         .collect();
-    let mut problems = differences(PAGE, &Page::read(PAGE).table("Limits", "limit"), &rows);
+    let page = Page::read(PAGE);
+    let mut problems = differences(PAGE, &page.table("Limits", "limit"), &rows);
+    if problems.is_empty() && page.text != anew(&page) {
+        problems.push(format!("{PAGE}: the headings, or the order of the rows, are not those of the code"));
+    }
     if !problems.is_empty() {
         problems.push("`UPDATE_DOCS=1 cargo test -p weft-tests --test docs` writes the table anew".to_owned());
     }
@@ -31,11 +54,24 @@ fn the_page_of_limits_is_the_table_in_the_code() {
 
 /// Puts the table of the code in the place of the page's.
 fn update() {
-    let page = Page::read(PAGE);
-    let (before, _) = page.text.split_once(HEADER).expect("the page has the table's header");
-    let row = |limit: &Limit| format!("| `{}` | {} | {} |\n", limit.name, readable(limit), limit.why);
-    let rows: String = ALL.iter().map(row).collect();
-    fs::write(root().join(PAGE), format!("{before}{HEADER}{rows}")).expect("the page can be written");
+    fs::write(root().join(PAGE), anew(&Page::read(PAGE))).expect("the page can be written");
+}
+
+/// The text of the page with the table of the code, a part of it below each heading.
+fn anew(page: &Page) -> String {
+    let (first, _) = GROUPS[0];
+    let (before, _) = page.text.split_once(&format!("## {first}\n")).expect("the page has the first heading");
+    let mut groups = GROUPS.iter().peekable();
+    let mut parts = Vec::new();
+    for limit in ALL {
+        if let Some((heading, _)) = groups.next_if(|(_, first)| *first == limit.name) {
+            parts.push(format!("## {heading}\n\n{HEADER}"));
+        }
+        let part = parts.last_mut().expect("the first limit is the first of a group");
+        *part += &format!("| `{}` | {} | {} |\n", limit.name, readable(limit), limit.why);
+    }
+    assert_eq!(groups.next(), None, "GROUPS names a limit that is not there, or is not in this order");
+    format!("{before}{}", parts.join("\n"))
 }
 
 /// A value as people write it: `64 KiB` for `64 * 1024`, `10 s` for `Duration::from_secs(10)`.

@@ -5,7 +5,7 @@ use std::io::Write;
 use anyhow::bail;
 use weft_mesh::names::closest;
 
-use super::reflection::{Method, Reflection};
+use crate::reflection::{Method, Reflection};
 
 /// Prints all contracts of the mesh with their methods, or only one contract.
 pub(super) async fn print(reflection: &mut Reflection, only: Option<&str>) -> anyhow::Result<()> {

@@ -1,6 +1,6 @@
 //! `weft call`: any method of any contract in the mesh, with JSON in and out.
 //!
-//! The contracts come from the mesh itself ([`reflection`]). The [`input`] is read value by value, and each value is
+//! The contracts come from the mesh itself ([`reflection`](crate::reflection)). The [`input`] is read value by value, and each value is
 //! sent at once, so all four kinds of method share one code path. [`output`] prints what is not an answer: headers and
 //! errors.
 
@@ -9,7 +9,6 @@ mod input;
 mod list;
 mod metadata;
 mod output;
-mod reflection;
 mod schema;
 mod trace;
 
@@ -32,11 +31,13 @@ use weft_mesh::{
 use self::{
     codec::RawCodec,
     output::Printer,
-    reflection::Reflection,
     schema::Messages,
     trace::{CallTrace, Server},
 };
-use crate::up::run_file::Run;
+use crate::{
+    reflection::{self, Reflection, Teller},
+    up::run_file::Run,
+};
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 /// How long to wait after a call's deadline. The mesh ends the call at the deadline, unless the mesh itself hangs.
@@ -47,6 +48,9 @@ const MESSAGE_BYTES: usize = 256 * 1024 * 1024;
 const EXIT_STATUS_BASE: u8 = 64;
 /// The exit code that shells report for a program that Ctrl-C has ended.
 const EXIT_INTERRUPTED: u8 = 130;
+/// The contracts of the whole mesh, as a sidecar tells them.
+const MESH: Teller =
+    Teller { name: "the mesh", patience: Duration::from_secs(10), bytes: 256 * 1024 * 1024, files: 10_000 };
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -124,7 +128,7 @@ async fn call(args: &Args) -> anyhow::Result<ExitCode> {
     };
 
     let channel = connect(&address).await?;
-    let mut reflection = Reflection::new(channel.clone());
+    let mut reflection = Reflection::new(channel.clone(), MESH);
     let Some((contract, method)) = args.method.as_deref().and_then(split_method) else {
         list::print(&mut reflection, args.method.as_deref()).await?;
         return Ok(ExitCode::SUCCESS);

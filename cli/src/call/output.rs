@@ -8,11 +8,8 @@ use tonic::{
 use tonic_types::pb;
 use weft_mesh::names::header;
 
-use super::{
-    reflection::{Method, Reflection},
-    schema::Messages,
-    status_name,
-};
+use super::{schema::Messages, status_name};
+use crate::reflection::{Method, Reflection};
 
 /// How things are shown.
 pub(super) struct Printer {

@@ -101,6 +101,11 @@ pub(crate) struct Service {
 }
 
 impl Service {
+    /// Whether it has to be asked for its contracts, as the file names none for a service of gRPC.
+    pub(crate) fn is_asked(&self) -> bool {
+        self.protocol == Protocol::Grpc && self.contracts.is_none()
+    }
+
     /// The ports that the file names for it, each with its field.
     pub(crate) fn named_ports(&self) -> impl Iterator<Item = (String, Port)> + use<'_> {
         let field = |key| format!("services.{}.{key}", self.name.name());
@@ -184,7 +189,7 @@ impl MeshFile {
 
     /// The services that implement each contract, in the order of the file. The first one owns the contract: calls that
     /// name no service go there.
-    fn services_by_contract(&self) -> BTreeMap<&str, Vec<&ServiceName>> {
+    pub(crate) fn services_by_contract(&self) -> BTreeMap<&str, Vec<&ServiceName>> {
         let mut all: BTreeMap<&str, Vec<&ServiceName>> = BTreeMap::new();
         for service in &self.services {
             for contract in service.contracts.iter().flat_map(|contracts| &contracts.implements) {
@@ -194,7 +199,9 @@ impl MeshFile {
         all
     }
 
-    /// The file for the control plane's `--services`: the services, their contracts, the number of their endpoints.
+    /// The file for the control plane's `--services`: the services, their contracts, the number of their endpoints. The
+    /// contracts of a service that has to be asked are not in the file: it may have those that `weft up` lets its
+    /// sidecars claim, and they are pinned to it.
     pub(crate) fn services_file(&self) -> String {
         let owners = self.services_by_contract();
         let mut file = format!("# Made by `weft up`.\nvisibility: {}\ncomplete: true\nservices:\n", self.visibility);
@@ -203,7 +210,8 @@ impl MeshFile {
                 owners.iter().filter(|(_, of)| of[0] == &service.name).map(|(contract, _)| *contract).collect();
             // In quotes, as YAML reads some words, such as `no` and `null`, as something else.
             let (name, endpoints) = (&service.name, service.replicas);
-            file.push_str(&format!("  \"{name}\": {{ contracts: {contracts:?}, endpoints: {endpoints} }}\n"));
+            let unlisted = if service.is_asked() { ", unlisted: pin" } else { "" };
+            file.push_str(&format!("  \"{name}\": {{ contracts: {contracts:?}, endpoints: {endpoints}{unlisted} }}\n"));
         }
         file
     }

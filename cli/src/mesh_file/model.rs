@@ -6,7 +6,7 @@ use weft_mesh::{
     config::{Node, Reader, Table},
     identity::TrustDomain,
     names::{DEFAULT_NAMESPACE, ServiceName, is_label, port},
-    policy::find_loop,
+    policy::{find_loop, find_unwelcome},
 };
 use weft_sidecar::UpgradeName;
 
@@ -310,9 +310,16 @@ fn check_fixed_ports(reader: &mut Reader<'_>, ports: &Ports, services: &[Service
 /// Finds fallbacks of services that lead back to one another. Those within a contract are found when it is compiled.
 fn check_fallbacks(reader: &mut Reader<'_>, services: &[Service]) {
     let policies = services.iter().filter_map(|service| Some((&service.name, &service.contracts.as_ref()?.policy)));
-    let Some((begin, way)) = find_loop(&policies.collect::<Vec<_>>()) else { return };
+    let policies: Vec<_> = policies.collect();
+    let (begin, text) = if let Some((begin, way)) = find_loop(&policies) {
+        (begin, format!("its fallbacks lead back to where they began: {way}; allowed: fallbacks that end"))
+    } else if let Some((begin, to)) = find_unwelcome(&policies) {
+        let option = format!("stands_in_for: '{begin}'");
+        (begin, format!("its fallback is {to}, whose contract does not say `{option}`; allowed: services that say so"))
+    } else {
+        return;
+    };
     let service = services.iter().find(|service| service.name == *begin);
     let line = service.and_then(|service| service.contracts.as_ref()).map_or(1, |contracts| contracts.line);
-    let text = format!("its fallbacks lead back to where they began: {way}; allowed: fallbacks that end");
     reader.problem(line, &format!("services.{}.protos", begin.name()), text);
 }

@@ -273,7 +273,14 @@ fn fallbacks_that_lead_to_one_another_are_told() {
         "mesh.yaml:2: services.a.protos: its fallbacks lead back to where they began: a.default c.v1.Users/Get → b.default \
          c.v1.Users/Get → a.default c.v1.Users/Get; allowed: fallbacks that end"
     );
-    assert_eq!(of("c.proto", "b.proto"), "", "b has another contract");
+    // What b has is another contract.
+    assert_eq!(
+        of("c.proto", "b.proto").lines().next().unwrap(),
+        "mesh.yaml:2: services.a.protos: its fallback is b.default, whose contract does not say `stands_in_for: \
+         'a.default'`; allowed: services that say so"
+    );
+    write("e.proto", USERS.replace("demo.v1", "e.v1").replace("= { timeout", "= { stands_in_for: 'a' timeout"));
+    assert_eq!(of("c.proto", "e.proto"), "");
 }
 
 /// The problems of a contract with this import, and a file of this name and text beside it.
@@ -382,4 +389,21 @@ fn a_contract_of_two_services_belongs_to_the_first_in_the_file() {
     assert_eq!(lines, ["complete: true", "services:", users, next]);
     let shared = file.shared_contracts();
     assert_eq!(shared["demo.v1.Users"].iter().map(|name| name.name()).collect::<Vec<_>>(), ["users", "next"]);
+}
+
+#[test]
+fn a_service_of_grpc_without_protos_is_asked_for_its_contracts() {
+    let dir = folder();
+    for (more, is_asked) in [
+        ("{}", true),
+        ("{ protocol: grpc, health: tcp }", true),
+        ("{ protocol: http1 }", false),
+        ("{ protocol: tcp }", false),
+        ("{ protos: proto/users.proto }", false),
+    ] {
+        let more = more.replacen('{', "{ run: bin/users,", 1).replace(",}", " }");
+        let file = check(dir.path(), &format!("services:\n  users: {more}\n")).unwrap();
+        assert_eq!(file.services[0].is_asked(), is_asked, "{more}");
+        assert_eq!(file.services_file().contains("endpoints: 1, unlisted: pin }\n"), is_asked, "{more}");
+    }
 }

@@ -3,7 +3,7 @@
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -77,10 +77,17 @@ pub(crate) struct ServiceLaunch {
     upgrades: Vec<UpgradeName>,
     health: Option<String>,
     env: Vec<(String, String)>,
+    /// Its contracts, from its `.proto` files or as it has told them itself.
+    descriptors: Mutex<Option<Descriptors>>,
+}
+
+/// The contracts of a service, as its sidecars get them.
+#[derive(Clone)]
+pub(crate) struct Descriptors {
     /// Where the compiled contracts are.
-    descriptors: Option<PathBuf>,
+    pub(crate) file: PathBuf,
     /// Those of them that it implements; the others are only imports.
-    implements: Vec<String>,
+    pub(crate) implements: Vec<String>,
 }
 
 impl Mesh {
@@ -127,7 +134,8 @@ impl Mesh {
         std::fs::create_dir_all(&dir).with_context(|| format!("{} can't be made", dir.display()))?;
         let token_file = dir.join("join-token");
         let token = join_token::issue(&self.ca, &replica.identity, TOKEN_LIFE)?;
-        write_secret(&token_file, &token).with_context(|| format!("{} can't be written", token_file.display()))?;
+        write_secret(&token_file, token.as_bytes())
+            .with_context(|| format!("{} can't be written", token_file.display()))?;
 
         let mut command = self.weft_command();
         command
@@ -176,8 +184,8 @@ impl Mesh {
             if let Some(health) = &service.health {
                 command.args(["--health", health]);
             }
-            if let Some(descriptors) = &service.descriptors {
-                command.arg("--descriptors").arg(descriptors).args(["--contracts", &service.implements.join(",")]);
+            if let Some(Descriptors { file, implements }) = service.descriptors() {
+                command.arg("--descriptors").arg(file).args(["--contracts", &implements.join(",")]);
             }
         }
         Ok(command)
@@ -284,7 +292,7 @@ impl ServiceLaunch {
                 let file = state_dir.join("sidecars").join(format!("{}.binpb", service.name.name()));
                 std::fs::write(&file, &contracts.descriptor_set)
                     .with_context(|| format!("{} can't be written", file.display()))?;
-                Some(file)
+                Some(Descriptors { file, implements: contracts.implements.clone() })
             }
             None => None,
         };
@@ -296,9 +304,17 @@ impl ServiceLaunch {
             upgrades: service.upgrades.clone(),
             health: service.health.clone(),
             env: service.env.clone(),
-            descriptors,
-            implements: service.contracts.as_ref().map_or_else(Vec::new, |contracts| contracts.implements.clone()),
+            descriptors: Mutex::new(descriptors),
         })
+    }
+
+    fn descriptors(&self) -> Option<Descriptors> {
+        self.descriptors.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The contracts for the sidecars that are started from now on.
+    pub(super) fn set_descriptors(&self, descriptors: Option<Descriptors>) {
+        *self.descriptors.lock().unwrap_or_else(PoisonError::into_inner) = descriptors;
     }
 }
 
@@ -333,11 +349,11 @@ fn forward_variable(service: &ServiceName) -> String {
 }
 
 /// Replaces a file that only its owner may read.
-fn write_secret(path: &Path, text: &str) -> io::Result<()> {
+pub(super) fn write_secret(path: &Path, content: &[u8]) -> io::Result<()> {
     use std::{io::Write, os::unix::fs::OpenOptionsExt};
     let temporary = path.with_extension("new");
     let _ = std::fs::remove_file(&temporary);
     let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-    file.write_all(text.as_bytes())?;
+    file.write_all(content)?;
     std::fs::rename(&temporary, path)
 }

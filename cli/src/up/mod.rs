@@ -15,6 +15,7 @@ mod ports;
 pub(crate) mod process;
 mod progress;
 mod ready;
+mod reflect;
 pub(crate) mod run_file;
 mod starting;
 mod supervisor;
@@ -37,7 +38,7 @@ use tokio::{
     task::JoinSet,
     time::{Instant, timeout},
 };
-use weft_control::ca::Ca;
+use weft_control::{StateArgs, ca::Ca};
 
 use self::{
     launch::{Mesh, Replica},
@@ -194,14 +195,14 @@ async fn run_mesh(file: &MeshFile, state_dir: &Path, bounds: Bounds, look: Look)
     let orders = Orders::default();
     let context =
         Context { mesh: Arc::clone(&mesh), logs: logs.clone(), run_file, stop: stopped, orders: orders.clone() };
-    let order_listener = orders::OrderListener::open(state_dir, orders, replicas.clone())?;
+    let order_listener = orders::OrderListener::open(state_dir, orders.clone(), replicas.clone())?;
 
     let mut processes: BTreeMap<Phase, JoinSet<()>> = BTreeMap::new();
     for role in roles {
         processes.entry(role.phase()).or_default().spawn(supervise(role, context.clone()));
     }
     let outcome = tokio::select! {
-        outcome = starting::serve(file, &mesh, &replicas, &logs, began) => outcome,
+        outcome = starting::serve(file, &mesh, &replicas, &logs, &orders, began) => outcome,
         () = order_listener.serve() => Ok(()),
         name = signals.next() => {
             logs.set_foot(Vec::new());
@@ -237,7 +238,10 @@ fn plan(file: &MeshFile, state_dir: &Path, bounds: Bounds) -> anyhow::Result<(Me
     }
     let number = |wanted: u16| if wanted == 0 { ports.pick() } else { Ok(wanted) };
     let [outbound, dashboard, control] = [number(named[0].number)?, number(named[1].number)?, number(named[2].number)?];
-    let ca = Ca::open_or_create(&state_dir.join("control"), &file.trust_domain)?;
+    let control_dir = state_dir.join("control");
+    let ca = Ca::open_or_create(&control_dir, &file.trust_domain)?;
+    // `mesh.yaml` may have another order of services now, and services other contracts.
+    weft_control::forget_contracts(&StateArgs { state_dir: control_dir, trust_domain: file.trust_domain.clone() })?;
     let mesh = Mesh {
         weft: std::env::current_exe().context("the path of this program is not known")?,
         folder: file.folder.clone(),

@@ -53,7 +53,7 @@ impl Orders {
 
     /// Gives an order and waits until the old process has ended. While the returned sender is not dropped, a process
     /// that was not replaced in place is not started again.
-    async fn give(&self, name: &str, is_in_place: bool) -> Result<oneshot::Sender<()>, String> {
+    pub(super) async fn give(&self, name: &str, is_in_place: bool) -> Result<oneshot::Sender<()>, String> {
         let supervisor = self.0.lock().unwrap_or_else(|e| e.into_inner()).get(name).cloned();
         let supervisor = supervisor.ok_or_else(|| format!("weft up runs no process {name}"))?;
         let ((done, is_done), (hold, resume)) = (oneshot::channel(), oneshot::channel());

@@ -17,9 +17,10 @@ use tokio::{
 use super::{
     launch::{Mesh, Replica},
     logs::Logs,
+    orders::Orders,
     ports::loopback,
     progress::{self, Row, Stage},
-    ready, table,
+    ready, reflect, table,
 };
 use crate::mesh_file::MeshFile;
 
@@ -44,9 +45,10 @@ const YOUR_OWN: &str = "your own sidecar";
 /// The control plane does not come up.
 pub(super) async fn serve(
     file: &MeshFile,
-    mesh: &Mesh,
+    mesh: &Arc<Mesh>,
     replicas: &[Arc<Replica>],
     logs: &Logs,
+    orders: &Orders,
     began: Instant,
 ) -> anyhow::Result<()> {
     let mut progress = Progress::new(replicas, logs, began);
@@ -57,16 +59,23 @@ pub(super) async fn serve(
         bail!("the control plane is not ready after {CONTROL_READY_LIMIT:?}: {reason}");
     }
     progress.is_ready(0, "the control plane");
+    let mut asking = JoinSet::new();
+    let mut notes = reflect::start(&mut asking, file, mesh, replicas, orders);
     let unready = wait_for_all(replicas, &mut progress).await;
+    let is_up = |service: &str| {
+        let is_of_service = |replica: &Replica| replica.service.as_ref().is_some_and(|s| s.name.name() == service);
+        replicas.iter().enumerate().any(|(index, replica)| is_of_service(replica) && !unready.contains_key(&index))
+    };
+    let (first_notes, count) = notes.first(is_up, READY_LIMIT).await;
     logs.set_foot(Vec::new());
     // First the lines that services have printed meanwhile, so that the table comes last.
     logs.release();
     for (index, reason) in &unready {
         logs.say(explain(&replicas[*index], reason, logs));
     }
-    logs.show(table::render(file, mesh, replicas, &unready, began.elapsed()));
+    logs.show(table::render(file, mesh, replicas, &unready, &first_notes, began.elapsed()));
     let late = unready.keys().map(|index| announce_late(&replicas[*index], logs));
-    futures_util::future::join_all(late).await;
+    tokio::join!(futures_util::future::join_all(late), notes.say_later(count, logs));
     std::future::pending().await
 }
 

@@ -8,8 +8,9 @@ use prost_types::{FileDescriptorSet, method_options::IdempotencyLevel};
 use super::{
     launch::{Mesh, Replica},
     ports::loopback,
+    reflect::Note,
 };
-use crate::mesh_file::{MeshFile, Protocol, Service};
+use crate::mesh_file::{MeshFile, Protocol};
 
 /// The contents of the table.
 struct Picture {
@@ -21,16 +22,20 @@ struct Picture {
     /// Services that have a port of their own at your sidecar, and that address.
     forwards: Vec<(String, SocketAddr)>,
     otlp: Option<String>,
+    /// What services have told by server reflection, or why nothing is known.
+    told: Vec<String>,
     /// Commands to try.
     examples: Vec<String>,
 }
 
-/// The whole table. `unready` has the replicas that are not ready, by their index in `replicas`.
-pub(crate) fn render(
+/// The whole table. `unready` has the replicas that are not ready, by their index in `replicas`, and
+/// `notes` what services were asked for.
+pub(super) fn render(
     file: &MeshFile,
     mesh: &Mesh,
     replicas: &[Arc<Replica>],
     unready: &BTreeMap<usize, String>,
+    notes: &[Note],
     took: Duration,
 ) -> String {
     let of_services = replicas.iter().enumerate().filter(|(_, replica)| replica.service.is_some());
@@ -50,7 +55,8 @@ pub(crate) fn render(
         dashboard: loopback(mesh.dashboard),
         forwards: forwards.map(|(service, port)| (service.name().to_owned(), loopback(*port))).collect(),
         otlp: file.otlp.clone(),
-        examples: examples(file, mesh, outbound),
+        told: notes.iter().map(|note| format!("{}: {}", note.service, note.text)).collect(),
+        examples: examples(file, mesh, notes, outbound),
     };
     // Your own sidecar may be the one that is not ready.
     picture.text(unready.len(), replicas.len())
@@ -80,6 +86,9 @@ impl Picture {
         if let Some(otlp) = &self.otlp {
             say("traces to", &format!("{otlp} as well"));
         }
+        for (index, told) in self.told.iter().enumerate() {
+            say(if index == 0 { "contracts" } else { "" }, told);
+        }
         for (index, example) in self.examples.iter().enumerate() {
             say(if index == 0 { "try" } else { "" }, example);
         }
@@ -100,20 +109,25 @@ fn aligned(rows: &[[String; 4]]) -> Vec<String> {
 }
 
 /// Commands that can be copied as they are.
-fn examples(file: &MeshFile, mesh: &Mesh, outbound: u16) -> Vec<String> {
+fn examples(file: &MeshFile, mesh: &Mesh, notes: &[Note], outbound: u16) -> Vec<String> {
     let mut examples = Vec::new();
     let weft = typed_name(&mesh.weft);
     let address = match outbound {
         weft_mesh::names::port::OUTBOUND => String::new(),
         port => format!(" --address http://{}", loopback(port)),
     };
-    if let Some(method) = file.services.iter().find_map(harmless_method) {
+    let told = notes.iter().filter_map(|note| note.contracts.as_deref());
+    let told = told.map(|told| (&told.descriptor_set, &told.implements));
+    let of_file = file.services.iter().filter_map(|service| service.contracts.as_ref());
+    let of_file = of_file.map(|contracts| (&contracts.descriptor_set, &contracts.implements));
+    let contracts: Vec<_> = of_file.chain(told).collect();
+    if let Some(method) = contracts.iter().find_map(|(set, implements)| harmless_method(set, implements)) {
         examples.push(format!("{weft} call{address} {method} '{{}}'"));
     }
     if let Some(service) = file.services.iter().find(|service| service.protocol == Protocol::Http1) {
         examples.push(format!("curl http://{}/{}/", loopback(outbound), service.name.name()));
     }
-    if file.services.iter().any(|service| service.contracts.is_some()) {
+    if !contracts.is_empty() {
         examples.push(format!("{weft} call{address}   (lists what can be called)"));
     }
     examples
@@ -131,9 +145,8 @@ fn typed_name(weft: &Path) -> String {
 }
 
 /// A unary method that only reads, preferably `List`, which should need no argument.
-fn harmless_method(service: &Service) -> Option<String> {
-    let contracts = service.contracts.as_ref()?;
-    let set = FileDescriptorSet::decode(contracts.descriptor_set.as_slice()).ok()?;
+fn harmless_method(descriptor_set: &[u8], implements: &[String]) -> Option<String> {
+    let set = FileDescriptorSet::decode(descriptor_set).ok()?;
     let mut methods = Vec::new();
     for file in &set.file {
         for definition in &file.service {
@@ -145,7 +158,7 @@ fn harmless_method(service: &Service) -> Option<String> {
                 let level = m.options.as_ref().map(prost_types::MethodOptions::idempotency_level);
                 level == Some(IdempotencyLevel::NoSideEffects) && !m.client_streaming() && !m.server_streaming()
             };
-            if contracts.implements.contains(&name) {
+            if implements.contains(&name) {
                 methods.extend(definition.method.iter().filter(is_harmless).map(|m| format!("{name}/{}", m.name())));
             }
         }
@@ -169,6 +182,7 @@ mod tests {
             dashboard: loopback(15_080),
             forwards: vec![("db".into(), loopback(15_432))],
             otlp: None,
+            told: vec!["users: no contract known".into()],
             examples: vec!["weft call shop.users.v1.Users/List '{}'".into(), "weft call".into()],
         }
     }
@@ -185,6 +199,7 @@ mod tests {
 dashboard    http://127.0.0.1:15080/
 your sidecar http://127.0.0.1:15001
 db           127.0.0.1:15432
+contracts    users: no contract known
 try          weft call shop.users.v1.Users/List '{}'
              weft call
 stop         Ctrl-C

@@ -20,9 +20,11 @@ impl ServicePolicy {
     /// that the schema defines, except those of `google.*`, `grpc.*` and `weft.*`, which come with imports.
     pub fn from_schema(schema: &dyn Schema, contracts: Option<&[String]>) -> Result<Self, PolicyError> {
         let services = implemented(schema, contracts)?;
-        let contract = |service: &&Service| compile_contract(service, schema, &services);
-        let contracts = services.iter().map(contract).collect::<Result<_, _>>()?;
-        Ok(Self { contracts, breaker: breaker::of(&services)? })
+        let mut fallbacks = fallback::Compiler::new(schema, &services);
+        let contracts = services.iter().map(|service| compile_contract(service, &mut fallbacks));
+        let contracts = contracts.collect::<Result<_, _>>()?;
+        let stands_in_for = fallback::stands_in_for(&services)?;
+        Ok(Self { contracts, breaker: breaker::of(&services)?, stands_in_for })
     }
 }
 
@@ -45,16 +47,14 @@ fn is_foreign(service: &str) -> bool {
     ["google.", "grpc.", "weft."].iter().any(|package| service.starts_with(package))
 }
 
-/// `implemented`: all services of the one that implements this service.
-fn compile_contract(
-    service: &Service,
-    schema: &dyn Schema,
-    implemented: &[&Service],
+fn compile_contract<'s>(
+    service: &'s Service,
+    fallbacks: &mut fallback::Compiler<'s>,
 ) -> Result<ContractPolicy, PolicyError> {
     let timeout = timeout::of_service(service)?;
     fallback::check_of_service(service)?;
-    let compile = |method: &Method| -> Result<_, PolicyError> {
-        let fallback = fallback::of_method(schema, implemented, service, method)?;
+    let compile = |method: &'s Method| -> Result<_, PolicyError> {
+        let fallback = fallbacks.of_method(service, method)?;
         Ok(MethodPolicy { fallback, ..compile_method(service, method, timeout)? })
     };
     let methods = service.methods.iter().map(compile).collect::<Result<_, _>>()?;

@@ -1,6 +1,10 @@
 //! What answers a call that its service cannot take: the option `fallback`, and `weft.policy.v1.Fallback`.
 
-use std::collections::HashMap;
+use std::{
+    cell::OnceCell,
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use weft_contracts::weft::{options::v1 as options, policy::v1 as wire};
@@ -33,7 +37,7 @@ pub enum Fallback {
         /// The message in protobuf's binary encoding.
         message: Bytes,
         /// The same in protobuf's JSON, on one line.
-        json: String,
+        json: Arc<str>,
     },
 }
 
@@ -56,40 +60,143 @@ pub(super) fn check_of_service(service: &Service) -> Result<(), PolicyError> {
     checked_target(option).map(|_| ()).map_err(|(field, broken)| broken.in_service(service, field))
 }
 
-/// A method's fallback: that of its own option, or else that of its service. `implemented` are the protobuf services of the
-/// service that implements this one.
-pub(super) fn of_method(
-    schema: &dyn Schema,
-    implemented: &[&Service],
-    service: &Service,
-    method: &Method,
-) -> Result<Option<Sourced<Fallback>>, PolicyError> {
-    let Some((option, origin)) = option_of(service, method) else { return Ok(None) };
-    let place = |(field, broken): (&'static str, Violation)| match origin {
-        Origin::MethodOption => broken.in_method(service, method, field),
-        Origin::ServiceOption | Origin::Default => broken.in_service(service, field),
-    };
-    checked_target(option).map_err(place)?;
-    if let Some(json) = &option.answer {
-        let answer = checked_answer(schema, method, json).map_err(|broken| place((ANSWER, broken)))?;
-        return Ok(Some(Sourced::new(answer, origin)));
-    }
-    if !option.method.is_empty() {
-        let check = || -> Result<(), Violation> {
-            check_method(schema, service, method, option)?;
-            let is_own = implemented.iter().any(|own| option.method.strip_prefix(&own.name).is_some_and(is_method));
-            if is_own && option.service.is_empty() {
-                let found = format!("`{}`, a method of the same service", option.method);
-                return Err(Violation { found, allowed: "a method of another service, as this one cannot be reached" });
-            }
-            check_no_loop(schema, service, method)
-        };
-        check().map_err(|broken| place((METHOD, broken)))?;
-    }
-    let given = |text: &String| (!text.is_empty()).then(|| text.clone());
-    let to = Fallback::Elsewhere { service: given(&option.service), method: given(&option.method) };
-    Ok(Some(Sourced::new(to, origin)))
+/// Compiles the fallbacks of one service. Its work and what it makes are bounded, since any service of the mesh may ask the
+/// control plane to compile its contracts.
+pub(super) struct Compiler<'s> {
+    schema: &'s dyn Schema,
+    /// The protobuf services that the service implements.
+    implemented: &'s [&'s Service],
+    /// All methods by their names, made when a fallback names one.
+    methods: OnceCell<HashMap<(&'s str, &'s str), (&'s Service, &'s Method)>>,
+    /// The answers of service options, by option and response type: methods share them.
+    shared: BTreeMap<(&'s str, &'s str), Fallback>,
+    /// Bytes of the answers, as they are written and as each method has them.
+    answer_bytes: usize,
 }
+
+impl<'s> Compiler<'s> {
+    pub(super) fn new(schema: &'s dyn Schema, implemented: &'s [&'s Service]) -> Self {
+        Self { schema, implemented, methods: OnceCell::new(), shared: BTreeMap::new(), answer_bytes: 0 }
+    }
+
+    /// A method's fallback: that of its own option, or else that of its service.
+    pub(super) fn of_method(
+        &mut self,
+        service: &'s Service,
+        method: &'s Method,
+    ) -> Result<Option<Sourced<Fallback>>, PolicyError> {
+        let Some((option, origin)) = option_of(service, method) else { return Ok(None) };
+        let compiled = self.compile(service, method, option, origin);
+        let at = |(field, broken): (&'static str, Violation)| match origin {
+            Origin::MethodOption => broken.in_method(service, method, field),
+            Origin::ServiceOption | Origin::Default => broken.in_service(service, field),
+        };
+        compiled.map(|fallback| Some(Sourced::new(fallback, origin))).map_err(at)
+    }
+
+    fn compile(
+        &mut self,
+        service: &'s Service,
+        method: &'s Method,
+        option: &'s options::Fallback,
+        origin: Origin,
+    ) -> Result<Fallback, (&'static str, Violation)> {
+        checked_target(option)?;
+        if let Some(json) = &option.answer {
+            return self.answer(method, json, origin).map_err(|broken| (ANSWER, broken));
+        }
+        if !option.method.is_empty() {
+            self.check_method(service, method, option).map_err(|broken| (METHOD, broken))?;
+        }
+        let given = |text: &String| (!text.is_empty()).then(|| text.clone());
+        Ok(Fallback::Elsewhere { service: given(&option.service), method: given(&option.method) })
+    }
+
+    fn answer(&mut self, method: &'s Method, json: &'s str, origin: Origin) -> Result<Fallback, Violation> {
+        if method.server_streaming {
+            let found = format!("given for {}, which streams its answers", method.name);
+            return Err(Violation { found, allowed: "an answer for a method that answers with one message" });
+        }
+        let key = (json, method.output.as_str());
+        let answer = match self.shared.get(&key) {
+            Some(answer) => answer.clone(),
+            None => {
+                self.count(json.len())?;
+                let answer = checked_answer(self.schema, method, json)?;
+                if origin == Origin::ServiceOption {
+                    self.shared.insert(key, answer.clone());
+                }
+                answer
+            }
+        };
+        if let Fallback::Answer { message, json } = &answer {
+            self.count(message.len() + json.len())?;
+        }
+        Ok(answer)
+    }
+
+    fn count(&mut self, bytes: usize) -> Result<(), Violation> {
+        self.answer_bytes += bytes;
+        match self.answer_bytes <= limits::POLICY_BYTES {
+            true => Ok(()),
+            false => Err(Violation { found: "more than 4 MiB with those before it".to_owned(), allowed: ANSWERS_SIZE }),
+        }
+    }
+
+    fn check_method(
+        &self,
+        service: &'s Service,
+        method: &'s Method,
+        option: &'s options::Fallback,
+    ) -> Result<(), Violation> {
+        check_same_types(self.find(&option.method), service, method, option)?;
+        let is_own = self.implemented.iter().any(|own| option.method.strip_prefix(&own.name).is_some_and(is_method));
+        if is_own && option.service.is_empty() {
+            let found = format!("`{}`, a method of the same service", option.method);
+            return Err(Violation { found, allowed: "a method of another service, as this one cannot be reached" });
+        }
+        self.check_end(service, method)
+    }
+
+    /// The method of that full name.
+    fn find(&self, full_name: &str) -> Option<(&'s Service, &'s Method)> {
+        let methods = self.methods.get_or_init(|| {
+            let services = self.schema.services().iter();
+            let named = |service: &'s Service| {
+                service.methods.iter().map(move |method| ((&*service.name, &*method.name), (service, method)))
+            };
+            services.flat_map(named).collect()
+        });
+        methods.get(&full_name.split_once('/')?).copied()
+    }
+
+    /// Checks that the fallbacks of the methods, one after the other, come to an end before a sidecar takes no more of them.
+    fn check_end(&self, service: &'s Service, method: &'s Method) -> Result<(), Violation> {
+        let mut way = vec![format!("{}/{}", service.name, method.name)];
+        let (mut service, mut method) = (service, method);
+        while let Some((option, _)) = option_of(service, method) {
+            let Some((next_service, next_method)) = self.find(&option.method) else { return Ok(()) };
+            (service, method) = (next_service, next_method);
+            let is_loop = way.contains(&option.method);
+            way.push(option.method.clone());
+            if is_loop {
+                let allowed = "a method whose own fallback does not lead back";
+                return Err(Violation { found: way.join(" → "), allowed });
+            }
+            if way.len() > limits::FALLBACKS as usize + 1 {
+                return Err(Violation { found: way.join(" → "), allowed: CHAIN });
+            }
+        }
+        Ok(())
+    }
+}
+
+const CHAIN: &str = "at most 3 fallbacks, one after the other";
+const _: () = assert!(limits::FALLBACKS == 3, "CHAIN says so");
+const ANSWERS_SIZE: &str = "answers of at most 4 MiB, those of all methods of the service together";
+const _: () = assert!(limits::POLICY_BYTES == 4 << 20, "ANSWERS_SIZE says so");
+/// The longest text of an answer that is read. Blanks between its parts are left out of the answer.
+const ANSWER_TEXT_BYTES: usize = 2 * limits::FALLBACK_ANSWER_BYTES;
 
 /// The option that holds for a method, unless there is none or it is empty.
 fn option_of<'s>(service: &'s Service, method: &'s Method) -> Option<(&'s options::Fallback, Origin)> {
@@ -126,25 +233,22 @@ fn check_service_name(name: &str) -> Result<(), Violation> {
 
 fn checked_answer(schema: &dyn Schema, method: &Method, json: &str) -> Result<Fallback, Violation> {
     let violation = |found, allowed| Violation { found, allowed };
-    if method.server_streaming {
-        let found = format!("given for {}, which streams its answers", method.name);
-        return Err(violation(found, "an answer for a method that answers with one message"));
-    }
-    let encode = || -> Result<_, SchemaError> {
-        let message = schema.json_to_binary(&method.output, json)?;
-        // In the form that protobuf's own libraries write, whatever form the contract uses.
-        let json = schema.binary_to_json(&method.output, &message)?;
-        Ok((message, json))
-    };
-    let (message, json) = encode().map_err(|error| {
+    let unusable = |error: SchemaError| {
         let found = format!("`{}` for {} ({error})", names::shown(json), method.name);
         violation(found, "a message of the method's response type in JSON")
-    })?;
-    let bytes = message.len().max(json.len());
-    if bytes > limits::FALLBACK_ANSWER_BYTES {
-        return Err(violation(format!("a message of {bytes} bytes"), ANSWER_SIZE));
-    }
-    Ok(Fallback::Answer { message: message.into(), json })
+    };
+    let check_size = |bytes: usize, most: usize| match bytes <= most {
+        true => Ok(()),
+        false => Err(violation(format!("a message of {bytes} bytes"), ANSWER_SIZE)),
+    };
+    // Before the next step each time: a few bytes of one form may be very many of the other.
+    check_size(json.len(), ANSWER_TEXT_BYTES)?;
+    let message = schema.json_to_binary(&method.output, json).map_err(unusable)?;
+    check_size(message.len(), limits::FALLBACK_ANSWER_BYTES)?;
+    // In the form that protobuf's own libraries write, whatever form the contract uses.
+    let json = schema.binary_to_json(&method.output, &message).map_err(unusable)?;
+    check_size(json.len(), limits::FALLBACK_ANSWER_BYTES)?;
+    Ok(Fallback::Answer { message: message.into(), json: json.into() })
 }
 
 const ANSWER_SIZE: &str = "at most 16 KiB";
@@ -155,20 +259,14 @@ fn is_method(rest: &str) -> bool {
     rest.starts_with('/')
 }
 
-/// The method of that full name.
-fn find<'s>(schema: &'s dyn Schema, full_name: &str) -> Option<(&'s Service, &'s Method)> {
-    let (contract, name) = full_name.split_once('/')?;
-    Some((schema.service(contract)?, schema.method(contract, name)?))
-}
-
 /// Checks that the other method can answer in this one's stead.
-fn check_method(
-    schema: &dyn Schema,
+fn check_same_types(
+    other: Option<(&Service, &Method)>,
     service: &Service,
     method: &Method,
     option: &options::Fallback,
 ) -> Result<(), Violation> {
-    let Some((_, other)) = find(schema, &option.method) else {
+    let Some((_, other)) = other else {
         let allowed = "the full name of a method, PACKAGE.SERVICE/METHOD, from a file that this one imports";
         return Err(Violation { found: format!("`{}`", names::shown(&option.method)), allowed });
     };
@@ -191,21 +289,68 @@ fn check_method(
     Ok(())
 }
 
-/// Checks that the fallbacks of the methods, one after the other, do not lead back to one of them.
-fn check_no_loop(schema: &dyn Schema, service: &Service, method: &Method) -> Result<(), Violation> {
-    let mut way = vec![format!("{}/{}", service.name, method.name)];
-    let (mut service, mut method) = (service, method);
-    while let Some((option, _)) = option_of(service, method) {
-        let Some((next_service, next_method)) = find(schema, &option.method) else { return Ok(()) };
-        (service, method) = (next_service, next_method);
-        let is_loop = way.contains(&option.method);
-        way.push(option.method.clone());
-        if is_loop {
-            let allowed = "a method whose own fallback does not lead back";
-            return Err(Violation { found: way.join(" → "), allowed });
+/// The services that a service stands in for: those of all its protobuf services, each once.
+pub(super) fn stands_in_for(services: &[&Service]) -> Result<Vec<String>, PolicyError> {
+    let mut names = Vec::new();
+    for service in services {
+        for name in service.options.iter().flat_map(|options| &options.stands_in_for) {
+            check_stand_in(name).map_err(|broken| broken.in_service(service, "stands_in_for"))?;
+            names.push(name.clone());
         }
     }
-    Ok(())
+    names.sort();
+    names.dedup();
+    if names.len() > limits::STANDS_IN_FOR
+        && let Some(service) = services.first()
+    {
+        let broken = Violation { found: format!("{} services", names.len()), allowed: STANDS_IN_FOR_MOST };
+        return Err(broken.in_service(service, "stands_in_for"));
+    }
+    Ok(names)
+}
+
+const STANDS_IN_FOR_MOST: &str = "at most 64 services";
+const _: () = assert!(limits::STANDS_IN_FOR == 64, "STANDS_IN_FOR_MOST says so");
+
+fn check_stand_in(name: &str) -> Result<(), Violation> {
+    match ServiceName::parse_in(name, names::DEFAULT_NAMESPACE).is_ok() {
+        true => Ok(()),
+        false => Err(Violation { found: format!("`{}`", names::shown(name)), allowed: SERVICE_ALLOWED }),
+    }
+}
+
+/// The services that a service stands in for, in a message.
+pub(super) fn stands_in_for_from_wire(names: Vec<String>) -> Result<Vec<String>, MalformedPolicy> {
+    if names.len() > limits::STANDS_IN_FOR {
+        let broken = Violation { found: format!("{} services", names.len()), allowed: STANDS_IN_FOR_MOST };
+        return Err(broken.in_message("ServicePolicy.stands_in_for"));
+    }
+    names
+        .iter()
+        .try_for_each(|name| check_stand_in(name))
+        .map_err(|broken| broken.in_message("ServicePolicy.stands_in_for"))?;
+    Ok(names)
+}
+
+/// A fallback to a service that does not say that it stands in for the one that calls fall back from: the name of that one,
+/// and the name of the other. Each service comes by its name, with its policy.
+pub fn find_unwelcome<'s>(services: &[(&'s ServiceName, &'s ServicePolicy)]) -> Option<(&'s ServiceName, ServiceName)> {
+    let by_name: HashMap<&ServiceName, &ServicePolicy> = services.iter().copied().collect();
+    let owner =
+        |contract: &str| services.iter().find(|(_, policy)| policy.contract(contract).is_some()).map(|(name, _)| *name);
+    let unwelcome = |(from, policy): &(&'s ServiceName, &ServicePolicy)| {
+        let methods = policy.contracts.iter().flat_map(|contract| &contract.methods);
+        methods.filter_map(|method| method.fallback.as_ref()).find_map(|fallback| {
+            let Fallback::Elsewhere { service, method } = &fallback.value else { return None };
+            let to = match service {
+                Some(to) => ServiceName::parse_in(to, from.namespace()).ok()?,
+                None => owner(method.as_ref()?.split_once('/')?.0)?.clone(),
+            };
+            let is_welcome = by_name.get(&to)?.is_stand_in_for(&to, from);
+            (!is_welcome).then_some((*from, to))
+        })
+    };
+    services.iter().find_map(unwelcome)
 }
 
 /// Fallbacks that lead back to where they began, if there are some: the service where they begin, and their way. Each
@@ -256,7 +401,9 @@ impl From<&Sourced<Fallback>> for wire::Fallback {
                 service: service.unwrap_or_default(),
                 method: method.unwrap_or_default(),
             }),
-            Fallback::Answer { message, json } => wire::fallback::To::Answer(wire::fallback::Answer { message, json }),
+            Fallback::Answer { message, json } => {
+                wire::fallback::To::Answer(wire::fallback::Answer { message, json: json.to_string() })
+            }
         };
         Self { to: Some(to), origin: wire::Origin::from(fallback.origin).into() }
     }
@@ -292,7 +439,7 @@ pub(super) fn from_wire(fallback: wire::Fallback) -> Result<Option<Sourced<Fallb
                 let broken = Violation { found: format!("a message of {bytes} bytes"), allowed: ANSWER_SIZE };
                 return Err(broken.in_message("Fallback.answer"));
             }
-            Fallback::Answer { message, json }
+            Fallback::Answer { message, json: json.into() }
         }
     };
     Ok(Some(Sourced::new(value, origin)))

@@ -9,6 +9,7 @@ impl From<&ServicePolicy> for wire::ServicePolicy {
         Self {
             contracts: policy.contracts.iter().map(wire::Contract::from).collect(),
             breaker: Some((&policy.breaker).into()),
+            stands_in_for: policy.stands_in_for.clone(),
         }
     }
 }
@@ -39,6 +40,7 @@ impl TryFrom<wire::ServicePolicy> for ServicePolicy {
         Ok(Self {
             contracts: policy.contracts.into_iter().map(ContractPolicy::try_from).collect::<Result<_, _>>()?,
             breaker: policy.breaker.map(Sourced::try_from).transpose()?.unwrap_or_default(),
+            stands_in_for: fallback::stands_in_for_from_wire(policy.stands_in_for)?,
         })
     }
 }
@@ -100,6 +102,7 @@ mod tests {
         let full = ServicePolicy {
             contracts: vec![ContractPolicy { name: "a.B".into(), methods: vec![get, put] }],
             breaker: Sourced::new(breaker, Origin::ServiceOption),
+            stands_in_for: vec!["prices".into(), "stock.other".into()],
         };
         for policy in [full, ServicePolicy::default()] {
             assert_eq!(ServicePolicy::try_from(wire::ServicePolicy::from(&policy)), Ok(policy));

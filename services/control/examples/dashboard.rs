@@ -242,6 +242,7 @@ fn service(name: &str, number: usize) -> Service {
         endpoints,
         policy: Some(ServicePolicy {
             contracts: vec![Contract { name: format!("shop.{name}.v1.{title}"), methods }],
+            stands_in_for: Vec::new(),
             breaker: Some(breaker),
         }),
         complete: true,

@@ -87,6 +87,8 @@ struct Held {
 pub(crate) struct Claims {
     listed: BTreeMap<String, ServiceName>,
     unlisted: Unlisted,
+    /// The same for some services.
+    unlisted_of: BTreeMap<ServiceName, Unlisted>,
     pinned: BTreeMap<String, ServiceName>,
     pins_of: HashMap<ServiceName, usize>,
     /// How many addresses the file or a pin gives to each service.
@@ -117,6 +119,11 @@ impl Claims {
         }
         // Saved at once, so that contests of an earlier process are removed from the store.
         Self { listed, unlisted, pinned, pins_of, addresses_of, is_changed: true, ..Self::default() }
+    }
+
+    /// With what happens to contracts that are not in the file and that these services claim.
+    pub(crate) fn with_unlisted_of(self, unlisted_of: BTreeMap<ServiceName, Unlisted>) -> Self {
+        Self { unlisted_of, ..self }
     }
 
     /// The service that is called by a contract or at an address now.
@@ -161,6 +168,7 @@ impl Claims {
         is_alive: impl Fn(&ServiceName) -> bool,
     ) -> Denied {
         let mut denied = Denied::default();
+        let unlisted = self.unlisted_of.get(service).copied().unwrap_or(self.unlisted);
         for (claim, kind) in claims {
             match self.rightful(claim, kind, &is_alive) {
                 Some(owner) if owner == service => {}
@@ -176,7 +184,7 @@ impl Claims {
                 // Every service has them, and none can own them.
                 None if is_grpcs_own(claim) => {}
                 // The mesh's owner also allowed the addresses in a join token, so they need not be in the file.
-                None if kind == Kind::Unproven || (self.unlisted == Unlisted::Refuse && !is_address(claim)) => {
+                None if kind == Kind::Unproven || (unlisted == Unlisted::Refuse && !is_address(claim)) => {
                     self.refused += 1;
                     denied.unlisted.push(claim.to_owned());
                 }

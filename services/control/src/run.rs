@@ -17,6 +17,7 @@ use crate::{
     claims::{
         Claims, Contest, Saved,
         file::Listed,
+        is_address,
         store::{ClaimsError, Store},
     },
     dashboard,
@@ -98,6 +99,18 @@ pub fn release(args: &ReleaseArgs) -> anyhow::Result<String> {
     ))
 }
 
+/// Forgets which contracts are pinned, so that the next control plane pins them anew. Does nothing to addresses, or if no
+/// control plane has run. Only for while none runs: a running one would pin them again.
+///
+/// # Errors
+/// Its claims can't be read or written.
+pub fn forget_contracts(args: &StateArgs) -> anyhow::Result<()> {
+    let store = store(args)?;
+    let (mut saved, hosts) = store.load()?;
+    saved.pinned.retain(|claim, _| is_address(claim));
+    Ok(store.save(&saved, &hosts)?)
+}
+
 /// The claims that are pinned and those that are contested, one line each.
 ///
 /// # Errors
@@ -171,7 +184,7 @@ impl ControlPlane {
         let (credentials, svid) = Credentials::new(&ca)?;
         let store = Store::open(&args.state_dir, &args.trust_domain)?;
         let (saved, hosts) = store.load()?;
-        let claims = Claims::new(listed.claims, listed.unlisted, saved.pinned);
+        let claims = Claims::new(listed.claims, listed.unlisted, saved.pinned).with_unlisted_of(listed.unlisted_of);
         let directory = Directory::new(args.trust_domain.clone(), listed.visibility, claims, hosts);
         if let Some(mesh) = listed.mesh {
             directory.await_all(mesh);

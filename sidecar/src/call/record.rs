@@ -116,12 +116,11 @@ impl CallRecord {
 
 /// Tells a breaker how a call or a try ended that it admitted.
 #[inline]
-fn settle(breaker: &Breaker, permit: Permit, (outcome, verdict): (Outcome, Verdict), is_slow: bool, now: Moment) {
-    // A slow call that says nothing else still says that it was slow, if only its deadline ended it.
-    if is_slow && (verdict != Verdict::Nothing || outcome.is_deadline()) {
-        return breaker.settle_slow(permit, verdict, now);
+fn settle(breaker: &Breaker, permit: Permit, verdict: Verdict, is_slow: bool, now: Moment) {
+    match is_slow {
+        true => breaker.settle_slow(permit, verdict, now),
+        false => breaker.settle(permit, verdict, now),
     }
-    breaker.settle(permit, verdict, now);
 }
 
 impl Drop for CallRecord {
@@ -133,7 +132,7 @@ impl Drop for CallRecord {
         if let Some((breaker, permit)) = &self.breaker {
             let verdict = self.outcome.verdict(breaker.policy(), self.limit);
             let verdict = if self.is_excused { Verdict::Nothing } else { verdict };
-            settle(breaker, *permit, (self.outcome, verdict), self.is_slow, now);
+            settle(breaker, *permit, verdict, self.is_slow, now);
         }
         if let (Some(span), Some(sink)) = (self.span.take(), &self.worker.shared.spans) {
             span.end(code, self.outcome.reason().map(Reason::as_str), sink);
@@ -148,7 +147,8 @@ pub(crate) struct AttemptRecord {
     permit: Permit,
     pub(crate) span: Option<Box<Span>>,
     limit: Limit,
-    began: Moment,
+    /// When the head of the request was sent.
+    sent_at: Option<Moment>,
     outcome: Outcome,
     is_excused: bool,
     is_slow: bool,
@@ -165,12 +165,18 @@ impl AttemptRecord {
     ) -> Self {
         endpoint.in_flight.fetch_add(1, Relaxed);
         let (worker, endpoint) = (Rc::clone(worker), Arc::clone(endpoint));
-        let (began, outcome) = (worker.moment(), Outcome::Cancelled);
-        Self { worker, endpoint, permit, span, limit, began, outcome, is_excused: false, is_slow: false, error: None }
+        let (sent_at, outcome) = (None, Outcome::Cancelled);
+        Self { worker, endpoint, permit, span, limit, sent_at, outcome, is_excused: false, is_slow: false, error: None }
     }
 
-    pub(crate) fn began(&self) -> Moment {
-        self.began
+    /// The head of the request was sent.
+    #[inline]
+    pub(crate) fn was_sent(&mut self, now: Moment) {
+        self.sent_at = Some(now);
+    }
+
+    pub(crate) fn sent_at(&self) -> Option<Moment> {
+        self.sent_at
     }
 
     /// A call that takes longer than this is slow, if the policy of its breakers says when a call is slow.
@@ -206,7 +212,7 @@ impl Drop for AttemptRecord {
         let breaker = &self.endpoint.breaker;
         let verdict = self.outcome.verdict_of_endpoint(breaker.policy(), self.limit);
         let verdict = if self.is_excused { Verdict::Nothing } else { verdict };
-        settle(breaker, self.permit, (self.outcome, verdict), self.is_slow, self.worker.moment());
+        settle(breaker, self.permit, verdict, self.is_slow, self.worker.moment());
         if let (Some(span), Some(sink)) = (self.span.take(), &self.worker.shared.spans) {
             span.end(self.outcome.code(), self.error.or(self.outcome.reason().map(Reason::as_str)), sink);
         }

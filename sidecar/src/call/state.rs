@@ -118,6 +118,9 @@ impl CallState {
         }
         self.request.stuck_since = (self.request.waiting > 0).then_some(call.worker.moment());
         self.endpoint = Some(endpoint);
+        if let Some(attempt) = &mut self.attempt {
+            attempt.was_sent(call.worker.moment());
+        }
     }
 
     /// The answer is complete. A tunnel goes on until the caller has sent everything, too.

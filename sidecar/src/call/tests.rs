@@ -1,4 +1,7 @@
-//! The memory that calls hold, and who it counts for.
+//! The memory that calls hold, and who it counts for. Other subjects have files of their own.
+
+mod ends;
+mod flow;
 
 use tokio::task::LocalSet;
 

@@ -75,8 +75,9 @@ impl Circuit {
 pub(crate) enum Permit {
     /// An ordinary call of a closed breaker.
     Call,
-    /// The probe of a half-open breaker.
-    Probe,
+    /// The probe of a half-open breaker, which began then. Once the breaker has another probe, or is closed or open again, the
+    /// call says nothing any more: a caller may hold it for as long as it likes.
+    Probe { since_ms: u64 },
 }
 
 /// What the end of a call says about its callee.
@@ -152,12 +153,13 @@ impl Breaker {
             Circuit::Open { until_ms } => now.millis() >= until_ms,
             Circuit::Probing { since_ms } => self.is_probe_lost(since_ms, now),
         };
-        let probing = Circuit::Probing { since_ms: now.millis() }.word();
+        let since_ms = now.millis();
+        let probing = Circuit::Probing { since_ms }.word();
         if may_probe && self.circuit.compare_exchange(word, probing, Relaxed, Relaxed).is_ok() {
             if matches!(circuit, Circuit::Open { .. }) {
                 self.probes_passed.store(0, Relaxed);
             }
-            return Ok(Permit::Probe);
+            return Ok(Permit::Probe { since_ms });
         }
         self.calls_refused.fetch_add(1, Relaxed);
         let wait_ms = match circuit {
@@ -170,13 +172,7 @@ impl Breaker {
     /// Takes the verdict of an admitted call.
     pub(crate) fn settle(&self, permit: Permit, verdict: Verdict, now: Moment) {
         match (permit, verdict) {
-            (Permit::Probe, Verdict::Success) => {
-                let passed = self.probes_passed.fetch_add(1, Relaxed) + 1;
-                let is_enough = passed >= self.policy.probes;
-                self.end_probe(if is_enough { Circuit::Closed } else { Circuit::HalfOpen });
-            }
-            (Permit::Probe, Verdict::Failure) => self.open(now),
-            (Permit::Probe, Verdict::Nothing) => self.end_probe(Circuit::HalfOpen),
+            (Permit::Probe { since_ms }, verdict) => self.settle_probe(since_ms, verdict, now),
             (Permit::Call, Verdict::Nothing) => {}
             (Permit::Call, Verdict::Success) => {
                 // A store on each call would take the cache line from the other workers.
@@ -195,20 +191,39 @@ impl Breaker {
         }
     }
 
-    /// Takes in what became of an admitted call that was slow. A slow probe fails, as one that fails quickly does. A slow
-    /// call whose verdict says nothing, as its caller's own deadline ended it, still counts as a call that was slow.
+    #[cold]
+    fn settle_probe(&self, since_ms: u64, verdict: Verdict, now: Moment) {
+        let probing = Circuit::Probing { since_ms }.word();
+        if self.circuit.load(Relaxed) != probing {
+            return;
+        }
+        let next = match verdict {
+            Verdict::Success if self.probes_passed.load(Relaxed) + 1 >= self.policy.probes => Circuit::Closed,
+            Verdict::Success | Verdict::Nothing => Circuit::HalfOpen,
+            Verdict::Failure => return self.open_from(probing, now),
+        };
+        if self.circuit.compare_exchange(probing, next.word(), Relaxed, Relaxed).is_err() {
+            return;
+        }
+        match verdict {
+            Verdict::Success if next == Circuit::Closed => self.forget_history(),
+            Verdict::Success => drop(self.probes_passed.fetch_add(1, Relaxed)),
+            Verdict::Failure | Verdict::Nothing => {}
+        }
+    }
+
+    /// Takes in what became of an admitted call that was slow. A slow probe fails, as one that fails quickly does. A call
+    /// whose verdict says nothing says nothing here either.
     #[cold]
     pub(crate) fn settle_slow(&self, permit: Permit, verdict: Verdict, now: Moment) {
-        if permit == Permit::Probe {
-            return self.open(now);
-        }
-        let consecutive = match verdict {
-            Verdict::Failure => self.consecutive.fetch_add(1, Relaxed) + 1,
-            Verdict::Success => {
+        let consecutive = match (permit, verdict) {
+            (_, Verdict::Nothing) => return self.settle(permit, verdict, now),
+            (Permit::Probe { since_ms }, _) => return self.settle_probe(since_ms, Verdict::Failure, now),
+            (Permit::Call, Verdict::Failure) => self.consecutive.fetch_add(1, Relaxed) + 1,
+            (Permit::Call, Verdict::Success) => {
                 self.consecutive.store(0, Relaxed);
                 0
             }
-            Verdict::Nothing => 0,
         };
         self.count(verdict == Verdict::Failure, now);
         self.count_slow(now);
@@ -257,17 +272,17 @@ impl Breaker {
     }
 
     fn open(&self, now: Moment) {
-        let until_ms = now.millis() + self.policy.open_for.as_millis() as u64;
-        self.circuit.store(Circuit::Open { until_ms }.word(), Relaxed);
-        self.times_opened.fetch_add(1, Relaxed);
-        self.forget_history();
+        self.open_from(Circuit::Closed.word(), now);
     }
 
-    fn end_probe(&self, next: Circuit) {
-        if next == Circuit::Closed {
+    /// Opens it, unless it has left that circuit meanwhile.
+    fn open_from(&self, circuit: u64, now: Moment) {
+        let until_ms = now.millis() + self.policy.open_for.as_millis() as u64;
+        let open = Circuit::Open { until_ms }.word();
+        if self.circuit.compare_exchange(circuit, open, Relaxed, Relaxed).is_ok() {
+            self.times_opened.fetch_add(1, Relaxed);
             self.forget_history();
         }
-        self.circuit.store(next.word(), Relaxed);
     }
 
     fn forget_history(&self) {
@@ -350,6 +365,13 @@ mod tests {
         }
     }
 
+    /// The permit of a probe, which the next call is.
+    fn probe(breaker: &Breaker) -> Permit {
+        let permit = breaker.admit(Moment::now()).expect("it is half-open");
+        assert!(matches!(permit, Permit::Probe { .. }));
+        permit
+    }
+
     #[tokio::test(start_paused = true)]
     async fn opens_after_failures_in_a_row_probes_once_and_closes() {
         let (breaker, _) = breaker(BreakerPolicy::default());
@@ -362,9 +384,9 @@ mod tests {
         assert_eq!(breaker.admit(Moment::now()), Err(Duration::from_secs(5)));
 
         tokio::time::advance(Duration::from_secs(5)).await;
-        assert_eq!(breaker.admit(Moment::now()), Ok(Permit::Probe));
+        let permit = probe(&breaker);
         assert!(breaker.admit(Moment::now()).is_err(), "one probe at a time");
-        breaker.settle(Permit::Probe, Verdict::Success, Moment::now());
+        breaker.settle(permit, Verdict::Success, Moment::now());
         assert_eq!(breaker.admit(Moment::now()), Ok(Permit::Call));
         assert_eq!(breaker.statistics(Moment::now()).calls_refused, 2);
     }
@@ -378,16 +400,33 @@ mod tests {
         assert!(breaker.is_open(Moment::now()));
 
         tokio::time::advance(Duration::from_secs(5)).await;
-        assert_eq!(breaker.admit(Moment::now()), Ok(Permit::Probe));
+        probe(&breaker);
         tokio::time::advance(Duration::from_secs(5)).await;
-        assert_eq!(breaker.admit(Moment::now()), Ok(Permit::Probe));
-        breaker.settle(Permit::Probe, Verdict::Success, Moment::now());
+        breaker.settle(probe(&breaker), Verdict::Success, Moment::now());
         assert_eq!(breaker.statistics(Moment::now()).state, CircuitState::HalfOpen, "two probes must pass");
-        assert_eq!(breaker.admit(Moment::now()), Ok(Permit::Probe));
-        breaker.settle(Permit::Probe, Verdict::Nothing, Moment::now());
-        assert_eq!(breaker.admit(Moment::now()), Ok(Permit::Probe), "a probe that said nothing is repeated");
-        breaker.settle(Permit::Probe, Verdict::Success, Moment::now());
+        breaker.settle(probe(&breaker), Verdict::Nothing, Moment::now());
+        // A probe that said nothing is repeated.
+        breaker.settle(probe(&breaker), Verdict::Success, Moment::now());
         assert_eq!(breaker.statistics(Moment::now()).state, CircuitState::Closed);
+    }
+
+    /// A caller could keep a healthy service's breaker from others by calls that it holds and ends when it likes.
+    #[tokio::test(start_paused = true)]
+    async fn a_probe_that_ends_after_another_says_nothing() {
+        for verdict in [Verdict::Success, Verdict::Failure, Verdict::Nothing] {
+            let (breaker, _) = breaker(BreakerPolicy::default());
+            fail(&breaker, 5, Moment::now());
+            tokio::time::advance(Duration::from_secs(5)).await;
+            let held = probe(&breaker);
+            tokio::time::advance(Duration::from_secs(5)).await;
+            let second = probe(&breaker);
+            breaker.settle(held, verdict, Moment::now());
+            assert!(breaker.admit(Moment::now()).is_err(), "{verdict:?}: the second probe still runs");
+            breaker.settle(second, Verdict::Success, Moment::now());
+            breaker.settle(held, verdict, Moment::now());
+            breaker.settle_slow(held, verdict, Moment::now());
+            assert_eq!(breaker.admit(Moment::now()), Ok(Permit::Call), "{verdict:?}: it stays closed");
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -414,7 +453,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn too_many_slow_calls_open_it_whether_or_not_they_fail() {
-        for verdict in [Verdict::Success, Verdict::Failure, Verdict::Nothing] {
+        for verdict in [Verdict::Success, Verdict::Failure] {
             let (breaker, now) =
                 breaker(BreakerPolicy { consecutive_failures: 0, failure_ratio: 1.0, ..slow_policy() });
             assert_eq!(breaker.slow_after(), Some(Duration::from_secs(1)));
@@ -460,8 +499,7 @@ mod tests {
         let (breaker, now) = breaker(slow_policy());
         fail(&breaker, 5, now);
         tokio::time::advance(Duration::from_secs(5)).await;
-        let permit = breaker.admit(Moment::now()).unwrap();
-        assert_eq!(permit, Permit::Probe);
+        let permit = probe(&breaker);
         breaker.settle_slow(permit, Verdict::Success, Moment::now());
         assert!(breaker.is_open(Moment::now()));
         assert_eq!(breaker.statistics(Moment::now()).times_opened, 2);
@@ -477,14 +515,14 @@ mod tests {
             for (ms, act) in steps {
                 now = now.checked_add(Duration::from_millis(ms)).unwrap();
                 match (breaker.admit(now), act) {
-                    (Ok(Permit::Probe), 3) => {
+                    (Ok(Permit::Probe { .. }), 3) => {
                         let lost = probe.is_none_or(|at: Moment| now.since(at) >= breaker.policy().open_for);
                         proptest::prop_assert!(lost);
                         probe = Some(now);
                     }
                     (Ok(permit), _) => {
                         let verdict = [Verdict::Success, Verdict::Failure, Verdict::Nothing][usize::from(act % 3)];
-                        if permit == Permit::Probe { probe = None; }
+                        if permit != Permit::Call { probe = None; }
                         breaker.settle(permit, verdict, now);
                     }
                     (Err(wait), _) => proptest::prop_assert!(wait <= breaker.policy().open_for),

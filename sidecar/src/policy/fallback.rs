@@ -1,5 +1,7 @@
 //! What answers a call that its service cannot take, prepared once for all calls of a method.
 
+use std::sync::atomic::{AtomicBool, AtomicU64};
+
 use weft_mesh::{errors::Reason, names::ServiceName, policy::Fallback as Policy};
 
 use crate::message::fixed::FixedAnswer;
@@ -10,6 +12,10 @@ pub(crate) struct Fallback {
     pub(crate) to: To,
     /// Where the answer comes from, for callers and traces: `answer`, `prices.shop`, `a.b.C/D` or `prices.shop/a.b.C/D`.
     pub(crate) name: Box<str>,
+    /// The service that it leads to is being looked for.
+    pub(crate) is_sought: AtomicBool,
+    /// It was looked for in vain. Until then (milliseconds since the sidecar's start) nobody looks again.
+    pub(crate) missing_until_ms: AtomicU64,
 }
 
 /// Where the answer comes from.
@@ -29,7 +35,7 @@ impl Fallback {
     pub(crate) fn new(policy: &Policy, of: &ServiceName) -> Self {
         match policy {
             Policy::Answer { message, json } => {
-                Self { to: To::Answer(FixedAnswer::new(message, json)), name: "answer".into() }
+                Self::leading(To::Answer(FixedAnswer::new(message, json)), "answer".to_owned())
             }
             Policy::Elsewhere { service, method } => {
                 // It was checked when the policy was read.
@@ -40,9 +46,13 @@ impl Fallback {
                     (None, method) => method.clone().unwrap_or_default(),
                 };
                 let path = method.as_ref().map(|method| format!("/{method}").into());
-                Self { to: To::Elsewhere { service, path }, name: name.into() }
+                Self::leading(To::Elsewhere { service, path }, name)
             }
         }
+    }
+
+    fn leading(to: To, name: String) -> Self {
+        Self { to, name: name.into(), is_sought: AtomicBool::new(false), missing_until_ms: AtomicU64::new(0) }
     }
 
     /// The value of `x-weft-fallback` in an answer.

@@ -86,11 +86,6 @@ impl Outcome {
         }
     }
 
-    /// Whether a deadline ended the call, whoever set it.
-    pub(crate) fn is_deadline(self) -> bool {
-        matches!(self, Self::Grpc(code::DEADLINE_EXCEEDED) | Self::Failed(Reason::DeadlineExceeded))
-    }
-
     /// The reason, if the mesh failed the call.
     pub(crate) fn reason(self) -> Option<Reason> {
         match self {

@@ -1,8 +1,9 @@
 //! A call that its service cannot take goes on as the fallback of its method says: to another service or method, or with a
 //! fixed answer.
 
-use std::rc::Rc;
+use std::{rc::Rc, sync::atomic::Ordering::Relaxed, time::Duration};
 
+use tokio::task::spawn_local;
 use weft_contracts::weft::discovery::v1::Protocol;
 use weft_mesh::{errors::Reason, limits};
 use weft_wire::{Headers, Name};
@@ -117,26 +118,87 @@ pub(crate) async fn go(proxy: &Proxy, call: &Rc<Call>) -> Result<(), Next> {
         call.tries.set_route(next);
         return Err(Next::Fail(failure));
     }
+    // What is left of the time that the caller, or the contract of the first service, gives says nothing about this one. Its
+    // own timeout holds from now on.
+    let own = next.method.timeout.and_then(|timeout| now.checked_add(timeout));
+    call.continue_until(own);
     call.tries.set_route(next);
     attempt::run(proxy, call).await
 }
 
+/// Looks for the service that the fallback of a route leads to, so that it is known when it is needed: the control plane may
+/// be away by then.
+#[cold]
+pub(crate) fn look_ahead(worker: &Rc<Worker>, route: &Rc<Route>) {
+    let Some(fallback) = route.method.fallback.as_deref() else { return };
+    let Some(asked) = asked(fallback, &route.method.name) else { return };
+    if worker.shared.catalog.known(&asked).is_some() || fallback.is_sought.swap(true, Relaxed) {
+        return;
+    }
+    let (worker, route) = (Rc::clone(worker), Rc::clone(route));
+    spawn_local(async move {
+        // A call that needs it tells why it is not found.
+        let _ = worker.shared.catalog.find(asked).await;
+        if let Some(fallback) = &route.method.fallback {
+            fallback.is_sought.store(false, Relaxed);
+        }
+    });
+}
+
+/// What is looked for: a service by its name, or by the contract of its method.
+fn asked(fallback: &Fallback, method: &str) -> Option<Asked> {
+    let To::Elsewhere { service, path } = &fallback.to else { return None };
+    Some(match service {
+        Some(service) => Asked::Service(service.clone()),
+        None => {
+            let path = path.as_deref().map_or(method, |path| &path[1..]);
+            Asked::Contract(path.split_once('/')?.0.into())
+        }
+    })
+}
+
+/// How long nobody looks again for a service that was not found.
+const MISSING_TIME: Duration = Duration::from_secs(1);
+
 /// Where the fallback of a route leads, for a call with this path.
 async fn find(worker: &Worker, from: &Route, path: &[u8]) -> Result<Rc<Route>, Failure> {
-    let Some(Fallback { to: To::Elsewhere { service, path: other }, .. }) = from.method.fallback.as_deref() else {
-        unreachable!("only a call with such a fallback goes elsewhere");
+    let fallback = from.method.fallback.as_deref().expect("only a call with a fallback goes elsewhere");
+    let To::Elsewhere { service, path: other } = &fallback.to else {
+        unreachable!("a fixed answer leads nowhere");
     };
     let path = other.as_deref().unwrap_or(target::without_query(path));
+    if worker.moment().millis() < fallback.missing_until_ms.load(Relaxed) {
+        let message = format!("{} was not found a moment ago", fallback.name);
+        return Err(Failure::new(Reason::NoEndpoint, message));
+    }
     let found = match service {
-        Some(service) => route::find(worker, Asked::Service(service.clone())).await?,
-        None => route::find_contract(worker, path).await?,
+        Some(service) => route::find(worker, Asked::Service(service.clone())).await,
+        None => route::find_contract(worker, path).await,
     };
+    let found = found.inspect_err(|_| {
+        worker.tick();
+        let until = worker.moment().millis() + MISSING_TIME.as_millis() as u64;
+        fallback.missing_until_ms.store(until, Relaxed);
+    })?;
+    let own = worker.shared.local_service.as_ref();
+    if own == Some(&found.name) {
+        let message = format!("the fallback of {} leads back to {}, which calls it", from.method.name, found.name);
+        return Err(Failure::new(Reason::NoEndpoint, message));
+    }
     if found.name == from.service.name {
         let message = format!("the fallback of {} leads to {} again", from.method.name, found.name);
         return Err(Failure::new(Reason::NoEndpoint, message));
     }
     if found.protocol == Protocol::Tcp {
         return Err(route::speaks_tcp(&found));
+    }
+    // Else the owner of one service could have its callers call any other, with their own rights.
+    if !found.policy.is_stand_in_for(&found.name, &from.service.name) {
+        let message = format!(
+            "{} does not answer for {}: its contract does not say `stands_in_for: '{}'`",
+            found.name, from.service.name, from.service.name
+        );
+        return Err(Failure::new(Reason::NoEndpoint, message));
     }
     Ok(Route::new(found, path))
 }

@@ -353,47 +353,4 @@ pub(crate) fn missed(call: &Call, miss: Miss) -> Next {
 }
 
 #[cfg(test)]
-mod tests {
-    use tokio::task::LocalSet;
-    use weft_wire::{Headers, Name};
-
-    use super::*;
-    use crate::{
-        message::failure::ERROR_HEADER,
-        trial::{
-            self,
-            peer::{self, post},
-        },
-    };
-
-    #[tokio::test(start_paused = true)]
-    async fn a_call_that_is_not_admitted_is_answered_and_recorded() {
-        LocalSet::new()
-            .run_until(async {
-                let worker = trial::worker_with_flags(&["--service", "users", "--app", "127.0.0.1:1"]);
-                let (mut client, calls, _serving) = peer::connected(&worker, &Rc::default(), false);
-                let mut tunnel = Headers::new();
-                tunnel.set(Name::METHOD, b"CONNECT");
-                tunnel.set(Name::AUTHORITY, b"users.shop:80");
-                client.call(&tunnel, 0);
-                client.call(&post(), 0);
-                client.pass(1).await.expect("the connection lives");
-                let [tunnel, call] = [0, 1].map(|number| Rc::clone(&calls.borrow()[number]));
-                let id = "spiffe://weft.local/ns/shop/sa/orders".parse().unwrap();
-                let proxy = Proxy::new(Rc::clone(&worker));
-                let peer = Peer::new(&proxy, id, ([127, 0, 0, 1], 1).into(), &Rc::default(), Vec::new());
-                let local = proxy.local.as_ref().expect("it fronts a service");
-                assert!(admit(&peer, local, &call, Wants::of(&call)).is_ok());
-                carry(Rc::clone(&peer), Rc::clone(&tunnel)).await;
-                assert!(tunnel.is_over() && !call.is_over());
-                client.pass(1).await.expect("the connection lives");
-                assert_eq!(client.heads[0].get(ERROR_HEADER), Some(&b"permission-denied"[..]));
-                let rows = worker.shared.metrics.labels();
-                assert!(rows.values().all(|labels| labels.peer == "orders.shop"), "{rows:?}");
-                assert_eq!(rows.len(), 1, "both are counted, as calls of no known method");
-                call.reset(Code::CANCEL);
-                drop(calls.take());
-            })
-            .await;
-    }
-}
+mod tests;

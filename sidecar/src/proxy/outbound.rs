@@ -47,7 +47,13 @@ pub(crate) async fn carry(downstream: Rc<Downstream>, call: Rc<Call>) {
     let known = downstream.routes.known(worker, &call.head());
     let routed = match known {
         Some(route) => Ok(Routed::To(route)),
-        None => downstream.routes.find(worker, &call).await,
+        None => {
+            let found = downstream.routes.find(worker, &call).await;
+            if let Ok(Routed::To(route)) = &found {
+                fallback::look_ahead(worker, route);
+            }
+            found
+        }
     };
     let sent = match routed {
         Ok(Routed::To(route)) => send_on_route(&downstream.proxy, &call, route).await,

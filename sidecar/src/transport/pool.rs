@@ -381,7 +381,7 @@ impl Pool {
 
     /// Starts HTTP/2 on a stream and adds the connection to the pool. It is replaced before `expiry`, and ends at
     /// `expiry`.
-    async fn drive(
+    pub(crate) async fn drive(
         self: &Rc<Self>,
         stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
         expiry: Option<SystemTime>,
@@ -473,7 +473,7 @@ impl Expiring for Made {
 
 /// Why an attempt has made no connection.
 #[derive(Debug, thiserror::Error)]
-enum NotMade {
+pub(crate) enum NotMade {
     /// The connection was made, but ended before it could be used.
     #[error("the connection ended before HTTP/2 began")]
     Going,

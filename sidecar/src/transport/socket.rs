@@ -19,6 +19,8 @@ use tokio::time::Instant;
 use weft_wire::{Code, Headers, Usage, http1};
 
 use self::core::{Core, Sent};
+#[cfg(test)]
+use self::driver::Stream;
 pub(crate) use self::driver::{Driver, Occasion, SocketError};
 use crate::{
     shared::survey::Accepts,

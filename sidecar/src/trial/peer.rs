@@ -14,11 +14,12 @@ use tokio::{
     task::{JoinHandle, spawn_local, yield_now},
     time::{Instant, advance},
 };
-use weft_wire::{Connection, ConnectionError, Event, Headers, Limits, Name, StreamId};
+use weft_wire::{Code, Connection, ConnectionError, Event, Headers, Limits, Name, StreamId};
 
 use crate::{
     accept::http2::{self, Terms},
-    call::{Call, Side},
+    call::{Call, Side, Way},
+    message::failure::Hop,
     proxy::{Proxy, outbound::Downstream},
     shared::Phase,
     thread::{loads::Load, worker::Worker},
@@ -47,8 +48,19 @@ pub(crate) struct Peer {
     pub(crate) is_reading: bool,
     /// Heads and trailers of answers, in the order in which they came.
     pub(crate) heads: Vec<Headers>,
-    /// The bodies of answers, one after the other.
+    /// The bodies of answers or requests, one after the other.
     pub(crate) body: Vec<u8>,
+    /// Requests that have come: their streams and heads.
+    pub(crate) requests: Vec<(StreamId, Headers)>,
+    /// Streams on which the other side has sent everything.
+    pub(crate) ended: Vec<StreamId>,
+    /// Streams that the other side has reset.
+    pub(crate) resets: Vec<(StreamId, Code)>,
+    /// It takes bodies: gives the window back for what has come.
+    pub(crate) takes_bodies: bool,
+    /// How many bytes it has read and written.
+    pub(crate) moved: usize,
+    untaken: Vec<(StreamId, usize)>,
 }
 
 impl Peer {
@@ -62,7 +74,25 @@ impl Peer {
     }
 
     fn of(core: Connection<usize>, io: DuplexStream) -> Self {
-        Self { core, io, unread: Vec::new(), is_reading: true, heads: Vec::new(), body: Vec::new() }
+        Self {
+            core,
+            io,
+            unread: Vec::new(),
+            is_reading: true,
+            heads: Vec::new(),
+            body: Vec::new(),
+            requests: Vec::new(),
+            ended: Vec::new(),
+            resets: Vec::new(),
+            takes_bodies: true,
+            moved: 0,
+            untaken: Vec::new(),
+        }
+    }
+
+    /// Is gone, and says nothing.
+    pub(crate) fn vanish(&mut self) {
+        self.io = duplex(1).0;
     }
 
     /// Opens a call with some bytes of its body.
@@ -78,7 +108,10 @@ impl Peer {
         let now = Instant::now().into_std();
         while !self.core.output().is_empty() {
             match Pin::new(&mut self.io).poll_write(&mut cx, self.core.output()) {
-                Poll::Ready(Ok(count @ 1..)) => self.core.wrote(count),
+                Poll::Ready(Ok(count @ 1..)) => {
+                    self.core.wrote(count);
+                    self.moved += count;
+                }
                 _ => break,
             }
         }
@@ -86,7 +119,10 @@ impl Peer {
         while self.is_reading {
             let mut read = ReadBuf::new(&mut buffer);
             match Pin::new(&mut self.io).poll_read(&mut cx, &mut read) {
-                Poll::Ready(Ok(())) if !read.filled().is_empty() => self.unread.extend_from_slice(read.filled()),
+                Poll::Ready(Ok(())) if !read.filled().is_empty() => {
+                    self.moved += read.filled().len();
+                    self.unread.extend_from_slice(read.filled());
+                }
                 _ => break,
             }
         }
@@ -94,13 +130,30 @@ impl Peer {
         let mut input = &unread[..];
         while let Some(event) = self.core.receive(&mut input, now)? {
             match event {
-                Event::Response { headers, .. } | Event::Trailers { headers, .. } => self.heads.push(headers),
-                Event::Data { stream, data, .. } => {
-                    self.body.extend_from_slice(data);
-                    self.core.release(stream, data.len());
+                Event::Request { stream, headers, is_end } => {
+                    self.core.attach(stream, 0);
+                    self.requests.push((stream, headers));
+                    self.ended.extend(is_end.then_some(stream));
                 }
+                Event::Response { stream, headers, is_end, .. } => {
+                    self.heads.push(headers);
+                    self.ended.extend(is_end.then_some(stream));
+                }
+                Event::Trailers { stream, headers, .. } => {
+                    self.heads.push(headers);
+                    self.ended.push(stream);
+                }
+                Event::Data { stream, data, is_end, .. } => {
+                    self.body.extend_from_slice(data);
+                    self.untaken.push((stream, data.len()));
+                    self.ended.extend(is_end.then_some(stream));
+                }
+                Event::Reset { stream, code, .. } => self.resets.push((stream, code)),
                 _ => {}
             }
+        }
+        if self.takes_bodies {
+            self.untaken.drain(..).for_each(|(stream, bytes)| self.core.release(stream, bytes));
         }
         self.unread = input.to_vec();
         if self.core.next_timeout().is_some_and(|due| due <= now) { self.core.on_timeout(now) } else { Ok(()) }
@@ -124,22 +177,26 @@ pub(crate) type Calls = Rc<RefCell<Vec<Rc<Call>>>>;
 
 /// A peer, its calls, which go nowhere, and the task that serves its connection.
 pub(crate) fn connected(worker: &Rc<Worker>, load: &Rc<Load>, is_outbound: bool) -> (Peer, Calls, JoinHandle<()>) {
+    let way: Rc<dyn Way> =
+        if is_outbound { Downstream::new(&Proxy::new(Rc::clone(worker))) } else { super::inbound(worker) };
+    connected_to(worker, load, way)
+}
+
+/// The same, with calls that go this way.
+pub(crate) fn connected_to(worker: &Rc<Worker>, load: &Rc<Load>, way: Rc<dyn Way>) -> (Peer, Calls, JoinHandle<()>) {
     let (peer, io) = duplex(1 << 16);
     let calls = Calls::default();
     let (worker, load, begun) = (Rc::clone(worker), Rc::clone(load), Rc::clone(&calls));
     let peer = Peer::new(&worker, peer);
     let serving = spawn_local(async move {
+        let is_outbound = matches!(way.hop(), Hop::Outbound);
         let begin = |link: &Rc<Link>, stream, head: Headers, is_whole| {
-            let (slot, way) = if is_outbound {
-                (worker.call_slot()?, Downstream::new(&Proxy::new(Rc::clone(&worker))) as _)
-            } else {
-                (worker.inbound_slot(&load)?, super::inbound(&worker))
-            };
-            Some(Call::begin(&worker, way, Side::Stream(Rc::clone(link), stream), head, is_whole, slot))
+            let slot = if is_outbound { worker.call_slot()? } else { worker.inbound_slot(&load)? };
+            Some(Call::begin(&worker, Rc::clone(&way), Side::Stream(Rc::clone(link), stream), head, is_whole, slot))
         };
         let carry = |call| begun.borrow_mut().push(call);
-        let terms = Terms { load: &load, last: Phase::Draining, expiry: None };
-        http2::serve(&worker, io, terms, &"a connection", begin, carry).await;
+        let last = if is_outbound { Phase::Stopping } else { Phase::Draining };
+        http2::serve(&worker, io, Terms { load: &load, last, expiry: None }, &"a connection", begin, carry).await;
     });
     (peer, calls, serving)
 }

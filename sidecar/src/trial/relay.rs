@@ -249,7 +249,13 @@ pub(crate) fn worker_with_flags(flags: &[&str]) -> Rc<Worker> {
 /// A worker, and its questions to discovery, which the test may answer.
 #[cfg(test)]
 pub(crate) fn worker_with_questions() -> (Rc<Worker>, mpsc::Receiver<Question>) {
-    let (shared, questions) = shared(&[]);
+    worker_with_flags_and_questions(&[])
+}
+
+/// Both.
+#[cfg(test)]
+pub(crate) fn worker_with_flags_and_questions(flags: &[&str]) -> (Rc<Worker>, mpsc::Receiver<Question>) {
+    let (shared, questions) = shared(flags);
     (Worker::new(0, shared), questions)
 }
 

@@ -1,19 +1,26 @@
 //! Services of a mesh that is not there.
 
-use std::sync::Arc;
+use std::{rc::Rc, sync::Arc};
 
-use tokio::time::Instant;
+use tokio::{
+    io::duplex,
+    task::{spawn_local, yield_now},
+    time::Instant,
+};
 use weft_contracts::weft::discovery::v1::{Health, Protocol, Version};
 use weft_mesh::{
     names::ServiceName,
-    policy::{BreakerPolicy, Fallback as Policy, Idempotency},
+    policy::{BreakerPolicy, Fallback as Policy, Idempotency, ServicePolicy},
 };
+use weft_wire::Limits;
 
 use crate::{
     endpoints::catalog::{Endpoint, Method, Service, View},
     policy::{breaker::Breaker, fallback::Fallback},
     telemetry::metrics::{CallLabels, Direction},
     thread::worker::Worker,
+    transport::pool::Pool,
+    trial::peer::Peer,
 };
 
 /// The path of the one method of its contract.
@@ -21,9 +28,6 @@ pub(crate) const PATH: &str = "/probe.v1.Probe/Say";
 
 /// The service `NAME.shop` with one endpoint, to which no connection can be made. Its one method has this fallback.
 pub(crate) fn service(worker: &Worker, name: &str, fallback: Option<Policy>) -> Service {
-    let breaker = || Breaker::new(BreakerPolicy::default());
-    let id = format!("spiffe://weft.local/ns/shop/sa/{name}").parse().unwrap();
-    let endpoint = Endpoint::new("1".into(), "127.0.0.1:1".parse().unwrap(), id, Health::Up, breaker());
     let full_name = ServiceName::parse(&format!("{name}.shop")).unwrap();
     let method = |method: &str, fallback| {
         let metrics = worker.shared.metrics.calls(CallLabels {
@@ -40,10 +44,10 @@ pub(crate) fn service(worker: &Worker, name: &str, fallback: Option<Policy>) -> 
     Service {
         protocol: Protocol::Http2,
         version: Version::default(),
-        policy: Arc::default(),
-        endpoints: vec![Arc::new(endpoint)],
+        policy: Arc::new(ServicePolicy { stands_in_for: vec!["probe".into(), "other".into()], ..Default::default() }),
+        endpoints: vec![endpoint(name)],
         addresses: Vec::new(),
-        breaker: Arc::new(breaker()),
+        breaker: Arc::new(Breaker::new(BreakerPolicy::default())),
         methods: Arc::new(methods),
         other: method("_other", None),
         last_used: Arc::default(),
@@ -52,6 +56,37 @@ pub(crate) fn service(worker: &Worker, name: &str, fallback: Option<Policy>) -> 
         starts_since: None,
         name: full_name,
     }
+}
+
+/// An endpoint of the service `NAME.shop`, to which no connection can be made.
+fn endpoint(name: &str) -> Arc<Endpoint> {
+    let id = format!("spiffe://weft.local/ns/shop/sa/{name}").parse().unwrap();
+    let breaker = Breaker::new(BreakerPolicy::default());
+    Arc::new(Endpoint::new("1".into(), "127.0.0.1:1".parse().unwrap(), id, Health::Up, breaker))
+}
+
+/// The service `probe.shop` with this many endpoints. This says whether its one method may be repeated.
+pub(crate) fn replicas(worker: &Worker, count: usize, idempotency: Idempotency) -> Service {
+    let mut service = service(worker, "probe", None);
+    service.endpoints = (0..count).map(|_| endpoint("probe")).collect();
+    let methods = Arc::get_mut(&mut service.methods).expect("it was just made");
+    let method = methods.get_mut(PATH).and_then(Arc::get_mut).expect("it has one");
+    method.idempotency = idempotency;
+    service
+}
+
+/// Adds an in-memory connection to a pool. Gives the other end of it, which has these limits.
+pub(crate) async fn connect(worker: &Worker, pool: &Rc<Pool>, limits: Limits) -> Peer {
+    let (far, near) = duplex(1 << 20);
+    let mut service = Peer::service(worker, &Arc::new(limits), far);
+    let driven = Rc::clone(pool);
+    let made = spawn_local(async move { driven.drive(near, None).await });
+    while !made.is_finished() {
+        service.pump().expect("the sidecar speaks HTTP/2");
+        yield_now().await;
+    }
+    made.await.expect("it does not panic").expect("HTTP/2 has begun");
+    service
 }
 
 /// Has the worker know these services, by their names only.

@@ -185,5 +185,61 @@ fn what_could_break_a_sidecar_is_refused_from_the_wire() {
     }
     assert_eq!(refusal(elsewhere(None, None)), "Fallback.elsewhere.method", "it leads nowhere");
     let large = vec![0; limits::FALLBACK_ANSWER_BYTES + 1].into();
-    assert_eq!(refusal(Fallback::Answer { message: large, json: String::new() }), "Fallback.answer");
+    assert_eq!(refusal(Fallback::Answer { message: large, json: "".into() }), "Fallback.answer");
+}
+
+/// Any service of the mesh may ask the control plane to compile its contracts.
+#[test]
+fn what_answers_take_is_bounded() {
+    let blanks = " ".repeat(ANSWER_TEXT_BYTES);
+    let error = refusal(&get(&format!("answer: '{blanks}{{}}'")));
+    assert!(error.ends_with("; allowed is at most 16 KiB"), "{error}");
+
+    let name = "x".repeat(limits::FALLBACK_ANSWER_BYTES - 100);
+    let service = |methods: usize| {
+        let methods: String = (0..methods).map(|number| format!("rpc M{number}(In) returns (Out);")).collect();
+        let answer = format!(r#"fallback: {{ answer: '{{"name": "{name}"}}' }}"#);
+        format!("option (weft.options.v1.service) = {{ {answer} }}; {methods}")
+    };
+    let most = limits::POLICY_BYTES / (2 * limits::FALLBACK_ANSWER_BYTES);
+    let policy = of(&service(most / 2)).unwrap();
+    let answers = policy.contracts[0].methods.iter().map(|method| match &method.fallback.as_ref().unwrap().value {
+        Fallback::Answer { message, json } => (message.as_ptr(), json.as_ptr()),
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(answers.collect::<std::collections::HashSet<_>>().len(), 1, "methods share it");
+    let error = refusal(&service(2 * most));
+    assert!(error.contains("(weft.options.v1.service)") && error.ends_with(ANSWERS_SIZE), "{error}");
+}
+
+#[test]
+fn fallbacks_one_after_the_other_are_few() {
+    let chain = |length: usize| -> String {
+        let method = |number: usize| match number < length {
+            true => {
+                get(&format!("service: 'other' method: 't.S/M{}'", number + 1)).replace("Get", &format!("M{number}"))
+            }
+            false => format!("rpc M{number}(In) returns (Out);"),
+        };
+        (0..=length).map(method).collect()
+    };
+    let most = limits::FALLBACKS as usize;
+    assert!(of(&chain(most)).is_ok());
+    let error = refusal(&chain(most + 1));
+    assert!(error.contains("t.S/M0 → t.S/M1") && error.ends_with(CHAIN), "{error}");
+}
+
+#[test]
+fn a_service_says_for_whom_it_stands_in() {
+    let policy = of("option (weft.options.v1.service) = { stands_in_for: ['b.other', 'a', 'a'] };").unwrap();
+    assert_eq!(policy.stands_in_for, ["a", "b.other"]);
+    let name = |name: &str| ServiceName::parse(name).unwrap();
+    assert!(policy.is_stand_in_for(&name("own.shop"), &name("a.shop")));
+    assert!(policy.is_stand_in_for(&name("own.shop"), &name("b.other")));
+    assert!(!policy.is_stand_in_for(&name("own.shop"), &name("a.other")));
+    let error = refusal("option (weft.options.v1.service) = { stands_in_for: 'A/B' };");
+    assert!(error.contains("service t.S: stands_in_for is `A/B`"), "{error}");
+    let many: String = (0..=limits::STANDS_IN_FOR).map(|number| format!("stands_in_for: 's{number}' ")).collect();
+    let error = refusal(&format!("option (weft.options.v1.service) = {{ {many} }};"));
+    assert!(error.ends_with(STANDS_IN_FOR_MOST), "{error}");
 }

@@ -11,6 +11,7 @@
 //!     contracts: [shop.users.v1.Users]      # protobuf services, by full name
 //!     addresses: ["10.96.0.10:80"]          # virtual addresses
 //!     endpoints: 2                          # how many there are in a complete mesh; default: 1
+//!     unlisted: pin                         # for the contracts that this service claims; default: as above
 //! ```
 //!
 //! `weft up` makes one from `mesh.yaml`.
@@ -26,7 +27,7 @@ use weft_mesh::{
 use super::{Unlisted, visibility::Visibility};
 
 const ROOT_KEYS: &[&str] = &["namespace", "visibility", "unlisted", "complete", "services"];
-const SERVICE_KEYS: &[&str] = &["contracts", "addresses", "endpoints"];
+const SERVICE_KEYS: &[&str] = &["contracts", "addresses", "endpoints", "unlisted"];
 
 const LABEL: &str = "1 to 63 of a-z, 0-9 and -, no - at either end";
 const VISIBILITY: &str = "all, namespace";
@@ -42,6 +43,8 @@ pub(crate) struct Listed {
     pub(crate) visibility: Visibility,
     /// What happens to contracts that are not in the file.
     pub(crate) unlisted: Unlisted,
+    /// The same for some services.
+    pub(crate) unlisted_of: BTreeMap<ServiceName, Unlisted>,
     /// All services of the mesh with the number of their endpoints, if the file says that it is complete.
     pub(crate) mesh: Option<BTreeMap<ServiceName, usize>>,
 }
@@ -83,16 +86,13 @@ fn read_root(reader: &mut Reader<'_>, root: &Node) -> Option<Listed> {
         "namespace" => Ok(Visibility::Namespace),
         other => Err(format!("found the text {:?}; allowed: {VISIBILITY}", shown(other))),
     });
-    let unlisted = reader.parsed(&table, "unlisted", UNLISTED, |text| match text {
-        "pin" => Ok(Unlisted::Pin),
-        "refuse" => Ok(Unlisted::Refuse),
-        other => Err(format!("found the text {:?}; allowed: {UNLISTED}", shown(other))),
-    });
+    let unlisted = read_unlisted(reader, &table);
     let mut listed = Listed {
         claims: BTreeMap::new(),
         visibility: visibility.unwrap_or_default(),
         // With a file, other contracts are refused unless it says otherwise.
         unlisted: unlisted.unwrap_or(Unlisted::Refuse),
+        unlisted_of: BTreeMap::new(),
         mesh: reader.truth(&table, "complete").is_some_and(|complete| complete.value).then(BTreeMap::new),
     };
     let Some(node) = table.get("services") else {
@@ -120,10 +120,21 @@ fn read_root(reader: &mut Reader<'_>, root: &Node) -> Option<Listed> {
     Some(listed)
 }
 
+fn read_unlisted(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Unlisted> {
+    reader.parsed(table, "unlisted", UNLISTED, |text| match text {
+        "pin" => Ok(Unlisted::Pin),
+        "refuse" => Ok(Unlisted::Refuse),
+        other => Err(format!("found the text {:?}; allowed: {UNLISTED}", shown(other))),
+    })
+}
+
 fn read_service(reader: &mut Reader<'_>, table: &Table<'_>, service: &ServiceName, listed: &mut Listed) {
     let endpoints = reader.whole_number(table, "endpoints", 1..=limits::ENDPOINTS_PER_SERVICE as i64, "");
     if let Some(mesh) = &mut listed.mesh {
         mesh.insert(service.clone(), endpoints.map_or(1, |endpoints| endpoints.value as usize));
+    }
+    if let Some(unlisted) = read_unlisted(reader, table) {
+        listed.unlisted_of.insert(service.clone(), unlisted);
     }
     read_claims(reader, table, "contracts", CONTRACT, service, listed, |text| {
         is_contract_name(text).then(|| text.to_owned())
@@ -178,6 +189,9 @@ mod tests {
             [("[fd00::1]:5432", "db.data"), ("shop.v1.Admin", "users.shop"), ("shop.v1.Users", "users.shop")];
         assert_eq!(owners, expected);
         assert_eq!((listed.visibility, listed.unlisted), (Visibility::Namespace, Unlisted::Pin));
+        let one = Listed::parse("services.yaml", "services: { users: { unlisted: pin }, web: {} }\n").unwrap();
+        let of: Vec<_> = one.unlisted_of.iter().map(|(service, unlisted)| (service.as_str(), *unlisted)).collect();
+        assert_eq!((one.unlisted, &of[..]), (Unlisted::Refuse, &[("users.default", Unlisted::Pin)][..]));
         let short = Listed::parse("services.yaml", "services: {}\n").unwrap();
         assert_eq!((short.visibility, short.unlisted), (Visibility::All, Unlisted::Refuse));
         assert_eq!(Listed::default().unlisted, Unlisted::Pin, "without a file");

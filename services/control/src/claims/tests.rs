@@ -45,6 +45,10 @@ fn unproven_addresses_and_unlisted_contracts_are_not_pinned() {
 
     let mut closed = Claims::new(listed, Unlisted::Refuse, BTreeMap::new());
     assert_eq!(judge(&mut closed, "users.shop", "shop.Users").unlisted, ["shop.Users"]);
+    let mut closed = closed.with_unlisted_of(BTreeMap::from([(name("asked.shop"), Unlisted::Pin)]));
+    assert_eq!(judge(&mut closed, "users.shop", "shop.Users").unlisted, ["shop.Users"], "only that service may");
+    assert_eq!(judge(&mut closed, "asked.shop", "shop.Users"), Denied::default());
+    assert_eq!(judge(&mut closed, "users.shop", "shop.Users").contested.len(), 1);
     assert_eq!(judge_unproven(&mut closed, "proxy.shop", "203.0.113.1:443"), Denied::default());
     assert_eq!(judge_unproven(&mut closed, "users.shop", "203.0.113.2:443").unlisted, ["203.0.113.2:443"]);
     assert_eq!(judge(&mut closed, "users.shop", "10.96.0.1:80"), Denied::default(), "its token allows it");

@@ -87,6 +87,8 @@ async fn a_contract_cannot_be_taken_over_even_after_a_restart() {
     mesh.stop().await;
     let kept = crate::claims_kept(&of).unwrap();
     assert!(kept.contains(&format!("{USERS} is pinned to spiffe://weft.test/ns/shop/sa/greedy")), "{kept}");
+    crate::forget_contracts(&of).unwrap();
+    assert!(!crate::claims_kept(&of).unwrap().contains("is pinned"), "nothing but the contract was pinned");
 }
 
 #[tokio::test]

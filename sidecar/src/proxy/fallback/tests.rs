@@ -1,4 +1,4 @@
-use std::{rc::Rc, sync::atomic::Ordering::Relaxed};
+use std::{rc::Rc, sync::atomic::Ordering::Relaxed, time::Duration};
 
 use tokio::task::LocalSet;
 use weft_contracts::weft::discovery::v1::Health;
@@ -9,7 +9,7 @@ use super::*;
 use crate::{
     call::Call,
     endpoints::catalog::Service,
-    message::failure::ERROR_HEADER,
+    message::{deadline::Limit, failure::ERROR_HEADER},
     policy::{
         breaker::{Permit, Verdict},
         retry::Miss,
@@ -143,6 +143,46 @@ async fn a_call_whose_fallback_fails_is_told_both_reasons() {
             "{message}"
         );
         assert_eq!(play.header(FALLBACK_HEADER), None);
+    })
+    .await;
+}
+
+/// A service could have its callers call any other, with their own rights.
+#[tokio::test(start_paused = true)]
+async fn a_call_goes_only_to_a_service_that_stands_in_for_the_first() {
+    run(async {
+        let mut play = call(&grpc(), |worker| {
+            let other = Service { policy: Default::default(), ..service(worker, "other", answer()) };
+            vec![service(worker, "probe", elsewhere("other")), open(other)]
+        })
+        .await;
+        play.carry().await;
+        assert_eq!(play.header(ERROR_HEADER).as_deref(), Some("no-endpoint"));
+        let message = play.header(Name::other("grpc-message")).unwrap();
+        assert!(message.contains("other.shop%20does%20not%20answer%20for%20probe.shop"), "{message}");
+    })
+    .await;
+}
+
+/// The owner of one service could open the breaker of another at its callers.
+#[tokio::test(start_paused = true)]
+async fn a_deadline_of_the_first_service_says_nothing_about_its_fallback() {
+    run(async {
+        for own in [None, Some(Duration::from_secs(1)), Some(Duration::from_secs(60))] {
+            let mut play = call(&grpc(), |worker| {
+                vec![service(worker, "probe", elsewhere("other")), service(worker, "other", None)]
+            })
+            .await;
+            let deadlines = Rc::clone(&play.worker);
+            tokio::task::spawn_local(async move { deadlines.deadlines.run().await });
+            let of_first = play.worker.moment().checked_add(Duration::from_secs(10));
+            play.call.end_by(of_first, Limit::Contracts);
+            let is_own = own == Some(Duration::from_secs(1));
+            play.call.continue_until(own.and_then(|own| play.worker.moment().checked_add(own)));
+            assert_eq!(play.call.limit(), if is_own { Limit::Contracts } else { Limit::Callers }, "{own:?}");
+            play.client.pass(if is_own { 2 } else { 11 }).await.expect("the connection lives");
+            assert!(play.call.is_over(), "{own:?}: the sooner of the two holds");
+        }
     })
     .await;
 }

@@ -2,17 +2,14 @@
 
 use std::{future::Future, net::Ipv4Addr};
 
-use tokio::{
-    io::duplex,
-    task::{LocalSet, yield_now},
-    time::advance,
-};
+use tokio::{task::LocalSet, time::advance};
 use weft_wire::Limits;
 
 use super::*;
 use crate::trial::{
     self,
     peer::{Peer, post},
+    service,
     unheard::Unheard,
 };
 
@@ -33,16 +30,7 @@ fn pool() -> Rc<Pool> {
 /// Adds a connection to the pool. Gives the service's end of it.
 async fn connect(pool: &Rc<Pool>) -> Peer {
     let limits = Limits { connection_window_bytes: WINDOW_BYTES, ..Limits::clone(&pool.worker.wire_limits.mesh) };
-    let (far, near) = duplex(1 << 20);
-    let mut service = Peer::service(&pool.worker, &Arc::new(limits), far);
-    let driven = Rc::clone(pool);
-    let made = spawn_local(async move { driven.drive(near, None).await });
-    while !made.is_finished() {
-        service.pump().expect("the sidecar speaks HTTP/2");
-        yield_now().await;
-    }
-    made.await.expect("it does not panic").expect("HTTP/2 has begun");
-    service
+    service::connect(&pool.worker, pool, limits).await
 }
 
 /// Sends a request of this size on a connection, which goes on.

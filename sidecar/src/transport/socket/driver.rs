@@ -12,7 +12,7 @@ use std::{
 };
 
 use tokio::{
-    io::AsyncWrite,
+    io::{AsyncRead, AsyncWrite},
     net::TcpStream,
     time::{Instant, Sleep},
 };
@@ -50,11 +50,25 @@ pub(crate) enum Occasion {
     Free,
 }
 
+/// A stream of bytes whose end can be a reset.
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin {
+    /// From now on the stream ends with a reset when it is dropped, so that the peer does not take a message that was cut
+    /// off for a complete one.
+    fn break_off(&self);
+}
+
+impl Stream for TcpStream {
+    fn break_off(&self) {
+        // If this fails, the peer sees a plain end, and most messages show that something is missing.
+        let _ = socket2::SockRef::from(self).set_linger(Some(Duration::ZERO));
+    }
+}
+
 /// See the module.
-pub(crate) struct Driver<F> {
+pub(crate) struct Driver<IO, F> {
     worker: Rc<Worker>,
     socket: Rc<Socket>,
-    io: TcpStream,
+    io: IO,
     on: F,
     /// Bytes that have come and can't be handled yet: a partial head, or a request while the one before it runs.
     unread: Vec<u8>,
@@ -80,8 +94,8 @@ pub(crate) struct Driver<F> {
     sleep: Option<Pin<Box<Sleep>>>,
 }
 
-impl<F: FnMut(Occasion) + Unpin> Driver<F> {
-    pub(crate) fn new(worker: &Rc<Worker>, socket: &Rc<Socket>, io: TcpStream, on: F) -> Self {
+impl<IO: Stream, F: FnMut(Occasion) + Unpin> Driver<IO, F> {
+    pub(crate) fn new(worker: &Rc<Worker>, socket: &Rc<Socket>, io: IO, on: F) -> Self {
         Self {
             worker: Rc::clone(worker),
             socket: Rc::clone(socket),
@@ -283,7 +297,7 @@ impl<F: FnMut(Occasion) + Unpin> Driver<F> {
         };
         match fate {
             Fate::Aborted => {
-                self.break_off();
+                self.io.break_off();
                 true
             }
             Fate::Open if is_raw => self.has_ended && !is_running && is_written,
@@ -300,12 +314,6 @@ impl<F: FnMut(Occasion) + Unpin> Driver<F> {
                 self.has_ended || self.is_close_overdue()
             }
         }
-    }
-
-    /// Closes with a TCP reset, so that the peer does not take a message that was cut off for a complete one.
-    fn break_off(&self) {
-        // If this fails, the peer sees a plain end, and most messages show that something is missing.
-        let _ = socket2::SockRef::from(&self.io).set_linger(Some(Duration::ZERO));
     }
 
     fn shut(&mut self, cx: &mut Context<'_>) {
@@ -350,7 +358,7 @@ fn give(socket: &Socket, call: Rc<dyn Exchange>, event: http1::Event<'_>) {
     }
 }
 
-impl<F> Driver<F> {
+impl<IO, F> Driver<IO, F> {
     /// Tells the call that still runs that the connection has ended.
     fn end(&self, why: &dyn std::fmt::Display, is_too_large: bool) {
         self.socket.is_gone.set(true);
@@ -368,7 +376,7 @@ impl<F> Driver<F> {
 }
 
 /// After a panic, a call must not be left without an owner.
-impl<F> Drop for Driver<F> {
+impl<IO, F> Drop for Driver<IO, F> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.end(&"of a bug in Weft", false);
@@ -377,7 +385,7 @@ impl<F> Drop for Driver<F> {
 }
 
 /// Ends with the connection, and with it the call on it.
-impl<F: FnMut(Occasion) + Unpin> Future for Driver<F> {
+impl<IO: Stream, F: FnMut(Occasion) + Unpin> Future for Driver<IO, F> {
     type Output = Result<(), SocketError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {

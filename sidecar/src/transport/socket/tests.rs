@@ -1,16 +1,18 @@
+mod calls;
+
 use std::{
+    io,
     pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::SeqCst},
     },
-    task::{Context, Wake, Waker},
+    task::{Context, Poll, Wake, Waker},
     time::Duration,
 };
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex},
     time::{sleep, timeout},
 };
 use weft_mesh::limits;
@@ -32,20 +34,59 @@ impl Wake for Wakes {
     }
 }
 
+/// Runs a test, in virtual time.
 fn run(test: impl Future<Output = ()>) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default());
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().start_paused(true).build_local(Default::default());
     runtime.expect("a runtime").block_on(async { timeout(Duration::from_secs(60), test).await.expect("in time") });
 }
 
-async fn connection() -> (TcpStream, TcpStream) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let to = listener.local_addr().expect("it is bound");
-    let (client, server) = tokio::join!(TcpStream::connect(to), listener.accept());
-    (client.expect("it listens"), server.expect("it was asked").0)
+/// The sidecar's end of a connection in memory.
+struct Memory {
+    io: DuplexStream,
+    /// The sidecar has ended it with a reset.
+    is_broken_off: Rc<Cell<bool>>,
+    /// The peer has ended it with a reset: seen at the next read.
+    is_reset: Rc<Cell<bool>>,
+}
+
+impl AsyncRead for Memory {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.is_reset.get() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
+        Pin::new(&mut self.io).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Memory {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+impl Stream for Memory {
+    fn break_off(&self) {
+        self.is_broken_off.set(true);
+    }
+}
+
+/// The peer's end of a connection, and the sidecar's.
+fn connection() -> (DuplexStream, Memory) {
+    let (peer, io) = duplex(256 << 10);
+    (peer, Memory { io, is_broken_off: Rc::default(), is_reset: Rc::default() })
 }
 
 /// Starts a call that goes nowhere for each request.
-fn serve(worker: &Rc<Worker>, socket: &Rc<Socket>, io: TcpStream) -> Driver<impl FnMut(Occasion) + Unpin + use<>> {
+fn serve(worker: &Rc<Worker>, socket: &Rc<Socket>, io: Memory) -> Driver<Memory, impl FnMut(Occasion) + Unpin + use<>> {
     let (begin, on) = (Rc::clone(worker), Rc::clone(socket));
     Driver::new(worker, socket, io, move |occasion| {
         let Occasion::Request(head, is_whole) = occasion else { return };
@@ -84,7 +125,7 @@ fn bytes_that_cannot_be_handled_yet_do_not_wake_their_connection() {
         "GET / HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\nHo",
     ] {
         run(async {
-            let (worker, (mut client, io)) = (trial::worker(), connection().await);
+            let (worker, (mut client, io)) = (trial::worker(), connection());
             let socket = Socket::http1_server(&worker);
             let mut driver = pin!(serve(&worker, &socket, io));
             let wakes = Arc::new(Wakes::default());
@@ -102,7 +143,7 @@ fn bytes_that_cannot_be_handled_yet_do_not_wake_their_connection() {
 #[test]
 fn the_rest_of_an_answered_request_is_discarded() {
     run(async {
-        let (worker, (mut client, io)) = (trial::worker(), connection().await);
+        let (worker, (mut client, io)) = (trial::worker(), connection());
         let socket = Socket::http1_server(&worker);
         let driver = tokio::task::spawn_local(serve(&worker, &socket, io));
         const LENGTH: usize = 1_000_000;
@@ -141,7 +182,7 @@ fn the_rest_of_an_answered_request_is_discarded() {
 #[test]
 fn a_last_answer_that_is_not_read_does_not_wake_its_connection() {
     run(async {
-        let (worker, (mut client, io)) = (trial::worker(), connection().await);
+        let (worker, (mut client, io)) = (trial::worker(), connection());
         let socket = Socket::http1_server(&worker);
         let mut driver = pin!(serve(&worker, &socket, io));
         let wakes = Arc::new(Wakes::default());
@@ -160,7 +201,7 @@ fn a_last_answer_that_is_not_read_does_not_wake_its_connection() {
     });
 }
 
-/// Writes until the kernel takes no more, because the peer does not read.
+/// Writes until the connection takes no more, because the peer does not read.
 async fn fill(socket: &Socket, driver: &mut Pin<&mut impl Future>, waker: &Waker) {
     let mut unsent = usize::MAX;
     while socket.usage().output_bytes < unsent {
@@ -168,14 +209,14 @@ async fn fill(socket: &Socket, driver: &mut Pin<&mut impl Future>, waker: &Waker
         turn(driver, waker);
         sleep(Duration::from_millis(20)).await;
     }
-    assert!(unsent > 0, "the kernel took everything");
+    assert!(unsent > 0, "the connection took everything");
 }
 
 /// A half-closed upload to a service that does not read it.
 #[test]
 fn an_upload_that_is_not_read_does_not_wake_its_connection() {
     run(async {
-        let (worker, (_service, io)) = (trial::worker(), connection().await);
+        let (worker, (_service, io)) = (trial::worker(), connection());
         let socket = Socket::raw(&worker, Role::Client);
         let mut driver = pin!(Driver::new(&worker, &socket, io, |_: Occasion| {}));
         let wakes = Arc::new(Wakes::default());
@@ -193,10 +234,8 @@ fn last_bytes_that_are_not_read_abort_the_connection() {
     };
     let ends: [fn(&Socket); 2] = [Socket::close, half_close];
     for end in ends {
-        let mut runtime = tokio::runtime::Builder::new_current_thread();
-        let runtime = runtime.enable_all().start_paused(true).build_local(Default::default()).expect("a runtime");
-        runtime.block_on(async {
-            let (worker, (service, io)) = (trial::worker(), connection().await);
+        run(async {
+            let (worker, (service, io)) = (trial::worker(), connection());
             let socket = Socket::raw(&worker, Role::Client);
             let driver = Driver::new(&worker, &socket, io, |_: Occasion| {});
             socket.send_data(&vec![b'x'; 32 << 20], false);
@@ -213,7 +252,7 @@ fn last_bytes_that_are_not_read_abort_the_connection() {
 #[test]
 fn an_empty_line_between_requests_starts_no_head() {
     run(async {
-        let (worker, (mut client, io)) = (trial::worker(), connection().await);
+        let (worker, (mut client, io)) = (trial::worker(), connection());
         let socket = Socket::http1_server(&worker);
         let mut driver = pin!(serve(&worker, &socket, io));
         client.write_all(b"\r\n\r\n").await.expect("it is taken");
@@ -233,7 +272,7 @@ fn an_empty_line_between_requests_starts_no_head() {
 #[test]
 fn an_upgrades_early_bytes_reach_the_service_even_if_the_caller_has_ended_its_side() {
     run(async {
-        let (worker, (mut service, io)) = (trial::worker(), connection().await);
+        let (worker, (mut service, io)) = (trial::worker(), connection());
         let mut head = Headers::new();
         for (name, value) in
             [(Name::METHOD, &b"CONNECT"[..]), (Name::PROTOCOL, b"chatter"), (Name::PATH, b"/"), (Name::AUTHORITY, b"a")]
@@ -272,7 +311,7 @@ fn a_request_with_a_head_of_the_longest_allowed_length_is_accepted() {
     // In one piece, and in parts that each get their own turn.
     for part in [usize::MAX, 40_000, 7_000] {
         run(async move {
-            let (worker, (mut client, io)) = (worker_for_long_heads(), connection().await);
+            let (worker, (mut client, io)) = (worker_for_long_heads(), connection());
             let socket = Socket::http1_server(&worker);
             let driver = tokio::task::spawn_local(serve(&worker, &socket, io));
             let long = "x".repeat(150 * 1024);
@@ -293,7 +332,7 @@ fn a_request_with_a_head_of_the_longest_allowed_length_is_accepted() {
 #[test]
 fn a_request_with_a_longer_head_is_refused() {
     run(async {
-        let (worker, (mut client, io)) = (worker_for_long_heads(), connection().await);
+        let (worker, (mut client, io)) = (worker_for_long_heads(), connection());
         let socket = Socket::http1_server(&worker);
         let driver = tokio::task::spawn_local(serve(&worker, &socket, io));
         let request = format!("GET / HTTP/1.1\r\nHost: a\r\nX-Long: {}", "x".repeat(1 << 20));
@@ -309,7 +348,7 @@ fn a_request_with_a_longer_head_is_refused() {
 #[test]
 fn an_answer_with_a_head_of_the_longest_allowed_length_is_forwarded() {
     run(async {
-        let (worker, (mut service, io)) = (worker_for_long_heads(), connection().await);
+        let (worker, (mut service, io)) = (worker_for_long_heads(), connection());
         let mut head = Headers::new();
         for (name, value) in [(Name::METHOD, &b"GET"[..]), (Name::PATH, b"/"), (Name::AUTHORITY, b"a")] {
             head.set(name, value);

@@ -118,6 +118,7 @@ impl Claimed {
             None => Contract { name: name.to_owned(), methods: Vec::new() },
         };
         let breaker = known.map_or_else(default, |known| known.breaker.clone());
-        Arc::new(ServicePolicy { contracts: self.contracts().map(contract).collect(), breaker })
+        let stands_in_for = known.map(|known| known.stands_in_for.clone()).unwrap_or_default();
+        Arc::new(ServicePolicy { contracts: self.contracts().map(contract).collect(), breaker, stands_in_for })
     }
 }

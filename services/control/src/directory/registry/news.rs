@@ -76,7 +76,11 @@ mod tests {
 
     fn policy(method: &str) -> Arc<ServicePolicy> {
         let methods = vec![Method { name: method.into(), ..Method::default() }];
-        Arc::new(ServicePolicy { contracts: vec![Contract { name: "shop.Users".into(), methods }], breaker: None })
+        Arc::new(ServicePolicy {
+            contracts: vec![Contract { name: "shop.Users".into(), methods }],
+            breaker: None,
+            stands_in_for: Vec::new(),
+        })
     }
 
     fn announcement(digest: u8, policy: &Arc<ServicePolicy>, protocol: Protocol, contract: &str) -> Announcement {

@@ -246,7 +246,11 @@ async fn the_largest_snapshot_fits_a_message() {
     // A policy of nearly the largest size.
     let method = Method { name: "m".repeat(1_000), ..Method::default() };
     let methods = vec![method; limits::POLICY_BYTES / 1_010];
-    let policy = ServicePolicy { contracts: vec![Contract { name: "t.S".into(), methods }], breaker: None };
+    let policy = ServicePolicy {
+        contracts: vec![Contract { name: "t.S".into(), methods }],
+        breaker: None,
+        stands_in_for: Vec::new(),
+    };
     assert!(policy.encoded_len() > limits::POLICY_BYTES * 9 / 10 && policy.encoded_len() <= limits::POLICY_BYTES);
     registry.describe(&session.unwrap(), Arc::new(policy), now).unwrap();
     let snapshot = registry.snapshot(&name(&service)).unwrap();
@@ -262,7 +266,7 @@ async fn the_newest_known_policy_holds_until_a_newer_one_is_known() {
     let policy = |method: &str| {
         let methods = vec![Method { name: method.into(), ..Method::default() }];
         let contracts = vec![Contract { name: "shop.Users".into(), methods }];
-        Arc::new(ServicePolicy { contracts, breaker: None })
+        Arc::new(ServicePolicy { contracts, breaker: None, stands_in_for: Vec::new() })
     };
     let methods = |registry: &Registry| -> Vec<String> {
         let policy = registry.snapshot(&name("users.shop")).unwrap().policy.unwrap();

@@ -42,6 +42,7 @@ fn are_up(watches: &Watches) -> Vec<String> {
 fn policy(consecutive_failures: u32) -> WirePolicy {
     let default: WirePolicy = (&ServicePolicy::default()).into();
     WirePolicy {
+        stands_in_for: Vec::new(),
         contracts: vec![Contract {
             name: CONTRACT.into(),
             methods: vec![Method { name: "Get".into(), idempotency: 3, ..Default::default() }],

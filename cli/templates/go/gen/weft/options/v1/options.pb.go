@@ -231,7 +231,7 @@ type Breaker struct {
 	// Closes after this many probes in a row have succeeded, one at a time. Default 1.
 	Probes *uint32 `protobuf:"varint,6,opt,name=probes,proto3,oneof" json:"probes,omitempty"`
 	// The gRPC statuses of an answer that count as failures of the service. Default UNAVAILABLE, INTERNAL, DATA_LOSS.
-	// DEADLINE_EXCEEDED counts if the contract's own timeout has passed, and never otherwise.
+	// DEADLINE_EXCEEDED counts if the contract's timeout applied to the call, and not a shorter one of the caller.
 	FailureCodes  []Breaker_Code `protobuf:"varint,7,rep,packed,name=failure_codes,json=failureCodes,proto3,enum=weft.options.v1.Breaker_Code" json:"failure_codes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
