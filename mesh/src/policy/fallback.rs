@@ -60,8 +60,8 @@ pub(super) fn check_of_service(service: &Service) -> Result<(), PolicyError> {
     checked_target(option).map(|_| ()).map_err(|(field, broken)| broken.in_service(service, field))
 }
 
-/// Methods with their services, by the names of both.
-type ByName<'s> = HashMap<(&'s str, &'s str), (&'s Service, &'s Method)>;
+/// By the names of their service and their own.
+type Methods<'s> = HashMap<(&'s str, &'s str), (&'s Service, &'s Method)>;
 
 /// Compiles the fallbacks of one service. Its work and what it makes are bounded, since any service of the mesh may ask the
 /// control plane to compile its contracts.
@@ -70,7 +70,7 @@ pub(super) struct Compiler<'s> {
     /// The protobuf services that the service implements.
     implemented: &'s [&'s Service],
     /// All methods by their names, made when a fallback names one.
-    methods: OnceCell<ByName<'s>>,
+    methods: OnceCell<Methods<'s>>,
     /// The answers of service options, by option and response type: methods share them.
     shared: BTreeMap<(&'s str, &'s str), Fallback>,
     /// Bytes of the answers, as they are written and as each method has them.
