@@ -275,7 +275,7 @@ impl Breaker {
         self.open_from(Circuit::Closed.word(), now);
     }
 
-    /// Opens it, unless it has left that phase meanwhile.
+    /// Opens it, unless it has left that state meanwhile.
     fn open_from(&self, circuit: u64, now: Moment) {
         let until_ms = now.millis() + self.policy.open_for.as_millis() as u64;
         let open = Circuit::Open { until_ms }.word();

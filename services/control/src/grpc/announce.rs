@@ -30,7 +30,7 @@ use super::{
     announcement::{Announcer, check},
     messages::Allowance,
     peer::{Caller, authenticated},
-    streams::{Kind, Open},
+    streams::{Kind, OpenStream},
 };
 use crate::{
     claims::Denied,
@@ -98,7 +98,7 @@ struct Stream {
     allowance: Allowance,
     membership: Option<Membership>,
     descriptors: Descriptors,
-    _open: Open,
+    _open: OpenStream,
 }
 
 /// The state of a stream's descriptors. They are the only large message of a sidecar, and reading them takes long, so

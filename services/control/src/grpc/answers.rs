@@ -65,18 +65,18 @@ impl http_body::Body for Answer {
 pub(crate) struct Counting;
 
 impl<S> Layer<S> for Counting {
-    type Service = Counted<S>;
+    type Service = CountedAnswers<S>;
 
-    fn layer(&self, inner: S) -> Counted<S> {
-        Counted(inner)
+    fn layer(&self, inner: S) -> CountedAnswers<S> {
+        CountedAnswers(inner)
     }
 }
 
 /// See [`Counting`].
 #[derive(Debug, Clone)]
-pub(crate) struct Counted<S>(S);
+pub(crate) struct CountedAnswers<S>(S);
 
-impl<S> Service<http::Request<Body>> for Counted<S>
+impl<S> Service<http::Request<Body>> for CountedAnswers<S>
 where
     S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>,
     S::Future: Send + 'static,

@@ -17,7 +17,7 @@ use weft_mesh::names::is_contract_name;
 
 use super::{
     peer::{Caller, authenticated},
-    streams::{Kind, Open},
+    streams::{Kind, OpenStream},
 };
 use crate::{
     directory::{
@@ -67,7 +67,7 @@ struct Watch {
     is_over: bool,
     /// The bytes sent since other streams had their turn.
     unsent: usize,
-    _open: Open,
+    _open: OpenStream,
 }
 
 enum Step {

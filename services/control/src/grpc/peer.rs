@@ -13,7 +13,7 @@ use weft_mesh::identity::{IdentityError, SpiffeId};
 
 use super::{
     activity::{Activity, Call},
-    streams::{Kind, OfConnection, OfIdentity, Open},
+    streams::{Kind, OfConnection, OfIdentity, OpenStream},
     unread::Unread,
 };
 use crate::log_limit;
@@ -74,7 +74,7 @@ impl Caller {
     ///
     /// # Errors
     /// `RESOURCE_EXHAUSTED` if its connection or its identity has as many as it may have.
-    pub(crate) fn open(&self, kind: Kind) -> Result<Open, Status> {
+    pub(crate) fn open(&self, kind: Kind) -> Result<OpenStream, Status> {
         self.streams.open(kind).inspect_err(|status| {
             if log_limit::MEMBERS.allows(self.id.service()) {
                 tracing::warn!(peer = %self, why = status.message(), "a stream was refused");

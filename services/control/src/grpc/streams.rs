@@ -111,7 +111,7 @@ pub(crate) struct OfConnection {
 
 /// An open stream. It counts until this is dropped.
 #[derive(Debug)]
-pub(crate) struct Open {
+pub(crate) struct OpenStream {
     kind: Kind,
     connection: Arc<OfConnection>,
 }
@@ -126,7 +126,7 @@ impl OfConnection {
     ///
     /// # Errors
     /// `RESOURCE_EXHAUSTED` if there are as many as allowed.
-    pub(crate) fn open(self: &Arc<Self>, kind: Kind) -> Result<Open, Status> {
+    pub(crate) fn open(self: &Arc<Self>, kind: Kind) -> Result<OpenStream, Status> {
         let of_connection = limits::CONTROL_STREAMS_OF_A_KIND;
         if self.open.take(kind) >= of_connection {
             self.open.give_back(kind);
@@ -136,11 +136,11 @@ impl OfConnection {
             )));
         }
         self.identity.take(kind).inspect_err(|_| self.open.give_back(kind))?;
-        Ok(Open { kind, connection: Arc::clone(self) })
+        Ok(OpenStream { kind, connection: Arc::clone(self) })
     }
 }
 
-impl Drop for Open {
+impl Drop for OpenStream {
     fn drop(&mut self) {
         self.connection.open.give_back(self.kind);
         self.connection.identity.give_back(self.kind);
@@ -154,7 +154,7 @@ mod tests {
     use super::*;
 
     /// Opens `on_each` streams on each of new connections of an identity in a network, until one is refused.
-    fn open_all(identity: &Arc<OfIdentity>, on_each: usize) -> (Vec<Open>, Status) {
+    fn open_all(identity: &Arc<OfIdentity>, on_each: usize) -> (Vec<OpenStream>, Status) {
         let mut open = Vec::new();
         loop {
             let connection = Arc::new(OfConnection::of(Arc::clone(identity)));
