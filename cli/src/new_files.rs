@@ -4,6 +4,7 @@
 use std::{
     fs::{self, OpenOptions},
     io::{self, Write},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
@@ -45,6 +46,7 @@ impl NewFile<'_> {
     pub(crate) fn create(&self, folder: &Path) -> anyhow::Result<()> {
         let path = self.path(folder);
         let write = || {
+            refuse_links(folder, self.name)?;
             fs::create_dir_all(path.parent().unwrap_or(folder))?;
             // A file that was created in the meantime is not ours to replace.
             OpenOptions::new().write(true).create_new(true).open(&path)?.write_all(self.text.as_bytes())
@@ -52,14 +54,35 @@ impl NewFile<'_> {
         write().with_context(|| format!("{} can't be written", path.display()))
     }
 
-    /// Writes it over what is there.
+    /// Puts it in the place of what is there, as a whole or not at all.
     ///
     /// # Errors
-    /// It cannot be written.
+    /// It cannot be written, or a part of its path is a link: the folder may be somebody else's work, such as a cloned
+    /// repository, and the link may lead to a file of the user's.
     pub(crate) fn replace(&self, folder: &Path) -> anyhow::Result<()> {
         let path = self.path(folder);
-        fs::write(&path, self.text.as_bytes()).with_context(|| format!("{} can't be written", path.display()))
+        let write = || {
+            refuse_links(folder, self.name)?;
+            let parent = path.parent().unwrap_or(folder);
+            let mut file =
+                tempfile::Builder::new().permissions(fs::Permissions::from_mode(0o644)).tempfile_in(parent)?;
+            file.write_all(self.text.as_bytes())?;
+            file.persist(&path).map_err(|error| error.error)
+        };
+        write().map(drop).with_context(|| format!("{} can't be written", path.display()))
     }
+}
+
+/// Refuses a path below the folder of which a part is a symbolic link.
+fn refuse_links(folder: &Path, name: &str) -> io::Result<()> {
+    let mut path = folder.to_owned();
+    for part in Path::new(name) {
+        path.push(part);
+        if fs::symlink_metadata(&path).is_ok_and(|found| found.is_symlink()) {
+            return Err(io::Error::other(format!("{} is a link; remove it first", path.display())));
+        }
+    }
+    Ok(())
 }
 
 /// How a [`NewFile`] compares to what is in a folder.
@@ -71,4 +94,32 @@ pub(crate) enum State {
     Same,
     /// A file with its name exists, with other contents.
     Differs,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn a_link_is_neither_followed_nor_replaced() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (project, secret) = (folder.path().join("project"), folder.path().join("secret"));
+        fs::create_dir_all(project.join("a")).expect("a folder");
+        fs::write(&secret, "mine").expect("a file");
+        let new = |name| NewFile { name, text: "theirs" };
+        symlink(&secret, project.join("a/file")).expect("a link");
+        symlink(folder.path(), project.join("b")).expect("a link");
+        let refused = |result: anyhow::Result<()>| format!("{:#}", result.unwrap_err());
+        assert!(refused(new("a/file").replace(&project)).ends_with("a/file is a link; remove it first"));
+        assert!(refused(new("b/secret").replace(&project)).ends_with("b is a link; remove it first"));
+        assert!(refused(new("b/other").create(&project)).ends_with("b is a link; remove it first"));
+        assert_eq!(fs::read_to_string(&secret).expect("it is there"), "mine");
+        assert_eq!(fs::read_dir(folder.path()).expect("it is there").count(), 2);
+
+        new("a/c/file").create(&project).expect("it is new");
+        NewFile { name: "a/c/file", text: "newer" }.replace(&project).expect("it is a file");
+        assert_eq!(fs::read_to_string(project.join("a/c/file")).expect("it is there"), "newer");
+    }
 }
