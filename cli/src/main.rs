@@ -16,7 +16,7 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{Parser, Subcommand};
 use mesh_file::{MeshFile, Programs};
 
-/// A gRPC service mesh: services defined in .proto files, mutual TLS between them, one trace for every call
+/// A gRPC service mesh: services defined in .proto files, mutual TLS between them, traces of their calls
 #[derive(Parser)]
 #[command(name = "weft", version, propagate_version = true, arg_required_else_help = true)]
 struct Cli {

@@ -81,9 +81,9 @@ reasons! {
     ConnectFailed = "connect-failed", grpc 14, http 502, blame Endpoint, of_callee false, fallback true;
     /// No endpoint takes more calls now: its service or its sidecar is at a limit. The call was not processed.
     ServiceFull = "service-full", grpc 14, http 503, blame Nobody, of_callee true, fallback false;
-    /// The connection broke before the service answered.
+    /// The connection broke before the answer was complete.
     ConnectionBroke = "connection-broke", grpc 14, http 502, blame Service, of_callee true, fallback false;
-    /// The breaker of the service, or the breakers of all its endpoints, are open.
+    /// The breaker of the service is open.
     BreakerOpen = "breaker-open", grpc 14, http 503, blame Nobody, of_callee false, fallback true;
     /// The deadline passed.
     DeadlineExceeded = "deadline-exceeded", grpc 4, http 504, blame Contract, of_callee true, fallback false;

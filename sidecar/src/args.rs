@@ -75,7 +75,7 @@ pub struct Args {
     #[arg(long, env = "WEFT_INBOUND_LISTEN", default_value_t = everywhere(port::INBOUND))]
     pub inbound: SocketAddr,
     /// A port that leads to one service, for clients that can't name it: all its calls go to that service, whatever
-    /// name they have, and for a TCP service all its bytes; may be given several times
+    /// name they have, and for a TCP service all its bytes; can be repeated
     #[arg(long, env = "WEFT_FORWARD", value_name = "IP:PORT=SERVICE", value_delimiter = ',')]
     pub forward: Vec<Forward>,
     /// The address at which other sidecars reach this one [default: that of --inbound, or loopback if that is
@@ -86,10 +86,10 @@ pub struct Args {
     /// --advertise]
     #[arg(long, env = "WEFT_APP_ADDRESS", value_name = "IP:PORT", requires = "service")]
     pub app_address: Option<SocketAddr>,
-    /// A further such address, shared by all replicas of the local service; may be given several times
+    /// A further such address, shared by all replicas of the local service; can be repeated
     #[arg(long, env = "WEFT_VIRTUAL_ADDRESS", value_name = "IP:PORT", value_delimiter = ',', requires = "service")]
     pub virtual_address: Vec<SocketAddr>,
-    /// Takes connections that the packet filter has redirected to --outbound, by their original destination: see
+    /// Take connections that the packet filter has redirected to --outbound, by their original destination: see
     /// `weft redirect`
     #[arg(long, env = "WEFT_INTERCEPT")]
     pub intercept: bool,
@@ -106,7 +106,7 @@ pub struct Args {
     /// Where to keep the last good snapshots of discovery [default: nowhere]
     #[arg(long, env = "WEFT_STATE_DIR", value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
-    /// Where to export spans: http://HOST:PORT (OTLP/gRPC) or console; may be given several times
+    /// Where to export spans: http://HOST:PORT (OTLP/gRPC) or console; can be repeated
     #[arg(long, env = "WEFT_OTLP", value_delimiter = ',')]
     pub otlp: Vec<ExportTarget>,
     /// The share of new traces to sample, 0 to 1; if the caller has decided, its decision holds

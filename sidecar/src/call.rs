@@ -178,12 +178,18 @@ impl Call {
         }
     }
 
+    /// Takes the deadline back. Another is to be set.
+    pub(crate) fn forget_deadline(&self) {
+        self.worker.deadlines.remove(self as &dyn Timed);
+        self.deadline.set(None);
+    }
+
     /// Sets another deadline for a call that goes on to another service.
     #[cold]
     pub(crate) fn continue_until(self: &Rc<Self>, own: Option<Moment>) {
         let before = self.deadline.get();
         let is_own = own.is_some_and(|own| before.is_none_or(|before| own < before));
-        self.worker.deadlines.remove(&**self as &dyn Timed);
+        self.forget_deadline();
         let limit = if is_own { Limit::Contracts } else { Limit::Callers };
         self.end_by(if is_own { own } else { before }, limit);
         self.with_record(|record| record.limited_by(limit));

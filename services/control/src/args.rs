@@ -22,7 +22,7 @@ pub struct Args {
     /// The address of the dashboard, which also takes spans (OTLP over gRPC). It has no TLS, so keep it on loopback.
     #[arg(long, env = "WEFT_CONTROL_DASHBOARD", value_name = "IP:PORT", default_value_t = local(port::DASHBOARD))]
     pub dashboard: SocketAddr,
-    /// A host name of the dashboard, in addition to `localhost` and IP addresses; may be repeated. Requests with
+    /// A host name of the dashboard, in addition to `localhost` and IP addresses; can be repeated. Requests with
     /// another name are refused, so that no web site can read the dashboard through a name of its own (DNS rebinding).
     #[arg(long, env = "WEFT_CONTROL_DASHBOARD_HOST", value_name = "NAME", value_delimiter = ',')]
     pub dashboard_host: Vec<String>,

@@ -48,7 +48,11 @@ pub(crate) async fn carry(downstream: Rc<Downstream>, call: Rc<Call>) {
     let routed = match known {
         Some(route) => Ok(Routed::To(route)),
         None => {
+            // What the contract says is not known yet. The caller's own deadline holds while the service is looked for.
+            let (deadline, limit) = deadline::of(&call.head(), None, call.started);
+            call.end_by(deadline, limit);
             let found = downstream.routes.find(worker, &call).await;
+            call.forget_deadline();
             if let Ok(Routed::To(route)) = &found {
                 fallback::look_ahead(worker, route);
             }
