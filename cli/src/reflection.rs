@@ -108,9 +108,6 @@ impl Reflection {
                 let (who, files) = (self.teller.name, self.missing_imports().join(", "));
                 bail!("{who} does not know the files that `{name}` imports: {files}");
             }
-            if self.files.len() > self.teller.files {
-                bail!("`{name}` needs more than {} files", self.teller.files);
-            }
         }
     }
 
@@ -175,6 +172,9 @@ impl Reflection {
                         let file = FileDescriptorProto::decode(&bytes[..])
                             .with_context(|| format!("{} sent a broken descriptor", self.teller.name))?;
                         self.files.insert(file.name().to_owned(), (bytes.into(), file));
+                        if self.files.len() > self.teller.files {
+                            bail!("{} sent more than {} files", self.teller.name, self.teller.files);
+                        }
                         has_file = true;
                     }
                 }

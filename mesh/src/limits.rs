@@ -314,7 +314,7 @@ limits! {
     FALLBACKS: u32 = 3,
         "How often a call goes on to another fallback. Past it, the call fails.";
     STANDS_IN_FOR: usize = 64,
-        "Services that one service stands in for, as its contracts say. With more, the contracts are refused.";
+        "Services that one contract stands in for. With more, the contract is refused.";
     POLICIES_PER_SERVICE: usize = 16,
         "Compiled policies of one service, for its versions and their sets of contracts. Past it, new descriptors are \
          refused until an older version has gone.";

@@ -37,9 +37,6 @@ pub struct ServicePolicy {
     pub contracts: Vec<ContractPolicy>,
     /// When calls to it, or to one of its endpoints, are stopped.
     pub breaker: Sourced<BreakerPolicy>,
-    /// The services whose calls it answers as their fallback, `NAME` or `NAME.NAMESPACE`. The fallbacks of others do not lead
-    /// to it: a caller would call it, with its own rights, because of what the owner of another service says.
-    pub stands_in_for: Vec<String>,
 }
 
 impl ServicePolicy {
@@ -48,10 +45,15 @@ impl ServicePolicy {
         self.contracts.iter().find(|contract| contract.name == name)
     }
 
-    /// Whether the service `own`, whose policy this is, answers calls of `other` as its fallback.
-    pub fn is_stand_in_for(&self, own: &ServiceName, other: &ServiceName) -> bool {
+    /// Whether the service `own`, whose policy this is, answers calls of `other` as its fallback: by the contract that is
+    /// named, or by the one that the call is of (`None`), which is a contract of `other`.
+    pub fn is_stand_in_for(&self, own: &ServiceName, contract: Option<&str>, other: &ServiceName) -> bool {
         let is_other = |name: &String| ServiceName::parse_in(name, own.namespace()).is_ok_and(|name| name == *other);
-        self.stands_in_for.iter().any(is_other)
+        let agrees = |contract: &ContractPolicy| contract.stands_in_for.iter().any(is_other);
+        match contract {
+            Some(contract) => self.contract(contract).is_some_and(agrees),
+            None => self.contracts.iter().any(agrees),
+        }
     }
 
     /// The policy of a method: `("shop.users.v1.Users", "Create")`.
@@ -67,6 +69,9 @@ pub struct ContractPolicy {
     pub name: String,
     /// All its methods.
     pub methods: Vec<MethodPolicy>,
+    /// The services whose calls its service answers by it as their fallback, `NAME` or `NAME.NAMESPACE`. The fallbacks of
+    /// others do not lead to it: a caller would call it, with its own rights, because of what another owner says.
+    pub stands_in_for: Vec<String>,
 }
 
 /// The policy of one method.

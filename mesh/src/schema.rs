@@ -36,7 +36,13 @@ pub trait Schema: Send + Sync {
     fn json_to_binary(&self, message: &str, json: &str) -> Result<Vec<u8>, SchemaError>;
 
     /// Writes an encoded message in protobuf's JSON mapping, on one line. Unknown fields are left out.
-    fn binary_to_json(&self, message: &str, binary: &[u8]) -> Result<String, SchemaError>;
+    fn binary_to_json(&self, message: &str, binary: &[u8]) -> Result<String, SchemaError> {
+        self.binary_to_json_up_to(message, binary, usize::MAX)
+    }
+
+    /// As [`Self::binary_to_json`], but an error as soon as the text is longer than so many bytes: a few bytes of the binary
+    /// form may stand for very long names.
+    fn binary_to_json_up_to(&self, message: &str, binary: &[u8], most: usize) -> Result<String, SchemaError>;
 
     /// Writes the content of an `Any` in protobuf's JSON mapping: an object with `@type`.
     fn any_to_json(&self, any: &prost_types::Any) -> Result<String, SchemaError>;

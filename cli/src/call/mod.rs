@@ -1,6 +1,6 @@
 //! `weft call`: any method of any contract in the mesh, with JSON in and out.
 //!
-//! The contracts come from the mesh itself ([`reflection`](crate::reflection)). The [`input`] is read value by value, and each value is
+//! The contracts come from the mesh itself ([`crate::reflection`]). The [`input`] is read value by value, and each value is
 //! sent at once, so all four kinds of method share one code path. [`output`] prints what is not an answer: headers and
 //! errors.
 

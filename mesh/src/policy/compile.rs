@@ -23,8 +23,7 @@ impl ServicePolicy {
         let mut fallbacks = fallback::Compiler::new(schema, &services);
         let contracts = services.iter().map(|service| compile_contract(service, &mut fallbacks));
         let contracts = contracts.collect::<Result<_, _>>()?;
-        let stands_in_for = fallback::stands_in_for(&services)?;
-        Ok(Self { contracts, breaker: breaker::of(&services)?, stands_in_for })
+        Ok(Self { contracts, breaker: breaker::of(&services)? })
     }
 }
 
@@ -58,7 +57,7 @@ fn compile_contract<'s>(
         Ok(MethodPolicy { fallback, ..compile_method(service, method, timeout)? })
     };
     let methods = service.methods.iter().map(compile).collect::<Result<_, _>>()?;
-    Ok(ContractPolicy { name: service.name.clone(), methods })
+    Ok(ContractPolicy { name: service.name.clone(), methods, stands_in_for: fallback::stands_in_for(service)? })
 }
 
 fn compile_method(

@@ -249,8 +249,8 @@ fn checked_answer(schema: &dyn Schema, method: &Method, json: &str) -> Result<Fa
     let message = schema.json_to_binary(&method.output, json).map_err(unusable)?;
     check_size(message.len(), limits::FALLBACK_ANSWER_BYTES)?;
     // In the form that protobuf's own libraries write, whatever form the contract uses.
-    let json = schema.binary_to_json(&method.output, &message).map_err(unusable)?;
-    check_size(json.len(), limits::FALLBACK_ANSWER_BYTES)?;
+    let most = limits::FALLBACK_ANSWER_BYTES;
+    let json = schema.binary_to_json_up_to(&method.output, &message, most).map_err(unusable)?;
     Ok(Fallback::Answer { message: message.into(), json: json.into() })
 }
 
@@ -292,24 +292,20 @@ fn check_same_types(
     Ok(())
 }
 
-/// The services that a service stands in for: those of all its protobuf services, each once.
-pub(super) fn stands_in_for(services: &[&Service]) -> Result<Vec<String>, PolicyError> {
-    let mut names = Vec::new();
-    for service in services {
-        for name in service.options.iter().flat_map(|options| &options.stands_in_for) {
-            check_stand_in(name).map_err(|broken| broken.in_service(service, "stands_in_for"))?;
-            names.push(name.clone());
-        }
-    }
+/// The services whose calls to this contract its service answers as their fallback, each once.
+pub(super) fn stands_in_for(service: &Service) -> Result<Vec<String>, PolicyError> {
+    let mut names = service.options.as_ref().map(|options| options.stands_in_for.clone()).unwrap_or_default();
     names.sort();
     names.dedup();
-    if names.len() > limits::STANDS_IN_FOR
-        && let Some(service) = services.first()
-    {
-        let broken = Violation { found: format!("{} services", names.len()), allowed: STANDS_IN_FOR_MOST };
-        return Err(broken.in_service(service, "stands_in_for"));
-    }
+    check_stand_ins(&names).map_err(|broken| broken.in_service(service, "stands_in_for"))?;
     Ok(names)
+}
+
+fn check_stand_ins(names: &[String]) -> Result<(), Violation> {
+    if names.len() > limits::STANDS_IN_FOR {
+        return Err(Violation { found: format!("{} services", names.len()), allowed: STANDS_IN_FOR_MOST });
+    }
+    names.iter().try_for_each(|name| check_stand_in(name))
 }
 
 const STANDS_IN_FOR_MOST: &str = "at most 64 services";
@@ -322,16 +318,9 @@ fn check_stand_in(name: &str) -> Result<(), Violation> {
     }
 }
 
-/// The services that a service stands in for, in a message.
+/// The services that a contract's service stands in for, in a message.
 pub(super) fn stands_in_for_from_wire(names: Vec<String>) -> Result<Vec<String>, MalformedPolicy> {
-    if names.len() > limits::STANDS_IN_FOR {
-        let broken = Violation { found: format!("{} services", names.len()), allowed: STANDS_IN_FOR_MOST };
-        return Err(broken.in_message("ServicePolicy.stands_in_for"));
-    }
-    names
-        .iter()
-        .try_for_each(|name| check_stand_in(name))
-        .map_err(|broken| broken.in_message("ServicePolicy.stands_in_for"))?;
+    check_stand_ins(&names).map_err(|broken| broken.in_message("Contract.stands_in_for"))?;
     Ok(names)
 }
 
@@ -349,7 +338,8 @@ pub fn find_unwelcome<'s>(services: &[(&'s ServiceName, &'s ServicePolicy)]) -> 
                 Some(to) => ServiceName::parse_in(to, from.namespace()).ok()?,
                 None => owner(method.as_ref()?.split_once('/')?.0)?.clone(),
             };
-            let is_welcome = by_name.get(&to)?.is_stand_in_for(&to, from);
+            let called = method.as_ref().map(|method| method.split_once('/').map_or("", |(contract, _)| contract));
+            let is_welcome = by_name.get(&to)?.is_stand_in_for(&to, called, from);
             (!is_welcome).then_some((*from, to))
         })
     };

@@ -9,14 +9,17 @@ impl From<&ServicePolicy> for wire::ServicePolicy {
         Self {
             contracts: policy.contracts.iter().map(wire::Contract::from).collect(),
             breaker: Some((&policy.breaker).into()),
-            stands_in_for: policy.stands_in_for.clone(),
         }
     }
 }
 
 impl From<&ContractPolicy> for wire::Contract {
     fn from(contract: &ContractPolicy) -> Self {
-        Self { name: contract.name.clone(), methods: contract.methods.iter().map(wire::Method::from).collect() }
+        Self {
+            name: contract.name.clone(),
+            methods: contract.methods.iter().map(wire::Method::from).collect(),
+            stands_in_for: contract.stands_in_for.clone(),
+        }
     }
 }
 
@@ -40,7 +43,6 @@ impl TryFrom<wire::ServicePolicy> for ServicePolicy {
         Ok(Self {
             contracts: policy.contracts.into_iter().map(ContractPolicy::try_from).collect::<Result<_, _>>()?,
             breaker: policy.breaker.map(Sourced::try_from).transpose()?.unwrap_or_default(),
-            stands_in_for: fallback::stands_in_for_from_wire(policy.stands_in_for)?,
         })
     }
 }
@@ -50,7 +52,8 @@ impl TryFrom<wire::Contract> for ContractPolicy {
 
     fn try_from(contract: wire::Contract) -> Result<Self, MalformedPolicy> {
         let methods = contract.methods.into_iter().map(MethodPolicy::try_from).collect::<Result<_, _>>()?;
-        Ok(Self { name: contract.name, methods })
+        let stands_in_for = fallback::stands_in_for_from_wire(contract.stands_in_for)?;
+        Ok(Self { name: contract.name, methods, stands_in_for })
     }
 }
 
@@ -100,9 +103,12 @@ mod tests {
         };
         let breaker = BreakerPolicy { probes: 3, ..BreakerPolicy::default() };
         let full = ServicePolicy {
-            contracts: vec![ContractPolicy { name: "a.B".into(), methods: vec![get, put] }],
+            contracts: vec![ContractPolicy {
+                name: "a.B".into(),
+                methods: vec![get, put],
+                stands_in_for: vec!["prices".into(), "stock.other".into()],
+            }],
             breaker: Sourced::new(breaker, Origin::ServiceOption),
-            stands_in_for: vec!["prices".into(), "stock.other".into()],
         };
         for policy in [full, ServicePolicy::default()] {
             assert_eq!(ServicePolicy::try_from(wire::ServicePolicy::from(&policy)), Ok(policy));

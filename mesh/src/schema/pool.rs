@@ -1,5 +1,6 @@
 //! [`Schema`] with the `buffa-descriptor` library.
 
+use std::io;
 use std::sync::Arc;
 
 use buffa_descriptor::{
@@ -56,17 +57,39 @@ impl Schema for PoolSchema {
             .map_err(|error| SchemaError::Binary { message: message.to_owned(), reason: error.to_string() })
     }
 
-    fn binary_to_json(&self, message: &str, binary: &[u8]) -> Result<String, SchemaError> {
+    fn binary_to_json_up_to(&self, message: &str, binary: &[u8], most: usize) -> Result<String, SchemaError> {
         let malformed = |reason| SchemaError::Binary { message: message.to_owned(), reason };
         let decoded = DynamicMessage::decode(Arc::clone(&self.pool), self.message(message)?, binary)
             .map_err(|error| malformed(error.to_string()))?;
-        decoded.to_json().map_err(|error| malformed(error.to_string()))
+        let mut text = Bounded { text: Vec::new(), most };
+        serde_json::to_writer(&mut text, &decoded).map_err(|error| malformed(error.to_string()))?;
+        String::from_utf8(text.text).map_err(|error| malformed(error.to_string()))
     }
 
     fn any_to_json(&self, any: &prost_types::Any) -> Result<String, SchemaError> {
         // `type.googleapis.com/a.b.C`: the part before the last slash only says where a definition may be found.
         let name = any.type_url.rsplit('/').next().unwrap_or_default();
         Ok(json::with_type(&any.type_url, name, &self.binary_to_json(name, &any.value)?))
+    }
+}
+
+/// A text that takes no more than so many bytes.
+struct Bounded {
+    text: Vec<u8>,
+    most: usize,
+}
+
+impl io::Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if bytes.len() > self.most - self.text.len() {
+            return Err(io::Error::other(format!("its JSON has more than {} bytes", self.most)));
+        }
+        self.text.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

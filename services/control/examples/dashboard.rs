@@ -241,8 +241,7 @@ fn service(name: &str, number: usize) -> Service {
         protocol: Protocol::Http2.into(),
         endpoints,
         policy: Some(ServicePolicy {
-            contracts: vec![Contract { name: format!("shop.{name}.v1.{title}"), methods }],
-            stands_in_for: Vec::new(),
+            contracts: vec![Contract { name: format!("shop.{name}.v1.{title}"), methods, stands_in_for: Vec::new() }],
             breaker: Some(breaker),
         }),
         complete: true,

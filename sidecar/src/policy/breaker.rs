@@ -31,6 +31,8 @@ pub(crate) struct Breaker {
     window: [AtomicU64; BUCKETS as usize],
     /// The slow calls of each bucket, with the tenth that they are of. Written only when a call was slow.
     slow: [AtomicU64; BUCKETS as usize],
+    /// When it last opened, in milliseconds since the sidecar's start. Probes from before say nothing.
+    opened_ms: AtomicU64,
     times_opened: AtomicU64,
     calls_refused: AtomicU64,
 }
@@ -75,8 +77,8 @@ impl Circuit {
 pub(crate) enum Permit {
     /// An ordinary call of a closed breaker.
     Call,
-    /// The probe of a half-open breaker, which began then. Once the breaker has another probe, or is closed or open again, the
-    /// call says nothing any more: a caller may hold it for as long as it likes.
+    /// The probe of a half-open breaker, which began then. Once the breaker has another probe, only its success counts: a
+    /// caller may hold it, and end it when it likes. Once the breaker is closed or open again, it says nothing.
     Probe { since_ms: u64 },
 }
 
@@ -119,6 +121,7 @@ impl Breaker {
             probes_passed: AtomicU32::new(0),
             window: Default::default(),
             slow: Default::default(),
+            opened_ms: AtomicU64::new(0),
             times_opened: AtomicU64::new(0),
             calls_refused: AtomicU64::new(0),
         }
@@ -193,16 +196,24 @@ impl Breaker {
 
     #[cold]
     fn settle_probe(&self, since_ms: u64, verdict: Verdict, now: Moment) {
-        let probing = Circuit::Probing { since_ms }.word();
-        if self.circuit.load(Relaxed) != probing {
+        let word = self.circuit.load(Relaxed);
+        let is_last = word == Circuit::Probing { since_ms }.word();
+        // A service whose calls take longer than `open_for` could never close it otherwise.
+        let is_late_success = verdict == Verdict::Success
+            && matches!(Circuit::of(word), Circuit::Probing { .. })
+            && since_ms > self.opened_ms.load(Relaxed);
+        if !is_last && !is_late_success {
             return;
         }
+        let is_enough = self.probes_passed.load(Relaxed) + 1 >= self.policy.probes;
         let next = match verdict {
-            Verdict::Success if self.probes_passed.load(Relaxed) + 1 >= self.policy.probes => Circuit::Closed,
+            Verdict::Success if is_enough => Circuit::Closed,
+            // The newer probe goes on.
+            Verdict::Success if !is_last => Circuit::of(word),
             Verdict::Success | Verdict::Nothing => Circuit::HalfOpen,
-            Verdict::Failure => return self.open_from(probing, now),
+            Verdict::Failure => return self.open_from(word, now),
         };
-        if self.circuit.compare_exchange(probing, next.word(), Relaxed, Relaxed).is_err() {
+        if self.circuit.compare_exchange(word, next.word(), Relaxed, Relaxed).is_err() {
             return;
         }
         match verdict {
@@ -280,6 +291,7 @@ impl Breaker {
         let until_ms = now.millis() + self.policy.open_for.as_millis() as u64;
         let open = Circuit::Open { until_ms }.word();
         if self.circuit.compare_exchange(circuit, open, Relaxed, Relaxed).is_ok() {
+            self.opened_ms.store(now.millis(), Relaxed);
             self.times_opened.fetch_add(1, Relaxed);
             self.forget_history();
         }
@@ -413,7 +425,7 @@ mod tests {
     /// A caller could keep a healthy service's breaker from others by calls that it holds and ends when it likes.
     #[tokio::test(start_paused = true)]
     async fn a_probe_that_ends_after_another_says_nothing() {
-        for verdict in [Verdict::Success, Verdict::Failure, Verdict::Nothing] {
+        for verdict in [Verdict::Failure, Verdict::Nothing] {
             let (breaker, _) = breaker(BreakerPolicy::default());
             fail(&breaker, 5, Moment::now());
             tokio::time::advance(Duration::from_secs(5)).await;
@@ -427,6 +439,31 @@ mod tests {
             breaker.settle_slow(held, verdict, Moment::now());
             assert_eq!(breaker.admit(Moment::now()), Ok(Permit::Call), "{verdict:?}: it stays closed");
         }
+    }
+
+    /// Its calls may take longer than it stays open.
+    #[tokio::test(start_paused = true)]
+    async fn a_late_success_closes_it_unless_it_has_opened_since() {
+        let (breaker, _) = breaker(BreakerPolicy { probes: 2, ..Default::default() });
+        fail(&breaker, 5, Moment::now());
+        tokio::time::advance(Duration::from_secs(5)).await;
+        let first = probe(&breaker);
+        tokio::time::advance(Duration::from_secs(5)).await;
+        let second = probe(&breaker);
+        breaker.settle(first, Verdict::Success, Moment::now());
+        assert!(breaker.admit(Moment::now()).is_err(), "the second goes on");
+        tokio::time::advance(Duration::from_secs(5)).await;
+        let third = probe(&breaker);
+        breaker.settle(second, Verdict::Success, Moment::now());
+        assert_eq!(breaker.admit(Moment::now()), Ok(Permit::Call), "two have passed");
+
+        fail(&breaker, 5, Moment::now());
+        tokio::time::advance(Duration::from_secs(5)).await;
+        let fourth = probe(&breaker);
+        breaker.settle(third, Verdict::Success, Moment::now());
+        assert!(breaker.admit(Moment::now()).is_err(), "the third is of the time before");
+        breaker.settle(fourth, Verdict::Success, Moment::now());
+        assert_eq!(breaker.statistics(Moment::now()).state, CircuitState::HalfOpen);
     }
 
     #[tokio::test(start_paused = true)]

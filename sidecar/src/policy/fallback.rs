@@ -14,7 +14,10 @@ pub(crate) struct Fallback {
     pub(crate) name: Box<str>,
     /// The service that it leads to is being looked for.
     pub(crate) is_sought: AtomicBool,
-    /// It was looked for in vain. Until then (milliseconds since the sidecar's start) nobody looks again.
+    /// It was looked for in vain before any call needed it. Until then (milliseconds since the sidecar's start) it is not
+    /// looked for again.
+    pub(crate) not_sought_until_ms: AtomicU64,
+    /// A call has looked for it in vain. Until then no other call does.
     pub(crate) missing_until_ms: AtomicU64,
 }
 
@@ -52,7 +55,13 @@ impl Fallback {
     }
 
     fn leading(to: To, name: String) -> Self {
-        Self { to, name: name.into(), is_sought: AtomicBool::new(false), missing_until_ms: AtomicU64::new(0) }
+        Self {
+            to,
+            name: name.into(),
+            is_sought: AtomicBool::new(false),
+            not_sought_until_ms: AtomicU64::new(0),
+            missing_until_ms: AtomicU64::new(0),
+        }
     }
 
     /// The value of `x-weft-fallback` in an answer.

@@ -132,14 +132,19 @@ pub(crate) async fn go(proxy: &Proxy, call: &Rc<Call>) -> Result<(), Next> {
 pub(crate) fn look_ahead(worker: &Rc<Worker>, route: &Rc<Route>) {
     let Some(fallback) = route.method.fallback.as_deref() else { return };
     let Some(asked) = asked(fallback, &route.method.name) else { return };
-    if worker.shared.catalog.known(&asked).is_some() || fallback.is_sought.swap(true, Relaxed) {
+    let is_missing = worker.moment().millis() < fallback.not_sought_until_ms.load(Relaxed);
+    if is_missing || worker.shared.catalog.known(&asked).is_some() || fallback.is_sought.swap(true, Relaxed) {
         return;
     }
     let (worker, route) = (Rc::clone(worker), Rc::clone(route));
     spawn_local(async move {
         // A call that needs it tells why it is not found.
-        let _ = worker.shared.catalog.find(asked).await;
+        let is_missing = worker.shared.catalog.find(asked).await.is_err();
         if let Some(fallback) = &route.method.fallback {
+            if is_missing {
+                worker.tick();
+                fallback.not_sought_until_ms.store(again_ms(&worker), Relaxed);
+            }
             fallback.is_sought.store(false, Relaxed);
         }
     });
@@ -160,6 +165,10 @@ fn asked(fallback: &Fallback, method: &str) -> Option<Asked> {
 /// How long nobody looks again for a service that was not found.
 const MISSING_TIME: Duration = Duration::from_secs(1);
 
+fn again_ms(worker: &Worker) -> u64 {
+    worker.moment().millis() + MISSING_TIME.as_millis() as u64
+}
+
 /// Where the fallback of a route leads, for a call with this path.
 async fn find(worker: &Worker, from: &Route, path: &[u8]) -> Result<Rc<Route>, Failure> {
     let fallback = from.method.fallback.as_deref().expect("only a call with a fallback goes elsewhere");
@@ -177,8 +186,7 @@ async fn find(worker: &Worker, from: &Route, path: &[u8]) -> Result<Rc<Route>, F
     };
     let found = found.inspect_err(|_| {
         worker.tick();
-        let until = worker.moment().millis() + MISSING_TIME.as_millis() as u64;
-        fallback.missing_until_ms.store(until, Relaxed);
+        fallback.missing_until_ms.store(again_ms(worker), Relaxed);
     })?;
     let own = worker.shared.local_service.as_ref();
     if own == Some(&found.name) {
@@ -193,7 +201,8 @@ async fn find(worker: &Worker, from: &Route, path: &[u8]) -> Result<Rc<Route>, F
         return Err(route::speaks_tcp(&found));
     }
     // Else the owner of one service could have its callers call any other, with their own rights.
-    if !found.policy.is_stand_in_for(&found.name, &from.service.name) {
+    let contract = other.as_deref().map(|path| target::contract(path).unwrap_or_default());
+    if !found.policy.is_stand_in_for(&found.name, contract, &from.service.name) {
         let message = format!(
             "{} does not answer for {}: its contract does not say `stands_in_for: '{}'`",
             found.name, from.service.name, from.service.name

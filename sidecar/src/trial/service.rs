@@ -10,7 +10,7 @@ use tokio::{
 use weft_contracts::weft::discovery::v1::{Health, Protocol, Version};
 use weft_mesh::{
     names::ServiceName,
-    policy::{BreakerPolicy, Fallback as Policy, Idempotency, ServicePolicy},
+    policy::{BreakerPolicy, ContractPolicy, Fallback as Policy, Idempotency, ServicePolicy},
 };
 use weft_wire::Limits;
 
@@ -44,7 +44,14 @@ pub(crate) fn service(worker: &Worker, name: &str, fallback: Option<Policy>) -> 
     Service {
         protocol: Protocol::Http2,
         version: Version::default(),
-        policy: Arc::new(ServicePolicy { stands_in_for: vec!["probe".into(), "other".into()], ..Default::default() }),
+        policy: Arc::new(ServicePolicy {
+            contracts: vec![ContractPolicy {
+                name: "probe.v1.Probe".into(),
+                methods: Vec::new(),
+                stands_in_for: vec!["probe".into(), "other".into()],
+            }],
+            ..Default::default()
+        }),
         endpoints: vec![endpoint(name)],
         addresses: Vec::new(),
         breaker: Arc::new(Breaker::new(BreakerPolicy::default())),

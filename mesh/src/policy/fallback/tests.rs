@@ -230,13 +230,28 @@ fn fallbacks_one_after_the_other_are_few() {
 }
 
 #[test]
-fn a_service_says_for_whom_it_stands_in() {
+fn long_names_do_not_make_long_answers() {
+    let name = "V".repeat(400);
+    let text = format!(
+        r#"syntax = "proto3"; package t; import "weft/options/v1/options.proto";
+           enum E {{ {name} = 0; }}
+           message Out {{ repeated E e = 1; }}
+           service S {{ {} }}"#,
+        get(&format!("answer: '{{\"e\":[{}0]}}'", "0,".repeat(2_000))).replace("(In)", "(Out)")
+    );
+    let error = ServicePolicy::from_descriptors(&compile(&[("t.proto", &text)]), None).unwrap_err().to_string();
+    assert!(error.contains("its JSON has more than 16384 bytes"), "{error}");
+}
+
+#[test]
+fn a_contract_says_for_whom_it_stands_in() {
     let policy = of("option (weft.options.v1.service) = { stands_in_for: ['b.other', 'a', 'a'] };").unwrap();
-    assert_eq!(policy.stands_in_for, ["a", "b.other"]);
+    assert_eq!(policy.contracts[0].stands_in_for, ["a", "b.other"]);
     let name = |name: &str| ServiceName::parse(name).unwrap();
-    assert!(policy.is_stand_in_for(&name("own.shop"), &name("a.shop")));
-    assert!(policy.is_stand_in_for(&name("own.shop"), &name("b.other")));
-    assert!(!policy.is_stand_in_for(&name("own.shop"), &name("a.other")));
+    assert!(policy.is_stand_in_for(&name("own.shop"), Some("t.S"), &name("a.shop")));
+    assert!(policy.is_stand_in_for(&name("own.shop"), None, &name("b.other")));
+    assert!(!policy.is_stand_in_for(&name("own.shop"), None, &name("a.other")));
+    assert!(!policy.is_stand_in_for(&name("own.shop"), Some("t.Other"), &name("a.shop")), "its other contracts do not");
     let error = refusal("option (weft.options.v1.service) = { stands_in_for: 'A/B' };");
     assert!(error.contains("service t.S: stands_in_for is `A/B`"), "{error}");
     let many: String = (0..=limits::STANDS_IN_FOR).map(|number| format!("stands_in_for: 's{number}' ")).collect();

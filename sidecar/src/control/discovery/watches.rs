@@ -387,9 +387,18 @@ fn merge(parts: &mut Parts, known: &Service) {
         .addresses
         .extend(known.addresses.iter().filter(|old| !parts.addresses.contains(old)).copied().collect::<Vec<_>>());
     // Descriptors come after the announcement that names them.
-    if parts.policy.contracts.is_empty() {
+    if !is_described(&parts.policy, &known.policy) {
         parts.policy = Arc::clone(&known.policy);
     }
+}
+
+/// Whether a policy is more than the names of the contracts, which are known: the control plane may still have to read the
+/// descriptors.
+fn is_described(policy: &ServicePolicy, known: &ServicePolicy) -> bool {
+    let names =
+        |policy: &ServicePolicy| policy.contracts.iter().map(|contract| contract.name.clone()).collect::<Vec<_>>();
+    let has_methods = policy.contracts.iter().any(|contract| !contract.methods.is_empty());
+    has_methods || !(policy.contracts.is_empty() || names(policy) == names(known))
 }
 
 /// Logs and skips what can't be read.

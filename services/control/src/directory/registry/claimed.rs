@@ -115,10 +115,9 @@ impl Claimed {
             known.iter().flat_map(|known| &known.contracts).map(|c| (c.name.as_str(), c)).collect();
         let contract = |name: &str| match described.get(name) {
             Some(contract) => (*contract).clone(),
-            None => Contract { name: name.to_owned(), methods: Vec::new() },
+            None => Contract { name: name.to_owned(), ..Contract::default() },
         };
         let breaker = known.map_or_else(default, |known| known.breaker.clone());
-        let stands_in_for = known.map(|known| known.stands_in_for.clone()).unwrap_or_default();
-        Arc::new(ServicePolicy { contracts: self.contracts().map(contract).collect(), breaker, stands_in_for })
+        Arc::new(ServicePolicy { contracts: self.contracts().map(contract).collect(), breaker })
     }
 }

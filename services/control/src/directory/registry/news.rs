@@ -77,9 +77,8 @@ mod tests {
     fn policy(method: &str) -> Arc<ServicePolicy> {
         let methods = vec![Method { name: method.into(), ..Method::default() }];
         Arc::new(ServicePolicy {
-            contracts: vec![Contract { name: "shop.Users".into(), methods }],
+            contracts: vec![Contract { name: "shop.Users".into(), methods, stands_in_for: Vec::new() }],
             breaker: None,
-            stands_in_for: Vec::new(),
         })
     }
 

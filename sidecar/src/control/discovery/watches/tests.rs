@@ -42,9 +42,9 @@ fn are_up(watches: &Watches) -> Vec<String> {
 fn policy(consecutive_failures: u32) -> WirePolicy {
     let default: WirePolicy = (&ServicePolicy::default()).into();
     WirePolicy {
-        stands_in_for: Vec::new(),
         contracts: vec![Contract {
             name: CONTRACT.into(),
+            stands_in_for: Vec::new(),
             methods: vec![Method { name: "Get".into(), idempotency: 3, ..Default::default() }],
         }],
         breaker: default.breaker.map(|breaker| Breaker { consecutive_failures, ..breaker }),
@@ -242,7 +242,7 @@ async fn what_a_new_policy_does_not_change_keeps_its_state() {
     let told = |counter, consecutive_failures, idempotency: [i32; 2]| {
         let method = |name: &str, idempotency| Method { name: name.into(), idempotency, ..Default::default() };
         let methods = vec![method("Get", idempotency[0]), method("List", idempotency[1])];
-        let contracts = vec![Contract { name: CONTRACT.into(), methods }];
+        let contracts = vec![Contract { name: CONTRACT.into(), methods, stands_in_for: Vec::new() }];
         message(watch_response::What::Snapshot(wire::Service {
             name: USERS.into(),
             endpoints: vec![endpoint("a", 1, Health::Up)],
