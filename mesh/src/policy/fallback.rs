@@ -57,7 +57,7 @@ pub(super) fn check_of_service(service: &Service) -> Result<(), PolicyError> {
     if is_empty(option) {
         return Err(violation("empty", "a `service` or an `answer`").in_service(service, "fallback"));
     }
-    checked_target(option).map(|_| ()).map_err(|(field, broken)| broken.in_service(service, field))
+    checked_target(option).map_err(|(field, broken)| broken.in_service(service, field))
 }
 
 /// By the names of their service and their own.
@@ -224,11 +224,16 @@ fn checked_target(option: &options::Fallback) -> Result<(), (&'static str, Viola
         let found = "given beside another service or method".to_owned();
         return Err((ANSWER, Violation { found, allowed: "either an `answer`, or a `service` and a `method`" }));
     }
-    check_service_name(&option.service).map_err(|broken| (SERVICE, broken))
+    check_target_service(&option.service).map_err(|broken| (SERVICE, broken))
+}
+
+/// The service of a fallback may be left out.
+fn check_target_service(name: &str) -> Result<(), Violation> {
+    if name.is_empty() { Ok(()) } else { check_service_name(name) }
 }
 
 fn check_service_name(name: &str) -> Result<(), Violation> {
-    match name.is_empty() || ServiceName::parse_in(name, names::DEFAULT_NAMESPACE).is_ok() {
+    match ServiceName::parse_in(name, names::DEFAULT_NAMESPACE).is_ok() {
         true => Ok(()),
         false => Err(Violation { found: format!("`{}`", names::shown(name)), allowed: SERVICE_ALLOWED }),
     }
@@ -305,18 +310,11 @@ fn check_stand_ins(names: &[String]) -> Result<(), Violation> {
     if names.len() > limits::STANDS_IN_FOR {
         return Err(Violation { found: format!("{} services", names.len()), allowed: STANDS_IN_FOR_MOST });
     }
-    names.iter().try_for_each(|name| check_stand_in(name))
+    names.iter().try_for_each(|name| check_service_name(name))
 }
 
 const STANDS_IN_FOR_MOST: &str = "at most 64 services";
 const _: () = assert!(limits::STANDS_IN_FOR == 64, "STANDS_IN_FOR_MOST says so");
-
-fn check_stand_in(name: &str) -> Result<(), Violation> {
-    match ServiceName::parse_in(name, names::DEFAULT_NAMESPACE).is_ok() {
-        true => Ok(()),
-        false => Err(Violation { found: format!("`{}`", names::shown(name)), allowed: SERVICE_ALLOWED }),
-    }
-}
 
 /// The services that a contract's service stands in for, in a message.
 pub(super) fn stands_in_for_from_wire(names: Vec<String>) -> Result<Vec<String>, MalformedPolicy> {
@@ -324,22 +322,44 @@ pub(super) fn stands_in_for_from_wire(names: Vec<String>) -> Result<Vec<String>,
     Ok(names)
 }
 
+/// The services of a mesh, as far as their fallbacks matter.
+struct Services<'s> {
+    by_name: HashMap<&'s ServiceName, &'s ServicePolicy>,
+    /// Of each contract. If two services have the same, it belongs to the first.
+    owners: HashMap<&'s str, &'s ServiceName>,
+}
+
+impl<'s> Services<'s> {
+    fn new(services: &[(&'s ServiceName, &'s ServicePolicy)]) -> Self {
+        let mut owners = HashMap::new();
+        for (name, policy) in services {
+            for contract in &policy.contracts {
+                owners.entry(contract.name.as_str()).or_insert(*name);
+            }
+        }
+        Self { by_name: services.iter().copied().collect(), owners }
+    }
+
+    /// The service that a fallback of `from` leads to: the one that it names, or else the owner of the method.
+    fn target(&self, from: &ServiceName, service: Option<&String>, method: &str) -> Option<ServiceName> {
+        match service {
+            Some(service) => ServiceName::parse_in(service, from.namespace()).ok(),
+            None => Some((*self.owners.get(method.split_once('/')?.0)?).clone()),
+        }
+    }
+}
+
 /// A fallback to a service that does not say that it stands in for the one that calls fall back from: the name of that one,
 /// and the name of the other. Each service comes by its name, with its policy.
 pub fn find_unwelcome<'s>(services: &[(&'s ServiceName, &'s ServicePolicy)]) -> Option<(&'s ServiceName, ServiceName)> {
-    let by_name: HashMap<&ServiceName, &ServicePolicy> = services.iter().copied().collect();
-    let owner =
-        |contract: &str| services.iter().find(|(_, policy)| policy.contract(contract).is_some()).map(|(name, _)| *name);
+    let mesh = Services::new(services);
     let unwelcome = |(from, policy): &(&'s ServiceName, &ServicePolicy)| {
         let methods = policy.contracts.iter().flat_map(|contract| &contract.methods);
         methods.filter_map(|method| method.fallback.as_ref()).find_map(|fallback| {
             let Fallback::Elsewhere { service, method } = &fallback.value else { return None };
-            let to = match service {
-                Some(to) => ServiceName::parse_in(to, from.namespace()).ok()?,
-                None => owner(method.as_ref()?.split_once('/')?.0)?.clone(),
-            };
+            let to = mesh.target(from, service.as_ref(), method.as_deref().unwrap_or_default())?;
             let called = method.as_ref().map(|method| method.split_once('/').map_or("", |(contract, _)| contract));
-            let is_welcome = by_name.get(&to)?.is_stand_in_for(&to, called, from);
+            let is_welcome = mesh.by_name.get(&to)?.is_stand_in_for(&to, called, from);
             (!is_welcome).then_some((*from, to))
         })
     };
@@ -349,11 +369,7 @@ pub fn find_unwelcome<'s>(services: &[(&'s ServiceName, &'s ServicePolicy)]) -> 
 /// Fallbacks that lead back to where they began, if there are some: the service where they begin, and their way. Each
 /// service comes by its name, with its policy.
 pub fn find_loop<'s>(services: &[(&'s ServiceName, &'s ServicePolicy)]) -> Option<(&'s ServiceName, String)> {
-    let by_name: HashMap<&ServiceName, &ServicePolicy> = services.iter().copied().collect();
-    let owners: HashMap<&str, &ServiceName> = services
-        .iter()
-        .flat_map(|(name, policy)| policy.contracts.iter().map(|contract| (contract.name.as_str(), *name)))
-        .collect();
+    let mesh = Services::new(services);
     let methods = services.iter().flat_map(|(name, policy)| {
         let methods = policy
             .contracts
@@ -364,14 +380,10 @@ pub fn find_loop<'s>(services: &[(&'s ServiceName, &'s ServicePolicy)]) -> Optio
     // The next step of a call, if the service's policy knows its method.
     let next = |(service, method): &(ServiceName, String)| {
         let (contract, name) = method.split_once('/')?;
-        let fallback = by_name.get(service)?.method(contract, name)?.fallback.as_ref()?;
+        let fallback = mesh.by_name.get(service)?.method(contract, name)?.fallback.as_ref()?;
         let Fallback::Elsewhere { service: to, method: other } = &fallback.value else { return None };
         let other = other.as_ref().unwrap_or(method);
-        let to = match to {
-            Some(to) => ServiceName::parse_in(to, service.namespace()).ok()?,
-            None => (*owners.get(other.split_once('/')?.0)?).clone(),
-        };
-        Some((to, other.clone()))
+        Some((mesh.target(service, to.as_ref(), other)?, other.clone()))
     };
     for (begin, method) in methods {
         let mut way = vec![(begin.clone(), method)];
@@ -408,7 +420,7 @@ pub(super) fn from_wire(fallback: wire::Fallback) -> Result<Option<Sourced<Fallb
     let value = match fallback.to {
         None => return Ok(None),
         Some(wire::fallback::To::Elsewhere(wire::fallback::Elsewhere { service, method })) => {
-            check_service_name(&service).map_err(|broken| broken.in_message("Fallback.elsewhere.service"))?;
+            check_target_service(&service).map_err(|broken| broken.in_message("Fallback.elsewhere.service"))?;
             let is_method_name = |name: &str| {
                 name.split_once('/').is_some_and(|(contract, method)| {
                     names::is_contract_name(contract) && names::is_contract_name(method) && !method.contains('.')

@@ -18,7 +18,7 @@ use crate::{
     transport::link::Link,
     trial::{
         self,
-        peer::{Peer, connected, post},
+        peer::{Peer, connected},
     },
 };
 
@@ -106,12 +106,6 @@ impl Play {
         self.call.response_head(head, false);
         self.call.response_data(&vec![0; bytes], false);
     }
-}
-
-pub(super) fn grpc() -> Headers {
-    let mut head = post();
-    head.append(Name::CONTENT_TYPE, b"application/grpc");
-    head
 }
 
 /// Runs a test whose time is virtual.

@@ -109,15 +109,14 @@ pub(crate) async fn go(proxy: &Proxy, call: &Rc<Call>) -> Result<(), Next> {
     if let Some(Fallback { to: To::Elsewhere { path: Some(path), .. }, .. }) = from.method.fallback.as_deref() {
         set_path(&mut call.head_mut(), path);
     }
-    let admitted = service.breaker.admit(now);
-    if let Ok(permit) = admitted {
-        call.with_record(|record| record.admitted(&service.breaker, permit));
-    }
-    if let Err(wait) = admitted {
-        let failure = route::breaker_open(service, wait);
-        call.tries.set_route(next);
-        return Err(Next::Fail(failure));
-    }
+    match service.breaker.admit(now) {
+        Ok(permit) => call.with_record(|record| record.admitted(&service.breaker, permit)),
+        Err(wait) => {
+            let failure = route::breaker_open(service, wait);
+            call.tries.set_route(next);
+            return Err(Next::Fail(failure));
+        }
+    };
     // What is left of the time that the caller, or the contract of the first service, gives says nothing about this one. Its
     // own timeout holds from now on.
     let own = next.method.timeout.and_then(|timeout| now.checked_add(timeout));
@@ -131,7 +130,7 @@ pub(crate) async fn go(proxy: &Proxy, call: &Rc<Call>) -> Result<(), Next> {
 #[cold]
 pub(crate) fn look_ahead(worker: &Rc<Worker>, route: &Rc<Route>) {
     let Some(fallback) = route.method.fallback.as_deref() else { return };
-    let Some(asked) = asked(fallback, &route.method.name) else { return };
+    let Some(asked) = asked(fallback) else { return };
     let is_missing = worker.moment().millis() < fallback.not_sought_until_ms.load(Relaxed);
     if is_missing || worker.shared.catalog.known(&asked).is_some() || fallback.is_sought.swap(true, Relaxed) {
         return;
@@ -151,15 +150,12 @@ pub(crate) fn look_ahead(worker: &Rc<Worker>, route: &Rc<Route>) {
 }
 
 /// What is looked for: a service by its name, or by the contract of its method.
-fn asked(fallback: &Fallback, method: &str) -> Option<Asked> {
+fn asked(fallback: &Fallback) -> Option<Asked> {
     let To::Elsewhere { service, path } = &fallback.to else { return None };
-    Some(match service {
-        Some(service) => Asked::Service(service.clone()),
-        None => {
-            let path = path.as_deref().map_or(method, |path| &path[1..]);
-            Asked::Contract(path.split_once('/')?.0.into())
-        }
-    })
+    match service {
+        Some(service) => Some(Asked::Service(service.clone())),
+        None => Some(Asked::Contract(target::contract(path.as_deref()?)?.into())),
+    }
 }
 
 /// How long nobody looks again for a service that was not found.
@@ -172,19 +168,15 @@ fn again_ms(worker: &Worker) -> u64 {
 /// Where the fallback of a route leads, for a call with this path.
 async fn find(worker: &Worker, from: &Route, path: &[u8]) -> Result<Rc<Route>, Failure> {
     let fallback = from.method.fallback.as_deref().expect("only a call with a fallback goes elsewhere");
-    let To::Elsewhere { service, path: other } = &fallback.to else {
-        unreachable!("a fixed answer leads nowhere");
+    let (To::Elsewhere { path: other, .. }, Some(asked)) = (&fallback.to, asked(fallback)) else {
+        unreachable!("a fixed answer leads nowhere, and a policy without service and method is refused");
     };
     let path = other.as_deref().unwrap_or(target::without_query(path));
     if worker.moment().millis() < fallback.missing_until_ms.load(Relaxed) {
         let message = format!("{} was not found a moment ago", fallback.name);
         return Err(Failure::new(Reason::NoEndpoint, message));
     }
-    let found = match service {
-        Some(service) => route::find(worker, Asked::Service(service.clone())).await,
-        None => route::find_contract(worker, path).await,
-    };
-    let found = found.inspect_err(|_| {
+    let found = route::find(worker, asked).await.inspect_err(|_| {
         worker.tick();
         fallback.missing_until_ms.store(again_ms(worker), Relaxed);
     })?;

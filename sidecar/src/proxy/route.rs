@@ -98,7 +98,7 @@ impl Routes {
 }
 
 /// The service that implements the protobuf service in a path, or why there is none.
-pub(crate) async fn find_contract(worker: &Worker, path: &str) -> Result<Arc<Service>, Failure> {
+async fn find_contract(worker: &Worker, path: &str) -> Result<Arc<Service>, Failure> {
     let Some(contract) = target::contract(path) else {
         let message = format!("`{path}` is not a gRPC path: /PACKAGE.SERVICE/METHOD");
         return Err(Failure::new(Reason::NoSuchService, message));

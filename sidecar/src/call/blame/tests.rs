@@ -5,9 +5,9 @@ use weft_mesh::{limits, policy::BreakerPolicy};
 use weft_wire::{Cause, Code, Headers, Name, StreamId};
 
 use crate::{
-    call::play::{self, Play, TIMEOUT, grpc, run},
+    call::play::{self, Play, TIMEOUT, run},
     message::{deadline::Limit, failure::Failure},
-    trial::peer::post,
+    trial::{mesh::grpc, peer::post},
 };
 
 /// A call whose contract has a timeout. Its head and `bytes` bytes of its body were sent to a service.

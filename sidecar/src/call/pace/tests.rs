@@ -7,8 +7,9 @@ use weft_mesh::{
 use weft_wire::{Code, Headers, StreamId};
 
 use crate::{
-    call::play::{self, Play, TIMEOUT, grpc, run},
+    call::play::{self, Play, TIMEOUT, run},
     message::deadline::Limit,
+    trial::mesh::grpc,
 };
 
 /// Calls that take longer than 1 s are slow. One call opens no breaker.

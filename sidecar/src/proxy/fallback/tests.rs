@@ -20,6 +20,7 @@ use crate::{
     transport::link::Link,
     trial::{
         self,
+        mesh::grpc,
         peer::{self, Peer, post},
         service::{PATH, publish, service},
     },
@@ -38,12 +39,6 @@ fn answer() -> Option<Policy> {
 
 fn elsewhere(name: &str) -> Option<Policy> {
     Some(Policy::Elsewhere { service: Some(name.into()), method: None })
-}
-
-fn grpc() -> Headers {
-    let mut head = post();
-    head.append(Name::CONTENT_TYPE, b"application/grpc");
-    head
 }
 
 fn probe() -> ServiceName {

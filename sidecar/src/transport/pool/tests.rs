@@ -1,13 +1,14 @@
 //! Which connections a pool gives to calls and which it closes, in virtual time.
 
-use std::{future::Future, net::Ipv4Addr};
+use std::net::Ipv4Addr;
 
-use tokio::{task::LocalSet, time::advance};
+use tokio::time::advance;
 use weft_wire::Limits;
 
 use super::*;
 use crate::trial::{
     self,
+    mesh::run,
     peer::{Peer, post},
     service,
     unheard::Unheard,
@@ -15,12 +16,6 @@ use crate::trial::{
 
 /// The smallest that HTTP/2 allows for a connection.
 const WINDOW_BYTES: u32 = 65_535;
-
-fn run(test: impl Future<Output = ()>) {
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().expect("a runtime");
-    LocalSet::new().block_on(&runtime, test);
-}
 
 /// A pool of connections to the local service. Each is made by [`connect`].
 fn pool() -> Rc<Pool> {
