@@ -4,12 +4,13 @@
 //! ([`policy`], read from a service's descriptors through [`schema`]), how calls are traced and logged
 //! ([`trace_context`], [`telemetry`]), and the two tables that everything refers to: the failures that the mesh itself
 //! makes ([`errors`]) and its limits ([`limits`]). [`seats`] and [`networks`] limit connections on ports that strangers
-//! can reach, and [`shares`] divides scarce resources among members. With the feature `config`: how configuration files
+//! can reach, and [`shares`] divides scarce resources among members. [`file_watch`] notices changed files. With the feature `config`: how configuration files
 //! are read (`config`).
 
 #[cfg(feature = "config")]
 pub mod config;
 pub mod errors;
+pub mod file_watch;
 pub mod identity;
 pub mod limits;
 pub mod names;

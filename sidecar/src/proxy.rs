@@ -6,6 +6,7 @@ pub(crate) mod inbound;
 pub(crate) mod local_http1;
 pub(crate) mod local_service;
 pub(crate) mod local_tcp;
+mod methods;
 pub(crate) mod outbound;
 pub(crate) mod reflection;
 pub(crate) mod route;

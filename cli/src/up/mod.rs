@@ -6,6 +6,7 @@
 
 mod backoff;
 mod build;
+mod contracts;
 mod launch;
 pub(crate) mod leftovers;
 mod logs;
@@ -204,6 +205,7 @@ async fn run_mesh(file: &MeshFile, state_dir: &Path, bounds: Bounds, look: Look)
     let outcome = tokio::select! {
         outcome = starting::serve(file, &mesh, &replicas, &logs, &orders, began) => outcome,
         () = order_listener.serve() => Ok(()),
+        () = contracts::follow(file, &logs) => Ok(()),
         name = signals.next() => {
             logs.set_foot(Vec::new());
             logs.release();

@@ -95,6 +95,8 @@ counters! {
     upstream_connections_opened = "Connections made to endpoints";
     upstream_connects_failed = "Connections to endpoints or the local service that could not be made";
     not_retried_unsafe = "Calls not retried because the service may have seen them";
+    contracts_reloaded = "How often the contracts of the local service were replaced";
+    contracts_refused = "How often changed contracts of the local service could not be used";
     not_retried_body = "Calls not retried because their body was not kept";
     detection_refused = "Redirected connections to an HTTP service refused because they speak another protocol";
     outside_connections = "Redirected connections to the outside of the mesh that were passed through";
