@@ -6,7 +6,7 @@ use std::{
     collections::BTreeSet,
     fs,
     path::Path,
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
     time::Duration,
 };
 
@@ -175,4 +175,17 @@ fn a_contract_outside_the_repository_imports_the_options_without_a_copy() {
     assert!(output.status.success() && folder.path().join("buf.yaml").is_file(), "{output:?}");
     let output = weft(folder.path(), &["check"]);
     assert_eq!(texts(&output).0, good, "{}", texts(&output).1);
+}
+
+#[test]
+fn a_command_does_its_work_though_nobody_reads_what_it_says() {
+    let folder = TempDir::new().expect("a folder of its own");
+    let mut command = Command::new(binary("weft"));
+    command.args(["proto", "export", "."]).current_dir(folder.path()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut export = command.spawn().expect("weft starts");
+    // As `head` does, once it has enough.
+    drop(export.stdout.take());
+    let output = export.wait_with_output().expect("it ends");
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    assert!(folder.path().join("buf.yaml").is_file(), "the last file");
 }

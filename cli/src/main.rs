@@ -1,6 +1,10 @@
 //! `weft`: the command line of the mesh, with the sidecar and the control plane in the same program.
 
+// They panic if nobody reads any more: `console` has what is used instead.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 mod call;
+mod console;
 mod down;
 mod init;
 mod mesh_file;
@@ -110,17 +114,19 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Check(args) => check(&args),
         Command::Proto(args) => proto::run(&args),
         Command::Control(ControlArgs { command: Some(ControlCommand::Token(args)), .. }) => {
-            println!("{}", weft_control::token(&args)?);
+            console::say(weft_control::token(&args)?)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Control(ControlArgs { command: Some(ControlCommand::Release(args)), .. })
         | Command::Identity(IdentityArgs { command: IdentityCommand::Release(args) }) => {
-            println!("{}", weft_control::release(&args)?);
+            console::say(weft_control::release(&args)?)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Control(ControlArgs { command: Some(ControlCommand::Claims(args)), .. })
         | Command::Identity(IdentityArgs { command: IdentityCommand::List(args) }) => {
-            print!("{}", weft_control::claims_kept(&args)?);
+            for line in weft_control::claims_kept(&args)?.lines() {
+                console::say(line)?;
+            }
             Ok(ExitCode::SUCCESS)
         }
         Command::Control(ControlArgs { command: None, args }) => weft_control::run(args).map(|()| ExitCode::SUCCESS),
@@ -142,26 +148,26 @@ fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let contracts = mesh.services.iter().filter_map(|service| service.contracts.as_ref());
     let contracts = contracts.map(|contracts| contracts.implements.len()).sum();
     let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
-    println!(
+    console::say(format_args!(
         "{}: good; {}, {}",
         mesh.path.display(),
         count(mesh.services.len(), "service"),
         count(contracts, "contract")
-    );
+    ))?;
     for (contract, services) in mesh.shared_contracts() {
         let names: Vec<&str> = services.iter().map(|service| service.name()).collect();
         let first = names[0];
-        println!(
+        console::say(format_args!(
             "{contract}: implemented by {}; calls that name no service go to {first}, the first in the file",
             names.join(" and ")
-        );
+        ))?;
     }
     let state = weft_control::StateArgs {
         state_dir: mesh.state_dir().join("control"),
         trust_domain: mesh.trust_domain.clone(),
     };
     for contest in weft_control::contests_kept(&state)? {
-        println!("{contest}; `weft identity release` releases it");
+        console::say(format_args!("{contest}; `weft identity release` releases it"))?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -6,7 +6,10 @@ use anyhow::{Context as _, bail};
 use clap::ValueEnum;
 use weft_contracts::sources::OPTIONS;
 
-use crate::new_files::{NewFile, State};
+use crate::{
+    console::say,
+    new_files::{NewFile, State},
+};
 
 /// The language of an example.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -131,11 +134,9 @@ pub(super) fn write(example: Example, dir: &Path) -> anyhow::Result<()> {
         }
     }
     let to = if dir == Path::new(".") { String::new() } else { format!("cd {shown} && ") };
-    println!("wrote {} files: a service in {language}; README.md says what each file is", files.len());
-    println!("Start it:  {to}weft up");
-    println!(
-        "Call it:   weft call hello.v1.Greeter/Hello '{{\"name\":\"Ada\"}}'   (in another terminal, in that folder)"
-    );
+    say(format_args!("wrote {} files: a service in {language}; README.md says what each file is", files.len()))?;
+    say(format_args!("Start it:  {to}weft up"))?;
+    say("Call it:   weft call hello.v1.Greeter/Hello '{\"name\":\"Ada\"}'   (in another terminal, in that folder)")?;
     Ok(())
 }
 
