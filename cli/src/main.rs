@@ -15,8 +15,13 @@ mod reflection;
 mod restart;
 mod up;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
+use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use mesh_file::{MeshFile, Programs};
 
@@ -92,6 +97,10 @@ struct CheckArgs {
     /// The mesh file
     #[arg(long, short, default_value = "mesh.yaml", value_name = "FILE")]
     file: PathBuf,
+    /// If all is good, also write the contracts of each service into this folder, as SERVICE.binpb: what `weft sidecar
+    /// --descriptors` needs
+    #[arg(long, value_name = "DIR")]
+    descriptors: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -169,5 +178,19 @@ fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     for contest in weft_control::contests_kept(&state)? {
         console::say(format_args!("{contest}; `weft identity release` releases it"))?;
     }
+    if let Some(dir) = &args.descriptors {
+        write_descriptors(&mesh, dir)?;
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+fn write_descriptors(mesh: &MeshFile, dir: &Path) -> anyhow::Result<()> {
+    fs::create_dir_all(dir).with_context(|| format!("{} can't be made", dir.display()))?;
+    for service in &mesh.services {
+        let Some(contracts) = &service.contracts else { continue };
+        let file = dir.join(format!("{}.binpb", service.name.name()));
+        fs::write(&file, &contracts.descriptor_set).with_context(|| format!("{} can't be written", file.display()))?;
+        console::say(format_args!("wrote {}", file.display()))?;
+    }
+    Ok(())
 }
