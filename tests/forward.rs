@@ -184,7 +184,7 @@ async fn a_forward_takes_no_call_that_another_web_site_may_have_sent() {
         assert!(send("POST", fields).await.starts_with("HTTP/1.1 200 "), "{fields}");
     }
     let upgrade = "Upgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n";
-    let socket = format!("GET / HTTP/1.1\r\nHost: localhost\r\nConnection: upgrade\r\n{upgrade}{evil}\r\n");
+    let socket = format!("GET / HTTP/1.1\r\nHost: localhost\r\nConnection: upgrade, close\r\n{upgrade}{evil}\r\n");
     let refused = String::from_utf8_lossy(&raw(http1, socket.as_bytes()).await).into_owned();
     assert!(refused.starts_with("HTTP/1.1 403 "), "{refused}");
     assert_eq!(metric(sidecar.metrics, "weft_failures_total", "misdirected").await, 4.0);
