@@ -88,9 +88,14 @@ impl Downstream {
         Rc::new(Self { proxy: Rc::clone(proxy), routes: Routes::default() })
     }
 
-    /// A connection whose calls all go to this service, whatever they name.
-    pub(crate) fn to(proxy: &Rc<Proxy>, service: &ServiceName) -> Rc<Self> {
-        Rc::new(Self { proxy: Rc::clone(proxy), routes: Routes::to(service) })
+    /// A connection that was redirected from an address of this service.
+    pub(crate) fn to_address_of(proxy: &Rc<Proxy>, service: &ServiceName) -> Rc<Self> {
+        Rc::new(Self { proxy: Rc::clone(proxy), routes: Routes::to_address_of(service) })
+    }
+
+    /// A connection on a port that leads to this service.
+    pub(crate) fn to_port_of(proxy: &Rc<Proxy>, service: &ServiceName) -> Rc<Self> {
+        Rc::new(Self { proxy: Rc::clone(proxy), routes: Routes::to_port_of(service) })
     }
 
     pub(crate) fn worker(&self) -> &Rc<Worker> {
