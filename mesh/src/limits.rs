@@ -192,9 +192,9 @@ limits! {
     TRIES: u32 = 2,
         "The most times that a call is sent to one service, a hedge included.";
     CALLS_PER_HEDGE: u32 = 10,
-        "A call that is not answered in time is hedged only once per so many calls of methods that are hedged, for each \
-         worker and service, so that a service in trouble gets at most a tenth more calls. Past it, and past what is saved \
-         (HEDGES_SAVED), the call waits for its first try alone.";
+        "Calls of hedged methods that allow one hedge, counted for each worker and service: so a service in trouble gets \
+         at most a tenth more calls. If there were fewer, and no hedge is saved (HEDGES_SAVED), a call waits for its first \
+         try alone.";
     HEDGES_SAVED: u32 = 10,
         "Hedges that a worker may save up for one service while none is needed. It begins with as many.";
     DETECT_TIMEOUT: Duration = Duration::from_secs(60),
