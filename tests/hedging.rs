@@ -82,7 +82,8 @@ async fn a_call_that_one_replica_does_not_answer_is_answered_by_the_other() {
 
     let state = bed.json(keyboard.admin, "/state").await;
     let methods = state["services"][0]["policy"]["contracts"][0]["methods"].as_array().expect("methods");
-    let after = |name: &str| methods.iter().find(|method| method["name"] == name).expect("it")["hedge"]["after"].clone();
+    let after =
+        |name: &str| methods.iter().find(|method| method["name"] == name).expect("it")["hedge"]["after"].clone();
     assert_eq!([after("Read"), after("Alone"), after("Write")], ["0.050s".into(), Value::Null, Value::Null]);
 }
 

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::io::duplex;
+use tokio::{io::duplex, time::advance};
 use weft_contracts::weft::discovery::v1::Health;
 use weft_mesh::{
     limits,
@@ -415,11 +415,18 @@ fn a_request_that_comes_in_parts_is_hedged_later() {
     run(async {
         let mut mesh = mesh(2).await;
         let stream = mesh.call(&grpc(), b"hel", false).await;
-        mesh.pass(AFTER / 2).await;
+        let later = async |mesh: &mut Mesh, ms: u64| {
+            advance(Duration::from_millis(ms)).await;
+            mesh.settle().await;
+        };
+        later(&mut mesh, 90).await;
         mesh.client.core.send_data(stream, b"lo", true);
-        mesh.pass(AFTER).await;
-        assert_eq!(requests(&mesh), 1, "100 ms have not passed since");
-        mesh.pass(AFTER / 2).await;
+        mesh.settle().await;
+        later(&mut mesh, 15).await;
+        assert_eq!(requests(&mesh), 1, "100 ms after its first part");
+        later(&mut mesh, 80).await;
+        assert_eq!(requests(&mesh), 1, "nearly 100 ms after its last part");
+        later(&mut mesh, 10).await;
         assert_eq!(requests(&mesh), 2);
         assert!(mesh.endpoints.iter().all(|endpoint| endpoint.body == b"hello" && endpoint.ended.len() == 1));
         mesh.answer(0, b"fine").await;
