@@ -22,7 +22,6 @@ use crate::{
         outcome::{self, Outcome},
         retry::Miss,
     },
-    thread::worker::Worker,
 };
 
 /// What the final head of an answer says.
@@ -32,13 +31,6 @@ pub(super) struct Said {
     rpc: Rpc,
     /// How the call ended, if the head says it.
     pub(super) outcome: Option<Outcome>,
-}
-
-/// The failure of a try whose endpoint does not stop sending them.
-#[cold]
-pub(super) fn too_many_interim_answers(worker: &Worker) -> Miss {
-    worker.shared.metrics.limit_reached("INTERIM_ANSWERS");
-    Miss::Broke(format!("it sent more than {} interim answers", limits::INTERIM_ANSWERS))
 }
 
 impl Call {
@@ -125,10 +117,17 @@ impl Call {
             state.interim_answers
         };
         if count > limits::INTERIM_ANSWERS {
-            self.missed(too_many_interim_answers(&self.worker));
+            self.missed(self.too_many_interim_answers());
             return Some(head);
         }
         if self.caller.is_congested() { Some(head) } else { self.caller.respond(head, false) }
+    }
+
+    /// The failure of a try whose endpoint does not stop sending them.
+    #[cold]
+    pub(super) fn too_many_interim_answers(&self) -> Miss {
+        self.worker.shared.metrics.limit_reached("INTERIM_ANSWERS");
+        Miss::Broke(format!("it sent more than {} interim answers", limits::INTERIM_ANSWERS))
     }
 
     pub(crate) fn response_data(&self, data: &[u8], is_end: bool) {

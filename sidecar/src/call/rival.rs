@@ -7,7 +7,7 @@ use std::{cell::RefCell, rc::Rc};
 use weft_mesh::{errors::Reason, limits};
 use weft_wire::{Cause, Code, Headers, StreamId};
 
-use super::{Call, answer::too_many_interim_answers, record::AttemptRecord};
+use super::{Call, record::AttemptRecord};
 use crate::{
     policy::retry::Miss,
     shared::survey::{Live, LiveCall},
@@ -94,7 +94,7 @@ impl Rival {
             running.interim_answers
         });
         if count.is_some_and(|count| count > limits::INTERIM_ANSWERS) {
-            self.missed(&too_many_interim_answers(&self.call.worker));
+            self.missed(&self.call.too_many_interim_answers());
         }
         Some(head)
     }
