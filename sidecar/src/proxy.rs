@@ -2,6 +2,7 @@
 
 pub(crate) mod attempt;
 pub(crate) mod fallback;
+mod hedge;
 pub(crate) mod inbound;
 pub(crate) mod local_http1;
 pub(crate) mod local_service;

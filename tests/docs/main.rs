@@ -185,6 +185,7 @@ fn options_of_contracts_are_on_their_page() {
         ("Breaker", "Breaker"),
         ("SlowCall", "SlowCall"),
         ("Fallback", "Fallback"),
+        ("Hedge", "Hedge"),
     ] {
         let message = messages().find(|found| found.name() == message).expect("a message");
         let rows: Vec<Row> = message.field.iter().map(|field| option_row(message, field)).collect();

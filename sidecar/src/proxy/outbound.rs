@@ -15,7 +15,10 @@ use weft_mesh::{errors::Reason, limits, names::ServiceName};
 
 use crate::{
     args::AppProtocol,
-    call::{Call, Way, record::CallRecord},
+    call::{
+        Call, Way,
+        record::{AttemptRecord, CallRecord},
+    },
     endpoints::catalog::{Route, Service},
     message::{
         deadline,
@@ -28,7 +31,7 @@ use crate::{
         retry::{Miss, Next},
     },
     proxy::{
-        Proxy, attempt, fallback, reflection,
+        Proxy, attempt, fallback, hedge, reflection,
         route::{self, RETRY_SOON, Routed, Routes},
     },
     telemetry::span::CallTrace,
@@ -119,6 +122,14 @@ impl Way for Downstream {
             Outcome::Failed(Reason::ConnectionBroke) => Some(Miss::Broke("its sidecar lost the connection".into())),
             _ => None,
         }
+    }
+
+    fn hedge(&self, call: &Rc<Call>) {
+        hedge::send(&self.proxy, call);
+    }
+
+    fn rival_missed(&self, call: &Call, rival: &mut AttemptRecord, miss: &Miss) {
+        attempt::rival_missed(call, rival, miss);
     }
 
     fn again(self: Rc<Self>, call: Rc<Call>) -> AbortHandle {

@@ -109,7 +109,7 @@ func (x Breaker_Code) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Breaker_Code.Descriptor instead.
 func (Breaker_Code) EnumDescriptor() ([]byte, []int) {
-	return file_weft_options_v1_options_proto_rawDescGZIP(), []int{3, 0}
+	return file_weft_options_v1_options_proto_rawDescGZIP(), []int{4, 0}
 }
 
 // Options for all methods of a service.
@@ -125,7 +125,10 @@ type ServiceOptions struct {
 	Fallback *Fallback `protobuf:"bytes,3,opt,name=fallback,proto3" json:"fallback,omitempty"`
 	// The services whose calls this contract answers as their fallback: `NAME` in the namespace of this one, or `NAME.NAMESPACE`.
 	// The fallback of any other service does not lead here: callers would call it because of what another owner says.
-	StandsInFor   []string `protobuf:"bytes,4,rep,name=stands_in_for,json=standsInFor,proto3" json:"stands_in_for,omitempty"`
+	StandsInFor []string `protobuf:"bytes,4,rep,name=stands_in_for,json=standsInFor,proto3" json:"stands_in_for,omitempty"`
+	// When a call that is not answered yet is sent to another endpoint as well, for each method that says nothing itself, is
+	// safe to repeat (`idempotency_level`) and takes one message. At least one method must be safe to repeat.
+	Hedge         *Hedge `protobuf:"bytes,5,opt,name=hedge,proto3" json:"hedge,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -188,6 +191,13 @@ func (x *ServiceOptions) GetStandsInFor() []string {
 	return nil
 }
 
+func (x *ServiceOptions) GetHedge() *Hedge {
+	if x != nil {
+		return x.Hedge
+	}
+	return nil
+}
+
 // Options for one method.
 type MethodOptions struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -196,7 +206,10 @@ type MethodOptions struct {
 	Timeout *durationpb.Duration `protobuf:"bytes,1,opt,name=timeout,proto3" json:"timeout,omitempty"`
 	// What answers a call when the service cannot be reached. Empty (`fallback: {}`): nothing, whatever the service's option
 	// says.
-	Fallback      *Fallback `protobuf:"bytes,2,opt,name=fallback,proto3" json:"fallback,omitempty"`
+	Fallback *Fallback `protobuf:"bytes,2,opt,name=fallback,proto3" json:"fallback,omitempty"`
+	// When a call that is not answered yet is sent to another endpoint as well. Only for a method that is safe to repeat
+	// (`idempotency_level`). Empty (`hedge: {}`): never, whatever the service's option says.
+	Hedge         *Hedge `protobuf:"bytes,3,opt,name=hedge,proto3" json:"hedge,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -245,6 +258,61 @@ func (x *MethodOptions) GetFallback() *Fallback {
 	return nil
 }
 
+func (x *MethodOptions) GetHedge() *Hedge {
+	if x != nil {
+		return x.Hedge
+	}
+	return nil
+}
+
+// Hedging: a call whose answer takes long is also sent to a second endpoint, once. The answer whose head comes first counts,
+// and the other try is cancelled. It helps against endpoints that are slow now and then. It does not help a service that is
+// slow as a whole, so hedges have a budget: at most one for ten calls.
+type Hedge struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How long the head of the answer may take after the request was sent. From 1 ms on; there is no default.
+	After         *durationpb.Duration `protobuf:"bytes,1,opt,name=after,proto3" json:"after,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Hedge) Reset() {
+	*x = Hedge{}
+	mi := &file_weft_options_v1_options_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Hedge) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Hedge) ProtoMessage() {}
+
+func (x *Hedge) ProtoReflect() protoreflect.Message {
+	mi := &file_weft_options_v1_options_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Hedge.ProtoReflect.Descriptor instead.
+func (*Hedge) Descriptor() ([]byte, []int) {
+	return file_weft_options_v1_options_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Hedge) GetAfter() *durationpb.Duration {
+	if x != nil {
+		return x.After
+	}
+	return nil
+}
+
 // What answers a call that the service cannot take: its breaker is open, none of its endpoints is up, or none could be
 // reached (`breaker-open`, `no-endpoint` and `connect-failed`). Never a call that the service may have seen. The answer has the
 // header `x-weft-fallback`, with the reason and with where it comes from: `breaker-open; to=prices.shop`.
@@ -267,7 +335,7 @@ type Fallback struct {
 
 func (x *Fallback) Reset() {
 	*x = Fallback{}
-	mi := &file_weft_options_v1_options_proto_msgTypes[2]
+	mi := &file_weft_options_v1_options_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -279,7 +347,7 @@ func (x *Fallback) String() string {
 func (*Fallback) ProtoMessage() {}
 
 func (x *Fallback) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_options_v1_options_proto_msgTypes[2]
+	mi := &file_weft_options_v1_options_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -292,7 +360,7 @@ func (x *Fallback) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fallback.ProtoReflect.Descriptor instead.
 func (*Fallback) Descriptor() ([]byte, []int) {
-	return file_weft_options_v1_options_proto_rawDescGZIP(), []int{2}
+	return file_weft_options_v1_options_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Fallback) GetService() string {
@@ -342,7 +410,7 @@ type Breaker struct {
 
 func (x *Breaker) Reset() {
 	*x = Breaker{}
-	mi := &file_weft_options_v1_options_proto_msgTypes[3]
+	mi := &file_weft_options_v1_options_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -354,7 +422,7 @@ func (x *Breaker) String() string {
 func (*Breaker) ProtoMessage() {}
 
 func (x *Breaker) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_options_v1_options_proto_msgTypes[3]
+	mi := &file_weft_options_v1_options_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -367,7 +435,7 @@ func (x *Breaker) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Breaker.ProtoReflect.Descriptor instead.
 func (*Breaker) Descriptor() ([]byte, []int) {
-	return file_weft_options_v1_options_proto_rawDescGZIP(), []int{3}
+	return file_weft_options_v1_options_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Breaker) GetConsecutiveFailures() uint32 {
@@ -442,7 +510,7 @@ type Breaker_SlowCall struct {
 
 func (x *Breaker_SlowCall) Reset() {
 	*x = Breaker_SlowCall{}
-	mi := &file_weft_options_v1_options_proto_msgTypes[4]
+	mi := &file_weft_options_v1_options_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -454,7 +522,7 @@ func (x *Breaker_SlowCall) String() string {
 func (*Breaker_SlowCall) ProtoMessage() {}
 
 func (x *Breaker_SlowCall) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_options_v1_options_proto_msgTypes[4]
+	mi := &file_weft_options_v1_options_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -467,7 +535,7 @@ func (x *Breaker_SlowCall) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Breaker_SlowCall.ProtoReflect.Descriptor instead.
 func (*Breaker_SlowCall) Descriptor() ([]byte, []int) {
-	return file_weft_options_v1_options_proto_rawDescGZIP(), []int{3, 0}
+	return file_weft_options_v1_options_proto_rawDescGZIP(), []int{4, 0}
 }
 
 func (x *Breaker_SlowCall) GetLongerThan() *durationpb.Duration {
@@ -519,15 +587,19 @@ var File_weft_options_v1_options_proto protoreflect.FileDescriptor
 
 const file_weft_options_v1_options_proto_rawDesc = "" +
 	"\n" +
-	"\x1dweft/options/v1/options.proto\x12\x0fweft.options.v1\x1a google/protobuf/descriptor.proto\x1a\x1egoogle/protobuf/duration.proto\"\xd4\x01\n" +
+	"\x1dweft/options/v1/options.proto\x12\x0fweft.options.v1\x1a google/protobuf/descriptor.proto\x1a\x1egoogle/protobuf/duration.proto\"\x82\x02\n" +
 	"\x0eServiceOptions\x123\n" +
 	"\atimeout\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\atimeout\x122\n" +
 	"\abreaker\x18\x02 \x01(\v2\x18.weft.options.v1.BreakerR\abreaker\x125\n" +
 	"\bfallback\x18\x03 \x01(\v2\x19.weft.options.v1.FallbackR\bfallback\x12\"\n" +
-	"\rstands_in_for\x18\x04 \x03(\tR\vstandsInFor\"{\n" +
+	"\rstands_in_for\x18\x04 \x03(\tR\vstandsInFor\x12,\n" +
+	"\x05hedge\x18\x05 \x01(\v2\x16.weft.options.v1.HedgeR\x05hedge\"\xa9\x01\n" +
 	"\rMethodOptions\x123\n" +
 	"\atimeout\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\atimeout\x125\n" +
-	"\bfallback\x18\x02 \x01(\v2\x19.weft.options.v1.FallbackR\bfallback\"d\n" +
+	"\bfallback\x18\x02 \x01(\v2\x19.weft.options.v1.FallbackR\bfallback\x12,\n" +
+	"\x05hedge\x18\x03 \x01(\v2\x16.weft.options.v1.HedgeR\x05hedge\"8\n" +
+	"\x05Hedge\x12/\n" +
+	"\x05after\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x05after\"d\n" +
 	"\bFallback\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x16\n" +
 	"\x06method\x18\x02 \x01(\tR\x06method\x12\x1b\n" +
@@ -585,38 +657,42 @@ func file_weft_options_v1_options_proto_rawDescGZIP() []byte {
 }
 
 var file_weft_options_v1_options_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_weft_options_v1_options_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_weft_options_v1_options_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_weft_options_v1_options_proto_goTypes = []any{
 	(Breaker_Code)(0),                   // 0: weft.options.v1.Breaker.Code
 	(*ServiceOptions)(nil),              // 1: weft.options.v1.ServiceOptions
 	(*MethodOptions)(nil),               // 2: weft.options.v1.MethodOptions
-	(*Fallback)(nil),                    // 3: weft.options.v1.Fallback
-	(*Breaker)(nil),                     // 4: weft.options.v1.Breaker
-	(*Breaker_SlowCall)(nil),            // 5: weft.options.v1.Breaker.SlowCall
-	(*durationpb.Duration)(nil),         // 6: google.protobuf.Duration
-	(*descriptorpb.ServiceOptions)(nil), // 7: google.protobuf.ServiceOptions
-	(*descriptorpb.MethodOptions)(nil),  // 8: google.protobuf.MethodOptions
+	(*Hedge)(nil),                       // 3: weft.options.v1.Hedge
+	(*Fallback)(nil),                    // 4: weft.options.v1.Fallback
+	(*Breaker)(nil),                     // 5: weft.options.v1.Breaker
+	(*Breaker_SlowCall)(nil),            // 6: weft.options.v1.Breaker.SlowCall
+	(*durationpb.Duration)(nil),         // 7: google.protobuf.Duration
+	(*descriptorpb.ServiceOptions)(nil), // 8: google.protobuf.ServiceOptions
+	(*descriptorpb.MethodOptions)(nil),  // 9: google.protobuf.MethodOptions
 }
 var file_weft_options_v1_options_proto_depIdxs = []int32{
-	6,  // 0: weft.options.v1.ServiceOptions.timeout:type_name -> google.protobuf.Duration
-	4,  // 1: weft.options.v1.ServiceOptions.breaker:type_name -> weft.options.v1.Breaker
-	3,  // 2: weft.options.v1.ServiceOptions.fallback:type_name -> weft.options.v1.Fallback
-	6,  // 3: weft.options.v1.MethodOptions.timeout:type_name -> google.protobuf.Duration
-	3,  // 4: weft.options.v1.MethodOptions.fallback:type_name -> weft.options.v1.Fallback
-	6,  // 5: weft.options.v1.Breaker.window:type_name -> google.protobuf.Duration
-	6,  // 6: weft.options.v1.Breaker.open_for:type_name -> google.protobuf.Duration
-	0,  // 7: weft.options.v1.Breaker.failure_codes:type_name -> weft.options.v1.Breaker.Code
-	5,  // 8: weft.options.v1.Breaker.slow_call:type_name -> weft.options.v1.Breaker.SlowCall
-	6,  // 9: weft.options.v1.Breaker.SlowCall.longer_than:type_name -> google.protobuf.Duration
-	7,  // 10: weft.options.v1.service:extendee -> google.protobuf.ServiceOptions
-	8,  // 11: weft.options.v1.method:extendee -> google.protobuf.MethodOptions
-	1,  // 12: weft.options.v1.service:type_name -> weft.options.v1.ServiceOptions
-	2,  // 13: weft.options.v1.method:type_name -> weft.options.v1.MethodOptions
-	14, // [14:14] is the sub-list for method output_type
-	14, // [14:14] is the sub-list for method input_type
-	12, // [12:14] is the sub-list for extension type_name
-	10, // [10:12] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	7,  // 0: weft.options.v1.ServiceOptions.timeout:type_name -> google.protobuf.Duration
+	5,  // 1: weft.options.v1.ServiceOptions.breaker:type_name -> weft.options.v1.Breaker
+	4,  // 2: weft.options.v1.ServiceOptions.fallback:type_name -> weft.options.v1.Fallback
+	3,  // 3: weft.options.v1.ServiceOptions.hedge:type_name -> weft.options.v1.Hedge
+	7,  // 4: weft.options.v1.MethodOptions.timeout:type_name -> google.protobuf.Duration
+	4,  // 5: weft.options.v1.MethodOptions.fallback:type_name -> weft.options.v1.Fallback
+	3,  // 6: weft.options.v1.MethodOptions.hedge:type_name -> weft.options.v1.Hedge
+	7,  // 7: weft.options.v1.Hedge.after:type_name -> google.protobuf.Duration
+	7,  // 8: weft.options.v1.Breaker.window:type_name -> google.protobuf.Duration
+	7,  // 9: weft.options.v1.Breaker.open_for:type_name -> google.protobuf.Duration
+	0,  // 10: weft.options.v1.Breaker.failure_codes:type_name -> weft.options.v1.Breaker.Code
+	6,  // 11: weft.options.v1.Breaker.slow_call:type_name -> weft.options.v1.Breaker.SlowCall
+	7,  // 12: weft.options.v1.Breaker.SlowCall.longer_than:type_name -> google.protobuf.Duration
+	8,  // 13: weft.options.v1.service:extendee -> google.protobuf.ServiceOptions
+	9,  // 14: weft.options.v1.method:extendee -> google.protobuf.MethodOptions
+	1,  // 15: weft.options.v1.service:type_name -> weft.options.v1.ServiceOptions
+	2,  // 16: weft.options.v1.method:type_name -> weft.options.v1.MethodOptions
+	17, // [17:17] is the sub-list for method output_type
+	17, // [17:17] is the sub-list for method input_type
+	15, // [15:17] is the sub-list for extension type_name
+	13, // [13:15] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_weft_options_v1_options_proto_init() }
@@ -624,16 +700,16 @@ func file_weft_options_v1_options_proto_init() {
 	if File_weft_options_v1_options_proto != nil {
 		return
 	}
-	file_weft_options_v1_options_proto_msgTypes[2].OneofWrappers = []any{}
 	file_weft_options_v1_options_proto_msgTypes[3].OneofWrappers = []any{}
 	file_weft_options_v1_options_proto_msgTypes[4].OneofWrappers = []any{}
+	file_weft_options_v1_options_proto_msgTypes[5].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_weft_options_v1_options_proto_rawDesc), len(file_weft_options_v1_options_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   5,
+			NumMessages:   6,
 			NumExtensions: 2,
 			NumServices:   0,
 		},
