@@ -1,7 +1,7 @@
 //! What is known about the services that this sidecar calls. Discovery writes it, workers read it without waiting.
 //!
 //! A worker looks a service up in the current [`View`]. Only if the service is not there, the worker sends a
-//! [`Question`] to discovery and waits a limited time for the first snapshot.
+//! [`DiscoveryQuestion`] to discovery and waits a limited time for the first snapshot.
 
 use std::{
     cell::OnceCell,
@@ -44,7 +44,7 @@ pub(crate) struct Catalog {
     /// Counts views, so that a cached lookup can be checked cheaply.
     version: AtomicU64,
     changes: watch::Sender<()>,
-    questions: mpsc::Sender<Question>,
+    questions: mpsc::Sender<DiscoveryQuestion>,
 }
 
 /// All that is known at one moment.
@@ -251,7 +251,7 @@ pub(crate) fn judge_silent(endpoints: &[Arc<Endpoint>]) {
 
 /// What a worker asks discovery for.
 #[derive(Debug)]
-pub(crate) struct Question {
+pub(crate) struct DiscoveryQuestion {
     pub(crate) asked: Asked,
     pub(crate) answer: oneshot::Sender<Result<Arc<Service>, Unknown>>,
 }
@@ -288,7 +288,7 @@ pub(crate) enum Unknown {
 
 impl Catalog {
     /// An empty catalog, and the receiver of its questions.
-    pub(crate) fn new() -> (Self, mpsc::Receiver<Question>) {
+    pub(crate) fn new() -> (Self, mpsc::Receiver<DiscoveryQuestion>) {
         let (questions, receiver) = mpsc::channel(limits::DISCOVERY_QUEUE);
         (
             Self { view: ArcSwap::default(), version: AtomicU64::new(0), changes: watch::channel(()).0, questions },
@@ -350,7 +350,7 @@ impl Catalog {
             return Ok(service);
         }
         let (answer, answered) = oneshot::channel();
-        self.questions.try_send(Question { asked, answer }).map_err(|_| Unknown::Full)?;
+        self.questions.try_send(DiscoveryQuestion { asked, answer }).map_err(|_| Unknown::Full)?;
         match tokio::time::timeout(limits::DISCOVERY_WAIT, answered).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) | Err(_) => Err(Unknown::Away),

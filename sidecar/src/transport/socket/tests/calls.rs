@@ -63,7 +63,7 @@ impl End {
     fn drive(worker: &Rc<Worker>, socket: Rc<Socket>) -> Self {
         let (peer, io) = connection();
         let (is_broken_off, is_reset) = (Rc::clone(&io.is_broken_off), Rc::clone(&io.is_reset));
-        spawn_local(Driver::new(worker, &socket, io, |_: Occasion| {}));
+        spawn_local(SocketDriver::new(worker, &socket, io, |_: Occasion| {}));
         Self { io: peer, socket, is_broken_off, is_reset }
     }
 }
