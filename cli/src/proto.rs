@@ -6,7 +6,7 @@ use anyhow::bail;
 use clap::Subcommand;
 use weft_contracts::sources::PUBLIC;
 
-use crate::new_files::{NewFile, State};
+use crate::new_files::{FileState, NewFile};
 
 /// Makes the folder a buf module, unless it is one already.
 const BUF: NewFile<'static> = NewFile { name: "buf.yaml", text: include_str!("../templates/buf.yaml") };
@@ -57,7 +57,7 @@ fn export(args: &ExportArgs) -> anyhow::Result<ExitCode> {
         let file = NewFile { name: source.name, text: source.text };
         files.push((file.state_in(&args.dir)?, file));
     }
-    let differing = files.iter().filter(|(state, _)| *state == State::Differs);
+    let differing = files.iter().filter(|(state, _)| *state == FileState::Differs);
     let differing: Vec<String> = differing.map(|(_, file)| file.path(&args.dir).display().to_string()).collect();
     if !differing.is_empty() && !args.force {
         bail!(
@@ -69,26 +69,26 @@ fn export(args: &ExportArgs) -> anyhow::Result<ExitCode> {
     let buf = BUF.state_in(&args.dir)?;
     for (state, file) in &files {
         match state {
-            State::Missing => file.create(&args.dir)?,
-            State::Same => {}
-            State::Differs => file.replace(&args.dir)?,
+            FileState::Missing => file.create(&args.dir)?,
+            FileState::Same => {}
+            FileState::Differs => file.replace(&args.dir)?,
         }
         let done = match state {
-            State::Missing => "wrote",
-            State::Same => "kept",
-            State::Differs => "replaced",
+            FileState::Missing => "wrote",
+            FileState::Same => "kept",
+            FileState::Differs => "replaced",
         };
         println!("{done:8} {}", file.path(&args.dir).display());
     }
     let path = BUF.path(&args.dir);
     match buf {
-        State::Missing => {
+        FileState::Missing => {
             BUF.create(&args.dir)?;
             println!("wrote    {}", path.display());
         }
-        State::Same => println!("kept     {}", path.display()),
+        FileState::Same => println!("kept     {}", path.display()),
         // The user's own module: the files are now part of it.
-        State::Differs => println!("left     {} as it is", path.display()),
+        FileState::Differs => println!("left     {} as it is", path.display()),
     }
     Ok(ExitCode::SUCCESS)
 }

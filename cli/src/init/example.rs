@@ -6,7 +6,7 @@ use anyhow::{Context as _, bail};
 use clap::ValueEnum;
 use weft_contracts::sources::OPTIONS;
 
-use crate::new_files::{NewFile, State};
+use crate::new_files::{FileState, NewFile};
 
 /// The language of an example.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -121,12 +121,12 @@ pub(super) fn write(example: Example, dir: &Path) -> anyhow::Result<()> {
     // Hidden files, such as a .gitignore, are not counted above.
     let files = example.files();
     for file in &files {
-        if file.state_in(dir)? == State::Differs {
+        if file.state_in(dir)? == FileState::Differs {
             bail!("{} exists already; nothing was written", file.path(dir).display());
         }
     }
     for file in &files {
-        if file.state_in(dir)? == State::Missing {
+        if file.state_in(dir)? == FileState::Missing {
             file.create(dir)?;
         }
     }

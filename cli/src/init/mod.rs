@@ -17,7 +17,7 @@ use anyhow::{Context as _, bail};
 use self::example::Example;
 use crate::{
     mesh_file::{MeshFile, Programs},
-    new_files::{NewFile, State},
+    new_files::{FileState, NewFile},
 };
 
 const AFTER_HELP: &str = "\
@@ -58,7 +58,7 @@ fn init(dir: &Path) -> anyhow::Result<()> {
     let text = render::mesh_file(&guess);
     let file = NewFile { name: "mesh.yaml", text: &text };
     let path = file.path(dir);
-    if file.state_in(dir)? != State::Missing {
+    if file.state_in(dir)? != FileState::Missing {
         bail!("{} is there already and stays as it is; `weft check` says whether it is valid", path.display());
     }
     file.create(dir)?;

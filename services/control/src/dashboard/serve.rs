@@ -4,7 +4,7 @@ use std::{io, net::IpAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router,
-    extract::{Request, State as Shared},
+    extract::{Request, State},
     middleware::{Next, from_fn_with_state},
     response::Response,
 };
@@ -23,7 +23,7 @@ use weft_mesh::{
     seats::{Seat, Seats, Traffic},
 };
 
-use super::{State, access::ClientHost, routes};
+use super::{Dashboard, access::ClientHost, routes};
 
 /// Serves the dashboard until `shutdown` completes; then requests under way have [`limits::DASHBOARD_TIMEOUT`] to end.
 /// Dropping the future closes every connection at once.
@@ -32,12 +32,12 @@ use super::{State, access::ClientHost, routes};
 /// Only if the listener has no address. A bad connection is logged and does not affect others.
 pub async fn serve(
     listener: TcpListener,
-    state: State,
+    dashboard: Dashboard,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
     let address = listener.local_addr()?;
     tracing::debug!(%address, "the dashboard takes connections");
-    let app = routes::routes(state);
+    let app = routes::routes(dashboard);
     let (stop, stopping) = watch::channel(false);
     let mut connections = JoinSet::new();
     let mut seats: Seats<AbortHandle> = Seats::new(limits::DASHBOARD_CONNECTIONS);
@@ -92,7 +92,7 @@ fn look_at(ended: Result<Seat, JoinError>) -> Option<Seat> {
     ended.ok()
 }
 
-async fn count_request(Shared(traffic): Shared<Arc<Traffic>>, request: Request, next: Next) -> Response {
+async fn count_request(State(traffic): State<Arc<Traffic>>, request: Request, next: Next) -> Response {
     let _running = traffic.begin();
     next.run(request).await
 }
