@@ -10,13 +10,9 @@ use axum::{
 };
 use maud::Markup;
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::SERVICE_NAME;
-use weft_mesh::limits;
+use weft_mesh::{http_server::Ends, limits};
 
-use super::{
-    Dashboard, LIST_DEFAULT, LIST_LATEST, LIST_MAX,
-    access::{Access, ClientHost},
-    json, metrics, pages,
-};
+use super::{Dashboard, LIST_DEFAULT, LIST_LATEST, LIST_MAX, access::Access, json, metrics, pages};
 use crate::traces::{self, Filter, TraceId};
 
 const CSS: &str = include_str!("assets/weft.css");
@@ -87,8 +83,8 @@ pub(super) fn refusal(access: &Access, request: &Request) -> Option<Response> {
         return Some((StatusCode::MISDIRECTED_REQUEST, why).into_response());
     }
     let is_export = path.strip_prefix('/').and_then(|path| path.strip_prefix(SERVICE_NAME)).is_some();
-    let from = request.extensions().get::<ClientHost>();
-    if is_export && !from.is_some_and(|from| access.takes_spans(*from)) {
+    let ends = request.extensions().get::<Ends>();
+    if is_export && !ends.is_some_and(|ends| access.takes_spans(ends.peer.ip())) {
         let why = "spans are taken from this host only; allow other hosts with --remote-spans";
         return Some(tonic::Status::permission_denied(why).into_http::<axum::body::Body>());
     }

@@ -19,9 +19,9 @@ use tokio::{
     task::JoinHandle,
 };
 use weft_contracts::weft::discovery::v1::{Endpoint, Health, Protocol, Service};
-use weft_mesh::limits;
+use weft_mesh::{http_server::Ends, limits};
 
-use super::{access::ClientHost, routes::refusal, *};
+use super::{routes::refusal, *};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const ATTACK: &str = "\"'><script>alert(1)</script><img src=x onerror=alert(1)>";
@@ -239,7 +239,8 @@ async fn other_host_names_and_spans_of_other_hosts_are_refused() {
     let export = |from: [u8; 4], dashboard: &Dashboard| {
         let mut request = Request::new(axum::body::Body::empty());
         *request.uri_mut() = format!("/{SERVICE_NAME}/Export").parse().unwrap();
-        request.extensions_mut().insert(ClientHost(std::net::IpAddr::from(from)));
+        let [local, peer] = [[127, 0, 0, 1], from].map(|ip| (ip, 15080).into());
+        request.extensions_mut().insert(Ends { local, peer });
         refusal(&dashboard.access, &request)
     };
     assert!(export([127, 0, 0, 1], &dashboard).is_none());

@@ -14,7 +14,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use crate::control::serve::Ends;
+use weft_mesh::http_server::Ends;
 
 /// Whether both ends of a connection are on this host. A client that connects to an address of its own host has the
 /// same address on both ends, and the kernel accepts neither that nor loopback from the network.
