@@ -153,7 +153,9 @@ mod tests {
         assert!(Arc::ptr_eq(last, &three[1]), "a shunned one is better than none");
         assert_eq!(balancer.pick(&three, &[three[1].number, three[2].number], now).err(), Some(NoChoice::AllTried));
         for endpoint in &three[1..] {
-            (0..5).for_each(|_| endpoint.breaker.settle(Permit::Call, Verdict::Failure, now));
+            for _ in 0..5 {
+                endpoint.breaker.settle(Permit::Call, Verdict::Failure, now);
+            }
         }
         let shut = balancer.pick(&three, &[three[1].number], now).unwrap();
         assert!(Arc::ptr_eq(shut, &three[2]), "one with an open breaker is better than none");

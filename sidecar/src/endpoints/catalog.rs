@@ -29,6 +29,7 @@ use weft_mesh::{
     limits,
     names::ServiceName,
     policy::{Idempotency, ServicePolicy},
+    telemetry::LogLimit,
 };
 
 use crate::{
@@ -202,7 +203,7 @@ impl Endpoint {
             self.is_lost.store(false, Relaxed);
         }
         if health == Health::Up && !is_silent && (before != Health::Up as u8 || was_silent) {
-            self.breaker.close();
+            reset(&self.breaker);
             self.shunned_until_ms.store(0, Relaxed);
         }
     }
@@ -228,6 +229,17 @@ impl Endpoint {
 
     pub(crate) fn is_up(&self) -> bool {
         self.health.load(Relaxed) == Health::Up as u8
+    }
+}
+
+/// Closes the breaker of what was replaced, or is up again. It may have been closed all the time.
+pub(crate) fn reset(breaker: &Breaker) {
+    // The registry may say so as often as it likes.
+    static LINES: LogLimit = LogLimit::new();
+    if let Some(change) = breaker.close()
+        && LINES.take().is_some()
+    {
+        tracing::warn!("{}", breaker.describe(change));
     }
 }
 
