@@ -29,12 +29,12 @@ impl NewFile<'_> {
     ///
     /// # Errors
     /// Something with that name exists but cannot be read as a file.
-    pub(crate) fn state_in(&self, folder: &Path) -> anyhow::Result<State> {
+    pub(crate) fn state_in(&self, folder: &Path) -> anyhow::Result<FileState> {
         let path = self.path(folder);
         match fs::read(&path) {
-            Ok(bytes) if bytes == self.text.as_bytes() => Ok(State::Same),
-            Ok(_) => Ok(State::Differs),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(State::Missing),
+            Ok(bytes) if bytes == self.text.as_bytes() => Ok(FileState::Same),
+            Ok(_) => Ok(FileState::Differs),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(FileState::Missing),
             Err(error) => Err(error).with_context(|| format!("{} can't be read", path.display())),
         }
     }
@@ -87,7 +87,7 @@ fn refuse_links(folder: &Path, name: &str) -> io::Result<()> {
 
 /// How a [`NewFile`] compares to what is in a folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum State {
+pub(crate) enum FileState {
     /// There is no such file.
     Missing,
     /// It exists, with the same contents.

@@ -8,7 +8,7 @@ use weft_contracts::sources::PUBLIC;
 
 use crate::{
     console::say,
-    new_files::{NewFile, State},
+    new_files::{FileState, NewFile},
 };
 
 /// Makes the folder a buf module, unless it is one already.
@@ -60,7 +60,7 @@ fn export(args: &ExportArgs) -> anyhow::Result<ExitCode> {
         let file = NewFile { name: source.name, text: source.text };
         files.push((file.state_in(&args.dir)?, file));
     }
-    let differing = files.iter().filter(|(state, _)| *state == State::Differs);
+    let differing = files.iter().filter(|(state, _)| *state == FileState::Differs);
     let differing: Vec<String> = differing.map(|(_, file)| file.path(&args.dir).display().to_string()).collect();
     if !differing.is_empty() && !args.force {
         bail!(
@@ -72,26 +72,26 @@ fn export(args: &ExportArgs) -> anyhow::Result<ExitCode> {
     let buf = BUF.state_in(&args.dir)?;
     for (state, file) in &files {
         match state {
-            State::Missing => file.create(&args.dir)?,
-            State::Same => {}
-            State::Differs => file.replace(&args.dir)?,
+            FileState::Missing => file.create(&args.dir)?,
+            FileState::Same => {}
+            FileState::Differs => file.replace(&args.dir)?,
         }
         let done = match state {
-            State::Missing => "wrote",
-            State::Same => "kept",
-            State::Differs => "replaced",
+            FileState::Missing => "wrote",
+            FileState::Same => "kept",
+            FileState::Differs => "replaced",
         };
         say(format_args!("{done:8} {}", file.path(&args.dir).display()))?;
     }
     let path = BUF.path(&args.dir);
     match buf {
-        State::Missing => {
+        FileState::Missing => {
             BUF.create(&args.dir)?;
             say(format_args!("wrote    {}", path.display()))?;
         }
-        State::Same => say(format_args!("kept     {}", path.display()))?,
+        FileState::Same => say(format_args!("kept     {}", path.display()))?,
         // The user's own module: the files are now part of it.
-        State::Differs => say(format_args!("left     {} as it is", path.display()))?,
+        FileState::Differs => say(format_args!("left     {} as it is", path.display()))?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -270,7 +270,8 @@ limits! {
         "Memory of the parts of a decoded descriptor set, which take several times their serialized size. Past it, the \
          set is refused.";
     METRIC_SERIES: usize = 10_000,
-        "Rows for calls in a sidecar's metrics. Past it, a call is counted under `_other`.";
+        "Rows for calls in a sidecar's metrics, and services with rows for breakers. Past it, a call or a breaker is \
+         counted under `_other`.";
     METRIC_SERIES_OF_A_SERVICE: usize = 1_000,
         "The rows among them of one called service. Past it, its methods are counted under `_other`.";
     HEALTH_CHECK_TIMEOUT: Duration = Duration::from_secs(1),

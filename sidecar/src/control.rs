@@ -38,7 +38,7 @@ use weft_mesh::{telemetry::LogFilter, tls::TrustBundle};
 
 use self::{announce::Front, channel::ControlPlane};
 use crate::{
-    endpoints::catalog::Question,
+    endpoints::catalog::DiscoveryQuestion,
     shared::{Phase, Shared},
     watchdog,
 };
@@ -66,7 +66,7 @@ pub(crate) struct Inputs {
     pub(crate) plane: ControlPlane,
     pub(crate) bundle: TrustBundle,
     pub(crate) log: LogFilter,
-    pub(crate) questions: mpsc::Receiver<Question>,
+    pub(crate) questions: mpsc::Receiver<DiscoveryQuestion>,
     /// Unique among the replicas of the service, in the mesh and for all time.
     pub(crate) instance: String,
     pub(crate) admin: TcpListener,

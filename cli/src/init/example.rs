@@ -8,7 +8,7 @@ use weft_contracts::sources::OPTIONS;
 
 use crate::{
     console::say,
-    new_files::{NewFile, State},
+    new_files::{FileState, NewFile},
 };
 
 /// The language of an example.
@@ -124,12 +124,12 @@ pub(super) fn write(example: Example, dir: &Path) -> anyhow::Result<()> {
     // Hidden files, such as a .gitignore, are not counted above.
     let files = example.files();
     for file in &files {
-        if file.state_in(dir)? == State::Differs {
+        if file.state_in(dir)? == FileState::Differs {
             bail!("{} exists already; nothing was written", file.path(dir).display());
         }
     }
     for file in &files {
-        if file.state_in(dir)? == State::Missing {
+        if file.state_in(dir)? == FileState::Missing {
             file.create(dir)?;
         }
     }

@@ -18,7 +18,7 @@ use self::example::Example;
 use crate::{
     console::say,
     mesh_file::{MeshFile, Programs},
-    new_files::{NewFile, State},
+    new_files::{FileState, NewFile},
 };
 
 const AFTER_HELP: &str = "\
@@ -59,7 +59,7 @@ fn init(dir: &Path) -> anyhow::Result<()> {
     let text = render::mesh_file(&guess);
     let file = NewFile { name: "mesh.yaml", text: &text };
     let path = file.path(dir);
-    if file.state_in(dir)? != State::Missing {
+    if file.state_in(dir)? != FileState::Missing {
         bail!("{} is there already and stays as it is; `weft check` says whether it is valid", path.display());
     }
     file.create(dir)?;

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::Context;
 
-use super::{Cidr, Direction, Rules, Step};
+use super::{Cidr, Direction, Rules, RulesCommand};
 
 /// The built-in chains, each with our chain that it jumps to.
 const CHAINS: [(&str, &str); 2] = [("OUTPUT", "WEFT_OUTBOUND"), ("PREROUTING", "WEFT_INBOUND")];
@@ -26,13 +26,13 @@ const FAMILIES: [Family; 2] = [
 ];
 
 /// The steps that set or remove the rules, given the present ones.
-pub(super) fn steps(rules: &Rules, is_removal: bool) -> anyhow::Result<Vec<Step>> {
+pub(super) fn steps(rules: &Rules, is_removal: bool) -> anyhow::Result<Vec<RulesCommand>> {
     let families = FAMILIES.iter().filter(|family| family.is_ipv4 || rules.has_ipv6);
     families
         .map(|family| {
             let present = present(family.save)?;
             let input = if is_removal { removal(&present) } else { render(rules, family, &present) };
-            Ok(Step::new(family.restore, &["--noflush"], input))
+            Ok(RulesCommand::new(family.restore, &["--noflush"], input))
         })
         .collect()
 }

@@ -160,8 +160,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     );
     let rules = Rules::of(args);
     let steps = match (is_nft, args.remove) {
-        (true, true) => vec![Step::new("nft", &["-f", "-"], nft::removal())],
-        (true, false) => vec![Step::new("nft", &["-f", "-"], nft::render(&rules))],
+        (true, true) => vec![RulesCommand::new("nft", &["-f", "-"], nft::removal())],
+        (true, false) => vec![RulesCommand::new("nft", &["-f", "-"], nft::render(&rules))],
         (false, is_removal) => iptables::steps(&rules, is_removal)?,
     };
     for step in steps {
@@ -181,13 +181,13 @@ fn is_there(program: &str) -> bool {
 }
 
 /// A program that reads rules from its input and sets all of them or none.
-struct Step {
+struct RulesCommand {
     program: &'static str,
     arguments: &'static [&'static str],
     input: String,
 }
 
-impl Step {
+impl RulesCommand {
     fn new(program: &'static str, arguments: &'static [&'static str], input: String) -> Self {
         Self { program, arguments, input }
     }

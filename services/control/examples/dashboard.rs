@@ -20,7 +20,7 @@ use weft_contracts::weft::{
     },
 };
 use weft_control::{
-    dashboard::{Catalog, State, serve},
+    dashboard::{Catalog, Dashboard, serve},
     traces::Store,
 };
 use weft_mesh::telemetry::attribute;
@@ -53,7 +53,7 @@ async fn main() -> std::io::Result<()> {
         }
     };
     tokio::select! {
-        served = serve(listener, State::new(store.clone(), Arc::new(Shop)), std::future::pending()) => served,
+        served = serve(listener, Dashboard::new(store.clone(), Arc::new(Shop)), std::future::pending()) => served,
         () = more => Ok(()),
     }
 }

@@ -66,7 +66,7 @@ const TICK: Duration = Duration::from_secs(1);
 pub(crate) struct Directory {
     trust_domain: TrustDomain,
     visibility: Visibility,
-    state: Mutex<State>,
+    state: Mutex<Contents>,
     /// There may be changes to save.
     to_keep: Notify,
     /// The turns to read descriptors ([`limits::DESCRIPTORS_READ`]).
@@ -80,7 +80,8 @@ pub(crate) struct Directory {
     contest_lines: Members,
 }
 
-struct State {
+/// What the lock guards.
+struct Contents {
     registry: Registry,
     hosts: Hosts,
     are_new_hosts: bool,
@@ -91,8 +92,8 @@ struct State {
     is_frozen: bool,
 }
 
-/// A question about contracts.
-pub(crate) enum Question {
+/// What a client asks the descriptors for.
+pub(crate) enum DescriptorQuery {
     Symbol(String),
     File(String),
     Extension(String, i32),
@@ -104,7 +105,7 @@ impl Directory {
         // Microseconds since 1970, so that a later process has a higher epoch.
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let registry = Registry::new(u64::try_from(since.as_micros()).unwrap_or(u64::MAX), Instant::now());
-        let state = State {
+        let state = Contents {
             registry: registry.with_claims(claims),
             hosts,
             are_new_hosts: false,
@@ -131,7 +132,7 @@ impl Directory {
         &self.trust_domain
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, Contents> {
         // A panic in one step must not stop the mesh: each step leaves its maps usable.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -291,19 +292,19 @@ impl Directory {
         seen.filter_map(|name| registry.snapshot(name)).collect()
     }
 
-    /// The files that answer a question, or else the closest name to the one that was asked for, if one is close.
-    pub(crate) fn describe(&self, question: &Question, sight: &Sight) -> Result<Vec<Bytes>, Option<String>> {
+    /// The files that answer a query, or else the closest name to the one that was asked for, if one is close.
+    pub(crate) fn describe(&self, query: &DescriptorQuery, sight: &Sight) -> Result<Vec<Bytes>, Option<String>> {
         let state = &mut *self.lock();
-        let sets = state.sets_for(question, sight);
-        let found = sets.iter().find_map(|set| match question {
-            Question::Symbol(symbol) => set.of_symbol(symbol),
-            Question::File(name) => set.of_file(name),
-            Question::Extension(extendee, number) => set.of_extension(extendee, *number),
+        let sets = state.sets_for(query, sight);
+        let found = sets.iter().find_map(|set| match query {
+            DescriptorQuery::Symbol(symbol) => set.of_symbol(symbol),
+            DescriptorQuery::File(name) => set.of_file(name),
+            DescriptorQuery::Extension(extendee, number) => set.of_extension(extendee, *number),
         });
         if let Some(files) = found {
             return Ok(files);
         }
-        let Question::Symbol(symbol) = question else { return Err(None) };
+        let DescriptorQuery::Symbol(symbol) = query else { return Err(None) };
         if state.hints == 0 {
             return Err(None);
         }
@@ -321,7 +322,7 @@ impl Directory {
     }
 }
 
-impl State {
+impl Contents {
     fn tick(&mut self, now: Instant, lines: &Members) {
         for Evicted { service, endpoint, address } in self.registry.tick(now) {
             if lines.allows(&service) {
@@ -364,14 +365,14 @@ impl State {
 
     /// The sets to look in. For a contract the set of its owner comes first: it wins over what other services know of
     /// it.
-    fn sets_for(&self, question: &Question, sight: &Sight) -> Vec<&DescriptorSet> {
-        let owner = match question {
+    fn sets_for(&self, query: &DescriptorQuery, sight: &Sight) -> Vec<&DescriptorSet> {
+        let owner = match query {
             // The contract of a method is the part before its last dot.
-            Question::Symbol(symbol) => self
+            DescriptorQuery::Symbol(symbol) => self
                 .registry
                 .owner(symbol)
                 .or_else(|| symbol.rsplit_once('.').and_then(|(contract, _)| self.registry.owner(contract))),
-            Question::File(_) | Question::Extension(..) => None,
+            DescriptorQuery::File(_) | DescriptorQuery::Extension(..) => None,
         };
         self.sets_in(owner, sight)
     }

@@ -222,10 +222,10 @@ impl ControlPlane {
         );
         let stopping = CancellationToken::new();
         let traces = Arc::new(traces::Store::new());
-        let state = dashboard::State::new(traces, Arc::clone(&directory) as Arc<dyn dashboard::Catalog>);
-        let state = state.with_access(access);
+        let shown = dashboard::Dashboard::new(traces, Arc::clone(&directory) as Arc<dyn dashboard::Catalog>);
+        let shown = shown.with_access(access);
         let servers = async {
-            let dashboard = dashboard::serve(dashboard, state, stopping.clone().cancelled_owned());
+            let dashboard = dashboard::serve(dashboard, shown, stopping.clone().cancelled_owned());
             let dashboard = async { dashboard.await.context("the dashboard failed") };
             let (ca, credentials, directory) = (Arc::clone(&ca), Arc::clone(&credentials), Arc::clone(&directory));
             let grpc = grpc::serve(grpc, ca, credentials, directory, budget, stopping.clone());

@@ -12,7 +12,7 @@ use crate::{
     proxy::outbound::{Downstream, carry, too_many_calls},
     shared::Phase,
     thread::{step::Steps, worker::Worker},
-    transport::socket::{Driver, Occasion, Socket, SocketError},
+    transport::socket::{Occasion, Socket, SocketDriver, SocketError},
 };
 
 /// Serves one connection of the local service.
@@ -29,7 +29,7 @@ pub(crate) async fn serve(downstream: Rc<Downstream>, stream: TcpStream, from: S
         let call = Call::begin(&worker, Rc::clone(&downstream) as _, caller, head, is_whole, slot);
         call.waits_in(steps.run(carry(Rc::clone(&downstream), Rc::clone(&call))));
     };
-    let ended = Driver::new(&worker, &socket, stream, on).await;
+    let ended = SocketDriver::new(&worker, &socket, stream, on).await;
     if let Err(SocketError::HalfClosed) = ended {
         worker.shared.metrics.limit_reached("HALF_CLOSED_TIME");
     }

@@ -16,7 +16,7 @@ use crate::{
     thread::{account::Counted, loads::Load, wire_limits, worker::Worker},
     transport::link::{
         Link, Role,
-        driver::{Driver, Incoming, LinkError},
+        driver::{Incoming, LinkDriver, LinkError},
     },
 };
 
@@ -81,7 +81,7 @@ pub(crate) async fn serve<IO>(
             }
         }
     };
-    let ended = Driver::new(worker, &link, Role::Server, stream, on).await;
+    let ended = LinkDriver::new(worker, &link, Role::Server, stream, on).await;
     if let Err(why @ (LinkError::Expired | LinkError::Paused)) = &ended {
         worker.log(|| format!("{name} closed: {why}"));
     }

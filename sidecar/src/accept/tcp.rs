@@ -15,7 +15,7 @@ use crate::{
     shared::Phase,
     transport::{
         link::Role,
-        socket::{Driver, Occasion, Socket},
+        socket::{Occasion, Socket, SocketDriver},
     },
 };
 
@@ -38,7 +38,7 @@ pub(crate) async fn serve(downstream: Rc<Downstream>, stream: TcpStream, from: S
     let carrying = spawn_local(carry(downstream, Rc::clone(&call)));
     call.waits_in(Some(carrying.abort_handle()));
     drop(call);
-    if let Err(e) = Driver::new(&worker, &socket, stream, |_: Occasion| {}).await {
+    if let Err(e) = SocketDriver::new(&worker, &socket, stream, |_: Occasion| {}).await {
         tracing::debug!("the connection from {from} to {service} broke: {e}");
     }
 }

@@ -13,7 +13,7 @@ use crate::{
     endpoints::catalog::Endpoint,
     message::deadline::Limit,
     policy::{
-        breaker::{Breaker, Permit, Verdict},
+        breaker::{Breaker, Change, Permit, Verdict},
         outcome::Outcome,
         retry::{ConnectError, Miss},
     },
@@ -90,7 +90,7 @@ impl CallRecord {
         self.metrics.fallbacks.fetch_add(1, Relaxed);
         if let Some((breaker, permit)) = self.breaker.take() {
             let verdict = Outcome::Failed(reason).verdict(breaker.policy(), self.limit);
-            breaker.settle(permit, verdict, self.worker.moment());
+            settle(&self.worker, &breaker, permit, verdict, false);
         }
         if let Some(span) = &mut self.span {
             span.fell_back(reason, to);
@@ -132,10 +132,24 @@ impl CallRecord {
 
 /// Tells a breaker how a call or a try ended that it admitted.
 #[inline]
-fn settle(breaker: &Breaker, permit: Permit, verdict: Verdict, is_slow: bool, now: Moment) {
-    match is_slow {
+fn settle(worker: &Worker, breaker: &Breaker, permit: Permit, verdict: Verdict, is_slow: bool) {
+    let now = worker.moment();
+    let change = match is_slow {
         true => breaker.settle_slow(permit, verdict, now),
         false => breaker.settle(permit, verdict, now),
+    };
+    if let Some(change) = change {
+        report(worker, breaker, change);
+    }
+}
+
+/// Logs that a breaker has opened or closed.
+#[cold]
+fn report(worker: &Worker, breaker: &Breaker, change: Change) {
+    match change {
+        // It never closed, and this may go on for as long as its callee is down.
+        Change::OpenedAgain => tracing::debug!("{}", breaker.describe(change)),
+        Change::Opened(_) | Change::Closed | Change::Reset => worker.warn(|| breaker.describe(change)),
     }
 }
 
@@ -148,7 +162,7 @@ impl Drop for CallRecord {
         if let Some((breaker, permit)) = &self.breaker {
             let verdict = self.outcome.verdict(breaker.policy(), self.limit);
             let verdict = if self.is_excused { Verdict::Nothing } else { verdict };
-            settle(breaker, *permit, verdict, self.is_slow, now);
+            settle(&self.worker, breaker, *permit, verdict, self.is_slow);
         }
         if let (Some(span), Some(sink)) = (self.span.take(), &self.worker.shared.spans) {
             span.end(code, self.outcome.reason().map(Reason::as_str), sink);
@@ -268,7 +282,7 @@ impl Drop for AttemptRecord {
             (false, true) => Verdict::Success,
             (false, false) => self.outcome.verdict_of_endpoint(breaker.policy(), self.limit),
         };
-        settle(breaker, self.permit, verdict, self.is_slow, self.worker.moment());
+        settle(&self.worker, breaker, self.permit, verdict, self.is_slow);
         if let (Some(span), Some(sink)) = (self.span.take(), &self.worker.shared.spans) {
             span.end(self.outcome.code(), self.error.or(self.outcome.reason().map(Reason::as_str)), sink);
         }

@@ -39,7 +39,9 @@ use super::{Control, serve::serve};
 /// Serves the port for as long as the sidecar runs.
 pub(super) async fn run(control: Arc<Control>, listener: TcpListener) -> anyhow::Result<()> {
     let app = routes(&control);
-    serve(control, listener, app, weft_mesh::limits::ADMIN_STREAMS, |connections| &connections.admin).await
+    let streams = weft_mesh::limits::ADMIN_STREAMS;
+    serve(&control, listener, "the admin port", app, streams, &control.connections.admin).await;
+    Ok(())
 }
 
 fn routes(control: &Arc<Control>) -> Router {

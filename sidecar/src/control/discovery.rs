@@ -37,7 +37,7 @@ use super::{
     due,
     retry::{Backoff, Trouble, status},
 };
-use crate::{endpoints::catalog::Question, shared::Phase};
+use crate::{endpoints::catalog::DiscoveryQuestion, shared::Phase};
 
 /// Requests that wait in the stream's queue. The others wait in the outbox, which the number of watched services
 /// bounds.
@@ -49,7 +49,7 @@ const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(5);
 const SAVE_DELAY: Duration = Duration::from_millis(500);
 
 /// Follows until the sidecar stops.
-pub(super) async fn run(control: Arc<Control>, questions: mpsc::Receiver<Question>) -> anyhow::Result<()> {
+pub(super) async fn run(control: Arc<Control>, questions: mpsc::Receiver<DiscoveryQuestion>) -> anyhow::Result<()> {
     // Without an identity no endpoint can be called: until there is one, questions wait in their queue. A call that
     // asks waits no longer than its own time limit.
     tokio::select! {
@@ -87,7 +87,7 @@ struct Discovery {
 }
 
 impl Discovery {
-    async fn run(mut self, mut questions: mpsc::Receiver<Question>) {
+    async fn run(mut self, mut questions: mpsc::Receiver<DiscoveryQuestion>) {
         let shared = Arc::clone(&self.control.shared);
         let mut housekeeping = tokio::time::interval(HOUSEKEEPING_INTERVAL);
         housekeeping.set_missed_tick_behavior(MissedTickBehavior::Delay);

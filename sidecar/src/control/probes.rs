@@ -36,8 +36,9 @@ pub(super) async fn run(control: Arc<Control>, listener: TcpListener) -> anyhow:
         .route("/drainz", get(drainz))
         .with_state(Arc::clone(&control));
     let metrics = Router::new().route("/metrics", get(metrics)).with_state((Arc::clone(&control), Arc::default()));
-    let streams = limits::METRICS_STREAMS;
-    serve(control, listener, app.merge(metrics), streams, |connections| &connections.metrics).await
+    let (app, streams) = (app.merge(metrics), limits::METRICS_STREAMS);
+    serve(&control, listener, "the metrics port", app, streams, &control.connections.metrics).await;
+    Ok(())
 }
 
 async fn readyz(State(control): State<Arc<Control>>) -> Response {

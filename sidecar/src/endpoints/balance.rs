@@ -165,7 +165,9 @@ mod tests {
         assert!(balancer.pick_fit(&three, &[three[2].number], now).is_none(), "but no fit one");
         assert_eq!(balancer.pick(&three, &[three[1].number, three[2].number], now).err(), Some(NoChoice::AllTried));
         for endpoint in &three[1..] {
-            (0..5).for_each(|_| endpoint.breaker.settle(Permit::Call, Verdict::Failure, now));
+            for _ in 0..5 {
+                endpoint.breaker.settle(Permit::Call, Verdict::Failure, now);
+            }
         }
         let shut = balancer.pick(&three, &[three[1].number], now).unwrap();
         assert!(Arc::ptr_eq(shut, &three[2]), "one with an open breaker is better than none");

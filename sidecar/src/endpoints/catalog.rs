@@ -1,7 +1,7 @@
 //! What is known about the services that this sidecar calls. Discovery writes it, workers read it without waiting.
 //!
 //! A worker looks a service up in the current [`View`]. Only if the service is not there, the worker sends a
-//! [`Question`] to discovery and waits a limited time for the first snapshot.
+//! [`DiscoveryQuestion`] to discovery and waits a limited time for the first snapshot.
 
 use std::{
     cell::OnceCell,
@@ -29,6 +29,7 @@ use weft_mesh::{
     limits,
     names::ServiceName,
     policy::{Idempotency, ServicePolicy},
+    telemetry::LogLimit,
 };
 
 use crate::{
@@ -44,7 +45,7 @@ pub(crate) struct Catalog {
     /// Counts views, so that a cached lookup can be checked cheaply.
     version: AtomicU64,
     changes: watch::Sender<()>,
-    questions: mpsc::Sender<Question>,
+    questions: mpsc::Sender<DiscoveryQuestion>,
 }
 
 /// All that is known at one moment.
@@ -204,7 +205,7 @@ impl Endpoint {
             self.is_lost.store(false, Relaxed);
         }
         if health == Health::Up && !is_silent && (before != Health::Up as u8 || was_silent) {
-            self.breaker.close();
+            reset(&self.breaker);
             self.shunned_until_ms.store(0, Relaxed);
         }
     }
@@ -233,6 +234,17 @@ impl Endpoint {
     }
 }
 
+/// Closes the breaker of what was replaced, or is up again. It may have been closed all the time.
+pub(crate) fn reset(breaker: &Breaker) {
+    // The registry may say so as often as it likes.
+    static LINES: LogLimit = LogLimit::new();
+    if let Some(change) = breaker.close()
+        && LINES.take().is_some()
+    {
+        tracing::warn!("{}", breaker.describe(change));
+    }
+}
+
 /// Decides which silent endpoints of a service are called. If most endpoints are silent, the control plane or the
 /// network may be at fault rather than the endpoints. So they stay in use (compare Envoy's panic threshold), except for
 /// those to which no connection can be made. If none but those are left, they are used.
@@ -253,7 +265,7 @@ pub(crate) fn judge_silent(endpoints: &[Arc<Endpoint>]) {
 
 /// What a worker asks discovery for.
 #[derive(Debug)]
-pub(crate) struct Question {
+pub(crate) struct DiscoveryQuestion {
     pub(crate) asked: Asked,
     pub(crate) answer: oneshot::Sender<Result<Arc<Service>, Unknown>>,
 }
@@ -290,7 +302,7 @@ pub(crate) enum Unknown {
 
 impl Catalog {
     /// An empty catalog, and the receiver of its questions.
-    pub(crate) fn new() -> (Self, mpsc::Receiver<Question>) {
+    pub(crate) fn new() -> (Self, mpsc::Receiver<DiscoveryQuestion>) {
         let (questions, receiver) = mpsc::channel(limits::DISCOVERY_QUEUE);
         (
             Self { view: ArcSwap::default(), version: AtomicU64::new(0), changes: watch::channel(()).0, questions },
@@ -352,7 +364,7 @@ impl Catalog {
             return Ok(service);
         }
         let (answer, answered) = oneshot::channel();
-        self.questions.try_send(Question { asked, answer }).map_err(|_| Unknown::Full)?;
+        self.questions.try_send(DiscoveryQuestion { asked, answer }).map_err(|_| Unknown::Full)?;
         match tokio::time::timeout(limits::DISCOVERY_WAIT, answered).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) | Err(_) => Err(Unknown::Away),

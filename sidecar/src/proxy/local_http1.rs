@@ -17,7 +17,7 @@ use crate::{
     thread::{fair::Fair, loads::Load, worker::Worker},
     transport::{
         connect,
-        socket::{Driver, Occasion, Socket},
+        socket::{Occasion, Socket, SocketDriver},
     },
 };
 
@@ -181,7 +181,7 @@ impl Http1Pool {
             Occasion::Free => kept.upgrade().into_iter().for_each(|socket| pool.keep(socket)),
             Occasion::Request(..) => {}
         };
-        let (pool, driver) = (Rc::clone(self), Driver::new(&self.worker, &socket, stream, on));
+        let (pool, driver) = (Rc::clone(self), SocketDriver::new(&self.worker, &socket, stream, on));
         spawn_local(async move {
             if let Err(e) = driver.await {
                 tracing::debug!("the connection to the service at {} broke: {e}", pool.address);

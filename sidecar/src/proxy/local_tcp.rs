@@ -11,7 +11,7 @@ use crate::{
     transport::{
         connect,
         link::Role,
-        socket::{Driver, Occasion, Socket},
+        socket::{Occasion, Socket, SocketDriver},
     },
 };
 
@@ -22,7 +22,7 @@ pub(crate) async fn send(address: SocketAddr, call: &Rc<Call>) -> Result<(), Mis
     let worker = &call.worker;
     worker.tick();
     let socket = Socket::raw(worker, Role::Client);
-    let driver = Driver::new(worker, &socket, stream, |_: Occasion| {});
+    let driver = SocketDriver::new(worker, &socket, stream, |_: Occasion| {});
     let mut head = Headers::new();
     head.set(Name::STATUS, b"200");
     call.send_raw(&socket);

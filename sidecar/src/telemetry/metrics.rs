@@ -1,7 +1,7 @@
 //! Metrics. Handles are resolved once per route; a call only adds to atomics.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{
         Arc, Mutex,
         atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
@@ -18,6 +18,8 @@ use weft_mesh::{
     errors::{GRPC_CODES, Reason},
     limits, telemetry,
 };
+
+use crate::policy::breaker::BreakerCounts;
 
 /// Upper bounds of the latency histogram's buckets, in seconds.
 const LATENCY_BOUNDS: [f64; 14] =
@@ -128,11 +130,22 @@ struct Rows {
     of_services: HashMap<String, usize>,
 }
 
+/// What is counted of the breakers of a service that is called.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct BreakersOfService {
+    /// Of the service as a whole.
+    pub(crate) itself: Arc<BreakerCounts>,
+    /// Of its endpoints together.
+    pub(crate) endpoints: Arc<BreakerCounts>,
+}
+
 /// All of a sidecar's metrics.
 #[derive(Debug, Default)]
 pub(crate) struct Metrics {
     /// Locked when a route is made and when metrics are read, never for a call.
     calls: Mutex<Rows>,
+    /// By service. Locked when a service is learned and when metrics are read.
+    breakers: Mutex<BTreeMap<String, BreakersOfService>>,
     failures: [AtomicU64; Reason::ALL.len()],
     limits_reached: LimitsReached,
     pub(crate) counters: Counters,
@@ -159,6 +172,16 @@ impl Metrics {
         }
         let labels = if is_full { CallLabels { method: OTHER.into(), peer: OTHER.into(), ..labels } } else { labels };
         Arc::clone(by_labels.entry(labels).or_default())
+    }
+
+    /// The counts of a service's breakers; made if they do not exist.
+    pub(crate) fn breakers(&self, service: &str) -> BreakersOfService {
+        let rows = &mut *self.breakers.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(row) = rows.get(service) {
+            return row.clone();
+        }
+        let service = if rows.len() >= limits::METRIC_SERIES { OTHER } else { service };
+        rows.entry(service.to_owned()).or_default().clone()
     }
 
     /// Counts that a limit was reached, by its row in the table.
@@ -229,6 +252,7 @@ impl Collector for MetricsCollector {
         encode_counter(&rows, "weft_tunnel_sent_bytes", help, |row| &row.tunnel_bytes_sent, &mut encoder)?;
         let help = "Bytes that services have sent through tunnels: TCP and upgrades";
         encode_counter(&rows, "weft_tunnel_received_bytes", help, |row| &row.tunnel_bytes_received, &mut encoder)?;
+        encode_breakers(&self.0, &mut encoder)?;
         let mut made = encoder.encode_descriptor(
             "weft_failures",
             "Error answers that the mesh gave in place of a service",
@@ -334,6 +358,27 @@ fn encode_latency(
     Ok(())
 }
 
+fn encode_breakers(metrics: &Metrics, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+    let rows = metrics.breakers.lock().unwrap_or_else(|e| e.into_inner()).clone();
+    let each = || {
+        rows.iter().flat_map(|(service, of)| {
+            let labels = |kind| [("service", service.as_str()), ("kind", kind)];
+            [(labels("service"), &of.itself), (labels("endpoint"), &of.endpoints)]
+        })
+    };
+    let help = "How often a breaker has opened";
+    let mut opened = encoder.encode_descriptor("weft_breaker_openings", help, None, MetricType::Counter)?;
+    for (labels, counts) in each() {
+        ConstCounter::new(counts.opened()).encode(opened.encode_family(&labels)?)?;
+    }
+    let help = "Breakers that are open, or half-open";
+    let mut open = encoder.encode_descriptor("weft_breakers_open", help, None, MetricType::Gauge)?;
+    for (labels, counts) in each() {
+        ConstGauge::new(counts.open()).encode(open.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
 /// The name of a gRPC code, or of the extra code for a caller that is gone.
 pub(crate) fn code_name(code: u8) -> &'static str {
     GRPC_CODES.get(usize::from(code)).copied().unwrap_or("CALLER_GONE")
@@ -355,6 +400,8 @@ mod tests {
         };
         metrics.calls(labels).record(0, Duration::from_millis(2));
         metrics.failure(Reason::NoEndpoint);
+        let breakers = metrics.breakers("users.shop");
+        breakers.endpoints.note_opened(true);
         let mut registry = prometheus_client::registry::Registry::default();
         registry.register_collector(Box::new(MetricsCollector(metrics)));
         let mut text = String::new();
@@ -365,6 +412,12 @@ mod tests {
             "{text}"
         );
         assert!(text.contains(r#"weft_failures_total{reason="no-endpoint"} 1"#), "{text}");
+        for (row, count) in [("weft_breaker_openings_total", 1), ("weft_breakers_open", 1)] {
+            for (kind, count) in [("service", 0), ("endpoint", count)] {
+                let line = format!(r#"{row}{{service="users.shop",kind="{kind}"}} {count}"#);
+                assert!(text.contains(&line), "{text}");
+            }
+        }
     }
 
     #[test]

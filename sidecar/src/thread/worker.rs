@@ -257,6 +257,13 @@ impl Worker {
         }
     }
 
+    /// Logs what an operator should see; the rate of such lines is limited together with those of [`log`](Self::log).
+    pub(crate) fn warn(&self, line: impl FnOnce() -> String) {
+        if self.log_limit.take().is_some() {
+            tracing::warn!("{}", line());
+        }
+    }
+
     /// Counts and logs a task's panic, which the runtime would swallow.
     pub(crate) fn note_panic(&self, what: &str) {
         if thread::panicking() {

@@ -37,7 +37,7 @@ use crate::{
         connect,
         link::{
             Link, Role,
-            driver::{Driver, LinkError},
+            driver::{LinkDriver, LinkError},
         },
         room::Room,
         tls_stream::TlsStream,
@@ -400,7 +400,7 @@ impl Pool {
             Destination::Local(_) => &worker.accounts.inbound,
         };
         let link = Link::client(worker, limits, &self.room, Counted::new(account, self.load()));
-        let driver = Driver::new(worker, &link, Role::Client, stream, |_| {});
+        let driver = LinkDriver::new(worker, &link, Role::Client, stream, |_| {});
         let listed = expiry.map(|end| {
             let made = Made { pool: Rc::downgrade(self), link: Rc::downgrade(&link) };
             worker.expiries.add(Rc::new(made), SystemTime::now(), end)

@@ -21,7 +21,7 @@ use weft_wire::{Code, Headers, Usage, http1};
 use self::core::{Core, Sent};
 #[cfg(test)]
 use self::driver::Stream;
-pub(crate) use self::driver::{Driver, Occasion, SocketError};
+pub(crate) use self::driver::{Occasion, SocketDriver, SocketError};
 use crate::{
     shared::survey::Accepts,
     thread::{

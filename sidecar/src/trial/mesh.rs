@@ -13,7 +13,7 @@ use weft_wire::{Headers, Limits, Name, StreamId};
 
 use crate::{
     call::Call,
-    endpoints::catalog::{Asked, Question, Service},
+    endpoints::catalog::{Asked, DiscoveryQuestion, Service},
     proxy::{
         Proxy,
         outbound::{self, Downstream},
@@ -37,7 +37,7 @@ pub(crate) struct Mesh {
     /// The calls of the client, in order.
     pub(crate) calls: Vec<Rc<Call>>,
     /// What the sidecar asks discovery. The test may answer.
-    pub(crate) questions: mpsc::Receiver<Question>,
+    pub(crate) questions: mpsc::Receiver<DiscoveryQuestion>,
     downstream: Rc<Downstream>,
     begun: Calls,
 }

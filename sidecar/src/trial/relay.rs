@@ -23,13 +23,13 @@ use crate::{
     accept::http2::{self, Terms},
     args::Args,
     call::{Call, Side, Way},
-    endpoints::catalog::{Catalog, Question},
+    endpoints::catalog::{Catalog, DiscoveryQuestion},
     message::deadline::Limit,
     policy::retry::{ConnectError, Miss},
     proxy::{Proxy, inbound::Peer as Caller},
     shared::{Phase, Shared, Start, contracts::Contracts, survey::Surveyor},
     thread::{account::Counted, worker::Worker},
-    transport::link::{Link, Role, driver::Driver},
+    transport::link::{Link, Role, driver::LinkDriver},
 };
 
 /// The client or the service: it does what the script says, and records what it sees.
@@ -247,18 +247,18 @@ pub(crate) fn worker_with_flags(flags: &[&str]) -> Rc<Worker> {
 
 /// A worker, and its questions to discovery, which the test may answer.
 #[cfg(test)]
-pub(crate) fn worker_with_questions() -> (Rc<Worker>, mpsc::Receiver<Question>) {
+pub(crate) fn worker_with_questions() -> (Rc<Worker>, mpsc::Receiver<DiscoveryQuestion>) {
     worker_with_flags_and_questions(&[])
 }
 
 /// Both.
 #[cfg(test)]
-pub(crate) fn worker_with_flags_and_questions(flags: &[&str]) -> (Rc<Worker>, mpsc::Receiver<Question>) {
+pub(crate) fn worker_with_flags_and_questions(flags: &[&str]) -> (Rc<Worker>, mpsc::Receiver<DiscoveryQuestion>) {
     let (shared, questions) = shared(flags);
     (Worker::new(0, shared), questions)
 }
 
-fn shared(more: &[&str]) -> (Arc<Shared>, mpsc::Receiver<Question>) {
+fn shared(more: &[&str]) -> (Arc<Shared>, mpsc::Receiver<DiscoveryQuestion>) {
     let least = ["weft-sidecar", "--trust-bundle", "/", "--join-token-file", "/"];
     let Flags { args } = Flags::try_parse_from([&least, more].concat()).expect("the least that is needed");
     let (catalog, questions) = Catalog::new();
@@ -318,7 +318,7 @@ impl Play {
         let refused: Rc<Cell<usize>> = Rc::default();
         let counted = Counted::new(&worker.accounts.inbound, &worker.to_local);
         let upstream = Link::client(&worker, &worker.wire_limits.local, &Rc::default(), counted);
-        spawn_local(Driver::new(&worker, &upstream, Role::Client, up, |_| {}));
+        spawn_local(LinkDriver::new(&worker, &upstream, Role::Client, up, |_| {}));
         spawn_local({
             let (worker, upstream, refused) = (Rc::clone(&worker), Rc::clone(&upstream), Rc::clone(&refused));
             async move {

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::Connection;
 use super::event::{Bound, ConnectionError, Event};
-use super::receive::Step;
+use super::receive::FrameTaken;
 use crate::code::Code;
 use crate::flow::{INITIAL_WINDOW, MAX_WINDOW};
 use crate::frame::{HEAD_BYTES, Head, flag, kind};
@@ -39,7 +39,7 @@ impl<T: Clone> Connection<T> {
         head: Head,
         input: &mut &'a [u8],
         now: Instant,
-    ) -> Result<Step<'a, T>, ConnectionError> {
+    ) -> Result<FrameTaken<'a, T>, ConnectionError> {
         if head.stream == 0 {
             return Err(ConnectionError::protocol("DATA on stream 0"));
         }
@@ -49,7 +49,7 @@ impl<T: Clone> Connection<T> {
             if head.length == 0 {
                 return Err(ConnectionError::frame_size("DATA has no room for its pad length"));
             }
-            let Some(bytes) = input.get(HEAD_BYTES) else { return Ok(Step::More) };
+            let Some(bytes) = input.get(HEAD_BYTES) else { return Ok(FrameTaken::More) };
             padding = usize::from(*bytes);
             start += 1;
             if padding >= head.length {
@@ -71,9 +71,9 @@ impl<T: Clone> Connection<T> {
         };
         self.return_connection_window();
         match event {
-            Some(event) => Ok(Step::Event(event)),
+            Some(event) => Ok(FrameTaken::Event(event)),
             None if self.partial.is_open() => Ok(self.take_data(input)),
-            None => Ok(Step::Done),
+            None => Ok(FrameTaken::Done),
         }
     }
 
@@ -129,12 +129,12 @@ impl<T: Clone> Connection<T> {
 
     /// Continues with the DATA frame that is being received.
     #[inline]
-    pub(super) fn take_data<'a>(&mut self, input: &mut &'a [u8]) -> Step<'a, T> {
+    pub(super) fn take_data<'a>(&mut self, input: &mut &'a [u8]) -> FrameTaken<'a, T> {
         let partial = &mut self.partial;
         if partial.left > 0 || partial.is_end {
             let bytes = partial.left.min(input.len());
             if bytes == 0 && partial.left > 0 {
-                return Step::More;
+                return FrameTaken::More;
             }
             let (data, rest) = input.split_at(bytes);
             *input = rest;
@@ -144,16 +144,16 @@ impl<T: Clone> Connection<T> {
             if let Some(stream) = partial.stream
                 && let Some(event) = self.deliver(stream, data, is_end)
             {
-                return Step::Event(event);
+                return FrameTaken::Event(event);
             }
             if self.partial.left > 0 {
-                return Step::More;
+                return FrameTaken::More;
             }
         }
         let padding = self.partial.padding.min(input.len());
         *input = &input[padding..];
         self.partial.padding -= padding;
-        if self.partial.padding > 0 { Step::More } else { Step::Done }
+        if self.partial.padding > 0 { FrameTaken::More } else { FrameTaken::Done }
     }
 
     /// Passes a slice to the user, or drops it if the user has detached from the stream.

@@ -9,7 +9,7 @@ use crate::frame::{self, HEAD_BYTES, Head, PREFACE, flag, kind};
 use crate::stream::{Closed, NO_QUEUE};
 
 /// The result of taking a frame off the input.
-pub(super) enum Step<'a, T> {
+pub(super) enum FrameTaken<'a, T> {
     /// The frame makes an event.
     Event(Event<'a, T>),
     /// It makes none: continue with the next frame.
@@ -51,9 +51,9 @@ impl<T: Clone> Connection<T> {
         loop {
             if self.partial.is_open() {
                 match self.take_data(input) {
-                    Step::Event(event) => return Ok(Some(event)),
-                    Step::Done => {}
-                    Step::More => return Ok(None),
+                    FrameTaken::Event(event) => return Ok(Some(event)),
+                    FrameTaken::Done => {}
+                    FrameTaken::More => return Ok(None),
                 }
             }
             let Some(head) = Head::parse(input) else { return Ok(None) };
@@ -62,9 +62,9 @@ impl<T: Clone> Connection<T> {
             }
             if head.kind == kind::DATA && self.peer.has_settings && !self.block.is_open() {
                 match self.begin_data(head, input, now)? {
-                    Step::Event(event) => return Ok(Some(event)),
-                    Step::Done => continue,
-                    Step::More => return Ok(None),
+                    FrameTaken::Event(event) => return Ok(Some(event)),
+                    FrameTaken::Done => continue,
+                    FrameTaken::More => return Ok(None),
                 }
             }
             let end = HEAD_BYTES + head.length;

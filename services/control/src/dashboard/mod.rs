@@ -30,13 +30,13 @@ pub use self::{
 
 /// The parts that the dashboard shows.
 #[derive(Clone)]
-pub struct State {
+pub struct Dashboard {
     store: Arc<Store>,
     catalog: Arc<dyn Catalog>,
     access: Arc<Access>,
 }
 
-impl State {
+impl Dashboard {
     /// A dashboard for this store and this catalog.
     pub fn new(store: Arc<Store>, catalog: Arc<dyn Catalog>) -> Self {
         Self { store, catalog, access: Arc::default() }

@@ -2,7 +2,7 @@
 
 use axum::{
     Router,
-    extract::{Path, Query, Request, State as Shared},
+    extract::{Path, Query, Request, State},
     http::{HeaderMap, HeaderValue, StatusCode, header},
     middleware::{self, Next},
     response::{Html, IntoResponse, Response},
@@ -10,13 +10,9 @@ use axum::{
 };
 use maud::Markup;
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::SERVICE_NAME;
-use weft_mesh::limits;
+use weft_mesh::{http_server::Ends, limits};
 
-use super::{
-    LIST_DEFAULT, LIST_LATEST, LIST_MAX, State,
-    access::{Access, ClientHost},
-    json, metrics, pages,
-};
+use super::{Dashboard, LIST_DEFAULT, LIST_LATEST, LIST_MAX, access::Access, json, metrics, pages};
 use crate::traces::{self, Filter, TraceId};
 
 const CSS: &str = include_str!("assets/weft.css");
@@ -24,7 +20,7 @@ const SCRIPT: &str = include_str!("assets/weft.js");
 const ICON: &str = include_str!("assets/weft.svg");
 
 /// Every route.
-pub(super) fn routes(state: State) -> Router {
+pub(super) fn routes(dashboard: Dashboard) -> Router {
     let asset = |kind: &'static str, text: &'static str| {
         get(move || async move { ([(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "no-cache")], text) })
     };
@@ -32,8 +28,14 @@ pub(super) fn routes(state: State) -> Router {
         .route("/", get(overview))
         .route("/traces", get(trace_list))
         .route("/traces/{id}", get(trace))
-        .route("/api/services", get(async |Shared(state): Shared<State>| json::services(&state.catalog.services())))
-        .route("/api/claims", get(async |Shared(state): Shared<State>| json::claims(&state.catalog.contests())))
+        .route(
+            "/api/services",
+            get(async |State(dashboard): State<Dashboard>| json::services(&dashboard.catalog.services())),
+        )
+        .route(
+            "/api/claims",
+            get(async |State(dashboard): State<Dashboard>| json::claims(&dashboard.catalog.contests())),
+        )
         .route("/api/traces", get(api_traces))
         .route("/api/traces/{id}", get(api_trace))
         .route("/assets/weft.css", asset("text/css; charset=utf-8", CSS))
@@ -41,16 +43,16 @@ pub(super) fn routes(state: State) -> Router {
         .route("/assets/weft.svg", asset("image/svg+xml", ICON))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(readyz))
-        .route("/metrics", get(async |Shared(state): Shared<State>| metrics::answer(state.catalog.figures())))
-        .route_service(&format!("/{SERVICE_NAME}/{{*method}}"), traces::receiver(state.store.clone()))
+        .route("/metrics", get(async |State(dashboard): State<Dashboard>| metrics::answer(dashboard.catalog.figures())))
+        .route_service(&format!("/{SERVICE_NAME}/{{*method}}"), traces::receiver(dashboard.store.clone()))
         .fallback(unknown)
-        .layer(middleware::from_fn_with_state(state.clone(), guard))
-        .with_state(state)
+        .layer(middleware::from_fn_with_state(dashboard.clone(), guard))
+        .with_state(dashboard)
 }
 
 /// Around every request: access checks, a time limit, and headers that keep the content of spans from running.
-async fn guard(Shared(state): Shared<State>, request: Request, next: Next) -> Response {
-    let mut response = match refusal(&state.access, &request) {
+async fn guard(State(dashboard): State<Dashboard>, request: Request, next: Next) -> Response {
+    let mut response = match refusal(&dashboard.access, &request) {
         Some(refused) => refused,
         None => match tokio::time::timeout(limits::DASHBOARD_TIMEOUT, next.run(request)).await {
             Ok(response) => response,
@@ -81,8 +83,8 @@ pub(super) fn refusal(access: &Access, request: &Request) -> Option<Response> {
         return Some((StatusCode::MISDIRECTED_REQUEST, why).into_response());
     }
     let is_export = path.strip_prefix('/').and_then(|path| path.strip_prefix(SERVICE_NAME)).is_some();
-    let from = request.extensions().get::<ClientHost>();
-    if is_export && !from.is_some_and(|from| access.takes_spans(*from)) {
+    let ends = request.extensions().get::<Ends>();
+    if is_export && !ends.is_some_and(|ends| access.takes_spans(ends.peer.ip())) {
         let why = "spans are taken from this host only; allow other hosts with --remote-spans";
         return Some(tonic::Status::permission_denied(why).into_http::<axum::body::Body>());
     }
@@ -93,17 +95,17 @@ fn html(page: Markup) -> Response {
     Html(page.into_string()).into_response()
 }
 
-async fn readyz(Shared(state): Shared<State>) -> Response {
-    match state.catalog.is_ready() {
+async fn readyz(State(dashboard): State<Dashboard>) -> Response {
+    match dashboard.catalog.is_ready() {
         true => "ready\n".into_response(),
         false => (StatusCode::SERVICE_UNAVAILABLE, "not ready\n").into_response(),
     }
 }
 
-async fn overview(Shared(state): Shared<State>) -> Response {
-    let latest = state.store.list(&Filter { service: None, errors: false, name: None, limit: LIST_LATEST });
-    let mesh = pages::Mesh { services: &state.catalog.services(), contests: &state.catalog.contests() };
-    html(pages::overview(mesh, &latest, &state.store.services(), state.store.counts()))
+async fn overview(State(dashboard): State<Dashboard>) -> Response {
+    let latest = dashboard.store.list(&Filter { service: None, errors: false, name: None, limit: LIST_LATEST });
+    let mesh = pages::Mesh { services: &dashboard.catalog.services(), contests: &dashboard.catalog.contests() };
+    html(pages::overview(mesh, &latest, &dashboard.store.services(), dashboard.store.counts()))
 }
 
 /// The query of a list as it was sent. Every part is optional.
@@ -137,28 +139,28 @@ impl ListQuery {
     }
 }
 
-async fn trace_list(Shared(state): Shared<State>, Query(query): Query<ListQuery>) -> Response {
+async fn trace_list(State(dashboard): State<Dashboard>, Query(query): Query<ListQuery>) -> Response {
     match query.filter() {
         Ok(filter) => {
-            let found = state.store.list(&filter);
-            html(pages::trace_list(&filter, &found, &state.store.services(), state.store.counts()))
+            let found = dashboard.store.list(&filter);
+            html(pages::trace_list(&filter, &found, &dashboard.store.services(), dashboard.store.counts()))
         }
         Err(why) => (StatusCode::BAD_REQUEST, html(pages::problem("This list cannot be made", &why))).into_response(),
     }
 }
 
-async fn api_traces(Shared(state): Shared<State>, Query(query): Query<ListQuery>) -> Response {
+async fn api_traces(State(dashboard): State<Dashboard>, Query(query): Query<ListQuery>) -> Response {
     match query.filter() {
-        Ok(filter) => json::traces(&state.store.list(&filter), state.store.counts()),
+        Ok(filter) => json::traces(&dashboard.store.list(&filter), dashboard.store.counts()),
         Err(why) => json::problem(StatusCode::BAD_REQUEST, &why),
     }
 }
 
-async fn trace(Shared(state): Shared<State>, Path(id): Path<String>) -> Response {
+async fn trace(State(dashboard): State<Dashboard>, Path(id): Path<String>) -> Response {
     let (why, id) = match id.parse::<TraceId>() {
-        Ok(id) => match state.store.get(id) {
-            Some(stored) => return html(pages::trace(&stored, &state.store.services())),
-            None if state.store.was_evicted(id) => (pages::Missing::Evicted, id.to_string()),
+        Ok(id) => match dashboard.store.get(id) {
+            Some(stored) => return html(pages::trace(&stored, &dashboard.store.services())),
+            None if dashboard.store.was_evicted(id) => (pages::Missing::Evicted, id.to_string()),
             None => (pages::Missing::NotSeen, id.to_string()),
         },
         Err(_) => (pages::Missing::NotAnId, id),
@@ -166,11 +168,11 @@ async fn trace(Shared(state): Shared<State>, Path(id): Path<String>) -> Response
     (StatusCode::NOT_FOUND, html(pages::no_trace(why, &id))).into_response()
 }
 
-async fn api_trace(Shared(state): Shared<State>, Path(id): Path<String>) -> Response {
+async fn api_trace(State(dashboard): State<Dashboard>, Path(id): Path<String>) -> Response {
     match id.parse::<TraceId>() {
-        Ok(id) => match state.store.get(id) {
+        Ok(id) => match dashboard.store.get(id) {
             Some(stored) => json::trace(&stored),
-            None if state.store.was_evicted(id) => {
+            None if dashboard.store.was_evicted(id) => {
                 json::problem(StatusCode::NOT_FOUND, "the trace was dropped to make room for newer ones")
             }
             None => {

@@ -19,9 +19,9 @@ use tokio::{
     task::JoinHandle,
 };
 use weft_contracts::weft::discovery::v1::{Endpoint, Health, Protocol, Service};
-use weft_mesh::limits;
+use weft_mesh::{http_server::Ends, limits};
 
-use super::{access::ClientHost, routes::refusal, *};
+use super::{routes::refusal, *};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const ATTACK: &str = "\"'><script>alert(1)</script><img src=x onerror=alert(1)>";
@@ -57,8 +57,8 @@ async fn start() -> Running {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let (stop, stopped) = oneshot::channel::<()>();
-    let state = State::new(Arc::new(Store::new()), Arc::new(Users));
-    let task = tokio::spawn(serve(listener, state, async { drop(stopped.await) }));
+    let dashboard = Dashboard::new(Arc::new(Store::new()), Arc::new(Users));
+    let task = tokio::spawn(serve(listener, dashboard, async { drop(stopped.await) }));
     Running { address, stop, task }
 }
 
@@ -235,17 +235,18 @@ async fn other_host_names_and_spans_of_other_hosts_are_refused() {
     }
     assert!(ask("/healthz").await.starts_with("HTTP/1.1 200"), "a probe may use any name");
 
-    let state = State::new(Arc::new(Store::new()), Arc::new(Users));
-    let export = |from: [u8; 4], state: &State| {
+    let dashboard = Dashboard::new(Arc::new(Store::new()), Arc::new(Users));
+    let export = |from: [u8; 4], dashboard: &Dashboard| {
         let mut request = Request::new(axum::body::Body::empty());
         *request.uri_mut() = format!("/{SERVICE_NAME}/Export").parse().unwrap();
-        request.extensions_mut().insert(ClientHost(std::net::IpAddr::from(from)));
-        refusal(&state.access, &request)
+        let [local, peer] = [[127, 0, 0, 1], from].map(|ip| (ip, 15080).into());
+        request.extensions_mut().insert(Ends { local, peer });
+        refusal(&dashboard.access, &request)
     };
-    assert!(export([127, 0, 0, 1], &state).is_none());
-    let refused = export([10, 0, 0, 1], &state).unwrap();
+    assert!(export([127, 0, 0, 1], &dashboard).is_none());
+    let refused = export([10, 0, 0, 1], &dashboard).unwrap();
     assert_eq!(refused.headers()["grpc-status"], "7");
-    let open = state.with_access(Access { remote_spans: true, ..Access::default() });
+    let open = dashboard.with_access(Access { remote_spans: true, ..Access::default() });
     assert!(export([10, 0, 0, 1], &open).is_none());
 }
 

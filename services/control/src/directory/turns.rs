@@ -17,11 +17,12 @@ use weft_mesh::names::ServiceName;
 #[derive(Debug)]
 pub(crate) struct Turns {
     limit: usize,
-    state: Mutex<State>,
+    state: Mutex<Queues>,
 }
 
+/// Who has a turn, and who waits for one.
 #[derive(Debug, Default)]
-struct State {
+struct Queues {
     busy: HashSet<ServiceName>,
     /// The waiting identities, each once.
     order: VecDeque<ServiceName>,
@@ -62,12 +63,12 @@ impl Turns {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, Queues> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Gives free turns to those that wait.
-    fn hand_out(self: &Arc<Self>, state: &mut State) {
+    fn hand_out(self: &Arc<Self>, state: &mut Queues) {
         // Each round makes an identity busy or removes one from the queues.
         while state.busy.len() < self.limit {
             let Some(place) = state.order.iter().position(|who| !state.busy.contains(who)) else { return };

@@ -11,7 +11,7 @@ use weft_contracts::weft::discovery::v1::{
 use weft_mesh::{limits, names::shown};
 
 use super::{answers::in_turn, peer::authenticated, unread::Turn};
-use crate::directory::{Directory, Question};
+use crate::directory::{DescriptorQuery, Directory};
 
 /// See the module.
 pub(crate) struct ContractsService {
@@ -34,7 +34,7 @@ impl contracts_server::Contracts for ContractsService {
         let caller = authenticated(&request)?;
         let sight = self.directory.sight_of(caller.id.service());
         let asked = request.into_inner().what.ok_or_else(|| Status::invalid_argument("the question is missing"))?;
-        let (question, what) = match asked {
+        let (query, what) = match asked {
             What::Extendee(extendee) => {
                 check_length(&extendee)?;
                 let numbers = self.directory.extension_numbers(&extendee, &sight);
@@ -47,21 +47,21 @@ impl contracts_server::Contracts for ContractsService {
                 check_length(&symbol)?;
                 let what = format!("symbol `{}`", shown(&symbol));
                 // A method may be written like in a request's path.
-                (Question::Symbol(symbol.trim_start_matches(['.', '/']).replace('/', ".")), what)
+                (DescriptorQuery::Symbol(symbol.trim_start_matches(['.', '/']).replace('/', ".")), what)
             }
             What::File(name) => {
                 check_length(&name)?;
                 let what = format!("file `{}`", shown(&name));
-                (Question::File(name), what)
+                (DescriptorQuery::File(name), what)
             }
             What::Extension(extension) => {
                 check_length(&extension.extendee)?;
                 let what = format!("extension {} of `{}`", extension.number, shown(&extension.extendee));
-                (Question::Extension(extension.extendee, extension.number), what)
+                (DescriptorQuery::Extension(extension.extendee, extension.number), what)
             }
         };
         let turn = caller.unread().turn().await?;
-        let files = self.directory.describe(&question, &sight).map_err(|closest| match closest {
+        let files = self.directory.describe(&query, &sight).map_err(|closest| match closest {
             Some(closest) => Status::not_found(format!("no {what} is known; did you mean `{closest}`?")),
             None => Status::not_found(format!("no {what} is known")),
         })?;

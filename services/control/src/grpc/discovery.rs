@@ -70,7 +70,8 @@ struct Watch {
     _open: OpenStream,
 }
 
-enum Step {
+/// What the answers of a watch wait for.
+enum Signal {
     Stop,
     Expired,
     Request(Result<Option<WatchRequest>, Status>),
@@ -97,26 +98,26 @@ impl Watch {
             self.unsent = 0;
             let step = tokio::select! {
                 biased;
-                () = self.stopping.cancelled() => Step::Stop,
-                () = self.caller.expired() => Step::Expired,
-                request = next_request(&mut self.requests) => Step::Request(request),
-                () = self.watching.news() => Step::News,
+                () = self.stopping.cancelled() => Signal::Stop,
+                () = self.caller.expired() => Signal::Expired,
+                request = next_request(&mut self.requests) => Signal::Request(request),
+                () = self.watching.news() => Signal::News,
             };
             let taken = match step {
-                Step::Stop => Err(Status::unavailable("the control plane is stopping")),
-                Step::Expired => {
+                Signal::Stop => Err(Status::unavailable("the control plane is stopping")),
+                Signal::Expired => {
                     if log_limit::MEMBERS.allows(self.caller.id.service()) {
                         tracing::info!(peer = %self.caller, "a watch is over: the SVID of its connection has expired");
                     }
                     Err(Caller::expiry_status())
                 }
-                Step::News => Ok(()),
-                Step::Request(Ok(Some(request))) => self.take(request),
-                Step::Request(Ok(None)) => {
+                Signal::News => Ok(()),
+                Signal::Request(Ok(Some(request))) => self.take(request),
+                Signal::Request(Ok(None)) => {
                     self.requests = None;
                     Ok(())
                 }
-                Step::Request(Err(status)) => Err(status),
+                Signal::Request(Err(status)) => Err(status),
             };
             if let Err(status) = taken {
                 self.is_over = true;

@@ -12,7 +12,9 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use crate::{control::serve::Ends, message::site::is_loopback};
+use weft_mesh::http_server::Ends;
+
+use crate::message::site::is_loopback;
 
 /// Whether both ends of a connection are on this host. A client that connects to an address of its own host has the
 /// same address on both ends, and the kernel accepts neither that nor loopback from the network.

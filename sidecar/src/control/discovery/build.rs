@@ -17,9 +17,12 @@ use weft_mesh::{
 };
 
 use crate::{
-    endpoints::catalog::{Endpoint, Method, Service, judge_silent},
-    policy::{breaker::Breaker, fallback::Fallback},
-    telemetry::metrics::{CallLabels, CallMetrics, Direction, Metrics, OTHER},
+    endpoints::catalog::{Endpoint, Method, Service, judge_silent, reset},
+    policy::{
+        breaker::{Breaker, Owner},
+        fallback::Fallback,
+    },
+    telemetry::metrics::{BreakersOfService, CallLabels, CallMetrics, Direction, Metrics, OTHER},
     time::moment::Moment,
 };
 
@@ -98,9 +101,11 @@ impl Builder {
     /// Makes the service, and keeps what is worth keeping from `before`.
     pub(super) fn service(&self, parts: Parts, before: Option<&Service>, now: Instant) -> Service {
         let breaker_policy = &parts.policy.breaker.value;
+        let BreakersOfService { itself, endpoints: of_endpoints } = self.metrics.breakers(parts.name.as_str());
+        let owner = Owner { service: parts.name.clone(), endpoint: None, counts: itself };
         let breaker = match before {
             Some(before) if before.breaker.policy() == breaker_policy => Arc::clone(&before.breaker),
-            _ => Arc::new(Breaker::new(breaker_policy.clone())),
+            _ => Arc::new(Breaker::new(breaker_policy.clone()).of(owner.clone())),
         };
         let (methods, other) = match before {
             // A change of an endpoint keeps the methods: its cost must not depend on the size of the contract, which
@@ -113,8 +118,15 @@ impl Builder {
         let before_endpoints = before.map_or(&[][..], |before| &before.endpoints);
         let is_sure = |endpoint: &Arc<Endpoint>| endpoint.is_up() && !endpoint.is_silent();
         let was_up = before_endpoints.iter().any(is_sure);
-        let endpoints: Vec<_> =
-            parts.endpoints.into_iter().map(|new| endpoint(new, before_endpoints, breaker_policy)).collect();
+        let new_breaker = |address| {
+            let owner = Owner { endpoint: Some(address), counts: Arc::clone(&of_endpoints), ..owner.clone() };
+            Breaker::new(breaker_policy.clone()).of(owner)
+        };
+        let endpoints: Vec<_> = parts
+            .endpoints
+            .into_iter()
+            .map(|new| endpoint(new, before_endpoints, breaker_policy, new_breaker))
+            .collect();
         judge_silent(&endpoints);
         let is_up = endpoints.iter().any(is_sure);
         let starts_since = match before {
@@ -124,7 +136,7 @@ impl Builder {
         };
         if !was_up && is_up {
             // Failures from before an endpoint was surely up say nothing about the endpoints that are up now.
-            breaker.close();
+            reset(&breaker);
         }
         Service {
             name: parts.name,
@@ -199,12 +211,17 @@ fn methods_of(policy: &ServicePolicy) -> impl Iterator<Item = (Box<str>, &Method
 
 /// An endpoint with the same id, address and identity stays the same object, to keep its connections and its breaker's
 /// state.
-fn endpoint(new: EndpointParts, before: &[Arc<Endpoint>], breaker: &BreakerPolicy) -> Arc<Endpoint> {
+fn endpoint(
+    new: EndpointParts,
+    before: &[Arc<Endpoint>],
+    policy: &BreakerPolicy,
+    new_breaker: impl FnOnce(SocketAddr) -> Breaker,
+) -> Arc<Endpoint> {
     let same = before.iter().find(|old| {
         old.id == new.id
             && old.address == new.address
             && old.spiffe_id == new.spiffe_id
-            && old.breaker.policy() == breaker
+            && old.breaker.policy() == policy
     });
     match same {
         Some(old) => {
@@ -212,7 +229,7 @@ fn endpoint(new: EndpointParts, before: &[Arc<Endpoint>], breaker: &BreakerPolic
             Arc::clone(old)
         }
         None => {
-            let breaker = Breaker::new(breaker.clone());
+            let breaker = new_breaker(new.address);
             let endpoint = Endpoint::new(new.id, new.address, new.spiffe_id, new.health, breaker);
             endpoint.set_health(new.health, new.is_silent);
             Arc::new(endpoint)

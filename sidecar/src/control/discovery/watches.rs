@@ -17,7 +17,7 @@ use super::{
     build::{Builder, EndpointParts, Parts, to_wire, was_used_within},
     snapshots::Saved,
 };
-use crate::endpoints::catalog::{Asked, Question, Service, Unknown, View};
+use crate::endpoints::catalog::{Asked, DiscoveryQuestion, Service, Unknown, View};
 
 /// The most questions that wait for one name.
 const ASKERS_PER_NAME: usize = limits::DISCOVERY_QUEUE;
@@ -142,7 +142,7 @@ impl Watches {
     }
 
     /// A worker's question.
-    pub(super) fn ask(&mut self, Question { asked, answer }: Question, now: Instant) -> Effects {
+    pub(super) fn ask(&mut self, DiscoveryQuestion { asked, answer }: DiscoveryQuestion, now: Instant) -> Effects {
         let mut effects = Effects::default();
         let name = match &asked {
             Asked::Service(name) => Some(name),

@@ -83,7 +83,9 @@ impl Play {
 
 fn open(service: Service) -> Service {
     let now = Moment::now();
-    (0..5).for_each(|_| service.breaker.settle(Permit::Call, Verdict::Failure, now));
+    for _ in 0..5 {
+        service.breaker.settle(Permit::Call, Verdict::Failure, now);
+    }
     assert!(service.breaker.is_open(now));
     service
 }

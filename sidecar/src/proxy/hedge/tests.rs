@@ -320,7 +320,9 @@ fn other(mesh: &Mesh, first: usize) -> &Endpoint {
 }
 
 fn open(breaker: &Breaker, mesh: &Mesh) {
-    (0..5).for_each(|_| breaker.settle(Permit::Call, Verdict::Failure, mesh.worker.moment()));
+    for _ in 0..5 {
+        breaker.settle(Permit::Call, Verdict::Failure, mesh.worker.moment());
+    }
 }
 
 const OBSTACLES: [Obstacle; 9] = [

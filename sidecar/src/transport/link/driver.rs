@@ -55,7 +55,7 @@ pub(crate) enum Incoming {
 }
 
 /// Carries the bytes of a connection and hands out its events.
-pub(crate) struct Driver<IO, F> {
+pub(crate) struct LinkDriver<IO, F> {
     worker: Rc<Worker>,
     link: Rc<Link>,
     role: Role,
@@ -85,7 +85,7 @@ pub(crate) struct Driver<IO, F> {
 /// each.
 const LEAST_A_READ: usize = BYTES_A_TURN / 32;
 
-impl<IO, F> Driver<IO, F>
+impl<IO, F> LinkDriver<IO, F>
 where
     IO: AsyncRead + AsyncWrite + Unpin,
     F: FnMut(Incoming) + Unpin,
@@ -413,7 +413,7 @@ where
     }
 }
 
-impl<IO, F> Driver<IO, F> {
+impl<IO, F> LinkDriver<IO, F> {
     /// Tells the calls that still run that the connection has ended.
     fn end(&mut self, why: &dyn std::fmt::Display, is_cut_off: bool) {
         self.link.is_gone.set(true);
@@ -435,7 +435,7 @@ impl<IO, F> Driver<IO, F> {
 }
 
 /// After a panic, calls must not be left without an owner. When a worker ends normally, its calls end with it.
-impl<IO, F> Drop for Driver<IO, F> {
+impl<IO, F> Drop for LinkDriver<IO, F> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.end(&"of a bug in Weft", false);
@@ -444,7 +444,7 @@ impl<IO, F> Drop for Driver<IO, F> {
 }
 
 /// Ends with the connection, and with it every call on it.
-impl<IO, F> Future for Driver<IO, F>
+impl<IO, F> Future for LinkDriver<IO, F>
 where
     IO: AsyncRead + AsyncWrite + Unpin,
     F: FnMut(Incoming) + Unpin,

@@ -65,7 +65,7 @@ impl Stream for TcpStream {
 }
 
 /// See the module.
-pub(crate) struct Driver<IO, F> {
+pub(crate) struct SocketDriver<IO, F> {
     worker: Rc<Worker>,
     socket: Rc<Socket>,
     io: IO,
@@ -96,7 +96,7 @@ pub(crate) struct Driver<IO, F> {
     sleep: Option<Pin<Box<Sleep>>>,
 }
 
-impl<IO: Stream, F: FnMut(Occasion) + Unpin> Driver<IO, F> {
+impl<IO: Stream, F: FnMut(Occasion) + Unpin> SocketDriver<IO, F> {
     pub(crate) fn new(worker: &Rc<Worker>, socket: &Rc<Socket>, io: IO, on: F) -> Self {
         Self {
             worker: Rc::clone(worker),
@@ -371,7 +371,7 @@ fn give(socket: &Socket, call: Rc<dyn Exchange>, event: http1::Event<'_>) {
     }
 }
 
-impl<IO, F> Driver<IO, F> {
+impl<IO, F> SocketDriver<IO, F> {
     /// Tells the call that still runs that the connection has ended.
     fn end(&self, why: &dyn std::fmt::Display, is_too_large: bool) {
         self.socket.is_gone.set(true);
@@ -389,7 +389,7 @@ impl<IO, F> Driver<IO, F> {
 }
 
 /// After a panic, a call must not be left without an owner.
-impl<IO, F> Drop for Driver<IO, F> {
+impl<IO, F> Drop for SocketDriver<IO, F> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.end(&"of a bug in Weft", false);
@@ -398,7 +398,7 @@ impl<IO, F> Drop for Driver<IO, F> {
 }
 
 /// Ends with the connection, and with it the call on it.
-impl<IO: Stream, F: FnMut(Occasion) + Unpin> Future for Driver<IO, F> {
+impl<IO: Stream, F: FnMut(Occasion) + Unpin> Future for SocketDriver<IO, F> {
     type Output = Result<(), SocketError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {

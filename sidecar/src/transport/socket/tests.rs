@@ -86,9 +86,13 @@ fn connection() -> (DuplexStream, Memory) {
 }
 
 /// Starts a call that goes nowhere for each request.
-fn serve(worker: &Rc<Worker>, socket: &Rc<Socket>, io: Memory) -> Driver<Memory, impl FnMut(Occasion) + Unpin + use<>> {
+fn serve(
+    worker: &Rc<Worker>,
+    socket: &Rc<Socket>,
+    io: Memory,
+) -> SocketDriver<Memory, impl FnMut(Occasion) + Unpin + use<>> {
     let (begin, on) = (Rc::clone(worker), Rc::clone(socket));
-    Driver::new(worker, socket, io, move |occasion| {
+    SocketDriver::new(worker, socket, io, move |occasion| {
         let Occasion::Request(head, is_whole) = occasion else { return };
         let slot = begin.call_slot().expect("there is room");
         let way = trial::inbound(&begin);
@@ -218,7 +222,7 @@ fn an_upload_that_is_not_read_does_not_wake_its_connection() {
     run(async {
         let (worker, (_service, io)) = (trial::worker(), connection());
         let socket = Socket::raw(&worker, Role::Client);
-        let mut driver = pin!(Driver::new(&worker, &socket, io, |_: Occasion| {}));
+        let mut driver = pin!(SocketDriver::new(&worker, &socket, io, |_: Occasion| {}));
         let wakes = Arc::new(Wakes::default());
         socket.send_data(&vec![b'x'; 32 << 20], true);
         fill(&socket, &mut driver, &Waker::from(Arc::clone(&wakes))).await;
@@ -237,7 +241,7 @@ fn last_bytes_that_are_not_read_abort_the_connection() {
         run(async {
             let (worker, (service, io)) = (trial::worker(), connection());
             let socket = Socket::raw(&worker, Role::Client);
-            let driver = Driver::new(&worker, &socket, io, |_: Occasion| {});
+            let driver = SocketDriver::new(&worker, &socket, io, |_: Occasion| {});
             socket.send_data(&vec![b'x'; 32 << 20], false);
             end(&socket);
             let began = Instant::now();
@@ -283,7 +287,7 @@ fn an_upgrades_early_bytes_reach_the_service_even_if_the_caller_has_ended_its_si
         let (way, slot) = (trial::inbound(&worker), worker.call_slot().expect("there is room"));
         let call = Call::begin(&worker, way, Side::Socket(Rc::clone(&caller)), head, false, slot);
         call.send_over_socket(&socket).expect("it is a request");
-        let driving = tokio::task::spawn_local(Driver::new(&worker, &socket, io, |_: Occasion| {}));
+        let driving = tokio::task::spawn_local(SocketDriver::new(&worker, &socket, io, |_: Occasion| {}));
         let mut request = Vec::new();
         while !request.ends_with(b"\r\n\r\n") {
             request.push(service.read_u8().await.expect("it is asked"));
@@ -357,7 +361,7 @@ fn an_answer_with_a_head_of_the_longest_allowed_length_is_forwarded() {
         let (way, slot) = (trial::inbound(&worker), worker.call_slot().expect("there is room"));
         let call = Call::begin(&worker, way, Side::Socket(Rc::clone(&caller)), head, true, slot);
         call.send_over_socket(&socket).expect("it is a request");
-        let driving = tokio::task::spawn_local(Driver::new(&worker, &socket, io, |_: Occasion| {}));
+        let driving = tokio::task::spawn_local(SocketDriver::new(&worker, &socket, io, |_: Occasion| {}));
         let mut request = Vec::new();
         while !request.ends_with(b"\r\n\r\n") {
             request.push(service.read_u8().await.expect("it is asked"));

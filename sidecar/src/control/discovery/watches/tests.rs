@@ -77,7 +77,7 @@ async fn a_service_is_found_by_its_address_for_as_long_as_it_has_that_address() 
     let mut watches = watches();
     let address: std::net::SocketAddr = ADDRESS.parse().unwrap();
     let (answer, mut answered) = oneshot::channel();
-    let mut asked = watches.ask(Question { asked: Asked::Address(address), answer }, Instant::now());
+    let mut asked = watches.ask(DiscoveryQuestion { asked: Asked::Address(address), answer }, Instant::now());
     let requests: Vec<_> = asked.take_requests().into_iter().filter_map(|request| request.what).collect();
     assert_eq!(requests, [What::SubscribeAddress(ADDRESS.into())]);
     let owner = ContractOwner { contract: ADDRESS.into(), service: USERS.into() };
@@ -136,7 +136,7 @@ fn users() -> Asked {
 /// Asks a question, and returns the requests that it sends to the control plane.
 fn ask(watches: &mut Watches, asked: Asked) -> (oneshot::Receiver<Answer>, Vec<What>) {
     let (answer, answered) = oneshot::channel();
-    let mut effects = watches.ask(Question { asked, answer }, Instant::now());
+    let mut effects = watches.ask(DiscoveryQuestion { asked, answer }, Instant::now());
     let requests = requests(&mut effects);
     effects.answer();
     (answered, requests)

@@ -5,7 +5,7 @@ use std::task::Context;
 use tokio::time::{Instant, sleep_until};
 use weft_mesh::limits;
 
-use super::{Driver, Occasion, SocketError, Stream};
+use super::{Occasion, SocketDriver, SocketError, Stream};
 use crate::transport::{link::Role, socket::core::Fate};
 
 /// What may have taken too long.
@@ -25,7 +25,7 @@ enum Due {
     Idle,
 }
 
-impl<IO: Stream, F: FnMut(Occasion) + Unpin> Driver<IO, F> {
+impl<IO: Stream, F: FnMut(Occasion) + Unpin> SocketDriver<IO, F> {
     /// Handles a timeout that is due, or sets the sleep for the next one.
     pub(super) fn keep_time(&mut self, cx: &mut Context<'_>) -> Result<(), SocketError> {
         let is_discarding = self.socket.core.borrow().is_discarding();

@@ -8,7 +8,7 @@ use std::{
 
 use tokio::io::ReadBuf;
 
-use super::{Driver, Fate, Occasion, Role, SocketError, Stream};
+use super::{Fate, Occasion, Role, SocketDriver, SocketError, Stream};
 use crate::thread::{
     account::{LITTLE_BYTES, Reads},
     give_way::{BYTES_A_TURN, give_way},
@@ -17,7 +17,7 @@ use crate::thread::{
 /// How many bytes of pipelined requests are read while the current one is not answered.
 const PIPELINED_BYTES: usize = 4 * 1024;
 
-impl<IO: Stream, F: FnMut(Occasion) + Unpin> Driver<IO, F> {
+impl<IO: Stream, F: FnMut(Occasion) + Unpin> SocketDriver<IO, F> {
     /// Reads until there is nothing more, and handles what came.
     pub(super) fn read(&mut self, cx: &mut Context<'_>) -> Result<(), SocketError> {
         let mut buffer = self.worker.read_buffer();

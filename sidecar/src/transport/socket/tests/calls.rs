@@ -68,7 +68,7 @@ impl End {
         let was_free = Rc::<Cell<bool>>::default();
         let free = Rc::clone(&was_free);
         let on = move |occasion| free.set(free.get() || matches!(occasion, Occasion::Free));
-        spawn_local(Driver::new(worker, &socket, io, on));
+        spawn_local(SocketDriver::new(worker, &socket, io, on));
         Self { io: peer, socket, is_broken_off, is_reset, was_free }
     }
 }

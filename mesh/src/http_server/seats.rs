@@ -1,9 +1,8 @@
 //! A limited number of connections, where none can keep the others out.
 //!
-//! For ports that strangers can reach, such as those of probes and pages. [`Seats`] is a plain state machine: when all
-//! seats are taken, the host with the most connections gives up its oldest one, so a host with many makes room for a
-//! host with one. In IPv6 a network of 64 bits counts as one host ([`network`]). [`Traffic`] tells when a connection
-//! has had no request for too long.
+//! [`Seats`] is a plain state machine: when all seats are taken, the host with the most connections gives up its oldest
+//! one, so a host with many makes room for a host with one. In IPv6 a network of 64 bits counts as one host
+//! ([`network`]). [`Traffic`] tells when a connection has had no request for too long.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -21,7 +20,7 @@ use crate::networks::network;
 
 /// Connections in the order in which they came, each with a handle that can end it.
 #[derive(Debug)]
-pub struct Seats<T> {
+pub(super) struct Seats<T> {
     limit: usize,
     entered: u64,
     taken: BTreeMap<u64, (IpAddr, T)>,
@@ -29,27 +28,22 @@ pub struct Seats<T> {
 }
 
 /// The number of a connection's seat.
-pub type Seat = u64;
+pub(super) type Seat = u64;
 
 impl<T> Seats<T> {
     /// Room for `limit` connections, at least one.
-    pub fn new(limit: usize) -> Self {
+    pub(super) fn new(limit: usize) -> Self {
         Self { limit: limit.max(1), entered: 0, taken: BTreeMap::new(), by_host: HashMap::new() }
     }
 
     /// How many seats are taken.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.taken.len()
-    }
-
-    /// Whether no seat is taken.
-    pub fn is_empty(&self) -> bool {
-        self.taken.is_empty()
     }
 
     /// A connection from a host takes a seat. `handle` gets the number of the seat and returns the handle that can end
     /// the connection. Returns the handle of the connection that has to make room, if one has to.
-    pub fn enter(&mut self, host: IpAddr, handle: impl FnOnce(Seat) -> T) -> Option<T> {
+    pub(super) fn enter(&mut self, host: IpAddr, handle: impl FnOnce(Seat) -> T) -> Option<T> {
         let host = network(host);
         let leaving = if self.taken.len() < self.limit { None } else { self.oldest_of_the_most() };
         let left = leaving.and_then(|seat| self.leave(seat));
@@ -60,7 +54,7 @@ impl<T> Seats<T> {
     }
 
     /// A connection has ended.
-    pub fn leave(&mut self, seat: Seat) -> Option<T> {
+    pub(super) fn leave(&mut self, seat: Seat) -> Option<T> {
         let (host, handle) = self.taken.remove(&seat)?;
         if let Some(count) = self.by_host.get_mut(&host) {
             *count -= 1;
@@ -81,29 +75,29 @@ impl<T> Seats<T> {
 
 /// The requests of a connection.
 #[derive(Debug)]
-pub struct Traffic {
+pub(super) struct Traffic {
     running: AtomicUsize,
     idle_since: Mutex<Instant>,
 }
 
 /// A running request. It ends when this is dropped.
 #[derive(Debug)]
-pub struct Running(Arc<Traffic>);
+pub(super) struct Running(Arc<Traffic>);
 
 impl Traffic {
     /// A connection without a request so far.
-    pub fn new() -> Arc<Self> {
+    pub(super) fn new() -> Arc<Self> {
         Arc::new(Self { running: AtomicUsize::new(0), idle_since: Mutex::new(Instant::now()) })
     }
 
     /// Starts a request.
-    pub fn begin(self: &Arc<Self>) -> Running {
+    pub(super) fn begin(self: &Arc<Self>) -> Running {
         self.running.fetch_add(1, Relaxed);
         Running(Arc::clone(self))
     }
 
     /// Waits until no request has run for this long. Dropping the future changes nothing.
-    pub async fn idle_for(&self, time: Duration) {
+    pub(super) async fn idle_for(&self, time: Duration) {
         loop {
             let now = Instant::now();
             let since = match self.running.load(Relaxed) {
