@@ -105,13 +105,15 @@ fn the_second_try_wins_if_its_answer_begins_first() {
             Duration::from_micros(text.parse().expect("a number"))
         };
         assert!(left(second) <= left(first) - AFTER, "it has the time that is left");
-        assert_eq!((mesh.worker.calls.outbound.get(), mesh.calls[0].look().tries), (2, 2), "each try counts");
+        let callee = mesh.worker.callees.of(&mesh.service.endpoints[0].spiffe_id);
+        let counted = (mesh.worker.calls.outbound.get(), callee.calls(), mesh.calls[0].look().tries);
+        assert_eq!(counted, (2, 2, 2), "each try counts, for its callee as well");
 
         let to = mesh.request(second);
         mesh.endpoints[second].core.respond(to, &answer(), false);
         mesh.settle().await;
         assert_eq!(mesh.endpoints[first].resets, [(mesh.request(first), Code::CANCEL)], "the other is cancelled");
-        assert_eq!((mesh.worker.calls.outbound.get(), mesh.hedges()), (1, (1, 1)));
+        assert_eq!((mesh.worker.calls.outbound.get(), callee.calls(), mesh.hedges()), (1, 1, (1, 1)));
         // All that follows comes from the second, however much it is.
         let whole = body(1 << 20);
         mesh.client.takes_bodies = false;
