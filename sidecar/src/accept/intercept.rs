@@ -43,7 +43,7 @@ use crate::{
     proxy::{Proxy, outbound::Downstream},
     telemetry::metrics::Counters,
     thread::{slots::ConnectionSlot, worker::Worker},
-    transport::pool::connect_within,
+    transport::connect,
 };
 
 /// Where a connection was going before it was redirected.
@@ -185,7 +185,7 @@ const KEEP_ALIVE: TcpKeepalive =
 
 async fn pass_through(worker: &Worker, mut stream: TcpStream, from: SocketAddr, to: SocketAddr) {
     let counters = &worker.shared.metrics.counters;
-    let outside = match connect_within(limits::OUTSIDE_CONNECT_TIMEOUT, to).await {
+    let outside = match connect::to_address(limits::OUTSIDE_CONNECT_TIMEOUT, to).await {
         Ok(outside) => outside,
         Err(why) => {
             counters.upstream_connects_failed.fetch_add(1, Relaxed);

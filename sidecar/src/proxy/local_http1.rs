@@ -9,7 +9,7 @@ use std::{
 
 use tokio::{net::TcpStream, sync::oneshot, task::spawn_local};
 use weft_mesh::limits;
-use weft_wire::{Headers, Name, http1};
+use weft_wire::{Headers, Name};
 
 use crate::{
     call::Call,
@@ -198,12 +198,16 @@ pub(crate) async fn send(pool: &Rc<Http1Pool>, peer: &Rc<Load>, call: &Rc<Call>)
         Some(socket) => socket,
         None => pool.wait(peer, Turn::Last).await.map_err(Miss::NotSent)?,
     };
-    call.send_over_socket(&socket).map_err(unwritable)
+    send_over(pool, socket, call)
 }
 
-/// A head that is valid in HTTP/2 but can't be written in HTTP/1.1. The connection and the service are not at fault.
-fn unwritable(why: http1::Error) -> Miss {
-    Miss::Malformed(format!("the request can't be sent over HTTP/1.1: {why}"))
+fn send_over(pool: &Rc<Http1Pool>, socket: Rc<Socket>, call: &Rc<Call>) -> Result<(), Miss> {
+    call.send_over_socket(&socket).map_err(|why| {
+        // The head is valid in HTTP/2 and can't be written in HTTP/1.1. Nothing of it was: the connection takes the next
+        // call.
+        pool.keep(socket);
+        Miss::Malformed(format!("the request can't be sent over HTTP/1.1: {why}"))
+    })
 }
 
 /// Sends a call again after the service had closed the idle connection that it was sent over.
@@ -211,7 +215,7 @@ pub(crate) async fn again(pool: Rc<Http1Pool>, call: Rc<Call>) {
     let Some(peer) = call.peer() else { return };
     // It skips the idle connections, as they may be closed, too.
     let sent = match pool.wait(&peer, Turn::First).await {
-        Ok(socket) => call.send_over_socket(&socket).map_err(unwritable),
+        Ok(socket) => send_over(&pool, socket, &call),
         Err(why) => Err(Miss::NotSent(why)),
     };
     if let Err(miss) = sent {
@@ -236,7 +240,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::trial;
+    use crate::trial::{self, peer};
 
     /// A pool of connections to this address, and the worker that it belongs to.
     fn pool(address: SocketAddr) -> (Rc<Http1Pool>, Rc<Worker>) {
@@ -301,6 +305,36 @@ mod tests {
                 pool.keep(Socket::http1_client(&worker));
             }
             assert_eq!(pool.idle.borrow().len(), limits::HTTP1_IDLE_CONNECTIONS);
+        });
+    }
+
+    /// Only the schemes `http` and `https` need a path (RFC 9113, section 8.3.1), but each request of HTTP/1.1 has one.
+    #[test]
+    fn a_head_that_http1_cannot_express_is_malformed_and_costs_no_connection() {
+        trial::mesh::run(async {
+            let (pool, worker) = pool(NOWHERE);
+            let (mut client, calls, _serving) = peer::connected(&worker, &worker.local_load, false);
+            let mut head = peer::post();
+            head.set(Name::SCHEME, b"urn");
+            head.set(Name::PATH, b"");
+            client.call(&head, 0);
+            client.pass(1).await.expect("the connection lives");
+            let call = calls.take().remove(0);
+            let socket = Socket::http1_client(&worker);
+            pool.keep(Rc::clone(&socket));
+            let Err(Miss::Malformed(why)) = send(&pool, &worker.local_load, &call).await else {
+                panic!("there is no such request")
+            };
+            assert!(why.starts_with("the request can't be sent over HTTP/1.1: the request target"), "{why}");
+            assert!(pool.idle().is_some_and(|idle| Rc::ptr_eq(&idle, &socket)), "the next call can use it");
+            // The same when it is sent again, and another call waits for the connection.
+            let mut other = pin!(pool.wait(&worker.local_load, Turn::Last));
+            let mut sent_again = pin!(again(Rc::clone(&pool), Rc::clone(&call)));
+            assert!(poll(other.as_mut()).is_pending() && poll(sent_again.as_mut()).is_pending());
+            pool.keep(Rc::clone(&socket));
+            assert!(poll(sent_again).is_ready());
+            assert!(call.is_over(), "its caller was told");
+            assert!(matches!(poll(other), Poll::Ready(Ok(_))));
         });
     }
 

@@ -1,10 +1,10 @@
-//! TCP connections to the local service, which may accept them slowly.
+//! TCP connections, and why there is none.
 //!
-//! Linux drops the SYN of a connection if the listener's backlog is full, and the client sends it again only after 1 s.
+//! The local service may accept connections slowly ([`to_local`]). Linux drops the SYN of a connection if the listener's backlog is full, and the client sends it again only after 1 s.
 //! Programs with a backlog of 5, such as Python's `http.server`, are slow to accept for a few milliseconds, not for a
 //! second. So an attempt that gets no answer is given up early, and a new socket tries again.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{fmt, io, net::SocketAddr, time::Duration};
 
 use tokio::{
     net::TcpStream,
@@ -38,5 +38,40 @@ pub(crate) async fn to_local(address: SocketAddr, is_wanted: impl Fn() -> bool) 
                 return Err(io::Error::new(io::ErrorKind::TimedOut, why));
             }
         }
+    }
+}
+
+/// Connects to an address within a time limit.
+pub(crate) async fn to_address(limit: Duration, address: SocketAddr) -> Result<TcpStream, String> {
+    let stream = within(limit, TcpStream::connect(address)).await?;
+    // Only tuning: the socket works without it.
+    let _ = stream.set_nodelay(true);
+    Ok(stream)
+}
+
+/// Does one step of a connect within a time limit.
+pub(crate) async fn within<T, E: fmt::Display>(
+    limit: Duration,
+    step: impl Future<Output = Result<T, E>>,
+) -> Result<T, String> {
+    match timeout(limit, step).await {
+        Ok(done) => done.map_err(|e| e.to_string()),
+        Err(_) => Err(format!("no answer within {limit:?}")),
+    }
+}
+
+/// Why an attempt has made no connection.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NotMade {
+    /// The connection was made, but ended before it could be used.
+    #[error("the connection ended before HTTP/2 began")]
+    Going,
+    #[error("{0}")]
+    Other(String),
+}
+
+impl From<String> for NotMade {
+    fn from(why: String) -> Self {
+        Self::Other(why)
     }
 }

@@ -1,6 +1,8 @@
 //! One worker's connections to endpoints and to the local service. They are kept by destination (address **and**
 //! identity) and made one at a time. Another is opened when the peer's stream limit is reached; idle ones are closed.
 
+mod open;
+
 use std::{
     cell::{Cell, OnceCell, RefCell},
     fmt,
@@ -13,19 +15,19 @@ use std::{
 use rustc_hash::FxHashMap;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
     sync::oneshot,
     task::spawn_local,
-    time::{Instant, sleep, timeout, timeout_at},
+    time::{Instant, sleep, timeout_at},
 };
 use tokio_rustls::TlsConnector;
 use weft_mesh::{limits, tls};
 use weft_wire::Usage;
 
+use self::open::OpenConnection;
 use crate::{
     endpoints::catalog::Endpoint,
     policy::retry::ConnectError,
-    shared::{Shared, survey::PoolSurvey},
+    shared::survey::PoolSurvey,
     thread::{
         account::Counted,
         expiry::{Expiring, Listed},
@@ -34,7 +36,7 @@ use crate::{
     },
     time::moment::Moment,
     transport::{
-        connect,
+        connect::{self, NotMade, within},
         link::{
             Link, Role,
             driver::{LinkDriver, LinkError},
@@ -372,7 +374,7 @@ impl Pool {
     async fn connect_mesh(self: &Rc<Self>, endpoint: &Endpoint) -> Result<(), NotMade> {
         let identity = self.worker.shared.identity.load_full().ok_or("this sidecar has no identity yet".to_owned())?;
         let config = identity.client(&endpoint.spiffe_id).map_err(|e| e.to_string())?;
-        let stream = connect_tcp(endpoint.address).await?;
+        let stream = connect::to_address(limits::CONNECT_TIMEOUT, endpoint.address).await?;
         // No TCP_USER_TIMEOUT: it counts a window that stays closed as silence, and a sidecar that has no memory left does
         // not read for a while. PINGs tell whether it is alive.
         let name = tls::server_name(&endpoint.spiffe_id);
@@ -474,62 +476,9 @@ impl Expiring for Made {
     }
 }
 
-/// Why an attempt has made no connection.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum NotMade {
-    /// The connection was made, but ended before it could be used.
-    #[error("the connection ended before HTTP/2 began")]
-    Going,
-    #[error("{0}")]
-    Other(String),
-}
-
-impl From<String> for NotMade {
-    fn from(why: String) -> Self {
-        Self::Other(why)
-    }
-}
-
 /// Attempts to get a connection that does not end at once, and the pause between them.
 const CONNECTS: usize = 4;
 const CONNECT_PAUSE: Duration = Duration::from_millis(10);
-
-/// Counts a connection for as long as it is open.
-struct OpenConnection(Arc<Endpoint>, Arc<Shared>);
-
-impl OpenConnection {
-    fn new(endpoint: &Arc<Endpoint>, shared: &Arc<Shared>) -> Self {
-        endpoint.connections.fetch_add(1, Relaxed);
-        shared.metrics.open_made.fetch_add(1, Relaxed);
-        Self(Arc::clone(endpoint), Arc::clone(shared))
-    }
-}
-
-impl Drop for OpenConnection {
-    fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Relaxed);
-        self.1.metrics.open_made.fetch_sub(1, Relaxed);
-    }
-}
-
-/// Connects to an address inside the mesh.
-pub(crate) async fn connect_tcp(address: SocketAddr) -> Result<TcpStream, String> {
-    connect_within(limits::CONNECT_TIMEOUT, address).await
-}
-
-pub(crate) async fn connect_within(limit: Duration, address: SocketAddr) -> Result<TcpStream, String> {
-    let stream = within(limit, TcpStream::connect(address)).await?;
-    // Only tuning: the socket works without it.
-    let _ = stream.set_nodelay(true);
-    Ok(stream)
-}
-
-async fn within<T, E: fmt::Display>(limit: Duration, step: impl Future<Output = Result<T, E>>) -> Result<T, String> {
-    match timeout(limit, step).await {
-        Ok(done) => done.map_err(|e| e.to_string()),
-        Err(_) => Err(format!("no answer within {limit:?}")),
-    }
-}
 
 #[cfg(test)]
 mod tests;

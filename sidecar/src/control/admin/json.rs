@@ -97,6 +97,11 @@ fn memory_json(memory: &Memory) -> Value {
             "bytes": account.bytes.to_string(),
             "what": account.what,
         })).collect::<Vec<_>>(),
+        "holders": memory.holders.iter().map(|holder| json!({
+            "direction": holder.direction().as_str_name(),
+            "peer": holder.peer,
+            "bytes": holder.bytes.to_string(),
+        })).collect::<Vec<_>>(),
     })
 }
 
@@ -209,4 +214,21 @@ fn fallback_json(fallback: &policy::Fallback) -> Value {
 
 fn duration_json(duration: Option<&prost_types::Duration>) -> Option<String> {
     duration.map(ToString::to_string)
+}
+
+#[cfg(test)]
+mod tests {
+    use weft_contracts::weft::admin::v1::{live_call::Direction, memory::Holder};
+
+    use super::*;
+
+    #[test]
+    fn who_holds_memory_is_in_the_json() {
+        let holder = Holder { direction: Direction::Inbound.into(), peer: "orders.shop".into(), bytes: 1 << 53 };
+        let memory = Memory { holders: vec![holder], ..Memory::default() };
+        let state = State { memory: Some(memory), ..State::default() };
+        let expected =
+            json!([{ "direction": "DIRECTION_INBOUND", "peer": "orders.shop", "bytes": "9007199254740992" }]);
+        assert_eq!(of(&state)["memory"]["holders"], expected);
+    }
 }

@@ -311,3 +311,32 @@ fn a_retry_has_the_time_that_is_left() {
         assert_eq!((left(0), left(1)), (10, 6), "in whole seconds");
     });
 }
+
+/// It is the caller's fault: another endpoint would say the same, and no breaker counts it.
+#[test]
+fn a_call_that_an_endpoint_has_no_form_for_is_malformed_everywhere() {
+    run(async {
+        let mut mesh = Mesh::new(2, Idempotency::Idempotent).await;
+        mesh.prefer(0);
+        let request = body(100);
+        mesh.call(&grpc(), &request, true).await;
+        mesh.calls[0].missed(Miss::Malformed("it has no form there".into()));
+        mesh.settle().await;
+        assert!(!is_seen_by_the_other(&mesh, &request));
+        assert_eq!((error(&mesh), mesh.retries()), (Some("malformed"), 0));
+        mesh.holds_nothing("it has no form");
+        let now = mesh.worker.moment();
+        let of_endpoint = mesh.service.endpoints[0].breaker.statistics(now);
+        let of_service = mesh.service.breaker.statistics(now);
+        assert_eq!([of_endpoint.calls, of_service.calls], [0, 0], "a caller opens no breaker so");
+    });
+}
+
+#[test]
+fn a_call_that_the_sidecar_answers_itself_is_malformed_without_a_route() {
+    let Next::Fail(failure) = unrouted(Miss::Malformed("it has no form there".into())) else {
+        panic!("it fails");
+    };
+    assert_eq!(failure.reason, Reason::Malformed);
+    assert!(failure.message.ends_with("it has no form there"), "{}", failure.message);
+}

@@ -105,13 +105,15 @@ fn the_second_try_wins_if_its_answer_begins_first() {
             Duration::from_micros(text.parse().expect("a number"))
         };
         assert!(left(second) <= left(first) - AFTER, "it has the time that is left");
-        assert_eq!(mesh.worker.calls.outbound.get(), 2, "each try counts");
+        let callee = mesh.worker.callees.of(&mesh.service.endpoints[0].spiffe_id);
+        let counted = (mesh.worker.calls.outbound.get(), callee.calls(), mesh.calls[0].look().tries);
+        assert_eq!(counted, (2, 2, 2), "each try counts, for its callee as well");
 
         let to = mesh.request(second);
         mesh.endpoints[second].core.respond(to, &answer(), false);
         mesh.settle().await;
         assert_eq!(mesh.endpoints[first].resets, [(mesh.request(first), Code::CANCEL)], "the other is cancelled");
-        assert_eq!((mesh.worker.calls.outbound.get(), mesh.hedges()), (1, (1, 1)));
+        assert_eq!((mesh.worker.calls.outbound.get(), callee.calls(), mesh.hedges()), (1, 1, (1, 1)));
         // All that follows comes from the second, however much it is.
         let whole = body(1 << 20);
         mesh.client.takes_bodies = false;
@@ -176,6 +178,25 @@ fn a_call_that_is_answered_in_time_is_not_hedged() {
 
 /// Has the try at the endpoint in this place fail.
 type Fail = fn(&mut Mesh, usize);
+
+/// The timer holds the call, so it must not outlive what it waits for.
+#[test]
+fn no_timer_is_left_when_a_call_is_answered_or_retried() {
+    for is_retried in [false, true] {
+        run(async {
+            let mut mesh = mesh(2).await;
+            let (first, second, _) = sent(&mut mesh, &grpc(), b"hello").await;
+            if is_retried {
+                let stream = mesh.request(first);
+                mesh.endpoints[first].core.reset(stream, Code::REFUSED_STREAM);
+                mesh.settle().await;
+            }
+            mesh.answer(if is_retried { second } else { first }, b"fine").await;
+            mesh.holds_nothing("it is over");
+            assert_eq!(mesh.retries(), u64::from(is_retried));
+        });
+    }
+}
 
 /// Ways in which a try fails.
 const MISSES: [(&str, Fail); 5] = [
@@ -444,7 +465,9 @@ fn a_hedge_whose_body_waits_is_sent_whole_unless_it_is_answered_before() {
             let mut mesh = with_limits(2, |_| {}, |limits| limits.stream_window_bytes = 10).await;
             mesh.endpoints.iter_mut().for_each(|endpoint| endpoint.takes_bodies = false);
             let request = body(100);
-            let (_, second, _) = sent(&mut mesh, &grpc(), &request).await;
+            let (first, second, _) = sent(&mut mesh, &grpc(), &request).await;
+            // One of the two takes it all.
+            mesh.endpoints[first].takes_bodies = !is_taken;
             mesh.pass(2 * AFTER).await;
             assert_eq!((mesh.hedges(), mesh.endpoints[second].body.len()), ((1, 0), 10));
             mesh.endpoints[second].takes_bodies = is_taken;
@@ -453,6 +476,7 @@ fn a_hedge_whose_body_waits_is_sent_whole_unless_it_is_answered_before() {
             mesh.answer(second, b"fine").await;
             assert_eq!((&*mesh.client.body, mesh.hedges()), (&b"fine"[..], (1, 1)));
             assert_eq!(mesh.endpoints[second].resets.is_empty(), is_taken, "what it does not take is not sent");
+            assert_eq!(mesh.endpoints[second].core.streams(), 0);
             mesh.holds_nothing("it is over");
         });
     }

@@ -1,3 +1,4 @@
+use futures_util::FutureExt as _;
 use tokio::{
     task::{LocalSet, yield_now},
     time::advance,
@@ -179,5 +180,22 @@ fn a_head_that_is_longer_than_the_local_service_takes_is_not_sent() {
         local.call(&long, b"hello").await;
         assert!(local.service.requests.is_empty());
         assert_eq!(local.error(), Some(&b"headers-too-large"[..]));
+    });
+}
+
+/// It is the caller's fault, so no other endpoint is asked and nothing is wrong with the service.
+#[test]
+fn a_call_that_the_local_service_has_no_form_for_is_malformed() {
+    run(async {
+        let mut local = Local::new(|_| {}).await;
+        local.call(&grpc(), b"hello").await;
+        let call = Rc::clone(&local.calls[0]);
+        call.missed(Miss::Malformed("it has no form there".into()));
+        local.settle().await;
+        assert_eq!(local.error(), Some(&b"malformed"[..]));
+        assert_eq!(local.service.resets.len(), 1, "the service need not go on with it");
+        let shared = &call.worker.shared;
+        assert!(shared.check_health_now.notified().now_or_never().is_none(), "nothing says that it is ill");
+        assert!(call.is_over());
     });
 }
