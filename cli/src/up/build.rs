@@ -14,7 +14,10 @@ use super::{
     logs::{Live, LiveLine, Look, Size},
     progress::{self, Row, Stage},
 };
-use crate::mesh_file::{CommandLine, MeshFile};
+use crate::{
+    mesh_file::{CommandLine, MeshFile},
+    terminal,
+};
 
 /// How often the elapsed time is redrawn and the command is checked for its end.
 const REDRAW_INTERVAL: Duration = Duration::from_millis(100);
@@ -28,7 +31,7 @@ pub(crate) fn run(file: &MeshFile, look: Look) -> anyhow::Result<()> {
     let rows: Vec<Row> = file.services.iter().map(|service| Row::new(service.name.name(), 1)).collect();
     for command_line in &file.build {
         if !look.is_live {
-            eprintln!("weft: building: {}", command_line.text);
+            eprintln!("weft: building: {}", terminal::line(&command_line.text));
         }
         let began = Instant::now();
         let status = if look.is_verbose {
@@ -98,7 +101,7 @@ fn not_started(command_line: &CommandLine) -> String {
     format!("build: `{}` can't be started", command_line.text)
 }
 
-/// Prints the output of a command to standard error.
+/// Prints the output of a command to standard error, as it is: the user's own command could print it, too.
 fn show(log: &Path) {
     let shown = File::open(log).and_then(|mut log| io::copy(&mut log, &mut io::stderr()));
     if let Err(error) = shown {
