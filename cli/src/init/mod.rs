@@ -8,6 +8,7 @@ mod guess;
 mod render;
 
 use std::{
+    fs,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -17,7 +18,8 @@ use anyhow::{Context as _, bail};
 use self::example::Example;
 use crate::{
     mesh_file::{MeshFile, Programs},
-    new_files::{NewFile, State},
+    new_files::NewFile,
+    terminal,
 };
 
 const AFTER_HELP: &str = "\
@@ -58,14 +60,15 @@ fn init(dir: &Path) -> anyhow::Result<()> {
     let text = render::mesh_file(&guess);
     let file = NewFile { name: "mesh.yaml", text: &text };
     let path = file.path(dir);
-    if file.state_in(dir)? != State::Missing {
+    // Not `exists`: a link that leads nowhere is there, too.
+    if fs::symlink_metadata(&path).is_ok() {
         bail!("{} is there already and stays as it is; `weft check` says whether it is valid", path.display());
     }
     file.create(dir)?;
     let shown = path.strip_prefix(".").unwrap_or(&path);
     println!("wrote {}", shown.display());
     for service in &guess.services {
-        println!("  {}: {}", service.name, service.from);
+        println!("  {}: {}", service.name, terminal::line(&service.from));
     }
     if guess.services.is_empty() {
         println!(
@@ -75,12 +78,15 @@ fn init(dir: &Path) -> anyhow::Result<()> {
         return Ok(());
     }
     for note in &guess.notes {
-        println!("  note: {note}");
+        println!("  note: {}", terminal::lines(note));
     }
     // Problems that the search does not see, such as a missing program, are reported now, not at the start.
     match MeshFile::load(shown, Programs::MayBeBuilt) {
         Ok(_) => println!("Next: check that the commands in it are right, then run `weft up`"),
-        Err(problems) => println!("Still to be fixed (`weft check` shows it again):\n{problems}"),
+        Err(problems) => {
+            let problems = terminal::lines(&problems.to_string());
+            println!("Still to be fixed (`weft check` shows it again):\n{problems}");
+        }
     }
     Ok(())
 }
