@@ -191,6 +191,43 @@ async fn a_forward_takes_no_call_that_another_web_site_may_have_sent() {
     assert_eq!(metric(sidecar.metrics, "weft_panics_total", "").await, 0.0);
 }
 
+/// A browser can reach it, too. The outbound ports of services pass on what a gateway's clients say.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn your_own_outbound_port_takes_no_call_that_another_web_site_may_have_sent() {
+    let bed = &Bed::start(&[probe_service(1), plain()].concat()).await;
+    let send = async |port: u16, request: &str, host: &str, fields: &str| {
+        let request =
+            format!("{request} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 0\r\n{fields}Connection: close\r\n\r\n");
+        let answer = String::from_utf8_lossy(&raw(port, request.as_bytes()).await).into_owned();
+        answer.split("\r\n\r\n").next().expect("a head").to_owned()
+    };
+    let evil = "Origin: https://evil.example\r\nSec-Fetch-Site: cross-site\r\n";
+    let web = "Content-Type: application/grpc-web+proto\r\n";
+    let named = "X-Weft-Service: plain\r\n";
+    let own = bed.outbound();
+    for (request, host, fields, status, reason) in [
+        ("GET /plain/", "localhost", "", 200, ""),
+        ("GET /", "plain.shop", "", 200, ""),
+        ("GET /plain/", "127.0.0.1:15001", evil, 200, ""),
+        ("POST /plain/", "127.0.0.1:15001", "Origin: http://localhost:5173\r\nSec-Fetch-Site: cross-site\r\n", 200, ""),
+        ("POST /plain/", "127.0.0.1:15001", evil, 403, "permission-denied"),
+        ("GET /plain/", "rebind.evil.example:15001", "", 421, "misdirected"),
+        ("GET /", "rebind.evil.example:15001", named, 421, "misdirected"),
+        ("GET /", "evil.example", named, 421, "misdirected"),
+        ("GET /plain/", "evil.example", "", 404, "no-such-service"),
+        ("POST /probe.v1.Probe/Say", "rebind.evil.example", web, 200, "misdirected"),
+    ] {
+        let head = send(own, request, host, fields).await;
+        let what = format!("{request} {host} {fields}: {head}");
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{what}");
+        let told = head.lines().find_map(|line| line.strip_prefix("x-weft-error: ")).unwrap_or_default();
+        assert_eq!(told, reason, "{what}");
+    }
+    let replica = bed.ports("probe-1").outbound;
+    let head = send(replica, "POST /plain/", "rebind.evil.example", evil).await;
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_tcp_forward_takes_a_connection_to_its_service() {
     let bed = Bed::start(&app("db", "tcp", "tcp")).await;

@@ -13,6 +13,7 @@ mod proto;
 mod redirect;
 mod reflection;
 mod restart;
+mod terminal;
 mod up;
 
 use std::{
@@ -133,9 +134,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Control(ControlArgs { command: Some(ControlCommand::Claims(args)), .. })
         | Command::Identity(IdentityArgs { command: IdentityCommand::List(args) }) => {
-            for line in weft_control::claims_kept(&args)?.lines() {
-                console::say(line)?;
-            }
+            console::say(terminal::lines(weft_control::claims_kept(&args)?.trim_end()))?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Control(ControlArgs { command: None, args }) => weft_control::run(args).map(|()| ExitCode::SUCCESS),
@@ -144,12 +143,13 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// Problems in a file start with their place in it; any other error starts with the program's name.
+/// Problems in a file start with their place in it; any other error starts with the program's name. An error may contain
+/// what a file, a service or another program says.
 fn error_text(error: &anyhow::Error) -> String {
-    match error.downcast_ref::<mesh_file::Problems>() {
+    terminal::lines(&match error.downcast_ref::<mesh_file::Problems>() {
         Some(problems) => problems.to_string(),
         None => format!("weft: {error:#}"),
-    }
+    })
 }
 
 fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
@@ -176,6 +176,7 @@ fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         trust_domain: mesh.trust_domain.clone(),
     };
     for contest in weft_control::contests_kept(&state)? {
+        let contest = terminal::line(&contest);
         console::say(format_args!("{contest}; `weft identity release` releases it"))?;
     }
     if let Some(dir) = &args.descriptors {

@@ -3,12 +3,13 @@
 
 use std::{
     fs::{self, OpenOptions},
-    io::{self, Write},
-    os::unix::fs::PermissionsExt,
+    io::{self, Read, Write},
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
 use anyhow::Context as _;
+use rustix::fs::OFlags;
 
 /// A file that is to be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,18 +26,29 @@ impl NewFile<'_> {
         folder.join(self.name)
     }
 
-    /// How it compares to what is in the folder.
+    /// How it compares to what is in the folder. At most one byte more than its own text is read.
     ///
     /// # Errors
-    /// Something with that name exists but cannot be read as a file.
+    /// Something with that name exists but is not a file or cannot be read, or a part of its path is a link: the folder
+    /// may be somebody else's work, and the link may lead to a device that never ends.
     pub(crate) fn state_in(&self, folder: &Path) -> anyhow::Result<FileState> {
         let path = self.path(folder);
-        match fs::read(&path) {
-            Ok(bytes) if bytes == self.text.as_bytes() => Ok(FileState::Same),
-            Ok(_) => Ok(FileState::Differs),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(FileState::Missing),
-            Err(error) => Err(error).with_context(|| format!("{} can't be read", path.display())),
-        }
+        let look = || {
+            refuse_links(folder, self.name)?;
+            // What the path leads to may have changed since. A pipe without a writer would block the opening.
+            let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+            let file = match OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(FileState::Missing),
+                opened => opened?,
+            };
+            if !file.metadata()?.is_file() {
+                return Err(io::Error::other("it is not a file; remove it first"));
+            }
+            let mut bytes = Vec::new();
+            file.take(self.text.len() as u64 + 1).read_to_end(&mut bytes)?;
+            Ok(if bytes == self.text.as_bytes() { FileState::Same } else { FileState::Differs })
+        };
+        look().with_context(|| format!("{} can't be read", path.display()))
     }
 
     /// Writes it as a new file.
@@ -100,6 +112,8 @@ pub(crate) enum FileState {
 mod tests {
     use std::os::unix::fs::symlink;
 
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+
     use super::*;
 
     #[test]
@@ -115,11 +129,41 @@ mod tests {
         assert!(refused(new("a/file").replace(&project)).ends_with("a/file is a link; remove it first"));
         assert!(refused(new("b/secret").replace(&project)).ends_with("b is a link; remove it first"));
         assert!(refused(new("b/other").create(&project)).ends_with("b is a link; remove it first"));
+        let state = |name| new(name).state_in(&project).map(|_| ());
+        assert!(refused(state("a/file")).ends_with("a/file is a link; remove it first"));
+        assert!(refused(state("b/secret")).ends_with("b is a link; remove it first"));
         assert_eq!(fs::read_to_string(&secret).expect("it is there"), "mine");
         assert_eq!(fs::read_dir(folder.path()).expect("it is there").count(), 2);
 
         new("a/c/file").create(&project).expect("it is new");
         NewFile { name: "a/c/file", text: "newer" }.replace(&project).expect("it is a file");
         assert_eq!(fs::read_to_string(project.join("a/c/file")).expect("it is there"), "newer");
+    }
+
+    #[test]
+    fn no_more_is_read_than_is_compared() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let state = |name| NewFile { name, text: "theirs" }.state_in(folder.path());
+        let refused = |name| format!("{:#}", state(name).unwrap_err());
+        let is = |name, expected| assert_eq!(state(name).expect("it can be read"), expected, "{name}");
+        is("file", FileState::Missing);
+        fs::write(folder.path().join("file"), "theirs").expect("a file");
+        is("file", FileState::Same);
+        for other in ["their", "theirs!", ""] {
+            fs::write(folder.path().join("file"), other).expect("a file");
+            is("file", FileState::Differs);
+        }
+        // A sparse file, larger than any memory.
+        let huge = fs::File::create(folder.path().join("huge")).expect("a file");
+        huge.set_len(1 << 40).expect("it has holes only");
+        is("huge", FileState::Differs);
+        symlink("/dev/zero", folder.path().join("zero")).expect("a link");
+        assert!(refused("zero").ends_with("zero is a link; remove it first"));
+        fs::create_dir(folder.path().join("sub")).expect("a folder");
+        assert!(refused("sub").ends_with("sub can't be read: it is not a file; remove it first"));
+        // A pipe, from which nothing ever comes.
+        let pipe = folder.path().join("pipe");
+        mknodat(CWD, &pipe, FileType::Fifo, Mode::RWXU, 0).expect("a pipe");
+        assert!(refused("pipe").ends_with("pipe can't be read: it is not a file; remove it first"));
     }
 }

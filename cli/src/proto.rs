@@ -69,7 +69,8 @@ fn export(args: &ExportArgs) -> anyhow::Result<ExitCode> {
             if differing.len() == 1 { "exists" } else { "exist" }
         );
     }
-    let buf = BUF.state_in(&args.dir)?;
+    // The user's own may be a link. It stays as it is, so there is no need to follow it.
+    let buf = if BUF.path(&args.dir).is_symlink() { FileState::Differs } else { BUF.state_in(&args.dir)? };
     for (state, file) in &files {
         match state {
             FileState::Missing => file.create(&args.dir)?,
@@ -142,8 +143,13 @@ mod tests {
     #[test]
     fn the_user_s_own_buf_yaml_stays_even_with_force() {
         let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("buf.yaml"), "version: v2\n").unwrap();
+        let buf = dir.path().join("buf.yaml");
+        fs::write(&buf, "version: v2\n").unwrap();
         assert_eq!(export_to(dir.path(), true), Ok(()));
-        assert_eq!(fs::read_to_string(dir.path().join("buf.yaml")).unwrap(), "version: v2\n");
+        assert_eq!(fs::read_to_string(&buf).unwrap(), "version: v2\n");
+        fs::remove_file(&buf).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", &buf).unwrap();
+        assert_eq!(export_to(dir.path(), true), Ok(()));
+        assert!(buf.is_symlink());
     }
 }

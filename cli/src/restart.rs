@@ -11,6 +11,7 @@ use anyhow::{Context, bail};
 
 use crate::{
     console::say,
+    terminal,
     up::{orders, trust},
 };
 
@@ -42,7 +43,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     for line in BufReader::new(stream).lines() {
         let line = line?;
         match line.split_once(' ').unwrap_or((&line, "")) {
-            ("step", text) => say(text)?,
+            ("step", text) => say(terminal::line(text))?,
             ("done", _) => return Ok(ExitCode::SUCCESS),
             (_, why) => bail!("{why}"),
         }

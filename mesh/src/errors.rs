@@ -72,7 +72,7 @@ macro_rules! reasons {
 reasons! {
     /// No service or contract with this name is in the mesh.
     NoSuchService = "no-such-service", grpc 12, http 404, blame Nobody, of_callee false, fallback false;
-    /// The port leads to one service, and the request names another host.
+    /// The request names a host that may be a web site's, on a port that a browser may use.
     Misdirected = "misdirected", grpc 12, http 421, blame Nobody, of_callee false, fallback false;
     /// The service is known, but none of its endpoints is up.
     NoEndpoint = "no-endpoint", grpc 14, http 503, blame Nobody, of_callee false, fallback true;

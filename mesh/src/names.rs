@@ -162,7 +162,8 @@ pub fn is_label(text: &str) -> bool {
 /// The longest text from a peer in a message or a log line.
 const SHOWN_CHARS: usize = 100;
 
-/// A peer's text for messages and log lines: at most 100 characters, with control characters escaped.
+/// A peer's text for messages and log lines: at most 100 characters, and those that [act on a
+/// terminal](acts_on_terminal) escaped.
 pub fn shown(text: &str) -> String {
     shown_up_to(text, SHOWN_CHARS)
 }
@@ -177,16 +178,24 @@ pub fn shown_up_to(text: &str, chars: usize) -> String {
 }
 
 fn escaped(c: char) -> impl Iterator<Item = char> {
-    let (plain, escape) = if c.is_control() { (None, Some(c.escape_default())) } else { (Some(c), None) };
+    let (plain, escape) = if acts_on_terminal(c) { (None, Some(c.escape_default())) } else { (Some(c), None) };
     plain.into_iter().chain(escape.into_iter().flatten())
+}
+
+/// Whether a character is not just shown: the controls C0 and C1 and DEL, and the characters of Unicode that start a new
+/// line or change the order of the text around them (UAX #9).
+pub fn acts_on_terminal(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Whether a text is an identifier of protobuf, such as the name of a method.
+pub fn is_identifier(text: &str) -> bool {
+    text.bytes().next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
 /// Whether a text is the full name of a protobuf service: identifiers with dots between them, at most 512 bytes.
 pub fn is_contract_name(name: &str) -> bool {
-    let is_identifier = |part: &str| {
-        part.bytes().next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
-            && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
-    };
     name.len() <= limits::CONTRACT_NAME_BYTES && name.split('.').all(is_identifier)
 }
 
@@ -272,6 +281,7 @@ mod tests {
     fn a_peers_text_is_cut_before_it_is_shown() {
         assert_eq!(shown("users"), "users");
         assert_eq!(shown("a\nb"), "a\\nb");
+        assert_eq!(shown("\u{9b}2J\u{202e}\u{2028}"), "\\u{9b}2J\\u{202e}\\u{2028}");
         let long = shown(&"é".repeat(1_000_000));
         assert_eq!(long.chars().count(), SHOWN_CHARS + 1);
         assert!(long.ends_with('…'));

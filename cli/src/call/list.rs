@@ -5,7 +5,10 @@ use std::io::Write;
 use anyhow::bail;
 use weft_mesh::names::closest;
 
-use crate::reflection::{Method, Reflection};
+use crate::{
+    reflection::{Method, Reflection},
+    terminal,
+};
 
 /// Prints all contracts of the mesh with their methods, or only one contract.
 pub(super) async fn print(reflection: &mut Reflection, only: Option<&str>) -> anyhow::Result<()> {
@@ -26,18 +29,24 @@ pub(super) async fn print(reflection: &mut Reflection, only: Option<&str>) -> an
         if index > 0 {
             text.push('\n');
         }
-        text.push_str(&format!("{contract}\n"));
         // A contract that has gone in the meantime has no methods to print.
         reflection.fetch_symbol(contract).await?;
-        let methods = reflection.methods(contract);
-        let width = methods.iter().map(|method| method.name.len()).max().unwrap_or(0);
-        for method in &methods {
-            text.push_str(&format!("  {:width$}  {}\n", method.name, shape(method, contract)));
-        }
+        text.push_str(&described(contract, &reflection.methods(contract)));
     }
     // A closed pipe, as with `weft call | head`, is not an error.
     let _ = std::io::stdout().write_all(text.as_bytes());
     Ok(())
+}
+
+/// A contract and its methods, one line each.
+fn described(contract: &str, methods: &[Method]) -> String {
+    let mut text = format!("{}\n", terminal::line(contract));
+    let names: Vec<String> = methods.iter().map(|method| terminal::line(&method.name)).collect();
+    let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0);
+    for (name, method) in names.iter().zip(methods) {
+        text.push_str(&format!("  {name:width$}  {}\n", terminal::line(&shape(method, contract))));
+    }
+    text
 }
 
 /// `CreateRequest → stream Event`. Types of the contract's own package are shown without the package's name.
@@ -54,16 +63,27 @@ fn shape(method: &Method, contract: &str) -> String {
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_shape_of_a_method_is_short() {
-        let method = Method {
+    fn watch() -> Method {
+        Method {
             name: "Watch".to_owned(),
             path: "/a.v1.B/Watch".parse().unwrap(),
             input: "google.protobuf.Empty".to_owned(),
             output: "a.v1.Event".to_owned(),
             client_streaming: false,
             server_streaming: true,
-        };
-        assert_eq!(shape(&method, "a.v1.B"), "google.protobuf.Empty → stream Event");
+        }
+    }
+
+    #[test]
+    fn the_shape_of_a_method_is_short() {
+        assert_eq!(shape(&watch(), "a.v1.B"), "google.protobuf.Empty → stream Event");
+    }
+
+    #[test]
+    fn names_do_not_act_on_the_terminal() {
+        let hostile = Method { name: "G\x1b[2J".to_owned(), output: "a.v1.E\u{9b}2J".to_owned(), ..watch() };
+        let expected = "a.v1.B\\r\n  Watch       google.protobuf.Empty → stream Event\n  \
+                        G\\u{1b}[2J  google.protobuf.Empty → stream E\\u{9b}2J\n";
+        assert_eq!(described("a.v1.B\r", &[watch(), hostile]), expected);
     }
 }

@@ -1,4 +1,8 @@
 //! What is printed besides the answers: headers if they are asked for, and errors with all their details.
+//!
+//! A service has written nearly all of it, so nothing goes to the terminal as it came.
+
+use std::{borrow::Cow, fmt::Write};
 
 use prost::Message;
 use tonic::{
@@ -12,7 +16,11 @@ use super::{schema::Messages, status_name};
 use crate::{
     console::note,
     reflection::{Method, Reflection},
+    terminal,
 };
+
+/// Before the further lines of a message, so that none of them looks like a line of weft's own.
+const INDENT: &str = "    ";
 
 /// How things are shown.
 pub(super) struct Printer {
@@ -23,51 +31,62 @@ pub(super) struct Printer {
 impl Printer {
     pub(super) fn request(&self, method: &Method, headers: &MetadataMap) {
         if self.is_verbose {
-            note(format_args!("calling {}", method.path));
+            note(format_args!("calling {}", terminal::line(method.path.as_str())));
         }
         self.headers("with the headers", headers);
     }
 
     pub(super) fn headers(&self, what: &str, headers: &MetadataMap) {
-        if !self.is_verbose {
-            return;
-        }
-        note(what);
-        for entry in headers.iter() {
-            match entry {
-                KeyAndValueRef::Ascii(key, value) => {
-                    note(format_args!("  {key}: {}", value.to_str().unwrap_or("(not ASCII)")))
-                }
-                KeyAndValueRef::Binary(key, value) => {
-                    note(format_args!("  {key}: {}", String::from_utf8_lossy(value.as_encoded_bytes())));
-                }
-            }
+        if self.is_verbose {
+            note(headers_text(what, headers).trim_end());
         }
     }
 
     /// An answer that is an error.
     pub(super) fn status(&self, status: &Status, messages: &Messages) {
         self.headers("ended with the trailers", status.metadata());
-        let message = if status.message().is_empty() { "it has no message" } else { status.message() };
-        note(format_args!("error: {}: {message}", status_name(status.code())));
+        note(self.status_text(status, messages).trim_end());
+    }
+
+    fn status_text(&self, status: &Status, messages: &Messages) -> String {
+        let message = match status.message() {
+            "" => "it has no message".to_owned(),
+            message => terminal::lines(message).replace('\n', &format!("\n{INDENT}")),
+        };
+        let mut text = format!("error: {}: {message}\n", status_name(status.code()));
+        // Writing to a string never fails.
         if let Some(reason) = status.metadata().get(header::ERROR) {
-            let reason = reason.to_str().unwrap_or("?");
-            note(format_args!("this error comes from the mesh, not from the service: {}: {reason}", header::ERROR));
+            let reason = terminal::line(reason.to_str().unwrap_or("?"));
+            let _ = writeln!(text, "this error comes from the mesh, not from the service: {}: {reason}", header::ERROR);
         }
         for any in any_details(status) {
-            let name = type_name(&any);
-            match messages.to_json(name, &any.value, !self.is_compact) {
-                Ok(json) => note(format_args!("{name} {json}")),
-                Err(_) => note(format_args!("{name}: {} bytes of a type that the mesh does not know", any.value.len())),
-            }
+            let (name, bytes) = (type_name(&any), any.value.len());
+            let shown = terminal::line(name);
+            let _ = match messages.to_json(name, &any.value, !self.is_compact) {
+                Ok(json) => writeln!(text, "{shown} {json}"),
+                Err(_) => writeln!(text, "{shown}: {bytes} bytes of a type that the mesh does not know"),
+            };
         }
+        text
     }
+}
+
+fn headers_text(what: &str, headers: &MetadataMap) -> String {
+    let mut text = format!("{what}\n");
+    for entry in headers.iter() {
+        let (key, value) = match &entry {
+            KeyAndValueRef::Ascii(key, value) => (key.as_str(), Cow::from(value.to_str().unwrap_or("(not ASCII)"))),
+            KeyAndValueRef::Binary(key, value) => (key.as_str(), String::from_utf8_lossy(value.as_encoded_bytes())),
+        };
+        let _ = writeln!(text, "  {}: {}", terminal::line(key), terminal::line(&value));
+    }
+    text
 }
 
 /// Says that an answer does not come from the service, if so.
 pub(super) fn tell_fallback(headers: &MetadataMap) {
     if let Some(fallback) = headers.get(header::FALLBACK) {
-        let fallback = fallback.to_str().unwrap_or("?");
+        let fallback = terminal::line(fallback.to_str().unwrap_or("?"));
         note(format_args!("this answer comes from a fallback, not from the service: {}: {fallback}", header::FALLBACK));
     }
 }
@@ -95,4 +114,55 @@ pub(super) async fn details(status: &Status, reflection: &mut Reflection) -> Opt
         }
     }
     Messages::new(&reflection.descriptor_set()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::{Code, metadata::MetadataValue};
+    use weft_mesh::names::acts_on_terminal;
+
+    use super::*;
+
+    const HOSTILE: &str = "\x1b[2J\x07\u{9b}2J";
+    const ESCAPED: &str = r"\u{1b}[2J\u{7}\u{9b}2J";
+
+    fn is_harmless(text: &str) -> bool {
+        !text.chars().any(|c| c != '\n' && acts_on_terminal(c))
+    }
+
+    #[test]
+    fn an_error_does_not_act_on_the_terminal() {
+        let detail = |type_url: &str, value: Vec<u8>| prost_types::Any { type_url: type_url.to_owned(), value };
+        let info = pb::ErrorInfo { reason: HOSTILE.to_owned(), ..Default::default() };
+        let details = vec![
+            detail(&format!("type.googleapis.com/{HOSTILE}"), vec![1, 2, 3]),
+            detail("type.googleapis.com/google.rpc.ErrorInfo", info.encode_to_vec()),
+        ];
+        let status = pb::Status { details, ..Default::default() };
+        let message = format!("no such user{HOSTILE}\nerror: OK: all is well");
+        let status = Status::with_details(Code::NotFound, message, status.encode_to_vec().into());
+        let printer = Printer { is_compact: true, is_verbose: false };
+        let messages = Messages::new(pb::FILE_DESCRIPTOR_SET).expect("they are valid");
+        let text = printer.status_text(&status, &messages);
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(is_harmless(&text), "{text:?}");
+        assert_eq!(lines[0], format!("error: NOT_FOUND: no such user{ESCAPED}"));
+        assert_eq!(lines[1], "    error: OK: all is well");
+        assert_eq!(lines[2], format!("{ESCAPED}: 3 bytes of a type that the mesh does not know"));
+        assert_eq!(lines[3], r#"google.rpc.ErrorInfo {"reason":"\u001b[2J\u0007\u009b2J"}"#);
+    }
+
+    #[test]
+    fn headers_do_not_act_on_the_terminal() {
+        let mut headers = MetadataMap::new();
+        headers.insert("x-plain", "a".parse().expect("it is ASCII"));
+        let hostile =
+            tonic::codegen::http::HeaderValue::from_bytes("\u{9b}2J".as_bytes()).expect("not ASCII, but allowed");
+        headers.as_mut().insert("x-some-bin", hostile);
+        headers.insert_bin("x-good-bin", MetadataValue::from_bytes(b"ab"));
+        let text = headers_text("answered with the headers", &headers);
+        assert!(is_harmless(&text), "{text:?}");
+        assert!(text.starts_with("answered with the headers\n"), "{text}");
+        assert!(text.contains("\n  x-plain: a\n") && text.contains("\n  x-some-bin: \\u{9b}2J\n"), "{text}");
+    }
 }

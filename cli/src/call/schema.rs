@@ -6,6 +6,8 @@ use anyhow::Context;
 use bytes::Bytes;
 use weft_mesh::schema::{self, Schema};
 
+use crate::terminal;
+
 /// The messages of a descriptor set. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Messages(Arc<dyn Schema>);
@@ -19,12 +21,13 @@ impl Messages {
         Ok(self.0.json_to_binary(message, json)?.into())
     }
 
+    /// A message as JSON that a terminal can be given.
     pub(super) fn to_json(&self, message: &str, bytes: &[u8], is_pretty: bool) -> anyhow::Result<String> {
         let json = self.0.binary_to_json(message, bytes)?;
         if !is_pretty {
-            return Ok(json);
+            return Ok(terminal::json(&json));
         }
         let value: serde_json::Value = serde_json::from_str(&json)?;
-        Ok(serde_json::to_string_pretty(&value)?)
+        Ok(terminal::json(&serde_json::to_string_pretty(&value)?))
     }
 }

@@ -8,6 +8,7 @@ mod guess;
 mod render;
 
 use std::{
+    fs,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -18,7 +19,8 @@ use self::example::Example;
 use crate::{
     console::say,
     mesh_file::{MeshFile, Programs},
-    new_files::{FileState, NewFile},
+    new_files::NewFile,
+    terminal,
 };
 
 const AFTER_HELP: &str = "\
@@ -59,14 +61,15 @@ fn init(dir: &Path) -> anyhow::Result<()> {
     let text = render::mesh_file(&guess);
     let file = NewFile { name: "mesh.yaml", text: &text };
     let path = file.path(dir);
-    if file.state_in(dir)? != FileState::Missing {
+    // Not `exists`: a link that leads nowhere is there, too.
+    if fs::symlink_metadata(&path).is_ok() {
         bail!("{} is there already and stays as it is; `weft check` says whether it is valid", path.display());
     }
     file.create(dir)?;
     let shown = path.strip_prefix(".").unwrap_or(&path);
     say(format_args!("wrote {}", shown.display()))?;
     for service in &guess.services {
-        say(format_args!("  {}: {}", service.name, service.from))?;
+        say(format_args!("  {}: {}", service.name, terminal::line(&service.from)))?;
     }
     if guess.services.is_empty() {
         say("No program was found here that weft knows how to run: put your program's command line into `run`.\n\
@@ -74,12 +77,15 @@ fn init(dir: &Path) -> anyhow::Result<()> {
         return Ok(());
     }
     for note in &guess.notes {
-        say(format_args!("  note: {note}"))?;
+        say(format_args!("  note: {}", terminal::lines(note)))?;
     }
     // Problems that the search does not see, such as a missing program, are reported now, not at the start.
     match MeshFile::load(shown, Programs::MayBeBuilt) {
         Ok(_) => say("Next: check that the commands in it are right, then run `weft up`")?,
-        Err(problems) => say(format_args!("Still to be fixed (`weft check` shows it again):\n{problems}"))?,
+        Err(problems) => {
+            let problems = terminal::lines(&problems.to_string());
+            say(format_args!("Still to be fixed (`weft check` shows it again):\n{problems}"))?;
+        }
     }
     Ok(())
 }

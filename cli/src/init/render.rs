@@ -1,6 +1,7 @@
 //! A `mesh.yaml` with what was found in a folder, in which every key is explained.
 
 use super::guess::{Found, Guess};
+use crate::terminal;
 
 /// The whole file.
 pub(super) fn mesh_file(guess: &Guess) -> String {
@@ -32,7 +33,7 @@ pub(super) fn mesh_file(guess: &Guess) -> String {
     }
     if !guess.notes.is_empty() {
         text += "\n# What `weft init` could not find out:\n";
-        text.extend(guess.notes.iter().map(|note| format!("#   {}\n", note.replace('\n', " "))));
+        text.extend(guess.notes.iter().map(|note| format!("#   {}\n", comment(&note.replace('\n', " ")))));
     }
     text
 }
@@ -87,7 +88,7 @@ fn service(found: &Found, proto_path: &[String], is_first: bool) -> String {
             text.extend(lines.iter().map(|line| format!("    # {line}\n")));
         }
     };
-    text += &format!("  # {}\n  {}:\n", found.from, scalar(&found.name));
+    text += &format!("  # {}\n  {}:\n", comment(&found.from), scalar(&found.name));
     explain(
         &[
             "The command line, split as a shell would but run without a shell. The program must listen at $WEFT_LISTEN,",
@@ -138,6 +139,12 @@ fn list(texts: &[String]) -> String {
     format!("[{}]", texts.iter().map(|text| scalar(text)).collect::<Vec<_>>().join(", "))
 }
 
+/// A text for a comment. It may contain the name of a folder or a file, and these may contain newlines: what follows one
+/// would not be a comment but a part of the file, such as a command to run.
+fn comment(text: &str) -> String {
+    terminal::line(text)
+}
+
 /// A string as YAML: in quotes, unless it can't be read as anything else.
 fn scalar(text: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "_-./= ".contains(c);
@@ -149,8 +156,8 @@ fn scalar(text: &str) -> String {
     if starts_plain && !is_word && text.chars().all(is_plain) && !text.ends_with(' ') {
         return text.to_owned();
     }
-    // Every JSON string is a YAML string, too.
-    serde_json::Value::from(text).to_string()
+    // Every JSON string is a YAML string, too. YAML reads some characters as line breaks that JSON does not.
+    terminal::json(&serde_json::Value::from(text).to_string())
 }
 
 #[cfg(test)]
@@ -175,6 +182,7 @@ mod tests {
             "ä",
             "-x",
             ".venv/bin/python main.py",
+            "a\nb\u{85}\u{2028}\u{7f}c",
         ];
         for text in texts {
             for yaml in [format!("a: {}\n", scalar(text)), format!("a: {}\n", list(&[text.to_owned()]))] {
@@ -186,5 +194,27 @@ mod tests {
                 assert_eq!((&read[..], &reader.problems[..]), (&[text][..], &[][..]), "{yaml}");
             }
         }
+    }
+
+    #[test]
+    fn a_name_with_newlines_stays_in_its_comment() {
+        let hostile = "Go, by a\nx\r\u{85}\u{2028}/go.mod\n    run: reboot\n  evil:\x1b[2J";
+        let found =
+            |name: &str| Found { name: name.into(), from: hostile.into(), run: "bin/x".into(), ..Found::default() };
+        let services = vec![found("users"), found("web")];
+        let guess = Guess { services, notes: vec![format!("note {hostile}")], ..Guess::default() };
+        let text = mesh_file(&guess);
+        let breaks = |c: char| c != '\n' && weft_mesh::names::acts_on_terminal(c);
+        assert!(!text.contains(breaks), "{text:?}");
+        // Every line that the names have got into is a comment.
+        let with_it: Vec<&str> = text.lines().filter(|line| line.contains("reboot") || line.contains("evil")).collect();
+        assert_eq!(with_it.len(), 3, "{with_it:?}");
+        assert!(with_it.iter().all(|line| line.trim_start().starts_with('#')), "{with_it:?}");
+        let root = Node::parse("mesh.yaml", &text).unwrap();
+        let mut reader = weft_mesh::config::Reader { file: "mesh.yaml", problems: Vec::new() };
+        let table = reader.table("", &root, &["services"]).unwrap();
+        let services = reader.open_table("services", table.get("services").unwrap(), "a table").unwrap();
+        let names: Vec<String> = services.entries().iter().map(|entry| entry.key.to_string()).collect();
+        assert_eq!(names, ["users", "web"]);
     }
 }

@@ -17,6 +17,7 @@ use super::{
 use crate::{
     console::note,
     mesh_file::{CommandLine, MeshFile},
+    terminal,
 };
 
 /// How often the elapsed time is redrawn and the command is checked for its end.
@@ -31,7 +32,7 @@ pub(crate) fn run(file: &MeshFile, look: Look) -> anyhow::Result<()> {
     let rows: Vec<Row> = file.services.iter().map(|service| Row::new(service.name.name(), 1)).collect();
     for command_line in &file.build {
         if !look.is_live {
-            note(format_args!("weft: building: {}", command_line.text));
+            note(format_args!("weft: building: {}", terminal::line(&command_line.text)));
         }
         let began = Instant::now();
         let status = if look.is_verbose {
@@ -101,7 +102,7 @@ fn not_started(command_line: &CommandLine) -> String {
     format!("build: `{}` can't be started", command_line.text)
 }
 
-/// Prints the output of a command to standard error.
+/// Prints the output of a command to standard error, as it is: the user's own command could print it, too.
 fn show(log: &Path) {
     let shown = File::open(log).and_then(|mut log| io::copy(&mut log, &mut io::stderr()));
     if let Err(error) = shown {

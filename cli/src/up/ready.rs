@@ -7,12 +7,15 @@ use tokio::{
     net::TcpStream,
     time::{Instant, sleep, timeout},
 };
+use weft_mesh::names::shown_up_to;
 
 /// The pause between two questions.
 const INTERVAL: Duration = Duration::from_millis(15);
 /// How long one answer may take.
 const ANSWER_LIMIT: Duration = Duration::from_secs(1);
 const ANSWER_BYTES: u64 = 4_096;
+/// The most characters of a reason that are shown.
+const REASON_CHARS: usize = 400;
 
 /// Waits until something listens there, but not longer than `limit`.
 pub(crate) async fn listening(address: SocketAddr, limit: Duration) {
@@ -58,7 +61,8 @@ async fn ask(address: SocketAddr) -> Result<(), Unready> {
         Ok(Ok((200, _))) => Ok(()),
         Ok(Ok((status, body))) => match body.trim() {
             "" => Err(Unready::Says(format!("it answers {status}"))),
-            reason => Err(Unready::Says(reason.to_owned())),
+            // Another process may have the port.
+            reason => Err(Unready::Says(shown_up_to(reason, REASON_CHARS))),
         },
         Ok(Err(error)) => Err(Unready::NoAnswer(format!("{address}: {error}"))),
         Err(_) => Err(Unready::NoAnswer(format!("{address}: no answer within {ANSWER_LIMIT:?}"))),
@@ -119,7 +123,7 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let server = tokio::spawn(async move {
-            let unready = "503 Service Unavailable\r\ncontent-length: 10\r\n\r\nno SVID yet";
+            let unready = "503 Service Unavailable\r\ncontent-length: 11\r\n\r\nno SVID\x1b[2J";
             for answer in [unready, unready, "200 OK\r\n\r\n"] {
                 let (mut stream, _) = listener.accept().await.unwrap();
                 let mut request = [0; 1_024];
@@ -130,7 +134,7 @@ mod tests {
         let mut told = Vec::new();
         let tell = |reason: &str| told.push(reason.to_owned());
         assert_eq!(wait_and_tell(|| address, Duration::from_secs(60), tell).await, Ok(()));
-        assert_eq!(told, ["no SVID yet"]);
+        assert_eq!(told, ["no SVID\\u{1b}[2J"]);
         server.await.unwrap();
         assert!(matches!(ask(address).await, Err(Unready::NoAnswer(_))));
     }

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc, time::D
 
 use prost::Message;
 use prost_types::{FileDescriptorSet, method_options::IdempotencyLevel};
+use weft_mesh::names::{is_contract_name, is_identifier};
 
 use super::{
     launch::{Mesh, Replica},
@@ -150,7 +151,8 @@ fn typed_name(weft: &Path) -> String {
     weft.strip_prefix(here).unwrap_or(weft).display().to_string()
 }
 
-/// A unary method that only reads, preferably `List`, which should need no argument.
+/// A unary method that only reads, preferably `List`, which should need no argument. Its name becomes a part of a shell
+/// command, and may be a service's own: names that protobuf does not allow are left out.
 fn harmless_method(descriptor_set: &[u8], implements: &[String]) -> Option<String> {
     let set = FileDescriptorSet::decode(descriptor_set).ok()?;
     let mut methods = Vec::new();
@@ -162,9 +164,10 @@ fn harmless_method(descriptor_set: &[u8], implements: &[String]) -> Option<Strin
             };
             let is_harmless = |m: &&prost_types::MethodDescriptorProto| {
                 let level = m.options.as_ref().map(prost_types::MethodOptions::idempotency_level);
-                level == Some(IdempotencyLevel::NoSideEffects) && !m.client_streaming() && !m.server_streaming()
+                let only_reads = level == Some(IdempotencyLevel::NoSideEffects);
+                only_reads && !m.client_streaming() && !m.server_streaming() && is_identifier(m.name())
             };
-            if implements.contains(&name) {
+            if is_contract_name(&name) && implements.contains(&name) {
                 methods.extend(definition.method.iter().filter(is_harmless).map(|m| format!("{name}/{}", m.name())));
             }
         }
@@ -213,5 +216,32 @@ stop         Ctrl-C
 ";
         assert_eq!(picture().text(2, 3), expected);
         assert!(picture().text(0, 3).starts_with("the mesh is up after 2.3s\n"));
+    }
+
+    #[test]
+    fn only_names_of_protobuf_become_a_command() {
+        let method = |name: &str| prost_types::MethodDescriptorProto {
+            name: Some(name.to_owned()),
+            options: Some(prost_types::MethodOptions {
+                idempotency_level: Some(IdempotencyLevel::NoSideEffects as i32),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let suggested = |contract: &str, methods: &[&str]| {
+            let service = prost_types::ServiceDescriptorProto {
+                name: Some(contract.to_owned()),
+                method: methods.iter().map(|name| method(name)).collect(),
+                ..Default::default()
+            };
+            let file = prost_types::FileDescriptorProto { service: vec![service], ..Default::default() };
+            harmless_method(&FileDescriptorSet { file: vec![file] }.encode_to_vec(), &[contract.to_owned()])
+        };
+        for hostile in ["Get;reboot", "$(reboot)/List", "a b", "Get\n", "", "'x'", "List\u{1b}"] {
+            assert_eq!(suggested("Users", &[hostile]), None, "{hostile}");
+            assert_eq!(suggested("Users", &[hostile, "Get_1"]).as_deref(), Some("Users/Get_1"), "{hostile}");
+            assert_eq!(suggested(hostile, &["Get"]), None, "{hostile}");
+        }
+        assert_eq!(suggested("Users", &["Get", "List"]).as_deref(), Some("Users/List"));
     }
 }

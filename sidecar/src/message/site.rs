@@ -1,8 +1,8 @@
-//! What web pages may send to a port that leads to one service. A page that a browser on this host shows can reach such
-//! a port, although neither it nor its site may call the service:
+//! What web pages may send to a port that leads to one service, and to the outbound port of a person's sidecar. A page
+//! that a browser on this host shows can reach such a port, although neither it nor its site may call a service:
 //!
 //! - **DNS rebinding**: its site's own name leads to this host. For the browser it is the page's own site, so the page
-//!   reads the answers. Such a request names the site as its authority: [`is_of_port`].
+//!   reads the answers. Such a request names the site as its authority: [`is_of_port`], [`is_of_mesh`].
 //! - **A request to another site** (CSRF): the page cannot read the answer, but the request has its effect. Browsers say
 //!   so in `Origin` and `Sec-Fetch-Site` (Fetch, section 3.2; Fetch Metadata, section 2.4), which no page can forge:
 //!   [`is_foreign`].
@@ -19,6 +19,20 @@ pub(crate) fn is_of_port(authority: &str, service: &ServiceName) -> bool {
     !host.contains('.')
         || host.parse::<IpAddr>().is_ok()
         || ServiceName::from_authority(host, service.namespace()).is_some_and(|named| named == *service)
+}
+
+/// Whether a request with this authority, and this value of `x-weft-service`, may come in on a port that leads to every
+/// service. An authority that the owner of a web site can have leads only to the service of exactly that name.
+pub(crate) fn is_of_mesh(authority: &str, named: Option<&[u8]>, namespace: &str) -> bool {
+    let host = host(authority);
+    if !host.contains('.') || host.parse::<IpAddr>().is_ok() {
+        return true;
+    }
+    let Some(service) = ServiceName::from_authority(host, namespace) else { return false };
+    named.is_none_or(|named| {
+        let named = std::str::from_utf8(named).ok().and_then(|named| ServiceName::parse_in(named, namespace).ok());
+        named.is_some_and(|named| named == service)
+    })
 }
 
 const ORIGIN: Name = Name::other("origin");
@@ -112,6 +126,27 @@ mod tests {
             "[::1].evil.example",
         ] {
             assert!(!is_of_port(refused, &etcd), "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_a_web_site_can_have_leads_to_the_service_of_that_name_only() {
+        for (authority, named, is_taken) in [
+            ("127.0.0.1:15001", None, true),
+            ("localhost:15001", Some("users"), true),
+            ("[::1]:15001", Some("users.shop"), true),
+            ("users", Some("orders"), true),
+            ("users.shop:80", None, true),
+            ("users.shop.svc.cluster.local", None, true),
+            ("users.shop", Some("users"), true),
+            ("users.shop", Some("orders"), false),
+            ("users.shop", Some("\u{fffd}"), false),
+            ("rebind.evil.example:15001", None, false),
+            ("rebind.evil.example:15001", Some("users"), false),
+            ("127.0.0.1.evil.example", None, false),
+        ] {
+            let is_of_mesh = is_of_mesh(authority, named.map(str::as_bytes), "shop");
+            assert_eq!(is_of_mesh, is_taken, "{authority} {named:?}");
         }
     }
 

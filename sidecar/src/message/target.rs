@@ -50,7 +50,12 @@ pub(crate) fn resolve(head: &mut Headers, namespace: &str) -> Result<Target, Tar
 
 /// Whether a head names its service in `x-weft-service`.
 pub(crate) fn is_named(head: &Headers) -> bool {
-    head.get(SERVICE).is_some()
+    named(head).is_some()
+}
+
+/// The value of `x-weft-service`.
+pub(crate) fn named(head: &Headers) -> Option<&[u8]> {
+    head.get(SERVICE)
 }
 
 /// The authority of a request: `:authority`, or `host` without it.

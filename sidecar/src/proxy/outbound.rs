@@ -88,7 +88,7 @@ async fn again(proxy: Rc<Proxy>, call: Rc<Call>) {
 
 impl Downstream {
     pub(crate) fn new(proxy: &Rc<Proxy>) -> Rc<Self> {
-        Rc::new(Self { proxy: Rc::clone(proxy), routes: Routes::default() })
+        Rc::new(Self { proxy: Rc::clone(proxy), routes: Routes::as_named(proxy.local.is_none()) })
     }
 
     /// A connection that was redirected from an address of this service.

@@ -29,18 +29,18 @@ pub(crate) enum Routed {
 }
 
 /// Where the calls of one connection go.
-#[derive(Default)]
 pub(crate) struct Routes {
     lead: Lead,
     last: RefCell<LastRoute>,
 }
 
 /// Which service the calls of a connection go to.
-#[derive(Default)]
 enum Lead {
     /// The one that each names.
-    #[default]
-    AsNamed,
+    AsNamed {
+        /// The clients are a person's programs, and a browser may be one of them.
+        is_persons: bool,
+    },
     /// This one, whatever they name: the connection was redirected from an address of it.
     Address(ServiceName),
     /// This one: the connection came in on a port that leads to it.
@@ -59,6 +59,12 @@ struct LastRoute {
 }
 
 impl Routes {
+    /// Each call goes to the service that it names. If the sidecar is a person's, calls that a web page of another site may
+    /// have sent are refused: see [`site`].
+    pub(crate) fn as_named(is_persons: bool) -> Self {
+        Self { lead: Lead::AsNamed { is_persons }, last: RefCell::default() }
+    }
+
     /// All calls go to this service, whatever they name.
     pub(crate) fn to_address_of(service: &ServiceName) -> Self {
         Self { lead: Lead::Address(service.clone()), last: RefCell::default() }
@@ -83,7 +89,7 @@ impl Routes {
     /// Whether only authority and path decide where the call goes, and whether it may.
     fn is_by_authority_and_path(&self, head: &Headers) -> bool {
         match &self.lead {
-            Lead::AsNamed => !target::is_named(head),
+            Lead::AsNamed { is_persons } => !(target::is_named(head) || *is_persons && site::may_be_foreign(head)),
             Lead::Address(_) => true,
             Lead::Port(_) => !site::may_be_foreign(head),
         }
@@ -122,7 +128,13 @@ impl Routes {
     /// What a head asks for.
     fn target(&self, worker: &Worker, head: &mut Headers) -> Result<Target, Failure> {
         match &self.lead {
-            Lead::AsNamed => target::resolve(head, &worker.shared.args.namespace).map_err(no_target),
+            Lead::AsNamed { is_persons } => {
+                let namespace = &worker.shared.args.namespace;
+                if *is_persons {
+                    check_site_of_any(head, namespace)?;
+                }
+                target::resolve(head, namespace).map_err(no_target)
+            }
             Lead::Address(service) => Ok(Target::Service(service.clone())),
             Lead::Port(service) => {
                 check_site(head, service)?;
@@ -155,6 +167,27 @@ fn check_site(head: &Headers, service: &ServiceName) -> Result<(), Failure> {
         return Ok(());
     };
     Err(Failure::new(reason, message).of_service(service.as_str()))
+}
+
+/// Refuses calls on the outbound port of a person's sidecar if a web page of another site may have sent them.
+fn check_site_of_any(head: &Headers, namespace: &str) -> Result<(), Failure> {
+    if tunnel::is_tunnel(head) {
+        return Ok(());
+    }
+    let authority = target::authority(head);
+    Err(if !site::is_of_mesh(&authority, target::named(head), namespace) {
+        let message = format!(
+            "a web site may have the name `{}`: give a service of the mesh, an IP address or localhost as the authority \
+             (`Host`)",
+            shown(&authority)
+        );
+        Failure::new(Reason::Misdirected, message)
+    } else if site::is_foreign(head, &authority) {
+        let message = "a web page of another site sent this (see its `Origin`): such a page may only read";
+        Failure::new(Reason::PermissionDenied, message)
+    } else {
+        return Ok(());
+    })
 }
 
 /// The service that implements the protobuf service in a path, or why there is none.
@@ -238,7 +271,7 @@ mod tests {
                 client.pass(1).await.expect("the connection lives");
                 let call = |number: usize| Rc::clone(&calls.borrow()[number]);
 
-                let routes = Routes::default();
+                let routes = Routes::as_named(false);
                 assert!(routes.known(&worker, &call(0).head()).is_none());
                 let found = async |call: Rc<Call>| match routes.find(&worker, &call).await {
                     Ok(Routed::To(route)) => route,
@@ -342,7 +375,7 @@ mod tests {
                     client.call(&head, 0);
                 }
                 client.pass(1).await.expect("the connection lives");
-                let routes = Routes::default();
+                let routes = Routes::as_named(false);
                 for (call, name) in std::iter::zip(calls.take(), ["probe.shop", "other.shop"]) {
                     assert!(routes.known(&worker, &call.head()).is_none());
                     let Ok(Routed::To(route)) = routes.find(&worker, &call).await else { panic!("it is there") };

@@ -2,6 +2,8 @@
 
 use std::io::{self, Write};
 
+use weft_mesh::names::acts_on_terminal;
+
 const RESET: &str = "\x1b[0m";
 
 /// A line that is redrawn.
@@ -103,9 +105,9 @@ fn fit(lines: &[LiveLine], size: Size) -> Vec<LiveLine> {
     fitting
 }
 
-/// At most this many characters, and none that moves the cursor.
+/// At most this many characters, and none that acts on the terminal.
 fn cut(text: &str, columns: usize) -> String {
-    let clean: String = text.chars().filter(|c| !c.is_control()).collect();
+    let clean: String = text.chars().filter(|c| !acts_on_terminal(*c)).collect();
     if clean.chars().count() <= columns {
         return clean;
     }

@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 
 use tokio::sync::oneshot;
+use weft_mesh::names::acts_on_terminal;
 
 use super::{
     buffers::Entry,
@@ -81,7 +82,8 @@ impl Printer {
             return writeln!(out, "{prefix}{}", clean(&line.text, self.has_colours));
         }
         let prefix = if line.is_bare && self.live.is_some() { "" } else { prefix };
-        line.text.lines().try_for_each(|line| writeln!(out, "{prefix}{line}"))
+        // They may quote others: the last lines of a program, or what a service tells.
+        line.text.lines().try_for_each(|line| writeln!(out, "{prefix}{}", clean(line, self.has_colours)))
     }
 }
 
@@ -108,11 +110,13 @@ fn clean(line: &str, has_colours: bool) -> String {
                 }
                 is_end
             });
-            if end == Some('m') && has_colours {
+            // Nothing but numbers is a colour: with `>` before them it would be an order to the keyboard (XTMODKEYS).
+            let is_colour = end == Some('m') && sequence.chars().all(|c| matches!(c, '0'..='9' | ';' | ':'));
+            if is_colour && has_colours {
                 cleaned.push_str(&format!("\x1b[{sequence}m"));
                 is_coloured = true;
             }
-        } else if c == '\t' || !c.is_control() {
+        } else if c == '\t' || !acts_on_terminal(c) {
             cleaned.push(c);
         }
     }
@@ -197,5 +201,14 @@ mod tests {
         let line = "\x1b[2J\x1b[31mred\x07\ttab\x1b]0;title\x07";
         assert_eq!(clean(line, true), "\x1b[31mred\ttab]0;title\x1b[0m");
         assert_eq!(clean(line, false), "red\ttab]0;title");
+        let disguised = "\x1b[>4;2ma\x1b[\x07\u{9b}2mb\u{9b}2Jc\u{202e}d\x1b[38:5:1m";
+        assert_eq!(clean(disguised, true), "ab2Jcd\x1b[38:5:1m\x1b[0m");
+    }
+
+    #[test]
+    fn what_weft_quotes_does_not_act_on_the_terminal() {
+        let quoted = vec![line(OWN, "its last lines:\n  \x1b[2J\u{9b}Hgone")];
+        let expected = "weft            │ its last lines:\nweft            │   Hgone\n";
+        assert_eq!(printed(&mut printer(false, false), quoted, None), expected);
     }
 }
