@@ -334,7 +334,7 @@ limits! {
     CLAIMS_PINNED: usize = 100_000,
         "Contracts and virtual addresses that are pinned in the control plane's store. Past it, a new one is refused.";
     CLAIMS_RELEASED: usize = 10_000,
-        "Claims that are released while the control plane does not run. Past it, a release is refused until it runs.";
+        "Claims that are released, or granted, while the control plane does not run. Past it, more are refused.";
     CONTESTS_PER_IDENTITY: usize = 20,
         "Refused claims of one identity that are logged and listed. Further ones are only counted.";
     CONTESTS_LISTED: usize = 1_000,

@@ -404,6 +404,7 @@ fn a_service_of_grpc_without_protos_is_asked_for_its_contracts() {
         let more = more.replacen('{', "{ run: bin/users,", 1).replace(",}", " }");
         let file = check(dir.path(), &format!("services:\n  users: {more}\n")).unwrap();
         assert_eq!(file.services[0].is_asked(), is_asked, "{more}");
-        assert_eq!(file.services_file().contains("endpoints: 1, unlisted: pin }\n"), is_asked, "{more}");
+        // Else it could claim what another service that is asked is about to tell.
+        assert!(!file.services_file().contains("unlisted"), "{more}");
     }
 }

@@ -4,6 +4,9 @@
 //! `mesh.yaml` has the last word: a contract that it gives to a service belongs to that service. Of two services that
 //! tell the same other contract, the first in the file has it, whichever answers first. So a service gets its contracts
 //! when all services before it that are asked have answered. It keeps them until `weft up` ends.
+//!
+//! The control plane's file does not name these contracts, so the control plane refuses them to every identity until they
+//! are granted to one. That happens here, before the sidecars are started that claim them.
 
 #[cfg(test)]
 mod tests;
@@ -18,9 +21,10 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tonic::transport::Endpoint;
+use weft_control::StateArgs;
 use weft_mesh::{
     limits,
-    names::{is_contract_name, shown_up_to},
+    names::{ServiceName, is_contract_name, shown_up_to},
     policy::ServicePolicy,
 };
 
@@ -45,6 +49,9 @@ const MAX_CONTRACTS: usize = 100;
 const ASK_LIMIT: Duration = Duration::from_secs(10);
 /// How long a sidecar may take to be replaced by one that knows the contracts.
 const REPLACE_LIMIT: Duration = Duration::from_secs(60);
+/// How long the control plane may take to pin what is granted, even if it is just being started again.
+const GRANT_LIMIT: Duration = Duration::from_secs(60);
+const GRANT_INTERVAL: Duration = Duration::from_millis(50);
 /// How often it is asked whether a service is up, after the first time.
 const UP_INTERVAL: Duration = Duration::from_secs(1);
 /// How long the first series of questions whether a service is up goes on.
@@ -236,6 +243,22 @@ fn judge(
     Ok((Told { descriptor_set: contracts.descriptor_set, implements }, text))
 }
 
+/// Has the control plane pin contracts to a service, and waits until it has.
+async fn grant(service: &ServiceName, contracts: &[String], mesh: &Mesh) -> anyhow::Result<()> {
+    let state = StateArgs { state_dir: mesh.state_dir.join("control"), trust_domain: mesh.trust_domain.clone() };
+    let (of, to, what) = (state.clone(), service.clone(), contracts.to_vec());
+    // It may wait for the lock of the folder.
+    tokio::task::spawn_blocking(move || weft_control::grant_contracts(&of, &to, &what)).await??;
+    let pinned = async {
+        while !weft_control::are_pinned_to(&state, service, contracts)? {
+            sleep(GRANT_INTERVAL).await;
+        }
+        Ok(())
+    };
+    let late = || format!("the control plane did not grant them to {service} within {GRANT_LIMIT:?}");
+    timeout(GRANT_LIMIT, pinned).await.with_context(late)?
+}
+
 /// Replaces the sidecars of a service by some that know its contracts. No call is lost.
 async fn give(
     service: &ServiceLaunch,
@@ -246,6 +269,7 @@ async fn give(
 ) -> anyhow::Result<()> {
     let file = mesh.state_dir.join("sidecars").join(format!("{}.told.binpb", service.name.name()));
     write_secret(&file, &contracts.descriptor_set).with_context(|| format!("{} can't be written", file.display()))?;
+    grant(&service.name, &contracts.implements, mesh).await?;
     service.set_descriptors(Some(Descriptors { file, implements: contracts.implements.clone() }));
     for (index, replica) in replicas.iter().enumerate() {
         let name = replica.sidecar_name();

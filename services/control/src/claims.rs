@@ -8,7 +8,7 @@
 //! 3. the first identity that claimed it. It is pinned to that identity in the [`store`] until it is released, even
 //!    while the identity has no endpoints. An address is pinned only if the identity's join token allows it, as any
 //!    other address may belong to something outside the mesh. If there is a file, contracts are pinned only if the file
-//!    says so.
+//!    says so, or if `weft up` grants them to the identity while the control plane runs.
 //!
 //! A claim on what belongs to another service is contested: it is refused, counted and listed, and changes nothing.
 
@@ -257,6 +257,19 @@ impl Claims {
             self.contests_of.entry(claimant.clone()).and_modify(|count| *count -= 1);
         }
         Some((owner, claimants))
+    }
+
+    /// The mesh's owner gives a contract to a service: it is pinned to it. False if another service has it, or if the
+    /// service or the mesh has too many.
+    pub(crate) fn grant(&mut self, contract: &str, service: &ServiceName) -> bool {
+        match self.listed.get(contract).or_else(|| self.pinned.get(contract)) {
+            Some(owner) => owner == service,
+            None if self.has_room(service) => {
+                self.pin(contract, service);
+                true
+            }
+            None => false,
+        }
     }
 
     /// How many claims were refused so far.

@@ -245,6 +245,22 @@ impl Directory {
         state.tell();
     }
 
+    /// Pins contracts to the services that the mesh's owner gives them to.
+    pub(crate) fn grant(&self, grants: &[(String, ServiceName)]) {
+        let mut state = self.lock();
+        for (contract, owner) in grants {
+            match state.registry.grant(contract, owner, Instant::now()) {
+                true => tracing::info!(contract, %owner, "a contract was granted"),
+                false => tracing::warn!(
+                    contract,
+                    %owner,
+                    "a contract can't be granted: another service has it, or too many claims are pinned"
+                ),
+            }
+        }
+        state.tell();
+    }
+
     /// Waits until there may be changes to save. Dropping the future loses nothing.
     pub(crate) async fn has_to_keep(&self) {
         self.to_keep.notified().await;

@@ -31,4 +31,4 @@ mod tests;
 
 pub use args::{Args, ReleaseArgs, StateArgs, TokenArgs};
 pub use authority::{ca, join_token, network::Network};
-pub use run::{claims_kept, contests_kept, forget_contracts, release, run, token};
+pub use run::{are_pinned_to, claims_kept, contests_kept, forget_contracts, grant_contracts, release, run, token};

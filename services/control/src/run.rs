@@ -9,7 +9,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 use tokio_util::sync::CancellationToken;
-use weft_mesh::{limits, telemetry, tls, tls::Svid};
+use weft_mesh::{limits, names::ServiceName, telemetry, tls, tls::Svid};
 
 use crate::{
     Args, ReleaseArgs, StateArgs, TokenArgs,
@@ -26,8 +26,8 @@ use crate::{
     traces,
 };
 
-/// How often released claims are looked for.
-const RELEASES_POLL: Duration = Duration::from_secs(1);
+/// How often released and granted claims are looked for, after [`STORE_PAUSE`]. The start of `weft up` waits for grants.
+const ORDERS_POLL: Duration = Duration::from_millis(100);
 /// The shortest time between two writes of the store, however often claims change.
 const STORE_PAUSE: Duration = Duration::from_millis(500);
 /// The time for tasks to end when the runtime shuts down.
@@ -99,8 +99,27 @@ pub fn release(args: &ReleaseArgs) -> anyhow::Result<String> {
     ))
 }
 
-/// Forgets which contracts are pinned, so that the next control plane pins them anew. Does nothing to addresses, or if no
-/// control plane has run. Only for while none runs: a running one would pin them again.
+/// Grants contracts to a service: the running control plane pins them to its identity, unless another has them. Then
+/// [`are_pinned_to`] says so. Blocks while another process holds the lock of the state folder.
+///
+/// # Errors
+/// A name is not that of a contract, there is no CA in the folder, or it cannot be written.
+pub fn grant_contracts(args: &StateArgs, service: &ServiceName, contracts: &[String]) -> anyhow::Result<()> {
+    Ok(store(args)?.grant(service, contracts)?)
+}
+
+/// Whether all these contracts are pinned to a service.
+///
+/// # Errors
+/// There is no CA in the folder, or its claims can't be read.
+pub fn are_pinned_to(args: &StateArgs, service: &ServiceName, contracts: &[String]) -> anyhow::Result<bool> {
+    let (saved, _) = store(args)?.load()?;
+    Ok(contracts.iter().all(|contract| saved.pinned.get(contract) == Some(service)))
+}
+
+/// Forgets which contracts are pinned, and which were granted but not pinned yet, so that the next control plane pins
+/// them anew. Does nothing to addresses, or if no control plane has run. Only for while none runs: a running one would
+/// pin them again.
 ///
 /// # Errors
 /// Its claims can't be read or written.
@@ -108,6 +127,7 @@ pub fn forget_contracts(args: &StateArgs) -> anyhow::Result<()> {
     let store = store(args)?;
     let (mut saved, hosts) = store.load()?;
     saved.pinned.retain(|claim, _| is_address(claim));
+    store.forget_grants()?;
     Ok(store.save(&saved, &hosts)?)
 }
 
@@ -262,7 +282,7 @@ impl ControlPlane {
     }
 }
 
-/// Saves claims when they change, and handles releases, until `last` is cancelled. Then it saves the last changes and
+/// Saves claims when they change, and handles releases and grants, until `last` is cancelled. Then it saves the last changes and
 /// ends.
 async fn keep_claims(directory: Arc<Directory>, store: Arc<Store>, last: CancellationToken) {
     while !last.is_cancelled() {
@@ -281,9 +301,23 @@ async fn keep_claims(directory: Arc<Directory>, store: Arc<Store>, last: Cancell
             Ok(_) => drop(keep(&directory, &store).await),
             Err(error) => tracing::error!(%error, "released claims can't be read"),
         }
+        let reading = Arc::clone(&store);
+        match elsewhere(move || reading.to_grant()).await {
+            Ok(granted) if !granted.is_empty() => {
+                directory.grant(&granted);
+                let clearing = Arc::clone(&store);
+                if keep(&directory, &store).await
+                    && let Err(error) = elsewhere(move || clearing.granted()).await
+                {
+                    tracing::error!(%error, "granted claims can't be removed from the list");
+                }
+            }
+            Ok(_) => {}
+            Err(error) => tracing::error!(%error, "granted claims can't be read"),
+        }
         let pause = async {
             tokio::time::sleep(STORE_PAUSE).await;
-            let _ = tokio::time::timeout(RELEASES_POLL, directory.has_to_keep()).await;
+            let _ = tokio::time::timeout(ORDERS_POLL, directory.has_to_keep()).await;
         };
         tokio::select! {
             () = pause => {}

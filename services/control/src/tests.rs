@@ -2,7 +2,11 @@
 
 mod hostile;
 
-use std::{net::SocketAddr, path::Path, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use hyper_util::rt::TokioIo;
@@ -62,6 +66,11 @@ impl Running {
     }
 
     async fn start_with(state_dir: &Path, budget: Budget) -> Self {
+        Self::start_of(state_dir, budget, None).await
+    }
+
+    /// With a file of `--services`.
+    async fn start_of(state_dir: &Path, budget: Budget, services: Option<PathBuf>) -> Self {
         tls::install_crypto_provider();
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let args = Args {
@@ -70,7 +79,7 @@ impl Running {
             dashboard: any,
             dashboard_host: Vec::new(),
             remote_spans: false,
-            services: None,
+            services,
             trust_domain: "weft.test".parse().unwrap(),
             log_format: LogFormat::Text,
         };

@@ -1,8 +1,9 @@
 //! The pinned claims, in the control plane's state folder.
 //!
 //! Only the control plane writes `claims.json`. To release a claim, a command adds a line with its name to
-//! `released-claims`; the control plane reads that file within seconds, or at its next start. So neither overwrites
-//! what the other has written.
+//! `released-claims`; the control plane reads that file within seconds, or at its next start. To grant a contract to a
+//! service, `weft up` adds a line with the contract and the identity to `granted-claims`. So none overwrites what
+//! another has written.
 
 use std::{collections::BTreeMap, fs, io::ErrorKind, path::Path};
 
@@ -21,8 +22,12 @@ use crate::authority::{
 
 const CLAIMS: &str = "claims.json";
 const RELEASED: &str = "released-claims";
-/// The releases that the control plane is handling, until the result is on disk.
-const TAKEN: &str = "released-claims.taken";
+const GRANTED: &str = "granted-claims";
+
+/// The file with the lines of another one that the control plane is handling, until the result is on disk.
+fn taken(file: &str) -> String {
+    format!("{file}.taken")
+}
 
 /// Why the store can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -44,9 +49,9 @@ pub(crate) enum ClaimsError {
     /// It is not pinned.
     #[error("`{0}` is not pinned to an identity; `weft identity list` shows the claims that are")]
     NotPinned(String),
-    /// Too many releases wait, as the control plane does not run.
-    #[error("{} releases wait for the control plane already: start it", limits::CLAIMS_RELEASED)]
-    TooMany,
+    /// Too many releases or grants wait, as the control plane does not run.
+    #[error("{most} lines of {0} wait for the control plane already: start it", most = limits::CLAIMS_RELEASED)]
+    TooMany(&'static str),
 }
 
 /// See the module.
@@ -137,34 +142,85 @@ impl Store {
         let _lock = self.dir.lock()?;
         let (saved, _) = self.load()?;
         let owner = saved.pinned.get(claim).ok_or_else(|| ClaimsError::NotPinned(claim.to_owned()))?;
-        let mut released = self.dir.read(RELEASED, Access::Public)?.unwrap_or_default();
-        if released.lines().count() >= limits::CLAIMS_RELEASED {
-            return Err(ClaimsError::TooMany);
-        }
-        released.push_str(claim);
-        released.push('\n');
-        self.dir.write(RELEASED, &released, Access::Public)?;
+        self.add(RELEASED, [claim.to_owned()])?;
         Ok(self.id(owner))
     }
 
     /// The claims that wait to be released. Each call returns them until [`Self::released`] is called.
     pub(crate) fn to_release(&self) -> Result<Vec<String>, ClaimsError> {
-        let (released, taken) = (self.dir.path(RELEASED), self.dir.path(TAKEN));
-        if !taken.exists() {
-            if !released.exists() {
-                return Ok(Vec::new());
-            }
-            let _lock = self.dir.lock()?;
-            let renamed = fs::rename(&released, &taken);
-            renamed.map_err(|source| StateError::Io { what: "rename", path: released, source })?;
-        }
-        let text = self.dir.read(TAKEN, Access::Public)?.unwrap_or_default();
-        Ok(text.lines().take(limits::CLAIMS_RELEASED).map(str::to_owned).collect())
+        self.take(RELEASED)
     }
 
     /// The claims of [`Self::to_release`] are released, and the result is saved.
     pub(crate) fn released(&self) -> Result<(), ClaimsError> {
-        let path = self.dir.path(TAKEN);
+        self.remove(&taken(RELEASED))
+    }
+
+    /// Asks the control plane to pin contracts to a service.
+    pub(crate) fn grant(&self, service: &ServiceName, contracts: &[String]) -> Result<(), ClaimsError> {
+        if let Some(wrong) = contracts.iter().find(|contract| !is_contract_name(contract)) {
+            return Err(ClaimsError::NoClaim(shown(wrong)));
+        }
+        let _lock = self.dir.lock()?;
+        self.add(GRANTED, contracts.iter().map(|contract| format!("{contract} {}", self.id(service))))
+    }
+
+    /// The contracts that wait to be granted. Each call returns them until [`Self::granted`] is called.
+    pub(crate) fn to_grant(&self) -> Result<Vec<(String, ServiceName)>, ClaimsError> {
+        let read = |line: String| {
+            let (contract, id) = line.split_once(' ').ok_or("a line is not of the form CONTRACT IDENTITY")?;
+            if !is_contract_name(contract) {
+                return Err(format!("`{}` is not the full name of a protobuf service", shown(contract)));
+            }
+            Ok((contract.to_owned(), self.service(id)?))
+        };
+        let file = || self.dir.path(&taken(GRANTED)).display().to_string();
+        let wrong = |why| ClaimsError::Content { file: file(), why };
+        self.take(GRANTED)?.into_iter().map(|line| read(line).map_err(wrong)).collect()
+    }
+
+    /// The contracts of [`Self::to_grant`] are granted, and the result is saved.
+    pub(crate) fn granted(&self) -> Result<(), ClaimsError> {
+        self.remove(&taken(GRANTED))
+    }
+
+    /// Forgets the grants that no control plane has handled.
+    pub(crate) fn forget_grants(&self) -> Result<(), ClaimsError> {
+        let _lock = self.dir.lock()?;
+        self.remove(GRANTED)?;
+        self.remove(&taken(GRANTED))
+    }
+
+    /// Adds lines to a file. The folder is locked.
+    fn add(&self, file: &'static str, lines: impl IntoIterator<Item = String>) -> Result<(), ClaimsError> {
+        let mut text = self.dir.read(file, Access::Public)?.unwrap_or_default();
+        for line in lines {
+            text.push_str(&line);
+            text.push('\n');
+        }
+        if text.lines().count() > limits::CLAIMS_RELEASED {
+            return Err(ClaimsError::TooMany(file));
+        }
+        Ok(self.dir.write(file, &text, Access::Public)?)
+    }
+
+    /// The lines of a file, which is put aside until it is handled.
+    fn take(&self, file: &str) -> Result<Vec<String>, ClaimsError> {
+        let (given, taken) = (self.dir.path(file), taken(file));
+        if !self.dir.path(&taken).exists() {
+            if !given.exists() {
+                return Ok(Vec::new());
+            }
+            let _lock = self.dir.lock()?;
+            let renamed = fs::rename(&given, self.dir.path(&taken));
+            renamed.map_err(|source| StateError::Io { what: "rename", path: given, source })?;
+        }
+        let text = self.dir.read(&taken, Access::Public)?.unwrap_or_default();
+        Ok(text.lines().take(limits::CLAIMS_RELEASED).map(str::to_owned).collect())
+    }
+
+    fn remove(&self, file: &str) -> Result<(), ClaimsError> {
+        let path = self.dir.path(file);
         match fs::remove_file(&path) {
             Err(source) if source.kind() != ErrorKind::NotFound => {
                 Err(StateError::Io { what: "remove", path, source }.into())

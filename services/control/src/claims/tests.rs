@@ -57,6 +57,29 @@ fn unproven_addresses_and_unlisted_contracts_are_not_pinned() {
 }
 
 #[test]
+fn a_granted_contract_is_the_service_s_alone() {
+    let listed = BTreeMap::from([("shop.Users".to_owned(), name("users.shop"))]);
+    let mut claims = Claims::new(listed, Unlisted::Refuse, BTreeMap::new());
+    for service in ["asked.shop", "impostor.shop"] {
+        assert_eq!(judge(&mut claims, service, "shop.Told").unlisted, ["shop.Told"], "before it is granted");
+    }
+    assert!(claims.grant("shop.Told", &name("asked.shop")));
+    assert!(claims.grant("shop.Told", &name("asked.shop")), "once more changes nothing");
+    assert!(claims.grant("shop.Users", &name("users.shop")), "it has it anyway");
+    assert!(!claims.grant("shop.Told", &name("impostor.shop")) && !claims.grant("shop.Users", &name("asked.shop")));
+    assert_eq!(claims.pins(), 1);
+    assert_eq!(judge(&mut claims, "asked.shop", "shop.Told"), Denied::default());
+    assert_eq!(judge(&mut claims, "asked.shop", "shop.Other").unlisted, ["shop.Other"], "nothing else");
+    let contested = [("shop.Told".to_owned(), name("asked.shop"))];
+    assert_eq!(judge(&mut claims, "impostor.shop", "shop.Told").contested, contested);
+    for number in 1..limits::CLAIMS_PER_IDENTITY {
+        assert!(claims.grant(&format!("t.S{number}"), &name("asked.shop")));
+    }
+    assert!(!claims.grant("t.More", &name("asked.shop")), "a limit holds for what is granted, too");
+    assert!(claims.grant("t.S1", &name("asked.shop")));
+}
+
+#[test]
 fn the_pins_of_one_identity_are_limited() {
     let mut claims = Claims::default();
     for number in 0..limits::CLAIMS_PER_IDENTITY {
@@ -139,6 +162,29 @@ mod kept {
         assert_eq!(store.to_release().unwrap(), ["10.96.0.1:80"]);
         store.released().unwrap();
         assert!(store.to_release().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_grant_is_returned_until_it_is_handled_or_forgotten() {
+        let (dir, store) = store();
+        let grant = |service: &str, contracts: &[&str]| {
+            store.grant(&name(service), &contracts.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())
+        };
+        let waiting = || store.to_grant().unwrap().into_iter().map(|(contract, _)| contract).collect::<Vec<_>>();
+        assert!(waiting().is_empty());
+        assert!(matches!(grant("users.shop", &["a.B", "a.C spiffe://weft.test\n"]), Err(ClaimsError::NoClaim(_))));
+        grant("users.shop", &["a.B", "a.C"]).unwrap();
+        assert_eq!(waiting(), ["a.B", "a.C"]);
+        grant("web.shop", &["a.D"]).unwrap();
+        assert_eq!(waiting(), ["a.B", "a.C"], "the first are not handled yet");
+        store.granted().unwrap();
+        assert_eq!(store.to_grant().unwrap(), [("a.D".to_owned(), name("web.shop"))]);
+        grant("web.shop", &["a.E"]).unwrap();
+        store.forget_grants().unwrap();
+        assert!(waiting().is_empty());
+        fs::write(dir.path().join("granted-claims"), "a.B users.shop\n").unwrap();
+        let error = store.to_grant().unwrap_err().to_string();
+        assert!(error.contains("granted-claims.taken: `users.shop` is not of the form"), "{error}");
     }
 
     #[test]

@@ -91,6 +91,52 @@ async fn a_contract_cannot_be_taken_over_even_after_a_restart() {
     assert!(!crate::claims_kept(&of).unwrap().contains("is pinned"), "nothing but the contract was pinned");
 }
 
+/// As with `weft up`, whose file names no contract of a service that has to be asked for them.
+#[tokio::test]
+async fn a_contract_that_the_file_leaves_open_is_nobody_s_until_it_is_granted() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("services.yaml");
+    std::fs::write(&file, "services: { users.shop: {}, greedy.shop: {} }\n").unwrap();
+    let start = || Running::start_of(dir.path(), Budget::of_files(1 << 20), Some(file.clone()));
+    let mesh = start().await;
+    let of = crate::StateArgs { state_dir: dir.path().to_owned(), trust_domain: mesh.ca.trust_domain().clone() };
+    let contracts = [USERS];
+    // The compromised service comes first, and the honest one has claimed it too early.
+    let mut open = Vec::new();
+    for (service, id, port) in [(GREEDY, "g1", 7002), ("users.shop", "u1", 7001)] {
+        let sidecar = mesh.sidecar(service).await;
+        let mut claim = Announcing::open(&sidecar, claiming(&mesh, service, id, port, &contracts, &[])).await;
+        assert_eq!(claim.answer().await.unwrap().unlisted, [USERS], "{service}");
+        open.push((sidecar, claim));
+    }
+    assert_eq!(owner(&mesh, USERS).await, None);
+
+    let (users, told) = (weft_mesh::names::ServiceName::parse("users.shop").unwrap(), vec![USERS.to_owned()]);
+    assert!(!crate::are_pinned_to(&of, &users, &told).unwrap());
+    crate::grant_contracts(&of, &users, &told).unwrap();
+    timeout(SOON, async {
+        while !crate::are_pinned_to(&of, &users, &told).unwrap() {
+            sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+    .unwrap();
+    assert_eq!(owner(&mesh, USERS).await.as_deref(), Some("users.shop"), "also what it has announced before");
+    drop(open);
+    mesh.stop().await;
+
+    // It stays so when the control plane is started again and the compromised service is the first.
+    let mesh = start().await;
+    let greedy = mesh.sidecar(GREEDY).await;
+    let mut taking = Announcing::open(&greedy, claiming(&mesh, GREEDY, "g1", 7002, &contracts, &[])).await;
+    assert_eq!(taking.answer().await.unwrap().contested.len(), 1);
+    let sidecar = mesh.sidecar("users.shop").await;
+    let mut owning = Announcing::open(&sidecar, claiming(&mesh, "users.shop", "u1", 7001, &contracts, &[])).await;
+    let answer = owning.answer().await.unwrap();
+    assert!(answer.contested.is_empty() && answer.unlisted.is_empty(), "{answer:?}");
+    mesh.stop().await;
+}
+
 #[tokio::test]
 async fn an_endpoint_is_only_on_the_announcing_host_or_where_its_token_allows_it() {
     let dir = tempfile::tempdir().unwrap();

@@ -87,6 +87,17 @@ impl Registry {
         Some(owner)
     }
 
+    /// The mesh's owner gives a contract to a service. If an endpoint of it has claimed it in vain, the service is called
+    /// by it now. False if another service has it, or if there is no room.
+    pub(crate) fn grant(&mut self, contract: &str, service: &ServiceName, now: Instant) -> bool {
+        let is_granted = self.claims.grant(contract, service);
+        let entry = self.services.get(service);
+        if is_granted && entry.is_some_and(|entry| !entry.members.is_empty() && entry.claimed.contains(contract)) {
+            self.change_claims(service, &[(Arc::from(contract), Kind::Pinned)], &[], &[], now);
+        }
+        is_granted
+    }
+
     /// All claims and their owners.
     pub(crate) fn claims(&self) -> &Claims {
         &self.claims
