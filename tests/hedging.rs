@@ -9,7 +9,7 @@ use std::{
 use serde_json::Value;
 use tonic::{Code, transport::Channel};
 use tonic_prost::ProstCodec;
-use weft_tests::{Bed, Text, eventually, metric, root};
+use weft_tests::{Bed, Text, eventually, get, metric, root};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -25,8 +25,19 @@ async fn bed() -> Bed {
 
 /// Calls a method of the service, which does as `what` says.
 async fn call(channel: &Channel, method: &str, what: &str) -> Result<tonic::Response<Text>, tonic::Status> {
+    call_with(channel, method, &[("x-do", what)]).await
+}
+
+/// Calls a method of the service with headers.
+async fn call_with(
+    channel: &Channel,
+    method: &str,
+    headers: &[(&'static str, &str)],
+) -> Result<tonic::Response<Text>, tonic::Status> {
     let mut request = tonic::Request::new(Text { text: "hello".into() });
-    request.metadata_mut().insert("x-do", what.parse().expect("an ASCII value"));
+    for (name, value) in headers {
+        request.metadata_mut().insert(*name, value.parse().expect("an ASCII value"));
+    }
     let mut client = tonic::client::Grpc::new(channel.clone());
     client.ready().await.expect("the sidecar is there");
     let path = http::uri::PathAndQuery::try_from(format!("/probe.hedge.v1.Hedged/{method}")).expect("a path");
@@ -97,4 +108,30 @@ async fn without_the_option_such_a_call_ends_at_its_deadline() {
         assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
     }
     assert_eq!(metric(bed.ports("keyboard").metrics, "weft_hedges_total", "").await, 0.0);
+}
+
+#[tokio::test]
+async fn the_trace_of_a_hedged_call_shows_both_tries() {
+    let bed = bed().await;
+    let channel = bed.channel();
+    both_answer(&channel).await;
+    let id = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let parent = format!("00-{id}-00f067aa0ba902b7-01");
+    let headers = [("x-do", &*hangs_once(&bed, 0)), ("traceparent", &*parent)];
+    call_with(&channel, "Read", &headers).await.expect("the other replica answers");
+
+    let of_callers_sidecar = async || {
+        // Until the first span has come, there is no such trace.
+        let (_, text) = get(bed.dashboard(), &format!("/api/traces/{id}")).await;
+        let trace: Value = serde_json::from_str(&text).unwrap_or_default();
+        let spans = trace["spans"].as_array().cloned().unwrap_or_default();
+        spans.into_iter().filter(|span| span["kind"] == "client").collect::<Vec<_>>()
+    };
+    eventually("the call and its tries are in the store", LIMIT, async || of_callers_sidecar().await.len() == 3).await;
+    let spans = of_callers_sidecar().await;
+    let (tries, calls): (Vec<_>, Vec<_>) = spans.iter().partition(|span| !span["attributes"]["weft.attempt"].is_null());
+    let events = calls[0]["events"].as_array().expect("events");
+    assert!(events.iter().any(|event| event["name"] == "hedge"), "{}", calls[0]);
+    let errors = tries.iter().map(|span| span["attributes"]["error.type"].as_str()).collect::<BTreeSet<_>>();
+    assert_eq!(errors, [None, Some("outrun")].into(), "{tries:?}");
 }
