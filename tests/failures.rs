@@ -216,12 +216,13 @@ async fn has_died(bed: &Bed, pid: u32) -> Instant {
     Instant::now()
 }
 
-/// Only calls that run in the replica may fail.
+/// Only calls that run in the replica may fail. They are more than the failures in a row that open a breaker, and fail at
+/// once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn only_calls_in_a_replica_that_dies_fail() {
     let bed = &Bed::start(&probe_service(2)).await;
     answering(bed, 2).await;
-    let load = Load::start(bed.channel(), "sleep:30");
+    let load = Load::start(bed.channel(), "sleep:300");
     load.calls(20).await;
     let first = bed.pid("probe-1");
     bed.kill("probe-1");

@@ -139,6 +139,59 @@ async fn assert_takes_every_request(port: u16) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_forward_takes_no_call_that_another_web_site_may_have_sent() {
+    let bed = &Bed::start(&[probe_service(1), plain()].concat()).await;
+    let sidecar = Sidecar::start(bed, &["probe", "plain"]).await;
+    let [grpc, http1] = sidecar.forwards[..] else { panic!("two: {:?}", sidecar.forwards) };
+    let answer = async |head: String| {
+        let answer = raw(http1, format!("{head}Connection: close\r\n\r\n").as_bytes()).await;
+        String::from_utf8_lossy(&answer).into_owned()
+    };
+    let get = async |host: &str| answer(format!("GET / HTTP/1.1\r\nHost: {host}\r\n")).await;
+    for host in
+        ["localhost", "[::1]:80", "10.0.0.1", "devbox:8080", "plain", "plain.shop:80", "plain.shop.svc.cluster.local"]
+    {
+        assert!(get(host).await.starts_with("HTTP/1.1 200 "), "{host}");
+    }
+    // A name that leads here only because its owner says so: DNS rebinding.
+    for host in ["rebound.example", "plain.shop.rebound.example:80", "probe.shop"] {
+        let refused = get(host).await;
+        assert!(refused.starts_with("HTTP/1.1 421 ") && refused.contains("x-weft-error: misdirected\r\n"), "{refused}");
+    }
+    let channel = |authority: &str| {
+        let origin = format!("http://{authority}").parse().expect("a URL");
+        let endpoint = tonic::transport::Endpoint::from_shared(format!("http://127.0.0.1:{grpc}")).expect("a URL");
+        endpoint.origin(origin).connect_lazy()
+    };
+    probe(&channel("probe.shop"), "Say", &[]).await.expect("an answer");
+    let refused = probe(&channel("rebound.example"), "Say", &[]).await.expect_err("it is no name of the service");
+    assert_eq!(refused.code(), Code::Unimplemented, "{refused}");
+    assert_eq!(refused.metadata().get("x-weft-error").expect("the mesh says so"), "misdirected");
+
+    // A page of another site may only read. Pages of this host may do anything.
+    let send = async |method: &str, fields: &str| {
+        answer(format!("{method} / HTTP/1.1\r\nHost: 127.0.0.1:{http1}\r\nContent-Length: 0\r\n{fields}")).await
+    };
+    let evil = "Origin: https://evil.example\r\nSec-Fetch-Site: cross-site\r\n";
+    let refused = send("POST", evil).await;
+    assert!(
+        refused.starts_with("HTTP/1.1 403 ") && refused.contains("x-weft-error: permission-denied\r\n"),
+        "{refused}"
+    );
+    assert!(send("GET", evil).await.starts_with("HTTP/1.1 200 "));
+    let own = format!("Origin: http://127.0.0.1:{http1}\r\nSec-Fetch-Site: same-origin\r\n");
+    for fields in [&own, "Origin: http://localhost:5173\r\nSec-Fetch-Site: cross-site\r\n", ""] {
+        assert!(send("POST", fields).await.starts_with("HTTP/1.1 200 "), "{fields}");
+    }
+    let upgrade = "Upgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n";
+    let socket = format!("GET / HTTP/1.1\r\nHost: localhost\r\nConnection: upgrade, close\r\n{upgrade}{evil}\r\n");
+    let refused = String::from_utf8_lossy(&raw(http1, socket.as_bytes()).await).into_owned();
+    assert!(refused.starts_with("HTTP/1.1 403 "), "{refused}");
+    assert_eq!(metric(sidecar.metrics, "weft_failures_total", "misdirected").await, 4.0);
+    assert_eq!(metric(sidecar.metrics, "weft_panics_total", "").await, 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_tcp_forward_takes_a_connection_to_its_service() {
     let bed = Bed::start(&app("db", "tcp", "tcp")).await;
     let sidecar = Sidecar::start(&bed, &["db.shop"]).await;

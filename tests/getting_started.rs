@@ -6,10 +6,12 @@ use std::{
     collections::BTreeSet,
     fs,
     path::Path,
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
     time::Duration,
 };
 
+use prost::Message;
+use prost_types::FileDescriptorSet;
 use serde_json::Value;
 use tempfile::TempDir;
 use weft_tests::{Bed, FREE_PORTS, binary, eventually, get, outside, root, skip};
@@ -170,9 +172,29 @@ fn a_contract_outside_the_repository_imports_the_options_without_a_copy() {
     let good = "mesh.yaml: good; 1 service, 1 contract\n";
     let output = weft(folder.path(), &["check"]);
     assert_eq!(texts(&output).0, good, "{}", texts(&output).1);
+    // What `weft sidecar --descriptors` needs.
+    let output = weft(folder.path(), &["check", "--descriptors", "out"]);
+    assert_eq!(texts(&output).0, format!("{good}wrote out/s.binpb\n"), "{}", texts(&output).1);
+    let set = fs::read(folder.path().join("out/s.binpb")).expect("it was written");
+    let set = FileDescriptorSet::decode(&*set).expect("it is a descriptor set");
+    let names: BTreeSet<&str> = set.file.iter().map(|file| file.name()).collect();
+    assert!(names.contains("s.proto") && names.contains("weft/options/v1/options.proto"), "with imports: {names:?}");
     // Also with the copy that other tools need.
     let output = weft(folder.path(), &["proto", "export", "."]);
     assert!(output.status.success() && folder.path().join("buf.yaml").is_file(), "{output:?}");
     let output = weft(folder.path(), &["check"]);
     assert_eq!(texts(&output).0, good, "{}", texts(&output).1);
+}
+
+#[test]
+fn a_command_does_its_work_though_nobody_reads_what_it_says() {
+    let folder = TempDir::new().expect("a folder of its own");
+    let mut command = Command::new(binary("weft"));
+    command.args(["proto", "export", "."]).current_dir(folder.path()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut export = command.spawn().expect("weft starts");
+    // As `head` does, once it has enough.
+    drop(export.stdout.take());
+    let output = export.wait_with_output().expect("it ends");
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    assert!(folder.path().join("buf.yaml").is_file(), "the last file");
 }

@@ -5,10 +5,13 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 use anyhow::Context;
 use rustix::process::Signal;
 
-use crate::up::{
-    leftovers::{KILL_LIMIT, end_processes, until},
-    process,
-    run_file::Run,
+use crate::{
+    console::say,
+    up::{
+        leftovers::{KILL_LIMIT, end_processes, until},
+        process,
+        run_file::Run,
+    },
 };
 
 /// How long `weft up` may take to stop everything in order.
@@ -30,23 +33,24 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let path = std::path::absolute(&args.file)?;
     let state_dir = path.parent().context("a file is in a folder")?.join(".weft");
     let Some(run) = Run::read(&state_dir)? else {
-        println!("nothing runs for {}", args.file.display());
+        say(format_args!("nothing runs for {}", args.file.display()))?;
         return Ok(ExitCode::SUCCESS);
     };
     if run.up.is_alive() {
-        println!("stopping `weft up` (pid {})", run.up.pid);
+        say(format_args!("stopping `weft up` (pid {})", run.up.pid))?;
         process::signal(run.up.pid, Signal::TERM);
         if !until(UP_LIMIT, || !run.up.is_alive()) {
-            println!("it did not stop within {UP_LIMIT:?}: killing it");
+            say(format_args!("it did not stop within {UP_LIMIT:?}: killing it"))?;
             process::signal(run.up.pid, Signal::KILL);
             until(KILL_LIMIT, || !run.up.is_alive());
         }
     }
     let ended = end_processes(&run)?;
     Run::remove(&state_dir);
-    println!(
-        "{}",
-        if ended == 0 { "stopped".to_owned() } else { format!("stopped; {ended} processes were left and were ended") }
-    );
+    say(if ended == 0 {
+        "stopped".to_owned()
+    } else {
+        format!("stopped; {ended} processes were left and were ended")
+    })?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,6 +1,10 @@
 //! `weft`: the command line of the mesh, with the sidecar and the control plane in the same program.
 
+// They panic if nobody reads any more: `console` has what is used instead.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 mod call;
+mod console;
 mod down;
 mod init;
 mod mesh_file;
@@ -11,8 +15,13 @@ mod reflection;
 mod restart;
 mod up;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
+use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use mesh_file::{MeshFile, Programs};
 
@@ -88,6 +97,10 @@ struct CheckArgs {
     /// The mesh file
     #[arg(long, short, default_value = "mesh.yaml", value_name = "FILE")]
     file: PathBuf,
+    /// If all is good, also write the contracts of each service into this folder, as SERVICE.binpb: what `weft sidecar
+    /// --descriptors` needs
+    #[arg(long, value_name = "DIR")]
+    descriptors: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -110,17 +123,19 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Check(args) => check(&args),
         Command::Proto(args) => proto::run(&args),
         Command::Control(ControlArgs { command: Some(ControlCommand::Token(args)), .. }) => {
-            println!("{}", weft_control::token(&args)?);
+            console::say(weft_control::token(&args)?)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Control(ControlArgs { command: Some(ControlCommand::Release(args)), .. })
         | Command::Identity(IdentityArgs { command: IdentityCommand::Release(args) }) => {
-            println!("{}", weft_control::release(&args)?);
+            console::say(weft_control::release(&args)?)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Control(ControlArgs { command: Some(ControlCommand::Claims(args)), .. })
         | Command::Identity(IdentityArgs { command: IdentityCommand::List(args) }) => {
-            print!("{}", weft_control::claims_kept(&args)?);
+            for line in weft_control::claims_kept(&args)?.lines() {
+                console::say(line)?;
+            }
             Ok(ExitCode::SUCCESS)
         }
         Command::Control(ControlArgs { command: None, args }) => weft_control::run(args).map(|()| ExitCode::SUCCESS),
@@ -142,26 +157,40 @@ fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let contracts = mesh.services.iter().filter_map(|service| service.contracts.as_ref());
     let contracts = contracts.map(|contracts| contracts.implements.len()).sum();
     let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
-    println!(
+    console::say(format_args!(
         "{}: good; {}, {}",
         mesh.path.display(),
         count(mesh.services.len(), "service"),
         count(contracts, "contract")
-    );
+    ))?;
     for (contract, services) in mesh.shared_contracts() {
         let names: Vec<&str> = services.iter().map(|service| service.name()).collect();
         let first = names[0];
-        println!(
+        console::say(format_args!(
             "{contract}: implemented by {}; calls that name no service go to {first}, the first in the file",
             names.join(" and ")
-        );
+        ))?;
     }
     let state = weft_control::StateArgs {
         state_dir: mesh.state_dir().join("control"),
         trust_domain: mesh.trust_domain.clone(),
     };
     for contest in weft_control::contests_kept(&state)? {
-        println!("{contest}; `weft identity release` releases it");
+        console::say(format_args!("{contest}; `weft identity release` releases it"))?;
+    }
+    if let Some(dir) = &args.descriptors {
+        write_descriptors(&mesh, dir)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn write_descriptors(mesh: &MeshFile, dir: &Path) -> anyhow::Result<()> {
+    fs::create_dir_all(dir).with_context(|| format!("{} can't be made", dir.display()))?;
+    for service in &mesh.services {
+        let Some(contracts) = &service.contracts else { continue };
+        let file = dir.join(format!("{}.binpb", service.name.name()));
+        fs::write(&file, &contracts.descriptor_set).with_context(|| format!("{} can't be written", file.display()))?;
+        console::say(format_args!("wrote {}", file.display()))?;
+    }
+    Ok(())
 }

@@ -6,7 +6,10 @@ use anyhow::bail;
 use clap::Subcommand;
 use weft_contracts::sources::PUBLIC;
 
-use crate::new_files::{FileState, NewFile};
+use crate::{
+    console::say,
+    new_files::{FileState, NewFile},
+};
 
 /// Makes the folder a buf module, unless it is one already.
 const BUF: NewFile<'static> = NewFile { name: "buf.yaml", text: include_str!("../templates/buf.yaml") };
@@ -78,17 +81,17 @@ fn export(args: &ExportArgs) -> anyhow::Result<ExitCode> {
             FileState::Same => "kept",
             FileState::Differs => "replaced",
         };
-        println!("{done:8} {}", file.path(&args.dir).display());
+        say(format_args!("{done:8} {}", file.path(&args.dir).display()))?;
     }
     let path = BUF.path(&args.dir);
     match buf {
         FileState::Missing => {
             BUF.create(&args.dir)?;
-            println!("wrote    {}", path.display());
+            say(format_args!("wrote    {}", path.display()))?;
         }
-        FileState::Same => println!("kept     {}", path.display()),
+        FileState::Same => say(format_args!("kept     {}", path.display()))?,
         // The user's own module: the files are now part of it.
-        FileState::Differs => println!("left     {} as it is", path.display()),
+        FileState::Differs => say(format_args!("left     {} as it is", path.display()))?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -9,7 +9,10 @@ use std::{
 
 use anyhow::{Context, bail};
 
-use crate::up::{orders, trust};
+use crate::{
+    console::say,
+    up::{orders, trust},
+};
 
 /// The flags of `weft restart`.
 #[derive(Debug, Clone, clap::Args)]
@@ -39,7 +42,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     for line in BufReader::new(stream).lines() {
         let line = line?;
         match line.split_once(' ').unwrap_or((&line, "")) {
-            ("step", text) => println!("{text}"),
+            ("step", text) => say(text)?,
             ("done", _) => return Ok(ExitCode::SUCCESS),
             (_, why) => bail!("{why}"),
         }

@@ -1,15 +1,13 @@
 //! The one table of failures that the mesh itself makes, and how each looks to a caller.
 
-/// Whether a failure counts against the breaker of the service, and of the endpoint that was tried.
+/// Whether a failure counts against the breaker of the endpoint that was tried, and against that of the service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Blame {
     /// It never counts: the caller or the mesh itself is the reason.
     Nobody,
     /// It counts for the endpoint only: other endpoints of the service may be fine.
     Endpoint,
-    /// It counts for both.
-    Service,
-    /// It counts for both if the contract's timeout has passed. If the caller's own deadline was shorter, it does not
+    /// It counts for the service, too, if the contract's timeout has passed. If the caller's own deadline was shorter, it does not
     /// count.
     Contract,
 }
@@ -44,7 +42,7 @@ macro_rules! reasons {
                 match self { $(Reason::$name => $http,)* }
             }
 
-            /// Whether it counts against the service's breaker.
+            /// Which breakers it counts against.
             pub const fn blame(self) -> Blame {
                 match self { $(Reason::$name => Blame::$blame,)* }
             }
@@ -74,6 +72,8 @@ macro_rules! reasons {
 reasons! {
     /// No service or contract with this name is in the mesh.
     NoSuchService = "no-such-service", grpc 12, http 404, blame Nobody, of_callee false, fallback false;
+    /// The port leads to one service, and the request names another host.
+    Misdirected = "misdirected", grpc 12, http 421, blame Nobody, of_callee false, fallback false;
     /// The service is known, but none of its endpoints is up.
     NoEndpoint = "no-endpoint", grpc 14, http 503, blame Nobody, of_callee false, fallback true;
     /// No connection to an endpoint could be made, or each endpoint that was tried refused the call without processing
@@ -82,7 +82,7 @@ reasons! {
     /// No endpoint takes more calls now: its service or its sidecar is at a limit. The call was not processed.
     ServiceFull = "service-full", grpc 14, http 503, blame Nobody, of_callee true, fallback false;
     /// The connection broke before the answer was complete.
-    ConnectionBroke = "connection-broke", grpc 14, http 502, blame Service, of_callee true, fallback false;
+    ConnectionBroke = "connection-broke", grpc 14, http 502, blame Endpoint, of_callee true, fallback false;
     /// The breaker of the service is open.
     BreakerOpen = "breaker-open", grpc 14, http 503, blame Nobody, of_callee false, fallback true;
     /// The deadline passed.

@@ -190,7 +190,13 @@ limits! {
          half. Past it, a call with a body is not retried once it was sent. Bodies that wait to be sent for the first \
          time are bounded by windows and by MEMORY_BYTES.";
     TRIES: u32 = 2,
-        "The most times that a call is sent to one service.";
+        "The most times that a call is sent to one service, a hedge included.";
+    CALLS_PER_HEDGE: u32 = 10,
+        "Calls of hedged methods that allow one hedge, counted for each worker and service: so a service in trouble gets \
+         at most a tenth more calls. If there were fewer, and no hedge is saved (HEDGES_SAVED), a call waits for its first \
+         try alone.";
+    HEDGES_SAVED: u32 = 10,
+        "Hedges that a worker may save up for one service while none is needed. It begins with as many.";
     DETECT_TIMEOUT: Duration = Duration::from_secs(60),
         "For the first bytes of a client on the outbound port, also for a redirected connection to an HTTP service, \
          and for an HTTP/1.1 head, as in nginx, Apache and Node. Then the connection is closed.";

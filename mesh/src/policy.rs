@@ -10,6 +10,7 @@ mod codes;
 mod compile;
 mod error;
 mod fallback;
+mod hedge;
 mod origin;
 mod proto;
 mod retry;
@@ -25,6 +26,7 @@ pub use self::{
     codes::CodeSet,
     error::{MalformedPolicy, PolicyError},
     fallback::{Fallback, find_loop, find_unwelcome},
+    hedge::Hedge,
     origin::{Origin, Sourced},
 };
 use crate::names::ServiceName;
@@ -89,4 +91,6 @@ pub struct MethodPolicy {
     pub idempotency: Idempotency,
     /// What answers a call that the service cannot take. `None`: the call fails.
     pub fallback: Option<Sourced<Fallback>>,
+    /// When a call is sent to another endpoint as well. `None`: never. Only a method that is safe to repeat has it.
+    pub hedge: Option<Sourced<Hedge>>,
 }

@@ -74,8 +74,8 @@ pub struct Args {
     /// Where the sidecar takes calls from other sidecars
     #[arg(long, env = "WEFT_INBOUND_LISTEN", default_value_t = everywhere(port::INBOUND))]
     pub inbound: SocketAddr,
-    /// A port that leads to one service, for clients that can't name it: all its calls go to that service, whatever
-    /// name they have, and for a TCP service all its bytes; can be repeated
+    /// A port that leads to one service, for clients that can't name it: all its calls go to that service, and for a TCP
+    /// service all its bytes; can be repeated
     #[arg(long, env = "WEFT_FORWARD", value_name = "IP:PORT=SERVICE", value_delimiter = ',')]
     pub forward: Vec<Forward>,
     /// The address at which other sidecars reach this one [default: that of --inbound, or loopback if that is

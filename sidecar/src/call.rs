@@ -3,20 +3,24 @@
 //!
 //! [`crate::proxy::outbound`] or [`crate::proxy::inbound`] starts a call and decides where it goes. From then on the
 //! events of its two connections drive it, and no task waits for it. What the caller gets is in [`answer`]. A call ends in
-//! one place, [`CallState::close`].
+//! one place, [`CallState::close`]. It may have two tries at once: see [`hedge`].
 
 mod answer;
 mod blame;
 mod exchange;
+mod hedge;
 mod look;
+mod misses;
 mod pace;
 mod pause;
 pub(crate) mod record;
 mod request;
+mod rival;
 mod shed;
 mod side;
 mod state;
 mod tries;
+mod waiting;
 mod way;
 
 pub(crate) use self::{
@@ -31,8 +35,8 @@ use std::{
 };
 
 use tokio::task::AbortHandle;
-use weft_mesh::{errors::Reason, limits};
-use weft_wire::{CannotOpen, Cause, Code, Headers, http1};
+use weft_mesh::limits;
+use weft_wire::{CannotOpen, Code, Headers, http1};
 
 use crate::{
     call::record::{AttemptRecord, CallRecord},
@@ -43,7 +47,6 @@ use crate::{
         rpc::Rpc,
         tunnel, websocket,
     },
-    policy::retry::{Miss, Next},
     thread::{loads::Load, slots::CallSlot, worker::Worker},
     time::{
         moment::Moment,
@@ -51,9 +54,9 @@ use crate::{
     },
     transport::{link::Link, pipe::Pipe, socket::Socket},
 };
-use pause::{Pause, Waiting};
 use request::Request;
 use state::{Answer, CallState, Tunnel};
+use waiting::Waiting;
 use way::Running;
 
 /// See the module.
@@ -382,53 +385,9 @@ impl Call {
         state.release_all();
     }
 
-    /// The stream to the endpoint has ended early.
-    pub(crate) fn endpoint_reset(self: &Rc<Self>, code: Code, cause: Cause) {
-        if !self.is_begun() {
-            return self.missed(match (cause, code) {
-                (Cause::Peer, Code::REFUSED_STREAM) => Miss::Unseen("it refused the stream"),
-                (Cause::Peer, code) => Miss::Reset(code),
-                (Cause::Rule, code) => Miss::Broke(format!("it broke HTTP/2's rules ({code})")),
-                (Cause::TooLarge, _) => Miss::TooLarge,
-            });
-        }
-        match cause {
-            Cause::Peer => self.reset(code),
-            Cause::Rule => self.fail(&Failure::broke_within(&format_args!("it broke HTTP/2's rules ({code})"))),
-            Cause::TooLarge => self.fail(&self.answer_too_large()),
-        }
-    }
-
     /// The failure for an answer whose header list, or whose trailers, are over the limit.
     pub(crate) fn answer_too_large(&self) -> Failure {
         Failure::answer_headers_too_large(self.worker.shared.args.header_list_bytes)
-    }
-
-    /// The endpoint has provably not processed the call.
-    pub(crate) fn endpoint_unseen(self: &Rc<Self>) {
-        self.state.borrow_mut().endpoint = None;
-        self.missed(Miss::Unseen("it is going away"));
-    }
-
-    /// The connection to the endpoint is gone.
-    pub(crate) fn endpoint_lost(self: &Rc<Self>, why: &str) {
-        self.state.borrow_mut().endpoint = None;
-        if self.is_begun() {
-            self.fail(&Failure::broke_within(&why));
-        } else {
-            self.missed(Miss::Broke(why.to_owned()));
-        }
-    }
-
-    /// The connection to the endpoint was closed before it took the call. If the call can be sent again, it goes over
-    /// another connection; if not, this returns false.
-    fn endpoint_stale(self: &Rc<Self>) -> bool {
-        if !self.is_repeatable() {
-            return false;
-        }
-        self.state.borrow_mut().endpoint = None;
-        self.apply(Next::AGAIN);
-        true
     }
 
     /// The failure for a request whose header list, or whose trailers, are longer than the local service takes.
@@ -436,12 +395,6 @@ impl Call {
     pub(crate) fn too_large_for(&self, limit: u32) -> Failure {
         let name = self.worker.shared.local_name();
         Failure::headers_too_large_for(name, limit)
-    }
-
-    /// This sidecar has closed the connection to the endpoint because it exceeded a limit.
-    pub(crate) fn endpoint_cut_off(self: &Rc<Self>, why: &str) {
-        self.state.borrow_mut().endpoint = None;
-        self.fail(&Failure::new(Reason::Overloaded, format!("the connection to the service was closed: {why}")));
     }
 
     /// How many bytes of a header list the service takes, if this one is longer.
@@ -453,38 +406,6 @@ impl Call {
 
     fn is_begun(&self) -> bool {
         matches!(self.state.borrow().answer, Answer::Begun { .. })
-    }
-
-    /// A try failed.
-    pub(crate) fn missed(self: &Rc<Self>, miss: Miss) {
-        if self.is_over() {
-            return;
-        }
-        if let Some(endpoint) = self.state.borrow_mut().endpoint.take() {
-            endpoint.reset(Code::CANCEL);
-        }
-        let is_excused = self.is_miss_excused(&miss);
-        let next = self.way.missed(self, miss);
-        if is_excused {
-            self.with_attempt(AttemptRecord::excuse);
-        }
-        self.apply(next);
-    }
-
-    /// Continues after a failed try.
-    pub(crate) fn apply(self: &Rc<Self>, next: Next) {
-        match next {
-            Next::Again { after } if after.is_zero() => {
-                self.waits_in(Some(Rc::clone(&self.way).again(Rc::clone(self))));
-            }
-            Next::Again { after } => {
-                let pause = Pause::begin(self, after);
-                self.state.borrow_mut().waiting = Some(Waiting::Pause(pause));
-            }
-            Next::Answer(answer) => self.answer(*answer),
-            Next::Fail(failure) => self.fail(&failure),
-            Next::Reset(code) => self.reset(code),
-        }
     }
 }
 

@@ -1,13 +1,14 @@
 //! The control side: everything that is not on a call's path, on the main thread.
 //!
 //! [`identity`] gets and renews this sidecar's certificate, [`health`] checks the local service, [`announce`] announces
-//! it to the registry, and [`discovery`] learns about the services that are called. All of them reach the control plane
+//! it to the registry with its [`contracts`], and [`discovery`] learns about the services that are called. All of them reach the control plane
 //! through [`channel`]. [`reflection`], [`admin`] and [`probes`] answer requests. Failures are retried ([`retry`]); a
 //! task that ends in an error or a panic ends the process, so that its supervisor starts a new one.
 
 mod admin;
 mod announce;
 pub(crate) mod channel;
+pub(crate) mod contracts;
 mod discovery;
 mod health;
 mod identity;
@@ -26,7 +27,6 @@ use std::{
 };
 
 use anyhow::Context;
-use bytes::Bytes;
 use tokio::{
     net::TcpListener,
     sync::{mpsc, watch},
@@ -52,6 +52,8 @@ pub(crate) struct Control {
     plane: ControlPlane,
     /// The health of the local service; [`Shared`] has it for the workers.
     health: watch::Sender<Health>,
+    /// The contracts of the local service were replaced.
+    contracts_changed: watch::Sender<()>,
     /// The registry has answered an announcement.
     was_announced: AtomicBool,
     log: admin::Log,
@@ -67,8 +69,6 @@ pub(crate) struct Inputs {
     pub(crate) questions: mpsc::Receiver<DiscoveryQuestion>,
     /// Unique among the replicas of the service, in the mesh and for all time.
     pub(crate) instance: String,
-    /// A serialized `FileDescriptorSet`.
-    pub(crate) descriptors: Option<Bytes>,
     pub(crate) admin: TcpListener,
     pub(crate) metrics: TcpListener,
 }
@@ -82,11 +82,12 @@ pub(crate) struct Tasks {
 impl Tasks {
     /// Starts them, on the current runtime.
     pub(crate) fn start(inputs: Inputs) -> Self {
-        let Inputs { shared, plane, bundle, log, questions, instance, descriptors, admin, metrics } = inputs;
+        let Inputs { shared, plane, bundle, log, questions, instance, admin, metrics } = inputs;
         let control = Arc::new(Control {
             shared: Arc::clone(&shared),
             plane,
             health: watch::Sender::new(Health::Unspecified),
+            contracts_changed: watch::Sender::new(()),
             was_announced: AtomicBool::new(false),
             log: admin::Log::new(log),
             connections: serve::Connections::default(),
@@ -106,7 +107,8 @@ impl Tasks {
         });
         if let (Some(service), Some(app)) = (&shared.local_service, shared.args.app) {
             tasks.spawn("health", health::run(Arc::clone(&control), app));
-            tasks.spawn("announce", announce::run(Arc::clone(&control), Front::new(service, instance, descriptors)));
+            tasks.spawn("announce", announce::run(Arc::clone(&control), Front::new(service, instance)));
+            tasks.spawn("contracts", contracts::run(Arc::clone(&control)));
         }
         tasks
     }

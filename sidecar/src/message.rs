@@ -6,6 +6,7 @@ pub(crate) mod failure;
 pub(crate) mod fixed;
 pub(crate) mod headers;
 pub(crate) mod rpc;
+pub(crate) mod site;
 pub(crate) mod target;
 pub(crate) mod tunnel;
 pub(crate) mod websocket;

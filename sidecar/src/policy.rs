@@ -2,5 +2,6 @@
 
 pub(crate) mod breaker;
 pub(crate) mod fallback;
+pub(crate) mod hedge;
 pub(crate) mod outcome;
 pub(crate) mod retry;

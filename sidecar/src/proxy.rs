@@ -2,10 +2,12 @@
 
 pub(crate) mod attempt;
 pub(crate) mod fallback;
+mod hedge;
 pub(crate) mod inbound;
 pub(crate) mod local_http1;
 pub(crate) mod local_service;
 pub(crate) mod local_tcp;
+mod methods;
 pub(crate) mod outbound;
 pub(crate) mod reflection;
 pub(crate) mod route;

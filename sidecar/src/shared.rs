@@ -1,6 +1,7 @@
 //! What the control side and the workers share. The control side writes it, workers read it without a lock.
 
 pub(crate) mod budget;
+pub(crate) mod contracts;
 pub(crate) mod survey;
 
 use std::{
@@ -23,7 +24,6 @@ use weft_contracts::weft::discovery::v1::Health;
 use weft_mesh::{
     identity::{IdentityError, SpiffeId},
     names::ServiceName,
-    policy::ServicePolicy,
     telemetry::SpanSink,
     tls::{self, ClientCertificate, Svid, TlsSetupError, TrustBundle, client_config, server_config},
 };
@@ -31,7 +31,11 @@ use weft_mesh::{
 use crate::{
     args::{Args, Setting},
     endpoints::catalog::Catalog,
-    shared::{budget::Budget, survey::Surveyor},
+    shared::{
+        budget::Budget,
+        contracts::{Contracts, LocalContracts},
+        survey::Surveyor,
+    },
     telemetry::{metrics::Metrics, span::Sampling},
     watchdog::Pulses,
 };
@@ -48,8 +52,8 @@ pub(crate) struct Shared {
     pub(crate) settings: Vec<Setting>,
     /// The local service: the one that this sidecar is beside.
     pub(crate) local_service: Option<ServiceName>,
-    /// The policy of the local service, from its own descriptors.
-    pub(crate) local_policy: ServicePolicy,
+    /// The contracts of the local service, and with them the policy for calls to it.
+    pub(crate) local_contracts: LocalContracts,
     /// `None` until the control plane has issued one.
     pub(crate) identity: ArcSwapOption<Identity>,
     pub(crate) catalog: Catalog,
@@ -159,7 +163,7 @@ pub(crate) struct Start {
     pub(crate) args: Args,
     pub(crate) settings: Vec<Setting>,
     pub(crate) local_service: Option<ServiceName>,
-    pub(crate) local_policy: ServicePolicy,
+    pub(crate) local_contracts: Contracts,
     pub(crate) catalog: Catalog,
     pub(crate) surveyor: Surveyor,
     pub(crate) spans: Option<SpanSink>,
@@ -178,7 +182,7 @@ impl From<Start> for Shared {
             args: start.args,
             settings: start.settings,
             local_service: start.local_service,
-            local_policy: start.local_policy,
+            local_contracts: LocalContracts::new(start.local_contracts),
             identity: ArcSwapOption::empty(),
             catalog: start.catalog,
             surveyor: start.surveyor,

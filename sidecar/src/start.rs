@@ -14,7 +14,6 @@ use std::{
 };
 
 use anyhow::{Context, bail, ensure};
-use bytes::Bytes;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     net::TcpStream,
@@ -24,7 +23,6 @@ use tokio::{
 use weft_mesh::{
     identity::SpiffeId,
     names::ServiceName,
-    policy::{ServicePolicy, find_loop},
     telemetry::{self, Component, FlushLog, LogFilter, Origin, SpanExport, SpanSink, init_logging},
     tls::{TrustBundle, install_crypto_provider},
 };
@@ -36,9 +34,9 @@ use self::{
 use crate::{
     accept::listen,
     args::{AppProtocol, Args, Given, Setting},
-    control::{Inputs, Tasks, channel::ControlPlane, reflection},
+    control::{Inputs, Tasks, channel::ControlPlane, contracts, reflection},
     endpoints::catalog::Catalog,
-    shared::{Phase, Shared, Start, survey::Surveyor},
+    shared::{Phase, Shared, Start, contracts::Contracts, survey::Surveyor},
     watchdog,
 };
 
@@ -90,11 +88,10 @@ fn raise_file_limit() {
 /// The configuration from the flags and the files that they name, checked.
 struct Config {
     local_service: Option<ServiceName>,
-    local_policy: ServicePolicy,
+    contracts: Contracts,
     /// The service and the replica that its spans name.
     name: String,
     instance: String,
-    descriptors: Option<Bytes>,
     bundle: TrustBundle,
     plane: ControlPlane,
 }
@@ -116,33 +113,13 @@ impl Config {
         if token.trim_ascii().is_empty() {
             bail!("--join-token-file {}: the file is empty", args.join_token_file.display());
         }
-        let descriptors = args.descriptors.as_deref().map(|file| read("--descriptors", file)).transpose()?;
-        let local_policy = match (&descriptors, &args.descriptors) {
-            (Some(bytes), Some(file)) => {
-                ServicePolicy::from_descriptors(bytes, (!args.contracts.is_empty()).then_some(&args.contracts))
-                    .with_context(|| format!("--descriptors {}", file.display()))?
-            }
-            _ => ServicePolicy::default(),
-        };
-        if let Some(local) = &local_service
-            && let Some((_, way)) = find_loop(&[(local, &local_policy)])
-        {
-            bail!("--descriptors: a fallback of {local} leads back to it: {way}");
-        }
+        let contracts = contracts::read(args, local_service.as_ref())?;
         let name = match &local_service {
             Some(local) => local.name().to_owned(),
             None => named_in(&token).map_or_else(|| NAMELESS.to_owned(), |id| id.service().name().to_owned()),
         };
         let instance = format!("{name}-{:016x}", fastrand::u64(..));
-        Ok(Self {
-            local_service,
-            local_policy,
-            name,
-            instance,
-            descriptors: descriptors.map(Bytes::from),
-            bundle,
-            plane,
-        })
+        Ok(Self { local_service, contracts, name, instance, bundle, plane })
     }
 }
 
@@ -234,7 +211,7 @@ impl Sidecar {
         let (surveyor, report_requests) = Surveyor::new(args.workers);
         let shared = Arc::new(Shared::from(Start {
             local_service: config.local_service,
-            local_policy: config.local_policy,
+            local_contracts: config.contracts,
             settings,
             catalog,
             surveyor,
@@ -250,7 +227,6 @@ impl Sidecar {
             log,
             questions,
             instance: config.instance,
-            descriptors: config.descriptors,
             admin: tokio::net::TcpListener::from_std(admin)?,
             metrics: tokio::net::TcpListener::from_std(metrics)?,
         });

@@ -8,6 +8,7 @@
 //! - `sleep:MS` waits before it answers;
 //! - `die` ends the process without answering;
 //! - `die-once:FILE` creates that file and ends the process; if the file exists, the call is echoed;
+//! - `hang-once:FILE` creates that file and does not answer; if the file exists, the call is echoed;
 //! - `sicken` makes the health check answer NOT_SERVING from now on;
 //! - `headers` answers with the request's headers, one per line;
 //! - `parts` answers with the number of DATA frames in the request, an empty one included;
@@ -190,6 +191,9 @@ async fn answer(
             () = tokio::time::sleep(Duration::from_millis(ms.parse().unwrap_or(0))) => {}
             gone = poll_fn(|cx| respond.poll_reset(cx)) => return Err(gone?.into()),
         },
+        ("hang-once", file) if fs::File::create_new(file).is_ok() => {
+            return Err(poll_fn(|cx| respond.poll_reset(cx)).await?.into());
+        }
         ("sicken", _) => IS_SICK.store(true, Relaxed),
         ("die", _) => process::exit(9),
         ("die-once", file) if fs::File::create_new(file).is_ok() => process::exit(9),

@@ -94,6 +94,54 @@ fn flag_differences(place: &str, table: &Table, flags: &[Flag]) -> Vec<String> {
 }
 
 #[test]
+fn flags_variables_and_metrics_on_the_page_of_several_hosts_are_there() {
+    let page = Page::read("docs/deployment.md");
+    let (mut flags, mut variables) = (Vec::new(), Vec::new());
+    for (_, _, command) in FLAGS {
+        for flag in help::flags(&help::of(command)) {
+            flags.push((command.join(" "), flag.long));
+            variables.extend(flag.variable);
+        }
+    }
+    let mut problems = Vec::new();
+    let flags_in = |text: &str| {
+        let words = text.split_whitespace().map(|word| word.trim_end_matches([',', '.', '`']).to_owned());
+        words.filter(|word| word.starts_with("--")).collect::<Vec<_>>()
+    };
+    for line in page.text.lines() {
+        // `control token` comes before `control`.
+        let commands = ["control token", "control", "sidecar", "redirect", "call", "proto export"];
+        let used = commands.iter().find_map(|name| Some((name, line.split_once(&format!("/weft {name} "))?.1)));
+        let used = used
+            .or_else(|| commands.iter().find_map(|name| Some((name, line.split_once(&format!("-- weft {name} "))?.1))));
+        let Some((name, rest)) = used else { continue };
+        let is_there = |flag: &String| flags.iter().any(|(command, long)| command == name && long == flag);
+        problems.extend(
+            flags_in(rest).iter().filter(|flag| !is_there(flag)).map(|flag| format!("weft {name} has no {flag}")),
+        );
+    }
+    // In the text itself; `--profile` is cargo's.
+    let spans = page.text.split('`').skip(1).step_by(2).filter(|span| span.starts_with("--"));
+    let named = spans.flat_map(flags_in).filter(|flag| flag != "--profile");
+    problems.extend(
+        named.filter(|flag| flags.iter().all(|(_, long)| long != flag)).map(|flag| format!("there is no {flag}")),
+    );
+
+    let environment = Page::read("docs/mesh-yaml.md").text;
+    let words = |start: &'static str, text: &'static str| {
+        let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        text.split(move |c| !is_part(c)).filter(move |word| word.starts_with(start))
+    };
+    let text: &'static str = page.text.leak();
+    let known = |name: &&str| variables.iter().any(|known| known == name) || environment.contains(&format!("`{name}`"));
+    problems.extend(words("WEFT_", text).filter(|name| !known(name)).map(|name| format!("there is no {name}")));
+    let metrics = ["docs/sidecar.md", "docs/control-plane.md"].map(|name| Page::read(name).text).concat();
+    let is_metric = |name: &&str| metrics.contains(&format!("`{name}`"));
+    problems.extend(words("weft_", text).filter(|name| !is_metric(name)).map(|name| format!("there is no {name}")));
+    must_be_none(&problems);
+}
+
+#[test]
 fn each_command_is_on_the_page_of_commands() {
     let rows: Vec<Row> =
         help::commands(&help::of(&[])).iter().map(|command| Row::new(format!("weft {command}"))).collect();
@@ -137,6 +185,7 @@ fn options_of_contracts_are_on_their_page() {
         ("Breaker", "Breaker"),
         ("SlowCall", "SlowCall"),
         ("Fallback", "Fallback"),
+        ("Hedge", "Hedge"),
     ] {
         let message = messages().find(|found| found.name() == message).expect("a message");
         let rows: Vec<Row> = message.field.iter().map(|field| option_row(message, field)).collect();

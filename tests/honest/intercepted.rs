@@ -20,6 +20,7 @@ const OUTSIDE: usize = 3;
 
 /// Lines of the sidecars' logs that are shown when a case fails.
 const LINES_SHOWN: usize = 30;
+const WORDS_SHOWN: [&str; 3] = [" WARN ", "call failed", "refused"];
 
 /// The services: name, port, protocol, command below `tests/honest` or `target/honest`.
 const SERVICES: [(&str, u16, &str, &str); 4] = [
@@ -75,7 +76,7 @@ fn all(cases: &[Case]) -> Vec<Row> {
         eprintln!("{}", row.line());
         if row.is_broken() {
             let log = net.log();
-            let reasons = log.lines().filter(|line| line.contains(" WARN ") || line.contains("call failed"));
+            let reasons = log.lines().filter(|line| WORDS_SHOWN.iter().any(|word| line.contains(word)));
             reasons.take(LINES_SHOWN).for_each(|line| eprintln!("{line}"));
         }
         row

@@ -35,6 +35,7 @@ use self::{
     trace::{CallTrace, Server},
 };
 use crate::{
+    console::note,
     reflection::{self, Reflection, Teller},
     up::run_file::Run,
 };
@@ -115,7 +116,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
 async fn call(args: &Args) -> anyhow::Result<ExitCode> {
     let run = std::env::current_dir()
         .ok()
-        .and_then(|dir| Run::nearest(&dir, |error| eprintln!("weft: {error}")))
+        .and_then(|dir| Run::nearest(&dir, |error| note(format_args!("weft: {error}"))))
         .filter(|run| run.up.is_alive());
     let address = args.address.clone().or_else(|| run.as_ref().map(|run| run.outbound_url.clone()));
     let address = address.unwrap_or_else(|| format!("http://127.0.0.1:{}", port::OUTBOUND));
@@ -159,7 +160,7 @@ async fn call(args: &Args) -> anyhow::Result<ExitCode> {
         }
         None => ExitCode::from(EXIT_INTERRUPTED),
     };
-    eprintln!("trace: {}/traces/{}", dashboard.trim_end_matches('/'), trace.id());
+    note(format_args!("trace: {}/traces/{}", dashboard.trim_end_matches('/'), trace.id()));
     Ok(code)
 }
 

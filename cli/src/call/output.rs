@@ -9,7 +9,10 @@ use tonic_types::pb;
 use weft_mesh::names::header;
 
 use super::{schema::Messages, status_name};
-use crate::reflection::{Method, Reflection};
+use crate::{
+    console::note,
+    reflection::{Method, Reflection},
+};
 
 /// How things are shown.
 pub(super) struct Printer {
@@ -20,7 +23,7 @@ pub(super) struct Printer {
 impl Printer {
     pub(super) fn request(&self, method: &Method, headers: &MetadataMap) {
         if self.is_verbose {
-            eprintln!("calling {}", method.path);
+            note(format_args!("calling {}", method.path));
         }
         self.headers("with the headers", headers);
     }
@@ -29,12 +32,14 @@ impl Printer {
         if !self.is_verbose {
             return;
         }
-        eprintln!("{what}");
+        note(what);
         for entry in headers.iter() {
             match entry {
-                KeyAndValueRef::Ascii(key, value) => eprintln!("  {key}: {}", value.to_str().unwrap_or("(not ASCII)")),
+                KeyAndValueRef::Ascii(key, value) => {
+                    note(format_args!("  {key}: {}", value.to_str().unwrap_or("(not ASCII)")))
+                }
                 KeyAndValueRef::Binary(key, value) => {
-                    eprintln!("  {key}: {}", String::from_utf8_lossy(value.as_encoded_bytes()));
+                    note(format_args!("  {key}: {}", String::from_utf8_lossy(value.as_encoded_bytes())));
                 }
             }
         }
@@ -44,16 +49,16 @@ impl Printer {
     pub(super) fn status(&self, status: &Status, messages: &Messages) {
         self.headers("ended with the trailers", status.metadata());
         let message = if status.message().is_empty() { "it has no message" } else { status.message() };
-        eprintln!("error: {}: {message}", status_name(status.code()));
+        note(format_args!("error: {}: {message}", status_name(status.code())));
         if let Some(reason) = status.metadata().get(header::ERROR) {
             let reason = reason.to_str().unwrap_or("?");
-            eprintln!("this error comes from the mesh, not from the service: {}: {reason}", header::ERROR);
+            note(format_args!("this error comes from the mesh, not from the service: {}: {reason}", header::ERROR));
         }
         for any in any_details(status) {
             let name = type_name(&any);
             match messages.to_json(name, &any.value, !self.is_compact) {
-                Ok(json) => eprintln!("{name} {json}"),
-                Err(_) => eprintln!("{name}: {} bytes of a type that the mesh does not know", any.value.len()),
+                Ok(json) => note(format_args!("{name} {json}")),
+                Err(_) => note(format_args!("{name}: {} bytes of a type that the mesh does not know", any.value.len())),
             }
         }
     }
@@ -63,7 +68,7 @@ impl Printer {
 pub(super) fn tell_fallback(headers: &MetadataMap) {
     if let Some(fallback) = headers.get(header::FALLBACK) {
         let fallback = fallback.to_str().unwrap_or("?");
-        eprintln!("this answer comes from a fallback, not from the service: {}: {fallback}", header::FALLBACK);
+        note(format_args!("this answer comes from a fallback, not from the service: {}: {fallback}", header::FALLBACK));
     }
 }
 

@@ -6,7 +6,10 @@ use anyhow::{Context as _, bail};
 use clap::ValueEnum;
 use weft_contracts::sources::OPTIONS;
 
-use crate::new_files::{FileState, NewFile};
+use crate::{
+    console::say,
+    new_files::{FileState, NewFile},
+};
 
 /// The language of an example.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -131,11 +134,9 @@ pub(super) fn write(example: Example, dir: &Path) -> anyhow::Result<()> {
         }
     }
     let to = if dir == Path::new(".") { String::new() } else { format!("cd {shown} && ") };
-    println!("wrote {} files: a service in {language}; README.md says what each file is", files.len());
-    println!("Start it:  {to}weft up");
-    println!(
-        "Call it:   weft call hello.v1.Greeter/Hello '{{\"name\":\"Ada\"}}'   (in another terminal, in that folder)"
-    );
+    say(format_args!("wrote {} files: a service in {language}; README.md says what each file is", files.len()))?;
+    say(format_args!("Start it:  {to}weft up"))?;
+    say("Call it:   weft call hello.v1.Greeter/Hello '{\"name\":\"Ada\"}'   (in another terminal, in that folder)")?;
     Ok(())
 }
 
@@ -160,6 +161,9 @@ fn visible(dir: &Path) -> anyhow::Result<Vec<OsString>> {
 #[cfg(test)]
 mod tests {
     use std::{collections::BTreeSet, path::PathBuf};
+
+    use prost::Message;
+    use prost_types::FileDescriptorProto;
 
     use super::*;
     use crate::mesh_file::MeshFile;
@@ -210,6 +214,70 @@ mod tests {
             assert_eq!(service.name.to_string(), "greeter.hello");
             assert_eq!(service.contracts.as_ref().unwrap().implements, ["hello.v1.Greeter"]);
         }
+    }
+
+    #[test]
+    fn the_go_code_is_made_from_the_contracts_as_they_are_now() {
+        let dir = tempfile::tempdir().unwrap();
+        write(Example::Go, dir.path()).unwrap();
+        let contract = "hello/v1/hello.proto";
+        let compiled = protox::compile([contract], [dir.path().join("proto")]).unwrap().file;
+        for name in [contract, OPTIONS.name] {
+            let go = dir.path().join("gen").join(name.replace(".proto", ".pb.go"));
+            let in_go = descriptor_in(&fs::read_to_string(go).unwrap());
+            let now = compiled.iter().find(|file| file.name() == name).unwrap();
+            assert_eq!(comparable(in_go), comparable(now.clone()), "{name}: run `go generate`, see CONTRIBUTING.md");
+        }
+    }
+
+    /// Without comments, and without the packages of each language, which the generator adds as options of the file.
+    fn comparable(file: FileDescriptorProto) -> FileDescriptorProto {
+        FileDescriptorProto { source_code_info: None, options: None, ..file }
+    }
+
+    /// The descriptor that generated Go code contains, as string literals with a `+` between the lines.
+    fn descriptor_in(go: &str) -> FileDescriptorProto {
+        let (_, literals) = go.split_once("_rawDesc = \"\" +\n").unwrap();
+        let mut bytes = Vec::new();
+        for line in literals.lines() {
+            let literal = line.trim().trim_end_matches(" +");
+            unquote(literal.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap(), &mut bytes);
+            if !line.ends_with('+') {
+                break;
+            }
+        }
+        FileDescriptorProto::decode(&*bytes).unwrap()
+    }
+
+    /// What is in a string literal (the Go language's specification, "Rune literals").
+    fn unquote(text: &str, to: &mut Vec<u8>) {
+        let mut rest = text.chars();
+        while let Some(c) = rest.next() {
+            let c = match c {
+                '\\' => match rest.next().unwrap() {
+                    'x' => {
+                        to.push(u8::try_from(hex(&mut rest, 2)).unwrap());
+                        continue;
+                    }
+                    'u' => char::from_u32(hex(&mut rest, 4)).unwrap(),
+                    'a' => '\x07',
+                    'b' => '\x08',
+                    'f' => '\x0c',
+                    'n' => '\n',
+                    'r' => '\r',
+                    't' => '\t',
+                    'v' => '\x0b',
+                    same @ ('\\' | '"') => same,
+                    other => panic!("\\{other}"),
+                },
+                c => c,
+            };
+            to.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
+        }
+    }
+
+    fn hex(digits: &mut std::str::Chars<'_>, count: usize) -> u32 {
+        u32::from_str_radix(&digits.take(count).collect::<String>(), 16).unwrap()
     }
 
     fn line<'a>(text: &'a str, start: &str) -> &'a str {

@@ -16,6 +16,7 @@ use anyhow::{Context as _, bail};
 
 use self::example::Example;
 use crate::{
+    console::say,
     mesh_file::{MeshFile, Programs},
     new_files::{FileState, NewFile},
 };
@@ -63,24 +64,22 @@ fn init(dir: &Path) -> anyhow::Result<()> {
     }
     file.create(dir)?;
     let shown = path.strip_prefix(".").unwrap_or(&path);
-    println!("wrote {}", shown.display());
+    say(format_args!("wrote {}", shown.display()))?;
     for service in &guess.services {
-        println!("  {}: {}", service.name, service.from);
+        say(format_args!("  {}: {}", service.name, service.from))?;
     }
     if guess.services.is_empty() {
-        println!(
-            "No program was found here that weft knows how to run: put your program's command line into `run`.\n\
-             For an example service: weft init --example python greeter (or go, node, java, rust)"
-        );
+        say("No program was found here that weft knows how to run: put your program's command line into `run`.\n\
+             For an example service: weft init --example python greeter (or go, node, java, rust)")?;
         return Ok(());
     }
     for note in &guess.notes {
-        println!("  note: {note}");
+        say(format_args!("  note: {note}"))?;
     }
     // Problems that the search does not see, such as a missing program, are reported now, not at the start.
     match MeshFile::load(shown, Programs::MayBeBuilt) {
-        Ok(_) => println!("Next: check that the commands in it are right, then run `weft up`"),
-        Err(problems) => println!("Still to be fixed (`weft check` shows it again):\n{problems}"),
+        Ok(_) => say("Next: check that the commands in it are right, then run `weft up`")?,
+        Err(problems) => say(format_args!("Still to be fixed (`weft check` shows it again):\n{problems}"))?,
     }
     Ok(())
 }

@@ -21,6 +21,8 @@ pub(crate) struct Contracts {
     pub(crate) descriptor_set: Vec<u8>,
     /// The protobuf services defined in the files themselves: what this service implements.
     pub(crate) implements: Vec<String>,
+    /// The files and their imports, except those that are in this program.
+    pub(crate) sources: Vec<PathBuf>,
     /// What the options in the files say.
     pub(super) policy: ServicePolicy,
     /// Where `mesh.yaml` names the files.
@@ -56,6 +58,7 @@ impl Contracts {
         // Not `file_descriptor_set()`: its types do not have custom options, so they would be lost.
         let descriptor_set = compiler.encode_file_descriptor_set();
         let implements = services_in(&descriptor_set, &own);
+        let sources = compiler.files().filter_map(|file| file.path().map(Path::to_owned)).collect();
         if implements.is_empty() {
             let names = files.iter().map(|f| f.value.as_str()).collect::<Vec<_>>().join(", ");
             reader.problem(
@@ -66,7 +69,7 @@ impl Contracts {
             return None;
         }
         match ServicePolicy::from_descriptors(&descriptor_set, Some(&implements)) {
-            Ok(policy) => Some(Self { descriptor_set, implements, policy, line: first_line }),
+            Ok(policy) => Some(Self { descriptor_set, implements, sources, policy, line: first_line }),
             Err(error) => {
                 reader.problem(first_line, field, with_line(&error, &compiler));
                 None

@@ -166,7 +166,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     };
     for step in steps {
         if args.print {
-            println!("{}", step.input.trim_end());
+            crate::console::say(step.input.trim_end())?;
         } else {
             step.run()?;
         }

@@ -14,7 +14,10 @@ use super::{
     logs::{Live, LiveLine, Look, Size},
     progress::{self, Row, Stage},
 };
-use crate::mesh_file::{CommandLine, MeshFile};
+use crate::{
+    console::note,
+    mesh_file::{CommandLine, MeshFile},
+};
 
 /// How often the elapsed time is redrawn and the command is checked for its end.
 const REDRAW_INTERVAL: Duration = Duration::from_millis(100);
@@ -28,7 +31,7 @@ pub(crate) fn run(file: &MeshFile, look: Look) -> anyhow::Result<()> {
     let rows: Vec<Row> = file.services.iter().map(|service| Row::new(service.name.name(), 1)).collect();
     for command_line in &file.build {
         if !look.is_live {
-            eprintln!("weft: building: {}", command_line.text);
+            note(format_args!("weft: building: {}", command_line.text));
         }
         let began = Instant::now();
         let status = if look.is_verbose {
@@ -44,7 +47,7 @@ pub(crate) fn run(file: &MeshFile, look: Look) -> anyhow::Result<()> {
             bail!("build: `{}` failed ({status}); nothing was started", command_line.text);
         }
         if !look.is_live {
-            eprintln!("weft: built after {:.1?}", began.elapsed());
+            note(format_args!("weft: built after {:.1?}", began.elapsed()));
         }
     }
     Ok(())
@@ -102,6 +105,6 @@ fn not_started(command_line: &CommandLine) -> String {
 fn show(log: &Path) {
     let shown = File::open(log).and_then(|mut log| io::copy(&mut log, &mut io::stderr()));
     if let Err(error) = shown {
-        eprintln!("weft: the build's output is in {}: {error}", log.display());
+        note(format_args!("weft: the build's output is in {}: {error}", log.display()));
     }
 }

@@ -289,7 +289,7 @@ impl ServiceLaunch {
     fn new(service: &Service, state_dir: &Path) -> anyhow::Result<Self> {
         let descriptors = match &service.contracts {
             Some(contracts) => {
-                let file = state_dir.join("sidecars").join(format!("{}.binpb", service.name.name()));
+                let file = contracts_file(state_dir, service.name.name());
                 std::fs::write(&file, &contracts.descriptor_set)
                     .with_context(|| format!("{} can't be written", file.display()))?;
                 Some(Descriptors { file, implements: contracts.implements.clone() })
@@ -316,6 +316,11 @@ impl ServiceLaunch {
     pub(super) fn set_descriptors(&self, descriptors: Option<Descriptors>) {
         *self.descriptors.lock().unwrap_or_else(PoisonError::into_inner) = descriptors;
     }
+}
+
+/// The file with a service's compiled contracts, for its sidecars.
+pub(super) fn contracts_file(state_dir: &Path, service: &str) -> PathBuf {
+    state_dir.join("sidecars").join(format!("{service}.binpb"))
 }
 
 /// The file that tells the control plane which service owns which contracts.

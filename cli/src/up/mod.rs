@@ -6,6 +6,7 @@
 
 mod backoff;
 mod build;
+mod contracts;
 mod launch;
 pub(crate) mod leftovers;
 mod logs;
@@ -49,7 +50,10 @@ use self::{
     run_file::{Run, RunFile},
     supervisor::{Context, Phase, Role, Stop, supervise},
 };
-use crate::mesh_file::{MeshFile, Problems, Programs, Service, check_otlp};
+use crate::{
+    console::note,
+    mesh_file::{MeshFile, Problems, Programs, Service, check_otlp},
+};
 
 /// How long everything may take to stop; what is left then is killed.
 const STOP_LIMIT: Duration = Duration::from_secs(12);
@@ -171,7 +175,9 @@ fn end_earlier_run(state_dir: &Path) -> anyhow::Result<()> {
         Ok(Some(run)) => {
             let ended = leftovers::end_processes(&run)?;
             if ended > 0 {
-                eprintln!("weft: an earlier `weft up` was killed; the {ended} processes that it left were ended");
+                note(format_args!(
+                    "weft: an earlier `weft up` was killed; the {ended} processes that it left were ended"
+                ));
             }
             Run::remove(state_dir);
         }
@@ -204,6 +210,7 @@ async fn run_mesh(file: &MeshFile, state_dir: &Path, bounds: Bounds, look: Look)
     let outcome = tokio::select! {
         outcome = starting::serve(file, &mesh, &replicas, &logs, &orders, began) => outcome,
         () = order_listener.serve() => Ok(()),
+        () = contracts::follow(file, &logs) => Ok(()),
         name = signals.next() => {
             logs.set_foot(Vec::new());
             logs.release();
@@ -305,7 +312,7 @@ async fn end(stop: &watch::Sender<Stop>, processes: &mut BTreeMap<Phase, JoinSet
 async fn all_ended(processes: &mut JoinSet<()>) {
     while let Some(ended) = processes.join_next().await {
         if let Err(error) = ended {
-            eprintln!("weft: a supervisor failed, which is a bug in weft: {error}");
+            note(format_args!("weft: a supervisor failed, which is a bug in weft: {error}"));
         }
     }
 }

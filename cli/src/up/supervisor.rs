@@ -205,7 +205,10 @@ async fn keep(
         let end = wait(role, &mut running.child, agreed, &mut context.stop, orders).await;
         if let End::Ordered(order) = end {
             if order.is_in_place {
-                running = replace(role, running, order, context).await;
+                match replace(role, running, order, context).await {
+                    Some(new) => running = new,
+                    None => return (None, started.elapsed()),
+                }
                 continue;
             }
             return (stop_for(role, running, order, context).await, started.elapsed());
@@ -235,14 +238,14 @@ async fn stop_for(role: &Role, running: Running, order: Order, context: &mut Con
 }
 
 /// Starts a new sidecar that takes over from a running one, and waits until the old one has ended. If the new one
-/// fails, the old one goes on.
-async fn replace(role: &Role, mut old: Running, order: Order, context: &mut Context) -> Running {
+/// fails, the old one goes on. Returns the one that runs, or `None` if both were asked to stop meanwhile and have ended.
+async fn replace(role: &Role, mut old: Running, order: Order, context: &mut Context) -> Option<Running> {
     let name = role.name();
     let (child, pid) = match start(role, &name, context, true) {
         Ok(started) => started,
         Err(error) => {
             let _ = order.done.send(Err(format!("{name} could not be started: {error:#}")));
-            return old;
+            return Some(old);
         }
     };
     let mut new = Running::new(&name, child, pid, &context.logs);
@@ -251,7 +254,17 @@ async fn replace(role: &Role, mut old: Running, order: Order, context: &mut Cont
         status = new.child.wait() => {
             let why = status.map_or_else(|error| error.to_string(), |status| ended(&status));
             let _ = order.done.send(Err(format!("{name}: the new one {why}, and the old one goes on")));
-            return old;
+            return Some(old);
+        }
+        () = asked(&mut context.stop, role.phase()) => {
+            let _ = order.done.send(Err(format!("{name} stops")));
+            // Whichever of them has the ports lets its calls end.
+            let mut context_of_old = context.clone();
+            tokio::join!(
+                end_running(role, End::Asked, old, &mut context_of_old),
+                end_running(role, End::Asked, new, context),
+            );
+            return None;
         }
         () = sleep(REPLACE_LIMIT) => {
             process::signal_group(old.pid, Signal::KILL);
@@ -260,7 +273,7 @@ async fn replace(role: &Role, mut old: Running, order: Order, context: &mut Cont
     }
     context.logs.say(format!("{name}: replaced (pid {pid})"));
     let _ = order.done.send(Ok(()));
-    new
+    Some(new)
 }
 
 fn start(role: &Role, name: &str, context: &Context, takes_over: bool) -> anyhow::Result<(Child, u32)> {

@@ -18,6 +18,8 @@ struct Picture {
     /// Name, address, whether it is ready, and the address of its sidecar's page.
     replicas: Vec<(String, SocketAddr, bool, SocketAddr)>,
     outbound: SocketAddr,
+    /// The page of your sidecar.
+    own_page: SocketAddr,
     dashboard: SocketAddr,
     /// Services that have a port of their own at your sidecar, and that address.
     forwards: Vec<(String, SocketAddr)>,
@@ -40,7 +42,10 @@ pub(super) fn render(
 ) -> String {
     let of_services = replicas.iter().enumerate().filter(|(_, replica)| replica.service.is_some());
     let keyboard = replicas.iter().find(|replica| replica.service.is_none());
-    let outbound = keyboard.map_or(0, |keyboard| keyboard.ports.borrow().outbound);
+    let (outbound, own_page) = keyboard.map_or((0, 0), |keyboard| {
+        let ports = keyboard.ports.borrow();
+        (ports.outbound, ports.admin)
+    });
     let forwards = keyboard.iter().flat_map(|keyboard| &keyboard.forwards);
     let picture = Picture {
         took,
@@ -52,6 +57,7 @@ pub(super) fn render(
             })
             .collect(),
         outbound: loopback(outbound),
+        own_page: loopback(own_page),
         dashboard: loopback(mesh.dashboard),
         forwards: forwards.map(|(service, port)| (service.name().to_owned(), loopback(*port))).collect(),
         otlp: file.otlp.clone(),
@@ -79,7 +85,7 @@ impl Picture {
         lines.push(String::new());
         let mut say = |what: &str, text: &str| lines.push(format!("{what:12} {text}"));
         say("dashboard", &format!("http://{}/", self.dashboard));
-        say("your sidecar", &format!("http://{}", self.outbound));
+        say("your sidecar", &format!("http://{}   (its page: http://{}/)", self.outbound, self.own_page));
         for (service, address) in &self.forwards {
             say(service, &address.to_string());
         }
@@ -179,6 +185,7 @@ mod tests {
                 ("notifications-1".into(), loopback(4_003), false, loopback(4_004)),
             ],
             outbound: loopback(15_001),
+            own_page: loopback(4_005),
             dashboard: loopback(15_080),
             forwards: vec![("db".into(), loopback(15_432))],
             otlp: None,
@@ -197,7 +204,7 @@ mod tests {
   notifications-1   127.0.0.1:4003   NOT READY   http://127.0.0.1:4004/
 
 dashboard    http://127.0.0.1:15080/
-your sidecar http://127.0.0.1:15001
+your sidecar http://127.0.0.1:15001   (its page: http://127.0.0.1:4005/)
 db           127.0.0.1:15432
 contracts    users: no contract known
 try          weft call shop.users.v1.Users/List '{}'

@@ -42,6 +42,11 @@ impl Problems {
         problems.dedup();
         Self(problems)
     }
+
+    /// Each of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Problem> {
+        self.0.iter()
+    }
 }
 
 impl fmt::Display for Problems {

@@ -3,7 +3,8 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use super::{
-    ContractPolicy, MethodPolicy, ServicePolicy, breaker, error::PolicyError, fallback, origin::Sourced, timeout,
+    ContractPolicy, MethodPolicy, ServicePolicy, breaker, error::PolicyError, fallback, hedge, hedge::Hedge,
+    origin::Sourced, timeout,
 };
 use crate::{
     names,
@@ -51,10 +52,11 @@ fn compile_contract<'s>(
     fallbacks: &mut fallback::Compiler<'s>,
 ) -> Result<ContractPolicy, PolicyError> {
     let timeout = timeout::of_service(service)?;
+    let hedge = hedge::of_service(service)?;
     fallback::check_of_service(service)?;
     let compile = |method: &'s Method| -> Result<_, PolicyError> {
         let fallback = fallbacks.of_method(service, method)?;
-        Ok(MethodPolicy { fallback, ..compile_method(service, method, timeout)? })
+        Ok(MethodPolicy { fallback, ..compile_method(service, method, timeout, hedge)? })
     };
     let methods = service.methods.iter().map(compile).collect::<Result<_, _>>()?;
     Ok(ContractPolicy { name: service.name.clone(), methods, stands_in_for: fallback::stands_in_for(service)? })
@@ -64,6 +66,7 @@ fn compile_method(
     service: &Service,
     method: &Method,
     service_timeout: Option<Sourced<Duration>>,
+    service_hedge: Option<Sourced<Hedge>>,
 ) -> Result<MethodPolicy, PolicyError> {
     Ok(MethodPolicy {
         name: method.name.clone(),
@@ -72,6 +75,7 @@ fn compile_method(
         timeout: timeout::of_method(service, method, service_timeout)?,
         idempotency: method.idempotency,
         fallback: None,
+        hedge: hedge::of_method(service, method, service_hedge)?,
     })
 }
 

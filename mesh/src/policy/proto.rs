@@ -3,6 +3,7 @@
 use weft_contracts::weft::policy::v1 as wire;
 
 use super::{ContractPolicy, MethodPolicy, ServicePolicy, error::MalformedPolicy, fallback, origin::Sourced};
+use crate::schema::Idempotency;
 
 impl From<&ServicePolicy> for wire::ServicePolicy {
     fn from(policy: &ServicePolicy) -> Self {
@@ -32,6 +33,7 @@ impl From<&MethodPolicy> for wire::Method {
             timeout: method.timeout.map(wire::Timeout::from),
             idempotency: wire::Idempotency::from(method.idempotency).into(),
             fallback: method.fallback.as_ref().map(wire::Fallback::from),
+            hedge: method.hedge.map(wire::Hedge::from),
         }
     }
 }
@@ -61,7 +63,8 @@ impl TryFrom<wire::Method> for MethodPolicy {
     type Error = MalformedPolicy;
 
     fn try_from(method: wire::Method) -> Result<Self, MalformedPolicy> {
-        let idempotency = method.idempotency().into();
+        let idempotency = Idempotency::from(method.idempotency());
+        let hedge = method.hedge.map(Sourced::try_from).transpose()?;
         Ok(Self {
             name: method.name,
             client_streaming: method.client_streaming,
@@ -69,6 +72,8 @@ impl TryFrom<wire::Method> for MethodPolicy {
             timeout: method.timeout.map(Sourced::try_from).transpose()?,
             idempotency,
             fallback: method.fallback.map(fallback::from_wire).transpose()?.flatten(),
+            // Whoever sent it, a call is never sent twice where that may do harm.
+            hedge: hedge.filter(|_| idempotency.is_safe_to_repeat()),
         })
     }
 }
@@ -78,7 +83,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::policy::{BreakerPolicy, Fallback, Idempotency, Origin};
+    use crate::policy::{BreakerPolicy, Fallback, Hedge, Origin};
 
     #[test]
     fn a_policy_survives_the_wire() {
@@ -92,6 +97,7 @@ mod tests {
                 Fallback::Elsewhere { service: Some("cache".into()), method: None },
                 Origin::ServiceOption,
             )),
+            hedge: Some(Sourced::new(Hedge { after: Duration::from_millis(50) }, Origin::ServiceOption)),
         };
         let put = MethodPolicy {
             name: "Put".into(),
@@ -100,6 +106,7 @@ mod tests {
             timeout: None,
             idempotency: Idempotency::Idempotent,
             fallback: None,
+            hedge: None,
         };
         let breaker = BreakerPolicy { probes: 3, ..BreakerPolicy::default() };
         let full = ServicePolicy {

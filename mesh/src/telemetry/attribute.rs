@@ -17,6 +17,10 @@ pub const FALLBACK_REASON: &str = "weft.fallback.reason";
 pub const FALLBACK_TO: &str = "weft.fallback.to";
 /// The event of a span at which its call goes on to a fallback.
 pub const FALLBACK_EVENT: &str = "fallback";
+/// The event of a span at which its call is sent to another endpoint as well.
+pub const HEDGE_EVENT: &str = "hedge";
+/// [`ERROR_TYPE`] of a try that was cancelled because another try of its call was answered first.
+pub const OUTRUN: &str = "outrun";
 /// On the span of an incoming call: the SPIFFE ID of its caller.
 pub const PEER: &str = "weft.peer";
 
@@ -40,10 +44,10 @@ mod tests {
         let page = include_str!("../../../docs/traces.md");
         let rpc = [RPC_SYSTEM_NAME, RPC_METHOD, RPC_METHOD_ORIGINAL, RPC_RESPONSE_STATUS_CODE, ERROR_TYPE];
         let network = [SERVER_ADDRESS, SERVER_PORT, NETWORK_PEER_ADDRESS, NETWORK_PEER_PORT];
+        let events = [FALLBACK_EVENT, HEDGE_EVENT, OUTRUN];
         let values = [system::GRPC, system::CONNECT, OTHER_METHOD];
         for name in
-            [&rpc[..], &network, &[ATTEMPT, ENDPOINT, PEER, FALLBACK_REASON, FALLBACK_TO, FALLBACK_EVENT], &values]
-                .concat()
+            [&rpc[..], &network, &[ATTEMPT, ENDPOINT, PEER, FALLBACK_REASON, FALLBACK_TO], &events, &values].concat()
         {
             assert!(page.contains(&format!("`{name}`")), "docs/traces.md lacks `{name}`");
         }

@@ -15,7 +15,8 @@ use opentelemetry_proto::tonic::{
 use weft_contracts::weft::{
     discovery::v1::{Endpoint, Health, Protocol, Service},
     policy::v1::{
-        Breaker, Contract, Fallback, Idempotency, Method, Origin, ServicePolicy, Timeout, breaker::SlowCall, fallback,
+        Breaker, Contract, Fallback, Hedge, Idempotency, Method, Origin, ServicePolicy, Timeout, breaker::SlowCall,
+        fallback,
     },
 };
 use weft_control::{
@@ -215,6 +216,10 @@ fn service(name: &str, number: usize) -> Service {
         fallback: (name == "Get").then(|| Fallback {
             to: Some(fallback::To::Answer(fallback::Answer { message: Vec::new().into(), json: "{}".into() })),
             origin: Origin::MethodOption.into(),
+        }),
+        hedge: (name == "Get").then(|| Hedge {
+            after: Some(prost_types::Duration { seconds: 0, nanos: 50_000_000 }),
+            origin: Origin::ServiceOption.into(),
         }),
         ..Method::default()
     };

@@ -1,7 +1,8 @@
 //! A port that leads to one service, for clients that can't name the service: `--forward`.
 //!
-//! If the service speaks HTTP, it gets each call on the port, whatever authority or path the call has. If it speaks
-//! another protocol, it gets the bytes of each connection unchanged.
+//! If the service speaks HTTP, it gets each call on the port, whatever path the call has. Calls that a web page of another
+//! site may have sent are refused: see [`crate::message::site`]. If the service speaks another protocol, it gets the
+//! bytes of each connection unchanged.
 
 use std::{net::SocketAddr, rc::Rc};
 
@@ -33,7 +34,10 @@ pub(crate) async fn serve(
             tcp::serve(Downstream::new(&proxy), stream, from, &service.name).await;
         }
         // In a box, so that connections to services of TCP need no room for it.
-        Ok(service) => Box::pin(detect_and_serve(&proxy, &service, stream, from)).await,
+        Ok(service) => {
+            let downstream = Downstream::to_port_of(&proxy, &service.name);
+            Box::pin(detect_and_serve(downstream, &service, stream, from)).await;
+        }
         Err(failure) => {
             worker.shared.metrics.failure(failure.reason);
             close_with_reset(

@@ -91,7 +91,10 @@ pub(crate) async fn serve(
         Found::Service(service) if service.protocol == Protocol::Tcp => {
             tcp::serve(Downstream::new(proxy), stream, from, &service.name).await;
         }
-        Found::Service(service) => detect_and_serve(proxy, &service, stream, from).await,
+        Found::Service(service) => {
+            let downstream = Downstream::to_address_of(proxy, &service.name);
+            detect_and_serve(downstream, &service, stream, from).await;
+        }
         Found::Outside if worker.shared.args.outside == args::Outside::Deny => {
             counters.outside_refused.fetch_add(1, Relaxed);
             let why = format_args!("redirected connection from {from} refused: no service of the mesh is at {to}");
@@ -145,12 +148,17 @@ async fn find(proxy: &Proxy, to: SocketAddr) -> Found {
 
 /// Serves a connection on which each call goes to `service`, which speaks HTTP: so the client sends first. A client
 /// that speaks something else is refused: see [`crate::message::tunnel::refusal`].
-pub(super) async fn detect_and_serve(proxy: &Rc<Proxy>, service: &Service, stream: TcpStream, from: SocketAddr) {
+pub(super) async fn detect_and_serve(
+    downstream: Rc<Downstream>,
+    service: &Service,
+    stream: TcpStream,
+    from: SocketAddr,
+) {
     match detect::wire(&stream, limits::DETECT_TIMEOUT).await {
-        Ok(wire) => speak(Downstream::to(proxy, &service.name), wire, stream, from).await,
+        Ok(wire) => speak(downstream, wire, stream, from).await,
         Err(Undetected::Gone | Undetected::Io(_)) => {}
         Err(why) => {
-            let worker = &proxy.worker;
+            let worker = downstream.worker();
             worker.shared.metrics.counters.detection_refused.fetch_add(1, Relaxed);
             if matches!(why, Undetected::Silent(_)) {
                 worker.shared.metrics.limit_reached("DETECT_TIMEOUT");

@@ -24,29 +24,61 @@ use crate::{
     },
 };
 
+/// What the final head of an answer says.
+#[derive(Clone, Copy)]
+pub(super) struct Said {
+    status: u16,
+    rpc: Rpc,
+    /// How the call ended, if the head says it.
+    pub(super) outcome: Option<Outcome>,
+}
+
 impl Call {
     /// The head of the answer. Returns the list when it is done with it, for reuse.
     pub(crate) fn response_head(self: &Rc<Self>, mut head: Headers, is_end: bool) -> Option<Headers> {
-        let status = head.status().unwrap_or_default();
-        self.drop_reason(&mut head);
-        if failure::is_forged(&head, self.hop) {
-            failure::remove_forged(&mut head, self.hop);
-        }
+        let status = self.clean_head(&mut head);
         if status < 200 {
             return self.interim_head(head);
         }
-        let rpc = self.rpc.of_answer(&head);
-        let outcome = outcome::of_head(rpc, &head, status);
-        if let Some(outcome) = outcome
+        let said = self.read_head(&head, status);
+        if let Some(outcome) = said.outcome
             && let Some(miss) = self.way.answered(outcome)
         {
             self.missed(miss);
             return Some(head);
         }
+        self.pass_on(head, is_end, said)
+    }
+
+    /// Removes from a head what its sender may not say. Returns its status.
+    #[inline]
+    pub(super) fn clean_head(&self, head: &mut Headers) -> u16 {
+        let status = head.status().unwrap_or_default();
+        self.drop_reason(head);
+        if failure::is_forged(head, self.hop) {
+            failure::remove_forged(head, self.hop);
+        }
+        status
+    }
+
+    /// What the final head of an answer with this status says.
+    #[inline]
+    pub(super) fn read_head(&self, head: &Headers, status: u16) -> Said {
+        let rpc = self.rpc.of_answer(head);
+        Said { status, rpc, outcome: outcome::of_head(rpc, head, status) }
+    }
+
+    /// Passes the head of the answer on. The try that it came from is the call's last one.
+    #[inline]
+    pub(super) fn pass_on(self: &Rc<Self>, mut head: Headers, is_end: bool, said: Said) -> Option<Headers> {
+        let Said { status, rpc, outcome } = said;
         let mut state = self.state.borrow_mut();
         let state = &mut *state;
         if state.answer != Answer::Awaited {
             return Some(head);
+        }
+        if state.waiting.is_some() {
+            state.stop_hedge(self);
         }
         state.request.forget(&mut state.slot, &self.worker);
         state.body_status = BodyStatus::of(rpc, &head, status);
@@ -85,11 +117,17 @@ impl Call {
             state.interim_answers
         };
         if count > limits::INTERIM_ANSWERS {
-            self.worker.shared.metrics.limit_reached("INTERIM_ANSWERS");
-            self.missed(Miss::Broke(format!("it sent more than {} interim answers", limits::INTERIM_ANSWERS)));
+            self.missed(self.too_many_interim_answers());
             return Some(head);
         }
         if self.caller.is_congested() { Some(head) } else { self.caller.respond(head, false) }
+    }
+
+    /// The failure of a try whose endpoint does not stop sending them.
+    #[cold]
+    pub(super) fn too_many_interim_answers(&self) -> Miss {
+        self.worker.shared.metrics.limit_reached("INTERIM_ANSWERS");
+        Miss::Broke(format!("it sent more than {} interim answers", limits::INTERIM_ANSWERS))
     }
 
     pub(crate) fn response_data(&self, data: &[u8], is_end: bool) {

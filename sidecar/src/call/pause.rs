@@ -1,4 +1,4 @@
-//! The pause before a call's next try.
+//! The pause before a call's next try, or before its hedge.
 
 use std::{
     cell::{Cell, RefCell},
@@ -6,49 +6,32 @@ use std::{
     time::Duration,
 };
 
-use tokio::task::AbortHandle;
-
 use super::Call;
 use crate::{
-    policy::retry::Next,
     thread::worker::Worker,
     time::timer::{Place, Timed},
 };
-
-/// What a call waits for that is neither sent nor over. Stopped when the call ends.
-pub(super) enum Waiting {
-    /// Its steps go on in a task.
-    Task(AbortHandle),
-    /// Its next try is due later.
-    Pause(Rc<Pause>),
-}
-
-impl Waiting {
-    pub(super) fn stop(self, worker: &Worker) {
-        match self {
-            Self::Task(task) => task.abort(),
-            Self::Pause(pause) => {
-                worker.deadlines.remove(&*pause);
-                // The call refers to the pause, and the pause to the call.
-                pause.call.take();
-            }
-        }
-    }
-}
 
 /// See the module.
 pub(super) struct Pause {
     call: RefCell<Option<Rc<Call>>>,
     place: Cell<Option<Place>>,
+    then: fn(&Rc<Call>),
 }
 
 impl Pause {
-    /// Has a call tried again after this time.
-    pub(super) fn begin(call: &Rc<Call>, time: Duration) -> Rc<Self> {
-        let pause = Rc::new(Self { call: RefCell::new(Some(Rc::clone(call))), place: Cell::new(None) });
+    /// Does something with a call after this time, unless it is stopped before.
+    pub(super) fn begin(call: &Rc<Call>, time: Duration, then: fn(&Rc<Call>)) -> Rc<Self> {
+        let pause = Rc::new(Self { call: RefCell::new(Some(Rc::clone(call))), place: Cell::new(None), then });
         let now = call.worker.moment();
         call.worker.deadlines.set(Rc::clone(&pause) as Rc<dyn Timed>, now.checked_add(time).unwrap_or(now));
         pause
+    }
+
+    pub(super) fn stop(&self, worker: &Worker) {
+        worker.deadlines.remove(self);
+        // The call refers to the pause, and the pause to the call.
+        self.call.take();
     }
 }
 
@@ -60,7 +43,7 @@ impl Timed for Pause {
     fn expired(self: Rc<Self>) {
         if let Some(call) = self.call.take() {
             call.worker.tick();
-            call.apply(Next::AGAIN);
+            (self.then)(&call);
         }
     }
 }
@@ -68,7 +51,7 @@ impl Timed for Pause {
 #[cfg(test)]
 mod tests {
     use tokio::{
-        task::{LocalSet, spawn_local},
+        task::{AbortHandle, LocalSet, spawn_local},
         time::sleep,
     };
     use weft_wire::{Headers, Name};
@@ -80,7 +63,10 @@ mod tests {
             code,
             failure::{Failure, Hop},
         },
-        policy::{outcome::Outcome, retry::Miss},
+        policy::{
+            outcome::Outcome,
+            retry::{Miss, Next},
+        },
         time::moment::Moment,
         transport::pipe::Pipe,
         trial::{self, peer::post},

@@ -97,6 +97,12 @@ impl Play {
         self.statistics().failures
     }
 
+    /// How many failures the endpoint is charged with. The call must be over.
+    pub(super) fn failures_of_endpoint(&self) -> u32 {
+        assert!(self.call.is_over());
+        self.endpoint.breaker.statistics(self.worker.moment()).failures
+    }
+
     /// The head of an answer, and `bytes` bytes of its body.
     pub(super) fn answer(&self, bytes: usize) {
         let mut head = Headers::new();

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use weft_mesh::errors::Reason;
+use weft_mesh::{errors::Reason, telemetry::attribute};
 
 use crate::{
     endpoints::catalog::Endpoint,
@@ -15,6 +15,7 @@ use crate::{
     policy::{
         breaker::{Breaker, Change, Permit, Verdict},
         outcome::Outcome,
+        retry::{ConnectError, Miss},
     },
     telemetry::{metrics::CallMetrics, span::Span},
     thread::worker::Worker,
@@ -65,6 +66,21 @@ impl CallRecord {
         if let Some(span) = &mut self.span {
             span.event("retry", vec![opentelemetry::KeyValue::new("reason", why.to_owned())]);
         }
+    }
+
+    /// The call was sent to another endpoint as well.
+    #[cold]
+    pub(crate) fn hedged(&mut self) {
+        self.metrics.hedges.fetch_add(1, Relaxed);
+        if let Some(span) = &mut self.span {
+            span.event(attribute::HEDGE_EVENT, Vec::new());
+        }
+    }
+
+    /// That try has taken the place of the first.
+    #[cold]
+    pub(crate) fn hedge_won(&self) {
+        self.metrics.hedges_won.fetch_add(1, Relaxed);
     }
 
     /// The call goes on to a fallback, as its service could not take it for this reason. The outcome says nothing about
@@ -166,6 +182,8 @@ pub(crate) struct AttemptRecord {
     outcome: Outcome,
     is_excused: bool,
     is_slow: bool,
+    /// Another try was answered first.
+    is_outrun: bool,
     error: Option<&'static str>,
 }
 
@@ -179,8 +197,9 @@ impl AttemptRecord {
     ) -> Self {
         endpoint.in_flight.fetch_add(1, Relaxed);
         let (worker, endpoint) = (Rc::clone(worker), Arc::clone(endpoint));
-        let (sent_at, outcome) = (None, Outcome::Cancelled);
-        Self { worker, endpoint, permit, span, limit, sent_at, outcome, is_excused: false, is_slow: false, error: None }
+        let (sent_at, outcome, error) = (None, Outcome::Cancelled, None);
+        let (is_excused, is_slow, is_outrun) = (false, false, false);
+        Self { worker, endpoint, permit, span, limit, sent_at, outcome, is_excused, is_slow, is_outrun, error }
     }
 
     /// The head of the request was sent.
@@ -218,14 +237,51 @@ impl AttemptRecord {
     pub(crate) fn not_taken(&mut self, error: &'static str) {
         self.error = Some(error);
     }
+
+    /// The try has failed.
+    pub(crate) fn missed(&mut self, miss: &Miss, now: Moment) {
+        match miss {
+            Miss::Reset(code) => self.ended(Outcome::Reset(*code)),
+            Miss::TooLarge => self.ended(Outcome::Failed(Reason::AnswerHeadersTooLarge)),
+            Miss::Malformed(_) => {}
+            Miss::NotSent(ConnectError::Full) => self.not_taken(Reason::Overloaded.as_str()),
+            Miss::NotSent(_) => {
+                self.endpoint.shun(now);
+                self.ended(Outcome::Failed(Reason::ConnectFailed));
+            }
+            Miss::Unseen(_) => {
+                self.endpoint.shun(now);
+                self.not_taken("refused");
+            }
+            Miss::Full(_) => {
+                self.endpoint.shun(now);
+                self.not_taken(Reason::ServiceFull.as_str());
+            }
+            Miss::Broke(_) => self.ended(Outcome::Failed(Reason::ConnectionBroke)),
+        }
+    }
+
+    /// Another try of the call was answered first, and this one is cancelled. That says nothing about the endpoint, except
+    /// that it was slow if it has had too much time already. All of the request was there since `whole_at`.
+    #[cold]
+    pub(crate) fn was_outrun(&mut self, whole_at: Moment, now: Moment) {
+        self.error = Some(attribute::OUTRUN);
+        let since = self.sent_at.map(|sent| sent.max(whole_at));
+        self.is_slow = since.zip(self.slow_after()).is_some_and(|(since, slow_after)| now.since(since) > slow_after);
+        self.is_outrun = true;
+    }
 }
 
 impl Drop for AttemptRecord {
     fn drop(&mut self) {
         self.endpoint.in_flight.fetch_sub(1, Relaxed);
         let breaker = &self.endpoint.breaker;
-        let verdict = self.outcome.verdict_of_endpoint(breaker.policy(), self.limit);
-        let verdict = if self.is_excused { Verdict::Nothing } else { verdict };
+        let verdict = match (self.is_excused, self.is_outrun && self.is_slow) {
+            (true, _) => Verdict::Nothing,
+            // A slow call that did not fail.
+            (false, true) => Verdict::Success,
+            (false, false) => self.outcome.verdict_of_endpoint(breaker.policy(), self.limit),
+        };
         settle(&self.worker, breaker, self.permit, verdict, self.is_slow);
         if let (Some(span), Some(sink)) = (self.span.take(), &self.worker.shared.spans) {
             span.end(self.outcome.code(), self.error.or(self.outcome.reason().map(Reason::as_str)), sink);

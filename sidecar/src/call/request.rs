@@ -74,6 +74,34 @@ impl Request {
         }
     }
 
+    /// Sends all of it over another connection as well. Returns how many bytes of the body have to wait.
+    #[cold]
+    pub(super) fn send_copy(&self, endpoint: &Side) -> usize {
+        if self.is_head_all {
+            return 0;
+        }
+        let is_end = self.trailers.is_none();
+        let waiting = if self.kept.is_empty() && !is_end { 0 } else { endpoint.send_data(&self.kept, is_end) };
+        if let Some(trailers) = &self.trailers {
+            endpoint.send_trailers(trailers);
+        }
+        waiting
+    }
+
+    /// From now on it is sent by another try, which has sent and holds back so many bytes.
+    #[cold]
+    pub(super) fn goes_on(
+        &mut self,
+        (sent, waiting): (usize, usize),
+        charge: Option<Charge>,
+        caller: &Side,
+        now: Moment,
+    ) {
+        (self.sent, self.waiting, self.charge) = (0, waiting, charge);
+        self.stuck_since = (waiting > 0).then_some(now);
+        self.sent(sent, caller);
+    }
+
     pub(super) fn send(&mut self, data: &[u8], is_end: bool, endpoint: &Side, caller: &Side) {
         let waiting = endpoint.send_data(data, is_end);
         if waiting > 0 {

@@ -3,7 +3,7 @@
 use weft_mesh::limits;
 use weft_wire::Code;
 
-use super::{Call, Side, pause::Waiting, request::Request};
+use super::{Call, Side, request::Request, waiting::Waiting};
 use crate::{
     call::record::{AttemptRecord, CallRecord},
     message::{
@@ -36,7 +36,7 @@ pub(super) struct CallState {
     pub(super) body_status: Option<Box<BodyStatus>>,
     pub(super) record: Option<CallRecord>,
     pub(super) attempt: Option<AttemptRecord>,
-    /// What it waits for: its steps in a task, or a pause before its next try.
+    /// What it waits for beside an answer of its try: its steps in a task, a pause before another try, or a second try.
     pub(super) waiting: Option<Waiting>,
     pub(super) slot: Option<CallSlot>,
     /// Bytes of large header lists, which are kept for as long as the call runs. Hardly any call has one.

@@ -49,6 +49,11 @@ impl Tries {
         }
     }
 
+    /// A try was sent that counts against `limits::TRIES`, and it has failed.
+    pub(crate) fn was_sent(&self) {
+        self.sent.set(self.sent.get() + 1);
+    }
+
     /// Where the call goes, if it has a target.
     pub(crate) fn route(&self) -> Option<Rc<Route>> {
         self.route.borrow().clone()

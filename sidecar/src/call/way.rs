@@ -8,7 +8,7 @@ use std::{
 
 use tokio::task::AbortHandle;
 
-use super::Call;
+use super::{Call, record::AttemptRecord};
 use crate::{
     message::failure::{Failure, Hop},
     policy::{
@@ -28,6 +28,12 @@ pub(crate) trait Way {
     /// The head of an answer has come, and it says that the call ended so. Asked before the head is passed on. Says whether
     /// that is a failed try.
     fn answered(&self, outcome: Outcome) -> Option<Miss>;
+
+    /// The head of the answer has not come in the time that [`Call::hedge_after`] was told. May start a second try.
+    fn hedge(&self, _call: &Rc<Call>) {}
+
+    /// The second try of a call has failed while the first goes on. Writes that down.
+    fn rival_missed(&self, _call: &Call, _rival: &mut AttemptRecord, _miss: &Miss) {}
 
     /// Starts another try as a task. The handle stops it.
     fn again(self: Rc<Self>, call: Rc<Call>) -> AbortHandle;

@@ -5,7 +5,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, timeout},
@@ -24,7 +23,10 @@ use super::{
     due,
     retry::{Backoff, Trouble, status},
 };
-use crate::{args::AppProtocol, shared::Phase};
+use crate::{
+    args::AppProtocol,
+    shared::{Phase, contracts::Contracts},
+};
 
 /// Messages to the registry that wait for the stream; there are never many.
 const MESSAGES_QUEUED: usize = 8;
@@ -40,20 +42,14 @@ pub(super) struct Front {
     service: ServiceName,
     /// Unique in its service, and the same for the life of this process.
     id: String,
-    /// A serialized `FileDescriptorSet`.
-    descriptors: Option<Bytes>,
-    descriptors_sha256: Bytes,
 }
 
 impl Front {
-    pub(super) fn new(service: &ServiceName, id: String, descriptors: Option<Bytes>) -> Self {
-        use sha2::Digest;
-        let descriptors_sha256 =
-            descriptors.as_ref().map(|set| Bytes::copy_from_slice(&sha2::Sha256::digest(set))).unwrap_or_default();
-        Self { service: service.clone(), id, descriptors, descriptors_sha256 }
+    pub(super) fn new(service: &ServiceName, id: String) -> Self {
+        Self { service: service.clone(), id }
     }
 
-    fn announce(&self, control: &Control, health: Health) -> Result<Announce, Status> {
+    fn announce(&self, control: &Control, contracts: &Contracts, health: Health) -> Result<Announce, Status> {
         let shared = &control.shared;
         let identity = shared.identity.load();
         let identity = identity.as_ref().ok_or_else(|| Status::internal("announced before it has an identity"))?;
@@ -72,8 +68,8 @@ impl Front {
                 silent: false,
             }),
             protocol: protocol.into(),
-            contracts: shared.local_policy.contracts.iter().map(|contract| contract.name.clone()).collect(),
-            descriptors_sha256: self.descriptors_sha256.clone(),
+            contracts: contracts.policy.contracts.iter().map(|contract| contract.name.clone()).collect(),
+            descriptors_sha256: contracts.descriptors_sha256.clone(),
             addresses: shared.args.called_at().map(|address| address.to_string()).collect(),
         })
     }
@@ -130,7 +126,10 @@ struct Session {
     heartbeat_interval: Duration,
     /// Another channel means that the identity was renewed.
     channels: watch::Receiver<Option<Channel>>,
-    /// When to announce again because of that.
+    /// What is announced, and whether the service has other contracts by now.
+    contracts: Arc<Contracts>,
+    contracts_changed: watch::Receiver<()>,
+    /// When to announce again because of either.
     renew_at: Option<Instant>,
 }
 
@@ -139,7 +138,10 @@ impl Session {
         let mut channels = control.plane.channels();
         let channel = next_channel(&mut channels).await;
         let mut health = control.health.subscribe();
-        let announce = front.announce(control, announced(*health.borrow_and_update()))?;
+        let mut contracts_changed = control.contracts_changed.subscribe();
+        contracts_changed.borrow_and_update();
+        let contracts = control.shared.local_contracts.get();
+        let announce = front.announce(control, &contracts, announced(*health.borrow_and_update()))?;
         let (requests, queue) = mpsc::channel(MESSAGES_QUEUED);
         let mut client = RegistryClient::new(channel).max_decoding_message_size(limits::CONTROL_MESSAGE_BYTES);
         let opening = async {
@@ -153,19 +155,21 @@ impl Session {
             health,
             heartbeat_interval: limits::HEARTBEAT_INTERVAL,
             channels,
+            contracts,
+            contracts_changed,
             renew_at: None,
         })
     }
 
-    /// Announces again with the renewed identity, because the control plane ends the older stream when the older
-    /// certificate expires. The older stream stays until the new announcement is answered, so the endpoint never
+    /// Announces again, with the renewed identity or with changed contracts. The control plane ends the older stream when
+    /// the older certificate expires. That stream stays until the new announcement is answered, so the endpoint never
     /// disappears.
     async fn renew(&mut self, control: &Control, front: &Front) {
         let renewing = async {
             let mut newer = Self::open(control, front).await?;
             let answer = timeout(CALL_TIMEOUT, newer.answers.message()).await;
             let answer = answer.map_err(|_| Status::deadline_exceeded("no answer"))??;
-            newer.take(answer.ok_or_else(|| Status::unavailable("the stream ended"))?, control, front).await?;
+            newer.take(answer.ok_or_else(|| Status::unavailable("the stream ended"))?, control).await?;
             Ok::<_, Status>(newer)
         };
         let renewed = tokio::select! {
@@ -175,7 +179,7 @@ impl Session {
         match renewed {
             Ok(newer) => *self = newer,
             Err(error) => {
-                tracing::debug!(error = status(&error), "can't announce with the renewed identity yet");
+                tracing::debug!(error = status(&error), "can't announce again yet");
                 self.renew_at = Some(Instant::now() + RENEWAL_PAUSE);
             }
         }
@@ -187,7 +191,7 @@ impl Session {
             tokio::select! {
                 answer = self.answers.message() => {
                     let Some(answer) = answer? else { return Ok(Ended::ByRegistry) };
-                    self.take(answer, control, front).await?;
+                    self.take(answer, control).await?;
                     heartbeat_at = heartbeat_at.min(Instant::now() + self.heartbeat_interval);
                     continue;
                 }
@@ -195,6 +199,10 @@ impl Session {
                 // The senders live as long as `control`.
                 _ = self.health.changed() => {}
                 _ = self.channels.changed() => {
+                    self.renew_at = Some(Instant::now());
+                    continue;
+                }
+                _ = self.contracts_changed.changed() => {
                     self.renew_at = Some(Instant::now());
                     continue;
                 }
@@ -219,12 +227,12 @@ impl Session {
         }
     }
 
-    async fn take(&mut self, answer: AnnounceResponse, control: &Control, front: &Front) -> Result<(), Status> {
+    async fn take(&mut self, answer: AnnounceResponse, control: &Control) -> Result<(), Status> {
         if let Some(interval) = answer.heartbeat_interval.and_then(|interval| Duration::try_from(interval).ok()) {
             self.heartbeat_interval = interval.clamp(SHORTEST_HEARTBEAT, limits::ENDPOINT_EXPIRY / 3);
         }
         if answer.send_descriptors
-            && let Some(descriptors) = &front.descriptors
+            && let Some(descriptors) = &self.contracts.descriptors
         {
             send(&self.requests, What::Descriptors(descriptors.clone())).await?;
         }
@@ -244,7 +252,7 @@ impl Session {
             tracing::warn!(claims, "some claims of the local service are ignored: too many are pinned");
         }
         // Before that, callers would not know the contract's options.
-        if answer.is_described || are_refused || front.descriptors.is_none() {
+        if answer.is_described || are_refused || self.contracts.descriptors.is_none() {
             control.was_announced.store(true, Relaxed);
         }
         Ok(())

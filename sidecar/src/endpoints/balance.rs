@@ -35,18 +35,29 @@ impl Balancer {
         tried: &[u64],
         now: Moment,
     ) -> Result<&'a Arc<Endpoint>, NoChoice> {
+        match self.pick_fit(endpoints, tried, now) {
+            Some(endpoint) => Ok(endpoint),
+            None => self.last_resort(endpoints, tried, now),
+        }
+    }
+
+    /// The same without those that are taken only if nothing else is left.
+    #[inline]
+    pub(crate) fn pick_fit<'a>(
+        &self,
+        endpoints: &'a [Arc<Endpoint>],
+        tried: &[u64],
+        now: Moment,
+    ) -> Option<&'a Arc<Endpoint>> {
         let is_fit = |endpoint: &Endpoint| {
             endpoint.is_up() && !endpoint.is_shunned(now) && !endpoint.breaker.is_open(now) && is_new(endpoint, tried)
         };
         // Nearly always the first choice is fit. Only if not, the whole list is filtered.
         if let Some(endpoint) = self.choose(endpoints).filter(|endpoint| is_fit(endpoint)) {
-            return Ok(endpoint);
+            return Some(endpoint);
         }
         let fit: Vec<_> = endpoints.iter().filter(|endpoint| is_fit(endpoint)).collect();
-        if let Some(endpoint) = self.choose(&fit) {
-            return Ok(*endpoint);
-        }
-        self.last_resort(endpoints, tried, now)
+        self.choose(&fit).copied()
     }
 
     fn last_resort<'a>(
@@ -151,6 +162,7 @@ mod tests {
         let now = Moment::now();
         let last = balancer.pick(&three, &[three[2].number], now).unwrap();
         assert!(Arc::ptr_eq(last, &three[1]), "a shunned one is better than none");
+        assert!(balancer.pick_fit(&three, &[three[2].number], now).is_none(), "but no fit one");
         assert_eq!(balancer.pick(&three, &[three[1].number, three[2].number], now).err(), Some(NoChoice::AllTried));
         for endpoint in &three[1..] {
             for _ in 0..5 {

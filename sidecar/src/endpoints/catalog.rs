@@ -137,6 +137,8 @@ pub(crate) struct Method {
     pub(crate) idempotency: Idempotency,
     /// What answers a call that the service cannot take. In a box, as hardly any method has one.
     pub(crate) fallback: Option<Box<Fallback>>,
+    /// A call that is not answered after this time is sent to another endpoint as well.
+    pub(crate) hedge_after: Option<Duration>,
     pub(crate) metrics: Arc<CallMetrics>,
 }
 

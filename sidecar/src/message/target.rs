@@ -53,7 +53,8 @@ pub(crate) fn is_named(head: &Headers) -> bool {
     head.get(SERVICE).is_some()
 }
 
-fn authority(head: &Headers) -> std::borrow::Cow<'_, str> {
+/// The authority of a request: `:authority`, or `host` without it.
+pub(crate) fn authority(head: &Headers) -> std::borrow::Cow<'_, str> {
     String::from_utf8_lossy(head.authority().or_else(|| head.get(Name::HOST)).unwrap_or_default())
 }
 

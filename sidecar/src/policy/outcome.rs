@@ -70,15 +70,14 @@ impl Outcome {
             Self::Http(_) => Verdict::Success,
             Self::Reset(Code::REFUSED_STREAM | Code::CANCEL | Code::ENHANCE_YOUR_CALM) => Verdict::Nothing,
             Self::Reset(_) => Verdict::Failure,
-            Self::Failed(reason) => match reason.blame() {
-                Blame::Service => Verdict::Failure,
-                Blame::Contract | Blame::Endpoint | Blame::Nobody => Verdict::Nothing,
-            },
+            // Those that count are of one endpoint. The contract's timeout is above.
+            Self::Failed(_) => Verdict::Nothing,
         }
     }
 
-    /// What it says about the endpoint that was tried. A failed connect counts here and not against the service:
-    /// another endpoint of it may be fine, and an open breaker would hide from callers why the connect failed.
+    /// What it says about the endpoint that was tried. A failed connect and a broken connection count here and not against
+    /// the service: its other endpoints may be fine. All calls that an endpoint has when it dies fail at once, which
+    /// would open the service's breaker for everyone.
     pub(crate) fn verdict_of_endpoint(self, policy: &BreakerPolicy, limit: Limit) -> Verdict {
         match self {
             Self::Failed(reason) if reason.blame() == Blame::Endpoint => Verdict::Failure,
@@ -220,11 +219,12 @@ mod tests {
         }
         assert_eq!(verdict(Outcome::Cancelled, Limit::Contracts), Verdict::Nothing);
         for reason in Reason::ALL.iter().copied().filter(|reason| *reason != Reason::DeadlineExceeded) {
-            let expected = if reason == Reason::ConnectionBroke { Verdict::Failure } else { Verdict::Nothing };
-            assert_eq!(verdict(Outcome::Failed(reason), Limit::Contracts), expected, "{reason:?}");
+            let outcome = Outcome::Failed(reason);
+            assert_eq!(verdict(outcome, Limit::Contracts), Verdict::Nothing, "{reason:?}");
+            let is_of_endpoint = matches!(reason, Reason::ConnectFailed | Reason::ConnectionBroke);
+            let expected = if is_of_endpoint { Verdict::Failure } else { Verdict::Nothing };
+            assert_eq!(outcome.verdict_of_endpoint(&policy, Limit::Contracts), expected, "{reason:?}");
         }
-        let connect = Outcome::Failed(Reason::ConnectFailed);
-        assert_eq!(connect.verdict_of_endpoint(&policy, Limit::Callers), Verdict::Failure);
     }
 
     #[test]

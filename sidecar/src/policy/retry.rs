@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use weft_wire::{CannotOpen, Code};
+use weft_wire::{CannotOpen, Cause, Code};
 
 use crate::message::{failure::Failure, fixed::WholeAnswer};
 
@@ -22,6 +22,18 @@ pub(crate) enum Miss {
     TooLarge,
     /// The call can't be expressed in the protocol that the service speaks.
     Malformed(String),
+}
+
+impl Miss {
+    /// The stream was reset before the head of an answer.
+    pub(crate) fn of_reset(code: Code, cause: Cause) -> Self {
+        match (cause, code) {
+            (Cause::Peer, Code::REFUSED_STREAM) => Self::Unseen("it refused the stream"),
+            (Cause::Peer, code) => Self::Reset(code),
+            (Cause::Rule, code) => Self::Broke(format!("it broke HTTP/2's rules ({code})")),
+            (Cause::TooLarge, _) => Self::TooLarge,
+        }
+    }
 }
 
 /// Why there is no connection.
@@ -57,6 +69,8 @@ pub(crate) enum Next {
     Again { after: Duration },
     /// It gets this answer, which its contract gives in place of a failure.
     Answer(Box<WholeAnswer>),
+    /// Its other try goes on in this one's place.
+    Rival,
     /// It is answered with this failure.
     Fail(Failure),
     /// It is reset with this code instead of answered.

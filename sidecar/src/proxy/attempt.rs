@@ -1,21 +1,20 @@
 //! The tries of one call: an endpoint is picked and the call is sent there. It is retried elsewhere if the endpoint has
 //! provably not processed it, or if its method is idempotent.
 
-use std::{rc::Rc, sync::atomic::Ordering::Relaxed};
+use std::{rc::Rc, sync::atomic::Ordering::Relaxed, time::Duration};
 
 use weft_mesh::{errors::Reason, limits};
-use weft_wire::Code;
+use weft_wire::{Code, Headers};
 
 use crate::{
     call::{CONNECTS, Call, Tries, record::AttemptRecord},
     endpoints::{
         balance::NoChoice,
-        catalog::{Route, Service},
+        catalog::{Method, Route, Service},
     },
     message::{deadline, failure::Failure},
     policy::{
         breaker::Permit,
-        outcome::Outcome,
         retry::{ConnectError, Miss, Next},
     },
     proxy::Proxy,
@@ -56,6 +55,11 @@ fn has_its_calls(service: &Service, callee: &Load) -> Failure {
 pub(crate) fn missed(call: &Call, miss: Miss) -> Next {
     let tries = &call.tries;
     let Some(route) = tries.route() else { return unrouted(miss) };
+    count(tries, &route.method, &miss);
+    call.with_attempt(|attempt| attempt.missed(&miss, call.worker.moment()));
+    if call.has_rival() {
+        return Next::Rival;
+    }
     let failure = match failure_of(&route, call, miss) {
         Ok(failure) => failure.of_service(route.service.name.as_str()),
         Err(code) => return Next::Reset(code),
@@ -77,51 +81,39 @@ pub(crate) fn missed(call: &Call, miss: Miss) -> Next {
     Next::AGAIN
 }
 
+/// Records that the second of two tries at the same time has failed. The first goes on.
+pub(crate) fn rival_missed(call: &Call, rival: &mut AttemptRecord, miss: &Miss) {
+    if let Some(route) = call.tries.route() {
+        count(&call.tries, &route.method, miss);
+    }
+    rival.missed(miss, call.worker.moment());
+}
+
+/// Counts a try that has failed against those that its call may have.
+fn count(tries: &Tries, method: &Method, miss: &Miss) {
+    match miss {
+        Miss::NotSent(_) => {}
+        // A reset ends its call, unless that has a second try.
+        Miss::Reset(_) | Miss::Unseen(_) | Miss::Full(_) => tries.was_sent(),
+        Miss::Broke(_) if method.idempotency.is_safe_to_repeat() => tries.was_sent(),
+        Miss::Broke(_) | Miss::TooLarge | Miss::Malformed(_) => tries.sent.set(limits::TRIES),
+    }
+}
+
 /// The failure if this was the last try. `Err` is the code with which the service reset the call.
-fn failure_of(Route { service, method, .. }: &Route, call: &Call, miss: Miss) -> Result<Failure, Code> {
-    let (name, now) = (&service.name, call.worker.moment());
-    let sent = &call.tries.sent;
-    let shun = || call.with_attempt(|attempt| attempt.endpoint.shun(now));
-    let ended = |outcome| call.with_attempt(|attempt| attempt.ended(outcome));
-    let not_taken = |why| call.with_attempt(|attempt| attempt.not_taken(why));
+fn failure_of(Route { service, .. }: &Route, call: &Call, miss: Miss) -> Result<Failure, Code> {
+    let name = &service.name;
     Ok(match miss {
-        Miss::Reset(code) => {
-            ended(Outcome::Reset(code));
-            return Err(code);
-        }
-        Miss::TooLarge => {
-            sent.set(limits::TRIES);
-            ended(Outcome::Failed(Reason::AnswerHeadersTooLarge));
-            call.answer_too_large()
-        }
-        Miss::Malformed(why) => {
-            sent.set(limits::TRIES);
-            Failure::new(Reason::Malformed, why)
-        }
+        Miss::Reset(code) => return Err(code),
+        Miss::TooLarge => call.answer_too_large(),
+        Miss::Malformed(why) => Failure::new(Reason::Malformed, why),
         Miss::NotSent(ConnectError::Full) => {
-            not_taken(Reason::Overloaded.as_str());
             Failure::new(Reason::Overloaded, format!("{name}: {}", ConnectError::Full))
         }
-        Miss::NotSent(why) => {
-            shun();
-            ended(Outcome::Failed(Reason::ConnectFailed));
-            Failure::new(Reason::ConnectFailed, format!("{name} could not be reached: {why}"))
-        }
-        Miss::Unseen(why) => {
-            shun();
-            sent.set(sent.get() + 1);
-            not_taken("refused");
-            Failure::new(Reason::ConnectFailed, format!("{name} did not take the call: {why}"))
-        }
-        Miss::Full(why) => {
-            shun();
-            sent.set(sent.get() + 1);
-            not_taken(Reason::ServiceFull.as_str());
-            Failure::new(Reason::ServiceFull, format!("{name}: {why}"))
-        }
+        Miss::NotSent(why) => Failure::new(Reason::ConnectFailed, format!("{name} could not be reached: {why}")),
+        Miss::Unseen(why) => Failure::new(Reason::ConnectFailed, format!("{name} did not take the call: {why}")),
+        Miss::Full(why) => Failure::new(Reason::ServiceFull, format!("{name}: {why}")),
         Miss::Broke(why) => {
-            sent.set(if method.idempotency.is_safe_to_repeat() { sent.get() + 1 } else { limits::TRIES });
-            ended(Outcome::Failed(Reason::ConnectionBroke));
             let message = format!("the connection to {name} broke before it answered: {why}");
             Failure::new(Reason::ConnectionBroke, message)
         }
@@ -195,7 +187,12 @@ pub(crate) async fn run(proxy: &Proxy, call: &Rc<Call>) -> Result<(), Next> {
         };
         let now = worker.moment();
         let miss = match link.map(|link| call.send_over(&link, |head, attempt, end| adapt(head, attempt, end, now))) {
-            Ok(Ok(())) => return Ok(()),
+            Ok(Ok(())) => {
+                if let Some(after) = route.method.hedge_after {
+                    expect_hedge(call, service, callee, after);
+                }
+                return Ok(());
+            }
             Ok(Err(why)) => Miss::NotSent(why.into()),
             Err(why) => Miss::NotSent(why),
         };
@@ -206,8 +203,22 @@ pub(crate) async fn run(proxy: &Proxy, call: &Rc<Call>) -> Result<(), Next> {
     }
 }
 
+/// Has a call that was just sent hedged if its answer does not begin within this time: see [`crate::proxy::hedge`].
+#[inline(never)]
+fn expect_hedge(call: &Rc<Call>, service: &Service, callee: &Load, after: Duration) {
+    if may_have_another_beside(call) && service.endpoints.len() > 1 && !call.wants_tunnel() {
+        callee.hedges.count_call();
+        call.hedge_after(after);
+    }
+}
+
+/// Whether the call may have another try beside the one that runs.
+pub(super) fn may_have_another_beside(call: &Call) -> bool {
+    call.tries.sent.get() + 1 < limits::TRIES && call.tries.count() < CONNECTS
+}
+
 /// Sets the part of the head that differs between tries: the time that is left, and the parent span.
-fn adapt(head: &mut weft_wire::Headers, attempt: Option<&AttemptRecord>, deadline: Option<Moment>, now: Moment) {
+pub(super) fn adapt(head: &mut Headers, attempt: Option<&AttemptRecord>, deadline: Option<Moment>, now: Moment) {
     deadline::pass_on(head, deadline, now);
     if let Some(span) = attempt.and_then(|attempt| attempt.span.as_ref()) {
         span.pass_on(head);

@@ -32,9 +32,10 @@ use crate::{
         Proxy, local_http1,
         local_service::{Connections, LocalPools, LocalService},
         local_tcp,
+        methods::Methods,
     },
     telemetry::{
-        metrics::{CallLabels, CallMetrics, Direction, OTHER},
+        metrics::{CallLabels, CallMetrics, Direction},
         span::{CallTrace, Caller},
     },
     thread::{loads::Load, worker::Worker},
@@ -53,21 +54,8 @@ pub(crate) struct Peer {
     pool: OnceCell<Rc<Pool>>,
     /// The value of `x-forwarded-client-cert` for its calls, in Envoy's format.
     client_cert: Vec<u8>,
-    /// Rows of metrics for this peer, by a method's place. The last is for methods that no descriptor has.
-    metrics: RefCell<Vec<Option<Arc<CallMetrics>>>>,
-    last: RefCell<LastMethod>,
+    methods: RefCell<Methods>,
 }
-
-/// The method of the last call of a connection: most of its calls are to the same one.
-#[derive(Default)]
-struct LastMethod {
-    path: Vec<u8>,
-    place: Option<usize>,
-    metrics: Option<Arc<CallMetrics>>,
-}
-
-/// A longer path is not remembered, as every connection would keep one.
-const KEPT_PATH_BYTES: usize = 256;
 
 impl Peer {
     pub(crate) fn new(
@@ -85,8 +73,7 @@ impl Peer {
             load: Rc::clone(load),
             pool: OnceCell::new(),
             client_cert,
-            metrics: RefCell::default(),
-            last: RefCell::default(),
+            methods: RefCell::new(Methods::new(&proxy.worker.shared.local_contracts)),
         })
     }
 
@@ -95,36 +82,18 @@ impl Peer {
         self.pool.get_or_init(|| pools.of(&self.id))
     }
 
-    /// The place of a path's method among those of the service's contracts, and the row that counts its calls.
+    /// The place of a path's method among those of the service's contracts, and the row that counts this peer's calls of
+    /// it.
     fn method(&self, local: &LocalService, path: &[u8]) -> (Option<usize>, Arc<CallMetrics>) {
-        let mut last = self.last.borrow_mut();
-        if let Some(metrics) = &last.metrics
-            && last.path == path
-        {
-            return (last.place, Arc::clone(metrics));
-        }
-        let place = local.place(path);
-        let metrics = self.metrics(local, place);
-        if path.len() <= KEPT_PATH_BYTES {
-            last.path.clear();
-            last.path.extend_from_slice(path);
-            (last.place, last.metrics) = (place, Some(Arc::clone(&metrics)));
-        }
-        (place, metrics)
-    }
-
-    fn metrics(&self, local: &LocalService, place: Option<usize>) -> Arc<CallMetrics> {
-        let mut rows = self.metrics.borrow_mut();
-        rows.resize(local.methods.len() + 1, None);
-        let row = rows[place.unwrap_or(local.methods.len())].get_or_insert_with(|| {
-            self.proxy.worker.shared.metrics.calls(CallLabels {
+        let shared = &self.proxy.worker.shared;
+        self.methods.borrow_mut().find(&shared.local_contracts, path, |method| {
+            shared.metrics.calls(CallLabels {
                 direction: Direction::Inbound,
                 service: local.name.to_string(),
-                method: local.method(place).map_or(OTHER, |name| name).to_owned(),
+                method: method.to_owned(),
                 peer: self.id.service().to_string(),
             })
-        });
-        Arc::clone(row)
+        })
     }
 }
 
@@ -253,7 +222,7 @@ fn prepare(peer: &Peer, local: &LocalService, call: &Rc<Call>) {
     let (place, metrics) = peer.method(local, head.path().unwrap_or_default());
     let trace = CallTrace::begin(&head, worker.shared.sampling);
     let span = trace.is_recorded.then(|| {
-        let mut span = trace.span(SpanKind::Server, local.method(place), &local.name, &head);
+        let mut span = trace.span(SpanKind::Server, peer.methods.borrow().name(place), &local.name, &head);
         peer.caller.get_or_init(|| Caller::new(&peer.id, peer.from)).tell(&mut span);
         span
     });

@@ -1,6 +1,6 @@
 //! The local service, as a worker reaches it.
 
-use std::{cell::RefCell, collections::HashMap, net::SocketAddr, rc::Rc, sync::Arc};
+use std::{cell::RefCell, collections::HashMap, net::SocketAddr, rc::Rc};
 
 use tokio::time::Instant;
 use weft_mesh::{identity::SpiffeId, names::ServiceName};
@@ -8,20 +8,15 @@ use weft_wire::Usage;
 
 use crate::{
     args::AppProtocol,
-    message::target,
     proxy::local_http1,
     thread::worker::Worker,
     transport::pool::{Destination, Pool},
 };
 
-/// A worker's view of the local service: its methods and the connections to it.
+/// A worker's view of the local service: the connections to it.
 pub(crate) struct LocalService {
     pub(crate) name: ServiceName,
     pub(crate) address: SocketAddr,
-    /// The names of the contracts' methods, shared with the spans of their calls.
-    pub(crate) methods: Vec<Arc<str>>,
-    /// The index in `methods` of each path.
-    places: HashMap<Box<str>, usize>,
     pub(crate) connections: Connections,
 }
 
@@ -38,29 +33,12 @@ impl LocalService {
     pub(crate) fn new(worker: &Rc<Worker>) -> Option<Self> {
         let shared = &worker.shared;
         let (name, address) = (shared.local_service.clone()?, shared.args.app?);
-        let contracts = shared.local_policy.contracts.iter();
-        let methods: Vec<Arc<str>> = contracts
-            .flat_map(|contract| {
-                contract.methods.iter().map(move |method| format!("{}/{}", contract.name, method.name).into())
-            })
-            .collect();
-        let places = methods.iter().enumerate().map(|(place, name)| (format!("/{name}").into(), place)).collect();
         let connections = match shared.args.protocol {
             AppProtocol::Grpc => Connections::Http2(LocalPools::new(worker, address)),
             AppProtocol::Http1 => Connections::Http1(local_http1::Http1Pool::new(worker, address)),
             AppProtocol::Tcp => Connections::Tcp,
         };
-        Some(Self { name, address, methods, places, connections })
-    }
-
-    /// The name of the method at a place.
-    pub(crate) fn method(&self, place: Option<usize>) -> Option<&Arc<str>> {
-        self.methods.get(place?)
-    }
-
-    /// The place of a path's method among those of its contracts.
-    pub(crate) fn place(&self, path: &[u8]) -> Option<usize> {
-        self.places.get(target::without_query(path)).copied()
+        Some(Self { name, address, connections })
     }
 
     /// What each of its HTTP/2 connections holds now.

@@ -15,7 +15,10 @@ use weft_mesh::{errors::Reason, limits, names::ServiceName};
 
 use crate::{
     args::AppProtocol,
-    call::{Call, Way, record::CallRecord},
+    call::{
+        Call, Way,
+        record::{AttemptRecord, CallRecord},
+    },
     endpoints::catalog::{Route, Service},
     message::{
         deadline,
@@ -28,7 +31,7 @@ use crate::{
         retry::{Miss, Next},
     },
     proxy::{
-        Proxy, attempt, fallback, reflection,
+        Proxy, attempt, fallback, hedge, reflection,
         route::{self, RETRY_SOON, Routed, Routes},
     },
     telemetry::span::CallTrace,
@@ -88,9 +91,14 @@ impl Downstream {
         Rc::new(Self { proxy: Rc::clone(proxy), routes: Routes::default() })
     }
 
-    /// A connection whose calls all go to this service, whatever they name.
-    pub(crate) fn to(proxy: &Rc<Proxy>, service: &ServiceName) -> Rc<Self> {
-        Rc::new(Self { proxy: Rc::clone(proxy), routes: Routes::to(service) })
+    /// A connection that was redirected from an address of this service.
+    pub(crate) fn to_address_of(proxy: &Rc<Proxy>, service: &ServiceName) -> Rc<Self> {
+        Rc::new(Self { proxy: Rc::clone(proxy), routes: Routes::to_address_of(service) })
+    }
+
+    /// A connection on a port that leads to this service.
+    pub(crate) fn to_port_of(proxy: &Rc<Proxy>, service: &ServiceName) -> Rc<Self> {
+        Rc::new(Self { proxy: Rc::clone(proxy), routes: Routes::to_port_of(service) })
     }
 
     pub(crate) fn worker(&self) -> &Rc<Worker> {
@@ -114,6 +122,14 @@ impl Way for Downstream {
             Outcome::Failed(Reason::ConnectionBroke) => Some(Miss::Broke("its sidecar lost the connection".into())),
             _ => None,
         }
+    }
+
+    fn hedge(&self, call: &Rc<Call>) {
+        hedge::send(&self.proxy, call);
+    }
+
+    fn rival_missed(&self, call: &Call, rival: &mut AttemptRecord, miss: &Miss) {
+        attempt::rival_missed(call, rival, miss);
     }
 
     fn again(self: Rc<Self>, call: Rc<Call>) -> AbortHandle {

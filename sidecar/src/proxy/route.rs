@@ -3,7 +3,10 @@
 use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
 
 use weft_contracts::weft::discovery::v1::Protocol;
-use weft_mesh::{errors::Reason, names::ServiceName};
+use weft_mesh::{
+    errors::Reason,
+    names::{ServiceName, shown},
+};
 use weft_wire::Headers;
 
 use crate::{
@@ -11,6 +14,7 @@ use crate::{
     endpoints::catalog::{Asked, Route, Service, Unknown},
     message::{
         failure::Failure,
+        site,
         target::{self, Target, TargetError},
         tunnel,
     },
@@ -27,9 +31,20 @@ pub(crate) enum Routed {
 /// Where the calls of one connection go.
 #[derive(Default)]
 pub(crate) struct Routes {
-    /// Where all of them go, if the connection came in on a port or for an address that leads to one service.
-    fixed: Option<ServiceName>,
+    lead: Lead,
     last: RefCell<LastRoute>,
+}
+
+/// Which service the calls of a connection go to.
+#[derive(Default)]
+enum Lead {
+    /// The one that each names.
+    #[default]
+    AsNamed,
+    /// This one, whatever they name: the connection was redirected from an address of it.
+    Address(ServiceName),
+    /// This one: the connection came in on a port that leads to it.
+    Port(ServiceName),
 }
 
 /// Where the last call of a connection went: most of its calls go to the same method.
@@ -45,8 +60,13 @@ struct LastRoute {
 
 impl Routes {
     /// All calls go to this service, whatever they name.
-    pub(crate) fn to(service: &ServiceName) -> Self {
-        Self { fixed: Some(service.clone()), last: RefCell::default() }
+    pub(crate) fn to_address_of(service: &ServiceName) -> Self {
+        Self { lead: Lead::Address(service.clone()), last: RefCell::default() }
+    }
+
+    /// All calls go to this service. Those that a web page of another site may have sent are refused: see [`site`].
+    pub(crate) fn to_port_of(service: &ServiceName) -> Self {
+        Self { lead: Lead::Port(service.clone()), last: RefCell::default() }
     }
 
     /// Where the call goes, if the last one went there and nothing has changed since.
@@ -55,17 +75,28 @@ impl Routes {
         let route = last.route.as_ref()?;
         let is_same = last.view == worker.shared.catalog.version()
             && head.path() == Some(&last.path)
-            && head.authority().unwrap_or_default() == last.authority
-            && !target::is_named(head);
+            && head.authority().is_some_and(|authority| authority == last.authority)
+            && self.is_by_authority_and_path(head);
         is_same.then(|| Rc::clone(route))
+    }
+
+    /// Whether only authority and path decide where the call goes, and whether it may.
+    fn is_by_authority_and_path(&self, head: &Headers) -> bool {
+        match &self.lead {
+            Lead::AsNamed => !target::is_named(head),
+            Lead::Address(_) => true,
+            Lead::Port(_) => !site::may_be_foreign(head),
+        }
     }
 
     /// Finds where the call goes. May have to wait for discovery.
     pub(crate) async fn find(&self, worker: &Worker, call: &Call) -> Result<Routed, Failure> {
-        let authority = call.head().authority().unwrap_or_default().to_vec();
         // Only what authority and path alone decide is remembered: no call with `x-weft-service`, and no path that is
         // stripped.
-        let path = (!target::is_named(&call.head())).then(|| call.head().path().unwrap_or_default().to_vec());
+        let named = self.is_by_authority_and_path(&call.head()).then(|| {
+            let head = call.head();
+            Some((head.authority()?.to_vec(), head.path().unwrap_or_default().to_vec()))
+        });
         let view = worker.shared.catalog.version();
         let target = self.target(worker, &mut call.head_mut())?;
         let service = match target {
@@ -82,7 +113,7 @@ impl Routes {
             return Err(speaks_tcp(&service));
         }
         let route = Route::new(service, target::without_query(head.path().unwrap_or_default()));
-        if let Some(path) = path.filter(|path| head.path() == Some(path)) {
+        if let Some((authority, path)) = named.flatten().filter(|(_, path)| head.path() == Some(path)) {
             *self.last.borrow_mut() = LastRoute { authority, path, view, route: Some(Rc::clone(&route)) };
         }
         Ok(Routed::To(route))
@@ -90,11 +121,40 @@ impl Routes {
 
     /// What a head asks for.
     fn target(&self, worker: &Worker, head: &mut Headers) -> Result<Target, Failure> {
-        match &self.fixed {
-            Some(service) => Ok(Target::Service(service.clone())),
-            None => target::resolve(head, &worker.shared.args.namespace).map_err(no_target),
+        match &self.lead {
+            Lead::AsNamed => target::resolve(head, &worker.shared.args.namespace).map_err(no_target),
+            Lead::Address(service) => Ok(Target::Service(service.clone())),
+            Lead::Port(service) => {
+                check_site(head, service)?;
+                Ok(Target::Service(service.clone()))
+            }
         }
     }
+}
+
+/// Refuses calls on a port that leads to `service` if a web page of another site may have sent them.
+fn check_site(head: &Headers, service: &ServiceName) -> Result<(), Failure> {
+    // A browser sends CONNECT only to its own proxy, and a proxy's CONNECT names any host.
+    if tunnel::is_tunnel(head) {
+        return Ok(());
+    }
+    let authority = target::authority(head);
+    let (reason, message) = if !site::is_of_port(&authority, service) {
+        let message = format!(
+            "this port leads to {service}, and takes no calls to `{}`: a web site may have that name. Give an IP address, \
+             localhost, or {service} as the authority (`Host`)",
+            shown(&authority)
+        );
+        (Reason::Misdirected, message)
+    } else if site::is_foreign(head, &authority) {
+        let message = format!(
+            "a web page of another site sent this (see its `Origin`): such a page may only read from the port of {service}"
+        );
+        (Reason::PermissionDenied, message)
+    } else {
+        return Ok(());
+    };
+    Err(Failure::new(reason, message).of_service(service.as_str()))
 }
 
 /// The service that implements the protobuf service in a path, or why there is none.
@@ -198,6 +258,96 @@ mod tests {
                 publish(&worker, [probe()]);
                 assert!(routes.known(&worker, &call(0).head()).is_none(), "the service may have changed");
                 drop(calls.take());
+            })
+            .await;
+    }
+
+    /// What happens to calls with these heads on a port that leads to the service `probe`: the reason why each is refused,
+    /// and whether its route is remembered.
+    async fn on_a_port(heads: Vec<Headers>) -> Vec<(Option<Reason>, bool)> {
+        let worker = trial::worker_with_flags(&["--namespace", "shop"]);
+        publish(&worker, [service(&worker, "probe", None)]);
+        let (mut client, calls, _serving) = peer::connected(&worker, &worker.local_load, true);
+        for head in &heads {
+            client.call(head, 0);
+        }
+        client.pass(1).await.expect("the connection lives");
+        let mut said = Vec::new();
+        for call in calls.take() {
+            let routes = Routes::to_port_of(&ServiceName::new("probe", "shop").expect("a name"));
+            let reason = match routes.find(&worker, &call).await {
+                Ok(Routed::To(route)) => {
+                    assert_eq!(route.service.name.as_str(), "probe.shop");
+                    None
+                }
+                Ok(Routed::Reflection) => panic!("the port leads to a service"),
+                Err(failure) => Some(failure.reason),
+            };
+            said.push((reason, routes.known(&worker, &call.head()).is_some()));
+        }
+        said
+    }
+
+    fn to(authority: &[u8], fields: &[(&'static str, &str)]) -> Headers {
+        let mut head = post();
+        head.set(Name::AUTHORITY, authority);
+        fields.iter().for_each(|(name, value)| head.append_bytes(name.as_bytes(), value.as_bytes()));
+        head
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_port_of_one_service_takes_no_call_that_another_site_may_have_sent() {
+        LocalSet::new()
+            .run_until(async {
+                let local = &b"127.0.0.1:2379"[..];
+                let mut get = to(local, &[("origin", "https://evil.example"), ("sec-fetch-site", "cross-site")]);
+                get.set(Name::METHOD, b"GET");
+                let mut bare = to(local, &[("host", "evil.example:80")]);
+                bare.remove(Name::AUTHORITY);
+                let said = on_a_port(vec![
+                    to(local, &[]),
+                    to(b"other", &[("x-weft-service", "nobody")]),
+                    to(b"evil.example:2379", &[]),
+                    bare,
+                    to(local, &[("origin", "https://evil.example")]),
+                    to(local, &[("origin", "http://127.0.0.1:2379")]),
+                    get,
+                ])
+                .await;
+                let misdirected = (Some(Reason::Misdirected), false);
+                let expected = [
+                    (None, true),
+                    (None, true),
+                    misdirected,
+                    misdirected,
+                    (Some(Reason::PermissionDenied), false),
+                    (None, false),
+                    (None, false),
+                ];
+                assert_eq!(said, expected);
+            })
+            .await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_names_its_service_by_host_alone_is_looked_up_each_time() {
+        LocalSet::new()
+            .run_until(async {
+                let worker = trial::worker_with_flags(&["--namespace", "shop"]);
+                publish(&worker, [service(&worker, "probe", None), service(&worker, "other", None)]);
+                let (mut client, calls, _serving) = peer::connected(&worker, &worker.local_load, true);
+                for host in ["probe", "other"] {
+                    let mut head = to(b"", &[("host", host)]);
+                    head.remove(Name::AUTHORITY);
+                    client.call(&head, 0);
+                }
+                client.pass(1).await.expect("the connection lives");
+                let routes = Routes::default();
+                for (call, name) in std::iter::zip(calls.take(), ["probe.shop", "other.shop"]) {
+                    assert!(routes.known(&worker, &call.head()).is_none());
+                    let Ok(Routed::To(route)) = routes.find(&worker, &call).await else { panic!("it is there") };
+                    assert_eq!(route.service.name.as_str(), name);
+                }
             })
             .await;
     }

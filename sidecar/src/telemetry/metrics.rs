@@ -59,6 +59,8 @@ pub(crate) struct CallMetrics {
     pub(crate) in_flight: AtomicI64,
     pub(crate) retries: AtomicU64,
     pub(crate) fallbacks: AtomicU64,
+    pub(crate) hedges: AtomicU64,
+    pub(crate) hedges_won: AtomicU64,
     pub(crate) tunnel_bytes_sent: AtomicU64,
     pub(crate) tunnel_bytes_received: AtomicU64,
 }
@@ -97,6 +99,8 @@ counters! {
     upstream_connections_opened = "Connections made to endpoints";
     upstream_connects_failed = "Connections to endpoints or the local service that could not be made";
     not_retried_unsafe = "Calls not retried because the service may have seen them";
+    contracts_reloaded = "How often the contracts of the local service were replaced";
+    contracts_refused = "How often changed contracts of the local service could not be used";
     not_retried_body = "Calls not retried because their body was not kept";
     detection_refused = "Redirected connections to an HTTP service refused because they speak another protocol";
     outside_connections = "Redirected connections to the outside of the mesh that were passed through";
@@ -240,6 +244,10 @@ impl Collector for MetricsCollector {
         encode_counter(&rows, "weft_retries", "Calls retried", |row| &row.retries, &mut encoder)?;
         let help = "Calls that went on to a fallback, as the service could not take them";
         encode_counter(&rows, "weft_fallbacks", help, |row| &row.fallbacks, &mut encoder)?;
+        let help = "Calls sent to another endpoint as well, as their answer took long";
+        encode_counter(&rows, "weft_hedges", help, |row| &row.hedges, &mut encoder)?;
+        let help = "Hedges that took the place of the first try: they were answered first, or it failed";
+        encode_counter(&rows, "weft_hedges_won", help, |row| &row.hedges_won, &mut encoder)?;
         let help = "Bytes that callers have sent through tunnels: TCP and upgrades";
         encode_counter(&rows, "weft_tunnel_sent_bytes", help, |row| &row.tunnel_bytes_sent, &mut encoder)?;
         let help = "Bytes that services have sent through tunnels: TCP and upgrades";

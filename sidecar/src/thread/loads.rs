@@ -12,6 +12,8 @@ use std::{
 pub(crate) use weft_mesh::shares::may_have_more;
 use weft_mesh::{identity::SpiffeId, limits};
 
+use crate::policy::hedge::Budget;
+
 /// What one peer uses now: a caller on the inbound side, a callee on the outbound side. The local service has a load of
 /// its own, for the calls that it makes.
 #[derive(Debug, Default)]
@@ -23,6 +25,8 @@ pub(crate) struct Load {
     calls: Cell<usize>,
     /// Bytes of its calls' requests that are kept for another try.
     kept: Cell<usize>,
+    /// For calls to it that are hedged.
+    pub(crate) hedges: Budget,
 }
 
 /// How much of its side's memory a load may have.

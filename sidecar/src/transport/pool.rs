@@ -79,11 +79,7 @@ impl Pools {
             let (first, last) = service.endpoints.split_at(fastrand::usize(..=service.endpoints.len()));
             let up = last.iter().chain(first).filter(|endpoint| endpoint.is_up() && !endpoint.is_shunned(now));
             for endpoint in up.take(limits::WARM_ENDPOINTS) {
-                let pool = self.of(endpoint);
-                if pool.links.borrow().is_empty() {
-                    // A call that needs the connection waits for it itself.
-                    let _ = pool.join_connect();
-                }
+                self.of(endpoint).warm();
             }
         }
     }
@@ -196,6 +192,13 @@ impl Pool {
     #[inline]
     pub(crate) fn ready(&self) -> Option<Rc<Link>> {
         if self.room.is_free() { self.with_room() } else { None }
+    }
+
+    /// Connects, if there is no connection yet. A call that needs it waits for it itself.
+    pub(crate) fn warm(self: &Rc<Self>) {
+        if self.links.borrow().is_empty() {
+            let _ = self.join_connect();
+        }
     }
 
     fn with_room(&self) -> Option<Rc<Link>> {

@@ -55,8 +55,17 @@ impl Mesh {
         connections: usize,
         limit: impl Fn(&mut Limits),
     ) -> Self {
+        Self::with_service(|worker| service::replicas(worker, endpoints, idempotency), connections, limit).await
+    }
+
+    /// The same, with the service that this makes.
+    pub(crate) async fn with_service(
+        make: impl FnOnce(&Worker) -> Service,
+        connections: usize,
+        limit: impl Fn(&mut Limits),
+    ) -> Self {
         let (worker, questions) = trial::worker_with_flags_and_questions(&["--namespace", "shop"]);
-        service::publish(&worker, [service::replicas(&worker, endpoints, idempotency)]);
+        service::publish(&worker, [make(&worker)]);
         let proxy = Proxy::new(Rc::clone(&worker));
         let name = ServiceName::parse("probe.shop").expect("it is one");
         let service = worker.shared.catalog.known(&Asked::Service(name)).expect("it was published");
@@ -158,6 +167,12 @@ impl Mesh {
     /// How many retries the service's method has counted.
     pub(crate) fn retries(&self) -> u64 {
         self.service.method(service::PATH).metrics.retries.load(Relaxed)
+    }
+
+    /// How many of its calls were hedged, and how many of the hedges took the first try's place.
+    pub(crate) fn hedges(&self) -> (u64, u64) {
+        let metrics = &self.service.method(service::PATH).metrics;
+        (metrics.hedges.load(Relaxed), metrics.hedges_won.load(Relaxed))
     }
 
     /// Checks that all calls have ended and that nothing is held for them any more.

@@ -17,7 +17,6 @@ use tokio::{
     task::{spawn_local, yield_now},
     time::{Instant, advance},
 };
-use weft_mesh::policy::ServicePolicy;
 use weft_wire::{Code, Connection, Event, Headers, Limits, Name, StreamId};
 
 use crate::{
@@ -28,7 +27,7 @@ use crate::{
     message::deadline::Limit,
     policy::retry::{ConnectError, Miss},
     proxy::{Proxy, inbound::Peer as Caller},
-    shared::{Phase, Shared, Start, survey::Surveyor},
+    shared::{Phase, Shared, Start, contracts::Contracts, survey::Surveyor},
     thread::{account::Counted, worker::Worker},
     transport::link::{Link, Role, driver::LinkDriver},
 };
@@ -268,7 +267,7 @@ fn shared(more: &[&str]) -> (Arc<Shared>, mpsc::Receiver<DiscoveryQuestion>) {
         args,
         settings: Vec::new(),
         local_service,
-        local_policy: ServicePolicy::default(),
+        local_contracts: Contracts::default(),
         catalog,
         surveyor: Surveyor::new(1).0,
         spans: None,

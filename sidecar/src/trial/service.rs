@@ -1,6 +1,6 @@
 //! Services of a mesh that is not there.
 
-use std::{rc::Rc, sync::Arc};
+use std::{rc::Rc, sync::Arc, time::Duration};
 
 use tokio::{
     io::duplex,
@@ -37,7 +37,7 @@ pub(crate) fn service(worker: &Worker, name: &str, fallback: Option<Policy>) -> 
             peer: "test.shop".into(),
         });
         let (name, idempotency) = (method.into(), Idempotency::Unknown);
-        Arc::new(Method { name, timeout: None, idempotency, fallback, metrics })
+        Arc::new(Method { name, timeout: None, idempotency, fallback, hedge_after: None, metrics })
     };
     let fallback = fallback.map(|policy| Box::new(Fallback::new(&policy, &full_name)));
     let methods = [(PATH.into(), method(&PATH[1..], fallback))].into();
@@ -79,6 +79,15 @@ pub(crate) fn replicas(worker: &Worker, count: usize, idempotency: Idempotency) 
     let methods = Arc::get_mut(&mut service.methods).expect("it was just made");
     let method = methods.get_mut(PATH).and_then(Arc::get_mut).expect("it has one");
     method.idempotency = idempotency;
+    service
+}
+
+/// The same, whose method may be repeated and is hedged after this time.
+pub(crate) fn hedged(worker: &Worker, count: usize, after: Duration) -> Service {
+    let mut service = replicas(worker, count, Idempotency::NoSideEffects);
+    let methods = Arc::get_mut(&mut service.methods).expect("it was just made");
+    let method = methods.get_mut(PATH).and_then(Arc::get_mut).expect("it has one");
+    method.hedge_after = Some(after);
     service
 }
 

@@ -7,7 +7,10 @@ use crate::{
 };
 
 fn wrk(words: &str, path: &str) -> Load {
-    let command = format!("wrk --latency -t2 -d${{SECONDS}}s -H${{HEADER}} {words} http://127.0.0.1:${{PORT}}{path}");
+    // By default an answer that takes 2 s counts as a failure, which it is not on a loaded machine.
+    let command = format!(
+        "wrk --latency --timeout 60s -t2 -d${{SECONDS}}s -H${{HEADER}} {words} http://127.0.0.1:${{PORT}}{path}"
+    );
     Load::new(Tool::Wrk, command, &["wrk"])
 }
 

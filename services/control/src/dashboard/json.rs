@@ -133,6 +133,10 @@ fn method(method: &Method) -> Value {
         .timeout
         .as_ref()
         .map(|timeout| json!({ "nano": timeout.value.as_ref().map(nano), "origin": origin(timeout.origin()) }));
+    let hedge = method
+        .hedge
+        .as_ref()
+        .map(|hedge| json!({ "after_nano": hedge.after.as_ref().map(nano), "origin": origin(hedge.origin()) }));
     json!({
         "name": method.name,
         "client_streaming": method.client_streaming,
@@ -140,5 +144,6 @@ fn method(method: &Method) -> Value {
         "timeout": timeout,
         "idempotency": idempotency(method.idempotency()),
         "fallback": fallback(method.fallback.as_ref()),
+        "hedge": hedge,
     })
 }

@@ -5,8 +5,6 @@
 //! A web page in a browser on this host can reach the port too. So a request must name a loopback address (against DNS
 //! rebinding), and must not come from another site.
 
-use std::net::IpAddr;
-
 use axum::{
     extract::Request,
     http::{HeaderMap, StatusCode, Uri, header},
@@ -15,6 +13,8 @@ use axum::{
 };
 
 use weft_mesh::http_server::Ends;
+
+use crate::message::site::is_loopback;
 
 /// Whether both ends of a connection are on this host. A client that connects to an address of its own host has the
 /// same address on both ends, and the kernel accepts neither that nor loopback from the network.
@@ -59,12 +59,6 @@ fn is_mere_look(request: &Request) -> bool {
 /// port of this host counts as another site here.
 fn is_from_no_other_site(headers: &HeaderMap) -> bool {
     headers.get_all("sec-fetch-site").iter().all(|site| site == "same-origin" || site == "none")
-}
-
-fn is_loopback(authority: &str) -> bool {
-    let Ok(authority) = authority.parse::<http::uri::Authority>() else { return false };
-    let host = authority.host().trim_matches(['[', ']']);
-    host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 #[cfg(test)]

@@ -191,6 +191,10 @@ fn method_json(method: &policy::Method) -> Value {
         })),
         "idempotency": method.idempotency().as_str_name(),
         "fallback": method.fallback.as_ref().map(fallback_json),
+        "hedge": method.hedge.as_ref().map(|hedge| json!({
+            "after": duration_json(hedge.after.as_ref()),
+            "origin": hedge.origin().as_str_name(),
+        })),
     })
 }
 

@@ -176,6 +176,7 @@ impl Builder {
             timeout: policy.timeout.as_ref().map(|timeout| timeout.value),
             idempotency: policy.idempotency,
             fallback: policy.fallback.as_ref().map(|fallback| Box::new(Fallback::new(&fallback.value, service))),
+            hedge_after: policy.hedge.map(|hedge| hedge.value.after),
             metrics: self.counters(service, name),
         }
     }
@@ -186,6 +187,7 @@ impl Builder {
             timeout: None,
             idempotency: Idempotency::Unknown,
             fallback: None,
+            hedge_after: None,
             metrics: self.counters(service, OTHER),
         }
     }

@@ -156,7 +156,8 @@ impl Core {
     pub(super) fn takes_input(&self) -> bool {
         let is_free = match self.role {
             Role::Server => self.call.is_none() || self.incoming == Message::Begun,
-            Role::Client => self.call.is_some(),
+            // What comes after the answer belongs to no call.
+            Role::Client => self.call.is_some() && self.incoming == Message::Begun,
         };
         is_free && !self.is_full()
     }

@@ -87,6 +87,8 @@ pub(crate) struct SocketDriver<IO, F> {
     /// Since when the rest of an answered request is discarded.
     discarding_since: Option<Instant>,
     is_shut: bool,
+    /// A call has ended, and the connection may be free for another.
+    is_free_due: bool,
     /// Since when the peer should close the connection, and how long it may take.
     closing: Option<(Instant, Duration)>,
     /// The error that the client got as an answer. The driver returns it when the connection is closed.
@@ -110,6 +112,7 @@ impl<IO: Stream, F: FnMut(Occasion) + Unpin> SocketDriver<IO, F> {
             unread_since: None,
             discarding_since: None,
             is_shut: false,
+            is_free_due: false,
             closing: None,
             failure: None,
             sleep: None,
@@ -130,6 +133,7 @@ impl<IO: Stream, F: FnMut(Occasion) + Unpin> SocketDriver<IO, F> {
         if self.is_over(cx, is_written) {
             return Poll::Ready(self.failure.take().map_or(Ok(()), Err));
         }
+        self.give_back();
         self.rest(cx);
         Poll::Pending
     }
@@ -228,9 +232,18 @@ impl<IO: Stream, F: FnMut(Occasion) + Unpin> SocketDriver<IO, F> {
         self.socket.was_used.set(true);
         self.socket.idle_since.set(self.worker.now());
         if self.socket.role == Role::Client {
-            let is_reusable = self.socket.core.borrow().is_reusable() && !self.has_ended;
-            if is_reusable { (self.on)(Occasion::Free) } else { self.socket.close() }
+            self.is_free_due = true;
         }
+    }
+
+    /// Gives the connection back after a call, if it takes another. Not before everything that came is handled: only then
+    /// is it known that nothing came after the answer.
+    fn give_back(&mut self) {
+        if !std::mem::take(&mut self.is_free_due) {
+            return;
+        }
+        let is_reusable = self.socket.core.borrow().is_reusable() && !self.has_ended;
+        if is_reusable { (self.on)(Occasion::Free) } else { self.socket.close() }
     }
 
     /// Handles the end of the peer's side, once everything that came before it was handled as far as possible.

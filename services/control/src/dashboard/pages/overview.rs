@@ -164,6 +164,11 @@ fn method(method: &Method) -> Markup {
                 @if let Some(to) = words::fallback(method.fallback.as_ref()) {
                     " " span.tag title="What answers a call that the service cannot take" { "fallback: " (to) }
                 }
+                @if let Some(after) = method.hedge.as_ref().and_then(|hedge| hedge.after.as_ref()) {
+                    " " span.tag title="When a call is sent to another endpoint as well" {
+                        "hedge: after " (setting(nano(after)))
+                    }
+                }
             }
             td {
                 @match method.timeout.as_ref() {

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use pprof::{Frames, ProfilerGuardBuilder};
-use tokio::time::sleep;
+use tokio::{task::spawn_blocking, time::sleep};
 
 /// Samples per second of CPU time. Not a divisor of usual timer rates, so that sampling does not run in step with
 /// timers.
@@ -16,18 +16,23 @@ const LEFT_OUT: [&str; 2] = ["libgcc", "vdso"];
 pub(super) type Stacks = BTreeMap<Vec<String>, u64>;
 
 pub(super) async fn of(time: Duration) -> Result<Stacks, String> {
-    let guard = ProfilerGuardBuilder::default().frequency(LOOKS_A_SECOND).blocklist(&LEFT_OUT).build();
+    // Both steps resolve names, which takes a while and must not block the control side. The first does so once, because
+    // the signal handler must find the symbols loaded.
+    let begin = || ProfilerGuardBuilder::default().frequency(LOOKS_A_SECOND).blocklist(&LEFT_OUT).build();
     // Sampling stops when the guard is dropped, also if this future is dropped early.
-    let guard = guard.map_err(|error| error.to_string())?;
+    let guard = unblocked(begin).await?;
     sleep(time).await;
-    // To resolve the names takes a while, and must not block the control side.
-    let report = tokio::task::spawn_blocking(move || guard.report().build());
-    let report = report.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+    let report = unblocked(move || guard.report().build()).await?;
     let mut stacks = Stacks::new();
     for (frames, count) in report.data {
         *stacks.entry(named(&frames)).or_default() += count.max(0) as u64;
     }
     Ok(stacks)
+}
+
+/// Runs a step on a thread of its own.
+async fn unblocked<T: Send + 'static>(step: impl FnOnce() -> pprof::Result<T> + Send + 'static) -> Result<T, String> {
+    spawn_blocking(step).await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
 }
 
 /// The sampler's own frames at the end of each stack.

@@ -33,16 +33,16 @@ impl<IO: Stream, F: FnMut(Occasion) + Unpin> SocketDriver<IO, F> {
             let most = match self.reads() {
                 Reads::All => buffer.len(),
                 Reads::Little => LITTLE_BYTES,
-                Reads::Nothing => return Ok(()),
+                Reads::Nothing => break,
             };
             let room = self.room(buffer.len()).min(most);
             self.socket.core.borrow_mut().is_read_held = room == 0;
             if room == 0 {
-                return Ok(());
+                break;
             }
             if left == 0 {
                 give_way(cx);
-                return Ok(());
+                break;
             }
             let is_long = self.is_long(buffer.len());
             let count = if is_long { self.read_behind(room, cx) } else { self.read_with_unread(room, buffer, cx) };
@@ -62,10 +62,13 @@ impl<IO: Stream, F: FnMut(Occasion) + Unpin> SocketDriver<IO, F> {
         if self.has_ended && !self.is_end_handled {
             self.ended()?;
         }
-        // A service that sends data without a request gets no more requests: the data would be taken for the next
-        // answer.
-        let is_unasked = self.socket.role == Role::Client && !self.unread.is_empty();
-        if is_unasked && self.socket.core.borrow().call.is_none() { Err(SocketError::Unasked) } else { Ok(()) }
+        if self.has_surplus() { Err(SocketError::Unasked) } else { Ok(()) }
+    }
+
+    /// Whether the service has sent something that belongs to no call. It gets no more requests over this connection: the
+    /// next call, which may be of another caller, would take the bytes for its answer.
+    fn has_surplus(&self) -> bool {
+        self.socket.role == Role::Client && !self.unread.is_empty() && self.socket.core.borrow().call.is_none()
     }
 
     /// Reads into the worker's buffer, after the unread bytes. Returns how much came.

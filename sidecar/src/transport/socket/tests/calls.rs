@@ -57,15 +57,33 @@ struct End {
     socket: Rc<Socket>,
     is_broken_off: Rc<Cell<bool>>,
     is_reset: Rc<Cell<bool>>,
+    /// It was free for another call.
+    was_free: Rc<Cell<bool>>,
 }
 
 impl End {
     fn drive(worker: &Rc<Worker>, socket: Rc<Socket>) -> Self {
         let (peer, io) = connection();
         let (is_broken_off, is_reset) = (Rc::clone(&io.is_broken_off), Rc::clone(&io.is_reset));
-        spawn_local(SocketDriver::new(worker, &socket, io, |_: Occasion| {}));
-        Self { io: peer, socket, is_broken_off, is_reset }
+        let was_free = Rc::<Cell<bool>>::default();
+        let free = Rc::clone(&was_free);
+        let on = move |occasion| free.set(free.get() || matches!(occasion, Occasion::Free));
+        spawn_local(SocketDriver::new(worker, &socket, io, on));
+        Self { io: peer, socket, is_broken_off, is_reset, was_free }
     }
+}
+
+/// A call whose request is sent to a service of HTTP/1.1.
+fn post(worker: &Rc<Worker>, service: &Rc<Socket>, is_whole: bool) -> Rc<Call> {
+    let mut head = Headers::new();
+    for (name, value) in [(Name::METHOD, &b"POST"[..]), (Name::PATH, b"/"), (Name::AUTHORITY, b"a")] {
+        head.set(name, value);
+    }
+    let caller = Side::Socket(Socket::http1_server(worker));
+    let slot = worker.call_slot().expect("there is room");
+    let call = Call::begin(worker, Rc::<Counting>::default(), caller, head, is_whole, slot);
+    call.send_over_socket(service).expect("it is a request");
+    call
 }
 
 async fn settle() {
@@ -221,4 +239,61 @@ fn a_request_on_a_connection_that_was_kept_too_long_is_sent_again_if_it_may_be()
             call.reset(Code::CANCEL);
         });
     }
+}
+
+/// The next call, which may be of another caller, would take it for its answer.
+#[test]
+fn a_service_that_sends_more_than_its_answer_gets_no_other_call_on_the_connection() {
+    const ANSWER: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+    // (what the service sends, in pieces, whether the connection is free for another call)
+    for (pieces, is_free) in [
+        (&[ANSWER][..], true),
+        (&["HTTP/1.1 204 No Content\r\n\r\n"], true),
+        (&["HTTP/1.1 204 No Content\r\n\r\nsurplus"], false),
+        (&[ANSWER, "surplus"], false),
+        (&["HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"], false),
+        (&[ANSWER, ANSWER], false),
+        (&[ANSWER, "HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n\r\n"], false),
+    ] {
+        for is_ended in [false, true] {
+            run(async {
+                let worker = trial::worker();
+                let mut service = End::drive(&worker, Socket::http1_client(&worker));
+                let call = post(&worker, &service.socket, true);
+                settle().await;
+                for piece in pieces {
+                    service.io.write_all(piece.as_bytes()).await.expect("it is taken");
+                    settle().await;
+                }
+                if is_ended {
+                    service.io.shutdown().await.expect("it ends");
+                }
+                assert!(call.is_over(), "the first answer is the call's");
+                assert_eq!(service.was_free.get(), is_free || pieces.len() > 1, "{pieces:?}");
+                let closed = timeout(Duration::from_secs(1), service.io.read_to_end(&mut Vec::new())).await;
+                assert_eq!(closed.is_ok(), !is_free || is_ended, "{pieces:?}, ended: {is_ended}");
+            });
+        }
+    }
+}
+
+/// The answer may be complete before the request is.
+#[test]
+fn what_follows_an_early_answer_is_not_taken_for_another_one() {
+    run(async {
+        let worker = trial::worker();
+        let mut service = End::drive(&worker, Socket::http1_client(&worker));
+        let call = post(&worker, &service.socket, false);
+        settle().await;
+        let answers = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil";
+        service.io.write_all(answers).await.expect("it is taken");
+        settle().await;
+        call.request_data(b"", true);
+        settle().await;
+        assert!(call.is_over() && !service.was_free.get());
+        timeout(Duration::from_secs(1), service.io.read_to_end(&mut Vec::new()))
+            .await
+            .expect("closed")
+            .expect("the end");
+    });
 }

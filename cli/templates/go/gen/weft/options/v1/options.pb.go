@@ -109,7 +109,7 @@ func (x Breaker_Code) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Breaker_Code.Descriptor instead.
 func (Breaker_Code) EnumDescriptor() ([]byte, []int) {
-	return file_weft_options_v1_options_proto_rawDescGZIP(), []int{2, 0}
+	return file_weft_options_v1_options_proto_rawDescGZIP(), []int{4, 0}
 }
 
 // Options for all methods of a service.
@@ -119,7 +119,16 @@ type ServiceOptions struct {
 	// no limit unless the method itself sets one. Positive.
 	Timeout *durationpb.Duration `protobuf:"bytes,1,opt,name=timeout,proto3" json:"timeout,omitempty"`
 	// When the mesh stops sending calls to a failing endpoint, or to the service as a whole.
-	Breaker       *Breaker `protobuf:"bytes,2,opt,name=breaker,proto3" json:"breaker,omitempty"`
+	Breaker *Breaker `protobuf:"bytes,2,opt,name=breaker,proto3" json:"breaker,omitempty"`
+	// What answers calls of each method that names no fallback itself: another service, or a fixed answer. A fixed answer is
+	// checked against the response type of each method, and does not apply to methods that stream their answers.
+	Fallback *Fallback `protobuf:"bytes,3,opt,name=fallback,proto3" json:"fallback,omitempty"`
+	// The services whose calls this contract answers as their fallback: `NAME` in the namespace of this one, or `NAME.NAMESPACE`.
+	// The fallback of any other service does not lead here: callers would call it because of what another owner says.
+	StandsInFor []string `protobuf:"bytes,4,rep,name=stands_in_for,json=standsInFor,proto3" json:"stands_in_for,omitempty"`
+	// When a call that is not answered yet is sent to another endpoint as well, for each method that says nothing itself, is
+	// safe to repeat (`idempotency_level`) and takes one message. At least one method must be safe to repeat.
+	Hedge         *Hedge `protobuf:"bytes,5,opt,name=hedge,proto3" json:"hedge,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -168,12 +177,39 @@ func (x *ServiceOptions) GetBreaker() *Breaker {
 	return nil
 }
 
+func (x *ServiceOptions) GetFallback() *Fallback {
+	if x != nil {
+		return x.Fallback
+	}
+	return nil
+}
+
+func (x *ServiceOptions) GetStandsInFor() []string {
+	if x != nil {
+		return x.StandsInFor
+	}
+	return nil
+}
+
+func (x *ServiceOptions) GetHedge() *Hedge {
+	if x != nil {
+		return x.Hedge
+	}
+	return nil
+}
+
 // Options for one method.
 type MethodOptions struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// How long a call may take in all, including retries and waiting. The caller's own `grpc-timeout` applies if it is
 	// shorter. Positive.
-	Timeout       *durationpb.Duration `protobuf:"bytes,1,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	Timeout *durationpb.Duration `protobuf:"bytes,1,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	// What answers a call when the service cannot be reached. Empty (`fallback: {}`): nothing, whatever the service's option
+	// says.
+	Fallback *Fallback `protobuf:"bytes,2,opt,name=fallback,proto3" json:"fallback,omitempty"`
+	// When a call that is not answered yet is sent to another endpoint as well. Only for a method that is safe to repeat
+	// (`idempotency_level`). Empty (`hedge: {}`): never, whatever the service's option says.
+	Hedge         *Hedge `protobuf:"bytes,3,opt,name=hedge,proto3" json:"hedge,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -215,6 +251,139 @@ func (x *MethodOptions) GetTimeout() *durationpb.Duration {
 	return nil
 }
 
+func (x *MethodOptions) GetFallback() *Fallback {
+	if x != nil {
+		return x.Fallback
+	}
+	return nil
+}
+
+func (x *MethodOptions) GetHedge() *Hedge {
+	if x != nil {
+		return x.Hedge
+	}
+	return nil
+}
+
+// Hedging: a call whose answer takes long is also sent to a second endpoint, once. The answer whose head comes first counts,
+// and the other try is cancelled. It helps against endpoints that are slow now and then. It does not help a service that is
+// slow as a whole, so hedges have a budget: at most one for ten calls.
+type Hedge struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How long the head of the answer may take after the request was sent. From 1 ms on; there is no default.
+	After         *durationpb.Duration `protobuf:"bytes,1,opt,name=after,proto3" json:"after,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Hedge) Reset() {
+	*x = Hedge{}
+	mi := &file_weft_options_v1_options_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Hedge) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Hedge) ProtoMessage() {}
+
+func (x *Hedge) ProtoReflect() protoreflect.Message {
+	mi := &file_weft_options_v1_options_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Hedge.ProtoReflect.Descriptor instead.
+func (*Hedge) Descriptor() ([]byte, []int) {
+	return file_weft_options_v1_options_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Hedge) GetAfter() *durationpb.Duration {
+	if x != nil {
+		return x.After
+	}
+	return nil
+}
+
+// What answers a call that the service cannot take: its breaker is open, none of its endpoints is up, or none could be
+// reached (`breaker-open`, `no-endpoint` and `connect-failed`). Never a call that the service may have seen. The answer has the
+// header `x-weft-fallback`, with the reason and with where it comes from: `breaker-open; to=prices.shop`.
+//
+// Either `answer`, or `service` and `method` or one of the two.
+type Fallback struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Another service: `NAME` in the namespace of this one, or `NAME.NAMESPACE`. Its own contract must say that it
+	// `stands_in_for` this one. It gets the same method, unless `method` names
+	// another.
+	Service string `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	// Another method, `PACKAGE.SERVICE/METHOD`, with the same request and response types. It goes to `service`, or else to
+	// whichever service implements it. Only for a method, not as the default of a service.
+	Method string `protobuf:"bytes,2,opt,name=method,proto3" json:"method,omitempty"`
+	// A message of the response type in protobuf's JSON, at most 16 KiB when it is encoded.
+	Answer        *string `protobuf:"bytes,3,opt,name=answer,proto3,oneof" json:"answer,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Fallback) Reset() {
+	*x = Fallback{}
+	mi := &file_weft_options_v1_options_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Fallback) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Fallback) ProtoMessage() {}
+
+func (x *Fallback) ProtoReflect() protoreflect.Message {
+	mi := &file_weft_options_v1_options_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Fallback.ProtoReflect.Descriptor instead.
+func (*Fallback) Descriptor() ([]byte, []int) {
+	return file_weft_options_v1_options_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Fallback) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *Fallback) GetMethod() string {
+	if x != nil {
+		return x.Method
+	}
+	return ""
+}
+
+func (x *Fallback) GetAnswer() string {
+	if x != nil && x.Answer != nil {
+		return *x.Answer
+	}
+	return ""
+}
+
 // A circuit breaker: closed, open, half-open. Each field that is left out keeps the mesh's default.
 type Breaker struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -232,14 +401,16 @@ type Breaker struct {
 	Probes *uint32 `protobuf:"varint,6,opt,name=probes,proto3,oneof" json:"probes,omitempty"`
 	// The gRPC statuses of an answer that count as failures of the service. Default UNAVAILABLE, INTERNAL, DATA_LOSS.
 	// DEADLINE_EXCEEDED counts if the contract's timeout applied to the call, and not a shorter one of the caller.
-	FailureCodes  []Breaker_Code `protobuf:"varint,7,rep,packed,name=failure_codes,json=failureCodes,proto3,enum=weft.options.v1.Breaker_Code" json:"failure_codes,omitempty"`
+	FailureCodes []Breaker_Code `protobuf:"varint,7,rep,packed,name=failure_codes,json=failureCodes,proto3,enum=weft.options.v1.Breaker_Code" json:"failure_codes,omitempty"`
+	// Also opens when too many calls are slow. Absent: how long a call takes does not matter.
+	SlowCall      *Breaker_SlowCall `protobuf:"bytes,8,opt,name=slow_call,json=slowCall,proto3" json:"slow_call,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Breaker) Reset() {
 	*x = Breaker{}
-	mi := &file_weft_options_v1_options_proto_msgTypes[2]
+	mi := &file_weft_options_v1_options_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -251,7 +422,7 @@ func (x *Breaker) String() string {
 func (*Breaker) ProtoMessage() {}
 
 func (x *Breaker) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_options_v1_options_proto_msgTypes[2]
+	mi := &file_weft_options_v1_options_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -264,7 +435,7 @@ func (x *Breaker) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Breaker.ProtoReflect.Descriptor instead.
 func (*Breaker) Descriptor() ([]byte, []int) {
-	return file_weft_options_v1_options_proto_rawDescGZIP(), []int{2}
+	return file_weft_options_v1_options_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Breaker) GetConsecutiveFailures() uint32 {
@@ -316,6 +487,71 @@ func (x *Breaker) GetFailureCodes() []Breaker_Code {
 	return nil
 }
 
+func (x *Breaker) GetSlowCall() *Breaker_SlowCall {
+	if x != nil {
+		return x.SlowCall
+	}
+	return nil
+}
+
+// When too many calls are slow. The time of a call is what the service takes: from the moment that the request is
+// complete until the head of the answer comes. So neither a caller that sends its request slowly nor one that reads the
+// answer slowly makes a call slow, and a stream that lives long is not slow.
+type Breaker_SlowCall struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A call is slow if it takes longer than this. From 1 ms to 10 min; there is no default.
+	LongerThan *durationpb.Duration `protobuf:"bytes,1,opt,name=longer_than,json=longerThan,proto3" json:"longer_than,omitempty"`
+	// The breaker opens when this share of the calls in the window was slow, from 0 (exclusive) to 1. It is judged from
+	// `minimum_calls` on. Default 0.5.
+	Ratio         *float64 `protobuf:"fixed64,2,opt,name=ratio,proto3,oneof" json:"ratio,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Breaker_SlowCall) Reset() {
+	*x = Breaker_SlowCall{}
+	mi := &file_weft_options_v1_options_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Breaker_SlowCall) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Breaker_SlowCall) ProtoMessage() {}
+
+func (x *Breaker_SlowCall) ProtoReflect() protoreflect.Message {
+	mi := &file_weft_options_v1_options_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Breaker_SlowCall.ProtoReflect.Descriptor instead.
+func (*Breaker_SlowCall) Descriptor() ([]byte, []int) {
+	return file_weft_options_v1_options_proto_rawDescGZIP(), []int{4, 0}
+}
+
+func (x *Breaker_SlowCall) GetLongerThan() *durationpb.Duration {
+	if x != nil {
+		return x.LongerThan
+	}
+	return nil
+}
+
+func (x *Breaker_SlowCall) GetRatio() float64 {
+	if x != nil && x.Ratio != nil {
+		return *x.Ratio
+	}
+	return 0
+}
+
 var file_weft_options_v1_options_proto_extTypes = []protoimpl.ExtensionInfo{
 	{
 		ExtendedType:  (*descriptorpb.ServiceOptions)(nil),
@@ -351,12 +587,24 @@ var File_weft_options_v1_options_proto protoreflect.FileDescriptor
 
 const file_weft_options_v1_options_proto_rawDesc = "" +
 	"\n" +
-	"\x1dweft/options/v1/options.proto\x12\x0fweft.options.v1\x1a google/protobuf/descriptor.proto\x1a\x1egoogle/protobuf/duration.proto\"y\n" +
+	"\x1dweft/options/v1/options.proto\x12\x0fweft.options.v1\x1a google/protobuf/descriptor.proto\x1a\x1egoogle/protobuf/duration.proto\"\x82\x02\n" +
 	"\x0eServiceOptions\x123\n" +
 	"\atimeout\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\atimeout\x122\n" +
-	"\abreaker\x18\x02 \x01(\v2\x18.weft.options.v1.BreakerR\abreaker\"D\n" +
+	"\abreaker\x18\x02 \x01(\v2\x18.weft.options.v1.BreakerR\abreaker\x125\n" +
+	"\bfallback\x18\x03 \x01(\v2\x19.weft.options.v1.FallbackR\bfallback\x12\"\n" +
+	"\rstands_in_for\x18\x04 \x03(\tR\vstandsInFor\x12,\n" +
+	"\x05hedge\x18\x05 \x01(\v2\x16.weft.options.v1.HedgeR\x05hedge\"\xa9\x01\n" +
 	"\rMethodOptions\x123\n" +
-	"\atimeout\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\atimeout\"\xbb\x05\n" +
+	"\atimeout\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\atimeout\x125\n" +
+	"\bfallback\x18\x02 \x01(\v2\x19.weft.options.v1.FallbackR\bfallback\x12,\n" +
+	"\x05hedge\x18\x03 \x01(\v2\x16.weft.options.v1.HedgeR\x05hedge\"8\n" +
+	"\x05Hedge\x12/\n" +
+	"\x05after\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x05after\"d\n" +
+	"\bFallback\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\x12\x16\n" +
+	"\x06method\x18\x02 \x01(\tR\x06method\x12\x1b\n" +
+	"\x06answer\x18\x03 \x01(\tH\x00R\x06answer\x88\x01\x01B\t\n" +
+	"\a_answer\"\xe8\x06\n" +
 	"\aBreaker\x126\n" +
 	"\x14consecutive_failures\x18\x01 \x01(\rH\x00R\x13consecutiveFailures\x88\x01\x01\x12(\n" +
 	"\rfailure_ratio\x18\x02 \x01(\x01H\x01R\ffailureRatio\x88\x01\x01\x12(\n" +
@@ -364,7 +612,13 @@ const file_weft_options_v1_options_proto_rawDesc = "" +
 	"\x06window\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x06window\x124\n" +
 	"\bopen_for\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\aopenFor\x12\x1b\n" +
 	"\x06probes\x18\x06 \x01(\rH\x03R\x06probes\x88\x01\x01\x12B\n" +
-	"\rfailure_codes\x18\a \x03(\x0e2\x1d.weft.options.v1.Breaker.CodeR\ffailureCodes\"\x91\x02\n" +
+	"\rfailure_codes\x18\a \x03(\x0e2\x1d.weft.options.v1.Breaker.CodeR\ffailureCodes\x12>\n" +
+	"\tslow_call\x18\b \x01(\v2!.weft.options.v1.Breaker.SlowCallR\bslowCall\x1ak\n" +
+	"\bSlowCall\x12:\n" +
+	"\vlonger_than\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"longerThan\x12\x19\n" +
+	"\x05ratio\x18\x02 \x01(\x01H\x00R\x05ratio\x88\x01\x01B\b\n" +
+	"\x06_ratio\"\x91\x02\n" +
 	"\x04Code\x12\x06\n" +
 	"\x02OK\x10\x00\x12\v\n" +
 	"\aUNKNOWN\x10\x02\x12\x14\n" +
@@ -403,32 +657,42 @@ func file_weft_options_v1_options_proto_rawDescGZIP() []byte {
 }
 
 var file_weft_options_v1_options_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_weft_options_v1_options_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_weft_options_v1_options_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_weft_options_v1_options_proto_goTypes = []any{
 	(Breaker_Code)(0),                   // 0: weft.options.v1.Breaker.Code
 	(*ServiceOptions)(nil),              // 1: weft.options.v1.ServiceOptions
 	(*MethodOptions)(nil),               // 2: weft.options.v1.MethodOptions
-	(*Breaker)(nil),                     // 3: weft.options.v1.Breaker
-	(*durationpb.Duration)(nil),         // 4: google.protobuf.Duration
-	(*descriptorpb.ServiceOptions)(nil), // 5: google.protobuf.ServiceOptions
-	(*descriptorpb.MethodOptions)(nil),  // 6: google.protobuf.MethodOptions
+	(*Hedge)(nil),                       // 3: weft.options.v1.Hedge
+	(*Fallback)(nil),                    // 4: weft.options.v1.Fallback
+	(*Breaker)(nil),                     // 5: weft.options.v1.Breaker
+	(*Breaker_SlowCall)(nil),            // 6: weft.options.v1.Breaker.SlowCall
+	(*durationpb.Duration)(nil),         // 7: google.protobuf.Duration
+	(*descriptorpb.ServiceOptions)(nil), // 8: google.protobuf.ServiceOptions
+	(*descriptorpb.MethodOptions)(nil),  // 9: google.protobuf.MethodOptions
 }
 var file_weft_options_v1_options_proto_depIdxs = []int32{
-	4,  // 0: weft.options.v1.ServiceOptions.timeout:type_name -> google.protobuf.Duration
-	3,  // 1: weft.options.v1.ServiceOptions.breaker:type_name -> weft.options.v1.Breaker
-	4,  // 2: weft.options.v1.MethodOptions.timeout:type_name -> google.protobuf.Duration
-	4,  // 3: weft.options.v1.Breaker.window:type_name -> google.protobuf.Duration
-	4,  // 4: weft.options.v1.Breaker.open_for:type_name -> google.protobuf.Duration
-	0,  // 5: weft.options.v1.Breaker.failure_codes:type_name -> weft.options.v1.Breaker.Code
-	5,  // 6: weft.options.v1.service:extendee -> google.protobuf.ServiceOptions
-	6,  // 7: weft.options.v1.method:extendee -> google.protobuf.MethodOptions
-	1,  // 8: weft.options.v1.service:type_name -> weft.options.v1.ServiceOptions
-	2,  // 9: weft.options.v1.method:type_name -> weft.options.v1.MethodOptions
-	10, // [10:10] is the sub-list for method output_type
-	10, // [10:10] is the sub-list for method input_type
-	8,  // [8:10] is the sub-list for extension type_name
-	6,  // [6:8] is the sub-list for extension extendee
-	0,  // [0:6] is the sub-list for field type_name
+	7,  // 0: weft.options.v1.ServiceOptions.timeout:type_name -> google.protobuf.Duration
+	5,  // 1: weft.options.v1.ServiceOptions.breaker:type_name -> weft.options.v1.Breaker
+	4,  // 2: weft.options.v1.ServiceOptions.fallback:type_name -> weft.options.v1.Fallback
+	3,  // 3: weft.options.v1.ServiceOptions.hedge:type_name -> weft.options.v1.Hedge
+	7,  // 4: weft.options.v1.MethodOptions.timeout:type_name -> google.protobuf.Duration
+	4,  // 5: weft.options.v1.MethodOptions.fallback:type_name -> weft.options.v1.Fallback
+	3,  // 6: weft.options.v1.MethodOptions.hedge:type_name -> weft.options.v1.Hedge
+	7,  // 7: weft.options.v1.Hedge.after:type_name -> google.protobuf.Duration
+	7,  // 8: weft.options.v1.Breaker.window:type_name -> google.protobuf.Duration
+	7,  // 9: weft.options.v1.Breaker.open_for:type_name -> google.protobuf.Duration
+	0,  // 10: weft.options.v1.Breaker.failure_codes:type_name -> weft.options.v1.Breaker.Code
+	6,  // 11: weft.options.v1.Breaker.slow_call:type_name -> weft.options.v1.Breaker.SlowCall
+	7,  // 12: weft.options.v1.Breaker.SlowCall.longer_than:type_name -> google.protobuf.Duration
+	8,  // 13: weft.options.v1.service:extendee -> google.protobuf.ServiceOptions
+	9,  // 14: weft.options.v1.method:extendee -> google.protobuf.MethodOptions
+	1,  // 15: weft.options.v1.service:type_name -> weft.options.v1.ServiceOptions
+	2,  // 16: weft.options.v1.method:type_name -> weft.options.v1.MethodOptions
+	17, // [17:17] is the sub-list for method output_type
+	17, // [17:17] is the sub-list for method input_type
+	15, // [15:17] is the sub-list for extension type_name
+	13, // [13:15] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_weft_options_v1_options_proto_init() }
@@ -436,14 +700,16 @@ func file_weft_options_v1_options_proto_init() {
 	if File_weft_options_v1_options_proto != nil {
 		return
 	}
-	file_weft_options_v1_options_proto_msgTypes[2].OneofWrappers = []any{}
+	file_weft_options_v1_options_proto_msgTypes[3].OneofWrappers = []any{}
+	file_weft_options_v1_options_proto_msgTypes[4].OneofWrappers = []any{}
+	file_weft_options_v1_options_proto_msgTypes[5].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_weft_options_v1_options_proto_rawDesc), len(file_weft_options_v1_options_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   3,
+			NumMessages:   6,
 			NumExtensions: 2,
 			NumServices:   0,
 		},

@@ -1,0 +1,187 @@
+//! Contracts that are edited while the mesh runs. What they say takes effect at once, without a restart.
+//!
+//! When a `.proto` file of a service changes, the whole mesh file is read again and checked, as `weft check` does. If
+//! all is well, the file that the service's sidecars read is replaced, and they use it from then on. If not, the
+//! contracts stay as they were, and a line says what is wrong.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    fs, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use tokio::time::sleep;
+use weft_mesh::{
+    file_watch::{FileWatch, Look},
+    names::ServiceName,
+};
+
+use super::{launch::contracts_file, logs::Logs};
+use crate::mesh_file::{Contracts, MeshFile, Problem, Programs};
+
+/// How often to look whether a file has changed.
+const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+
+/// See the module. Never ends.
+pub(super) async fn follow(file: &MeshFile, logs: &Logs) {
+    let mut live = Live::new(file);
+    loop {
+        sleep(LOOK_INTERVAL).await;
+        for line in live.look() {
+            logs.say(line);
+        }
+    }
+}
+
+/// The contracts that the sidecars have.
+struct Live {
+    mesh_file: PathBuf,
+    state_dir: PathBuf,
+    /// Those of each service that has `protos`.
+    current: HashMap<ServiceName, Current>,
+    watch: FileWatch,
+    /// What is wrong with the files as they are now, until it has been said.
+    trouble: Vec<String>,
+}
+
+/// The contracts of one service.
+struct Current {
+    descriptor_set: Vec<u8>,
+    implements: Vec<String>,
+    /// What its files say that it implements. If that has changed, only a new start helps.
+    said_to_implement: Vec<String>,
+}
+
+impl Live {
+    fn new(file: &MeshFile) -> Self {
+        let current = contracts(file).map(|(name, Contracts { descriptor_set, implements, .. })| {
+            let [implements, said_to_implement] = [implements.clone(), implements.clone()];
+            (name.clone(), Current { descriptor_set: descriptor_set.clone(), implements, said_to_implement })
+        });
+        Self {
+            mesh_file: file.path.clone(),
+            state_dir: file.state_dir(),
+            current: current.collect(),
+            watch: FileWatch::new(sources(file)),
+            trouble: Vec::new(),
+        }
+    }
+
+    /// Looks at the files, and does what has to be done. Returns what to say.
+    fn look(&mut self) -> Vec<String> {
+        match self.watch.look() {
+            Look::Unchanged => Vec::new(),
+            Look::Settled => std::mem::take(&mut self.trouble),
+            Look::Changed => match MeshFile::load(&self.mesh_file, Programs::MayBeBuilt) {
+                Ok(file) => {
+                    self.watch.set_files(sources(&file));
+                    self.trouble.clear();
+                    self.take(&file)
+                }
+                Err(problems) => {
+                    self.trouble = problems.iter().map(Problem::to_string).collect();
+                    self.trouble.push("the contracts stay as they were".to_owned());
+                    Vec::new()
+                }
+            },
+        }
+    }
+
+    /// Replaces the contracts that have changed. Returns what to say.
+    fn take(&mut self, file: &MeshFile) -> Vec<String> {
+        let mut said = Vec::new();
+        for (name, Contracts { descriptor_set, implements, .. }) in contracts(file) {
+            // A service that is new in the mesh file does not run.
+            let Some(current) = self.current.get_mut(name) else { continue };
+            let name = name.name();
+            let is_told = current.said_to_implement == *implements;
+            current.said_to_implement.clone_from(implements);
+            if current.implements != *implements {
+                if !is_told {
+                    let implements = implements.join(", ");
+                    said.push(format!(
+                        "{name} implements other contracts now ({implements}): stop `weft up` and start it again to use \
+                         them"
+                    ));
+                }
+                continue;
+            }
+            if current.descriptor_set == *descriptor_set {
+                continue;
+            }
+            current.descriptor_set.clone_from(descriptor_set);
+            said.push(match replace(&contracts_file(&self.state_dir, name), descriptor_set) {
+                Ok(()) => format!("{name} has a changed contract, which takes effect now"),
+                Err(error) => format!("the changed contract of {name} can't be written: {error}"),
+            });
+        }
+        said
+    }
+}
+
+fn contracts(file: &MeshFile) -> impl Iterator<Item = (&ServiceName, &Contracts)> {
+    file.services.iter().filter_map(|service| Some((&service.name, service.contracts.as_ref()?)))
+}
+
+/// The `.proto` files that the contracts come from, with their imports.
+fn sources(file: &MeshFile) -> Vec<PathBuf> {
+    let sources: BTreeSet<&PathBuf> = contracts(file).flat_map(|(_, contracts)| &contracts.sources).collect();
+    sources.into_iter().cloned().collect()
+}
+
+/// Replaces a file as a whole, so that nobody reads half of it.
+fn replace(file: &Path, contents: &[u8]) -> io::Result<()> {
+    let new = file.with_extension("new");
+    fs::write(&new, contents)?;
+    fs::rename(&new, file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MESH: &str = "services:\n  users:\n    run: /bin/true\n    protos: [users.proto]\n";
+
+    fn contract(timeout: &str, more: &str) -> String {
+        format!(
+            "syntax = \"proto3\";\npackage p;\nimport \"weft/options/v1/options.proto\";\nmessage M {{}}\nservice Users \
+             {{\n  rpc Get(M) returns (M) {{ option (weft.options.v1.method) = {{ timeout: {{ {timeout} }} }}; \
+             }}\n}}\n{more}"
+        )
+    }
+
+    #[test]
+    fn a_changed_contract_takes_effect_and_a_broken_one_is_named_with_its_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let edit = |text: &str| fs::write(dir.path().join("users.proto"), text).unwrap();
+        edit(&contract("seconds: 1", ""));
+        fs::write(dir.path().join("mesh.yaml"), MESH).unwrap();
+        let file = MeshFile::load(&dir.path().join("mesh.yaml"), Programs::MustExist).unwrap();
+        let compiled = contracts_file(&file.state_dir(), "users");
+        fs::create_dir_all(compiled.parent().unwrap()).unwrap();
+        let mut live = Live::new(&file);
+        let none: [String; 0] = [];
+        assert_eq!([live.look(), live.look(), live.look()].concat(), none, "nothing has changed");
+        assert!(!compiled.exists());
+
+        edit(&contract("seconds: 2", ""));
+        assert_eq!(live.look(), ["users has a changed contract, which takes effect now"]);
+        let two = fs::read(&compiled).unwrap();
+        edit(&contract("seconds: -1", ""));
+        assert_eq!(live.look(), none, "it may still be written");
+        let said = live.look().join("\n");
+        assert!(said.contains("users.proto:6") && said.ends_with("the contracts stay as they were"), "{said}");
+        assert_eq!((live.look(), fs::read(&compiled).unwrap()), (none.to_vec(), two), "said once");
+        fs::remove_file(dir.path().join("users.proto")).unwrap();
+        live.look();
+        assert!(live.look().join("\n").contains("no such file"));
+
+        edit(&contract("seconds: 1", "service More {}\n"));
+        assert!(live.look().concat().contains("users implements other contracts now (p.Users, p.More)"));
+        edit(&contract("seconds: 3", "service More {}\n"));
+        assert_eq!(live.look(), none, "said once");
+        edit(&contract("seconds: 3", ""));
+        assert_eq!(live.look(), ["users has a changed contract, which takes effect now"]);
+    }
+}
