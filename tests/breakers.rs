@@ -11,7 +11,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 use tonic::Code;
 use weft_mesh::{errors::Reason, policy::BreakerPolicy};
-use weft_tests::{Bed, Wire, eventually, framed, probe, probe_service, root};
+use weft_tests::{Bed, Wire, eventually, framed, metric, probe, probe_service, root};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -116,6 +116,11 @@ async fn opens_the_breaker(what: &str) {
             .is_some_and(|times| times != "0")
     })
     .await;
+    // And a user sees it, without the admin page.
+    eventually("the sidecar says so", LIMIT, async || bed.log().contains("the breaker of probe.shop has opened for "))
+        .await;
+    let labels = r#"service="probe.shop",kind="service""#;
+    assert!(metric(bed.ports("keyboard").metrics, "weft_breaker_openings_total", labels).await >= 1.0);
 }
 
 #[tokio::test]

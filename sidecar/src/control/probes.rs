@@ -1,5 +1,7 @@
 //! The metrics port: `/metrics` for Prometheus; `/healthz`, `/readyz` and `/drainz` for the supervisor of the process.
 
+mod breakers;
+
 use std::{
     fmt,
     sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
@@ -20,6 +22,7 @@ use tokio::{
 };
 use weft_mesh::limits;
 
+use self::breakers::OpenBreakers;
 use super::{Control, serve::serve};
 use crate::{
     shared::{Phase, Shared},
@@ -71,6 +74,7 @@ fn page_of(shared: &Shared) -> Result<String, fmt::Error> {
     }
     let mut registry = Registry::default();
     registry.register_collector(Box::new(MetricsCollector(Arc::clone(&shared.metrics))));
+    registry.register_collector(Box::new(OpenBreakers::of(&shared.catalog.view())));
     let mut text = String::new();
     text::encode(&mut text, &registry)?;
     Ok(text)

@@ -2,7 +2,7 @@
 //!
 //! A plain state machine that is given `now`. All of its state is atomic, so that workers share it without a lock:
 //! [`circuit`] is whether it lets calls through, [`window`] what calls became lately. What opens or closes it is returned
-//! as a [`Change`]; [`owner`] says whose breaker it is, and counts.
+//! as a [`Change`]; [`owner`] says whose breaker it is.
 
 mod change;
 mod circuit;
@@ -20,7 +20,7 @@ use weft_mesh::policy::BreakerPolicy;
 
 pub(crate) use self::{
     change::{Change, Why},
-    owner::{BreakerCounts, Owner},
+    owner::Owner,
 };
 use self::{circuit::Circuit, window::Window};
 use crate::time::moment::Moment;
@@ -111,6 +111,11 @@ impl Breaker {
         self.policy.slow_call.map(|slow_call| slow_call.longer_than)
     }
 
+    /// Whether it is neither open nor half-open.
+    pub(crate) fn is_closed(&self) -> bool {
+        Circuit::of(self.circuit.load(Relaxed)) == Circuit::Closed
+    }
+
     /// Whether a call would be refused now.
     pub(crate) fn is_open(&self, now: Moment) -> bool {
         match Circuit::of(self.circuit.load(Relaxed)) {
@@ -192,7 +197,6 @@ impl Breaker {
         match verdict {
             Verdict::Success if next == Circuit::Closed => {
                 self.forget_history();
-                self.note_closed();
                 return Some(Change::Closed);
             }
             Verdict::Success => drop(self.probes_passed.fetch_add(1, Relaxed)),
@@ -223,11 +227,7 @@ impl Breaker {
     pub(crate) fn close(&self) -> Option<Change> {
         self.forget_history();
         let before = self.circuit.swap(Circuit::Closed.word(), Relaxed);
-        if Circuit::of(before) == Circuit::Closed {
-            return None;
-        }
-        self.note_closed();
-        Some(Change::Reset)
+        (Circuit::of(before) != Circuit::Closed).then_some(Change::Reset)
     }
 
     /// A change in words, for the log.
@@ -291,16 +291,10 @@ impl Breaker {
             self.times_opened.fetch_add(1, Relaxed);
             self.forget_history();
             if let Some(owner) = &self.owner {
-                owner.counts.note_opened(Circuit::of(circuit) == Circuit::Closed);
+                owner.openings.fetch_add(1, Relaxed);
             }
         }
         has_opened
-    }
-
-    fn note_closed(&self) {
-        if let Some(owner) = &self.owner {
-            owner.counts.note_closed();
-        }
     }
 
     fn forget_history(&self) {
@@ -311,13 +305,5 @@ impl Breaker {
     /// A probe that has run for as long as a breaker stays open (`open_for`) counts as lost: another may start.
     fn is_probe_lost(&self, since_ms: u64, now: Moment) -> bool {
         now.millis() >= since_ms + self.policy.open_for.as_millis() as u64
-    }
-}
-
-impl Drop for Breaker {
-    fn drop(&mut self) {
-        if Circuit::of(self.circuit.load(Relaxed)) != Circuit::Closed {
-            self.note_closed();
-        }
     }
 }

@@ -19,8 +19,6 @@ use weft_mesh::{
     limits, telemetry,
 };
 
-use crate::policy::breaker::BreakerCounts;
-
 /// Upper bounds of the latency histogram's buckets, in seconds.
 const LATENCY_BOUNDS: [f64; 14] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
@@ -130,13 +128,13 @@ struct Rows {
     of_services: HashMap<String, usize>,
 }
 
-/// What is counted of the breakers of a service that is called.
+/// How often breakers of a service that is called have opened.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct BreakersOfService {
-    /// Of the service as a whole.
-    pub(crate) itself: Arc<BreakerCounts>,
-    /// Of its endpoints together.
-    pub(crate) endpoints: Arc<BreakerCounts>,
+pub(crate) struct BreakerOpenings {
+    /// That of the service as a whole.
+    pub(crate) itself: Arc<AtomicU64>,
+    /// Those of its endpoints together.
+    pub(crate) endpoints: Arc<AtomicU64>,
 }
 
 /// All of a sidecar's metrics.
@@ -145,7 +143,7 @@ pub(crate) struct Metrics {
     /// Locked when a route is made and when metrics are read, never for a call.
     calls: Mutex<Rows>,
     /// By service. Locked when a service is learned and when metrics are read.
-    breakers: Mutex<BTreeMap<String, BreakersOfService>>,
+    breaker_openings: Mutex<BTreeMap<String, BreakerOpenings>>,
     failures: [AtomicU64; Reason::ALL.len()],
     limits_reached: LimitsReached,
     pub(crate) counters: Counters,
@@ -174,9 +172,9 @@ impl Metrics {
         Arc::clone(by_labels.entry(labels).or_default())
     }
 
-    /// The counts of a service's breakers; made if they do not exist.
-    pub(crate) fn breakers(&self, service: &str) -> BreakersOfService {
-        let rows = &mut *self.breakers.lock().unwrap_or_else(|e| e.into_inner());
+    /// The counts of a service; made if they do not exist.
+    pub(crate) fn breaker_openings(&self, service: &str) -> BreakerOpenings {
+        let rows = &mut *self.breaker_openings.lock().unwrap_or_else(|e| e.into_inner());
         if let Some(row) = rows.get(service) {
             return row.clone();
         }
@@ -252,7 +250,7 @@ impl Collector for MetricsCollector {
         encode_counter(&rows, "weft_tunnel_sent_bytes", help, |row| &row.tunnel_bytes_sent, &mut encoder)?;
         let help = "Bytes that services have sent through tunnels: TCP and upgrades";
         encode_counter(&rows, "weft_tunnel_received_bytes", help, |row| &row.tunnel_bytes_received, &mut encoder)?;
-        encode_breakers(&self.0, &mut encoder)?;
+        encode_breaker_openings(&self.0, &mut encoder)?;
         let mut made = encoder.encode_descriptor(
             "weft_failures",
             "Error answers that the mesh gave in place of a service",
@@ -358,23 +356,15 @@ fn encode_latency(
     Ok(())
 }
 
-fn encode_breakers(metrics: &Metrics, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-    let rows = metrics.breakers.lock().unwrap_or_else(|e| e.into_inner()).clone();
-    let each = || {
-        rows.iter().flat_map(|(service, of)| {
-            let labels = |kind| [("service", service.as_str()), ("kind", kind)];
-            [(labels("service"), &of.itself), (labels("endpoint"), &of.endpoints)]
-        })
-    };
+fn encode_breaker_openings(metrics: &Metrics, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+    let rows = metrics.breaker_openings.lock().unwrap_or_else(|e| e.into_inner()).clone();
     let help = "How often a breaker has opened";
     let mut opened = encoder.encode_descriptor("weft_breaker_openings", help, None, MetricType::Counter)?;
-    for (labels, counts) in each() {
-        ConstCounter::new(counts.opened()).encode(opened.encode_family(&labels)?)?;
-    }
-    let help = "Breakers that are open, or half-open";
-    let mut open = encoder.encode_descriptor("weft_breakers_open", help, None, MetricType::Gauge)?;
-    for (labels, counts) in each() {
-        ConstGauge::new(counts.open()).encode(open.encode_family(&labels)?)?;
+    for (service, of) in &rows {
+        for (kind, count) in [("service", &of.itself), ("endpoint", &of.endpoints)] {
+            let labels = [("service", service.as_str()), ("kind", kind)];
+            ConstCounter::new(count.load(Relaxed)).encode(opened.encode_family(&labels)?)?;
+        }
     }
     Ok(())
 }
@@ -400,8 +390,7 @@ mod tests {
         };
         metrics.calls(labels).record(0, Duration::from_millis(2));
         metrics.failure(Reason::NoEndpoint);
-        let breakers = metrics.breakers("users.shop");
-        breakers.endpoints.note_opened(true);
+        metrics.breaker_openings("users.shop").endpoints.fetch_add(3, Relaxed);
         let mut registry = prometheus_client::registry::Registry::default();
         registry.register_collector(Box::new(MetricsCollector(metrics)));
         let mut text = String::new();
@@ -412,11 +401,9 @@ mod tests {
             "{text}"
         );
         assert!(text.contains(r#"weft_failures_total{reason="no-endpoint"} 1"#), "{text}");
-        for (row, count) in [("weft_breaker_openings_total", 1), ("weft_breakers_open", 1)] {
-            for (kind, count) in [("service", 0), ("endpoint", count)] {
-                let line = format!(r#"{row}{{service="users.shop",kind="{kind}"}} {count}"#);
-                assert!(text.contains(&line), "{text}");
-            }
+        for (kind, count) in [("service", 0), ("endpoint", 3)] {
+            let line = format!(r#"weft_breaker_openings_total{{service="users.shop",kind="{kind}"}} {count}"#);
+            assert!(text.contains(&line), "{text}");
         }
     }
 

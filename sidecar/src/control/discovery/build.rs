@@ -22,7 +22,7 @@ use crate::{
         breaker::{Breaker, Owner},
         fallback::Fallback,
     },
-    telemetry::metrics::{BreakersOfService, CallLabels, CallMetrics, Direction, Metrics, OTHER},
+    telemetry::metrics::{BreakerOpenings, CallLabels, CallMetrics, Direction, Metrics, OTHER},
     time::moment::Moment,
 };
 
@@ -101,8 +101,8 @@ impl Builder {
     /// Makes the service, and keeps what is worth keeping from `before`.
     pub(super) fn service(&self, parts: Parts, before: Option<&Service>, now: Instant) -> Service {
         let breaker_policy = &parts.policy.breaker.value;
-        let BreakersOfService { itself, endpoints: of_endpoints } = self.metrics.breakers(parts.name.as_str());
-        let owner = Owner { service: parts.name.clone(), endpoint: None, counts: itself };
+        let BreakerOpenings { itself, endpoints: of_endpoints } = self.metrics.breaker_openings(parts.name.as_str());
+        let owner = Owner { service: parts.name.clone(), endpoint: None, openings: itself };
         let breaker = match before {
             Some(before) if before.breaker.policy() == breaker_policy => Arc::clone(&before.breaker),
             _ => Arc::new(Breaker::new(breaker_policy.clone()).of(owner.clone())),
@@ -119,7 +119,7 @@ impl Builder {
         let is_sure = |endpoint: &Arc<Endpoint>| endpoint.is_up() && !endpoint.is_silent();
         let was_up = before_endpoints.iter().any(is_sure);
         let new_breaker = |address| {
-            let owner = Owner { endpoint: Some(address), counts: Arc::clone(&of_endpoints), ..owner.clone() };
+            let owner = Owner { endpoint: Some(address), openings: Arc::clone(&of_endpoints), ..owner.clone() };
             Breaker::new(breaker_policy.clone()).of(owner)
         };
         let endpoints: Vec<_> = parts
