@@ -53,6 +53,9 @@ impl Bounds {
     /// Checks a serialized `google.protobuf.FileDescriptorProto`.
     pub fn check_file(&mut self, file: &[u8]) -> Result<(), SchemaError> {
         let name = name_of(file).map_err(|refused| self.error("", refused))?;
+        if name.is_empty() {
+            return Err(SchemaError::NamelessFile);
+        }
         // Paths may have blanks and letters of all languages.
         if name.chars().any(acts_on_terminal) {
             return Err(SchemaError::BadFileName { file: shown(&name) });

@@ -38,9 +38,6 @@ pub(super) fn merge(files: impl IntoIterator<Item = Bytes>) -> Result<Vec<u8>, S
     for file in files {
         bounds.check_file(&file)?;
         let Named { name } = Named::decode(file.clone()).map_err(malformed)?;
-        if name.is_empty() {
-            return Err(SchemaError::NamelessFile);
-        }
         match by_name.entry(name) {
             Entry::Vacant(free) => {
                 total_bytes += file.len();

@@ -32,7 +32,7 @@ fn check(set: &[u8]) -> Result<(), SchemaError> {
 fn sets_that_decode_to_much_more_than_they_weigh_are_refused() {
     let in_field = |number: u32| field(number, &named(b""));
     for (what, set) in [
-        ("files", bomb(&[], b"\x0a\x00")),
+        ("files", bomb(&[], &field(1, &named(b"")))),
         ("imports", bomb(&[1], b"\x1a\x00")),
         ("messages", bomb(&[1], &in_field(4))),
         ("messages in a message", bomb(&[1, 4], &in_field(3))),
@@ -91,6 +91,11 @@ fn full_names_are_counted_and_limited() {
     assert!(check(&many("p")).is_ok());
     let refused = check(&many(&"p".repeat(1_500)));
     assert!(matches!(refused, Err(SchemaError::TooMuchMemory { .. })), "{refused:?}");
+}
+
+#[test]
+fn files_without_a_name_are_refused() {
+    assert!(matches!(check(&bomb(&[], b"\x0a\x00")), Err(SchemaError::NamelessFile)));
 }
 
 #[test]

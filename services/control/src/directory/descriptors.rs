@@ -234,7 +234,8 @@ mod tests {
     #[test]
     fn sets_that_decode_to_much_more_than_they_weigh_are_refused() {
         let half = weft_mesh::limits::DESCRIPTOR_SET_BYTES / 2 - 16;
-        let messages = RawSet { file: vec![b"\x22\x00".repeat(half).into()] }.encode_to_vec();
+        let messages = [b"\x0a\x07t.proto".to_vec(), b"\x22\x03\x0a\x01a".repeat(half * 2 / 5)].concat();
+        let messages = RawSet { file: vec![messages.into()] }.encode_to_vec();
         for set in [b"\x0a\x00".repeat(half), messages] {
             let refused = DescriptorSet::parse(Bytes::from(set)).unwrap_err();
             assert!(matches!(refused, DescriptorError::Refused(_)), "{refused}");
