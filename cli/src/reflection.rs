@@ -3,7 +3,7 @@
 //! Asks for version 1, and for `v1alpha` if that is not there: their messages are the same byte for byte.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     time::Duration,
 };
 
@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use prost::Message;
 use prost_types::{FileDescriptorProto, MethodDescriptorProto};
-use tokio::time::timeout;
+use tokio::{task::spawn_blocking, time::timeout};
 use tonic::{Code, Status, codegen::http::uri::PathAndQuery, transport::Channel};
 use tonic_reflection::pb::{
     v1::{
@@ -22,7 +22,7 @@ use tonic_reflection::pb::{
     },
     v1alpha,
 };
-use weft_mesh::names::shown_up_to;
+use weft_mesh::{names::shown_up_to, schema::Bounds};
 
 /// The most characters of a server's own words in an error.
 const WHY_CHARS: usize = 300;
@@ -36,6 +36,8 @@ pub(crate) struct Teller {
     pub(crate) patience: Duration,
     /// The most bytes of all answers together.
     pub(crate) bytes: usize,
+    /// The most memory that all files together may take when they are decoded, in bytes.
+    pub(crate) memory_bytes: usize,
     /// The most files: a bound against answers that never stop importing more.
     pub(crate) files: usize,
 }
@@ -59,7 +61,11 @@ pub(crate) struct Reflection {
     is_alpha: bool,
     /// The bytes of all answers so far.
     bytes: usize,
+    /// What further files may take in memory.
+    bounds: Bounds,
     files: BTreeMap<String, (Bytes, FileDescriptorProto)>,
+    /// The files as they came: answers to several questions have the same imports.
+    seen: HashSet<Bytes>,
 }
 
 /// A method of a contract.
@@ -77,7 +83,8 @@ pub(crate) struct Method {
 
 impl Reflection {
     pub(crate) fn new(channel: Channel, teller: Teller) -> Self {
-        Self { channel, teller, is_alpha: false, bytes: 0, files: BTreeMap::new() }
+        let bounds = Bounds::new(teller.memory_bytes);
+        Self { channel, teller, is_alpha: false, bytes: 0, bounds, files: BTreeMap::new(), seen: HashSet::new() }
     }
 
     /// The full names of all contracts, sorted.
@@ -168,14 +175,13 @@ impl Reflection {
         for answer in self.ask(questions).await? {
             match answer {
                 Answer::FileDescriptorResponse(files) => {
-                    for bytes in files.file_descriptor_proto {
-                        let file = FileDescriptorProto::decode(&bytes[..])
-                            .with_context(|| format!("{} sent a broken descriptor", self.teller.name))?;
-                        self.files.insert(file.name().to_owned(), (bytes.into(), file));
+                    has_file |= !files.file_descriptor_proto.is_empty();
+                    for (bytes, file) in self.decode(files.file_descriptor_proto).await? {
+                        self.seen.insert(bytes.clone());
+                        self.files.insert(file.name().to_owned(), (bytes, file));
                         if self.files.len() > self.teller.files {
                             bail!("{} sent more than {} files", self.teller.name, self.teller.files);
                         }
-                        has_file = true;
                     }
                 }
                 Answer::ErrorResponse(error) if error.error_code == Code::NotFound as i32 => {}
@@ -184,6 +190,24 @@ impl Reflection {
             }
         }
         Ok(has_file)
+    }
+
+    /// Decodes the new ones of files, if they take little enough memory: on a thread of their own, as that may take long.
+    async fn decode(&mut self, mut files: Vec<Vec<u8>>) -> anyhow::Result<Vec<(Bytes, FileDescriptorProto)>> {
+        files.retain(|bytes| !self.seen.contains(&bytes[..]));
+        let mut bounds = std::mem::take(&mut self.bounds);
+        let decode = move || {
+            let decode = |bytes: Vec<u8>| {
+                bounds.check_file(&bytes)?;
+                let file = FileDescriptorProto::decode(&bytes[..])?;
+                anyhow::Ok((Bytes::from(bytes), file))
+            };
+            let decoded: anyhow::Result<Vec<_>> = files.into_iter().map(decode).collect();
+            (bounds, decoded)
+        };
+        let (bounds, decoded) = spawn_blocking(decode).await?;
+        self.bounds = bounds;
+        decoded.with_context(|| format!("{} sent a broken descriptor", self.teller.name))
     }
 
     async fn ask(&mut self, questions: Vec<Ask>) -> anyhow::Result<Vec<Answer>> {

@@ -4,12 +4,14 @@
 //! ([`policy`], read from a service's descriptors through [`schema`]), how calls are traced and logged
 //! ([`trace_context`], [`telemetry`]), and the two tables that everything refers to: the failures that the mesh itself
 //! makes ([`errors`]) and its limits ([`limits`]). [`networks`] says which addresses count as one host where connections
-//! of strangers are limited, and [`shares`] divides scarce resources among members. [`file_watch`] notices changed files.
-//! With the feature `config`: how configuration files are read (`config`). With the feature `http-server`: the server of
-//! pages and probes (`http_server`).
+//! of strangers are limited, and [`shares`] divides scarce resources among members. [`decoding`] counts what a message
+//! takes in memory before it is decoded. [`file_watch`] notices changed files. With the feature `config`: how
+//! configuration files are read (`config`). With the feature `http-server`: the server of pages and probes
+//! (`http_server`).
 
 #[cfg(feature = "config")]
 pub mod config;
+pub mod decoding;
 pub mod errors;
 pub mod file_watch;
 #[cfg(feature = "http-server")]

@@ -266,9 +266,11 @@ limits! {
         "For log lines that still wait when a process ends. Then it ends anyway.";
     DESCRIPTOR_SET_BYTES: usize = 8 * 1024 * 1024,
         "A serialized descriptor set. A larger one is refused, as no message to the control plane could carry it.";
-    DESCRIPTOR_MEMORY_BYTES: usize = 64 * 1024 * 1024,
-        "Memory of the parts of a decoded descriptor set, which take several times their serialized size. Past it, the \
-         set is refused.";
+    DESCRIPTOR_MEMORY_BYTES: usize = 80 * 1024 * 1024,
+        "Memory of the parts and full names of a decoded descriptor set, which take several times their serialized \
+         size. They are counted before it is decoded. Past it, the set is refused.";
+    DESCRIPTOR_NAME_BYTES: usize = 2 * 1024,
+        "A full name in descriptors, which all names within it repeat. With a longer one, the set is refused.";
     METRIC_SERIES: usize = 10_000,
         "Rows for calls in a sidecar's metrics, and services with rows for breakers. Past it, a call or a breaker is \
          counted under `_other`.";
@@ -498,6 +500,11 @@ limits! {
         "Events, and likewise links, of one span in the built-in store. More are dropped and counted.";
     OTLP_MESSAGE_BYTES: usize = 4 * 1024 * 1024,
         "One export of spans to the built-in store. A larger one is refused with OUT_OF_RANGE, as in tonic.";
+    OTLP_MEMORY_BYTES: usize = 32 * 1024 * 1024,
+        "Memory of the parts of one decoded export of spans, which take several times their serialized size. They are \
+         counted before it is decoded. Past it, the export is refused with RESOURCE_EXHAUSTED.";
+    OTLP_READ: usize = 2,
+        "Exports of spans that are decoded and filed at the same time. Others wait for their turn.";
     DASHBOARD_CONNECTIONS: usize = 512,
         "Connections of browsers and span exporters to the dashboard. Past it, the oldest one of the host with the \
          most is closed.";

@@ -1,14 +1,17 @@
 //! Users' schemas at run time: the services and messages that their descriptors define, and messages as JSON.
 //!
 //! The rest of Weft uses only [`Schema`]; a single module uses the library behind it. Descriptors come from outside:
-//! their size is limited, and malformed ones cause nothing worse than an error.
+//! [`Bounds`] limits what they may take in memory before anything decodes them, and malformed ones cause nothing worse
+//! than an error.
 
+mod bounds;
 mod files;
 mod json;
 mod pool;
 
 use std::sync::Arc;
 
+pub use bounds::Bounds;
 use bytes::Bytes;
 use weft_contracts::weft::options::v1::{MethodOptions, ServiceOptions};
 
@@ -121,6 +124,45 @@ pub enum SchemaError {
         /// Their size.
         found: usize,
         /// [`crate::limits::DESCRIPTOR_SET_BYTES`]
+        allowed: usize,
+    },
+    /// The descriptors would take more memory than Weft gives them.
+    #[error("the descriptors would take more than {allowed} bytes of memory, up to this file: {file}")]
+    TooMuchMemory {
+        /// The first file that does not fit. Control characters are escaped.
+        file: String,
+        /// [`crate::limits::DESCRIPTOR_MEMORY_BYTES`]
+        allowed: usize,
+    },
+    /// A name is not as `.proto` files allow it.
+    #[error(
+        "{file}: `{name}` is not a valid name of a {kind}: that has letters, digits and `_`, and does not start with a \
+         digit"
+    )]
+    BadName {
+        /// The file that contains it. Control characters are escaped.
+        file: String,
+        /// What it names: `message`.
+        kind: &'static str,
+        /// The start of the name. Control characters are escaped.
+        name: String,
+    },
+    /// The name of a file has characters that act on a terminal.
+    #[error("the descriptors contain a file whose name has control characters: {file}")]
+    BadFileName {
+        /// Its name. Control characters are escaped.
+        file: String,
+    },
+    /// A full name is too long.
+    #[error("{file}: the full name of a {kind} has {found} bytes; allowed are {allowed}")]
+    LongName {
+        /// The file that contains it. Control characters are escaped.
+        file: String,
+        /// What it names: `message`.
+        kind: &'static str,
+        /// Its length.
+        found: usize,
+        /// [`crate::limits::DESCRIPTOR_NAME_BYTES`]
         allowed: usize,
     },
     /// The bytes are not descriptors, or the descriptors contradict themselves or lack an import.

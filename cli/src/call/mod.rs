@@ -50,8 +50,13 @@ const EXIT_STATUS_BASE: u8 = 64;
 /// The exit code that shells report for a program that Ctrl-C has ended.
 const EXIT_INTERRUPTED: u8 = 130;
 /// The contracts of the whole mesh, as a sidecar tells them.
-const MESH: Teller =
-    Teller { name: "the mesh", patience: Duration::from_secs(10), bytes: 256 * 1024 * 1024, files: 10_000 };
+const MESH: Teller = Teller {
+    name: "the mesh",
+    patience: Duration::from_secs(10),
+    bytes: 256 * 1024 * 1024,
+    memory_bytes: 1024 * 1024 * 1024,
+    files: 10_000,
+};
 
 const AFTER_HELP: &str = "\
 Examples:

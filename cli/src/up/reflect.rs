@@ -17,7 +17,7 @@ use anyhow::{Context as _, ensure};
 use futures_util::future::select_all;
 use tokio::{
     sync::{oneshot, watch},
-    task::JoinSet,
+    task::{JoinSet, spawn_blocking},
     time::{sleep, timeout},
 };
 use tonic::transport::Endpoint;
@@ -41,8 +41,13 @@ use crate::{
 };
 
 /// A service is a program of the user's own, but its answers are read with bounds like those of anybody.
-const SERVICE: Teller =
-    Teller { name: "it", patience: Duration::from_secs(5), bytes: limits::DESCRIPTOR_SET_BYTES, files: 1_000 };
+const SERVICE: Teller = Teller {
+    name: "it",
+    patience: Duration::from_secs(5),
+    bytes: limits::DESCRIPTOR_SET_BYTES,
+    memory_bytes: limits::DESCRIPTOR_MEMORY_BYTES,
+    files: 1_000,
+};
 /// The most contracts of one service.
 const MAX_CONTRACTS: usize = 100;
 /// How long one service may take to tell everything.
@@ -203,7 +208,12 @@ async fn give_all(
         // The asking task ends without an answer only if everything stops.
         let Ok(answer) = answer.await else { return };
         let name = service.name.name();
-        let note = match judge(name, answer, &mut owners) {
+        let asked = name.to_owned();
+        // Compiling a policy may take long.
+        let judging = spawn_blocking(move || (judge(&asked, answer, &mut owners), owners));
+        let Ok((judged, back)) = judging.await else { return };
+        owners = back;
+        let note = match judged {
             Err(text) => Note { service: name.to_owned(), text, contracts: None },
             Ok((contracts, text)) => match give(&service, &replicas, &contracts, &mesh, &orders).await {
                 Ok(()) => Note { service: name.to_owned(), text, contracts: Some(Arc::new(contracts)) },

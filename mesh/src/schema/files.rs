@@ -7,7 +7,7 @@ use buffa_descriptor::generated::descriptor::FileDescriptorProto;
 use bytes::Bytes;
 use prost::Message as _;
 
-use super::SchemaError;
+use super::{Bounds, SchemaError};
 use crate::limits;
 
 /// A `google.protobuf.FileDescriptorSet` whose files are not decoded.
@@ -26,6 +26,7 @@ struct Named {
 
 pub(super) fn split(descriptor_set: &[u8]) -> Result<Vec<Bytes>, SchemaError> {
     check_size(descriptor_set.len())?;
+    Bounds::default().check_set(descriptor_set)?;
     let set = RawSet::decode(descriptor_set).map_err(malformed)?;
     Ok(set.file)
 }
@@ -33,12 +34,10 @@ pub(super) fn split(descriptor_set: &[u8]) -> Result<Vec<Bytes>, SchemaError> {
 /// Makes one descriptor set with each file once.
 pub(super) fn merge(files: impl IntoIterator<Item = Bytes>) -> Result<Vec<u8>, SchemaError> {
     let mut by_name: BTreeMap<String, Bytes> = BTreeMap::new();
-    let mut total_bytes = 0;
+    let (mut total_bytes, mut bounds) = (0, Bounds::default());
     for file in files {
+        bounds.check_file(&file)?;
         let Named { name } = Named::decode(file.clone()).map_err(malformed)?;
-        if name.is_empty() {
-            return Err(SchemaError::NamelessFile);
-        }
         match by_name.entry(name) {
             Entry::Vacant(free) => {
                 total_bytes += file.len();

@@ -60,6 +60,8 @@ enum Hostile {
     /// A name that is no contract's.
     BadName,
     Garbage,
+    /// A file with a million messages, all empty.
+    Bomb,
 }
 
 fn respond(content: Option<MessageResponse>) -> ServerReflectionResponse {
@@ -76,6 +78,7 @@ impl Hostile {
             (Self::BadName, _) => return respond(Some(list("a\u{1b}[2J.B"))),
             (_, Some(Ask::ListServices(_))) => return respond(Some(list("a.B"))),
             (Self::Garbage, _) => vec![0xff; 10],
+            (Self::Bomb, _) => [b"\x0a\x07t.proto".to_vec(), b"\x22\x03\x0a\x01a".repeat(1_000_000)].concat(),
             (Self::ImportsForEver(count), Some(Ask::FileByFilename(name) | Ask::FileContainingSymbol(name))) => {
                 let dependency = (0..count).map(|number| format!("{name}-{number}")).collect();
                 FileDescriptorProto { name: Some(name), dependency, ..Default::default() }.encode_to_vec()
@@ -112,6 +115,7 @@ async fn a_hostile_service_is_given_up() {
         (Hostile::AnswersForEver, "it tells no contract of its own by server reflection"),
         (Hostile::BadName, "it tells a contract with the name \"a\\u{1b}[2J.B\""),
         (Hostile::Garbage, "it sent a broken descriptor: "),
+        (Hostile::Bomb, "it sent a broken descriptor: the descriptors would take more than 83886080 bytes of memory"),
     ] {
         let address = serve(Routes::new(ServerReflectionServer::new(how))).await;
         let why = ask(address).await.unwrap_err();

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use bytes::Bytes;
 use prost::Message;
 use prost_types::{DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, FileDescriptorProto};
+use weft_mesh::schema::{Bounds, SchemaError};
 
 /// A `google.protobuf.FileDescriptorSet` whose files are not decoded.
 #[derive(Clone, PartialEq, Message)]
@@ -20,13 +21,30 @@ struct RawSet {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DescriptorError {
     #[error("not a serialized google.protobuf.FileDescriptorSet: {0}")]
-    Malformed(#[from] prost::DecodeError),
+    Malformed(String),
+    #[error(transparent)]
+    Refused(SchemaError),
     #[error("the descriptor set has no file")]
     Empty,
     #[error("the file `{0}` is there twice")]
     Twice(String),
     #[error("`{file}` imports `{import}`, which is not in the set: compile with imports included")]
     Import { file: String, import: String },
+}
+
+impl From<prost::DecodeError> for DescriptorError {
+    fn from(error: prost::DecodeError) -> Self {
+        Self::Malformed(error.to_string())
+    }
+}
+
+impl From<SchemaError> for DescriptorError {
+    fn from(error: SchemaError) -> Self {
+        match error {
+            SchemaError::Malformed { reason } => Self::Malformed(reason),
+            other => Self::Refused(other),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -48,8 +66,10 @@ pub(crate) struct DescriptorSet {
 }
 
 impl DescriptorSet {
-    /// Reads a serialized `google.protobuf.FileDescriptorSet`.
+    /// Reads a serialized `google.protobuf.FileDescriptorSet`. Nothing is decoded before it is known what it takes in
+    /// memory.
     pub(crate) fn parse(bytes: Bytes) -> Result<Self, DescriptorError> {
+        Bounds::default().check_set(&bytes)?;
         let raw = RawSet::decode(bytes.clone())?;
         let files: Vec<FileDescriptorProto> =
             raw.file.iter().map(|file| FileDescriptorProto::decode(file.clone())).collect::<Result<_, _>>()?;
@@ -208,6 +228,17 @@ mod tests {
         for file in raw.file {
             let name = FileDescriptorProto::decode(file.clone()).unwrap().name().to_owned();
             assert_eq!(set.of_file(&name).unwrap()[0], file);
+        }
+    }
+
+    #[test]
+    fn sets_that_decode_to_much_more_than_they_weigh_are_refused() {
+        let half = weft_mesh::limits::DESCRIPTOR_SET_BYTES / 2 - 16;
+        let messages = [b"\x0a\x07t.proto".to_vec(), b"\x22\x03\x0a\x01a".repeat(half * 2 / 5)].concat();
+        let messages = RawSet { file: vec![messages.into()] }.encode_to_vec();
+        for set in [b"\x0a\x00".repeat(half), messages] {
+            let refused = DescriptorSet::parse(Bytes::from(set)).unwrap_err();
+            assert!(matches!(refused, DescriptorError::Refused(_)), "{refused}");
         }
     }
 

@@ -242,6 +242,7 @@ pub(crate) fn compile(set: &DescriptorSet, contracts: &[Arc<str>]) -> Result<Arc
 mod tests {
     use prost_types::{
         DescriptorProto, FileDescriptorProto, FileDescriptorSet, MethodDescriptorProto, ServiceDescriptorProto,
+        SourceCodeInfo, source_code_info::Location,
     };
 
     use super::*;
@@ -269,6 +270,17 @@ mod tests {
             syntax: Some("proto3".into()),
             message_type: vec![DescriptorProto { name: Some("E".into()), ..DescriptorProto::default() }],
             service: vec![service],
+            ..FileDescriptorProto::default()
+        };
+        FileDescriptorSet { file: vec![file] }.encode_to_vec().into()
+    }
+
+    /// A set with so many bytes of comments.
+    fn commented(bytes: usize) -> Bytes {
+        let location = Location { leading_comments: Some("x".repeat(bytes)), ..Location::default() };
+        let file = FileDescriptorProto {
+            name: Some("t.proto".into()),
+            source_code_info: Some(SourceCodeInfo { location: vec![location] }),
             ..FileDescriptorProto::default()
         };
         FileDescriptorSet { file: vec![file] }.encode_to_vec().into()
@@ -314,7 +326,7 @@ mod tests {
         let large = 7 * 1024 * 1024;
         let refused = (0..10u8).find_map(|number| {
             let policy = Arc::new(ServicePolicy::default());
-            let set = Arc::new(DescriptorSet::parse(set_of(1, large + usize::from(number))).unwrap());
+            let set = Arc::new(DescriptorSet::parse(commented(large + usize::from(number))).unwrap());
             held.push(Arc::clone(&policy));
             shelf.put(&users(), [number; 32], contracts(&["t.S".into()]), set, policy).err()
         });
