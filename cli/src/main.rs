@@ -134,7 +134,9 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Control(ControlArgs { command: Some(ControlCommand::Claims(args)), .. })
         | Command::Identity(IdentityArgs { command: IdentityCommand::List(args) }) => {
-            console::say(terminal::lines(weft_control::claims_kept(&args)?.trim_end()))?;
+            for line in weft_control::claims_kept(&args)?.lines() {
+                console::say(terminal::line(line))?;
+            }
             Ok(ExitCode::SUCCESS)
         }
         Command::Control(ControlArgs { command: None, args }) => weft_control::run(args).map(|()| ExitCode::SUCCESS),

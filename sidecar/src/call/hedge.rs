@@ -1,7 +1,7 @@
 //! Hedges: a call that waits too long for its answer may have a second try at the same time. The answer whose head comes
 //! first counts, and the other try is cancelled. If one of the two fails, the other goes on alone.
 //!
-//! [`crate::proxy::hedge`] decides whether there is one, and where it goes.
+//! `proxy/hedge.rs` decides whether there is one, and where it goes.
 
 use std::{rc::Rc, time::Duration};
 
