@@ -51,7 +51,7 @@ impl Call {
     }
 
     /// Removes from a head what its sender may not say. Returns its status.
-    #[inline]
+    #[inline(always)]
     pub(super) fn clean_head(&self, head: &mut Headers) -> u16 {
         let status = head.status().unwrap_or_default();
         self.drop_reason(head);
@@ -69,7 +69,7 @@ impl Call {
     }
 
     /// Passes the head of the answer on. The try that it came from is the call's last one.
-    #[inline]
+    #[inline(always)]
     pub(super) fn pass_on(self: &Rc<Self>, mut head: Headers, is_end: bool, said: Said) -> Option<Headers> {
         let Said { status, rpc, outcome } = said;
         let mut state = self.state.borrow_mut();

@@ -42,7 +42,7 @@ impl Balancer {
     }
 
     /// The same without those that are taken only if nothing else is left.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn pick_fit<'a>(
         &self,
         endpoints: &'a [Arc<Endpoint>],

@@ -87,6 +87,7 @@ impl Routes {
     }
 
     /// Whether only authority and path decide where the call goes, and whether it may.
+    #[inline]
     fn is_by_authority_and_path(&self, head: &Headers) -> bool {
         match &self.lead {
             Lead::AsNamed { is_persons } => !(target::is_named(head) || *is_persons && site::may_be_foreign(head)),

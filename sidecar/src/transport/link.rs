@@ -229,6 +229,7 @@ impl Link {
     }
 
     /// Directs a stream's events to a call.
+    #[inline]
     pub(crate) fn attach(&self, stream: StreamId, call: Rc<dyn Exchange>) {
         self.core.borrow_mut().attach(stream, call);
     }
