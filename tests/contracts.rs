@@ -10,13 +10,11 @@ use weft_tests::{Bed, FREE_PORTS, Load, Wire, binary, eventually, framed, metric
 const LIMIT: Duration = Duration::from_secs(60);
 /// A call that takes longer than any timeout here.
 const SLOW: [(&str, &str); 1] = [("x-do", "sleep:600000")];
-/// The method without a timeout, and the same with one.
-const PLAIN: &str = "rpc Say(Message) returns (Message);";
+/// A method without a timeout, and the same with one. The load calls another.
+const PLAIN: &str = "rpc Read(Message) returns (Message) {";
 
 fn limited(timeout: &str) -> String {
-    format!(
-        "rpc Say(Message) returns (Message) {{ option (weft.options.v1.method) = {{ timeout: {{ {timeout} }} }}; }}"
-    )
+    format!("{PLAIN} option (weft.options.v1.method) = {{ timeout: {{ {timeout} }} }};")
 }
 
 /// A mesh with a contract of its own, which can be edited.
@@ -45,9 +43,9 @@ impl Edited {
         Self { bed, file, contract }
     }
 
-    /// Edits the contract: `Say` is declared like this from now on.
-    fn declare(&self, say: &str) {
-        fs::write(&self.file, self.contract.replace(PLAIN, say)).expect("the file can be written");
+    /// Edits the contract: `Read` is declared like this from now on.
+    fn declare(&self, read: &str) {
+        fs::write(&self.file, self.contract.replace(PLAIN, read)).expect("the file can be written");
     }
 
     async fn says(&self, text: &str) {
@@ -57,7 +55,7 @@ impl Edited {
     /// Waits until a slow call ends by the contract's timeout.
     async fn is_limited(&self) {
         eventually("the contract's timeout ends a call", LIMIT, async || {
-            let slow = tokio::time::timeout(Duration::from_secs(2), probe(&self.bed.channel(), "Say", &SLOW)).await;
+            let slow = tokio::time::timeout(Duration::from_secs(2), probe(&self.bed.channel(), "Read", &SLOW)).await;
             slow.is_ok_and(|slow| slow.is_err_and(|status| status.code() == Code::DeadlineExceeded))
         })
         .await;
@@ -98,7 +96,7 @@ async fn a_contract_that_is_wrong_changes_nothing_and_is_named_with_its_line() {
     mesh.declare(&limited("nanos: 200000000"));
     mesh.is_limited().await;
     mesh.declare(&limited("seconds: -1"));
-    mesh.says("probe/v1/probe.proto:15").await;
+    mesh.says("probe/v1/probe.proto:16").await;
     mesh.says("the contracts stay as they were").await;
     mesh.is_limited().await;
 
@@ -113,7 +111,7 @@ async fn a_contract_that_is_wrong_changes_nothing_and_is_named_with_its_line() {
     mesh.declare(PLAIN);
     mesh.says("the contracts of the local service have changed").await;
     eventually("there is no timeout any more", LIMIT, async || {
-        tokio::time::timeout(Duration::from_secs(1), probe(&mesh.bed.channel(), "Say", &SLOW)).await.is_err()
+        tokio::time::timeout(Duration::from_secs(1), probe(&mesh.bed.channel(), "Read", &SLOW)).await.is_err()
     })
     .await;
 }

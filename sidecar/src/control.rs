@@ -56,6 +56,8 @@ pub(crate) struct Control {
     contracts_changed: watch::Sender<()>,
     /// The registry has answered an announcement.
     was_announced: AtomicBool,
+    /// Discovery could be asked once, or knows what an earlier run knew.
+    can_discover: AtomicBool,
     log: admin::Log,
     connections: serve::Connections,
 }
@@ -89,6 +91,7 @@ impl Tasks {
             health: watch::Sender::new(Health::Unspecified),
             contracts_changed: watch::Sender::new(()),
             was_announced: AtomicBool::new(false),
+            can_discover: AtomicBool::new(false),
             log: admin::Log::new(log),
             connections: serve::Connections::default(),
         });
@@ -205,11 +208,15 @@ impl Control {
             }
             Some(_) => {}
         }
+        // Once it could, the sidecar stays ready during an outage of the control plane.
+        if !self.can_discover.load(Relaxed) {
+            return Some("the control plane can't be asked for services yet");
+        }
         let fronts_service = shared.local_service.is_some();
         if fronts_service && shared.local_health() != Health::Up {
             return Some("the local service is not up");
         }
-        // Once announced, the sidecar stays ready during an outage of the control plane.
+        // The same holds here.
         if fronts_service && !self.was_announced.load(Relaxed) {
             return Some("not announced to the control plane yet");
         }

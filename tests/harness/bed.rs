@@ -193,8 +193,16 @@ impl Bed {
     /// # Panics
     /// There is no such process.
     pub fn pid(&self, process: &str) -> u32 {
-        let run = self.run();
-        run.processes.get(process).unwrap_or_else(|| panic!("no process {process}: {:?}", run.processes)).pid
+        // A process may serve calls a moment before the run file has it.
+        let end = Instant::now() + READY;
+        loop {
+            let processes = self.run().processes;
+            match processes.get(process) {
+                Some(found) => return found.pid,
+                None => assert!(Instant::now() < end, "no process {process}: {processes:?}"),
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// The process of `weft up`.

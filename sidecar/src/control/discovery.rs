@@ -64,6 +64,7 @@ pub(super) async fn run(control: Arc<Control>, questions: mpsc::Receiver<Discove
         let now = Instant::now();
         let effects = watches.restore(saved, now.checked_sub(age).unwrap_or(now), now);
         tracing::info!(services = watches.len(), "using the services that were known in the last run");
+        control.can_discover.store(true, Relaxed);
         effects.publish_to(&control, &watches);
     }
     let stream = WatchStream::new(&control);
@@ -112,6 +113,7 @@ impl Discovery {
         match event {
             Event::Up => {
                 self.control.shared.is_control_plane_connected.store(true, Relaxed);
+                self.control.can_discover.store(true, Relaxed);
                 self.watches.connected()
             }
             Event::Down => {

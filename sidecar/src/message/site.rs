@@ -28,7 +28,8 @@ pub(crate) fn is_of_mesh(authority: &str, named: Option<&[u8]>, namespace: &str)
     if !host.contains('.') || host.parse::<IpAddr>().is_ok() {
         return true;
     }
-    let Some(service) = ServiceName::from_authority(host, namespace) else { return false };
+    // As the target of the call is found.
+    let Some(service) = ServiceName::from_authority(authority, namespace) else { return false };
     named.is_none_or(|named| {
         let named = std::str::from_utf8(named).ok().and_then(|named| ServiceName::parse_in(named, namespace).ok());
         named.is_some_and(|named| named == service)
@@ -144,6 +145,7 @@ mod tests {
             ("rebind.evil.example:15001", None, false),
             ("rebind.evil.example:15001", Some("users"), false),
             ("127.0.0.1.evil.example", None, false),
+            ("evil.example:", None, false),
         ] {
             let is_of_mesh = is_of_mesh(authority, named.map(str::as_bytes), "shop");
             assert_eq!(is_of_mesh, is_taken, "{authority} {named:?}");

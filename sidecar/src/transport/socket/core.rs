@@ -358,6 +358,11 @@ impl Core {
         self.is_idle() && self.request.is_keep_alive && !self.is_raw && self.fate == Fate::Open
     }
 
+    /// Whether a call runs of whose request nothing was written yet.
+    pub(super) fn is_request_unsent(&self) -> bool {
+        self.call.is_some() && !self.is_written && !self.is_raw
+    }
+
     /// Whether the request can safely be sent again on another connection: none of it was sent or it is idempotent, and
     /// no part of an answer has come.
     pub(super) fn may_be_unseen(&self) -> bool {

@@ -48,6 +48,9 @@ impl<IO: Stream, F: FnMut(Occasion) + Unpin> SocketDriver<IO, F> {
             let count = if is_long { self.read_behind(room, cx) } else { self.read_with_unread(room, buffer, cx) };
             let Poll::Ready(count) = count? else { break };
             left = left.saturating_sub(count);
+            if count > 0 && self.is_before_request() {
+                return Err(SocketError::Unasked);
+            }
             if count == 0 {
                 self.has_ended = true;
                 self.ended_since = Some(self.worker.now());
@@ -63,6 +66,12 @@ impl<IO: Stream, F: FnMut(Occasion) + Unpin> SocketDriver<IO, F> {
             self.ended()?;
         }
         if self.has_surplus() { Err(SocketError::Unasked) } else { Ok(()) }
+    }
+
+    /// Whether what comes now was sent before the service could see the request of the call that runs, on a connection that
+    /// has carried another call: it is not this one's answer. Each turn reads before it writes.
+    fn is_before_request(&self) -> bool {
+        self.socket.role == Role::Client && self.socket.was_used.get() && self.socket.core.borrow().is_request_unsent()
     }
 
     /// Whether the service has sent something that belongs to no call. It gets no more requests over this connection: the

@@ -297,3 +297,24 @@ fn what_follows_an_early_answer_is_not_taken_for_another_one() {
             .expect("the end");
     });
 }
+
+/// Bytes may come between two calls, when the next one has the connection already but has not written anything.
+#[test]
+fn what_came_before_a_request_is_not_its_answer() {
+    run(async {
+        let worker = trial::worker();
+        let mut service = End::drive(&worker, Socket::http1_client(&worker));
+        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+        let first = post(&worker, &service.socket, true);
+        settle().await;
+        service.io.write_all(answer).await.expect("it is taken");
+        settle().await;
+        assert!(first.is_over() && service.was_free.get());
+        service.io.write_all(answer).await.expect("it is taken");
+        let second = post(&worker, &service.socket, true);
+        settle().await;
+        assert!(!second.is_over(), "it is sent again over another connection");
+        assert!(service.socket.is_gone());
+        second.reset(Code::CANCEL);
+    });
+}
