@@ -9,6 +9,7 @@ mod down;
 mod init;
 mod mesh_file;
 mod new_files;
+mod project_file;
 mod proto;
 mod redirect;
 mod reflection;

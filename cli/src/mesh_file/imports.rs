@@ -16,13 +16,14 @@ use weft_contracts::sources::PUBLIC;
 use weft_mesh::names::closest;
 
 use self::copy::said_beyond;
+use crate::project_file;
 
 /// Finds the imports of contracts whose `proto_path` is `include`.
 pub(super) fn resolver(include: &[PathBuf]) -> ChainFileResolver {
     let mut resolver = ChainFileResolver::new();
     resolver.add(Own { include: include.to_owned() });
     for root in include {
-        resolver.add(IncludeFileResolver::new(root.clone()));
+        resolver.add(Folder { root: root.clone(), files: IncludeFileResolver::new(root.clone()) });
     }
     resolver.add(GoogleFileResolver::new());
     resolver
@@ -39,6 +40,30 @@ pub(super) fn hint(error: &protox::Error, include: &[PathBuf]) -> String {
     let roots = include.iter().map(|root| root.display().to_string()).collect::<Vec<_>>().join(", ");
     let built_in = if name.starts_with("google/") { "google/protobuf/..." } else { "weft/... and google/protobuf/..." };
     format!("{near}; allowed: a file under {roots} (`proto_path`); weft itself has {built_in}")
+}
+
+/// A folder of `proto_path`.
+struct Folder {
+    root: PathBuf,
+    files: IncludeFileResolver,
+}
+
+impl FileResolver for Folder {
+    fn resolve_path(&self, path: &Path) -> Option<String> {
+        self.files.resolve_path(path)
+    }
+
+    fn open_file(&self, name: &str) -> Result<File, protox::Error> {
+        check_readable(&self.root.join(name))?;
+        self.files.open_file(name)
+    }
+}
+
+/// Refuses what may never end. The compiler reads a file to its end.
+fn check_readable(path: &Path) -> Result<(), protox::Error> {
+    // If there is none, the compiler says so.
+    let refusal = path.metadata().ok().and_then(|metadata| project_file::refusal(&metadata));
+    refusal.map_or(Ok(()), |why| Err(protox::Error::new(Refused(format!("{} can't be used: {why}", path.display())))))
 }
 
 /// Weft's own files.
@@ -61,10 +86,11 @@ impl FileResolver for Own {
 }
 
 fn check_copy(own: &File, path: &Path, root: &Path) -> Result<(), protox::Error> {
+    check_readable(path)?;
     let copy = File::open(own.name(), path)?;
     match said_beyond(own.file_descriptor_proto(), copy.file_descriptor_proto()) {
         None => Ok(()),
-        Some(what) => Err(protox::Error::new(ForeignCopy(format!(
+        Some(what) => Err(protox::Error::new(Refused(format!(
             "{} is not this weft's {}: {what} is unknown to weft {}; allowed: no such file, as weft has its own, or the \
              same or an older one (`weft proto export --force {}` replaces it)",
             path.display(),
@@ -75,19 +101,19 @@ fn check_copy(own: &File, path: &Path, root: &Path) -> Result<(), protox::Error>
     }
 }
 
-/// The error for a copy that is neither the same nor older.
-struct ForeignCopy(String);
+/// The error for a file that is not used: a copy that is neither the same nor older, or something that is no such file.
+struct Refused(String);
 
-impl std::error::Error for ForeignCopy {}
+impl std::error::Error for Refused {}
 
-impl fmt::Display for ForeignCopy {
+impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
 }
 
 /// Like `Display`: the compiler's errors are shown in their `Debug` form.
-impl fmt::Debug for ForeignCopy {
+impl fmt::Debug for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }

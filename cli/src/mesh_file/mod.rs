@@ -27,6 +27,8 @@ use weft_mesh::{
 };
 use weft_sidecar::UpgradeName;
 
+use crate::project_file;
+
 /// A mesh file that has passed all checks.
 #[derive(Debug)]
 pub(crate) struct MeshFile {
@@ -154,7 +156,7 @@ impl MeshFile {
     pub(crate) fn load(path: &Path, programs: Programs) -> Result<Self, Problems> {
         let shown = path.display().to_string();
         let whole = |text: String| Problems::new(vec![Problem::new(&shown, 0, "", text)]);
-        let text = std::fs::read_to_string(path).map_err(|error| match error.kind() {
+        let text = project_file::read_text(path).map_err(|error| match error.kind() {
             std::io::ErrorKind::NotFound => {
                 let ways =
                     "run this in the folder of a mesh.yaml, name the file with --file, or let `weft init` write one";

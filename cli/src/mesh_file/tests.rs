@@ -408,3 +408,19 @@ fn a_service_of_grpc_without_protos_is_asked_for_its_contracts() {
         assert!(!file.services_file().contains("unlisted"), "{more}");
     }
 }
+
+#[test]
+fn what_never_ends_is_not_read() {
+    let dir = folder();
+    let path = |name: &str| dir.path().join(name);
+    let importing = "syntax = \"proto3\";\nimport \"endless.proto\";\nservice Importing {}\n";
+    fs::write(path("proto/importing.proto"), importing).unwrap();
+    for endless in ["proto/endless.proto", "mesh.yaml"] {
+        std::os::unix::fs::symlink("/dev/zero", path(endless)).unwrap();
+    }
+    let text = "services:\n  users:\n    run: bin/users\n    protos: [proto/importing.proto]\n";
+    let told = check(dir.path(), text).expect_err("the import is a device").to_string();
+    assert!(told.contains("proto/endless.proto can't be used: it is not a file"), "{told}");
+    let told = MeshFile::load(&path("mesh.yaml"), Programs::MustExist).expect_err("it is a device").to_string();
+    assert!(told.contains("mesh.yaml: cannot be read: it is not a file"), "{told}");
+}

@@ -10,6 +10,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{process::ProcessId, trust};
+use crate::project_file;
 
 const NAME: &str = "run.json";
 
@@ -58,7 +59,7 @@ impl Run {
     /// It can't be read, or it is not this user's.
     pub(crate) fn read(state_dir: &Path) -> io::Result<Option<Self>> {
         let path = state_dir.join(NAME);
-        match trust::check(state_dir).and_then(|()| trust::check(&path)).and_then(|()| fs::read(path)) {
+        match trust::check(state_dir).and_then(|()| trust::check(&path)).and_then(|()| project_file::read(&path)) {
             Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|error| {
                 io::Error::other(format!("{} is not as `weft up` writes it: {error}", state_dir.join(NAME).display()))
             }),
