@@ -6,8 +6,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    fs, io,
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -17,7 +16,10 @@ use weft_mesh::{
     names::ServiceName,
 };
 
-use super::{launch::contracts_file, logs::Logs};
+use super::{
+    launch::{contracts_file, write_secret},
+    logs::Logs,
+};
 use crate::mesh_file::{Contracts, MeshFile, Problem, Programs};
 
 /// How often to look whether a file has changed.
@@ -111,7 +113,7 @@ impl Live {
                 continue;
             }
             current.descriptor_set.clone_from(descriptor_set);
-            said.push(match replace(&contracts_file(&self.state_dir, name), descriptor_set) {
+            said.push(match write_secret(&contracts_file(&self.state_dir, name), descriptor_set) {
                 Ok(()) => format!("{name} has a changed contract, which takes effect now"),
                 Err(error) => format!("the changed contract of {name} can't be written: {error}"),
             });
@@ -130,15 +132,10 @@ fn sources(file: &MeshFile) -> Vec<PathBuf> {
     sources.into_iter().cloned().collect()
 }
 
-/// Replaces a file as a whole, so that nobody reads half of it.
-fn replace(file: &Path, contents: &[u8]) -> io::Result<()> {
-    let new = file.with_extension("new");
-    fs::write(&new, contents)?;
-    fs::rename(&new, file)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     const MESH: &str = "services:\n  users:\n    run: /bin/true\n    protos: [users.proto]\n";

@@ -353,7 +353,7 @@ fn forward_variable(service: &ServiceName) -> String {
     format!("WEFT_TCP_{}", service.name().replace('-', "_").to_ascii_uppercase())
 }
 
-/// Replaces a file that only its owner may read.
+/// Replaces a file as a whole by one that only its owner may read.
 pub(super) fn write_secret(path: &Path, content: &[u8]) -> io::Result<()> {
     use std::{io::Write, os::unix::fs::OpenOptionsExt};
     let temporary = path.with_extension("new");

@@ -286,35 +286,9 @@ impl ControlPlane {
 /// ends.
 async fn keep_claims(directory: Arc<Directory>, store: Arc<Store>, last: CancellationToken) {
     while !last.is_cancelled() {
-        let reading = Arc::clone(&store);
-        match elsewhere(move || reading.to_release()).await {
-            Ok(released) if !released.is_empty() => {
-                directory.release(&released);
-                let clearing = Arc::clone(&store);
-                // Releases stay on the list until their result is saved.
-                if keep(&directory, &store).await
-                    && let Err(error) = elsewhere(move || clearing.released()).await
-                {
-                    tracing::error!(%error, "released claims can't be removed from the list");
-                }
-            }
-            Ok(_) => drop(keep(&directory, &store).await),
-            Err(error) => tracing::error!(%error, "released claims can't be read"),
-        }
-        let reading = Arc::clone(&store);
-        match elsewhere(move || reading.to_grant()).await {
-            Ok(granted) if !granted.is_empty() => {
-                directory.grant(&granted);
-                let clearing = Arc::clone(&store);
-                if keep(&directory, &store).await
-                    && let Err(error) = elsewhere(move || clearing.granted()).await
-                {
-                    tracing::error!(%error, "granted claims can't be removed from the list");
-                }
-            }
-            Ok(_) => {}
-            Err(error) => tracing::error!(%error, "granted claims can't be read"),
-        }
+        keep(&directory, &store).await;
+        handle(&directory, &store, "released", Store::to_release, Directory::release, Store::released).await;
+        handle(&directory, &store, "granted", Store::to_grant, Directory::grant, Store::granted).await;
         let pause = async {
             tokio::time::sleep(STORE_PAUSE).await;
             let _ = tokio::time::timeout(ORDERS_POLL, directory.has_to_keep()).await;
@@ -325,6 +299,31 @@ async fn keep_claims(directory: Arc<Directory>, store: Arc<Store>, last: Cancell
         }
     }
     keep(&directory, &store).await;
+}
+
+/// Reads a list of claims, and does with them what it is for. They stay on the list until the result is saved.
+async fn handle<T: Send + 'static>(
+    directory: &Directory,
+    store: &Arc<Store>,
+    list: &str,
+    read: fn(&Store) -> Result<Vec<T>, ClaimsError>,
+    act: fn(&Directory, &[T]),
+    clear: fn(&Store) -> Result<(), ClaimsError>,
+) {
+    let reading = Arc::clone(store);
+    match elsewhere(move || read(&reading)).await {
+        Ok(claims) if !claims.is_empty() => {
+            act(directory, &claims);
+            let clearing = Arc::clone(store);
+            if keep(directory, store).await
+                && let Err(error) = elsewhere(move || clear(&clearing)).await
+            {
+                tracing::error!(%error, "{list} claims can't be removed from the list");
+            }
+        }
+        Ok(_) => {}
+        Err(error) => tracing::error!(%error, "{list} claims can't be read"),
+    }
 }
 
 /// Saves the changes. False if that failed.

@@ -5,6 +5,7 @@
 
 use std::{
     fs,
+    path::Path,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
@@ -29,10 +30,24 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 /// # Errors
 /// The file can't be read, is no descriptor set, or has options that are wrong. The error names the flag and the file.
 pub(crate) fn read(args: &Args, local: Option<&ServiceName>) -> anyhow::Result<Contracts> {
-    let Some(file) = &args.descriptors else { return Ok(Contracts::default()) };
+    match &args.descriptors {
+        Some(file) => compile(file, bytes_of(file)?, &args.contracts, local),
+        None => Ok(Contracts::default()),
+    }
+}
+
+fn bytes_of(file: &Path) -> anyhow::Result<Vec<u8>> {
+    fs::read(file).with_context(|| format!("--descriptors {}: the file can't be read", file.display()))
+}
+
+fn compile(
+    file: &Path,
+    bytes: Vec<u8>,
+    implemented: &[String],
+    local: Option<&ServiceName>,
+) -> anyhow::Result<Contracts> {
     let flag = || format!("--descriptors {}", file.display());
-    let bytes = fs::read(file).with_context(|| format!("{}: the file can't be read", flag()))?;
-    let implemented = (!args.contracts.is_empty()).then_some(&*args.contracts);
+    let implemented = (!implemented.is_empty()).then_some(implemented);
     let policy = ServicePolicy::from_descriptors(&bytes, implemented).with_context(flag)?;
     if let Some(local) = local
         && let Some((_, way)) = find_loop(&[(local, &policy)])
@@ -45,12 +60,12 @@ pub(crate) fn read(args: &Args, local: Option<&ServiceName>) -> anyhow::Result<C
 /// Watches the file. It is read at the first look, too, as it may have changed since the start.
 pub(super) async fn run(control: Arc<Control>) -> anyhow::Result<()> {
     let Some(file) = control.shared.args.descriptors.clone() else { return Ok(()) };
-    let mut watch = FileWatch::new(vec![file]);
+    let mut watch = FileWatch::new(vec![file.clone()]);
     let mut trouble = None;
     loop {
         sleep(LOOK_INTERVAL).await;
         match watch.look() {
-            Look::Changed => trouble = read_again(&control).await.err(),
+            Look::Changed => trouble = read_again(&control, &file).await.err(),
             Look::Settled => {
                 if let Some(error) = trouble.take() {
                     control.shared.metrics.counters.contracts_refused.fetch_add(1, Relaxed);
@@ -62,15 +77,20 @@ pub(super) async fn run(control: Arc<Control>) -> anyhow::Result<()> {
     }
 }
 
-async fn read_again(control: &Control) -> anyhow::Result<()> {
+/// Reads the file again. If it says the same as before, as at the first look, nothing is compiled.
+async fn read_again(control: &Control, file: &Path) -> anyhow::Result<()> {
     let shared = &control.shared;
-    let contracts = spawn_blocking({
+    let reading = spawn_blocking({
         // Large descriptors take long to compile.
-        let shared = Arc::clone(shared);
-        move || read(&shared.args, shared.local_service.as_ref())
+        let (shared, file) = (Arc::clone(shared), file.to_owned());
+        move || {
+            let bytes = bytes_of(&file)?;
+            let is_same = shared.local_contracts.get().descriptors.as_deref() == Some(&*bytes);
+            let contracts = || compile(&file, bytes, &shared.args.contracts, shared.local_service.as_ref());
+            (!is_same).then(contracts).transpose()
+        }
     });
-    let contracts = contracts.await.context("reading the contracts failed")??;
-    if contracts.descriptors != shared.local_contracts.get().descriptors {
+    if let Some(contracts) = reading.await.context("reading the contracts failed")?? {
         shared.local_contracts.replace(contracts);
         shared.metrics.counters.contracts_reloaded.fetch_add(1, Relaxed);
         tracing::info!("the contracts of the local service have changed");

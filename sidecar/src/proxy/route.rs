@@ -138,7 +138,7 @@ impl Routes {
             }
             Lead::Address(service) => Ok(Target::Service(service.clone())),
             Lead::Port(service) => {
-                check_site(head, service)?;
+                check_site_of_port(head, service)?;
                 Ok(Target::Service(service.clone()))
             }
         }
@@ -146,49 +146,56 @@ impl Routes {
 }
 
 /// Refuses calls on a port that leads to `service` if a web page of another site may have sent them.
-fn check_site(head: &Headers, service: &ServiceName) -> Result<(), Failure> {
+fn check_site_of_port(head: &Headers, service: &ServiceName) -> Result<(), Failure> {
+    let misdirected = |authority: &str| {
+        let message = || {
+            format!(
+                "this port leads to {service}, and takes no calls to `{}`: a web site may have that name. Give an IP \
+                 address, localhost, or {service} as the authority (`Host`)",
+                shown(authority)
+            )
+        };
+        (!site::is_of_port(authority, service)).then(message)
+    };
+    check_site(head, misdirected, format_args!(" from the port of {service}"))
+        .map_err(|failure| failure.of_service(service.as_str()))
+}
+
+/// Refuses calls on the outbound port of a person's sidecar if a web page of another site may have sent them.
+fn check_site_of_any(head: &Headers, namespace: &str) -> Result<(), Failure> {
+    let misdirected = |authority: &str| {
+        let message = || {
+            format!(
+                "a web site may have the name `{}`: give a service of the mesh, an IP address or localhost as the \
+                 authority (`Host`)",
+                shown(authority)
+            )
+        };
+        (!site::is_of_mesh(authority, target::named(head), namespace)).then(message)
+    };
+    check_site(head, misdirected, format_args!(""))
+}
+
+/// Refuses a call if a web page of another site may have sent it. `misdirected` says why its authority is not taken.
+fn check_site(
+    head: &Headers,
+    misdirected: impl FnOnce(&str) -> Option<String>,
+    reads: std::fmt::Arguments<'_>,
+) -> Result<(), Failure> {
     // A browser sends CONNECT only to its own proxy, and a proxy's CONNECT names any host.
     if tunnel::is_tunnel(head) {
         return Ok(());
     }
     let authority = target::authority(head);
-    let (reason, message) = if !site::is_of_port(&authority, service) {
-        let message = format!(
-            "this port leads to {service}, and takes no calls to `{}`: a web site may have that name. Give an IP address, \
-             localhost, or {service} as the authority (`Host`)",
-            shown(&authority)
-        );
-        (Reason::Misdirected, message)
-    } else if site::is_foreign(head, &authority) {
-        let message = format!(
-            "a web page of another site sent this (see its `Origin`): such a page may only read from the port of {service}"
-        );
-        (Reason::PermissionDenied, message)
-    } else {
-        return Ok(());
-    };
-    Err(Failure::new(reason, message).of_service(service.as_str()))
-}
-
-/// Refuses calls on the outbound port of a person's sidecar if a web page of another site may have sent them.
-fn check_site_of_any(head: &Headers, namespace: &str) -> Result<(), Failure> {
-    if tunnel::is_tunnel(head) {
-        return Ok(());
+    if let Some(message) = misdirected(&authority) {
+        return Err(Failure::new(Reason::Misdirected, message));
     }
-    let authority = target::authority(head);
-    Err(if !site::is_of_mesh(&authority, target::named(head), namespace) {
-        let message = format!(
-            "a web site may have the name `{}`: give a service of the mesh, an IP address or localhost as the authority \
-             (`Host`)",
-            shown(&authority)
-        );
-        Failure::new(Reason::Misdirected, message)
-    } else if site::is_foreign(head, &authority) {
-        let message = "a web page of another site sent this (see its `Origin`): such a page may only read";
-        Failure::new(Reason::PermissionDenied, message)
-    } else {
-        return Ok(());
-    })
+    if site::is_foreign(head, &authority) {
+        let message =
+            format!("a web page of another site sent this (see its `Origin`): such a page may only read{reads}");
+        return Err(Failure::new(Reason::PermissionDenied, message));
+    }
+    Ok(())
 }
 
 /// The service that implements the protobuf service in a path, or why there is none.
