@@ -97,7 +97,7 @@ async fn a_contract_that_is_wrong_changes_nothing_and_is_named_with_its_line() {
     mesh.is_limited().await;
     mesh.declare(&limited("seconds: -1"));
     mesh.says("probe/v1/probe.proto:16").await;
-    mesh.says("the contracts stay as they were").await;
+    mesh.says("the contracts and rules stay as they were").await;
     mesh.is_limited().await;
 
     // The sidecar itself refuses a file that it can't use, and takes the next one that it can.

@@ -3,6 +3,7 @@
 // They panic if nobody reads any more: `console` has what is used instead.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
+mod access;
 mod call;
 mod console;
 mod down;
@@ -49,6 +50,8 @@ enum Command {
     Call(call::Args),
     /// Check a mesh.yaml, its programs, its .proto files and their options, without starting anything
     Check(CheckArgs),
+    /// Say who may call what and why, check that, or suggest rules from calls that were seen
+    Access(access::Args),
     /// Export Weft's own .proto files, for protoc, buf and editors
     Proto(proto::Args),
     /// Run the control plane: identities, discovery, contracts, dashboard
@@ -123,6 +126,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Restart(args) => restart::run(&args),
         Command::Call(args) => call::run(args),
         Command::Check(args) => check(&args),
+        Command::Access(args) => access::run(args),
         Command::Proto(args) => proto::run(&args),
         Command::Control(ControlArgs { command: Some(ControlCommand::Token(args)), .. }) => {
             console::say(weft_control::token(&args)?)?;
@@ -173,6 +177,9 @@ fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
             "{contract}: implemented by {}; calls that name no service go to {first}, the first in the file",
             names.join(" and ")
         ))?;
+    }
+    for remark in access::remarks(&mesh) {
+        console::say(terminal::line(&remark))?;
     }
     let state = weft_control::StateArgs {
         state_dir: mesh.state_dir().join("control"),

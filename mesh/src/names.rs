@@ -13,8 +13,8 @@ pub mod header {
     pub const ERROR: &str = "x-weft-error";
     /// Request, set by the inbound side: the caller's identity, in Envoy's format. Removed if it comes from outside.
     pub const CLIENT_CERT: &str = "x-forwarded-client-cert";
-    /// Request, with CONNECT between sidecars: the caller's sidecar tunnels a connection that is not HTTP. Removed if
-    /// it comes from outside.
+    /// Request, with CONNECT between sidecars: the caller's sidecar tunnels a connection that is not HTTP. Removed
+    /// from a CONNECT or an upgrade that comes from outside.
     pub const TUNNEL: &str = "x-weft-tunnel";
     /// Request: an id that services pass on from call to call.
     pub const REQUEST_ID: &str = "x-request-id";

@@ -5,6 +5,7 @@
 //! it from the control plane to the sidecars. Each policy is one file: its values, how they are read from options, and
 //! how they go over the wire. `compile` and `proto` put the policies of a service together.
 
+mod access;
 mod breaker;
 mod codes;
 mod compile;
@@ -19,9 +20,15 @@ mod rule;
 mod testing;
 mod timeout;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
+#[cfg(feature = "config")]
+pub use self::access::{MeshRules, read_mesh_access, read_service_access};
 pub use self::{
+    access::{
+        AccessRule, AccessRules, Called, Callers, DefaultAccess, MeshAccess, PathRule, PathRules, Request,
+        ServiceAccess, Source, Verdict,
+    },
     breaker::{BreakerPolicy, SlowCall},
     codes::CodeSet,
     error::{MalformedPolicy, PolicyError},
@@ -93,4 +100,7 @@ pub struct MethodPolicy {
     pub fallback: Option<Sourced<Fallback>>,
     /// When a call is sent to another endpoint as well. `None`: never. Only a method that is safe to repeat has it.
     pub hedge: Option<Sourced<Hedge>>,
+    /// Who may call it. `None`: those whom the mesh's rules allow. Only the sidecar of the service uses it, so callers are
+    /// not told.
+    pub access: Option<Sourced<Arc<AccessRule>>>,
 }

@@ -33,7 +33,7 @@ use crate::{
     endpoints::catalog::Catalog,
     shared::{
         budget::Budget,
-        contracts::{Contracts, LocalContracts},
+        contracts::{Contracts, LocalTerms},
         survey::Surveyor,
     },
     telemetry::{metrics::Metrics, span::Sampling},
@@ -52,8 +52,8 @@ pub(crate) struct Shared {
     pub(crate) settings: Vec<Setting>,
     /// The local service: the one that this sidecar is beside.
     pub(crate) local_service: Option<ServiceName>,
-    /// The contracts of the local service, and with them the policy for calls to it.
-    pub(crate) local_contracts: LocalContracts,
+    /// The contracts of the local service, with the policy for calls to it, and who may call it.
+    pub(crate) local_terms: LocalTerms,
     /// `None` until the control plane has issued one.
     pub(crate) identity: ArcSwapOption<Identity>,
     pub(crate) catalog: Catalog,
@@ -182,7 +182,7 @@ impl From<Start> for Shared {
             args: start.args,
             settings: start.settings,
             local_service: start.local_service,
-            local_contracts: LocalContracts::new(start.local_contracts),
+            local_terms: LocalTerms::new(start.local_contracts),
             identity: ArcSwapOption::empty(),
             catalog: start.catalog,
             surveyor: start.surveyor,

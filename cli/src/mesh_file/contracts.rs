@@ -24,7 +24,7 @@ pub(crate) struct Contracts {
     /// The files and their imports, except those that are in this program.
     pub(crate) sources: Vec<PathBuf>,
     /// What the options in the files say.
-    pub(super) policy: ServicePolicy,
+    pub(crate) policy: ServicePolicy,
     /// Where `mesh.yaml` names the files.
     pub(super) line: u64,
 }

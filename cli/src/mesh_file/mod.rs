@@ -24,6 +24,7 @@ use weft_mesh::{
     config::{Node, Reader},
     identity::TrustDomain,
     names::ServiceName,
+    policy::MeshRules,
 };
 use weft_sidecar::UpgradeName;
 
@@ -42,6 +43,8 @@ pub(crate) struct MeshFile {
     pub(crate) trust_domain: TrustDomain,
     /// Who may know of a service: `all`, or `namespace`.
     pub(crate) visibility: String,
+    /// Who may call whom, besides what the contracts say.
+    pub(crate) access: MeshRules,
     /// The commands that are run before the start.
     pub(crate) build: Vec<CommandLine>,
     /// The ports that someone outside must know.
@@ -215,6 +218,11 @@ impl MeshFile {
             file.push_str(&format!("  \"{name}\": {{ contracts: {contracts:?}, endpoints: {endpoints} }}\n"));
         }
         file
+    }
+
+    /// The file for the control plane's `--access`.
+    pub(crate) fn access_file(&self) -> String {
+        format!("# Made by `weft up`.\n{}", self.access.to_yaml())
     }
 
     /// The folder beside the file where `weft up` keeps its state.

@@ -6,7 +6,7 @@ use weft_mesh::{
     config::{Node, Reader, Table},
     identity::TrustDomain,
     names::{DEFAULT_NAMESPACE, ServiceName, is_label, port},
-    policy::{find_loop, find_unwelcome},
+    policy::{MeshRules, find_loop, find_unwelcome, read_mesh_access, read_service_access},
 };
 use weft_sidecar::UpgradeName;
 
@@ -15,11 +15,24 @@ use super::{
     program::{self, CommandLine},
 };
 
-const ROOT_KEYS: &[&str] = &["namespace", "trust_domain", "visibility", "build", "ports", "traces", "services"];
+const ROOT_KEYS: &[&str] =
+    &["namespace", "trust_domain", "visibility", "access", "build", "ports", "traces", "services"];
 const PORT_KEYS: &[&str] = &["outbound", "dashboard", "control"];
 const TRACE_KEYS: &[&str] = &["otlp", "sample"];
-const SERVICE_KEYS: &[&str] =
-    &["run", "protos", "proto_path", "protocol", "connect", "upgrades", "health", "replicas", "port", "forward", "env"];
+const SERVICE_KEYS: &[&str] = &[
+    "run",
+    "protos",
+    "proto_path",
+    "protocol",
+    "connect",
+    "upgrades",
+    "access",
+    "health",
+    "replicas",
+    "port",
+    "forward",
+    "env",
+];
 
 /// Replicas of one service on one machine; each is two processes.
 const MAX_REPLICAS: i64 = 50;
@@ -62,7 +75,8 @@ pub(super) fn read(
     let (otlp, sample) = read_traces(reader, &table);
     let must_exist = programs == Programs::MustExist || table.get("build").is_none();
     let context = Context { folder, namespace: namespace.clone(), must_exist };
-    let services = read_services(reader, &table, &context);
+    let mut access = read_mesh_access(reader, &table);
+    let services = read_services(reader, &table, &context, &mut access);
     check_fixed_ports(reader, &ports, &services);
     check_fallbacks(reader, &services);
     Some(MeshFile {
@@ -71,6 +85,7 @@ pub(super) fn read(
         namespace,
         trust_domain,
         visibility: visibility.unwrap_or_else(|| "all".to_owned()),
+        access,
         build,
         ports,
         otlp,
@@ -126,7 +141,13 @@ pub(crate) fn check_otlp(text: &str) -> Result<String, String> {
     }
 }
 
-fn read_services(reader: &mut Reader<'_>, root: &Table<'_>, context: &Context<'_>) -> Vec<Service> {
+/// Reads the services, and adds the rules for who may call them to those of the mesh.
+fn read_services(
+    reader: &mut Reader<'_>,
+    root: &Table<'_>,
+    context: &Context<'_>,
+    access: &mut MeshRules,
+) -> Vec<Service> {
     let Some(node) = root.get("services") else {
         reader.problem(1, "services", "missing; allowed: a table of services by name");
         return Vec::new();
@@ -139,7 +160,9 @@ fn read_services(reader: &mut Reader<'_>, root: &Table<'_>, context: &Context<'_
     }
     let mut services = Vec::new();
     for entry in table.entries() {
-        services.extend(read_service(reader, &table.path(&entry.key), &entry.key, entry.line, entry.node, context));
+        let field = table.path(&entry.key);
+        let service = read_service(reader, &field, &entry.key, entry.line, entry.node, context, access);
+        services.extend(service);
     }
     services
 }
@@ -151,6 +174,7 @@ fn read_service(
     line: u64,
     node: &Node,
     context: &Context<'_>,
+    access: &mut MeshRules,
 ) -> Option<Service> {
     let name = ServiceName::new(key, &context.namespace).ok();
     if name.is_none() {
@@ -175,6 +199,13 @@ fn read_service(
     let upgrades = read_upgrades(reader, &table, protocol);
     let health = read_health(reader, &table);
     let env = read_env(reader, &table);
+    if let (Some(rules), Some(name)) = (read_service_access(reader, &table), &name) {
+        if protocol == Protocol::Tcp && !rules.paths.written().is_empty() {
+            let text = "found rules for paths with protocol tcp; allowed: with protocol http1 or grpc";
+            reader.problem(line, &table.path("access.paths"), text);
+        }
+        access.services.insert(name.clone(), rules);
+    }
     let contracts = read_contracts(reader, &table, context.folder);
     Some(Service {
         name: name?,

@@ -1,8 +1,10 @@
-//! Contracts that are edited while the mesh runs. What they say takes effect at once, without a restart.
+//! Contracts, and rules for who may call, that are edited while the mesh runs. What they say takes effect at once, without a
+//! restart.
 //!
-//! When a `.proto` file of a service changes, the whole mesh file is read again and checked, as `weft check` does. If
-//! all is well, the file that the service's sidecars read is replaced, and they use it from then on. If not, the
-//! contracts stay as they were, and a line says what is wrong.
+//! When a `.proto` file of a service or the mesh file changes, the whole mesh file is read again and checked, as `weft
+//! check` does. If all is well, the files that the service's sidecars and the control plane read are replaced, and they use
+//! them from then on. If not, all stays as it was, and a line says what is wrong. Other changes of the mesh file need a new
+//! start.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -17,7 +19,7 @@ use weft_mesh::{
 };
 
 use super::{
-    launch::{contracts_file, write_secret},
+    launch::{access_file, contracts_file, write_secret},
     logs::Logs,
 };
 use crate::mesh_file::{Contracts, MeshFile, Problem, Programs};
@@ -42,6 +44,8 @@ struct Live {
     state_dir: PathBuf,
     /// Those of each service that has `protos`.
     current: HashMap<ServiceName, Current>,
+    /// The rules for who may call, as the control plane reads them.
+    access: String,
     watch: FileWatch,
     /// What is wrong with the files as they are now, until it has been said.
     trouble: Vec<String>,
@@ -65,6 +69,7 @@ impl Live {
             mesh_file: file.path.clone(),
             state_dir: file.state_dir(),
             current: current.collect(),
+            access: file.access_file(),
             watch: FileWatch::new(sources(file)),
             trouble: Vec::new(),
         }
@@ -83,7 +88,7 @@ impl Live {
                 }
                 Err(problems) => {
                     self.trouble = problems.iter().map(Problem::to_string).collect();
-                    self.trouble.push("the contracts stay as they were".to_owned());
+                    self.trouble.push("the contracts and rules stay as they were".to_owned());
                     Vec::new()
                 }
             },
@@ -93,6 +98,14 @@ impl Live {
     /// Replaces the contracts that have changed. Returns what to say.
     fn take(&mut self, file: &MeshFile) -> Vec<String> {
         let mut said = Vec::new();
+        let access = file.access_file();
+        if self.access != access {
+            said.push(match write_secret(&access_file(&self.state_dir), access.as_bytes()) {
+                Ok(()) => "the rules for who may call have changed, which takes effect now".to_owned(),
+                Err(error) => format!("the changed rules for who may call can't be written: {error}"),
+            });
+            self.access = access;
+        }
         for (name, Contracts { descriptor_set, implements, .. }) in contracts(file) {
             // A service that is new in the mesh file does not run.
             let Some(current) = self.current.get_mut(name) else { continue };
@@ -126,9 +139,10 @@ fn contracts(file: &MeshFile) -> impl Iterator<Item = (&ServiceName, &Contracts)
     file.services.iter().filter_map(|service| Some((&service.name, service.contracts.as_ref()?)))
 }
 
-/// The `.proto` files that the contracts come from, with their imports.
+/// The mesh file, and the `.proto` files that the contracts come from, with their imports.
 fn sources(file: &MeshFile) -> Vec<PathBuf> {
-    let sources: BTreeSet<&PathBuf> = contracts(file).flat_map(|(_, contracts)| &contracts.sources).collect();
+    let protos = contracts(file).flat_map(|(_, contracts)| &contracts.sources);
+    let sources: BTreeSet<&PathBuf> = protos.chain([&file.path]).collect();
     sources.into_iter().cloned().collect()
 }
 
@@ -168,11 +182,26 @@ mod tests {
         edit(&contract("seconds: -1", ""));
         assert_eq!(live.look(), none, "it may still be written");
         let said = live.look().join("\n");
-        assert!(said.contains("users.proto:6") && said.ends_with("the contracts stay as they were"), "{said}");
+        assert!(
+            said.contains("users.proto:6") && said.ends_with("the contracts and rules stay as they were"),
+            "{said}"
+        );
         assert_eq!((live.look(), fs::read(&compiled).unwrap()), (none.to_vec(), two), "said once");
         fs::remove_file(dir.path().join("users.proto")).unwrap();
         live.look();
         assert!(live.look().join("\n").contains("no such file"));
+
+        edit(&contract("seconds: 2", ""));
+        live.look();
+        fs::write(dir.path().join("mesh.yaml"), format!("access: deny\n{MESH}")).unwrap();
+        assert_eq!(live.look(), ["the rules for who may call have changed, which takes effect now"]);
+        assert!(fs::read_to_string(access_file(&file.state_dir())).unwrap().contains("default: deny"));
+        fs::write(dir.path().join("mesh.yaml"), format!("access: never\n{MESH}")).unwrap();
+        live.look();
+        let said = live.look().join("\n");
+        assert!(said.contains("mesh.yaml:1: access: found the text \"never\"; allowed: allow, deny"), "{said}");
+        fs::write(dir.path().join("mesh.yaml"), format!("access: deny\n# the same\n{MESH}")).unwrap();
+        assert_eq!(live.look(), none);
 
         edit(&contract("seconds: 1", "service More {}\n"));
         assert!(live.look().concat().contains("users implements other contracts now (p.Users, p.More)"));

@@ -120,7 +120,9 @@ impl Mesh {
             .args(["--dashboard", &loopback(self.dashboard).to_string()])
             .args(["--trust-domain", self.trust_domain.as_str()])
             .arg("--services")
-            .arg(services_file(&self.state_dir));
+            .arg(services_file(&self.state_dir))
+            .arg("--access")
+            .arg(access_file(&self.state_dir));
         command
     }
 
@@ -326,6 +328,11 @@ pub(super) fn contracts_file(state_dir: &Path, service: &str) -> PathBuf {
 /// The file that tells the control plane which service owns which contracts.
 pub(super) fn services_file(state_dir: &Path) -> PathBuf {
     state_dir.join("services.yaml")
+}
+
+/// The file that tells the control plane who may call whom.
+pub(super) fn access_file(state_dir: &Path) -> PathBuf {
+    state_dir.join("access.yaml")
 }
 
 /// A port for each service that speaks TCP.

@@ -127,6 +127,8 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     clear_sidecars(&state_dir)?;
     let services = launch::services_file(&state_dir);
     fs::write(&services, file.services_file()).with_context(|| format!("{} can't be written", services.display()))?;
+    let access = launch::access_file(&state_dir);
+    fs::write(&access, file.access_file()).with_context(|| format!("{} can't be written", access.display()))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(run_mesh(&file, &state_dir, args.bounds, look))
 }

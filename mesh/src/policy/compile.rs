@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use super::{
-    ContractPolicy, MethodPolicy, ServicePolicy, breaker, error::PolicyError, fallback, hedge, hedge::Hedge,
+    ContractPolicy, MethodPolicy, ServicePolicy, access, breaker, error::PolicyError, fallback, hedge, hedge::Hedge,
     origin::Sourced, timeout,
 };
 use crate::{
@@ -53,10 +53,12 @@ fn compile_contract<'s>(
 ) -> Result<ContractPolicy, PolicyError> {
     let timeout = timeout::of_service(service)?;
     let hedge = hedge::of_service(service)?;
+    let access = access::of_service(service)?;
     fallback::check_of_service(service)?;
     let compile = |method: &'s Method| -> Result<_, PolicyError> {
         let fallback = fallbacks.of_method(service, method)?;
-        Ok(MethodPolicy { fallback, ..compile_method(service, method, timeout, hedge)? })
+        let access = access::of_method(service, method, access.as_ref())?;
+        Ok(MethodPolicy { fallback, access, ..compile_method(service, method, timeout, hedge)? })
     };
     let methods = service.methods.iter().map(compile).collect::<Result<_, _>>()?;
     Ok(ContractPolicy { name: service.name.clone(), methods, stands_in_for: fallback::stands_in_for(service)? })
@@ -76,6 +78,7 @@ fn compile_method(
         idempotency: method.idempotency,
         fallback: None,
         hedge: hedge::of_method(service, method, service_hedge)?,
+        access: None,
     })
 }
 

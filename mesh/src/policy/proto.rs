@@ -74,6 +74,7 @@ impl TryFrom<wire::Method> for MethodPolicy {
             fallback: method.fallback.map(fallback::from_wire).transpose()?.flatten(),
             // Whoever sent it, a call is never sent twice where that may do harm.
             hedge: hedge.filter(|_| idempotency.is_safe_to_repeat()),
+            access: None,
         })
     }
 }
@@ -93,6 +94,7 @@ mod tests {
             server_streaming: true,
             timeout: Some(Sourced::new(Duration::from_millis(1500), Origin::MethodOption)),
             idempotency: Idempotency::NoSideEffects,
+            access: None,
             fallback: Some(Sourced::new(
                 Fallback::Elsewhere { service: Some("cache".into()), method: None },
                 Origin::ServiceOption,
@@ -100,6 +102,7 @@ mod tests {
             hedge: Some(Sourced::new(Hedge { after: Duration::from_millis(50) }, Origin::ServiceOption)),
         };
         let put = MethodPolicy {
+            access: None,
             name: "Put".into(),
             client_streaming: true,
             server_streaming: false,

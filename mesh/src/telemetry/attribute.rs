@@ -17,6 +17,12 @@ pub const FALLBACK_REASON: &str = "weft.fallback.reason";
 pub const FALLBACK_TO: &str = "weft.fallback.to";
 /// The event of a span at which its call goes on to a fallback.
 pub const FALLBACK_EVENT: &str = "fallback";
+/// The event of a span whose call the rules for who may call do not allow.
+pub const NOT_ALLOWED_EVENT: &str = "access denied";
+/// On the span of such a call, and on its event: where the rule is from, as `method-option`.
+pub const ACCESS_RULE: &str = "weft.access.rule";
+/// Beside it: whether the call goes on all the same, as the rule is only tried.
+pub const ACCESS_AUDIT: &str = "weft.access.audit";
 /// The event of a span at which its call is sent to another endpoint as well.
 pub const HEDGE_EVENT: &str = "hedge";
 /// [`ERROR_TYPE`] of a try that was cancelled because another try of its call was answered first.
@@ -44,7 +50,7 @@ mod tests {
         let page = include_str!("../../../docs/traces.md");
         let rpc = [RPC_SYSTEM_NAME, RPC_METHOD, RPC_METHOD_ORIGINAL, RPC_RESPONSE_STATUS_CODE, ERROR_TYPE];
         let network = [SERVER_ADDRESS, SERVER_PORT, NETWORK_PEER_ADDRESS, NETWORK_PEER_PORT];
-        let events = [FALLBACK_EVENT, HEDGE_EVENT, OUTRUN];
+        let events = [FALLBACK_EVENT, HEDGE_EVENT, OUTRUN, NOT_ALLOWED_EVENT, ACCESS_RULE, ACCESS_AUDIT];
         let values = [system::GRPC, system::CONNECT, OTHER_METHOD];
         for name in
             [&rpc[..], &network, &[ATTEMPT, ENDPOINT, PEER, FALLBACK_REASON, FALLBACK_TO], &events, &values].concat()

@@ -33,6 +33,10 @@ pub struct Args {
     /// to the first identity that claims it.
     #[arg(long, env = "WEFT_CONTROL_SERVICES", value_name = "FILE")]
     pub services: Option<PathBuf>,
+    /// A YAML file of rules for who may call whom. It may change while the control plane runs. Without it, every member may
+    /// call what the contracts do not forbid.
+    #[arg(long, env = "WEFT_CONTROL_ACCESS", value_name = "FILE")]
+    pub access: Option<PathBuf>,
     /// The trust domain of the identities that it signs.
     #[arg(long, env = "WEFT_CONTROL_TRUST_DOMAIN", value_name = "NAME", default_value = "weft.local")]
     pub trust_domain: TrustDomain,

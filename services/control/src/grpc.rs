@@ -53,6 +53,7 @@ use crate::{
     authority::{ca::Ca, credentials::Credentials},
     directory::{Directory, rates::Rates},
     log_limit,
+    rules::Rules,
 };
 
 /// The longest request for a signature: a key, some attributes, a token.
@@ -71,6 +72,7 @@ pub(crate) async fn serve(
     ca: Arc<Ca>,
     credentials: Arc<Credentials>,
     directory: Arc<Directory>,
+    rules: Arc<Rules>,
     budget: Budget,
     stopping: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
@@ -82,8 +84,12 @@ pub(crate) async fn serve(
         signatures: Rates::new(limits::SIGNATURES),
         stopping: stopping.clone(),
     };
-    let registry =
-        RegistryService { directory: Arc::clone(&directory), streams: streams.clone(), stopping: stopping.clone() };
+    let registry = RegistryService {
+        directory: Arc::clone(&directory),
+        rules,
+        streams: streams.clone(),
+        stopping: stopping.clone(),
+    };
     let discovery = DiscoveryService { directory: Arc::clone(&directory), stopping: stopping.clone() };
     let contracts = ContractsService { directory };
     let (ready, connections) = mpsc::channel(READY);

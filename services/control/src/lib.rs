@@ -4,6 +4,7 @@
 //!   certificate authority ([`ca`]).
 //! - `claims`: what belongs to whom. Which service is called by which contract and address, on which hosts its
 //!   endpoints may be, and who may see it.
+//! - `rules`: who may call whom by the rules of the mesh.
 //! - `directory`: what runs now. The registry of services and endpoints, their descriptors, and the watchers that are
 //!   told of changes.
 //! - `grpc`: the port where sidecars get their SVIDs, announce what they front, and watch what their services call,
@@ -24,6 +25,7 @@ mod claims;
 mod directory;
 mod grpc;
 mod log_limit;
+mod rules;
 mod run;
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ use crate::{
     dashboard,
     directory::Directory,
     grpc::{self, admission::Budget},
+    rules::Rules,
     traces,
 };
 
@@ -190,6 +191,7 @@ pub(crate) struct ControlPlane {
     svid: Svid,
     state_dir: PathBuf,
     directory: Arc<Directory>,
+    rules: Arc<Rules>,
     store: Arc<Store>,
     budget: Budget,
     access: dashboard::Access,
@@ -200,6 +202,7 @@ pub(crate) struct ControlPlane {
 impl ControlPlane {
     pub(crate) async fn bind(args: &Args, budget: Budget) -> anyhow::Result<Self> {
         let listed = args.services.as_deref().map_or_else(|| Ok(Listed::default()), Listed::read)?;
+        let rules = Rules::new(args.access.as_deref())?;
         let ca = Ca::open_or_create(&args.state_dir, &args.trust_domain)?;
         let (credentials, svid) = Credentials::new(&ca)?;
         let store = Store::open(&args.state_dir, &args.trust_domain)?;
@@ -218,6 +221,7 @@ impl ControlPlane {
             svid,
             state_dir: args.state_dir.clone(),
             directory,
+            rules: Arc::new(rules),
             store: Arc::new(store),
             budget,
             access: dashboard::Access { hosts: args.dashboard_host.clone(), remote_spans: args.remote_spans },
@@ -233,7 +237,7 @@ impl ControlPlane {
 
     /// Serves until `stop` is cancelled; then requests and streams have [`limits::CONTROL_STOP`] to end.
     pub(crate) async fn serve(self, stop: CancellationToken) -> anyhow::Result<()> {
-        let Self { ca, credentials, svid, state_dir, directory, store, budget, access, grpc, dashboard } = self;
+        let Self { ca, credentials, svid, state_dir, directory, rules, store, budget, access, grpc, dashboard } = self;
         tracing::info!(
             trust_domain = %ca.trust_domain(),
             grpc = %grpc.local_addr()?,
@@ -248,7 +252,7 @@ impl ControlPlane {
             let dashboard = dashboard::serve(dashboard, shown, stopping.clone().cancelled_owned());
             let dashboard = async { dashboard.await.context("the dashboard failed") };
             let (ca, credentials, directory) = (Arc::clone(&ca), Arc::clone(&credentials), Arc::clone(&directory));
-            let grpc = grpc::serve(grpc, ca, credentials, directory, budget, stopping.clone());
+            let grpc = grpc::serve(grpc, ca, credentials, directory, Arc::clone(&rules), budget, stopping.clone());
             let grpc = async { grpc.await.context("the gRPC port failed") };
             tokio::try_join!(grpc, dashboard).map(|_| ())
         };
@@ -262,7 +266,7 @@ impl ControlPlane {
             tracing::warn!(within = ?limits::CONTROL_STOP, "not all connections ended in time");
         };
         let upkeep = async {
-            tokio::join!(directory.tick_for_ever(), credentials.keep_fresh(&ca, svid, &state_dir));
+            tokio::join!(directory.tick_for_ever(), credentials.keep_fresh(&ca, svid, &state_dir), rules.keep());
         };
         // A task of its own, so that it is not dropped while it writes.
         let last = CancellationToken::new();

@@ -80,6 +80,7 @@ impl Running {
             dashboard_host: Vec::new(),
             remote_spans: false,
             services,
+            access: None,
             trust_domain: "weft.test".parse().unwrap(),
             log_format: LogFormat::Text,
         };

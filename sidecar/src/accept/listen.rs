@@ -72,6 +72,7 @@ async fn run(index: u8, shared: Arc<Shared>, Ends { listeners, report_requests }
         spawn_local(watchdog::beat(Arc::clone(&worker.pulse))),
         spawn_local(Rc::clone(worker).drain_accepted()),
         spawn_local(keep_deadlines(Rc::clone(worker))),
+        spawn_local(Rc::clone(worker).judge_again()),
         spawn_local(report::answer(Rc::clone(&proxy), report_requests)),
     ];
     tasks.extend(

@@ -81,4 +81,12 @@ impl Live for Call {
     fn look(&self) -> LiveCall {
         self.look()
     }
+
+    fn judge_again(&self) {
+        if !self.is_over()
+            && let Some(failure) = self.way.objection(self)
+        {
+            self.fail(&failure);
+        }
+    }
 }

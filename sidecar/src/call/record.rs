@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use weft_mesh::{errors::Reason, telemetry::attribute};
+use weft_mesh::{errors::Reason, policy, telemetry::attribute};
 
 use crate::{
     endpoints::catalog::Endpoint,
@@ -53,6 +53,14 @@ impl CallRecord {
     /// The row of metrics that counts the call.
     pub(crate) fn metrics(&self) -> &Arc<CallMetrics> {
         &self.metrics
+    }
+
+    /// The rules for who may call do not allow the call.
+    #[cold]
+    pub(crate) fn not_allowed(&mut self, verdict: policy::Verdict) {
+        if let Some(span) = &mut self.span {
+            span.not_allowed(verdict);
+        }
     }
 
     /// Sets the breaker that admitted the call and gets its verdict.

@@ -183,4 +183,7 @@ impl Live for Rival {
     fn look(&self) -> LiveCall {
         self.call.look()
     }
+
+    /// It goes out. Who may call is for the callee's sidecar to say.
+    fn judge_again(&self) {}
 }

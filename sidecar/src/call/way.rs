@@ -35,6 +35,11 @@ pub(crate) trait Way {
     /// The second try of a call has failed while the first goes on. Writes that down.
     fn rival_missed(&self, _call: &Call, _rival: &mut AttemptRecord, _miss: &Miss) {}
 
+    /// The rules have changed that say who may call. Says why a running call may not go on.
+    fn objection(&self, _call: &Call) -> Option<Failure> {
+        None
+    }
+
     /// Starts another try as a task. The handle stops it.
     fn again(self: Rc<Self>, call: Rc<Call>) -> AbortHandle;
 

@@ -11,11 +11,18 @@ use tokio::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming, transport::Channel};
-use weft_contracts::weft::discovery::v1::{
-    Announce, AnnounceRequest, AnnounceResponse, ContestedClaim, Deregister, Endpoint, Health, Heartbeat, Protocol,
-    announce_request::What, registry_client::RegistryClient,
+use weft_contracts::weft::{
+    discovery::v1::{
+        Announce, AnnounceRequest, AnnounceResponse, ContestedClaim, Deregister, Endpoint, Health, Heartbeat, Protocol,
+        announce_request::What, registry_client::RegistryClient,
+    },
+    policy::v1 as wire,
 };
-use weft_mesh::{limits, names::ServiceName};
+use weft_mesh::{
+    limits,
+    names::ServiceName,
+    policy::{AccessRules, MeshAccess},
+};
 
 use super::{
     Control,
@@ -25,7 +32,7 @@ use super::{
 };
 use crate::{
     args::AppProtocol,
-    shared::{Phase, contracts::Contracts},
+    shared::{Phase, Shared, contracts::Contracts},
 };
 
 /// Messages to the registry that wait for the stream; there are never many.
@@ -118,8 +125,22 @@ enum Ended {
     ByRegistry,
 }
 
+/// Takes the mesh's rules for calls to the local service. Rules that this version does not understand are not taken: those
+/// from before hold, and without any, nobody may call.
+fn set_access(shared: &Shared, service: &ServiceName, access: wire::MeshAccess) {
+    match MeshAccess::try_from(access) {
+        Ok(access) => {
+            if shared.local_terms.set_access(AccessRules::new(service, access)) {
+                tracing::info!("the mesh's rules for who may call the local service were set");
+            }
+        }
+        Err(error) => tracing::error!(%error, "the mesh's rules for who may call the local service can't be used"),
+    }
+}
+
 /// One stream to the registry.
 struct Session {
+    service: ServiceName,
     requests: mpsc::Sender<AnnounceRequest>,
     answers: Streaming<AnnounceResponse>,
     health: watch::Receiver<Health>,
@@ -140,7 +161,7 @@ impl Session {
         let mut health = control.health.subscribe();
         let mut contracts_changed = control.contracts_changed.subscribe();
         contracts_changed.borrow_and_update();
-        let contracts = control.shared.local_contracts.get();
+        let contracts = Arc::clone(&control.shared.local_terms.get().contracts);
         let announce = front.announce(control, &contracts, announced(*health.borrow_and_update()))?;
         let (requests, queue) = mpsc::channel(MESSAGES_QUEUED);
         let mut client = RegistryClient::new(channel).max_decoding_message_size(limits::CONTROL_MESSAGE_BYTES);
@@ -150,6 +171,7 @@ impl Session {
         };
         let answers = timeout(CALL_TIMEOUT, opening).await.map_err(|_| Status::deadline_exceeded("no answer"))??;
         Ok(Self {
+            service: front.service.clone(),
             requests,
             answers: answers.into_inner(),
             health,
@@ -235,6 +257,9 @@ impl Session {
             && let Some(descriptors) = &self.contracts.descriptors
         {
             send(&self.requests, What::Descriptors(descriptors.clone())).await?;
+        }
+        if let Some(access) = answer.access {
+            set_access(&control.shared, &self.service, access);
         }
         let are_refused = !answer.descriptors_refused.is_empty();
         if are_refused {

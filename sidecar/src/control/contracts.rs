@@ -85,13 +85,13 @@ async fn read_again(control: &Control, file: &Path) -> anyhow::Result<()> {
         let (shared, file) = (Arc::clone(shared), file.to_owned());
         move || {
             let bytes = bytes_of(&file)?;
-            let is_same = shared.local_contracts.get().descriptors.as_deref() == Some(&*bytes);
+            let is_same = shared.local_terms.get().contracts.descriptors.as_deref() == Some(&*bytes);
             let contracts = || compile(&file, bytes, &shared.args.contracts, shared.local_service.as_ref());
             (!is_same).then(contracts).transpose()
         }
     });
     if let Some(contracts) = reading.await.context("reading the contracts failed")?? {
-        shared.local_contracts.replace(contracts);
+        shared.local_terms.set_contracts(contracts);
         shared.metrics.counters.contracts_reloaded.fetch_add(1, Relaxed);
         tracing::info!("the contracts of the local service have changed");
         control.contracts_changed.send_replace(());

@@ -31,6 +31,8 @@ pub(crate) struct Failure {
     pub(crate) retry_after: Option<Duration>,
     /// Whether the failure is expected, as the service is still starting: then it is logged at DEBUG only.
     pub(crate) is_expected: bool,
+    /// Where the rule is from that the call broke, if it broke one. Part of `google.rpc.ErrorInfo`.
+    pub(crate) rule: Option<&'static str>,
 }
 
 /// Which side answers: the caller's sidecar or the callee's. Part of `google.rpc.ErrorInfo`.
@@ -42,7 +44,7 @@ pub(crate) enum Hop {
 
 impl Failure {
     pub(crate) fn new(reason: Reason, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { reason, message: message.into(), service: None, retry_after: None, is_expected: false }
+        Self { reason, message: message.into(), service: None, retry_after: None, is_expected: false, rule: None }
     }
 
     pub(crate) fn deadline_passed() -> Self {
@@ -84,6 +86,11 @@ impl Failure {
         self
     }
 
+    pub(crate) fn by_rule(mut self, rule: &'static str) -> Self {
+        self.rule = Some(rule);
+        self
+    }
+
     /// The whole answer to a gRPC call: trailers only, HTTP status 200.
     fn to_grpc(&self, hop: Hop) -> Headers {
         let mut head = Headers::new();
@@ -109,6 +116,9 @@ impl Failure {
         metadata.insert("hop".to_owned(), hop.to_owned());
         if let Some(service) = &self.service {
             metadata.insert("service".to_owned(), service.clone());
+        }
+        if let Some(rule) = self.rule {
+            metadata.insert("rule".to_owned(), rule.to_owned());
         }
         let mut details = ErrorDetails::with_error_info(self.reason.as_str(), DOMAIN, metadata);
         if let Some(after) = self.retry_after {

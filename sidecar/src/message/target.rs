@@ -70,8 +70,13 @@ pub(crate) fn path(head: &Headers) -> std::borrow::Cow<'_, str> {
 
 /// A path without its query: the form in which methods are looked up.
 pub(crate) fn without_query(path: &[u8]) -> &str {
+    std::str::from_utf8(before_query(path)).unwrap_or_default()
+}
+
+/// A path without its query, in any encoding.
+pub(crate) fn before_query(path: &[u8]) -> &[u8] {
     let end = path.iter().position(|byte| *byte == b'?').unwrap_or(path.len());
-    std::str::from_utf8(&path[..end]).unwrap_or_default()
+    &path[..end]
 }
 
 /// Takes the service out of `/{service}/…`. The rest is passed on unchanged, even if it is not UTF-8.

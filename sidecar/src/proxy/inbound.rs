@@ -1,20 +1,19 @@
 //! The steps of a call in to the local service:
 //!
-//! accept → mTLS → peer identity ([`crate::accept::members`]) → trace → deadline → local service → (relay between the
-//! call's two sides: [`crate::call`]) → record
+//! accept → mTLS → peer identity ([`crate::accept::members`]) → trace → deadline → authorize → local service → (relay
+//! between the call's two sides: [`crate::call`]) → record
 
 use std::{
     cell::{OnceCell, RefCell},
     net::SocketAddr,
     rc::Rc,
-    sync::Arc,
     time::Duration,
 };
 
 use opentelemetry::trace::SpanKind;
 use tokio::task::{AbortHandle, spawn_local};
-use weft_mesh::{errors::Reason, identity::SpiffeId, limits};
-use weft_wire::Code;
+use weft_mesh::{errors::Reason, identity::SpiffeId, limits, policy::Verdict};
+use weft_wire::{Code, Headers};
 
 use crate::{
     call::{Call, Way, record::CallRecord},
@@ -32,10 +31,10 @@ use crate::{
         Proxy, local_http1,
         local_service::{Connections, LocalPools, LocalService},
         local_tcp,
-        methods::Methods,
+        methods::{Found, Methods},
     },
     telemetry::{
-        metrics::{CallLabels, CallMetrics, Direction},
+        metrics::{CallLabels, Direction},
         span::{CallTrace, Caller},
     },
     thread::{loads::Load, worker::Worker},
@@ -73,7 +72,7 @@ impl Peer {
             load: Rc::clone(load),
             pool: OnceCell::new(),
             client_cert,
-            methods: RefCell::new(Methods::new(&proxy.worker.shared.local_contracts)),
+            methods: RefCell::new(Methods::new(&proxy.worker.shared.local_terms)),
         })
     }
 
@@ -82,11 +81,14 @@ impl Peer {
         self.pool.get_or_init(|| pools.of(&self.id))
     }
 
-    /// The place of a path's method among those of the service's contracts, and the row that counts this peer's calls of
-    /// it.
-    fn method(&self, local: &LocalService, path: &[u8]) -> (Option<usize>, Arc<CallMetrics>) {
+    /// What is known of the method that a request asks for: whether this peer may call it, and the row that counts its
+    /// calls.
+    fn method(&self, local: &LocalService, head: &Headers) -> Found {
         let shared = &self.proxy.worker.shared;
-        self.methods.borrow_mut().find(&shared.local_contracts, path, |method| {
+        // An upgrade is a CONNECT only between sidecars (RFC 8441): the service gets a GET.
+        let http_method = if head.protocol().is_some() { b"GET" } else { head.method().unwrap_or_default() };
+        let request = (http_method, head.path().unwrap_or_default());
+        self.methods.borrow_mut().find(&shared.local_terms, &self.id, request, |method| {
             shared.metrics.calls(CallLabels {
                 direction: Direction::Inbound,
                 service: local.name.to_string(),
@@ -94,6 +96,23 @@ impl Peer {
                 peer: self.id.service().to_string(),
             })
         })
+    }
+
+    /// Counts a call that the rules do not allow. If they are only tried, it is logged; else it is refused, and that is logged
+    /// where it fails.
+    #[cold]
+    fn not_allowed(&self, local: &LocalService, found: &Found, verdict: Verdict) -> Result<(), Failure> {
+        found.metrics.not_allowed(verdict);
+        let methods = self.methods.borrow();
+        let called = methods.name(found.place).map_or(local.name.as_str(), |method| method);
+        let (caller, source) = (self.id.service(), verdict.source);
+        let refused = format!("{caller} may not call {called}, by {source}");
+        if !verdict.refuses() {
+            self.proxy.worker.warn(|| format!("{refused}; the call goes on, as the rule is only tried"));
+            return Ok(());
+        }
+        let message = format!("{refused}; see `weft access explain {caller} {called}`");
+        Err(Failure::new(Reason::PermissionDenied, message).by_rule(source.as_str()).of_service(local.name.as_str()))
     }
 }
 
@@ -109,6 +128,14 @@ impl Way for Peer {
     fn answered(&self, _: Outcome) -> Option<Miss> {
         // Whatever the local service answers goes to the caller.
         None
+    }
+
+    fn objection(&self, call: &Call) -> Option<Failure> {
+        let local = self.proxy.local.as_ref()?;
+        let found = self.method(local, &call.head());
+        let verdict = found.verdict.filter(|verdict| verdict.refuses())?;
+        call.with_record(|record| record.not_allowed(verdict));
+        self.not_allowed(local, &found, verdict).err()
     }
 
     fn again(self: Rc<Self>, call: Rc<Call>) -> AbortHandle {
@@ -197,7 +224,19 @@ fn withhold_upgrade(peer: &Peer, local: &LocalService, call: &Call) -> Result<()
 
 /// Decides whether a call may go on to the local service. One that may not is recorded as well.
 fn admit(peer: &Peer, local: &LocalService, call: &Rc<Call>, wants: Wants) -> Result<(), Failure> {
-    prepare(peer, local, call);
+    let found = prepare(peer, local, call);
+    match found.verdict {
+        Some(Verdict { is_allowed: true, .. }) => {}
+        Some(verdict) => {
+            call.with_record(|record| record.not_allowed(verdict));
+            peer.not_allowed(local, &found, verdict)?;
+        }
+        None => {
+            // The caller's sidecar tries another endpoint.
+            let message = format!("the sidecar of {} does not know yet who may call it", local.name);
+            return Err(Failure::new(Reason::ServiceFull, message));
+        }
+    }
     match wants {
         Wants::Answer => Ok(()),
         Wants::Tunnel | Wants::Upgrade => admit_tunnel(peer, local, call, wants),
@@ -216,17 +255,17 @@ fn admit_tunnel(peer: &Peer, local: &LocalService, call: &Call, wants: Wants) ->
 }
 
 /// Reads from and writes into the head what must be there before a call goes on: trace, deadline, who calls.
-fn prepare(peer: &Peer, local: &LocalService, call: &Rc<Call>) {
+fn prepare(peer: &Peer, local: &LocalService, call: &Rc<Call>) -> Found {
     let worker = &peer.proxy.worker;
     let mut head = call.head_mut();
-    let (place, metrics) = peer.method(local, head.path().unwrap_or_default());
+    let found = peer.method(local, &head);
     let trace = CallTrace::begin(&head, worker.shared.sampling);
     let span = trace.is_recorded.then(|| {
-        let mut span = trace.span(SpanKind::Server, peer.methods.borrow().name(place), &local.name, &head);
+        let mut span = trace.span(SpanKind::Server, peer.methods.borrow().name(found.place), &local.name, &head);
         peer.caller.get_or_init(|| Caller::new(&peer.id, peer.from)).tell(&mut span);
         span
     });
-    let record = CallRecord::begin(worker, &metrics, call.started, span);
+    let record = CallRecord::begin(worker, &found.metrics, call.started, span);
     let (deadline, limit) = deadline::of(&head, None, call.started);
     head.remove_like(CLIENT_CERT);
     head.append(CLIENT_CERT, &peer.client_cert);
@@ -234,6 +273,7 @@ fn prepare(peer: &Peer, local: &LocalService, call: &Rc<Call>) {
     drop(head);
     call.record(record);
     call.end_by(deadline, limit);
+    found
 }
 
 /// Sends a call again that the local service has refused without processing it.

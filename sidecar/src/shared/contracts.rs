@@ -1,9 +1,10 @@
-//! The contracts of the local service, from its own descriptors. They may change while the sidecar runs.
+//! The contracts of the local service, from its own descriptors, and who may call it. Both may change while the sidecar
+//! runs.
 
 use std::{
     collections::HashMap,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{
             AtomicU64,
             Ordering::{Acquire, Release},
@@ -14,9 +15,13 @@ use std::{
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
-use weft_mesh::policy::ServicePolicy;
+use tokio::sync::watch;
+use weft_mesh::{
+    identity::SpiffeId,
+    policy::{AccessRules, Called, MethodPolicy, ServicePolicy, Verdict},
+};
 
-/// The contracts of the local service at one time.
+/// The contracts of the local service.
 #[derive(Default)]
 pub(crate) struct Contracts {
     pub(crate) policy: ServicePolicy,
@@ -59,34 +64,93 @@ impl Contracts {
     pub(crate) fn place(&self, path: &str) -> Option<usize> {
         self.places.get(path).copied()
     }
+
+    fn policy_of(&self, place: Option<usize>) -> Option<&MethodPolicy> {
+        let methods = self.policy.contracts.iter().flat_map(|contract| &contract.methods);
+        methods.into_iter().nth(place?)
+    }
 }
 
-/// The contracts that the local service has now. The control side replaces them; workers look at [`Self::version`] with
-/// each call, which costs no lock and no count of references.
-pub(crate) struct LocalContracts {
-    current: ArcSwap<Contracts>,
-    version: AtomicU64,
+/// What holds for calls in to the local service at one time.
+#[derive(Clone)]
+pub(crate) struct Terms {
+    pub(crate) contracts: Arc<Contracts>,
+    /// Who may call, besides what the contracts say. `None` until the control plane has told it: then nobody may.
+    access: Option<Arc<AccessRules>>,
 }
 
-impl LocalContracts {
-    pub(crate) fn new(contracts: Contracts) -> Self {
-        Self { current: ArcSwap::from_pointee(contracts), version: AtomicU64::new(0) }
+impl Terms {
+    /// Whether it depends on more than caller and method: on paths.
+    pub(crate) fn look_at_paths(&self) -> bool {
+        self.access.as_ref().is_some_and(|access| access.look_at_paths())
     }
 
-    /// Another number whenever the contracts were replaced.
+    /// What rules for paths decide, if one of them is for this request. The path has no query.
+    pub(crate) fn judge_path(&self, http_method: &[u8], path: &[u8], caller: &SpiffeId) -> Option<Verdict> {
+        self.access.as_ref()?.judge_path(http_method, path, caller)
+    }
+
+    /// What is decided of calls of the method at a place, or else of this path. `None` if it is not known yet who may call.
+    pub(crate) fn judge_called(&self, place: Option<usize>, path: &[u8], caller: &SpiffeId) -> Option<Verdict> {
+        let called = self.contracts.policy_of(place).map_or(Called::unlisted(path), Called::Method);
+        Some(self.access.as_ref()?.judge_called(&self.contracts.policy.contracts, called, caller))
+    }
+}
+
+/// The terms that hold now. The control side replaces them; workers look at [`Self::version`] with each call, which costs
+/// no lock and no count of references.
+pub(crate) struct LocalTerms {
+    current: ArcSwap<Terms>,
+    version: AtomicU64,
+    changed: watch::Sender<()>,
+    /// Locked while they are replaced.
+    replacing: Mutex<()>,
+}
+
+impl LocalTerms {
+    pub(crate) fn new(contracts: Contracts) -> Self {
+        Self {
+            current: ArcSwap::from_pointee(Terms { contracts: Arc::new(contracts), access: None }),
+            version: AtomicU64::new(0),
+            changed: watch::channel(()).0,
+            replacing: Mutex::default(),
+        }
+    }
+
+    /// Another number whenever the terms were replaced.
     #[inline]
     pub(crate) fn version(&self) -> u64 {
         self.version.load(Acquire)
     }
 
-    /// The contracts of this version, or of a later one.
-    pub(crate) fn get(&self) -> Arc<Contracts> {
+    /// The terms of this version, or of a later one.
+    pub(crate) fn get(&self) -> Arc<Terms> {
         self.current.load_full()
     }
 
-    /// Replaces them. Calls that come in from now on are handled by the new ones.
-    pub(crate) fn replace(&self, contracts: Contracts) {
-        self.current.store(Arc::new(contracts));
+    /// Is told whenever the terms were replaced.
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    /// Replaces the contracts. Calls that come in from now on are handled by the new ones.
+    pub(crate) fn set_contracts(&self, contracts: Contracts) {
+        self.replace(|terms| Terms { contracts: Arc::new(contracts), ..terms.clone() });
+    }
+
+    /// Replaces the rules that are not in contracts. False if they are the same as before.
+    pub(crate) fn set_access(&self, access: AccessRules) -> bool {
+        if self.get().access.as_deref() == Some(&access) {
+            return false;
+        }
+        self.replace(|terms| Terms { access: Some(Arc::new(access)), ..terms.clone() });
+        true
+    }
+
+    fn replace(&self, with: impl FnOnce(&Terms) -> Terms) {
+        let _one_at_a_time = self.replacing.lock().unwrap_or_else(|e| e.into_inner());
+        self.current.store(Arc::new(with(&self.get())));
         self.version.fetch_add(1, Release);
+        self.changed.send_replace(());
     }
 }

@@ -162,6 +162,8 @@ pub(crate) trait Live {
     /// Whether it has ended. The last bytes of its answer may still wait to be sent.
     fn is_over(&self) -> bool;
     fn look(&self) -> LiveCall;
+    /// The rules have changed that say who may call. Ends the call if it may not go on.
+    fn judge_again(&self);
 }
 
 /// What accepted connections hold.

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -16,7 +16,9 @@ use prometheus_client::{
 };
 use weft_mesh::{
     errors::{GRPC_CODES, Reason},
-    limits, telemetry,
+    limits,
+    policy::{Source, Verdict},
+    telemetry,
 };
 
 /// Upper bounds of the latency histogram's buckets, in seconds.
@@ -61,9 +63,27 @@ pub(crate) struct CallMetrics {
     pub(crate) hedges_won: AtomicU64,
     pub(crate) tunnel_bytes_sent: AtomicU64,
     pub(crate) tunnel_bytes_received: AtomicU64,
+    /// Made with the first call that the rules do not allow.
+    not_allowed: OnceLock<Box<NotAllowed>>,
+}
+
+/// Calls that the rules for who may call do not allow, by [`Source`].
+#[derive(Debug, Default)]
+struct NotAllowed {
+    refused: [AtomicU64; Source::ALL.len()],
+    /// Those that went on, as the rule is only tried.
+    tried: [AtomicU64; Source::ALL.len()],
 }
 
 impl CallMetrics {
+    /// Counts a call that the rules do not allow.
+    #[cold]
+    pub(crate) fn not_allowed(&self, verdict: Verdict) {
+        let counts = self.not_allowed.get_or_init(Box::default);
+        let counts = if verdict.refuses() { &counts.refused } else { &counts.tried };
+        counts[verdict.source as usize].fetch_add(1, Relaxed);
+    }
+
     /// Counts a call that ended.
     pub(crate) fn record(&self, code: u8, took: Duration) {
         self.by_code[usize::from(code).min(CODES - 1)].fetch_add(1, Relaxed);
@@ -250,6 +270,7 @@ impl Collector for MetricsCollector {
         encode_counter(&rows, "weft_tunnel_sent_bytes", help, |row| &row.tunnel_bytes_sent, &mut encoder)?;
         let help = "Bytes that services have sent through tunnels: TCP and upgrades";
         encode_counter(&rows, "weft_tunnel_received_bytes", help, |row| &row.tunnel_bytes_received, &mut encoder)?;
+        encode_not_allowed(&rows, &mut encoder)?;
         encode_breaker_openings(&self.0, &mut encoder)?;
         let mut made = encoder.encode_descriptor(
             "weft_failures",
@@ -356,6 +377,27 @@ fn encode_latency(
     Ok(())
 }
 
+fn encode_not_allowed(
+    rows: &[(CallLabels, Arc<CallMetrics>)],
+    encoder: &mut DescriptorEncoder<'_>,
+) -> Result<(), std::fmt::Error> {
+    let help = "Calls in that the rules for who may call do not allow; with audit=true they went on all the same";
+    let mut made = encoder.encode_descriptor("weft_access_denied", help, None, MetricType::Counter)?;
+    for (labels, row) in rows {
+        let Some(counts) = row.not_allowed.get() else { continue };
+        for (audit, counts) in [("false", &counts.refused), ("true", &counts.tried)] {
+            for (source, count) in Source::ALL.iter().zip(counts) {
+                let count = count.load(Relaxed);
+                if count > 0 {
+                    let labels = [pairs(labels), vec![("rule", source.as_str()), ("audit", audit)]].concat();
+                    ConstCounter::new(count).encode(made.encode_family(&labels)?)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
 fn encode_breaker_openings(metrics: &Metrics, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
     let rows = metrics.breaker_openings.lock().unwrap_or_else(|e| e.into_inner()).clone();
     let help = "How often a breaker has opened";
@@ -388,7 +430,11 @@ mod tests {
             method: "shop.users.v1.Users/Get".into(),
             peer: "orders.shop".into(),
         };
-        metrics.calls(labels).record(0, Duration::from_millis(2));
+        let row = metrics.calls(labels);
+        row.record(0, Duration::from_millis(2));
+        for is_audit in [false, true, true] {
+            row.not_allowed(Verdict { is_allowed: false, is_audit, source: Source::MethodOption });
+        }
         metrics.failure(Reason::NoEndpoint);
         metrics.breaker_openings("users.shop").endpoints.fetch_add(3, Relaxed);
         let mut registry = prometheus_client::registry::Registry::default();
@@ -401,6 +447,10 @@ mod tests {
             "{text}"
         );
         assert!(text.contains(r#"weft_failures_total{reason="no-endpoint"} 1"#), "{text}");
+        for (audit, count) in [(false, 1), (true, 2)] {
+            let line = format!(r#"peer="orders.shop",rule="method-option",audit="{audit}"}} {count}"#);
+            assert!(text.contains(&line), "{text}");
+        }
         for (kind, count) in [("service", 0), ("endpoint", 3)] {
             let line = format!(r#"weft_breaker_openings_total{{service="users.shop",kind="{kind}"}} {count}"#);
             assert!(text.contains(&line), "{text}");

@@ -15,6 +15,7 @@ use weft_mesh::{
     identity::SpiffeId,
     limits,
     names::ServiceName,
+    policy::Verdict,
     telemetry::{
         SpanSink,
         attribute::{self, OTHER_METHOD, system},
@@ -214,6 +215,17 @@ impl Span {
         self.event(attribute::FALLBACK_EVENT, attributes.to_vec());
         // Of several the last one answers.
         self.attributes.retain(|known| attributes.iter().all(|attribute| attribute.key != known.key));
+        self.attributes.extend(attributes);
+    }
+
+    /// Says that the rules for who may call do not allow the call.
+    #[cold]
+    pub(crate) fn not_allowed(&mut self, verdict: Verdict) {
+        let attributes = [
+            KeyValue::new(attribute::ACCESS_RULE, verdict.source.as_str()),
+            KeyValue::new(attribute::ACCESS_AUDIT, !verdict.refuses()),
+        ];
+        self.event(attribute::NOT_ALLOWED_EVENT, attributes.to_vec());
         self.attributes.extend(attributes);
     }
 

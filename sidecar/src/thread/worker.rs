@@ -209,6 +209,16 @@ impl Worker {
         accepts
     }
 
+    /// Looks at the running calls again whenever the terms have changed on which the local service is called.
+    pub(crate) async fn judge_again(self: Rc<Self>) {
+        let mut changes = self.shared.local_terms.changes();
+        while changes.changed().await.is_ok() {
+            self.tick();
+            let Accepts { calls, .. } = self.survey();
+            calls.iter().for_each(|call| call.judge_again());
+        }
+    }
+
     /// Bytes in buffers that are kept for reuse.
     pub(crate) fn spare_bytes(&self) -> usize {
         let bodies: usize = self.spare_bodies.borrow().iter().map(Vec::capacity).sum();

@@ -17,6 +17,7 @@ use tokio::{
     task::{spawn_local, yield_now},
     time::{Instant, advance},
 };
+use weft_mesh::policy::{AccessRules, MeshAccess};
 use weft_wire::{Code, Connection, Event, Headers, Limits, Name, StreamId};
 
 use crate::{
@@ -273,6 +274,9 @@ fn shared(more: &[&str]) -> (Arc<Shared>, mpsc::Receiver<DiscoveryQuestion>) {
         spans: None,
         reflection: tonic::service::Routes::default(),
     });
+    if let Some(service) = &shared.local_service {
+        shared.local_terms.set_access(AccessRules::new(service, MeshAccess::default()));
+    }
     (Arc::new(shared), questions)
 }
 

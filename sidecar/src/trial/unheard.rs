@@ -31,6 +31,8 @@ impl Live for Unheard {
     fn look(&self) -> LiveCall {
         unreachable!("no survey is made")
     }
+
+    fn judge_again(&self) {}
 }
 
 impl Exchange for Unheard {

@@ -11,19 +11,23 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures_util::stream::{Map, StreamExt as _};
 use tokio::{
-    sync::{OwnedSemaphorePermit, mpsc},
+    sync::{OwnedSemaphorePermit, mpsc, watch},
     time::{Instant, sleep_until, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Response, Status, Streaming};
-use weft_contracts::weft::discovery::v1::{
-    Announce, AnnounceRequest, AnnounceResponse, ContestedClaim, announce_request::What, registry_server,
+use weft_contracts::weft::{
+    discovery::v1::{
+        Announce, AnnounceRequest, AnnounceResponse, ContestedClaim, announce_request::What, registry_server,
+    },
+    policy::v1::MeshAccess,
 };
 use weft_mesh::{
     identity::SpiffeId,
     limits,
     names::{ServiceName, shown_up_to},
+    policy::MeshRules,
 };
 
 use super::{
@@ -39,6 +43,7 @@ use crate::{
         registry::{Refusal, SessionOver},
         shelf::{DescriptorsRefused, REFUSAL_CHARS},
     },
+    rules::{self, Rules},
 };
 
 /// The answers that may wait for a sidecar to read them. There is one for each announcement and each descriptor set.
@@ -53,6 +58,7 @@ type Answer = Result<AnnounceResponse, Status>;
 /// See the module.
 pub(crate) struct RegistryService {
     pub(crate) directory: Arc<Directory>,
+    pub(crate) rules: Arc<Rules>,
     pub(crate) streams: TaskTracker,
     pub(crate) stopping: CancellationToken,
 }
@@ -71,11 +77,21 @@ impl registry_server::Registry for RegistryService {
         let (answers, to_sidecar) = mpsc::channel(ANSWERS);
         let to_sidecar = ReceiverStream::new(to_sidecar);
         let directory = Arc::clone(&self.directory);
-        let (membership, descriptors) = (None, Descriptors::NotWanted);
+        let (membership, descriptors, rules) = (None, Descriptors::NotWanted, self.rules.changes());
         let requests = request.into_inner();
         let pace = Pace::new();
-        let mut stream =
-            Stream { directory, caller, requests, pace, answers, allowance, membership, descriptors, _open: open };
+        let mut stream = Stream {
+            directory,
+            caller,
+            rules,
+            requests,
+            pace,
+            answers,
+            allowance,
+            membership,
+            descriptors,
+            _open: open,
+        };
         let stopping = self.stopping.clone();
         self.streams.spawn(async move {
             tokio::select! {
@@ -92,6 +108,8 @@ impl registry_server::Registry for RegistryService {
 struct Stream {
     directory: Arc<Directory>,
     caller: Caller,
+    /// Who may call whom by the rules of the mesh.
+    rules: watch::Receiver<Arc<MeshRules>>,
     requests: Streaming<AnnounceRequest>,
     pace: Pace,
     answers: mpsc::Sender<Box<Answer>>,
@@ -214,6 +232,10 @@ impl Stream {
                 message = message(&mut self.requests, self.pace.next_at()) => return message,
                 () = self.answers.closed() => return Ok(None),
                 () = self.caller.expired() => return Err(Caller::expiry_status()),
+                _ = self.rules.changed(), if self.membership.is_some() => {
+                    let access = self.access();
+                    self.answer(AnnounceResponse { access, ..AnnounceResponse::default() })?;
+                }
                 over = superseded(&mut self.membership) => return Err(Status::failed_precondition(over.to_string())),
                 progress = self.descriptors.progress(&self.caller) => match progress {
                     Progress::Turn(turn) => self.take_turn(turn)?,
@@ -318,18 +340,26 @@ impl Stream {
             self.ask(turn);
         }
         let send_descriptors = matches!(self.descriptors, Descriptors::Asked(..));
+        let access = self.access();
         self.answer(AnnounceResponse {
             send_descriptors,
             is_described: lacks == Lacks::Nothing,
             contested,
             claims_without_room,
             unlisted,
+            access,
             ..Default::default()
         })?;
         match lacks {
             Lacks::Use(why) => self.refuse_descriptors(&why),
             Lacks::Nothing | Lacks::Policy | Lacks::Descriptors => Ok(()),
         }
+    }
+
+    /// Who may call the service, as its sidecar is told.
+    fn access(&mut self) -> Option<MeshAccess> {
+        let rules = self.rules.borrow_and_update();
+        Some(rules::for_service(&rules, self.caller.id.service()))
     }
 
     fn contested(&self, denied: &Denied) -> Vec<ContestedClaim> {

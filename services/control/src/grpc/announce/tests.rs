@@ -71,6 +71,7 @@ impl Announcing {
             directory: Arc::clone(directory),
             _open: caller.open(Kind::Announce).unwrap(),
             caller,
+            rules: Rules::new(None).unwrap().changes(),
             requests: Streaming::new_request(AnnounceDecoder, body, None, None),
             pace: Pace::new(),
             answers: to_sidecar,

@@ -1,0 +1,173 @@
+//! `weft access suggest`: rules that allow exactly the calls that were seen, from the metrics of the sidecars.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    env,
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail};
+use http_body_util::{BodyExt as _, Empty, Limited};
+use weft_mesh::names::{ServiceName, is_contract_name, is_identifier};
+
+use crate::{
+    console::{note, say},
+    terminal,
+    up::run_file::Run,
+};
+
+/// How long a sidecar may take to answer.
+const ANSWER_TIME: Duration = Duration::from_secs(5);
+/// The longest answer: 10,000 rows with all their lines.
+const ANSWER_BYTES: usize = 64 << 20;
+
+/// The flags of `weft access suggest`.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct Args {
+    /// The metrics of a sidecar, as http://10.0.0.7:15020/metrics; can be repeated. Default: those of the mesh that `weft
+    /// up` runs here
+    #[arg(long, value_name = "URL")]
+    metrics: Vec<String>,
+}
+
+/// Who was seen to call what: callers by service and method. The method is empty for what is in no contract.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Seen(BTreeMap<ServiceName, BTreeMap<String, BTreeSet<ServiceName>>>);
+
+/// Asks the sidecars, and prints rules.
+///
+/// # Errors
+/// No mesh runs here, or a sidecar does not answer.
+pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let urls = match &args.metrics[..] {
+        [] => of_this_mesh()?,
+        given => given.to_vec(),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut seen = Seen::default();
+    for url in &urls {
+        let text = runtime.block_on(fetch(url)).with_context(|| format!("{url} does not answer"))?;
+        seen.read(&text);
+    }
+    if seen.0.is_empty() {
+        note("No calls between services were seen. Let the mesh do for a while what it has to be allowed to do.");
+    }
+    for line in seen.rules() {
+        say(terminal::line(&line))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn of_this_mesh() -> anyhow::Result<Vec<String>> {
+    let run = Run::nearest(&env::current_dir()?, |error| note(terminal::line(&error.to_string())));
+    let Some(run) = run else {
+        bail!("no `weft up` runs for this folder or one above it; give the sidecars' addresses with --metrics")
+    };
+    let ports = run.replicas.values().filter(|ports| ports.app != 0).map(|ports| ports.metrics);
+    Ok(ports.map(|port| format!("http://127.0.0.1:{port}/metrics")).collect())
+}
+
+async fn fetch(url: &str) -> anyhow::Result<String> {
+    use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+    let client = Client::builder(TokioExecutor::new()).build_http::<Empty<bytes::Bytes>>();
+    let asking = async {
+        let answer = client.get(url.parse()?).await?;
+        if !answer.status().is_success() {
+            bail!("it answers {}", answer.status());
+        }
+        let body = Limited::new(answer.into_body(), ANSWER_BYTES).collect().await;
+        let body = body.map_err(|error| anyhow::anyhow!("{error}"))?.to_bytes();
+        Ok(String::from_utf8(body.to_vec())?)
+    };
+    tokio::time::timeout(ANSWER_TIME, asking).await.context("it takes too long")?
+}
+
+impl Seen {
+    /// Adds the calls in that the metrics of one sidecar count. Refused ones do not count.
+    fn read(&mut self, metrics: &str) {
+        for line in metrics.lines() {
+            let Some(labels) = line.strip_prefix("weft_calls_total{") else { continue };
+            let Some((labels, count)) = labels.rsplit_once("} ") else { continue };
+            let label = |name: &str| {
+                let begin = labels.find(&format!("{name}=\""))? + name.len() + 2;
+                Some(&labels[begin..begin + labels[begin..].find('"')?])
+            };
+            let is_seen = label("direction") == Some("inbound")
+                && label("code").is_some_and(|code| code != "PERMISSION_DENIED")
+                && count.parse::<f64>().is_ok_and(|count| count > 0.0);
+            // Whatever answers may say anything.
+            let names = [label("service"), label("peer")].map(|name| ServiceName::parse(name?).ok());
+            let ([Some(service), Some(caller)], Some(method)) = (names, label("method")) else { continue };
+            let is_method = |(contract, method): (&str, &str)| is_contract_name(contract) && is_identifier(method);
+            let method = if method.split_once('/').is_some_and(is_method) { method } else { "" };
+            if is_seen {
+                self.0.entry(service).or_default().entry(method.to_owned()).or_default().insert(caller);
+            }
+        }
+    }
+
+    /// The rules that allow what was seen, as lines for contracts and for `mesh.yaml`.
+    fn rules(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for (service, methods) in &self.0 {
+            let callers = |callers: &BTreeSet<ServiceName>| {
+                let written = callers.iter().map(|caller| match caller.namespace() == service.namespace() {
+                    true => format!("\"{}\"", caller.name()),
+                    false => format!("\"{caller}\""),
+                });
+                written.collect::<Vec<_>>().join(", ")
+            };
+            for (method, seen) in methods.iter().filter(|(method, _)| !method.is_empty()) {
+                lines.push(format!("// {service}: rpc {method}"));
+                lines
+                    .push(format!("option (weft.options.v1.method) = {{ access: {{ allow: [{}] }} }};", callers(seen)));
+            }
+            if let Some(seen) = methods.get("") {
+                lines.push(format!("# {service}: what is in no contract, in mesh.yaml"));
+                lines.push(format!("services: {{ {}: {{ access: [{}] }} }}", service.name(), callers(seen)));
+            }
+        }
+        lines
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_allow_what_was_seen_and_nothing_else() {
+        let row = |direction: &str, method: &str, peer: &str, code: &str, count: u32| {
+            format!(
+                "weft_calls_total{{direction=\"{direction}\",service=\"users.shop\",method=\"{method}\",peer=\"{peer}\",\
+                 code=\"{code}\"}} {count}\n"
+            )
+        };
+        let mut seen = Seen::default();
+        seen.read(
+            &[
+                "# TYPE weft_calls counter\n".to_owned(),
+                row("inbound", "shop.users.v1.Users/Get", "web.shop", "OK", 3),
+                row("inbound", "shop.users.v1.Users/Get", "cron.jobs", "NOT_FOUND", 1),
+                row("inbound", "shop.users.v1.Users/Get", "evil.shop", "PERMISSION_DENIED", 9),
+                row("inbound", "shop.users.v1.Users/Create", "web.shop", "OK", 0),
+                row("outbound", "shop.users.v1.Users/Create", "users.shop", "OK", 7),
+                row("inbound", "_other", "probe.shop", "OK", 1),
+                row("inbound", "x\u{1b}[2J/y", "probe.shop", "OK", 1),
+                row("inbound", "shop.users.v1.Users/Get", "nobody\u{1b}", "OK", 1),
+                "weft_calls_total{service= } x\nweft_calls_total{\n".to_owned(),
+            ]
+            .concat(),
+        );
+        assert_eq!(
+            seen.rules(),
+            [
+                "// users.shop: rpc shop.users.v1.Users/Get",
+                "option (weft.options.v1.method) = { access: { allow: [\"cron.jobs\", \"web\"] } };",
+                "# users.shop: what is in no contract, in mesh.yaml",
+                "services: { users: { access: [\"probe\"] } }",
+            ]
+        );
+    }
+}
