@@ -134,6 +134,25 @@ async fn a_contract_says_who_may_call_each_method() {
         "stranger.shop may not call probe.v1.Probe/Quick, by the option `access` of the method; the call goes on",
     )
     .await;
+    // The dashboard shows it, too.
+    let shown = async || {
+        let calls = mesh.bed.json(mesh.bed.dashboard(), "/api/access").await["not_allowed"].clone();
+        let row = |method: &str, audit: bool| {
+            serde_json::json!({
+                "service": "probe.shop",
+                "caller": if audit { "stranger.shop" } else { "keyboard.shop" },
+                "method": format!("probe.v1.Probe/{method}"),
+                "rule": "method-option",
+                "audit": audit,
+                "calls": 1,
+            })
+        };
+        let calls = calls.as_array().expect("a list");
+        calls.contains(&row("Read", false)) && calls.contains(&row("Quick", true))
+    };
+    eventually("the dashboard has them", LIMIT, shown).await;
+    let (_, page) = weft_tests::get(mesh.bed.dashboard(), "/").await;
+    assert!(page.contains("Calls that are not allowed") && page.contains("went on: the rule is only tried"), "{page}");
     let spans = async || {
         let list = mesh.bed.json(mesh.bed.dashboard(), "/api/traces?limit=100").await.to_string();
         list.contains("probe.v1.Probe/Read")

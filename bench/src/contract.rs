@@ -5,7 +5,10 @@
 //! types of `prost-types` do not know custom options and would drop it.
 
 use prost::Message;
-use weft_contracts::{FILE_DESCRIPTOR_SET, weft::options::v1::ServiceOptions};
+use weft_contracts::{
+    FILE_DESCRIPTOR_SET,
+    weft::options::v1::{Access, MethodOptions, ServiceOptions},
+};
 
 /// The path of ordinary calls, which echo one message.
 pub(crate) const UNARY: &str = "/bench.v1.Echo/Unary";
@@ -69,6 +72,12 @@ struct Options {
 }
 
 #[derive(Message)]
+struct OptionsOfMethod {
+    #[prost(message, optional, tag = "50901")]
+    weft: Option<MethodOptions>,
+}
+
+#[derive(Message)]
 struct Method {
     #[prost(string, tag = "1")]
     name: String,
@@ -76,6 +85,8 @@ struct Method {
     input_type: String,
     #[prost(string, tag = "3")]
     output_type: String,
+    #[prost(message, optional, tag = "4")]
+    options: Option<OptionsOfMethod>,
     #[prost(bool, tag = "6")]
     server_streaming: bool,
 }
@@ -85,11 +96,16 @@ const OPTIONS: &str = "weft/options/v1/options.proto";
 const IMPORTS: [&str; 3] = ["google/protobuf/descriptor.proto", "google/protobuf/duration.proto", OPTIONS];
 
 /// A serialized `google.protobuf.FileDescriptorSet`: a service with so many unary methods, which may take 15 s, and one
-/// that streams.
-pub(crate) fn descriptors(methods: usize) -> Vec<u8> {
+/// that streams. With a `caller`, each method has a rule that allows it to call, and nobody else.
+pub(crate) fn descriptors(methods: usize, caller: Option<&str>) -> Vec<u8> {
     let name = |path: String| path.rsplit('/').next().unwrap_or_default().to_owned();
     let message = || ".bench.v1.Message".to_owned();
+    let rule = |caller: &str| {
+        let access = Some(Access { allow: vec![caller.to_owned()], audit: false });
+        OptionsOfMethod { weft: Some(MethodOptions { access, ..MethodOptions::default() }) }
+    };
     let method = |path: String| Method {
+        options: caller.map(rule),
         server_streaming: path == STREAM,
         name: name(path),
         input_type: message(),
@@ -126,12 +142,14 @@ mod tests {
 
     #[test]
     fn the_mesh_reads_the_methods_and_their_timeouts() {
-        let policy = ServicePolicy::from_descriptors(&descriptors(100), None).unwrap();
+        let policy = ServicePolicy::from_descriptors(&descriptors(100, Some("client")), None).unwrap();
         assert_eq!(policy.contracts.len(), 1);
         assert_eq!(policy.contracts[0].methods.len(), 101);
         let timeout = |method| policy.method("bench.v1.Echo", method).unwrap().timeout.as_ref().map(|t| t.value);
         assert_eq!(timeout("Unary"), Some(Duration::from_secs(15)));
         assert_eq!(timeout("Unary99"), Some(Duration::from_secs(15)));
         assert_eq!(timeout("Stream"), None);
+        let access = policy.method("bench.v1.Echo", "Unary99").unwrap().access.as_ref();
+        assert_eq!(access.map(|access| access.value.callers.to_string()), Some("client".to_owned()));
     }
 }

@@ -92,6 +92,9 @@ pub(crate) struct Options {
     /// List this many of the functions that cost most, including all that they call.
     #[arg(long, value_name = "HOW MANY", default_value_t = 0)]
     functions: usize,
+    /// Give the contract this many methods, each with a rule for who may call it. Without: one method and no rule.
+    #[arg(long, value_name = "HOW MANY")]
+    rules: Option<usize>,
 }
 
 /// Counts, prints, and compares or records.
@@ -99,10 +102,11 @@ pub(crate) async fn run(options: &Options, weft: WeftOptions) -> Result<ExitCode
     weft.check(BUILD)?;
     let recorded = if options.record { None } else { Some(Costs::read(&options.file)?) };
     let mut found = Costs { compiler: compiler(&weft.sidecar())?, per_call: BTreeMap::new() };
+    let setup = Setup { methods: options.rules.unwrap_or(1), has_rules: options.rules.is_some(), ..Setup::default() };
     let dumps = TempDir::new()?;
     let dumps = dumps.path().join("callgrind");
     let weft = weft.under(callgrind::command(dumps.to_str().context("the folder for temporary files is not UTF-8")?));
-    let (way, _) = bed::sidecars(bed::WEFT, &weft, &Setup::default()).await?;
+    let (way, _) = bed::sidecars(bed::WEFT, &weft, &setup).await?;
     measure::probe(&UNARY, &way, PATIENCE).await?;
     warm_up(&way, &dumps).await?;
     let mut profiles = Vec::new();

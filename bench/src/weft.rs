@@ -91,6 +91,8 @@ pub(crate) struct Setup {
     pub(crate) traced: Option<f64>,
     /// The methods of the echo server's contract.
     pub(crate) methods: usize,
+    /// Whether each method has a rule that allows the client to call.
+    pub(crate) has_rules: bool,
     /// Whether the server's sidecar listens on every address, so that it can be announced many times.
     pub(crate) is_everywhere: bool,
     /// Worker threads of each sidecar.
@@ -99,7 +101,7 @@ pub(crate) struct Setup {
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { traced: None, methods: 1, is_everywhere: false, workers: 1 }
+        Self { traced: None, methods: 1, has_rules: false, is_everywhere: false, workers: 1 }
     }
 }
 
@@ -174,7 +176,7 @@ impl Weft {
     pub(crate) async fn start(options: &WeftOptions, echo: SocketAddr, setup: &Setup) -> Result<Self> {
         let Control { process: control, address: listen, dashboard, dir } = Control::start(options, None).await?;
         let descriptors = dir.path().join("echo.binpb");
-        fs::write(&descriptors, contract::descriptors(setup.methods))?;
+        fs::write(&descriptors, contract::descriptors(setup.methods, setup.has_rules.then_some(CLIENT)))?;
         let mesh = Mesh { options, dir: dir.path(), control: listen, dashboard, setup };
         let inner = mesh.sidecar(SERVICE, SERVICE, &fronting(echo, &descriptors)).await;
         let inner = inner.context("the server's sidecar")?;

@@ -343,6 +343,9 @@ limits! {
         "Refused claims of all identities that are logged and listed. Further ones are only counted.";
     CONTESTS_TOLD: usize = 100,
         "Refused claims that one answer to an announcement names.";
+    DENIALS_TOLD: usize = 20,
+        "Kinds of calls that were not allowed, by caller, method and rule, which a sidecar tells the control plane for the \
+         dashboard: the most frequent. The sidecar's metrics have all.";
     ADDRESS_MEMORY: Duration = SVID_LIFE,
         "How long the address of an endpoint that went without saying so stays with its service, unless another \
          endpoint announces it. For that long the endpoint may still hold a certificate and run where the control \

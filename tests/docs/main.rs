@@ -35,6 +35,9 @@ const FLAGS: &[(&str, &str, &[&str])] = &[
     ("docs/command-line.md", "weft restart", &["restart"]),
     ("docs/command-line.md", "weft call", &["call"]),
     ("docs/command-line.md", "weft check", &["check"]),
+    ("docs/command-line.md", "weft access explain", &["access", "explain"]),
+    ("docs/command-line.md", "weft access test", &["access", "test"]),
+    ("docs/command-line.md", "weft access suggest", &["access", "suggest"]),
     ("docs/command-line.md", "weft proto export", &["proto", "export"]),
     ("docs/command-line.md", "weft identity", &["identity", "list"]),
     ("docs/command-line.md", "weft identity", &["identity", "release"]),
@@ -139,6 +142,19 @@ fn flags_variables_and_metrics_on_the_page_of_several_hosts_are_there() {
     let is_metric = |name: &&str| metrics.contains(&format!("`{name}`"));
     problems.extend(words("weft_", text).filter(|name| !is_metric(name)).map(|name| format!("there is no {name}")));
     must_be_none(&problems);
+}
+
+/// The security model can be traced to tests: each that it names is there.
+#[test]
+fn the_tests_of_the_security_model_are_there() {
+    let text = Page::read("docs/security.md").text;
+    let named: Vec<(&str, &str)> = text.split('`').filter_map(|part| part.split_once(".rs::")).collect();
+    assert!(named.len() > 50, "{}", named.len());
+    for (file, test) in named {
+        let path = weft_tests::root().join(format!("{file}.rs"));
+        let source = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        assert!(source.contains(&format!("fn {test}(")), "{file}.rs has no test {test}");
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@
 //! - [`membership`]: an endpoint in the registry, held by its stream; [`watching`]: a watcher, held by its stream.
 //! - [`reading`]: how announced descriptors are read and compiled, in [`turns`], and kept on the [`shelf`].
 
+pub(crate) mod denials;
 mod descriptors;
 mod hints;
 #[cfg(test)]
@@ -40,6 +41,7 @@ use weft_mesh::{
 };
 
 use self::{
+    denials::{Denials, Kind},
     descriptors::DescriptorSet,
     rates::Rates,
     registry::{Announcement, Digest, Evicted, Joined, Refusal, Registry},
@@ -224,6 +226,13 @@ impl Directory {
     /// Claims that were refused because another service has them.
     pub(crate) fn contested(&self) -> Vec<Contest> {
         self.lock().registry.claims().contests().collect()
+    }
+
+    /// The calls that were not allowed, by the called service.
+    pub(crate) fn denials(&self) -> Vec<(ServiceName, Vec<(Kind, u64)>)> {
+        let state = self.lock();
+        let of = |name: &ServiceName| (name.clone(), Denials::sum(state.registry.denials(name)));
+        state.registry.service_names().map(of).filter(|(_, kinds)| !kinds.is_empty()).collect()
     }
 
     /// How many claims are pinned now, and how many were refused since the start.

@@ -13,15 +13,15 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming, transport::Channel};
 use weft_contracts::weft::{
     discovery::v1::{
-        Announce, AnnounceRequest, AnnounceResponse, ContestedClaim, Deregister, Endpoint, Health, Heartbeat, Protocol,
-        announce_request::What, registry_client::RegistryClient,
+        AccessReport, Announce, AnnounceRequest, AnnounceResponse, ContestedClaim, Deregister, Endpoint, Health,
+        Heartbeat, Protocol, access_report::Row, announce_request::What, registry_client::RegistryClient,
     },
     policy::v1 as wire,
 };
 use weft_mesh::{
     limits,
     names::ServiceName,
-    policy::{AccessRules, MeshAccess},
+    policy::{AccessRules, MeshAccess, Source},
 };
 
 use super::{
@@ -33,6 +33,7 @@ use super::{
 use crate::{
     args::AppProtocol,
     shared::{Phase, Shared, contracts::Contracts},
+    telemetry::metrics::{CallLabels, Metrics, OTHER},
 };
 
 /// Messages to the registry that wait for the stream; there are never many.
@@ -41,6 +42,8 @@ const MESSAGES_QUEUED: usize = 8;
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long to wait before another try to announce with the renewed identity; the older announcement holds meanwhile.
 const RENEWAL_PAUSE: Duration = Duration::from_secs(10);
+/// How often to tell which calls were not allowed.
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 /// Heartbeats are never sent faster, whatever the control plane asks for.
 const SHORTEST_HEARTBEAT: Duration = Duration::from_millis(100);
 
@@ -152,6 +155,8 @@ struct Session {
     contracts_changed: watch::Receiver<()>,
     /// When to announce again because of either.
     renew_at: Option<Instant>,
+    /// How many calls that were not allowed the control plane knows of.
+    reported: u64,
 }
 
 impl Session {
@@ -180,6 +185,7 @@ impl Session {
             contracts,
             contracts_changed,
             renew_at: None,
+            reported: 0,
         })
     }
 
@@ -209,6 +215,7 @@ impl Session {
 
     async fn run(&mut self, control: &Control, front: &Front) -> Result<Ended, Status> {
         let mut heartbeat_at = Instant::now() + self.heartbeat_interval;
+        let mut report_at = Instant::now() + REPORT_INTERVAL;
         loop {
             tokio::select! {
                 answer = self.answers.message() => {
@@ -218,6 +225,11 @@ impl Session {
                     continue;
                 }
                 () = tokio::time::sleep_until(heartbeat_at) => {}
+                () = tokio::time::sleep_until(report_at) => {
+                    self.report(&control.shared.metrics).await?;
+                    report_at = Instant::now() + REPORT_INTERVAL;
+                    continue;
+                }
                 // The senders live as long as `control`.
                 _ = self.health.changed() => {}
                 _ = self.channels.changed() => {
@@ -247,6 +259,24 @@ impl Session {
             send(&self.requests, What::Heartbeat(Heartbeat { health: health.into() })).await?;
             heartbeat_at = Instant::now() + self.heartbeat_interval;
         }
+    }
+
+    /// Tells which calls were not allowed, if there were more.
+    async fn report(&mut self, metrics: &Metrics) -> Result<(), Status> {
+        let counted = metrics.not_allowed.load(Relaxed);
+        if counted == self.reported {
+            return Ok(());
+        }
+        self.reported = counted;
+        let row = |(labels, source, audit, calls): (CallLabels, Source, bool, u64)| Row {
+            caller: labels.peer,
+            method: if labels.method == OTHER { String::new() } else { labels.method },
+            rule: source.as_str().to_owned(),
+            audit,
+            calls,
+        };
+        let rows = metrics.most_not_allowed(limits::DENIALS_TOLD).into_iter().map(row).collect();
+        send(&self.requests, What::AccessReport(AccessReport { rows })).await
     }
 
     async fn take(&mut self, answer: AnnounceResponse, control: &Control) -> Result<(), Status> {

@@ -7,6 +7,7 @@ use std::{
     cell::{OnceCell, RefCell},
     net::SocketAddr,
     rc::Rc,
+    sync::atomic::Ordering::Relaxed,
     time::Duration,
 };
 
@@ -103,6 +104,7 @@ impl Peer {
     #[cold]
     fn not_allowed(&self, local: &LocalService, found: &Found, verdict: Verdict) -> Result<(), Failure> {
         found.metrics.not_allowed(verdict);
+        self.proxy.worker.shared.metrics.not_allowed.fetch_add(1, Relaxed);
         let methods = self.methods.borrow();
         let called = methods.name(found.place).map_or(local.name.as_str(), |method| method);
         let (caller, source) = (self.id.service(), verdict.source);

@@ -75,6 +75,17 @@ struct NotAllowed {
     tried: [AtomicU64; Source::ALL.len()],
 }
 
+impl NotAllowed {
+    /// Each source, whether the rule is only tried, and how often that was, unless never.
+    fn all(&self) -> impl Iterator<Item = (Source, bool, u64)> {
+        let of = |counts, is_audit| {
+            let counts: &[AtomicU64; Source::ALL.len()] = counts;
+            Source::ALL.into_iter().zip(counts).map(move |(source, count)| (source, is_audit, count.load(Relaxed)))
+        };
+        of(&self.refused, false).chain(of(&self.tried, true)).filter(|(.., count)| *count > 0)
+    }
+}
+
 impl CallMetrics {
     /// Counts a call that the rules do not allow.
     #[cold]
@@ -170,6 +181,8 @@ pub(crate) struct Metrics {
     /// Connections that are open now: those accepted on the outbound and inbound ports, and those made to endpoints.
     pub(crate) open_accepted: AtomicU64,
     pub(crate) open_made: AtomicU64,
+    /// Calls that the rules for who may call did not allow.
+    pub(crate) not_allowed: AtomicU64,
     /// When this sidecar's SVID expires, in seconds since the epoch; 0 before there is one.
     pub(crate) svid_not_after: AtomicU64,
 }
@@ -229,6 +242,19 @@ impl Metrics {
         let rows = self.calls.lock().unwrap_or_else(|e| e.into_inner());
         let inbound = rows.by_labels.iter().filter(|(labels, _)| labels.direction == Direction::Inbound);
         inbound.map(|(_, row)| row.by_code[OK].load(Relaxed)).sum()
+    }
+
+    /// The most frequent kinds of calls that the rules for who may call did not allow.
+    pub(crate) fn most_not_allowed(&self, most: usize) -> Vec<(CallLabels, Source, bool, u64)> {
+        let mut kinds = Vec::new();
+        for (labels, row) in self.rows() {
+            for (source, is_audit, count) in row.not_allowed.get().into_iter().flat_map(|counts| counts.all()) {
+                kinds.push((labels.clone(), source, is_audit, count));
+            }
+        }
+        kinds.sort_by_key(|(.., count)| std::cmp::Reverse(*count));
+        kinds.truncate(most);
+        kinds
     }
 
     /// The labels of each row, by the row's address.
@@ -384,15 +410,10 @@ fn encode_not_allowed(
     let help = "Calls in that the rules for who may call do not allow; with audit=true they went on all the same";
     let mut made = encoder.encode_descriptor("weft_access_denied", help, None, MetricType::Counter)?;
     for (labels, row) in rows {
-        let Some(counts) = row.not_allowed.get() else { continue };
-        for (audit, counts) in [("false", &counts.refused), ("true", &counts.tried)] {
-            for (source, count) in Source::ALL.iter().zip(counts) {
-                let count = count.load(Relaxed);
-                if count > 0 {
-                    let labels = [pairs(labels), vec![("rule", source.as_str()), ("audit", audit)]].concat();
-                    ConstCounter::new(count).encode(made.encode_family(&labels)?)?;
-                }
-            }
+        for (source, is_audit, count) in row.not_allowed.get().into_iter().flat_map(|counts| counts.all()) {
+            let audit = if is_audit { "true" } else { "false" };
+            let labels = [pairs(labels), vec![("rule", source.as_str()), ("audit", audit)]].concat();
+            ConstCounter::new(count).encode(made.encode_family(&labels)?)?;
         }
     }
     Ok(())

@@ -323,6 +323,71 @@ mod tests {
         }
     }
 
+    /// The place of the rule for a request, by a walk over all rules.
+    fn plainly(rules: &[PathRule], method: &str, path: &str) -> Option<Option<usize>> {
+        let segments =
+            |path: &str| path.split('/').filter(|part| !part.is_empty()).map(str::to_owned).collect::<Vec<_>>();
+        let asked = segments(&path.to_lowercase());
+        let depth = |rule: &PathRule| {
+            let pattern = segments(&rule.path.to_lowercase());
+            match pattern.split_last() {
+                // One more for a path that is exactly this.
+                Some((last, below)) if last == "*" => asked.starts_with(below).then_some(2 * below.len()),
+                _ => (asked == pattern).then_some(2 * pattern.len() + 1),
+            }
+        };
+        let deepest = rules.iter().filter_map(depth).max()?;
+        let of_path: Vec<usize> = (0..rules.len()).filter(|place| depth(&rules[*place]) == Some(deepest)).collect();
+        let names = |place: &&usize| rules[**place].methods.iter().any(|listed| listed == method);
+        let of_all = |place: &&usize| rules[**place].methods.is_empty();
+        Some(of_path.iter().find(names).or_else(|| of_path.iter().find(of_all)).copied())
+    }
+
+    #[test]
+    fn any_rules_decide_as_a_walk_over_them_does() {
+        let mut seed = 11_u64;
+        let mut random = |below: usize| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (seed >> 33) as usize % below
+        };
+        let mut found_some = 0;
+        for _ in 0..2_000 {
+            let mut path = |most: usize| -> String {
+                let parts: String =
+                    (0..random(most)).map(|_| format!("/{}", ["a", "b", "A", "bb"][random(4)])).collect();
+                if random(3) == 0 { parts + "/" } else { parts }
+            };
+            let patterns: Vec<String> = (0..8).map(|_| path(4)).collect();
+            let asked: Vec<String> = (0..20).map(|_| path(6)).collect();
+            let rules: Vec<PathRule> = patterns
+                .iter()
+                .enumerate()
+                .map(|(place, pattern)| {
+                    let pattern = pattern.trim_end_matches('/');
+                    let path = match random(2) {
+                        0 if !pattern.is_empty() => pattern.to_owned(),
+                        _ => format!("{pattern}/*"),
+                    };
+                    rule(&path, [&[][..], &["GET"], &["POST"]][random(3)], &format!("r{place}"))
+                })
+                .collect();
+            // Rules that are there twice are refused.
+            let Ok(compiled) = PathRules::new(rules.clone()) else { continue };
+            for path in asked.iter().map(|path| if path.is_empty() { "/" } else { path }) {
+                for method in ["GET", "POST", "PUT"] {
+                    let expected = match plainly(&rules, method, path) {
+                        None => "Nothing".to_owned(),
+                        Some(None) => "OtherMethod".to_owned(),
+                        Some(Some(place)) => rules[place].rule.callers.to_string(),
+                    };
+                    found_some += usize::from(expected != "Nothing");
+                    assert_eq!(found(&compiled, method, path), expected, "{method} {path} of {rules:?}");
+                }
+            }
+        }
+        assert!(found_some > 1_000, "{found_some}");
+    }
+
     #[test]
     fn wrong_rules_are_refused_by_their_place() {
         for (rule_, field, text) in [

@@ -5,7 +5,7 @@ use weft_mesh::{identity::SpiffeId, names::ServiceName};
 
 use crate::{
     claims::{self, visibility::Sight},
-    directory::Directory,
+    directory::{Directory, denials},
 };
 
 /// A contract or address that one identity has and another claims.
@@ -17,6 +17,23 @@ pub struct Contest {
     pub owner: String,
     /// The other claimant, as a SPIFFE ID.
     pub claimant: String,
+}
+
+/// Calls of one kind that the rules for who may call did not allow.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct NotAllowed {
+    /// The called service.
+    pub service: String,
+    /// The service that calls.
+    pub caller: String,
+    /// `PACKAGE.SERVICE/METHOD`; empty for what is in no contract.
+    pub method: String,
+    /// Where the rule is from, as `method-option`.
+    pub rule: &'static str,
+    /// Whether the calls went on all the same, as the rule is only tried.
+    pub audit: bool,
+    /// How many there were.
+    pub calls: u64,
 }
 
 /// What the control plane counts for `/metrics`.
@@ -35,6 +52,11 @@ pub trait Catalog: Send + Sync {
 
     /// Claims that were refused because they belong to another service.
     fn contests(&self) -> Vec<Contest> {
+        Vec::new()
+    }
+
+    /// Calls that the rules for who may call did not allow.
+    fn not_allowed(&self) -> Vec<NotAllowed> {
         Vec::new()
     }
 
@@ -59,6 +81,19 @@ impl Catalog for Directory {
         let shown =
             |claims::Contest { claim, owner, claimant }| Contest { claim, owner: id(&owner), claimant: id(&claimant) };
         self.contested().into_iter().map(shown).collect()
+    }
+
+    fn not_allowed(&self) -> Vec<NotAllowed> {
+        let row = |service: &ServiceName, (kind, calls): (denials::Kind, u64)| NotAllowed {
+            service: service.to_string(),
+            caller: kind.caller.to_string(),
+            method: kind.method,
+            rule: kind.source.as_str(),
+            audit: kind.is_audit,
+            calls,
+        };
+        let of = |(service, kinds): (ServiceName, Vec<_>)| kinds.into_iter().map(move |kind| row(&service, kind));
+        self.denials().into_iter().flat_map(of).collect()
     }
 
     fn figures(&self) -> Figures {

@@ -36,6 +36,10 @@ pub(super) fn routes(dashboard: Dashboard) -> Router {
             "/api/claims",
             get(async |State(dashboard): State<Dashboard>| json::claims(&dashboard.catalog.contests())),
         )
+        .route(
+            "/api/access",
+            get(async |State(dashboard): State<Dashboard>| json::not_allowed(&dashboard.catalog.not_allowed())),
+        )
         .route("/api/traces", get(api_traces))
         .route("/api/traces/{id}", get(api_trace))
         .route("/assets/weft.css", asset("text/css; charset=utf-8", CSS))
@@ -104,7 +108,11 @@ async fn readyz(State(dashboard): State<Dashboard>) -> Response {
 
 async fn overview(State(dashboard): State<Dashboard>) -> Response {
     let latest = dashboard.store.list(&Filter { service: None, errors: false, name: None, limit: LIST_LATEST });
-    let mesh = pages::Mesh { services: &dashboard.catalog.services(), contests: &dashboard.catalog.contests() };
+    let mesh = pages::Mesh {
+        services: &dashboard.catalog.services(),
+        contests: &dashboard.catalog.contests(),
+        not_allowed: &dashboard.catalog.not_allowed(),
+    };
     html(pages::overview(mesh, &latest, &dashboard.store.services(), dashboard.store.counts()))
 }
 

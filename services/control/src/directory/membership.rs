@@ -9,6 +9,7 @@ use weft_mesh::{limits, names::ServiceName};
 
 use super::{
     Directory,
+    denials::Denials,
     reading::{Read, Reading, Subject},
     registry::{Contracts, Digest, GaveWay, Session, SessionOver},
     shelf::{self, DescriptorsRefused},
@@ -92,6 +93,11 @@ impl Membership {
         state.registry.heartbeat(&self.session, health, Instant::now())?;
         state.tell();
         Ok(())
+    }
+
+    /// The sidecar reports the calls that it did not allow.
+    pub(crate) fn report(&self, denials: Denials) -> Result<(), SessionOver> {
+        self.directory.lock().registry.report(&self.session, denials)
     }
 
     /// Reads the announced descriptors, which have arrived. Pass the result to [`Self::keep`].

@@ -44,7 +44,10 @@ use self::{
     member::{Entry, Member},
     settling::Settling,
 };
-use crate::claims::{Claims, Denied};
+use crate::{
+    claims::{Claims, Denied},
+    directory::denials::Denials,
+};
 
 /// The SHA-256 of a descriptor set.
 pub(crate) type Digest = [u8; 32];
@@ -170,6 +173,12 @@ impl Registry {
             let endpoint = member.endpoint.clone();
             self.emit_change(&session.service, vec![endpoint], Vec::new());
         }
+        Ok(())
+    }
+
+    /// A member reports the calls that it did not allow.
+    pub(crate) fn report(&mut self, session: &Session, denials: Denials) -> Result<(), SessionOver> {
+        self.member(session).ok_or(SessionOver)?.denials = denials;
         Ok(())
     }
 

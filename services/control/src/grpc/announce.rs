@@ -40,6 +40,7 @@ use crate::{
     claims::Denied,
     directory::{
         Directory, Lacks, Membership, Read, Reading,
+        denials::Denials,
         registry::{Refusal, SessionOver},
         shelf::{DescriptorsRefused, REFUSAL_CHARS},
     },
@@ -296,6 +297,12 @@ impl Stream {
                 Ok(())
             }
             What::Descriptors(bytes) => self.read_descriptors(bytes),
+            What::AccessReport(report) => match &self.membership {
+                Some(membership) => membership
+                    .report(Denials::read(report))
+                    .map_err(|over| Status::failed_precondition(over.to_string())),
+                None => Ok(()),
+            },
         }
     }
 

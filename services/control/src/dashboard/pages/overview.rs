@@ -12,7 +12,7 @@ use weft_mesh::errors::GRPC_CODES;
 use super::{Tab, page, store_line, trace_table};
 use crate::{
     dashboard::{
-        Contest,
+        Contest, NotAllowed,
         format::{self, count, setting},
         words::{self, nano},
     },
@@ -24,11 +24,12 @@ use crate::{
 pub(in crate::dashboard) struct Mesh<'a> {
     pub(in crate::dashboard) services: &'a [Service],
     pub(in crate::dashboard) contests: &'a [Contest],
+    pub(in crate::dashboard) not_allowed: &'a [NotAllowed],
 }
 
 /// `/`
 pub(in crate::dashboard) fn overview(
-    Mesh { services, contests }: Mesh<'_>,
+    Mesh { services, contests, not_allowed }: Mesh<'_>,
     latest: &[Summary],
     traced: &BTreeSet<String>,
     counts: Counts,
@@ -57,6 +58,7 @@ pub(in crate::dashboard) fn overview(
                     div.cards { @for service in services { (card(service)) } }
                 }
                 (contested(contests))
+                (refused(not_allowed))
                 h2 { "Latest traces" }
                 @if latest.is_empty() {
                     section.empty { p { "None yet. Make a call through the mesh, and its trace appears here a moment later." } }
@@ -88,6 +90,33 @@ fn contested(contests: &[Contest]) -> Markup {
                 }
             }
             p.sub { "To let another identity have a claim: weft identity release CLAIM" }
+        }
+    }
+}
+
+/// Calls that the rules for who may call do not allow.
+fn refused(calls: &[NotAllowed]) -> Markup {
+    html! {
+        @if !calls.is_empty() {
+            h2 { "Calls that are not allowed" }
+            table.methods {
+                thead { tr { th { "Caller" } th { "Called" } th { "Rule" } th { "Calls" } th { "" } } }
+                tbody {
+                    @for row in calls {
+                        tr {
+                            td { code { (row.caller) } }
+                            td { code { (if row.method.is_empty() { &row.service } else { &row.method }) } }
+                            td { (row.rule) }
+                            td { (row.calls) }
+                            td {
+                                @if row.audit { "went on: the rule is only tried" }
+                                @else { span.error { "✕ refused" } }
+                            }
+                        }
+                    }
+                }
+            }
+            p.sub { "To see why: weft access explain CALLER CALLED" }
         }
     }
 }

@@ -11,7 +11,10 @@ use super::{
     claiming::claims_of,
     member::{Entry, Member},
 };
-use crate::claims::{Kind, is_address};
+use crate::{
+    claims::{Kind, is_address},
+    directory::denials::Denials,
+};
 
 /// What an announcement changed in the entry of its service.
 struct Admitted {
@@ -91,6 +94,7 @@ impl Entry {
             heard: now,
             changed: None,
             untold: None,
+            denials: Denials::default(),
         };
         let before = self.members.insert(id, member);
         if let Some(before) = &before {

@@ -14,6 +14,7 @@ use super::{
     claimed::{Claim, Claimed},
     news::News,
 };
+use crate::directory::denials::Denials;
 
 /// An endpoint that is announced.
 #[derive(Debug)]
@@ -36,6 +37,8 @@ pub(super) struct Member {
     /// last change was too recent.
     pub(super) changed: Option<Instant>,
     pub(super) untold: Option<Health>,
+    /// The calls that it did not allow.
+    pub(super) denials: Denials,
 }
 
 impl Member {

@@ -6,7 +6,7 @@ use weft_contracts::weft::discovery::v1::Service;
 use weft_mesh::{limits, names::ServiceName};
 
 use super::{Digest, Registry, member::Member};
-use crate::claims::is_address;
+use crate::{claims::is_address, directory::denials::Denials};
 
 impl Registry {
     /// The descriptor sets that members announced, or that a service's policy comes from.
@@ -49,6 +49,11 @@ impl Registry {
             addresses,
             ..Service::default()
         })
+    }
+
+    /// The calls that each of a service's members did not allow.
+    pub(crate) fn denials(&self, service: &ServiceName) -> impl Iterator<Item = &Denials> {
+        self.services.get(service).into_iter().flat_map(|entry| entry.members.values()).map(|member| &member.denials)
     }
 
     /// Whether a service has endpoints, or had some lately.
