@@ -119,6 +119,8 @@ async fn a_contract_says_who_may_call_each_method() {
     is_denied(mesh.call("keyboard", "Read").await, "method-option");
     // The rule is only tried.
     mesh.call("stranger", "Quick").await.expect("it goes on");
+    let around = "../../grpc.health.v1.Health/../probe.v1.Probe/Read";
+    is_denied(mesh.call("keyboard", around).await, "no-contract");
     // Not quite a method of the contract.
     is_denied(mesh.call("keyboard", "read").await, "no-contract");
     let status = mesh.call("friend", "read").await.expect_err("the mesh's default denies it");
@@ -374,6 +376,8 @@ fn the_command_line_explains_and_checks_rules() {
             &[
                 "keyboard.shop may call web.shop, by the mesh's rule for the service (service web.shop)",
                 "  mesh.yaml: services.web.access: allow: keyboard",
+                "keyboard.shop may not call GET web.shop/admin/*, by the mesh's rule for the path (service web.shop)",
+                "  mesh.yaml: services.web.access.paths",
             ],
         ),
         (
@@ -405,7 +409,7 @@ fn the_command_line_explains_and_checks_rules() {
 
     write(
         "good.yaml",
-        "- { caller: [keyboard, friend], calls: probe.v1.Probe/Say, expect: allowed }\n- { caller: friend, calls: [web, store], \
+        "- { caller: [keyboard, friend], calls: probe.v1.Probe/Say, expect: allowed }\n- { caller: friend, calls: [store, web/x], \
          expect: denied }\n- { caller: friend, calls: web/admin/x, http_method: POST, expect: allowed }\n",
     );
     assert_eq!(weft(&["access", "test", "good.yaml"]), (true, "5 expectations: all hold\n".into()));
@@ -444,7 +448,7 @@ async fn rules_are_suggested_from_calls_that_were_seen() {
             "option (weft.options.v1.method) = { access: { allow: [\"keyboard\"] } };",
             "// probe.shop: rpc probe.v1.Probe/Say",
             "option (weft.options.v1.method) = { access: { allow: [\"friend\", \"stranger\"] } };",
-            "# web.shop: what is in no contract, in mesh.yaml",
+            "# web.shop, in mesh.yaml",
             "services: { web: { access: [\"friend\"] } }",
         ]
     );

@@ -29,6 +29,7 @@ fn redirected_programs_use_the_mesh_without_a_change() {
     net.host(SERVER).redirect(&["--no-outbound"]);
 
     services_are_found_by_their_addresses(&client);
+    rules_hold_for_redirected_connections(&net, &client);
     connections_to_outside_are_passed_through(&client);
     only_a_sidecar_is_accepted(&net.host(OUTSIDE), &client);
     weft_redirect_changes_only_its_own_table(&client);
@@ -115,6 +116,28 @@ fn services_are_found_by_their_addresses(client: &Host) {
     }
     until("both are counted", || counted(client, "weft_detection_refused_total") == 2.0);
     until("the bytes of others are counted", || counted(client, "weft_tunnel_sent_bytes_total") >= 10.0);
+}
+
+/// The client is known by its sidecar's certificate, as if it had called the sidecar itself.
+fn rules_hold_for_redirected_connections(net: &Net, client: &Host) {
+    let (web, tcp) = ("10.96.0.10:80", "10.96.0.30:5432");
+    // Whatever the answer is, the connection ends after it.
+    const ONE: &[u8] = b"GET /a HTTP/1.1\r\nhost: whatever.example\r\nconnection: close\r\n\r\n";
+    let refuses = |to: &'static str| client.within(move || ask(to, ONE, b"HTTP/1.1 403 ")).is_ok();
+    let greets = || client.within(move || ask(tcp, b"", b"220 ready\r\n")).is_ok();
+    net.set_access("access: deny\nnamespace: shop\nservices: { db: nobody }\n");
+    until("the default denies what no rule allows", || refuses(web));
+    until("a connection that may not be made ends", || !greets());
+    let says = client.within(move || async move { probe(&channel_to("http://10.96.0.20:9000"), "Say", &[]).await });
+    assert_eq!(says.expect_err("it is denied").code(), tonic::Code::PermissionDenied);
+    net.set_access("access: dney\n");
+    until("a mistake is named with its place", || net.log().contains("access.yaml:1: access: found the text"));
+    assert!(refuses(web) && !greets(), "it changes nothing");
+    net.set_access("access: deny\nnamespace: shop\nservices: { plain: [client], db: ['*.shop'], probe: any }\n");
+    until("rules let it in", || greets() && client.within(move || ask(web, ONE, b"sa/client")).is_ok());
+    net.set_access("{}\n");
+    let says = || client.within(|| async { probe(&channel_to("http://10.96.0.20:9000"), "Say", &[]).await.is_ok() });
+    until("without rules every member may call", says);
 }
 
 fn counted(host: &Host, name: &'static str) -> f64 {

@@ -26,8 +26,8 @@ use std::{sync::Arc, time::Duration};
 pub use self::access::{MeshRules, read_mesh_access, read_service_access};
 pub use self::{
     access::{
-        AccessRule, AccessRules, Called, Callers, DefaultAccess, MeshAccess, PathRule, PathRules, Request,
-        ServiceAccess, Source, Verdict,
+        AccessRule, AccessRules, Called, Callers, DefaultAccess, MeshAccess, PathRule, PathRules, RESERVED_CALLERS,
+        Request, ServiceAccess, Source, Verdict,
     },
     breaker::{BreakerPolicy, SlowCall},
     codes::CodeSet,

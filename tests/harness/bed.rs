@@ -135,7 +135,8 @@ impl Bed {
 
     async fn wait_until_ready(&mut self, limit: Duration) {
         let end = Instant::now() + limit;
-        while !self.log().contains("the mesh is up after") {
+        // The last line of the table: its lines do not come all at once.
+        while !self.log().lines().any(|line| line.ends_with("stop         Ctrl-C")) {
             let ended = self.up.try_wait().expect("a child can be asked");
             assert!(ended.is_none() && Instant::now() < end, "the mesh is not ready ({ended:?}):\n{}", self.log());
             tokio::time::sleep(Duration::from_millis(20)).await;

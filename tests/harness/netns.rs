@@ -120,9 +120,27 @@ impl Net {
     pub fn start_control(&self) {
         let state = self.state_dir();
         let listen = ["--listen", "10.77.0.254:15010", "--dashboard", "127.0.0.1:15080", "--state-dir"];
-        let state = state.to_str().expect("a path is text");
-        self.host(0).start("control", &binary("weft-control"), &[&listen[..], &[state]].concat(), &[]);
+        let access = self.dir.path().join("access.yaml");
+        if !access.exists() {
+            self.set_access("{}\n");
+        }
+        let [state, access] = [&state, &access].map(|path| path.to_str().expect("a path is text"));
+        self.host(0).start(
+            "control",
+            &binary("weft-control"),
+            &[&listen[..], &[state, "--access", access]].concat(),
+            &[],
+        );
         until("the control plane is there", || self.log().contains("ready trust_domain"));
+    }
+
+    /// Replaces the rules of the mesh for who may call.
+    ///
+    /// # Panics
+    /// The folder can't be written.
+    pub fn set_access(&self, rules: &str) {
+        let (file, new) = (self.dir.path().join("access.yaml"), self.dir.path().join("access.new"));
+        fs::write(&new, rules).and_then(|()| fs::rename(new, file)).expect("the folder can be written");
     }
 
     /// Starts a test app on a host, and a sidecar beside it, whose outbound port is 15300 + `place`.

@@ -10,7 +10,7 @@ use std::path::Path;
 use anyhow::Context as _;
 use weft_mesh::config::{Node, Problem, Problems, Reader, Value};
 
-use super::question::Rules;
+use super::question::{Answer, Rules};
 use crate::project_file;
 
 const KEYS: &[&str] = &["caller", "calls", "http_method", "expect"];
@@ -93,8 +93,15 @@ fn check_one(
         for caller in &read_callers {
             let Some(expected) = expected else { continue };
             *checked += 1;
-            // By the rule: one that is only tried counts as if it held.
-            let wrong = rules.ask(caller, &one).into_iter().find(|answer| answer.verdict.is_allowed != expected);
+            let answers = rules.ask(caller, &one);
+            if answers.iter().any(Answer::is_incomplete) {
+                let text =
+                    format!("the contracts of {} are not known; name its `protos` in the mesh file", called.value);
+                reader.problem(called.line, &table.path("calls"), text);
+                continue;
+            }
+            // By the rule: one that is only tried counts as if it held. Of a service, all has to be as expected.
+            let wrong = answers.into_iter().find(|answer| answer.verdict.is_allowed != expected);
             if let Some(answer) = wrong {
                 let word = if expected { "allowed" } else { "denied" };
                 let text = format!("{}; expected: {word}", answer.short());

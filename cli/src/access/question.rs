@@ -6,11 +6,14 @@ use anyhow::bail;
 use weft_mesh::{
     identity::SpiffeId,
     names::{ServiceName, closest},
-    policy::{self, AccessRule, AccessRules, Callers, MethodPolicy, Origin, Request, Source, Verdict},
+    policy::{self, AccessRule, AccessRules, Callers, MethodPolicy, Origin, PathRule, Request, Source, Verdict},
     schema,
 };
 
 use crate::mesh_file::{MeshFile, Service, model::KEYBOARD};
+
+/// The most names of one list that are remarked on.
+const NAMES_SHOWN: usize = 10;
 
 /// The rules of a mesh file.
 pub(super) struct Rules<'m> {
@@ -88,6 +91,9 @@ impl<'m> Rules<'m> {
         let is_known = |service: &ServiceName| self.mesh.services.iter().any(|known| known.name == *service);
         match (service.filter(is_known), rest) {
             (Some(service), None) => Ok(Called::Service(service)),
+            (Some(_), Some(_)) if http_method.bytes().any(|b| b.is_ascii_lowercase()) => {
+                bail!("{http_method:?} is no method of HTTP: they are in upper case")
+            }
             (Some(service), Some(path)) => {
                 let http_method = http_method.to_owned();
                 Ok(Called::Path { service, http_method, path: format!("/{path}") })
@@ -120,23 +126,37 @@ impl<'m> Rules<'m> {
                     let verdict = rules.judge(contracts.unwrap_or_default(), request, caller);
                     Answer { mesh: self.mesh, service, method, caller: caller.clone(), called, verdict }
                 };
+            let contracts = service.contracts.iter().flat_map(|contracts| &contracts.policy.contracts);
+            let methods =
+                contracts.flat_map(|contract| contract.methods.iter().map(|method| (contract.name.as_str(), method)));
+            let of_method = |(contract, method): (&'m str, &'m MethodPolicy)| {
+                let name = format!("{contract}/{}", method.name);
+                answer(Some((contract, method)), "POST", &format!("/{name}"), name)
+            };
             match called {
                 Called::Method { contract, method } => {
-                    let policy = service.contracts.as_ref().map(|contracts| &contracts.policy);
-                    let found =
-                        policy.and_then(|policy| Some((policy.contract(contract)?, policy.method(contract, method)?)));
-                    if let Some((of, policy)) = found {
-                        let name = format!("{contract}/{method}");
-                        let path = format!("/{name}");
-                        answers.push(answer(Some((of.name.as_str(), policy)), "POST", &path, name));
-                    }
+                    let is_meant = |(of, policy): &(&str, &MethodPolicy)| of == contract && policy.name == *method;
+                    answers.extend(methods.filter(is_meant).map(of_method));
                 }
+                // All of it: each method, each path that has a rule, and whatever else there is.
                 Called::Service(name) if *name == service.name => {
                     answers.push(answer(None, "CONNECT", "", name.to_string()));
+                    answers.extend(methods.map(of_method));
+                    let rules = self.mesh.access.services.get(name).map(|access| access.paths.written());
+                    for PathRule { path, methods, .. } in rules.unwrap_or_default() {
+                        let all = [String::from("GET")];
+                        for http_method in if methods.is_empty() { &all[..] } else { methods } {
+                            answers.push(answer(None, http_method, path, format!("{http_method} {name}{path}")));
+                        }
+                    }
                 }
                 Called::Path { service: name, http_method, path } if *name == service.name => {
                     let plain = path.split_once('?').map_or(path.as_str(), |(plain, _)| plain);
-                    answers.push(answer(None, http_method, plain, format!("{http_method} {name}{path}")));
+                    let is_meant = |(of, policy): &(&str, &MethodPolicy)| {
+                        plain.strip_prefix('/').and_then(|path| path.split_once('/')) == Some((of, &policy.name))
+                    };
+                    let method = methods.into_iter().find(is_meant);
+                    answers.push(answer(method, http_method, plain, format!("{http_method} {name}{path}")));
                 }
                 Called::Service(_) | Called::Path { .. } => {}
             }
@@ -150,7 +170,7 @@ impl<'m> Rules<'m> {
         for service in &self.mesh.services {
             let home = service.name.namespace();
             let unknown = |place: String, callers: &Callers, remarks: &mut Vec<String>| {
-                for (name, near) in callers.unknown(&self.members, home) {
+                for (name, near) in callers.unknown(&self.members, home).take(NAMES_SHOWN) {
                     let hint = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
                     remarks.push(format!("{place}: `{name}` matches no service of this mesh{hint}"));
                 }
@@ -192,10 +212,21 @@ impl Answer<'_> {
         format!("{} {may} call {}, by {}", self.caller.service(), self.called, self.verdict.source)
     }
 
+    /// Whether there may be rules that are not known here: those of contracts that the service tells itself.
+    pub(super) fn is_incomplete(&self) -> bool {
+        let is_by_mesh = [Source::MeshRule, Source::PathRule, Source::OtherMethod, Source::AmbiguousPath];
+        self.service.is_asked() && !is_by_mesh.contains(&self.verdict.source)
+    }
+
     /// What decides, where it is, and what that means.
     pub(super) fn explained(&self) -> Vec<String> {
         let mut lines = vec![format!("{} (service {})", self.short(), self.service.name)];
         lines.extend(self.place().map(|place| format!("  {place}")));
+        if self.is_incomplete() {
+            lines.push(
+                "  it has no `protos`: the rules of contracts that it tells itself are not known here".to_owned(),
+            );
+        }
         if !self.verdict.is_allowed && self.verdict.is_audit {
             lines.push("  the rule is only tried (audit): the call goes on, and is counted and logged".to_owned());
         }

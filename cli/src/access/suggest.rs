@@ -9,10 +9,14 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use http_body_util::{BodyExt as _, Empty, Limited};
-use weft_mesh::names::{ServiceName, is_contract_name, is_identifier};
+use weft_mesh::{
+    names::{ServiceName, is_contract_name, is_identifier},
+    policy::RESERVED_CALLERS,
+};
 
 use crate::{
     console::{note, say},
+    mesh_file::{MeshFile, Programs, Protocol},
     terminal,
     up::run_file::Run,
 };
@@ -48,12 +52,16 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let mut seen = Seen::default();
     for url in &urls {
         let text = runtime.block_on(fetch(url)).with_context(|| format!("{url} does not answer"))?;
-        seen.read(&text);
+        seen.read(&text).with_context(|| format!("{url} can't be believed"))?;
     }
     if seen.0.is_empty() {
         note("No calls between services were seen. Let the mesh do for a while what it has to be allowed to do.");
     }
-    for line in seen.rules() {
+    let without_contract = match args.metrics.is_empty() {
+        true => services_without_contract()?,
+        false => BTreeSet::new(),
+    };
+    for line in seen.rules(&without_contract) {
         say(terminal::line(&line))?;
     }
     Ok(ExitCode::SUCCESS)
@@ -66,6 +74,18 @@ fn of_this_mesh() -> anyhow::Result<Vec<String>> {
     };
     let ports = run.replicas.values().filter(|ports| ports.app != 0).map(|ports| ports.metrics);
     Ok(ports.map(|port| format!("http://127.0.0.1:{port}/metrics")).collect())
+}
+
+/// The services of the mesh that runs here that speak no gRPC. Rules for all of them are in the mesh file.
+fn services_without_contract() -> anyhow::Result<BTreeSet<ServiceName>> {
+    let Some(run) = Run::nearest(&env::current_dir()?, |_| ()) else { return Ok(BTreeSet::new()) };
+    let mesh = MeshFile::load(&run.mesh_file, Programs::MayBeBuilt)?;
+    Ok(mesh
+        .services
+        .into_iter()
+        .filter(|service| service.protocol != Protocol::Grpc)
+        .map(|service| service.name)
+        .collect())
 }
 
 async fn fetch(url: &str) -> anyhow::Result<String> {
@@ -84,8 +104,13 @@ async fn fetch(url: &str) -> anyhow::Result<String> {
 }
 
 impl Seen {
-    /// Adds the calls in that the metrics of one sidecar count. Refused ones do not count.
-    fn read(&mut self, metrics: &str) {
+    /// Adds the calls in that the metrics of one sidecar count. Refused ones do not count, and neither do those of methods
+    /// that the service does not have.
+    ///
+    /// # Errors
+    /// They are of several services, though a sidecar has only one.
+    fn read(&mut self, metrics: &str) -> anyhow::Result<()> {
+        let mut own: Option<ServiceName> = None;
         for line in metrics.lines() {
             let Some(labels) = line.strip_prefix("weft_calls_total{") else { continue };
             let Some((labels, count)) = labels.rsplit_once("} ") else { continue };
@@ -94,7 +119,7 @@ impl Seen {
                 Some(&labels[begin..begin + labels[begin..].find('"')?])
             };
             let is_seen = label("direction") == Some("inbound")
-                && label("code").is_some_and(|code| code != "PERMISSION_DENIED")
+                && label("code").is_some_and(|code| !matches!(code, "PERMISSION_DENIED" | "UNIMPLEMENTED"))
                 && count.parse::<f64>().is_ok_and(|count| count > 0.0);
             // Whatever answers may say anything.
             let names = [label("service"), label("peer")].map(|name| ServiceName::parse(name?).ok());
@@ -102,17 +127,25 @@ impl Seen {
             let is_method = |(contract, method): (&str, &str)| is_contract_name(contract) && is_identifier(method);
             let method = if method.split_once('/').is_some_and(is_method) { method } else { "" };
             if is_seen {
+                if *own.get_or_insert_with(|| service.clone()) != service {
+                    bail!("it counts calls in to several services, and a sidecar has only one");
+                }
                 self.0.entry(service).or_default().entry(method.to_owned()).or_default().insert(caller);
             }
         }
+        Ok(())
     }
 
-    /// The rules that allow what was seen, as lines for contracts and for `mesh.yaml`.
-    fn rules(&self) -> Vec<String> {
+    /// The rules that allow what was seen, as lines for contracts and for `mesh.yaml`. A rule for a whole service takes the
+    /// place of all options of its contracts, so it is suggested only for these services.
+    fn rules(&self, without_contract: &BTreeSet<ServiceName>) -> Vec<String> {
         let mut lines = Vec::new();
         for (service, methods) in &self.0 {
             let callers = |callers: &BTreeSet<ServiceName>| {
-                let written = callers.iter().map(|caller| match caller.namespace() == service.namespace() {
+                let is_short = |caller: &ServiceName| {
+                    caller.namespace() == service.namespace() && !RESERVED_CALLERS.contains(&caller.name())
+                };
+                let written = callers.iter().map(|caller| match is_short(caller) {
                     true => format!("\"{}\"", caller.name()),
                     false => format!("\"{caller}\""),
                 });
@@ -123,9 +156,16 @@ impl Seen {
                 lines
                     .push(format!("option (weft.options.v1.method) = {{ access: {{ allow: [{}] }} }};", callers(seen)));
             }
-            if let Some(seen) = methods.get("") {
-                lines.push(format!("# {service}: what is in no contract, in mesh.yaml"));
+            let Some(seen) = methods.get("") else { continue };
+            if without_contract.contains(service) {
+                lines.push(format!("# {service}, in mesh.yaml"));
                 lines.push(format!("services: {{ {}: {{ access: [{}] }} }}", service.name(), callers(seen)));
+            } else {
+                lines.push(format!(
+                    "# {service}: {} called what is in no contract, such as a path or a health check; no rule is suggested for \
+                     that",
+                    callers(seen)
+                ));
             }
         }
         lines
@@ -156,18 +196,24 @@ mod tests {
                 row("inbound", "_other", "probe.shop", "OK", 1),
                 row("inbound", "x\u{1b}[2J/y", "probe.shop", "OK", 1),
                 row("inbound", "shop.users.v1.Users/Get", "nobody\u{1b}", "OK", 1),
+                row("inbound", "shop.users.v1.Users/Get", "any.shop", "OK", 1),
+                row("inbound", "shop.users.v1.Users/Wrong", "evil.shop", "UNIMPLEMENTED", 1),
                 "weft_calls_total{service= } x\nweft_calls_total{\n".to_owned(),
             ]
             .concat(),
-        );
-        assert_eq!(
-            seen.rules(),
-            [
-                "// users.shop: rpc shop.users.v1.Users/Get",
-                "option (weft.options.v1.method) = { access: { allow: [\"cron.jobs\", \"web\"] } };",
-                "# users.shop: what is in no contract, in mesh.yaml",
-                "services: { users: { access: [\"probe\"] } }",
-            ]
-        );
+        )
+        .unwrap();
+        let mut of_methods = vec![
+            "// users.shop: rpc shop.users.v1.Users/Get",
+            "option (weft.options.v1.method) = { access: { allow: [\"any.shop\", \"cron.jobs\", \"web\"] } };",
+            "# users.shop: \"probe\" called what is in no contract, such as a path or a health check; no rule is suggested for that",
+        ];
+        assert_eq!(seen.rules(&BTreeSet::new()), of_methods);
+        of_methods.pop();
+        of_methods.extend(["# users.shop, in mesh.yaml", "services: { users: { access: [\"probe\"] } }"]);
+        assert_eq!(seen.rules(&[ServiceName::parse("users.shop").unwrap()].into()), of_methods);
+        let two = row("inbound", "a.B/C", "web.shop", "OK", 1)
+            + &row("inbound", "a.B/C", "web.shop", "OK", 1).replace("users.", "pay.");
+        assert!(seen.read(&two).unwrap_err().to_string().contains("several services"));
     }
 }

@@ -6,7 +6,7 @@ use weft_mesh::{
     config::{Node, Reader, Table},
     identity::TrustDomain,
     names::{DEFAULT_NAMESPACE, ServiceName, is_label, port},
-    policy::{MeshRules, find_loop, find_unwelcome, read_mesh_access, read_service_access},
+    policy::{MeshRules, RESERVED_CALLERS, find_loop, find_unwelcome, read_mesh_access, read_service_access},
 };
 use weft_sidecar::UpgradeName;
 
@@ -179,6 +179,9 @@ fn read_service(
     let name = ServiceName::new(key, &context.namespace).ok();
     if name.is_none() {
         reader.problem(line, field, format!("found the name {key:?}; allowed: {LABEL}"));
+    }
+    if RESERVED_CALLERS.contains(&key) {
+        reader.problem(line, field, "this name has a meaning of its own in lists of callers; allowed: any other");
     }
     if key == KEYBOARD {
         reader.problem(line, field, "this name is reserved for your own sidecar at the keyboard; allowed: any other");

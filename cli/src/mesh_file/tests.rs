@@ -104,12 +104,12 @@ fn every_unknown_key_is_reported_with_the_closest_known_one() {
     assert_problems(
         "namespaces: shop\nservices:\n  users:\n    run: bin/users\n    replica: 2\n    colour: red\n",
         &[
-            "mesh.yaml:1: namespaces: unknown key; allowed: namespace, trust_domain, visibility, build, ports, traces, services \
+            "mesh.yaml:1: namespaces: unknown key; allowed: namespace, trust_domain, visibility, access, build, ports, traces, services \
              (did you mean `namespace`?)",
             "mesh.yaml:5: services.users.replica: unknown key; allowed: run, protos, proto_path, protocol, connect, \
-             upgrades, health, replicas, port, forward, env (did you mean `replicas`?)",
+             upgrades, access, health, replicas, port, forward, env (did you mean `replicas`?)",
             "mesh.yaml:6: services.users.colour: unknown key; allowed: run, protos, proto_path, protocol, connect, \
-             upgrades, health, replicas, port, forward, env",
+             upgrades, access, health, replicas, port, forward, env",
         ],
     );
 }
@@ -133,7 +133,7 @@ fn a_wrong_type_or_value_is_reported_with_what_was_found() {
             "mesh.yaml:11: services.Web: found the name \"Web\"; allowed: 1 to 63 of a-z, 0-9 and -, no - at either end",
             "mesh.yaml:11: services.Web.run: found the number 5; allowed: a command line, split as a shell would but run without a shell",
             "mesh.yaml:12: services.orders: found nothing; allowed: a table of run, protos, proto_path, protocol, connect, \
-             upgrades, health, replicas, port, forward, env",
+             upgrades, access, health, replicas, port, forward, env",
         ],
     );
 }
@@ -357,7 +357,7 @@ fn a_file_that_is_not_yaml_or_not_a_mesh_is_reported() {
     assert_problems(
         "just a text\n",
         &[
-            "mesh.yaml:1: found the text \"just a text\"; allowed: a table of namespace, trust_domain, visibility, build, ports, traces, services",
+            "mesh.yaml:1: found the text \"just a text\"; allowed: a table of namespace, trust_domain, visibility, access, build, ports, traces, services",
         ],
     );
     assert_problems("namespace: x\n", &["mesh.yaml:1: services: missing; allowed: a table of services by name"]);
@@ -365,7 +365,7 @@ fn a_file_that_is_not_yaml_or_not_a_mesh_is_reported() {
     assert_problems(
         "",
         &[
-            "mesh.yaml:1: found nothing; allowed: a table of namespace, trust_domain, visibility, build, ports, traces, services",
+            "mesh.yaml:1: found nothing; allowed: a table of namespace, trust_domain, visibility, access, build, ports, traces, services",
         ],
     );
 }

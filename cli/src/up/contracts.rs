@@ -46,6 +46,8 @@ struct Live {
     current: HashMap<ServiceName, Current>,
     /// The rules for who may call, as the control plane reads them.
     access: String,
+    /// What runs.
+    services: Vec<ServiceName>,
     watch: FileWatch,
     /// What is wrong with the files as they are now, until it has been said.
     trouble: Vec<String>,
@@ -70,6 +72,7 @@ impl Live {
             state_dir: file.state_dir(),
             current: current.collect(),
             access: file.access_file(),
+            services: file.services.iter().map(|service| service.name.clone()).collect(),
             watch: FileWatch::new(sources(file)),
             trouble: Vec::new(),
         }
@@ -98,14 +101,7 @@ impl Live {
     /// Replaces the contracts that have changed. Returns what to say.
     fn take(&mut self, file: &MeshFile) -> Vec<String> {
         let mut said = Vec::new();
-        let access = file.access_file();
-        if self.access != access {
-            said.push(match write_secret(&access_file(&self.state_dir), access.as_bytes()) {
-                Ok(()) => "the rules for who may call have changed, which takes effect now".to_owned(),
-                Err(error) => format!("the changed rules for who may call can't be written: {error}"),
-            });
-            self.access = access;
-        }
+        said.extend(self.take_access(file));
         for (name, Contracts { descriptor_set, implements, .. }) in contracts(file) {
             // A service that is new in the mesh file does not run.
             let Some(current) = self.current.get_mut(name) else { continue };
@@ -132,6 +128,33 @@ impl Live {
             });
         }
         said
+    }
+}
+
+impl Live {
+    /// Replaces the rules for who may call, if they have changed. Returns what to say.
+    fn take_access(&mut self, file: &MeshFile) -> Option<String> {
+        let access = file.access_file();
+        if self.access == access {
+            return None;
+        }
+        self.access.clone_from(&access);
+        // Without its entry a service that runs on would have no rule.
+        let names: BTreeSet<&ServiceName> = file.services.iter().map(|service| &service.name).collect();
+        if let Some(gone) = self.services.iter().find(|name| !names.contains(name)) {
+            return Some(format!(
+                "{gone} runs and is no longer in the mesh file, so the rules for who may call stay as they were: stop \
+                 `weft up` and start it again to use them"
+            ));
+        }
+        Some(match write_secret(&access_file(&self.state_dir), access.as_bytes()) {
+            Ok(()) => "the rules for who may call have changed, which takes effect now".to_owned(),
+            Err(error) => {
+                // The next change tries again, whatever it is.
+                self.access.clear();
+                format!("the changed rules for who may call can't be written: {error}")
+            }
+        })
     }
 }
 
@@ -196,11 +219,22 @@ mod tests {
         fs::write(dir.path().join("mesh.yaml"), format!("access: deny\n{MESH}")).unwrap();
         assert_eq!(live.look(), ["the rules for who may call have changed, which takes effect now"]);
         assert!(fs::read_to_string(access_file(&file.state_dir())).unwrap().contains("default: deny"));
+        let renamed = MESH.replace("  users:", "  people:");
+        fs::write(dir.path().join("mesh.yaml"), format!("access: allow\n{renamed}")).unwrap();
+        let said = live.look().join("\n");
+        assert!(said.contains("users.default runs and is no longer in the mesh file"), "{said}");
+        assert!(fs::read_to_string(access_file(&file.state_dir())).unwrap().contains("default: deny"), "it holds on");
         fs::write(dir.path().join("mesh.yaml"), format!("access: never\n{MESH}")).unwrap();
         live.look();
         let said = live.look().join("\n");
         assert!(said.contains("mesh.yaml:1: access: found the text \"never\"; allowed: allow, deny"), "{said}");
         fs::write(dir.path().join("mesh.yaml"), format!("access: deny\n# the same\n{MESH}")).unwrap();
+        assert_eq!(
+            live.look(),
+            ["the rules for who may call have changed, which takes effect now"],
+            "since the refused ones"
+        );
+        fs::write(dir.path().join("mesh.yaml"), format!("access: deny\n# still the same\n{MESH}")).unwrap();
         assert_eq!(live.look(), none);
 
         edit(&contract("seconds: 1", "service More {}\n"));

@@ -1,6 +1,6 @@
 //! Takes values out of the tree, and notes each problem.
 
-use std::{fmt::Display, ops::RangeInclusive};
+use std::{collections::HashMap, fmt::Display, ops::RangeInclusive};
 
 use super::{
     Located,
@@ -90,19 +90,31 @@ impl<'a> Reader<'a> {
             return None;
         };
         let mut table = Table { field: field.to_owned(), entries: Vec::with_capacity(entries.len()) };
+        let mut seen = HashMap::new();
         for (key_node, value) in entries {
             let Some(key) = key_node.scalar_text() else {
                 self.wrong_type(key_node, field, "text as a key");
                 continue;
             };
-            if let Some(first) = table.entries.iter().find(|e| e.key == key) {
-                let text = format!("there twice, first in line {}; allowed: once", first.line);
+            if let Some(first) = seen.get(&key) {
+                let text = format!("there twice, first in line {first}; allowed: once");
                 self.problem(key_node.line, &table.path(&key), text);
                 continue;
             }
+            seen.insert(key.clone(), key_node.line);
             table.entries.push(Entry { key, line: key_node.line, node: value });
         }
         Some(table)
+    }
+
+    /// Notes each of these keys that is there without a value. Elsewhere that counts as left out, but a rule that nobody has
+    /// filled in must not count as none.
+    pub fn must_have_values(&mut self, table: &Table<'_>, keys: &[&str]) {
+        for Entry { key, line, node } in &table.entries {
+            if keys.contains(&key.as_str()) && matches!(node.value, Value::Null) {
+                self.problem(*line, &table.path(key), "found nothing; allowed: a value, or no such key");
+            }
+        }
     }
 
     /// A text that is not empty.

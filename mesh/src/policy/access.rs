@@ -19,7 +19,7 @@ use weft_contracts::weft::options::v1 as options;
 #[cfg(feature = "config")]
 pub use self::file::{MeshRules, read_mesh_access, read_service_access};
 pub use self::{
-    callers::Callers,
+    callers::{Callers, RESERVED_CALLERS},
     judge::{AccessRules, Called, Request, Verdict},
     of_mesh::{DefaultAccess, MeshAccess, ServiceAccess},
     paths::{PathRule, PathRules},

@@ -49,17 +49,13 @@ impl Rules {
     pub(crate) async fn keep(&self) {
         let Some(file) = self.file.clone() else { return std::future::pending().await };
         let mut watch = FileWatch::new(vec![file.clone()]);
-        let mut trouble = None;
         loop {
             sleep(LOOK_INTERVAL).await;
-            match watch.look() {
-                Look::Changed => trouble = self.read_again(&file).await.err(),
-                Look::Settled => {
-                    if let Some(problems) = trouble.take() {
-                        tracing::error!("the rules for who may call stay as they were: {problems}");
-                    }
-                }
-                Look::Unchanged => {}
+            // Half of a file may be good, too, and have fewer rules.
+            if watch.look() == Look::Settled
+                && let Err(problems) = self.read_again(&file).await
+            {
+                tracing::error!("the rules for who may call stay as they were: {problems}");
             }
         }
     }

@@ -243,8 +243,10 @@ impl Call {
                 self.answer_with(failure, hop);
             }
             Answer::Begun { rpc, .. } => {
-                let reason = failure.reason.as_str();
-                self.worker.log(|| format!("call failed ({reason}): {}", failure.message));
+                if failure.rule.is_none() {
+                    let reason = failure.reason.as_str();
+                    self.worker.log(|| format!("call failed ({reason}): {}", failure.message));
+                }
                 if rpc == Rpc::Grpc {
                     self.caller.send_trailers(&failure.grpc_status(hop));
                 } else {
@@ -271,6 +273,10 @@ impl Call {
     }
 
     fn log_refused(&self, failure: &Failure) {
+        if failure.rule.is_some() {
+            // Logged where the rule was broken.
+            return;
+        }
         let service = failure.service.as_deref().unwrap_or("-");
         let (reason, message) = (failure.reason.as_str(), &failure.message);
         if failure.is_expected {

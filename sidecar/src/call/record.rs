@@ -55,9 +55,12 @@ impl CallRecord {
         &self.metrics
     }
 
-    /// The rules for who may call do not allow the call.
+    /// The rules for who may call do not allow the call. Its span may be left out.
     #[cold]
-    pub(crate) fn not_allowed(&mut self, verdict: policy::Verdict) {
+    pub(crate) fn not_allowed(&mut self, verdict: policy::Verdict, is_traced: bool) {
+        if !is_traced {
+            self.span = None;
+        }
         if let Some(span) = &mut self.span {
             span.not_allowed(verdict);
         }

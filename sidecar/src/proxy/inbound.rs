@@ -13,7 +13,13 @@ use std::{
 
 use opentelemetry::trace::SpanKind;
 use tokio::task::{AbortHandle, spawn_local};
-use weft_mesh::{errors::Reason, identity::SpiffeId, limits, policy::Verdict};
+use weft_mesh::{
+    errors::Reason,
+    identity::SpiffeId,
+    limits,
+    names::shown,
+    policy::{Source, Verdict},
+};
 use weft_wire::{Code, Headers};
 
 use crate::{
@@ -22,7 +28,7 @@ use crate::{
         deadline,
         failure::{Failure, Hop},
         headers::CLIENT_CERT,
-        tunnel,
+        target, tunnel,
     },
     policy::{
         outcome::Outcome,
@@ -99,22 +105,41 @@ impl Peer {
         })
     }
 
-    /// Counts a call that the rules do not allow. If they are only tried, it is logged; else it is refused, and that is logged
-    /// where it fails.
+    /// Counts, logs and traces a call that the rules do not allow. If they are not only tried, it is refused.
     #[cold]
-    fn not_allowed(&self, local: &LocalService, found: &Found, verdict: Verdict) -> Result<(), Failure> {
+    fn not_allowed(&self, local: &LocalService, call: &Call, found: &Found, verdict: Verdict) -> Result<(), Failure> {
+        let worker = &self.proxy.worker;
         found.metrics.not_allowed(verdict);
-        self.proxy.worker.shared.metrics.not_allowed.fetch_add(1, Relaxed);
-        let methods = self.methods.borrow();
-        let called = methods.name(found.place).map_or(local.name.as_str(), |method| method);
+        worker.shared.metrics.not_allowed.fetch_add(1, Relaxed);
+        let called = self.called(local, call, found, verdict);
         let (caller, source) = (self.id.service(), verdict.source);
         let refused = format!("{caller} may not call {called}, by {source}");
-        if !verdict.refuses() {
-            self.proxy.worker.warn(|| format!("{refused}; the call goes on, as the rule is only tried"));
+        let is_refused = verdict.refuses();
+        let is_logged = worker.log_denial(caller, || match is_refused {
+            true => format!("call refused (permission-denied) service={}: {refused}", local.name),
+            false => format!("{refused}; the call goes on, as the rule is only tried"),
+        });
+        // A member that may call nothing must not fill the trace store either.
+        call.with_record(|record| record.not_allowed(verdict, is_logged || !is_refused));
+        if !is_refused {
             return Ok(());
         }
         let message = format!("{refused}; see `weft access explain {caller} {called}`");
         Err(Failure::new(Reason::PermissionDenied, message).by_rule(source.as_str()).of_service(local.name.as_str()))
+    }
+
+    /// How messages name what a call asks for, as `weft access explain` takes it.
+    fn called(&self, local: &LocalService, call: &Call, found: &Found, verdict: Verdict) -> String {
+        let is_by_path = matches!(verdict.source, Source::PathRule | Source::OtherMethod | Source::AmbiguousPath);
+        match self.methods.borrow().name(found.place) {
+            Some(method) if !is_by_path => method.to_string(),
+            None if !is_by_path => local.name.to_string(),
+            _ => {
+                let head = call.head();
+                let path = target::before_query(head.path().unwrap_or_default());
+                format!("{}{}", local.name, shown(&path.escape_ascii().to_string()))
+            }
+        }
     }
 }
 
@@ -136,8 +161,7 @@ impl Way for Peer {
         let local = self.proxy.local.as_ref()?;
         let found = self.method(local, &call.head());
         let verdict = found.verdict.filter(|verdict| verdict.refuses())?;
-        call.with_record(|record| record.not_allowed(verdict));
-        self.not_allowed(local, &found, verdict).err()
+        self.not_allowed(local, call, &found, verdict).err()
     }
 
     fn again(self: Rc<Self>, call: Rc<Call>) -> AbortHandle {
@@ -229,10 +253,7 @@ fn admit(peer: &Peer, local: &LocalService, call: &Rc<Call>, wants: Wants) -> Re
     let found = prepare(peer, local, call);
     match found.verdict {
         Some(Verdict { is_allowed: true, .. }) => {}
-        Some(verdict) => {
-            call.with_record(|record| record.not_allowed(verdict));
-            peer.not_allowed(local, &found, verdict)?;
-        }
+        Some(verdict) => peer.not_allowed(local, call, &found, verdict)?,
         None => {
             // The caller's sidecar tries another endpoint.
             let message = format!("the sidecar of {} does not know yet who may call it", local.name);

@@ -11,7 +11,11 @@ use std::{
 };
 
 use tokio::{sync::Notify, time::Instant};
-use weft_mesh::{limits, telemetry::LogLimit};
+use weft_mesh::{
+    limits,
+    names::ServiceName,
+    telemetry::{LeftOut, LogLimit, SharedLogLimit},
+};
 
 use crate::{
     shared::{
@@ -36,6 +40,8 @@ use crate::{
 pub(crate) struct Worker {
     pub(crate) shared: Arc<Shared>,
     pub(crate) log_limit: LogLimit,
+    /// For calls that are not allowed, by their callers: one that calls in vain hides no line of another.
+    denial_lines: SharedLogLimit<ServiceName>,
     pub(crate) deadlines: Wheel<dyn Timed>,
     pub(crate) wire_limits: WireLimits,
     pub(crate) expiries: Rc<Expiries>,
@@ -121,6 +127,7 @@ impl Worker {
             expiries: Rc::default(),
             pulse: shared.pulses.of_worker(index),
             log_limit: LogLimit::new(),
+            denial_lines: SharedLogLimit::new(),
             deadlines: Wheel::new(),
             wire_limits: WireLimits::new(shared.args.header_list_bytes),
             now: Cell::new(Instant::now()),
@@ -272,6 +279,16 @@ impl Worker {
         if self.log_limit.take().is_some() {
             tracing::warn!("{}", line());
         }
+    }
+
+    /// Logs that a call of this caller is not allowed. False if there were too many such lines.
+    pub(crate) fn log_denial(&self, caller: &ServiceName, line: impl FnOnce() -> String) -> bool {
+        let Some(left_out) = self.denial_lines.take(caller) else { return false };
+        if let Some(LeftOut { lines, last }) = left_out {
+            tracing::warn!("{lines} lines about calls that are not allowed were left out, the last one of {last}");
+        }
+        tracing::warn!("{}", line());
+        true
     }
 
     /// Counts and logs a task's panic, which the runtime would swallow.

@@ -12,6 +12,10 @@ pub(super) const ALLOWED: &str = "the NAME or NAME.NAMESPACE of a service, *.NAM
 
 /// The most names in one list.
 const NAMES: usize = 10_000;
+/// The most of them that are SPIFFE IDs: each is compared with each caller.
+const IDS: usize = 100;
+/// The names that mean something else than a service in a list of callers.
+pub const RESERVED_CALLERS: [&str; 3] = ["any", "nobody", "unauthenticated"];
 
 /// The identities that may call.
 ///
@@ -102,6 +106,9 @@ impl Callers {
             if matches!(name, "any" | "nobody") && names.len() > 1 {
                 return Err(format!("`{name}` beside other names; it has to be alone"));
             }
+        }
+        if callers.ids.len() > IDS {
+            return Err(format!("{} SPIFFE IDs; at most {IDS}", callers.ids.len()));
         }
         callers.neighbours.sort_unstable();
         callers.services.sort_unstable();
@@ -245,6 +252,8 @@ mod tests {
             assert_eq!(Callers::parse(names).unwrap_err(), problem, "{names:?}");
         }
         assert!(Callers::parse(&vec!["a"; NAMES + 1]).is_err());
+        let ids: Vec<String> = (0..=IDS).map(|i| format!("spiffe://weft.local/ns/n{i}/sa/*")).collect();
+        assert_eq!(Callers::parse(&ids).unwrap_err(), "101 SPIFFE IDs; at most 100");
     }
 
     #[test]

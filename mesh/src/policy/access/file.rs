@@ -110,7 +110,8 @@ impl MeshRules {
             }
             text.push_str(if access.paths.written().is_empty() { "" } else { "    paths:\n" });
             for PathRule { path, methods, rule } in access.paths.written() {
-                let _ = writeln!(text, "      - {{ path: {path:?}, methods: {methods:?}, {} }}", rule_of(rule));
+                let methods = if methods.is_empty() { String::new() } else { format!("methods: {methods:?}, ") };
+                let _ = writeln!(text, "      - {{ path: {path:?}, {methods}{} }}", rule_of(rule));
             }
         }
         text
@@ -120,6 +121,7 @@ impl MeshRules {
 /// Reads the key `access` of a mesh: `allow`, `deny`, or a table.
 pub fn read_mesh_access(reader: &mut Reader<'_>, table: &Table<'_>) -> MeshRules {
     let mut rules = MeshRules::default();
+    reader.must_have_values(table, &["access"]);
     let Some(node) = table.get("access") else { return rules };
     if let Value::Text(_) = node.value {
         rules.is_allowed = read_default(reader, table, "access");
@@ -127,12 +129,14 @@ pub fn read_mesh_access(reader: &mut Reader<'_>, table: &Table<'_>) -> MeshRules
     }
     let field = table.path("access");
     let Some(access) = reader.table(&field, node, ACCESS_KEYS) else { return rules };
+    reader.must_have_values(&access, ACCESS_KEYS);
     rules.is_allowed = read_default(reader, &access, "default");
     rules.is_audit = reader.truth(&access, "audit").is_some_and(|audit| audit.value);
     if let Some(node) = access.get("namespaces")
         && let Some(namespaces) = reader.open_table(&access.path("namespaces"), node, "a table of namespaces by name")
     {
         for entry in namespaces.entries() {
+            reader.must_have_values(&namespaces, &[&entry.key]);
             if !is_label(&entry.key) {
                 let text = format!("found the name {:?}; allowed: {LABEL}", shown(&entry.key));
                 reader.problem(entry.line, &namespaces.path(&entry.key), text);
@@ -154,6 +158,7 @@ fn read_default(reader: &mut Reader<'_>, table: &Table<'_>, key: &str) -> Option
 
 /// Reads the key `access` of a service: names of callers, or a table.
 pub fn read_service_access(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<ServiceAccess> {
+    reader.must_have_values(table, &["access"]);
     let node = table.get("access")?;
     Some(read_rules(reader, &table.path("access"), node))
 }
@@ -164,6 +169,7 @@ fn read_rules(reader: &mut Reader<'_>, field: &str, node: &Node) -> ServiceAcces
         return ServiceAccess { rule, paths: PathRules::default() };
     }
     let Some(table) = reader.table(field, node, RULE_KEYS) else { return ServiceAccess::default() };
+    reader.must_have_values(&table, RULE_KEYS);
     let rule = read_rule(reader, &table);
     let paths = table.get("paths").map(|node| read_paths(reader, &table.path("paths"), node)).unwrap_or_default();
     if table.get("allow").is_none() && table.get("paths").is_none() {
@@ -215,6 +221,16 @@ fn read_paths(reader: &mut Reader<'_>, field: &str, node: &Node) -> PathRules {
     let (mut rules, mut lines) = (Vec::new(), Vec::new());
     for (place, item) in items.iter().enumerate() {
         let Some(table) = reader.table(&format!("{field}[{place}]"), item, PATH_KEYS) else { continue };
+        reader.must_have_values(&table, PATH_KEYS);
+        if let Some(Node { line, value: Value::List(methods), .. }) = table.get("methods")
+            && methods.is_empty()
+        {
+            reader.problem(
+                *line,
+                &table.path("methods"),
+                format!("found an empty list; allowed: {METHOD}, or no such key"),
+            );
+        }
         let path = reader.text(&table, "path", PATH).map(|path| path.value);
         let methods = reader.texts(&table, "methods", METHOD).unwrap_or_default();
         let rule = read_rule(reader, &table);
@@ -278,6 +294,11 @@ services:
         assert_eq!(of("reports.shop").service.unwrap().paths.written().len(), 2);
         assert_eq!(MeshRules::parse("f", "access: allow\n").unwrap().is_allowed, Some(true));
         assert_eq!(MeshRules::parse("f", "{}\n").unwrap(), MeshRules::default());
+        for empty in
+            ["access:\n", "access: { default: }\n", "access: { namespaces: { shop: } }\n", "services: { web: }\n"]
+        {
+            assert!(problems(empty).contains("found nothing"), "{empty}");
+        }
     }
 
     #[test]
@@ -300,11 +321,30 @@ services:
     }
 
     #[test]
+    fn ten_thousand_rules_are_read_and_written() {
+        let services: String = (0..10_000).map(|i| format!("  s{i}: [a{i}, \"*.n{i}\"]\n")).collect();
+        let paths: String = (0..10_000).map(|i| format!("      - {{ path: /a/b{i}/*, allow: c{i} }}\n")).collect();
+        let text = format!("namespace: shop\nservices:\n{services}  web:\n    paths:\n{paths}");
+        let rules = MeshRules::parse("access.yaml", &text).unwrap();
+        assert_eq!(MeshRules::parse("again.yaml", &rules.to_yaml()).unwrap(), rules);
+        let web = ServiceName::parse("web.shop").unwrap();
+        let access = crate::policy::AccessRules::new(&web, rules.of(&web));
+        for (caller, is_allowed) in [("c9999", true), ("c9998", false)] {
+            let caller = format!("spiffe://weft.local/ns/shop/sa/{caller}").parse().unwrap();
+            let verdict = access.judge_path(b"GET", b"/a/b9999/x", &caller).expect("a rule is for it");
+            assert_eq!(verdict.is_allowed, is_allowed);
+        }
+        let message = prost::Message::encoded_len(&wire::MeshAccess::from(&rules.of(&web)));
+        assert!(message < crate::limits::CONTROL_MESSAGE_BYTES, "{message} bytes for the sidecar");
+    }
+
+    #[test]
     fn each_problem_names_its_line_and_field() {
         let text = problems(
             "access: { default: denied, audit: yes, namespaces: { Shop: deny, data: no } }\nservices:\n  web: [any, users]\n  \
              a: { audit: true }\n  b:\n    paths:\n      - { path: a, allow: any }\n      - { path: /a }\n  c: { allow: 7 \
-             }\n  D: any\n  e: []\n  f: { paths: [{ path: /x, allow: a }, { path: /X/, allow: b }] }\n",
+             }\n  D: any\n  e: []\n  f: { paths: [{ path: /x, allow: a }, { path: /X/, allow: b }] }\n  g: { allow: , paths: [{ \
+             path: /a, allow: b }] }\n  h: { paths: [{ path: /a, allow: b, methods: [] }] }\n",
         );
         for problem in [
             "access.yaml:1: access.default: found the text \"denied\"; allowed: allow, deny",
@@ -318,6 +358,8 @@ services:
             "access.yaml:9: services.c.allow: found the number 7; allowed: a list, each the NAME",
             "access.yaml:10: services.D: found the name \"D\"",
             "access.yaml:11: services.e: found without a name; write `nobody` if that is meant",
+            "access.yaml:13: services.g.allow: found nothing; allowed: a value, or no such key",
+            "access.yaml:14: services.h.paths[0].methods: found an empty list; allowed: a method",
             "access.yaml:12: services.f.paths[1].path: found \"/X/\", which \"/x\" has too",
         ] {
             assert!(text.contains(problem), "{problem}\nis not in\n{text}");

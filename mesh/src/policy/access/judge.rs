@@ -1,5 +1,7 @@
 //! What the rules of a service decide.
 
+use std::sync::Arc;
+
 use super::{
     AccessRule, MeshAccess,
     paths::{Found, PathRules},
@@ -45,7 +47,10 @@ pub enum Called<'r> {
 impl Called<'_> {
     /// What a path stands for that is of no method of the contracts.
     pub fn unlisted(path: &[u8]) -> Self {
-        if path.starts_with(b"/grpc.health.v1.Health/") { Self::Health } else { Self::Other }
+        match path.strip_prefix(b"/grpc.health.v1.Health/") {
+            Some(b"Check" | b"Watch" | b"List") => Self::Health,
+            _ => Self::Other,
+        }
     }
 }
 
@@ -92,11 +97,11 @@ impl AccessRules {
 
     /// The first part of [`judge`](Self::judge): what the rules for paths decide, if one of them is for this request.
     pub fn judge_path(&self, http_method: &[u8], path: &[u8], caller: &SpiffeId) -> Option<Verdict> {
-        let refused = |source| self.audited(Verdict { is_allowed: false, is_audit: false, source });
+        let refused = |source, is_audit| self.audited(Verdict { is_allowed: false, is_audit, source });
         match self.paths.find(http_method, path) {
             Found::Rule(rule) => Some(self.audited(self.by(rule, Source::PathRule, caller))),
-            Found::OtherMethod => Some(refused(Source::OtherMethod)),
-            Found::Ambiguous => Some(refused(Source::AmbiguousPath)),
+            Found::OtherMethod { is_audit } => Some(refused(Source::OtherMethod, is_audit)),
+            Found::Ambiguous { is_audit } => Some(refused(Source::AmbiguousPath, is_audit)),
             Found::Nothing => None,
         }
     }
@@ -130,7 +135,11 @@ impl AccessRules {
             }
             // A server may find one of its methods by a path that is not quite that of the contract.
             Called::Other => {
-                let rules = methods.filter_map(|method| method.access.as_ref()).map(|access| &*access.value);
+                // Methods that have their service's rule share it.
+                let mut before = std::ptr::null();
+                let mut is_new = |rule| std::mem::replace(&mut before, rule) != rule;
+                let rules = methods.filter_map(|method| method.access.as_ref()).map(|access| &access.value);
+                let rules = rules.filter(|rule| is_new(Arc::as_ptr(rule)));
                 let verdicts = rules.map(|rule| self.by(rule, Source::NoContract, caller));
                 let refusals = verdicts.chain([self.by_default()]).filter(|verdict| !verdict.is_allowed);
                 // One that is only tried must not take the place of one that refuses.
@@ -157,8 +166,6 @@ impl AccessRules {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::{
         super::{Callers, DefaultAccess, PathRule, ServiceAccess},
         *,
@@ -263,7 +270,11 @@ mod tests {
         }
         assert!(!judge(deny(), rules(), HEALTH, "cron").0);
         assert!(!judge(MeshAccess::default(), rules(), HEALTH, "cron").0, "the default is for no method");
-        assert!(!judge(deny(), rules(), "/grpc.health.v1.healthy/Check", "web").0);
+        for other in
+            ["/grpc.health.v1.healthy/Check", "/grpc.health.v1.Health/../t.S/A", "/grpc.health.v1.Health/check"]
+        {
+            assert!(!judge(deny(), rules(), other, "web").0, "{other}");
+        }
         assert_eq!(judge(deny(), Vec::new(), HEALTH, "web"), (false, "mesh-default"));
         assert_eq!(judge(MeshAccess::default(), Vec::new(), HEALTH, "web"), (true, "built-in"));
         let tried = AccessRule { is_audit: true, ..rule("web") };

@@ -15,6 +15,8 @@ pub(super) const METHOD: &str = "a method of HTTP, as GET";
 
 /// The longest path in a rule.
 const PATTERN_BYTES: usize = 1_024;
+/// The most methods in a rule.
+const METHODS: usize = 32;
 
 /// Who may call the requests that one path and some methods match.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,9 +48,15 @@ pub(super) enum Found<'r> {
     /// This rule decides.
     Rule(&'r AccessRule),
     /// There are rules for the path, and none of them is for the method.
-    OtherMethod,
+    OtherMethod {
+        /// All of them are only tried.
+        is_audit: bool,
+    },
     /// Services may read the path in several ways, so nobody may call it.
-    Ambiguous,
+    Ambiguous {
+        /// All rules for paths are only tried.
+        is_audit: bool,
+    },
     /// No rule is for the path.
     Nothing,
 }
@@ -61,6 +69,14 @@ impl PathRules {
     pub fn new(written: Vec<PathRule>) -> Result<Self, (usize, &'static str, String)> {
         let mut rules = Self::default();
         for (place, rule) in written.iter().enumerate() {
+            let wrong_methods = |text: String| Err((place, "methods", text));
+            if rule.methods.len() > METHODS {
+                return wrong_methods(format!("found {}; allowed: at most {METHODS}", rule.methods.len()));
+            }
+            if let Some(method) = rule.methods.iter().find(|method| !is_method(method)) {
+                let found = crate::names::shown(method);
+                return wrong_methods(format!("found {found:?}; allowed: {METHOD}"));
+            }
             let wrong = |text: String| Err((place, "path", text));
             let found = crate::names::shown(&rule.path);
             let (into, key) = match rule.path.strip_suffix("/*") {
@@ -82,12 +98,6 @@ impl PathRules {
             }
             of_path.push(place);
         }
-        for (place, rule) in written.iter().enumerate() {
-            if let Some(method) = rule.methods.iter().find(|method| !is_method(method)) {
-                let found = crate::names::shown(method);
-                return Err((place, "methods", format!("found {found:?}; allowed: {METHOD}")));
-            }
-        }
         rules.lengths = rules.below.keys().map(String::len).collect();
         rules.lengths.sort_unstable_by(|a, b| b.cmp(a));
         rules.lengths.dedup();
@@ -106,7 +116,11 @@ impl PathRules {
         if self.written.is_empty() || matches!((method, path), (b"CONNECT", b"") | (b"OPTIONS", b"*")) {
             return Found::Nothing;
         }
-        let Some(path) = normal(path) else { return Found::Ambiguous };
+        // Some servers take `post` for `POST`.
+        let path = if method.iter().any(u8::is_ascii_lowercase) { None } else { normal(path) };
+        let Some(path) = path else {
+            return Found::Ambiguous { is_audit: self.written.iter().all(|path| path.rule.is_audit) };
+        };
         let path = without_last_slash(&path);
         let Some(places) = self.exact.get(path).or_else(|| self.below(path)) else { return Found::Nothing };
         // HEAD asks for what GET would answer.
@@ -114,7 +128,8 @@ impl PathRules {
         let rules = || places.iter().map(|place| &self.written[*place]);
         let of_method = rules().find(|rule| rule.methods.iter().any(|listed| listed.as_bytes() == method));
         let rule = of_method.or_else(|| rules().find(|rule| rule.methods.is_empty()));
-        rule.map_or(Found::OtherMethod, |rule| Found::Rule(&rule.rule))
+        let otherwise = || Found::OtherMethod { is_audit: rules().all(|rule| rule.rule.is_audit) };
+        rule.map_or_else(otherwise, |rule| Found::Rule(&rule.rule))
     }
 
     fn below(&self, path: &str) -> Option<&Vec<usize>> {
@@ -172,7 +187,7 @@ fn decoded(path: &[u8]) -> Option<Vec<u8>> {
             let digit = |b: u8| char::from(b).to_digit(16);
             let byte = (digit(*high)? * 16 + digit(*low)?) as u8;
             // What is a separator only for those who decode, and what is decoded twice by some.
-            if b"/\\%.;".contains(&byte) {
+            if b"/\\%.;?#".contains(&byte) {
                 return None;
             }
             byte
@@ -239,6 +254,8 @@ mod tests {
     fn found(rules: &PathRules, method: &str, path: &str) -> String {
         match rules.find(method.as_bytes(), path.as_bytes()) {
             Found::Rule(rule) => rule.callers.to_string(),
+            Found::OtherMethod { is_audit: false } => "OtherMethod".to_owned(),
+            Found::Ambiguous { is_audit: false } => "Ambiguous".to_owned(),
             other => format!("{other:?}"),
         }
     }
@@ -264,12 +281,14 @@ mod tests {
             ("CONNECT", "", "Nothing"),
             ("GET", "", "Ambiguous"),
             ("GET", "*", "Ambiguous"),
+            ("post", "/shop/x", "Ambiguous"),
+            ("GeT", "/shop/x", "Ambiguous"),
         ] {
             assert_eq!(found(&rules, method, path), expected, "{method} {path}");
         }
         assert_eq!(found(&PathRules::default(), "GET", "/a/../b"), "Nothing", "nothing can be led around");
-        assert_eq!(rules.find(b"GET", b"/shop/\xff"), Found::Ambiguous);
-        assert_eq!(rules.find(b"GET", b"\xff"), Found::Ambiguous);
+        assert_eq!(rules.find(b"GET", b"/shop/\xff"), Found::Ambiguous { is_audit: false });
+        assert_eq!(rules.find(b"GET", b"\xff"), Found::Ambiguous { is_audit: false });
     }
 
     #[test]
@@ -305,6 +324,8 @@ mod tests {
             "/shop/admin%zz",
             "/shop/%ff",
             "/shop/admin#x",
+            "/shop/admin%3f",
+            "/shop/admin%23",
             "shop/admin",
             "http://shop/admin",
         ] {
@@ -321,6 +342,22 @@ mod tests {
         ] {
             assert_eq!(found(&rules, "GET", path), "readers", "{path}");
         }
+    }
+
+    #[test]
+    fn rules_that_are_only_tried_refuse_nothing_else_either() {
+        let tried = |methods| {
+            let mut rule = rule("/a", methods, "friend");
+            rule.rule.is_audit = true;
+            rule
+        };
+        let rules = PathRules::new(vec![tried(&["GET"])]).unwrap();
+        assert_eq!(rules.find(b"POST", b"/a"), Found::OtherMethod { is_audit: true });
+        assert_eq!(rules.find(b"GET", b"//a"), Found::Ambiguous { is_audit: true });
+        let one_of_two = PathRules::new(vec![tried(&["GET"]), rule("/b", &["GET"], "friend")]).unwrap();
+        assert_eq!(one_of_two.find(b"POST", b"/a"), Found::OtherMethod { is_audit: true });
+        assert_eq!(one_of_two.find(b"POST", b"/b"), Found::OtherMethod { is_audit: false });
+        assert_eq!(one_of_two.find(b"GET", b"//a"), Found::Ambiguous { is_audit: false });
     }
 
     /// The place of the rule for a request, by a walk over all rules.

@@ -233,7 +233,7 @@ impl Stream {
                 message = message(&mut self.requests, self.pace.next_at()) => return message,
                 () = self.answers.closed() => return Ok(None),
                 () = self.caller.expired() => return Err(Caller::expiry_status()),
-                _ = self.rules.changed(), if self.membership.is_some() => {
+                Ok(()) = self.rules.changed(), if self.membership.is_some() => {
                     let access = self.access();
                     self.answer(AnnounceResponse { access, ..AnnounceResponse::default() })?;
                 }

@@ -109,7 +109,7 @@ func (x Breaker_Code) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Breaker_Code.Descriptor instead.
 func (Breaker_Code) EnumDescriptor() ([]byte, []int) {
-	return file_weft_options_v1_options_proto_rawDescGZIP(), []int{4, 0}
+	return file_weft_options_v1_options_proto_rawDescGZIP(), []int{5, 0}
 }
 
 // Options for all methods of a service.
@@ -128,7 +128,9 @@ type ServiceOptions struct {
 	StandsInFor []string `protobuf:"bytes,4,rep,name=stands_in_for,json=standsInFor,proto3" json:"stands_in_for,omitempty"`
 	// When a call that is not answered yet is sent to another endpoint as well, for each method that says nothing itself, is
 	// safe to repeat (`idempotency_level`) and takes one message. At least one method must be safe to repeat.
-	Hedge         *Hedge `protobuf:"bytes,5,opt,name=hedge,proto3" json:"hedge,omitempty"`
+	Hedge *Hedge `protobuf:"bytes,5,opt,name=hedge,proto3" json:"hedge,omitempty"`
+	// Who may call each method that says nothing itself.
+	Access        *Access `protobuf:"bytes,6,opt,name=access,proto3" json:"access,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -198,6 +200,13 @@ func (x *ServiceOptions) GetHedge() *Hedge {
 	return nil
 }
 
+func (x *ServiceOptions) GetAccess() *Access {
+	if x != nil {
+		return x.Access
+	}
+	return nil
+}
+
 // Options for one method.
 type MethodOptions struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -209,7 +218,9 @@ type MethodOptions struct {
 	Fallback *Fallback `protobuf:"bytes,2,opt,name=fallback,proto3" json:"fallback,omitempty"`
 	// When a call that is not answered yet is sent to another endpoint as well. Only for a method that is safe to repeat
 	// (`idempotency_level`). Empty (`hedge: {}`): never, whatever the service's option says.
-	Hedge         *Hedge `protobuf:"bytes,3,opt,name=hedge,proto3" json:"hedge,omitempty"`
+	Hedge *Hedge `protobuf:"bytes,3,opt,name=hedge,proto3" json:"hedge,omitempty"`
+	// Who may call the method, whatever the service's option says.
+	Access        *Access `protobuf:"bytes,4,opt,name=access,proto3" json:"access,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -265,6 +276,78 @@ func (x *MethodOptions) GetHedge() *Hedge {
 	return nil
 }
 
+func (x *MethodOptions) GetAccess() *Access {
+	if x != nil {
+		return x.Access
+	}
+	return nil
+}
+
+// Who may call. The sidecar of the called service asks for it with each call, and knows the caller by its certificate.
+type Access struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The callers, each in one of these forms:
+	//
+	//	`NAME`                a service in the namespace of this one
+	//	`NAME.NAMESPACE`      a service
+	//	`*.NAMESPACE`         every service of a namespace
+	//	`spiffe://…`          a SPIFFE ID, `spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/NAME`, in which NAMESPACE and NAME may be
+	//	                      `*` or end with it: `web-*`
+	//	`any`                 every member of the trust domain; it stands alone
+	//	`nobody`              it stands alone
+	//
+	// At least one. A service is not among its own callers unless it is in the list.
+	Allow []string `protobuf:"bytes,1,rep,name=allow,proto3" json:"allow,omitempty"`
+	// Only tries the rule: calls that it does not allow are counted and logged, and go on.
+	Audit         bool `protobuf:"varint,2,opt,name=audit,proto3" json:"audit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Access) Reset() {
+	*x = Access{}
+	mi := &file_weft_options_v1_options_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Access) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Access) ProtoMessage() {}
+
+func (x *Access) ProtoReflect() protoreflect.Message {
+	mi := &file_weft_options_v1_options_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Access.ProtoReflect.Descriptor instead.
+func (*Access) Descriptor() ([]byte, []int) {
+	return file_weft_options_v1_options_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Access) GetAllow() []string {
+	if x != nil {
+		return x.Allow
+	}
+	return nil
+}
+
+func (x *Access) GetAudit() bool {
+	if x != nil {
+		return x.Audit
+	}
+	return false
+}
+
 // Hedging: a call whose answer takes long is also sent to a second endpoint, once. The answer whose head comes first counts,
 // and the other try is cancelled. It helps against endpoints that are slow now and then. It does not help a service that is
 // slow as a whole, so hedges have a budget: at most one for ten calls.
@@ -278,7 +361,7 @@ type Hedge struct {
 
 func (x *Hedge) Reset() {
 	*x = Hedge{}
-	mi := &file_weft_options_v1_options_proto_msgTypes[2]
+	mi := &file_weft_options_v1_options_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -290,7 +373,7 @@ func (x *Hedge) String() string {
 func (*Hedge) ProtoMessage() {}
 
 func (x *Hedge) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_options_v1_options_proto_msgTypes[2]
+	mi := &file_weft_options_v1_options_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -303,7 +386,7 @@ func (x *Hedge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hedge.ProtoReflect.Descriptor instead.
 func (*Hedge) Descriptor() ([]byte, []int) {
-	return file_weft_options_v1_options_proto_rawDescGZIP(), []int{2}
+	return file_weft_options_v1_options_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Hedge) GetAfter() *durationpb.Duration {
@@ -335,7 +418,7 @@ type Fallback struct {
 
 func (x *Fallback) Reset() {
 	*x = Fallback{}
-	mi := &file_weft_options_v1_options_proto_msgTypes[3]
+	mi := &file_weft_options_v1_options_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -347,7 +430,7 @@ func (x *Fallback) String() string {
 func (*Fallback) ProtoMessage() {}
 
 func (x *Fallback) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_options_v1_options_proto_msgTypes[3]
+	mi := &file_weft_options_v1_options_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -360,7 +443,7 @@ func (x *Fallback) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fallback.ProtoReflect.Descriptor instead.
 func (*Fallback) Descriptor() ([]byte, []int) {
-	return file_weft_options_v1_options_proto_rawDescGZIP(), []int{3}
+	return file_weft_options_v1_options_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Fallback) GetService() string {
@@ -410,7 +493,7 @@ type Breaker struct {
 
 func (x *Breaker) Reset() {
 	*x = Breaker{}
-	mi := &file_weft_options_v1_options_proto_msgTypes[4]
+	mi := &file_weft_options_v1_options_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -422,7 +505,7 @@ func (x *Breaker) String() string {
 func (*Breaker) ProtoMessage() {}
 
 func (x *Breaker) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_options_v1_options_proto_msgTypes[4]
+	mi := &file_weft_options_v1_options_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -435,7 +518,7 @@ func (x *Breaker) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Breaker.ProtoReflect.Descriptor instead.
 func (*Breaker) Descriptor() ([]byte, []int) {
-	return file_weft_options_v1_options_proto_rawDescGZIP(), []int{4}
+	return file_weft_options_v1_options_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Breaker) GetConsecutiveFailures() uint32 {
@@ -510,7 +593,7 @@ type Breaker_SlowCall struct {
 
 func (x *Breaker_SlowCall) Reset() {
 	*x = Breaker_SlowCall{}
-	mi := &file_weft_options_v1_options_proto_msgTypes[5]
+	mi := &file_weft_options_v1_options_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -522,7 +605,7 @@ func (x *Breaker_SlowCall) String() string {
 func (*Breaker_SlowCall) ProtoMessage() {}
 
 func (x *Breaker_SlowCall) ProtoReflect() protoreflect.Message {
-	mi := &file_weft_options_v1_options_proto_msgTypes[5]
+	mi := &file_weft_options_v1_options_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -535,7 +618,7 @@ func (x *Breaker_SlowCall) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Breaker_SlowCall.ProtoReflect.Descriptor instead.
 func (*Breaker_SlowCall) Descriptor() ([]byte, []int) {
-	return file_weft_options_v1_options_proto_rawDescGZIP(), []int{4, 0}
+	return file_weft_options_v1_options_proto_rawDescGZIP(), []int{5, 0}
 }
 
 func (x *Breaker_SlowCall) GetLongerThan() *durationpb.Duration {
@@ -587,17 +670,22 @@ var File_weft_options_v1_options_proto protoreflect.FileDescriptor
 
 const file_weft_options_v1_options_proto_rawDesc = "" +
 	"\n" +
-	"\x1dweft/options/v1/options.proto\x12\x0fweft.options.v1\x1a google/protobuf/descriptor.proto\x1a\x1egoogle/protobuf/duration.proto\"\x82\x02\n" +
+	"\x1dweft/options/v1/options.proto\x12\x0fweft.options.v1\x1a google/protobuf/descriptor.proto\x1a\x1egoogle/protobuf/duration.proto\"\xb3\x02\n" +
 	"\x0eServiceOptions\x123\n" +
 	"\atimeout\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\atimeout\x122\n" +
 	"\abreaker\x18\x02 \x01(\v2\x18.weft.options.v1.BreakerR\abreaker\x125\n" +
 	"\bfallback\x18\x03 \x01(\v2\x19.weft.options.v1.FallbackR\bfallback\x12\"\n" +
 	"\rstands_in_for\x18\x04 \x03(\tR\vstandsInFor\x12,\n" +
-	"\x05hedge\x18\x05 \x01(\v2\x16.weft.options.v1.HedgeR\x05hedge\"\xa9\x01\n" +
+	"\x05hedge\x18\x05 \x01(\v2\x16.weft.options.v1.HedgeR\x05hedge\x12/\n" +
+	"\x06access\x18\x06 \x01(\v2\x17.weft.options.v1.AccessR\x06access\"\xda\x01\n" +
 	"\rMethodOptions\x123\n" +
 	"\atimeout\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\atimeout\x125\n" +
 	"\bfallback\x18\x02 \x01(\v2\x19.weft.options.v1.FallbackR\bfallback\x12,\n" +
-	"\x05hedge\x18\x03 \x01(\v2\x16.weft.options.v1.HedgeR\x05hedge\"8\n" +
+	"\x05hedge\x18\x03 \x01(\v2\x16.weft.options.v1.HedgeR\x05hedge\x12/\n" +
+	"\x06access\x18\x04 \x01(\v2\x17.weft.options.v1.AccessR\x06access\"4\n" +
+	"\x06Access\x12\x14\n" +
+	"\x05allow\x18\x01 \x03(\tR\x05allow\x12\x14\n" +
+	"\x05audit\x18\x02 \x01(\bR\x05audit\"8\n" +
 	"\x05Hedge\x12/\n" +
 	"\x05after\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x05after\"d\n" +
 	"\bFallback\x12\x18\n" +
@@ -657,42 +745,45 @@ func file_weft_options_v1_options_proto_rawDescGZIP() []byte {
 }
 
 var file_weft_options_v1_options_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_weft_options_v1_options_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_weft_options_v1_options_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_weft_options_v1_options_proto_goTypes = []any{
 	(Breaker_Code)(0),                   // 0: weft.options.v1.Breaker.Code
 	(*ServiceOptions)(nil),              // 1: weft.options.v1.ServiceOptions
 	(*MethodOptions)(nil),               // 2: weft.options.v1.MethodOptions
-	(*Hedge)(nil),                       // 3: weft.options.v1.Hedge
-	(*Fallback)(nil),                    // 4: weft.options.v1.Fallback
-	(*Breaker)(nil),                     // 5: weft.options.v1.Breaker
-	(*Breaker_SlowCall)(nil),            // 6: weft.options.v1.Breaker.SlowCall
-	(*durationpb.Duration)(nil),         // 7: google.protobuf.Duration
-	(*descriptorpb.ServiceOptions)(nil), // 8: google.protobuf.ServiceOptions
-	(*descriptorpb.MethodOptions)(nil),  // 9: google.protobuf.MethodOptions
+	(*Access)(nil),                      // 3: weft.options.v1.Access
+	(*Hedge)(nil),                       // 4: weft.options.v1.Hedge
+	(*Fallback)(nil),                    // 5: weft.options.v1.Fallback
+	(*Breaker)(nil),                     // 6: weft.options.v1.Breaker
+	(*Breaker_SlowCall)(nil),            // 7: weft.options.v1.Breaker.SlowCall
+	(*durationpb.Duration)(nil),         // 8: google.protobuf.Duration
+	(*descriptorpb.ServiceOptions)(nil), // 9: google.protobuf.ServiceOptions
+	(*descriptorpb.MethodOptions)(nil),  // 10: google.protobuf.MethodOptions
 }
 var file_weft_options_v1_options_proto_depIdxs = []int32{
-	7,  // 0: weft.options.v1.ServiceOptions.timeout:type_name -> google.protobuf.Duration
-	5,  // 1: weft.options.v1.ServiceOptions.breaker:type_name -> weft.options.v1.Breaker
-	4,  // 2: weft.options.v1.ServiceOptions.fallback:type_name -> weft.options.v1.Fallback
-	3,  // 3: weft.options.v1.ServiceOptions.hedge:type_name -> weft.options.v1.Hedge
-	7,  // 4: weft.options.v1.MethodOptions.timeout:type_name -> google.protobuf.Duration
-	4,  // 5: weft.options.v1.MethodOptions.fallback:type_name -> weft.options.v1.Fallback
-	3,  // 6: weft.options.v1.MethodOptions.hedge:type_name -> weft.options.v1.Hedge
-	7,  // 7: weft.options.v1.Hedge.after:type_name -> google.protobuf.Duration
-	7,  // 8: weft.options.v1.Breaker.window:type_name -> google.protobuf.Duration
-	7,  // 9: weft.options.v1.Breaker.open_for:type_name -> google.protobuf.Duration
-	0,  // 10: weft.options.v1.Breaker.failure_codes:type_name -> weft.options.v1.Breaker.Code
-	6,  // 11: weft.options.v1.Breaker.slow_call:type_name -> weft.options.v1.Breaker.SlowCall
-	7,  // 12: weft.options.v1.Breaker.SlowCall.longer_than:type_name -> google.protobuf.Duration
-	8,  // 13: weft.options.v1.service:extendee -> google.protobuf.ServiceOptions
-	9,  // 14: weft.options.v1.method:extendee -> google.protobuf.MethodOptions
-	1,  // 15: weft.options.v1.service:type_name -> weft.options.v1.ServiceOptions
-	2,  // 16: weft.options.v1.method:type_name -> weft.options.v1.MethodOptions
-	17, // [17:17] is the sub-list for method output_type
-	17, // [17:17] is the sub-list for method input_type
-	15, // [15:17] is the sub-list for extension type_name
-	13, // [13:15] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	8,  // 0: weft.options.v1.ServiceOptions.timeout:type_name -> google.protobuf.Duration
+	6,  // 1: weft.options.v1.ServiceOptions.breaker:type_name -> weft.options.v1.Breaker
+	5,  // 2: weft.options.v1.ServiceOptions.fallback:type_name -> weft.options.v1.Fallback
+	4,  // 3: weft.options.v1.ServiceOptions.hedge:type_name -> weft.options.v1.Hedge
+	3,  // 4: weft.options.v1.ServiceOptions.access:type_name -> weft.options.v1.Access
+	8,  // 5: weft.options.v1.MethodOptions.timeout:type_name -> google.protobuf.Duration
+	5,  // 6: weft.options.v1.MethodOptions.fallback:type_name -> weft.options.v1.Fallback
+	4,  // 7: weft.options.v1.MethodOptions.hedge:type_name -> weft.options.v1.Hedge
+	3,  // 8: weft.options.v1.MethodOptions.access:type_name -> weft.options.v1.Access
+	8,  // 9: weft.options.v1.Hedge.after:type_name -> google.protobuf.Duration
+	8,  // 10: weft.options.v1.Breaker.window:type_name -> google.protobuf.Duration
+	8,  // 11: weft.options.v1.Breaker.open_for:type_name -> google.protobuf.Duration
+	0,  // 12: weft.options.v1.Breaker.failure_codes:type_name -> weft.options.v1.Breaker.Code
+	7,  // 13: weft.options.v1.Breaker.slow_call:type_name -> weft.options.v1.Breaker.SlowCall
+	8,  // 14: weft.options.v1.Breaker.SlowCall.longer_than:type_name -> google.protobuf.Duration
+	9,  // 15: weft.options.v1.service:extendee -> google.protobuf.ServiceOptions
+	10, // 16: weft.options.v1.method:extendee -> google.protobuf.MethodOptions
+	1,  // 17: weft.options.v1.service:type_name -> weft.options.v1.ServiceOptions
+	2,  // 18: weft.options.v1.method:type_name -> weft.options.v1.MethodOptions
+	19, // [19:19] is the sub-list for method output_type
+	19, // [19:19] is the sub-list for method input_type
+	17, // [17:19] is the sub-list for extension type_name
+	15, // [15:17] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_weft_options_v1_options_proto_init() }
@@ -700,16 +791,16 @@ func file_weft_options_v1_options_proto_init() {
 	if File_weft_options_v1_options_proto != nil {
 		return
 	}
-	file_weft_options_v1_options_proto_msgTypes[3].OneofWrappers = []any{}
 	file_weft_options_v1_options_proto_msgTypes[4].OneofWrappers = []any{}
 	file_weft_options_v1_options_proto_msgTypes[5].OneofWrappers = []any{}
+	file_weft_options_v1_options_proto_msgTypes[6].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_weft_options_v1_options_proto_rawDesc), len(file_weft_options_v1_options_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   6,
+			NumMessages:   7,
 			NumExtensions: 2,
 			NumServices:   0,
 		},
