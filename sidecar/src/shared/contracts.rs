@@ -147,6 +147,12 @@ impl LocalTerms {
         true
     }
 
+    /// As before the control plane has told the rules.
+    #[cfg(test)]
+    pub(crate) fn forget_access(&self) {
+        self.replace(|terms| Terms { access: None, ..terms.clone() });
+    }
+
     fn replace(&self, with: impl FnOnce(&Terms) -> Terms) {
         let _one_at_a_time = self.replacing.lock().unwrap_or_else(|e| e.into_inner());
         self.current.store(Arc::new(with(&self.get())));

@@ -3,11 +3,13 @@ use tokio::{
     task::{LocalSet, yield_now},
     time::advance,
 };
+use weft_mesh::policy::{AccessRules, DefaultAccess, MeshAccess};
 use weft_wire::{Headers, Limits, Name};
 
 use super::*;
 use crate::{
     message::failure::ERROR_HEADER,
+    shared::survey::Live as _,
     trial::{
         self,
         mesh::{body, grpc, run},
@@ -45,6 +47,38 @@ async fn a_call_that_is_not_admitted_is_answered_and_recorded() {
             drop(calls.take());
         })
         .await;
+}
+
+/// Until the control plane has told who may call, nobody may. The caller's sidecar may try another endpoint.
+#[test]
+fn nobody_is_let_in_before_the_rules_are_known_and_running_calls_are_judged_again() {
+    run(async {
+        let mut local = Local::new(|_| {}).await;
+        let worker = Rc::clone(&local.way.proxy.worker);
+        let service = worker.shared.local_service.clone().expect("it fronts a service");
+        let deny = |is_audit| MeshAccess {
+            default: DefaultAccess::Mesh { is_allowed: false },
+            is_audit,
+            ..MeshAccess::default()
+        };
+        let set = |access| worker.shared.local_terms.set_access(AccessRules::new(&service, access));
+
+        worker.shared.local_terms.forget_access();
+        local.call(&grpc(), &body(10)).await;
+        assert_eq!((local.calls[0].is_over(), local.error()), (true, Some(&b"service-full"[..])));
+
+        assert!(set(deny(true)) && !set(deny(true)), "the same rules change nothing");
+        local.call(&grpc(), &body(10)).await;
+        let running = Rc::clone(local.calls.last().expect("it runs"));
+        assert!(!running.is_over(), "rules that are only tried refuse nothing");
+        set(deny(false));
+        running.judge_again();
+        local.settle().await;
+        assert!(running.is_over());
+        let reason = |place: usize| local.caller.heads[place].get(ERROR_HEADER).map(<[u8]>::to_vec);
+        assert_eq!(reason(1), Some(b"permission-denied".to_vec()));
+        assert_eq!(worker.shared.metrics.not_allowed.load(Relaxed), 2, "one was only tried");
+    });
 }
 
 /// A caller's sidecar, this one, and its local service, which speaks HTTP/2.
