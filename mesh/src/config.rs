@@ -13,6 +13,19 @@ pub use self::{
     yaml::{Node, Value},
 };
 
+/// Reads the text of a file. `read` takes the values out of its tree; it returns `None` only after it has noted a problem.
+///
+/// # Errors
+/// The text is not YAML, or all problems that `read` has noted.
+pub fn parse<T>(file: &str, text: &str, read: impl FnOnce(&mut Reader<'_>, &Node) -> Option<T>) -> Result<T, Problems> {
+    let root = Node::parse(file, text).map_err(|problem| Problems::new(vec![problem]))?;
+    let mut reader = Reader { file, problems: Vec::new() };
+    match read(&mut reader, &root) {
+        Some(value) if reader.problems.is_empty() => Ok(value),
+        _ => Err(Problems::new(reader.problems)),
+    }
+}
+
 /// A value of a file and its line.
 #[derive(Debug, Clone)]
 pub struct Located<T> {

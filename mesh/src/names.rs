@@ -194,6 +194,11 @@ pub fn is_identifier(text: &str) -> bool {
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
+/// Whether a text names a method with its protobuf service: `PACKAGE.SERVICE/METHOD`.
+pub fn is_method_name(text: &str) -> bool {
+    text.split_once('/').is_some_and(|(contract, method)| is_contract_name(contract) && is_identifier(method))
+}
+
 /// Whether a text is the full name of a protobuf service: identifiers with dots between them, at most 512 bytes.
 pub fn is_contract_name(name: &str) -> bool {
     name.len() <= limits::CONTRACT_NAME_BYTES && name.split('.').all(is_identifier)

@@ -8,7 +8,7 @@
 use std::path::Path;
 
 use anyhow::Context as _;
-use weft_mesh::config::{Node, Problem, Problems, Reader, Value};
+use weft_mesh::config::{self, Node, Problem, Reader, Value};
 
 use super::question::{Answer, Rules};
 use crate::project_file;
@@ -26,26 +26,20 @@ const EXPECT: &str = "allowed, denied";
 pub(super) fn check(rules: &Rules<'_>, path: &Path) -> anyhow::Result<(usize, Vec<String>)> {
     let file = path.display().to_string();
     let text = project_file::read_text(path).with_context(|| format!("{file} can't be read"))?;
-    let root = Node::parse(&file, &text).map_err(|problem| Problems::new(vec![problem]))?;
-    let mut reader = Reader { file: &file, problems: Vec::new() };
-    let mut checked = 0;
-    let mut broken = Vec::new();
-    match &root.value {
+    Ok(config::parse(&file, &text, |reader, root| match &root.value {
         Value::List(items) if !items.is_empty() => {
+            let (mut checked, mut broken) = (0, Vec::new());
             for (place, item) in items.iter().enumerate() {
-                check_one(rules, &mut reader, &format!("[{place}]"), item, &mut checked, &mut broken);
+                check_one(rules, reader, &format!("[{place}]"), item, &mut checked, &mut broken);
             }
+            Some((checked, broken))
         }
-        _ => reader.problem(
-            root.line,
-            "",
-            format!("found {}; allowed: a list of tables of {}", root.describe(), KEYS.join(", ")),
-        ),
-    }
-    match reader.problems.is_empty() {
-        true => Ok((checked, broken)),
-        false => Err(Problems::new(reader.problems).into()),
-    }
+        _ => {
+            let text = format!("found {}; allowed: a list of tables of {}", root.describe(), KEYS.join(", "));
+            reader.problem(root.line, "", text);
+            None
+        }
+    })?)
 }
 
 fn check_one(

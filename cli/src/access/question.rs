@@ -1,6 +1,6 @@
 //! Questions about the rules of a mesh file, answered as the sidecars would decide.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, fmt::Display};
 
 use anyhow::bail;
 use weft_mesh::{
@@ -65,8 +65,7 @@ impl<'m> Rules<'m> {
             return None;
         }
         let near = closest(caller.service().as_str(), self.members.iter().map(|member| member.service().as_str()));
-        let hint = near.map(|near| format!("; did you mean {near}?")).unwrap_or_default();
-        Some(format!("{caller} is not in {}{hint}", self.mesh.path.display()))
+        Some(format!("{caller} is not in {}{}", self.mesh.path.display(), hint(near)))
     }
 
     /// Reads what is called.
@@ -81,9 +80,8 @@ impl<'m> Rules<'m> {
             let methods = || of_name().flat_map(|contract| &contract.methods).map(|method| method.name.as_str());
             let method = rest.unwrap_or_default();
             if !methods().any(|known| known == method) {
-                let near = closest(method, methods());
-                let hint = near.map(|near| format!("; did you mean {name}/{near}?")).unwrap_or_default();
-                bail!("{name} has no method {method:?}{hint}");
+                let near = closest(method, methods()).map(|near| format!("{name}/{near}"));
+                bail!("{name} has no method {method:?}{}", hint(near));
             }
             return Ok(Called::Method { contract: name.to_owned(), method: method.to_owned() });
         }
@@ -102,8 +100,7 @@ impl<'m> Rules<'m> {
                 let all = contracts().flat_map(|contracts| &contracts.policy.contracts);
                 let names = all.map(|contract| contract.name.as_str());
                 let near = closest(name, names.chain(self.mesh.services.iter().map(|service| service.name.name())));
-                let hint = near.map(|near| format!("; did you mean {near}?")).unwrap_or_default();
-                bail!("{name:?} is no contract and no service of {}{hint}", self.mesh.path.display())
+                bail!("{name:?} is no contract and no service of {}{}", self.mesh.path.display(), hint(near))
             }
         }
     }
@@ -112,9 +109,9 @@ impl<'m> Rules<'m> {
     pub(super) fn ask(&self, caller: &SpiffeId, called: &Called) -> Vec<Answer<'m>> {
         let mut answers = Vec::new();
         for service in &self.mesh.services {
+            let rules = AccessRules::new(&service.name, self.mesh.access.of(&service.name));
             let answer =
                 |method: Option<(&'m str, &'m MethodPolicy)>, http_method: &str, path: &str, called: String| {
-                    let rules = AccessRules::new(&service.name, self.mesh.access.of(&service.name));
                     let contracts = service.contracts.as_ref().map(|contracts| &contracts.policy.contracts[..]);
                     let request = Request {
                         called: method.map_or(policy::Called::unlisted(path.as_bytes()), |(_, method)| {
@@ -171,8 +168,8 @@ impl<'m> Rules<'m> {
             let home = service.name.namespace();
             let unknown = |place: String, callers: &Callers, remarks: &mut Vec<String>| {
                 for (name, near) in callers.unknown(&self.members, home).take(NAMES_SHOWN) {
-                    let hint = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
-                    remarks.push(format!("{place}: `{name}` matches no service of this mesh{hint}"));
+                    let near = near.map(|near| format!("`{near}`"));
+                    remarks.push(format!("{place}: `{name}` matches no service of this mesh{}", hint(near)));
                 }
             };
             let of_mesh = self.mesh.access.of(&service.name).service.unwrap_or_default();
@@ -203,6 +200,11 @@ impl<'m> Rules<'m> {
         }
         remarks
     }
+}
+
+/// What may have been meant.
+fn hint(near: Option<impl Display>) -> String {
+    near.map(|near| format!("; did you mean {near}?")).unwrap_or_default()
 }
 
 impl Answer<'_> {

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, bail};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use weft_mesh::{
-    names::{ServiceName, is_contract_name, is_identifier},
+    names::{ServiceName, is_method_name},
     policy::RESERVED_CALLERS,
 };
 
@@ -44,9 +44,9 @@ struct Seen(BTreeMap<ServiceName, BTreeMap<String, BTreeSet<ServiceName>>>);
 /// # Errors
 /// No mesh runs here, or a sidecar does not answer.
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let urls = match &args.metrics[..] {
+    let (urls, without_contract) = match &args.metrics[..] {
         [] => of_this_mesh()?,
-        given => given.to_vec(),
+        given => (given.to_vec(), BTreeSet::new()),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut seen = Seen::default();
@@ -57,35 +57,23 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if seen.0.is_empty() {
         note("No calls between services were seen. Let the mesh do for a while what it has to be allowed to do.");
     }
-    let without_contract = match args.metrics.is_empty() {
-        true => services_without_contract()?,
-        false => BTreeSet::new(),
-    };
     for line in seen.rules(&without_contract) {
         say(terminal::line(&line))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn of_this_mesh() -> anyhow::Result<Vec<String>> {
+/// The metrics of the mesh that runs here, and its services that speak no gRPC: rules for them are in the mesh file.
+fn of_this_mesh() -> anyhow::Result<(Vec<String>, BTreeSet<ServiceName>)> {
     let run = Run::nearest(&env::current_dir()?, |error| note(terminal::line(&error.to_string())));
     let Some(run) = run else {
         bail!("no `weft up` runs for this folder or one above it; give the sidecars' addresses with --metrics")
     };
     let ports = run.replicas.values().filter(|ports| ports.app != 0).map(|ports| ports.metrics);
-    Ok(ports.map(|port| format!("http://127.0.0.1:{port}/metrics")).collect())
-}
-
-/// The services of the mesh that runs here that speak no gRPC. Rules for all of them are in the mesh file.
-fn services_without_contract() -> anyhow::Result<BTreeSet<ServiceName>> {
-    let Some(run) = Run::nearest(&env::current_dir()?, |_| ()) else { return Ok(BTreeSet::new()) };
-    let mesh = MeshFile::load(&run.mesh_file, Programs::MayBeBuilt)?;
-    Ok(mesh
-        .services
-        .into_iter()
-        .filter(|service| service.protocol != Protocol::Grpc)
-        .map(|service| service.name)
-        .collect())
+    let urls = ports.map(|port| format!("http://127.0.0.1:{port}/metrics")).collect();
+    let services = MeshFile::load(&run.mesh_file, Programs::MayBeBuilt)?.services.into_iter();
+    let without_contract = services.filter(|service| service.protocol != Protocol::Grpc).map(|service| service.name);
+    Ok((urls, without_contract.collect()))
 }
 
 async fn fetch(url: &str) -> anyhow::Result<String> {
@@ -124,8 +112,7 @@ impl Seen {
             // Whatever answers may say anything.
             let names = [label("service"), label("peer")].map(|name| ServiceName::parse(name?).ok());
             let ([Some(service), Some(caller)], Some(method)) = (names, label("method")) else { continue };
-            let is_method = |(contract, method): (&str, &str)| is_contract_name(contract) && is_identifier(method);
-            let method = if method.split_once('/').is_some_and(is_method) { method } else { "" };
+            let method = if is_method_name(method) { method } else { "" };
             if is_seen {
                 if *own.get_or_insert_with(|| service.clone()) != service {
                     bail!("it counts calls in to several services, and a sidecar has only one");

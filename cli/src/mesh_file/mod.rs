@@ -1,7 +1,7 @@
 //! Reads and checks `mesh.yaml`, and makes a model of it that needs no further checks.
 //!
-//! A file goes through four steps: [`Node`] parses it into a tree in which each value knows its line, [`Reader`] and
-//! [`model`] take the values out of that tree, [`program`] finds the programs to run, and [`contracts`] compiles the
+//! A file goes through four steps: [`Node`](config::Node) parses it into a tree in which each value knows its line,
+//! [`Reader`](config::Reader) and [`model`] take the values out of that tree, [`program`] finds the programs to run, and [`contracts`] compiles the
 //! `.proto` files, with the imports that [`imports`] finds, and checks their options. Each step records each
 //! [`Problem`] and goes on, so that one run reports everything that is wrong.
 
@@ -20,12 +20,7 @@ use std::{
 pub(crate) use self::model::check_otlp;
 pub(crate) use self::{contracts::Contracts, program::CommandLine};
 pub(crate) use weft_mesh::config::{Located, Problem, Problems};
-use weft_mesh::{
-    config::{Node, Reader},
-    identity::TrustDomain,
-    names::ServiceName,
-    policy::MeshRules,
-};
+use weft_mesh::{config, identity::TrustDomain, names::ServiceName, policy::MeshRules};
 use weft_sidecar::UpgradeName;
 
 use crate::project_file;
@@ -176,13 +171,7 @@ impl MeshFile {
 
     fn check(path: &Path, folder: &Path, text: &str, programs: Programs) -> Result<Self, Problems> {
         let shown = path.display().to_string();
-        let root = Node::parse(&shown, text).map_err(|problem| Problems::new(vec![problem]))?;
-        let mut reader = Reader { file: &shown, problems: Vec::new() };
-        let mesh = model::read(&mut reader, &root, path, folder, programs);
-        match mesh {
-            Some(mesh) if reader.problems.is_empty() => Ok(mesh),
-            _ => Err(Problems::new(reader.problems)),
-        }
+        config::parse(&shown, text, |reader, root| model::read(reader, root, path, folder, programs))
     }
 
     /// The contracts that more than one service implements, with those services in the order of the file.

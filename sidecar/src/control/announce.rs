@@ -143,7 +143,6 @@ fn set_access(shared: &Shared, service: &ServiceName, access: wire::MeshAccess) 
 
 /// One stream to the registry.
 struct Session {
-    service: ServiceName,
     requests: mpsc::Sender<AnnounceRequest>,
     answers: Streaming<AnnounceResponse>,
     health: watch::Receiver<Health>,
@@ -176,7 +175,6 @@ impl Session {
         };
         let answers = timeout(CALL_TIMEOUT, opening).await.map_err(|_| Status::deadline_exceeded("no answer"))??;
         Ok(Self {
-            service: front.service.clone(),
             requests,
             answers: answers.into_inner(),
             health,
@@ -288,8 +286,8 @@ impl Session {
         {
             send(&self.requests, What::Descriptors(descriptors.clone())).await?;
         }
-        if let Some(access) = answer.access {
-            set_access(&control.shared, &self.service, access);
+        if let (Some(access), Some(service)) = (answer.access, &control.shared.local_service) {
+            set_access(&control.shared, service, access);
         }
         let are_refused = !answer.descriptors_refused.is_empty();
         if are_refused {

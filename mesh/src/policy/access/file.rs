@@ -8,7 +8,7 @@ use super::{
     paths::{METHOD, PATH, PathRule, PathRules},
 };
 use crate::{
-    config::{Node, Problem, Problems, Reader, Table, Value},
+    config::{self, Node, Problems, Reader, Table, Value},
     names::{DEFAULT_NAMESPACE, ServiceName, is_label, shown},
 };
 
@@ -59,13 +59,7 @@ impl MeshRules {
     /// # Errors
     /// All that is wrong with it.
     pub fn parse(file: &str, text: &str) -> Result<Self, Problems> {
-        let root = Node::parse(file, text).map_err(|problem| Problems::new(vec![problem]))?;
-        let mut reader = Reader { file, problems: Vec::new() };
-        match Self::read(&mut reader, &root) {
-            Some(rules) if reader.problems.is_empty() => Ok(rules),
-            _ if reader.problems.is_empty() => Err(Problems::new(vec![Problem::new(file, 1, "", "has no rules")])),
-            _ => Err(Problems::new(reader.problems)),
-        }
+        config::parse(file, text, Self::read)
     }
 
     fn read(reader: &mut Reader<'_>, root: &Node) -> Option<Self> {

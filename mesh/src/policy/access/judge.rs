@@ -2,11 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{
-    AccessRule, MeshAccess,
-    paths::{Found, PathRules},
-    source::Source,
-};
+use super::{AccessRule, MeshAccess, paths::Found, source::Source};
 use crate::{
     identity::SpiffeId,
     names::ServiceName,
@@ -19,7 +15,6 @@ pub struct AccessRules {
     /// The namespace of the service.
     home: String,
     mesh: MeshAccess,
-    paths: PathRules,
 }
 
 /// What a caller asks of a service.
@@ -75,18 +70,12 @@ impl Verdict {
 impl AccessRules {
     /// The rules for a service, without those in its contracts, which [`judge`](Self::judge) gets.
     pub fn new(service: &ServiceName, mesh: MeshAccess) -> Self {
-        let paths = mesh.service.as_ref().map(|service| service.paths.clone()).unwrap_or_default();
-        Self { home: service.namespace().to_owned(), mesh, paths }
-    }
-
-    /// The part that is not in contracts.
-    pub fn of_mesh(&self) -> &MeshAccess {
-        &self.mesh
+        Self { home: service.namespace().to_owned(), mesh }
     }
 
     /// Whether what is decided depends on more than caller and method: on paths.
     pub fn look_at_paths(&self) -> bool {
-        !self.paths.written().is_empty()
+        self.mesh.service.as_ref().is_some_and(|service| !service.paths.written().is_empty())
     }
 
     /// Decides about a call to a service with these contracts.
@@ -98,7 +87,7 @@ impl AccessRules {
     /// The first part of [`judge`](Self::judge): what the rules for paths decide, if one of them is for this request.
     pub fn judge_path(&self, http_method: &[u8], path: &[u8], caller: &SpiffeId) -> Option<Verdict> {
         let refused = |source, is_audit| self.audited(Verdict { is_allowed: false, is_audit, source });
-        match self.paths.find(http_method, path) {
+        match self.mesh.service.as_ref()?.paths.find(http_method, path) {
             Found::Rule(rule) => Some(self.audited(self.by(rule, Source::PathRule, caller))),
             Found::OtherMethod { is_audit } => Some(refused(Source::OtherMethod, is_audit)),
             Found::Ambiguous { is_audit } => Some(refused(Source::AmbiguousPath, is_audit)),
@@ -167,7 +156,7 @@ impl AccessRules {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::{Callers, DefaultAccess, PathRule, ServiceAccess},
+        super::{Callers, DefaultAccess, PathRule, PathRules, ServiceAccess},
         *,
     };
     use crate::policy::{Idempotency, Sourced};

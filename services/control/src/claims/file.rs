@@ -19,7 +19,7 @@
 use std::{collections::BTreeMap, net::SocketAddr, path::Path};
 
 use weft_mesh::{
-    config::{Node, Problem, Problems, Reader, Table},
+    config::{self, Node, Problem, Problems, Reader, Table},
     limits,
     names::{DEFAULT_NAMESPACE, ServiceName, is_contract_name, is_label, shown},
 };
@@ -63,13 +63,7 @@ impl Listed {
     }
 
     fn parse(file: &str, text: &str) -> Result<Self, Problems> {
-        let root = Node::parse(file, text).map_err(|problem| Problems::new(vec![problem]))?;
-        let mut reader = Reader { file, problems: Vec::new() };
-        let listed = read_root(&mut reader, &root);
-        match listed {
-            Some(listed) if reader.problems.is_empty() => Ok(listed),
-            _ => Err(Problems::new(reader.problems)),
-        }
+        config::parse(file, text, read_root)
     }
 }
 

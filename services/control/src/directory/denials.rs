@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use weft_contracts::weft::discovery::v1::{AccessReport, access_report::Row};
 use weft_mesh::{
     limits,
-    names::{ServiceName, is_contract_name, is_identifier},
+    names::{ServiceName, is_method_name},
     policy::Source,
 };
 
@@ -45,9 +45,8 @@ impl Denials {
 }
 
 fn kind(row: &Row) -> Option<Kind> {
-    let is_method = |(contract, method): (&str, &str)| is_contract_name(contract) && is_identifier(method);
-    let is_known = row.method.is_empty()
-        || (row.method.len() <= 2 * limits::CONTRACT_NAME_BYTES && row.method.split_once('/').is_some_and(is_method));
+    let is_known =
+        row.method.is_empty() || (row.method.len() <= 2 * limits::CONTRACT_NAME_BYTES && is_method_name(&row.method));
     Some(Kind {
         caller: ServiceName::parse(&row.caller).ok()?,
         method: is_known.then(|| row.method.clone())?,
