@@ -10,7 +10,7 @@ use tokio::{
 };
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
-use weft_tests::{Bed, Client, FREE_PORTS, Wire, binary, channel, eventually, framed, metric, probe, root};
+use weft_tests::{Bed, Client, FREE_PORTS, Wire, binary, channel, eventually, framed, metric, probe, root, unary};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -452,4 +452,85 @@ async fn rules_are_suggested_from_calls_that_were_seen() {
             "services: { web: { access: [\"friend\"] } }",
         ]
     );
+}
+
+/// A mesh of `stranger` and of services without `.proto` files that tell the contract in the file `contract`, after so
+/// many milliseconds.
+async fn telling(contract: &str, delay: u32, services: &[&str]) -> Mesh {
+    let dir = TempDir::new().expect("a folder of its own");
+    fs::write(dir.path().join("contract"), contract).expect("the folder can be written");
+    let app = binary("weft-test-app");
+    let app = app.display();
+    let tells = |name: &&str| {
+        format!(
+            "  {name}:\n    run: sh -c \"REFLECT=$(cat contract) exec {app}\"\n    env: {{ REFLECT_DELAY: {delay} }}\n"
+        )
+    };
+    let services: String = services.iter().map(tells).collect();
+    let file = format!("namespace: shop\n{FREE_PORTS}\nservices:\n{services}  stranger: {{ run: {app} }}\n");
+    fs::write(dir.path().join("mesh.yaml"), file).expect("the folder can be written");
+    Mesh { bed: Bed::start_at::<&str>(dir, &["--verbose"], &[], LIMIT).await }
+}
+
+const NOTIFICATIONS: &str = "shop.notifications.v1.Notifications";
+
+/// Calls a method at a service. The error is the rule that refuses the call, or else its status.
+async fn call_by_name(mesh: &Mesh, caller: &str, service: &str, method: &str) -> Result<(), String> {
+    let port = match caller {
+        "keyboard" => mesh.bed.outbound(),
+        other => mesh.bed.ports(&format!("{other}-1")).outbound,
+    };
+    let outcome = unary(&channel(port), &format!("/{method}"), &[("x-weft-service", service)]).await;
+    outcome.map(drop).map_err(|status| {
+        let details = status.get_error_details();
+        let rule = details.error_info().and_then(|info| info.metadata.get("rule").cloned());
+        rule.unwrap_or_else(|| format!("{status:?}"))
+    })
+}
+
+/// Whichever service is called by the name of the contract.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_service_without_protos_holds_the_rules_of_the_contract_that_it_tells() {
+    let mesh = telling(NOTIFICATIONS, 0, &["first", "second"]).await;
+    let log = mesh.bed.log();
+    assert!(log.contains(&format!("second: no contract of its own: {NOTIFICATIONS} belongs to first")), "{log}");
+    let (list, notify) = (format!("{NOTIFICATIONS}/List"), format!("{NOTIFICATIONS}/Notify"));
+    for service in ["first", "second"] {
+        assert_eq!(call_by_name(&mesh, "keyboard", service, &list).await, Ok(()), "the rule names it");
+        let refused = |rule: &str| Err(rule.to_owned());
+        assert_eq!(call_by_name(&mesh, "stranger", service, &list).await, refused("service-option"));
+        assert_eq!(call_by_name(&mesh, "keyboard", service, &notify).await, refused("method-option"));
+    }
+
+    // Another version of the program has another contract.
+    mesh.write("contract", "shop.users.v1.Users");
+    mesh.bed.kill("second-1");
+    let get = "shop.users.v1.Users/Get";
+    eventually("it is asked again", LIMIT, async || {
+        // By the older contract, no rule would be for the method.
+        call_by_name(&mesh, "stranger", "second", get).await == Err("service-option".to_owned())
+    })
+    .await;
+    assert_eq!(call_by_name(&mesh, "keyboard", "second", get).await, Ok(()));
+}
+
+/// Its sidecar is started again and does not know the contract yet.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn nobody_may_call_a_service_before_it_has_told_who_may() {
+    let mesh = telling(NOTIFICATIONS, 1_500, &["slow"]).await;
+    let list = format!("{NOTIFICATIONS}/List");
+    assert_eq!(call_by_name(&mesh, "keyboard", "slow", &list).await, Ok(()), "the rule names it");
+    let times = || mesh.bed.log().matches("the local service has told its contracts").count();
+    let before = times();
+    mesh.bed.kill("slow-1·sidecar");
+    let mut tries = 0;
+    eventually("it has told them again", LIMIT, async || {
+        call_by_name(&mesh, "stranger", "slow", &list).await.expect_err("it is never let in");
+        tries += 1;
+        times() > before
+    })
+    .await;
+    assert!(tries > 1, "nobody tried");
+    let is_let_in = async || call_by_name(&mesh, "keyboard", "slow", &list).await.is_ok();
+    eventually("the keyboard is let in", LIMIT, is_let_in).await;
 }

@@ -419,10 +419,6 @@ async fn a_service_without_protos_is_asked_for_its_contracts() {
     assert_eq!(output.status.code(), Some(64 + 4), "{output:?}");
     assert!(stderr(&output).contains("x-weft-error: deadline-exceeded"), "{output:?}");
 
-    use std::os::unix::fs::PermissionsExt;
-    let told = fs::metadata(bed.state_dir().join("sidecars/users.told.binpb")).expect("it was written");
-    assert_eq!(told.permissions().mode() & 0o777, 0o600);
-
     // Whatever is started again has the contract, too.
     for process in ["users-1·sidecar", "users-2·sidecar", "users-1", "control"] {
         bed.kill(process);

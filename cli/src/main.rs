@@ -13,7 +13,6 @@ mod new_files;
 mod project_file;
 mod proto;
 mod redirect;
-mod reflection;
 mod restart;
 mod terminal;
 mod up;

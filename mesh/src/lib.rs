@@ -7,7 +7,7 @@
 //! of strangers are limited, and [`shares`] divides scarce resources among members. [`decoding`] counts what a message
 //! takes in memory before it is decoded. [`file_watch`] notices changed files. With the feature `config`: how
 //! configuration files are read (`config`). With the feature `http-server`: the server of pages and probes
-//! (`http_server`).
+//! (`http_server`). With the feature `reflection`: the client of server reflection (`reflection`).
 
 #[cfg(feature = "config")]
 pub mod config;
@@ -21,6 +21,8 @@ pub mod limits;
 pub mod names;
 pub mod networks;
 pub mod policy;
+#[cfg(feature = "reflection")]
+pub mod reflection;
 pub mod schema;
 pub mod shares;
 pub mod telemetry;

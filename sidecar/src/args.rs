@@ -64,6 +64,10 @@ pub struct Args {
     /// weft.*]
     #[arg(long, env = "WEFT_CONTRACTS", value_name = "NAME", value_delimiter = ',', requires = "descriptors")]
     pub contracts: Vec<String>,
+    /// Ask the local service for its contracts by gRPC server reflection, each time it comes up. Nobody may call it before it
+    /// has answered
+    #[arg(long, env = "WEFT_ASK_CONTRACTS", requires = "service", conflicts_with = "descriptors")]
+    pub ask_contracts: bool,
     /// How to check the health of the local service: grpc, tcp, http:/PATH [default: grpc for grpc, tcp for others]
     #[arg(long, env = "WEFT_HEALTH")]
     pub health: Option<HealthCheck>,

@@ -1,12 +1,13 @@
 //! The control side: everything that is not on a call's path, on the main thread.
 //!
 //! [`identity`] gets and renews this sidecar's certificate, [`health`] checks the local service, [`announce`] announces
-//! it to the registry with its [`contracts`], and [`discovery`] learns about the services that are called. All of them reach the control plane
+//! it to the registry with its [`contracts`], for which [`asking`] may have to ask it, and [`discovery`] learns about the services that are called. All of them reach the control plane
 //! through [`channel`]. [`reflection`], [`admin`] and [`probes`] answer requests. Failures are retried ([`retry`]); a
 //! task that ends in an error or a panic ends the process, so that its supervisor starts a new one.
 
 mod admin;
 mod announce;
+mod asking;
 pub(crate) mod channel;
 pub(crate) mod contracts;
 mod discovery;
@@ -112,6 +113,9 @@ impl Tasks {
             tasks.spawn("health", health::run(Arc::clone(&control), app));
             tasks.spawn("announce", announce::run(Arc::clone(&control), Front::new(service, instance)));
             tasks.spawn("contracts", contracts::run(Arc::clone(&control)));
+            if shared.args.ask_contracts {
+                tasks.spawn("asking", asking::run(Arc::clone(&control), app));
+            }
         }
         tasks
     }
@@ -215,6 +219,9 @@ impl Control {
         let fronts_service = shared.local_service.is_some();
         if fronts_service && shared.local_health() != Health::Up {
             return Some("the local service is not up");
+        }
+        if !shared.local_terms.get().contracts.are_known {
+            return Some("the local service has not told its contracts yet");
         }
         // The same holds here.
         if fronts_service && !self.was_announced.load(Relaxed) {

@@ -131,6 +131,10 @@ fn check_flags(args: &Args) -> anyhow::Result<()> {
         "--descriptors is for a sidecar with a local service: give --service and --app too"
     );
     ensure!(
+        !args.ask_contracts || args.protocol == AppProtocol::Grpc,
+        "--ask-contracts is for a service that speaks gRPC: leave out --protocol"
+    );
+    ensure!(
         !args.connect || args.protocol == AppProtocol::Http1,
         "--connect is for a service that speaks HTTP/1.1: give --protocol http1 too"
     );

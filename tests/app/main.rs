@@ -149,6 +149,7 @@ async fn answer(
     if reflection::is_asked(request.uri().path()) {
         CALLS.fetch_sub(1, Relaxed);
         let (path, body) = (request.uri().path().to_owned(), whole_body(&mut request).await?);
+        tokio::time::sleep(reflection::delay()).await;
         return match reflection::answers(&path, &body) {
             Some(frames) => send(&mut respond, calls, frames),
             None => refuse(&mut respond, "12", calls),

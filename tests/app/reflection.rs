@@ -1,7 +1,7 @@
 //! Server reflection: with `REFLECT=CONTRACT` the program tells that contract of the shop, and with `REFLECT_VERSION`
-//! only in that version (`v1`, the default, or `v1alpha`). The files are sent as they were compiled, with the options.
+//! only in that version (`v1`, the default, or `v1alpha`), `REFLECT_DELAY` milliseconds after it was asked. The files are sent as they were compiled, with the options.
 
-use std::env;
+use std::{env, time::Duration};
 
 use bytes::Bytes;
 use prost::Message;
@@ -21,6 +21,12 @@ struct Files {
 /// Whether a path is that of server reflection, in any version.
 pub(crate) fn is_asked(path: &str) -> bool {
     path.starts_with("/grpc.reflection.")
+}
+
+/// How late the answers are.
+pub(crate) fn delay() -> Duration {
+    let millis = env::var("REFLECT_DELAY").ok().and_then(|millis| millis.parse().ok());
+    Duration::from_millis(millis.unwrap_or_default())
 }
 
 /// The frames that answer a body, or `None` if this program has no such reflection.

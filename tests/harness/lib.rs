@@ -53,14 +53,21 @@ pub async fn probe(
     method: &str,
     headers: &[(&'static str, &str)],
 ) -> Result<Response<Text>, Status> {
+    unary(channel, &format!("/probe.v1.Probe/{method}"), headers).await
+}
+
+/// Like [`probe`], for any path.
+///
+/// # Errors
+/// The status that the call ended with.
+pub async fn unary(channel: &Channel, path: &str, headers: &[(&'static str, &str)]) -> Result<Response<Text>, Status> {
     let mut request = Request::new(Text { text: "hello".into() });
     for (name, value) in headers {
         request.metadata_mut().insert(*name, value.parse().expect("an ASCII value"));
     }
     let mut client = tonic::client::Grpc::new(channel.clone());
     client.ready().await.map_err(|e| Status::unavailable(e.to_string()))?;
-    let path = http::uri::PathAndQuery::try_from(format!("/probe.v1.Probe/{method}")).expect("a path");
-    client.unary(request, path, ProstCodec::<Text, Text>::default()).await
+    client.unary(request, path.parse().expect("a path"), ProstCodec::<Text, Text>::default()).await
 }
 
 /// Polls a condition until it holds.

@@ -3,12 +3,12 @@
 use std::io::Write;
 
 use anyhow::bail;
-use weft_mesh::names::closest;
-
-use crate::{
+use weft_mesh::{
+    names::closest,
     reflection::{Method, Reflection},
-    terminal,
 };
+
+use crate::terminal;
 
 /// Prints all contracts of the mesh with their methods, or only one contract.
 pub(super) async fn print(reflection: &mut Reflection, only: Option<&str>) -> anyhow::Result<()> {

@@ -1,6 +1,6 @@
 //! `weft call`: any method of any contract in the mesh, with JSON in and out.
 //!
-//! The contracts come from the mesh itself ([`crate::reflection`]). The [`input`] is read value by value, and each value is
+//! The contracts come from the mesh itself ([`weft_mesh::reflection`]). The [`input`] is read value by value, and each value is
 //! sent at once, so all four kinds of method share one code path. [`output`] prints what is not an answer: headers and
 //! errors.
 
@@ -26,6 +26,7 @@ use tonic::{
 use weft_mesh::{
     errors::GRPC_CODES,
     names::{closest, port},
+    reflection::{self, Reflection, ReflectionError, Teller},
 };
 
 use self::{
@@ -34,11 +35,7 @@ use self::{
     schema::Messages,
     trace::{CallTrace, Server},
 };
-use crate::{
-    console::note,
-    reflection::{self, Reflection, Teller},
-    up::run_file::Run,
-};
+use crate::{console::note, up::run_file::Run};
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 /// How long to wait after a call's deadline. The mesh ends the call at the deadline, unless the mesh itself hangs.
@@ -136,10 +133,10 @@ async fn call(args: &Args) -> anyhow::Result<ExitCode> {
     let channel = connect(&address).await?;
     let mut reflection = Reflection::new(channel.clone(), MESH);
     let Some((contract, method)) = args.method.as_deref().and_then(split_method) else {
-        list::print(&mut reflection, args.method.as_deref()).await?;
+        list::print(&mut reflection, args.method.as_deref()).await.map_err(explained)?;
         return Ok(ExitCode::SUCCESS);
     };
-    let method = find_method(&mut reflection, contract, method).await?;
+    let method = find_method(&mut reflection, contract, method).await.map_err(explained)?;
     let messages = Messages::new(&reflection.descriptor_set())?;
     let mut headers = metadata::parse(&args.headers, args.service.as_deref())?;
     let trace = CallTrace::begin(&mut headers, Server::new(args.service.as_deref(), &address))?;
@@ -250,6 +247,16 @@ async fn connect(address: &str) -> anyhow::Result<Channel> {
         .connect()
         .await
         .map_err(|_| anyhow::anyhow!("nothing answers at {address}; is `weft up` running, and is --address right?"))
+}
+
+/// Says what to do about a server that is no sidecar.
+fn explained(error: anyhow::Error) -> anyhow::Error {
+    match error.downcast_ref() {
+        Some(ReflectionError::Missing(_)) => {
+            anyhow::anyhow!("the server there has no server reflection; --address must be that of a sidecar")
+        }
+        _ => error,
+    }
 }
 
 async fn find_method(reflection: &mut Reflection, contract: &str, method: &str) -> anyhow::Result<reflection::Method> {

@@ -10,14 +10,13 @@ use tonic::{
     metadata::{KeyAndValueRef, MetadataMap},
 };
 use tonic_types::pb;
-use weft_mesh::names::header;
+use weft_mesh::{
+    names::header,
+    reflection::{Method, Reflection},
+};
 
 use super::{schema::Messages, status_name};
-use crate::{
-    console::note,
-    reflection::{Method, Reflection},
-    terminal,
-};
+use crate::{console::note, terminal};
 
 /// Before the further lines of a message, so that none of them looks like a line of weft's own.
 const INDENT: &str = "    ";

@@ -194,8 +194,8 @@ impl MeshFile {
     }
 
     /// The file for the control plane's `--services`: the services, their contracts, the number of their endpoints. The
-    /// contracts of a service that has to be asked are not in the file, so nobody can claim them until `weft up` has
-    /// granted them.
+    /// contracts of a service that has to be asked are not in the file, so they belong to nobody until `weft up` has granted
+    /// them.
     pub(crate) fn services_file(&self) -> String {
         let owners = self.services_by_contract();
         let mut file = format!("# Made by `weft up`.\nvisibility: {}\ncomplete: true\nservices:\n", self.visibility);
@@ -204,7 +204,8 @@ impl MeshFile {
                 owners.iter().filter(|(_, of)| of[0] == &service.name).map(|(contract, _)| *contract).collect();
             // In quotes, as YAML reads some words, such as `no` and `null`, as something else.
             let (name, endpoints) = (&service.name, service.replicas);
-            file.push_str(&format!("  \"{name}\": {{ contracts: {contracts:?}, endpoints: {endpoints} }}\n"));
+            let unlisted = if service.is_asked() { ", unlisted: grant" } else { "" };
+            file.push_str(&format!("  \"{name}\": {{ contracts: {contracts:?}, endpoints: {endpoints}{unlisted} }}\n"));
         }
         file
     }

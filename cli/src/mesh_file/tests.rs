@@ -405,7 +405,8 @@ fn a_service_of_grpc_without_protos_is_asked_for_its_contracts() {
         let file = check(dir.path(), &format!("services:\n  users: {more}\n")).unwrap();
         assert_eq!(file.services[0].is_asked(), is_asked, "{more}");
         // Else it could claim what another service that is asked is about to tell.
-        assert!(!file.services_file().contains("unlisted"), "{more}");
+        assert_eq!(file.services_file().matches("unlisted").count(), usize::from(is_asked), "{more}");
+        assert_eq!(file.services_file().contains("unlisted: grant"), is_asked, "{more}");
     }
 }
 

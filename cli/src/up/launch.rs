@@ -3,7 +3,7 @@
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
@@ -77,17 +77,18 @@ pub(crate) struct ServiceLaunch {
     upgrades: Vec<UpgradeName>,
     health: Option<String>,
     env: Vec<(String, String)>,
-    /// Its contracts, from its `.proto` files or as it has told them itself.
-    descriptors: Mutex<Option<Descriptors>>,
+    /// Its contracts, if the file names `.proto` files.
+    descriptors: Option<Descriptors>,
+    /// Its sidecars have to ask it for its contracts.
+    is_asked: bool,
 }
 
 /// The contracts of a service, as its sidecars get them.
-#[derive(Clone)]
-pub(crate) struct Descriptors {
+struct Descriptors {
     /// Where the compiled contracts are.
-    pub(crate) file: PathBuf,
+    file: PathBuf,
     /// Those of them that it implements; the others are only imports.
-    pub(crate) implements: Vec<String>,
+    implements: Vec<String>,
 }
 
 impl Mesh {
@@ -186,8 +187,11 @@ impl Mesh {
             if let Some(health) = &service.health {
                 command.args(["--health", health]);
             }
-            if let Some(Descriptors { file, implements }) = service.descriptors() {
+            if let Some(Descriptors { file, implements }) = &service.descriptors {
                 command.arg("--descriptors").arg(file).args(["--contracts", &implements.join(",")]);
+            }
+            if service.is_asked {
+                command.arg("--ask-contracts");
             }
         }
         Ok(command)
@@ -306,17 +310,9 @@ impl ServiceLaunch {
             upgrades: service.upgrades.clone(),
             health: service.health.clone(),
             env: service.env.clone(),
-            descriptors: Mutex::new(descriptors),
+            descriptors,
+            is_asked: service.is_asked(),
         })
-    }
-
-    fn descriptors(&self) -> Option<Descriptors> {
-        self.descriptors.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// The contracts for the sidecars that are started from now on.
-    pub(super) fn set_descriptors(&self, descriptors: Option<Descriptors>) {
-        *self.descriptors.lock().unwrap_or_else(PoisonError::into_inner) = descriptors;
     }
 }
 

@@ -210,7 +210,7 @@ async fn run_mesh(file: &MeshFile, state_dir: &Path, bounds: Bounds, look: Look)
         processes.entry(role.phase()).or_default().spawn(supervise(role, context.clone()));
     }
     let outcome = tokio::select! {
-        outcome = starting::serve(file, &mesh, &replicas, &logs, &orders, began) => outcome,
+        outcome = starting::serve(file, &mesh, &replicas, &logs, began) => outcome,
         () = order_listener.serve() => Ok(()),
         () = contracts::follow(file, &logs) => Ok(()),
         name = signals.next() => {

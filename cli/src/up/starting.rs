@@ -17,7 +17,6 @@ use tokio::{
 use super::{
     launch::{Mesh, Replica},
     logs::Logs,
-    orders::Orders,
     ports::loopback,
     progress::{self, Row, Stage},
     ready, reflect, table,
@@ -48,7 +47,6 @@ pub(super) async fn serve(
     mesh: &Arc<Mesh>,
     replicas: &[Arc<Replica>],
     logs: &Logs,
-    orders: &Orders,
     began: Instant,
 ) -> anyhow::Result<()> {
     let mut progress = Progress::new(replicas, logs, began);
@@ -60,7 +58,7 @@ pub(super) async fn serve(
     }
     progress.is_ready(0, "the control plane");
     let mut asking = JoinSet::new();
-    let mut notes = reflect::start(&mut asking, file, mesh, replicas, orders);
+    let mut notes = reflect::start(&mut asking, file, mesh, replicas);
     let unready = wait_for_all(replicas, &mut progress).await;
     let is_up = |service: &str| {
         let is_of_service = |replica: &Replica| replica.service.as_ref().is_some_and(|s| s.name.name() == service);

@@ -8,7 +8,8 @@
 //! 3. the first identity that claimed it. It is pinned to that identity in the [`store`] until it is released, even
 //!    while the identity has no endpoints. An address is pinned only if the identity's join token allows it, as any
 //!    other address may belong to something outside the mesh. If there is a file, contracts are pinned only if the file
-//!    says so, or if `weft up` grants them to the identity while the control plane runs.
+//!    says so, or if `weft up` grants them to the identity while the control plane runs. Of a service that the file lets
+//!    wait for that, a contract may be claimed before.
 //!
 //! A claim on what belongs to another service is contested: it is refused, counted and listed, and changes nothing.
 
@@ -66,6 +67,8 @@ pub(crate) enum Unlisted {
     #[default]
     Pin,
     Refuse,
+    /// It has no owner until it is granted to a service.
+    Grant,
 }
 
 /// The claims that are kept across restarts.
@@ -183,6 +186,7 @@ impl Claims {
                 None if kind == Kind::OwnHost => {}
                 // Every service has them, and none can own them.
                 None if is_grpcs_own(claim) => {}
+                None if unlisted == Unlisted::Grant && !is_address(claim) => {}
                 // The mesh's owner also allowed the addresses in a join token, so they need not be in the file.
                 None if kind == Kind::Unproven || (unlisted == Unlisted::Refuse && !is_address(claim)) => {
                     self.refused += 1;

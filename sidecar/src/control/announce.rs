@@ -166,7 +166,8 @@ impl Session {
         let mut contracts_changed = control.contracts_changed.subscribe();
         contracts_changed.borrow_and_update();
         let contracts = Arc::clone(&control.shared.local_terms.get().contracts);
-        let announce = front.announce(control, &contracts, announced(*health.borrow_and_update()))?;
+        let health_now = announced(*health.borrow_and_update(), &contracts);
+        let announce = front.announce(control, &contracts, health_now)?;
         let (requests, queue) = mpsc::channel(MESSAGES_QUEUED);
         let mut client = RegistryClient::new(channel).max_decoding_message_size(limits::CONTROL_MESSAGE_BYTES);
         let opening = async {
@@ -253,7 +254,7 @@ impl Session {
                     return Ok(Ended::Stalled);
                 }
             }
-            let health = announced(*self.health.borrow_and_update());
+            let health = announced(*self.health.borrow_and_update(), &self.contracts);
             send(&self.requests, What::Heartbeat(Heartbeat { health: health.into() })).await?;
             heartbeat_at = Instant::now() + self.heartbeat_interval;
         }
@@ -305,7 +306,8 @@ impl Session {
             tracing::warn!(claims, "some claims of the local service are ignored: too many are pinned");
         }
         // Before that, callers would not know the contract's options.
-        if answer.is_described || are_refused || self.contracts.descriptors.is_none() {
+        let is_described = answer.is_described || are_refused || self.contracts.descriptors.is_none();
+        if is_described && self.contracts.are_known {
             control.was_announced.store(true, Relaxed);
         }
         Ok(())
@@ -335,7 +337,7 @@ async fn send(requests: &mpsc::Sender<AnnounceRequest>, what: What) -> Result<()
     }
 }
 
-/// A service that is not known to be up must get no calls.
-fn announced(health: Health) -> Health {
-    if health == Health::Up { Health::Up } else { Health::Down }
+/// A service must get no calls if it is not known to be up, or if its contracts are not known.
+fn announced(health: Health, contracts: &Contracts) -> Health {
+    if health == Health::Up && contracts.are_known { Health::Up } else { Health::Down }
 }

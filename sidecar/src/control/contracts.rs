@@ -25,13 +25,14 @@ use crate::{args::Args, shared::contracts::Contracts};
 /// How often to look whether the file has changed.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Reads them. Without `--descriptors` the service has none.
+/// Reads them. Without `--descriptors` the service has none, or it has to be [asked](super::asking).
 ///
 /// # Errors
 /// The file can't be read, is no descriptor set, or has options that are wrong. The error names the flag and the file.
 pub(crate) fn read(args: &Args, local: Option<&ServiceName>) -> anyhow::Result<Contracts> {
     match &args.descriptors {
-        Some(file) => compile(file, bytes_of(file)?, &args.contracts, local),
+        Some(file) => compile_file(file, bytes_of(file)?, &args.contracts, local),
+        None if args.ask_contracts => Ok(Contracts::unknown()),
         None => Ok(Contracts::default()),
     }
 }
@@ -40,21 +41,39 @@ fn bytes_of(file: &Path) -> anyhow::Result<Vec<u8>> {
     fs::read(file).with_context(|| format!("--descriptors {}: the file can't be read", file.display()))
 }
 
-fn compile(
+fn compile_file(
     file: &Path,
     bytes: Vec<u8>,
     implemented: &[String],
     local: Option<&ServiceName>,
 ) -> anyhow::Result<Contracts> {
-    let flag = || format!("--descriptors {}", file.display());
     let implemented = (!implemented.is_empty()).then_some(implemented);
-    let policy = ServicePolicy::from_descriptors(&bytes, implemented).with_context(flag)?;
+    compile(&format!("--descriptors {}", file.display()), bytes, implemented, local)
+}
+
+/// Compiles a serialized `FileDescriptorSet`.
+///
+/// # Errors
+/// Options in it are wrong. `what` says what it is.
+pub(super) fn compile(
+    what: &str,
+    descriptor_set: Vec<u8>,
+    implemented: Option<&[String]>,
+    local: Option<&ServiceName>,
+) -> anyhow::Result<Contracts> {
+    let policy = ServicePolicy::from_descriptors(&descriptor_set, implemented).with_context(|| what.to_owned())?;
     if let Some(local) = local
         && let Some((_, way)) = find_loop(&[(local, &policy)])
     {
-        bail!("{}: a fallback of {local} leads back to it: {way}", flag());
+        bail!("{what}: a fallback of {local} leads back to it: {way}");
     }
-    Ok(Contracts::new(policy, Some(Bytes::from(bytes))))
+    Ok(Contracts::new(policy, Some(Bytes::from(descriptor_set))))
+}
+
+/// Replaces the contracts of the local service, and announces it again.
+pub(super) fn set(control: &Control, contracts: Contracts) {
+    control.shared.local_terms.set_contracts(contracts);
+    control.contracts_changed.send_replace(());
 }
 
 /// Watches the file. It is read at the first look, too, as it may have changed since the start.
@@ -86,15 +105,14 @@ async fn read_again(control: &Control, file: &Path) -> anyhow::Result<()> {
         move || {
             let bytes = bytes_of(&file)?;
             let is_same = shared.local_terms.get().contracts.descriptors.as_deref() == Some(&*bytes);
-            let contracts = || compile(&file, bytes, &shared.args.contracts, shared.local_service.as_ref());
+            let contracts = || compile_file(&file, bytes, &shared.args.contracts, shared.local_service.as_ref());
             (!is_same).then(contracts).transpose()
         }
     });
     if let Some(contracts) = reading.await.context("reading the contracts failed")?? {
-        shared.local_terms.set_contracts(contracts);
+        set(control, contracts);
         shared.metrics.counters.contracts_reloaded.fetch_add(1, Relaxed);
         tracing::info!("the contracts of the local service have changed");
-        control.contracts_changed.send_replace(());
     }
     Ok(())
 }

@@ -22,8 +22,9 @@ use weft_mesh::{
 };
 
 /// The contracts of the local service.
-#[derive(Default)]
 pub(crate) struct Contracts {
+    /// False until it was asked for them. Until then nobody may call it.
+    pub(crate) are_known: bool,
     pub(crate) policy: ServicePolicy,
     /// The serialized `FileDescriptorSet` that they are from, if there is one.
     pub(crate) descriptors: Option<Bytes>,
@@ -47,7 +48,12 @@ impl Contracts {
         let places = methods.iter().enumerate().map(|(place, name)| (format!("/{name}").into(), place)).collect();
         let sha256 = |set| Bytes::copy_from_slice(&Sha256::digest(set));
         let descriptors_sha256 = descriptors.as_ref().map(sha256).unwrap_or_default();
-        Self { policy, descriptors, descriptors_sha256, methods, places }
+        Self { are_known: true, policy, descriptors, descriptors_sha256, methods, places }
+    }
+
+    /// Those of a service that still has to be asked for them.
+    pub(crate) fn unknown() -> Self {
+        Self { are_known: false, ..Self::default() }
     }
 
     /// How many methods they have.
@@ -68,6 +74,13 @@ impl Contracts {
     fn policy_of(&self, place: Option<usize>) -> Option<&MethodPolicy> {
         let methods = self.policy.contracts.iter().flat_map(|contract| &contract.methods);
         methods.into_iter().nth(place?)
+    }
+}
+
+/// Those of a service without any.
+impl Default for Contracts {
+    fn default() -> Self {
+        Self::new(ServicePolicy::default(), None)
     }
 }
 
@@ -92,8 +105,9 @@ impl Terms {
 
     /// What is decided of calls of the method at a place, or else of this path. `None` if it is not known yet who may call.
     pub(crate) fn judge_called(&self, place: Option<usize>, path: &[u8], caller: &SpiffeId) -> Option<Verdict> {
+        let access = self.access.as_ref().filter(|_| self.contracts.are_known)?;
         let called = self.contracts.policy_of(place).map_or(Called::unlisted(path), Called::Method);
-        Some(self.access.as_ref()?.judge_called(&self.contracts.policy.contracts, called, caller))
+        Some(access.judge_called(&self.contracts.policy.contracts, called, caller))
     }
 }
 

@@ -4,7 +4,8 @@
 //! ```yaml
 //! namespace: shop            # for names below without a namespace; default: `default`
 //! visibility: namespace      # who may know of a service: `all` (the default), or only its own namespace
-//! unlisted: pin              # other contracts: `refuse` them (the default), or `pin` each to its first claimant
+//! unlisted: pin              # other contracts: `refuse` them (the default), `pin` each to its first claimant, or let
+//!                            # those wait that `weft up` will `grant`
 //! complete: true             # the mesh has no other services: it settles once these are there; default: false
 //! services:
 //!   users:                   # NAME, or NAME.NAMESPACE
@@ -31,7 +32,7 @@ const SERVICE_KEYS: &[&str] = &["contracts", "addresses", "endpoints", "unlisted
 
 const LABEL: &str = "1 to 63 of a-z, 0-9 and -, no - at either end";
 const VISIBILITY: &str = "all, namespace";
-const UNLISTED: &str = "pin, refuse";
+const UNLISTED: &str = "pin, refuse, grant";
 const CONTRACT: &str = "the full name of a protobuf service, as shop.users.v1.Users";
 const ADDRESS: &str = "IP:PORT, as 10.96.0.10:80 or [fd00::1]:80";
 
@@ -118,6 +119,7 @@ fn read_unlisted(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Unlisted>
     reader.parsed(table, "unlisted", UNLISTED, |text| match text {
         "pin" => Ok(Unlisted::Pin),
         "refuse" => Ok(Unlisted::Refuse),
+        "grant" => Ok(Unlisted::Grant),
         other => Err(format!("found the text {:?}; allowed: {UNLISTED}", shown(other))),
     })
 }

@@ -80,6 +80,26 @@ fn a_granted_contract_is_the_service_s_alone() {
 }
 
 #[test]
+fn a_contract_that_waits_for_a_grant_has_no_owner_and_is_no_contest() {
+    let waits = BTreeMap::from([(name("asked.shop"), Unlisted::Grant), (name("twin.shop"), Unlisted::Grant)]);
+    let claims = Claims::new(BTreeMap::new(), Unlisted::Refuse, BTreeMap::new());
+    let mut claims = claims.with_unlisted_of(waits);
+    let gain = |claims: &mut Claims, service: &str| {
+        claims.gain(&name(service), [(Arc::from("shop.Told"), Kind::Pinned)].iter(), |_| true)
+    };
+    for service in ["asked.shop", "twin.shop"] {
+        assert_eq!(judge(&mut claims, service, "shop.Told"), Denied::default());
+        assert!(gain(&mut claims, service).is_empty(), "{service} is not called by it yet");
+    }
+    assert_eq!(judge(&mut claims, "impostor.shop", "shop.Told").unlisted, ["shop.Told"]);
+    let unproven = claims.judge(&name("asked.shop"), [("192.0.2.1:80", Kind::Unproven)].into_iter(), |_| true);
+    assert_eq!((unproven.unlisted, claims.pins()), (vec!["192.0.2.1:80".to_owned()], 0), "addresses do not wait");
+    assert!(claims.grant("shop.Told", &name("asked.shop")));
+    assert_eq!(gain(&mut claims, "asked.shop"), ["shop.Told"]);
+    assert_eq!(judge(&mut claims, "twin.shop", "shop.Told").contested, [("shop.Told".into(), name("asked.shop"))]);
+}
+
+#[test]
 fn the_pins_of_one_identity_are_limited() {
     let mut claims = Claims::default();
     for number in 0..limits::CLAIMS_PER_IDENTITY {

@@ -9,7 +9,7 @@ use weft_wire::{Headers, Limits, Name};
 use super::*;
 use crate::{
     message::failure::ERROR_HEADER,
-    shared::survey::Live as _,
+    shared::{contracts::Contracts, survey::Live as _},
     trial::{
         self,
         mesh::{body, grpc, run},
@@ -68,6 +68,11 @@ fn nobody_is_let_in_before_the_rules_are_known_and_running_calls_are_judged_agai
         assert_eq!((local.calls[0].is_over(), local.error()), (true, Some(&b"service-full"[..])));
 
         assert!(set(deny(true)) && !set(deny(true)), "the same rules change nothing");
+        worker.shared.local_terms.set_contracts(Contracts::unknown());
+        local.call(&grpc(), &body(10)).await;
+        let refused = |local: &Local, place: usize| local.caller.heads[place].get(ERROR_HEADER).map(<[u8]>::to_vec);
+        assert_eq!(refused(&local, 1), Some(b"service-full".to_vec()), "it was not asked for its contracts yet");
+        worker.shared.local_terms.set_contracts(Contracts::default());
         local.call(&grpc(), &body(10)).await;
         let running = Rc::clone(local.calls.last().expect("it runs"));
         assert!(!running.is_over(), "rules that are only tried refuse nothing");
@@ -75,8 +80,7 @@ fn nobody_is_let_in_before_the_rules_are_known_and_running_calls_are_judged_agai
         running.judge_again();
         local.settle().await;
         assert!(running.is_over());
-        let reason = |place: usize| local.caller.heads[place].get(ERROR_HEADER).map(<[u8]>::to_vec);
-        assert_eq!(reason(1), Some(b"permission-denied".to_vec()));
+        assert_eq!(refused(&local, 2), Some(b"permission-denied".to_vec()));
         assert_eq!(worker.shared.metrics.not_allowed.load(Relaxed), 2, "one was only tried");
     });
 }

@@ -88,12 +88,22 @@ impl Registry {
     }
 
     /// The mesh's owner gives a contract to a service. If an endpoint of it has claimed it in vain, the service is called
-    /// by it now. False if another service has it, or if there is no room.
+    /// by it now, and others that have claimed it contest it. False if another service has it, or if there is no room.
     pub(crate) fn grant(&mut self, contract: &str, service: &ServiceName, now: Instant) -> bool {
         let is_granted = self.claims.grant(contract, service);
         let entry = self.services.get(service);
         if is_granted && entry.is_some_and(|entry| !entry.members.is_empty() && entry.claimed.contains(contract)) {
             self.change_claims(service, &[(Arc::from(contract), Kind::Pinned)], &[], &[], now);
+        }
+        if is_granted {
+            let claim_it = |(name, entry): &(&ServiceName, &Entry)| {
+                *name != service && !entry.members.is_empty() && entry.claimed.contains(contract)
+            };
+            let others: Vec<ServiceName> =
+                self.services.iter().filter(claim_it).map(|(name, _)| name.clone()).collect();
+            for other in others {
+                self.judge(&other, &[(contract.to_owned(), Kind::Pinned)], now);
+            }
         }
         is_granted
     }

@@ -1,19 +1,33 @@
-//! Contracts, fetched by gRPC server reflection: those of the mesh from a sidecar, or those of one service from itself.
+//! Contracts, fetched by gRPC server reflection: those of the mesh from a sidecar, or those of one service from itself
+//! ([`told_by`]).
 //!
-//! Asks for version 1, and for `v1alpha` if that is not there: their messages are the same byte for byte.
+//! Asks for version 1, and for `v1alpha` if that is not there: their messages are the same byte for byte. Source: [gRPC server
+//! reflection](https://github.com/grpc/grpc/blob/master/doc/server-reflection.md).
+
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
+    net::SocketAddr,
     time::Duration,
 };
 
-use anyhow::{Context, bail};
+use crate::{
+    limits,
+    names::{is_contract_name, shown_up_to},
+    schema::Bounds,
+};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
+use http::uri::PathAndQuery;
 use prost::Message;
 use prost_types::{FileDescriptorProto, MethodDescriptorProto};
 use tokio::{task::spawn_blocking, time::timeout};
-use tonic::{Code, Status, codegen::http::uri::PathAndQuery, transport::Channel};
+use tonic::{
+    Code, Status,
+    transport::{Channel, Endpoint},
+};
 use tonic_reflection::pb::{
     v1::{
         ErrorResponse, ServerReflectionRequest, ServerReflectionResponse,
@@ -22,40 +36,108 @@ use tonic_reflection::pb::{
     },
     v1alpha,
 };
-use weft_mesh::{names::shown_up_to, schema::Bounds};
 
 /// The most characters of a server's own words in an error.
 const WHY_CHARS: usize = 300;
 
 /// Who is asked, and how much it may tell.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Teller {
+pub struct Teller {
     /// Its name in error messages.
-    pub(crate) name: &'static str,
+    pub name: &'static str,
     /// How long the answers to one round of questions may take.
-    pub(crate) patience: Duration,
+    pub patience: Duration,
     /// The most bytes of all answers together.
-    pub(crate) bytes: usize,
+    pub bytes: usize,
     /// The most memory that all files together may take when they are decoded, in bytes.
-    pub(crate) memory_bytes: usize,
+    pub memory_bytes: usize,
     /// The most files: a bound against answers that never stop importing more.
-    pub(crate) files: usize,
+    pub files: usize,
 }
 
-/// There is no server reflection, in neither version.
-#[derive(Debug)]
-pub(crate) struct NoReflection;
+/// Why contracts could not be fetched.
+#[derive(Debug, thiserror::Error)]
+pub enum ReflectionError {
+    /// There is no server reflection, in neither version.
+    #[error("{0} does not answer server reflection")]
+    Missing(&'static str),
+    /// It was asked in vain, or its answers can't be used.
+    #[error("{0}")]
+    Failed(String),
+}
 
-impl std::fmt::Display for NoReflection {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("the server there has no server reflection; --address must be that of a sidecar")
+use ReflectionError::{Failed, Missing};
+
+/// A service of the user's own. Its answers are read with bounds like those of anybody.
+const SERVICE: Teller = Teller {
+    name: "it",
+    patience: Duration::from_secs(5),
+    bytes: limits::DESCRIPTOR_SET_BYTES,
+    memory_bytes: limits::DESCRIPTOR_MEMORY_BYTES,
+    files: 1_000,
+};
+/// The most contracts of one service.
+const MAX_CONTRACTS: usize = 100;
+/// How long one service may take to tell everything.
+const ASK_LIMIT: Duration = Duration::from_secs(10);
+/// Packages whose contracts are not a service's own.
+const FOREIGN: [&str; 3] = ["google.", "grpc.", "weft."];
+
+/// What a service has told of its contracts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Told {
+    /// A serialized `google.protobuf.FileDescriptorSet`, as in the answers: with every option.
+    pub descriptor_set: Vec<u8>,
+    /// The contracts that it implements.
+    pub implements: Vec<String>,
+}
+
+/// Asks a service itself, at the port where it serves gRPC without TLS. The error says for people why no contract is known,
+/// and calls the service "it".
+///
+/// # Errors
+/// It can't be reached, has no server reflection, or tells nothing that is within the bounds, within 10 s.
+pub async fn told_by(address: SocketAddr) -> Result<Told, ReflectionError> {
+    let limited = timeout(ASK_LIMIT, fetch(address)).await;
+    limited.unwrap_or_else(|_| Err(Failed(format!("it has not told everything within {ASK_LIMIT:?}"))))
+}
+
+async fn fetch(address: SocketAddr) -> Result<Told, ReflectionError> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|e| Failed(e.to_string()))?;
+    let channel = endpoint.connect_timeout(SERVICE.patience).connect().await;
+    let channel = channel.map_err(|e| Failed(format!("it can't be asked for contracts: {}", with_sources(&e))))?;
+    let mut reflection = Reflection::new(channel, SERVICE);
+    let mut implements = reflection.services().await?;
+    implements.retain(|name| !FOREIGN.iter().any(|package| name.starts_with(package)));
+    if implements.is_empty() {
+        return Err(Failed("it tells no contract of its own by server reflection".to_owned()));
     }
+    if implements.len() > MAX_CONTRACTS {
+        return Err(Failed(format!("it tells more than {MAX_CONTRACTS} contracts")));
+    }
+    for name in &implements {
+        if !is_contract_name(name) {
+            return Err(Failed(format!("it tells a contract with the name \"{}\"", shown_up_to(name, WHY_CHARS))));
+        }
+        if !reflection.fetch_symbol(name).await? {
+            return Err(Failed(format!("it tells the contract {name}, but no file of it")));
+        }
+    }
+    Ok(Told { descriptor_set: reflection.descriptor_set(), implements })
 }
 
-impl std::error::Error for NoReflection {}
+fn with_sources(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(&format!(": {error}"));
+        source = error.source();
+    }
+    shown_up_to(&text, WHY_CHARS)
+}
 
-/// What was fetched so far.
-pub(crate) struct Reflection {
+/// A client of server reflection, with what it has fetched so far.
+pub struct Reflection {
     channel: Channel,
     teller: Teller,
     is_alpha: bool,
@@ -70,25 +152,33 @@ pub(crate) struct Reflection {
 
 /// A method of a contract.
 #[derive(Debug, Clone)]
-pub(crate) struct Method {
-    pub(crate) name: String,
-    pub(crate) path: PathAndQuery,
+pub struct Method {
+    /// Without its contract: `Get`.
+    pub name: String,
+    /// `/shop.users.v1.Users/Get`
+    pub path: PathAndQuery,
     /// The full name of its request.
-    pub(crate) input: String,
+    pub input: String,
     /// The full name of its answer.
-    pub(crate) output: String,
-    pub(crate) client_streaming: bool,
-    pub(crate) server_streaming: bool,
+    pub output: String,
+    /// Whether there may be several requests in a call.
+    pub client_streaming: bool,
+    /// Whether there may be several answers in a call.
+    pub server_streaming: bool,
 }
 
 impl Reflection {
-    pub(crate) fn new(channel: Channel, teller: Teller) -> Self {
+    /// Asks over this channel, with these bounds.
+    pub fn new(channel: Channel, teller: Teller) -> Self {
         let bounds = Bounds::new(teller.memory_bytes);
         Self { channel, teller, is_alpha: false, bytes: 0, bounds, files: BTreeMap::new(), seen: HashSet::new() }
     }
 
     /// The full names of all contracts, sorted.
-    pub(crate) async fn services(&mut self) -> anyhow::Result<Vec<String>> {
+    ///
+    /// # Errors
+    /// As all questions: it did not answer in time, not with what was asked for, or with more than it may.
+    pub async fn services(&mut self) -> Result<Vec<String>, ReflectionError> {
         let answers = self.ask(vec![Ask::ListServices(String::new())]).await?;
         let mut names = BTreeSet::new();
         for answer in answers {
@@ -100,7 +190,10 @@ impl Reflection {
     }
 
     /// Fetches the file that defines a contract or a message, with all its imports; false if the name is not known.
-    pub(crate) async fn fetch_symbol(&mut self, name: &str) -> anyhow::Result<bool> {
+    ///
+    /// # Errors
+    /// As [`Self::services`].
+    pub async fn fetch_symbol(&mut self, name: &str) -> Result<bool, ReflectionError> {
         if !self.take(vec![Ask::FileContainingSymbol(name.to_owned())]).await? {
             return Ok(false);
         }
@@ -113,13 +206,13 @@ impl Reflection {
             self.take(missing).await?;
             if self.files.len() == before {
                 let (who, files) = (self.teller.name, self.missing_imports().join(", "));
-                bail!("{who} does not know the files that `{name}` imports: {files}");
+                return Err(Failed(format!("{who} does not know the files that `{name}` imports: {files}")));
             }
         }
     }
 
     /// The methods of a contract that was fetched.
-    pub(crate) fn methods(&self, contract: &str) -> Vec<Method> {
+    pub fn methods(&self, contract: &str) -> Vec<Method> {
         let full_name = |package: &str, name: &str| match package {
             "" => name.to_owned(),
             package => format!("{package}.{name}"),
@@ -134,7 +227,7 @@ impl Reflection {
 
     /// Everything that was fetched, as a serialized `google.protobuf.FileDescriptorSet`; each file stands after those
     /// that it imports. The bytes of the files stay as they came, so that no option is lost.
-    pub(crate) fn descriptor_set(&self) -> Vec<u8> {
+    pub fn descriptor_set(&self) -> Vec<u8> {
         let mut set = Vec::new();
         let mut done = BTreeSet::new();
         for name in self.files.keys() {
@@ -144,7 +237,7 @@ impl Reflection {
     }
 
     /// Adds files that did not come from the mesh. Files that are already there stay as they are.
-    pub(crate) fn add(&mut self, descriptor_set: &[u8]) {
+    pub fn add(&mut self, descriptor_set: &[u8]) {
         let set = prost_types::FileDescriptorSet::decode(descriptor_set).unwrap_or_default();
         for file in set.file {
             let bytes = Bytes::from(file.encode_to_vec());
@@ -170,7 +263,7 @@ impl Reflection {
     }
 
     /// Asks, and keeps the files in the answers. Returns whether there were any.
-    async fn take(&mut self, questions: Vec<Ask>) -> anyhow::Result<bool> {
+    async fn take(&mut self, questions: Vec<Ask>) -> Result<bool, ReflectionError> {
         let mut has_file = false;
         for answer in self.ask(questions).await? {
             match answer {
@@ -180,12 +273,13 @@ impl Reflection {
                         self.seen.insert(bytes.clone());
                         self.files.insert(file.name().to_owned(), (bytes, file));
                         if self.files.len() > self.teller.files {
-                            bail!("{} sent more than {} files", self.teller.name, self.teller.files);
+                            let (who, most) = (self.teller.name, self.teller.files);
+                            return Err(Failed(format!("{who} sent more than {most} files")));
                         }
                     }
                 }
                 Answer::ErrorResponse(error) if error.error_code == Code::NotFound as i32 => {}
-                Answer::ErrorResponse(error) => bail!(self.failed(&error.error_message)),
+                Answer::ErrorResponse(error) => return Err(self.failed(&error.error_message)),
                 _ => {}
             }
         }
@@ -193,24 +287,24 @@ impl Reflection {
     }
 
     /// Decodes the new ones of files, if they take little enough memory: on a thread of their own, as that may take long.
-    async fn decode(&mut self, mut files: Vec<Vec<u8>>) -> anyhow::Result<Vec<(Bytes, FileDescriptorProto)>> {
+    async fn decode(&mut self, mut files: Vec<Vec<u8>>) -> Result<Vec<(Bytes, FileDescriptorProto)>, ReflectionError> {
         files.retain(|bytes| !self.seen.contains(&bytes[..]));
         let mut bounds = std::mem::take(&mut self.bounds);
         let decode = move || {
             let decode = |bytes: Vec<u8>| {
-                bounds.check_file(&bytes)?;
-                let file = FileDescriptorProto::decode(&bytes[..])?;
-                anyhow::Ok((Bytes::from(bytes), file))
+                bounds.check_file(&bytes).map_err(|error| error.to_string())?;
+                let file = FileDescriptorProto::decode(&bytes[..]).map_err(|error| error.to_string())?;
+                Ok((Bytes::from(bytes), file))
             };
-            let decoded: anyhow::Result<Vec<_>> = files.into_iter().map(decode).collect();
+            let decoded: Result<Vec<_>, String> = files.into_iter().map(decode).collect();
             (bounds, decoded)
         };
-        let (bounds, decoded) = spawn_blocking(decode).await?;
+        let (bounds, decoded) = spawn_blocking(decode).await.map_err(|error| Failed(error.to_string()))?;
         self.bounds = bounds;
-        decoded.with_context(|| format!("{} sent a broken descriptor", self.teller.name))
+        decoded.map_err(|why| Failed(format!("{} sent a broken descriptor: {why}", self.teller.name)))
     }
 
-    async fn ask(&mut self, questions: Vec<Ask>) -> anyhow::Result<Vec<Answer>> {
+    async fn ask(&mut self, questions: Vec<Ask>) -> Result<Vec<Answer>, ReflectionError> {
         let patience = self.teller.patience;
         let outcome = match timeout(patience, self.exchange(&questions)).await {
             Ok(Err(status)) if status.code() == Code::Unimplemented && !self.is_alpha => {
@@ -221,14 +315,14 @@ impl Reflection {
         };
         match outcome {
             Ok(Ok(received)) => Ok(received),
-            Ok(Err(status)) if status.code() == Code::Unimplemented => Err(NoReflection.into()),
-            Ok(Err(status)) => bail!(self.failed(status.message())),
-            Err(_) => bail!(self.failed(&format!("no answer within {patience:?}"))),
+            Ok(Err(status)) if status.code() == Code::Unimplemented => Err(Missing(self.teller.name)),
+            Ok(Err(status)) => Err(self.failed(status.message())),
+            Err(_) => Err(self.failed(&format!("no answer within {patience:?}"))),
         }
     }
 
-    fn failed(&self, why: &str) -> String {
-        format!("asking {} for contracts failed: {}", self.teller.name, shown_up_to(why, WHY_CHARS))
+    fn failed(&self, why: &str) -> ReflectionError {
+        Failed(format!("asking {} for contracts failed: {}", self.teller.name, shown_up_to(why, WHY_CHARS)))
     }
 
     /// Asks in one version of the service.

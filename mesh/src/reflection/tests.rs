@@ -1,0 +1,123 @@
+use futures_util::{StreamExt, stream::BoxStream};
+use prost::Message;
+use tonic::{Request, Response, Status, Streaming, service::Routes};
+use tonic_reflection::pb::v1::{
+    FileDescriptorResponse, ListServiceResponse, ServerReflectionRequest, ServerReflectionResponse, ServiceResponse,
+    server_reflection_request::MessageRequest as Ask,
+    server_reflection_response::MessageResponse,
+    server_reflection_server::{ServerReflection, ServerReflectionServer},
+};
+
+use super::*;
+use crate::policy::ServicePolicy;
+
+/// A service of gRPC on a port of its own.
+async fn serve(routes: Routes) -> SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+    tokio::spawn(tonic::transport::Server::builder().add_routes(routes).serve_with_incoming(incoming));
+    address
+}
+
+fn builder() -> tonic_reflection::server::Builder<'static> {
+    let builder = tonic_reflection::server::Builder::configure();
+    builder.register_encoded_file_descriptor_set(weft_contracts::FILE_DESCRIPTOR_SET)
+}
+
+#[tokio::test]
+async fn a_service_is_asked_in_either_version() {
+    let v1 = Routes::new(builder().build_v1().unwrap());
+    let v1alpha = Routes::new(builder().build_v1alpha().unwrap());
+    for routes in [v1, v1alpha] {
+        let contracts = told_by(serve(routes).await).await.unwrap();
+        assert!(contracts.implements.contains(&"shop.users.v1.Users".to_owned()), "{:?}", contracts.implements);
+        let is_foreign = |name: &String| FOREIGN.iter().any(|package| name.starts_with(package));
+        assert!(!contracts.implements.iter().any(is_foreign), "{:?}", contracts.implements);
+        // The files stand with all that they import.
+        ServicePolicy::from_descriptors(&contracts.descriptor_set, Some(&contracts.implements)).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn it_is_told_why_nothing_is_known() {
+    let silent = serve(Routes::default()).await;
+    let why = told_by(silent).await.unwrap_err();
+    assert!(matches!(why, ReflectionError::Missing(_)) && why.to_string() == "it does not answer server reflection");
+    let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let why = told_by(closed).await.unwrap_err().to_string();
+    assert!(why.starts_with("it can't be asked for contracts: "), "{why}");
+}
+
+/// Tells as much as it is asked for, and more.
+#[derive(Clone, Copy)]
+enum Hostile {
+    /// Each file imports so many others.
+    ImportsForEver(u32),
+    /// Answers without end, all without content.
+    AnswersForEver,
+    /// A name that is no contract's.
+    BadName,
+    Garbage,
+    /// A file with a million messages, all empty.
+    Bomb,
+}
+
+fn respond(content: Option<MessageResponse>) -> ServerReflectionResponse {
+    ServerReflectionResponse { message_response: content, ..Default::default() }
+}
+
+fn list(name: &str) -> MessageResponse {
+    MessageResponse::ListServicesResponse(ListServiceResponse { service: vec![ServiceResponse { name: name.into() }] })
+}
+
+impl Hostile {
+    fn answer(self, ask: Option<Ask>) -> ServerReflectionResponse {
+        let file = match (self, ask) {
+            (Self::BadName, _) => return respond(Some(list("a\u{1b}[2J.B"))),
+            (_, Some(Ask::ListServices(_))) => return respond(Some(list("a.B"))),
+            (Self::Garbage, _) => vec![0xff; 10],
+            (Self::Bomb, _) => [b"\x0a\x07t.proto".to_vec(), b"\x22\x03\x0a\x01a".repeat(1_000_000)].concat(),
+            (Self::ImportsForEver(count), Some(Ask::FileByFilename(name) | Ask::FileContainingSymbol(name))) => {
+                let dependency = (0..count).map(|number| format!("{name}-{number}")).collect();
+                FileDescriptorProto { name: Some(name), dependency, ..Default::default() }.encode_to_vec()
+            }
+            _ => Vec::new(),
+        };
+        let files = FileDescriptorResponse { file_descriptor_proto: vec![file] };
+        respond(Some(MessageResponse::FileDescriptorResponse(files)))
+    }
+}
+
+#[tonic::async_trait]
+impl ServerReflection for Hostile {
+    type ServerReflectionInfoStream = BoxStream<'static, Result<ServerReflectionResponse, Status>>;
+
+    async fn server_reflection_info(
+        &self,
+        request: Request<Streaming<ServerReflectionRequest>>,
+    ) -> Result<Response<Self::ServerReflectionInfoStream>, Status> {
+        let how = *self;
+        let answers = match how {
+            Self::AnswersForEver => futures_util::stream::repeat_with(|| Ok(respond(None))).boxed(),
+            _ => request.into_inner().map(move |ask| Ok(how.answer(ask?.message_request))).boxed(),
+        };
+        Ok(Response::new(answers))
+    }
+}
+
+#[tokio::test]
+async fn a_hostile_service_is_given_up() {
+    for (how, expected) in [
+        (Hostile::ImportsForEver(10), "it sent more than 1000 files"),
+        (Hostile::ImportsForEver(100), "asking it for contracts failed: more than 8388608 bytes"),
+        (Hostile::AnswersForEver, "it tells no contract of its own by server reflection"),
+        (Hostile::BadName, "it tells a contract with the name \"a\\u{1b}[2J.B\""),
+        (Hostile::Garbage, "it sent a broken descriptor: "),
+        (Hostile::Bomb, "it sent a broken descriptor: the descriptors would take more than 83886080 bytes of memory"),
+    ] {
+        let address = serve(Routes::new(ServerReflectionServer::new(how))).await;
+        let why = told_by(address).await.unwrap_err().to_string();
+        assert!(why.starts_with(expected), "{why}");
+    }
+}
