@@ -268,7 +268,8 @@ limits! {
         "A serialized descriptor set. A larger one is refused, as no message to the control plane could carry it.";
     DESCRIPTOR_MEMORY_BYTES: usize = 80 * 1024 * 1024,
         "Memory of the parts and full names of a decoded descriptor set, which take several times their serialized \
-         size. They are counted before it is decoded. Past it, the set is refused.";
+         size. They are counted before it is decoded; with all that a decoder needs besides, a set may take four times as \
+         much for a moment. Past it, the set is refused.";
     DESCRIPTOR_NAME_BYTES: usize = 2 * 1024,
         "A full name in descriptors, which all names within it repeat. With a longer one, the set is refused.";
     METRIC_SERIES: usize = 10_000,

@@ -174,6 +174,11 @@ impl Reflection {
         Self { channel, teller, is_alpha: false, bytes: 0, bounds, files: BTreeMap::new(), seen: HashSet::new() }
     }
 
+    /// Forgets what was fetched. It no longer counts against the bounds.
+    pub fn forget(&mut self) {
+        *self = Self { is_alpha: self.is_alpha, ..Self::new(self.channel.clone(), self.teller) };
+    }
+
     /// The full names of all contracts, sorted.
     ///
     /// # Errors

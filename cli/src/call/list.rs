@@ -29,9 +29,17 @@ pub(super) async fn print(reflection: &mut Reflection, only: Option<&str>) -> an
         if index > 0 {
             text.push('\n');
         }
-        // A contract that has gone in the meantime has no methods to print.
-        reflection.fetch_symbol(contract).await?;
-        text.push_str(&described(contract, &reflection.methods(contract)));
+        match reflection.fetch_symbol(contract).await {
+            // A contract that has gone in the meantime has no methods to print.
+            Ok(_) => text.push_str(&described(contract, &reflection.methods(contract))),
+            Err(error) if only.is_some() => return Err(error.into()),
+            // Whoever tells a contract can make it too large. The others are listed all the same.
+            Err(error) => {
+                let (contract, why) = (terminal::line(contract), terminal::line(&error.to_string()));
+                text.push_str(&format!("{contract}\n  its methods can't be listed: {why}\n"));
+                reflection.forget();
+            }
+        }
     }
     // A closed pipe, as with `weft call | head`, is not an error.
     let _ = std::io::stdout().write_all(text.as_bytes());

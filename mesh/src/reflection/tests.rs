@@ -49,6 +49,19 @@ async fn it_is_told_why_nothing_is_known() {
     assert!(why.starts_with("it can't be asked for contracts: "), "{why}");
 }
 
+/// So that one contract that is too large does not keep others from being listed.
+#[tokio::test]
+async fn what_was_forgotten_no_longer_counts() {
+    let address = serve(Routes::new(builder().build_v1().unwrap())).await;
+    let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect_lazy();
+    let mut reflection = Reflection::new(channel, Teller { files: 2, ..SERVICE });
+    let why = reflection.fetch_symbol("shop.users.v1.Users").await.unwrap_err();
+    assert_eq!(why.to_string(), "it sent more than 2 files");
+    assert!(reflection.fetch_symbol("google.protobuf.Duration").await.is_err(), "there is no room for another");
+    reflection.forget();
+    assert!(reflection.fetch_symbol("google.protobuf.Duration").await.unwrap());
+}
+
 /// Tells as much as it is asked for, and more.
 #[derive(Clone, Copy)]
 enum Hostile {

@@ -3,7 +3,8 @@
 //! The messages of a call follow each other in its body. Before each are five bytes: a flag and its length ("gRPC over
 //! HTTP2", Length-Prefixed-Message). A decoder keeps a partial message until the rest arrives, so a client that stops
 //! in the middle of one could hold that memory for as long as it likes. Here a partial message has a time limit, and
-//! its length is checked before its bytes are taken.
+//! its length is checked before its bytes are taken. A message that is larger than others may be has to be descriptors and
+//! nothing else, as only these are counted before they are decoded.
 
 use std::{
     pin::Pin,
@@ -68,22 +69,38 @@ struct Reading {
     length: usize,
     /// How many bytes of the message itself are missing.
     left: usize,
+    /// The first bytes of a large message, and how many of them have arrived.
+    head: [u8; HEAD],
+    head_bytes: usize,
     /// How many messages have started.
     begun: u64,
 }
 
-/// A message has this many bytes, which is too many.
+/// The first bytes of a large message: the key and the length of its first field.
+const HEAD: usize = 6;
+/// The key of `AnnounceRequest.descriptors`: field 4, with a length.
+const DESCRIPTORS: u8 = 4 << 3 | 2;
+
+/// Why a message is not taken.
 #[derive(Debug, PartialEq, Eq)]
-struct TooLarge(usize);
+enum Refused {
+    /// It has this many bytes, which is too many.
+    TooLarge(usize),
+    /// It has this many bytes, and is not only descriptors.
+    NotDescriptors(usize),
+}
 
 impl Reading {
     const PREFIX: usize = 5;
 
-    fn take(&mut self, mut data: &[u8], allowed: usize) -> Result<(), TooLarge> {
+    fn take(&mut self, mut data: &[u8], allowed: usize) -> Result<(), Refused> {
         // Each round takes at least one byte.
         while let Some((&byte, rest)) = data.split_first() {
             if self.left > 0 {
                 let taken = self.left.min(data.len());
+                if self.length > limits::ANNOUNCEMENT_BYTES {
+                    self.look_at(&data[..taken])?;
+                }
                 self.left -= taken;
                 data = &data[taken..];
                 continue;
@@ -96,12 +113,34 @@ impl Reading {
             if self.prefix == Self::PREFIX {
                 self.prefix = 0;
                 self.left = self.length;
+                self.head_bytes = 0;
                 if self.length > allowed {
-                    return Err(TooLarge(self.length));
+                    return Err(Refused::TooLarge(self.length));
                 }
             }
         }
         Ok(())
+    }
+
+    /// Takes the next bytes of a large message. Its first field has to be the descriptors, and as long as all of it.
+    fn look_at(&mut self, data: &[u8]) -> Result<(), Refused> {
+        let taken = data.len().min(HEAD - self.head_bytes);
+        if taken == 0 {
+            return Ok(());
+        }
+        self.head[self.head_bytes..self.head_bytes + taken].copy_from_slice(&data[..taken]);
+        self.head_bytes += taken;
+        let [key, length @ ..] = self.head;
+        // A varint of `u32` has at most five bytes, and the last one no high bit.
+        let is_whole = self.head_bytes == HEAD;
+        let Some(last) = length.iter().position(|byte| byte & 0x80 == 0).filter(|_| is_whole) else {
+            return if is_whole { Err(Refused::NotDescriptors(self.length)) } else { Ok(()) };
+        };
+        let content = length[..=last].iter().rev().fold(0_usize, |sum, byte| sum << 7 | usize::from(byte & 0x7f));
+        match key == DESCRIPTORS && 1 + last + 1 + content == self.length {
+            true => Ok(()),
+            false => Err(Refused::NotDescriptors(self.length)),
+        }
     }
 
     /// Whether a message has started and is not complete.
@@ -114,8 +153,14 @@ impl Messages {
     fn take(&mut self, data: &[u8]) -> Result<(), Status> {
         let allowed = self.allowance.0.load(Relaxed);
         let begun = self.reading.begun;
-        self.reading.take(data, allowed).map_err(|TooLarge(bytes)| {
-            Status::out_of_range(format!("a message of {bytes} bytes; allowed, before more is asked for: {allowed}"))
+        self.reading.take(data, allowed).map_err(|refused| match refused {
+            Refused::TooLarge(bytes) => Status::out_of_range(format!(
+                "a message of {bytes} bytes; allowed, before more is asked for: {allowed}"
+            )),
+            Refused::NotDescriptors(bytes) => Status::out_of_range(format!(
+                "a message of {bytes} bytes that is not only descriptors; allowed for others: {}",
+                limits::ANNOUNCEMENT_BYTES
+            )),
         })?;
         if !self.reading.is_half_way() {
             self.deadline = None;
@@ -197,9 +242,41 @@ mod tests {
             assert!(!reading.is_half_way() && reading.begun == 3, "in pieces of {size}");
         }
         let mut reading = Reading::default();
-        assert_eq!(reading.take(&messages, 255), Err(TooLarge(256)));
+        assert_eq!(reading.take(&messages, 255), Err(Refused::TooLarge(256)));
         let mut reading = Reading::default();
-        assert_eq!(reading.take(&[0, 255, 255, 255, 255], 1 << 20), Err(TooLarge(u32::MAX as usize)));
+        assert_eq!(reading.take(&[0, 255, 255, 255, 255], 1 << 20), Err(Refused::TooLarge(u32::MAX as usize)));
+    }
+
+    #[test]
+    fn a_large_message_is_only_descriptors() {
+        use prost::Message as _;
+        use weft_contracts::weft::discovery::v1::{Announce, AnnounceRequest, announce_request::What};
+        let framed =
+            |message: &[u8]| [&[0], &u32::try_from(message.len()).unwrap().to_be_bytes()[..], message].concat();
+        let take = |message: &[u8], piece: usize| {
+            let mut reading = Reading::default();
+            // Another message before and after.
+            let bytes = [framed(b"abc"), framed(message), framed(b"")].concat();
+            bytes.chunks(piece).try_for_each(|piece| reading.take(piece, limits::CONTROL_MESSAGE_BYTES))
+        };
+        let large = 2 * limits::ANNOUNCEMENT_BYTES;
+        let encode = |what| AnnounceRequest { what: Some(what) }.encode_to_vec();
+        let descriptors = |bytes| encode(What::Descriptors(vec![7; bytes].into()));
+        let announce =
+            |count| encode(What::Announce(Announce { contracts: vec![String::new(); count], ..Default::default() }));
+        let both = [descriptors(10), announce(large)].concat();
+        let after = [descriptors(large), announce(1)].concat();
+        for piece in [1, 2, 7, usize::MAX] {
+            for bytes in [large, limits::ANNOUNCEMENT_BYTES, 10, limits::CONTROL_MESSAGE_BYTES - HEAD] {
+                assert_eq!(take(&descriptors(bytes), piece), Ok(()), "{bytes} bytes in pieces of {piece}");
+            }
+            assert_eq!(take(&announce(10), piece), Ok(()));
+            for (what, message) in [("announce", announce(large)), ("both", both.clone()), ("after", after.clone())] {
+                assert_eq!(take(&message, piece), Err(Refused::NotDescriptors(message.len())), "{what}");
+            }
+            let no_varint = [vec![DESCRIPTORS], vec![0xff; large]].concat();
+            assert_eq!(take(&no_varint, piece), Err(Refused::NotDescriptors(no_varint.len())));
+        }
     }
 
     #[tokio::test(start_paused = true)]
