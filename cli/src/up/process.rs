@@ -45,19 +45,23 @@ pub(crate) fn signal(process: u32, signal: Signal) {
     }
 }
 
+/// How long a killed process may take to end: on a busy machine it has to wait for its turn.
+const KILLED_GRACE: Duration = Duration::from_secs(2);
+
 /// Ends what the leader of a group left behind: with SIGTERM first, and with SIGKILL after `grace`.
 pub(crate) async fn end_group(leader: u32, grace: Duration) {
     let Some(group) = pid(leader) else { return };
     let is_there = || rustix::process::test_kill_process_group(group).is_ok() && has_living_member(leader);
-    if !is_there() {
-        return;
+    for (signal, grace) in [(Signal::TERM, grace), (Signal::KILL, KILLED_GRACE)] {
+        if !is_there() {
+            return;
+        }
+        signal_group(leader, signal);
+        let until = tokio::time::Instant::now() + grace;
+        while is_there() && tokio::time::Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
-    signal_group(leader, Signal::TERM);
-    let until = tokio::time::Instant::now() + grace;
-    while is_there() && tokio::time::Instant::now() < until {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    signal_group(leader, Signal::KILL);
 }
 
 /// Whether a group has more than zombies, which only their parent can remove.
