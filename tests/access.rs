@@ -327,9 +327,12 @@ fn the_command_line_explains_and_checks_rules() {
     let write = |file: &str, text: &str| fs::write(dir.path().join(file), text).expect("the folder can be written");
     write("proto/probe/v1/probe.proto", &contract(SERVICE_RULE, &rules));
     let web = "access: { allow: [keyboard], paths: [{ path: /admin/*, allow: friend }] }";
-    write("mesh.yaml", &mesh_yaml(ACCESS, web, ""));
     let weft = |args: &[&str]| run(dir.path(), args);
-
+    write("mesh.yaml", &mesh_yaml("access: { default: deny, namespaces: { shpo: deny } }", web, ""));
+    let (is_good, said) = weft(&["check"]);
+    let remark = "access.namespaces.shpo: no service of this mesh is in that namespace; did you mean `shop`?";
+    assert!(is_good && said.contains(remark), "{said}");
+    write("mesh.yaml", &mesh_yaml(ACCESS, web, ""));
     let (is_good, said) = weft(&["check"]);
     assert!(is_good, "{said}");
     let remark = "the option `access` of method probe.v1.Probe/Read: `frend` matches no service of this mesh; did you mean \
@@ -458,13 +461,12 @@ async fn rules_are_suggested_from_calls_that_were_seen() {
 /// many milliseconds.
 async fn telling(contract: &str, delay: u32, services: &[&str]) -> Mesh {
     let dir = TempDir::new().expect("a folder of its own");
-    fs::write(dir.path().join("contract"), contract).expect("the folder can be written");
-    let app = binary("weft-test-app");
+    let file = dir.path().join("contract");
+    fs::write(&file, contract).expect("the folder can be written");
+    let (app, contract) = (binary("weft-test-app"), file.display());
     let app = app.display();
     let tells = |name: &&str| {
-        format!(
-            "  {name}:\n    run: sh -c \"REFLECT=$(cat contract) exec {app}\"\n    env: {{ REFLECT_DELAY: {delay} }}\n"
-        )
+        format!("  {name}:\n    run: {app}\n    env: {{ REFLECT_FILE: {contract}, REFLECT_DELAY: {delay} }}\n")
     };
     let services: String = services.iter().map(tells).collect();
     let file = format!("namespace: shop\n{FREE_PORTS}\nservices:\n{services}  stranger: {{ run: {app} }}\n");
@@ -512,6 +514,32 @@ async fn a_service_without_protos_holds_the_rules_of_the_contract_that_it_tells(
     })
     .await;
     assert_eq!(call_by_name(&mesh, "keyboard", "second", get).await, Ok(()));
+}
+
+/// Callers may slow it down, and must not get rid of its rules in that way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn nobody_may_call_a_service_that_does_not_tell_who_may() {
+    let mesh = telling(NOTIFICATIONS, 0, &["slow"]).await;
+    let list = format!("{NOTIFICATIONS}/List");
+    assert_eq!(call_by_name(&mesh, "keyboard", "slow", &list).await, Ok(()), "the rule names it");
+    mesh.write("contract", "hang");
+    let old = mesh.bed.ports("slow-1").metrics;
+    mesh.bed.kill("slow-1·sidecar");
+    let mut asked_in_vain = async || {
+        let is_let_in = call_by_name(&mesh, "stranger", "slow", &list).await.is_ok();
+        assert!(!is_let_in, "nobody may call");
+        let now = mesh.bed.ports("slow-1").metrics;
+        now != old
+            && TcpStream::connect(("127.0.0.1", now)).await.is_ok()
+            && metric(now, "weft_contracts_refused_total", "").await >= 1.0
+    };
+    eventually("it was asked in vain", LIMIT, &mut asked_in_vain).await;
+    call_by_name(&mesh, "keyboard", "slow", &list).await.expect_err("nobody may call");
+    call_by_name(&mesh, "stranger", "slow", &list).await.expect_err("nobody may call");
+    mesh.write("contract", NOTIFICATIONS);
+    let is_let_in = async || call_by_name(&mesh, "keyboard", "slow", &list).await.is_ok();
+    eventually("it has told them", LIMIT, is_let_in).await;
+    assert_eq!(call_by_name(&mesh, "stranger", "slow", &list).await, Err("service-option".to_owned()));
 }
 
 /// Its sidecar is started again and does not know the contract yet.

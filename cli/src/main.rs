@@ -199,7 +199,11 @@ fn write_descriptors(mesh: &MeshFile, dir: &Path) -> anyhow::Result<()> {
     for service in &mesh.services {
         let Some(contracts) = &service.contracts else { continue };
         let file = dir.join(format!("{}.binpb", service.name.name()));
-        fs::write(&file, &contracts.descriptor_set).with_context(|| format!("{} can't be written", file.display()))?;
+        // As a whole: sidecars may watch it.
+        let new = file.with_extension("binpb.new");
+        fs::write(&new, &contracts.descriptor_set)
+            .and_then(|()| fs::rename(&new, &file))
+            .with_context(|| format!("{} can't be written", file.display()))?;
         console::say(format_args!("wrote {}", file.display()))?;
     }
     Ok(())

@@ -61,12 +61,15 @@ pub enum ReflectionError {
     /// There is no server reflection, in neither version.
     #[error("{0} does not answer server reflection")]
     Missing(&'static str),
+    /// It does not have all files that define what was asked for.
+    #[error("{0}")]
+    Incomplete(String),
     /// It was asked in vain, or its answers can't be used.
     #[error("{0}")]
     Failed(String),
 }
 
-use ReflectionError::{Failed, Missing};
+use ReflectionError::{Failed, Incomplete, Missing};
 
 /// A service of the user's own. Its answers are read with bounds like those of anybody.
 const SERVICE: Teller = Teller {
@@ -88,42 +91,44 @@ const FOREIGN: [&str; 3] = ["google.", "grpc.", "weft."];
 pub struct Told {
     /// A serialized `google.protobuf.FileDescriptorSet`, as in the answers: with every option.
     pub descriptor_set: Vec<u8>,
-    /// The contracts that it implements.
+    /// The contracts that it implements, and of which it has all files. There may be none.
     pub implements: Vec<String>,
+    /// Why it lacks files of others that it implements, for people.
+    pub incomplete: Vec<String>,
 }
 
 /// Asks a service itself, at the port where it serves gRPC without TLS. The error says for people why no contract is known,
 /// and calls the service "it".
 ///
 /// # Errors
-/// It can't be reached, has no server reflection, or tells nothing that is within the bounds, within 10 s.
+/// It can't be reached, has no server reflection, or does not tell what it has within the bounds and within 10 s.
 pub async fn told_by(address: SocketAddr) -> Result<Told, ReflectionError> {
-    let limited = timeout(ASK_LIMIT, fetch(address)).await;
+    let limited = timeout(ASK_LIMIT, fetch(address, SERVICE)).await;
     limited.unwrap_or_else(|_| Err(Failed(format!("it has not told everything within {ASK_LIMIT:?}"))))
 }
 
-async fn fetch(address: SocketAddr) -> Result<Told, ReflectionError> {
+async fn fetch(address: SocketAddr, teller: Teller) -> Result<Told, ReflectionError> {
     let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|e| Failed(e.to_string()))?;
-    let channel = endpoint.connect_timeout(SERVICE.patience).connect().await;
+    let channel = endpoint.connect_timeout(teller.patience).connect().await;
     let channel = channel.map_err(|e| Failed(format!("it can't be asked for contracts: {}", with_sources(&e))))?;
-    let mut reflection = Reflection::new(channel, SERVICE);
-    let mut implements = reflection.services().await?;
-    implements.retain(|name| !FOREIGN.iter().any(|package| name.starts_with(package)));
-    if implements.is_empty() {
-        return Err(Failed("it tells no contract of its own by server reflection".to_owned()));
-    }
-    if implements.len() > MAX_CONTRACTS {
-        return Err(Failed(format!("it tells more than {MAX_CONTRACTS} contracts")));
-    }
-    for name in &implements {
-        if !is_contract_name(name) {
-            return Err(Failed(format!("it tells a contract with the name \"{}\"", shown_up_to(name, WHY_CHARS))));
+    let mut reflection = Reflection::new(channel, teller);
+    let names = reflection.services().await?;
+    let (mut implements, mut incomplete) = (Vec::new(), Vec::new());
+    for name in names.into_iter().filter(|name| !FOREIGN.iter().any(|package| name.starts_with(package))) {
+        if !is_contract_name(&name) {
+            return Err(Failed(format!("it tells a contract with the name \"{}\"", shown_up_to(&name, WHY_CHARS))));
         }
-        if !reflection.fetch_symbol(name).await? {
-            return Err(Failed(format!("it tells the contract {name}, but no file of it")));
+        if implements.len() + incomplete.len() == MAX_CONTRACTS {
+            return Err(Failed(format!("it tells more than {MAX_CONTRACTS} contracts")));
+        }
+        match reflection.fetch_symbol(&name).await {
+            Ok(true) => implements.push(name),
+            Ok(false) => incomplete.push(format!("it tells the contract {name}, but no file of it")),
+            Err(Incomplete(why)) => incomplete.push(why),
+            Err(error) => return Err(error),
         }
     }
-    Ok(Told { descriptor_set: reflection.descriptor_set(), implements })
+    Ok(Told { descriptor_set: reflection.descriptor_set(), implements, incomplete })
 }
 
 fn with_sources(error: &dyn std::error::Error) -> String {
@@ -199,6 +204,7 @@ impl Reflection {
     /// # Errors
     /// As [`Self::services`].
     pub async fn fetch_symbol(&mut self, name: &str) -> Result<bool, ReflectionError> {
+        let before: BTreeSet<String> = self.files.keys().cloned().collect();
         if !self.take(vec![Ask::FileContainingSymbol(name.to_owned())]).await? {
             return Ok(false);
         }
@@ -207,11 +213,13 @@ impl Reflection {
             if missing.is_empty() {
                 return Ok(true);
             }
-            let before = self.files.len();
+            let count = self.files.len();
             self.take(missing).await?;
-            if self.files.len() == before {
+            if self.files.len() == count {
                 let (who, files) = (self.teller.name, self.missing_imports().join(", "));
-                return Err(Failed(format!("{who} does not know the files that `{name}` imports: {files}")));
+                // Files without their imports define nothing.
+                self.files.retain(|name, (bytes, _)| before.contains(name) || !self.seen.remove(bytes));
+                return Err(Incomplete(format!("{who} does not know the files that `{name}` imports: {files}")));
             }
         }
     }

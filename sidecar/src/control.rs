@@ -220,7 +220,7 @@ impl Control {
         if fronts_service && shared.local_health() != Health::Up {
             return Some("the local service is not up");
         }
-        if !shared.local_terms.get().contracts.are_known {
+        if !shared.local_terms.get().are_known {
             return Some("the local service has not told its contracts yet");
         }
         // The same holds here.

@@ -1,7 +1,8 @@
-//! Server reflection: with `REFLECT=CONTRACT` the program tells that contract of the shop, and with `REFLECT_VERSION`
+//! Server reflection: with `REFLECT=CONTRACT` the program tells that contract of the shop (with `REFLECT_FILE`, the one in
+//! that file at that moment; if `hang` is in it, there is no answer), and with `REFLECT_VERSION`
 //! only in that version (`v1`, the default, or `v1alpha`), `REFLECT_DELAY` milliseconds after it was asked. The files are sent as they were compiled, with the options.
 
-use std::{env, time::Duration};
+use std::{env, fs, time::Duration};
 
 use bytes::Bytes;
 use prost::Message;
@@ -23,15 +24,23 @@ pub(crate) fn is_asked(path: &str) -> bool {
     path.starts_with("/grpc.reflection.")
 }
 
+fn contract() -> Option<String> {
+    let of_file = || fs::read_to_string(env::var("REFLECT_FILE").ok()?).ok();
+    env::var("REFLECT").ok().or_else(of_file)
+}
+
 /// How late the answers are.
 pub(crate) fn delay() -> Duration {
+    if contract().as_deref() == Some("hang") {
+        return Duration::from_secs(600);
+    }
     let millis = env::var("REFLECT_DELAY").ok().and_then(|millis| millis.parse().ok());
     Duration::from_millis(millis.unwrap_or_default())
 }
 
 /// The frames that answer a body, or `None` if this program has no such reflection.
 pub(crate) fn answers(path: &str, body: &[u8]) -> Option<Bytes> {
-    let contract = env::var("REFLECT").ok()?;
+    let contract = contract()?;
     let version = env::var("REFLECT_VERSION").unwrap_or_else(|_| "v1".to_owned());
     if path != format!("/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo") {
         return None;

@@ -164,6 +164,11 @@ impl<'m> Rules<'m> {
     /// Names that match nobody, and rules without effect.
     pub(super) fn remarks(&self) -> Vec<String> {
         let mut remarks = Vec::new();
+        let homes: BTreeSet<&str> = self.mesh.services.iter().map(|service| service.name.namespace()).collect();
+        for namespace in self.mesh.access.namespaces.keys().filter(|namespace| !homes.contains(namespace.as_str())) {
+            let near = hint(closest(namespace, homes.iter().copied()).map(|near| format!("`{near}`")));
+            remarks.push(format!("access.namespaces.{namespace}: no service of this mesh is in that namespace{near}"));
+        }
         for service in &self.mesh.services {
             let home = service.name.namespace();
             let unknown = |place: String, callers: &Callers, remarks: &mut Vec<String>| {

@@ -44,15 +44,15 @@ struct Seen(BTreeMap<ServiceName, BTreeMap<String, BTreeSet<ServiceName>>>);
 /// # Errors
 /// No mesh runs here, or a sidecar does not answer.
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let (urls, without_contract) = match &args.metrics[..] {
+    let (sidecars, without_contract) = match &args.metrics[..] {
         [] => of_this_mesh()?,
-        given => (given.to_vec(), BTreeSet::new()),
+        given => (given.iter().map(|url| (url.clone(), None)).collect(), BTreeSet::new()),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut seen = Seen::default();
-    for url in &urls {
+    for (url, service) in &sidecars {
         let text = runtime.block_on(fetch(url)).with_context(|| format!("{url} does not answer"))?;
-        seen.read(&text).with_context(|| format!("{url} can't be believed"))?;
+        seen.read(&text, service.clone()).with_context(|| format!("{url} can't be believed"))?;
     }
     if seen.0.is_empty() {
         note("No calls between services were seen. Let the mesh do for a while what it has to be allowed to do.");
@@ -63,17 +63,27 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The metrics of the mesh that runs here, and its services that speak no gRPC: rules for them are in the mesh file.
-fn of_this_mesh() -> anyhow::Result<(Vec<String>, BTreeSet<ServiceName>)> {
+/// The address of a sidecar's metrics, and its service if that is known.
+type Sidecar = (String, Option<ServiceName>);
+
+/// The sidecars of the mesh that runs here, and its services that speak no gRPC: rules for them are in the mesh file.
+fn of_this_mesh() -> anyhow::Result<(Vec<Sidecar>, BTreeSet<ServiceName>)> {
     let run = Run::nearest(&env::current_dir()?, |error| note(terminal::line(&error.to_string())));
     let Some(run) = run else {
         bail!("no `weft up` runs for this folder or one above it; give the sidecars' addresses with --metrics")
     };
-    let ports = run.replicas.values().filter(|ports| ports.app != 0).map(|ports| ports.metrics);
-    let urls = ports.map(|port| format!("http://127.0.0.1:{port}/metrics")).collect();
-    let services = MeshFile::load(&run.mesh_file, Programs::MayBeBuilt)?.services.into_iter();
-    let without_contract = services.filter(|service| service.protocol != Protocol::Grpc).map(|service| service.name);
-    Ok((urls, without_contract.collect()))
+    let services = MeshFile::load(&run.mesh_file, Programs::MayBeBuilt)?.services;
+    // Replicas are numbered: `users-1`.
+    let service_of = |replica: &str| {
+        let (name, _) = replica.rsplit_once('-')?;
+        services.iter().find(|service| service.name.name() == name).map(|service| service.name.clone())
+    };
+    let replicas = run.replicas.iter().filter(|(_, ports)| ports.app != 0);
+    let sidecars = replicas
+        .map(|(replica, ports)| (format!("http://127.0.0.1:{}/metrics", ports.metrics), service_of(replica)))
+        .collect();
+    let without_contract = services.iter().filter(|service| service.protocol != Protocol::Grpc);
+    Ok((sidecars, without_contract.map(|service| service.name.clone()).collect()))
 }
 
 async fn fetch(url: &str) -> anyhow::Result<String> {
@@ -93,12 +103,11 @@ async fn fetch(url: &str) -> anyhow::Result<String> {
 
 impl Seen {
     /// Adds the calls in that the metrics of one sidecar count. Refused ones do not count, and neither do those of methods
-    /// that the service does not have.
+    /// that the service does not have. `own` is the service, if it is known.
     ///
     /// # Errors
-    /// They are of several services, though a sidecar has only one.
-    fn read(&mut self, metrics: &str) -> anyhow::Result<()> {
-        let mut own: Option<ServiceName> = None;
+    /// They are of another service, or of several, though a sidecar has only one.
+    fn read(&mut self, metrics: &str, mut own: Option<ServiceName>) -> anyhow::Result<()> {
         for line in metrics.lines() {
             let Some(labels) = line.strip_prefix("weft_calls_total{") else { continue };
             let Some((labels, count)) = labels.rsplit_once("} ") else { continue };
@@ -114,8 +123,9 @@ impl Seen {
             let ([Some(service), Some(caller)], Some(method)) = (names, label("method")) else { continue };
             let method = if is_method_name(method) { method } else { "" };
             if is_seen {
-                if *own.get_or_insert_with(|| service.clone()) != service {
-                    bail!("it counts calls in to several services, and a sidecar has only one");
+                let own = own.get_or_insert_with(|| service.clone());
+                if *own != service {
+                    bail!("it is the sidecar of {own}, and counts calls in to {service}");
                 }
                 self.0.entry(service).or_default().entry(method.to_owned()).or_default().insert(caller);
             }
@@ -188,6 +198,7 @@ mod tests {
                 "weft_calls_total{service= } x\nweft_calls_total{\n".to_owned(),
             ]
             .concat(),
+            None,
         )
         .unwrap();
         let mut of_methods = vec![
@@ -201,6 +212,10 @@ mod tests {
         assert_eq!(seen.rules(&[ServiceName::parse("users.shop").unwrap()].into()), of_methods);
         let two = row("inbound", "a.B/C", "web.shop", "OK", 1)
             + &row("inbound", "a.B/C", "web.shop", "OK", 1).replace("users.", "pay.");
-        assert!(seen.read(&two).unwrap_err().to_string().contains("several services"));
+        let why = "it is the sidecar of users.shop, and counts calls in to pay.shop";
+        assert_eq!(seen.read(&two, None).unwrap_err().to_string(), why);
+        let of_users = row("inbound", "a.B/C", "evil.shop", "OK", 1);
+        let of_pay = Some(ServiceName::parse("pay.shop").unwrap());
+        assert!(seen.read(&of_users, of_pay).is_err(), "its sidecar says that it is another's");
     }
 }

@@ -25,7 +25,7 @@ use super::{
 use crate::mesh_file::{Contracts, MeshFile, Problem, Programs};
 
 /// How often to look whether a file has changed.
-const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+const LOOK_INTERVAL: Duration = Duration::from_millis(150);
 
 /// See the module. Never ends.
 pub(super) async fn follow(file: &MeshFile, logs: &Logs) {
@@ -49,8 +49,6 @@ struct Live {
     /// What runs.
     services: Vec<ServiceName>,
     watch: FileWatch,
-    /// What is wrong with the files as they are now, until it has been said.
-    trouble: Vec<String>,
 }
 
 /// The contracts of one service.
@@ -74,27 +72,25 @@ impl Live {
             access: file.access_file(),
             services: file.services.iter().map(|service| service.name.clone()).collect(),
             watch: FileWatch::new(sources(file)),
-            trouble: Vec::new(),
         }
     }
 
-    /// Looks at the files, and does what has to be done. Returns what to say.
+    /// Looks at the files, and does what has to be done. Returns what to say. A file that is still being written is not read:
+    /// half of it may be valid, too, and have fewer rules.
     fn look(&mut self) -> Vec<String> {
-        match self.watch.look() {
-            Look::Unchanged => Vec::new(),
-            Look::Settled => std::mem::take(&mut self.trouble),
-            Look::Changed => match MeshFile::load(&self.mesh_file, Programs::MayBeBuilt) {
-                Ok(file) => {
-                    self.watch.set_files(sources(&file));
-                    self.trouble.clear();
-                    self.take(&file)
-                }
-                Err(problems) => {
-                    self.trouble = problems.iter().map(Problem::to_string).collect();
-                    self.trouble.push("the contracts and rules stay as they were".to_owned());
-                    Vec::new()
-                }
-            },
+        if self.watch.look() != Look::Settled {
+            return Vec::new();
+        }
+        match MeshFile::load(&self.mesh_file, Programs::MayBeBuilt) {
+            Ok(file) => {
+                self.watch.set_files(sources(&file));
+                self.take(&file)
+            }
+            Err(problems) => {
+                let mut said: Vec<String> = problems.iter().map(Problem::to_string).collect();
+                said.push("the contracts and rules stay as they were".to_owned());
+                said
+            }
         }
     }
 
@@ -194,54 +190,55 @@ mod tests {
         let file = MeshFile::load(&dir.path().join("mesh.yaml"), Programs::MustExist).unwrap();
         let compiled = contracts_file(&file.state_dir(), "users");
         fs::create_dir_all(compiled.parent().unwrap()).unwrap();
-        let mut live = Live::new(&file);
+        let mut watched = Live::new(&file);
         let none: [String; 0] = [];
-        assert_eq!([live.look(), live.look(), live.look()].concat(), none, "nothing has changed");
+        assert_eq!([watched.look(), watched.look(), watched.look()].concat(), none, "nothing has changed");
+        let mut look = || {
+            assert_eq!(watched.look(), [""; 0], "it may still be written");
+            watched.look()
+        };
         assert!(!compiled.exists());
 
         edit(&contract("seconds: 2", ""));
-        assert_eq!(live.look(), ["users has a changed contract, which takes effect now"]);
+        assert_eq!(look(), ["users has a changed contract, which takes effect now"]);
         let two = fs::read(&compiled).unwrap();
         edit(&contract("seconds: -1", ""));
-        assert_eq!(live.look(), none, "it may still be written");
-        let said = live.look().join("\n");
+        let said = look().join("\n");
         assert!(
             said.contains("users.proto:6") && said.ends_with("the contracts and rules stay as they were"),
             "{said}"
         );
-        assert_eq!((live.look(), fs::read(&compiled).unwrap()), (none.to_vec(), two), "said once");
+        assert_eq!(fs::read(&compiled).unwrap(), two);
         fs::remove_file(dir.path().join("users.proto")).unwrap();
-        live.look();
-        assert!(live.look().join("\n").contains("no such file"));
+        assert!(look().join("\n").contains("no such file"));
 
         edit(&contract("seconds: 2", ""));
-        live.look();
+        look();
         fs::write(dir.path().join("mesh.yaml"), format!("access: deny\n{MESH}")).unwrap();
-        assert_eq!(live.look(), ["the rules for who may call have changed, which takes effect now"]);
+        assert_eq!(look(), ["the rules for who may call have changed, which takes effect now"]);
         assert!(fs::read_to_string(access_file(&file.state_dir())).unwrap().contains("default: deny"));
         let renamed = MESH.replace("  users:", "  people:");
         fs::write(dir.path().join("mesh.yaml"), format!("access: allow\n{renamed}")).unwrap();
-        let said = live.look().join("\n");
+        let said = look().join("\n");
         assert!(said.contains("users.default runs and is no longer in the mesh file"), "{said}");
         assert!(fs::read_to_string(access_file(&file.state_dir())).unwrap().contains("default: deny"), "it holds on");
         fs::write(dir.path().join("mesh.yaml"), format!("access: never\n{MESH}")).unwrap();
-        live.look();
-        let said = live.look().join("\n");
+        let said = look().join("\n");
         assert!(said.contains("mesh.yaml:1: access: found the text \"never\"; allowed: allow, deny"), "{said}");
         fs::write(dir.path().join("mesh.yaml"), format!("access: deny\n# the same\n{MESH}")).unwrap();
         assert_eq!(
-            live.look(),
+            look(),
             ["the rules for who may call have changed, which takes effect now"],
             "since the refused ones"
         );
         fs::write(dir.path().join("mesh.yaml"), format!("access: deny\n# still the same\n{MESH}")).unwrap();
-        assert_eq!(live.look(), none);
+        assert_eq!(look(), none);
 
         edit(&contract("seconds: 1", "service More {}\n"));
-        assert!(live.look().concat().contains("users implements other contracts now (p.Users, p.More)"));
+        assert!(look().concat().contains("users implements other contracts now (p.Users, p.More)"));
         edit(&contract("seconds: 3", "service More {}\n"));
-        assert_eq!(live.look(), none, "said once");
+        assert_eq!(look(), none, "said once");
         edit(&contract("seconds: 3", ""));
-        assert_eq!(live.look(), ["users has a changed contract, which takes effect now"]);
+        assert_eq!(look(), ["users has a changed contract, which takes effect now"]);
     }
 }

@@ -166,9 +166,16 @@ fn judge(
     answer: Result<Told, ReflectionError>,
     owners: &mut BTreeMap<String, String>,
 ) -> Result<(Told, String), String> {
-    let contracts = answer.map_err(|why| format!("no contract known: no .proto files in mesh.yaml, and {why}"))?;
+    let unknown = |why: &str| format!("no contract known: no .proto files in mesh.yaml, and {why}");
+    let contracts = answer.map_err(|why| unknown(&why.to_string()))?;
+    if contracts.implements.is_empty() {
+        return Err(match contracts.incomplete.first() {
+            Some(why) => unknown(why),
+            None => unknown("it tells no contract of its own by server reflection"),
+        });
+    }
     let (of_others, implements): (Vec<_>, Vec<_>) =
-        contracts.implements.into_iter().partition(|contract| owners.contains_key(contract));
+        contracts.implements.iter().cloned().partition(|contract| owners.contains_key(contract));
     let of_others: Vec<_> =
         of_others.iter().map(|contract| format!("{contract} belongs to {}", owners[contract])).collect();
     if implements.is_empty() {
@@ -183,7 +190,10 @@ fn judge(
     if !of_others.is_empty() {
         text.push_str(&format!("; {}", of_others.join(", ")));
     }
-    Ok((Told { descriptor_set: contracts.descriptor_set, implements }, text))
+    for why in &contracts.incomplete {
+        text.push_str(&format!("; {why}"));
+    }
+    Ok((Told { implements, ..contracts }, text))
 }
 
 /// Has the control plane pin contracts to a service, and waits until it has.

@@ -20,6 +20,11 @@ async fn serve(routes: Routes) -> SocketAddr {
     address
 }
 
+/// As [`told_by`], but on a machine that may be as busy as it likes.
+async fn told(address: SocketAddr) -> Result<Told, ReflectionError> {
+    fetch(address, Teller { patience: Duration::from_secs(600), ..SERVICE }).await
+}
+
 fn builder() -> tonic_reflection::server::Builder<'static> {
     let builder = tonic_reflection::server::Builder::configure();
     builder.register_encoded_file_descriptor_set(weft_contracts::FILE_DESCRIPTOR_SET)
@@ -30,7 +35,7 @@ async fn a_service_is_asked_in_either_version() {
     let v1 = Routes::new(builder().build_v1().unwrap());
     let v1alpha = Routes::new(builder().build_v1alpha().unwrap());
     for routes in [v1, v1alpha] {
-        let contracts = told_by(serve(routes).await).await.unwrap();
+        let contracts = told(serve(routes).await).await.unwrap();
         assert!(contracts.implements.contains(&"shop.users.v1.Users".to_owned()), "{:?}", contracts.implements);
         let is_foreign = |name: &String| FOREIGN.iter().any(|package| name.starts_with(package));
         assert!(!contracts.implements.iter().any(is_foreign), "{:?}", contracts.implements);
@@ -42,10 +47,10 @@ async fn a_service_is_asked_in_either_version() {
 #[tokio::test]
 async fn it_is_told_why_nothing_is_known() {
     let silent = serve(Routes::default()).await;
-    let why = told_by(silent).await.unwrap_err();
+    let why = told(silent).await.unwrap_err();
     assert!(matches!(why, ReflectionError::Missing(_)) && why.to_string() == "it does not answer server reflection");
     let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let why = told_by(closed).await.unwrap_err().to_string();
+    let why = told(closed).await.unwrap_err().to_string();
     assert!(why.starts_with("it can't be asked for contracts: "), "{why}");
 }
 
@@ -72,6 +77,8 @@ enum Hostile {
     /// A name that is no contract's.
     BadName,
     Garbage,
+    /// Of three contracts, the files of one.
+    LacksFiles,
     /// A file with a million messages, all empty.
     Bomb,
 }
@@ -88,6 +95,33 @@ impl Hostile {
     fn answer(self, ask: Option<Ask>) -> ServerReflectionResponse {
         let file = match (self, ask) {
             (Self::BadName, _) => return respond(Some(list("a\u{1b}[2J.B"))),
+            (Self::LacksFiles, Some(Ask::ListServices(_))) => {
+                let services = ["a.Lacks", "b.Whole", "c.Unknown"].map(|name| ServiceResponse { name: name.into() });
+                return respond(Some(MessageResponse::ListServicesResponse(ListServiceResponse {
+                    service: services.into(),
+                })));
+            }
+            (Self::LacksFiles, ask) => {
+                let file = |package: &str, service: &str, dependency: &[&str]| FileDescriptorProto {
+                    name: Some(format!("{package}.proto")),
+                    package: Some(package.to_owned()),
+                    dependency: dependency.iter().map(|file| (*file).to_owned()).collect(),
+                    service: vec![prost_types::ServiceDescriptorProto {
+                        name: Some(service.to_owned()),
+                        ..Default::default()
+                    }],
+                    ..Default::default()
+                };
+                match ask {
+                    Some(Ask::FileContainingSymbol(name)) if name == "a.Lacks" => file("a", "Lacks", &["gone.proto"]),
+                    Some(Ask::FileContainingSymbol(name)) if name == "b.Whole" => file("b", "Whole", &[]),
+                    _ => {
+                        let error = ErrorResponse { error_code: Code::NotFound as i32, error_message: String::new() };
+                        return respond(Some(MessageResponse::ErrorResponse(error)));
+                    }
+                }
+                .encode_to_vec()
+            }
             (_, Some(Ask::ListServices(_))) => return respond(Some(list("a.B"))),
             (Self::Garbage, _) => vec![0xff; 10],
             (Self::Bomb, _) => [b"\x0a\x07t.proto".to_vec(), b"\x22\x03\x0a\x01a".repeat(1_000_000)].concat(),
@@ -124,13 +158,35 @@ async fn a_hostile_service_is_given_up() {
     for (how, expected) in [
         (Hostile::ImportsForEver(10), "it sent more than 1000 files"),
         (Hostile::ImportsForEver(100), "asking it for contracts failed: more than 8388608 bytes"),
-        (Hostile::AnswersForEver, "it tells no contract of its own by server reflection"),
         (Hostile::BadName, "it tells a contract with the name \"a\\u{1b}[2J.B\""),
         (Hostile::Garbage, "it sent a broken descriptor: "),
         (Hostile::Bomb, "it sent a broken descriptor: the descriptors would take more than 83886080 bytes of memory"),
     ] {
         let address = serve(Routes::new(ServerReflectionServer::new(how))).await;
-        let why = told_by(address).await.unwrap_err().to_string();
+        let why = told(address).await.unwrap_err().to_string();
         assert!(why.starts_with(expected), "{why}");
     }
+}
+
+#[tokio::test]
+async fn answers_without_content_are_no_contracts_and_end() {
+    let address = serve(Routes::new(ServerReflectionServer::new(Hostile::AnswersForEver))).await;
+    let told = self::told(address).await.unwrap();
+    assert_eq!(told, Told { descriptor_set: Vec::new(), implements: Vec::new(), incomplete: Vec::new() });
+}
+
+/// Some servers name services of which they have no file, or not all files. The others hold all the same.
+#[tokio::test]
+async fn a_contract_without_all_of_its_files_is_left_out() {
+    let address = serve(Routes::new(ServerReflectionServer::new(Hostile::LacksFiles))).await;
+    let told = self::told(address).await.unwrap();
+    assert_eq!(told.implements, ["b.Whole"]);
+    assert_eq!(
+        told.incomplete,
+        [
+            "it does not know the files that `a.Lacks` imports: gone.proto",
+            "it tells the contract c.Unknown, but no file of it"
+        ]
+    );
+    ServicePolicy::from_descriptors(&told.descriptor_set, Some(&told.implements)).unwrap();
 }

@@ -18,7 +18,7 @@ use weft_mesh::{
 };
 
 /// How often to look whether the file has changed.
-const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+const LOOK_INTERVAL: Duration = Duration::from_millis(150);
 
 /// A file of 10,000 rules has about 1 MiB. The rules for one service have to fit into a message.
 const FILE_BYTES: u64 = 4 * 1024 * 1024;

@@ -88,9 +88,10 @@ impl Front {
 /// Announces until the sidecar drains, then leaves the registry. If the stream breaks, it announces again. It also
 /// leaves while a thread makes no progress.
 pub(super) async fn run(control: Arc<Control>, front: Front) -> anyhow::Result<()> {
-    // Callers would skip an endpoint that is announced as down. If this sidecar replaces another, that would be a gap.
-    let mut health = control.health.subscribe();
-    let _ = timeout(limits::HEALTH_CHECK_TIMEOUT * 2, health.wait_for(|health| *health != Health::Unspecified)).await;
+    tokio::select! {
+        () = control.shared.reached(Phase::Draining) => return Ok(()),
+        () = can_announce(&control) => {}
+    }
     let mut trouble = Trouble::new("announcing to the control plane");
     let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
     loop {
@@ -151,6 +152,7 @@ struct Session {
     channels: watch::Receiver<Option<Channel>>,
     /// What is announced, and whether the service has other contracts by now.
     contracts: Arc<Contracts>,
+    are_contracts_known: bool,
     contracts_changed: watch::Receiver<()>,
     /// When to announce again because of either.
     renew_at: Option<Instant>,
@@ -165,8 +167,9 @@ impl Session {
         let mut health = control.health.subscribe();
         let mut contracts_changed = control.contracts_changed.subscribe();
         contracts_changed.borrow_and_update();
-        let contracts = Arc::clone(&control.shared.local_terms.get().contracts);
-        let health_now = announced(*health.borrow_and_update(), &contracts);
+        let terms = control.shared.local_terms.get();
+        let (contracts, are_contracts_known) = (Arc::clone(&terms.contracts), terms.are_known);
+        let health_now = announced(*health.borrow_and_update(), control);
         let announce = front.announce(control, &contracts, health_now)?;
         let (requests, queue) = mpsc::channel(MESSAGES_QUEUED);
         let mut client = RegistryClient::new(channel).max_decoding_message_size(limits::CONTROL_MESSAGE_BYTES);
@@ -182,6 +185,7 @@ impl Session {
             heartbeat_interval: limits::HEARTBEAT_INTERVAL,
             channels,
             contracts,
+            are_contracts_known,
             contracts_changed,
             renew_at: None,
             reported: 0,
@@ -254,7 +258,7 @@ impl Session {
                     return Ok(Ended::Stalled);
                 }
             }
-            let health = announced(*self.health.borrow_and_update(), &self.contracts);
+            let health = announced(*self.health.borrow_and_update(), control);
             send(&self.requests, What::Heartbeat(Heartbeat { health: health.into() })).await?;
             heartbeat_at = Instant::now() + self.heartbeat_interval;
         }
@@ -307,7 +311,7 @@ impl Session {
         }
         // Before that, callers would not know the contract's options.
         let is_described = answer.is_described || are_refused || self.contracts.descriptors.is_none();
-        if is_described && self.contracts.are_known {
+        if is_described && self.are_contracts_known {
             control.was_announced.store(true, Relaxed);
         }
         Ok(())
@@ -338,6 +342,21 @@ async fn send(requests: &mpsc::Sender<AnnounceRequest>, what: What) -> Result<()
 }
 
 /// A service must get no calls if it is not known to be up, or if its contracts are not known.
-fn announced(health: Health, contracts: &Contracts) -> Health {
-    if health == Health::Up && contracts.are_known { Health::Up } else { Health::Down }
+fn announced(health: Health, control: &Control) -> Health {
+    let are_known = control.shared.local_terms.get().are_known;
+    if health == Health::Up && are_known { Health::Up } else { Health::Down }
+}
+
+/// Waits until it is known what to announce. Callers would skip an endpoint that is announced as down: if this sidecar
+/// replaces another, that would be a gap.
+async fn can_announce(control: &Control) {
+    let mut health = control.health.subscribe();
+    let _ = timeout(limits::HEALTH_CHECK_TIMEOUT * 2, health.wait_for(|health| *health != Health::Unspecified)).await;
+    let mut terms = control.shared.local_terms.changes();
+    while *health.borrow_and_update() == Health::Up && !control.shared.local_terms.get().are_known {
+        tokio::select! {
+            _ = terms.changed() => {}
+            _ = health.changed() => {}
+        }
+    }
 }

@@ -1,96 +1,133 @@
 //! With `--ask-contracts`: asks the local service for its contracts by gRPC server reflection.
 //!
-//! It is asked once it is up, and again after it was down: it may be another version by then. Until it was asked, nobody may
-//! call it, as its contracts may say who may. A service without server reflection has no contracts. One that tells them in
-//! vain has those from before, and none if there are none.
+//! Until it has answered, nobody may call it, as its contracts may say who may. That holds for each process of the service
+//! anew. A connection without calls tells when the process has ended: if nothing listens then, its contracts are no longer
+//! known. A service that does not answer, or not with something that can be used, is asked again and again: whoever can
+//! slow it down must not be able to remove its rules. Only its own word that it has no server reflection, or no file of a
+//! contract, is taken for an answer.
 
 use std::{
+    io,
     net::SocketAddr,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
 use anyhow::Context as _;
+use bytes::Bytes;
+use http_body_util::Empty;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{
     task::spawn_blocking,
-    time::{Instant, sleep},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use weft_contracts::weft::discovery::v1::Health;
-use weft_mesh::reflection::{ReflectionError, Told, told_by};
+use weft_mesh::{
+    limits,
+    reflection::{ReflectionError, Told, told_by},
+};
 
 use super::{
     Control,
     contracts::{compile, set},
+    retry::{Backoff, Trouble},
 };
-use crate::shared::contracts::Contracts;
+use crate::{shared::contracts::Contracts, transport::connect};
 
-/// How long it is asked again when it could not be asked, or not be understood.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// The pause between two questions.
-const PAUSE: Duration = Duration::from_millis(250);
+/// It is not asked more often when its connections end, as some servers close those without calls.
+const LEAST_INTERVAL: Duration = Duration::from_secs(1);
+/// How long it may take to notice that nothing listens any more. The next process may be there sooner.
+const HEALTH_TIME: Duration = Duration::from_millis(100);
 
 /// For as long as the sidecar runs.
 pub(super) async fn run(control: Arc<Control>, app: SocketAddr) -> anyhow::Result<()> {
     let mut health = control.health.subscribe();
+    let mut trouble = Trouble::of_starting("asking the local service for its contracts", limits::STARTING_TIME);
+    let mut before = None;
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
     loop {
         health.wait_for(|health| *health == Health::Up).await?;
-        ask(&control, app).await?;
-        health.changed().await?;
-    }
-}
-
-async fn ask(control: &Arc<Control>, app: SocketAddr) -> anyhow::Result<()> {
-    let asked_since = Instant::now();
-    loop {
-        let why = match told_by(app).await {
-            Ok(told) => match take(control, told).await? {
-                Ok(()) => return Ok(()),
-                Err(error) => format!("{error:#}"),
-            },
-            Err(ReflectionError::Missing(_)) => {
-                tracing::info!("the local service does not answer server reflection: no contract of it is known");
-                set(control, Contracts::default());
-                return Ok(());
+        let asked_at = Instant::now();
+        match ask(&control, app).await? {
+            Ok((told, contracts)) => {
+                trouble.is_over();
+                backoff.reset();
+                take(&control, before.as_ref(), &told, contracts);
+                before = Some(told);
+                if is_gone_after_its_end(app).await {
+                    control.shared.local_terms.doubt_contracts();
+                    control.shared.check_health_now.notify_one();
+                    let _ = timeout(HEALTH_TIME, health.wait_for(|health| *health != Health::Up)).await;
+                }
+                sleep_until(asked_at + LEAST_INTERVAL).await;
             }
-            Err(error) => error.to_string(),
-        };
-        if *control.health.borrow() != Health::Up {
-            return Ok(());
+            Err(why) => {
+                // It may have gone in the meantime.
+                if *health.borrow() == Health::Up {
+                    control.shared.metrics.counters.contracts_refused.fetch_add(1, Relaxed);
+                    trouble.is(&why);
+                }
+                sleep(backoff.wait()).await;
+            }
         }
-        if asked_since.elapsed() >= PATIENCE {
-            give_up(control, &why);
-            return Ok(());
-        }
-        sleep(PAUSE).await;
     }
 }
 
-/// Takes what it has told. The inner error says what is wrong with it.
-async fn take(control: &Arc<Control>, told: Told) -> anyhow::Result<anyhow::Result<()>> {
+/// Asks once. What it has told is `None` if it has no server reflection. The inner error says for people why there is no
+/// answer that can be used.
+async fn ask(control: &Arc<Control>, app: SocketAddr) -> anyhow::Result<Result<(Option<Told>, Contracts), String>> {
+    let told = match told_by(app).await {
+        Ok(told) => told,
+        Err(ReflectionError::Missing(_)) => return Ok(Ok((None, Contracts::default()))),
+        Err(error) => return Ok(Err(error.to_string())),
+    };
     let shared = Arc::clone(&control.shared);
     // Large descriptors take long to compile.
     let compiling = spawn_blocking(move || {
-        let is_same = shared.local_terms.get().contracts.descriptors.as_deref() == Some(&*told.descriptor_set);
-        let compile = || {
-            let what = "what the local service tells by server reflection";
-            compile(what, told.descriptor_set, Some(&told.implements), shared.local_service.as_ref())
-        };
-        (!is_same).then(compile).transpose()
+        let what = "what it tells by server reflection";
+        let set = told.descriptor_set.clone();
+        let contracts = compile(what, set, Some(&told.implements), shared.local_service.as_ref());
+        contracts.map(|contracts| (Some(told), contracts)).map_err(|error| format!("{error:#}"))
     });
-    Ok(compiling.await.context("reading the contracts failed")?.map(|contracts| {
-        if let Some(contracts) = contracts {
-            tracing::info!(contracts = contracts.policy.contracts.len(), "the local service has told its contracts");
-            set(control, contracts);
-        }
-    }))
+    compiling.await.context("reading the contracts failed")
 }
 
-fn give_up(control: &Control, why: &str) {
-    control.shared.metrics.counters.contracts_refused.fetch_add(1, Relaxed);
-    if control.shared.local_terms.get().contracts.are_known {
-        tracing::error!("the contracts of the local service stay as they were: {why}");
-    } else {
-        tracing::error!("no contract of the local service is known: {why}");
-        set(control, Contracts::default());
+fn take(control: &Control, before: Option<&Option<Told>>, told: &Option<Told>, contracts: Contracts) {
+    let is_same = before == Some(told);
+    if is_same && control.shared.local_terms.get().are_known {
+        return;
     }
+    if !is_same {
+        match told {
+            Some(told) => tracing::info!(contracts = ?told.implements, "the local service has told its contracts"),
+            None if matches!(before, Some(Some(_))) => tracing::warn!(
+                "the local service no longer answers server reflection: the options of its contracts no longer hold"
+            ),
+            None => tracing::info!("the local service does not answer server reflection: it has no contracts here"),
+        }
+        for why in told.iter().flat_map(|told| &told.incomplete) {
+            tracing::warn!(why, "a contract of the local service is not known");
+        }
+    }
+    set(control, contracts);
+}
+
+/// Waits until a connection ends that has no calls. Returns whether nothing listens any more then.
+async fn is_gone_after_its_end(app: SocketAddr) -> bool {
+    let stream = match connect::to_local(app, || true).await {
+        Ok(stream) => stream,
+        failed => return is_refused(failed),
+    };
+    let handshake = http2::Builder::new(TokioExecutor::new()).handshake::<_, Empty<Bytes>>(TokioIo::new(stream));
+    let Ok((calls, connection)) = handshake.await else { return false };
+    // How it ends does not matter.
+    let _ = connection.await;
+    drop(calls);
+    is_refused(connect::to_local(app, || true).await)
+}
+
+/// A service that is only slow to accept is there.
+fn is_refused<T>(connected: io::Result<T>) -> bool {
+    connected.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
 }

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
 use tokio::{task::spawn_blocking, time::sleep};
 use weft_mesh::{
@@ -23,7 +23,7 @@ use super::Control;
 use crate::{args::Args, shared::contracts::Contracts};
 
 /// How often to look whether the file has changed.
-const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+const LOOK_INTERVAL: Duration = Duration::from_millis(150);
 
 /// Reads them. Without `--descriptors` the service has none, or it has to be [asked](super::asking).
 ///
@@ -32,7 +32,6 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 pub(crate) fn read(args: &Args, local: Option<&ServiceName>) -> anyhow::Result<Contracts> {
     match &args.descriptors {
         Some(file) => compile_file(file, bytes_of(file)?, &args.contracts, local),
-        None if args.ask_contracts => Ok(Contracts::unknown()),
         None => Ok(Contracts::default()),
     }
 }
@@ -80,18 +79,14 @@ pub(super) fn set(control: &Control, contracts: Contracts) {
 pub(super) async fn run(control: Arc<Control>) -> anyhow::Result<()> {
     let Some(file) = control.shared.args.descriptors.clone() else { return Ok(()) };
     let mut watch = FileWatch::new(vec![file.clone()]);
-    let mut trouble = None;
     loop {
         sleep(LOOK_INTERVAL).await;
-        match watch.look() {
-            Look::Changed => trouble = read_again(&control, &file).await.err(),
-            Look::Settled => {
-                if let Some(error) = trouble.take() {
-                    control.shared.metrics.counters.contracts_refused.fetch_add(1, Relaxed);
-                    tracing::error!("the contracts of the local service stay as they were: {error:#}");
-                }
-            }
-            Look::Unchanged => {}
+        // Half of a file may be valid, too, and have fewer rules.
+        if watch.look() == Look::Settled
+            && let Err(error) = read_again(&control, &file).await
+        {
+            control.shared.metrics.counters.contracts_refused.fetch_add(1, Relaxed);
+            tracing::error!("the contracts of the local service stay as they were: {error:#}");
         }
     }
 }
@@ -105,7 +100,14 @@ async fn read_again(control: &Control, file: &Path) -> anyhow::Result<()> {
         move || {
             let bytes = bytes_of(&file)?;
             let is_same = shared.local_terms.get().contracts.descriptors.as_deref() == Some(&*bytes);
-            let contracts = || compile_file(&file, bytes, &shared.args.contracts, shared.local_service.as_ref());
+            let contracts = || {
+                let contracts = compile_file(&file, bytes, &shared.args.contracts, shared.local_service.as_ref())?;
+                // An empty file is a valid set. Nobody means that.
+                let had_some = !shared.local_terms.get().contracts.policy.contracts.is_empty();
+                let has_none = contracts.policy.contracts.is_empty();
+                ensure!(!(had_some && has_none), "--descriptors {}: no contract is left in it", file.display());
+                Ok(contracts)
+            };
             (!is_same).then(contracts).transpose()
         }
     });

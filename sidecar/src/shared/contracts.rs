@@ -22,9 +22,8 @@ use weft_mesh::{
 };
 
 /// The contracts of the local service.
+#[derive(Default)]
 pub(crate) struct Contracts {
-    /// False until it was asked for them. Until then nobody may call it.
-    pub(crate) are_known: bool,
     pub(crate) policy: ServicePolicy,
     /// The serialized `FileDescriptorSet` that they are from, if there is one.
     pub(crate) descriptors: Option<Bytes>,
@@ -48,12 +47,7 @@ impl Contracts {
         let places = methods.iter().enumerate().map(|(place, name)| (format!("/{name}").into(), place)).collect();
         let sha256 = |set| Bytes::copy_from_slice(&Sha256::digest(set));
         let descriptors_sha256 = descriptors.as_ref().map(sha256).unwrap_or_default();
-        Self { are_known: true, policy, descriptors, descriptors_sha256, methods, places }
-    }
-
-    /// Those of a service that still has to be asked for them.
-    pub(crate) fn unknown() -> Self {
-        Self { are_known: false, ..Self::default() }
+        Self { policy, descriptors, descriptors_sha256, methods, places }
     }
 
     /// How many methods they have.
@@ -77,17 +71,13 @@ impl Contracts {
     }
 }
 
-/// Those of a service without any.
-impl Default for Contracts {
-    fn default() -> Self {
-        Self::new(ServicePolicy::default(), None)
-    }
-}
-
 /// What holds for calls in to the local service at one time.
 #[derive(Clone)]
 pub(crate) struct Terms {
+    /// Perhaps those of an earlier process of the service: see `are_known`.
     pub(crate) contracts: Arc<Contracts>,
+    /// False until the service was asked for its contracts, if it has to be. Until then nobody may call it.
+    pub(crate) are_known: bool,
     /// Who may call, besides what the contracts say. `None` until the control plane has told it: then nobody may.
     access: Option<Arc<AccessRules>>,
 }
@@ -105,7 +95,7 @@ impl Terms {
 
     /// What is decided of calls of the method at a place, or else of this path. `None` if it is not known yet who may call.
     pub(crate) fn judge_called(&self, place: Option<usize>, path: &[u8], caller: &SpiffeId) -> Option<Verdict> {
-        let access = self.access.as_ref().filter(|_| self.contracts.are_known)?;
+        let access = self.access.as_ref().filter(|_| self.are_known)?;
         let called = self.contracts.policy_of(place).map_or(Called::unlisted(path), Called::Method);
         Some(access.judge_called(&self.contracts.policy.contracts, called, caller))
     }
@@ -122,9 +112,9 @@ pub(crate) struct LocalTerms {
 }
 
 impl LocalTerms {
-    pub(crate) fn new(contracts: Contracts) -> Self {
+    pub(crate) fn new(contracts: Contracts, are_known: bool) -> Self {
         Self {
-            current: ArcSwap::from_pointee(Terms { contracts: Arc::new(contracts), access: None }),
+            current: ArcSwap::from_pointee(Terms { contracts: Arc::new(contracts), are_known, access: None }),
             version: AtomicU64::new(0),
             changed: watch::channel(()).0,
             replacing: Mutex::default(),
@@ -149,7 +139,12 @@ impl LocalTerms {
 
     /// Replaces the contracts. Calls that come in from now on are handled by the new ones.
     pub(crate) fn set_contracts(&self, contracts: Contracts) {
-        self.replace(|terms| Terms { contracts: Arc::new(contracts), ..terms.clone() });
+        self.replace(|terms| Terms { contracts: Arc::new(contracts), are_known: true, ..terms.clone() });
+    }
+
+    /// The service may have other contracts by now. Nobody may call it before they were set.
+    pub(crate) fn doubt_contracts(&self) {
+        self.replace(|terms| Terms { are_known: false, ..terms.clone() });
     }
 
     /// Replaces the rules that are not in contracts. False if they are the same as before.

@@ -244,7 +244,8 @@ impl Metrics {
         inbound.map(|(_, row)| row.by_code[OK].load(Relaxed)).sum()
     }
 
-    /// The most frequent kinds of calls that the rules for who may call did not allow.
+    /// The most frequent kinds of calls that the rules for who may call did not allow: first one of each caller, then the
+    /// second of each, so that no caller takes the place of others.
     pub(crate) fn most_not_allowed(&self, most: usize) -> Vec<(CallLabels, Source, bool, u64)> {
         let mut kinds = Vec::new();
         for (labels, row) in self.rows() {
@@ -253,6 +254,14 @@ impl Metrics {
             }
         }
         kinds.sort_by_key(|(.., count)| std::cmp::Reverse(*count));
+        let mut of_callers: HashMap<String, usize> = HashMap::new();
+        let mut place = |labels: &CallLabels| {
+            let of_caller = of_callers.entry(labels.peer.clone()).or_default();
+            *of_caller += 1;
+            *of_caller
+        };
+        // The sort is stable: those of the same place stay in order of their counts.
+        kinds.sort_by_cached_key(|(labels, ..)| place(labels));
         kinds.truncate(most);
         kinds
     }
@@ -494,6 +503,27 @@ mod tests {
         row(Direction::Inbound, "Get").record(0, Duration::ZERO);
         row(Direction::Inbound, "List").record(0, Duration::ZERO);
         assert_eq!(metrics.calls_answered(), 2);
+    }
+
+    #[test]
+    fn a_caller_with_many_denials_leaves_room_for_others() {
+        let metrics = Metrics::default();
+        let denied = |caller: &str, method: usize, times: usize| {
+            let labels = CallLabels {
+                direction: Direction::Inbound,
+                service: "s.d".into(),
+                method: method.to_string(),
+                peer: caller.into(),
+            };
+            let verdict = Verdict { is_allowed: false, is_audit: false, source: Source::MethodOption };
+            (0..times).for_each(|_| metrics.calls(labels.clone()).not_allowed(verdict));
+        };
+        (0..30).for_each(|method| denied("evil.d", method, 3 + method));
+        denied("cron.d", 7, 1);
+        denied("cron.d", 8, 2);
+        let told = metrics.most_not_allowed(5);
+        let rows: Vec<_> = told.iter().map(|(labels, _, _, count)| (labels.peer.as_str(), *count)).collect();
+        assert_eq!(rows, [("evil.d", 32), ("cron.d", 2), ("evil.d", 31), ("cron.d", 1), ("evil.d", 30)]);
     }
 
     #[test]

@@ -12,7 +12,11 @@ fn contract(name: &str, seconds: i64) -> Told {
     let proto = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../proto");
     let mut compiler = protox::Compiler::new([folder.path(), &proto]).unwrap();
     compiler.include_imports(true).open_file(&path).unwrap();
-    Told { descriptor_set: compiler.encode_file_descriptor_set(), implements: vec![format!("p.{name}")] }
+    Told {
+        descriptor_set: compiler.encode_file_descriptor_set(),
+        implements: vec![format!("p.{name}")],
+        incomplete: Vec::new(),
+    }
 }
 
 fn with(mut contracts: Told, further: &str) -> Told {
@@ -29,6 +33,17 @@ fn what_belongs_to_another_service_is_not_given() {
     let refused = judge("second", Ok(contract("A", 1)), &mut owners).unwrap_err();
     assert_eq!(refused, "no contract of its own: p.A belongs to first");
     assert_eq!(owners["p.Listed"], "users");
+
+    let lacks = || vec!["it lacks a file".to_owned()];
+    let (_, text) = judge("third", Ok(Told { incomplete: lacks(), ..contract("C", 1) }), &mut owners).unwrap();
+    assert_eq!(text, "p.C, told by server reflection; it lacks a file");
+    for (incomplete, why) in
+        [(lacks(), "it lacks a file"), (Vec::new(), "it tells no contract of its own by server reflection")]
+    {
+        let none = Told { descriptor_set: Vec::new(), implements: Vec::new(), incomplete };
+        let text = judge("fourth", Ok(none), &mut owners).unwrap_err();
+        assert_eq!(text, format!("no contract known: no .proto files in mesh.yaml, and {why}"));
+    }
 }
 
 #[test]

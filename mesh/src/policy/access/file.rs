@@ -94,8 +94,11 @@ impl MeshRules {
         let namespaces: Vec<_> =
             self.namespaces.iter().map(|(name, is_allowed)| format!("{name:?}: {}", word(*is_allowed))).collect();
         let default = self.is_allowed.map_or(String::new(), |is_allowed| format!("default: {}, ", word(is_allowed)));
-        let mut text =
-            format!("access: {{ {default}audit: {}, namespaces: {{ {} }} }}\n", self.is_audit, namespaces.join(", "));
+        let namespaces = match namespaces.is_empty() {
+            true => String::new(),
+            false => format!(", namespaces: {{ {} }}", namespaces.join(", ")),
+        };
+        let mut text = format!("access: {{ {default}audit: {}{namespaces} }}\n", self.is_audit);
         text.push_str(if self.services.is_empty() { "" } else { "services:\n" });
         for (service, access) in &self.services {
             let _ = writeln!(text, "  {service}:");
@@ -124,11 +127,21 @@ pub fn read_mesh_access(reader: &mut Reader<'_>, table: &Table<'_>) -> MeshRules
     let field = table.path("access");
     let Some(access) = reader.table(&field, node, ACCESS_KEYS) else { return rules };
     reader.must_have_values(&access, ACCESS_KEYS);
+    if access.entries().is_empty() {
+        reader.problem(node.line, &field, "found an empty table; allowed: allow, deny, or a table with content");
+    }
     rules.is_allowed = read_default(reader, &access, "default");
     rules.is_audit = reader.truth(&access, "audit").is_some_and(|audit| audit.value);
     if let Some(node) = access.get("namespaces")
         && let Some(namespaces) = reader.open_table(&access.path("namespaces"), node, "a table of namespaces by name")
     {
+        if namespaces.entries().is_empty() {
+            reader.problem(
+                node.line,
+                &access.path("namespaces"),
+                "found an empty table; allowed: names, or no such key",
+            );
+        }
         for entry in namespaces.entries() {
             reader.must_have_values(&namespaces, &[&entry.key]);
             if !is_label(&entry.key) {
@@ -212,6 +225,9 @@ fn read_paths(reader: &mut Reader<'_>, field: &str, node: &Node) -> PathRules {
         reader.problem(node.line, field, format!("found {}; allowed: a list of tables", node.describe()));
         return PathRules::default();
     };
+    if items.is_empty() {
+        reader.problem(node.line, field, "found an empty list; allowed: a list of tables, or no such key");
+    }
     let (mut rules, mut lines) = (Vec::new(), Vec::new());
     for (place, item) in items.iter().enumerate() {
         let Some(table) = reader.table(&format!("{field}[{place}]"), item, PATH_KEYS) else { continue };
@@ -296,6 +312,17 @@ services:
     }
 
     #[test]
+    fn what_says_nothing_is_an_error() {
+        for (text, problem) in [
+            ("access: {}\n", "f:1: access: found an empty table"),
+            ("access: { default: deny, namespaces: {} }\n", "f:1: access.namespaces: found an empty table"),
+        ] {
+            let told = MeshRules::parse("f", text).expect_err("it says nothing").to_string();
+            assert!(told.contains(problem), "{told}");
+        }
+    }
+
+    #[test]
     fn what_is_written_is_read_again_as_the_same() {
         let rules = MeshRules::parse("access.yaml", FULL).unwrap();
         assert_eq!(MeshRules::parse("again.yaml", &rules.to_yaml()).unwrap(), rules);
@@ -338,7 +365,7 @@ services:
             "access: { default: denied, audit: yes, namespaces: { Shop: deny, data: no } }\nservices:\n  web: [any, users]\n  \
              a: { audit: true }\n  b:\n    paths:\n      - { path: a, allow: any }\n      - { path: /a }\n  c: { allow: 7 \
              }\n  D: any\n  e: []\n  f: { paths: [{ path: /x, allow: a }, { path: /X/, allow: b }] }\n  g: { allow: , paths: [{ \
-             path: /a, allow: b }] }\n  h: { paths: [{ path: /a, allow: b, methods: [] }] }\n",
+             path: /a, allow: b }] }\n  h: { paths: [{ path: /a, allow: b, methods: [] }] }\n  i: { paths: [] }\n",
         );
         for problem in [
             "access.yaml:1: access.default: found the text \"denied\"; allowed: allow, deny",
@@ -353,6 +380,7 @@ services:
             "access.yaml:10: services.D: found the name \"D\"",
             "access.yaml:11: services.e: found without a name; write `nobody` if that is meant",
             "access.yaml:13: services.g.allow: found nothing; allowed: a value, or no such key",
+            "access.yaml:15: services.i.paths: found an empty list; allowed: a list of tables, or no such key",
             "access.yaml:14: services.h.paths[0].methods: found an empty list; allowed: a method",
             "access.yaml:12: services.f.paths[1].path: found \"/X/\", which \"/x\" has too",
         ] {

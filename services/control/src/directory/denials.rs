@@ -33,6 +33,12 @@ impl Denials {
         Self(rows.filter_map(|row| Some((kind(&row)?, row.calls))).collect())
     }
 
+    /// Without those of methods in other contracts than these.
+    pub(crate) fn of_contracts(mut self, is_own: impl Fn(&str) -> bool) -> Self {
+        self.0.retain(|(kind, _)| kind.method.split_once('/').is_none_or(|(contract, _)| is_own(contract)));
+        self
+    }
+
     /// Adds up the reports of a service's sidecars.
     pub(crate) fn sum<'d>(of: impl Iterator<Item = &'d Self>) -> Vec<(Kind, u64)> {
         let mut sums = BTreeMap::new();
@@ -80,6 +86,8 @@ mod tests {
         });
         let many = (0..2 * limits::DENIALS_TOLD).map(|_| row("web.shop", "", "mesh-default", u64::MAX)).collect();
         let other = Denials::read(AccessReport { rows: many });
+        let of_none = Denials(one.0.clone()).of_contracts(|contract| contract != "shop.v1.Users");
+        assert_eq!(of_none.0.len(), 1, "what is in no contract is its own");
         assert_eq!(other.0.len(), limits::DENIALS_TOLD);
         let kind = |method: &str, source| Kind {
             caller: ServiceName::parse("web.shop").unwrap(),

@@ -176,9 +176,10 @@ impl Registry {
         Ok(())
     }
 
-    /// A member reports the calls that it did not allow.
+    /// A member reports the calls that it did not allow. Only those of contracts that it has announced are taken.
     pub(crate) fn report(&mut self, session: &Session, denials: Denials) -> Result<(), SessionOver> {
-        self.member(session).ok_or(SessionOver)?.denials = denials;
+        let member = self.member(session).ok_or(SessionOver)?;
+        member.denials = denials.of_contracts(|contract| member.claims.iter().any(|(claim, _)| **claim == *contract));
         Ok(())
     }
 

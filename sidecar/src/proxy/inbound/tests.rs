@@ -68,7 +68,7 @@ fn nobody_is_let_in_before_the_rules_are_known_and_running_calls_are_judged_agai
         assert_eq!((local.calls[0].is_over(), local.error()), (true, Some(&b"service-full"[..])));
 
         assert!(set(deny(true)) && !set(deny(true)), "the same rules change nothing");
-        worker.shared.local_terms.set_contracts(Contracts::unknown());
+        worker.shared.local_terms.doubt_contracts();
         local.call(&grpc(), &body(10)).await;
         let refused = |local: &Local, place: usize| local.caller.heads[place].get(ERROR_HEADER).map(<[u8]>::to_vec);
         assert_eq!(refused(&local, 1), Some(b"service-full".to_vec()), "it was not asked for its contracts yet");

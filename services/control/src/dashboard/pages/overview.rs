@@ -100,12 +100,13 @@ fn refused(calls: &[NotAllowed]) -> Markup {
         @if !calls.is_empty() {
             h2 { "Calls that are not allowed" }
             table.methods {
-                thead { tr { th { "Caller" } th { "Called" } th { "Rule" } th { "Calls" } th { "" } } }
+                thead { tr { th { "Caller" } th { "Service" } th { "Method" } th { "Rule" } th { "Calls" } th { "" } } }
                 tbody {
                     @for row in calls {
                         tr {
                             td { code { (row.caller) } }
-                            td { code { (if row.method.is_empty() { &row.service } else { &row.method }) } }
+                            td { code { (row.service) } }
+                            td { @if !row.method.is_empty() { code { (row.method) } } }
                             td { (row.rule) }
                             td { (row.calls) }
                             td {
