@@ -391,6 +391,10 @@ limits! {
          each has to prepare it for calls. Changes of endpoints are sent at once.";
     ANNOUNCE_MESSAGES: u32 = 20,
         "Messages that are read from an announcing stream in a second. More wait.";
+    WATCH_MESSAGES: u32 = 5_000,
+        "Messages that are read from a watching stream in a second. More wait.";
+    EXTENSION_NUMBERS: usize = 10_000,
+        "Numbers of a message's extensions that one answer of the control plane has. More are left out.";
     STANDSTILL: Duration = Duration::from_secs(3),
         "If the control plane's clock, which it reads each second, jumps by this much, the control plane itself stood \
          still: streams that broke in that time say nothing about their endpoints.";

@@ -338,12 +338,13 @@ impl Directory {
         Err(hint)
     }
 
-    /// The numbers of all known extensions of a message; `None` if the message is not known.
+    /// The numbers of the known extensions of a message, up to [`limits::EXTENSION_NUMBERS`]; `None` if the message is not
+    /// known.
     pub(crate) fn extension_numbers(&self, extendee: &str, sight: &Sight) -> Option<BTreeSet<i32>> {
-        let state = self.lock();
-        let sets = state.sets_in(None, sight);
-        let known: Vec<_> = sets.into_iter().filter_map(|set| set.extension_numbers(extendee)).collect();
-        (!known.is_empty()).then(|| known.into_iter().flatten().collect())
+        // Collected without the lock: a member may define as many as fit its descriptors.
+        let sets: Vec<Arc<DescriptorSet>> = self.lock().sets_in(None, sight).into_iter().cloned().collect();
+        let known: Vec<_> = sets.iter().filter_map(|set| set.extension_numbers(extendee)).collect();
+        (!known.is_empty()).then(|| known.into_iter().flatten().take(limits::EXTENSION_NUMBERS).collect())
     }
 }
 
@@ -390,7 +391,7 @@ impl Contents {
 
     /// The sets to look in. For a contract the set of its owner comes first: it wins over what other services know of
     /// it.
-    fn sets_for(&self, query: &DescriptorQuery, sight: &Sight) -> Vec<&DescriptorSet> {
+    fn sets_for(&self, query: &DescriptorQuery, sight: &Sight) -> Vec<&Arc<DescriptorSet>> {
         let owner = match query {
             // The contract of a method is the part before its last dot.
             DescriptorQuery::Symbol(symbol) => self
@@ -403,14 +404,13 @@ impl Contents {
     }
 
     /// The sets that describe services in sight, each once; the set of `first` comes first.
-    fn sets_in(&self, first: Option<&ServiceName>, sight: &Sight) -> Vec<&DescriptorSet> {
+    fn sets_in(&self, first: Option<&ServiceName>, sight: &Sight) -> Vec<&Arc<DescriptorSet>> {
         let services = first.into_iter().chain(self.registry.service_names()).filter(|service| sight.sees(service));
         let mut seen = BTreeSet::new();
         services
             .filter_map(|service| self.registry.descriptors(service))
             .filter(|digest| seen.insert(**digest))
             .filter_map(|digest| self.shelf.set(digest))
-            .map(|set| &**set)
             .collect()
     }
 }

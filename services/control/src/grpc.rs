@@ -14,6 +14,7 @@ mod contracts;
 mod discovery;
 mod identity;
 mod messages;
+mod pace;
 mod peer;
 mod streams;
 mod unread;

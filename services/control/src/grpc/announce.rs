@@ -6,7 +6,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::stream::{Map, StreamExt as _};
@@ -32,7 +32,8 @@ use weft_mesh::{
 
 use super::{
     announcement::{Announcer, check},
-    messages::Allowance,
+    messages::{Allowance, Allowed},
+    pace::Pace,
     peer::{Caller, authenticated},
     streams::{Kind, OpenStream},
 };
@@ -49,9 +50,6 @@ use crate::{
 
 /// The answers that may wait for a sidecar to read them. There is one for each announcement and each descriptor set.
 const ANSWERS: usize = 8;
-
-/// The time in which at most [`limits::ANNOUNCE_MESSAGES`] messages are read.
-const SECOND: Duration = Duration::from_secs(1);
 
 /// Boxed in its channel, which always allocates room for 32: there is a channel for each sidecar.
 type Answer = Result<AnnounceResponse, Status>;
@@ -80,7 +78,7 @@ impl registry_server::Registry for RegistryService {
         let directory = Arc::clone(&self.directory);
         let (membership, descriptors, rules) = (None, Descriptors::NotWanted, self.rules.changes());
         let requests = request.into_inner();
-        let pace = Pace::new();
+        let pace = Pace::new(limits::ANNOUNCE_MESSAGES);
         let mut stream = Stream {
             directory,
             caller,
@@ -91,6 +89,7 @@ impl registry_server::Registry for RegistryService {
             allowance,
             membership,
             descriptors,
+            has_left: false,
             _open: open,
         };
         let stopping = self.stopping.clone();
@@ -117,6 +116,7 @@ struct Stream {
     allowance: Allowance,
     membership: Option<Membership>,
     descriptors: Descriptors,
+    has_left: bool,
     _open: OpenStream,
 }
 
@@ -128,7 +128,11 @@ enum Descriptors {
     /// The descriptors, or their policy, are lacking. The stream waits for its turn.
     Wanted,
     /// The sidecar was asked for them and has to send them by this time.
-    Asked(OwnedSemaphorePermit, Instant),
+    Asked {
+        turn: OwnedSemaphorePermit,
+        until: Instant,
+        _allowed: Allowed,
+    },
     /// They are being read, or known ones are being compiled. The stream is still read, so that its heartbeats count.
     Read {
         reading: Reading,
@@ -160,38 +164,13 @@ impl Descriptors {
                 // The semaphore is never closed.
                 Err(_) => std::future::pending().await,
             },
-            Self::Asked(_, until) => {
+            Self::Asked { until, .. } => {
                 sleep_until(*until).await;
                 Progress::Overdue
             }
             Self::Read { reading, .. } => Progress::Read(reading.await),
             Self::NotWanted | Self::Refused { .. } => std::future::pending().await,
         }
-    }
-}
-
-/// Limits how many messages of a stream are read in a second.
-struct Pace {
-    second: Instant,
-    left: u32,
-}
-
-impl Pace {
-    fn new() -> Self {
-        Self { second: Instant::now(), left: limits::ANNOUNCE_MESSAGES }
-    }
-
-    /// When the next message may be read; `None` for now.
-    fn next_at(&self) -> Option<Instant> {
-        (self.left == 0).then(|| self.second + SECOND)
-    }
-
-    /// A message was read.
-    fn note(&mut self) {
-        if self.second.elapsed() >= SECOND {
-            *self = Self::new();
-        }
-        self.left = self.left.saturating_sub(1);
     }
 }
 
@@ -213,13 +192,16 @@ impl Stream {
         let first = timeout(limits::ANNOUNCE_WAIT, self.requests.message()).await;
         let mut next = first.map_err(|_| Status::deadline_exceeded("no announcement came"))??;
         while let Some(request) = next {
-            self.pace.note();
             if matches!(self.descriptors, Descriptors::Refused { .. }) {
                 self.descriptors = Descriptors::NotWanted;
             }
             // A newer sidecar may send messages that are not known here: they are ignored.
             if let Some(what) = request.what {
                 self.take(what)?;
+            }
+            // What comes after that has no rights: it would only be kept.
+            if self.has_left {
+                return Ok(());
             }
             next = self.next().await?;
         }
@@ -230,7 +212,7 @@ impl Stream {
     async fn next(&mut self) -> Result<Option<AnnounceRequest>, Status> {
         loop {
             tokio::select! {
-                message = message(&mut self.requests, self.pace.next_at()) => return message,
+                message = self.pace.next(&mut self.requests) => return message,
                 () = self.answers.closed() => return Ok(None),
                 () = self.caller.expired() => return Err(Caller::expiry_status()),
                 Ok(()) = self.rules.changed(), if self.membership.is_some() => {
@@ -276,8 +258,8 @@ impl Stream {
     }
 
     fn ask(&mut self, turn: OwnedSemaphorePermit) {
-        self.allowance.allow_descriptors();
-        self.descriptors = Descriptors::Asked(turn, Instant::now() + limits::CONTROL_MESSAGE_TIME);
+        let until = Instant::now() + limits::CONTROL_MESSAGE_TIME;
+        self.descriptors = Descriptors::Asked { turn, until, _allowed: self.allowance.allow_descriptors() };
     }
 
     fn take(&mut self, what: What) -> Result<(), Status> {
@@ -294,6 +276,7 @@ impl Stream {
                     membership.leave();
                 }
                 self.descriptors = Descriptors::NotWanted;
+                self.has_left = true;
                 Ok(())
             }
             What::Descriptors(bytes) => self.read_descriptors(bytes),
@@ -336,7 +319,6 @@ impl Stream {
         let unlisted = denied.unlisted.iter().take(limits::CONTESTS_TOLD).cloned().collect();
         // If the stream announces again, its older session is over by now, and dropping that changes nothing.
         self.membership = Some(membership);
-        self.allowance.reset();
         self.descriptors = match lacks {
             Lacks::Nothing | Lacks::Use(_) => Descriptors::NotWanted,
             Lacks::Policy | Lacks::Descriptors => Descriptors::Wanted,
@@ -346,7 +328,7 @@ impl Stream {
         {
             self.ask(turn);
         }
-        let send_descriptors = matches!(self.descriptors, Descriptors::Asked(..));
+        let send_descriptors = matches!(self.descriptors, Descriptors::Asked { .. });
         let access = self.access();
         self.answer(AnnounceResponse {
             send_descriptors,
@@ -386,11 +368,10 @@ impl Stream {
     fn read_descriptors(&mut self, bytes: Bytes) -> Result<(), Status> {
         // Reading takes long, so descriptors that were not asked for are ignored. They may also cross a newer
         // announcement that needs none.
-        let asked = matches!(self.descriptors, Descriptors::Asked(..));
+        let asked = matches!(self.descriptors, Descriptors::Asked { .. });
         let (Some(membership), true) = (&self.membership, asked) else { return Ok(()) };
-        self.allowance.reset();
         let reading = membership.read(bytes.clone());
-        let Descriptors::Asked(turn, _) = std::mem::replace(&mut self.descriptors, Descriptors::NotWanted) else {
+        let Descriptors::Asked { turn, .. } = std::mem::replace(&mut self.descriptors, Descriptors::NotWanted) else {
             return Ok(());
         };
         match reading {
@@ -453,15 +434,4 @@ async fn superseded(membership: &mut Option<Membership>) -> SessionOver {
         Some(membership) => membership.superseded().await,
         None => std::future::pending().await,
     }
-}
-
-/// The next message, not before `from`. Dropping the future loses nothing.
-async fn message(
-    requests: &mut Streaming<AnnounceRequest>,
-    from: Option<Instant>,
-) -> Result<Option<AnnounceRequest>, Status> {
-    if let Some(from) = from {
-        sleep_until(from).await;
-    }
-    requests.message().await
 }

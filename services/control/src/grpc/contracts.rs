@@ -34,6 +34,8 @@ impl contracts_server::Contracts for ContractsService {
         let caller = authenticated(&request)?;
         let sight = self.directory.sight_of(caller.id.service());
         let asked = request.into_inner().what.ok_or_else(|| Status::invalid_argument("the question is missing"))?;
+        // Members choose how large the answers are.
+        let turn = caller.unread().turn().await?;
         let (query, what) = match asked {
             What::Extendee(extendee) => {
                 check_length(&extendee)?;
@@ -41,7 +43,7 @@ impl contracts_server::Contracts for ContractsService {
                 let numbers =
                     numbers.ok_or_else(|| Status::not_found(format!("no message `{}` is known", shown(&extendee))))?;
                 let extension_numbers = numbers.into_iter().collect();
-                return Ok(Response::new(DescribeContractResponse { files: Vec::new(), extension_numbers }));
+                return Ok(in_turn(DescribeContractResponse { files: Vec::new(), extension_numbers }, turn));
             }
             What::Symbol(symbol) => {
                 check_length(&symbol)?;
@@ -60,7 +62,6 @@ impl contracts_server::Contracts for ContractsService {
                 (DescriptorQuery::Extension(extension.extendee, extension.number), what)
             }
         };
-        let turn = caller.unread().turn().await?;
         let files = self.directory.describe(&query, &sight).map_err(|closest| match closest {
             Some(closest) => Status::not_found(format!("no {what} is known; did you mean `{closest}`?")),
             None => Status::not_found(format!("no {what} is known")),

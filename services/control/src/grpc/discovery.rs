@@ -13,9 +13,10 @@ use tonic::{Request, Response, Status, Streaming};
 use weft_contracts::weft::discovery::v1::{
     WatchRequest, WatchResponse, discovery_server, not_found, watch_request::What,
 };
-use weft_mesh::names::is_contract_name;
+use weft_mesh::{limits, names::is_contract_name};
 
 use super::{
+    pace::Pace,
     peer::{Caller, authenticated},
     streams::{Kind, OpenStream},
 };
@@ -48,6 +49,7 @@ impl discovery_server::Discovery for DiscoveryService {
             watching: self.directory.watch(caller.id.service()),
             caller,
             requests: Some(request.into_inner()),
+            pace: Pace::new(limits::WATCH_MESSAGES),
             stopping: self.stopping.clone(),
             is_over: false,
             unsent: 0,
@@ -63,6 +65,7 @@ struct Watch {
     caller: Caller,
     /// `None` when the sidecar has closed its side: it still gets what it asked for.
     requests: Option<Streaming<WatchRequest>>,
+    pace: Pace,
     stopping: CancellationToken,
     is_over: bool,
     /// The bytes sent since other streams had their turn.
@@ -100,7 +103,7 @@ impl Watch {
                 biased;
                 () = self.stopping.cancelled() => Signal::Stop,
                 () = self.caller.expired() => Signal::Expired,
-                request = next_request(&mut self.requests) => Signal::Request(request),
+                request = next_request(&mut self.requests, &mut self.pace) => Signal::Request(request),
                 () = self.watching.news() => Signal::News,
             };
             let taken = match step {
@@ -153,9 +156,12 @@ fn subscribe_claim(watcher: &mut Watcher, claim: &str, is_possible: bool) -> Res
     Ok(())
 }
 
-async fn next_request(requests: &mut Option<Streaming<WatchRequest>>) -> Result<Option<WatchRequest>, Status> {
+async fn next_request(
+    requests: &mut Option<Streaming<WatchRequest>>,
+    pace: &mut Pace,
+) -> Result<Option<WatchRequest>, Status> {
     match requests {
-        Some(requests) => requests.message().await,
+        Some(requests) => pace.next(requests).await,
         None => std::future::pending().await,
     }
 }

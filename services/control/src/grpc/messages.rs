@@ -32,14 +32,20 @@ impl Default for Allowance {
 }
 
 impl Allowance {
-    /// Descriptors were asked for, and they may be large.
-    pub(crate) fn allow_descriptors(&self) {
+    /// Descriptors were asked for, and they may be large, until what this returns is dropped.
+    pub(crate) fn allow_descriptors(&self) -> Allowed {
         self.0.store(limits::CONTROL_MESSAGE_BYTES, Relaxed);
+        Allowed(self.clone())
     }
+}
 
-    /// The descriptors have arrived.
-    pub(crate) fn reset(&self) {
-        self.0.store(limits::ANNOUNCEMENT_BYTES, Relaxed);
+/// While this lives, a message may be large.
+#[derive(Debug)]
+pub(crate) struct Allowed(Allowance);
+
+impl Drop for Allowed {
+    fn drop(&mut self) {
+        self.0.0.store(limits::ANNOUNCEMENT_BYTES, Relaxed);
     }
 }
 
@@ -314,12 +320,11 @@ mod tests {
     async fn a_large_message_is_taken_only_when_descriptors_were_asked_for() {
         let prefix = |bytes: usize| [&[0], &u32::try_from(bytes).unwrap().to_be_bytes()[..]].concat();
         let (to, allowance, mut asked) = body();
-        allowance.allow_descriptors();
+        let _allowed = allowance.allow_descriptors();
         send(&to, &prefix(limits::CONTROL_MESSAGE_BYTES)).await;
         assert!(asked.frame().await.unwrap().is_ok());
         let (to, allowance, mut not_asked) = body();
-        allowance.allow_descriptors();
-        allowance.reset();
+        drop(allowance.allow_descriptors());
         send(&to, &prefix(limits::ANNOUNCEMENT_BYTES + 1)).await;
         let refused = not_asked.frame().await.unwrap().unwrap_err();
         assert_eq!(refused.code(), Code::OutOfRange, "{refused}");

@@ -1,6 +1,7 @@
 //! The control plane against compromised sidecars and strangers.
 
 use http_body_util::Full;
+use prost::Message as _;
 use tokio::time::sleep;
 use tonic::body::Body;
 use tower::{Service as _, ServiceExt as _};
@@ -417,13 +418,13 @@ async fn few_streams_of_one_identity_send_descriptors_at_once() {
     mesh.stop().await;
 }
 
-/// Asks for all services. Returns the head of the answer, without reading its body.
-async fn unread(mut channel: Channel) -> http::Response<Body> {
-    let no_fields = Body::new(Full::new(Bytes::from_static(&[0; 5])));
-    let request = http::Request::post("http://control.weft/weft.discovery.v1.Contracts/ListServices")
+/// Asks a question of `weft.discovery.v1.Contracts`. Returns the head of the answer, without reading its body.
+async fn unread(mut channel: Channel, method: &str, question: &[u8]) -> http::Response<Body> {
+    let framed = [&[0], &u32::try_from(question.len()).unwrap().to_be_bytes()[..], question].concat();
+    let request = http::Request::post(format!("http://control.weft/weft.discovery.v1.Contracts/{method}"))
         .header("content-type", "application/grpc")
         .header("te", "trailers")
-        .body(no_fields)
+        .body(Body::new(Full::new(Bytes::from(framed))))
         .unwrap();
     channel.ready().await.unwrap().call(request).await.unwrap()
 }
@@ -433,20 +434,33 @@ async fn an_identity_that_reads_no_answers_gets_few_and_others_get_theirs() {
     let dir = tempfile::tempdir().unwrap();
     let mesh = Running::start(dir.path()).await;
     let users = mesh.sidecar("users.shop").await;
-    let mut announcing = Announcing::open(&users, announce(&mesh, "users.shop", "u1", 7001)).await;
+    let mut announcing = Announcing::open(&users, users_with_descriptors(&mesh, "u1", 7001)).await;
     announcing.answer().await.unwrap();
-    // One byte of each answer may be sent.
-    let narrow = ChannelEndpoint::from_static("http://control.weft").initial_stream_window_size(1);
-    let greedy = mesh.channel_of(narrow, Some(&mesh.join(GREEDY).await)).await.unwrap();
-    let mut answers = Vec::new();
-    for _ in 0..limits::ANSWERS_AT_ONCE {
-        answers.push(timeout(SOON, unread(greedy.clone())).await.unwrap());
+    let set = Bytes::from_static(weft_contracts::FILE_DESCRIPTOR_SET);
+    announcing.say(announce_request::What::Descriptors(set)).await;
+    assert!(announcing.answer().await.unwrap().is_described);
+    let describe = |what| DescribeContractRequest { what: Some(what) }.encode_to_vec();
+    let questions = [
+        ("ListServices", Vec::new()),
+        ("Describe", describe(describe_contract_request::What::Extendee("google.protobuf.MethodOptions".into()))),
+        ("Describe", describe(describe_contract_request::What::Symbol("shop.users.v1.Users".into()))),
+    ];
+    for (method, question) in &questions {
+        // One byte of each answer may be sent.
+        let narrow = ChannelEndpoint::from_static("http://control.weft").initial_stream_window_size(1);
+        let greedy = mesh.channel_of(narrow, Some(&mesh.join(GREEDY).await)).await.unwrap();
+        let mut answers = Vec::new();
+        for _ in 0..limits::ANSWERS_AT_ONCE {
+            answers.push(timeout(SOON, unread(greedy.clone(), method, question)).await.unwrap());
+        }
+        let mut next = Box::pin(unread(greedy, method, question));
+        let early = timeout(Duration::from_millis(200), &mut next).await;
+        assert!(early.is_err(), "{method}: the answers before it are not read");
+        let mut honest = ContractsClient::new(users.clone());
+        let services = timeout(SOON, honest.list_services(ListServicesRequest {})).await.unwrap().unwrap();
+        assert_eq!(services.into_inner().services.len(), 1);
+        answers.pop();
+        timeout(SOON, next).await.unwrap();
     }
-    let mut next = Box::pin(unread(greedy));
-    assert!(timeout(Duration::from_millis(200), &mut next).await.is_err(), "the answers before it are not read");
-    let services = timeout(SOON, ContractsClient::new(users).list_services(ListServicesRequest {})).await.unwrap();
-    assert_eq!(services.unwrap().into_inner().services.len(), 1);
-    answers.pop();
-    timeout(SOON, next).await.unwrap();
     mesh.stop().await;
 }

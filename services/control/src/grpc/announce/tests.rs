@@ -1,4 +1,4 @@
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use http_body::Frame;
 use http_body_util::StreamBody;
@@ -11,7 +11,10 @@ use tonic::{
 use weft_contracts::weft::discovery::v1::{Deregister, Endpoint, Health, Heartbeat, Protocol};
 
 use super::*;
-use crate::claims::{Claims, hosts::Hosts, visibility::Visibility};
+use crate::{
+    claims::{Claims, hosts::Hosts, visibility::Visibility},
+    grpc::pace::SECOND,
+};
 
 const USERS: &str = "shop.users.v1.Users";
 /// A guard for what happens at once if all is well.
@@ -73,11 +76,12 @@ impl Announcing {
             caller,
             rules: Rules::new(None).unwrap().changes(),
             requests: Streaming::new_request(AnnounceDecoder, body, None, None),
-            pace: Pace::new(),
+            pace: Pace::new(limits::ANNOUNCE_MESSAGES),
             answers: to_sidecar,
             allowance: Allowance::default(),
             membership: None,
             descriptors: Descriptors::NotWanted,
+            has_left: false,
         };
         tokio::spawn(async move { stream.run().await });
         let announcing = Self { say, answers };
@@ -168,6 +172,18 @@ async fn descriptors_that_were_refused_are_not_asked_for_again() {
     users.say(What::Announce(useless())).await;
     assert!(!users.answer().await.unwrap().send_descriptors);
     assert_eq!(users.answer().await.unwrap().descriptors_refused, refused);
+}
+
+/// Otherwise a member could open many streams that keep a large message each, and that no turn limits.
+#[tokio::test]
+async fn a_stream_ends_when_its_endpoint_leaves() {
+    let directory = directory();
+    let mut users = Announcing::open(&directory, announce("users.shop", "u1", 1)).await;
+    assert!(users.answer().await.unwrap().send_descriptors);
+    users.say(What::Deregister(Deregister {})).await;
+    assert!(timeout(SOON, users.answers.recv()).await.unwrap().is_none(), "it has ended");
+    let mut again = Announcing::open(&directory, announce("users.shop", "u1", 1)).await;
+    assert!(again.answer().await.unwrap().send_descriptors);
 }
 
 #[tokio::test(start_paused = true)]
