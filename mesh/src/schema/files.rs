@@ -31,9 +31,30 @@ pub(super) fn split(descriptor_set: &[u8]) -> Result<Vec<Bytes>, SchemaError> {
     Ok(set.file)
 }
 
+/// A file that other files of its name are compared with.
+struct Known {
+    file: Bytes,
+    /// What it defines, if a file with other bytes was compared with it: it is decoded once, however many those are.
+    content: Option<FileDescriptorProto>,
+}
+
+impl Known {
+    fn new(file: Bytes) -> Self {
+        Self { file, content: None }
+    }
+
+    fn defines_the_same(&mut self, other: &Bytes) -> Result<bool, SchemaError> {
+        let content = match self.content.take() {
+            Some(content) => content,
+            None => without_source_info(&self.file)?,
+        };
+        Ok(*self.content.insert(content) == without_source_info(other)?)
+    }
+}
+
 /// Makes one descriptor set with each file once.
 pub(super) fn merge(files: impl IntoIterator<Item = Bytes>) -> Result<Vec<u8>, SchemaError> {
-    let mut by_name: BTreeMap<String, Bytes> = BTreeMap::new();
+    let mut by_name: BTreeMap<String, Known> = BTreeMap::new();
     let (mut total_bytes, mut bounds) = (0, Bounds::default());
     for file in files {
         bounds.check_file(&file)?;
@@ -42,22 +63,24 @@ pub(super) fn merge(files: impl IntoIterator<Item = Bytes>) -> Result<Vec<u8>, S
             Entry::Vacant(free) => {
                 total_bytes += file.len();
                 check_size(total_bytes)?;
-                free.insert(file);
+                free.insert(Known::new(file));
             }
-            Entry::Occupied(known) if known.get() == &file || known.key().starts_with("google/protobuf/") => {}
-            Entry::Occupied(known) => {
-                if without_source_info(known.get())? != without_source_info(&file)? {
+            Entry::Occupied(known) if known.get().file == file || known.key().starts_with("google/protobuf/") => {}
+            Entry::Occupied(mut known) => {
+                if !known.get_mut().defines_the_same(&file)? {
                     return Err(SchemaError::FileConflict { file: known.key().clone() });
                 }
             }
         }
     }
-    Ok(RawSet { file: by_name.into_values().collect() }.encode_to_vec())
+    Ok(RawSet { file: by_name.into_values().map(|known| known.file).collect() }.encode_to_vec())
 }
 
 /// A file without comments and positions: they depend on the compiler's options and do not change what the file
 /// defines.
 fn without_source_info(file: &Bytes) -> Result<FileDescriptorProto, SchemaError> {
+    #[cfg(test)]
+    tests::DECODED_BYTES.with(|bytes| bytes.set(bytes.get() + file.len()));
     let mut file: FileDescriptorProto = buffa::DecodeOptions::new()
         .with_element_memory_limit(limits::DESCRIPTOR_MEMORY_BYTES)
         .decode_from_slice(file)
@@ -74,4 +97,35 @@ fn check_size(found: usize) -> Result<(), SchemaError> {
 
 pub(super) fn malformed(error: impl std::fmt::Display) -> SchemaError {
     SchemaError::Malformed { reason: error.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use prost_types::{FileDescriptorProto, SourceCodeInfo, source_code_info::Location};
+
+    use super::*;
+
+    thread_local! {
+        /// The bytes of all files that were decoded to be compared.
+        pub(super) static DECODED_BYTES: Cell<usize> = const { Cell::new(0) };
+    }
+
+    /// Otherwise a member keeps a thread of the control plane busy for hours, with a large file and many small ones.
+    #[test]
+    fn a_file_is_decoded_once_however_often_its_name_comes_again() {
+        let commented = |comment: String| {
+            let location = Location { leading_comments: Some(comment), ..Location::default() };
+            let source_code_info = Some(SourceCodeInfo { location: vec![location] });
+            let file = FileDescriptorProto { name: Some("t.proto".into()), source_code_info, ..Default::default() };
+            Bytes::from(prost::Message::encode_to_vec(&file))
+        };
+        let large = commented("x".repeat(100_000));
+        let small: Vec<Bytes> = (0..1_000).map(|number| commented(number.to_string())).collect();
+        let given_bytes = large.len() + small.iter().map(Bytes::len).sum::<usize>();
+        DECODED_BYTES.set(0);
+        merge([large].into_iter().chain(small)).unwrap();
+        assert_eq!(DECODED_BYTES.get(), given_bytes);
+    }
 }
