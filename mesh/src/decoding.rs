@@ -52,6 +52,9 @@ pub enum Refused {
     /// It does not fit the budget.
     #[error("it would take too much memory")]
     Memory,
+    /// Its parts would be compared with each other too often.
+    #[error("it would take too long")]
+    Steps,
     /// A name has other characters than `.proto` files allow.
     #[error("{name:?} is not a valid name of a {kind}")]
     BadName {
@@ -97,6 +100,12 @@ impl Budget {
         self.walk(shape, message, 0, DEPTH)
     }
 
+    /// Takes so many bytes.
+    pub(crate) fn take(&mut self, bytes: usize) -> Result<(), Refused> {
+        self.left = self.left.checked_sub(bytes).ok_or(Refused::Memory)?;
+        Ok(())
+    }
+
     /// `scope` is the length of the name that the message's name follows.
     fn walk(&mut self, shape: &Shape, message: &[u8], mut scope: usize, depth: usize) -> Result<(), Refused> {
         let depth = depth.checked_sub(1).ok_or(Refused::Malformed("messages are nested too deeply"))?;
@@ -128,11 +137,6 @@ impl Budget {
                 (_, Value::Number | Value::Group) => {}
             }
         }
-        Ok(())
-    }
-
-    fn take(&mut self, bytes: usize) -> Result<(), Refused> {
-        self.left = self.left.checked_sub(bytes).ok_or(Refused::Memory)?;
         Ok(())
     }
 }

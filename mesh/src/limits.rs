@@ -270,8 +270,14 @@ limits! {
         "Memory of the parts and full names of a decoded descriptor set, which take several times their serialized \
          size. They are counted before it is decoded; with all that a decoder needs besides, a set may take four times as \
          much for a moment. Past it, the set is refused.";
+    DESCRIPTOR_STEPS: usize = 10_000_000,
+        "Comparisons that a decoder of a descriptor set makes: of the fields of each message with the messages in it, and \
+         of extensions with the ranges of a message. They are counted before it is decoded. It is also the limit for the \
+         values in the fixed answers of a service, each with the fields or values of the largest type. Past it, the set is \
+         refused.";
     DESCRIPTOR_NAME_BYTES: usize = 2 * 1024,
-        "A full name in descriptors, which all names within it repeat. With a longer one, the set is refused.";
+        "A full name in descriptors, which all names within it repeat, or the name of a file. With a longer one, the set is \
+         refused.";
     METRIC_SERIES: usize = 10_000,
         "Rows for calls in a sidecar's metrics, and services with rows for breakers. Past it, a call or a breaker is \
          counted under `_other`.";
@@ -442,9 +448,9 @@ limits! {
         "Streams of one identity from one network that send descriptors, or have known ones compiled, at the same \
          time, as each set may have CONTROL_MESSAGE_BYTES. Others wait for their turn, and need not send what a \
          replica has sent by then.";
-    DESCRIPTORS_READ: usize = 4,
+    DESCRIPTORS_READ: usize = 2,
         "Descriptor sets that the control plane reads or compiles at the same time, as each takes several times its \
-         size: one of each identity, and waiting identities take turns.";
+         size: one of each identity, and waiting identities take turns. The control plane's own work has other threads.";
     REFUSALS_PER_SERVICE: usize = 8,
         "Refused descriptors of one service that are remembered, with the contracts that they were compiled for: they \
          are refused again without being read. Past it, the oldest is forgotten.";
@@ -463,7 +469,7 @@ limits! {
     CONTROL_HEADER_BYTES: u32 = 16 * 1024,
         "A request's header list at the control plane. A longer one is refused.";
     CONTROL_STOP: Duration = Duration::from_secs(5),
-        "For the calls that are still running when the control plane stops.";
+        "For the calls that are still running when the control plane stops, and then for its last claims to be saved.";
     ADMIN_CONNECTIONS: usize = 128,
         "Concurrent connections on each of a sidecar's admin and metrics ports. Past it, the oldest one of the host \
          with the most is closed, so that a probe finds room.";

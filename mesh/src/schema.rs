@@ -1,7 +1,7 @@
 //! Users' schemas at run time: the services and messages that their descriptors define, and messages as JSON.
 //!
 //! The rest of Weft uses only [`Schema`]; a single module uses the library behind it. Descriptors come from outside:
-//! [`Bounds`] limits what they may take in memory before anything decodes them, and malformed ones cause nothing worse
+//! [`Bounds`] limits what they may take in memory and time before anything decodes them, and malformed ones cause nothing worse
 //! than an error.
 
 mod bounds;
@@ -33,6 +33,10 @@ pub trait Schema: Send + Sync {
 
     /// Whether a message with this full name is defined.
     fn has_message(&self, name: &str) -> bool;
+
+    /// The most fields of one message, or values of one enum. To read or write JSON, all of them may be gone through for
+    /// each value in it.
+    fn widest(&self) -> usize;
 
     /// Encodes a message that is written in protobuf's JSON mapping. Unknown fields are an error, and so is text after
     /// the message.
@@ -132,6 +136,17 @@ pub enum SchemaError {
         /// The first file that does not fit. Control characters are escaped.
         file: String,
         /// [`crate::limits::DESCRIPTOR_MEMORY_BYTES`]
+        allowed: usize,
+    },
+    /// What the descriptors define would be compared with each other too often.
+    #[error(
+        "the descriptors would take more than {allowed} steps to read, up to this file: {file}; a message has too many \
+         fields and messages in it, or there are too many extensions of a message with many ranges"
+    )]
+    TooManySteps {
+        /// The first file that is too much. Control characters are escaped.
+        file: String,
+        /// [`crate::limits::DESCRIPTOR_STEPS`]
         allowed: usize,
     },
     /// A name is not as `.proto` files allow it.

@@ -1,14 +1,13 @@
 //! What answers a call that its service cannot take: the option `fallback`, and `weft.policy.v1.Fallback`.
 
-use std::{
-    cell::OnceCell,
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-};
+mod answers;
+
+use std::{cell::OnceCell, collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
 use weft_contracts::weft::{options::v1 as options, policy::v1 as wire};
 
+use self::answers::{ANSWER_SIZE, Answer, Answers};
 use super::{
     ServicePolicy,
     error::{MalformedPolicy, PolicyError},
@@ -18,7 +17,7 @@ use super::{
 use crate::{
     limits,
     names::{self, ServiceName},
-    schema::{Method, Schema, SchemaError, Service},
+    schema::{Method, Schema, Service},
 };
 
 /// What answers a call that its service cannot take.
@@ -67,19 +66,16 @@ type Methods<'s> = HashMap<(&'s str, &'s str), (&'s Service, &'s Method)>;
 /// control plane to compile its contracts.
 pub(super) struct Compiler<'s> {
     schema: &'s dyn Schema,
-    /// The protobuf services that the service implements.
+    /// The protobuf services that the service implements, in the order of their names.
     implemented: &'s [&'s Service],
     /// All methods by their names, made when a fallback names one.
     methods: OnceCell<Methods<'s>>,
-    /// The answers of service options, by option and response type: methods share them.
-    shared: BTreeMap<(&'s str, &'s str), Fallback>,
-    /// Bytes of the answers, as they are written and as each method has them.
-    answer_bytes: usize,
+    answers: Answers<'s>,
 }
 
 impl<'s> Compiler<'s> {
     pub(super) fn new(schema: &'s dyn Schema, implemented: &'s [&'s Service]) -> Self {
-        Self { schema, implemented, methods: OnceCell::new(), shared: BTreeMap::new(), answer_bytes: 0 }
+        Self { schema, implemented, methods: OnceCell::new(), answers: Answers::new(schema) }
     }
 
     /// A method's fallback: that of its own option, or else that of its service.
@@ -106,44 +102,15 @@ impl<'s> Compiler<'s> {
     ) -> Result<Fallback, (&'static str, Violation)> {
         checked_target(option)?;
         if let Some(json) = &option.answer {
-            return self.answer(method, json, origin).map_err(|broken| (ANSWER, broken));
+            let Answer { message, json } =
+                self.answers.of(service, method, json, origin).map_err(|broken| (ANSWER, broken))?;
+            return Ok(Fallback::Answer { message, json });
         }
         if !option.method.is_empty() {
             self.check_method(service, method, option).map_err(|broken| (METHOD, broken))?;
         }
         let given = |text: &String| (!text.is_empty()).then(|| text.clone());
         Ok(Fallback::Elsewhere { service: given(&option.service), method: given(&option.method) })
-    }
-
-    fn answer(&mut self, method: &'s Method, json: &'s str, origin: Origin) -> Result<Fallback, Violation> {
-        if method.server_streaming {
-            let found = format!("given for {}, which streams its answers", method.name);
-            return Err(Violation { found, allowed: "an answer for a method that answers with one message" });
-        }
-        let key = (json, method.output.as_str());
-        let answer = match self.shared.get(&key) {
-            Some(answer) => answer.clone(),
-            None => {
-                self.count(json.len())?;
-                let answer = checked_answer(self.schema, method, json)?;
-                if origin == Origin::ServiceOption {
-                    self.shared.insert(key, answer.clone());
-                }
-                answer
-            }
-        };
-        if let Fallback::Answer { message, json } = &answer {
-            self.count(message.len() + json.len())?;
-        }
-        Ok(answer)
-    }
-
-    fn count(&mut self, bytes: usize) -> Result<(), Violation> {
-        self.answer_bytes += bytes;
-        match self.answer_bytes <= limits::POLICY_BYTES {
-            true => Ok(()),
-            false => Err(Violation { found: "more than 4 MiB with those before it".to_owned(), allowed: ANSWERS_SIZE }),
-        }
     }
 
     fn check_method(
@@ -153,12 +120,16 @@ impl<'s> Compiler<'s> {
         option: &'s options::Fallback,
     ) -> Result<(), Violation> {
         check_same_types(self.find(&option.method), service, method, option)?;
-        let is_own = self.implemented.iter().any(|own| option.method.strip_prefix(&own.name).is_some_and(is_method));
+        let is_own = option.method.split_once('/').is_some_and(|(contract, _)| self.is_implemented(contract));
         if is_own && option.service.is_empty() {
             let found = format!("`{}`, a method of the same service", option.method);
             return Err(Violation { found, allowed: "a method of another service, as this one cannot be reached" });
         }
         self.check_end(service, method)
+    }
+
+    fn is_implemented(&self, contract: &str) -> bool {
+        self.implemented.binary_search_by(|own| own.name.as_str().cmp(contract)).is_ok()
     }
 
     /// The method of that full name.
@@ -196,10 +167,6 @@ impl<'s> Compiler<'s> {
 
 const CHAIN: &str = "at most 3 fallbacks, one after the other";
 const _: () = assert!(limits::FALLBACKS == 3, "CHAIN says so");
-const ANSWERS_SIZE: &str = "answers of at most 4 MiB, those of all methods of the service together";
-const _: () = assert!(limits::POLICY_BYTES == 4 << 20, "ANSWERS_SIZE says so");
-/// The longest text of an answer that is read. Blanks between its parts are left out of the answer.
-const ANSWER_TEXT_BYTES: usize = 2 * limits::FALLBACK_ANSWER_BYTES;
 
 /// The option that holds for a method, unless there is none or it is empty.
 fn option_of<'s>(service: &'s Service, method: &'s Method) -> Option<(&'s options::Fallback, Origin)> {
@@ -237,34 +204,6 @@ fn check_service_name(name: &str) -> Result<(), Violation> {
         true => Ok(()),
         false => Err(Violation { found: format!("`{}`", names::shown(name)), allowed: SERVICE_ALLOWED }),
     }
-}
-
-fn checked_answer(schema: &dyn Schema, method: &Method, json: &str) -> Result<Fallback, Violation> {
-    let violation = |found, allowed| Violation { found, allowed };
-    let unusable = |error: SchemaError| {
-        let found = format!("`{}` for {} ({error})", names::shown(json), method.name);
-        violation(found, "a message of the method's response type in JSON")
-    };
-    let check_size = |bytes: usize, most: usize| match bytes <= most {
-        true => Ok(()),
-        false => Err(violation(format!("a message of {bytes} bytes"), ANSWER_SIZE)),
-    };
-    // Before the next step each time: a few bytes of one form may be very many of the other.
-    check_size(json.len(), ANSWER_TEXT_BYTES)?;
-    let message = schema.json_to_binary(&method.output, json).map_err(unusable)?;
-    check_size(message.len(), limits::FALLBACK_ANSWER_BYTES)?;
-    // In the form that protobuf's own libraries write, whatever form the contract uses.
-    let most = limits::FALLBACK_ANSWER_BYTES;
-    let json = schema.binary_to_json_up_to(&method.output, &message, most).map_err(unusable)?;
-    Ok(Fallback::Answer { message: message.into(), json: json.into() })
-}
-
-const ANSWER_SIZE: &str = "at most 16 KiB";
-const _: () = assert!(limits::FALLBACK_ANSWER_BYTES == 16 * 1024, "ANSWER_SIZE says so");
-
-/// Whether this follows a service's name as a method's name does: `/Get`.
-fn is_method(rest: &str) -> bool {
-    rest.starts_with('/')
 }
 
 /// Checks that the other method can answer in this one's stead.

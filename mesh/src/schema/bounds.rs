@@ -1,5 +1,6 @@
-//! What descriptors may take in memory, and how what they define may be named.
+//! What descriptors may take in memory and time, and how what they define may be named.
 
+mod steps;
 #[cfg(test)]
 mod tests;
 
@@ -8,6 +9,7 @@ use std::borrow::Cow;
 use buffa_descriptor::generated::descriptor as buffa_types;
 use weft_contracts::weft::options::v1 as weft;
 
+use self::steps::Steps;
 use super::SchemaError;
 use crate::{
     decoding::{
@@ -19,11 +21,12 @@ use crate::{
     names::{acts_on_terminal, shown},
 };
 
-/// Bounds for descriptors that are not decoded yet: what all of them together may take in memory, and the names of what
-/// they define. Ask it before any decoder sees them.
+/// Bounds for descriptors that are not decoded yet: what all of them together may take in memory and time, and the names
+/// of what they define. Ask it before any decoder sees them.
 #[derive(Debug)]
 pub struct Bounds {
     budget: Budget,
+    steps: Steps,
     memory_bytes: usize,
 }
 
@@ -37,7 +40,7 @@ impl Default for Bounds {
 impl Bounds {
     /// For descriptors that may take so many bytes of memory together.
     pub fn new(memory_bytes: usize) -> Self {
-        Self { budget: Budget::new(memory_bytes), memory_bytes }
+        Self { budget: Budget::new(memory_bytes), steps: Steps::default(), memory_bytes }
     }
 
     /// Checks a serialized `google.protobuf.FileDescriptorSet`.
@@ -60,7 +63,17 @@ impl Bounds {
         if name.chars().any(acts_on_terminal) {
             return Err(SchemaError::BadFileName { file: shown(&name) });
         }
-        self.budget.charge(&FILE, file).map_err(|refused| self.error(&name, refused))
+        if name.len() > limits::DESCRIPTOR_NAME_BYTES {
+            return Err(self.error(&name, Refused::LongName { kind: "file", found: name.len() }));
+        }
+        self.charge(file, name.len()).map_err(|refused| self.error(&name, refused))
+    }
+
+    fn charge(&mut self, file: &[u8], name_bytes: usize) -> Result<(), Refused> {
+        self.budget.charge(&FILE, file)?;
+        // Each service that is read keeps the name of its file.
+        self.budget.take(count(file, SERVICES)? * name_bytes)?;
+        self.steps.charge(file)
     }
 
     fn error(&self, file: &str, refused: Refused) -> SchemaError {
@@ -68,6 +81,7 @@ impl Bounds {
         match refused {
             Refused::Malformed(reason) => SchemaError::Malformed { reason: reason.to_owned() },
             Refused::Memory => SchemaError::TooMuchMemory { file, allowed: self.memory_bytes },
+            Refused::Steps => SchemaError::TooManySteps { file, allowed: limits::DESCRIPTOR_STEPS },
             Refused::BadName { kind, name } => SchemaError::BadName { file, kind, name: shown(&name) },
             Refused::LongName { kind, found } => {
                 SchemaError::LongName { file, kind, found, allowed: limits::DESCRIPTOR_NAME_BYTES }
@@ -85,6 +99,11 @@ fn name_of(file: &[u8]) -> Result<Cow<'_, str>, Refused> {
         }
     }
     Ok(String::from_utf8_lossy(name))
+}
+
+/// How many fields with this number a message has.
+fn count(message: &[u8], number: u32) -> Result<usize, Refused> {
+    Fields(message).try_fold(0, |found, field| Ok(found + usize::from(field?.0 == number)))
 }
 
 /// The struct of one library or of the other, whichever is larger: no two exist at once.
@@ -106,6 +125,7 @@ const fn name(kind: &'static str) -> Option<Name> {
 }
 
 // The fields are those of google/protobuf/descriptor.proto.
+const SERVICES: u32 = 6;
 const PACKAGE: Option<Name> = Some(Name { field: 2, kind: "package", is_package: true });
 
 shape!(FILE = size!(FileDescriptorProto), PACKAGE,

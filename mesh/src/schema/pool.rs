@@ -50,6 +50,12 @@ impl Schema for PoolSchema {
         self.pool.message_index(name).is_some()
     }
 
+    fn widest(&self) -> usize {
+        let fields = self.pool.messages().iter().map(|message| message.fields().len());
+        let values = self.pool.enums().iter().map(|of| of.values().len());
+        fields.chain(values).max().unwrap_or(0)
+    }
+
     fn json_to_binary(&self, message: &str, json: &str) -> Result<Vec<u8>, SchemaError> {
         let parsed = json::parse(&self.pool, self.message(message)?, json)?;
         parsed
@@ -168,7 +174,7 @@ impl Place<'_> {
         extension: &str,
         options: &impl buffa::Message,
     ) -> Result<Option<C>, SchemaError> {
-        let file = self.file.to_owned();
+        let file = || self.file.to_owned();
         let encoded = options.try_encode_to_vec().map_err(malformed)?;
         let decoded = C::decode(encoded.as_slice());
         if decoded.as_ref().is_ok_and(|carrier| *carrier == C::default()) {
@@ -179,11 +185,11 @@ impl Place<'_> {
             // Anyone may use the numbers from 50000 on: this is another option with the same number.
             Some(found) if found.full_name() != extension => Ok(None),
             Some(_) => decoded.map(Some).map_err(|error| SchemaError::MalformedOption {
-                file,
+                file: file(),
                 element: self.element,
                 reason: error.to_string(),
             }),
-            None => Err(SchemaError::UndefinedOption { file, element: self.element, number: WEFT_OPTION }),
+            None => Err(SchemaError::UndefinedOption { file: file(), element: self.element, number: WEFT_OPTION }),
         }
     }
 }

@@ -6,7 +6,10 @@ use anyhow::Context;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     net::TcpListener,
+    runtime::Runtime,
     signal::unix::{SignalKind, signal},
+    task::JoinHandle,
+    time::timeout,
 };
 use tokio_util::sync::CancellationToken;
 use weft_mesh::{limits, names::ServiceName, telemetry, tls, tls::Svid};
@@ -33,6 +36,10 @@ const ORDERS_POLL: Duration = Duration::from_millis(100);
 const STORE_PAUSE: Duration = Duration::from_millis(500);
 /// The time for tasks to end when the runtime shuts down.
 const RUNTIME_STOP: Duration = Duration::from_millis(200);
+/// What members can have done at the same time on other threads: each piece of it takes one of these limits' turns.
+const WORK_OF_MEMBERS: usize = limits::DESCRIPTORS_READ + limits::OTLP_READ;
+/// What the control plane does there for itself: it reads the file of rules, keeps the claims, and flushes the log.
+const OWN_WORK: usize = 3;
 
 /// Runs the control plane until SIGTERM or SIGINT. Blocks, with a runtime of its own on this thread.
 ///
@@ -43,11 +50,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     telemetry::init_logging(args.log_format)?;
     let _flushes = telemetry::FlushLog;
     let budget = Budget::of_files(raise_file_limit());
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .max_blocking_threads(2)
-        .build()
-        .context("no runtime could be made")?;
+    let runtime = runtime()?;
     let result = runtime.block_on(async {
         let stop = CancellationToken::new();
         let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
@@ -63,6 +66,16 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     });
     runtime.shutdown_timeout(RUNTIME_STOP);
     result
+}
+
+/// One thread that serves, and threads for slow work: enough that the control plane's own work never waits for that of
+/// members.
+fn runtime() -> anyhow::Result<Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(WORK_OF_MEMBERS + OWN_WORK)
+        .build()
+        .context("no runtime could be made")
 }
 
 /// Makes a join token.
@@ -277,12 +290,22 @@ impl ControlPlane {
             () = upkeep => Ok(()),
         };
         last.cancel();
-        if let Err(error) = keeping.await {
-            tracing::error!(%error, "claims are no longer saved");
-        }
+        kept(keeping).await;
         result?;
         tracing::info!("stopped");
         Ok(())
+    }
+}
+
+/// Waits until the last claims are saved, for [`limits::CONTROL_STOP`] at most: a disk may hang.
+async fn kept(keeping: JoinHandle<()>) {
+    match timeout(limits::CONTROL_STOP, keeping).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::error!(%error, "claims are no longer saved"),
+        Err(_) => tracing::error!(
+            within = ?limits::CONTROL_STOP,
+            "the last claims could not be saved in time: after a restart they belong to the first claimant"
+        ),
     }
 }
 
@@ -350,5 +373,33 @@ async fn elsewhere<T: Send + 'static>(
         Ok(result) => result,
         // It panicked, which is logged. The files are whole: each is replaced at once.
         Err(error) => Err(ClaimsError::Content { file: "the store".to_owned(), why: error.to_string() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    /// Otherwise the mesh's owner can no longer change who may call, while members have the control plane read what they send.
+    #[test]
+    fn work_of_members_does_not_hold_up_the_control_planes_own() {
+        let runtime = runtime().unwrap();
+        let mut gates = Vec::new();
+        for _ in 0..WORK_OF_MEMBERS {
+            let (gate, opened) = mpsc::channel::<()>();
+            gates.push(gate);
+            runtime.spawn_blocking(move || opened.recv());
+        }
+        let own = async { timeout(Duration::from_secs(60), elsewhere(|| Ok(()))).await };
+        let done = runtime.block_on(own);
+        drop(gates);
+        done.expect("all threads are busy with members' work").unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_disk_that_hangs_does_not_stop_the_stop() {
+        timeout(2 * limits::CONTROL_STOP, kept(tokio::spawn(std::future::pending()))).await.unwrap();
     }
 }

@@ -1,4 +1,7 @@
-use super::*;
+use super::{
+    answers::{ANSWER_TEXT_BYTES, ANSWERS_SIZE, ANSWERS_STEPS},
+    *,
+};
 use crate::{policy::testing::policy, schema::testing::compile};
 
 /// A contract `t.S` of this body, and another, `t.Other`, that it may fall back to.
@@ -241,6 +244,26 @@ fn long_names_do_not_make_long_answers() {
     );
     let error = ServicePolicy::from_descriptors(&compile(&[("t.proto", &text)]), None).unwrap_err().to_string();
     assert!(error.contains("its JSON has more than 16384 bytes"), "{error}");
+}
+
+/// The library compares each value of an answer with the values of its enum, one by one: otherwise a member keeps a thread of
+/// the control plane busy for minutes.
+#[test]
+fn values_of_answers_times_the_size_of_types_are_bounded() {
+    let compiled = |values: usize| {
+        let of_enum: String = (1..3_000).map(|number| format!("V{number} = {number};")).collect();
+        let text = format!(
+            r#"syntax = "proto3"; package t; import "weft/options/v1/options.proto";
+               enum E {{ Z = 0; {of_enum} }}
+               message Out {{ repeated E e = 1; }}
+               service S {{ {} }}"#,
+            get(&format!("answer: '{{\"e\":[0{}]}}'", ",0".repeat(values - 1))).replace("(In)", "(Out)")
+        );
+        ServicePolicy::from_descriptors(&compile(&[("t.proto", &text)]), None)
+    };
+    assert!(compiled(3_000).is_ok());
+    let error = compiled(4_000).unwrap_err().to_string();
+    assert!(error.ends_with(ANSWERS_STEPS), "{error}");
 }
 
 #[test]

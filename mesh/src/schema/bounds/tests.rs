@@ -73,6 +73,57 @@ fn file(name: &str, package: &str, message: &[u8]) -> Vec<u8> {
     field(1, &parts.concat())
 }
 
+/// A file with these messages and then these other parts.
+fn with_messages(messages: &[Vec<u8>], rest: &[u8]) -> Vec<u8> {
+    let messages: Vec<u8> = messages.iter().flat_map(|message| field(4, message)).collect();
+    field(1, &[&field(1, b"t.proto"), &messages[..], rest].concat())
+}
+
+/// The library finds these parts by comparing all of them, one after the other: a few hundred KB would take minutes.
+#[test]
+fn sets_with_too_much_to_compare_are_refused() {
+    let many = |number: u32, count: usize| field(number, &named(b"")).repeat(count);
+    let fields_and_nested = |n: usize| named(&[many(2, n), many(3, n)].concat());
+    let map_entry = |n: usize| named(&[many(2, n), field(7, b"\x38\x01")].concat());
+    let fields_and_entry = |n: usize| named(&[many(2, n), field(3, &map_entry(n))].concat());
+    let ranges = |n: usize| named(&field(5, b"").repeat(n));
+    let side = limits::DESCRIPTOR_STEPS.isqrt();
+    type Set<'a> = Box<dyn Fn(usize) -> Vec<u8> + 'a>;
+    let sets: [(&str, Set); 6] = [
+        ("fields and nested messages", Box::new(|n| with_messages(&[fields_and_nested(n)], b""))),
+        ("the same, deeper", Box::new(|n| with_messages(&[named(&field(3, &fields_and_nested(n)))], b""))),
+        ("several messages", Box::new(|n| with_messages(&vec![fields_and_nested(n / 4); 16], b""))),
+        ("fields of an entry of a map", Box::new(|n| with_messages(&[fields_and_entry(n * 4 / 7)], b""))),
+        ("extensions and ranges", Box::new(|n| with_messages(&[ranges(n)], &many(7, n)))),
+        ("nested extensions and ranges", Box::new(|n| with_messages(&[ranges(n), named(&many(6, n))], b""))),
+    ];
+    for (what, set) in sets {
+        assert!(check(&set(side * 9 / 10)).is_ok(), "{what}: {:?}", check(&set(side * 9 / 10)));
+        let refused = check(&set(side * 11 / 10));
+        assert!(matches!(refused, Err(SchemaError::TooManySteps { .. })), "{what}: {refused:?}");
+        // Files share the budget.
+        let (first, second) = (set(side * 8 / 10), set(side * 8 / 10));
+        let refused = check(&[first, second].concat());
+        assert!(matches!(refused, Err(SchemaError::TooManySteps { .. })), "{what} in two files: {refused:?}");
+    }
+}
+
+/// Each service that is read keeps the name of its file.
+#[test]
+fn names_of_files_are_limited_and_counted_for_each_service() {
+    let services = |name: &str, count: usize| {
+        let services = field(6, &named(b"")).repeat(count);
+        field(1, &[field(1, name.as_bytes()), services].concat())
+    };
+    let most = limits::DESCRIPTOR_NAME_BYTES;
+    assert!(check(&services(&"f".repeat(most), 1_000)).is_ok());
+    let refused = check(&services(&"f".repeat(most + 1), 1));
+    assert!(matches!(refused, Err(SchemaError::LongName { kind: "file", .. })), "{refused:?}");
+    assert!(check(&services("f", 60_000)).is_ok());
+    let refused = check(&services(&"f".repeat(most), 60_000));
+    assert!(matches!(refused, Err(SchemaError::TooMuchMemory { .. })), "{refused:?}");
+}
+
 #[test]
 fn full_names_are_counted_and_limited() {
     let most = limits::DESCRIPTOR_NAME_BYTES;
@@ -140,6 +191,19 @@ fn real_sets_fit() {
     let large = FileDescriptorSet { file: (0..copies).flat_map(of_copy).collect() };
     assert!(large.encoded_len() > 13 * 500 * 1024, "most of what a set may have in bytes");
     check(&large.encode_to_vec()).unwrap();
+
+    // Thousands of messages, each with a few messages, maps and more fields than most have.
+    let part = |name: String| prost_types::DescriptorProto { name: Some(name), ..Default::default() };
+    let message = |number: usize| prost_types::DescriptorProto {
+        nested_type: (0..10).map(|number| part(format!("N{number}"))).collect(),
+        field: (0..50)
+            .map(|number| prost_types::FieldDescriptorProto { name: Some(format!("f{number}")), ..Default::default() })
+            .collect(),
+        ..part(format!("M{number}"))
+    };
+    let name = Some("t.proto".to_owned());
+    let file = FileDescriptorProto { name, message_type: (0..3_000).map(message).collect(), ..Default::default() };
+    check(&FileDescriptorSet { file: vec![file] }.encode_to_vec()).unwrap();
 }
 
 /// The same file in another package.
