@@ -53,10 +53,18 @@ struct File {
     imports: Vec<usize>,
 }
 
+/// What a hash map takes for a string with a number, besides the characters: twice, as half of it may be free, and with
+/// what an allocator adds to a block.
+const INDEXED_BYTES: usize = 2 * (size_of::<(String, usize)>() + 1) + 16;
+/// The same for an extension, in a B-tree.
+const EXTENSION_BYTES: usize = 2 * size_of::<((String, i32), usize)>() + 16;
+
 /// The files of a service's contracts with all that they import.
 #[derive(Debug)]
 pub(crate) struct DescriptorSet {
     bytes: Bytes,
+    /// Of the bytes and of all that is kept besides.
+    memory_bytes: usize,
     files: Vec<File>,
     names: HashMap<String, usize>,
     /// Full names of services, methods, messages, enums and extensions.
@@ -82,7 +90,9 @@ impl DescriptorSet {
                 return Err(DescriptorError::Twice(file.name().to_owned()));
             }
         }
-        let mut set = Self { bytes, files: Vec::new(), names, symbols: HashMap::new(), extensions: BTreeMap::new() };
+        let memory_bytes = bytes.len();
+        let (symbols, extensions) = (HashMap::new(), BTreeMap::new());
+        let mut set = Self { bytes, memory_bytes, files: Vec::with_capacity(files.len()), names, symbols, extensions };
         for (index, (file, bytes)) in files.iter().zip(raw.file).enumerate() {
             let import = |import: &String| {
                 set.names
@@ -90,7 +100,8 @@ impl DescriptorSet {
                     .copied()
                     .ok_or_else(|| DescriptorError::Import { file: file.name().to_owned(), import: import.clone() })
             };
-            let imports = file.dependency.iter().map(import).collect::<Result<_, _>>()?;
+            let imports = file.dependency.iter().map(import).collect::<Result<Vec<_>, _>>()?;
+            set.memory_bytes += size_of::<File>() + size_of_val(&imports[..]) + file.name().len() + INDEXED_BYTES;
             set.files.push(File { bytes, imports });
             set.index_file(index, file);
         }
@@ -100,6 +111,11 @@ impl DescriptorSet {
     /// The set as it was received.
     pub(crate) fn bytes(&self) -> &Bytes {
         &self.bytes
+    }
+
+    /// What it takes in memory: a small set may have long names, and each counts as often as something is defined within.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.memory_bytes
     }
 
     /// Every symbol.
@@ -152,10 +168,15 @@ impl DescriptorSet {
         for service in &file.service {
             let name = join(package, service.name());
             for method in &service.method {
-                self.symbols.insert(join(&name, method.name()), index);
+                self.index(join(&name, method.name()), index);
             }
-            self.symbols.insert(name, index);
+            self.index(name, index);
         }
+    }
+
+    fn index(&mut self, symbol: String, file: usize) {
+        self.memory_bytes += symbol.len() + INDEXED_BYTES;
+        self.symbols.insert(symbol, file);
     }
 
     fn index_message(&mut self, index: usize, scope: &str, message: &DescriptorProto) {
@@ -166,18 +187,19 @@ impl DescriptorSet {
         }
         self.index_enums(index, &name, &message.enum_type);
         self.index_extensions(index, &name, &message.extension);
-        self.symbols.insert(name, index);
+        self.index(name, index);
     }
 
     fn index_enums(&mut self, index: usize, scope: &str, enums: &[EnumDescriptorProto]) {
-        self.symbols.extend(enums.iter().map(|e| (join(scope, e.name()), index)));
+        enums.iter().for_each(|e| self.index(join(scope, e.name()), index));
     }
 
     fn index_extensions(&mut self, index: usize, scope: &str, extensions: &[FieldDescriptorProto]) {
         for extension in extensions {
             let extendee = extension.extendee().trim_start_matches('.').to_owned();
+            self.memory_bytes += extendee.len() + EXTENSION_BYTES;
             self.extensions.insert((extendee, extension.number()), index);
-            self.symbols.insert(join(scope, extension.name()), index);
+            self.index(join(scope, extension.name()), index);
         }
     }
 }

@@ -43,6 +43,11 @@ pub(crate) enum DescriptorsRefused {
         limits::POLICIES_PER_SERVICE
     )]
     TooManyPolicies,
+    #[error(
+        "the descriptors would take {0} bytes of memory with the index of their names; allowed: {limit}",
+        limit = limits::DESCRIPTORS_PER_SERVICE_BYTES
+    )]
+    TooLarge(usize),
     #[error("the policy in the descriptors has {0} bytes; allowed: {limit}", limit = limits::POLICY_BYTES)]
     PolicyTooLarge(usize),
     #[error("{0}")]
@@ -59,7 +64,7 @@ pub(crate) enum DescriptorsRefused {
 impl DescriptorsRefused {
     /// Whether the same descriptors will always be refused for the same contracts.
     pub(crate) fn is_for_good(&self) -> bool {
-        matches!(self, Self::PolicyTooLarge(_) | Self::Unusable(_))
+        matches!(self, Self::TooLarge(_) | Self::PolicyTooLarge(_) | Self::Unusable(_))
     }
 }
 
@@ -147,7 +152,8 @@ impl Shelf {
         refusals.push_back(Refused { digest, contracts: digest_of(names()), why });
     }
 
-    /// Whether there is room for a set of this many bytes for a service.
+    /// Whether there is room for a set of this many bytes for a service. Before it is read, its serialized size is the least
+    /// that it can have.
     pub(crate) fn check_room(
         &mut self,
         service: &ServiceName,
@@ -163,11 +169,11 @@ impl Shelf {
         let digests: BTreeSet<&Digest> =
             made.iter().map(|made| &made.digest).filter(|other| *other != digest).collect();
         let of_service: usize =
-            digests.iter().filter_map(|digest| self.sets.get(*digest)).map(|set| set.bytes().len()).sum();
+            digests.iter().filter_map(|digest| self.sets.get(*digest)).map(|set| set.memory_bytes()).sum();
         if of_service + bytes > limits::DESCRIPTORS_PER_SERVICE_BYTES {
             return Err(DescriptorsRefused::NoRoomForService);
         }
-        let held: usize = self.sets.values().map(|set| set.bytes().len()).sum();
+        let held: usize = self.sets.values().map(|set| set.memory_bytes()).sum();
         match self.sets.contains_key(digest) || held + bytes <= limits::DESCRIPTORS_HELD_BYTES {
             true => Ok(()),
             false => Err(DescriptorsRefused::NoRoom),
@@ -184,7 +190,7 @@ impl Shelf {
         policy: Arc<ServicePolicy>,
     ) -> Result<(), DescriptorsRefused> {
         // Other sets may have been added while this one was compiled.
-        self.check_room(service, &digest, set.bytes().len())?;
+        self.check_room(service, &digest, set.memory_bytes())?;
         self.sets.entry(digest).or_insert(set);
         self.policies.entry(service.clone()).or_default().push(Compiled { digest, contracts, policy });
         Ok(())
@@ -222,6 +228,9 @@ pub(crate) fn make(digest: Digest, bytes: Bytes, contracts: &[Arc<str>]) -> Resu
         return Err(DescriptorsRefused::OtherDigest);
     }
     let set = DescriptorSet::parse(bytes).map_err(|e| DescriptorsRefused::Unusable(e.to_string()))?;
+    if set.memory_bytes() > limits::DESCRIPTORS_PER_SERVICE_BYTES {
+        return Err(DescriptorsRefused::TooLarge(set.memory_bytes()));
+    }
     let policy = compile(&set, contracts)?;
     Ok((Arc::new(set), policy))
 }
@@ -334,6 +343,45 @@ mod tests {
         assert_eq!(shelf.sets.len(), limits::DESCRIPTORS_PER_SERVICE_BYTES / large);
         let other = ServiceName::parse("orders.shop").unwrap();
         assert!(shelf.check_room(&other, &[77; 32], large).is_ok());
+    }
+
+    /// A set with so many messages in a package with a long name.
+    fn in_long_package(messages: usize) -> Bytes {
+        let message =
+            |number: usize| DescriptorProto { name: Some(format!("M{number}")), ..DescriptorProto::default() };
+        let file = FileDescriptorProto {
+            name: Some("t.proto".into()),
+            package: Some("p".repeat(1_900)),
+            message_type: (0..messages).map(message).collect(),
+            ..FileDescriptorProto::default()
+        };
+        FileDescriptorSet { file: vec![file] }.encode_to_vec().into()
+    }
+
+    /// Such names are kept for each symbol, so otherwise a service takes a hundred times what it was allowed.
+    #[test]
+    fn what_is_counted_of_a_set_is_what_it_takes_in_memory() {
+        let bytes = in_long_package(5_000);
+        let set = DescriptorSet::parse(bytes.clone()).unwrap();
+        let names: usize = set.symbols().map(str::len).sum();
+        assert!(bytes.len() < 100 * 1024 && names > 9_000_000, "{} bytes have {names} of names", bytes.len());
+        assert!(set.memory_bytes() > bytes.len() + names);
+        let mut shelf = Shelf::default();
+        let set = Arc::new(set);
+        let mut held = Vec::new();
+        let refused = (0..10u8).find_map(|number| {
+            let policy = Arc::new(ServicePolicy::default());
+            held.push(Arc::clone(&policy));
+            shelf.put(&users(), [number; 32], contracts(&["t.S".into()]), Arc::clone(&set), policy).err()
+        });
+        assert!(matches!(refused, Some(DescriptorsRefused::NoRoomForService)), "{refused:?}");
+        assert_eq!(shelf.sets.len(), limits::DESCRIPTORS_PER_SERVICE_BYTES / set.memory_bytes());
+
+        let larger = in_long_package(18_000);
+        let refused = make(digest(&larger), larger, &contracts(&[])).unwrap_err();
+        assert!(matches!(refused, DescriptorsRefused::TooLarge(_)) && refused.is_for_good(), "{refused}");
+        let shop = DescriptorSet::parse(Bytes::from_static(weft_contracts::FILE_DESCRIPTOR_SET)).unwrap();
+        assert!(shop.memory_bytes() < 3 * shop.bytes().len(), "{} of {}", shop.memory_bytes(), shop.bytes().len());
     }
 
     #[test]
