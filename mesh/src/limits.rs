@@ -394,7 +394,11 @@ limits! {
     SERVICE_NEWS: Rate = (8, 1, 0),
         "How often the watchers of a service get all of it again, because its protocol, policy, contracts or addresses \
          have changed. If they change more often, watchers get the latest. One thread sends it to all watchers, and \
-         each has to prepare it for calls. Changes of endpoints are sent at once.";
+         each has to prepare it for calls.";
+    ENDPOINT_NEWS: Rate = (250, 20, 0),
+        "How often the watchers of a service are told at once that endpoints have changed. If they change more often, \
+         watchers get the changes together, within a second: for each message they go through all endpoints of the \
+         service.";
     ANNOUNCE_MESSAGES: u32 = 20,
         "Messages that are read from an announcing stream in a second. More wait.";
     WATCH_MESSAGES: u32 = 5_000,

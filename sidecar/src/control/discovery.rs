@@ -5,6 +5,7 @@
 //! moves messages between them, the stream, the workers and the disk.
 
 mod build;
+mod pending;
 mod snapshots;
 mod watches;
 
@@ -42,7 +43,8 @@ use crate::{endpoints::catalog::DiscoveryQuestion, shared::Phase};
 /// Requests that wait in the stream's queue. The others wait in the outbox, which the number of watched services
 /// bounds.
 const REQUESTS_QUEUED: usize = 64;
-/// How many messages are processed before the workers get a new view: after a reconnect, many come at once.
+/// How many messages are processed before services are built and the workers get a new view: after a reconnect, or when a
+/// large service changes, many come at once.
 const MESSAGES_PER_VIEW: usize = 256;
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(5);
 /// Changes are written to the disk together, this long after the first of them.
@@ -123,12 +125,9 @@ impl Discovery {
                 Effects::default()
             }
             Event::Message(first) => {
-                let mut effects = self.watches.take(*first, Instant::now());
-                for _ in 1..MESSAGES_PER_VIEW {
-                    let Some(message) = self.stream.message_at_hand() else { break };
-                    effects.and(self.watches.take(message, Instant::now()));
-                }
-                effects
+                let others = std::iter::from_fn(|| self.stream.message_at_hand());
+                let messages = std::iter::once(*first).chain(others).take(MESSAGES_PER_VIEW);
+                self.watches.take(messages, Instant::now())
             }
         }
     }

@@ -171,7 +171,7 @@ impl Registry {
         member.heard = now;
         if health != Health::Unspecified && member.says(health, now) {
             let endpoint = member.endpoint.clone();
-            self.emit_change(&session.service, vec![endpoint], Vec::new());
+            self.emit_change(&session.service, vec![endpoint], Vec::new(), now);
         }
         Ok(())
     }
@@ -199,19 +199,19 @@ impl Registry {
         let Some(member) = self.member(session) else { return false };
         member.is_connected = false;
         if !self.settling.stood_still() {
-            self.make_silent(&session.service, &session.endpoint);
+            self.make_silent(&session.service, &session.endpoint, now);
         }
         true
     }
 
-    fn make_silent(&mut self, service: &ServiceName, endpoint: &str) {
+    fn make_silent(&mut self, service: &ServiceName, endpoint: &str, now: Instant) {
         let member = self.services.get_mut(service).and_then(|entry| entry.members.get_mut(endpoint));
         // If it reported itself that it is down or leaves, its silence adds nothing.
         if let Some(member) = member.filter(|member| member.endpoint.health() == Health::Up) {
             member.endpoint.set_health(Health::Down);
             member.endpoint.silent = true;
             let endpoint = member.endpoint.clone();
-            self.emit_change(service, vec![endpoint], Vec::new());
+            self.emit_change(service, vec![endpoint], Vec::new(), now);
         }
     }
 
@@ -276,7 +276,7 @@ impl Registry {
             }
         }
         for (service, endpoint) in told {
-            self.emit_change(&service, vec![endpoint], Vec::new());
+            self.emit_change(&service, vec![endpoint], Vec::new(), now);
         }
         self.tell_all_anew(now);
     }
@@ -329,7 +329,7 @@ impl Registry {
             if is_silent {
                 self.departed.note_all(&lost, service, &self.claims, now);
             }
-            self.emit_change(service, Vec::new(), vec![endpoint.to_owned()]);
+            self.emit_change(service, Vec::new(), vec![endpoint.to_owned()], now);
             self.change_claims(service, &[], &[], &lost, now);
             self.refresh(service, now);
         }
@@ -338,12 +338,6 @@ impl Registry {
     fn bump(&mut self) -> Version {
         self.version.counter += 1;
         self.version
-    }
-
-    fn emit_change(&mut self, service: &ServiceName, upserted: Vec<Endpoint>, removed_ids: Vec<String>) {
-        let version = Some(self.bump());
-        let change = Change { service: service.to_string(), upserted, removed_ids, version };
-        self.events.push(Event::Endpoints(service.clone(), Arc::new(change)));
     }
 
     /// Works out what follows from a service's members.

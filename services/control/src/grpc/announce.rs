@@ -317,8 +317,14 @@ impl Stream {
         let contested = self.contested(&denied);
         let claims_without_room = u32::try_from(denied.without_room).unwrap_or(u32::MAX);
         let unlisted = denied.unlisted.iter().take(limits::CONTESTS_TOLD).cloned().collect();
-        // If the stream announces again, its older session is over by now, and dropping that changes nothing.
-        self.membership = Some(membership);
+        match self.membership.replace(membership) {
+            // A sidecar has one endpoint and keeps its id. Otherwise a stream could leave any number of silent ones behind.
+            Some(before) if before.endpoint() != self.membership.as_ref().map_or("", Membership::endpoint) => {
+                before.leave();
+            }
+            // The older session is over by now, and dropping it changes nothing.
+            _ => {}
+        }
         self.descriptors = match lacks {
             Lacks::Nothing | Lacks::Use(_) => Descriptors::NotWanted,
             Lacks::Policy | Lacks::Descriptors => Descriptors::Wanted,

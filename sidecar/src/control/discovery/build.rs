@@ -1,7 +1,7 @@
 //! Makes [`Service`]s from the control plane's messages, and keeps what must survive a change.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     net::SocketAddr,
     sync::{
         Arc,
@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use weft_contracts::weft::discovery::v1 as wire;
 use weft_mesh::{
     names::ServiceName,
-    policy::{BreakerPolicy, Idempotency, MethodPolicy, ServicePolicy},
+    policy::{Idempotency, MethodPolicy, ServicePolicy},
 };
 
 use crate::{
@@ -31,6 +31,9 @@ pub(super) struct Builder {
     metrics: Arc<Metrics>,
     /// The caller's label in metrics.
     caller: String,
+    /// How often a service was built, and how often an endpoint was compared with an older one.
+    #[cfg(test)]
+    pub(super) work: std::cell::Cell<(usize, usize)>,
 }
 
 /// A service, decoded.
@@ -58,9 +61,8 @@ pub(super) struct EndpointParts {
 }
 
 impl EndpointParts {
-    /// Whether `other` can only be an earlier endpoint at the same place.
-    pub(super) fn replaces(&self, other: &Endpoint) -> bool {
-        self.id == other.id || self.address == other.address
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
     }
 
     pub(super) fn of(endpoint: &Endpoint) -> Self {
@@ -90,7 +92,12 @@ impl TryFrom<wire::Endpoint> for EndpointParts {
 
 impl Builder {
     pub(super) fn new(metrics: Arc<Metrics>, caller: String) -> Self {
-        Self { metrics, caller }
+        Self {
+            metrics,
+            caller,
+            #[cfg(test)]
+            work: std::cell::Cell::default(),
+        }
     }
 
     /// A time in the unit of [`Service::last_used`].
@@ -115,6 +122,8 @@ impl Builder {
             }
             _ => (Arc::new(self.methods(&parts, before)), Arc::new(self.other(&parts.name))),
         };
+        #[cfg(test)]
+        self.work.update(|(built, compared)| (built + 1, compared));
         let before_endpoints = before.map_or(&[][..], |before| &before.endpoints);
         let is_sure = |endpoint: &Arc<Endpoint>| endpoint.is_up() && !endpoint.is_silent();
         let was_up = before_endpoints.iter().any(is_sure);
@@ -122,11 +131,22 @@ impl Builder {
             let owner = Owner { endpoint: Some(address), openings: Arc::clone(&of_endpoints), ..owner.clone() };
             Breaker::new(breaker_policy.clone()).of(owner)
         };
-        let endpoints: Vec<_> = parts
-            .endpoints
-            .into_iter()
-            .map(|new| endpoint(new, before_endpoints, breaker_policy, new_breaker))
-            .collect();
+        // A service may have thousands of endpoints, and any of them changes all the time.
+        let by_id: HashMap<&str, &Arc<Endpoint>> =
+            before_endpoints.iter().map(|endpoint| (endpoint.id.as_str(), endpoint)).collect();
+        let is_same = |new: &EndpointParts, old: &Endpoint| {
+            #[cfg(test)]
+            self.work.update(|(built, compared)| (built, compared + 1));
+            old.id == new.id
+                && old.address == new.address
+                && old.spiffe_id == new.spiffe_id
+                && old.breaker.policy() == breaker_policy
+        };
+        let endpoint = |new: EndpointParts| {
+            let same = by_id.get(new.id.as_str()).filter(|old| is_same(&new, old));
+            endpoint(new, same.copied(), new_breaker)
+        };
+        let endpoints: Vec<_> = parts.endpoints.into_iter().map(endpoint).collect();
         judge_silent(&endpoints);
         let is_up = endpoints.iter().any(is_sure);
         let starts_since = match before {
@@ -209,20 +229,13 @@ fn methods_of(policy: &ServicePolicy) -> impl Iterator<Item = (Box<str>, &Method
     })
 }
 
-/// An endpoint with the same id, address and identity stays the same object, to keep its connections and its breaker's
-/// state.
+/// An endpoint with the same id, address and identity, and the same policy, stays the same object, to keep its connections
+/// and its breaker's state.
 fn endpoint(
     new: EndpointParts,
-    before: &[Arc<Endpoint>],
-    policy: &BreakerPolicy,
+    same: Option<&Arc<Endpoint>>,
     new_breaker: impl FnOnce(SocketAddr) -> Breaker,
 ) -> Arc<Endpoint> {
-    let same = before.iter().find(|old| {
-        old.id == new.id
-            && old.address == new.address
-            && old.spiffe_id == new.spiffe_id
-            && old.breaker.policy() == policy
-    });
     match same {
         Some(old) => {
             old.set_health(new.health, new.is_silent);
@@ -235,6 +248,64 @@ fn endpoint(
             Arc::new(endpoint)
         }
     }
+}
+
+/// Adds what was known before to an incomplete snapshot.
+pub(super) fn merge(parts: &mut Parts, known: &Service) {
+    let ids: HashSet<&str> = parts.endpoints.iter().map(|endpoint| endpoint.id.as_str()).collect();
+    let places: HashSet<SocketAddr> = parts.endpoints.iter().map(EndpointParts::address).collect();
+    // One with another id at the same address can only be an earlier endpoint there.
+    let is_missing = |old: &&Arc<Endpoint>| !ids.contains(old.id.as_str()) && !places.contains(&old.address);
+    let missing: Vec<EndpointParts> =
+        known.endpoints.iter().filter(is_missing).map(|old| EndpointParts::of(old)).collect();
+    parts.endpoints.extend(missing);
+    let addresses: HashSet<SocketAddr> = parts.addresses.iter().copied().collect();
+    parts.addresses.extend(known.addresses.iter().filter(|old| !addresses.contains(old)).copied());
+    // Descriptors come after the announcement that names them.
+    if !is_described(&parts.policy, &known.policy) {
+        parts.policy = Arc::clone(&known.policy);
+    }
+}
+
+/// Whether a policy is more than the names of the contracts, which are known: the control plane may still have to read the
+/// descriptors.
+fn is_described(policy: &ServicePolicy, known: &ServicePolicy) -> bool {
+    let names =
+        |policy: &ServicePolicy| policy.contracts.iter().map(|contract| contract.name.clone()).collect::<Vec<_>>();
+    let has_methods = policy.contracts.iter().any(|contract| !contract.methods.is_empty());
+    has_methods || !(policy.contracts.is_empty() || names(policy) == names(known))
+}
+
+/// Logs and skips what can't be read.
+pub(super) fn decode(service: wire::Service, heard: Instant) -> Option<Parts> {
+    let protocol = service.protocol();
+    let name = ServiceName::parse(&service.name)
+        .inspect_err(|error| tracing::error!(%error, "the control plane sent a service with a bad name"))
+        .ok()?;
+    let policy = service
+        .policy
+        .map_or_else(|| Ok(ServicePolicy::default()), ServicePolicy::try_from)
+        .inspect_err(
+            |error| tracing::error!(service = %name, %error, "the control plane sent a policy that can't be read"),
+        )
+        .ok()?;
+    Some(Parts {
+        name,
+        protocol,
+        version: service.version.unwrap_or_default(),
+        policy: Arc::new(policy),
+        endpoints: service.endpoints.into_iter().filter_map(decode_endpoint).collect(),
+        // Addresses that can't be read are skipped.
+        addresses: service.addresses.iter().filter_map(|address| address.parse().ok()).collect(),
+        heard,
+        is_complete: service.complete,
+    })
+}
+
+pub(super) fn decode_endpoint(endpoint: wire::Endpoint) -> Option<EndpointParts> {
+    EndpointParts::try_from(endpoint)
+        .inspect_err(|error| tracing::error!(error, "the control plane sent an endpoint that can't be read"))
+        .ok()
 }
 
 /// A service as a message, for the disk.

@@ -3,6 +3,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    net::SocketAddr,
     sync::Arc,
 };
 
@@ -11,10 +12,11 @@ use weft_contracts::weft::discovery::v1::{
     self as wire, ContractOwner, NotFound, Version, WatchRequest, WatchResponse, not_found, watch_request::What,
     watch_response,
 };
-use weft_mesh::{limits, names::ServiceName, policy::ServicePolicy};
+use weft_mesh::{limits, names::ServiceName};
 
 use super::{
-    build::{Builder, EndpointParts, Parts, to_wire, was_used_within},
+    build::{Builder, Parts, decode, decode_endpoint, merge, to_wire, was_used_within},
+    pending::Pending,
     snapshots::Saved,
 };
 use crate::endpoints::catalog::{Asked, DiscoveryQuestion, Service, Unknown, View};
@@ -28,6 +30,8 @@ type Answer = Result<Arc<Service>, Unknown>;
 pub(super) struct Watches {
     builder: Builder,
     known: HashMap<ServiceName, Arc<Service>>,
+    /// Changes of known services, while messages are taken.
+    pending: HashMap<ServiceName, Pending>,
     /// The service that implements a protobuf service, or is called at an address. The control plane decides, because
     /// it knows if several do.
     owners: HashMap<Box<str>, ServiceName>,
@@ -86,7 +90,13 @@ fn asked_of(claim: &str) -> Asked {
 
 impl Watches {
     pub(super) fn new(builder: Builder) -> Self {
-        Self { builder, known: HashMap::new(), owners: HashMap::new(), waiting: HashMap::new() }
+        Self {
+            builder,
+            known: HashMap::new(),
+            pending: HashMap::new(),
+            owners: HashMap::new(),
+            waiting: HashMap::new(),
+        }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -193,15 +203,38 @@ impl Watches {
         self.drop_abandoned();
     }
 
-    /// A message of the control plane.
-    pub(super) fn take(&mut self, message: WatchResponse, now: Instant) -> Effects {
-        match message.what {
-            Some(watch_response::What::Snapshot(snapshot)) => self.snapshot(snapshot, now),
-            Some(watch_response::What::Change(change)) => self.change(change, now),
-            Some(watch_response::What::NotFound(not_found)) => self.not_found(not_found),
-            Some(watch_response::What::Owner(owner)) => self.owner(owner),
-            None => Effects::default(),
+    /// The messages of the control plane that are there. However many of them change a service, it is built once.
+    pub(super) fn take(&mut self, messages: impl IntoIterator<Item = WatchResponse>, now: Instant) -> Effects {
+        let mut effects = Effects::default();
+        for message in messages {
+            effects.and(match message.what {
+                Some(watch_response::What::Snapshot(snapshot)) => self.snapshot(snapshot, now),
+                Some(watch_response::What::Change(change)) => self.change(change),
+                Some(watch_response::What::NotFound(not_found)) => self.not_found(not_found),
+                Some(watch_response::What::Owner(owner)) => self.owner(owner, now),
+                None => Effects::default(),
+            });
         }
+        effects.is_view_changed |= !self.pending.is_empty();
+        let changed: Vec<ServiceName> = self.pending.keys().cloned().collect();
+        changed.iter().for_each(|name| self.build_pending(name, now));
+        effects
+    }
+
+    /// Builds a service with the changes that have come.
+    fn build_pending(&mut self, name: &ServiceName, now: Instant) {
+        let (Some(pending), Some(service)) = (self.pending.remove(name), self.known.get(name)) else { return };
+        let parts = Parts {
+            name: name.clone(),
+            protocol: service.protocol,
+            version: pending.version,
+            policy: Arc::clone(&service.policy),
+            endpoints: pending.into_endpoints(),
+            addresses: service.addresses.clone(),
+            heard: now,
+            is_complete: service.is_complete,
+        };
+        self.put(parts, now);
     }
 
     fn snapshot(&mut self, snapshot: wire::Service, now: Instant) -> Effects {
@@ -209,6 +242,8 @@ impl Watches {
         let Some(mut parts) = decode(snapshot, now) else { return effects };
         let name = parts.name.clone();
         let asked = Asked::Service(name.clone());
+        effects.is_view_changed = self.pending.contains_key(&name);
+        self.build_pending(&name, now);
         match self.known.get(&name) {
             Some(known) if is_older(&parts.version, &known.version) => {
                 tracing::warn!(service = %name, "an outdated snapshot is ignored");
@@ -224,8 +259,9 @@ impl Watches {
             }
         }
         if parts.is_complete {
+            let addresses: HashSet<SocketAddr> = parts.addresses.iter().copied().collect();
             let is_claimed = |claim: &str| match asked_of(claim) {
-                Asked::Address(address) => parts.addresses.contains(&address),
+                Asked::Address(address) => addresses.contains(&address),
                 _ => parts.policy.contract(claim).is_some(),
             };
             self.owners.retain(|claim, owner| *owner != name || is_claimed(claim));
@@ -240,34 +276,22 @@ impl Watches {
 
     /// Changes come in order and without gaps: there is one HTTP/2 stream, and a watcher that can't keep up gets a
     /// snapshot. But versions count the changes of all services, so only the order can be checked.
-    fn change(&mut self, change: wire::Change, now: Instant) -> Effects {
+    fn change(&mut self, change: wire::Change) -> Effects {
         let mut effects = Effects::default();
         let Some(name) = ServiceName::parse(&change.service).ok() else { return effects };
         // The change and our unsubscribe request crossed.
         let Some(service) = self.known.get(&name) else { return effects };
         let version = change.version.unwrap_or_default();
-        if version.epoch != service.version.epoch || version.counter <= service.version.counter {
-            tracing::warn!(service = %name, ?version, after = ?service.version, "a change out of order; resubscribing");
+        let known = self.pending.get(&name).map_or(service.version, |pending| pending.version);
+        if version.epoch != known.epoch || version.counter <= known.counter {
+            tracing::warn!(service = %name, ?version, after = ?known, "a change out of order; resubscribing");
             effects.request(What::UnsubscribeService(name.to_string()));
             effects.request(What::SubscribeService(name.to_string()));
             return effects;
         }
-        let upserted: Vec<EndpointParts> = change.upserted.into_iter().filter_map(decode_endpoint).collect();
-        let removed: HashSet<String> = change.removed_ids.into_iter().collect();
-        let is_complete = service.is_complete;
-        let is_replaced = |old: &crate::endpoints::catalog::Endpoint| {
-            upserted.iter().any(|new| if is_complete { new.id == old.id } else { new.replaces(old) })
-        };
-        let mut endpoints: Vec<EndpointParts> = service
-            .endpoints
-            .iter()
-            .filter(|old| !removed.contains(&old.id) && !is_replaced(old))
-            .map(|old| EndpointParts::of(old))
-            .collect();
-        endpoints.extend(upserted);
-        let (protocol, policy, addresses) = (service.protocol, Arc::clone(&service.policy), service.addresses.clone());
-        self.put(Parts { name, protocol, version, policy, endpoints, addresses, heard: now, is_complete }, now);
-        effects.is_view_changed = true;
+        let pending = self.pending.entry(name).or_insert_with(|| Pending::of(service));
+        pending.version = version;
+        pending.change(change.upserted.into_iter().filter_map(decode_endpoint), &change.removed_ids);
         effects
     }
 
@@ -281,6 +305,7 @@ impl Watches {
         let asked = match answer.what {
             Some(not_found::What::Service(name)) => match ServiceName::parse(&name) {
                 Ok(name) => {
+                    self.pending.remove(&name);
                     if self.known.remove(&name).is_some() {
                         self.owners.retain(|_, owner| *owner != name);
                         effects.is_view_changed = true;
@@ -302,7 +327,7 @@ impl Watches {
     }
 
     /// The askers now wait for the owner's snapshot, which follows.
-    fn owner(&mut self, owner: ContractOwner) -> Effects {
+    fn owner(&mut self, owner: ContractOwner, now: Instant) -> Effects {
         let mut effects = Effects::default();
         let Ok(name) = ServiceName::parse(&owner.service) else { return effects };
         let contract: Box<str> = owner.contract.into();
@@ -313,6 +338,7 @@ impl Watches {
             None => return effects,
         };
         self.owners.insert(contract, name.clone());
+        self.build_pending(&name, now);
         match self.known.get(&name) {
             Some(known) => {
                 effects.is_view_changed = true;
@@ -372,65 +398,6 @@ impl Watches {
 /// Another epoch is another process of the control plane, and counters of two epochs can't be compared.
 fn is_older(new: &Version, known: &Version) -> bool {
     new.epoch == known.epoch && new.counter < known.counter
-}
-
-/// Adds what was known before to an incomplete snapshot.
-fn merge(parts: &mut Parts, known: &Service) {
-    let missing: Vec<EndpointParts> = known
-        .endpoints
-        .iter()
-        .filter(|old| !parts.endpoints.iter().any(|new| new.replaces(old)))
-        .map(|old| EndpointParts::of(old))
-        .collect();
-    parts.endpoints.extend(missing);
-    parts
-        .addresses
-        .extend(known.addresses.iter().filter(|old| !parts.addresses.contains(old)).copied().collect::<Vec<_>>());
-    // Descriptors come after the announcement that names them.
-    if !is_described(&parts.policy, &known.policy) {
-        parts.policy = Arc::clone(&known.policy);
-    }
-}
-
-/// Whether a policy is more than the names of the contracts, which are known: the control plane may still have to read the
-/// descriptors.
-fn is_described(policy: &ServicePolicy, known: &ServicePolicy) -> bool {
-    let names =
-        |policy: &ServicePolicy| policy.contracts.iter().map(|contract| contract.name.clone()).collect::<Vec<_>>();
-    let has_methods = policy.contracts.iter().any(|contract| !contract.methods.is_empty());
-    has_methods || !(policy.contracts.is_empty() || names(policy) == names(known))
-}
-
-/// Logs and skips what can't be read.
-fn decode(service: wire::Service, heard: Instant) -> Option<Parts> {
-    let protocol = service.protocol();
-    let name = ServiceName::parse(&service.name)
-        .inspect_err(|error| tracing::error!(%error, "the control plane sent a service with a bad name"))
-        .ok()?;
-    let policy = service
-        .policy
-        .map_or_else(|| Ok(ServicePolicy::default()), ServicePolicy::try_from)
-        .inspect_err(
-            |error| tracing::error!(service = %name, %error, "the control plane sent a policy that can't be read"),
-        )
-        .ok()?;
-    Some(Parts {
-        name,
-        protocol,
-        version: service.version.unwrap_or_default(),
-        policy: Arc::new(policy),
-        endpoints: service.endpoints.into_iter().filter_map(decode_endpoint).collect(),
-        // Addresses that can't be read are skipped.
-        addresses: service.addresses.iter().filter_map(|address| address.parse().ok()).collect(),
-        heard,
-        is_complete: service.complete,
-    })
-}
-
-fn decode_endpoint(endpoint: wire::Endpoint) -> Option<EndpointParts> {
-    EndpointParts::try_from(endpoint)
-        .inspect_err(|error| tracing::error!(error, "the control plane sent an endpoint that can't be read"))
-        .ok()
 }
 
 #[cfg(test)]

@@ -56,11 +56,11 @@ impl Registry {
             self.bump();
             self.events.push(Event::Service(service.clone()));
         } else if !replaced.is_empty() || before.as_ref().is_none_or(|before| before.endpoint != endpoint) {
-            self.emit_change(&service, vec![endpoint], replaced);
+            self.emit_change(&service, vec![endpoint], replaced, now);
         }
         self.change_claims(&service, &claims, &new, &lost, now);
         self.refresh(&service, now);
-        self.settle_if_all_are_here(&service);
+        self.settle_if_all_are_here(&service, now);
         Ok(Joined { session, gave_way, contracts, is_again: before.is_some(), denied })
     }
 }

@@ -1,17 +1,48 @@
-//! Changes of a service as a whole, and when its watchers are told.
+//! Changes of a service as a whole and of its endpoints, and when its watchers are told.
+
+use std::{collections::BTreeMap, mem, sync::Arc};
 
 use tokio::time::Instant;
+use weft_contracts::weft::discovery::v1::{Change, Endpoint};
 use weft_mesh::{limits, names::ServiceName};
 
 use super::{Event, Registry};
 use crate::directory::rates::Bucket;
 
-/// Whether watchers must still be told of a service's protocol and policy, and of its claims. Each has a rate of its
-/// own: with many replicas addresses change often, and policies do not.
+/// Whether watchers must still be told of a service's protocol and policy, of its claims, and of its endpoints. Each has a
+/// rate of its own: with many replicas addresses change often, and policies do not.
 #[derive(Debug, Default)]
 pub(super) struct News {
     policy: Untold,
     claims: Untold,
+    endpoints: UntoldEndpoints,
+}
+
+#[derive(Debug, Default)]
+struct UntoldEndpoints {
+    /// By id; `None` for those that have gone.
+    changed: BTreeMap<String, Option<Endpoint>>,
+    rate: Bucket,
+}
+
+impl UntoldEndpoints {
+    fn note(&mut self, upserted: Vec<Endpoint>, removed_ids: Vec<String>) {
+        self.changed.extend(removed_ids.into_iter().map(|id| (id, None)));
+        self.changed.extend(upserted.into_iter().map(|endpoint| (endpoint.id.clone(), Some(endpoint))));
+    }
+
+    /// What there is to tell, which counts as told then: the endpoints that are new or changed, and the ids of those that
+    /// have gone.
+    fn take(&mut self) -> (Vec<Endpoint>, Vec<String>) {
+        let (mut upserted, mut removed_ids) = (Vec::new(), Vec::new());
+        for (id, endpoint) in mem::take(&mut self.changed) {
+            match endpoint {
+                Some(endpoint) => upserted.push(endpoint),
+                None => removed_ids.push(id),
+            }
+        }
+        (upserted, removed_ids)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -39,6 +70,34 @@ impl News {
 }
 
 impl Registry {
+    /// Tells watchers that endpoints of a service have changed, together with changes from before that they are not told of
+    /// yet. If that is too often, [`Self::tell_all_anew`] does it.
+    pub(super) fn emit_change(
+        &mut self,
+        service: &ServiceName,
+        upserted: Vec<Endpoint>,
+        removed_ids: Vec<String>,
+        now: Instant,
+    ) {
+        let Some(entry) = self.services.get_mut(service) else { return };
+        let endpoints = &mut entry.news.endpoints;
+        endpoints.note(upserted, removed_ids);
+        if endpoints.rate.take(limits::ENDPOINT_NEWS, now) {
+            self.tell_endpoints(service);
+        }
+    }
+
+    fn tell_endpoints(&mut self, service: &ServiceName) {
+        let Some(entry) = self.services.get_mut(service) else { return };
+        if entry.news.endpoints.changed.is_empty() {
+            return;
+        }
+        let (upserted, removed_ids) = entry.news.endpoints.take();
+        let version = Some(self.bump());
+        let change = Change { service: service.to_string(), upserted, removed_ids, version };
+        self.events.push(Event::Endpoints(service.clone(), Arc::new(change)));
+    }
+
     /// Tells watchers of a service whose policy or claims have changed, if its rate allows it: a policy may be large,
     /// and there may be many watchers.
     pub(super) fn tell_anew(&mut self, service: &ServiceName, now: Instant) {
@@ -54,11 +113,17 @@ impl Registry {
         }
     }
 
-    /// The same for all services that watchers are not told of yet.
+    /// Tells watchers of all services that they are not told of yet; of endpoints at any rate, as this is done once a second.
     pub(super) fn tell_all_anew(&mut self, now: Instant) {
-        let untold = self.services.iter().filter(|(_, entry)| entry.news.policy.is_there || entry.news.claims.is_there);
+        let is_untold = |News { policy, claims, endpoints }: &News| {
+            policy.is_there || claims.is_there || !endpoints.changed.is_empty()
+        };
+        let untold = self.services.iter().filter(|(_, entry)| is_untold(&entry.news));
         let untold: Vec<ServiceName> = untold.map(|(service, _)| service.clone()).collect();
-        untold.iter().for_each(|service| self.tell_anew(service, now));
+        for service in &untold {
+            self.tell_endpoints(service);
+            self.tell_anew(service, now);
+        }
     }
 }
 
@@ -169,5 +234,69 @@ mod tests {
                 assert_eq!(contract.methods, last.policy.unwrap().contracts[0].methods);
             }
         }
+    }
+
+    /// Each watcher goes through all endpoints of a service for each message about them.
+    #[tokio::test(start_paused = true)]
+    async fn endpoints_that_change_too_often_are_told_together() {
+        const ENDPOINTS: usize = 1_000;
+        let mut registry = Registry::new(1, Instant::now());
+        let numbered = |number: usize| {
+            let mut announced = announcement(0, &policy("Get"), Protocol::Http2, "shop.Users");
+            announced.endpoint.id = format!("e{number}");
+            announced.endpoint.address = format!("10.0.0.1:{}", number + 1);
+            announced
+        };
+        let service = numbered(0).service;
+        let mut told: BTreeMap<String, Endpoint> = BTreeMap::new();
+        let hear = |registry: &mut Registry, told: &mut BTreeMap<String, Endpoint>| {
+            let events = registry.take_events();
+            let changes = events.iter().filter_map(|event| match event {
+                Event::Endpoints(_, change) => Some(change),
+                _ => None,
+            });
+            let mut count = 0;
+            for change in changes {
+                count += 1;
+                told.retain(|id, _| !change.removed_ids.contains(id));
+                told.extend(change.upserted.iter().map(|endpoint| (endpoint.id.clone(), endpoint.clone())));
+            }
+            count
+        };
+        let is_told = |registry: &Registry, told: &BTreeMap<String, Endpoint>| {
+            registry.snapshot(&service).unwrap().endpoints.iter().eq(told.values())
+        };
+        let (at_once, a_second, _) = limits::ENDPOINT_NEWS;
+        let join = |registry: &mut Registry, number| registry.announce(numbered(number), Instant::now()).unwrap();
+        let sessions: Vec<_> = (0..ENDPOINTS).map(|number| join(&mut registry, number).session).collect();
+        // The first is told with its service.
+        told.insert("e0".into(), numbered(0).endpoint);
+        assert_eq!(hear(&mut registry, &mut told), at_once as usize);
+        assert!(!is_told(&registry, &told));
+        registry.tick(Instant::now());
+        assert_eq!(hear(&mut registry, &mut told), 1);
+        assert!(is_told(&registry, &told));
+        for second in 0..5 {
+            tokio::time::advance(Duration::from_secs(1)).await;
+            let health = [Health::Down, Health::Up][second % 2];
+            for session in &sessions {
+                registry.heartbeat(session, health, Instant::now()).unwrap();
+            }
+            registry.tick(Instant::now());
+            assert_eq!(hear(&mut registry, &mut told), a_second as usize + 1);
+            assert!(is_told(&registry, &told));
+        }
+        // One that comes and goes again before it is told.
+        for session in &sessions[..100] {
+            registry.deregister(session, Instant::now());
+        }
+        let back = join(&mut registry, 3).session;
+        let short = join(&mut registry, 2_000).session;
+        registry.deregister(&short, Instant::now());
+        registry.heartbeat(&back, Health::Draining, Instant::now()).unwrap();
+        registry.tick(Instant::now());
+        hear(&mut registry, &mut told);
+        assert!(is_told(&registry, &told));
+        assert_eq!(told.len(), ENDPOINTS - 99);
     }
 }

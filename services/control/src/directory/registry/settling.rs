@@ -83,7 +83,7 @@ impl Registry {
 
     /// An endpoint of the service has joined: settles if no other is missing. After a standstill the former members are
     /// still there, present or not, so their number proves nothing.
-    pub(super) fn settle_if_all_are_here(&mut self, service: &ServiceName) {
+    pub(super) fn settle_if_all_are_here(&mut self, service: &ServiceName, now: Instant) {
         let Some(awaited) = &mut self.settling.awaited else { return };
         let Some(endpoints) = awaited.get(service) else { return };
         let members = self.services.get(service).into_iter().flat_map(|entry| entry.members.values());
@@ -92,17 +92,17 @@ impl Registry {
         }
         awaited.remove(service);
         if awaited.is_empty() && !self.settling.is_settled && !self.settling.stood_still {
-            self.settle();
+            self.settle(now);
         }
     }
 
     pub(super) fn settle_if_due(&mut self, now: Instant) {
         if !self.settling.is_settled && now >= self.settling.at {
-            self.settle();
+            self.settle(now);
         }
     }
 
-    fn settle(&mut self) {
+    fn settle(&mut self, now: Instant) {
         self.settling.is_settled = true;
         if mem::take(&mut self.settling.stood_still) {
             let is_lost = |member: &&Member| !member.is_connected;
@@ -113,7 +113,7 @@ impl Registry {
                 .map(|(name, member)| (name.clone(), member.endpoint.id.clone()))
                 .collect();
             for (service, endpoint) in lost {
-                self.make_silent(&service, &endpoint);
+                self.make_silent(&service, &endpoint, now);
             }
         }
         self.bump();

@@ -186,6 +186,23 @@ async fn a_stream_ends_when_its_endpoint_leaves() {
     assert!(again.answer().await.unwrap().send_descriptors);
 }
 
+/// Otherwise one stream fills its service with silent endpoints, and all callers go through them.
+#[tokio::test]
+async fn a_stream_that_announces_another_endpoint_leaves_none_behind() {
+    let directory = directory();
+    let mut users = Announcing::open(&directory, announce("users.shop", "u0", 1)).await;
+    assert!(users.answer().await.is_ok());
+    for number in 1..10 {
+        users.say(What::Announce(announce("users.shop", &format!("u{number}"), 1 + number))).await;
+        assert!(users.answer().await.is_ok());
+        healths_become(&directory, "users.shop", &[Health::Up]).await;
+    }
+    // The same endpoint again is not removed.
+    users.say(What::Announce(announce("users.shop", "u9", 10))).await;
+    assert!(users.answer().await.is_ok());
+    healths_become(&directory, "users.shop", &[Health::Up]).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn announcements_are_limited_for_each_identity() {
     let directory = directory();

@@ -5,6 +5,7 @@ use weft_contracts::weft::{
     discovery::v1::{Change, Endpoint, Health, Protocol},
     policy::v1::{Breaker, Contract, Method, ServicePolicy as WirePolicy},
 };
+use weft_mesh::policy::ServicePolicy;
 
 use super::*;
 use crate::{policy::breaker::Verdict, telemetry::metrics::Metrics, time::moment::Moment};
@@ -81,8 +82,8 @@ async fn a_service_is_found_by_its_address_for_as_long_as_it_has_that_address() 
     let requests: Vec<_> = asked.take_requests().into_iter().filter_map(|request| request.what).collect();
     assert_eq!(requests, [What::SubscribeAddress(ADDRESS.into())]);
     let owner = ContractOwner { contract: ADDRESS.into(), service: USERS.into() };
-    watches.take(message(watch_response::What::Owner(owner)), Instant::now()).answer();
-    watches.take(snapshot((1, 1), true, Vec::new()), Instant::now()).answer();
+    watches.take([message(watch_response::What::Owner(owner))], Instant::now()).answer();
+    watches.take([snapshot((1, 1), true, Vec::new())], Instant::now()).answer();
     assert_eq!(answered.try_recv().unwrap().unwrap().name.as_str(), USERS);
     assert!(watches.view().addresses.contains_key(&address) && watches.view().contracts.is_empty());
 
@@ -92,7 +93,7 @@ async fn a_service_is_found_by_its_address_for_as_long_as_it_has_that_address() 
         complete: true,
         ..wire::Service::default()
     });
-    watches.take(message(elsewhere), Instant::now()).answer();
+    watches.take([message(elsewhere)], Instant::now()).answer();
     assert!(watches.view().addresses.is_empty());
 }
 
@@ -143,7 +144,7 @@ fn ask(watches: &mut Watches, asked: Asked) -> (oneshot::Receiver<Answer>, Vec<W
 }
 
 fn take(watches: &mut Watches, message: WatchResponse) -> Vec<What> {
-    let mut effects = watches.take(message, Instant::now());
+    let mut effects = watches.take([message], Instant::now());
     let requests = requests(&mut effects);
     effects.answer();
     requests
@@ -233,6 +234,55 @@ async fn changes_keep_unchanged_endpoints_and_breakers() {
     assert!(Arc::ptr_eq(&before.last_used, &after.last_used));
     assert!(Arc::ptr_eq(&before.policy, &after.policy), "a contract may be large");
     assert!(Arc::ptr_eq(&before.methods, &after.methods));
+}
+
+/// A service with thousands of endpoints, of which many change each second, must not take its callers' CPU.
+#[tokio::test(start_paused = true)]
+async fn changes_that_come_at_once_build_a_service_once_and_look_at_each_endpoint_once() {
+    const ENDPOINTS: usize = 1_000;
+    for is_complete in [true, false] {
+        let mut watches = watches();
+        let _asked = ask(&mut watches, users());
+        let numbered = |number: usize, health| endpoint(&format!("e{number}"), 1 + number as u16, health);
+        let all = (0..ENDPOINTS).map(|number| numbered(number, Health::Up)).collect();
+        take(&mut watches, snapshot((1, 1), is_complete, all));
+        watches.builder.work.set((0, 0));
+        let changes = (0..ENDPOINTS as u64)
+            .map(|number| change((1, number + 2), vec![numbered(number as usize, Health::Down)], &[]))
+            .chain([
+                change((1, 5_000), vec![], &["e0"]),
+                change((1, 5_001), vec![endpoint("new", 1, Health::Up)], &[]),
+            ]);
+        let effects = watches.take(changes, Instant::now());
+        assert!(effects.is_view_changed);
+        assert_eq!(watches.builder.work.get(), (1, ENDPOINTS - 1));
+        assert_eq!((are_up(&watches), ids(&watches).len()), (vec!["new".to_owned()], ENDPOINTS));
+        // One at a time costs no more than going through them.
+        for counter in 6_000..6_010 {
+            take(&mut watches, change((1, counter), vec![numbered(5, Health::Up)], &[]));
+        }
+        assert_eq!(watches.builder.work.get(), (11, 11 * ENDPOINTS - 1));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_that_come_at_once_count_in_their_order() {
+    let mut watches = knowing_users();
+    let a_goes = change((1, 6), vec![endpoint("c", 3, Health::Up)], &["a"]);
+    let out_of_order = change((1, 6), vec![], &["b"]);
+    let mut effects = watches.take([a_goes, out_of_order], Instant::now());
+    assert_eq!(requests(&mut effects).len(), 2, "it subscribes again");
+    assert_eq!(ids(&watches), ["b", "c"]);
+    let newer = snapshot((1, 8), true, vec![endpoint("d", 4, Health::Up)]);
+    watches.take([change((1, 7), vec![], &["b"]), newer], Instant::now()).answer();
+    assert_eq!(ids(&watches), ["d"]);
+    let older = snapshot((1, 8), true, vec![endpoint("e", 5, Health::Up)]);
+    let back = change((1, 10), vec![endpoint("a", 1, Health::Up)], &[]);
+    assert!(watches.take([change((1, 9), vec![], &["d"]), older, back], Instant::now()).is_view_changed);
+    assert_eq!(ids(&watches), ["a"], "an outdated snapshot");
+    let gone = not_found(not_found::What::Service(USERS.into()), true);
+    watches.take([change((1, 11), vec![endpoint("b", 2, Health::Up)], &[]), gone], Instant::now()).answer();
+    assert!(watches.view().services.is_empty());
 }
 
 #[tokio::test(start_paused = true)]
