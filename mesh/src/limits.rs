@@ -335,8 +335,8 @@ limits! {
         "Compiled policies of one service, for its versions and their sets of contracts. Past it, new descriptors are \
          refused until an older version has gone.";
     DESCRIPTORS_PER_SERVICE_BYTES: usize = 32 * 1024 * 1024,
-        "Memory of the descriptor sets of one service together, with the index of their names, so that it can't take the \
-         room of all others. Past it, a new one is refused.";
+        "Memory of the descriptor sets of one service together, with the index of their names and with their policies, so \
+         that it can't take the room of all others. Past it, a new one is refused.";
     CLAIMS_PER_IDENTITY: usize = 2_000,
         "Contracts and virtual addresses that are pinned to one identity. Past it, a new one is refused until others \
          are released.";
@@ -378,8 +378,8 @@ limits! {
     ENDPOINT_ID_BYTES: usize = 128,
         "The id of an endpoint. An announcement with a longer one is refused.";
     DESCRIPTORS_HELD_BYTES: usize = 256 * 1024 * 1024,
-        "Memory of all descriptor sets in the control plane, with the index of their names. Past it, a new one is \
-         refused, and its service has the default policy.";
+        "Memory of all descriptor sets in the control plane, with the index of their names and with their policies. Past \
+         it, a new one is refused, and its service has the default policy.";
     HEALTH_PAUSE: Duration = Duration::from_secs(1),
         "Between two changes of an endpoint's health that watchers are told. If it changes more often, they are told \
          the latest.";

@@ -89,6 +89,8 @@ struct Compiled {
     digest: Digest,
     contracts: Contracts,
     policy: Arc<ServicePolicy>,
+    /// Of the policy, serialized.
+    bytes: usize,
 }
 
 /// See the module.
@@ -152,8 +154,8 @@ impl Shelf {
         refusals.push_back(Refused { digest, contracts: digest_of(names()), why });
     }
 
-    /// Whether there is room for a set of this many bytes for a service. Before it is read, its serialized size is the least
-    /// that it can have.
+    /// Whether there is room for a set with its policy, of this many bytes together, for a service. Before the set is read,
+    /// its serialized size is the least that it can have.
     pub(crate) fn check_room(
         &mut self,
         service: &ServiceName,
@@ -168,12 +170,14 @@ impl Shelf {
         }
         let digests: BTreeSet<&Digest> =
             made.iter().map(|made| &made.digest).filter(|other| *other != digest).collect();
-        let of_service: usize =
+        let of_sets: usize =
             digests.iter().filter_map(|digest| self.sets.get(*digest)).map(|set| set.memory_bytes()).sum();
+        let of_service = of_sets + made.iter().map(|made| made.bytes).sum::<usize>();
         if of_service + bytes > limits::DESCRIPTORS_PER_SERVICE_BYTES {
             return Err(DescriptorsRefused::NoRoomForService);
         }
-        let held: usize = self.sets.values().map(|set| set.memory_bytes()).sum();
+        let of_sets: usize = self.sets.values().map(|set| set.memory_bytes()).sum();
+        let held = of_sets + self.policies.values().flatten().map(|made| made.bytes).sum::<usize>();
         match self.sets.contains_key(digest) || held + bytes <= limits::DESCRIPTORS_HELD_BYTES {
             true => Ok(()),
             false => Err(DescriptorsRefused::NoRoom),
@@ -190,9 +194,10 @@ impl Shelf {
         policy: Arc<ServicePolicy>,
     ) -> Result<(), DescriptorsRefused> {
         // Other sets may have been added while this one was compiled.
-        self.check_room(service, &digest, set.memory_bytes())?;
+        let bytes = policy.encoded_len();
+        self.check_room(service, &digest, set.memory_bytes() + bytes)?;
         self.sets.entry(digest).or_insert(set);
-        self.policies.entry(service.clone()).or_default().push(Compiled { digest, contracts, policy });
+        self.policies.entry(service.clone()).or_default().push(Compiled { digest, contracts, policy, bytes });
         Ok(())
     }
 
@@ -253,6 +258,7 @@ mod tests {
         DescriptorProto, FileDescriptorProto, FileDescriptorSet, MethodDescriptorProto, ServiceDescriptorProto,
         SourceCodeInfo, source_code_info::Location,
     };
+    use weft_contracts::weft::policy::v1::Contract;
 
     use super::*;
 
@@ -382,6 +388,24 @@ mod tests {
         assert!(matches!(refused, DescriptorsRefused::TooLarge(_)) && refused.is_for_good(), "{refused}");
         let shop = DescriptorSet::parse(Bytes::from_static(weft_contracts::FILE_DESCRIPTOR_SET)).unwrap();
         assert!(shop.memory_bytes() < 3 * shop.bytes().len(), "{} of {}", shop.memory_bytes(), shop.bytes().len());
+    }
+
+    #[test]
+    fn the_policies_of_one_service_cannot_take_all_the_room_either() {
+        let mut shelf = Shelf::default();
+        let bytes = set_of(1, 0);
+        let set = Arc::new(DescriptorSet::parse(bytes.clone()).unwrap());
+        let large = 4 * 1024 * 1024;
+        let mut held = Vec::new();
+        let refused = (0..limits::POLICIES_PER_SERVICE).find_map(|number| {
+            let contract = Contract { name: "x".repeat(large), ..Contract::default() };
+            let policy = Arc::new(ServicePolicy { contracts: vec![contract], ..ServicePolicy::default() });
+            held.push(Arc::clone(&policy));
+            let of = contracts(&[format!("t.Other{number}")]);
+            shelf.put(&users(), digest(&bytes), of, Arc::clone(&set), policy).err()
+        });
+        assert!(matches!(refused, Some(DescriptorsRefused::NoRoomForService)), "{refused:?}");
+        assert_eq!(shelf.policies[&users()].len(), limits::DESCRIPTORS_PER_SERVICE_BYTES / large - 1);
     }
 
     #[test]
