@@ -10,6 +10,7 @@
 //! - `grpc`: the port where sidecars get their SVIDs, announce what they front, and watch what their services call,
 //!   with the limits of connections, streams and messages.
 //! - [`traces`] keeps spans, and [`dashboard`] shows people the mesh and its traces.
+//! - `commands`: what the command line does with the state folder.
 //! - `run` puts them together, from start to stop.
 //!
 //! Imports run down this list from the end: `authority` needs none of the others.
@@ -22,6 +23,7 @@ pub mod traces;
 mod args;
 mod authority;
 mod claims;
+mod commands;
 mod directory;
 mod grpc;
 mod log_limit;
@@ -33,4 +35,5 @@ mod tests;
 
 pub use args::{Args, ReleaseArgs, StateArgs, TokenArgs};
 pub use authority::{ca, join_token, network::Network};
-pub use run::{are_pinned_to, claims_kept, contests_kept, forget_contracts, grant_contracts, release, run, token};
+pub use commands::{are_pinned_to, claims_kept, contests_kept, forget_contracts, grant_contracts, release, token};
+pub use run::run;

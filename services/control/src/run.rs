@@ -1,4 +1,6 @@
-//! The life of the control plane, and the commands on its state folder.
+//! The life of the control plane.
+
+mod keeping;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -8,21 +10,15 @@ use tokio::{
     net::TcpListener,
     runtime::Runtime,
     signal::unix::{SignalKind, signal},
-    task::JoinHandle,
-    time::timeout,
 };
 use tokio_util::sync::CancellationToken;
-use weft_mesh::{limits, names::ServiceName, telemetry, tls, tls::Svid};
+use weft_mesh::{limits, telemetry, tls, tls::Svid};
 
+use self::keeping::{keep_claims, kept};
 use crate::{
-    Args, ReleaseArgs, StateArgs, TokenArgs,
-    authority::{ca::Ca, credentials::Credentials, join_token},
-    claims::{
-        Claims, Contest, Saved,
-        file::Listed,
-        is_address,
-        store::{ClaimsError, Store},
-    },
+    Args,
+    authority::{ca::Ca, credentials::Credentials},
+    claims::{Claims, file::Listed, store::Store},
     dashboard,
     directory::Directory,
     grpc::{self, admission::Budget},
@@ -30,10 +26,6 @@ use crate::{
     traces,
 };
 
-/// How often released and granted claims are looked for, after [`STORE_PAUSE`]. The start of `weft up` waits for grants.
-const ORDERS_POLL: Duration = Duration::from_millis(100);
-/// The shortest time between two writes of the store, however often claims change.
-const STORE_PAUSE: Duration = Duration::from_millis(500);
 /// The time for tasks to end when the runtime shuts down.
 const RUNTIME_STOP: Duration = Duration::from_millis(200);
 /// What members can have done at the same time on other threads: each piece of it takes one of these limits' turns.
@@ -76,114 +68,6 @@ fn runtime() -> anyhow::Result<Runtime> {
         .max_blocking_threads(WORK_OF_MEMBERS + OWN_WORK)
         .build()
         .context("no runtime could be made")
-}
-
-/// Makes a join token.
-///
-/// # Errors
-/// There is no CA in the folder, or it belongs to another trust domain.
-pub fn token(args: &TokenArgs) -> anyhow::Result<String> {
-    tls::install_crypto_provider();
-    let id = args.spiffe_id()?;
-    // A token of a new CA would be useless, and making one would hide a misspelt folder.
-    anyhow::ensure!(
-        Ca::is_in(&args.state_dir),
-        "no CA in {}: start the control plane there first, or name its folder with --state-dir",
-        args.state_dir.display()
-    );
-    anyhow::ensure!(
-        args.address.len() <= limits::HOSTS_PER_TOKEN,
-        "--address: found {} addresses; allowed: up to {}",
-        args.address.len(),
-        limits::HOSTS_PER_TOKEN
-    );
-    let ca = Ca::open_or_create(&args.state_dir, &args.trust_domain)?;
-    Ok(join_token::issue_for(&ca, &id, &args.address, args.ttl)?)
-}
-
-/// Releases a pinned claim. Returns a message for people.
-///
-/// # Errors
-/// There is no CA in the folder, or the claim is not pinned.
-pub fn release(args: &ReleaseArgs) -> anyhow::Result<String> {
-    let owner = store(&args.of)?.release(&args.claim)?;
-    Ok(format!(
-        "{} is released; it was pinned to {owner}. The control plane sees this within seconds, or when it starts.",
-        args.claim
-    ))
-}
-
-/// Grants contracts to a service: the running control plane pins them to its identity, unless another has them. Then
-/// [`are_pinned_to`] says so. Blocks while another process holds the lock of the state folder.
-///
-/// # Errors
-/// A name is not that of a contract, there is no CA in the folder, or it cannot be written.
-pub fn grant_contracts(args: &StateArgs, service: &ServiceName, contracts: &[String]) -> anyhow::Result<()> {
-    Ok(store(args)?.grant(service, contracts)?)
-}
-
-/// Whether all these contracts are pinned to a service.
-///
-/// # Errors
-/// There is no CA in the folder, or its claims can't be read.
-pub fn are_pinned_to(args: &StateArgs, service: &ServiceName, contracts: &[String]) -> anyhow::Result<bool> {
-    let (saved, _) = store(args)?.load()?;
-    Ok(contracts.iter().all(|contract| saved.pinned.get(contract) == Some(service)))
-}
-
-/// Forgets which contracts are pinned, and which were granted but not pinned yet, so that the next control plane pins
-/// them anew. Does nothing to addresses, or if no control plane has run. Only for while none runs: a running one would
-/// pin them again.
-///
-/// # Errors
-/// Its claims can't be read or written.
-pub fn forget_contracts(args: &StateArgs) -> anyhow::Result<()> {
-    let store = store(args)?;
-    let (mut saved, hosts) = store.load()?;
-    saved.pinned.retain(|claim, _| is_address(claim));
-    store.forget_grants()?;
-    Ok(store.save(&saved, &hosts)?)
-}
-
-/// The claims that are pinned and those that are contested, one line each.
-///
-/// # Errors
-/// There is no CA in the folder, or its claims can't be read.
-pub fn claims_kept(args: &StateArgs) -> anyhow::Result<String> {
-    let store = store(args)?;
-    let (saved, _) = store.load()?;
-    let pinned = saved.pinned.iter().map(|(claim, owner)| format!("{claim} is pinned to {}", store.id(owner)));
-    let lines = pinned.chain(contested(&store, &saved));
-    Ok(lines.map(|line| line + "\n").collect())
-}
-
-/// The claims that were refused by the control plane of a folder, one line each: by the running one or else the last
-/// one. Empty if none has run.
-///
-/// # Errors
-/// Its claims can't be read.
-pub fn contests_kept(args: &StateArgs) -> anyhow::Result<Vec<String>> {
-    if !Ca::is_in(&args.state_dir) {
-        return Ok(Vec::new());
-    }
-    let store = store(args)?;
-    let (saved, _) = store.load()?;
-    Ok(contested(&store, &saved).collect())
-}
-
-fn contested(store: &Store, saved: &Saved) -> impl Iterator<Item = String> {
-    saved.contests.iter().map(|Contest { claim, owner, claimant }| {
-        format!("{claim} is contested: it belongs to {}, and was refused to {}", store.id(owner), store.id(claimant))
-    })
-}
-
-fn store(args: &StateArgs) -> anyhow::Result<Store> {
-    anyhow::ensure!(
-        Ca::is_in(&args.state_dir),
-        "no control plane keeps its state in {}: name its folder with --state-dir",
-        args.state_dir.display()
-    );
-    Ok(Store::open(&args.state_dir, &args.trust_domain)?)
 }
 
 /// Raises the limit of open files as far as allowed, as each connection is one and the usual limit is low. Returns the
@@ -297,90 +181,13 @@ impl ControlPlane {
     }
 }
 
-/// Waits until the last claims are saved, for [`limits::CONTROL_STOP`] at most: a disk may hang.
-async fn kept(keeping: JoinHandle<()>) {
-    match timeout(limits::CONTROL_STOP, keeping).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::error!(%error, "claims are no longer saved"),
-        Err(_) => tracing::error!(
-            within = ?limits::CONTROL_STOP,
-            "the last claims could not be saved in time: after a restart they belong to the first claimant"
-        ),
-    }
-}
-
-/// Saves claims when they change, and handles releases and grants, until `last` is cancelled. Then it saves the last changes and
-/// ends.
-async fn keep_claims(directory: Arc<Directory>, store: Arc<Store>, last: CancellationToken) {
-    while !last.is_cancelled() {
-        keep(&directory, &store).await;
-        handle(&directory, &store, "released", Store::to_release, Directory::release, Store::released).await;
-        handle(&directory, &store, "granted", Store::to_grant, Directory::grant, Store::granted).await;
-        let pause = async {
-            tokio::time::sleep(STORE_PAUSE).await;
-            let _ = tokio::time::timeout(ORDERS_POLL, directory.has_to_keep()).await;
-        };
-        tokio::select! {
-            () = pause => {}
-            () = last.cancelled() => {}
-        }
-    }
-    keep(&directory, &store).await;
-}
-
-/// Reads a list of claims, and does with them what it is for. They stay on the list until the result is saved.
-async fn handle<T: Send + 'static>(
-    directory: &Directory,
-    store: &Arc<Store>,
-    list: &str,
-    read: fn(&Store) -> Result<Vec<T>, ClaimsError>,
-    act: fn(&Directory, &[T]),
-    clear: fn(&Store) -> Result<(), ClaimsError>,
-) {
-    let reading = Arc::clone(store);
-    match elsewhere(move || read(&reading)).await {
-        Ok(claims) if !claims.is_empty() => {
-            act(directory, &claims);
-            let clearing = Arc::clone(store);
-            if keep(directory, store).await
-                && let Err(error) = elsewhere(move || clear(&clearing)).await
-            {
-                tracing::error!(%error, "{list} claims can't be removed from the list");
-            }
-        }
-        Ok(_) => {}
-        Err(error) => tracing::error!(%error, "{list} claims can't be read"),
-    }
-}
-
-/// Saves the changes. False if that failed.
-async fn keep(directory: &Directory, store: &Arc<Store>) -> bool {
-    let Some((saved, hosts)) = directory.take_changes() else { return true };
-    let writing = Arc::clone(store);
-    let kept = elsewhere(move || writing.save(&saved, &hosts)).await;
-    if let Err(error) = &kept {
-        tracing::error!(%error, "claims can't be saved: after a restart they belong to the first claimant");
-        directory.keep_again();
-    }
-    kept.is_ok()
-}
-
-/// Runs disk operations on another thread, while this one serves requests.
-async fn elsewhere<T: Send + 'static>(
-    act: impl FnOnce() -> Result<T, ClaimsError> + Send + 'static,
-) -> Result<T, ClaimsError> {
-    match tokio::task::spawn_blocking(act).await {
-        Ok(result) => result,
-        // It panicked, which is logged. The files are whole: each is replaced at once.
-        Err(error) => Err(ClaimsError::Content { file: "the store".to_owned(), why: error.to_string() }),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc;
 
-    use super::*;
+    use tokio::time::timeout;
+
+    use super::{keeping::elsewhere, *};
 
     /// Otherwise the mesh's owner can no longer change who may call, while members have the control plane read what they send.
     #[test]
