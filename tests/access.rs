@@ -234,6 +234,29 @@ async fn greets(port: u16) -> bool {
     stream.read_exact(&mut greeting).await.is_ok_and(|_| greeting == *b"220 ready")
 }
 
+/// It has left the registry, and is told of changes all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_draining_sidecar_judges_its_last_calls_by_new_rules() {
+    let mesh = Mesh::usual().await;
+    let mut wire = Wire::connect(mesh.bed.outbound()).await;
+    let (answer, mut says) = wire.open("Chat", &[]).await;
+    says.send_data(framed("hello"), false).expect("the stream is open");
+    let mut body = answer.await.expect("an answer").into_body();
+    body.data().await.expect("an echo").expect("a part of it");
+    let mut admin = TcpStream::connect(("127.0.0.1", mesh.bed.ports("probe-1").admin)).await.expect("it listens");
+    let drain = b"POST /drain HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\n\r\n";
+    admin.write_all(drain).await.expect("it reads");
+    mesh.says("left service=probe.shop").await;
+    let file = mesh_yaml(ACCESS, "", "").replace("protos:", "access: nobody\n    protos:");
+    mesh.write("mesh.yaml", &file);
+    let ends = async {
+        while let Some(Ok(_)) = body.data().await {}
+        let trailers = body.trailers().await.expect("a whole answer").expect("trailers");
+        is_denied(Err(Status::from_header_map(&trailers).expect("a status")), "mesh-rule");
+    };
+    timeout(LIMIT, ends).await.expect("the stream ends");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn running_streams_are_judged_again_when_a_rule_changes() {
     const STREAMS: usize = 1_000;

@@ -60,7 +60,8 @@ async fn h2specd_passes_behind_a_sidecar() {
     let Some(program) = outside("h2specd") else { return skip("h2specd is not installed") };
     let files = TempDir::new().expect("a folder");
     let port_file = files.path().join("port");
-    let suite = "run: ${BIN}/weft-test-app\n    health: tcp";
+    // Without contracts: it would be asked for them on connections that are judged as well.
+    let suite = "run: ${BIN}/weft-test-app\n    health: tcp\n    protos: []";
     let bed = Bed::start(&format!("  suite:\n    {suite}\n    env: {{ FORWARD_TO: {} }}\n", port_file.display())).await;
     let inbound = tunnel(&bed, "suite").await;
     let mut server = h2specd::Server::start(&program).await;

@@ -45,12 +45,13 @@ impl FileWatch {
         if std::mem::replace(&mut self.is_settled, true) { Look::Unchanged } else { Look::Settled }
     }
 
-    /// Watches these files instead. Those that were watched before count as seen.
+    /// Watches these files instead. Those that were watched before count as seen. The others count as changed, as they may
+    /// still be being written when they are read.
     pub fn set_files(&mut self, files: Vec<PathBuf>) {
         let Some(seen) = &self.seen else { return self.files = files };
         let stamp = |file: &PathBuf| {
             let known = self.files.iter().position(|known| known == file).and_then(|place| seen.get(place));
-            known.cloned().unwrap_or_else(|| Stamp::of(file))
+            known.cloned().unwrap_or(Stamp::Unseen)
         };
         self.seen = Some(files.iter().map(stamp).collect());
         self.files = files;
@@ -60,8 +61,14 @@ impl FileWatch {
 /// What tells a changed file from an unchanged one.
 #[derive(Clone, Debug, PartialEq)]
 enum Stamp {
-    File { inode: u64, bytes: u64, changed: (i64, i64) },
+    File {
+        inode: u64,
+        bytes: u64,
+        changed: (i64, i64),
+    },
     Missing(io::ErrorKind),
+    /// It was not looked at yet.
+    Unseen,
 }
 
 impl Stamp {
@@ -112,13 +119,15 @@ mod tests {
     }
 
     #[test]
-    fn other_files_are_watched_without_a_change_of_those_before() {
+    fn other_files_count_as_changed_and_those_before_do_not() {
         let dir = tempfile::tempdir().unwrap();
         let [one, other] = ["one", "other"].map(|name| dir.path().join(name));
         let mut watch = FileWatch::new(vec![one.clone()]);
         while watch.look() != Look::Unchanged {}
-        watch.set_files(vec![other, one.clone()]);
+        watch.set_files(vec![one.clone()]);
         assert_eq!(watch.look(), Look::Unchanged);
+        watch.set_files(vec![other, one.clone()]);
+        assert_eq!([watch.look(), watch.look(), watch.look()], [Look::Changed, Look::Settled, Look::Unchanged]);
         fs::write(&one, "").unwrap();
         assert_eq!(watch.look(), Look::Changed);
     }

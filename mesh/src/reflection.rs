@@ -10,6 +10,8 @@ mod tests;
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     net::SocketAddr,
+    pin::Pin,
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -26,13 +28,14 @@ use prost_types::{FileDescriptorProto, MethodDescriptorProto};
 use tokio::{task::spawn_blocking, time::timeout};
 use tonic::{
     Code, Status,
+    body::Body,
+    codegen::Service,
     transport::{Channel, Endpoint},
 };
 use tonic_reflection::pb::{
     v1::{
-        ErrorResponse, ServerReflectionRequest, ServerReflectionResponse,
-        server_reflection_client::ServerReflectionClient, server_reflection_request::MessageRequest as Ask,
-        server_reflection_response::MessageResponse as Answer,
+        ServerReflectionRequest, ServerReflectionResponse, server_reflection_client::ServerReflectionClient,
+        server_reflection_request::MessageRequest as Ask, server_reflection_response::MessageResponse as Answer,
     },
     v1alpha,
 };
@@ -79,6 +82,7 @@ const SERVICE: Teller = Teller {
     memory_bytes: limits::DESCRIPTOR_MEMORY_BYTES,
     files: 1_000,
 };
+const OTHER_ANSWER: &str = "an answer to another question";
 /// The most contracts of one service.
 const MAX_CONTRACTS: usize = 100;
 /// How long one service may take to tell everything.
@@ -189,38 +193,46 @@ impl Reflection {
     /// # Errors
     /// As all questions: it did not answer in time, not with what was asked for, or with more than it may.
     pub async fn services(&mut self) -> Result<Vec<String>, ReflectionError> {
-        let answers = self.ask(vec![Ask::ListServices(String::new())]).await?;
         let mut names = BTreeSet::new();
-        for answer in answers {
-            if let Answer::ListServicesResponse(list) = answer {
-                names.extend(list.service.into_iter().map(|service| service.name));
+        for answer in self.ask(vec![Ask::ListServices(String::new())]).await? {
+            match answer {
+                Answer::ListServicesResponse(list) => {
+                    names.extend(list.service.into_iter().map(|service| service.name))
+                }
+                Answer::ErrorResponse(error) => return Err(self.failed(&error.error_message)),
+                _ => return Err(self.failed(OTHER_ANSWER)),
             }
         }
         Ok(names.into_iter().collect())
     }
 
-    /// Fetches the file that defines a contract or a message, with all its imports; false if the name is not known.
+    /// Fetches the file that defines a contract or a message, with all its imports; false if it says that it does not know
+    /// the name.
     ///
     /// # Errors
     /// As [`Self::services`].
     pub async fn fetch_symbol(&mut self, name: &str) -> Result<bool, ReflectionError> {
         let before: BTreeSet<String> = self.files.keys().cloned().collect();
-        if !self.take(vec![Ask::FileContainingSymbol(name.to_owned())]).await? {
+        if self.take(vec![Ask::FileContainingSymbol(name.to_owned())]).await? > 0 {
             return Ok(false);
         }
         loop {
             let missing: Vec<Ask> = self.missing_imports().into_iter().map(Ask::FileByFilename).collect();
+            let (asked, count) = (missing.len(), self.files.len());
             if missing.is_empty() {
                 return Ok(true);
             }
-            let count = self.files.len();
-            self.take(missing).await?;
-            if self.files.len() == count {
-                let (who, files) = (self.teller.name, self.missing_imports().join(", "));
-                // Files without their imports define nothing.
-                self.files.retain(|name, (bytes, _)| before.contains(name) || !self.seen.remove(bytes));
-                return Err(Incomplete(format!("{who} does not know the files that `{name}` imports: {files}")));
+            let unknown = self.take(missing).await?;
+            if self.files.len() > count {
+                continue;
             }
+            let (who, files) = (self.teller.name, self.missing_imports().join(", "));
+            // Files without their imports define nothing.
+            self.files.retain(|name, (bytes, _)| before.contains(name) || !self.seen.remove(bytes));
+            return Err(match unknown == asked {
+                true => Incomplete(format!("{who} does not know the files that `{name}` imports: {files}")),
+                false => Failed(format!("{who} sent other files than those that `{name}` imports: {files}")),
+            });
         }
     }
 
@@ -275,13 +287,12 @@ impl Reflection {
         missing.into_iter().cloned().collect()
     }
 
-    /// Asks, and keeps the files in the answers. Returns whether there were any.
-    async fn take(&mut self, questions: Vec<Ask>) -> Result<bool, ReflectionError> {
-        let mut has_file = false;
+    /// Asks, and keeps the files in the answers. Returns how many of the names are not known.
+    async fn take(&mut self, questions: Vec<Ask>) -> Result<usize, ReflectionError> {
+        let mut unknown = 0;
         for answer in self.ask(questions).await? {
             match answer {
-                Answer::FileDescriptorResponse(files) => {
-                    has_file |= !files.file_descriptor_proto.is_empty();
+                Answer::FileDescriptorResponse(files) if !files.file_descriptor_proto.is_empty() => {
                     for (bytes, file) in self.decode(files.file_descriptor_proto).await? {
                         self.seen.insert(bytes.clone());
                         self.files.insert(file.name().to_owned(), (bytes, file));
@@ -291,12 +302,12 @@ impl Reflection {
                         }
                     }
                 }
-                Answer::ErrorResponse(error) if error.error_code == Code::NotFound as i32 => {}
+                Answer::ErrorResponse(error) if error.error_code == Code::NotFound as i32 => unknown += 1,
                 Answer::ErrorResponse(error) => return Err(self.failed(&error.error_message)),
-                _ => {}
+                _ => return Err(self.failed(OTHER_ANSWER)),
             }
         }
-        Ok(has_file)
+        Ok(unknown)
     }
 
     /// Decodes the new ones of files, if they take little enough memory: on a thread of their own, as that may take long.
@@ -328,7 +339,9 @@ impl Reflection {
         };
         match outcome {
             Ok(Ok(received)) => Ok(received),
-            Ok(Err(status)) if status.code() == Code::Unimplemented => Err(Missing(self.teller.name)),
+            Ok(Err(status)) if status.code() == Code::Unimplemented && self.bytes == 0 => {
+                Err(Missing(self.teller.name))
+            }
             Ok(Err(status)) => Err(self.failed(status.message())),
             Err(_) => Err(self.failed(&format!("no answer within {patience:?}"))),
         }
@@ -342,7 +355,7 @@ impl Reflection {
     async fn exchange(&mut self, questions: &[Ask]) -> Result<Vec<Answer>, Status> {
         let request = |question| ServerReflectionRequest { host: String::new(), message_request: Some(question) };
         let requests: Vec<_> = questions.iter().cloned().map(request).collect();
-        let (channel, bytes) = (self.channel.clone(), self.teller.bytes);
+        let (channel, bytes) = (OnlyGrpc(self.channel.clone()), self.teller.bytes);
         if self.is_alpha {
             let requests: Vec<_> = requests.iter().map(same_in_other_version).collect::<Result<_, _>>()?;
             let client = v1alpha::server_reflection_client::ServerReflectionClient::new(channel);
@@ -357,28 +370,53 @@ impl Reflection {
         }
     }
 
-    /// Takes at most one answer for each question.
+    /// Takes one answer for each question.
     async fn receive(
         &mut self,
         questions: usize,
         mut answers: impl Stream<Item = Result<ServerReflectionResponse, Status>> + Unpin,
     ) -> Result<Vec<Answer>, Status> {
         let mut received = Vec::new();
-        while received.len() < questions
-            && let Some(answer) = answers.next().await.transpose()?
-        {
+        while received.len() < questions {
+            let answer = answers.next().await.transpose()?;
+            let answer = answer.ok_or_else(|| Status::data_loss("its answers end too early"))?;
             self.bytes += answer.encoded_len();
             if self.bytes > self.teller.bytes {
                 return Err(Status::resource_exhausted(format!("more than {} bytes", self.teller.bytes)));
             }
-            // An answer without content counts, too: otherwise such answers could go on for ever.
-            received.push(answer.message_response.unwrap_or(Answer::ErrorResponse(ErrorResponse {
-                error_code: Code::NotFound.into(),
-                error_message: String::new(),
-            })));
+            received.push(answer.message_response.ok_or_else(|| Status::data_loss("an answer without content"))?);
         }
         Ok(received)
     }
+}
+
+/// A channel to what may not speak gRPC at all, as a server of plain HTTP/2. It is as if that said `UNIMPLEMENTED`, unless its
+/// status says that it may answer otherwise later.
+#[derive(Clone)]
+struct OnlyGrpc(Channel);
+
+impl Service<http::Request<Body>> for OnlyGrpc {
+    type Response = http::Response<Body>;
+    type Error = tonic::transport::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Service::poll_ready(&mut self.0, cx)
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let answer = Service::call(&mut self.0, request);
+        Box::pin(async move {
+            let answer = answer.await?;
+            Ok(if speaks_grpc(&answer) { answer } else { Status::unimplemented("it does not speak gRPC").into_http() })
+        })
+    }
+}
+
+fn speaks_grpc(answer: &http::Response<Body>) -> bool {
+    let is_type = |kind: &http::HeaderValue| kind.as_bytes().starts_with(b"application/grpc");
+    let is_transient = matches!(answer.status().as_u16(), 408 | 425 | 429 | 500 | 502..=599);
+    is_transient || answer.headers().get(http::header::CONTENT_TYPE).is_some_and(is_type)
 }
 
 fn same_in_other_version<T: Message + Default>(message: &impl Message) -> Result<T, Status> {

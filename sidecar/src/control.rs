@@ -221,7 +221,9 @@ impl Control {
             return Some("the local service is not up");
         }
         if !shared.local_terms.get().are_known {
-            return Some("the local service has not told its contracts yet");
+            return Some(
+                "the local service has not told its contracts: the log of its sidecar says why, and what to do",
+            );
         }
         // The same holds here.
         if fronts_service && !self.was_announced.load(Relaxed) {

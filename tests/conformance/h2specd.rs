@@ -43,7 +43,7 @@ impl Server {
         for _ in 0..10 {
             let page = free_range();
             let mut command = Command::new(program);
-            command.args(["--timeout", "2", "--port", &page.to_string(), "--from-port", &(page + 1).to_string()]);
+            command.args(["--timeout", "5", "--port", &page.to_string(), "--from-port", &(page + 1).to_string()]);
             let process = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
             let mut process = process.spawn().expect("h2specd starts");
             while process.try_wait().expect("a child can be asked").is_none() {

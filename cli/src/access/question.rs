@@ -222,7 +222,7 @@ impl Answer<'_> {
     /// Whether there may be rules that are not known here: those of contracts that the service tells itself.
     pub(super) fn is_incomplete(&self) -> bool {
         let is_by_mesh = [Source::MeshRule, Source::PathRule, Source::OtherMethod, Source::AmbiguousPath];
-        self.service.is_asked() && !is_by_mesh.contains(&self.verdict.source)
+        self.service.is_asked && !is_by_mesh.contains(&self.verdict.source)
     }
 
     /// What decides, where it is, and what that means.

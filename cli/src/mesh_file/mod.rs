@@ -98,14 +98,11 @@ pub(crate) struct Service {
     pub(crate) env: Vec<(String, String)>,
     /// What its `.proto` files say.
     pub(crate) contracts: Option<Contracts>,
+    /// Whether it has to be asked for its contracts: if the file does not name them for a service of gRPC.
+    pub(crate) is_asked: bool,
 }
 
 impl Service {
-    /// Whether it has to be asked for its contracts, as the file names none for a service of gRPC.
-    pub(crate) fn is_asked(&self) -> bool {
-        self.protocol == Protocol::Grpc && self.contracts.is_none()
-    }
-
     /// The ports that the file names for it, each with its field.
     pub(crate) fn named_ports(&self) -> impl Iterator<Item = (String, Port)> + use<'_> {
         let field = |key| format!("services.{}.{key}", self.name.name());
@@ -204,7 +201,7 @@ impl MeshFile {
                 owners.iter().filter(|(_, of)| of[0] == &service.name).map(|(contract, _)| *contract).collect();
             // In quotes, as YAML reads some words, such as `no` and `null`, as something else.
             let (name, endpoints) = (&service.name, service.replicas);
-            let unlisted = if service.is_asked() { ", unlisted: grant" } else { "" };
+            let unlisted = if service.is_asked { ", unlisted: grant" } else { "" };
             file.push_str(&format!("  \"{name}\": {{ contracts: {contracts:?}, endpoints: {endpoints}{unlisted} }}\n"));
         }
         file

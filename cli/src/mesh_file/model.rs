@@ -210,6 +210,7 @@ fn read_service(
         access.services.insert(name.clone(), rules);
     }
     let contracts = read_contracts(reader, &table, context.folder);
+    let is_asked = protocol == Protocol::Grpc && table.get("protos").is_none();
     Some(Service {
         name: name?,
         run: run?,
@@ -222,6 +223,7 @@ fn read_service(
         forward: forward.map(|p| Port { number: p.value as u16, line: Some(p.line) }),
         env,
         contracts,
+        is_asked,
     })
 }
 
@@ -303,6 +305,9 @@ fn read_env(reader: &mut Reader<'_>, table: &Table<'_>) -> Vec<(String, String)>
 fn read_contracts(reader: &mut Reader<'_>, table: &Table<'_>, folder: &Path) -> Option<Contracts> {
     let roots = reader.texts(table, "proto_path", "a folder that imports are looked up in");
     let protos = reader.texts(table, "protos", "a .proto file")?;
+    if protos.is_empty() {
+        return None;
+    }
     let mut include: Vec<PathBuf> = Vec::new();
     match roots {
         Some(roots) => {

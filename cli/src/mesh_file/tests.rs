@@ -400,10 +400,11 @@ fn a_service_of_grpc_without_protos_is_asked_for_its_contracts() {
         ("{ protocol: http1 }", false),
         ("{ protocol: tcp }", false),
         ("{ protos: proto/users.proto }", false),
+        ("{ protos: [] }", false),
     ] {
         let more = more.replacen('{', "{ run: bin/users,", 1).replace(",}", " }");
         let file = check(dir.path(), &format!("services:\n  users: {more}\n")).unwrap();
-        assert_eq!(file.services[0].is_asked(), is_asked, "{more}");
+        assert_eq!(file.services[0].is_asked, is_asked, "{more}");
         // Else it could claim what another service that is asked is about to tell.
         assert_eq!(file.services_file().matches("unlisted").count(), usize::from(is_asked), "{more}");
         assert_eq!(file.services_file().contains("unlisted: grant"), is_asked, "{more}");

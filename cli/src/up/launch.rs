@@ -311,7 +311,7 @@ impl ServiceLaunch {
             health: service.health.clone(),
             env: service.env.clone(),
             descriptors,
-            is_asked: service.is_asked(),
+            is_asked: service.is_asked,
         })
     }
 }

@@ -66,7 +66,7 @@ pub(super) struct Notes {
 /// Starts asking. The tasks end when all services have answered.
 pub(super) fn start(tasks: &mut JoinSet<()>, file: &MeshFile, mesh: &Arc<Mesh>, replicas: &[Arc<Replica>]) -> Notes {
     let (mut asked, mut answers) = (Vec::new(), Vec::new());
-    for service in file.services.iter().filter(|service| service.is_asked()) {
+    for service in file.services.iter().filter(|service| service.is_asked) {
         let is_of_service =
             |replica: &&Arc<Replica>| replica.service.as_ref().is_some_and(|launch| launch.name == service.name);
         let replicas: Vec<_> = replicas.iter().filter(is_of_service).cloned().collect();

@@ -2,7 +2,8 @@ use futures_util::{StreamExt, stream::BoxStream};
 use prost::Message;
 use tonic::{Request, Response, Status, Streaming, service::Routes};
 use tonic_reflection::pb::v1::{
-    FileDescriptorResponse, ListServiceResponse, ServerReflectionRequest, ServerReflectionResponse, ServiceResponse,
+    ErrorResponse, FileDescriptorResponse, ListServiceResponse, ServerReflectionRequest, ServerReflectionResponse,
+    ServiceResponse,
     server_reflection_request::MessageRequest as Ask,
     server_reflection_response::MessageResponse,
     server_reflection_server::{ServerReflection, ServerReflectionServer},
@@ -74,6 +75,14 @@ enum Hostile {
     ImportsForEver(u32),
     /// Answers without end, all without content.
     AnswersForEver,
+    EndsEarly,
+    FailsToList,
+    /// Whatever it is asked for.
+    ListsOnly,
+    /// The same file again, when it is asked for its import.
+    ForgetsImports,
+    /// After the first question it says that it has no server reflection.
+    StopsToAnswer,
     /// A name that is no contract's.
     BadName,
     Garbage,
@@ -122,7 +131,16 @@ impl Hostile {
                 }
                 .encode_to_vec()
             }
+            (Self::FailsToList, _) => {
+                let error = ErrorResponse { error_code: Code::Unavailable as i32, error_message: "too busy".into() };
+                return respond(Some(MessageResponse::ErrorResponse(error)));
+            }
+            (Self::ListsOnly, _) => return respond(Some(list("a.B"))),
             (_, Some(Ask::ListServices(_))) => return respond(Some(list("a.B"))),
+            (Self::ForgetsImports, _) => {
+                let dependency = vec!["c.proto".to_owned()];
+                FileDescriptorProto { name: Some("a.proto".into()), dependency, ..Default::default() }.encode_to_vec()
+            }
             (Self::Garbage, _) => vec![0xff; 10],
             (Self::Bomb, _) => [b"\x0a\x07t.proto".to_vec(), b"\x22\x03\x0a\x01a".repeat(1_000_000)].concat(),
             (Self::ImportsForEver(count), Some(Ask::FileByFilename(name) | Ask::FileContainingSymbol(name))) => {
@@ -146,6 +164,14 @@ impl ServerReflection for Hostile {
     ) -> Result<Response<Self::ServerReflectionInfoStream>, Status> {
         let how = *self;
         let answers = match how {
+            Self::EndsEarly => futures_util::stream::empty().boxed(),
+            Self::StopsToAnswer => {
+                let answer = move |ask: Result<ServerReflectionRequest, Status>| match ask?.message_request {
+                    Some(Ask::ListServices(_)) => Ok(respond(Some(list("a.B")))),
+                    _ => Err(Status::unimplemented("not any more")),
+                };
+                request.into_inner().map(answer).boxed()
+            }
             Self::AnswersForEver => futures_util::stream::repeat_with(|| Ok(respond(None))).boxed(),
             _ => request.into_inner().map(move |ask| Ok(how.answer(ask?.message_request))).boxed(),
         };
@@ -158,6 +184,12 @@ async fn a_hostile_service_is_given_up() {
     for (how, expected) in [
         (Hostile::ImportsForEver(10), "it sent more than 1000 files"),
         (Hostile::ImportsForEver(100), "asking it for contracts failed: more than 8388608 bytes"),
+        (Hostile::AnswersForEver, "asking it for contracts failed: an answer without content"),
+        (Hostile::EndsEarly, "asking it for contracts failed: its answers end too early"),
+        (Hostile::FailsToList, "asking it for contracts failed: too busy"),
+        (Hostile::ListsOnly, "asking it for contracts failed: an answer to another question"),
+        (Hostile::ForgetsImports, "it sent other files than those that `a.B` imports: c.proto"),
+        (Hostile::StopsToAnswer, "asking it for contracts failed: "),
         (Hostile::BadName, "it tells a contract with the name \"a\\u{1b}[2J.B\""),
         (Hostile::Garbage, "it sent a broken descriptor: "),
         (Hostile::Bomb, "it sent a broken descriptor: the descriptors would take more than 83886080 bytes of memory"),
@@ -166,13 +198,6 @@ async fn a_hostile_service_is_given_up() {
         let why = told(address).await.unwrap_err().to_string();
         assert!(why.starts_with(expected), "{why}");
     }
-}
-
-#[tokio::test]
-async fn answers_without_content_are_no_contracts_and_end() {
-    let address = serve(Routes::new(ServerReflectionServer::new(Hostile::AnswersForEver))).await;
-    let told = self::told(address).await.unwrap();
-    assert_eq!(told, Told { descriptor_set: Vec::new(), implements: Vec::new(), incomplete: Vec::new() });
 }
 
 /// Some servers name services of which they have no file, or not all files. The others hold all the same.
@@ -189,4 +214,26 @@ async fn a_contract_without_all_of_its_files_is_left_out() {
         ]
     );
     ServicePolicy::from_descriptors(&told.descriptor_set, Some(&told.implements)).unwrap();
+}
+
+/// A server of HTTP/2 that answers everything so.
+async fn answers_with(status: u16, content_type: &'static str) -> SocketAddr {
+    let status = http::StatusCode::from_u16(status).unwrap();
+    let answer = move || async move { (status, [("content-type", content_type)], "no") };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, axum::Router::new().fallback(answer)).await });
+    address
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_speak_grpc_has_no_reflection() {
+    for (status, content_type) in [(404, ""), (405, "text/html"), (200, "text/html"), (403, "text/plain"), (501, "")] {
+        let why = told(answers_with(status, content_type).await).await.unwrap_err();
+        assert!(matches!(why, ReflectionError::Missing(_)), "{status}: {why}");
+    }
+    for status in [429, 500, 502, 503, 504] {
+        let why = told(answers_with(status, "text/html").await).await.unwrap_err();
+        assert!(matches!(why, ReflectionError::Failed(_)), "it may answer later: {status}: {why}");
+    }
 }

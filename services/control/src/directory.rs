@@ -344,7 +344,9 @@ impl Directory {
         // Collected without the lock: a member may define as many as fit its descriptors.
         let sets: Vec<Arc<DescriptorSet>> = self.lock().sets_in(None, sight).into_iter().cloned().collect();
         let known: Vec<_> = sets.iter().filter_map(|set| set.extension_numbers(extendee)).collect();
-        (!known.is_empty()).then(|| known.into_iter().flatten().take(limits::EXTENSION_NUMBERS).collect())
+        // Each set has its part, so that one cannot hide the numbers of others.
+        let part = limits::EXTENSION_NUMBERS.checked_div(known.len())?.max(1);
+        Some(known.into_iter().flat_map(|numbers| numbers.take(part)).collect())
     }
 }
 

@@ -14,7 +14,8 @@ use tonic::{Status, Streaming, transport::Channel};
 use weft_contracts::weft::{
     discovery::v1::{
         AccessReport, Announce, AnnounceRequest, AnnounceResponse, ContestedClaim, Deregister, Endpoint, Health,
-        Heartbeat, Protocol, access_report::Row, announce_request::What, registry_client::RegistryClient,
+        Heartbeat, Protocol, WatchAccessRequest, WatchAccessResponse, access_report::Row, announce_request::What,
+        registry_client::RegistryClient,
     },
     policy::v1 as wire,
 };
@@ -85,7 +86,7 @@ impl Front {
     }
 }
 
-/// Announces until the sidecar drains, then leaves the registry. If the stream breaks, it announces again. It also
+/// Announces until the sidecar drains, then leaves the registry, and only follows the rules for its last calls. If the stream breaks, it announces again. It also
 /// leaves while a thread makes no progress.
 pub(super) async fn run(control: Arc<Control>, front: Front) -> anyhow::Result<()> {
     tokio::select! {
@@ -109,7 +110,7 @@ pub(super) async fn run(control: Arc<Control>, front: Front) -> anyhow::Result<(
             },
         };
         match ended {
-            Ok(Ended::Left) => return Ok(()),
+            Ok(Ended::Left) => return follow_rules(&control, &front.service).await,
             Ok(Ended::Stalled) => tokio::select! {
                 () = control.shared.reached(Phase::Draining) => return Ok(()),
                 () = control.shared.stalled(false) => continue,
@@ -142,6 +143,25 @@ fn set_access(shared: &Shared, service: &ServiceName, access: wire::MeshAccess) 
     }
 }
 
+/// Takes the mesh's rules for the calls that still run after this sidecar has left the registry. Ends with the process.
+async fn follow_rules(control: &Control, service: &ServiceName) -> anyhow::Result<()> {
+    let mut channels = control.plane.channels();
+    let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
+    loop {
+        let mut client = RegistryClient::new(next_channel(&mut channels).await)
+            .max_decoding_message_size(limits::CONTROL_MESSAGE_BYTES);
+        if let Ok(answers) = client.watch_access(WatchAccessRequest {}).await {
+            let mut answers = answers.into_inner();
+            while let Ok(Some(WatchAccessResponse { access })) = answers.message().await {
+                backoff.reset();
+                access.into_iter().for_each(|access| set_access(&control.shared, service, access));
+            }
+        }
+        // What it knows holds on.
+        tokio::time::sleep(backoff.wait()).await;
+    }
+}
+
 /// One stream to the registry.
 struct Session {
     requests: mpsc::Sender<AnnounceRequest>,
@@ -154,6 +174,7 @@ struct Session {
     contracts: Arc<Contracts>,
     are_contracts_known: bool,
     contracts_changed: watch::Receiver<()>,
+    terms_changed: watch::Receiver<()>,
     /// When to announce again because of either.
     renew_at: Option<Instant>,
     /// How many calls that were not allowed the control plane knows of.
@@ -167,6 +188,7 @@ impl Session {
         let mut health = control.health.subscribe();
         let mut contracts_changed = control.contracts_changed.subscribe();
         contracts_changed.borrow_and_update();
+        let terms_changed = control.shared.local_terms.changes();
         let terms = control.shared.local_terms.get();
         let (contracts, are_contracts_known) = (Arc::clone(&terms.contracts), terms.are_known);
         let health_now = announced(*health.borrow_and_update(), control);
@@ -187,6 +209,7 @@ impl Session {
             contracts,
             are_contracts_known,
             contracts_changed,
+            terms_changed,
             renew_at: None,
             reported: 0,
         })
@@ -235,6 +258,8 @@ impl Session {
                 }
                 // The senders live as long as `control`.
                 _ = self.health.changed() => {}
+                // Perhaps its contracts are no longer known.
+                _ = self.terms_changed.changed() => {}
                 _ = self.channels.changed() => {
                     self.renew_at = Some(Instant::now());
                     continue;

@@ -1,14 +1,15 @@
 //! With `--ask-contracts`: asks the local service for its contracts by gRPC server reflection.
 //!
 //! Until it has answered, nobody may call it, as its contracts may say who may. That holds for each process of the service
-//! anew. A connection without calls tells when the process has ended: if nothing listens then, its contracts are no longer
-//! known. A service that does not answer, or not with something that can be used, is asked again and again: whoever can
-//! slow it down must not be able to remove its rules. Only its own word that it has no server reflection, or no file of a
-//! contract, is taken for an answer.
+//! anew. A connection without calls tells when the process may have ended: then it is asked again, and if nothing listens
+//! or its health check fails, its contracts are no longer known. A service that does not answer, or not with something
+//! that can be used, is asked again and again: whoever can slow it down must not be able to remove its rules. Only its own
+//! word that it has no server reflection, or no file of a contract, is taken for an answer.
 
 use std::{
     io,
     net::SocketAddr,
+    pin::Pin,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
@@ -37,6 +38,9 @@ use crate::{shared::contracts::Contracts, transport::connect};
 
 /// It is not asked more often when its connections end, as some servers close those without calls.
 const LEAST_INTERVAL: Duration = Duration::from_secs(1);
+/// What to do about a service that can't tell its contracts.
+const WAY_OUT: &str = "nobody may call it. If it can't tell them, name its .proto files: `protos` in mesh.yaml, or --descriptors. \
+                       `protos: []` says that it has no contracts";
 /// How long it may take to notice that nothing listens any more. The next process may be there sooner.
 const HEALTH_TIME: Duration = Duration::from_millis(100);
 
@@ -48,14 +52,27 @@ pub(super) async fn run(control: Arc<Control>, app: SocketAddr) -> anyhow::Resul
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
     loop {
         health.wait_for(|health| *health == Health::Up).await?;
+        // From before it is asked, so that the answer is not that of another process.
+        let Some(mut process) = Process::connect(app).await else {
+            sleep(backoff.wait()).await;
+            continue;
+        };
         let asked_at = Instant::now();
-        match ask(&control, app).await? {
+        let answer = tokio::select! {
+            answer = ask(&control, app) => answer?,
+            () = process.ended() => continue,
+        };
+        match answer {
             Ok((told, contracts)) => {
                 trouble.is_over();
                 backoff.reset();
                 take(&control, before.as_ref(), &told, contracts);
                 before = Some(told);
-                if is_gone_after_its_end(app).await {
+                let is_down = tokio::select! {
+                    () = process.ended() => false,
+                    changed = health.wait_for(|health| *health != Health::Up) => changed.map(|_| true)?,
+                };
+                if is_down || is_refused(app).await {
                     control.shared.local_terms.doubt_contracts();
                     control.shared.check_health_now.notify_one();
                     let _ = timeout(HEALTH_TIME, health.wait_for(|health| *health != Health::Up)).await;
@@ -66,7 +83,7 @@ pub(super) async fn run(control: Arc<Control>, app: SocketAddr) -> anyhow::Resul
                 // It may have gone in the meantime.
                 if *health.borrow() == Health::Up {
                     control.shared.metrics.counters.contracts_refused.fetch_add(1, Relaxed);
-                    trouble.is(&why);
+                    trouble.is(&format_args!("{why}; {WAY_OUT}"));
                 }
                 sleep(backoff.wait()).await;
             }
@@ -78,6 +95,7 @@ pub(super) async fn run(control: Arc<Control>, app: SocketAddr) -> anyhow::Resul
 /// answer that can be used.
 async fn ask(control: &Arc<Control>, app: SocketAddr) -> anyhow::Result<Result<(Option<Told>, Contracts), String>> {
     let told = match told_by(app).await {
+        Ok(told) if told.implements.is_empty() => return Ok(Ok((Some(told), Contracts::default()))),
         Ok(told) => told,
         Err(ReflectionError::Missing(_)) => return Ok(Ok((None, Contracts::default()))),
         Err(error) => return Ok(Err(error.to_string())),
@@ -113,21 +131,29 @@ fn take(control: &Control, before: Option<&Option<Told>>, told: &Option<Told>, c
     set(control, contracts);
 }
 
-/// Waits until a connection ends that has no calls. Returns whether nothing listens any more then.
-async fn is_gone_after_its_end(app: SocketAddr) -> bool {
-    let stream = match connect::to_local(app, || true).await {
-        Ok(stream) => stream,
-        failed => return is_refused(failed),
-    };
-    let handshake = http2::Builder::new(TokioExecutor::new()).handshake::<_, Empty<Bytes>>(TokioIo::new(stream));
-    let Ok((calls, connection)) = handshake.await else { return false };
-    // How it ends does not matter.
-    let _ = connection.await;
-    drop(calls);
-    is_refused(connect::to_local(app, || true).await)
+/// A process of the service, by a connection to it on which there are no calls.
+struct Process {
+    /// Keeps the connection open.
+    _calls: http2::SendRequest<Empty<Bytes>>,
+    connection: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 
-/// A service that is only slow to accept is there.
-fn is_refused<T>(connected: io::Result<T>) -> bool {
+impl Process {
+    async fn connect(app: SocketAddr) -> Option<Self> {
+        let stream = TokioIo::new(connect::to_local(app, || true).await.ok()?);
+        let (calls, connection) = http2::Builder::new(TokioExecutor::new()).handshake(stream).await.ok()?;
+        // How it ends does not matter.
+        Some(Self { _calls: calls, connection: Box::pin(async { drop(connection.await) }) })
+    }
+
+    /// Waits for the end of the connection. Must not be waited for again after it.
+    async fn ended(&mut self) {
+        (&mut self.connection).await;
+    }
+}
+
+/// Whether nothing listens. A service that is only slow to accept is there.
+async fn is_refused(app: SocketAddr) -> bool {
+    let connected = connect::to_local(app, || true).await;
     connected.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
 }

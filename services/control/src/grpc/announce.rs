@@ -9,7 +9,7 @@ mod tests;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::stream::{Map, StreamExt as _};
+use futures_util::stream::{BoxStream, Map, StreamExt as _, unfold};
 use tokio::{
     sync::{OwnedSemaphorePermit, mpsc, watch},
     time::{Instant, sleep_until, timeout},
@@ -19,7 +19,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Response, Status, Streaming};
 use weft_contracts::weft::{
     discovery::v1::{
-        Announce, AnnounceRequest, AnnounceResponse, ContestedClaim, announce_request::What, registry_server,
+        Announce, AnnounceRequest, AnnounceResponse, ContestedClaim, WatchAccessRequest, WatchAccessResponse,
+        announce_request::What, registry_server,
     },
     policy::v1::MeshAccess,
 };
@@ -65,6 +66,7 @@ pub(crate) struct RegistryService {
 #[tonic::async_trait]
 impl registry_server::Registry for RegistryService {
     type AnnounceStream = Map<ReceiverStream<Box<Answer>>, fn(Box<Answer>) -> Answer>;
+    type WatchAccessStream = BoxStream<'static, Result<WatchAccessResponse, Status>>;
 
     async fn announce(
         &self,
@@ -101,6 +103,41 @@ impl registry_server::Registry for RegistryService {
         });
         let unboxed: fn(Box<Answer>) -> Answer = |answer| *answer;
         Ok(Response::new(to_sidecar.map(unboxed)))
+    }
+
+    async fn watch_access(
+        &self,
+        request: Request<WatchAccessRequest>,
+    ) -> Result<Response<Self::WatchAccessStream>, Status> {
+        let caller = authenticated(&request)?;
+        // It takes the place of the stream on which the caller has left.
+        let open = caller.open(Kind::Announce)?;
+        let mut rules = self.rules.changes();
+        rules.mark_changed();
+        let watch = AccessWatch { rules, caller, stopping: self.stopping.clone(), _open: open };
+        let answers = unfold(watch, async |mut watch| Some((Ok(watch.next().await?), watch)));
+        Ok(Response::new(answers.boxed()))
+    }
+}
+
+/// A stream that is told the rules for calls to the caller's service.
+struct AccessWatch {
+    rules: watch::Receiver<Arc<MeshRules>>,
+    caller: Caller,
+    stopping: CancellationToken,
+    _open: OpenStream,
+}
+
+impl AccessWatch {
+    /// The rules, when they have changed; `None` at the end.
+    async fn next(&mut self) -> Option<WatchAccessResponse> {
+        tokio::select! {
+            Ok(()) = self.rules.changed() => {}
+            () = self.stopping.cancelled() => return None,
+            () = self.caller.expired() => return None,
+        }
+        let access = rules::for_service(&self.rules.borrow_and_update(), self.caller.id.service());
+        Some(WatchAccessResponse { access: Some(access) })
     }
 }
 

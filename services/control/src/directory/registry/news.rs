@@ -81,8 +81,10 @@ impl Registry {
     ) {
         let Some(entry) = self.services.get_mut(service) else { return };
         let endpoints = &mut entry.news.endpoints;
+        // An endpoint that has left takes no calls. How many can leave is limited by how many announce themselves.
+        let has_left = !removed_ids.is_empty();
         endpoints.note(upserted, removed_ids);
-        if endpoints.rate.take(limits::ENDPOINT_NEWS, now) {
+        if has_left || endpoints.rate.take(limits::ENDPOINT_NEWS, now) {
             self.tell_endpoints(service);
         }
     }
