@@ -537,6 +537,14 @@ async fn a_service_without_protos_holds_the_rules_of_the_contract_that_it_tells(
     })
     .await;
     assert_eq!(call_by_name(&mesh, "keyboard", "second", get).await, Ok(()));
+
+    // So may another that was down for a moment, whatever became of its process.
+    let faints = [("x-weft-service", "first"), ("x-do", "faint:2500")];
+    unary(&channel(mesh.bed.outbound()), &format!("/{list}"), &faints).await.expect("the rule names the keyboard");
+    eventually("it is asked again", LIMIT, async || {
+        call_by_name(&mesh, "stranger", "first", get).await == Err("service-option".to_owned())
+    })
+    .await;
 }
 
 /// Callers may slow it down, and must not get rid of its rules in that way.

@@ -9,7 +9,7 @@
 //! - `die` ends the process without answering;
 //! - `die-once:FILE` creates that file and ends the process; if the file exists, the call is echoed;
 //! - `hang-once:FILE` creates that file and does not answer; if the file exists, the call is echoed;
-//! - `sicken` makes the health check answer NOT_SERVING from now on;
+//! - `sicken` makes the health check answer NOT_SERVING from now on, `faint:MS` for so many milliseconds;
 //! - `headers` answers with the request's headers, one per line;
 //! - `parts` answers with the number of DATA frames in the request, an empty one included;
 //! - `swallow` answers with the number of bytes in the request, and keeps none of them;
@@ -196,6 +196,14 @@ async fn answer(
             return Err(poll_fn(|cx| respond.poll_reset(cx)).await?.into());
         }
         ("sicken", _) => IS_SICK.store(true, Relaxed),
+        ("faint", millis) => {
+            let millis = millis.parse().unwrap_or_default();
+            IS_SICK.store(true, Relaxed);
+            tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_millis(millis)).await;
+                IS_SICK.store(false, Relaxed);
+            });
+        }
         ("die", _) => process::exit(9),
         ("die-once", file) if fs::File::create_new(file).is_ok() => process::exit(9),
         ("break", _) => {

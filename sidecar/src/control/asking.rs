@@ -24,10 +24,7 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout},
 };
 use weft_contracts::weft::discovery::v1::Health;
-use weft_mesh::{
-    limits,
-    reflection::{ReflectionError, Told, told_by},
-};
+use weft_mesh::reflection::{ReflectionError, Told, told_by};
 
 use super::{
     Control,
@@ -41,13 +38,16 @@ const LEAST_INTERVAL: Duration = Duration::from_secs(1);
 /// What to do about a service that can't tell its contracts.
 const WAY_OUT: &str = "nobody may call it. If it can't tell them, name its .proto files: `protos` in mesh.yaml, or --descriptors. \
                        `protos: []` says that it has no contracts";
+/// It is told when it was asked in vain so many times.
+const TOLD_AFTER: u32 = 3;
 /// How long it may take to notice that nothing listens any more. The next process may be there sooner.
 const HEALTH_TIME: Duration = Duration::from_millis(100);
 
 /// For as long as the sidecar runs.
 pub(super) async fn run(control: Arc<Control>, app: SocketAddr) -> anyhow::Result<()> {
     let mut health = control.health.subscribe();
-    let mut trouble = Trouble::of_starting("asking the local service for its contracts", limits::STARTING_TIME);
+    let mut trouble = Trouble::new("asking the local service for its contracts");
+    let mut in_vain = 0_u32;
     let mut before = None;
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
     loop {
@@ -60,12 +60,16 @@ pub(super) async fn run(control: Arc<Control>, app: SocketAddr) -> anyhow::Resul
         let asked_at = Instant::now();
         let answer = tokio::select! {
             answer = ask(&control, app) => answer?,
-            () = process.ended() => continue,
+            () = process.ended() => {
+                sleep(backoff.wait()).await;
+                continue;
+            }
         };
         match answer {
             Ok((told, contracts)) => {
                 trouble.is_over();
                 backoff.reset();
+                in_vain = 0;
                 take(&control, before.as_ref(), &told, contracts);
                 before = Some(told);
                 let is_down = tokio::select! {
@@ -80,9 +84,10 @@ pub(super) async fn run(control: Arc<Control>, app: SocketAddr) -> anyhow::Resul
                 sleep_until(asked_at + LEAST_INTERVAL).await;
             }
             Err(why) => {
-                // It may have gone in the meantime.
-                if *health.borrow() == Health::Up {
-                    control.shared.metrics.counters.contracts_refused.fetch_add(1, Relaxed);
+                in_vain = in_vain.saturating_add(1);
+                control.shared.metrics.counters.contracts_refused.fetch_add(1, Relaxed);
+                // It may have gone in the meantime, or be busy for a moment.
+                if in_vain >= TOLD_AFTER && *health.borrow() == Health::Up {
                     trouble.is(&format_args!("{why}; {WAY_OUT}"));
                 }
                 sleep(backoff.wait()).await;
