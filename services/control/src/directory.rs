@@ -344,10 +344,14 @@ impl Directory {
         // Collected without the lock: a member may define as many as fit its descriptors.
         let sets: Vec<Arc<DescriptorSet>> = self.lock().sets_in(None, sight).into_iter().cloned().collect();
         let known: Vec<_> = sets.iter().filter_map(|set| set.extension_numbers(extendee)).collect();
-        // Each set has its part, so that one cannot hide the numbers of others.
-        let part = limits::EXTENSION_NUMBERS.checked_div(known.len())?.max(1);
-        Some(known.into_iter().flat_map(|numbers| numbers.take(part)).collect())
+        (!known.is_empty()).then(|| fair_union(known, limits::EXTENSION_NUMBERS))
     }
+}
+
+/// The numbers of several lists, at most so many. Each list has its part, so that none hides the numbers of others.
+fn fair_union(lists: Vec<impl Iterator<Item = i32>>, most: usize) -> BTreeSet<i32> {
+    let part = (most / lists.len().max(1)).max(1);
+    lists.into_iter().flat_map(|numbers| numbers.take(part)).collect()
 }
 
 impl Contents {
@@ -414,5 +418,15 @@ impl Contents {
             .filter(|digest| seen.insert(**digest))
             .filter_map(|digest| self.shelf.set(digest))
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_with_many_extensions_hides_none_of_others() {
+        assert_eq!(fair_union(vec![0..1_000_000, 50_901..50_902], 6), BTreeSet::from([0, 1, 2, 50_901]));
     }
 }

@@ -292,6 +292,8 @@ mod tests {
         for session in &sessions[..100] {
             registry.deregister(session, Instant::now());
         }
+        assert_eq!(hear(&mut registry, &mut told), 100, "those that have left take no calls: that is told at once");
+        assert!(is_told(&registry, &told));
         let back = join(&mut registry, 3).session;
         let short = join(&mut registry, 2_000).session;
         registry.deregister(&short, Instant::now());
