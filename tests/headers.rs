@@ -1,4 +1,4 @@
-//! What `docs/headers.md` says of requests is what their services see.
+//! What `docs/headers.md` says of requests is what their services see, and what it says of answers is what callers see.
 
 use std::fs;
 
@@ -58,8 +58,40 @@ const REQUESTS: &[(&str, &str, Option<Seen>, Option<Seen>)] = &[
     ("x-forwarded-proto", "https", Some(AsSent), Some(AsSent)),
 ];
 
-/// The headers whose rows are about how messages are framed, or about answers, which other tests look at: `http1`,
-/// `paths`, `breakers`, `forward`.
+/// A header that a service answers with, and what its caller sees: over HTTP/2 from one end to the other, and over HTTP/1.1.
+const ANSWERS: &[(&str, &str, Option<Seen>, Option<Seen>)] = &[
+    ("x-forwarded-client-cert", "URI=spiffe://weft.local/ns/shop/sa/admin", Some(AsSent), Some(AsSent)),
+    ("x-request-id", "7", Some(AsSent), Some(AsSent)),
+    ("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", Some(AsSent), Some(AsSent)),
+    ("tracestate", "a=b", Some(AsSent), Some(AsSent)),
+    ("b3", "80f198ee56343ba864fe8b2a57d3eff7-e457b5a2e4d86bd1-1", Some(AsSent), Some(AsSent)),
+    ("x-weft-service", "other", Some(AsSent), Some(AsSent)),
+    ("x-weft-error", "no-endpoint", Some(Nothing), Some(Nothing)),
+    ("x-weft-fallback", "x", Some(Nothing), Some(Nothing)),
+    ("x-weft-tunnel", "1", Some(AsSent), Some(AsSent)),
+    ("x-weft-reason", "x", Some(Nothing), Some(Nothing)),
+    ("x-weft-upgrade", "x", Some(AsSent), Some(Nothing)),
+    ("grpc-timeout", "50S", Some(AsSent), Some(AsSent)),
+    ("grpc-retry-pushback-ms", "5", Some(AsSent), Some(AsSent)),
+    ("retry-after", "5", Some(AsSent), Some(AsSent)),
+    ("host", "other", Some(AsSent), Some(Nothing)),
+    ("keep-alive", "timeout=5", None, Some(Nothing)),
+    ("proxy-connection", "keep-alive", None, Some(Nothing)),
+    ("te", "trailers", None, Some(Nothing)),
+    ("upgrade", "h2c", None, Some(Nothing)),
+    ("http2-settings", "AAMAAABkAARAAAAAAAIAAAAA", Some(AsSent), Some(Nothing)),
+    ("expect", "100-continue", Some(AsSent), Some(AsSent)),
+    ("trailer", "x", Some(AsSent), Some(AsSent)),
+    ("cookie", "a=b", Some(AsSent), Some(AsSent)),
+    ("sec-websocket-accept", "x", Some(AsSent), Some(AsSent)),
+    ("origin", "http://other", Some(AsSent), Some(AsSent)),
+    ("via", "1.1 other", Some(AsSent), Some(AsSent)),
+    ("forwarded", "for=192.0.2.1", Some(AsSent), Some(AsSent)),
+    ("x-forwarded-for", "192.0.2.1", Some(AsSent), Some(AsSent)),
+];
+
+/// The headers whose rows are about how messages are framed, which other tests look at: `http1`, `paths`, `breakers`,
+/// `forward`.
 const OTHERS: &[&str] = &[
     "x-b3-spanid",
     "x-b3-sampled",
@@ -142,6 +174,41 @@ async fn services_see_what_the_page_says() {
                 .await;
             let (_, echo) = client.answer().await;
             let seen = echo.lines().find_map(|line| line.trim_end().strip_prefix(&format!("{name}: ")));
+            if judge(value, seen) != *expected {
+                wrong.push(format!("{name} over HTTP/1.1: {seen:?}, not {expected:?}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn callers_see_what_the_page_says_of_answers() {
+    let rows = rows();
+    let web = "  web: { run: \"${BIN}/weft-test-app\", protocol: http1, env: { SPEAK: http1 } }\n";
+    let bed = Bed::start(&format!("{}{web}", probe_service(1))).await;
+    let mut wrong = Vec::new();
+    for (name, value, over_http2, over_http1) in ANSWERS {
+        let row = rows.iter().find(|row| names(&row[0]).contains(name));
+        let row = row.unwrap_or_else(|| panic!("docs/headers.md lacks `{name}`"));
+        // What is said of answers, or in the last column; "as" another cell says the same as that.
+        let said = row[1..].join(" ").to_lowercase();
+        for seen in [over_http2, over_http1].into_iter().flatten() {
+            assert!(seen.words().iter().any(|word| said.contains(word)), "`{name}` is {seen:?}, and the page: {said}");
+        }
+        let field = format!("{name}: {value}");
+        if let Some(expected) = over_http2 {
+            let answer = probe(&bed.channel(), "Say", &[("x-answer", &field)]).await.expect("an answer");
+            let seen = answer.metadata().get(*name).map(|seen| seen.to_str().expect("text"));
+            if judge(value, seen) != *expected {
+                wrong.push(format!("{name} over HTTP/2: {seen:?}, not {expected:?}"));
+            }
+        }
+        if let Some(expected) = over_http1 {
+            let mut client = Client::connect(bed.outbound()).await;
+            client.send(&format!("GET /x HTTP/1.1\r\nhost: web\r\nx-answer: {field}\r\n\r\n")).await;
+            let (head, _) = client.answer().await;
+            let seen = head.lines().find_map(|line| line.trim_end().strip_prefix(&format!("{name}: ")));
             if judge(value, seen) != *expected {
                 wrong.push(format!("{name} over HTTP/1.1: {seen:?}, not {expected:?}"));
             }

@@ -19,6 +19,8 @@
 //!   200;
 //! - CONNECT is answered with 200 and a welcome, and then echoes; for the host `refused` with 407 and a body.
 //!
+//! With the header `x-answer: NAME: VALUE` a request without a body is answered with that header.
+//!
 //! With `ONE_AT_A_TIME` the backlog is 1. It serves one connection after the other, with one request on each.
 
 use std::{
@@ -58,6 +60,11 @@ pub(crate) async fn serve(mut stream: TcpStream) -> anyhow::Result<()> {
         let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
         if head.starts_with("CONNECT ") && !path.starts_with("refused:") {
             return connect(&mut stream, &seen).await;
+        }
+        if let Some(field) = head.lines().find_map(|line| line.strip_prefix("x-answer: ")) {
+            let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n{}\r\n\r\nok", field.trim_end());
+            stream.write_all(answer.as_bytes()).await?;
+            continue;
         }
         match path.as_str() {
             "/early" => {

@@ -16,6 +16,8 @@
 //! - `pour:N` answers with N bytes, which are no message, as fast as flow control allows;
 //! - `break` sends the head of an answer and half a message, then ends the process.
 //!
+//! With the header `x-answer: NAME: VALUE` it answers with that header.
+//!
 //! A GET, which is not gRPC, is answered with a line of text once all of it has come. Every other answer carries
 //! `x-pid`, `x-connection` (the number of its connection), `x-calls` (the calls that this process has seen) and
 //! `x-broken` (those of them that broke off, because their caller went away or stopped half-way).
@@ -154,6 +156,14 @@ async fn answer(
             Some(frames) => send(&mut respond, calls, frames),
             None => refuse(&mut respond, "12", calls),
         };
+    }
+    if let Some((name, value)) = request.headers().get("x-answer").and_then(|v| v.to_str().ok()?.split_once(": ")) {
+        let mut head = head(calls);
+        let value = HeaderValue::from_str(value).expect("it came as one");
+        head.headers_mut().insert(http::HeaderName::try_from(name).expect("a name"), value);
+        let mut stream = respond.send_response(head, false)?;
+        stream.send_data(framed("hello"), false)?;
+        return stream.send_trailers(ok());
     }
     match what.split_once(':').unwrap_or((&what, "")) {
         ("status", code) => return refuse(&mut respond, code, calls),
