@@ -9,6 +9,7 @@
 //!   told of changes.
 //! - `grpc`: the port where sidecars get their SVIDs, announce what they front, and watch what their services call,
 //!   with the limits of connections, streams and messages.
+//! - [`kubernetes`]: the same on a cluster: which pods get a sidecar, and what is added to them.
 //! - [`traces`] keeps spans, and [`dashboard`] shows people the mesh and its traces.
 //! - `commands`: what the command line does with the state folder.
 //! - `run` puts them together, from start to stop.
@@ -18,6 +19,7 @@
 //! The CA and the claims are kept on disk. The registry is not: after a restart the sidecars announce themselves again.
 
 pub mod dashboard;
+pub mod kubernetes;
 pub mod traces;
 
 mod args;

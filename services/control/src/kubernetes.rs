@@ -1,0 +1,7 @@
+//! Weft on Kubernetes.
+//!
+//! - [`names`]: the labels, annotations and objects that Weft has on a cluster.
+//! - [`inject`]: which pods get a sidecar, and what is added to them.
+
+pub mod inject;
+pub mod names;

@@ -1,0 +1,125 @@
+//! The sidecar's container and its volumes.
+
+use serde_json::{Value, json};
+use weft_mesh::names::port;
+
+use super::{
+    super::names::{CONFIG_MAP_TRUST, CONTAINER, TOKEN, TOKEN_AUDIENCE, TRUST_BUNDLE, VOLUME_TOKEN, VOLUME_TRUST},
+    config::{Amounts, Config},
+    patch::Patch,
+    pod::{Error, Pod},
+    settings::{Protocol, Settings},
+};
+
+const TRUST_DIR: &str = "/var/run/weft/trust";
+const TOKEN_DIR: &str = "/var/run/weft/token";
+/// The program in the image, which has nothing else in it.
+const PROGRAM: &str = "/weft-sidecar";
+/// The user that the sidecar runs as.
+const UID: u32 = 65_532;
+/// How long a token is good for. The kubelet replaces it in time.
+const TOKEN_SECONDS: u32 = 3_600;
+/// How often the kubelet may ask for the start before it restarts the sidecar, once a second: four hours. A restart does
+/// not help while the control plane is away.
+const STARTUP_TRIES: u32 = 14_400;
+
+/// Adds the container before all others, so that the pod's own init containers can call, and its volumes.
+pub(super) fn add(config: &Config, settings: &Settings, pod: &Pod<'_>, patch: &mut Patch) -> Result<(), Error> {
+    for (index, volume) in pod.spec_list("volumes")?.iter().enumerate() {
+        let name = volume.get("name").unwrap_or(&Value::Null);
+        if name == VOLUME_TOKEN || name == VOLUME_TRUST {
+            let allowed = "another name, as the sidecar has a volume of this one";
+            return Err(Error::found(format!("spec.volumes[{index}].name"), name, allowed));
+        }
+    }
+    patch.prepend(pod.value(), &["spec", "initContainers"], vec![container(config, settings)]);
+    patch.append(pod.value(), &["spec", "volumes"], volumes());
+    Ok(())
+}
+
+fn container(config: &Config, settings: &Settings) -> Value {
+    let get = |path: &str| json!({ "path": path, "port": port::METRICS });
+    json!({
+        "name": CONTAINER,
+        "image": config.sidecar_image,
+        "imagePullPolicy": config.image_pull_policy.to_string(),
+        // A native sidecar: it runs beside the containers, ends after them, and does not keep a Job from ending.
+        "restartPolicy": "Always",
+        "env": variables(config, settings),
+        "ports": [{ "name": "weft-metrics", "containerPort": port::METRICS, "protocol": "TCP" }],
+        "resources": {
+            "requests": amounts(&settings.resources.requests),
+            "limits": amounts(&settings.resources.limits),
+        },
+        // The application starts only after this: so it must not depend on the application.
+        "startupProbe": { "httpGet": get("/startz"), "periodSeconds": 1, "failureThreshold": STARTUP_TRIES },
+        "readinessProbe": { "httpGet": get("/readyz"), "periodSeconds": 2, "failureThreshold": 2 },
+        // At the pod's deletion, beside the application's own. SIGTERM comes only after the application has gone.
+        "lifecycle": { "preStop": { "exec": { "command": [PROGRAM, "drain"] } } },
+        // What PodSecurity's level `restricted` asks, and a root that can't be written.
+        "securityContext": {
+            "allowPrivilegeEscalation": false,
+            "capabilities": { "drop": ["ALL"] },
+            "privileged": false,
+            "readOnlyRootFilesystem": true,
+            "runAsNonRoot": true,
+            "runAsUser": UID,
+            "runAsGroup": UID,
+            "seccompProfile": { "type": "RuntimeDefault" },
+        },
+        "volumeMounts": [
+            { "name": VOLUME_TOKEN, "mountPath": TOKEN_DIR, "readOnly": true },
+            { "name": VOLUME_TRUST, "mountPath": TRUST_DIR, "readOnly": true },
+        ],
+    })
+}
+
+fn amounts(of: &Amounts) -> Value {
+    json!({ "cpu": of.cpu.as_str(), "memory": of.memory.as_str() })
+}
+
+/// The flags of the sidecar, as the variables that they may be given by.
+fn variables(config: &Config, settings: &Settings) -> Vec<Value> {
+    let value = |name: &str, value: String| json!({ "name": name, "value": value });
+    let of_pod = |name: &str, path: &str| json!({ "name": name, "valueFrom": { "fieldRef": { "fieldPath": path } } });
+    let mut variables = vec![of_pod("WEFT_NAMESPACE", "metadata.namespace")];
+    if let Some(app) = &settings.app {
+        variables.extend([
+            of_pod("WEFT_SERVICE", "spec.serviceAccountName"),
+            value("WEFT_APP", format!("127.0.0.1:{}", app.port)),
+            value("WEFT_PROTOCOL", app.protocol.as_str().to_owned()),
+        ]);
+        variables.extend(app.health.clone().map(|health| value("WEFT_HEALTH", health)));
+        if app.protocol == Protocol::Grpc {
+            variables.push(value("WEFT_ASK_CONTRACTS", true.to_string()));
+        }
+        // A variable may refer only to those before it.
+        variables.push(of_pod("POD_IP", "status.podIP"));
+        variables.push(value("WEFT_ADVERTISE", format!("$(POD_IP):{}", port::INBOUND)));
+    }
+    variables.extend([
+        value("WEFT_CONTROL_PLANE", config.control_plane.clone()),
+        value("WEFT_TRUST_DOMAIN", config.trust_domain.to_string()),
+        value("WEFT_TRUST_BUNDLE", format!("{TRUST_DIR}/{TRUST_BUNDLE}")),
+        value("WEFT_JOIN_TOKEN_FILE", format!("{TOKEN_DIR}/{TOKEN}")),
+        value("WEFT_MEMORY", settings.memory.to_string()),
+        value("WEFT_DRAIN_SECONDS", settings.drain_seconds.to_string()),
+        value("WEFT_SAMPLE_RATIO", settings.sample_ratio.to_string()),
+        value("WEFT_LOG_FORMAT", settings.log_format.to_string()),
+    ]);
+    if !config.otlp.is_empty() {
+        variables.push(value("WEFT_OTLP", config.otlp.join(",")));
+    }
+    variables
+}
+
+fn volumes() -> Vec<Value> {
+    let token = json!({
+        "serviceAccountToken": { "audience": TOKEN_AUDIENCE, "expirationSeconds": TOKEN_SECONDS, "path": TOKEN },
+    });
+    vec![
+        json!({ "name": VOLUME_TOKEN, "projected": { "sources": [token] } }),
+        // The pod waits until the control plane has made it.
+        json!({ "name": VOLUME_TRUST, "configMap": { "name": CONFIG_MAP_TRUST } }),
+    ]
+}

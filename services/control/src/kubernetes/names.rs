@@ -1,0 +1,69 @@
+//! What Weft's things are called on a cluster: each name once.
+
+/// The namespace of the control plane.
+pub const NAMESPACE: &str = "weft";
+
+/// The label of a namespace or a pod that says whether pods get a sidecar: [`ENABLED`] or [`DISABLED`]. The pod's wins.
+pub const LABEL_INJECT: &str = "weft.dev/inject";
+/// A value of [`LABEL_INJECT`].
+pub const ENABLED: &str = "enabled";
+/// A value of [`LABEL_INJECT`].
+pub const DISABLED: &str = "disabled";
+
+/// The container that is added to a pod.
+pub const CONTAINER: &str = "weft-sidecar";
+/// The volume with the service account token that proves to the control plane who the sidecar is.
+pub const VOLUME_TOKEN: &str = "weft-token";
+/// The volume with the trust bundle.
+pub const VOLUME_TRUST: &str = "weft-trust";
+/// The ConfigMap with the trust bundle, in each namespace whose pods get sidecars.
+pub const CONFIG_MAP_TRUST: &str = "weft-trust";
+/// The key of [`CONFIG_MAP_TRUST`], and the name of the file in [`VOLUME_TRUST`].
+pub const TRUST_BUNDLE: &str = "bundle.pem";
+/// The name of the file in [`VOLUME_TOKEN`].
+pub const TOKEN: &str = "token";
+/// The audience of the token: other receivers must not accept it, and the control plane accepts no other.
+pub const TOKEN_AUDIENCE: &str = "weft";
+
+/// Annotations of pods.
+pub mod annotation {
+    /// On a pod that has a sidecar: the version of Weft that added it.
+    pub const INJECTED: &str = "weft.dev/injected";
+    /// The port of the application that other services call.
+    pub const PORT: &str = "weft.dev/port";
+    /// What the application speaks on that port.
+    pub const PROTOCOL: &str = "weft.dev/protocol";
+    /// How the sidecar asks whether the application is up.
+    pub const HEALTH: &str = "weft.dev/health";
+    /// The format of the sidecar's log lines.
+    pub const LOG_FORMAT: &str = "weft.dev/log-format";
+    /// What all connections of the sidecar may hold together.
+    pub const MEMORY: &str = "weft.dev/memory";
+    /// How long calls that run may go on after the pod was told to end.
+    pub const DRAIN_SECONDS: &str = "weft.dev/drain-seconds";
+    /// The share of new traces that is recorded.
+    pub const SAMPLE_RATIO: &str = "weft.dev/sample-ratio";
+    /// The CPU that is reserved for the sidecar.
+    pub const CPU_REQUEST: &str = "weft.dev/cpu-request";
+    /// The CPU that the sidecar may use at most.
+    pub const CPU_LIMIT: &str = "weft.dev/cpu-limit";
+    /// The memory that is reserved for the sidecar.
+    pub const MEMORY_REQUEST: &str = "weft.dev/memory-request";
+    /// The memory that the sidecar may use at most.
+    pub const MEMORY_LIMIT: &str = "weft.dev/memory-limit";
+
+    /// Those that a pod's owner may set.
+    pub const SETTINGS: &[&str] = &[
+        PORT,
+        PROTOCOL,
+        HEALTH,
+        DRAIN_SECONDS,
+        SAMPLE_RATIO,
+        LOG_FORMAT,
+        MEMORY,
+        CPU_REQUEST,
+        CPU_LIMIT,
+        MEMORY_REQUEST,
+        MEMORY_LIMIT,
+    ];
+}
