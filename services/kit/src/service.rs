@@ -14,6 +14,7 @@ use tonic::{
     service::Routes,
     transport::{Server, server::TcpIncoming},
 };
+use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
 use weft_mesh::limits;
 
 use crate::{
@@ -44,6 +45,9 @@ pub enum StartError {
     /// The contracts can't be read.
     #[error("the service's contracts are not a serialized descriptor set: {0}")]
     Contracts(#[from] prost::DecodeError),
+    /// The contracts can't be told by server reflection.
+    #[error("the service's contracts can't be told: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
     /// The name of a dependency is not valid.
     #[error("`{0}` can't be the name of a service to depend on")]
     DependencyName(String),
@@ -66,6 +70,7 @@ pub enum StartError {
 pub struct Service {
     name: String,
     contracts: &'static [u8],
+    implements: &'static [&'static str],
     depends_on: Vec<String>,
     dependencies: Vec<Dependency>,
     stop_limit: Duration,
@@ -138,6 +143,7 @@ impl Service {
         Self {
             name: name.to_owned(),
             contracts: &[],
+            implements: &[],
             depends_on: Vec::new(),
             dependencies: Vec::new(),
             stop_limit: STOP_LIMIT,
@@ -148,6 +154,12 @@ impl Service {
     /// metrics and spans come from there.
     pub fn contracts(self, descriptor_set: &'static [u8]) -> Self {
         Self { contracts: descriptor_set, ..self }
+    }
+
+    /// The names of the contracts that it implements, which it tells to who asks by gRPC server reflection: a sidecar that
+    /// is not given the service's contracts. Their options come along.
+    pub fn implements(self, names: &'static [&'static str]) -> Self {
+        Self { implements: names, ..self }
     }
 
     /// Adds another service of the mesh (`auth` or `auth.shop`), whose health is watched and shown. Its failure does
@@ -249,7 +261,10 @@ impl Service {
             stopping: Stopping(stopping),
         };
 
-        let routes = make(context.clone()).await.map_err(StartError::Service)?;
+        let mut routes = make(context.clone()).await.map_err(StartError::Service)?;
+        if !self.implements.is_empty() {
+            routes = routes.add_service(told(self.contracts, self.implements)?);
+        }
         let full_name = format!("{name}.{}", settings.namespace);
         let server = tokio::spawn(answer(listener, routes, &context, &full_name));
         let mut checks = JoinSet::new();
@@ -260,6 +275,15 @@ impl Service {
         tracing::info!(%address, outbound = %settings.outbound, "{name} is ready");
         Ok(Running { address, context, stop, server, checks, stop_limit: self.stop_limit })
     }
+}
+
+/// Tells these contracts to who asks for them. The files are sent as they are, with options that this program does not know.
+fn told(
+    contracts: &'static [u8],
+    implements: &[&str],
+) -> Result<ServerReflectionServer<impl ServerReflection>, tonic_reflection::server::Error> {
+    let all = tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(contracts);
+    implements.iter().fold(all, |some, name| some.with_service_name(*name)).build_v1()
 }
 
 /// The server's future: it answers until it is told to stop, and then until the last connection has ended.

@@ -291,3 +291,31 @@ async fn a_port_in_use_is_reported_in_one_line() {
         "{said}"
     );
 }
+
+#[tokio::test]
+async fn a_service_tells_its_contracts_with_their_options() {
+    use tonic_reflection::pb::v1::{
+        ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+        server_reflection_request::MessageRequest as Ask, server_reflection_response::MessageResponse as Answer,
+    };
+    const NAME: &str = weft_contracts::shop::products::v1::products_server::SERVICE_NAME;
+
+    let service = Service::new("products").implements(&[NAME]);
+    let running = start(service, "http://127.0.0.1:1", |_| Fake::Panics).await;
+    let asked = [Ask::ListServices(String::new()), Ask::FileContainingSymbol(NAME.to_owned())];
+    let asked = asked.map(|ask| ServerReflectionRequest { host: String::new(), message_request: Some(ask) });
+    let mut client = ServerReflectionClient::new(connect(&running).await);
+    let mut answers = client.server_reflection_info(stream::iter(asked)).await.unwrap().into_inner();
+    let Some(Answer::ListServicesResponse(list)) = answers.next().await.unwrap().unwrap().message_response else {
+        panic!("no list");
+    };
+    assert_eq!(list.service.iter().map(|service| service.name.as_str()).collect::<Vec<_>>(), [NAME]);
+    let Some(Answer::FileDescriptorResponse(files)) = answers.next().await.unwrap().unwrap().message_response else {
+        panic!("no file");
+    };
+    // As it is in the set: prost would drop the options, which say who may call.
+    let all = weft_contracts::FILE_DESCRIPTOR_SET;
+    assert!(files.file_descriptor_proto.iter().all(|file| all.windows(file.len()).any(|part| part == file)));
+    assert!(!files.file_descriptor_proto.is_empty());
+    running.stop().await;
+}

@@ -7,7 +7,7 @@ mod tokens;
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::Parser;
-use weft_contracts::shop::auth::v1::auth_server::AuthServer;
+use weft_contracts::shop::auth::v1::auth_server::{AuthServer, SERVICE_NAME};
 use weft_kit::{Routes, Service};
 
 /// The shop's auth service.
@@ -21,7 +21,8 @@ struct Args {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    Service::new("auth").contracts(weft_contracts::FILE_DESCRIPTOR_SET).serve(|_| async move {
+    let service = Service::new("auth").contracts(weft_contracts::FILE_DESCRIPTOR_SET).implements(&[SERVICE_NAME]);
+    service.serve(|_| async move {
         let tokens = match &args.key {
             Some(file) => tokens::Tokens::open(file)?,
             None => tokens::Tokens::with_new_key()?,

@@ -6,12 +6,13 @@ mod store;
 
 use std::process::ExitCode;
 
-use weft_contracts::shop::orders::v1::orders_server::OrdersServer;
+use weft_contracts::shop::orders::v1::orders_server::{OrdersServer, SERVICE_NAME};
 use weft_kit::{Routes, Service};
 
 fn main() -> ExitCode {
     Service::new("orders")
         .contracts(weft_contracts::FILE_DESCRIPTOR_SET)
+        .implements(&[SERVICE_NAME])
         .depends_on("users")
         .depends_on("products")
         .serve(|ctx| async move { Ok(Routes::new(OrdersServer::new(service::Orders::new(ctx.channel())))) })

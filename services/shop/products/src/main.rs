@@ -7,11 +7,12 @@ mod store;
 use std::process::ExitCode;
 
 use tonic::codec::CompressionEncoding;
-use weft_contracts::shop::products::v1::products_server::ProductsServer;
+use weft_contracts::shop::products::v1::products_server::{ProductsServer, SERVICE_NAME};
 use weft_kit::{Routes, Service};
 
 fn main() -> ExitCode {
-    Service::new("products").contracts(weft_contracts::FILE_DESCRIPTOR_SET).serve(|_| async {
+    let service = Service::new("products").contracts(weft_contracts::FILE_DESCRIPTOR_SET).implements(&[SERVICE_NAME]);
+    service.serve(|_| async {
         let products = service::Products::new(store::Store::with_seed());
         let server = ProductsServer::new(products);
         Ok(Routes::new(server.accept_compressed(CompressionEncoding::Gzip).send_compressed(CompressionEncoding::Gzip)))

@@ -7,7 +7,7 @@ mod store;
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::Parser;
-use weft_contracts::shop::users::v1::users_server::UsersServer;
+use weft_contracts::shop::users::v1::users_server::{SERVICE_NAME, UsersServer};
 use weft_kit::{Routes, Service};
 
 /// The shop's users service.
@@ -22,6 +22,7 @@ fn main() -> ExitCode {
     let args = Args::parse();
     Service::new("users")
         .contracts(weft_contracts::FILE_DESCRIPTOR_SET)
+        .implements(&[SERVICE_NAME])
         .depends_on("auth")
         .depends_on("notifications")
         .serve(|ctx| async move {
