@@ -8,6 +8,7 @@ mod call;
 mod console;
 mod down;
 mod init;
+mod install;
 mod mesh_file;
 mod new_files;
 mod project_file;
@@ -60,6 +61,10 @@ enum Command {
     Identity(IdentityArgs),
     /// Redirect this host's connections through its sidecar, with packet filter rules; the programs need no change
     Redirect(Box<redirect::Args>),
+    /// Print the manifests that put the control plane on a Kubernetes cluster, for `kubectl apply -f -`
+    Install(install::Args),
+    /// Print what takes the control plane off a Kubernetes cluster again, for `kubectl delete -f -`
+    Uninstall(install::UninstallArgs),
     /// Run a sidecar, the proxy beside a service
     Sidecar(Box<weft_sidecar::Given>),
 }
@@ -145,6 +150,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Control(ControlArgs { command: None, args }) => weft_control::run(args).map(|()| ExitCode::SUCCESS),
         Command::Redirect(args) => redirect::run(&args),
+        Command::Install(args) => install::run(&args),
+        Command::Uninstall(args) => install::uninstall(&args),
         Command::Sidecar(args) => weft_sidecar::run(*args).map(|()| ExitCode::SUCCESS),
     }
 }

@@ -1,12 +1,13 @@
 //! The tables on the pages in `docs/` say what the code says: flags, options of contracts, keys of `mesh.yaml`, failures,
 //! limits and metrics. Each test names the page and the row that is missing, is one too many or says something else.
 //!
-//! [`page`] reads the tables and compares them, [`help`] reads what `--help` prints, [`limits`] makes the page of limits, and
-//! [`links`] follows the links between all pages.
+//! [`page`] reads the tables and compares them, [`help`] reads what `--help` prints, [`limits`] makes the page of limits,
+//! [`manifests`] the files in `k8s/`, and [`links`] follows the links between all pages.
 
 mod help;
 mod limits;
 mod links;
+mod manifests;
 mod page;
 mod tests;
 
@@ -42,6 +43,7 @@ const FLAGS: &[(&str, &str, &[&str])] = &[
     ("docs/command-line.md", "weft identity", &["identity", "list"]),
     ("docs/command-line.md", "weft identity", &["identity", "release"]),
     ("docs/command-line.md", "weft redirect", &["redirect"]),
+    ("docs/command-line.md", "weft install", &["install"]),
     ("docs/sidecar.md", "Flags", &["sidecar"]),
     ("docs/control-plane.md", "Flags", &["control"]),
     ("docs/control-plane.md", "Join tokens", &["control", "token"]),

@@ -9,7 +9,8 @@
 //!   told of changes.
 //! - `grpc`: the port where sidecars get their SVIDs, announce what they front, and watch what their services call,
 //!   with the limits of connections, streams and messages.
-//! - [`kubernetes`]: the same on a cluster: which pods get a sidecar, and what is added to them.
+//! - [`kubernetes`]: the same on a cluster: which pods get a sidecar, what is added to them, and the control
+//!   plane's manifests.
 //! - [`traces`] keeps spans, and [`dashboard`] shows people the mesh and its traces.
 //! - `commands`: what the command line does with the state folder.
 //! - `run` puts them together, from start to stop.

@@ -24,7 +24,7 @@ mod tests;
 use serde_json::{Value, json};
 
 pub use self::{
-    config::{Amounts, Config, PullPolicy, Resources},
+    config::{Amounts, Config, LEAST_MEMORY_LIMIT, PullPolicy, Resources},
     pod::Error,
     quantity::Quantity,
     skip::{Namespace, Reason},

@@ -259,7 +259,7 @@ fn read_resources(reader: &mut Reader<'_>, field: &str, node: &Node, resources: 
 }
 
 /// The least memory that a sidecar runs with: what it needs while idle, and `--memory` at its least.
-pub(super) const LEAST_MEMORY_LIMIT: u64 = 32 << 20;
+pub const LEAST_MEMORY_LIMIT: u64 = 32 << 20;
 
 /// In YAML, `2` is a number and `2Gi` a text.
 fn amount(reader: &mut Reader<'_>, table: &Table<'_>, key: &str) -> Option<Quantity> {

@@ -1,0 +1,165 @@
+//! What is rendered, and which values are refused.
+
+use std::collections::BTreeSet;
+
+use weft_mesh::{
+    config::{Node, Value},
+    names::port,
+};
+
+use super::*;
+use crate::kubernetes::inject::Config;
+
+/// The values of a map.
+fn get<'a>(node: &'a Node, path: &[&str]) -> Option<&'a Node> {
+    let [key, rest @ ..] = path else { return Some(node) };
+    let Value::Map(entries) = &node.value else { return None };
+    let (_, found) = entries.iter().find(|(name, _)| name.scalar_text().as_deref() == Some(key))?;
+    get(found, rest)
+}
+
+fn text(node: &Node, path: &[&str]) -> String {
+    get(node, path).and_then(Node::scalar_text).unwrap_or_else(|| panic!("no text at {path:?}"))
+}
+
+fn documents(yaml: &str) -> Vec<Node> {
+    yaml.split("---\n").map(|text| Node::parse("rendered", text).unwrap()).collect()
+}
+
+fn of_kind(yaml: &str, kind: &str) -> Node {
+    documents(yaml).into_iter().find(|node| text(node, &["kind"]) == kind).unwrap()
+}
+
+fn with(single: &[&str]) -> Result<Values, String> {
+    let single: Vec<String> = single.iter().map(|text| (*text).to_owned()).collect();
+    Values::read(&[], &single).map_err(|problems| problems.to_string())
+}
+
+fn with_file(yaml: &str) -> Result<Values, String> {
+    Values::read(&[("weft.yaml".to_owned(), yaml.to_owned())], &[]).map_err(|problems| problems.to_string())
+}
+
+#[test]
+fn equal_values_give_equal_manifests_that_are_yaml_and_hold_no_secret() {
+    let rendered = manifests(&Values::default());
+    assert_eq!(rendered, manifests(&Values::read(&[], &[]).unwrap()));
+    assert!(!rendered.contains("{{"), "each place has its value");
+    let kinds: Vec<String> = documents(&rendered).iter().map(|node| text(node, &["kind"])).collect();
+    assert_eq!(kinds.len(), 13, "{kinds:?}");
+    assert_eq!(kinds[0], "Namespace");
+    assert!(!kinds.contains(&"Secret".to_owned()) && !rendered.contains("PRIVATE KEY"));
+    assert!(!rendered.lines().any(|line| line.trim_start().starts_with("caBundle:")), "the control plane sets it");
+}
+
+#[test]
+fn the_removal_names_the_same_objects_with_the_webhook_first_and_the_namespace_last() {
+    let name = |node: &Node| {
+        let namespace = get(node, &["metadata", "namespace"]).and_then(Node::scalar_text);
+        (text(node, &["kind"]), namespace, text(node, &["metadata", "name"]), text(node, &["apiVersion"]))
+    };
+    let names = |yaml: &str| documents(yaml).iter().map(name).collect::<Vec<_>>();
+    let removed = names(&removal());
+    assert_eq!(removed[0].0, "MutatingWebhookConfiguration");
+    assert_eq!(removed.last().unwrap().0, "Namespace");
+    let all = |names: Vec<_>| names.into_iter().collect::<BTreeSet<_>>();
+    assert_eq!(all(removed), all(names(&manifests(&Values::default()))));
+}
+
+#[test]
+fn what_is_rendered_obeys_the_values() {
+    let values = with_file(
+        "trust_domain: prod.example\notlp: [http://a:4317, 'http://b:4317']\nsample_ratio: 1\n\
+         control: { image: 'registry.example/control@sha256:00', dashboard_host: weft.example }\n\
+         sidecar: { image: 'x/sidecar:1', cpu_limit: 2, memory_limit: 1Gi }\n",
+    )
+    .unwrap();
+    let rendered = manifests(&values);
+    let inject = text(&of_kind(&rendered, "ConfigMap"), &["data", "inject.yaml"]);
+    let inject = Config::parse("inject.yaml", &inject).unwrap();
+    assert_eq!(inject, values.sidecars, "the webhook reads what was chosen");
+    assert_eq!((inject.sidecar_image.as_str(), inject.trust_domain.as_str()), ("x/sidecar:1", "prod.example"));
+    let deployment = of_kind(&rendered, "Deployment");
+    let pod = get(&deployment, &["spec", "template", "spec"]).unwrap();
+    let Value::List(containers) = &get(pod, &["containers"]).unwrap().value else { panic!("no containers") };
+    assert_eq!(text(&containers[0], &["image"]), "registry.example/control@sha256:00");
+    let Value::List(args) = &get(&containers[0], &["args"]).unwrap().value else { panic!("no args") };
+    let args: Vec<String> = args.iter().filter_map(Node::scalar_text).collect();
+    assert!(args.contains(&"--trust-domain=prod.example".to_owned()), "{args:?}");
+    assert!(args.iter().any(|arg| arg.starts_with("--dashboard-host=") && arg.ends_with(",weft.example")), "{args:?}");
+    let digest = ["spec", "template", "metadata", "annotations", "weft.dev/inject-config"];
+    let before = text(&of_kind(&manifests(&Values::default()), "Deployment"), &digest);
+    assert_ne!(text(&deployment, &digest), before, "the control plane starts anew with the new configuration");
+}
+
+#[test]
+fn ports_are_those_of_the_mesh() {
+    let rendered = manifests(&Values::default());
+    for port in [port::CONTROL, port::DASHBOARD] {
+        assert!(rendered.contains(&format!("0.0.0.0:{port}\n")), "{port}");
+        assert!(rendered.contains(&format!("port: {port}\n")), "{port}");
+    }
+}
+
+#[test]
+fn every_key_can_be_set_and_has_the_default_that_its_row_says() {
+    for (key, default, _) in KEYS {
+        let default = default.replace("VERSION", env!("CARGO_PKG_VERSION"));
+        let values = with(&[&format!("{key}={default}")]).unwrap();
+        assert_eq!(manifests(&values), manifests(&Values::default()), "{key}");
+    }
+}
+
+#[test]
+fn single_values_win_over_files_and_later_ones_over_earlier_ones() {
+    let files =
+        [("a.yaml", "sample_ratio: 0.1\ntrust_domain: a\n"), ("b.yaml", "trust_domain: b\n"), ("c.yaml", "# \n")];
+    let files = files.map(|(name, text)| (name.to_owned(), text.to_owned()));
+    let values = Values::read(&files, &["sample_ratio=0.2".to_owned(), "sample_ratio=0.3".to_owned()]).unwrap();
+    assert_eq!((values.sidecars.trust_domain.as_str(), values.sidecars.sample_ratio), ("b", 0.3));
+}
+
+#[test]
+fn a_wrong_value_is_named_with_file_line_and_key() {
+    for (yaml, said) in [
+        ("trust: x\n", "weft.yaml:1: trust: unknown key; allowed: trust_domain,"),
+        ("sidecar:\n  images: x\n", "weft.yaml:2: sidecar.images: unknown key; allowed: image, cpu_request"),
+        (
+            "control: { replicas: 2 }\n",
+            "weft.yaml:1: control.replicas: found the number 2; allowed: 1, as control planes",
+        ),
+        (
+            "sidecar: { image: 'a b' }\n",
+            "weft.yaml:1: sidecar.image: found the text \"a b\"; allowed: the name of an image",
+        ),
+        ("sidecar:\n  cpu_limit: 1MB\n", "weft.yaml:2: sidecar.cpu_limit: found the text \"1MB\"; allowed: an amount"),
+        (
+            "sidecar:\n  memory_limit: 8Mi\n",
+            "weft.yaml:2: sidecar.memory_limit: the request of 32Mi is more than the limit of 8Mi",
+        ),
+        ("otlp: [jaeger]\n", "weft.yaml:1: otlp: `jaeger` is not a target for spans"),
+        ("sample_ratio: 2\n", "weft.yaml:1: sample_ratio: found the number 2; allowed: a number from 0 to 1"),
+        ("image_pull_policy: Maybe\n", "weft.yaml:1: image_pull_policy: found the text \"Maybe\"; allowed: Always,"),
+        ("trust_domain:\n", "weft.yaml:1: trust_domain: found nothing"),
+        ("- a\n", "weft.yaml:1: found a list; allowed: a table of"),
+        ("a: [\n", "not YAML"),
+    ] {
+        let found = with_file(yaml).unwrap_err();
+        assert!(found.contains(said), "{yaml}: {found}");
+    }
+    for (set, said) in [
+        ("sidecar", "--set: found \"sidecar\"; allowed: KEY=VALUE"),
+        ("side.image=x", "--set side.image: side: unknown key"),
+        ("sidecar.imag=x", "--set sidecar.imag: sidecar.imag: unknown key"),
+        ("sidecar.image=", "--set sidecar.image: sidecar.image: found nothing"),
+        ("sidecar=x", "--set sidecar: sidecar: found the text \"x\"; allowed: a table of"),
+        (
+            "sidecar.cpu_request=2",
+            "--set sidecar.cpu_request: sidecar.cpu_request: the request of 2 is more than the limit of 1",
+        ),
+        ("otlp={", "not YAML"),
+    ] {
+        let found = with(&[set]).unwrap_err();
+        assert!(found.contains(said), "{set}: {found}");
+    }
+    assert!(with(&["sidecar.cpu_request=2", "sidecar.cpu_limit=3"]).is_ok(), "only the whole counts");
+}
