@@ -1,4 +1,4 @@
-//! A small HTTP server for pages and probes: HTTP/1.1 and HTTP/2 in plain text.
+//! A small HTTP server for pages, probes and webhooks: HTTP/1.1 and HTTP/2, in plain text or over TLS.
 //!
 //! Strangers can reach such a port, so its connections are limited in number and time ([`PortLimits`]): neither many
 //! nor idle ones keep a probe out.
@@ -21,11 +21,13 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::watch,
     task::{AbortHandle, JoinError, JoinSet},
     time::{sleep, timeout},
 };
+use tokio_rustls::TlsAcceptor;
 
 use self::seats::{Seat, Seats, Traffic};
 use crate::limits;
@@ -69,12 +71,40 @@ pub trait Observer {
 /// Nothing is counted.
 impl Observer for () {}
 
+/// The TLS configuration for the next handshake of a port.
+pub type Tls = watch::Receiver<Arc<rustls::ServerConfig>>;
+
+/// Like [`serve`], over TLS. A handshake has [`PortLimits::timeout`].
+pub async fn serve_tls(
+    listener: TcpListener,
+    name: &'static str,
+    tls: Tls,
+    limits: PortLimits,
+    app: Router,
+    observer: impl Observer,
+    shutdown: impl Future<Output = ()>,
+) {
+    serve_all(listener, name, Some(tls), limits, app, observer, shutdown).await;
+}
+
 /// Serves `app` until `shutdown` completes; then running requests have [`PortLimits::timeout`] to end. `name` is the
 /// port in log lines, such as "the dashboard". A bad connection is logged and does not affect others. Dropping the
 /// future closes every connection at once.
 pub async fn serve(
     listener: TcpListener,
     name: &'static str,
+    limits: PortLimits,
+    app: Router,
+    observer: impl Observer,
+    shutdown: impl Future<Output = ()>,
+) {
+    serve_all(listener, name, None, limits, app, observer, shutdown).await;
+}
+
+async fn serve_all(
+    listener: TcpListener,
+    name: &'static str,
+    tls: Option<Tls>,
     limits: PortLimits,
     app: Router,
     observer: impl Observer,
@@ -97,7 +127,8 @@ pub async fn serve(
             }
             accepted = listener.accept() => match accepted {
                 Ok((stream, from)) => {
-                    let serving = connection(stream, name, limits, app.clone(), stopping.clone());
+                    let tls = tls.as_ref().map(|tls| TlsAcceptor::from(Arc::clone(&tls.borrow())));
+                    let serving = connection(stream, name, tls, limits, app.clone(), stopping.clone());
                     let start = |seat: Seat| connections.spawn(async move { serving.await; seat });
                     make_room(seats.enter(from.ip(), start), name, limits);
                 }
@@ -153,6 +184,7 @@ async fn stopped(stopping: &mut watch::Receiver<bool>) {
 async fn connection(
     stream: TcpStream,
     name: &str,
+    tls: Option<TlsAcceptor>,
     limits: PortLimits,
     app: Router,
     mut stopping: watch::Receiver<bool>,
@@ -166,6 +198,27 @@ async fn connection(
         first = first => if !matches!(first, Ok(Ok(1..))) { return },
         () = stopped(&mut stopping) => return,
     }
+    let ends = Ends { local, peer };
+    let Some(tls) = tls else { return requests(stream, ends, name, limits, app, stopping).await };
+    tokio::select! {
+        shaken = timeout(limits.timeout, tls.accept(stream)) => match shaken {
+            Ok(Ok(stream)) => requests(stream, ends, name, limits, app, stopping).await,
+            Ok(Err(error)) => tracing::debug!(%error, "a handshake with {name} failed"),
+            Err(_) => tracing::debug!("a handshake with {name} was not finished in time"),
+        },
+        () = stopped(&mut stopping) => {}
+    }
+}
+
+/// The requests on one connection.
+async fn requests(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    ends: Ends,
+    name: &str,
+    limits: PortLimits,
+    app: Router,
+    mut stopping: watch::Receiver<bool>,
+) {
     let mut server = auto::Builder::new(TokioExecutor::new());
     server
         .http1()
@@ -180,7 +233,7 @@ async fn connection(
         .max_concurrent_streams(limits.streams)
         .max_header_list_size(limits.header_bytes);
     let traffic = Traffic::new();
-    let app = app.layer(from_fn_with_state(Arc::clone(&traffic), count_request)).layer(Extension(Ends { local, peer }));
+    let app = app.layer(from_fn_with_state(Arc::clone(&traffic), count_request)).layer(Extension(ends));
     let serving = server.serve_connection(TokioIo::new(stream), TowerToHyperService::new(app));
     tokio::pin!(serving);
     let result = tokio::select! {

@@ -37,6 +37,16 @@ pub struct Args {
     /// call what the contracts do not forbid.
     #[arg(long, env = "WEFT_CONTROL_ACCESS", value_name = "FILE")]
     pub access: Option<PathBuf>,
+    /// Run in a Kubernetes cluster: pods prove their identity with tokens of their service accounts, and back the Services
+    /// that the API server says.
+    #[arg(long, env = "WEFT_CONTROL_KUBERNETES")]
+    pub kubernetes: bool,
+    /// With --kubernetes, the address of the webhook that adds sidecars to pods: HTTPS, for the API server
+    #[arg(long, env = "WEFT_CONTROL_WEBHOOK", value_name = "IP:PORT", requires = "kubernetes")]
+    pub webhook: Option<SocketAddr>,
+    /// The configuration of that webhook, a YAML file
+    #[arg(long, env = "WEFT_CONTROL_INJECT_CONFIG", value_name = "FILE", requires = "webhook")]
+    pub inject_config: Option<PathBuf>,
     /// The trust domain of the identities that it signs.
     #[arg(long, env = "WEFT_CONTROL_TRUST_DOMAIN", value_name = "NAME", default_value = "weft.local")]
     pub trust_domain: TrustDomain,

@@ -7,6 +7,8 @@
 
 pub mod ca;
 pub(crate) mod credentials;
+#[cfg(feature = "kubernetes")]
+pub(crate) mod files;
 pub mod join_token;
 pub(crate) mod late;
 pub(crate) mod network;

@@ -53,6 +53,7 @@ use self::{
 use crate::{
     authority::{ca::Ca, credentials::Credentials},
     directory::{Directory, rates::Rates},
+    kubernetes::cluster::Cluster,
     log_limit,
     rules::Rules,
 };
@@ -74,6 +75,7 @@ pub(crate) async fn serve(
     credentials: Arc<Credentials>,
     directory: Arc<Directory>,
     rules: Arc<Rules>,
+    cluster: Option<Arc<Cluster>>,
     budget: Budget,
     stopping: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
@@ -82,12 +84,14 @@ pub(crate) async fn serve(
         ca,
         bundle: credentials.bundle(),
         directory: Arc::clone(&directory),
+        cluster: cluster.clone(),
         signatures: Rates::new(limits::SIGNATURES),
         stopping: stopping.clone(),
     };
     let registry = RegistryService {
         directory: Arc::clone(&directory),
         rules,
+        cluster,
         streams: streams.clone(),
         stopping: stopping.clone(),
     };

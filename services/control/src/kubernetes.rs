@@ -2,8 +2,21 @@
 //!
 //! - [`names`]: the labels, annotations and objects that Weft has on a cluster.
 //! - [`inject`]: which pods get a sidecar, and what is added to them.
-//! - [`install`]: the manifests of the control plane, as `weft install` prints them.
+//! - [`install`]: the manifests of the control plane.
+//! - `workloads`: which services a pod backs, as plain state; `accounts`: who a pod is, by the token of its service account;
+//!   `cluster`: what follows from both for announcements.
+//! - `api` (with the cargo feature `kubernetes`): what the control plane reads from the API server and writes there.
+//!
+//! On Kubernetes a sidecar announces itself under its identity, which is its service account. The control plane makes it
+//! an endpoint of each Service that its pod backs.
 
 pub mod inject;
 pub mod install;
 pub mod names;
+
+pub(crate) mod accounts;
+#[cfg(feature = "kubernetes")]
+pub(crate) mod api;
+pub(crate) mod cluster;
+#[cfg_attr(not(feature = "kubernetes"), allow(dead_code, reason = "only `api` fills it"))]
+pub(crate) mod workloads;

@@ -7,10 +7,10 @@
 //! - `rules`: who may call whom by the rules of the mesh.
 //! - `directory`: what runs now. The registry of services and endpoints, their descriptors, and the watchers that are
 //!   told of changes.
+//! - [`kubernetes`]: what is different on a cluster. Which pods get a sidecar, what is added to them, who a pod is, and which
+//!   services it backs.
 //! - `grpc`: the port where sidecars get their SVIDs, announce what they front, and watch what their services call,
 //!   with the limits of connections, streams and messages.
-//! - [`kubernetes`]: the same on a cluster: which pods get a sidecar, what is added to them, and the control
-//!   plane's manifests.
 //! - [`traces`] keeps spans, and [`dashboard`] shows people the mesh and its traces.
 //! - `commands`: what the command line does with the state folder.
 //! - `run` puts them together, from start to stop.

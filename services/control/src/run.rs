@@ -1,6 +1,7 @@
 //! The life of the control plane.
 
 mod keeping;
+mod platform;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -14,7 +15,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use weft_mesh::{limits, telemetry, tls, tls::Svid};
 
-use self::keeping::{keep_claims, kept};
+use self::{
+    keeping::{keep_claims, kept},
+    platform::Platform,
+};
 use crate::{
     Args,
     authority::{ca::Ca, credentials::Credentials},
@@ -89,6 +93,7 @@ pub(crate) struct ControlPlane {
     state_dir: PathBuf,
     directory: Arc<Directory>,
     rules: Arc<Rules>,
+    platform: Platform,
     store: Arc<Store>,
     budget: Budget,
     access: dashboard::Access,
@@ -98,6 +103,7 @@ pub(crate) struct ControlPlane {
 
 impl ControlPlane {
     pub(crate) async fn bind(args: &Args, budget: Budget) -> anyhow::Result<Self> {
+        let platform = Platform::find(args).await?;
         let listed = args.services.as_deref().map_or_else(|| Ok(Listed::default()), Listed::read)?;
         let rules = Rules::new(args.access.as_deref())?;
         let ca = Ca::open_or_create(&args.state_dir, &args.trust_domain)?;
@@ -119,12 +125,19 @@ impl ControlPlane {
             state_dir: args.state_dir.clone(),
             directory,
             rules: Arc::new(rules),
+            platform,
             store: Arc::new(store),
             budget,
             access: dashboard::Access { hosts: args.dashboard_host.clone(), remote_spans: args.remote_spans },
             grpc: listen(args.listen, "--listen").await?,
             dashboard: listen(args.dashboard, "--dashboard").await?,
         })
+    }
+
+    /// In a cluster that a test makes.
+    #[cfg(test)]
+    pub(crate) fn in_cluster(self, cluster: Arc<crate::kubernetes::cluster::Cluster>) -> Self {
+        Self { platform: Platform::Made(cluster), ..self }
     }
 
     #[cfg(test)]
@@ -134,7 +147,20 @@ impl ControlPlane {
 
     /// Serves until `stop` is cancelled; then requests and streams have [`limits::CONTROL_STOP`] to end.
     pub(crate) async fn serve(self, stop: CancellationToken) -> anyhow::Result<()> {
-        let Self { ca, credentials, svid, state_dir, directory, rules, store, budget, access, grpc, dashboard } = self;
+        let Self {
+            ca,
+            credentials,
+            svid,
+            state_dir,
+            directory,
+            rules,
+            platform,
+            store,
+            budget,
+            access,
+            grpc,
+            dashboard,
+        } = self;
         tracing::info!(
             trust_domain = %ca.trust_domain(),
             grpc = %grpc.local_addr()?,
@@ -142,6 +168,7 @@ impl ControlPlane {
             "ready"
         );
         let stopping = CancellationToken::new();
+        let (cluster, on_platform) = platform.start(&ca, &credentials, stopping.clone()).await;
         let traces = Arc::new(traces::Store::new());
         let shown = dashboard::Dashboard::new(traces, Arc::clone(&directory) as Arc<dyn dashboard::Catalog>);
         let shown = shown.with_access(access);
@@ -149,9 +176,10 @@ impl ControlPlane {
             let dashboard = dashboard::serve(dashboard, shown, stopping.clone().cancelled_owned());
             let dashboard = async { dashboard.await.context("the dashboard failed") };
             let (ca, credentials, directory) = (Arc::clone(&ca), Arc::clone(&credentials), Arc::clone(&directory));
-            let grpc = grpc::serve(grpc, ca, credentials, directory, Arc::clone(&rules), budget, stopping.clone());
+            let grpc =
+                grpc::serve(grpc, ca, credentials, directory, Arc::clone(&rules), cluster, budget, stopping.clone());
             let grpc = async { grpc.await.context("the gRPC port failed") };
-            tokio::try_join!(grpc, dashboard).map(|_| ())
+            tokio::try_join!(grpc, dashboard, on_platform).map(|_| ())
         };
         let time_limit = async {
             stop.cancelled().await;

@@ -1,10 +1,12 @@
 //! The control plane as sidecars see it, over real sockets and TLS.
 
 mod hostile;
+mod kubernetes;
 
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -44,6 +46,7 @@ use crate::{
     Args,
     authority::{ca::Ca, join_token},
     grpc::admission::Budget,
+    kubernetes::cluster::Cluster,
     run::ControlPlane,
 };
 
@@ -66,11 +69,16 @@ impl Running {
     }
 
     async fn start_with(state_dir: &Path, budget: Budget) -> Self {
-        Self::start_of(state_dir, budget, None).await
+        Self::start_of(state_dir, budget, None, None).await
     }
 
-    /// With a file of `--services`.
-    async fn start_of(state_dir: &Path, budget: Budget, services: Option<PathBuf>) -> Self {
+    /// With a file of `--services`, or in a cluster.
+    async fn start_of(
+        state_dir: &Path,
+        budget: Budget,
+        services: Option<PathBuf>,
+        cluster: Option<Arc<Cluster>>,
+    ) -> Self {
         tls::install_crypto_provider();
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let args = Args {
@@ -81,10 +89,17 @@ impl Running {
             remote_spans: false,
             services,
             access: None,
+            kubernetes: false,
+            webhook: None,
+            inject_config: None,
             trust_domain: "weft.test".parse().unwrap(),
             log_format: LogFormat::Text,
         };
         let control_plane = ControlPlane::bind(&args, budget).await.unwrap();
+        let control_plane = match cluster {
+            Some(cluster) => control_plane.in_cluster(cluster),
+            None => control_plane,
+        };
         let (grpc, dashboard) = control_plane.addresses();
         let stop = CancellationToken::new();
         let serving = tokio::spawn(control_plane.serve(stop.clone()));

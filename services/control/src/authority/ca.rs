@@ -27,9 +27,9 @@ use super::{
     token_key::TokenKey,
 };
 
-const CA_KEY: &str = "ca.key.pem";
-const CA_CERTIFICATE: &str = "ca.pem";
-const TOKEN_KEY: &str = "token-key.pem";
+pub(super) const CA_KEY: &str = "ca.key.pem";
+pub(super) const CA_CERTIFICATE: &str = "ca.pem";
+pub(super) const TOKEN_KEY: &str = "token-key.pem";
 /// The file with the roots that the trust domain trusts: the CA's own and, during a rotation, the next or the previous
 /// one.
 pub(crate) const BUNDLE: &str = "bundle.pem";
@@ -218,6 +218,27 @@ impl Ca {
         params.use_authority_key_identifier_extension = true;
         let leaf = params.signed_by(&key, &self.issuer).map_err(|e| SignError::Signing(e.to_string()))?;
         Ok(Issued { chain_der: vec![leaf.der().to_vec()], not_after })
+    }
+
+    /// A fresh certificate, and its key, for a server that is called by a DNS name. It is no SVID: it proves no identity in
+    /// the mesh.
+    ///
+    /// # Errors
+    /// The name is none, or signing failed.
+    #[cfg(feature = "kubernetes")]
+    pub(crate) fn certificate_for(&self, dns_name: &str, life: Duration) -> Result<(Vec<u8>, Vec<u8>), SignError> {
+        let failed = |e: rcgen::Error| SignError::Signing(e.to_string());
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(failed)?;
+        let now = SystemTime::now();
+        let not_after = whole_second((now + life).min(self.root_not_after));
+        let mut params = base_params(now - BACKDATED, not_after).map_err(SignError::Signing)?;
+        params.subject_alt_names = vec![SanType::DnsName(dns_name.try_into().map_err(failed)?)];
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.use_authority_key_identifier_extension = true;
+        let leaf = params.signed_by(&key, &self.issuer).map_err(failed)?;
+        Ok((leaf.der().to_vec(), key.serialize_der()))
     }
 
     /// A fresh SVID for the control plane itself.

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::time::{Instant, sleep_until};
+use tokio::{
+    sync::oneshot::error::TryRecvError,
+    time::{Instant, sleep_until},
+};
 use weft_contracts::weft::discovery::v1::Health;
 use weft_mesh::{limits, names::ServiceName};
 
@@ -74,6 +77,11 @@ impl Membership {
         SessionOver
     }
 
+    /// Whether another stream has announced its endpoint.
+    pub(crate) fn has_given_way(&mut self) -> bool {
+        self.gave_way_at.is_some() || !matches!(self.gave_way.try_recv(), Err(TryRecvError::Empty))
+    }
+
     /// Checks again what is lacking: a replica may have sent it in the meantime.
     pub(crate) fn look_again(&mut self) -> Result<(), SessionOver> {
         let state = &mut *self.directory.lock();
@@ -124,7 +132,7 @@ impl Membership {
     }
 
     /// Keeps the policy in its descriptors.
-    pub(crate) fn keep(&self, Read { set, policy }: Read) -> Result<(), DescriptorsRefused> {
+    pub(crate) fn keep(&mut self, Read { set, policy }: Read) -> Result<(), DescriptorsRefused> {
         let digest = self.descriptors.ok_or(DescriptorsRefused::NotAnnounced)?;
         let state = &mut *self.directory.lock();
         let (service, contracts) = (&self.session.service, &self.contracts);
@@ -140,6 +148,7 @@ impl Membership {
         };
         state.registry.describe(&self.session, policy, Instant::now())?;
         state.tell();
+        self.lacks = Lacks::Nothing;
         Ok(())
     }
 

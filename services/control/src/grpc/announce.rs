@@ -3,6 +3,7 @@
 //! Each stream is read by a task of its own, so that heartbeats are seen while the connection is busy with something
 //! else, such as descriptors. The task ends with its stream, or when the control plane stops.
 
+mod membership;
 #[cfg(test)]
 mod tests;
 
@@ -31,6 +32,7 @@ use weft_mesh::{
     policy::MeshRules,
 };
 
+use self::membership::{Happened, Memberships};
 use super::{
     announcement::{Announcer, check},
     messages::{Allowance, Allowed},
@@ -41,11 +43,12 @@ use super::{
 use crate::{
     claims::Denied,
     directory::{
-        Directory, Lacks, Membership, Read, Reading,
+        Directory, Lacks, Read, Reading,
         denials::Denials,
-        registry::{Refusal, SessionOver},
+        registry::Refusal,
         shelf::{DescriptorsRefused, REFUSAL_CHARS},
     },
+    kubernetes::cluster::Cluster,
     rules::{self, Rules},
 };
 
@@ -59,6 +62,7 @@ type Answer = Result<AnnounceResponse, Status>;
 pub(crate) struct RegistryService {
     pub(crate) directory: Arc<Directory>,
     pub(crate) rules: Arc<Rules>,
+    pub(crate) cluster: Option<Arc<Cluster>>,
     pub(crate) streams: TaskTracker,
     pub(crate) stopping: CancellationToken,
 }
@@ -78,18 +82,20 @@ impl registry_server::Registry for RegistryService {
         let (answers, to_sidecar) = mpsc::channel(ANSWERS);
         let to_sidecar = ReceiverStream::new(to_sidecar);
         let directory = Arc::clone(&self.directory);
-        let (membership, descriptors, rules) = (None, Descriptors::NotWanted, self.rules.changes());
+        let (memberships, descriptors, rules) = (Memberships::default(), Descriptors::NotWanted, self.rules.changes());
+        let cluster = self.cluster.clone();
         let requests = request.into_inner();
         let pace = Pace::new(limits::ANNOUNCE_MESSAGES);
         let mut stream = Stream {
             directory,
             caller,
             rules,
+            cluster,
             requests,
             pace,
             answers,
             allowance,
-            membership,
+            memberships,
             descriptors,
             has_left: false,
             _open: open,
@@ -147,11 +153,12 @@ struct Stream {
     caller: Caller,
     /// Who may call whom by the rules of the mesh.
     rules: watch::Receiver<Arc<MeshRules>>,
+    cluster: Option<Arc<Cluster>>,
     requests: Streaming<AnnounceRequest>,
     pace: Pace,
     answers: mpsc::Sender<Box<Answer>>,
     allowance: Allowance,
-    membership: Option<Membership>,
+    memberships: Memberships,
     descriptors: Descriptors,
     has_left: bool,
     _open: OpenStream,
@@ -172,6 +179,8 @@ enum Descriptors {
     },
     /// They are being read, or known ones are being compiled. The stream is still read, so that its heartbeats count.
     Read {
+        /// For which service.
+        service: ServiceName,
         reading: Reading,
         turn: OwnedSemaphorePermit,
         /// The descriptors that this stream sent, if it did.
@@ -220,7 +229,7 @@ impl Stream {
             tracing::debug!(peer = %self.caller, %status, "an announcing stream is ended");
             // Before the status is sent, as the sidecar may be slow to read it: the endpoint gets no new calls from now
             // on.
-            self.membership = None;
+            self.memberships.drop_all();
             let _ = timeout(limits::ANNOUNCE_WAIT, self.answers.send(Box::new(Err(status)))).await;
         }
     }
@@ -252,11 +261,14 @@ impl Stream {
                 message = self.pace.next(&mut self.requests) => return message,
                 () = self.answers.closed() => return Ok(None),
                 () = self.caller.expired() => return Err(Caller::expiry_status()),
-                Ok(()) = self.rules.changed(), if self.membership.is_some() => {
+                Ok(()) = self.rules.changed(), if self.memberships.is_announced() => {
                     let access = self.access();
                     self.answer(AnnounceResponse { access, ..AnnounceResponse::default() })?;
                 }
-                over = superseded(&mut self.membership) => return Err(Status::failed_precondition(over.to_string())),
+                happened = self.memberships.next() => match happened {
+                    Happened::Over(over) => return Err(Status::failed_precondition(over.to_string())),
+                    Happened::BacksOthers => self.follow()?,
+                },
                 progress = self.descriptors.progress(&self.caller) => match progress {
                     Progress::Turn(turn) => self.take_turn(turn)?,
                     Progress::Read(read) => self.keep(read)?,
@@ -271,24 +283,24 @@ impl Stream {
     /// It is this stream's turn: asks for its descriptors or has them compiled, if they are still lacking.
     fn take_turn(&mut self, turn: OwnedSemaphorePermit) -> Result<(), Status> {
         self.descriptors = Descriptors::NotWanted;
-        let Some(membership) = &mut self.membership else { return Ok(()) };
-        if membership.look_again().is_err() {
+        if self.memberships.look_again().is_err() {
             // What ended the session also ends the stream.
             return Ok(());
         }
+        let Some(membership) = self.memberships.lacking() else { return self.is_described() };
         match membership.lacks() {
-            Lacks::Nothing => return self.is_described(),
+            Lacks::Nothing | Lacks::Descriptors => {}
             Lacks::Use(why) => {
                 let why = Arc::clone(why);
                 return self.refuse_descriptors(&why);
             }
             Lacks::Policy => {
                 if let Some(reading) = membership.compile() {
-                    self.descriptors = Descriptors::Read { reading, turn, bytes: None };
+                    let service = membership.service().clone();
+                    self.descriptors = Descriptors::Read { service, reading, turn, bytes: None };
                     return Ok(());
                 }
             }
-            Lacks::Descriptors => {}
         }
         self.ask(turn);
         self.answer(AnnounceResponse { send_descriptors: true, ..AnnounceResponse::default() })
@@ -302,27 +314,21 @@ impl Stream {
     fn take(&mut self, what: What) -> Result<(), Status> {
         match what {
             What::Announce(announce) => self.announce(announce),
-            What::Heartbeat(heartbeat) => match &self.membership {
-                Some(membership) => {
-                    membership.heartbeat(heartbeat.health()).map_err(|e| Status::failed_precondition(e.to_string()))
-                }
-                None => Ok(()),
-            },
+            What::Heartbeat(heartbeat) => {
+                let beat = self.memberships.heartbeat(heartbeat.health());
+                beat.map_err(|over| Status::failed_precondition(over.to_string()))
+            }
             What::Deregister(_) => {
-                if let Some(membership) = self.membership.take() {
-                    membership.leave();
-                }
+                self.memberships.leave();
                 self.descriptors = Descriptors::NotWanted;
                 self.has_left = true;
                 Ok(())
             }
             What::Descriptors(bytes) => self.read_descriptors(bytes),
-            What::AccessReport(report) => match &self.membership {
-                Some(membership) => membership
-                    .report(Denials::read(report))
-                    .map_err(|over| Status::failed_precondition(over.to_string())),
-                None => Ok(()),
-            },
+            What::AccessReport(report) => {
+                let reported = self.memberships.report(Denials::read(report));
+                reported.map_err(|over| Status::failed_precondition(over.to_string()))
+            }
         }
     }
 
@@ -333,44 +339,27 @@ impl Stream {
             return Err(directory.announcements.refusal(service, "announces itself"));
         }
         let announcer = Announcer { id: &caller.id, host: caller.host };
-        let allows = |service: &_, address| directory.allows_host(service, address);
-        let announcement = check(announcer, announce, allows).inspect_err(|status| {
+        let cluster = self.cluster.as_ref();
+        let is_its_pod = |ip| cluster.is_some_and(|cluster| cluster.is_pod_of(ip, &caller.id));
+        let allows = |service: &_, address| directory.allows_host(service, address) || is_its_pod(address);
+        let checked = check(announcer, announce, allows).and_then(|announcement| match cluster {
+            Some(cluster) => cluster.check(announcer.id, announcement).map(|(what, pod)| (what, Some(pod))),
+            None => Ok((announcement, None)),
+        });
+        let (announcement, pod) = checked.inspect_err(|status| {
             if directory.lines.allows(caller.id.service()) {
                 tracing::warn!(peer = %caller, why = status.message(), "an announcement was refused");
             }
         })?;
-        let (membership, denied) = directory.join(announcement).map_err(|refusal| {
-            if directory.lines.allows(caller.id.service()) {
-                tracing::warn!(peer = %caller, why = %refusal, "an announcement was refused");
-            }
-            match refusal {
-                Refusal::Endpoints { .. }
-                | Refusal::Services
-                | Refusal::Contracts { .. }
-                | Refusal::Addresses { .. } => Status::resource_exhausted(refusal.to_string()),
-            }
-        })?;
-        let lacks = membership.lacks().clone();
+        let joined = match pod {
+            Some(pod) => self.memberships.join_as_pod(directory, &caller.id, announcement, pod),
+            None => self.memberships.join(directory, announcement),
+        };
+        let denied = self.joined(joined)?;
         let contested = self.contested(&denied);
         let claims_without_room = u32::try_from(denied.without_room).unwrap_or(u32::MAX);
         let unlisted = denied.unlisted.iter().take(limits::CONTESTS_TOLD).cloned().collect();
-        match self.membership.replace(membership) {
-            // A sidecar has one endpoint and keeps its id. Otherwise a stream could leave any number of silent ones behind.
-            Some(before) if before.endpoint() != self.membership.as_ref().map_or("", Membership::endpoint) => {
-                before.leave();
-            }
-            // The older session is over by now, and dropping it changes nothing.
-            _ => {}
-        }
-        self.descriptors = match lacks {
-            Lacks::Nothing | Lacks::Use(_) => Descriptors::NotWanted,
-            Lacks::Policy | Lacks::Descriptors => Descriptors::Wanted,
-        };
-        if lacks == Lacks::Descriptors
-            && let Ok(turn) = Arc::clone(self.caller.turns()).try_acquire_owned()
-        {
-            self.ask(turn);
-        }
+        let lacks = self.want_descriptors();
         let send_descriptors = matches!(self.descriptors, Descriptors::Asked { .. });
         let access = self.access();
         self.answer(AnnounceResponse {
@@ -386,6 +375,49 @@ impl Stream {
             Lacks::Use(why) => self.refuse_descriptors(&why),
             Lacks::Nothing | Lacks::Policy | Lacks::Descriptors => Ok(()),
         }
+    }
+
+    /// On Kubernetes: the pod backs other Services.
+    fn follow(&mut self) -> Result<(), Status> {
+        let joined = self.memberships.follow(&self.directory);
+        self.joined(joined)?;
+        // What is being read goes on.
+        if matches!(self.descriptors, Descriptors::NotWanted) {
+            self.want_descriptors();
+            if matches!(self.descriptors, Descriptors::Asked { .. }) {
+                return self.answer(AnnounceResponse { send_descriptors: true, ..AnnounceResponse::default() });
+            }
+        }
+        Ok(())
+    }
+
+    fn joined(&self, joined: Result<Denied, Refusal>) -> Result<Denied, Status> {
+        joined.map_err(|refusal| {
+            if self.directory.lines.allows(self.caller.id.service()) {
+                tracing::warn!(peer = %self.caller, why = %refusal, "an announcement was refused");
+            }
+            match refusal {
+                Refusal::Endpoints { .. }
+                | Refusal::Services
+                | Refusal::Contracts { .. }
+                | Refusal::Addresses { .. } => Status::resource_exhausted(refusal.to_string()),
+            }
+        })
+    }
+
+    /// Asks for descriptors if they are lacking and it is this stream's turn; otherwise it waits for its turn.
+    fn want_descriptors(&mut self) -> Lacks {
+        let lacks = self.memberships.lacks();
+        self.descriptors = match lacks {
+            Lacks::Nothing | Lacks::Use(_) => Descriptors::NotWanted,
+            Lacks::Policy | Lacks::Descriptors => Descriptors::Wanted,
+        };
+        if lacks == Lacks::Descriptors
+            && let Ok(turn) = Arc::clone(self.caller.turns()).try_acquire_owned()
+        {
+            self.ask(turn);
+        }
+        lacks
     }
 
     /// Who may call the service, as its sidecar is told.
@@ -412,14 +444,14 @@ impl Stream {
         // Reading takes long, so descriptors that were not asked for are ignored. They may also cross a newer
         // announcement that needs none.
         let asked = matches!(self.descriptors, Descriptors::Asked { .. });
-        let (Some(membership), true) = (&self.membership, asked) else { return Ok(()) };
-        let reading = membership.read(bytes.clone());
+        let (Some(membership), true) = (self.memberships.lacking(), asked) else { return Ok(()) };
+        let (service, reading) = (membership.service().clone(), membership.read(bytes.clone()));
         let Descriptors::Asked { turn, .. } = std::mem::replace(&mut self.descriptors, Descriptors::NotWanted) else {
             return Ok(());
         };
         match reading {
             Ok(reading) => {
-                self.descriptors = Descriptors::Read { reading, turn, bytes: Some(bytes) };
+                self.descriptors = Descriptors::Read { service, reading, turn, bytes: Some(bytes) };
                 Ok(())
             }
             Err(refused) => {
@@ -432,11 +464,17 @@ impl Stream {
     /// The descriptors were read.
     fn keep(&mut self, read: Result<Read, DescriptorsRefused>) -> Result<(), Status> {
         let before = std::mem::replace(&mut self.descriptors, Descriptors::NotWanted);
-        let (Some(membership), Descriptors::Read { turn, bytes, .. }) = (&self.membership, before) else {
-            return Ok(());
-        };
+        let Descriptors::Read { service, turn, bytes, .. } = before else { return Ok(()) };
+        let Some(membership) = self.memberships.of(&service) else { return Ok(()) };
         match read.and_then(|read| membership.keep(read)) {
-            Ok(()) => self.is_described(),
+            Ok(()) => match self.memberships.lacks() {
+                Lacks::Nothing => self.is_described(),
+                // Another Service of the same pod.
+                Lacks::Policy | Lacks::Descriptors | Lacks::Use(_) => {
+                    self.descriptors = Descriptors::Wanted;
+                    Ok(())
+                }
+            },
             Err(refused) => {
                 if let Some(bytes) = bytes {
                     self.descriptors = Descriptors::Refused { _turn: turn, _bytes: bytes };
@@ -454,7 +492,7 @@ impl Stream {
     fn refuse_descriptors(&self, why: &str) -> Result<(), Status> {
         // The reason may quote what was sent.
         let why = shown_up_to(why, REFUSAL_CHARS);
-        if let Some(membership) = &self.membership {
+        if let Some(membership) = self.memberships.first() {
             let (service, endpoint) = (membership.service(), membership.endpoint());
             if self.directory.lines.allows(service) {
                 tracing::warn!(%service, endpoint, why, "descriptors were refused");
@@ -468,13 +506,5 @@ impl Stream {
         self.answers
             .try_send(Box::new(Ok(AnnounceResponse { heartbeat_interval, ..answer })))
             .map_err(|_| Status::resource_exhausted("answers to announcements are not read"))
-    }
-}
-
-/// Waits until an endpoint's session is over; for ever if there is none.
-async fn superseded(membership: &mut Option<Membership>) -> SessionOver {
-    match membership {
-        Some(membership) => membership.superseded().await,
-        None => std::future::pending().await,
     }
 }

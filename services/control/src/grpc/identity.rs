@@ -19,8 +19,13 @@ use crate::{
     authority::{
         ca::{Ca, SignError},
         join_token, late,
+        network::Network,
     },
     directory::{Directory, rates::Rates},
+    kubernetes::{
+        accounts::{self, AccountError},
+        cluster::Cluster,
+    },
     log_limit,
 };
 
@@ -29,6 +34,8 @@ pub(crate) struct IdentityService {
     pub(crate) ca: Arc<Ca>,
     pub(crate) bundle: watch::Receiver<TrustBundle>,
     pub(crate) directory: Arc<Directory>,
+    /// On Kubernetes, tokens of service accounts are proofs, too.
+    pub(crate) cluster: Option<Arc<Cluster>>,
     /// How often each identity may have a certificate signed.
     pub(crate) signatures: Rates,
     pub(crate) stopping: CancellationToken,
@@ -40,7 +47,7 @@ impl identity_server::Identity for IdentityService {
 
     async fn sign(&self, request: Request<SignRequest>) -> Result<Response<SignResponse>, Status> {
         let from = remote(&request);
-        let id = self.proven(&request).inspect_err(|status| {
+        let id = self.proven(&request).await.inspect_err(|status| {
             if log_limit::STRANGERS.allows() {
                 tracing::warn!(from, why = status.message(), "an identity was refused");
             }
@@ -107,12 +114,10 @@ impl identity_server::Identity for IdentityService {
 impl IdentityService {
     /// The identity that the caller proves: with the token if there is one, or else with an expired SVID if there is
     /// one, or else with the SVID of its connection.
-    fn proven(&self, request: &Request<SignRequest>) -> Result<SpiffeId, Status> {
+    async fn proven(&self, request: &Request<SignRequest>) -> Result<SpiffeId, Status> {
         let SignRequest { csr_der, join_token, expired_svid_der, expired_svid_proof } = request.get_ref();
         let (id, hosts) = if !join_token.is_empty() {
-            let proven = join_token::verify(&self.ca, join_token);
-            let proven = proven.map_err(|e| Status::unauthenticated(e.to_string()))?;
-            (proven.id, proven.hosts)
+            self.proven_by_token(join_token).await?
         } else if !expired_svid_der.is_empty() {
             let late = late::verify(&self.ca, expired_svid_der, expired_svid_proof, csr_der, SystemTime::now());
             (late.map_err(|e| Status::unauthenticated(e.to_string()))?, Vec::new())
@@ -126,6 +131,23 @@ impl IdentityService {
             self.directory.allow_hosts(id.service(), hosts);
         }
         Ok(id)
+    }
+
+    /// The identity that a token proves, and where its endpoints may be.
+    async fn proven_by_token(&self, token: &str) -> Result<(SpiffeId, Vec<Network>), Status> {
+        let refused = match join_token::verify(&self.ca, token) {
+            Ok(proven) => return Ok((proven.id, proven.hosts)),
+            Err(refused) => Status::unauthenticated(refused.to_string()),
+        };
+        let Some(cluster) = &self.cluster else { return Err(refused) };
+        match accounts::verify(&*cluster.tokens, self.ca.trust_domain(), token).await {
+            Ok(id) => Ok((id, Vec::new())),
+            Err(AccountError::Unanswered(error)) => {
+                tracing::warn!(error = %format_args!("{error:#}"), "the API server could not be asked about a token");
+                Err(Status::unavailable(AccountError::Unanswered(error).to_string()))
+            }
+            Err(refused) => Err(Status::unauthenticated(refused.to_string())),
+        }
     }
 }
 
@@ -163,6 +185,7 @@ mod tests {
             let service = IdentityService {
                 bundle: credentials.bundle(),
                 directory,
+                cluster: None,
                 ca: Arc::new(ca),
                 signatures: Rates::new(limits::SIGNATURES),
                 stopping: CancellationToken::new(),

@@ -98,7 +98,7 @@ async fn a_contract_that_the_file_leaves_open_is_nobody_s_until_it_is_granted() 
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("services.yaml");
     std::fs::write(&file, "services: { users.shop: {}, greedy.shop: {} }\n").unwrap();
-    let start = || Running::start_of(dir.path(), Budget::of_files(1 << 20), Some(file.clone()));
+    let start = || Running::start_of(dir.path(), Budget::of_files(1 << 20), Some(file.clone()), None);
     let mesh = start().await;
     let of = crate::StateArgs { state_dir: dir.path().to_owned(), trust_domain: mesh.ca.trust_domain().clone() };
     let contracts = [USERS];

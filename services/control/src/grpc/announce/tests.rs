@@ -75,11 +75,12 @@ impl Announcing {
             _open: caller.open(Kind::Announce).unwrap(),
             caller,
             rules: Rules::new(None).unwrap().changes(),
+            cluster: None,
             requests: Streaming::new_request(AnnounceDecoder, body, None, None),
             pace: Pace::new(limits::ANNOUNCE_MESSAGES),
             answers: to_sidecar,
             allowance: Allowance::default(),
-            membership: None,
+            memberships: Memberships::default(),
             descriptors: Descriptors::NotWanted,
             has_left: false,
         };

@@ -1,0 +1,64 @@
+//! What the control plane reads from the API server and writes there.
+//!
+//! - [`watch`]: pods, Services and EndpointSlices.
+//! - [`tokens`]: reviews of tokens.
+//! - [`secret`]: the CA, which is kept in a Secret.
+//! - [`trust`]: the trust bundle, as a ConfigMap where pods get a sidecar, and in the webhook's configuration.
+//! - [`webhook`]: the port that adds sidecars to pods.
+
+mod secret;
+mod tokens;
+mod trust;
+mod watch;
+pub(crate) mod webhook;
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use kube::{Client, Config};
+use weft_mesh::identity::TrustDomain;
+
+pub(crate) use self::trust::Trust;
+use self::{tokens::Reviews, watch::Watches};
+use super::{cluster::Cluster, workloads::Workloads};
+
+/// Our name for the API server's record of who wrote which field.
+const MANAGER: &str = "weft-control";
+/// How long a request may take.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// How long until something is tried again.
+const PAUSE: Duration = Duration::from_secs(2);
+
+/// The connection to the API server.
+#[derive(Clone)]
+pub(crate) struct Api(Client);
+
+impl Api {
+    /// Connects with the service account of this pod, or else as `KUBECONFIG` says.
+    ///
+    /// # Errors
+    /// Neither is there.
+    pub(crate) async fn connect() -> anyhow::Result<Self> {
+        let mut config = Config::infer().await.context(
+            "--kubernetes: there is no API server to talk to: run it in a pod with a service account, or set KUBECONFIG",
+        )?;
+        config.connect_timeout = Some(TIMEOUT);
+        Ok(Self(Client::try_from(config).context("--kubernetes: the API server's configuration can't be used")?))
+    }
+
+    /// Fills the state folder with the CA in the Secret, or makes both. Waits for the API server for as long as it takes.
+    ///
+    /// # Errors
+    /// The folder can't be written, or what the Secret has is no CA of this trust domain.
+    pub(crate) async fn keep_ca(&self, state_dir: &Path, trust_domain: &TrustDomain) -> anyhow::Result<()> {
+        secret::keep(&self.0, state_dir, trust_domain).await
+    }
+
+    /// Begins to watch. Returns when all that is there now is known, so that nothing counts as missing that is only not
+    /// read yet. The watches end when the last part is dropped.
+    pub(crate) async fn watch(&self) -> (Cluster, Watches) {
+        let workloads = Arc::new(Workloads::default());
+        let watches = Watches::start(&self.0, &workloads).await;
+        (Cluster { workloads, tokens: Box::new(Reviews::new(self.0.clone())) }, watches)
+    }
+}

@@ -1,0 +1,241 @@
+//! Watches of pods, Services and EndpointSlices, which fill the [`Workloads`].
+//!
+//! A watch that breaks begins anew, with pauses that grow. What it knew stays meanwhile, and a new list replaces it only
+//! when it is whole: an API server that restarts takes nothing away.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt::Debug,
+    sync::Arc,
+};
+
+use futures_util::{StreamExt as _, pin_mut};
+use k8s_openapi::api::{core::v1 as core, discovery::v1::EndpointSlice};
+use kube::{
+    Api, Client, Resource, ResourceExt as _,
+    runtime::{
+        WatchStreamExt as _,
+        watcher::{self, Event, watcher},
+    },
+};
+use serde::de::DeserializeOwned;
+use tokio::{sync::watch, task::JoinSet};
+
+use crate::kubernetes::workloads::{Condition, Key, Pod, Service, Slice, SliceEndpoint, Workloads};
+
+/// The label by which a slice names its Service.
+const SERVICE_LABEL: &str = "kubernetes.io/service-name";
+
+/// The watches: they end when this is dropped.
+pub(crate) struct Watches(#[expect(dead_code, reason = "it ends its tasks")] JoinSet<()>);
+
+/// What happens to an object, or to all of a kind.
+enum News<T> {
+    Is(Key, T),
+    IsGone(Key),
+    All(HashMap<Key, T>),
+}
+
+impl Watches {
+    /// Starts them. Returns when each has its first list.
+    pub(super) async fn start(client: &Client, workloads: &Arc<Workloads>) -> Self {
+        let mut tasks = JoinSet::new();
+        let (has_pods, pods_there) = watch::channel(false);
+        let (has_services, services_there) = watch::channel(false);
+        let (has_slices, slices_there) = watch::channel(false);
+        let to = Arc::clone(workloads);
+        tasks.spawn(follow(Api::all(client.clone()), "pods", pod, has_pods, move |news| match news {
+            News::Is(key, pod) => to.set_pod(key, Some(pod)),
+            News::IsGone(key) => to.set_pod(key, None),
+            News::All(pods) => to.set_all_pods(pods),
+        }));
+        let to = Arc::clone(workloads);
+        tasks.spawn(follow(Api::all(client.clone()), "services", service, has_services, move |news| match news {
+            News::Is(key, service) => to.set_service(key, Some(service)),
+            News::IsGone(key) => to.set_service(key, None),
+            News::All(services) => to.set_all_services(services),
+        }));
+        let to = Arc::clone(workloads);
+        tasks.spawn(follow(Api::all(client.clone()), "endpointslices", slice, has_slices, move |news| match news {
+            News::Is(key, slice) => to.set_slice(key, Some(slice)),
+            News::IsGone(key) => to.set_slice(key, None),
+            News::All(slices) => to.set_all_slices(slices),
+        }));
+        for mut is_there in [pods_there, services_there, slices_there] {
+            // A task that ended early has panicked, which is logged.
+            let _ = is_there.wait_for(|is_there| *is_there).await;
+        }
+        Self(tasks)
+    }
+}
+
+/// Watches all objects of a kind. `read` takes what is needed of one; `None` if it does not count.
+async fn follow<K, T>(
+    api: Api<K>,
+    kind: &'static str,
+    read: fn(&K) -> Option<T>,
+    has_first: watch::Sender<bool>,
+    tell: impl Fn(News<T>),
+) where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+{
+    let events = watcher(api, watcher::Config::default()).default_backoff();
+    pin_mut!(events);
+    let mut listed = HashMap::new();
+    let mut is_broken = false;
+    while let Some(event) = events.next().await {
+        let event = match event {
+            Ok(event) => event,
+            Err(error) => {
+                if !is_broken {
+                    tracing::warn!(kind, error = %format_args!("{:#}", anyhow::Error::new(error)), "a watch broke; it is begun anew");
+                }
+                is_broken = true;
+                continue;
+            }
+        };
+        if std::mem::take(&mut is_broken) {
+            tracing::info!(kind, "the watch goes on");
+        }
+        match event {
+            Event::Init => listed.clear(),
+            Event::InitApply(object) => {
+                if let Some(content) = read(&object) {
+                    listed.insert(key(&object), content);
+                }
+            }
+            Event::InitDone => {
+                tell(News::All(std::mem::take(&mut listed)));
+                has_first.send_replace(true);
+            }
+            Event::Apply(object) => tell(match read(&object) {
+                Some(content) => News::Is(key(&object), content),
+                None => News::IsGone(key(&object)),
+            }),
+            Event::Delete(object) => tell(News::IsGone(key(&object))),
+        }
+    }
+}
+
+fn key<K: Resource>(object: &K) -> Key {
+    (object.namespace().unwrap_or_default(), object.name_any())
+}
+
+/// A pod that has an address of its own and runs: an address is used again when its pod has ended.
+fn pod(pod: &core::Pod) -> Option<Pod> {
+    let (spec, status) = (pod.spec.as_ref()?, pod.status.as_ref()?);
+    if spec.host_network == Some(true) || matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) {
+        return None;
+    }
+    let several = status.pod_ips.iter().flatten().map(|ip| ip.ip.as_str());
+    let ips: Vec<_> = several.chain(status.pod_ip.as_deref()).filter_map(|ip| ip.parse().ok()).collect();
+    let mut unique = Vec::with_capacity(ips.len());
+    ips.into_iter().for_each(|ip| {
+        if !unique.contains(&ip) {
+            unique.push(ip)
+        }
+    });
+    if unique.is_empty() {
+        return None;
+    }
+    let account = spec.service_account_name.clone().filter(|name| !name.is_empty());
+    Some(Pod { account: account.unwrap_or_else(|| "default".to_owned()), ips: unique })
+}
+
+fn service(service: &core::Service) -> Option<Service> {
+    let spec = service.spec.as_ref()?;
+    let several = spec.cluster_ips.iter().flatten().chain(&spec.cluster_ip);
+    // A headless Service has "None".
+    let mut cluster_ips: Vec<_> = several.filter_map(|ip| ip.parse().ok()).collect();
+    cluster_ips.sort_unstable();
+    cluster_ips.dedup();
+    let tcp = spec.ports.iter().flatten().filter(|port| port.protocol.as_deref().is_none_or(|p| p == "TCP"));
+    let ports = tcp.filter_map(|port| Some((port.name.clone().unwrap_or_default(), number(port.port)?)));
+    Some(Service { cluster_ips, ports: ports.collect() })
+}
+
+fn slice(slice: &EndpointSlice) -> Option<Slice> {
+    let service = slice.metadata.labels.as_ref()?.get(SERVICE_LABEL)?.clone();
+    let tcp = slice.ports.iter().flatten().filter(|port| port.protocol.as_deref().is_none_or(|p| p == "TCP"));
+    let ports: BTreeMap<String, u16> =
+        tcp.filter_map(|port| Some((port.name.clone().unwrap_or_default(), number(port.port?)?))).collect();
+    let endpoints = slice.endpoints.iter().map(|endpoint| {
+        let conditions = endpoint.conditions.clone().unwrap_or_default();
+        let is_terminating = conditions.terminating == Some(true);
+        // What is not said counts as ready (EndpointConditions). With publishNotReadyAddresses it says ready at all times.
+        let condition = match conditions.ready.unwrap_or(true) {
+            true => Condition::Ready,
+            false if is_terminating && conditions.serving != Some(false) => Condition::Terminating,
+            false => Condition::NotReady,
+        };
+        SliceEndpoint { ips: endpoint.addresses.iter().filter_map(|ip| ip.parse().ok()).collect(), condition }
+    });
+    Some(Slice { service, ports, endpoints: endpoints.collect() })
+}
+
+fn number(port: i32) -> Option<u16> {
+    u16::try_from(port).ok().filter(|port| *port != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn of<K: DeserializeOwned>(object: serde_json::Value) -> K {
+        serde_json::from_value(object).unwrap()
+    }
+
+    #[test]
+    fn a_pod_counts_while_it_runs_with_an_address_of_its_own() {
+        let with = |spec: serde_json::Value, status: serde_json::Value| {
+            let object = json!({"metadata": {"name": "a", "namespace": "shop"}, "spec": spec, "status": status});
+            pod(&of::<core::Pod>(object))
+        };
+        let spec = json!({"containers": [], "serviceAccountName": "users"});
+        let status =
+            json!({"phase": "Running", "podIP": "10.0.0.7", "podIPs": [{"ip": "10.0.0.7"}, {"ip": "fd00::7"}]});
+        let found = with(spec.clone(), status.clone()).unwrap();
+        assert_eq!(
+            found,
+            Pod { account: "users".into(), ips: ["10.0.0.7", "fd00::7"].map(|ip| ip.parse().unwrap()).to_vec() }
+        );
+        assert_eq!(with(json!({"containers": []}), status.clone()).unwrap().account, "default");
+        assert_eq!(with(spec.clone(), json!({"phase": "Pending"})), None);
+        assert_eq!(with(spec, json!({"phase": "Succeeded", "podIP": "10.0.0.7"})), None);
+        assert_eq!(with(json!({"containers": [], "hostNetwork": true}), status), None);
+    }
+
+    #[test]
+    fn a_service_has_its_addresses_and_tcp_ports() {
+        let spec = json!({"clusterIP": "10.96.0.9", "clusterIPs": ["10.96.0.9", "fd00::9"], "ports": [
+            {"name": "grpc", "port": 80, "targetPort": "grpc"}, {"name": "dns", "port": 53, "protocol": "UDP"}]});
+        let found = service(&of(json!({"metadata": {"name": "users"}, "spec": spec}))).unwrap();
+        assert_eq!(found.cluster_ips, ["10.96.0.9", "fd00::9"].map(|ip| ip.parse::<std::net::IpAddr>().unwrap()));
+        assert_eq!(found.ports, BTreeMap::from([("grpc".to_owned(), 80)]));
+        let headless = json!({"metadata": {"name": "x"}, "spec": {"clusterIP": "None", "clusterIPs": ["None"]}});
+        assert_eq!(service(&of(headless)), Some(Service::default()));
+    }
+
+    #[test]
+    fn the_conditions_of_an_endpoint() {
+        let with = |conditions: serde_json::Value| {
+            let endpoint = json!({"addresses": ["10.0.0.7"], "conditions": conditions});
+            let labels = json!({SERVICE_LABEL: "users"});
+            let object = json!({"metadata": {"name": "users-x", "labels": labels}, "addressType": "IPv4",
+                "endpoints": [endpoint], "ports": [{"name": "grpc", "port": 9000, "protocol": "TCP"}]});
+            let found = slice(&of(object)).unwrap();
+            assert_eq!((found.service.as_str(), found.ports["grpc"]), ("users", 9000));
+            found.endpoints[0].condition
+        };
+        assert_eq!(with(json!({})), Condition::Ready);
+        assert_eq!(with(json!({"ready": true, "serving": true, "terminating": false})), Condition::Ready);
+        assert_eq!(with(json!({"ready": false, "serving": false, "terminating": false})), Condition::NotReady);
+        assert_eq!(with(json!({"ready": false, "serving": true, "terminating": true})), Condition::Terminating);
+        assert_eq!(with(json!({"ready": false, "serving": false, "terminating": true})), Condition::NotReady);
+        // A slice that a person has made has no label.
+        let unlabelled = json!({"metadata": {"name": "x"}, "addressType": "IPv4", "endpoints": []});
+        assert_eq!(slice(&of(unlabelled)), None);
+    }
+}

@@ -1,0 +1,452 @@
+//! Which services a pod backs, as the API server says: a plain state of pods, Services and EndpointSlices.
+//!
+//! Who exists is decided here, by the cluster's objects; whether it works is decided by its sidecar. A sidecar announces
+//! itself under its identity, and the stream of its announcement follows the pod at its address ([`Workloads::follow`]).
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, hash_map},
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::watch;
+use weft_mesh::{identity::SpiffeId, names::ServiceName};
+
+/// The namespace and name of an object.
+pub(crate) type Key = (String, String);
+
+/// A pod that runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Pod {
+    /// Its service account, which is its identity.
+    pub(crate) account: String,
+    /// All of its addresses.
+    pub(crate) ips: Vec<IpAddr>,
+}
+
+/// A Service with its own addresses.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Service {
+    /// Empty for a headless one.
+    pub(crate) cluster_ips: Vec<IpAddr>,
+    /// By name, which is empty if there is only one.
+    pub(crate) ports: BTreeMap<String, u16>,
+}
+
+/// An EndpointSlice: some of the endpoints of a Service.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Slice {
+    /// The Service's name, in the slice's namespace.
+    pub(crate) service: String,
+    /// The ports of the endpoints, by the names of the Service's ports.
+    pub(crate) ports: BTreeMap<String, u16>,
+    pub(crate) endpoints: Vec<SliceEndpoint>,
+}
+
+/// An endpoint in a slice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SliceEndpoint {
+    pub(crate) ips: Vec<IpAddr>,
+    pub(crate) condition: Condition,
+}
+
+/// What the API server says of an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Condition {
+    /// A probe fails, or it is not up yet.
+    NotReady,
+    /// It is being deleted.
+    Terminating,
+    Ready,
+}
+
+/// What is known of the pod at an address.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Backing {
+    /// Its namespace and service account; `None` as long as no pod is known there.
+    pub(crate) account: Option<(String, String)>,
+    pub(crate) services: BTreeMap<ServiceName, Backed>,
+}
+
+impl Backing {
+    /// Whether the pod runs as this identity. A pod that is not known runs as none.
+    pub(crate) fn is_of(&self, id: &SpiffeId) -> bool {
+        let service = id.service();
+        self.account.as_ref().is_some_and(|(ns, account)| ns == service.namespace() && account == service.name())
+    }
+}
+
+/// A Service that a pod backs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Backed {
+    pub(crate) condition: Condition,
+    /// The Service's own addresses, each with the port of the pod to which it leads.
+    pub(crate) virtual_addresses: BTreeSet<(u16, SocketAddr)>,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Workloads {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    pods: HashMap<Key, Pod>,
+    services: HashMap<Key, Service>,
+    slices: HashMap<Key, Slice>,
+    pods_at: HashMap<IpAddr, BTreeSet<Key>>,
+    slices_at: HashMap<IpAddr, BTreeSet<Key>>,
+    slices_of: HashMap<Key, BTreeSet<Key>>,
+    followed: HashMap<IpAddr, watch::Sender<Arc<Backing>>>,
+}
+
+impl Workloads {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A pod is there with this content, or no longer (`None`).
+    pub(crate) fn set_pod(&self, key: Key, pod: Option<Pod>) {
+        let mut state = self.lock();
+        let touched = state.put_pod(key, pod);
+        state.tell(touched);
+    }
+
+    /// A Service is there with this content, or no longer.
+    pub(crate) fn set_service(&self, key: Key, service: Option<Service>) {
+        let mut state = self.lock();
+        let touched = state.put_service(key, service);
+        state.tell(touched);
+    }
+
+    /// A slice is there with this content, or no longer.
+    pub(crate) fn set_slice(&self, key: Key, slice: Option<Slice>) {
+        let mut state = self.lock();
+        let touched = state.put_slice(key, slice);
+        state.tell(touched);
+    }
+
+    /// These are all pods: others are gone.
+    pub(crate) fn set_all_pods(&self, pods: HashMap<Key, Pod>) {
+        let mut state = self.lock();
+        let gone: Vec<Key> = state.pods.keys().filter(|key| !pods.contains_key(*key)).cloned().collect();
+        let mut touched: BTreeSet<IpAddr> = gone.into_iter().flat_map(|key| state.put_pod(key, None)).collect();
+        touched.extend(pods.into_iter().flat_map(|(key, pod)| state.put_pod(key, Some(pod))));
+        state.tell(touched);
+    }
+
+    /// These are all Services: others are gone.
+    pub(crate) fn set_all_services(&self, services: HashMap<Key, Service>) {
+        let mut state = self.lock();
+        let gone: Vec<Key> = state.services.keys().filter(|key| !services.contains_key(*key)).cloned().collect();
+        let mut touched: BTreeSet<IpAddr> = gone.into_iter().flat_map(|key| state.put_service(key, None)).collect();
+        touched.extend(services.into_iter().flat_map(|(key, service)| state.put_service(key, Some(service))));
+        state.tell(touched);
+    }
+
+    /// These are all slices: others are gone.
+    pub(crate) fn set_all_slices(&self, slices: HashMap<Key, Slice>) {
+        let mut state = self.lock();
+        let gone: Vec<Key> = state.slices.keys().filter(|key| !slices.contains_key(*key)).cloned().collect();
+        let mut touched: BTreeSet<IpAddr> = gone.into_iter().flat_map(|key| state.put_slice(key, None)).collect();
+        touched.extend(slices.into_iter().flat_map(|(key, slice)| state.put_slice(key, Some(slice))));
+        state.tell(touched);
+    }
+
+    /// What is known of the pod at an address, now and whenever it changes.
+    pub(crate) fn follow(self: &Arc<Self>, ip: IpAddr) -> Following {
+        let mut state = self.lock();
+        let now = state.backing(ip);
+        let backing = match state.followed.entry(ip) {
+            hash_map::Entry::Occupied(sender) => sender.get().subscribe(),
+            hash_map::Entry::Vacant(free) => free.insert(watch::Sender::new(Arc::new(now))).subscribe(),
+        };
+        Following { workloads: Arc::clone(self), ip, backing }
+    }
+
+    /// What is known of the pod at an address.
+    pub(crate) fn at(&self, ip: IpAddr) -> Backing {
+        self.lock().backing(ip)
+    }
+}
+
+/// The pod at an address, followed until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Following {
+    workloads: Arc<Workloads>,
+    ip: IpAddr,
+    backing: watch::Receiver<Arc<Backing>>,
+}
+
+impl Following {
+    /// What is known now.
+    pub(crate) fn now(&mut self) -> Arc<Backing> {
+        Arc::clone(&self.backing.borrow_and_update())
+    }
+
+    /// Waits until something else is known than [`Self::now`] said. Dropping the future loses nothing.
+    pub(crate) async fn changed(&mut self) {
+        if self.backing.changed().await.is_err() {
+            // The sender lives as long as this.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        let mut state = self.workloads.lock();
+        // This receiver is the last one.
+        if state.followed.get(&self.ip).is_some_and(|sender| sender.receiver_count() <= 1) {
+            state.followed.remove(&self.ip);
+        }
+    }
+}
+
+impl State {
+    /// Returns the addresses of which something else may be known now. So do the next two.
+    fn put_pod(&mut self, key: Key, pod: Option<Pod>) -> BTreeSet<IpAddr> {
+        let before = match &pod {
+            Some(pod) => self.pods.insert(key.clone(), pod.clone()),
+            None => self.pods.remove(&key),
+        };
+        if before == pod {
+            return BTreeSet::new();
+        }
+        let (old, new) = (before.map(|pod| pod.ips).unwrap_or_default(), pod.map(|pod| pod.ips).unwrap_or_default());
+        index(&mut self.pods_at, &key, &old, &new);
+        old.into_iter().chain(new).collect()
+    }
+
+    fn put_service(&mut self, key: Key, service: Option<Service>) -> BTreeSet<IpAddr> {
+        let before = match &service {
+            Some(service) => self.services.insert(key.clone(), service.clone()),
+            None => self.services.remove(&key),
+        };
+        if before == service {
+            return BTreeSet::new();
+        }
+        let slices = self.slices_of.get(&key).into_iter().flatten().filter_map(|slice| self.slices.get(slice));
+        slices.flat_map(Slice::ips).collect()
+    }
+
+    fn put_slice(&mut self, key: Key, slice: Option<Slice>) -> BTreeSet<IpAddr> {
+        let before = match &slice {
+            Some(slice) => self.slices.insert(key.clone(), slice.clone()),
+            None => self.slices.remove(&key),
+        };
+        if before == slice {
+            return BTreeSet::new();
+        }
+        let service_of = |slice: &Option<Slice>| slice.as_ref().map(|slice| (key.0.clone(), slice.service.clone()));
+        let (old, new): (Vec<Key>, Vec<Key>) =
+            (service_of(&before).into_iter().collect(), service_of(&slice).into_iter().collect());
+        index(&mut self.slices_of, &key, &old, &new);
+        let ips = |slice: &Option<Slice>| slice.iter().flat_map(Slice::ips).collect::<Vec<IpAddr>>();
+        let (old, new) = (ips(&before), ips(&slice));
+        index(&mut self.slices_at, &key, &old, &new);
+        old.into_iter().chain(new).collect()
+    }
+
+    fn pod_at(&self, ip: IpAddr) -> Option<(&Key, &Pod)> {
+        // Addresses are used again, but by one pod at a time.
+        let key = self.pods_at.get(&ip)?.first()?;
+        self.pods.get(key).map(|pod| (key, pod))
+    }
+
+    fn account_at(&self, ip: IpAddr) -> Option<(String, String)> {
+        self.pod_at(ip).map(|((namespace, _), pod)| (namespace.clone(), pod.account.clone()))
+    }
+
+    fn backing(&self, ip: IpAddr) -> Backing {
+        let mut services: BTreeMap<ServiceName, Backed> = BTreeMap::new();
+        let own = [ip];
+        let pod = self.pod_at(ip);
+        let ips = pod.map_or(&own[..], |(_, pod)| &pod.ips);
+        for ip in ips {
+            for key in self.slices_at.get(ip).into_iter().flatten() {
+                let Some(slice) = self.slices.get(key) else { continue };
+                // A Service's pods are in its own namespace.
+                if pod.is_some_and(|((namespace, _), _)| *namespace != key.0) {
+                    continue;
+                }
+                let Ok(name) = ServiceName::new(&slice.service, &key.0) else { continue };
+                let conditions = slice.endpoints.iter().filter(|e| e.ips.contains(ip)).map(|e| e.condition);
+                let Some(condition) = conditions.max() else { continue };
+                let virtual_addresses = self.virtual_addresses(&key.0, slice);
+                let backed =
+                    services.entry(name).or_insert_with(|| Backed { condition, virtual_addresses: BTreeSet::new() });
+                backed.condition = backed.condition.max(condition);
+                backed.virtual_addresses.extend(virtual_addresses);
+            }
+        }
+        Backing { account: self.account_at(ip), services }
+    }
+
+    fn virtual_addresses(&self, namespace: &str, slice: &Slice) -> BTreeSet<(u16, SocketAddr)> {
+        let Some(service) = self.services.get(&(namespace.to_owned(), slice.service.clone())) else {
+            return BTreeSet::new();
+        };
+        let leads = service.ports.iter().filter_map(|(name, port)| Some((*slice.ports.get(name)?, *port)));
+        leads
+            .flat_map(|(to, port)| service.cluster_ips.iter().map(move |ip| (to, SocketAddr::new(*ip, port))))
+            .collect()
+    }
+
+    fn tell(&mut self, touched: BTreeSet<IpAddr>) {
+        // A pod's other addresses show the same.
+        let all: BTreeSet<IpAddr> = touched
+            .iter()
+            .flat_map(|ip| self.pod_at(*ip).map(|(_, pod)| pod.ips.clone()).unwrap_or_default())
+            .collect();
+        for ip in touched.union(&all) {
+            if !self.followed.contains_key(ip) {
+                continue;
+            }
+            let now = self.backing(*ip);
+            if let Some(sender) = self.followed.get(ip) {
+                sender.send_if_modified(|before| {
+                    let is_other = **before != now;
+                    if is_other {
+                        *before = Arc::new(now);
+                    }
+                    is_other
+                });
+            }
+        }
+    }
+}
+
+impl Slice {
+    fn ips(&self) -> impl Iterator<Item = IpAddr> + use<'_> {
+        self.endpoints.iter().flat_map(|endpoint| endpoint.ips.iter().copied())
+    }
+}
+
+/// An object is found by `new` from now on, and no longer by `old`.
+fn index<K: Eq + std::hash::Hash + Clone>(by: &mut HashMap<K, BTreeSet<Key>>, object: &Key, old: &[K], new: &[K]) {
+    for key in old.iter().filter(|key| !new.contains(key)) {
+        if let Some(objects) = by.get_mut(key) {
+            objects.remove(object);
+            if objects.is_empty() {
+                by.remove(key);
+            }
+        }
+    }
+    for key in new {
+        by.entry(key.clone()).or_default().insert(object.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    fn key(name: &str) -> Key {
+        ("shop".to_owned(), name.to_owned())
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn pod(account: &str, ips: &[&str]) -> Option<Pod> {
+        Some(Pod { account: account.to_owned(), ips: ips.iter().map(|text| ip(text)).collect() })
+    }
+
+    fn service(cluster_ip: &str, ports: &[(&str, u16)]) -> Option<Service> {
+        let ports = ports.iter().map(|(name, port)| ((*name).to_owned(), *port)).collect();
+        Some(Service { cluster_ips: vec![ip(cluster_ip)], ports })
+    }
+
+    fn slice(service: &str, ports: &[(&str, u16)], endpoints: &[(&str, Condition)]) -> Option<Slice> {
+        let ports = ports.iter().map(|(name, port)| ((*name).to_owned(), *port)).collect();
+        let endpoints =
+            endpoints.iter().map(|(text, condition)| SliceEndpoint { ips: vec![ip(text)], condition: *condition });
+        Some(Slice { service: service.to_owned(), ports, endpoints: endpoints.collect() })
+    }
+
+    fn names(backing: &Backing) -> Vec<String> {
+        backing.services.keys().map(ToString::to_string).collect()
+    }
+
+    #[tokio::test]
+    async fn a_pod_backs_the_services_whose_slices_name_it() {
+        let workloads = Arc::new(Workloads::default());
+        let mut follows = workloads.follow(ip("10.0.0.7"));
+        assert_eq!(*follows.now(), Backing::default());
+        // In any order.
+        workloads.set_slice(key("users-x"), slice("users", &[("grpc", 9000)], &[("10.0.0.7", Condition::NotReady)]));
+        follows.changed().now_or_never().expect("a slice names it");
+        workloads.set_pod(key("users-1"), pod("people", &["10.0.0.7"]));
+        workloads.set_service(key("users"), service("10.96.0.9", &[("grpc", 80), ("metrics", 9090)]));
+        let now = follows.now();
+        assert_eq!(now.account, Some(("shop".to_owned(), "people".to_owned())));
+        let backed = &now.services[&ServiceName::parse("users.shop").unwrap()];
+        assert_eq!(backed.condition, Condition::NotReady);
+        assert_eq!(backed.virtual_addresses, BTreeSet::from([(9000, "10.96.0.9:80".parse().unwrap())]));
+
+        workloads.set_slice(key("users-x"), slice("users", &[("grpc", 9000)], &[("10.0.0.7", Condition::Ready)]));
+        workloads.set_slice(key("canary-x"), slice("canary", &[], &[("10.0.0.7", Condition::Ready)]));
+        follows.changed().now_or_never().expect("it is ready");
+        assert_eq!(names(&follows.now()), ["canary.shop", "users.shop"]);
+        // What does not concern it is not told.
+        workloads.set_slice(key("users-y"), slice("users", &[("grpc", 9000)], &[("10.0.0.8", Condition::Ready)]));
+        workloads.set_pod(key("users-2"), pod("people", &["10.0.0.8"]));
+        assert!(follows.changed().now_or_never().is_none());
+        workloads.set_slice(key("users-x"), None);
+        follows.changed().now_or_never().expect("it backs one service less");
+        assert_eq!(names(&follows.now()), ["canary.shop"]);
+    }
+
+    #[tokio::test]
+    async fn a_whole_list_removes_what_is_not_in_it() {
+        let workloads = Arc::new(Workloads::default());
+        workloads.set_pod(key("users-1"), pod("people", &["10.0.0.7"]));
+        workloads.set_slice(key("users-x"), slice("users", &[], &[("10.0.0.7", Condition::Ready)]));
+        let mut follows = workloads.follow(ip("10.0.0.7"));
+        let before = follows.now();
+        let same = HashMap::from([(key("users-1"), pod("people", &["10.0.0.7"]).unwrap())]);
+        workloads.set_all_pods(same);
+        assert!(follows.changed().now_or_never().is_none(), "nothing is different");
+        // Its address was given to another pod while the watch was down.
+        workloads.set_all_pods(HashMap::from([(key("other"), pod("other", &["10.0.0.7"]).unwrap())]));
+        workloads.set_all_slices(HashMap::new());
+        workloads.set_all_services(HashMap::new());
+        follows.changed().now_or_never().expect("it is another pod");
+        let now = follows.now();
+        assert_ne!(now, before);
+        assert_eq!(now.account, Some(("shop".to_owned(), "other".to_owned())));
+        assert!(now.services.is_empty());
+    }
+
+    #[tokio::test]
+    async fn all_addresses_of_a_pod_count_and_other_namespaces_do_not() {
+        let workloads = Arc::new(Workloads::default());
+        workloads.set_pod(key("users-1"), pod("people", &["10.0.0.7", "fd00::7"]));
+        let mut follows = workloads.follow(ip("10.0.0.7"));
+        workloads.set_slice(key("users-6"), slice("users", &[], &[("fd00::7", Condition::Ready)]));
+        follows.changed().now_or_never().expect("a slice names its other address");
+        assert_eq!(names(&follows.now()), ["users.shop"]);
+        // Anybody who may write slices in another namespace could name it there.
+        let foreign = ("evil".to_owned(), "x".to_owned());
+        workloads.set_slice(foreign, slice("users", &[], &[("10.0.0.7", Condition::Ready)]));
+        assert!(follows.changed().now_or_never().is_none());
+    }
+
+    #[test]
+    fn nothing_is_kept_of_what_nobody_follows() {
+        let workloads = Arc::new(Workloads::default());
+        let (one, two) = (workloads.follow(ip("10.0.0.7")), workloads.follow(ip("10.0.0.7")));
+        drop(one);
+        assert_eq!(workloads.lock().followed.len(), 1);
+        drop(two);
+        workloads.set_pod(key("users-1"), pod("people", &["10.0.0.7"]));
+        workloads.set_pod(key("users-1"), None);
+        let state = workloads.lock();
+        assert!(state.followed.is_empty() && state.pods_at.is_empty() && state.slices_at.is_empty());
+    }
+}

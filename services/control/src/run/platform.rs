@@ -1,0 +1,107 @@
+//! What the control plane runs on: Kubernetes, or anything else.
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use tokio_util::sync::CancellationToken;
+
+#[cfg(feature = "kubernetes")]
+use crate::kubernetes::api::{Api, Trust, webhook::Webhook};
+use crate::{
+    Args,
+    authority::{ca::Ca, credentials::Credentials},
+    kubernetes::cluster::Cluster,
+};
+
+/// See the module.
+pub(super) enum Platform {
+    Any,
+    #[cfg(feature = "kubernetes")]
+    Kubernetes(Box<Kubernetes>),
+    /// A cluster that a test makes.
+    #[cfg(test)]
+    Made(Arc<Cluster>),
+}
+
+#[cfg(feature = "kubernetes")]
+pub(super) struct Kubernetes {
+    api: Api,
+    webhook: Option<(tokio::net::TcpListener, crate::kubernetes::inject::Config)>,
+}
+
+/// Runs beside the ports of the control plane; ends when it fails, or with them.
+type Beside = BoxFuture<'static, anyhow::Result<()>>;
+
+impl Platform {
+    #[cfg(not(feature = "kubernetes"))]
+    pub(super) async fn find(args: &Args) -> anyhow::Result<Self> {
+        anyhow::ensure!(
+            !args.kubernetes,
+            "--kubernetes: this program was built without the cargo feature `kubernetes`"
+        );
+        Ok(Self::Any)
+    }
+
+    /// On Kubernetes: connects, and fills the state folder.
+    #[cfg(feature = "kubernetes")]
+    pub(super) async fn find(args: &Args) -> anyhow::Result<Self> {
+        use anyhow::Context as _;
+        if !args.kubernetes {
+            return Ok(Self::Any);
+        }
+        let webhook = match args.webhook {
+            Some(address) => {
+                let config = Webhook::configuration(args.inject_config.as_deref())?;
+                let listener = tokio::net::TcpListener::bind(address).await;
+                Some((listener.with_context(|| format!("can't listen on {address} (--webhook)"))?, config))
+            }
+            None => None,
+        };
+        let api = Api::connect().await?;
+        api.keep_ca(&args.state_dir, &args.trust_domain).await?;
+        Ok(Self::Kubernetes(Box::new(Kubernetes { api, webhook })))
+    }
+
+    /// Starts what belongs to the platform. On Kubernetes it returns when the cluster is known.
+    pub(super) async fn start(
+        self,
+        ca: &Arc<Ca>,
+        credentials: &Credentials,
+        stopping: CancellationToken,
+    ) -> (Option<Arc<Cluster>>, Beside) {
+        match self {
+            Self::Any => {
+                let _ = (ca, credentials);
+                (None, Box::pin(async move { Ok(stopping.cancelled().await) }))
+            }
+            #[cfg(test)]
+            Self::Made(cluster) => (Some(cluster), Box::pin(async move { Ok(stopping.cancelled().await) })),
+            #[cfg(feature = "kubernetes")]
+            Self::Kubernetes(kubernetes) => {
+                let Kubernetes { api, webhook } = *kubernetes;
+                let (trust, keeping) = Trust::keep(&api, credentials.bundle());
+                let ca = Arc::clone(ca);
+                let stopped = stopping.clone();
+                let answering = async move {
+                    match webhook {
+                        Some((listener, config)) => {
+                            Webhook { listener, config, trust }.serve(&ca, stopped.cancelled_owned()).await
+                        }
+                        None => Ok(stopped.cancelled().await),
+                    }
+                };
+                let answering = tokio::spawn(answering);
+                let keeping = tokio::spawn(keeping);
+                let (cluster, watches) = api.watch().await;
+                tracing::info!("knows the pods, Services and EndpointSlices of the cluster");
+                let beside = async move {
+                    let _watches = watches;
+                    let answered = answering.await;
+                    keeping.abort();
+                    answered?
+                };
+                (Some(Arc::new(cluster)), Box::pin(beside))
+            }
+        }
+    }
+}
