@@ -2,6 +2,8 @@
 
 use std::{
     collections::BTreeMap,
+    io::{BufRead, BufReader},
+    process::{Command, Output, Stdio},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
@@ -16,7 +18,9 @@ use tokio::{
 };
 use tonic::{Request, Status, transport::Channel};
 use tonic_prost::ProstCodec;
-use weft_tests::{Bed, Text, eventually, is_alive, probe, probe_service, signal};
+use weft_control::{ca::Ca, join_token};
+use weft_mesh::identity::SpiffeId;
+use weft_tests::{Bed, ReplicaPorts, Text, binary, eventually, get, is_alive, probe, probe_service, signal};
 
 /// A guard that only a very slow machine reaches. A restart waits for the calls under way.
 const LIMIT: Duration = Duration::from_secs(180);
@@ -252,4 +256,82 @@ async fn a_draining_sidecar_carries_its_services_calls_until_the_service_ends() 
     }
     signal("-KILL", bed.pid("other-1"));
     eventually("then it stops", LIMIT, async || !is_alive(sidecar)).await;
+}
+
+/// Runs `weft-sidecar drain` for the sidecar of a replica.
+fn drain(ports: ReplicaPorts, wait: &str) -> Output {
+    let [admin, metrics] = [ports.admin, ports.metrics].map(|port| format!("127.0.0.1:{port}"));
+    let mut command = Command::new(binary("weft-sidecar"));
+    // As in a container: there is nothing but the program.
+    command.env_clear().args(["drain", "--admin", &admin, "--metrics", &metrics, "--wait", wait]);
+    command.output().expect("it starts")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_sidecar_that_was_drained_by_a_command_still_stops_on_a_signal() {
+    let other = "  other:\n    run: ${BIN}/weft-test-app\n";
+    let bed = Bed::start(&format!("{}{other}", probe_service(1))).await;
+    let (sidecar, ports) = (bed.pid("other-1·sidecar"), bed.ports("other-1"));
+    let metrics = ports.metrics;
+    let channel = bed.channel();
+    let long = [("x-weft-service", "other"), ("x-do", "sleep:600000")];
+    let call = tokio::spawn(async move { probe(&channel, "Say", &long).await.map(drop) });
+    let runs = async || weft_tests::metric(metrics, "weft_calls_in_flight", "direction=\"inbound\"").await > 0.0;
+    eventually("the call runs", LIMIT, runs).await;
+
+    let told = drain(ports, "1");
+    let why = String::from_utf8_lossy(&told.stderr).into_owned();
+    assert!(told.status.success() && why == "weft-sidecar drain: calls still run after 1s\n", "{told:?}");
+    assert_eq!(get(metrics, "/drainz").await, (503, "calls still run\n".into()));
+    assert!(!call.is_finished(), "the time of the command is not that of the calls");
+    call.abort();
+    let told = drain(ports, "100");
+    assert!(told.status.success() && told.stderr.is_empty() && told.stdout.is_empty(), "{told:?}");
+    assert_eq!(get(metrics, "/drainz").await.0, 200);
+    assert_eq!(get(metrics, "/readyz").await, (503, "draining\n".into()));
+    assert_eq!(get(metrics, "/startz").await.0, 200);
+    let outbound = weft_tests::channel(ports.outbound);
+    probe(&outbound, "Say", &[]).await.expect("its service still calls");
+
+    signal("-TERM", sidecar);
+    signal("-KILL", bed.pid("other-1"));
+    eventually("it stops", LIMIT, async || !is_alive(sidecar)).await;
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").and_then(|port| port.local_addr()).expect("a free port");
+    let told = drain(ReplicaPorts { admin: closed.port(), ..ports }, "100");
+    let why = String::from_utf8_lossy(&told.stderr).into_owned();
+    assert_eq!(told.status.code(), Some(1));
+    assert!(why.starts_with("weft-sidecar: no sidecar can be told to drain at 127.0.0.1:"), "{why}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_sidecar_has_started_when_it_has_its_identity_and_before_its_service_is_up() {
+    let bed = Bed::start(&probe_service(1)).await;
+    let (control, file) = (bed.state_dir().join("control"), bed.dir().join("token"));
+    std::fs::write(&file, "no token").expect("the folder can be written");
+    let mut command = tokio::process::Command::new(binary("weft-sidecar"));
+    let any = "127.0.0.1:0";
+    command.args(["--outbound", any, "--inbound", any, "--admin", any, "--metrics", any]);
+    // Nothing listens on port 1.
+    command.args(["--service", "late", "--namespace", "shop", "--app", "127.0.0.1:1"]);
+    command.args(["--control-plane", &format!("https://127.0.0.1:{}", bed.control())]);
+    command.arg("--trust-bundle").arg(control.join("bundle.pem")).arg("--join-token-file").arg(&file);
+    let mut process = command.stderr(Stdio::piped()).kill_on_drop(true).spawn().expect("the sidecar starts");
+    let stderr = process.stderr.take().expect("piped").into_owned_fd().expect("it is open");
+    let mut lines = BufReader::new(std::fs::File::from(stderr)).lines();
+    let line = lines.find_map(|line| line.ok().filter(|line| line.contains("the sidecar runs"))).expect("it runs");
+    // Its later lines are dropped: a full pipe must not stop it.
+    std::thread::spawn(move || lines.for_each(drop));
+    let (_, rest) = line.split_once("metrics=127.0.0.1:").expect("it says where it listens");
+    let digits = rest.split(|c: char| !c.is_ascii_digit()).next().expect("a part");
+    let metrics = digits.parse().expect("a port");
+
+    assert_eq!(get(metrics, "/startz").await, (503, "no identity from the control plane yet\n".into()));
+    let ca = Ca::open_or_create(&control, &"weft.local".parse().expect("a trust domain")).expect("the mesh has a CA");
+    let id: SpiffeId = "spiffe://weft.local/ns/shop/sa/late".parse().expect("an id");
+    std::fs::write(&file, join_token::issue(&ca, &id, LIMIT * 60).expect("a token")).expect("it can be replaced");
+    eventually("it has started", LIMIT, async || get(metrics, "/startz").await == (200, "started\n".into())).await;
+    eventually("it waits for its service", LIMIT, async || {
+        get(metrics, "/readyz").await == (503, "the local service is not up\n".into())
+    })
+    .await;
 }

@@ -66,7 +66,7 @@ enum Command {
     /// Print what takes the control plane off a Kubernetes cluster again, for `kubectl delete -f -`
     Uninstall(install::UninstallArgs),
     /// Run a sidecar, the proxy beside a service
-    Sidecar(Box<weft_sidecar::Given>),
+    Sidecar(weft_sidecar::Command),
 }
 
 #[derive(clap::Args)]
@@ -152,7 +152,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Redirect(args) => redirect::run(&args),
         Command::Install(args) => install::run(&args),
         Command::Uninstall(args) => install::uninstall(&args),
-        Command::Sidecar(args) => weft_sidecar::run(*args).map(|()| ExitCode::SUCCESS),
+        Command::Sidecar(args) => weft_sidecar::run(args).map(|()| ExitCode::SUCCESS),
     }
 }
 

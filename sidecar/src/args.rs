@@ -1,7 +1,9 @@
 //! The configuration of a sidecar: flags, each with an environment variable.
 
+mod command;
 mod settings;
 
+pub use command::{Command, Drain};
 pub use settings::Given;
 pub(crate) use settings::{Origin, Setting};
 

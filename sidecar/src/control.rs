@@ -47,6 +47,8 @@ use crate::{
 /// How often to check whether the registry has answered.
 const ANNOUNCED_LOOK_INTERVAL: std::time::Duration = std::time::Duration::from_millis(10);
 
+const NO_IDENTITY: &str = "no identity from the control plane yet";
+
 /// What the tasks of the control side share.
 pub(crate) struct Control {
     shared: Arc<Shared>,
@@ -196,6 +198,11 @@ impl Control {
         self.shared.advance_to(Phase::Draining);
     }
 
+    /// Why this sidecar has not started, if it has not. It never depends on the local service, which may wait for it.
+    fn unstarted_reason(&self) -> Option<&'static str> {
+        self.shared.identity.load().is_none().then_some(NO_IDENTITY)
+    }
+
     /// Why this sidecar is not ready, if it is not.
     fn unready_reason(&self) -> Option<&'static str> {
         let shared = &self.shared;
@@ -206,7 +213,7 @@ impl Control {
             return Some("a thread makes no progress: the log says which");
         }
         match &*shared.identity.load() {
-            None => return Some("no identity from the control plane yet"),
+            None => return Some(NO_IDENTITY),
             Some(identity) if identity.svid.not_after() <= SystemTime::now() => {
                 return Some("its certificate has expired: no other sidecar accepts a connection from it");
             }

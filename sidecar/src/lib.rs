@@ -8,6 +8,8 @@
 //! Once a call is sent, the events of its two connections drive it: `call` relays between its two sides, and
 //! `transport` drives the connections.
 //!
+//! `drain` is the command for a sidecar that runs elsewhere in this host; all else is the sidecar itself.
+//!
 //! Imports run one way, from the first of these to the last: `start`, `control`, `accept`, `proxy`, `call`, `transport`,
 //! `thread`, `shared`, `endpoints`, `telemetry`, `policy`, `message`, `time`. All of them may use `args` and
 //! `watchdog`, which use none of them.
@@ -16,6 +18,7 @@ mod accept;
 mod args;
 mod call;
 mod control;
+mod drain;
 mod endpoints;
 mod message;
 mod policy;
@@ -30,5 +33,18 @@ mod transport;
 pub mod trial;
 mod watchdog;
 
-pub use args::{AppProtocol, Args, Forward, Given, HealthCheck, Outside, UpgradeName, header_list_bytes, memory};
-pub use start::run;
+pub use args::{
+    AppProtocol, Args, Command, Drain, Forward, Given, HealthCheck, Outside, UpgradeName, header_list_bytes, memory,
+};
+
+/// Does what the command line says. Blocks until that is done: for a sidecar, until it was told to stop.
+///
+/// # Errors
+/// The configuration is wrong, a port is in use, or a part of the sidecar failed so that only a new process helps. For a
+/// drain: no sidecar listens there.
+pub fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Run(given) => start::run(*given),
+        Command::Drain(asked) => drain::run(&asked),
+    }
+}

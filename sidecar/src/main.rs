@@ -9,11 +9,11 @@ use clap::Parser;
 #[command(name = "weft-sidecar", version)]
 struct Cli {
     #[command(flatten)]
-    args: weft_sidecar::Given,
+    command: weft_sidecar::Command,
 }
 
 fn main() -> ExitCode {
-    match weft_sidecar::run(Cli::parse().args) {
+    match weft_sidecar::run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // On one line, with its causes but without a backtrace: most often a flag is wrong.

@@ -58,7 +58,7 @@ const STOP_GRACE: Duration = Duration::from_secs(2);
 ///
 /// # Errors
 /// The configuration is wrong, a port is in use, or a part of the sidecar failed so that only a new process helps.
-pub fn run(Given { args, settings }: Given) -> anyhow::Result<()> {
+pub(crate) fn run(Given { args, settings }: Given) -> anyhow::Result<()> {
     install_crypto_provider();
     let log = init_logging(args.log_format)?;
     let _flushes = FlushLog;

@@ -1,4 +1,4 @@
-//! The metrics port: `/metrics` for Prometheus; `/healthz`, `/readyz` and `/drainz` for the supervisor of the process.
+//! The metrics port: `/metrics` for Prometheus; `/healthz`, `/startz`, `/readyz` and `/drainz` for the supervisor of the process.
 
 mod breakers;
 
@@ -35,6 +35,7 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
 pub(super) async fn run(control: Arc<Control>, listener: TcpListener) -> anyhow::Result<()> {
     let app = Router::new()
         .route("/healthz", get(async || "ok\n"))
+        .route("/startz", get(startz))
         .route("/readyz", get(readyz))
         .route("/drainz", get(drainz))
         .with_state(Arc::clone(&control));
@@ -44,9 +45,19 @@ pub(super) async fn run(control: Arc<Control>, listener: TcpListener) -> anyhow:
     Ok(())
 }
 
+/// For a supervisor that starts the service after its sidecar: 200 when the service can call. The ports are taken before
+/// this one is served.
+async fn startz(State(control): State<Arc<Control>>) -> Response {
+    unless(control.unstarted_reason(), "started\n")
+}
+
 async fn readyz(State(control): State<Arc<Control>>) -> Response {
-    match control.unready_reason() {
-        None => "ready\n".into_response(),
+    unless(control.unready_reason(), "ready\n")
+}
+
+fn unless(reason: Option<&'static str>, good: &'static str) -> Response {
+    match reason {
+        None => good.into_response(),
         Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response(),
     }
 }
