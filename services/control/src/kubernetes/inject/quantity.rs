@@ -24,13 +24,13 @@ impl Quantity {
     /// An amount of bytes: `64Mi` if it is that.
     pub fn of_bytes(bytes: u64) -> Self {
         const MI: u64 = 1 << 20;
-        let text = if bytes > 0 && bytes % MI == 0 { format!("{}Mi", bytes / MI) } else { bytes.to_string() };
+        let text = if bytes > 0 && bytes.is_multiple_of(MI) { format!("{}Mi", bytes / MI) } else { bytes.to_string() };
         Self { text, milli: u128::from(bytes) * 1_000 }
     }
 
     /// An amount in thousandths: `10m`, and `1` for 1,000.
     pub fn of_milli(count: u16) -> Self {
-        let text = if count % 1_000 == 0 { (count / 1_000).to_string() } else { format!("{count}m") };
+        let text = if count.is_multiple_of(1_000) { (count / 1_000).to_string() } else { format!("{count}m") };
         Self { text, milli: u128::from(count) }
     }
 
