@@ -8,6 +8,7 @@ mod call;
 mod console;
 mod down;
 mod init;
+mod inject;
 mod install;
 mod mesh_file;
 mod new_files;
@@ -52,6 +53,8 @@ enum Command {
     Check(CheckArgs),
     /// Say who may call what and why, check that, or suggest rules from calls that were seen
     Access(access::Args),
+    /// Add the sidecar to the Kubernetes pods of a file, as the webhook of a cluster does
+    Inject(inject::Args),
     /// Export Weft's own .proto files, for protoc, buf and editors
     Proto(proto::Args),
     /// Run the control plane: identities, discovery, contracts, dashboard
@@ -131,6 +134,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Call(args) => call::run(args),
         Command::Check(args) => check(&args),
         Command::Access(args) => access::run(args),
+        Command::Inject(args) => inject::run(&args),
         Command::Proto(args) => proto::run(&args),
         Command::Control(ControlArgs { command: Some(ControlCommand::Token(args)), .. }) => {
             console::say(weft_control::token(&args)?)?;

@@ -19,6 +19,7 @@ use prost_types::{
     field_descriptor_proto::{Label, Type},
 };
 use tempfile::TempDir;
+use weft_control::kubernetes::{inject::Config, names::annotation};
 use weft_mesh::{
     errors::{GRPC_CODES, Reason},
     policy::BreakerPolicy,
@@ -39,12 +40,14 @@ const FLAGS: &[(&str, &str, &[&str])] = &[
     ("docs/command-line.md", "weft access explain", &["access", "explain"]),
     ("docs/command-line.md", "weft access test", &["access", "test"]),
     ("docs/command-line.md", "weft access suggest", &["access", "suggest"]),
+    ("docs/command-line.md", "weft inject", &["inject"]),
     ("docs/command-line.md", "weft proto export", &["proto", "export"]),
     ("docs/command-line.md", "weft identity", &["identity", "list"]),
     ("docs/command-line.md", "weft identity", &["identity", "release"]),
     ("docs/command-line.md", "weft redirect", &["redirect"]),
     ("docs/command-line.md", "weft install", &["install"]),
     ("docs/sidecar.md", "Flags", &["sidecar"]),
+    ("docs/sidecar.md", "Life cycle", &["sidecar", "drain"]),
     ("docs/control-plane.md", "Flags", &["control"]),
     ("docs/control-plane.md", "Join tokens", &["control", "token"]),
 ];
@@ -270,6 +273,17 @@ fn allowed_keys<'a>(told: &'a str, table: &str) -> Vec<&'a str> {
     let (_, keys) = told.split_once(&place).unwrap_or_else(|| panic!("no `{place}` in:\n{told}"));
     let keys = keys.lines().next().unwrap_or_default();
     keys.split(" (did you mean").next().unwrap_or_default().split(", ").collect()
+}
+
+#[test]
+fn annotations_and_keys_of_the_injector_are_on_their_page() {
+    let page = Page::read("docs/kubernetes.md");
+    let rows: Vec<Row> = annotation::SETTINGS.iter().copied().map(Row::new).collect();
+    let mut problems = differences(&page.name, &page.table("Annotations", "annotation"), &rows);
+    let told = Config::parse("inject.yaml", &format!("{UNKNOWN}: 1\n")).expect_err("an unknown key").to_string();
+    let rows: Vec<Row> = allowed_keys(&told, "").into_iter().map(Row::new).collect();
+    problems.extend(differences(&page.name, &page.table("What is added to a pod", "key"), &rows));
+    must_be_none(&problems);
 }
 
 #[tokio::test]

@@ -3,7 +3,6 @@
 use std::{
     env, fmt,
     io::Write as _,
-
     process::{Command, Output, Stdio},
     sync::{
         LazyLock, RwLock, RwLockReadGuard, RwLockWriteGuard,
@@ -122,7 +121,8 @@ impl Cluster {
         let from = weft.parent().expect("it is in a folder");
         let images = root().join("tests/kubernetes/images").display().to_string();
         let archives = root().join("target/images");
-        let mut args = vec!["--from".to_owned(), from.display().to_string(), "--out".to_owned(), archives.display().to_string()];
+        let mut args =
+            vec!["--from".to_owned(), from.display().to_string(), "--out".to_owned(), archives.display().to_string()];
         if let Some(ghz) = outside("ghz") {
             args.extend(["--add".to_owned(), format!("weft-test/ghz:1={}", ghz.display())]);
         }
@@ -135,7 +135,9 @@ impl Cluster {
         self.kubectl(&["-n", "weft", "rollout", "status", "deployment/control", "--timeout=240s"]);
         let shop = root().join("k8s/shop").display().to_string();
         // The control plane tells the API server its certificate within moments.
-        self.until("the shop is applied", Duration::from_secs(60), || self.try_kubectl(&["apply", "-k", &shop], "").map(drop));
+        self.until("the shop is applied", Duration::from_secs(60), || {
+            self.try_kubectl(&["apply", "-k", &shop], "").map(drop)
+        });
         self.apply(&json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "stranger", "namespace": "shop"}}).to_string());
         self.kubectl(&["-n", "shop", "rollout", "restart", "deployment"]);
         for deployment in ["auth", "notifications", "users", "products", "orders", "web"] {
@@ -167,7 +169,8 @@ impl Cluster {
 
     /// What `weft` prints.
     pub(super) fn weft(&self, args: &[&str], input: &str) -> String {
-        run(&[binary("weft").display().to_string()], args, input).unwrap_or_else(|error| panic!("weft {args:?}: {error}"))
+        run(&[binary("weft").display().to_string()], args, input)
+            .unwrap_or_else(|error| panic!("weft {args:?}: {error}"))
     }
 
     /// Runs `weft` in a pod of its own, under a service account. Returns what it printed, or its errors.
@@ -185,13 +188,36 @@ impl Cluster {
         let shared = self.alone.read().expect("no test panicked while it was alone");
         let (rate, duration) = (rate.to_string(), format!("{seconds}s"));
         let args = [
-            "--insecure", "--call", method, "-d", json, "--rps", &rate, "-z", &duration, "-c", "20", "--connections", "4", "-O", "json",
+            "--insecure",
+            "--call",
+            method,
+            "-d",
+            json,
+            "--rps",
+            &rate,
+            "-z",
+            &duration,
+            "-c",
+            "20",
+            "--connections",
+            "4",
+            "-O",
+            "json",
             "127.0.0.1:15001",
         ];
         let job = self.start(namespace, "keyboard", "weft-test/ghz:1", &args);
         self.until("the load runs", Duration::from_secs(120), || {
             let selector = format!("job-name={job}");
-            let phase = self.kubectl(&["-n", namespace, "get", "pods", "-l", &selector, "-o", "jsonpath={.items[*].status.phase}"]);
+            let phase = self.kubectl(&[
+                "-n",
+                namespace,
+                "get",
+                "pods",
+                "-l",
+                &selector,
+                "-o",
+                "jsonpath={.items[*].status.phase}",
+            ]);
             if phase.trim() == "Running" { Ok(()) } else { Err(phase) }
         });
         Some(Load { cluster: self, namespace: namespace.to_owned(), job, _shared: shared })
@@ -219,9 +245,21 @@ impl Cluster {
     fn ended(&self, namespace: &str, job: &str) -> bool {
         let mut succeeded = false;
         self.until("the job ends", super::LIMIT, || {
-            let status = self.kubectl(&["-n", namespace, "get", "job", job, "-o", "jsonpath={.status.succeeded} {.status.failed}"]);
+            let status = self.kubectl(&[
+                "-n",
+                namespace,
+                "get",
+                "job",
+                job,
+                "-o",
+                "jsonpath={.status.succeeded} {.status.failed}",
+            ]);
             succeeded = status.starts_with('1');
-            if succeeded || status.trim() == "1" { Ok(()) } else { Err(self.kubectl(&["-n", namespace, "get", "pods", "-o", "wide"])) }
+            if succeeded || status.trim() == "1" {
+                Ok(())
+            } else {
+                Err(self.kubectl(&["-n", namespace, "get", "pods", "-o", "wide"]))
+            }
         });
         succeeded
     }
@@ -251,4 +289,3 @@ impl Load<'_> {
         Told { calls, failed: calls - well, by_status, errors: report["errorDistribution"].clone() }
     }
 }
-

@@ -35,7 +35,13 @@ fn applying_again_changes_nothing() {
     let difference = cluster.try_kubectl(&["diff", "--server-side", "-f", "-"], &manifests);
     assert!(difference.is_ok(), "{difference:?}");
     // The webhook still has the certificate that the control plane has set.
-    let bundle = cluster.kubectl(&["get", "mutatingwebhookconfiguration", "weft-injector", "-o", "jsonpath={.webhooks[*].clientConfig.caBundle}"]);
+    let bundle = cluster.kubectl(&[
+        "get",
+        "mutatingwebhookconfiguration",
+        "weft-injector",
+        "-o",
+        "jsonpath={.webhooks[*].clientConfig.caBundle}",
+    ]);
     assert!(!bundle.trim().is_empty());
 }
 
@@ -52,7 +58,9 @@ fn a_call_goes_from_pod_to_pod_and_the_contract_says_who_may() {
 #[test]
 fn a_pod_gets_a_sidecar_where_its_namespace_says_so() {
     let Some(cluster) = shop() else { return };
-    let made = |pod: &serde_json::Value| cluster.try_kubectl(&["create", "--dry-run=server", "-o", "json", "-f", "-"], &pod.to_string());
+    let made = |pod: &serde_json::Value| {
+        cluster.try_kubectl(&["create", "--dry-run=server", "-o", "json", "-f", "-"], &pod.to_string())
+    };
     let sidecars = |made: &str| {
         let pod: serde_json::Value = serde_json::from_str(made).unwrap();
         let inits = pod["spec"]["initContainers"].as_array().cloned().unwrap_or_default();
@@ -93,7 +101,16 @@ fn without_its_control_plane_the_mesh_goes_on_and_new_pods_wait() {
     // Alone: the others need the control plane.
     let _alone = cluster.alone();
     cluster.kubectl(&["-n", "weft", "scale", "deployment/control", "--replicas=0"]);
-    cluster.kubectl(&["-n", "weft", "wait", "--for=delete", "pod", "-l", "app.kubernetes.io/name=control", "--timeout=240s"]);
+    cluster.kubectl(&[
+        "-n",
+        "weft",
+        "wait",
+        "--for=delete",
+        "pod",
+        "-l",
+        "app.kubernetes.io/name=control",
+        "--timeout=240s",
+    ]);
     let plain = |namespace: &str| pod(namespace, "without-control", json!({}), json!({})).to_string();
     let refused = cluster.try_kubectl(&["create", "-f", "-"], &plain("shop")).expect_err("it would have no sidecar");
     assert!(refused.contains("inject.weft.dev"), "{refused}");
