@@ -3,9 +3,10 @@
 use std::{
     env, fmt,
     io::Write as _,
+    path::PathBuf,
     process::{Command, Output, Stdio},
     sync::{
-        LazyLock, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        LazyLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::{AtomicU32, Ordering::Relaxed},
     },
     time::{Duration, Instant},
@@ -44,7 +45,6 @@ pub(super) struct Load<'a> {
     cluster: &'a Cluster,
     namespace: String,
     job: String,
-    _shared: RwLockReadGuard<'a, ()>,
 }
 
 static CLUSTER: LazyLock<Option<Cluster>> = LazyLock::new(|| {
@@ -73,6 +73,14 @@ fn container(name: &str, image: &str, args: &[&str]) -> Value {
         },
         "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"cpu": "1", "memory": "256Mi"}},
     })
+}
+
+/// Whether `tests/kubernetes/node build` has been run on this machine.
+fn is_node_built() -> bool {
+    let own = env::var_os("WEFT_NODE_DIR").map(PathBuf::from);
+    let folder = own.or_else(|| env::home_dir().map(|home| home.join(".cache/weft-node")));
+    // The last of its programs.
+    folder.is_some_and(|folder| folder.join("bin/coredns").exists())
 }
 
 fn words(command: &str) -> Vec<String> {
@@ -109,10 +117,14 @@ impl Cluster {
         let node = root().join("tests/kubernetes/node").display().to_string();
         let (kubectl, load) = match (env::var("KUBECONFIG"), env::var("WEFT_TEST_LOAD")) {
             (Ok(_), Ok(load)) => (vec!["kubectl".to_owned()], words(&load)),
-            _ => (vec![node.clone(), "kubectl".to_owned()], vec![node, "load".to_owned()]),
+            _ => (vec![node.clone(), "kubectl".to_owned()], vec![node.clone(), "load".to_owned()]),
         };
         let cluster = Self { kubectl, load, alone: RwLock::default() };
-        cluster.try_kubectl(&["get", "--raw", "/readyz"], "").ok().map(|_| cluster)
+        let is_there = || cluster.try_kubectl(&["get", "--raw", "/readyz"], "").is_ok();
+        if is_there() || (is_node_built() && run(&[node], &["up"], "").is_ok() && is_there()) {
+            return Some(cluster);
+        }
+        None
     }
 
     /// Loads the images, installs Weft, and starts the shop.
@@ -150,9 +162,14 @@ impl Cluster {
         }
     }
 
+    /// No test takes parts of the mesh away until this is dropped.
+    pub(super) fn whole(&self) -> RwLockReadGuard<'_, ()> {
+        self.alone.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// No other test uses the cluster until this is dropped.
     pub(super) fn alone(&self) -> RwLockWriteGuard<'_, ()> {
-        self.alone.write().expect("no test panicked while it was alone")
+        self.alone.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn kubectl(&self, args: &[&str]) -> String {
@@ -185,7 +202,6 @@ impl Cluster {
     /// Calls a method so many times a second from a pod, for some seconds. `None` if there is no ghz.
     pub(super) fn load(&self, namespace: &str, method: &str, json: &str, rate: u32, seconds: u32) -> Option<Load<'_>> {
         outside("ghz")?;
-        let shared = self.alone.read().expect("no test panicked while it was alone");
         let (rate, duration) = (rate.to_string(), format!("{seconds}s"));
         let args = [
             "--insecure",
@@ -220,7 +236,7 @@ impl Cluster {
             ]);
             if phase.trim() == "Running" { Ok(()) } else { Err(phase) }
         });
-        Some(Load { cluster: self, namespace: namespace.to_owned(), job, _shared: shared })
+        Some(Load { cluster: self, namespace: namespace.to_owned(), job })
     }
 
     /// Starts a Job with one container, and returns its name.

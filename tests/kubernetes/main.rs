@@ -5,7 +5,7 @@
 
 mod cluster;
 
-use std::time::Duration;
+use std::{sync::RwLockReadGuard, time::Duration};
 
 use serde_json::json;
 use weft_tests::skip;
@@ -24,9 +24,14 @@ fn shop() -> Option<&'static Cluster> {
     cluster
 }
 
+/// Like [`shop`], while all of the mesh is there.
+fn whole_shop() -> Option<(&'static Cluster, RwLockReadGuard<'static, ()>)> {
+    shop().map(|cluster| (cluster, cluster.whole()))
+}
+
 #[test]
 fn applying_again_changes_nothing() {
-    let Some(cluster) = shop() else { return };
+    let Some((cluster, _whole)) = whole_shop() else { return };
     let manifests = cluster.weft(&["install"], "");
     assert_eq!(manifests, cluster.weft(&["install"], ""), "it is rendered the same");
     let told = cluster.apply(&manifests);
@@ -47,7 +52,7 @@ fn applying_again_changes_nothing() {
 
 #[test]
 fn a_call_goes_from_pod_to_pod_and_the_contract_says_who_may() {
-    let Some(cluster) = shop() else { return };
+    let Some((cluster, _whole)) = whole_shop() else { return };
     let create = ["call", "shop.users.v1.Users/Create", r#"{"name":"Ada","email":"ada@example.com"}"#];
     let called = cluster.call("shop", "keyboard", &create).expect("keyboard may");
     assert!(called.contains(r#""name": "Ada""#) || called.contains(r#""name":"Ada""#), "{called}");
@@ -57,7 +62,7 @@ fn a_call_goes_from_pod_to_pod_and_the_contract_says_who_may() {
 
 #[test]
 fn a_pod_gets_a_sidecar_where_its_namespace_says_so() {
-    let Some(cluster) = shop() else { return };
+    let Some((cluster, _whole)) = whole_shop() else { return };
     let made = |pod: &serde_json::Value| {
         cluster.try_kubectl(&["create", "--dry-run=server", "-o", "json", "-f", "-"], &pod.to_string())
     };
@@ -81,7 +86,7 @@ fn a_pod_gets_a_sidecar_where_its_namespace_says_so() {
 
 #[test]
 fn no_call_fails_while_a_deployment_is_rolled_out() {
-    let Some(cluster) = shop() else { return };
+    let Some((cluster, _whole)) = whole_shop() else { return };
     let Some(load) = cluster.load("shop", "shop.products.v1.Products/Get", r#"{"id":"book"}"#, 300, 40) else {
         return skip("ghz is not installed: run tests/honest/install");
     };
@@ -98,7 +103,6 @@ fn no_call_fails_while_a_deployment_is_rolled_out() {
 #[test]
 fn without_its_control_plane_the_mesh_goes_on_and_new_pods_wait() {
     let Some(cluster) = shop() else { return };
-    // Alone: the others need the control plane.
     let _alone = cluster.alone();
     cluster.kubectl(&["-n", "weft", "scale", "deployment/control", "--replicas=0"]);
     cluster.kubectl(&[
