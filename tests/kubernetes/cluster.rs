@@ -83,6 +83,12 @@ fn is_node_built() -> bool {
     folder.is_some_and(|folder| folder.join("bin/coredns").exists())
 }
 
+/// The load generator, if `tests/honest/install` has been run.
+fn ghz() -> Option<PathBuf> {
+    let own = root().join("target/honest/bin/ghz");
+    if own.is_file() { Some(own) } else { outside("ghz") }
+}
+
 fn words(command: &str) -> Vec<String> {
     command.split_whitespace().map(str::to_owned).collect()
 }
@@ -135,7 +141,7 @@ impl Cluster {
         let archives = root().join("target/images");
         let mut args =
             vec!["--from".to_owned(), from.display().to_string(), "--out".to_owned(), archives.display().to_string()];
-        if let Some(ghz) = outside("ghz") {
+        if let Some(ghz) = ghz() {
             args.extend(["--add".to_owned(), format!("weft-test/ghz:1={}", ghz.display())]);
         }
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
@@ -201,7 +207,7 @@ impl Cluster {
 
     /// Calls a method so many times a second from a pod, for some seconds. `None` if there is no ghz.
     pub(super) fn load(&self, namespace: &str, method: &str, json: &str, rate: u32, seconds: u32) -> Option<Load<'_>> {
-        outside("ghz")?;
+        ghz()?;
         let (rate, duration) = (rate.to_string(), format!("{seconds}s"));
         let args = [
             "--insecure",
