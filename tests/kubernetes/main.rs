@@ -87,7 +87,7 @@ fn a_pod_gets_a_sidecar_where_its_namespace_says_so() {
 #[test]
 fn no_call_fails_while_a_deployment_is_rolled_out() {
     let Some((cluster, _whole)) = whole_shop() else { return };
-    let Some(load) = cluster.load("shop", "shop.products.v1.Products/Get", r#"{"id":"book"}"#, 300, 40) else {
+    let Some(load) = cluster.load("shop", "shop.products.v1.Products/Get", r#"{"id":"teapot"}"#, 300, 40) else {
         return skip("ghz is not installed: run tests/honest/install");
     };
     for _ in 0..3 {

@@ -4,7 +4,8 @@
 //!
 //! 1. the service that the mesh's own file names for it ([`file`](mod@file));
 //! 2. the service whose endpoint is on the same host, if it is an address: the announcing connection proves that the
-//!    host is its own. The service keeps it while the endpoint is a member;
+//!    host is its own. On a cluster also the Service that has the address, as the API server says. The service keeps it
+//!    while the endpoint is a member;
 //! 3. the first identity that claimed it. It is pinned to that identity in the [`store`] until it is released, even
 //!    while the identity has no endpoints. An address is pinned only if the identity's join token allows it, as any
 //!    other address may belong to something outside the mesh. If there is a file, contracts are pinned only if the file
@@ -35,8 +36,9 @@ pub(crate) enum Kind {
     Pinned,
     /// By nothing: an address that is neither on the endpoint's host nor allowed by its join token.
     Unproven,
-    /// By the host: it is an address on the host of the endpoint that claims it.
-    OwnHost,
+    /// By where it is: an address on the host of the endpoint that claims it or, on a cluster, one of the Service that the
+    /// endpoint backs.
+    Located,
 }
 
 /// A claim that belongs to one service and is made by another, too.
@@ -183,7 +185,7 @@ impl Claims {
                     }
                     denied.contested.push((claim.to_owned(), owner));
                 }
-                None if kind == Kind::OwnHost => {}
+                None if kind == Kind::Located => {}
                 // Every service has them, and none can own them.
                 None if is_grpcs_own(claim) => {}
                 None if unlisted == Unlisted::Grant && !is_address(claim) => {}
@@ -214,7 +216,7 @@ impl Claims {
         for (claim, kind) in claims {
             let is_its_own = match self.rightful(claim, *kind, &is_alive) {
                 Some(owner) => owner == service,
-                None => *kind == Kind::OwnHost,
+                None => *kind == Kind::Located,
             };
             if !is_its_own {
                 continue;
@@ -286,6 +288,11 @@ impl Claims {
         self.pinned.len()
     }
 
+    /// The claims that are pinned to some services.
+    pub(crate) fn pinned_to(&self, is_one: impl Fn(&ServiceName) -> bool) -> Vec<String> {
+        self.pinned.iter().filter(|(_, owner)| is_one(owner)).map(|(claim, _)| claim.clone()).collect()
+    }
+
     /// The contests that are listed.
     pub(crate) fn contests(&self) -> impl Iterator<Item = Contest> {
         self.contests.iter().map(|((claim, claimant), owner)| Contest {
@@ -309,12 +316,12 @@ impl Claims {
     /// The service with the right to a claim, if there is one.
     fn rightful(&self, claim: &str, kind: Kind, is_alive: impl Fn(&ServiceName) -> bool) -> Option<&ServiceName> {
         let on_its_host = || {
-            let held = self.held.get(claim).filter(|held| held.kind == Kind::OwnHost);
+            let held = self.held.get(claim).filter(|held| held.kind == Kind::Located);
             held.map(|held| &held.service).filter(|service| is_alive(service))
         };
         let listed = self.listed.get(claim);
         match kind {
-            Kind::OwnHost => listed.or_else(on_its_host),
+            Kind::Located => listed.or_else(on_its_host),
             // An address on a member's own host is not a virtual one, so it wins over a pin.
             Kind::Pinned | Kind::Unproven => listed.or_else(on_its_host).or_else(|| self.pinned.get(claim)),
         }

@@ -254,6 +254,15 @@ impl Directory {
         state.tell();
     }
 
+    /// Releases what is pinned to services that no longer exist.
+    pub(crate) fn release_all_of(&self, is_gone: impl Fn(&ServiceName) -> bool) {
+        let claims = self.lock().registry.claims().pinned_to(is_gone);
+        if !claims.is_empty() {
+            self.release(&claims);
+            self.to_keep.notify_one();
+        }
+    }
+
     /// Pins contracts to the services that the mesh's owner gives them to.
     pub(crate) fn grant(&self, grants: &[(String, ServiceName)]) {
         let mut state = self.lock();

@@ -26,6 +26,7 @@ use crate::{
     dashboard,
     directory::Directory,
     grpc::{self, admission::Budget},
+    kubernetes::cluster::Cluster,
     rules::Rules,
     traces,
 };
@@ -136,7 +137,7 @@ impl ControlPlane {
 
     /// In a cluster that a test makes.
     #[cfg(test)]
-    pub(crate) fn in_cluster(self, cluster: Arc<crate::kubernetes::cluster::Cluster>) -> Self {
+    pub(crate) fn in_cluster(self, cluster: Arc<Cluster>) -> Self {
         Self { platform: Platform::Made(cluster), ..self }
     }
 
@@ -172,12 +173,13 @@ impl ControlPlane {
         let traces = Arc::new(traces::Store::new());
         let shown = dashboard::Dashboard::new(traces, Arc::clone(&directory) as Arc<dyn dashboard::Catalog>);
         let shown = shown.with_access(access);
+        let of_grpc = cluster.clone();
         let servers = async {
             let dashboard = dashboard::serve(dashboard, shown, stopping.clone().cancelled_owned());
             let dashboard = async { dashboard.await.context("the dashboard failed") };
             let (ca, credentials, directory) = (Arc::clone(&ca), Arc::clone(&credentials), Arc::clone(&directory));
             let grpc =
-                grpc::serve(grpc, ca, credentials, directory, Arc::clone(&rules), cluster, budget, stopping.clone());
+                grpc::serve(grpc, ca, credentials, directory, Arc::clone(&rules), of_grpc, budget, stopping.clone());
             let grpc = async { grpc.await.context("the gRPC port failed") };
             tokio::try_join!(grpc, dashboard, on_platform).map(|_| ())
         };
@@ -191,7 +193,12 @@ impl ControlPlane {
             tracing::warn!(within = ?limits::CONTROL_STOP, "not all connections ended in time");
         };
         let upkeep = async {
-            tokio::join!(directory.tick_for_ever(), credentials.keep_fresh(&ca, svid, &state_dir), rules.keep());
+            tokio::join!(
+                directory.tick_for_ever(),
+                credentials.keep_fresh(&ca, svid, &state_dir),
+                rules.keep(),
+                forget_services(&cluster, &directory),
+            );
         };
         // A task of its own, so that it is not dropped while it writes.
         let last = CancellationToken::new();
@@ -206,6 +213,15 @@ impl ControlPlane {
         result?;
         tracing::info!("stopped");
         Ok(())
+    }
+}
+
+/// What belongs to a Service of the cluster is released when that is gone. Never ends.
+async fn forget_services(cluster: &Option<Arc<Cluster>>, directory: &Directory) {
+    let Some(cluster) = cluster else { return std::future::pending().await };
+    loop {
+        cluster.workloads.services_are_gone().await;
+        directory.release_all_of(|service| !cluster.workloads.has_service(service));
     }
 }
 

@@ -55,6 +55,7 @@ fn announcement(service: &str, number: u16) -> Announcement {
         contracts: BTreeSet::new(),
         addresses: BTreeSet::from(["192.0.2.1:443".to_owned()]),
         allowed: BTreeSet::new(),
+        of_cluster: BTreeSet::new(),
         descriptors: None,
         policy: None,
     }

@@ -220,6 +220,7 @@ mod tests {
             contracts: BTreeSet::from(["shop.Users".to_owned()]),
             addresses: BTreeSet::new(),
             allowed: BTreeSet::new(),
+            of_cluster: BTreeSet::new(),
             descriptors: None,
             policy: None,
         }

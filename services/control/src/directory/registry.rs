@@ -69,6 +69,8 @@ pub(crate) struct Announcement {
     pub(crate) addresses: BTreeSet<String>,
     /// Those of the addresses that the identity's join token allows.
     pub(crate) allowed: BTreeSet<String>,
+    /// Those of the addresses that are the service's own on a cluster, as the API server says.
+    pub(crate) of_cluster: BTreeSet<String>,
     pub(crate) descriptors: Option<Digest>,
     /// The policy in the descriptors, if it is known already.
     pub(crate) policy: Option<Arc<ServicePolicy>>,
@@ -105,6 +107,8 @@ pub(crate) enum Refusal {
     Contracts { service: ServiceName },
     #[error("{service} would be called at more than {} addresses together", limits::ADDRESSES_PER_SERVICE)]
     Addresses { service: ServiceName },
+    #[error("{service} has an endpoint of another identity with the id `{id}`")]
+    OtherIdentity { service: ServiceName, id: String },
 }
 
 /// The session is over: its endpoint was evicted, or another stream has announced it since.

@@ -164,6 +164,7 @@ mod tests {
             contracts: BTreeSet::from([contract.to_owned()]),
             addresses: BTreeSet::new(),
             allowed: BTreeSet::new(),
+            of_cluster: BTreeSet::new(),
             descriptors: None,
             policy: None,
         }

@@ -340,10 +340,12 @@ impl Stream {
         }
         let announcer = Announcer { id: &caller.id, host: caller.host };
         let cluster = self.cluster.as_ref();
-        let is_its_pod = |ip| cluster.is_some_and(|cluster| cluster.is_pod_of(ip, &caller.id));
+        let is_its_pod = |ip| cluster.is_some_and(|cluster| cluster.is_pod_of(ip, &caller.id, caller.host));
         let allows = |service: &_, address| directory.allows_host(service, address) || is_its_pod(address);
         let checked = check(announcer, announce, allows).and_then(|announcement| match cluster {
-            Some(cluster) => cluster.check(announcer.id, announcement).map(|(what, pod)| (what, Some(pod))),
+            Some(cluster) => {
+                cluster.check(announcer.id, announcer.host, announcement).map(|(what, pod)| (what, Some(pod)))
+            }
             None => Ok((announcement, None)),
         });
         let (announcement, pod) = checked.inspect_err(|status| {
@@ -352,7 +354,7 @@ impl Stream {
             }
         })?;
         let joined = match pod {
-            Some(pod) => self.memberships.join_as_pod(directory, &caller.id, announcement, pod),
+            Some(pod) => self.memberships.join_as_pod(directory, (&caller.id, caller.host), announcement, pod),
             None => self.memberships.join(directory, announcement),
         };
         let denied = self.joined(joined)?;
@@ -379,8 +381,7 @@ impl Stream {
 
     /// On Kubernetes: the pod backs other Services.
     fn follow(&mut self) -> Result<(), Status> {
-        let joined = self.memberships.follow(&self.directory);
-        self.joined(joined)?;
+        self.memberships.follow(&self.directory);
         // What is being read goes on.
         if matches!(self.descriptors, Descriptors::NotWanted) {
             self.want_descriptors();
@@ -401,6 +402,7 @@ impl Stream {
                 | Refusal::Services
                 | Refusal::Contracts { .. }
                 | Refusal::Addresses { .. } => Status::resource_exhausted(refusal.to_string()),
+                Refusal::OtherIdentity { .. } => Status::permission_denied(refusal.to_string()),
             }
         })
     }
@@ -443,8 +445,11 @@ impl Stream {
     fn read_descriptors(&mut self, bytes: Bytes) -> Result<(), Status> {
         // Reading takes long, so descriptors that were not asked for are ignored. They may also cross a newer
         // announcement that needs none.
-        let asked = matches!(self.descriptors, Descriptors::Asked { .. });
-        let (Some(membership), true) = (self.memberships.lacking(), asked) else { return Ok(()) };
+        if !matches!(self.descriptors, Descriptors::Asked { .. }) {
+            return Ok(());
+        }
+        // A replica has sent them in the meantime, or the pod no longer backs the Service for which they were lacking.
+        let Some(membership) = self.memberships.lacking() else { return self.look_on() };
         let (service, reading) = (membership.service().clone(), membership.read(bytes.clone()));
         let Descriptors::Asked { turn, .. } = std::mem::replace(&mut self.descriptors, Descriptors::NotWanted) else {
             return Ok(());
@@ -465,21 +470,29 @@ impl Stream {
     fn keep(&mut self, read: Result<Read, DescriptorsRefused>) -> Result<(), Status> {
         let before = std::mem::replace(&mut self.descriptors, Descriptors::NotWanted);
         let Descriptors::Read { service, turn, bytes, .. } = before else { return Ok(()) };
-        let Some(membership) = self.memberships.of(&service) else { return Ok(()) };
+        // The pod may no longer back the Service.
+        let Some(membership) = self.memberships.of(&service) else { return self.look_on() };
         match read.and_then(|read| membership.keep(read)) {
-            Ok(()) => match self.memberships.lacks() {
-                Lacks::Nothing => self.is_described(),
-                // Another Service of the same pod.
-                Lacks::Policy | Lacks::Descriptors | Lacks::Use(_) => {
-                    self.descriptors = Descriptors::Wanted;
-                    Ok(())
-                }
-            },
+            Ok(()) => self.look_on(),
             Err(refused) => {
                 if let Some(bytes) = bytes {
                     self.descriptors = Descriptors::Refused { _turn: turn, _bytes: bytes };
                 }
                 self.refuse_descriptors(&refused.to_string())
+            }
+        }
+    }
+
+    /// Goes on with the next Service for which descriptors are lacking, or says that there is none.
+    fn look_on(&mut self) -> Result<(), Status> {
+        match self.memberships.lacks() {
+            Lacks::Nothing => {
+                self.descriptors = Descriptors::NotWanted;
+                self.is_described()
+            }
+            Lacks::Policy | Lacks::Descriptors | Lacks::Use(_) => {
+                self.descriptors = Descriptors::Wanted;
+                Ok(())
             }
         }
     }

@@ -2,7 +2,10 @@
 //!
 //! Lengths are checked before anything else: a message may have 8 MiB, and refusals quote what they refuse.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+};
 
 use tonic::Status;
 use weft_contracts::weft::discovery::v1::{Announce, Endpoint, Health, Protocol};
@@ -67,7 +70,18 @@ pub(crate) fn check(
     let allowed = addresses.iter().filter(|address| allows(&service, address.ip())).map(ToString::to_string).collect();
     // Written like callers' sidecars do, so that another spelling is not another claim.
     let addresses = addresses.iter().map(ToString::to_string).collect();
-    Ok(Announcement { service, endpoint, protocol, contracts, addresses, allowed, descriptors, policy: None })
+    let of_cluster = BTreeSet::new();
+    Ok(Announcement {
+        service,
+        endpoint,
+        protocol,
+        contracts,
+        addresses,
+        allowed,
+        of_cluster,
+        descriptors,
+        policy: None,
+    })
 }
 
 fn check_endpoint(
@@ -122,8 +136,6 @@ fn invalid(what: impl Into<String>) -> Status {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use bytes::Bytes;
     use tonic::Code;
 

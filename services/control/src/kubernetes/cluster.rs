@@ -21,14 +21,19 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// Whether the API server knows a pod at this address that runs as this identity.
-    pub(crate) fn is_pod_of(&self, ip: IpAddr, id: &SpiffeId) -> bool {
-        self.workloads.at(ip).is_of(id)
+    /// Whether the API server knows a pod that runs as this identity and has both addresses.
+    pub(crate) fn is_pod_of(&self, ip: IpAddr, id: &SpiffeId, host: IpAddr) -> bool {
+        self.workloads.at(ip).is_pod_of(id, host)
     }
 
     /// Checks that an announced endpoint is a pod of its identity. A pod that the API server has not told of yet backs
     /// nothing until it does.
-    pub(crate) fn check(&self, id: &SpiffeId, announcement: Announcement) -> Result<(Announcement, Following), Status> {
+    pub(crate) fn check(
+        &self,
+        id: &SpiffeId,
+        host: IpAddr,
+        announcement: Announcement,
+    ) -> Result<(Announcement, Following), Status> {
         let address: SocketAddr = announcement
             .endpoint
             .address
@@ -39,6 +44,12 @@ impl Cluster {
         if known.account.is_some() && !known.is_of(id) {
             return Err(Status::permission_denied(format!(
                 "{id} announces an endpoint at {address}, but the pod there runs as another service account"
+            )));
+        }
+        // Two pods of one account may back different Services.
+        if known.account.is_some() && !known.ips.contains(&host) {
+            return Err(Status::permission_denied(format!(
+                "{id} announces an endpoint at {address}, but its connection comes from {host}, which is not that pod's"
             )));
         }
         Ok((announcement, pod))

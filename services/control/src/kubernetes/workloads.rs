@@ -5,11 +5,12 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, hash_map},
+    hash::Hash,
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use weft_mesh::{identity::SpiffeId, names::ServiceName};
 
 /// The namespace and name of an object.
@@ -47,6 +48,8 @@ pub(crate) struct Slice {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SliceEndpoint {
     pub(crate) ips: Vec<IpAddr>,
+    /// The name of its pod, if it names one.
+    pub(crate) pod: Option<String>,
     pub(crate) condition: Condition,
 }
 
@@ -65,6 +68,8 @@ pub(crate) enum Condition {
 pub(crate) struct Backing {
     /// Its namespace and service account; `None` as long as no pod is known there.
     pub(crate) account: Option<(String, String)>,
+    /// All of its addresses.
+    pub(crate) ips: Vec<IpAddr>,
     pub(crate) services: BTreeMap<ServiceName, Backed>,
 }
 
@@ -73,6 +78,11 @@ impl Backing {
     pub(crate) fn is_of(&self, id: &SpiffeId) -> bool {
         let service = id.service();
         self.account.as_ref().is_some_and(|(ns, account)| ns == service.namespace() && account == service.name())
+    }
+
+    /// Whether it is the pod with this identity and this address.
+    pub(crate) fn is_pod_of(&self, id: &SpiffeId, host: IpAddr) -> bool {
+        self.is_of(id) && self.ips.contains(&host)
     }
 }
 
@@ -88,16 +98,21 @@ pub(crate) struct Backed {
 #[derive(Debug, Default)]
 pub(crate) struct Workloads {
     state: Mutex<State>,
+    /// Services may have been removed.
+    are_gone: Notify,
 }
+
+/// Which objects have something. A slice may have many addresses, so they share its name.
+type Index<K> = HashMap<K, BTreeSet<Arc<Key>>>;
 
 #[derive(Debug, Default)]
 struct State {
     pods: HashMap<Key, Pod>,
     services: HashMap<Key, Service>,
     slices: HashMap<Key, Slice>,
-    pods_at: HashMap<IpAddr, BTreeSet<Key>>,
-    slices_at: HashMap<IpAddr, BTreeSet<Key>>,
-    slices_of: HashMap<Key, BTreeSet<Key>>,
+    pods_at: Index<IpAddr>,
+    slices_at: Index<IpAddr>,
+    slices_of: Index<Key>,
     followed: HashMap<IpAddr, watch::Sender<Arc<Backing>>>,
 }
 
@@ -115,9 +130,13 @@ impl Workloads {
 
     /// A Service is there with this content, or no longer.
     pub(crate) fn set_service(&self, key: Key, service: Option<Service>) {
+        let is_gone = service.is_none();
         let mut state = self.lock();
         let touched = state.put_service(key, service);
         state.tell(touched);
+        if is_gone {
+            self.are_gone.notify_one();
+        }
     }
 
     /// A slice is there with this content, or no longer.
@@ -143,6 +162,7 @@ impl Workloads {
         let mut touched: BTreeSet<IpAddr> = gone.into_iter().flat_map(|key| state.put_service(key, None)).collect();
         touched.extend(services.into_iter().flat_map(|(key, service)| state.put_service(key, Some(service))));
         state.tell(touched);
+        self.are_gone.notify_one();
     }
 
     /// These are all slices: others are gone.
@@ -163,6 +183,16 @@ impl Workloads {
             hash_map::Entry::Vacant(free) => free.insert(watch::Sender::new(Arc::new(now))).subscribe(),
         };
         Following { workloads: Arc::clone(self), ip, backing }
+    }
+
+    /// Whether there is such a Service.
+    pub(crate) fn has_service(&self, name: &ServiceName) -> bool {
+        self.lock().services.contains_key(&(name.namespace().to_owned(), name.name().to_owned()))
+    }
+
+    /// Waits until Services may have been removed. Dropping the future loses nothing.
+    pub(crate) async fn services_are_gone(&self) {
+        self.are_gone.notified().await;
     }
 
     /// What is known of the pod at an address.
@@ -227,7 +257,7 @@ impl State {
         if before == service {
             return BTreeSet::new();
         }
-        let slices = self.slices_of.get(&key).into_iter().flatten().filter_map(|slice| self.slices.get(slice));
+        let slices = self.slices_of.get(&key).into_iter().flatten().filter_map(|slice| self.slices.get(&**slice));
         slices.flat_map(Slice::ips).collect()
     }
 
@@ -249,14 +279,11 @@ impl State {
         old.into_iter().chain(new).collect()
     }
 
+    /// The pod at an address. While there are two, one of them is gone and nobody knows which: then there is none.
     fn pod_at(&self, ip: IpAddr) -> Option<(&Key, &Pod)> {
-        // Addresses are used again, but by one pod at a time.
-        let key = self.pods_at.get(&ip)?.first()?;
-        self.pods.get(key).map(|pod| (key, pod))
-    }
-
-    fn account_at(&self, ip: IpAddr) -> Option<(String, String)> {
-        self.pod_at(ip).map(|((namespace, _), pod)| (namespace.clone(), pod.account.clone()))
+        let keys = self.pods_at.get(&ip)?;
+        let key = keys.first().filter(|_| keys.len() == 1)?;
+        self.pods.get_key_value(&**key)
     }
 
     fn backing(&self, ip: IpAddr) -> Backing {
@@ -266,32 +293,38 @@ impl State {
         let ips = pod.map_or(&own[..], |(_, pod)| &pod.ips);
         for ip in ips {
             for key in self.slices_at.get(ip).into_iter().flatten() {
-                let Some(slice) = self.slices.get(key) else { continue };
+                let Some(slice) = self.slices.get(&**key) else { continue };
                 // A Service's pods are in its own namespace.
                 if pod.is_some_and(|((namespace, _), _)| *namespace != key.0) {
                     continue;
                 }
                 let Ok(name) = ServiceName::new(&slice.service, &key.0) else { continue };
-                let conditions = slice.endpoints.iter().filter(|e| e.ips.contains(ip)).map(|e| e.condition);
+                // It may still name the pod that had the address before.
+                let is_it = |endpoint: &&SliceEndpoint| {
+                    let is_other = |((_, name), _): (&Key, &Pod)| endpoint.pod.as_ref().is_some_and(|pod| pod != name);
+                    endpoint.ips.contains(ip) && !pod.is_some_and(is_other)
+                };
+                let conditions = slice.endpoints.iter().filter(is_it).map(|endpoint| endpoint.condition);
                 let Some(condition) = conditions.max() else { continue };
-                let virtual_addresses = self.virtual_addresses(&key.0, slice);
+                // A slice of no Service says nothing.
+                let Some(virtual_addresses) = self.virtual_addresses(&key.0, slice) else { continue };
                 let backed =
                     services.entry(name).or_insert_with(|| Backed { condition, virtual_addresses: BTreeSet::new() });
                 backed.condition = backed.condition.max(condition);
                 backed.virtual_addresses.extend(virtual_addresses);
             }
         }
-        Backing { account: self.account_at(ip), services }
+        let account = pod.map(|(key, pod)| (key.0.clone(), pod.account.clone()));
+        Backing { account, ips: ips.to_vec(), services }
     }
 
-    fn virtual_addresses(&self, namespace: &str, slice: &Slice) -> BTreeSet<(u16, SocketAddr)> {
-        let Some(service) = self.services.get(&(namespace.to_owned(), slice.service.clone())) else {
-            return BTreeSet::new();
-        };
+    /// The addresses of a slice's Service; `None` if there is no such Service.
+    fn virtual_addresses(&self, namespace: &str, slice: &Slice) -> Option<BTreeSet<(u16, SocketAddr)>> {
+        let service = self.services.get(&(namespace.to_owned(), slice.service.clone()))?;
         let leads = service.ports.iter().filter_map(|(name, port)| Some((*slice.ports.get(name)?, *port)));
-        leads
-            .flat_map(|(to, port)| service.cluster_ips.iter().map(move |ip| (to, SocketAddr::new(*ip, port))))
-            .collect()
+        let addresses =
+            leads.flat_map(|(to, port)| service.cluster_ips.iter().map(move |ip| (to, SocketAddr::new(*ip, port))));
+        Some(addresses.collect())
     }
 
     fn tell(&mut self, touched: BTreeSet<IpAddr>) {
@@ -325,17 +358,18 @@ impl Slice {
 }
 
 /// An object is found by `new` from now on, and no longer by `old`.
-fn index<K: Eq + std::hash::Hash + Clone>(by: &mut HashMap<K, BTreeSet<Key>>, object: &Key, old: &[K], new: &[K]) {
+fn index<K: Eq + Hash + Clone>(by: &mut Index<K>, object: &Key, old: &[K], new: &[K]) {
+    let object = Arc::new(object.clone());
     for key in old.iter().filter(|key| !new.contains(key)) {
         if let Some(objects) = by.get_mut(key) {
-            objects.remove(object);
+            objects.remove(&object);
             if objects.is_empty() {
                 by.remove(key);
             }
         }
     }
     for key in new {
-        by.entry(key.clone()).or_default().insert(object.clone());
+        by.entry(key.clone()).or_default().insert(Arc::clone(&object));
     }
 }
 
@@ -364,8 +398,11 @@ mod tests {
 
     fn slice(service: &str, ports: &[(&str, u16)], endpoints: &[(&str, Condition)]) -> Option<Slice> {
         let ports = ports.iter().map(|(name, port)| ((*name).to_owned(), *port)).collect();
-        let endpoints =
-            endpoints.iter().map(|(text, condition)| SliceEndpoint { ips: vec![ip(text)], condition: *condition });
+        let endpoints = endpoints.iter().map(|(text, condition)| SliceEndpoint {
+            ips: vec![ip(text)],
+            pod: None,
+            condition: *condition,
+        });
         Some(Slice { service: service.to_owned(), ports, endpoints: endpoints.collect() })
     }
 
@@ -377,12 +414,14 @@ mod tests {
     async fn a_pod_backs_the_services_whose_slices_name_it() {
         let workloads = Arc::new(Workloads::default());
         let mut follows = workloads.follow(ip("10.0.0.7"));
-        assert_eq!(*follows.now(), Backing::default());
+        assert!(follows.now().account.is_none() && follows.now().services.is_empty());
         // In any order.
         workloads.set_slice(key("users-x"), slice("users", &[("grpc", 9000)], &[("10.0.0.7", Condition::NotReady)]));
-        follows.changed().now_or_never().expect("a slice names it");
-        workloads.set_pod(key("users-1"), pod("people", &["10.0.0.7"]));
+        assert!(follows.changed().now_or_never().is_none(), "a slice of no Service says nothing");
         workloads.set_service(key("users"), service("10.96.0.9", &[("grpc", 80), ("metrics", 9090)]));
+        workloads.set_service(key("canary"), service("10.96.0.10", &[]));
+        workloads.set_pod(key("users-1"), pod("people", &["10.0.0.7"]));
+        follows.changed().now_or_never().expect("it is known");
         let now = follows.now();
         assert_eq!(now.account, Some(("shop".to_owned(), "people".to_owned())));
         let backed = &now.services[&ServiceName::parse("users.shop").unwrap()];
@@ -405,6 +444,7 @@ mod tests {
     #[tokio::test]
     async fn a_whole_list_removes_what_is_not_in_it() {
         let workloads = Arc::new(Workloads::default());
+        workloads.set_service(key("users"), service("10.96.0.9", &[]));
         workloads.set_pod(key("users-1"), pod("people", &["10.0.0.7"]));
         workloads.set_slice(key("users-x"), slice("users", &[], &[("10.0.0.7", Condition::Ready)]));
         let mut follows = workloads.follow(ip("10.0.0.7"));
@@ -426,6 +466,8 @@ mod tests {
     #[tokio::test]
     async fn all_addresses_of_a_pod_count_and_other_namespaces_do_not() {
         let workloads = Arc::new(Workloads::default());
+        workloads.set_service(key("users"), service("10.96.0.9", &[]));
+        workloads.set_service(("evil".to_owned(), "users".to_owned()), service("10.96.0.66", &[]));
         workloads.set_pod(key("users-1"), pod("people", &["10.0.0.7", "fd00::7"]));
         let mut follows = workloads.follow(ip("10.0.0.7"));
         workloads.set_slice(key("users-6"), slice("users", &[], &[("fd00::7", Condition::Ready)]));
@@ -435,6 +477,28 @@ mod tests {
         let foreign = ("evil".to_owned(), "x".to_owned());
         workloads.set_slice(foreign, slice("users", &[], &[("10.0.0.7", Condition::Ready)]));
         assert!(follows.changed().now_or_never().is_none());
+    }
+
+    /// Until the API server has removed it, a pod that is gone may be at the address of another.
+    #[test]
+    fn an_address_of_two_pods_is_nobodys_and_a_slice_may_still_name_the_former_one() {
+        let workloads = Arc::new(Workloads::default());
+        workloads.set_pod(("aaa".to_owned(), "stale".to_owned()), pod("people", &["10.0.0.7"]));
+        workloads.set_pod(key("users-1"), pod("users", &["10.0.0.7"]));
+        assert_eq!(workloads.at(ip("10.0.0.7")).account, None);
+        workloads.set_pod(("aaa".to_owned(), "stale".to_owned()), None);
+        assert_eq!(workloads.at(ip("10.0.0.7")).account, Some(("shop".to_owned(), "users".to_owned())));
+
+        workloads.set_service(key("orders"), service("10.96.0.9", &[]));
+        let of = |pod: &str| {
+            let mut slice = slice("orders", &[], &[("10.0.0.7", Condition::Ready)]);
+            slice.iter_mut().for_each(|slice| slice.endpoints[0].pod = Some(pod.to_owned()));
+            slice
+        };
+        workloads.set_slice(key("orders-x"), of("orders-1"));
+        assert!(workloads.at(ip("10.0.0.7")).services.is_empty());
+        workloads.set_slice(key("orders-x"), of("users-1"));
+        assert_eq!(names(&workloads.at(ip("10.0.0.7"))), ["orders.shop"]);
     }
 
     #[test]

@@ -47,7 +47,7 @@ fn pod(account: &str) -> Option<Pod> {
 
 /// A slice of a Service with its one pod.
 fn slice(service: &str, condition: Condition) -> Option<Slice> {
-    let endpoints = vec![SliceEndpoint { ips: vec![here()], condition }];
+    let endpoints = vec![SliceEndpoint { ips: vec![here()], pod: None, condition }];
     Some(Slice { service: service.into(), ports: BTreeMap::from([("grpc".into(), 9000)]), endpoints })
 }
 
@@ -75,6 +75,16 @@ async fn heartbeat(announcing: &Announcing, health: Health) {
 }
 
 impl Watching {
+    /// Waits until the answers say that a contract or an address is this service's.
+    async fn owner_becomes(&mut self, name: &str, service: &str) {
+        loop {
+            match self.next().await {
+                What::Owner(owner) if owner.contract == name && owner.service == service => return,
+                _ => {}
+            }
+        }
+    }
+
     /// Waits until the answers show that the service has no endpoint any more.
     async fn is_empty(&mut self) {
         loop {
@@ -140,6 +150,7 @@ async fn a_pod_is_an_endpoint_of_each_service_that_it_backs() {
     }
 
     // A second Service selects the same pod. Its policy needs no other descriptors.
+    workloads.set_service(key("canary"), Some(Service::default()));
     workloads.set_slice(key("canary-x"), slice("canary", Condition::Ready));
     canary.health_becomes("p1", Health::Up).await;
 
@@ -168,6 +179,7 @@ async fn a_pod_can_only_be_announced_by_its_own_service_account() {
     let dir = tempfile::tempdir().unwrap();
     let (mesh, workloads) = start(dir.path()).await;
     workloads.set_pod(key("users-1"), pod("users"));
+    workloads.set_service(key("users"), Some(Service::default()));
     workloads.set_slice(key("users-x"), slice("users", Condition::Ready));
     let sidecar = mesh.sidecar("people.shop").await;
     let refused = Announcing::open(&sidecar, as_people(&mesh)).await.refusal().await;
@@ -190,5 +202,99 @@ async fn a_pod_can_only_be_announced_by_its_own_service_account() {
     let What::Snapshot(service) = watching.next().await else { panic!() };
     let ids: Vec<&str> = service.endpoints.iter().map(|endpoint| endpoint.spiffe_id.as_str()).collect();
     assert_eq!(ids, [mesh.id("users.shop").to_string()]);
+    mesh.stop().await;
+}
+
+/// The Service that is called like the account comes first: what only one can have is its.
+#[tokio::test]
+async fn what_only_one_service_can_have_goes_to_the_one_called_like_the_account_and_is_released_with_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mesh, workloads) = start(dir.path()).await;
+    let address =
+        |ip: &str| Service { cluster_ips: vec![ip.parse().unwrap()], ports: BTreeMap::from([("grpc".into(), 80)]) };
+    // Before the other in the alphabet.
+    workloads.set_service(key("people-headless"), Some(Service::default()));
+    workloads.set_slice(key("people-headless-x"), slice("people-headless", Condition::Ready));
+    workloads.set_service(key("people"), Some(address("10.96.0.9")));
+    workloads.set_slice(key("people-x"), slice("people", Condition::Ready));
+    workloads.set_pod(key("people-1"), pod("people"));
+    let mut announcing = Announcing::open(&mesh.sidecar("people.shop").await, as_people(&mesh)).await;
+    let answer = announcing.answer().await.unwrap();
+    assert_eq!(answer.contested.len(), 1, "the other Service claims the contract in vain: {:?}", answer.contested);
+    let mut watching = Watching::open(&mesh.sidecar("orders.shop").await).await;
+    for asked in [USERS, "127.0.0.1:9000", "10.96.0.9:80"] {
+        let what = if asked == USERS {
+            watch_request::What::SubscribeContract(asked.into())
+        } else {
+            watch_request::What::SubscribeAddress(asked.into())
+        };
+        watching.ask(what).await;
+        watching.owner_becomes(asked, "people.shop").await;
+    }
+
+    // It is deleted, and its address is given to another.
+    workloads.set_service(key("people"), None);
+    watching.owner_becomes(USERS, "people-headless.shop").await;
+    workloads.set_slice(key("people-x"), None);
+    workloads.set_service(key("people-headless"), Some(address("10.96.0.9")));
+    watching.owner_becomes("10.96.0.9:80", "people-headless.shop").await;
+    mesh.stop().await;
+}
+
+#[tokio::test]
+async fn a_pod_is_announced_from_its_own_address_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mesh, workloads) = start(dir.path()).await;
+    let sidecar = mesh.sidecar("people.shop").await;
+    let elsewhere = Announce {
+        endpoint: Some(Endpoint { address: "10.0.0.8:15006".into(), ..as_people(&mesh).endpoint.unwrap() }),
+        ..as_people(&mesh)
+    };
+    // Another pod of the same account.
+    workloads.set_pod(key("people-2"), Some(Pod { account: "people".into(), ips: vec!["10.0.0.8".parse().unwrap()] }));
+    let refused = Announcing::open(&sidecar, elsewhere.clone()).await.refusal().await;
+    assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
+    mesh.stop().await;
+}
+
+#[tokio::test]
+async fn an_identity_takes_no_endpoint_of_another_at_the_same_service() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mesh, workloads) = start(dir.path()).await;
+    workloads.set_service(key("users"), Some(Service::default()));
+    workloads.set_slice(key("users-x"), slice("users", Condition::Ready));
+    workloads.set_pod(key("people-1"), pod("people"));
+    let mut honest = Announcing::open(&mesh.sidecar("people.shop").await, as_people(&mesh)).await;
+    honest.answer().await.unwrap();
+    let mut watching = Watching::open(&mesh.sidecar("orders.shop").await).await;
+    watching.ask(watch_request::What::SubscribeService("users.shop".into())).await;
+    watching.health_becomes("p1", Health::Up).await;
+    // A pod of another account backs the same Service, and announces the id of the first.
+    workloads.set_pod(key("people-1"), pod("canary"));
+    let endpoint = Endpoint { spiffe_id: mesh.id("canary.shop").to_string(), ..as_people(&mesh).endpoint.unwrap() };
+    let taking = Announce { service: "canary.shop".into(), endpoint: Some(endpoint), ..as_people(&mesh) };
+    // The first has left with its pod; it is another's from then on.
+    watching.is_empty().await;
+    let mut taken = Announcing::open(&mesh.sidecar("canary.shop").await, taking).await;
+    taken.answer().await.unwrap();
+    watching.health_becomes("p1", Health::Up).await;
+    mesh.stop().await;
+}
+
+#[tokio::test]
+async fn a_service_that_goes_while_its_descriptors_are_asked_for_holds_up_no_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mesh, workloads) = start(dir.path()).await;
+    workloads.set_service(key("users"), Some(Service::default()));
+    workloads.set_slice(key("users-x"), slice("users", Condition::Ready));
+    workloads.set_pod(key("people-1"), pod("people"));
+    let mut announcing = Announcing::open(&mesh.sidecar("people.shop").await, as_people(&mesh)).await;
+    assert!(announcing.answer().await.unwrap().send_descriptors);
+    workloads.set_slice(key("users-x"), None);
+    let mut watching = Watching::open(&mesh.sidecar("orders.shop").await).await;
+    watching.ask(watch_request::What::SubscribeService("users.shop".into())).await;
+    watching.is_empty().await;
+    announcing.say(announce_request::What::Descriptors(Bytes::from_static(weft_contracts::FILE_DESCRIPTOR_SET))).await;
+    assert!(announcing.answer().await.unwrap().is_described, "its sidecar becomes ready");
     mesh.stop().await;
 }

@@ -17,7 +17,7 @@ pub(super) type Claim = (Arc<str>, Kind);
 #[derive(Debug, Default, Clone, Copy)]
 struct Count {
     pinned: usize,
-    own_host: usize,
+    located: usize,
     unproven: usize,
 }
 
@@ -25,13 +25,13 @@ impl Count {
     fn of(&mut self, kind: Kind) -> &mut usize {
         match kind {
             Kind::Pinned => &mut self.pinned,
-            Kind::OwnHost => &mut self.own_host,
+            Kind::Located => &mut self.located,
             Kind::Unproven => &mut self.unproven,
         }
     }
 
     fn is_none(self) -> bool {
-        self.pinned + self.own_host + self.unproven == 0
+        self.pinned + self.located + self.unproven == 0
     }
 }
 

@@ -23,6 +23,10 @@ impl Registry {
         if entry.members.is_empty() {
             return Ok(());
         }
+        // On a cluster pods of several accounts may back one Service: none takes the place of another's endpoint.
+        if entry.members.get(&endpoint.id).is_some_and(|other| other.endpoint.spiffe_id != endpoint.spiffe_id) {
+            return Err(Refusal::OtherIdentity { service: service.clone(), id: endpoint.id.clone() });
+        }
         if entry.members.len() >= limits::ENDPOINTS_PER_SERVICE && !entry.members.contains_key(&endpoint.id) {
             return Err(Refusal::Endpoints { service: service.clone() });
         }
@@ -131,7 +135,8 @@ pub(super) fn claims_of(announcement: &Announcement) -> Vec<(String, Kind)> {
     let host_of = |address: &str| address.parse::<SocketAddr>().ok().map(|address| address.ip());
     let host = host_of(&announcement.endpoint.address);
     let kind = |address: &str| match (host, host_of(address)) {
-        (Some(host), Some(other)) if are_one_host(host, other) => Kind::OwnHost,
+        (Some(host), Some(other)) if are_one_host(host, other) => Kind::Located,
+        _ if announcement.of_cluster.contains(address) => Kind::Located,
         _ if announcement.allowed.contains(address) => Kind::Pinned,
         _ => Kind::Unproven,
     };

@@ -162,6 +162,7 @@ mod tests {
             contracts: BTreeSet::from([contract.to_owned()]),
             addresses: BTreeSet::new(),
             allowed: BTreeSet::new(),
+            of_cluster: BTreeSet::new(),
             descriptors: Some([digest; 32]),
             policy: Some(Arc::clone(policy)),
         }

@@ -33,6 +33,7 @@ fn announcement(service: &str, id: &str, port: u16) -> Announcement {
         contracts: BTreeSet::new(),
         addresses: BTreeSet::new(),
         allowed: BTreeSet::new(),
+        of_cluster: BTreeSet::new(),
         descriptors: None,
         policy: None,
     }

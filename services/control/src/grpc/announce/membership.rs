@@ -1,6 +1,6 @@
 //! What one stream is a member of: its identity's own service or, on Kubernetes, each Service that its pod backs.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use futures_util::future::select_all;
 use weft_contracts::weft::discovery::v1::Health;
@@ -38,12 +38,21 @@ pub(super) enum Happened {
 struct Member {
     membership: Membership,
     /// On Kubernetes.
-    backed: Option<Backed>,
+    backs: Option<Backs>,
+}
+
+/// A Service that the pod backs, as it was announced.
+#[derive(Clone, PartialEq, Eq)]
+struct Backs {
+    backed: Backed,
+    /// The first of several has the pod's own addresses, and announces first what only one can have.
+    is_first: bool,
 }
 
 struct Pod {
-    /// Whose it has to be.
+    /// Whose it has to be, and which of its addresses the announcement came from.
     id: SpiffeId,
+    host: IpAddr,
     follows: Following,
     announcement: Announcement,
     /// What the sidecar says of itself.
@@ -54,67 +63,70 @@ impl Memberships {
     /// The announced endpoint becomes the one member of its stream.
     pub(super) fn join(&mut self, directory: &Arc<Directory>, announcement: Announcement) -> Result<Denied, Refusal> {
         let (membership, denied) = directory.join(announcement)?;
-        self.replace(vec![Member { membership, backed: None }]);
+        let before = std::mem::replace(&mut self.of, vec![Member { membership, backs: None }]);
+        before.into_iter().for_each(|before| before.give_way_to(&self.of));
         Ok(denied)
     }
 
     /// The announced endpoint becomes an endpoint of each Service that its pod backs, now and later.
+    ///
+    /// # Errors
+    /// It became an endpoint of none.
     pub(super) fn join_as_pod(
         &mut self,
         directory: &Arc<Directory>,
-        id: &SpiffeId,
+        (id, host): (&SpiffeId, IpAddr),
         announcement: Announcement,
         follows: Following,
     ) -> Result<Denied, Refusal> {
         let health = announcement.endpoint.health();
-        self.of.iter_mut().for_each(|member| member.backed = None);
-        self.pod = Some(Pod { id: id.clone(), follows, announcement, health });
-        self.follow(directory)
+        self.pod = Some(Pod { id: id.clone(), host, follows, announcement, health });
+        let (denied, refused) = self.join_all(directory, true);
+        match refused {
+            Some(refused) if self.of.is_empty() => Err(refused),
+            _ => Ok(denied),
+        }
     }
 
     /// The pod backs other Services, or is in another condition.
-    pub(super) fn follow(&mut self, directory: &Arc<Directory>) -> Result<Denied, Refusal> {
-        let Some(pod) = &mut self.pod else { return Ok(Denied::default()) };
-        let backing = pod.follows.now();
-        let mut denied = Denied::default();
-        let mut members = Vec::new();
-        let services = backing.services.iter().filter(|_| backing.is_of(&pod.id)).take(SERVICES_OF_POD);
-        for (number, (service, backed)) in services.enumerate() {
-            let before = self.of.iter().position(|member| member.membership.service() == service);
-            let before = before.map(|at| self.of.swap_remove(at));
-            match before.and_then(|before| before.if_like(backed)) {
-                // Nothing else is announced of it.
-                Some(before) => {
-                    let health = health(pod.health, backed.condition);
-                    // What ended the session also ends the stream.
-                    let _ = before.membership.heartbeat(health);
-                    members.push(Member { backed: Some(backed.clone()), ..before });
-                }
-                None => {
-                    let announcement = pod.announcement_of(service, backed, number == 0);
-                    let (membership, of_it) = directory.join(announcement)?;
-                    denied.contested.extend(of_it.contested);
-                    denied.unlisted.extend(of_it.unlisted);
-                    denied.without_room += of_it.without_room;
-                    // The older session, if there was one, is over by now: dropping it has changed nothing.
-                    members.push(Member { membership, backed: Some(backed.clone()) });
-                }
-            }
-        }
-        self.replace(members);
-        Ok(denied)
+    pub(super) fn follow(&mut self, directory: &Arc<Directory>) {
+        self.join_all(directory, false);
     }
 
-    fn replace(&mut self, members: Vec<Member>) {
-        for before in std::mem::replace(&mut self.of, members) {
-            let (service, endpoint) = (before.membership.service(), before.membership.endpoint());
-            let is_over =
-                self.of.iter().any(|m| m.membership.service() == service && m.membership.endpoint() == endpoint);
-            // A sidecar has one endpoint and keeps its id. Otherwise a stream could leave any number of silent ones behind.
-            if !is_over {
-                before.membership.leave();
+    /// Becomes a member of each Service that the pod backs, and leaves the others. A Service that refuses it takes no other
+    /// away. What was announced before is announced again only if it `is_anew`, or if it is different.
+    fn join_all(&mut self, directory: &Arc<Directory>, is_anew: bool) -> (Denied, Option<Refusal>) {
+        let Some(pod) = &mut self.pod else { return (Denied::default(), None) };
+        let (mut all, mut refused) = (Denied::default(), None);
+        let mut before = std::mem::take(&mut self.of);
+        for (service, backs) in pod.backs() {
+            let at = before.iter().position(|member| *member.membership.service() == service);
+            let mut before = at.map(|at| before.swap_remove(at));
+            if let Some(before) = before.take_if(|before| !is_anew && before.stays(&backs)) {
+                // What ended the session also ends the stream.
+                let _ = before.membership.heartbeat(health(pod.health, backs.backed.condition));
+                self.of.push(Member { backs: Some(backs), ..before });
+                continue;
+            }
+            match directory.join(pod.announcement_of(&service, &backs)) {
+                Ok((membership, denied)) => {
+                    all.contested.extend(denied.contested);
+                    all.unlisted.extend(denied.unlisted);
+                    all.without_room += denied.without_room;
+                    self.of.push(Member { membership, backs: Some(backs) });
+                    before.into_iter().for_each(|before| before.give_way_to(&self.of));
+                }
+                Err(refusal) => {
+                    if directory.lines.allows(pod.id.service()) {
+                        tracing::warn!(peer = %pod.id, why = %refusal, "a pod is no endpoint of a Service that it backs");
+                    }
+                    refused.get_or_insert(refusal);
+                    self.of.extend(before);
+                }
             }
         }
+        before.into_iter().for_each(|before| before.membership.leave());
+        (all, refused)
     }
 
     /// The sidecar is alive.
@@ -123,7 +135,7 @@ impl Memberships {
             pod.health = said;
         }
         self.of.iter().try_for_each(|member| {
-            let condition = member.backed.as_ref().map(|backed| backed.condition);
+            let condition = member.backs.as_ref().map(|backs| backs.backed.condition);
             member.membership.heartbeat(condition.map_or(said, |condition| health(said, condition)))
         })
     }
@@ -203,27 +215,53 @@ async fn backs_others(pod: &mut Option<Pod>) {
 }
 
 impl Member {
-    /// Itself, if nothing but its condition is different, and it is still a member.
-    fn if_like(mut self, backed: &Backed) -> Option<Self> {
-        let is_like = self.backed.as_ref().is_some_and(|before| before.virtual_addresses == backed.virtual_addresses);
-        (is_like && !self.membership.has_given_way()).then_some(self)
+    /// Whether it need not be announced again: nothing but its condition is different, or a newer stream has announced it.
+    fn stays(&mut self, backs: &Backs) -> bool {
+        let is_like = |before: &Backs| {
+            before.is_first == backs.is_first && before.backed.virtual_addresses == backs.backed.virtual_addresses
+        };
+        self.membership.has_given_way() || self.backs.as_ref().is_some_and(is_like)
+    }
+
+    /// A newer announcement of the same stream is there. The session is over if that has the same endpoint: a sidecar keeps
+    /// its id. Otherwise a stream could leave any number of silent ones behind.
+    fn give_way_to(self, newer: &[Self]) {
+        let (service, endpoint) = (self.membership.service(), self.membership.endpoint());
+        let is_over = |newer: &Self| newer.membership.service() == service && newer.membership.endpoint() == endpoint;
+        if !newer.iter().any(is_over) {
+            self.membership.leave();
+        }
     }
 }
 
 impl Pod {
+    /// The Services that it backs: first the one that is called like its account.
+    fn backs(&mut self) -> Vec<(ServiceName, Backs)> {
+        let known = self.follows.now();
+        if !known.is_pod_of(&self.id, self.host) {
+            return Vec::new();
+        }
+        let own = known.services.get_key_value(self.id.service());
+        let others = known.services.iter().filter(|(service, _)| *service != self.id.service());
+        let all = own.into_iter().chain(others).take(SERVICES_OF_POD).enumerate();
+        all.map(|(number, (service, backed))| {
+            (service.clone(), Backs { backed: backed.clone(), is_first: number == 0 })
+        })
+        .collect()
+    }
+
     /// The sidecar's announcement, as one of a Service's endpoint.
-    fn announcement_of(&self, service: &ServiceName, backed: &Backed, is_first: bool) -> Announcement {
+    fn announcement_of(&self, service: &ServiceName, backs: &Backs) -> Announcement {
         let mut announcement = Announcement { service: service.clone(), ..self.announcement.clone() };
-        announcement.endpoint.set_health(health(self.health, backed.condition));
+        announcement.endpoint.set_health(health(self.health, backs.backed.condition));
         let ports: Vec<u16> = announcement.addresses.iter().filter_map(|address| port_of(address)).collect();
-        if !is_first {
+        if !backs.is_first {
             // An address is one service's.
             announcement.addresses.clear();
         }
-        let leads_here = backed.virtual_addresses.iter().filter(|(to, _)| ports.contains(to));
-        let virtual_addresses: Vec<String> = leads_here.map(|(_, address)| address.to_string()).collect();
-        announcement.allowed = virtual_addresses.iter().cloned().collect();
-        announcement.addresses.extend(virtual_addresses);
+        let leads_here = backs.backed.virtual_addresses.iter().filter(|(to, _)| ports.contains(to));
+        announcement.of_cluster = leads_here.map(|(_, address)| address.to_string()).collect();
+        announcement.addresses.extend(announcement.of_cluster.iter().cloned());
         announcement
     }
 }

@@ -168,7 +168,10 @@ fn slice(slice: &EndpointSlice) -> Option<Slice> {
             false if is_terminating && conditions.serving != Some(false) => Condition::Terminating,
             false => Condition::NotReady,
         };
-        SliceEndpoint { ips: endpoint.addresses.iter().filter_map(|ip| ip.parse().ok()).collect(), condition }
+        // More addresses than the first mean nothing (Endpoint.addresses).
+        let ips = endpoint.addresses.first().and_then(|ip| ip.parse().ok()).into_iter().collect();
+        let target = endpoint.target_ref.as_ref().filter(|target| target.kind.as_deref() == Some("Pod"));
+        SliceEndpoint { ips, pod: target.and_then(|target| target.name.clone()), condition }
     });
     Some(Slice { service, ports, endpoints: endpoints.collect() })
 }
