@@ -25,6 +25,10 @@ fn endpoint(id: &str, port: u16) -> Endpoint {
     }
 }
 
+fn registry() -> Registry {
+    Registry::new(1, Instant::now())
+}
+
 fn announcement(service: &str, id: &str, port: u16) -> Announcement {
     Announcement {
         service: name(service),
@@ -219,6 +223,20 @@ async fn a_service_without_endpoints_is_remembered_for_an_hour() {
     pass(&mut registry, Duration::from_secs(1)).await;
     assert!(registry.snapshot(&name("users.shop")).is_none());
     assert_eq!(registry.owner("shop.Users"), None);
+}
+
+/// On a cluster, pods of several accounts may back one Service.
+#[tokio::test]
+async fn an_endpoint_is_not_replaced_by_another_identity() {
+    let mut registry = registry();
+    let of = |account: &str, port| {
+        let spiffe_id = format!("spiffe://weft.test/ns/shop/sa/{account}");
+        Announcement { endpoint: Endpoint { spiffe_id, ..endpoint("u1", port) }, ..announcement("users.shop", "u1", port) }
+    };
+    registry.announce(of("users", 1), Instant::now()).unwrap();
+    let refused = registry.announce(of("canary", 2), Instant::now()).unwrap_err();
+    assert!(matches!(refused, Refusal::OtherIdentity { .. }), "{refused}");
+    assert!(registry.announce(of("users", 2), Instant::now()).unwrap().is_again);
 }
 
 /// All parts of a snapshot at their limits together fit into one message.
