@@ -67,18 +67,25 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How many connections may wait between handshake and server, which takes each at once.
 const READY: usize = 16;
 
+/// What the services on the port stand on.
+pub(crate) struct Parts {
+    pub(crate) ca: Arc<Ca>,
+    pub(crate) credentials: Arc<Credentials>,
+    pub(crate) directory: Arc<Directory>,
+    pub(crate) rules: Arc<Rules>,
+    /// On Kubernetes.
+    pub(crate) cluster: Option<Arc<Cluster>>,
+}
+
 /// Serves until `stopping` is cancelled and everything open has ended. Dropping the future stops accepting; open
 /// connections end with the runtime.
 pub(crate) async fn serve(
     listener: TcpListener,
-    ca: Arc<Ca>,
-    credentials: Arc<Credentials>,
-    directory: Arc<Directory>,
-    rules: Arc<Rules>,
-    cluster: Option<Arc<Cluster>>,
+    parts: Parts,
     budget: Budget,
     stopping: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
+    let Parts { ca, credentials, directory, rules, cluster } = parts;
     let streams = TaskTracker::new();
     let identity = IdentityService {
         ca,

@@ -173,13 +173,17 @@ impl ControlPlane {
         let traces = Arc::new(traces::Store::new());
         let shown = dashboard::Dashboard::new(traces, Arc::clone(&directory) as Arc<dyn dashboard::Catalog>);
         let shown = shown.with_access(access);
-        let of_grpc = cluster.clone();
+        let parts = grpc::Parts {
+            ca: Arc::clone(&ca),
+            credentials: Arc::clone(&credentials),
+            directory: Arc::clone(&directory),
+            rules: Arc::clone(&rules),
+            cluster: cluster.clone(),
+        };
         let servers = async {
             let dashboard = dashboard::serve(dashboard, shown, stopping.clone().cancelled_owned());
             let dashboard = async { dashboard.await.context("the dashboard failed") };
-            let (ca, credentials, directory) = (Arc::clone(&ca), Arc::clone(&credentials), Arc::clone(&directory));
-            let grpc =
-                grpc::serve(grpc, ca, credentials, directory, Arc::clone(&rules), of_grpc, budget, stopping.clone());
+            let grpc = grpc::serve(grpc, parts, budget, stopping.clone());
             let grpc = async { grpc.await.context("the gRPC port failed") };
             tokio::try_join!(grpc, dashboard, on_platform).map(|_| ())
         };

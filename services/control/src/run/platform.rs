@@ -72,10 +72,10 @@ impl Platform {
         match self {
             Self::Any => {
                 let _ = (ca, credentials);
-                (None, Box::pin(async move { Ok(stopping.cancelled().await) }))
+                (None, Box::pin(until(stopping)))
             }
             #[cfg(test)]
-            Self::Made(cluster) => (Some(cluster), Box::pin(async move { Ok(stopping.cancelled().await) })),
+            Self::Made(cluster) => (Some(cluster), Box::pin(until(stopping))),
             #[cfg(feature = "kubernetes")]
             Self::Kubernetes(kubernetes) => {
                 let Kubernetes { api, webhook } = *kubernetes;
@@ -87,7 +87,7 @@ impl Platform {
                         Some((listener, config)) => {
                             Webhook { listener, config, trust }.serve(&ca, stopped.cancelled_owned()).await
                         }
-                        None => Ok(stopped.cancelled().await),
+                        None => until(stopped).await,
                     }
                 };
                 let answering = tokio::spawn(answering);
@@ -104,4 +104,9 @@ impl Platform {
             }
         }
     }
+}
+
+async fn until(stopping: CancellationToken) -> anyhow::Result<()> {
+    stopping.cancelled().await;
+    Ok(())
 }

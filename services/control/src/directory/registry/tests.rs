@@ -231,7 +231,10 @@ async fn an_endpoint_is_not_replaced_by_another_identity() {
     let mut registry = registry();
     let of = |account: &str, port| {
         let spiffe_id = format!("spiffe://weft.test/ns/shop/sa/{account}");
-        Announcement { endpoint: Endpoint { spiffe_id, ..endpoint("u1", port) }, ..announcement("users.shop", "u1", port) }
+        Announcement {
+            endpoint: Endpoint { spiffe_id, ..endpoint("u1", port) },
+            ..announcement("users.shop", "u1", port)
+        }
     };
     registry.announce(of("users", 1), Instant::now()).unwrap();
     let refused = registry.announce(of("canary", 2), Instant::now()).unwrap_err();
