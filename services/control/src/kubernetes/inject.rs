@@ -54,6 +54,7 @@ pub fn inject(config: &Config, namespace: &Namespace, pod: &Value) -> Result<Dec
     if let Some(reason) = skip::reason(namespace, &pod)? {
         return Ok(Decision::Skip(reason));
     }
+    sidecar::check_mounts(&pod)?;
     let mut patch = Patch::default();
     // First, while the indices of the pod's own init containers are still those that the pod has.
     environment::add(&pod, &mut patch)?;

@@ -5,6 +5,10 @@ use weft_mesh::names::shown;
 
 use super::super::names::{CONTAINER, annotation};
 
+/// How many containers a pod may have, with its init containers. Each costs operations of the patch, and the webhook
+/// reads pods that anybody has sent: an empty container is three bytes there.
+const CONTAINERS: usize = 256;
+
 /// Why a pod can't get its sidecar.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {text}")]
@@ -118,7 +122,15 @@ impl<'a> Pod<'a> {
     }
 
     /// Its init containers, then its containers.
+    ///
+    /// # Errors
+    /// There are too many, or one is none.
     pub(super) fn all_containers(&self) -> Result<Vec<Container<'a>>, Error> {
+        let count = self.spec_list("initContainers")?.len() + self.spec_list("containers")?.len();
+        if count > CONTAINERS {
+            let text = format!("found {count} containers, with the init containers; allowed: at most {CONTAINERS}");
+            return Err(Error::new("spec.containers", text));
+        }
         let mut all = self.containers("initContainers")?;
         all.extend(self.containers("containers")?);
         Ok(all)
@@ -174,6 +186,12 @@ impl<'a> Container<'a> {
     /// Its variables, without those that come from elsewhere as a whole (`envFrom`).
     pub(super) fn env(&self) -> Result<&'a [Value], Error> {
         list(self.value, "env", || self.field("env"))
+    }
+
+    /// Where in its list of mounts it mounts this volume, if it does.
+    pub(super) fn mount_of(&self, volume: &str) -> Result<Option<usize>, Error> {
+        let mounts = list(self.value, "volumeMounts", || self.field("volumeMounts"))?;
+        Ok(mounts.iter().position(|mount| mount.get("name").and_then(Value::as_str) == Some(volume)))
     }
 
     /// The TCP ports that it says it listens on.

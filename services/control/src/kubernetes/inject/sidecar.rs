@@ -23,6 +23,20 @@ const TOKEN_SECONDS: u32 = 3_600;
 /// not help while the control plane is away.
 const STARTUP_TRIES: u32 = 14_400;
 
+/// Checks that no other container has the token: it would be the sidecar's identity in the hands of the application.
+pub(super) fn check_mounts(pod: &Pod<'_>) -> Result<(), Error> {
+    for container in pod.all_containers()? {
+        if let Some(index) = container.mount_of(VOLUME_TOKEN)?
+            && !container.is_sidecar()
+        {
+            let field = container.field(&format!("volumeMounts[{index}].name"));
+            let allowed = "another volume, as only the sidecar may have its token";
+            return Err(Error::found(field, &Value::from(VOLUME_TOKEN), allowed));
+        }
+    }
+    Ok(())
+}
+
 /// Adds the container before all others, so that the pod's own init containers can call, and its volumes.
 pub(super) fn add(config: &Config, settings: &Settings, pod: &Pod<'_>, patch: &mut Patch) -> Result<(), Error> {
     for (index, volume) in pod.spec_list("volumes")?.iter().enumerate() {
