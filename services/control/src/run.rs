@@ -17,7 +17,7 @@ use weft_mesh::{limits, telemetry, tls, tls::Svid};
 
 use self::{
     keeping::{keep_claims, kept},
-    platform::Platform,
+    platform::{Platform, WORK_OF_WEBHOOK},
 };
 use crate::{
     Args,
@@ -66,11 +66,11 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 }
 
 /// One thread that serves, and threads for slow work: enough that the control plane's own work never waits for that of
-/// members.
+/// members or of the webhook, nor one of these for the other.
 fn runtime() -> anyhow::Result<Runtime> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .max_blocking_threads(WORK_OF_MEMBERS + OWN_WORK)
+        .max_blocking_threads(WORK_OF_MEMBERS + WORK_OF_WEBHOOK + OWN_WORK)
         .build()
         .context("no runtime could be made")
 }
@@ -242,7 +242,7 @@ mod tests {
     fn work_of_members_does_not_hold_up_the_control_planes_own() {
         let runtime = runtime().unwrap();
         let mut gates = Vec::new();
-        for _ in 0..WORK_OF_MEMBERS {
+        for _ in 0..WORK_OF_MEMBERS + WORK_OF_WEBHOOK {
             let (gate, opened) = mpsc::channel::<()>();
             gates.push(gate);
             runtime.spawn_blocking(move || opened.recv());
@@ -250,7 +250,7 @@ mod tests {
         let own = async { timeout(Duration::from_secs(60), elsewhere(|| Ok(()))).await };
         let done = runtime.block_on(own);
         drop(gates);
-        done.expect("all threads are busy with members' work").unwrap();
+        done.expect("all threads are busy with others' work").unwrap();
     }
 
     #[tokio::test(start_paused = true)]

@@ -16,9 +16,9 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use kube::{Client, Config};
-use weft_mesh::identity::TrustDomain;
+use tokio::sync::watch::Receiver;
+use weft_mesh::{identity::TrustDomain, tls::TrustBundle};
 
-pub(crate) use self::trust::Trust;
 use self::{tokens::Reviews, watch::Watches};
 use super::{cluster::Cluster, workloads::Workloads};
 
@@ -26,6 +26,9 @@ use super::{cluster::Cluster, workloads::Workloads};
 const MANAGER: &str = "weft-control";
 /// How long a request may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a connection may be silent while an answer is awaited. A watch may be, for the 290 s that it takes; after
+/// this, the API server has vanished without a word.
+const SILENCE: Duration = Duration::from_secs(300);
 /// How long until something is tried again.
 const PAUSE: Duration = Duration::from_secs(2);
 
@@ -39,11 +42,11 @@ impl Api {
     /// # Errors
     /// Neither is there.
     pub(crate) async fn connect() -> anyhow::Result<Self> {
-        let mut config = Config::infer().await.context(
+        let config = Config::infer().await.context(
             "--kubernetes: there is no API server to talk to: run it in a pod with a service account, or set KUBECONFIG",
         )?;
-        config.connect_timeout = Some(TIMEOUT);
-        Ok(Self(Client::try_from(config).context("--kubernetes: the API server's configuration can't be used")?))
+        let client = Client::try_from(limited(config));
+        Ok(Self(client.context("--kubernetes: the API server's configuration can't be used")?))
     }
 
     /// Fills the state folder with the CA in the Secret, or makes both. Waits for the API server for as long as it takes.
@@ -54,11 +57,36 @@ impl Api {
         secret::keep(&self.0, state_dir, trust_domain).await
     }
 
+    /// Writes the trust bundle where it is needed; never ends.
+    pub(crate) fn keep_trust(&self, bundle: Receiver<TrustBundle>) -> impl Future<Output = ()> + use<> {
+        trust::keep(self.0.clone(), bundle)
+    }
+
     /// Begins to watch. Returns when all that is there now is known, so that nothing counts as missing that is only not
     /// read yet. The watches end when the last part is dropped.
     pub(crate) async fn watch(&self) -> (Cluster, Watches) {
         let workloads = Arc::new(Workloads::default());
         let watches = Watches::start(&self.0, &workloads).await;
         (Cluster { workloads, tokens: Box::new(Reviews::new(self.0.clone())) }, watches)
+    }
+}
+
+/// No wait for the API server is without a limit.
+fn limited(mut config: Config) -> Config {
+    config.connect_timeout = Some(TIMEOUT);
+    config.read_timeout = Some(SILENCE);
+    config
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Otherwise a list from a machine that has vanished is awaited for ever, and nothing new is learned.
+    #[test]
+    fn an_answer_of_the_api_server_is_not_awaited_for_ever() {
+        let config = limited(Config::new("https://127.0.0.1:6443".parse().unwrap()));
+        assert!(config.read_timeout.is_some_and(|limit| limit > Duration::from_secs(290)), "longer than a watch");
+        assert_eq!(config.connect_timeout, Some(TIMEOUT));
     }
 }

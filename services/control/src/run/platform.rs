@@ -6,7 +6,7 @@ use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
 #[cfg(feature = "kubernetes")]
-use crate::kubernetes::api::{Api, Trust, webhook::Webhook};
+use crate::kubernetes::api::{Api, webhook::Webhook};
 use crate::{
     Args,
     authority::{ca::Ca, credentials::Credentials},
@@ -28,6 +28,12 @@ pub(super) struct Kubernetes {
     api: Api,
     webhook: Option<(tokio::net::TcpListener, crate::kubernetes::inject::Config)>,
 }
+
+/// What is done on other threads for this platform, whoever asks for it.
+#[cfg(feature = "kubernetes")]
+pub(super) const WORK_OF_WEBHOOK: usize = crate::kubernetes::api::webhook::WORK;
+#[cfg(not(feature = "kubernetes"))]
+pub(super) const WORK_OF_WEBHOOK: usize = 0;
 
 /// Runs beside the ports of the control plane; ends when it fails, or with them.
 type Beside = BoxFuture<'static, anyhow::Result<()>>;
@@ -79,13 +85,13 @@ impl Platform {
             #[cfg(feature = "kubernetes")]
             Self::Kubernetes(kubernetes) => {
                 let Kubernetes { api, webhook } = *kubernetes;
-                let (trust, keeping) = Trust::keep(&api, credentials.bundle());
+                let keeping = api.keep_trust(credentials.bundle());
                 let ca = Arc::clone(ca);
                 let stopped = stopping.clone();
                 let answering = async move {
                     match webhook {
                         Some((listener, config)) => {
-                            Webhook { listener, config, trust }.serve(&ca, stopped.cancelled_owned()).await
+                            Webhook { listener, config }.serve(&ca, stopped.cancelled_owned()).await
                         }
                         None => until(stopped).await,
                     }
