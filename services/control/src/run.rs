@@ -17,7 +17,7 @@ use weft_mesh::{limits, telemetry, tls, tls::Svid};
 
 use self::{
     keeping::{keep_claims, kept},
-    platform::{Platform, WORK_OF_WEBHOOK},
+    platform::{Beside, Platform, WORK_OF_WEBHOOK},
 };
 use crate::{
     Args,
@@ -49,20 +49,38 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let budget = Budget::of_files(raise_file_limit());
     let runtime = runtime()?;
     let result = runtime.block_on(async {
-        let stop = CancellationToken::new();
         let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        let control_plane = ControlPlane::bind(&args, budget).await?;
-        let mut serving = std::pin::pin!(control_plane.serve(stop.clone()));
-        tokio::select! {
-            result = &mut serving => return result,
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        stop.cancel();
-        serving.await
+        let told = async {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        live(ControlPlane::bind(&args, budget), told).await
     });
     runtime.shutdown_timeout(RUNTIME_STOP);
     result
+}
+
+/// Binds and serves, until it is told to stop.
+async fn live(
+    bind: impl Future<Output = anyhow::Result<ControlPlane>>,
+    told: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
+    let mut told = std::pin::pin!(told);
+    let control_plane = tokio::select! {
+        bound = bind => bound?,
+        // It waits for the API server of its cluster.
+        () = &mut told => return Ok(()),
+    };
+    let stop = CancellationToken::new();
+    let mut serving = std::pin::pin!(control_plane.serve(stop.clone()));
+    tokio::select! {
+        result = &mut serving => return result,
+        () = told => {}
+    }
+    stop.cancel();
+    serving.await
 }
 
 /// One thread that serves, and threads for slow work: enough that the control plane's own work never waits for that of
@@ -86,7 +104,7 @@ fn raise_file_limit() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
-/// A control plane whose ports are bound.
+/// A control plane whose ports are bound, and that knows what it runs on.
 pub(crate) struct ControlPlane {
     ca: Arc<Ca>,
     credentials: Arc<Credentials>,
@@ -94,7 +112,10 @@ pub(crate) struct ControlPlane {
     state_dir: PathBuf,
     directory: Arc<Directory>,
     rules: Arc<Rules>,
-    platform: Platform,
+    cluster: Option<Arc<Cluster>>,
+    on_platform: Beside,
+    /// Cancelled when what runs is to end.
+    stopping: CancellationToken,
     store: Arc<Store>,
     budget: Budget,
     access: dashboard::Access,
@@ -103,8 +124,12 @@ pub(crate) struct ControlPlane {
 }
 
 impl ControlPlane {
+    /// On a cluster it waits until that is known, for as long as the API server is away.
     pub(crate) async fn bind(args: &Args, budget: Budget) -> anyhow::Result<Self> {
-        let platform = Platform::find(args).await?;
+        Self::on(Platform::find(args).await?, args, budget).await
+    }
+
+    async fn on(platform: Platform, args: &Args, budget: Budget) -> anyhow::Result<Self> {
         let listed = args.services.as_deref().map_or_else(|| Ok(Listed::default()), Listed::read)?;
         let rules = Rules::new(args.access.as_deref())?;
         let ca = Ca::open_or_create(&args.state_dir, &args.trust_domain)?;
@@ -112,6 +137,10 @@ impl ControlPlane {
         let store = Store::open(&args.state_dir, &args.trust_domain)?;
         let (saved, hosts) = store.load()?;
         let claims = Claims::new(listed.claims, listed.unlisted, saved.pinned).with_unlisted_of(listed.unlisted_of);
+        let (ca, credentials) = (Arc::new(ca), Arc::new(credentials));
+        let stopping = CancellationToken::new();
+        let (cluster, on_platform) = platform.start(&ca, &credentials, stopping.clone()).await;
+        // After that: from here on, sidecars have a limited time to announce themselves.
         let directory = Directory::new(args.trust_domain.clone(), listed.visibility, claims, hosts);
         if let Some(mesh) = listed.mesh {
             directory.await_all(mesh);
@@ -120,13 +149,15 @@ impl ControlPlane {
             TcpListener::bind(address).await.with_context(|| format!("can't listen on {address} ({flag})"))
         };
         Ok(Self {
-            ca: Arc::new(ca),
-            credentials: Arc::new(credentials),
+            ca,
+            credentials,
             svid,
             state_dir: args.state_dir.clone(),
             directory,
             rules: Arc::new(rules),
-            platform,
+            cluster,
+            on_platform,
+            stopping,
             store: Arc::new(store),
             budget,
             access: dashboard::Access { hosts: args.dashboard_host.clone(), remote_spans: args.remote_spans },
@@ -138,7 +169,7 @@ impl ControlPlane {
     /// In a cluster that a test makes.
     #[cfg(test)]
     pub(crate) fn in_cluster(self, cluster: Arc<Cluster>) -> Self {
-        Self { platform: Platform::Made(cluster), ..self }
+        Self { cluster: Some(cluster), ..self }
     }
 
     #[cfg(test)]
@@ -155,7 +186,9 @@ impl ControlPlane {
             state_dir,
             directory,
             rules,
-            platform,
+            cluster,
+            on_platform,
+            stopping,
             store,
             budget,
             access,
@@ -168,8 +201,6 @@ impl ControlPlane {
             dashboard = %dashboard.local_addr()?,
             "ready"
         );
-        let stopping = CancellationToken::new();
-        let (cluster, on_platform) = platform.start(&ca, &credentials, stopping.clone()).await;
         let traces = Arc::new(traces::Store::new());
         let shown = dashboard::Dashboard::new(traces, Arc::clone(&directory) as Arc<dyn dashboard::Catalog>);
         let shown = shown.with_access(access);
@@ -233,9 +264,16 @@ async fn forget_services(cluster: &Option<Arc<Cluster>>, directory: &Directory) 
 mod tests {
     use std::sync::mpsc;
 
+    use clap::Parser;
     use tokio::time::timeout;
 
     use super::{keeping::elsewhere, *};
+
+    #[derive(Parser)]
+    struct OfTest {
+        #[command(flatten)]
+        args: Args,
+    }
 
     /// Otherwise the mesh's owner can no longer change who may call, while members have the control plane read what they send.
     #[test]
@@ -256,5 +294,26 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_disk_that_hangs_does_not_stop_the_stop() {
         timeout(2 * limits::CONTROL_STOP, kept(tokio::spawn(std::future::pending()))).await.unwrap();
+    }
+    /// Otherwise a control plane whose API server is away is killed when its pod ends.
+    #[tokio::test(start_paused = true)]
+    async fn it_stops_when_told_while_it_waits_for_its_cluster() {
+        tls::install_crypto_provider();
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().to_str().unwrap();
+        let flags = ["control", "--state-dir", state, "--listen", "127.0.0.1:0", "--dashboard", "127.0.0.1:0"];
+        let args = OfTest::parse_from(flags).args;
+        let never = Platform::Made(Box::pin(std::future::pending()));
+        let told = tokio::time::sleep(Duration::from_secs(1));
+        let living = live(ControlPlane::on(never, &args, Budget::of_files(1 << 20)), told);
+        timeout(Duration::from_secs(2), living).await.expect("it waits on").unwrap();
+        // It has bound nothing yet: its time in which sidecars announce themselves has not begun.
+        let known = Platform::Made(Box::pin(tokio::time::sleep(Duration::from_secs(3600))));
+        let before = tokio::time::Instant::now();
+        let bound = ControlPlane::on(known, &args, Budget::of_files(1 << 20)).await.unwrap();
+        assert!(before.elapsed() >= Duration::from_secs(3600));
+        let stop = CancellationToken::new();
+        stop.cancel();
+        bound.serve(stop).await.unwrap();
     }
 }

@@ -18,9 +18,9 @@ pub(super) enum Platform {
     Any,
     #[cfg(feature = "kubernetes")]
     Kubernetes(Box<Kubernetes>),
-    /// A cluster that a test makes.
+    /// One that a test makes, when it is known.
     #[cfg(test)]
-    Made(Arc<Cluster>),
+    Made(BoxFuture<'static, ()>),
 }
 
 #[cfg(feature = "kubernetes")]
@@ -36,7 +36,7 @@ pub(super) const WORK_OF_WEBHOOK: usize = crate::kubernetes::api::webhook::WORK;
 pub(super) const WORK_OF_WEBHOOK: usize = 0;
 
 /// Runs beside the ports of the control plane; ends when it fails, or with them.
-type Beside = BoxFuture<'static, anyhow::Result<()>>;
+pub(super) type Beside = BoxFuture<'static, anyhow::Result<()>>;
 
 impl Platform {
     #[cfg(not(feature = "kubernetes"))]
@@ -81,7 +81,10 @@ impl Platform {
                 (None, Box::pin(until(stopping)))
             }
             #[cfg(test)]
-            Self::Made(cluster) => (Some(cluster), Box::pin(until(stopping))),
+            Self::Made(known) => {
+                known.await;
+                (None, Box::pin(until(stopping)))
+            }
             #[cfg(feature = "kubernetes")]
             Self::Kubernetes(kubernetes) => {
                 let Kubernetes { api, webhook } = *kubernetes;
