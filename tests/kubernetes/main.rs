@@ -84,6 +84,38 @@ fn a_pod_gets_a_sidecar_where_its_namespace_says_so() {
     assert!(refused.contains("weft.dev/port") && refused.contains("many"), "{refused}");
 }
 
+/// Who takes the control plane over has its rights.
+#[test]
+fn the_control_plane_can_change_no_more_than_its_own_certificate() {
+    let Some((cluster, _whole)) = whole_shop() else { return };
+    let control = ["--as", "system:serviceaccount:weft:control"];
+    let injector = ["--dry-run=server", "patch", "mutatingwebhookconfiguration", "weft-injector", "--type=json", "-p"];
+    let change = |patch: serde_json::Value| {
+        let patch = json!([patch]).to_string();
+        cluster.try_kubectl(&[&control[..], &injector[..], &[patch.as_str()]].concat(), "")
+    };
+    change(json!({"op": "remove", "path": "/webhooks/0/clientConfig/caBundle"})).expect("it may change that");
+    for (path, value) in [
+        ("rules/0/resources/0", json!("*")),
+        ("rules/0/operations/0", json!("*")),
+        ("namespaceSelector", json!({})),
+        ("objectSelector", json!({})),
+        ("clientConfig/service/path", json!("/x")),
+        ("failurePolicy", json!("Ignore")),
+        ("name", json!("inject.example.com")),
+    ] {
+        let told = change(json!({"op": "replace", "path": format!("/webhooks/0/{path}"), "value": value}));
+        assert!(told.as_ref().is_err_and(|error| error.contains("caBundle and nothing else")), "{path}: {told:?}");
+    }
+    let may = |verb: &str, what: &str, namespace: &str| {
+        let asked = [&control[..], &["auth", "can-i", verb, what, "-n", namespace]].concat();
+        cluster.try_kubectl(&asked, "").is_ok()
+    };
+    assert!(may("create", "configmaps/weft-trust", "shop") && may("patch", "configmaps/weft-trust", "shop"));
+    assert!(!may("create", "configmaps/kube-root-ca.crt", "shop") && !may("get", "configmaps", "shop"));
+    assert!(may("get", "secrets/weft-ca", "weft") && !may("get", "secrets", "weft") && !may("get", "secrets", "shop"));
+}
+
 #[test]
 fn no_call_fails_while_a_deployment_is_rolled_out() {
     let Some((cluster, _whole)) = whole_shop() else { return };

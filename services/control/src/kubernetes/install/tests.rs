@@ -45,7 +45,7 @@ fn equal_values_give_equal_manifests_that_are_yaml_and_hold_no_secret() {
     assert_eq!(rendered, manifests(&Values::read(&[], &[]).unwrap()));
     assert!(!rendered.contains("{{"), "each place has its value");
     let kinds: Vec<String> = documents(&rendered).iter().map(|node| text(node, &["kind"])).collect();
-    assert_eq!(kinds.len(), 13, "{kinds:?}");
+    assert_eq!(kinds.len(), 15, "{kinds:?}");
     assert_eq!(kinds[0], "Namespace");
     assert!(!kinds.contains(&"Secret".to_owned()) && !rendered.contains("PRIVATE KEY"));
     assert!(!rendered.lines().any(|line| line.trim_start().starts_with("caBundle:")), "the control plane sets it");
@@ -63,6 +63,51 @@ fn the_removal_names_the_same_objects_with_the_webhook_first_and_the_namespace_l
     assert_eq!(removed.last().unwrap().0, "Namespace");
     let all = |names: Vec<_>| names.into_iter().collect::<BTreeSet<_>>();
     assert_eq!(all(removed), all(names(&manifests(&Values::default()))));
+}
+
+fn list<'a>(node: &'a Node, path: &[&str]) -> &'a [Node] {
+    match get(node, path).map(|node| &node.value) {
+        Some(Value::List(entries)) => entries,
+        _ => panic!("no list at {path:?}"),
+    }
+}
+
+fn texts(node: &Node, path: &[&str]) -> Vec<String> {
+    list(node, path).iter().filter_map(Node::scalar_text).collect()
+}
+
+/// Who takes the control plane over has its rights.
+#[test]
+fn the_control_plane_writes_in_the_cluster_only_to_what_it_has_by_name() {
+    let role = of_kind(&manifests(&Values::default()), "ClusterRole");
+    for rule in list(&role, &["rules"]) {
+        let resources = texts(rule, &["resources"]);
+        let is_reading = texts(rule, &["verbs"]).iter().all(|verb| verb == "list" || verb == "watch");
+        let is_named = get(rule, &["resourceNames"]).is_some();
+        assert!(is_reading || is_named || resources == ["tokenreviews"], "{resources:?}");
+    }
+}
+
+/// A field that it does not compare would be the control plane's to change.
+#[test]
+fn the_policy_compares_every_field_of_the_webhooks_but_the_certificate() {
+    let rendered = manifests(&Values::default());
+    let policy = of_kind(&rendered, "ValidatingAdmissionPolicy");
+    let condition = text(&list(&policy, &["spec", "matchConditions"])[0], &["expression"]);
+    let account = format!("system:serviceaccount:{}:control", crate::kubernetes::names::NAMESPACE);
+    assert_eq!(condition, format!("request.userInfo.username == {account:?}"));
+    let compared = text(&list(&policy, &["spec", "validations"])[0], &["expression"]);
+    let webhook = of_kind(&rendered, "MutatingWebhookConfiguration");
+    for hook in list(&webhook, &["webhooks"]) {
+        let Value::Map(fields) = &hook.value else { panic!("no map") };
+        let fields = fields.iter().filter_map(|(name, _)| name.scalar_text()).filter(|field| field != "clientConfig");
+        for field in fields
+            .map(|field| if field == "name" { field } else { format!("?{field}") })
+            .chain(["clientConfig.?service", "clientConfig.?url", "?matchConditions"].map(str::to_owned))
+        {
+            assert!(compared.contains(&format!("now.{field} == before.{field}")), "{field}");
+        }
+    }
 }
 
 #[test]
