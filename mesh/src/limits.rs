@@ -391,6 +391,23 @@ limits! {
         "Certificates that are signed for one identity. The burst is enough for many replicas that start together. \
          Further ones are refused with RESOURCE_EXHAUSTED, and sidecars ask again later. A signature takes a tenth of \
          a millisecond on the control plane's only thread.";
+    TOKEN_REVIEWS: usize = 32,
+        "Tokens of service accounts about which the control plane asks the API server at the same time. Others wait for \
+         their turn.";
+    TOKEN_REVIEWS_PER_NETWORK: usize = 2,
+        "The same for tokens that come from one network (an IPv4 address, or 64 bits of IPv6), which is a pod's own \
+         address. So those who send false tokens do not keep others waiting.";
+    TOKEN_REVIEW_RATE: Rate = (250, 5, 0),
+        "Reviews of tokens that one network may cause. The burst is enough for all pods of a node that start together \
+         behind its address. Further ones are refused with RESOURCE_EXHAUSTED, so that a stranger can't have the control \
+         plane flood the API server.";
+    TOKEN_REVIEW_WAIT: Duration = Duration::from_secs(5),
+        "For a review of a token, with the wait for its turn. Then the sidecar has to ask again.";
+    TOKENS_REFUSED: usize = 1_024,
+        "Tokens that the API server has refused and that are remembered, by their hash. Past it, the oldest one is \
+         forgotten.";
+    TOKEN_REFUSED_TIME: Duration = Duration::from_secs(10),
+        "How long a refused token is remembered, and refused again without a review.";
     SERVICE_NEWS: Rate = (8, 1, 0),
         "How often the watchers of a service get all of it again, because its protocol, policy, contracts or addresses \
          have changed. If they change more often, watchers get the latest. One thread sends it to all watchers, and \

@@ -53,7 +53,7 @@ use self::{
 use crate::{
     authority::{ca::Ca, credentials::Credentials},
     directory::{Directory, rates::Rates},
-    kubernetes::cluster::Cluster,
+    kubernetes::{cluster::Cluster, reviews::Reviews},
     log_limit,
     rules::Rules,
 };
@@ -92,6 +92,7 @@ pub(crate) async fn serve(
         bundle: credentials.bundle(),
         directory: Arc::clone(&directory),
         cluster: cluster.clone(),
+        reviews: Reviews::default(),
         signatures: Rates::new(limits::SIGNATURES),
         stopping: stopping.clone(),
     };

@@ -1,6 +1,6 @@
 //! `weft.identity.v1.Identity`: SVIDs for peers that prove their identity, and the trust bundle.
 
-use std::{pin::Pin, sync::Arc, time::SystemTime};
+use std::{net::IpAddr, pin::Pin, sync::Arc, time::SystemTime};
 
 use futures_util::stream;
 use tokio::sync::watch;
@@ -12,7 +12,7 @@ use weft_contracts::weft::identity::v1::{
 use weft_mesh::{identity::SpiffeId, tls::TrustBundle};
 
 use super::{
-    peer::{Caller, authenticated, remote},
+    peer::{Caller, authenticated, host, remote},
     streams::Kind,
 };
 use crate::{
@@ -25,6 +25,7 @@ use crate::{
     kubernetes::{
         accounts::{self, AccountError},
         cluster::Cluster,
+        reviews::Reviews,
     },
     log_limit,
 };
@@ -36,6 +37,7 @@ pub(crate) struct IdentityService {
     pub(crate) directory: Arc<Directory>,
     /// On Kubernetes, tokens of service accounts are proofs, too.
     pub(crate) cluster: Option<Arc<Cluster>>,
+    pub(crate) reviews: Reviews,
     /// How often each identity may have a certificate signed.
     pub(crate) signatures: Rates,
     pub(crate) stopping: CancellationToken,
@@ -54,6 +56,7 @@ impl identity_server::Identity for IdentityService {
         })?;
         let service = id.service();
         if !self.signatures.allows(service) {
+            self.reviews.note_spent(service);
             return Err(self.signatures.refusal(service, "asks for certificates"));
         }
         let issued = self.ca.sign(&request.get_ref().csr_der, &id).map_err(|error| {
@@ -117,7 +120,7 @@ impl IdentityService {
     async fn proven(&self, request: &Request<SignRequest>) -> Result<SpiffeId, Status> {
         let SignRequest { csr_der, join_token, expired_svid_der, expired_svid_proof } = request.get_ref();
         let (id, hosts) = if !join_token.is_empty() {
-            self.proven_by_token(join_token).await?
+            self.proven_by_token(join_token, host(request)).await?
         } else if !expired_svid_der.is_empty() {
             let late = late::verify(&self.ca, expired_svid_der, expired_svid_proof, csr_der, SystemTime::now());
             (late.map_err(|e| Status::unauthenticated(e.to_string()))?, Vec::new())
@@ -134,20 +137,41 @@ impl IdentityService {
     }
 
     /// The identity that a token proves, and where its endpoints may be.
-    async fn proven_by_token(&self, token: &str) -> Result<(SpiffeId, Vec<Network>), Status> {
+    async fn proven_by_token(&self, token: &str, from: Option<IpAddr>) -> Result<(SpiffeId, Vec<Network>), Status> {
         let refused = match join_token::verify(&self.ca, token) {
             Ok(proven) => return Ok((proven.id, proven.hosts)),
             Err(refused) => Status::unauthenticated(refused.to_string()),
         };
-        let Some(cluster) = &self.cluster else { return Err(refused) };
-        match accounts::verify(&*cluster.tokens, self.ca.trust_domain(), token).await {
-            Ok(id) => Ok((id, Vec::new())),
-            Err(AccountError::Unanswered(error)) => {
-                tracing::warn!(error = %format_args!("{error:#}"), "the API server could not be asked about a token");
-                Err(Status::unavailable(AccountError::Unanswered(error).to_string()))
+        let (Some(cluster), Some(from)) = (&self.cluster, from) else { return Err(refused) };
+        Ok((self.proven_by_account(cluster, token, from).await?, Vec::new()))
+    }
+
+    /// The identity that the token of a service account proves.
+    async fn proven_by_account(&self, cluster: &Cluster, token: &str, from: IpAddr) -> Result<SpiffeId, Status> {
+        let proven = async {
+            let claimed = accounts::claimed(token, SystemTime::now())?;
+            if self.reviews.is_spent(&claimed) {
+                return Ok(Err(self.signatures.refusal(&claimed, "asks for certificates")));
             }
-            Err(refused) => Err(Status::unauthenticated(refused.to_string())),
-        }
+            let review = self.reviews.review(&*cluster.tokens, token, from).await?;
+            accounts::judge(self.ca.trust_domain(), review).map(Ok)
+        };
+        proven.await.unwrap_or_else(|refused| {
+            let text = refused.to_string();
+            Err(match refused {
+                AccountError::Unanswered(error) => {
+                    // Whoever reaches the control plane can cause such a line.
+                    if log_limit::STRANGERS.allows() {
+                        let error = format_args!("{error:#}");
+                        tracing::warn!(%from, %error, "the API server could not be asked about a token");
+                    }
+                    Status::unavailable(text)
+                }
+                AccountError::Busy => Status::unavailable(text),
+                AccountError::TooOften => Status::resource_exhausted(text),
+                _ => Status::unauthenticated(text),
+            })
+        })
     }
 }
 
@@ -157,8 +181,14 @@ fn bundle_der(bundle: &TrustBundle) -> Vec<bytes::Bytes> {
 
 #[cfg(test)]
 mod tests {
-    use std::{net::SocketAddr, time::Duration};
+    use std::{
+        collections::BTreeMap,
+        net::SocketAddr,
+        sync::atomic::{AtomicUsize, Ordering::Relaxed},
+        time::Duration,
+    };
 
+    use futures_util::future::BoxFuture;
     use tokio::time::Instant;
     use weft_mesh::{limits, names::ServiceName, tls::WorkloadKey};
 
@@ -167,7 +197,26 @@ mod tests {
         authority::credentials::Credentials,
         claims::{Claims, hosts::Hosts, visibility::Visibility},
         grpc::{activity::Activity, peer::Peer},
+        kubernetes::accounts::{Review, Tokens, token_of},
     };
+
+    /// An API server that counts how often it is asked, and accepts the tokens with the signature `right`.
+    #[derive(Default)]
+    struct Counting(Arc<AtomicUsize>);
+
+    impl Tokens for Counting {
+        fn review<'a>(&'a self, token: &'a str) -> BoxFuture<'a, anyhow::Result<Review>> {
+            self.0.fetch_add(1, Relaxed);
+            let review = Review {
+                is_authenticated: token == token_of("shop", "users", "right"),
+                username: "system:serviceaccount:shop:users".into(),
+                audiences: vec!["weft".into()],
+                extra: BTreeMap::from([("authentication.kubernetes.io/pod-uid".into(), vec!["0a1b".into()])]),
+                error: "it is forged".into(),
+            };
+            Box::pin(async move { Ok(review) })
+        }
+    }
 
     struct Fixture {
         service: IdentityService,
@@ -186,6 +235,7 @@ mod tests {
                 bundle: credentials.bundle(),
                 directory,
                 cluster: None,
+                reviews: Reviews::default(),
                 ca: Arc::new(ca),
                 signatures: Rates::new(limits::SIGNATURES),
                 stopping: CancellationToken::new(),
@@ -196,6 +246,14 @@ mod tests {
         async fn sign(&self, service: &str, activity: &Arc<Activity>) -> Result<Response<SignResponse>, Status> {
             let id: SpiffeId = format!("spiffe://weft.test/ns/shop/sa/{service}").parse().unwrap();
             let join_token = join_token::issue(&self.service.ca, &id, Duration::from_secs(60)).unwrap();
+            self.sign_by(join_token, activity).await
+        }
+
+        async fn sign_by(
+            &self,
+            join_token: String,
+            activity: &Arc<Activity>,
+        ) -> Result<Response<SignResponse>, Status> {
             let csr_der = WorkloadKey::generate().unwrap().signing_request().unwrap().into();
             let mut request = Request::new(SignRequest { csr_der, join_token, ..SignRequest::default() });
             let peer = Peer::new(SocketAddr::from(([127, 0, 0, 1], 1)), None, Arc::clone(activity)).unwrap();
@@ -227,5 +285,29 @@ mod tests {
         fixture.sign("orders", &activity).await.unwrap();
         tokio::time::advance(Duration::from_secs(1)).await;
         fixture.sign("users", &activity).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_identity_without_signatures_causes_no_reviews_and_who_only_claims_it_takes_none() {
+        let mut fixture = Fixture::new();
+        let asked = Arc::<AtomicUsize>::default();
+        let tokens = Box::new(Counting(Arc::clone(&asked)));
+        fixture.service.cluster = Some(Arc::new(Cluster { workloads: Arc::default(), tokens }));
+        let activity = Arc::<Activity>::default();
+        let by = |signature: &str| fixture.sign_by(token_of("shop", "users", signature), &activity);
+        for number in 0..100 {
+            let refused = by(&number.to_string()).await.unwrap_err();
+            assert_eq!(refused.code(), tonic::Code::Unauthenticated, "{refused}");
+        }
+        let (at_once, ..) = limits::SIGNATURES;
+        let users = ServiceName::parse("users.shop").unwrap();
+        assert!((1..at_once).all(|_| fixture.service.signatures.allows(&users)), "false tokens took some");
+        by("right").await.unwrap();
+        assert_eq!(by("right").await.unwrap_err().code(), tonic::Code::ResourceExhausted);
+        let before = asked.load(Relaxed);
+        assert_eq!(by("right").await.unwrap_err().code(), tonic::Code::ResourceExhausted);
+        assert_eq!(asked.load(Relaxed), before, "nothing would be signed");
+        tokio::time::advance(Duration::from_secs(1)).await;
+        by("right").await.unwrap();
     }
 }

@@ -169,6 +169,11 @@ pub(crate) fn authenticated<T>(request: &Request<T>) -> Result<Caller, Status> {
     })
 }
 
+/// The host that a request comes from.
+pub(crate) fn host<T>(request: &Request<T>) -> Option<IpAddr> {
+    request.extensions().get::<Peer>().map(|peer| peer.address.ip())
+}
+
 /// The address that a request comes from, for the log.
 pub(crate) fn remote<T>(request: &Request<T>) -> String {
     request.extensions().get::<Peer>().map_or_else(String::new, |peer| peer.address.to_string())

@@ -19,7 +19,7 @@ use kube::{Client, Config};
 use tokio::sync::watch::Receiver;
 use weft_mesh::{identity::TrustDomain, tls::TrustBundle};
 
-use self::{tokens::Reviews, watch::Watches};
+use self::{tokens::Reviewer, watch::Watches};
 use super::{cluster::Cluster, workloads::Workloads};
 
 /// Our name for the API server's record of who wrote which field.
@@ -67,7 +67,7 @@ impl Api {
     pub(crate) async fn watch(&self) -> (Cluster, Watches) {
         let workloads = Arc::new(Workloads::default());
         let watches = Watches::start(&self.0, &workloads).await;
-        (Cluster { workloads, tokens: Box::new(Reviews::new(self.0.clone())) }, watches)
+        (Cluster { workloads, tokens: Box::new(Reviewer(self.0.clone())) }, watches)
     }
 }
 

@@ -9,20 +9,23 @@ use futures_util::future::BoxFuture;
 
 use super::*;
 use crate::kubernetes::{
-    accounts::{Review, Tokens},
+    accounts::{Review, Tokens, token_of},
     workloads::{Condition, Key, Pod, Service, Slice, SliceEndpoint, Workloads},
 };
 
 /// Knows one token.
 struct OneToken;
 
-const TOKEN: &str = "e30.e30.c2ln";
+/// It.
+fn token() -> String {
+    token_of("shop", "people", "right")
+}
 
 impl Tokens for OneToken {
     fn review<'a>(&'a self, token: &'a str) -> BoxFuture<'a, anyhow::Result<Review>> {
         let extra = BTreeMap::from([("authentication.kubernetes.io/pod-uid".to_owned(), vec!["0a1b".to_owned()])]);
         let review = Review {
-            is_authenticated: token == TOKEN,
+            is_authenticated: token == self::token(),
             username: "system:serviceaccount:shop:people".into(),
             audiences: vec!["weft".into()],
             extra,
@@ -101,9 +104,9 @@ impl Watching {
 async fn the_token_of_a_service_account_gives_its_identity() {
     let dir = tempfile::tempdir().unwrap();
     let (mesh, _workloads) = start(dir.path()).await;
-    let svid = mesh.sign(mesh.channel(None).await.unwrap(), TOKEN.into()).await.unwrap();
+    let svid = mesh.sign(mesh.channel(None).await.unwrap(), token()).await.unwrap();
     assert_eq!(svid.id(), &mesh.id("people.shop"));
-    let refused = mesh.sign(mesh.channel(None).await.unwrap(), "e30.e30.b3Ro".into()).await.unwrap_err();
+    let refused = mesh.sign(mesh.channel(None).await.unwrap(), token_of("shop", "people", "wrong")).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unauthenticated);
     assert!(refused.message().contains("the API server does not accept the token"), "{refused}");
     mesh.stop().await;
