@@ -24,6 +24,36 @@ pub struct SpiffeId {
     service: ServiceName,
 }
 
+/// What proved an identity when its first SVID was signed. SVIDs say so in their subject, which the CA alone decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProvenBy {
+    /// A join token of the control plane. Its SVIDs renew one another.
+    JoinToken,
+    /// The cluster, by the token of a service account. Such an identity ends with its pod, its service account and its
+    /// namespace. Only the cluster knows of that, so only another token renews it, and not the SVID.
+    Cluster,
+}
+
+impl ProvenBy {
+    /// The organizational unit in the subject of SVIDs that say [`Self::Cluster`]. Others have an empty subject.
+    pub const CLUSTER_UNIT: &str = "Kubernetes";
+
+    /// What an SVID says. The SVID must be of the trust domain's CA.
+    ///
+    /// # Errors
+    /// Not a certificate.
+    pub fn of_certificate(der: &[u8]) -> Result<Self, IdentityError> {
+        use x509_parser::prelude::FromDer;
+        let (_, certificate) = x509_parser::certificate::X509Certificate::from_der(der)
+            .map_err(|e| IdentityError::Certificate(e.to_string()))?;
+        let mut units = certificate.subject().iter_organizational_unit();
+        Ok(match units.any(|unit| unit.as_str() == Ok(Self::CLUSTER_UNIT)) {
+            true => Self::Cluster,
+            false => Self::JoinToken,
+        })
+    }
+}
+
 /// Why a text or a certificate has no valid identity.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IdentityError {

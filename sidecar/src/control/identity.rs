@@ -12,6 +12,7 @@ use weft_contracts::weft::identity::v1::{
     SignRequest, WatchBundleRequest, WatchBundleResponse, identity_client::IdentityClient,
 };
 use weft_mesh::{
+    identity::ProvenBy,
     limits,
     tls::{Svid, TrustBundle, WorkloadKey},
 };
@@ -121,29 +122,39 @@ async fn by_expired(control: &Control, current: &Identity) -> anyhow::Result<Arc
     sign(control.plane.without_identity(&current.bundle)?, proof).await
 }
 
-/// Renews with the current SVID as the proof. If that is not accepted, with the token. If that fails too and the SVID
-/// has expired, with the SVID's key.
+/// Renews as the identity was proven first: in a cluster with the token, which the kubelet keeps fresh and without which
+/// the control plane renews nothing there.
 async fn renew(control: &Control, current: &Identity) -> anyhow::Result<Arc<Identity>> {
-    let by_svid = match control.plane.channel() {
-        Some(channel) => sign(channel, |_| Ok(SignRequest::default())).await,
-        None => Err(anyhow::anyhow!("there is no channel with the SVID")),
-    };
-    let renewed = match by_svid {
-        Ok(renewed) => renewed,
-        Err(by_svid) => match by_token(control, &current.bundle).await {
-            Ok(renewed) => renewed,
-            Err(by_token) if SystemTime::now() < current.svid.not_after() => {
-                return Err(by_token.context(format!("by its SVID: {by_svid:#}; by its token")));
-            }
-            Err(by_token) => by_expired(control, current).await.with_context(|| {
-                format!("by its SVID: {by_svid:#}; by its token: {by_token:#}; by the key of its expired SVID")
-            })?,
-        },
+    let renewed = match ProvenBy::of_certificate(current.svid.leaf())? {
+        ProvenBy::Cluster => by_token(control, &current.bundle).await?,
+        ProvenBy::JoinToken => by_any(control, current).await?,
     };
     if renewed.svid.id() != current.svid.id() {
         bail!("the control plane signed a certificate for {}, but this is {}", renewed.svid.id(), current.svid.id());
     }
     Ok(renewed)
+}
+
+/// Renews with the current SVID as the proof. If that is not accepted, with the token. If that fails too and the SVID
+/// has expired, with the SVID's key.
+async fn by_any(control: &Control, current: &Identity) -> anyhow::Result<Arc<Identity>> {
+    let by_svid = match control.plane.channel() {
+        Some(channel) => sign(channel, |_| Ok(SignRequest::default())).await,
+        None => Err(anyhow::anyhow!("there is no channel with the SVID")),
+    };
+    let by_svid = match by_svid {
+        Ok(renewed) => return Ok(renewed),
+        Err(by_svid) => by_svid,
+    };
+    match by_token(control, &current.bundle).await {
+        Ok(renewed) => Ok(renewed),
+        Err(by_token) if SystemTime::now() < current.svid.not_after() => {
+            Err(by_token.context(format!("by its SVID: {by_svid:#}; by its token")))
+        }
+        Err(by_token) => by_expired(control, current).await.with_context(|| {
+            format!("by its SVID: {by_svid:#}; by its token: {by_token:#}; by the key of its expired SVID")
+        }),
+    }
 }
 
 /// Gets a certificate for a new key. `proof` turns the signing request into the message that proves this sidecar's

@@ -16,7 +16,7 @@ use rcgen::{
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 use time::OffsetDateTime;
 use weft_mesh::{
-    identity::{SpiffeId, TrustDomain},
+    identity::{ProvenBy, SpiffeId, TrustDomain},
     limits,
     tls::{Svid, TlsSetupError, TrustBundle, WorkloadKey},
 };
@@ -199,8 +199,17 @@ impl Ca {
         self.sign_for(csr_der, id, limits::SVID_LIFE)
     }
 
+    /// Like [`Self::sign`], for an identity that was proven in this way. The SVID says so.
+    pub(crate) fn sign_proven(&self, csr_der: &[u8], id: &SpiffeId, by: ProvenBy) -> Result<Issued, SignError> {
+        self.sign_with(csr_der, id, by, limits::SVID_LIFE)
+    }
+
     /// Like [`Self::sign`], with another longest lifetime.
     pub(crate) fn sign_for(&self, csr_der: &[u8], id: &SpiffeId, life: Duration) -> Result<Issued, SignError> {
+        self.sign_with(csr_der, id, ProvenBy::JoinToken, life)
+    }
+
+    fn sign_with(&self, csr_der: &[u8], id: &SpiffeId, by: ProvenBy, life: Duration) -> Result<Issued, SignError> {
         let key = requested_key(csr_der)?;
         if id.trust_domain() != &self.trust_domain {
             return Err(SignError::Foreign { id: id.clone(), trust_domain: self.trust_domain.clone() });
@@ -211,6 +220,9 @@ impl Ca {
             return Err(SignError::Expired);
         }
         let mut params = base_params(now - BACKDATED, not_after).map_err(SignError::Signing)?;
+        if by == ProvenBy::Cluster {
+            params.distinguished_name.push(DnType::OrganizationalUnitName, ProvenBy::CLUSTER_UNIT);
+        }
         params.subject_alt_names = vec![uri_name(&id.to_string()).map_err(|e| SignError::Signing(e.to_string()))?];
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];

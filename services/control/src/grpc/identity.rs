@@ -9,7 +9,10 @@ use tonic::{Request, Response, Status};
 use weft_contracts::weft::identity::v1::{
     SignRequest, SignResponse, WatchBundleRequest, WatchBundleResponse, identity_server,
 };
-use weft_mesh::{identity::SpiffeId, tls::TrustBundle};
+use weft_mesh::{
+    identity::{ProvenBy, SpiffeId},
+    tls::TrustBundle,
+};
 
 use super::{
     peer::{Caller, authenticated, host, remote},
@@ -49,7 +52,7 @@ impl identity_server::Identity for IdentityService {
 
     async fn sign(&self, request: Request<SignRequest>) -> Result<Response<SignResponse>, Status> {
         let from = remote(&request);
-        let id = self.proven(&request).await.inspect_err(|status| {
+        let (id, by) = self.proven(&request).await.inspect_err(|status| {
             if log_limit::STRANGERS.allows() {
                 tracing::warn!(from, why = status.message(), "an identity was refused");
             }
@@ -59,7 +62,7 @@ impl identity_server::Identity for IdentityService {
             self.reviews.note_spent(service);
             return Err(self.signatures.refusal(service, "asks for certificates"));
         }
-        let issued = self.ca.sign(&request.get_ref().csr_der, &id).map_err(|error| {
+        let issued = self.ca.sign_proven(&request.get_ref().csr_der, &id, by).map_err(|error| {
             if log_limit::MEMBERS.allows(id.service()) {
                 tracing::warn!(from, %id, %error, "a certificate signing request was refused");
             }
@@ -116,16 +119,19 @@ impl identity_server::Identity for IdentityService {
 
 impl IdentityService {
     /// The identity that the caller proves: with the token if there is one, or else with an expired SVID if there is
-    /// one, or else with the SVID of its connection.
-    async fn proven(&self, request: &Request<SignRequest>) -> Result<SpiffeId, Status> {
+    /// one, or else with the SVID of its connection. And what proved it first.
+    async fn proven(&self, request: &Request<SignRequest>) -> Result<(SpiffeId, ProvenBy), Status> {
         let SignRequest { csr_der, join_token, expired_svid_der, expired_svid_proof } = request.get_ref();
-        let (id, hosts) = if !join_token.is_empty() {
+        let (id, by, hosts) = if !join_token.is_empty() {
             self.proven_by_token(join_token, host(request)).await?
         } else if !expired_svid_der.is_empty() {
             let late = late::verify(&self.ca, expired_svid_der, expired_svid_proof, csr_der, SystemTime::now());
-            (late.map_err(|e| Status::unauthenticated(e.to_string()))?, Vec::new())
+            let id = late.map_err(|e| Status::unauthenticated(e.to_string()))?;
+            let by = ProvenBy::of_certificate(expired_svid_der).map_err(|e| Status::unauthenticated(e.to_string()))?;
+            (id, renewable(by)?, Vec::new())
         } else {
-            (authenticated(request)?.id, Vec::new())
+            let caller = authenticated(request)?;
+            (caller.id.clone(), renewable(caller.proven_by)?, Vec::new())
         };
         if id == SpiffeId::of_control_plane(self.ca.trust_domain()) {
             return Err(Status::unauthenticated("the control plane's own identity is not given out"));
@@ -133,17 +139,21 @@ impl IdentityService {
         if !hosts.is_empty() {
             self.directory.allow_hosts(id.service(), hosts);
         }
-        Ok(id)
+        Ok((id, by))
     }
 
-    /// The identity that a token proves, and where its endpoints may be.
-    async fn proven_by_token(&self, token: &str, from: Option<IpAddr>) -> Result<(SpiffeId, Vec<Network>), Status> {
+    /// The identity that a token proves, whose token it is, and where the identity's endpoints may be.
+    async fn proven_by_token(
+        &self,
+        token: &str,
+        from: Option<IpAddr>,
+    ) -> Result<(SpiffeId, ProvenBy, Vec<Network>), Status> {
         let refused = match join_token::verify(&self.ca, token) {
-            Ok(proven) => return Ok((proven.id, proven.hosts)),
+            Ok(proven) => return Ok((proven.id, ProvenBy::JoinToken, proven.hosts)),
             Err(refused) => Status::unauthenticated(refused.to_string()),
         };
         let (Some(cluster), Some(from)) = (&self.cluster, from) else { return Err(refused) };
-        Ok((self.proven_by_account(cluster, token, from).await?, Vec::new()))
+        Ok((self.proven_by_account(cluster, token, from).await?, ProvenBy::Cluster, Vec::new()))
     }
 
     /// The identity that the token of a service account proves.
@@ -172,6 +182,18 @@ impl IdentityService {
                 _ => Status::unauthenticated(text),
             })
         })
+    }
+}
+
+/// Refuses an SVID as the proof of an identity that a cluster has proven: its pod, its service account and its namespace may
+/// be gone since. The SVID decides, and not the address that it comes from: whoever took the key of a pod along may be
+/// anywhere.
+fn renewable(by: ProvenBy) -> Result<ProvenBy, Status> {
+    match by {
+        ProvenBy::JoinToken => Ok(by),
+        ProvenBy::Cluster => Err(Status::unauthenticated(
+            "the cluster has proven this identity, so its SVID does not renew it: show the token of the pod's service account",
+        )),
     }
 }
 

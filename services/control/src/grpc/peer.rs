@@ -9,7 +9,7 @@ use std::{
 
 use tokio::sync::Semaphore;
 use tonic::{Request, Status};
-use weft_mesh::identity::{IdentityError, SpiffeId};
+use weft_mesh::identity::{IdentityError, ProvenBy, SpiffeId};
 
 use super::{
     activity::{Activity, Call},
@@ -33,6 +33,7 @@ pub(crate) struct Peer {
 #[derive(Debug, Clone)]
 struct PeerSvid {
     id: SpiffeId,
+    proven_by: ProvenBy,
     not_after: SystemTime,
 }
 
@@ -40,6 +41,8 @@ struct PeerSvid {
 #[derive(Debug, Clone)]
 pub(crate) struct Caller {
     pub(crate) id: SpiffeId,
+    /// What proved the identity first.
+    pub(crate) proven_by: ProvenBy,
     /// The address that its connection comes from.
     pub(crate) host: IpAddr,
     not_after: SystemTime,
@@ -95,7 +98,7 @@ impl Caller {
     #[cfg(test)]
     pub(crate) fn new(id: SpiffeId, host: IpAddr, not_after: SystemTime) -> Self {
         let call = Arc::new(Arc::<Activity>::default().begin());
-        Self { id, host, not_after, streams: Arc::default(), _call: call }
+        Self { id, proven_by: ProvenBy::JoinToken, host, not_after, streams: Arc::default(), _call: call }
     }
 }
 
@@ -111,7 +114,8 @@ impl Peer {
                 x509_parser::parse_x509_certificate(der).map_err(|e| IdentityError::Certificate(e.to_string()))?;
             let seconds = u64::try_from(leaf.validity().not_after.timestamp()).unwrap_or(0);
             let not_after = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
-            Ok::<_, IdentityError>(PeerSvid { id: SpiffeId::of_certificate(der)?, not_after })
+            let (id, proven_by) = (SpiffeId::of_certificate(der)?, ProvenBy::of_certificate(der)?);
+            Ok::<_, IdentityError>(PeerSvid { id, proven_by, not_after })
         });
         Ok(Self { address, svid: svid.transpose()?, activity, streams: Arc::default() })
     }
@@ -162,6 +166,7 @@ pub(crate) fn authenticated<T>(request: &Request<T>) -> Result<Caller, Status> {
     let call = Arc::new(peer.activity.begin());
     Ok(Caller {
         id: svid.id.clone(),
+        proven_by: svid.proven_by,
         host: peer.address.ip(),
         not_after: svid.not_after,
         streams: Arc::clone(&peer.streams),
@@ -191,7 +196,7 @@ mod tests {
     async fn an_svid_that_expired_on_an_open_connection_is_refused() {
         let request = |not_after| {
             let address = SocketAddr::from(([127, 0, 0, 1], 1));
-            let svid = Some(PeerSvid { id: users(), not_after });
+            let svid = Some(PeerSvid { id: users(), proven_by: ProvenBy::JoinToken, not_after });
             let mut request = Request::new(());
             request.extensions_mut().insert(Peer { address, svid, activity: Arc::default(), streams: Arc::default() });
             request

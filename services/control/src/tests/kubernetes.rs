@@ -112,6 +112,52 @@ async fn the_token_of_a_service_account_gives_its_identity() {
     mesh.stop().await;
 }
 
+/// Asks for a new SVID with the key of an older one, as after its expiry.
+async fn renew_late(mesh: &Running, svid: &Svid) -> Result<SpiffeId, Status> {
+    let csr_der = WorkloadKey::generate().unwrap().signing_request().unwrap();
+    let expired_svid_proof = svid.prove_late(&csr_der).unwrap().into();
+    let expired_svid_der = Bytes::copy_from_slice(svid.leaf());
+    let request =
+        SignRequest { csr_der: csr_der.into(), expired_svid_der, expired_svid_proof, ..SignRequest::default() };
+    let signed = IdentityClient::new(mesh.channel(None).await.unwrap()).sign(request).await?.into_inner();
+    Ok(SpiffeId::of_certificate(&signed.chain_der[0]).unwrap())
+}
+
+/// Otherwise whoever took the key of a pod along keeps its identity when the pod, its account and its namespace are gone.
+#[tokio::test]
+async fn what_a_cluster_has_proven_is_not_renewed_without_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mesh, _workloads) = start(dir.path()).await;
+    let mut svid = mesh.sign(mesh.channel(None).await.unwrap(), token()).await.unwrap();
+    for _ in 0..2 {
+        let with_svid = || mesh.channel(Some(&svid));
+        let refused = mesh.sign(with_svid().await.unwrap(), String::new()).await.unwrap_err();
+        assert_eq!(refused.code(), Code::Unauthenticated);
+        assert!(refused.message().contains("show the token of the pod's service account"), "{refused}");
+        assert_eq!(renew_late(&mesh, &svid).await.unwrap_err().code(), Code::Unauthenticated);
+        // Its pod is still there.
+        svid = mesh.sign(with_svid().await.unwrap(), token()).await.unwrap();
+    }
+    mesh.stop().await;
+}
+
+/// A host outside of the cluster has no other token than that with which it joined.
+#[tokio::test]
+async fn what_a_join_token_has_proven_is_renewed_by_its_svid_in_a_cluster_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mesh, workloads) = start(dir.path()).await;
+    let mut svid = mesh.join("outside.shop").await;
+    for _ in 0..2 {
+        svid = mesh.sign(mesh.channel(Some(&svid)).await.unwrap(), String::new()).await.unwrap();
+        assert_eq!(svid.id(), &mesh.id("outside.shop"));
+        assert_eq!(renew_late(&mesh, &svid).await.unwrap(), mesh.id("outside.shop"));
+    }
+    // Its address may be a pod's as well, as behind NAT.
+    workloads.set_pod(key("users-1"), pod("users"));
+    mesh.sign(mesh.channel(Some(&svid)).await.unwrap(), String::new()).await.unwrap();
+    mesh.stop().await;
+}
+
 #[tokio::test]
 async fn a_pod_is_an_endpoint_of_each_service_that_it_backs() {
     let dir = tempfile::tempdir().unwrap();
