@@ -22,7 +22,11 @@ use self::{
 use crate::{
     Args,
     authority::{ca::Ca, credentials::Credentials},
-    claims::{Claims, file::Listed, store::Store},
+    claims::{
+        Claims,
+        file::Listed,
+        store::{Backup, Store},
+    },
     dashboard,
     directory::Directory,
     grpc::{self, admission::Budget},
@@ -114,6 +118,8 @@ pub(crate) struct ControlPlane {
     rules: Arc<Rules>,
     cluster: Option<Arc<Cluster>>,
     on_platform: Beside,
+    /// Where claims are kept as well.
+    backup: Option<Arc<dyn Backup>>,
     /// Cancelled when what runs is to end.
     stopping: CancellationToken,
     store: Arc<Store>,
@@ -139,6 +145,7 @@ impl ControlPlane {
         let claims = Claims::new(listed.claims, listed.unlisted, saved.pinned).with_unlisted_of(listed.unlisted_of);
         let (ca, credentials) = (Arc::new(ca), Arc::new(credentials));
         let stopping = CancellationToken::new();
+        let backup = platform.backup();
         let (cluster, on_platform) = platform.start(&ca, &credentials, stopping.clone()).await;
         // After that: from here on, sidecars have a limited time to announce themselves.
         let directory = Directory::new(args.trust_domain.clone(), listed.visibility, claims, hosts);
@@ -157,6 +164,7 @@ impl ControlPlane {
             rules: Arc::new(rules),
             cluster,
             on_platform,
+            backup,
             stopping,
             store: Arc::new(store),
             budget,
@@ -188,6 +196,7 @@ impl ControlPlane {
             rules,
             cluster,
             on_platform,
+            backup,
             stopping,
             store,
             budget,
@@ -237,7 +246,7 @@ impl ControlPlane {
         };
         // A task of its own, so that it is not dropped while it writes.
         let last = CancellationToken::new();
-        let keeping = tokio::spawn(keep_claims(Arc::clone(&directory), store, last.clone()));
+        let keeping = tokio::spawn(keep_claims(Arc::clone(&directory), store, backup, last.clone()));
         let result = tokio::select! {
             result = servers => result,
             () = time_limit => Ok(()),

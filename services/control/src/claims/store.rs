@@ -7,7 +7,9 @@
 
 use std::{collections::BTreeMap, fs, io::ErrorKind, path::Path};
 
+use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 use weft_mesh::{
     identity::{SpiffeId, TrustDomain},
     limits,
@@ -54,10 +56,17 @@ pub(crate) enum ClaimsError {
     TooMany(&'static str),
 }
 
+/// Keeps a copy of `claims.json` where it outlives the state folder.
+pub(crate) trait Backup: Send + Sync {
+    /// Replaces the copy.
+    fn put<'a>(&'a self, text: &'a str) -> BoxFuture<'a, anyhow::Result<()>>;
+}
+
 /// See the module.
 pub(crate) struct Store {
     dir: StateDir,
     trust_domain: TrustDomain,
+    saved: watch::Sender<()>,
 }
 
 /// `claims.json`
@@ -84,14 +93,35 @@ struct Line {
 impl Store {
     /// The store of a state folder.
     pub(crate) fn open(state_dir: &Path, trust_domain: &TrustDomain) -> Result<Self, ClaimsError> {
-        Ok(Self { dir: StateDir::open(state_dir)?, trust_domain: trust_domain.clone() })
+        let saved = watch::Sender::new(());
+        Ok(Self { dir: StateDir::open(state_dir)?, trust_domain: trust_domain.clone(), saved })
+    }
+
+    /// The text of the file; `None` at the first start.
+    pub(crate) fn text(&self) -> Result<Option<String>, ClaimsError> {
+        Ok(self.dir.read(CLAIMS, Access::Public)?)
+    }
+
+    /// Replaces the file with the copy that a [`Backup`] has.
+    #[cfg_attr(not(feature = "kubernetes"), allow(dead_code, reason = "only there is a backup"))]
+    pub(crate) fn restore(&self, text: &str) -> Result<(), ClaimsError> {
+        self.parse(text)?;
+        Ok(self.dir.write(CLAIMS, text, Access::Public)?)
+    }
+
+    /// Says when the file was saved.
+    pub(crate) fn saved(&self) -> watch::Receiver<()> {
+        self.saved.subscribe()
     }
 
     /// Loads what was saved; empty at the first start.
     pub(crate) fn load(&self) -> Result<(Saved, Hosts), ClaimsError> {
-        let Some(text) = self.dir.read(CLAIMS, Access::Public)? else { return Ok(Default::default()) };
+        self.text()?.map_or_else(|| Ok(Default::default()), |text| self.parse(&text))
+    }
+
+    fn parse(&self, text: &str) -> Result<(Saved, Hosts), ClaimsError> {
         let wrong = |why: String| ClaimsError::Content { file: self.dir.path(CLAIMS).display().to_string(), why };
-        let file: File = serde_json::from_str(&text).map_err(|e| wrong(e.to_string()))?;
+        let file: File = serde_json::from_str(text).map_err(|e| wrong(e.to_string()))?;
         let service = |text: &str| self.service(text).map_err(&wrong);
         let mut saved = Saved::default();
         for (claim, owner) in file.pinned {
@@ -131,7 +161,9 @@ impl Store {
             file: self.dir.path(CLAIMS).display().to_string(),
             why: e.to_string(),
         })?;
-        Ok(self.dir.write(CLAIMS, &(text + "\n"), Access::Public)?)
+        self.dir.write(CLAIMS, &(text + "\n"), Access::Public)?;
+        self.saved.send_replace(());
+        Ok(())
     }
 
     /// Asks the control plane to release a claim. Returns its owner.

@@ -3,9 +3,11 @@
 //! - [`watch`]: pods, Services and EndpointSlices.
 //! - [`tokens`]: reviews of tokens.
 //! - [`secret`]: the CA, which is kept in a Secret.
+//! - [`claims`]: the claims, which are kept in a ConfigMap.
 //! - [`trust`]: the trust bundle, as a ConfigMap where pods get a sidecar, and in the webhook's configuration.
 //! - [`webhook`]: the port that adds sidecars to pods.
 
+mod claims;
 mod secret;
 mod tokens;
 mod trust;
@@ -21,6 +23,7 @@ use weft_mesh::{identity::TrustDomain, tls::TrustBundle};
 
 use self::{tokens::Reviewer, watch::Watches};
 use super::{cluster::Cluster, workloads::Workloads};
+use crate::claims::store::{Backup, Store};
 
 /// Our name for the API server's record of who wrote which field.
 const MANAGER: &str = "weft-control";
@@ -60,6 +63,19 @@ impl Api {
     /// Writes the trust bundle where it is needed; never ends.
     pub(crate) fn keep_trust(&self, bundle: Receiver<TrustBundle>) -> impl Future<Output = ()> + use<> {
         trust::keep(self.0.clone(), bundle)
+    }
+
+    /// Fills the store with the claims in the ConfigMap, if there is one. Waits for the API server for as long as it takes.
+    ///
+    /// # Errors
+    /// The store can't be written, or what the ConfigMap has are no claims of this trust domain.
+    pub(crate) async fn restore_claims(&self, store: &Store) -> anyhow::Result<()> {
+        claims::restore(&self.0, store).await
+    }
+
+    /// The ConfigMap with the claims.
+    pub(crate) fn claims(&self) -> Arc<dyn Backup> {
+        Arc::new(claims::InConfigMap::new(self.0.clone()))
     }
 
     /// Begins to watch. Returns when all that is there now is known, so that nothing counts as missing that is only not

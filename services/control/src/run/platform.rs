@@ -5,12 +5,16 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
-#[cfg(feature = "kubernetes")]
-use crate::kubernetes::api::{Api, webhook::Webhook};
 use crate::{
     Args,
     authority::{ca::Ca, credentials::Credentials},
+    claims::store::Backup,
     kubernetes::cluster::Cluster,
+};
+#[cfg(feature = "kubernetes")]
+use crate::{
+    claims::store::Store,
+    kubernetes::api::{Api, webhook::Webhook},
 };
 
 /// See the module.
@@ -65,7 +69,17 @@ impl Platform {
         };
         let api = Api::connect().await?;
         api.keep_ca(&args.state_dir, &args.trust_domain).await?;
+        api.restore_claims(&Store::open(&args.state_dir, &args.trust_domain)?).await?;
         Ok(Self::Kubernetes(Box::new(Kubernetes { api, webhook })))
+    }
+
+    /// Where the claims are kept as well, if the state folder does not outlive this process.
+    pub(super) fn backup(&self) -> Option<Arc<dyn Backup>> {
+        match self {
+            #[cfg(feature = "kubernetes")]
+            Self::Kubernetes(kubernetes) => Some(kubernetes.api.claims()),
+            _ => None,
+        }
     }
 
     /// Starts what belongs to the platform. On Kubernetes it returns when the cluster is known.
