@@ -16,7 +16,7 @@ use crate::kubernetes::{
 /// Knows one token.
 struct OneToken;
 
-/// It.
+/// The token that it knows.
 fn token() -> String {
     token_of("shop", "people", "right")
 }
