@@ -139,13 +139,12 @@ impl Cluster {
         let from = weft.parent().expect("it is in a folder");
         let images = root().join("tests/kubernetes/images").display().to_string();
         let archives = root().join("target/images");
-        let mut args =
-            vec!["--from".to_owned(), from.display().to_string(), "--out".to_owned(), archives.display().to_string()];
+        let (from, out) = (from.display().to_string(), archives.display().to_string());
+        let make = |more: &[&str]| run(&[images.clone()], &[&["--from", &from, "--out", &out], more].concat(), "");
+        let mut made = make(&[]).expect("images are made");
         if let Some(ghz) = ghz() {
-            args.extend(["--add".to_owned(), format!("weft-test/ghz:1={}", ghz.display())]);
+            made += &make(&["--add", &format!("weft-test/ghz:1={}", ghz.display())]).expect("an image is made");
         }
-        let args: Vec<&str> = args.iter().map(String::as_str).collect();
-        let made = run(&[images], &args, "").expect("images are made");
         let made: Vec<&str> = made.lines().collect();
         run(&self.load, &made, "").expect("images are loaded");
         self.apply(&self.weft(&["install"], ""));
