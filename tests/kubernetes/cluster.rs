@@ -140,7 +140,8 @@ impl Cluster {
         let images = root().join("tests/kubernetes/images").display().to_string();
         let archives = root().join("target/images");
         let (from, out) = (from.display().to_string(), archives.display().to_string());
-        let make = |more: &[&str]| run(&[images.clone()], &[&["--from", &from, "--out", &out], more].concat(), "");
+        let make =
+            |more: &[&str]| run(std::slice::from_ref(&images), &[&["--from", &from, "--out", &out], more].concat(), "");
         let mut made = make(&[]).expect("images are made");
         if let Some(ghz) = ghz() {
             made += &make(&["--add", &format!("weft-test/ghz:1={}", ghz.display())]).expect("an image is made");
