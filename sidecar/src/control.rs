@@ -15,6 +15,7 @@ mod health;
 mod identity;
 mod probes;
 pub(crate) mod reflection;
+pub(crate) mod request;
 mod retry;
 mod serve;
 

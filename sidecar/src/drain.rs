@@ -10,14 +10,13 @@ use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use http_body_util::Empty;
-use hyper_util::rt::TokioIo;
 use tokio::{
     net::TcpStream,
     time::{Instant, sleep, timeout, timeout_at},
 };
 use weft_mesh::telemetry;
 
-use crate::args::Drain;
+use crate::{args::Drain, control::request};
 
 /// How long the sidecar may take to answer, however short the wait is.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -76,21 +75,9 @@ fn reachable(listens: SocketAddr) -> SocketAddr {
 
 /// The status of an answer, over a connection of its own. Dropping the future closes that.
 async fn ask(address: SocketAddr, method: Method, path: &str) -> anyhow::Result<StatusCode> {
-    let io = TokioIo::new(TcpStream::connect(address).await?);
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await?;
     let request = http::Request::builder().method(method).uri(path);
     let request = request.header(http::header::HOST, address.to_string()).body(Empty::<Bytes>::new())?;
-    let answer = async { anyhow::Ok(sender.send_request(request).await?.status()) };
-    tokio::pin!(connection, answer);
-    tokio::select! {
-        biased;
-        status = &mut answer => status,
-        ended = &mut connection => match ended {
-            // The answer may be complete and still waiting here.
-            Ok(()) => answer.await,
-            Err(error) => Err(error.into()),
-        },
-    }
+    request::status(TcpStream::connect(address).await?, request).await
 }
 
 #[cfg(test)]

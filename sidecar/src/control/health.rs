@@ -3,7 +3,6 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use http_body_util::Empty;
-use hyper_util::rt::TokioIo;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::{
     Code,
@@ -14,7 +13,7 @@ use weft_contracts::weft::discovery::v1::Health;
 use weft_mesh::limits;
 
 use super::{
-    Control,
+    Control, request,
     retry::{Trouble, status},
 };
 use crate::{args::HealthCheck, shared::Phase, transport::connect};
@@ -176,25 +175,13 @@ async fn http(app: SocketAddr, path: &http::Uri) -> Outcome {
 }
 
 async fn http_status(app: SocketAddr, path: &http::Uri) -> anyhow::Result<http::StatusCode> {
-    let io = TokioIo::new(connect::to_local(app, || true).await?);
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await?;
+    let stream = connect::to_local(app, || true).await?;
     let request = http::Request::get(path.clone())
         .header(http::header::HOST, app.to_string())
         .header(http::header::USER_AGENT, "weft-health-check")
         .header(http::header::CONNECTION, "close")
         .body(Empty::<bytes::Bytes>::new())?;
-    let answer = async { Ok(sender.send_request(request).await?.status()) };
-    // The connection ends with this function: the answer's body is not needed.
-    tokio::pin!(connection, answer);
-    tokio::select! {
-        biased;
-        status = &mut answer => status,
-        ended = &mut connection => match ended {
-            // The answer may be complete and still waiting here.
-            Ok(()) => answer.await,
-            Err(error) => Err(error.into()),
-        },
-    }
+    request::status(stream, request).await
 }
 
 #[cfg(test)]
