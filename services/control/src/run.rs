@@ -264,8 +264,8 @@ impl ControlPlane {
 async fn forget_services(cluster: &Option<Arc<Cluster>>, directory: &Directory) {
     let Some(cluster) = cluster else { return std::future::pending().await };
     loop {
-        cluster.workloads.services_are_gone().await;
         directory.release_all_of(|service| !cluster.workloads.has_service(service));
+        cluster.workloads.services_are_gone().await;
     }
 }
 

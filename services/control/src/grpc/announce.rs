@@ -342,11 +342,9 @@ impl Stream {
         let cluster = self.cluster.as_ref();
         let is_its_pod = |ip| cluster.is_some_and(|cluster| cluster.is_pod_of(ip, &caller.id, caller.host));
         let allows = |service: &_, address| directory.allows_host(service, address) || is_its_pod(address);
-        let checked = check(announcer, announce, allows).and_then(|announcement| match cluster {
-            Some(cluster) => {
-                cluster.check(announcer.id, announcer.host, announcement).map(|(what, pod)| (what, Some(pod)))
-            }
-            None => Ok((announcement, None)),
+        let checked = check(announcer, announce, allows).and_then(|announcement| {
+            let pod = cluster.map(|cluster| cluster.check(announcer.id, announcer.host, &announcement)).transpose()?;
+            Ok((announcement, pod))
         });
         let (announcement, pod) = checked.inspect_err(|status| {
             if directory.lines.allows(caller.id.service()) {

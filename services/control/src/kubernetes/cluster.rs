@@ -28,12 +28,7 @@ impl Cluster {
 
     /// Checks that an announced endpoint is a pod of its identity. A pod that the API server has not told of yet backs
     /// nothing until it does.
-    pub(crate) fn check(
-        &self,
-        id: &SpiffeId,
-        host: IpAddr,
-        announcement: Announcement,
-    ) -> Result<(Announcement, Following), Status> {
+    pub(crate) fn check(&self, id: &SpiffeId, host: IpAddr, announcement: &Announcement) -> Result<Following, Status> {
         let address: SocketAddr = announcement
             .endpoint
             .address
@@ -52,6 +47,6 @@ impl Cluster {
                 "{id} announces an endpoint at {address}, but its connection comes from {host}, which is not that pod's"
             )));
         }
-        Ok((announcement, pod))
+        Ok(pod)
     }
 }

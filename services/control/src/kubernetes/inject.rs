@@ -23,6 +23,7 @@ mod tests;
 
 use serde_json::{Value, json};
 
+pub(super) use self::config::{amount, is_image};
 pub use self::{
     config::{Amounts, Config, LEAST_MEMORY_LIMIT, PullPolicy, Resources},
     pod::Error,

@@ -106,7 +106,7 @@ pub(crate) struct Workloads {
 type Index<K> = HashMap<K, BTreeSet<Arc<Key>>>;
 
 #[derive(Debug, Default)]
-struct State {
+pub(crate) struct State {
     pods: HashMap<Key, Pod>,
     services: HashMap<Key, Service>,
     slices: HashMap<Key, Slice>,
@@ -114,6 +114,16 @@ struct State {
     slices_at: Index<IpAddr>,
     slices_of: Index<Key>,
     followed: HashMap<IpAddr, watch::Sender<Arc<Backing>>>,
+    /// In the change that is being made.
+    has_lost_services: bool,
+}
+
+/// A kind of objects that is kept here.
+pub(crate) trait Object: Sized {
+    /// All that are there.
+    fn all(state: &State) -> &HashMap<Key, Self>;
+    /// Keeps one, or removes it (`None`). Returns the addresses of which something else may be known now.
+    fn put(state: &mut State, key: Key, object: Option<Self>) -> BTreeSet<IpAddr>;
 }
 
 impl Workloads {
@@ -121,57 +131,29 @@ impl Workloads {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A pod is there with this content, or no longer (`None`).
-    pub(crate) fn set_pod(&self, key: Key, pod: Option<Pod>) {
-        let mut state = self.lock();
-        let touched = state.put_pod(key, pod);
-        state.tell(touched);
+    /// An object is there with this content, or no longer (`None`).
+    pub(crate) fn set<T: Object>(&self, key: Key, object: Option<T>) {
+        self.change(|state| T::put(state, key, object));
     }
 
-    /// A Service is there with this content, or no longer.
-    pub(crate) fn set_service(&self, key: Key, service: Option<Service>) {
-        let is_gone = service.is_none();
+    /// These are all objects of their kind: others are gone.
+    pub(crate) fn set_all<T: Object>(&self, objects: HashMap<Key, T>) {
+        self.change(|state| {
+            let gone: Vec<Key> = T::all(state).keys().filter(|key| !objects.contains_key(*key)).cloned().collect();
+            let mut touched: BTreeSet<IpAddr> = gone.into_iter().flat_map(|key| T::put(state, key, None)).collect();
+            touched.extend(objects.into_iter().flat_map(|(key, object)| T::put(state, key, Some(object))));
+            touched
+        });
+    }
+
+    /// Makes a change, and tells it to those who follow the addresses that it returns.
+    fn change(&self, make: impl FnOnce(&mut State) -> BTreeSet<IpAddr>) {
         let mut state = self.lock();
-        let touched = state.put_service(key, service);
+        let touched = make(&mut state);
         state.tell(touched);
-        if is_gone {
+        if std::mem::take(&mut state.has_lost_services) {
             self.are_gone.notify_one();
         }
-    }
-
-    /// A slice is there with this content, or no longer.
-    pub(crate) fn set_slice(&self, key: Key, slice: Option<Slice>) {
-        let mut state = self.lock();
-        let touched = state.put_slice(key, slice);
-        state.tell(touched);
-    }
-
-    /// These are all pods: others are gone.
-    pub(crate) fn set_all_pods(&self, pods: HashMap<Key, Pod>) {
-        let mut state = self.lock();
-        let gone: Vec<Key> = state.pods.keys().filter(|key| !pods.contains_key(*key)).cloned().collect();
-        let mut touched: BTreeSet<IpAddr> = gone.into_iter().flat_map(|key| state.put_pod(key, None)).collect();
-        touched.extend(pods.into_iter().flat_map(|(key, pod)| state.put_pod(key, Some(pod))));
-        state.tell(touched);
-    }
-
-    /// These are all Services: others are gone.
-    pub(crate) fn set_all_services(&self, services: HashMap<Key, Service>) {
-        let mut state = self.lock();
-        let gone: Vec<Key> = state.services.keys().filter(|key| !services.contains_key(*key)).cloned().collect();
-        let mut touched: BTreeSet<IpAddr> = gone.into_iter().flat_map(|key| state.put_service(key, None)).collect();
-        touched.extend(services.into_iter().flat_map(|(key, service)| state.put_service(key, Some(service))));
-        state.tell(touched);
-        self.are_gone.notify_one();
-    }
-
-    /// These are all slices: others are gone.
-    pub(crate) fn set_all_slices(&self, slices: HashMap<Key, Slice>) {
-        let mut state = self.lock();
-        let gone: Vec<Key> = state.slices.keys().filter(|key| !slices.contains_key(*key)).cloned().collect();
-        let mut touched: BTreeSet<IpAddr> = gone.into_iter().flat_map(|key| state.put_slice(key, None)).collect();
-        touched.extend(slices.into_iter().flat_map(|(key, slice)| state.put_slice(key, Some(slice))));
-        state.tell(touched);
     }
 
     /// What is known of the pod at an address, now and whenever it changes.
@@ -234,37 +216,53 @@ impl Drop for Following {
     }
 }
 
-impl State {
-    /// Returns the addresses of which something else may be known now. So do the next two.
-    fn put_pod(&mut self, key: Key, pod: Option<Pod>) -> BTreeSet<IpAddr> {
+impl Object for Pod {
+    fn all(state: &State) -> &HashMap<Key, Self> {
+        &state.pods
+    }
+
+    fn put(state: &mut State, key: Key, pod: Option<Self>) -> BTreeSet<IpAddr> {
         let before = match &pod {
-            Some(pod) => self.pods.insert(key.clone(), pod.clone()),
-            None => self.pods.remove(&key),
+            Some(pod) => state.pods.insert(key.clone(), pod.clone()),
+            None => state.pods.remove(&key),
         };
         if before == pod {
             return BTreeSet::new();
         }
         let (old, new) = (before.map(|pod| pod.ips).unwrap_or_default(), pod.map(|pod| pod.ips).unwrap_or_default());
-        index(&mut self.pods_at, &key, &old, &new);
+        index(&mut state.pods_at, &key, &old, &new);
         old.into_iter().chain(new).collect()
     }
+}
 
-    fn put_service(&mut self, key: Key, service: Option<Service>) -> BTreeSet<IpAddr> {
+impl Object for Service {
+    fn all(state: &State) -> &HashMap<Key, Self> {
+        &state.services
+    }
+
+    fn put(state: &mut State, key: Key, service: Option<Self>) -> BTreeSet<IpAddr> {
         let before = match &service {
-            Some(service) => self.services.insert(key.clone(), service.clone()),
-            None => self.services.remove(&key),
+            Some(service) => state.services.insert(key.clone(), service.clone()),
+            None => state.services.remove(&key),
         };
+        state.has_lost_services |= before.is_some() && service.is_none();
         if before == service {
             return BTreeSet::new();
         }
-        let slices = self.slices_of.get(&key).into_iter().flatten().filter_map(|slice| self.slices.get(&**slice));
+        let slices = state.slices_of.get(&key).into_iter().flatten().filter_map(|slice| state.slices.get(&**slice));
         slices.flat_map(Slice::ips).collect()
     }
+}
 
-    fn put_slice(&mut self, key: Key, slice: Option<Slice>) -> BTreeSet<IpAddr> {
+impl Object for Slice {
+    fn all(state: &State) -> &HashMap<Key, Self> {
+        &state.slices
+    }
+
+    fn put(state: &mut State, key: Key, slice: Option<Self>) -> BTreeSet<IpAddr> {
         let before = match &slice {
-            Some(slice) => self.slices.insert(key.clone(), slice.clone()),
-            None => self.slices.remove(&key),
+            Some(slice) => state.slices.insert(key.clone(), slice.clone()),
+            None => state.slices.remove(&key),
         };
         if before == slice {
             return BTreeSet::new();
@@ -272,13 +270,15 @@ impl State {
         let service_of = |slice: &Option<Slice>| slice.as_ref().map(|slice| (key.0.clone(), slice.service.clone()));
         let (old, new): (Vec<Key>, Vec<Key>) =
             (service_of(&before).into_iter().collect(), service_of(&slice).into_iter().collect());
-        index(&mut self.slices_of, &key, &old, &new);
+        index(&mut state.slices_of, &key, &old, &new);
         let ips = |slice: &Option<Slice>| slice.iter().flat_map(Slice::ips).collect::<Vec<IpAddr>>();
         let (old, new) = (ips(&before), ips(&slice));
-        index(&mut self.slices_at, &key, &old, &new);
+        index(&mut state.slices_at, &key, &old, &new);
         old.into_iter().chain(new).collect()
     }
+}
 
+impl State {
     /// The pod at an address. While there are two, one of them is gone and nobody knows which: then there is none.
     fn pod_at(&self, ip: IpAddr) -> Option<(&Key, &Pod)> {
         let keys = self.pods_at.get(&ip)?;
@@ -416,11 +416,11 @@ mod tests {
         let mut follows = workloads.follow(ip("10.0.0.7"));
         assert!(follows.now().account.is_none() && follows.now().services.is_empty());
         // In any order.
-        workloads.set_slice(key("users-x"), slice("users", &[("grpc", 9000)], &[("10.0.0.7", Condition::NotReady)]));
+        workloads.set(key("users-x"), slice("users", &[("grpc", 9000)], &[("10.0.0.7", Condition::NotReady)]));
         assert!(follows.changed().now_or_never().is_none(), "a slice of no Service says nothing");
-        workloads.set_service(key("users"), service("10.96.0.9", &[("grpc", 80), ("metrics", 9090)]));
-        workloads.set_service(key("canary"), service("10.96.0.10", &[]));
-        workloads.set_pod(key("users-1"), pod("people", &["10.0.0.7"]));
+        workloads.set(key("users"), service("10.96.0.9", &[("grpc", 80), ("metrics", 9090)]));
+        workloads.set(key("canary"), service("10.96.0.10", &[]));
+        workloads.set(key("users-1"), pod("people", &["10.0.0.7"]));
         follows.changed().now_or_never().expect("it is known");
         let now = follows.now();
         assert_eq!(now.account, Some(("shop".to_owned(), "people".to_owned())));
@@ -428,15 +428,15 @@ mod tests {
         assert_eq!(backed.condition, Condition::NotReady);
         assert_eq!(backed.virtual_addresses, BTreeSet::from([(9000, "10.96.0.9:80".parse().unwrap())]));
 
-        workloads.set_slice(key("users-x"), slice("users", &[("grpc", 9000)], &[("10.0.0.7", Condition::Ready)]));
-        workloads.set_slice(key("canary-x"), slice("canary", &[], &[("10.0.0.7", Condition::Ready)]));
+        workloads.set(key("users-x"), slice("users", &[("grpc", 9000)], &[("10.0.0.7", Condition::Ready)]));
+        workloads.set(key("canary-x"), slice("canary", &[], &[("10.0.0.7", Condition::Ready)]));
         follows.changed().now_or_never().expect("it is ready");
         assert_eq!(names(&follows.now()), ["canary.shop", "users.shop"]);
         // What does not concern it is not told.
-        workloads.set_slice(key("users-y"), slice("users", &[("grpc", 9000)], &[("10.0.0.8", Condition::Ready)]));
-        workloads.set_pod(key("users-2"), pod("people", &["10.0.0.8"]));
+        workloads.set(key("users-y"), slice("users", &[("grpc", 9000)], &[("10.0.0.8", Condition::Ready)]));
+        workloads.set(key("users-2"), pod("people", &["10.0.0.8"]));
         assert!(follows.changed().now_or_never().is_none());
-        workloads.set_slice(key("users-x"), None);
+        workloads.set::<Slice>(key("users-x"), None);
         follows.changed().now_or_never().expect("it backs one service less");
         assert_eq!(names(&follows.now()), ["canary.shop"]);
     }
@@ -444,18 +444,18 @@ mod tests {
     #[tokio::test]
     async fn a_whole_list_removes_what_is_not_in_it() {
         let workloads = Arc::new(Workloads::default());
-        workloads.set_service(key("users"), service("10.96.0.9", &[]));
-        workloads.set_pod(key("users-1"), pod("people", &["10.0.0.7"]));
-        workloads.set_slice(key("users-x"), slice("users", &[], &[("10.0.0.7", Condition::Ready)]));
+        workloads.set(key("users"), service("10.96.0.9", &[]));
+        workloads.set(key("users-1"), pod("people", &["10.0.0.7"]));
+        workloads.set(key("users-x"), slice("users", &[], &[("10.0.0.7", Condition::Ready)]));
         let mut follows = workloads.follow(ip("10.0.0.7"));
         let before = follows.now();
         let same = HashMap::from([(key("users-1"), pod("people", &["10.0.0.7"]).unwrap())]);
-        workloads.set_all_pods(same);
+        workloads.set_all(same);
         assert!(follows.changed().now_or_never().is_none(), "nothing is different");
         // Its address was given to another pod while the watch was down.
-        workloads.set_all_pods(HashMap::from([(key("other"), pod("other", &["10.0.0.7"]).unwrap())]));
-        workloads.set_all_slices(HashMap::new());
-        workloads.set_all_services(HashMap::new());
+        workloads.set_all(HashMap::from([(key("other"), pod("other", &["10.0.0.7"]).unwrap())]));
+        workloads.set_all::<Slice>(HashMap::new());
+        workloads.set_all::<Service>(HashMap::new());
         follows.changed().now_or_never().expect("it is another pod");
         let now = follows.now();
         assert_ne!(now, before);
@@ -466,16 +466,16 @@ mod tests {
     #[tokio::test]
     async fn all_addresses_of_a_pod_count_and_other_namespaces_do_not() {
         let workloads = Arc::new(Workloads::default());
-        workloads.set_service(key("users"), service("10.96.0.9", &[]));
-        workloads.set_service(("evil".to_owned(), "users".to_owned()), service("10.96.0.66", &[]));
-        workloads.set_pod(key("users-1"), pod("people", &["10.0.0.7", "fd00::7"]));
+        workloads.set(key("users"), service("10.96.0.9", &[]));
+        workloads.set(("evil".to_owned(), "users".to_owned()), service("10.96.0.66", &[]));
+        workloads.set(key("users-1"), pod("people", &["10.0.0.7", "fd00::7"]));
         let mut follows = workloads.follow(ip("10.0.0.7"));
-        workloads.set_slice(key("users-6"), slice("users", &[], &[("fd00::7", Condition::Ready)]));
+        workloads.set(key("users-6"), slice("users", &[], &[("fd00::7", Condition::Ready)]));
         follows.changed().now_or_never().expect("a slice names its other address");
         assert_eq!(names(&follows.now()), ["users.shop"]);
         // Anybody who may write slices in another namespace could name it there.
         let foreign = ("evil".to_owned(), "x".to_owned());
-        workloads.set_slice(foreign, slice("users", &[], &[("10.0.0.7", Condition::Ready)]));
+        workloads.set(foreign, slice("users", &[], &[("10.0.0.7", Condition::Ready)]));
         assert!(follows.changed().now_or_never().is_none());
     }
 
@@ -483,21 +483,21 @@ mod tests {
     #[test]
     fn an_address_of_two_pods_is_nobodys_and_a_slice_may_still_name_the_former_one() {
         let workloads = Arc::new(Workloads::default());
-        workloads.set_pod(("aaa".to_owned(), "stale".to_owned()), pod("people", &["10.0.0.7"]));
-        workloads.set_pod(key("users-1"), pod("users", &["10.0.0.7"]));
+        workloads.set(("aaa".to_owned(), "stale".to_owned()), pod("people", &["10.0.0.7"]));
+        workloads.set(key("users-1"), pod("users", &["10.0.0.7"]));
         assert_eq!(workloads.at(ip("10.0.0.7")).account, None);
-        workloads.set_pod(("aaa".to_owned(), "stale".to_owned()), None);
+        workloads.set::<Pod>(("aaa".to_owned(), "stale".to_owned()), None);
         assert_eq!(workloads.at(ip("10.0.0.7")).account, Some(("shop".to_owned(), "users".to_owned())));
 
-        workloads.set_service(key("orders"), service("10.96.0.9", &[]));
+        workloads.set(key("orders"), service("10.96.0.9", &[]));
         let of = |pod: &str| {
             let mut slice = slice("orders", &[], &[("10.0.0.7", Condition::Ready)]);
             slice.iter_mut().for_each(|slice| slice.endpoints[0].pod = Some(pod.to_owned()));
             slice
         };
-        workloads.set_slice(key("orders-x"), of("orders-1"));
+        workloads.set(key("orders-x"), of("orders-1"));
         assert!(workloads.at(ip("10.0.0.7")).services.is_empty());
-        workloads.set_slice(key("orders-x"), of("users-1"));
+        workloads.set(key("orders-x"), of("users-1"));
         assert_eq!(names(&workloads.at(ip("10.0.0.7"))), ["orders.shop"]);
     }
 
@@ -508,8 +508,8 @@ mod tests {
         drop(one);
         assert_eq!(workloads.lock().followed.len(), 1);
         drop(two);
-        workloads.set_pod(key("users-1"), pod("people", &["10.0.0.7"]));
-        workloads.set_pod(key("users-1"), None);
+        workloads.set(key("users-1"), pod("people", &["10.0.0.7"]));
+        workloads.set::<Pod>(key("users-1"), None);
         let state = workloads.lock();
         assert!(state.followed.is_empty() && state.pods_at.is_empty() && state.slices_at.is_empty());
     }

@@ -153,7 +153,7 @@ async fn what_a_join_token_has_proven_is_renewed_by_its_svid_in_a_cluster_too() 
         assert_eq!(renew_late(&mesh, &svid).await.unwrap(), mesh.id("outside.shop"));
     }
     // Its address may be a pod's as well, as behind NAT.
-    workloads.set_pod(key("users-1"), pod("users"));
+    workloads.set(key("users-1"), pod("users"));
     mesh.sign(mesh.channel(Some(&svid)).await.unwrap(), String::new()).await.unwrap();
     mesh.stop().await;
 }
@@ -175,15 +175,15 @@ async fn a_pod_is_an_endpoint_of_each_service_that_it_backs() {
     let answer = announcing.answer().await.unwrap();
     assert!(answer.is_described && !answer.send_descriptors && answer.access.is_some());
 
-    workloads.set_service(
+    workloads.set(
         key("users"),
         Some(Service {
             cluster_ips: vec!["10.96.0.9".parse().unwrap()],
             ports: BTreeMap::from([("grpc".into(), 80), ("metrics".into(), 9090)]),
         }),
     );
-    workloads.set_slice(key("users-x"), slice("users", Condition::Ready));
-    workloads.set_pod(key("people-1"), pod("people"));
+    workloads.set(key("users-x"), slice("users", Condition::Ready));
+    workloads.set(key("people-1"), pod("people"));
     assert!(announcing.answer().await.unwrap().send_descriptors);
     announcing.say(announce_request::What::Descriptors(Bytes::from_static(weft_contracts::FILE_DESCRIPTOR_SET))).await;
     assert!(announcing.answer().await.unwrap().is_described);
@@ -199,24 +199,24 @@ async fn a_pod_is_an_endpoint_of_each_service_that_it_backs() {
     }
 
     // A second Service selects the same pod. Its policy needs no other descriptors.
-    workloads.set_service(key("canary"), Some(Service::default()));
-    workloads.set_slice(key("canary-x"), slice("canary", Condition::Ready));
+    workloads.set(key("canary"), Some(Service::default()));
+    workloads.set(key("canary-x"), slice("canary", Condition::Ready));
     canary.health_becomes("p1", Health::Up).await;
 
     // Both say whether it takes calls.
-    workloads.set_slice(key("users-x"), slice("users", Condition::NotReady));
+    workloads.set(key("users-x"), slice("users", Condition::NotReady));
     watching.health_becomes("p1", Health::Down).await;
-    workloads.set_slice(key("users-x"), slice("users", Condition::Ready));
+    workloads.set(key("users-x"), slice("users", Condition::Ready));
     watching.health_becomes("p1", Health::Up).await;
     heartbeat(&announcing, Health::Down).await;
     watching.health_becomes("p1", Health::Down).await;
     heartbeat(&announcing, Health::Up).await;
     watching.health_becomes("p1", Health::Up).await;
-    workloads.set_slice(key("users-x"), slice("users", Condition::Terminating));
+    workloads.set(key("users-x"), slice("users", Condition::Terminating));
     watching.health_becomes("p1", Health::Draining).await;
 
     // It no longer belongs to the Service, then it is gone.
-    workloads.set_slice(key("users-x"), None);
+    workloads.set::<Slice>(key("users-x"), None);
     watching.is_empty().await;
     announcing.say(announce_request::What::Deregister(Deregister {})).await;
     canary.is_empty().await;
@@ -227,19 +227,19 @@ async fn a_pod_is_an_endpoint_of_each_service_that_it_backs() {
 async fn a_pod_can_only_be_announced_by_its_own_service_account() {
     let dir = tempfile::tempdir().unwrap();
     let (mesh, workloads) = start(dir.path()).await;
-    workloads.set_pod(key("users-1"), pod("users"));
-    workloads.set_service(key("users"), Some(Service::default()));
-    workloads.set_slice(key("users-x"), slice("users", Condition::Ready));
+    workloads.set(key("users-1"), pod("users"));
+    workloads.set(key("users"), Some(Service::default()));
+    workloads.set(key("users-x"), slice("users", Condition::Ready));
     let sidecar = mesh.sidecar("people.shop").await;
     let refused = Announcing::open(&sidecar, as_people(&mesh)).await.refusal().await;
     assert_eq!(refused.code(), Code::PermissionDenied);
     assert!(refused.message().contains("the pod there runs as another service account"), "{refused}");
 
     // Announced before the API server knew the pod, which is another's.
-    workloads.set_pod(key("users-1"), None);
+    workloads.set::<Pod>(key("users-1"), None);
     let mut announcing = Announcing::open(&sidecar, as_people(&mesh)).await;
     announcing.answer().await.unwrap();
-    workloads.set_pod(key("users-1"), pod("users"));
+    workloads.set(key("users-1"), pod("users"));
     let users = mesh.sidecar("users.shop").await;
     let mut honest = Announcing::open(&users, people(&mesh)).await;
     honest.answer().await.unwrap();
@@ -262,11 +262,11 @@ async fn what_only_one_service_can_have_goes_to_the_one_called_like_the_account_
     let address =
         |ip: &str| Service { cluster_ips: vec![ip.parse().unwrap()], ports: BTreeMap::from([("grpc".into(), 80)]) };
     // Before the other in the alphabet.
-    workloads.set_service(key("people-headless"), Some(Service::default()));
-    workloads.set_slice(key("people-headless-x"), slice("people-headless", Condition::Ready));
-    workloads.set_service(key("people"), Some(address("10.96.0.9")));
-    workloads.set_slice(key("people-x"), slice("people", Condition::Ready));
-    workloads.set_pod(key("people-1"), pod("people"));
+    workloads.set(key("people-headless"), Some(Service::default()));
+    workloads.set(key("people-headless-x"), slice("people-headless", Condition::Ready));
+    workloads.set(key("people"), Some(address("10.96.0.9")));
+    workloads.set(key("people-x"), slice("people", Condition::Ready));
+    workloads.set(key("people-1"), pod("people"));
     let mut announcing = Announcing::open(&mesh.sidecar("people.shop").await, as_people(&mesh)).await;
     let answer = announcing.answer().await.unwrap();
     assert_eq!(answer.contested.len(), 1, "the other Service claims the contract in vain: {:?}", answer.contested);
@@ -282,10 +282,10 @@ async fn what_only_one_service_can_have_goes_to_the_one_called_like_the_account_
     }
 
     // It is deleted, and its address is given to another.
-    workloads.set_service(key("people"), None);
+    workloads.set::<Service>(key("people"), None);
     watching.owner_becomes(USERS, "people-headless.shop").await;
-    workloads.set_slice(key("people-x"), None);
-    workloads.set_service(key("people-headless"), Some(address("10.96.0.9")));
+    workloads.set::<Slice>(key("people-x"), None);
+    workloads.set(key("people-headless"), Some(address("10.96.0.9")));
     watching.owner_becomes("10.96.0.9:80", "people-headless.shop").await;
     mesh.stop().await;
 }
@@ -300,7 +300,7 @@ async fn a_pod_is_announced_from_its_own_address_only() {
         ..as_people(&mesh)
     };
     // Another pod of the same account.
-    workloads.set_pod(key("people-2"), Some(Pod { account: "people".into(), ips: vec!["10.0.0.8".parse().unwrap()] }));
+    workloads.set(key("people-2"), Some(Pod { account: "people".into(), ips: vec!["10.0.0.8".parse().unwrap()] }));
     let refused = Announcing::open(&sidecar, elsewhere.clone()).await.refusal().await;
     assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
     mesh.stop().await;
@@ -310,16 +310,16 @@ async fn a_pod_is_announced_from_its_own_address_only() {
 async fn an_identity_takes_no_endpoint_of_another_at_the_same_service() {
     let dir = tempfile::tempdir().unwrap();
     let (mesh, workloads) = start(dir.path()).await;
-    workloads.set_service(key("users"), Some(Service::default()));
-    workloads.set_slice(key("users-x"), slice("users", Condition::Ready));
-    workloads.set_pod(key("people-1"), pod("people"));
+    workloads.set(key("users"), Some(Service::default()));
+    workloads.set(key("users-x"), slice("users", Condition::Ready));
+    workloads.set(key("people-1"), pod("people"));
     let mut honest = Announcing::open(&mesh.sidecar("people.shop").await, as_people(&mesh)).await;
     honest.answer().await.unwrap();
     let mut watching = Watching::open(&mesh.sidecar("orders.shop").await).await;
     watching.ask(watch_request::What::SubscribeService("users.shop".into())).await;
     watching.health_becomes("p1", Health::Up).await;
     // A pod of another account backs the same Service, and announces the id of the first.
-    workloads.set_pod(key("people-1"), pod("canary"));
+    workloads.set(key("people-1"), pod("canary"));
     let endpoint = Endpoint { spiffe_id: mesh.id("canary.shop").to_string(), ..as_people(&mesh).endpoint.unwrap() };
     let taking = Announce { service: "canary.shop".into(), endpoint: Some(endpoint), ..as_people(&mesh) };
     // The first has left with its pod; it is another's from then on.
@@ -334,12 +334,12 @@ async fn an_identity_takes_no_endpoint_of_another_at_the_same_service() {
 async fn a_service_that_goes_while_its_descriptors_are_asked_for_holds_up_no_other() {
     let dir = tempfile::tempdir().unwrap();
     let (mesh, workloads) = start(dir.path()).await;
-    workloads.set_service(key("users"), Some(Service::default()));
-    workloads.set_slice(key("users-x"), slice("users", Condition::Ready));
-    workloads.set_pod(key("people-1"), pod("people"));
+    workloads.set(key("users"), Some(Service::default()));
+    workloads.set(key("users-x"), slice("users", Condition::Ready));
+    workloads.set(key("people-1"), pod("people"));
     let mut announcing = Announcing::open(&mesh.sidecar("people.shop").await, as_people(&mesh)).await;
     assert!(announcing.answer().await.unwrap().send_descriptors);
-    workloads.set_slice(key("users-x"), None);
+    workloads.set::<Slice>(key("users-x"), None);
     let mut watching = Watching::open(&mesh.sidecar("orders.shop").await).await;
     watching.ask(watch_request::What::SubscribeService("users.shop".into())).await;
     watching.is_empty().await;

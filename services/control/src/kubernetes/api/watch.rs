@@ -21,20 +21,13 @@ use kube::{
 use serde::de::DeserializeOwned;
 use tokio::{sync::watch, task::JoinSet};
 
-use crate::kubernetes::workloads::{Condition, Key, Pod, Service, Slice, SliceEndpoint, Workloads};
+use crate::kubernetes::workloads::{Condition, Key, Object, Pod, Service, Slice, SliceEndpoint, Workloads};
 
 /// The label by which a slice names its Service.
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 
 /// The watches: they end when this is dropped.
 pub(crate) struct Watches(#[expect(dead_code, reason = "it ends its tasks")] JoinSet<()>);
-
-/// What happens to an object, or to all of a kind.
-enum News<T> {
-    Is(Key, T),
-    IsGone(Key),
-    All(HashMap<Key, T>),
-}
 
 impl Watches {
     /// Starts them. Returns when each has its first list.
@@ -43,24 +36,10 @@ impl Watches {
         let (has_pods, pods_there) = watch::channel(false);
         let (has_services, services_there) = watch::channel(false);
         let (has_slices, slices_there) = watch::channel(false);
-        let to = Arc::clone(workloads);
-        tasks.spawn(follow(Api::all(client.clone()), "pods", pod, has_pods, move |news| match news {
-            News::Is(key, pod) => to.set_pod(key, Some(pod)),
-            News::IsGone(key) => to.set_pod(key, None),
-            News::All(pods) => to.set_all_pods(pods),
-        }));
-        let to = Arc::clone(workloads);
-        tasks.spawn(follow(Api::all(client.clone()), "services", service, has_services, move |news| match news {
-            News::Is(key, service) => to.set_service(key, Some(service)),
-            News::IsGone(key) => to.set_service(key, None),
-            News::All(services) => to.set_all_services(services),
-        }));
-        let to = Arc::clone(workloads);
-        tasks.spawn(follow(Api::all(client.clone()), "endpointslices", slice, has_slices, move |news| match news {
-            News::Is(key, slice) => to.set_slice(key, Some(slice)),
-            News::IsGone(key) => to.set_slice(key, None),
-            News::All(slices) => to.set_all_slices(slices),
-        }));
+        let to = || Arc::clone(workloads);
+        tasks.spawn(follow(Api::all(client.clone()), "pods", pod, has_pods, to()));
+        tasks.spawn(follow(Api::all(client.clone()), "services", service, has_services, to()));
+        tasks.spawn(follow(Api::all(client.clone()), "endpointslices", slice, has_slices, to()));
         for mut is_there in [pods_there, services_there, slices_there] {
             // A task that ended early has panicked, which is logged.
             let _ = is_there.wait_for(|is_there| *is_there).await;
@@ -75,8 +54,9 @@ async fn follow<K, T>(
     kind: &'static str,
     read: fn(&K) -> Option<T>,
     has_first: watch::Sender<bool>,
-    tell: impl Fn(News<T>),
+    to: Arc<Workloads>,
 ) where
+    T: Object,
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
 {
     let events = watcher(api, watcher::Config::default()).default_backoff();
@@ -105,14 +85,11 @@ async fn follow<K, T>(
                 }
             }
             Event::InitDone => {
-                tell(News::All(std::mem::take(&mut listed)));
+                to.set_all(std::mem::take(&mut listed));
                 has_first.send_replace(true);
             }
-            Event::Apply(object) => tell(match read(&object) {
-                Some(content) => News::Is(key(&object), content),
-                None => News::IsGone(key(&object)),
-            }),
-            Event::Delete(object) => tell(News::IsGone(key(&object))),
+            Event::Apply(object) => to.set(key(&object), read(&object)),
+            Event::Delete(object) => to.set(key(&object), None::<T>),
         }
     }
 }

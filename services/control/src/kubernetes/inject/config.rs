@@ -207,9 +207,19 @@ fn set<T>(field: &mut T, value: Option<T>) {
     }
 }
 
+/// Whether a text may be the name of an image. The node that pulls it decides.
+pub(in crate::kubernetes) fn is_image(text: &str) -> bool {
+    text.len() <= 512
+        && text.starts_with(|first: char| first.is_ascii_alphanumeric())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"./:@_-".contains(&byte))
+}
+
 fn image(text: &str) -> Result<String, String> {
-    let is_image = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"./:@_-".contains(&byte));
-    if is_image { Ok(text.to_owned()) } else { Err(format!("found the text {:?}; allowed: {IMAGE}", shown(text))) }
+    if is_image(text) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("found the text {:?}; allowed: {IMAGE}", shown(text)))
+    }
 }
 
 fn address(text: &str) -> Result<String, String> {
@@ -261,8 +271,8 @@ fn read_resources(reader: &mut Reader<'_>, field: &str, node: &Node, resources: 
 /// The least memory that a sidecar runs with: what it needs while idle, and `--memory` at its least.
 pub const LEAST_MEMORY_LIMIT: u64 = 32 << 20;
 
-/// In YAML, `2` is a number and `2Gi` a text.
-fn amount(reader: &mut Reader<'_>, table: &Table<'_>, key: &str) -> Option<Quantity> {
+/// An amount of CPU or memory. In YAML, `2` is a number and `2Gi` a text.
+pub(in crate::kubernetes) fn amount(reader: &mut Reader<'_>, table: &Table<'_>, key: &str) -> Option<Quantity> {
     let node = table.get(key)?;
     let read = match node.scalar_text() {
         Some(text) => text.parse::<Quantity>().map_err(|error| error.to_string()),

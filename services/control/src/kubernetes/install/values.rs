@@ -7,7 +7,7 @@ use weft_mesh::{
     telemetry::ExportTarget,
 };
 
-use crate::kubernetes::inject::{Amounts, Config, LEAST_MEMORY_LIMIT, PullPolicy, Quantity, Resources};
+use crate::kubernetes::inject::{self, Amounts, Config, LEAST_MEMORY_LIMIT, PullPolicy, Quantity, Resources};
 
 /// Every key, with its default and what it is.
 pub const KEYS: &[(&str, &str, &str)] = &[
@@ -37,7 +37,6 @@ const CONTROL: &[&str] =
 const SIDECAR: &[&str] = &["image", "cpu_request", "cpu_limit", "memory_request", "memory_limit"];
 
 const IMAGE: &str = "the name of an image, as registry.example/weft/sidecar:1.2.3";
-const AMOUNT: &str = "an amount such as 500m, 2, 256Mi or 1.5Gi";
 
 /// What the manifests are made from.
 #[derive(Debug, Clone)]
@@ -203,17 +202,9 @@ fn amounts(
         ("memory_limit", &mut limits.memory),
     ] {
         let Some(node) = table.get(key) else { continue };
-        // In YAML, `2` is a number and `2Gi` a text.
-        let read = match node.scalar_text() {
-            Some(text) => text.parse::<Quantity>().map_err(|error| error.to_string()),
-            None => Err(format!("found {}; allowed: {AMOUNT}", node.describe())),
-        };
-        match read {
-            Ok(read) => {
-                *amount = read;
-                given.insert(table.path(key), (reader.file.to_owned(), node.line));
-            }
-            Err(problem) => reader.problem(node.line, &table.path(key), problem),
+        if let Some(read) = inject::amount(reader, table, key) {
+            *amount = read;
+            given.insert(table.path(key), (reader.file.to_owned(), node.line));
         }
     }
 }
@@ -238,10 +229,7 @@ fn list<E: Display>(
 }
 
 fn image(text: &str) -> Result<String, String> {
-    let is_valid = text.len() <= 512
-        && text.starts_with(|first: char| first.is_ascii_alphanumeric())
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-/:@".contains(&b));
-    if is_valid { Ok(text.to_owned()) } else { Err(format!("found the text {text:?}; allowed: {IMAGE}")) }
+    if inject::is_image(text) { Ok(text.to_owned()) } else { Err(format!("found the text {text:?}; allowed: {IMAGE}")) }
 }
 
 fn host(text: &str) -> Result<String, String> {
