@@ -26,6 +26,9 @@ pub(crate) struct Args {
     /// One value, which wins over those in files: sidecar.cpu_limit=500m; may be given several times
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
+    /// With a second control plane that stands by: control.replicas=2, unless a file or --set says otherwise
+    #[arg(long)]
+    ha: bool,
 }
 
 const AFTER_UNINSTALL: &str = "\
@@ -47,7 +50,10 @@ pub(crate) struct UninstallArgs {}
 /// # Errors
 /// A file can't be read, or a value is not allowed.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let mut files = Vec::with_capacity(args.values.len());
+    let mut files = Vec::with_capacity(args.values.len() + 1);
+    if args.ha {
+        files.push(("--ha".to_owned(), Values::HIGHLY_AVAILABLE.to_owned()));
+    }
     for path in &args.values {
         let file = path.display().to_string();
         let text = project_file::read_text(path).with_context(|| format!("{file} can't be read"))?;

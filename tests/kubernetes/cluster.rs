@@ -21,6 +21,8 @@ pub(super) struct Cluster {
     kubectl: Vec<String>,
     /// The command that takes image archives.
     load: Vec<String>,
+    /// The command that stops and starts parts of Kubernetes itself; only our own node has it.
+    node: Option<String>,
     /// Held by a test that takes parts of the mesh away.
     alone: RwLock<()>,
 }
@@ -121,11 +123,11 @@ impl Cluster {
 
     fn find() -> Option<Self> {
         let node = root().join("tests/kubernetes/node").display().to_string();
-        let (kubectl, load) = match (env::var("KUBECONFIG"), env::var("WEFT_TEST_LOAD")) {
-            (Ok(_), Ok(load)) => (vec!["kubectl".to_owned()], words(&load)),
-            _ => (vec![node.clone(), "kubectl".to_owned()], vec![node.clone(), "load".to_owned()]),
+        let (kubectl, load, own) = match (env::var("KUBECONFIG"), env::var("WEFT_TEST_LOAD")) {
+            (Ok(_), Ok(load)) => (vec!["kubectl".to_owned()], words(&load), None),
+            _ => (vec![node.clone(), "kubectl".to_owned()], vec![node.clone(), "load".to_owned()], Some(node.clone())),
         };
-        let cluster = Self { kubectl, load, alone: RwLock::default() };
+        let cluster = Self { kubectl, load, node: own, alone: RwLock::default() };
         let is_there = || cluster.try_kubectl(&["get", "--raw", "/readyz"], "").is_ok();
         if is_there() || (is_node_built() && run(&[node], &["up"], "").is_ok() && is_there()) {
             return Some(cluster);
@@ -168,6 +170,14 @@ impl Cluster {
         }
     }
 
+    /// Sends a signal to a part of Kubernetes (`signal KILL apiserver`), or starts it again (`restart apiserver`). Returns
+    /// whether this cluster can do that.
+    pub(super) fn part(&self, args: &[&str]) -> bool {
+        let Some(node) = &self.node else { return false };
+        run(std::slice::from_ref(node), args, "").unwrap_or_else(|error| panic!("{args:?}: {error}"));
+        true
+    }
+
     /// No test takes parts of the mesh away until this is dropped.
     pub(super) fn whole(&self) -> RwLockReadGuard<'_, ()> {
         self.alone.read().unwrap_or_else(PoisonError::into_inner)
@@ -186,8 +196,9 @@ impl Cluster {
         run(&self.kubectl, args, input)
     }
 
+    /// By force, as tests have scaled the control plane before.
     pub(super) fn apply(&self, manifests: &str) -> String {
-        self.try_kubectl(&["apply", "--server-side", "-f", "-"], manifests).expect("it is applied")
+        self.try_kubectl(&["apply", "--server-side", "--force-conflicts", "-f", "-"], manifests).expect("it is applied")
     }
 
     /// What `weft` prints.

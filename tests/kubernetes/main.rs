@@ -4,6 +4,8 @@
 //! such as `k3d image import`. Without them it is the node that `tests/kubernetes/node up` has started on this machine.
 
 mod cluster;
+mod failures;
+mod several;
 
 use std::{sync::RwLockReadGuard, time::Duration};
 

@@ -47,6 +47,14 @@ pub struct Args {
     /// The configuration of that webhook, a YAML file
     #[arg(long, env = "WEFT_CONTROL_INJECT_CONFIG", value_name = "FILE", requires = "webhook")]
     pub inject_config: Option<PathBuf>,
+    /// With --kubernetes, the name of the pod that it runs in. Of several control planes one acts, and the others stand by.
+    /// Without it, this one acts whatever others do
+    #[arg(long, env = "WEFT_CONTROL_POD", value_name = "NAME", requires = "kubernetes")]
+    pub pod: Option<String>,
+    /// With --kubernetes, the address for the kubelet's probes: `/healthz` and `/readyz`, which is ready when it acts or
+    /// stands by
+    #[arg(long, env = "WEFT_CONTROL_HEALTH", value_name = "IP:PORT", requires = "kubernetes")]
+    pub health: Option<SocketAddr>,
     /// The trust domain of the identities that it signs.
     #[arg(long, env = "WEFT_CONTROL_TRUST_DOMAIN", value_name = "NAME", default_value = "weft.local")]
     pub trust_domain: TrustDomain,

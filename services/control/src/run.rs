@@ -1,11 +1,13 @@
 //! The life of the control plane.
 
+#[cfg(any(feature = "kubernetes", test))]
+mod health;
 mod keeping;
 mod platform;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     net::TcpListener,
@@ -17,7 +19,7 @@ use weft_mesh::{limits, telemetry, tls, tls::Svid};
 
 use self::{
     keeping::{keep_claims, kept},
-    platform::{Beside, Platform, WORK_OF_WEBHOOK},
+    platform::{Platform, Started, WORK_OF_WEBHOOK},
 };
 use crate::{
     Args,
@@ -60,22 +62,28 @@ pub fn run(args: Args) -> anyhow::Result<()> {
                 _ = interrupt.recv() => {}
             }
         };
-        live(ControlPlane::bind(&args, budget), told).await
+        let stopping = CancellationToken::new();
+        live(ControlPlane::bind(&args, budget, stopping.clone()), told, stopping).await
     });
     runtime.shutdown_timeout(RUNTIME_STOP);
     result
 }
 
-/// Binds and serves, until it is told to stop.
+/// Binds and serves, until it is told to stop. `stopping` ends what runs, also before everything is bound.
 async fn live(
     bind: impl Future<Output = anyhow::Result<ControlPlane>>,
     told: impl Future<Output = ()>,
+    stopping: CancellationToken,
 ) -> anyhow::Result<()> {
-    let mut told = std::pin::pin!(told);
+    let (mut bind, mut told) = (std::pin::pin!(bind), std::pin::pin!(told));
     let control_plane = tokio::select! {
-        bound = bind => bound?,
-        // It waits for the API server of its cluster.
-        () = &mut told => return Ok(()),
+        bound = &mut bind => bound?,
+        // It waits for the API server of its cluster, or stands by. What it serves already ends first.
+        () = &mut told => {
+            stopping.cancel();
+            let _ = bind.await;
+            return Ok(());
+        }
     };
     let stop = CancellationToken::new();
     let mut serving = std::pin::pin!(control_plane.serve(stop.clone()));
@@ -116,8 +124,7 @@ pub(crate) struct ControlPlane {
     state_dir: PathBuf,
     directory: Arc<Directory>,
     rules: Arc<Rules>,
-    cluster: Option<Arc<Cluster>>,
-    on_platform: Beside,
+    on_platform: Started,
     /// Cancelled when what runs is to end.
     stopping: CancellationToken,
     store: Arc<Store>,
@@ -131,22 +138,28 @@ pub(crate) struct ControlPlane {
 
 impl ControlPlane {
     /// On a cluster it waits until that is known, for as long as the API server is away.
-    pub(crate) async fn bind(args: &Args, budget: Budget) -> anyhow::Result<Self> {
-        Self::on(Platform::find(args).await?, args, budget).await
+    ///
+    /// # Errors
+    /// The state folder is unusable, a port is taken, or `stopping` was cancelled meanwhile.
+    pub(crate) async fn bind(args: &Args, budget: Budget, stopping: CancellationToken) -> anyhow::Result<Self> {
+        let platform = tokio::select! {
+            found = Platform::find(args) => found?,
+            () = stopping.cancelled() => bail!("it was told to stop"),
+        };
+        Self::on(platform, args, budget, stopping).await
     }
 
-    async fn on(platform: Platform, args: &Args, budget: Budget) -> anyhow::Result<Self> {
+    async fn on(platform: Platform, args: &Args, budget: Budget, stopping: CancellationToken) -> anyhow::Result<Self> {
         let listed = args.services.as_deref().map_or_else(|| Ok(Listed::default()), Listed::read)?;
         let rules = Rules::new(args.access.as_deref())?;
         let ca = Ca::open_or_create(&args.state_dir, &args.trust_domain)?;
         let (credentials, svid) = Credentials::new(&ca)?;
         let store = Store::open(&args.state_dir, &args.trust_domain)?;
+        let (ca, credentials) = (Arc::new(ca), Arc::new(credentials));
+        let backup = platform.backup();
+        let on_platform = platform.start(&ca, &credentials, &store, stopping.clone()).await?;
         let (saved, hosts) = store.load()?;
         let claims = Claims::new(listed.claims, listed.unlisted, saved.pinned).with_unlisted_of(listed.unlisted_of);
-        let (ca, credentials) = (Arc::new(ca), Arc::new(credentials));
-        let stopping = CancellationToken::new();
-        let backup = platform.backup();
-        let (cluster, on_platform) = platform.start(&ca, &credentials, stopping.clone()).await;
         // After that: from here on, sidecars have a limited time to announce themselves.
         let directory = Directory::new(args.trust_domain.clone(), listed.visibility, claims, hosts);
         if let Some(mesh) = listed.mesh {
@@ -162,7 +175,6 @@ impl ControlPlane {
             state_dir: args.state_dir.clone(),
             directory,
             rules: Arc::new(rules),
-            cluster,
             on_platform,
             stopping,
             store: Arc::new(store),
@@ -177,7 +189,7 @@ impl ControlPlane {
     /// In a cluster that a test makes.
     #[cfg(test)]
     pub(crate) fn in_cluster(self, cluster: Arc<Cluster>) -> Self {
-        Self { cluster: Some(cluster), ..self }
+        Self { on_platform: Started { cluster: Some(cluster), ..self.on_platform }, ..self }
     }
 
     #[cfg(test)]
@@ -194,8 +206,7 @@ impl ControlPlane {
             state_dir,
             directory,
             rules,
-            cluster,
-            on_platform,
+            on_platform: Started { cluster, beside, at_last },
             stopping,
             store,
             backup,
@@ -225,7 +236,7 @@ impl ControlPlane {
             let dashboard = async { dashboard.await.context("the dashboard failed") };
             let grpc = grpc::serve(grpc, parts, budget, stopping.clone());
             let grpc = async { grpc.await.context("the gRPC port failed") };
-            tokio::try_join!(grpc, dashboard, on_platform).map(|_| ())
+            tokio::try_join!(grpc, dashboard, beside).map(|_| ())
         };
         let time_limit = async {
             stop.cancelled().await;
@@ -254,6 +265,7 @@ impl ControlPlane {
         };
         last.cancel();
         kept(keeping).await;
+        at_last.await;
         result?;
         tracing::info!("stopped");
         Ok(())
@@ -314,12 +326,14 @@ mod tests {
         let args = OfTest::parse_from(flags).args;
         let never = Platform::Made(Box::pin(std::future::pending()));
         let told = tokio::time::sleep(Duration::from_secs(1));
-        let living = live(ControlPlane::on(never, &args, Budget::of_files(1 << 20)), told);
+        let stopping = CancellationToken::new();
+        let bind = ControlPlane::on(never, &args, Budget::of_files(1 << 20), stopping.clone());
+        let living = live(bind, told, stopping);
         timeout(Duration::from_secs(2), living).await.expect("it waits on").unwrap();
         // It has bound nothing yet: its time in which sidecars announce themselves has not begun.
         let known = Platform::Made(Box::pin(tokio::time::sleep(Duration::from_secs(3600))));
         let before = tokio::time::Instant::now();
-        let bound = ControlPlane::on(known, &args, Budget::of_files(1 << 20)).await.unwrap();
+        let bound = ControlPlane::on(known, &args, Budget::of_files(1 << 20), CancellationToken::new()).await.unwrap();
         assert!(before.elapsed() >= Duration::from_secs(3600));
         let stop = CancellationToken::new();
         stop.cancel();

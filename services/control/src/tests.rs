@@ -92,10 +92,12 @@ impl Running {
             kubernetes: false,
             webhook: None,
             inject_config: None,
+            pod: None,
+            health: None,
             trust_domain: "weft.test".parse().unwrap(),
             log_format: LogFormat::Text,
         };
-        let control_plane = ControlPlane::bind(&args, budget).await.unwrap();
+        let control_plane = ControlPlane::bind(&args, budget, CancellationToken::new()).await.unwrap();
         let control_plane = match cluster {
             Some(cluster) => control_plane.in_cluster(cluster),
             None => control_plane,

@@ -4,10 +4,12 @@
 //! - [`tokens`]: reviews of tokens.
 //! - [`secret`]: the CA, which is kept in a Secret.
 //! - [`claims`]: the claims, which are kept in a ConfigMap.
+//! - [`lease`]: which of several control planes acts.
 //! - [`trust`]: the trust bundle, as a ConfigMap where pods get a sidecar, and in the webhook's configuration.
 //! - [`webhook`]: the port that adds sidecars to pods.
 
 mod claims;
+mod lease;
 mod secret;
 mod tokens;
 mod trust;
@@ -21,7 +23,8 @@ use kube::{Client, Config};
 use tokio::sync::watch::Receiver;
 use weft_mesh::{identity::TrustDomain, tls::TrustBundle};
 
-use self::{tokens::Reviewer, watch::Watches};
+pub(crate) use self::lease::Lease;
+use self::{lease::Held, tokens::Reviewer, watch::Watches};
 use super::{cluster::Cluster, workloads::Workloads};
 use crate::claims::store::{Backup, Store};
 
@@ -73,9 +76,14 @@ impl Api {
         claims::restore(&self.0, store).await
     }
 
-    /// The ConfigMap with the claims.
-    pub(crate) fn claims(&self) -> Arc<dyn Backup> {
-        Arc::new(claims::InConfigMap::new(self.0.clone()))
+    /// The ConfigMap with the claims, which only who acts may write.
+    pub(crate) fn claims(&self, held: Option<Held>) -> Arc<dyn Backup> {
+        Arc::new(claims::InConfigMap::new(self.0.clone(), held))
+    }
+
+    /// The Lease of the control plane that acts, for this pod.
+    pub(crate) fn lease(&self, pod: &str) -> Lease {
+        Lease::new(&self.0, pod)
     }
 
     /// Begins to watch. Returns when all that is there now is known, so that nothing counts as missing that is only not

@@ -101,6 +101,7 @@ fn places(values: &Values) -> Vec<(&'static str, String)> {
     vec![
         ("version", quoted(env!("CARGO_PKG_VERSION"))),
         ("image", quoted(&control.image)),
+        ("replicas", control.replicas.to_string()),
         ("image_pull_policy", sidecars.image_pull_policy.to_string()),
         ("trust_domain", sidecars.trust_domain.to_string()),
         ("log_format", sidecars.log_format.to_string()),

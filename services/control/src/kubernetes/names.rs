@@ -3,6 +3,13 @@
 /// The namespace of the control plane.
 pub const NAMESPACE: &str = "weft";
 
+/// The label of the control plane's pod that acts: [`LEADER`]. The Service `control` leads to it alone.
+pub const LABEL_ROLE: &str = "weft.dev/role";
+/// The value of [`LABEL_ROLE`].
+pub const LEADER: &str = "leader";
+/// The Service by which the API server calls the webhook, of any control plane.
+pub const WEBHOOK_SERVICE: &str = "control-webhook";
+
 /// The label of a namespace or a pod that says whether pods get a sidecar: [`ENABLED`] or [`DISABLED`]. The pod's wins.
 pub const LABEL_INJECT: &str = "weft.dev/inject";
 /// A value of [`LABEL_INJECT`].

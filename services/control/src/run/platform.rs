@@ -8,13 +8,22 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Args,
     authority::{ca::Ca, credentials::Credentials},
-    claims::store::Backup,
+    claims::store::{Backup, Store},
     kubernetes::cluster::Cluster,
 };
 #[cfg(feature = "kubernetes")]
-use crate::{
-    claims::store::Store,
-    kubernetes::api::{Api, webhook::Webhook},
+use {
+    super::health::{self, Standing},
+    crate::kubernetes::api::{
+        Api, Lease,
+        webhook::{Webhook, lingered},
+    },
+    anyhow::Context as _,
+    std::net::SocketAddr,
+    tokio::{
+        net::TcpListener,
+        sync::{mpsc, watch},
+    },
 };
 
 /// See the module.
@@ -30,7 +39,10 @@ pub(super) enum Platform {
 #[cfg(feature = "kubernetes")]
 pub(super) struct Kubernetes {
     api: Api,
-    webhook: Option<(tokio::net::TcpListener, crate::kubernetes::inject::Config)>,
+    webhook: Option<(TcpListener, crate::kubernetes::inject::Config)>,
+    health: Option<TcpListener>,
+    /// `None` if there is no other control plane.
+    lease: Option<Lease>,
 }
 
 /// What is done on other threads for this platform, whoever asks for it.
@@ -39,8 +51,14 @@ pub(super) const WORK_OF_WEBHOOK: usize = crate::kubernetes::api::webhook::WORK;
 #[cfg(not(feature = "kubernetes"))]
 pub(super) const WORK_OF_WEBHOOK: usize = 0;
 
-/// Runs beside the ports of the control plane; ends when it fails, or with them.
-pub(super) type Beside = BoxFuture<'static, anyhow::Result<()>>;
+/// What was started.
+pub(super) struct Started {
+    pub(super) cluster: Option<Arc<Cluster>>,
+    /// Runs beside the ports of the control plane; ends when it fails, or with them.
+    pub(super) beside: BoxFuture<'static, anyhow::Result<()>>,
+    /// What is done when all is saved: another control plane may act from then on.
+    pub(super) at_last: BoxFuture<'static, ()>,
+}
 
 impl Platform {
     #[cfg(not(feature = "kubernetes"))]
@@ -55,78 +73,158 @@ impl Platform {
     /// On Kubernetes: connects, and fills the state folder.
     #[cfg(feature = "kubernetes")]
     pub(super) async fn find(args: &Args) -> anyhow::Result<Self> {
-        use anyhow::Context as _;
         if !args.kubernetes {
             return Ok(Self::Any);
         }
         let webhook = match args.webhook {
             Some(address) => {
                 let config = Webhook::configuration(args.inject_config.as_deref())?;
-                let listener = tokio::net::TcpListener::bind(address).await;
-                Some((listener.with_context(|| format!("can't listen on {address} (--webhook)"))?, config))
+                Some((listen(address, "--webhook").await?, config))
             }
+            None => None,
+        };
+        let health = match args.health {
+            Some(address) => Some(listen(address, "--health").await?),
             None => None,
         };
         let api = Api::connect().await?;
         api.keep_ca(&args.state_dir, &args.trust_domain).await?;
-        api.restore_claims(&Store::open(&args.state_dir, &args.trust_domain)?).await?;
-        Ok(Self::Kubernetes(Box::new(Kubernetes { api, webhook })))
+        let lease = args.pod.as_deref().map(|pod| api.lease(pod));
+        Ok(Self::Kubernetes(Box::new(Kubernetes { api, webhook, health, lease })))
     }
 
     /// Where the claims are kept as well, if the state folder does not outlive this process.
     pub(super) fn backup(&self) -> Option<Arc<dyn Backup>> {
         match self {
             #[cfg(feature = "kubernetes")]
-            Self::Kubernetes(kubernetes) => Some(kubernetes.api.claims()),
+            Self::Kubernetes(kubernetes) => Some(kubernetes.api.claims(kubernetes.lease.as_ref().map(Lease::held))),
             _ => None,
         }
     }
 
-    /// Starts what belongs to the platform. On Kubernetes it returns when the cluster is known.
+    /// Starts what belongs to the platform. On Kubernetes it returns when the cluster is known and this control plane is the
+    /// one that acts; then the store has the claims of the one before.
+    ///
+    /// # Errors
+    /// The kept claims can't be used, or `stopping` was cancelled meanwhile.
     pub(super) async fn start(
         self,
         ca: &Arc<Ca>,
         credentials: &Credentials,
+        store: &Store,
         stopping: CancellationToken,
-    ) -> (Option<Arc<Cluster>>, Beside) {
+    ) -> anyhow::Result<Started> {
         match self {
             Self::Any => {
-                let _ = (ca, credentials);
-                (None, Box::pin(until(stopping)))
+                let _ = (ca, credentials, store);
+                Ok(Started { cluster: None, beside: Box::pin(until(stopping)), at_last: Box::pin(async {}) })
             }
             #[cfg(test)]
             Self::Made(known) => {
-                known.await;
-                (None, Box::pin(until(stopping)))
+                tokio::select! {
+                    () = known => {}
+                    () = stopping.cancelled() => anyhow::bail!("it was told to stop"),
+                }
+                Ok(Started { cluster: None, beside: Box::pin(until(stopping)), at_last: Box::pin(async {}) })
             }
             #[cfg(feature = "kubernetes")]
-            Self::Kubernetes(kubernetes) => {
-                let Kubernetes { api, webhook } = *kubernetes;
-                let keeping = api.keep_trust(credentials.bundle());
-                let ca = Arc::clone(ca);
-                let stopped = stopping.clone();
-                let answering = async move {
-                    match webhook {
-                        Some((listener, config)) => {
-                            Webhook { listener, config }.serve(&ca, stopped.cancelled_owned()).await
-                        }
-                        None => until(stopped).await,
-                    }
-                };
-                let answering = tokio::spawn(answering);
-                let keeping = tokio::spawn(keeping);
-                let (cluster, watches) = api.watch().await;
-                tracing::info!("knows the pods, Services and EndpointSlices of the cluster");
-                let beside = async move {
-                    let _watches = watches;
-                    let answered = answering.await;
-                    keeping.abort();
-                    answered?
-                };
-                (Some(Arc::new(cluster)), Box::pin(beside))
-            }
+            Self::Kubernetes(kubernetes) => kubernetes.start(ca, credentials, store, stopping).await,
         }
     }
+}
+
+#[cfg(feature = "kubernetes")]
+impl Kubernetes {
+    async fn start(
+        self,
+        ca: &Arc<Ca>,
+        credentials: &Credentials,
+        store: &Store,
+        stopping: CancellationToken,
+    ) -> anyhow::Result<Started> {
+        let Self { api, webhook, health, lease } = self;
+        let (standing, seen) = watch::channel(Standing::Starts);
+        // These do the same in each control plane, whether it acts or stands by.
+        let (ca, stopped, stopped_too) = (Arc::clone(ca), stopping.clone(), stopping.clone());
+        let (failing, mut failed) = mpsc::channel(1);
+        let answering = tokio::spawn(async move {
+            let probes = async {
+                match health {
+                    Some(listener) => health::answer(listener, seen, lingered(stopped.clone())).await,
+                    None => stopped.cancelled().await,
+                }
+                anyhow::Ok(())
+            };
+            let pods = async {
+                match webhook {
+                    Some((listener, config)) => Webhook { listener, config }.serve(&ca, stopped.clone()).await,
+                    None => until(stopped.clone()).await,
+                }
+            };
+            if let Err(error) = tokio::try_join!(probes, pods) {
+                let _ = failing.send(error).await;
+            }
+        });
+        let keeping = tokio::spawn(api.keep_trust(credentials.bundle()));
+        let stands_by = || {
+            standing.send_replace(Standing::StandsBy);
+        };
+        let turn = async {
+            let watched = api.watch().await;
+            tracing::info!("knows the pods, Services and EndpointSlices of the cluster");
+            if let Some(lease) = &lease {
+                lease.acquire(stands_by).await;
+            }
+            watched
+        };
+        let (cluster, watches) = tokio::select! {
+            watched = turn => watched,
+            () = stopping.cancelled() => {
+                // The API server may be asking the webhook.
+                let _ = answering.await;
+                anyhow::bail!("it was told to stop");
+            }
+        };
+        // Only now: until then, another one wrote them.
+        api.restore_claims(store).await?;
+        // A task, as it goes on until all is saved.
+        let acting = lease.clone().map(|lease| tokio::spawn(async move { lease.keep().await }));
+        let renewing = acting.as_ref().map(tokio::task::JoinHandle::abort_handle);
+        let beside = async move {
+            let _watches = watches;
+            standing.send_replace(Standing::Acts);
+            let another_acts = async {
+                match acting {
+                    Some(acting) => acting.await.unwrap_or_else(anyhow::Error::from),
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = stopping.cancelled() => Ok(()),
+                Some(error) = failed.recv() => Err(error),
+                lost = another_acts => Err(lost),
+            }
+        };
+        let at_last = async move {
+            keeping.abort();
+            if let Some(renewing) = renewing {
+                renewing.abort();
+            }
+            if let Some(lease) = lease {
+                lease.release().await;
+            }
+            // The API server may still call the webhook here.
+            if stopped_too.is_cancelled() {
+                let _ = answering.await;
+            }
+        };
+        Ok(Started { cluster: Some(Arc::new(cluster)), beside: Box::pin(beside), at_last: Box::pin(at_last) })
+    }
+}
+
+#[cfg(feature = "kubernetes")]
+async fn listen(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("can't listen on {address} ({flag})"))
 }
 
 async fn until(stopping: CancellationToken) -> anyhow::Result<()> {

@@ -12,7 +12,7 @@ use kube::{
 };
 use tokio::time::{sleep, timeout};
 
-use super::{MANAGER, PAUSE, TIMEOUT};
+use super::{MANAGER, PAUSE, TIMEOUT, lease::Held};
 use crate::{
     claims::store::{Backup, Store},
     kubernetes::names::NAMESPACE,
@@ -55,11 +55,15 @@ fn put_back(found: ConfigMap, store: &Store) -> anyhow::Result<()> {
 }
 
 /// The ConfigMap.
-pub(super) struct InConfigMap(Api<ConfigMap>);
+pub(super) struct InConfigMap {
+    api: Api<ConfigMap>,
+    /// Whether this control plane may write, if there can be several.
+    held: Option<Held>,
+}
 
 impl InConfigMap {
-    pub(super) fn new(client: Client) -> Self {
-        Self(Api::namespaced(client, NAMESPACE))
+    pub(super) fn new(client: Client, held: Option<Held>) -> Self {
+        Self { api: Api::namespaced(client, NAMESPACE), held }
     }
 
     async fn write(&self, text: &str) -> anyhow::Result<()> {
@@ -68,19 +72,21 @@ impl InConfigMap {
             "the claims have {} bytes, and the ConfigMap {NAME} may have {MOST_BYTES}: release those that nobody needs",
             text.len()
         );
+        let is_ours = self.held.as_ref().is_none_or(Held::is_sure);
+        ensure!(is_ours, "the Lease is not renewed, so another control plane may keep them now");
         let params = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
-        match self.0.get_opt(NAME).await? {
+        match self.api.get_opt(NAME).await? {
             Some(mut found) => {
                 let before = found.data.get_or_insert_default().insert(KEY.to_owned(), text.to_owned());
                 if before.as_deref() != Some(text) {
                     // Fails if it has changed since it was read.
-                    self.0.replace(NAME, &params, &found).await?;
+                    self.api.replace(NAME, &params, &found).await?;
                 }
             }
             None => {
                 let metadata = ObjectMeta { name: Some(NAME.to_owned()), ..ObjectMeta::default() };
                 let data = Some(BTreeMap::from([(KEY.to_owned(), text.to_owned())]));
-                self.0.create(&params, &ConfigMap { metadata, data, ..ConfigMap::default() }).await?;
+                self.api.create(&params, &ConfigMap { metadata, data, ..ConfigMap::default() }).await?;
             }
         }
         Ok(())
@@ -190,7 +196,7 @@ mod tests {
         // At the first start in a cluster.
         restore(&client(&fake), &store).await.unwrap();
         assert_eq!(store.text().unwrap(), None);
-        let backup = InConfigMap::new(client(&fake));
+        let backup = InConfigMap::new(client(&fake), None);
         backup.put("one").await.unwrap();
         assert_eq!(fake.lock().unwrap().map.as_ref().unwrap()["data"], json!({KEY: "one"}));
         let found = map(json!({KEY: "one", "other": "is left alone"}));
@@ -208,7 +214,7 @@ mod tests {
     #[tokio::test]
     async fn claims_that_do_not_fit_leave_the_last_ones() {
         let fake = Arc::new(Mutex::new(Fake { map: Some(map(json!({KEY: "one"}))), ..Fake::default() }));
-        let error = InConfigMap::new(client(&fake)).put(&"x".repeat(MOST_BYTES + 1)).await.unwrap_err();
+        let error = InConfigMap::new(client(&fake), None).put(&"x".repeat(MOST_BYTES + 1)).await.unwrap_err();
         assert!(error.to_string().contains("release those that nobody needs"), "{error}");
         assert!(fake.lock().unwrap().asked.is_empty());
     }

@@ -9,13 +9,21 @@ mod bodies;
 use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use axum::{Extension, Json, Router, body::Body, extract::State, routing::post};
+use axum::{
+    Extension, Json, Router,
+    body::Body,
+    extract::{Request, State},
+    middleware::{Next, from_fn_with_state},
+    response::Response,
+    routing::post,
+};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use http::StatusCode;
+use http::{HeaderValue, StatusCode, Version, header};
 use rustls::ServerConfig;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::watch, task::spawn_blocking, time::sleep};
+use tokio_util::sync::CancellationToken;
 use weft_mesh::{
     http_server::{Ends, PortLimits, serve_tls},
     names::{is_label, shown, shown_up_to},
@@ -28,7 +36,7 @@ use crate::{
     authority::ca::Ca,
     kubernetes::{
         inject::{Config, Decision, Namespace, inject},
-        names::NAMESPACE,
+        names::{NAMESPACE, WEBHOOK_SERVICE},
     },
     log_limit::STRANGERS,
 };
@@ -40,6 +48,8 @@ const REFUSAL_CHARS: usize = 1_000;
 /// The life of its certificate, and how often it gets a new one.
 const LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
 const RENEWAL: Duration = Duration::from_secs(24 * 3600);
+/// How long the API server may take to learn that this pod ends.
+const LINGER: Duration = Duration::from_secs(5);
 /// The API server has few connections. Each may bring 1 MiB that waits for its turn: HTTP/2's window here.
 const LIMITS: PortLimits = PortLimits {
     connections: 64,
@@ -64,11 +74,11 @@ impl Webhook {
         Ok(file.map(Config::read).transpose()?.unwrap_or_default())
     }
 
-    /// Serves until `shutdown` completes.
+    /// Serves until `stopping` is cancelled, and [`LINGER`] longer.
     ///
     /// # Errors
     /// There is no certificate.
-    pub(crate) async fn serve(self, ca: &Ca, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+    pub(crate) async fn serve(self, ca: &Ca, stopping: CancellationToken) -> anyhow::Result<()> {
         let Self { listener, config } = self;
         let (renewed, tls) = watch::channel(tls(ca)?);
         let renewal = async {
@@ -83,16 +93,34 @@ impl Webhook {
                 }
             }
         };
+        let app = app(config).layer(from_fn_with_state(stopping.clone(), say_goodbye));
         tokio::select! {
-            () = serve_tls(listener, "the webhook", tls, LIMITS, app(config), (), shutdown) => Ok(()),
+            () = serve_tls(listener, "the webhook", tls, LIMITS, app, (), lingered(stopping)) => Ok(()),
             () = renewal => Ok(()),
         }
     }
 }
 
+/// Waits until this process is to end, and then for as long as others take to learn of it.
+pub(crate) async fn lingered(stopping: CancellationToken) {
+    stopping.cancelled().await;
+    sleep(LINGER).await;
+}
+
+/// A process that ends answers each request as the last one of its connection: the API server keeps connections of HTTP/1.1, and
+/// a pod can't be created if one is closed just when it sends a request.
+async fn say_goodbye(State(stopping): State<CancellationToken>, request: Request, next: Next) -> Response {
+    let version = request.version();
+    let mut response = next.run(request).await;
+    if stopping.is_cancelled() && version == Version::HTTP_11 {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
 /// A configuration with a fresh certificate for the name by which the API server calls the Service.
 fn tls(ca: &Ca) -> anyhow::Result<Arc<ServerConfig>> {
-    let name = format!("control.{NAMESPACE}.svc");
+    let name = format!("{WEBHOOK_SERVICE}.{NAMESPACE}.svc");
     let (leaf, key) = ca.certificate_for(&name, LIFE).context("the webhook gets no certificate")?;
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key));
     let config = ServerConfig::builder().with_no_client_auth();
@@ -171,7 +199,6 @@ fn refused(namespace: &str, why: &str) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use http::Request;
     use tower::ServiceExt as _;
 
     use super::*;
@@ -196,6 +223,19 @@ mod tests {
         assert_eq!((status, &response["allowed"], &response["uid"]), (StatusCode::OK, &json!(true), &json!("a-b")));
         let patch = BASE64_STANDARD.decode(response["patch"].as_str().unwrap()).unwrap();
         assert!(String::from_utf8(patch).unwrap().contains("weft-sidecar"));
+    }
+
+    #[tokio::test]
+    async fn a_control_plane_that_ends_says_so_to_the_api_server() {
+        let stopping = CancellationToken::new();
+        let app = app(Config::default()).layer(from_fn_with_state(stopping.clone(), say_goodbye));
+        let ask = async || {
+            let request = Request::post("/inject").body(Body::empty()).unwrap();
+            app.clone().oneshot(request).await.unwrap().headers().get(header::CONNECTION).cloned()
+        };
+        assert_eq!(ask().await, None);
+        stopping.cancel();
+        assert_eq!(ask().await.unwrap(), "close");
     }
 
     /// Anybody can send a review.

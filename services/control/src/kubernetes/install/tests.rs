@@ -45,7 +45,7 @@ fn equal_values_give_equal_manifests_that_are_yaml_and_hold_no_secret() {
     assert_eq!(rendered, manifests(&Values::read(&[], &[]).unwrap()));
     assert!(!rendered.contains("{{"), "each place has its value");
     let kinds: Vec<String> = documents(&rendered).iter().map(|node| text(node, &["kind"])).collect();
-    assert_eq!(kinds.len(), 15, "{kinds:?}");
+    assert_eq!(kinds.len(), 16, "{kinds:?}");
     assert_eq!(kinds[0], "Namespace");
     assert!(!kinds.contains(&"Secret".to_owned()) && !rendered.contains("PRIVATE KEY"));
     assert!(!rendered.lines().any(|line| line.trim_start().starts_with("caBundle:")), "the control plane sets it");
@@ -169,8 +169,8 @@ fn a_wrong_value_is_named_with_file_line_and_key() {
         ("trust: x\n", "weft.yaml:1: trust: unknown key; allowed: trust_domain,"),
         ("sidecar:\n  images: x\n", "weft.yaml:2: sidecar.images: unknown key; allowed: image, cpu_request"),
         (
-            "control: { replicas: 2 }\n",
-            "weft.yaml:1: control.replicas: found the number 2; allowed: 1, as control planes",
+            "control: { replicas: 0 }\n",
+            "weft.yaml:1: control.replicas: found the number 0; allowed: a whole number from 1 to 10",
         ),
         (
             "sidecar: { image: 'a b' }\n",
@@ -207,4 +207,14 @@ fn a_wrong_value_is_named_with_file_line_and_key() {
         assert!(found.contains(said), "{set}: {found}");
     }
     assert!(with(&["sidecar.cpu_request=2", "sidecar.cpu_limit=3"]).is_ok(), "only the whole counts");
+}
+
+#[test]
+fn a_second_control_plane_can_stand_by() {
+    let replicas = |values: &Values| text(&of_kind(&manifests(values), "Deployment"), &["spec", "replicas"]);
+    assert_eq!(replicas(&Values::default()), "1");
+    let preset = ("--ha".to_owned(), Values::HIGHLY_AVAILABLE.to_owned());
+    assert_eq!(replicas(&Values::read(std::slice::from_ref(&preset), &[]).unwrap()), "2");
+    let own = ("own.yaml".to_owned(), "control: { replicas: 3 }".to_owned());
+    assert_eq!(replicas(&Values::read(&[preset, own], &[]).unwrap()), "3");
 }

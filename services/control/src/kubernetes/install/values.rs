@@ -17,7 +17,7 @@ pub const KEYS: &[(&str, &str, &str)] = &[
     ("log_format", "text", "`text` or `json`, for the control plane and the sidecars"),
     ("sample_ratio", "0.01", "the share of new traces that is recorded, 0 to 1"),
     ("control.image", "weft/control:VERSION", "the control plane's image"),
-    ("control.replicas", "1", "how many control planes there are; only 1 is possible yet"),
+    ("control.replicas", "1", "how many control planes there are, 1 to 10: one acts, the others stand by"),
     ("control.dashboard_host", "[]", "further host names of the dashboard, as a list"),
     ("control.cpu_request", "50m", "what the control plane asks for"),
     ("control.cpu_limit", "1", "and its bound"),
@@ -52,6 +52,7 @@ pub struct Values {
 #[derive(Debug, Clone)]
 pub(super) struct Control {
     pub(super) image: String,
+    pub(super) replicas: i64,
     pub(super) dashboard_host: Vec<String>,
     pub(super) resources: Resources,
 }
@@ -63,6 +64,7 @@ impl Default for Values {
             sidecars: Config { otlp: vec!["http://control.weft.svc:15080".to_owned()], ..Config::default() },
             control: Control {
                 image: concat!("weft/control:", env!("CARGO_PKG_VERSION")).to_owned(),
+                replicas: 1,
                 dashboard_host: Vec::new(),
                 resources: Resources {
                     requests: Amounts { cpu: amount("50m"), memory: amount("64Mi") },
@@ -75,6 +77,9 @@ impl Default for Values {
 }
 
 impl Values {
+    /// The values, as a file, with which the control plane outlives the loss of a node: `weft install --ha`.
+    pub const HIGHLY_AVAILABLE: &str = "control: { replicas: 2 }";
+
     /// The defaults, changed by files of values (name and text) and then by single values (`KEY=VALUE`), in this order.
     ///
     /// # Errors
@@ -173,11 +178,7 @@ impl Control {
     fn take(&mut self, reader: &mut Reader<'_>, table: &Table<'_>) {
         put(&mut self.image, reader.parsed(table, "image", IMAGE, image));
         put(&mut self.dashboard_host, list(reader, table, "dashboard_host", "a host name", host));
-        if let Some(node) = table.get("replicas").filter(|node| !matches!(node.value, Value::Int(1))) {
-            let found = node.describe();
-            let text = format!("found {found}; allowed: 1, as control planes do not share yet what sidecars tell them");
-            reader.problem(node.line, &table.path("replicas"), text);
-        }
+        put(&mut self.replicas, reader.whole_number(table, "replicas", 1..=10, "").map(|number| number.value));
     }
 }
 
