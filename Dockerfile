@@ -1,9 +1,11 @@
-# The images of Weft: `sidecar`, `control` (the program `weft`), and `shop-NAME` for each service of the demo.
+# The images of Weft: `sidecar`, `control` (the program `weft`), `redirect` (`weft` with nftables), and `shop-NAME` for each
+# service of the demo.
 #
 #   docker build --target sidecar --tag weft/sidecar:0.1.0 .
 #
 # Each has one static program and an empty /tmp: no shell, no libraries, nothing of a distribution. It runs as the user
-# 65532, with a root file system that may be read-only. docs/kubernetes.md says more.
+# 65532, with a root file system that may be read-only. Only `redirect` has more: nft and its libraries, for root.
+# docs/kubernetes.md says more.
 #
 # With programs that were built outside, the build stage and its base image are not needed. Put them into target/static:
 #
@@ -55,6 +57,22 @@ FROM empty AS control
 LABEL org.opencontainers.image.title="weft-control" \
       org.opencontainers.image.description="The control plane and the command line of Weft"
 COPY --from=binaries /programs/weft /weft
+ENTRYPOINT ["/weft"]
+
+# nft, and what it needs of the distribution: the libraries that `ldd` names, and the loader.
+FROM docker.io/library/debian:12-slim AS nftables
+RUN set -eu; \
+    command -v nft >/dev/null || { apt-get update && apt-get install --yes --no-install-recommends nftables; }; \
+    mkdir -p /needed/usr/sbin; \
+    cp /usr/sbin/nft /needed/usr/sbin/; \
+    ldd /usr/sbin/nft | grep -o '/[^ ]* (0x' | cut -d' ' -f1 | xargs -I{} cp -L --parents {} /needed/
+
+FROM empty AS redirect
+LABEL org.opencontainers.image.title="weft-redirect" \
+      org.opencontainers.image.description="Redirects the connections of a pod through its sidecar"
+COPY --from=nftables /needed/ /
+COPY --from=binaries /programs/weft /weft
+USER 0:0
 ENTRYPOINT ["/weft"]
 
 FROM empty AS shop-auth

@@ -5,9 +5,9 @@
 
 mod iptables;
 mod nft;
-mod parse;
 #[cfg(test)]
 mod tests;
+mod user;
 
 use std::{
     io::Write,
@@ -16,9 +16,12 @@ use std::{
 
 use anyhow::{Context, bail, ensure};
 use clap::ValueEnum;
-use weft_mesh::names::port;
+use weft_mesh::{
+    names::port,
+    ranges::{Cidr, Ports},
+};
 
-use self::parse::{Cidr, Ports, Uid};
+use self::user::Uid;
 
 /// The flags of `weft redirect`.
 #[derive(Debug, Clone, clap::Args)]

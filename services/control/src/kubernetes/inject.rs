@@ -5,15 +5,18 @@
 //!
 //! - `config`: the file `inject.yaml`, with what all sidecars have in common.
 //! - `pod`: reads a pod; `skip` says which pods are left alone.
-//! - `settings`: what the pod's annotations and ports say about its sidecar, with amounts in `quantity`.
+//! - `settings`: what the pod's `annotations` and ports say about its sidecar, with amounts in `quantity`.
+//! - `redirect`: the init container that has the pod's connections redirected to the sidecar.
 //! - `sidecar`: the container and its volumes; `environment`: what the application's containers get.
 //! - `patch`: the operations.
 
+mod annotations;
 mod config;
 mod environment;
 mod patch;
 mod pod;
 mod quantity;
+mod redirect;
 mod settings;
 mod sidecar;
 mod skip;
@@ -23,7 +26,7 @@ mod tests;
 
 use serde_json::{Value, json};
 
-pub(super) use self::config::{amount, is_image};
+pub(super) use self::config::{amount, enabled, is_image};
 pub use self::{
     config::{Amounts, Config, LEAST_MEMORY_LIMIT, PullPolicy, Resources},
     pod::Error,
@@ -56,11 +59,20 @@ pub fn inject(config: &Config, namespace: &Namespace, pod: &Value) -> Result<Dec
         return Ok(Decision::Skip(reason));
     }
     sidecar::check_mounts(&pod)?;
+    let has_sidecar = pod.has_sidecar()?;
     let mut patch = Patch::default();
     // First, while the indices of the pod's own init containers are still those that the pod has.
     environment::add(&pod, &mut patch)?;
-    if !pod.has_sidecar()? {
+    if has_sidecar {
+        if redirect::is_redirected(&pod)? {
+            redirect::check_users(&pod)?;
+        }
+    } else {
         let settings = Settings::read(config, &pod)?;
+        if settings.redirect.is_some() {
+            redirect::check_name(&pod)?;
+            redirect::check_users(&pod)?;
+        }
         sidecar::add(config, &settings, &pod, &mut patch)?;
         patch.set(pod.value(), &["metadata", "annotations"], annotation::INJECTED, json!(env!("CARGO_PKG_VERSION")));
     }

@@ -12,13 +12,15 @@ pub const WEBHOOK_SERVICE: &str = "control-webhook";
 
 /// The label of a namespace or a pod that says whether pods get a sidecar: [`ENABLED`] or [`DISABLED`]. The pod's wins.
 pub const LABEL_INJECT: &str = "weft.dev/inject";
-/// A value of [`LABEL_INJECT`].
+/// A value of [`LABEL_INJECT`] and [`annotation::REDIRECT`].
 pub const ENABLED: &str = "enabled";
-/// A value of [`LABEL_INJECT`].
+/// A value of [`LABEL_INJECT`] and [`annotation::REDIRECT`].
 pub const DISABLED: &str = "disabled";
 
 /// The container that is added to a pod.
 pub const CONTAINER: &str = "weft-sidecar";
+/// The init container that has a pod's connections redirected to its sidecar.
+pub const CONTAINER_REDIRECT: &str = "weft-redirect";
 /// The volume with the service account token that proves to the control plane who the sidecar is.
 pub const VOLUME_TOKEN: &str = "weft-token";
 /// The volume with the trust bundle.
@@ -42,6 +44,16 @@ pub mod annotation {
     pub const PROTOCOL: &str = "weft.dev/protocol";
     /// How the sidecar asks whether the application is up.
     pub const HEALTH: &str = "weft.dev/health";
+    /// Whether the pod's connections are redirected to its sidecar: [`super::ENABLED`] or [`super::DISABLED`].
+    pub const REDIRECT: &str = "weft.dev/redirect";
+    /// Ports at which others reach the pod without its sidecar.
+    pub const EXCLUDE_INBOUND_PORTS: &str = "weft.dev/exclude-inbound-ports";
+    /// Ports to which the pod connects without its sidecar.
+    pub const EXCLUDE_OUTBOUND_PORTS: &str = "weft.dev/exclude-outbound-ports";
+    /// Networks to which the pod connects without its sidecar.
+    pub const EXCLUDE_OUTBOUND_RANGES: &str = "weft.dev/exclude-outbound-ranges";
+    /// What happens to redirected connections that leave the mesh.
+    pub const OUTSIDE: &str = "weft.dev/outside";
     /// The format of the sidecar's log lines.
     pub const LOG_FORMAT: &str = "weft.dev/log-format";
     /// What all connections of the sidecar may hold together.
@@ -64,6 +76,11 @@ pub mod annotation {
         PORT,
         PROTOCOL,
         HEALTH,
+        REDIRECT,
+        EXCLUDE_INBOUND_PORTS,
+        EXCLUDE_OUTBOUND_PORTS,
+        EXCLUDE_OUTBOUND_RANGES,
+        OUTSIDE,
         DRAIN_SECONDS,
         SAMPLE_RATIO,
         LOG_FORMAT,

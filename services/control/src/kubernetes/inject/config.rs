@@ -2,7 +2,9 @@
 //!
 //! ```yaml
 //! sidecar_image: weft/sidecar:0.1.0
+//! redirect_image: weft/redirect:0.1.0
 //! image_pull_policy: IfNotPresent            # Always, IfNotPresent, Never
+//! redirect: disabled                         # enabled, disabled; a pod's annotation wins
 //! control_plane: https://control.weft.svc:15010
 //! trust_domain: weft.local
 //! otlp: http://control.weft.svc:15080        # or a list; default: spans go nowhere
@@ -23,11 +25,16 @@ use weft_mesh::{
     telemetry::{ExportTarget, LogFormat},
 };
 
-use super::{super::names::NAMESPACE, quantity::Quantity};
+use super::{
+    super::names::{DISABLED, ENABLED, NAMESPACE},
+    quantity::Quantity,
+};
 
 const ROOT_KEYS: &[&str] = &[
     "sidecar_image",
+    "redirect_image",
     "image_pull_policy",
+    "redirect",
     "control_plane",
     "trust_domain",
     "otlp",
@@ -50,8 +57,12 @@ const AMOUNT: &str = "an amount such as 500m, 2, 256Mi or 1.5Gi";
 pub struct Config {
     /// The image of the sidecar.
     pub sidecar_image: String,
+    /// The image of the container that redirects connections.
+    pub redirect_image: String,
     /// When nodes pull it.
     pub image_pull_policy: PullPolicy,
+    /// Whether the connections of pods are redirected to their sidecars, unless an annotation of the pod says otherwise.
+    pub redirect: bool,
     /// Where sidecars reach the control plane.
     pub control_plane: String,
     /// The trust domain of the mesh.
@@ -101,7 +112,9 @@ impl Default for Config {
         let milli = |count: u16| Quantity::of_milli(count);
         Self {
             sidecar_image: concat!("weft/sidecar:", env!("CARGO_PKG_VERSION")).to_owned(),
+            redirect_image: concat!("weft/redirect:", env!("CARGO_PKG_VERSION")).to_owned(),
             image_pull_policy: PullPolicy::IfNotPresent,
+            redirect: false,
             control_plane: format!("https://control.{NAMESPACE}.svc:{}", port::CONTROL),
             trust_domain: "weft.local".parse().expect("a trust domain"),
             otlp: Vec::new(),
@@ -143,10 +156,12 @@ impl Config {
         let amounts =
             |of: &Amounts| format!("{{ cpu: {}, memory: {} }}", text(of.cpu.as_str()), text(of.memory.as_str()));
         format!(
-            "sidecar_image: {}\nimage_pull_policy: {}\ncontrol_plane: {}\ntrust_domain: {}\notlp: {}\nsample_ratio: {}\n\
+            "sidecar_image: {}\nredirect_image: {}\nimage_pull_policy: {}\nredirect: {}\ncontrol_plane: {}\ntrust_domain: {}\notlp: {}\nsample_ratio: {}\n\
              log_format: {}\nresources:\n  requests: {}\n  limits: {}\n",
             text(&self.sidecar_image),
+            text(&self.redirect_image),
             self.image_pull_policy,
+            if self.redirect { ENABLED } else { DISABLED },
             text(&self.control_plane),
             text(self.trust_domain.as_str()),
             json!(self.otlp),
@@ -190,6 +205,8 @@ fn read_root(reader: &mut Reader<'_>, root: &Node) -> Option<Config> {
     let table = reader.table("", root, ROOT_KEYS)?;
     set(&mut config.sidecar_image, reader.parsed(&table, "sidecar_image", IMAGE, image));
     set(&mut config.image_pull_policy, reader.parsed(&table, "image_pull_policy", PULL_POLICIES, str::parse));
+    set(&mut config.redirect_image, reader.parsed(&table, "redirect_image", IMAGE, image));
+    set(&mut config.redirect, reader.parsed(&table, "redirect", "enabled, disabled", enabled));
     set(&mut config.control_plane, reader.parsed(&table, "control_plane", ADDRESS, address));
     set(&mut config.trust_domain, reader.parsed(&table, "trust_domain", "a trust domain, as weft.local", str::parse));
     set(&mut config.sample_ratio, reader.share(&table, "sample_ratio"));
@@ -219,6 +236,15 @@ fn image(text: &str) -> Result<String, String> {
         Ok(text.to_owned())
     } else {
         Err(format!("found the text {:?}; allowed: {IMAGE}", shown(text)))
+    }
+}
+
+/// Whether something is on by default.
+pub(in crate::kubernetes) fn enabled(text: &str) -> Result<bool, String> {
+    match text {
+        ENABLED => Ok(true),
+        DISABLED => Ok(false),
+        other => Err(format!("found the text {:?}; allowed: {ENABLED}, {DISABLED}", shown(other))),
     }
 }
 

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use weft_mesh::names::port;
 
 use super::{
-    super::names::CONTAINER,
+    super::names::{CONTAINER, CONTAINER_REDIRECT},
     patch::Patch,
     pod::{Error, Pod},
 };
@@ -12,7 +12,7 @@ use super::{
 /// Adds them to each container that does not have them: before its own, so that these may refer to them (`$(NAME)`).
 pub(super) fn add(pod: &Pod<'_>, patch: &mut Patch) -> Result<(), Error> {
     for container in pod.all_containers()? {
-        if container.has_name(CONTAINER) {
+        if container.has_name(CONTAINER) || container.has_name(CONTAINER_REDIRECT) {
             continue;
         }
         let own = container.env()?;

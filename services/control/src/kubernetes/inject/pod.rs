@@ -177,6 +177,11 @@ impl<'a> Container<'a> {
         self.value.get("name").and_then(Value::as_str) == Some(name)
     }
 
+    /// A field of it.
+    pub(super) fn get(&self, key: &str) -> Option<&'a Value> {
+        get(self.value, key)
+    }
+
     /// Whether it looks like what [`super::sidecar`] adds: a native sidecar of that name.
     pub(super) fn is_sidecar(&self) -> bool {
         let is_native = self.value.get("restartPolicy").and_then(Value::as_str) == Some("Always");

@@ -2,15 +2,17 @@
 
 use serde_json::json;
 use weft_mesh::{
-    names::{closest, is_label, port},
+    names::{is_label, port},
     telemetry::LogFormat,
 };
 
 use super::{
-    super::names::{LABEL_INJECT, annotation},
+    super::names::annotation,
+    annotations::{field, only_known, parsed},
     config::{Amounts, Config, LEAST_MEMORY_LIMIT, Resources},
     pod::{Error, PORTS, Pod, Port},
     quantity::Quantity,
+    redirect::Redirect,
 };
 
 /// The ports of a sidecar, with room for those of later versions. A pod's containers share one network, so that the
@@ -34,6 +36,8 @@ const MEMORY_BESIDE: u64 = 32 << 20;
 pub(super) struct Settings {
     /// What others call. Without it, the sidecar only carries outgoing calls.
     pub(super) app: Option<App>,
+    /// How the pod's connections get to the sidecar, if they are redirected.
+    pub(super) redirect: Option<Redirect>,
     pub(super) log_format: LogFormat,
     /// What all connections of the sidecar may hold together, in bytes.
     pub(super) memory: u64,
@@ -68,6 +72,7 @@ impl Settings {
         let is_share = |text: &str| text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
         Ok(Self {
             app: app(pod)?,
+            redirect: Redirect::read(config, pod)?,
             log_format: parsed(pod, annotation::LOG_FORMAT, "text, json", is_format)?.unwrap_or(config.log_format),
             memory: memory(pod, resources.limits.memory.units())?,
             drain_seconds: drain_seconds(pod)?,
@@ -76,37 +81,6 @@ impl Settings {
             resources,
         })
     }
-}
-
-/// The value of an annotation, as `read` reads it.
-fn parsed<T>(
-    pod: &Pod<'_>,
-    key: &str,
-    allowed: &str,
-    read: impl FnOnce(&str) -> Option<T>,
-) -> Result<Option<T>, Error> {
-    let Some(text) = pod.annotation(key)? else { return Ok(None) };
-    match read(text) {
-        Some(value) => Ok(Some(value)),
-        None => Err(Error::found(field(key), &json!(text), allowed)),
-    }
-}
-
-fn field(annotation: &str) -> String {
-    format!("metadata.annotations[{annotation}]")
-}
-
-/// A misspelt annotation must not be ignored.
-fn only_known(pod: &Pod<'_>) -> Result<(), Error> {
-    let known = |key: &str| annotation::SETTINGS.contains(&key) || key == annotation::INJECTED;
-    let Some(key) = pod.annotations().find(|key| key.starts_with("weft.dev/") && !known(key)) else { return Ok(()) };
-    let hint = match closest(key, annotation::SETTINGS.iter().copied()) {
-        _ if key == LABEL_INJECT => " (it is a label)".to_owned(),
-        Some(near) => format!(" (did you mean `{near}`?)"),
-        None => String::new(),
-    };
-    let allowed = annotation::SETTINGS.join(", ");
-    Err(Error::new(field(key), format!("unknown annotation; allowed: {allowed}{hint}")))
 }
 
 /// The service account is the sidecar's identity, and names its service.

@@ -8,6 +8,7 @@ use super::{
     config::{Amounts, Config},
     patch::Patch,
     pod::{Error, Pod},
+    redirect,
     settings::{Protocol, Settings},
 };
 
@@ -15,7 +16,7 @@ const TRUST_DIR: &str = "/var/run/weft/trust";
 const TOKEN_DIR: &str = "/var/run/weft/token";
 /// The program in the image, which has nothing else in it.
 const PROGRAM: &str = "/weft-sidecar";
-/// The user that the sidecar runs as.
+/// The user that the sidecar runs as if the pod is not redirected.
 const UID: u32 = 65_532;
 /// How long a token is good for. The kubelet replaces it in time.
 const TOKEN_SECONDS: u32 = 3_600;
@@ -37,7 +38,8 @@ pub(super) fn check_mounts(pod: &Pod<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Adds the container before all others, so that the pod's own init containers can call, and its volumes.
+/// Adds the container before all others, so that the pod's own init containers can call, and its volumes. Only the one
+/// that redirects comes before it.
 pub(super) fn add(config: &Config, settings: &Settings, pod: &Pod<'_>, patch: &mut Patch) -> Result<(), Error> {
     for (index, volume) in pod.spec_list("volumes")?.iter().enumerate() {
         let name = volume.get("name").unwrap_or(&Value::Null);
@@ -46,13 +48,16 @@ pub(super) fn add(config: &Config, settings: &Settings, pod: &Pod<'_>, patch: &m
             return Err(Error::found(format!("spec.volumes[{index}].name"), name, allowed));
         }
     }
-    patch.prepend(pod.value(), &["spec", "initContainers"], vec![container(config, settings)]);
+    let mut containers = Vec::from_iter(settings.redirect.as_ref().map(|redirect| redirect.container(config)));
+    containers.push(container(config, settings));
+    patch.prepend(pod.value(), &["spec", "initContainers"], containers);
     patch.append(pod.value(), &["spec", "volumes"], volumes());
     Ok(())
 }
 
 fn container(config: &Config, settings: &Settings) -> Value {
     let get = |path: &str| json!({ "path": path, "port": port::METRICS });
+    let uid = if settings.redirect.is_some() { redirect::SIDECAR_UID } else { UID };
     json!({
         "name": CONTAINER,
         "image": config.sidecar_image,
@@ -77,8 +82,8 @@ fn container(config: &Config, settings: &Settings) -> Value {
             "privileged": false,
             "readOnlyRootFilesystem": true,
             "runAsNonRoot": true,
-            "runAsUser": UID,
-            "runAsGroup": UID,
+            "runAsUser": uid,
+            "runAsGroup": uid,
             "seccompProfile": { "type": "RuntimeDefault" },
         },
         "volumeMounts": [
@@ -121,6 +126,10 @@ fn variables(config: &Config, settings: &Settings) -> Vec<Value> {
         value("WEFT_SAMPLE_RATIO", settings.sample_ratio.to_string()),
         value("WEFT_LOG_FORMAT", settings.log_format.to_string()),
     ]);
+    if let Some(redirect) = &settings.redirect {
+        variables.push(value("WEFT_INTERCEPT", true.to_string()));
+        variables.extend(redirect.outside.map(|outside| value("WEFT_OUTSIDE", outside.to_owned())));
+    }
     if !config.otlp.is_empty() {
         variables.push(value("WEFT_OTLP", config.otlp.join(",")));
     }

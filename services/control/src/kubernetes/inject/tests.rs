@@ -4,6 +4,7 @@ use super::{Config, Decision, Error, Namespace, Reason, inject};
 
 mod hostile;
 mod properties;
+mod redirect;
 
 fn shop() -> Namespace {
     Namespace::enabled("shop")

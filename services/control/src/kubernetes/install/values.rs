@@ -12,7 +12,7 @@ use crate::kubernetes::inject::{self, Amounts, Config, LEAST_MEMORY_LIMIT, PullP
 /// Every key, with its default and what it is.
 pub const KEYS: &[(&str, &str, &str)] = &[
     ("trust_domain", "weft.local", "the trust domain of the mesh's identities"),
-    ("image_pull_policy", "IfNotPresent", "`Always`, `IfNotPresent` or `Never`, for both images"),
+    ("image_pull_policy", "IfNotPresent", "`Always`, `IfNotPresent` or `Never`, for all images"),
     ("otlp", "[http://control.weft.svc:15080]", "where sidecars send spans, as a list; `[]` is nowhere"),
     ("log_format", "text", "`text` or `json`, for the control plane and the sidecars"),
     ("sample_ratio", "0.01", "the share of new traces that is recorded, 0 to 1"),
@@ -28,13 +28,21 @@ pub const KEYS: &[(&str, &str, &str)] = &[
     ("sidecar.cpu_limit", "1", "and its bound"),
     ("sidecar.memory_request", "32Mi", "what each sidecar asks for"),
     ("sidecar.memory_limit", "256Mi", "and its bound, from 32Mi on"),
+    (
+        "redirect.default",
+        "disabled",
+        "`enabled` or `disabled`: whether pods are redirected; a pod's annotation overrides it",
+    ),
+    ("redirect.image", "weft/redirect:VERSION", "the image of the container that redirects"),
 ];
 
 const ROOT: &[&str] =
-    &["trust_domain", "image_pull_policy", "otlp", "log_format", "sample_ratio", "control", "sidecar"];
+    &["trust_domain", "image_pull_policy", "otlp", "log_format", "sample_ratio", "control", "sidecar", "redirect"];
 const CONTROL: &[&str] =
     &["image", "replicas", "dashboard_host", "cpu_request", "cpu_limit", "memory_request", "memory_limit"];
 const SIDECAR: &[&str] = &["image", "cpu_request", "cpu_limit", "memory_request", "memory_limit"];
+
+const REDIRECT: &[&str] = &["default", "image"];
 
 const IMAGE: &str = "the name of an image, as registry.example/weft/sidecar:1.2.3";
 
@@ -139,6 +147,12 @@ impl Values {
             reader.must_have_values(&table, SIDECAR);
             put(&mut sidecars.sidecar_image, reader.parsed(&table, "image", IMAGE, image));
             amounts(reader, &table, &mut sidecars.resources, given);
+        }
+        let redirect = table.get("redirect").and_then(|node| reader.table("redirect", node, REDIRECT));
+        if let Some(table) = redirect {
+            reader.must_have_values(&table, REDIRECT);
+            put(&mut sidecars.redirect, reader.parsed(&table, "default", "enabled, disabled", inject::enabled));
+            put(&mut sidecars.redirect_image, reader.parsed(&table, "image", IMAGE, image));
         }
     }
 

@@ -1,26 +1,37 @@
-//! The values of the flags: ports, networks and users.
+//! Ports and networks as flags and annotations name them: `80`, `8000-8100`, `10.0.0.0/8`.
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
 /// Ports from the first to the last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Ports {
-    pub(super) first: u16,
-    pub(super) last: u16,
+pub struct Ports {
+    /// At least 1.
+    pub first: u16,
+    /// Not less than the first.
+    pub last: u16,
 }
 
 impl Ports {
-    pub(super) fn one(port: u16) -> Self {
+    /// A single port.
+    pub fn one(port: u16) -> Self {
         Self { first: port, last: port }
     }
 
-    pub(super) fn holds(self, port: u16) -> bool {
+    /// Whether a port is one of them.
+    pub fn holds(self, port: u16) -> bool {
         (self.first..=self.last).contains(&port)
     }
 
     /// With this character between the two numbers.
-    pub(super) fn text(self, between: char) -> String {
+    pub fn text(self, between: char) -> String {
         if self.first == self.last { self.first.to_string() } else { format!("{}{between}{}", self.first, self.last) }
+    }
+}
+
+/// As it is read.
+impl fmt::Display for Ports {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text('-'))
     }
 }
 
@@ -39,10 +50,11 @@ impl FromStr for Ports {
     }
 }
 
-/// A network.
+/// A network, whose addresses have the same first bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Cidr {
-    pub(super) address: IpAddr,
+pub struct Cidr {
+    /// The first address.
+    pub address: IpAddr,
     prefix: u8,
 }
 
@@ -90,22 +102,28 @@ impl Cidr {
     }
 }
 
-/// The number of a user.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Uid(pub(super) u32);
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl FromStr for Uid {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if let Ok(number) = text.parse() {
-            return Ok(Self(number));
+    #[test]
+    fn what_is_read_is_shown_the_same() {
+        for text in ["80", "8000-8100", "1-65535"] {
+            assert_eq!(text.parse::<Ports>().unwrap().to_string(), text);
         }
-        let users = std::fs::read_to_string("/etc/passwd").map_err(|e| format!("/etc/passwd: {e}"))?;
-        let of_line = |line: &str| {
-            let mut fields = line.split(':');
-            (fields.next()? == text).then(|| fields.nth(1)?.parse().ok())?
-        };
-        users.lines().find_map(of_line).map(Self).ok_or_else(|| format!("this host has no user `{text}`"))
+        for (text, shown) in [
+            ("10.0.0.0/8", "10.0.0.0/8"),
+            ("10.0.0.1", "10.0.0.1/32"),
+            ("fd00::/8", "fd00::/8"),
+            ("0.0.0.0/0", "0.0.0.0/0"),
+        ] {
+            assert_eq!(text.parse::<Cidr>().unwrap().to_string(), shown);
+        }
+        for wrong in ["", "0", "65536", "90-80", "80-", "a", "80,90", " 80"] {
+            assert!(wrong.parse::<Ports>().is_err(), "{wrong}");
+        }
+        for wrong in ["", "ten", "10.0.0.0/33", "10.0.0.1/8", "10.0.0.0/", "10.0.0.0/8/8", "fd00::/129"] {
+            assert!(wrong.parse::<Cidr>().is_err(), "{wrong}");
+        }
     }
 }

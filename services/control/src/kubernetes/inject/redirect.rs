@@ -1,0 +1,157 @@
+//! Redirection: the connections of a pod go through its sidecar, so that its programs need not know of the mesh and nobody
+//! reaches them but through it.
+//!
+//! An init container runs `weft redirect` before all others. Its rules leave alone what the sidecar sends itself, by the
+//! sidecar's user. So no other container may run as that user.
+
+use serde_json::{Value, json};
+use weft_mesh::ranges::{Cidr, Ports};
+
+use super::{
+    super::names::{CONTAINER, CONTAINER_REDIRECT, DISABLED, ENABLED, annotation},
+    annotations::{field, parsed},
+    config::{Config, enabled},
+    pod::{Container, Error, Pod},
+};
+
+/// The user that the sidecar of a redirected pod runs as. It is not that of other sidecars, 65532: images without root
+/// often run as that user, and a pod does not say which user its image has.
+pub(super) const SIDECAR_UID: u32 = 15_001;
+/// More than anybody needs. The rules of the kernel are made from them.
+const ENTRIES: usize = 64;
+
+const PORTS: &str = "up to 64 ports or ranges of ports with commas between them, such as 80,8000-8100";
+const RANGES: &str = "up to 64 networks with commas between them, such as 10.0.0.0/8,192.0.2.7";
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Redirect {
+    /// As the flag `--outside` of a sidecar.
+    pub(super) outside: Option<&'static str>,
+    /// Flags of `weft redirect` with their values.
+    exclusions: Vec<(&'static str, String)>,
+}
+
+impl Redirect {
+    /// What the pod says, and the configuration where the pod says nothing.
+    pub(super) fn read(config: &Config, pod: &Pod<'_>) -> Result<Option<Self>, Error> {
+        let given = parsed(pod, annotation::REDIRECT, &format!("{ENABLED}, {DISABLED}"), |text| enabled(text).ok())?;
+        let outside = parsed(pod, annotation::OUTSIDE, "allow, deny", |text| {
+            ["allow", "deny"].into_iter().find(|of| *of == text)
+        })?;
+        let exclusions = [
+            list::<Ports>(pod, annotation::EXCLUDE_INBOUND_PORTS, "--exclude-inbound-ports", PORTS)?,
+            list::<Ports>(pod, annotation::EXCLUDE_OUTBOUND_PORTS, "--exclude-outbound-ports", PORTS)?,
+            list::<Cidr>(pod, annotation::EXCLUDE_OUTBOUND_RANGES, "--exclude-outbound-ranges", RANGES)?,
+        ];
+        if given.unwrap_or(config.redirect) {
+            return Ok(Some(Self { outside, exclusions: exclusions.into_iter().flatten().collect() }));
+        }
+        // Nobody should believe in protection that is not there.
+        for key in [
+            annotation::EXCLUDE_INBOUND_PORTS,
+            annotation::EXCLUDE_OUTBOUND_PORTS,
+            annotation::EXCLUDE_OUTBOUND_RANGES,
+            annotation::OUTSIDE,
+        ] {
+            if pod.annotation(key)?.is_some() {
+                let text =
+                    format!("found no redirection that it is for; allowed: with {}: {ENABLED}", annotation::REDIRECT);
+                return Err(Error::new(field(key), text));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The init container.
+    pub(super) fn container(&self, config: &Config) -> Value {
+        let mut args = vec!["redirect".to_owned(), "--uid".to_owned(), SIDECAR_UID.to_string()];
+        for (flag, value) in &self.exclusions {
+            args.extend([(*flag).to_owned(), value.clone()]);
+        }
+        json!({
+            "name": CONTAINER_REDIRECT,
+            "image": config.redirect_image,
+            "imagePullPolicy": config.image_pull_policy.to_string(),
+            "args": args,
+            // It ends within moments. A pod needs as much as the largest of its init containers, so this takes no room.
+            "resources": {
+                "requests": { "cpu": "10m", "memory": "16Mi" },
+                "limits": { "cpu": "1", "memory": "64Mi" },
+            },
+            // Rules of the pod's own network, and nothing else. Only root gets a capability that is added.
+            "securityContext": {
+                "allowPrivilegeEscalation": false,
+                "capabilities": { "drop": ["ALL"], "add": ["NET_ADMIN"] },
+                "privileged": false,
+                "readOnlyRootFilesystem": true,
+                "runAsNonRoot": false,
+                "runAsUser": 0,
+                "runAsGroup": 0,
+                "seccompProfile": { "type": "RuntimeDefault" },
+            },
+        })
+    }
+}
+
+/// The value of an annotation as that of a flag.
+fn list<T: std::str::FromStr + ToString>(
+    pod: &Pod<'_>,
+    key: &str,
+    flag: &'static str,
+    allowed: &str,
+) -> Result<Option<(&'static str, String)>, Error> {
+    let read = |text: &str| {
+        let entries: Option<Vec<T>> =
+            text.split(',').take(ENTRIES + 1).map(|entry| entry.trim().parse().ok()).collect();
+        let texts: Vec<String> = entries?.iter().map(ToString::to_string).collect();
+        (texts.len() <= ENTRIES).then(|| (flag, texts.join(",")))
+    };
+    parsed(pod, key, allowed, read)
+}
+
+/// Checks a pod that is redirected, or is about to be: no container but the sidecar runs as the sidecar's user. Its
+/// connections would go past the sidecar.
+pub(super) fn check_users(pod: &Pod<'_>) -> Result<(), Error> {
+    let allowed = format!("another user: that of the sidecar is {SIDECAR_UID}, and its connections are not redirected");
+    let of_pod = pod.spec("securityContext").and_then(user);
+    for container in pod.all_containers()? {
+        if container.has_name(CONTAINER) || container.has_name(CONTAINER_REDIRECT) {
+            continue;
+        }
+        match (container.get("securityContext").and_then(user), of_pod) {
+            (Some(own), _) if is_sidecars(own) => {
+                return Err(Error::found(container.field("securityContext.runAsUser"), own, &allowed));
+            }
+            (None, Some(of_pod)) if is_sidecars(of_pod) => {
+                return Err(Error::found("spec.securityContext.runAsUser", of_pod, &allowed));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn user(context: &Value) -> Option<&Value> {
+    context.get("runAsUser").filter(|user| !user.is_null())
+}
+
+fn is_sidecars(user: &Value) -> bool {
+    user.as_u64() == Some(SIDECAR_UID.into())
+}
+
+/// Checks that no other container has the name of the one that is added.
+pub(super) fn check_name(pod: &Pod<'_>) -> Result<(), Error> {
+    match pod.all_containers()?.iter().find(|container| container.has_name(CONTAINER_REDIRECT)) {
+        None => Ok(()),
+        Some(taken) => {
+            let allowed = "another name, as the container that redirects the pod's connections has this one";
+            Err(Error::found(taken.field("name"), &Value::from(CONTAINER_REDIRECT), allowed))
+        }
+    }
+}
+
+/// Whether a pod that has its sidecar is redirected.
+pub(super) fn is_redirected(pod: &Pod<'_>) -> Result<bool, Error> {
+    Ok(pod.containers("initContainers")?.iter().any(|container: &Container<'_>| container.has_name(CONTAINER_REDIRECT)))
+}
