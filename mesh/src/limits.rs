@@ -507,6 +507,13 @@ limits! {
     METRICS_PAGES: usize = 8,
         "Pages of metrics in memory that are still being sent. Past it, the last one is sent again until one has been \
          read, or its reader is disconnected (ADMIN_IDLE).";
+    APP_PROBES_BYTES: usize = 64 * 1024,
+        "The probes of a pod's containers that its sidecar makes (`--probes`), as JSON. A pod with more is refused.";
+    APP_PROBE_PAUSE: Duration = Duration::from_millis(250),
+        "Between two runs of a probe of the application. Who asks for it during a run, or sooner after one, gets the \
+         answer of that run.";
+    PRE_STOP_WAIT: Duration = Duration::from_secs(5),
+        "For a sidecar that is asked for a hook before it has been told that its pod is deleted. Then the hook is refused.";
     ADMIN_HEADER_BYTES: u32 = 16 * 1024,
         "A request's head on the admin and metrics ports. A longer one is refused.";
     ADMIN_TIMEOUT: Duration = Duration::from_secs(10),

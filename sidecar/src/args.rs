@@ -1,9 +1,12 @@
 //! The configuration of a sidecar: flags, each with an environment variable.
 
 mod command;
+mod probes;
 mod settings;
 
 pub use command::{Command, Drain};
+pub use probes::Probes;
+pub(crate) use probes::{How, HttpProbe, Probe, ProbeKind, path_of};
 pub use settings::Given;
 pub(crate) use settings::{Origin, Setting};
 
@@ -108,6 +111,11 @@ pub struct Args {
     /// Where the metrics and probes listen
     #[arg(long, env = "WEFT_METRICS_LISTEN", default_value_t = everywhere(port::METRICS))]
     pub metrics: SocketAddr,
+
+    /// Probes of the local service's containers that the metrics port makes for the kubelet (/probes/CONTAINER/KIND), as
+    /// JSON
+    #[arg(long, env = "WEFT_PROBES", value_name = "JSON")]
+    pub probes: Option<Probes>,
 
     /// Where to keep the last good snapshots of discovery [default: nowhere]
     #[arg(long, env = "WEFT_STATE_DIR", value_name = "DIR")]

@@ -2,11 +2,12 @@
 //!
 //! [`identity`] gets and renews this sidecar's certificate, [`health`] checks the local service, [`announce`] announces
 //! it to the registry with its [`contracts`], for which [`asking`] may have to ask it, and [`discovery`] learns about the services that are called. All of them reach the control plane
-//! through [`channel`]. [`reflection`], [`admin`] and [`probes`] answer requests. Failures are retried ([`retry`]); a
+//! through [`channel`]. [`reflection`], [`admin`], [`probes`] and [`app_probes`] answer requests. Failures are retried ([`retry`]); a
 //! task that ends in an error or a panic ends the process, so that its supervisor starts a new one.
 
 mod admin;
 mod announce;
+mod app_probes;
 mod asking;
 pub(crate) mod channel;
 pub(crate) mod contracts;

@@ -34,7 +34,8 @@ pub mod trial;
 mod watchdog;
 
 pub use args::{
-    AppProtocol, Args, Command, Drain, Forward, Given, HealthCheck, Outside, UpgradeName, header_list_bytes, memory,
+    AppProtocol, Args, Command, Drain, Forward, Given, HealthCheck, Outside, Probes, UpgradeName, header_list_bytes,
+    memory,
 };
 
 /// Does what the command line says. Blocks until that is done: for a sidecar, until it was told to stop.

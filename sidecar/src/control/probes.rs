@@ -1,4 +1,5 @@
-//! The metrics port: `/metrics` for Prometheus; `/healthz`, `/startz`, `/readyz` and `/drainz` for the supervisor of the process.
+//! The metrics port: `/metrics` for Prometheus; `/healthz`, `/startz`, `/readyz` and `/drainz` for the supervisor of the
+//! process; the [probes](super::app_probes) of the application.
 
 mod breakers;
 
@@ -23,7 +24,11 @@ use tokio::{
 use weft_mesh::limits;
 
 use self::breakers::OpenBreakers;
-use super::{Control, serve::serve};
+use super::{
+    Control,
+    app_probes::{self, AppProbes},
+    serve::serve,
+};
 use crate::{
     shared::{Phase, Shared},
     telemetry::metrics::MetricsCollector,
@@ -40,7 +45,9 @@ pub(super) async fn run(control: Arc<Control>, listener: TcpListener) -> anyhow:
         .route("/drainz", get(drainz))
         .with_state(Arc::clone(&control));
     let metrics = Router::new().route("/metrics", get(metrics)).with_state((Arc::clone(&control), Arc::default()));
-    let (app, streams) = (app.merge(metrics), limits::METRICS_STREAMS);
+    let of_app = AppProbes::new(Arc::clone(&control));
+    let of_app = Router::new().route("/probes/{container}/{kind}", get(app_probes::answer)).with_state(of_app);
+    let (app, streams) = (app.merge(metrics).merge(of_app), limits::METRICS_STREAMS);
     serve(&control, listener, "the metrics port", app, streams, &control.connections.metrics).await;
     Ok(())
 }
