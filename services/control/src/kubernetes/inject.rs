@@ -6,6 +6,7 @@
 //! - `config`: the file `inject.yaml`, with what all sidecars have in common.
 //! - `pod`: reads a pod; `skip` says which pods are left alone.
 //! - `settings`: what the pod's `annotations` and ports say about its sidecar, with amounts in `quantity`.
+//! - `probes`: sends the probes of the pod's containers to the sidecar.
 //! - `redirect`: the init container that has the pod's connections redirected to the sidecar.
 //! - `sidecar`: the container and its volumes; `environment`: what the application's containers get.
 //! - `patch`: the operations.
@@ -15,6 +16,7 @@ mod config;
 mod environment;
 mod patch;
 mod pod;
+mod probes;
 mod quantity;
 mod redirect;
 mod settings;
@@ -33,7 +35,7 @@ pub use self::{
     quantity::Quantity,
     skip::{Namespace, Reason},
 };
-use self::{patch::Patch, pod::Pod, settings::Settings};
+use self::{patch::Patch, pod::Pod, probes::Reach, redirect::Redirect, settings::Settings};
 use super::names::annotation;
 
 /// What happens to a pod.
@@ -48,7 +50,7 @@ pub enum Decision {
 /// Decides what is added to a pod: the `object` of an admission request, or the template of a Deployment.
 ///
 /// A pod that has its sidecar is not given another one. If it has containers without the variables of the mesh, since
-/// another webhook has added them in the meantime, they get these.
+/// another webhook has added them in the meantime, they get these, and their probes are sent to the sidecar.
 ///
 /// # Errors
 /// The pod should get a sidecar, but an annotation, a label or a port of it makes that impossible. The error names the
@@ -64,16 +66,19 @@ pub fn inject(config: &Config, namespace: &Namespace, pod: &Value) -> Result<Dec
     // First, while the indices of the pod's own init containers are still those that the pod has.
     environment::add(&pod, &mut patch)?;
     if has_sidecar {
-        if redirect::is_redirected(&pod)? {
+        let redirect = if redirect::is_redirected(&pod)? { Redirect::read(config, &pod)? } else { None };
+        if redirect.is_some() {
             redirect::check_users(&pod)?;
         }
+        probes::rewrite(&pod, Reach::of(redirect.as_ref()), &mut patch)?.add_to_sidecar(&pod, &mut patch)?;
     } else {
         let settings = Settings::read(config, &pod)?;
         if settings.redirect.is_some() {
             redirect::check_name(&pod)?;
             redirect::check_users(&pod)?;
         }
-        sidecar::add(config, &settings, &pod, &mut patch)?;
+        let originals = probes::rewrite(&pod, Reach::of(settings.redirect.as_ref()), &mut patch)?;
+        sidecar::add(config, &settings, &originals, &pod, &mut patch)?;
         patch.set(pod.value(), &["metadata", "annotations"], annotation::INJECTED, json!(env!("CARGO_PKG_VERSION")));
     }
     Ok(match patch.into_operations() {

@@ -44,6 +44,11 @@ impl Patch {
         }
     }
 
+    /// Replaces what is at `path`, which must be there.
+    pub(super) fn put(&mut self, path: &[&str], value: Value) {
+        self.0.push(json!({ "op": "replace", "path": pointer(path), "value": value }));
+    }
+
     fn add_list(&mut self, path: &[&str], entries: Vec<Value>) {
         if !entries.is_empty() {
             self.add(path, Value::Array(entries));

@@ -28,6 +28,8 @@ const RANGES: &str = "up to 64 networks with commas between them, such as 10.0.0
 pub(super) struct Redirect {
     /// As the flag `--outside` of a sidecar.
     pub(super) outside: Option<&'static str>,
+    /// Ports that the kubelet reaches.
+    pub(super) open_ports: Vec<Ports>,
     /// Flags of `weft redirect` with their values.
     exclusions: Vec<(&'static str, String)>,
 }
@@ -39,13 +41,15 @@ impl Redirect {
         let outside = parsed(pod, annotation::OUTSIDE, "allow, deny", |text| {
             ["allow", "deny"].into_iter().find(|of| *of == text)
         })?;
+        let open_ports = list::<Ports>(pod, annotation::EXCLUDE_INBOUND_PORTS, PORTS)?;
         let exclusions = [
-            list::<Ports>(pod, annotation::EXCLUDE_INBOUND_PORTS, "--exclude-inbound-ports", PORTS)?,
-            list::<Ports>(pod, annotation::EXCLUDE_OUTBOUND_PORTS, "--exclude-outbound-ports", PORTS)?,
-            list::<Cidr>(pod, annotation::EXCLUDE_OUTBOUND_RANGES, "--exclude-outbound-ranges", RANGES)?,
+            ("--exclude-inbound-ports", joined(&open_ports)),
+            ("--exclude-outbound-ports", joined(&list::<Ports>(pod, annotation::EXCLUDE_OUTBOUND_PORTS, PORTS)?)),
+            ("--exclude-outbound-ranges", joined(&list::<Cidr>(pod, annotation::EXCLUDE_OUTBOUND_RANGES, RANGES)?)),
         ];
         if given.unwrap_or(config.redirect) {
-            return Ok(Some(Self { outside, exclusions: exclusions.into_iter().flatten().collect() }));
+            let exclusions = exclusions.into_iter().filter(|(_, value)| !value.is_empty()).collect();
+            return Ok(Some(Self { outside, open_ports, exclusions }));
         }
         // Nobody should believe in protection that is not there.
         for key in [
@@ -94,20 +98,19 @@ impl Redirect {
     }
 }
 
-/// The value of an annotation as that of a flag.
-fn list<T: std::str::FromStr + ToString>(
-    pod: &Pod<'_>,
-    key: &str,
-    flag: &'static str,
-    allowed: &str,
-) -> Result<Option<(&'static str, String)>, Error> {
+/// The entries of an annotation's value; none if it is absent.
+fn list<T: std::str::FromStr>(pod: &Pod<'_>, key: &str, allowed: &str) -> Result<Vec<T>, Error> {
     let read = |text: &str| {
-        let entries: Option<Vec<T>> =
-            text.split(',').take(ENTRIES + 1).map(|entry| entry.trim().parse().ok()).collect();
-        let texts: Vec<String> = entries?.iter().map(ToString::to_string).collect();
-        (texts.len() <= ENTRIES).then(|| (flag, texts.join(",")))
+        let entries = text.split(',').take(ENTRIES + 1).map(|entry| entry.trim().parse().ok());
+        entries.collect::<Option<Vec<T>>>().filter(|entries| entries.len() <= ENTRIES)
     };
-    parsed(pod, key, allowed, read)
+    Ok(parsed(pod, key, allowed, read)?.unwrap_or_default())
+}
+
+/// As the value of a flag.
+fn joined(entries: &[impl ToString]) -> String {
+    let texts: Vec<String> = entries.iter().map(ToString::to_string).collect();
+    texts.join(",")
 }
 
 /// Checks a pod that is redirected, or is about to be: no container but the sidecar runs as the sidecar's user. Its

@@ -17,10 +17,10 @@ use super::{
 
 /// The ports of a sidecar, with room for those of later versions. A pod's containers share one network, so that the
 /// application can't have them.
-const SIDECAR_PORTS: std::ops::RangeInclusive<u16> = port::ADMIN..=port::METRICS;
+pub(super) const SIDECAR_PORTS: std::ops::RangeInclusive<u16> = port::ADMIN..=port::METRICS;
 
 /// How long Kubernetes waits for a pod to end if the pod does not say.
-const GRACE_SECONDS: u64 = 30;
+pub(super) const GRACE_SECONDS: u64 = 30;
 /// How long a sidecar drains if nobody says, as long as the pod's grace period allows it.
 const DRAIN_SECONDS: u64 = 10;
 /// What is left of the grace period after the drain: the application still has to end.

@@ -8,6 +8,7 @@ use super::{
     config::{Amounts, Config},
     patch::Patch,
     pod::{Error, Pod},
+    probes::Originals,
     redirect,
     settings::{Protocol, Settings},
 };
@@ -40,7 +41,13 @@ pub(super) fn check_mounts(pod: &Pod<'_>) -> Result<(), Error> {
 
 /// Adds the container before all others, so that the pod's own init containers can call, and its volumes. Only the one
 /// that redirects comes before it.
-pub(super) fn add(config: &Config, settings: &Settings, pod: &Pod<'_>, patch: &mut Patch) -> Result<(), Error> {
+pub(super) fn add(
+    config: &Config,
+    settings: &Settings,
+    originals: &Originals,
+    pod: &Pod<'_>,
+    patch: &mut Patch,
+) -> Result<(), Error> {
     for (index, volume) in pod.spec_list("volumes")?.iter().enumerate() {
         let name = volume.get("name").unwrap_or(&Value::Null);
         if name == VOLUME_TOKEN || name == VOLUME_TRUST {
@@ -49,22 +56,22 @@ pub(super) fn add(config: &Config, settings: &Settings, pod: &Pod<'_>, patch: &m
         }
     }
     let mut containers = Vec::from_iter(settings.redirect.as_ref().map(|redirect| redirect.container(config)));
-    containers.push(container(config, settings));
+    containers.push(container(config, settings, originals)?);
     patch.prepend(pod.value(), &["spec", "initContainers"], containers);
     patch.append(pod.value(), &["spec", "volumes"], volumes());
     Ok(())
 }
 
-fn container(config: &Config, settings: &Settings) -> Value {
+fn container(config: &Config, settings: &Settings, originals: &Originals) -> Result<Value, Error> {
     let get = |path: &str| json!({ "path": path, "port": port::METRICS });
     let uid = if settings.redirect.is_some() { redirect::SIDECAR_UID } else { UID };
-    json!({
+    Ok(json!({
         "name": CONTAINER,
         "image": config.sidecar_image,
         "imagePullPolicy": config.image_pull_policy.to_string(),
         // A native sidecar: it runs beside the containers, ends after them, and does not keep a Job from ending.
         "restartPolicy": "Always",
-        "env": variables(config, settings),
+        "env": variables(config, settings, originals)?,
         "ports": [{ "name": "weft-metrics", "containerPort": port::METRICS, "protocol": "TCP" }],
         "resources": {
             "requests": amounts(&settings.resources.requests),
@@ -90,7 +97,7 @@ fn container(config: &Config, settings: &Settings) -> Value {
             { "name": VOLUME_TOKEN, "mountPath": TOKEN_DIR, "readOnly": true },
             { "name": VOLUME_TRUST, "mountPath": TRUST_DIR, "readOnly": true },
         ],
-    })
+    }))
 }
 
 fn amounts(of: &Amounts) -> Value {
@@ -98,7 +105,7 @@ fn amounts(of: &Amounts) -> Value {
 }
 
 /// The flags of the sidecar, as the variables that they may be given by.
-fn variables(config: &Config, settings: &Settings) -> Vec<Value> {
+fn variables(config: &Config, settings: &Settings, originals: &Originals) -> Result<Vec<Value>, Error> {
     let value = |name: &str, value: String| json!({ "name": name, "value": value });
     let of_pod = |name: &str, path: &str| json!({ "name": name, "valueFrom": { "fieldRef": { "fieldPath": path } } });
     let mut variables = vec![of_pod("WEFT_NAMESPACE", "metadata.namespace")];
@@ -112,6 +119,9 @@ fn variables(config: &Config, settings: &Settings) -> Vec<Value> {
         if app.protocol == Protocol::Grpc {
             variables.push(value("WEFT_ASK_CONTRACTS", true.to_string()));
         }
+    }
+    // Probes go to the pod's address too.
+    if settings.app.is_some() || !originals.is_empty() {
         // A variable may refer only to those before it.
         variables.push(of_pod("POD_IP", "status.podIP"));
         variables.push(value("WEFT_ADVERTISE", format!("$(POD_IP):{}", port::INBOUND)));
@@ -133,7 +143,8 @@ fn variables(config: &Config, settings: &Settings) -> Vec<Value> {
     if !config.otlp.is_empty() {
         variables.push(value("WEFT_OTLP", config.otlp.join(",")));
     }
-    variables
+    variables.extend(originals.variable()?);
+    Ok(variables)
 }
 
 fn volumes() -> Vec<Value> {

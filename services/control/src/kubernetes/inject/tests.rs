@@ -3,6 +3,7 @@ use serde_json::{Value, json};
 use super::{Config, Decision, Error, Namespace, Reason, inject};
 
 mod hostile;
+mod probes;
 mod properties;
 mod redirect;
 
