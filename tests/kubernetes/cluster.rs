@@ -66,7 +66,7 @@ pub(super) fn pod(namespace: &str, name: &str, labels: Value, annotations: Value
 }
 
 /// A container as the PodSecurity level `restricted` allows it.
-fn container(name: &str, image: &str, args: &[&str]) -> Value {
+pub(super) fn container(name: &str, image: &str, args: &[&str]) -> Value {
     json!({
         "name": name, "image": image, "imagePullPolicy": "IfNotPresent", "args": args,
         "securityContext": {
@@ -145,6 +145,10 @@ impl Cluster {
         let make =
             |more: &[&str]| run(std::slice::from_ref(&images), &[&["--from", &from, "--out", &out], more].concat(), "");
         let mut made = make(&[]).expect("images are made");
+        for (name, program) in [("app", Some(binary("weft-test-app"))), ("curl", outside("curl"))] {
+            let Some(program) = program else { continue };
+            made += &make(&["--add", &format!("weft-test/{name}:1={}", program.display())]).expect("an image is made");
+        }
         if let Some(ghz) = ghz() {
             made += &make(&["--add", &format!("weft-test/ghz:1={}", ghz.display())]).expect("an image is made");
         }
@@ -209,7 +213,19 @@ impl Cluster {
 
     /// Runs `weft` in a pod of its own, under a service account. Returns what it printed, or its errors.
     pub(super) fn call(&self, namespace: &str, account: &str, args: &[&str]) -> Result<String, String> {
-        let job = self.start(namespace, account, "weft/control:0.1.0", args);
+        self.run(namespace, account, "weft/control:0.1.0", &json!({}), args)
+    }
+
+    /// Runs an image in a pod of its own, which has these annotations. Returns what it printed, or its errors.
+    pub(super) fn run(
+        &self,
+        namespace: &str,
+        account: &str,
+        image: &str,
+        annotations: &Value,
+        args: &[&str],
+    ) -> Result<String, String> {
+        let job = self.start(namespace, account, image, annotations, args);
         let ended = self.ended(namespace, &job);
         let logs = self.kubectl(&["-n", namespace, "logs", &format!("job/{job}"), "-c", "app"]);
         self.kubectl(&["-n", namespace, "delete", "job", &job, "--wait=false"]);
@@ -239,7 +255,7 @@ impl Cluster {
             "json",
             "127.0.0.1:15001",
         ];
-        let job = self.start(namespace, "keyboard", "weft-test/ghz:1", &args);
+        let job = self.start(namespace, "keyboard", "weft-test/ghz:1", &json!({}), &args);
         self.until("the load runs", Duration::from_secs(120), || {
             let selector = format!("job-name={job}");
             let phase = self.kubectl(&[
@@ -258,14 +274,14 @@ impl Cluster {
     }
 
     /// Starts a Job with one container, and returns its name.
-    fn start(&self, namespace: &str, account: &str, image: &str, args: &[&str]) -> String {
+    fn start(&self, namespace: &str, account: &str, image: &str, annotations: &Value, args: &[&str]) -> String {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let name = format!("test-{}-{}", std::process::id(), NUMBER.fetch_add(1, Relaxed));
         let job = json!({
             "apiVersion": "batch/v1",
             "kind": "Job",
             "metadata": {"name": name, "namespace": namespace},
-            "spec": {"backoffLimit": 0, "template": {"spec": {
+            "spec": {"backoffLimit": 0, "template": {"metadata": {"annotations": annotations}, "spec": {
                 "serviceAccountName": account,
                 "restartPolicy": "Never",
                 "containers": [container("app", image, args)],

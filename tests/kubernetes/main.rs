@@ -6,6 +6,7 @@
 mod cluster;
 mod failures;
 mod several;
+mod redirect;
 
 use std::{sync::RwLockReadGuard, time::Duration};
 
