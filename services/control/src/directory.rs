@@ -5,6 +5,7 @@
 //! logged here.
 //!
 //! - [`membership`]: an endpoint in the registry, held by its stream; [`watching`]: a watcher, held by its stream.
+//! - [`sidecars`]: what is known of each sidecar.
 //! - [`reading`]: how announced descriptors are read and compiled, in [`turns`], and kept on the [`shelf`].
 
 pub(crate) mod denials;
@@ -17,6 +18,7 @@ pub(crate) mod rates;
 mod reading;
 pub(crate) mod registry;
 pub(crate) mod shelf;
+pub(crate) mod sidecars;
 mod turns;
 pub(crate) mod watcher;
 mod watchers;
@@ -24,6 +26,7 @@ mod watching;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
@@ -47,7 +50,7 @@ use self::{
     registry::{Announcement, Digest, Evicted, Joined, Refusal, Registry},
     shelf::Shelf,
     turns::Turns,
-    watchers::Watchers,
+    watchers::{Watchers, Who},
 };
 use crate::{
     authority::network::Network,
@@ -210,7 +213,7 @@ impl Directory {
     }
 
     /// Whether a service's join token allows its endpoints at an address.
-    pub(crate) fn allows_host(&self, service: &ServiceName, address: std::net::IpAddr) -> bool {
+    pub(crate) fn allows_host(&self, service: &ServiceName, address: IpAddr) -> bool {
         self.lock().hosts.allows(service, address)
     }
 
@@ -304,9 +307,10 @@ impl Directory {
         self.visibility.of(viewer)
     }
 
-    /// Adds a watcher for a workload of this service.
-    pub(crate) fn watch(self: &Arc<Self>, viewer: &ServiceName) -> Watching {
-        let (id, news) = self.lock().watchers.add(self.sight_of(viewer));
+    /// Adds a watcher for a workload of this service, whose connection comes from a host.
+    pub(crate) fn watch(self: &Arc<Self>, viewer: &ServiceName, host: IpAddr) -> Watching {
+        let who = Who { service: viewer.clone(), host };
+        let (id, news) = self.lock().watchers.add(who, self.sight_of(viewer), Instant::now());
         Watching::new(Arc::clone(self), id, news)
     }
 

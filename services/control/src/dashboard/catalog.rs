@@ -1,8 +1,11 @@
 //! What the dashboard shows of the mesh, and how it gets that from the directory.
 
+use std::net::IpAddr;
+
 use weft_contracts::weft::discovery::v1::Service;
 use weft_mesh::{identity::SpiffeId, names::ServiceName};
 
+use super::words::health;
 use crate::{
     claims::{self, visibility::Sight},
     directory::{Directory, denials},
@@ -36,6 +39,45 @@ pub struct NotAllowed {
     pub calls: u64,
 }
 
+/// A sidecar, by the address of its host and its identity.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Sidecar {
+    /// Where its connection comes from, or where its endpoints are.
+    pub address: IpAddr,
+    /// Its SPIFFE ID.
+    pub spiffe_id: String,
+    /// Whether it has a stream to the control plane on which it learns of the services that it calls.
+    pub connected: bool,
+    /// How long it has been connected.
+    pub connected_seconds: u64,
+    /// How many services it follows.
+    pub follows: usize,
+    /// Of how many names it has not been sent the newest state. 0: it is in sync.
+    pub unsent: usize,
+    /// Of which services it is an endpoint.
+    pub endpoints: Vec<SidecarEndpoint>,
+}
+
+/// An endpoint of a service.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct SidecarEndpoint {
+    /// `NAME.NAMESPACE`
+    pub service: String,
+    /// `up`, `down` or `draining`.
+    pub health: &'static str,
+    /// The stream on which it was announced is broken.
+    pub silent: bool,
+}
+
+/// A part of all sidecars.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Sidecars {
+    /// Sorted by address and identity.
+    pub sidecars: Vec<Sidecar>,
+    /// If there are more: the address and the identity of the last one here, with a comma between them.
+    pub next: Option<String>,
+}
+
 /// What the control plane counts for `/metrics`.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Figures {
@@ -58,6 +100,12 @@ pub trait Catalog: Send + Sync {
     /// Calls that the rules for who may call did not allow.
     fn not_allowed(&self) -> Vec<NotAllowed> {
         Vec::new()
+    }
+
+    /// The sidecars after this one, by address and identity, at most so many.
+    fn sidecars(&self, after: Option<&(IpAddr, String)>, most: usize) -> Sidecars {
+        let _ = (after, most);
+        Sidecars::default()
     }
 
     /// The counts for `/metrics`.
@@ -94,6 +142,25 @@ impl Catalog for Directory {
         };
         let of = |(service, kinds): (ServiceName, Vec<_>)| kinds.into_iter().map(move |kind| row(&service, kind));
         self.denials().into_iter().flat_map(of).collect()
+    }
+
+    fn sidecars(&self, after: Option<&(IpAddr, String)>, most: usize) -> Sidecars {
+        let (found, is_more) = Directory::sidecars(self, after, most);
+        let next = found.last().filter(|_| is_more).map(|((address, id), _)| format!("{address},{id}"));
+        let sidecars = found.into_iter().map(|((address, spiffe_id), found)| Sidecar {
+            address,
+            spiffe_id,
+            connected: found.streams > 0,
+            connected_seconds: found.connected_seconds,
+            follows: found.follows,
+            unsent: found.unsent,
+            endpoints: found
+                .endpoints
+                .into_iter()
+                .map(|of| SidecarEndpoint { service: of.service, health: health(of.health), silent: of.silent })
+                .collect(),
+        });
+        Sidecars { sidecars: sidecars.collect(), next }
     }
 
     fn figures(&self) -> Figures {

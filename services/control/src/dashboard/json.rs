@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use weft_contracts::weft::{discovery::v1::Service, policy::v1::Method};
 
 use super::{
-    Contest, NotAllowed,
+    Contest, NotAllowed, Sidecars,
     words::{fallback, health, idempotency, nano, origin, protocol},
 };
 use crate::traces::{Attributes, Counts, Parent, Row, Stored, Summary, Tree};
@@ -81,6 +81,11 @@ fn attributes(attributes: &Attributes) -> Map<String, Value> {
 /// `/api/claims`
 pub(super) fn claims(contests: &[Contest]) -> Response {
     Json(json!({ "contested": contests })).into_response()
+}
+
+/// `/api/sidecars`
+pub(super) fn sidecars(found: &Sidecars) -> Response {
+    Json(found).into_response()
 }
 
 /// `/api/access`

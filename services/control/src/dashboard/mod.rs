@@ -24,7 +24,7 @@ use crate::traces::Store;
 
 pub use self::{
     access::Access,
-    catalog::{Catalog, Contest, Figures, NotAllowed},
+    catalog::{Catalog, Contest, Figures, NotAllowed, Sidecar, SidecarEndpoint, Sidecars},
     serve::serve,
 };
 

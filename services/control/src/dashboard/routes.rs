@@ -1,5 +1,7 @@
 //! The routes, and the checks around every request.
 
+use std::net::IpAddr;
+
 use axum::{
     Router,
     extract::{Path, Query, Request, State},
@@ -40,6 +42,7 @@ pub(super) fn routes(dashboard: Dashboard) -> Router {
             "/api/access",
             get(async |State(dashboard): State<Dashboard>| json::not_allowed(&dashboard.catalog.not_allowed())),
         )
+        .route("/api/sidecars", get(api_sidecars))
         .route("/api/traces", get(api_traces))
         .route("/api/traces/{id}", get(api_trace))
         .route("/assets/weft.css", asset("text/css; charset=utf-8", CSS))
@@ -162,6 +165,36 @@ async fn api_traces(State(dashboard): State<Dashboard>, Query(query): Query<List
         Ok(filter) => json::traces(&dashboard.store.list(&filter), dashboard.store.counts()),
         Err(why) => json::problem(StatusCode::BAD_REQUEST, &why),
     }
+}
+
+/// A part of the list of sidecars.
+#[derive(serde::Deserialize)]
+#[serde(default)]
+struct SidecarsQuery {
+    after: String,
+    limit: usize,
+}
+
+impl Default for SidecarsQuery {
+    fn default() -> Self {
+        Self { after: String::new(), limit: LIST_MAX }
+    }
+}
+
+async fn api_sidecars(State(dashboard): State<Dashboard>, Query(query): Query<SidecarsQuery>) -> Response {
+    let read = |text: &str| {
+        let (address, id) = text.split_once(',')?;
+        Some((address.parse::<IpAddr>().ok()?, id.to_owned()))
+    };
+    let after = read(&query.after);
+    if after.is_none() && !query.after.is_empty() {
+        return json::problem(StatusCode::BAD_REQUEST, "after: allowed is ADDRESS,SPIFFE-ID, as `next` has it");
+    }
+    if !(1..=LIST_MAX).contains(&query.limit) {
+        let why = format!("limit: found {}, allowed is a number from 1 to {LIST_MAX}", query.limit);
+        return json::problem(StatusCode::BAD_REQUEST, &why);
+    }
+    json::sidecars(&dashboard.catalog.sidecars(after.as_ref(), query.limit))
 }
 
 async fn trace(State(dashboard): State<Dashboard>, Path(id): Path<String>) -> Response {

@@ -251,6 +251,20 @@ async fn other_host_names_and_spans_of_other_hosts_are_refused() {
 }
 
 #[tokio::test]
+async fn a_wrong_question_for_sidecars_is_refused() {
+    let Running { address, .. } = &start().await;
+    let (head, body) = get(address, "/api/sidecars?limit=10&after=10.0.0.1,spiffe://a/b").await;
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    let answer: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(answer, serde_json::json!({"sidecars": [], "next": null}));
+    for query in ["after=x", "after=x,y", "limit=0", "limit=501"] {
+        let (head, body) = get(address, &format!("/api/sidecars?{query}")).await;
+        let field = query.split_once('=').unwrap().0;
+        assert!(head.starts_with("HTTP/1.1 400") && body.contains(field), "{query}: {head} {body}");
+    }
+}
+
+#[tokio::test]
 async fn it_stops_on_request_even_with_idle_connections() {
     let Running { address, stop, task } = start().await;
     let _silent = TcpStream::connect(&address).await.unwrap();

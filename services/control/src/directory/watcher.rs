@@ -197,6 +197,16 @@ impl Watcher {
         self.has_news()
     }
 
+    /// How many services are followed.
+    pub(crate) fn services_followed(&self) -> usize {
+        self.services.len()
+    }
+
+    /// Of how many names something waits to be sent.
+    pub(crate) fn unsent(&self) -> usize {
+        self.queue.len()
+    }
+
     /// Whether [`Self::next`] has a response.
     pub(crate) fn has_news(&self) -> bool {
         !self.queue.is_empty()

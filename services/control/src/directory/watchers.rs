@@ -4,10 +4,11 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
+    net::IpAddr,
     sync::Arc,
 };
 
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 use weft_contracts::weft::discovery::v1::WatchResponse;
 use weft_mesh::names::ServiceName;
 
@@ -28,10 +29,32 @@ pub(crate) struct Watchers {
     index: Index,
 }
 
+/// Whose a watcher is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Who {
+    /// The service of its identity.
+    pub(crate) service: ServiceName,
+    /// Where its connection comes from.
+    pub(crate) host: IpAddr,
+}
+
 #[derive(Debug)]
 struct Watched {
+    who: Who,
+    since: Instant,
     watcher: Watcher,
     news: Arc<Notify>,
+}
+
+/// A watcher as it is now.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct State<'a> {
+    pub(crate) who: &'a Who,
+    pub(crate) since: Instant,
+    /// How many services it follows.
+    pub(crate) follows: usize,
+    /// Of how many names it has not been sent the newest state.
+    pub(crate) unsent: usize,
 }
 
 impl Watched {
@@ -59,11 +82,22 @@ enum Concerned<'a> {
 
 impl Watchers {
     /// Adds a watcher. Returns its number, and the notifier that wakes it when there may be news.
-    pub(crate) fn add(&mut self, sight: Sight) -> (WatcherId, Arc<Notify>) {
+    pub(crate) fn add(&mut self, who: Who, sight: Sight, now: Instant) -> (WatcherId, Arc<Notify>) {
         self.made += 1;
         let news = Arc::<Notify>::default();
-        self.all.insert(self.made, Watched { watcher: Watcher::new(sight), news: Arc::clone(&news) });
+        let watched = Watched { who, since: now, watcher: Watcher::new(sight), news: Arc::clone(&news) };
+        self.all.insert(self.made, watched);
         (self.made, news)
+    }
+
+    /// All watchers, in no order.
+    pub(crate) fn states(&self) -> impl Iterator<Item = State<'_>> {
+        self.all.values().map(|Watched { who, since, watcher, .. }| State {
+            who,
+            since: *since,
+            follows: watcher.services_followed(),
+            unsent: watcher.unsent(),
+        })
     }
 
     /// Removes a watcher.
@@ -170,6 +204,11 @@ mod tests {
         }
     }
 
+    fn add(watchers: &mut Watchers) -> (WatcherId, Arc<Notify>) {
+        let who = Who { service: ServiceName::parse("web.shop").unwrap(), host: [10, 0, 0, 1].into() };
+        watchers.add(who, Sight::default(), Instant::now())
+    }
+
     fn told(watchers: &mut Watchers, registry: &mut Registry) -> Vec<WatcherId> {
         for event in registry.take_events() {
             watchers.tell(&event);
@@ -209,10 +248,10 @@ mod tests {
         let mut watchers = Watchers::default();
         let users = ServiceName::parse("users.shop").unwrap();
         for _ in 0..1_000 {
-            let (id, _news) = watchers.add(Sight::default());
+            let (id, _news) = add(&mut watchers);
             watchers.update(id, |watcher| watcher.subscribe_service("orders.shop")).unwrap().unwrap();
         }
-        let (concerned, _news) = watchers.add(Sight::default());
+        let (concerned, _news) = add(&mut watchers);
         watchers.update(concerned, |watcher| watcher.subscribe_service("users.shop")).unwrap().unwrap();
         told(&mut watchers, &mut registry);
         let event = Event::Service(users);
@@ -225,11 +264,31 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_watcher_that_has_not_read_everything_says_so() {
+        let mut registry = Registry::new(1, Instant::now());
+        let mut watchers = Watchers::default();
+        let (id, _news) = add(&mut watchers);
+        let now = |watchers: &Watchers| watchers.states().map(|s| (s.follows, s.unsent)).collect::<Vec<_>>();
+        assert_eq!(now(&watchers), [(0, 0)]);
+        watchers.update(id, |watcher| watcher.subscribe_service("users.shop")).unwrap().unwrap();
+        assert_eq!(now(&watchers), [(1, 1)]);
+        assert_eq!(told(&mut watchers, &mut registry), [id]);
+        assert_eq!(now(&watchers), [(1, 0)]);
+        registry.announce(announcement("users.shop", "shop.Users", 1), Instant::now()).unwrap();
+        for event in registry.take_events() {
+            watchers.tell(&event);
+        }
+        assert_eq!(now(&watchers), [(1, 1)]);
+        watchers.remove(id);
+        assert!(now(&watchers).is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn the_index_agrees_with_what_watchers_follow() {
         let mut registry = Registry::new(1, Instant::now());
         registry.announce(announcement("users.shop", "shop.Users", 1), Instant::now()).unwrap();
         let mut watchers = Watchers::default();
-        let ids: Vec<_> = (0..3).map(|_| watchers.add(Sight::default()).0).collect();
+        let ids: Vec<_> = (0..3).map(|_| add(&mut watchers).0).collect();
         let [by_name, by_contract, of_none] = ids[..] else { unreachable!() };
         watchers.update(by_name, |watcher| watcher.subscribe_service("users.shop")).unwrap().unwrap();
         watchers.update(by_contract, |watcher| watcher.subscribe_contract("shop.Users")).unwrap().unwrap();

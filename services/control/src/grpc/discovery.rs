@@ -46,7 +46,7 @@ impl discovery_server::Discovery for DiscoveryService {
         let open = caller.open(Kind::Watch)?;
         tracing::debug!(peer = %caller, "watches");
         let watch = Watch {
-            watching: self.directory.watch(caller.id.service()),
+            watching: self.directory.watch(caller.id.service(), caller.host),
             caller,
             requests: Some(request.into_inner()),
             pace: Pace::new(limits::WATCH_MESSAGES),

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use weft_contracts::weft::discovery::v1::Service;
+use weft_contracts::weft::discovery::v1::{Endpoint, Service};
 use weft_mesh::{limits, names::ServiceName};
 
 use super::{Digest, Registry, member::Member};
@@ -54,6 +54,11 @@ impl Registry {
     /// The calls that each of a service's members did not allow.
     pub(crate) fn denials(&self, service: &ServiceName) -> impl Iterator<Item = &Denials> {
         self.services.get(service).into_iter().flat_map(|entry| entry.members.values()).map(|member| &member.denials)
+    }
+
+    /// Every endpoint, with its service.
+    pub(crate) fn endpoints(&self) -> impl Iterator<Item = (&ServiceName, &Endpoint)> {
+        self.services.iter().flat_map(|(service, entry)| entry.members.values().map(move |m| (service, &m.endpoint)))
     }
 
     /// Whether a service has endpoints, or had some lately.
