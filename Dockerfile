@@ -26,7 +26,8 @@ RUN set -eu; \
     target=$(rustc -vV | sed -n 's/^host: //p'); \
     for package in weft-sidecar weft-cli \
         shop-auth shop-notifications shop-orders shop-products shop-users shop-web; do \
-      cargo build --locked --profile dist --target "$target" --package "$package" --bins; \
+      case $package in weft-cli) features="--features kubernetes" ;; *) features= ;; esac; \
+      cargo build --locked --profile dist --target "$target" --package "$package" --bins $features; \
     done; \
     mkdir /programs; \
     cd "target/$target/dist"; \

@@ -5,6 +5,7 @@
 
 mod access;
 mod call;
+mod cluster;
 mod console;
 mod down;
 mod init;
@@ -66,8 +67,12 @@ enum Command {
     Redirect(Box<redirect::Args>),
     /// Print the manifests that put the control plane on a Kubernetes cluster, for `kubectl apply -f -`
     Install(install::Args),
+    /// Print the manifests again, if the installed mesh can be upgraded to them
+    Upgrade(install::UpgradeArgs),
     /// Print what takes the control plane off a Kubernetes cluster again, for `kubectl delete -f -`
     Uninstall(install::UninstallArgs),
+    /// Look at Weft on a Kubernetes cluster: check it, or list its sidecars
+    Cluster(cluster::Args),
     /// Run a sidecar, the proxy beside a service
     Sidecar(weft_sidecar::Command),
 }
@@ -155,7 +160,9 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Control(ControlArgs { command: None, args }) => weft_control::run(args).map(|()| ExitCode::SUCCESS),
         Command::Redirect(args) => redirect::run(&args),
         Command::Install(args) => install::run(&args),
+        Command::Upgrade(args) => install::upgrade(&args),
         Command::Uninstall(args) => install::uninstall(&args),
+        Command::Cluster(args) => cluster::run(&args),
         Command::Sidecar(args) => weft_sidecar::run(args).map(|()| ExitCode::SUCCESS),
     }
 }

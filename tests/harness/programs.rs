@@ -24,7 +24,9 @@ pub fn binary(name: &str) -> PathBuf {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     let folder = FOLDER.get_or_init(|| {
         let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        cargo.args(["build", "--quiet", "--workspace", "--bins"]).current_dir(root());
+        cargo
+            .args(["build", "--quiet", "--workspace", "--bins", "--features", "weft-cli/kubernetes"])
+            .current_dir(root());
         if !cfg!(debug_assertions) {
             cargo.arg("--release");
         }

@@ -79,10 +79,14 @@ pub(super) fn container(name: &str, image: &str, args: &[&str]) -> Value {
 
 /// Whether `tests/kubernetes/node build` has been run on this machine.
 fn is_node_built() -> bool {
-    let own = env::var_os("WEFT_NODE_DIR").map(PathBuf::from);
-    let folder = own.or_else(|| env::home_dir().map(|home| home.join(".cache/weft-node")));
     // The last of its programs.
-    folder.is_some_and(|folder| folder.join("bin/coredns").exists())
+    node_folder().join("bin/coredns").exists()
+}
+
+/// Where `tests/kubernetes/node` keeps its things.
+fn node_folder() -> PathBuf {
+    let own = env::var_os("WEFT_NODE_DIR").map(PathBuf::from);
+    own.unwrap_or_else(|| env::home_dir().unwrap_or_default().join(".cache/weft-node"))
 }
 
 /// The load generator, if `tests/honest/install` has been run.
@@ -154,6 +158,7 @@ impl Cluster {
         }
         let made: Vec<&str> = made.lines().collect();
         run(&self.load, &made, "").expect("images are loaded");
+        super::tools_on_cluster::before_installation(self);
         self.apply(&self.weft(&["install"], ""));
         self.kubectl(&["-n", "weft", "rollout", "restart", "deployment/control"]);
         self.kubectl(&["-n", "weft", "rollout", "status", "deployment/control", "--timeout=240s"]);
@@ -198,6 +203,24 @@ impl Cluster {
 
     pub(super) fn try_kubectl(&self, args: &[&str], input: &str) -> Result<String, String> {
         run(&self.kubectl, args, input)
+    }
+
+    /// `weft` with arguments, as a user of the cluster runs it.
+    pub(super) fn weft_there(&self, args: &[&str]) -> Output {
+        let mut command = match &self.kubectl[..] {
+            [node, _] => {
+                let mut command = Command::new(node);
+                command.args([
+                    "exec",
+                    "env",
+                    &format!("KUBECONFIG={}", node_folder().join("run/admin.kubeconfig").display()),
+                ]);
+                command.arg(binary("weft"));
+                command
+            }
+            _ => Command::new(binary("weft")),
+        };
+        command.args(args).stdin(Stdio::null()).output().expect("weft runs")
     }
 
     /// By force, as tests have scaled the control plane before.

@@ -7,6 +7,7 @@ mod cluster;
 mod failures;
 mod several;
 mod redirect;
+mod tools_on_cluster;
 
 use std::{sync::RwLockReadGuard, time::Duration};
 

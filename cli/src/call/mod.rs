@@ -301,7 +301,8 @@ fn split_method(text: &str) -> Option<(&str, &str)> {
     text.trim_start_matches('/').split_once('/').filter(|(_, method)| !method.is_empty())
 }
 
-fn parse_duration(text: &str) -> Result<Duration, String> {
+/// Reads a time such as `300ms`.
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let unit = match &text[split..] {
         "ms" => 0.001,

@@ -86,3 +86,8 @@ pub fn inject(config: &Config, namespace: &Namespace, pod: &Value) -> Result<Dec
         operations => Decision::Patch(operations),
     })
 }
+
+/// Whether Weft has given a pod its sidecar.
+pub fn has_sidecar(pod: &Value) -> bool {
+    Pod::new(pod).and_then(|pod| pod.has_sidecar()).unwrap_or(false)
+}

@@ -51,11 +51,15 @@ pub fn manifests(values: &Values) -> String {
     texts.join("---\n")
 }
 
+/// What names each object of the manifests, in the order in which they are applied.
+pub fn objects() -> Vec<Object> {
+    TEMPLATES.iter().flat_map(|(_, template)| template.split("---\n")).filter_map(Object::of).collect()
+}
+
 /// What takes the control plane away again, for `kubectl delete -f -`: first the webhook, so that pods can be created
 /// meanwhile, then everything else in reverse order.
 pub fn removal() -> String {
-    let documents = TEMPLATES.iter().flat_map(|(_, template)| template.split("---\n"));
-    let mut objects: Vec<Object> = documents.filter_map(Object::of).collect();
+    let mut objects = objects();
     objects.reverse();
     objects.sort_by_key(|object| object.kind != "MutatingWebhookConfiguration");
     let texts: Vec<String> = objects.iter().map(Object::text).collect();
@@ -63,11 +67,16 @@ pub fn removal() -> String {
 }
 
 /// What names an object.
-struct Object {
-    api_version: String,
-    kind: String,
-    name: String,
-    namespace: Option<String>,
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Object {
+    /// `apps/v1`
+    pub api_version: String,
+    /// `Deployment`
+    pub kind: String,
+    /// Its name.
+    pub name: String,
+    /// Its namespace, unless it belongs to the whole cluster.
+    pub namespace: Option<String>,
 }
 
 impl Object {

@@ -9,6 +9,12 @@ pub const LABEL_ROLE: &str = "weft.dev/role";
 pub const LEADER: &str = "leader";
 /// The Service by which the API server calls the webhook, of any control plane.
 pub const WEBHOOK_SERVICE: &str = "control-webhook";
+/// The control plane's Deployment, its Service, and the value of its label `app.kubernetes.io/name`.
+pub const CONTROL: &str = "control";
+/// The MutatingWebhookConfiguration.
+pub const WEBHOOK: &str = "weft-injector";
+/// The Secret with the CA.
+pub const SECRET_CA: &str = "weft-ca";
 
 /// The label of a namespace or a pod that says whether pods get a sidecar: [`ENABLED`] or [`DISABLED`]. The pod's wins.
 pub const LABEL_INJECT: &str = "weft.dev/inject";

@@ -31,10 +31,8 @@ use weft_mesh::tls::TrustBundle;
 
 use self::targets::{Target, Targets};
 use super::{MANAGER, TIMEOUT};
-use crate::kubernetes::names::{CONFIG_MAP_TRUST, ENABLED, LABEL_INJECT, TRUST_BUNDLE};
+use crate::kubernetes::names::{CONFIG_MAP_TRUST, ENABLED, LABEL_INJECT, TRUST_BUNDLE, WEBHOOK};
 
-/// The webhook's configuration.
-const WEBHOOK: &str = "weft-injector";
 /// Everything is written anew this often: somebody may have removed it.
 const AGAIN: Duration = Duration::from_secs(60);
 

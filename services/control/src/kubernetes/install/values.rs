@@ -117,6 +117,16 @@ impl Values {
         if problems.is_empty() { Ok(values) } else { Err(Problems::new(problems)) }
     }
 
+    /// The trust domain of the mesh.
+    pub fn trust_domain(&self) -> &str {
+        self.sidecars.trust_domain.as_str()
+    }
+
+    /// The file `inject.yaml`: what sidecars get.
+    pub fn inject_yaml(&self) -> String {
+        self.sidecars.to_yaml()
+    }
+
     /// Takes what is given and leaves the rest as it is.
     fn take(&mut self, reader: &mut Reader<'_>, root: &Node) {
         // A file in which all is commented out.
