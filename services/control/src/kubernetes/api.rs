@@ -5,11 +5,13 @@
 //! - [`secret`]: the CA, which is kept in a Secret.
 //! - [`claims`]: the claims, which are kept in a ConfigMap.
 //! - [`lease`]: which of several control planes acts.
+//! - [`left_alone`]: Events of pods that get no sidecar although a label asks for one.
 //! - [`trust`]: the trust bundle, as a ConfigMap where pods get a sidecar, and in the webhook's configuration.
 //! - [`webhook`]: the port that adds sidecars to pods.
 
 mod claims;
 mod lease;
+mod left_alone;
 mod secret;
 mod tokens;
 mod trust;

@@ -87,6 +87,13 @@ pub fn inject(config: &Config, namespace: &Namespace, pod: &Value) -> Result<Dec
     })
 }
 
+/// Why a pod gets no sidecar although its label or that of its namespace asks for one. `None` if it can have one, or its own
+/// label says that it gets none.
+pub fn refusal(namespace: &str, pod: &Value) -> Option<Reason> {
+    let reason = skip::reason(&Namespace::enabled(namespace), &Pod::new(pod).ok()?).ok()??;
+    reason.is_refusal().then_some(reason)
+}
+
 /// Whether Weft has given a pod its sidecar.
 pub fn has_sidecar(pod: &Value) -> bool {
     Pod::new(pod).and_then(|pod| pod.has_sidecar()).unwrap_or(false)

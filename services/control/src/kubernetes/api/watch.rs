@@ -21,6 +21,7 @@ use kube::{
 use serde::de::DeserializeOwned;
 use tokio::{sync::watch, task::JoinSet};
 
+use super::left_alone;
 use crate::kubernetes::workloads::{Condition, Key, Object, Pod, Service, Slice, SliceEndpoint, Workloads};
 
 /// The label by which a slice names its Service.
@@ -37,9 +38,12 @@ impl Watches {
         let (has_services, services_there) = watch::channel(false);
         let (has_slices, slices_there) = watch::channel(false);
         let to = || Arc::clone(workloads);
-        tasks.spawn(follow(Api::all(client.clone()), "pods", pod, has_pods, to()));
-        tasks.spawn(follow(Api::all(client.clone()), "services", service, has_services, to()));
-        tasks.spawn(follow(Api::all(client.clone()), "endpointslices", slice, has_slices, to()));
+        let (reports, telling) = left_alone::start(client.clone());
+        tasks.spawn(telling);
+        let look = move |pod: &core::Pod| reports.look(pod);
+        tasks.spawn(follow(Api::all(client.clone()), "pods", pod, look, has_pods, to()));
+        tasks.spawn(follow(Api::all(client.clone()), "services", service, |_| {}, has_services, to()));
+        tasks.spawn(follow(Api::all(client.clone()), "endpointslices", slice, |_| {}, has_slices, to()));
         for mut is_there in [pods_there, services_there, slices_there] {
             // A task that ended early has panicked, which is logged.
             let _ = is_there.wait_for(|is_there| *is_there).await;
@@ -48,11 +52,13 @@ impl Watches {
     }
 }
 
-/// Watches all objects of a kind. `read` takes what is needed of one; `None` if it does not count.
+/// Watches all objects of a kind. `read` takes what is needed of one; `None` if it does not count. `look` sees each one that is
+/// new or has changed since the watch began.
 async fn follow<K, T>(
     api: Api<K>,
     kind: &'static str,
     read: fn(&K) -> Option<T>,
+    look: impl Fn(&K),
     has_first: watch::Sender<bool>,
     to: Arc<Workloads>,
 ) where
@@ -88,7 +94,10 @@ async fn follow<K, T>(
                 to.set_all(std::mem::take(&mut listed));
                 has_first.send_replace(true);
             }
-            Event::Apply(object) => to.set(key(&object), read(&object)),
+            Event::Apply(object) => {
+                look(&object);
+                to.set(key(&object), read(&object));
+            }
             Event::Delete(object) => to.set(key(&object), None::<T>),
         }
     }

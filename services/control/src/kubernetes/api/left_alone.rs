@@ -1,0 +1,334 @@
+//! Tells the owner of a pod that it gets no sidecar although a label asks for one: by an Event of the pod.
+//!
+//! The webhook says so too, but only to who makes the pod, and that is mostly a controller. It is not the place to make an
+//! Event: it is asked about dry runs, and anybody can ask it. So this looks at the pods that the API server has.
+//!
+//! Anyone who can make pods causes Events, so there are few in a minute for each namespace and for all. An Event is named
+//! after its pod, so that the API server keeps one of each.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use futures_util::{StreamExt as _, pin_mut};
+use k8s_openapi::{
+    api::{
+        core::v1::{Namespace, ObjectReference, Pod},
+        events::v1::Event,
+    },
+    apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
+    jiff::Timestamp,
+};
+use kube::{
+    Api, Client, ResourceExt as _,
+    api::{PartialObjectMeta, PostParams},
+    runtime::{
+        WatchStreamExt as _,
+        watcher::{self, watcher},
+    },
+};
+use tokio::{
+    sync::mpsc,
+    time::{Duration, Instant, timeout},
+};
+
+use super::TIMEOUT;
+use crate::kubernetes::{
+    inject::{self, Reason},
+    names::{CONTAINER, CONTROL, ENABLED, LABEL_INJECT, NAMESPACE, annotation},
+};
+
+/// The pods that wait to be looked at. What finds no room is not told: it is only a hint.
+const QUEUE: usize = 256;
+/// How many Events are made in [`WINDOW`], of one namespace and of all.
+const OF_NAMESPACE: usize = 5;
+const OF_ALL: usize = 60;
+const WINDOW: Duration = Duration::from_secs(60);
+/// How many pods are remembered, so that they are not told twice.
+const REMEMBERED: usize = 4_096;
+/// The longest names that the API server allows for an Event.
+const NAME_BYTES: usize = 253;
+
+/// A pod that may have been left alone.
+#[derive(Debug)]
+pub(super) struct Suspect {
+    namespace: String,
+    name: String,
+    uid: String,
+    /// Why it gets none.
+    why: Reason,
+    /// Whether its own label asks for a sidecar, and not only that of its namespace.
+    asks_itself: bool,
+}
+
+/// Where watched pods are reported.
+#[derive(Clone)]
+pub(super) struct Reports(mpsc::Sender<Suspect>);
+
+impl Reports {
+    /// Looks at a pod that is new or has changed.
+    pub(super) fn look(&self, pod: &Pod) {
+        if let Some(suspect) = suspect(pod) {
+            // See `QUEUE`.
+            let _ = self.0.try_send(suspect);
+        }
+    }
+}
+
+/// Where pods are reported, and the task that tells their owners; it never ends.
+pub(super) fn start(client: Client) -> (Reports, impl Future<Output = ()>) {
+    let (reports, suspects) = mpsc::channel(QUEUE);
+    (Reports(reports), tell(client, suspects))
+}
+
+/// Most pods have a sidecar, or nobody asks for one: they are no suspects.
+fn suspect(pod: &Pod) -> Option<Suspect> {
+    let has = |name: &str| pod.metadata.annotations.as_ref().is_some_and(|all| all.contains_key(name));
+    let label = pod.metadata.labels.as_ref().and_then(|labels| labels.get(LABEL_INJECT)).map(String::as_str);
+    let (namespace, name, uid) = (pod.namespace()?, pod.metadata.name.clone()?, pod.uid()?);
+    if label.is_some_and(|value| value != ENABLED)
+        || has(annotation::INJECTED)
+        || pod.metadata.deletion_timestamp.is_some()
+    {
+        return None;
+    }
+    let spec = pod.spec.as_ref()?;
+    let mut containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    // What costs little; the rest is decided by what decides for the webhook.
+    let is_special = spec.host_network == Some(true)
+        || spec.os.is_some()
+        || spec.node_selector.is_some()
+        || namespace == NAMESPACE
+        || containers.any(|container| container.name == CONTAINER);
+    if !is_special {
+        return None;
+    }
+    let why = inject::refusal(&namespace, &serde_json::to_value(pod).ok()?)?;
+    Some(Suspect { namespace, name, uid, why, asks_itself: label.is_some() })
+}
+
+/// Never ends.
+async fn tell(client: Client, mut suspects: mpsc::Receiver<Suspect>) {
+    let with_label = watcher::Config::default().labels(&format!("{LABEL_INJECT}={ENABLED}"));
+    let namespaces = watcher(Api::<PartialObjectMeta<Namespace>>::all(client.clone()), with_label).default_backoff();
+    pin_mut!(namespaces);
+    let (mut labelled, mut listed, mut are_known) = (BTreeSet::new(), BTreeSet::new(), false);
+    let mut told = Told::default();
+    let mut is_broken = false;
+    loop {
+        tokio::select! {
+            Some(event) = namespaces.next() => match event {
+                Ok(watcher::Event::Init) => listed.clear(),
+                Ok(watcher::Event::InitApply(namespace)) => drop(listed.insert(namespace.name_any())),
+                Ok(watcher::Event::InitDone) => (labelled, are_known) = (std::mem::take(&mut listed), true),
+                Ok(watcher::Event::Apply(namespace)) => drop(labelled.insert(namespace.name_any())),
+                Ok(watcher::Event::Delete(namespace)) => drop(labelled.remove(&namespace.name_any())),
+                Err(error) => tracing::debug!(%error, "the watch of namespaces broke"),
+            },
+            Some(suspect) = suspects.recv(), if are_known => {
+                let is_asked = suspect.asks_itself || labelled.contains(&suspect.namespace);
+                if !is_asked || !told.may_tell(&suspect.namespace, &suspect.uid, Instant::now()) {
+                    continue;
+                }
+                let trouble = match timeout(TIMEOUT, make(&client, &suspect)).await {
+                    Ok(Ok(())) => None,
+                    Ok(Err(error)) => Some(error.to_string()),
+                    Err(_) => Some("no answer".to_owned()),
+                };
+                if let Some(error) = trouble.as_ref().filter(|_| !is_broken) {
+                    tracing::warn!(namespace = suspect.namespace, error, "an Event of a pod that is left alone can't be made");
+                }
+                is_broken = trouble.is_some();
+            }
+        }
+    }
+}
+
+/// Makes the Event, unless the API server has it already.
+async fn make(client: &Client, suspect: &Suspect) -> kube::Result<()> {
+    let api: Api<Event> = Api::namespaced(client.clone(), &suspect.namespace);
+    match api.create(&PostParams::default(), &event(suspect, Timestamp::now())).await {
+        // An earlier control plane has said it.
+        Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
+        made => made.map(drop),
+    }
+}
+
+fn event(suspect: &Suspect, now: Timestamp) -> Event {
+    let Suspect { namespace, name, uid, why, .. } = suspect;
+    // The name of a pod may be as long as that of an Event. Before the dot there must be a letter or a digit.
+    let room = NAME_BYTES.saturating_sub(".weft-".len() + uid.len());
+    let stem: String = name.chars().take(room).collect();
+    let stem = stem.trim_end_matches(['-', '.']);
+    Event {
+        metadata: ObjectMeta {
+            name: Some(format!("{stem}.weft-{uid}")),
+            namespace: Some(namespace.clone()),
+            ..ObjectMeta::default()
+        },
+        action: Some("Inject".to_owned()),
+        event_time: Some(MicroTime(now)),
+        note: Some(format!("Weft adds no sidecar: {why}")),
+        reason: Some("NoSidecar".to_owned()),
+        regarding: Some(ObjectReference {
+            api_version: Some("v1".to_owned()),
+            kind: Some("Pod".to_owned()),
+            name: Some(name.clone()),
+            namespace: Some(namespace.clone()),
+            uid: Some(uid.clone()),
+            ..ObjectReference::default()
+        }),
+        reporting_controller: Some("weft.dev/injector".to_owned()),
+        reporting_instance: Some(CONTROL.to_owned()),
+        type_: Some("Warning".to_owned()),
+        ..Event::default()
+    }
+}
+
+/// Which Events were made lately.
+#[derive(Debug, Default)]
+struct Told {
+    window: Option<Instant>,
+    of_all: usize,
+    /// At most as many as there were Events in the window.
+    of_namespaces: BTreeMap<String, usize>,
+    /// The pods that were told, the oldest first.
+    order: VecDeque<String>,
+    pods: BTreeSet<String>,
+}
+
+impl Told {
+    /// Whether a pod's Event may be made now. If so, it counts.
+    fn may_tell(&mut self, namespace: &str, uid: &str, now: Instant) -> bool {
+        if self.pods.contains(uid) {
+            return false;
+        }
+        if self.window.is_none_or(|start| now.saturating_duration_since(start) >= WINDOW) {
+            (self.window, self.of_all) = (Some(now), 0);
+            self.of_namespaces.clear();
+        }
+        let before = self.of_namespaces.get(namespace).copied().unwrap_or(0);
+        if self.of_all >= OF_ALL || before >= OF_NAMESPACE {
+            return false;
+        }
+        self.of_all += 1;
+        self.of_namespaces.insert(namespace.to_owned(), before + 1);
+        if self.order.len() >= REMEMBERED
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.pods.remove(&oldest);
+        }
+        self.order.push_back(uid.to_owned());
+        self.pods.insert(uid.to_owned());
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{convert::Infallible, future::pending};
+
+    use http::{Method, Request, Response};
+    use kube::client::Body;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn pod(name: &str, labels: Value, spec: Value) -> Pod {
+        let metadata = json!({"name": name, "namespace": "shop", "uid": format!("uid-of-{name}"), "labels": labels});
+        serde_json::from_value(json!({"metadata": metadata, "spec": spec})).unwrap()
+    }
+
+    fn on_host(name: &str) -> Pod {
+        pod(name, json!({}), json!({"hostNetwork": true, "containers": [{"name": "app"}]}))
+    }
+
+    #[test]
+    fn only_a_pod_that_should_have_a_sidecar_is_a_suspect() {
+        let found = suspect(&on_host("a")).unwrap();
+        assert_eq!((found.why, found.asks_itself, found.uid.as_str()), (Reason::HostNetwork, false, "uid-of-a"));
+        let host = json!({"hostNetwork": true, "containers": [{"name": "app"}]});
+        assert!(suspect(&pod("a", json!({"weft.dev/inject": "enabled"}), host.clone())).unwrap().asks_itself);
+        assert!(suspect(&pod("a", json!({"weft.dev/inject": "disabled"}), host)).is_none());
+        assert!(suspect(&pod("a", json!({}), json!({"containers": [{"name": "app"}]}))).is_none());
+        let windows = json!({"nodeSelector": {"kubernetes.io/os": "windows"}, "containers": [{"name": "app"}]});
+        assert_eq!(suspect(&pod("a", json!({}), windows)).unwrap().why, Reason::Windows);
+        let linux = json!({"nodeSelector": {"kubernetes.io/os": "linux"}, "containers": [{"name": "app"}]});
+        assert!(suspect(&pod("a", json!({}), linux)).is_none());
+        let taken = json!({"containers": [{"name": "weft-sidecar"}]});
+        assert_eq!(suspect(&pod("a", json!({}), taken)).unwrap().why, Reason::NameTaken);
+        let mut deleted = on_host("a");
+        deleted.metadata.deletion_timestamp = serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap();
+        assert!(suspect(&deleted).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_pods_of_one_namespace_leave_room_for_others() {
+        let mut told = Told::default();
+        let now = Instant::now();
+        let some = |told: &mut Told, namespace: &str, at| {
+            (0..1_000).filter(|n| told.may_tell(namespace, &format!("{namespace}-{n}-{at:?}"), at)).count()
+        };
+        assert_eq!(some(&mut told, "flood", now), OF_NAMESPACE);
+        assert!(told.may_tell("shop", "a", now) && !told.may_tell("shop", "a", now), "each is told once");
+        let all: usize = (0..100).map(|n| some(&mut told, &format!("other-{n}"), now)).sum();
+        assert_eq!(all, OF_ALL - OF_NAMESPACE - 1);
+        assert!(told.of_namespaces.len() <= OF_ALL);
+        let later = now + WINDOW;
+        assert!(!told.may_tell("shop", "a", later), "it is told once in any window");
+        assert_eq!(some(&mut told, "flood", later), OF_NAMESPACE);
+        for minute in 0..u32::try_from(REMEMBERED).unwrap() / 10 {
+            some(&mut told, &format!("n-{minute}"), later + WINDOW * (minute + 1));
+            some(&mut told, &format!("m-{minute}"), later + WINDOW * (minute + 1));
+        }
+        assert!(told.pods.len() <= REMEMBERED && told.order.len() == told.pods.len());
+    }
+
+    #[test]
+    fn the_name_of_an_event_is_not_too_long() {
+        let mut long = suspect(&on_host(&format!("{}-{}", "x".repeat(210), "y".repeat(42)))).unwrap();
+        long.uid = "c0ffee00-0000-4000-8000-000000000000".to_owned();
+        let found = event(&long, Timestamp::UNIX_EPOCH);
+        assert_eq!(found.metadata.name.unwrap(), format!("{}.weft-{}", "x".repeat(210), long.uid));
+        let short = event(&suspect(&on_host("a")).unwrap(), Timestamp::UNIX_EPOCH);
+        assert_eq!(short.metadata.name.as_deref(), Some("a.weft-uid-of-a"));
+        assert!(short.note.unwrap().contains("hostNetwork"));
+    }
+
+    /// One namespace has the label, and another has not.
+    #[tokio::test(start_paused = true)]
+    async fn the_owner_of_a_pod_is_told_once() {
+        let (events, mut made) = mpsc::unbounded_channel();
+        let api_server = tower::service_fn(move |request: Request<Body>| {
+            let events = events.clone();
+            async move {
+                let (path, query) =
+                    (request.uri().path().to_owned(), request.uri().query().unwrap_or_default().to_owned());
+                if query.contains("watch=") {
+                    return pending().await;
+                }
+                let content = match request.method() {
+                    &Method::POST => {
+                        let _ = events.send(path);
+                        let conflict = json!({"kind": "Status", "status": "Failure", "reason": "AlreadyExists", "code": 409, "message": ""});
+                        let body = Body::from(conflict.to_string().into_bytes());
+                        return Ok::<_, Infallible>(Response::builder().status(409).body(body).unwrap());
+                    }
+                    _ => json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadataList",
+                        "metadata": {"resourceVersion": "1"}, "items": [{"metadata": {"name": "shop"}}]}),
+                };
+                Ok(Response::new(Body::from(content.to_string().into_bytes())))
+            }
+        });
+        let (reports, telling) = start(Client::new(api_server, "default"));
+        let telling = tokio::spawn(telling);
+        let mut elsewhere = on_host("b");
+        elsewhere.metadata.namespace = Some("other".to_owned());
+        for _ in 0..3 {
+            reports.look(&elsewhere);
+            reports.look(&on_host("a"));
+        }
+        assert_eq!(made.recv().await.unwrap(), "/apis/events.k8s.io/v1/namespaces/shop/events");
+        tokio::time::sleep(Duration::from_secs(3_600)).await;
+        assert!(made.try_recv().is_err(), "once");
+        telling.abort();
+    }
+}
