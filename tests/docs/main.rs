@@ -2,8 +2,9 @@
 //! limits and metrics. Each test names the page and the row that is missing, is one too many or says something else.
 //!
 //! [`page`] reads the tables and compares them, [`help`] reads what `--help` prints, [`limits`] makes the page of limits,
-//! [`manifests`] the files in `k8s/`, and [`links`] follows the links between all pages.
+//! [`manifests`] the files in `k8s/`, [`helm`] the chart there, and [`links`] follows the links between all pages.
 
+mod helm;
 mod help;
 mod limits;
 mod links;
@@ -46,6 +47,10 @@ const FLAGS: &[(&str, &str, &[&str])] = &[
     ("docs/command-line.md", "weft identity", &["identity", "release"]),
     ("docs/command-line.md", "weft redirect", &["redirect"]),
     ("docs/command-line.md", "weft install", &["install"]),
+    ("docs/command-line.md", "weft upgrade", &["upgrade"]),
+    ("docs/command-line.md", "weft uninstall", &["uninstall"]),
+    ("docs/command-line.md", "weft cluster check", &["cluster", "check"]),
+    ("docs/command-line.md", "weft cluster status", &["cluster", "status"]),
     ("docs/sidecar.md", "Flags", &["sidecar"]),
     ("docs/sidecar.md", "Life cycle", &["sidecar", "drain"]),
     ("docs/control-plane.md", "Flags", &["control"]),

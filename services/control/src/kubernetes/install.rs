@@ -4,13 +4,17 @@
 //! part of a manifest, so they read the same before and after. They hold no secret: the control plane makes its CA when it
 //! starts, and the certificate that the API server has to trust (`caBundle`) is the control plane's to set.
 
+mod chart;
 mod values;
 
 use std::fmt::Write as _;
 
 use sha2::{Digest as _, Sha256};
 
-pub use values::{KEYS, Values};
+pub use self::{
+    chart::{chart, chart_values},
+    values::{KEYS, Values},
+};
 
 use super::inject::Resources;
 
