@@ -6,7 +6,7 @@ use std::{
     path::PathBuf,
     process::{Command, Output, Stdio},
     sync::{
-        LazyLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        LazyLock, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::{AtomicU32, Ordering::Relaxed},
     },
     time::{Duration, Instant},
@@ -25,6 +25,8 @@ pub(super) struct Cluster {
     node: Option<String>,
     /// Held by a test that takes parts of the mesh away.
     alone: RwLock<()>,
+    /// What `weft cluster check` said before the installation, unless Weft was there from an earlier run.
+    pub(super) before: OnceLock<Output>,
 }
 
 /// What a load saw.
@@ -131,7 +133,7 @@ impl Cluster {
             (Ok(_), Ok(load)) => (vec!["kubectl".to_owned()], words(&load), None),
             _ => (vec![node.clone(), "kubectl".to_owned()], vec![node.clone(), "load".to_owned()], Some(node.clone())),
         };
-        let cluster = Self { kubectl, load, node: own, alone: RwLock::default() };
+        let cluster = Self { kubectl, load, node: own, alone: RwLock::default(), before: OnceLock::new() };
         let is_there = || cluster.try_kubectl(&["get", "--raw", "/readyz"], "").is_ok();
         if is_there() || (is_node_built() && run(&[node], &["up"], "").is_ok() && is_there()) {
             return Some(cluster);
@@ -158,7 +160,9 @@ impl Cluster {
         }
         let made: Vec<&str> = made.lines().collect();
         run(&self.load, &made, "").expect("images are loaded");
-        super::tools_on_cluster::before_installation(self);
+        if self.try_kubectl(&["get", "namespace", "weft"], "").is_err() {
+            let _ = self.before.set(self.weft_there(&["cluster", "check", "--json"]));
+        }
         self.apply(&self.weft(&["install"], ""));
         self.kubectl(&["-n", "weft", "rollout", "restart", "deployment/control"]);
         self.kubectl(&["-n", "weft", "rollout", "status", "deployment/control", "--timeout=240s"]);

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{
     LIMIT,
     cluster::{Cluster, pod},
-    shop,
+    shop, whole_shop,
 };
 
 /// What a command said: whether it succeeded, its output and its errors.
@@ -15,26 +15,27 @@ fn told(cluster: &Cluster, args: &[&str]) -> (bool, String, String) {
     (output.status.success(), text(output.stdout), text(output.stderr))
 }
 
+/// Whether there is no error, and what is found.
 fn findings(cluster: &Cluster) -> (bool, Vec<Value>) {
     let (is_good, out, errors) = told(cluster, &["cluster", "check", "--json"]);
     let all: Value = serde_json::from_str(&out).unwrap_or_else(|_| panic!("{out} {errors}"));
     (is_good, all["findings"].as_array().cloned().expect("it has findings"))
 }
 
-/// Called when a cluster is set up. One that has Weft from an earlier run is left out.
-pub(super) fn before_installation(cluster: &Cluster) {
-    if cluster.try_kubectl(&["get", "namespace", "weft"], "").is_ok() {
-        return;
-    }
-    let (is_good, all) = findings(cluster);
-    assert!(!is_good, "{all:?}");
-    let has =
-        |check: &str, level: &str| all.iter().any(|finding| finding["check"] == check && finding["level"] == level);
-    assert!(has("api-server", "good") && has("control-plane", "error") && has("rights", "good"), "{all:?}");
-    let (_, text, _) = told(cluster, &["cluster", "check"]);
-    assert!(text.contains("Weft is not installed") && text.contains("weft install | kubectl apply"), "{text}");
-    let (is_good, _, errors) = told(cluster, &["upgrade"]);
-    assert!(!is_good && errors.contains("not installed"), "{errors}");
+#[test]
+fn before_the_installation_a_user_sees_what_is_missing() {
+    let Some(cluster) = shop() else { return };
+    let Some(before) = cluster.before.get() else {
+        return eprintln!("not looked at: the cluster had Weft already");
+    };
+    let all: Value = serde_json::from_slice(&before.stdout).unwrap_or_else(|_| panic!("{before:?}"));
+    let has = |check: &str, level: &str| {
+        let mut findings = all["findings"].as_array().into_iter().flatten();
+        findings.any(|finding| finding["check"] == check && finding["level"] == level)
+    };
+    assert!(has("api-server", "good") && has("control-plane", "error") && has("rights", "good"), "{all}");
+    assert!(!before.status.success(), "{before:?}");
+    assert!(all.to_string().contains("weft install | kubectl apply"), "{all}");
 }
 
 #[test]
@@ -100,6 +101,31 @@ fn a_user_sees_what_is_wrong_and_can_not_uninstall_under_running_pods() {
     assert!(!is_good && out.is_empty() && errors.contains("allowed: weft.local"), "{errors}");
     let (is_good, _, errors) = told(cluster, &["upgrade", "--set", "sample_ratio=1"]);
     assert!(is_good && errors.contains("+ sample_ratio: 1"), "{errors}");
+}
+
+/// Mostly a controller makes the pod, and nobody sees the webhook's warning.
+#[test]
+fn a_pod_that_is_left_alone_has_an_event_that_says_why() {
+    let Some((cluster, _whole)) = whole_shop() else { return };
+    let mut on_host = pod("default", "on-the-host", json!({"weft.dev/inject": "enabled"}), json!({}));
+    on_host["spec"]["hostNetwork"] = json!(true);
+    cluster.try_kubectl(&["create", "-f", "-"], &on_host.to_string()).expect("it is made all the same");
+    let events = ["-n", "default", "get", "events.events.k8s.io", "-o", "json"];
+    cluster.until("its owner is told", LIMIT, || {
+        let all: Value = serde_json::from_str(&cluster.kubectl(&events)).expect("it is JSON");
+        let is_it = |event: &&Value| event["reason"] == "NoSidecar" && event["regarding"]["name"] == "on-the-host";
+        match all["items"].as_array().into_iter().flatten().find(is_it) {
+            Some(event) if event["note"].as_str().is_some_and(|note| note.contains("hostNetwork")) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    });
+    let (_, all) = findings(cluster);
+    let says_why = |of: &Value| {
+        of["level"] == "note"
+            && of["objects"].as_array().is_some_and(|pods| pods.contains(&json!("default/on-the-host")))
+    };
+    assert!(all.iter().any(says_why), "{all:?}");
+    cluster.kubectl(&["-n", "default", "delete", "pod", "on-the-host", "--wait=false"]);
 }
 
 /// Whoever pipes it into kubectl may have another way to the cluster.

@@ -160,8 +160,8 @@ fn without<T>(Reach { context: _, timeout: _ }: &Reach) -> anyhow::Result<T> {
 #[cfg(feature = "kubernetes")]
 fn ask<T>(reach: &Reach, questions: impl AsyncFnOnce(anyhow::Result<api::Api>) -> T) -> anyhow::Result<T> {
     weft_mesh::tls::install_crypto_provider();
-    // A worker beside this thread: what blocks there does not keep time limits from passing.
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    // Of two workers one can wait for a program of the kubeconfig while the other keeps the time.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let answer = runtime.block_on(async { questions(api::Api::connect(reach).await).await });
     runtime.shutdown_background();
     Ok(answer)
