@@ -19,8 +19,20 @@ pub use self::{
 /// The text is not YAML, or all problems that `read` has noted.
 pub fn parse<T>(file: &str, text: &str, read: impl FnOnce(&mut Reader<'_>, &Node) -> Option<T>) -> Result<T, Problems> {
     let root = Node::parse(file, text).map_err(|problem| Problems::new(vec![problem]))?;
-    let mut reader = Reader { file, problems: Vec::new() };
-    match read(&mut reader, &root) {
+    take(file, &root, read)
+}
+
+/// Takes the values out of a tree, as [`parse`] does. `origin` is what problems name as its file.
+///
+/// # Errors
+/// All problems that `read` has noted.
+pub fn take<T>(
+    origin: &str,
+    root: &Node,
+    read: impl FnOnce(&mut Reader<'_>, &Node) -> Option<T>,
+) -> Result<T, Problems> {
+    let mut reader = Reader { file: origin, problems: Vec::new() };
+    match read(&mut reader, root) {
         Some(value) if reader.problems.is_empty() => Ok(value),
         _ => Err(Problems::new(reader.problems)),
     }

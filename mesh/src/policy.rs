@@ -23,7 +23,7 @@ mod timeout;
 use std::{sync::Arc, time::Duration};
 
 #[cfg(feature = "config")]
-pub use self::access::{MeshRules, read_mesh_access, read_service_access};
+pub use self::access::{AccessPolicy, MeshRules, read_mesh_access, read_service_access};
 pub use self::{
     access::{
         AccessRule, AccessRules, Called, Callers, DefaultAccess, MeshAccess, PathRule, PathRules, RESERVED_CALLERS,

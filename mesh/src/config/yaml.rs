@@ -1,4 +1,5 @@
-//! YAML as a tree in which everything has its line, so that checks can name the place of a problem.
+//! YAML as a tree in which everything has its line, so that checks can name the place of a problem. JSON is such a tree
+//! without lines.
 
 use std::ops::Range;
 
@@ -13,7 +14,7 @@ const MAX_DEPTH: usize = 32;
 /// A value and its place.
 #[derive(Debug)]
 pub struct Node {
-    /// The line, from 1.
+    /// The line, from 1; 0 if it has none.
     pub line: u64,
     /// The value as it is written in the file, if it is in one piece.
     pub source: Option<String>,
@@ -60,6 +61,23 @@ impl Node {
             Some(line) => Err(Problem::new(file, line, "", format!("nested deeper than {MAX_DEPTH} levels"))),
             None => Ok(node),
         }
+    }
+
+    /// The same of JSON that was read before. Whoever read it has limited how deep it is nested.
+    pub fn of_json(json: &serde_json::Value) -> Self {
+        use serde_json::Value as Json;
+        let value = match json {
+            Json::Null => Value::Null,
+            Json::Bool(value) => Value::Bool(*value),
+            Json::Number(value) => value.as_i64().map_or(Value::Float(value.as_f64().unwrap_or(f64::NAN)), Value::Int),
+            Json::String(value) => Value::Text(value.clone()),
+            Json::Array(items) => Value::List(items.iter().map(Self::of_json).collect()),
+            Json::Object(entries) => {
+                let key = |key: &String| Self { line: 0, source: None, value: Value::Text(key.clone()) };
+                Value::Map(entries.iter().map(|(name, value)| (key(name), Self::of_json(value))).collect())
+            }
+        };
+        Self { line: 0, source: None, value }
     }
 
     fn from_raw(raw: Spanned<Raw>, text: &str) -> Self {

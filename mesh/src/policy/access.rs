@@ -10,20 +10,25 @@ mod file;
 mod judge;
 mod of_mesh;
 mod paths;
+#[cfg(feature = "config")]
+mod resource;
 mod source;
 
 use std::sync::Arc;
 
 use weft_contracts::weft::options::v1 as options;
 
-#[cfg(feature = "config")]
-pub use self::file::{MeshRules, read_mesh_access, read_service_access};
 pub use self::{
     callers::{Callers, RESERVED_CALLERS},
     judge::{AccessRules, Called, Request, Verdict},
     of_mesh::{DefaultAccess, MeshAccess, ServiceAccess},
     paths::{PathRule, PathRules},
     source::Source,
+};
+#[cfg(feature = "config")]
+pub use self::{
+    file::{MeshRules, read_mesh_access, read_service_access},
+    resource::AccessPolicy,
 };
 use super::{
     error::PolicyError,

@@ -12,8 +12,8 @@ use crate::{
     names::{DEFAULT_NAMESPACE, ServiceName, is_label, shown},
 };
 
-const DEFAULTS: &str = "allow, deny";
-const LABEL: &str = "1 to 63 of a-z, 0-9 and -, no - at either end";
+pub(super) const DEFAULTS: &str = "allow, deny";
+pub(super) const LABEL: &str = "1 to 63 of a-z, 0-9 and -, no - at either end";
 const ROOT_KEYS: &[&str] = &["namespace", "access", "services"];
 const ACCESS_KEYS: &[&str] = &["default", "audit", "namespaces"];
 const RULE_KEYS: &[&str] = &["allow", "audit", "paths"];
@@ -35,13 +35,17 @@ pub struct MeshRules {
 impl MeshRules {
     /// What they say of one service.
     pub fn of(&self, service: &ServiceName) -> MeshAccess {
-        let of_namespace = self.namespaces.get(service.namespace());
-        let default = match (of_namespace, self.is_allowed) {
+        let default = self.default_of(service.namespace());
+        MeshAccess { default, is_audit: self.is_audit, service: self.services.get(service).cloned() }
+    }
+
+    /// What holds in a namespace where there is no rule.
+    pub fn default_of(&self, namespace: &str) -> DefaultAccess {
+        match (self.namespaces.get(namespace), self.is_allowed) {
             (Some(is_allowed), _) => DefaultAccess::Namespace { is_allowed: *is_allowed },
             (None, Some(is_allowed)) => DefaultAccess::Mesh { is_allowed },
             (None, None) => DefaultAccess::BuiltIn,
-        };
-        MeshAccess { default, is_audit: self.is_audit, service: self.services.get(service).cloned() }
+        }
     }
 
     /// Reads the text of a file of rules.
@@ -155,7 +159,7 @@ pub fn read_mesh_access(reader: &mut Reader<'_>, table: &Table<'_>) -> MeshRules
     rules
 }
 
-fn read_default(reader: &mut Reader<'_>, table: &Table<'_>, key: &str) -> Option<bool> {
+pub(super) fn read_default(reader: &mut Reader<'_>, table: &Table<'_>, key: &str) -> Option<bool> {
     reader.parsed(table, key, DEFAULTS, |text| match text {
         "allow" => Ok(true),
         "deny" => Ok(false),
@@ -177,11 +181,16 @@ fn read_rules(reader: &mut Reader<'_>, field: &str, node: &Node) -> ServiceAcces
     }
     let Some(table) = reader.table(field, node, RULE_KEYS) else { return ServiceAccess::default() };
     reader.must_have_values(&table, RULE_KEYS);
-    let rule = read_rule(reader, &table);
-    let paths = table.get("paths").map(|node| read_paths(reader, &table.path("paths"), node)).unwrap_or_default();
     if table.get("allow").is_none() && table.get("paths").is_none() {
         reader.problem(node.line, field, "without a rule; allowed: `allow`, `paths`, or both");
     }
+    read_rule_and_paths(reader, &table)
+}
+
+/// The keys `allow`, `audit` and `paths`.
+pub(super) fn read_rule_and_paths(reader: &mut Reader<'_>, table: &Table<'_>) -> ServiceAccess {
+    let rule = read_rule(reader, table);
+    let paths = table.get("paths").map(|node| read_paths(reader, &table.path("paths"), node)).unwrap_or_default();
     ServiceAccess { rule, paths }
 }
 
