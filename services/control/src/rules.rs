@@ -1,33 +1,32 @@
-//! Who may call whom by the rules of the mesh: read from the file of `--access`, and told to the sidecars of the services
-//! that are called. They decide.
+//! Who may call whom by the rules of the mesh: from the file of `--access` (`file`) or, on Kubernetes, from resources of the
+//! cluster. The sidecars of the services that are called are told what holds for them (`of_sidecar`). They decide.
+
+mod file;
+mod of_sidecar;
 
 use std::{
-    io::{self, Read as _},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
 use tokio::{sync::watch, task::spawn_blocking, time::sleep};
-use weft_contracts::weft::policy::v1 as wire;
 use weft_mesh::{
-    config::{Problem, Problems},
+    config::Problems,
     file_watch::{FileWatch, Look},
-    names::ServiceName,
     policy::MeshRules,
 };
 
+pub(crate) use self::of_sidecar::{Access, InForce, nobody};
+
 /// How often to look whether the file has changed.
 const LOOK_INTERVAL: Duration = Duration::from_millis(150);
-
-/// A file of 10,000 rules has about 1 MiB. The rules for one service have to fit into a message.
-const FILE_BYTES: u64 = 4 * 1024 * 1024;
 
 /// The rules that hold now.
 pub(crate) struct Rules {
     /// The file that they are from, if there is one.
     file: Option<PathBuf>,
-    current: watch::Sender<Arc<MeshRules>>,
+    current: watch::Sender<Arc<InForce>>,
 }
 
 impl Rules {
@@ -36,13 +35,24 @@ impl Rules {
     /// # Errors
     /// All that is wrong with the file.
     pub(crate) fn new(file: Option<&Path>) -> Result<Self, Problems> {
-        let rules = file.map(read).transpose()?.unwrap_or_default();
-        Ok(Self { file: file.map(Path::to_owned), current: watch::channel(Arc::new(rules)).0 })
+        let rules = file.map(file::read).transpose()?.unwrap_or_default();
+        Ok(Self { file: file.map(Path::to_owned), current: watch::channel(Arc::new(rules.into())).0 })
     }
 
     /// Is told whenever they change.
-    pub(crate) fn changes(&self) -> watch::Receiver<Arc<MeshRules>> {
+    pub(crate) fn changes(&self) -> watch::Receiver<Arc<InForce>> {
         self.current.subscribe()
+    }
+
+    /// From now on these hold. Says whether that is a change.
+    pub(crate) fn set(&self, rules: InForce) -> bool {
+        self.current.send_if_modified(|current| {
+            let is_other = **current != rules;
+            if is_other {
+                *current = Arc::new(rules);
+            }
+            is_other
+        })
     }
 
     /// Reads the file again whenever it changes; never ends. A file that is wrong changes nothing.
@@ -63,51 +73,25 @@ impl Rules {
     async fn read_again(&self, file: &Path) -> Result<(), String> {
         let reading = {
             let file = file.to_owned();
-            spawn_blocking(move || read(&file))
+            spawn_blocking(move || file::read(&file))
         };
-        let rules = reading.await.map_err(|e| e.to_string())?.map_err(|problems| lines(&problems))?;
-        let set = |current: &mut Arc<MeshRules>| {
-            let is_other = **current != rules;
-            if is_other {
-                *current = Arc::new(rules);
-            }
-            is_other
-        };
-        if self.current.send_if_modified(set) {
+        let rules: MeshRules = reading.await.map_err(|e| e.to_string())?.map_err(|problems| lines(&problems))?;
+        if self.set(rules.into()) {
             tracing::info!("the rules for who may call have changed");
         }
         Ok(())
     }
 }
 
-/// What the rules say of one service, as its sidecar is told.
-pub(crate) fn for_service(rules: &MeshRules, service: &ServiceName) -> wire::MeshAccess {
-    (&rules.of(service)).into()
-}
-
-fn read(path: &Path) -> Result<MeshRules, Problems> {
-    let shown = path.display().to_string();
-    let text = read_text(path).map_err(|error| {
-        Problems::new(vec![Problem::new(&shown, 0, "", format!("cannot be read: {error} (--access)"))])
-    })?;
-    MeshRules::parse(&shown, &text)
-}
-
-fn read_text(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    std::fs::File::open(path)?.take(FILE_BYTES + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > FILE_BYTES {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it has more than {FILE_BYTES} bytes")));
-    }
-    Ok(text)
-}
-
-fn lines(problems: &Problems) -> String {
+/// All problems on one line.
+pub(crate) fn lines(problems: &Problems) -> String {
     problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
 #[cfg(test)]
 mod tests {
+    use weft_mesh::policy::DefaultAccess;
+
     use super::*;
 
     #[tokio::test]
@@ -117,7 +101,7 @@ mod tests {
         std::fs::write(&file, "access: deny\n").unwrap();
         let rules = Rules::new(Some(&file)).unwrap();
         let mut changes = rules.changes();
-        assert_eq!(changes.borrow_and_update().is_allowed, Some(false));
+        assert_eq!(changes.borrow_and_update().default_of("shop"), DefaultAccess::Mesh { is_allowed: false });
         std::fs::write(&file, "access: denied\n").unwrap();
         let why = rules.read_again(&file).await.unwrap_err();
         assert!(why.ends_with("access.yaml:1: access: found the text \"denied\"; allowed: allow, deny"), "{why}");
@@ -130,8 +114,8 @@ mod tests {
             () = rules.keep() => {}
             changed = changes.changed() => changed.unwrap(),
         }
-        assert_eq!(changes.borrow().is_allowed, Some(true));
-        std::fs::write(&file, vec![b'#'; FILE_BYTES as usize + 1]).unwrap();
+        assert_eq!(changes.borrow().default_of("shop"), DefaultAccess::Mesh { is_allowed: true });
+        std::fs::write(&file, vec![b'#'; file::FILE_BYTES as usize + 1]).unwrap();
         let why = rules.read_again(&file).await.unwrap_err();
         assert!(why.contains("it has more than 4194304 bytes"), "{why}");
         assert!(Rules::new(Some(&dir.path().join("none"))).is_err());

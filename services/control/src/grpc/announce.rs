@@ -3,6 +3,7 @@
 //! Each stream is read by a task of its own, so that heartbeats are seen while the connection is busy with something
 //! else, such as descriptors. The task ends with its stream, or when the control plane stops.
 
+mod access;
 mod membership;
 #[cfg(test)]
 mod tests;
@@ -12,27 +13,26 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::stream::{BoxStream, Map, StreamExt as _, unfold};
 use tokio::{
-    sync::{OwnedSemaphorePermit, mpsc, watch},
+    sync::{OwnedSemaphorePermit, mpsc},
     time::{Instant, sleep_until, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Response, Status, Streaming};
-use weft_contracts::weft::{
-    discovery::v1::{
-        Announce, AnnounceRequest, AnnounceResponse, ContestedClaim, WatchAccessRequest, WatchAccessResponse,
-        announce_request::What, registry_server,
-    },
-    policy::v1::MeshAccess,
+use weft_contracts::weft::discovery::v1::{
+    Announce, AnnounceRequest, AnnounceResponse, ContestedClaim, WatchAccessRequest, WatchAccessResponse,
+    announce_request::What, registry_server,
 };
 use weft_mesh::{
     identity::SpiffeId,
     limits,
     names::{ServiceName, shown_up_to},
-    policy::MeshRules,
 };
 
-use self::membership::{Happened, Memberships};
+use self::{
+    access::{Callee, Telling},
+    membership::{Happened, Memberships},
+};
 use super::{
     announcement::{Announcer, check},
     messages::{Allowance, Allowed},
@@ -49,7 +49,7 @@ use crate::{
         shelf::{DescriptorsRefused, REFUSAL_CHARS},
     },
     kubernetes::cluster::Cluster,
-    rules::{self, Rules},
+    rules::Rules,
 };
 
 /// The answers that may wait for a sidecar to read them. There is one for each announcement and each descriptor set.
@@ -82,14 +82,15 @@ impl registry_server::Registry for RegistryService {
         let (answers, to_sidecar) = mpsc::channel(ANSWERS);
         let to_sidecar = ReceiverStream::new(to_sidecar);
         let directory = Arc::clone(&self.directory);
-        let (memberships, descriptors, rules) = (Memberships::default(), Descriptors::NotWanted, self.rules.changes());
+        let (memberships, descriptors) = (Memberships::default(), Descriptors::NotWanted);
+        let telling = Telling::new(self.rules.changes());
         let cluster = self.cluster.clone();
         let requests = request.into_inner();
         let pace = Pace::new(limits::ANNOUNCE_MESSAGES);
         let mut stream = Stream {
             directory,
             caller,
-            rules,
+            telling,
             cluster,
             requests,
             pace,
@@ -118,9 +119,9 @@ impl registry_server::Registry for RegistryService {
         let caller = authenticated(&request)?;
         // It takes the place of the stream on which the caller has left.
         let open = caller.open(Kind::Announce)?;
-        let mut rules = self.rules.changes();
-        rules.mark_changed();
-        let watch = AccessWatch { rules, caller, stopping: self.stopping.clone(), _open: open };
+        let telling = Telling::new(self.rules.changes());
+        let cluster = self.cluster.clone();
+        let watch = AccessWatch { telling, cluster, caller, stopping: self.stopping.clone(), _open: open };
         let answers = unfold(watch, async |mut watch| Some((Ok(watch.next().await?), watch)));
         Ok(Response::new(answers.boxed()))
     }
@@ -128,31 +129,46 @@ impl registry_server::Registry for RegistryService {
 
 /// A stream that is told the rules for calls to the caller's service.
 struct AccessWatch {
-    rules: watch::Receiver<Arc<MeshRules>>,
+    telling: Telling,
+    cluster: Option<Arc<Cluster>>,
     caller: Caller,
     stopping: CancellationToken,
     _open: OpenStream,
 }
 
 impl AccessWatch {
-    /// The rules, when they have changed; `None` at the end.
+    /// The rules, now and when they have changed; `None` at the end.
     async fn next(&mut self) -> Option<WatchAccessResponse> {
-        tokio::select! {
-            Ok(()) = self.rules.changed() => {}
-            () = self.stopping.cancelled() => return None,
-            () = self.caller.expired() => return None,
+        loop {
+            if let Some(callee) = callee(&self.caller, self.cluster.as_deref())
+                && let Some(access) = self.telling.news(callee)
+            {
+                return Some(WatchAccessResponse { access: Some(access) });
+            }
+            tokio::select! {
+                () = self.telling.changed() => {}
+                () = self.stopping.cancelled() => return None,
+                () = self.caller.expired() => return None,
+            }
         }
-        let access = rules::for_service(&self.rules.borrow_and_update(), self.caller.id.service());
-        Some(WatchAccessResponse { access: Some(access) })
     }
+}
+
+/// Whose rules a sidecar is told that has left. `None` if its pod is gone or backs nothing: it keeps to what it knows.
+fn callee<'a>(caller: &'a Caller, cluster: Option<&Cluster>) -> Option<Callee<'a>> {
+    let id = caller.id.service();
+    let Some(cluster) = cluster else { return Some(Callee::Service(id)) };
+    let pod = cluster.workloads.at(caller.host);
+    let services: Vec<ServiceName> = pod.services.keys().cloned().collect();
+    (pod.is_of(&caller.id) && !services.is_empty()).then_some(Callee::Pod(id, services))
 }
 
 /// The life of an announcing stream.
 struct Stream {
     directory: Arc<Directory>,
     caller: Caller,
-    /// Who may call whom by the rules of the mesh.
-    rules: watch::Receiver<Arc<MeshRules>>,
+    /// Who may call by the rules of the mesh.
+    telling: Telling,
     cluster: Option<Arc<Cluster>>,
     requests: Streaming<AnnounceRequest>,
     pace: Pace,
@@ -261,10 +277,7 @@ impl Stream {
                 message = self.pace.next(&mut self.requests) => return message,
                 () = self.answers.closed() => return Ok(None),
                 () = self.caller.expired() => return Err(Caller::expiry_status()),
-                Ok(()) = self.rules.changed(), if self.memberships.is_announced() => {
-                    let access = self.access();
-                    self.answer(AnnounceResponse { access, ..AnnounceResponse::default() })?;
-                }
+                () = self.telling.changed(), if self.memberships.is_announced() => self.tell_access()?,
                 happened = self.memberships.next() => match happened {
                     Happened::Over(over) => return Err(Status::failed_precondition(over.to_string())),
                     Happened::BacksOthers => self.follow()?,
@@ -361,7 +374,7 @@ impl Stream {
         let unlisted = denied.unlisted.iter().take(limits::CONTESTS_TOLD).cloned().collect();
         let lacks = self.want_descriptors();
         let send_descriptors = matches!(self.descriptors, Descriptors::Asked { .. });
-        let access = self.access();
+        let access = Some(self.telling.again(self.memberships.callee(self.caller.id.service())));
         self.answer(AnnounceResponse {
             send_descriptors,
             is_described: lacks == Lacks::Nothing,
@@ -379,6 +392,8 @@ impl Stream {
 
     /// On Kubernetes: the pod backs other Services.
     fn follow(&mut self) -> Result<(), Status> {
+        // First of all: callers hear of it when it is a member.
+        self.tell_access()?;
         self.memberships.follow(&self.directory);
         // What is being read goes on.
         if matches!(self.descriptors, Descriptors::NotWanted) {
@@ -420,10 +435,12 @@ impl Stream {
         lacks
     }
 
-    /// Who may call the service, as its sidecar is told.
-    fn access(&mut self) -> Option<MeshAccess> {
-        let rules = self.rules.borrow_and_update();
-        Some(rules::for_service(&rules, self.caller.id.service()))
+    /// Tells the sidecar who may call, if that is news to it.
+    fn tell_access(&mut self) -> Result<(), Status> {
+        match self.telling.news(self.memberships.callee(self.caller.id.service())) {
+            Some(access) => self.answer(AnnounceResponse { access: Some(access), ..AnnounceResponse::default() }),
+            None => Ok(()),
+        }
     }
 
     fn contested(&self, denied: &Denied) -> Vec<ContestedClaim> {

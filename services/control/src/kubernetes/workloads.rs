@@ -197,6 +197,11 @@ impl Following {
         Arc::clone(&self.backing.borrow_and_update())
     }
 
+    /// The same, for a look that [`Self::changed`] does not count.
+    pub(crate) fn peek(&self) -> Arc<Backing> {
+        Arc::clone(&self.backing.borrow())
+    }
+
     /// Waits until something else is known than [`Self::now`] said. Dropping the future loses nothing.
     pub(crate) async fn changed(&mut self) {
         if self.backing.changed().await.is_err() {

@@ -6,6 +6,7 @@ use futures_util::future::select_all;
 use weft_contracts::weft::discovery::v1::Health;
 use weft_mesh::{identity::SpiffeId, names::ServiceName};
 
+use super::access::Callee;
 use crate::{
     claims::Denied,
     directory::{
@@ -162,6 +163,14 @@ impl Memberships {
         self.pod.is_some() || !self.of.is_empty()
     }
 
+    /// Whose rules hold for the sidecar of this identity.
+    pub(super) fn callee<'a>(&self, id: &'a ServiceName) -> Callee<'a> {
+        match &self.pod {
+            Some(pod) => Callee::Pod(id, pod.services()),
+            None => Callee::Service(id),
+        }
+    }
+
     /// What the directory lacks of the policies: of the first for which it lacks something.
     pub(super) fn lacks(&self) -> Lacks {
         self.lacking().map_or(Lacks::Nothing, |membership| membership.lacks().clone())
@@ -248,6 +257,12 @@ impl Pod {
             (service.clone(), Backs { backed: backed.clone(), is_first: number == 0 })
         })
         .collect()
+    }
+
+    /// All Services that it backs: more than it is an endpoint of, if there are too many.
+    fn services(&self) -> Vec<ServiceName> {
+        let known = self.follows.peek();
+        if known.is_pod_of(&self.id, self.host) { known.services.keys().cloned().collect() } else { Vec::new() }
     }
 
     /// The sidecar's announcement, as one of a Service's endpoint.

@@ -74,7 +74,7 @@ impl Announcing {
             directory: Arc::clone(directory),
             _open: caller.open(Kind::Announce).unwrap(),
             caller,
-            rules: Rules::new(None).unwrap().changes(),
+            telling: Telling::new(Rules::new(None).unwrap().changes()),
             cluster: None,
             requests: Streaming::new_request(AnnounceDecoder, body, None, None),
             pace: Pace::new(limits::ANNOUNCE_MESSAGES),

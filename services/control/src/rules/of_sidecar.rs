@@ -1,0 +1,190 @@
+//! What the rules say of the calls that one sidecar takes in.
+//!
+//! On Kubernetes rules are for Services, and a sidecar can't know by which of its Services a pod was called. So a pod obeys the
+//! rules of all Services that it backs.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use weft_contracts::weft::policy::v1 as wire;
+use weft_mesh::{
+    names::ServiceName,
+    policy::{AccessRule, Callers, DefaultAccess, MeshAccess, MeshRules, PathRules, ServiceAccess},
+};
+
+/// The rules of the mesh.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct InForce {
+    /// What holds where there is no rule; without rules for services.
+    defaults: MeshRules,
+    services: HashMap<ServiceName, Arc<ServiceAccess>>,
+    /// The namespaces of these services.
+    namespaces: HashSet<String>,
+}
+
+/// What the rules say of one sidecar.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Access {
+    pub(crate) default: DefaultAccess,
+    pub(crate) is_audit: bool,
+    pub(crate) service: Option<Arc<ServiceAccess>>,
+}
+
+impl InForce {
+    /// Puts them together. `defaults` is without rules for services.
+    pub(crate) fn new(defaults: MeshRules, services: HashMap<ServiceName, Arc<ServiceAccess>>) -> Self {
+        let namespaces = services.keys().map(|service| service.namespace().to_owned()).collect();
+        Self { defaults, services, namespaces }
+    }
+
+    /// What holds in a namespace where there is no rule.
+    #[cfg(test)]
+    pub(crate) fn default_of(&self, namespace: &str) -> DefaultAccess {
+        self.defaults.default_of(namespace)
+    }
+
+    /// What they say of a service.
+    pub(crate) fn of_service(&self, service: &ServiceName) -> Access {
+        self.with(service.namespace(), self.services.get(service).cloned())
+    }
+
+    /// What they say of a pod that backs these Services of its namespace. If it backs none yet, while some have rules, nobody
+    /// may call it: it may be one of theirs.
+    pub(crate) fn of_pod(&self, namespace: &str, services: &[ServiceName]) -> Access {
+        if services.is_empty() && self.namespaces.contains(namespace) {
+            return self.with(namespace, Some(Arc::new(nobody())));
+        }
+        let rules = services.iter().filter_map(|service| self.services.get(service));
+        self.with(namespace, rules.cloned().reduce(|one, other| both(&one, &other)))
+    }
+
+    fn with(&self, namespace: &str, service: Option<Arc<ServiceAccess>>) -> Access {
+        Access { default: self.defaults.default_of(namespace), is_audit: self.defaults.is_audit, service }
+    }
+}
+
+impl From<MeshRules> for InForce {
+    fn from(mut rules: MeshRules) -> Self {
+        let services = std::mem::take(&mut rules.services);
+        Self::new(rules, services.into_iter().map(|(service, access)| (service, Arc::new(access))).collect())
+    }
+}
+
+impl From<&Access> for wire::MeshAccess {
+    fn from(access: &Access) -> Self {
+        let service = access.service.as_deref().cloned();
+        (&MeshAccess { default: access.default, is_audit: access.is_audit, service }).into()
+    }
+}
+
+/// Nobody may call.
+pub(crate) fn nobody() -> ServiceAccess {
+    ServiceAccess { rule: Some(rule(&[], false)), paths: PathRules::default() }
+}
+
+/// Rules that allow no more than each of two. If they are different, only names count that both have in the same form; and
+/// if one of them has rules for paths, nothing is allowed.
+fn both(one: &Arc<ServiceAccess>, other: &Arc<ServiceAccess>) -> Arc<ServiceAccess> {
+    if one == other {
+        return Arc::clone(one);
+    }
+    let (ServiceAccess { rule: Some(first), .. }, ServiceAccess { rule: Some(second), .. }) = (&**one, &**other) else {
+        return Arc::new(nobody());
+    };
+    if [one, other].iter().any(|access| !access.paths.written().is_empty()) {
+        return Arc::new(nobody());
+    }
+    // What is only tried refuses nothing.
+    match (first.is_audit, second.is_audit) {
+        (true, false) => return Arc::clone(other),
+        (false, true) => return Arc::clone(one),
+        _ => {}
+    }
+    let (names, others) = (first.callers.written(), second.callers.written());
+    let common = match (is_any(names), is_any(others)) {
+        (true, _) => others.to_vec(),
+        (_, true) => names.to_vec(),
+        _ => names.iter().filter(|name| others.contains(name)).cloned().collect(),
+    };
+    Arc::new(ServiceAccess { rule: Some(rule(&common, first.is_audit)), paths: PathRules::default() })
+}
+
+fn is_any(names: &[String]) -> bool {
+    matches!(names, [name] if name == "any")
+}
+
+/// A rule with names that are known to be right. Without one it allows nobody.
+fn rule(names: &[String], is_audit: bool) -> AccessRule {
+    let nobody = ["nobody".to_owned()];
+    let callers = Callers::parse(if names.is_empty() { &nobody } else { names });
+    AccessRule { callers: callers.unwrap_or_default(), is_audit }
+}
+
+#[cfg(test)]
+mod tests {
+    use weft_mesh::policy::AccessRules;
+
+    use super::*;
+
+    const RULES: &str = "access: { default: deny, namespaces: { open: allow } }
+services:
+  web.shop: [any]
+  orders.shop: [web, users]
+  orders-old.shop: [users, ops]
+  admin.shop: [ops.it]
+  tried.shop: { allow: [nobody], audit: true }
+  paths.shop: { allow: [users], paths: [{ path: /a, allow: [any] }] }
+  only-paths.shop: { paths: [{ path: /a, allow: [any] }] }
+";
+
+    fn name(text: &str) -> ServiceName {
+        ServiceName::parse(text).unwrap()
+    }
+
+    /// Who of the namespace `shop` may call a pod that backs these Services.
+    fn callers(services: &[&str]) -> Vec<&'static str> {
+        let rules = InForce::from(MeshRules::parse("access.yaml", RULES).unwrap());
+        let services: Vec<ServiceName> = services.iter().map(|text| name(text)).collect();
+        let access = rules.of_pod("shop", &services);
+        let mesh = MeshAccess::try_from(wire::MeshAccess::from(&access)).unwrap();
+        let judge = AccessRules::new(&name("pod.shop"), mesh);
+        let may = |caller: &&str| {
+            let caller = format!("spiffe://weft.local/ns/shop/sa/{caller}").parse().unwrap();
+            !judge.judge_called(&[], weft_mesh::policy::Called::Other, &caller).refuses()
+        };
+        ["web", "users", "ops"].into_iter().filter(may).collect()
+    }
+
+    #[test]
+    fn a_pod_obeys_the_rules_of_each_service_that_it_backs() {
+        for (services, expected) in [
+            (&["web.shop"][..], &["web", "users", "ops"][..]),
+            (&["orders.shop"], &["web", "users"]),
+            (&["orders.shop", "orders.shop"], &["web", "users"]),
+            (&["orders.shop", "orders-old.shop"], &["users"]),
+            (&["orders-old.shop", "web.shop", "orders.shop"], &["users"]),
+            (&["orders.shop", "admin.shop"], &[]),
+            (&["orders.shop", "admin.shop", "web.shop"], &[]),
+            (&["tried.shop"], &["web", "users", "ops"]),
+            (&["tried.shop", "orders.shop"], &["web", "users"]),
+            (&["paths.shop"], &["users"]),
+            (&["paths.shop", "orders.shop"], &[]),
+            (&["only-paths.shop", "web.shop"], &[]),
+            (&["orders.shop", "free.shop"], &["web", "users"]),
+            (&["free.shop"], &[]),
+        ] {
+            assert_eq!(callers(services), expected, "{services:?}");
+        }
+    }
+
+    /// Otherwise it could be called around the rules of its Service, before that is known.
+    #[test]
+    fn a_pod_whose_services_are_not_known_takes_no_calls_where_there_are_rules() {
+        let rules = InForce::from(MeshRules::parse("access.yaml", RULES).unwrap());
+        assert_eq!(rules.of_pod("shop", &[]).service, Some(Arc::new(nobody())));
+        let open = rules.of_pod("open", &[]);
+        assert_eq!((open.service, open.default), (None, DefaultAccess::Namespace { is_allowed: true }));
+    }
+}
