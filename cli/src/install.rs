@@ -23,6 +23,7 @@ const AFTER_HELP: &str = "\
 Examples:
   weft install | kubectl apply -f -
   weft install --values weft.yaml | kubectl apply --server-side -f -
+  weft install --crds | kubectl apply --server-side -f -
   weft install --set trust_domain=prod.example --set sidecar.image=registry.example/weft/sidecar:0.1.0
 
 The keys are in docs/kubernetes.md. Equal values give equal manifests, and no secret is in them. To change a setting, apply
@@ -32,6 +33,16 @@ the new ones over the old ones.";
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Args {
+    #[command(flatten)]
+    chosen: Chosen,
+    /// Print only the definitions of the custom resources, which `weft install` prints first
+    #[arg(long, conflicts_with_all = ["values", "set", "ha"])]
+    crds: bool,
+}
+
+/// What can be chosen.
+#[derive(Debug, Clone, clap::Args)]
+struct Chosen {
     /// A YAML file of values; may be given several times, and a later one wins
     #[arg(long, short = 'f', value_name = "FILE")]
     values: Vec<PathBuf>,
@@ -56,7 +67,7 @@ did not get before. Then restart the pods with a sidecar: `weft cluster check` l
 #[command(after_help = AFTER_UPGRADE)]
 pub(crate) struct UpgradeArgs {
     #[command(flatten)]
-    install: Args,
+    chosen: Chosen,
     #[command(flatten)]
     reach: Reach,
 }
@@ -86,11 +97,15 @@ pub(crate) struct UninstallArgs {
 /// # Errors
 /// A file can't be read, or a value is not allowed.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    say(install::manifests(&args.read()?).trim_end())?;
+    if args.crds {
+        say(install::crds().trim_end())?;
+    } else {
+        say(install::manifests(&args.chosen.read()?).trim_end())?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 
-impl Args {
+impl Chosen {
     fn read(&self) -> anyhow::Result<Values> {
         let mut files = Vec::with_capacity(self.values.len() + 1);
         if self.ha {
@@ -110,7 +125,7 @@ impl Args {
 /// # Errors
 /// As for [`run`], or it can't be upgraded, or the cluster can't be looked at.
 pub(crate) fn upgrade(args: &UpgradeArgs) -> anyhow::Result<ExitCode> {
-    let values = args.install.read()?;
+    let values = args.chosen.read()?;
     let installed = cluster::installed(&args.reach)
         .context("the installed mesh can't be looked at; `weft install` prints the same without that")?;
     check_upgrade(&installed, VERSION, values.trust_domain())?;

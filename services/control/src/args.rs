@@ -34,8 +34,8 @@ pub struct Args {
     #[arg(long, env = "WEFT_CONTROL_SERVICES", value_name = "FILE")]
     pub services: Option<PathBuf>,
     /// A YAML file of rules for who may call whom. It may change while the control plane runs. Without it, every member may
-    /// call what the contracts do not forbid.
-    #[arg(long, env = "WEFT_CONTROL_ACCESS", value_name = "FILE")]
+    /// call what the contracts do not forbid. Not with --kubernetes, where the rules are AccessPolicies and MeshDefaults
+    #[arg(long, env = "WEFT_CONTROL_ACCESS", value_name = "FILE", conflicts_with = "kubernetes")]
     pub access: Option<PathBuf>,
     /// Run in a Kubernetes cluster: pods prove their identity with tokens of their service accounts, and back the Services
     /// that the API server says.

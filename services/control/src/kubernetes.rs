@@ -4,7 +4,7 @@
 //! - [`inject`]: which pods get a sidecar, and what is added to them.
 //! - [`install`]: the manifests of the control plane.
 //! - `workloads`: which services a pod backs, as plain state; `accounts`: who a pod is, by the token of its service account;
-//!   `reviews`: who may have the API server asked about one; `cluster`: what follows from both for announcements.
+//!   `policies`: the rules in the cluster's objects, as plain state; `reviews`: who may have the API server asked about one; `cluster`: what follows from both for announcements.
 //! - `api` (with the cargo feature `kubernetes`): what the control plane reads from the API server and writes there.
 //!
 //! On Kubernetes a sidecar announces itself under its identity, which is its service account. The control plane makes it
@@ -18,6 +18,8 @@ pub(crate) mod accounts;
 #[cfg(feature = "kubernetes")]
 pub(crate) mod api;
 pub(crate) mod cluster;
+#[cfg_attr(not(feature = "kubernetes"), allow(dead_code, reason = "only `api` fills it"))]
+pub(crate) mod policies;
 pub(crate) mod reviews;
 #[cfg_attr(not(feature = "kubernetes"), allow(dead_code, reason = "only `api` fills it"))]
 pub(crate) mod workloads;

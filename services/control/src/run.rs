@@ -151,13 +151,13 @@ impl ControlPlane {
 
     async fn on(platform: Platform, args: &Args, budget: Budget, stopping: CancellationToken) -> anyhow::Result<Self> {
         let listed = args.services.as_deref().map_or_else(|| Ok(Listed::default()), Listed::read)?;
-        let rules = Rules::new(args.access.as_deref())?;
+        let rules = Arc::new(Rules::new(args.access.as_deref())?);
         let ca = Ca::open_or_create(&args.state_dir, &args.trust_domain)?;
         let (credentials, svid) = Credentials::new(&ca)?;
         let store = Store::open(&args.state_dir, &args.trust_domain)?;
         let (ca, credentials) = (Arc::new(ca), Arc::new(credentials));
         let backup = platform.backup();
-        let on_platform = platform.start(&ca, &credentials, &store, stopping.clone()).await?;
+        let on_platform = platform.start(&ca, &credentials, &rules, &store, stopping.clone()).await?;
         let (saved, hosts) = store.load()?;
         let claims = Claims::new(listed.claims, listed.unlisted, saved.pinned).with_unlisted_of(listed.unlisted_of);
         // After that: from here on, sidecars have a limited time to announce themselves.
@@ -174,7 +174,7 @@ impl ControlPlane {
             svid,
             state_dir: args.state_dir.clone(),
             directory,
-            rules: Arc::new(rules),
+            rules,
             on_platform,
             stopping,
             store: Arc::new(store),

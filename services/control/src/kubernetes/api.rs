@@ -6,12 +6,14 @@
 //! - [`claims`]: the claims, which are kept in a ConfigMap.
 //! - [`lease`]: which of several control planes acts.
 //! - [`left_alone`]: Events of pods that get no sidecar although a label asks for one.
+//! - [`policies`]: the rules for who may call, as custom resources.
 //! - [`trust`]: the trust bundle, as a ConfigMap where pods get a sidecar, and in the webhook's configuration.
 //! - [`webhook`]: the port that adds sidecars to pods.
 
 mod claims;
 mod lease;
 mod left_alone;
+mod policies;
 mod secret;
 mod tokens;
 mod trust;
@@ -28,7 +30,10 @@ use weft_mesh::{identity::TrustDomain, tls::TrustBundle};
 pub(crate) use self::lease::Lease;
 use self::{lease::Held, tokens::Reviewer, watch::Watches};
 use super::{cluster::Cluster, workloads::Workloads};
-use crate::claims::store::{Backup, Store};
+use crate::{
+    claims::store::{Backup, Store},
+    rules::Rules,
+};
 
 /// Our name for the API server's record of who wrote which field.
 const MANAGER: &str = "weft-control";
@@ -90,9 +95,9 @@ impl Api {
 
     /// Begins to watch. Returns when all that is there now is known, so that nothing counts as missing that is only not
     /// read yet. The watches end when the last part is dropped.
-    pub(crate) async fn watch(&self) -> (Cluster, Watches) {
+    pub(crate) async fn watch(&self, rules: &Arc<Rules>) -> (Cluster, Watches) {
         let workloads = Arc::new(Workloads::default());
-        let watches = Watches::start(&self.0, &workloads).await;
+        let watches = Watches::start(&self.0, &workloads, rules).await;
         (Cluster { workloads, tokens: Box::new(Reviewer(self.0.clone())) }, watches)
     }
 }

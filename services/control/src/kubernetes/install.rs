@@ -24,8 +24,12 @@ const DASHBOARD_HOSTS: &[&str] = &["control.weft", "control.weft.svc", "control.
 /// A file of manifests: its name, and its text with places for values.
 type Template = (&'static str, &'static str);
 
+/// The custom resources.
+const CRDS: &str = include_str!("install/manifests/crds.yaml");
+
 /// In the order in which they are applied.
 const TEMPLATES: &[Template] = &[
+    ("crds.yaml", CRDS),
     ("namespace.yaml", include_str!("install/manifests/namespace.yaml")),
     ("rights.yaml", include_str!("install/manifests/rights.yaml")),
     ("injector.yaml", include_str!("install/manifests/injector.yaml")),
@@ -60,8 +64,13 @@ pub fn objects() -> Vec<Object> {
     TEMPLATES.iter().flat_map(|(_, template)| template.split("---\n")).filter_map(Object::of).collect()
 }
 
+/// The definitions of the custom resources, and nothing else: what `weft install --crds` prints.
+pub fn crds() -> &'static str {
+    CRDS
+}
+
 /// What takes the control plane away again, for `kubectl delete -f -`: first the webhook, so that pods can be created
-/// meanwhile, then everything else in reverse order.
+/// meanwhile, then everything else in reverse order. The custom resources, with all objects of theirs, are last.
 pub fn removal() -> String {
     let mut objects = objects();
     objects.reverse();

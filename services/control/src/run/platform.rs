@@ -10,6 +10,7 @@ use crate::{
     authority::{ca::Ca, credentials::Credentials},
     claims::store::{Backup, Store},
     kubernetes::cluster::Cluster,
+    rules::Rules,
 };
 #[cfg(feature = "kubernetes")]
 use {
@@ -23,6 +24,7 @@ use {
     tokio::{
         net::TcpListener,
         sync::{mpsc, watch},
+        task::JoinHandle,
     },
 };
 
@@ -111,12 +113,13 @@ impl Platform {
         self,
         ca: &Arc<Ca>,
         credentials: &Credentials,
+        rules: &Arc<Rules>,
         store: &Store,
         stopping: CancellationToken,
     ) -> anyhow::Result<Started> {
         match self {
             Self::Any => {
-                let _ = (ca, credentials, store);
+                let _ = (ca, credentials, rules, store);
                 Ok(Started { cluster: None, beside: Box::pin(until(stopping)), at_last: Box::pin(async {}) })
             }
             #[cfg(test)]
@@ -128,7 +131,7 @@ impl Platform {
                 Ok(Started { cluster: None, beside: Box::pin(until(stopping)), at_last: Box::pin(async {}) })
             }
             #[cfg(feature = "kubernetes")]
-            Self::Kubernetes(kubernetes) => kubernetes.start(ca, credentials, store, stopping).await,
+            Self::Kubernetes(kubernetes) => kubernetes.start(ca, credentials, rules, store, stopping).await,
         }
     }
 }
@@ -139,6 +142,7 @@ impl Kubernetes {
         self,
         ca: &Arc<Ca>,
         credentials: &Credentials,
+        rules: &Arc<Rules>,
         store: &Store,
         stopping: CancellationToken,
     ) -> anyhow::Result<Started> {
@@ -169,33 +173,43 @@ impl Kubernetes {
         let stands_by = || {
             standing.send_replace(Standing::StandsBy);
         };
-        let turn = async {
-            let watched = api.watch().await;
-            tracing::info!("knows the pods, Services and EndpointSlices of the cluster");
-            if let Some(lease) = &lease {
-                lease.acquire(stands_by).await;
-            }
-            watched
+        let acts = async {
+            let renewing = match &lease {
+                Some(lease) => {
+                    lease.acquire(stands_by).await;
+                    let lease = lease.clone();
+                    Some(tokio::spawn(async move { lease.renew().await }))
+                }
+                None => None,
+            };
+            // Only now: until then, another one wrote all this.
+            api.restore_claims(store).await?;
+            let (cluster, watches) = api.watch(rules).await;
+            tracing::info!("knows the pods, Services, EndpointSlices and policies of the cluster");
+            anyhow::Ok((renewing, cluster, watches))
         };
-        let (cluster, watches) = tokio::select! {
-            watched = turn => watched,
+        let (renewing, cluster, watches) = tokio::select! {
+            acts = acts => acts?,
             () = stopping.cancelled() => {
                 // The API server may be asking the webhook.
                 let _ = answering.await;
                 anyhow::bail!("it was told to stop");
             }
         };
-        // Only now: until then, another one wrote them.
-        api.restore_claims(store).await?;
-        // A task, as it goes on until all is saved.
-        let acting = lease.clone().map(|lease| tokio::spawn(async move { lease.keep().await }));
-        let renewing = acting.as_ref().map(tokio::task::JoinHandle::abort_handle);
+        let renews = renewing.as_ref().map(JoinHandle::abort_handle);
+        let leads = lease.clone();
         let beside = async move {
             let _watches = watches;
             standing.send_replace(Standing::Acts);
             let another_acts = async {
-                match acting {
-                    Some(acting) => acting.await.unwrap_or_else(anyhow::Error::from),
+                match renewing {
+                    Some(renewing) => renewing.await.unwrap_or_else(anyhow::Error::from),
+                    None => std::future::pending().await,
+                }
+            };
+            let labelling = async {
+                match leads {
+                    Some(lease) => lease.keep_label().await,
                     None => std::future::pending().await,
                 }
             };
@@ -203,12 +217,13 @@ impl Kubernetes {
                 () = stopping.cancelled() => Ok(()),
                 Some(error) = failed.recv() => Err(error),
                 lost = another_acts => Err(lost),
+                () = labelling => Ok(()),
             }
         };
         let at_last = async move {
             keeping.abort();
-            if let Some(renewing) = renewing {
-                renewing.abort();
+            if let Some(renews) = renews {
+                renews.abort();
             }
             if let Some(lease) = lease {
                 lease.release().await;

@@ -8,6 +8,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use anyhow::anyhow;
 use k8s_openapi::{
     api::{
         coordination::v1::{Lease as Object, LeaseSpec},
@@ -110,46 +111,44 @@ impl Lease {
         }
     }
 
-    /// Renews the Lease, and keeps the label that leads sidecars to this pod. Ends when another holder is seen.
-    pub(crate) async fn keep(&self) -> anyhow::Error {
-        let renewing = async {
-            let (mut seen, mut is_failing) = (None, false);
-            loop {
-                sleep(RENEWAL).await;
-                match self.attempt(&mut seen).await {
-                    Ok(Turn::Ours) => is_failing = false,
-                    Ok(Turn::Of(holder)) => break holder,
-                    Err(error) => {
-                        if !is_failing {
-                            tracing::warn!(
-                                error,
-                                "the Lease {NAME} can't be renewed; this control plane acts until it sees another holder"
-                            );
-                        }
-                        is_failing = true;
+    /// Renews the Lease. Ends when another holder is seen.
+    pub(crate) async fn renew(&self) -> anyhow::Error {
+        let (mut seen, mut is_failing) = (None, false);
+        loop {
+            sleep(RENEWAL).await;
+            match self.attempt(&mut seen).await {
+                Ok(Turn::Ours) => is_failing = false,
+                Ok(Turn::Of(holder)) => {
+                    self.renewed.send_replace(None);
+                    let holder = shown(&holder);
+                    return anyhow!("the pod {holder} holds the Lease {NAME} now: this one starts anew and stands by");
+                }
+                Err(error) => {
+                    if !is_failing {
+                        tracing::warn!(
+                            error,
+                            "the Lease {NAME} can't be renewed; this one acts until it sees another holder"
+                        );
                     }
+                    is_failing = true;
                 }
             }
-        };
-        let labelling = async {
-            loop {
-                let pause = match timeout(TIMEOUT, self.label()).await {
-                    Ok(Ok(())) => LABELLING,
-                    Ok(Err(error)) => {
-                        tracing::warn!(%error, "the label {LABEL_ROLE} can't be set: sidecars don't find this pod");
-                        RENEWAL
-                    }
-                    Err(_) => RENEWAL,
-                };
-                sleep(pause).await;
-            }
-        };
-        let holder = tokio::select! {
-            holder = renewing => holder,
-            never = labelling => never,
-        };
-        self.renewed.send_replace(None);
-        anyhow::anyhow!("the pod {} holds the Lease {NAME} now: this one starts anew and stands by", shown(&holder))
+        }
+    }
+
+    /// Keeps the label that leads sidecars to this pod. Never ends.
+    pub(crate) async fn keep_label(&self) {
+        loop {
+            let pause = match timeout(TIMEOUT, self.label()).await {
+                Ok(Ok(())) => LABELLING,
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "the label {LABEL_ROLE} can't be set: sidecars don't find this pod");
+                    RENEWAL
+                }
+                Err(_) => RENEWAL,
+            };
+            sleep(pause).await;
+        }
     }
 
     /// Gives the Lease to whoever stands by.
@@ -407,7 +406,7 @@ mod tests {
         let lease = lease_of("control-1", &fake);
         lease.acquire(|| ()).await;
         let held = lease.held();
-        let mut keeping = std::pin::pin!(lease.keep());
+        let mut keeping = std::pin::pin!(lease.renew());
         assert!(timeout(Duration::from_secs(60), &mut keeping).await.is_err());
         assert!(held.is_sure());
         fake.lock().unwrap().is_away = true;
@@ -428,7 +427,7 @@ mod tests {
         let lease = lease_of("control-3", &fake);
         lease.acquire(|| ()).await;
         assert_eq!(fake.lock().unwrap().labelled.len(), 2, "its ports are not bound yet");
-        let mut keeping = std::pin::pin!(lease.keep());
+        let mut keeping = std::pin::pin!(lease.keep_label());
         assert!(timeout(Duration::from_secs(1), &mut keeping).await.is_err());
         assert_eq!(fake.lock().unwrap().labelled, ["control-3"]);
         // Somebody takes it away.

@@ -21,8 +21,11 @@ use kube::{
 use serde::de::DeserializeOwned;
 use tokio::{sync::watch, task::JoinSet};
 
-use super::left_alone;
-use crate::kubernetes::workloads::{Condition, Key, Object, Pod, Service, Slice, SliceEndpoint, Workloads};
+use super::{left_alone, policies};
+use crate::{
+    kubernetes::workloads::{Condition, Key, Object, Pod, Service, Slice, SliceEndpoint, Workloads},
+    rules::Rules,
+};
 
 /// The label by which a slice names its Service.
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
@@ -31,12 +34,13 @@ const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 pub(crate) struct Watches(#[expect(dead_code, reason = "it ends its tasks")] JoinSet<()>);
 
 impl Watches {
-    /// Starts them. Returns when each has its first list.
-    pub(super) async fn start(client: &Client, workloads: &Arc<Workloads>) -> Self {
+    /// Starts them, and that of the rules. Returns when each has its first list.
+    pub(super) async fn start(client: &Client, workloads: &Arc<Workloads>, rules: &Arc<Rules>) -> Self {
         let mut tasks = JoinSet::new();
         let (has_pods, pods_there) = watch::channel(false);
         let (has_services, services_there) = watch::channel(false);
         let (has_slices, slices_there) = watch::channel(false);
+        let (has_rules, rules_there) = watch::channel(false);
         let to = || Arc::clone(workloads);
         let (reports, telling) = left_alone::start(client.clone());
         tasks.spawn(telling);
@@ -44,9 +48,15 @@ impl Watches {
         tasks.spawn(follow(Api::all(client.clone()), "pods", pod, look, has_pods, to()));
         tasks.spawn(follow(Api::all(client.clone()), "services", service, |_| {}, has_services, to()));
         tasks.spawn(follow(Api::all(client.clone()), "endpointslices", slice, |_| {}, has_slices, to()));
+        tasks.spawn(policies::keep(client.clone(), Arc::clone(rules), has_rules));
         for mut is_there in [pods_there, services_there, slices_there] {
             // A task that ended early has panicked, which is logged.
             let _ = is_there.wait_for(|is_there| *is_there).await;
+        }
+        let mut is_there = rules_there;
+        if is_there.wait_for(|is_there| *is_there).await.is_err() {
+            // It has panicked. Without the rules, sidecars would be told that there are none.
+            std::future::pending::<()>().await;
         }
         Self(tasks)
     }

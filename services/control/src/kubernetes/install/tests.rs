@@ -45,14 +45,15 @@ fn equal_values_give_equal_manifests_that_are_yaml_and_hold_no_secret() {
     assert_eq!(rendered, manifests(&Values::read(&[], &[]).unwrap()));
     assert!(!rendered.contains("{{"), "each place has its value");
     let kinds: Vec<String> = documents(&rendered).iter().map(|node| text(node, &["kind"])).collect();
-    assert_eq!(kinds.len(), 16, "{kinds:?}");
-    assert_eq!(kinds[0], "Namespace");
+    assert_eq!(kinds.len(), 20, "{kinds:?}");
+    assert_eq!(kinds[..3], ["CustomResourceDefinition", "CustomResourceDefinition", "Namespace"]);
+    assert!(rendered.starts_with(crds()));
     assert!(!kinds.contains(&"Secret".to_owned()) && !rendered.contains("PRIVATE KEY"));
     assert!(!rendered.lines().any(|line| line.trim_start().starts_with("caBundle:")), "the control plane sets it");
 }
 
 #[test]
-fn the_removal_names_the_same_objects_with_the_webhook_first_and_the_namespace_last() {
+fn the_removal_names_the_same_objects_with_the_webhook_first_and_namespace_and_policies_last() {
     let name = |node: &Node| {
         let namespace = get(node, &["metadata", "namespace"]).and_then(Node::scalar_text);
         (text(node, &["kind"]), namespace, text(node, &["metadata", "name"]), text(node, &["apiVersion"]))
@@ -60,7 +61,8 @@ fn the_removal_names_the_same_objects_with_the_webhook_first_and_the_namespace_l
     let names = |yaml: &str| documents(yaml).iter().map(name).collect::<Vec<_>>();
     let removed = names(&removal());
     assert_eq!(removed[0].0, "MutatingWebhookConfiguration");
-    assert_eq!(removed.last().unwrap().0, "Namespace");
+    let kinds: Vec<&str> = removed.iter().rev().map(|name| name.0.as_str()).collect();
+    assert_eq!(kinds[..3], ["CustomResourceDefinition", "CustomResourceDefinition", "Namespace"]);
     let all = |names: Vec<_>| names.into_iter().collect::<BTreeSet<_>>();
     assert_eq!(all(removed), all(names(&manifests(&Values::default()))));
 }
@@ -84,7 +86,8 @@ fn the_control_plane_writes_in_the_cluster_only_to_what_it_has_by_name() {
         let resources = texts(rule, &["resources"]);
         let is_reading = texts(rule, &["verbs"]).iter().all(|verb| verb == "list" || verb == "watch");
         let is_named = get(rule, &["resourceNames"]).is_some();
-        assert!(is_reading || is_named || resources == ["tokenreviews"], "{resources:?}");
+        let is_status = resources.iter().all(|resource| resource.ends_with("/status"));
+        assert!(is_reading || is_named || is_status || resources == ["tokenreviews"], "{resources:?}");
     }
 }
 

@@ -1,0 +1,368 @@
+//! The policies of the mesh as custom resources: watches them, has the rules that they say hold, and writes their status.
+//!
+//! What was read stays while the API server is away. What a new list has not is taken away when the list is whole.
+
+use std::{collections::BTreeSet, pin::Pin, sync::Arc};
+
+use futures_util::{Stream, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use kube::{
+    Api, Client, ResourceExt as _,
+    api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams},
+    runtime::{
+        WatchStreamExt as _,
+        watcher::{self, Event, watcher},
+    },
+};
+use serde_json::{Value, json};
+use tokio::{
+    sync::watch,
+    time::{Duration, Instant, sleep, sleep_until, timeout},
+};
+
+use super::{MANAGER, TIMEOUT};
+use crate::{
+    kubernetes::{
+        policies::{Due, Kind, Object, Policies, Settled, Told, Verdict},
+        workloads::Key,
+    },
+    rules::Rules,
+};
+
+const GROUP: &str = "weft.dev";
+const VERSION: &str = "v1alpha1";
+/// How many objects a list has at once: each may be large, and all of a page are in memory.
+const PAGE: u32 = 20;
+/// The shortest time between two changes of the rules, however often objects change.
+const SETTLE_PAUSE: Duration = Duration::from_millis(100);
+/// How long a status takes the place of another one, so that nobody has the API server asked without end.
+const STATUS_PAUSE: Duration = Duration::from_millis(100);
+/// How long until a status that could not be written, or a policy that could not be read, is tried again.
+const AGAIN: Duration = Duration::from_secs(10);
+/// The longest reason and message that are taken from a status.
+const TOLD_BYTES: usize = 8 * 1024;
+
+type Events = Pin<Box<dyn Stream<Item = watcher::Result<Event<DynamicObject>>> + Send>>;
+
+/// The objects of a kind, as they are followed.
+struct Followed {
+    kind: Kind,
+    events: Events,
+    /// What a list that is not whole yet has.
+    listed: BTreeSet<Key>,
+    state: State,
+    /// It was logged that nothing can be read yet.
+    is_said: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Nothing is known yet.
+    Waiting,
+    /// The cluster has no such kind.
+    Missing,
+    Known,
+    /// They are known, and the watch has broken.
+    Broken,
+}
+
+/// What a request to the API server has come to.
+enum Done {
+    Told(Kind, Key, Result<Told, String>),
+    Read(Key, Option<Object>),
+}
+
+/// Keeps the rules as the objects say, once `are_read`; never ends.
+pub(super) async fn keep(client: Client, rules: Arc<Rules>, are_read: watch::Sender<bool>) {
+    let mut of_policies = Followed::start(&client, Kind::AccessPolicy);
+    let mut of_defaults = Followed::start(&client, Kind::MeshDefaults);
+    let mut keeper = Keeper::new(client);
+    loop {
+        keeper.write();
+        let is_ready = of_policies.state != State::Waiting && of_defaults.state != State::Waiting;
+        tokio::select! {
+            Some(event) = of_policies.events.next() => {
+                of_policies.take(event, &keeper.client, &mut keeper.policies).await;
+                keeper.settle_in(SETTLE_PAUSE);
+            }
+            Some(event) = of_defaults.events.next() => {
+                of_defaults.take(event, &keeper.client, &mut keeper.policies).await;
+                keeper.settle_in(SETTLE_PAUSE);
+            }
+            Some(done) = keeper.running.next() => keeper.done(done),
+            () = due(keeper.settle_at), if is_ready => {
+                keeper.settle(&rules);
+                are_read.send_replace(true);
+            }
+        }
+    }
+}
+
+/// Waits until a time; for ever if there is none.
+async fn due(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What the objects say, and what is being done about it.
+struct Keeper {
+    client: Client,
+    policies: Policies,
+    due: Due,
+    running: FuturesUnordered<BoxFuture<'static, Done>>,
+    /// The policies that are read again.
+    reading: BTreeSet<Key>,
+    /// It was logged that statuses can't be written.
+    is_failing: bool,
+    settled: Instant,
+    /// When the rules are to be settled next; `None` if nothing has changed.
+    settle_at: Option<Instant>,
+}
+
+impl Keeper {
+    fn new(client: Client) -> Self {
+        Self {
+            client,
+            policies: Policies::default(),
+            due: Due::default(),
+            running: FuturesUnordered::new(),
+            reading: BTreeSet::new(),
+            is_failing: false,
+            settled: Instant::now(),
+            settle_at: None,
+        }
+    }
+
+    /// Has the rules settled, so long after the last time and not before now.
+    fn settle_in(&mut self, pause: Duration) {
+        let at = (self.settled + pause).max(Instant::now());
+        self.settle_at = Some(self.settle_at.map_or(at, |before| before.min(at)));
+    }
+
+    fn settle(&mut self, rules: &Rules) {
+        (self.settled, self.settle_at) = (Instant::now(), None);
+        let Settled { rules: now, verdicts, to_read } = self.policies.settle();
+        if rules.set(now) {
+            tracing::debug!("the rules for who may call have changed");
+        }
+        verdicts.into_iter().for_each(|(kind, key, verdict)| self.due.set(kind, key, verdict));
+        for key in to_read {
+            if self.reading.insert(key.clone()) {
+                self.running.push(Box::pin(read_again(self.client.clone(), key)));
+            }
+        }
+    }
+
+    /// Starts to write statuses, as many as may be written at once.
+    fn write(&mut self) {
+        while let Some((kind, key, verdict)) = self.due.next() {
+            let since = self.policies.since(kind, &key);
+            self.running.push(Box::pin(tell(self.client.clone(), kind, key, verdict, since)));
+        }
+    }
+
+    fn done(&mut self, done: Done) {
+        match done {
+            Done::Told(kind, key, told) => {
+                self.due.done(kind, &key);
+                match told {
+                    Ok(told) => {
+                        self.policies.told(kind, &key, told);
+                        self.is_failing = false;
+                    }
+                    Err(error) => {
+                        // Once for each trouble.
+                        if !std::mem::replace(&mut self.is_failing, true) {
+                            tracing::warn!(error, "the status of a policy could not be written; it is tried again");
+                        }
+                        self.policies.look_again(&key.0);
+                        self.settle_in(AGAIN);
+                    }
+                }
+            }
+            Done::Read(key, object) => {
+                self.reading.remove(&key);
+                match object {
+                    Some(object) => {
+                        self.policies.read_again(key, object);
+                        self.settle_in(SETTLE_PAUSE);
+                    }
+                    None => {
+                        self.policies.look_again(&key.0);
+                        self.settle_in(AGAIN);
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Followed {
+    fn start(client: &Client, kind: Kind) -> Self {
+        let api = Api::<DynamicObject>::all_with(client.clone(), &resource(kind));
+        let events = watcher(api, watcher::Config::default().page_size(PAGE)).default_backoff();
+        Self { kind, events: Box::pin(events), listed: BTreeSet::new(), state: State::Waiting, is_said: false }
+    }
+
+    async fn take(&mut self, event: watcher::Result<Event<DynamicObject>>, client: &Client, to: &mut Policies) {
+        let kind = self.kind;
+        match event {
+            Ok(Event::Init) => self.listed.clear(),
+            Ok(Event::InitApply(found)) => {
+                self.listed.insert(key(&found));
+                to.set(kind, key(&found), object(found));
+            }
+            Ok(Event::InitDone) => {
+                to.retain(kind, &std::mem::take(&mut self.listed));
+                match self.state {
+                    State::Missing => {
+                        tracing::info!(kind = kind.as_str(), "the cluster has such a kind of objects now")
+                    }
+                    State::Broken => tracing::info!(kind = kind.as_str(), "the watch goes on"),
+                    State::Waiting | State::Known => {}
+                }
+                self.state = State::Known;
+            }
+            Ok(Event::Apply(found)) => to.set(kind, key(&found), object(found)),
+            Ok(Event::Delete(found)) => to.remove(kind, &key(&found)),
+            Err(error) => self.broken(error, client).await,
+        }
+    }
+
+    /// As long as nothing was read, only a cluster that has no such kind is one without rules.
+    async fn broken(&mut self, error: watcher::Error, client: &Client) {
+        let kind = self.kind.as_str();
+        let before = self.state;
+        self.state = match before {
+            State::Known | State::Broken => State::Broken,
+            State::Waiting | State::Missing if is_missing(client, self.kind).await => State::Missing,
+            // It was not there before, so there were no rules then.
+            before => before,
+        };
+        let error = error.to_string();
+        match (before, self.state) {
+            (State::Waiting, State::Missing) => tracing::info!(
+                kind,
+                "the cluster has no such kind of objects, so there are no rules of it: `weft install --crds` has it"
+            ),
+            (State::Waiting, _) if !std::mem::replace(&mut self.is_said, true) => {
+                tracing::warn!(kind, error, "can't be read yet; sidecars wait for it");
+            }
+            (State::Known, _) => tracing::warn!(kind, error, "a watch broke; it is begun anew"),
+            _ => tracing::debug!(kind, error, "can't be read or watched; it is begun anew"),
+        }
+    }
+}
+
+/// Whether the API server says that it has no such kind. Its answer to a list is no proof: that may be a lack of rights.
+async fn is_missing(client: &Client, kind: Kind) -> bool {
+    match timeout(TIMEOUT, client.list_api_group_resources(&format!("{GROUP}/{VERSION}"))).await {
+        Ok(Ok(found)) => !found.resources.iter().any(|resource| resource.name == kind.plural()),
+        // It says so in plain text.
+        Ok(Err(kube::Error::Api(status))) => status.code == 404,
+        _ => false,
+    }
+}
+
+fn resource(kind: Kind) -> ApiResource {
+    ApiResource {
+        group: GROUP.to_owned(),
+        version: VERSION.to_owned(),
+        api_version: format!("{GROUP}/{VERSION}"),
+        kind: kind.as_str().to_owned(),
+        plural: kind.plural().to_owned(),
+    }
+}
+
+fn key(object: &DynamicObject) -> Key {
+    (object.namespace().unwrap_or_default(), object.name_any())
+}
+
+fn object(found: DynamicObject) -> Object {
+    let told = told(&found.data);
+    let metadata = found.metadata;
+    let mut data = found.data;
+    Object {
+        uid: metadata.uid.unwrap_or_default(),
+        created: metadata.creation_timestamp.map_or(0, |time| time.0.as_second()),
+        generation: metadata.generation.unwrap_or_default(),
+        spec: data.get_mut("spec").map(Value::take).unwrap_or_default(),
+        told,
+    }
+}
+
+/// What the condition `Accepted` says. `None` if it is not as the control plane writes it.
+fn told(data: &Value) -> Option<Told> {
+    let conditions = data["status"]["conditions"].as_array()?;
+    let condition = conditions.iter().find(|condition| condition["type"] == "Accepted")?;
+    let text = |key: &str| condition[key].as_str().filter(|text| text.len() <= TOLD_BYTES).map(str::to_owned);
+    let verdict = Verdict {
+        generation: condition["observedGeneration"].as_i64()?,
+        is_accepted: match condition["status"].as_str()? {
+            "True" => true,
+            "False" => false,
+            _ => return None,
+        },
+        reason: text("reason")?,
+        message: text("message")?,
+    };
+    Some(Told { verdict, since: text("lastTransitionTime")? })
+}
+
+/// Writes a status. What is there besides the condition stays.
+async fn tell(client: Client, kind: Kind, key: Key, verdict: Verdict, since: Option<(bool, String)>) -> Done {
+    let since = since.filter(|(is_accepted, _)| *is_accepted == verdict.is_accepted).map(|(_, since)| since);
+    let since = since.unwrap_or_else(|| k8s_openapi::jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
+    let (namespace, name) = &key;
+    let mut metadata = json!({"name": name});
+    if !namespace.is_empty() {
+        metadata["namespace"] = namespace.as_str().into();
+    }
+    let content = json!({
+        "apiVersion": format!("{GROUP}/{VERSION}"),
+        "kind": kind.as_str(),
+        "metadata": metadata,
+        "status": {"conditions": [{
+            "type": "Accepted",
+            "status": if verdict.is_accepted { "True" } else { "False" },
+            "reason": verdict.reason,
+            "message": verdict.message,
+            "observedGeneration": verdict.generation,
+            "lastTransitionTime": since,
+        }]},
+    });
+    let api = api_of(&client, kind, namespace);
+    let params = PatchParams::apply(MANAGER).force();
+    let written = timeout(TIMEOUT, api.patch_status(name, &params, &Patch::Apply(content))).await;
+    sleep(STATUS_PAUSE).await;
+    let told = match written {
+        Ok(Ok(_)) => Ok(Told { verdict, since }),
+        // It was deleted meanwhile, which the watch tells.
+        Ok(Err(kube::Error::Api(status))) if status.is_not_found() => Ok(Told { verdict, since }),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err("no answer".to_owned()),
+    };
+    Done::Told(kind, key, told)
+}
+
+/// Reads a policy that there was no room for before.
+async fn read_again(client: Client, key: Key) -> Done {
+    let api = api_of(&client, Kind::AccessPolicy, &key.0);
+    // Like the watch, this needs the right to list and no other.
+    let params = ListParams::default().fields(&format!("metadata.name={}", key.1));
+    let found = timeout(TIMEOUT, api.list(&params)).await;
+    sleep(STATUS_PAUSE).await;
+    let found = found.ok().and_then(Result::ok).and_then(|found| found.items.into_iter().next());
+    Done::Read(key, found.map(object))
+}
+
+fn api_of(client: &Client, kind: Kind, namespace: &str) -> Api<DynamicObject> {
+    match kind {
+        Kind::AccessPolicy => Api::namespaced_with(client.clone(), namespace, &resource(kind)),
+        Kind::MeshDefaults => Api::all_with(client.clone(), &resource(kind)),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,224 @@
+//! The rules in the cluster's objects, AccessPolicies and the MeshDefaults, as plain state: which of them hold, and what the
+//! status of each has to say.
+//!
+//! - An object that is wrong takes nothing away. If it was right before, that version stays. If it is new, nobody may call what
+//!   it is for: it may have been meant to be strict.
+//! - Of several for the same Service, or for all of a namespace, the oldest holds, whatever it says.
+//! - A namespace has [`namespace::MOST`] of them, with [`namespace::MOST_BYTES`], the oldest first. Nobody may call what the others are for.
+
+mod due;
+mod entry;
+mod namespace;
+mod object;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use weft_mesh::{
+    config::Problems,
+    names::shown_up_to,
+    policy::{AccessPolicy, MeshRules},
+};
+
+pub(crate) use self::{
+    due::Due,
+    entry::Settled,
+    object::{Kind, Object, Told, Verdict},
+};
+use self::{
+    entry::{Content, Entry, Rule, Target},
+    namespace::OfNamespace,
+    object::DEFAULTS,
+};
+use crate::{kubernetes::workloads::Key, rules::InForce};
+
+/// How much of what is wrong with an object its status says.
+const WHY_CHARS: usize = 1_000;
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Policies {
+    namespaces: BTreeMap<String, OfNamespace>,
+    defaults: Option<Entry<MeshRules>>,
+    /// The namespaces that may say something else than before.
+    changed: BTreeSet<String>,
+}
+
+impl Policies {
+    /// An object is there.
+    pub(crate) fn set(&mut self, kind: Kind, key: Key, object: Object) {
+        match kind {
+            Kind::AccessPolicy => self.set_policy(key, object),
+            Kind::MeshDefaults if key.1 == DEFAULTS => self.set_defaults(&key, object),
+            // The API server takes no other.
+            Kind::MeshDefaults => {}
+        }
+    }
+
+    /// A policy was read again, since there is room for it. What the watch has told meanwhile is newer.
+    pub(crate) fn read_again(&mut self, key: Key, object: Object) {
+        self.look_again(&key.0);
+        if self.entry(&key).is_some_and(|entry| entry.is_left_out() && entry.is_of(&object)) {
+            self.set_policy(key, object);
+        }
+    }
+
+    /// An object is gone.
+    pub(crate) fn remove(&mut self, kind: Kind, key: &Key) {
+        match kind {
+            Kind::AccessPolicy => {
+                if let Some(of) = self.namespaces.get_mut(&key.0) {
+                    of.remove(&key.1);
+                    self.changed.insert(key.0.clone());
+                }
+            }
+            Kind::MeshDefaults if key.1 == DEFAULTS && self.defaults.take().is_some() => self.all_changed(),
+            Kind::MeshDefaults => {}
+        }
+    }
+
+    /// These are all objects of a kind: others are gone.
+    pub(crate) fn retain(&mut self, kind: Kind, there: &BTreeSet<Key>) {
+        let known: Vec<Key> = match kind {
+            Kind::AccessPolicy => {
+                let of = |(namespace, of): (&String, &OfNamespace)| {
+                    of.created.keys().map(|name| (namespace.clone(), name.clone())).collect::<Vec<_>>()
+                };
+                self.namespaces.iter().flat_map(of).collect()
+            }
+            Kind::MeshDefaults => vec![(String::new(), DEFAULTS.to_owned())],
+        };
+        known.iter().filter(|key| !there.contains(*key)).for_each(|key| self.remove(kind, key));
+    }
+
+    /// The status of an object was written.
+    pub(crate) fn told(&mut self, kind: Kind, key: &Key, told: Told) {
+        let place = match kind {
+            Kind::AccessPolicy => self.entry(key).map(|entry| &mut entry.told),
+            Kind::MeshDefaults => self.defaults.as_mut().map(|entry| &mut entry.told),
+        };
+        if let Some(place) = place {
+            *place = Some(told);
+        }
+    }
+
+    /// Something about a namespace is to be decided, or said, once more.
+    pub(crate) fn look_again(&mut self, namespace: &str) {
+        self.changed.insert(namespace.to_owned());
+    }
+
+    /// When an object began to be accepted, or not, as its status says.
+    pub(crate) fn since(&mut self, kind: Kind, key: &Key) -> Option<(bool, String)> {
+        let told = match kind {
+            Kind::AccessPolicy => self.entry(key)?.told.as_ref(),
+            Kind::MeshDefaults => self.defaults.as_ref()?.told.as_ref(),
+        };
+        told.map(|told| (told.verdict.is_accepted, told.since.clone()))
+    }
+
+    fn entry(&mut self, (namespace, name): &Key) -> Option<&mut Entry<Rule>> {
+        let of = self.namespaces.get_mut(namespace)?;
+        let created = *of.created.get(name)?;
+        of.by_age.get_mut(&(created, name.clone()))
+    }
+
+    fn all_changed(&mut self) {
+        self.changed.extend(self.namespaces.keys().cloned());
+    }
+
+    fn set_policy(&mut self, key: Key, object: Object) {
+        self.changed.insert(key.0.clone());
+        let before = self.entry(&key);
+        // Most changes are those of its status.
+        if let Some(before) = before
+            && before.is_of(&object)
+            && !before.is_left_out()
+        {
+            before.told = object.told;
+            return;
+        }
+        let of = self.namespaces.entry(key.0.clone()).or_default();
+        let before = of.remove(&key.1).filter(|before| before.uid == object.uid);
+        let read = AccessPolicy::read(&Kind::AccessPolicy.origin(&key), &object.spec_node());
+        let read = read.map_err(|problems| why(Kind::AccessPolicy, &key, &problems));
+        let content = match read.and_then(|policy| Rule::of(policy, &key.0).map_err(|error| error.to_string())) {
+            Ok(rule) => Content::Valid(rule),
+            Err(why) => Content::Invalid {
+                why,
+                target: Target::of(&object, &key.0),
+                last: before.and_then(|before| before.content.last()),
+            },
+        };
+        let age = (object.created, key.1.clone());
+        of.created.insert(key.1, object.created);
+        of.by_age.insert(age.clone(), Entry::new(object, content));
+        of.trim(&age);
+    }
+
+    fn set_defaults(&mut self, key: &Key, object: Object) {
+        if let Some(before) = self.defaults.as_mut()
+            && before.is_of(&object)
+        {
+            before.told = object.told;
+            return;
+        }
+        let before = self.defaults.take().filter(|before| before.uid == object.uid);
+        let content = match MeshRules::read_defaults(&Kind::MeshDefaults.origin(key), &object.spec_node()) {
+            Ok(rules) => Content::Valid(rules),
+            Err(problems) => Content::Invalid {
+                why: why(Kind::MeshDefaults, key, &problems),
+                target: None,
+                last: before.and_then(|before| before.content.last()),
+            },
+        };
+        self.defaults = Some(Entry::new(object, content));
+        self.all_changed();
+    }
+
+    /// Decides which of them hold.
+    pub(crate) fn settle(&mut self) -> Settled {
+        let mut settled = Settled::default();
+        let mut defaults = self.settle_defaults(&mut settled);
+        for namespace in std::mem::take(&mut self.changed) {
+            let Some(of) = self.namespaces.get_mut(&namespace) else { continue };
+            of.settle(&namespace, defaults.namespaces.contains_key(&namespace), &mut settled);
+            if of.by_age.is_empty() {
+                self.namespaces.remove(&namespace);
+            }
+        }
+        let mut services = HashMap::new();
+        for (namespace, of) in &self.namespaces {
+            services.extend(of.rules.iter().cloned());
+            if let Some(is_allowed) = of.default {
+                defaults.namespaces.insert(namespace.clone(), is_allowed);
+            }
+        }
+        settled.rules = InForce::new(defaults, services);
+        settled
+    }
+
+    fn settle_defaults(&self, settled: &mut Settled) -> MeshRules {
+        let Some(entry) = &self.defaults else { return MeshRules::default() };
+        let (rules, verdict) = match &entry.content {
+            Content::Valid(rules) => (rules.clone(), entry.accepted("they hold".to_owned())),
+            Content::Invalid { why, last: Some(last), .. } => {
+                (last.clone(), entry.refused(Verdict::INVALID, format!("{why}; what it said before holds")))
+            }
+            Content::Invalid { why, .. } => {
+                let rules = MeshRules { is_allowed: Some(false), ..MeshRules::default() };
+                (rules, entry.refused(Verdict::INVALID, format!("{why}; until that is mended, the default is deny")))
+            }
+            Content::LeftOut(_) => return MeshRules::default(),
+        };
+        entry.say(Kind::MeshDefaults, (String::new(), DEFAULTS.to_owned()), verdict, settled);
+        rules
+    }
+}
+
+/// What is wrong with an object, for its status: each problem names its field.
+fn why(kind: Kind, key: &Key, problems: &Problems) -> String {
+    let origin = format!("{}: ", kind.origin(key));
+    let lines = problems.iter().map(|problem| problem.to_string().trim_start_matches(&origin).to_owned());
+    shown_up_to(&lines.collect::<Vec<_>>().join("; "), WHY_CHARS)
+}
+
+#[cfg(test)]
+mod tests;

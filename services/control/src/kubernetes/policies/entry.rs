@@ -1,0 +1,156 @@
+//! What is kept of an object.
+
+use std::{fmt, sync::Arc};
+
+use weft_mesh::{
+    names::{NameError, ServiceName},
+    policy::{AccessPolicy, ServiceAccess},
+};
+
+use super::object::{Kind, Object, Told, Verdict};
+use crate::{kubernetes::workloads::Key, rules::InForce};
+
+/// An object, and what it says: a `T`.
+#[derive(Debug)]
+pub(super) struct Entry<T> {
+    pub(super) uid: String,
+    pub(super) generation: i64,
+    pub(super) bytes: usize,
+    pub(super) content: Content<T>,
+    /// What its status says.
+    pub(super) told: Option<Told>,
+}
+
+#[derive(Debug)]
+pub(super) enum Content<T> {
+    Valid(T),
+    Invalid {
+        why: String,
+        /// `None` if it can't be for anything.
+        target: Option<Target>,
+        /// What it said when it was right.
+        last: Option<T>,
+    },
+    /// There are too many, so it is not kept.
+    LeftOut(Option<Target>),
+}
+
+/// What a policy says.
+#[derive(Debug, Clone)]
+pub(super) enum Rule {
+    Service(ServiceName, Arc<ServiceAccess>),
+    Namespace(bool),
+}
+
+/// What a policy is for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Target {
+    Service(ServiceName),
+    Namespace,
+}
+
+/// What follows from the objects.
+#[derive(Debug, Default)]
+pub(crate) struct Settled {
+    pub(crate) rules: InForce,
+    /// The objects whose status says something else.
+    pub(crate) verdicts: Vec<(Kind, Key, Verdict)>,
+    /// The policies that there was no room for, and now is.
+    pub(crate) to_read: Vec<Key>,
+}
+
+impl<T> Entry<T> {
+    pub(super) fn new(object: Object, content: Content<T>) -> Self {
+        let bytes = object.bytes();
+        Self { uid: object.uid, generation: object.generation, bytes, content, told: object.told }
+    }
+
+    /// Whether the object says the same: a generation is that of its spec.
+    pub(super) fn is_of(&self, object: &Object) -> bool {
+        self.uid == object.uid && self.generation == object.generation
+    }
+
+    pub(super) fn accepted(&self, message: String) -> Verdict {
+        Verdict { generation: self.generation, is_accepted: true, reason: Verdict::ACCEPTED.to_owned(), message }
+    }
+
+    pub(super) fn refused(&self, reason: &str, message: String) -> Verdict {
+        Verdict { generation: self.generation, is_accepted: false, reason: reason.to_owned(), message }
+    }
+
+    pub(super) fn say(&self, kind: Kind, key: Key, verdict: Verdict, settled: &mut Settled) {
+        if self.told.as_ref().map(|told| &told.verdict) != Some(&verdict) {
+            settled.verdicts.push((kind, key, verdict));
+        }
+    }
+}
+
+impl Entry<Rule> {
+    pub(super) fn is_left_out(&self) -> bool {
+        matches!(self.content, Content::LeftOut(_))
+    }
+
+    pub(super) fn leave_out(&mut self) {
+        let target = match &self.content {
+            Content::Valid(rule) => Some(rule.target()),
+            Content::Invalid { target, .. } | Content::LeftOut(target) => target.clone(),
+        };
+        self.content = Content::LeftOut(target);
+    }
+}
+
+impl<T> Content<T> {
+    /// What it said when it was right.
+    pub(super) fn last(self) -> Option<T> {
+        match self {
+            Self::Valid(content) => Some(content),
+            Self::Invalid { last, .. } => last,
+            Self::LeftOut(_) => None,
+        }
+    }
+}
+
+impl Rule {
+    pub(super) fn of(policy: AccessPolicy, namespace: &str) -> Result<Self, NameError> {
+        Ok(match policy {
+            AccessPolicy::Service { name, access } => {
+                Self::Service(ServiceName::new(&name, namespace)?, Arc::new(access))
+            }
+            AccessPolicy::Namespace { is_allowed } => Self::Namespace(is_allowed),
+        })
+    }
+
+    pub(super) fn target(&self) -> Target {
+        match self {
+            Self::Service(service, _) => Target::Service(service.clone()),
+            Self::Namespace(_) => Target::Namespace,
+        }
+    }
+}
+
+impl Target {
+    /// Of an object that may be wrong. `None` if it names what can't be a Service.
+    pub(super) fn of(object: &Object, namespace: &str) -> Option<Self> {
+        match object.spec.get("service") {
+            Some(name) => Some(Self::Service(ServiceName::new(name.as_str()?, namespace).ok()?)),
+            None => Some(Self::Namespace),
+        }
+    }
+
+    /// What holds if nothing else does.
+    pub(super) fn closed(&self) -> String {
+        match self {
+            Self::Service(_) => format!("nobody may call {self}"),
+            Self::Namespace => format!("the default of {self} is deny"),
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Service(service) => write!(f, "the Service {}", service.name()),
+            Self::Namespace => f.write_str("the namespace"),
+        }
+    }
+}

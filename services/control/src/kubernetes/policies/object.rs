@@ -1,0 +1,95 @@
+//! A custom resource as far as it counts, and what is said of it.
+
+use serde_json::Value;
+use weft_mesh::config::Node;
+
+use crate::kubernetes::workloads::Key;
+
+/// The name of the one MeshDefaults that counts.
+pub(super) const DEFAULTS: &str = "default";
+
+/// A kind of objects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Kind {
+    AccessPolicy,
+    MeshDefaults,
+}
+
+impl Kind {
+    /// Its name in objects.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::AccessPolicy => "AccessPolicy",
+            Self::MeshDefaults => "MeshDefaults",
+        }
+    }
+
+    /// Its name in addresses of the API server.
+    pub(crate) const fn plural(self) -> &'static str {
+        match self {
+            Self::AccessPolicy => "accesspolicies",
+            Self::MeshDefaults => "meshdefaults",
+        }
+    }
+
+    /// An object in messages and logs.
+    pub(super) fn origin(self, (namespace, name): &Key) -> String {
+        match self {
+            Self::AccessPolicy => format!("{} {namespace}/{name}", self.as_str()),
+            Self::MeshDefaults => format!("{} {name}", self.as_str()),
+        }
+    }
+}
+
+/// An object as the API server has it.
+#[derive(Debug, Clone)]
+pub(crate) struct Object {
+    /// Another object of the same name has another one.
+    pub(crate) uid: String,
+    /// In seconds since 1970.
+    pub(crate) created: i64,
+    /// It grows with each change of the spec.
+    pub(crate) generation: i64,
+    pub(crate) spec: Value,
+    pub(crate) told: Option<Told>,
+}
+
+/// What the condition `Accepted` of an object's status says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Told {
+    pub(crate) verdict: Verdict,
+    /// When it began to be accepted, or not: as it is written.
+    pub(crate) since: String,
+}
+
+/// Whether an object holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Verdict {
+    /// Of which generation.
+    pub(crate) generation: i64,
+    pub(crate) is_accepted: bool,
+    pub(crate) reason: String,
+    pub(crate) message: String,
+}
+
+impl Verdict {
+    pub(crate) const ACCEPTED: &str = "Accepted";
+    /// It is wrong.
+    pub(crate) const INVALID: &str = "Invalid";
+    /// Another one is for the same.
+    pub(crate) const CONFLICTED: &str = "Conflicted";
+    /// Its namespace has too many.
+    pub(crate) const TOO_MANY: &str = "TooMany";
+}
+
+impl Object {
+    /// The spec, as it is read.
+    pub(super) fn spec_node(&self) -> Node {
+        Node::of_json(&self.spec)
+    }
+
+    /// The size of the spec as JSON.
+    pub(super) fn bytes(&self) -> usize {
+        self.spec.to_string().len()
+    }
+}
