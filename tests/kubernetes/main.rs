@@ -8,6 +8,7 @@ mod failures;
 mod several;
 mod redirect;
 mod tools_on_cluster;
+mod policy;
 
 use std::{sync::RwLockReadGuard, time::Duration};
 

@@ -1,0 +1,140 @@
+//! Who may call, as custom resources.
+
+use serde_json::{Value, json};
+
+use super::{LIMIT, cluster::Cluster, shop, whole_shop};
+
+const LIST: [&str; 3] = ["call", "shop.notifications.v1.Notifications/List", "{}"];
+
+/// A policy of the namespace `shop`.
+fn policy(name: &str, spec: &Value) -> String {
+    json!({"apiVersion": "weft.dev/v1alpha1", "kind": "AccessPolicy",
+        "metadata": {"name": name, "namespace": "shop"}, "spec": spec})
+    .to_string()
+}
+
+fn defaults(access: &Value) -> String {
+    json!({"apiVersion": "weft.dev/v1alpha1", "kind": "MeshDefaults", "metadata": {"name": "default"},
+        "spec": {"access": access}})
+    .to_string()
+}
+
+impl Cluster {
+    /// Waits until the condition `Accepted` of a policy is this, with this reason. Returns its message.
+    fn accepted(&self, policy: &str, status: &str, reason: &str) -> String {
+        let path = "jsonpath={.status.conditions[?(@.type==\"Accepted\")]}";
+        let mut message = String::new();
+        self.until(&format!("{policy} is {status} {reason}"), LIMIT, || {
+            let told = self.kubectl(&["-n", "shop", "get", policy, "-o", path]);
+            let condition: Value = serde_json::from_str(&told).map_err(|error| format!("{error}: {told}"))?;
+            message = condition["message"].as_str().unwrap_or_default().to_owned();
+            if condition["status"] == status && condition["reason"] == reason { Ok(()) } else { Err(told) }
+        });
+        message
+    }
+
+    /// Waits until a call is refused by a rule of this kind, which its error names.
+    fn refused(&self, account: &str, call: &[&str], rule: &str) {
+        self.until(&format!("{account} is refused"), LIMIT, || match self.call("shop", account, call) {
+            Err(told) if told.contains("PERMISSION_DENIED") && told.contains(rule) => Ok(()),
+            told => Err(format!("{told:?}")),
+        });
+    }
+
+    fn deleted(&self, policies: &[&str]) {
+        self.kubectl(&[&["-n", "shop", "delete", "--ignore-not-found"], policies].concat());
+    }
+}
+
+#[test]
+fn a_policy_takes_the_place_of_the_contract_until_it_is_deleted() {
+    let Some((cluster, _whole)) = whole_shop() else { return };
+    let all = ["accesspolicy/notifications", "accesspolicy/second", "accesspolicy/wrong"];
+    cluster.deleted(&all);
+    cluster.call("shop", "keyboard", &LIST).expect("the contract allows it");
+    cluster.apply(&policy("notifications", &json!({"service": "notifications", "allow": ["users", "orders"]})));
+    cluster.accepted("accesspolicy/notifications", "True", "Accepted");
+    cluster.refused("keyboard", &LIST, "the mesh's rule for the service");
+    // Those whom it names may call: `users` tells of its new user.
+    let create = ["call", "shop.users.v1.Users/Create", r#"{"name":"Ada","email":"ada@example.com"}"#];
+    cluster.call("shop", "keyboard", &create).expect("users may call notifications");
+
+    // A younger one for the same Service has no effect, and says whose it is.
+    cluster.apply(&policy("second", &json!({"service": "notifications", "allow": ["any"]})));
+    let why = cluster.accepted("accesspolicy/second", "False", "Conflicted");
+    assert!(why.contains("AccessPolicy shop/notifications"), "{why}");
+    cluster.refused("keyboard", &LIST, "the mesh's rule for the service");
+    let table = cluster.kubectl(&["-n", "shop", "get", "wap"]);
+    assert!(table.contains("Conflicted") && table.contains("ACCEPTED"), "{table}");
+
+    // What the schema can't refuse is told, and opens nothing: the last version stays.
+    cluster.apply(&policy("notifications", &json!({"service": "notifications", "allow": ["unauthenticated"]})));
+    let why = cluster.accepted("accesspolicy/notifications", "False", "Invalid");
+    assert!(why.contains("spec.allow: found `unauthenticated`") && why.contains("before"), "{why}");
+    cluster.refused("keyboard", &LIST, "the mesh's rule for the service");
+
+    // Of those that are left, the oldest holds.
+    cluster.deleted(&["accesspolicy/notifications"]);
+    cluster.accepted("accesspolicy/second", "True", "Accepted");
+    cluster.deleted(&all);
+    cluster.until("the contract holds again", LIMIT, || cluster.call("shop", "keyboard", &LIST).map(drop));
+    cluster.refused("stranger", &LIST, "the option `access` of the protobuf service");
+}
+
+#[test]
+fn the_api_server_refuses_what_can_be_no_policy() {
+    let Some((cluster, _whole)) = whole_shop() else { return };
+    let told = |manifest: &str| {
+        let args = ["apply", "--server-side", "--dry-run=server", "-f", "-"];
+        cluster.try_kubectl(&args, manifest).expect_err("it is wrong")
+    };
+    let many: Vec<String> = (0..201).map(|number| format!("a{number}")).collect();
+    for (spec, why) in [
+        (json!({}), "either service, with allow or paths, or default"),
+        (json!({"service": "web", "default": "deny"}), "either service, with allow or paths, or default"),
+        (json!({"service": "web"}), "service stands beside allow, paths, or both"),
+        (json!({"default": "deny", "allow": ["web"]}), "allow, audit and paths stand beside service"),
+        (json!({"default": "maybe"}), "supported values: \"allow\", \"deny\""),
+        (json!({"service": "web", "allow": ["any", "users"]}), "any and nobody stand alone"),
+        (json!({"service": "web", "allow": ["users", "users"]}), "duplicate entries"),
+        (json!({"service": "web", "allow": ["Users"]}), "spec.allow[0]"),
+        (json!({"service": "web.data", "allow": ["users"]}), "spec.service"),
+        (json!({"service": "web", "allow": many}), "must have at most 200 items"),
+        (json!({"service": "web", "paths": [{"path": "a", "allow": ["any"]}]}), "spec.paths[0].path"),
+        (json!({"service": "web", "alow": ["users"]}), "field not declared in schema"),
+    ] {
+        let told = told(&policy("wrong", &spec));
+        assert!(told.contains(why), "{spec}: {told}");
+    }
+    let other = defaults(&json!({"default": "deny"})).replace("\"name\":\"default\"", "\"name\":\"other\"");
+    assert!(told(&other).contains("the one MeshDefaults has the name default"));
+    assert!(told(&defaults(&json!({}))).contains("default, audit, namespaces, or several of them"));
+}
+
+/// `web` has no contract, so only the mesh's default says who may call it.
+#[test]
+fn the_defaults_of_the_mesh_hold_where_there_is_no_rule() {
+    let Some(cluster) = shop() else { return };
+    let _alone = cluster.alone();
+    let call = ["call", "--service", "web", "shop.users.v1.Users/List", "{}"];
+    let may = |what: &str| {
+        cluster.until(what, LIMIT, || match cluster.call("shop", "keyboard", &call) {
+            Err(told) if told.contains("PERMISSION_DENIED") => Err(told),
+            _ => Ok(()),
+        });
+    };
+    may("it may call");
+    cluster.apply(&defaults(&json!({"default": "deny"})));
+    cluster.accepted("meshdefaults/default", "True", "Accepted");
+    cluster.refused("keyboard", &call, "the mesh's default");
+    // Contracts hold on.
+    cluster.call("shop", "keyboard", &["call", "shop.users.v1.Users/List", "{}"]).expect("the contract allows it");
+    // The namespace is open by a policy of its own, until the mesh's owner says otherwise.
+    cluster.apply(&policy("open", &json!({"default": "allow"})));
+    may("its namespace is open");
+    cluster.apply(&defaults(&json!({"default": "deny", "namespaces": {"shop": "deny"}})));
+    cluster.accepted("accesspolicy/open", "False", "Conflicted");
+    cluster.refused("keyboard", &call, "the namespace's default");
+    cluster.deleted(&["accesspolicy/open", "meshdefaults/default"]);
+    may("all is as before");
+}
