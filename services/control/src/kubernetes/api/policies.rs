@@ -34,6 +34,8 @@ const VERSION: &str = "v1alpha1";
 const PAGE: u32 = 20;
 /// The shortest time between two changes of the rules, however often objects change.
 const SETTLE_PAUSE: Duration = Duration::from_millis(100);
+/// How many policies are read again at once.
+const READ_AT_ONCE: usize = 4;
 /// How long a status takes the place of another one, so that nobody has the API server asked without end.
 const STATUS_PAUSE: Duration = Duration::from_millis(100);
 /// How long until a status that could not be written, or a policy that could not be read, is tried again.
@@ -148,7 +150,10 @@ impl Keeper {
         }
         verdicts.into_iter().for_each(|(kind, key, verdict)| self.due.set(kind, key, verdict));
         for key in to_read {
-            if self.reading.insert(key.clone()) {
+            if self.reading.len() >= READ_AT_ONCE {
+                // When one of them is done, it is settled again.
+                self.policies.look_again(&key.0);
+            } else if self.reading.insert(key.clone()) {
                 self.running.push(Box::pin(read_again(self.client.clone(), key)));
             }
         }
