@@ -1,5 +1,7 @@
 //! The specs of custom resources on Kubernetes. They read like a `mesh.yaml`, and the same functions read them.
 
+use std::sync::Arc;
+
 use super::{
     MeshRules, ServiceAccess,
     file::{DEFAULTS, LABEL, read_default, read_mesh_access, read_rule_and_paths},
@@ -23,7 +25,7 @@ pub enum AccessPolicy {
         /// The Service's name.
         name: String,
         /// The rules.
-        access: ServiceAccess,
+        access: Arc<ServiceAccess>,
     },
     /// Whether every member may call what has no rule in its namespace: as `access.namespaces` of a `mesh.yaml`.
     Namespace {
@@ -65,7 +67,7 @@ impl AccessPolicy {
             if !has("allow") && !has("paths") {
                 reader.problem(node.line, SPEC, format!("without a rule; allowed: {POLICY}"));
             }
-            Some(Self::Service { access: read_rule_and_paths(reader, &table), name: name? })
+            Some(Self::Service { access: Arc::new(read_rule_and_paths(reader, &table)), name: name? })
         })
     }
 }
@@ -106,7 +108,7 @@ mod tests {
         let expected = rules.services.into_values().next().unwrap();
         let spec = json!({"service": "orders", "allow": ["web", "*.ops"], "audit": true,
             "paths": [{"path": "/admin/*", "methods": ["GET"], "allow": ["nobody"]}]});
-        assert_eq!(policy(spec), Ok(AccessPolicy::Service { name: "orders".into(), access: expected }));
+        assert_eq!(policy(spec), Ok(AccessPolicy::Service { name: "orders".into(), access: Arc::new(expected) }));
         assert_eq!(policy(json!({"default": "deny"})), Ok(AccessPolicy::Namespace { is_allowed: false }));
         let spec = json!({"access": {"default": "deny", "audit": true, "namespaces": {"shop": "allow"}}});
         let defaults = MeshRules::read_defaults("MeshDefaults default", &Node::of_json(&spec)).unwrap();

@@ -113,9 +113,7 @@ impl<T> Content<T> {
 impl Rule {
     pub(super) fn of(policy: AccessPolicy, namespace: &str) -> Result<Self, NameError> {
         Ok(match policy {
-            AccessPolicy::Service { name, access } => {
-                Self::Service(ServiceName::new(&name, namespace)?, Arc::new(access))
-            }
+            AccessPolicy::Service { name, access } => Self::Service(ServiceName::new(&name, namespace)?, access),
             AccessPolicy::Namespace { is_allowed } => Self::Namespace(is_allowed),
         })
     }

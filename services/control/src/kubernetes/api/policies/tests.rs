@@ -20,6 +20,9 @@ use super::*;
 /// A guard, in virtual time.
 const SOON: Duration = Duration::from_secs(600);
 
+/// Where a watch is told something.
+type Watcher = mpsc::UnboundedSender<Result<Frame<Bytes>, Infallible>>;
+
 /// The API server.
 #[derive(Default)]
 struct Server {
@@ -27,7 +30,8 @@ struct Server {
     kinds: BTreeMap<&'static str, BTreeMap<Key, Value>>,
     /// What it answers to lists instead.
     fails: Option<StatusCode>,
-    watches: Vec<(String, mpsc::UnboundedSender<Result<Frame<Bytes>, Infallible>>)>,
+    /// By path.
+    watches: Vec<(String, Watcher)>,
     /// The paths and conditions of the statuses that were written.
     written: Vec<(String, Value)>,
 }
