@@ -60,7 +60,7 @@ enum Command {
     Proto(proto::Args),
     /// Run the control plane: identities, discovery, contracts, dashboard
     #[command(args_conflicts_with_subcommands = true)]
-    Control(ControlArgs),
+    Control(Box<ControlArgs>),
     /// Show or release the contracts and addresses that are pinned to identities
     Identity(IdentityArgs),
     /// Redirect this host's connections through its sidecar, with packet filter rules; the programs need no change
@@ -141,23 +141,17 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Access(args) => access::run(args),
         Command::Inject(args) => inject::run(&args),
         Command::Proto(args) => proto::run(&args),
-        Command::Control(ControlArgs { command: Some(ControlCommand::Token(args)), .. }) => {
-            console::say(weft_control::token(&args)?)?;
-            Ok(ExitCode::SUCCESS)
-        }
-        Command::Control(ControlArgs { command: Some(ControlCommand::Release(args)), .. })
-        | Command::Identity(IdentityArgs { command: IdentityCommand::Release(args) }) => {
-            console::say(weft_control::release(&args)?)?;
-            Ok(ExitCode::SUCCESS)
-        }
-        Command::Control(ControlArgs { command: Some(ControlCommand::Claims(args)), .. })
-        | Command::Identity(IdentityArgs { command: IdentityCommand::List(args) }) => {
-            for line in weft_control::claims_kept(&args)?.lines() {
-                console::say(terminal::line(line))?;
+        Command::Control(args) => match *args {
+            ControlArgs { command: Some(ControlCommand::Token(args)), .. } => {
+                console::say(weft_control::token(&args)?)?;
+                Ok(ExitCode::SUCCESS)
             }
-            Ok(ExitCode::SUCCESS)
-        }
-        Command::Control(ControlArgs { command: None, args }) => weft_control::run(args).map(|()| ExitCode::SUCCESS),
+            ControlArgs { command: Some(ControlCommand::Release(args)), .. } => release(&args),
+            ControlArgs { command: Some(ControlCommand::Claims(args)), .. } => list_claims(&args),
+            ControlArgs { command: None, args } => weft_control::run(args).map(|()| ExitCode::SUCCESS),
+        },
+        Command::Identity(IdentityArgs { command: IdentityCommand::Release(args) }) => release(&args),
+        Command::Identity(IdentityArgs { command: IdentityCommand::List(args) }) => list_claims(&args),
         Command::Redirect(args) => redirect::run(&args),
         Command::Install(args) => install::run(&args),
         Command::Upgrade(args) => install::upgrade(&args),
@@ -225,4 +219,16 @@ fn write_descriptors(mesh: &MeshFile, dir: &Path) -> anyhow::Result<()> {
         console::say(format_args!("wrote {}", file.display()))?;
     }
     Ok(())
+}
+
+fn release(args: &weft_control::ReleaseArgs) -> anyhow::Result<ExitCode> {
+    console::say(weft_control::release(args)?)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn list_claims(args: &weft_control::StateArgs) -> anyhow::Result<ExitCode> {
+    for line in weft_control::claims_kept(args)?.lines() {
+        console::say(terminal::line(line))?;
+    }
+    Ok(ExitCode::SUCCESS)
 }

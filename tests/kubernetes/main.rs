@@ -5,10 +5,10 @@
 
 mod cluster;
 mod failures;
-mod several;
-mod redirect;
-mod tools_on_cluster;
 mod policy;
+mod redirect;
+mod several;
+mod tools_on_cluster;
 
 use std::{sync::RwLockReadGuard, time::Duration};
 

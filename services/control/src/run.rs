@@ -1,6 +1,6 @@
 //! The life of the control plane.
 
-#[cfg(any(feature = "kubernetes", test))]
+#[cfg(feature = "kubernetes")]
 mod health;
 mod keeping;
 mod platform;

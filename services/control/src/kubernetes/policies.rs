@@ -6,7 +6,7 @@
 //! - Of several for the same Service, or for all of a namespace, the oldest holds, whatever it says.
 //! - A namespace has [`namespace::MOST`] of them, with [`namespace::MOST_BYTES`], the oldest first. Nobody may call what the others are for.
 
-mod due;
+pub(crate) mod due;
 mod entry;
 mod namespace;
 mod object;
@@ -20,7 +20,6 @@ use weft_mesh::{
 };
 
 pub(crate) use self::{
-    due::Due,
     entry::Settled,
     object::{Kind, Object, Told, Verdict},
 };

@@ -22,7 +22,7 @@ use tokio::{
 use super::{MANAGER, TIMEOUT};
 use crate::{
     kubernetes::{
-        policies::{Due, Kind, Object, Policies, Settled, Told, Verdict},
+        policies::{Kind, Object, Policies, Settled, Told, Verdict, due::Due},
         workloads::Key,
     },
     rules::Rules,
