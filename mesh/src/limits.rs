@@ -338,8 +338,8 @@ limits! {
         "Memory of the descriptor sets of one service together, with the index of their names and with their policies, so \
          that it can't take the room of all others. Past it, a new one is refused.";
     CLAIMS_PER_IDENTITY: usize = 2_000,
-        "Contracts and virtual addresses that are pinned to one identity. Past it, a new one is refused until others \
-         are released.";
+        "Contracts and virtual addresses that are pinned to one identity; each 64 bytes of a long name count as one \
+         more. Past it, a new one is refused until others are released.";
     CLAIMS_PINNED: usize = 100_000,
         "Contracts and virtual addresses that are pinned in the control plane's store. Past it, a new one is refused.";
     CLAIMS_RELEASED: usize = 10_000,

@@ -13,6 +13,9 @@ use crate::page::must_be_none;
 const CHART: &str = "k8s/helm/weft";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
+/// A Helm that was built without its release script takes the cluster for an old one.
+const TEMPLATE: &[&str] = &["template", "weft", CHART, "--kube-version", "1.34.0"];
+
 /// Some values, as `weft install` takes them.
 const OTHERS: &[&str] = &[
     "",
@@ -97,12 +100,23 @@ fn helm_takes_the_chart() {
         let file = folder.path().join("values.yaml");
         fs::write(&file, yaml).expect("it can be written");
         let file = file.to_str().expect("a path of text");
-        let rendered = run(&["template", "weft", CHART, "--kube-version", "1.34.0", "--values", file]);
+        let rendered = run(&[TEMPLATE, &["--values", file]].concat());
         assert_eq!(documents(&rendered), documents(&install::manifests(&read(yaml))), "{yaml}");
     }
-    for wrong in ["trust_domain=a: b", "control.image=x y", "control.replicas=2", "log_format=xml", "colour=red"] {
-        let output = Command::new(&helm).args(["template", "weft", CHART, "--set", wrong]).current_dir(root()).output();
-        assert!(!output.expect("helm runs").status.success(), "{wrong}");
+    run(&[TEMPLATE, &["--set", "sample_ratio=0.5"]].concat());
+    for wrong in [
+        "sample_ratio=2",
+        "sample_ratio=1.5",
+        "trust_domain=a: b",
+        "control.image=x y",
+        "control.replicas=0",
+        "log_format=xml",
+        "colour=red",
+    ] {
+        let output = Command::new(&helm).args(TEMPLATE).args(["--set", wrong]).current_dir(root()).output();
+        let output = output.expect("helm runs");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && errors.contains("specifications of the schema"), "{wrong}: {errors}");
     }
 }
 
@@ -187,6 +201,7 @@ impl Scope<'_> {
         match (name, args) {
             ("quote" | "toJson", [of]) => json!(of.to_string()),
             ("toString", [of]) => json!(text_of(of)),
+            ("float64", [of]) => json!(text_of(of).parse::<f64>().expect("a number")),
             ("list", items) => json!(items),
             ("concat", [Value::Array(one), Value::Array(other)]) => json!([&one[..], &other[..]].concat()),
             ("join", [Value::String(with), Value::Array(items)]) => {

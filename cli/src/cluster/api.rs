@@ -104,10 +104,12 @@ impl Api {
         let connecting = tokio::task::spawn_blocking(move || {
             let config = tokio::runtime::Handle::current().block_on(async {
                 match context {
-                    None => Config::infer().await.context("there is no cluster to look at: set KUBECONFIG"),
+                    None => Config::infer().await.map_err(|error| {
+                        anyhow::anyhow!("there is no cluster to look at: set KUBECONFIG ({})", text(&chain(&error)))
+                    }),
                     context @ Some(_) => {
                         let options = KubeConfigOptions { context, ..KubeConfigOptions::default() };
-                        Config::from_kubeconfig(&options).await.context("the kubeconfig can't be used")
+                        Config::from_kubeconfig(&options).await.map_err(|error| unusable(&error))
                     }
                 }
             });
@@ -116,12 +118,14 @@ impl Api {
             config.read_timeout = Some(limit);
             config.default_retry = false;
             let server = config.cluster_url.to_string().trim_end_matches('/').to_owned();
-            let client = Client::try_from(config).context("the kubeconfig can't be used")?;
+            let client = Client::try_from(config).map_err(|error| unusable(&error))?;
             anyhow::Ok((client, server))
         });
-        let connected = timeout(limit, connecting).await.with_context(|| {
-            format!("the kubeconfig names a program for signing in that did not end within {limit:?} (--timeout)")
-        })?;
+        let Ok(connected) = timeout(limit, connecting).await else {
+            anyhow::bail!(
+                "the kubeconfig names a program for signing in that did not end within {limit:?} (--timeout)"
+            );
+        };
         let (client, server) = connected.context("the kubeconfig can't be used")??;
         Ok(Self { client, limit, answer_bytes: ANSWER_BYTES, server })
     }
@@ -142,8 +146,7 @@ impl Api {
         let away = |why: &dyn fmt::Display| Trouble::Away(text(&format!("no answer from {}: {why}", self.server)));
         let asking = async {
             let sent = self.client.send(request).await;
-            let (head, body) =
-                sent.map_err(|error| away(&format_args!("{:#}", anyhow::Error::new(error))))?.into_parts();
+            let (head, body) = sent.map_err(|error| away(&chain(&error)))?.into_parts();
             let read = Limited::new(body, most).collect().await;
             let body = read.map_err(|error| match error.downcast_ref::<http_body_util::LengthLimitError>() {
                 Some(_) => Trouble::TooLarge(format!("the answer to {path} has more than {most} bytes")),
@@ -251,6 +254,23 @@ pub(super) fn read<T: DeserializeOwned>(path: &str, body: &[u8]) -> Result<T, Tr
     let path = path.split('?').next().unwrap_or_default();
     serde_json::from_slice(body)
         .map_err(|error| Trouble::Unusable(text(&format!("the answer to {path} is not what it should be: {error}"))))
+}
+
+fn unusable(error: &dyn std::error::Error) -> anyhow::Error {
+    anyhow::anyhow!("the kubeconfig can't be used: {}", text(&chain(error)))
+}
+
+/// An error with its causes. Some errors say their causes themselves.
+fn chain(error: &dyn std::error::Error) -> String {
+    let (mut text, mut cause) = (error.to_string(), error.source());
+    while let Some(error) = cause {
+        let said = error.to_string();
+        if !text.contains(&said) {
+            text += &format!(": {said}");
+        }
+        cause = error.source();
+    }
+    text
 }
 
 /// A text of others on one line.

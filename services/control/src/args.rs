@@ -48,7 +48,7 @@ pub struct Args {
     #[arg(long, env = "WEFT_CONTROL_INJECT_CONFIG", value_name = "FILE", requires = "webhook")]
     pub inject_config: Option<PathBuf>,
     /// With --kubernetes, the name of the pod that it runs in. Of several control planes one acts, and the others stand by.
-    /// Without it, this one acts whatever others do
+    /// In a pod its host name, if it is not given; elsewhere this one acts whatever others do
     #[arg(long, env = "WEFT_CONTROL_POD", value_name = "NAME", requires = "kubernetes")]
     pub pod: Option<String>,
     /// With --kubernetes, the address for the kubelet's probes: `/healthz` and `/readyz`, which is ready when it acts or

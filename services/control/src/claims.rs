@@ -95,6 +95,7 @@ pub(crate) struct Claims {
     /// The same for some services.
     unlisted_of: BTreeMap<ServiceName, Unlisted>,
     pinned: BTreeMap<String, ServiceName>,
+    /// The weights of what is pinned, by owner.
     pins_of: HashMap<ServiceName, usize>,
     /// How many addresses the file or a pin gives to each service.
     addresses_of: HashMap<ServiceName, usize>,
@@ -107,6 +108,11 @@ pub(crate) struct Claims {
     is_changed: bool,
 }
 
+/// How much of [`limits::CLAIMS_PER_IDENTITY`] a claim takes. On Kubernetes all claims together have 1 MiB.
+fn weight(claim: &str) -> usize {
+    1 + claim.len() / 64
+}
+
 impl Claims {
     /// Claims with the content of a file, and with those that were pinned before.
     pub(crate) fn new(
@@ -115,8 +121,8 @@ impl Claims {
         pinned: BTreeMap<String, ServiceName>,
     ) -> Self {
         let mut pins_of = HashMap::new();
-        for owner in pinned.values() {
-            *pins_of.entry(owner.clone()).or_default() += 1;
+        for (claim, owner) in &pinned {
+            *pins_of.entry(owner.clone()).or_default() += weight(claim);
         }
         let mut addresses_of: HashMap<ServiceName, usize> = HashMap::new();
         for (_, owner) in listed.iter().chain(&pinned).filter(|(claim, _)| is_address(claim)) {
@@ -194,7 +200,7 @@ impl Claims {
                     self.refused += 1;
                     denied.unlisted.push(claim.to_owned());
                 }
-                None if self.has_room(service) => self.pin(claim, service),
+                None if self.has_room(service, claim) => self.pin(claim, service),
                 None => {
                     self.refused += 1;
                     denied.without_room += 1;
@@ -246,7 +252,7 @@ impl Claims {
     pub(crate) fn release(&mut self, claim: &str) -> Option<(ServiceName, Vec<ServiceName>)> {
         let owner = self.pinned.remove(claim)?;
         if let Some(pins) = self.pins_of.get_mut(&owner) {
-            *pins -= 1;
+            *pins -= weight(claim);
         }
         if let Some(count) = self.addresses_of.get_mut(&owner).filter(|_| is_address(claim)) {
             *count -= 1;
@@ -270,7 +276,7 @@ impl Claims {
     pub(crate) fn grant(&mut self, contract: &str, service: &ServiceName) -> bool {
         match self.listed.get(contract).or_else(|| self.pinned.get(contract)) {
             Some(owner) => owner == service,
-            None if self.has_room(service) => {
+            None if self.has_room(service, contract) => {
                 self.pin(contract, service);
                 true
             }
@@ -327,14 +333,14 @@ impl Claims {
         }
     }
 
-    fn has_room(&self, service: &ServiceName) -> bool {
+    fn has_room(&self, service: &ServiceName, claim: &str) -> bool {
         let own = self.pins_of.get(service).copied().unwrap_or_default();
-        own < limits::CLAIMS_PER_IDENTITY && self.pinned.len() < limits::CLAIMS_PINNED
+        own + weight(claim) <= limits::CLAIMS_PER_IDENTITY && self.pinned.len() < limits::CLAIMS_PINNED
     }
 
     fn pin(&mut self, claim: &str, service: &ServiceName) {
         self.pinned.insert(claim.to_owned(), service.clone());
-        *self.pins_of.entry(service.clone()).or_default() += 1;
+        *self.pins_of.entry(service.clone()).or_default() += weight(claim);
         if is_address(claim) {
             *self.addresses_of.entry(service.clone()).or_default() += 1;
         }

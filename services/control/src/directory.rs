@@ -83,6 +83,7 @@ pub(crate) struct Directory {
     /// Log lines about contests have a limit of their own, so that an identity can't hide its contests behind other
     /// lines.
     contest_lines: Members,
+    sidecars_seen: sidecars::LastSeen,
 }
 
 /// What the lock guards.
@@ -129,6 +130,7 @@ impl Directory {
             announcements: Rates::new(limits::ANNOUNCEMENTS),
             lines: Members::default(),
             contest_lines: Members::default(),
+            sidecars_seen: sidecars::LastSeen::default(),
         })
     }
 

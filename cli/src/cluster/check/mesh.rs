@@ -74,7 +74,8 @@ fn of_connections(pods: &[Pod], sidecars: &[Sidecar], trust_domain: &str) -> Fin
         return Finding::good("mesh", format!("the sidecars of all {} ready pods are connected", ready.len()));
     }
     let found = "the sidecars of these pods are not connected to the control plane: they go on with what they know";
-    let to_do = "kubectl -n NAMESPACE logs NAME -c weft-sidecar; if it was restarted just now, run this again";
+    let to_do = "kubectl -n NAMESPACE logs NAME -c weft-sidecar; if the control plane was restarted just now, run this again; \
+                 pods that are older than the CA have to be restarted";
     Finding::error("mesh", found, to_do).about(away)
 }
 
@@ -93,10 +94,13 @@ fn take(services: &mut Services, slice: EndpointSlice) {
     service.ports.extend(slice.ports.iter().filter_map(|port| port.port));
 }
 
-/// Services whose pods have a sidecar and that are not in the mesh, or lead past it.
+/// Services whose pods have a sidecar and that are not in the mesh, or lead past it. Sidecars that are not connected are left
+/// out: that they are not is said already.
 fn of_services(services: &Services, pods: &[Pod], sidecars: &[Sidecar]) -> Vec<Finding> {
     let ready = pods.iter().filter(|pod| pod.has_sidecar() && pod.not_ready.is_none());
-    let by_ip: HashMap<IpAddr, &Pod> = ready.filter_map(|pod| Some((pod.ip?, pod))).collect();
+    let connected: BTreeSet<IpAddr> = sidecars.iter().filter(|of| of.connected).map(|of| of.address).collect();
+    let by_ip = ready.filter_map(|pod| Some((pod.ip.filter(|ip| connected.contains(ip))?, pod)));
+    let by_ip: HashMap<IpAddr, &Pod> = by_ip.collect();
     let known: BTreeSet<&str> =
         sidecars.iter().flat_map(|sidecar| &sidecar.endpoints).map(|endpoint| endpoint.service.as_str()).collect();
     let (mut absent, mut past, mut in_mesh) = (Vec::new(), Vec::new(), 0);
@@ -121,7 +125,11 @@ fn of_services(services: &Services, pods: &[Pod], sidecars: &[Sidecar]) -> Vec<F
     let mut findings = Vec::new();
     if !absent.is_empty() {
         let found = "the pods of these Services have a sidecar, but the Services have no endpoint in the mesh";
-        let to_do = format!("declare the port in the first container, or in the annotation {}", annotation::PORT);
+        let to_do = format!(
+            "declare the port in the first container, or in the annotation {}; if it is declared, see kubectl -n {NAMESPACE} \
+             logs deployment/{CONTROL}",
+            annotation::PORT
+        );
         findings.push(Finding::warning("services", found, to_do).about(absent));
     }
     if !past.is_empty() {

@@ -74,19 +74,19 @@ fn of_expiry(bundle: &str, now: SystemTime) -> Finding {
 /// Whether each namespace with the label has the bundle.
 fn of_namespaces(bundle: &str, enabled: &[&str], found: &BTreeMap<String, String>) -> Vec<Finding> {
     let (mut lacking, mut other) = (Vec::new(), Vec::new());
+    let has_other = |text: &String| text.trim() != bundle.trim();
     for namespace in enabled.iter().copied() {
         match found.get(namespace) {
             None => lacking.push(namespace.to_owned()),
-            Some(text) if text.trim() != bundle.trim() => other.push(namespace.to_owned()),
+            Some(text) if has_other(text) => other.push(namespace.to_owned()),
             Some(_) => {}
         }
     }
-    // Where a pod has the label and its namespace does not.
-    let elsewhere =
-        found.iter().filter(|(namespace, text)| !enabled.contains(&namespace.as_str()) && text.trim() != bundle.trim());
-    other.extend(elsewhere.map(|(namespace, _)| namespace.clone()));
+    let elsewhere = found.iter().filter(|(namespace, text)| !enabled.contains(&namespace.as_str()) && has_other(text));
+    let elsewhere: Vec<String> = elsewhere.map(|(namespace, _)| namespace.clone()).collect();
     let logs = format!("see why the control plane does not write it: kubectl -n {NAMESPACE} logs deployment/{CONTROL}");
     let mut findings = Vec::new();
+    let lacking_or_other = lacking.len() + other.len();
     if !lacking.is_empty() {
         let found =
             format!("namespaces with the label have no ConfigMap {CONFIG_MAP_TRUST}, so their new pods wait for it");
@@ -97,7 +97,14 @@ fn of_namespaces(bundle: &str, enabled: &[&str], found: &BTreeMap<String, String
         let to_do = format!("wait a minute, as the control plane writes it again; if it stays, {logs}");
         findings.push(Finding::error(CHECK, found, to_do).about(other));
     }
-    if findings.is_empty() && !enabled.is_empty() {
+    if !elsewhere.is_empty() {
+        let found = format!(
+            "namespaces without the label have other roots in a ConfigMap {CONFIG_MAP_TRUST}: it is left over from an earlier \
+             mesh, unless a pod there has the label"
+        );
+        findings.push(Finding::note(CHECK, found).about(elsewhere));
+    }
+    if lacking_or_other == 0 && !enabled.is_empty() {
         findings.push(Finding::good(CHECK, format!("all {} namespaces with the label have it", enabled.len())));
     }
     findings
@@ -116,7 +123,8 @@ mod tests {
         assert_eq!(good.iter().map(|finding| finding.level).collect::<Vec<_>>(), [Level::Good]);
         let bad = of_namespaces("A", &["shop", "till"], &found(&[("till", "B"), ("x", "C")]));
         let about: Vec<_> = bad.iter().map(|finding| (finding.level, finding.objects.join(" "))).collect();
-        assert_eq!(about, [(Level::Error, "shop".to_owned()), (Level::Error, "till x".to_owned())]);
+        let expected = [(Level::Error, "shop"), (Level::Error, "till"), (Level::Note, "x")];
+        assert_eq!(about, expected.map(|(level, names)| (level, names.to_owned())));
         assert!(of_namespaces("A", &[], &BTreeMap::new()).is_empty());
     }
 

@@ -4,7 +4,7 @@ image_pull_policy: {{ .Values.image_pull_policy }}
 control_plane: "https://control.weft.svc:15010"
 trust_domain: {{ .Values.trust_domain | toJson }}
 otlp: {{ .Values.otlp | toJson }}
-sample_ratio: {{ .Values.sample_ratio | toJson }}
+sample_ratio: {{ .Values.sample_ratio | float64 | toJson }}
 log_format: {{ .Values.log_format }}
 resources:
   requests: { cpu: {{ .Values.sidecar.cpu_request | toString | quote }}, memory: {{ .Values.sidecar.memory_request | toString | quote }} }

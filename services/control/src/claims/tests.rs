@@ -112,6 +112,20 @@ fn the_pins_of_one_identity_are_limited() {
     assert_eq!(judge(&mut claims, "greedy.shop", "t.Another"), Denied::default());
 }
 
+/// Otherwise one identity could fill the ConfigMap in which all claims are kept on Kubernetes.
+#[test]
+fn long_names_count_as_several() {
+    let mut claims = Claims::default();
+    let long = |number: usize| format!("t.{number:0510}");
+    let most = limits::CLAIMS_PER_IDENTITY / 9;
+    for number in 0..most {
+        assert_eq!(judge(&mut claims, "greedy.shop", &long(number)), Denied::default());
+    }
+    assert_eq!(judge(&mut claims, "greedy.shop", &long(most)).without_room, 1);
+    claims.release(&long(0)).unwrap();
+    assert_eq!(judge(&mut claims, "greedy.shop", &long(most)), Denied::default());
+}
+
 #[test]
 fn listed_contests_are_limited_and_all_are_counted() {
     let mut claims = Claims::default();

@@ -4,6 +4,9 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
+    ops::Bound,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use tokio::time::Instant;
@@ -11,6 +14,9 @@ use weft_contracts::weft::discovery::v1::Health;
 use weft_mesh::identity::SpiffeId;
 
 use super::Directory;
+
+/// How old the answer to a question may be.
+const FRESH: Duration = Duration::from_millis(250);
 
 /// By what a sidecar is known: its host's address and its identity. Connections that have both in common count as one.
 pub(crate) type Key = (IpAddr, String);
@@ -38,19 +44,37 @@ pub(crate) struct EndpointState {
     pub(crate) silent: bool,
 }
 
+/// All sidecars as they were at a time.
+type Snapshot = (Instant, Arc<BTreeMap<Key, Sidecar>>);
+
+/// The last snapshot, for all who ask within [`FRESH`]: making one takes time, and anybody can ask.
+#[derive(Default)]
+pub(super) struct LastSeen(Mutex<Option<Snapshot>>);
+
 impl Directory {
     /// The sidecars after this one, sorted, at most so many, and whether there are more.
     pub(crate) fn sidecars(&self, after: Option<&Key>, most: usize) -> (Vec<(Key, Sidecar)>, bool) {
+        let all = {
+            let mut last = self.sidecars_seen.0.lock().unwrap_or_else(PoisonError::into_inner);
+            match &*last {
+                Some((at, all)) if at.elapsed() < FRESH => Arc::clone(all),
+                _ => Arc::clone(&last.insert((Instant::now(), Arc::new(self.all_sidecars()))).1),
+            }
+        };
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut later =
+            all.range::<Key, _>((from, Bound::Unbounded)).map(|(key, sidecar)| (key.clone(), sidecar.clone()));
+        let page = later.by_ref().take(most).collect();
+        (page, later.next().is_some())
+    }
+
+    fn all_sidecars(&self) -> BTreeMap<Key, Sidecar> {
         let now = Instant::now();
         let mut all: BTreeMap<Key, Sidecar> = BTreeMap::new();
-        let is_later = |key: &Key| after.is_none_or(|after| key > after);
         let state = self.lock();
         for watched in state.watchers.states() {
             let id = SpiffeId::of_service(&self.trust_domain, &watched.who.service);
             let key = (watched.who.host.to_canonical(), id.to_string());
-            if !is_later(&key) {
-                continue;
-            }
             let sidecar = all.entry(key).or_default();
             sidecar.streams += 1;
             let seconds = now.saturating_duration_since(watched.since).as_secs();
@@ -61,15 +85,10 @@ impl Directory {
         for (service, endpoint) in state.registry.endpoints() {
             let Ok(address) = endpoint.address.parse::<SocketAddr>() else { continue };
             let key = (address.ip().to_canonical(), endpoint.spiffe_id.clone());
-            if !is_later(&key) {
-                continue;
-            }
             let of = EndpointState { service: service.to_string(), health: endpoint.health(), silent: endpoint.silent };
             all.entry(key).or_default().endpoints.push(of);
         }
-        drop(state);
-        let is_more = all.len() > most;
-        (all.into_iter().take(most).collect(), is_more)
+        all
     }
 }
 
@@ -105,8 +124,11 @@ mod tests {
         let states: Vec<_> = seen.iter().map(|(_, s)| (s.streams, s.follows, s.unsent)).collect();
         assert_eq!(states, [(2, 0, 0), (1, 1, 1), (1, 0, 0), (1, 0, 0), (1, 0, 0)]);
         assert!(watching[1].next().is_some());
+        assert_eq!(directory.sidecars(None, 2).0[1].1.unsent, 1, "who asks again at once gets the same answer");
+        tokio::time::advance(FRESH).await;
         assert_eq!(directory.sidecars(None, 2).0[1].1.unsent, 0, "it has read everything");
         drop(watching);
+        tokio::time::advance(FRESH).await;
         assert_eq!(directory.sidecars(None, 9).0.len(), 1);
     }
 }

@@ -66,8 +66,9 @@ pub fn inject(config: &Config, namespace: &Namespace, pod: &Value) -> Result<Dec
     // First, while the indices of the pod's own init containers are still those that the pod has.
     environment::add(&pod, &mut patch)?;
     if has_sidecar {
-        let redirect = if redirect::is_redirected(&pod)? { Redirect::read(config, &pod)? } else { None };
+        let redirect = Redirect::read(config, &pod)?;
         if redirect.is_some() {
+            redirect::check_redirected(&pod)?;
             redirect::check_users(&pod)?;
         }
         probes::rewrite(&pod, Reach::of(redirect.as_ref()), &mut patch)?.add_to_sidecar(&pod, &mut patch)?;

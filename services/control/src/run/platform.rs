@@ -20,7 +20,7 @@ use {
         webhook::{Webhook, lingered},
     },
     anyhow::Context as _,
-    std::net::SocketAddr,
+    std::{env, net::SocketAddr},
     tokio::{
         net::TcpListener,
         sync::{mpsc, watch},
@@ -91,7 +91,9 @@ impl Platform {
         };
         let api = Api::connect().await?;
         api.keep_ca(&args.state_dir, &args.trust_domain).await?;
-        let lease = args.pod.as_deref().map(|pod| api.lease(pod));
+        // In a pod there may be others, even if nobody says so.
+        let own = env::var("HOSTNAME").ok().filter(|_| env::var_os("KUBERNETES_SERVICE_HOST").is_some());
+        let lease = args.pod.as_deref().or(own.as_deref()).map(|pod| api.lease(pod));
         Ok(Self::Kubernetes(Box::new(Kubernetes { api, webhook, health, lease })))
     }
 

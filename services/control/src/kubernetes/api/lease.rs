@@ -140,7 +140,8 @@ impl Lease {
     pub(crate) async fn keep_label(&self) {
         loop {
             let pause = match timeout(TIMEOUT, self.label()).await {
-                Ok(Ok(())) => LABELLING,
+                Ok(Ok(())) if self.held().is_sure() => LABELLING,
+                Ok(Ok(())) => RENEWAL,
                 Ok(Err(error)) => {
                     tracing::warn!(%error, "the label {LABEL_ROLE} can't be set: sidecars don't find this pod");
                     RENEWAL
@@ -220,10 +221,15 @@ impl Lease {
         }
     }
 
-    /// Gives this pod the label by which the Service `control` finds the one that acts, and takes it from all others.
+    /// Gives this pod the label by which the Service `control` finds the one that acts, and takes it from all others. Does
+    /// nothing while another one may act.
     async fn label(&self) -> kube::Result<()> {
         let labelled = ListParams::default().labels(&format!("{LABEL_ROLE}={LEADER}")).limit(100);
         let labelled = self.pods.list_metadata(&labelled).await?;
+        // It may have lost the Lease while the API server could not be reached.
+        if !self.held().is_sure() {
+            return Ok(());
+        }
         let (ours, others): (Vec<_>, Vec<_>) =
             labelled.iter().map(|pod| pod.name_any()).partition(|pod| **pod == *self.pod);
         for other in others {
@@ -427,12 +433,26 @@ mod tests {
         let lease = lease_of("control-3", &fake);
         lease.acquire(|| ()).await;
         assert_eq!(fake.lock().unwrap().labelled.len(), 2, "its ports are not bound yet");
-        let mut keeping = std::pin::pin!(lease.keep_label());
+        let renewing = async {
+            lease.renew().await;
+        };
+        let mut keeping = std::pin::pin!(async { tokio::join!(lease.keep_label(), renewing) });
         assert!(timeout(Duration::from_secs(1), &mut keeping).await.is_err());
         assert_eq!(fake.lock().unwrap().labelled, ["control-3"]);
         // Somebody takes it away.
         fake.lock().unwrap().labelled.clear();
         assert!(timeout(LABELLING + RENEWAL, keeping).await.is_err());
         assert_eq!(fake.lock().unwrap().labelled, ["control-3"]);
+    }
+    /// Otherwise sidecars would be led to one that is about to start anew.
+    #[tokio::test(start_paused = true)]
+    async fn one_that_may_have_lost_the_lease_leaves_the_label_alone() {
+        let fake = Arc::<Mutex<Fake>>::default();
+        let lease = lease_of("control-1", &fake);
+        lease.acquire(|| ()).await;
+        sleep(DURATION).await;
+        fake.lock().unwrap().labelled = vec!["control-2".into()];
+        assert!(timeout(LABELLING, lease.keep_label()).await.is_err());
+        assert_eq!(fake.lock().unwrap().labelled, ["control-2"]);
     }
 }

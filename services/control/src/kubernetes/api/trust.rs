@@ -30,7 +30,7 @@ use tokio::{
 use weft_mesh::tls::TrustBundle;
 
 use self::targets::{Target, Targets};
-use super::{MANAGER, TIMEOUT};
+use super::{MANAGER, TIMEOUT, watch::PAGE};
 use crate::kubernetes::names::{CONFIG_MAP_TRUST, ENABLED, LABEL_INJECT, TRUST_BUNDLE, WEBHOOK};
 
 /// Everything is written anew this often: somebody may have removed it.
@@ -39,6 +39,7 @@ const AGAIN: Duration = Duration::from_secs(60);
 /// Writes the bundle where it is needed; never ends.
 pub(super) async fn keep(client: Client, mut bundle: watch::Receiver<TrustBundle>) {
     let with_label = watcher::Config::default().labels(&format!("{LABEL_INJECT}={ENABLED}"));
+    let with_label = with_label.page_size(PAGE);
     let namespaces =
         watcher(Api::<PartialObjectMeta<Namespace>>::all(client.clone()), with_label.clone()).default_backoff();
     let pods = watcher(Api::<PartialObjectMeta<Pod>>::all(client.clone()), with_label).default_backoff();

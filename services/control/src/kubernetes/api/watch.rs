@@ -27,6 +27,8 @@ use crate::{
     rules::Rules,
 };
 
+/// So many objects are read at once: each may have more than 1 MB, and anybody can make some.
+pub(super) const PAGE: u32 = 50;
 /// The label by which a slice names its Service.
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 
@@ -75,7 +77,7 @@ async fn follow<K, T>(
     T: Object,
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
 {
-    let events = watcher(api, watcher::Config::default()).default_backoff();
+    let events = watcher(api, watcher::Config::default().page_size(PAGE)).default_backoff();
     pin_mut!(events);
     let mut listed = HashMap::new();
     let mut is_broken = false;

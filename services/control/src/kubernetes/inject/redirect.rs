@@ -154,7 +154,21 @@ pub(super) fn check_name(pod: &Pod<'_>) -> Result<(), Error> {
     }
 }
 
-/// Whether a pod that has its sidecar is redirected.
-pub(super) fn is_redirected(pod: &Pod<'_>) -> Result<bool, Error> {
-    Ok(pod.containers("initContainers")?.iter().any(|container: &Container<'_>| container.has_name(CONTAINER_REDIRECT)))
+/// Checks that a pod that has its sidecar, and should be redirected, is. It may have got its sidecar before that was asked for, or
+/// elsewhere.
+pub(super) fn check_redirected(pod: &Pod<'_>) -> Result<(), Error> {
+    let inits = pod.containers("initContainers")?;
+    let sidecar = inits.iter().position(Container::is_sidecar);
+    let is_before =
+        sidecar.and_then(|at| inits.get(at.checked_sub(1)?)).is_some_and(|it| it.has_name(CONTAINER_REDIRECT));
+    let own = sidecar.and_then(|at| inits[at].get("securityContext").and_then(user));
+    if is_before && own.is_some_and(is_sidecars) {
+        return Ok(());
+    }
+    let text = format!(
+        "found a sidecar without the redirection that the pod is to have; allowed: the pod as it was before it got a sidecar, \
+         or with {}: {DISABLED}",
+        annotation::REDIRECT
+    );
+    Err(Error::new("spec.initContainers", text))
 }

@@ -4,6 +4,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{DASHBOARD_HOSTS, Part, TEMPLATES, filled, values::KEYS};
+use crate::kubernetes::names::{DISABLED, ENABLED};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -79,8 +80,12 @@ fn schema() -> Value {
     for (key, _, what) in KEYS {
         let name = key.rsplit('.').next().unwrap_or(key);
         let mut of = match name {
-            "sample_ratio" => json!({"type": "number", "minimum": 0, "maximum": 1}),
-            "replicas" => json!({"const": 1}),
+            // `helm --set` makes a text of what has a point.
+            "sample_ratio" => {
+                json!({"type": ["string", "number"], "minimum": 0, "maximum": 1, "pattern": "^(0(\\.[0-9]+)?|1(\\.0+)?)$"})
+            }
+            "replicas" => json!({"type": "integer", "minimum": 1, "maximum": 10}),
+            "default" => json!({"enum": [ENABLED, DISABLED]}),
             "image_pull_policy" => json!({"enum": ["Always", "IfNotPresent", "Never"]}),
             "log_format" => json!({"enum": ["text", "json"]}),
             "trust_domain" => json!({"type": "string", "pattern": "^[a-z0-9._-]{1,255}$"}),
@@ -113,11 +118,13 @@ fn schema() -> Value {
 const INJECT: &str = "\
 {{- define \"weft.inject\" -}}
 sidecar_image: {{ .Values.sidecar.image | toJson }}
+redirect_image: {{ .Values.redirect.image | toJson }}
 image_pull_policy: {{ .Values.image_pull_policy }}
+redirect: {{ .Values.redirect.default }}
 control_plane: \"https://control.weft.svc:15010\"
 trust_domain: {{ .Values.trust_domain | toJson }}
 otlp: {{ .Values.otlp | toJson }}
-sample_ratio: {{ .Values.sample_ratio | toJson }}
+sample_ratio: {{ .Values.sample_ratio | float64 | toJson }}
 log_format: {{ .Values.log_format }}
 resources:
   requests: { cpu: {{ .Values.sidecar.cpu_request | toString | quote }}, memory: {{ .Values.sidecar.memory_request | toString | quote }} }
@@ -132,6 +139,7 @@ fn templates() -> Vec<Part> {
     let places = [
         ("version", "{{ .Chart.AppVersion | quote }}".to_owned()),
         ("image", "{{ .Values.control.image | quote }}".to_owned()),
+        ("replicas", "{{ .Values.control.replicas }}".to_owned()),
         ("image_pull_policy", "{{ .Values.image_pull_policy }}".to_owned()),
         ("trust_domain", "{{ .Values.trust_domain }}".to_owned()),
         ("log_format", "{{ .Values.log_format }}".to_owned()),

@@ -158,3 +158,32 @@ fn the_name_of_the_container_must_be_free() {
         assert!(told.starts_with(&format!("spec.{list}[0].name: found the text \"weft-redirect\"")), "{told}");
     }
 }
+
+/// Its owner would believe that nobody reaches it but through its sidecar.
+#[test]
+fn a_pod_that_has_a_sidecar_without_the_redirection_that_it_is_to_have_is_refused() {
+    let config = |default: &str| Config::parse("inject.yaml", &format!("redirect: {default}\n")).unwrap();
+    let injected = |default: &str, pod: &Value| {
+        let Decision::Patch(operations) = inject(&config(default), &shop(), pod).unwrap() else { panic!("skipped") };
+        apply(pod, operations)
+    };
+    let explicit = injected("disabled", &with(json!({})));
+    assert!(inject(&config("disabled"), &shop(), &explicit).is_ok());
+    let by_default = inject(&config("enabled"), &shop(), &explicit).unwrap_err().to_string();
+    let mut asks = explicit.clone();
+    asks["metadata"]["annotations"]["weft.dev/redirect"] = json!("enabled");
+    let by_annotation = inject(&config("disabled"), &shop(), &asks).unwrap_err().to_string();
+    for error in [by_default, by_annotation] {
+        assert!(error.contains("spec.initContainers") && error.contains("without the redirection"), "{error}");
+    }
+    let redirected = injected("enabled", &with(json!({})));
+    assert!(inject(&config("enabled"), &shop(), &redirected).is_ok());
+    // With another container between the two, or the sidecar as another user.
+    let mut moved = redirected.clone();
+    moved["spec"]["initContainers"].as_array_mut().unwrap().insert(1, json!({"name": "between"}));
+    let mut other = redirected;
+    other["spec"]["initContainers"][1]["securityContext"]["runAsUser"] = json!(65532);
+    for wrong in [moved, other] {
+        assert!(inject(&config("enabled"), &shop(), &wrong).is_err());
+    }
+}
