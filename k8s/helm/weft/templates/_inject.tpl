@@ -1,6 +1,8 @@
 {{- define "weft.inject" -}}
 sidecar_image: {{ .Values.sidecar.image | toJson }}
+redirect_image: {{ .Values.redirect.image | toJson }}
 image_pull_policy: {{ .Values.image_pull_policy }}
+redirect: {{ .Values.redirect.default }}
 control_plane: "https://control.weft.svc:15010"
 trust_domain: {{ .Values.trust_domain | toJson }}
 otlp: {{ .Values.otlp | toJson }}
