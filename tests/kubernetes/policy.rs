@@ -56,7 +56,7 @@ fn a_policy_takes_the_place_of_the_contract_until_it_is_deleted() {
     cluster.accepted("accesspolicy/notifications", "True", "Accepted");
     cluster.refused("keyboard", &LIST, "the mesh's rule for the service");
     // Those whom it names may call: `users` tells of its new user.
-    let create = ["call", "shop.users.v1.Users/Create", r#"{"name":"Ada","email":"ada@example.com"}"#];
+    let create = ["call", "shop.users.v1.Users/Create", r#"{"name":"Grace","email":"grace@example.com"}"#];
     cluster.call("shop", "keyboard", &create).expect("users may call notifications");
 
     // A younger one for the same Service has no effect, and says whose it is.
