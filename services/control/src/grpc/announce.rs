@@ -7,16 +7,16 @@ mod access;
 mod membership;
 #[cfg(test)]
 mod tests;
+mod waiting;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::stream::{BoxStream, Map, StreamExt as _, unfold};
+use futures_util::stream::{BoxStream, StreamExt as _, unfold};
 use tokio::{
-    sync::{OwnedSemaphorePermit, mpsc},
+    sync::OwnedSemaphorePermit,
     time::{Instant, sleep_until, timeout},
 };
-use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Response, Status, Streaming};
 use weft_contracts::weft::discovery::v1::{
@@ -32,6 +32,7 @@ use weft_mesh::{
 use self::{
     access::{Callee, Telling},
     membership::{Happened, Memberships},
+    waiting::{Answers, ToSidecar, answers},
 };
 use super::{
     announcement::{Announcer, check},
@@ -52,12 +53,6 @@ use crate::{
     rules::Rules,
 };
 
-/// The answers that may wait for a sidecar to read them. There is one for each announcement and each descriptor set.
-const ANSWERS: usize = 8;
-
-/// Boxed in its channel, which always allocates room for 32: there is a channel for each sidecar.
-type Answer = Result<AnnounceResponse, Status>;
-
 /// See the module.
 pub(crate) struct RegistryService {
     pub(crate) directory: Arc<Directory>,
@@ -69,7 +64,7 @@ pub(crate) struct RegistryService {
 
 #[tonic::async_trait]
 impl registry_server::Registry for RegistryService {
-    type AnnounceStream = Map<ReceiverStream<Box<Answer>>, fn(Box<Answer>) -> Answer>;
+    type AnnounceStream = Answers;
     type WatchAccessStream = BoxStream<'static, Result<WatchAccessResponse, Status>>;
 
     async fn announce(
@@ -79,8 +74,7 @@ impl registry_server::Registry for RegistryService {
         let caller = authenticated(&request)?;
         let open = caller.open(Kind::Announce)?;
         let allowance = request.extensions().get::<Allowance>().cloned().unwrap_or_default();
-        let (answers, to_sidecar) = mpsc::channel(ANSWERS);
-        let to_sidecar = ReceiverStream::new(to_sidecar);
+        let (to_sidecar, answers) = answers(open);
         let directory = Arc::clone(&self.directory);
         let (memberships, descriptors) = (Memberships::default(), Descriptors::NotWanted);
         let telling = Telling::new(self.rules.changes());
@@ -94,12 +88,11 @@ impl registry_server::Registry for RegistryService {
             cluster,
             requests,
             pace,
-            answers,
+            to_sidecar,
             allowance,
             memberships,
             descriptors,
             has_left: false,
-            _open: open,
         };
         let stopping = self.stopping.clone();
         self.streams.spawn(async move {
@@ -108,8 +101,7 @@ impl registry_server::Registry for RegistryService {
                 () = stream.run() => {}
             }
         });
-        let unboxed: fn(Box<Answer>) -> Answer = |answer| *answer;
-        Ok(Response::new(to_sidecar.map(unboxed)))
+        Ok(Response::new(answers))
     }
 
     async fn watch_access(
@@ -143,7 +135,7 @@ impl AccessWatch {
             if let Some(callee) = callee(&self.caller, self.cluster.as_deref())
                 && let Some(access) = self.telling.news(callee)
             {
-                return Some(WatchAccessResponse { access: Some(access) });
+                return Some(WatchAccessResponse { access: Some((&access).into()) });
             }
             tokio::select! {
                 () = self.telling.changed() => {}
@@ -172,12 +164,11 @@ struct Stream {
     cluster: Option<Arc<Cluster>>,
     requests: Streaming<AnnounceRequest>,
     pace: Pace,
-    answers: mpsc::Sender<Box<Answer>>,
+    to_sidecar: ToSidecar,
     allowance: Allowance,
     memberships: Memberships,
     descriptors: Descriptors,
     has_left: bool,
-    _open: OpenStream,
 }
 
 /// The state of a stream's descriptors. They are the only large message of a sidecar, and reading them takes long, so
@@ -246,7 +237,7 @@ impl Stream {
             // Before the status is sent, as the sidecar may be slow to read it: the endpoint gets no new calls from now
             // on.
             self.memberships.drop_all();
-            let _ = timeout(limits::ANNOUNCE_WAIT, self.answers.send(Box::new(Err(status)))).await;
+            let _ = self.to_sidecar.end(status).await;
         }
     }
 
@@ -275,7 +266,7 @@ impl Stream {
         loop {
             tokio::select! {
                 message = self.pace.next(&mut self.requests) => return message,
-                () = self.answers.closed() => return Ok(None),
+                () = self.to_sidecar.closed() => return Ok(None),
                 () = self.caller.expired() => return Err(Caller::expiry_status()),
                 () = self.telling.changed(), if self.memberships.is_announced() => self.tell_access()?,
                 happened = self.memberships.next() => match happened {
@@ -316,7 +307,7 @@ impl Stream {
             }
         }
         self.ask(turn);
-        self.answer(AnnounceResponse { send_descriptors: true, ..AnnounceResponse::default() })
+        self.to_sidecar.send(AnnounceResponse { send_descriptors: true, ..AnnounceResponse::default() })
     }
 
     fn ask(&mut self, turn: OwnedSemaphorePermit) {
@@ -374,16 +365,16 @@ impl Stream {
         let unlisted = denied.unlisted.iter().take(limits::CONTESTS_TOLD).cloned().collect();
         let lacks = self.want_descriptors();
         let send_descriptors = matches!(self.descriptors, Descriptors::Asked { .. });
-        let access = Some(self.telling.again(self.memberships.callee(self.caller.id.service())));
-        self.answer(AnnounceResponse {
+        let access = self.telling.again(self.memberships.callee(self.caller.id.service()));
+        let answer = AnnounceResponse {
             send_descriptors,
             is_described: lacks == Lacks::Nothing,
             contested,
             claims_without_room,
             unlisted,
-            access,
             ..Default::default()
-        })?;
+        };
+        self.to_sidecar.send_with(access, answer)?;
         match lacks {
             Lacks::Use(why) => self.refuse_descriptors(&why),
             Lacks::Nothing | Lacks::Policy | Lacks::Descriptors => Ok(()),
@@ -399,7 +390,9 @@ impl Stream {
         if matches!(self.descriptors, Descriptors::NotWanted) {
             self.want_descriptors();
             if matches!(self.descriptors, Descriptors::Asked { .. }) {
-                return self.answer(AnnounceResponse { send_descriptors: true, ..AnnounceResponse::default() });
+                return self
+                    .to_sidecar
+                    .send(AnnounceResponse { send_descriptors: true, ..AnnounceResponse::default() });
             }
         }
         Ok(())
@@ -438,7 +431,7 @@ impl Stream {
     /// Tells the sidecar who may call, if that is news to it.
     fn tell_access(&mut self) -> Result<(), Status> {
         match self.telling.news(self.memberships.callee(self.caller.id.service())) {
-            Some(access) => self.answer(AnnounceResponse { access: Some(access), ..AnnounceResponse::default() }),
+            Some(access) => self.to_sidecar.send_rules(access),
             None => Ok(()),
         }
     }
@@ -514,7 +507,7 @@ impl Stream {
 
     /// The sidecar waits for this before it is ready.
     fn is_described(&self) -> Result<(), Status> {
-        self.answer(AnnounceResponse { is_described: true, ..AnnounceResponse::default() })
+        self.to_sidecar.send(AnnounceResponse { is_described: true, ..AnnounceResponse::default() })
     }
 
     fn refuse_descriptors(&self, why: &str) -> Result<(), Status> {
@@ -526,13 +519,6 @@ impl Stream {
                 tracing::warn!(%service, endpoint, why, "descriptors were refused");
             }
         }
-        self.answer(AnnounceResponse { descriptors_refused: why, ..AnnounceResponse::default() })
-    }
-
-    fn answer(&self, answer: AnnounceResponse) -> Result<(), Status> {
-        let heartbeat_interval = limits::HEARTBEAT_INTERVAL.try_into().ok();
-        self.answers
-            .try_send(Box::new(Ok(AnnounceResponse { heartbeat_interval, ..answer })))
-            .map_err(|_| Status::resource_exhausted("answers to announcements are not read"))
+        self.to_sidecar.send(AnnounceResponse { descriptors_refused: why, ..AnnounceResponse::default() })
     }
 }

@@ -4,6 +4,8 @@ use http_body::Frame;
 use http_body_util::StreamBody;
 use prost::Message as _;
 use sha2::{Digest as _, Sha256};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     Code,
     codec::{DecodeBuf, Decoder},
@@ -59,7 +61,7 @@ fn announce(service: &str, id: &str, port: u16) -> Announce {
 /// The sidecar's side of an announcing stream.
 struct Announcing {
     say: mpsc::Sender<Bytes>,
-    answers: mpsc::Receiver<Box<Answer>>,
+    answers: Answers,
 }
 
 impl Announcing {
@@ -69,16 +71,15 @@ impl Announcing {
         let id = SpiffeId::of_service(&"weft.test".parse().unwrap(), &name(&announce.service));
         let not_after = SystemTime::now() + Duration::from_secs(24 * 3600);
         let caller = Caller::new(id, [10, 0, 0, 1].into(), not_after);
-        let (to_sidecar, answers) = mpsc::channel(ANSWERS);
+        let (to_sidecar, answers) = answers(caller.open(Kind::Announce).unwrap());
         let mut stream = Stream {
             directory: Arc::clone(directory),
-            _open: caller.open(Kind::Announce).unwrap(),
             caller,
             telling: Telling::new(Rules::new(None).unwrap().changes()),
             cluster: None,
             requests: Streaming::new_request(AnnounceDecoder, body, None, None),
             pace: Pace::new(limits::ANNOUNCE_MESSAGES),
-            answers: to_sidecar,
+            to_sidecar,
             allowance: Allowance::default(),
             memberships: Memberships::default(),
             descriptors: Descriptors::NotWanted,
@@ -96,8 +97,8 @@ impl Announcing {
         self.say.send([&[0], &length[..], &message].concat().into()).await.unwrap();
     }
 
-    async fn answer(&mut self) -> Answer {
-        *timeout(SOON, self.answers.recv()).await.unwrap().unwrap()
+    async fn answer(&mut self) -> waiting::Answer {
+        timeout(SOON, self.answers.next()).await.unwrap().unwrap()
     }
 }
 
@@ -182,7 +183,7 @@ async fn a_stream_ends_when_its_endpoint_leaves() {
     let mut users = Announcing::open(&directory, announce("users.shop", "u1", 1)).await;
     assert!(users.answer().await.unwrap().send_descriptors);
     users.say(What::Deregister(Deregister {})).await;
-    assert!(timeout(SOON, users.answers.recv()).await.unwrap().is_none(), "it has ended");
+    assert!(timeout(SOON, users.answers.next()).await.unwrap().is_none(), "it has ended");
     let mut again = Announcing::open(&directory, announce("users.shop", "u1", 1)).await;
     assert!(again.answer().await.unwrap().send_descriptors);
 }
