@@ -45,10 +45,11 @@ impl Rules {
     }
 
     /// From now on these hold. Says whether that is a change.
-    pub(crate) fn set(&self, rules: InForce) -> bool {
+    pub(crate) fn set(&self, mut rules: InForce) -> bool {
         self.current.send_if_modified(|current| {
-            let is_other = **current != rules;
+            let is_other = !current.says(&rules);
             if is_other {
+                rules.follow(current);
                 *current = Arc::new(rules);
             }
             is_other

@@ -5,7 +5,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use weft_contracts::weft::policy::v1 as wire;
@@ -14,15 +14,25 @@ use weft_mesh::{
     policy::{AccessRule, Callers, DefaultAccess, MeshAccess, MeshRules, PathRules, ServiceAccess},
 };
 
+/// The most rules that a pod obeys together. With more, nobody may call it.
+const RULES_OF_POD: usize = 32;
+/// How many sets of rules are kept put together. More are put together for each sidecar.
+const TOGETHER: usize = 1_024;
+
 /// The rules of the mesh.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Debug, Default)]
 pub(crate) struct InForce {
     /// What holds where there is no rule; without rules for services.
     defaults: MeshRules,
     services: HashMap<ServiceName, Arc<ServiceAccess>>,
     /// The namespaces of these services.
     namespaces: HashSet<String>,
+    /// The rules of several Services, put together once for all pods that back them.
+    together: Mutex<Together>,
 }
+
+/// By the Services that have rules, in order.
+type Together = HashMap<Vec<ServiceName>, Arc<ServiceAccess>>;
 
 /// What the rules say of one sidecar.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -36,7 +46,31 @@ impl InForce {
     /// Puts them together. `defaults` is without rules for services.
     pub(crate) fn new(defaults: MeshRules, services: HashMap<ServiceName, Arc<ServiceAccess>>) -> Self {
         let namespaces = services.keys().map(|service| service.namespace().to_owned()).collect();
-        Self { defaults, services, namespaces }
+        Self { defaults, services, namespaces, together: Mutex::default() }
+    }
+
+    /// Whether they say the same.
+    pub(crate) fn says(&self, other: &Self) -> bool {
+        self.defaults == other.defaults && self.services == other.services
+    }
+
+    /// Takes over what was put together before of rules that have not changed.
+    pub(crate) fn follow(&mut self, before: &Self) {
+        let is_as_before = |service: &ServiceName| match (self.services.get(service), before.services.get(service)) {
+            (Some(now), Some(before)) => Arc::ptr_eq(now, before),
+            _ => false,
+        };
+        let kept = before
+            .together()
+            .iter()
+            .filter(|(services, _)| services.iter().all(is_as_before))
+            .map(|(services, access)| (services.clone(), Arc::clone(access)))
+            .collect();
+        self.together = Mutex::new(kept);
+    }
+
+    fn together(&self) -> MutexGuard<'_, Together> {
+        self.together.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What holds in a namespace where there is no rule.
@@ -56,8 +90,33 @@ impl InForce {
         if services.is_empty() && self.namespaces.contains(namespace) {
             return self.with(namespace, Some(Arc::new(nobody())));
         }
-        let rules = services.iter().filter_map(|service| self.services.get(service));
-        self.with(namespace, rules.cloned().reduce(|one, other| both(&one, &other)))
+        let mut ruled: Vec<&ServiceName> =
+            services.iter().filter(|service| self.services.contains_key(*service)).take(RULES_OF_POD + 1).collect();
+        let service = match ruled[..] {
+            [] => None,
+            [one] => self.services.get(one).cloned(),
+            _ if ruled.len() > RULES_OF_POD => Some(Arc::new(nobody())),
+            _ => {
+                ruled.sort_unstable();
+                ruled.dedup();
+                self.put_together(ruled.into_iter().cloned().collect())
+            }
+        };
+        self.with(namespace, service)
+    }
+
+    /// The rules of Services that have some.
+    fn put_together(&self, ruled: Vec<ServiceName>) -> Option<Arc<ServiceAccess>> {
+        if let Some(known) = self.together().get(&ruled) {
+            return Some(Arc::clone(known));
+        }
+        let rules = ruled.iter().filter_map(|service| self.services.get(service));
+        let access = rules.cloned().reduce(|one, other| both(&one, &other))?;
+        let mut together = self.together();
+        if together.len() < TOGETHER {
+            together.insert(ruled, Arc::clone(&access));
+        }
+        Some(access)
     }
 
     fn with(&self, namespace: &str, service: Option<Arc<ServiceAccess>>) -> Access {
@@ -106,7 +165,10 @@ fn both(one: &Arc<ServiceAccess>, other: &Arc<ServiceAccess>) -> Arc<ServiceAcce
     let common = match (is_any(names), is_any(others)) {
         (true, _) => others.to_vec(),
         (_, true) => names.to_vec(),
-        _ => names.iter().filter(|name| others.contains(name)).cloned().collect(),
+        _ => {
+            let others: HashSet<&String> = others.iter().collect();
+            names.iter().filter(|name| others.contains(name)).cloned().collect()
+        }
     };
     Arc::new(ServiceAccess { rule: Some(rule(&common, first.is_audit)), paths: PathRules::default() })
 }
@@ -177,6 +239,50 @@ services:
         ] {
             assert_eq!(callers(services), expected, "{services:?}");
         }
+    }
+
+    fn in_force(text: &str) -> InForce {
+        MeshRules::parse("access.yaml", text).unwrap().into()
+    }
+
+    /// Otherwise each change of any rule has this done for each sidecar.
+    #[test]
+    fn rules_are_put_together_once_and_again_when_they_change() {
+        let two = [name("orders.shop"), name("orders-old.shop")];
+        let rules = in_force(RULES);
+        let first = rules.of_pod("shop", &two).service.unwrap();
+        let in_other_order = rules.of_pod("shop", &[two[1].clone(), two[0].clone(), name("free.shop")]);
+        assert!(Arc::ptr_eq(&first, &in_other_order.service.unwrap()));
+        let mut services = rules.services.clone();
+        services.insert(name("web.shop"), Arc::new(nobody()));
+        let mut newer = InForce::new(rules.defaults.clone(), services);
+        newer.follow(&rules);
+        assert!(Arc::ptr_eq(&first, &newer.of_pod("shop", &two).service.unwrap()), "another rule has changed");
+        let mut services = rules.services.clone();
+        services.insert(two[0].clone(), Arc::new(nobody()));
+        let mut newest = InForce::new(rules.defaults.clone(), services);
+        newest.follow(&newer);
+        assert_eq!(newest.of_pod("shop", &two).service, Some(Arc::new(nobody())));
+    }
+
+    #[test]
+    fn what_is_put_together_has_a_limit() {
+        let services = |numbers: std::ops::Range<usize>| numbers.map(|number| name(&format!("s{number}.shop")));
+        let text: String = services(0..100).map(|service| format!("  {service}: [web]\n")).collect();
+        let rules = in_force(&format!("services:\n{text}"));
+        let callers_of = |numbers| {
+            let services: Vec<ServiceName> = services(numbers).collect();
+            rules.of_pod("shop", &services).service.unwrap().rule.clone().unwrap().callers.to_string()
+        };
+        assert_eq!(callers_of(0..RULES_OF_POD), "web");
+        assert_eq!(callers_of(0..RULES_OF_POD + 1), "nobody");
+        for first in 0..100 {
+            (first + 1..100).for_each(|other| {
+                rules.of_pod("shop", &[name(&format!("s{first}.shop")), name(&format!("s{other}.shop"))]);
+            });
+        }
+        assert_eq!(rules.together().len(), TOGETHER);
+        assert_eq!(callers_of(98..100), "web", "also without room");
     }
 
     /// Otherwise it could be called around the rules of its Service, before that is known.
