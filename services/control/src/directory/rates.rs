@@ -25,7 +25,8 @@ impl Bucket {
         has_one
     }
 
-    fn is_full(self, now: Instant) -> bool {
+    /// Whether it is like a new one.
+    pub(crate) fn is_full(self, now: Instant) -> bool {
         self.0.is_none_or(|at| at <= now)
     }
 }

@@ -11,6 +11,7 @@ mod entry;
 mod namespace;
 mod object;
 
+pub(crate) mod rates;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use weft_mesh::{
@@ -124,17 +125,20 @@ impl Policies {
     }
 
     fn set_policy(&mut self, key: Key, object: Object) {
-        self.changed.insert(key.0.clone());
-        let before = self.entry(&key);
         // Most changes are those of its status.
-        if let Some(before) = before
+        if let Some(before) = self.entry(&key)
             && before.is_of(&object)
             && !before.is_left_out()
         {
-            before.told = object.told;
+            // Most of those are our own.
+            if before.told != object.told {
+                before.told = object.told;
+                self.changed.insert(key.0);
+            }
             return;
         }
         let of = self.namespaces.entry(key.0.clone()).or_default();
+        self.changed.insert(key.0.clone());
         let before = of.remove(&key.1).filter(|before| before.uid == object.uid);
         let read = AccessPolicy::read(&Kind::AccessPolicy.origin(&key), &object.spec_node());
         let read = read.map_err(|problems| why(Kind::AccessPolicy, &key, &problems));
@@ -172,11 +176,16 @@ impl Policies {
         self.all_changed();
     }
 
-    /// Decides which of them hold.
-    pub(crate) fn settle(&mut self) -> Settled {
+    /// Decides which of them hold: anew in the namespaces that have changed and that `may` change now. The others stay as they
+    /// were until the next time.
+    pub(crate) fn settle(&mut self, mut may: impl FnMut(&str) -> bool) -> Settled {
         let mut settled = Settled::default();
         let mut defaults = self.settle_defaults(&mut settled);
-        for namespace in std::mem::take(&mut self.changed) {
+        let (now, later) = std::mem::take(&mut self.changed).into_iter().partition(|namespace| may(namespace));
+        self.changed = later;
+        settled.is_whole = self.changed.is_empty();
+        let now: BTreeSet<String> = now;
+        for namespace in now {
             let Some(of) = self.namespaces.get_mut(&namespace) else { continue };
             of.settle(&namespace, defaults.namespaces.contains_key(&namespace), &mut settled);
             if of.by_age.is_empty() {
@@ -187,7 +196,8 @@ impl Policies {
         for (namespace, of) in &self.namespaces {
             services.extend(of.rules.iter().cloned());
             if let Some(is_allowed) = of.default {
-                defaults.namespaces.insert(namespace.clone(), is_allowed);
+                // What MeshDefaults says wins, also before the namespace is settled again.
+                defaults.namespaces.entry(namespace.clone()).or_insert(is_allowed);
             }
         }
         settled.rules = InForce::new(defaults, services);

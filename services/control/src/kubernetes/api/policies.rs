@@ -18,11 +18,12 @@ use tokio::{
     sync::watch,
     time::{Duration, Instant, sleep, sleep_until, timeout},
 };
+use weft_mesh::limits::Rate;
 
 use super::{MANAGER, TIMEOUT};
 use crate::{
     kubernetes::{
-        policies::{Kind, Object, Policies, Settled, Told, Verdict, due::Due},
+        policies::{Kind, Object, Policies, Settled, Told, Verdict, due::Due, rates::Rates},
         workloads::Key,
     },
     rules::Rules,
@@ -34,6 +35,10 @@ const VERSION: &str = "v1alpha1";
 const PAGE: u32 = 20;
 /// The shortest time between two changes of the rules, however often objects change.
 const SETTLE_PAUSE: Duration = Duration::from_millis(100);
+/// How often the rules of one namespace change: at once, and then each second. What comes more often waits.
+const SETTLED_OF_NAMESPACE: Rate = (10, 1, 0);
+/// How long until what waits is looked at again.
+const NEXT_LOOK: Duration = Duration::from_secs(1);
 /// How many policies are read again at once.
 const READ_AT_ONCE: usize = 4;
 /// How long a status takes the place of another one, so that nobody has the API server asked without end.
@@ -144,7 +149,11 @@ impl Keeper {
 
     fn settle(&mut self, rules: &Rules) {
         (self.settled, self.settle_at) = (Instant::now(), None);
-        let Settled { rules: now, verdicts, to_read } = self.policies.settle();
+        let (rates, at) = (&mut self.rates, self.settled);
+        let Settled { rules: now, is_whole, verdicts, to_read } =
+            self.policies.settle(|namespace| rates.take(namespace, at));
+    /// How often each namespace may change the rules.
+    rates: Rates,
         if rules.set(now) {
             tracing::debug!("the rules for who may call have changed");
         }
@@ -161,6 +170,7 @@ impl Keeper {
 
     /// Starts to write statuses, as many as may be written at once.
     fn write(&mut self) {
+            rates: Rates::new(SETTLED_OF_NAMESPACE),
         while let Some((kind, key, verdict)) = self.due.next() {
             let since = self.policies.since(kind, &key);
             self.running.push(Box::pin(tell(self.client.clone(), kind, key, verdict, since)));
@@ -179,6 +189,9 @@ impl Keeper {
                     Err(error) => {
                         // Once for each trouble.
                         if !std::mem::replace(&mut self.is_failing, true) {
+        if !is_whole {
+            self.settle_in(NEXT_LOOK);
+        }
                             tracing::warn!(error, "the status of a policy could not be written; it is tried again");
                         }
                         self.policies.look_again(&key.0);

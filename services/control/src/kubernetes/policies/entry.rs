@@ -53,6 +53,8 @@ pub(super) enum Target {
 #[derive(Debug, Default)]
 pub(crate) struct Settled {
     pub(crate) rules: InForce,
+    /// All that has changed is in them.
+    pub(crate) is_whole: bool,
     /// The objects whose status says something else.
     pub(crate) verdicts: Vec<(Kind, Key, Verdict)>,
     /// The policies that there was no room for, and now is.

@@ -325,3 +325,31 @@ async fn a_status_keeps_its_time_while_it_says_the_same() {
     world.says(STATUS, "False", "Invalid").await;
     assert_ne!(world.server().written.last().unwrap().1["lastTransitionTime"], "2020-01-01T00:00:00Z");
 }
+/// Otherwise one namespace has all sidecars of the mesh look at their rules without end.
+#[tokio::test(start_paused = true)]
+async fn one_namespace_changes_the_rules_once_in_a_second() {
+    let mut world = World::start(Server::with(&[]));
+    world.is_read().await;
+    world.is_watched(Kind::AccessPolicy).await;
+    let (mut changes, mut count) = (world.rules.changes(), 0);
+    let started = Instant::now();
+    for generation in 1..=300 {
+        world.put(&policy("orders", generation, &[&format!("caller-{generation}")]));
+        sleep(SETTLE_PAUSE * 2).await;
+        count += u32::from(changes.has_changed().unwrap());
+        changes.mark_unchanged();
+    }
+    let (at_once, a_second, _) = SETTLED_OF_NAMESPACE;
+    let most = u64::from(at_once) + u64::from(a_second) * (started.elapsed().as_secs() + 1);
+    assert!(u64::from(count) <= most, "{count} of {most}");
+    // Another one does not wait.
+    let mut other = policy("users", 1, &["web"]);
+    other["metadata"]["namespace"] = "other".into();
+    world.put(&other);
+    let is_so = |rules: &Arc<crate::rules::InForce>| {
+        rules.of_service(&ServiceName::new("users", "other").unwrap()).service.is_some()
+    };
+    timeout(SETTLE_PAUSE * 2, changes.wait_for(is_so)).await.expect("another namespace waits").unwrap();
+    world.allows("orders", Some("caller-300")).await;
+}
+
