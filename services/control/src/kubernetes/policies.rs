@@ -3,6 +3,7 @@
 //!
 //! - An object that is wrong takes nothing away. If it was right before, that version stays. If it is new, nobody may call what
 //!   it is for: it may have been meant to be strict.
+//! - MeshDefaults that are new and wrong may have been meant to deny a namespace what its own policies allow, so these can't.
 //! - Of several for the same Service, or for all of a namespace, the oldest holds, whatever it says.
 //! - A namespace has [`namespace::MOST`] of them, with [`namespace::MOST_BYTES`], the oldest first. Nobody may call what the others are for.
 
@@ -10,8 +11,8 @@ pub(crate) mod due;
 mod entry;
 mod namespace;
 mod object;
-
 pub(crate) mod rates;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use weft_mesh::{
@@ -26,7 +27,7 @@ pub(crate) use self::{
 };
 use self::{
     entry::{Content, Entry, Rule, Target},
-    namespace::OfNamespace,
+    namespace::{OfMesh, OfNamespace},
     object::DEFAULTS,
 };
 use crate::{kubernetes::workloads::Key, rules::InForce};
@@ -137,8 +138,8 @@ impl Policies {
             }
             return;
         }
-        let of = self.namespaces.entry(key.0.clone()).or_default();
         self.changed.insert(key.0.clone());
+        let of = self.namespaces.entry(key.0.clone()).or_default();
         let before = of.remove(&key.1).filter(|before| before.uid == object.uid);
         let read = AccessPolicy::read(&Kind::AccessPolicy.origin(&key), &object.spec_node());
         let read = read.map_err(|problems| why(Kind::AccessPolicy, &key, &problems));
@@ -181,13 +182,19 @@ impl Policies {
     pub(crate) fn settle(&mut self, mut may: impl FnMut(&str) -> bool) -> Settled {
         let mut settled = Settled::default();
         let mut defaults = self.settle_defaults(&mut settled);
+        let is_unknown = matches!(self.defaults, Some(Entry { content: Content::Invalid { last: None, .. }, .. }));
         let (now, later) = std::mem::take(&mut self.changed).into_iter().partition(|namespace| may(namespace));
         self.changed = later;
         settled.is_whole = self.changed.is_empty();
         let now: BTreeSet<String> = now;
         for namespace in now {
             let Some(of) = self.namespaces.get_mut(&namespace) else { continue };
-            of.settle(&namespace, defaults.namespaces.contains_key(&namespace), &mut settled);
+            let of_mesh = match defaults.namespaces.contains_key(&namespace) {
+                _ if is_unknown => OfMesh::Unknown,
+                true => OfMesh::Default,
+                false => OfMesh::Nothing,
+            };
+            of.settle(&namespace, of_mesh, &mut settled);
             if of.by_age.is_empty() {
                 self.namespaces.remove(&namespace);
             }
@@ -195,7 +202,7 @@ impl Policies {
         let mut services = HashMap::new();
         for (namespace, of) in &self.namespaces {
             services.extend(of.rules.iter().cloned());
-            if let Some(is_allowed) = of.default {
+            if let Some(is_allowed) = of.default.filter(|is_allowed| !(is_unknown && *is_allowed)) {
                 // What MeshDefaults says wins, also before the namespace is settled again.
                 defaults.namespaces.entry(namespace.clone()).or_insert(is_allowed);
             }
@@ -213,7 +220,8 @@ impl Policies {
             }
             Content::Invalid { why, .. } => {
                 let rules = MeshRules { is_allowed: Some(false), ..MeshRules::default() };
-                (rules, entry.refused(Verdict::INVALID, format!("{why}; until that is mended, the default is deny")))
+                let so_far = "until that is mended, the default is deny, and no AccessPolicy can say otherwise";
+                (rules, entry.refused(Verdict::INVALID, format!("{why}; {so_far}")))
             }
             Content::LeftOut(_) => return MeshRules::default(),
         };

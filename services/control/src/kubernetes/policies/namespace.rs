@@ -58,8 +58,8 @@ impl OfNamespace {
         }
     }
 
-    pub(super) fn settle(&mut self, namespace: &str, has_default: bool, settled: &mut Settled) {
-        let mut claims = Claims { namespace, has_default, ..Claims::default() };
+    pub(super) fn settle(&mut self, namespace: &str, of_mesh: OfMesh, settled: &mut Settled) {
+        let mut claims = Claims { namespace, of_mesh, ..Claims::default() };
         let most = self.most();
         self.by_age.values_mut().skip(most).filter(|entry| !entry.is_left_out()).for_each(Entry::leave_out);
         for (place, ((_, name), entry)) in self.by_age.iter().enumerate() {
@@ -104,12 +104,22 @@ impl OfNamespace {
     }
 }
 
+/// What the MeshDefaults say of a namespace.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum OfMesh {
+    #[default]
+    Nothing,
+    /// They have a default for it.
+    Default,
+    /// They are wrong, and what they said before is not known.
+    Unknown,
+}
+
 /// What the policies of a namespace have claimed, from the oldest on.
 #[derive(Default)]
 struct Claims<'a> {
     namespace: &'a str,
-    /// The MeshDefaults have one for the namespace.
-    has_default: bool,
+    of_mesh: OfMesh,
     taken: HashMap<Target, &'a str>,
     rules: Vec<(ServiceName, Arc<ServiceAccess>)>,
     default: Option<bool>,
@@ -120,11 +130,17 @@ impl<'a> Claims<'a> {
     /// Who has it already.
     fn add(&mut self, name: &'a str, rule: Rule) -> Result<(), String> {
         let target = rule.target();
-        if target == Target::Namespace && self.has_default {
+        if target == Target::Namespace && self.of_mesh == OfMesh::Default {
             return Err(format!(
                 "{} {DEFAULTS} says what holds in the namespace: spec.access.namespaces.{}",
                 Kind::MeshDefaults.as_str(),
                 self.namespace
+            ));
+        }
+        if matches!(rule, Rule::Namespace(true)) && self.of_mesh == OfMesh::Unknown {
+            return Err(format!(
+                "{} {DEFAULTS} is wrong, and may say that it is deny: until that is mended, the default of {target} is deny",
+                Kind::MeshDefaults.as_str()
             ));
         }
         if let Some(older) = self.taken.get(&target) {

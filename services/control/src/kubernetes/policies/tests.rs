@@ -162,6 +162,17 @@ fn the_defaults_of_the_mesh_win_over_those_of_a_namespace() {
     assert!(shop.said("default").2.ends_with("; what it said before holds"));
     shop.set_defaults(object(3, json!({"access": {"default": "denied"}})));
     assert_eq!(shop.rules.default_of("data"), DefaultAccess::Mesh { is_allowed: false });
+    // They may have meant this namespace.
+    assert_eq!(shop.default_now(), DefaultAccess::Mesh { is_allowed: false });
+    let (is_accepted, reason, message) = shop.said("all");
+    assert_eq!((is_accepted, reason), (false, "Conflicted"));
+    assert!(message.starts_with("MeshDefaults default is wrong, and may say that it is deny"), "{message}");
+    shop.set("all", Object { generation: 2, ..object(1, json!({"default": "deny"})) });
+    assert_eq!(shop.default_now(), DefaultAccess::Namespace { is_allowed: false });
+    assert!(shop.said("all").0);
+    shop.set("all", Object { generation: 3, ..object(1, json!({"default": "allow"})) });
+    assert!(!shop.said("all").0);
+    shop.set_defaults(object(4, json!({"access": {"audit": true}})));
     assert!(shop.said("all").0, "nothing is against it any more");
     shop.policies.retain(Kind::MeshDefaults, &BTreeSet::new());
     shop.settle();
@@ -199,17 +210,6 @@ fn a_status_that_says_something_else_is_written_again() {
     assert!(settled.verdicts[0].2.is_accepted);
 }
 
-/// Otherwise one namespace fills the tables of the mesh.
-#[test]
-fn a_namespace_has_only_so_many() {
-    let mut shop = Shop::default();
-    let service = |number: usize| format!("s{number:04}");
-    let spec = |number: usize| allow(&service(number), &["web"]);
-    // The youngest are first on the list, so each takes the room of another.
-    for number in (0..MOST + 50).rev() {
-        shop.policies.set(Kind::AccessPolicy, key(&service(number)), object(number as i64, spec(number)));
-        let kept = shop.policies.namespaces["shop"].by_age.values().filter(|entry| !entry.is_left_out()).count();
-        assert!(kept <= MOST, "{kept}");
 /// A namespace that changes too often is not settled for now.
 #[test]
 fn what_waits_stays_as_it_was_and_does_not_win_over_the_defaults_of_the_mesh() {
@@ -231,6 +231,17 @@ fn what_waits_stays_as_it_was_and_does_not_win_over_the_defaults_of_the_mesh() {
     assert_eq!(is_settled(&mut shop.policies, true), ("ops".into(), deny, true));
 }
 
+/// Otherwise one namespace fills the tables of the mesh.
+#[test]
+fn a_namespace_has_only_so_many() {
+    let mut shop = Shop::default();
+    let service = |number: usize| format!("s{number:04}");
+    let spec = |number: usize| allow(&service(number), &["web"]);
+    // The youngest are first on the list, so each takes the room of another.
+    for number in (0..MOST + 50).rev() {
+        shop.policies.set(Kind::AccessPolicy, key(&service(number)), object(number as i64, spec(number)));
+        let kept = shop.policies.namespaces["shop"].by_age.values().filter(|entry| !entry.is_left_out()).count();
+        assert!(kept <= MOST, "{kept}");
     }
     shop.settle();
     assert_eq!(shop.allowed(&service(MOST - 1)).unwrap(), "web");
