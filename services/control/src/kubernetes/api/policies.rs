@@ -123,6 +123,7 @@ struct Keeper {
     /// It was logged that statuses can't be written.
     is_failing: bool,
     settled: Instant,
+            () = due(keeper.write_at) => {}
     /// When the rules are to be settled next; `None` if nothing has changed.
     settle_at: Option<Instant>,
 }
@@ -149,6 +150,10 @@ impl Keeper {
 
     fn settle(&mut self, rules: &Rules) {
         (self.settled, self.settle_at) = (Instant::now(), None);
+    /// When to look again for statuses that may be written.
+    write_at: Option<Instant>,
+    /// How often each namespace may change the rules.
+    rates: Rates,
         let (rates, at) = (&mut self.rates, self.settled);
         let Settled { rules: now, is_whole, verdicts, to_read } =
             self.policies.settle(|namespace| rates.take(namespace, at));
@@ -163,6 +168,8 @@ impl Keeper {
                 // When one of them is done, it is settled again.
                 self.policies.look_again(&key.0);
             } else if self.reading.insert(key.clone()) {
+            write_at: None,
+            rates: Rates::new(SETTLED_OF_NAMESPACE),
                 self.running.push(Box::pin(read_again(self.client.clone(), key)));
             }
         }
@@ -170,8 +177,8 @@ impl Keeper {
 
     /// Starts to write statuses, as many as may be written at once.
     fn write(&mut self) {
-            rates: Rates::new(SETTLED_OF_NAMESPACE),
-        while let Some((kind, key, verdict)) = self.due.next() {
+        let now = Instant::now();
+        while let Some((kind, key, verdict)) = self.due.next(now) {
             let since = self.policies.since(kind, &key);
             self.running.push(Box::pin(tell(self.client.clone(), kind, key, verdict, since)));
         }
@@ -203,6 +210,9 @@ impl Keeper {
                 self.reading.remove(&key);
                 match object {
                     Some(object) => {
+        // If there is room, the next ones were written too often.
+        let is_held = !self.due.is_empty() && !self.due.is_full();
+        self.write_at = is_held.then(|| now + NEXT_LOOK);
                         self.policies.read_again(key, object);
                         self.settle_in(SETTLE_PAUSE);
                     }

@@ -353,3 +353,33 @@ async fn one_namespace_changes_the_rules_once_in_a_second() {
     world.allows("orders", Some("caller-300")).await;
 }
 
+/// Otherwise one namespace has the API server write without end.
+#[tokio::test(start_paused = true)]
+async fn all_statuses_are_written_in_the_end() {
+    let policies: Vec<Value> = (0..120).map(|number| policy(&format!("s{number:03}"), 1, &["web"])).collect();
+    let mut world = World::start(Server::with(&policies));
+    let started = Instant::now();
+    world.is_read().await;
+    for number in 0..120 {
+        world.says(&format!("/namespaces/shop/accesspolicies/s{number:03}/status"), "True", "Accepted").await;
+    }
+    assert!(started.elapsed() >= Duration::from_secs(60), "{:?}", started.elapsed());
+}
+
+/// A status that somebody else changes is written over, and keeps the time of what it said before.
+#[tokio::test(start_paused = true)]
+async fn a_status_keeps_its_time_while_it_says_the_same() {
+    let mut object = policy("orders", 2, &["web"]);
+    object["status"] = json!({"conditions": [{"type": "Accepted", "status": "True", "reason": "Accepted",
+        "message": "of the first generation", "observedGeneration": 1, "lastTransitionTime": "2020-01-01T00:00:00Z"}]});
+    let mut world = World::start(Server::with(&[object]));
+    world.is_read().await;
+    world.says(STATUS, "True", "Accepted").await;
+    let written = world.server().written[0].1.clone();
+    assert_eq!(written["lastTransitionTime"], "2020-01-01T00:00:00Z");
+    assert_eq!(written["observedGeneration"], 2);
+    world.is_watched(Kind::AccessPolicy).await;
+    world.put(&policy("orders", 3, &["unauthenticated"]));
+    world.says(STATUS, "False", "Invalid").await;
+    assert_ne!(world.server().written.last().unwrap().1["lastTransitionTime"], "2020-01-01T00:00:00Z");
+}
