@@ -201,7 +201,7 @@ impl Kubernetes {
         let renews = renewing.as_ref().map(JoinHandle::abort_handle);
         let leads = lease.clone();
         let beside = async move {
-            let _watches = watches;
+            let mut watches = watches;
             standing.send_replace(Standing::Acts);
             let another_acts = async {
                 match renewing {
@@ -219,6 +219,7 @@ impl Kubernetes {
                 () = stopping.cancelled() => Ok(()),
                 Some(error) = failed.recv() => Err(error),
                 lost = another_acts => Err(lost),
+                failed = watches.failed() => Err(failed),
                 () = labelling => Ok(()),
             }
         };

@@ -45,6 +45,8 @@ const READ_AT_ONCE: usize = 4;
 const STATUS_PAUSE: Duration = Duration::from_millis(100);
 /// How long until a status that could not be written, or a policy that could not be read, is tried again.
 const AGAIN: Duration = Duration::from_secs(10);
+/// How long a kind may be there without being readable, where there were no rules of it before. Rights may follow after it.
+const UNREADABLE: Duration = Duration::from_secs(60);
 /// The longest reason and message that are taken from a status.
 const TOLD_BYTES: usize = 8 * 1024;
 
@@ -59,6 +61,8 @@ struct Followed {
     state: State,
     /// It was logged that nothing can be read yet.
     is_said: bool,
+    /// Since when the cluster has a kind that it did not have before, and that can't be read.
+    unreadable: Option<Instant>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,14 +76,23 @@ enum State {
     Broken,
 }
 
+/// Whether the API server has a kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Found {
+    Yes,
+    No,
+    Unknown,
+}
+
 /// What a request to the API server has come to.
 enum Done {
     Told(Kind, Key, Result<Told, String>),
     Read(Key, Option<Object>),
 }
 
-/// Keeps the rules as the objects say, once `are_read`; never ends.
-pub(super) async fn keep(client: Client, rules: Arc<Rules>, are_read: watch::Sender<bool>) {
+/// Keeps the rules as the objects say, once `are_read`. Ends only if there are rules that can't be read, where there were none
+/// when it began, and says why. A control plane that starts anew waits for them.
+pub(super) async fn keep(client: Client, rules: Arc<Rules>, are_read: watch::Sender<bool>) -> anyhow::Error {
     let mut of_policies = Followed::start(&client, Kind::AccessPolicy);
     let mut of_defaults = Followed::start(&client, Kind::MeshDefaults);
     let mut keeper = Keeper::new(client);
@@ -88,14 +101,29 @@ pub(super) async fn keep(client: Client, rules: Arc<Rules>, are_read: watch::Sen
         let is_ready = of_policies.state != State::Waiting && of_defaults.state != State::Waiting;
         tokio::select! {
             Some(event) = of_policies.events.next() => {
-                of_policies.take(event, &keeper.client, &mut keeper.policies).await;
+                let taken = of_policies.take(event, &keeper.client, &mut keeper.policies).await;
+                if let Err(error) = taken {
+                    if *are_read.borrow() {
+                        return error;
+                    }
+                    // Nobody was told that there are none.
+                    of_policies.state = State::Waiting;
+                }
                 keeper.settle_in(SETTLE_PAUSE);
             }
             Some(event) = of_defaults.events.next() => {
-                of_defaults.take(event, &keeper.client, &mut keeper.policies).await;
+                let taken = of_defaults.take(event, &keeper.client, &mut keeper.policies).await;
+                if let Err(error) = taken {
+                    if *are_read.borrow() {
+                        return error;
+                    }
+                    // Nobody was told that there are none.
+                    of_defaults.state = State::Waiting;
+                }
                 keeper.settle_in(SETTLE_PAUSE);
             }
             Some(done) = keeper.running.next() => keeper.done(done),
+            () = due(keeper.write_at) => {}
             () = due(keeper.settle_at), if is_ready => {
                 keeper.settle(&rules);
                 are_read.send_replace(true);
@@ -122,8 +150,11 @@ struct Keeper {
     reading: BTreeSet<Key>,
     /// It was logged that statuses can't be written.
     is_failing: bool,
+    /// When to look again for statuses that may be written.
+    write_at: Option<Instant>,
+    /// How often each namespace may change the rules.
+    rates: Rates,
     settled: Instant,
-            () = due(keeper.write_at) => {}
     /// When the rules are to be settled next; `None` if nothing has changed.
     settle_at: Option<Instant>,
 }
@@ -137,6 +168,8 @@ impl Keeper {
             running: FuturesUnordered::new(),
             reading: BTreeSet::new(),
             is_failing: false,
+            write_at: None,
+            rates: Rates::new(SETTLED_OF_NAMESPACE),
             settled: Instant::now(),
             settle_at: None,
         }
@@ -150,17 +183,14 @@ impl Keeper {
 
     fn settle(&mut self, rules: &Rules) {
         (self.settled, self.settle_at) = (Instant::now(), None);
-    /// When to look again for statuses that may be written.
-    write_at: Option<Instant>,
-    /// How often each namespace may change the rules.
-    rates: Rates,
         let (rates, at) = (&mut self.rates, self.settled);
         let Settled { rules: now, is_whole, verdicts, to_read } =
             self.policies.settle(|namespace| rates.take(namespace, at));
-    /// How often each namespace may change the rules.
-    rates: Rates,
         if rules.set(now) {
             tracing::debug!("the rules for who may call have changed");
+        }
+        if !is_whole {
+            self.settle_in(NEXT_LOOK);
         }
         verdicts.into_iter().for_each(|(kind, key, verdict)| self.due.set(kind, key, verdict));
         for key in to_read {
@@ -168,8 +198,6 @@ impl Keeper {
                 // When one of them is done, it is settled again.
                 self.policies.look_again(&key.0);
             } else if self.reading.insert(key.clone()) {
-            write_at: None,
-            rates: Rates::new(SETTLED_OF_NAMESPACE),
                 self.running.push(Box::pin(read_again(self.client.clone(), key)));
             }
         }
@@ -182,6 +210,9 @@ impl Keeper {
             let since = self.policies.since(kind, &key);
             self.running.push(Box::pin(tell(self.client.clone(), kind, key, verdict, since)));
         }
+        // If there is room, the next ones were written too often.
+        let is_held = !self.due.is_empty() && !self.due.is_full();
+        self.write_at = is_held.then(|| now + NEXT_LOOK);
     }
 
     fn done(&mut self, done: Done) {
@@ -196,9 +227,6 @@ impl Keeper {
                     Err(error) => {
                         // Once for each trouble.
                         if !std::mem::replace(&mut self.is_failing, true) {
-        if !is_whole {
-            self.settle_in(NEXT_LOOK);
-        }
                             tracing::warn!(error, "the status of a policy could not be written; it is tried again");
                         }
                         self.policies.look_again(&key.0);
@@ -210,9 +238,6 @@ impl Keeper {
                 self.reading.remove(&key);
                 match object {
                     Some(object) => {
-        // If there is room, the next ones were written too often.
-        let is_held = !self.due.is_empty() && !self.due.is_full();
-        self.write_at = is_held.then(|| now + NEXT_LOOK);
                         self.policies.read_again(key, object);
                         self.settle_in(SETTLE_PAUSE);
                     }
@@ -230,10 +255,24 @@ impl Followed {
     fn start(client: &Client, kind: Kind) -> Self {
         let api = Api::<DynamicObject>::all_with(client.clone(), &resource(kind));
         let events = watcher(api, watcher::Config::default().page_size(PAGE)).default_backoff();
-        Self { kind, events: Box::pin(events), listed: BTreeSet::new(), state: State::Waiting, is_said: false }
+        Self {
+            kind,
+            events: Box::pin(events),
+            listed: BTreeSet::new(),
+            state: State::Waiting,
+            is_said: false,
+            unreadable: None,
+        }
     }
 
-    async fn take(&mut self, event: watcher::Result<Event<DynamicObject>>, client: &Client, to: &mut Policies) {
+    /// # Errors
+    /// As [`keep`] says.
+    async fn take(
+        &mut self,
+        event: watcher::Result<Event<DynamicObject>>,
+        client: &Client,
+        to: &mut Policies,
+    ) -> anyhow::Result<()> {
         let kind = self.kind;
         match event {
             Ok(Event::Init) => self.listed.clear(),
@@ -250,25 +289,52 @@ impl Followed {
                     State::Broken => tracing::info!(kind = kind.as_str(), "the watch goes on"),
                     State::Waiting | State::Known => {}
                 }
-                self.state = State::Known;
+                (self.state, self.unreadable) = (State::Known, None);
             }
             Ok(Event::Apply(found)) => to.set(kind, key(&found), object(found)),
             Ok(Event::Delete(found)) => to.remove(kind, &key(&found)),
-            Err(error) => self.broken(error, client).await,
+            Err(error) => return self.broken(error, client).await,
         }
+        Ok(())
     }
 
     /// As long as nothing was read, only a cluster that has no such kind is one without rules.
-    async fn broken(&mut self, error: watcher::Error, client: &Client) {
-        let kind = self.kind.as_str();
+    ///
+    /// # Errors
+    /// As [`keep`] says.
+    async fn broken(&mut self, error: watcher::Error, client: &Client) -> anyhow::Result<()> {
+        let (kind, plural) = (self.kind.as_str(), self.kind.plural());
         let before = self.state;
-        self.state = match before {
-            State::Known | State::Broken => State::Broken,
-            State::Waiting | State::Missing if is_missing(client, self.kind).await => State::Missing,
-            // It was not there before, so there were no rules then.
-            before => before,
+        let found = match before {
+            State::Known | State::Broken => Found::Unknown,
+            State::Waiting | State::Missing => find(client, self.kind).await,
+        };
+        self.state = match (before, found) {
+            (State::Known | State::Broken, _) => State::Broken,
+            (_, Found::No) => State::Missing,
+            (before, _) => before,
         };
         let error = error.to_string();
+        match (before, found) {
+            (State::Missing, Found::Yes) => {
+                let since = *self.unreadable.get_or_insert_with(|| {
+                    tracing::warn!(
+                        kind,
+                        error,
+                        "the cluster has such a kind of objects now, and they can't be read, so they have no effect: the \
+                         control plane needs the right to get, list and watch {plural}.{GROUP}, which `weft install` has"
+                    );
+                    Instant::now()
+                });
+                anyhow::ensure!(
+                    since.elapsed() < UNREADABLE,
+                    "there may be rules for who may call, and {plural}.{GROUP} can't be read: {error}; the control plane \
+                     needs the right to get, list and watch them, which `weft install` has"
+                );
+            }
+            (_, Found::No) => self.unreadable = None,
+            _ => {}
+        }
         match (before, self.state) {
             (State::Waiting, State::Missing) => tracing::info!(
                 kind,
@@ -280,16 +346,18 @@ impl Followed {
             (State::Known, _) => tracing::warn!(kind, error, "a watch broke; it is begun anew"),
             _ => tracing::debug!(kind, error, "can't be read or watched; it is begun anew"),
         }
+        Ok(())
     }
 }
 
-/// Whether the API server says that it has no such kind. Its answer to a list is no proof: that may be a lack of rights.
-async fn is_missing(client: &Client, kind: Kind) -> bool {
+/// Whether the API server says that it has a kind. Its answer to a list is no proof: that may be a lack of rights.
+async fn find(client: &Client, kind: Kind) -> Found {
     match timeout(TIMEOUT, client.list_api_group_resources(&format!("{GROUP}/{VERSION}"))).await {
-        Ok(Ok(found)) => !found.resources.iter().any(|resource| resource.name == kind.plural()),
+        Ok(Ok(found)) if found.resources.iter().any(|resource| resource.name == kind.plural()) => Found::Yes,
+        Ok(Ok(_)) => Found::No,
         // It says so in plain text.
-        Ok(Err(kube::Error::Api(status))) => status.code == 404,
-        _ => false,
+        Ok(Err(kube::Error::Api(status))) if status.code == 404 => Found::No,
+        _ => Found::Unknown,
     }
 }
 

@@ -19,7 +19,10 @@ use kube::{
     },
 };
 use serde::de::DeserializeOwned;
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{
+    sync::{oneshot, watch},
+    task::JoinSet,
+};
 
 use super::{left_alone, policies};
 use crate::{
@@ -33,7 +36,11 @@ pub(super) const PAGE: u32 = 50;
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 
 /// The watches: they end when this is dropped.
-pub(crate) struct Watches(#[expect(dead_code, reason = "it ends its tasks")] JoinSet<()>);
+pub(crate) struct Watches {
+    _tasks: JoinSet<()>,
+    /// Why that of the rules has ended.
+    failed: oneshot::Receiver<anyhow::Error>,
+}
 
 impl Watches {
     /// Starts them, and that of the rules. Returns when each has its first list.
@@ -50,7 +57,11 @@ impl Watches {
         tasks.spawn(follow(Api::all(client.clone()), "pods", pod, look, has_pods, to()));
         tasks.spawn(follow(Api::all(client.clone()), "services", service, |_| {}, has_services, to()));
         tasks.spawn(follow(Api::all(client.clone()), "endpointslices", slice, |_| {}, has_slices, to()));
-        tasks.spawn(policies::keep(client.clone(), Arc::clone(rules), has_rules));
+        let (failing, failed) = oneshot::channel();
+        let keeping = policies::keep(client.clone(), Arc::clone(rules), has_rules);
+        tasks.spawn(async move {
+            let _ = failing.send(keeping.await);
+        });
         for mut is_there in [pods_there, services_there, slices_there] {
             // A task that ended early has panicked, which is logged.
             let _ = is_there.wait_for(|is_there| *is_there).await;
@@ -60,7 +71,15 @@ impl Watches {
             // It has panicked. Without the rules, sidecars would be told that there are none.
             std::future::pending::<()>().await;
         }
-        Self(tasks)
+        Self { _tasks: tasks, failed }
+    }
+
+    /// Waits until the rules can't be followed any more, which is so only if a control plane that starts anew would wait for
+    /// them. Says why.
+    pub(crate) async fn failed(&mut self) -> anyhow::Error {
+        // Without a word it has panicked, which is logged.
+        let failed = (&mut self.failed).await;
+        failed.unwrap_or_else(|_| anyhow::anyhow!("the rules for who may call are not followed any more"))
     }
 }
 
