@@ -36,7 +36,8 @@ impl MeshRules {
     /// What they say of one service.
     pub fn of(&self, service: &ServiceName) -> MeshAccess {
         let default = self.default_of(service.namespace());
-        MeshAccess { default, is_audit: self.is_audit, service: self.services.get(service).cloned() }
+        let service = self.services.get(service).cloned();
+        MeshAccess { default, is_audit: self.is_audit, service, contracts_hold_too: false }
     }
 
     /// What holds in a namespace where there is no rule.

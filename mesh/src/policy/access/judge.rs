@@ -110,8 +110,19 @@ impl AccessRules {
 
     fn rule(&self, contracts: &[ContractPolicy], called: Called<'_>, caller: &SpiffeId) -> Verdict {
         if let Some(rule) = self.mesh.service.as_ref().and_then(|service| service.rule.as_ref()) {
-            return self.by(rule, Source::MeshRule, caller);
+            let by_rule = self.by(rule, Source::MeshRule, caller);
+            if !self.mesh.contracts_hold_too {
+                return by_rule;
+            }
+            let refusals = [by_rule, self.without_rule(contracts, called, caller)];
+            let refusals = refusals.into_iter().filter(|verdict| !verdict.is_allowed);
+            return refusals.min_by_key(|verdict| verdict.is_audit).unwrap_or(by_rule);
         }
+        self.without_rule(contracts, called, caller)
+    }
+
+    /// What the options in contracts decide, and the default.
+    fn without_rule(&self, contracts: &[ContractPolicy], called: Called<'_>, caller: &SpiffeId) -> Verdict {
         let methods = contracts.iter().flat_map(|contract| &contract.methods);
         match called {
             Called::Method(method) => self.of_method(method, caller),
@@ -224,6 +235,29 @@ mod tests {
         assert_eq!(judge(of_mesh(), methods(), "Own", "night"), (true, "path-rule"));
         let only_paths = of_service(None, paths(rule("night")));
         assert_eq!(judge(only_paths, methods(), "Closed", "web"), (true, "service-option"));
+    }
+
+    #[test]
+    fn a_rule_beside_contracts_takes_the_place_of_nothing() {
+        let methods = || vec![method("Open", None), method("Closed", Some((rule("web"), Origin::ServiceOption)))];
+        let with = |caller, default| MeshAccess {
+            service: Some(ServiceAccess { rule: Some(rule(caller)), paths: PathRules::default() }),
+            contracts_hold_too: true,
+            ..with_default(default)
+        };
+        let allow = DefaultAccess::BuiltIn;
+        assert_eq!(judge(with("any", allow), methods(), "Closed", "ops"), (false, "service-option"));
+        assert_eq!(judge(with("any", allow), methods(), "Closed", "web"), (true, "mesh-rule"));
+        assert_eq!(judge(with("ops", allow), methods(), "Closed", "web"), (false, "mesh-rule"));
+        assert_eq!(judge(with("ops", allow), methods(), "Open", "ops"), (true, "mesh-rule"));
+        assert_eq!(judge(with("any", allow), methods(), "closed", "ops"), (false, "no-contract"));
+        let deny = DefaultAccess::Mesh { is_allowed: false };
+        assert_eq!(judge(with("any", deny), methods(), "Open", "web"), (false, "mesh-default"));
+        // What is only tried does not take the place of what refuses.
+        let mut tried = with("nobody", allow);
+        tried.service.as_mut().unwrap().rule.as_mut().unwrap().is_audit = true;
+        assert_eq!(judge(tried.clone(), methods(), "Closed", "ops"), (false, "service-option"));
+        assert_eq!(judge(tried, methods(), "Open", "ops"), (true, "mesh-rule"));
     }
 
     #[test]

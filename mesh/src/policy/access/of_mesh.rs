@@ -19,6 +19,8 @@ pub struct MeshAccess {
     pub is_audit: bool,
     /// The mesh's rules for the service.
     pub service: Option<ServiceAccess>,
+    /// The rule for the service takes the place of nothing: what would hold without it has to allow a call, too.
+    pub contracts_hold_too: bool,
 }
 
 /// What holds where there is no rule.
@@ -93,6 +95,7 @@ impl From<&MeshAccess> for wire::MeshAccess {
         Self {
             otherwise: default.into(),
             audit: access.is_audit,
+            contracts_hold_too: access.contracts_hold_too,
             rule: service.and_then(|service| service.rule.as_ref()).map(Into::into),
             paths: service.map(|service| service.paths.written().iter().map(path).collect()).unwrap_or_default(),
         }
@@ -131,7 +134,7 @@ impl TryFrom<wire::MeshAccess> for MeshAccess {
         let paths = PathRules::new(paths).map_err(wrong)?;
         let rule = access.rule.map(AccessRule::try_from).transpose()?;
         let service = (rule.is_some() || !paths.written().is_empty()).then_some(ServiceAccess { rule, paths });
-        Ok(Self { default, is_audit: access.audit, service })
+        Ok(Self { default, is_audit: access.audit, service, contracts_hold_too: access.contracts_hold_too })
     }
 }
 

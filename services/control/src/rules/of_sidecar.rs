@@ -40,6 +40,8 @@ pub(crate) struct Access {
     pub(crate) default: DefaultAccess,
     pub(crate) is_audit: bool,
     pub(crate) service: Option<Arc<ServiceAccess>>,
+    /// They hold beside what would hold without them.
+    pub(crate) contracts_hold_too: bool,
 }
 
 impl InForce {
@@ -90,8 +92,9 @@ impl InForce {
         if services.is_empty() && self.namespaces.contains(namespace) {
             return self.with(namespace, Some(Arc::new(nobody())));
         }
+        let have_rules = |service: &ServiceName| self.services.contains_key(service);
         let mut ruled: Vec<&ServiceName> =
-            services.iter().filter(|service| self.services.contains_key(*service)).take(RULES_OF_POD + 1).collect();
+            services.iter().filter(|service| have_rules(service)).take(RULES_OF_POD + 1).collect();
         let service = match ruled[..] {
             [] => None,
             [one] => self.services.get(one).cloned(),
@@ -102,7 +105,13 @@ impl InForce {
                 self.put_together(ruled.into_iter().cloned().collect())
             }
         };
-        self.with(namespace, service)
+        // Where a Service has no rule, its contracts decide, and the default. A rule of another Service takes nothing of that away.
+        let contracts_hold_too = service.is_some() && !services.iter().all(have_rules);
+        let service = match service {
+            Some(access) if contracts_hold_too && !access.paths.written().is_empty() => Some(Arc::new(nobody())),
+            service => service,
+        };
+        Access { contracts_hold_too, ..self.with(namespace, service) }
     }
 
     /// The rules of Services that have some.
@@ -120,7 +129,12 @@ impl InForce {
     }
 
     fn with(&self, namespace: &str, service: Option<Arc<ServiceAccess>>) -> Access {
-        Access { default: self.defaults.default_of(namespace), is_audit: self.defaults.is_audit, service }
+        Access {
+            default: self.defaults.default_of(namespace),
+            is_audit: self.defaults.is_audit,
+            service,
+            contracts_hold_too: false,
+        }
     }
 }
 
@@ -134,7 +148,8 @@ impl From<MeshRules> for InForce {
 impl From<&Access> for wire::MeshAccess {
     fn from(access: &Access) -> Self {
         let service = access.service.as_deref().cloned();
-        (&MeshAccess { default: access.default, is_audit: access.is_audit, service }).into()
+        let (default, is_audit, contracts_hold_too) = (access.default, access.is_audit, access.contracts_hold_too);
+        (&MeshAccess { default, is_audit, service, contracts_hold_too }).into()
     }
 }
 
@@ -209,8 +224,11 @@ services:
     fn callers(services: &[&str]) -> Vec<&'static str> {
         let rules = InForce::from(MeshRules::parse("access.yaml", RULES).unwrap());
         let services: Vec<ServiceName> = services.iter().map(|text| name(text)).collect();
-        let access = rules.of_pod("shop", &services);
-        let mesh = MeshAccess::try_from(wire::MeshAccess::from(&access)).unwrap();
+        callers_by(&rules.of_pod("shop", &services))
+    }
+
+    fn callers_by(access: &Access) -> Vec<&'static str> {
+        let mesh = MeshAccess::try_from(wire::MeshAccess::from(access)).unwrap();
         let judge = AccessRules::new(&name("pod.shop"), mesh);
         let may = |caller: &&str| {
             let caller = format!("spiffe://weft.local/ns/shop/sa/{caller}").parse().unwrap();
@@ -234,7 +252,9 @@ services:
             (&["paths.shop"], &["users"]),
             (&["paths.shop", "orders.shop"], &[]),
             (&["only-paths.shop", "web.shop"], &[]),
-            (&["orders.shop", "free.shop"], &["web", "users"]),
+            // The default is deny, and a rule of another Service does not change that.
+            (&["orders.shop", "free.shop"], &[]),
+            (&["web.shop", "paths.shop", "free.shop"], &[]),
             (&["free.shop"], &[]),
         ] {
             assert_eq!(callers(services), expected, "{services:?}");
@@ -243,6 +263,22 @@ services:
 
     fn in_force(text: &str) -> InForce {
         MeshRules::parse("access.yaml", text).unwrap().into()
+    }
+
+    /// Otherwise a rule for one Service opens another one, which its contracts protect.
+    #[test]
+    fn the_contracts_of_a_service_without_a_rule_hold() {
+        let rules = in_force(
+            "services: { web.shop: [any], paths.shop: { allow: [any], paths: [{ path: /a, allow: [any] }] } }",
+        );
+        let of = |services: &[&str]| rules.of_pod("shop", &services.iter().map(|text| name(text)).collect::<Vec<_>>());
+        assert!(wire::MeshAccess::from(&of(&["web.shop", "free.shop"])).contracts_hold_too);
+        assert!(!of(&["web.shop"]).contracts_hold_too && !of(&["free.shop"]).contracts_hold_too);
+        // The default allows.
+        assert_eq!(callers_by(&of(&["web.shop", "free.shop"])), ["web", "users", "ops"]);
+        // Rules for paths would decide before the contracts.
+        assert_eq!(callers_by(&of(&["paths.shop", "free.shop"])), [""; 0]);
+        assert_eq!(callers_by(&of(&["paths.shop"])), ["web", "users", "ops"]);
     }
 
     /// Otherwise each change of any rule has this done for each sidecar.

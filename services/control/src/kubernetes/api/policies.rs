@@ -322,14 +322,14 @@ impl Followed {
                         kind,
                         error,
                         "the cluster has such a kind of objects now, and they can't be read, so they have no effect: the \
-                         control plane needs the right to get, list and watch {plural}.{GROUP}, which `weft install` has"
+                         control plane needs the right to list and watch {plural}.{GROUP}, which `weft install` has"
                     );
                     Instant::now()
                 });
                 anyhow::ensure!(
                     since.elapsed() < UNREADABLE,
                     "there may be rules for who may call, and {plural}.{GROUP} can't be read: {error}; the control plane \
-                     needs the right to get, list and watch them, which `weft install` has"
+                     needs the right to list and watch them, which `weft install` has"
                 );
             }
             (_, Found::No) => self.unreadable = None,

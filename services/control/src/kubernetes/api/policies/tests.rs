@@ -279,7 +279,7 @@ async fn a_kind_that_comes_later_and_can_not_be_read_ends_the_control_plane() {
     std::mem::swap(&mut world.server().kinds, &mut server.kinds);
     world.server().fails = Some(StatusCode::FORBIDDEN);
     let why = timeout(SOON, &mut world.keeping).await.expect("it goes on").unwrap().to_string();
-    assert!(why.contains("needs the right to get, list and watch them"), "{why}");
+    assert!(why.contains("needs the right to list and watch them"), "{why}");
     // Unless its rights follow soon.
     let mut world = World::start(Server::default());
     world.is_read().await;
