@@ -6,6 +6,7 @@
 //! - MeshDefaults that are new and wrong may have been meant to deny a namespace what its own policies allow, so these can't.
 //! - Of several for the same Service, or for all of a namespace, the oldest holds, whatever it says.
 //! - A namespace has [`namespace::MOST`] of them, with [`namespace::MOST_BYTES`], the oldest first. Nobody may call what the others are for.
+//!   If there are more than [`namespace::KEPT`], nobody may call anything in that namespace.
 
 pub(crate) mod due;
 mod entry;
@@ -13,7 +14,7 @@ mod namespace;
 mod object;
 pub(crate) mod rates;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use weft_mesh::{
     config::Problems,
@@ -88,6 +89,13 @@ impl Policies {
             Kind::MeshDefaults => vec![(String::new(), DEFAULTS.to_owned())],
         };
         known.iter().filter(|key| !there.contains(*key)).for_each(|key| self.remove(kind, key));
+        if kind == Kind::AccessPolicy {
+            for (namespace, of) in self.namespaces.iter_mut().filter(|(_, of)| !of.beyond.is_empty()) {
+                let names = there.iter().filter(|key| key.0 == *namespace).map(|key| key.1.as_str());
+                of.retain_beyond(names);
+                self.changed.insert(namespace.clone());
+            }
+        }
     }
 
     /// The status of an object was written.
@@ -140,6 +148,9 @@ impl Policies {
         }
         self.changed.insert(key.0.clone());
         let of = self.namespaces.entry(key.0.clone()).or_default();
+        if !of.has_room(&key.1) {
+            return;
+        }
         let before = of.remove(&key.1).filter(|before| before.uid == object.uid);
         let read = AccessPolicy::read(&Kind::AccessPolicy.origin(&key), &object.spec_node());
         let read = read.map_err(|problems| why(Kind::AccessPolicy, &key, &problems));
@@ -195,19 +206,23 @@ impl Policies {
                 false => OfMesh::Nothing,
             };
             of.settle(&namespace, of_mesh, &mut settled);
-            if of.by_age.is_empty() {
+            if of.is_empty() {
                 self.namespaces.remove(&namespace);
             }
         }
-        let mut services = HashMap::new();
+        let (mut services, mut closed) = (HashMap::new(), HashSet::new());
         for (namespace, of) in &self.namespaces {
             services.extend(of.rules.iter().cloned());
+            if !of.beyond.is_empty() {
+                closed.insert(namespace.clone());
+                settled.lists_again |= of.lacks_some();
+            }
             if let Some(is_allowed) = of.default.filter(|is_allowed| !(is_unknown && *is_allowed)) {
                 // What MeshDefaults says wins, also before the namespace is settled again.
                 defaults.namespaces.entry(namespace.clone()).or_insert(is_allowed);
             }
         }
-        settled.rules = InForce::new(defaults, services);
+        settled.rules = InForce::new(defaults, services).closing(closed);
         settled
     }
 

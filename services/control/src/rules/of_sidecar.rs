@@ -27,6 +27,8 @@ pub(crate) struct InForce {
     services: HashMap<ServiceName, Arc<ServiceAccess>>,
     /// The namespaces of these services.
     namespaces: HashSet<String>,
+    /// The namespaces where nobody may call anything.
+    closed: HashSet<String>,
     /// The rules of several Services, put together once for all pods that back them.
     together: Mutex<Together>,
 }
@@ -48,12 +50,17 @@ impl InForce {
     /// Puts them together. `defaults` is without rules for services.
     pub(crate) fn new(defaults: MeshRules, services: HashMap<ServiceName, Arc<ServiceAccess>>) -> Self {
         let namespaces = services.keys().map(|service| service.namespace().to_owned()).collect();
-        Self { defaults, services, namespaces, together: Mutex::default() }
+        Self { defaults, services, namespaces, ..Self::default() }
+    }
+
+    /// In these namespaces, nobody may call anything.
+    pub(crate) fn closing(self, closed: HashSet<String>) -> Self {
+        Self { closed, ..self }
     }
 
     /// Whether they say the same.
     pub(crate) fn says(&self, other: &Self) -> bool {
-        self.defaults == other.defaults && self.services == other.services
+        self.defaults == other.defaults && self.services == other.services && self.closed == other.closed
     }
 
     /// Takes over what was put together before of rules that have not changed.
@@ -89,7 +96,8 @@ impl InForce {
     /// What they say of a pod that backs these Services of its namespace. If it backs none yet, while some have rules, nobody
     /// may call it: it may be one of theirs.
     pub(crate) fn of_pod(&self, namespace: &str, services: &[ServiceName]) -> Access {
-        if services.is_empty() && self.namespaces.contains(namespace) {
+        let is_unknown = services.is_empty() && self.namespaces.contains(namespace);
+        if is_unknown || self.closed.contains(namespace) {
             return self.with(namespace, Some(Arc::new(nobody())));
         }
         let have_rules = |service: &ServiceName| self.services.contains_key(service);

@@ -43,6 +43,8 @@ const NEXT_LOOK: Duration = Duration::from_secs(1);
 const READ_AT_ONCE: usize = 4;
 /// How long a status takes the place of another one, so that nobody has the API server asked without end.
 const STATUS_PAUSE: Duration = Duration::from_millis(100);
+/// How long until all policies are listed again, to learn of those that there was no room for.
+const LIST_PAUSE: Duration = Duration::from_secs(60);
 /// How long until a status that could not be written, or a policy that could not be read, is tried again.
 const AGAIN: Duration = Duration::from_secs(10);
 /// How long a kind may be there without being readable, where there were no rules of it before. Rights may follow after it.
@@ -124,6 +126,10 @@ pub(super) async fn keep(client: Client, rules: Arc<Rules>, are_read: watch::Sen
             }
             Some(done) = keeper.running.next() => keeper.done(done),
             () = due(keeper.write_at) => {}
+            () = due(keeper.list_at) => {
+                keeper.list_at = None;
+                of_policies.begin_anew(&keeper.client);
+            }
             () = due(keeper.settle_at), if is_ready => {
                 keeper.settle(&rules);
                 are_read.send_replace(true);
@@ -150,6 +156,8 @@ struct Keeper {
     reading: BTreeSet<Key>,
     /// It was logged that statuses can't be written.
     is_failing: bool,
+    /// When to list all policies again.
+    list_at: Option<Instant>,
     /// When to look again for statuses that may be written.
     write_at: Option<Instant>,
     /// How often each namespace may change the rules.
@@ -168,6 +176,7 @@ impl Keeper {
             running: FuturesUnordered::new(),
             reading: BTreeSet::new(),
             is_failing: false,
+            list_at: None,
             write_at: None,
             rates: Rates::new(SETTLED_OF_NAMESPACE),
             settled: Instant::now(),
@@ -184,10 +193,13 @@ impl Keeper {
     fn settle(&mut self, rules: &Rules) {
         (self.settled, self.settle_at) = (Instant::now(), None);
         let (rates, at) = (&mut self.rates, self.settled);
-        let Settled { rules: now, is_whole, verdicts, to_read } =
+        let Settled { rules: now, is_whole, verdicts, to_read, lists_again } =
             self.policies.settle(|namespace| rates.take(namespace, at));
         if rules.set(now) {
             tracing::debug!("the rules for who may call have changed");
+        }
+        if lists_again {
+            self.list_at = self.list_at.or(Some(at + LIST_PAUSE));
         }
         if !is_whole {
             self.settle_in(NEXT_LOOK);
@@ -251,18 +263,28 @@ impl Keeper {
     }
 }
 
+/// A list of all objects of a kind, and then a watch.
+fn events(client: &Client, kind: Kind) -> Events {
+    let api = Api::<DynamicObject>::all_with(client.clone(), &resource(kind));
+    Box::pin(watcher(api, watcher::Config::default().page_size(PAGE)).default_backoff())
+}
+
 impl Followed {
     fn start(client: &Client, kind: Kind) -> Self {
-        let api = Api::<DynamicObject>::all_with(client.clone(), &resource(kind));
-        let events = watcher(api, watcher::Config::default().page_size(PAGE)).default_backoff();
         Self {
             kind,
-            events: Box::pin(events),
+            events: events(client, kind),
             listed: BTreeSet::new(),
             state: State::Waiting,
             is_said: false,
             unreadable: None,
         }
+    }
+
+    /// Lists all again.
+    fn begin_anew(&mut self, client: &Client) {
+        self.events = events(client, self.kind);
+        self.listed.clear();
     }
 
     /// # Errors

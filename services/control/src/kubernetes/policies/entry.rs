@@ -59,6 +59,8 @@ pub(crate) struct Settled {
     pub(crate) verdicts: Vec<(Kind, Key, Verdict)>,
     /// The policies that there was no room for, and now is.
     pub(crate) to_read: Vec<Key>,
+    /// There is room for policies of which not even the names are known.
+    pub(crate) lists_again: bool,
 }
 
 impl<T> Entry<T> {

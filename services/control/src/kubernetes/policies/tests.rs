@@ -3,7 +3,10 @@
 use serde_json::{Value, json};
 use weft_mesh::{names::ServiceName, policy::DefaultAccess};
 
-use super::{namespace::MOST, *};
+use super::{
+    namespace::{KEPT, MOST},
+    *,
+};
 
 /// An object of the first generation.
 fn object(created: i64, spec: Value) -> Object {
@@ -46,7 +49,7 @@ impl Shop {
 
     /// As it is done with statuses: each is written.
     fn settle(&mut self) {
-        let Settled { rules, is_whole, verdicts, to_read } = self.policies.settle(|_| true);
+        let Settled { rules, is_whole, verdicts, to_read, lists_again: _ } = self.policies.settle(|_| true);
         assert!(is_whole);
         (self.rules, self.to_read) = (rules, to_read);
         for (kind, key, verdict) in verdicts {
@@ -265,6 +268,45 @@ fn a_namespace_has_only_so_many() {
     shop.settle();
     assert_eq!((shop.allowed(&service(MOST)).unwrap(), shop.to_read.len()), ("web".into(), 0));
     assert!(shop.said(&service(MOST)).0);
+}
+
+/// Otherwise one namespace fills the memory with the names of its policies.
+#[test]
+fn a_namespace_with_far_too_many_is_closed_and_they_are_only_counted() {
+    let mut shop = Shop::default();
+    let policy = |number: usize| key(&format!("s{number:05}"));
+    let spec = |number: usize| allow(&policy(number).1, &["any"]);
+    for number in 0..KEPT * 3 {
+        // The last ones are older: they would hold.
+        shop.policies.set(Kind::AccessPolicy, policy(number), object(-(number as i64), spec(number)));
+    }
+    shop.settle();
+    let of = &shop.policies.namespaces["shop"];
+    assert_eq!((of.by_age.len(), of.created.len(), of.beyond.len()), (KEPT, KEPT, 2 * KEPT));
+    let callers = |shop: &Shop, service: &str| {
+        let access = shop.rules.of_pod("shop", &[ServiceName::new(service, "shop").unwrap()]);
+        access.service.map(|access| access.rule.as_ref().unwrap().callers.to_string())
+    };
+    assert_eq!(callers(&shop, "s00999").unwrap(), "nobody");
+    assert_eq!(callers(&shop, "other").unwrap(), "nobody", "one that is not known may be for it");
+    assert!(shop.said("s00000").2.starts_with("the namespace has more than 1000 policies"));
+    // Most are deleted: there is room, but what the others say is not known.
+    for number in 100..KEPT * 3 - 100 {
+        shop.policies.remove(Kind::AccessPolicy, &policy(number));
+    }
+    let settled = shop.policies.settle(|_| true);
+    assert!(settled.lists_again);
+    shop.settle();
+    assert_eq!(callers(&shop, "s00000").unwrap(), "nobody");
+    // They are listed again.
+    let left: Vec<usize> = (0..100).chain(KEPT * 3 - 100..KEPT * 3 - 1).collect();
+    for number in &left {
+        shop.policies.set(Kind::AccessPolicy, policy(*number), object(-(*number as i64), spec(*number)));
+    }
+    shop.policies.retain(Kind::AccessPolicy, &left.iter().map(|number| policy(*number)).collect());
+    shop.settle();
+    assert_eq!((callers(&shop, "s00000").unwrap(), callers(&shop, "other")), ("any".into(), None));
+    assert_eq!(shop.policies.namespaces["shop"].by_age.len(), 199);
 }
 
 #[test]
