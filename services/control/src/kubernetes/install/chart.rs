@@ -1,6 +1,8 @@
 //! The Helm chart: the same manifests, with an expression of Helm in each place. `values.schema.json` allows only what may stand
 //! there without being taken for something else.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value, json};
 
 use super::{DASHBOARD_HOSTS, Part, TEMPLATES, filled, values::KEYS};
@@ -14,7 +16,7 @@ pub fn chart() -> Vec<(String, String)> {
     let mut files = vec![
         text("Chart.yaml", about()),
         text("values.yaml", values()),
-        text("values.schema.json", format!("{:#}\n", schema())),
+        text("values.schema.json", format!("{:#}\n", sorted(schema()))),
         text("templates/_inject.tpl", INJECT.to_owned()),
     ];
     files.extend(templates().into_iter().map(|part| text(&format!("templates/{}", part.name), part.text)));
@@ -112,6 +114,18 @@ fn schema() -> Value {
         "additionalProperties": false,
         "properties": root,
     })
+}
+
+/// With its keys in order, whichever map `serde_json` is built with.
+fn sorted(value: Value) -> Value {
+    match value {
+        Value::Object(table) => {
+            let table: BTreeMap<String, Value> = table.into_iter().map(|(key, value)| (key, sorted(value))).collect();
+            Value::Object(table.into_iter().collect())
+        }
+        Value::Array(items) => items.into_iter().map(sorted).collect(),
+        other => other,
+    }
 }
 
 /// `inject.yaml`, as [`crate::kubernetes::inject::Config::to_yaml`] has it.
