@@ -184,19 +184,10 @@ impl Table {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::tests::pod, *};
 
     #[test]
     fn a_pod_and_its_sidecar_are_one_line() {
-        let pod = |name: &str, ip: [u8; 4]| Pod {
-            namespace: "shop".to_owned(),
-            name: name.to_owned(),
-            ip: Some(ip.into()),
-            account: name.to_owned(),
-            sidecar: pods::Sidecar::Has("1".to_owned()),
-            not_ready: None,
-            port: None,
-        };
         let sidecar = |name: &str, ip: [u8; 4], unsent| Sidecar {
             address: ip.into(),
             spiffe_id: format!("spiffe://weft.test/ns/shop/sa/{name}"),

@@ -6,7 +6,13 @@ use http::{Method, Request, Response, StatusCode, header};
 use kube::{Client, client::Body};
 use serde_json::{Value, json};
 
-use super::{api::Api, check, control_plane, finding::Level, objects::Plain};
+use super::{
+    api::Api,
+    check, control_plane,
+    finding::Level,
+    objects::Plain,
+    pods::{Pod, Sidecar},
+};
 
 /// What an API server answers: a status with an object.
 type Answer = (u16, Value);
@@ -24,6 +30,19 @@ fn api(answer: impl Fn(&Request<Body>) -> Option<Answer> + Send + Sync + 'static
         }
     });
     Api::of(Client::new(service, "default"))
+}
+
+/// A pod of the namespace `shop` that has a sidecar.
+pub(super) fn pod(name: &str, ip: [u8; 4]) -> Pod {
+    Pod {
+        namespace: "shop".to_owned(),
+        name: name.to_owned(),
+        ip: Some(ip.into()),
+        account: name.to_owned(),
+        sidecar: Sidecar::Has("1".to_owned()),
+        not_ready: None,
+        port: None,
+    }
 }
 
 fn missing() -> Option<Answer> {

@@ -116,6 +116,10 @@ fn raise_file_limit() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
+async fn listen(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("can't listen on {address} ({flag})"))
+}
+
 /// A control plane whose ports are bound, and that knows what it runs on.
 pub(crate) struct ControlPlane {
     ca: Arc<Ca>,
@@ -165,9 +169,6 @@ impl ControlPlane {
         if let Some(mesh) = listed.mesh {
             directory.await_all(mesh);
         }
-        let listen = async |address: SocketAddr, flag: &str| {
-            TcpListener::bind(address).await.with_context(|| format!("can't listen on {address} ({flag})"))
-        };
         Ok(Self {
             ca,
             credentials,

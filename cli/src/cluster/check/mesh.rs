@@ -174,20 +174,12 @@ fn of_contests(contests: &[Contest], services: &Services) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::super::{control_plane::Endpoint, finding::Level, pods},
+        super::super::{control_plane::Endpoint, finding::Level, tests},
         *,
     };
 
     fn pod(name: &str, ip: [u8; 4], port: Option<u16>) -> Pod {
-        Pod {
-            namespace: "shop".to_owned(),
-            name: name.to_owned(),
-            ip: Some(ip.into()),
-            account: name.to_owned(),
-            sidecar: pods::Sidecar::Has("1".to_owned()),
-            not_ready: None,
-            port,
-        }
+        Pod { port, ..tests::pod(name, ip) }
     }
 
     fn sidecar(name: &str, ip: [u8; 4], services: &[&str]) -> Sidecar {

@@ -12,7 +12,6 @@ pub(crate) mod due;
 mod entry;
 mod namespace;
 mod object;
-pub(crate) mod rates;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 

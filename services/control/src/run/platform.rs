@@ -14,13 +14,15 @@ use crate::{
 };
 #[cfg(feature = "kubernetes")]
 use {
-    super::health::{self, Standing},
+    super::{
+        health::{self, Standing},
+        listen,
+    },
     crate::kubernetes::api::{
         Api, Lease,
         webhook::{Webhook, lingered},
     },
-    anyhow::Context as _,
-    std::{env, net::SocketAddr},
+    std::env,
     tokio::{
         net::TcpListener,
         sync::{mpsc, watch},
@@ -60,6 +62,13 @@ pub(super) struct Started {
     pub(super) beside: BoxFuture<'static, anyhow::Result<()>>,
     /// What is done when all is saved: another control plane may act from then on.
     pub(super) at_last: BoxFuture<'static, ()>,
+}
+
+impl Started {
+    /// Outside of a cluster.
+    fn nothing(stopping: CancellationToken) -> Self {
+        Self { cluster: None, beside: Box::pin(until(stopping)), at_last: Box::pin(async {}) }
+    }
 }
 
 impl Platform {
@@ -122,7 +131,7 @@ impl Platform {
         match self {
             Self::Any => {
                 let _ = (ca, credentials, rules, store);
-                Ok(Started { cluster: None, beside: Box::pin(until(stopping)), at_last: Box::pin(async {}) })
+                Ok(Started::nothing(stopping))
             }
             #[cfg(test)]
             Self::Made(known) => {
@@ -130,7 +139,7 @@ impl Platform {
                     () = known => {}
                     () = stopping.cancelled() => anyhow::bail!("it was told to stop"),
                 }
-                Ok(Started { cluster: None, beside: Box::pin(until(stopping)), at_last: Box::pin(async {}) })
+                Ok(Started::nothing(stopping))
             }
             #[cfg(feature = "kubernetes")]
             Self::Kubernetes(kubernetes) => kubernetes.start(ca, credentials, rules, store, stopping).await,
@@ -238,11 +247,6 @@ impl Kubernetes {
         };
         Ok(Started { cluster: Some(Arc::new(cluster)), beside: Box::pin(beside), at_last: Box::pin(at_last) })
     }
-}
-
-#[cfg(feature = "kubernetes")]
-async fn listen(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| format!("can't listen on {address} ({flag})"))
 }
 
 async fn until(stopping: CancellationToken) -> anyhow::Result<()> {

@@ -22,8 +22,9 @@ use weft_mesh::limits::Rate;
 
 use super::{MANAGER, TIMEOUT};
 use crate::{
+    directory::rates::Buckets,
     kubernetes::{
-        policies::{Kind, Object, Policies, Settled, Told, Verdict, due::Due, rates::Rates},
+        policies::{Kind, Object, Policies, Settled, Told, Verdict, due::Due},
         workloads::Key,
     },
     rules::Rules,
@@ -100,29 +101,18 @@ pub(super) async fn keep(client: Client, rules: Arc<Rules>, are_read: watch::Sen
     let mut keeper = Keeper::new(client);
     loop {
         keeper.write();
+        let are_told = *are_read.borrow();
         let is_ready = of_policies.state != State::Waiting && of_defaults.state != State::Waiting;
         tokio::select! {
             Some(event) = of_policies.events.next() => {
-                let taken = of_policies.take(event, &keeper.client, &mut keeper.policies).await;
-                if let Err(error) = taken {
-                    if *are_read.borrow() {
-                        return error;
-                    }
-                    // Nobody was told that there are none.
-                    of_policies.state = State::Waiting;
+                if let Err(error) = keeper.take(&mut of_policies, event, are_told).await {
+                    return error;
                 }
-                keeper.settle_in(SETTLE_PAUSE);
             }
             Some(event) = of_defaults.events.next() => {
-                let taken = of_defaults.take(event, &keeper.client, &mut keeper.policies).await;
-                if let Err(error) = taken {
-                    if *are_read.borrow() {
-                        return error;
-                    }
-                    // Nobody was told that there are none.
-                    of_defaults.state = State::Waiting;
+                if let Err(error) = keeper.take(&mut of_defaults, event, are_told).await {
+                    return error;
                 }
-                keeper.settle_in(SETTLE_PAUSE);
             }
             Some(done) = keeper.running.next() => keeper.done(done),
             () = due(keeper.write_at) => {}
@@ -161,7 +151,7 @@ struct Keeper {
     /// When to look again for statuses that may be written.
     write_at: Option<Instant>,
     /// How often each namespace may change the rules.
-    rates: Rates,
+    rates: Buckets<String>,
     settled: Instant,
     /// When the rules are to be settled next; `None` if nothing has changed.
     settle_at: Option<Instant>,
@@ -178,10 +168,28 @@ impl Keeper {
             is_failing: false,
             list_at: None,
             write_at: None,
-            rates: Rates::new(SETTLED_OF_NAMESPACE),
+            rates: Buckets::new(SETTLED_OF_NAMESPACE),
             settled: Instant::now(),
             settle_at: None,
         }
+    }
+
+    /// # Errors
+    /// As [`keep`] says, if sidecars `are_told` already.
+    async fn take(
+        &mut self,
+        from: &mut Followed,
+        event: watcher::Result<Event<DynamicObject>>,
+        are_told: bool,
+    ) -> anyhow::Result<()> {
+        match from.take(event, &self.client, &mut self.policies).await {
+            Err(error) if are_told => return Err(error),
+            // Nobody was told that there are none.
+            Err(_) => from.state = State::Waiting,
+            Ok(()) => {}
+        }
+        self.settle_in(SETTLE_PAUSE);
+        Ok(())
     }
 
     /// Has the rules settled, so long after the last time and not before now.

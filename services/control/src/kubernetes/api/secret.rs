@@ -14,10 +14,8 @@ use weft_mesh::identity::TrustDomain;
 use super::{PAUSE, TIMEOUT};
 use crate::{
     authority::{ca::Ca, files},
-    kubernetes::names::NAMESPACE,
+    kubernetes::names::{NAMESPACE, SECRET_CA as NAME},
 };
-
-const NAME: &str = "weft-ca";
 
 /// Fills the state folder with the CA in the Secret, or makes both.
 pub(super) async fn keep(client: &Client, state_dir: &Path, trust_domain: &TrustDomain) -> anyhow::Result<()> {

@@ -5,11 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use tokio::time::Instant;
 use weft_mesh::limits::Rate;
 
-use super::{
-    object::{Kind, Verdict},
-    rates::Rates,
-};
-use crate::kubernetes::workloads::Key;
+use super::object::{Kind, Verdict};
+use crate::{directory::rates::Buckets, kubernetes::workloads::Key};
 
 /// How many are written at once.
 const AT_ONCE: usize = 8;
@@ -24,13 +21,13 @@ pub(crate) struct Due {
     running: BTreeSet<(Kind, Key)>,
     /// The namespace of the last one.
     last: String,
-    rates: Rates,
+    rates: Buckets<String>,
 }
 
 impl Default for Due {
     fn default() -> Self {
         let (waiting, running, last) = Default::default();
-        Self { waiting, running, last, rates: Rates::new(OF_NAMESPACE) }
+        Self { waiting, running, last, rates: Buckets::new(OF_NAMESPACE) }
     }
 }
 
@@ -52,7 +49,7 @@ impl Due {
             let is_free =
                 |(kind, name): &&(Kind, String)| !running.contains(&(*kind, (namespace.clone(), name.clone())));
             let found = of.keys().find(is_free)?.clone();
-            rates.take(namespace, now).then(|| (namespace.clone(), found))
+            rates.take(namespace.as_str(), now).then(|| (namespace.clone(), found))
         };
         let (namespace, (kind, name)) = after.chain(before).find_map(&mut free)?;
         let of = waiting.get_mut(&namespace)?;
