@@ -166,6 +166,10 @@ limits! {
         "Idle connections that a worker keeps to an HTTP/1.1 service. The one used last is used first, and one that is \
          idle for 4 s is closed, so a worker keeps as many as were busy at once lately. Past it, a connection that \
          becomes idle is closed.";
+    HTTP1_FRESH: Duration = Duration::from_secs(1),
+        "A request to an HTTP/1.1 service that may not be sent twice (a POST, or one whose body is still coming) takes \
+         an idle connection only if it is idle for less than this, or else a new one: the service may be closing an \
+         older one just now, and the request would be lost with it.";
     HTTP1_CONNECTS: usize = 8,
         "Connections to an HTTP/1.1 service that a worker makes at the same time. Other calls wait, and use a \
          connection that becomes idle in the meantime, so a service is not asked for connections faster than it \

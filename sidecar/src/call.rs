@@ -227,6 +227,12 @@ impl Call {
         self.state.borrow().request.is_kept
     }
 
+    /// Whether the call can surely be sent again when a service closes the connection that it was sent over unanswered.
+    pub(crate) fn survives_a_stale_connection(&self) -> bool {
+        let request = &self.state.borrow().request;
+        request.is_over && request.is_kept && request.head.is_idempotent()
+    }
+
     /// The peer that an inbound call counts for, for as long as it runs.
     pub(crate) fn peer(&self) -> Option<Rc<Load>> {
         self.state.borrow().slot.as_ref().and_then(CallSlot::peer).cloned()

@@ -8,6 +8,9 @@ use weft_tests::{Bed, outside, result, skip};
 
 use crate::{LIMIT, cases::http, missing, server::Server};
 
+/// How often a server is asked directly until it answers as it did through the mesh.
+const DIRECT_TRIES: usize = 3;
+
 /// Requests to every server.
 const EVERY: &[&[&str]] = &[
     &["/"],
@@ -177,11 +180,18 @@ async fn curl_sees_no_difference() {
     for server in &servers {
         let app = bed.ports(&format!("{}-1", server.name)).app;
         for request in requests(&server.name) {
-            let direct = ask(bed.dir(), server, app, request).await;
             let mesh = ask(bed.dir(), server, outbound, request).await;
             checks += 1;
-            if let Some(difference) = direct.differs(&mesh) {
-                differences.push(format!("{} {}: {difference}", server.name, request.join(" ")));
+            // Some answers differ from one direct request to the next: a server that answers early and closes ends curl
+            // while it still sends, or not.
+            for again in (0..DIRECT_TRIES).rev() {
+                let direct = ask(bed.dir(), server, app, request).await;
+                let Some(difference) = direct.differs(&mesh) else { break };
+                let difference = format!("{} {}: {difference}", server.name, request.join(" "));
+                result(&format!("curl: {difference}"));
+                if again == 0 {
+                    differences.push(difference);
+                }
             }
         }
     }

@@ -124,6 +124,12 @@ impl Headers {
         self.pseudo(Name::METHOD.id())
     }
 
+    /// Whether the method is idempotent: to send the request twice has the effect of sending it once (RFC 9110, section
+    /// 9.2.2).
+    pub fn is_idempotent(&self) -> bool {
+        matches!(self.method(), Some(b"GET" | b"HEAD" | b"OPTIONS" | b"TRACE" | b"PUT" | b"DELETE"))
+    }
+
     /// `:scheme`
     pub fn scheme(&self) -> Option<&[u8]> {
         self.pseudo(Name::SCHEME.id())

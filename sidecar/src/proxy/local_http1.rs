@@ -24,7 +24,8 @@ use crate::{
 /// One worker's connections to a local service that speaks HTTP/1.1: one for each call that runs, and idle ones.
 ///
 /// A call that finds none idle waits in a queue in which peers take turns ([`Fair`]). It takes whichever comes first, a
-/// connection that becomes idle or one that is made. No connection is idle while a call waits.
+/// connection that becomes idle or one that is made. While a call waits, no connection is idle but those that are idle
+/// for too long for it ([`limits::HTTP1_FRESH`]).
 pub(crate) struct Http1Pool {
     worker: Rc<Worker>,
     address: SocketAddr,
@@ -77,9 +78,18 @@ impl Http1Pool {
     }
 
     /// The idle connection that was used last, so that unneeded ones stay idle until they are closed.
-    fn idle(&self) -> Option<Rc<Socket>> {
+    ///
+    /// The service may be closing it just now. If the call could then not be sent again, it is one that was used lately.
+    fn idle(&self, can_be_stale: bool) -> Option<Rc<Socket>> {
         let mut idle = self.idle.borrow_mut();
-        std::iter::from_fn(|| idle.pop()).find(|socket| !socket.is_gone())
+        let last = std::iter::from_fn(|| idle.pop()).find(|socket| !socket.is_gone())?;
+        let is_fresh =
+            || last.idle_since().is_some_and(|since| self.worker.now().duration_since(since) < limits::HTTP1_FRESH);
+        if can_be_stale || is_fresh() {
+            return Some(last);
+        }
+        idle.push(last);
+        None
     }
 
     /// Waits for a connection. Dropping the future gives the turn to the next call.
@@ -194,7 +204,7 @@ impl Http1Pool {
 
 /// Sends a call to the local service.
 pub(crate) async fn send(pool: &Rc<Http1Pool>, peer: &Rc<Load>, call: &Rc<Call>) -> Result<(), Miss> {
-    let socket = match pool.idle() {
+    let socket = match pool.idle(call.survives_a_stale_connection()) {
         Some(socket) => socket,
         None => pool.wait(peer, Turn::Last).await.map_err(Miss::NotSent)?,
     };
@@ -239,6 +249,8 @@ mod tests {
         task::{Context, Poll, Waker},
     };
 
+    use tokio::time::sleep;
+
     use super::*;
     use crate::trial::{self, peer};
 
@@ -281,7 +293,7 @@ mod tests {
             pool.keep(Rc::clone(&socket));
             assert!(matches!(poll(third.as_mut()), Poll::Ready(Ok(_))));
             pool.keep(Rc::clone(&socket));
-            assert!(pool.idle().is_some_and(|idle| Rc::ptr_eq(&idle, &socket)), "no call waits");
+            assert!(pool.idle(true).is_some_and(|idle| Rc::ptr_eq(&idle, &socket)), "no call waits");
         });
     }
 
@@ -308,6 +320,32 @@ mod tests {
         });
     }
 
+    /// The service may be closing a connection that was idle for long, and a POST could not be sent again.
+    #[test]
+    fn only_a_call_that_can_be_sent_again_takes_a_connection_that_was_idle_for_long() {
+        trial::mesh::run(async {
+            let (pool, worker) = pool(NOWHERE);
+            let (mut client, calls, _serving) = peer::connected(&worker, &worker.local_load, false);
+            let mut get = peer::post();
+            get.set(Name::METHOD, b"GET");
+            client.call(&peer::post(), 0);
+            let stream = client.call(&get, 0);
+            client.core.send_data(stream, b"", true);
+            client.pass(1).await.expect("the connection lives");
+            let [post, get] = calls.take().try_into().ok().expect("two calls");
+            let socket = Socket::http1_client(&worker);
+            pool.keep(Rc::clone(&socket));
+            assert!(pool.idle(false).is_some(), "it was used just now");
+            pool.keep(Rc::clone(&socket));
+            sleep(limits::HTTP1_FRESH).await;
+            worker.tick();
+            assert!(matches!(send(&pool, &worker.local_load, &post).await, Err(Miss::NotSent(_))), "nothing listens");
+            assert!(socket.call().is_none());
+            assert!(send(&pool, &worker.local_load, &get).await.is_ok());
+            assert!(socket.call().is_some());
+        });
+    }
+
     /// Only the schemes `http` and `https` need a path (RFC 9113, section 8.3.1), but each request of HTTP/1.1 has one.
     #[test]
     fn a_head_that_http1_cannot_express_is_malformed_and_costs_no_connection() {
@@ -326,7 +364,7 @@ mod tests {
                 panic!("there is no such request")
             };
             assert!(why.starts_with("the request can't be sent over HTTP/1.1: the request target"), "{why}");
-            assert!(pool.idle().is_some_and(|idle| Rc::ptr_eq(&idle, &socket)), "the next call can use it");
+            assert!(pool.idle(true).is_some_and(|idle| Rc::ptr_eq(&idle, &socket)), "the next call can use it");
             // The same when it is sent again, and another call waits for the connection.
             let mut other = pin!(pool.wait(&worker.local_load, Turn::Last));
             let mut sent_again = pin!(again(Rc::clone(&pool), Rc::clone(&call)));

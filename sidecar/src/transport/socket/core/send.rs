@@ -21,8 +21,7 @@ impl Core {
         self.decoder.expect(self.request);
         self.call = Some(call);
         (self.is_answered, self.is_written) = (false, false);
-        self.is_idempotent =
-            matches!(head.method(), Some(b"GET" | b"HEAD" | b"OPTIONS" | b"TRACE" | b"PUT" | b"DELETE"));
+        self.is_idempotent = head.is_idempotent();
         self.outgoing = if is_end { Message::Between } else { Message::Begun };
         self.incoming = Message::Begun;
         Ok(())
