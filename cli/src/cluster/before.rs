@@ -5,7 +5,7 @@ use weft_control::kubernetes::names::{CONTROL, NAMESPACE};
 
 use super::{
     Installed,
-    api::{Api, Trouble},
+    api::{Api, MOST, Trouble},
     check,
     objects::{ConfigMap, Deployment},
     pods::{self, Namespaces},
@@ -19,6 +19,9 @@ pub(super) async fn pods_with_sidecar(api: &Api) -> anyhow::Result<Vec<String>> 
     let pods = pods::all(api, &Namespaces::default()).await.context("the pods can't be listed")?;
     let mut names: Vec<String> = pods.items.iter().filter(|pod| pod.has_sidecar()).map(pods::Pod::full_name).collect();
     names.sort_unstable();
+    if pods.is_cut {
+        names.push(format!("and perhaps others: there are more pods than the {MOST} that are looked at"));
+    }
     Ok(names)
 }
 

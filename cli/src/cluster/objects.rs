@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 
 /// What all objects have.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -11,6 +12,7 @@ pub(super) struct Meta {
     pub(super) name: String,
     pub(super) namespace: String,
     pub(super) labels: BTreeMap<String, String>,
+    pub(super) generation: i64,
     pub(super) deletion_timestamp: Option<String>,
 }
 
@@ -120,6 +122,15 @@ pub(super) struct ConfigMap {
     pub(super) data: BTreeMap<String, String>,
 }
 
+/// An AccessPolicy, a MethodPolicy or the MeshDefaults.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Policy {
+    pub(super) metadata: Meta,
+    pub(super) spec: Value,
+    pub(super) status: Value,
+}
+
 /// The answer to a review of rights.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
@@ -137,18 +148,27 @@ pub(super) struct AccessStatus {
 #[serde(default)]
 pub(super) struct EndpointSlice {
     pub(super) metadata: Meta,
+    #[serde(deserialize_with = "or_null")]
     pub(super) endpoints: Vec<SliceEndpoint>,
+    #[serde(deserialize_with = "or_null")]
     pub(super) ports: Vec<SlicePort>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct SliceEndpoint {
+    #[serde(deserialize_with = "or_null")]
     pub(super) addresses: Vec<String>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct SlicePort {
-    pub(super) port: Option<u16>,
+    /// Any number: the API server does not check it.
+    pub(super) port: Option<i64>,
+}
+
+/// Go writes a list that is empty as null.
+fn or_null<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
 }

@@ -21,6 +21,9 @@ use crate::{
 /// How many endpoints of a sidecar are shown on a line.
 const SHOWN: usize = 3;
 
+/// The longest cell of the table, in characters. `--json` has all of it.
+const CELL_CHARS: usize = 100;
+
 /// All sidecars.
 pub(super) struct Table {
     rows: Vec<Row>,
@@ -138,7 +141,15 @@ impl Row {
             self.follows.to_string(),
             if endpoints.is_empty() { "-".to_owned() } else { endpoints.join(", ") },
         ];
-        cells.map(|cell| terminal::line(&cell))
+        cells.map(|cell| shortened(&terminal::line(&cell)))
+    }
+}
+
+/// As the owners of pods choose some of the texts, and all rows are as wide as the widest.
+fn shortened(cell: &str) -> String {
+    match cell.char_indices().nth(CELL_CHARS) {
+        Some((end, _)) => format!("{}…", &cell[..end]),
+        None => cell.to_owned(),
     }
 }
 

@@ -46,11 +46,14 @@ pub(super) async fn check(api: &Api, pods: &[Pod], trust_domain: &str, findings:
         Some(())
     });
     match listed.await {
-        Ok(listed) if listed.is_cut => findings.add(cut("services")),
-        Ok(_) => {}
+        Ok(listed) => {
+            if listed.is_cut {
+                findings.add(cut("services"));
+            }
+            of_services(&services, pods, &sidecars).into_iter().for_each(|finding| findings.add(finding));
+        }
         Err(trouble) => findings.add(unread("services", "list endpointslices in all namespaces", &trouble)),
     }
-    of_services(&services, pods, &sidecars).into_iter().for_each(|finding| findings.add(finding));
     match control_plane::contests(api).await {
         Ok(contests) => findings.add(of_contests(&contests, &services)),
         Err(trouble) => findings.add(unread("contracts", &right, &trouble)),
@@ -91,7 +94,7 @@ fn take(services: &mut Services, slice: EndpointSlice) {
     let service = services.entry((slice.metadata.namespace.clone(), name.clone())).or_default();
     let addresses = slice.endpoints.iter().filter_map(|endpoint| endpoint.addresses.first()?.parse::<IpAddr>().ok());
     service.addresses.extend(addresses);
-    service.ports.extend(slice.ports.iter().filter_map(|port| port.port));
+    service.ports.extend(slice.ports.iter().filter_map(|port| u16::try_from(port.port?).ok()));
 }
 
 /// Services whose pods have a sidecar and that are not in the mesh, or lead past it. Sidecars that are not connected are left

@@ -15,6 +15,7 @@ mod lease;
 mod left_alone;
 mod policies;
 mod secret;
+mod seen;
 mod tokens;
 mod trust;
 mod watch;
@@ -95,10 +96,13 @@ impl Api {
 
     /// Begins to watch. Returns when all that is there now is known, so that nothing counts as missing that is only not
     /// read yet. The watches end when the last part is dropped.
-    pub(crate) async fn watch(&self, rules: &Arc<Rules>) -> (Cluster, Watches) {
+    ///
+    /// # Errors
+    /// A watch has ended.
+    pub(crate) async fn watch(&self, rules: &Arc<Rules>) -> anyhow::Result<(Cluster, Watches)> {
         let workloads = Arc::new(Workloads::default());
-        let watches = Watches::start(&self.0, &workloads, rules).await;
-        (Cluster { workloads, tokens: Box::new(Reviewer(self.0.clone())) }, watches)
+        let watches = Watches::start(&self.0, &workloads, rules).await?;
+        Ok((Cluster { workloads, tokens: Box::new(Reviewer(self.0.clone())) }, watches))
     }
 }
 

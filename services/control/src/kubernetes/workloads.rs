@@ -7,11 +7,19 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap, hash_map},
     hash::Hash,
     net::{IpAddr, SocketAddr},
+    ops::Bound,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use tokio::sync::{Notify, watch};
 use weft_mesh::{identity::SpiffeId, names::ServiceName};
+
+/// How many endpoints the EndpointSlices of a namespace may have together. With more, its pods back nothing.
+const ENDPOINTS_OF_NAMESPACE: usize = 50_000;
+/// So many endpoints a slice counts as, besides those that it has.
+const SLICE_WEIGHT: usize = 10;
+/// How many Services a pod may back. With more, it backs none: it is not known which of them would count.
+const SERVICES_OF_POD: usize = 64;
 
 /// The namespace and name of an object.
 pub(crate) type Key = (String, String);
@@ -42,6 +50,8 @@ pub(crate) struct Slice {
     /// The ports of the endpoints, by the names of the Service's ports.
     pub(crate) ports: BTreeMap<String, u16>,
     pub(crate) endpoints: Vec<SliceEndpoint>,
+    /// How many more it has that are not kept.
+    pub(crate) not_kept: usize,
 }
 
 /// An endpoint in a slice.
@@ -100,6 +110,8 @@ pub(crate) struct Workloads {
     state: Mutex<State>,
     /// Services may have been removed.
     are_gone: Notify,
+    /// There is room for slices that are not kept.
+    lacks_slices: Notify,
 }
 
 /// Which objects have something. A slice may have many addresses, so they share its name.
@@ -110,18 +122,34 @@ pub(crate) struct State {
     pods: HashMap<Key, Pod>,
     services: HashMap<Key, Service>,
     slices: HashMap<Key, Slice>,
+    /// How many endpoints each slice counts as, and those of a namespace together. Of a namespace with too many, nothing else is
+    /// kept.
+    weights: HashMap<Key, usize>,
+    weights_of: HashMap<String, usize>,
     pods_at: Index<IpAddr>,
     slices_at: Index<IpAddr>,
     slices_of: Index<Key>,
     followed: HashMap<IpAddr, watch::Sender<Arc<Backing>>>,
     /// In the change that is being made.
     has_lost_services: bool,
+    /// The same: a namespace has no longer too many endpoints.
+    lacks_slices: bool,
 }
 
 /// A kind of objects that is kept here.
 pub(crate) trait Object: Sized {
     /// All that are there.
-    fn all(state: &State) -> &HashMap<Key, Self>;
+    fn keys(state: &State) -> impl Iterator<Item = &Key>;
+    /// How much memory it takes, in endpoints. There is a limit for a namespace.
+    fn weight(&self) -> usize {
+        0
+    }
+    /// Forgets what takes memory, and has the same weight.
+    fn lighten(&mut self) {}
+    /// Tells when all have to be listed again, as not all are kept and there is room.
+    fn lacks(_workloads: &Workloads) -> Option<&Notify> {
+        None
+    }
     /// Keeps one, or removes it (`None`). Returns the addresses of which something else may be known now.
     fn put(state: &mut State, key: Key, object: Option<Self>) -> BTreeSet<IpAddr>;
 }
@@ -139,7 +167,7 @@ impl Workloads {
     /// These are all objects of their kind: others are gone.
     pub(crate) fn set_all<T: Object>(&self, objects: HashMap<Key, T>) {
         self.change(|state| {
-            let gone: Vec<Key> = T::all(state).keys().filter(|key| !objects.contains_key(*key)).cloned().collect();
+            let gone: Vec<Key> = T::keys(state).filter(|key| !objects.contains_key(*key)).cloned().collect();
             let mut touched: BTreeSet<IpAddr> = gone.into_iter().flat_map(|key| T::put(state, key, None)).collect();
             touched.extend(objects.into_iter().flat_map(|(key, object)| T::put(state, key, Some(object))));
             touched
@@ -153,6 +181,9 @@ impl Workloads {
         state.tell(touched);
         if std::mem::take(&mut state.has_lost_services) {
             self.are_gone.notify_one();
+        }
+        if std::mem::take(&mut state.lacks_slices) {
+            self.lacks_slices.notify_one();
         }
     }
 
@@ -222,8 +253,8 @@ impl Drop for Following {
 }
 
 impl Object for Pod {
-    fn all(state: &State) -> &HashMap<Key, Self> {
-        &state.pods
+    fn keys(state: &State) -> impl Iterator<Item = &Key> {
+        state.pods.keys()
     }
 
     fn put(state: &mut State, key: Key, pod: Option<Self>) -> BTreeSet<IpAddr> {
@@ -241,8 +272,8 @@ impl Object for Pod {
 }
 
 impl Object for Service {
-    fn all(state: &State) -> &HashMap<Key, Self> {
-        &state.services
+    fn keys(state: &State) -> impl Iterator<Item = &Key> {
+        state.services.keys()
     }
 
     fn put(state: &mut State, key: Key, service: Option<Self>) -> BTreeSet<IpAddr> {
@@ -260,11 +291,70 @@ impl Object for Service {
 }
 
 impl Object for Slice {
-    fn all(state: &State) -> &HashMap<Key, Self> {
-        &state.slices
+    fn keys(state: &State) -> impl Iterator<Item = &Key> {
+        state.weights.keys()
+    }
+
+    fn weight(&self) -> usize {
+        self.endpoints.len() + self.not_kept + SLICE_WEIGHT
+    }
+
+    fn lighten(&mut self) {
+        self.not_kept += std::mem::take(&mut self.endpoints).len();
+    }
+
+    fn lacks(workloads: &Workloads) -> Option<&Notify> {
+        Some(&workloads.lacks_slices)
     }
 
     fn put(state: &mut State, key: Key, slice: Option<Self>) -> BTreeSet<IpAddr> {
+        let mut touched = state.weigh(&key, slice.as_ref());
+        let is_kept = state.weights_of.get(&key.0).is_none_or(|weight| *weight <= ENDPOINTS_OF_NAMESPACE);
+        touched.extend(state.keep_slice(key, slice.filter(|_| is_kept)));
+        touched
+    }
+}
+
+/// Whether objects of a namespace that weigh so much together are too many to be kept.
+pub(crate) fn are_too_many(weight: usize) -> bool {
+    weight > ENDPOINTS_OF_NAMESPACE
+}
+
+impl State {
+    /// Counts a slice. Returns the addresses of those that are no longer kept, as their namespace has too many endpoints.
+    fn weigh(&mut self, key: &Key, slice: Option<&Slice>) -> BTreeSet<IpAddr> {
+        let weight = slice.map_or(0, Object::weight);
+        let before = match slice {
+            Some(_) => self.weights.insert(key.clone(), weight),
+            None => self.weights.remove(key),
+        };
+        let of_namespace = self.weights_of.entry(key.0.clone()).or_default();
+        let had_too_many = are_too_many(*of_namespace);
+        *of_namespace = (*of_namespace + weight).saturating_sub(before.unwrap_or_default());
+        let now = *of_namespace;
+        if now == 0 {
+            self.weights_of.remove(&key.0);
+        }
+        match (had_too_many, are_too_many(now)) {
+            (false, true) => {
+                tracing::error!(
+                    namespace = key.0,
+                    most = ENDPOINTS_OF_NAMESPACE,
+                    "the EndpointSlices of a namespace have too many endpoints: its pods back no Services until there are fewer"
+                );
+                let kept: Vec<Key> = self.slices.keys().filter(|other| other.0 == key.0).cloned().collect();
+                kept.into_iter().flat_map(|key| self.keep_slice(key, None)).collect()
+            }
+            (true, false) => {
+                self.lacks_slices = true;
+                BTreeSet::new()
+            }
+            _ => BTreeSet::new(),
+        }
+    }
+
+    fn keep_slice(&mut self, key: Key, slice: Option<Slice>) -> BTreeSet<IpAddr> {
+        let state = self;
         let before = match &slice {
             Some(slice) => state.slices.insert(key.clone(), slice.clone()),
             None => state.slices.remove(&key),
@@ -296,13 +386,17 @@ impl State {
         let own = [ip];
         let pod = self.pod_at(ip);
         let ips = pod.map_or(&own[..], |(_, pod)| &pod.ips);
+        // A Service's pods are in its own namespace. Slices of others may name any address.
+        let first = pod.map(|((namespace, _), _)| (namespace.clone(), String::new()));
+        let from = first.as_ref().map_or(Bound::Unbounded, Bound::Included);
         for ip in ips {
-            for key in self.slices_at.get(ip).into_iter().flatten() {
-                let Some(slice) = self.slices.get(&**key) else { continue };
-                // A Service's pods are in its own namespace.
-                if pod.is_some_and(|((namespace, _), _)| *namespace != key.0) {
-                    continue;
+            let there = self.slices_at.get(ip).into_iter();
+            let there = there.flat_map(|keys| keys.range::<Key, _>((from, Bound::Unbounded)));
+            for key in there.take_while(|key| first.as_ref().is_none_or(|first| first.0 == key.0)) {
+                if services.len() > SERVICES_OF_POD {
+                    break;
                 }
+                let Some(slice) = self.slices.get(&**key) else { continue };
                 let Ok(name) = ServiceName::new(&slice.service, &key.0) else { continue };
                 // It may still name the pod that had the address before.
                 let is_it = |endpoint: &&SliceEndpoint| {
@@ -318,6 +412,9 @@ impl State {
                 backed.condition = backed.condition.max(condition);
                 backed.virtual_addresses.extend(virtual_addresses);
             }
+        }
+        if services.len() > SERVICES_OF_POD {
+            services.clear();
         }
         let account = pod.map(|(key, pod)| (key.0.clone(), pod.account.clone()));
         Backing { account, ips: ips.to_vec(), services }
@@ -408,7 +505,7 @@ mod tests {
             pod: None,
             condition: *condition,
         });
-        Some(Slice { service: service.to_owned(), ports, endpoints: endpoints.collect() })
+        Some(Slice { service: service.to_owned(), ports, endpoints: endpoints.collect(), not_kept: 0 })
     }
 
     fn names(backing: &Backing) -> Vec<String> {
@@ -517,5 +614,61 @@ mod tests {
         workloads.set::<Pod>(key("users-1"), None);
         let state = workloads.lock();
         assert!(state.followed.is_empty() && state.pods_at.is_empty() && state.slices_at.is_empty());
+    }
+
+    fn large(service: &str, endpoints: usize) -> Slice {
+        let endpoint = |number: usize| {
+            let ips = vec![IpAddr::from(u32::try_from(number).unwrap().to_be_bytes())];
+            SliceEndpoint { ips, pod: None, condition: Condition::Ready }
+        };
+        let endpoints = (0..endpoints).map(endpoint).collect();
+        Slice { service: service.to_owned(), endpoints, ..Slice::default() }
+    }
+
+    /// Otherwise one namespace fills the memory.
+    #[test]
+    fn a_namespace_with_too_many_endpoints_is_left_out_until_it_has_fewer() {
+        let workloads = Arc::new(Workloads::default());
+        let other = |name: &str| ("other".to_owned(), name.to_owned());
+        workloads.set(key("orders"), Some(Service::default()));
+        workloads.set(key("orders-1"), Some(Slice { service: "orders".into(), ..large("orders", 10) }));
+        workloads.set(other("a-1"), Some(large("a", 1)));
+        let kept = || {
+            let state = workloads.lock();
+            (state.slices.len(), state.slices_at.len(), state.weights.len())
+        };
+        assert_eq!(kept(), (2, 10, 2));
+        let almost = ENDPOINTS_OF_NAMESPACE - 11 - SLICE_WEIGHT;
+        workloads.set(other("a-2"), Some(large("a", almost - SLICE_WEIGHT + 10)));
+        assert_eq!(kept().0, 3);
+        workloads.set(other("a-3"), Some(large("a", 1)));
+        assert_eq!(kept(), (1, 10, 4), "those of shop stay");
+        workloads.set(other("a-4"), Some(large("a", 1_000)));
+        assert_eq!(kept(), (1, 10, 5), "it only counts");
+        assert!(workloads.lacks_slices.notified().now_or_never().is_none());
+        workloads.set(other("a-2"), None::<Slice>);
+        assert!(workloads.lacks_slices.notified().now_or_never().is_some());
+        // The next list has them all.
+        let mut light = large("a", 7);
+        light.lighten();
+        assert_eq!((light.endpoints.len(), light.weight()), (0, 7 + SLICE_WEIGHT));
+        workloads.set_all(HashMap::from([(other("a-1"), large("a", 1)), (key("orders-1"), large("orders", 10))]));
+        assert_eq!(kept(), (2, 10, 2), "what is gone is not counted any more");
+        assert_eq!(workloads.lock().weights_of["other"], 1 + SLICE_WEIGHT);
+    }
+
+    /// Otherwise each change of a slice takes longer with each Service.
+    #[test]
+    fn a_pod_of_too_many_services_backs_none() {
+        let workloads = Arc::new(Workloads::default());
+        workloads.set(key("users-1"), pod("users", &["0.0.0.0"]));
+        for number in 0..=SERVICES_OF_POD {
+            workloads.set(key(&format!("s{number:03}")), Some(Service::default()));
+            workloads.set(key(&format!("s{number:03}-1")), Some(large(&format!("s{number:03}"), 1)));
+            // Those of another namespace don't count.
+            workloads.set(("other".into(), format!("s{number:03}-1")), Some(large("other", 1)));
+            let expected = if number == SERVICES_OF_POD { 0 } else { number + 1 };
+            assert_eq!(workloads.at(ip("0.0.0.0")).services.len(), expected);
+        }
     }
 }

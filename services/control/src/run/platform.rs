@@ -26,9 +26,18 @@ use {
     tokio::{
         net::TcpListener,
         sync::{mpsc, watch},
-        task::JoinHandle,
+        task::{JoinError, JoinHandle},
+        time::{Duration, sleep, timeout},
     },
+    tokio_util::task::AbortOnDropHandle,
 };
+
+/// How long one that has the Lease may read the cluster until it is no longer called ready.
+#[cfg(feature = "kubernetes")]
+const LATE: Duration = Duration::from_secs(30);
+/// How long until it gives the Lease to another one.
+#[cfg(feature = "kubernetes")]
+const GIVEN_UP: Duration = Duration::from_secs(300);
 
 /// See the module.
 pub(super) enum Platform {
@@ -184,40 +193,59 @@ impl Kubernetes {
         let stands_by = || {
             standing.send_replace(Standing::StandsBy);
         };
-        let acts = async {
-            let renewing = match &lease {
-                Some(lease) => {
-                    lease.acquire(stands_by).await;
-                    let lease = lease.clone();
-                    Some(tokio::spawn(async move { lease.renew().await }))
+        if let Some(lease) = &lease {
+            tokio::select! {
+                () = lease.acquire(stands_by) => {}
+                () = stopping.cancelled() => {
+                    // The API server may be asking the webhook.
+                    let _ = answering.await;
+                    anyhow::bail!("it was told to stop");
                 }
-                None => None,
-            };
-            // Only now: until then, another one wrote all this.
+            }
+        }
+        let mut renewing =
+            lease.clone().map(|lease| AbortOnDropHandle::new(tokio::spawn(async move { lease.renew().await })));
+        // Only now: until then, another one wrote all this.
+        let known = async {
             api.restore_claims(store).await?;
-            let (cluster, watches) = api.watch(rules).await;
+            let known = api.watch(rules).await?;
             tracing::info!("knows the pods, Services, EndpointSlices and policies of the cluster");
-            anyhow::Ok((renewing, cluster, watches))
+            anyhow::Ok(known)
         };
-        let (renewing, cluster, watches) = tokio::select! {
-            acts = acts => acts?,
-            () = stopping.cancelled() => {
-                // The API server may be asking the webhook.
-                let _ = answering.await;
-                anyhow::bail!("it was told to stop");
+        let is_late = async {
+            sleep(LATE).await;
+            tracing::warn!(after = ?LATE, "holds the Lease, and can't act yet: the cluster could not be read");
+            standing.send_replace(Standing::Starts);
+            std::future::pending::<anyhow::Error>().await
+        };
+        let known = tokio::select! {
+            known = timeout(GIVEN_UP, known) => match known {
+                Ok(known) => known,
+                Err(_) => Err(anyhow::anyhow!("the cluster could not be read in {GIVEN_UP:?}")),
+            },
+            never = is_late => Err(never),
+            lost = is_lost(&mut renewing) => Err(lost),
+            () = stopping.cancelled() => Err(anyhow::anyhow!("it was told to stop")),
+        };
+        let (cluster, watches) = match known {
+            Ok(known) => known,
+            Err(why) => {
+                drop(renewing);
+                if let Some(lease) = lease {
+                    lease.release().await;
+                }
+                if stopped_too.is_cancelled() {
+                    let _ = answering.await;
+                }
+                return Err(why);
             }
         };
+        let mut renewing = renewing.map(AbortOnDropHandle::detach);
         let renews = renewing.as_ref().map(JoinHandle::abort_handle);
         let leads = lease.clone();
         let beside = async move {
             let mut watches = watches;
             standing.send_replace(Standing::Acts);
-            let another_acts = async {
-                match renewing {
-                    Some(renewing) => renewing.await.unwrap_or_else(anyhow::Error::from),
-                    None => std::future::pending().await,
-                }
-            };
             let labelling = async {
                 match leads {
                     Some(lease) => lease.keep_label().await,
@@ -227,7 +255,7 @@ impl Kubernetes {
             tokio::select! {
                 () = stopping.cancelled() => Ok(()),
                 Some(error) = failed.recv() => Err(error),
-                lost = another_acts => Err(lost),
+                lost = is_lost(&mut renewing) => Err(lost),
                 failed = watches.failed() => Err(failed),
                 () = labelling => Ok(()),
             }
@@ -246,6 +274,17 @@ impl Kubernetes {
             }
         };
         Ok(Started { cluster: Some(Arc::new(cluster)), beside: Box::pin(beside), at_last: Box::pin(at_last) })
+    }
+}
+
+/// Waits until another control plane acts. Dropping the future loses nothing.
+#[cfg(feature = "kubernetes")]
+async fn is_lost(
+    renewing: &mut Option<impl Future<Output = Result<anyhow::Error, JoinError>> + Unpin>,
+) -> anyhow::Error {
+    match renewing {
+        Some(renewing) => renewing.await.unwrap_or_else(anyhow::Error::from),
+        None => std::future::pending().await,
     }
 }
 

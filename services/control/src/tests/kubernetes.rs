@@ -51,7 +51,7 @@ fn pod(account: &str) -> Option<Pod> {
 /// A slice of a Service with its one pod.
 fn slice(service: &str, condition: Condition) -> Option<Slice> {
     let endpoints = vec![SliceEndpoint { ips: vec![here()], pod: None, condition }];
-    Some(Slice { service: service.into(), ports: BTreeMap::from([("grpc".into(), 9000)]), endpoints })
+    Some(Slice { service: service.into(), ports: BTreeMap::from([("grpc".into(), 9000)]), endpoints, not_kept: 0 })
 }
 
 async fn start(state_dir: &Path) -> (Running, Arc<Workloads>) {

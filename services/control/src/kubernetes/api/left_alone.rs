@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use futures_util::{StreamExt as _, pin_mut};
 use k8s_openapi::{
     api::{
-        core::v1::{Namespace, ObjectReference, Pod},
+        core::v1::{Namespace, ObjectReference},
         events::v1::Event,
     },
     apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
@@ -19,18 +19,22 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client, ResourceExt as _,
-    api::{PartialObjectMeta, PostParams},
+    api::PostParams,
     runtime::{
         WatchStreamExt as _,
         watcher::{self, watcher},
     },
 };
+use serde_json::{Value, json};
 use tokio::{
     sync::mpsc,
     time::{Duration, Instant, timeout},
 };
 
-use super::TIMEOUT;
+use super::{
+    TIMEOUT,
+    seen::{Nothing, Seen},
+};
 use crate::kubernetes::{
     inject::{self, Reason},
     names::{CONTAINER, CONTROL, ENABLED, LABEL_INJECT, NAMESPACE, annotation},
@@ -65,8 +69,8 @@ pub(super) struct Reports(mpsc::Sender<Suspect>);
 
 impl Reports {
     /// Looks at a pod that is new or has changed.
-    pub(super) fn look(&self, pod: &Pod) {
-        if let Some(suspect) = suspect(pod) {
+    pub(super) fn look(&self, metadata: &ObjectMeta, spec: &Value) {
+        if let Some(suspect) = suspect(metadata, spec) {
             // See `QUEUE`.
             let _ = self.0.try_send(suspect);
         }
@@ -80,35 +84,34 @@ pub(super) fn start(client: Client) -> (Reports, impl Future<Output = ()>) {
 }
 
 /// Most pods have a sidecar, or nobody asks for one: they are no suspects.
-fn suspect(pod: &Pod) -> Option<Suspect> {
-    let has = |name: &str| pod.metadata.annotations.as_ref().is_some_and(|all| all.contains_key(name));
-    let label = pod.metadata.labels.as_ref().and_then(|labels| labels.get(LABEL_INJECT)).map(String::as_str);
-    let (namespace, name, uid) = (pod.namespace()?, pod.metadata.name.clone()?, pod.uid()?);
-    if label.is_some_and(|value| value != ENABLED)
-        || has(annotation::INJECTED)
-        || pod.metadata.deletion_timestamp.is_some()
+fn suspect(metadata: &ObjectMeta, spec: &Value) -> Option<Suspect> {
+    let has = |name: &str| metadata.annotations.as_ref().is_some_and(|all| all.contains_key(name));
+    let label = metadata.labels.as_ref().and_then(|labels| labels.get(LABEL_INJECT)).map(String::as_str);
+    let (namespace, name, uid) = (metadata.namespace.clone()?, metadata.name.clone()?, metadata.uid.clone()?);
+    if label.is_some_and(|value| value != ENABLED) || has(annotation::INJECTED) || metadata.deletion_timestamp.is_some()
     {
         return None;
     }
-    let spec = pod.spec.as_ref()?;
-    let mut containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    let containers = ["containers", "initContainers"].map(|key| spec[key].as_array());
+    let mut containers = containers.into_iter().flatten().flatten();
     // What costs little; the rest is decided by what decides for the webhook.
-    let is_special = spec.host_network == Some(true)
-        || spec.os.is_some()
-        || spec.node_selector.is_some()
+    let is_special = spec["hostNetwork"] == true
+        || !spec["os"].is_null()
+        || !spec["nodeSelector"].is_null()
         || namespace == NAMESPACE
-        || containers.any(|container| container.name == CONTAINER);
+        || containers.any(|container| container["name"] == CONTAINER);
     if !is_special {
         return None;
     }
-    let why = inject::refusal(&namespace, &serde_json::to_value(pod).ok()?)?;
+    let pod = json!({"metadata": {"labels": metadata.labels, "annotations": metadata.annotations}, "spec": spec});
+    let why = inject::refusal(&namespace, &pod)?;
     Some(Suspect { namespace, name, uid, why, asks_itself: label.is_some() })
 }
 
 /// Never ends.
 async fn tell(client: Client, mut suspects: mpsc::Receiver<Suspect>) {
     let with_label = watcher::Config::default().labels(&format!("{LABEL_INJECT}={ENABLED}"));
-    let namespaces = watcher(Api::<PartialObjectMeta<Namespace>>::all(client.clone()), with_label).default_backoff();
+    let namespaces = watcher(Api::<Seen<Namespace, Nothing>>::all(client.clone()), with_label).default_backoff();
     pin_mut!(namespaces);
     let (mut labelled, mut listed, mut are_known) = (BTreeSet::new(), BTreeSet::new(), false);
     let mut told = Told::default();
@@ -226,18 +229,20 @@ impl Told {
 mod tests {
     use std::{convert::Infallible, future::pending};
 
+    use super::*;
     use http::{Method, Request, Response};
     use kube::client::Body;
-    use serde_json::{Value, json};
 
-    use super::*;
-
-    fn pod(name: &str, labels: Value, spec: Value) -> Pod {
+    fn pod(name: &str, labels: Value, spec: Value) -> (ObjectMeta, Value) {
         let metadata = json!({"name": name, "namespace": "shop", "uid": format!("uid-of-{name}"), "labels": labels});
-        serde_json::from_value(json!({"metadata": metadata, "spec": spec})).unwrap()
+        (serde_json::from_value(metadata).unwrap(), spec)
     }
 
-    fn on_host(name: &str) -> Pod {
+    fn suspect((metadata, spec): &(ObjectMeta, Value)) -> Option<Suspect> {
+        super::suspect(metadata, spec)
+    }
+
+    fn on_host(name: &str) -> (ObjectMeta, Value) {
         pod(name, json!({}), json!({"hostNetwork": true, "containers": [{"name": "app"}]}))
     }
 
@@ -256,7 +261,7 @@ mod tests {
         let taken = json!({"containers": [{"name": "weft-sidecar"}]});
         assert_eq!(suspect(&pod("a", json!({}), taken)).unwrap().why, Reason::NameTaken);
         let mut deleted = on_host("a");
-        deleted.metadata.deletion_timestamp = serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap();
+        deleted.0.deletion_timestamp = serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap();
         assert!(suspect(&deleted).is_none());
     }
 
@@ -321,10 +326,11 @@ mod tests {
         let (reports, telling) = start(Client::new(api_server, "default"));
         let telling = tokio::spawn(telling);
         let mut elsewhere = on_host("b");
-        elsewhere.metadata.namespace = Some("other".to_owned());
+        elsewhere.0.namespace = Some("other".to_owned());
         for _ in 0..3 {
-            reports.look(&elsewhere);
-            reports.look(&on_host("a"));
+            for (metadata, spec) in [&elsewhere, &on_host("a")] {
+                reports.look(metadata, spec);
+            }
         }
         assert_eq!(made.recv().await.unwrap(), "/apis/events.k8s.io/v1/namespaces/shop/events");
         tokio::time::sleep(Duration::from_secs(3_600)).await;

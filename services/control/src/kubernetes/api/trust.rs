@@ -16,7 +16,7 @@ use k8s_openapi::api::{
 };
 use kube::{
     Api, Client, ResourceExt as _,
-    api::{PartialObjectMeta, Patch, PatchParams},
+    api::{Patch, PatchParams},
     runtime::{
         WatchStreamExt as _,
         watcher::{self, Event, watcher},
@@ -30,7 +30,11 @@ use tokio::{
 use weft_mesh::tls::TrustBundle;
 
 use self::targets::{Target, Targets};
-use super::{MANAGER, TIMEOUT, watch::PAGE};
+use super::{
+    MANAGER, TIMEOUT,
+    seen::{Nothing, Seen},
+    watch::PAGE,
+};
 use crate::kubernetes::names::{CONFIG_MAP_TRUST, ENABLED, LABEL_INJECT, TRUST_BUNDLE, WEBHOOK};
 
 /// Everything is written anew this often: somebody may have removed it.
@@ -41,8 +45,8 @@ pub(super) async fn keep(client: Client, mut bundle: watch::Receiver<TrustBundle
     let with_label = watcher::Config::default().labels(&format!("{LABEL_INJECT}={ENABLED}"));
     let with_label = with_label.page_size(PAGE);
     let namespaces =
-        watcher(Api::<PartialObjectMeta<Namespace>>::all(client.clone()), with_label.clone()).default_backoff();
-    let pods = watcher(Api::<PartialObjectMeta<Pod>>::all(client.clone()), with_label).default_backoff();
+        watcher(Api::<Seen<Namespace, Nothing>>::all(client.clone()), with_label.clone()).default_backoff();
+    let pods = watcher(Api::<Seen<Pod, Nothing>>::all(client.clone()), with_label).default_backoff();
     pin_mut!(namespaces, pods);
     let mut again = interval(AGAIN);
     again.set_missed_tick_behavior(MissedTickBehavior::Delay);

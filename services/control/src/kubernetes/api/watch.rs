@@ -9,7 +9,8 @@ use std::{
     sync::Arc,
 };
 
-use futures_util::{StreamExt as _, pin_mut};
+use anyhow::Context as _;
+use futures_util::StreamExt as _;
 use k8s_openapi::api::{core::v1 as core, discovery::v1::EndpointSlice};
 use kube::{
     Api, Client, Resource, ResourceExt as _,
@@ -18,33 +19,40 @@ use kube::{
         watcher::{self, Event, watcher},
     },
 };
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::Value;
 use tokio::{
     sync::{oneshot, watch},
     task::JoinSet,
+    time::{Duration, Instant, sleep_until},
 };
 
-use super::{left_alone, policies};
+use super::{left_alone, policies, seen::Seen};
 use crate::{
-    kubernetes::workloads::{Condition, Key, Object, Pod, Service, Slice, SliceEndpoint, Workloads},
+    kubernetes::workloads::{Condition, Key, Object, Pod, Service, Slice, SliceEndpoint, Workloads, are_too_many},
     rules::Rules,
 };
 
 /// So many objects are read at once: each may have more than 1 MB, and anybody can make some.
 pub(super) const PAGE: u32 = 50;
+/// How long until all slices are listed again, to learn of those that there was no room for.
+const LIST_PAUSE: Duration = Duration::from_secs(60);
 /// The label by which a slice names its Service.
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 
 /// The watches: they end when this is dropped.
 pub(crate) struct Watches {
-    _tasks: JoinSet<()>,
+    tasks: JoinSet<()>,
     /// Why that of the rules has ended.
     failed: oneshot::Receiver<anyhow::Error>,
 }
 
 impl Watches {
     /// Starts them, and that of the rules. Returns when each has its first list.
-    pub(super) async fn start(client: &Client, workloads: &Arc<Workloads>, rules: &Arc<Rules>) -> Self {
+    ///
+    /// # Errors
+    /// One of them has ended.
+    pub(super) async fn start(client: &Client, workloads: &Arc<Workloads>, rules: &Arc<Rules>) -> anyhow::Result<Self> {
         let mut tasks = JoinSet::new();
         let (has_pods, pods_there) = watch::channel(false);
         let (has_services, services_there) = watch::channel(false);
@@ -53,7 +61,7 @@ impl Watches {
         let to = || Arc::clone(workloads);
         let (reports, telling) = left_alone::start(client.clone());
         tasks.spawn(telling);
-        let look = move |pod: &core::Pod| reports.look(pod);
+        let look = move |pod: &SeenPod| reports.look(&pod.metadata, &pod.content.spec);
         tasks.spawn(follow(Api::all(client.clone()), "pods", pod, look, has_pods, to()));
         tasks.spawn(follow(Api::all(client.clone()), "services", service, |_| {}, has_services, to()));
         tasks.spawn(follow(Api::all(client.clone()), "endpointslices", slice, |_| {}, has_slices, to()));
@@ -62,24 +70,23 @@ impl Watches {
         tasks.spawn(async move {
             let _ = failing.send(keeping.await);
         });
-        for mut is_there in [pods_there, services_there, slices_there] {
-            // A task that ended early has panicked, which is logged.
-            let _ = is_there.wait_for(|is_there| *is_there).await;
+        for mut is_there in [pods_there, services_there, slices_there, rules_there] {
+            // Without what it follows, sidecars would be told that there is nothing.
+            is_there.wait_for(|is_there| *is_there).await.context("a watch of the cluster has ended: see the log")?;
         }
-        let mut is_there = rules_there;
-        if is_there.wait_for(|is_there| *is_there).await.is_err() {
-            // It has panicked. Without the rules, sidecars would be told that there are none.
-            std::future::pending::<()>().await;
-        }
-        Self { _tasks: tasks, failed }
+        Ok(Self { tasks, failed })
     }
 
-    /// Waits until the rules can't be followed any more, which is so only if a control plane that starts anew would wait for
-    /// them. Says why.
+    /// Waits until one of them has ended. That of the rules does so if they can't be followed any more, while a control plane that
+    /// starts anew would wait for them. Says why.
     pub(crate) async fn failed(&mut self) -> anyhow::Error {
-        // Without a word it has panicked, which is logged.
-        let failed = (&mut self.failed).await;
-        failed.unwrap_or_else(|_| anyhow::anyhow!("the rules for who may call are not followed any more"))
+        // Each of them runs for ever. One that ends without a word has panicked, which is logged.
+        tokio::select! {
+            biased;
+            Ok(why) = &mut self.failed => why,
+            Some(_) = self.tasks.join_next() => anyhow::anyhow!("a watch of the cluster has ended: see the log"),
+            else => anyhow::anyhow!("no watch of the cluster runs"),
+        }
     }
 }
 
@@ -96,11 +103,25 @@ async fn follow<K, T>(
     T: Object,
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
 {
-    let events = watcher(api, watcher::Config::default().page_size(PAGE)).default_backoff();
-    pin_mut!(events);
-    let mut listed = HashMap::new();
+    let begin = || Box::pin(watcher(api.clone(), watcher::Config::default().page_size(PAGE)).default_backoff());
+    let mut events = begin();
+    let (mut listed, mut weights) = (HashMap::new(), HashMap::new());
     let mut is_broken = false;
-    while let Some(event) = events.next().await {
+    let mut list_at = None;
+    loop {
+        let event = tokio::select! {
+            event = events.next() => event,
+            () = lacks_some::<T>(&to), if list_at.is_none() => {
+                list_at = Some(Instant::now() + LIST_PAUSE);
+                continue;
+            }
+            () = sleep_until(list_at.unwrap_or_else(Instant::now)), if list_at.is_some() => {
+                list_at = None;
+                events = begin();
+                continue;
+            }
+        };
+        let Some(event) = event else { return };
         let event = match event {
             Ok(event) => event,
             Err(error) => {
@@ -115,9 +136,17 @@ async fn follow<K, T>(
             tracing::info!(kind, "the watch goes on");
         }
         match event {
-            Event::Init => listed.clear(),
+            Event::Init => {
+                listed.clear();
+                weights.clear();
+            }
             Event::InitApply(object) => {
-                if let Some(content) = read(&object) {
+                if let Some(mut content) = read(&object) {
+                    let weight: &mut usize = weights.entry(object.namespace().unwrap_or_default()).or_default();
+                    *weight += content.weight();
+                    if are_too_many(*weight) {
+                        content.lighten();
+                    }
                     listed.insert(key(&object), content);
                 }
             }
@@ -134,17 +163,108 @@ async fn follow<K, T>(
     }
 }
 
+/// Waits until objects are to be listed that are not kept.
+async fn lacks_some<T: Object>(workloads: &Workloads) {
+    match T::lacks(workloads) {
+        Some(lacks) => lacks.notified().await,
+        None => std::future::pending().await,
+    }
+}
+
 fn key<K: Resource>(object: &K) -> Key {
     (object.namespace().unwrap_or_default(), object.name_any())
 }
 
+/// What is read of a pod.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct OfPod {
+    pub(super) spec: Value,
+    status: PodStatus,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct PodStatus {
+    phase: Option<String>,
+    #[serde(rename = "podIP")]
+    pod_ip: Option<String>,
+    #[serde(rename = "podIPs")]
+    pod_ips: Option<Vec<PodIp>>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct PodIp {
+    ip: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct OfService {
+    spec: ServiceSpec,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct ServiceSpec {
+    #[serde(rename = "clusterIP")]
+    cluster_ip: Option<String>,
+    #[serde(rename = "clusterIPs")]
+    cluster_ips: Option<Vec<String>>,
+    ports: Option<Vec<Port>>,
+}
+
+/// A port of a Service or a slice.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct Port {
+    name: Option<String>,
+    port: Option<i64>,
+    protocol: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct OfSlice {
+    endpoints: Option<Vec<Endpoint>>,
+    ports: Option<Vec<Port>>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Endpoint {
+    addresses: Option<Vec<String>>,
+    conditions: Option<Conditions>,
+    target_ref: Option<Target>,
+}
+
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(default)]
+struct Conditions {
+    ready: Option<bool>,
+    serving: Option<bool>,
+    terminating: Option<bool>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct Target {
+    kind: Option<String>,
+    name: Option<String>,
+}
+
+pub(super) type SeenPod = Seen<core::Pod, OfPod>;
+type SeenService = Seen<core::Service, OfService>;
+type SeenSlice = Seen<EndpointSlice, OfSlice>;
+
 /// A pod that has an address of its own and runs: an address is used again when its pod has ended.
-fn pod(pod: &core::Pod) -> Option<Pod> {
-    let (spec, status) = (pod.spec.as_ref()?, pod.status.as_ref()?);
-    if spec.host_network == Some(true) || matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) {
+fn pod(pod: &SeenPod) -> Option<Pod> {
+    let OfPod { spec, status } = &pod.content;
+    if spec["hostNetwork"] == true || matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) {
         return None;
     }
-    let several = status.pod_ips.iter().flatten().map(|ip| ip.ip.as_str());
+    let several = status.pod_ips.iter().flatten().filter_map(|ip| ip.ip.as_deref());
     let ips: Vec<_> = several.chain(status.pod_ip.as_deref()).filter_map(|ip| ip.parse().ok()).collect();
     let mut unique = Vec::with_capacity(ips.len());
     ips.into_iter().for_each(|ip| {
@@ -155,29 +275,24 @@ fn pod(pod: &core::Pod) -> Option<Pod> {
     if unique.is_empty() {
         return None;
     }
-    let account = spec.service_account_name.clone().filter(|name| !name.is_empty());
-    Some(Pod { account: account.unwrap_or_else(|| "default".to_owned()), ips: unique })
+    let account = spec["serviceAccountName"].as_str().filter(|name| !name.is_empty());
+    Some(Pod { account: account.unwrap_or("default").to_owned(), ips: unique })
 }
 
-fn service(service: &core::Service) -> Option<Service> {
-    let spec = service.spec.as_ref()?;
+fn service(service: &SeenService) -> Option<Service> {
+    let spec = &service.content.spec;
     let several = spec.cluster_ips.iter().flatten().chain(&spec.cluster_ip);
     // A headless Service has "None".
     let mut cluster_ips: Vec<_> = several.filter_map(|ip| ip.parse().ok()).collect();
     cluster_ips.sort_unstable();
     cluster_ips.dedup();
-    let tcp = spec.ports.iter().flatten().filter(|port| port.protocol.as_deref().is_none_or(|p| p == "TCP"));
-    let ports = tcp.filter_map(|port| Some((port.name.clone().unwrap_or_default(), number(port.port)?)));
-    Some(Service { cluster_ips, ports: ports.collect() })
+    Some(Service { cluster_ips, ports: ports(&spec.ports) })
 }
 
-fn slice(slice: &EndpointSlice) -> Option<Slice> {
+fn slice(slice: &SeenSlice) -> Option<Slice> {
     let service = slice.metadata.labels.as_ref()?.get(SERVICE_LABEL)?.clone();
-    let tcp = slice.ports.iter().flatten().filter(|port| port.protocol.as_deref().is_none_or(|p| p == "TCP"));
-    let ports: BTreeMap<String, u16> =
-        tcp.filter_map(|port| Some((port.name.clone().unwrap_or_default(), number(port.port?)?))).collect();
-    let endpoints = slice.endpoints.iter().map(|endpoint| {
-        let conditions = endpoint.conditions.clone().unwrap_or_default();
+    let endpoints = slice.content.endpoints.iter().flatten().map(|endpoint| {
+        let conditions = endpoint.conditions.unwrap_or_default();
         let is_terminating = conditions.terminating == Some(true);
         // What is not said counts as ready (EndpointConditions). With publishNotReadyAddresses it says ready at all times.
         let condition = match conditions.ready.unwrap_or(true) {
@@ -186,14 +301,20 @@ fn slice(slice: &EndpointSlice) -> Option<Slice> {
             false => Condition::NotReady,
         };
         // More addresses than the first mean nothing (Endpoint.addresses).
-        let ips = endpoint.addresses.first().and_then(|ip| ip.parse().ok()).into_iter().collect();
+        let ips = endpoint.addresses.iter().flatten().next().and_then(|ip| ip.parse().ok()).into_iter().collect();
         let target = endpoint.target_ref.as_ref().filter(|target| target.kind.as_deref() == Some("Pod"));
         SliceEndpoint { ips, pod: target.and_then(|target| target.name.clone()), condition }
     });
-    Some(Slice { service, ports, endpoints: endpoints.collect() })
+    Some(Slice { service, ports: ports(&slice.content.ports), endpoints: endpoints.collect(), not_kept: 0 })
 }
 
-fn number(port: i32) -> Option<u16> {
+/// Those of TCP, by name.
+fn ports(all: &Option<Vec<Port>>) -> BTreeMap<String, u16> {
+    let tcp = all.iter().flatten().filter(|port| port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP"));
+    tcp.filter_map(|port| Some((port.name.clone().unwrap_or_default(), number(port.port?)?))).collect()
+}
+
+fn number(port: i64) -> Option<u16> {
     u16::try_from(port).ok().filter(|port| *port != 0)
 }
 
@@ -211,7 +332,7 @@ mod tests {
     fn a_pod_counts_while_it_runs_with_an_address_of_its_own() {
         let with = |spec: serde_json::Value, status: serde_json::Value| {
             let object = json!({"metadata": {"name": "a", "namespace": "shop"}, "spec": spec, "status": status});
-            pod(&of::<core::Pod>(object))
+            pod(&of::<SeenPod>(object))
         };
         let spec = json!({"containers": [], "serviceAccountName": "users"});
         let status =
@@ -254,6 +375,13 @@ mod tests {
         assert_eq!(with(json!({"ready": false, "serving": false, "terminating": false})), Condition::NotReady);
         assert_eq!(with(json!({"ready": false, "serving": true, "terminating": true})), Condition::Terminating);
         assert_eq!(with(json!({"ready": false, "serving": false, "terminating": true})), Condition::NotReady);
+        // Go writes lists that are empty as null, and a slice may have any number as its port.
+        let empty =
+            json!({"metadata": {"name": "x", "labels": {SERVICE_LABEL: "users"}}, "endpoints": null, "ports": null});
+        assert_eq!(slice(&of(empty)), Some(Slice { service: "users".into(), ..Slice::default() }));
+        let ports = json!([{"name": "a", "port": -1}, {"name": "b", "port": 70000}, {"name": "c", "port": null}]);
+        let odd = json!({"metadata": {"name": "x", "labels": {SERVICE_LABEL: "users"}}, "ports": ports});
+        assert_eq!(slice(&of(odd)).unwrap().ports, BTreeMap::new());
         // A slice that a person has made has no label.
         let unlabelled = json!({"metadata": {"name": "x"}, "addressType": "IPv4", "endpoints": []});
         assert_eq!(slice(&of(unlabelled)), None);
