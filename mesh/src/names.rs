@@ -151,6 +151,9 @@ impl fmt::Debug for ServiceName {
     }
 }
 
+/// What [`is_label`] allows, for messages.
+pub const LABEL: &str = "1 to 63 of a-z, 0-9 and -, no - at either end";
+
 /// Whether a text is a DNS label in lower case.
 pub fn is_label(text: &str) -> bool {
     (1..=63).contains(&text.len())

@@ -13,6 +13,8 @@ mod error;
 mod fallback;
 mod hedge;
 mod origin;
+#[cfg(feature = "config")]
+mod overrides;
 mod proto;
 mod retry;
 mod rule;
@@ -23,7 +25,10 @@ mod timeout;
 use std::{sync::Arc, time::Duration};
 
 #[cfg(feature = "config")]
-pub use self::access::{AccessPolicy, MeshRules, read_mesh_access, read_service_access};
+pub use self::{
+    access::{AccessPolicy, MeshRules, read_mesh_access, read_service_access},
+    overrides::Overrides,
+};
 pub use self::{
     access::{
         AccessRule, AccessRules, Called, Callers, DefaultAccess, MeshAccess, PathRule, PathRules, RESERVED_CALLERS,
@@ -46,6 +51,8 @@ pub struct ServicePolicy {
     pub contracts: Vec<ContractPolicy>,
     /// When calls to it, or to one of its endpoints, are stopped.
     pub breaker: Sourced<BreakerPolicy>,
+    /// The MethodPolicy that has set some of the values, `NAMESPACE/NAME`: see [`Origin`]. Empty: there is none.
+    pub method_policy: String,
 }
 
 impl ServicePolicy {

@@ -6,9 +6,13 @@ use super::{LIMIT, cluster::Cluster, shop, whole_shop};
 
 const LIST: [&str; 3] = ["call", "shop.notifications.v1.Notifications/List", "{}"];
 
-/// A policy of the namespace `shop`.
+/// An AccessPolicy of the namespace `shop`.
 fn policy(name: &str, spec: &Value) -> String {
-    json!({"apiVersion": "weft.dev/v1alpha1", "kind": "AccessPolicy",
+    object("AccessPolicy", name, spec)
+}
+
+fn object(kind: &str, name: &str, spec: &Value) -> String {
+    json!({"apiVersion": "weft.dev/v1alpha1", "kind": kind,
         "metadata": {"name": name, "namespace": "shop"}, "spec": spec})
     .to_string()
 }
@@ -39,6 +43,12 @@ impl Cluster {
             Err(told) if told.contains("PERMISSION_DENIED") && told.contains(rule) => Ok(()),
             told => Err(format!("{told:?}")),
         });
+    }
+
+    /// Why the API server does not take an object.
+    fn refuses(&self, manifest: &str) -> String {
+        let args = ["apply", "--server-side", "--dry-run=server", "-f", "-"];
+        self.try_kubectl(&args, manifest).expect_err("it is wrong")
     }
 
     fn deleted(&self, policies: &[&str]) {
@@ -84,10 +94,7 @@ fn a_policy_takes_the_place_of_the_contract_until_it_is_deleted() {
 #[test]
 fn the_api_server_refuses_what_can_be_no_policy() {
     let Some((cluster, _whole)) = whole_shop() else { return };
-    let told = |manifest: &str| {
-        let args = ["apply", "--server-side", "--dry-run=server", "-f", "-"];
-        cluster.try_kubectl(&args, manifest).expect_err("it is wrong")
-    };
+    let told = |manifest: &str| cluster.refuses(manifest);
     let many: Vec<String> = (0..201).map(|number| format!("a{number}")).collect();
     for (spec, why) in [
         (json!({}), "either service, with allow or paths, or default"),
@@ -137,4 +144,72 @@ fn the_defaults_of_the_mesh_hold_where_there_is_no_rule() {
     cluster.refused("keyboard", &call, "the namespace's default");
     cluster.deleted(&["accesspolicy/open", "meshdefaults/default"]);
     may("all is as before");
+}
+
+#[test]
+fn a_method_policy_takes_the_place_of_a_deadline_until_it_is_deleted() {
+    let Some((cluster, _whole)) = whole_shop() else { return };
+    let all = ["methodpolicy/hasty", "methodpolicy/later"];
+    cluster.deleted(&all);
+    let create = ["call", "shop.users.v1.Users/Create", r#"{"name":"Alan","email":"alan@example.com"}"#];
+    cluster.call("shop", "keyboard", &create).expect("the contract gives it 2 s");
+    let method = json!({"method": "shop.users.v1.Users/Create", "timeout": "1ms"});
+    cluster.apply(&object("MethodPolicy", "hasty", &json!({"service": "users", "methods": [method]})));
+    let message = cluster.accepted("methodpolicy/hasty", "True", "Accepted");
+    assert_eq!(message, "it holds for the Service users");
+    cluster.until("the deadline is 1 ms", LIMIT, || match cluster.call("shop", "keyboard", &create) {
+        Err(told) if told.contains("DEADLINE_EXCEEDED") => Ok(()),
+        told => Err(format!("{told:?}")),
+    });
+    // A younger one for the same Service waits for its turn.
+    cluster.apply(&object("MethodPolicy", "later", &json!({"service": "users", "timeout": "30s"})));
+    let message = cluster.accepted("methodpolicy/later", "False", "Conflicted");
+    assert_eq!(message, "MethodPolicy shop/hasty is for the Service users too, and is older");
+    cluster.deleted(&["methodpolicy/hasty"]);
+    cluster.accepted("methodpolicy/later", "True", "Accepted");
+    cluster.deleted(&all);
+    cluster.until("the contract's deadline holds again", LIMIT, || cluster.call("shop", "keyboard", &create).map(drop));
+    for (spec, problem) in [
+        (json!({"service": "users"}), "timeout, breaker, methods, or several of them"),
+        (json!({"service": "users", "timeout": "5"}), "spec.timeout"),
+        (json!({"service": "users", "breaker": {"probes": 0}}), "spec.breaker.probes"),
+        (json!({"service": "users", "breaker": {"failureCodes": ["OK"]}}), "spec.breaker.failureCodes"),
+        (json!({"service": "users", "methods": [{"method": "Get", "timeout": "1s"}]}), "spec.methods[0].method"),
+        (json!({"service": "users", "methods": [{"method": "a.B/C"}]}), "method stands beside timeout, hedge, or both"),
+    ] {
+        let told = cluster.refuses(&object("MethodPolicy", "wrong", &spec));
+        assert!(told.contains(problem), "{spec}: {told}");
+    }
+}
+
+/// The API server takes times that only Go can read, and anybody may write them. Otherwise the watch of all objects of the kind
+/// breaks with one such object, and a control plane that starts anew waits for ever.
+#[test]
+fn an_object_with_an_odd_time_blinds_nobody() {
+    let Some(cluster) = shop() else { return };
+    let _alone = cluster.alone();
+    let all = ["accesspolicy/odd", "service/odd", "accesspolicy/after"];
+    cluster.deleted(&all);
+    cluster.apply(&policy("odd", &json!({"service": "nowhere", "allow": ["any"]})));
+    cluster.accepted("accesspolicy/odd", "True", "Accepted");
+    cluster.apply(
+        r#"{"apiVersion": "v1", "kind": "Service", "metadata": {"name": "odd", "namespace": "shop"},
+            "spec": {"ports": [{"port": 80}]}}"#,
+    );
+    for name in ["accesspolicy/odd", "service/odd"] {
+        let found = cluster.kubectl(&["-n", "shop", "get", name, "-o", "json", "--show-managed-fields"]);
+        let mut object: Value = serde_json::from_str(&found).expect("it is JSON");
+        object["metadata"]["annotations"] = json!({"example.com/odd": "1"});
+        let entry = json!({"manager": "x", "operation": "Update", "apiVersion": object["apiVersion"],
+            "fieldsType": "FieldsV1", "fieldsV1": {"f:metadata": {"f:annotations": {"f:example.com/odd": {}}}},
+            "time": "9999-12-31T23:59:59Z"});
+        object["metadata"]["managedFields"].as_array_mut().expect("it has some").push(entry);
+        cluster.try_kubectl(&["replace", "-f", "-"], &object.to_string()).expect("the API server takes it");
+    }
+    // A control plane that lists all anew can read them.
+    cluster.kubectl(&["-n", "weft", "delete", "pod", "-l", "weft.dev/role=leader", "--wait=true"]);
+    cluster.apply(&policy("after", &json!({"service": "elsewhere", "allow": ["any"]})));
+    cluster.accepted("accesspolicy/after", "True", "Accepted");
+    cluster.deleted(&all);
+    cluster.until("calls work", LIMIT, || cluster.call("shop", "keyboard", &LIST).map(drop));
 }

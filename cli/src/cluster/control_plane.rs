@@ -1,10 +1,13 @@
 //! What the control plane knows, read from its dashboard through the API server's proxy of Services. So nothing but the
 //! API server has to be reachable, and the user needs a right to `get` `services/proxy` in its namespace.
 
-use std::net::IpAddr;
+use std::{collections::HashMap, net::IpAddr};
 
 use http::{HeaderValue, Method, StatusCode, header};
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{
+    Deserialize, Serialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
 use weft_control::kubernetes::names::{CONTROL, NAMESPACE};
 
 use super::api::{Api, MOST, Trouble, escaped, read, refusal, request};
@@ -48,6 +51,36 @@ pub(super) struct Contest {
     pub(super) claimant: String,
 }
 
+/// A method of a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct RpcMethod {
+    /// Whether it is sent to another endpoint as well if it is not answered in time.
+    pub(super) is_hedged: bool,
+}
+
+#[derive(Deserialize)]
+struct Services {
+    services: Vec<OfService>,
+}
+
+#[derive(Deserialize)]
+struct OfService {
+    name: String,
+    contracts: Vec<Contract>,
+}
+
+#[derive(Deserialize)]
+struct Contract {
+    name: String,
+    methods: Vec<OfMethod>,
+}
+
+#[derive(Deserialize)]
+struct OfMethod {
+    name: String,
+    hedge: Option<IgnoredAny>,
+}
+
 #[derive(Deserialize)]
 struct Claims {
     contested: Vec<Contest>,
@@ -71,6 +104,19 @@ pub(super) async fn sidecars(api: &Api) -> Result<Vec<Sidecar>, Trouble> {
 /// All claims that were refused because another service has them.
 pub(super) async fn contests(api: &Api) -> Result<Vec<Contest>, Trouble> {
     Ok(get::<Claims>(api, "api/claims").await?.contested)
+}
+
+/// The methods of all services, by `PACKAGE.SERVICE/METHOD`.
+pub(super) async fn methods(api: &Api) -> Result<HashMap<String, HashMap<String, RpcMethod>>, Trouble> {
+    let named = |contract: Contract| {
+        let name = contract.name;
+        let of = move |method: OfMethod| {
+            (format!("{name}/{}", method.name), RpcMethod { is_hedged: method.hedge.is_some() })
+        };
+        contract.methods.into_iter().map(of)
+    };
+    let of = |service: OfService| (service.name, service.contracts.into_iter().flat_map(named).collect());
+    Ok(get::<Services>(api, "api/services").await?.services.into_iter().map(of).collect())
 }
 
 async fn get<T: DeserializeOwned>(api: &Api, what: &str) -> Result<T, Trouble> {

@@ -1,6 +1,6 @@
 //! Takes values out of the tree, and notes each problem.
 
-use std::{collections::HashMap, fmt::Display, ops::RangeInclusive};
+use std::{collections::HashMap, fmt::Display, ops::RangeInclusive, time::Duration};
 
 use super::{
     Located,
@@ -194,6 +194,25 @@ impl<'a> Reader<'a> {
         None
     }
 
+    /// A time in a range, which `allowed` tells, as [`duration`] reads it.
+    pub fn duration(
+        &mut self,
+        table: &Table<'_>,
+        key: &str,
+        range: &RangeInclusive<Duration>,
+        allowed: &str,
+    ) -> Option<Duration> {
+        let node = table.get(key)?;
+        let found = match &node.value {
+            Value::Text(text) => duration(text).filter(|found| range.contains(found)),
+            _ => None,
+        };
+        if found.is_none() {
+            self.wrong_type(node, &table.path(key), format!("{allowed}, such as 1m30s or 50ms"));
+        }
+        found
+    }
+
     /// A text that is read by `parse`, whose error says what is allowed.
     pub fn parsed<T, E: Display>(
         &mut self,
@@ -209,6 +228,45 @@ impl<'a> Reader<'a> {
                 self.problem(text.line, &table.path(key), error.to_string());
                 None
             }
+        }
+    }
+}
+
+/// Reads a time as the Gateway API has it (GEP-2257): one to four numbers of up to five digits, each with its unit, `h`, `m`, `s`
+/// or `ms`.
+fn duration(text: &str) -> Option<Duration> {
+    const UNITS: [(&str, u64); 4] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000)];
+    let (mut rest, mut total) = (text, Duration::ZERO);
+    for _ in 0..4 {
+        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+        if !(1..=5).contains(&digits) {
+            return None;
+        }
+        let (number, unit) = rest.split_at(digits);
+        let (millis, left) = UNITS.iter().find_map(|(name, millis)| Some((millis, unit.strip_prefix(name)?)))?;
+        total += Duration::from_millis(number.parse::<u64>().ok()? * millis);
+        if left.is_empty() {
+            return Some(total);
+        }
+        rest = left;
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_those_of_the_gateway_api() {
+        let millis = |text: &str| duration(text).map(|found| found.as_millis());
+        assert_eq!(millis("50ms"), Some(50));
+        assert_eq!(millis("1h30m"), Some(5_400_000));
+        assert_eq!(millis("1h2m3s4ms"), Some(3_723_004));
+        assert_eq!(millis("0s"), Some(0));
+        assert_eq!(millis("99999h"), Some(99_999 * 3_600_000));
+        for wrong in ["", "5", "s", "5x", "1.5s", "-1s", "100000s", "1s ", "1s1s1s1s1s", "1é", "5µs"] {
+            assert_eq!(duration(wrong), None, "{wrong}");
         }
     }
 }

@@ -15,15 +15,15 @@ use super::{
 };
 use crate::schema::Service;
 
-const WINDOW: DurationRange =
+pub(super) const WINDOW: DurationRange =
     DurationRange { min: Duration::from_secs(1), max: Duration::from_secs(600), allowed: "a time from 1 s to 10 min" };
-const OPEN_FOR: DurationRange = DurationRange {
+pub(super) const OPEN_FOR: DurationRange = DurationRange {
     min: Duration::from_millis(100),
     max: Duration::from_secs(600),
     allowed: "a time from 100 ms to 10 min",
 };
 
-const LONGER_THAN: DurationRange = DurationRange {
+pub(super) const LONGER_THAN: DurationRange = DurationRange {
     min: Duration::from_millis(1),
     max: Duration::from_secs(600),
     allowed: "a time from 1 ms to 10 min",
@@ -61,7 +61,7 @@ pub struct SlowCall {
 
 impl SlowCall {
     /// The ratio that `weft.options.v1.Breaker.SlowCall` documents for a field that is left out.
-    const DEFAULT_RATIO: f64 = 0.5;
+    pub(super) const DEFAULT_RATIO: f64 = 0.5;
 }
 
 /// The values that `weft.options.v1.Breaker` documents for fields that are left out.

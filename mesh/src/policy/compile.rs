@@ -24,7 +24,7 @@ impl ServicePolicy {
         let mut fallbacks = fallback::Compiler::new(schema, &services);
         let contracts = services.iter().map(|service| compile_contract(service, &mut fallbacks));
         let contracts = contracts.collect::<Result<_, _>>()?;
-        Ok(Self { contracts, breaker: breaker::of(&services)? })
+        Ok(Self { contracts, breaker: breaker::of(&services)?, method_policy: String::new() })
     }
 }
 

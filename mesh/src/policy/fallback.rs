@@ -87,8 +87,8 @@ impl<'s> Compiler<'s> {
         let Some((option, origin)) = option_of(service, method) else { return Ok(None) };
         let compiled = self.compile(service, method, option, origin);
         let at = |(field, broken): (&'static str, Violation)| match origin {
-            Origin::MethodOption => broken.in_method(service, method, field),
-            Origin::ServiceOption | Origin::Default => broken.in_service(service, field),
+            Origin::MethodOption | Origin::MethodPolicy => broken.in_method(service, method, field),
+            Origin::Default | Origin::ServiceOption | Origin::ServicePolicy => broken.in_service(service, field),
         };
         compiled.map(|fallback| Some(Sourced::new(fallback, origin))).map_err(at)
     }

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::schema::{Method, Service};
 
-const AFTER: DurationRange =
+pub(super) const AFTER: DurationRange =
     DurationRange { min: Duration::from_millis(1), max: rule::LONGEST, allowed: "a time from 1 ms to 10,000 years" };
 
 /// A call that is not answered in time is sent to another endpoint as well (gRFC A6). The first answer counts.

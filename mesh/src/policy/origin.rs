@@ -28,8 +28,12 @@ pub enum Origin {
     Default,
     /// An option of the protobuf service.
     ServiceOption,
+    /// A MethodPolicy on Kubernetes, for the service.
+    ServicePolicy,
     /// An option of the method.
     MethodOption,
+    /// A MethodPolicy on Kubernetes, for the method.
+    MethodPolicy,
 }
 
 impl fmt::Display for Origin {
@@ -37,7 +41,9 @@ impl fmt::Display for Origin {
         f.write_str(match self {
             Self::Default => "default",
             Self::ServiceOption => "service option",
+            Self::ServicePolicy => "MethodPolicy for the service",
             Self::MethodOption => "method option",
+            Self::MethodPolicy => "MethodPolicy for the method",
         })
     }
 }
@@ -47,7 +53,9 @@ impl From<Origin> for wire::Origin {
         match origin {
             Origin::Default => Self::Default,
             Origin::ServiceOption => Self::ServiceOption,
+            Origin::ServicePolicy => Self::ServicePolicy,
             Origin::MethodOption => Self::MethodOption,
+            Origin::MethodPolicy => Self::MethodPolicy,
         }
     }
 }
@@ -59,7 +67,9 @@ impl From<wire::Origin> for Origin {
         match origin {
             wire::Origin::Default | wire::Origin::Unspecified => Self::Default,
             wire::Origin::ServiceOption => Self::ServiceOption,
+            wire::Origin::ServicePolicy => Self::ServicePolicy,
             wire::Origin::MethodOption => Self::MethodOption,
+            wire::Origin::MethodPolicy => Self::MethodPolicy,
         }
     }
 }

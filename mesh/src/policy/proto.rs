@@ -10,6 +10,7 @@ impl From<&ServicePolicy> for wire::ServicePolicy {
         Self {
             contracts: policy.contracts.iter().map(wire::Contract::from).collect(),
             breaker: Some((&policy.breaker).into()),
+            method_policy: policy.method_policy.clone(),
         }
     }
 }
@@ -45,6 +46,7 @@ impl TryFrom<wire::ServicePolicy> for ServicePolicy {
         Ok(Self {
             contracts: policy.contracts.into_iter().map(ContractPolicy::try_from).collect::<Result<_, _>>()?,
             breaker: policy.breaker.map(Sourced::try_from).transpose()?.unwrap_or_default(),
+            method_policy: policy.method_policy,
         })
     }
 }
@@ -119,6 +121,7 @@ mod tests {
                 stands_in_for: vec!["prices".into(), "stock.other".into()],
             }],
             breaker: Sourced::new(breaker, Origin::ServiceOption),
+            method_policy: "shop/slow".into(),
         };
         for policy in [full, ServicePolicy::default()] {
             assert_eq!(ServicePolicy::try_from(wire::ServicePolicy::from(&policy)), Ok(policy));

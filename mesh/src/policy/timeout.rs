@@ -11,7 +11,7 @@ use super::{
 };
 use crate::schema::{Method, Service};
 
-const TIMEOUT: DurationRange = DurationRange {
+pub(super) const TIMEOUT: DurationRange = DurationRange {
     min: Duration::from_nanos(1),
     max: rule::LONGEST,
     allowed: "a positive time of at most 10,000 years",

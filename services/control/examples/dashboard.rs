@@ -248,6 +248,7 @@ fn service(name: &str, number: usize) -> Service {
         policy: Some(ServicePolicy {
             contracts: vec![Contract { name: format!("shop.{name}.v1.{title}"), methods, stands_in_for: Vec::new() }],
             breaker: Some(breaker),
+            ..ServicePolicy::default()
         }),
         complete: true,
         ..Service::default()

@@ -60,6 +60,7 @@ use crate::{
         visibility::{Sight, Visibility},
     },
     log_limit::Members,
+    rules::ByService,
 };
 pub(crate) use membership::{Lacks, Membership};
 pub(crate) use reading::{Read, Reading};
@@ -157,6 +158,13 @@ impl Directory {
     /// These are all services of the mesh: see [`Registry::await_all`]. Call it before any service joins.
     pub(crate) fn await_all(&self, mesh: BTreeMap<ServiceName, usize>) {
         self.lock().registry.await_all(mesh);
+    }
+
+    /// From now on MethodPolicies say this.
+    pub(crate) fn set_methods(&self, methods: &Arc<ByService>) {
+        let mut state = self.lock();
+        state.registry.set_methods(Arc::clone(methods), Instant::now());
+        state.tell();
     }
 
     /// From now on the end of a stream does not count: the control plane is stopping, and not its member.

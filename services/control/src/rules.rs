@@ -1,7 +1,10 @@
 //! Who may call whom by the rules of the mesh: from the file of `--access` (`file`) or, on Kubernetes, from resources of the
 //! cluster. The sidecars of the services that are called are told what holds for them (`of_sidecar`). They decide.
+//!
+//! On Kubernetes, resources say other things besides, in place of what a service's contracts do (`of_service`).
 
 mod file;
+mod of_service;
 mod of_sidecar;
 
 use std::{
@@ -17,7 +20,10 @@ use weft_mesh::{
     policy::MeshRules,
 };
 
-pub(crate) use self::of_sidecar::{Access, InForce, nobody};
+pub(crate) use self::{
+    of_service::{ByService, OfService},
+    of_sidecar::{Access, InForce, nobody},
+};
 
 /// How often to look whether the file has changed.
 const LOOK_INTERVAL: Duration = Duration::from_millis(150);
@@ -27,6 +33,7 @@ pub(crate) struct Rules {
     /// The file that they are from, if there is one.
     file: Option<PathBuf>,
     current: watch::Sender<Arc<InForce>>,
+    methods: watch::Sender<Arc<ByService>>,
 }
 
 impl Rules {
@@ -36,7 +43,11 @@ impl Rules {
     /// All that is wrong with the file.
     pub(crate) fn new(file: Option<&Path>) -> Result<Self, Problems> {
         let rules = file.map(file::read).transpose()?.unwrap_or_default();
-        Ok(Self { file: file.map(Path::to_owned), current: watch::channel(Arc::new(rules.into())).0 })
+        Ok(Self {
+            file: file.map(Path::to_owned),
+            current: watch::channel(Arc::new(rules.into())).0,
+            methods: watch::Sender::default(),
+        })
     }
 
     /// Is told whenever they change.
@@ -51,6 +62,22 @@ impl Rules {
             if is_other {
                 rules.follow(current);
                 *current = Arc::new(rules);
+            }
+            is_other
+        })
+    }
+
+    /// What MethodPolicies say, now and whenever it changes.
+    pub(crate) fn methods(&self) -> watch::Receiver<Arc<ByService>> {
+        self.methods.subscribe()
+    }
+
+    /// From now on MethodPolicies say this. Says whether that is a change.
+    pub(crate) fn set_methods(&self, methods: ByService) -> bool {
+        self.methods.send_if_modified(|current| {
+            let is_other = **current != methods;
+            if is_other {
+                *current = Arc::new(methods);
             }
             is_other
         })

@@ -169,6 +169,7 @@ impl ControlPlane {
         if let Some(mesh) = listed.mesh {
             directory.await_all(mesh);
         }
+        directory.set_methods(&rules.methods().borrow());
         Ok(Self {
             ca,
             credentials,
@@ -253,6 +254,7 @@ impl ControlPlane {
                 directory.tick_for_ever(),
                 credentials.keep_fresh(&ca, svid, &state_dir),
                 rules.keep(),
+                follow_methods(&rules, &directory),
                 forget_services(&cluster, &directory),
             );
         };
@@ -270,6 +272,16 @@ impl ControlPlane {
         result?;
         tracing::info!("stopped");
         Ok(())
+    }
+}
+
+/// The directory takes what MethodPolicies say whenever it changes. Never ends.
+async fn follow_methods(rules: &Rules, directory: &Directory) {
+    let mut methods = rules.methods();
+    methods.mark_changed();
+    while methods.changed().await.is_ok() {
+        let now = Arc::clone(&methods.borrow_and_update());
+        directory.set_methods(&now);
     }
 }
 

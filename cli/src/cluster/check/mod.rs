@@ -1,11 +1,12 @@
 //! `weft cluster check`.
 //!
 //! The parts, in their order: `server` and, if Weft is not there, `rights`; `installation`, `webhook` and `trust`; then `pods`
-//! and `mesh`, which is what the control plane knows. A part that can't be looked at is a finding too.
+//! `mesh`, which is what the control plane knows, and `policies`. A part that can't be looked at is a finding too.
 
 mod installation;
 mod mesh;
 mod pods;
+mod policies;
 mod rights;
 mod server;
 mod trust;
@@ -69,6 +70,7 @@ pub(super) async fn run(api: anyhow::Result<Api>) -> Findings {
         }
     };
     mesh::check(&api, &pods, &installed.trust_domain, &mut findings).await;
+    policies::check(&api, &mut findings).await;
     findings
 }
 

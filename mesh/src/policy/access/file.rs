@@ -9,11 +9,10 @@ use super::{
 };
 use crate::{
     config::{self, Node, Problems, Reader, Table, Value},
-    names::{DEFAULT_NAMESPACE, ServiceName, is_label, shown},
+    names::{DEFAULT_NAMESPACE, LABEL, ServiceName, is_label, shown},
 };
 
 pub(super) const DEFAULTS: &str = "allow, deny";
-pub(super) const LABEL: &str = "1 to 63 of a-z, 0-9 and -, no - at either end";
 const ROOT_KEYS: &[&str] = &["namespace", "access", "services"];
 const ACCESS_KEYS: &[&str] = &["default", "audit", "namespaces"];
 const RULE_KEYS: &[&str] = &["allow", "audit", "paths"];

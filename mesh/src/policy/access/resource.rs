@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use super::{
     MeshRules, ServiceAccess,
-    file::{DEFAULTS, LABEL, read_default, read_mesh_access, read_rule_and_paths},
+    file::{DEFAULTS, read_default, read_mesh_access, read_rule_and_paths},
 };
 use crate::{
     config::{self, Node, Problems, Reader},
-    names::{is_label, shown},
+    names::{LABEL, is_label, shown},
 };
 
 const SPEC: &str = "spec";

@@ -135,6 +135,7 @@ fn service(service: &Service) -> Value {
         "endpoints": endpoints.collect::<Vec<_>>(),
         "contracts": contracts.collect::<Vec<_>>(),
         "breaker": breaker,
+        "method_policy": policy.map(|policy| policy.method_policy.as_str()).filter(|name| !name.is_empty()),
     })
 }
 

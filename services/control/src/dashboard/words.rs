@@ -39,7 +39,9 @@ pub(super) fn origin(origin: Origin) -> &'static str {
     match origin {
         Origin::Default => "default",
         Origin::ServiceOption => "service option",
+        Origin::ServicePolicy => "MethodPolicy for the service",
         Origin::MethodOption => "method option",
+        Origin::MethodPolicy => "MethodPolicy for the method",
         Origin::Unspecified => "unknown",
     }
 }

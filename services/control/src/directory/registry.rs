@@ -47,6 +47,7 @@ use self::{
 use crate::{
     claims::{Claims, Denied},
     directory::denials::Denials,
+    rules::ByService,
 };
 
 /// The SHA-256 of a descriptor set.
@@ -146,6 +147,8 @@ pub(crate) struct Registry {
     services: BTreeMap<ServiceName, Entry>,
     claims: Claims,
     departed: Departed,
+    /// What MethodPolicies put in the place of what contracts say.
+    methods: Arc<ByService>,
     events: Vec<Event>,
 }
 
@@ -159,6 +162,7 @@ impl Registry {
             services: BTreeMap::new(),
             claims: Claims::default(),
             departed: Departed::default(),
+            methods: Arc::default(),
             events: Vec::new(),
         }
     }
@@ -229,6 +233,19 @@ impl Registry {
         self.member(session).ok_or(SessionOver)?.policy = Some(policy);
         self.refresh(&session.service, now);
         Ok(())
+    }
+
+    /// From now on MethodPolicies say this. The watchers of services of which they say something else are told.
+    pub(crate) fn set_methods(&mut self, methods: Arc<ByService>, now: Instant) {
+        let before = std::mem::replace(&mut self.methods, methods);
+        let is_other = |service: &&ServiceName| before.get(*service) != self.methods.get(*service);
+        let changed: Vec<ServiceName> = self.services.keys().filter(is_other).cloned().collect();
+        for service in changed {
+            if let Some(entry) = self.services.get_mut(&service) {
+                entry.news.note(true, false);
+            }
+            self.tell_anew(&service, now);
+        }
     }
 
     /// Does what is due at `now`, and returns the members that were evicted.

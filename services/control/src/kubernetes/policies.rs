@@ -1,24 +1,30 @@
-//! The rules in the cluster's objects, AccessPolicies and the MeshDefaults, as plain state: which of them hold, and what the
-//! status of each has to say.
+//! The rules in the cluster's objects, AccessPolicies, MethodPolicies and the MeshDefaults, as plain state: which of them hold,
+//! and what the status of each has to say.
 //!
+//! - A MethodPolicy that is wrong has no effect; if it was right before, that version stays. The rest is about who may call.
 //! - An object that is wrong takes nothing away. If it was right before, that version stays. If it is new, nobody may call what
 //!   it is for: it may have been meant to be strict.
 //! - MeshDefaults that are new and wrong may have been meant to deny a namespace what its own policies allow, so these can't.
-//! - Of several for the same Service, or for all of a namespace, the oldest holds, whatever it says.
-//! - A namespace has [`namespace::MOST`] of them, with [`namespace::MOST_BYTES`], the oldest first. Nobody may call what the others are for.
-//!   If there are more than [`namespace::KEPT`], nobody may call anything in that namespace.
+//! - Of several of a kind for the same Service, or for all of a namespace, the oldest holds, whatever it says.
+//! - A namespace has [`aged::MOST`] of a kind, with [`aged::MOST_BYTES`], the oldest first. Nobody may call what the others are
+//!   for. If there are more than [`aged::KEPT`], nobody may call anything in that namespace.
 
+mod aged;
 pub(crate) mod due;
 mod entry;
+mod methods;
 mod namespace;
 mod object;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
 
 use weft_mesh::{
     config::Problems,
-    names::shown_up_to,
-    policy::{AccessPolicy, MeshRules},
+    names::{ServiceName, shown_up_to},
+    policy::{AccessPolicy, MeshRules, Overrides},
 };
 
 pub(crate) use self::{
@@ -27,17 +33,23 @@ pub(crate) use self::{
 };
 use self::{
     entry::{Content, Entry, Rule, Target},
+    methods::MethodsOf,
     namespace::{OfMesh, OfNamespace},
     object::DEFAULTS,
 };
-use crate::{kubernetes::workloads::Key, rules::InForce};
+use crate::{
+    kubernetes::workloads::Key,
+    rules::{InForce, OfService},
+};
 
 /// How much of what is wrong with an object its status says.
 const WHY_CHARS: usize = 1_000;
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct Policies {
     namespaces: BTreeMap<String, OfNamespace>,
+    methods: BTreeMap<String, MethodsOf>,
     defaults: Option<Entry<MeshRules>>,
     /// The namespaces that may say something else than before.
     changed: BTreeSet<String>,
@@ -47,7 +59,7 @@ impl Policies {
     /// An object is there.
     pub(crate) fn set(&mut self, kind: Kind, key: Key, object: Object) {
         match kind {
-            Kind::AccessPolicy => self.set_policy(key, object),
+            Kind::AccessPolicy | Kind::MethodPolicy => self.set_policy(kind, key, object),
             Kind::MeshDefaults if key.1 == DEFAULTS => self.set_defaults(&key, object),
             // The API server takes no other.
             Kind::MeshDefaults => {}
@@ -55,10 +67,10 @@ impl Policies {
     }
 
     /// A policy was read again, since there is room for it. What the watch has told meanwhile is newer.
-    pub(crate) fn read_again(&mut self, key: Key, object: Object) {
+    pub(crate) fn read_again(&mut self, kind: Kind, key: Key, object: Object) {
         self.look_again(&key.0);
-        if self.entry(&key).is_some_and(|entry| entry.is_left_out() && entry.is_of(&object)) {
-            self.set_policy(key, object);
+        if self.known(kind, &key).is_some_and(|known| known.is_left_out && known.is_of(&object)) {
+            self.set_policy(kind, key, object);
         }
     }
 
@@ -67,7 +79,13 @@ impl Policies {
         match kind {
             Kind::AccessPolicy => {
                 if let Some(of) = self.namespaces.get_mut(&key.0) {
-                    of.remove(&key.1);
+                    of.policies.remove(&key.1);
+                    self.changed.insert(key.0.clone());
+                }
+            }
+            Kind::MethodPolicy => {
+                if let Some(of) = self.methods.get_mut(&key.0) {
+                    of.policies.remove(&key.1);
                     self.changed.insert(key.0.clone());
                 }
             }
@@ -79,32 +97,36 @@ impl Policies {
     /// These are all objects of a kind: others are gone.
     pub(crate) fn retain(&mut self, kind: Kind, there: &BTreeSet<Key>) {
         let known: Vec<Key> = match kind {
-            Kind::AccessPolicy => {
-                let of = |(namespace, of): (&String, &OfNamespace)| {
-                    of.created.keys().map(|name| (namespace.clone(), name.clone())).collect::<Vec<_>>()
-                };
-                self.namespaces.iter().flat_map(of).collect()
-            }
+            Kind::AccessPolicy => names_of(&self.namespaces, |of| &of.policies.created),
+            Kind::MethodPolicy => names_of(&self.methods, |of| &of.policies.created),
             Kind::MeshDefaults => vec![(String::new(), DEFAULTS.to_owned())],
         };
         known.iter().filter(|key| !there.contains(*key)).for_each(|key| self.remove(kind, key));
-        if kind == Kind::AccessPolicy {
-            for (namespace, of) in self.namespaces.iter_mut().filter(|(_, of)| !of.beyond.is_empty()) {
-                let names = there.iter().filter(|key| key.0 == *namespace).map(|key| key.1.as_str());
-                of.retain_beyond(names);
-                self.changed.insert(namespace.clone());
+        let names_in = |namespace: &str| {
+            let namespace = namespace.to_owned();
+            there.iter().filter(move |key| key.0 == namespace).map(|key| key.1.as_str())
+        };
+        match kind {
+            Kind::AccessPolicy => {
+                for (namespace, of) in self.namespaces.iter_mut().filter(|(_, of)| !of.policies.beyond.is_empty()) {
+                    of.policies.retain_beyond(names_in(namespace));
+                    self.changed.insert(namespace.clone());
+                }
             }
+            Kind::MethodPolicy => {
+                for (namespace, of) in self.methods.iter_mut().filter(|(_, of)| !of.policies.beyond.is_empty()) {
+                    of.policies.retain_beyond(names_in(namespace));
+                    self.changed.insert(namespace.clone());
+                }
+            }
+            Kind::MeshDefaults => {}
         }
     }
 
     /// The status of an object was written.
     pub(crate) fn told(&mut self, kind: Kind, key: &Key, told: Told) {
-        let place = match kind {
-            Kind::AccessPolicy => self.entry(key).map(|entry| &mut entry.told),
-            Kind::MeshDefaults => self.defaults.as_mut().map(|entry| &mut entry.told),
-        };
-        if let Some(place) = place {
-            *place = Some(told);
+        if let Some(known) = self.known(kind, key) {
+            *known.told = Some(told);
         }
     }
 
@@ -115,38 +137,44 @@ impl Policies {
 
     /// When an object began to be accepted, or not, as its status says.
     pub(crate) fn since(&mut self, kind: Kind, key: &Key) -> Option<(bool, String)> {
-        let told = match kind {
-            Kind::AccessPolicy => self.entry(key)?.told.as_ref(),
-            Kind::MeshDefaults => self.defaults.as_ref()?.told.as_ref(),
-        };
+        let told = self.known(kind, key)?.told.as_ref();
         told.map(|told| (told.verdict.is_accepted, told.since.clone()))
     }
 
-    fn entry(&mut self, (namespace, name): &Key) -> Option<&mut Entry<Rule>> {
-        let of = self.namespaces.get_mut(namespace)?;
-        let created = *of.created.get(name)?;
-        of.by_age.get_mut(&(created, name.clone()))
+    fn known(&mut self, kind: Kind, (namespace, name): &Key) -> Option<Known<'_>> {
+        match kind {
+            Kind::AccessPolicy => self.namespaces.get_mut(namespace)?.policies.entry(name).map(Known::of),
+            Kind::MethodPolicy => self.methods.get_mut(namespace)?.policies.entry(name).map(Known::of),
+            Kind::MeshDefaults => self.defaults.as_mut().map(Known::of),
+        }
     }
 
     fn all_changed(&mut self) {
-        self.changed.extend(self.namespaces.keys().cloned());
+        self.changed.extend(self.namespaces.keys().chain(self.methods.keys()).cloned());
     }
 
-    fn set_policy(&mut self, key: Key, object: Object) {
+    fn set_policy(&mut self, kind: Kind, key: Key, object: Object) {
         // Most changes are those of its status.
-        if let Some(before) = self.entry(&key)
+        if let Some(before) = self.known(kind, &key)
             && before.is_of(&object)
-            && !before.is_left_out()
+            && !before.is_left_out
         {
             // Most of those are our own.
-            if before.told != object.told {
-                before.told = object.told;
+            if *before.told != object.told {
+                *before.told = object.told;
                 self.changed.insert(key.0);
             }
             return;
         }
         self.changed.insert(key.0.clone());
-        let of = self.namespaces.entry(key.0.clone()).or_default();
+        match kind {
+            Kind::MethodPolicy => self.set_methods(key, object),
+            Kind::AccessPolicy | Kind::MeshDefaults => self.set_access(key, object),
+        }
+    }
+
+    fn set_access(&mut self, key: Key, object: Object) {
+        let of = &mut self.namespaces.entry(key.0.clone()).or_default().policies;
         if !of.has_room(&key.1) {
             return;
         }
@@ -161,10 +189,25 @@ impl Policies {
                 last: before.and_then(|before| before.content.last()),
             },
         };
-        let age = (object.created, key.1.clone());
-        of.created.insert(key.1, object.created);
-        of.by_age.insert(age.clone(), Entry::new(object, content));
-        of.trim(&age);
+        of.put(key.1, object.created, Entry::new(object, content));
+    }
+
+    fn set_methods(&mut self, key: Key, object: Object) {
+        let of = &mut self.methods.entry(key.0.clone()).or_default().policies;
+        if !of.has_room(&key.1) {
+            return;
+        }
+        let before = of.remove(&key.1).filter(|before| before.uid == object.uid);
+        let read = Overrides::read(&Kind::MethodPolicy.origin(&key), &object.spec_node());
+        let read = read.map_err(|problems| why(Kind::MethodPolicy, &key, &problems)).and_then(|values| {
+            let service = ServiceName::new(&values.service, &key.0).map_err(|error| error.to_string())?;
+            Ok(Arc::new(OfService { service, name: format!("{}/{}", key.0, key.1), values }))
+        });
+        let content = match read {
+            Ok(of_service) => Content::Valid(of_service),
+            Err(why) => Content::Invalid { why, target: None, last: before.and_then(|before| before.content.last()) },
+        };
+        of.put(key.1, object.created, Entry::new(object, content));
     }
 
     fn set_defaults(&mut self, key: &Key, object: Object) {
@@ -198,6 +241,12 @@ impl Policies {
         settled.is_whole = self.changed.is_empty();
         let now: BTreeSet<String> = now;
         for namespace in now {
+            if let Some(of) = self.methods.get_mut(&namespace) {
+                of.settle(&namespace, &mut settled);
+                if of.policies.is_empty() {
+                    self.methods.remove(&namespace);
+                }
+            }
             let Some(of) = self.namespaces.get_mut(&namespace) else { continue };
             let of_mesh = match defaults.namespaces.contains_key(&namespace) {
                 _ if is_unknown => OfMesh::Unknown,
@@ -205,16 +254,18 @@ impl Policies {
                 false => OfMesh::Nothing,
             };
             of.settle(&namespace, of_mesh, &mut settled);
-            if of.is_empty() {
+            if of.policies.is_empty() {
                 self.namespaces.remove(&namespace);
             }
         }
         let (mut services, mut closed) = (HashMap::new(), HashSet::new());
         for (namespace, of) in &self.namespaces {
             services.extend(of.rules.iter().cloned());
-            if !of.beyond.is_empty() {
+            if !of.policies.beyond.is_empty() {
                 closed.insert(namespace.clone());
-                settled.lists_again |= of.lacks_some();
+            }
+            if of.policies.lacks_some() {
+                settled.lists_again.insert(Kind::AccessPolicy);
             }
             if let Some(is_allowed) = of.default.filter(|is_allowed| !(is_unknown && *is_allowed)) {
                 // What MeshDefaults says wins, also before the namespace is settled again.
@@ -222,6 +273,10 @@ impl Policies {
             }
         }
         settled.rules = InForce::new(defaults, services).closing(closed);
+        settled.methods = self.methods.values().flat_map(MethodsOf::of).collect();
+        if self.methods.values().any(|of| of.policies.lacks_some()) {
+            settled.lists_again.insert(Kind::MethodPolicy);
+        }
         settled
     }
 
@@ -242,6 +297,34 @@ impl Policies {
         entry.say(Kind::MeshDefaults, (String::new(), DEFAULTS.to_owned()), verdict, settled);
         rules
     }
+}
+
+/// What is kept of an object of any kind.
+struct Known<'a> {
+    uid: &'a str,
+    generation: i64,
+    is_left_out: bool,
+    told: &'a mut Option<Told>,
+}
+
+impl<'a> Known<'a> {
+    fn of<T>(entry: &'a mut Entry<T>) -> Self {
+        let is_left_out = matches!(entry.content, Content::LeftOut(_));
+        Self { uid: &entry.uid, generation: entry.generation, is_left_out, told: &mut entry.told }
+    }
+
+    /// Whether the object says the same: a generation is that of its spec.
+    fn is_of(&self, object: &Object) -> bool {
+        self.uid == object.uid && self.generation == object.generation
+    }
+}
+
+/// The policies of all namespaces by name.
+fn names_of<T>(namespaces: &BTreeMap<String, T>, created: impl Fn(&T) -> &HashMap<String, i64>) -> Vec<Key> {
+    let of = |(namespace, of): (&String, &T)| {
+        created(of).keys().map(|name| (namespace.clone(), name.clone())).collect::<Vec<_>>()
+    };
+    namespaces.iter().flat_map(of).collect()
 }
 
 /// What is wrong with an object, for its status: each problem names its field.

@@ -177,6 +177,7 @@ fn policy_json(policy: &policy::ServicePolicy) -> Value {
                 "ratio": slow_call.ratio,
             })),
         })),
+        "methodPolicy": Some(policy.method_policy.as_str()).filter(|name| !name.is_empty()),
     })
 }
 

@@ -239,6 +239,9 @@ fn breaker_line(policy: &ServicePolicy) -> Markup {
         @if let Some(breaker) = &policy.breaker {
             p.breaker { b { "Breaker" } " " (text(breaker)) " " (origin(breaker.origin())) }
         }
+        @if !policy.method_policy.is_empty() {
+            p.breaker { b { "MethodPolicy" } " " (policy.method_policy) }
+        }
     }
 }
 

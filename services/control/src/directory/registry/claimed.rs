@@ -118,6 +118,7 @@ impl Claimed {
             None => Contract { name: name.to_owned(), ..Contract::default() },
         };
         let breaker = known.map_or_else(default, |known| known.breaker.clone());
-        Arc::new(ServicePolicy { contracts: self.contracts().map(contract).collect(), breaker })
+        let contracts = self.contracts().map(contract).collect();
+        Arc::new(ServicePolicy { contracts, breaker, ..ServicePolicy::default() })
     }
 }

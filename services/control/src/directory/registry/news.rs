@@ -106,7 +106,9 @@ impl Registry {
         let Some(entry) = self.services.get_mut(service) else { return };
         let has_policy = entry.news.policy.take(now);
         if has_policy {
-            entry.policy = entry.claimed.policy(entry.described.as_ref().map(|(_, policy)| policy));
+            let of_contracts = entry.claimed.policy(entry.described.as_ref().map(|(_, policy)| policy));
+            let with_methods = self.methods.get(service).and_then(|methods| methods.in_place_of(&of_contracts));
+            entry.policy = with_methods.map_or(of_contracts, Arc::new);
             entry.news.claims.is_there = false;
         }
         if has_policy || entry.news.claims.take(now) {
@@ -131,21 +133,30 @@ impl Registry {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeSet, sync::Arc, time::Duration};
+    use std::{
+        collections::{BTreeSet, HashMap},
+        sync::Arc,
+        time::Duration,
+    };
 
     use weft_contracts::weft::{
         discovery::v1::{Endpoint, Health, Protocol},
         policy::v1::{Contract, Method, ServicePolicy},
     };
 
+    use weft_mesh::{config::Node, policy::Overrides};
+
     use super::*;
-    use crate::directory::registry::Announcement;
+    use crate::{
+        directory::registry::Announcement,
+        rules::{ByService, OfService},
+    };
 
     fn policy(method: &str) -> Arc<ServicePolicy> {
         let methods = vec![Method { name: method.into(), ..Method::default() }];
         Arc::new(ServicePolicy {
             contracts: vec![Contract { name: "shop.Users".into(), methods, stands_in_for: Vec::new() }],
-            breaker: None,
+            ..ServicePolicy::default()
         })
     }
 
@@ -183,6 +194,38 @@ mod tests {
         registry.announce(announcement(1, &known, Protocol::Http2, "shop.Other"), Instant::now()).unwrap();
         let made = &registry.services[&users].policy;
         assert!(!Arc::ptr_eq(made, &known) && made.contracts[0].name == "shop.Other");
+    }
+
+    fn methods(timeout: &str) -> Arc<ByService> {
+        let service = ServiceName::parse("users.shop").unwrap();
+        let spec =
+            serde_json::json!({"service": "users", "methods": [{"method": "shop.Users/Get", "timeout": timeout}]});
+        let values = Overrides::read("MethodPolicy shop/slow", &Node::of_json(&spec)).unwrap();
+        let of = OfService { service: service.clone(), name: "shop/slow".into(), values };
+        Arc::new(HashMap::from([(service, Arc::new(of))]))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_method_policy_takes_the_place_of_a_contract_until_it_is_gone() {
+        let now = Instant::now();
+        let mut registry = Registry::new(1, now);
+        let users = ServiceName::parse("users.shop").unwrap();
+        // It may be there before its service.
+        registry.set_methods(methods("1s"), now);
+        registry.announce(announcement(1, &policy("Get"), Protocol::Http2, "shop.Users"), now).unwrap();
+        let seconds = |registry: &Registry| {
+            let policy = &registry.services[&users].policy;
+            let timeout = policy.contracts[0].methods[0].timeout.as_ref();
+            (policy.method_policy.clone(), timeout.and_then(|timeout| Some(timeout.value?.seconds)))
+        };
+        assert_eq!(seconds(&registry), ("shop/slow".to_owned(), Some(1)));
+        told(&mut registry);
+        registry.set_methods(methods("2s"), now);
+        assert_eq!((seconds(&registry).1, told(&mut registry)), (Some(2), 1));
+        registry.set_methods(methods("2s"), now);
+        assert_eq!(told(&mut registry), 0, "it says the same");
+        registry.set_methods(Arc::default(), now);
+        assert_eq!((seconds(&registry), told(&mut registry)), ((String::new(), None), 1));
     }
 
     #[tokio::test(start_paused = true)]

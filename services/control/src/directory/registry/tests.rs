@@ -270,7 +270,7 @@ async fn the_largest_snapshot_fits_a_message() {
     let methods = vec![method; limits::POLICY_BYTES / 1_010];
     let policy = ServicePolicy {
         contracts: vec![Contract { name: "t.S".into(), methods, stands_in_for: Vec::new() }],
-        breaker: None,
+        ..ServicePolicy::default()
     };
     assert!(policy.encoded_len() > limits::POLICY_BYTES * 9 / 10 && policy.encoded_len() <= limits::POLICY_BYTES);
     registry.describe(&session.unwrap(), Arc::new(policy), now).unwrap();
@@ -287,7 +287,7 @@ async fn the_newest_known_policy_holds_until_a_newer_one_is_known() {
     let policy = |method: &str| {
         let methods = vec![Method { name: method.into(), ..Method::default() }];
         let contracts = vec![Contract { name: "shop.Users".into(), methods, stands_in_for: Vec::new() }];
-        Arc::new(ServicePolicy { contracts, breaker: None })
+        Arc::new(ServicePolicy { contracts, ..ServicePolicy::default() })
     };
     let methods = |registry: &Registry| -> Vec<String> {
         let policy = registry.snapshot(&name("users.shop")).unwrap().policy.unwrap();

@@ -13,6 +13,7 @@ use kube::{
         watcher::{self, Event, watcher},
     },
 };
+use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::{
     sync::watch,
@@ -20,7 +21,7 @@ use tokio::{
 };
 use weft_mesh::limits::Rate;
 
-use super::{MANAGER, TIMEOUT};
+use super::{MANAGER, TIMEOUT, seen::Seen};
 use crate::{
     directory::rates::Buckets,
     kubernetes::{
@@ -53,7 +54,16 @@ const UNREADABLE: Duration = Duration::from_secs(60);
 /// The longest reason and message that are taken from a status.
 const TOLD_BYTES: usize = 8 * 1024;
 
-type Events = Pin<Box<dyn Stream<Item = watcher::Result<Event<DynamicObject>>> + Send>>;
+type Found = Seen<DynamicObject, Content>;
+type Events = Pin<Box<dyn Stream<Item = watcher::Result<Event<Found>>> + Send>>;
+
+/// What is read of an object.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct Content {
+    spec: Value,
+    status: Value,
+}
 
 /// The objects of a kind, as they are followed.
 struct Followed {
@@ -81,7 +91,7 @@ enum State {
 
 /// Whether the API server has a kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Found {
+enum Has {
     Yes,
     No,
     Unknown,
@@ -90,40 +100,47 @@ enum Found {
 /// What a request to the API server has come to.
 enum Done {
     Told(Kind, Key, Result<Told, String>),
-    Read(Key, Option<Object>),
+    Read(Kind, Key, Option<Object>),
 }
 
 /// Keeps the rules as the objects say, once `are_read`. Ends only if there are rules that can't be read, where there were none
 /// when it began, and says why. A control plane that starts anew waits for them.
 pub(super) async fn keep(client: Client, rules: Arc<Rules>, are_read: watch::Sender<bool>) -> anyhow::Error {
-    let mut of_policies = Followed::start(&client, Kind::AccessPolicy);
+    let mut of_access = Followed::start(&client, Kind::AccessPolicy);
+    let mut of_methods = Followed::start(&client, Kind::MethodPolicy);
     let mut of_defaults = Followed::start(&client, Kind::MeshDefaults);
     let mut keeper = Keeper::new(client);
     loop {
         keeper.write();
         let are_told = *are_read.borrow();
-        let is_ready = of_policies.state != State::Waiting && of_defaults.state != State::Waiting;
-        tokio::select! {
-            Some(event) = of_policies.events.next() => {
-                if let Err(error) = keeper.take(&mut of_policies, event, are_told).await {
-                    return error;
-                }
+        let is_ready = [&of_access, &of_methods, &of_defaults].iter().all(|followed| followed.state != State::Waiting);
+        let taken = tokio::select! {
+            Some(event) = of_access.events.next() => keeper.take(&mut of_access, event, are_told).await,
+            Some(event) = of_methods.events.next() => keeper.take(&mut of_methods, event, are_told).await,
+            Some(event) = of_defaults.events.next() => keeper.take(&mut of_defaults, event, are_told).await,
+            Some(done) = keeper.running.next() => {
+                keeper.done(done);
+                Ok(())
             }
-            Some(event) = of_defaults.events.next() => {
-                if let Err(error) = keeper.take(&mut of_defaults, event, are_told).await {
-                    return error;
-                }
-            }
-            Some(done) = keeper.running.next() => keeper.done(done),
-            () = due(keeper.write_at) => {}
+            () = due(keeper.write_at) => Ok(()),
             () = due(keeper.list_at) => {
                 keeper.list_at = None;
-                of_policies.begin_anew(&keeper.client);
+                let lists_again = std::mem::take(&mut keeper.lists_again);
+                for followed in [&mut of_access, &mut of_methods] {
+                    if lists_again.contains(&followed.kind) {
+                        followed.begin_anew(&keeper.client);
+                    }
+                }
+                Ok(())
             }
             () = due(keeper.settle_at), if is_ready => {
                 keeper.settle(&rules);
                 are_read.send_replace(true);
+                Ok(())
             }
+        };
+        if let Err(error) = taken {
+            return error;
         }
     }
 }
@@ -143,11 +160,12 @@ struct Keeper {
     due: Due,
     running: FuturesUnordered<BoxFuture<'static, Done>>,
     /// The policies that are read again.
-    reading: BTreeSet<Key>,
+    reading: BTreeSet<(Kind, Key)>,
     /// It was logged that statuses can't be written.
     is_failing: bool,
-    /// When to list all policies again.
+    /// When to list all policies again, and of which kinds.
     list_at: Option<Instant>,
+    lists_again: BTreeSet<Kind>,
     /// When to look again for statuses that may be written.
     write_at: Option<Instant>,
     /// How often each namespace may change the rules.
@@ -167,6 +185,7 @@ impl Keeper {
             reading: BTreeSet::new(),
             is_failing: false,
             list_at: None,
+            lists_again: BTreeSet::new(),
             write_at: None,
             rates: Buckets::new(SETTLED_OF_NAMESPACE),
             settled: Instant::now(),
@@ -179,7 +198,7 @@ impl Keeper {
     async fn take(
         &mut self,
         from: &mut Followed,
-        event: watcher::Result<Event<DynamicObject>>,
+        event: watcher::Result<Event<Found>>,
         are_told: bool,
     ) -> anyhow::Result<()> {
         match from.take(event, &self.client, &mut self.policies).await {
@@ -201,24 +220,28 @@ impl Keeper {
     fn settle(&mut self, rules: &Rules) {
         (self.settled, self.settle_at) = (Instant::now(), None);
         let (rates, at) = (&mut self.rates, self.settled);
-        let Settled { rules: now, is_whole, verdicts, to_read, lists_again } =
+        let Settled { rules: now, methods, is_whole, verdicts, to_read, lists_again } =
             self.policies.settle(|namespace| rates.take(namespace, at));
         if rules.set(now) {
             tracing::debug!("the rules for who may call have changed");
         }
-        if lists_again {
+        if rules.set_methods(methods) {
+            tracing::debug!("what MethodPolicies say has changed");
+        }
+        if !lists_again.is_empty() {
+            self.lists_again.extend(lists_again);
             self.list_at = self.list_at.or(Some(at + LIST_PAUSE));
         }
         if !is_whole {
             self.settle_in(NEXT_LOOK);
         }
         verdicts.into_iter().for_each(|(kind, key, verdict)| self.due.set(kind, key, verdict));
-        for key in to_read {
+        for (kind, key) in to_read {
             if self.reading.len() >= READ_AT_ONCE {
                 // When one of them is done, it is settled again.
                 self.policies.look_again(&key.0);
-            } else if self.reading.insert(key.clone()) {
-                self.running.push(Box::pin(read_again(self.client.clone(), key)));
+            } else if self.reading.insert((kind, key.clone())) {
+                self.running.push(Box::pin(read_again(self.client.clone(), kind, key)));
             }
         }
     }
@@ -254,11 +277,11 @@ impl Keeper {
                     }
                 }
             }
-            Done::Read(key, object) => {
-                self.reading.remove(&key);
+            Done::Read(kind, key, object) => {
+                self.reading.remove(&(kind, key.clone()));
                 match object {
                     Some(object) => {
-                        self.policies.read_again(key, object);
+                        self.policies.read_again(kind, key, object);
                         self.settle_in(SETTLE_PAUSE);
                     }
                     None => {
@@ -273,7 +296,7 @@ impl Keeper {
 
 /// A list of all objects of a kind, and then a watch.
 fn events(client: &Client, kind: Kind) -> Events {
-    let api = Api::<DynamicObject>::all_with(client.clone(), &resource(kind));
+    let api = Api::<Found>::all_with(client.clone(), &resource(kind));
     Box::pin(watcher(api, watcher::Config::default().page_size(PAGE)).default_backoff())
 }
 
@@ -299,7 +322,7 @@ impl Followed {
     /// As [`keep`] says.
     async fn take(
         &mut self,
-        event: watcher::Result<Event<DynamicObject>>,
+        event: watcher::Result<Event<Found>>,
         client: &Client,
         to: &mut Policies,
     ) -> anyhow::Result<()> {
@@ -336,17 +359,17 @@ impl Followed {
         let (kind, plural) = (self.kind.as_str(), self.kind.plural());
         let before = self.state;
         let found = match before {
-            State::Known | State::Broken => Found::Unknown,
+            State::Known | State::Broken => Has::Unknown,
             State::Waiting | State::Missing => find(client, self.kind).await,
         };
         self.state = match (before, found) {
             (State::Known | State::Broken, _) => State::Broken,
-            (_, Found::No) => State::Missing,
+            (_, Has::No) => State::Missing,
             (before, _) => before,
         };
         let error = error.to_string();
         match (before, found) {
-            (State::Missing, Found::Yes) => {
+            (State::Missing, Has::Yes) => {
                 let since = *self.unreadable.get_or_insert_with(|| {
                     tracing::warn!(
                         kind,
@@ -357,12 +380,12 @@ impl Followed {
                     Instant::now()
                 });
                 anyhow::ensure!(
-                    since.elapsed() < UNREADABLE,
+                    since.elapsed() < UNREADABLE || self.kind == Kind::MethodPolicy,
                     "there may be rules for who may call, and {plural}.{GROUP} can't be read: {error}; the control plane \
                      needs the right to list and watch them, which `weft install` has"
                 );
             }
-            (_, Found::No) => self.unreadable = None,
+            (_, Has::No) => self.unreadable = None,
             _ => {}
         }
         match (before, self.state) {
@@ -381,13 +404,13 @@ impl Followed {
 }
 
 /// Whether the API server says that it has a kind. Its answer to a list is no proof: that may be a lack of rights.
-async fn find(client: &Client, kind: Kind) -> Found {
+async fn find(client: &Client, kind: Kind) -> Has {
     match timeout(TIMEOUT, client.list_api_group_resources(&format!("{GROUP}/{VERSION}"))).await {
-        Ok(Ok(found)) if found.resources.iter().any(|resource| resource.name == kind.plural()) => Found::Yes,
-        Ok(Ok(_)) => Found::No,
+        Ok(Ok(found)) if found.resources.iter().any(|resource| resource.name == kind.plural()) => Has::Yes,
+        Ok(Ok(_)) => Has::No,
         // It says so in plain text.
-        Ok(Err(kube::Error::Api(status))) if status.code == 404 => Found::No,
-        _ => Found::Unknown,
+        Ok(Err(kube::Error::Api(status))) if status.code == 404 => Has::No,
+        _ => Has::Unknown,
     }
 }
 
@@ -401,26 +424,25 @@ fn resource(kind: Kind) -> ApiResource {
     }
 }
 
-fn key(object: &DynamicObject) -> Key {
+fn key(object: &Found) -> Key {
     (object.namespace().unwrap_or_default(), object.name_any())
 }
 
-fn object(found: DynamicObject) -> Object {
-    let told = told(&found.data);
+fn object(found: Found) -> Object {
+    let Content { spec, status } = found.content;
     let metadata = found.metadata;
-    let mut data = found.data;
     Object {
         uid: metadata.uid.unwrap_or_default(),
         created: metadata.creation_timestamp.map_or(0, |time| time.0.as_second()),
         generation: metadata.generation.unwrap_or_default(),
-        spec: data.get_mut("spec").map(Value::take).unwrap_or_default(),
-        told,
+        spec,
+        told: told(&status),
     }
 }
 
 /// What the condition `Accepted` says. `None` if it is not as the control plane writes it.
-fn told(data: &Value) -> Option<Told> {
-    let conditions = data["status"]["conditions"].as_array()?;
+fn told(status: &Value) -> Option<Told> {
+    let conditions = status["conditions"].as_array()?;
     let condition = conditions.iter().find(|condition| condition["type"] == "Accepted")?;
     let text = |key: &str| condition[key].as_str().filter(|text| text.len() <= TOLD_BYTES).map(str::to_owned);
     let verdict = Verdict {
@@ -473,19 +495,19 @@ async fn tell(client: Client, kind: Kind, key: Key, verdict: Verdict, since: Opt
 }
 
 /// Reads a policy that there was no room for before.
-async fn read_again(client: Client, key: Key) -> Done {
-    let api = api_of(&client, Kind::AccessPolicy, &key.0);
+async fn read_again(client: Client, kind: Kind, key: Key) -> Done {
+    let api = api_of(&client, kind, &key.0);
     // Like the watch, this needs the right to list and no other.
     let params = ListParams::default().fields(&format!("metadata.name={}", key.1));
     let found = timeout(TIMEOUT, api.list(&params)).await;
     sleep(STATUS_PAUSE).await;
     let found = found.ok().and_then(Result::ok).and_then(|found| found.items.into_iter().next());
-    Done::Read(key, found.map(object))
+    Done::Read(kind, key, found.map(object))
 }
 
-fn api_of(client: &Client, kind: Kind, namespace: &str) -> Api<DynamicObject> {
+fn api_of(client: &Client, kind: Kind, namespace: &str) -> Api<Found> {
     match kind {
-        Kind::AccessPolicy => Api::namespaced_with(client.clone(), namespace, &resource(kind)),
+        Kind::AccessPolicy | Kind::MethodPolicy => Api::namespaced_with(client.clone(), namespace, &resource(kind)),
         Kind::MeshDefaults => Api::all_with(client.clone(), &resource(kind)),
     }
 }

@@ -1,6 +1,6 @@
 //! What is kept of an object.
 
-use std::{fmt, sync::Arc};
+use std::{collections::BTreeSet, fmt, sync::Arc};
 
 use weft_mesh::{
     names::{NameError, ServiceName},
@@ -8,7 +8,10 @@ use weft_mesh::{
 };
 
 use super::object::{Kind, Object, Told, Verdict};
-use crate::{kubernetes::workloads::Key, rules::InForce};
+use crate::{
+    kubernetes::workloads::Key,
+    rules::{ByService, InForce},
+};
 
 /// An object, and what it says: a `T`.
 #[derive(Debug)]
@@ -35,7 +38,7 @@ pub(super) enum Content<T> {
     LeftOut(Option<Target>),
 }
 
-/// What a policy says.
+/// What an AccessPolicy says.
 #[derive(Debug, Clone)]
 pub(super) enum Rule {
     Service(ServiceName, Arc<ServiceAccess>),
@@ -53,14 +56,16 @@ pub(super) enum Target {
 #[derive(Debug, Default)]
 pub(crate) struct Settled {
     pub(crate) rules: InForce,
+    /// What MethodPolicies say.
+    pub(crate) methods: ByService,
     /// All that has changed is in them.
     pub(crate) is_whole: bool,
     /// The objects whose status says something else.
     pub(crate) verdicts: Vec<(Kind, Key, Verdict)>,
     /// The policies that there was no room for, and now is.
-    pub(crate) to_read: Vec<Key>,
-    /// There is room for policies of which not even the names are known.
-    pub(crate) lists_again: bool,
+    pub(crate) to_read: Vec<(Kind, Key)>,
+    /// The kinds of which there is room for policies of which not even the names are known.
+    pub(crate) lists_again: BTreeSet<Kind>,
 }
 
 impl<T> Entry<T> {
@@ -89,14 +94,20 @@ impl<T> Entry<T> {
     }
 }
 
-impl Entry<Rule> {
+/// What a policy says.
+pub(super) trait Says {
+    /// What nobody may call while the policy is wrong or left out. `None`: it takes nothing away then.
+    fn closes(&self) -> Option<Target>;
+}
+
+impl<T: Says> Entry<T> {
     pub(super) fn is_left_out(&self) -> bool {
         matches!(self.content, Content::LeftOut(_))
     }
 
     pub(super) fn leave_out(&mut self) {
         let target = match &self.content {
-            Content::Valid(rule) => Some(rule.target()),
+            Content::Valid(rule) => rule.closes(),
             Content::Invalid { target, .. } | Content::LeftOut(target) => target.clone(),
         };
         self.content = Content::LeftOut(target);
@@ -111,6 +122,12 @@ impl<T> Content<T> {
             Self::Invalid { last, .. } => last,
             Self::LeftOut(_) => None,
         }
+    }
+}
+
+impl Says for Rule {
+    fn closes(&self) -> Option<Target> {
+        Some(self.target())
     }
 }
 

@@ -12,6 +12,7 @@ pub(super) const DEFAULTS: &str = "default";
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Kind {
     AccessPolicy,
+    MethodPolicy,
     MeshDefaults,
 }
 
@@ -20,6 +21,7 @@ impl Kind {
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::AccessPolicy => "AccessPolicy",
+            Self::MethodPolicy => "MethodPolicy",
             Self::MeshDefaults => "MeshDefaults",
         }
     }
@@ -28,6 +30,7 @@ impl Kind {
     pub(crate) const fn plural(self) -> &'static str {
         match self {
             Self::AccessPolicy => "accesspolicies",
+            Self::MethodPolicy => "methodpolicies",
             Self::MeshDefaults => "meshdefaults",
         }
     }
@@ -35,7 +38,7 @@ impl Kind {
     /// An object in messages and logs.
     pub(super) fn origin(self, (namespace, name): &Key) -> String {
         match self {
-            Self::AccessPolicy => format!("{} {namespace}/{name}", self.as_str()),
+            Self::AccessPolicy | Self::MethodPolicy => format!("{} {namespace}/{name}", self.as_str()),
             Self::MeshDefaults => format!("{} {name}", self.as_str()),
         }
     }

@@ -4,9 +4,10 @@ use serde_json::{Value, json};
 use weft_mesh::{names::ServiceName, policy::DefaultAccess};
 
 use super::{
-    namespace::{KEPT, MOST},
+    aged::{KEPT, MOST},
     *,
 };
+use crate::rules::ByService;
 
 /// An object of the first generation.
 fn object(created: i64, spec: Value) -> Object {
@@ -27,13 +28,24 @@ struct Shop {
     policies: Policies,
     rules: InForce,
     said: BTreeMap<String, (bool, String, String)>,
-    to_read: Vec<Key>,
+    to_read: Vec<(Kind, Key)>,
+    methods: ByService,
 }
 
 impl Shop {
     fn set(&mut self, name: &str, object: Object) {
         self.policies.set(Kind::AccessPolicy, key(name), object);
         self.settle();
+    }
+
+    fn set_methods(&mut self, name: &str, object: Object) {
+        self.policies.set(Kind::MethodPolicy, key(name), object);
+        self.settle();
+    }
+
+    /// The MethodPolicy that holds for a Service.
+    fn methods(&self, service: &str) -> Option<&str> {
+        self.methods.get(&ServiceName::new(service, "shop").unwrap()).map(|of| of.name.as_str())
     }
 
     fn set_defaults(&mut self, object: Object) {
@@ -49,9 +61,9 @@ impl Shop {
 
     /// As it is done with statuses: each is written.
     fn settle(&mut self) {
-        let Settled { rules, is_whole, verdicts, to_read, lists_again: _ } = self.policies.settle(|_| true);
+        let Settled { rules, methods, is_whole, verdicts, to_read, lists_again: _ } = self.policies.settle(|_| true);
         assert!(is_whole);
-        (self.rules, self.to_read) = (rules, to_read);
+        (self.rules, self.methods, self.to_read) = (rules, methods, to_read);
         for (kind, key, verdict) in verdicts {
             let said = (verdict.is_accepted, verdict.reason.clone(), verdict.message.clone());
             self.said.insert(key.1.clone(), said);
@@ -243,7 +255,8 @@ fn a_namespace_has_only_so_many() {
     // The youngest are first on the list, so each takes the room of another.
     for number in (0..MOST + 50).rev() {
         shop.policies.set(Kind::AccessPolicy, key(&service(number)), object(number as i64, spec(number)));
-        let kept = shop.policies.namespaces["shop"].by_age.values().filter(|entry| !entry.is_left_out()).count();
+        let kept =
+            shop.policies.namespaces["shop"].policies.by_age.values().filter(|entry| !entry.is_left_out()).count();
         assert!(kept <= MOST, "{kept}");
     }
     shop.settle();
@@ -257,14 +270,14 @@ fn a_namespace_has_only_so_many() {
     );
     // Room for one.
     shop.remove(&service(7));
-    assert_eq!(shop.to_read, [key(&service(MOST))]);
+    assert_eq!(shop.to_read, [(Kind::AccessPolicy, key(&service(MOST)))]);
     // What is older than the watch says is not taken, nor what is gone.
     let newer = Object { generation: 2, ..object(MOST as i64, allow("other", &["any"])) };
-    shop.policies.read_again(key(&service(MOST)), newer);
-    shop.policies.read_again(key("gone"), object(0, allow("other", &["any"])));
+    shop.policies.read_again(Kind::AccessPolicy, key(&service(MOST)), newer);
+    shop.policies.read_again(Kind::AccessPolicy, key("gone"), object(0, allow("other", &["any"])));
     shop.settle();
     assert_eq!(shop.allowed("other"), None);
-    shop.policies.read_again(key(&service(MOST)), object(MOST as i64, spec(MOST)));
+    shop.policies.read_again(Kind::AccessPolicy, key(&service(MOST)), object(MOST as i64, spec(MOST)));
     shop.settle();
     assert_eq!((shop.allowed(&service(MOST)).unwrap(), shop.to_read.len()), ("web".into(), 0));
     assert!(shop.said(&service(MOST)).0);
@@ -281,7 +294,7 @@ fn a_namespace_with_far_too_many_is_closed_and_they_are_only_counted() {
         shop.policies.set(Kind::AccessPolicy, policy(number), object(-(number as i64), spec(number)));
     }
     shop.settle();
-    let of = &shop.policies.namespaces["shop"];
+    let of = &shop.policies.namespaces["shop"].policies;
     assert_eq!((of.by_age.len(), of.created.len(), of.beyond.len()), (KEPT, KEPT, 2 * KEPT));
     let callers = |shop: &Shop, service: &str| {
         let access = shop.rules.of_pod("shop", &[ServiceName::new(service, "shop").unwrap()]);
@@ -295,7 +308,7 @@ fn a_namespace_with_far_too_many_is_closed_and_they_are_only_counted() {
         shop.policies.remove(Kind::AccessPolicy, &policy(number));
     }
     let settled = shop.policies.settle(|_| true);
-    assert!(settled.lists_again);
+    assert_eq!(settled.lists_again, BTreeSet::from([Kind::AccessPolicy]));
     shop.settle();
     assert_eq!(callers(&shop, "s00000").unwrap(), "nobody");
     // They are listed again.
@@ -306,7 +319,7 @@ fn a_namespace_with_far_too_many_is_closed_and_they_are_only_counted() {
     shop.policies.retain(Kind::AccessPolicy, &left.iter().map(|number| policy(*number)).collect());
     shop.settle();
     assert_eq!((callers(&shop, "s00000").unwrap(), callers(&shop, "other")), ("any".into(), None));
-    assert_eq!(shop.policies.namespaces["shop"].by_age.len(), 199);
+    assert_eq!(shop.policies.namespaces["shop"].policies.by_age.len(), 199);
 }
 
 #[test]
@@ -327,4 +340,57 @@ fn large_policies_take_the_room_of_several() {
     shop.set("p0", Object { generation: 2, ..object(0, spec) });
     assert_eq!((shop.said("p0").0, shop.said("p1").1), (true, "TooMany"));
     assert_eq!(shop.allowed("s1").unwrap(), "nobody");
+}
+
+#[test]
+fn a_method_policy_holds_for_its_service() {
+    let mut shop = Shop::default();
+    let slow = |timeout: &str| json!({"service": "orders", "timeout": timeout});
+    shop.set_methods("late", object(9, slow("9s")));
+    assert_eq!(shop.said("late"), (true, "Accepted", "it holds for the Service orders"));
+    shop.set_methods("early", object(5, slow("5s")));
+    assert_eq!(shop.methods("orders"), Some("shop/early"));
+    let told = "MethodPolicy shop/early is for the Service orders too, and is older";
+    assert_eq!(shop.said("late"), (false, "Conflicted", told));
+    // One that is wrong changes nothing.
+    shop.set_methods("early", Object { generation: 2, ..object(5, slow("5")) });
+    assert_eq!(shop.methods("orders"), Some("shop/early"));
+    let (is_accepted, reason, message) = shop.said("early");
+    assert!(!is_accepted && reason == "Invalid", "{message}");
+    assert!(message.starts_with("spec.timeout: found the text \"5\"; allowed: a positive time"), "{message}");
+    assert!(message.ends_with("; what it said before holds"), "{message}");
+    // A policy of the same name for who may call is another object.
+    shop.set("early", object(3, allow("orders", &["web"])));
+    assert_eq!((shop.allowed("orders").as_deref(), shop.methods("orders")), (Some("web"), Some("shop/early")));
+    shop.policies.remove(Kind::MethodPolicy, &key("early"));
+    shop.settle();
+    assert_eq!((shop.allowed("orders").as_deref(), shop.methods("orders")), (Some("web"), Some("shop/late")));
+    shop.policies.retain(Kind::MethodPolicy, &BTreeSet::new());
+    shop.settle();
+    assert_eq!((shop.methods("orders"), shop.policies.methods.len()), (None, 0));
+    shop.set_methods("new", object(10, json!({"service": "orders"})));
+    assert!(shop.said("new").2.ends_with("; it has no effect"), "{}", shop.said("new").2);
+    assert_eq!((shop.methods("orders"), shop.allowed("orders").as_deref()), (None, Some("web")));
+}
+
+#[test]
+fn method_policies_beyond_the_limit_have_no_effect_until_there_is_room() {
+    let mut shop = Shop::default();
+    let service = |number: usize| format!("s{number:05}");
+    let spec = |number: usize| json!({"service": service(number), "timeout": "1s"});
+    for number in 0..KEPT + 10 {
+        shop.policies.set(Kind::MethodPolicy, key(&service(number)), object(number as i64, spec(number)));
+    }
+    shop.settle();
+    assert_eq!(shop.methods.len(), MOST);
+    let of = &shop.policies.methods["shop"].policies;
+    assert_eq!((of.created.len(), of.beyond.len()), (KEPT, 10));
+    assert_eq!((shop.said(&service(MOST)).0, shop.said(&service(MOST)).1), (false, "TooMany"));
+    assert!(shop.rules.of_service(&ServiceName::new("other", "shop").unwrap()).service.is_none(), "nothing is closed");
+    shop.policies.remove(Kind::MethodPolicy, &key(&service(0)));
+    shop.settle();
+    assert_eq!(shop.to_read, [(Kind::MethodPolicy, key(&service(MOST)))]);
+    shop.policies.read_again(Kind::MethodPolicy, key(&service(MOST)), object(MOST as i64, spec(MOST)));
+    shop.settle();
+    assert_eq!(shop.methods(&service(MOST)), Some("shop/s00200"));
 }

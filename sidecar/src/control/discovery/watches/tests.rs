@@ -49,6 +49,7 @@ fn policy(consecutive_failures: u32) -> WirePolicy {
             methods: vec![Method { name: "Get".into(), idempotency: 3, ..Default::default() }],
         }],
         breaker: default.breaker.map(|breaker| Breaker { consecutive_failures, ..breaker }),
+        ..WirePolicy::default()
     }
 }
 
