@@ -151,13 +151,13 @@ fn a_method_policy_takes_the_place_of_a_deadline_until_it_is_deleted() {
     let Some((cluster, _whole)) = whole_shop() else { return };
     let all = ["methodpolicy/hasty", "methodpolicy/later"];
     cluster.deleted(&all);
-    let create = ["call", "shop.users.v1.Users/Create", r#"{"name":"Alan","email":"alan@example.com"}"#];
-    cluster.call("shop", "keyboard", &create).expect("the contract gives it 2 s");
-    let method = json!({"method": "shop.users.v1.Users/Create", "timeout": "1ms"});
+    let list = ["call", "shop.users.v1.Users/List", "{}"];
+    cluster.call("shop", "keyboard", &list).expect("the contract gives it more");
+    let method = json!({"method": "shop.users.v1.Users/List", "timeout": "1ms"});
     cluster.apply(&object("MethodPolicy", "hasty", &json!({"service": "users", "methods": [method]})));
     let message = cluster.accepted("methodpolicy/hasty", "True", "Accepted");
     assert_eq!(message, "it holds for the Service users");
-    cluster.until("the deadline is 1 ms", LIMIT, || match cluster.call("shop", "keyboard", &create) {
+    cluster.until("the deadline is 1 ms", LIMIT, || match cluster.call("shop", "keyboard", &list) {
         Err(told) if told.contains("DEADLINE_EXCEEDED") => Ok(()),
         told => Err(format!("{told:?}")),
     });
@@ -168,7 +168,7 @@ fn a_method_policy_takes_the_place_of_a_deadline_until_it_is_deleted() {
     cluster.deleted(&["methodpolicy/hasty"]);
     cluster.accepted("methodpolicy/later", "True", "Accepted");
     cluster.deleted(&all);
-    cluster.until("the contract's deadline holds again", LIMIT, || cluster.call("shop", "keyboard", &create).map(drop));
+    cluster.until("the contract's deadline holds again", LIMIT, || cluster.call("shop", "keyboard", &list).map(drop));
     for (spec, problem) in [
         (json!({"service": "users"}), "timeout, breaker, methods, or several of them"),
         (json!({"service": "users", "timeout": "5"}), "spec.timeout"),
