@@ -194,7 +194,7 @@ impl<'a> Reader<'a> {
         None
     }
 
-    /// A time in a range, which `allowed` tells, as [`duration`] reads it.
+    /// A time in a range, which `allowed` tells: `1h30m`, as the Gateway API has it (GEP-2257).
     pub fn duration(
         &mut self,
         table: &Table<'_>,
