@@ -73,6 +73,7 @@ impl Rules {
     }
 
     /// From now on MethodPolicies say this. Says whether that is a change.
+    #[cfg(feature = "kubernetes")]
     pub(crate) fn set_methods(&self, methods: ByService) -> bool {
         self.methods.send_if_modified(|current| {
             let is_other = **current != methods;
