@@ -139,6 +139,12 @@ fn slow_from_options(service: &Service, slow_call: &breaker::SlowCall) -> Result
     })
 }
 
+impl From<SlowCall> for wire::breaker::SlowCall {
+    fn from(slow_call: SlowCall) -> Self {
+        Self { longer_than: Some(rule::duration_to_wire(slow_call.longer_than)), ratio: slow_call.ratio }
+    }
+}
+
 impl From<&Sourced<BreakerPolicy>> for wire::Breaker {
     fn from(breaker: &Sourced<BreakerPolicy>) -> Self {
         let value = &breaker.value;
@@ -151,10 +157,7 @@ impl From<&Sourced<BreakerPolicy>> for wire::Breaker {
             probes: value.probes,
             origin: wire::Origin::from(breaker.origin).into(),
             failure_codes: value.failure_codes.iter().map(u32::from).collect(),
-            slow_call: value.slow_call.map(|slow_call| wire::breaker::SlowCall {
-                longer_than: Some(rule::duration_to_wire(slow_call.longer_than)),
-                ratio: slow_call.ratio,
-            }),
+            slow_call: value.slow_call.map(Into::into),
         }
     }
 }

@@ -1,18 +1,19 @@
 //! The spec of a MethodPolicy on Kubernetes: values that take the place of those in a service's contracts.
 //!
 //! What is said of a method wins over what is said of the service, whoever says it. Of two at the same place, the MethodPolicy
-//! wins over the option in the contract: [`Origin`](super::Origin) has them in this order.
+//! wins over the option in the contract: [`Origin`] has them in this order.
 
 mod breaker;
 
 use std::{collections::BTreeMap, time::Duration};
 
-use weft_contracts::weft::policy::v1::{self as wire, Origin};
+use weft_contracts::weft::policy::v1 as wire;
 
 use self::breaker::BreakerFields;
 use super::{
-    Idempotency, hedge,
-    rule::{self, DurationRange},
+    Hedge, Idempotency, hedge,
+    origin::{Origin, Sourced},
+    rule::DurationRange,
     timeout,
 };
 use crate::{
@@ -102,16 +103,17 @@ impl Overrides {
 
     fn apply_to(&self, method: &mut wire::Method, own: &OfMethod) {
         let is_unary = !method.client_streaming && !method.server_streaming;
-        let is_own = method.timeout.as_ref().is_some_and(|timeout| timeout.origin() == Origin::MethodOption);
-        let of_service = self.timeout.filter(|_| is_unary && !is_own).map(|value| (value, Origin::ServicePolicy));
-        if let Some((value, origin)) = own.timeout.map(|value| (value, Origin::MethodPolicy)).or(of_service) {
-            method.timeout = Some(wire::Timeout { value: Some(rule::duration_to_wire(value)), origin: origin.into() });
+        let is_own = method.timeout.as_ref().is_some_and(|timeout| timeout.origin() == wire::Origin::MethodOption);
+        let of_service = self.timeout.filter(|_| is_unary && !is_own);
+        let of_service = of_service.map(|timeout| Sourced::new(timeout, Origin::ServicePolicy));
+        let of_method = own.timeout.map(|timeout| Sourced::new(timeout, Origin::MethodPolicy));
+        if let Some(timeout) = of_method.or(of_service) {
+            method.timeout = Some(timeout.into());
         }
         match own.hedge {
             Some(Hedging::Never) => method.hedge = None,
             Some(Hedging::After(after)) if Idempotency::from(method.idempotency()).is_safe_to_repeat() => {
-                let after = Some(rule::duration_to_wire(after));
-                method.hedge = Some(wire::Hedge { after, origin: Origin::MethodPolicy.into() });
+                method.hedge = Some(Sourced::new(Hedge { after }, Origin::MethodPolicy).into());
             }
             // A call is never sent twice where that may do harm.
             Some(Hedging::After(_)) | None => {}
@@ -195,7 +197,7 @@ mod tests {
 
     use super::*;
     use crate::policy::{
-        ServicePolicy, Sourced,
+        ServicePolicy,
         testing::{policy, service},
     };
 
@@ -229,7 +231,6 @@ mod tests {
 
     #[test]
     fn what_is_said_of_a_method_wins_over_what_is_said_of_the_service() {
-        use crate::policy::Origin;
         let policy = applied(json!({
             "service": "users", "timeout": "2s",
             "methods": [

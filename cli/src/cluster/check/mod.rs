@@ -1,6 +1,6 @@
 //! `weft cluster check`.
 //!
-//! The parts, in their order: `server` and, if Weft is not there, `rights`; `installation`, `webhook` and `trust`; then `pods`
+//! The parts, in their order: `server` and, if Weft is not there, `rights`; `installation`, `webhook` and `trust`; then `pods`,
 //! `mesh`, which is what the control plane knows, and `policies`. A part that can't be looked at is a finding too.
 
 mod installation;

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use serde_json::Value;
+use weft_control::kubernetes::names::{ACCESS_POLICY, MESH_DEFAULTS, METHOD_POLICY, POLICY_GROUP, POLICY_VERSION};
 
 use super::{
     super::{
@@ -15,10 +16,6 @@ use super::{
 };
 
 const CHECK: &str = "policies";
-const METHOD_POLICY: &str = "MethodPolicy";
-/// The kinds, and their names in addresses of the API server.
-const KINDS: [(&str, &str); 3] =
-    [("AccessPolicy", "accesspolicies"), (METHOD_POLICY, "methodpolicies"), ("MeshDefaults", "meshdefaults")];
 
 /// By `PACKAGE.SERVICE/METHOD`, of each service.
 type Methods = HashMap<String, HashMap<String, RpcMethod>>;
@@ -26,14 +23,14 @@ type Methods = HashMap<String, HashMap<String, RpcMethod>>;
 pub(super) async fn check(api: &Api, findings: &mut Findings) {
     let (mut hold, mut not_accepted, mut not_judged, mut of_methods) = (0, Vec::new(), Vec::new(), Vec::new());
     let mut is_whole = true;
-    for (kind, plural) in KINDS {
-        let path = format!("/apis/weft.dev/v1alpha1/{plural}");
+    for (kind, plural) in [ACCESS_POLICY, METHOD_POLICY, MESH_DEFAULTS] {
+        let path = format!("/apis/{POLICY_GROUP}/{POLICY_VERSION}/{plural}");
         let listed = api.list(&path, "", |policy: Policy| {
             let name = name_of(kind, &policy);
             match verdict(&policy) {
                 Some(Ok(())) => {
                     hold += 1;
-                    let has_methods = kind == METHOD_POLICY && policy.spec["methods"].is_array();
+                    let has_methods = kind == METHOD_POLICY.0 && policy.spec["methods"].is_array();
                     return has_methods.then_some(policy);
                 }
                 Some(Err(why)) => not_accepted.push(format!("{name}: {why}")),
@@ -56,7 +53,7 @@ pub(super) async fn check(api: &Api, findings: &mut Findings) {
             }
             Err(trouble) => {
                 is_whole = false;
-                findings.add(unread(CHECK, &format!("list {plural}.weft.dev"), &trouble));
+                findings.add(unread(CHECK, &format!("list {plural}.{POLICY_GROUP}"), &trouble));
             }
         }
     }
@@ -123,7 +120,7 @@ fn without_effect(policy: &Policy, methods: &Methods) -> Vec<String> {
             }
             Some(_) => return None,
         };
-        Some(format!("{}: {what}", name_of(METHOD_POLICY, policy)))
+        Some(format!("{}: {what}", name_of(METHOD_POLICY.0, policy)))
     };
     named.filter_map(told).collect()
 }

@@ -47,17 +47,17 @@ pub(super) async fn check(api: &Api, enabled: &[&str], findings: &mut Findings) 
         }
     };
     // One namespace with the label, by which the first webhook is asked, and a pod with the label elsewhere, for the second.
-    let mut found = Vec::new();
+    let mut is_tried = enabled.is_empty();
     for namespace in enabled.iter().take(TRIALS) {
-        found.push(of_trial(namespace, try_in(api, namespace, json!({})).await));
+        let found = of_trial(namespace, try_in(api, namespace, json!({})).await);
         // The owner of a namespace may allow no pods in it.
-        if found.last().is_some_and(|finding| finding.level != Level::Note) {
+        is_tried = found.level != Level::Note;
+        findings.add(found);
+        if is_tried {
             break;
         }
     }
-    let are_tried = found.last().is_none_or(|finding| finding.level != Level::Note);
-    found.drain(..).for_each(|finding| findings.add(finding));
-    if !are_tried {
+    if !is_tried {
         let text =
             "it is not known whether pods get a sidecar in namespaces with the label: no pod could be tried there";
         let to_do = "see the notes above, and try it in a namespace that allows pods: kubectl run --dry-run=server";

@@ -65,11 +65,7 @@ impl BreakerFields {
         set(&mut breaker.open_for, self.open_for.map(|open_for| Some(rule::duration_to_wire(open_for))));
         set(&mut breaker.probes, self.probes);
         set(&mut breaker.failure_codes, self.failure_codes.map(|codes| codes.iter().map(u32::from).collect()));
-        let slow_call = |slow_call: SlowCall| wire::breaker::SlowCall {
-            longer_than: Some(rule::duration_to_wire(slow_call.longer_than)),
-            ratio: slow_call.ratio,
-        };
-        set(&mut breaker.slow_call, self.slow_call.map(|given| Some(slow_call(given))));
+        set(&mut breaker.slow_call, self.slow_call.map(|slow_call| Some(slow_call.into())));
     }
 }
 

@@ -25,7 +25,10 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use kube::{Client, Config};
-use tokio::sync::watch::Receiver;
+use tokio::{
+    sync::watch::Receiver,
+    time::{Instant, sleep_until},
+};
 use weft_mesh::{identity::TrustDomain, tls::TrustBundle};
 
 pub(crate) use self::lease::Lease;
@@ -36,6 +39,8 @@ use crate::{
     rules::Rules,
 };
 
+/// How long until all objects of a kind are listed again, to learn of those that there was no room for.
+const LIST_PAUSE: Duration = Duration::from_secs(60);
 /// Our name for the API server's record of who wrote which field.
 const MANAGER: &str = "weft-control";
 /// How long a request may take.
@@ -103,6 +108,14 @@ impl Api {
         let workloads = Arc::new(Workloads::default());
         let watches = Watches::start(&self.0, &workloads, rules).await?;
         Ok((Cluster { workloads, tokens: Box::new(Reviewer(self.0.clone())) }, watches))
+    }
+}
+
+/// Waits until a time; for ever if there is none.
+async fn due(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 

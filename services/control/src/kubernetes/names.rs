@@ -40,6 +40,19 @@ pub const TOKEN: &str = "token";
 /// The audience of the token: other receivers must not accept it, and the control plane accepts no other.
 pub const TOKEN_AUDIENCE: &str = "weft";
 
+/// The API group of the policies.
+pub const POLICY_GROUP: &str = "weft.dev";
+/// Its version.
+pub const POLICY_VERSION: &str = "v1alpha1";
+/// A kind of policies: its name in objects, and in addresses of the API server.
+pub type PolicyKind = (&'static str, &'static str);
+/// Who may call a Service.
+pub const ACCESS_POLICY: PolicyKind = ("AccessPolicy", "accesspolicies");
+/// Timeouts, hedging and the breaker of a Service.
+pub const METHOD_POLICY: PolicyKind = ("MethodPolicy", "methodpolicies");
+/// What holds in all of the mesh.
+pub const MESH_DEFAULTS: PolicyKind = ("MeshDefaults", "meshdefaults");
+
 /// Annotations of pods.
 pub mod annotation {
     /// On a pod that has a sidecar: the version of Weft that added it.

@@ -27,15 +27,16 @@ use weft_mesh::{
     policy::{AccessPolicy, MeshRules, Overrides},
 };
 
-pub(crate) use self::{
-    entry::Settled,
-    object::{Kind, Object, Told, Verdict},
-};
 use self::{
-    entry::{Content, Entry, Rule, Target},
+    aged::Kept,
+    entry::{Content, Entry, Known, Rule, Target},
     methods::MethodsOf,
     namespace::{OfMesh, OfNamespace},
     object::DEFAULTS,
+};
+pub(crate) use self::{
+    entry::Settled,
+    object::{Kind, Object, Told, Verdict},
 };
 use crate::{
     kubernetes::workloads::Key,
@@ -77,15 +78,9 @@ impl Policies {
     /// An object is gone.
     pub(crate) fn remove(&mut self, kind: Kind, key: &Key) {
         match kind {
-            Kind::AccessPolicy => {
-                if let Some(of) = self.namespaces.get_mut(&key.0) {
-                    of.policies.remove(&key.1);
-                    self.changed.insert(key.0.clone());
-                }
-            }
-            Kind::MethodPolicy => {
-                if let Some(of) = self.methods.get_mut(&key.0) {
-                    of.policies.remove(&key.1);
+            Kind::AccessPolicy | Kind::MethodPolicy => {
+                if let Some(kept) = self.kept(kind, &key.0) {
+                    kept.forget(&key.1);
                     self.changed.insert(key.0.clone());
                 }
             }
@@ -96,30 +91,18 @@ impl Policies {
 
     /// These are all objects of a kind: others are gone.
     pub(crate) fn retain(&mut self, kind: Kind, there: &BTreeSet<Key>) {
-        let known: Vec<Key> = match kind {
-            Kind::AccessPolicy => names_of(&self.namespaces, |of| &of.policies.created),
-            Kind::MethodPolicy => names_of(&self.methods, |of| &of.policies.created),
-            Kind::MeshDefaults => vec![(String::new(), DEFAULTS.to_owned())],
-        };
-        known.iter().filter(|key| !there.contains(*key)).for_each(|key| self.remove(kind, key));
-        let names_in = |namespace: &str| {
-            let namespace = namespace.to_owned();
-            there.iter().filter(move |key| key.0 == namespace).map(|key| key.1.as_str())
-        };
-        match kind {
-            Kind::AccessPolicy => {
-                for (namespace, of) in self.namespaces.iter_mut().filter(|(_, of)| !of.policies.beyond.is_empty()) {
-                    of.policies.retain_beyond(names_in(namespace));
-                    self.changed.insert(namespace.clone());
-                }
+        if kind == Kind::MeshDefaults {
+            if !there.iter().any(|key| key.1 == DEFAULTS) {
+                self.remove(kind, &(String::new(), DEFAULTS.to_owned()));
             }
-            Kind::MethodPolicy => {
-                for (namespace, of) in self.methods.iter_mut().filter(|(_, of)| !of.policies.beyond.is_empty()) {
-                    of.policies.retain_beyond(names_in(namespace));
-                    self.changed.insert(namespace.clone());
-                }
+            return;
+        }
+        for namespace in self.namespaces_of(kind) {
+            let Some(kept) = self.kept(kind, &namespace) else { continue };
+            let there = there.iter().filter(|key| key.0 == namespace).map(|key| key.1.as_str()).collect();
+            if kept.retain(&there) {
+                self.changed.insert(namespace);
             }
-            Kind::MeshDefaults => {}
         }
     }
 
@@ -143,9 +126,26 @@ impl Policies {
 
     fn known(&mut self, kind: Kind, (namespace, name): &Key) -> Option<Known<'_>> {
         match kind {
-            Kind::AccessPolicy => self.namespaces.get_mut(namespace)?.policies.entry(name).map(Known::of),
-            Kind::MethodPolicy => self.methods.get_mut(namespace)?.policies.entry(name).map(Known::of),
+            Kind::AccessPolicy | Kind::MethodPolicy => self.kept(kind, namespace)?.known(name),
             Kind::MeshDefaults => self.defaults.as_mut().map(Known::of),
+        }
+    }
+
+    /// The policies of a kind in a namespace.
+    fn kept(&mut self, kind: Kind, namespace: &str) -> Option<&mut dyn Kept> {
+        match kind {
+            Kind::AccessPolicy => self.namespaces.get_mut(namespace).map(|of| &mut of.policies as _),
+            Kind::MethodPolicy => self.methods.get_mut(namespace).map(|of| &mut of.policies as _),
+            Kind::MeshDefaults => None,
+        }
+    }
+
+    /// The namespaces that have policies of a kind.
+    fn namespaces_of(&self, kind: Kind) -> Vec<String> {
+        match kind {
+            Kind::AccessPolicy => self.namespaces.keys().cloned().collect(),
+            Kind::MethodPolicy => self.methods.keys().cloned().collect(),
+            Kind::MeshDefaults => Vec::new(),
         }
     }
 
@@ -174,47 +174,30 @@ impl Policies {
     }
 
     fn set_access(&mut self, key: Key, object: Object) {
-        let of = &mut self.namespaces.entry(key.0.clone()).or_default().policies;
-        if !of.has_room(&key.1) {
-            return;
-        }
-        let before = of.remove(&key.1).filter(|before| before.uid == object.uid);
-        let read = AccessPolicy::read(&Kind::AccessPolicy.origin(&key), &object.spec_node());
-        let read = read.map_err(|problems| why(Kind::AccessPolicy, &key, &problems));
-        let content = match read.and_then(|policy| Rule::of(policy, &key.0).map_err(|error| error.to_string())) {
-            Ok(rule) => Content::Valid(rule),
-            Err(why) => Content::Invalid {
-                why,
-                target: Target::of(&object, &key.0),
-                last: before.and_then(|before| before.content.last()),
-            },
+        let read = |object: &Object| {
+            let read = AccessPolicy::read(&Kind::AccessPolicy.origin(&key), &object.spec_node());
+            let read = read.map_err(|problems| why(Kind::AccessPolicy, &key, &problems));
+            let rule = read.and_then(|policy| Rule::of(policy, &key.0).map_err(|error| error.to_string()));
+            rule.map_err(|why| (why, Target::of(object, &key.0)))
         };
-        of.put(key.1, object.created, Entry::new(object, content));
+        self.namespaces.entry(key.0.clone()).or_default().policies.set(key.1.clone(), object, read);
     }
 
     fn set_methods(&mut self, key: Key, object: Object) {
-        let of = &mut self.methods.entry(key.0.clone()).or_default().policies;
-        if !of.has_room(&key.1) {
-            return;
-        }
-        let before = of.remove(&key.1).filter(|before| before.uid == object.uid);
-        let read = Overrides::read(&Kind::MethodPolicy.origin(&key), &object.spec_node());
-        let read = read.map_err(|problems| why(Kind::MethodPolicy, &key, &problems)).and_then(|values| {
-            let service = ServiceName::new(&values.service, &key.0).map_err(|error| error.to_string())?;
+        let read = |object: &Object| {
+            let read = Overrides::read(&Kind::MethodPolicy.origin(&key), &object.spec_node());
+            let values = read.map_err(|problems| (why(Kind::MethodPolicy, &key, &problems), None))?;
+            let service = ServiceName::new(&values.service, &key.0).map_err(|error| (error.to_string(), None))?;
             Ok(Arc::new(OfService { service, name: format!("{}/{}", key.0, key.1), values }))
-        });
-        let content = match read {
-            Ok(of_service) => Content::Valid(of_service),
-            Err(why) => Content::Invalid { why, target: None, last: before.and_then(|before| before.content.last()) },
         };
-        of.put(key.1, object.created, Entry::new(object, content));
+        self.methods.entry(key.0.clone()).or_default().policies.set(key.1.clone(), object, read);
     }
 
     fn set_defaults(&mut self, key: &Key, object: Object) {
-        if let Some(before) = self.defaults.as_mut()
+        if let Some(before) = self.known(Kind::MeshDefaults, key)
             && before.is_of(&object)
         {
-            before.told = object.told;
+            *before.told = object.told;
             return;
         }
         let before = self.defaults.take().filter(|before| before.uid == object.uid);
@@ -297,34 +280,6 @@ impl Policies {
         entry.say(Kind::MeshDefaults, (String::new(), DEFAULTS.to_owned()), verdict, settled);
         rules
     }
-}
-
-/// What is kept of an object of any kind.
-struct Known<'a> {
-    uid: &'a str,
-    generation: i64,
-    is_left_out: bool,
-    told: &'a mut Option<Told>,
-}
-
-impl<'a> Known<'a> {
-    fn of<T>(entry: &'a mut Entry<T>) -> Self {
-        let is_left_out = matches!(entry.content, Content::LeftOut(_));
-        Self { uid: &entry.uid, generation: entry.generation, is_left_out, told: &mut entry.told }
-    }
-
-    /// Whether the object says the same: a generation is that of its spec.
-    fn is_of(&self, object: &Object) -> bool {
-        self.uid == object.uid && self.generation == object.generation
-    }
-}
-
-/// The policies of all namespaces by name.
-fn names_of<T>(namespaces: &BTreeMap<String, T>, created: impl Fn(&T) -> &HashMap<String, i64>) -> Vec<Key> {
-    let of = |(namespace, of): (&String, &T)| {
-        created(of).keys().map(|name| (namespace.clone(), name.clone())).collect::<Vec<_>>()
-    };
-    namespaces.iter().flat_map(of).collect()
 }
 
 /// What is wrong with an object, for its status: each problem names its field.

@@ -3,6 +3,8 @@
 //! Who exists is decided here, by the cluster's objects; whether it works is decided by its sidecar. A sidecar announces
 //! itself under its identity, and the stream of its announcement follows the pod at its address ([`Workloads::follow`]).
 
+pub(crate) mod slices;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, hash_map},
     hash::Hash,
@@ -14,10 +16,8 @@ use std::{
 use tokio::sync::{Notify, watch};
 use weft_mesh::{identity::SpiffeId, names::ServiceName};
 
-/// How many endpoints the EndpointSlices of a namespace may have together. With more, its pods back nothing.
-const ENDPOINTS_OF_NAMESPACE: usize = 50_000;
-/// So many endpoints a slice counts as, besides those that it has.
-const SLICE_WEIGHT: usize = 10;
+pub(crate) use self::slices::{Slice, SliceEndpoint};
+
 /// How many Services a pod may back. With more, it backs none: it is not known which of them would count.
 const SERVICES_OF_POD: usize = 64;
 
@@ -40,27 +40,6 @@ pub(crate) struct Service {
     pub(crate) cluster_ips: Vec<IpAddr>,
     /// By name, which is empty if there is only one.
     pub(crate) ports: BTreeMap<String, u16>,
-}
-
-/// An EndpointSlice: some of the endpoints of a Service.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Slice {
-    /// The Service's name, in the slice's namespace.
-    pub(crate) service: String,
-    /// The ports of the endpoints, by the names of the Service's ports.
-    pub(crate) ports: BTreeMap<String, u16>,
-    pub(crate) endpoints: Vec<SliceEndpoint>,
-    /// How many more it has that are not kept.
-    pub(crate) not_kept: usize,
-}
-
-/// An endpoint in a slice.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct SliceEndpoint {
-    pub(crate) ips: Vec<IpAddr>,
-    /// The name of its pod, if it names one.
-    pub(crate) pod: Option<String>,
-    pub(crate) condition: Condition,
 }
 
 /// What the API server says of an endpoint.
@@ -290,89 +269,6 @@ impl Object for Service {
     }
 }
 
-impl Object for Slice {
-    fn keys(state: &State) -> impl Iterator<Item = &Key> {
-        state.weights.keys()
-    }
-
-    fn weight(&self) -> usize {
-        self.endpoints.len() + self.not_kept + SLICE_WEIGHT
-    }
-
-    fn lighten(&mut self) {
-        self.not_kept += std::mem::take(&mut self.endpoints).len();
-    }
-
-    fn lacks(workloads: &Workloads) -> Option<&Notify> {
-        Some(&workloads.lacks_slices)
-    }
-
-    fn put(state: &mut State, key: Key, slice: Option<Self>) -> BTreeSet<IpAddr> {
-        let mut touched = state.weigh(&key, slice.as_ref());
-        let is_kept = state.weights_of.get(&key.0).is_none_or(|weight| *weight <= ENDPOINTS_OF_NAMESPACE);
-        touched.extend(state.keep_slice(key, slice.filter(|_| is_kept)));
-        touched
-    }
-}
-
-/// Whether objects of a namespace that weigh so much together are too many to be kept.
-pub(crate) fn are_too_many(weight: usize) -> bool {
-    weight > ENDPOINTS_OF_NAMESPACE
-}
-
-impl State {
-    /// Counts a slice. Returns the addresses of those that are no longer kept, as their namespace has too many endpoints.
-    fn weigh(&mut self, key: &Key, slice: Option<&Slice>) -> BTreeSet<IpAddr> {
-        let weight = slice.map_or(0, Object::weight);
-        let before = match slice {
-            Some(_) => self.weights.insert(key.clone(), weight),
-            None => self.weights.remove(key),
-        };
-        let of_namespace = self.weights_of.entry(key.0.clone()).or_default();
-        let had_too_many = are_too_many(*of_namespace);
-        *of_namespace = (*of_namespace + weight).saturating_sub(before.unwrap_or_default());
-        let now = *of_namespace;
-        if now == 0 {
-            self.weights_of.remove(&key.0);
-        }
-        match (had_too_many, are_too_many(now)) {
-            (false, true) => {
-                tracing::error!(
-                    namespace = key.0,
-                    most = ENDPOINTS_OF_NAMESPACE,
-                    "the EndpointSlices of a namespace have too many endpoints: its pods back no Services until there are fewer"
-                );
-                let kept: Vec<Key> = self.slices.keys().filter(|other| other.0 == key.0).cloned().collect();
-                kept.into_iter().flat_map(|key| self.keep_slice(key, None)).collect()
-            }
-            (true, false) => {
-                self.lacks_slices = true;
-                BTreeSet::new()
-            }
-            _ => BTreeSet::new(),
-        }
-    }
-
-    fn keep_slice(&mut self, key: Key, slice: Option<Slice>) -> BTreeSet<IpAddr> {
-        let state = self;
-        let before = match &slice {
-            Some(slice) => state.slices.insert(key.clone(), slice.clone()),
-            None => state.slices.remove(&key),
-        };
-        if before == slice {
-            return BTreeSet::new();
-        }
-        let service_of = |slice: &Option<Slice>| slice.as_ref().map(|slice| (key.0.clone(), slice.service.clone()));
-        let (old, new): (Vec<Key>, Vec<Key>) =
-            (service_of(&before).into_iter().collect(), service_of(&slice).into_iter().collect());
-        index(&mut state.slices_of, &key, &old, &new);
-        let ips = |slice: &Option<Slice>| slice.iter().flat_map(Slice::ips).collect::<Vec<IpAddr>>();
-        let (old, new) = (ips(&before), ips(&slice));
-        index(&mut state.slices_at, &key, &old, &new);
-        old.into_iter().chain(new).collect()
-    }
-}
-
 impl State {
     /// The pod at an address. While there are two, one of them is gone and nobody knows which: then there is none.
     fn pod_at(&self, ip: IpAddr) -> Option<(&Key, &Pod)> {
@@ -453,12 +349,6 @@ impl State {
     }
 }
 
-impl Slice {
-    fn ips(&self) -> impl Iterator<Item = IpAddr> + use<'_> {
-        self.endpoints.iter().flat_map(|endpoint| endpoint.ips.iter().copied())
-    }
-}
-
 /// An object is found by `new` from now on, and no longer by `old`.
 fn index<K: Eq + Hash + Clone>(by: &mut Index<K>, object: &Key, old: &[K], new: &[K]) {
     let object = Arc::new(object.clone());
@@ -481,7 +371,7 @@ mod tests {
 
     use super::*;
 
-    fn key(name: &str) -> Key {
+    pub(super) fn key(name: &str) -> Key {
         ("shop".to_owned(), name.to_owned())
     }
 
@@ -616,45 +506,13 @@ mod tests {
         assert!(state.followed.is_empty() && state.pods_at.is_empty() && state.slices_at.is_empty());
     }
 
-    fn large(service: &str, endpoints: usize) -> Slice {
+    pub(super) fn large(service: &str, endpoints: usize) -> Slice {
         let endpoint = |number: usize| {
             let ips = vec![IpAddr::from(u32::try_from(number).unwrap().to_be_bytes())];
             SliceEndpoint { ips, pod: None, condition: Condition::Ready }
         };
         let endpoints = (0..endpoints).map(endpoint).collect();
         Slice { service: service.to_owned(), endpoints, ..Slice::default() }
-    }
-
-    /// Otherwise one namespace fills the memory.
-    #[test]
-    fn a_namespace_with_too_many_endpoints_is_left_out_until_it_has_fewer() {
-        let workloads = Arc::new(Workloads::default());
-        let other = |name: &str| ("other".to_owned(), name.to_owned());
-        workloads.set(key("orders"), Some(Service::default()));
-        workloads.set(key("orders-1"), Some(Slice { service: "orders".into(), ..large("orders", 10) }));
-        workloads.set(other("a-1"), Some(large("a", 1)));
-        let kept = || {
-            let state = workloads.lock();
-            (state.slices.len(), state.slices_at.len(), state.weights.len())
-        };
-        assert_eq!(kept(), (2, 10, 2));
-        let almost = ENDPOINTS_OF_NAMESPACE - 11 - SLICE_WEIGHT;
-        workloads.set(other("a-2"), Some(large("a", almost - SLICE_WEIGHT + 10)));
-        assert_eq!(kept().0, 3);
-        workloads.set(other("a-3"), Some(large("a", 1)));
-        assert_eq!(kept(), (1, 10, 4), "those of shop stay");
-        workloads.set(other("a-4"), Some(large("a", 1_000)));
-        assert_eq!(kept(), (1, 10, 5), "it only counts");
-        assert!(workloads.lacks_slices.notified().now_or_never().is_none());
-        workloads.set(other("a-2"), None::<Slice>);
-        assert!(workloads.lacks_slices.notified().now_or_never().is_some());
-        // The next list has them all.
-        let mut light = large("a", 7);
-        light.lighten();
-        assert_eq!((light.endpoints.len(), light.weight()), (0, 7 + SLICE_WEIGHT));
-        workloads.set_all(HashMap::from([(other("a-1"), large("a", 1)), (key("orders-1"), large("orders", 10))]));
-        assert_eq!(kept(), (2, 10, 2), "what is gone is not counted any more");
-        assert_eq!(workloads.lock().weights_of["other"], 1 + SLICE_WEIGHT);
     }
 
     /// Otherwise each change of a slice takes longer with each Service.

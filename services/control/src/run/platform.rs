@@ -27,7 +27,7 @@ use {
         net::TcpListener,
         sync::{mpsc, watch},
         task::{JoinError, JoinHandle},
-        time::{Duration, sleep, timeout},
+        time::{Duration, timeout},
     },
     tokio_util::task::AbortOnDropHandle,
 };
@@ -212,18 +212,20 @@ impl Kubernetes {
             tracing::info!("knows the pods, Services, EndpointSlices and policies of the cluster");
             anyhow::Ok(known)
         };
-        let is_late = async {
-            sleep(LATE).await;
+        let known = async {
+            tokio::pin!(known);
+            if let Ok(known) = timeout(LATE, &mut known).await {
+                return known;
+            }
             tracing::warn!(after = ?LATE, "holds the Lease, and can't act yet: the cluster could not be read");
             standing.send_replace(Standing::Starts);
-            std::future::pending::<anyhow::Error>().await
-        };
-        let known = tokio::select! {
-            known = timeout(GIVEN_UP, known) => match known {
+            match timeout(GIVEN_UP - LATE, known).await {
                 Ok(known) => known,
                 Err(_) => Err(anyhow::anyhow!("the cluster could not be read in {GIVEN_UP:?}")),
-            },
-            never = is_late => Err(never),
+            }
+        };
+        let known = tokio::select! {
+            known = known => known,
             lost = is_lost(&mut renewing) => Err(lost),
             () = stopping.cancelled() => Err(anyhow::anyhow!("it was told to stop")),
         };

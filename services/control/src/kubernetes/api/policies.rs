@@ -17,22 +17,21 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::{
     sync::watch,
-    time::{Duration, Instant, sleep, sleep_until, timeout},
+    time::{Duration, Instant, sleep, timeout},
 };
 use weft_mesh::limits::Rate;
 
-use super::{MANAGER, TIMEOUT, seen::Seen};
+use super::{LIST_PAUSE, MANAGER, TIMEOUT, due, seen::Seen};
 use crate::{
     directory::rates::Buckets,
     kubernetes::{
+        names::{POLICY_GROUP as GROUP, POLICY_VERSION as VERSION},
         policies::{Kind, Object, Policies, Settled, Told, Verdict, due::Due},
         workloads::Key,
     },
     rules::Rules,
 };
 
-const GROUP: &str = "weft.dev";
-const VERSION: &str = "v1alpha1";
 /// How many objects a list has at once: each may be large, and all of a page are in memory.
 const PAGE: u32 = 20;
 /// The shortest time between two changes of the rules, however often objects change.
@@ -45,8 +44,6 @@ const NEXT_LOOK: Duration = Duration::from_secs(1);
 const READ_AT_ONCE: usize = 4;
 /// How long a status takes the place of another one, so that nobody has the API server asked without end.
 const STATUS_PAUSE: Duration = Duration::from_millis(100);
-/// How long until all policies are listed again, to learn of those that there was no room for.
-const LIST_PAUSE: Duration = Duration::from_secs(60);
 /// How long until a status that could not be written, or a policy that could not be read, is tried again.
 const AGAIN: Duration = Duration::from_secs(10);
 /// How long a kind may be there without being readable, where there were no rules of it before. Rights may follow after it.
@@ -142,14 +139,6 @@ pub(super) async fn keep(client: Client, rules: Arc<Rules>, are_read: watch::Sen
         if let Err(error) = taken {
             return error;
         }
-    }
-}
-
-/// Waits until a time; for ever if there is none.
-async fn due(at: Option<Instant>) {
-    match at {
-        Some(at) => sleep_until(at).await,
-        None => std::future::pending().await,
     }
 }
 

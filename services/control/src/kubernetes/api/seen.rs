@@ -10,7 +10,7 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 use kube::Resource;
-use serde::{Deserialize, Deserializer, de::IgnoredAny};
+use serde::{Deserialize, Deserializer};
 
 /// An object of the kind `K`, with what `C` reads of its other fields.
 pub(super) struct Seen<K, C> {
@@ -24,6 +24,7 @@ pub(super) struct Seen<K, C> {
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
 pub(super) struct Nothing {}
 
+/// All other fields are skipped, however deep they are nested.
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct Metadata {
@@ -36,9 +37,6 @@ struct Metadata {
     annotations: Option<BTreeMap<String, String>>,
     creation_timestamp: Option<String>,
     deletion_timestamp: Option<String>,
-    /// Skipped, however deep it is nested.
-    #[serde(rename = "managedFields")]
-    _managed_fields: Option<IgnoredAny>,
 }
 
 impl From<Metadata> for ObjectMeta {

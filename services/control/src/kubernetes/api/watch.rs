@@ -24,19 +24,19 @@ use serde_json::Value;
 use tokio::{
     sync::{oneshot, watch},
     task::JoinSet,
-    time::{Duration, Instant, sleep_until},
+    time::Instant,
 };
 
-use super::{left_alone, policies, seen::Seen};
+use super::{LIST_PAUSE, due, left_alone, policies, seen::Seen};
 use crate::{
-    kubernetes::workloads::{Condition, Key, Object, Pod, Service, Slice, SliceEndpoint, Workloads, are_too_many},
+    kubernetes::workloads::{
+        Condition, Key, Object, Pod, Service, Slice, SliceEndpoint, Workloads, slices::are_too_many,
+    },
     rules::Rules,
 };
 
 /// So many objects are read at once: each may have more than 1 MB, and anybody can make some.
 pub(super) const PAGE: u32 = 50;
-/// How long until all slices are listed again, to learn of those that there was no room for.
-const LIST_PAUSE: Duration = Duration::from_secs(60);
 /// The label by which a slice names its Service.
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 
@@ -115,7 +115,7 @@ async fn follow<K, T>(
                 list_at = Some(Instant::now() + LIST_PAUSE);
                 continue;
             }
-            () = sleep_until(list_at.unwrap_or_else(Instant::now)), if list_at.is_some() => {
+            () = due(list_at) => {
                 list_at = None;
                 events = begin();
                 continue;

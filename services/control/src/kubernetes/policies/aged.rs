@@ -6,7 +6,10 @@ use std::{
     sync::LazyLock,
 };
 
-use super::entry::{Entry, Says};
+use super::{
+    entry::{Content, Entry, Known, Says, Target},
+    object::Object,
+};
 
 /// How many policies of a namespace hold.
 pub(super) const MOST: usize = 200;
@@ -36,8 +39,38 @@ impl<T> Default for Aged<T> {
     }
 }
 
+/// The policies of a kind, whatever they say.
+pub(super) trait Kept {
+    fn known(&mut self, name: &str) -> Option<Known<'_>>;
+    fn forget(&mut self, name: &str);
+    /// Forgets all but those with these names. Says whether something may be different then.
+    fn retain(&mut self, there: &HashSet<&str>) -> bool;
+}
+
+impl<T: Says> Kept for Aged<T> {
+    fn known(&mut self, name: &str) -> Option<Known<'_>> {
+        let created = *self.created.get(name)?;
+        self.by_age.get_mut(&(created, name.to_owned())).map(Known::of)
+    }
+
+    fn forget(&mut self, name: &str) {
+        self.remove(name);
+    }
+
+    fn retain(&mut self, there: &HashSet<&str>) -> bool {
+        let gone: Vec<String> = self.created.keys().filter(|name| !there.contains(name.as_str())).cloned().collect();
+        gone.iter().for_each(|name| self.forget(name));
+        let had_beyond = !self.beyond.is_empty();
+        if had_beyond {
+            let there: HashSet<u64> = there.iter().map(|name| HASHER.hash_one(*name)).collect();
+            self.beyond.retain(|hash| there.contains(hash));
+        }
+        had_beyond || !gone.is_empty()
+    }
+}
+
 impl<T: Says> Aged<T> {
-    pub(super) fn remove(&mut self, name: &str) -> Option<Entry<T>> {
+    fn remove(&mut self, name: &str) -> Option<Entry<T>> {
         let Some(created) = self.created.remove(name) else {
             self.beyond.remove(&HASHER.hash_one(name));
             return None;
@@ -45,20 +78,31 @@ impl<T: Says> Aged<T> {
         self.by_age.remove(&(created, name.to_owned()))
     }
 
-    pub(super) fn entry(&mut self, name: &str) -> Option<&mut Entry<T>> {
-        let created = *self.created.get(name)?;
-        self.by_age.get_mut(&(created, name.to_owned()))
-    }
-
-    pub(super) fn put(&mut self, name: String, created: i64, entry: Entry<T>) {
-        let age = (created, name.clone());
-        self.created.insert(name, created);
-        self.by_age.insert(age.clone(), entry);
+    /// Keeps an object, if there is room. `read` tells what it says, or else why it is wrong and what it is for.
+    pub(super) fn set(
+        &mut self,
+        name: String,
+        object: Object,
+        read: impl FnOnce(&Object) -> Result<T, (String, Option<Target>)>,
+    ) {
+        if !self.has_room(&name) {
+            return;
+        }
+        let before = self.remove(&name).filter(|before| before.uid == object.uid);
+        let content = match read(&object) {
+            Ok(says) => Content::Valid(says),
+            Err((why, target)) => {
+                Content::Invalid { why, target, last: before.and_then(|before| before.content.last()) }
+            }
+        };
+        let age = (object.created, name.clone());
+        self.created.insert(name, object.created);
+        self.by_age.insert(age.clone(), Entry::new(object, content));
         self.trim(&age);
     }
 
     /// Whether there is room to keep one of this name. If not, it counts only.
-    pub(super) fn has_room(&mut self, name: &str) -> bool {
+    fn has_room(&mut self, name: &str) -> bool {
         let has_room = self.created.len() < KEPT || self.created.contains_key(name);
         let hash = HASHER.hash_one(name);
         if has_room {
@@ -67,14 +111,6 @@ impl<T: Says> Aged<T> {
             self.beyond.insert(hash);
         }
         has_room
-    }
-
-    /// Forgets those that only count, unless they have these names.
-    pub(super) fn retain_beyond<'n>(&mut self, names: impl Iterator<Item = &'n str>) {
-        if !self.beyond.is_empty() {
-            let there: HashSet<u64> = names.map(|name| HASHER.hash_one(name)).collect();
-            self.beyond.retain(|hash| there.contains(hash));
-        }
     }
 
     /// Whether those that only count could be kept now.
@@ -87,7 +123,7 @@ impl<T: Says> Aged<T> {
     }
 
     /// How many of them there is room for.
-    pub(super) fn most(&self) -> usize {
+    fn most(&self) -> usize {
         let mut bytes = 0;
         let has_room = |entry: &&Entry<T>| {
             bytes += entry.bytes;

@@ -68,15 +68,34 @@ pub(crate) struct Settled {
     pub(crate) lists_again: BTreeSet<Kind>,
 }
 
+/// What is kept of an object of any kind.
+pub(super) struct Known<'a> {
+    uid: &'a str,
+    generation: i64,
+    pub(super) is_left_out: bool,
+    pub(super) told: &'a mut Option<Told>,
+}
+
+impl<'a> Known<'a> {
+    pub(super) fn of<T>(entry: &'a mut Entry<T>) -> Self {
+        let is_left_out = entry.is_left_out();
+        Self { uid: &entry.uid, generation: entry.generation, is_left_out, told: &mut entry.told }
+    }
+
+    /// Whether the object says the same: a generation is that of its spec.
+    pub(super) fn is_of(&self, object: &Object) -> bool {
+        self.uid == object.uid && self.generation == object.generation
+    }
+}
+
 impl<T> Entry<T> {
     pub(super) fn new(object: Object, content: Content<T>) -> Self {
         let bytes = object.bytes();
         Self { uid: object.uid, generation: object.generation, bytes, content, told: object.told }
     }
 
-    /// Whether the object says the same: a generation is that of its spec.
-    pub(super) fn is_of(&self, object: &Object) -> bool {
-        self.uid == object.uid && self.generation == object.generation
+    pub(super) fn is_left_out(&self) -> bool {
+        matches!(self.content, Content::LeftOut(_))
     }
 
     pub(super) fn accepted(&self, message: String) -> Verdict {
@@ -101,10 +120,6 @@ pub(super) trait Says {
 }
 
 impl<T: Says> Entry<T> {
-    pub(super) fn is_left_out(&self) -> bool {
-        matches!(self.content, Content::LeftOut(_))
-    }
-
     pub(super) fn leave_out(&mut self) {
         let target = match &self.content {
             Content::Valid(rule) => rule.closes(),

@@ -19,7 +19,7 @@ use crate::rules::{ByService, OfService};
 pub(super) struct MethodsOf {
     pub(super) policies: Aged<Arc<OfService>>,
     /// What holds, since it was settled last.
-    pub(super) held: ByService,
+    held: ByService,
 }
 
 impl Says for Arc<OfService> {

@@ -3,7 +3,7 @@
 use serde_json::Value;
 use weft_mesh::config::Node;
 
-use crate::kubernetes::workloads::Key;
+use crate::kubernetes::{names, workloads::Key};
 
 /// The name of the one MeshDefaults that counts.
 pub(super) const DEFAULTS: &str = "default";
@@ -19,19 +19,19 @@ pub(crate) enum Kind {
 impl Kind {
     /// Its name in objects.
     pub(crate) const fn as_str(self) -> &'static str {
-        match self {
-            Self::AccessPolicy => "AccessPolicy",
-            Self::MethodPolicy => "MethodPolicy",
-            Self::MeshDefaults => "MeshDefaults",
-        }
+        self.names().0
     }
 
     /// Its name in addresses of the API server.
     pub(crate) const fn plural(self) -> &'static str {
+        self.names().1
+    }
+
+    const fn names(self) -> names::PolicyKind {
         match self {
-            Self::AccessPolicy => "accesspolicies",
-            Self::MethodPolicy => "methodpolicies",
-            Self::MeshDefaults => "meshdefaults",
+            Self::AccessPolicy => names::ACCESS_POLICY,
+            Self::MethodPolicy => names::METHOD_POLICY,
+            Self::MeshDefaults => names::MESH_DEFAULTS,
         }
     }
 
