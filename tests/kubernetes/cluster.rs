@@ -135,10 +135,14 @@ impl Cluster {
         };
         let cluster = Self { kubectl, load, node: own, alone: RwLock::default(), before: OnceLock::new() };
         let is_there = || cluster.try_kubectl(&["get", "--raw", "/readyz"], "").is_ok();
-        if is_there() || (is_node_built() && run(&[node], &["up"], "").is_ok() && is_there()) {
-            return Some(cluster);
-        }
-        None
+        let start = || match run(&[node], &["up"], "") {
+            Ok(_) => is_there(),
+            Err(why) => {
+                eprintln!("the node does not start: {why}");
+                false
+            }
+        };
+        (is_there() || (is_node_built() && start())).then_some(cluster)
     }
 
     /// Loads the images, installs Weft, and starts the shop.
