@@ -106,6 +106,32 @@ mod tests {
         assert_eq!(looks(), change, "removed");
     }
 
+    /// The file is a link to `..data/file`, and `..data` a link to a folder. A change makes a new folder, and a new link that
+    /// takes the place of `..data`.
+    #[test]
+    fn a_change_of_a_mounted_config_map_is_seen() {
+        use std::os::unix::fs::symlink;
+
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let publish = |folder: &str, text: &str| {
+            fs::create_dir(path(folder)).unwrap();
+            fs::write(path(folder).join("file"), text).unwrap();
+            symlink(folder, path("..data_tmp")).unwrap();
+            fs::rename(path("..data_tmp"), path("..data")).unwrap();
+        };
+        publish("..2026_1", "1");
+        symlink("..data/file", path("file")).unwrap();
+        let mut watch = FileWatch::new(vec![path("file")]);
+        let mut looks = || [watch.look(), watch.look(), watch.look()];
+        let change = [Look::Changed, Look::Settled, Look::Unchanged];
+        assert_eq!(looks(), change, "the first look");
+        publish("..2026_2", "2");
+        fs::remove_dir_all(path("..2026_1")).unwrap();
+        assert_eq!(looks(), change, "of the same size");
+        assert_eq!(fs::read_to_string(path("file")).unwrap(), "2");
+    }
+
     #[test]
     fn a_change_that_goes_on_has_not_settled() {
         let dir = tempfile::tempdir().unwrap();

@@ -33,6 +33,14 @@ pub const VOLUME_TOKEN: &str = "weft-token";
 pub const VOLUME_TRUST: &str = "weft-trust";
 /// The ConfigMap with the trust bundle, in each namespace whose pods get sidecars.
 pub const CONFIG_MAP_TRUST: &str = "weft-trust";
+/// The volume with the contracts of a pod's application, if its annotation names a ConfigMap with them.
+pub const VOLUME_CONTRACTS: &str = "weft-contracts";
+/// The key of a ConfigMap with contracts, and the name of the file in [`VOLUME_CONTRACTS`]: a serialized
+/// `google.protobuf.FileDescriptorSet`.
+pub const DESCRIPTORS: &str = "descriptors.binpb";
+/// The key of a ConfigMap with contracts that says which of them the application implements, separated by commas. It may be
+/// left out.
+pub const IMPLEMENTED: &str = "contracts";
 /// The key of [`CONFIG_MAP_TRUST`], and the name of the file in [`VOLUME_TRUST`].
 pub const TRUST_BUNDLE: &str = "bundle.pem";
 /// The name of the file in [`VOLUME_TOKEN`].
@@ -53,6 +61,18 @@ pub const METHOD_POLICY: PolicyKind = ("MethodPolicy", "methodpolicies");
 /// What holds in all of the mesh.
 pub const MESH_DEFAULTS: PolicyKind = ("MeshDefaults", "meshdefaults");
 
+/// What the name of an object may be.
+pub const OBJECT_NAMES: &str =
+    "a-z, 0-9, - and ., up to 253 characters; each part between dots has some, and no - at either end";
+
+/// Whether most objects, such as a ConfigMap, can have this name: a subdomain of DNS, as Kubernetes checks it (RFC 1123).
+pub fn is_object_name(text: &str) -> bool {
+    let is_inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    let is_part =
+        |part: &str| !part.is_empty() && !part.starts_with('-') && !part.ends_with('-') && part.bytes().all(is_inner);
+    text.len() <= 253 && text.split('.').all(is_part)
+}
+
 /// Annotations of pods.
 pub mod annotation {
     /// On a pod that has a sidecar: the version of Weft that added it.
@@ -63,6 +83,8 @@ pub mod annotation {
     pub const PROTOCOL: &str = "weft.dev/protocol";
     /// How the sidecar asks whether the application is up.
     pub const HEALTH: &str = "weft.dev/health";
+    /// The ConfigMap of the pod's namespace that has the application's contracts.
+    pub const CONTRACTS: &str = "weft.dev/contracts";
     /// Whether the pod's connections are redirected to its sidecar: [`super::ENABLED`] or [`super::DISABLED`].
     pub const REDIRECT: &str = "weft.dev/redirect";
     /// Ports at which others reach the pod without its sidecar.
@@ -95,6 +117,7 @@ pub mod annotation {
         PORT,
         PROTOCOL,
         HEALTH,
+        CONTRACTS,
         REDIRECT,
         EXCLUDE_INBOUND_PORTS,
         EXCLUDE_OUTBOUND_PORTS,
@@ -109,4 +132,22 @@ pub mod annotation {
         MEMORY_REQUEST,
         MEMORY_LIMIT,
     ];
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_object_name;
+
+    #[test]
+    fn names_of_objects_are_those_that_kubernetes_takes() {
+        let long = ["a".repeat(253), "a.".repeat(126) + "a"];
+        for name in ["a", "0", "users-contracts", "a.b-c.d", "1.2"].into_iter().chain(long.iter().map(String::as_str)) {
+            assert!(is_object_name(name), "{name}");
+        }
+        let too_long = "a".repeat(254);
+        for name in ["", ".", "a.", ".a", "a..b", "-a", "a-", "a.-b", "a-.b", "A", "a_b", "a/b", "a b", "ä", &too_long]
+        {
+            assert!(!is_object_name(name), "{name}");
+        }
+    }
 }

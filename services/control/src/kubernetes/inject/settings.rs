@@ -7,7 +7,7 @@ use weft_mesh::{
 };
 
 use super::{
-    super::names::annotation,
+    super::names::{OBJECT_NAMES, annotation, is_object_name},
     annotations::{field, only_known, parsed},
     config::{Amounts, Config, LEAST_MEMORY_LIMIT, Resources},
     pod::{Error, PORTS, Pod, Port},
@@ -53,6 +53,8 @@ pub(super) struct App {
     pub(super) protocol: Protocol,
     /// As the flag `--health` of a sidecar.
     pub(super) health: Option<String>,
+    /// The ConfigMap with its contracts. Without it, the sidecar asks the application if it speaks gRPC.
+    pub(super) contracts: Option<String>,
 }
 
 /// What an application speaks.
@@ -110,9 +112,16 @@ fn app(pod: &Pod<'_>) -> Result<Option<App>, Error> {
     let health = parsed(pod, annotation::HEALTH, "grpc, tcp, http:/PATH", |text| {
         is_health_check(text).then(|| text.to_owned())
     })?;
+    let contracts = parsed(pod, annotation::CONTRACTS, &format!("the name of a ConfigMap: {OBJECT_NAMES}"), |text| {
+        is_object_name(text).then(|| text.to_owned())
+    })?;
     let first = || Some(pod.containers("containers").ok()?.first()?.ports().ok()?.first()?.number);
     let Some(port) = port.or_else(first) else {
-        for (key, is_given) in [(annotation::PROTOCOL, protocol.is_some()), (annotation::HEALTH, health.is_some())] {
+        for (key, is_given) in [
+            (annotation::PROTOCOL, protocol.is_some()),
+            (annotation::HEALTH, health.is_some()),
+            (annotation::CONTRACTS, contracts.is_some()),
+        ] {
             if is_given {
                 let text = format!(
                     "found no port that it is of; allowed: with {}, or with a port of the first container",
@@ -125,7 +134,15 @@ fn app(pod: &Pod<'_>) -> Result<Option<App>, Error> {
     };
     let named = || ports.iter().find(|of| of.number == port).and_then(Protocol::of_port);
     let protocol = protocol.or_else(named).unwrap_or(Protocol::Grpc);
-    Ok(Some(App { port, protocol, health }))
+    if contracts.is_some() && protocol != Protocol::Grpc {
+        let text = format!(
+            "found an application that speaks {}; allowed: for one that speaks grpc ({})",
+            protocol.as_str(),
+            annotation::PROTOCOL
+        );
+        return Err(Error::new(field(annotation::CONTRACTS), text));
+    }
+    Ok(Some(App { port, protocol, health, contracts }))
 }
 
 fn free_ports() -> String {

@@ -4,7 +4,10 @@ use serde_json::{Value, json};
 use weft_mesh::names::port;
 
 use super::{
-    super::names::{CONFIG_MAP_TRUST, CONTAINER, TOKEN, TOKEN_AUDIENCE, TRUST_BUNDLE, VOLUME_TOKEN, VOLUME_TRUST},
+    super::names::{
+        CONFIG_MAP_TRUST, CONTAINER, DESCRIPTORS, IMPLEMENTED, TOKEN, TOKEN_AUDIENCE, TRUST_BUNDLE, VOLUME_CONTRACTS,
+        VOLUME_TOKEN, VOLUME_TRUST,
+    },
     config::{Amounts, Config},
     patch::Patch,
     pod::{Error, Pod},
@@ -15,6 +18,7 @@ use super::{
 
 const TRUST_DIR: &str = "/var/run/weft/trust";
 const TOKEN_DIR: &str = "/var/run/weft/token";
+const CONTRACTS_DIR: &str = "/var/run/weft/contracts";
 /// The program in the image, which has nothing else in it.
 const PROGRAM: &str = "/weft-sidecar";
 /// The user that the sidecar runs as if the pod is not redirected.
@@ -48,9 +52,10 @@ pub(super) fn add(
     pod: &Pod<'_>,
     patch: &mut Patch,
 ) -> Result<(), Error> {
+    let added = volumes(settings);
     for (index, volume) in pod.spec_list("volumes")?.iter().enumerate() {
         let name = volume.get("name").unwrap_or(&Value::Null);
-        if name == VOLUME_TOKEN || name == VOLUME_TRUST {
+        if added.iter().any(|added| added["name"] == *name) {
             let allowed = "another name, as the sidecar has a volume of this one";
             return Err(Error::found(format!("spec.volumes[{index}].name"), name, allowed));
         }
@@ -58,7 +63,7 @@ pub(super) fn add(
     let mut containers = Vec::from_iter(settings.redirect.as_ref().map(|redirect| redirect.container(config)));
     containers.push(container(config, settings, originals)?);
     patch.prepend(pod.value(), &["spec", "initContainers"], containers);
-    patch.append(pod.value(), &["spec", "volumes"], volumes());
+    patch.append(pod.value(), &["spec", "volumes"], added);
     Ok(())
 }
 
@@ -93,11 +98,21 @@ fn container(config: &Config, settings: &Settings, originals: &Originals) -> Res
             "runAsGroup": uid,
             "seccompProfile": { "type": "RuntimeDefault" },
         },
-        "volumeMounts": [
-            { "name": VOLUME_TOKEN, "mountPath": TOKEN_DIR, "readOnly": true },
-            { "name": VOLUME_TRUST, "mountPath": TRUST_DIR, "readOnly": true },
-        ],
+        "volumeMounts": mounts(settings),
     }))
+}
+
+/// The ConfigMap with the application's contracts, if the pod names one.
+fn contracts(settings: &Settings) -> Option<&str> {
+    settings.app.as_ref()?.contracts.as_deref()
+}
+
+/// Whole volumes: a `subPath` would stay as it was when a ConfigMap changes.
+fn mounts(settings: &Settings) -> Vec<Value> {
+    let mount = |name: &str, path: &str| json!({ "name": name, "mountPath": path, "readOnly": true });
+    let mut mounts = vec![mount(VOLUME_TOKEN, TOKEN_DIR), mount(VOLUME_TRUST, TRUST_DIR)];
+    mounts.extend(contracts(settings).map(|_| mount(VOLUME_CONTRACTS, CONTRACTS_DIR)));
+    mounts
 }
 
 fn amounts(of: &Amounts) -> Value {
@@ -116,8 +131,17 @@ fn variables(config: &Config, settings: &Settings, originals: &Originals) -> Res
             value("WEFT_PROTOCOL", app.protocol.as_str().to_owned()),
         ]);
         variables.extend(app.health.clone().map(|health| value("WEFT_HEALTH", health)));
-        if app.protocol == Protocol::Grpc {
-            variables.push(value("WEFT_ASK_CONTRACTS", true.to_string()));
+        match &app.contracts {
+            Some(map) => variables.extend([
+                value("WEFT_DESCRIPTORS", format!("{CONTRACTS_DIR}/{DESCRIPTORS}")),
+                // Without the key the variable is not set.
+                json!({
+                    "name": "WEFT_CONTRACTS",
+                    "valueFrom": { "configMapKeyRef": { "name": map, "key": IMPLEMENTED, "optional": true } },
+                }),
+            ]),
+            None if app.protocol == Protocol::Grpc => variables.push(value("WEFT_ASK_CONTRACTS", true.to_string())),
+            None => {}
         }
     }
     // Probes go to the pod's address too.
@@ -147,13 +171,19 @@ fn variables(config: &Config, settings: &Settings, originals: &Originals) -> Res
     Ok(variables)
 }
 
-fn volumes() -> Vec<Value> {
+fn volumes(settings: &Settings) -> Vec<Value> {
     let token = json!({
         "serviceAccountToken": { "audience": TOKEN_AUDIENCE, "expirationSeconds": TOKEN_SECONDS, "path": TOKEN },
     });
-    vec![
+    let mut volumes = vec![
         json!({ "name": VOLUME_TOKEN, "projected": { "sources": [token] } }),
         // The pod waits until the control plane has made it.
         json!({ "name": VOLUME_TRUST, "configMap": { "name": CONFIG_MAP_TRUST } }),
-    ]
+    ];
+    volumes.extend(contracts(settings).map(|map| {
+        // With this list the pod waits for the key, too: without its contracts the application would have no rules.
+        let items = json!([{ "key": DESCRIPTORS, "path": DESCRIPTORS }]);
+        json!({ "name": VOLUME_CONTRACTS, "configMap": { "name": map, "items": items } })
+    }));
+    volumes
 }

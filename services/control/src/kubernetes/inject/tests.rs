@@ -2,6 +2,7 @@ use serde_json::{Value, json};
 
 use super::{Config, Decision, Error, Namespace, Reason, inject};
 
+mod contracts;
 mod hostile;
 mod probes;
 mod properties;
