@@ -7,6 +7,7 @@ mod access;
 mod call;
 mod cluster;
 mod console;
+mod contracts;
 mod down;
 mod init;
 mod inject;
@@ -71,6 +72,8 @@ enum Command {
     Upgrade(install::UpgradeArgs),
     /// Print what takes the control plane off a Kubernetes cluster again, for `kubectl delete -f -`
     Uninstall(install::UninstallArgs),
+    /// Put a service's contracts onto a Kubernetes cluster
+    Contracts(contracts::Args),
     /// Look at Weft on a Kubernetes cluster: check it, or list its sidecars
     Cluster(cluster::Args),
     /// Run a sidecar, the proxy beside a service
@@ -156,6 +159,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Install(args) => install::run(&args),
         Command::Upgrade(args) => install::upgrade(&args),
         Command::Uninstall(args) => install::uninstall(&args),
+        Command::Contracts(args) => contracts::run(&args),
         Command::Cluster(args) => cluster::run(&args),
         Command::Sidecar(args) => weft_sidecar::run(args).map(|()| ExitCode::SUCCESS),
     }

@@ -68,6 +68,12 @@ pub fn from_files(files: impl IntoIterator<Item = Bytes>) -> Result<Arc<dyn Sche
     Ok(Arc::new(pool::PoolSchema::new(&files::merge(files)?)?))
 }
 
+/// Leaves the comments of the `.proto` files, and where each thing stands in them, out of a serialized
+/// `google.protobuf.FileDescriptorSet`. All options stay.
+pub fn without_comments(descriptor_set: &[u8]) -> Result<Vec<u8>, SchemaError> {
+    files::without_comments(descriptor_set)
+}
+
 /// A protobuf service.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Service {

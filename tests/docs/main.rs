@@ -49,6 +49,7 @@ const FLAGS: &[(&str, &str, &[&str])] = &[
     ("docs/command-line.md", "weft install", &["install"]),
     ("docs/command-line.md", "weft upgrade", &["upgrade"]),
     ("docs/command-line.md", "weft uninstall", &["uninstall"]),
+    ("docs/command-line.md", "weft contracts push", &["contracts", "push"]),
     ("docs/command-line.md", "weft cluster check", &["cluster", "check"]),
     ("docs/command-line.md", "weft cluster status", &["cluster", "status"]),
     ("docs/sidecar.md", "Flags", &["sidecar"]),

@@ -32,6 +32,7 @@ pub(super) struct Api {
     limit: Duration,
     answer_bytes: usize,
     server: String,
+    namespace: String,
 }
 
 /// Why there is no answer.
@@ -118,26 +119,33 @@ impl Api {
             config.read_timeout = Some(limit);
             config.default_retry = false;
             let server = config.cluster_url.to_string().trim_end_matches('/').to_owned();
+            let namespace = config.default_namespace.clone();
             let client = Client::try_from(config).map_err(|error| unusable(&error))?;
-            anyhow::Ok((client, server))
+            anyhow::Ok((client, server, namespace))
         });
         let Ok(connected) = timeout(limit, connecting).await else {
             anyhow::bail!(
                 "the kubeconfig names a program for signing in that did not end within {limit:?} (--timeout)"
             );
         };
-        let (client, server) = connected.context("the kubeconfig can't be used")??;
-        Ok(Self { client, limit, answer_bytes: ANSWER_BYTES, server })
+        let (client, server, namespace) = connected.context("the kubeconfig can't be used")??;
+        Ok(Self { client, limit, answer_bytes: ANSWER_BYTES, server, namespace })
     }
 
     #[cfg(test)]
     pub(super) fn of(client: Client) -> Self {
-        Self { client, limit: Duration::from_secs(10), answer_bytes: 1 << 20, server: "https://test".to_owned() }
+        let [server, namespace] = ["https://test", "default"].map(str::to_owned);
+        Self { client, limit: Duration::from_secs(10), answer_bytes: 1 << 20, server, namespace }
     }
 
     /// The address of the API server.
     pub(super) fn server(&self) -> &str {
         &self.server
+    }
+
+    /// The namespace of the kubeconfig's context.
+    pub(super) fn namespace(&self) -> &str {
+        &self.namespace
     }
 
     /// Sends a request and returns the answer, whatever its status is.
@@ -192,6 +200,15 @@ impl Api {
     /// Asks with an object: a review, or a dry run.
     pub(super) async fn post<T: DeserializeOwned>(&self, path: &str, object: &Value) -> Result<T, Trouble> {
         read(path, &self.good(request(Method::POST, path, Some(object))).await?.body)
+    }
+
+    /// Writes what an object says, by server-side apply.
+    pub(super) async fn apply<T: DeserializeOwned>(&self, path: &str, object: &Value) -> Result<T, Trouble> {
+        let mut request = request(Method::PATCH, path, Some(object));
+        // JSON is YAML.
+        let apply = header::HeaderValue::from_static("application/apply-patch+yaml");
+        request.headers_mut().insert(header::CONTENT_TYPE, apply);
+        read(path, &self.good(request).await?.body)
     }
 
     /// All objects of a list. `query` has parameters, such as a selector. Each object is passed to `take`, so that only what

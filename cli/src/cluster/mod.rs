@@ -1,10 +1,11 @@
-//! `weft cluster`: looks at Weft on a Kubernetes cluster, through the API server. It changes nothing there.
+//! `weft cluster`: looks at Weft on a Kubernetes cluster, through the API server. It changes nothing there. Only `weft contracts
+//! push` writes.
 //!
 //! - `api`: the API server, with limits for each answer; `objects`: what is read of its objects.
 //! - `control_plane`: what the control plane knows, through the API server's proxy of Services.
 //! - `pods`: the pods with their sidecars.
 //! - `finding`: what is found, and how it is printed; `check` and `status`: the commands.
-//! - `before`: what `weft uninstall` and `weft upgrade` look at first.
+//! - `before`: what `weft uninstall` and `weft upgrade` look at first; `write`: what `weft contracts push` writes.
 
 #[cfg(feature = "kubernetes")]
 mod api;
@@ -26,6 +27,8 @@ mod pods;
 mod status;
 #[cfg(all(test, feature = "kubernetes"))]
 mod tests;
+#[cfg(feature = "kubernetes")]
+mod write;
 
 use std::{process::ExitCode, time::Duration};
 
@@ -148,6 +151,21 @@ pub(crate) fn installed(reach: &Reach) -> anyhow::Result<Installed> {
     return ask(reach, async |api| before::installed(&api?).await)?;
     #[cfg(not(feature = "kubernetes"))]
     without(reach)
+}
+
+/// Writes a ConfigMap by server-side apply, into the namespace of the kubeconfig's context if it names none. Returns the
+/// namespace.
+///
+/// # Errors
+/// It can't be written.
+pub(crate) fn apply_config_map(reach: &Reach, object: serde_json::Value, is_forced: bool) -> anyhow::Result<String> {
+    #[cfg(feature = "kubernetes")]
+    return ask(reach, async |api| write::config_map(&api?, object, is_forced).await)?;
+    #[cfg(not(feature = "kubernetes"))]
+    {
+        let _ = (object, is_forced);
+        without(reach)
+    }
 }
 
 #[cfg(not(feature = "kubernetes"))]

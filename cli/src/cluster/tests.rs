@@ -18,7 +18,7 @@ use super::{
 type Answer = (u16, Value);
 
 /// An API server. If there is no answer to a request, none comes.
-fn api(answer: impl Fn(&Request<Body>) -> Option<Answer> + Send + Sync + 'static) -> Api {
+pub(super) fn api(answer: impl Fn(&Request<Body>) -> Option<Answer> + Send + Sync + 'static) -> Api {
     let answer = Arc::new(answer);
     let service = tower::service_fn(move |request: Request<Body>| {
         let answer = answer(&request);

@@ -29,8 +29,35 @@ pub(crate) struct Contracts {
     pub(super) line: u64,
 }
 
+/// Where `.proto` files and their imports are looked up.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Lookup<'a> {
+    /// What the files are relative to.
+    pub(crate) folder: &'a Path,
+    /// The same in words.
+    pub(crate) folder_of: &'static str,
+    /// The folders of imports.
+    pub(crate) include: &'a [PathBuf],
+    /// What sets them.
+    pub(crate) include_by: &'static str,
+}
+
+/// What is wrong with one of several `.proto` files.
+#[derive(Debug)]
+pub(crate) struct Wrong {
+    /// Its place in the list.
+    pub(crate) file: usize,
+    pub(crate) text: String,
+}
+
+/// Where imports are looked up if nobody says.
+pub(crate) fn default_include(folder: &Path) -> PathBuf {
+    let proto = folder.join("proto");
+    if proto.is_dir() { proto } else { folder.to_owned() }
+}
+
 impl Contracts {
-    /// Compiles the files and checks the options in them.
+    /// Compiles the files that a mesh file names, and checks the options in them.
     pub(super) fn compile(
         reader: &mut Reader<'_>,
         field: &str,
@@ -39,20 +66,37 @@ impl Contracts {
         folder: &Path,
     ) -> Option<Self> {
         let first_line = files.first()?.line;
-        let before = reader.problems.len();
-        let mut compiler = protox::Compiler::with_file_resolver(imports::resolver(include));
-        compiler.include_imports(true).include_source_info(false);
-        let mut told = BTreeSet::new();
-        for file in files {
-            // A broken import is reported once, even if many files import it.
-            if let Err(text) = open(&mut compiler, file, include, folder)
-                && told.insert(text.clone())
-            {
-                reader.problem(file.line, field, text);
+        let names: Vec<&str> = files.iter().map(|file| file.value.as_str()).collect();
+        let lookup = Lookup { folder, folder_of: "the mesh file", include, include_by: "proto_path" };
+        match Self::of_files(&names, &lookup) {
+            Ok(contracts) => Some(Self { line: first_line, ..contracts }),
+            Err(wrong) => {
+                for Wrong { file, text } in wrong {
+                    reader.problem(files[file].line, field, text);
+                }
+                None
             }
         }
-        if reader.problems.len() > before {
-            return None;
+    }
+
+    /// Compiles files and checks the options in them.
+    ///
+    /// # Errors
+    /// All that is wrong.
+    pub(crate) fn of_files(files: &[&str], lookup: &Lookup<'_>) -> Result<Self, Vec<Wrong>> {
+        let mut compiler = protox::Compiler::with_file_resolver(imports::resolver(lookup.include));
+        compiler.include_imports(true).include_source_info(false);
+        let (mut wrong, mut told) = (Vec::new(), BTreeSet::new());
+        for (place, file) in files.iter().enumerate() {
+            // A broken import is reported once, even if many files import it.
+            if let Err(text) = open(&mut compiler, file, lookup)
+                && told.insert(text.clone())
+            {
+                wrong.push(Wrong { file: place, text });
+            }
+        }
+        if !wrong.is_empty() {
+            return Err(wrong);
         }
         let own: BTreeSet<&str> = compiler.files().filter(|file| !file.is_import()).map(|file| file.name()).collect();
         // Not `file_descriptor_set()`: its types do not have custom options, so they would be lost.
@@ -60,20 +104,12 @@ impl Contracts {
         let implements = services_in(&descriptor_set, &own);
         let sources = compiler.files().filter_map(|file| file.path().map(Path::to_owned)).collect();
         if implements.is_empty() {
-            let names = files.iter().map(|f| f.value.as_str()).collect::<Vec<_>>().join(", ");
-            reader.problem(
-                first_line,
-                field,
-                format!("no `service` is defined in {names}; allowed: files that define one"),
-            );
-            return None;
+            let text = format!("no `service` is defined in {}; allowed: files that define one", files.join(", "));
+            return Err(vec![Wrong { file: 0, text }]);
         }
         match ServicePolicy::from_descriptors(&descriptor_set, Some(&implements)) {
-            Ok(policy) => Some(Self { descriptor_set, implements, sources, policy, line: first_line }),
-            Err(error) => {
-                reader.problem(first_line, field, with_line(&error, &compiler));
-                None
-            }
+            Ok(policy) => Ok(Self { descriptor_set, implements, sources, policy, line: 0 }),
+            Err(error) => Err(vec![Wrong { file: 0, text: with_line(&error, &compiler) }]),
         }
     }
 }
@@ -121,26 +157,20 @@ fn line_of(compiler: &protox::Compiler, file: &str, element: &str) -> Option<i32
     Some(found.span.first()? + 1)
 }
 
-fn open(
-    compiler: &mut protox::Compiler,
-    file: &Located<String>,
-    include: &[PathBuf],
-    folder: &Path,
-) -> Result<(), String> {
-    let path = folder.join(&file.value);
+fn open(compiler: &mut protox::Compiler, file: &str, lookup: &Lookup<'_>) -> Result<(), String> {
+    let Lookup { folder, folder_of, include, include_by } = *lookup;
+    let path = folder.join(file);
     if !path.is_file() {
         let near = like_it(&path, folder).map_or_else(String::new, |near| format!(" (did you mean `{near}`?)"));
-        return Err(format!(
-            "no such file: {}{near}; allowed: .proto files, relative to the mesh file",
-            path.display()
-        ));
+        return Err(format!("no such file: {}{near}; allowed: .proto files, relative to {folder_of}", path.display()));
     }
     if !include.iter().any(|root| path.starts_with(root)) {
         let roots = include.iter().map(|root| root.display().to_string()).collect::<Vec<_>>().join(", ");
-        return Err(format!("{} is outside of `proto_path`; allowed: files under {roots}", path.display()));
+        return Err(format!("{} is outside of `{include_by}`; allowed: files under {roots}", path.display()));
     }
     // Of this library's errors, only the `Debug` form has the file and the line.
-    compiler.open_file(&path).map(|_| ()).map_err(|error| format!("{error:?}{}", imports::hint(&error, include)))
+    let told = |error: protox::Error| format!("{error:?}{}", imports::hint(&error, include, include_by));
+    compiler.open_file(&path).map(|_| ()).map_err(told)
 }
 
 fn like_it(path: &Path, folder: &Path) -> Option<String> {

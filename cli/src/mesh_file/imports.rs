@@ -29,8 +29,9 @@ pub(super) fn resolver(include: &[PathBuf]) -> ChainFileResolver {
     resolver
 }
 
-/// What is added to the error of an import that is not found: the closest name, and what is allowed.
-pub(super) fn hint(error: &protox::Error, include: &[PathBuf]) -> String {
+/// What is added to the error of an import that is not found: the closest name, and what is allowed. `include_by` is what
+/// sets the folders.
+pub(super) fn hint(error: &protox::Error, include: &[PathBuf], include_by: &str) -> String {
     let text = error.to_string();
     let Some(name) = text.strip_prefix("import '").and_then(|text| text.strip_suffix("' not found")) else {
         return String::new();
@@ -39,7 +40,7 @@ pub(super) fn hint(error: &protox::Error, include: &[PathBuf]) -> String {
     let near = near.map_or_else(String::new, |near| format!(" (did you mean `{near}`?)"));
     let roots = include.iter().map(|root| root.display().to_string()).collect::<Vec<_>>().join(", ");
     let built_in = if name.starts_with("google/") { "google/protobuf/..." } else { "weft/... and google/protobuf/..." };
-    format!("{near}; allowed: a file under {roots} (`proto_path`); weft itself has {built_in}")
+    format!("{near}; allowed: a file under {roots} (`{include_by}`); weft itself has {built_in}")
 }
 
 /// A folder of `proto_path`.

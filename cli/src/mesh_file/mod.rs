@@ -18,7 +18,10 @@ use std::{
 };
 
 pub(crate) use self::model::check_otlp;
-pub(crate) use self::{contracts::Contracts, program::CommandLine};
+pub(crate) use self::{
+    contracts::{Contracts, Lookup, default_include},
+    program::CommandLine,
+};
 pub(crate) use weft_mesh::config::{Located, Problem, Problems};
 use weft_mesh::{config, identity::TrustDomain, names::ServiceName, policy::MeshRules};
 use weft_sidecar::UpgradeName;

@@ -11,7 +11,7 @@ use weft_mesh::{
 use weft_sidecar::UpgradeName;
 
 use super::{
-    Contracts, Located, MeshFile, Port, Ports, Programs, Protocol, Service,
+    Contracts, Located, MeshFile, Port, Ports, Programs, Protocol, Service, default_include,
     program::{self, CommandLine},
 };
 
@@ -320,8 +320,7 @@ fn read_contracts(reader: &mut Reader<'_>, table: &Table<'_>, folder: &Path) -> 
                 include.push(path);
             }
         }
-        None if folder.join("proto").is_dir() => include.push(folder.join("proto")),
-        None => include.push(folder.to_owned()),
+        None => include.push(default_include(folder)),
     }
     Contracts::compile(reader, &table.path("protos"), &protos, &include, folder)
 }

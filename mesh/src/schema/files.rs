@@ -76,18 +76,28 @@ pub(super) fn merge(files: impl IntoIterator<Item = Bytes>) -> Result<Vec<u8>, S
     Ok(RawSet { file: by_name.into_values().map(|known| known.file).collect() }.encode_to_vec())
 }
 
+pub(super) fn without_comments(descriptor_set: &[u8]) -> Result<Vec<u8>, SchemaError> {
+    let files = split(descriptor_set)?;
+    let file = files.iter().map(|file| encoded_without_source_info(file).map(Bytes::from));
+    Ok(RawSet { file: file.collect::<Result<_, _>>()? }.encode_to_vec())
+}
+
 /// A file without comments and positions: they depend on the compiler's options and do not change what the file
 /// defines.
 fn without_source_info(file: &Bytes) -> Result<FileDescriptorProto, SchemaError> {
     #[cfg(test)]
     tests::DECODED_BYTES.with(|bytes| bytes.set(bytes.get() + file.len()));
+    // Encoded again, so that the layout of the bytes does not matter.
+    FileDescriptorProto::decode_from_slice(&encoded_without_source_info(file)?).map_err(malformed)
+}
+
+fn encoded_without_source_info(file: &[u8]) -> Result<Vec<u8>, SchemaError> {
     let mut file: FileDescriptorProto = buffa::DecodeOptions::new()
         .with_element_memory_limit(limits::DESCRIPTOR_MEMORY_BYTES)
         .decode_from_slice(file)
         .map_err(malformed)?;
     file.source_code_info = Default::default();
-    // Encoded again, so that the layout of the bytes does not matter.
-    FileDescriptorProto::decode_from_slice(&file.encode_to_vec()).map_err(malformed)
+    Ok(file.encode_to_vec())
 }
 
 fn check_size(found: usize) -> Result<(), SchemaError> {
@@ -106,10 +116,37 @@ mod tests {
     use prost_types::{FileDescriptorProto, SourceCodeInfo, source_code_info::Location};
 
     use super::*;
+    use crate::schema::testing::compile;
 
     thread_local! {
         /// The bytes of all files that were decoded to be compared.
         pub(super) static DECODED_BYTES: Cell<usize> = const { Cell::new(0) };
+    }
+
+    #[test]
+    fn without_comments_a_set_says_the_same() {
+        let source = r#"syntax = "proto3"; package t; import "weft/options/v1/options.proto";
+            message M {}
+            service S {
+                rpc Do(M) returns (M) { option (weft.options.v1.method) = { timeout: { seconds: 3 } }; }
+            }"#;
+        let mut commented = RawSet::decode(&*compile(&[("t.proto", source)])).unwrap();
+        let comment = "A very long comment.";
+        let location = Location { leading_comments: Some(comment.to_owned()), ..Location::default() };
+        let info = prost::Message::encode_to_vec(&SourceCodeInfo { location: vec![location] });
+        for file in &mut commented.file {
+            let mut bytes = file.to_vec();
+            prost::encoding::bytes::encode(9, &info, &mut bytes);
+            *file = bytes.into();
+        }
+        let commented = prost::Message::encode_to_vec(&commented);
+        let has_comment = |set: &[u8]| set.windows(comment.len()).any(|bytes| bytes == comment.as_bytes());
+        let stripped = without_comments(&commented).unwrap();
+        assert_eq!((has_comment(&commented), has_comment(&stripped)), (true, false));
+        let of = |set: &[u8]| crate::policy::ServicePolicy::from_descriptors(set, None).unwrap();
+        assert_eq!(of(&stripped), of(&commented));
+        assert!(of(&stripped).method("t.S", "Do").unwrap().timeout.is_some());
+        assert!(without_comments(b"{}").is_err());
     }
 
     /// Otherwise a member keeps a thread of the control plane busy for hours, with a large file and many small ones.
