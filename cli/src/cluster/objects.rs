@@ -23,6 +23,23 @@ pub(super) struct Plain {
     pub(super) metadata: Meta,
 }
 
+/// A Service, as far as it says which contracts it implements.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct AnnotatedService {
+    pub(super) metadata: AnnotatedMeta,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(super) struct AnnotatedMeta {
+    pub(super) name: String,
+    pub(super) namespace: String,
+    pub(super) annotations: BTreeMap<String, String>,
+    /// Of RFC 3339 in UTC, so that the order of the texts is that of the times.
+    pub(super) creation_timestamp: String,
+}
+
 /// The answer to `/version`.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]

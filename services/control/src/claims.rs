@@ -12,10 +12,17 @@
 //!    says so, or if `weft up` grants them to the identity while the control plane runs. Of a service that the file lets
 //!    wait for that, a contract may be claimed before.
 //!
+//!    On a cluster the owner of a namespace may say which of its Services have a contract. If the contract is the
+//!    namespace's by the rule above, it is pinned to that Service. The mesh's owner may say it for all services: that wins,
+//!    and the contract is pinned to that service, too.
+//!
+//! What the owners of the mesh and of namespaces say while the control plane runs is in [`said`].
+//!
 //! A claim on what belongs to another service is contested: it is refused, counted and listed, and changes nothing.
 
 pub(crate) mod file;
 pub(crate) mod hosts;
+mod said;
 pub(crate) mod store;
 #[cfg(test)]
 mod tests;
@@ -95,6 +102,10 @@ pub(crate) struct Claims {
     /// The same for some services.
     unlisted_of: BTreeMap<ServiceName, Unlisted>,
     pinned: BTreeMap<String, ServiceName>,
+    /// The services that have these contracts, says the mesh's owner while the control plane runs.
+    owners: BTreeMap<String, ServiceName>,
+    /// By namespace, the Services that have these contracts if they are the namespace's, says its owner.
+    chosen: HashMap<String, BTreeMap<String, ServiceName>>,
     /// The weights of what is pinned, by owner.
     pins_of: HashMap<ServiceName, usize>,
     /// How many addresses the file or a pin gives to each service.
@@ -185,11 +196,7 @@ impl Claims {
                 Some(owner) if owner == service => {}
                 Some(owner) => {
                     let owner = owner.clone();
-                    self.refused += 1;
-                    if self.list(claim, service, &owner) {
-                        denied.listed.push((claim.to_owned(), owner.clone()));
-                    }
-                    denied.contested.push((claim.to_owned(), owner));
+                    self.contest(claim, service, owner, &mut denied);
                 }
                 None if kind == Kind::Located => {}
                 // Every service has them, and none can own them.
@@ -200,14 +207,32 @@ impl Claims {
                     self.refused += 1;
                     denied.unlisted.push(claim.to_owned());
                 }
-                None if self.has_room(service, claim) => self.pin(claim, service),
                 None => {
-                    self.refused += 1;
-                    denied.without_room += 1;
+                    let others = self.chosen.get(service.namespace()).and_then(|chosen| chosen.get(claim));
+                    let other = others.filter(|chosen| *chosen != service).cloned();
+                    let owner = other.as_ref().unwrap_or(service);
+                    if !self.has_room(owner, claim) {
+                        self.refused += 1;
+                        denied.without_room += 1;
+                        continue;
+                    }
+                    self.pin(claim, owner);
+                    if let Some(other) = other {
+                        self.contest(claim, service, other, &mut denied);
+                    }
                 }
             }
         }
         denied
+    }
+
+    /// A claim of a service that belongs to another one.
+    fn contest(&mut self, claim: &str, service: &ServiceName, owner: ServiceName, denied: &mut Denied) {
+        self.refused += 1;
+        if self.list(claim, service, &owner) {
+            denied.listed.push((claim.to_owned(), owner.clone()));
+        }
+        denied.contested.push((claim.to_owned(), owner));
     }
 
     /// A service has new claims. It becomes the owner of those that it has a right to. Returns those that it did not
@@ -250,14 +275,7 @@ impl Claims {
 
     /// Removes the pin of a claim. Returns its former owner, and the other services that claim it and may have it now.
     pub(crate) fn release(&mut self, claim: &str) -> Option<(ServiceName, Vec<ServiceName>)> {
-        let owner = self.pinned.remove(claim)?;
-        if let Some(pins) = self.pins_of.get_mut(&owner) {
-            *pins -= weight(claim);
-        }
-        if let Some(count) = self.addresses_of.get_mut(&owner).filter(|_| is_address(claim)) {
-            *count -= 1;
-        }
-        self.is_changed = true;
+        let owner = self.unpin(claim)?;
         let claimants: Vec<ServiceName> = self
             .contests
             .keys()
@@ -274,7 +292,8 @@ impl Claims {
     /// The mesh's owner gives a contract to a service: it is pinned to it. False if another service has it, or if the
     /// service or the mesh has too many.
     pub(crate) fn grant(&mut self, contract: &str, service: &ServiceName) -> bool {
-        match self.listed.get(contract).or_else(|| self.pinned.get(contract)) {
+        let said = self.listed.get(contract).or_else(|| self.owners.get(contract));
+        match said.or_else(|| self.pinned.get(contract)) {
             Some(owner) => owner == service,
             None if self.has_room(service, contract) => {
                 self.pin(contract, service);
@@ -325,7 +344,7 @@ impl Claims {
             let held = self.held.get(claim).filter(|held| held.kind == Kind::Located);
             held.map(|held| &held.service).filter(|service| is_alive(service))
         };
-        let listed = self.listed.get(claim);
+        let listed = self.listed.get(claim).or_else(|| self.owners.get(claim));
         match kind {
             Kind::Located => listed.or_else(on_its_host),
             // An address on a member's own host is not a virtual one, so it wins over a pin.
@@ -334,8 +353,25 @@ impl Claims {
     }
 
     fn has_room(&self, service: &ServiceName, claim: &str) -> bool {
+        self.has_part(service, claim) && self.pinned.len() < limits::CLAIMS_PINNED
+    }
+
+    /// Whether one service may have so many.
+    fn has_part(&self, service: &ServiceName, claim: &str) -> bool {
         let own = self.pins_of.get(service).copied().unwrap_or_default();
-        own + weight(claim) <= limits::CLAIMS_PER_IDENTITY && self.pinned.len() < limits::CLAIMS_PINNED
+        own + weight(claim) <= limits::CLAIMS_PER_IDENTITY
+    }
+
+    fn unpin(&mut self, claim: &str) -> Option<ServiceName> {
+        let owner = self.pinned.remove(claim)?;
+        if let Some(pins) = self.pins_of.get_mut(&owner) {
+            *pins -= weight(claim);
+        }
+        if let Some(count) = self.addresses_of.get_mut(&owner).filter(|_| is_address(claim)) {
+            *count -= 1;
+        }
+        self.is_changed = true;
+        Some(owner)
     }
 
     fn pin(&mut self, claim: &str, service: &ServiceName) {
@@ -365,7 +401,7 @@ impl Claims {
 }
 
 /// Whether it is one of gRPC's own contracts, such as `grpc.health.v1.Health`.
-fn is_grpcs_own(claim: &str) -> bool {
+pub(crate) fn is_grpcs_own(claim: &str) -> bool {
     claim.starts_with("grpc.") || claim.starts_with("google.")
 }
 

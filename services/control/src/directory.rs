@@ -292,6 +292,29 @@ impl Directory {
         state.tell();
     }
 
+    /// The owner of a namespace says which of its Services have these contracts, instead of what was said before.
+    pub(crate) fn choose(&self, namespace: &str, chosen: BTreeMap<String, ServiceName>) {
+        self.move_contracts(|registry| registry.choose(namespace, chosen, Instant::now()));
+    }
+
+    /// The mesh's owner says which services have these contracts, instead of what was said before.
+    pub(crate) fn own(&self, owners: &BTreeMap<String, ServiceName>) {
+        self.move_contracts(|registry| registry.own(owners, Instant::now()));
+    }
+
+    fn move_contracts(&self, make: impl FnOnce(&mut Registry) -> BTreeMap<String, ServiceName>) {
+        let mut state = self.lock();
+        let moved = make(&mut state.registry);
+        state.tell();
+        drop(state);
+        if !moved.is_empty() {
+            self.to_keep.notify_one();
+        }
+        for (contract, owner) in moved.iter().filter(|(_, owner)| self.lines.allows(owner)) {
+            tracing::info!(contract, %owner, "a contract belongs to another service now: an annotation or MeshDefaults says so");
+        }
+    }
+
     /// Waits until there may be changes to save. Dropping the future loses nothing.
     pub(crate) async fn has_to_keep(&self) {
         self.to_keep.notified().await;

@@ -39,6 +39,8 @@ use crate::{
 
 /// The time for tasks to end when the runtime shuts down.
 const RUNTIME_STOP: Duration = Duration::from_millis(200);
+/// The shortest time between two looks at what the cluster's Services say of their contracts, however often they change.
+const CONTRACTS_PAUSE: Duration = Duration::from_secs(1);
 /// What members can have done at the same time on other threads: each piece of it takes one of these limits' turns.
 const WORK_OF_MEMBERS: usize = limits::DESCRIPTORS_READ + limits::OTLP_READ;
 /// What the control plane does there for itself: it reads the file of rules, keeps the claims, and flushes the log.
@@ -170,6 +172,10 @@ impl ControlPlane {
             directory.await_all(mesh);
         }
         directory.set_methods(&rules.methods().borrow());
+        if let Some(cluster) = &on_platform.cluster {
+            directory.own(rules.changes().borrow().contracts());
+            take_contracts(cluster, &directory);
+        }
         Ok(Self {
             ca,
             credentials,
@@ -256,6 +262,7 @@ impl ControlPlane {
                 rules.keep(),
                 follow_methods(&rules, &directory),
                 forget_services(&cluster, &directory),
+                keep_contracts(&cluster, &rules, &directory),
             );
         };
         // A task of its own, so that it is not dropped while it writes.
@@ -291,6 +298,32 @@ async fn forget_services(cluster: &Option<Arc<Cluster>>, directory: &Directory) 
     loop {
         directory.release_all_of(|service| !cluster.workloads.has_service(service));
         cluster.workloads.services_are_gone().await;
+    }
+}
+
+/// What the owners of the mesh and of namespaces say of contracts holds. Whoever changes it all the time is listened to now
+/// and then. Never ends.
+async fn keep_contracts(cluster: &Option<Arc<Cluster>>, rules: &Rules, directory: &Directory) {
+    let Some(cluster) = cluster else { return std::future::pending().await };
+    let mut changes = rules.changes();
+    loop {
+        let current = Arc::clone(&changes.borrow_and_update());
+        directory.own(current.contracts());
+        take_contracts(cluster, directory);
+        let changed = async {
+            tokio::select! {
+                () = cluster.workloads.contracts_have_changed() => {}
+                // It lives as long as the control plane.
+                _ = changes.changed() => {}
+            }
+        };
+        tokio::join!(changed, tokio::time::sleep(CONTRACTS_PAUSE));
+    }
+}
+
+fn take_contracts(cluster: &Cluster, directory: &Directory) {
+    for (namespace, chosen) in cluster.workloads.take_contracts() {
+        directory.choose(&namespace, chosen);
     }
 }
 

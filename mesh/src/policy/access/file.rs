@@ -29,6 +29,8 @@ pub struct MeshRules {
     pub namespaces: BTreeMap<String, bool>,
     /// The rules for services.
     pub services: BTreeMap<ServiceName, ServiceAccess>,
+    /// On Kubernetes: which services have these contracts, whoever claims them.
+    pub contracts: BTreeMap<String, ServiceName>,
 }
 
 impl MeshRules {

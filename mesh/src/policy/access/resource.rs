@@ -1,20 +1,24 @@
 //! The specs of custom resources on Kubernetes. They read like a `mesh.yaml`, and the same functions read them.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     MeshRules, ServiceAccess,
     file::{DEFAULTS, read_default, read_mesh_access, read_rule_and_paths},
 };
 use crate::{
-    config::{self, Node, Problems, Reader},
-    names::{LABEL, is_label, shown},
+    config::{self, Node, Problems, Reader, Table},
+    names::{LABEL, ServiceName, is_contract_name, is_label, shown},
 };
 
 const SPEC: &str = "spec";
 const RULE_KEYS: &[&str] = &["allow", "audit", "paths"];
 const POLICY_KEYS: &[&str] = &["service", "default", "allow", "audit", "paths"];
-const DEFAULTS_KEYS: &[&str] = &["access"];
+const DEFAULTS_KEYS: &[&str] = &["access", "contracts"];
+const CONTRACT: &str = "the full name of a protobuf service, as shop.users.v1.Users";
+const OWNER: &str = "NAME.NAMESPACE of a Service";
+/// The most contracts that MeshDefaults names.
+const CONTRACTS: usize = 1_000;
 const POLICY: &str = "`service` with `allow`, `paths`, or both, or else `default`";
 
 /// The spec of an AccessPolicy.
@@ -80,13 +84,42 @@ impl MeshRules {
     pub fn read_defaults(origin: &str, spec: &Node) -> Result<Self, Problems> {
         let read = |reader: &mut Reader<'_>, node: &Node| {
             let table = reader.table(SPEC, node, DEFAULTS_KEYS)?;
-            if table.get("access").is_none() {
-                reader.problem(node.line, &table.path("access"), "missing");
+            if DEFAULTS_KEYS.iter().all(|key| table.get(key).is_none()) {
+                reader.problem(node.line, SPEC, "without content; allowed: `access`, `contracts`, or both");
             }
-            Some(read_mesh_access(reader, &table))
+            let contracts = read_owners(reader, &table);
+            Some(Self { contracts, ..read_mesh_access(reader, &table) })
         };
         config::take(origin, spec, read)
     }
+}
+
+/// Which services have which contracts.
+fn read_owners(reader: &mut Reader<'_>, table: &Table<'_>) -> BTreeMap<String, ServiceName> {
+    let mut owners = BTreeMap::new();
+    reader.must_have_values(table, &["contracts"]);
+    let Some(node) = table.get("contracts") else { return owners };
+    let field = table.path("contracts");
+    let Some(contracts) = reader.open_table(&field, node, "a table of Services by contract") else { return owners };
+    let count = contracts.entries().len();
+    if !(1..=CONTRACTS).contains(&count) {
+        let text = format!("found {count} contracts; allowed: 1 to {CONTRACTS}, or no such key");
+        reader.problem(node.line, &field, text);
+        return owners;
+    }
+    for entry in contracts.entries() {
+        reader.must_have_values(&contracts, &[&entry.key]);
+        if !is_contract_name(&entry.key) {
+            let text = format!("found the name {:?}; allowed: {CONTRACT}", shown(&entry.key));
+            reader.problem(entry.line, &contracts.path(&shown(&entry.key)), text);
+            continue;
+        }
+        let owner = reader.parsed(&contracts, &entry.key, OWNER, |text| {
+            ServiceName::parse(text).map_err(|_| format!("found the text {:?}; allowed: {OWNER}", shown(text)))
+        });
+        owners.extend(owner.map(|owner| (entry.key.clone(), owner)));
+    }
+    owners
 }
 
 #[cfg(test)]
@@ -140,7 +173,42 @@ mod tests {
             let told = policy(spec.clone()).expect_err("it is wrong");
             assert!(told.contains(&format!("AccessPolicy shop/orders: {problem}")), "{spec}: {told}");
         }
-        let told = MeshRules::read_defaults("MeshDefaults default", &Node::of_json(&json!({}))).unwrap_err();
-        assert!(told.to_string().starts_with("MeshDefaults default: spec.access: missing"), "{told}");
+    }
+
+    #[test]
+    fn defaults_say_who_has_a_contract() {
+        let read = |spec: &Value| MeshRules::read_defaults("MeshDefaults default", &Node::of_json(spec));
+        let rules = read(&json!({"contracts": {"a.b.C": "users.shop", "D": "x.y"}})).unwrap();
+        let owners: Vec<_> =
+            rules.contracts.iter().map(|(contract, owner)| (contract.as_str(), owner.as_str())).collect();
+        assert_eq!(owners, [("D", "x.y"), ("a.b.C", "users.shop")]);
+        assert_eq!(rules.is_allowed, None);
+        let both = read(&json!({"access": {"default": "deny"}, "contracts": {"a.b.C": "users.shop"}})).unwrap();
+        assert_eq!((both.is_allowed, both.contracts.len()), (Some(false), 1));
+        let many = |count: usize| -> Value {
+            let all = (0..count).map(|number| (format!("a.S{number}"), json!("users.shop")));
+            json!({"contracts": all.collect::<serde_json::Map<_, _>>()})
+        };
+        assert_eq!(read(&many(CONTRACTS)).unwrap().contracts.len(), CONTRACTS);
+        for (spec, problem) in [
+            (json!({}), "spec: without content; allowed: `access`, `contracts`, or both"),
+            (json!({"contracts": {}}), "spec.contracts: found 0 contracts; allowed: 1 to 1000"),
+            (many(CONTRACTS + 1), "spec.contracts: found 1001 contracts; allowed: 1 to 1000"),
+            (json!({"contracts": ["a.b.C"]}), "spec.contracts: found a list; allowed: a table of Services"),
+            (json!({"contracts": null}), "spec.contracts: found nothing; allowed: a value"),
+            (
+                json!({"contracts": {"a b": "users.shop"}}),
+                "spec.contracts.a b: found the name \"a b\"; allowed: the full",
+            ),
+            (
+                json!({"contracts": {"a.b.C": "users"}}),
+                "spec.contracts.a.b.C: found the text \"users\"; allowed: NAME.",
+            ),
+            (json!({"contracts": {"a.b.C": null}}), "spec.contracts.a.b.C: found nothing; allowed: a value"),
+            (json!({"contract": {"a.b.C": "users.shop"}}), "spec.contract: unknown key; allowed: access, contracts"),
+        ] {
+            let told = read(&spec).unwrap_err().to_string();
+            assert!(told.contains(&format!("MeshDefaults default: {problem}")), "{told}");
+        }
     }
 }

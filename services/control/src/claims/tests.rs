@@ -236,3 +236,104 @@ mod kept {
         }
     }
 }
+
+#[test]
+fn the_owner_of_a_namespace_chooses_among_its_services_only() {
+    let mut claims = Claims::default();
+    let chosen = |service: &str, contracts: &[&str]| {
+        contracts.iter().map(|contract| ((*contract).to_owned(), name(service))).collect::<BTreeMap<_, _>>()
+    };
+    assert_eq!(judge(&mut claims, "first.shop", "a.Mine"), Denied::default());
+    assert_eq!(judge(&mut claims, "victim.other", "a.Theirs"), Denied::default());
+    assert_eq!(judge(&mut claims, "users.shop", "a.Mine").contested, [("a.Mine".to_owned(), name("first.shop"))]);
+    assert_eq!(judge(&mut claims, "third.shop", "a.Mine").contested.len(), 1);
+    let moved = claims.choose("shop", chosen("users.shop", &["a.Mine", "a.Theirs", "a.Unclaimed"]));
+    assert_eq!(moved, chosen("users.shop", &["a.Mine"]), "what another namespace has stays there");
+    assert_eq!(judge(&mut claims, "users.shop", "a.Mine"), Denied::default());
+    assert_eq!(judge(&mut claims, "first.shop", "a.Mine").contested, [("a.Mine".to_owned(), name("users.shop"))]);
+    let contested = [("a.Theirs".to_owned(), name("victim.other"))];
+    assert_eq!(judge(&mut claims, "users.shop", "a.Theirs").contested, contested);
+    // What is listed has the new owner, and the new owner contests nothing.
+    let listed: Vec<String> = claims
+        .contests()
+        .map(|Contest { claim, owner, claimant }| format!("{claim}: {owner}, not {claimant}"))
+        .collect();
+    assert_eq!(
+        listed,
+        [
+            "a.Mine: users.shop, not first.shop",
+            "a.Mine: users.shop, not third.shop",
+            "a.Theirs: victim.other, not users.shop"
+        ]
+    );
+    // The namespace that claims it first has it, and the annotation says which of its Services.
+    assert_eq!(
+        judge(&mut claims, "first.shop", "a.Unclaimed").contested,
+        [("a.Unclaimed".to_owned(), name("users.shop"))]
+    );
+    assert_eq!(judge(&mut claims, "late.other", "a.Unclaimed").contested.len(), 1);
+    // Without the annotation it stays where it is.
+    assert!(claims.choose("shop", BTreeMap::new()).is_empty());
+    assert!(claims.chosen.is_empty());
+    assert_eq!(judge(&mut claims, "users.shop", "a.Mine"), Denied::default());
+    assert_eq!(claims.pinned_to(|owner| *owner == name("users.shop")), ["a.Mine", "a.Unclaimed"]);
+    assert_eq!(claims.pins(), 3);
+}
+
+#[test]
+fn a_service_gets_no_more_contracts_by_annotation_than_by_claims() {
+    let mut claims = Claims::default();
+    for number in 0..limits::CLAIMS_PER_IDENTITY {
+        assert_eq!(judge(&mut claims, "users.shop", &format!("t.S{number}")), Denied::default());
+    }
+    assert_eq!(judge(&mut claims, "first.shop", "t.More"), Denied::default());
+    let more = BTreeMap::from([("t.More".to_owned(), name("users.shop")), ("t.New".to_owned(), name("users.shop"))]);
+    assert!(claims.choose("shop", more).is_empty());
+    assert_eq!(judge(&mut claims, "first.shop", "t.More"), Denied::default(), "it keeps it");
+    assert_eq!(judge(&mut claims, "first.shop", "t.New").without_room, 1);
+    // Back and forth counts each pin once.
+    let back = |service: &str| BTreeMap::from([("t.S0".to_owned(), name(service))]);
+    for _ in 0..10 {
+        assert_eq!(claims.choose("shop", back("first.shop")).len(), 1);
+        assert_eq!(claims.choose("shop", back("users.shop")).len(), 1);
+    }
+    assert_eq!(claims.pins(), limits::CLAIMS_PER_IDENTITY + 1);
+}
+
+#[test]
+fn what_the_mesh_s_owner_says_wins_and_stays() {
+    let mut claims = Claims::default();
+    let owners = |all: &[(&str, &str)]| {
+        all.iter().map(|(contract, service)| ((*contract).to_owned(), name(service))).collect::<BTreeMap<_, _>>()
+    };
+    judge(&mut claims, "thief.other", "a.B");
+    judge(&mut claims, "users.shop", "a.B");
+    let said = owners(&[("a.B", "users.shop"), ("a.New", "users.shop")]);
+    assert_eq!(claims.own(&said), said);
+    assert!(claims.own(&said).is_empty(), "once more changes nothing");
+    let listed: Vec<Contest> = claims.contests().collect();
+    assert!(listed.is_empty(), "the thief has not claimed it since: {listed:?}");
+    assert_eq!(judge(&mut claims, "thief.other", "a.B").contested, [("a.B".to_owned(), name("users.shop"))]);
+    assert_eq!(judge(&mut claims, "thief.other", "a.New").contested.len(), 1, "nobody has claimed it");
+    // No annotation takes it away.
+    assert!(claims.choose("shop", owners(&[("a.B", "other.shop")])).is_empty());
+    assert!(claims.choose("other", owners(&[("a.B", "thief.other")])).is_empty());
+    assert!(!claims.grant("a.B", &name("thief.other")) && claims.grant("a.B", &name("users.shop")));
+    assert_eq!(claims.release("a.B").unwrap().0, name("users.shop"));
+    assert_eq!(judge(&mut claims, "thief.other", "a.B").contested.len(), 1, "a release takes nothing away either");
+    // It says otherwise, and then nothing: the namespace decides again.
+    assert_eq!(claims.own(&owners(&[("a.B", "new.shop")])), owners(&[("a.B", "new.shop")]));
+    assert_eq!(claims.own(&BTreeMap::new()), owners(&[("a.B", "other.shop")]));
+    assert_eq!(judge(&mut claims, "thief.other", "a.New").contested, [("a.New".to_owned(), name("users.shop"))]);
+    assert_eq!(judge(&mut claims, "other.shop", "a.B"), Denied::default());
+}
+
+#[test]
+fn the_file_wins_over_what_is_said_later() {
+    let listed = BTreeMap::from([("a.B".to_owned(), name("users.shop"))]);
+    let mut claims = Claims::new(listed, Unlisted::Refuse, BTreeMap::new());
+    let said = BTreeMap::from([("a.B".to_owned(), name("other.shop")), ("a.C".to_owned(), name("other.shop"))]);
+    assert_eq!(claims.own(&said).into_keys().collect::<Vec<_>>(), ["a.C"]);
+    assert_eq!(judge(&mut claims, "other.shop", "a.B").contested.len(), 1);
+    assert_eq!(judge(&mut claims, "other.shop", "a.C"), Denied::default(), "a file need not name it");
+}

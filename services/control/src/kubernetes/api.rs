@@ -5,14 +5,14 @@
 //! - [`secret`]: the CA, which is kept in a Secret.
 //! - [`claims`]: the claims, which are kept in a ConfigMap.
 //! - [`lease`]: which of several control planes acts.
-//! - [`left_alone`]: Events of pods that get no sidecar although a label asks for one.
+//! - [`events`]: Events of pods that get no sidecar although a label asks for one, and of Services with a wrong annotation.
 //! - [`policies`]: the rules for who may call, as custom resources.
 //! - [`trust`]: the trust bundle, as a ConfigMap where pods get a sidecar, and in the webhook's configuration.
 //! - [`webhook`]: the port that adds sidecars to pods.
 
 mod claims;
+mod events;
 mod lease;
-mod left_alone;
 mod policies;
 mod secret;
 mod seen;

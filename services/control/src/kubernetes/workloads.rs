@@ -17,6 +17,7 @@ use tokio::sync::{Notify, watch};
 use weft_mesh::{identity::SpiffeId, names::ServiceName};
 
 pub(crate) use self::slices::{Slice, SliceEndpoint};
+use super::contracts::{Annotated, Chosen, Named};
 
 /// How many Services a pod may back. With more, it backs none: it is not known which of them would count.
 const SERVICES_OF_POD: usize = 64;
@@ -40,6 +41,8 @@ pub(crate) struct Service {
     pub(crate) cluster_ips: Vec<IpAddr>,
     /// By name, which is empty if there is only one.
     pub(crate) ports: BTreeMap<String, u16>,
+    /// The contracts that its annotation names, if it is right.
+    pub(crate) named: Option<Arc<Named>>,
 }
 
 /// What the API server says of an endpoint.
@@ -91,6 +94,8 @@ pub(crate) struct Workloads {
     are_gone: Notify,
     /// There is room for slices that are not kept.
     lacks_slices: Notify,
+    /// Services may name other contracts.
+    are_annotated: Notify,
 }
 
 /// Which objects have something. A slice may have many addresses, so they share its name.
@@ -108,6 +113,7 @@ pub(crate) struct State {
     pods_at: Index<IpAddr>,
     slices_at: Index<IpAddr>,
     slices_of: Index<Key>,
+    annotated: Annotated,
     followed: HashMap<IpAddr, watch::Sender<Arc<Backing>>>,
     /// In the change that is being made.
     has_lost_services: bool,
@@ -164,6 +170,9 @@ impl Workloads {
         if std::mem::take(&mut state.lacks_slices) {
             self.lacks_slices.notify_one();
         }
+        if state.annotated.has_changed() {
+            self.are_annotated.notify_one();
+        }
     }
 
     /// What is known of the pod at an address, now and whenever it changes.
@@ -185,6 +194,16 @@ impl Workloads {
     /// Waits until Services may have been removed. Dropping the future loses nothing.
     pub(crate) async fn services_are_gone(&self) {
         self.are_gone.notified().await;
+    }
+
+    /// Which of its Services have which contracts, says each namespace that may say something else than at the last call.
+    pub(crate) fn take_contracts(&self) -> Vec<(String, Chosen)> {
+        self.lock().annotated.take()
+    }
+
+    /// Waits until [`Self::take_contracts`] may have something to say. Dropping the future loses nothing.
+    pub(crate) async fn contracts_have_changed(&self) {
+        self.are_annotated.notified().await;
     }
 
     /// What is known of the pod at an address.
@@ -264,6 +283,7 @@ impl Object for Service {
         if before == service {
             return BTreeSet::new();
         }
+        state.annotated.set(&key, service.as_ref().and_then(|service| service.named.as_ref()));
         let slices = state.slices_of.get(&key).into_iter().flatten().filter_map(|slice| state.slices.get(&**slice));
         slices.flat_map(Slice::ips).collect()
     }
@@ -385,7 +405,7 @@ mod tests {
 
     fn service(cluster_ip: &str, ports: &[(&str, u16)]) -> Option<Service> {
         let ports = ports.iter().map(|(name, port)| ((*name).to_owned(), *port)).collect();
-        Some(Service { cluster_ips: vec![ip(cluster_ip)], ports })
+        Some(Service { cluster_ips: vec![ip(cluster_ip)], ports, ..Service::default() })
     }
 
     fn slice(service: &str, ports: &[(&str, u16)], endpoints: &[(&str, Condition)]) -> Option<Slice> {
@@ -491,6 +511,25 @@ mod tests {
         assert!(workloads.at(ip("10.0.0.7")).services.is_empty());
         workloads.set(key("orders-x"), of("users-1"));
         assert_eq!(names(&workloads.at(ip("10.0.0.7"))), ["orders.shop"]);
+    }
+
+    #[tokio::test]
+    async fn what_services_say_of_contracts_goes_with_them() {
+        let workloads = Workloads::default();
+        let named = |contract: &str| {
+            let contracts = BTreeSet::from([contract.to_owned()]);
+            Some(Service { named: Some(Arc::new(Named { created: 1, contracts })), ..Service::default() })
+        };
+        workloads.set(key("users"), service("10.96.0.9", &[]));
+        assert!(workloads.contracts_have_changed().now_or_never().is_none());
+        workloads.set(key("users"), named("a.B"));
+        workloads.contracts_have_changed().now_or_never().expect("it names one");
+        let users = ServiceName::parse("users.shop").unwrap();
+        assert_eq!(workloads.take_contracts(), [("shop".to_owned(), Chosen::from([("a.B".to_owned(), users)]))]);
+        workloads.set_all::<Service>(HashMap::new());
+        workloads.contracts_have_changed().now_or_never().expect("it is gone");
+        assert_eq!(workloads.take_contracts(), [("shop".to_owned(), Chosen::new())]);
+        assert!(workloads.take_contracts().is_empty());
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! rules of all Services that it backs.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -56,6 +56,11 @@ impl InForce {
     /// In these namespaces, nobody may call anything.
     pub(crate) fn closing(self, closed: HashSet<String>) -> Self {
         Self { closed, ..self }
+    }
+
+    /// Which services have these contracts, whoever claims them.
+    pub(crate) fn contracts(&self) -> &BTreeMap<String, ServiceName> {
+        &self.defaults.contracts
     }
 
     /// Whether they say the same.

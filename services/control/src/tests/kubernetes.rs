@@ -10,6 +10,7 @@ use futures_util::future::BoxFuture;
 use super::*;
 use crate::kubernetes::{
     accounts::{Review, Tokens, token_of},
+    contracts::Named,
     workloads::{Condition, Key, Pod, Service, Slice, SliceEndpoint, Workloads},
 };
 
@@ -180,6 +181,7 @@ async fn a_pod_is_an_endpoint_of_each_service_that_it_backs() {
         Some(Service {
             cluster_ips: vec!["10.96.0.9".parse().unwrap()],
             ports: BTreeMap::from([("grpc".into(), 80), ("metrics".into(), 9090)]),
+            ..Service::default()
         }),
     );
     workloads.set(key("users-x"), slice("users", Condition::Ready));
@@ -259,8 +261,11 @@ async fn a_pod_can_only_be_announced_by_its_own_service_account() {
 async fn what_only_one_service_can_have_goes_to_the_one_called_like_the_account_and_is_released_with_it() {
     let dir = tempfile::tempdir().unwrap();
     let (mesh, workloads) = start(dir.path()).await;
-    let address =
-        |ip: &str| Service { cluster_ips: vec![ip.parse().unwrap()], ports: BTreeMap::from([("grpc".into(), 80)]) };
+    let address = |ip: &str| Service {
+        cluster_ips: vec![ip.parse().unwrap()],
+        ports: BTreeMap::from([("grpc".into(), 80)]),
+        ..Service::default()
+    };
     // Before the other in the alphabet.
     workloads.set(key("people-headless"), Some(Service::default()));
     workloads.set(key("people-headless-x"), slice("people-headless", Condition::Ready));
@@ -287,6 +292,33 @@ async fn what_only_one_service_can_have_goes_to_the_one_called_like_the_account_
     workloads.set::<Slice>(key("people-x"), None);
     workloads.set(key("people-headless"), Some(address("10.96.0.9")));
     watching.owner_becomes("10.96.0.9:80", "people-headless.shop").await;
+    mesh.stop().await;
+}
+
+#[tokio::test]
+async fn a_contract_moves_to_the_service_whose_annotation_names_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mesh, workloads) = start(dir.path()).await;
+    for name in ["people", "people-headless"] {
+        workloads.set(key(name), Some(Service::default()));
+        workloads.set(key(&format!("{name}-x")), slice(name, Condition::Ready));
+    }
+    workloads.set(key("people-1"), pod("people"));
+    let mut announcing = Announcing::open(&mesh.sidecar("people.shop").await, as_people(&mesh)).await;
+    announcing.answer().await.unwrap();
+    let mut watching = Watching::open(&mesh.sidecar("orders.shop").await).await;
+    watching.ask(watch_request::What::SubscribeContract(USERS.into())).await;
+    watching.owner_becomes(USERS, "people.shop").await;
+    let named = |contracts: &[&str]| {
+        let contracts = contracts.iter().map(|contract| (*contract).to_owned()).collect();
+        Some(Service { named: Some(Arc::new(Named { created: 1, contracts })), ..Service::default() })
+    };
+    workloads.set(("other".to_owned(), "thief".to_owned()), named(&[USERS]));
+    workloads.set(key("people-headless"), named(&[USERS]));
+    watching.owner_becomes(USERS, "people-headless.shop").await;
+    workloads.set(key("people-headless"), Some(Service::default()));
+    workloads.set(key("people"), named(&[USERS]));
+    watching.owner_becomes(USERS, "people.shop").await;
     mesh.stop().await;
 }
 

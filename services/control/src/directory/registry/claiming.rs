@@ -1,6 +1,6 @@
 //! How the claims of announcements become a service's own, and how many are allowed.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+use std::{collections::BTreeMap, iter, net::SocketAddr, sync::Arc};
 
 use tokio::time::Instant;
 use weft_mesh::{limits, names::ServiceName};
@@ -110,6 +110,58 @@ impl Registry {
             }
         }
         is_granted
+    }
+
+    /// The owner of a namespace says which of its Services have these contracts, instead of what was said before. A Service that
+    /// claims what is its own now is called by it, and the former one is not. Returns what has moved, with the new owners.
+    pub(crate) fn choose(
+        &mut self,
+        namespace: &str,
+        chosen: BTreeMap<String, ServiceName>,
+        now: Instant,
+    ) -> BTreeMap<String, ServiceName> {
+        let moved = self.claims.choose(namespace, chosen);
+        for (contract, owner) in &moved {
+            self.call_by(contract, owner, now);
+        }
+        moved
+    }
+
+    /// The mesh's owner says which services have these contracts, instead of what was said before. Returns what has moved,
+    /// with the new owners.
+    pub(crate) fn own(
+        &mut self,
+        owners: &BTreeMap<String, ServiceName>,
+        now: Instant,
+    ) -> BTreeMap<String, ServiceName> {
+        let moved = self.claims.own(owners);
+        for (contract, owner) in &moved {
+            self.call_by(contract, owner, now);
+        }
+        moved
+    }
+
+    /// A contract belongs to another service now.
+    fn call_by(&mut self, contract: &str, owner: &ServiceName, now: Instant) {
+        let before = self.claims.owner(contract).filter(|before| *before != owner).cloned();
+        if self.does_claim(owner, contract) {
+            self.change_claims(owner, &[(Arc::from(contract), Kind::Pinned)], &[], &[], now);
+        } else if let Some(before) = &before {
+            let lost = self.claims.lose(before, iter::once(contract));
+            if !lost.is_empty() {
+                self.bump();
+            }
+            self.events.extend(lost.into_iter().map(Event::Contract));
+        }
+        if let Some(before) = before.filter(|before| self.does_claim(before, contract)) {
+            self.judge(&before, &[(contract.to_owned(), Kind::Pinned)], now);
+        }
+    }
+
+    /// Whether an endpoint of a service claims a contract.
+    fn does_claim(&self, service: &ServiceName, contract: &str) -> bool {
+        let entry = self.services.get(service);
+        entry.is_some_and(|entry| !entry.members.is_empty() && entry.claimed.contains(contract))
     }
 
     /// All claims and their owners.

@@ -27,10 +27,14 @@ use tokio::{
     time::Instant,
 };
 
-use super::{LIST_PAUSE, due, left_alone, policies, seen::Seen};
+use super::{LIST_PAUSE, due, events, policies, seen::Seen};
 use crate::{
-    kubernetes::workloads::{
-        Condition, Key, Object, Pod, Service, Slice, SliceEndpoint, Workloads, slices::are_too_many,
+    kubernetes::{
+        contracts::{self, Named},
+        names::annotation,
+        workloads::{
+            Condition, Key, Object, Pod, Service, Slice, SliceEndpoint, Workloads, slices::are_too_many,
+        },
     },
     rules::Rules,
 };
@@ -59,11 +63,13 @@ impl Watches {
         let (has_slices, slices_there) = watch::channel(false);
         let (has_rules, rules_there) = watch::channel(false);
         let to = || Arc::clone(workloads);
-        let (reports, telling) = left_alone::start(client.clone());
+        let (reports, telling) = events::start(client.clone());
         tasks.spawn(telling);
+        let of_services = reports.clone();
         let look = move |pod: &SeenPod| reports.look(&pod.metadata, &pod.content.spec);
         tasks.spawn(follow(Api::all(client.clone()), "pods", pod, look, has_pods, to()));
-        tasks.spawn(follow(Api::all(client.clone()), "services", service, |_| {}, has_services, to()));
+        let look = move |service: &SeenService| of_services.look_at_service(&service.metadata);
+        tasks.spawn(follow(Api::all(client.clone()), "services", service, look, has_services, to()));
         tasks.spawn(follow(Api::all(client.clone()), "endpointslices", slice, |_| {}, has_slices, to()));
         let (failing, failed) = oneshot::channel();
         let keeping = policies::keep(client.clone(), Arc::clone(rules), has_rules);
@@ -286,7 +292,14 @@ fn service(service: &SeenService) -> Option<Service> {
     let mut cluster_ips: Vec<_> = several.filter_map(|ip| ip.parse().ok()).collect();
     cluster_ips.sort_unstable();
     cluster_ips.dedup();
-    Some(Service { cluster_ips, ports: ports(&spec.ports) })
+    let metadata = &service.metadata;
+    let text = metadata.annotations.as_ref().and_then(|all| all.get(annotation::CONTRACTS));
+    // If it is wrong, an Event says so, and contracts stay where they are.
+    let named = text.and_then(|text| contracts::read(text).ok()).map(|contracts| {
+        let created = metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second());
+        Arc::new(Named { created, contracts })
+    });
+    Some(Service { cluster_ips, ports: ports(&spec.ports), named })
 }
 
 fn slice(slice: &SeenSlice) -> Option<Slice> {
@@ -357,6 +370,14 @@ mod tests {
         assert_eq!(found.ports, BTreeMap::from([("grpc".to_owned(), 80)]));
         let headless = json!({"metadata": {"name": "x"}, "spec": {"clusterIP": "None", "clusterIPs": ["None"]}});
         assert_eq!(service(&of(headless)), Some(Service::default()));
+        let named = |text: &str| {
+            let metadata = json!({"name": "users", "creationTimestamp": "1970-01-01T00:01:00Z",
+                "annotations": {"weft.dev/contracts": text}});
+            service(&of(json!({"metadata": metadata, "spec": {}}))).unwrap().named
+        };
+        let found = named("a.B,c.D").unwrap();
+        assert_eq!((found.created, found.contracts.len()), (60, 2));
+        assert_eq!(named("a b"), None);
     }
 
     #[test]

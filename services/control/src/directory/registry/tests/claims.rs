@@ -219,3 +219,55 @@ async fn an_address_that_is_listed_or_pinned_is_never_outside_the_mesh() {
     assert_eq!(registry.owner("shop.Users"), None, "no endpoint implements the contract");
     assert!(registry.snapshot(&name("orders.shop")).is_none());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_contract_moves_to_the_service_that_its_namespace_chooses() {
+    let now = Instant::now();
+    let mut registry = Registry::new(1, now);
+    let announce = |registry: &mut Registry, service: &str, port| {
+        registry.announce(of_contracts(service, service, port, &["shop.Users"]), now).unwrap()
+    };
+    let chosen = |service: &str| BTreeMap::from([("shop.Users".to_owned(), name(service))]);
+    let is_told = |registry: &mut Registry| {
+        registry.take_events().iter().filter(|event| matches!(event, Event::Contract(c) if c == "shop.Users")).count()
+    };
+    announce(&mut registry, "first.shop", 1);
+    announce(&mut registry, "users.shop", 2);
+    announce(&mut registry, "thief.other", 3);
+    registry.take_events();
+    assert!(registry.choose("other", chosen("thief.other"), now).is_empty());
+    assert_eq!((registry.owner("shop.Users").cloned(), is_told(&mut registry)), (Some(name("first.shop")), 0));
+    assert_eq!(registry.choose("shop", chosen("users.shop"), now).len(), 1);
+    assert_eq!((registry.owner("shop.Users").cloned(), is_told(&mut registry)), (Some(name("users.shop")), 1));
+    let contested: Vec<ServiceName> = registry.claims().contests().map(|contest| contest.claimant).collect();
+    assert_eq!(contested, [name("first.shop"), name("thief.other")]);
+    assert!(registry.choose("shop", chosen("users.shop"), now).is_empty(), "once more changes nothing");
+    // A Service that has not announced it yet: calls don't go to another one meanwhile.
+    registry.choose("shop", chosen("later.shop"), now);
+    assert_eq!((registry.owner("shop.Users").cloned(), is_told(&mut registry)), (None, 1));
+    announce(&mut registry, "later.shop", 4);
+    assert_eq!(registry.owner("shop.Users"), Some(&name("later.shop")));
+    // And without the annotation it has it still.
+    registry.choose("shop", BTreeMap::new(), now);
+    assert_eq!(announce(&mut registry, "users.shop", 2).denied.contested.len(), 1);
+    assert_eq!(registry.owner("shop.Users"), Some(&name("later.shop")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_mesh_s_owner_takes_a_contract_from_another_namespace() {
+    let now = Instant::now();
+    let mut registry = Registry::new(1, now);
+    let announce = |registry: &mut Registry, service: &str, port| {
+        registry.announce(of_contracts(service, service, port, &["shop.Users"]), now).unwrap()
+    };
+    announce(&mut registry, "thief.other", 1);
+    announce(&mut registry, "users.shop", 2);
+    let owners = BTreeMap::from([("shop.Users".to_owned(), name("users.shop"))]);
+    assert_eq!(registry.own(&owners, now), owners);
+    assert_eq!(registry.owner("shop.Users"), Some(&name("users.shop")));
+    let contested: Vec<ServiceName> = registry.claims().contests().map(|contest| contest.claimant).collect();
+    assert_eq!(contested, [name("thief.other")]);
+    assert!(registry.own(&BTreeMap::new(), now).is_empty());
+    assert_eq!(announce(&mut registry, "thief.other", 1).denied.contested.len(), 1, "it does not go back");
+    assert_eq!(registry.owner("shop.Users"), Some(&name("users.shop")));
+}

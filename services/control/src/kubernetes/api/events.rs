@@ -1,10 +1,11 @@
-//! Tells the owner of a pod that it gets no sidecar although a label asks for one: by an Event of the pod.
+//! Tells owners what is wrong, by an Event: of a pod that gets no sidecar although a label asks for one, and of a Service
+//! whose annotation says wrongly which contracts it implements.
 //!
 //! The webhook says so too, but only to who makes the pod, and that is mostly a controller. It is not the place to make an
 //! Event: it is asked about dry runs, and anybody can ask it. So this looks at the pods that the API server has.
 //!
 //! Anyone who can make pods causes Events, so there are few in a minute for each namespace and for all. An Event is named
-//! after its pod, so that the API server keeps one of each.
+//! after its object, so that the API server keeps one of each.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -36,34 +37,43 @@ use super::{
     seen::{Nothing, Seen},
 };
 use crate::kubernetes::{
+    contracts,
     inject::{self, Reason},
     names::{CONTAINER, CONTROL, ENABLED, LABEL_INJECT, NAMESPACE, annotation},
 };
 
-/// The pods that wait to be looked at. What finds no room is not told: it is only a hint.
+/// The objects that wait to be looked at. What finds no room is not told: it is only a hint.
 const QUEUE: usize = 256;
 /// How many Events are made in [`WINDOW`], of one namespace and of all.
 const OF_NAMESPACE: usize = 5;
 const OF_ALL: usize = 60;
 const WINDOW: Duration = Duration::from_secs(60);
-/// How many pods are remembered, so that they are not told twice.
+/// How many objects are remembered, so that they are not told twice.
 const REMEMBERED: usize = 4_096;
 /// The longest names that the API server allows for an Event.
 const NAME_BYTES: usize = 253;
 
-/// A pod that may have been left alone.
+/// An object with which something may be wrong.
 #[derive(Debug)]
 pub(super) struct Suspect {
     namespace: String,
     name: String,
     uid: String,
-    /// Why it gets none.
-    why: Reason,
-    /// Whether its own label asks for a sidecar, and not only that of its namespace.
+    why: Why,
+    /// Whether it is wrong by itself, and not only if its namespace has the label.
     asks_itself: bool,
 }
 
-/// Where watched pods are reported.
+/// What is wrong.
+#[derive(Debug, PartialEq, Eq)]
+enum Why {
+    /// Why a pod gets no sidecar.
+    NoSidecar(Reason),
+    /// What is wrong with the annotation of a Service.
+    Contracts(String),
+}
+
+/// Where watched objects are reported.
 #[derive(Clone)]
 pub(super) struct Reports(mpsc::Sender<Suspect>);
 
@@ -75,9 +85,23 @@ impl Reports {
             let _ = self.0.try_send(suspect);
         }
     }
+
+    /// Looks at a Service that is new or has changed.
+    pub(super) fn look_at_service(&self, service: &ObjectMeta) {
+        if let Some(suspect) = wrongly_annotated(service) {
+            let _ = self.0.try_send(suspect);
+        }
+    }
 }
 
-/// Where pods are reported, and the task that tells their owners; it never ends.
+fn wrongly_annotated(service: &ObjectMeta) -> Option<Suspect> {
+    let text = service.annotations.as_ref()?.get(annotation::CONTRACTS)?;
+    let why = Why::Contracts(contracts::read(text).err()?);
+    let (namespace, name, uid) = (service.namespace.clone()?, service.name.clone()?, service.uid.clone()?);
+    Some(Suspect { namespace, name, uid, why, asks_itself: true })
+}
+
+/// Where objects are reported, and the task that tells their owners; it never ends.
 pub(super) fn start(client: Client) -> (Reports, impl Future<Output = ()>) {
     let (reports, suspects) = mpsc::channel(QUEUE);
     (Reports(reports), tell(client, suspects))
@@ -104,7 +128,7 @@ fn suspect(metadata: &ObjectMeta, spec: &Value) -> Option<Suspect> {
         return None;
     }
     let pod = json!({"metadata": {"labels": metadata.labels, "annotations": metadata.annotations}, "spec": spec});
-    let why = inject::refusal(&namespace, &pod)?;
+    let why = Why::NoSidecar(inject::refusal(&namespace, &pod)?);
     Some(Suspect { namespace, name, uid, why, asks_itself: label.is_some() })
 }
 
@@ -137,7 +161,7 @@ async fn tell(client: Client, mut suspects: mpsc::Receiver<Suspect>) {
                     Err(_) => Some("no answer".to_owned()),
                 };
                 if let Some(error) = trouble.as_ref().filter(|_| !is_broken) {
-                    tracing::warn!(namespace = suspect.namespace, error, "an Event of a pod that is left alone can't be made");
+                    tracing::warn!(namespace = suspect.namespace, error, "an Event can't be made");
                 }
                 is_broken = trouble.is_some();
             }
@@ -161,19 +185,28 @@ fn event(suspect: &Suspect, now: Timestamp) -> Event {
     let room = NAME_BYTES.saturating_sub(".weft-".len() + uid.len());
     let stem: String = name.chars().take(room).collect();
     let stem = stem.trim_end_matches(['-', '.']);
+    let (kind, action, reason, note) = match why {
+        Why::NoSidecar(why) => ("Pod", "Inject", "NoSidecar", format!("Weft adds no sidecar: {why}")),
+        Why::Contracts(why) => (
+            "Service",
+            "Decide",
+            "InvalidContracts",
+            format!("the annotation {} has no effect: {why}", annotation::CONTRACTS),
+        ),
+    };
     Event {
         metadata: ObjectMeta {
             name: Some(format!("{stem}.weft-{uid}")),
             namespace: Some(namespace.clone()),
             ..ObjectMeta::default()
         },
-        action: Some("Inject".to_owned()),
+        action: Some(action.to_owned()),
         event_time: Some(MicroTime(now)),
-        note: Some(format!("Weft adds no sidecar: {why}")),
-        reason: Some("NoSidecar".to_owned()),
+        note: Some(note),
+        reason: Some(reason.to_owned()),
         regarding: Some(ObjectReference {
             api_version: Some("v1".to_owned()),
-            kind: Some("Pod".to_owned()),
+            kind: Some(kind.to_owned()),
             name: Some(name.clone()),
             namespace: Some(namespace.clone()),
             uid: Some(uid.clone()),
@@ -193,15 +226,15 @@ struct Told {
     of_all: usize,
     /// At most as many as there were Events in the window.
     of_namespaces: BTreeMap<String, usize>,
-    /// The pods that were told, the oldest first.
+    /// The objects of which it was told, the oldest first.
     order: VecDeque<String>,
-    pods: BTreeSet<String>,
+    objects: BTreeSet<String>,
 }
 
 impl Told {
-    /// Whether a pod's Event may be made now. If so, it counts.
+    /// Whether an object's Event may be made now. If so, it counts.
     fn may_tell(&mut self, namespace: &str, uid: &str, now: Instant) -> bool {
-        if self.pods.contains(uid) {
+        if self.objects.contains(uid) {
             return false;
         }
         if self.window.is_none_or(|start| now.saturating_duration_since(start) >= WINDOW) {
@@ -217,10 +250,10 @@ impl Told {
         if self.order.len() >= REMEMBERED
             && let Some(oldest) = self.order.pop_front()
         {
-            self.pods.remove(&oldest);
+            self.objects.remove(&oldest);
         }
         self.order.push_back(uid.to_owned());
-        self.pods.insert(uid.to_owned());
+        self.objects.insert(uid.to_owned());
         true
     }
 }
@@ -249,20 +282,42 @@ mod tests {
     #[test]
     fn only_a_pod_that_should_have_a_sidecar_is_a_suspect() {
         let found = suspect(&on_host("a")).unwrap();
-        assert_eq!((found.why, found.asks_itself, found.uid.as_str()), (Reason::HostNetwork, false, "uid-of-a"));
+        assert_eq!(
+            (found.why, found.asks_itself, found.uid.as_str()),
+            (Why::NoSidecar(Reason::HostNetwork), false, "uid-of-a")
+        );
         let host = json!({"hostNetwork": true, "containers": [{"name": "app"}]});
         assert!(suspect(&pod("a", json!({"weft.dev/inject": "enabled"}), host.clone())).unwrap().asks_itself);
         assert!(suspect(&pod("a", json!({"weft.dev/inject": "disabled"}), host)).is_none());
         assert!(suspect(&pod("a", json!({}), json!({"containers": [{"name": "app"}]}))).is_none());
         let windows = json!({"nodeSelector": {"kubernetes.io/os": "windows"}, "containers": [{"name": "app"}]});
-        assert_eq!(suspect(&pod("a", json!({}), windows)).unwrap().why, Reason::Windows);
+        assert_eq!(suspect(&pod("a", json!({}), windows)).unwrap().why, Why::NoSidecar(Reason::Windows));
         let linux = json!({"nodeSelector": {"kubernetes.io/os": "linux"}, "containers": [{"name": "app"}]});
         assert!(suspect(&pod("a", json!({}), linux)).is_none());
         let taken = json!({"containers": [{"name": "weft-sidecar"}]});
-        assert_eq!(suspect(&pod("a", json!({}), taken)).unwrap().why, Reason::NameTaken);
+        assert_eq!(suspect(&pod("a", json!({}), taken)).unwrap().why, Why::NoSidecar(Reason::NameTaken));
         let mut deleted = on_host("a");
         deleted.0.deletion_timestamp = serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap();
         assert!(suspect(&deleted).is_none());
+    }
+
+    #[test]
+    fn an_annotation_that_is_wrong_is_told_with_what_is_allowed() {
+        let service = |annotations: Value| -> Service {
+            let metadata = json!({"name": "users", "namespace": "shop", "uid": "u1", "annotations": annotations});
+            serde_json::from_value(json!({"metadata": metadata})).unwrap()
+        };
+        assert!(wrongly_annotated(&service(json!({}))).is_none());
+        assert!(wrongly_annotated(&service(json!({"weft.dev/contracts": "a.B"}))).is_none());
+        let wrong = wrongly_annotated(&service(json!({"weft.dev/contracts": "a b"}))).unwrap();
+        assert!(wrong.asks_itself);
+        let found = event(&wrong, Timestamp::UNIX_EPOCH);
+        let regarding = found.regarding.unwrap();
+        assert_eq!((regarding.kind.as_deref(), regarding.name.as_deref()), (Some("Service"), Some("users")));
+        assert_eq!(found.reason.as_deref(), Some("InvalidContracts"));
+        let note = found.note.unwrap();
+        let said = "the annotation weft.dev/contracts has no effect: found the text \"a b\"; allowed: the full names";
+        assert!(note.starts_with(said), "{note}");
     }
 
     #[tokio::test(start_paused = true)]
@@ -284,7 +339,7 @@ mod tests {
             some(&mut told, &format!("n-{minute}"), later + WINDOW * (minute + 1));
             some(&mut told, &format!("m-{minute}"), later + WINDOW * (minute + 1));
         }
-        assert!(told.pods.len() <= REMEMBERED && told.order.len() == told.pods.len());
+        assert!(told.objects.len() <= REMEMBERED && told.order.len() == told.objects.len());
     }
 
     #[test]
