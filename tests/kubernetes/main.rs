@@ -4,6 +4,7 @@
 //! such as `k3d image import`. Without them it is the node that `tests/kubernetes/node up` has started on this machine.
 
 mod cluster;
+mod contracts;
 mod failures;
 mod policy;
 mod redirect;
