@@ -303,9 +303,9 @@ mod tests {
 
     #[test]
     fn an_annotation_that_is_wrong_is_told_with_what_is_allowed() {
-        let service = |annotations: Value| -> Service {
+        let service = |annotations: Value| -> ObjectMeta {
             let metadata = json!({"name": "users", "namespace": "shop", "uid": "u1", "annotations": annotations});
-            serde_json::from_value(json!({"metadata": metadata})).unwrap()
+            serde_json::from_value(metadata).unwrap()
         };
         assert!(wrongly_annotated(&service(json!({}))).is_none());
         assert!(wrongly_annotated(&service(json!({"weft.dev/contracts": "a.B"}))).is_none());
