@@ -32,9 +32,7 @@ use crate::{
     kubernetes::{
         contracts::{self, Named},
         names::annotation,
-        workloads::{
-            Condition, Key, Object, Pod, Service, Slice, SliceEndpoint, Workloads, slices::are_too_many,
-        },
+        workloads::{Condition, Key, Object, Pod, Service, Slice, SliceEndpoint, Workloads, slices::are_too_many},
     },
     rules::Rules,
 };
