@@ -61,7 +61,9 @@ pub(crate) struct Contest {
 pub(crate) struct Denied {
     /// Claims that belong to another service.
     pub(crate) contested: Vec<(String, ServiceName)>,
-    /// Those of them that were not listed before: they are logged.
+    /// Contracts without an owner that are another service's now, as its namespace has chosen it.
+    pub(crate) given: Vec<(String, ServiceName)>,
+    /// Those that are contested and were not listed before: they are logged.
     pub(crate) listed: Vec<(String, ServiceName)>,
     /// How many were refused because the service, or the mesh, has too many.
     pub(crate) without_room: usize,
@@ -193,7 +195,7 @@ impl Claims {
         let unlisted = self.unlisted_of.get(service).copied().unwrap_or(self.unlisted);
         for (claim, kind) in claims {
             match self.rightful(claim, kind, &is_alive) {
-                Some(owner) if owner == service => {}
+                Some(owner) if owner == service => self.keep(claim, service),
                 Some(owner) => {
                     let owner = owner.clone();
                     self.contest(claim, service, owner, &mut denied);
@@ -218,6 +220,7 @@ impl Claims {
                     }
                     self.pin(claim, owner);
                     if let Some(other) = other {
+                        denied.given.push((claim.to_owned(), other.clone()));
                         self.contest(claim, service, other, &mut denied);
                     }
                 }
@@ -313,9 +316,10 @@ impl Claims {
         self.pinned.len()
     }
 
-    /// The claims that are pinned to some services.
-    pub(crate) fn pinned_to(&self, is_one: impl Fn(&ServiceName) -> bool) -> Vec<String> {
-        self.pinned.iter().filter(|(_, owner)| is_one(owner)).map(|(claim, _)| claim.clone()).collect()
+    /// The claims that are pinned to some services, and to which.
+    pub(crate) fn pinned_to(&self, is_one: impl Fn(&ServiceName) -> bool) -> BTreeMap<String, ServiceName> {
+        let pinned = self.pinned.iter().filter(|(_, owner)| is_one(owner));
+        pinned.map(|(claim, owner)| (claim.clone(), owner.clone())).collect()
     }
 
     /// The contests that are listed.

@@ -269,9 +269,13 @@ impl Directory {
 
     /// Releases what is pinned to services that no longer exist.
     pub(crate) fn release_all_of(&self, is_gone: impl Fn(&ServiceName) -> bool) {
-        let claims = self.lock().registry.claims().pinned_to(is_gone);
-        if !claims.is_empty() {
-            self.release(&claims);
+        let mut state = self.lock();
+        let released = state.registry.release_all_of(is_gone, Instant::now());
+        for (claim, owner) in &released {
+            tracing::info!(claim, %owner, "a claim was released: the service is gone");
+        }
+        if !released.is_empty() {
+            state.tell();
             self.to_keep.notify_one();
         }
     }

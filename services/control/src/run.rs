@@ -296,6 +296,8 @@ async fn follow_methods(rules: &Rules, directory: &Directory) {
 async fn forget_services(cluster: &Option<Arc<Cluster>>, directory: &Directory) {
     let Some(cluster) = cluster else { return std::future::pending().await };
     loop {
+        // Nothing is given to a Service that is gone because of its annotation.
+        take_contracts(cluster, directory);
         directory.release_all_of(|service| !cluster.workloads.has_service(service));
         cluster.workloads.services_are_gone().await;
     }

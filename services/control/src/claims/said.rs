@@ -52,19 +52,34 @@ impl Claims {
             // If there is no room for a pin, it is the service's for as long as it is said.
             self.repin(contract, service);
         }
-        // What a namespace says of its contracts holds again.
-        for contract in before.keys().filter(|contract| !owners.contains_key(*contract)) {
-            let Some(owner) = self.pinned.get(contract) else { continue };
-            let chosen = self.chosen.get(owner.namespace()).and_then(|chosen| chosen.get(contract)).cloned();
-            if let Some(service) = chosen.filter(|service| service != owner)
-                && !self.is_said(contract)
-                && self.repin(contract, &service)
+        for (contract, was) in &before {
+            if self.is_said(contract) {
+                continue;
+            }
+            // It has no pin if its Service was not there yet.
+            if !self.pinned.contains_key(contract)
+                && let Some(holder) = self.owner(contract).cloned()
             {
-                moved.insert(contract.clone(), service);
+                self.repin(contract, &holder);
+            }
+            let Some(owner) = self.pinned.get(contract).cloned() else { continue };
+            // What a namespace says of its contracts holds again.
+            let chosen = self.chosen.get(owner.namespace()).and_then(|chosen| chosen.get(contract)).cloned();
+            let now = chosen.filter(|service| self.repin(contract, service)).unwrap_or(owner);
+            if now != *was {
+                moved.insert(contract.clone(), now);
             }
         }
         self.follow_contests(&moved);
         moved
+    }
+
+    /// A service announces what is its own. If the mesh's owner says that it is, it is pinned, so that it stays when that is no
+    /// longer said: what is said before there is such a Service is not pinned yet.
+    pub(super) fn keep(&mut self, claim: &str, service: &ServiceName) {
+        if self.owners.get(claim) == Some(service) && !self.listed.contains_key(claim) {
+            self.repin(claim, service);
+        }
     }
 
     /// Whether the mesh's owner says whose a contract is.

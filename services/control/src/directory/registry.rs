@@ -9,7 +9,8 @@
 //! silent one may still work. A newer announcement of the same id takes over; what the older session still reports is
 //! ignored, and so is its end. A service without members stays known for [`limits::SERVICE_MEMORY`].
 //!
-//! - [`joining`]: how an announcement becomes a [`member`], and [`claiming`]: how its claims become the service's.
+//! - [`joining`]: how an announcement becomes a [`member`], [`claiming`]: how its claims become the service's, and
+//!   [`releasing`]: whose they are next.
 //! - [`settling`]: when a missing service is known not to exist.
 //! - [`news`]: when watchers are told of a service as a whole.
 //! - [`departed`]: the addresses of endpoints that went without saying so.
@@ -21,6 +22,7 @@ mod departed;
 mod joining;
 mod member;
 mod news;
+mod releasing;
 mod settling;
 #[cfg(test)]
 mod tests;

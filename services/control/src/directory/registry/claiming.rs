@@ -40,11 +40,16 @@ impl Registry {
         Ok(())
     }
 
-    /// Judges a service's claims. Those without an owner are pinned to it. Returns those that are refused.
+    /// Judges a service's claims. Those without an owner are pinned to it, or to the one that its namespace has chosen. Returns
+    /// those that are refused.
     pub(super) fn judge(&mut self, service: &ServiceName, claims: &[(String, Kind)], now: Instant) -> Denied {
         let Self { services, claims: all, .. } = self;
         let claims = claims.iter().map(|(claim, kind)| (claim.as_str(), *kind));
-        all.judge(service, claims, |name| is_there(services, name, now))
+        let denied = all.judge(service, claims, |name| is_there(services, name, now));
+        for (contract, owner) in &denied.given {
+            self.call_by(contract, owner, now);
+        }
+        denied
     }
 
     /// The claims of a service have changed. `made` are all claims of an announcement: the service becomes the owner of
@@ -74,21 +79,6 @@ impl Registry {
             self.bump();
         }
         self.events.extend(moved.into_iter().map(Event::Contract));
-    }
-
-    /// Releases a pinned claim. If another service with endpoints claims it, that one gets it; otherwise the next that
-    /// announces it. Returns the former owner.
-    pub(crate) fn release(&mut self, claim: &str, now: Instant) -> Option<ServiceName> {
-        let (owner, claimants) = self.claims.release(claim)?;
-        let claims = |name: &&ServiceName| {
-            let entry = self.services.get(*name);
-            entry.is_some_and(|entry| !entry.members.is_empty() && entry.claimed.contains(claim))
-        };
-        if let Some(heir) = claimants.iter().find(claims).cloned() {
-            self.judge(&heir, &[(claim.to_owned(), Kind::Pinned)], now);
-            self.change_claims(&heir, &[(Arc::from(claim), Kind::Pinned)], &[], &[], now);
-        }
-        Some(owner)
     }
 
     /// The mesh's owner gives a contract to a service. If an endpoint of it has claimed it in vain, the service is called
@@ -159,7 +149,7 @@ impl Registry {
     }
 
     /// Whether an endpoint of a service claims a contract.
-    fn does_claim(&self, service: &ServiceName, contract: &str) -> bool {
+    pub(super) fn does_claim(&self, service: &ServiceName, contract: &str) -> bool {
         let entry = self.services.get(service);
         entry.is_some_and(|entry| !entry.members.is_empty() && entry.claimed.contains(contract))
     }

@@ -271,3 +271,71 @@ async fn the_mesh_s_owner_takes_a_contract_from_another_namespace() {
     assert_eq!(announce(&mut registry, "thief.other", 1).denied.contested.len(), 1, "it does not go back");
     assert_eq!(registry.owner("shop.Users"), Some(&name("users.shop")));
 }
+
+/// And not to another namespace's that comes first by name and contests it, or to one that is gone, too.
+#[tokio::test(start_paused = true)]
+async fn the_contract_of_a_service_that_is_gone_stays_in_its_namespace() {
+    let now = Instant::now();
+    let mut registry = Registry::new(1, now);
+    let mut port = 0;
+    let mut announce = |registry: &mut Registry, service: &str| {
+        port += 1;
+        registry.announce(of_contracts(service, service, port, &["shop.Users"]), now).unwrap()
+    };
+    announce(&mut registry, "users.shop");
+    for other in ["0.evil", "a.shop", "b.shop", "c.shop", "d.shop"] {
+        announce(&mut registry, other);
+    }
+    registry.choose("shop", BTreeMap::from([("shop.Users".to_owned(), name("users.shop"))]), now);
+    // The Service that was chosen is gone, and with it what it was chosen for.
+    registry.choose("shop", BTreeMap::new(), now);
+    let gone = |service: &ServiceName| [name("users.shop"), name("a.shop")].contains(service);
+    assert!(registry.release_all_of(gone, now).keys().eq(["shop.Users"]));
+    assert_eq!(registry.owner("shop.Users"), Some(&name("b.shop")));
+    // The last of a namespace leaves it to whoever waits for it.
+    registry.release_all_of(|service| service.namespace() == "shop", now);
+    assert_eq!(registry.owner("shop.Users"), Some(&name("0.evil")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_contract_that_another_claimant_frees_is_the_chosen_service_s_at_once() {
+    let now = Instant::now();
+    let mut registry = Registry::new(1, now);
+    let announce = |registry: &mut Registry, service: &str, port| {
+        registry.announce(of_contracts(service, service, port, &["shop.Users"]), now).unwrap()
+    };
+    announce(&mut registry, "first.other", 1);
+    announce(&mut registry, "a.shop", 2);
+    announce(&mut registry, "users.shop", 3);
+    registry.choose("shop", BTreeMap::from([("shop.Users".to_owned(), name("users.shop"))]), now);
+    registry.take_events();
+    // The first claimant by name is not the one that its namespace has chosen.
+    registry.release("shop.Users", now);
+    assert_eq!(registry.owner("shop.Users"), Some(&name("users.shop")), "no further announcement is needed");
+    assert!(registry.take_events().iter().any(|e| matches!(e, Event::Contract(c) if c == "shop.Users")));
+    let contested: Vec<ServiceName> = registry.claims().contests().map(|contest| contest.claimant).collect();
+    assert_eq!(contested, [name("a.shop"), name("first.other")]);
+}
+
+/// What is said before the Service is there holds as well as what is said later.
+#[tokio::test(start_paused = true)]
+async fn what_the_mesh_s_owner_said_stays_when_it_is_no_longer_said() {
+    let now = Instant::now();
+    let mut registry = Registry::new(1, now);
+    let announce = |registry: &mut Registry, service: &str, port| {
+        registry.announce(of_contracts(service, service, port, &["shop.Users"]), now).unwrap()
+    };
+    let owners = BTreeMap::from([("shop.Users".to_owned(), name("users.shop"))]);
+    registry.own(&owners, now);
+    registry.release_all_of(|service| *service == name("users.shop"), now);
+    assert_eq!(announce(&mut registry, "thief.other", 1).denied.contested.len(), 1);
+    announce(&mut registry, "users.shop", 2);
+    registry.own(&BTreeMap::new(), now);
+    assert_eq!(announce(&mut registry, "thief.other", 1).denied.contested.len(), 1);
+    assert_eq!(registry.owner("shop.Users"), Some(&name("users.shop")));
+    // Once it has announced and is released, only its holder is left to say whose it is.
+    registry.own(&owners, now);
+    registry.claims_mut().release("shop.Users");
+    registry.own(&BTreeMap::new(), now);
+    assert_eq!(announce(&mut registry, "thief.other", 1).denied.contested.len(), 1);
+}
