@@ -207,6 +207,12 @@ pub fn is_contract_name(name: &str) -> bool {
     name.len() <= limits::CONTRACT_NAME_BYTES && name.split('.').all(is_identifier)
 }
 
+/// Whether the name of a contract is one of gRPC's and protobuf's own, such as `grpc.health.v1.Health`. They belong to no
+/// service.
+pub fn is_grpcs_own(contract: &str) -> bool {
+    contract.starts_with("grpc.") || contract.starts_with("google.")
+}
+
 /// The candidate that is most similar to `asked`, if any is similar enough. Names longer than
 /// [`limits::HINT_NAME_BYTES`] never are. Only the first [`limits::HINT_CANDIDATES`] candidates are compared: if there
 /// may be more, put the most likely ones first, or use [`closest_of_sorted`].

@@ -6,17 +6,16 @@ use std::{
     sync::Arc,
 };
 
-use weft_mesh::names::{ServiceName, is_contract_name, shown};
-
-use crate::claims::is_grpcs_own;
+use weft_mesh::names::{ServiceName, is_contract_name, is_grpcs_own, shown};
 
 /// The namespace and name of a Service.
 type Key = (String, String);
 
 /// The most contracts that one Service may name.
 pub const MOST: usize = 64;
-/// The most contracts of which the Services of one namespace say who has them.
-const MOST_OF_NAMESPACE: usize = 1_000;
+/// How many contracts count that the Services of one namespace name. One that several of them name counts each time:
+/// otherwise there would be no limit to what is read.
+pub const MOST_OF_NAMESPACE: usize = 1_000;
 
 /// Reads the value of the annotation: names of contracts with commas between them.
 ///
@@ -62,14 +61,14 @@ pub(crate) struct Annotated {
 impl Annotated {
     /// A Service names these contracts, or none.
     pub(crate) fn set(&mut self, key: &Key, named: Option<&Arc<Named>>) {
-        if self.services.get(key) == named {
-            return;
+        let before = match named {
+            // The same `Arc` as elsewhere, even if it says the same as before.
+            Some(named) => self.services.insert(key.clone(), Arc::clone(named)),
+            None => self.services.remove(key),
+        };
+        if before.as_ref() != named {
+            self.changed.insert(key.0.clone());
         }
-        match named {
-            Some(named) => drop(self.services.insert(key.clone(), Arc::clone(named))),
-            None => drop(self.services.remove(key)),
-        }
-        self.changed.insert(key.0.clone());
     }
 
     /// Whether [`Self::take`] has something to say.
@@ -96,13 +95,13 @@ impl Annotated {
             of_it.map(|((_, name), named)| (named.created, name.as_str(), &named.contracts)).collect();
         by_age.sort_unstable();
         let mut chosen = Chosen::new();
-        for (_, name, contracts) in by_age {
-            let Ok(service) = ServiceName::new(name, namespace) else { continue };
-            for contract in contracts {
-                if chosen.len() >= MOST_OF_NAMESPACE {
-                    return chosen;
-                }
-                chosen.entry(contract.clone()).or_insert_with(|| service.clone());
+        let named =
+            by_age.iter().flat_map(|(_, name, contracts)| contracts.iter().map(move |contract| (name, contract)));
+        for (name, contract) in named.take(MOST_OF_NAMESPACE) {
+            if !chosen.contains_key(contract)
+                && let Ok(service) = ServiceName::new(name, namespace)
+            {
+                chosen.insert(contract.clone(), service);
             }
         }
         chosen
@@ -176,5 +175,17 @@ mod tests {
         let chosen = &all.take()[0].1;
         assert_eq!(chosen.len(), MOST_OF_NAMESPACE);
         assert!(chosen.contains_key("a.S0x0"), "the oldest come first");
+        // What several Services name counts each time.
+        let same: Vec<String> = (0..MOST).map(|number| format!("a.S{number}")).collect();
+        for service in 0..100 {
+            let also = if service == 99 { "z.Last".to_owned() } else { same.join(",") };
+            all.set(&key("same", &format!("s{service}")), Some(&named(service, &also)));
+        }
+        assert_eq!(all.take()[0].1.len(), MOST, "no more is read than that");
+        // What says the same is kept once, as it is elsewhere.
+        let (old, new) = (named(1, "a.B"), named(1, "a.B"));
+        all.set(&key("one", "a"), Some(&old));
+        all.set(&key("one", "a"), Some(&new));
+        assert_eq!((Arc::strong_count(&old), Arc::strong_count(&new)), (1, 2));
     }
 }

@@ -3,6 +3,7 @@
 //! Who exists is decided here, by the cluster's objects; whether it works is decided by its sidecar. A sidecar announces
 //! itself under its identity, and the stream of its announcement follows the pod at its address ([`Workloads::follow`]).
 
+mod services;
 pub(crate) mod slices;
 
 use std::{
@@ -16,8 +17,11 @@ use std::{
 use tokio::sync::{Notify, watch};
 use weft_mesh::{identity::SpiffeId, names::ServiceName};
 
-pub(crate) use self::slices::{Slice, SliceEndpoint};
-use super::contracts::{Annotated, Chosen, Named};
+pub(crate) use self::{
+    services::Service,
+    slices::{Slice, SliceEndpoint},
+};
+use super::contracts::{Annotated, Chosen};
 
 /// How many Services a pod may back. With more, it backs none: it is not known which of them would count.
 const SERVICES_OF_POD: usize = 64;
@@ -32,17 +36,6 @@ pub(crate) struct Pod {
     pub(crate) account: String,
     /// All of its addresses.
     pub(crate) ips: Vec<IpAddr>,
-}
-
-/// A Service with its own addresses.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Service {
-    /// Empty for a headless one.
-    pub(crate) cluster_ips: Vec<IpAddr>,
-    /// By name, which is empty if there is only one.
-    pub(crate) ports: BTreeMap<String, u16>,
-    /// The contracts that its annotation names, if it is right.
-    pub(crate) named: Option<Arc<Named>>,
 }
 
 /// What the API server says of an endpoint.
@@ -94,6 +87,8 @@ pub(crate) struct Workloads {
     are_gone: Notify,
     /// There is room for slices that are not kept.
     lacks_slices: Notify,
+    /// The same of Services.
+    lacks_services: Notify,
     /// Services may name other contracts.
     are_annotated: Notify,
 }
@@ -110,6 +105,8 @@ pub(crate) struct State {
     /// kept.
     weights: HashMap<Key, usize>,
     weights_of: HashMap<String, usize>,
+    /// The same of the Services of each namespace.
+    service_weights_of: HashMap<String, usize>,
     pods_at: Index<IpAddr>,
     slices_at: Index<IpAddr>,
     slices_of: Index<Key>,
@@ -119,6 +116,7 @@ pub(crate) struct State {
     has_lost_services: bool,
     /// The same: a namespace has no longer too many endpoints.
     lacks_slices: bool,
+    lacks_services: bool,
 }
 
 /// A kind of objects that is kept here.
@@ -169,6 +167,9 @@ impl Workloads {
         }
         if std::mem::take(&mut state.lacks_slices) {
             self.lacks_slices.notify_one();
+        }
+        if std::mem::take(&mut state.lacks_services) {
+            self.lacks_services.notify_one();
         }
         if state.annotated.has_changed() {
             self.are_annotated.notify_one();
@@ -266,26 +267,6 @@ impl Object for Pod {
         let (old, new) = (before.map(|pod| pod.ips).unwrap_or_default(), pod.map(|pod| pod.ips).unwrap_or_default());
         index(&mut state.pods_at, &key, &old, &new);
         old.into_iter().chain(new).collect()
-    }
-}
-
-impl Object for Service {
-    fn keys(state: &State) -> impl Iterator<Item = &Key> {
-        state.services.keys()
-    }
-
-    fn put(state: &mut State, key: Key, service: Option<Self>) -> BTreeSet<IpAddr> {
-        let before = match &service {
-            Some(service) => state.services.insert(key.clone(), service.clone()),
-            None => state.services.remove(&key),
-        };
-        state.has_lost_services |= before.is_some() && service.is_none();
-        if before == service {
-            return BTreeSet::new();
-        }
-        state.annotated.set(&key, service.as_ref().and_then(|service| service.named.as_ref()));
-        let slices = state.slices_of.get(&key).into_iter().flatten().filter_map(|slice| state.slices.get(&**slice));
-        slices.flat_map(Slice::ips).collect()
     }
 }
 
@@ -511,25 +492,6 @@ mod tests {
         assert!(workloads.at(ip("10.0.0.7")).services.is_empty());
         workloads.set(key("orders-x"), of("users-1"));
         assert_eq!(names(&workloads.at(ip("10.0.0.7"))), ["orders.shop"]);
-    }
-
-    #[tokio::test]
-    async fn what_services_say_of_contracts_goes_with_them() {
-        let workloads = Workloads::default();
-        let named = |contract: &str| {
-            let contracts = BTreeSet::from([contract.to_owned()]);
-            Some(Service { named: Some(Arc::new(Named { created: 1, contracts })), ..Service::default() })
-        };
-        workloads.set(key("users"), service("10.96.0.9", &[]));
-        assert!(workloads.contracts_have_changed().now_or_never().is_none());
-        workloads.set(key("users"), named("a.B"));
-        workloads.contracts_have_changed().now_or_never().expect("it names one");
-        let users = ServiceName::parse("users.shop").unwrap();
-        assert_eq!(workloads.take_contracts(), [("shop".to_owned(), Chosen::from([("a.B".to_owned(), users)]))]);
-        workloads.set_all::<Service>(HashMap::new());
-        workloads.contracts_have_changed().now_or_never().expect("it is gone");
-        assert_eq!(workloads.take_contracts(), [("shop".to_owned(), Chosen::new())]);
-        assert!(workloads.take_contracts().is_empty());
     }
 
     #[test]

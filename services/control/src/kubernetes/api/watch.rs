@@ -297,7 +297,7 @@ fn service(service: &SeenService) -> Option<Service> {
         let created = metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second());
         Arc::new(Named { created, contracts })
     });
-    Some(Service { cluster_ips, ports: ports(&spec.ports), named })
+    Some(Service { cluster_ips, ports: ports(&spec.ports), named, not_kept: 0 })
 }
 
 fn slice(slice: &SeenSlice) -> Option<Slice> {
