@@ -26,7 +26,7 @@ use std::{sync::Arc, time::Duration};
 
 #[cfg(feature = "config")]
 pub use self::{
-    access::{AccessPolicy, MeshRules, read_mesh_access, read_service_access},
+    access::{AccessPolicy, InvalidDefaults, MeshRules, read_mesh_access, read_service_access},
     overrides::Overrides,
 };
 pub use self::{

@@ -28,7 +28,7 @@ pub use self::{
 #[cfg(feature = "config")]
 pub use self::{
     file::{MeshRules, read_mesh_access, read_service_access},
-    resource::AccessPolicy,
+    resource::{AccessPolicy, InvalidDefaults},
 };
 use super::{
     error::PolicyError,

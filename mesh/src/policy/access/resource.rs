@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     config::{self, Node, Problems, Reader, Table},
-    names::{LABEL, ServiceName, is_contract_name, is_label, shown},
+    names::{LABEL, ServiceName, is_contract_name, is_grpcs_own, is_label, shown},
 };
 
 const SPEC: &str = "spec";
@@ -76,21 +76,33 @@ impl AccessPolicy {
     }
 }
 
+/// Why a MeshDefaults does not hold, or not all of it.
+#[derive(Debug)]
+pub struct InvalidDefaults {
+    /// All that is wrong with it.
+    pub problems: Problems,
+    /// Its rules without `contracts`, if nothing else is wrong.
+    pub access: Option<MeshRules>,
+}
+
 impl MeshRules {
     /// Reads the spec of a MeshDefaults. `origin` names the object in problems.
     ///
     /// # Errors
-    /// All that is wrong with it.
-    pub fn read_defaults(origin: &str, spec: &Node) -> Result<Self, Problems> {
+    /// All that is wrong with it, and what is right all the same.
+    pub fn read_defaults(origin: &str, spec: &Node) -> Result<Self, InvalidDefaults> {
+        let mut right = None;
         let read = |reader: &mut Reader<'_>, node: &Node| {
             let table = reader.table(SPEC, node, DEFAULTS_KEYS)?;
             if DEFAULTS_KEYS.iter().all(|key| table.get(key).is_none()) {
                 reader.problem(node.line, SPEC, "without content; allowed: `access`, `contracts`, or both");
             }
+            let access = read_mesh_access(reader, &table);
+            right = reader.problems.is_empty().then(|| access.clone());
             let contracts = read_owners(reader, &table);
-            Some(Self { contracts, ..read_mesh_access(reader, &table) })
+            Some(Self { contracts, ..access })
         };
-        config::take(origin, spec, read)
+        config::take(origin, spec, read).map_err(|problems| InvalidDefaults { problems, access: right })
     }
 }
 
@@ -112,6 +124,11 @@ fn read_owners(reader: &mut Reader<'_>, table: &Table<'_>) -> BTreeMap<String, S
         if !is_contract_name(&entry.key) {
             let text = format!("found the name {:?}; allowed: {CONTRACT}", shown(&entry.key));
             reader.problem(entry.line, &contracts.path(&shown(&entry.key)), text);
+            continue;
+        }
+        if is_grpcs_own(&entry.key) {
+            let text = "found a contract that belongs to no service; allowed: contracts of your own";
+            reader.problem(entry.line, &contracts.path(&entry.key), text);
             continue;
         }
         let owner = reader.parsed(&contracts, &entry.key, OWNER, |text| {
@@ -205,10 +222,33 @@ mod tests {
                 "spec.contracts.a.b.C: found the text \"users\"; allowed: NAME.",
             ),
             (json!({"contracts": {"a.b.C": null}}), "spec.contracts.a.b.C: found nothing; allowed: a value"),
+            (
+                json!({"contracts": {"grpc.health.v1.Health": "users.shop"}}),
+                "spec.contracts.grpc.health.v1.Health: found a contract that belongs to no service",
+            ),
             (json!({"contract": {"a.b.C": "users.shop"}}), "spec.contract: unknown key; allowed: access, contracts"),
         ] {
-            let told = read(&spec).unwrap_err().to_string();
+            let told = read(&spec).unwrap_err().problems.to_string();
             assert!(told.contains(&format!("MeshDefaults default: {problem}")), "{told}");
+        }
+    }
+
+    #[test]
+    fn a_mistake_in_contracts_leaves_the_rules() {
+        let access =
+            |spec: Value| MeshRules::read_defaults("MeshDefaults default", &Node::of_json(&spec)).unwrap_err().access;
+        let wrong = json!({"a b": "users.shop", "a.C": "users.shop"});
+        let found = access(json!({"access": {"default": "allow"}, "contracts": wrong})).unwrap();
+        assert_eq!((found.is_allowed, found.contracts.len()), (Some(true), 0));
+        assert_eq!(access(json!({"contracts": wrong})).unwrap(), MeshRules::default());
+        for spec in [
+            json!({"access": {"default": "no"}, "contracts": wrong}),
+            json!({"access": {"default": "no"}}),
+            json!({"acess": {"default": "deny"}, "contracts": wrong}),
+            json!({}),
+            json!([]),
+        ] {
+            assert_eq!(access(spec.clone()), None, "{spec}");
         }
     }
 }

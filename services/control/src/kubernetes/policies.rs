@@ -203,11 +203,22 @@ impl Policies {
         let before = self.defaults.take().filter(|before| before.uid == object.uid);
         let content = match MeshRules::read_defaults(&Kind::MeshDefaults.origin(key), &object.spec_node()) {
             Ok(rules) => Content::Valid(rules),
-            Err(problems) => Content::Invalid {
-                why: why(Kind::MeshDefaults, key, &problems),
-                target: None,
-                last: before.and_then(|before| before.content.last()),
-            },
+            Err(wrong) => {
+                let why = why(Kind::MeshDefaults, key, &wrong.problems);
+                let last = before.and_then(|before| before.content.last());
+                let (last, instead) = match (wrong.access, last) {
+                    (Some(access), last) => {
+                        let contracts = last.map(|last| last.contracts).unwrap_or_default();
+                        (
+                            Some(MeshRules { contracts, ..access }),
+                            "; the rest holds, and of `contracts` what it said before",
+                        )
+                    }
+                    (None, Some(last)) => (Some(last), "; what it said before holds"),
+                    (None, None) => (None, ""),
+                };
+                Content::Invalid { why: format!("{why}{instead}"), target: None, last }
+            }
         };
         self.defaults = Some(Entry::new(object, content));
         self.all_changed();
@@ -268,7 +279,7 @@ impl Policies {
         let (rules, verdict) = match &entry.content {
             Content::Valid(rules) => (rules.clone(), entry.accepted("they hold".to_owned())),
             Content::Invalid { why, last: Some(last), .. } => {
-                (last.clone(), entry.refused(Verdict::INVALID, format!("{why}; what it said before holds")))
+                (last.clone(), entry.refused(Verdict::INVALID, why.clone()))
             }
             Content::Invalid { why, .. } => {
                 let rules = MeshRules { is_allowed: Some(false), ..MeshRules::default() };

@@ -198,6 +198,28 @@ fn the_defaults_of_the_mesh_win_over_those_of_a_namespace() {
     assert_eq!(shop.rules.default_of("data"), DefaultAccess::BuiltIn, "only one name counts");
 }
 
+/// Otherwise a mistake in the name of a contract ends all calls of the mesh.
+#[test]
+fn a_mistake_in_contracts_leaves_the_rules_of_the_mesh() {
+    let mut shop = Shop::default();
+    let with =
+        |default: &str, contract: &str| json!({"access": {"default": default}, "contracts": {contract: "a.shop"}});
+    shop.set_defaults(object(1, with("allow", "a b")));
+    assert_eq!(shop.rules.default_of("data"), DefaultAccess::Mesh { is_allowed: true });
+    assert!(shop.rules.contracts().is_empty());
+    let (is_accepted, reason, message) = shop.said("default");
+    assert_eq!((is_accepted, reason), (false, "Invalid"));
+    assert!(message.ends_with("; the rest holds, and of `contracts` what it said before"), "{message}");
+    shop.set_defaults(Object { generation: 2, ..object(1, with("allow", "a.B")) });
+    assert_eq!(shop.said("default"), (true, "Accepted", "they hold"));
+    shop.set_defaults(Object { generation: 3, ..object(1, with("deny", "grpc.A")) });
+    assert_eq!(shop.rules.default_of("data"), DefaultAccess::Mesh { is_allowed: false });
+    assert_eq!(shop.rules.contracts().keys().collect::<Vec<_>>(), ["a.B"]);
+    // Of another object with that name, nothing was said before.
+    shop.set_defaults(object(2, with("deny", "a b")));
+    assert!(shop.rules.contracts().is_empty());
+}
+
 #[test]
 fn a_new_list_takes_away_what_is_not_on_it() {
     let mut shop = Shop::default();
