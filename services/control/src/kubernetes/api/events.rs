@@ -5,9 +5,15 @@
 //! Event: it is asked about dry runs, and anybody can ask it. So this looks at the pods that the API server has.
 //!
 //! Anyone who can make pods causes Events, so there are few in a minute for each namespace and for all. An Event is named
-//! after its object, so that the API server keeps one of each.
+//! after its object and what it says, so that the API server keeps one of each.
+//!
+//! They are hints. One that is over the limit or can't be made is only tried again when its object changes, and what is wrong
+//! when the control plane starts is not looked at. `weft cluster check` finds all of it.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+};
 
 use futures_util::{StreamExt as _, pin_mut};
 use k8s_openapi::{
@@ -48,10 +54,11 @@ const QUEUE: usize = 256;
 const OF_NAMESPACE: usize = 5;
 const OF_ALL: usize = 60;
 const WINDOW: Duration = Duration::from_secs(60);
-/// How many objects are remembered, so that they are not told twice.
+/// How many Events are remembered, so that they are not made twice.
 const REMEMBERED: usize = 4_096;
-/// The longest names that the API server allows for an Event.
+/// The longest names and notes that the API server allows for an Event.
 const NAME_BYTES: usize = 253;
+const NOTE_BYTES: usize = 1_024;
 
 /// An object with which something may be wrong.
 #[derive(Debug)]
@@ -62,6 +69,25 @@ pub(super) struct Suspect {
     why: Why,
     /// Whether it is wrong by itself, and not only if its namespace has the label.
     asks_itself: bool,
+}
+
+impl Suspect {
+    /// What its Event says.
+    fn note(&self) -> String {
+        let mut note = match &self.why {
+            Why::NoSidecar(why) => format!("Weft adds no sidecar: {why}"),
+            Why::Contracts(why) => format!("the annotation {} has no effect: {why}", annotation::CONTRACTS),
+        };
+        note.truncate(note.floor_char_boundary(NOTE_BYTES));
+        note
+    }
+
+    /// The same for the same object and the same note, also in another control plane of this version.
+    fn key(&self) -> String {
+        let mut hasher = DefaultHasher::new();
+        self.note().hash(&mut hasher);
+        format!("{}-{:016x}", self.uid, hasher.finish())
+    }
 }
 
 /// What is wrong.
@@ -152,11 +178,15 @@ async fn tell(client: Client, mut suspects: mpsc::Receiver<Suspect>) {
             },
             Some(suspect) = suspects.recv(), if are_known => {
                 let is_asked = suspect.asks_itself || labelled.contains(&suspect.namespace);
-                if !is_asked || !told.may_tell(&suspect.namespace, &suspect.uid, Instant::now()) {
+                let key = suspect.key();
+                if !is_asked || !told.may_tell(&suspect.namespace, &key, Instant::now()) {
                     continue;
                 }
                 let trouble = match timeout(TIMEOUT, make(&client, &suspect)).await {
-                    Ok(Ok(())) => None,
+                    Ok(Ok(())) => {
+                        told.remember(key);
+                        None
+                    }
                     Ok(Err(error)) => Some(error.to_string()),
                     Err(_) => Some("no answer".to_owned()),
                 };
@@ -181,28 +211,24 @@ async fn make(client: &Client, suspect: &Suspect) -> kube::Result<()> {
 
 fn event(suspect: &Suspect, now: Timestamp) -> Event {
     let Suspect { namespace, name, uid, why, .. } = suspect;
+    let key = suspect.key();
     // The name of a pod may be as long as that of an Event. Before the dot there must be a letter or a digit.
-    let room = NAME_BYTES.saturating_sub(".weft-".len() + uid.len());
+    let room = NAME_BYTES.saturating_sub(".weft-".len() + key.len());
     let stem: String = name.chars().take(room).collect();
     let stem = stem.trim_end_matches(['-', '.']);
-    let (kind, action, reason, note) = match why {
-        Why::NoSidecar(why) => ("Pod", "Inject", "NoSidecar", format!("Weft adds no sidecar: {why}")),
-        Why::Contracts(why) => (
-            "Service",
-            "Decide",
-            "InvalidContracts",
-            format!("the annotation {} has no effect: {why}", annotation::CONTRACTS),
-        ),
+    let (kind, action, reason) = match why {
+        Why::NoSidecar(_) => ("Pod", "Inject", "NoSidecar"),
+        Why::Contracts(_) => ("Service", "Decide", "InvalidContracts"),
     };
     Event {
         metadata: ObjectMeta {
-            name: Some(format!("{stem}.weft-{uid}")),
+            name: Some(format!("{stem}.weft-{key}")),
             namespace: Some(namespace.clone()),
             ..ObjectMeta::default()
         },
         action: Some(action.to_owned()),
         event_time: Some(MicroTime(now)),
-        note: Some(note),
+        note: Some(suspect.note()),
         reason: Some(reason.to_owned()),
         regarding: Some(ObjectReference {
             api_version: Some("v1".to_owned()),
@@ -226,15 +252,15 @@ struct Told {
     of_all: usize,
     /// At most as many as there were Events in the window.
     of_namespaces: BTreeMap<String, usize>,
-    /// The objects of which it was told, the oldest first.
+    /// The keys of what was told, the oldest first.
     order: VecDeque<String>,
-    objects: BTreeSet<String>,
+    keys: BTreeSet<String>,
 }
 
 impl Told {
-    /// Whether an object's Event may be made now. If so, it counts.
-    fn may_tell(&mut self, namespace: &str, uid: &str, now: Instant) -> bool {
-        if self.objects.contains(uid) {
+    /// Whether an Event may be made now. If so, it counts.
+    fn may_tell(&mut self, namespace: &str, key: &str, now: Instant) -> bool {
+        if self.keys.contains(key) {
             return false;
         }
         if self.window.is_none_or(|start| now.saturating_duration_since(start) >= WINDOW) {
@@ -247,20 +273,31 @@ impl Told {
         }
         self.of_all += 1;
         self.of_namespaces.insert(namespace.to_owned(), before + 1);
+        true
+    }
+
+    /// The API server has the Event.
+    fn remember(&mut self, key: String) {
         if self.order.len() >= REMEMBERED
             && let Some(oldest) = self.order.pop_front()
         {
-            self.objects.remove(&oldest);
+            self.keys.remove(&oldest);
         }
-        self.order.push_back(uid.to_owned());
-        self.objects.insert(uid.to_owned());
-        true
+        self.order.push_back(key.clone());
+        self.keys.insert(key);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{convert::Infallible, future::pending};
+    use std::{
+        convert::Infallible,
+        future::pending,
+        sync::{
+            Arc,
+            atomic::{AtomicBool, Ordering::Relaxed},
+        },
+    };
 
     use super::*;
     use http::{Method, Request, Response};
@@ -318,6 +355,23 @@ mod tests {
         let note = found.note.unwrap();
         let said = "the annotation weft.dev/contracts has no effect: found the text \"a b\"; allowed: the full names";
         assert!(note.starts_with(said), "{note}");
+        // Another mistake is another Event.
+        let other = wrongly_annotated(&service(json!({"weft.dev/contracts": "a c"}))).unwrap();
+        assert_ne!(other.key(), wrong.key());
+        assert_ne!(event(&other, Timestamp::UNIX_EPOCH).metadata.name, found.metadata.name);
+        let again = wrongly_annotated(&service(json!({"weft.dev/contracts": "a b"}))).unwrap();
+        assert_eq!(again.key(), wrong.key());
+    }
+
+    /// The API server refuses longer ones.
+    #[test]
+    fn the_note_of_an_event_is_not_too_long() {
+        let mut wrong = suspect(&on_host("a")).unwrap();
+        for odd in ["\\u{202e}", "\u{e9}"] {
+            wrong.why = Why::Contracts(odd.repeat(2_000));
+            let note = wrong.note();
+            assert!(note.len() > NOTE_BYTES - 8 && note.len() <= NOTE_BYTES, "{note}");
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -325,10 +379,20 @@ mod tests {
         let mut told = Told::default();
         let now = Instant::now();
         let some = |told: &mut Told, namespace: &str, at| {
-            (0..1_000).filter(|n| told.may_tell(namespace, &format!("{namespace}-{n}-{at:?}"), at)).count()
+            let tell = |n: &usize| {
+                let key = format!("{namespace}-{n}-{at:?}");
+                let may = told.may_tell(namespace, &key, at);
+                if may {
+                    told.remember(key);
+                }
+                may
+            };
+            (0..1_000).filter(tell).count()
         };
         assert_eq!(some(&mut told, "flood", now), OF_NAMESPACE);
-        assert!(told.may_tell("shop", "a", now) && !told.may_tell("shop", "a", now), "each is told once");
+        assert!(told.may_tell("shop", "a", now));
+        told.remember("a".to_owned());
+        assert!(!told.may_tell("shop", "a", now), "each is told once");
         let all: usize = (0..100).map(|n| some(&mut told, &format!("other-{n}"), now)).sum();
         assert_eq!(all, OF_ALL - OF_NAMESPACE - 1);
         assert!(told.of_namespaces.len() <= OF_ALL);
@@ -339,7 +403,7 @@ mod tests {
             some(&mut told, &format!("n-{minute}"), later + WINDOW * (minute + 1));
             some(&mut told, &format!("m-{minute}"), later + WINDOW * (minute + 1));
         }
-        assert!(told.objects.len() <= REMEMBERED && told.order.len() == told.objects.len());
+        assert!(told.keys.len() <= REMEMBERED && told.order.len() == told.keys.len());
     }
 
     #[test]
@@ -347,18 +411,20 @@ mod tests {
         let mut long = suspect(&on_host(&format!("{}-{}", "x".repeat(210), "y".repeat(42)))).unwrap();
         long.uid = "c0ffee00-0000-4000-8000-000000000000".to_owned();
         let found = event(&long, Timestamp::UNIX_EPOCH);
-        assert_eq!(found.metadata.name.unwrap(), format!("{}.weft-{}", "x".repeat(210), long.uid));
+        let name = found.metadata.name.unwrap();
+        assert_eq!((name.len(), name.ends_with(&format!("x.weft-{}", long.key()))), (NAME_BYTES, true));
         let short = event(&suspect(&on_host("a")).unwrap(), Timestamp::UNIX_EPOCH);
-        assert_eq!(short.metadata.name.as_deref(), Some("a.weft-uid-of-a"));
+        assert!(short.metadata.name.unwrap().starts_with("a.weft-uid-of-a-"));
         assert!(short.note.unwrap().contains("hostNetwork"));
     }
 
-    /// One namespace has the label, and another has not.
+    /// One namespace has the label, and another has not. The API server can't make the first Event.
     #[tokio::test(start_paused = true)]
     async fn the_owner_of_a_pod_is_told_once() {
         let (events, mut made) = mpsc::unbounded_channel();
+        let is_away = Arc::new(AtomicBool::new(true));
         let api_server = tower::service_fn(move |request: Request<Body>| {
-            let events = events.clone();
+            let (events, is_away) = (events.clone(), Arc::clone(&is_away));
             async move {
                 let (path, query) =
                     (request.uri().path().to_owned(), request.uri().query().unwrap_or_default().to_owned());
@@ -368,6 +434,9 @@ mod tests {
                 let content = match request.method() {
                     &Method::POST => {
                         let _ = events.send(path);
+                        if is_away.swap(false, Relaxed) {
+                            return Ok(Response::builder().status(500).body(Body::empty()).unwrap());
+                        }
                         let conflict = json!({"kind": "Status", "status": "Failure", "reason": "AlreadyExists", "code": 409, "message": ""});
                         let body = Body::from(conflict.to_string().into_bytes());
                         return Ok::<_, Infallible>(Response::builder().status(409).body(body).unwrap());
@@ -387,9 +456,11 @@ mod tests {
                 reports.look(metadata, spec);
             }
         }
-        assert_eq!(made.recv().await.unwrap(), "/apis/events.k8s.io/v1/namespaces/shop/events");
+        for _ in 0..2 {
+            assert_eq!(made.recv().await.unwrap(), "/apis/events.k8s.io/v1/namespaces/shop/events");
+        }
         tokio::time::sleep(Duration::from_secs(3_600)).await;
-        assert!(made.try_recv().is_err(), "once");
+        assert!(made.try_recv().is_err(), "once after it can be made");
         telling.abort();
     }
 }
