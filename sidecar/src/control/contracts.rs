@@ -46,8 +46,15 @@ fn compile_file(
     implemented: &[String],
     local: Option<&ServiceName>,
 ) -> anyhow::Result<Contracts> {
-    let implemented = (!implemented.is_empty()).then_some(implemented);
+    let implemented = names(implemented);
+    let implemented = (!implemented.is_empty()).then_some(&*implemented);
     compile(&format!("--descriptors {}", file.display()), bytes, implemented, local)
+}
+
+/// The names in `--contracts`. As a file or a ConfigMap has them, there may be spaces and new lines around them, and a comma at
+/// the end.
+fn names(given: &[String]) -> Vec<String> {
+    given.iter().map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect()
 }
 
 /// Compiles a serialized `FileDescriptorSet`.
@@ -117,4 +124,27 @@ async fn read_again(control: &Control, file: &Path) -> anyhow::Result<()> {
         tracing::info!("the contracts of the local service have changed");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_may_have_spaces_around_them() {
+        let file = Path::new("users.binpb");
+        let read = |contracts: &[&str]| {
+            let given: Vec<String> = contracts.iter().map(|name| (*name).to_owned()).collect();
+            let read = compile_file(file, weft_contracts::FILE_DESCRIPTOR_SET.to_vec(), &given, None)?;
+            anyhow::Ok(read.policy.contracts.len())
+        };
+        assert_eq!(read(&["shop.users.v1.Users\n"]).unwrap(), 1);
+        assert_eq!(read(&["shop.users.v1.Users", " shop.orders.v1.Orders", "\n"]).unwrap(), 2);
+        // None is as if the flag was not given.
+        let all = read(&[]).unwrap();
+        assert!(all > 2);
+        assert_eq!(read(&[""]).unwrap(), all);
+        let told = format!("{:#}", read(&["shop.users.v1.Nobody"]).unwrap_err());
+        assert!(told.contains("users.binpb") && told.contains("Nobody"), "{told}");
+    }
 }
