@@ -6,10 +6,7 @@ use std::{
     net::IpAddr,
 };
 
-use weft_control::kubernetes::{
-    contracts,
-    names::{CONTROL, NAMESPACE, annotation},
-};
+use weft_control::kubernetes::names::{CONTROL, NAMESPACE, annotation};
 use weft_mesh::{
     identity::{SpiffeId, TrustDomain},
     names::ServiceName,
@@ -20,7 +17,7 @@ use super::{
         api::Api,
         control_plane::{self, Contest, Sidecar},
         finding::{Finding, Findings},
-        objects::{AnnotatedMeta, AnnotatedService, EndpointSlice},
+        objects::EndpointSlice,
         pods::Pod,
     },
     cut, unread,
@@ -61,41 +58,6 @@ pub(super) async fn check(api: &Api, pods: &[Pod], trust_domain: &str, findings:
         Ok(contests) => findings.add(of_contests(&contests, &services)),
         Err(trouble) => findings.add(unread("contracts", &right, &trouble)),
     }
-    let annotated = api.list("/api/v1/services", "", |AnnotatedService { mut metadata }: AnnotatedService| {
-        metadata.annotations.retain(|key, _| key == annotation::CONTRACTS);
-        (!metadata.annotations.is_empty()).then_some(metadata)
-    });
-    match annotated.await {
-        Ok(listed) => of_annotations(listed.items).into_iter().for_each(|finding| findings.add(finding)),
-        Err(trouble) => findings.add(unread("contracts", "list services in all namespaces", &trouble)),
-    }
-}
-
-/// Annotations that say which contracts a Service implements, and have no effect.
-fn of_annotations(mut services: Vec<AnnotatedMeta>) -> Option<Finding> {
-    let age = |of: &AnnotatedMeta| (of.namespace.clone(), of.creation_timestamp.clone(), of.name.clone());
-    services.sort_by_cached_key(age);
-    let mut wrong = Vec::new();
-    let mut owners: HashMap<(&str, String), &str> = HashMap::new();
-    for AnnotatedMeta { namespace, name, annotations, .. } in &services {
-        let Some(text) = annotations.get(annotation::CONTRACTS) else { continue };
-        match contracts::read(text) {
-            Err(why) => wrong.push(format!("{namespace}/{name}: {why}")),
-            Ok(contracts) => {
-                for contract in contracts {
-                    let older = *owners.entry((namespace.as_str(), contract.clone())).or_insert(name.as_str());
-                    if older != name.as_str() {
-                        wrong.push(format!(
-                            "{namespace}/{name}: {contract} is {older}'s, which names it too and is older"
-                        ));
-                    }
-                }
-            }
-        }
-    }
-    let found = format!("the annotations {} of these Services have no effect, or not all", annotation::CONTRACTS);
-    let to_do = "name full names of contracts with commas between them, each in one Service of the namespace";
-    (!wrong.is_empty()).then(|| Finding::warning("contracts", found, to_do).about(wrong))
 }
 
 /// Whether each ready pod's sidecar is connected.
@@ -207,8 +169,8 @@ fn of_contests(contests: &[Contest], services: &Services) -> Finding {
     let found = "these contracts or addresses are claimed by two Services; the one that has it gets the calls";
     let to_do = format!(
         "let only one of them implement it, or say which one has it: by the annotation {} of that Service if both are in one \
-         namespace, else by kubectl -n {NAMESPACE} exec deployment/{CONTROL} -- /weft identity release CONTRACT --state-dir \
-         /var/lib/weft",
+         namespace, else in `contracts` of MeshDefaults. What MeshDefaults does not name can also be released: kubectl -n \
+         {NAMESPACE} exec deployment/{CONTROL} -- /weft identity release CONTRACT --state-dir /var/lib/weft",
         annotation::CONTRACTS
     );
     Finding::warning("contracts", found, to_do).about(contests.iter().map(text).collect())
@@ -277,31 +239,13 @@ mod tests {
     }
 
     #[test]
-    fn an_annotation_without_effect_is_told() {
-        let service = |name: &str, created: &str, text: &str| AnnotatedMeta {
-            name: name.to_owned(),
-            namespace: "shop".to_owned(),
-            annotations: BTreeMap::from([(annotation::CONTRACTS.to_owned(), text.to_owned())]),
-            creation_timestamp: created.to_owned(),
-        };
-        let (old, new) = ("2026-01-01T00:00:00Z", "2026-11-01T00:00:00Z");
-        assert_eq!(of_annotations(vec![service("a", new, "a.B"), service("b", old, "a.C")]), None);
-        let all = vec![service("a", new, "a.B,a.D"), service("b", old, "a.B"), service("c", old, "a b")];
-        let found = of_annotations(all).unwrap();
-        assert_eq!((found.check, found.level, found.objects.len()), ("contracts", Level::Warning, 2));
-        assert_eq!(found.objects[0], "shop/a: a.B is b's, which names it too and is older");
-        assert!(found.objects[1].starts_with("shop/c: found the text \"a b\"; allowed: "), "{found:?}");
-        let elsewhere = AnnotatedMeta { namespace: "other".to_owned(), ..service("a", new, "a.B") };
-        assert_eq!(of_annotations(vec![elsewhere, service("b", old, "a.B")]), None);
-    }
-
-    #[test]
     fn a_contest_says_who_has_it() {
         let id = |name: &str| format!("spiffe://weft.test/ns/shop/sa/{name}");
         let contest = Contest { claim: "shop.Users".to_owned(), owner: id("a"), claimant: id("b") };
         let one_pod = services(&[("a", [10, 0, 0, 1], 1), ("b", [10, 0, 0, 1], 1)]);
         let found = of_contests(std::slice::from_ref(&contest), &one_pod);
         assert_eq!(found.objects, ["shop.Users: a.shop has it, b.shop claims it; both Services select the same pods"]);
+        assert!(found.to_do.unwrap().contains("MeshDefaults"));
         assert_eq!(of_contests(&[], &one_pod).level, Level::Good);
     }
 }

@@ -1,8 +1,10 @@
 //! `weft cluster check`.
 //!
 //! The parts, in their order: `server` and, if Weft is not there, `rights`; `installation`, `webhook` and `trust`; then `pods`,
-//! `mesh`, which is what the control plane knows, and `policies`. A part that can't be looked at is a finding too.
+//! `mesh`, which is what the control plane knows, `annotations` of Services, and `policies`. A part that can't be looked at is a
+//! finding too.
 
+mod annotations;
 mod installation;
 mod mesh;
 mod pods;
@@ -70,6 +72,7 @@ pub(super) async fn run(api: anyhow::Result<Api>) -> Findings {
         }
     };
     mesh::check(&api, &pods, &installed.trust_domain, &mut findings).await;
+    annotations::check(&api, &mut findings).await;
     policies::check(&api, &mut findings).await;
     findings
 }
