@@ -138,6 +138,11 @@ impl Api {
         Self { client, limit: Duration::from_secs(10), answer_bytes: 1 << 20, server, namespace }
     }
 
+    #[cfg(test)]
+    pub(super) fn in_namespace(self, namespace: &str) -> Self {
+        Self { namespace: namespace.to_owned(), ..self }
+    }
+
     /// The address of the API server.
     pub(super) fn server(&self) -> &str {
         &self.server

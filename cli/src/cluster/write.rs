@@ -1,7 +1,8 @@
 //! The one thing that is written: the ConfigMap of `weft contracts push`.
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
+use weft_mesh::names::{LABEL, is_label, shown};
 
 use super::api::{Api, Trouble};
 
@@ -12,10 +13,16 @@ const MANAGER: &str = "weft-contracts";
 /// namespace.
 ///
 /// # Errors
-/// It can't be written.
+/// The namespace of the context is no name of a namespace, or the ConfigMap can't be written.
 pub(super) async fn config_map(api: &Api, mut object: Value, is_forced: bool) -> anyhow::Result<String> {
     let metadata = &mut object["metadata"];
     let namespace = metadata["namespace"].as_str().unwrap_or_else(|| api.namespace()).to_owned();
+    // It becomes a part of a path.
+    ensure!(
+        is_label(&namespace),
+        "the namespace {:?} of the kubeconfig's context is no name of a namespace; allowed: {LABEL}. Or name one: -n NAMESPACE",
+        shown(&namespace)
+    );
     metadata["namespace"] = json!(namespace);
     let name = metadata["name"].as_str().unwrap_or_default().to_owned();
     let path = format!("/api/v1/namespaces/{namespace}/configmaps/{name}?fieldManager={MANAGER}&force={is_forced}");
@@ -55,6 +62,18 @@ mod tests {
             Some((201, object()))
         });
         assert_eq!(config_map(&server, object(), false).await.unwrap(), "default");
+    }
+
+    /// Otherwise it may be anything that a kubeconfig has, such as another path.
+    #[tokio::test]
+    async fn a_namespace_that_is_none_is_told() {
+        for odd in ["my ns", "a/../b", "", "Shop"] {
+            let server = api(|_| panic!("nothing is written")).in_namespace(odd);
+            let told = config_map(&server, object(), false).await.unwrap_err().to_string();
+            let expected =
+                format!("the namespace {odd:?} of the kubeconfig's context is no name of a namespace; allowed: 1 to");
+            assert!(told.starts_with(&expected), "{told}");
+        }
     }
 
     #[tokio::test]
