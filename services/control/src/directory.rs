@@ -201,7 +201,8 @@ impl Directory {
                 claim,
                 owner = %id(owner),
                 claimant = %id(claimant),
-                "a claim of another service was refused; to let another have it, release it: weft identity release"
+                "a claim of another service was refused; to let another have it, release it (weft identity release) or, on \
+                 Kubernetes, name it in `contracts` of MeshDefaults"
             );
         }
         if denied.without_room > 0 && self.lines.allows(claimant) {
