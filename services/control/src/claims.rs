@@ -34,7 +34,10 @@ use std::{
     sync::Arc,
 };
 
-use weft_mesh::{limits, names::ServiceName};
+use weft_mesh::{
+    limits,
+    names::{ServiceName, is_grpcs_own},
+};
 
 /// How a claim is proven.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -402,11 +405,6 @@ impl Claims {
         self.is_changed = true;
         true
     }
-}
-
-/// Whether it is one of gRPC's own contracts, such as `grpc.health.v1.Health`.
-pub(crate) fn is_grpcs_own(claim: &str) -> bool {
-    claim.starts_with("grpc.") || claim.starts_with("google.")
 }
 
 /// Whether a claim is an address: the name of a contract never contains a colon.
