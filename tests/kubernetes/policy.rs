@@ -37,6 +37,31 @@ impl Cluster {
         message
     }
 
+    /// Waits until a policy holds on so many sidecars, and all of them have been told.
+    fn holds_on(&self, policy: &str, sidecars: u64) {
+        let path = "jsonpath={.status}";
+        self.until(&format!("{policy} holds on {sidecars} sidecars"), LIMIT, || {
+            let told = self.kubectl(&["-n", "shop", "get", policy, "-o", path]);
+            let status: Value = serde_json::from_str(&told).map_err(|error| format!("{error}: {told}"))?;
+            let conditions = status["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
+            let is_programmed = |condition: &&Value| condition["type"] == "Programmed" && condition["status"] == "True";
+            let is_so = conditions.iter().any(|condition| is_programmed(&condition));
+            match is_so && status["sidecars"] == json!({"told": sidecars, "of": sidecars}) {
+                true => Ok(()),
+                false => Err(told),
+            }
+        });
+    }
+
+    /// The reason of the condition `Programmed`, when that is this.
+    fn programmed(&self, policy: &str, reason: &str) {
+        let path = "jsonpath={.status.conditions[?(@.type==\"Programmed\")].reason}";
+        self.until(&format!("{policy} is {reason}"), LIMIT, || {
+            let told = self.kubectl(&["-n", "shop", "get", policy, "-o", path]);
+            if told == reason { Ok(()) } else { Err(told) }
+        });
+    }
+
     /// Waits until a call is refused by a rule of this kind, which its error names.
     fn refused(&self, account: &str, call: &[&str], rule: &str) {
         self.until(&format!("{account} is refused"), LIMIT, || match self.call("shop", account, call) {
@@ -75,12 +100,15 @@ fn a_policy_takes_the_place_of_the_contract_until_it_is_deleted() {
     assert!(why.contains("AccessPolicy shop/notifications"), "{why}");
     cluster.refused("keyboard", &LIST, "the mesh's rule for the service");
     let table = cluster.kubectl(&["-n", "shop", "get", "wap"]);
-    assert!(table.contains("Conflicted") && table.contains("ACCEPTED"), "{table}");
+    assert!(table.contains("Conflicted") && table.contains("ACCEPTED") && table.contains("TOLD"), "{table}");
+    // It is on the sidecars of the pods of its Service: there is one.
+    cluster.holds_on("accesspolicy/notifications", 1);
 
     // What the schema can't refuse is told, and opens nothing: the last version stays.
     cluster.apply(&policy("notifications", &json!({"service": "notifications", "allow": ["unauthenticated"]})));
     let why = cluster.accepted("accesspolicy/notifications", "False", "Invalid");
     assert!(why.contains("spec.allow: found `unauthenticated`") && why.contains("before"), "{why}");
+    cluster.programmed("accesspolicy/notifications", "NotAccepted");
     cluster.refused("keyboard", &LIST, "the mesh's rule for the service");
 
     // Of those that are left, the oldest holds.
@@ -180,6 +208,23 @@ fn a_method_policy_takes_the_place_of_a_deadline_until_it_is_deleted() {
         let told = cluster.refuses(&object("MethodPolicy", "wrong", &spec));
         assert!(told.contains(problem), "{spec}: {told}");
     }
+}
+
+#[test]
+fn a_method_policy_says_on_how_many_sidecars_it_holds() {
+    let Some((cluster, _whole)) = whole_shop() else { return };
+    let all = ["methodpolicy/called", "methodpolicy/uncalled"];
+    cluster.deleted(&all);
+    // `users` tells of its new user, so its sidecar follows `notifications` from then on.
+    let create = ["call", "shop.users.v1.Users/Create", r#"{"name":"Alan","email":"alan@example.com"}"#];
+    cluster.call("shop", "keyboard", &create).expect("users may call notifications");
+    cluster.apply(&object("MethodPolicy", "called", &json!({"service": "notifications", "timeout": "30s"})));
+    cluster.apply(&object("MethodPolicy", "uncalled", &json!({"service": "nowhere", "timeout": "30s"})));
+    cluster.programmed("methodpolicy/called", "Programmed");
+    cluster.programmed("methodpolicy/uncalled", "NoSidecars");
+    let table = cluster.kubectl(&["-n", "shop", "get", "wmp"]);
+    assert!(table.contains("SIDECARS") && table.contains("TOLD"), "{table}");
+    cluster.deleted(&all);
 }
 
 /// The API server takes times that only Go can read, and anybody may write them. Otherwise the watch of all objects of the kind

@@ -52,6 +52,8 @@ use self::{
     turns::Turns,
     watchers::{Watchers, Who},
 };
+#[cfg(feature = "kubernetes")]
+use crate::rules::{OfService, Reach};
 use crate::{
     authority::network::Network,
     claims::{
@@ -165,6 +167,14 @@ impl Directory {
         let mut state = self.lock();
         state.registry.set_methods(Arc::clone(methods), Instant::now());
         state.tell();
+    }
+
+    /// How many sidecars follow the service of a MethodPolicy, and how many of them have been sent its values.
+    #[cfg(feature = "kubernetes")]
+    pub(crate) fn reach(&self, methods: &Arc<OfService>) -> Reach {
+        let state = self.lock();
+        let reach = state.watchers.followers(&methods.service);
+        if state.registry.tells(methods) { reach } else { Reach { told: 0, ..reach } }
     }
 
     /// From now on the end of a stream does not count: the control plane is stopping, and not its member.

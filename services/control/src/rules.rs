@@ -2,12 +2,18 @@
 //! cluster. The sidecars of the services that are called are told what holds for them (`of_sidecar`). They decide.
 //!
 //! On Kubernetes, resources say other things besides, in place of what a service's contracts do (`of_service`).
+//!
+//! How many sidecars have been told what holds now is counted (`listeners`).
 
 mod file;
+mod listeners;
 mod of_service;
 mod of_sidecar;
 
+#[cfg(feature = "kubernetes")]
+use std::sync::OnceLock;
 use std::{
+    net::IpAddr,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -17,10 +23,15 @@ use tokio::{sync::watch, task::spawn_blocking, time::sleep};
 use weft_mesh::{
     config::Problems,
     file_watch::{FileWatch, Look},
+    names::ServiceName,
     policy::MeshRules,
 };
 
+#[cfg(feature = "kubernetes")]
+pub(crate) use self::listeners::AccessReach;
+use self::listeners::Listeners;
 pub(crate) use self::{
+    listeners::{Listens, Reach, Said, Taking},
     of_service::{ByService, OfService},
     of_sidecar::{Access, InForce, nobody},
 };
@@ -34,7 +45,14 @@ pub(crate) struct Rules {
     file: Option<PathBuf>,
     current: watch::Sender<Arc<InForce>>,
     methods: watch::Sender<Arc<ByService>>,
+    listeners: Arc<Listeners>,
+    #[cfg(feature = "kubernetes")]
+    followers: OnceLock<Followers>,
 }
+
+/// How many sidecars follow the service of a MethodPolicy, and how many of them have been sent its values.
+#[cfg(feature = "kubernetes")]
+type Followers = Box<dyn Fn(&Arc<OfService>) -> Reach + Send + Sync>;
 
 impl Rules {
     /// Reads them. Without a file every member may call what its contract does not forbid.
@@ -47,6 +65,9 @@ impl Rules {
             file: file.map(Path::to_owned),
             current: watch::channel(Arc::new(rules.into())).0,
             methods: watch::Sender::default(),
+            listeners: Arc::default(),
+            #[cfg(feature = "kubernetes")]
+            followers: OnceLock::new(),
         })
     }
 
@@ -65,6 +86,31 @@ impl Rules {
             }
             is_other
         })
+    }
+
+    /// A place for a sidecar that is told who may call it.
+    pub(crate) fn listen(&self, id: ServiceName, host: IpAddr) -> Listens {
+        self.listeners.add(id, host)
+    }
+
+    /// How many sidecars have been told what holds now of who may call.
+    #[cfg(feature = "kubernetes")]
+    pub(crate) fn reach_of_access(&self) -> AccessReach {
+        let version = self.current.borrow().version();
+        self.listeners.reach(version)
+    }
+
+    /// From now on it is known how many sidecars follow which services. The first time counts.
+    #[cfg(feature = "kubernetes")]
+    pub(crate) fn set_followers(&self, followers: impl Fn(&Arc<OfService>) -> Reach + Send + Sync + 'static) {
+        let _ = self.followers.set(Box::new(followers));
+    }
+
+    /// How many sidecars follow the service of a MethodPolicy, and how many of them have been sent its values. `None` as long as
+    /// that is not known.
+    #[cfg(feature = "kubernetes")]
+    pub(crate) fn reach_of_methods(&self, methods: &Arc<OfService>) -> Option<Reach> {
+        Some(self.followers.get()?(methods))
     }
 
     /// What MethodPolicies say, now and whenever it changes.

@@ -172,6 +172,11 @@ impl ControlPlane {
             directory.await_all(mesh);
         }
         directory.set_methods(&rules.methods().borrow());
+        #[cfg(feature = "kubernetes")]
+        {
+            let directory = Arc::clone(&directory);
+            rules.set_followers(move |methods| directory.reach(methods));
+        }
         if let Some(cluster) = &on_platform.cluster {
             directory.own(rules.changes().borrow().contracts());
             take_contracts(cluster, &directory);

@@ -202,6 +202,12 @@ impl Watcher {
         self.services.len()
     }
 
+    /// Whether all that is known of a service was sent.
+    #[cfg_attr(not(feature = "kubernetes"), allow(dead_code, reason = "only statuses of objects say it"))]
+    pub(crate) fn has_sent(&self, service: &ServiceName) -> bool {
+        self.services.get(service).is_some_and(|followed| followed.is_known && !followed.has_news())
+    }
+
     /// Of how many names something waits to be sent.
     pub(crate) fn unsent(&self) -> usize {
         self.queue.len()

@@ -16,7 +16,7 @@ use super::{
     registry::{Event, Registry},
     watcher::{Move, Watcher},
 };
-use crate::claims::visibility::Sight;
+use crate::{claims::visibility::Sight, rules::Reach};
 
 /// A watcher's number.
 pub(crate) type WatcherId = u64;
@@ -98,6 +98,19 @@ impl Watchers {
             follows: watcher.services_followed(),
             unsent: watcher.unsent(),
         })
+    }
+
+    /// How many sidecars follow a service, and how many of them have been sent all that is known of it. Of a sidecar with
+    /// several streams, the newest counts.
+    #[cfg_attr(not(feature = "kubernetes"), allow(dead_code, reason = "only statuses of objects say it"))]
+    pub(crate) fn followers(&self, service: &ServiceName) -> Reach {
+        let watched = self.index.services.get(service).into_iter().flatten().filter_map(|id| self.all.get(id));
+        // The newest last: they are in order.
+        let of_each: HashMap<(&ServiceName, IpAddr), &Watcher> =
+            watched.map(|Watched { who, watcher, .. }| ((&who.service, who.host.to_canonical()), watcher)).collect();
+        let mut reach = Reach::default();
+        of_each.into_values().for_each(|watcher| reach.count(watcher.has_sent(service)));
+        reach
     }
 
     /// Removes a watcher.
@@ -281,6 +294,39 @@ mod tests {
         assert_eq!(now(&watchers), [(1, 1)]);
         watchers.remove(id);
         assert!(now(&watchers).is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_followers_of_a_service_count_once_each_and_only_what_they_were_sent() {
+        let mut registry = Registry::new(1, Instant::now());
+        let mut watchers = Watchers::default();
+        let [users, orders] = ["users.shop", "orders.shop"].map(|text| ServiceName::parse(text).unwrap());
+        let reach = |watchers: &Watchers, service: &ServiceName| {
+            let Reach { told, of } = watchers.followers(service);
+            (told, of)
+        };
+        registry.announce(announcement("users.shop", "shop.Users", 1), Instant::now()).unwrap();
+        let follow = |watchers: &mut Watchers, host: u8, service: &ServiceName| {
+            let who = Who { service: orders.clone(), host: [10, 0, 0, host].into() };
+            let id = watchers.add(who, Sight::default(), Instant::now()).0;
+            watchers.update(id, |watcher| watcher.subscribe_service(&service.to_string())).unwrap().unwrap();
+            id
+        };
+        let first = follow(&mut watchers, 1, &users);
+        follow(&mut watchers, 2, &users);
+        follow(&mut watchers, 3, &orders);
+        assert_eq!((reach(&watchers, &users), reach(&watchers, &orders)), ((0, 2), (0, 1)));
+        while watchers.next(first, &registry).is_some() {}
+        assert_eq!(reach(&watchers, &users), (1, 2));
+        let newer = follow(&mut watchers, 1, &users);
+        assert_eq!(reach(&watchers, &users), (0, 2), "its newer stream has sent nothing");
+        while watchers.next(newer, &registry).is_some() {}
+        assert_eq!(reach(&watchers, &users), (1, 2));
+        told(&mut watchers, &mut registry);
+        assert_eq!(reach(&watchers, &users), (2, 2));
+        registry.announce(announcement("users.shop", "shop.Users", 2), Instant::now()).unwrap();
+        registry.take_events().iter().for_each(|event| watchers.tell(event));
+        assert_eq!(reach(&watchers, &users), (0, 2));
     }
 
     #[tokio::test(start_paused = true)]

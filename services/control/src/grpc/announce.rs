@@ -50,7 +50,7 @@ use crate::{
         shelf::{DescriptorsRefused, REFUSAL_CHARS},
     },
     kubernetes::cluster::Cluster,
-    rules::Rules,
+    rules::{Rules, Said},
 };
 
 /// See the module.
@@ -74,10 +74,10 @@ impl registry_server::Registry for RegistryService {
         let caller = authenticated(&request)?;
         let open = caller.open(Kind::Announce)?;
         let allowance = request.extensions().get::<Allowance>().cloned().unwrap_or_default();
-        let (to_sidecar, answers) = answers(open);
+        let telling = Telling::new(&self.rules, caller.id.service(), caller.host);
+        let (to_sidecar, answers) = answers(open, telling.taking());
         let directory = Arc::clone(&self.directory);
         let (memberships, descriptors) = (Memberships::default(), Descriptors::NotWanted);
-        let telling = Telling::new(self.rules.changes());
         let cluster = self.cluster.clone();
         let requests = request.into_inner();
         let pace = Pace::new(limits::ANNOUNCE_MESSAGES);
@@ -111,7 +111,7 @@ impl registry_server::Registry for RegistryService {
         let caller = authenticated(&request)?;
         // It takes the place of the stream on which the caller has left.
         let open = caller.open(Kind::Announce)?;
-        let telling = Telling::new(self.rules.changes());
+        let telling = Telling::new(&self.rules, caller.id.service(), caller.host);
         let cluster = self.cluster.clone();
         let watch = AccessWatch { telling, cluster, caller, stopping: self.stopping.clone(), _open: open };
         let answers = unfold(watch, async |mut watch| Some((Ok(watch.next().await?), watch)));
@@ -133,8 +133,9 @@ impl AccessWatch {
     async fn next(&mut self) -> Option<WatchAccessResponse> {
         loop {
             if let Some(callee) = callee(&self.caller, self.cluster.as_deref())
-                && let Some(access) = self.telling.news(callee)
+                && let Some(Said { access, number }) = self.telling.news(callee)
             {
+                self.telling.taking().took(number);
                 return Some(WatchAccessResponse { access: Some((&access).into()) });
             }
             tokio::select! {
@@ -365,7 +366,7 @@ impl Stream {
         let unlisted = denied.unlisted.iter().take(limits::CONTESTS_TOLD).cloned().collect();
         let lacks = self.want_descriptors();
         let send_descriptors = matches!(self.descriptors, Descriptors::Asked { .. });
-        let access = self.telling.again(self.memberships.callee(self.caller.id.service()));
+        let said = self.telling.again(self.memberships.callee(self.caller.id.service()));
         let answer = AnnounceResponse {
             send_descriptors,
             is_described: lacks == Lacks::Nothing,
@@ -374,7 +375,7 @@ impl Stream {
             unlisted,
             ..Default::default()
         };
-        self.to_sidecar.send_with(access, answer)?;
+        self.to_sidecar.send_with(said, answer)?;
         match lacks {
             Lacks::Use(why) => self.refuse_descriptors(&why),
             Lacks::Nothing | Lacks::Policy | Lacks::Descriptors => Ok(()),
@@ -431,7 +432,7 @@ impl Stream {
     /// Tells the sidecar who may call, if that is news to it.
     fn tell_access(&mut self) -> Result<(), Status> {
         match self.telling.news(self.memberships.callee(self.caller.id.service())) {
-            Some(access) => self.to_sidecar.send_rules(access),
+            Some(said) => self.to_sidecar.send_rules(said),
             None => Ok(()),
         }
     }

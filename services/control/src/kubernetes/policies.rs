@@ -10,11 +10,13 @@
 //!   for. If there are more than [`aged::KEPT`], nobody may call anything in that namespace.
 
 mod aged;
+mod counting;
 pub(crate) mod due;
 mod entry;
 mod methods;
 mod namespace;
 mod object;
+mod programmed;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -27,6 +29,8 @@ use weft_mesh::{
     policy::{AccessPolicy, MeshRules, Overrides},
 };
 
+#[cfg(feature = "kubernetes")]
+pub(crate) use self::programmed::{Programmed, Said};
 use self::{
     aged::Kept,
     entry::{Content, Entry, Known, Rule, Target},
@@ -37,6 +41,7 @@ use self::{
 pub(crate) use self::{
     entry::Settled,
     object::{Kind, Object, Told, Verdict},
+    programmed::Subject,
 };
 use crate::{
     kubernetes::workloads::Key,
@@ -159,6 +164,7 @@ impl Policies {
             && before.is_of(&object)
             && !before.is_left_out
         {
+            before.counted.said = object.said;
             // Most of those are our own.
             if *before.told != object.told {
                 *before.told = object.told;
@@ -198,6 +204,7 @@ impl Policies {
             && before.is_of(&object)
         {
             *before.told = object.told;
+            before.counted.said = object.said;
             return;
         }
         let before = self.defaults.take().filter(|before| before.uid == object.uid);
@@ -274,8 +281,8 @@ impl Policies {
         settled
     }
 
-    fn settle_defaults(&self, settled: &mut Settled) -> MeshRules {
-        let Some(entry) = &self.defaults else { return MeshRules::default() };
+    fn settle_defaults(&mut self, settled: &mut Settled) -> MeshRules {
+        let Some(entry) = &mut self.defaults else { return MeshRules::default() };
         let (rules, verdict) = match &entry.content {
             Content::Valid(rules) => (rules.clone(), entry.accepted("they hold".to_owned())),
             Content::Invalid { why, last: Some(last), .. } => {
@@ -288,7 +295,7 @@ impl Policies {
             }
             Content::LeftOut(_) => return MeshRules::default(),
         };
-        entry.say(Kind::MeshDefaults, (String::new(), DEFAULTS.to_owned()), verdict, settled);
+        entry.say(Kind::MeshDefaults, (String::new(), DEFAULTS.to_owned()), verdict, Some(Subject::Everybody), settled);
         rules
     }
 }

@@ -29,6 +29,8 @@ pub(crate) struct InForce {
     namespaces: HashSet<String>,
     /// The namespaces where nobody may call anything.
     closed: HashSet<String>,
+    /// It is higher than that of the rules before.
+    version: u64,
     /// The rules of several Services, put together once for all pods that back them.
     together: Mutex<Together>,
 }
@@ -68,8 +70,14 @@ impl InForce {
         self.defaults == other.defaults && self.services == other.services && self.closed == other.closed
     }
 
-    /// Takes over what was put together before of rules that have not changed.
+    /// By this it is known which rules a sidecar was told.
+    pub(crate) fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Takes the place of other rules, with what was put together before of those that have not changed.
     pub(crate) fn follow(&mut self, before: &Self) {
+        self.version = before.version + 1;
         let is_as_before = |service: &ServiceName| match (self.services.get(service), before.services.get(service)) {
             (Some(now), Some(before)) => Arc::ptr_eq(now, before),
             _ => false,

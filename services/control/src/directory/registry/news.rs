@@ -7,7 +7,7 @@ use weft_contracts::weft::discovery::v1::{Change, Endpoint};
 use weft_mesh::{limits, names::ServiceName};
 
 use super::{Event, Registry};
-use crate::directory::rates::Bucket;
+use crate::{directory::rates::Bucket, rules::OfService};
 
 /// Whether watchers must still be told of a service's protocol and policy, of its claims, and of its endpoints. Each has a
 /// rate of its own: with many replicas addresses change often, and policies do not.
@@ -70,6 +70,16 @@ impl News {
 }
 
 impl Registry {
+    /// Whether what watchers are told of a service has the values of this MethodPolicy in it.
+    #[cfg_attr(not(feature = "kubernetes"), allow(dead_code, reason = "only statuses of objects say it"))]
+    pub(crate) fn tells(&self, methods: &Arc<OfService>) -> bool {
+        self.methods.get(&methods.service) == Some(methods)
+            && self
+                .services
+                .get(&methods.service)
+                .is_some_and(|entry| !entry.news.policy.is_there && entry.policy.method_policy == methods.name)
+    }
+
     /// Tells watchers that endpoints of a service have changed, together with changes from before that they are not told of
     /// yet. If that is too often, [`Self::tell_all_anew`] does it.
     pub(super) fn emit_change(
@@ -220,12 +230,23 @@ mod tests {
         };
         assert_eq!(seconds(&registry), ("shop/slow".to_owned(), Some(1)));
         told(&mut registry);
+        let tells = |registry: &Registry, timeout: &str| registry.tells(&methods(timeout)[&users]);
+        assert_eq!((tells(&registry, "1s"), tells(&registry, "2s")), (true, false));
         registry.set_methods(methods("2s"), now);
+        assert_eq!((tells(&registry, "1s"), tells(&registry, "2s")), (false, true));
         assert_eq!((seconds(&registry).1, told(&mut registry)), (Some(2), 1));
         registry.set_methods(methods("2s"), now);
         assert_eq!(told(&mut registry), 0, "it says the same");
         registry.set_methods(Arc::default(), now);
         assert_eq!((seconds(&registry), told(&mut registry)), ((String::new(), None), 1));
+        assert!(!tells(&registry, "2s"));
+        // It changes too often: watchers are told later.
+        let timeouts = ["1s", "2s"].into_iter().cycle().take(1_000);
+        timeouts.for_each(|timeout| registry.set_methods(methods(timeout), now));
+        assert!(!tells(&registry, "2s"));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        registry.tick(Instant::now());
+        assert!(tells(&registry, "2s"));
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,17 +1,18 @@
 //! What a stream tells its sidecar of who may call.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use tokio::sync::watch;
 use weft_mesh::names::ServiceName;
 
-use crate::rules::{Access, InForce};
+use crate::rules::{Access, InForce, Listens, Rules, Said, Taking};
 
 /// The rules, and what the sidecar was told of them.
 pub(super) struct Telling {
     rules: watch::Receiver<Arc<InForce>>,
-    /// On Kubernetes: the last Services that the pod was seen to back. A pod that backs none any more goes on with the calls
-    /// that it has, by the same rules.
+    listens: Listens,
+    /// Whose rules hold for it. On Kubernetes: the last Services that the pod was seen to back. A pod that backs none any more
+    /// goes on with the calls that it has, by the same rules.
     services: Vec<ServiceName>,
     told: Option<Access>,
 }
@@ -25,8 +26,15 @@ pub(super) enum Callee<'a> {
 }
 
 impl Telling {
-    pub(super) fn new(rules: watch::Receiver<Arc<InForce>>) -> Self {
-        Self { rules, services: Vec::new(), told: None }
+    /// For the sidecar with this identity on this host.
+    pub(super) fn new(rules: &Rules, id: &ServiceName, host: IpAddr) -> Self {
+        let listens = rules.listen(id.clone(), host);
+        Self { rules: rules.changes(), listens, services: Vec::new(), told: None }
+    }
+
+    /// Has to be told what the connection takes of what this tells.
+    pub(super) fn taking(&self) -> Taking {
+        self.listens.taking()
     }
 
     /// Waits until the rules have changed: those of any service. Dropping the future loses nothing.
@@ -38,31 +46,42 @@ impl Telling {
     }
 
     /// What to tell the sidecar. `None` if it was told the same before.
-    pub(super) fn news(&mut self, callee: Callee<'_>) -> Option<Access> {
-        let access = self.now(callee);
+    pub(super) fn news(&mut self, callee: Callee<'_>) -> Option<Said> {
+        let (access, version) = self.now(callee);
         if self.told.as_ref() == Some(&access) {
+            self.listens.knows(&self.services, version);
             return None;
         }
-        Some(self.told.insert(access).clone())
+        Some(self.say(access, version))
     }
 
     /// What holds for the sidecar, whatever it was told before.
-    pub(super) fn again(&mut self, callee: Callee<'_>) -> Access {
-        let access = self.now(callee);
-        self.told.insert(access).clone()
+    pub(super) fn again(&mut self, callee: Callee<'_>) -> Said {
+        let (access, version) = self.now(callee);
+        self.say(access, version)
     }
 
-    fn now(&mut self, callee: Callee<'_>) -> Access {
+    fn say(&mut self, access: Access, version: u64) -> Said {
+        let access = self.told.insert(access).clone();
+        self.listens.is_told(&self.services, version, access)
+    }
+
+    /// What holds, by which version of the rules.
+    fn now(&mut self, callee: Callee<'_>) -> (Access, u64) {
         let rules = self.rules.borrow_and_update();
-        match callee {
-            Callee::Service(service) => rules.of_service(service),
+        let access = match callee {
+            Callee::Service(service) => {
+                self.services = vec![service.clone()];
+                rules.of_service(service)
+            }
             Callee::Pod(id, services) => {
                 if !services.is_empty() {
                     self.services = services;
                 }
                 rules.of_pod(id.namespace(), &self.services)
             }
-        }
+        };
+        (access, rules.version())
     }
 }
 
@@ -85,7 +104,7 @@ mod tests {
     #[test]
     fn a_sidecar_hears_only_of_its_own_rules() {
         let rules = Rules::new(None).unwrap();
-        let mut telling = Telling::new(rules.changes());
+        let mut telling = Telling::new(&rules, &name("account.shop"), [10, 0, 0, 1].into());
         let (web, other) = (name("web.shop"), name("other.data"));
         assert!(telling.news(Callee::Service(&web)).is_some(), "it has heard nothing yet");
         set(&rules, "services: { other.data: [any] }");
@@ -96,15 +115,15 @@ mod tests {
         assert_eq!(telling.news(Callee::Service(&other)), None);
     }
 
-    fn allowed(access: &Access) -> &[String] {
-        access.service.as_ref().unwrap().rule.as_ref().unwrap().callers.written()
+    fn allowed(said: &Said) -> &[String] {
+        said.access.service.as_ref().unwrap().rule.as_ref().unwrap().callers.written()
     }
 
     #[test]
     fn a_pod_that_backs_nothing_any_more_keeps_the_rules_that_it_had() {
         let rules = Rules::new(None).unwrap();
         set(&rules, "services: { web.shop: [users] }");
-        let mut telling = Telling::new(rules.changes());
+        let mut telling = Telling::new(&rules, &name("account.shop"), [10, 0, 0, 1].into());
         let id = name("account.shop");
         let pod = |services: &[&str]| Callee::Pod(&id, services.iter().map(|text| name(text)).collect());
         assert_eq!(allowed(&telling.again(pod(&[]))), ["nobody"]);

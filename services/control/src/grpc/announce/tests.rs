@@ -71,11 +71,12 @@ impl Announcing {
         let id = SpiffeId::of_service(&"weft.test".parse().unwrap(), &name(&announce.service));
         let not_after = SystemTime::now() + Duration::from_secs(24 * 3600);
         let caller = Caller::new(id, [10, 0, 0, 1].into(), not_after);
-        let (to_sidecar, answers) = answers(caller.open(Kind::Announce).unwrap());
+        let telling = Telling::new(&Rules::new(None).unwrap(), caller.id.service(), caller.host);
+        let (to_sidecar, answers) = answers(caller.open(Kind::Announce).unwrap(), telling.taking());
         let mut stream = Stream {
             directory: Arc::clone(directory),
             caller,
-            telling: Telling::new(Rules::new(None).unwrap().changes()),
+            telling,
             cluster: None,
             requests: Streaming::new_request(AnnounceDecoder, body, None, None),
             pace: Pace::new(limits::ANNOUNCE_MESSAGES),

@@ -19,7 +19,10 @@ use tonic::Status;
 use weft_contracts::weft::discovery::v1::AnnounceResponse;
 use weft_mesh::limits;
 
-use crate::{grpc::streams::OpenStream, rules::Access};
+use crate::{
+    grpc::streams::OpenStream,
+    rules::{Said, Taking},
+};
 
 /// The answers that may wait. There is one for each announcement and each descriptor set.
 const ANSWERS: usize = 8;
@@ -40,7 +43,7 @@ struct Shared {
 
 #[derive(Default)]
 struct Newest {
-    rules: Option<Access>,
+    rules: Option<Said>,
     /// An answer waits that will have them.
     are_due: bool,
 }
@@ -61,13 +64,14 @@ pub(super) struct ToSidecar {
 pub(crate) struct Answers {
     waiting: mpsc::Receiver<Box<Waiting>>,
     shared: Arc<Shared>,
+    taking: Taking,
 }
 
-/// The two ends of an open stream.
-pub(super) fn answers(open: OpenStream) -> (ToSidecar, Answers) {
+/// The two ends of an open stream. `taking` is told of the rules that are read.
+pub(super) fn answers(open: OpenStream, taking: Taking) -> (ToSidecar, Answers) {
     let (to, waiting) = mpsc::channel(ANSWERS);
     let shared = Arc::new(Shared { rules: Mutex::default(), _open: open });
-    (ToSidecar { to, shared: Arc::clone(&shared) }, Answers { waiting, shared })
+    (ToSidecar { to, shared: Arc::clone(&shared) }, Answers { waiting, shared, taking })
 }
 
 impl ToSidecar {
@@ -83,7 +87,7 @@ impl ToSidecar {
     ///
     /// # Errors
     /// Too many answers wait.
-    pub(super) fn send_with(&self, rules: Access, answer: AnnounceResponse) -> Result<(), Status> {
+    pub(super) fn send_with(&self, rules: Said, answer: AnnounceResponse) -> Result<(), Status> {
         *self.shared.rules() = Newest { rules: Some(rules), are_due: true };
         self.put(answer, true)
     }
@@ -92,7 +96,7 @@ impl ToSidecar {
     ///
     /// # Errors
     /// Too many answers wait.
-    pub(super) fn send_rules(&self, rules: Access) -> Result<(), Status> {
+    pub(super) fn send_rules(&self, rules: Said) -> Result<(), Status> {
         let mut newest = self.shared.rules();
         newest.rules = Some(rules);
         if std::mem::replace(&mut newest.are_due, true) {
@@ -135,7 +139,10 @@ impl Stream for Answers {
                 newest.are_due = false;
                 newest.rules.clone()
             };
-            answer.access = rules.as_ref().map(Into::into);
+            if let Some(Said { access, number }) = rules {
+                answer.access = Some((&access).into());
+                self.taking.took(number);
+            }
         }
         Poll::Ready(Some(answer))
     }
@@ -149,16 +156,19 @@ mod tests {
     use super::*;
     use crate::{
         grpc::streams::{Kind, OfConnection},
-        rules::InForce,
+        rules::{InForce, Rules},
     };
 
-    fn allowing(caller: &str) -> Access {
+    fn allowing(caller: &str) -> Said {
         let rules = MeshRules::parse("access.yaml", &format!("services: {{ web.shop: [{caller}] }}")).unwrap();
-        InForce::from(rules).of_service(&ServiceName::parse("web.shop").unwrap())
+        let access = InForce::from(rules).of_service(&ServiceName::parse("web.shop").unwrap());
+        Said { access, number: 0 }
     }
 
     fn open(connection: &Arc<OfConnection>) -> (ToSidecar, Answers) {
-        answers(connection.open(Kind::Announce).unwrap())
+        let web = ServiceName::parse("web.shop").unwrap();
+        let taking = Rules::new(None).unwrap().listen(web, [10, 0, 0, 1].into()).taking();
+        answers(connection.open(Kind::Announce).unwrap(), taking)
     }
 
     async fn told(answers: &mut Answers) -> Option<Vec<String>> {
@@ -171,7 +181,7 @@ mod tests {
     async fn no_rules_wait_and_the_newest_are_read() {
         let (to, mut answers) = open(&Arc::default());
         let older = allowing("older");
-        let service = Arc::clone(older.service.as_ref().unwrap());
+        let service = Arc::clone(older.access.service.as_ref().unwrap());
         to.send_with(older.clone(), AnnounceResponse { send_descriptors: true, ..Default::default() }).unwrap();
         to.send_with(older.clone(), AnnounceResponse::default()).unwrap();
         drop(older);

@@ -2,6 +2,8 @@
 //!
 //! What was read stays while the API server is away. What a new list has not is taken away when the list is whole.
 
+mod programmed;
+
 use std::{collections::BTreeSet, pin::Pin, sync::Arc};
 
 use futures_util::{Stream, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
@@ -26,7 +28,7 @@ use crate::{
     directory::rates::Buckets,
     kubernetes::{
         names::{POLICY_GROUP as GROUP, POLICY_VERSION as VERSION},
-        policies::{Kind, Object, Policies, Settled, Told, Verdict, due::Due},
+        policies::{Kind, Object, Policies, Programmed, Said, Settled, Told, Verdict, due::Due},
         workloads::Key,
     },
     rules::Rules,
@@ -42,6 +44,18 @@ const SETTLED_OF_NAMESPACE: Rate = (10, 1, 0);
 const NEXT_LOOK: Duration = Duration::from_secs(1);
 /// How many policies are read again at once.
 const READ_AT_ONCE: usize = 4;
+/// How many statuses are written at once.
+const AT_ONCE: usize = 8;
+/// The same of numbers of sidecars: with [`STATUS_PAUSE`], at most 20 are written in a second.
+const COUNTS_AT_ONCE: usize = 2;
+/// How many statuses are written for one namespace: at once, and then each second. Each is a write of the API server.
+const WRITTEN_OF_NAMESPACE: Rate = (50, 1, 0);
+/// How often sidecars are counted.
+const COUNT_PAUSE: Duration = Duration::from_secs(10);
+/// How soon after a change, when they have been told of it.
+const COUNT_SOON: Duration = Duration::from_secs(2);
+/// When first: by then, sidecars that were connected to a control plane before have found this one.
+const COUNT_FIRST: Duration = Duration::from_secs(15);
 /// How long a status takes the place of another one, so that nobody has the API server asked without end.
 const STATUS_PAUSE: Duration = Duration::from_millis(100);
 /// How long until a status that could not be written, or a policy that could not be read, is tried again.
@@ -98,6 +112,7 @@ enum Has {
 enum Done {
     Told(Kind, Key, Result<Told, String>),
     Read(Kind, Key, Option<Object>),
+    Counted(Kind, Key, Result<Said, String>),
 }
 
 /// Keeps the rules as the objects say, once `are_read`. Ends only if there are rules that can't be read, where there were none
@@ -120,6 +135,10 @@ pub(super) async fn keep(client: Client, rules: Arc<Rules>, are_read: watch::Sen
                 Ok(())
             }
             () = due(keeper.write_at) => Ok(()),
+            () = due(Some(keeper.count_at)), if is_ready => {
+                keeper.count(&rules);
+                Ok(())
+            }
             () = due(keeper.list_at) => {
                 keeper.list_at = None;
                 let lists_again = std::mem::take(&mut keeper.lists_again);
@@ -146,12 +165,20 @@ pub(super) async fn keep(client: Client, rules: Arc<Rules>, are_read: watch::Sen
 struct Keeper {
     client: Client,
     policies: Policies,
-    due: Due,
+    due: Due<Verdict>,
+    /// The numbers of sidecars that are still to be written, beside the verdicts.
+    counts: Due<Programmed>,
     running: FuturesUnordered<BoxFuture<'static, Done>>,
     /// The policies that are read again.
     reading: BTreeSet<(Kind, Key)>,
     /// It was logged that statuses can't be written.
     is_failing: bool,
+    /// The same of the numbers of sidecars.
+    are_counts_failing: bool,
+    /// When to count sidecars next.
+    count_at: Instant,
+    /// Not before this.
+    count_from: Instant,
     /// When to list all policies again, and of which kinds.
     list_at: Option<Instant>,
     lists_again: BTreeSet<Kind>,
@@ -169,10 +196,14 @@ impl Keeper {
         Self {
             client,
             policies: Policies::default(),
-            due: Due::default(),
+            due: Due::new(AT_ONCE, WRITTEN_OF_NAMESPACE),
+            counts: Due::new(COUNTS_AT_ONCE, WRITTEN_OF_NAMESPACE),
             running: FuturesUnordered::new(),
             reading: BTreeSet::new(),
             is_failing: false,
+            are_counts_failing: false,
+            count_at: Instant::now() + COUNT_FIRST,
+            count_from: Instant::now() + COUNT_FIRST,
             list_at: None,
             lists_again: BTreeSet::new(),
             write_at: None,
@@ -211,10 +242,15 @@ impl Keeper {
         let (rates, at) = (&mut self.rates, self.settled);
         let Settled { rules: now, methods, is_whole, verdicts, to_read, lists_again } =
             self.policies.settle(|namespace| rates.take(namespace, at));
-        if rules.set(now) {
+        let has_verdicts = !verdicts.is_empty();
+        let (has_access, has_methods) = (rules.set(now), rules.set_methods(methods));
+        if has_access || has_methods || has_verdicts {
+            self.count_at = self.count_at.min(at + COUNT_SOON).max(self.count_from);
+        }
+        if has_access {
             tracing::debug!("the rules for who may call have changed");
         }
-        if rules.set_methods(methods) {
+        if has_methods {
             tracing::debug!("what MethodPolicies say has changed");
         }
         if !lists_again.is_empty() {
@@ -242,8 +278,9 @@ impl Keeper {
             let since = self.policies.since(kind, &key);
             self.running.push(Box::pin(tell(self.client.clone(), kind, key, verdict, since)));
         }
+        self.write_counts(now);
         // If there is room, the next ones were written too often.
-        let is_held = !self.due.is_empty() && !self.due.is_full();
+        let is_held = self.due.is_held() || self.counts.is_held();
         self.write_at = is_held.then(|| now + NEXT_LOOK);
     }
 
@@ -266,6 +303,7 @@ impl Keeper {
                     }
                 }
             }
+            Done::Counted(kind, key, said) => self.counted(kind, &key, said),
             Done::Read(kind, key, object) => {
                 self.reading.remove(&(kind, key.clone()));
                 match object {
@@ -426,6 +464,7 @@ fn object(found: Found) -> Object {
         generation: metadata.generation.unwrap_or_default(),
         spec,
         told: told(&status),
+        said: programmed::said(&status),
     }
 }
 
@@ -449,9 +488,28 @@ fn told(status: &Value) -> Option<Told> {
 
 /// Writes a status. What is there besides the condition stays.
 async fn tell(client: Client, kind: Kind, key: Key, verdict: Verdict, since: Option<(bool, String)>) -> Done {
-    let since = since.filter(|(is_accepted, _)| *is_accepted == verdict.is_accepted).map(|(_, since)| since);
-    let since = since.unwrap_or_else(|| k8s_openapi::jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
-    let (namespace, name) = &key;
+    let since = began(since, verdict.is_accepted);
+    let status = json!({"conditions": [{
+        "type": "Accepted",
+        "status": if verdict.is_accepted { "True" } else { "False" },
+        "reason": verdict.reason,
+        "message": verdict.message,
+        "observedGeneration": verdict.generation,
+        "lastTransitionTime": since,
+    }]});
+    let told = write(&client, MANAGER, kind, &key, status).await.map(|()| Told { verdict, since });
+    Done::Told(kind, key, told)
+}
+
+/// When a condition began to be true, or not: as it was written if it `is` as before, or else now.
+fn began(before: Option<(bool, String)>, is: bool) -> String {
+    let before = before.filter(|(was, _)| *was == is).map(|(_, since)| since);
+    before.unwrap_or_else(|| k8s_openapi::jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
+}
+
+/// Writes what a manager says in the status of an object. What others say there stays.
+async fn write(client: &Client, manager: &str, kind: Kind, key: &Key, status: Value) -> Result<(), String> {
+    let (namespace, name) = key;
     let mut metadata = json!({"name": name});
     if !namespace.is_empty() {
         metadata["namespace"] = namespace.as_str().into();
@@ -460,27 +518,19 @@ async fn tell(client: Client, kind: Kind, key: Key, verdict: Verdict, since: Opt
         "apiVersion": format!("{GROUP}/{VERSION}"),
         "kind": kind.as_str(),
         "metadata": metadata,
-        "status": {"conditions": [{
-            "type": "Accepted",
-            "status": if verdict.is_accepted { "True" } else { "False" },
-            "reason": verdict.reason,
-            "message": verdict.message,
-            "observedGeneration": verdict.generation,
-            "lastTransitionTime": since,
-        }]},
+        "status": status,
     });
-    let api = api_of(&client, kind, namespace);
-    let params = PatchParams::apply(MANAGER).force();
+    let api = api_of(client, kind, namespace);
+    let params = PatchParams::apply(manager).force();
     let written = timeout(TIMEOUT, api.patch_status(name, &params, &Patch::Apply(content))).await;
     sleep(STATUS_PAUSE).await;
-    let told = match written {
-        Ok(Ok(_)) => Ok(Told { verdict, since }),
+    match written {
+        Ok(Ok(_)) => Ok(()),
         // It was deleted meanwhile, which the watch tells.
-        Ok(Err(kube::Error::Api(status))) if status.is_not_found() => Ok(Told { verdict, since }),
+        Ok(Err(kube::Error::Api(status))) if status.is_not_found() => Ok(()),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err("no answer".to_owned()),
-    };
-    Done::Told(kind, key, told)
+    }
 }
 
 /// Reads a policy that there was no room for before.

@@ -5,47 +5,43 @@ use std::collections::{BTreeMap, BTreeSet};
 use tokio::time::Instant;
 use weft_mesh::limits::Rate;
 
-use super::object::{Kind, Verdict};
+use super::object::Kind;
 use crate::{directory::rates::Buckets, kubernetes::workloads::Key};
 
-/// How many are written at once.
-const AT_ONCE: usize = 8;
-/// How many are written for one namespace: at once, and then each second. Each is a write of the API server.
-const OF_NAMESPACE: Rate = (50, 1, 0);
-
-/// See the module.
+/// See the module. A `T` is what a status has to say.
 #[derive(Debug)]
-pub(crate) struct Due {
+pub(crate) struct Due<T> {
     /// By namespace, so that one with many does not keep others waiting.
-    waiting: BTreeMap<String, BTreeMap<(Kind, String), Verdict>>,
+    waiting: BTreeMap<String, BTreeMap<(Kind, String), T>>,
     running: BTreeSet<(Kind, Key)>,
+    /// How many are written at once.
+    at_once: usize,
     /// The namespace of the last one.
     last: String,
     rates: Buckets<String>,
 }
 
-impl Default for Due {
-    fn default() -> Self {
+impl<T> Due<T> {
+    /// None yet. So many are written at once, and so often for each namespace.
+    pub(crate) fn new(at_once: usize, of_namespace: Rate) -> Self {
         let (waiting, running, last) = Default::default();
-        Self { waiting, running, last, rates: Buckets::new(OF_NAMESPACE) }
+        Self { waiting, running, at_once, last, rates: Buckets::new(of_namespace) }
     }
-}
 
-impl Due {
     /// An object's status has to say this.
-    pub(crate) fn set(&mut self, kind: Kind, (namespace, name): Key, verdict: Verdict) {
-        self.waiting.entry(namespace).or_default().insert((kind, name), verdict);
+    pub(crate) fn set(&mut self, kind: Kind, (namespace, name): Key, said: T) {
+        self.waiting.entry(namespace).or_default().insert((kind, name), said);
     }
 
     /// What to write next, if there is room: of each namespace in turn and not too often, and nothing twice at once.
-    pub(crate) fn next(&mut self, now: Instant) -> Option<(Kind, Key, Verdict)> {
+    pub(crate) fn next(&mut self, now: Instant) -> Option<(Kind, Key, T)> {
         if self.is_full() {
             return None;
         }
-        let Self { waiting, running, last, rates } = self;
+        let Self { waiting, running, last, rates, .. } = self;
         let after = waiting.range::<String, _>((std::ops::Bound::Excluded(&*last), std::ops::Bound::Unbounded));
         let before = waiting.range::<String, _>(..=&*last);
-        let mut free = |(namespace, of): (&String, &BTreeMap<(Kind, String), Verdict>)| {
+        let mut free = |(namespace, of): (&String, &BTreeMap<(Kind, String), T>)| {
             let is_free =
                 |(kind, name): &&(Kind, String)| !running.contains(&(*kind, (namespace.clone(), name.clone())));
             let found = of.keys().find(is_free)?.clone();
@@ -53,24 +49,24 @@ impl Due {
         };
         let (namespace, (kind, name)) = after.chain(before).find_map(&mut free)?;
         let of = waiting.get_mut(&namespace)?;
-        let verdict = of.remove(&(kind, name.clone()))?;
+        let said = of.remove(&(kind, name.clone()))?;
         if of.is_empty() {
             waiting.remove(&namespace);
         }
         last.clone_from(&namespace);
         let key = (namespace, name);
         running.insert((kind, key.clone()));
-        Some((kind, key, verdict))
+        Some((kind, key, said))
     }
 
     /// Whether as many are written as may be at once.
-    pub(crate) fn is_full(&self) -> bool {
-        self.running.len() >= AT_ONCE
+    fn is_full(&self) -> bool {
+        self.running.len() >= self.at_once
     }
 
-    /// Whether none waits.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
+    /// Whether some wait although there is room: they were written too often.
+    pub(crate) fn is_held(&self) -> bool {
+        !self.waiting.is_empty() && !self.is_full()
     }
 
     /// What [`Self::next`] has told is written, or was tried in vain.
@@ -81,23 +77,29 @@ impl Due {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::object::Verdict, *};
+
+    const AT_ONCE: usize = 8;
+
+    fn none() -> Due<Verdict> {
+        Due::new(AT_ONCE, (50, 1, 0))
+    }
 
     fn verdict(message: &str) -> Verdict {
         Verdict { generation: 1, is_accepted: true, reason: Verdict::ACCEPTED.into(), message: message.into() }
     }
 
-    fn set(due: &mut Due, namespace: &str, name: &str, message: &str) {
+    fn set(due: &mut Due<Verdict>, namespace: &str, name: &str, message: &str) {
         due.set(Kind::AccessPolicy, (namespace.into(), name.into()), verdict(message));
     }
 
-    fn next(due: &mut Due) -> Option<(String, String)> {
+    fn next(due: &mut Due<Verdict>) -> Option<(String, String)> {
         due.next(Instant::now()).map(|(_, (namespace, name), verdict)| (format!("{namespace}/{name}"), verdict.message))
     }
 
     #[test]
     fn a_namespace_with_many_does_not_keep_others_waiting() {
-        let mut due = Due::default();
+        let mut due = none();
         for number in 0..100 {
             set(&mut due, "a", &format!("p{number:03}"), "x");
         }
@@ -114,8 +116,8 @@ mod tests {
     /// Otherwise one namespace has the API server write without end.
     #[tokio::test(start_paused = true)]
     async fn a_namespace_has_only_so_many_written() {
-        let mut due = Due::default();
-        let written = |due: &mut Due| {
+        let mut due = none();
+        let written = |due: &mut Due<Verdict>| {
             let mut written = Vec::new();
             while let Some((kind, key, _)) = due.next(Instant::now()) {
                 due.done(kind, &key);
@@ -129,14 +131,14 @@ mod tests {
         assert_eq!(written(&mut due).len(), 50);
         set(&mut due, "b", "one", "x");
         assert_eq!(written(&mut due), ["b"], "others go on");
-        assert!(!due.is_empty() && !due.is_full());
+        assert!(due.is_held());
         tokio::time::advance(std::time::Duration::from_secs(2)).await;
         assert_eq!(written(&mut due), ["a", "a"]);
     }
 
     #[test]
     fn the_newest_is_written_and_never_two_at_once() {
-        let mut due = Due::default();
+        let mut due = none();
         set(&mut due, "a", "one", "first");
         assert_eq!(next(&mut due).unwrap().1, "first");
         set(&mut due, "a", "one", "second");

@@ -7,7 +7,10 @@ use weft_mesh::{
     policy::{AccessPolicy, ServiceAccess},
 };
 
-use super::object::{Kind, Object, Told, Verdict};
+use super::{
+    object::{Kind, Object, Told, Verdict},
+    programmed::{Counted, Standing, Subject},
+};
 use crate::{
     kubernetes::workloads::Key,
     rules::{ByService, InForce},
@@ -22,6 +25,8 @@ pub(super) struct Entry<T> {
     pub(super) content: Content<T>,
     /// What its status says.
     pub(super) told: Option<Told>,
+    /// On how many sidecars it holds.
+    pub(super) counted: Counted,
 }
 
 #[derive(Debug)]
@@ -74,12 +79,14 @@ pub(super) struct Known<'a> {
     generation: i64,
     pub(super) is_left_out: bool,
     pub(super) told: &'a mut Option<Told>,
+    pub(super) counted: &'a mut Counted,
 }
 
 impl<'a> Known<'a> {
     pub(super) fn of<T>(entry: &'a mut Entry<T>) -> Self {
         let is_left_out = entry.is_left_out();
-        Self { uid: &entry.uid, generation: entry.generation, is_left_out, told: &mut entry.told }
+        let (uid, generation) = (&entry.uid, entry.generation);
+        Self { uid, generation, is_left_out, told: &mut entry.told, counted: &mut entry.counted }
     }
 
     /// Whether the object says the same: a generation is that of its spec.
@@ -91,7 +98,8 @@ impl<'a> Known<'a> {
 impl<T> Entry<T> {
     pub(super) fn new(object: Object, content: Content<T>) -> Self {
         let bytes = object.bytes();
-        Self { uid: object.uid, generation: object.generation, bytes, content, told: object.told }
+        let counted = Counted::new(object.said);
+        Self { uid: object.uid, generation: object.generation, bytes, content, told: object.told, counted }
     }
 
     pub(super) fn is_left_out(&self) -> bool {
@@ -106,7 +114,19 @@ impl<T> Entry<T> {
         Verdict { generation: self.generation, is_accepted: false, reason: reason.to_owned(), message }
     }
 
-    pub(super) fn say(&self, kind: Kind, key: Key, verdict: Verdict, settled: &mut Settled) {
+    /// Says a verdict, if the status says another one. `subject` is who has to obey it if it is accepted.
+    pub(super) fn say(
+        &mut self,
+        kind: Kind,
+        key: Key,
+        verdict: Verdict,
+        subject: Option<Subject>,
+        settled: &mut Settled,
+    ) {
+        self.counted.standing = match subject {
+            Some(subject) if verdict.is_accepted => Standing::Accepted(subject),
+            _ => Standing::Refused,
+        };
         if self.told.as_ref().map(|told| &told.verdict) != Some(&verdict) {
             settled.verdicts.push((kind, key, verdict));
         }
@@ -168,6 +188,14 @@ impl Target {
         match object.spec.get("service") {
             Some(name) => Some(Self::Service(ServiceName::new(name.as_str()?, namespace).ok()?)),
             None => Some(Self::Namespace),
+        }
+    }
+
+    /// Which sidecars have to obey what is said of it.
+    pub(super) fn subject(&self, namespace: &str) -> Subject {
+        match self {
+            Self::Service(service) => Subject::Service(service.clone()),
+            Self::Namespace => Subject::Namespace(namespace.to_owned()),
         }
     }
 

@@ -11,6 +11,7 @@ use super::{
     aged::{Aged, MOST, MOST_BYTES},
     entry::{Content, Says, Settled, Target},
     object::{Kind, Verdict},
+    programmed::Subject,
 };
 use crate::rules::{ByService, OfService};
 
@@ -32,7 +33,7 @@ impl MethodsOf {
     pub(super) fn settle(&mut self, namespace: &str, settled: &mut Settled) {
         let mut held = HashMap::new();
         let most = self.policies.leave_out();
-        for (place, ((_, name), entry)) in self.policies.by_age.iter().enumerate() {
+        for (place, ((_, name), entry)) in self.policies.by_age.iter_mut().enumerate() {
             let key = (namespace.to_owned(), name.clone());
             let mut hold = |of_service: &Arc<OfService>| match held.entry(of_service.service.clone()) {
                 Place::Vacant(place) => {
@@ -65,7 +66,11 @@ impl MethodsOf {
                     entry.refused(Verdict::TOO_MANY, why)
                 }
             };
-            entry.say(Kind::MethodPolicy, key, verdict, settled);
+            let subject = match &entry.content {
+                Content::Valid(of_service) => Some(Subject::Callers(Arc::clone(of_service))),
+                Content::Invalid { .. } | Content::LeftOut(_) => None,
+            };
+            entry.say(Kind::MethodPolicy, key, verdict, subject, settled);
         }
         self.held = held;
     }

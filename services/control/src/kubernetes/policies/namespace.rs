@@ -24,13 +24,13 @@ pub(super) struct OfNamespace {
 impl OfNamespace {
     /// Nobody may call anything in the namespace, whatever its policies say.
     fn close(&mut self, namespace: &str, settled: &mut Settled) {
-        for ((_, name), entry) in &self.policies.by_age {
+        for ((_, name), entry) in &mut self.policies.by_age {
             let said = entry.told.as_ref().map(|told| &told.verdict);
             if said.is_none_or(|said| said.generation != entry.generation || said.reason != Verdict::TOO_MANY) {
                 let why =
                     format!("the namespace has more than {KEPT} policies: until that is mended, nobody may call in it");
                 let key = (namespace.to_owned(), name.clone());
-                entry.say(Kind::AccessPolicy, key, entry.refused(Verdict::TOO_MANY, why), settled);
+                entry.say(Kind::AccessPolicy, key, entry.refused(Verdict::TOO_MANY, why), None, settled);
             }
         }
         (self.rules, self.default) = (Vec::new(), Some(false));
@@ -42,7 +42,7 @@ impl OfNamespace {
         }
         let mut claims = Claims { namespace, of_mesh, ..Claims::default() };
         let most = self.policies.leave_out();
-        for (place, ((_, name), entry)) in self.policies.by_age.iter().enumerate() {
+        for (place, ((_, name), entry)) in self.policies.by_age.iter_mut().enumerate() {
             let key = || (namespace.to_owned(), name.clone());
             let verdict = match &entry.content {
                 Content::Valid(rule) => match claims.add(name, rule.clone()) {
@@ -78,7 +78,11 @@ impl OfNamespace {
                     entry.refused(Verdict::TOO_MANY, why)
                 }
             };
-            entry.say(Kind::AccessPolicy, key(), verdict, settled);
+            let subject = match &entry.content {
+                Content::Valid(rule) => Some(rule.target().subject(namespace)),
+                Content::Invalid { .. } | Content::LeftOut(_) => None,
+            };
+            entry.say(Kind::AccessPolicy, key(), verdict, subject, settled);
         }
         (self.rules, self.default) = (claims.rules, claims.default);
     }

@@ -3,6 +3,7 @@
 use serde_json::Value;
 use weft_mesh::config::Node;
 
+use super::programmed::Said;
 use crate::kubernetes::{names, workloads::Key};
 
 /// The name of the one MeshDefaults that counts.
@@ -55,6 +56,8 @@ pub(crate) struct Object {
     pub(crate) generation: i64,
     pub(crate) spec: Value,
     pub(crate) told: Option<Told>,
+    /// What its status says of the sidecars on which it holds.
+    pub(crate) said: Option<Said>,
 }
 
 /// What the condition `Accepted` of an object's status says.

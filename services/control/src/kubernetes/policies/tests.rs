@@ -11,7 +11,7 @@ use crate::rules::ByService;
 
 /// An object of the first generation.
 fn object(created: i64, spec: Value) -> Object {
-    Object { uid: format!("uid-{created}"), created, generation: 1, spec, told: None }
+    Object { uid: format!("uid-{created}"), created, generation: 1, spec, told: None, said: None }
 }
 
 fn key(name: &str) -> Key {

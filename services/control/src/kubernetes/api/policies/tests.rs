@@ -34,6 +34,8 @@ struct Server {
     watches: Vec<(String, Watcher)>,
     /// The paths and conditions of the statuses that were written.
     written: Vec<(String, Value)>,
+    /// The same of those that say on how many sidecars an object holds.
+    counted: Vec<(String, Value)>,
 }
 
 struct World {
@@ -94,6 +96,24 @@ impl World {
         })
         .await
         .unwrap_or_else(|_| panic!("{path} does not say {status} {reason}: {:?}", self.server().written));
+    }
+
+    /// Waits until a status says on how many sidecars its object holds.
+    async fn counts(&self, path: &str, (told, of): (u64, u64), reason: &str) {
+        let is_so = || {
+            let counted = &self.server().counted;
+            let last = counted.iter().rev().find(|(of, _)| of == path);
+            last.is_some_and(|(_, status)| {
+                status["sidecars"] == json!({"told": told, "of": of}) && status["conditions"][0]["reason"] == reason
+            })
+        };
+        timeout(SOON, async {
+            while !is_so() {
+                sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await
+        .unwrap_or_else(|_| panic!("{path} does not say {told} of {of}, {reason}: {:?}", self.server().counted));
     }
 
     /// Tells those who watch a kind.
@@ -190,7 +210,10 @@ async fn answer(server: Arc<Mutex<Server>>, request: Request<Body>) -> Result<An
         refused(code)
     } else if head.method == Method::PATCH {
         let object: Value = serde_json::from_slice(&body).unwrap();
-        server.written.push((path, object["status"]["conditions"][0].clone()));
+        match object["status"]["conditions"][0].clone() {
+            condition if condition["type"] == "Accepted" => server.written.push((path, condition)),
+            _ => server.counted.push((path, object["status"].clone())),
+        }
         (StatusCode::OK, object)
     } else if let Some(kind) = kind {
         if query.contains("watch=") {
@@ -387,4 +410,43 @@ async fn a_status_keeps_its_time_while_it_says_the_same() {
     world.put(&policy("orders", 3, &["unauthenticated"]));
     world.says(STATUS, "False", "Invalid").await;
     assert_ne!(world.server().written.last().unwrap().1["lastTransitionTime"], "2020-01-01T00:00:00Z");
+}
+
+#[tokio::test(start_paused = true)]
+async fn statuses_say_on_how_many_sidecars_policies_hold_and_are_not_written_too_often() {
+    let mut world = World::start(Server::with(&[policy("orders", 1, &["web"]), defaults(json!({"default": "deny"}))]));
+    world.is_read().await;
+    world.counts(STATUS, (0, 0), "NoSidecars").await;
+    let orders = ServiceName::new("orders", "shop").unwrap();
+    let [one, other] = [1, 2].map(|last| world.rules.listen(orders.clone(), [10, 0, 0, last].into()));
+    let version = || world.rules.changes().borrow().version();
+    let tell = |listens: &crate::rules::Listens| {
+        let said = listens.is_told(std::slice::from_ref(&orders), version(), crate::rules::Access::default());
+        listens.taking().took(said.number);
+    };
+    tell(&one);
+    let untold = other.is_told(std::slice::from_ref(&orders), version(), crate::rules::Access::default());
+    world.counts(STATUS, (1, 2), "Pending").await;
+    world.counts("/meshdefaults/default/status", (1, 2), "Pending").await;
+    other.taking().took(untold.number);
+    world.counts(STATUS, (2, 2), "Programmed").await;
+    // Nothing changes.
+    sleep(SOON).await;
+    let before = world.server().counted.len();
+    sleep(SOON).await;
+    assert_eq!(world.server().counted.len(), before);
+    // It changes without end.
+    let mut other = Some(other);
+    let started = Instant::now();
+    for _ in 0..100 {
+        other = match other {
+            Some(_) => None,
+            None => Some(world.rules.listen(orders.clone(), [10, 0, 0, 3].into())),
+        };
+        other.iter().for_each(tell);
+        sleep(Duration::from_millis(700)).await;
+    }
+    let written = world.server().counted.iter().skip(before).filter(|(path, _)| path == STATUS).count();
+    let most = started.elapsed().as_secs() / 10 + 1;
+    assert!(u64::try_from(written).unwrap() <= most && written > 0, "{written} of {most}");
 }
