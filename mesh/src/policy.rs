@@ -31,8 +31,8 @@ pub use self::{
 };
 pub use self::{
     access::{
-        AccessRule, AccessRules, Called, Callers, DefaultAccess, MeshAccess, PathRule, PathRules, RESERVED_CALLERS,
-        Request, ServiceAccess, Source, Verdict,
+        AccessRule, AccessRules, Called, Callers, DefaultAccess, FromObjects, MeshAccess, PathRule, PathRules,
+        RESERVED_CALLERS, Request, ServiceAccess, Source, Verdict,
     },
     breaker::{BreakerPolicy, SlowCall},
     codes::CodeSet,

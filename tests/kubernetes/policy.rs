@@ -89,7 +89,7 @@ fn a_policy_takes_the_place_of_the_contract_until_it_is_deleted() {
     cluster.call("shop", "keyboard", &LIST).expect("the contract allows it");
     cluster.apply(&policy("notifications", &json!({"service": "notifications", "allow": ["users", "orders"]})));
     cluster.accepted("accesspolicy/notifications", "True", "Accepted");
-    cluster.refused("keyboard", &LIST, "the mesh's rule for the service");
+    cluster.refused("keyboard", &LIST, "the mesh's rule for the service (AccessPolicy shop/notifications)");
     // Those whom it names may call: `users` tells of its new user.
     let create = ["call", "shop.users.v1.Users/Create", r#"{"name":"Grace","email":"grace@example.com"}"#];
     cluster.call("shop", "keyboard", &create).expect("users may call notifications");
@@ -161,7 +161,7 @@ fn the_defaults_of_the_mesh_hold_where_there_is_no_rule() {
     may("it may call");
     cluster.apply(&defaults(&json!({"default": "deny"})));
     cluster.accepted("meshdefaults/default", "True", "Accepted");
-    cluster.refused("keyboard", &call, "the mesh's default");
+    cluster.refused("keyboard", &call, "the mesh's default (MeshDefaults default)");
     // Contracts hold on.
     cluster.call("shop", "keyboard", &["call", "shop.users.v1.Users/List", "{}"]).expect("the contract allows it");
     // The namespace is open by a policy of its own, until the mesh's owner says otherwise.

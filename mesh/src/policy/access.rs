@@ -21,7 +21,7 @@ use weft_contracts::weft::options::v1 as options;
 pub use self::{
     callers::{Callers, RESERVED_CALLERS},
     judge::{AccessRules, Called, Request, Verdict},
-    of_mesh::{DefaultAccess, MeshAccess, ServiceAccess},
+    of_mesh::{DefaultAccess, FromObjects, MeshAccess, ServiceAccess},
     paths::{PathRule, PathRules},
     source::Source,
 };

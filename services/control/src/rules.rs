@@ -33,7 +33,7 @@ use self::listeners::Listeners;
 pub(crate) use self::{
     listeners::{Listens, Reach, Said, Taking},
     of_service::{ByService, OfService},
-    of_sidecar::{Access, InForce, nobody},
+    of_sidecar::{Access, InForce, Origins, nobody},
 };
 
 /// How often to look whether the file has changed.

@@ -113,7 +113,10 @@ impl Peer {
         worker.shared.metrics.not_allowed.fetch_add(1, Relaxed);
         let called = self.called(local, call, found, verdict);
         let (caller, source) = (self.id.service(), verdict.source);
-        let refused = format!("{caller} may not call {called}, by {source}");
+        let terms = worker.shared.local_terms.get();
+        let object = terms.object_of(source);
+        let named = object.map(|object| format!(" ({object})")).unwrap_or_default();
+        let refused = format!("{caller} may not call {called}, by {source}{named}");
         let is_refused = verdict.refuses();
         let is_logged = worker.log_denial(caller, || match is_refused {
             true => format!("call refused (permission-denied) service={}: {refused}", local.name),
@@ -124,7 +127,10 @@ impl Peer {
         if !is_refused {
             return Ok(());
         }
-        let message = format!("{refused}; see `weft access explain {caller} {called}`");
+        let message = match object {
+            Some(_) => refused,
+            None => format!("{refused}; see `weft access explain {caller} {called}`"),
+        };
         Err(Failure::new(Reason::PermissionDenied, message).by_rule(source.as_str()).of_service(local.name.as_str()))
     }
 

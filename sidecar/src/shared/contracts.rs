@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use weft_mesh::{
     identity::SpiffeId,
-    policy::{AccessRules, Called, MethodPolicy, ServicePolicy, Verdict},
+    policy::{AccessRules, Called, MethodPolicy, ServicePolicy, Source, Verdict},
 };
 
 /// The contracts of the local service.
@@ -91,6 +91,11 @@ impl Terms {
     /// What rules for paths decide, if one of them is for this request. The path has no query.
     pub(crate) fn judge_path(&self, http_method: &[u8], path: &[u8], caller: &SpiffeId) -> Option<Verdict> {
         self.access.as_ref()?.judge_path(http_method, path, caller)
+    }
+
+    /// The object on Kubernetes that a rule is from, if it is from one.
+    pub(crate) fn object_of(&self, source: Source) -> Option<&str> {
+        self.access.as_ref()?.object_of(source)
     }
 
     /// What is decided of calls of the method at a place, or else of this path. `None` if it is not known yet who may call.

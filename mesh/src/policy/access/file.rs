@@ -38,7 +38,7 @@ impl MeshRules {
     pub fn of(&self, service: &ServiceName) -> MeshAccess {
         let default = self.default_of(service.namespace());
         let service = self.services.get(service).cloned();
-        MeshAccess { default, is_audit: self.is_audit, service, contracts_hold_too: false }
+        MeshAccess { default, is_audit: self.is_audit, service, ..MeshAccess::default() }
     }
 
     /// What holds in a namespace where there is no rule.

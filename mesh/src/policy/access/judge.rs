@@ -78,6 +78,17 @@ impl AccessRules {
         self.mesh.service.as_ref().is_some_and(|service| !service.paths.written().is_empty())
     }
 
+    /// The object on Kubernetes that a rule is from, as `AccessPolicy NAMESPACE/NAME`, if it is from one.
+    pub fn object_of(&self, source: Source) -> Option<&str> {
+        let from = &self.mesh.from;
+        let object = match source {
+            Source::MeshRule | Source::PathRule | Source::OtherMethod | Source::AmbiguousPath => &from.rule,
+            Source::MeshDefault | Source::NamespaceDefault => &from.default,
+            Source::BuiltIn | Source::NoContract | Source::ServiceOption | Source::MethodOption => return None,
+        };
+        (!object.is_empty()).then_some(object.as_str())
+    }
+
     /// Decides about a call to a service with these contracts.
     pub fn judge(&self, contracts: &[ContractPolicy], request: Request<'_>, caller: &SpiffeId) -> Verdict {
         let by_path = self.judge_path(request.http_method, request.path, caller);
@@ -235,6 +246,23 @@ mod tests {
         assert_eq!(judge(of_mesh(), methods(), "Own", "night"), (true, "path-rule"));
         let only_paths = of_service(None, paths(rule("night")));
         assert_eq!(judge(only_paths, methods(), "Closed", "web"), (true, "service-option"));
+    }
+
+    #[test]
+    fn a_rule_of_an_object_names_it() {
+        use super::super::FromObjects;
+        let from = FromObjects { rule: "AccessPolicy shop/users".into(), default: "MeshDefaults default".into() };
+        let users = ServiceName::parse("users.shop").unwrap();
+        let rules = AccessRules::new(&users, MeshAccess { from, ..MeshAccess::default() });
+        for (source, object) in [
+            (Source::MeshRule, Some("AccessPolicy shop/users")),
+            (Source::OtherMethod, Some("AccessPolicy shop/users")),
+            (Source::NamespaceDefault, Some("MeshDefaults default")),
+            (Source::MethodOption, None),
+        ] {
+            assert_eq!(rules.object_of(source), object, "{source}");
+        }
+        assert_eq!(AccessRules::new(&users, MeshAccess::default()).object_of(Source::MeshRule), None);
     }
 
     #[test]

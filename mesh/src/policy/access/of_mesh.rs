@@ -8,7 +8,7 @@ use super::{
     paths::{PATH, PathRule, PathRules},
     source::Source,
 };
-use crate::policy::error::MalformedPolicy;
+use crate::{names::shown_up_to, policy::error::MalformedPolicy};
 
 /// What the mesh's rules say of one service.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,7 +21,21 @@ pub struct MeshAccess {
     pub service: Option<ServiceAccess>,
     /// The rule for the service takes the place of nothing: what would hold without it has to allow a call, too.
     pub contracts_hold_too: bool,
+    /// The objects that all this is from, for people.
+    pub from: FromObjects,
 }
+
+/// The objects on Kubernetes that rules are from, as `AccessPolicy NAMESPACE/NAME`; empty if they are from none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FromObjects {
+    /// Of the rules for the service.
+    pub rule: String,
+    /// Of what holds where there is no rule.
+    pub default: String,
+}
+
+/// The most characters of a text about objects that are shown.
+const FROM_CHARS: usize = 600;
 
 /// What holds where there is no rule.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -96,6 +110,8 @@ impl From<&MeshAccess> for wire::MeshAccess {
             otherwise: default.into(),
             audit: access.is_audit,
             contracts_hold_too: access.contracts_hold_too,
+            rule_from: access.from.rule.clone(),
+            otherwise_from: access.from.default.clone(),
             rule: service.and_then(|service| service.rule.as_ref()).map(Into::into),
             paths: service.map(|service| service.paths.written().iter().map(path).collect()).unwrap_or_default(),
         }
@@ -134,13 +150,25 @@ impl TryFrom<wire::MeshAccess> for MeshAccess {
         let paths = PathRules::new(paths).map_err(wrong)?;
         let rule = access.rule.map(AccessRule::try_from).transpose()?;
         let service = (rule.is_some() || !paths.written().is_empty()).then_some(ServiceAccess { rule, paths });
-        Ok(Self { default, is_audit: access.audit, service, contracts_hold_too: access.contracts_hold_too })
+        let shown = |text: &str| shown_up_to(text, FROM_CHARS);
+        let from = FromObjects { rule: shown(&access.rule_from), default: shown(&access.otherwise_from) };
+        Ok(Self { default, is_audit: access.audit, service, contracts_hold_too: access.contracts_hold_too, from })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_objects_of_rules_arrive_and_act_on_no_terminal() {
+        let from = |rule: &str| FromObjects { rule: rule.to_owned(), default: "MeshDefaults default".to_owned() };
+        let access = MeshAccess { from: from("AccessPolicy shop/reports"), ..MeshAccess::default() };
+        assert_eq!(MeshAccess::try_from(wire::MeshAccess::from(&access)).unwrap(), access);
+        let odd = MeshAccess { from: from(&"\u{1b}[2J".repeat(1_000)), ..MeshAccess::default() };
+        let arrived = MeshAccess::try_from(wire::MeshAccess::from(&odd)).unwrap().from.rule;
+        assert!(!arrived.contains('\u{1b}') && arrived.chars().count() <= FROM_CHARS * 10, "{arrived}");
+    }
 
     #[test]
     fn what_a_later_version_says_is_not_taken_for_something_weaker() {

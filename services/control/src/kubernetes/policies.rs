@@ -19,13 +19,12 @@ mod object;
 mod programmed;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, btree_map::Entry as Place},
     sync::Arc,
 };
 
 use weft_mesh::{
-    config::Problems,
-    names::{ServiceName, shown_up_to},
+    names::ServiceName,
     policy::{AccessPolicy, MeshRules, Overrides},
 };
 
@@ -36,7 +35,7 @@ use self::{
     entry::{Content, Entry, Known, Rule, Target},
     methods::MethodsOf,
     namespace::{OfMesh, OfNamespace},
-    object::DEFAULTS,
+    object::{DEFAULTS, why},
 };
 pub(crate) use self::{
     entry::Settled,
@@ -45,11 +44,8 @@ pub(crate) use self::{
 };
 use crate::{
     kubernetes::workloads::Key,
-    rules::{InForce, OfService},
+    rules::{InForce, OfService, Origins},
 };
-
-/// How much of what is wrong with an object its status says.
-const WHY_CHARS: usize = 1_000;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -259,7 +255,9 @@ impl Policies {
                 self.namespaces.remove(&namespace);
             }
         }
-        let (mut services, mut closed) = (HashMap::new(), HashSet::new());
+        let (mut services, mut closed, mut origins) = (HashMap::new(), HashSet::new(), Origins::default());
+        origins.mesh =
+            self.defaults.as_ref().map(|_| Kind::MeshDefaults.origin(&(String::new(), DEFAULTS.to_owned())).into());
         for (namespace, of) in &self.namespaces {
             services.extend(of.rules.iter().cloned());
             if !of.policies.beyond.is_empty() {
@@ -270,10 +268,18 @@ impl Policies {
             }
             if let Some(is_allowed) = of.default.filter(|is_allowed| !(is_unknown && *is_allowed)) {
                 // What MeshDefaults says wins, also before the namespace is settled again.
-                defaults.namespaces.entry(namespace.clone()).or_insert(is_allowed);
+                if let Place::Vacant(place) = defaults.namespaces.entry(namespace.clone()) {
+                    place.insert(is_allowed);
+                    let from = of.from.get(&Target::Namespace);
+                    origins.namespaces.extend(from.map(|from| (namespace.clone(), Arc::clone(from))));
+                }
             }
+            origins.services.extend(of.from.iter().filter_map(|(target, from)| match target {
+                Target::Service(service) => Some((service.clone(), Arc::clone(from))),
+                Target::Namespace => None,
+            }));
         }
-        settled.rules = InForce::new(defaults, services).closing(closed);
+        settled.rules = InForce::new(defaults, services).closing(closed).from_objects(origins);
         settled.methods = self.methods.values().flat_map(MethodsOf::of).collect();
         if self.methods.values().any(|of| of.policies.lacks_some()) {
             settled.lists_again.insert(Kind::MethodPolicy);
@@ -298,13 +304,6 @@ impl Policies {
         entry.say(Kind::MeshDefaults, (String::new(), DEFAULTS.to_owned()), verdict, Some(Subject::Everybody), settled);
         rules
     }
-}
-
-/// What is wrong with an object, for its status: each problem names its field.
-fn why(kind: Kind, key: &Key, problems: &Problems) -> String {
-    let origin = format!("{}: ", kind.origin(key));
-    let lines = problems.iter().map(|problem| problem.to_string().trim_start_matches(&origin).to_owned());
-    shown_up_to(&lines.collect::<Vec<_>>().join("; "), WHY_CHARS)
 }
 
 #[cfg(test)]

@@ -4,14 +4,14 @@
 //! rules of all Services that it backs.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use weft_contracts::weft::policy::v1 as wire;
 use weft_mesh::{
     names::ServiceName,
-    policy::{AccessRule, Callers, DefaultAccess, MeshAccess, MeshRules, PathRules, ServiceAccess},
+    policy::{AccessRule, Callers, DefaultAccess, FromObjects, MeshAccess, MeshRules, PathRules, ServiceAccess},
 };
 
 /// The most rules that a pod obeys together. With more, nobody may call it.
@@ -29,10 +29,40 @@ pub(crate) struct InForce {
     namespaces: HashSet<String>,
     /// The namespaces where nobody may call anything.
     closed: HashSet<String>,
+    origins: Origins,
     /// It is higher than that of the rules before.
     version: u64,
     /// The rules of several Services, put together once for all pods that back them.
     together: Mutex<Together>,
+}
+
+/// The objects on Kubernetes that rules are from, as `AccessPolicy NAMESPACE/NAME`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Origins {
+    /// Of the default of the mesh, and of those of namespaces unless another object says them.
+    pub(crate) mesh: Option<Arc<str>>,
+    pub(crate) namespaces: HashMap<String, Arc<str>>,
+    pub(crate) services: HashMap<ServiceName, Arc<str>>,
+}
+
+impl Origins {
+    /// Of the rules for several Services: the first of them, and how many others there are.
+    fn of(&self, services: &[&ServiceName]) -> Option<Arc<str>> {
+        let all: BTreeSet<&Arc<str>> = services.iter().filter_map(|service| self.services.get(*service)).collect();
+        let first = *all.first()?;
+        match all.len() - 1 {
+            0 => Some(Arc::clone(first)),
+            others => Some(format!("{first} and {others} more").into()),
+        }
+    }
+
+    fn of_default(&self, namespace: &str, default: DefaultAccess) -> Option<Arc<str>> {
+        match default {
+            DefaultAccess::BuiltIn => None,
+            DefaultAccess::Mesh { .. } => self.mesh.clone(),
+            DefaultAccess::Namespace { .. } => self.namespaces.get(namespace).or(self.mesh.as_ref()).cloned(),
+        }
+    }
 }
 
 /// By the Services that have rules, in order.
@@ -46,6 +76,9 @@ pub(crate) struct Access {
     pub(crate) service: Option<Arc<ServiceAccess>>,
     /// They hold beside what would hold without them.
     pub(crate) contracts_hold_too: bool,
+    /// The objects that the rules are from.
+    rule_from: Option<Arc<str>>,
+    default_from: Option<Arc<str>>,
 }
 
 impl InForce {
@@ -60,6 +93,11 @@ impl InForce {
         Self { closed, ..self }
     }
 
+    /// They are from these objects.
+    pub(crate) fn from_objects(self, origins: Origins) -> Self {
+        Self { origins, ..self }
+    }
+
     /// Which services have these contracts, whoever claims them.
     pub(crate) fn contracts(&self) -> &BTreeMap<String, ServiceName> {
         &self.defaults.contracts
@@ -67,7 +105,10 @@ impl InForce {
 
     /// Whether they say the same.
     pub(crate) fn says(&self, other: &Self) -> bool {
-        self.defaults == other.defaults && self.services == other.services && self.closed == other.closed
+        self.defaults == other.defaults
+            && self.services == other.services
+            && self.closed == other.closed
+            && self.origins == other.origins
     }
 
     /// By this it is known which rules a sidecar was told.
@@ -103,7 +144,7 @@ impl InForce {
 
     /// What they say of a service.
     pub(crate) fn of_service(&self, service: &ServiceName) -> Access {
-        self.with(service.namespace(), self.services.get(service).cloned())
+        self.with(service.namespace(), self.services.get(service).cloned(), &[service])
     }
 
     /// What they say of a pod that backs these Services of its namespace. If it backs none yet, while some have rules, nobody
@@ -111,20 +152,18 @@ impl InForce {
     pub(crate) fn of_pod(&self, namespace: &str, services: &[ServiceName]) -> Access {
         let is_unknown = services.is_empty() && self.namespaces.contains(namespace);
         if is_unknown || self.closed.contains(namespace) {
-            return self.with(namespace, Some(Arc::new(nobody())));
+            return self.with(namespace, Some(Arc::new(nobody())), &[]);
         }
         let have_rules = |service: &ServiceName| self.services.contains_key(service);
         let mut ruled: Vec<&ServiceName> =
             services.iter().filter(|service| have_rules(service)).take(RULES_OF_POD + 1).collect();
+        ruled.sort_unstable();
+        ruled.dedup();
         let service = match ruled[..] {
             [] => None,
             [one] => self.services.get(one).cloned(),
             _ if ruled.len() > RULES_OF_POD => Some(Arc::new(nobody())),
-            _ => {
-                ruled.sort_unstable();
-                ruled.dedup();
-                self.put_together(ruled.into_iter().cloned().collect())
-            }
+            _ => self.put_together(ruled.iter().copied().cloned().collect()),
         };
         // Where a Service has no rule, its contracts decide, and the default. A rule of another Service takes nothing of that away.
         let contracts_hold_too = service.is_some() && !services.iter().all(have_rules);
@@ -132,7 +171,7 @@ impl InForce {
             Some(access) if contracts_hold_too && !access.paths.written().is_empty() => Some(Arc::new(nobody())),
             service => service,
         };
-        Access { contracts_hold_too, ..self.with(namespace, service) }
+        Access { contracts_hold_too, ..self.with(namespace, service, &ruled) }
     }
 
     /// The rules of Services that have some.
@@ -149,10 +188,14 @@ impl InForce {
         Some(access)
     }
 
-    fn with(&self, namespace: &str, service: Option<Arc<ServiceAccess>>) -> Access {
+    /// `from` are the Services whose rules these are.
+    fn with(&self, namespace: &str, service: Option<Arc<ServiceAccess>>, from: &[&ServiceName]) -> Access {
+        let default = self.defaults.default_of(namespace);
         Access {
-            default: self.defaults.default_of(namespace),
+            default,
             is_audit: self.defaults.is_audit,
+            rule_from: service.as_ref().and_then(|_| self.origins.of(from)),
+            default_from: self.origins.of_default(namespace, default),
             service,
             contracts_hold_too: false,
         }
@@ -170,7 +213,9 @@ impl From<&Access> for wire::MeshAccess {
     fn from(access: &Access) -> Self {
         let service = access.service.as_deref().cloned();
         let (default, is_audit, contracts_hold_too) = (access.default, access.is_audit, access.contracts_hold_too);
-        (&MeshAccess { default, is_audit, service, contracts_hold_too }).into()
+        let text = |from: &Option<Arc<str>>| from.as_deref().unwrap_or_default().to_owned();
+        let from = FromObjects { rule: text(&access.rule_from), default: text(&access.default_from) };
+        (&MeshAccess { default, is_audit, service, contracts_hold_too, from }).into()
     }
 }
 
@@ -320,6 +365,34 @@ services:
         let mut newest = InForce::new(rules.defaults.clone(), services);
         newest.follow(&newer);
         assert_eq!(newest.of_pod("shop", &two).service, Some(Arc::new(nobody())));
+    }
+
+    #[test]
+    fn a_pod_is_told_which_objects_its_rules_are_from() {
+        let text =
+            "access: { default: deny, namespaces: { data: allow } }\nservices: { web.shop: [any], orders.shop: [web] }";
+        let named = |object: &str| Arc::<str>::from(object);
+        let origins = Origins {
+            mesh: Some(named("MeshDefaults default")),
+            namespaces: HashMap::from([("data".to_owned(), named("AccessPolicy data/open"))]),
+            services: HashMap::from([
+                (name("web.shop"), named("AccessPolicy shop/web")),
+                (name("orders.shop"), named("AccessPolicy shop/orders")),
+            ]),
+        };
+        let rules = in_force(text).from_objects(origins);
+        let of = |namespace: &str, services: &[&str]| {
+            let services: Vec<_> = services.iter().map(|text| name(text)).collect();
+            let told = wire::MeshAccess::from(&rules.of_pod(namespace, &services));
+            (told.rule_from, told.otherwise_from)
+        };
+        let mesh = || "MeshDefaults default".to_owned();
+        assert_eq!(of("shop", &["web.shop"]), ("AccessPolicy shop/web".to_owned(), mesh()));
+        assert_eq!(of("shop", &["web.shop", "orders.shop", "web.shop"]).0, "AccessPolicy shop/orders and 1 more");
+        assert_eq!(of("shop", &["free.shop"]), (String::new(), mesh()));
+        assert_eq!(of("data", &["x.data"]), (String::new(), "AccessPolicy data/open".to_owned()));
+        // Another object that says the same is told, too.
+        assert!(!rules.says(&in_force(text)));
     }
 
     #[test]

@@ -3,7 +3,7 @@ use tokio::{
     task::{LocalSet, yield_now},
     time::advance,
 };
-use weft_mesh::policy::{AccessRules, DefaultAccess, MeshAccess};
+use weft_mesh::policy::{AccessRules, DefaultAccess, FromObjects, MeshAccess};
 use weft_wire::{Headers, Limits, Name};
 
 use super::*;
@@ -59,6 +59,7 @@ fn nobody_is_let_in_before_the_rules_are_known_and_running_calls_are_judged_agai
         let deny = |is_audit| MeshAccess {
             default: DefaultAccess::Mesh { is_allowed: false },
             is_audit,
+            from: FromObjects { default: "MeshDefaults default".into(), ..FromObjects::default() },
             ..MeshAccess::default()
         };
         let set = |access| worker.shared.local_terms.set_access(AccessRules::new(&service, access));
@@ -81,6 +82,9 @@ fn nobody_is_let_in_before_the_rules_are_known_and_running_calls_are_judged_agai
         local.settle().await;
         assert!(running.is_over());
         assert_eq!(refused(&local, 2), Some(b"permission-denied".to_vec()));
+        let message = local.caller.heads[2].get(Name::GRPC_MESSAGE).map(<[u8]>::to_vec).unwrap_or_default();
+        let message = String::from_utf8_lossy(&message).replace("%20", " ");
+        assert!(message.contains("by the mesh's default (MeshDefaults default)"), "{message}");
         assert_eq!(worker.shared.metrics.not_allowed.load(Relaxed), 2, "one was only tried");
     });
 }

@@ -19,6 +19,8 @@ pub(super) struct OfNamespace {
     /// What holds, since it was settled last.
     pub(super) rules: Vec<(ServiceName, Arc<ServiceAccess>)>,
     pub(super) default: Option<bool>,
+    /// The objects that all this is from.
+    pub(super) from: HashMap<Target, Arc<str>>,
 }
 
 impl OfNamespace {
@@ -34,6 +36,7 @@ impl OfNamespace {
             }
         }
         (self.rules, self.default) = (Vec::new(), Some(false));
+        self.from.clear();
     }
 
     pub(super) fn settle(&mut self, namespace: &str, of_mesh: OfMesh, settled: &mut Settled) {
@@ -84,6 +87,8 @@ impl OfNamespace {
             };
             entry.say(Kind::AccessPolicy, key(), verdict, subject, settled);
         }
+        let origin = |name: &str| Kind::AccessPolicy.origin(&(namespace.to_owned(), name.to_owned())).into();
+        self.from = claims.taken.into_iter().map(|(target, name)| (target, origin(name))).collect();
         (self.rules, self.default) = (claims.rules, claims.default);
     }
 }

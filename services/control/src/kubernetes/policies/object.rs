@@ -1,13 +1,19 @@
 //! A custom resource as far as it counts, and what is said of it.
 
 use serde_json::Value;
-use weft_mesh::config::Node;
+use weft_mesh::{
+    config::{Node, Problems},
+    names::shown_up_to,
+};
 
 use super::programmed::Said;
 use crate::kubernetes::{names, workloads::Key};
 
 /// The name of the one MeshDefaults that counts.
 pub(super) const DEFAULTS: &str = "default";
+
+/// How much of what is wrong with an object its status says.
+const WHY_CHARS: usize = 1_000;
 
 /// A kind of objects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -98,4 +104,11 @@ impl Object {
     pub(super) fn bytes(&self) -> usize {
         self.spec.to_string().len()
     }
+}
+
+/// What is wrong with an object, for its status: each problem names its field.
+pub(super) fn why(kind: Kind, key: &Key, problems: &Problems) -> String {
+    let origin = format!("{}: ", kind.origin(key));
+    let lines = problems.iter().map(|problem| problem.to_string().trim_start_matches(&origin).to_owned());
+    shown_up_to(&lines.collect::<Vec<_>>().join("; "), WHY_CHARS)
 }

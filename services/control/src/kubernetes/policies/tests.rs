@@ -97,6 +97,12 @@ fn a_policy_holds_until_it_is_deleted() {
     assert_eq!(shop.said("orders"), (true, "Accepted", "it holds for the Service orders"));
     shop.set("all", object(2, json!({"default": "deny"})));
     assert_eq!(shop.default_now(), DefaultAccess::Namespace { is_allowed: false });
+    let told = |shop: &Shop| {
+        let access = shop.rules.of_service(&ServiceName::new("orders", "shop").unwrap());
+        let told = weft_contracts::weft::policy::v1::MeshAccess::from(&access);
+        (told.rule_from, told.otherwise_from)
+    };
+    assert_eq!(told(&shop), ("AccessPolicy shop/orders".to_owned(), "AccessPolicy shop/all".to_owned()));
     assert_eq!(shop.said("all"), (true, "Accepted", "it holds for the namespace"));
     let newer = Object { generation: 2, ..object(1, allow("orders", &["ops"])) };
     shop.set("orders", newer);
