@@ -105,6 +105,9 @@ pub struct MethodPolicy {
     pub idempotency: Idempotency,
     /// What answers a call that the service cannot take. `None`: the call fails.
     pub fallback: Option<Sourced<Fallback>>,
+    /// The method's own option says that it has none, so that of a service does not hold for it. Only who compiles a contract
+    /// knows it.
+    pub refuses_fallback: bool,
     /// When a call is sent to another endpoint as well. `None`: never. Only a method that is safe to repeat has it.
     pub hedge: Option<Sourced<Hedge>>,
     /// Who may call it. `None`: those whom the mesh's rules allow. Only the sidecar of the service uses it, so callers are

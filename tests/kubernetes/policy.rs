@@ -198,12 +198,22 @@ fn a_method_policy_takes_the_place_of_a_deadline_until_it_is_deleted() {
     cluster.deleted(&all);
     cluster.until("the contract's deadline holds again", LIMIT, || cluster.call("shop", "keyboard", &list).map(drop));
     for (spec, problem) in [
-        (json!({"service": "users"}), "timeout, breaker, methods, or several of them"),
+        (json!({"service": "users"}), "timeout, breaker, fallback, methods, or several of them"),
         (json!({"service": "users", "timeout": "5"}), "spec.timeout"),
         (json!({"service": "users", "breaker": {"probes": 0}}), "spec.breaker.probes"),
         (json!({"service": "users", "breaker": {"failureCodes": ["OK"]}}), "spec.breaker.failureCodes"),
         (json!({"service": "users", "methods": [{"method": "Get", "timeout": "1s"}]}), "spec.methods[0].method"),
-        (json!({"service": "users", "methods": [{"method": "a.B/C"}]}), "method stands beside timeout, hedge, or both"),
+        (
+            json!({"service": "users", "methods": [{"method": "a.B/C"}]}),
+            "method stands beside timeout, hedge, fallback, or several of them",
+        ),
+        (json!({"service": "users", "fallback": {"service": "users"}}), "the fallback is another service"),
+        (json!({"service": "users", "fallback": {}}), "spec.fallback.service"),
+        (json!({"service": "users", "fallback": {"answer": "{}"}}), "spec.fallback"),
+        (
+            json!({"service": "users", "methods": [{"method": "a.B/C", "fallback": {"service": "A"}}]}),
+            "spec.methods[0].fallback.service",
+        ),
     ] {
         let told = cluster.refuses(&object("MethodPolicy", "wrong", &spec));
         assert!(told.contains(problem), "{spec}: {told}");

@@ -57,8 +57,9 @@ fn compile_contract<'s>(
     fallback::check_of_service(service)?;
     let compile = |method: &'s Method| -> Result<_, PolicyError> {
         let fallback = fallbacks.of_method(service, method)?;
+        let refuses_fallback = fallback::is_refused(method);
         let access = access::of_method(service, method, access.as_ref())?;
-        Ok(MethodPolicy { fallback, access, ..compile_method(service, method, timeout, hedge)? })
+        Ok(MethodPolicy { fallback, refuses_fallback, access, ..compile_method(service, method, timeout, hedge)? })
     };
     let methods = service.methods.iter().map(compile).collect::<Result<_, _>>()?;
     Ok(ContractPolicy { name: service.name.clone(), methods, stands_in_for: fallback::stands_in_for(service)? })
@@ -77,6 +78,7 @@ fn compile_method(
         timeout: timeout::of_method(service, method, service_timeout)?,
         idempotency: method.idempotency,
         fallback: None,
+        refuses_fallback: false,
         hedge: hedge::of_method(service, method, service_hedge)?,
         access: None,
     })

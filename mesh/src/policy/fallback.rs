@@ -180,6 +180,16 @@ fn option_of<'s>(service: &'s Service, method: &'s Method) -> Option<(&'s option
     holds.then_some((of_service, Origin::ServiceOption))
 }
 
+/// Whether the method's own option says that it has no fallback.
+pub(super) fn is_refused(method: &Method) -> bool {
+    method.options.as_ref().and_then(|options| options.fallback.as_ref()).is_some_and(is_empty)
+}
+
+/// That a method's own option says that it has no fallback, in a message.
+pub(super) fn refused() -> wire::Fallback {
+    wire::Fallback { to: None, origin: wire::Origin::MethodOption.into() }
+}
+
 fn is_empty(option: &options::Fallback) -> bool {
     *option == options::Fallback::default()
 }

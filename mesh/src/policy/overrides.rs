@@ -4,12 +4,13 @@
 //! wins over the option in the contract: [`Origin`] has them in this order.
 
 mod breaker;
+mod fallback;
 
 use std::{collections::BTreeMap, time::Duration};
 
 use weft_contracts::weft::policy::v1 as wire;
 
-use self::breaker::BreakerFields;
+use self::{breaker::BreakerFields, fallback::FallbackTo};
 use super::{
     Hedge, Idempotency, hedge,
     origin::{Origin, Sourced},
@@ -18,12 +19,12 @@ use super::{
 };
 use crate::{
     config::{self, Node, Problems, Reader, Table, Value},
-    names::{LABEL, is_label, shown},
+    names::{LABEL, ServiceName, is_label, shown},
 };
 
 const SPEC: &str = "spec";
-const KEYS: &[&str] = &["service", "timeout", "breaker", "methods"];
-const METHOD_KEYS: &[&str] = &["method", "timeout", "hedge"];
+const KEYS: &[&str] = &["service", "timeout", "breaker", "fallback", "methods"];
+const METHOD_KEYS: &[&str] = &["method", "timeout", "hedge", "fallback"];
 const METHOD: &str = "PACKAGE.SERVICE/METHOD";
 const NEVER: &str = "never";
 /// How many methods one MethodPolicy may name.
@@ -38,6 +39,7 @@ pub struct Overrides {
     pub service: String,
     timeout: Option<Duration>,
     breaker: Option<BreakerFields>,
+    fallback: Option<FallbackTo>,
     /// By `PACKAGE.SERVICE/METHOD`.
     methods: BTreeMap<String, OfMethod>,
 }
@@ -47,6 +49,7 @@ pub struct Overrides {
 struct OfMethod {
     timeout: Option<Duration>,
     hedge: Option<Hedging>,
+    fallback: Option<FallbackTo>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -65,8 +68,7 @@ impl Overrides {
             let table = reader.table(SPEC, node, KEYS)?;
             reader.must_have_values(&table, KEYS);
             if KEYS[1..].iter().all(|key| table.get(key).is_none()) {
-                let text =
-                    "without a value; allowed: `service` with `timeout`, `breaker`, `methods`, or several of them";
+                let text = "without a value; allowed: `service` with `timeout`, `breaker`, `fallback`, `methods`, or several of them";
                 reader.problem(node.line, SPEC, text);
             }
             if table.get("service").is_none() {
@@ -81,10 +83,21 @@ impl Overrides {
             Some(Self {
                 timeout: duration(reader, &table, "timeout", &timeout::TIMEOUT),
                 breaker,
+                fallback: read_fallback(reader, &table, false),
                 methods: read_methods(reader, &table),
                 service: service?,
             })
         })
+    }
+
+    /// Where it has a fallback that leads to the service of which it is itself, if it has one.
+    pub fn fallback_to_itself(&self, service: &ServiceName) -> Option<String> {
+        let leads_there = |fallback: &Option<FallbackTo>| fallback.as_ref().is_some_and(|to| to.leads_to(service));
+        if leads_there(&self.fallback) {
+            return Some(format!("{SPEC}.fallback.service"));
+        }
+        let (name, _) = self.methods.iter().find(|(_, own)| leads_there(&own.fallback))?;
+        Some(format!("{SPEC}.methods: fallback.service of {name}"))
     }
 
     /// Puts its values into the policy of a service. `name` is that of the object, `NAMESPACE/NAME`.
@@ -110,6 +123,13 @@ impl Overrides {
         if let Some(timeout) = of_method.or(of_service) {
             method.timeout = Some(timeout.into());
         }
+        let is_own = method.fallback.as_ref().is_some_and(|own| own.origin() == wire::Origin::MethodOption);
+        let of_service = self.fallback.as_ref().filter(|_| !is_own);
+        let of_service = of_service.map(|fallback| fallback.to_wire(Origin::ServicePolicy));
+        let of_method = own.fallback.as_ref().map(|fallback| fallback.to_wire(Origin::MethodPolicy));
+        if let Some(fallback) = of_method.or(of_service) {
+            method.fallback = Some(fallback);
+        }
         match own.hedge {
             Some(Hedging::Never) => method.hedge = None,
             Some(Hedging::After(after)) if Idempotency::from(method.idempotency()).is_safe_to_repeat() => {
@@ -130,7 +150,7 @@ fn read_methods(reader: &mut Reader<'_>, table: &Table<'_>) -> BTreeMap<String, 
         reader.problem(
             node.line,
             &field,
-            format!("found {found}; allowed: a list of tables of method, timeout, hedge"),
+            format!("found {found}; allowed: a list of tables of {}", METHOD_KEYS.join(", ")),
         );
         return methods;
     };
@@ -153,10 +173,14 @@ fn read_methods(reader: &mut Reader<'_>, table: &Table<'_>) -> BTreeMap<String, 
 fn read_method(reader: &mut Reader<'_>, field: &str, node: &Node) -> Option<(String, OfMethod)> {
     let table = reader.table(field, node, METHOD_KEYS)?;
     reader.must_have_values(&table, METHOD_KEYS);
-    let own =
-        OfMethod { timeout: duration(reader, &table, "timeout", &timeout::TIMEOUT), hedge: read_hedge(reader, &table) };
+    let own = OfMethod {
+        timeout: duration(reader, &table, "timeout", &timeout::TIMEOUT),
+        hedge: read_hedge(reader, &table),
+        fallback: read_fallback(reader, &table, true),
+    };
     if METHOD_KEYS[1..].iter().all(|key| table.get(key).is_none()) {
-        reader.problem(node.line, field, "without a value; allowed: `method` with `timeout`, `hedge`, or both");
+        let text = "without a value; allowed: `method` with `timeout`, `hedge`, `fallback`, or several of them";
+        reader.problem(node.line, field, text);
     }
     if table.get("method").is_none() {
         reader.problem(node.line, &table.path("method"), format!("missing; allowed: {METHOD}"));
@@ -187,125 +211,13 @@ fn read_hedge(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Hedging> {
     duration(reader, table, "hedge", &hedge::AFTER).map(Hedging::After)
 }
 
+fn read_fallback(reader: &mut Reader<'_>, table: &Table<'_>, may_be_nothing: bool) -> Option<FallbackTo> {
+    FallbackTo::read(reader, &table.path("fallback"), table.get("fallback")?, may_be_nothing)
+}
+
 fn duration(reader: &mut Reader<'_>, table: &Table<'_>, key: &str, range: &DurationRange) -> Option<Duration> {
     reader.duration(table, key, &(range.min..=range.max), range.allowed)
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::{Value, json};
-
-    use super::*;
-    use crate::policy::{
-        ServicePolicy,
-        testing::{policy, service},
-    };
-
-    fn read(spec: Value) -> Result<Overrides, String> {
-        let lines = |problems: Problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
-        Overrides::read("MethodPolicy shop/slow", &Node::of_json(&spec)).map_err(lines)
-    }
-
-    const CONTRACT: &str = r#"
-        option (weft.options.v1.service) = {
-            timeout: { seconds: 5 }
-            breaker: { probes: 2 open_for: { seconds: 3 } }
-            hedge: { after: { nanos: 50000000 } }
-        };
-        rpc Plain(M) returns (M);
-        rpc Own(M) returns (M) { option (weft.options.v1.method) = { timeout: { seconds: 1 } }; }
-        rpc Read(M) returns (M) { option idempotency_level = NO_SIDE_EFFECTS; }
-        rpc Watch(M) returns (stream M);"#;
-
-    fn wire_policy() -> wire::ServicePolicy {
-        (&policy(&service(CONTRACT)).unwrap()).into()
-    }
-
-    fn applied(spec: Value) -> ServicePolicy {
-        let mut of_service = wire_policy();
-        let overrides = read(spec).unwrap();
-        overrides.apply("shop/slow", &mut of_service);
-        assert_eq!(of_service.method_policy, "shop/slow");
-        ServicePolicy::try_from(of_service).expect("it is well-formed")
-    }
-
-    #[test]
-    fn what_is_said_of_a_method_wins_over_what_is_said_of_the_service() {
-        let policy = applied(json!({
-            "service": "users", "timeout": "2s",
-            "methods": [
-                {"method": "t.S/Read", "timeout": "1m30s", "hedge": "never"},
-                {"method": "t.S/Watch", "timeout": "1h"},
-                {"method": "t.S/Plain", "hedge": "20ms"},
-            ],
-        }));
-        let method = |name: &str| policy.method("t.S", name).unwrap();
-        let of = |seconds, origin| Some(Sourced::new(Duration::from_secs(seconds), origin));
-        assert_eq!(method("Plain").timeout, of(2, Origin::ServicePolicy));
-        assert_eq!(method("Plain").hedge, None, "it may not be safe to repeat");
-        assert_eq!(method("Own").timeout, of(1, Origin::MethodOption), "the contract says it of the method");
-        assert_eq!(method("Read").timeout, of(90, Origin::MethodPolicy));
-        assert_eq!(method("Read").hedge, None);
-        assert_eq!(method("Watch").timeout, of(3600, Origin::MethodPolicy));
-        let policy = applied(json!({"service": "users", "timeout": "2s"}));
-        assert_eq!(policy.method("t.S", "Watch").unwrap().timeout, None, "it is for unary methods");
-        let hedged = applied(json!({"service": "users", "methods": [{"method": "t.S/Read", "hedge": "20ms"}]}));
-        let hedge = hedged.method("t.S", "Read").unwrap().hedge.unwrap();
-        assert_eq!((hedge.value.after, hedge.origin), (Duration::from_millis(20), Origin::MethodPolicy));
-        assert_eq!(hedged.breaker.origin, Origin::ServiceOption);
-    }
-
-    #[test]
-    fn each_problem_names_the_object_and_the_field() {
-        let many: Vec<Value> = (0..201).map(|n| json!({"method": format!("a.B/M{n}"), "timeout": "1s"})).collect();
-        for (spec, problem) in [
-            (json!({"service": "users"}), "spec: without a value; allowed: `service` with"),
-            (json!({"timeout": "1s"}), "spec.service: missing; allowed: 1 to 63 of"),
-            (json!({"service": "users.shop", "timeout": "1s"}), "spec.service: found the text \"users.shop\""),
-            (json!({"service": "users", "timeout": null}), "spec.timeout: found nothing; allowed: a value"),
-            (
-                json!({"service": "users", "timeout": 2}),
-                "spec.timeout: found the number 2; allowed: a positive time of",
-            ),
-            (
-                json!({"service": "users", "timeout": "2"}),
-                "spec.timeout: found the text \"2\"; allowed: a positive time",
-            ),
-            (
-                json!({"service": "users", "timeout": "0s"}),
-                "spec.timeout: found the text \"0s\"; allowed: a positive time",
-            ),
-            (json!({"service": "users", "timout": "1s"}), "spec.timout: unknown key; allowed: service, timeout,"),
-            (
-                json!({"service": "users", "methods": {}}),
-                "spec.methods: found a table of keys and values; allowed: a list",
-            ),
-            (json!({"service": "users", "methods": []}), "spec.methods: found 0 entries; allowed: 1 to 200"),
-            (json!({"service": "users", "methods": many}), "spec.methods: found 201 entries; allowed: 1 to 200"),
-            (
-                json!({"service": "users", "methods": [{"method": "a.B/C"}]}),
-                "spec.methods[0]: without a value; allowed: `method` with",
-            ),
-            (
-                json!({"service": "users", "methods": [{"timeout": "1s"}]}),
-                "spec.methods[0].method: missing; allowed: PACK",
-            ),
-            (
-                json!({"service": "users", "methods": [{"method": "Get", "timeout": "1s"}]}),
-                "spec.methods[0].method: found the text \"Get\"; allowed: PACKAGE.SERVICE/METHOD",
-            ),
-            (
-                json!({"service": "users", "methods": [{"method": "a.B/C", "hedge": "0.5s"}]}),
-                "spec.methods[0].hedge: found the text \"0.5s\"; allowed: a time from 1 ms",
-            ),
-            (
-                json!({"service": "users", "methods":
-                    [{"method": "a.B/C", "timeout": "1s"}, {"method": "a.B/C", "hedge": "never"}]}),
-                "spec.methods[1].method: a.B/C is there twice; allowed: once",
-            ),
-        ] {
-            let told = read(spec.clone()).expect_err("it is wrong");
-            assert!(told.contains(&format!("MethodPolicy shop/slow: {problem}")), "{spec}: {told}");
-        }
-    }
-}
+mod tests;

@@ -33,7 +33,10 @@ impl From<&MethodPolicy> for wire::Method {
             server_streaming: method.server_streaming,
             timeout: method.timeout.map(wire::Timeout::from),
             idempotency: wire::Idempotency::from(method.idempotency).into(),
-            fallback: method.fallback.as_ref().map(wire::Fallback::from),
+            fallback: match &method.fallback {
+                Some(fallback) => Some(fallback.into()),
+                None => method.refuses_fallback.then(fallback::refused),
+            },
             hedge: method.hedge.map(wire::Hedge::from),
         }
     }
@@ -74,6 +77,7 @@ impl TryFrom<wire::Method> for MethodPolicy {
             timeout: method.timeout.map(Sourced::try_from).transpose()?,
             idempotency,
             fallback: method.fallback.map(fallback::from_wire).transpose()?.flatten(),
+            refuses_fallback: false,
             // Whoever sent it, a call is never sent twice where that may do harm.
             hedge: hedge.filter(|_| idempotency.is_safe_to_repeat()),
             access: None,
@@ -101,6 +105,7 @@ mod tests {
                 Fallback::Elsewhere { service: Some("cache".into()), method: None },
                 Origin::ServiceOption,
             )),
+            refuses_fallback: false,
             hedge: Some(Sourced::new(Hedge { after: Duration::from_millis(50) }, Origin::ServiceOption)),
         };
         let put = MethodPolicy {
@@ -111,6 +116,7 @@ mod tests {
             timeout: None,
             idempotency: Idempotency::Idempotent,
             fallback: None,
+            refuses_fallback: false,
             hedge: None,
         };
         let breaker = BreakerPolicy { probes: 3, ..BreakerPolicy::default() };

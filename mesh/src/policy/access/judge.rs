@@ -195,6 +195,7 @@ mod tests {
             timeout: None,
             idempotency: Idempotency::Unknown,
             fallback: None,
+            refuses_fallback: false,
             hedge: None,
             access: access.map(|(rule, origin)| Sourced::new(Arc::new(rule), origin)),
         }

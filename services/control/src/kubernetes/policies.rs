@@ -190,6 +190,9 @@ impl Policies {
             let read = Overrides::read(&Kind::MethodPolicy.origin(&key), &object.spec_node());
             let values = read.map_err(|problems| (why(Kind::MethodPolicy, &key, &problems), None))?;
             let service = ServiceName::new(&values.service, &key.0).map_err(|error| (error.to_string(), None))?;
+            if let Some(field) = values.fallback_to_itself(&service) {
+                return Err((format!("{field}: found the Service itself; allowed: another service"), None));
+            }
             Ok(Arc::new(OfService { service, name: format!("{}/{}", key.0, key.1), values }))
         };
         self.methods.entry(key.0.clone()).or_default().policies.set(key.1.clone(), object, read);

@@ -396,6 +396,9 @@ fn a_method_policy_holds_for_its_service() {
     shop.policies.retain(Kind::MethodPolicy, &BTreeSet::new());
     shop.settle();
     assert_eq!((shop.methods("orders"), shop.policies.methods.len()), (None, 0));
+    shop.set_methods("round", object(8, json!({"service": "orders", "fallback": {"service": "orders.shop"}})));
+    let told = "spec.fallback.service: found the Service itself; allowed: another service; it has no effect";
+    assert_eq!(shop.said("round"), (false, "Invalid", told));
     shop.set_methods("new", object(10, json!({"service": "orders"})));
     assert!(shop.said("new").2.ends_with("; it has no effect"), "{}", shop.said("new").2);
     assert_eq!((shop.methods("orders"), shop.allowed("orders").as_deref()), (None, Some("web")));
