@@ -282,7 +282,7 @@ impl Policies {
                 Target::Namespace => None,
             }));
         }
-        settled.rules = InForce::new(defaults, services).closing(closed).from_objects(origins);
+        settled.rules = InForce::new(defaults, services).closing(closed).with_origins(origins);
         settled.methods = self.methods.values().flat_map(MethodsOf::of).collect();
         if self.methods.values().any(|of| of.policies.lacks_some()) {
             settled.lists_again.insert(Kind::MethodPolicy);

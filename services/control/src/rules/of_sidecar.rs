@@ -94,7 +94,7 @@ impl InForce {
     }
 
     /// They are from these objects.
-    pub(crate) fn from_objects(self, origins: Origins) -> Self {
+    pub(crate) fn with_origins(self, origins: Origins) -> Self {
         Self { origins, ..self }
     }
 
@@ -380,7 +380,7 @@ services:
                 (name("orders.shop"), named("AccessPolicy shop/orders")),
             ]),
         };
-        let rules = in_force(text).from_objects(origins);
+        let rules = in_force(text).with_origins(origins);
         let of = |namespace: &str, services: &[&str]| {
             let services: Vec<_> = services.iter().map(|text| name(text)).collect();
             let told = wire::MeshAccess::from(&rules.of_pod(namespace, &services));
