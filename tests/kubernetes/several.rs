@@ -80,4 +80,14 @@ fn another_control_plane_takes_over_and_pods_are_made_all_the_time() {
     cluster.until_another_acts(&killed);
     cluster.install(&[]);
     cluster.until_another_acts("");
+    // One that still ends could have acted until now, and the next tests would see another one begin.
+    cluster.until("one control plane is left, and it acts", LIMIT, || {
+        let pods = ["-n", "weft", "get", "pods", "-l", "app.kubernetes.io/name=control", "-o", "name"];
+        let pods = cluster.kubectl(&pods);
+        let left: Vec<&str> = pods.lines().filter_map(|pod| pod.strip_prefix("pod/")).collect();
+        match (&left[..], cluster.leader()) {
+            ([one], Some(leader)) if **one == leader => Ok(()),
+            (_, leader) => Err(format!("{left:?}; {leader:?} acts")),
+        }
+    });
 }
