@@ -123,8 +123,8 @@ mod tests {
         let all = vec![service("a", NEW, "a.B,a.D"), service("b", OLD, "a.B"), service("c", OLD, "a b")];
         let found = of_annotations(all, &none).unwrap();
         assert_eq!((found.check, found.level, found.objects.len()), ("contracts", Level::Warning, 2));
-        assert!(found.objects[0].starts_with("shop/c: found the text \"a b\"; allowed: "), "{found:?}");
-        assert_eq!(found.objects[1], "shop/a: a.B is b's, which names it too and comes first");
+        assert!(found.objects[1].starts_with("shop/c: found the text \"a b\"; allowed: "), "{found:?}");
+        assert_eq!(found.objects[0], "shop/a: a.B is b's, which names it too and comes first");
         let elsewhere = AnnotatedMeta { namespace: "other".to_owned(), ..service("a", NEW, "a.B") };
         assert_eq!(of_annotations(vec![elsewhere, service("b", OLD, "a.B")], &none), None);
     }
@@ -134,7 +134,7 @@ mod tests {
         let by_mesh = Owners::from([("a.B".to_owned(), "a.shop".to_owned()), ("a.C".to_owned(), "c.other".to_owned())]);
         let all = vec![service("a", NEW, "a.B,a.C"), service("b", OLD, "a.B")];
         let expected =
-            ["shop/b: a.B is a.shop's, as MeshDefaults says", "shop/a: a.C is c.other's, as MeshDefaults says"];
+            ["shop/a: a.C is c.other's, as MeshDefaults says", "shop/b: a.B is a.shop's, as MeshDefaults says"];
         assert_eq!(told(all, &by_mesh), expected);
     }
 
