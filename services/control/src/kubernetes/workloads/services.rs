@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use super::{
     super::contracts::Named,
     Key, Object, State, Workloads,
-    slices::{Slice, are_too_many},
+    slices::{Slice, are_too_many, weigh},
 };
 
 /// So many endpoints a contract in an annotation counts as: its name may have 512 bytes.
@@ -66,14 +66,8 @@ impl State {
     /// have too many.
     fn weigh_service(&mut self, key: &Key, service: Option<&Service>) -> BTreeSet<IpAddr> {
         let before = self.services.get(key).map_or(0, Object::weight);
-        let of_namespace = self.service_weights_of.entry(key.0.clone()).or_default();
-        let had_too_many = are_too_many(*of_namespace);
-        *of_namespace = (*of_namespace + service.map_or(0, Object::weight)).saturating_sub(before);
-        let now = *of_namespace;
-        if now == 0 {
-            self.service_weights_of.remove(&key.0);
-        }
-        match (had_too_many, are_too_many(now)) {
+        let now = service.map_or(0, Object::weight);
+        match weigh(&mut self.service_weights_of, &key.0, before, now) {
             (false, true) => {
                 tracing::error!(
                     namespace = key.0,

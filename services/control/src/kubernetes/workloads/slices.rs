@@ -1,7 +1,7 @@
 //! EndpointSlices, with a limit for each namespace.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
 };
 
@@ -53,7 +53,7 @@ impl Object for Slice {
     }
 
     fn put(state: &mut State, key: Key, slice: Option<Self>) -> BTreeSet<IpAddr> {
-        let mut touched = state.weigh(&key, slice.as_ref());
+        let mut touched = state.weigh_slice(&key, slice.as_ref());
         let is_kept = state.weights_of.get(&key.0).is_none_or(|weight| !are_too_many(*weight));
         touched.extend(state.keep_slice(key, slice.filter(|_| is_kept)));
         touched
@@ -65,22 +65,28 @@ pub(crate) fn are_too_many(weight: usize) -> bool {
     weight > ENDPOINTS_OF_NAMESPACE
 }
 
+/// An object of a namespace weighs something else than before. Returns whether those of the namespace were too many, and whether
+/// they are.
+pub(super) fn weigh(of: &mut HashMap<String, usize>, namespace: &str, before: usize, now: usize) -> (bool, bool) {
+    let all = of.entry(namespace.to_owned()).or_default();
+    let had_too_many = are_too_many(*all);
+    *all = (*all + now).saturating_sub(before);
+    let has_too_many = are_too_many(*all);
+    if *all == 0 {
+        of.remove(namespace);
+    }
+    (had_too_many, has_too_many)
+}
+
 impl State {
     /// Counts a slice. Returns the addresses of those that are no longer kept, as their namespace has too many endpoints.
-    fn weigh(&mut self, key: &Key, slice: Option<&Slice>) -> BTreeSet<IpAddr> {
+    fn weigh_slice(&mut self, key: &Key, slice: Option<&Slice>) -> BTreeSet<IpAddr> {
         let weight = slice.map_or(0, Object::weight);
         let before = match slice {
             Some(_) => self.weights.insert(key.clone(), weight),
             None => self.weights.remove(key),
         };
-        let of_namespace = self.weights_of.entry(key.0.clone()).or_default();
-        let had_too_many = are_too_many(*of_namespace);
-        *of_namespace = (*of_namespace + weight).saturating_sub(before.unwrap_or_default());
-        let now = *of_namespace;
-        if now == 0 {
-            self.weights_of.remove(&key.0);
-        }
-        match (had_too_many, are_too_many(now)) {
+        match weigh(&mut self.weights_of, &key.0, before.unwrap_or_default(), weight) {
             (false, true) => {
                 tracing::error!(
                     namespace = key.0,
@@ -126,7 +132,7 @@ impl Slice {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::HashMap, sync::Arc};
+    use std::sync::Arc;
 
     use futures_util::FutureExt as _;
 
